@@ -1,0 +1,100 @@
+//! The only caller of the operating system's clocks. Everything else is handed a [`Now`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::core::Now;
+
+/// A source of [`Now`]. Clones share one origin, so their monotonic readings can be compared.
+#[derive(Clone, Debug)]
+pub struct Clock(Arc<Source>);
+
+#[derive(Debug)]
+enum Source {
+    /// Advanced by a test.
+    Manual { unix_ms: AtomicU64, mono_ns: AtomicU64 },
+    /// One monotonic reading per call; wall time is that reading plus an offset that
+    /// [`Clock::resync`] corrects, so that a stepped clock is followed within a second.
+    System { origin: Instant, unix_offset_ms: AtomicU64 },
+}
+
+// === impl Clock ===
+
+impl Clock {
+    pub fn system() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "clock.rs is the exception")]
+        let origin = Instant::now();
+        Self(Arc::new(Source::System { origin, unix_offset_ms: AtomicU64::new(wall_ms()) }))
+    }
+
+    /// A clock that stands still at `unix_secs` until [`Clock::advance`] is called.
+    pub fn manual(unix_secs: u64) -> Self {
+        Self(Arc::new(Source::Manual {
+            unix_ms: AtomicU64::new(unix_secs.saturating_mul(1000)),
+            mono_ns: AtomicU64::new(0),
+        }))
+    }
+
+    pub fn now(&self) -> Now {
+        match &*self.0 {
+            Source::Manual { unix_ms, mono_ns } => Now {
+                unix_ms: unix_ms.load(Ordering::Relaxed),
+                mono_ns: mono_ns.load(Ordering::Relaxed),
+            },
+            Source::System { origin, unix_offset_ms } => {
+                let mono = origin.elapsed();
+                Now {
+                    unix_ms: unix_offset_ms
+                        .load(Ordering::Relaxed)
+                        .saturating_add(mono.as_millis() as u64),
+                    mono_ns: mono.as_nanos() as u64,
+                }
+            }
+        }
+    }
+
+    /// Takes the wall clock's present offset from the monotonic clock. Called about once a second.
+    pub fn resync(&self) {
+        if let Source::System { origin, unix_offset_ms } = &*self.0 {
+            let offset = wall_ms().saturating_sub(origin.elapsed().as_millis() as u64);
+            unix_offset_ms.store(offset, Ordering::Relaxed);
+        }
+    }
+
+    /// Moves a manual clock; a system clock ignores it.
+    pub fn advance(&self, by: Duration) {
+        if let Source::Manual { unix_ms, mono_ns } = &*self.0 {
+            unix_ms.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
+            mono_ns.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+fn wall_ms() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "clock.rs is the exception")]
+    let wall = SystemTime::now();
+    // A clock before 1970 reads as 1970: every not-before then refuses, which is the safe side.
+    wall.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manual_clock_moves_only_when_told() {
+        let clock = Clock::manual(1_000);
+        assert_eq!(clock.now().unix_secs(), 1_000);
+        clock.advance(Duration::from_millis(2_500));
+        assert_eq!(clock.now().unix_secs(), 1_002);
+        assert_eq!(clock.now().mono_ns, 2_500_000_000);
+    }
+
+    #[test]
+    fn system_clock_agrees_with_the_wall() {
+        let clock = Clock::system();
+        clock.resync();
+        assert!(clock.now().unix_ms.abs_diff(wall_ms()) < 5_000);
+    }
+}

@@ -1,0 +1,294 @@
+//! What the configuration means. `raw` is what the TOML says; [`Config`] is what the rest of the
+//! program sees: parsed, defaulted, checked as a whole.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use crate::core::headers::FieldTable;
+use crate::core::{NetworkSet, Policy, Source};
+
+/// Everything. The parts outside [`Settings`] need a restart to change.
+#[derive(Debug)]
+pub struct Config {
+    pub listeners: Vec<Listener>,
+    pub admin: Admin,
+    pub workers: Workers,
+    pub upstream: Upstream,
+    pub table: TableConfig,
+    pub timeouts: Timeouts,
+    pub caps: Caps,
+    pub drain: Drain,
+    pub http2: Http2,
+    pub log: Log,
+    pub settings: Settings,
+}
+
+/// What a reload of the configuration file puts in force at once, together with the table.
+#[derive(Debug)]
+pub struct Settings {
+    pub policy: Policy,
+    pub sources: Vec<Source>,
+    /// Built from `sources` and `identity`.
+    pub fields: FieldTable,
+    pub identity: Identity,
+    pub underscores: Underscores,
+    /// Hops that are believed in `X-Forwarded-For`.
+    pub trusted_proxies: NetworkSet,
+    pub refusals: crate::core::refusal::Refusals,
+    /// One access line per this many successes; refusals are always logged. 1: all, 0: none.
+    pub log_every: u32,
+    /// WebSocket close code when a stream's key ends (1008, or 4000 to 4999).
+    pub close_code: u16,
+}
+
+/// Names of the identity fields; `None`: not sent (but still removed from requests).
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub org: Option<HeaderName>,
+    pub key_id: Option<HeaderName>,
+    pub key_name: Option<HeaderName>,
+    pub permissions: Option<HeaderName>,
+    pub environment: Option<HeaderName>,
+    /// Set to `true` on requests that passed without a key of ours.
+    pub anonymous: Option<HeaderName>,
+    /// Verified client-certificate subject.
+    pub client_subject: Option<HeaderName>,
+    /// Default `x-request-id`.
+    pub request_id: HeaderName,
+}
+
+/// Header names with `_`: many servers read `_` as `-`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    Allow,
+    Drop,
+    #[default]
+    Refuse,
+}
+
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub bind: Bind,
+    pub tls: Option<TlsServer>,
+    /// Peers that must send a PROXY header; `None`: a PROXY header is refused as bad HTTP.
+    pub proxy_from: Option<NetworkSet>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bind {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsServer {
+    /// Certificate chain and key files; the first is the default when no name matches.
+    pub certificates: Vec<CertificateFiles>,
+    pub client_auth: ClientAuth,
+    /// Refuse TLS 1.2.
+    pub only_tls13: bool,
+    /// Offer `h2` by ALPN.
+    pub http2: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug)]
+pub enum ClientAuth {
+    None,
+    /// A certificate is verified when there is one.
+    Optional {
+        ca: PathBuf,
+    },
+    Required {
+        ca: PathBuf,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    pub address: UpstreamAddress,
+    pub protocol: UpstreamProtocol,
+    pub tls: Option<TlsClient>,
+    /// `Host` sent on; `None`: the client's.
+    pub host: Option<http::HeaderValue>,
+    /// Send a PROXY v2 header on each connection.
+    pub send_proxy: bool,
+    /// Header names as the client wrote them (owned ones stay lower-case).
+    pub preserve_case: bool,
+    /// Most connections, over all workers.
+    pub max_connections: usize,
+    /// Most requests waiting for a connection, over all workers.
+    pub max_queue: usize,
+    /// Path of the active health check; `None`: none.
+    pub health_path: Option<Box<str>>,
+    pub health_interval: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamAddress {
+    /// Host name or address, and port.
+    Tcp {
+        host: Box<str>,
+        port: u16,
+    },
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    Http1,
+    /// Prior knowledge in clear, ALPN over TLS.
+    Http2,
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsClient {
+    /// `None`: the built-in roots.
+    pub ca: Option<PathBuf>,
+    /// Name asked for and checked; `None`: the host.
+    pub server_name: Option<Box<str>>,
+    pub certificate: Option<CertificateFiles>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub bind: SocketAddr,
+}
+
+#[derive(Clone, Debug)]
+pub struct Workers {
+    pub count: usize,
+    /// Pin worker n to core n.
+    pub pin: bool,
+}
+
+/// Every one runs; docs/limits.md says what a client sees.
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// From the first byte of a request to the end of its head. Default 10 s.
+    pub header: Duration,
+    /// Without a byte of a request body. Default 30 s.
+    pub body: Duration,
+    /// Kept-alive connection without a request. Default 75 s.
+    pub idle: Duration,
+    /// Without progress while the client does not read. Default 30 s.
+    pub write: Duration,
+    /// PROXY header and TLS handshake. Default 10 s.
+    pub handshake: Duration,
+    /// Longest life of one request with its response; `None`: no bound (streams).
+    pub total: Option<Duration>,
+    /// To connect to the upstream. Default 2 s.
+    pub connect: Duration,
+    /// From the request sent to the response's head. Default 60 s.
+    pub first_byte: Duration,
+    /// Without a byte of a response body; `None`: no bound (streams).
+    pub response_idle: Option<Duration>,
+    /// Idle upstream connection. Default 4 s: below the common servers' 5 s.
+    pub upstream_idle: Duration,
+    /// Waiting for an upstream connection in the queue. Default 1 s.
+    pub queue: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Caps {
+    pub connections: usize,
+    pub connections_per_address: usize,
+    /// Bytes of a request head (431). Default 32 KiB.
+    pub head_bytes: usize,
+    /// Fields of a request head (431). Default 100.
+    pub headers: usize,
+    /// Bytes of a request target (414). Default 8 KiB.
+    pub uri_bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// Between un-ready and no longer accepting. Default 0 s.
+    pub delay: Duration,
+    /// Until what still runs is cut. Default 30 s.
+    pub deadline: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Http2 {
+    /// HTTP/2 by prior knowledge on clear listeners.
+    pub prior_knowledge: bool,
+    pub max_streams: u32,
+    pub header_list_bytes: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub format: LogFormat,
+    /// Access log; `None`: standard error with the operator log.
+    pub access_file: Option<PathBuf>,
+    pub access: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+/// Where tables come from and which are taken.
+#[derive(Clone, Debug)]
+pub struct TableConfig {
+    pub source: TableSource,
+    pub patch: Option<TableSource>,
+    /// Must equal the manifest's.
+    pub audience: Box<str>,
+    /// SPKI Ed25519 public keys (32 raw bytes each), none of small order, all canonical.
+    pub trusted_signers: Vec<[u8; 32]>,
+    pub required_signers: usize,
+    /// Remembers the highest serial taken; `None`: only `min_serial` guards against rollback.
+    pub state_file: Option<PathBuf>,
+    pub min_serial: u64,
+    pub after_expiry: AfterExpiry,
+    pub grace: Duration,
+    /// Refused before reading on. Default 2 GiB.
+    pub max_bytes: u64,
+    /// Share of active keys that a new table may lose without acknowledgement. Default 0.5.
+    pub shrink_brake: f64,
+    /// Slow poll beside the watch. Default 10 s.
+    pub poll: Duration,
+    pub patch_poll: Duration,
+    /// Serve un-ready instead of ending when no table can be had at start.
+    pub wait_for_table: bool,
+    /// Copy of the last good table for a URL source.
+    pub cache_dir: Option<PathBuf>,
+    pub url: UrlOptions,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableSource {
+    /// A file, or a directory that holds one `*.kgt` (patch: `*.kgp`).
+    Path(PathBuf),
+    Url(Box<str>),
+}
+
+/// How tables are fetched from a URL.
+#[derive(Clone, Debug, Default)]
+pub struct UrlOptions {
+    pub ca: Option<PathBuf>,
+    /// File that holds a bearer token.
+    pub bearer_file: Option<PathBuf>,
+    /// File that holds `user:password`.
+    pub basic_file: Option<PathBuf>,
+    /// Longest `Prefer: wait` that is asked for; zero: plain polling.
+    pub long_poll: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterExpiry {
+    Refuse,
+    Serve,
+}

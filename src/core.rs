@@ -1,0 +1,46 @@
+//! Decides. Pure: no I/O, no clock, no log, no global state. Imports nothing of this crate.
+//!
+//! [`decide`] is one function of (policy, keys, facts, now). The proxy, `keygate explain` and the
+//! property tests call the same one.
+
+#![deny(clippy::indexing_slicing)]
+
+pub mod address;
+pub mod credential;
+pub mod decision;
+pub mod grant;
+pub mod headers;
+pub mod key;
+pub mod limit;
+pub mod path;
+pub mod reason;
+pub mod refusal;
+pub mod route;
+pub mod secret;
+
+pub use self::credential::{BasicForm, Prefixes, Source};
+pub use self::decision::{
+    Admitted, Charge, Facts, Keys, Observed, PairLookup, Passed, Policy, Presented, Verdict, decide,
+};
+pub use self::grant::{Grant, KeySpec, KeyView, NetworkSet, PermissionSet};
+pub use self::key::{Environment, KeyId, Kind, NameError, OrgId, Permission, Status};
+pub use self::limit::Limit;
+pub use self::reason::{Reason, Rejection};
+pub use self::route::{Access, Route, RouteTable};
+pub use self::secret::{Digest, Secret};
+
+/// One reading of the clock, taken at the edge and handed down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub unix_ms: u64,
+    /// Nanoseconds since the process's clock was made; never goes back.
+    pub mono_ns: u64,
+}
+
+impl Now {
+    /// Whole seconds since 1970-01-01T00:00:00Z.
+    pub const fn unix_secs(self) -> u64 {
+        self.unix_ms / 1000
+    }
+}

@@ -1,0 +1,122 @@
+//! Client addresses: one canonical form, and the walk through trusted proxies.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::grant::NetworkSet;
+
+/// Why a network was refused. Everything here is the author's mistake in config or registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    #[error("is an IPv4-mapped IPv6 network; write it as IPv4")]
+    Mapped,
+    #[error("is neither an address nor a network such as 203.0.113.0/24 or 2001:db8::/32")]
+    Syntax,
+}
+
+/// `::ffff:a.b.c.d` is `a.b.c.d` (slskd#1606: a mapped client missed the IPv4 allow list).
+pub fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// A network, or an address as the network of that one address. Host bits are cleared.
+pub fn parse_network(text: &str) -> Result<IpNet, NetworkError> {
+    let net = match text.parse::<IpNet>() {
+        Ok(net) => net,
+        Err(_) => IpNet::from(text.parse::<IpAddr>().map_err(|_| NetworkError::Syntax)?),
+    };
+    // A mapped network would match nothing (we compare canonical addresses), or, with a short
+    // prefix, everything: 3proxy#807.
+    if let IpNet::V6(v6) = net
+        && is_mapped(v6.addr())
+    {
+        return Err(NetworkError::Mapped);
+    }
+    Ok(net.trunc())
+}
+
+fn is_mapped(address: Ipv6Addr) -> bool {
+    address.to_ipv4_mapped().is_some()
+}
+
+/// The client's address: the peer, or, while the hop is a trusted proxy, the next entry of
+/// `X-Forwarded-For` from the right. `entries` are all values of all its lines in order.
+///
+/// Stops at the first untrusted hop, and at an entry that is not an address (oauth2-proxy#3478,
+/// APISIX CVE-2022-24112): what lies to the left of it was written by a stranger.
+pub fn client_address<'a>(
+    peer: IpAddr,
+    entries: impl DoubleEndedIterator<Item = &'a str>,
+    trusted: &NetworkSet,
+) -> IpAddr {
+    let mut hop = canonical(peer);
+    if trusted.is_empty() {
+        return hop;
+    }
+    for entry in entries.rev() {
+        if !trusted.allows(hop) {
+            break;
+        }
+        match parse_hop(entry.trim_matches([' ', '\t'])) {
+            Some(next) => hop = next,
+            None => break,
+        }
+    }
+    hop
+}
+
+/// One X-Forwarded-For entry: an address, or, as several proxies write it, with a port. A scope
+/// (`fe80::1%eth0`) is dropped: it says nothing outside the host (Envoy CVE-2026-26310).
+fn parse_hop(entry: &str) -> Option<IpAddr> {
+    let bare = match entry.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?.0,
+        None => match entry.split_once(':') {
+            Some((v4, _)) if v4.contains('.') => v4,
+            _ => entry,
+        },
+    };
+    let unscoped = bare.split_once('%').map_or(bare, |(address, _)| address);
+    unscoped.parse().ok().map(canonical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(peer: &str, xff: &str, trusted: &[&str]) -> String {
+        let trusted = NetworkSet::new(trusted.iter().map(|t| parse_network(t).unwrap()));
+        let entries: Vec<_> = xff.split(',').filter(|e| !e.is_empty()).collect();
+        client_address(peer.parse().unwrap(), entries.into_iter(), &trusted).to_string()
+    }
+
+    #[test]
+    fn walk() {
+        let cases = [
+            ("nobody trusted", "10.0.0.1", "1.1.1.1", &[][..], "10.0.0.1"),
+            ("peer not trusted", "9.9.9.9", "1.1.1.1", &["10.0.0.0/8"], "9.9.9.9"),
+            ("one hop", "10.0.0.1", "1.1.1.1", &["10.0.0.0/8"], "1.1.1.1"),
+            ("spoofed left part", "10.0.0.1", "6.6.6.6, 1.1.1.1", &["10.0.0.0/8"], "1.1.1.1"),
+            ("two hops", "10.0.0.1", "1.1.1.1, 10.0.0.2", &["10.0.0.0/8"], "1.1.1.1"),
+            ("all trusted", "10.0.0.1", "10.0.0.3, 10.0.0.2", &["10.0.0.0/8"], "10.0.0.3"),
+            ("junk stops", "10.0.0.1", "1.1.1.1, junk", &["10.0.0.0/8"], "10.0.0.1"),
+            ("empty", "10.0.0.1", "", &["10.0.0.0/8"], "10.0.0.1"),
+            ("mapped peer", "::ffff:10.0.0.1", "1.1.1.1", &["10.0.0.0/8"], "1.1.1.1"),
+            ("mapped entry", "10.0.0.1", "::ffff:1.1.1.1", &["10.0.0.0/8"], "1.1.1.1"),
+            ("port", "10.0.0.1", "1.1.1.1:443", &["10.0.0.0/8"], "1.1.1.1"),
+            ("v6 with port", "10.0.0.1", "[2001:db8::1]:443", &["10.0.0.0/8"], "2001:db8::1"),
+            ("scope", "10.0.0.1", "fe80::1%eth0", &["10.0.0.0/8"], "fe80::1"),
+        ];
+        for (name, peer, xff, trusted, want) in cases {
+            assert_eq!(client(peer, xff, trusted), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        assert_eq!(parse_network("::ffff:10.0.0.0/104"), Err(NetworkError::Mapped));
+        assert_eq!(parse_network("10.0.0.300"), Err(NetworkError::Syntax));
+        assert_eq!(parse_network("10.0.0.7/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(parse_network("10.0.0.7").unwrap().to_string(), "10.0.0.7/32");
+    }
+}

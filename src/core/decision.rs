@@ -1,0 +1,362 @@
+//! [`decide`]: who is calling, and may they do this here and now?
+
+use std::net::IpAddr;
+
+use http::Method;
+
+use super::Now;
+use super::grant::KeyView;
+use super::key::{Environment, KeyId, Status};
+use super::limit::Limit;
+use super::path::Traits;
+use super::reason::{Detail, Reason, Rejection};
+use super::route::{Access, Found, Mode, Needs, Route, RouteTable};
+use super::secret::Digest;
+
+/// What of the configuration a decision depends on.
+#[derive(Debug, Default)]
+pub struct Policy {
+    pub routes: RouteTable,
+    /// The environment of this deployment; a key of the other one is refused.
+    pub environment: Option<Environment>,
+    /// Refuse keys that name no environment.
+    pub require_environment: bool,
+}
+
+/// The keys in force: a table with its patch.
+pub trait Keys {
+    /// False only for a secret that no key can have, told without a look-up (checksum).
+    fn plausible(&self, secret: &[u8]) -> bool;
+    fn single(&self, digest: &Digest) -> Option<KeyView<'_>>;
+    /// Takes the same time for an unknown id as for a wrong secret.
+    fn pair(&self, id: &[u8], secret: &Digest) -> PairLookup<'_>;
+    /// The key that has this digest, of whichever kind.
+    fn any(&self, digest: &Digest) -> Option<KeyView<'_>>;
+    /// Unix seconds from which on nothing is admitted (`after_expiry = "refuse"`).
+    fn refuse_from(&self) -> Option<u64>;
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum PairLookup<'k> {
+    Found(KeyView<'k>),
+    UnknownId,
+    /// The key with this id. Only for the log: its caller has proved nothing.
+    WrongSecret(KeyView<'k>),
+}
+
+/// What the request says, read and checked at the edge.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'r> {
+    pub method: &'r Method,
+    /// Accepted by [`super::path::scan`]; without the query.
+    pub path: &'r str,
+    pub traits: Traits,
+    pub presented: Presented<'r>,
+    /// Canonical, through trusted hops.
+    pub client: IpAddr,
+    /// `Access-Control-Request-Method` of an OPTIONS request that has `Origin` as well.
+    pub preflight: Option<&'r Method>,
+}
+
+/// The one credential of a request.
+#[derive(Clone, Copy)]
+pub enum Presented<'r> {
+    /// A credential in a carrier of ours that is not ours: a user token, a session.
+    Foreign,
+    Nothing,
+    Pair {
+        id: &'r [u8],
+        secret: &'r [u8],
+    },
+    Single(&'r [u8]),
+}
+
+#[derive(Debug)]
+pub enum Verdict<'k> {
+    Admitted(Admitted<'k>),
+    Observed(Observed<'k>),
+    Passed(Passed<'k>),
+    Rejected(Refused<'k>),
+}
+
+/// Proof that a key opened this route. Only [`decide`] makes one.
+#[derive(Debug)]
+pub struct Admitted<'k> {
+    key: KeyView<'k>,
+    digest: Digest,
+    route: &'k Route,
+    charge: Option<Charge>,
+}
+
+/// Proof that this route lets the request through without a key. Only [`decide`] makes one.
+#[derive(Debug)]
+pub struct Passed<'k> {
+    route: &'k Route,
+}
+
+/// Proof that an observe-mode route lets through what would be refused. Only [`decide`] makes one.
+#[derive(Debug)]
+pub struct Observed<'k> {
+    route: &'k Route,
+    rejection: Rejection,
+    key: Option<KeyId>,
+}
+
+/// A rejection with what the log may say beside it.
+#[derive(Debug)]
+pub struct Refused<'k> {
+    pub rejection: Rejection,
+    pub route: Option<&'k Route>,
+    /// The key, when it was identified. For the log only: with [`Reason::WrongSecret`] the caller
+    /// has named it without proving possession.
+    pub key: Option<KeyView<'k>>,
+}
+
+/// What the limit store has yet to take for an admitted request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    pub key: KeyId,
+    pub limit: Limit,
+}
+
+/// What is kept of an admitted request while its response runs, to hold it against later tables.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    pub id: KeyId,
+    digest: Digest,
+    org: u64,
+    client: IpAddr,
+    /// Unix seconds.
+    pub expires: Option<u64>,
+}
+
+/// The verdict on one request. Total: every input has a verdict, every refusal a reason.
+pub fn decide<'k, K: Keys>(
+    policy: &'k Policy,
+    keys: Option<&'k K>,
+    facts: &Facts<'_>,
+    now: Now,
+) -> Verdict<'k> {
+    let refused = |reason: Rejection| {
+        Verdict::Rejected(Refused { rejection: reason, route: None, key: None })
+    };
+    let Some(keys) = keys.filter(|k| k.refuse_from().is_none_or(|at| now.unix_secs() < at)) else {
+        return refused(Reason::NoTable.into());
+    };
+    let found = policy.routes.find(facts.method, facts.path);
+    let route = match &found {
+        Found::Route(route) => Some(*route),
+        Found::Nothing | Found::OtherMethods(_) => None,
+    };
+    let allowed = route.map(|r| r.allow).unwrap_or_default();
+    if facts.traits.within(allowed).is_err() {
+        return refused(Reason::BadPath.into());
+    }
+    if let Some(wanted) = facts.preflight
+        && let Found::Route(target) = policy.routes.find(wanted, facts.path)
+        && target.preflight
+    {
+        return Verdict::Passed(Passed { route: target });
+    }
+    let mut seen = None;
+    match judge(policy, keys, facts, now, &found, &mut seen) {
+        Ok(verdict) => verdict,
+        Err(rejection) => match route {
+            Some(route) if route.mode == Mode::Observe => {
+                Verdict::Observed(Observed { route, rejection, key: seen.map(|k| k.id) })
+            }
+            _ => Verdict::Rejected(Refused { rejection, route, key: seen }),
+        },
+    }
+}
+
+fn judge<'k, K: Keys>(
+    policy: &'k Policy,
+    keys: &'k K,
+    facts: &Facts<'_>,
+    now: Now,
+    found: &Found<'k>,
+    seen: &mut Option<KeyView<'k>>,
+) -> Result<Verdict<'k>, Rejection> {
+    if let Found::Route(route) = found {
+        match (&route.access, facts.presented) {
+            (Access::Public, _)
+            | (Access::KeyOrPass(_), Presented::Foreign | Presented::Nothing) => {
+                return Ok(Verdict::Passed(Passed { route }));
+            }
+            (Access::Key(_) | Access::KeyOrPass(_), _) => {}
+        }
+    }
+    let (key, digest) = identify(keys, facts.presented, seen)?;
+    *seen = Some(key);
+    check_key(policy, &key, facts.client, now)?;
+    let route = match found {
+        Found::Route(route) => *route,
+        Found::Nothing => return Err(Reason::Route.into()),
+        Found::OtherMethods(methods) => {
+            let allow = methods.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Rejection { reason: Reason::Method, detail: Detail::Allow(allow.into()) });
+        }
+    };
+    if let Some(needs) = route.access.needs()
+        && !needs.met_by(&key.grant.permissions)
+    {
+        let detail = Detail::Permissions(needs.permissions.clone());
+        return Err(Rejection { reason: Reason::Permission, detail });
+    }
+    let charge = key.grant.limit.map(|limit| Charge { key: key.id, limit });
+    Ok(Verdict::Admitted(Admitted { key, digest, route, charge }))
+}
+
+fn identify<'k, K: Keys>(
+    keys: &'k K,
+    presented: Presented<'_>,
+    seen: &mut Option<KeyView<'k>>,
+) -> Result<(KeyView<'k>, Digest), Reason> {
+    match presented {
+        Presented::Foreign => Err(Reason::Foreign),
+        Presented::Nothing => Err(Reason::Missing),
+        Presented::Single(secret) => {
+            if !keys.plausible(secret) {
+                return Err(Reason::Unknown);
+            }
+            let digest = Digest::of(secret);
+            let key = keys.single(&digest).ok_or(Reason::Unknown)?;
+            Ok((key, digest))
+        }
+        Presented::Pair { id, secret } => {
+            let digest = Digest::of(secret);
+            match keys.pair(id, &digest) {
+                PairLookup::Found(key) => Ok((key, digest)),
+                PairLookup::UnknownId => Err(Reason::Unknown),
+                PairLookup::WrongSecret(key) => {
+                    *seen = Some(key);
+                    Err(Reason::WrongSecret)
+                }
+            }
+        }
+    }
+}
+
+/// Status, window, environment, address: what holds for a key whatever it asks for.
+fn check_key(policy: &Policy, key: &KeyView<'_>, client: IpAddr, now: Now) -> Result<(), Reason> {
+    let grant = key.grant;
+    match grant.status {
+        Status::Active => {}
+        Status::Disabled => return Err(Reason::Disabled),
+        Status::Revoked => return Err(Reason::Revoked),
+    }
+    if grant.not_before.is_some_and(|at| now.unix_secs() < at) {
+        return Err(Reason::NotYetValid);
+    }
+    if key.expires.is_some_and(|at| now.unix_secs() >= at) {
+        return Err(Reason::Expired);
+    }
+    let fits = match (policy.environment, grant.environment) {
+        (Some(ours), Some(its)) => ours == its,
+        (_, None) => !policy.require_environment,
+        (None, Some(_)) => true,
+    };
+    if !fits {
+        return Err(Reason::WrongEnvironment);
+    }
+    if !grant.networks.allows(client) {
+        return Err(Reason::Address);
+    }
+    Ok(())
+}
+
+// === impl Admitted ===
+
+impl<'k> Admitted<'k> {
+    pub fn key(&self) -> &KeyView<'k> {
+        &self.key
+    }
+
+    pub fn route(&self) -> &'k Route {
+        self.route
+    }
+
+    pub fn charge(&self) -> Option<Charge> {
+        self.charge
+    }
+
+    /// What the stream registry keeps of this request.
+    pub fn ticket(&self, client: IpAddr) -> Ticket {
+        Ticket {
+            id: self.key.id,
+            digest: self.digest,
+            org: fingerprint(self.key.org),
+            client,
+            expires: self.key.expires,
+        }
+    }
+}
+
+// === impl Passed ===
+
+impl<'k> Passed<'k> {
+    pub fn route(&self) -> &'k Route {
+        self.route
+    }
+}
+
+// === impl Observed ===
+
+impl<'k> Observed<'k> {
+    pub fn route(&self) -> &'k Route {
+        self.route
+    }
+
+    pub fn rejection(&self) -> &Rejection {
+        &self.rejection
+    }
+
+    /// The key, when it was identified.
+    pub fn key(&self) -> Option<KeyId> {
+        self.key
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// Whether the key that opened a stream would still open it, and until when (Unix seconds).
+    ///
+    /// `needs` are those of the route at the time of the request.
+    pub fn recheck<K: Keys>(
+        &self,
+        policy: &Policy,
+        keys: &K,
+        needs: Option<&Needs>,
+        now: Now,
+    ) -> Result<Option<u64>, Reason> {
+        let key = keys.any(&self.digest).ok_or(Reason::Revoked)?;
+        if key.id != self.id || fingerprint(key.org) != self.org {
+            return Err(Reason::Revoked);
+        }
+        check_key(policy, &key, self.client, now)?;
+        match needs {
+            Some(needs) if !needs.met_by(&key.grant.permissions) => Err(Reason::Permission),
+            _ => Ok(key.expires),
+        }
+    }
+}
+
+/// FNV-1a. Tells a changed org apart without keeping a copy of its name per stream.
+fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+impl std::fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Foreign => "Foreign",
+            Self::Nothing => "Nothing",
+            Self::Pair { .. } => "Pair(..)",
+            Self::Single(_) => "Single(..)",
+        })
+    }
+}

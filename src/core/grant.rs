@@ -1,0 +1,145 @@
+//! What a key may do. Many keys share one grant; a table interns them.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::address::canonical;
+use super::key::{Environment, KeyId, Kind, OrgId, Permission, Status};
+use super::limit::Limit;
+use super::secret::Digest;
+
+/// Everything of a key that many keys have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Grant {
+    pub status: Status,
+    pub kind: Kind,
+    /// `None`: valid in every deployment that does not require an environment.
+    pub environment: Option<Environment>,
+    /// Unix seconds before which the key is refused.
+    pub not_before: Option<u64>,
+    pub permissions: PermissionSet,
+    pub networks: NetworkSet,
+    pub limit: Option<Limit>,
+}
+
+/// Sorted, without repetition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PermissionSet {
+    words: Box<[Permission]>,
+    /// The words joined by one space, as the identity header and RFC 6750 `scope` show them.
+    joined: Box<str>,
+}
+
+/// Networks that a key may be used from. Empty: from everywhere. IPv4-mapped networks never get in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetworkSet(Box<[IpNet]>);
+
+/// One key as a look-up returns it. Borrows from the table or the overlay; never outlives it.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyView<'k> {
+    pub id: KeyId,
+    pub org: &'k str,
+    /// UTF-8, free text, possibly empty. Never goes into a header unencoded.
+    pub name: &'k str,
+    /// Unix seconds from which on the key is refused.
+    pub expires: Option<u64>,
+    pub grant: &'k Grant,
+}
+
+/// One key as its author states it: what a table is built from. A pair whose secret was rotated is
+/// two of these with one id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySpec {
+    pub id: KeyId,
+    pub org: OrgId,
+    /// UTF-8 without control characters, at most 200 bytes; may be empty.
+    pub name: Box<str>,
+    /// Of the secret.
+    pub digest: Digest,
+    /// What a caller of a pair presents as its id; `Some` exactly if `grant.kind` is `Pair`.
+    pub public_id: Option<Box<str>>,
+    /// Unix seconds from which on the key is refused; `None`: never.
+    pub expires: Option<u64>,
+    pub grant: Grant,
+}
+
+// === impl PermissionSet ===
+
+impl PermissionSet {
+    pub fn new(words: impl IntoIterator<Item = Permission>) -> Self {
+        let mut words: Vec<_> = words.into_iter().collect();
+        words.sort_unstable();
+        words.dedup();
+        let joined = words.iter().map(Permission::as_str).collect::<Vec<_>>().join(" ");
+        Self { words: words.into(), joined: joined.into() }
+    }
+
+    /// Whether a key with this set may do what needs `wanted`.
+    pub fn holds(&self, wanted: &Permission) -> bool {
+        // A handful of short words: comparing them in turn beats hashing.
+        self.words.iter().any(|w| w == wanted || w.as_str() == Permission::ALL)
+    }
+
+    pub fn joined(&self) -> &str {
+        &self.joined
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Permission> {
+        self.words.iter()
+    }
+}
+
+// === impl NetworkSet ===
+
+impl NetworkSet {
+    /// The caller has refused IPv4-mapped networks ([`super::address::parse_network`]).
+    pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
+        let mut networks: Vec<_> = networks.into_iter().map(|n| n.trunc()).collect();
+        networks.sort_unstable();
+        networks.dedup();
+        Self(networks.into())
+    }
+
+    pub fn allows(&self, client: IpAddr) -> bool {
+        let client = canonical(client);
+        self.0.is_empty() || self.0.iter().any(|n| n.contains(&client))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
+        self.0.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(list: &[&str]) -> PermissionSet {
+        PermissionSet::new(list.iter().filter_map(|w| Permission::parse(w).ok()))
+    }
+
+    #[test]
+    fn star_holds_all_and_order_does_not_matter() {
+        let read = Permission::parse("read").unwrap();
+        assert!(words(&["send", "read"]).holds(&read));
+        assert!(words(&["*"]).holds(&read));
+        assert!(!words(&["send"]).holds(&read));
+        assert!(!words(&[]).holds(&read));
+        assert_eq!(words(&["send", "read", "send"]), words(&["read", "send"]));
+        assert_eq!(words(&["send", "read"]).joined(), "read send");
+    }
+
+    #[test]
+    fn mapped_client_address_meets_its_ipv4_network() {
+        let set = NetworkSet::new(["203.0.113.0/24".parse().unwrap()]);
+        assert!(set.allows("203.0.113.9".parse().unwrap()));
+        assert!(set.allows("::ffff:203.0.113.9".parse().unwrap()));
+        assert!(!set.allows("203.0.114.9".parse().unwrap()));
+        assert!(NetworkSet::default().allows("::1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,160 @@
+//! Which header fields are whose. One look-up per field name tells what has to happen to it.
+
+/// What a field is to us. Decides what happens to it on the way to the upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// `Connection` itself.
+    Connection,
+    /// Carries a credential of ours as a whole: removed whenever one of ours was used or tried.
+    Credential,
+    /// `Authorization`: ours only by scheme and prefix.
+    Authorization,
+    /// `Cookie`: only our cookie inside it is ours.
+    Cookie,
+    /// `Expect`.
+    Expect,
+    /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the like: strangers' claims; we write our own.
+    Forwarding,
+    /// `Content-Length`, `Transfer-Encoding`: set anew by the client side.
+    Framing,
+    Host,
+    /// Other hop-by-hop fields (RFC 9110 §7.6.1) and `Proxy-Authorization`.
+    HopByHop,
+    /// Set by us alone; every spelling from outside is removed.
+    Identity,
+    /// Names the URL or method again (`X-Original-URL`, `X-HTTP-Method-Override`).
+    Override,
+    /// Travels on untouched.
+    Plain,
+    /// `Sec-WebSocket-Protocol`, when it is a carrier.
+    Subprotocol,
+    /// `TE`: only `trailers` survives, and only towards HTTP/2.
+    Te,
+    /// `Upgrade`, `HTTP2-Settings`.
+    Upgrade,
+}
+
+/// The fields that configuration makes ours, and the fixed ones, by folded name.
+#[derive(Clone, Debug)]
+pub struct FieldTable {
+    /// Indexed by length of the name; no name here is longer than [`MAX_NAME`].
+    by_length: Vec<Vec<(Box<[u8]>, Field)>>,
+}
+
+/// Longest configured field name. Longer names from clients are `Plain`.
+pub const MAX_NAME: usize = 64;
+
+const FIXED: &[(&str, Field)] = &[
+    ("authorization", Field::Authorization),
+    ("connection", Field::Connection),
+    ("content-length", Field::Framing),
+    ("cookie", Field::Cookie),
+    ("expect", Field::Expect),
+    ("forwarded", Field::Forwarding),
+    ("host", Field::Host),
+    ("http2-settings", Field::Upgrade),
+    ("keep-alive", Field::HopByHop),
+    ("proxy-authenticate", Field::HopByHop),
+    ("proxy-authorization", Field::HopByHop),
+    ("proxy-connection", Field::HopByHop),
+    ("te", Field::Te),
+    ("trailer", Field::HopByHop),
+    ("transfer-encoding", Field::Framing),
+    ("true-client-ip", Field::Forwarding),
+    ("upgrade", Field::Upgrade),
+    ("x-client-ip", Field::Forwarding),
+    ("x-cluster-client-ip", Field::Forwarding),
+    ("x-http-method", Field::Override),
+    ("x-http-method-override", Field::Override),
+    ("x-method-override", Field::Override),
+    ("x-original-host", Field::Override),
+    ("x-original-uri", Field::Override),
+    ("x-original-url", Field::Override),
+    ("x-real-ip", Field::Forwarding),
+    ("x-rewrite-url", Field::Override),
+];
+
+// === impl FieldTable ===
+
+impl FieldTable {
+    /// `owned` are the identity and credential names of the configuration, in any spelling; they
+    /// win over the fixed ones.
+    pub fn new<'a>(owned: impl IntoIterator<Item = (&'a str, Field)>) -> Self {
+        let mut table = Self { by_length: vec![Vec::new(); MAX_NAME + 1] };
+        for (name, field) in owned.into_iter().chain(FIXED.iter().copied()) {
+            let folded: Box<[u8]> = name.bytes().map(fold).collect();
+            if let Some(bucket) = table.by_length.get_mut(folded.len())
+                && bucket.iter().all(|(known, _)| *known != folded)
+            {
+                bucket.push((folded, field));
+            }
+        }
+        table
+    }
+
+    /// What the field `name` is. Names are compared lower-cased with every non-alphanumeric as `-`
+    /// (oauth2-proxy CVE-2025-64484: `X_Forwarded_User` passed where `X-Forwarded-User` did not).
+    pub fn classify(&self, name: &[u8]) -> Field {
+        let Some(bucket) = self.by_length.get(name.len()) else {
+            return if has_forwarded_prefix(name) { Field::Forwarding } else { Field::Plain };
+        };
+        let same = |known: &[u8]| known.iter().zip(name).all(|(k, n)| *k == fold(*n));
+        match bucket.iter().find(|(known, _)| same(known)) {
+            Some((_, field)) => *field,
+            None if has_forwarded_prefix(name) => Field::Forwarding,
+            None => Field::Plain,
+        }
+    }
+}
+
+/// Lower case; everything but letters and digits is `-`.
+const fn fold(byte: u8) -> u8 {
+    match byte {
+        b'a'..=b'z' | b'0'..=b'9' | b'-' => byte,
+        b'A'..=b'Z' => byte + 32,
+        _ => b'-',
+    }
+}
+
+fn has_forwarded_prefix(name: &[u8]) -> bool {
+    const PREFIX: &[u8] = b"x-forwarded-";
+    matches!(name.first(), Some(b'x' | b'X'))
+        && name.len() > PREFIX.len()
+        && name.iter().zip(PREFIX).all(|(n, p)| fold(*n) == *p)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_is_found() {
+        let table =
+            FieldTable::new([("X-Org-Id", Field::Identity), ("x-api-key", Field::Credential)]);
+        let cases = [
+            ("x-org-id", Field::Identity),
+            ("X-ORG-ID", Field::Identity),
+            ("x_org_id", Field::Identity),
+            ("x.org!id", Field::Identity),
+            ("x_api-key", Field::Credential),
+            ("x-api-keys", Field::Plain),
+            ("x-forwarded-for", Field::Forwarding),
+            ("x_forwarded_user", Field::Forwarding),
+            ("x-forwarded", Field::Plain),
+            ("transfer_encoding", Field::Framing),
+            ("content-type", Field::Plain),
+            ("", Field::Plain),
+        ];
+        for (name, want) in cases {
+            assert_eq!(table.classify(name.as_bytes()), want, "{name}");
+        }
+        let long = format!("x-forwarded-{}", "a".repeat(100));
+        assert_eq!(table.classify(long.as_bytes()), Field::Forwarding);
+    }
+
+    #[test]
+    fn configured_names_win() {
+        let table = FieldTable::new([("X-Forwarded-User", Field::Identity)]);
+        assert_eq!(table.classify(b"x-forwarded-user"), Field::Identity);
+    }
+}

@@ -1,0 +1,225 @@
+//! The words of a key, each parsed once into a type that cannot be wrong.
+
+use std::fmt;
+
+/// Why a word of a key was refused. The message names the rule, not the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("must be `live` or `test`")]
+    Environment,
+    #[error("must be `key_` followed by 1 to 16 letters, digits, `-` or `_`")]
+    KeyId,
+    #[error("must be 1 to 128 visible ASCII characters")]
+    Org,
+    #[error(
+        "must be 1 to 64 visible ASCII characters without `\"` and `\\` (RFC 6749 scope-token)"
+    )]
+    Permission,
+    #[error("must be `active`, `disabled` or `revoked`")]
+    Status,
+}
+
+/// Public, loggable name of a key: `key_` + 1 to 16 of `[0-9A-Za-z_-]`. Never secret.
+///
+/// Held as 16 bytes, padded with NUL, without the `key_`: it is stored so in a table's record.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId([u8; 16]);
+
+/// The organization that a key belongs to: 1 to 128 visible ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OrgId(Box<str>);
+
+/// An opaque word that a key holds and a route requires: RFC 6749 `scope-token`, at most 64
+/// characters. `*` as a held permission stands for all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Permission(Box<str>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Environment {
+    Live,
+    Test,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Public key id and secret, in two headers or in Basic.
+    Pair,
+    /// One secret.
+    Single,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Status {
+    Active,
+    /// Refused for now; may become active again.
+    Disabled,
+    /// Refused for ever.
+    Revoked,
+}
+
+// === impl KeyId ===
+
+impl KeyId {
+    pub const PREFIX: &'static str = "key_";
+
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let rest = text.strip_prefix(Self::PREFIX).ok_or(NameError::KeyId)?;
+        let mut bytes = [0u8; 16];
+        if rest.is_empty() || rest.len() > bytes.len() {
+            return Err(NameError::KeyId);
+        }
+        for (to, from) in bytes.iter_mut().zip(rest.bytes()) {
+            *to = from;
+        }
+        Self::from_bytes(bytes)
+    }
+
+    /// The 16 bytes of a table's record: 1 to 16 allowed characters, then only NUL.
+    pub fn from_bytes(bytes: [u8; 16]) -> Result<Self, NameError> {
+        let used = bytes.iter().take_while(|b| **b != 0).count();
+        let (text, padding) = bytes.split_at(used);
+        let ok = used > 0
+            && text.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            && padding.iter().all(|b| *b == 0);
+        if ok { Ok(Self(bytes)) } else { Err(NameError::KeyId) }
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// The part behind `key_`.
+    pub fn suffix(&self) -> &str {
+        let used = self.0.iter().take_while(|b| **b != 0).count();
+        // Only ASCII gets in, so this cannot fail; an empty suffix would merely look odd.
+        self.0.get(..used).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::PREFIX)?;
+        f.write_str(self.suffix())
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+// === impl OrgId ===
+
+impl OrgId {
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        if Self::is_valid(text.as_bytes()) { Ok(Self(text.into())) } else { Err(NameError::Org) }
+    }
+
+    pub fn is_valid(bytes: &[u8]) -> bool {
+        (1..=128).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+// === impl Permission ===
+
+impl Permission {
+    /// A key that holds this one holds all.
+    pub const ALL: &'static str = "*";
+
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let ok = (1..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
+        if ok { Ok(Self(text.into())) } else { Err(NameError::Permission) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+// === impl Environment ===
+
+impl Environment {
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        match text {
+            "live" => Ok(Self::Live),
+            "test" => Ok(Self::Test),
+            _ => Err(NameError::Environment),
+        }
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Test => "test",
+        }
+    }
+}
+
+// === impl Status ===
+
+impl Status {
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        match text {
+            "active" => Ok(Self::Active),
+            "disabled" => Ok(Self::Disabled),
+            "revoked" => Ok(Self::Revoked),
+            _ => Err(NameError::Status),
+        }
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Disabled => "disabled",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_ids() {
+        let cases = [
+            ("shortest", "key_a", true),
+            ("longest", "key_0123456789abcdef", true),
+            ("too long", "key_0123456789abcdef0", false),
+            ("empty", "key_", false),
+            ("no prefix", "abc123", false),
+            ("space", "key_a b", false),
+            ("nul", "key_a\0b", false),
+            ("dash and underscore", "key_a-b_c", true),
+        ];
+        for (name, text, ok) in cases {
+            let parsed = KeyId::parse(text);
+            assert_eq!(parsed.is_ok(), ok, "{name}");
+            if let Ok(id) = parsed {
+                assert_eq!(id.to_string(), text, "{name}");
+                assert_eq!(KeyId::from_bytes(*id.as_bytes()), Ok(id), "{name}");
+            }
+        }
+        let mut gap = [0u8; 16];
+        gap[0] = b'a';
+        gap[2] = b'b';
+        assert!(KeyId::from_bytes(gap).is_err(), "NUL inside");
+    }
+
+    #[test]
+    fn words() {
+        assert!(Permission::parse("send_message").is_ok());
+        assert!(Permission::parse("a b").is_err());
+        assert!(Permission::parse("a\"b").is_err());
+        assert!(OrgId::parse("acme\r\nx: y").is_err());
+        assert!(OrgId::parse("").is_err());
+        assert_eq!(Environment::parse("live").map(Environment::as_str), Ok("live"));
+        assert_eq!(Status::parse("leaked"), Err(NameError::Status));
+    }
+}

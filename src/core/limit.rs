@@ -1,0 +1,199 @@
+//! GCRA: a rate limit in one `u64` per key. The limit is passed with each call, so that a reload
+//! may change it without losing what was already spent.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// `count` requests per `window`, of which `burst` may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Limit {
+    count: u32,
+    window_ms: u32,
+    burst: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    #[error("the burst must be 1 to the count")]
+    Burst,
+    #[error("the count must be 1 to 1,000,000,000, and at most 1,000,000 per millisecond")]
+    Count,
+    #[error("must look like `600/min`: a count, `/`, then s, min, h, d or a duration such as 30s")]
+    Syntax,
+    #[error("the window must be 1 ms to 30 days")]
+    Window,
+}
+
+/// What a charge left over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// How many more requests would be admitted right now.
+    pub remaining: u32,
+    /// Until the whole burst is available again.
+    pub full_in: Duration,
+}
+
+/// The limit is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exhausted {
+    /// Until the next request would be admitted.
+    pub retry_in: Duration,
+}
+
+// === impl Limit ===
+
+impl Limit {
+    pub fn new(count: u32, window: Duration, burst: u32) -> Result<Self, LimitError> {
+        const MAX_WINDOW_MS: u128 = 30 * 24 * 3600 * 1000;
+        let window_ms = match window.as_millis() {
+            ms @ 1..=MAX_WINDOW_MS => ms as u32,
+            _ => return Err(LimitError::Window),
+        };
+        // Below one nanosecond an interval would round to zero and never run out.
+        if !(1..=1_000_000_000).contains(&count) || count / 1_000_000 > window_ms {
+            return Err(LimitError::Count);
+        }
+        if burst == 0 || burst > count {
+            return Err(LimitError::Burst);
+        }
+        Ok(Self { count, window_ms, burst })
+    }
+
+    /// `600/min`, `10/s`, `5000/1h30m`; the burst is the whole count.
+    pub fn parse(text: &str) -> Result<Self, LimitError> {
+        let (count, window) = text.split_once('/').ok_or(LimitError::Syntax)?;
+        let count: u32 = count.trim().parse().map_err(|_| LimitError::Syntax)?;
+        let window = match window.trim() {
+            "s" | "sec" | "second" => Duration::from_secs(1),
+            "m" | "min" | "minute" => Duration::from_secs(60),
+            "h" | "hour" => Duration::from_secs(3600),
+            "d" | "day" => Duration::from_secs(24 * 3600),
+            other => humantime::parse_duration(other).map_err(|_| LimitError::Syntax)?,
+        };
+        Self::new(count, window, count)
+    }
+
+    pub const fn count(self) -> u32 {
+        self.count
+    }
+
+    pub const fn burst(self) -> u32 {
+        self.burst
+    }
+
+    pub const fn window(self) -> Duration {
+        Duration::from_millis(self.window_ms as u64)
+    }
+
+    /// Nanoseconds between two requests at the steady rate; at least 1.
+    const fn interval_ns(self) -> u64 {
+        let ns = self.window_ms as u64 * 1_000_000 / self.count as u64;
+        if ns == 0 { 1 } else { ns }
+    }
+
+    /// Takes one request out of `state`, the theoretical arrival time in nanoseconds on the
+    /// clock that `now_ns` is read from. Zero is a state that was never charged.
+    pub fn charge(self, state: &AtomicU64, now_ns: u64) -> Result<Spent, Exhausted> {
+        let interval = self.interval_ns();
+        let tolerance = interval.saturating_mul(u64::from(self.burst));
+        let mut seen = state.load(Ordering::Relaxed);
+        loop {
+            // A limit that shrank on reload must not keep a debt longer than its own burst.
+            let arrival = seen.clamp(now_ns, now_ns.saturating_add(tolerance));
+            let next = arrival.saturating_add(interval);
+            let ahead = next - now_ns;
+            if ahead > tolerance {
+                return Err(Exhausted { retry_in: Duration::from_nanos(ahead - tolerance) });
+            }
+            match state.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => {
+                    return Ok(Spent {
+                        remaining: ((tolerance - ahead) / interval) as u32,
+                        full_in: Duration::from_nanos(ahead),
+                    });
+                }
+                Err(other) => seen = other,
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.window_ms {
+            1_000 => write!(f, "{}/s", self.count),
+            60_000 => write!(f, "{}/min", self.count),
+            3_600_000 => write!(f, "{}/h", self.count),
+            86_400_000 => write!(f, "{}/d", self.count),
+            _ => write!(f, "{}/{}", self.count, humantime::format_duration(self.window())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use governor::clock::FakeRelativeClock;
+    use governor::{Quota, RateLimiter};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn burst_then_refused_then_steady() {
+        let limit = Limit::parse("3/s").unwrap();
+        let state = AtomicU64::new(0);
+        let now = 10_000_000_000;
+        let left: Vec<_> = (0..3).map(|_| limit.charge(&state, now).unwrap().remaining).collect();
+        assert_eq!(left, [2, 1, 0]);
+        let retry = limit.charge(&state, now).unwrap_err().retry_in;
+        assert!(retry <= Duration::from_millis(334), "{retry:?}");
+        assert!(limit.charge(&state, now + retry.as_nanos() as u64).is_ok());
+    }
+
+    #[test]
+    fn a_smaller_limit_after_reload_does_not_lock_out() {
+        let state = AtomicU64::new(0);
+        let wide = Limit::parse("1000/d").unwrap();
+        for _ in 0..1000 {
+            wide.charge(&state, 0).unwrap();
+        }
+        let narrow = Limit::parse("1/s").unwrap();
+        let retry = narrow.charge(&state, 0).unwrap_err().retry_in;
+        assert!(retry <= Duration::from_secs(1), "{retry:?}");
+    }
+
+    #[test]
+    fn text() {
+        assert_eq!(Limit::parse("600/min").unwrap().to_string(), "600/min");
+        assert_eq!(Limit::parse("5/90s").unwrap().to_string(), "5/1m 30s");
+        assert_eq!(Limit::parse("600"), Err(LimitError::Syntax));
+        assert_eq!(Limit::parse("0/s"), Err(LimitError::Count));
+        assert_eq!(Limit::parse("1/40d"), Err(LimitError::Window));
+        assert_eq!(Limit::new(5, Duration::from_secs(1), 6), Err(LimitError::Burst));
+    }
+
+    proptest! {
+        /// governor implements the same algorithm on its own; the verdicts must agree.
+        #[test]
+        fn agrees_with_governor(
+            count in 1u32..50,
+            steps in prop::collection::vec(0u64..300, 1..200),
+        ) {
+            let limit = Limit::new(count, Duration::from_secs(1), count).unwrap();
+            let quota = Quota::with_period(Duration::from_nanos(limit.interval_ns()))
+                .unwrap()
+                .allow_burst(NonZeroU32::new(count).unwrap());
+            let clock = FakeRelativeClock::default();
+            let oracle = RateLimiter::direct_with_clock(quota, clock.clone());
+            let state = AtomicU64::new(0);
+            let mut now = 0u64;
+            for step in steps {
+                clock.advance(Duration::from_millis(step));
+                now += step * 1_000_000;
+                prop_assert_eq!(limit.charge(&state, now).is_ok(), oracle.check().is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Is this path safe to judge? What is judged is sent byte for byte, so a path that an upstream
+//! could read in another way than we do is refused, never repaired.
+
+/// What a path contains that only some routes allow; also, what a route allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// `%25` followed by two hexadecimal digits.
+    pub double_encoding: bool,
+    /// `%2F`.
+    pub encoded_slash: bool,
+    /// `;` in a segment.
+    pub semicolon: bool,
+}
+
+/// Why a path was refused (400). The names are what the log shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPath {
+    #[error("does not begin with a slash")]
+    NotAbsolute,
+    #[error("has a byte that a URI path cannot have")]
+    Byte,
+    #[error("has a `.` or `..` segment, plain or encoded")]
+    DotSegment,
+    #[error("has an empty segment (`//`)")]
+    EmptySegment,
+    #[error("has an encoded backslash, control byte or NUL")]
+    EncodedControl,
+    #[error("has an encoded letter, digit, `-`, `.`, `_` or `~`")]
+    EncodedUnreserved,
+    #[error("has a `%` that is not followed by two hexadecimal digits")]
+    Percent,
+    #[error("has encoded bytes that are not UTF-8, or an overlong form")]
+    Utf8,
+    #[error("has `%2F`, `;` or a doubly encoded byte, which its route does not allow")]
+    NotAllowedHere,
+}
+
+/// Looks at every byte of `path` (without query) once. On success tells what the route has yet to
+/// allow ([`Traits::within`]).
+pub fn scan(path: &[u8]) -> Result<Traits, BadPath> {
+    let mut traits = Traits::default();
+    let Some((b'/', mut rest)) = path.split_first().map(|(f, r)| (*f, r)) else {
+        return Err(BadPath::NotAbsolute);
+    };
+    loop {
+        let end = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
+        let (segment, tail) = rest.split_at(end);
+        // The last segment may be empty: a trailing slash.
+        if segment.is_empty() && !tail.is_empty() {
+            return Err(BadPath::EmptySegment);
+        }
+        scan_segment(segment, &mut traits)?;
+        match tail.split_first() {
+            Some((_, next)) => rest = next,
+            None => return Ok(traits),
+        }
+    }
+}
+
+impl Traits {
+    /// Whether everything this path has is allowed by the route.
+    pub fn within(self, allowed: Self) -> Result<(), BadPath> {
+        let ok = (!self.double_encoding || allowed.double_encoding)
+            && (!self.encoded_slash || allowed.encoded_slash)
+            && (!self.semicolon || allowed.semicolon);
+        if ok { Ok(()) } else { Err(BadPath::NotAllowedHere) }
+    }
+}
+
+fn scan_segment(segment: &[u8], traits: &mut Traits) -> Result<(), BadPath> {
+    let mut plain = true;
+    for byte in segment {
+        match class(*byte) {
+            Class::Plain => {}
+            Class::Dot | Class::Percent | Class::Semicolon => plain = false,
+            Class::Refused => return Err(BadPath::Byte),
+        }
+    }
+    if plain { Ok(()) } else { scan_odd_segment(segment, traits) }
+}
+
+/// A segment with `.`, `%` or `;` in it.
+fn scan_odd_segment(segment: &[u8], traits: &mut Traits) -> Result<(), BadPath> {
+    traits.semicolon |= segment.contains(&b';');
+    let mut encoded = Vec::new(); // decoded bytes >= 0x80 of the current run
+    let mut bytes = segment.iter().copied();
+    let mut encoded_unreserved = false;
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            check_utf8(&mut encoded)?;
+            continue;
+        }
+        let value = match (bytes.next().and_then(hex), bytes.next().and_then(hex)) {
+            (Some(high), Some(low)) => high << 4 | low,
+            _ => return Err(BadPath::Percent),
+        };
+        if value >= 0x80 {
+            encoded.push(value);
+            continue;
+        }
+        check_utf8(&mut encoded)?;
+        match value {
+            b'/' => traits.encoded_slash = true,
+            b'%' => {
+                let mut ahead = bytes.clone();
+                let digits =
+                    ahead.next().and_then(hex).is_some() && ahead.next().and_then(hex).is_some();
+                traits.double_encoding |= digits;
+            }
+            b'\\' | 0..=0x1f | 0x7f => return Err(BadPath::EncodedControl),
+            _ if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') => {
+                encoded_unreserved = true;
+            }
+            _ => {}
+        }
+    }
+    check_utf8(&mut encoded)?;
+    // What a server sees that decodes once and cuts path parameters (Tomcat's `..;`): the part
+    // before the first `;`, and the parts between encoded slashes.
+    let decoded = decode(segment);
+    let dotted = |part: &[u8]| {
+        let name = part.split(|b| *b == b';').next().unwrap_or_default();
+        name == b"." || name == b".."
+    };
+    if decoded.split(|b| *b == b'/').any(dotted) {
+        return Err(BadPath::DotSegment);
+    }
+    if encoded_unreserved { Err(BadPath::EncodedUnreserved) } else { Ok(()) }
+}
+
+fn check_utf8(run: &mut Vec<u8>) -> Result<(), BadPath> {
+    let ok = run.is_empty() || std::str::from_utf8(run).is_ok();
+    run.clear();
+    if ok { Ok(()) } else { Err(BadPath::Utf8) }
+}
+
+/// Percent-decodes a segment that [`scan`] accepted; a malformed escape stays as it is.
+pub fn decode(segment: &[u8]) -> Vec<u8> {
+    percent_encoding::percent_decode(segment).collect()
+}
+
+const fn hex(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Dot,
+    Percent,
+    Plain,
+    Refused,
+    Semicolon,
+}
+
+/// RFC 3986 `pchar`, and the few that clients send raw and no server reads as something else
+/// (`|`, `^`, `"`, `<`, `>`, backtick, braces, brackets). `\`, `#`, `?`, controls, space and bytes
+/// from 0x80 are refused.
+const fn class(byte: u8) -> Class {
+    match byte {
+        b'.' => Class::Dot,
+        b'%' => Class::Percent,
+        b';' => Class::Semicolon,
+        b'\\' | b'#' | b'?' | 0..=0x20 | 0x7f..=0xff => Class::Refused,
+        _ => Class::Plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn table() {
+        let none = Traits::default();
+        let cases: &[(&str, Result<Traits, BadPath>)] = &[
+            ("/", Ok(none)),
+            ("/a/b.c/d", Ok(none)),
+            ("/a/", Ok(none)),
+            ("/...", Ok(none)),
+            ("/a%20b", Ok(none)),
+            ("/caf%C3%A9", Ok(none)),
+            ("/a:b@c,d=e+f&g$h!i'(j)*k~l-m_n", Ok(none)),
+            ("", Err(BadPath::NotAbsolute)),
+            ("a", Err(BadPath::NotAbsolute)),
+            ("*", Err(BadPath::NotAbsolute)),
+            ("//", Err(BadPath::EmptySegment)),
+            ("/a//b", Err(BadPath::EmptySegment)),
+            ("/.", Err(BadPath::DotSegment)),
+            ("/..", Err(BadPath::DotSegment)),
+            ("/a/../b", Err(BadPath::DotSegment)),
+            ("/a/%2e%2E/b", Err(BadPath::DotSegment)),
+            ("/a/.%2e/b", Err(BadPath::DotSegment)),
+            ("/a/..;/b", Err(BadPath::DotSegment)),
+            ("/a/.;x=1/b", Err(BadPath::DotSegment)),
+            ("/a%2f..%2fb", Err(BadPath::DotSegment)),
+            ("/a%2F..", Err(BadPath::DotSegment)),
+            ("/a\\b", Err(BadPath::Byte)),
+            ("/a b", Err(BadPath::Byte)),
+            ("/a#b", Err(BadPath::Byte)),
+            ("/a\u{e9}", Err(BadPath::Byte)),
+            ("/a\u{7f}", Err(BadPath::Byte)),
+            ("/a%5cb", Err(BadPath::EncodedControl)),
+            ("/a%00b", Err(BadPath::EncodedControl)),
+            ("/a%0d%0ab", Err(BadPath::EncodedControl)),
+            ("/%61dmin", Err(BadPath::EncodedUnreserved)),
+            ("/a%2", Err(BadPath::Percent)),
+            ("/a%", Err(BadPath::Percent)),
+            ("/a%u002e", Err(BadPath::Percent)),
+            ("/a%zz", Err(BadPath::Percent)),
+            ("/%c0%ae", Err(BadPath::Utf8)),
+            ("/%e0%80%ae", Err(BadPath::Utf8)),
+            ("/%ff", Err(BadPath::Utf8)),
+            ("/%C3/%A9", Err(BadPath::Utf8)),
+            ("/a%2Fb", Ok(Traits { encoded_slash: true, ..none })),
+            ("/a;v=1", Ok(Traits { semicolon: true, ..none })),
+            ("/a%252e", Ok(Traits { double_encoding: true, ..none })),
+            ("/100%25", Ok(none)),
+        ];
+        for (path, want) in cases {
+            assert_eq!(scan(path.as_bytes()), *want, "{path}");
+        }
+    }
+
+    #[test]
+    fn routes_allow_only_what_they_name() {
+        let slash = Traits { encoded_slash: true, ..Traits::default() };
+        assert!(slash.within(slash).is_ok());
+        assert_eq!(slash.within(Traits::default()), Err(BadPath::NotAllowedHere));
+    }
+
+    proptest! {
+        /// However a server decodes an accepted strict path, once or not at all, and however it
+        /// merges and resolves, it ends at the same segments.
+        #[test]
+        fn accepted_paths_mean_one_thing(path in "/[a-c./%;2eEfF5cC\\\\]{0,24}") {
+            if scan(path.as_bytes()) == Ok(Traits::default()) {
+                let decoded = decode(path.as_bytes());
+                let parts: Vec<_> = decoded.split(|b| *b == b'/').collect();
+                prop_assert!(parts.iter().all(|p| *p != b"." && *p != b".."));
+                prop_assert!(!decoded.contains(&b'\\') && !decoded.contains(&b';'));
+                let raw_parts = path.split('/').count();
+                prop_assert_eq!(parts.len(), raw_parts);
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Every way to be refused: one closed enum for logs, metric labels and refusal bodies.
+
+use std::time::Duration;
+
+use super::key::Permission;
+use super::limit::Limit;
+
+/// Declares the enum with, per reason: the word in logs and metrics, the stable code that a client
+/// sees, and the status.
+macro_rules! reasons {
+    ($( $(#[doc = $doc:expr])* $name:ident $word:literal $code:literal $status:literal, )*) => {
+        /// Why a request was refused. Alphabetical; the word is stable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $( $(#[doc = $doc])* $name, )* }
+
+        impl Reason {
+            pub const ALL: &'static [Self] = &[ $( Self::$name, )* ];
+
+            /// The word in log lines and metric labels.
+            pub const fn as_str(self) -> &'static str {
+                match self { $( Self::$name => $word, )* }
+            }
+
+            /// The code in a refusal body when the caller may know all ([`Disclosure::Detailed`]).
+            const fn detailed_code(self) -> &'static str {
+                match self { $( Self::$name => $code, )* }
+            }
+
+            /// The HTTP status.
+            pub const fn status(self) -> u16 {
+                match self { $( Self::$name => $status, )* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The client's address is not in the key's networks.
+    Address "ip" "address_not_allowed" 403,
+    /// A `Connection` token names an owned, credential, framing or Host field.
+    BadConnection "bad_connection" "bad_connection_header" 400,
+    /// `Expect` other than `100-continue`.
+    BadExpect "bad_expect" "expectation_failed" 417,
+    /// Transfer-Encoding or Content-Length that has more than one reading.
+    BadFraming "bad_framing" "bad_framing" 400,
+    /// A header name or value that another server could read differently.
+    BadHeader "bad_header" "bad_header" 400,
+    /// No Host, more than one, or one that contradicts the target.
+    BadHost "bad_host" "bad_host" 400,
+    /// A path that cannot be judged safely.
+    BadPath "bad_path" "bad_path" 400,
+    /// A request target that is not in origin form.
+    BadTarget "bad_target" "bad_target" 400,
+    /// The body stalled.
+    BodyTimeout "body_timeout" "request_timeout" 408,
+    /// The body is longer than the route allows.
+    BodyTooLarge "body_too_large" "body_too_large" 413,
+    /// The key is disabled for now.
+    Disabled "disabled" "invalid_key" 401,
+    /// keygate is about to stop.
+    Draining "draining" "unavailable" 503,
+    /// Two credentials in one request.
+    Duplicate "duplicate" "duplicate_credential" 400,
+    Expired "expired" "expired_key" 401,
+    /// A credential that is not ours, where the route takes only keys.
+    Foreign "foreign" "not_an_api_key" 401,
+    /// The head took too long.
+    HeaderTimeout "header_timeout" "request_timeout" 408,
+    HeadersTooLarge "headers_too_large" "headers_too_large" 431,
+    /// A fault of keygate's own. Fails closed.
+    Internal "internal" "unavailable" 503,
+    /// A credential with bytes that none can have (NUL, control, 8-bit).
+    Malformed "malformed" "malformed_credential" 400,
+    Method "method" "method_not_allowed" 405,
+    Missing "missing" "missing_key" 401,
+    /// No table is loaded, or the one in force ran out under `after_expiry = "refuse"`.
+    NoTable "no_table" "unavailable" 503,
+    NotYetValid "not_yet_valid" "key_not_yet_valid" 401,
+    /// The queue for an upstream connection is full.
+    Overloaded "overloaded" "overloaded" 503,
+    Permission "permission" "insufficient_permission" 403,
+    RateLimited "rate_limited" "rate_limited" 429,
+    Revoked "revoked" "invalid_key" 401,
+    /// No route rule matches: refused by default.
+    Route "route" "no_route" 403,
+    /// No key has this secret.
+    Unknown "unknown" "invalid_key" 401,
+    /// The upstream's answer is not HTTP that we would pass on.
+    UpstreamBadResponse "upstream_bad_response" "bad_gateway" 502,
+    /// The upstream closed before it answered.
+    UpstreamClosed "upstream_closed" "bad_gateway" 502,
+    UpstreamConnect "upstream_connect" "bad_gateway" 502,
+    UpstreamConnectTimeout "upstream_connect_timeout" "gateway_timeout" 504,
+    /// No response head in time.
+    UpstreamTimeout "upstream_timeout" "gateway_timeout" 504,
+    UriTooLong "uri_too_long" "uri_too_long" 414,
+    WrongEnvironment "wrong_environment" "wrong_environment" 401,
+    /// The pair's id exists, its secret is another.
+    WrongSecret "wrong_secret" "invalid_key" 401,
+}
+
+/// How much a refusal tells a caller who has proved possession of a key (DESIGN invariant 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Disclosure {
+    /// Expired, not yet valid and wrong environment are told apart from an unknown key.
+    #[default]
+    Detailed,
+    /// Every 401 for a presented key reads the same.
+    Uniform,
+}
+
+/// A refusal with what its answer needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub reason: Reason,
+    pub detail: Detail,
+}
+
+/// What a refusal can tell beside its reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// Methods that the path has rules for (405 `Allow`).
+    Allow(Box<str>),
+    #[default]
+    None,
+    /// The permissions that the route requires (403 `scope`).
+    Permissions(Box<[Permission]>),
+    /// The limit and how long to wait (429).
+    RetryAfter { limit: Limit, retry_in: Duration },
+    /// A fixed sentence on what was wrong with the request. Never contains client bytes.
+    Why(&'static str),
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// The stable code in a refusal body. docs/refusals.md has a section per code.
+    pub const fn code(self, disclosure: Disclosure) -> &'static str {
+        match (self, disclosure) {
+            (Self::Expired | Self::NotYetValid | Self::WrongEnvironment, Disclosure::Uniform) => {
+                Self::Unknown.detailed_code()
+            }
+            _ => self.detailed_code(),
+        }
+    }
+
+    /// Whether a client, rather than the upstream or keygate, is at fault.
+    pub const fn is_client_fault(self) -> bool {
+        self.status() < 500
+    }
+}
+
+// === impl Rejection ===
+
+impl Rejection {
+    pub const fn new(reason: Reason) -> Self {
+        Self { reason, detail: Detail::None }
+    }
+
+    pub const fn why(reason: Reason, why: &'static str) -> Self {
+        Self { reason, detail: Detail::Why(why) }
+    }
+}
+
+impl From<Reason> for Rejection {
+    fn from(reason: Reason) -> Self {
+        Self::new(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn words_are_unique_and_statuses_are_errors() {
+        let words: HashSet<_> = Reason::ALL.iter().map(|r| r.as_str()).collect();
+        assert_eq!(words.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert!((400..600).contains(&reason.status()), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_wrong_revoked_and_disabled_look_alike() {
+        for disclosure in [Disclosure::Detailed, Disclosure::Uniform] {
+            for reason in [Reason::WrongSecret, Reason::Revoked, Reason::Disabled] {
+                assert_eq!(reason.code(disclosure), Reason::Unknown.code(disclosure));
+                assert_eq!(reason.status(), Reason::Unknown.status());
+            }
+        }
+        assert_eq!(Reason::Expired.code(Disclosure::Uniform), "invalid_key");
+        assert_eq!(Reason::Expired.code(Disclosure::Detailed), "expired_key");
+    }
+}

@@ -1,0 +1,11 @@
+//! keygate: an API-key authentication sidecar.
+//!
+//! ```text
+//! core ← table ← {reload, manage}      core ← proxy      app on top; proxy and manage never meet
+//! ```
+
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod snapshot;
+pub mod table;

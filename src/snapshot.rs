@@ -1,0 +1,50 @@
+//! What is in force: one value behind one atomic pointer. A request loads it once.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::watch;
+
+use crate::config::Settings;
+use crate::table::KeySet;
+
+/// Settings and keys that were put in force together. A decision never sees two serials.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub settings: Arc<Settings>,
+    /// `None` until a table was loaded.
+    pub keys: Option<Arc<KeySet>>,
+    /// Metric slot of each route, by [`crate::core::Route::index`].
+    pub route_slots: Box<[u32]>,
+}
+
+/// The only place where a snapshot is swapped. Readers never wait.
+#[derive(Debug)]
+pub struct Store {
+    current: ArcSwap<Snapshot>,
+    /// Counts swaps; workers wake on it to hold their streams against the new snapshot.
+    swaps: watch::Sender<u64>,
+}
+
+// === impl Store ===
+
+impl Store {
+    pub fn new(first: Snapshot) -> Self {
+        Self { current: ArcSwap::from_pointee(first), swaps: watch::Sender::new(0) }
+    }
+
+    /// The snapshot in force. Hold the guard only for synchronous work: it may keep a whole table
+    /// in memory.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    pub fn swap(&self, next: Snapshot) {
+        self.current.store(Arc::new(next));
+        self.swaps.send_modify(|n| *n += 1);
+    }
+
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.swaps.subscribe()
+    }
+}
