@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::HeaderName;
-
 use crate::core::headers::FieldTable;
+pub use crate::core::identity::Identity;
 use crate::core::{NetworkSet, Policy, Source};
 
 /// Everything. The parts outside [`Settings`] need a restart to change.
@@ -42,22 +41,6 @@ pub struct Settings {
     pub log_every: u32,
     /// WebSocket close code when a stream's key ends (1008, or 4000 to 4999).
     pub close_code: u16,
-}
-
-/// Names of the identity fields; `None`: not sent (but still removed from requests).
-#[derive(Clone, Debug)]
-pub struct Identity {
-    pub org: Option<HeaderName>,
-    pub key_id: Option<HeaderName>,
-    pub key_name: Option<HeaderName>,
-    pub permissions: Option<HeaderName>,
-    pub environment: Option<HeaderName>,
-    /// Set to `true` on requests that passed without a key of ours.
-    pub anonymous: Option<HeaderName>,
-    /// Verified client-certificate subject.
-    pub client_subject: Option<HeaderName>,
-    /// Default `x-request-id`.
-    pub request_id: HeaderName,
 }
 
 /// Header names with `_`: many servers read `_` as `-`.

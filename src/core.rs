@@ -10,6 +10,7 @@ pub mod credential;
 pub mod decision;
 pub mod grant;
 pub mod headers;
+pub mod identity;
 pub mod key;
 pub mod limit;
 pub mod path;
@@ -23,6 +24,7 @@ pub use self::decision::{
     Admitted, Charge, Facts, Keys, Observed, PairLookup, Passed, Policy, Presented, Verdict, decide,
 };
 pub use self::grant::{Grant, KeySpec, KeyView, NetworkSet, PermissionSet};
+pub use self::identity::{Identity, anonymous_field, identity_fields};
 pub use self::key::{Environment, KeyId, Kind, NameError, OrgId, Permission, Status};
 pub use self::limit::Limit;
 pub use self::reason::{Reason, Rejection};

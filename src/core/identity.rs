@@ -1,0 +1,174 @@
+//! What the service is told about the caller: one list of fields, for the proxy and for `explain`.
+
+use http::{HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::grant::KeyView;
+use super::key::KeyId;
+
+/// Names of the identity fields; `None`: not sent (but still removed from requests).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub org: Option<HeaderName>,
+    pub key_id: Option<HeaderName>,
+    pub key_name: Option<HeaderName>,
+    pub permissions: Option<HeaderName>,
+    pub environment: Option<HeaderName>,
+    /// Set to `true` on requests that passed without a key of ours.
+    pub anonymous: Option<HeaderName>,
+    /// Verified client-certificate subject.
+    pub client_subject: Option<HeaderName>,
+    /// Default `x-request-id`.
+    pub request_id: HeaderName,
+}
+
+/// Every byte outside printable ASCII, and `%` itself, so that decoding gives the name back.
+const NAME: &AsciiSet = &CONTROLS.add(b'%');
+/// For a name that begins or ends with a space, which a receiver would trim away.
+const SPACED_NAME: &AsciiSet = &NAME.add(b' ');
+
+/// The fields that say who is calling, to be inserted after every spelling of them was removed.
+///
+/// A field with nothing to say (no name, no permission, no environment) is not sent. Allocates
+/// only the values.
+pub fn identity_fields(
+    names: &Identity,
+    key: &KeyView<'_>,
+) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    let value = |name: &Option<HeaderName>, text: &str| {
+        let name = name.as_ref().filter(|_| !text.is_empty())?;
+        // An org, a name or a permission word that is no field value cannot get into a table.
+        Some((name.clone(), HeaderValue::from_str(text).ok()?))
+    };
+    let environment = names.environment.as_ref().zip(key.grant.environment);
+    [
+        value(&names.org, key.org),
+        names.key_id.as_ref().and_then(|name| Some((name.clone(), key_id_value(key.id)?))),
+        names.key_name.as_ref().filter(|_| !key.name.is_empty()).and_then(|name| {
+            Some((name.clone(), HeaderValue::from_str(&encode_name(key.name)).ok()?))
+        }),
+        value(&names.permissions, key.grant.permissions.joined()),
+        environment.map(|(name, env)| (name.clone(), HeaderValue::from_static(env.as_str()))),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The field that marks a request as forwarded without a key of ours.
+pub fn anonymous_field(names: &Identity) -> Option<(HeaderName, HeaderValue)> {
+    names.anonymous.clone().map(|name| (name, HeaderValue::from_static("true")))
+}
+
+fn key_id_value(id: KeyId) -> Option<HeaderValue> {
+    let mut text = [0u8; KeyId::PREFIX.len() + 16];
+    let suffix = id.suffix().as_bytes();
+    let used = KeyId::PREFIX.len() + suffix.len();
+    for (to, from) in text.iter_mut().zip(KeyId::PREFIX.bytes().chain(suffix.iter().copied())) {
+        *to = from;
+    }
+    HeaderValue::from_bytes(text.get(..used)?).ok()
+}
+
+fn encode_name(name: &str) -> std::borrow::Cow<'_, str> {
+    let set = if name.starts_with(' ') || name.ends_with(' ') { SPACED_NAME } else { NAME };
+    utf8_percent_encode(name, set).into()
+}
+
+// === impl Identity ===
+
+impl Identity {
+    /// Every name that only keygate may set.
+    pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        [
+            &self.org,
+            &self.key_id,
+            &self.key_name,
+            &self.permissions,
+            &self.environment,
+            &self.anonymous,
+            &self.client_subject,
+        ]
+        .into_iter()
+        .flatten()
+        .chain([&self.request_id])
+    }
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self {
+            org: Some(HeaderName::from_static("x-org-id")),
+            key_id: Some(HeaderName::from_static("x-key-id")),
+            key_name: Some(HeaderName::from_static("x-key-name")),
+            permissions: Some(HeaderName::from_static("x-permissions")),
+            environment: Some(HeaderName::from_static("x-environment")),
+            anonymous: Some(HeaderName::from_static("x-anonymous")),
+            client_subject: Some(HeaderName::from_static("x-client-subject")),
+            request_id: HeaderName::from_static("x-request-id"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::key::{Environment, Kind, Permission, Status};
+    use crate::core::{Grant, NetworkSet, PermissionSet};
+
+    fn grant(words: &[&str], environment: Option<Environment>) -> Grant {
+        Grant {
+            status: Status::Active,
+            kind: Kind::Single,
+            environment,
+            not_before: None,
+            permissions: PermissionSet::new(words.iter().map(|w| Permission::parse(w).unwrap())),
+            networks: NetworkSet::default(),
+            limit: None,
+        }
+    }
+
+    fn shown(name: &str, grant: &Grant, names: &Identity) -> Vec<String> {
+        let id = KeyId::parse("key_abc").unwrap();
+        let key = KeyView { id, org: "acme", name, expires: None, grant };
+        identity_fields(names, &key).map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn all_fields() {
+        let grant = grant(&["send", "read"], Some(Environment::Live));
+        assert_eq!(
+            shown("Production CRM", &grant, &Identity::default()),
+            [
+                "x-org-id: acme",
+                "x-key-id: key_abc",
+                "x-key-name: Production CRM",
+                "x-permissions: read send",
+                "x-environment: live",
+            ]
+        );
+    }
+
+    #[test]
+    fn names_are_encoded_so_that_decoding_gives_them_back() {
+        let grant = grant(&[], None);
+        let cases = [
+            ("Büro", "B%C3%BCro"),
+            ("100% €", "100%25 %E2%82%AC"),
+            (" lead", "%20lead"),
+            ("tab\there", "tab%09here"),
+            ("x\r\ny: z", "x%0D%0Ay: z"),
+        ];
+        for (name, want) in cases {
+            let fields = shown(name, &grant, &Identity::default());
+            assert_eq!(fields.last().unwrap(), &format!("x-key-name: {want}"), "{name}");
+            let back = percent_encoding::percent_decode_str(want).decode_utf8().unwrap();
+            assert_eq!(back, name);
+        }
+    }
+
+    #[test]
+    fn nothing_to_say_is_not_sent() {
+        let names = Identity { org: None, ..Identity::default() };
+        assert_eq!(shown("", &grant(&[], None), &names), ["x-key-id: key_abc"]);
+    }
+}
