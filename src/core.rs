@@ -18,6 +18,7 @@ pub mod reason;
 pub mod refusal;
 pub mod route;
 pub mod secret;
+pub mod signer;
 
 pub use self::credential::{BasicForm, Prefixes, Source};
 pub use self::decision::{
@@ -30,6 +31,7 @@ pub use self::limit::Limit;
 pub use self::reason::{Reason, Rejection};
 pub use self::route::{Access, Route, RouteTable};
 pub use self::secret::{Digest, Secret};
+pub use self::signer::{SignerError, SignerKey};
 
 /// One reading of the clock, taken at the edge and handed down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,5 +7,6 @@
 pub mod clock;
 pub mod config;
 pub mod core;
+pub mod exit;
 pub mod snapshot;
 pub mod table;

@@ -1,0 +1,87 @@
+//! One table of exit codes for both programs (the BSD `sysexits` that scripts already know).
+
+use std::process::{ExitCode, Termination};
+
+/// How a program ended. docs/exit-codes.md says when each is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// An output could not be made, or an address not bound.
+    CannotCreate,
+    /// The configuration is wrong.
+    Config,
+    /// An input was read and refused: a table, a patch, a registry, an import.
+    Data,
+    /// A fault of the program itself.
+    Internal,
+    /// An input file is missing or cannot be read.
+    NoInput,
+    Ok,
+    /// Something that passes: a lock is held, a network is down. Trying again is right.
+    TryAgain,
+    /// Wrong arguments.
+    Usage,
+}
+
+// === impl Exit ===
+
+impl Exit {
+    pub const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::Usage,
+        Self::Data,
+        Self::NoInput,
+        Self::Internal,
+        Self::CannotCreate,
+        Self::TryAgain,
+        Self::Config,
+    ];
+
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::CannotCreate => 73,
+            Self::Config => 78,
+            Self::Data => 65,
+            Self::Internal => 70,
+            Self::NoInput => 66,
+            Self::Ok => 0,
+            Self::TryAgain => 75,
+            Self::Usage => 64,
+        }
+    }
+
+    /// Shows what clap has to say (help and version to stdout, errors to stderr) and gives the
+    /// code: clap's own 2 becomes 64.
+    pub fn of_clap(error: &clap::Error) -> Self {
+        // Nothing can be done about a closed stdout here.
+        let _ = error.print();
+        if error.use_stderr() { Self::Usage } else { Self::Ok }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+impl Termination for Exit {
+    fn report(self) -> ExitCode {
+        self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_documented_and_no_other() {
+        let text = include_str!("../docs/exit-codes.md");
+        let documented: Vec<u8> = text
+            .lines()
+            .filter_map(|l| l.strip_prefix("| ")?.split_once(" |")?.0.trim().parse().ok())
+            .collect();
+        let codes: Vec<u8> = Exit::ALL.iter().map(|e| e.code()).collect();
+        assert_eq!(documented, codes);
+    }
+}
