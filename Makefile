@@ -1,0 +1,55 @@
+# One door to every tool. `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.PHONY: audit bench bench-instructions bench-reload bench-table build check conformance demo fmt \
+	help image release test tools
+
+CARGO ?= cargo
+IMAGE ?= keygate:dev
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## Guided tour in a temporary folder; stays up until Ctrl-C (ONCE=1: ends after the tour)
+	@target/debug/keygatectl demo $(if $(filter-out 0,$(ONCE)),--once)
+
+test: tools check ## All tests, as CI runs them: format, lints, unit, integration, end to end, docs
+	$(CARGO) test
+
+check: ## Format and lints, no tests
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --quiet --all-targets -- -D warnings
+
+fmt: ## Format the sources
+	$(CARGO) fmt --all
+
+build: ## Both programs, development profile
+	$(CARGO) build --quiet --bins
+
+release: ## Both programs as static binaries in target/static/ (what the image holds)
+	deploy/build-static.sh target/static
+
+image: release ## Container image with the static sidecar, FROM scratch (IMAGE=name:tag)
+	deploy/build-image.sh $(IMAGE)
+
+bench: ## Speed, memory and start-up beside nginx and HAProxy (minutes)
+	benches/run.sh
+
+bench-table: ## Build, verify and look-up of tables from 1,000 to 10,000,000 keys
+	benches/table.sh
+
+bench-reload: ## Latency of requests while tables reload
+	benches/reload.sh
+
+bench-instructions: ## CPU instructions per request under callgrind
+	benches/instructions.sh
+
+conformance: tools ## Public suites against keygate, nginx and HAProxy (minutes)
+	tests/conformance/run.sh
+
+audit: ## Licences, bans, sources of dependencies; advisories where the database can be reached
+	tests/audit.sh
+
+tools: ## Install what the tests need and is missing (Debian; starts no service)
+	@tests/tools.sh

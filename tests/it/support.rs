@@ -1,0 +1,6 @@
+//! What the themes share: a client that sends bytes as they are, an upstream that records bytes as
+//! they came, and a runner for the real programs.
+
+pub(crate) mod client;
+pub(crate) mod http;
+pub(crate) mod upstream;

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Installs what the tests need and is missing: Debian packages and a Python environment under
+# target/. Starts no service and leaves the machine's service policy as it was. Without root it says
+# what to install and fails, so that a test is never skipped in silence.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# command:package
+needs=(
+    cc:gcc
+    curl:curl
+    nginx:nginx-light
+    node:nodejs
+    openssl:openssl
+    promtool:prometheus
+    python3:python3
+)
+# Packages from PyPI: the documented Python examples and the public HTTP/2, gRPC and WebSocket clients.
+wheels=('requests' 'websockets' 'grpcio' 'httpx[http2]' 'h2')
+venv=target/tools/venv
+
+missing=()
+for need in "${needs[@]}"; do
+    # nginx lives in /usr/sbin, which is not on every user's PATH.
+    PATH="$PATH:/usr/sbin:/sbin" command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
+done
+if [ ! -x "$venv/bin/python" ] && command -v python3 >/dev/null && ! python3 -c 'import ensurepip' 2>/dev/null; then
+    missing+=(python3-venv)
+fi
+
+if [ "${#missing[@]}" -gt 0 ]; then
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        echo "the tests need: ${missing[*]}" >&2
+        echo "hint: as root on Debian: apt-get install --no-install-recommends ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "installing: ${missing[*]}"
+    # Exit status 101 tells invoke-rc.d to start nothing. An existing policy stays in force.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q -q update
+    apt-get -q -q -y install --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+stamp="$venv/installed"
+wanted="${wheels[*]}"
+if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    mkdir -p "${venv%/*}"
+    python3 -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${wheels[@]}"
+    printf '%s' "$wanted" >"$stamp"
+fi
