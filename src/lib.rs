@@ -8,5 +8,6 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod exit;
+pub mod proxy;
 pub mod snapshot;
 pub mod table;

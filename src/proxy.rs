@@ -1,0 +1,4 @@
+//! The network edge: listeners, workers, one request from accept to answer.
+//! Imports core, config, snapshot, clock and telemetry; never manage, reload or admin.
+
+pub mod proxy_protocol;
