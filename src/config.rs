@@ -1,13 +1,27 @@
 //! What the configuration means. `raw` is what the TOML says; [`Config`] is what the rest of the
-//! program sees: parsed, defaulted, checked as a whole.
+//! program sees: parsed, defaulted, checked as a whole. Imports only `core` (and the exit codes).
 
+mod delivery;
+mod fault;
+mod lower;
+mod policy;
+mod raw;
+mod refusals;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::core::headers::FieldTable;
 pub use crate::core::identity::Identity;
 use crate::core::{NetworkSet, Policy, Source};
+
+pub use self::fault::{Error, Fault};
+pub use self::raw::Host;
 
 /// Everything. The parts outside [`Settings`] need a restart to change.
 #[derive(Debug)]
@@ -23,6 +37,8 @@ pub struct Config {
     pub http2: Http2,
     pub log: Log,
     pub settings: Settings,
+    /// What is allowed but deserves a second look; for the log at start and `keygate check`.
+    pub warnings: Vec<Fault>,
 }
 
 /// What a reload of the configuration file puts in force at once, together with the table.
@@ -274,4 +290,67 @@ pub struct UrlOptions {
 pub enum AfterExpiry {
     Refuse,
     Serve,
+}
+
+/// This machine, as a configuration may refer to it.
+#[derive(Clone, Copy, Debug)]
+pub struct ThisHost;
+
+/// Files that a configuration names are keys and certificates, never longer.
+const MAX_FILE: u64 = 1 << 20;
+
+// === impl Config ===
+
+impl Config {
+    /// Reads `file`. Every fault is reported at once.
+    pub fn load(file: &Path) -> Result<Self, Error> {
+        Self::load_on(&ThisHost, file)
+    }
+
+    /// Like [`Config::load`], with another machine's environment and files.
+    pub fn load_on(host: &dyn Host, file: &Path) -> Result<Self, Error> {
+        let unreadable = |source| Error::Unreadable { file: file.to_owned(), source };
+        let bytes = host.read(file).map_err(unreadable)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|e| unreadable(io::Error::new(io::ErrorKind::InvalidData, e.utf8_error())))?;
+        Self::parse(host, file, &text)
+    }
+
+    /// Like [`Config::load_on`], for text that was read from `file` before.
+    pub fn parse(host: &dyn Host, file: &Path, text: &str) -> Result<Self, Error> {
+        let base = file.parent().unwrap_or(Path::new(""));
+        let reader = raw::Reader::new(text, base, host);
+        let (table, errors) = toml::de::DeTable::parse_recoverable(text);
+        for error in &errors {
+            reader.syntax(error);
+        }
+        // A damaged file would only add faults that are none.
+        let config = match errors.is_empty() {
+            true => lower::config(&reader.root(&table)),
+            false => None,
+        };
+        let (faults, warnings) = reader.finish();
+        match config {
+            Some(config) if faults.is_empty() => Ok(Self { warnings, ..config }),
+            _ => Err(Error::Invalid { file: file.to_owned(), faults }),
+        }
+    }
+}
+
+// === impl ThisHost ===
+
+impl Host for ThisHost {
+    fn variable(&self, name: &str) -> Option<String> {
+        #[expect(clippy::disallowed_methods, reason = "this is the place")]
+        std::env::var(name).ok()
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is longer than 1 MiB"));
+        }
+        Ok(bytes)
+    }
 }

@@ -30,6 +30,14 @@ pub struct Rendered {
 }
 
 impl Refusals {
+    pub fn profiles(&self) -> impl Iterator<Item = &str> {
+        ["problem+json"].into_iter()
+    }
+
+    pub fn has_profile(&self, name: &str) -> bool {
+        self.profiles().any(|p| p == name)
+    }
+
     pub fn render(&self, rejection: &Rejection, _context: &Context<'_>) -> Rendered {
         Rendered {
             status: http::StatusCode::from_u16(rejection.reason.status())

@@ -1,0 +1,195 @@
+//! `[table]`: where tables and patches come from, and which are taken.
+
+use std::time::Duration;
+
+use http::Uri;
+
+use super::fault::Problem;
+use super::raw::{Section, Text};
+use super::units;
+use super::{AfterExpiry, TableConfig, TableSource, UrlOptions};
+use crate::core::SignerKey;
+
+const MAX_BYTES: u64 = 2 << 30;
+const POLL: Duration = Duration::from_secs(10);
+const PATCH_POLL: Duration = Duration::from_secs(1);
+
+pub(super) fn table(section: &Section<'_>) -> Option<TableConfig> {
+    let source = source(section);
+    let patch = section.parse("patch", |text| match is_url(text) {
+        true => url(text),
+        false => section.reader().resolve(text).map(TableSource::Path),
+    });
+    let audience = audience(section);
+    let trusted_signers = signers(section);
+    let required = section.integer("required_signers", 1, 1..=16) as usize;
+    if !trusted_signers.is_empty() && required > trusted_signers.len() {
+        let known = trusted_signers.len();
+        section.fault(
+            "required_signers",
+            Problem::new(format!(
+                "asks for {required} signatures, but only {known} can be trusted"
+            )),
+        );
+    }
+    let state_file = section.path("state_file");
+    let min_serial = section.integer("min_serial", 0, 0..=u64::MAX);
+    if state_file.is_none() && section.is_there() && !section.has("state_file") {
+        section.warn(
+            "state_file",
+            Problem::new("is not set: after a restart an older table could be put back")
+                .hint("name a file that outlives the process, or keep table.min_serial up to date"),
+        );
+    }
+    let after_expiry = section.choice(
+        "after_expiry",
+        AfterExpiry::Serve,
+        &[("serve", AfterExpiry::Serve), ("refuse", AfterExpiry::Refuse)],
+    );
+    let table = TableConfig {
+        patch,
+        trusted_signers,
+        required_signers: required,
+        state_file,
+        min_serial,
+        after_expiry,
+        grace: section.pause("grace", Duration::ZERO),
+        max_bytes: section.size("max_bytes", MAX_BYTES, 1 << 10..=1 << 40),
+        shrink_brake: section.parse("shrink_brake", units::share).unwrap_or(0.5),
+        poll: section.duration("poll", POLL),
+        patch_poll: section.duration("patch_poll", PATCH_POLL),
+        wait_for_table: section.flag("wait_for_table", false),
+        cache_dir: section.path("cache_dir"),
+        url: url_options(&section.section("http")),
+        source: source?,
+        audience: audience?,
+    };
+    let remote = |s: &TableSource| matches!(s, TableSource::Url(_));
+    if section.has("http") && !remote(&table.source) && !table.patch.as_ref().is_some_and(remote) {
+        let problem = Problem::new("is for tables from a URL").hint("set table.url, or remove it");
+        section.fault("http", problem);
+    }
+    Some(table)
+}
+
+fn source(section: &Section<'_>) -> Option<TableSource> {
+    let path = section.path("path");
+    let from = section.parse("url", url);
+    match (section.has("path"), section.has("url")) {
+        (true, true) => {
+            section.fault("url", Problem::new("stands beside table.path").hint("keep one of them"));
+        }
+        (false, false) => {
+            let hint = "say where the key table is: [table] path = \"FILE or directory\", or url";
+            section.missing("path", hint);
+        }
+        _ => {}
+    }
+    path.map(TableSource::Path).or(from)
+}
+
+fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+fn url(text: &str) -> Result<TableSource, Problem> {
+    let uri: Uri = text.parse().map_err(|_| Problem::new("is not a URL"))?;
+    let authority = uri.authority().filter(|_| is_url(text));
+    match authority {
+        None => Err(Problem::new("must begin with http:// or https://")),
+        Some(a) if a.as_str().contains('@') => {
+            Err(Problem::new("must not hold a user or password")
+                .hint("put `user:password` in a file and name it as table.http.basic_file"))
+        }
+        Some(_) => Ok(TableSource::Url(text.into())),
+    }
+}
+
+fn audience(section: &Section<'_>) -> Option<Box<str>> {
+    if !section.has("audience") {
+        let hint =
+            "the audience that the table is built for, for example audience = \"orders-api\"";
+        section.missing("audience", hint);
+    }
+    section.parse("audience", |text| {
+        match (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+            true => Ok(Box::<str>::from(text)),
+            false => Err(Problem::new("must be 1 to 128 visible ASCII characters")),
+        }
+    })
+}
+
+fn signers(section: &Section<'_>) -> Vec<[u8; 32]> {
+    let texts = section.texts("trusted_signers");
+    if !section.has("trusted_signers") || (texts.is_empty() && is_empty_list(section)) {
+        section.fault(
+            "trusted_signers",
+            Problem::new("is missing: no table can be trusted without a signer").hint(
+                "name the PEM file that `keygatectl signer new` printed, or \"ed25519:BASE64\"",
+            ),
+        );
+    }
+    let mut keys: Vec<[u8; 32]> = Vec::new();
+    for text in &texts {
+        for key in signer(section, text) {
+            if keys.contains(key.as_bytes()) {
+                let problem = Problem::new(format!("signer {} is listed twice", key.id()));
+                section.reader().fault(&text.place, problem);
+            } else {
+                keys.push(*key.as_bytes());
+            }
+        }
+    }
+    keys
+}
+
+fn is_empty_list(section: &Section<'_>) -> bool {
+    let value = section.ask("trusted_signers");
+    value.is_some_and(|(_, v)| v.as_array().is_some_and(|list| list.is_empty()))
+}
+
+/// The value is not shown: it could be a private key that somebody pasted.
+fn signer(section: &Section<'_>, text: &Text) -> Vec<SignerKey> {
+    let reader = section.reader();
+    if text.text.starts_with("ed25519:") || text.text.contains("-----BEGIN") {
+        let parsed = match text.text.strip_prefix("ed25519:") {
+            Some(_) => SignerKey::from_inline(&text.text).map(|k| vec![k]),
+            None => SignerKey::from_pem(&text.text),
+        };
+        return parsed.unwrap_or_else(|error| {
+            reader.fault(&text.place, error);
+            Vec::new()
+        });
+    }
+    let Ok(path) = reader.resolve(&text.text) else {
+        reader.fault(&text.place, Problem::new("is not a path"));
+        return Vec::new();
+    };
+    let shown = path.display();
+    let read = reader.read(&path).map_err(|e| Problem::new(format!("{shown} cannot be read: {e}")));
+    let keys = read.and_then(|bytes| {
+        let pem = String::from_utf8_lossy(&bytes);
+        SignerKey::from_pem(&pem).map_err(|e| Problem::new(format!("the key in {shown} {e}")))
+    });
+    keys.unwrap_or_else(|problem| {
+        reader.fault(&text.place, problem);
+        Vec::new()
+    })
+}
+
+fn url_options(section: &Section<'_>) -> UrlOptions {
+    let hint = "put it in a file and name the file, so that it is in no configuration and no log";
+    section.refuse("bearer", "a secret does not belong into this file; use `bearer_file`", hint);
+    section.refuse("basic", "a secret does not belong into this file; use `basic_file`", hint);
+    let options = UrlOptions {
+        ca: section.file("ca"),
+        bearer_file: section.secret_file("bearer_file"),
+        basic_file: section.secret_file("basic_file"),
+        long_poll: section.pause("long_poll", Duration::ZERO),
+    };
+    if options.bearer_file.is_some() && options.basic_file.is_some() {
+        let problem = Problem::new("stands beside bearer_file").hint("keep one of them");
+        section.fault("basic_file", problem);
+    }
+    options
+}

@@ -1,0 +1,91 @@
+//! What is wrong with a configuration: every fault at once, each with its place and its remedy.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::exit::Exit;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{}", shown(file, faults))]
+    Invalid { file: PathBuf, faults: Vec<Fault> },
+    #[error("configuration {} cannot be read: {source}\nhint: name it with --config FILE", file.display())]
+    Unreadable { file: PathBuf, source: io::Error },
+}
+
+/// One fault, or one thing that deserves a second look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// `routes[2].access`; empty where the file is not TOML at all.
+    pub key: String,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// What is wrong with one value, before its place is known.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub(super) message: String,
+    pub(super) hint: Option<String>,
+}
+
+fn shown(file: &Path, faults: &[Fault]) -> String {
+    let mut text = match faults {
+        [_] => "the configuration has an error".to_owned(),
+        _ => format!("the configuration has {} errors", faults.len()),
+    };
+    for fault in faults {
+        text.push_str(&format!("\n{}:{fault}", file.display()));
+    }
+    text
+}
+
+// === impl Error ===
+
+impl Error {
+    /// A configuration that cannot be read or taken ends a program with 78.
+    pub const fn exit(&self) -> Exit {
+        Exit::Config
+    }
+}
+
+// === impl Fault ===
+
+impl fmt::Display for Fault {
+    /// To follow a file name and a colon.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.line, self.column)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+// === impl Problem ===
+
+impl Problem {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl<E: std::error::Error> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self::new(error.to_string())
+    }
+}

@@ -1,0 +1,373 @@
+//! Raw TOML → [`Config`]: the parts that a restart changes.
+
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::uri::{Authority, Uri};
+
+use super::fault::Problem;
+use super::raw::Section;
+use super::{
+    Admin, Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Http2, Listener, Log,
+    LogFormat, Timeouts, TlsClient, TlsServer, Upstream, UpstreamAddress, UpstreamProtocol,
+    Workers,
+};
+use super::{delivery, policy};
+use crate::core::NetworkSet;
+use crate::core::address::parse_network;
+
+const ADMIN: &str = "127.0.0.1:9901";
+const CONNECTIONS: u64 = 20_000;
+const CONNECTIONS_PER_ADDRESS: u64 = 10_000;
+const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
+const UPSTREAM_CONNECTIONS: u64 = 1_024;
+const UPSTREAM_QUEUE: u64 = 1_024;
+
+const fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// `None` when something is wrong that the reader has recorded.
+pub(super) fn config(root: &Section<'_>) -> Option<Config> {
+    let listeners = listeners(root);
+    let upstream = upstream(&root.section("upstream"));
+    let table = delivery::table(&root.section("table"));
+    let admin = admin(&root.section("admin"));
+    let workers = workers(&root.section("workers"));
+    let timeouts = timeouts(&root.section("timeouts"));
+    let caps = caps(&root.section("limits"));
+    let drain = drain(&root.section("drain"));
+    let http2 = http2(&root.section("http2"));
+    let log_section = root.section("log");
+    let log = log(&log_section);
+    let settings = policy::settings(root, &log_section);
+    Some(Config {
+        listeners,
+        admin,
+        workers,
+        upstream: upstream?,
+        table: table?,
+        timeouts,
+        caps,
+        drain,
+        http2,
+        log,
+        settings: settings?,
+        warnings: Vec::new(),
+    })
+}
+
+fn listeners(root: &Section<'_>) -> Vec<Listener> {
+    let sections = root.sections("listen");
+    if sections.is_empty() && !root.has("listen") {
+        root.missing("listen", "say where clients connect: [listen] address = \"0.0.0.0:8080\"");
+    }
+    let mut listeners: Vec<Listener> = Vec::new();
+    for section in &sections {
+        let Some(bind) = section.parse("address", bind) else {
+            if !section.has("address") {
+                section.missing("address", "for example address = \"0.0.0.0:8080\"");
+            }
+            drop((tls_server(&section.section("tls")), proxy_peers(section)));
+            continue;
+        };
+        // Port 0 is another port each time.
+        let ephemeral = matches!(&bind, Bind::Tcp(a) if a.port() == 0);
+        if !ephemeral && listeners.iter().any(|l| l.bind == bind) {
+            section.fault("address", Problem::new("is another listener's address"));
+        }
+        let tls = tls_server(&section.section("tls"));
+        listeners.push(Listener { bind, tls, proxy_from: proxy_peers(section) });
+    }
+    listeners
+}
+
+fn proxy_peers(section: &Section<'_>) -> Option<NetworkSet> {
+    let peers = section.parse_list("proxy_protocol_from", parse_network);
+    if section.has("proxy_protocol_from") && peers.is_empty() {
+        section.fault(
+            "proxy_protocol_from",
+            Problem::new("names no peer").hint("leave it out to take no PROXY header"),
+        );
+    }
+    section.has("proxy_protocol_from").then(|| NetworkSet::new(peers))
+}
+
+/// `0.0.0.0:8080`, `[::]:8080` or `unix:/run/keygate.sock`.
+fn bind(text: &str) -> Result<Bind, Problem> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path.starts_with('/') {
+            true => Ok(Bind::Unix(PathBuf::from(path))),
+            false => Err(Problem::new("a Unix socket needs an absolute path")),
+        };
+    }
+    text.parse().map(Bind::Tcp).map_err(|_| {
+        Problem::new("is not an address with a port")
+            .hint("addresses look like 0.0.0.0:8080, [::]:8080 or unix:/run/keygate/http.sock")
+    })
+}
+
+fn tls_server(section: &Section<'_>) -> Option<TlsServer> {
+    let mut certificates: Vec<_> = certificate(section, "certificate", "key").into_iter().collect();
+    for more in section.sections("names") {
+        certificates.extend(certificate(&more, "certificate", "key"));
+        if !more.has("certificate") {
+            more.missing("certificate", "each name has a certificate and a key");
+        }
+    }
+    let ca = section.file("client_ca");
+    let required = section.choice(
+        "client_auth",
+        ca.as_ref().map(|_| true),
+        &[("none", None), ("optional", Some(false)), ("required", Some(true))],
+    );
+    let client_auth = match (required, ca) {
+        (None, _) => ClientAuth::None,
+        (Some(true), Some(ca)) => ClientAuth::Required { ca },
+        (Some(false), Some(ca)) => ClientAuth::Optional { ca },
+        (Some(_), None) => {
+            if !section.has("client_ca") {
+                section.missing("client_ca", "the CA that client certificates are checked against");
+            }
+            ClientAuth::None
+        }
+    };
+    let only_tls13 = section.choice("min_version", false, &[("1.2", false), ("1.3", true)]);
+    let http2 = section.flag("http2", true);
+    if section.is_there() && certificates.is_empty() && !section.has("certificate") {
+        section.missing("certificate", "TLS needs certificate = \"FILE\" and key = \"FILE\"");
+    }
+    section.is_there().then_some(TlsServer { certificates, client_auth, only_tls13, http2 })
+}
+
+fn certificate(
+    section: &Section<'_>,
+    chain_key: &'static str,
+    key_key: &'static str,
+) -> Option<CertificateFiles> {
+    let chain = section.file(chain_key);
+    let key = section.file(key_key);
+    match (section.has(chain_key), section.has(key_key)) {
+        (true, false) => section.missing(key_key, "the private key of the certificate"),
+        (false, true) => section.missing(chain_key, "the certificate chain of the key"),
+        _ => {}
+    }
+    Some(CertificateFiles { chain: chain?, key: key? })
+}
+
+fn upstream(section: &Section<'_>) -> Option<Upstream> {
+    if !section.has("url") {
+        section
+            .missing("url", "the service to protect: [upstream] url = \"http://127.0.0.1:9000\"");
+    }
+    let target = section.parse("url", upstream_url);
+    let protocol = section.choice(
+        "protocol",
+        UpstreamProtocol::Http1,
+        &[("http1", UpstreamProtocol::Http1), ("http2", UpstreamProtocol::Http2)],
+    );
+    let client = tls_client(&section.section("tls"));
+    let secure = target.as_ref().is_some_and(|(_, secure)| *secure);
+    if !secure && target.is_some() && section.has("tls") {
+        section
+            .fault("tls", Problem::new("is for an https:// upstream").hint("change upstream.url"));
+    }
+    let host = section.parse("host", |text| {
+        let authority: Authority =
+            text.parse().map_err(|_| Problem::new("is not a host with an optional port"))?;
+        HeaderValue::from_str(authority.as_str()).map_err(Problem::from)
+    });
+    let health_path = section.parse("health_path", |text| {
+        match text.starts_with('/') && text.parse::<Uri>().is_ok() {
+            true => Ok(Box::<str>::from(text)),
+            false => Err(Problem::new("must be a path that begins with `/`")),
+        }
+    });
+    let upstream = Upstream {
+        protocol,
+        tls: secure.then_some(client),
+        host,
+        send_proxy: section.flag("send_proxy_protocol", false),
+        preserve_case: section.flag("preserve_header_case", false),
+        max_connections: section.integer("max_connections", UPSTREAM_CONNECTIONS, 1..=1_000_000)
+            as usize,
+        max_queue: section.integer("max_queue", UPSTREAM_QUEUE, 0..=1_000_000) as usize,
+        health_path,
+        health_interval: section.duration("health_interval", HEALTH_INTERVAL),
+        address: target?.0,
+    };
+    if upstream.protocol == UpstreamProtocol::Http2 && upstream.preserve_case {
+        let problem = Problem::new("HTTP/2 has only lower-case names");
+        section.fault("preserve_header_case", problem);
+    }
+    Some(upstream)
+}
+
+/// Where to connect, and whether with TLS.
+fn upstream_url(text: &str) -> Result<(UpstreamAddress, bool), Problem> {
+    let forms = "upstreams look like http://127.0.0.1:9000, https://app:8443 or unix:/run/app.sock";
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path.starts_with('/') {
+            true => Ok((UpstreamAddress::Unix(PathBuf::from(path)), false)),
+            false => Err(Problem::new("a Unix socket needs an absolute path").hint(forms)),
+        };
+    }
+    let bad = || Problem::new("is not an upstream").hint(forms);
+    let uri: Uri = text.parse().map_err(|_| bad())?;
+    let (secure, default) = match uri.scheme_str() {
+        Some("http") => (false, 80),
+        Some("https") => (true, 443),
+        _ => return Err(bad()),
+    };
+    let authority = uri.authority().ok_or_else(bad)?;
+    if authority.as_str().contains('@') {
+        return Err(Problem::new("must not hold a user or password"));
+    }
+    if uri.path() != "/" || uri.query().is_some() {
+        return Err(Problem::new("must not have a path")
+            .hint("keygate sends the path that it judged, byte for byte"));
+    }
+    // A port that is no number up to 65535 reads as none; then something is left behind the host.
+    let port = match authority.port_u16() {
+        Some(port) => port,
+        None if authority.as_str() == authority.host() => default,
+        None => 0,
+    };
+    if port == 0 {
+        return Err(bad());
+    }
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    Ok((UpstreamAddress::Tcp { host: host.into(), port }, secure))
+}
+
+fn tls_client(section: &Section<'_>) -> TlsClient {
+    let server_name =
+        section.parse("server_name", |text| match rustls::pki_types::ServerName::try_from(text) {
+            Ok(_) => Ok(Box::<str>::from(text)),
+            Err(_) => Err(Problem::new("is not a host name or address")),
+        });
+    TlsClient {
+        ca: section.file("ca"),
+        server_name,
+        certificate: certificate(section, "certificate", "key"),
+    }
+}
+
+fn admin(section: &Section<'_>) -> Admin {
+    let bind = section.parse("address", |text| {
+        text.parse().map_err(|_| {
+            Problem::new("is not an address with a port")
+                .hint("for example 127.0.0.1:9901, or 0.0.0.0:9901 for scrapes from other hosts")
+        })
+    });
+    #[expect(clippy::expect_used, reason = "a constant that a test parses")]
+    let bind = bind.unwrap_or_else(|| ADMIN.parse().expect("constant"));
+    Admin { bind }
+}
+
+fn workers(section: &Section<'_>) -> Workers {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let count = match section.ask("count") {
+        Some((_, value)) if value.as_str() == Some("auto") => cores,
+        Some((_, value)) if value.is_integer() => {
+            section.integer("count", cores as u64, 1..=1_024) as usize
+        }
+        Some(_) => {
+            section.fault("count", Problem::new("must be a whole number or \"auto\""));
+            cores
+        }
+        None => cores,
+    };
+    Workers { count, pin: section.flag("pin", false) }
+}
+
+fn timeouts(section: &Section<'_>) -> Timeouts {
+    Timeouts {
+        header: section.duration("header", secs(10)),
+        body: section.duration("body", secs(30)),
+        idle: section.duration("idle", secs(75)),
+        write: section.duration("write", secs(30)),
+        handshake: section.duration("handshake", secs(10)),
+        total: section.bound("total"),
+        connect: section.duration("connect", secs(2)),
+        first_byte: section.duration("first_byte", secs(60)),
+        response_idle: section.bound("response_idle"),
+        upstream_idle: section.duration("upstream_idle", secs(4)),
+        queue: section.duration("queue", secs(1)),
+    }
+}
+
+fn caps(section: &Section<'_>) -> Caps {
+    let connections = section.integer("connections", CONNECTIONS, 1..=10_000_000) as usize;
+    let per_address = CONNECTIONS_PER_ADDRESS.min(connections as u64);
+    Caps {
+        connections,
+        connections_per_address: section.integer(
+            "connections_per_address",
+            per_address,
+            1..=10_000_000,
+        ) as usize,
+        head_bytes: section.size("head_bytes", 32 << 10, 1 << 10..=1 << 20) as usize,
+        headers: section.integer("headers", 100, 8..=1_000) as usize,
+        uri_bytes: section.size("uri_bytes", 8 << 10, 64..=1 << 16) as usize,
+    }
+}
+
+fn drain(section: &Section<'_>) -> Drain {
+    Drain {
+        delay: section.pause("delay", Duration::ZERO),
+        deadline: section.pause("deadline", secs(30)),
+    }
+}
+
+fn http2(section: &Section<'_>) -> Http2 {
+    Http2 {
+        prior_knowledge: section.flag("prior_knowledge", true),
+        max_streams: section.integer("max_streams", 100, 1..=10_000) as u32,
+        header_list_bytes: section.size("header_list_bytes", 16 << 10, 1 << 10..=1 << 20) as u32,
+    }
+}
+
+fn log(section: &Section<'_>) -> Log {
+    let format = section.choice(
+        "format",
+        LogFormat::Json,
+        &[("json", LogFormat::Json), ("text", LogFormat::Text)],
+    );
+    Log { format, access_file: section.path("access_file"), access: section.flag("access", true) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constants_parse() {
+        assert!(ADMIN.parse::<std::net::SocketAddr>().is_ok());
+    }
+
+    #[test]
+    fn upstream_urls() {
+        let tcp = |host: &str, port| UpstreamAddress::Tcp { host: host.into(), port };
+        let cases = [
+            ("http://127.0.0.1:9000", Some((tcp("127.0.0.1", 9000), false))),
+            ("http://app", Some((tcp("app", 80), false))),
+            ("https://app.svc/", Some((tcp("app.svc", 443), true))),
+            ("http://[::1]:9000", Some((tcp("::1", 9000), false))),
+            ("unix:/run/app.sock", Some((UpstreamAddress::Unix("/run/app.sock".into()), false))),
+            ("unix:app.sock", None),
+            ("127.0.0.1:9000", None),
+            ("ftp://app", None),
+            ("http://app/base", None),
+            ("http://user:secret@app", None),
+            ("http://app:", None),
+            ("http://app:0", None),
+            ("http://app:99999", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(upstream_url(text).ok(), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! The parts that a reload puts in force: credentials, identity, routes.
+
+use std::collections::HashMap;
+
+use http::{HeaderName, Method};
+
+use super::fault::Problem;
+use super::raw::{Place, Section};
+use super::{Identity, Settings, Underscores, refusals};
+use crate::core::address::parse_network;
+use crate::core::headers::{Field, FieldTable, MAX_NAME};
+use crate::core::key::NameError;
+use crate::core::path::Traits;
+use crate::core::route::{Access, Mode, Needs, Pattern, Require};
+use crate::core::{
+    BasicForm, Environment, NetworkSet, Permission, Policy, Prefixes, Route, RouteTable, Source,
+};
+
+pub(super) fn settings(root: &Section<'_>, log: &Section<'_>) -> Option<Settings> {
+    let environment = root.parse("environment", Environment::parse);
+    let require_environment = root.flag("require_environment", false);
+    if require_environment && environment.is_none() && !root.has("environment") {
+        root.missing("environment", "require_environment needs environment = \"live\" or \"test\"");
+    }
+    let trusted_proxies = NetworkSet::new(root.parse_list("trusted_proxies", parse_network));
+    let underscores = root.choice(
+        "underscores",
+        Underscores::Refuse,
+        &[
+            ("allow", Underscores::Allow),
+            ("drop", Underscores::Drop),
+            ("refuse", Underscores::Refuse),
+        ],
+    );
+    let mut owned = OwnedNames::default();
+    let sources = credentials(root, &mut owned);
+    let identity = identity(&root.section("identity"), &mut owned);
+    let refusals = refusals::refusals(&root.section("refusals"), &sources);
+    let routes = routes(root, &refusals);
+    if sources.is_empty() && !root.has("credentials") && routes.iter().any(needs_key) {
+        root.missing(
+            "credentials",
+            "say where keys are read: [[credentials]] source = \"header\", name = \"x-api-key\"",
+        );
+    }
+    let routes = table(root, routes)?;
+    let fields =
+        FieldTable::new(owned.names.iter().map(|(name, field, _)| (name.as_str(), *field)));
+    let log_every = log.integer("success_every", 1, 0..=1_000_000) as u32;
+    Some(Settings {
+        policy: Policy { routes, environment, require_environment },
+        sources,
+        fields,
+        identity,
+        underscores,
+        trusted_proxies,
+        refusals,
+        log_every,
+        close_code: close_code(&root.section("streams")),
+    })
+}
+
+/// A WebSocket close code that a server may send for a policy of its own (RFC 6455 §7.4).
+fn close_code(section: &Section<'_>) -> u16 {
+    let code = section.integer("close_code", 1008, 1000..=4999) as u16;
+    if code != 1008 && code < 4000 {
+        section.fault("close_code", Problem::new("must be 1008 or 4000 to 4999"));
+    }
+    code
+}
+
+// Names that only keygate may set or consume.
+
+/// Field names taken so far, with their place for messages.
+#[derive(Default)]
+struct OwnedNames {
+    names: Vec<(String, Field, Place)>,
+}
+
+impl OwnedNames {
+    /// Two names that fold to one would leave it open what the field is.
+    fn claim(&mut self, section: &Section<'_>, key: &'static str, name: &HeaderName, field: Field) {
+        let place = section.place_of(key);
+        let fold = |n: &str| n.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let folded = fold(name.as_str());
+        if folded.len() > MAX_NAME {
+            section.fault(key, Problem::new(format!("must be at most {MAX_NAME} characters")));
+        } else if let Some(what) = reserved(&folded) {
+            section.fault(key, Problem::new(format!("`{name}` is {what}")));
+        } else if let Some((_, _, other)) = self.names.iter().find(|(n, _, _)| fold(n) == folded) {
+            let line = section.reader().line(other);
+            let problem =
+                Problem::new(format!("`{name}` is taken by {} (line {line})", other.path));
+            section.fault(key, problem.hint("names are compared with every sign as `-`"));
+        }
+        self.names.push((name.as_str().to_owned(), field, place));
+    }
+}
+
+/// Fields that mean something to HTTP itself.
+fn reserved(folded: &str) -> Option<&'static str> {
+    match FieldTable::new([]).classify(folded.as_bytes()) {
+        Field::Connection | Field::HopByHop | Field::Te | Field::Upgrade => {
+            Some("hop-by-hop and never forwarded")
+        }
+        Field::Framing | Field::Host | Field::Expect => Some("part of HTTP's framing"),
+        Field::Cookie => Some("shared by all cookies; use source = \"cookie\""),
+        Field::Override => Some("removed from every request"),
+        _ if folded.starts_with("sec-websocket-") => Some("part of the WebSocket handshake"),
+        _ if folded.starts_with("content-") => Some("part of the content"),
+        _ => None,
+    }
+}
+
+// Credentials.
+
+fn credentials(root: &Section<'_>, owned: &mut OwnedNames) -> Vec<Source> {
+    let mut sources: Vec<Source> = Vec::new();
+    for mut section in root.sections("credentials") {
+        let Some(source) = credential(&mut section, owned) else { continue };
+        let clash = sources.iter().find(|known| same_carrier(known, &source));
+        if clash.is_some() {
+            let problem = Problem::new("is the same carrier as an earlier [[credentials]]");
+            section.fault("source", problem.hint("list all its prefixes in one"));
+        }
+        let whole = |s: &Source| matches!(s, Source::Header { name, .. } if *name == http::header::AUTHORIZATION);
+        let scheme = |s: &Source| matches!(s, Source::Basic { .. } | Source::Bearer { .. });
+        if sources.iter().any(|s| (whole(s) && scheme(&source)) || (scheme(s) && whole(&source))) {
+            let problem = Problem::new("takes `authorization` whole, beside a scheme of it");
+            section.fault("source", problem.hint("use only source = \"bearer\" or \"basic\""));
+        }
+        sources.push(source);
+    }
+    sources
+}
+
+fn same_carrier(a: &Source, b: &Source) -> bool {
+    match (a, b) {
+        (Source::Basic { .. }, Source::Basic { .. })
+        | (Source::Bearer { .. }, Source::Bearer { .. })
+        | (Source::Subprotocol { .. }, Source::Subprotocol { .. }) => true,
+        (Source::Cookie { name: a, .. }, Source::Cookie { name: b, .. })
+        | (Source::Query { name: a, .. }, Source::Query { name: b, .. }) => a == b,
+        _ => false,
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Carrier {
+    Basic,
+    Bearer,
+    Cookie,
+    Header,
+    Pair,
+    Query,
+    Subprotocol,
+}
+
+fn credential(section: &mut Section<'_>, owned: &mut OwnedNames) -> Option<Source> {
+    let carriers = [
+        ("header", Carrier::Header),
+        ("bearer", Carrier::Bearer),
+        ("basic", Carrier::Basic),
+        ("query", Carrier::Query),
+        ("cookie", Carrier::Cookie),
+        ("pair", Carrier::Pair),
+        ("subprotocol", Carrier::Subprotocol),
+    ];
+    let Some(carrier) = section.parse("source", |text| super::raw::pick(text, &carriers)) else {
+        if !section.has("source") {
+            section.missing(
+                "source",
+                "one of header, bearer, basic, query, cookie, pair, subprotocol",
+            );
+        }
+        section.lose();
+        return None;
+    };
+    match carrier {
+        Carrier::Basic => {
+            let form = section.choice(
+                "form",
+                BasicForm::KeyAsUser,
+                &[
+                    ("user", BasicForm::KeyAsUser),
+                    ("password", BasicForm::KeyAsPassword),
+                    ("pair", BasicForm::Pair),
+                ],
+            );
+            Some(Source::Basic { form, prefixes: prefixes(section) })
+        }
+        Carrier::Bearer => Some(Source::Bearer { prefixes: prefixes(section) }),
+        Carrier::Cookie => {
+            let name =
+                required(
+                    section,
+                    "name",
+                    "the cookie's name",
+                    |text| match HeaderName::from_bytes(text.as_bytes()) {
+                        Ok(_) => Ok(Box::<str>::from(text)),
+                        Err(_) => Err(Problem::new("is not a cookie name")),
+                    },
+                );
+            let prefixes = prefixes(section);
+            Some(Source::Cookie { name: name?, prefixes })
+        }
+        Carrier::Header => {
+            let name = field(section, "name", owned);
+            let prefixes = prefixes(section);
+            Some(Source::Header { name: name?, prefixes })
+        }
+        Carrier::Pair => {
+            let id = field(section, "id", owned);
+            let secret = field(section, "secret", owned);
+            Some(Source::Pair { id: id?, secret: secret? })
+        }
+        Carrier::Query => {
+            let name =
+                required(section, "name", "the parameter's name, decoded", |text| {
+                    match text.is_empty() || text.len() > 128 {
+                        true => Err(Problem::new("must be 1 to 128 bytes")),
+                        false => Ok(Box::<str>::from(text)),
+                    }
+                });
+            let prefixes = prefixes(section);
+            Some(Source::Query { name: name?, prefixes })
+        }
+        Carrier::Subprotocol => {
+            let marker = required(section, "marker", "for example \"keygate.key.\"", |text| {
+                match HeaderName::from_bytes(text.as_bytes()) {
+                    Ok(_) => Ok(Box::<str>::from(text)),
+                    Err(_) => Err(Problem::new("is not a token (RFC 9110 §5.6.2)")),
+                }
+            });
+            let place = section.place();
+            owned.names.push(("sec-websocket-protocol".into(), Field::Subprotocol, place));
+            Some(Source::Subprotocol { marker: marker? })
+        }
+    }
+}
+
+fn required<T>(
+    section: &Section<'_>,
+    key: &'static str,
+    hint: &str,
+    parse: impl FnOnce(&str) -> Result<T, Problem>,
+) -> Option<T> {
+    if !section.has(key) {
+        section.missing(key, hint);
+    }
+    section.parse(key, parse)
+}
+
+fn field(section: &Section<'_>, key: &'static str, owned: &mut OwnedNames) -> Option<HeaderName> {
+    let name = required(section, key, "a header name such as \"x-api-key\"", field_name)?;
+    owned.claim(section, key, &name, Field::Credential);
+    Some(name)
+}
+
+fn field_name(text: &str) -> Result<HeaderName, Problem> {
+    // Any spelling is taken; it is written lower-case.
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| Problem::new("is not a header name"))
+}
+
+fn prefixes(section: &Section<'_>) -> Prefixes {
+    let words = section.parse_list("prefixes", |text| {
+        match !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic()) {
+            true => Ok(text.to_owned()),
+            false => Err(Problem::new("must be 1 to 64 visible ASCII characters")),
+        }
+    });
+    Prefixes::new(words.iter().map(String::as_str))
+}
+
+// Identity.
+
+fn identity(section: &Section<'_>, owned: &mut OwnedNames) -> Identity {
+    let default = Identity::default();
+    let mut name = |key: &'static str, default: Option<HeaderName>| {
+        let off = section.ask(key).is_some_and(|(_, value)| value.as_bool() == Some(false));
+        let chosen = match off {
+            true => None,
+            false => section.parse(key, field_name),
+        };
+        let effective = chosen.clone().or(default);
+        // What is not sent is removed all the same: the service may read it.
+        if let Some(effective) = &effective {
+            owned.claim(section, key, effective, Field::Identity);
+        }
+        if off { None } else { effective }
+    };
+    Identity {
+        org: name("org", default.org),
+        key_id: name("key_id", default.key_id),
+        key_name: name("key_name", default.key_name),
+        permissions: name("permissions", default.permissions),
+        environment: name("environment", default.environment),
+        anonymous: name("anonymous", default.anonymous),
+        client_subject: name("client_subject", default.client_subject),
+        request_id: {
+            let off = section.ask("request_id").is_some_and(|(_, v)| v.as_str().is_none());
+            if off {
+                section.fault("request_id", Problem::new("must be a header name"));
+                default.request_id
+            } else {
+                name("request_id", Some(default.request_id.clone())).unwrap_or(default.request_id)
+            }
+        },
+    }
+}
+
+// Routes.
+
+/// A rule with the place that messages about it name.
+pub(super) struct Rule {
+    route: Route,
+    place: Place,
+}
+
+fn needs_key(rule: &Rule) -> bool {
+    rule.route.access != Access::Public
+}
+
+fn routes(root: &Section<'_>, refusals: &crate::core::refusal::Refusals) -> Vec<Rule> {
+    let sections = root.sections("routes");
+    if sections.is_empty() {
+        let problem = Problem::new("is missing: without a rule every request would be refused");
+        root.fault(
+            "routes",
+            problem.hint("begin with [[routes]] path = \"/*\", which lets every valid key in"),
+        );
+    }
+    let mut rules: Vec<Rule> = Vec::new();
+    let mut ids: HashMap<Box<str>, Place> = HashMap::new();
+    for section in &sections {
+        let Some(route) = route(section, refusals) else { continue };
+        let place = section.place_of("path");
+        let at = if section.has("id") { section.place_of("id") } else { place.clone() };
+        if let Some(other) = ids.get(&route.id) {
+            let line = root.reader().line(other);
+            let problem =
+                Problem::new(format!("route `{}` is there already (line {line})", route.id));
+            root.reader().fault(&at, problem.hint("ids name routes in logs and metrics"));
+        } else {
+            ids.insert(route.id.clone(), at);
+        }
+        rules.push(Rule { route, place });
+    }
+    rules
+}
+
+fn route(section: &Section<'_>, refusals: &crate::core::refusal::Refusals) -> Option<Route> {
+    if !section.has("path") {
+        section.missing("path", "for example path = \"/api/v1/items/{id}\" or path = \"/*\"");
+    }
+    let pattern = section.parse("path", |text| {
+        Pattern::parse(text)
+            .map_err(|e| Problem::from(e).hint("patterns look like /a/{id}/b or /a/*"))
+    });
+    let methods = section.parse_list("methods", method);
+    if section.has("methods") && section.texts("methods").is_empty() {
+        let problem = Problem::new("is empty").hint("leave it out to take every method");
+        section.fault("methods", problem);
+    }
+    let access = access(section);
+    let id = section.parse("id", |text| {
+        let ok = (1..=128).contains(&text.len()) && !text.chars().any(char::is_control);
+        if ok {
+            Ok(Box::<str>::from(text))
+        } else {
+            Err(Problem::new("must be 1 to 128 characters"))
+        }
+    });
+    let profile = section.parse("profile", |text| match refusals.has_profile(text) {
+        true => Ok(Box::<str>::from(text)),
+        false => Err(Problem::new("is no refusal profile").hint(format!(
+            "profiles: {}; more in [refusals.templates.NAME]",
+            refusals.profiles().collect::<Vec<_>>().join(", ")
+        ))),
+    });
+    let mode = section.choice(
+        "mode",
+        Mode::Enforce,
+        &[("enforce", Mode::Enforce), ("observe", Mode::Observe)],
+    );
+    let allow = Traits {
+        double_encoding: section.flag("allow_double_encoding", false),
+        encoded_slash: section.flag("allow_encoded_slash", false),
+        semicolon: section.flag("allow_semicolon", false),
+    };
+    let body_limit = section.parse("body_limit", super::units::size);
+    let upgrades = section.parse_list("upgrade", upgrade);
+    let preflight = section.flag("preflight", false);
+    let pattern = pattern?;
+    let id = id.unwrap_or_else(|| {
+        let words: Vec<_> = methods.iter().map(Method::as_str).collect();
+        match words.is_empty() {
+            true => pattern.as_str().into(),
+            false => format!("{} {}", words.join(","), pattern.as_str()).into(),
+        }
+    });
+    Some(Route {
+        index: 0,
+        id,
+        pattern,
+        methods,
+        access: access?,
+        mode,
+        allow,
+        body_limit,
+        upgrades,
+        preflight,
+        profile,
+    })
+}
+
+fn method(text: &str) -> Result<Method, Problem> {
+    if matches!(text, "CONNECT" | "TRACE" | "TRACK") {
+        return Err(Problem::new("is never forwarded"));
+    }
+    let upper = text.to_ascii_uppercase();
+    if upper != text {
+        return Err(Problem::new("methods are case-sensitive").hint(format!("write {upper:?}")));
+    }
+    Method::from_bytes(text.as_bytes()).map_err(|_| Problem::new("is not a method"))
+}
+
+fn upgrade(text: &str) -> Result<Box<str>, Problem> {
+    let lower = text.to_ascii_lowercase();
+    if matches!(lower.as_str(), "h2c" | "tls") || lower.starts_with("http/") {
+        return Err(Problem::new("would tunnel past the rules"));
+    }
+    match HeaderName::from_bytes(lower.as_bytes()) {
+        Ok(_) => Ok(lower.into()),
+        Err(_) => Err(Problem::new("is not a protocol such as \"websocket\"")),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Gate {
+    Key,
+    KeyOrPass,
+    Public,
+}
+
+fn access(section: &Section<'_>) -> Option<Access> {
+    let gate = match section.has("access") {
+        false => {
+            section.ask("access");
+            Some(Gate::Key)
+        }
+        true => section.parse("access", |text| {
+            let words =
+                [("key", Gate::Key), ("key-or-pass", Gate::KeyOrPass), ("public", Gate::Public)];
+            super::raw::pick(text, &words)
+        }),
+    };
+    let permissions = section.parse_list("permissions", |text| match text {
+        Permission::ALL => {
+            Err(Problem::new("`*` is what a key may hold, not what a route requires")
+                .hint("leave permissions out to let every valid key in"))
+        }
+        text => Permission::parse(text).map_err(|e: NameError| Problem::from(e)),
+    });
+    let require =
+        section.choice("require", Require::All, &[("all", Require::All), ("any", Require::Any)]);
+    let needs = Needs { permissions: permissions.into(), require };
+    match gate? {
+        Gate::Key => Some(Access::Key(needs)),
+        Gate::KeyOrPass => Some(Access::KeyOrPass(needs)),
+        Gate::Public => {
+            if !needs.permissions.is_empty() {
+                let problem = Problem::new("a public route looks at no key");
+                section.fault("permissions", problem.hint("remove it, or set access = \"key\""));
+            }
+            Some(Access::Public)
+        }
+    }
+}
+
+/// Rules that can never match are reported with the rule that hides them.
+fn table(root: &Section<'_>, rules: Vec<Rule>) -> Option<RouteTable> {
+    let places: Vec<(Box<str>, Place)> =
+        rules.iter().map(|r| (r.route.id.clone(), r.place.clone())).collect();
+    match RouteTable::new(rules.into_iter().map(|r| r.route).collect()) {
+        Ok(table) => Some(table),
+        Err(conflicts) => {
+            for conflict in conflicts {
+                let (Some((first, there)), Some((second, here))) =
+                    (places.get(conflict.first), places.get(conflict.second))
+                else {
+                    continue;
+                };
+                let line = root.reader().line(there);
+                root.reader().fault(
+                    here,
+                    Problem::new(format!(
+                        "route `{second}` is shadowed: `{first}` (line {line}) matches the same \
+                         requests"
+                    ))
+                    .hint("merge the two, or give them different methods or paths"),
+                );
+            }
+            None
+        }
+    }
+}
