@@ -11,3 +11,4 @@ pub mod exit;
 pub mod proxy;
 pub mod snapshot;
 pub mod table;
+pub mod telemetry;

@@ -1,0 +1,130 @@
+//! Everything that is measured and logged, declared once; handles are held, never looked up by
+//! name while a request runs. Imports `core`, `clock` and `config`.
+//!
+//! - [`metrics`]: the list of all metric families.
+//! - [`cells`]: what workers record, each into its own memory, summed when `/metrics` is read.
+//! - [`control`]: what everything off the request path records, through the `metrics` crate.
+//! - [`access`]: one line per request, formatted by the worker, written by another thread.
+//! - [`log`]: the operator log.
+
+pub mod access;
+pub mod cells;
+pub mod control;
+pub mod log;
+pub mod metrics;
+mod render;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use self::access::{AccessLine, AccessLog, AccessLogs, Decided};
+pub use self::cells::{MethodLabel, Outcome, RateDecision, Turned, WorkerCells};
+pub use self::control::Control;
+
+/// Route label of requests that matched no rule.
+pub const NO_ROUTE: u32 = 0;
+
+/// Route label of every rule beyond [`ROUTE_SLOTS`].
+pub const OTHER_ROUTE: u32 = ROUTE_SLOTS as u32 - 1;
+
+/// Most values of the label `route`. Rules beyond it share [`OTHER_ROUTE`].
+pub const ROUTE_SLOTS: usize = 1024;
+
+/// Most values of the label `listener`. Listeners beyond it share the last one.
+pub const LISTENER_SLOTS: usize = 16;
+
+/// All metrics of the process. Clones are one and the same.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    workers: Vec<Arc<WorkerCells>>,
+    /// Text of the label `route` by slot. Only grows: a rule that comes back has its old series.
+    routes: Mutex<Vec<Box<str>>>,
+    listeners: Mutex<Vec<Box<str>>>,
+    control: Control,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub fn new(workers: usize) -> Self {
+        Self(Arc::new(Inner {
+            workers: (0..workers.max(1)).map(|_| Arc::new(WorkerCells::default())).collect(),
+            routes: Mutex::new(vec!["none".into()]),
+            listeners: Mutex::new(Vec::new()),
+            control: Control::new(),
+        }))
+    }
+
+    /// The cells of worker `n`. Only that worker's thread may record into them.
+    ///
+    /// Beyond the number that was declared, cells are made that no scrape sees.
+    pub fn worker(&self, n: usize) -> Arc<WorkerCells> {
+        self.0.workers.get(n).map_or_else(Arc::default, Arc::clone)
+    }
+
+    /// The slot of the route rule `id`, always the same for the same id.
+    pub fn intern_route(&self, id: &str) -> u32 {
+        let mut routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        intern(&mut routes, id, ROUTE_SLOTS) as u32
+    }
+
+    /// The slot of the listener with this name (its configured address).
+    pub fn intern_listener(&self, name: &str) -> u32 {
+        let mut listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        intern(&mut listeners, name, LISTENER_SLOTS) as u32
+    }
+
+    pub fn control(&self) -> &Control {
+        &self.0.control
+    }
+
+    /// Keeps histograms of the control plane small between scrapes; the admin thread calls it.
+    pub fn run_upkeep(&self) {
+        self.0.control.run_upkeep();
+    }
+
+    /// Prometheus text exposition format 0.0.4.
+    pub fn render(&self) -> String {
+        let routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut out = String::with_capacity(32 * 1024);
+        render::workers(&mut out, &self.0.workers, &routes, &listeners);
+        self.0.control.render(&mut out);
+        out
+    }
+}
+
+/// The last slot is `other` and takes all that found no place.
+fn intern(names: &mut Vec<Box<str>>, name: &str, slots: usize) -> usize {
+    if let Some(at) = names.iter().position(|n| **n == *name) {
+        return at;
+    }
+    if names.len() == slots - 1 {
+        names.push("other".into());
+    }
+    if names.len() == slots {
+        return slots - 1;
+    }
+    names.push(name.into());
+    names.len() - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_stable_and_bounded() {
+        let metrics = Metrics::new(1);
+        let first = metrics.intern_route("read-messages");
+        assert_ne!(first, NO_ROUTE);
+        assert_eq!(metrics.intern_route("read-messages"), first);
+        let slots: Vec<_> = (0..2000).map(|n| metrics.intern_route(&format!("r{n}"))).collect();
+        assert_eq!(slots[1999], OTHER_ROUTE);
+        assert!(slots.iter().all(|s| *s <= OTHER_ROUTE));
+        // A name that found a place keeps it although the table is full.
+        assert_eq!(metrics.intern_route("r5"), slots[5]);
+    }
+}

@@ -1,0 +1,355 @@
+//! The access log: one line per request. The worker formats it into a buffer of its own; another
+//! thread writes the buffers. A slow disk loses lines, counted, and never holds a request.
+//!
+//! Imports `core`, `config` and `telemetry::control`. A line never holds a query or a secret, and
+//! nothing that a client sent gets into it unescaped.
+
+mod line;
+
+use std::cell::{Cell, RefCell};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use metrics::Counter;
+
+use self::line::Buffer;
+use super::Metrics;
+use super::control::LogName;
+use crate::config::LogFormat;
+use crate::core::{KeyId, Reason};
+
+/// A worker hands its buffer over when it holds this much.
+const HAND_OVER: usize = 32 * 1024;
+
+/// Buffers that may wait for the disk: with [`HAND_OVER`] this bounds memory to about 2 MiB.
+const QUEUE: usize = 64;
+
+/// What is known of a request when its answer is complete.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessLine<'a> {
+    pub unix_ms: u64,
+    pub request_id: &'a str,
+    pub client: IpAddr,
+    pub protocol: &'static str,
+    pub method: &'a str,
+    /// As the client wrote it, without the query.
+    pub path: &'a str,
+    pub route: Option<&'a str>,
+    pub status: u16,
+    pub decided: Decided,
+    pub reason: Option<Reason>,
+    pub key_id: Option<KeyId>,
+    pub org: Option<&'a str>,
+    pub table_serial: Option<u64>,
+    pub patch_serial: Option<u64>,
+    /// From the head to the last byte of the answer.
+    pub duration_ns: u64,
+    /// From the request sent to the head of the upstream's response.
+    pub upstream_ns: Option<u64>,
+    /// Of the request's body.
+    pub bytes_in: u64,
+    /// Of the answer's body.
+    pub bytes_out: u64,
+}
+
+/// The verdict as a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decided {
+    Admitted,
+    /// Refused before or without a verdict: bad HTTP, no table.
+    None,
+    Observed,
+    Passed,
+    Rejected,
+}
+
+/// The thread that writes, and the maker of workers' handles.
+#[derive(Debug)]
+pub struct AccessLogs {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// One worker's handle. Not for two threads.
+#[derive(Debug)]
+pub struct AccessLog {
+    buffer: RefCell<Buffer>,
+    passed_over: Cell<u32>,
+    format: LogFormat,
+    /// `None`: no access log is kept.
+    shared: Option<Arc<Shared>>,
+    dropped: Counter,
+}
+
+#[derive(Debug)]
+struct Shared {
+    full: SyncSender<Lines>,
+    /// Written buffers on their way back to the workers.
+    empty: std::sync::Mutex<Receiver<Vec<u8>>>,
+    reopen: AtomicBool,
+    stop: AtomicBool,
+    format: LogFormat,
+    dropped: Counter,
+}
+
+#[derive(Debug)]
+struct Lines {
+    bytes: Vec<u8>,
+    count: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AccessLogError {
+    #[error("cannot open the access log {path}: {source}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot start the access log's thread: {0}")]
+    Thread(io::Error),
+}
+
+/// Where lines go.
+enum Sink {
+    File {
+        path: PathBuf,
+        file: File,
+    },
+    Stderr,
+    #[cfg(test)]
+    Test(Box<dyn Write + Send>),
+}
+
+// === impl AccessLogs ===
+
+impl AccessLogs {
+    /// Opens the file (`None`: standard error) and starts the thread.
+    pub fn start(
+        file: Option<&Path>,
+        format: LogFormat,
+        metrics: &Metrics,
+    ) -> Result<Self, AccessLogError> {
+        let sink = match file {
+            Some(path) => Sink::File { path: path.to_owned(), file: open(path)? },
+            None => Sink::Stderr,
+        };
+        Self::with_sink(sink, format, metrics)
+    }
+
+    fn with_sink(sink: Sink, format: LogFormat, metrics: &Metrics) -> Result<Self, AccessLogError> {
+        let (full, lines) = sync_channel(QUEUE);
+        let (back, empty) = sync_channel(QUEUE);
+        let dropped = metrics.control().log_lines_dropped(LogName::Access);
+        let shared = Arc::new(Shared {
+            full,
+            empty: empty.into(),
+            reopen: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            format,
+            dropped,
+        });
+        let its = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write_all(sink, &lines, &back, &its))
+            .map_err(AccessLogError::Thread)?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// A handle for one worker.
+    pub fn worker(&self) -> AccessLog {
+        AccessLog {
+            buffer: RefCell::default(),
+            passed_over: Cell::new(0),
+            format: self.shared.format,
+            shared: Some(Arc::clone(&self.shared)),
+            dropped: self.shared.dropped.clone(),
+        }
+    }
+
+    /// Opens the file again by its name: it was rotated away.
+    pub fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes what was handed over and ends the thread. Workers flush before.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // A panic of that thread was reported by the panic hook; nothing is left to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for AccessLogs {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+// === impl AccessLog ===
+
+impl AccessLog {
+    /// A handle that keeps nothing.
+    pub fn off() -> Self {
+        Self {
+            buffer: RefCell::default(),
+            passed_over: Cell::new(0),
+            format: LogFormat::Json,
+            shared: None,
+            dropped: Counter::noop(),
+        }
+    }
+
+    /// Whether this success is one of the one in `every` that get a line. 0: none does.
+    ///
+    /// Refusals are not asked about: they always get one.
+    pub fn samples(&self, every: u32) -> bool {
+        if every <= 1 {
+            return every == 1;
+        }
+        let passed_over = self.passed_over.get();
+        let takes = passed_over == 0;
+        self.passed_over.set(if passed_over + 1 >= every { 0 } else { passed_over + 1 });
+        takes
+    }
+
+    /// Formats one line. Full buffers go to the writer; the worker calls [`Self::flush`] on a tick.
+    pub fn write(&self, line: &AccessLine<'_>) {
+        if self.shared.is_none() {
+            return;
+        }
+        // Formatting calls nothing that could come back here.
+        let Ok(mut buffer) = self.buffer.try_borrow_mut() else { return };
+        match self.format {
+            LogFormat::Json => buffer.json(line),
+            LogFormat::Text => buffer.text(line),
+        }
+        buffer.lines += 1;
+        if buffer.bytes.len() >= HAND_OVER {
+            self.hand_over(&mut buffer);
+        }
+    }
+
+    /// Hands over what is there. Cheap when there is nothing.
+    pub fn flush(&self) {
+        if let Ok(mut buffer) = self.buffer.try_borrow_mut()
+            && !buffer.bytes.is_empty()
+        {
+            self.hand_over(&mut buffer);
+        }
+    }
+
+    fn hand_over(&self, buffer: &mut Buffer) {
+        let Some(shared) = &self.shared else { return };
+        let count = std::mem::take(&mut buffer.lines);
+        // Another worker may hold the lock for the moment that taking one lasts; then a fresh
+        // buffer is made rather than waiting.
+        let fresh = shared.empty.try_lock().ok().and_then(|empty| empty.try_recv().ok());
+        let bytes = std::mem::replace(&mut buffer.bytes, fresh.unwrap_or_default());
+        match shared.full.try_send(Lines { bytes, count }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(lines) | TrySendError::Disconnected(lines)) => {
+                self.dropped.increment(lines.count);
+                let mut bytes = lines.bytes;
+                bytes.clear();
+                buffer.bytes = bytes;
+            }
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+// === impl Decided ===
+
+impl Decided {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::None => "none",
+            Self::Observed => "observed",
+            Self::Passed => "passed",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+// === impl Sink ===
+
+impl Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File { file, .. } => file.write_all(bytes),
+            Self::Stderr => io::stderr().lock().write_all(bytes),
+            #[cfg(test)]
+            Self::Test(sink) => sink.write_all(bytes),
+        }
+    }
+
+    /// On failure the old file stays open: lines in a renamed file are better than none.
+    fn reopen(&mut self) -> Result<(), AccessLogError> {
+        if let Self::File { path, file } = self {
+            *file = open(path)?;
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> Result<File, AccessLogError> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .map_err(|source| AccessLogError::Open { path: path.to_owned(), source })
+}
+
+/// The writer's thread.
+fn write_all(mut sink: Sink, lines: &Receiver<Lines>, back: &SyncSender<Vec<u8>>, shared: &Shared) {
+    let mut failing = false;
+    loop {
+        // Wakes now and then to see that it should end although workers still hold handles.
+        let received = lines.recv_timeout(Duration::from_millis(100));
+        if shared.reopen.swap(false, Ordering::Relaxed)
+            && let Err(error) = sink.reopen()
+        {
+            tracing::error!(%error, "access log stays in the old file");
+        }
+        match received {
+            Ok(mut batch) => {
+                match sink.write(&batch.bytes) {
+                    Ok(()) => failing = false,
+                    Err(error) => {
+                        shared.dropped.increment(batch.count);
+                        if !failing {
+                            tracing::error!(%error, "access log cannot be written; lines are lost");
+                        }
+                        failing = true;
+                    }
+                }
+                batch.bytes.clear();
+                // Workers have buffers enough if there is no room.
+                let _ = back.try_send(batch.bytes);
+            }
+            Err(RecvTimeoutError::Timeout) if shared.stop.load(Ordering::Acquire) => return,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+//! Metrics of everything off the request path: handles of the `metrics` crate on a recorder of our
+//! own (no global one, so that tests run beside each other). Imports nothing of the crate.
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+use super::metrics::{self as families, ALL, Family, Kind, buckets};
+
+/// What reloads, certificates, logs and readiness record.
+pub struct Control {
+    pub config_reload_successful: Gauge,
+    pub patch_age: Gauge,
+    pub patch_serial: Gauge,
+    pub process_start_time: Gauge,
+    pub ready: Gauge,
+    pub revocation_lag: Histogram,
+    pub revocation_lag_last: Gauge,
+    pub state_persistent: Gauge,
+    pub table_age: Gauge,
+    pub table_expired: Gauge,
+    pub table_expiry: Gauge,
+    pub table_last_reload_successful: Gauge,
+    pub table_last_reload_timestamp: Gauge,
+    pub table_serial: Gauge,
+    pub upstream_healthy: Gauge,
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+/// What a reload was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Artefact {
+    Patch,
+    Table,
+}
+
+/// What looking at a source came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    Changed,
+    Failed,
+    Unchanged,
+}
+
+/// Whether an attempt succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    Failed,
+    Succeeded,
+}
+
+/// Which log lost lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogName {
+    Access,
+    Operator,
+}
+
+// === impl Control ===
+
+impl Control {
+    #[expect(clippy::new_without_default, reason = "made once, by `Metrics`")]
+    pub fn new() -> Self {
+        let recorder = builder().build_recorder();
+        let handle = recorder.handle();
+        let gauge = |family: Family| recorder.register_gauge(&key(&family, vec![]), &METADATA);
+        let control = Self {
+            config_reload_successful: gauge(families::CONFIG_RELOAD_SUCCESSFUL),
+            patch_age: gauge(families::PATCH_AGE),
+            patch_serial: gauge(families::PATCH_SERIAL),
+            process_start_time: gauge(families::PROCESS_START_TIME),
+            ready: gauge(families::READY),
+            revocation_lag: recorder
+                .register_histogram(&key(&families::REVOCATION_LAG, vec![]), &METADATA),
+            revocation_lag_last: gauge(families::REVOCATION_LAG_LAST),
+            state_persistent: gauge(families::STATE_PERSISTENT),
+            table_age: gauge(families::TABLE_AGE),
+            table_expired: gauge(families::TABLE_EXPIRED),
+            table_expiry: gauge(families::TABLE_EXPIRY),
+            table_last_reload_successful: gauge(families::TABLE_LAST_RELOAD_SUCCESSFUL),
+            table_last_reload_timestamp: gauge(families::TABLE_LAST_RELOAD_TIMESTAMP),
+            table_serial: gauge(families::TABLE_SERIAL),
+            upstream_healthy: gauge(families::UPSTREAM_HEALTHY),
+            recorder,
+            handle,
+        };
+        control.show_zeros();
+        control
+    }
+
+    /// Lets every series that can exist be seen before anything happened.
+    fn show_zeros(&self) {
+        for family in ALL.iter().filter(|f| CONTROL.contains(f)) {
+            let (name, help) = (family.name.into(), family.help.into());
+            match family.kind {
+                Kind::Counter => self.recorder.describe_counter(name, None, help),
+                Kind::Gauge => self.recorder.describe_gauge(name, None, help),
+                Kind::Histogram => self.recorder.describe_histogram(name, None, help),
+            }
+        }
+        self.config_reload_successful.set(1.0);
+        self.upstream_healthy.set(1.0);
+        self.gauge(&families::BUILD_INFO, vec![label("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        for attempt in [Attempt::Failed, Attempt::Succeeded] {
+            self.certificate_reloads(attempt).increment(0);
+            self.config_reloads(attempt).increment(0);
+        }
+        for log in [LogName::Access, LogName::Operator] {
+            self.log_lines_dropped(log).increment(0);
+        }
+        for artefact in [Artefact::Patch, Artefact::Table] {
+            self.table_reloads(artefact).increment(0);
+            let _ = self.table_load_duration(artefact);
+            for fetched in [Fetched::Changed, Fetched::Failed, Fetched::Unchanged] {
+                self.source_fetches(artefact, fetched).increment(0);
+            }
+        }
+    }
+
+    pub fn source_fetches(&self, artefact: Artefact, result: Fetched) -> Counter {
+        let labels = vec![label("artefact", artefact.as_str()), label("result", result.as_str())];
+        self.counter(&families::SOURCE_FETCHES, labels)
+    }
+
+    pub fn table_reloads(&self, artefact: Artefact) -> Counter {
+        self.counter(&families::TABLE_RELOADS, vec![label("artefact", artefact.as_str())])
+    }
+
+    /// `reason` is a word of a closed list, never a message.
+    pub fn table_reload_failures(&self, artefact: Artefact, reason: &'static str) -> Counter {
+        let labels = vec![label("artefact", artefact.as_str()), label("reason", reason)];
+        self.counter(&families::TABLE_RELOAD_FAILURES, labels)
+    }
+
+    pub fn table_load_duration(&self, artefact: Artefact) -> Histogram {
+        let labels = vec![label("artefact", artefact.as_str())];
+        self.recorder.register_histogram(&key(&families::TABLE_LOAD_DURATION, labels), &METADATA)
+    }
+
+    /// `signer` is the id of a trusted signer, so the configuration bounds it.
+    pub fn table_info(&self, signer: &str) -> Gauge {
+        self.gauge(&families::TABLE_INFO, vec![label("signer", signer)])
+    }
+
+    pub fn keys(&self, state: &'static str) -> Gauge {
+        self.gauge(&families::KEYS, vec![label("state", state)])
+    }
+
+    pub fn keys_expiring(&self, window: &'static str) -> Gauge {
+        self.gauge(&families::KEYS_EXPIRING, vec![label("window", window)])
+    }
+
+    pub fn certificate_reloads(&self, result: Attempt) -> Counter {
+        self.counter(&families::CERTIFICATE_RELOADS, vec![label("result", result.as_str())])
+    }
+
+    /// `name` is the configured certificate, never what a client asked for.
+    pub fn certificate_expiry(&self, name: &str) -> Gauge {
+        self.gauge(&families::CERTIFICATE_EXPIRY, vec![label("name", name)])
+    }
+
+    pub fn config_reloads(&self, result: Attempt) -> Counter {
+        self.counter(&families::CONFIG_RELOADS, vec![label("result", result.as_str())])
+    }
+
+    pub fn log_lines_dropped(&self, log: LogName) -> Counter {
+        self.counter(&families::LOG_LINES_DROPPED, vec![label("log", log.as_str())])
+    }
+
+    pub(super) fn run_upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    pub(super) fn render(&self, out: &mut String) {
+        let text = self.handle.render();
+        out.push_str(&text);
+        // The recorder leaves out a labelled family that has no series yet; its name should be
+        // known to dashboards all the same.
+        for family in CONTROL.iter().filter(|f| !text.contains(&format!("# TYPE {} ", f.name))) {
+            use metrics_exporter_prometheus::formatting;
+            formatting::write_help_line(out, family.name, None, None, family.help);
+            formatting::write_type_line(out, family.name, None, None, family.kind.as_str());
+        }
+    }
+
+    fn counter(&self, family: &Family, labels: Vec<Label>) -> Counter {
+        self.recorder.register_counter(&key(family, labels), &METADATA)
+    }
+
+    fn gauge(&self, family: &Family, labels: Vec<Label>) -> Gauge {
+        self.recorder.register_gauge(&key(family, labels), &METADATA)
+    }
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Control")
+    }
+}
+
+/// The families recorded here and not by workers.
+const CONTROL: &[Family] = &[
+    families::BUILD_INFO,
+    families::CERTIFICATE_EXPIRY,
+    families::CERTIFICATE_RELOADS,
+    families::CONFIG_RELOADS,
+    families::CONFIG_RELOAD_SUCCESSFUL,
+    families::KEYS,
+    families::KEYS_EXPIRING,
+    families::LOG_LINES_DROPPED,
+    families::PATCH_AGE,
+    families::PATCH_SERIAL,
+    families::PROCESS_START_TIME,
+    families::READY,
+    families::REVOCATION_LAG,
+    families::REVOCATION_LAG_LAST,
+    families::SOURCE_FETCHES,
+    families::STATE_PERSISTENT,
+    families::TABLE_AGE,
+    families::TABLE_EXPIRED,
+    families::TABLE_EXPIRY,
+    families::TABLE_INFO,
+    families::TABLE_LAST_RELOAD_SUCCESSFUL,
+    families::TABLE_LAST_RELOAD_TIMESTAMP,
+    families::TABLE_LOAD_DURATION,
+    families::TABLE_RELOADS,
+    families::TABLE_RELOAD_FAILURES,
+    families::TABLE_SERIAL,
+    families::UPSTREAM_HEALTHY,
+];
+
+const METADATA: Metadata<'static> = Metadata::new("keygate", Level::INFO, None);
+
+/// Without explicit buckets the exporter shows a histogram as a summary, which cannot be summed
+/// over sidecars.
+fn builder() -> PrometheusBuilder {
+    let lag = Matcher::Full(families::REVOCATION_LAG.name.to_owned());
+    let load = Matcher::Full(families::TABLE_LOAD_DURATION.name.to_owned());
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(lag, buckets::LAG)
+        .and_then(|b| b.set_buckets_for_metric(load, buckets::LOAD))
+        // Only an empty list of buckets is refused, and ours are constants.
+        .unwrap_or_default()
+}
+
+fn key(family: &Family, labels: Vec<Label>) -> Key {
+    debug_assert!(labels.iter().map(Label::key).eq(family.labels.iter().copied()));
+    Key::from_parts(family.name, labels)
+}
+
+fn label(name: &'static str, value: &str) -> Label {
+    Label::new(name, value.to_owned())
+}
+
+// === impl labels ===
+
+impl Artefact {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Patch => "patch",
+            Self::Table => "table",
+        }
+    }
+}
+
+impl Fetched {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Failed => "failed",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+impl Attempt {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Succeeded => "succeeded",
+        }
+    }
+}
+
+impl LogName {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Access => "access",
+            Self::Operator => "operator",
+        }
+    }
+}

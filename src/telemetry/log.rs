@@ -1,0 +1,63 @@
+//! The operator log: `tracing` events to standard error, by a thread that never holds the caller.
+//! Imports `config` and `telemetry::control`.
+
+use std::io;
+
+use metrics::Counter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use super::Metrics;
+use super::control::LogName;
+use crate::config::LogFormat;
+
+/// Lines that may wait for standard error.
+const QUEUE: usize = 4096;
+
+/// Keeps the log's thread. Drop it last: that writes what is waiting.
+#[derive(Debug)]
+pub struct OperatorLog {
+    _guard: WorkerGuard,
+    errors: ErrorCounter,
+    dropped: Counter,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error(
+        "log filter is not understood: {0}\nhint: write `info` or `keygate::reload=debug,info`"
+    )]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("the log was started twice")]
+    Started,
+}
+
+/// Starts the operator log for the whole process. `filter` is a level or `tracing` directives.
+pub fn start(format: LogFormat, filter: &str, metrics: &Metrics) -> Result<OperatorLog, LogError> {
+    let filter = EnvFilter::builder().parse(filter)?;
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(QUEUE)
+        .lossy(true)
+        .thread_name("operator-log")
+        .finish(io::stderr());
+    let errors = writer.error_counter();
+    let writer = BoxMakeWriter::new(move || writer.clone());
+    // No ANSI: the terminal is seldom a person's, and an escape could come from a file's name.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.try_init(),
+    }
+    .map_err(|_| LogError::Started)?;
+    let dropped = metrics.control().log_lines_dropped(LogName::Operator);
+    Ok(OperatorLog { _guard: guard, errors, dropped })
+}
+
+impl OperatorLog {
+    /// Brings the metric of lost lines up to date. The admin thread calls it.
+    pub fn count_dropped(&self) {
+        self.dropped.absolute(self.errors.dropped_lines() as u64);
+    }
+}

@@ -1,0 +1,229 @@
+//! Every metric family: name, kind, labels, help. docs/metrics.md describes each one; a test holds
+//! the two, and what `/metrics` shows, against each other. Imports nothing of the crate.
+
+/// One metric family.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Family {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+macro_rules! families {
+    ($( $ident:ident $kind:ident $name:literal [$($label:literal),*] $help:literal; )*) => {
+        $( pub const $ident: Family = Family {
+            name: $name,
+            kind: Kind::$kind,
+            labels: &[$($label),*],
+            help: $help,
+        }; )*
+
+        pub const ALL: &[Family] = &[ $($ident),* ];
+    };
+}
+
+families! {
+    // Requests, recorded by workers.
+    ACCEPT_ERRORS Counter "keygate_accept_errors_total" []
+        "Times that accepting a connection failed, such as for want of file descriptors.";
+    AUTH_DECISIONS Counter "keygate_auth_decisions_total" ["decision", "reason", "route"]
+        "Verdicts on requests: admitted, passed, observed or rejected, and why.";
+    AUTH_DURATION Histogram "keygate_auth_duration_seconds" []
+        "Time that reading the facts, deciding and charging took.";
+    CLIENT_BYTES_RECEIVED Counter "keygate_client_received_bytes_total" []
+        "Bytes read from clients.";
+    CLIENT_BYTES_SENT Counter "keygate_client_sent_bytes_total" []
+        "Bytes written to clients.";
+    CONNECTIONS Counter "keygate_connections_total" ["listener"]
+        "Client connections accepted.";
+    CONNECTIONS_OPEN Gauge "keygate_connections_open" ["listener", "worker"]
+        "Client connections open now.";
+    CONNECTIONS_TURNED_AWAY Counter "keygate_connections_turned_away_total" ["reason"]
+        "Client connections ended before a request was read.";
+    HTTP2_STREAMS_OPEN Gauge "keygate_http2_streams_open" []
+        "HTTP/2 streams of clients open now.";
+    PANICS Counter "keygate_panics_total" []
+        "Requests that ended because of a fault in keygate itself.";
+    RATELIMIT_DECISIONS Counter "keygate_ratelimit_decisions_total" ["decision", "policy"]
+        "Charges against request limits.";
+    REQUESTS Counter "keygate_requests_total" ["code", "method", "route"]
+        "Requests answered, by status.";
+    REQUESTS_ABORTED Counter "keygate_requests_aborted_total" []
+        "Requests whose client went away before the answer was complete.";
+    REQUESTS_IN_FLIGHT Gauge "keygate_requests_in_flight" []
+        "Requests that are being answered now.";
+    REQUEST_DURATION Histogram "keygate_request_duration_seconds" []
+        "Time from a request's head to the last byte of its answer.";
+    SHADOW_DENIALS Counter "keygate_shadow_denials_total" ["reason", "route"]
+        "Requests of observe-mode routes that enforcement would have refused.";
+    STREAMS_ENDED Counter "keygate_streams_ended_total" ["reason"]
+        "Responses and upgraded connections ended because their key no longer opens them.";
+    STREAMS_OPEN Gauge "keygate_streams_open" []
+        "Responses and upgraded connections that are held against every new table.";
+    UPSTREAM_CONNECTIONS Counter "keygate_upstream_connections_total" []
+        "Connections opened to the upstream.";
+    UPSTREAM_CONNECTIONS_OPEN Gauge "keygate_upstream_connections_open" []
+        "Connections to the upstream open now, idle ones included.";
+    UPSTREAM_ERRORS Counter "keygate_upstream_errors_total" ["reason"]
+        "Requests that the upstream did not answer properly.";
+    UPSTREAM_INFORMATIONAL Counter "keygate_upstream_informational_responses_total" []
+        "Interim 1xx responses of the upstream that were consumed.";
+    UPSTREAM_RESPONSE Histogram "keygate_upstream_response_seconds" []
+        "Time from a request sent to the head of the upstream's response.";
+    UPSTREAM_RETRIES Counter "keygate_upstream_retries_total" []
+        "Requests sent again on another connection.";
+    UPSTREAM_REUSED Counter "keygate_upstream_reused_total" []
+        "Requests sent on a kept-alive connection.";
+
+    // Everything else, recorded by the threads beside the workers.
+    BUILD_INFO Gauge "keygate_build_info" ["version"]
+        "Always 1; the label says which version runs.";
+    CERTIFICATE_EXPIRY Gauge "keygate_certificate_expiry_timestamp_seconds" ["name"]
+        "When a served certificate runs out, in Unix time.";
+    CERTIFICATE_RELOADS Counter "keygate_certificate_reloads_total" ["result"]
+        "Attempts to load certificates again.";
+    CONFIG_RELOADS Counter "keygate_config_reloads_total" ["result"]
+        "Attempts to load the configuration file again.";
+    CONFIG_RELOAD_SUCCESSFUL Gauge "keygate_config_last_reload_successful" []
+        "1 if the last attempt to load the configuration file succeeded.";
+    KEYS Gauge "keygate_keys" ["state"]
+        "Keys of the table in force by state; those not active are also counted by their window.";
+    KEYS_EXPIRING Gauge "keygate_keys_expiring" ["window"]
+        "Active keys that run out within the window.";
+    LOG_LINES_DROPPED Counter "keygate_log_lines_dropped_total" ["log"]
+        "Log lines lost because they could not be written fast enough or at all.";
+    PATCH_AGE Gauge "keygate_patch_age_seconds" []
+        "Time since the patch in force was issued; 0 without one.";
+    PATCH_SERIAL Gauge "keygate_patch_serial" []
+        "Serial of the patch in force; 0 without one.";
+    PROCESS_START_TIME Gauge "process_start_time_seconds" []
+        "When the process started, in Unix time.";
+    READY Gauge "keygate_ready" []
+        "1 if /readyz answers 200.";
+    REVOCATION_LAG Histogram "keygate_revocation_lag_seconds" []
+        "Time from the issue of a patch, as it states itself, to its being in force here.";
+    REVOCATION_LAG_LAST Gauge "keygate_revocation_last_lag_seconds" []
+        "The same for the patch taken last.";
+    SOURCE_FETCHES Counter "keygate_source_fetches_total" ["artefact", "result"]
+        "Times that a source was looked at: changed, unchanged or failed.";
+    STATE_PERSISTENT Gauge "keygate_state_persistent" []
+        "1 if the highest serial is remembered on disk over a restart.";
+    TABLE_AGE Gauge "keygate_table_age_seconds" []
+        "Time since the table in force was issued.";
+    TABLE_EXPIRED Gauge "keygate_table_expired" []
+        "1 if the table in force is past its expiry.";
+    TABLE_EXPIRY Gauge "keygate_table_expiry_timestamp_seconds" []
+        "When the table in force runs out, in Unix time; 0 if never.";
+    TABLE_INFO Gauge "keygate_table_info" ["signer"]
+        "1 for each signer of the table in force, 0 for signers of earlier ones.";
+    TABLE_LAST_RELOAD_SUCCESSFUL Gauge "keygate_table_last_reload_successful" []
+        "1 if the last attempt to load a table or patch succeeded.";
+    TABLE_LAST_RELOAD_TIMESTAMP Gauge "keygate_table_last_reload_success_timestamp_seconds" []
+        "When a table or patch was last put in force, in Unix time.";
+    TABLE_LOAD_DURATION Histogram "keygate_table_load_duration_seconds" ["artefact"]
+        "Time to read, verify and put in force a table or patch.";
+    TABLE_RELOADS Counter "keygate_table_reloads_total" ["artefact"]
+        "Tables and patches put in force.";
+    TABLE_RELOAD_FAILURES Counter "keygate_table_reload_failures_total" ["artefact", "reason"]
+        "Tables and patches that were refused or could not be had; the last good one stays.";
+    TABLE_SERIAL Gauge "keygate_table_serial" []
+        "Serial of the table in force; 0 without one.";
+    UPSTREAM_HEALTHY Gauge "keygate_upstream_healthy" []
+        "1 if the last active health check of the upstream succeeded, or there is none.";
+}
+
+/// Bounds of the histograms, in nanoseconds.
+pub mod buckets {
+    /// 1 µs to 1 ms.
+    pub const AUTH: &[u64] = &[
+        1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 20_000, 50_000, 100_000, 250_000, 500_000,
+        1_000_000,
+    ];
+
+    /// 250 µs to one minute.
+    pub const REQUEST: &[u64] = &[
+        250_000,
+        500_000,
+        1_000_000,
+        2_500_000,
+        5_000_000,
+        10_000_000,
+        25_000_000,
+        50_000_000,
+        100_000_000,
+        250_000_000,
+        500_000_000,
+        1_000_000_000,
+        2_500_000_000,
+        5_000_000_000,
+        10_000_000_000,
+        60_000_000_000,
+    ];
+
+    /// Seconds, 1 ms to one hour: a patch over a shared volume takes milliseconds, over a mounted
+    /// Secret minutes.
+    pub const LAG: &[f64] = &[
+        0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+        120.0, 300.0, 3600.0,
+    ];
+
+    /// Seconds, 1 ms to 10 s: a small patch to ten million keys.
+    pub const LOAD: &[f64] =
+        &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rules_of_prometheus() {
+        let names: HashSet<_> = ALL.iter().map(|f| f.name).collect();
+        assert_eq!(names.len(), ALL.len(), "a name is declared twice");
+        for family in ALL {
+            let total = family.name.ends_with("_total");
+            assert_eq!(total, family.kind == Kind::Counter, "{}", family.name);
+            assert!(family.help.ends_with('.'), "{}", family.name);
+            assert!(
+                family.name.starts_with("keygate_") || family.name.starts_with("process_"),
+                "{}",
+                family.name
+            );
+            if family.kind == Kind::Histogram {
+                assert!(family.name.ends_with("_seconds"), "{}", family.name);
+            }
+        }
+    }
+
+    #[test]
+    fn buckets_rise() {
+        for list in [buckets::AUTH, buckets::REQUEST] {
+            assert!(list.is_sorted_by(|a, b| a < b));
+        }
+        for list in [buckets::LAG, buckets::LOAD] {
+            assert!(list.is_sorted_by(|a, b| a < b));
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The workers' cells as Prometheus text: summed over workers, named as `metrics` declares.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::formatting;
+
+use super::cells::{
+    ByReason, CODES, Cell, Histogram, MethodLabel, RateDecision, RouteCells, Turned, WorkerCells,
+};
+use super::metrics::{self, Family};
+use crate::core::Reason;
+
+/// Reasons that [`WorkerCells::upstream_error`] is called with, shown from the start.
+const UPSTREAM_REASONS: [Reason; 6] = [
+    Reason::Overloaded,
+    Reason::UpstreamBadResponse,
+    Reason::UpstreamClosed,
+    Reason::UpstreamConnect,
+    Reason::UpstreamConnectTimeout,
+    Reason::UpstreamTimeout,
+];
+
+/// Reasons that end a stream, shown from the start.
+const STREAM_REASONS: [Reason; 8] = [
+    Reason::Address,
+    Reason::Disabled,
+    Reason::Expired,
+    Reason::NoTable,
+    Reason::NotYetValid,
+    Reason::Permission,
+    Reason::Revoked,
+    Reason::WrongEnvironment,
+];
+
+pub(super) fn workers(
+    out: &mut String,
+    workers: &[Arc<WorkerCells>],
+    routes: &[Box<str>],
+    listeners: &[Box<str>],
+) {
+    let mut page = Page { out, workers };
+    page.requests(routes);
+    page.connections(listeners);
+    page.upstream();
+}
+
+struct Page<'p> {
+    out: &'p mut String,
+    workers: &'p [Arc<WorkerCells>],
+}
+
+// === impl Page ===
+
+impl Page<'_> {
+    fn requests(&mut self, routes: &[Box<str>]) {
+        self.family(&metrics::REQUESTS);
+        for (slot, route) in routes.iter().enumerate() {
+            for method in MethodLabel::ALL {
+                for (at, (_, code)) in CODES.iter().enumerate() {
+                    let sum = self.route_sum(slot, |r| {
+                        r.requests.get(method as usize)?.get()?.0.get(at).map(Cell::read)
+                    });
+                    if sum > 0 {
+                        let labels =
+                            [("code", *code), ("method", method.as_str()), ("route", &**route)];
+                        self.sample(&metrics::REQUESTS, "", &labels, sum);
+                    }
+                }
+            }
+        }
+        self.family(&metrics::AUTH_DECISIONS);
+        for (slot, route) in routes.iter().enumerate() {
+            for (decision, sum) in [
+                ("admitted", self.route_sum(slot, |r| Some(r.admitted.read()))),
+                ("passed", self.route_sum(slot, |r| Some(r.passed.read()))),
+            ] {
+                // A configured rule shows its zero; requests without a rule are never admitted.
+                if slot > 0 || sum > 0 {
+                    let labels = [("decision", decision), ("reason", ""), ("route", &**route)];
+                    self.sample(&metrics::AUTH_DECISIONS, "", &labels, sum);
+                }
+            }
+            for reason in Reason::ALL {
+                for (decision, sum) in [
+                    ("observed", self.reason_sum(slot, *reason, |r| r.observed.get())),
+                    ("rejected", self.reason_sum(slot, *reason, |r| r.rejected.get())),
+                ] {
+                    if sum > 0 {
+                        let labels =
+                            [("decision", decision), ("reason", reason.as_str()), ("route", route)];
+                        self.sample(&metrics::AUTH_DECISIONS, "", &labels, sum);
+                    }
+                }
+            }
+        }
+        self.family(&metrics::SHADOW_DENIALS);
+        for (slot, route) in routes.iter().enumerate() {
+            for reason in Reason::ALL {
+                let sum = self.reason_sum(slot, *reason, |r| r.observed.get());
+                if sum > 0 {
+                    let labels = [("reason", reason.as_str()), ("route", &**route)];
+                    self.sample(&metrics::SHADOW_DENIALS, "", &labels, sum);
+                }
+            }
+        }
+        self.histogram(&metrics::REQUEST_DURATION, |w| &w.request_duration);
+        self.histogram(&metrics::AUTH_DURATION, |w| &w.auth_duration);
+        self.plain(&metrics::REQUESTS_ABORTED, |w| &w.aborted);
+        self.plain(&metrics::REQUESTS_IN_FLIGHT, |w| &w.in_flight);
+        self.plain(&metrics::PANICS, |w| &w.panics);
+        self.family(&metrics::RATELIMIT_DECISIONS);
+        for decision in RateDecision::ALL {
+            let sum = self.sum(|w| w.ratelimit.get(decision as usize));
+            let labels = [("decision", decision.as_str()), ("policy", "key")];
+            self.sample(&metrics::RATELIMIT_DECISIONS, "", &labels, sum);
+        }
+        self.plain(&metrics::STREAMS_OPEN, |w| &w.streams_open);
+        self.by_reason(&metrics::STREAMS_ENDED, &STREAM_REASONS, |w| &w.streams_ended);
+    }
+
+    fn connections(&mut self, listeners: &[Box<str>]) {
+        self.plain(&metrics::ACCEPT_ERRORS, |w| &w.accept_errors);
+        self.family(&metrics::CONNECTIONS);
+        for (at, listener) in listeners.iter().enumerate() {
+            let sum = self.sum(|w| w.connections.get(at));
+            self.sample(&metrics::CONNECTIONS, "", &[("listener", listener)], sum);
+        }
+        self.family(&metrics::CONNECTIONS_OPEN);
+        for (at, listener) in listeners.iter().enumerate() {
+            for (n, worker) in self.workers.iter().enumerate() {
+                let open = worker.connections_open.get(at).map_or(0, Cell::read);
+                let labels = [("listener", &**listener), ("worker", &n.to_string())];
+                self.sample(&metrics::CONNECTIONS_OPEN, "", &labels, open);
+            }
+        }
+        self.family(&metrics::CONNECTIONS_TURNED_AWAY);
+        for why in Turned::ALL {
+            let sum = self.sum(|w| w.turned_away.get(why as usize));
+            self.sample(&metrics::CONNECTIONS_TURNED_AWAY, "", &[("reason", why.as_str())], sum);
+        }
+        self.plain(&metrics::CLIENT_BYTES_RECEIVED, |w| &w.bytes_received);
+        self.plain(&metrics::CLIENT_BYTES_SENT, |w| &w.bytes_sent);
+        self.plain(&metrics::HTTP2_STREAMS_OPEN, |w| &w.http2_streams_open);
+    }
+
+    fn upstream(&mut self) {
+        self.plain(&metrics::UPSTREAM_CONNECTIONS, |w| &w.upstream_connections);
+        self.plain(&metrics::UPSTREAM_CONNECTIONS_OPEN, |w| &w.upstream_open);
+        self.by_reason(&metrics::UPSTREAM_ERRORS, &UPSTREAM_REASONS, |w| &w.upstream_errors);
+        self.plain(&metrics::UPSTREAM_INFORMATIONAL, |w| &w.upstream_informational);
+        self.histogram(&metrics::UPSTREAM_RESPONSE, |w| &w.upstream_response);
+        self.plain(&metrics::UPSTREAM_RETRIES, |w| &w.upstream_retries);
+        self.plain(&metrics::UPSTREAM_REUSED, |w| &w.upstream_reused);
+    }
+
+    fn plain(&mut self, family: &Family, cell: impl Fn(&WorkerCells) -> &Cell) {
+        self.family(family);
+        let sum = self.sum(|w| Some(cell(w)));
+        self.sample(family, "", &[], sum);
+    }
+
+    /// The expected reasons with their zero, others only once they happened.
+    fn by_reason(
+        &mut self,
+        family: &Family,
+        expected: &[Reason],
+        cells: impl Fn(&WorkerCells) -> &[Cell; Reason::ALL.len()],
+    ) {
+        self.family(family);
+        for reason in Reason::ALL {
+            let sum = self.sum(|w| cells(w).get(*reason as usize));
+            if sum > 0 || expected.contains(reason) {
+                self.sample(family, "", &[("reason", reason.as_str())], sum);
+            }
+        }
+    }
+
+    fn histogram(&mut self, family: &Family, of: impl Fn(&WorkerCells) -> &Histogram) {
+        self.family(family);
+        let Some(bounds) = self.workers.first().map(|w| of(w).bounds) else { return };
+        let mut totals = vec![0u64; bounds.len() + 1];
+        let mut sum_ns = 0u64;
+        for worker in self.workers {
+            let histogram = of(worker);
+            for (total, count) in totals.iter_mut().zip(histogram.counts()) {
+                *total += count;
+            }
+            sum_ns = sum_ns.wrapping_add(histogram.sum_ns());
+        }
+        // The count is the sum of what was just read, so that a scrape is consistent in itself.
+        let mut running = 0;
+        for (at, total) in totals.iter().enumerate() {
+            running += total;
+            let le = match bounds.get(at) {
+                Some(bound) => seconds(*bound).to_string(),
+                None => "+Inf".to_owned(),
+            };
+            self.sample(family, "_bucket", &[("le", &le)], running);
+        }
+        self.sample(family, "_sum", &[], seconds(sum_ns));
+        self.sample(family, "_count", &[], running);
+    }
+
+    fn family(&mut self, family: &Family) {
+        formatting::write_help_line(self.out, family.name, None, None, family.help);
+        formatting::write_type_line(self.out, family.name, None, None, family.kind.as_str());
+    }
+
+    fn sample(
+        &mut self,
+        family: &Family,
+        suffix: &str,
+        labels: &[(&str, &str)],
+        value: impl std::fmt::Display,
+    ) {
+        self.out.push_str(family.name);
+        self.out.push_str(suffix);
+        let mut open = '{';
+        for (name, value) in labels {
+            self.out.push(open);
+            self.out.push_str(name);
+            self.out.push_str("=\"");
+            self.out.push_str(&formatting::sanitize_label_value(value));
+            self.out.push('"');
+            open = ',';
+        }
+        if !labels.is_empty() {
+            self.out.push('}');
+        }
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(self.out, " {value}");
+    }
+
+    fn sum(&self, cell: impl Fn(&WorkerCells) -> Option<&Cell>) -> u64 {
+        self.workers.iter().map(|w| cell(w).map_or(0, Cell::read)).fold(0, u64::wrapping_add)
+    }
+
+    fn route_sum(&self, slot: usize, read: impl Fn(&RouteCells) -> Option<u64>) -> u64 {
+        self.workers
+            .iter()
+            .filter_map(|w| w.used_route(slot).and_then(&read))
+            .fold(0, u64::wrapping_add)
+    }
+
+    fn reason_sum(
+        &self,
+        slot: usize,
+        reason: Reason,
+        of: impl Fn(&RouteCells) -> Option<&Box<ByReason>>,
+    ) -> u64 {
+        self.route_sum(slot, |r| of(r)?.0.get(reason as usize).map(Cell::read))
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests;
