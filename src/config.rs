@@ -180,6 +180,9 @@ pub struct Timeouts {
     pub idle: Duration,
     /// Without progress while the client does not read. Default 30 s.
     pub write: Duration,
+    /// A client that has closed its sending side waits this long for the next byte of its answer.
+    /// Default 10 s.
+    pub half_closed: Duration,
     /// PROXY header and TLS handshake. Default 10 s.
     pub handshake: Duration,
     /// Longest life of one request with its response; `None`: no bound (streams).

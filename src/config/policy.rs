@@ -11,6 +11,7 @@ use crate::core::address::parse_network;
 use crate::core::headers::{Field, FieldTable, MAX_NAME};
 use crate::core::key::NameError;
 use crate::core::path::Traits;
+use crate::core::refusal::Refusals;
 use crate::core::route::{Access, Mode, Needs, Pattern, Require};
 use crate::core::{
     BasicForm, Environment, NetworkSet, Permission, Policy, Prefixes, Route, RouteTable, Source,
@@ -321,7 +322,7 @@ fn needs_key(rule: &Rule) -> bool {
     rule.route.access != Access::Public
 }
 
-fn routes(root: &Section<'_>, refusals: &crate::core::refusal::Refusals) -> Vec<Rule> {
+fn routes(root: &Section<'_>, refusals: &Refusals) -> Vec<Rule> {
     let sections = root.sections("routes");
     if sections.is_empty() {
         let problem = Problem::new("is missing: without a rule every request would be refused");
@@ -349,7 +350,7 @@ fn routes(root: &Section<'_>, refusals: &crate::core::refusal::Refusals) -> Vec<
     rules
 }
 
-fn route(section: &Section<'_>, refusals: &crate::core::refusal::Refusals) -> Option<Route> {
+fn route(section: &Section<'_>, known: &Refusals) -> Option<Route> {
     if !section.has("path") {
         section.missing("path", "for example path = \"/api/v1/items/{id}\" or path = \"/*\"");
     }
@@ -371,12 +372,9 @@ fn route(section: &Section<'_>, refusals: &crate::core::refusal::Refusals) -> Op
             Err(Problem::new("must be 1 to 128 characters"))
         }
     });
-    let profile = section.parse("profile", |text| match refusals.has_profile(text) {
+    let profile = section.parse("profile", |text| match known.has_profile(text) {
         true => Ok(Box::<str>::from(text)),
-        false => Err(Problem::new("is no refusal profile").hint(format!(
-            "profiles: {}; more in [refusals.templates.NAME]",
-            refusals.profiles().collect::<Vec<_>>().join(", ")
-        ))),
+        false => Err(refusals::unknown_profile(known)),
     });
     let mode = section.choice(
         "mode",

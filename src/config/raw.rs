@@ -416,7 +416,6 @@ impl<'a> Section<'a> {
     }
 
     /// The tables under `key`, each with the name that its author chose.
-    #[expect(dead_code, reason = "for refusal templates")]
     pub(super) fn named(&self, key: &'static str) -> Vec<(String, Section<'a>)> {
         let section = self.section(key);
         let Some(table) = section.table else { return Vec::new() };
@@ -439,7 +438,6 @@ impl<'a> Section<'a> {
     }
 
     /// Names and strings that its author chose: header fields of a template.
-    #[expect(dead_code, reason = "for refusal templates")]
     pub(super) fn pairs(&self, key: &'static str) -> Vec<(Text, Text)> {
         let mut section = self.section(key);
         section.lose();

@@ -1,14 +1,58 @@
 //! From a [`Rejection`] to status, fields and body: one match, for every profile.
+//!
+//! What a caller is told depends on [`Reason::code`]'s public view alone, so that an unknown key, a
+//! wrong secret and a revoked key get the same bytes.
+
+mod body;
+mod challenge;
+mod template;
+mod text;
+
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
-use super::reason::{Disclosure, Rejection};
+use super::limit::{Limit, Spent};
+use super::reason::{Detail, Disclosure, Reason, Rejection};
+
+pub use self::challenge::{Challenges, Scheme};
+pub use self::template::{Template, TemplateError};
 
 /// The configured profiles and what all refusals share.
 #[derive(Clone, Debug, Default)]
 pub struct Refusals {
     pub disclosure: Disclosure,
+    /// Of routes that name none.
+    pub default: Profile,
+    pub templates: Vec<(Box<str>, Template)>,
+    pub challenges: Challenges,
+    pub rate_fields: RateFields,
+    /// Page whose fragments are the codes: `type` of a problem.
+    pub docs: Option<Box<str>>,
+}
+
+/// The form of a refusal's body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// `{"status":"error","message":…}`
+    Envelope,
+    /// `{"error":…,"errorMessage":…}`
+    ErrorMessage,
+    /// RFC 9457.
+    #[default]
+    ProblemJson,
+    /// Position in [`Refusals::templates`].
+    Template(usize),
+}
+
+/// Which fields tell a caller of its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateFields {
+    /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
+    pub standard: bool,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, the last in seconds left.
+    pub x: bool,
 }
 
 /// What of the request a refusal is rendered for.
@@ -24,26 +68,242 @@ pub struct Context<'r> {
 /// A refusal ready to be sent.
 #[derive(Debug)]
 pub struct Rendered {
-    pub status: http::StatusCode,
+    pub status: StatusCode,
+    /// No name twice.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
 }
 
+/// What every profile says, each in its own form.
+struct Saying<'r> {
+    status: StatusCode,
+    code: &'static str,
+    /// One short sentence.
+    message: String,
+    /// What to do about it.
+    advice: String,
+    request_id: &'r str,
+    /// Joined by spaces; empty unless a permission is missing.
+    permissions: String,
+    retry_after: Option<u64>,
+    docs: Option<&'r str>,
+}
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+// === impl Refusals ===
+
 impl Refusals {
+    /// Names of the profiles, the built-in ones first.
     pub fn profiles(&self) -> impl Iterator<Item = &str> {
-        ["problem+json"].into_iter()
+        let built_in = Profile::BUILT_IN.iter().map(|(name, _)| *name);
+        built_in.chain(self.templates.iter().map(|(name, _)| name.as_ref()))
     }
 
     pub fn has_profile(&self, name: &str) -> bool {
-        self.profiles().any(|p| p == name)
+        self.profile(name).is_some()
     }
 
-    pub fn render(&self, rejection: &Rejection, _context: &Context<'_>) -> Rendered {
-        Rendered {
-            status: http::StatusCode::from_u16(rejection.reason.status())
-                .unwrap_or(http::StatusCode::SERVICE_UNAVAILABLE),
-            headers: Vec::new(),
-            body: Bytes::from(rejection.reason.code(self.disclosure)),
+    pub fn profile(&self, name: &str) -> Option<Profile> {
+        let built_in = Profile::BUILT_IN.iter().find(|(known, _)| *known == name);
+        built_in.map(|(_, profile)| *profile).or_else(|| {
+            let at = self.templates.iter().position(|(known, _)| known.as_ref() == name);
+            at.map(Profile::Template)
+        })
+    }
+
+    pub fn render(&self, rejection: &Rejection, context: &Context<'_>) -> Rendered {
+        let shown = text::shown(rejection.reason, self.disclosure);
+        let text = text::text(shown);
+        let message = match &rejection.detail {
+            Detail::Permissions(words) => {
+                let words: Vec<_> = words.iter().map(|w| w.as_str()).collect();
+                format!("{}: {}", text.message, words.join(", "))
+            }
+            Detail::Why(why) => format!("{}: {why}", text.message),
+            Detail::Allow(_) | Detail::None | Detail::RetryAfter { .. } => text.message.to_owned(),
+        };
+        let advice = match text.advice {
+            Some(advice) => advice.to_owned(),
+            None => self.challenges.advice().to_owned(),
+        };
+        let permissions = match &rejection.detail {
+            Detail::Permissions(words) => {
+                words.iter().map(|w| w.as_str()).collect::<Vec<_>>().join(" ")
+            }
+            _ => String::new(),
+        };
+        let saying = Saying {
+            status: status(shown),
+            code: shown.code(self.disclosure),
+            message,
+            advice,
+            request_id: context.request_id,
+            permissions,
+            retry_after: retry_after(shown, &rejection.detail),
+            docs: self.docs.as_deref(),
+        };
+        let mut headers = Vec::with_capacity(8);
+        headers.push((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
+        self.push_fields(&mut headers, shown, &saying, &rejection.detail);
+        if context.grpc {
+            return grpc(headers, &saying, &rejection.detail);
+        }
+        let profile = context.profile.and_then(|name| self.profile(name)).unwrap_or(self.default);
+        let (content_type, body) = match profile {
+            Profile::Envelope => (body::JSON, body::envelope(&saying)),
+            Profile::ErrorMessage => (body::JSON, body::error_message(&saying)),
+            Profile::ProblemJson => (body::PROBLEM, body::problem(&saying)),
+            Profile::Template(at) => match self.templates.get(at) {
+                Some((_, template)) => {
+                    headers.extend(template.headers().iter().cloned());
+                    (template.content_type().clone(), template.render(&saying))
+                }
+                None => (body::PROBLEM, body::problem(&saying)),
+            },
+        };
+        headers.push((header::CONTENT_TYPE, content_type));
+        Rendered { status: saying.status, headers, body }
+    }
+
+    /// The fields that depend on the reason, whatever the profile.
+    fn push_fields(
+        &self,
+        headers: &mut Vec<(HeaderName, HeaderValue)>,
+        shown: Reason,
+        saying: &Saying<'_>,
+        detail: &Detail,
+    ) {
+        let challenge = self.challenges.for_refusal(shown, &saying.permissions);
+        if let Some(value) = challenge {
+            headers.push((header::WWW_AUTHENTICATE, value));
+        }
+        if let Detail::Allow(methods) = detail
+            && let Ok(value) = HeaderValue::from_str(methods)
+        {
+            headers.push((header::ALLOW, value));
+        }
+        if let Some(seconds) = saying.retry_after {
+            headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
+        }
+        if let Detail::RetryAfter { limit, retry_in } = detail {
+            self.rate_fields.each(*limit, 0, *retry_in, |name, value| headers.push((name, value)));
+        }
+    }
+
+    /// The fields that tell an admitted caller what is left of its limit.
+    pub fn limit_fields(
+        &self,
+        limit: Limit,
+        spent: Spent,
+        add: impl FnMut(HeaderName, HeaderValue),
+    ) {
+        self.rate_fields.each(limit, spent.remaining, spent.full_in, add);
+    }
+}
+
+fn status(reason: Reason) -> StatusCode {
+    // A status that is none cannot come out of the enum; if it did, the refusal stands.
+    StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// Whole seconds, rounded up: a caller that waits them is not early.
+fn seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+fn retry_after(reason: Reason, detail: &Detail) -> Option<u64> {
+    match (reason, detail) {
+        (_, Detail::RetryAfter { retry_in, .. }) => Some(seconds(*retry_in).max(1)),
+        (Reason::Draining | Reason::NoTable | Reason::Overloaded | Reason::RateLimited, _) => {
+            Some(1)
+        }
+        _ => None,
+    }
+}
+
+/// Trailers-only: HTTP 200, the verdict in `grpc-status` (gRPC over HTTP/2, "Responses").
+fn grpc(
+    mut headers: Vec<(HeaderName, HeaderValue)>,
+    saying: &Saying<'_>,
+    detail: &Detail,
+) -> Rendered {
+    let status = match saying.status.as_u16() {
+        401 => 16,                  // UNAUTHENTICATED
+        403 => 7,                   // PERMISSION_DENIED
+        404 | 405 => 12,            // UNIMPLEMENTED
+        408 => 4,                   // DEADLINE_EXCEEDED
+        413 | 414 | 429 | 431 => 8, // RESOURCE_EXHAUSTED
+        400 | 417 => 3,             // INVALID_ARGUMENT
+        _ => 14,                    // UNAVAILABLE
+    };
+    let Saying { code, message, advice, request_id, .. } = saying;
+    let text = format!("{code}: {message}; {advice} (request {request_id})");
+    headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")));
+    headers.push((HeaderName::from_static("grpc-status"), HeaderValue::from(status)));
+    if let Ok(value) = HeaderValue::from_str(&body::grpc_message(&text)) {
+        headers.push((HeaderName::from_static("grpc-message"), value));
+    }
+    if let Detail::RetryAfter { retry_in, .. } = detail {
+        let ms = retry_in.as_millis().max(1).min(u128::from(u32::MAX)) as u32;
+        headers.push((HeaderName::from_static("grpc-retry-pushback-ms"), HeaderValue::from(ms)));
+    }
+    Rendered { status: StatusCode::OK, headers, body: Bytes::new() }
+}
+
+// === impl Profile ===
+
+impl Profile {
+    pub const BUILT_IN: [(&'static str, Self); 3] = [
+        ("problem+json", Self::ProblemJson),
+        ("error-message", Self::ErrorMessage),
+        ("envelope", Self::Envelope),
+    ];
+}
+
+// === impl RateFields ===
+
+impl RateFields {
+    fn each(
+        self,
+        limit: Limit,
+        remaining: u32,
+        wait: Duration,
+        mut add: impl FnMut(HeaderName, HeaderValue),
+    ) {
+        let mut put = |name: HeaderName, text: String| {
+            if let Ok(value) = HeaderValue::try_from(text) {
+                add(name, value);
+            }
+        };
+        let wait = seconds(wait);
+        if self.standard {
+            // `w` is whole seconds; a window that is none is left out, which the draft allows.
+            let window = limit.window();
+            let policy = match (window.as_secs(), window.subsec_nanos()) {
+                (w @ 1.., 0) => format!("\"per-key\";q={};w={w}", limit.count()),
+                _ => format!("\"per-key\";q={}", limit.count()),
+            };
+            put(RATELIMIT_POLICY, policy);
+            put(RATELIMIT, format!("\"per-key\";r={remaining};t={wait}"));
+        }
+        if self.x {
+            put(X_LIMIT, limit.count().to_string());
+            put(X_REMAINING, remaining.to_string());
+            put(X_RESET, wait.to_string());
         }
     }
 }
+
+impl Default for RateFields {
+    fn default() -> Self {
+        Self { standard: true, x: false }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! Bodies that configuration writes, for services whose clients know another form.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+
+use super::Saying;
+use super::body::phrase;
+
+/// A body with places: `{"code":"{{code}}"}`. What is put in is escaped for the content type.
+#[derive(Clone, Debug)]
+pub struct Template {
+    content_type: HeaderValue,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    escape: Escape,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    #[error("is not JSON once its places are filled: {0}")]
+    Json(String),
+    #[error("has a `{{{{` without `}}}}`")]
+    Open,
+    #[error("has an unknown place `{{{{{0}}}}}`")]
+    Place(String),
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Literal(Box<str>),
+    Place(Place),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Advice,
+    Code,
+    Message,
+    Permissions,
+    RequestId,
+    RetryAfter,
+    Status,
+    Title,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escape {
+    Json,
+    Markup,
+    Plain,
+}
+
+const PLACES: [(&str, Place); 8] = [
+    ("advice", Place::Advice),
+    ("code", Place::Code),
+    ("message", Place::Message),
+    ("permissions", Place::Permissions),
+    ("request_id", Place::RequestId),
+    ("retry_after", Place::RetryAfter),
+    ("status", Place::Status),
+    ("title", Place::Title),
+];
+
+// === impl Template ===
+
+impl Template {
+    /// The names that can stand between `{{` and `}}`.
+    pub fn places() -> impl Iterator<Item = &'static str> {
+        PLACES.iter().map(|(name, _)| *name)
+    }
+
+    pub fn parse(
+        content_type: HeaderValue,
+        headers: Vec<(HeaderName, HeaderValue)>,
+        body: &str,
+    ) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut rest = body;
+        while let Some((before, after)) = rest.split_once("{{") {
+            let (name, after) = after.split_once("}}").ok_or(TemplateError::Open)?;
+            let name = name.trim();
+            let (_, place) = PLACES
+                .iter()
+                .find(|(known, _)| *known == name)
+                .ok_or_else(|| TemplateError::Place(name.to_owned()))?;
+            parts.push(Part::Literal(before.into()));
+            parts.push(Part::Place(*place));
+            rest = after;
+        }
+        parts.push(Part::Literal(rest.into()));
+        let escape = escape(content_type.to_str().unwrap_or_default());
+        let template = Self { content_type, headers, escape, parts };
+        if escape == Escape::Json {
+            let sample = template.render(&sample());
+            serde_json::from_slice::<serde::de::IgnoredAny>(&sample)
+                .map_err(|e| TemplateError::Json(e.to_string()))?;
+        }
+        Ok(template)
+    }
+
+    pub(super) fn content_type(&self) -> &HeaderValue {
+        &self.content_type
+    }
+
+    pub(super) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
+    }
+
+    pub(super) fn render(&self, saying: &Saying<'_>) -> Bytes {
+        let mut out = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => out.push_str(text),
+                Part::Place(place) => self.fill(&mut out, *place, saying),
+            }
+        }
+        out.into()
+    }
+
+    fn fill(&self, out: &mut String, place: Place, saying: &Saying<'_>) {
+        match place {
+            Place::Advice => self.push(out, &saying.advice),
+            Place::Code => self.push(out, saying.code),
+            Place::Message => self.push(out, &saying.message),
+            Place::Permissions => self.push(out, &saying.permissions),
+            Place::RequestId => self.push(out, saying.request_id),
+            // A number also where there is nothing to wait for, so that JSON stays JSON.
+            Place::RetryAfter => out.push_str(&saying.retry_after.unwrap_or(0).to_string()),
+            Place::Status => out.push_str(saying.status.as_str()),
+            Place::Title => self.push(out, phrase(saying)),
+        }
+    }
+
+    fn push(&self, out: &mut String, text: &str) {
+        match self.escape {
+            Escape::Plain => out.push_str(text),
+            Escape::Json => {
+                // A JSON string without the quotes around it, which the template has.
+                let quoted = serde_json::Value::from(text).to_string();
+                out.push_str(quoted.get(1..quoted.len() - 1).unwrap_or_default());
+            }
+            Escape::Markup => {
+                for c in text.chars() {
+                    match c {
+                        '&' => out.push_str("&amp;"),
+                        '<' => out.push_str("&lt;"),
+                        '>' => out.push_str("&gt;"),
+                        '"' => out.push_str("&quot;"),
+                        '\'' => out.push_str("&#39;"),
+                        c => out.push(c),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn escape(content_type: &str) -> Escape {
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let (_, subtype) = kind.split_once('/').unwrap_or_default();
+    match subtype.rsplit('+').next() {
+        Some("json") => Escape::Json,
+        Some("html" | "xml") => Escape::Markup,
+        _ => Escape::Plain,
+    }
+}
+
+fn sample() -> Saying<'static> {
+    Saying {
+        status: http::StatusCode::UNAUTHORIZED,
+        code: "code",
+        message: "message".to_owned(),
+        advice: "advice".to_owned(),
+        request_id: "id",
+        permissions: String::new(),
+        retry_after: None,
+        docs: None,
+    }
+}

@@ -1,0 +1,353 @@
+//! Golden bytes per profile.
+
+use std::collections::HashSet;
+
+use super::*;
+use crate::core::credential::{Prefixes, Source};
+use crate::core::key::Permission;
+
+fn sources() -> Vec<Source> {
+    vec![
+        Source::Bearer { prefixes: Prefixes::new(["wa_"]) },
+        Source::Header {
+            name: HeaderName::from_static("x-api-key"),
+            prefixes: Prefixes::default(),
+        },
+    ]
+}
+
+fn refusals(profile: Profile) -> Refusals {
+    Refusals {
+        default: profile,
+        challenges: Challenges::new("orders", None, &sources()),
+        ..Refusals::default()
+    }
+}
+
+fn shown(rendered: &Rendered) -> String {
+    let mut text = format!("{}\n", rendered.status.as_u16());
+    for (name, value) in &rendered.headers {
+        text.push_str(&format!("{name}: {}\n", value.to_str().unwrap()));
+    }
+    text.push('\n');
+    text.push_str(std::str::from_utf8(&rendered.body).unwrap());
+    text
+}
+
+fn render(profile: Profile, rejection: &Rejection) -> String {
+    let context = Context { request_id: "r-1", profile: None, grpc: false };
+    shown(&refusals(profile).render(rejection, &context))
+}
+
+fn lacking() -> Rejection {
+    let words = ["read", "send"].map(|w| Permission::parse(w).unwrap());
+    Rejection { reason: Reason::Permission, detail: Detail::Permissions(words.into()) }
+}
+
+fn exhausted() -> Rejection {
+    let limit = Limit::parse("100/min").unwrap();
+    let retry_in = Duration::from_millis(16_200);
+    Rejection { reason: Reason::RateLimited, detail: Detail::RetryAfter { limit, retry_in } }
+}
+
+#[test]
+fn problem_missing() {
+    assert_eq!(
+        render(Profile::ProblemJson, &Reason::Missing.into()),
+        concat!(
+            "401\n",
+            "cache-control: no-store\n",
+            "www-authenticate: Bearer realm=\"orders\", ApiKey realm=\"orders\"\n",
+            "content-type: application/problem+json\n",
+            "\n",
+            r#"{"title":"Unauthorized","status":401,"detail":"API key is missing; send the key as "#,
+            r#"`authorization: Bearer KEY`, or in the header `x-api-key`","code":"missing_key","#,
+            r#""request_id":"r-1"}"#,
+        )
+    );
+}
+
+#[test]
+fn problem_unknown() {
+    assert_eq!(
+        render(Profile::ProblemJson, &Reason::Unknown.into()),
+        concat!(
+            "401\n",
+            "cache-control: no-store\n",
+            "www-authenticate: Bearer realm=\"orders\", error=\"invalid_token\", ",
+            "error_description=\"Invalid API key provided\", ApiKey realm=\"orders\"\n",
+            "content-type: application/problem+json\n",
+            "\n",
+            r#"{"title":"Unauthorized","status":401,"detail":"Invalid API key provided; check that "#,
+            r#"the whole key was copied; if it was replaced, use its successor","#,
+            r#""code":"invalid_key","request_id":"r-1"}"#,
+        )
+    );
+}
+
+#[test]
+fn problem_permission() {
+    assert_eq!(
+        render(Profile::ProblemJson, &lacking()),
+        concat!(
+            "403\n",
+            "cache-control: no-store\n",
+            "www-authenticate: Bearer realm=\"orders\", error=\"insufficient_scope\", ",
+            "error_description=\"API key lacks required permissions\", scope=\"read send\"\n",
+            "content-type: application/problem+json\n",
+            "\n",
+            r#"{"title":"Forbidden","status":403,"detail":"API key lacks required permissions: "#,
+            r#"read, send; use a key that has them, or have them added to this one","#,
+            r#""code":"insufficient_permission","request_id":"r-1","#,
+            r#""required_permissions":["read","send"]}"#,
+        )
+    );
+}
+
+#[test]
+fn problem_rate_limited() {
+    assert_eq!(
+        render(Profile::ProblemJson, &exhausted()),
+        concat!(
+            "429\n",
+            "cache-control: no-store\n",
+            "retry-after: 17\n",
+            "ratelimit-policy: \"per-key\";q=100;w=60\n",
+            "ratelimit: \"per-key\";r=0;t=17\n",
+            "content-type: application/problem+json\n",
+            "\n",
+            r#"{"title":"Too Many Requests","status":429,"detail":"Rate limit exceeded; wait for "#,
+            r#"the seconds in Retry-After, then send more slowly","code":"rate_limited","#,
+            r#""request_id":"r-1","retry_after":17}"#,
+        )
+    );
+}
+
+#[test]
+fn problem_type_points_to_the_page_that_is_configured() {
+    let docs = Some("https://docs.example/errors".into());
+    let refusals = Refusals { docs, ..refusals(Profile::ProblemJson) };
+    let context = Context { request_id: "r-1", profile: None, grpc: false };
+    let rendered = refusals.render(&Reason::Expired.into(), &context);
+    assert_eq!(
+        std::str::from_utf8(&rendered.body).unwrap(),
+        concat!(
+            r#"{"type":"https://docs.example/errors#expired_key","title":"Unauthorized","#,
+            r#""status":401,"detail":"API key has expired; create a new key and switch to it","#,
+            r#""code":"expired_key","request_id":"r-1"}"#,
+        )
+    );
+}
+
+#[test]
+fn error_message() {
+    let body = |rejection: &Rejection| {
+        render(Profile::ErrorMessage, rejection).split_once("\n\n").unwrap().1.to_owned()
+    };
+    assert_eq!(
+        body(&Reason::Unknown.into()),
+        concat!(
+            r#"{"error":"Unauthorized","errorMessage":"Invalid API key provided","#,
+            r#""code":"invalid_key","requestId":"r-1"}"#
+        )
+    );
+    assert_eq!(
+        body(&lacking()),
+        concat!(
+            r#"{"error":"Forbidden","errorMessage":"API key lacks required permissions: read, send","#,
+            r#""code":"insufficient_permission","requestId":"r-1"}"#
+        )
+    );
+    assert_eq!(
+        body(&exhausted()),
+        concat!(
+            r#"{"error":"Too Many Requests","errorMessage":"Rate limit exceeded","#,
+            r#""code":"rate_limited","requestId":"r-1"}"#
+        )
+    );
+}
+
+#[test]
+fn envelope() {
+    assert_eq!(
+        render(Profile::Envelope, &Reason::Unknown.into()).split_once("\n\n").unwrap().1,
+        concat!(
+            r#"{"status":"error","message":"Invalid API key provided","#,
+            r#""code":"invalid_key","request_id":"r-1"}"#
+        )
+    );
+}
+
+#[test]
+fn grpc_is_trailers_only() {
+    let context = Context { request_id: "r-1", profile: Some("envelope"), grpc: true };
+    let rendered = refusals(Profile::ProblemJson).render(&exhausted(), &context);
+    assert_eq!(
+        shown(&rendered),
+        concat!(
+            "200\n",
+            "cache-control: no-store\n",
+            "retry-after: 17\n",
+            "ratelimit-policy: \"per-key\";q=100;w=60\n",
+            "ratelimit: \"per-key\";r=0;t=17\n",
+            "content-type: application/grpc\n",
+            "grpc-status: 8\n",
+            "grpc-message: rate_limited: Rate limit exceeded; wait for the seconds in ",
+            "Retry-After, then send more slowly (request r-1)\n",
+            "grpc-retry-pushback-ms: 16200\n",
+            "\n",
+        )
+    );
+    let code = |reason: Reason| {
+        let rendered = refusals(Profile::ProblemJson).render(&reason.into(), &context);
+        let (_, value) = rendered.headers.iter().find(|(n, _)| n == "grpc-status").unwrap();
+        value.to_str().unwrap().to_owned()
+    };
+    assert_eq!(code(Reason::Missing), "16");
+    assert_eq!(code(Reason::Permission), "7");
+    assert_eq!(code(Reason::UpstreamConnect), "14");
+    assert_eq!(code(Reason::UpstreamTimeout), "14");
+    assert_eq!(code(Reason::Method), "12");
+}
+
+#[test]
+fn template() {
+    let body = r#"{"fault":{"code":"{{code}}","text":"{{message}}","id":"{{ request_id }}"},
+"retry":{{retry_after}}}"#;
+    let extra = vec![(HeaderName::from_static("x-fault"), HeaderValue::from_static("1"))];
+    let template =
+        Template::parse(HeaderValue::from_static("application/vnd.acme+json"), extra, body)
+            .unwrap();
+    let refusals =
+        Refusals { templates: vec![("acme".into(), template)], ..refusals(Profile::ProblemJson) };
+    let context = Context { request_id: "r\"1", profile: Some("acme"), grpc: false };
+    let rendered = refusals.render(&Reason::Expired.into(), &context);
+    assert_eq!(
+        shown(&rendered).split_once("x-fault").unwrap().1,
+        concat!(
+            ": 1\n",
+            "content-type: application/vnd.acme+json\n",
+            "\n",
+            r#"{"fault":{"code":"expired_key","text":"API key has expired","id":"r\"1"},"#,
+            "\n",
+            r#""retry":0}"#,
+        )
+    );
+}
+
+#[test]
+fn templates_that_are_wrong() {
+    let json = || HeaderValue::from_static("application/json");
+    let parse = |body: &str| Template::parse(json(), Vec::new(), body).unwrap_err();
+    assert_eq!(parse("{{cod}}"), TemplateError::Place("cod".to_owned()));
+    assert_eq!(parse("{{code"), TemplateError::Open);
+    assert!(matches!(parse("{\"a\":{{code}}}"), TemplateError::Json(_)));
+    let html =
+        Template::parse(HeaderValue::from_static("text/html"), Vec::new(), "<b>{{request_id}}");
+    let refusals =
+        Refusals { templates: vec![("page".into(), html.unwrap())], ..Refusals::default() };
+    let context = Context { request_id: "<i>", profile: Some("page"), grpc: false };
+    assert_eq!(&refusals.render(&Reason::Missing.into(), &context).body[..], b"<b>&lt;i&gt;");
+}
+
+#[test]
+fn what_may_not_be_told_apart_has_the_same_bytes() {
+    let alike = |refusals: &Refusals, reasons: &[Reason], grpc| {
+        let context = Context { request_id: "r-1", profile: None, grpc };
+        let seen: HashSet<String> =
+            reasons.iter().map(|r| shown(&refusals.render(&(*r).into(), &context))).collect();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+    };
+    let always = [Reason::Unknown, Reason::WrongSecret, Reason::Revoked, Reason::Disabled];
+    let uniform = [Reason::Expired, Reason::NotYetValid, Reason::WrongEnvironment];
+    for (_, profile) in Profile::BUILT_IN {
+        for grpc in [false, true] {
+            let refusals = refusals(profile);
+            alike(&refusals, &always, grpc);
+            let refusals = Refusals { disclosure: Disclosure::Uniform, ..refusals };
+            alike(&refusals, &[&always[..], &uniform[..]].concat(), grpc);
+        }
+    }
+}
+
+#[test]
+fn every_refusal_has_its_code_request_id_and_fields() {
+    for reason in Reason::ALL {
+        for (name, _) in Profile::BUILT_IN {
+            let context = Context { request_id: "r-1", profile: Some(name), grpc: false };
+            let rendered = refusals(Profile::default()).render(&(*reason).into(), &context);
+            let body: serde_json::Value = serde_json::from_slice(&rendered.body).unwrap();
+            assert_eq!(body["code"], reason.code(Disclosure::Detailed), "{reason:?} {name}");
+            assert!(body["request_id"] == "r-1" || body["requestId"] == "r-1");
+            let names: Vec<_> = rendered.headers.iter().map(|(n, _)| n).collect();
+            let unique: HashSet<_> = names.iter().collect();
+            assert_eq!(unique.len(), names.len(), "{reason:?}: {names:?}");
+            assert!(names.contains(&&header::CACHE_CONTROL));
+            let challenged = names.contains(&&header::WWW_AUTHENTICATE);
+            assert!(challenged || rendered.status != 401, "{reason:?}");
+            assert!(names.contains(&&header::RETRY_AFTER) || rendered.status != 429);
+        }
+    }
+}
+
+#[test]
+fn messages_can_be_an_error_description() {
+    for reason in Reason::ALL {
+        let message = text::text(*reason).message;
+        assert!(
+            message.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\'),
+            "{reason:?}"
+        );
+    }
+}
+
+#[test]
+fn challenges_follow_the_sources() {
+    let pair = Source::Pair {
+        id: HeaderName::from_static("x-api-key"),
+        secret: HeaderName::from_static("x-api-secret"),
+    };
+    let header = |challenges: &Challenges| {
+        let value = challenges.for_refusal(Reason::Unknown, "");
+        value.map(|v| v.to_str().unwrap().to_owned())
+    };
+    let only_pair = Challenges::new("we\"link", None, &[pair]);
+    assert_eq!(header(&only_pair).unwrap(), r#"ApiKey realm="we\"link""#);
+    assert_eq!(
+        only_pair.advice(),
+        "send the key in the header `x-api-key` and its secret in `x-api-secret`"
+    );
+    assert!(only_pair.for_refusal(Reason::Permission, "send").is_none());
+    assert_eq!(header(&Challenges::default()).unwrap(), "ApiKey realm=\"api\"");
+    let chosen = Challenges::new("api", Some(vec![Scheme::Bearer, Scheme::Bearer]), &sources());
+    assert_eq!(header(&chosen).unwrap().matches("Bearer").count(), 1);
+}
+
+#[test]
+fn limit_fields() {
+    let fields = |rate_fields, limit: &str| {
+        let refusals = Refusals { rate_fields, ..Refusals::default() };
+        let spent = Spent { remaining: 42, full_in: Duration::from_millis(17_001) };
+        let mut out = Vec::new();
+        refusals.limit_fields(Limit::parse(limit).unwrap(), spent, |name, value| {
+            out.push(format!("{name}: {}", value.to_str().unwrap()));
+        });
+        out
+    };
+    let both = RateFields { standard: true, x: true };
+    assert_eq!(
+        fields(both, "100/min"),
+        [
+            "ratelimit-policy: \"per-key\";q=100;w=60",
+            "ratelimit: \"per-key\";r=42;t=18",
+            "x-ratelimit-limit: 100",
+            "x-ratelimit-remaining: 42",
+            "x-ratelimit-reset: 18",
+        ]
+    );
+    assert_eq!(
+        fields(RateFields::default(), "100/1500ms")[0],
+        "ratelimit-policy: \"per-key\";q=100"
+    );
+    assert!(fields(RateFields { standard: false, x: false }, "1/s").is_empty());
+}

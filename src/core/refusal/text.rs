@@ -1,0 +1,110 @@
+//! What a refusal says. Only here are the words chosen; no byte of the request is among them.
+
+use crate::core::reason::{Disclosure, Reason};
+
+pub(super) struct Text {
+    /// Short, in the tone of the products whose clients read it. Visible ASCII and spaces, without
+    /// `"` and `\`: it is `error_description` as well (RFC 6750 §3).
+    pub(super) message: &'static str,
+    /// `None`: how to send a key, which depends on the configured sources.
+    pub(super) advice: Option<&'static str>,
+}
+
+/// The reason that a caller may see.
+pub(super) fn shown(reason: Reason, disclosure: Disclosure) -> Reason {
+    match (reason, disclosure) {
+        (Reason::Disabled | Reason::Revoked | Reason::WrongSecret, _) => Reason::Unknown,
+        (Reason::Expired | Reason::NotYetValid | Reason::WrongEnvironment, Disclosure::Uniform) => {
+            Reason::Unknown
+        }
+        (reason, _) => reason,
+    }
+}
+
+/// One match from reason to words.
+pub(super) fn text(shown: Reason) -> Text {
+    let (message, advice) = match shown {
+        Reason::Address => (
+            "API key may not be used from this address",
+            "call from an address that the key allows, or have yours added to the key",
+        ),
+        Reason::BadConnection => (
+            "Connection names a field that cannot be hop-by-hop",
+            "send Connection without field names",
+        ),
+        Reason::BadExpect => ("Unsupported Expect", "send only Expect: 100-continue, or none"),
+        Reason::BadFraming => (
+            "Message framing is ambiguous",
+            "send either one Content-Length or Transfer-Encoding: chunked",
+        ),
+        Reason::BadHeader => (
+            "A header field cannot be read safely",
+            "use letters, digits and dashes in names, and no control characters in values",
+        ),
+        Reason::BadHost => ("Host is missing, repeated or contradicts the target", "send one Host"),
+        Reason::BadPath => (
+            "The path cannot be read safely",
+            "send a plain path: no dot segments, empty segments or encoded slashes",
+        ),
+        Reason::BadTarget => (
+            "The request target is not a path",
+            "send the path with its query, such as GET /api/items?page=2",
+        ),
+        Reason::BodyTimeout => ("The request body stalled", "send it again without a pause"),
+        Reason::BodyTooLarge => ("The request body is too large", "send less in one request"),
+        Reason::Draining => ("The server is about to stop", "try again; another one will answer"),
+        Reason::Duplicate => {
+            ("More than one credential in the request", "send the key once, in one place")
+        }
+        Reason::Expired => ("API key has expired", "create a new key and switch to it"),
+        Reason::Foreign => return to_send("Credential is not an API key of this service"),
+        Reason::HeaderTimeout => ("The request head took too long", "send it at once"),
+        Reason::HeadersTooLarge => {
+            ("The header fields are too large", "send fewer or shorter ones")
+        }
+        Reason::Internal | Reason::NoTable => {
+            ("Service unavailable", "try again; if it lasts, report the request id")
+        }
+        Reason::Malformed => (
+            "Credential has characters that no API key has",
+            "check that it was copied whole and alone, without line ends",
+        ),
+        Reason::Method => {
+            ("Method is not allowed for this path", "use one of the methods in the Allow field")
+        }
+        Reason::Missing => return to_send("API key is missing"),
+        Reason::NotYetValid => ("API key is not valid yet", "use it from its start time on"),
+        Reason::Overloaded => ("The service is overloaded", "try again after the pause given"),
+        Reason::Permission => (
+            "API key lacks required permissions",
+            "use a key that has them, or have them added to this one",
+        ),
+        Reason::RateLimited => {
+            ("Rate limit exceeded", "wait for the seconds in Retry-After, then send more slowly")
+        }
+        Reason::Route => (
+            "No rule opens this path",
+            "check the path; if it is right, the service's operator has to open it",
+        ),
+        Reason::Disabled | Reason::Revoked | Reason::Unknown | Reason::WrongSecret => (
+            "Invalid API key provided",
+            "check that the whole key was copied; if it was replaced, use its successor",
+        ),
+        Reason::UpstreamBadResponse | Reason::UpstreamClosed | Reason::UpstreamConnect => {
+            ("The service did not answer properly", "try again; if it lasts, report the request id")
+        }
+        Reason::UpstreamConnectTimeout | Reason::UpstreamTimeout => {
+            ("The service did not answer in time", "try again; if it lasts, report the request id")
+        }
+        Reason::UriTooLong => ("The request target is too long", "send long values in the body"),
+        Reason::WrongEnvironment => (
+            "API key belongs to another environment",
+            "use a live key for the live service and a test key for the test service",
+        ),
+    };
+    Text { message, advice: Some(advice) }
+}
+
+const fn to_send(message: &'static str) -> Text {
+    Text { message, advice: None }
+}
