@@ -1,0 +1,131 @@
+"""One run: directories, the upstream, what was started, and the interleaved rounds."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+from . import load, procs, tools
+from .contenders import Upstream, certificate
+from .keys import Keys
+from .procs import LOAD_CORE, PROXY_CORE, Failed
+
+ROOT = os.path.dirname(load.HERE)
+
+
+class Bench:
+    def __init__(self, need=("nginx", "haproxy", "wrk", "h2load", "openssl", "taskset")):
+        tools.need(*need)
+        procs.raise_descriptor_limit()
+        self.target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+        self.data = os.path.join(self.target, "bench")
+        os.makedirs(self.data, exist_ok=True)
+        self.run_dir = tempfile.mkdtemp(prefix="kg", dir="/tmp")  # short: a socket's path is in it
+        os.chmod(self.run_dir, 0o755)  # nginx's worker gives up root
+        self.running = []
+        self.cert, self.cert_key, self.cert_bundle = certificate(self.run_dir)
+        self.upstream = None
+        self.began = time.monotonic()
+
+    def __enter__(self):
+        self.upstream = Upstream(self, LOAD_CORE)
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.stop_all()
+        if self.upstream is not None:
+            self.upstream.stop()
+        if kind is None or not os.environ.get("KEEP"):
+            shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def keys(self, count):
+        return Keys(os.path.join(self.data, "keys"), count)
+
+    def example(self, name):
+        return os.path.join(self.target, "release", "examples", name)
+
+    def program(self, name):
+        return os.path.join(self.target, "release", name)
+
+    def stop_all(self):
+        for running in self.running:
+            running.stop()
+        self.running = []
+
+    def say(self, text):
+        print(f"[{time.monotonic() - self.began:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    def cell(self, running, work):
+        """CPU microseconds per request of one contender while `work` loads it, and requests/s."""
+        before = running.cpu_seconds()
+        requests, seconds = work(running)
+        used = running.cpu_seconds() - before
+        return used / requests * 1e6, requests / seconds, used / seconds
+
+    def rounds(self, what, contenders, work, count):
+        """A B C A B C …: every contender once per round. `contenders`: name to Running."""
+        cpu, rate, share = [], [], []
+        order = list(contenders)
+        for number in range(count):
+            cpu.append({})
+            rate.append({})
+            share.append({})
+            for name in order:
+                try:
+                    figures = self.cell(contenders[name], work)
+                except Failed as failure:
+                    # wrk may lose one request on a loaded machine; a second time is a finding.
+                    self.say(f"{what}: {name}: once more: {failure}")
+                    figures = self.cell(contenders[name], work)
+                cpu[number][name], rate[number][name], share[number][name] = figures
+            # The neighbour's state (caches, boost) is not always the same contender's burden.
+            order = order[1:] + order[:1]
+        self.say(what + ": " + ", ".join(f"{n} {cpu[-1][n]:.2f} µs" for n in contenders))
+        return cpu, rate, share
+
+
+def machine():
+    model = "?"
+    with open("/proc/cpuinfo") as f:
+        for line in f:
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    with open("/proc/meminfo") as f:
+        memory = int(f.readline().split()[1]) // 1024
+    return {
+        "cpu": model,
+        "cores": len(procs.CORES),
+        "memory_mib": memory,
+        "kernel": platform.release(),
+        "load_core": LOAD_CORE,
+        "proxy_core": PROXY_CORE,
+        "load_average_before": os.getloadavg()[0],
+    }
+
+
+def commit():
+    def git(*args):
+        out = subprocess.run(["git", "-C", ROOT, *args], capture_output=True, text=True, check=False)
+        return out.stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
+
+
+def write_json(report):
+    path = os.environ.get("JSON")
+    if path:
+        with open(path, "w") as f:
+            json.dump(report, f, indent=1)
+            f.write("\n")
+
+
+def build(*targets):
+    """Release builds of what a bench runs; a second call costs a second."""
+    if os.environ.get("NO_BUILD"):
+        return
+    subprocess.run(["cargo", "build", "--release", "--locked", *targets], cwd=ROOT, check=True)

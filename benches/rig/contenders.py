@@ -1,0 +1,285 @@
+"""The gateways under test. Each does the same job: look up `X-Api-Key`, remove it, set `X-Org-Id`,
+forward; one worker. A setup says what differs between two runs of one contender."""
+
+import dataclasses
+import os
+import subprocess
+import time
+
+from . import tools
+from .procs import PROXY_CORE, Failed, cpu_seconds, free_port, memory_kib, spawn, stop, wait_port
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """One way to run a contender."""
+
+    keys: int = 1_000_000
+    unix: bool = False  # upstream over a Unix socket
+    workers: int = 1
+    cores: str = str(PROXY_CORE)
+    features: frozenset = frozenset({"default"})  # see each contender
+
+
+class Running:
+    """A started contender."""
+
+    def __init__(self, name, process, ports, ready_s, log):
+        self.name = name
+        self.process = process
+        self.http1, self.http2, self.tls = ports
+        self.ready_s = ready_s
+        self.log = log
+        self.keys = 0
+
+    def cpu_seconds(self):
+        return cpu_seconds(self.process.pid)
+
+    def memory_kib(self):
+        return memory_kib(self.process.pid)
+
+    def stop(self):
+        stop(self.process)
+
+
+class Contender:
+    """Base: `configure` writes the files and returns the command line."""
+
+    name = "?"
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.started = 0
+
+    def start(self, setup):
+        self.started += 1
+        directory = os.path.join(self.bench.run_dir, f"{self.name}-{self.started}")
+        os.makedirs(directory)
+        ports = (free_port(), free_port(), free_port())
+        log = os.path.join(directory, "log")
+        argv = self.configure(setup, directory, ports)
+        begin = time.monotonic()
+        process = spawn(argv, setup.cores, log, cwd=directory)
+        try:
+            wait_port(ports[0], process, log)
+        except Failed:
+            stop(process)
+            raise
+        ready_s = time.monotonic() - begin
+        running = Running(self.name, process, ports, ready_s, log)
+        running.keys = setup.keys
+        self.bench.running.append(running)
+        return running
+
+    def upstream(self, setup):
+        up = self.bench.upstream
+        return f"unix:{up.unix}" if setup.unix else f"127.0.0.1:{up.port}"
+
+    def version(self):
+        raise NotImplementedError
+
+    def binary(self):
+        raise NotImplementedError
+
+
+class Nginx(Contender):
+    """Tuned: with its defaults bodies go through temporary files, at 2 to 7 times the cost.
+    Features: `log` writes an access log, `limit` counts requests per organization, `stream` sends
+    an upload on while it arrives instead of holding it in memory first."""
+
+    name = "nginx"
+
+    def version(self):
+        return tools.version("nginx", "-v")
+
+    def binary(self):
+        return tools.path("nginx")
+
+    def configure(self, setup, directory, ports):
+        keys = self.bench.keys(setup.keys)
+        http1, http2, tls = ports
+        log = "access_log access.log;" if "log" in setup.features else "access_log off;"
+        zone = limit = ""
+        if "limit" in setup.features:
+            zone = "limit_req_zone $org zone=orgs:10m rate=1000000r/s;"
+            limit = "limit_req zone=orgs burst=1000 nodelay;"
+        body = "client_body_buffer_size 16m;"
+        if "stream" in setup.features:
+            body = "proxy_request_buffering off; client_body_buffer_size 128k;"
+        config = f"""
+daemon off;
+pid nginx.pid;
+error_log stderr error;
+worker_processes {setup.workers};
+events {{ worker_connections 15000; }}
+http {{
+    {log}
+    map_hash_max_size {max(2048, setup.keys * 2)};
+    map_hash_bucket_size 128;
+    map $http_x_api_key $org {{
+        default "";
+        include {keys.nginx()};
+    }}
+    {zone}
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    client_max_body_size 20m;
+    keepalive_requests 1000000000;
+    keepalive_timeout 600s;
+    upstream service {{
+        server {self.upstream(setup)};
+        keepalive 512;
+        keepalive_requests 1000000000;
+        keepalive_timeout 600s;
+    }}
+    server {{
+        listen 127.0.0.1:{http1} backlog=4096;
+        listen 127.0.0.1:{http2} http2 backlog=4096;
+        listen 127.0.0.1:{tls} ssl backlog=4096;
+        ssl_certificate {self.bench.cert};
+        ssl_certificate_key {self.bench.cert_key};
+        location / {{
+            if ($org = "") {{ return 401; }}
+            {limit}
+            proxy_pass http://service;
+            proxy_http_version 1.1;
+            proxy_buffer_size 32k;
+            proxy_buffers 16 32k;
+            proxy_busy_buffers_size 256k;
+            proxy_max_temp_file_size 0;
+            {body}
+            proxy_set_header Connection "";
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Api-Key "";
+            proxy_set_header X-Org-Id $org;
+        }}
+    }}
+}}
+"""
+        path = os.path.join(directory, "nginx.conf")
+        with open(path, "w") as f:
+            f.write(config)
+        return [self.binary(), "-p", directory, "-c", path]
+
+
+class Haproxy(Contender):
+    """No features beyond the job."""
+
+    name = "haproxy"
+
+    def version(self):
+        return tools.version("haproxy", "-v")
+
+    def binary(self):
+        return tools.path("haproxy")
+
+    def configure(self, setup, directory, ports):
+        keys = self.bench.keys(setup.keys)
+        http1, http2, tls = ports
+        upstream = self.upstream(setup).replace("unix:", "unix@")
+        config = f"""
+global
+    nbthread {setup.workers}
+    maxconn 15000
+    no strict-limits
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 600s
+    timeout server 600s
+    timeout http-keep-alive 600s
+    option http-keep-alive
+    http-reuse always
+frontend in
+    bind 127.0.0.1:{http1} backlog 4096
+    bind 127.0.0.1:{http2} proto h2 backlog 4096
+    bind 127.0.0.1:{tls} ssl crt {self.bench.cert_bundle} backlog 4096
+    http-request set-var(txn.org) req.hdr(X-Api-Key),map_str({keys.plain()})
+    http-request deny deny_status 401 unless {{ var(txn.org) -m found }}
+    http-request del-header X-Api-Key
+    http-request set-header X-Org-Id %[var(txn.org)]
+    default_backend service
+backend service
+    server up {upstream} pool-max-conn -1 pool-purge-delay 600s
+"""
+        path = os.path.join(directory, "haproxy.cfg")
+        with open(path, "w") as f:
+            f.write(config)
+        return [self.binary(), "-db", "-f", path]
+
+
+class Hyper(Contender):
+    """The floor: benches/bare_proxy.rs. One worker, no features."""
+
+    name = "hyper"
+
+    def version(self):
+        return "benches/bare_proxy.rs, same build as keygate"
+
+    def binary(self):
+        return self.bench.example("bench-bare-proxy")
+
+    def configure(self, setup, directory, ports):
+        if setup.workers != 1:
+            raise Failed("the bare hyper proxy has one worker")
+        keys = self.bench.keys(setup.keys)
+        return [
+            self.binary(),
+            *("--http1", f"127.0.0.1:{ports[0]}"),
+            *("--http2", f"127.0.0.1:{ports[1]}"),
+            *("--tls", f"127.0.0.1:{ports[2]}"),
+            *("--cert", self.bench.cert, "--key", self.bench.cert_key),
+            *("--upstream", self.upstream(setup), "--keys", keys.plain()),
+        ]
+
+
+class Keygate(Contender):
+    """The default features; see `variants`."""
+
+    name = "keygate"
+
+    def version(self):
+        return tools.version(self.binary(), "--version")
+
+    def binary(self):
+        return self.bench.program("keygate")
+
+    @staticmethod
+    def variants():
+        return {}
+
+
+class Upstream:
+    """benches/upstream.rs on the load generator's core."""
+
+    def __init__(self, bench, core):
+        self.port = free_port()
+        self.unix = os.path.join(bench.run_dir, "upstream.sock")
+        log = os.path.join(bench.run_dir, "upstream.log")
+        argv = [bench.example("bench-upstream"), "--tcp", f"127.0.0.1:{self.port}", "--unix", self.unix]
+        self.process = spawn(argv, core, log)
+        wait_port(self.port, self.process, log)
+        os.chmod(self.unix, 0o777)
+
+    def stop(self):
+        stop(self.process)
+
+
+def certificate(directory):
+    """A self-signed P-256 certificate: certificate, key, both in one file."""
+    cert, key, both = (os.path.join(directory, n) for n in ("cert.pem", "key.pem", "both.pem"))
+    if not os.path.exists(both):
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+        command += ["-nodes", "-days", "3650", "-subj", "/CN=bench", "-keyout", key, "-out", cert]
+        command += ["-addext", "subjectAltName=DNS:bench,IP:127.0.0.1"]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            raise Failed(f"openssl: {made.stderr}")
+        with open(both, "w") as out:
+            for path in (cert, key):
+                with open(path) as f:
+                    out.write(f.read())
+    return cert, key, both
