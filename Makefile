@@ -34,16 +34,16 @@ image: release ## Container image with the static sidecar, FROM scratch (IMAGE=n
 	deploy/build-image.sh $(IMAGE)
 
 bench: ## Speed, memory and start-up beside nginx and HAProxy (minutes)
-	benches/run.sh
+	benches/run.py
 
 bench-table: ## Build, verify and look-up of tables from 1,000 to 10,000,000 keys
 	benches/table.sh
 
 bench-reload: ## Latency of requests while tables reload
-	benches/reload.sh
+	benches/reload.py
 
 bench-instructions: ## CPU instructions per request under callgrind
-	benches/instructions.sh
+	benches/instructions.py
 
 conformance: tools ## Public suites against keygate, nginx and HAProxy (minutes)
 	tests/conformance/run.sh
