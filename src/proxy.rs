@@ -2,3 +2,5 @@
 //! Imports core, config, snapshot, clock and telemetry; never manage, reload or admin.
 
 pub mod proxy_protocol;
+pub mod subprotocol;
+pub mod tunnel;

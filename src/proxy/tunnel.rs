@@ -1,0 +1,259 @@
+//! What runs after both sides answered 101: bytes both ways, until both sides are done or the
+//! key that opened the tunnel ends. Knows WebSocket framing only as far as it takes to say
+//! goodbye between two frames.
+//! Imports nothing of the crate.
+//!
+//! Memory: an idle tunnel holds no buffer. Reads go through one scratch buffer per thread; what
+//! the other side does not take at once, at most [`CHUNK`] bytes, waits in a buffer of its own,
+//! and nothing more is read in that direction until it is gone.
+
+mod frames;
+mod pump;
+mod stop;
+#[cfg(test)]
+mod tests;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Sleep, sleep, timeout};
+
+use self::frames::{Frames, close_frame};
+pub use self::pump::CHUNK;
+use self::pump::{Fault, Pump};
+pub use self::stop::{Cut, Stop};
+
+/// Close code of an idle tunnel: "going away" (RFC 6455 section 7.4.1).
+const GOING_AWAY: u16 = 1001;
+
+/// Two connections that have both switched protocols.
+#[derive(Debug)]
+pub struct Tunnel<'a, C, U> {
+    /// Stays the caller's, who may have to reset it; see [`Ended::must_reset`].
+    pub client: &'a mut C,
+    /// Dropped in the poll that notices a cut.
+    pub upstream: U,
+    pub framing: Framing,
+    /// What was read from the client behind its request.
+    pub from_client: Bytes,
+    /// What was read from the upstream behind its 101.
+    pub from_upstream: Bytes,
+    pub limits: Limits,
+}
+
+/// What travels inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Bytes of which nothing is known: a cut is a cut.
+    Opaque,
+    /// RFC 6455 frames: a cut between two of them ends with a close frame.
+    WebSocket,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest time without a byte in either direction; `None`: no bound. Ends at most a quarter
+    /// late.
+    pub idle: Option<Duration>,
+    /// The same once one side has ended its half: what is left is a dead peer more often than not.
+    pub half_closed: Option<Duration>,
+    /// For the goodbye: close frame, shutdown, and the client's own end of the connection.
+    pub write: Duration,
+}
+
+/// How a tunnel went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub end: End,
+    /// Bytes handed to the client, the goodbye not counted.
+    pub to_client: u64,
+    pub to_upstream: u64,
+    /// The client was cut inside a message, or does not read: a clean end of its connection would
+    /// tell it a lie, or keep the kernel busy for minutes.
+    pub must_reset: bool,
+}
+
+/// Why a tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The client's connection broke.
+    Client(io::ErrorKind),
+    /// [`Stop::cut`], or whatever the caller gave in its place.
+    Cut,
+    /// Both sides have ended their half.
+    Finished,
+    Idle,
+    /// The upstream's connection broke.
+    Upstream(io::ErrorKind),
+}
+
+/// An optional deadline that is moved by progress without being touched by it: it looks at a
+/// counter four times per period.
+#[derive(Debug, Default)]
+struct IdleTimer {
+    period: Option<Duration>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    seen: u64,
+    quiet: u8,
+}
+
+/// What the copying ended with.
+enum Outcome {
+    Cut(Cut),
+    Ended(End),
+}
+
+// === impl Tunnel ===
+
+impl<C, U> Tunnel<'_, C, U>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Copies until the end. `poll_cut` is asked first in every poll ([`Stop::poll_cut`]); once
+    /// it is ready, not one more byte goes in either direction, the upstream is dropped at once,
+    /// and only the goodbye to the client is left to do.
+    pub async fn run(self, mut poll_cut: impl FnMut(&mut Context<'_>) -> Poll<Cut>) -> Ended {
+        let Self { client, upstream, framing, from_client, from_upstream, limits } = self;
+        let frames = match framing {
+            Framing::Opaque => None,
+            Framing::WebSocket => Some(Frames::default()),
+        };
+        let mut to_upstream = Pump::new(from_client, None);
+        let mut to_client = Pump::new(from_upstream, frames);
+        let mut idle = IdleTimer::default();
+        let mut upstream = Some(upstream);
+        // A failed write to the upstream is not the end of what it has still to say: a server
+        // that refuses more input often says why.
+        let mut upstream_fault = None;
+
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(cut) = poll_cut(cx) {
+                upstream = None;
+                return Poll::Ready(Outcome::Cut(cut));
+            }
+            let Some(far) = upstream.as_mut() else {
+                return Poll::Ready(Outcome::Ended(End::Finished));
+            };
+            let up = to_upstream.poll(cx, client, far);
+            match up {
+                Poll::Ready(Err(Fault::Read(kind))) => {
+                    return Poll::Ready(Outcome::Ended(End::Client(kind)));
+                }
+                Poll::Ready(Err(Fault::Write(kind))) => {
+                    upstream_fault.get_or_insert(kind);
+                    to_upstream.give_up();
+                }
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+            let down = to_client.poll(cx, far, client);
+            match down {
+                Poll::Ready(Err(Fault::Write(kind))) => {
+                    return Poll::Ready(Outcome::Ended(End::Client(kind)));
+                }
+                Poll::Ready(Err(Fault::Read(kind))) => {
+                    return Poll::Ready(Outcome::Ended(End::Upstream(kind)));
+                }
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+            if let (true, true) = (to_upstream.is_done(), to_client.is_done()) {
+                let end = upstream_fault.map_or(End::Finished, End::Upstream);
+                return Poll::Ready(Outcome::Ended(end));
+            }
+            let half_closed = to_upstream.is_ending() || to_client.is_ending();
+            let period = match half_closed {
+                true => limits.idle.into_iter().chain(limits.half_closed).min(),
+                false => limits.idle,
+            };
+            let activity = to_upstream.bytes().wrapping_add(to_client.bytes());
+            idle.poll(cx, period, activity).map(|()| Outcome::Ended(End::Idle))
+        })
+        .await;
+        drop(upstream);
+
+        let goodbye = |code, reason: &str| {
+            to_client.frames().filter(|f| f.may_close()).map(|_| close_frame(code, reason))
+        };
+        let (end, must_reset) = match outcome {
+            Outcome::Cut(Cut::Abrupt) => (End::Cut, true),
+            Outcome::Cut(Cut::Close { code, reason }) => {
+                (End::Cut, !close(client, goodbye(code, reason), limits.write).await)
+            }
+            Outcome::Ended(End::Idle) => {
+                let frame = goodbye(GOING_AWAY, "idle");
+                (End::Idle, !close(client, frame, limits.write).await)
+            }
+            Outcome::Ended(End::Upstream(kind)) if !to_client.is_done() => {
+                // What came before the fault was handed on; it still has to leave our buffers.
+                let flushed = timeout(limits.write, client.shutdown()).await;
+                let cut_short = framing == Framing::Opaque;
+                (End::Upstream(kind), cut_short || !matches!(flushed, Ok(Ok(()))))
+            }
+            Outcome::Ended(end) => (end, false),
+        };
+        Ended { end, to_client: to_client.bytes(), to_upstream: to_upstream.bytes(), must_reset }
+    }
+}
+
+/// Sends the last frame, ends our half and waits until the client has ended its own, so that no
+/// reset overtakes the frame. False: it did not come to that in time, or no frame could be sent.
+async fn close<C>(client: &mut C, frame: Option<Bytes>, limit: Duration) -> bool
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(frame) = frame else { return false };
+    let goodbye = async {
+        client.write_all(&frame).await?;
+        client.shutdown().await?;
+        let mut ignored = [0; 1024];
+        while client.read(&mut ignored).await? != 0 {}
+        io::Result::Ok(())
+    };
+    matches!(timeout(limit, goodbye).await, Ok(Ok(())))
+}
+
+// === impl End ===
+
+impl End {
+    /// The word in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client(_) => "client_closed",
+            Self::Cut => "cut",
+            Self::Finished => "finished",
+            Self::Idle => "idle_timeout",
+            Self::Upstream(_) => "upstream_closed",
+        }
+    }
+}
+
+// === impl IdleTimer ===
+
+impl IdleTimer {
+    const LOOKS: u8 = 4;
+
+    fn poll(&mut self, cx: &mut Context<'_>, period: Option<Duration>, activity: u64) -> Poll<()> {
+        if self.period != period {
+            let look = |period: Duration| Box::pin(sleep(period / u32::from(Self::LOOKS)));
+            *self = Self { period, sleep: period.map(look), seen: activity, quiet: 0 };
+        }
+        let (Some(period), Some(timer)) = (self.period, self.sleep.as_mut()) else {
+            return Poll::Pending;
+        };
+        while timer.as_mut().poll(cx).is_ready() {
+            self.quiet = if activity == self.seen { self.quiet.saturating_add(1) } else { 0 };
+            self.seen = activity;
+            if self.quiet >= Self::LOOKS {
+                return Poll::Ready(());
+            }
+            let next = timer.deadline() + period / u32::from(Self::LOOKS);
+            timer.as_mut().reset(next);
+        }
+        Poll::Pending
+    }
+}
