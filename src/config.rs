@@ -2,6 +2,7 @@
 //! program sees: parsed, defaulted, checked as a whole. Imports only `core` (and the exit codes).
 
 mod delivery;
+mod diff;
 mod fault;
 mod lower;
 mod policy;
@@ -20,6 +21,7 @@ use crate::core::headers::FieldTable;
 pub use crate::core::identity::Identity;
 use crate::core::{NetworkSet, Policy, Source};
 
+pub use self::diff::needs_restart;
 pub use self::fault::{Error, Fault};
 pub use self::raw::Host;
 
@@ -68,7 +70,7 @@ pub enum Underscores {
     Refuse,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub bind: Bind,
     pub tls: Option<TlsServer>,
@@ -82,7 +84,7 @@ pub enum Bind {
     Unix(PathBuf),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TlsServer {
     /// Certificate chain and key files; the first is the default when no name matches.
     pub certificates: Vec<CertificateFiles>,
@@ -93,13 +95,13 @@ pub struct TlsServer {
     pub http2: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CertificateFiles {
     pub chain: PathBuf,
     pub key: PathBuf,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ClientAuth {
     None,
     /// A certificate is verified when there is one.
@@ -148,7 +150,7 @@ pub enum UpstreamProtocol {
     Http2,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct TlsClient {
     /// `None`: the built-in roots.
     pub ca: Option<PathBuf>,
@@ -278,7 +280,7 @@ pub enum TableSource {
 }
 
 /// How tables are fetched from a URL.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct UrlOptions {
     pub ca: Option<PathBuf>,
     /// File that holds a bearer token.

@@ -101,7 +101,6 @@ impl<'a> Reader<'a> {
     }
 
     #[cfg(test)]
-    #[expect(dead_code, reason = "for the test of docs/config.md")]
     pub(super) fn asked(&self) -> BTreeSet<String> {
         self.asked.borrow().clone()
     }

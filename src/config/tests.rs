@@ -127,3 +127,341 @@ fn all_faults_are_told_at_once_with_line_key_and_remedy() {
         ]
     );
 }
+
+/// Every table that a configuration can have.
+const FULL: &str = r#"
+environment = "live"
+require_environment = true
+trusted_proxies = ["10.0.0.0/8"]
+underscores = "drop"
+[[listen]]
+address = "unix:/run/keygate.sock"
+proxy_protocol_from = ["10.0.0.1"]
+[[listen]]
+address = "[::]:8443"
+[listen.tls]
+certificate = "tls.crt"
+key = "tls.key"
+client_ca = "ca.pem"
+client_auth = "optional"
+min_version = "1.3"
+http2 = false
+[[listen.tls.names]]
+certificate = "tls.crt"
+key = "tls.key"
+[upstream]
+url = "https://app:8443"
+protocol = "http2"
+host = "app.internal"
+send_proxy_protocol = true
+max_connections = 10
+max_queue = 0
+health_path = "/healthz"
+health_interval = "1s"
+[upstream.tls]
+ca = "ca.pem"
+server_name = "app"
+certificate = "tls.crt"
+key = "tls.key"
+[table]
+url = "https://keys.example/orders.kgt"
+patch = "https://keys.example/orders.kgp"
+audience = "orders"
+trusted_signers = ["signer.pub", "ed25519:HCpEhXcZvITt5IwPbuGWqqzX2rELJa05fJkZ6ebCHhQ="]
+required_signers = 2
+state_file = "/var/lib/keygate/state"
+min_serial = 7
+after_expiry = "refuse"
+grace = "1d"
+max_bytes = "64MiB"
+shrink_brake = "10%"
+poll = "1m"
+patch_poll = "500ms"
+wait_for_table = true
+cache_dir = "/var/cache/keygate"
+[table.http]
+ca = "ca.pem"
+bearer_file = "token"
+long_poll = "30s"
+[[credentials]]
+source = "bearer"
+prefixes = ["wa_"]
+[[credentials]]
+source = "header"
+name = "x-api-key"
+[[credentials]]
+source = "basic"
+form = "pair"
+[[credentials]]
+source = "query"
+name = "api_key"
+[[credentials]]
+source = "cookie"
+name = "key"
+[[credentials]]
+source = "pair"
+id = "x-key"
+secret = "x-secret"
+[[credentials]]
+source = "subprotocol"
+marker = "keygate.key."
+[identity]
+org = "X-Tenant"
+environment = false
+[[routes]]
+id = "items"
+path = "/api/items/{id}"
+methods = ["GET", "DELETE"]
+access = "key-or-pass"
+permissions = ["read", "manage"]
+require = "any"
+mode = "observe"
+body_limit = "1MiB"
+upgrade = ["websocket"]
+preflight = true
+profile = "acme"
+allow_encoded_slash = true
+allow_semicolon = true
+allow_double_encoding = true
+[[routes]]
+path = "/healthz"
+access = "public"
+[refusals]
+profile = "error-message"
+disclosure = "uniform"
+realm = "orders"
+challenges = ["bearer"]
+rate_limit_fields = ["ratelimit", "x-ratelimit"]
+docs = "https://docs.example/refusals"
+[refusals.templates.acme]
+content_type = "application/json"
+body = '{"code":"{{code}}"}'
+headers = { x-fault = "1" }
+[timeouts]
+total = "1h"
+response_idle = "none"
+[limits]
+head_bytes = "64KiB"
+[drain]
+delay = "5s"
+[http2]
+max_streams = 50
+[streams]
+close_code = 4001
+[admin]
+address = "0.0.0.0:9901"
+[workers]
+count = 4
+[log]
+format = "text"
+success_every = 100
+"#;
+
+#[test]
+fn a_full_configuration() {
+    let config = parse(FULL).unwrap();
+    assert_eq!(config.warnings, []);
+    let Config { settings, upstream, table, .. } = &config;
+    assert_eq!(upstream.address, UpstreamAddress::Tcp { host: "app".into(), port: 8443 });
+    assert_eq!(upstream.tls.as_ref().unwrap().server_name.as_deref(), Some("app"));
+    assert!(matches!(
+        config.listeners[1].tls.as_ref().unwrap().client_auth,
+        ClientAuth::Optional { .. }
+    ));
+    assert_eq!(config.listeners[1].tls.as_ref().unwrap().certificates.len(), 2);
+    assert_eq!(table.required_signers, 2);
+    assert_eq!(table.shrink_brake, 0.1);
+    assert_eq!(table.url.long_poll, Duration::from_secs(30));
+    assert_eq!(settings.sources.len(), 7);
+    assert_eq!(settings.identity.org.as_ref().unwrap(), "x-tenant");
+    assert_eq!(settings.identity.environment, None);
+    // Not sent, but still removed from requests.
+    let field = settings.fields.classify(b"X_Environment");
+    assert_eq!(field, crate::core::headers::Field::Identity);
+    assert_eq!(settings.log_every, 100);
+    assert_eq!(settings.close_code, 4001);
+    assert_eq!(config.timeouts.total, Some(Duration::from_secs(3600)));
+    let route = settings.policy.routes.iter().next().unwrap();
+    assert_eq!(route.profile.as_deref(), Some("acme"));
+    assert_eq!(route.body_limit, Some(1 << 20));
+    assert!(route.allow.semicolon && route.allow.encoded_slash && route.allow.double_encoding);
+}
+
+/// Names of the first cell of each row, with the cell that says when it takes effect.
+fn documented() -> std::collections::BTreeMap<String, String> {
+    let text = include_str!("../../docs/config.md");
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.strip_prefix("| `")?.split(" | ").collect();
+        Some((cells.first()?.trim_end_matches('`').to_owned(), (*cells.get(2)?).to_owned()))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+#[test]
+fn every_key_is_documented_and_every_documented_key_exists() {
+    let machine = machine();
+    let reader = raw::Reader::new(FULL, Path::new("/etc/keygate"), &machine);
+    let (table, errors) = toml::de::DeTable::parse_recoverable(FULL);
+    assert!(errors.is_empty());
+    assert!(lower::config(&reader.root(&table)).is_some());
+    let asked = reader.asked();
+    let is_table = |key: &String| {
+        let below = format!("{key}.");
+        asked.iter().any(|other| other.starts_with(&below)) && key != "listen.tls.names"
+    };
+    let keys: Vec<&String> = asked.iter().filter(|key| !is_table(key)).collect();
+    let documented = documented();
+    assert_eq!(documented.keys().collect::<Vec<_>>(), keys);
+    for (key, effect) in &documented {
+        let want = if diff::is_restart_key(key) { "restart" } else { "reload" };
+        assert_eq!(effect, want, "{key}");
+    }
+}
+
+#[test]
+fn a_restart_is_asked_for_by_key() {
+    let old = parse(FULL).unwrap();
+    let change = |from: &str, to: &str| {
+        assert!(FULL.contains(from), "{from}");
+        needs_restart(&old, &parse(&FULL.replacen(from, to, 1)).unwrap())
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(change("[workers]", "[workers]\npin = false"), none);
+    assert_eq!(change("permissions = [\"read\", \"manage\"]", "permissions = []"), none);
+    assert_eq!(change("\"signer.pub\", ", "\"signer.pub\", # kept\n"), none);
+    assert_eq!(change("min_serial = 7", "min_serial = 8"), none);
+    assert_eq!(change("[::]:8443", "[::]:9443"), ["listen"]);
+    assert_eq!(change("total = \"1h\"", "total = \"2h\""), ["timeouts.total"]);
+    assert_eq!(change("orders.kgt", "orders2.kgt"), ["table.url"]);
+    assert_eq!(
+        change("https://app:8443\"\nprotocol = \"http2\"", "https://app:8444\""),
+        ["upstream.protocol", "upstream.url"]
+    );
+}
+
+/// One row per way to be wrong: what is put in for what, and the message that names it.
+#[test]
+fn what_is_refused() {
+    let cases = [
+        ("syntax", "[listen]", "[listen", "2:8: unclosed table, expected `]`"),
+        ("type", "\"0.0.0.0:${PORT}\"", "8080", "listen.address: must be a string, got an integer"),
+        ("variable", "${PORT}", "${NO_PORT}", "environment variable `NO_PORT` is not set"),
+        ("dollar", "${PORT}", "$PORT", "has a `$` that begins no `${NAME}`"),
+        ("address", "0.0.0.0:${PORT}", "localhost", "is not an address with a port"),
+        ("upstream", "http://127.0.0.1:9000", "127.0.0.1:9000", "upstream.url: is not an upstream"),
+        ("no file", "signer.pub", "gone.pub", "/etc/keygate/gone.pub cannot be read"),
+        ("private key", "signer.pub", "private.pem", "private.pem is a private key"),
+        (
+            "small order",
+            "signer.pub",
+            "ed25519:AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+            "table.trusted_signers[0]: is a point of small order",
+        ),
+        ("no signer", "[\"signer.pub\"]", "[]", "no table can be trusted without a signer"),
+        ("twice", "[\"signer.pub\"]", "[\"signer.pub\", \"signer.pub\"]", "is listed twice"),
+        (
+            "k of n",
+            "audience = \"orders\"",
+            "audience = \"orders\"\nrequired_signers = 2",
+            "asks for 2 signatures, but only 1 can be trusted",
+        ),
+        ("audience", "audience = \"orders\"", "", "table.audience: is missing"),
+        (
+            "both",
+            "path = \"keys",
+            "url = \"http://a/b\"\npath = \"keys",
+            "stands beside table.path",
+        ),
+        (
+            "secret in the file",
+            "path = \"keys.kgt\"",
+            "url = \"https://keys.example/a.kgt\"\nhttp.bearer = \"hunter2\"",
+            "table.http.bearer: a secret does not belong into this file; use `bearer_file`",
+        ),
+        ("source", "source = \"header\"", "source = \"headers\"", "did you mean `header`?"),
+        ("header", "X-Api-Key", "X Api Key", "credentials[0].name: is not a header name"),
+        ("hop", "X-Api-Key", "Connection", "`connection` is hop-by-hop and never forwarded"),
+        ("owned", "X-Api-Key", "X_Org_Id", "is taken by credentials[0].name (line 12)"),
+        ("methods", "path = \"/*\"", "path = \"/*\"\nmethods = [\"get\"]", "write \"GET\""),
+        ("trace", "path = \"/*\"", "path = \"/*\"\nmethods = [\"TRACE\"]", "is never forwarded"),
+        ("profile", "path = \"/*\"", "path = \"/*\"\nprofile = \"x\"", "is no refusal profile"),
+        ("star", "path = \"/*\"", "path = \"/*\"\npermissions = [\"*\"]", "is what a key may hold"),
+        (
+            "public",
+            "path = \"/*\"",
+            "path = \"/*\"\naccess = \"public\"\npermissions = [\"a\"]",
+            "a public route looks at no key",
+        ),
+        (
+            "shadowed",
+            "path = \"/*\"",
+            "path = \"/{a}\"\n[[routes]]\nid = \"two\"\npath = \"/{b}/\"",
+            "17:1: routes[1].path: route `two` is shadowed: `/{a}` (line 14) matches the same",
+        ),
+        (
+            "duplicate id",
+            "path = \"/*\"",
+            "path = \"/a\"\nid = \"x\"\n[[routes]]\nid = \"x\"\npath = \"/b\"",
+            "route `x` is there already (line 15)",
+        ),
+        (
+            "h2c",
+            "path = \"/*\"",
+            "path = \"/*\"\nupgrade = [\"h2c\"]",
+            "would tunnel past the rules",
+        ),
+        ("body", "path = \"/*\"", "path = \"/*\"\nbody_limit = \"10\"", "is not a size"),
+        ("network", "[listen]", "trusted_proxies = [\"10.0.0.0/33\"]\n[listen]", "is neither an"),
+        (
+            "mapped",
+            "[listen]",
+            "trusted_proxies = [\"::ffff:10.0.0.0/104\"]\n[listen]",
+            "trusted_proxies[0]: is an IPv4-mapped IPv6 network",
+        ),
+        (
+            "template",
+            "[listen]",
+            "[refusals.templates.a]\nbody = '{{cod}}'\n[listen]",
+            "refusals.templates.a.body: has an unknown place `{{cod}}`",
+        ),
+        (
+            "duration",
+            "[listen]",
+            "[timeouts]\nidle = \"75\"\n[listen]",
+            "write \"75s\" for seconds",
+        ),
+        ("zero", "[listen]", "[timeouts]\nidle = \"0s\"\n[listen]", "must be at least 1ms"),
+        ("range", "[listen]", "[workers]\ncount = 0\n[listen]", "must be 1 to 1024, got 0"),
+        ("unknown table", "[listen]", "[upstreams]\n[listen]", "upstreams: unknown key"),
+        (
+            "tls",
+            "[upstream]",
+            "[listen.tls]\nkey = \"tls.key\"\n[upstream]",
+            "listen.tls.certificate",
+        ),
+    ];
+    parse(SMALL).unwrap();
+    for (name, from, to, want) in cases {
+        assert!(SMALL.contains(from), "{name}");
+        let found = faults(&SMALL.replacen(from, to, 1));
+        assert!(found.iter().any(|f| f.contains(want)), "{name}: {found:#?}");
+        assert_eq!(found.len(), 1, "{name}: one fault makes one message: {found:#?}");
+    }
+}
+
+#[test]
+fn a_secret_is_in_no_message() {
+    let text = SMALL.replacen("http://127.0.0.1:9000", "${TOKEN}", 1);
+    let error = parse(&text).unwrap_err().to_string();
+    assert!(error.contains("upstream.url") && !error.contains("hunter2"), "{error}");
+    let pasted = "path = \"keys.kgt\"\nhttp.bearer_file = \"hunter3\"";
+    let error = parse(&SMALL.replacen("path = \"keys.kgt\"", pasted, 1)).unwrap_err().to_string();
+    assert!(error.contains("bearer_file") && !error.contains("hunter3"), "{error}");
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let error = Config::load_on(&machine(), Path::new("/nowhere.toml")).unwrap_err();
+    assert!(error.to_string().starts_with("configuration /nowhere.toml cannot be read"));
+    assert_eq!(error.exit().code(), 78);
+}

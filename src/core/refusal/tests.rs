@@ -351,3 +351,23 @@ fn limit_fields() {
     );
     assert!(fields(RateFields { standard: false, x: false }, "1/s").is_empty());
 }
+
+#[test]
+fn every_code_has_its_section_in_the_docs() {
+    let text = include_str!("../../../docs/refusals.md");
+    let codes = text.split_once("\n# Codes\n").unwrap().1;
+    let mut documented: Vec<&str> =
+        codes.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    assert!(documented.is_sorted());
+    documented.dedup();
+    let mut codes: Vec<&str> = Reason::ALL.iter().map(|r| r.code(Disclosure::Detailed)).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    assert_eq!(documented, codes);
+    for reason in Reason::ALL {
+        let code = reason.code(Disclosure::Detailed);
+        let section = text.split_once(&format!("\n## {code}\n\n")).unwrap().1;
+        let status = section.split_once('.').unwrap().0;
+        assert_eq!(status, reason.status().to_string(), "{code}");
+    }
+}
