@@ -8,6 +8,8 @@ mod lower;
 mod policy;
 mod raw;
 mod refusals;
+mod routes;
+mod section;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -331,7 +333,7 @@ impl Config {
         }
         // A damaged file would only add faults that are none.
         let config = match errors.is_empty() {
-            true => lower::config(&reader.root(&table)),
+            true => lower::config(&section::Section::root(&reader, &table)),
             false => None,
         };
         let (faults, warnings) = reader.finish();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::Uri;
 
 use super::fault::Problem;
-use super::raw::{Section, Text};
+use super::raw::Text;
+use super::section::Section;
 use super::units;
 use super::{AfterExpiry, TableConfig, TableSource, UrlOptions};
 use crate::core::SignerKey;

@@ -8,7 +8,7 @@ use http::HeaderValue;
 use http::uri::{Authority, Uri};
 
 use super::fault::Problem;
-use super::raw::Section;
+use super::section::Section;
 use super::{
     Admin, Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Http2, Listener, Log,
     LogFormat, Timeouts, TlsClient, TlsServer, Upstream, UpstreamAddress, UpstreamProtocol,
@@ -136,7 +136,11 @@ fn tls_server(section: &Section<'_>) -> Option<TlsServer> {
     };
     let only_tls13 = section.choice("min_version", false, &[("1.2", false), ("1.3", true)]);
     let http2 = section.flag("http2", true);
-    if section.is_there() && certificates.is_empty() && !section.has("certificate") {
+    if section.is_there()
+        && certificates.is_empty()
+        && !section.has("certificate")
+        && !section.has("key")
+    {
         section.missing("certificate", "TLS needs certificate = \"FILE\" and key = \"FILE\"");
     }
     section.is_there().then_some(TlsServer { certificates, client_auth, only_tls13, http2 })

@@ -1,18 +1,15 @@
-//! What the TOML says: values with their places. Every key that nobody asks for is unknown, so
-//! that what is accepted, what is refused and what is documented cannot drift apart.
+//! What the TOML says, with places, and the faults found in it. Every key that no `section` asks
+//! for is unknown, so that what is accepted, refused and documented cannot drift apart.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 use super::fault::{Fault, Problem};
-use super::units;
 
 /// What of the machine a configuration may refer to.
 pub trait Host {
@@ -34,20 +31,6 @@ pub(super) struct Reader<'a> {
     asked: RefCell<BTreeSet<String>>,
 }
 
-/// One table of the file, or none: then every key has its default.
-pub(super) struct Section<'a> {
-    reader: &'a Reader<'a>,
-    /// `routes[2]`; empty at the root.
-    path: String,
-    /// `routes`.
-    generic: String,
-    table: Option<&'a DeTable<'a>>,
-    span: Range<usize>,
-    asked: RefCell<Vec<&'static str>>,
-    /// Its unknown keys are not reported: what it may hold is not known.
-    lost: bool,
-}
-
 /// Where a value stands.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -61,7 +44,7 @@ pub(super) struct Text {
     pub(super) text: String,
     pub(super) place: Place,
     /// Has a part from the environment, which may be secret and is never shown.
-    from_environment: bool,
+    pub(super) from_environment: bool,
 }
 
 // === impl Reader ===
@@ -78,16 +61,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn root(&'a self, table: &'a Spanned<DeTable<'a>>) -> Section<'a> {
-        Section {
-            reader: self,
-            path: String::new(),
-            generic: String::new(),
-            table: Some(table.get_ref()),
-            span: 0..0,
-            asked: RefCell::default(),
-            lost: false,
-        }
+    /// Remembers that `key` is one that a configuration may have.
+    pub(super) fn note(&self, key: String) {
+        self.asked.borrow_mut().insert(key);
     }
 
     /// Faults in the order of the file, and warnings likewise.
@@ -143,7 +119,7 @@ impl<'a> Reader<'a> {
     }
 
     /// `${NAME}` and `${NAME:-default}` replaced, `$$` for a dollar sign.
-    fn expand(&self, text: &str) -> Result<(String, bool), Problem> {
+    pub(super) fn expand(&self, text: &str) -> Result<(String, bool), Problem> {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         let mut replaced = false;
@@ -191,349 +167,6 @@ impl Text {
     }
 }
 
-// === impl Section ===
-
-impl<'a> Section<'a> {
-    pub(super) fn reader(&self) -> &'a Reader<'a> {
-        self.reader
-    }
-
-    /// Whether the file has this table.
-    pub(super) fn is_there(&self) -> bool {
-        self.table.is_some()
-    }
-
-    pub(super) fn place(&self) -> Place {
-        Place { path: self.path.clone(), span: self.span.clone() }
-    }
-
-    /// Of the key, where it is there; else of the table that misses it.
-    pub(super) fn place_of(&self, key: &'static str) -> Place {
-        let span = self.find(key).map_or(self.span.clone(), |(at, _)| at);
-        Place { path: self.join(key), span }
-    }
-
-    pub(super) fn fault(&self, key: &'static str, problem: impl Into<Problem>) {
-        self.reader.fault(&self.place_of(key), problem);
-    }
-
-    pub(super) fn warn(&self, key: &'static str, problem: impl Into<Problem>) {
-        self.reader.warn(&self.place_of(key), problem);
-    }
-
-    /// What this table may hold is not known: its unknown keys are not reported.
-    pub(super) fn lose(&mut self) {
-        self.lost = true;
-    }
-
-    pub(super) fn has(&self, key: &'static str) -> bool {
-        self.find(key).is_some()
-    }
-
-    /// The key is here only to be refused with advice.
-    pub(super) fn refuse(&self, key: &'static str, message: &str, hint: &str) {
-        if self.find(key).is_some() {
-            self.asked.borrow_mut().push(key);
-            self.fault(key, Problem::new(message).hint(hint));
-        }
-    }
-
-    pub(super) fn missing(&self, key: &'static str, hint: &str) {
-        self.fault(key, Problem::new("is missing").hint(hint));
-    }
-
-    pub(super) fn text(&self, key: &'static str) -> Option<Text> {
-        let (span, value) = self.ask(key)?;
-        self.string(self.join(key), span, value)
-    }
-
-    pub(super) fn parse<T, E: Into<Problem>>(
-        &self,
-        key: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<T> {
-        let text = self.text(key)?;
-        self.reader.parse(&text, parse)
-    }
-
-    /// The words of a list of strings, each parsed; an empty list where the key is not there.
-    pub(super) fn parse_list<T, E: Into<Problem>>(
-        &self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Vec<T> {
-        let texts = self.texts(key);
-        texts.iter().filter_map(|text| self.reader.parse(text, &parse)).collect()
-    }
-
-    pub(super) fn texts(&self, key: &'static str) -> Vec<Text> {
-        let Some((span, value)) = self.ask(key) else { return Vec::new() };
-        let Some(list) = value.as_array() else {
-            self.wrong(key, &span, "a list of strings", value);
-            return Vec::new();
-        };
-        let item = |(i, item): (usize, &'a Spanned<DeValue<'a>>)| {
-            self.string(format!("{}[{i}]", self.join(key)), item.span(), item.get_ref())
-        };
-        list.iter().enumerate().filter_map(item).collect()
-    }
-
-    /// One of a few words.
-    pub(super) fn choice<T: Copy>(
-        &self,
-        key: &'static str,
-        default: T,
-        choices: &[(&str, T)],
-    ) -> T {
-        self.parse(key, |text| pick(text, choices)).unwrap_or(default)
-    }
-
-    pub(super) fn flag(&self, key: &'static str, default: bool) -> bool {
-        let Some((span, value)) = self.ask(key) else { return default };
-        value.as_bool().unwrap_or_else(|| {
-            self.wrong(key, &span, "true or false", value);
-            default
-        })
-    }
-
-    pub(super) fn integer(
-        &self,
-        key: &'static str,
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> u64 {
-        let Some((span, value)) = self.ask(key) else { return default };
-        let Some(number) = value.as_integer() else {
-            self.wrong(key, &span, "a whole number", value);
-            return default;
-        };
-        let parsed = i128::from_str_radix(number.as_str(), number.radix());
-        match parsed.ok().and_then(|n| u64::try_from(n).ok()).filter(|n| range.contains(n)) {
-            Some(number) => number,
-            None => {
-                let bounds = format!("must be {} to {}", range.start(), range.end());
-                self.fault(key, Problem::new(format!("{bounds}, got {number}")));
-                default
-            }
-        }
-    }
-
-    /// A duration of at least one millisecond.
-    pub(super) fn duration(&self, key: &'static str, default: Duration) -> Duration {
-        self.parse(key, |text| match units::duration(text)? {
-            d if d < Duration::from_millis(1) => {
-                Err(Problem::new("must be at least 1ms").hint("a time-out cannot be switched off"))
-            }
-            d => Ok(d),
-        })
-        .unwrap_or(default)
-    }
-
-    /// A duration that may be zero.
-    pub(super) fn pause(&self, key: &'static str, default: Duration) -> Duration {
-        self.parse(key, units::duration).unwrap_or(default)
-    }
-
-    /// A duration, or `none`.
-    pub(super) fn bound(&self, key: &'static str) -> Option<Duration> {
-        self.parse(key, |text| match text {
-            "none" => Ok(None),
-            text => units::duration(text).map(Some),
-        })
-        .flatten()
-    }
-
-    pub(super) fn size(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        self.parse(key, |text| match units::size(text)? {
-            n if range.contains(&n) => Ok(n),
-            _ => Err(Problem::new(format!("must be {} to {} bytes", range.start(), range.end()))),
-        })
-        .unwrap_or(default)
-    }
-
-    /// A path, relative to the configuration file.
-    pub(super) fn path(&self, key: &'static str) -> Option<PathBuf> {
-        self.parse(key, |text| self.reader.resolve(text))
-    }
-
-    /// A file that must be readable now.
-    pub(super) fn file(&self, key: &'static str) -> Option<PathBuf> {
-        let path = self.path(key)?;
-        if let Err(error) = self.reader.read(&path) {
-            let shown = path.display();
-            self.fault(key, Problem::new(format!("{shown} cannot be read: {error}")));
-        }
-        Some(path)
-    }
-
-    /// A file that holds a secret. Its name is not shown: a secret pasted here by mistake would be.
-    pub(super) fn secret_file(&self, key: &'static str) -> Option<PathBuf> {
-        let path = self.path(key)?;
-        if let Err(error) = self.reader.read(&path) {
-            let problem = Problem::new(format!("the file cannot be read: {error}"));
-            self.fault(key, problem.hint("give the path of a file that holds the secret"));
-        }
-        Some(path)
-    }
-
-    /// The table under `key`; without it, an empty one.
-    pub(super) fn section(&self, key: &'static str) -> Section<'a> {
-        let found = self.ask(key);
-        let table = found.as_ref().and_then(|(span, value)| {
-            let table = value.as_table();
-            if table.is_none() {
-                self.wrong(key, span, "a table", value);
-            }
-            table
-        });
-        let span = found.map_or(self.span.clone(), |(span, _)| span);
-        self.child(self.join(key), key, table, span)
-    }
-
-    /// A table, or a list of them.
-    pub(super) fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
-        let Some((span, value)) = self.ask(key) else { return Vec::new() };
-        if let Some(table) = value.as_table() {
-            return vec![self.child(self.join(key), key, Some(table), span)];
-        }
-        let Some(list) = value.as_array() else {
-            self.wrong(key, &span, "a table or a list of tables", value);
-            return Vec::new();
-        };
-        let mut sections = Vec::new();
-        for (i, item) in list.iter().enumerate() {
-            let path = format!("{}[{i}]", self.join(key));
-            match item.get_ref().as_table() {
-                Some(table) => sections.push(self.child(path, key, Some(table), item.span())),
-                None => {
-                    let place = Place { path, span: item.span() };
-                    self.reader.wrong(&place, "a table", item.get_ref());
-                }
-            }
-        }
-        sections
-    }
-
-    /// The tables under `key`, each with the name that its author chose.
-    pub(super) fn named(&self, key: &'static str) -> Vec<(String, Section<'a>)> {
-        let section = self.section(key);
-        let Some(table) = section.table else { return Vec::new() };
-        let mut named = Vec::new();
-        for (name, value) in table {
-            let (text, span) = (name.get_ref().to_string(), name.span());
-            let path = format!("{}.{text}", section.path);
-            match value.get_ref().as_table() {
-                Some(inner) => {
-                    let mut child = section.child(path, "", Some(inner), span);
-                    child.generic = format!("{}.NAME", section.generic);
-                    named.push((text, child));
-                }
-                None => self.reader.wrong(&Place { path, span }, "a table", value.get_ref()),
-            }
-        }
-        let mut section = section;
-        section.lose();
-        named
-    }
-
-    /// Names and strings that its author chose: header fields of a template.
-    pub(super) fn pairs(&self, key: &'static str) -> Vec<(Text, Text)> {
-        let mut section = self.section(key);
-        section.lose();
-        let Some(table) = section.table else { return Vec::new() };
-        let pair = |(name, value): (&'a Spanned<_>, &'a Spanned<DeValue<'a>>)| {
-            let name: &Spanned<toml::de::DeString<'_>> = name;
-            let path = format!("{}.{}", section.path, name.get_ref());
-            let place = Place { path: path.clone(), span: name.span() };
-            let name = Text { text: name.get_ref().to_string(), place, from_environment: false };
-            Some((name, self.string(path, value.span(), value.get_ref())?))
-        };
-        table.iter().filter_map(pair).collect()
-    }
-
-    /// The raw value: for keys that take more than one type.
-    pub(super) fn ask(&self, key: &'static str) -> Option<(Range<usize>, &'a DeValue<'a>)> {
-        self.asked.borrow_mut().push(key);
-        let generic = match self.generic.as_str() {
-            "" => key.to_owned(),
-            generic => format!("{generic}.{key}"),
-        };
-        self.reader.asked.borrow_mut().insert(generic);
-        self.find(key)
-    }
-
-    fn find(&self, key: &str) -> Option<(Range<usize>, &'a DeValue<'a>)> {
-        let table = self.table?;
-        let (name, value) = table.iter().find(|(name, _)| name.get_ref() == key)?;
-        Some((name.span(), value.get_ref()))
-    }
-
-    fn string(&self, path: String, span: Range<usize>, value: &DeValue<'_>) -> Option<Text> {
-        let place = Place { path, span };
-        let Some(text) = value.as_str() else {
-            self.reader.wrong(&place, "a string", value);
-            return None;
-        };
-        match self.reader.expand(text) {
-            Ok((text, from_environment)) => Some(Text { text, place, from_environment }),
-            Err(problem) => {
-                self.reader.fault(&place, problem);
-                None
-            }
-        }
-    }
-
-    fn wrong(&self, key: &'static str, span: &Range<usize>, want: &str, got: &DeValue<'_>) {
-        self.reader.wrong(&Place { path: self.join(key), span: span.clone() }, want, got);
-    }
-
-    fn child(
-        &self,
-        path: String,
-        key: &'static str,
-        table: Option<&'a DeTable<'a>>,
-        span: Range<usize>,
-    ) -> Section<'a> {
-        let generic = match self.generic.as_str() {
-            "" => key.to_owned(),
-            generic => format!("{generic}.{key}"),
-        };
-        let asked = RefCell::default();
-        Section { reader: self.reader, path, generic, table, span, asked, lost: false }
-    }
-
-    fn join(&self, key: &str) -> String {
-        match self.path.as_str() {
-            "" => key.to_owned(),
-            path => format!("{path}.{key}"),
-        }
-    }
-}
-
-impl Drop for Section<'_> {
-    /// Every key that nobody asked for is unknown.
-    fn drop(&mut self) {
-        let Some(table) = self.table.filter(|_| !self.lost) else { return };
-        let asked = self.asked.borrow();
-        for (name, _) in table {
-            if asked.iter().any(|known| known == name.get_ref()) {
-                continue;
-            }
-            let place = Place { path: self.join(name.get_ref()), span: name.span() };
-            let problem = Problem::new("unknown key");
-            let hint = nearest(name.get_ref(), asked.iter().copied())
-                .map(|near| format!("did you mean `{near}`?"))
-                .unwrap_or_else(|| {
-                    let mut known: Vec<_> = asked.clone();
-                    known.sort_unstable();
-                    known.dedup();
-                    format!("keys here: {}", known.join(", "))
-                });
-            self.reader.fault(&place, problem.hint(hint));
-        }
-    }
-}
-
 impl Reader<'_> {
     pub(super) fn parse<T, E: Into<Problem>>(
         &self,
@@ -558,7 +191,7 @@ impl Reader<'_> {
         Ok(self.base.join(text))
     }
 
-    fn wrong(&self, place: &Place, want: &str, got: &DeValue<'_>) {
+    pub(super) fn wrong(&self, place: &Place, want: &str, got: &DeValue<'_>) {
         let got = match got.type_str() {
             kind @ ("array" | "integer") => format!("an {kind}"),
             kind => format!("a {kind}"),
@@ -581,7 +214,7 @@ pub(super) fn pick<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Prob
 }
 
 /// The word that was probably meant.
-fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(super) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     words
         .map(|word| (strsim::damerau_levenshtein(typed, word), word))
         .filter(|(distance, word)| *distance <= 1 + word.len() / 4 || word.starts_with(typed))

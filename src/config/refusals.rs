@@ -3,7 +3,7 @@
 use http::header::{self, HeaderName, HeaderValue};
 
 use super::fault::Problem;
-use super::raw::Section;
+use super::section::Section;
 use crate::core::Source;
 use crate::core::reason::Disclosure;
 use crate::core::refusal::{Challenges, Profile, RateFields, Refusals, Scheme, Template};
