@@ -26,7 +26,7 @@ pub struct OperatorLog {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     #[error(
-        "log filter is not understood: {0}\nhint: write `info` or `keygate::reload=debug,info`"
+        "log filter is not understood: {0}\nhint: write a level such as `info`, or `keygate=debug,info`"
     )]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     #[error("the log was started twice")]
