@@ -4,11 +4,13 @@
 //! core ← table ← {reload, manage}      core ← proxy      app on top; proxy and manage never meet
 //! ```
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod core;
 pub mod exit;
 pub mod proxy;
+pub mod reload;
 pub mod snapshot;
 pub mod table;
 pub mod telemetry;

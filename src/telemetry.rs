@@ -6,12 +6,14 @@
 //! - [`control`]: what everything off the request path records, through the `metrics` crate.
 //! - [`access`]: one line per request, formatted by the worker, written by another thread.
 //! - [`log`]: the operator log.
+//! - [`readiness`]: which parts are ready.
 
 pub mod access;
 pub mod cells;
 pub mod control;
 pub mod log;
 pub mod metrics;
+pub mod readiness;
 mod render;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use self::access::{AccessLine, AccessLog, AccessLogs, Decided};
 pub use self::cells::{MethodLabel, Outcome, RateDecision, Turned, WorkerCells};
 pub use self::control::Control;
+pub use self::readiness::Readiness;
 
 /// Route label of requests that matched no rule.
 pub const NO_ROUTE: u32 = 0;

@@ -1,0 +1,48 @@
+//! What `keygate drain` sends to the sidecar on the same host.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum DrainError {
+    #[error(
+        "cannot reach the admin listener at {address}: {source}\n\
+         hint: is keygate running here, and is `admin.address` the one it was started with?"
+    )]
+    Io { address: SocketAddr, source: io::Error },
+    #[error("the admin listener refused: {0}")]
+    Refused(String),
+}
+
+/// Asks the sidecar whose admin listener is bound to `bind` to drain. Returns as soon as it began.
+pub fn request_drain(bind: SocketAddr) -> Result<(), DrainError> {
+    let mut address = bind;
+    // Bound to all addresses: reached over loopback, which is the only peer that may drain.
+    match bind.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let head = exchange(address).map_err(|source| DrainError::Io { address, source })?;
+    let status = head.lines().next().unwrap_or_default();
+    match status.split(' ').nth(1) {
+        Some("202") => Ok(()),
+        _ => Err(DrainError::Refused(status.escape_default().to_string())),
+    }
+}
+
+fn exchange(address: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    write!(
+        stream,
+        "POST /drain HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = Vec::new();
+    stream.take(16 * 1024).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
