@@ -1,0 +1,324 @@
+//! The steps of a request, each as something that can be repeated: for criterion (`steps.rs`) and
+//! for instruction counts (`instructions.rs`). Inputs are those of a small API: 20 route rules, a
+//! request of 12 fields, a key with two permissions and a limit.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hint::black_box;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use keygate::config::{Config, Host, Settings};
+use keygate::core::headers::Field;
+use keygate::core::identity::identity_fields;
+use keygate::core::reason::Detail;
+use keygate::core::refusal::Context;
+use keygate::core::{
+    Digest, Environment, Facts, Grant, KeyId, KeyView, Keys, Kind, Limit, NetworkSet, Now,
+    PairLookup, Permission, PermissionSet, Presented, Reason, Rejection, Status, Verdict, decide,
+    path,
+};
+use keygate::telemetry::{MethodLabel, Outcome, WorkerCells};
+
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+/// One step. Each call does it once.
+pub(crate) struct Step {
+    pub(crate) name: &'static str,
+    pub(crate) run: Box<dyn FnMut()>,
+}
+
+const CONFIG: &str = r#"
+environment = "live"
+[listen]
+address = "127.0.0.1:8080"
+[upstream]
+url = "http://127.0.0.1:9000"
+[table]
+path = "keys.kgt"
+audience = "bench"
+trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
+min_serial = 1
+[[credentials]]
+source = "header"
+name = "x-api-key"
+[[credentials]]
+source = "bearer"
+prefixes = ["kg_"]
+"#;
+
+const SECRET: &[u8] = b"kg_live_9f86d081884c7d659a2feaa0c55ad015a3bf4f1b";
+const UNKNOWN: &[u8] = b"kg_live_0000000000000000000000000000000000000000";
+const NOW: Now = Now { unix_ms: 1_790_000_000_000, mono_ns: 1_000_000_000 };
+
+/// No file is read: the configuration names none that must be there.
+struct NoFiles;
+
+impl Host for NoFiles {
+    fn variable(&self, _name: &str) -> Option<String> {
+        None
+    }
+
+    fn read(&self, _path: &Path) -> io::Result<Vec<u8>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Keys in a hash map: what `decide` costs without the table's own look-up.
+struct MapKeys {
+    /// Without a random seed: instruction counts must not differ between two runs.
+    keys: HashMap<[u8; 32], KeyId, BuildHasherDefault<DefaultHasher>>,
+    grant: Grant,
+}
+
+impl Keys for MapKeys {
+    fn plausible(&self, _secret: &[u8]) -> bool {
+        true
+    }
+
+    fn single(&self, digest: &Digest) -> Option<KeyView<'_>> {
+        let id = *self.keys.get(&digest.0)?;
+        Some(KeyView { id, org: "org-1234", name: "ci runner", expires: None, grant: &self.grant })
+    }
+
+    fn pair(&self, _id: &[u8], _secret: &Digest) -> PairLookup<'_> {
+        PairLookup::UnknownId
+    }
+
+    fn any(&self, digest: &Digest) -> Option<KeyView<'_>> {
+        self.single(digest)
+    }
+
+    fn refuse_from(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Every step, in the order of a request.
+pub(crate) fn all() -> Result<Vec<Step>, Failure> {
+    let settings = settings()?;
+    let keys = keys()?;
+    let mut steps = Vec::new();
+    paths(&mut steps);
+    routes(&mut steps, settings);
+    headers(&mut steps, settings, keys)?;
+    decisions(&mut steps, settings, keys);
+    limit(&mut steps)?;
+    refusals(&mut steps, settings)?;
+    metrics(&mut steps);
+    Ok(steps)
+}
+
+fn push(steps: &mut Vec<Step>, name: &'static str, run: impl FnMut() + 'static) {
+    steps.push(Step { name, run: Box::new(run) });
+}
+
+/// A bench lives as long as its process: leaking lets steps borrow.
+fn leak<T>(value: T) -> &'static T {
+    Box::leak(Box::new(value))
+}
+
+fn settings() -> Result<&'static Settings, Failure> {
+    let mut text = CONFIG.to_owned();
+    for resource in ["items", "orders", "users", "invoices", "messages", "reports", "hooks"] {
+        for (method, path, permission) in
+            [("GET", "", "read"), ("POST", "", "write"), ("GET", "/{id}", "read")]
+        {
+            text.push_str(&format!(
+                "[[routes]]\npath = \"/api/v1/{resource}{path}\"\nmethods = [\"{method}\"]\n\
+                 permissions = [\"{permission}\"]\n"
+            ));
+        }
+    }
+    let config = Config::parse(&NoFiles, Path::new("keygate.toml"), &text)?;
+    Ok(leak(config.settings))
+}
+
+fn keys() -> Result<&'static MapKeys, Failure> {
+    let mut keys: HashMap<_, _, _> = (0..1000u32)
+        .map(|n| Ok((Digest::of(&n.to_le_bytes()).0, KeyId::parse(&format!("key_{n}"))?)))
+        .collect::<Result<_, Failure>>()?;
+    keys.insert(Digest::of(SECRET).0, KeyId::parse("key_9f86d081884c")?);
+    let words = ["read", "send"].into_iter().map(Permission::parse);
+    let grant = Grant {
+        status: Status::Active,
+        kind: Kind::Single,
+        environment: Some(Environment::Live),
+        not_before: None,
+        permissions: PermissionSet::new(words.collect::<Result<Vec<_>, _>>()?),
+        networks: NetworkSet::default(),
+        limit: Some(Limit::parse("600/min")?),
+    };
+    Ok(leak(MapKeys { keys, grant }))
+}
+
+fn paths(steps: &mut Vec<Step>) {
+    for (name, text) in [
+        ("path: /api/v1/items", "/api/v1/items"),
+        ("path: 128 bytes", PATH_128),
+        ("path: with %C3%BC and dots", "/api/v1/B%C3%BCro/report.v2.pdf"),
+        ("path: refused", "/api/v1/%2e%2e/admin"),
+    ] {
+        push(steps, name, move || {
+            let _ = black_box(path::scan(black_box(text.as_bytes())));
+        });
+    }
+}
+
+const PATH_128: &str = "/api/v1/organizations/0123456789abcdef0123456789abcdef/projects/\
+                        0123456789abcdef0123456789abcdef/messages/0123456789abcdef01234";
+
+fn routes(steps: &mut Vec<Step>, settings: &'static Settings) {
+    for (name, text) in [
+        ("route: literal of 21", "/api/v1/messages"),
+        ("route: parameter of 21", "/api/v1/messages/0123456789abcdef"),
+    ] {
+        push(steps, name, move || {
+            black_box(settings.policy.routes.find(&Method::GET, black_box(text)));
+        });
+    }
+}
+
+/// What a browser-like client sends.
+fn request_fields() -> Result<HeaderMap, Failure> {
+    let fields = [
+        ("host", "api.example.com"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"),
+        ("accept", "application/json"),
+        ("accept-language", "en-US,en;q=0.5"),
+        ("accept-encoding", "gzip, deflate, br, zstd"),
+        ("x-api-key", "kg_live_9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"),
+        ("content-type", "application/json"),
+        ("connection", "keep-alive"),
+        ("origin", "https://app.example.com"),
+        ("x-request-id", "0123456789abcdef"),
+        ("x-forwarded-for", "203.0.113.7"),
+        ("cache-control", "no-cache"),
+    ];
+    let mut map = HeaderMap::new();
+    for (name, value) in fields {
+        map.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    Ok(map)
+}
+
+fn headers(
+    steps: &mut Vec<Step>,
+    settings: &'static Settings,
+    keys: &'static MapKeys,
+) -> Result<(), Failure> {
+    let fields = leak(request_fields()?);
+    push(steps, "headers: classify 12", move || {
+        for name in fields.keys() {
+            black_box(settings.fields.classify(name.as_str().as_bytes()));
+        }
+    });
+    push(steps, "headers: copy 12 (baseline of the next)", move || {
+        black_box(fields.clone());
+    });
+    let key = keys.any(&Digest::of(SECRET)).ok_or("the key is there")?;
+    push(steps, "headers: copy 12, strip, insert identity", move || {
+        let mut map = fields.clone();
+        let gone: Vec<_> = map
+            .keys()
+            .filter(|n| settings.fields.classify(n.as_str().as_bytes()) != Field::Plain)
+            .cloned()
+            .collect();
+        for name in gone {
+            map.remove(name);
+        }
+        for (name, value) in identity_fields(&settings.identity, &key) {
+            map.insert(name, value);
+        }
+        black_box(map);
+    });
+    Ok(())
+}
+
+fn facts(path: &'static str, method: &'static Method, secret: &'static [u8]) -> Facts<'static> {
+    Facts {
+        method,
+        path,
+        traits: path::Traits::default(),
+        presented: Presented::Single(secret),
+        client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
+        preflight: None,
+    }
+}
+
+fn decisions(steps: &mut Vec<Step>, settings: &'static Settings, keys: &'static MapKeys) {
+    push(steps, "digest: SHA-256 of a secret", || {
+        black_box(Digest::of(black_box(SECRET)));
+    });
+    for (name, facts) in [
+        ("decide: admitted", facts("/api/v1/messages", &Method::GET, SECRET)),
+        ("decide: unknown key", facts("/api/v1/messages", &Method::GET, UNKNOWN)),
+        ("decide: permission missing", facts("/api/v1/messages", &Method::POST, SECRET)),
+    ] {
+        push(steps, name, move || {
+            let verdict: Verdict<'_> = decide(&settings.policy, Some(keys), black_box(&facts), NOW);
+            black_box(verdict);
+        });
+    }
+}
+
+fn limit(steps: &mut Vec<Step>) -> Result<(), Failure> {
+    let limit = Limit::parse("1000000/s")?;
+    let state = AtomicU64::new(0);
+    let mut now = 1_000_000_000;
+    push(steps, "limit: charge", move || {
+        now += 10_000;
+        let _ = black_box(limit.charge(&state, black_box(now)));
+    });
+    Ok(())
+}
+
+fn refusals(steps: &mut Vec<Step>, settings: &'static Settings) -> Result<(), Failure> {
+    let permission = Detail::Permissions([Permission::parse("write")?].into());
+    let retry =
+        Detail::RetryAfter { limit: Limit::parse("600/min")?, retry_in: Duration::from_millis(90) };
+    for (name, rejection, profile) in [
+        ("refusal: 401 problem+json", Reason::Unknown.into(), "problem+json"),
+        ("refusal: 401 error-message", Reason::Unknown.into(), "error-message"),
+        ("refusal: 401 envelope", Reason::Unknown.into(), "envelope"),
+        (
+            "refusal: 403 problem+json",
+            Rejection { reason: Reason::Permission, detail: permission },
+            "problem+json",
+        ),
+        (
+            "refusal: 429 problem+json",
+            Rejection { reason: Reason::RateLimited, detail: retry },
+            "problem+json",
+        ),
+    ] {
+        push(steps, name, move || {
+            let context =
+                Context { request_id: "0123456789abcdef", profile: Some(profile), grpc: false };
+            black_box(settings.refusals.render(black_box(&rejection), &context));
+        });
+    }
+    Ok(())
+}
+
+fn metrics(steps: &mut Vec<Step>) {
+    // Not through `Metrics`: making one calibrates a clock, which takes ever other instructions.
+    let cells = WorkerCells::default();
+    let route = 1;
+    push(steps, "metrics: all of one request", move || {
+        cells.request_started();
+        cells.auth_duration(black_box(800));
+        cells.decision(route, Outcome::Admitted);
+        cells.upstream_reused();
+        cells.upstream_response(black_box(90_000));
+        cells.request(route, MethodLabel::Get, black_box(200));
+        cells.duration(black_box(95_000));
+        cells.bytes_received(200);
+        cells.bytes_sent(300);
+        cells.request_ended();
+    });
+}
