@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod exit;
+pub mod explain;
 pub mod proxy;
 pub mod reload;
 pub mod snapshot;

@@ -1,0 +1,413 @@
+//! One decision, told in full: the same [`decide`] as the proxy's, without a request. Imports core
+//! and config; the keys are handed in. What it says is for the operator, not for callers.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use http::Method;
+use serde::Serialize;
+
+use crate::config::Settings;
+use crate::core::path::{self, Traits};
+use crate::core::refusal::Context;
+use crate::core::route::Require;
+use crate::core::{
+    Access, Digest, Facts, KeyView, Keys, Kind, Now, PairLookup, Presented, Reason, Rejection,
+    Route, Source, Verdict, anonymous_field, decide, identity_fields,
+};
+
+/// The request to explain.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub method: &'a Method,
+    /// With or without a query.
+    pub target: &'a str,
+    pub client: IpAddr,
+    pub credential: Credential<'a>,
+    pub at: Now,
+}
+
+#[derive(Clone, Copy)]
+pub enum Credential<'a> {
+    /// One that is not ours: a user's token.
+    Foreign,
+    /// As if the key's holder had presented it: the secret is not known here.
+    Key(KeyView<'a>),
+    Nothing,
+    Pair {
+        id: &'a [u8],
+        secret: &'a [u8],
+    },
+    Single(&'a [u8]),
+}
+
+/// What would happen, and why.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    /// `admitted`, `passed`, `observed` or `rejected`.
+    pub verdict: &'static str,
+    /// Why it is refused, or would be where the route observes: the word of log and metric.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// What was wrong, where the reason has more to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The rule that decided; none when no rule matches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Rule>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// Fields that tell the service who is calling.
+    pub headers: Vec<(String, String)>,
+    /// What the client would get instead of the service's answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    pub client: IpAddr,
+    /// RFC 3339.
+    pub at: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Rule {
+    pub id: String,
+    pub path: String,
+    pub methods: Vec<String>,
+    /// `key`, `key-or-pass` or `public`.
+    pub access: &'static str,
+    pub permissions: Vec<String>,
+    /// `all` or `any`.
+    pub require: &'static str,
+    pub observe: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Key {
+    pub id: String,
+    pub org: String,
+    pub name: String,
+    pub status: &'static str,
+    pub environment: Option<&'static str>,
+    pub permissions: Vec<String>,
+    pub networks: Vec<String>,
+    pub not_before: Option<String>,
+    pub expires: Option<String>,
+    pub limit: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Refusal {
+    pub status: u16,
+    pub code: &'static str,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+/// Stands for the id that each request gets.
+const REQUEST_ID: &str = "REQUEST-ID";
+
+/// `keys`: `None` where no table is loaded.
+pub fn explain<K: Keys>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_>) -> Answer {
+    let path = ask.target.split_once('?').map_or(ask.target, |(path, _)| path);
+    let traits = match path::scan(path.as_bytes()) {
+        Ok(traits) => traits,
+        Err(why) => {
+            let rejection = Rejection::from(Reason::BadPath);
+            let mut answer = Answer::new(ask, "rejected");
+            answer.refuse(settings, &rejection, None);
+            answer.detail = Some(format!("the path {why}"));
+            return answer;
+        }
+    };
+    match ask.credential {
+        Credential::Key(view) => {
+            let keys = keys.map(|all| Holder { all, view });
+            let presented = match view.grant.kind {
+                Kind::Pair => Presented::Pair { id: b"", secret: b"" },
+                Kind::Single => Presented::Single(b""),
+            };
+            told(settings, keys.as_ref(), ask, (path, traits), presented)
+        }
+        Credential::Foreign => told(settings, keys, ask, (path, traits), Presented::Foreign),
+        Credential::Nothing => told(settings, keys, ask, (path, traits), Presented::Nothing),
+        Credential::Pair { id, secret } => {
+            told(settings, keys, ask, (path, traits), Presented::Pair { id, secret })
+        }
+        Credential::Single(secret) => {
+            let ours = settings.sources.iter().any(|source| owns(source, secret));
+            let presented = if ours { Presented::Single(secret) } else { Presented::Foreign };
+            told(settings, keys, ask, (path, traits), presented)
+        }
+    }
+}
+
+fn told<K: Keys>(
+    settings: &Settings,
+    keys: Option<&K>,
+    ask: &Ask<'_>,
+    (path, traits): (&str, Traits),
+    presented: Presented<'_>,
+) -> Answer {
+    let facts =
+        Facts { method: ask.method, path, traits, presented, client: ask.client, preflight: None };
+    let names = &settings.identity;
+    match decide(&settings.policy, keys, &facts, ask.at) {
+        Verdict::Admitted(admitted) => {
+            let mut answer = Answer::new(ask, "admitted");
+            answer.key = Some(Key::of(admitted.key()));
+            answer.rule = Some(Rule::of(admitted.route()));
+            answer.headers = shown(identity_fields(names, admitted.key()));
+            answer
+        }
+        Verdict::Passed(passed) => {
+            let mut answer = Answer::new(ask, "passed");
+            answer.rule = Some(Rule::of(passed.route()));
+            answer.headers = shown(anonymous_field(names).into_iter());
+            answer
+        }
+        Verdict::Observed(observed) => {
+            let mut answer = Answer::new(ask, "observed");
+            answer.refuse(settings, observed.rejection(), Some(observed.route()));
+            answer.headers = shown(anonymous_field(names).into_iter());
+            answer
+        }
+        Verdict::Rejected(refused) => {
+            let mut answer = Answer::new(ask, "rejected");
+            answer.key = refused.key.as_ref().map(Key::of);
+            answer.refuse(settings, &refused.rejection, refused.route);
+            answer
+        }
+    }
+}
+
+/// Whether this source would take a single secret as ours.
+fn owns(source: &Source, secret: &[u8]) -> bool {
+    match source {
+        Source::Basic { prefixes, .. }
+        | Source::Bearer { prefixes }
+        | Source::Cookie { prefixes, .. }
+        | Source::Header { prefixes, .. }
+        | Source::Query { prefixes, .. } => prefixes.own(secret),
+        Source::Pair { .. } => false,
+        Source::Subprotocol { .. } => true,
+    }
+}
+
+fn shown(
+    fields: impl Iterator<Item = (http::HeaderName, http::HeaderValue)>,
+) -> Vec<(String, String)> {
+    fields
+        .map(|(name, value)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        })
+        .collect()
+}
+
+fn time(unix_secs: u64) -> String {
+    // Later than the year 9999 has no RFC 3339 form.
+    let at = unix_secs.min(253_402_300_799);
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// The keys in force, with one of them presented whatever its secret is.
+struct Holder<'k, K> {
+    all: &'k K,
+    view: KeyView<'k>,
+}
+
+// === impl Holder ===
+
+impl<K: Keys> Keys for Holder<'_, K> {
+    fn plausible(&self, _: &[u8]) -> bool {
+        true
+    }
+
+    fn single(&self, _: &Digest) -> Option<KeyView<'_>> {
+        Some(self.view)
+    }
+
+    fn pair(&self, _: &[u8], _: &Digest) -> PairLookup<'_> {
+        PairLookup::Found(self.view)
+    }
+
+    fn any(&self, _: &Digest) -> Option<KeyView<'_>> {
+        Some(self.view)
+    }
+
+    fn refuse_from(&self) -> Option<u64> {
+        self.all.refuse_from()
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    fn new(ask: &Ask<'_>, verdict: &'static str) -> Self {
+        Self {
+            verdict,
+            reason: None,
+            detail: None,
+            rule: None,
+            key: None,
+            headers: Vec::new(),
+            refusal: None,
+            client: ask.client,
+            at: time(ask.at.unix_secs()),
+        }
+    }
+
+    fn refuse(&mut self, settings: &Settings, rejection: &Rejection, route: Option<&Route>) {
+        let profile = route.and_then(|r| r.profile.as_deref());
+        let context = Context { request_id: REQUEST_ID, profile, grpc: false };
+        let rendered = settings.refusals.render(rejection, &context);
+        self.reason = Some(rejection.reason.as_str());
+        self.rule = route.map(Rule::of);
+        self.refusal = Some(Refusal {
+            status: rendered.status.as_u16(),
+            code: rejection.reason.code(settings.refusals.disclosure),
+            headers: shown(rendered.headers.into_iter()),
+            body: String::from_utf8_lossy(&rendered.body).into_owned(),
+        });
+    }
+}
+
+/// For people; programs take the JSON.
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "verdict   {}", self.verdict)?;
+        if let (Some(reason), Some(refusal)) = (self.reason, &self.refusal) {
+            let Refusal { status, code, .. } = refusal;
+            write!(f, "reason    {reason}; the client is told {status} {code}")?;
+            match &self.detail {
+                Some(detail) => writeln!(f, "\n          {detail}")?,
+                None => writeln!(f)?,
+            }
+        }
+        match &self.rule {
+            Some(rule) => writeln!(f, "rule      {rule}")?,
+            None => writeln!(f, "rule      none")?,
+        }
+        if let Some(key) = &self.key {
+            writeln!(f, "key       {key}")?;
+        }
+        writeln!(f, "client    {}", self.client)?;
+        writeln!(f, "at        {}", self.at)?;
+        if self.verdict != "rejected" {
+            writeln!(f, "\nto the service")?;
+            for (name, value) in &self.headers {
+                writeln!(f, "  {name}: {value}")?;
+            }
+        }
+        if let Some(refusal) = &self.refusal {
+            let would = if self.verdict == "observed" { ", were the rule enforced" } else { "" };
+            writeln!(f, "\nto the client{would}\n  HTTP {}", refusal.status)?;
+            for (name, value) in &refusal.headers {
+                writeln!(f, "  {name}: {value}")?;
+            }
+            writeln!(f, "\n  {}", refusal.body)?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    fn of(route: &Route) -> Self {
+        let (access, needs) = match &route.access {
+            Access::Key(needs) => ("key", Some(needs)),
+            Access::KeyOrPass(needs) => ("key-or-pass", Some(needs)),
+            Access::Public => ("public", None),
+        };
+        let words = needs.map(|n| n.permissions.iter().map(|p| p.as_str().to_owned()).collect());
+        Self {
+            id: route.id.to_string(),
+            path: route.pattern.as_str().to_owned(),
+            methods: route.methods.iter().map(Method::to_string).collect(),
+            access,
+            permissions: words.unwrap_or_default(),
+            require: match needs.map(|n| n.require) {
+                Some(Require::Any) => "any",
+                _ => "all",
+            },
+            observe: route.mode == crate::core::route::Mode::Observe,
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let methods = match self.methods.as_slice() {
+            [] => "any method".to_owned(),
+            some => some.join(", "),
+        };
+        write!(f, "{} ({methods} {}): {}", self.id, self.path, self.access)?;
+        match self.permissions.as_slice() {
+            [] => {}
+            [one] => write!(f, " with {one}")?,
+            some => write!(f, " with {} of {}", self.require, some.join(", "))?,
+        }
+        if self.observe { f.write_str(", only observed") } else { Ok(()) }
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    fn of(view: &KeyView<'_>) -> Self {
+        let grant = view.grant;
+        Self {
+            id: view.id.to_string(),
+            org: view.org.to_owned(),
+            name: view.name.to_owned(),
+            status: grant.status.as_str(),
+            environment: grant.environment.map(|e| e.as_str()),
+            permissions: grant.permissions.iter().map(|p| p.as_str().to_owned()).collect(),
+            networks: grant.networks.iter().map(ToString::to_string).collect(),
+            not_before: grant.not_before.map(time),
+            expires: view.expires.map(time),
+            limit: grant.limit.map(|l| l.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} of {}, {}", self.id, self.name, self.org, self.status)?;
+        if let Some(environment) = self.environment {
+            write!(f, ", {environment}")?;
+        }
+        match self.permissions.as_slice() {
+            [] => f.write_str(", no permission")?,
+            words => write!(f, ", may {}", words.join(" "))?,
+        }
+        if !self.networks.is_empty() {
+            write!(f, ", from {}", self.networks.join(" "))?;
+        }
+        if let Some(at) = &self.not_before {
+            write!(f, ", valid from {at}")?;
+        }
+        if let Some(at) = &self.expires {
+            write!(f, ", expires {at}")?;
+        }
+        match &self.limit {
+            Some(limit) => write!(f, ", {limit} (not charged here)"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Credential<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign => f.write_str("Foreign"),
+            Self::Key(view) => write!(f, "Key({})", view.id),
+            Self::Nothing => f.write_str("Nothing"),
+            Self::Pair { .. } => f.write_str("Pair(..)"),
+            Self::Single(_) => f.write_str("Single(..)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

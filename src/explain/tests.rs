@@ -1,0 +1,184 @@
+//! Answers against keys that stand in for a table.
+
+use std::path::Path;
+
+use super::*;
+use crate::config::{Config, ThisHost};
+use crate::core::{
+    Environment, Grant, KeyId, Limit, NetworkSet, Permission, PermissionSet, Status,
+};
+
+const CONFIG: &str = r#"
+environment = "live"
+[listen]
+address = "127.0.0.1:0"
+[upstream]
+url = "http://127.0.0.1:9000"
+[table]
+path = "keys.kgt"
+audience = "orders"
+trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
+[[credentials]]
+source = "bearer"
+prefixes = ["wa_"]
+[[routes]]
+id = "items"
+path = "/items/{id}"
+methods = ["GET"]
+permissions = ["read"]
+[[routes]]
+id = "send"
+path = "/send"
+permissions = ["send"]
+profile = "envelope"
+[[routes]]
+id = "both"
+path = "/both"
+access = "key-or-pass"
+[[routes]]
+id = "watch"
+path = "/watch"
+mode = "observe"
+permissions = ["send"]
+"#;
+
+struct One {
+    grant: Grant,
+    expires: Option<u64>,
+    refuse_from: Option<u64>,
+}
+
+impl One {
+    fn view(&self) -> KeyView<'_> {
+        KeyView {
+            id: KeyId::parse("key_abc").unwrap(),
+            org: "acme",
+            name: "Büro",
+            expires: self.expires,
+            grant: &self.grant,
+        }
+    }
+}
+
+impl Keys for One {
+    fn plausible(&self, _: &[u8]) -> bool {
+        true
+    }
+
+    fn single(&self, digest: &Digest) -> Option<KeyView<'_>> {
+        (*digest == Digest::of(b"wa_good")).then(|| self.view())
+    }
+
+    fn pair(&self, _: &[u8], _: &Digest) -> PairLookup<'_> {
+        PairLookup::UnknownId
+    }
+
+    fn any(&self, digest: &Digest) -> Option<KeyView<'_>> {
+        self.single(digest)
+    }
+
+    fn refuse_from(&self) -> Option<u64> {
+        self.refuse_from
+    }
+}
+
+fn keys() -> One {
+    let grant = Grant {
+        status: Status::Active,
+        kind: Kind::Single,
+        environment: Some(Environment::Live),
+        not_before: None,
+        permissions: PermissionSet::new([Permission::parse("read").unwrap()]),
+        networks: NetworkSet::default(),
+        limit: Some(Limit::parse("600/min").unwrap()),
+    };
+    One { grant, expires: Some(2_000), refuse_from: None }
+}
+
+fn ask(keys: Option<&One>, method: Method, target: &str, credential: Credential<'_>) -> Answer {
+    let config = Config::parse(&ThisHost, Path::new("keygate.toml"), CONFIG).unwrap();
+    let at = Now { unix_ms: 1_000_000, mono_ns: 0 };
+    let client = "203.0.113.9".parse().unwrap();
+    explain(&config.settings, keys, &Ask { method: &method, target, client, credential, at })
+}
+
+#[test]
+fn admitted_with_the_fields_that_are_sent() {
+    let keys = keys();
+    let answer = ask(Some(&keys), Method::GET, "/items/7?x=1", Credential::Single(b"wa_good"));
+    assert_eq!(
+        answer.to_string(),
+        "verdict   admitted\n\
+         rule      items (GET /items/{id}): key with read\n\
+         key       key_abc \"Büro\" of acme, active, live, may read, expires \
+         1970-01-01T00:33:20Z, 600/min (not charged here)\n\
+         client    203.0.113.9\n\
+         at        1970-01-01T00:16:40Z\n\
+         \n\
+         to the service\n  \
+         x-org-id: acme\n  \
+         x-key-id: key_abc\n  \
+         x-key-name: B%C3%BCro\n  \
+         x-permissions: read\n  \
+         x-environment: live\n"
+    );
+}
+
+#[test]
+fn a_key_named_by_id_is_judged_like_its_holder() {
+    let keys = keys();
+    let named = |target| ask(Some(&keys), Method::GET, target, Credential::Key(keys.view()));
+    assert_eq!(named("/items/7").verdict, "admitted");
+    let refused = named("/send");
+    assert_eq!((refused.verdict, refused.reason), ("rejected", Some("permission")));
+    assert_eq!(
+        refused.refusal.unwrap().body,
+        concat!(
+            r#"{"status":"error","message":"API key lacks required permissions: send","#,
+            r#""code":"insufficient_permission","request_id":"REQUEST-ID"}"#
+        )
+    );
+    let disabled = One { grant: Grant { status: Status::Disabled, ..keys.grant.clone() }, ..keys };
+    let answer = ask(Some(&disabled), Method::GET, "/items/7", Credential::Key(disabled.view()));
+    assert_eq!(answer.reason, Some("disabled"));
+    assert_eq!(answer.refusal.unwrap().code, "invalid_key");
+}
+
+#[test]
+fn every_other_verdict() {
+    let keys = keys();
+    let cases = [
+        ("GET", "/items/7", Credential::Nothing, "rejected", Some("missing")),
+        ("GET", "/items/7", Credential::Single(b"wa_other"), "rejected", Some("unknown")),
+        ("GET", "/items/7", Credential::Single(b"eyJ.user"), "rejected", Some("foreign")),
+        ("GET", "/both", Credential::Single(b"eyJ.user"), "passed", None),
+        ("GET", "/both", Credential::Nothing, "passed", None),
+        ("GET", "/watch", Credential::Nothing, "observed", Some("missing")),
+        ("POST", "/items/7", Credential::Single(b"wa_good"), "rejected", Some("method")),
+        ("GET", "/nowhere", Credential::Single(b"wa_good"), "rejected", Some("route")),
+        ("GET", "/a/../items/7", Credential::Single(b"wa_good"), "rejected", Some("bad_path")),
+        ("GET", "/items/%2F", Credential::Single(b"wa_good"), "rejected", Some("bad_path")),
+    ];
+    for (method, target, credential, verdict, reason) in cases {
+        let answer = ask(Some(&keys), method.parse().unwrap(), target, credential);
+        assert_eq!((answer.verdict, answer.reason), (verdict, reason), "{method} {target}");
+    }
+    let answer = ask(Some(&keys), Method::GET, "/both", Credential::Nothing);
+    assert_eq!(answer.headers, [("x-anonymous".to_owned(), "true".to_owned())]);
+    let none = ask(None, Method::GET, "/both", Credential::Nothing);
+    assert_eq!(none.reason, Some("no_table"));
+    let expired = One { refuse_from: Some(900), ..keys };
+    let answer = ask(Some(&expired), Method::GET, "/items/7", Credential::Key(expired.view()));
+    assert_eq!(answer.reason, Some("no_table"));
+}
+
+#[test]
+fn json_for_programs() {
+    let keys = keys();
+    let answer = ask(Some(&keys), Method::GET, "/send", Credential::Single(b"wa_good"));
+    let json = serde_json::to_value(&answer).unwrap();
+    assert_eq!(json["reason"], "permission");
+    assert_eq!(json["rule"]["permissions"][0], "send");
+    assert_eq!(json["key"]["expires"], "1970-01-01T00:33:20Z");
+    assert_eq!(json["refusal"]["status"], 403);
+}
