@@ -1,5 +1,5 @@
 //! What the configuration means. `raw` is what the TOML says; [`Config`] is what the rest of the
-//! program sees: parsed, defaulted, checked as a whole. Imports only `core` (and the exit codes).
+//! program sees: parsed, defaulted, checked as a whole. Imports only `core`.
 
 mod delivery;
 mod diff;

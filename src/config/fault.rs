@@ -4,8 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::exit::Exit;
-
+/// Either ends a program with 78.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{}", shown(file, faults))]
@@ -43,15 +42,6 @@ fn shown(file: &Path, faults: &[Fault]) -> String {
         text.push_str(&format!("\n{}:{fault}", file.display()));
     }
     text
-}
-
-// === impl Error ===
-
-impl Error {
-    /// A configuration that cannot be read or taken ends a program with 78.
-    pub const fn exit(&self) -> Exit {
-        Exit::Config
-    }
 }
 
 // === impl Fault ===
