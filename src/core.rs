@@ -8,6 +8,7 @@
 pub mod address;
 pub mod credential;
 pub mod decision;
+pub mod format;
 pub mod grant;
 pub mod headers;
 pub mod identity;

@@ -1,43 +1,42 @@
-//! The key table: format, verification, look-up, patch overlay. No I/O, no clock, no log.
+//! The key table: format, verification, look-up, patch overlay, acceptance. docs/table-format.md is
+//! the normative description. Imports core only. No I/O but through what it is handed, no clock,
+//! no log.
+//!
+//! ```text
+//! registry → BodyBuilder → BuiltBody → Draft → signature → file
+//! file → Table::open / Patch::open (verified) → Desk (accepted) → KeySet (in force)
+//! ```
 
-use crate::core::{Digest, KeyView, Keys, PairLookup};
+#![deny(clippy::indexing_slicing)]
 
-/// The keys in force: one verified table with the patch over it.
-#[derive(Debug)]
-pub struct KeySet {
-    serial: u64,
-}
+pub mod accept;
+mod body;
+pub mod build;
+mod envelope;
+mod file;
+mod hold;
+mod keyset;
+mod layout;
+pub mod manifest;
+pub mod patch;
+mod refusal;
+pub mod seal;
+pub mod sort;
+#[cfg(test)]
+pub(crate) mod testkit;
+#[cfg(test)]
+mod tests;
+pub mod trust;
 
-impl KeySet {
-    /// Serial of the table.
-    pub fn serial(&self) -> u64 {
-        self.serial
-    }
-
-    /// Serial of the patch in force over it.
-    pub fn patch_serial(&self) -> Option<u64> {
-        None
-    }
-}
-
-impl Keys for KeySet {
-    fn plausible(&self, _secret: &[u8]) -> bool {
-        true
-    }
-
-    fn single(&self, _digest: &Digest) -> Option<KeyView<'_>> {
-        None
-    }
-
-    fn pair(&self, _id: &[u8], _secret: &Digest) -> PairLookup<'_> {
-        PairLookup::UnknownId
-    }
-
-    fn any(&self, _digest: &Digest) -> Option<KeyView<'_>> {
-        None
-    }
-
-    fn refuse_from(&self) -> Option<u64> {
-        None
-    }
-}
+pub use self::accept::{Accepted, Desk, Ledger, LedgerError, Rules, clock_behind_ms};
+pub use self::body::Counts;
+pub use self::build::{BodyBuilder, BuildError, BuiltBody};
+pub use self::envelope::{FORMAT, OLDEST_FORMAT};
+pub use self::file::{Bounds, Patch, Table};
+pub use self::keyset::{Entry, KeySet};
+pub use self::manifest::{Acknowledge, Base, BodyHash, Issue, Manifest};
+pub use self::patch::{PatchDraft, PatchError, fold};
+pub use self::refusal::Refusal;
+pub use self::seal::{Draft, SealError};
+pub use self::sort::{InMemory, Spool};
+pub use self::trust::{PublicKey, PublicKeyError, SignerId, Trust, TrustError};

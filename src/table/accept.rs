@@ -1,0 +1,420 @@
+//! Which tables and patches are put in force, in whatever order they arrive. Pure: a function of
+//! what was accepted before ([`Ledger`]), what arrives, and the clock's reading.
+//! Imports core only.
+//!
+//! A verified patch that nothing in force includes yet stands on a shelf. The newest one made over
+//! the table in force is the patch in force; the removals and restrictions of all the others apply
+//! as well. So a revocation that has once arrived stays in force, whoever publishes next and in
+//! whatever order files arrive, until something that states to include it is in force.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::file::{Bounds, Patch, Table};
+use super::keyset::KeySet;
+use super::manifest::{Acknowledge, Base, Manifest};
+use super::refusal::Refusal;
+use super::trust::Trust;
+use crate::core::Now;
+
+/// Most patches on the shelf. A publisher who knows of the others needs one place, or two while
+/// its base is on the way; only publishers who do not know of one another need more.
+const SHELF: usize = 8;
+
+/// What the configuration says about acceptance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rules {
+    /// Nothing below this serial is taken, whatever the ledger says.
+    pub min_serial: u64,
+    /// Share of the active keys that may go at once without acknowledgement.
+    pub shrink_brake: f64,
+    /// Seconds after the expiry of the table in force from which on nothing is admitted; `None`:
+    /// it serves on.
+    pub refuse_after: Option<u64>,
+}
+
+/// What has been accepted: the content of the state file. Survives a restart, so that a restart is
+/// neither a way back nor an outage.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// The table last put in force, by serial and hash.
+    table: Option<Base>,
+    /// Its `includes_through`.
+    table_includes: u64,
+    /// The patch with the highest serial.
+    patch: Option<Base>,
+    /// The highest `includes_through` of anything that was in force.
+    floor: u64,
+    /// Active keys in force.
+    active: Option<u64>,
+    /// The files of the patches on the shelf.
+    shelf: Vec<Vec<u8>>,
+}
+
+/// [`Ledger`] as text.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LedgerText {
+    version: u8,
+    table: Option<Base>,
+    table_includes: u64,
+    patch: Option<Base>,
+    floor: u64,
+    active: Option<u64>,
+    shelf: Vec<String>,
+}
+
+/// The state file is not one that we wrote.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not a state file of keygate: {why}\n\
+     hint: remove it to start anew, with `min_serial` in the configuration as the floor"
+)]
+pub struct LedgerError {
+    why: Box<str>,
+}
+
+/// What came of an offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// A patch waits for its base. Its removals and restrictions are in force already.
+    Held,
+    /// A patch that the table in force includes. Nothing changed.
+    Included,
+    InForce,
+    /// Refused as a patch, for this reason; but it is genuine and nothing in force includes it, so
+    /// its removals and restrictions are in force.
+    Restricted(Refusal),
+    /// It is what is in force, or on the shelf, already.
+    Unchanged,
+}
+
+/// The one place that decides what is in force.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    rules: Rules,
+    ledger: Ledger,
+    table: Option<Arc<Table>>,
+    /// By ascending serial; none of them included by what is in force.
+    shelf: Vec<Arc<Patch>>,
+    current: Option<Arc<KeySet>>,
+}
+
+// === impl Rules ===
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { min_serial: 0, shrink_brake: 0.5, refuse_after: None }
+    }
+}
+
+// === impl Desk ===
+
+impl Desk {
+    pub fn new(rules: Rules) -> Self {
+        Self { rules, ledger: Ledger::default(), table: None, shelf: Vec::new(), current: None }
+    }
+
+    /// Goes on from a ledger. Patches on its shelf are verified again; the second part tells of
+    /// those that are dropped because they no longer hold.
+    pub fn restore(
+        rules: Rules,
+        mut ledger: Ledger,
+        trust: &Trust,
+        bounds: &Bounds,
+    ) -> (Self, Vec<Refusal>) {
+        let mut dropped = Vec::new();
+        let mut shelf = Vec::new();
+        for file in std::mem::take(&mut ledger.shelf) {
+            match Patch::open(file, trust, bounds) {
+                Ok(patch) => shelf.push(Arc::new(patch)),
+                Err(refusal) => dropped.push(refusal),
+            }
+        }
+        shelf.sort_by_key(|patch| patch.serial());
+        (Self { rules, ledger, table: None, shelf, current: None }, dropped)
+    }
+
+    /// What is in force; `None` until a table was accepted.
+    pub fn current(&self) -> Option<&Arc<KeySet>> {
+        self.current.as_ref()
+    }
+
+    /// What to keep across a restart. Changes with every offer that is accepted.
+    pub fn ledger(&self) -> Ledger {
+        let shelf = self.shelf.iter().map(|patch| patch.file().to_vec()).collect();
+        Ledger { shelf, ..self.ledger.clone() }
+    }
+
+    /// Serial of the newest patch whose base has not arrived yet.
+    pub fn awaiting(&self) -> Option<u64> {
+        let table = self.table.as_ref().map_or(0, |table| table.serial());
+        let waits = |patch: &&Arc<Patch>| base_serial(patch.manifest()) > table;
+        self.shelf.iter().rev().find(waits).map(|patch| patch.serial())
+    }
+
+    /// Puts changed rules in force. What was accepted stays.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+        self.settle();
+    }
+
+    /// Holds what is in force against changed trust, and drops what is no longer signed by enough
+    /// trusted signers. A dropped table takes its serials out of the ledger with it: whoever
+    /// signed it may have burnt them. The result says what was dropped, and why.
+    pub fn set_trust(&mut self, trust: &Trust) -> Vec<(Base, Refusal)> {
+        let mut dropped = Vec::new();
+        if let Some(table) = &self.table
+            && let Err(refusal) = trust.accepts(table.signed_by())
+        {
+            dropped.push((table.manifest().as_base(), refusal));
+            self.table = None;
+            self.ledger = Ledger::default();
+        }
+        self.shelf.retain(|patch| match trust.accepts(patch.signed_by()) {
+            Ok(()) => true,
+            Err(refusal) => {
+                if self.ledger.patch == Some(patch.manifest().as_base()) {
+                    self.ledger.patch = None;
+                }
+                dropped.push((patch.manifest().as_base(), refusal));
+                false
+            }
+        });
+        if !dropped.is_empty() {
+            self.settle();
+        }
+        dropped
+    }
+
+    /// A verified table has arrived.
+    pub fn offer_table(&mut self, table: Arc<Table>, now: Now) -> Result<Accepted, Refusal> {
+        let manifest = table.manifest();
+        let known = self.ledger.table == Some(manifest.as_base());
+        if known && self.table.is_some() {
+            return Ok(Accepted::Unchanged);
+        }
+        let serial = manifest.serial;
+        if serial < self.rules.min_serial {
+            return Err(Refusal::Rollback { serial, floor: self.rules.min_serial });
+        }
+        if !known {
+            self.check_table(&table, now)?;
+        }
+        self.ledger.table = Some(manifest.as_base());
+        self.ledger.table_includes = manifest.includes_through;
+        self.table = Some(table);
+        self.settle();
+        Ok(Accepted::InForce)
+    }
+
+    /// A verified patch has arrived.
+    pub fn offer_patch(&mut self, patch: Arc<Patch>, now: Now) -> Result<Accepted, Refusal> {
+        let manifest = patch.manifest();
+        let this = manifest.as_base();
+        let serial = manifest.serial;
+        if self.shelf.iter().any(|shelved| shelved.manifest().as_base() == this) {
+            return Ok(Accepted::Unchanged);
+        }
+        if self.table.as_ref().is_some_and(|t| serial <= t.manifest().includes_through) {
+            return Ok(Accepted::Included);
+        }
+        let known = self.ledger.patch == Some(this);
+        self.check_patch(&patch, known, now)?;
+        let mut refusal = None;
+        if let Some(last) = self.ledger.patch.filter(|last| serial < last.serial) {
+            refusal = Some(Refusal::Rollback { serial, floor: last.serial });
+        } else if let (Some(table), Some(base)) = (&self.table, manifest.base)
+            && !patch.is_over(table)
+        {
+            let of_table = table.serial();
+            refusal = match base.serial.cmp(&of_table) {
+                std::cmp::Ordering::Greater => None,
+                std::cmp::Ordering::Equal => Some(
+                    "the table in force has that serial and \
+                                                   another content",
+                ),
+                std::cmp::Ordering::Less => Some("a later table is in force"),
+            }
+            .map(|why| Refusal::Base { base: base.serial, why });
+        }
+        let mut next = self.clone();
+        if refusal.is_none() {
+            next.ledger.patch = Some(this);
+        }
+        next.shelf.push(patch.clone());
+        next.shelf.sort_by_key(|shelved| shelved.serial());
+        next.settle();
+        if !next.shelf.iter().any(|shelved| Arc::ptr_eq(shelved, &patch)) {
+            // What is in force includes it: it has nothing to add, not even a restriction.
+            return Err(refusal.unwrap_or(Refusal::Rollback { serial, floor: self.floor() }));
+        }
+        if next.shelf.len() > SHELF {
+            return Err(Refusal::HoldFull { held: self.shelf.len() });
+        }
+        let after = next.current.as_ref().map(|set| set.counts().active);
+        if let (Some(before), Some(after)) = (self.ledger.active, after) {
+            self.brake(manifest, before, after)?;
+        }
+        let in_force = next
+            .current
+            .as_ref()
+            .and_then(|set| set.patch())
+            .is_some_and(|p| Arc::ptr_eq(p, &patch));
+        *self = next;
+        Ok(match refusal {
+            Some(refusal) => Accepted::Restricted(refusal),
+            None if in_force => Accepted::InForce,
+            None => Accepted::Held,
+        })
+    }
+
+    fn check_table(&self, table: &Table, now: Now) -> Result<(), Refusal> {
+        let manifest = table.manifest();
+        let serial = manifest.serial;
+        let last = self.ledger.table.map_or(0, |last| last.serial);
+        let patch = self.ledger.patch.map(|patch| patch.serial);
+        if serial == last || Some(serial) == patch {
+            return Err(Refusal::EqualSerial { serial });
+        }
+        if serial < last || serial <= self.ledger.floor {
+            return Err(Refusal::Rollback { serial, floor: self.floor() });
+        }
+        let includes_through = manifest.includes_through;
+        if includes_through < self.ledger.table_includes {
+            let floor = self.ledger.table_includes;
+            return Err(Refusal::Stale { includes_through, floor });
+        }
+        fresh(manifest, now)?;
+        let active = table.counts().active;
+        self.brake(manifest, self.ledger.active.unwrap_or(0), active)
+    }
+
+    fn check_patch(&self, patch: &Patch, known: bool, now: Now) -> Result<(), Refusal> {
+        let manifest = patch.manifest();
+        let serial = manifest.serial;
+        if serial < self.rules.min_serial {
+            return Err(Refusal::Rollback { serial, floor: self.rules.min_serial });
+        }
+        let same = |last: Option<Base>| last.is_some_and(|last| last.serial == serial);
+        if !known && (same(self.ledger.table) || same(self.ledger.patch)) {
+            return Err(Refusal::EqualSerial { serial });
+        }
+        if known { Ok(()) } else { fresh(manifest, now) }
+    }
+
+    fn brake(&self, manifest: &Manifest, before: u64, after: u64) -> Result<(), Refusal> {
+        let empty = manifest.acknowledges(Acknowledge::Empty);
+        if after == 0 {
+            return if empty { Ok(()) } else { Err(Refusal::Empty) };
+        }
+        let least = before as f64 * (1.0 - self.rules.shrink_brake);
+        if (after as f64) < least && !manifest.acknowledges(Acknowledge::Shrink) {
+            return Err(Refusal::Shrink { before, after });
+        }
+        Ok(())
+    }
+
+    /// Takes from the shelf what is included, and makes what is in force from the rest.
+    fn settle(&mut self) {
+        let Some(table) = self.table.clone() else {
+            self.current = None;
+            return;
+        };
+        let includes = table.manifest().includes_through;
+        self.shelf.retain(|patch| patch.serial() > includes);
+        let patch = self.shelf.iter().rev().find(|patch| patch.is_over(&table)).cloned();
+        if let Some(patch) = &patch {
+            let includes = patch.manifest().includes_through;
+            self.shelf.retain(|p| p.serial() > includes || Arc::ptr_eq(p, patch));
+            self.ledger.floor = self.ledger.floor.max(includes);
+        }
+        self.ledger.floor = self.ledger.floor.max(includes);
+        let held: Vec<_> = self
+            .shelf
+            .iter()
+            .filter(|p| patch.as_ref().is_none_or(|patch| !Arc::ptr_eq(p, patch)))
+            .cloned()
+            .collect();
+        let expires = table.manifest().expires_at;
+        let refuse_from =
+            self.rules.refuse_after.and_then(|grace| Some(expires?.saturating_add(grace)));
+        let set = KeySet::new(table, patch, &held, refuse_from);
+        self.ledger.active = Some(set.counts().active);
+        self.current = Some(Arc::new(set));
+    }
+
+    fn floor(&self) -> u64 {
+        let last = self.ledger.table.map_or(0, |last| last.serial);
+        self.ledger.floor.max(last).max(self.rules.min_serial)
+    }
+}
+
+/// How far this machine's clock is behind the publisher's: it is not refused for that, because a
+/// slow clock would then be an outage, but expiry and not-before are judged by it.
+pub fn clock_behind_ms(manifest: &Manifest, now: Now) -> Option<u64> {
+    manifest.issued_at_ms.checked_sub(now.unix_ms).filter(|behind| *behind > 0)
+}
+
+fn fresh(manifest: &Manifest, now: Now) -> Result<(), Refusal> {
+    match manifest.expires_at {
+        Some(at) if now.unix_secs() >= at => Err(Refusal::Expired { at }),
+        _ => Ok(()),
+    }
+}
+
+fn base_serial(manifest: &Manifest) -> u64 {
+    manifest.base.map_or(0, |base| base.serial)
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    pub fn parse(text: &str) -> Result<Self, LedgerError> {
+        let bad = |why: &str| LedgerError { why: why.into() };
+        let text: LedgerText = serde_json::from_str(text).map_err(|e| bad(&e.to_string()))?;
+        if text.version != 1 {
+            return Err(bad("its version is not 1"));
+        }
+        let shelf = text.shelf.iter().map(|file| BASE64_STANDARD.decode(file));
+        let shelf: Result<_, _> = shelf.collect();
+        Ok(Self {
+            table: text.table,
+            table_includes: text.table_includes,
+            patch: text.patch,
+            floor: text.floor,
+            active: text.active,
+            shelf: shelf.map_err(|_| bad("a patch is not base64"))?,
+        })
+    }
+
+    /// What [`Ledger::parse`] reads: one line of JSON.
+    pub fn to_text(&self) -> String {
+        let text = LedgerText {
+            version: 1,
+            table: self.table,
+            table_includes: self.table_includes,
+            patch: self.patch,
+            floor: self.floor,
+            active: self.active,
+            shelf: self.shelf.iter().map(|file| BASE64_STANDARD.encode(file)).collect(),
+        };
+        // Numbers, hex and base64: there is nothing in it that JSON could not hold.
+        let mut line = serde_json::to_string(&text).unwrap_or_default();
+        line.push('\n');
+        line
+    }
+
+    /// Serial of the table that was last in force.
+    pub fn table_serial(&self) -> Option<u64> {
+        self.table.map(|table| table.serial)
+    }
+
+    /// Highest serial of a patch that was accepted.
+    pub fn patch_serial(&self) -> Option<u64> {
+        self.patch.map(|patch| patch.serial)
+    }
+}

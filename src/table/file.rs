@@ -1,0 +1,182 @@
+//! [`Table`] and [`Patch`]: values that exist only of verified bytes. Imports core only.
+
+use super::body::{Body, Counts};
+use super::envelope::Envelope;
+use super::manifest::{Kind, Manifest};
+use super::refusal::Refusal;
+use super::trust::{PublicKey, Trust};
+use crate::core::format::KeyFormats;
+use crate::table::manifest::BodyHash;
+
+/// Bounds on what is read. The reader of the file holds `max_bytes` as well, before it reads on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub max_bytes: u64,
+}
+
+/// A verified key table.
+#[derive(Debug)]
+pub struct Table(File);
+
+/// A verified patch: what changed since its base.
+#[derive(Debug)]
+pub struct Patch(File);
+
+#[derive(Debug)]
+struct File {
+    manifest: Manifest,
+    signed_by: Box<[PublicKey]>,
+    body: Body,
+}
+
+// === impl Bounds ===
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { max_bytes: 2 << 30 }
+    }
+}
+
+// === impl File ===
+
+impl File {
+    /// In this order: bound, frame, signatures, and only then the manifest, the hash of the body,
+    /// its structure. Nothing but the frame is looked at before the signatures hold.
+    fn open(file: Vec<u8>, kind: Kind, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
+        let bytes = file.len() as u64;
+        if bytes > bounds.max_bytes {
+            return Err(Refusal::TooLarge { bytes, limit: bounds.max_bytes });
+        }
+        let envelope = Envelope::parse(&file)?;
+        let signed_by = trust.verify(&envelope)?;
+        let manifest = Manifest::parse(envelope.manifest)?;
+        if manifest.kind != kind {
+            return Err(Refusal::Kind { found: manifest.kind, wanted: kind });
+        }
+        if let Some(stranger) = signed_by.iter().find(|k| !manifest.signers.contains(&k.id())) {
+            let why = format!("signed by {}, which it does not name", stranger.id());
+            return Err(Refusal::Manifest { why: why.into() });
+        }
+        if let Some(wanted) = trust.audience()
+            && *manifest.audience != *wanted
+        {
+            let stated = manifest.audience;
+            return Err(Refusal::Audience { stated, wanted: wanted.into() });
+        }
+        let at = envelope.body_at;
+        let body = file.get(at..).unwrap_or_default();
+        check_body(&manifest, body)?;
+        let body = Body::open(file, at)?;
+        check_counts(&manifest, &body)?;
+        Ok(Self { manifest, signed_by: signed_by.into(), body })
+    }
+}
+
+/// Length and hash of a body as the manifest states them.
+pub(crate) fn check_body(manifest: &Manifest, body: &[u8]) -> Result<(), Refusal> {
+    let found = body.len() as u64;
+    if found < manifest.body_bytes {
+        return Err(Refusal::Truncated { missing: manifest.body_bytes - found });
+    }
+    if found > manifest.body_bytes {
+        return Err(Refusal::Trailing { extra: found - manifest.body_bytes });
+    }
+    let hash = crate::core::Digest::of(body);
+    if BodyHash(hash.0) != manifest.body_sha256 {
+        return Err(Refusal::BodyHash);
+    }
+    Ok(())
+}
+
+fn check_counts(manifest: &Manifest, body: &Body) -> Result<(), Refusal> {
+    let counts = body.counts();
+    for (what, stated, found) in [
+        ("keys", manifest.keys, counts.keys),
+        ("active keys", manifest.active, counts.active),
+        ("removals", manifest.removed, body.removals().len() as u64),
+    ] {
+        if stated != found {
+            return Err(Refusal::Counts { what, stated, found });
+        }
+    }
+    Ok(())
+}
+
+// === impl Table ===
+
+impl Table {
+    /// Verifies `file` and takes it over: the buffer that was read is the one that is used.
+    pub fn open(file: Vec<u8>, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
+        File::open(file, Kind::Table, trust, bounds).map(Self)
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
+    pub fn serial(&self) -> u64 {
+        self.0.manifest.serial
+    }
+
+    /// Everybody whose signature is on it, all verified.
+    pub fn signed_by(&self) -> &[PublicKey] {
+        &self.0.signed_by
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.0.body.counts()
+    }
+
+    pub fn formats(&self) -> &KeyFormats {
+        self.0.body.formats()
+    }
+
+    /// Bytes that it holds in memory.
+    pub fn resident_bytes(&self) -> usize {
+        self.0.body.resident()
+    }
+
+    pub(crate) fn body(&self) -> &Body {
+        &self.0.body
+    }
+}
+
+// === impl Patch ===
+
+impl Patch {
+    /// Verifies `file` and takes it over.
+    pub fn open(file: Vec<u8>, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
+        File::open(file, Kind::Patch, trust, bounds).map(Self)
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.0.manifest
+    }
+
+    pub fn serial(&self) -> u64 {
+        self.0.manifest.serial
+    }
+
+    pub fn signed_by(&self) -> &[PublicKey] {
+        &self.0.signed_by
+    }
+
+    /// Changed and added records, and removals.
+    pub fn entries(&self) -> u64 {
+        self.0.manifest.keys + self.0.manifest.removed
+    }
+
+    /// Whether it was made over this table.
+    pub fn is_over(&self, table: &Table) -> bool {
+        self.0.manifest.base == Some(table.manifest().as_base())
+    }
+
+    /// The file itself, to be kept beside the state.
+    pub fn file(&self) -> &[u8] {
+        self.0.body.file()
+    }
+
+    pub(crate) fn body(&self) -> &Body {
+        &self.0.body
+    }
+}

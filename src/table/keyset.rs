@@ -1,0 +1,256 @@
+//! The keys in force: a table, the patch over it, and the restrictions of patches that neither of
+//! them includes yet. Imports core only.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::body::{Counts, Found};
+use super::file::{Patch, Table};
+use super::hold::{self, Held};
+use crate::core::{Digest, KeyId, KeySpec, KeyView, Keys, Kind, OrgId, PairLookup, Status};
+
+/// What a snapshot holds for look-ups. Made when something is put in force, never per request.
+#[derive(Debug)]
+pub struct KeySet {
+    table: Arc<Table>,
+    patch: Option<Arc<Patch>>,
+    held: HashMap<Digest, Held, hold::ByDigest>,
+    held_patches: usize,
+    refuse_from: Option<u64>,
+    counts: Counts,
+}
+
+/// One key as `inspect`, `diff` and `explain` see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'k> {
+    pub view: KeyView<'k>,
+    pub digest: Digest,
+    /// What a caller of a pair presents as its id.
+    pub public_id: Option<&'k str>,
+}
+
+// === impl KeySet ===
+
+impl KeySet {
+    /// `patch` must have been made over `table`, otherwise it is left out. `held` are patches
+    /// whose removals and restrictions stay in force although they are not `patch`. Nothing is
+    /// admitted from `refuse_from` (Unix seconds) on.
+    pub fn new(
+        table: Arc<Table>,
+        patch: Option<Arc<Patch>>,
+        held: &[Arc<Patch>],
+        refuse_from: Option<u64>,
+    ) -> Self {
+        let patch = patch.filter(|patch| patch.is_over(&table));
+        let mut counts = table.counts();
+        if let Some(patch) = patch.as_deref().map(Patch::body) {
+            let replaced = patch.iter().map(|found| found.record.digest);
+            for digest in replaced.chain(patch.removals().iter().map(|r| r.digest)) {
+                if let Some(old) = table.body().find(&digest) {
+                    counts.take(old);
+                }
+            }
+            patch.iter().for_each(|found| counts.give(found.view().grant.status, found.kind()));
+        }
+        let mut set = Self {
+            table,
+            patch,
+            held: HashMap::default(),
+            held_patches: held.len(),
+            refuse_from,
+            counts,
+        };
+        if !held.is_empty() {
+            let map = hold::restrict(&set, held);
+            for (digest, held) in &map {
+                if let Some(found) = set.unheld(digest) {
+                    counts.take(found);
+                    if let Held::Restricted { grant, .. } = held {
+                        counts.give(grant.status, grant.kind);
+                    }
+                }
+            }
+            set.held = map;
+            set.counts = counts;
+        }
+        set
+    }
+
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    pub fn patch(&self) -> Option<&Arc<Patch>> {
+        self.patch.as_ref()
+    }
+
+    /// Serial of the table.
+    pub fn serial(&self) -> u64 {
+        self.table.serial()
+    }
+
+    /// Serial of the patch in force over it.
+    pub fn patch_serial(&self) -> Option<u64> {
+        self.patch.as_ref().map(|patch| patch.serial())
+    }
+
+    /// How many patches restrict keys without being in force as a patch.
+    pub fn held_patches(&self) -> usize {
+        self.held_patches
+    }
+
+    /// Records by the state of their key, patch and restrictions counted in.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Bytes that table and patch hold in memory.
+    pub fn resident_bytes(&self) -> usize {
+        self.table.resident_bytes() + self.patch.as_ref().map_or(0, |p| p.body().resident())
+    }
+
+    /// Every key in force, the table's in the order of their digests, then the patch's.
+    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.raw_iter().filter_map(|found| self.entry(found))
+    }
+
+    /// The key with this id; a pair in rotation has two entries. Walks the whole table.
+    pub fn find_id(&self, id: KeyId) -> impl Iterator<Item = Entry<'_>> {
+        self.raw_iter().filter(move |found| found.id() == id).filter_map(|found| self.entry(found))
+    }
+
+    /// The key that has this digest, of whichever kind, as `inspect` sees it.
+    pub fn find_digest(&self, digest: &Digest) -> Option<Entry<'_>> {
+        self.entry(self.unheld(digest)?)
+    }
+
+    /// Records in force before restrictions.
+    pub(crate) fn raw_iter(&self) -> impl Iterator<Item = Found<'_>> {
+        let over = self.patch.as_deref().map(Patch::body);
+        let kept = self.table.body().iter().filter(move |found| {
+            over.is_none_or(|p| {
+                p.find(&found.record.digest).is_none() && p.removal(&found.record.digest).is_none()
+            })
+        });
+        kept.chain(over.into_iter().flat_map(|p| p.iter()))
+    }
+
+    /// The record in force before restrictions: the patch's, unless it says nothing of it.
+    fn unheld(&self, digest: &Digest) -> Option<Found<'_>> {
+        if let Some(patch) = self.patch.as_deref().map(Patch::body) {
+            if let Some(found) = patch.find(&digest.0) {
+                return Some(found);
+            }
+            if patch.removal(&digest.0).is_some() {
+                return None;
+            }
+        }
+        self.table.body().find(&digest.0)
+    }
+
+    /// The view in force of a record.
+    fn view<'k>(&'k self, found: Found<'k>) -> Option<KeyView<'k>> {
+        let view = found.view();
+        if self.held.is_empty() {
+            return Some(view);
+        }
+        match self.held.get(&found.digest()) {
+            None => Some(view),
+            Some(Held::Removed) => None,
+            Some(Held::Restricted { grant, expires }) => {
+                Some(KeyView { grant, expires: *expires, ..view })
+            }
+        }
+    }
+
+    fn entry<'k>(&'k self, found: Found<'k>) -> Option<Entry<'k>> {
+        Some(Entry {
+            view: self.view(found)?,
+            digest: found.digest(),
+            public_id: found.public_id(),
+        })
+    }
+}
+
+impl Keys for KeySet {
+    fn plausible(&self, secret: &[u8]) -> bool {
+        // A patch carries the forms of the registry at its time, which may have become laxer.
+        self.patch.as_ref().map_or(self.table.formats(), |p| p.body().formats()).plausible(secret)
+    }
+
+    fn single(&self, digest: &Digest) -> Option<KeyView<'_>> {
+        self.any(digest).filter(|view| view.grant.kind == Kind::Single)
+    }
+
+    fn pair(&self, id: &[u8], secret: &Digest) -> PairLookup<'_> {
+        let over = self.patch.as_deref().map(Patch::body);
+        let patched = over.into_iter().flat_map(|p| p.find_pair(id));
+        let kept = self.table.body().find_pair(id).filter(|found| {
+            over.is_none_or(|p| {
+                p.find(&found.record.digest).is_none() && p.removal(&found.record.digest).is_none()
+            })
+        });
+        let (mut right, mut wrong) = (None, None);
+        for found in patched.chain(kept) {
+            let matches = secret.matches(&found.digest());
+            let Some(view) = self.view(found) else { continue };
+            match matches {
+                true => right = Some(view),
+                false => wrong = Some(view),
+            }
+        }
+        match (right, wrong) {
+            (Some(view), _) => PairLookup::Found(view),
+            (None, Some(view)) => PairLookup::WrongSecret(view),
+            (None, None) => {
+                // As long as with a known id.
+                std::hint::black_box(secret.matches(&Digest([0; 32])));
+                PairLookup::UnknownId
+            }
+        }
+    }
+
+    fn any(&self, digest: &Digest) -> Option<KeyView<'_>> {
+        self.view(self.unheld(digest)?)
+    }
+
+    fn refuse_from(&self) -> Option<u64> {
+        self.refuse_from
+    }
+}
+
+// === impl Entry ===
+
+impl Entry<'_> {
+    /// The key as its author would state it.
+    pub fn to_spec(&self) -> Option<KeySpec> {
+        Some(KeySpec {
+            id: self.view.id,
+            org: OrgId::parse(self.view.org).ok()?,
+            name: self.view.name.into(),
+            digest: self.digest,
+            public_id: self.public_id.map(Into::into),
+            expires: self.view.expires,
+            grant: self.view.grant.clone(),
+        })
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    fn give(&mut self, status: Status, kind: Kind) {
+        self.keys += 1;
+        self.add(status, kind, 1);
+    }
+
+    fn take(&mut self, found: Found<'_>) {
+        let mut one = Self::default();
+        one.give(found.view().grant.status, found.kind());
+        self.keys = self.keys.saturating_sub(1);
+        self.active = self.active.saturating_sub(one.active);
+        self.disabled = self.disabled.saturating_sub(one.disabled);
+        self.revoked = self.revoked.saturating_sub(one.revoked);
+        self.pairs = self.pairs.saturating_sub(one.pairs);
+    }
+}

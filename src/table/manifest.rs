@@ -1,0 +1,189 @@
+//! The manifest: what a file says of itself, inside the signed bytes. Imports core only.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::refusal::Refusal;
+use super::trust::SignerId;
+
+/// Most bytes of a manifest. It is the only thing that is parsed as text.
+pub const MAX_MANIFEST: usize = 4096;
+
+/// Highest serial: what every JSON reader can hold exactly.
+pub const MAX_SERIAL: u64 = (1 << 53) - 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Patch,
+    Table,
+}
+
+/// What a publisher did on purpose that a sidecar would otherwise refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acknowledge {
+    /// No active key at all.
+    Empty,
+    /// Far fewer active keys than before.
+    Shrink,
+}
+
+/// SHA-256 of a body. Unlike a [`crate::core::Digest`] it may be shown.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BodyHash(pub [u8; 32]);
+
+/// The table that a patch was made over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Base {
+    pub serial: u64,
+    pub body_sha256: BodyHash,
+}
+
+/// What the publisher decides about one file; the rest of the manifest follows from the body.
+#[derive(Clone, Debug)]
+pub struct Issue {
+    pub serial: u64,
+    /// Every change published with a serial at or below this one is in the file. A publisher who
+    /// knows all that was published before states the file's own serial.
+    pub includes_through: u64,
+    pub issued_at_ms: u64,
+    /// Unix seconds from which on the file is no longer accepted.
+    pub expires_at: Option<u64>,
+    pub audience: Box<str>,
+    /// Who may sign it.
+    pub signers: Vec<SignerId>,
+    pub acknowledge: Vec<Acknowledge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The version byte once more.
+    pub format: u8,
+    pub kind: Kind,
+    pub serial: u64,
+    pub includes_through: u64,
+    /// Unix milliseconds; the publish time of a patch.
+    pub issued_at_ms: u64,
+    /// Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
+    pub audience: Box<str>,
+    pub signers: Vec<SignerId>,
+    /// Records in the body.
+    pub keys: u64,
+    /// Records of keys that are active.
+    pub active: u64,
+    /// Removals in the body; only a patch has any.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub removed: u64,
+    /// Exactly in a patch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
+    pub body_bytes: u64,
+    pub body_sha256: BodyHash,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acknowledge: Vec<Acknowledge>,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+// === impl Manifest ===
+
+impl Manifest {
+    /// What a file states, not verified. For showing to people why a file is refused.
+    pub fn unverified(file: &[u8]) -> Result<Self, Refusal> {
+        Self::parse(super::envelope::Envelope::parse(file)?.manifest)
+    }
+
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, Refusal> {
+        let bad = |why: &str| Refusal::Manifest { why: why.into() };
+        let manifest: Self = serde_json::from_slice(text).map_err(|e| bad(&e.to_string()))?;
+        if manifest.format != super::envelope::FORMAT {
+            return Err(bad("its format is not the version byte's"));
+        }
+        if manifest.serial == 0 || manifest.serial > MAX_SERIAL {
+            return Err(bad("the serial must be 1 to 2^53 - 1"));
+        }
+        if manifest.includes_through > manifest.serial {
+            return Err(bad("includes_through is above the serial"));
+        }
+        if (manifest.kind == Kind::Patch) != manifest.base.is_some() {
+            return Err(bad("a patch states its base, a table has none"));
+        }
+        if manifest.base.is_some_and(|base| base.serial >= manifest.serial) {
+            return Err(bad("the base's serial is not below the patch's own"));
+        }
+        if manifest.kind == Kind::Table && manifest.removed != 0 {
+            return Err(bad("a table removes nothing"));
+        }
+        Ok(manifest)
+    }
+
+    /// The table of this manifest as a patch names it.
+    pub fn as_base(&self) -> Base {
+        Base { serial: self.serial, body_sha256: self.body_sha256 }
+    }
+
+    pub fn acknowledges(&self, what: Acknowledge) -> bool {
+        self.acknowledge.contains(&what)
+    }
+}
+
+// === impl Kind ===
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Patch => "patch",
+            Self::Table => "table",
+        })
+    }
+}
+
+// === impl BodyHash ===
+
+impl BodyHash {
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut out = [0u8; 32];
+        let lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() != 64 || !text.bytes().all(lower) {
+            return None;
+        }
+        for (to, pair) in out.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            *to = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(out))
+    }
+}
+
+impl fmt::Display for BodyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for BodyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for BodyHash {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for BodyHash {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        Self::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom("a SHA-256 is 64 lower-case hex digits"))
+    }
+}

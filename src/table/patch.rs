@@ -1,0 +1,143 @@
+//! What changed since a table: drafted from a comparison, or change by change over the patch
+//! before. Imports core only.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Cursor;
+
+use super::build::{BodyBuilder, BuildError};
+use super::file::{Patch, Table};
+use super::keyset::KeySet;
+use super::manifest::{Base, Issue};
+use super::refusal::Refusal;
+use super::seal::Draft;
+use super::sort::InMemory;
+use crate::core::format::KeyFormat;
+use crate::core::{Digest, KeyId, KeySpec};
+
+/// A patch being put together. Cumulative: it replaces every earlier patch over its base.
+#[derive(Debug)]
+pub struct PatchDraft {
+    base: Base,
+    changes: BTreeMap<Digest, Change>,
+    formats: Vec<KeyFormat>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Put(Box<KeySpec>),
+    Remove { id: KeyId, whole: bool },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PatchError {
+    #[error("{0}")]
+    Build(#[from] BuildError),
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+}
+
+// === impl PatchDraft ===
+
+impl PatchDraft {
+    /// No change yet.
+    pub fn over(table: &Table) -> Self {
+        Self {
+            base: table.manifest().as_base(),
+            changes: BTreeMap::new(),
+            formats: table.formats().iter().cloned().collect(),
+        }
+    }
+
+    /// Goes on from a patch: everything that it states stays stated. Needs no table.
+    pub fn after(patch: &Patch) -> Option<Self> {
+        let mut draft = Self {
+            base: patch.manifest().base?,
+            changes: BTreeMap::new(),
+            formats: patch.body().formats().iter().cloned().collect(),
+        };
+        for found in patch.body().iter() {
+            draft.put(found.entry().to_spec()?);
+        }
+        for removal in patch.body().removals() {
+            let id = KeyId::from_checked(removal.id);
+            draft.remove(Digest(removal.digest), id, removal.whole == 1);
+        }
+        Some(draft)
+    }
+
+    /// Everything in which `target` differs from `table`. `target` comes in any order.
+    pub fn difference(table: &Table, target: impl IntoIterator<Item = KeySpec>) -> Self {
+        let mut draft = Self::over(table);
+        let body = table.body();
+        let mut seen = vec![false; body.records().len()];
+        // How many secrets of a touched key are left, to tell a key that is gone from a pair that
+        // has ended its rotation.
+        let mut left: HashMap<KeyId, u32> = HashMap::new();
+        for spec in target {
+            *left.entry(spec.id).or_default() += 1;
+            let index = body.index_of(&spec.digest.0);
+            let same = index
+                .and_then(|index| body.record(index))
+                .and_then(|found| found.entry().to_spec())
+                .is_some_and(|there| there == spec);
+            if let Some(slot) = index.and_then(|index| seen.get_mut(index)) {
+                *slot = true;
+            }
+            if !same {
+                draft.put(spec);
+            }
+        }
+        for (found, seen) in body.iter().zip(seen) {
+            if !seen {
+                let whole = !left.contains_key(&found.id());
+                draft.remove(found.digest(), found.id(), whole);
+            }
+        }
+        draft
+    }
+
+    /// States a key: added, or as it now is.
+    pub fn put(&mut self, spec: KeySpec) {
+        self.changes.insert(spec.digest, Change::Put(Box::new(spec)));
+    }
+
+    /// States that a secret is gone; `whole`: that no secret of the key is left.
+    pub fn remove(&mut self, digest: Digest, id: KeyId, whole: bool) {
+        self.changes.insert(digest, Change::Remove { id, whole });
+    }
+
+    pub fn formats(&mut self, formats: impl IntoIterator<Item = KeyFormat>) {
+        self.formats = formats.into_iter().collect();
+    }
+
+    /// The table that it is over.
+    pub fn base(&self) -> Base {
+        self.base
+    }
+
+    pub fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    pub fn build(self, issue: Issue) -> Result<Draft<Cursor<Vec<u8>>>, PatchError> {
+        let mut builder = BodyBuilder::new(InMemory, usize::MAX);
+        builder.formats(self.formats);
+        for (digest, change) in self.changes {
+            match change {
+                Change::Put(spec) => builder.push(&spec)?,
+                Change::Remove { id, whole } => builder.remove(digest, id, whole),
+            }
+        }
+        Ok(builder.finish()?.into_patch(self.base, issue)?)
+    }
+}
+
+/// The keys of a table with its patch and all restrictions folded in: what the next table is built
+/// from when there is no registry at hand.
+pub fn fold(set: &KeySet) -> impl Iterator<Item = KeySpec> {
+    set.iter().filter_map(|entry| entry.to_spec())
+}
