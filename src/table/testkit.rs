@@ -1,5 +1,6 @@
 //! Signers, keys and files for tests of this room and of those above it. Imports core only.
 
+#[cfg(test)]
 use std::io::{Cursor, Read, Seek};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
