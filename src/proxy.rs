@@ -3,4 +3,5 @@
 
 pub mod proxy_protocol;
 pub mod subprotocol;
+pub mod tls;
 pub mod tunnel;

@@ -393,7 +393,12 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(
-            start in prop_oneof![Just(&b""[..]), Just(V1_START), Just(&b"PROXY TCP4 "[..]), Just(V2_START)],
+            start in prop_oneof![
+                Just(&b""[..]),
+                Just(V1_START),
+                Just(&b"PROXY TCP4 "[..]),
+                Just(V2_START),
+            ],
             rest in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let bytes = [start, &rest].concat();

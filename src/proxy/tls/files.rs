@@ -1,0 +1,223 @@
+//! Certificate, key and authority files: read once, bounded, checked before use.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use aws_lc_rs::digest;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys, RootCertStore};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
+
+use super::TlsError;
+use crate::config::CertificateFiles;
+use crate::core::Now;
+
+const MAX_FILE: u64 = 1 << 20;
+/// Readings until two agree, so that files in the middle of being replaced are not half new.
+const READINGS: usize = 3;
+
+/// The content of several files at one time. Wiped on drop: some of them are keys.
+pub(super) struct Bundle(Vec<(PathBuf, Zeroizing<Vec<u8>>)>);
+
+/// SHA-256 over files and their lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fingerprint([u8; 32]);
+
+/// From when to when a certificate is valid, in Unix time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Validity {
+    pub(super) not_before: i64,
+    pub(super) not_after: i64,
+}
+
+/// A certificate with its key, checked against each other and against the clock.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) certified: CertifiedKey,
+    pub(super) path: PathBuf,
+    pub(super) validity: Validity,
+}
+
+// === impl Bundle ===
+
+impl Bundle {
+    /// Reads all files; once more when they changed while they were read.
+    pub(super) fn read<'a>(
+        paths: impl IntoIterator<Item = &'a Path> + Clone,
+    ) -> Result<Self, TlsError> {
+        let mut bundle = Self::read_once(paths.clone())?;
+        for _ in 1..READINGS {
+            let again = Self::read_once(paths.clone())?;
+            let settled = again.fingerprint() == bundle.fingerprint();
+            bundle = again;
+            if settled {
+                break;
+            }
+        }
+        Ok(bundle)
+    }
+
+    fn read_once<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Self, TlsError> {
+        let read = |path: &Path| Ok((path.to_owned(), read_bounded(path)?));
+        paths.into_iter().map(read).collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for (_, bytes) in &self.0 {
+            context.update(&(bytes.len() as u64).to_le_bytes());
+            context.update(bytes);
+        }
+        Fingerprint::from(context)
+    }
+
+    /// Of one file alone. `None`: it is not part of the bundle.
+    pub(super) fn fingerprint_of(&self, path: &Path) -> Option<Fingerprint> {
+        let bytes = self.bytes(path).ok()?;
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(bytes);
+        Some(Fingerprint::from(context))
+    }
+
+    /// The certificate chain and key of `files`, fit to be served at `now`.
+    pub(super) fn identity(
+        &self,
+        files: &CertificateFiles,
+        provider: &CryptoProvider,
+        now: Now,
+    ) -> Result<Identity, TlsError> {
+        let chain = self.certificates(&files.chain)?;
+        let first = chain.first().ok_or_else(|| TlsError::NoCertificate(files.chain.clone()))?;
+        let validity =
+            Validity::of(first).ok_or_else(|| TlsError::BadCertificate(files.chain.clone()))?;
+        let certified = CertifiedKey::from_der(chain, self.key(&files.key)?, provider);
+        let certified = certified.map_err(|error| match error {
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                TlsError::KeyMismatch { chain: files.chain.clone(), key: files.key.clone() }
+            }
+            Error::InvalidCertificate(_) => TlsError::BadCertificate(files.chain.clone()),
+            // Its text is not ours to show: it is about key bytes.
+            _ => TlsError::BadKey(files.key.clone()),
+        })?;
+        validity.check(&files.chain, now)?;
+        Ok(Identity { certified, path: files.chain.clone(), validity })
+    }
+
+    /// The authorities in `path`, all of them usable.
+    pub(super) fn roots(&self, path: &Path) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in self.certificates(path)? {
+            roots.add(certificate).map_err(|_| TlsError::BadCertificate(path.to_owned()))?;
+        }
+        Ok(roots)
+    }
+
+    /// At least one.
+    fn certificates(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let certificates = CertificateDer::pem_slice_iter(self.bytes(path)?)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| TlsError::BadCertificate(path.to_owned()))?;
+        if certificates.is_empty() {
+            return Err(TlsError::NoCertificate(path.to_owned()));
+        }
+        Ok(certificates)
+    }
+
+    fn key(&self, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+        use rustls::pki_types::pem;
+        PrivateKeyDer::from_pem_slice(self.bytes(path)?).map_err(|error| match error {
+            pem::Error::NoItemsFound => TlsError::NoKey(path.to_owned()),
+            _ => TlsError::BadKey(path.to_owned()),
+        })
+    }
+
+    fn bytes(&self, path: &Path) -> Result<&[u8], TlsError> {
+        let found = self.0.iter().find(|(known, _)| known == path);
+        found
+            .map(|(_, bytes)| bytes.as_slice())
+            .ok_or_else(|| TlsError::setup("a configured file was not read"))
+    }
+}
+
+/// Opens once; a file that grows meanwhile is refused, not cut.
+fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let fault = |source| TlsError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(fault)?;
+    let length = file.metadata().map_err(fault)?.len();
+    if length > MAX_FILE {
+        return Err(TlsError::TooLarge(path.to_owned()));
+    }
+    // Room for all of it at once: a buffer that grows leaves copies of a key behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
+    file.take(length + 1).read_to_end(&mut bytes).map_err(fault)?;
+    if bytes.len() as u64 > length {
+        return Err(fault(std::io::Error::other("it changed while it was read")));
+    }
+    Ok(bytes)
+}
+
+// === impl Validity ===
+
+impl Validity {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let validity = parsed.validity();
+        Some(Self {
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
+    }
+
+    pub(super) fn includes(self, now: Now) -> bool {
+        (self.not_before..=self.not_after).contains(&unix(now))
+    }
+
+    fn check(self, path: &Path, now: Now) -> Result<(), TlsError> {
+        let path = || path.to_owned();
+        if unix(now) < self.not_before {
+            return Err(TlsError::NotYetValid { path: path(), from: rfc3339(self.not_before) });
+        }
+        if unix(now) > self.not_after {
+            return Err(TlsError::Expired { path: path(), at: rfc3339(self.not_after) });
+        }
+        Ok(())
+    }
+
+    /// Seconds until it has expired; negative once it has.
+    pub(super) fn remaining(self, now: Now) -> i64 {
+        self.not_after.saturating_sub(unix(now))
+    }
+
+    pub(super) fn lifetime(self) -> i64 {
+        self.not_after.saturating_sub(self.not_before)
+    }
+}
+
+fn unix(now: Now) -> i64 {
+    i64::try_from(now.unix_secs()).unwrap_or(i64::MAX)
+}
+
+/// Before 1970 and after 9999 there is nothing to tell apart.
+pub(super) fn rfc3339(unix: i64) -> String {
+    const LAST: u64 = 253_402_300_799;
+    let seconds = u64::try_from(unix).unwrap_or(0).min(LAST);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
+
+// === impl Fingerprint ===
+
+impl From<digest::Context> for Fingerprint {
+    fn from(context: digest::Context) -> Self {
+        let mut bytes = [0; 32];
+        for (to, from) in bytes.iter_mut().zip(context.finish().as_ref()) {
+            *to = *from;
+        }
+        Self(bytes)
+    }
+}

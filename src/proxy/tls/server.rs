@@ -1,0 +1,193 @@
+//! The listener's side of TLS.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig, WebPkiClientVerifier};
+
+use super::files::{Bundle, Fingerprint, Validity};
+use super::names::ByName;
+use super::watch::{Certificate, Reloadable};
+use super::{TlsError, provider};
+use crate::clock::Clock;
+use crate::config::{ClientAuth, TlsServer};
+
+/// TLS of one listener. One value for all workers: a session that one of them opened can be
+/// resumed on any other.
+#[derive(Debug)]
+pub struct ServerTls {
+    files: TlsServer,
+    clock: Clock,
+    provider: Arc<CryptoProvider>,
+    in_force: ArcSwap<InForce>,
+    /// One reload at a time.
+    reloading: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    config: Arc<ServerConfig>,
+    fingerprint: Fingerprint,
+    tickets: Tickets,
+    certificates: Vec<Certificate>,
+}
+
+/// Session tickets, valid for at most twelve hours; their keys are replaced every six.
+#[derive(Clone, Debug)]
+struct Tickets {
+    ticketer: Arc<dyn ProducesTickets>,
+    /// The authorities under which clients were verified whose sessions are in these tickets.
+    authority: Option<Fingerprint>,
+}
+
+// === impl ServerTls ===
+
+impl ServerTls {
+    pub fn load(config: &TlsServer, clock: Clock) -> Result<Self, TlsError> {
+        let provider = provider();
+        let bundle = Bundle::read(paths(config))?;
+        let in_force = InForce::build(config, &bundle, None, &provider, &clock)?;
+        Ok(Self {
+            files: config.clone(),
+            clock,
+            provider,
+            in_force: ArcSwap::from_pointee(in_force),
+            reloading: Mutex::new(()),
+        })
+    }
+
+    /// For the next handshake. Connections keep what they began with.
+    pub fn current(&self) -> Arc<ServerConfig> {
+        self.in_force.load().config.clone()
+    }
+}
+
+impl Reloadable for ServerTls {
+    fn reload(&self) -> Result<bool, TlsError> {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let bundle = Bundle::read(paths(&self.files))?;
+        let old = self.in_force.load_full();
+        if bundle.fingerprint() == old.fingerprint {
+            return Ok(false);
+        }
+        let tickets = Some(&old.tickets);
+        let new = InForce::build(&self.files, &bundle, tickets, &self.provider, &self.clock)?;
+        self.in_force.store(Arc::new(new));
+        Ok(true)
+    }
+
+    fn certificates(&self) -> Vec<Certificate> {
+        self.in_force.load().certificates.clone()
+    }
+}
+
+// === impl InForce ===
+
+impl InForce {
+    fn build(
+        files: &TlsServer,
+        bundle: &Bundle,
+        tickets: Option<&Tickets>,
+        provider: &Arc<CryptoProvider>,
+        clock: &Clock,
+    ) -> Result<Self, TlsError> {
+        let now = clock.now();
+        let mut certificates = Vec::new();
+        let mut keys = Vec::new();
+        for pair in &files.certificates {
+            let identity = bundle.identity(pair, provider, now)?;
+            certificates.push(Certificate::new(&identity.path, identity.validity));
+            keys.push(identity.certified);
+        }
+        let tickets = Tickets::following(tickets, authority(files), bundle)?;
+
+        let versions = match files.only_tls13 {
+            true => &[&rustls::version::TLS13][..],
+            false => rustls::ALL_VERSIONS,
+        };
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)
+            .map_err(TlsError::setup)?;
+        let builder = match verifier(files, bundle, provider)? {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(keys)));
+        config.alpn_protocols = match files.http2 {
+            true => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            false => vec![b"http/1.1".to_vec()],
+        };
+        // Tickets only: nothing per client is kept here, and workers share no lock. 0-RTT data is
+        // off, as it is in rustls by default: a replayed request would be admitted twice.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = tickets.ticketer.clone();
+        config.max_early_data_size = 0;
+        Ok(Self {
+            config: Arc::new(config),
+            fingerprint: bundle.fingerprint(),
+            tickets,
+            certificates,
+        })
+    }
+}
+
+fn verifier(
+    files: &TlsServer,
+    bundle: &Bundle,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let Some(path) = authority(files) else { return Ok(None) };
+    let roots = Arc::new(bundle.roots(path)?);
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+    let builder = match files.client_auth {
+        ClientAuth::Optional { .. } => builder.allow_unauthenticated(),
+        ClientAuth::None | ClientAuth::Required { .. } => builder,
+    };
+    builder.build().map(Some).map_err(TlsError::setup)
+}
+
+fn authority(files: &TlsServer) -> Option<&Path> {
+    match &files.client_auth {
+        ClientAuth::None => None,
+        ClientAuth::Optional { ca } | ClientAuth::Required { ca } => Some(ca),
+    }
+}
+
+fn paths(files: &TlsServer) -> impl Iterator<Item = &Path> + Clone {
+    let pairs = files.certificates.iter().flat_map(|c| [c.chain.as_path(), c.key.as_path()]);
+    pairs.chain(authority(files))
+}
+
+// === impl Tickets ===
+
+impl Tickets {
+    /// The same tickets after a change of certificates; new ones after a change of authorities:
+    /// rustls verifies no certificate again when a session is resumed, so a client of the old
+    /// authority would be let in for hours.
+    fn following(
+        old: Option<&Self>,
+        authority: Option<&Path>,
+        bundle: &Bundle,
+    ) -> Result<Self, TlsError> {
+        let authority = authority.and_then(|path| bundle.fingerprint_of(path));
+        match old {
+            Some(old) if old.authority == authority => Ok(old.clone()),
+            _ => {
+                let ticketer =
+                    rustls::crypto::aws_lc_rs::Ticketer::new().map_err(TlsError::setup)?;
+                Ok(Self { ticketer, authority })
+            }
+        }
+    }
+}
+
+// === impl Certificate ===
+
+impl Certificate {
+    pub(super) fn new(path: &Path, validity: Validity) -> Self {
+        Self { name: path.display().to_string(), validity }
+    }
+}

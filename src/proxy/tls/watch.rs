@@ -1,0 +1,174 @@
+//! Reads certificate files again every few seconds, off the workers, and says loudly how it went.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::TlsError;
+use super::files::{Validity, rfc3339};
+use crate::clock::Clock;
+use crate::core::Now;
+
+/// The same fault, and the same certificate about to expire, is told again after this time.
+const REPEAT_SECS: u64 = 3600;
+/// Warn when less than this is left, or a fifth of the lifetime where that is less.
+const SOON_SECS: i64 = 7 * 24 * 3600;
+
+/// Something made of files that can be read again. [`super::ServerTls`] and [`super::ClientTls`].
+pub trait Reloadable: std::fmt::Debug + Send + Sync {
+    /// Reads the files; false when they are those in force. On an error these stay in force.
+    fn reload(&self) -> Result<bool, TlsError>;
+
+    /// The certificates in force.
+    fn certificates(&self) -> Vec<Certificate>;
+}
+
+/// One configured certificate, for metrics and warnings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Path of the chain file as configured.
+    pub name: String,
+    pub(super) validity: Validity,
+}
+
+/// How one look at the files of one target went.
+#[derive(Debug)]
+pub struct Event {
+    pub outcome: Outcome,
+    /// What is in force after it.
+    pub certificates: Vec<Certificate>,
+}
+
+#[derive(Debug)]
+pub enum Outcome {
+    /// What was in force stays so. Logged already.
+    Failed(TlsError),
+    Reloaded,
+    Unchanged,
+}
+
+/// Looks after all TLS of the process.
+#[derive(Debug)]
+pub struct Watcher {
+    targets: Vec<Target>,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+struct Target {
+    tls: Arc<dyn Reloadable>,
+    /// The last fault that was told, and when.
+    fault: Option<(String, u64)>,
+    /// When it was last told that a certificate runs out.
+    expiry_told: Option<u64>,
+}
+
+// === impl Watcher ===
+
+impl Watcher {
+    pub fn new(targets: impl IntoIterator<Item = Arc<dyn Reloadable>>, clock: Clock) -> Self {
+        let target = |tls| Target { tls, fault: None, expiry_told: None };
+        Self { targets: targets.into_iter().map(target).collect(), clock }
+    }
+
+    /// Looks every `period` until the other end of `stop` is dropped. Anything sent there (a
+    /// SIGHUP) is a reason to look at once. Blocks: give it a thread of its own.
+    ///
+    /// A poll, not inotify: the answer comes from the content, so that no way of replacing a file
+    /// can be missed, and a few small reads every few seconds are nothing.
+    pub fn run(mut self, period: Duration, stop: &Receiver<()>, mut on_event: impl FnMut(Event)) {
+        loop {
+            self.look(&mut on_event);
+            if let Err(RecvTimeoutError::Disconnected) = stop.recv_timeout(period) {
+                return;
+            }
+        }
+    }
+
+    /// One look at every target.
+    pub fn look(&mut self, mut on_event: impl FnMut(Event)) {
+        for target in &mut self.targets {
+            on_event(target.look(self.clock.now()));
+        }
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    fn look(&mut self, now: Now) -> Event {
+        let result = self.tls.reload();
+        let certificates = self.tls.certificates();
+        let outcome = match result {
+            Ok(true) => {
+                let names: Vec<_> = certificates.iter().map(|c| c.name.as_str()).collect();
+                let until = certificates.iter().map(Certificate::expires).min();
+                info!(
+                    certificates = names.join(", "),
+                    expires = until.map(rfc3339).as_deref(),
+                    "certificates reloaded"
+                );
+                self.fault = None;
+                self.expiry_told = None;
+                Outcome::Reloaded
+            }
+            Ok(false) => {
+                if self.fault.take().is_some() {
+                    info!("certificate files are again those in force");
+                }
+                Outcome::Unchanged
+            }
+            Err(fault) => {
+                self.tell(&fault, now);
+                Outcome::Failed(fault)
+            }
+        };
+        self.tell_expiry(&certificates, now);
+        Event { outcome, certificates }
+    }
+
+    /// A fault is told when it is new, and every hour for as long as it lasts.
+    fn tell(&mut self, fault: &TlsError, now: Now) {
+        let text = fault.to_string();
+        let told = |(known, at): &(String, u64)| *known == text && !is_due(*at, now);
+        if !self.fault.as_ref().is_some_and(told) {
+            error!("certificates not reloaded, the old ones stay in force: {text}");
+            self.fault = Some((text, now.unix_secs()));
+        }
+    }
+
+    fn tell_expiry(&mut self, certificates: &[Certificate], now: Now) {
+        let mut soon = certificates.iter().filter(|c| c.runs_out_soon(now)).peekable();
+        if soon.peek().is_none() || self.expiry_told.is_some_and(|at| !is_due(at, now)) {
+            return;
+        }
+        self.expiry_told = Some(now.unix_secs());
+        for certificate in soon {
+            let expires = rfc3339(certificate.expires());
+            if certificate.validity.remaining(now) < 0 {
+                error!(certificate = certificate.name, expires, "certificate has expired");
+            } else {
+                warn!(certificate = certificate.name, expires, "certificate expires soon");
+            }
+        }
+    }
+}
+
+fn is_due(told_at: u64, now: Now) -> bool {
+    now.unix_secs().saturating_sub(told_at) >= REPEAT_SECS
+}
+
+// === impl Certificate ===
+
+impl Certificate {
+    /// Unix time of its end, for a gauge.
+    pub fn expires(&self) -> i64 {
+        self.validity.not_after
+    }
+
+    fn runs_out_soon(&self, now: Now) -> bool {
+        self.validity.remaining(now) < SOON_SECS.min(self.validity.lifetime() / 5)
+    }
+}
