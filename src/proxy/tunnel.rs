@@ -210,7 +210,8 @@ where
     let goodbye = async {
         client.write_all(&frame).await?;
         client.shutdown().await?;
-        let mut ignored = [0; 1024];
+        // On the heap, so that every tunnel's future need not have room for it.
+        let mut ignored = vec![0; 1024];
         while client.read(&mut ignored).await? != 0 {}
         io::Result::Ok(())
     };
