@@ -1,7 +1,38 @@
 //! The network edge: listeners, workers, one request from accept to answer.
 //! Imports core, config, snapshot, clock and telemetry; never manage, reload or admin.
+//!
+//! ```text
+//! listener::accept → serve::serve → service::handle → facts::read → decide → limits.charge
+//!   → rewrite::UpstreamRequest::new → exchange::send → rewrite::to_client | reply::refuse
+//!   → RequestRecord::drop
+//! ```
 
+#![deny(clippy::indexing_slicing)]
+
+mod body;
+mod connections;
+mod credentials;
+mod exchange;
+mod executor;
+mod facts;
+mod io;
+mod limits;
+mod listener;
 pub mod proxy_protocol;
+mod record;
+mod reply;
+mod rewrite;
+mod serve;
+mod service;
+mod streams;
 pub mod subprotocol;
 pub mod tls;
 pub mod tunnel;
+mod upgrade;
+mod upstream;
+mod worker;
+
+use self::executor::LocalExecutor;
+pub use self::limits::LimitStore;
+pub use self::listener::{Accepted, Listening, bind};
+pub use self::worker::{Load, Phase, Seed, Shared, run};

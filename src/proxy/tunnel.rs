@@ -210,8 +210,7 @@ where
     let goodbye = async {
         client.write_all(&frame).await?;
         client.shutdown().await?;
-        // On the heap, so that every tunnel's future need not have room for it.
-        let mut ignored = vec![0; 1024];
+        let mut ignored = [0; 1024];
         while client.read(&mut ignored).await? != 0 {}
         io::Result::Ok(())
     };

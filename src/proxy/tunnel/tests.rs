@@ -319,19 +319,3 @@ async fn a_client_that_goes_away_ends_it() {
     .await;
     assert!(matches!(ended.end, End::Client(_)), "{ended:?}");
 }
-
-#[test]
-fn an_idle_tunnel_is_small() {
-    let (mut client, upstream) = duplex(64);
-    let stop = Stop::new();
-    let tunnel = Tunnel {
-        client: &mut client,
-        upstream,
-        framing: Framing::WebSocket,
-        from_client: Bytes::new(),
-        from_upstream: Bytes::new(),
-        limits: LIMITS,
-    };
-    let run = tunnel.run(move |cx| stop.poll_cut(cx));
-    assert!(size_of_val(&run) <= 1024, "{}", size_of_val(&run));
-}

@@ -1,0 +1,347 @@
+//! Bodies on their way through. Never buffered whole; one frame is in our hands at a time.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::record::RequestRecord;
+use super::streams::{End, Stream};
+use super::upstream::Lease;
+use crate::clock::Clock;
+use crate::core::Reason;
+
+/// Why a body could not go on. hyper turns it into the end of the connection or stream.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("request body is longer than its route allows")]
+    TooLarge,
+    #[error("request ended by keygate")]
+    Ended,
+    #[error("body failed: {0}")]
+    Hyper(#[from] hyper::Error),
+}
+
+/// A request body on its way to the upstream.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    Empty,
+    Stream(Upload),
+}
+
+/// A request body that the client still sends.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    incoming: Incoming,
+    left: u64,
+    /// Trailers travel only towards HTTP/2 (gRPC).
+    trailers: bool,
+    progress: Rc<Progress>,
+}
+
+/// How an upload is getting on, for whoever waits for the response.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    clock: Clock,
+    /// When the last bytes came, or the body was first asked for.
+    pub(crate) at_ns: Cell<u64>,
+    pub(crate) bytes: Cell<u64>,
+    pub(crate) state: Cell<UploadState>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UploadState {
+    /// All was read, or nobody wants the rest.
+    Done,
+    /// The client failed to send it.
+    Failed,
+    /// The upstream does not take what we have.
+    Ready,
+    /// keygate ended the request.
+    Stopped,
+    TooLarge,
+    /// We wait for the client.
+    Waiting,
+}
+
+/// A response body on its way to the client.
+#[derive(Debug)]
+pub(crate) enum ResponseBody {
+    Empty,
+    Full(Bytes),
+    Stream(Box<Download>),
+}
+
+/// A response body that the upstream still sends. Holds the upstream connection, so that both are
+/// driven by one task, and the request's place in the registry.
+#[derive(Debug)]
+pub(crate) struct Download {
+    /// Came with the head; handed on first.
+    pub(crate) first: Option<Bytes>,
+    pub(crate) incoming: Incoming,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) stream: Stream,
+    pub(crate) upload: Option<Rc<Progress>>,
+    pub(crate) record: RequestRecord,
+    /// gRPC: a stream that ends early ends with trailers, not with a reset.
+    pub(crate) grpc: bool,
+    pub(crate) idle_ns: Option<u64>,
+    /// When the whole request must be over.
+    pub(crate) total_ns: u64,
+}
+
+// === impl Upload ===
+
+impl Upload {
+    pub(crate) fn new(
+        incoming: Incoming,
+        limit: Option<u64>,
+        trailers: bool,
+        clock: Clock,
+    ) -> Self {
+        let progress = Rc::new(Progress {
+            at_ns: Cell::new(clock.now().mono_ns),
+            bytes: Cell::new(0),
+            state: Cell::new(UploadState::Waiting),
+            clock,
+        });
+        Self { incoming, left: limit.unwrap_or(u64::MAX), trailers, progress }
+    }
+
+    pub(crate) fn progress(&self) -> Rc<Progress> {
+        Rc::clone(&self.progress)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let state = self.progress.state.get();
+        if matches!(state, UploadState::Ready | UploadState::Waiting) {
+            self.progress.state.set(if self.incoming.is_end_stream() {
+                UploadState::Done
+            } else {
+                UploadState::Failed
+            });
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self::Stream(upload) = self.get_mut() else { return Poll::Ready(None) };
+        let progress = &upload.progress;
+        loop {
+            if progress.state.get() == UploadState::Stopped {
+                return Poll::Ready(Some(Err(BodyError::Ended)));
+            }
+            let frame = match Pin::new(&mut upload.incoming).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    progress.state.set(UploadState::Waiting);
+                    return Poll::Pending;
+                }
+            };
+            progress.at_ns.set(progress.clock.now().mono_ns);
+            return Poll::Ready(match frame {
+                None => {
+                    progress.state.set(UploadState::Done);
+                    None
+                }
+                Some(Err(error)) => {
+                    progress.state.set(UploadState::Failed);
+                    Some(Err(error.into()))
+                }
+                Some(Ok(frame)) => {
+                    progress.state.set(UploadState::Ready);
+                    if let Some(data) = frame.data_ref() {
+                        let length = data.len() as u64;
+                        if length > upload.left {
+                            progress.state.set(UploadState::TooLarge);
+                            return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                        }
+                        upload.left -= length;
+                        progress.bytes.set(progress.bytes.get() + length);
+                        if upload.incoming.is_end_stream() {
+                            progress.state.set(UploadState::Done);
+                        }
+                        Some(Ok(frame))
+                    } else if upload.trailers {
+                        Some(Ok(frame))
+                    } else {
+                        // CVE-2013-5704: a trailer must never become a header behind our back.
+                        continue;
+                    }
+                }
+            });
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream(upload) => upload.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream(upload) => upload.incoming.size_hint(),
+        }
+    }
+}
+
+// === impl ResponseBody ===
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Stream(download) => download.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Stream(download) => download.first.is_none() && download.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(download) => {
+                let hint = download.incoming.size_hint();
+                match (&download.first, hint.exact()) {
+                    (Some(first), Some(rest)) => SizeHint::with_exact(first.len() as u64 + rest),
+                    _ => hint,
+                }
+            }
+        }
+    }
+}
+
+// === impl Download ===
+
+impl Download {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(end) = self.stream.poll_end(cx) {
+            return Poll::Ready(self.end(end));
+        }
+        if let Some(first) = self.first.take() {
+            self.record.bytes_out += first.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        let mut frame = self.poll_incoming(cx);
+        if frame.is_pending()
+            && let Some(lease) = &mut self.lease
+        {
+            lease.drive(cx);
+            frame = self.poll_incoming(cx);
+        }
+        match &frame {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.record.bytes_out += data.len() as u64;
+                }
+                if let Some(idle) = self.idle_ns {
+                    let next = self.record.now_ns().saturating_add(idle);
+                    self.stream.set_deadline(next.min(self.total_ns));
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                self.lease = None;
+                self.record.upstream_broke();
+            }
+            Poll::Ready(None) => self.finish(),
+        }
+        frame.map_err(BodyError::from)
+    }
+
+    /// With an own upstream connection the channel inside `incoming` is fed only by our own
+    /// [`Lease::drive`], so nobody else needs to wake us for it.
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let incoming = Pin::new(&mut self.incoming);
+        match &self.lease {
+            Some(lease) if lease.is_driven() => {
+                incoming.poll_frame(&mut Context::from_waker(Waker::noop()))
+            }
+            _ => incoming.poll_frame(cx),
+        }
+    }
+
+    /// The key or the time of this response has run out: nothing more is read from the upstream
+    /// and nothing more handed to the client.
+    fn end(&mut self, end: End) -> Option<Result<Frame<Bytes>, BodyError>> {
+        self.lease = None;
+        if let Some(upload) = &self.upload {
+            upload.state.set(UploadState::Stopped);
+        }
+        let reason = match end {
+            End::Deadline => Reason::UpstreamTimeout,
+            End::Key(reason) => reason,
+        };
+        self.record.ended_early(reason);
+        if !self.grpc {
+            return Some(Err(BodyError::Ended));
+        }
+        if !self.record.take_final_trailers() {
+            return None;
+        }
+        Some(Ok(Frame::trailers(super::reply::grpc_trailers(reason))))
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // hyper drops a body of known length with its last byte, without asking for the end.
+        if self.incoming.is_end_stream() {
+            self.finish();
+        } else if self.lease.is_some() && self.stream.ended().is_none() {
+            self.record.client_gone();
+        }
+    }
+}
+
+impl Progress {
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state.get(), UploadState::Ready | UploadState::Waiting)
+    }
+}

@@ -1,0 +1,397 @@
+//! Finds the one credential of ours in a request, and takes credentials out of what is sent on.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use percent_encoding::percent_decode_str;
+use zeroize::Zeroize;
+
+use crate::core::{BasicForm, Presented, Reason, Rejection, Source};
+
+/// What the carriers of one request hold.
+#[derive(Default)]
+pub(crate) struct Carriers<'r> {
+    found: Found<'r>,
+    /// Some carrier holds a credential that is not ours.
+    foreign: bool,
+    /// The query has a parameter of ours.
+    pub(crate) in_query: bool,
+    pub(crate) in_cookie: bool,
+    pub(crate) in_subprotocol: bool,
+    /// `Authorization` holds a credential of ours.
+    pub(crate) in_authorization: bool,
+}
+
+#[derive(Default)]
+enum Found<'r> {
+    #[default]
+    Nothing,
+    Pair {
+        id: Bytes<'r>,
+        secret: Bytes<'r>,
+    },
+    Single(Bytes<'r>),
+}
+
+/// Credential bytes; those that had to be decoded are wiped afterwards.
+struct Bytes<'r>(Cow<'r, [u8]>);
+
+/// Looks at every carrier. Two that hold a credential of ours are refused, equal or not: never
+/// "the first wins" (Envoy CVE-2026-26308 and its kind).
+pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<'r>, Rejection> {
+    let mut carriers = Carriers::default();
+    for source in sources {
+        match source {
+            Source::Header { name, prefixes } => {
+                if let Some(value) = only(&parts.headers, name)? {
+                    let value = value.as_bytes();
+                    carriers.offer(value.into(), prefixes.own(value))?;
+                }
+            }
+            Source::Pair { id, secret } => {
+                match (only(&parts.headers, id)?, only(&parts.headers, secret)?) {
+                    (None, None) => {}
+                    // Half a pair is an attempt with a pair, and never right.
+                    (id, secret) => carriers.offer_pair(
+                        id.map(HeaderValue::as_bytes).unwrap_or_default().into(),
+                        secret.map(HeaderValue::as_bytes).unwrap_or_default().into(),
+                    )?,
+                }
+            }
+            Source::Bearer { prefixes } => {
+                if let Some(token) = authorization(&parts.headers, b"bearer")? {
+                    let token = unwrap_secret_token(token);
+                    let ours = prefixes.own(token);
+                    carriers.in_authorization |= ours;
+                    carriers.offer(token.into(), ours)?;
+                }
+            }
+            Source::Basic { form, prefixes } => {
+                if let Some(token) = authorization(&parts.headers, b"basic")? {
+                    carriers.offer_basic(token, *form, |user| prefixes.own(user))?;
+                }
+            }
+            Source::Query { name, prefixes } => {
+                let query = parts.uri.query().unwrap_or_default();
+                for value in values_in_query(query, name) {
+                    let ours = prefixes.own(&value.0);
+                    carriers.in_query |= ours;
+                    carriers.offer(value, ours)?;
+                }
+            }
+            Source::Cookie { name, prefixes } => {
+                for value in values_in_cookies(&parts.headers, name) {
+                    let ours = prefixes.own(value);
+                    carriers.in_cookie |= ours;
+                    carriers.offer(value.into(), ours)?;
+                }
+            }
+            Source::Subprotocol { marker } => {
+                for entry in subprotocols(&parts.headers) {
+                    if let Some(key) = entry.strip_prefix(marker.as_bytes()) {
+                        carriers.in_subprotocol = true;
+                        carriers.offer(key.into(), true)?;
+                    }
+                }
+            }
+        }
+    }
+    // A second `Authorization` may hide what an upstream would read first.
+    if parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        return Err(duplicate());
+    }
+    Ok(carriers)
+}
+
+/// Whether `source` reads the field `name`.
+pub(crate) fn is_field_of(source: &Source, name: &HeaderName) -> bool {
+    match source {
+        Source::Header { name: known, .. } => known == name,
+        Source::Pair { id, secret } => id == name || secret == name,
+        Source::Basic { .. }
+        | Source::Bearer { .. }
+        | Source::Cookie { .. }
+        | Source::Query { .. }
+        | Source::Subprotocol { .. } => false,
+    }
+}
+
+/// Takes the credentials out of the head. `all`: every configured carrier (the request was
+/// admitted); else only what is ours (DESIGN invariant 5).
+pub(crate) fn strip(parts: &mut Parts, sources: &[Source], carried: &Carried, all: bool) {
+    for source in sources {
+        match source {
+            Source::Header { name, prefixes } => {
+                let ours = |value: &HeaderValue| prefixes.own(value.as_bytes());
+                if all || parts.headers.get(name).is_some_and(ours) {
+                    parts.headers.remove(name);
+                }
+            }
+            Source::Pair { id, secret } => {
+                parts.headers.remove(id);
+                parts.headers.remove(secret);
+            }
+            Source::Basic { .. } | Source::Bearer { .. } => {
+                if all || carried.in_authorization {
+                    parts.headers.remove(header::AUTHORIZATION);
+                }
+            }
+            Source::Query { name, prefixes } => {
+                if all || carried.in_query {
+                    strip_query(parts, name, |value| all || prefixes.own(value));
+                }
+            }
+            Source::Cookie { name, prefixes } => {
+                if all || carried.in_cookie {
+                    strip_cookies(&mut parts.headers, name, |value| all || prefixes.own(value));
+                }
+            }
+            Source::Subprotocol { .. } => {}
+        }
+    }
+    if carried.in_subprotocol {
+        // Replaced by what stays of it if the upgrade is passed on; without one it has no meaning.
+        parts.headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    }
+}
+
+/// Where credentials of ours were found; outlives the borrow of the head.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Carried {
+    in_authorization: bool,
+    in_cookie: bool,
+    pub(crate) in_query: bool,
+    pub(crate) in_subprotocol: bool,
+}
+
+// === impl Carriers ===
+
+impl<'r> Carriers<'r> {
+    pub(crate) fn presented(&self) -> Presented<'_> {
+        match &self.found {
+            Found::Pair { id, secret } => Presented::Pair { id: &id.0, secret: &secret.0 },
+            Found::Single(secret) => Presented::Single(&secret.0),
+            Found::Nothing if self.foreign => Presented::Foreign,
+            Found::Nothing => Presented::Nothing,
+        }
+    }
+
+    pub(crate) fn carried(&self) -> Carried {
+        Carried {
+            in_authorization: self.in_authorization,
+            in_cookie: self.in_cookie,
+            in_query: self.in_query,
+            in_subprotocol: self.in_subprotocol,
+        }
+    }
+
+    fn offer(&mut self, value: Bytes<'r>, ours: bool) -> Result<(), Rejection> {
+        if !ours {
+            self.foreign = true;
+            return Ok(());
+        }
+        self.take(Found::Single(value.checked()?))
+    }
+
+    fn offer_pair(&mut self, id: Bytes<'r>, secret: Bytes<'r>) -> Result<(), Rejection> {
+        self.take(Found::Pair { id: id.checked()?, secret: secret.checked()? })
+    }
+
+    fn take(&mut self, found: Found<'r>) -> Result<(), Rejection> {
+        if !matches!(self.found, Found::Nothing) {
+            return Err(duplicate());
+        }
+        self.found = found;
+        Ok(())
+    }
+
+    fn offer_basic(
+        &mut self,
+        token: &[u8],
+        form: BasicForm,
+        own: impl Fn(&[u8]) -> bool,
+    ) -> Result<(), Rejection> {
+        let Ok(mut decoded) = STANDARD.decode(token) else {
+            self.foreign = true;
+            return Ok(());
+        };
+        let Some(colon) = decoded.iter().position(|b| *b == b':') else {
+            decoded.zeroize();
+            self.foreign = true;
+            return Ok(());
+        };
+        let mut password = decoded.split_off(colon + 1);
+        decoded.truncate(colon);
+        let mut user = decoded;
+        let (ours, found) = match form {
+            BasicForm::KeyAsUser => (own(&user) && password.is_empty(), true),
+            BasicForm::KeyAsPassword => (own(&password), false),
+            BasicForm::Pair => {
+                if !own(&user) {
+                    user.zeroize();
+                    password.zeroize();
+                    self.foreign = true;
+                    return Ok(());
+                }
+                self.in_authorization = true;
+                return self.offer_pair(user.into(), password.into());
+            }
+        };
+        self.in_authorization |= ours;
+        let (key, mut other) = if found { (user, password) } else { (password, user) };
+        other.zeroize();
+        self.offer(key.into(), ours)
+    }
+}
+
+impl Bytes<'_> {
+    /// Bytes that no issued credential has are refused, not looked up: HAProxy 2.6 took
+    /// `key\0anything` for `key`.
+    fn checked(self) -> Result<Self, Rejection> {
+        if self.0.iter().all(u8::is_ascii_graphic) {
+            Ok(self)
+        } else {
+            Err(Rejection::why(Reason::Malformed, "the credential has a byte that none can have"))
+        }
+    }
+}
+
+impl<'r> From<&'r [u8]> for Bytes<'r> {
+    fn from(bytes: &'r [u8]) -> Self {
+        Self(Cow::Borrowed(bytes))
+    }
+}
+
+impl From<Vec<u8>> for Bytes<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Cow::Owned(bytes))
+    }
+}
+
+impl Drop for Bytes<'_> {
+    fn drop(&mut self) {
+        if let Cow::Owned(bytes) = &mut self.0 {
+            bytes.zeroize();
+        }
+    }
+}
+
+impl std::fmt::Debug for Carriers<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Carriers").field("presented", &self.presented()).finish_non_exhaustive()
+    }
+}
+
+fn duplicate() -> Rejection {
+    Rejection::why(Reason::Duplicate, "more than one credential in one request")
+}
+
+/// The value of a field that may stand only once.
+fn only<'r>(
+    headers: &'r HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'r HeaderValue>, Rejection> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(duplicate()),
+        (value, None) => Ok(value),
+    }
+}
+
+/// What follows the scheme in `Authorization`, when it is this scheme.
+fn authorization<'r>(headers: &'r HeaderMap, scheme: &[u8]) -> Result<Option<&'r [u8]>, Rejection> {
+    let Some(value) = only(headers, &header::AUTHORIZATION)? else { return Ok(None) };
+    let value = value.as_bytes();
+    let Some((word, rest)) = value.split_at_checked(scheme.len()) else { return Ok(None) };
+    // RFC 9110 §11.4: one or more spaces.
+    let token = rest.trim_ascii_start();
+    let fits = word.eq_ignore_ascii_case(scheme) && (rest.is_empty() || token.len() < rest.len());
+    Ok(fits.then(|| token.trim_ascii_end()))
+}
+
+/// RFC 8959: `secret-token:` may stand before a key.
+fn unwrap_secret_token(token: &[u8]) -> &[u8] {
+    token.strip_prefix(b"secret-token:").unwrap_or(token)
+}
+
+fn values_in_query<'r>(query: &'r str, name: &str) -> impl Iterator<Item = Bytes<'r>> {
+    query.split('&').filter_map(move |pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        is_named(key, name).then(|| Bytes(percent_decode_str(value).into()))
+    })
+}
+
+fn is_named(raw: &str, name: &str) -> bool {
+    percent_decode_str(raw).eq(name.bytes())
+}
+
+fn strip_query(parts: &mut Parts, name: &str, drop: impl Fn(&[u8]) -> bool) {
+    let Some(query) = parts.uri.query() else { return };
+    let keep = |pair: &&str| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        !is_named(key, name) || !drop(&Cow::from(percent_decode_str(value)))
+    };
+    if query.split('&').all(|pair| keep(&pair)) {
+        return;
+    }
+    let kept = query.split('&').filter(keep).collect::<Vec<_>>().join("&");
+    let path = parts.uri.path().to_owned();
+    let target = if kept.is_empty() { path.clone() } else { format!("{path}?{kept}") };
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    // A part of a valid target is valid; were it not, the path alone is what was judged.
+    uri.path_and_query =
+        PathAndQuery::try_from(target).or_else(|_| PathAndQuery::try_from(path)).ok();
+    if let Ok(uri) = http::Uri::from_parts(uri) {
+        parts.uri = uri;
+    }
+}
+
+fn values_in_cookies<'r>(headers: &'r HeaderMap, name: &str) -> impl Iterator<Item = &'r [u8]> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|b| *b == b';'))
+        .filter_map(move |cookie| value_of_cookie(cookie, name))
+}
+
+fn value_of_cookie<'r>(cookie: &'r [u8], name: &str) -> Option<&'r [u8]> {
+    let value = cookie.trim_ascii().strip_prefix(name.as_bytes())?.trim_ascii_start();
+    let value = value.strip_prefix(b"=")?.trim_ascii();
+    // RFC 6265 §4.1.1: a value may stand in double quotes.
+    Some(value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value))
+}
+
+fn strip_cookies(headers: &mut HeaderMap, name: &str, drop: impl Fn(&[u8]) -> bool) {
+    let ours = |cookie: &&[u8]| value_of_cookie(cookie, name).is_some_and(&drop);
+    let cookies = || {
+        headers
+            .get_all(header::COOKIE)
+            .iter()
+            .flat_map(|line| line.as_bytes().split(|b| *b == b';'))
+    };
+    if !cookies().any(|c| ours(&c)) {
+        return;
+    }
+    let kept: Vec<&[u8]> =
+        cookies().filter(|c| !ours(c)).map(<[u8]>::trim_ascii).filter(|c| !c.is_empty()).collect();
+    match HeaderValue::from_bytes(&kept.join(&b"; "[..])) {
+        Ok(value) if !value.is_empty() => {
+            headers.insert(header::COOKIE, value);
+        }
+        _ => {
+            headers.remove(header::COOKIE);
+        }
+    }
+}
+
+fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
+        .map(<[u8]>::trim_ascii)
+}

@@ -1,0 +1,142 @@
+//! One exchange with the upstream: connection, request, head of the response, and another try where
+//! that is safe.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::Response;
+use hyper::body::{Body, Incoming};
+
+use super::body::{Progress, UploadState};
+use super::io::ClientAddr;
+use super::record::RequestRecord;
+use super::rewrite::UpstreamRequest;
+use super::streams::Stream;
+use super::upstream::Lease;
+use super::worker::Worker;
+use crate::core::Reason;
+
+/// How long the head of a response may take. While the client still uploads, its progress counts.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    upload: Option<Rc<Progress>>,
+    /// A gRPC stream may be silent for as long as it likes.
+    silent_upload: bool,
+    body_ns: u64,
+    first_byte_ns: u64,
+    sent_ns: std::cell::Cell<u64>,
+}
+
+/// Connections tried for one request, at most: an upstream that closes each one at once must not
+/// be hammered.
+const MOST_TRIES: usize = 3;
+
+/// Sends the request and waits for the head of the response.
+///
+/// hyper hands back what it has not begun to send: that is sent again whatever it is. What may
+/// have reached the upstream is repeated only if it is idempotent, has no body, and the connection
+/// was a kept-alive one (hyperium/hyper#2136: the upstream closed it at the same moment).
+pub(crate) async fn send(
+    worker: &Rc<Worker>,
+    request: UpstreamRequest,
+    stream: &Stream,
+    patience: &Patience,
+    client: &ClientAddr,
+    record: &mut RequestRecord,
+) -> Result<(Response<Incoming>, Lease), Reason> {
+    let mut spare = request.repeatable();
+    let mut request = request.into_http();
+    let mut fresh = false;
+    for _ in 0..MOST_TRIES {
+        let mut lease = worker.upstream.lease(fresh, record.now_ns(), client).await?;
+        let now = record.now_ns();
+        record.sent_upstream(now);
+        stream.set_deadline(patience.begin(now));
+        let failure = match lease.send(request, stream, patience).await {
+            Ok(response) => {
+                for _ in 0..lease.take_interim() {
+                    worker.cells.upstream_informational();
+                }
+                return Ok((response, lease));
+            }
+            Err(failure) => failure,
+        };
+        request = match (failure.unsent, failure.stale.then(|| spare.take()).flatten()) {
+            (Some(unsent), _) => *unsent,
+            (None, Some(copy)) => copy.into_http(),
+            (None, None) => return Err(patience.blame(failure.reason)),
+        };
+        worker.cells.upstream_retried();
+        fresh = true;
+    }
+    Err(Reason::UpstreamClosed)
+}
+
+/// What has come of a short body with the head.
+pub(crate) fn first_frame(incoming: &mut Incoming, length: u64) -> Option<Bytes> {
+    if length > WHOLE {
+        return None;
+    }
+    let mut cx = Context::from_waker(Waker::noop());
+    match Pin::new(&mut *incoming).poll_frame(&mut cx) {
+        Poll::Ready(Some(Ok(frame))) => frame.into_data().ok(),
+        _ => None,
+    }
+}
+
+/// Bodies up to this length are looked for in what came with the head.
+const WHOLE: u64 = 8 * 1024;
+
+// === impl Patience ===
+
+impl Patience {
+    pub(crate) fn new(worker: &Worker, upload: Option<Rc<Progress>>, grpc: bool) -> Self {
+        let timeouts = &worker.shared.timeouts;
+        Self {
+            upload,
+            silent_upload: grpc,
+            body_ns: timeouts.body.as_nanos() as u64,
+            first_byte_ns: timeouts.first_byte.as_nanos() as u64,
+            sent_ns: std::cell::Cell::new(0),
+        }
+    }
+
+    /// The first moment to look again.
+    fn begin(&self, now_ns: u64) -> u64 {
+        self.sent_ns.set(now_ns);
+        self.limit()
+    }
+
+    /// A deadline has passed: until when to go on, or why not.
+    pub(crate) fn extend(&self, now_ns: u64) -> Result<u64, Reason> {
+        let limit = self.limit();
+        if limit > now_ns {
+            return Ok(limit);
+        }
+        let waits_for_client =
+            self.upload.as_ref().is_some_and(|u| u.state.get() == UploadState::Waiting);
+        Err(if waits_for_client { Reason::BodyTimeout } else { Reason::UpstreamTimeout })
+    }
+
+    fn limit(&self) -> u64 {
+        let sent = self.sent_ns.get();
+        match &self.upload {
+            Some(upload) if upload.is_open() && self.silent_upload => u64::MAX,
+            Some(upload) if upload.is_open() => {
+                upload.at_ns.get().max(sent).saturating_add(self.body_ns)
+            }
+            Some(upload) => upload.at_ns.get().max(sent).saturating_add(self.first_byte_ns),
+            None => sent.saturating_add(self.first_byte_ns),
+        }
+    }
+
+    /// An upload that failed on the client's side looks to hyper like a broken connection.
+    fn blame(&self, reason: Reason) -> Reason {
+        match self.upload.as_ref().map(|u| u.state.get()) {
+            Some(UploadState::TooLarge) => Reason::BodyTooLarge,
+            _ => reason,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Runs what hyper spawns for HTTP/2 on the worker's own thread.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::streams::{StreamRef, Streams};
+use super::worker::Worker;
+
+/// Spawns on the current worker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LocalExecutor {
+    streams: Option<Rc<Streams>>,
+}
+
+/// The task of one server-side stream. Ends it when its key has ended and hyper, for want of a
+/// window, does not poll the body that would say so.
+struct Watched<F> {
+    inner: Option<Pin<Box<F>>>,
+    streams: Rc<Streams>,
+    which: Option<StreamRef>,
+}
+
+// === impl LocalExecutor ===
+
+impl LocalExecutor {
+    /// For the server side: its streams obey the registry.
+    pub(crate) fn watching(worker: &Worker) -> Self {
+        Self { streams: Some(Rc::clone(&worker.streams)) }
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        match &self.streams {
+            None => {
+                tokio::task::spawn_local(async move {
+                    future.await;
+                });
+            }
+            Some(streams) => {
+                let inner = Some(Box::pin(future));
+                let streams = Rc::clone(streams);
+                tokio::task::spawn_local(Watched { inner, streams, which: None });
+            }
+        }
+    }
+}
+
+impl<F: Future> Future for Watched<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { inner: slot, streams, which } = &mut *self;
+        let Some(inner) = slot else { return Poll::Ready(()) };
+        // A request registers while its task is polled, so the latest one is this task's.
+        streams.take_latest();
+        if inner.as_mut().poll(cx).is_ready() {
+            *slot = None;
+            return Poll::Ready(());
+        }
+        if let Some(latest) = streams.take_latest() {
+            *which = Some(latest);
+        }
+        if which.is_some_and(|which| streams.is_abandoned(which)) {
+            // Dropping it resets the stream on both sides.
+            *slot = None;
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}

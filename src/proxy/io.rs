@@ -1,0 +1,536 @@
+//! One I/O wrapper around every socket, client or upstream: byte counts, the moments that deadlines
+//! are measured from, and reset. It runs no timer of its own; [`super::connections`] looks at the
+//! moments of all connections of a worker a few times a second, so that the fast path never
+//! touches a timer.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsStream;
+
+use crate::clock::Clock;
+use crate::config::Timeouts;
+use crate::telemetry::WorkerCells;
+
+/// A stream socket in clear.
+#[derive(Debug)]
+pub(crate) enum Plain {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// What bytes travel on.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    Plain(Plain),
+    Tls(Box<TlsStream<Rewound>>),
+}
+
+/// A socket of which bytes were read before it was known that TLS begins with them.
+#[derive(Debug)]
+pub(crate) struct Rewound {
+    ahead: Bytes,
+    plain: Plain,
+}
+
+/// A transport with bytes that were read ahead, reporting to [`Moments`].
+#[derive(Debug)]
+pub(crate) struct Io {
+    transport: Transport,
+    /// Read before the protocol was known; handed out first.
+    ahead: Bytes,
+    moments: Rc<Moments>,
+}
+
+/// When what happened on one connection, in nanoseconds of the process's clock; 0: not.
+#[derive(Debug)]
+pub(crate) struct Moments {
+    clock: Clock,
+    /// First byte of a head that is not complete yet.
+    pub(crate) head_at: Cell<u64>,
+    /// Since when no request runs.
+    pub(crate) idle_at: Cell<u64>,
+    /// Since when the peer takes no bytes.
+    pub(crate) blocked_at: Cell<u64>,
+    /// The peer has closed its sending side.
+    pub(crate) half_closed_at: Cell<u64>,
+    /// Requests that run now.
+    pub(crate) running: Cell<u32>,
+    /// A request body of which the end was not read.
+    pub(crate) body_open: Cell<bool>,
+    pub(crate) bytes_in: Cell<u64>,
+    pub(crate) bytes_out: Cell<u64>,
+    /// Interim responses (1xx) seen; only the upstream side looks for them.
+    pub(crate) interim: Cell<u32>,
+    pub(crate) look_for_interim: Cell<bool>,
+    /// Bytes between requests are not the start of a head (HTTP/2 frames).
+    pub(crate) http2: Cell<bool>,
+    /// Why the connection is to end now; set from outside.
+    pub(crate) cut: Cell<Option<Cut>>,
+    waker: RefCell<Option<Waker>>,
+    /// Told when an upstream connection is gone; `None` on the client side.
+    counted: Option<Arc<WorkerCells>>,
+}
+
+/// Why a connection was ended before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// The drain deadline passed.
+    Drain,
+    /// The peer closed its sending side and the answer took too long.
+    HalfClosed,
+    /// The head of a request took too long.
+    Header,
+    /// No request for too long. The normal end of a kept-alive connection.
+    Idle,
+    /// The key of a running stream ended.
+    Key,
+    /// The peer does not read.
+    Write,
+}
+
+impl Cut {
+    /// The word in logs and metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::HalfClosed => "half_closed",
+            Self::Header => "header_timeout",
+            Self::Idle => "idle_timeout",
+            Self::Key => "key_ended",
+            Self::Write => "write_timeout",
+        }
+    }
+}
+
+// === impl Moments ===
+
+impl Moments {
+    /// A connection that was accepted now: its first head is under way.
+    pub(crate) fn new(clock: Clock) -> Rc<Self> {
+        Self::with(clock, None)
+    }
+
+    /// A connection to the upstream, counted while it is open.
+    pub(crate) fn counted(clock: Clock, cells: Arc<WorkerCells>) -> Rc<Self> {
+        cells.upstream_connection_opened();
+        Self::with(clock, Some(cells))
+    }
+
+    fn with(clock: Clock, counted: Option<Arc<WorkerCells>>) -> Rc<Self> {
+        let now = clock.now().mono_ns.max(1);
+        Rc::new(Self {
+            clock,
+            head_at: Cell::new(now),
+            idle_at: Cell::new(now),
+            blocked_at: Cell::new(0),
+            half_closed_at: Cell::new(0),
+            running: Cell::new(0),
+            body_open: Cell::new(false),
+            bytes_in: Cell::new(0),
+            bytes_out: Cell::new(0),
+            interim: Cell::new(0),
+            look_for_interim: Cell::new(false),
+            http2: Cell::new(false),
+            cut: Cell::new(None),
+            waker: RefCell::new(None),
+            counted,
+        })
+    }
+
+    /// Which deadline has passed, if any.
+    pub(crate) fn overdue(&self, now_ns: u64, timeouts: &Timeouts) -> Option<Cut> {
+        let over = |since: u64, limit: std::time::Duration| {
+            since != 0 && now_ns.saturating_sub(since) as u128 > limit.as_nanos()
+        };
+        if over(self.blocked_at.get(), timeouts.write) {
+            return Some(Cut::Write);
+        }
+        if self.running.get() > 0 {
+            let silent = over(self.half_closed_at.get(), timeouts.half_closed);
+            return silent.then_some(Cut::HalfClosed);
+        }
+        if over(self.head_at.get(), timeouts.header) {
+            return Some(Cut::Header);
+        }
+        over(self.idle_at.get(), timeouts.idle).then_some(Cut::Idle)
+    }
+
+    /// Ends the connection as soon as its task runs; it is woken for that.
+    pub(crate) fn cut(&self, why: Cut) {
+        if self.cut.get().is_none() {
+            self.cut.set(Some(why));
+        }
+        self.wake();
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Remembers whom [`Moments::cut`] has to wake.
+    pub(crate) fn watch(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        match waker.as_ref() {
+            Some(known) if known.will_wake(cx.waker()) => {}
+            _ => *waker = Some(cx.waker().clone()),
+        }
+    }
+
+    /// A request's head is complete. Returns when its first byte came.
+    pub(crate) fn request_begins(&self) -> u64 {
+        self.running.set(self.running.get() + 1);
+        match self.head_at.take() {
+            0 => self.clock.now().mono_ns,
+            at => at,
+        }
+    }
+
+    pub(crate) fn request_ends(&self, now_ns: u64) {
+        self.running.set(self.running.get().saturating_sub(1));
+        self.idle_at.set(now_ns.max(1));
+    }
+
+    fn on_read(&self, count: usize) {
+        if count == 0 {
+            self.half_closed_at.set(self.clock.now().mono_ns.max(1));
+            return;
+        }
+        self.bytes_in.set(self.bytes_in.get() + count as u64);
+        if self.running.get() == 0 && self.head_at.get() == 0 && !self.http2.get() {
+            self.head_at.set(self.clock.now().mono_ns.max(1));
+        }
+    }
+
+    fn on_write(&self, result: &Poll<io::Result<usize>>) {
+        match result {
+            Poll::Ready(Ok(count)) => {
+                self.bytes_out.set(self.bytes_out.get() + *count as u64);
+                self.blocked_at.set(0);
+                if self.half_closed_at.get() != 0 {
+                    self.half_closed_at.set(self.clock.now().mono_ns.max(1));
+                }
+            }
+            Poll::Pending if self.blocked_at.get() == 0 => {
+                self.blocked_at.set(self.clock.now().mono_ns.max(1));
+            }
+            Poll::Pending | Poll::Ready(Err(_)) => {}
+        }
+    }
+
+    fn on_flush(&self, result: &Poll<io::Result<()>>) {
+        match result {
+            Poll::Ready(_) => self.blocked_at.set(0),
+            Poll::Pending if self.blocked_at.get() == 0 => {
+                self.blocked_at.set(self.clock.now().mono_ns.max(1));
+            }
+            Poll::Pending => {}
+        }
+    }
+
+    /// Counts the interim responses at the start of what the upstream sent.
+    fn count_interim(&self, mut bytes: &[u8]) {
+        while bytes.starts_with(b"HTTP/1.1 1") && !bytes.starts_with(b"HTTP/1.1 101") {
+            self.interim.set(self.interim.get() + 1);
+            match bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+                Some(at) => bytes = bytes.get(at + 4..).unwrap_or_default(),
+                None => return,
+            }
+        }
+        self.look_for_interim.set(false);
+    }
+}
+
+impl Drop for Moments {
+    fn drop(&mut self) {
+        if let Some(cells) = &self.counted {
+            cells.upstream_connection_closed();
+        }
+    }
+}
+
+// === impl Io ===
+
+impl Io {
+    pub(crate) fn new(transport: Transport, ahead: Bytes, moments: Rc<Moments>) -> Self {
+        if !ahead.is_empty() {
+            moments.on_read(ahead.len());
+        }
+        Self { transport, ahead, moments }
+    }
+
+    pub(crate) fn moments(&self) -> &Rc<Moments> {
+        &self.moments
+    }
+
+    /// Closes with a reset: the peer learns at once, and the kernel keeps nothing.
+    pub(crate) fn reset_on_drop(&self) {
+        if let Plain::Tcp(tcp) = self.transport.plain() {
+            // A socket that is gone already needs no reset.
+            let _ = socket2::SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if hand_out(&mut self.ahead, buf) {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.transport).poll_read(cx, buf);
+        if let Poll::Ready(Ok(())) = result {
+            let fresh = buf.filled().get(before..).unwrap_or_default();
+            self.moments.on_read(fresh.len());
+            if self.moments.look_for_interim.get() {
+                self.moments.count_interim(fresh);
+            }
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.transport).poll_write(cx, buf);
+        self.moments.on_write(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.transport).poll_write_vectored(cx, bufs);
+        self.moments.on_write(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.transport).poll_flush(cx);
+        // TLS takes bytes into its own buffer; whether the peer reads shows only here.
+        self.moments.on_flush(&result);
+        result
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_shutdown(cx)
+    }
+}
+
+// === impl Plain ===
+
+impl Plain {
+    /// The address that the peer connected to.
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+// === impl Transport ===
+
+impl Transport {
+    pub(crate) fn plain(&self) -> &Plain {
+        match self {
+            Self::Plain(plain) => plain,
+            Self::Tls(tls) => &tls.get_ref().0.plain,
+        }
+    }
+}
+
+/// Fills `buf` from what was read ahead, if there is any left.
+fn hand_out(ahead: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
+    if ahead.is_empty() {
+        return false;
+    }
+    let count = ahead.len().min(buf.remaining());
+    buf.put_slice(ahead.get(..count).unwrap_or_default());
+    ahead.advance(count);
+    if ahead.is_empty() {
+        // Lets go of the memory it is a part of.
+        *ahead = Bytes::new();
+    }
+    true
+}
+
+// === impl Rewound ===
+
+impl Rewound {
+    pub(crate) fn new(plain: Plain, ahead: Bytes) -> Self {
+        Self { ahead, plain }
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if hand_out(&mut self.ahead, buf) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.plain).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.plain).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.plain).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.plain).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.plain).poll_shutdown(cx)
+    }
+}
+
+/// Forwards one poll to whichever stream is inside.
+macro_rules! each {
+    ($enum:ident { $($variant:ident),* }, $self:ident, $inner:ident => $call:expr) => {
+        match $self.get_mut() { $( $enum::$variant($inner) => $call, )* }
+    };
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(Transport { Plain, Tls }, self, s => Pin::new(s).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(Transport { Plain, Tls }, self, s => Pin::new(s).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(Transport { Plain, Tls }, self, s => Pin::new(s).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(Transport { Plain, Tls }, self, s => Pin::new(s).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(Transport { Plain, Tls }, self, s => Pin::new(s).poll_shutdown(cx))
+    }
+}
+
+impl AsyncRead for Plain {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(Plain { Tcp, Unix }, self, s => Pin::new(s).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(Plain { Tcp, Unix }, self, s => Pin::new(s).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(Plain { Tcp, Unix }, self, s => Pin::new(s).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(Plain { Tcp, Unix }, self, s => Pin::new(s).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(Plain { Tcp, Unix }, self, s => Pin::new(s).poll_shutdown(cx))
+    }
+}
+
+/// Who is at the other end, decided once per connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientAddr {
+    /// The peer of the socket, or what its PROXY header said. `None`: a Unix socket.
+    pub(crate) peer: Option<SocketAddr>,
+    /// Where it connected to, for an outgoing PROXY header.
+    pub(crate) local: Option<SocketAddr>,
+}
+
+impl ClientAddr {
+    /// Canonical; a Unix socket counts as loopback.
+    pub(crate) fn ip(&self) -> std::net::IpAddr {
+        self.peer.map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), |a| {
+            crate::core::address::canonical(a.ip())
+        })
+    }
+}

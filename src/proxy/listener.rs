@@ -1,0 +1,270 @@
+//! Binds, accepts, counts, and hands each connection to the worker with the fewest.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use super::io::Plain;
+use super::tls::ServerTls;
+use super::worker::{Counted, Full, Phase, Worker};
+use crate::config::{Bind, Listener};
+use crate::core::{NetworkSet, address};
+use crate::telemetry::Turned;
+
+/// A bound socket, not yet part of a runtime. Every worker gets a clone of it.
+#[derive(Debug)]
+pub struct Listening {
+    socket: Socket,
+    about: Arc<About>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// What connections of one listener have in common.
+#[derive(Debug)]
+pub(super) struct About {
+    /// Slot of the metric label.
+    pub slot: u32,
+    pub tls: Option<Arc<ServerTls>>,
+    pub proxy_from: Option<NetworkSet>,
+}
+
+/// A connection on its way to its worker.
+#[derive(Debug)]
+pub struct Accepted {
+    socket: AcceptedSocket,
+    peer: Option<SocketAddr>,
+    about: Arc<About>,
+    counted: Counted,
+}
+
+#[derive(Debug)]
+enum AcceptedSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Connections that the kernel may hold before we take them.
+const BACKLOG: i32 = 4096;
+
+/// Binds a listener. The address says which port was taken for port 0; `None` for a Unix socket.
+pub fn bind(
+    config: &Listener,
+    slot: u32,
+    tls: Option<Arc<ServerTls>>,
+) -> io::Result<(Listening, Option<SocketAddr>)> {
+    let (socket, address) = match &config.bind {
+        Bind::Tcp(address) => {
+            let socket = socket2::Socket::new(
+                socket2::Domain::for_address(*address),
+                socket2::Type::STREAM,
+                Some(socket2::Protocol::TCP),
+            )?;
+            // A restart must not wait for old connections; another listener still conflicts.
+            socket.set_reuse_address(true)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&(*address).into())?;
+            socket.listen(BACKLOG)?;
+            let listener = std::net::TcpListener::from(socket);
+            let bound = listener.local_addr()?;
+            (Socket::Tcp(listener), Some(bound))
+        }
+        Bind::Unix(path) => {
+            // A socket that a dead process left behind is in the way; anything else is not ours.
+            if let Ok(meta) = std::fs::symlink_metadata(path)
+                && meta.file_type().is_socket()
+                && std::os::unix::net::UnixStream::connect(path).is_err()
+            {
+                std::fs::remove_file(path)?;
+            }
+            let listener = std::os::unix::net::UnixListener::bind(path)?;
+            listener.set_nonblocking(true)?;
+            (Socket::Unix(listener), None)
+        }
+    };
+    let about = About { slot, tls, proxy_from: config.proxy_from.clone() };
+    Ok((Listening { socket, about: Arc::new(about) }, address))
+}
+
+impl Listening {
+    /// The same socket for another worker.
+    pub fn share(&self) -> io::Result<Self> {
+        let socket = match &self.socket {
+            Socket::Tcp(listener) => Socket::Tcp(listener.try_clone()?),
+            Socket::Unix(listener) => Socket::Unix(listener.try_clone()?),
+        };
+        Ok(Self { socket, about: Arc::clone(&self.about) })
+    }
+}
+
+enum Source {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Accepts until the process drains. Never ends because of an error.
+pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
+    let Listening { socket, about } = listening;
+    let source = match socket {
+        Socket::Tcp(listener) => TcpListener::from_std(listener).map(Source::Tcp),
+        Socket::Unix(listener) => UnixListener::from_std(listener).map(Source::Unix),
+    };
+    let source = match source {
+        Ok(source) => source,
+        Err(error) => {
+            tracing::error!(%error, "cannot watch a listener");
+            return;
+        }
+    };
+    let mut phase = worker.shared.phase.clone();
+    let mut spare = Spare::new();
+    let mut failures = 0;
+    loop {
+        let taken = tokio::select! {
+            biased;
+            taken = source.accept() => taken,
+            _ = phase.wait_for(|p| *p >= Phase::Draining) => break,
+        };
+        match taken {
+            Ok((plain, peer)) => {
+                failures = 0;
+                dispatch(&worker, plain, peer, &about);
+            }
+            Err(error) => {
+                worker.cells.accept_error();
+                failures += 1;
+                recover(&error, failures, &source, &mut spare).await;
+            }
+        }
+    }
+    // What the kernel has completed before we stopped is a client that believes it is connected.
+    while let Some(Ok((plain, peer))) = now_or_never(source.accept()).await {
+        dispatch(&worker, plain, peer, &about);
+    }
+}
+
+/// Serves connections that other workers have accepted.
+pub(crate) async fn take_handed(worker: Rc<Worker>, mut handed: mpsc::UnboundedReceiver<Accepted>) {
+    while let Some(Accepted { socket, peer, about, counted }) = handed.recv().await {
+        let plain = match socket {
+            AcceptedSocket::Tcp(tcp) => TcpStream::from_std(tcp).map(Plain::Tcp),
+            AcceptedSocket::Unix(unix) => UnixStream::from_std(unix).map(Plain::Unix),
+        };
+        match plain {
+            Ok(plain) => super::serve::start(&worker, plain, peer, about, counted),
+            Err(error) => tracing::warn!(%error, "cannot take over a connection"),
+        }
+    }
+}
+
+/// To the worker with the fewest connections; usually that is us, or it will be soon.
+fn dispatch(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, about: &Arc<About>) {
+    let target = worker.shared.load.choose(worker.index);
+    let address = peer.map(|p| address::canonical(p.ip()));
+    let counted = match Counted::take(&worker.shared, target, address) {
+        Ok(counted) => counted,
+        Err(full) => {
+            worker.cells.connection_turned_away(match full {
+                Full::Address => Turned::CapPerAddress,
+                Full::All => Turned::Cap,
+            });
+            return;
+        }
+    };
+    if let Plain::Tcp(tcp) = &plain {
+        // Fails only on a socket that is gone already; reading it will say so.
+        let _ = tcp.set_nodelay(true);
+    }
+    if target == worker.index {
+        return super::serve::start(worker, plain, peer, Arc::clone(about), counted);
+    }
+    let socket = match plain {
+        Plain::Tcp(tcp) => tcp.into_std().map(AcceptedSocket::Tcp),
+        Plain::Unix(unix) => unix.into_std().map(AcceptedSocket::Unix),
+    };
+    let accepted = match socket {
+        Ok(socket) => Accepted { socket, peer, about: Arc::clone(about), counted },
+        Err(error) => return tracing::warn!(%error, "cannot hand a connection over"),
+    };
+    if let Some(other) = worker.shared.handoff.get(target) {
+        // A worker that has gone is one that drains: the connection is closed.
+        let _ = other.send(accepted);
+    }
+}
+
+/// A descriptor kept back, so that a client can still be turned away when there are no more
+/// (hyperium/hyper#1358, payjoin/rust-payjoin#1608: accept loops that spin or end on EMFILE).
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+}
+
+async fn recover(error: &io::Error, failures: u32, source: &Source, spare: &mut Spare) {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
+        tracing::error!(
+            %error,
+            "out of file descriptors\nhint: raise the limit (LimitNOFILE) or lower limits.connections"
+        );
+        spare.0 = None;
+        // Takes one client off the queue and closes it, which tells it to go elsewhere.
+        drop(now_or_never(source.accept()).await);
+        *spare = Spare::new();
+    } else if !is_of_one_connection(error) {
+        tracing::warn!(%error, "accept failed");
+    } else {
+        return;
+    }
+    let pause = Duration::from_millis(10) * 2u32.saturating_pow(failures.min(7));
+    tokio::time::sleep(pause.min(Duration::from_secs(1))).await;
+}
+
+/// Errors that say something of the connection that was about to be accepted, not of us.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+        std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await
+}
+
+impl Source {
+    async fn accept(&self) -> io::Result<(Plain, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (tcp, peer) = listener.accept().await?;
+                Ok((Plain::Tcp(tcp), Some(peer)))
+            }
+            Self::Unix(listener) => {
+                let (unix, _) = listener.accept().await?;
+                Ok((Plain::Unix(unix), None))
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! What is known of one request while it runs. Its drop is the end of the request: the one place
+//! that writes the access line and the counters.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use http::{HeaderValue, Method, Uri, Version};
+
+use super::body::{Progress, UploadState};
+use super::io::Moments;
+use super::serve::Client;
+use super::worker::Worker;
+use crate::core::{KeyId, Now, Reason};
+use crate::telemetry::{AccessLine, Decided, MethodLabel, NO_ROUTE, Outcome};
+
+#[derive(Debug)]
+pub(crate) struct RequestRecord {
+    worker: Rc<Worker>,
+    /// Of the client's connection.
+    moments: Rc<Moments>,
+    started: Now,
+    pub(crate) request_id: HeaderValue,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    client: IpAddr,
+    route: Option<Rc<str>>,
+    route_slot: u32,
+    pub(crate) status: u16,
+    outcome: Option<Outcome>,
+    /// What ended it early, or why it was refused.
+    reason: Option<Reason>,
+    pub(crate) key: Option<KeyId>,
+    pub(crate) org: Option<HeaderValue>,
+    /// Of the table and the patch that decided.
+    pub(crate) serials: (Option<u64>, Option<u64>),
+    upstream_sent_ns: u64,
+    upstream_ns: Option<u64>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) log_every: u32,
+    pub(crate) upload: Option<Rc<Progress>>,
+    trailers_sent: bool,
+    aborted: bool,
+}
+
+// === impl RequestRecord ===
+
+impl RequestRecord {
+    /// A request of which the head has just been read.
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        moments: &Rc<Moments>,
+        parts: &http::request::Parts,
+        client: IpAddr,
+    ) -> Self {
+        worker.cells.request_started();
+        let started_ns = moments.request_begins();
+        let now = worker.clock.now();
+        Self {
+            worker: Rc::clone(worker),
+            moments: Rc::clone(moments),
+            started: Now { mono_ns: started_ns, ..now },
+            request_id: worker.ids.next(),
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            version: parts.version,
+            client,
+            route: None,
+            route_slot: NO_ROUTE,
+            status: 0,
+            outcome: None,
+            reason: None,
+            key: None,
+            org: None,
+            serials: (None, None),
+            upstream_sent_ns: 0,
+            upstream_ns: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            log_every: 1,
+            upload: None,
+            trailers_sent: false,
+            aborted: false,
+        }
+    }
+
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    pub(crate) fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// When the head was complete enough to be looked at, with the wall time of then.
+    pub(crate) fn started(&self) -> Now {
+        self.started
+    }
+
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.worker.clock.now().mono_ns
+    }
+
+    pub(crate) fn set_client(&mut self, client: IpAddr) {
+        self.client = client;
+    }
+
+    pub(crate) fn set_route(&mut self, id: &str, slot: u32) {
+        self.route = Some(self.worker.route_label(id, slot));
+        self.route_slot = slot;
+    }
+
+    /// The verdict, once. Recorded with the time that it took.
+    pub(crate) fn decided(&mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
+        if let Outcome::Rejected(reason) | Outcome::Observed(reason) = outcome {
+            self.reason = Some(reason);
+        }
+        self.worker.cells.decision(self.route_slot, outcome);
+    }
+
+    /// Refused or failed after the verdict: limit, upstream, time-outs.
+    pub(crate) fn failed(&mut self, reason: Reason) {
+        self.reason = Some(reason);
+    }
+
+    pub(crate) fn sent_upstream(&mut self, now_ns: u64) {
+        self.upstream_sent_ns = now_ns;
+    }
+
+    /// The head of the upstream's response is here.
+    pub(crate) fn answered(&mut self, status: u16) {
+        self.status = status;
+        let took = self.now_ns().saturating_sub(self.upstream_sent_ns);
+        self.upstream_ns = Some(took);
+        self.worker.cells.upstream_response(took);
+    }
+
+    /// The upstream broke off in the middle of its response.
+    pub(crate) fn upstream_broke(&mut self) {
+        self.failed(Reason::UpstreamClosed);
+        self.worker.cells.upstream_error(Reason::UpstreamClosed);
+    }
+
+    /// keygate ended the response: its key ended, or its time.
+    pub(crate) fn ended_early(&mut self, reason: Reason) {
+        if self.reason.is_none() {
+            self.failed(reason);
+        }
+    }
+
+    pub(crate) fn client_gone(&mut self) {
+        self.aborted = true;
+    }
+
+    /// True once: the final trailers of a gRPC stream that was ended.
+    pub(crate) fn take_final_trailers(&mut self) -> bool {
+        !std::mem::replace(&mut self.trailers_sent, true)
+    }
+
+    fn path(&self) -> &str {
+        self.uri.path()
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        let worker = &self.worker;
+        let cells = &worker.cells;
+        let now_ns = worker.clock.now().mono_ns;
+        let took = now_ns.saturating_sub(self.started.mono_ns);
+        self.moments.request_ends(now_ns);
+        cells.request_ended();
+        if let Some(upload) = &self.upload {
+            self.bytes_in = upload.bytes.get();
+            if upload.state.get() == UploadState::Done {
+                self.moments.body_open.set(false);
+            }
+        }
+        if self.aborted {
+            cells.request_aborted();
+        }
+        // 499 is what nginx and its users call a client that did not wait for its answer.
+        let status = if self.status == 0 { 499 } else { self.status };
+        cells.request(self.route_slot, MethodLabel::of(&self.method), status);
+        cells.duration(took);
+        cells.bytes_received(self.bytes_in);
+        cells.bytes_sent(self.bytes_out);
+        let plain = self.reason.is_none() && !self.aborted;
+        if plain && !worker.access.samples(self.log_every) {
+            return;
+        }
+        let decided = match self.outcome {
+            None => Decided::None,
+            Some(Outcome::Admitted) => Decided::Admitted,
+            Some(Outcome::Observed(_)) => Decided::Observed,
+            Some(Outcome::Passed) => Decided::Passed,
+            Some(Outcome::Rejected(_)) => Decided::Rejected,
+        };
+        worker.access.write(&AccessLine {
+            unix_ms: self.started.unix_ms,
+            request_id: self.request_id.to_str().unwrap_or_default(),
+            client: self.client,
+            protocol: match self.version {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            },
+            method: self.method.as_str(),
+            path: self.path(),
+            route: self.route.as_deref(),
+            status,
+            decided,
+            reason: self.reason,
+            key_id: self.key,
+            org: self.org.as_ref().and_then(|o| o.to_str().ok()),
+            table_serial: self.serials.0,
+            patch_serial: self.serials.1,
+            duration_ns: took,
+            upstream_ns: self.upstream_ns,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+        });
+    }
+}
+
+/// A head that hyper could not parse, and answered by itself.
+pub(crate) fn note_unparsed(worker: &Worker, client: &Client, reason: Reason) {
+    worker.cells.decision(NO_ROUTE, Outcome::Rejected(reason));
+    worker.cells.request(NO_ROUTE, MethodLabel::Other, reason.status());
+    worker.access.write(&AccessLine {
+        unix_ms: worker.clock.now().unix_ms,
+        request_id: "",
+        client: client.address.ip(),
+        protocol: if client.moments.http2.get() { "HTTP/2" } else { "HTTP/1.1" },
+        method: "",
+        path: "",
+        route: None,
+        status: reason.status(),
+        decided: Decided::None,
+        reason: Some(reason),
+        key_id: None,
+        org: None,
+        table_serial: None,
+        patch_serial: None,
+        duration_ns: 0,
+        upstream_ns: None,
+        bytes_in: 0,
+        bytes_out: 0,
+    });
+}

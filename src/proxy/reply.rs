@@ -1,0 +1,96 @@
+//! Answers that keygate gives itself.
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Response, StatusCode, Version};
+
+use super::body::ResponseBody;
+use crate::config::Settings;
+use crate::core::refusal::Context;
+use crate::core::{Reason, Rejection};
+
+/// What a refusal's form depends on.
+pub(crate) struct Asked<'r> {
+    pub(crate) method: &'r Method,
+    pub(crate) grpc: bool,
+    pub(crate) profile: Option<&'r str>,
+    pub(crate) request_id: &'r HeaderValue,
+}
+
+/// A refusal as a response. HEAD gets the same fields without the body.
+pub(crate) fn refuse(
+    rejection: &Rejection,
+    settings: &Settings,
+    asked: &Asked<'_>,
+) -> Response<ResponseBody> {
+    let rendered = settings.refusals.render(
+        rejection,
+        &Context {
+            request_id: asked.request_id.to_str().unwrap_or_default(),
+            profile: asked.profile,
+            grpc: asked.grpc,
+        },
+    );
+    let mut response = Response::new(ResponseBody::Empty);
+    *response.status_mut() = rendered.status;
+    let headers = response.headers_mut();
+    for (name, value) in rendered.headers {
+        #[expect(clippy::disallowed_methods, reason = "a response of ours; challenges repeat")]
+        headers.append(name, value);
+    }
+    headers.insert(settings.identity.request_id.clone(), asked.request_id.clone());
+    if *asked.method == Method::HEAD {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(rendered.body.len()));
+    } else {
+        *response.body_mut() = ResponseBody::Full(rendered.body);
+    }
+    response
+}
+
+/// Whether a request is gRPC by its content type.
+pub(crate) fn is_grpc(headers: &HeaderMap, version: Version) -> bool {
+    version == Version::HTTP_2
+        && headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The end of a gRPC stream whose key ended (or that took too long): RFC-less, see the gRPC
+/// protocol over HTTP/2, "Responses".
+pub(crate) fn grpc_trailers(reason: Reason) -> HeaderMap {
+    let (status, message) = match reason.status() {
+        401 => ("16", "the%20API%20key%20no%20longer%20opens%20this%20stream"),
+        403 => ("7", "the%20API%20key%20no%20longer%20has%20the%20permission"),
+        504 => ("4", "the%20upstream%20took%20too%20long"),
+        _ => ("14", "unavailable"),
+    };
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    trailers.insert("grpc-message", HeaderValue::from_static(message));
+    trailers
+}
+
+/// Adds the RateLimit fields of an admitted request (draft-ietf-httpapi-ratelimit-headers-10).
+pub(crate) fn rate_limit(headers: &mut HeaderMap, charged: &super::limits::Charged) {
+    let limit = charged.charge.limit;
+    let seconds = limit.window().as_secs_f64().ceil() as u64;
+    let policy = format!("\"per-key\";q={};w={}", limit.count(), seconds);
+    let state = format!(
+        "\"per-key\";r={};t={}",
+        charged.spent.remaining,
+        charged.spent.full_in.as_secs_f64().ceil() as u64
+    );
+    if let (Ok(policy), Ok(state)) = (HeaderValue::try_from(policy), HeaderValue::try_from(state)) {
+        headers.insert("ratelimit-policy", policy);
+        headers.insert("ratelimit", state);
+    }
+}
+
+/// The bare answer to a head that never came whole; there is nothing yet to render it for.
+pub(crate) const HEADER_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// The status of a rejection, for the record.
+pub(crate) fn status_of(rejection: &Rejection, grpc: bool) -> u16 {
+    // Trailers-only: the HTTP status of a gRPC refusal is always 200.
+    if grpc { StatusCode::OK.as_u16() } else { rejection.reason.status() }
+}

@@ -1,0 +1,329 @@
+//! The head on its way to the upstream, and the response's head on its way back.
+//!
+//! Order (DESIGN invariant 4): hop-by-hop and what `Connection` names out first, owned fields out
+//! second, identity in last, by insert.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Request, Uri, Version};
+
+use super::body::RequestBody;
+use super::credentials::{self, Carried};
+use super::facts::Outgoing;
+use super::io::ClientAddr;
+use crate::config::Settings;
+use crate::core::headers::Field;
+use crate::core::identity::{anonymous_field, identity_fields};
+use crate::core::{Admitted, Observed, Passed};
+
+/// A request that may be sent. Its one constructor takes a verdict: forgetting to authenticate
+/// does not compile.
+#[derive(Debug)]
+pub(crate) struct UpstreamRequest {
+    parts: Parts,
+    body: RequestBody,
+}
+
+/// The verdicts that let a request through.
+#[derive(Debug)]
+pub(crate) enum Forward<'k> {
+    Admitted(Admitted<'k>),
+    Observed(Observed<'k>),
+    Passed(#[expect(dead_code, reason = "the proof itself")] Passed<'k>),
+}
+
+/// What the rewrite needs to know beside the head.
+pub(crate) struct Around<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) client: &'a ClientAddr,
+    /// The scheme that the client used.
+    pub(crate) https: bool,
+    pub(crate) request_id: &'a HeaderValue,
+    pub(crate) trace: HeaderValue,
+    /// `Host` to send instead of the client's.
+    pub(crate) host: Option<&'a HeaderValue>,
+    /// The upstream speaks HTTP/2.
+    pub(crate) http2: bool,
+    /// `Upgrade` to pass on, allowed by the route.
+    pub(crate) upgrade: Option<super::upgrade::Asked>,
+    /// Subject of the verified client certificate.
+    pub(crate) subject: Option<&'a HeaderValue>,
+}
+
+// === impl UpstreamRequest ===
+
+impl UpstreamRequest {
+    /// The only way to make one.
+    pub(crate) fn new(
+        forward: Forward<'_>,
+        mut parts: Parts,
+        body: RequestBody,
+        outgoing: Outgoing,
+        carried: Carried,
+        around: Around<'_>,
+    ) -> Self {
+        let Around { settings, .. } = around;
+        let had_length = parts.headers.contains_key(header::CONTENT_LENGTH);
+        for name in &outgoing.remove {
+            parts.headers.remove(name);
+        }
+        let admitted = matches!(forward, Forward::Admitted(_));
+        credentials::strip(&mut parts, &settings.sources, &carried, admitted);
+        set_target(&mut parts, &around);
+        // hyper writes the length of a body; of an empty one only for methods that expect none.
+        if had_length && matches!(body, RequestBody::Empty) {
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        let headers = &mut parts.headers;
+        if let Some(asked) = around.upgrade {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, asked.protocol);
+            if let Some(Some(rest)) = &outgoing.subprotocols {
+                headers.insert(header::SEC_WEBSOCKET_PROTOCOL, rest.clone());
+            }
+        }
+        if outgoing.te_trailers && around.http2 {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        forwarding(headers, outgoing, around.client, around.https);
+        headers.insert(settings.identity.request_id.clone(), around.request_id.clone());
+        headers.entry(TRACEPARENT).or_insert(around.trace);
+        if let (Some(name), Some(subject)) = (&settings.identity.client_subject, around.subject) {
+            headers.insert(name.clone(), subject.clone());
+        }
+        match &forward {
+            Forward::Admitted(admitted) => {
+                for (name, value) in identity_fields(&settings.identity, admitted.key()) {
+                    headers.insert(name, value);
+                }
+            }
+            Forward::Observed(_) | Forward::Passed(_) => {
+                if let Some((name, value)) = anonymous_field(&settings.identity) {
+                    headers.insert(name, value);
+                }
+            }
+        }
+        Self { parts, body }
+    }
+
+    /// The same request again, for a retry, if it has no body and may be repeated (RFC 9110
+    /// §9.2.2).
+    pub(crate) fn repeatable(&self) -> Option<Self> {
+        let repeat = matches!(self.body, RequestBody::Empty) && self.parts.method.is_idempotent();
+        repeat.then(|| Self { parts: self.parts.clone(), body: RequestBody::Empty })
+    }
+
+    pub(crate) fn into_http(self) -> Request<RequestBody> {
+        Request::from_parts(self.parts, self.body)
+    }
+}
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Target, version and Host as the upstream's protocol wants them. The path stays as it was judged.
+fn set_target(parts: &mut Parts, around: &Around<'_>) {
+    let authority = parts.uri.authority().map(|a| a.as_str().to_owned());
+    if let Some(host) = around.host {
+        parts.headers.insert(header::HOST, host.clone());
+    } else if let Some(authority) = &authority
+        && !parts.headers.contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::from_str(authority)
+    {
+        parts.headers.insert(header::HOST, host);
+    }
+    if around.http2 {
+        // `:authority` carries what Host says; the two must not both travel.
+        let host = parts.headers.remove(header::HOST);
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+        uri.authority = host
+            .and_then(|h| http::uri::Authority::try_from(h.as_bytes()).ok())
+            .or(uri.authority)
+            .or_else(|| Some(http::uri::Authority::from_static("upstream")));
+        parts.uri = Uri::from_parts(uri).unwrap_or_default();
+        parts.version = Version::HTTP_2;
+        return;
+    }
+    if authority.is_some() {
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.scheme = None;
+        uri.authority = None;
+        parts.uri = Uri::from_parts(uri).unwrap_or_default();
+    }
+    // RFC 9113 §8.2.3: cookies that HTTP/2 split are one field again.
+    join_cookies(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let all: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// What we say of the client, in place of what strangers said. A trusted proxy's list goes on.
+fn forwarding(headers: &mut HeaderMap, outgoing: Outgoing, client: &ClientAddr, https: bool) {
+    let mut list = BytesMut::with_capacity(64);
+    for before in &outgoing.forwarded_for {
+        list.put_slice(before.as_bytes());
+        list.put_slice(b", ");
+    }
+    put_address(&mut list, client.ip());
+    if let Ok(value) = HeaderValue::from_maybe_shared(list.freeze()) {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+    let proto = outgoing.forwarded_proto.unwrap_or(HeaderValue::from_static(if https {
+        "https"
+    } else {
+        "http"
+    }));
+    headers.insert(X_FORWARDED_PROTO, proto);
+    let host = outgoing.forwarded_host.or_else(|| headers.get(header::HOST).cloned());
+    if let Some(host) = host {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+}
+
+fn put_address(out: &mut BytesMut, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => {
+            let mut decimal = itoa::Buffer::new();
+            for (at, octet) in v4.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.put_u8(b'.');
+                }
+                out.put_slice(decimal.format(octet).as_bytes());
+            }
+        }
+        IpAddr::V6(v6) => out.put_slice(v6.to_string().as_bytes()),
+    }
+}
+
+/// Takes out of a response what belongs to the connection to the upstream (RFC 9110 §7.6.1).
+///
+/// An answer to an upgrade keeps `Connection` and `Upgrade`: the caller has checked it.
+pub(crate) fn to_client(headers: &mut HeaderMap, settings: &Settings) {
+    let mut remove: Vec<HeaderName> = Vec::new();
+    for (name, value) in &*headers {
+        match settings.fields.classify(name.as_str().as_bytes()) {
+            Field::Connection => {
+                remove.push(name.clone());
+                for token in value.as_bytes().split(|b| *b == b',') {
+                    if let Ok(named) = HeaderName::from_bytes(token.trim_ascii())
+                        && !is_end_to_end(&named)
+                    {
+                        remove.push(named);
+                    }
+                }
+            }
+            Field::HopByHop | Field::Te | Field::Upgrade => remove.push(name.clone()),
+            Field::Framing if name == header::TRANSFER_ENCODING => remove.push(name.clone()),
+            _ => {}
+        }
+    }
+    for name in remove {
+        headers.remove(name);
+    }
+}
+
+/// Fields of a response that a `Connection` token cannot take away.
+fn is_end_to_end(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONTENT_LENGTH
+            | header::CONTENT_TYPE
+            | header::CACHE_CONTROL
+            | header::SET_COOKIE
+            | header::DATE
+    )
+}
+
+/// Unique names for requests and traces: random start per worker, then counted. Not secret.
+#[derive(Debug)]
+pub(crate) struct Ids {
+    high: u64,
+    low: Cell<u64>,
+}
+
+// === impl Ids ===
+
+impl Ids {
+    pub(crate) fn new(seed: [u8; 16]) -> Self {
+        let seed = u128::from_le_bytes(seed);
+        Self { high: (seed >> 64) as u64, low: Cell::new(seed as u64) }
+    }
+
+    /// 32 hexadecimal digits.
+    pub(crate) fn next(&self) -> HeaderValue {
+        let mut text = BytesMut::with_capacity(32);
+        put_hex(&mut text, self.high);
+        put_hex(&mut text, self.step());
+        value_of(text.freeze())
+    }
+
+    /// A `traceparent` that begins a trace (W3C Trace Context, version 00, not sampled).
+    pub(crate) fn begin_trace(&self, request_id: &HeaderValue) -> HeaderValue {
+        let mut text = BytesMut::with_capacity(55);
+        text.put_slice(b"00-");
+        if request_id.len() == 32 {
+            text.put_slice(request_id.as_bytes());
+        } else {
+            put_hex(&mut text, self.high);
+            put_hex(&mut text, self.step());
+        }
+        text.put_u8(b'-');
+        put_hex(&mut text, self.step());
+        text.put_slice(b"-00");
+        value_of(text.freeze())
+    }
+
+    /// Weyl sequence through a mixer (SplitMix64): distinct for 2^64 steps.
+    fn step(&self) -> u64 {
+        let next = self.low.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.low.set(next);
+        let mixed = (next ^ (next >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+fn put_hex(out: &mut BytesMut, number: u64) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for shift in (0..16).rev() {
+        let digit = (number >> (shift * 4)) & 0xf;
+        out.put_u8(DIGITS.get(digit as usize).copied().unwrap_or(b'0'));
+    }
+}
+
+/// Hexadecimal digits and dashes are always a value.
+fn value_of(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// Whether a `traceparent` of the client is well-formed; else a new trace begins.
+pub(crate) fn is_traceparent(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    let hex = |part: Option<&[u8]>| {
+        part.is_some_and(|p| p.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    };
+    let nonzero = |part: Option<&[u8]>| part.is_some_and(|p| p.iter().any(|b| *b != b'0'));
+    bytes.len() == 55
+        && bytes.starts_with(b"00-")
+        && [2, 35, 52].iter().all(|at| bytes.get(*at) == Some(&b'-'))
+        && hex(bytes.get(3..35))
+        && hex(bytes.get(36..52))
+        && hex(bytes.get(53..55))
+        && nonzero(bytes.get(3..35))
+        && nonzero(bytes.get(36..52))
+}

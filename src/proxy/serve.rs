@@ -1,0 +1,393 @@
+//! One client connection: PROXY header → TLS → preface → HTTP, and its end.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::connections::Registered;
+use super::io::{ClientAddr, Cut, Io, Moments, Plain, Rewound, Transport};
+use super::listener::About;
+use super::service::{Gate, Upgraded};
+use super::streams::StreamRef;
+use super::worker::{Counted, Worker};
+use super::{LocalExecutor, proxy_protocol, reply, tls};
+use crate::core::{NetworkSet, Now, Reason, address};
+use crate::telemetry::Turned;
+
+/// What requests of one connection have in common.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) address: ClientAddr,
+    pub(crate) https: bool,
+    /// Subject of the verified client certificate.
+    pub(crate) subject: Option<HeaderValue>,
+    pub(crate) moments: Rc<Moments>,
+    /// Set by a request that switched protocols; the connection task takes over from there.
+    pub(crate) upgraded: RefCell<Option<Box<Upgraded>>>,
+    /// The one request that an HTTP/1 connection runs.
+    pub(crate) running: std::cell::Cell<Option<StreamRef>>,
+}
+
+/// Makes a task of an accepted connection. It ends itself.
+pub(crate) fn start(
+    worker: &Rc<Worker>,
+    plain: Plain,
+    peer: Option<SocketAddr>,
+    about: Arc<About>,
+    counted: Counted,
+) {
+    let worker = Rc::clone(worker);
+    tokio::task::spawn_local(async move {
+        let _counted = counted;
+        worker.cells.connection_opened(about.slot);
+        let _open = Open { worker: Rc::clone(&worker), slot: about.slot };
+        serve(&worker, plain, peer, &about).await;
+    });
+}
+
+struct Open {
+    worker: Rc<Worker>,
+    slot: u32,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.worker.cells.connection_closed(self.slot);
+        if std::thread::panicking() {
+            self.worker.cells.panicked();
+        }
+    }
+}
+
+async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, about: &About) {
+    let moments = Moments::new(worker.clock.clone());
+    let registered = worker.connections.register(Rc::clone(&moments));
+    // One system call more; only an outgoing PROXY header needs it.
+    let local = if worker.shared.upstream.send_proxy { plain.local() } else { None };
+    let address = ClientAddr { peer, local };
+    let arrived = if about.needs_handshake() {
+        let arriving = arrive(plain, address, about, worker.clock.now());
+        match timeout(worker.shared.timeouts.handshake, arriving).await {
+            Ok(Ok(arrived)) => arrived,
+            Ok(Err(turned)) => return worker.cells.connection_turned_away(turned),
+            Err(_) => return worker.cells.connection_turned_away(Turned::HandshakeTimeout),
+        }
+    } else {
+        Arrived::plain(plain, address)
+    };
+    let Arrived { mut transport, mut ahead, address, subject, http2 } = arrived;
+    let https = matches!(transport, Transport::Tls(_));
+    let http2 = http2
+        || (!https && worker.shared.http2.prior_knowledge && {
+            let deadline = worker.shared.timeouts.header;
+            match timeout(deadline, sniff(&mut transport, &mut ahead)).await {
+                Ok(Some(http2)) => http2,
+                Ok(None) => return,
+                // Not one whole head: answer as for any head that did not come.
+                Err(_) => {
+                    let io = Io::new(transport, ahead, moments);
+                    return end_cut(io, Cut::Header).await;
+                }
+            }
+        });
+    let io = Io::new(transport, ahead, Rc::clone(&moments));
+    let client = Rc::new(Client {
+        address,
+        https,
+        subject,
+        moments,
+        upgraded: RefCell::default(),
+        running: std::cell::Cell::default(),
+    });
+    if http2 {
+        serve_http2(worker, io, &client).await;
+    } else {
+        serve_http1(worker, io, &client).await;
+    }
+    drop::<Registered>(registered);
+}
+
+/// A connection of which the protocols below HTTP are done.
+struct Arrived {
+    transport: Transport,
+    ahead: Bytes,
+    address: ClientAddr,
+    subject: Option<HeaderValue>,
+    /// Chosen by ALPN.
+    http2: bool,
+}
+
+impl Arrived {
+    fn plain(plain: Plain, address: ClientAddr) -> Self {
+        let transport = Transport::Plain(plain);
+        Self { transport, ahead: Bytes::new(), address, subject: None, http2: false }
+    }
+}
+
+async fn arrive(
+    mut plain: Plain,
+    mut address: ClientAddr,
+    about: &About,
+    now: Now,
+) -> Result<Arrived, Turned> {
+    let peer = address.peer;
+    let mut ahead = Bytes::new();
+    if let Some(from) = &about.proxy_from {
+        if !may_send_proxy(from, peer) {
+            return Err(Turned::ProxyHeader);
+        }
+        let (source, rest) = proxy_protocol::read_header(&mut plain).await.map_err(|error| {
+            tracing::info!(%error, "PROXY header refused");
+            Turned::ProxyHeader
+        })?;
+        // LOCAL and UNKNOWN: the proxy speaks for itself.
+        address.peer = source.or(peer);
+        ahead = rest;
+    }
+    let Some(tls) = &about.tls else {
+        return Ok(Arrived { ahead, ..Arrived::plain(plain, address) });
+    };
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.current());
+    let stream = acceptor.accept(Rewound::new(plain, ahead)).await.map_err(|error| {
+        tracing::debug!(%error, "TLS handshake failed");
+        Turned::Tls
+    })?;
+    let session = stream.get_ref().1;
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let subject = tls::client_subject(session, now).map_err(|error| {
+        tracing::info!(%error, "client certificate refused");
+        Turned::Tls
+    })?;
+    let transport = Transport::Tls(Box::new(stream.into()));
+    Ok(Arrived { transport, ahead: Bytes::new(), address, subject, http2 })
+}
+
+/// A listener that expects PROXY headers takes nothing from anybody else. A peer on a Unix socket
+/// is local, and whoever may open the socket is trusted with it.
+fn may_send_proxy(from: &NetworkSet, peer: Option<SocketAddr>) -> bool {
+    peer.is_none_or(|p| !from.is_empty() && from.allows(address::canonical(p.ip())))
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Whether the connection begins with the HTTP/2 preface. Reads only until that is certain; what
+/// was read is in `ahead`. `None`: closed before.
+async fn sniff(transport: &mut Transport, ahead: &mut Bytes) -> Option<bool> {
+    let mut read = BytesMut::from(std::mem::take(ahead));
+    loop {
+        let looked_at = read.len().min(PREFACE.len());
+        if read.get(..looked_at) != PREFACE.get(..looked_at) {
+            *ahead = read.freeze();
+            return Some(false);
+        }
+        if looked_at == PREFACE.len() {
+            *ahead = read.freeze();
+            return Some(true);
+        }
+        read.reserve(FIRST_READ);
+        match transport.read_buf(&mut read).await {
+            Ok(0) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Holds the head of most requests, and goes back when it was handed on.
+const FIRST_READ: usize = 2048;
+
+/// How a connection's HTTP came to its end.
+enum End {
+    Cut(Cut),
+    Done(Result<(), hyper::Error>),
+}
+
+async fn serve_http1(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
+    let caps = &worker.shared.caps;
+    let mut builder = http1::Builder::new();
+    builder
+        .half_close(true)
+        // We keep our own deadlines; see `Moments`.
+        .header_read_timeout(None)
+        .max_header_size(caps.head_bytes)
+        .max_buf_size(caps.head_bytes.max(MIN_BUFFER))
+        .preserve_header_case(worker.shared.upstream.preserve_case);
+    if caps.headers > HYPER_HEADERS {
+        builder.max_headers(caps.headers);
+    }
+    let gate = Gate::new(worker, client);
+    let mut conn = builder.serve_connection(TokioIo::new(io), gate);
+    let moments = &client.moments;
+    let mut closing = false;
+    let end = poll_fn(|cx| {
+        moments.watch(cx);
+        if let Some(cut) = moments.cut.get() {
+            return Poll::Ready(End::Cut(cut));
+        }
+        if let Poll::Ready(result) = conn.poll_without_shutdown(cx) {
+            return Poll::Ready(End::Done(result));
+        }
+        if worker.draining.get() && !closing {
+            closing = true;
+            Pin::new(&mut conn).graceful_shutdown();
+            if let Poll::Ready(result) = conn.poll_without_shutdown(cx) {
+                return Poll::Ready(End::Done(result));
+            }
+        }
+        // A body that nobody polls cannot see that its key has ended.
+        if let Some(running) = client.running.get()
+            && worker.streams.is_abandoned(running)
+        {
+            return Poll::Ready(End::Cut(Cut::Key));
+        }
+        Poll::Pending
+    })
+    .await;
+    let parts = conn.into_parts();
+    let io = parts.io.into_inner();
+    drop(parts.service);
+    match end {
+        End::Cut(cut) => end_cut(io, cut).await,
+        End::Done(Ok(())) => match client.upgraded.take() {
+            Some(upgraded) => upgraded.run(worker, io, parts.read_buf).await,
+            None => end_clean(worker, io).await,
+        },
+        End::Done(Err(error)) => {
+            note_error(worker, client, &error);
+            end_clean(worker, io).await;
+        }
+    }
+}
+
+/// Fields up to which hyper keeps them on the stack.
+const HYPER_HEADERS: usize = 100;
+/// hyper's smallest read buffer.
+const MIN_BUFFER: usize = 8192;
+
+async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
+    let config = &worker.shared.http2;
+    client.moments.http2.set(true);
+    let executor = LocalExecutor::watching(worker);
+    let mut builder = http2::Builder::new(executor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.max_streams)
+        .max_header_list_size(config.header_list_bytes)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        // Rapid reset (CVE-2023-44487) and MadeYouReset (CVE-2025-8671).
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(128);
+    let gate = Gate::new(worker, client);
+    let mut conn = std::pin::pin!(builder.serve_connection(TokioIo::new(io), gate));
+    let moments = &client.moments;
+    let mut closing = false;
+    let end = poll_fn(|cx| {
+        moments.watch(cx);
+        match moments.cut.get() {
+            // An idle connection is told (GOAWAY); its end is then a matter of a round trip.
+            Some(Cut::Idle) if !closing => {
+                closing = true;
+                moments.cut.set(None);
+                conn.as_mut().graceful_shutdown();
+            }
+            Some(cut) => return Poll::Ready(End::Cut(cut)),
+            None => {}
+        }
+        if worker.draining.get() && !closing {
+            closing = true;
+            conn.as_mut().graceful_shutdown();
+        }
+        conn.as_mut().poll(cx).map(End::Done)
+    })
+    .await;
+    match end {
+        // Dropping the connection drops its streams' channels; their tasks end.
+        End::Cut(_) | End::Done(Ok(())) => {}
+        End::Done(Err(error)) => note_error(worker, client, &error),
+    }
+}
+
+/// Bytes that a client may send per stream, and per connection, before we read them. A stream's
+/// window bounds what one client can make us hold.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of a response that wait for a client's window.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// hyper answers a head that it cannot parse by itself, with an empty body; what is left for us is
+/// to count it.
+fn note_error(worker: &Worker, client: &Client, error: &hyper::Error) {
+    let reason = if error.is_parse_too_large() {
+        Reason::HeadersTooLarge
+    } else if error.is_parse() {
+        Reason::BadHeader
+    } else {
+        tracing::trace!(%error, "connection ended");
+        return;
+    };
+    super::record::note_unparsed(worker, client, reason);
+}
+
+/// Ends a connection that is through. A client that still sends a body that nobody wants gets
+/// time to read its answer: a close with unread input is a reset, which can overtake the answer.
+async fn end_clean(worker: &Worker, mut io: Io) {
+    let goodbye = worker.shared.timeouts.write.min(LINGER_TIME);
+    let _ = timeout(goodbye, io.shutdown()).await;
+    if !io.moments().body_open.get() || io.moments().half_closed_at.get() != 0 {
+        return;
+    }
+    let mut left = LINGER_BYTES;
+    let mut sink = BytesMut::with_capacity(4096);
+    let drain = async {
+        while left > 0 {
+            sink.clear();
+            match io.read_buf(&mut sink).await {
+                Ok(0) | Err(_) => return,
+                Ok(n) => left = left.saturating_sub(n),
+            }
+        }
+    };
+    let _ = timeout(LINGER_TIME, drain).await;
+}
+
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// Ends a connection whose time is up.
+async fn end_cut(mut io: Io, cut: Cut) {
+    tracing::debug!(why = cut.as_str(), "connection ended");
+    match cut {
+        Cut::Idle | Cut::HalfClosed => {}
+        // Only to a client that has begun to ask: a silent one may be a health check.
+        Cut::Header if io.moments().bytes_in.get() > 0 => {
+            let answer = async {
+                io.write_all(reply::HEADER_TIMEOUT).await?;
+                io.shutdown().await
+            };
+            let _ = timeout(Duration::from_millis(100), answer).await;
+        }
+        Cut::Header => {}
+        Cut::Drain | Cut::Key | Cut::Write => io.reset_on_drop(),
+    }
+}
+
+// === impl About ===
+
+impl About {
+    fn needs_handshake(&self) -> bool {
+        self.tls.is_some() || self.proxy_from.is_some()
+    }
+}

@@ -1,0 +1,292 @@
+//! The upstream side of a worker: its own connections, never shared with another thread.
+//!
+//! An HTTP/1.1 connection is driven by the task of the request that holds it, not by a task of its
+//! own: the two sockets of one request then share one wake-up, and what is not polled is not read.
+
+mod connect;
+mod http1;
+mod http2;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::task::Context;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+pub(crate) use self::connect::Connector;
+use self::http1::Http1;
+use self::http2::Http2;
+use super::body::RequestBody;
+use super::exchange::Patience;
+use super::io::ClientAddr;
+use super::streams::{End, Stream};
+use crate::clock::Clock;
+use crate::config::{Upstream as UpstreamConfig, UpstreamProtocol};
+use crate::core::Reason;
+use crate::telemetry::WorkerCells;
+
+/// The pool of one worker.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    connector: Connector,
+    cells: std::sync::Arc<WorkerCells>,
+    /// Kept-alive HTTP/1.1 connections, the most recently used last.
+    #[expect(clippy::vec_box, reason = "a lease moves the box, not the half kilobyte in it")]
+    idle: RefCell<Vec<Box<Http1>>>,
+    /// The HTTP/2 connections; streams share them.
+    shared: RefCell<Vec<Http2>>,
+    /// Requests that hold or open a connection.
+    active: Cell<usize>,
+    most_active: usize,
+    waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
+    most_waiting: usize,
+    idle_ns: u64,
+    queue: Duration,
+    /// Upstream connections carry one client's PROXY header, so they are not shared.
+    keep_alive: bool,
+}
+
+/// Why there is no response. Says what the client gets and whether another try may help.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) reason: Reason,
+    /// The request, when not one byte of it was sent.
+    pub(crate) unsent: Option<Box<Request<RequestBody>>>,
+    /// A kept-alive connection broke before the response began.
+    pub(crate) stale: bool,
+}
+
+/// A connection held by one request.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    conn: Held,
+    pool: Rc<Upstream>,
+    _slot: Slot,
+}
+
+#[derive(Debug)]
+enum Held {
+    Http1(Box<Http1>),
+    Http2(Http2),
+}
+
+/// One of `most_active`; passes to the next waiter on drop.
+#[derive(Debug)]
+struct Slot(Rc<Upstream>);
+
+// === impl Upstream ===
+
+impl Upstream {
+    pub(crate) fn new(
+        connector: Connector,
+        config: &UpstreamConfig,
+        timeouts: &crate::config::Timeouts,
+        workers: usize,
+        cells: std::sync::Arc<WorkerCells>,
+    ) -> Rc<Self> {
+        let share = |all: usize| all.div_ceil(workers.max(1)).max(1);
+        Rc::new(Self {
+            connector,
+            cells,
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            active: Cell::new(0),
+            most_active: share(config.max_connections),
+            waiting: RefCell::default(),
+            most_waiting: share(config.max_queue),
+            idle_ns: timeouts.upstream_idle.as_nanos() as u64,
+            queue: timeouts.queue,
+            keep_alive: !config.send_proxy,
+        })
+    }
+
+    /// A connection for one request. `fresh`: not a kept-alive one.
+    pub(crate) async fn lease(
+        self: &Rc<Self>,
+        fresh: bool,
+        now_ns: u64,
+        client: &ClientAddr,
+    ) -> Result<Lease, Reason> {
+        let slot = self.slot().await?;
+        let conn = match self.connector.protocol() {
+            UpstreamProtocol::Http1 => {
+                let kept = if fresh { None } else { self.take_idle(now_ns) };
+                Held::Http1(match kept {
+                    Some(conn) => {
+                        self.cells.upstream_reused();
+                        conn
+                    }
+                    None => Box::new(Http1::open(&self.connector, client).await?),
+                })
+            }
+            UpstreamProtocol::Http2 => Held::Http2(self.http2(fresh, client).await?),
+        };
+        Ok(Lease { conn, pool: Rc::clone(self), _slot: slot })
+    }
+
+    /// A kept-alive connection that is neither too old nor closed by the upstream.
+    fn take_idle(&self, now_ns: u64) -> Option<Box<Http1>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(mut conn) = idle.pop() {
+            if now_ns.saturating_sub(conn.idle_at) < self.idle_ns && conn.is_usable() {
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    async fn http2(&self, fresh: bool, client: &ClientAddr) -> Result<Http2, Reason> {
+        if !fresh && self.keep_alive {
+            let mut shared = self.shared.borrow_mut();
+            shared.retain(Http2::is_usable);
+            // The one with the fewest streams; a second is opened only when the first is full.
+            if let Some(conn) = shared.iter().filter(|c| c.has_room()).min_by_key(|c| c.streams()) {
+                self.cells.upstream_reused();
+                return Ok(conn.clone());
+            }
+        }
+        let conn = Http2::open(&self.connector, client).await?;
+        if self.keep_alive {
+            self.shared.borrow_mut().push(conn.clone());
+        }
+        Ok(conn)
+    }
+
+    /// One of the connections that the upstream may have, waiting in turn when all are taken.
+    async fn slot(self: &Rc<Self>) -> Result<Slot, Reason> {
+        if self.active.get() < self.most_active {
+            self.active.set(self.active.get() + 1);
+            return Ok(Slot(Rc::clone(self)));
+        }
+        let (mine, turn) = oneshot::channel();
+        {
+            let mut waiting = self.waiting.borrow_mut();
+            waiting.retain(|w| !w.is_closed());
+            if waiting.len() >= self.most_waiting {
+                return Err(Reason::Overloaded);
+            }
+            waiting.push_back(mine);
+        }
+        match tokio::time::timeout(self.queue, turn).await {
+            // The slot was handed over: it is counted already.
+            Ok(Ok(())) => Ok(Slot(Rc::clone(self))),
+            Ok(Err(_)) | Err(_) => Err(Reason::Overloaded),
+        }
+    }
+
+    /// Drops kept-alive connections that are too old or were closed meanwhile. Called a few times
+    /// a second while there are any.
+    pub(crate) fn sweep(&self, now_ns: u64) {
+        self.idle.borrow_mut().retain_mut(|conn| {
+            now_ns.saturating_sub(conn.idle_at) < self.idle_ns && conn.is_usable()
+        });
+        self.shared.borrow_mut().retain(|c| c.keep(now_ns, self.idle_ns));
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut waiting = self.0.waiting.borrow_mut();
+        while let Some(next) = waiting.pop_front() {
+            if next.send(()).is_ok() {
+                return;
+            }
+        }
+        self.0.active.set(self.0.active.get().saturating_sub(1));
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// Sends one request and waits for the head of its response.
+    ///
+    /// # Errors
+    /// [`Failure`] when the connection broke, `stream` was ended, or the response is not HTTP.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        stream: &Stream,
+        patience: &Patience,
+    ) -> Result<Response<Incoming>, Failure> {
+        match &mut self.conn {
+            Held::Http1(conn) => conn.send(request, stream, patience).await,
+            Held::Http2(conn) => conn.send(request, stream, patience).await,
+        }
+    }
+
+    /// Moves the connection on: reads what came, writes what waits.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Held::Http1(conn) = &mut self.conn {
+            conn.drive(cx);
+        }
+    }
+
+    /// Whether this request's task is the one that drives the connection.
+    pub(crate) fn is_driven(&self) -> bool {
+        matches!(self.conn, Held::Http1(_))
+    }
+
+    /// Interim responses seen on this connection since last asked.
+    pub(crate) fn take_interim(&self) -> u32 {
+        match &self.conn {
+            Held::Http1(conn) => conn.moments.interim.take(),
+            Held::Http2(_) => 0,
+        }
+    }
+
+    /// The response was read to its end: keep the connection if it can serve another request.
+    pub(crate) fn give_back(self) {
+        if let Held::Http1(mut conn) = self.conn
+            && self.pool.keep_alive
+            && conn.settle()
+        {
+            conn.idle_at = conn.now_ns();
+            self.pool.idle.borrow_mut().push(conn);
+        }
+    }
+
+    /// After a 101: the raw stream, and what was read of it beyond the head.
+    pub(crate) fn into_upgraded(self) -> Option<(super::io::Io, bytes::Bytes)> {
+        match self.conn {
+            Held::Http1(conn) => conn.into_upgraded(),
+            Held::Http2(_) => None,
+        }
+    }
+}
+
+/// A request was told to end while it waits for its response. A deadline may have moved: the
+/// client still uploads.
+fn go_on(
+    end: End,
+    stream: &Stream,
+    patience: &Patience,
+    clock: &Clock,
+    cx: &Context<'_>,
+) -> Result<(), Reason> {
+    let reason = match end {
+        End::Key(reason) => reason,
+        End::Deadline => match patience.extend(clock.now().mono_ns) {
+            Ok(until) => {
+                stream.set_deadline(until);
+                // Asks to be woken for the new one.
+                stream.poll_end(cx);
+                return Ok(());
+            }
+            Err(reason) => reason,
+        },
+    };
+    Err(reason)
+}
+
+// === impl Failure ===
+
+impl Failure {
+    const fn of(reason: Reason) -> Self {
+        Self { reason, unsent: None, stale: false }
+    }
+}

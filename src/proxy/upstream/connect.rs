@@ -1,0 +1,108 @@
+//! Opens connections to the upstream: name, socket, PROXY header, TLS, under one deadline.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::clock::Clock;
+use crate::config::{Upstream as UpstreamConfig, UpstreamAddress, UpstreamProtocol};
+use crate::core::Reason;
+use crate::proxy::io::{ClientAddr, Io, Moments, Plain, Rewound, Transport};
+use crate::proxy::proxy_protocol::{write_v2, write_v2_local};
+use crate::proxy::tls::ClientTls;
+use crate::telemetry::WorkerCells;
+
+/// How to reach the upstream.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    address: UpstreamAddress,
+    protocol: UpstreamProtocol,
+    tls: Option<Arc<ClientTls>>,
+    send_proxy: bool,
+    preserve_case: bool,
+    timeout: Duration,
+    clock: Clock,
+    cells: Arc<WorkerCells>,
+}
+
+// === impl Connector ===
+
+impl Connector {
+    pub(crate) fn new(
+        config: &UpstreamConfig,
+        tls: Option<Arc<ClientTls>>,
+        timeout: Duration,
+        clock: Clock,
+        cells: Arc<WorkerCells>,
+    ) -> Self {
+        Self {
+            address: config.address.clone(),
+            protocol: config.protocol,
+            tls,
+            send_proxy: config.send_proxy,
+            preserve_case: config.preserve_case,
+            timeout,
+            clock,
+            cells,
+        }
+    }
+
+    pub(super) fn protocol(&self) -> UpstreamProtocol {
+        self.protocol
+    }
+
+    pub(super) fn preserve_case(&self) -> bool {
+        self.preserve_case
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Opens one connection. A name is resolved anew each time, and each of its addresses tried.
+    pub(super) async fn connect(&self, client: &ClientAddr) -> Result<Io, Reason> {
+        match tokio::time::timeout(self.timeout, self.open(client)).await {
+            Ok(Ok(transport)) => {
+                let moments = Moments::counted(self.clock.clone(), Arc::clone(&self.cells));
+                Ok(Io::new(transport, Bytes::new(), moments))
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "cannot connect to the upstream");
+                Err(Reason::UpstreamConnect)
+            }
+            Err(_) => Err(Reason::UpstreamConnectTimeout),
+        }
+    }
+
+    async fn open(&self, client: &ClientAddr) -> io::Result<Transport> {
+        let mut plain = match &self.address {
+            UpstreamAddress::Tcp { host, port } => {
+                let tcp = TcpStream::connect((&**host, *port)).await?;
+                tcp.set_nodelay(true)?;
+                Plain::Tcp(tcp)
+            }
+            UpstreamAddress::Unix(path) => Plain::Unix(UnixStream::connect(path).await?),
+        };
+        if self.send_proxy {
+            let header = match (client.peer, client.local) {
+                (Some(source), Some(destination)) => write_v2(source, destination),
+                _ => write_v2_local(),
+            };
+            plain.write_all(&header).await?;
+        }
+        Ok(match &self.tls {
+            None => Transport::Plain(plain),
+            Some(tls) => {
+                let connector = tokio_rustls::TlsConnector::from(tls.current());
+                let plain = Rewound::new(plain, Bytes::new());
+                let stream = connector.connect(tls.server_name(), plain).await?;
+                tls.check_protocol(stream.get_ref().1).map_err(io::Error::other)?;
+                Transport::Tls(Box::new(stream.into()))
+            }
+        })
+    }
+}

@@ -1,0 +1,142 @@
+//! One HTTP/2 connection to the upstream, shared by the requests of a worker.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::{Connector, Failure};
+use crate::clock::Clock;
+use crate::core::Reason;
+use crate::proxy::LocalExecutor;
+use crate::proxy::body::RequestBody;
+use crate::proxy::exchange::Patience;
+use crate::proxy::io::ClientAddr;
+use crate::proxy::streams::Stream;
+
+/// A handle; clones are streams of one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Http2 {
+    sender: SendRequest<RequestBody>,
+    shared: Rc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    closed: Cell<bool>,
+    idle_at: Cell<u64>,
+    connection: tokio::task::AbortHandle,
+    clock: Clock,
+}
+
+/// Streams that we put on one connection before a second is opened. Servers commonly allow 100 to
+/// 128; hyper queues what is beyond the peer's own limit.
+const MOST_STREAMS: usize = 100;
+
+// === impl Http2 ===
+
+impl Http2 {
+    pub(super) async fn open(connector: &Connector, client: &ClientAddr) -> Result<Self, Reason> {
+        let io = connector.connect(client).await?;
+        let (sender, connection) =
+            hyper::client::conn::http2::Builder::new(LocalExecutor::default())
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_header_list_size(64 * 1024)
+                .keep_alive_interval(Duration::from_secs(30))
+                .keep_alive_timeout(Duration::from_secs(10))
+                .handshake(TokioIo::new(io))
+                .await
+                .map_err(|_| Reason::UpstreamConnect)?;
+        let task = tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "upstream HTTP/2 connection ended");
+            }
+        });
+        let shared = Rc::new(Shared {
+            closed: Cell::new(false),
+            idle_at: Cell::new(0),
+            connection: task.abort_handle(),
+            clock: connector.clock().clone(),
+        });
+        Ok(Self { sender, shared })
+    }
+
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        stream: &Stream,
+        patience: &Patience,
+    ) -> Result<Response<Incoming>, Failure> {
+        // `SendRequest` is ready when the handshake is done; a closed one says so here.
+        if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
+            self.shared.closed.set(true);
+            return Err(Failure {
+                reason: Reason::UpstreamClosed,
+                unsent: Some(Box::new(request)),
+                stale: true,
+            });
+        }
+        let clock = &self.shared.clock;
+        let mut reply = pin!(self.sender.try_send_request(request));
+        poll_fn(|cx| {
+            if let Some(end) = stream.poll_end(cx)
+                && let Err(reason) = super::go_on(end, stream, patience, clock, cx)
+            {
+                return Poll::Ready(Err(Failure::of(reason)));
+            }
+            reply.as_mut().poll(cx).map(|result| {
+                result.map_err(|mut error| {
+                    let unsent = error.take_message().map(Box::new);
+                    // hyper hands back what was refused before any processing (GOAWAY,
+                    // REFUSED_STREAM): RFC 9113 §8.7 allows another try.
+                    Failure { reason: Reason::UpstreamClosed, stale: unsent.is_some(), unsent }
+                })
+            })
+        })
+        .await
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        !self.shared.closed.get() && !self.sender.is_closed()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.streams() < MOST_STREAMS
+    }
+
+    /// Requests that hold this connection; the pool itself holds it once.
+    pub(super) fn streams(&self) -> usize {
+        Rc::strong_count(&self.shared).saturating_sub(1)
+    }
+
+    /// Whether the pool should keep it: usable, and in use or not idle for too long.
+    pub(super) fn keep(&self, now_ns: u64, idle_ns: u64) -> bool {
+        if self.streams() > 0 {
+            self.shared.idle_at.set(0);
+        } else if self.shared.idle_at.get() == 0 {
+            self.shared.idle_at.set(now_ns.max(1));
+        }
+        let idle_at = self.shared.idle_at.get();
+        self.is_usable() && (idle_at == 0 || now_ns.saturating_sub(idle_at) < idle_ns.max(IDLE_NS))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// An HTTP/2 connection is dear to open and its end is announced (GOAWAY), so it may idle longer.
+const IDLE_NS: u64 = 60_000_000_000;
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
