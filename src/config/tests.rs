@@ -464,3 +464,27 @@ fn files_that_cannot_be_read() {
     let error = Config::load_on(&machine(), Path::new("/nowhere.toml")).unwrap_err();
     assert!(error.to_string().starts_with("configuration /nowhere.toml cannot be read"));
 }
+
+/// Every configuration under config/ is one, with the signer's key beside it and nothing set.
+#[test]
+fn samples() {
+    let signer = SignerKey::from_inline(KEY).unwrap().to_pem();
+    let mut seen = 0;
+    for folder in ["config", "config/examples"] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let mut machine = Machine::default();
+        machine.files.insert(folder.join("signer.pub"), signer.clone().into_bytes());
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if !name.ends_with(".toml") || name.ends_with(".keys.toml") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let config = Config::parse(&machine, &path, &text).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(config.warnings, [], "{name}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 5);
+}
