@@ -2,5 +2,7 @@
 //! they came, and a runner for the real programs.
 
 pub(crate) mod client;
+pub(crate) mod gate;
 pub(crate) mod http;
+pub(crate) mod process;
 pub(crate) mod upstream;

@@ -62,6 +62,10 @@ pub(crate) struct Upstream {
     record: Arc<Record>,
 }
 
+/// Tells whether anything reached an upstream, without owning it.
+#[derive(Clone)]
+pub(crate) struct Watch(Arc<Record>);
+
 /// `200 OK` with a short body.
 pub(crate) fn ok() -> Vec<Step> {
     answer("200 OK", "content-type: text/plain\r\n", "hello from upstream\n")
@@ -117,6 +121,10 @@ impl Upstream {
         Self { address, record }
     }
 
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.record))
+    }
+
     /// Everything that arrived since the last call.
     pub(crate) fn take(&self) -> Vec<Recorded> {
         std::mem::take(&mut *self.record.requests.lock().unwrap())
@@ -163,6 +171,15 @@ impl Upstream {
     /// Whether these bytes occur anywhere in what ever came.
     pub(crate) fn saw(&self, needle: &[u8]) -> bool {
         self.raw().iter().any(|c| super::http::find(c, needle).is_some())
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Bytes received so far, over all connections.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.raw.lock().unwrap().iter().map(Vec::len).sum()
     }
 }
 

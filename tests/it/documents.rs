@@ -1,0 +1,95 @@
+//! Documents are held against the code and against each other, so that they cannot rot.
+
+use std::fs;
+use std::path::Path;
+
+fn read(path: &str) -> String {
+    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(full).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// Every bound of the configuration has its line in docs/limits.md, with its default.
+#[test]
+fn every_limit_and_time_out_is_described() {
+    let (config, limits) = (read("docs/config.md"), read("docs/limits.md"));
+    let mut seen = 0;
+    for line in config.lines().filter(|l| l.starts_with("| `")) {
+        let mut cells = line.split('|').map(str::trim).skip(1);
+        let (Some(key), Some(default)) = (cells.next(), cells.next()) else { continue };
+        let key = key.trim_matches('`');
+        let bound = ["timeouts.", "limits.", "drain."].iter().any(|p| key.starts_with(p))
+            || ["http2.max_streams", "http2.header_list_bytes", "routes.body_limit"].contains(&key)
+            || key.starts_with("upstream.max_");
+        if !bound {
+            continue;
+        }
+        seen += 1;
+        let place = limits.find(&format!("`{key}`"));
+        let place = place.unwrap_or_else(|| panic!("docs/limits.md does not tell of `{key}`"));
+        // The default behind the name: the same number, however it is grouped.
+        let shown: String = limits[place..].chars().take(key.len() + 40).collect();
+        let digits = |t: &str| t.chars().filter(char::is_ascii_digit).collect::<String>();
+        let told = shown.split('(').nth(1).and_then(|t| t.split(')').next()).unwrap_or_default();
+        assert_eq!(digits(told), digits(default), "default of `{key}`: {shown}");
+    }
+    assert!(seen > 15, "only {seen} bounds found: has the table of docs/config.md changed?");
+}
+
+/// Reasons in docs/limits.md are those of the code.
+#[test]
+fn reasons_of_limits_exist() {
+    let words: Vec<_> = keygate::core::Reason::ALL.iter().map(|r| r.as_str()).collect();
+    let mut seen = 0;
+    for line in read("docs/limits.md").lines().filter(|l| l.starts_with("| ")) {
+        let Some(reason) = line.split('|').nth(3).map(str::trim) else { continue };
+        let word = reason.trim_matches('`');
+        if reason.starts_with('`') && !word.contains("keygate_") {
+            assert!(words.contains(&word), "no reason `{word}`");
+            seen += 1;
+        }
+    }
+    assert!(seen > 10);
+}
+
+/// Links between documents lead somewhere.
+#[test]
+fn links_resolve() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages: Vec<_> =
+        fs::read_dir(root.join("docs")).unwrap().map(|e| e.unwrap().path()).collect();
+    pages.extend(fs::read_dir(root).unwrap().map(|e| e.unwrap().path()));
+    pages.retain(|p| p.extension().is_some_and(|e| e == "md"));
+    assert!(pages.len() > 5);
+    let mut broken = Vec::new();
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for (at, _) in text.match_indices("](") {
+            let target: String = text[at + 2..].chars().take_while(|c| *c != ')').collect();
+            let file = target.split('#').next().unwrap_or_default();
+            if file.is_empty() || file.contains("://") || file.contains(' ') {
+                continue;
+            }
+            if !page.parent().unwrap().join(file).exists() {
+                broken.push(format!("{}: {target}", page.strip_prefix(root).unwrap().display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// Every target that the Makefile documents has a recipe whose script is there.
+#[test]
+fn targets_of_the_makefile_exist() {
+    let makefile = read("Makefile");
+    for target in ["audit", "bench", "check", "conformance", "demo", "help", "image", "test"] {
+        assert!(makefile.contains(&format!("\n{target}:")), "no target `{target}`");
+    }
+    for line in makefile.lines().filter(|l| l.starts_with('\t')) {
+        let command = line.trim_start_matches(['\t', '@']).split(' ').next().unwrap();
+        if ["benches/", "deploy/", "tests/"].iter().any(|p| command.starts_with(p)) {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(command);
+            assert!(path.exists(), "`{command}` is missing");
+        }
+    }
+    assert!(read(".ci/run").contains("make test"));
+}

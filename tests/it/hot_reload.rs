@@ -1,0 +1,353 @@
+//! Tables change while requests run: no request fails, none is judged by a mixture, and a key that
+//! is revoked is dead as soon as `/status` says so.
+
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::client::{Client, exchange};
+use crate::support::gate::{Gate, Key, READER};
+use crate::support::upstream::{Upstream, answer};
+
+fn get(key: &str) -> String {
+    format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n\r\n")
+}
+
+/// Every table says in org and name which one it is; the two must never differ.
+const SPEAKING: &str = "wa_speaking0123456789abcdefgh";
+
+fn registry(serial: u64) -> String {
+    let digest = crate::support::gate::digest(SPEAKING);
+    format!(
+        "registry = 1\nserial = {serial}\naudience = \"tests\"\n\
+         [[key]]\nid = \"key_speaking\"\norg = \"org-{serial}\"\nname = \"name-{serial}\"\n\
+         permissions = [\"read\", \"p{serial}\"]\ndigest = \"{digest}\"\n"
+    )
+}
+
+#[test]
+fn ten_thousand_requests_during_a_hundred_reloads() {
+    const REQUESTS: usize = 10_000;
+    const RELOADS: u64 = 100;
+    // The service answers with the identity that it was told.
+    let upstream = Upstream::answering(|m| {
+        let told =
+            ["x-org-id", "x-key-name", "x-permissions"].map(|n| m.one(n).unwrap_or_default());
+        answer("200 OK", "", &told.join("|"))
+    });
+    let gate = Gate::before(&upstream)
+        .key(
+            Key::new("key_speaking", SPEAKING)
+                .of_org("org-1")
+                .named("name-1")
+                .may("p1")
+                .may("read"),
+        )
+        .start();
+    // Tables are built beforehand, so that the reloads come as fast as they can be taken.
+    let mut tables = Vec::new();
+    for serial in 2..RELOADS + 2 {
+        gate.folder.write("keys.toml", &registry(serial));
+        let name = format!("{serial}.kgt");
+        gate.folder.ctl(&[
+            "table",
+            "build",
+            "--registry",
+            "keys.toml",
+            "--signer",
+            "signer.pem",
+            "--out",
+            &name,
+            "--serial",
+            &serial.to_string(),
+        ]);
+        tables.push((serial, name));
+    }
+    let (done, finished) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let address = gate.address;
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (done, finished) = (Arc::clone(&done), Arc::clone(&finished));
+            thread::spawn(move || {
+                let mut client = Client::connect(address);
+                let mut newest = 0;
+                while done.fetch_add(1, Ordering::SeqCst) < REQUESTS
+                    || !finished.load(Ordering::SeqCst)
+                {
+                    client.send(get(SPEAKING));
+                    let got = client.response();
+                    assert_eq!(got.status(), 200, "{}", got.body_text());
+                    let text = got.body_text();
+                    let serial: u64 = text.split(['-', '|']).nth(1).unwrap().parse().unwrap();
+                    assert_eq!(
+                        text,
+                        format!("org-{serial}|name-{serial}|p{serial} read"),
+                        "a mixture"
+                    );
+                    assert!(serial >= newest, "went back from {newest} to {serial}");
+                    newest = serial;
+                }
+                newest
+            })
+        })
+        .collect();
+    for (serial, name) in &tables {
+        std::fs::rename(gate.folder.file(name), gate.folder.file("keys.kgt")).unwrap();
+        gate.wait_serial(*serial);
+    }
+    finished.store(true, Ordering::SeqCst);
+    for client in clients {
+        client.join().expect("no request failed");
+    }
+    assert!(done.load(Ordering::SeqCst) >= REQUESTS);
+    assert_eq!(exchange(gate.address, get(SPEAKING)).body_text(), "org-101|name-101|p101 read");
+}
+
+#[test]
+fn each_way_of_delivery_is_noticed() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).table("poll = \"1h\"").start();
+    let build = |serial: u64, out: &str| {
+        gate.folder.ctl(&[
+            "table",
+            "build",
+            "--registry",
+            "keys.toml",
+            "--signer",
+            "signer.pem",
+            "--out",
+            out,
+            "--serial",
+            &serial.to_string(),
+        ]);
+    };
+    build(2, "next.kgt");
+    std::fs::rename(gate.folder.file("next.kgt"), gate.folder.file("keys.kgt")).unwrap();
+    gate.wait_serial(2);
+    // In place: truncated and written again.
+    build(3, "next.kgt");
+    let bytes = std::fs::read(gate.folder.file("next.kgt")).unwrap();
+    std::fs::write(gate.folder.file("keys.kgt"), bytes).unwrap();
+    gate.wait_serial(3);
+    // A plain read by anyone is no reload.
+    let before = reloads(&gate);
+    for _ in 0..20 {
+        std::fs::read(gate.folder.file("keys.kgt")).unwrap();
+    }
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(reloads(&gate), before);
+    // The same content under another name: looked at, nothing put in force, nothing wrong.
+    std::fs::copy(gate.folder.file("keys.kgt"), gate.folder.file("same.kgt")).unwrap();
+    std::fs::rename(gate.folder.file("same.kgt"), gate.folder.file("keys.kgt")).unwrap();
+    thread::sleep(Duration::from_millis(300));
+    assert!(gate.metrics().contains("keygate_table_last_reload_successful 1"));
+    gate.wait_serial(3);
+    // SIGHUP.
+    build(4, "keys.kgt");
+    gate.process.signal("HUP");
+    gate.wait_serial(4);
+}
+
+fn reloads(gate: &Gate) -> Vec<String> {
+    let metrics = gate.metrics();
+    let wanted = [
+        "keygate_table_reloads_total",
+        "keygate_table_reload_failures_total",
+        "keygate_source_fetches_total",
+    ];
+    metrics.lines().filter(|l| wanted.iter().any(|w| l.starts_with(w))).map(String::from).collect()
+}
+
+/// The kubelet's way: `..data` is a link to a folder and is swapped as a whole.
+#[test]
+fn kubernetes_secret_swap() {
+    let upstream = Upstream::start();
+    let setup = Gate::before(&upstream).table("poll = \"1h\"");
+    let folder = setup.folder();
+    let config = folder.read("keygate.toml").replace("path = \"keys.kgt\"", "path = \"mount\"");
+    folder.write("keygate.toml", &config);
+    let mount = folder.file("mount");
+    std::fs::create_dir_all(mount.join("..1")).unwrap();
+    std::fs::rename(folder.file("keys.kgt"), mount.join("..1/keys.kgt")).unwrap();
+    symlink("..1", mount.join("..data")).unwrap();
+    symlink("..data/keys.kgt", mount.join("keys.kgt")).unwrap();
+    let gate = Gate::serve(folder);
+    gate.wait_ready();
+    for serial in 2..5u64 {
+        let new = format!("..{serial}");
+        std::fs::create_dir(mount.join(&new)).unwrap();
+        gate.folder.ctl(&[
+            "table",
+            "build",
+            "--registry",
+            "keys.toml",
+            "--signer",
+            "signer.pem",
+            "--out",
+            &format!("mount/{new}/keys.kgt"),
+            "--serial",
+            &serial.to_string(),
+        ]);
+        symlink(&new, mount.join("..data_tmp")).unwrap();
+        std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+        std::fs::remove_dir_all(mount.join(format!("..{}", serial - 1))).unwrap();
+        gate.wait_serial(serial);
+    }
+    assert_eq!(exchange(gate.address, get(READER)).status(), 200);
+}
+
+/// Invariant 7: what cannot be taken changes nothing but counters, gauges and the log.
+#[test]
+fn bad_tables_leave_the_last_good_one_in_force() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let good = std::fs::read(gate.folder.file("keys.kgt")).unwrap();
+    let flipped = {
+        let mut bytes = good.clone();
+        let at = bytes.len() - 3;
+        bytes[at] ^= 0x40;
+        bytes
+    };
+    gate.folder.ctl(&["signer", "new", "--out", "other.pem"]);
+    let build = |signer: &str, serial: &str| {
+        gate.folder.ctl(&[
+            "table",
+            "build",
+            "--registry",
+            "keys.toml",
+            "--signer",
+            signer,
+            "--out",
+            "bad.kgt",
+            "--serial",
+            serial,
+        ]);
+        std::fs::read(gate.folder.file("bad.kgt")).unwrap()
+    };
+    let foreign = build("other.pem", "5");
+    let cases: Vec<(&str, Option<Vec<u8>>)> = vec![
+        ("flipped bit", Some(flipped)),
+        ("truncated", Some(good[..good.len() / 2].to_vec())),
+        ("empty", Some(Vec::new())),
+        ("not a table", Some(b"hello".repeat(100))),
+        ("other signer", Some(foreign)),
+        ("gone", None),
+    ];
+    for (name, bytes) in &cases {
+        let before = failures(&gate);
+        match bytes {
+            Some(bytes) => {
+                std::fs::write(gate.folder.file("new.kgt"), bytes).unwrap();
+                std::fs::rename(gate.folder.file("new.kgt"), gate.folder.file("keys.kgt")).unwrap();
+            }
+            None => std::fs::remove_file(gate.folder.file("keys.kgt")).unwrap(),
+        }
+        gate.process.eventually(name, || failures(&gate) > before);
+        assert_eq!(exchange(gate.address, get(READER)).status(), 200, "{name}");
+        upstream.only();
+        assert!(gate.metrics().contains("keygate_table_last_reload_successful 0"), "{name}");
+        let status = gate.probe("/status").json();
+        assert_eq!(status["table"]["serial"], 1, "{name}");
+    }
+    // Back to good.
+    let next = build("signer.pem", "6");
+    std::fs::write(gate.folder.file("new.kgt"), next).unwrap();
+    std::fs::rename(gate.folder.file("new.kgt"), gate.folder.file("keys.kgt")).unwrap();
+    gate.wait_serial(6);
+    assert!(gate.metrics().contains("keygate_table_last_reload_successful 1"));
+    // An older one, well signed, is refused now and after a restart.
+    let before = failures(&gate);
+    std::fs::write(gate.folder.file("new.kgt"), &good).unwrap();
+    std::fs::rename(gate.folder.file("new.kgt"), gate.folder.file("keys.kgt")).unwrap();
+    gate.process.eventually("rollback", || failures(&gate) > before);
+    assert!(gate.metrics().contains("reason=\"rollback\""));
+}
+
+fn failures(gate: &Gate) -> u64 {
+    let metrics = gate.metrics();
+    metrics
+        .lines()
+        .filter(|l| l.starts_with("keygate_table_reload_failures_total"))
+        .filter_map(|l| l.rsplit_once(' ').and_then(|(_, n)| n.parse::<f64>().ok()))
+        .sum::<f64>() as u64
+}
+
+/// Create, use, revoke: each a moment later, by the commands of the manual.
+#[test]
+fn keys_created_and_revoked_while_it_runs() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let created = gate.folder.ctl(&[
+        "keys",
+        "create",
+        "--registry",
+        "keys.toml",
+        "--org",
+        "acme",
+        "--name",
+        "Fresh",
+        "--permission",
+        "read",
+        "--json",
+        "--publish",
+        "keys.kgt",
+        "--signer",
+        "signer.pem",
+    ]);
+    let created: serde_json::Value = serde_json::from_str(&created).unwrap();
+    let secret = created["secret"].as_str().expect("the secret, once").to_owned();
+    let id = created["id"].as_str().expect("id").to_owned();
+    assert!(!gate.folder.read("keys.toml").contains(&secret), "the registry holds no secret");
+    gate.process.eventually("the new key", || exchange(gate.address, get(&secret)).status() == 200);
+    assert_eq!(upstream.take().last().unwrap().all("x-key-id"), std::slice::from_ref(&id));
+    gate.folder.ctl(&[
+        "keys",
+        "revoke",
+        "--registry",
+        "keys.toml",
+        &id,
+        "--publish",
+        "keys.kgt",
+        "--signer",
+        "signer.pem",
+    ]);
+    gate.process.eventually("revoked", || exchange(gate.address, get(&secret)).status() == 401);
+    // The audit file tells the story.
+    let audit = std::fs::read_dir(gate.folder.path())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.to_string_lossy().contains("audit"))
+        .expect("an audit file beside the registry");
+    let story = std::fs::read_to_string(audit).unwrap();
+    assert!(story.contains(&id) && story.contains("revoke"), "{story}");
+    assert!(!story.contains(&secret));
+}
+
+/// Routes and profiles reload with the file; what needs a restart says so.
+#[test]
+fn the_configuration_reloads() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let elsewhere = format!("GET /v9/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+    gate.refuses("before", &elsewhere, 403, "no_route");
+    let text = gate.folder.read("keygate.toml");
+    gate.folder.write("keygate.toml", &format!("{text}\n[[routes]]\npath = \"/v9/*\"\n"));
+    gate.process.signal("HUP");
+    gate.process.eventually("the new route", || exchange(gate.address, &elsewhere).status() == 200);
+    // An error changes nothing, loudly.
+    gate.folder.write("keygate.toml", &format!("{text}\n[[routes]]\npth = \"/v8/*\"\n"));
+    gate.process.signal("HUP");
+    gate.process.eventually("the failure", || {
+        gate.metrics().contains("keygate_config_last_reload_successful 0")
+    });
+    assert_eq!(exchange(gate.address, &elsewhere).status(), 200);
+    assert!(gate.log_soon("routes"), "{}", gate.log());
+    // What cannot change without a restart is named.
+    let other = text.replace("[upstream]\nurl = \"", "[upstream]\nmax_queue = 7\nurl = \"");
+    gate.folder.write("keygate.toml", &other);
+    gate.process.signal("HUP");
+    assert!(gate.log_soon("upstream"), "{}", gate.log());
+    assert!(gate.log_soon("restart"), "{}", gate.log());
+}
