@@ -1,0 +1,405 @@
+//! Composition root: configuration → running sidecar → its end. Nothing else knows how the parts
+//! meet.
+
+mod first_table;
+mod signals;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{self, Admin, AdminState};
+use crate::clock::Clock;
+use crate::config::{self, Bind, Config, Settings, UpstreamAddress};
+use crate::exit::Exit;
+use crate::proxy::tls::{ClientTls, ServerTls, TlsError};
+use crate::proxy::{self, LimitStore, Load, Phase, Seed, Shared};
+use crate::reload::StatusCell;
+use crate::snapshot::{Snapshot, Store};
+use crate::telemetry::log::OperatorLog;
+use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
+
+/// Why the sidecar did not start. One message, with the remedy; each kind has its exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    AccessLog(#[from] crate::telemetry::access::AccessLogError),
+    #[error("cannot bind {what} {address}: {source}\nhint: is another process listening there?")]
+    Bind { what: &'static str, address: String, source: io::Error },
+    #[error("{0}")]
+    Config(#[from] config::Error),
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+    #[error("{0}")]
+    Table(#[from] first_table::FirstTableError),
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+}
+
+/// A running sidecar.
+#[derive(Debug)]
+pub struct Running {
+    /// Where each listener is bound, in the order of the configuration; `None`: a Unix socket.
+    pub addresses: Vec<Option<SocketAddr>>,
+    pub admin: SocketAddr,
+    phase: Arc<watch::Sender<Phase>>,
+    workers: Vec<JoinHandle<()>>,
+    access: Option<AccessLogs>,
+    admin_handle: Admin,
+    readiness: Readiness,
+    delay: Duration,
+    deadline: Duration,
+    clock: Clock,
+    limits: Arc<LimitStore>,
+}
+
+/// Loads the configuration, starts, serves until the end. The whole of `keygate serve`.
+pub fn serve(file: &Path) -> Exit {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return StartError::from(error).exit();
+        }
+    };
+    let metrics = Metrics::new(config.workers.count);
+    let log = match crate::telemetry::log::start(config.log.format, "info", &metrics) {
+        Ok(log) => Arc::new(log),
+        Err(error) => {
+            eprintln!("keygate: {error}");
+            return Exit::Config;
+        }
+    };
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let running = match build(config, file.to_owned(), metrics, Some(log)) {
+        Ok(running) => running,
+        Err(error) => {
+            eprintln!("keygate: {error}");
+            return error.exit();
+        }
+    };
+    match signals::wait(&running) {
+        Ok(()) => {}
+        Err(error) => tracing::error!(%error, "signals cannot be watched"),
+    }
+    running.stop();
+    Exit::Ok
+}
+
+/// Starts everything. Returns once every listener is bound and a table is in force (or is awaited,
+/// if so configured).
+pub fn build(
+    config: Config,
+    _file: PathBuf,
+    metrics: Metrics,
+    log: Option<Arc<OperatorLog>>,
+) -> Result<Running, StartError> {
+    raise_descriptor_limit(&config);
+    let clock = Clock::system();
+    let readiness = Readiness::new();
+    let table_ready = readiness.register("table");
+    let Config { listeners, upstream, timeouts, caps, http2, drain, settings, .. } = config;
+    let (listening, addresses, mut reloadable) = bind_all(&listeners, &metrics, &clock)?;
+    let admin_listener =
+        std::net::TcpListener::bind(config.admin.bind).map_err(|source| StartError::Bind {
+            what: "the admin listener",
+            address: config.admin.bind.to_string(),
+            source,
+        })?;
+    let upstream_tls = upstream_tls(&upstream, &clock)?;
+    reloadable.extend(upstream_tls.iter().map(|tls| Arc::clone(tls) as Arc<_>));
+
+    let keys = first_table::load(&config.table, clock.now())?;
+    let store = Arc::new(Store::new(snapshot(&metrics, Arc::new(settings), keys)));
+    table_ready.ready();
+
+    let access = match config.log.access {
+        true => {
+            let file = config.log.access_file.as_deref();
+            Some(AccessLogs::start(file, config.log.format, &metrics)?)
+        }
+        false => None,
+    };
+    let count = config.workers.count.max(1);
+    let (handoff, handed): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+    let phase = Arc::new(watch::Sender::new(Phase::Serving));
+    let limits = Arc::new(LimitStore::default());
+    let (delay, deadline) = (drain.delay, drain.deadline);
+    let shared = Arc::new(Shared {
+        clock: clock.clone(),
+        store,
+        limits: Arc::clone(&limits),
+        upstream,
+        upstream_tls,
+        timeouts,
+        caps,
+        http2,
+        drain,
+        phase: phase.subscribe(),
+        load: Load::new(count),
+        handoff,
+    });
+    let mut workers = Vec::with_capacity(count);
+    for (index, handed) in handed.into_iter().enumerate() {
+        let seed = Seed {
+            index,
+            shared: Arc::clone(&shared),
+            cells: metrics.worker(index),
+            access: access.as_ref().map_or_else(AccessLog::off, AccessLogs::worker),
+            listening: listening.iter().map(|l| l.share()).collect::<io::Result<_>>()?,
+            handed,
+            random: random()?,
+        };
+        workers.push(start_worker(seed, config.workers.pin)?);
+    }
+    drop(listening);
+
+    let leave = Arc::clone(&phase);
+    let admin_handle = admin::serve(
+        admin_listener,
+        AdminState {
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+            status: StatusCell::default(),
+            clock: clock.clone(),
+            log,
+            drain: Box::new(move || advance(&leave, Phase::Leaving)),
+        },
+    )?;
+    let running = Running {
+        admin: admin_handle.address,
+        addresses,
+        phase,
+        workers,
+        access,
+        admin_handle,
+        readiness,
+        delay,
+        deadline,
+        clock,
+        limits,
+    };
+    running.announce();
+    Ok(running)
+}
+
+/// What is in force from these settings and keys on.
+fn snapshot(
+    metrics: &Metrics,
+    settings: Arc<Settings>,
+    keys: Option<Arc<crate::table::KeySet>>,
+) -> Snapshot {
+    let route_slots =
+        settings.policy.routes.iter().map(|route| metrics.intern_route(&route.id)).collect();
+    Snapshot { settings, keys, route_slots }
+}
+
+type Reloadables = Vec<Arc<dyn proxy::tls::Reloadable>>;
+type Bound = (Vec<proxy::Listening>, Vec<Option<SocketAddr>>, Reloadables);
+
+fn bind_all(
+    listeners: &[config::Listener],
+    metrics: &Metrics,
+    clock: &Clock,
+) -> Result<Bound, StartError> {
+    let mut listening = Vec::new();
+    let mut addresses = Vec::new();
+    let mut reloadable: Reloadables = Vec::new();
+    for listener in listeners {
+        let name = match &listener.bind {
+            Bind::Tcp(address) => address.to_string(),
+            Bind::Unix(path) => format!("unix:{}", path.display()),
+        };
+        let tls = match &listener.tls {
+            Some(tls) => Some(Arc::new(ServerTls::load(tls, clock.clone())?)),
+            None => None,
+        };
+        reloadable.extend(tls.iter().map(|tls| Arc::clone(tls) as Arc<_>));
+        let slot = metrics.intern_listener(&name);
+        let (bound, address) = proxy::bind(listener, slot, tls)
+            .map_err(|source| StartError::Bind { what: "the listener", address: name, source })?;
+        listening.push(bound);
+        addresses.push(address);
+    }
+    Ok((listening, addresses, reloadable))
+}
+
+fn upstream_tls(
+    upstream: &config::Upstream,
+    clock: &Clock,
+) -> Result<Option<Arc<ClientTls>>, TlsError> {
+    let Some(tls) = &upstream.tls else { return Ok(None) };
+    let host = match &upstream.address {
+        UpstreamAddress::Tcp { host, .. } => host,
+        UpstreamAddress::Unix(_) => "localhost",
+    };
+    ClientTls::load(tls, host, upstream.protocol, clock.clone()).map(|tls| Some(Arc::new(tls)))
+}
+
+fn start_worker(seed: Seed, pin: bool) -> io::Result<JoinHandle<()>> {
+    let index = seed.index;
+    std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        if pin {
+            pin_to(index);
+        }
+        if let Err(error) = proxy::run(seed) {
+            tracing::error!(%error, worker = index, "a worker could not start");
+        }
+    })
+}
+
+/// Keeps this thread on one core, so that its caches stay warm.
+fn pin_to(core: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::warn!(%error, core, "a worker cannot be pinned to its core");
+    }
+}
+
+/// Two descriptors per connection at worst, and some for ourselves.
+fn raise_descriptor_limit(config: &Config) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = (config.caps.connections as u64).saturating_mul(2).saturating_add(128);
+    let Some(now) = limit.current else { return };
+    if now >= wanted {
+        return;
+    }
+    let most = limit.maximum.map_or(wanted, |max| max.min(wanted));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit });
+    if raised.is_err() || most < wanted {
+        tracing::warn!(
+            descriptors = most,
+            wanted,
+            "fewer file descriptors than limits.connections may need\n\
+             hint: raise the limit (LimitNOFILE, ulimit -n) or lower limits.connections"
+        );
+    }
+}
+
+fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| io::Error::other("the operating system gives no random bytes"))?;
+    Ok(bytes)
+}
+
+/// A phase is never left backwards.
+fn advance(phase: &watch::Sender<Phase>, to: Phase) {
+    phase.send_if_modified(|now| {
+        let forward = *now < to;
+        *now = to.max(*now);
+        forward
+    });
+}
+
+// === impl Running ===
+
+impl Running {
+    fn announce(&self) {
+        let addresses: Vec<_> = self
+            .addresses
+            .iter()
+            .map(|a| a.map_or_else(|| "unix".to_owned(), |a| a.to_string()))
+            .collect();
+        tracing::info!(
+            addresses = addresses.join(","),
+            admin = %self.admin,
+            version = env!("CARGO_PKG_VERSION"),
+            "listening"
+        );
+    }
+
+    /// Where clients connect, for tests with port 0.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.addresses.iter().flatten().next().copied()
+    }
+
+    /// Begins to leave, as SIGTERM does: un-ready now, and after the delay no new connections.
+    pub fn leave(&self) {
+        advance(&self.phase, Phase::Leaving);
+    }
+
+    /// Waits until somebody asks to leave.
+    pub async fn left(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender is ours, so it cannot be gone.
+        let _ = phase.wait_for(|p| *p >= Phase::Leaving).await;
+    }
+
+    /// From un-ready to the end: delay, drain, cut. `hurry` ends it at once.
+    pub async fn drain(&self, hurry: impl Future<Output = ()>) {
+        self.leave();
+        self.readiness.drain();
+        tracing::info!(
+            delay_ms = self.delay.as_millis() as u64,
+            deadline_ms = self.deadline.as_millis() as u64,
+            "draining"
+        );
+        let ordered = async {
+            tokio::time::sleep(self.delay).await;
+            advance(&self.phase, Phase::Draining);
+            let end = tokio::time::Instant::now() + self.deadline;
+            while !self.workers.iter().all(JoinHandle::is_finished) {
+                if tokio::time::Instant::now() >= end {
+                    tracing::warn!("drain deadline passed; cutting what still runs");
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = ordered => {}
+            () = hurry => tracing::warn!("told twice to end; cutting what still runs"),
+        }
+        advance(&self.phase, Phase::Cutting);
+    }
+
+    /// Ends what is left once the workers have.
+    pub fn stop(self) {
+        advance(&self.phase, Phase::Cutting);
+        for worker in self.workers {
+            // A panic of a worker was reported by the panic hook.
+            let _ = worker.join();
+        }
+        if let Some(access) = self.access {
+            access.stop();
+        }
+        self.admin_handle.stop();
+        tracing::info!("stopped");
+    }
+
+    /// Housekeeping off the workers; called about once a minute.
+    fn upkeep(&self) {
+        self.limits.sweep(self.clock.now());
+    }
+
+    /// SIGHUP: files that were rotated away are opened again.
+    fn reopen(&self) {
+        if let Some(access) = &self.access {
+            access.reopen();
+        }
+    }
+}
+
+// === impl StartError ===
+
+impl StartError {
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::AccessLog(_) | Self::Bind { .. } => Exit::CannotCreate,
+            Self::Config(config::Error::Unreadable { .. }) => Exit::NoInput,
+            Self::Config(_) | Self::Tls(_) => Exit::Config,
+            Self::Table(error) => error.exit(),
+            Self::Thread(_) => Exit::Internal,
+        }
+    }
+}
