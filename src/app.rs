@@ -3,6 +3,7 @@
 
 mod first_table;
 mod signals;
+mod watchers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use self::watchers::Watchers;
 use crate::admin::{self, Admin, AdminState};
 use crate::clock::Clock;
 use crate::config::{self, Bind, Config, Settings, UpstreamAddress};
@@ -56,6 +58,7 @@ pub struct Running {
     deadline: Duration,
     clock: Clock,
     limits: Arc<LimitStore>,
+    watchers: Watchers,
 }
 
 /// Loads the configuration, starts, serves until the end. The whole of `keygate serve`.
@@ -105,6 +108,8 @@ pub fn build(
     let clock = Clock::system();
     let readiness = Readiness::new();
     let table_ready = readiness.register("table");
+    let upstream_ready =
+        config.upstream.health_path.as_ref().map(|_| readiness.register("upstream"));
     let Config { listeners, upstream, timeouts, caps, http2, drain, settings, .. } = config;
     let (listening, addresses, mut reloadable) = bind_all(&listeners, &metrics, &clock)?;
     let admin_listener =
@@ -160,6 +165,9 @@ pub fn build(
         workers.push(start_worker(seed, config.workers.pin)?);
     }
     drop(listening);
+    let mut watchers = Watchers::default();
+    watchers.certificates(reloadable, &clock, &metrics)?;
+    watchers.health(&shared, upstream_ready)?;
 
     let leave = Arc::clone(&phase);
     let admin_handle = admin::serve(
@@ -185,6 +193,7 @@ pub fn build(
         deadline,
         clock,
         limits,
+        watchers,
     };
     running.announce();
     Ok(running)
@@ -373,6 +382,7 @@ impl Running {
         if let Some(access) = self.access {
             access.stop();
         }
+        self.watchers.stop();
         self.admin_handle.stop();
         tracing::info!("stopped");
     }
@@ -384,6 +394,7 @@ impl Running {
 
     /// SIGHUP: files that were rotated away are opened again.
     fn reopen(&self) {
+        self.watchers.look_now();
         if let Some(access) = &self.access {
             access.reopen();
         }

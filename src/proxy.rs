@@ -15,6 +15,7 @@ mod credentials;
 mod exchange;
 mod executor;
 mod facts;
+pub mod health;
 mod io;
 mod limits;
 mod listener;

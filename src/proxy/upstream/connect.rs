@@ -51,7 +51,7 @@ impl Connector {
         }
     }
 
-    pub(super) fn protocol(&self) -> UpstreamProtocol {
+    pub(crate) fn protocol(&self) -> UpstreamProtocol {
         self.protocol
     }
 
@@ -64,7 +64,7 @@ impl Connector {
     }
 
     /// Opens one connection. A name is resolved anew each time, and each of its addresses tried.
-    pub(super) async fn connect(&self, client: &ClientAddr) -> Result<Io, Reason> {
+    pub(crate) async fn connect(&self, client: &ClientAddr) -> Result<Io, Reason> {
         match tokio::time::timeout(self.timeout, self.open(client)).await {
             Ok(Ok(transport)) => {
                 let moments = Moments::counted(self.clock.clone(), Arc::clone(&self.cells));

@@ -1,0 +1,121 @@
+//! Threads beside the workers that look after something: certificates, the upstream's health.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::Reloadables;
+use crate::clock::Clock;
+use crate::proxy::tls::{Outcome, Watcher};
+use crate::proxy::{Shared, health};
+use crate::reload::lower_priority;
+use crate::telemetry::Metrics;
+use crate::telemetry::control::Attempt;
+use crate::telemetry::readiness::Part;
+
+/// Ends its threads when it is stopped or dropped: each watches the other end of its channel.
+#[derive(Debug, Default)]
+pub(super) struct Watchers {
+    threads: Vec<(Sender<()>, JoinHandle<()>)>,
+}
+
+/// Certificate files are small; a look at them every few seconds is nothing.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
+
+// === impl Watchers ===
+
+impl Watchers {
+    /// Reads certificates, keys and authorities again when their files change.
+    pub(super) fn certificates(
+        &mut self,
+        targets: Reloadables,
+        clock: &Clock,
+        metrics: &Metrics,
+    ) -> io::Result<()> {
+        if targets.is_empty() {
+            return Ok(());
+        }
+        let watcher = Watcher::new(targets, clock.clone());
+        let metrics = metrics.clone();
+        self.start("certificates", move |stop| {
+            watcher.run(CERTIFICATES_EVERY, stop, |event| {
+                let control = metrics.control();
+                match event.outcome {
+                    Outcome::Failed(_) => {
+                        control.certificate_reloads(Attempt::Failed).increment(1);
+                    }
+                    Outcome::Reloaded => {
+                        control.certificate_reloads(Attempt::Succeeded).increment(1)
+                    }
+                    Outcome::Unchanged => {}
+                }
+                for certificate in &event.certificates {
+                    control.certificate_expiry(&certificate.name).set(certificate.expires() as f64);
+                }
+            });
+        })
+    }
+
+    /// Readiness follows the upstream's health, where a check is configured.
+    pub(super) fn health(&mut self, shared: &Arc<Shared>, part: Option<Part>) -> io::Result<()> {
+        let Some((path, part)) = shared.upstream.health_path.clone().zip(part) else {
+            return Ok(());
+        };
+        let shared = Arc::clone(shared);
+        self.start("health", move |stop| {
+            let mut healthy = true;
+            let report = |result: Result<(), String>| match result {
+                Ok(()) => {
+                    if !healthy {
+                        tracing::info!("the upstream is healthy again");
+                    }
+                    healthy = true;
+                    part.ready();
+                }
+                Err(why) => {
+                    if healthy {
+                        tracing::warn!(why, "the upstream fails its health check");
+                    }
+                    healthy = false;
+                    part.blocked(&why);
+                }
+            };
+            let interval = shared.upstream.health_interval;
+            if let Err(error) = health::watch(&shared, &path, interval, stop, report) {
+                tracing::error!(%error, "the health check could not start");
+            }
+        })
+    }
+
+    fn start(
+        &mut self,
+        name: &str,
+        run: impl FnOnce(&Receiver<()>) + Send + 'static,
+    ) -> io::Result<()> {
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            lower_priority();
+            run(&stopped);
+        })?;
+        self.threads.push((stop, thread));
+        Ok(())
+    }
+
+    /// Every watcher looks at once (SIGHUP).
+    pub(super) fn look_now(&self) {
+        for (wake, _) in &self.threads {
+            // A watcher that has ended has said why.
+            let _ = wake.send(());
+        }
+    }
+
+    pub(super) fn stop(self) {
+        for (stop, thread) in self.threads {
+            drop(stop);
+            // A panic of that thread was reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}

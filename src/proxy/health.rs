@@ -1,0 +1,96 @@
+//! The active health check: one small request at an interval, on a thread of its own. Says whether
+//! the upstream answers; it never decides about a request.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use http::{Request, header};
+use hyper_util::rt::TokioIo;
+
+use super::LocalExecutor;
+use super::body::RequestBody;
+use super::io::ClientAddr;
+use super::upstream::Connector;
+use super::worker::Shared;
+use crate::config::UpstreamProtocol;
+use crate::telemetry::WorkerCells;
+
+/// Asks for `path` every `interval` until the other end of `stop` is gone, and tells `report` each
+/// time how it went. Healthy is any status below 500: a 401 or a 404 was answered by a living
+/// service.
+pub fn watch(
+    shared: &Shared,
+    path: &str,
+    interval: Duration,
+    stop: &Receiver<()>,
+    mut report: impl FnMut(Result<(), String>),
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    let connector = Connector::new(
+        &shared.upstream,
+        shared.upstream_tls.clone(),
+        shared.timeouts.connect,
+        shared.clock.clone(),
+        // Its connections are not the workers'; nobody reads these cells.
+        Arc::new(WorkerCells::default()),
+    );
+    let host = match (&shared.upstream.host, &shared.upstream.address) {
+        (Some(host), _) => host.clone(),
+        (None, crate::config::UpstreamAddress::Tcp { host, .. }) => {
+            http::HeaderValue::from_str(host).unwrap_or(LOCALHOST)
+        }
+        (None, crate::config::UpstreamAddress::Unix(_)) => LOCALHOST,
+    };
+    loop {
+        let limit = shared.timeouts.connect.saturating_add(interval);
+        let result = runtime.block_on(async {
+            tokio::time::timeout(limit, ask(&connector, path, &host))
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {limit:?}")))
+        });
+        report(result);
+        if let Err(RecvTimeoutError::Disconnected) = stop.recv_timeout(interval) {
+            return Ok(());
+        }
+    }
+}
+
+const LOCALHOST: http::HeaderValue = http::HeaderValue::from_static("localhost");
+
+async fn ask(connector: &Connector, path: &str, host: &http::HeaderValue) -> Result<(), String> {
+    let ourselves = ClientAddr { peer: None, local: None };
+    let io = connector.connect(&ourselves).await.map_err(|r| r.as_str().to_owned())?;
+    let mut request = Request::new(RequestBody::Empty);
+    request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
+    let say = |error: hyper::Error| error.to_string();
+    let status = match connector.protocol() {
+        UpstreamProtocol::Http1 => {
+            request.headers_mut().insert(header::HOST, host.clone());
+            *request.uri_mut() = path.parse().map_err(|_| "health_path is no path".to_owned())?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(say)?;
+            tokio::task::spawn_local(connection);
+            sender.send_request(request).await.map_err(say)?.status()
+        }
+        UpstreamProtocol::Http2 => {
+            let authority = host.to_str().unwrap_or("localhost");
+            *request.uri_mut() = format!("http://{authority}{path}")
+                .parse()
+                .map_err(|_| "health_path is no path".to_owned())?;
+            let executor = LocalExecutor::default();
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(executor, TokioIo::new(io))
+                    .await
+                    .map_err(say)?;
+            tokio::task::spawn_local(connection);
+            sender.send_request(request).await.map_err(say)?.status()
+        }
+    };
+    if status.is_server_error() { Err(format!("answered {}", status.as_u16())) } else { Ok(()) }
+}
+
+const USER_AGENT: http::HeaderValue = http::HeaderValue::from_static("keygate-health-check");
