@@ -407,7 +407,6 @@ impl StartError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::AccessLog(_) | Self::Bind { .. } => Exit::CannotCreate,
-            Self::Config(config::Error::Unreadable { .. }) => Exit::NoInput,
             Self::Config(_) | Self::Tls(_) => Exit::Config,
             Self::Table(error) => error.exit(),
             Self::Thread(_) => Exit::Internal,

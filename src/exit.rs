@@ -77,6 +77,8 @@ mod tests {
     #[test]
     fn every_code_is_documented_and_no_other() {
         let text = include_str!("../docs/exit-codes.md");
+        // Codes of refused tables follow; they are the table room's.
+        let (text, _) = text.split_once("\n## ").unwrap();
         let documented: Vec<u8> = text
             .lines()
             .filter_map(|l| l.strip_prefix("| ")?.split_once(" |")?.0.trim().parse().ok())

@@ -1,18 +1,306 @@
-//! The sidecar: arguments → `app::serve` → exit code.
+//! The sidecar: arguments → configuration → what was asked for → exit code.
 
-use std::path::Path;
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Parser, Subcommand};
+use keygate::check::{self, Instead};
+use keygate::clock::Clock;
+use keygate::config::{self, Config};
+use keygate::core::{KeyId, Now};
 use keygate::exit::Exit;
+use keygate::explain::{Ask, Credential, explain};
+use keygate::{admin, app, table};
+use zeroize::Zeroizing;
 
-fn main() -> Exit {
-    let mut arguments = std::env::args_os().skip(1);
-    match (arguments.next(), arguments.next(), arguments.next()) {
-        (Some(command), Some(flag), Some(file)) if command == "serve" && flag == "--config" => {
-            keygate::app::serve(Path::new(&file))
+/// Checks the API key of every request in front of a service that knows nothing of keys.
+#[derive(Parser)]
+#[command(name = "keygate", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the configuration, the key table, and the two together.
+    ///
+    /// Reports every error of the configuration at once, whether a sidecar would take the table,
+    /// routes that need a permission no key holds, and keys that open nothing.
+    Check(CheckArgs),
+    /// Begin to drain the sidecar on this host: un-ready first, then stop accepting.
+    ///
+    /// For a preStop hook. Returns as soon as draining has begun.
+    Drain(ConfigArgs),
+    /// Explain one decision offline: verdict, rule, reason, and what would be sent.
+    ///
+    /// The key is read from standard input, so that it is in no process list and no history.
+    Explain(ExplainArgs),
+    /// Serve until SIGTERM; a second SIGTERM cuts what still runs.
+    ///
+    /// SIGHUP reads the configuration, the table and the certificates again.
+    Serve(ConfigArgs),
+    /// Show the version and the table formats that are read.
+    Version(VersionArgs),
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE", default_value = "keygate.toml")]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct TableArgs {
+    /// Look at this table instead of the configured one.
+    #[arg(long, value_name = "FILE")]
+    table: Option<PathBuf>,
+    /// Look at this patch instead of the configured one.
+    #[arg(long, value_name = "FILE")]
+    patch: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    table: TableArgs,
+    /// Do not look at the table.
+    #[arg(long, conflicts_with_all = ["table", "patch"])]
+    config_only: bool,
+    /// End with 65 if there is a warning.
+    #[arg(long)]
+    strict: bool,
+    /// Report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ExplainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    table: TableArgs,
+    /// Judge as if the holder of this key had called; no secret is needed.
+    #[arg(long, value_name = "ID", group = "credential", value_parser = KeyId::parse)]
+    key_id: Option<KeyId>,
+    /// Public id of a pair; its secret is read from standard input.
+    #[arg(long, value_name = "ID", group = "credential")]
+    pair_id: Option<String>,
+    /// Judge a request without any credential.
+    #[arg(long, group = "credential")]
+    no_key: bool,
+    /// Judge a request whose credential is not a key of ours, such as a user's token.
+    #[arg(long, group = "credential")]
+    foreign: bool,
+    /// Method of the request.
+    #[arg(long, default_value = "GET")]
+    method: http::Method,
+    /// Path of the request; a query is cut off.
+    #[arg(long)]
+    path: String,
+    /// Address of the client.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    from: IpAddr,
+    /// Time of the request, such as 2026-12-31T23:59:59Z [default: now]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    at: Option<Now>,
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct VersionArgs {
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why a command ended badly, with its code.
+struct Failure {
+    exit: Exit,
+    error: anyhow::Error,
+}
+
+/// A key is at most a few hundred bytes; what is longer is something else.
+const MAX_KEY: u64 = 8 * 1024;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return Exit::of_clap(&error).into(),
+    };
+    let done = match cli.command {
+        Command::Check(args) => run_check(&args),
+        Command::Drain(args) => run_drain(&args.config),
+        Command::Explain(args) => run_explain(&args),
+        // Says itself what went wrong.
+        Command::Serve(args) => Ok(app::serve(&args.config)),
+        Command::Version(args) => show(&version(args.json)),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(Failure { exit, error }) => {
+            // Nothing can be done about a closed stderr.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            exit.into()
         }
-        _ => {
-            eprintln!("usage: keygate serve --config FILE");
-            Exit::Usage
+    }
+}
+
+fn run_check(args: &CheckArgs) -> Result<Exit, Failure> {
+    let now = Clock::system().now();
+    let file = &args.config.config;
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(config::Error::Invalid { faults, .. }) if args.json => {
+            show(&json(&serde_json::json!({ "config": file, "errors": faults }))?)?;
+            return Ok(Exit::Config);
         }
+        Err(error) => return Err(error.into()),
+    };
+    let loaded = match args.config_only {
+        true => None,
+        false => Some(check::load(&config.table, args.table.instead(), now)?),
+    };
+    let report = check::check(file, &config, loaded.as_ref(), now);
+    show(&if args.json { json(&report)? } else { report.to_string() })?;
+    Ok(if args.strict && !report.findings.is_empty() { Exit::Data } else { Exit::Ok })
+}
+
+fn run_drain(file: &Path) -> Result<Exit, Failure> {
+    let config = Config::load(file)?;
+    admin::request_drain(config.admin.bind)
+        .map_err(|error| Exit::TryAgain.because(anyhow!(error.to_string())))?;
+    show("draining\n")
+}
+
+fn run_explain(args: &ExplainArgs) -> Result<Exit, Failure> {
+    let now = Clock::system().now();
+    let config = Config::load(&args.config.config)?;
+    // Whether the table is taken is judged by the clock; the decision, by --at.
+    let loaded = check::load(&config.table, args.table.instead(), now)?;
+    let keys = loaded.keys.as_ref();
+    let secret = match args.key_id.is_some() || args.no_key || args.foreign {
+        true => Zeroizing::default(),
+        false => secret_from_stdin()?,
+    };
+    let credential = match (args.key_id, &args.pair_id) {
+        (Some(id), _) => Credential::Key(holder(keys, id)?),
+        (None, Some(id)) => Credential::Pair { id: id.as_bytes(), secret: &secret },
+        (None, None) if args.foreign => Credential::Foreign,
+        (None, None) if secret.is_empty() => Credential::Nothing,
+        (None, None) => Credential::Single(&secret),
+    };
+    let ask = Ask {
+        method: &args.method,
+        target: &args.path,
+        client: args.from,
+        credential,
+        at: args.at.unwrap_or(now),
+    };
+    let answer = explain(&config.settings, Some(keys), &ask);
+    show(&if args.json { json(&answer)? } else { answer.to_string() })
+}
+
+/// The key with this id. A pair in rotation has two secrets; the one that lives longer is meant.
+fn holder(keys: &table::KeySet, id: KeyId) -> Result<keygate::core::KeyView<'_>, Failure> {
+    let found = keys.find_id(id).map(|entry| entry.view);
+    found.max_by_key(|view| view.expires.unwrap_or(u64::MAX)).ok_or_else(|| {
+        let serial = keys.serial();
+        Exit::NoInput.because(anyhow!(
+            "the table of serial {serial} has no key {id}\n\
+             hint: `keygatectl table inspect` lists its keys"
+        ))
+    })
+}
+
+fn secret_from_stdin() -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        let _ = write!(io::stderr(), "key, then Enter and Ctrl-D (nothing: no key): ");
+    }
+    let mut secret = Zeroizing::new(Vec::with_capacity(MAX_KEY as usize + 1));
+    let read = stdin.lock().take(MAX_KEY + 1).read_to_end(&mut secret);
+    read.context("standard input").map_err(|error| Exit::NoInput.because(error))?;
+    if secret.len() as u64 > MAX_KEY {
+        return Err(Exit::Data.because(anyhow!("standard input is too long for a key")));
+    }
+    while secret.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+        secret.pop();
+    }
+    Ok(secret)
+}
+
+fn version(as_json: bool) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let (oldest, newest) = (table::OLDEST_FORMAT, table::FORMAT);
+    match as_json {
+        true => format!("{{\"version\":\"{version}\",\"table_formats\":[{oldest},{newest}]}}\n"),
+        false => format!("keygate {version}, reads table formats {oldest} to {newest}\n"),
+    }
+}
+
+fn parse_time(text: &str) -> Result<Now, String> {
+    let time = humantime::parse_rfc3339_weak(text)
+        .map_err(|_| "a time looks like 2026-12-31T23:59:59Z".to_owned())?;
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(Now { unix_ms: since.as_millis() as u64, mono_ns: 0 })
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value);
+    text.map(|t| t + "\n").map_err(|error| Exit::Internal.because(error.into()))
+}
+
+/// A closed pipe behind us is a normal end.
+fn show(text: &str) -> Result<Exit, Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Exit::CannotCreate.because(anyhow!(error).context("standard output")))
+        }
+        _ => Ok(Exit::Ok),
+    }
+}
+
+trait Because {
+    fn because(self, error: anyhow::Error) -> Failure;
+}
+
+// === impl Exit ===
+
+impl Because for Exit {
+    fn because(self, error: anyhow::Error) -> Failure {
+        Failure { exit: self, error }
+    }
+}
+
+// === impl Failure ===
+
+impl From<config::Error> for Failure {
+    fn from(error: config::Error) -> Self {
+        Exit::Config.because(anyhow!(error.to_string()))
+    }
+}
+
+impl From<check::LoadError> for Failure {
+    fn from(error: check::LoadError) -> Self {
+        // Its message names its cause already.
+        Self { exit: error.exit(), error: anyhow!(error.to_string()) }
+    }
+}
+
+// === impl TableArgs ===
+
+impl TableArgs {
+    fn instead(&self) -> Instead<'_> {
+        Instead { table: self.table.as_deref(), patch: self.patch.as_deref() }
     }
 }

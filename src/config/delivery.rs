@@ -167,7 +167,11 @@ fn signer(section: &Section<'_>, text: &Text) -> Vec<SignerKey> {
         return Vec::new();
     };
     let shown = path.display();
-    let read = reader.read(&path).map_err(|e| Problem::new(format!("{shown} cannot be read: {e}")));
+    let unreadable = |e| {
+        let problem = Problem::new(format!("{shown} cannot be read: {e}"));
+        problem.hint("`keygatectl signer new` makes a signer and its public key")
+    };
+    let read = reader.read(&path).map_err(unreadable);
     let keys = read.and_then(|bytes| {
         let pem = String::from_utf8_lossy(&bytes);
         SignerKey::from_pem(&pem).map_err(|e| Problem::new(format!("the key in {shown} {e}")))

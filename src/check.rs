@@ -1,0 +1,331 @@
+//! Are configuration and table fit for each other? Says so before a sidecar is started with them.
+//! Imports core, config and table.
+
+mod load;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::core::route::{Mode, Needs, Require};
+use crate::core::{
+    Access, BasicForm, Grant, KeyView, Kind, Now, Permission, Route, Source, Status,
+};
+use crate::table::KeySet;
+
+pub use self::load::{Instead, LoadError, Loaded, load};
+
+/// What was looked at, and what deserves a second look.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub config: String,
+    pub routes: usize,
+    pub sources: usize,
+    /// `None`: the table was not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<TableReport>,
+    pub findings: Vec<Finding>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct TableReport {
+    pub serial: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_serial: Option<u64>,
+    pub signers: Vec<String>,
+    pub keys: u64,
+    pub active: u64,
+    pub disabled: u64,
+    pub revoked: u64,
+    /// Keys that are active, have not run out, and fit this deployment's environment.
+    pub usable: u64,
+}
+
+/// Something that is allowed, but is seldom meant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// A stable word.
+    pub kind: &'static str,
+    /// A route's or key's id, or a key of the configuration.
+    pub subject: String,
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Keys that open nothing are named one by one up to this many.
+const NAMED: usize = 20;
+
+/// `loaded`: `None` to look at the configuration alone.
+pub fn check(file: &Path, config: &Config, loaded: Option<&Loaded>, now: Now) -> Report {
+    let mut findings: Vec<Finding> = config
+        .warnings
+        .iter()
+        .map(|w| Finding {
+            kind: "config",
+            subject: w.key.clone(),
+            message: w.message.clone(),
+            hint: w.hint.clone(),
+        })
+        .collect();
+    routes_alone(config, &mut findings);
+    if let Some(refusal) = loaded.and_then(|l| l.restricted.as_ref()) {
+        findings.push(Finding {
+            kind: "patch_restricted",
+            subject: "table.patch".to_owned(),
+            message: format!(
+                "only its restrictions are in force ({}): {refusal}",
+                refusal.reason()
+            ),
+            hint: None,
+        });
+    }
+    let table = loaded.map(|l| together(config, &l.keys, now, &mut findings));
+    Report {
+        config: file.display().to_string(),
+        routes: config.settings.policy.routes.len(),
+        sources: config.settings.sources.len(),
+        table,
+        findings,
+    }
+}
+
+/// What can be said of the routes without a table.
+fn routes_alone(config: &Config, findings: &mut Vec<Finding>) {
+    let settings = &config.settings;
+    let takes_all = settings.sources.iter().any(|source| match source {
+        Source::Bearer { prefixes } | Source::Basic { prefixes, .. } => prefixes.own(b""),
+        _ => false,
+    });
+    for route in settings.policy.routes.iter() {
+        if matches!(route.access, Access::KeyOrPass(_)) && takes_all {
+            findings.push(Finding::route(
+                route,
+                "everything_ours",
+                "is key-or-pass, but every `authorization` counts as a key of ours, so that no \
+                 user token can pass",
+                "give the source the `prefixes` of your keys",
+            ));
+        }
+        if route.mode == Mode::Observe {
+            findings.push(Finding::route(
+                route,
+                "observed",
+                "only observes: whatever it would refuse is forwarded as anonymous",
+                "set mode = \"enforce\" once the log shows no more refusals that surprise",
+            ));
+        }
+    }
+}
+
+/// What the table's keys can and cannot do here.
+fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding>) -> TableReport {
+    let routes: Vec<&Route> = config.settings.policy.routes.iter().collect();
+    let gated: Vec<(&Route, &Needs)> =
+        routes.iter().filter_map(|r| Some((*r, r.access.needs()?))).collect();
+    let mut opened = vec![false; gated.len()];
+    let mut held: Vec<Permission> = Vec::new();
+    let mut idle: Vec<String> = Vec::new();
+    let (mut usable, mut idle_keys) = (0u64, 0u64);
+    let mut stranded: [u64; 2] = [0, 0];
+    let carried = carried(&config.settings.sources);
+    // Many keys share a grant; whether it opens anything is asked once for each.
+    let mut verdicts: HashMap<*const Grant, bool> = HashMap::new();
+    for entry in keys.iter() {
+        let view = entry.view;
+        if !is_usable(config, &view, now) {
+            continue;
+        }
+        usable += 1;
+        let grant = view.grant;
+        match grant.kind {
+            Kind::Pair if !carried.pairs => stranded[0] += 1,
+            Kind::Single if !carried.singles => stranded[1] += 1,
+            _ => {}
+        }
+        let opens = *verdicts.entry(std::ptr::from_ref(grant)).or_insert_with(|| {
+            let mut any = false;
+            for ((_, needs), opened) in gated.iter().zip(&mut opened) {
+                if needs.met_by(&grant.permissions) {
+                    *opened = true;
+                    any = true;
+                }
+            }
+            for word in grant.permissions.iter() {
+                if !held.contains(word) {
+                    held.push(word.clone());
+                }
+            }
+            any
+        });
+        if !opens {
+            idle_keys += 1;
+            if idle.len() < NAMED {
+                idle.push(view.id.to_string());
+            }
+        }
+    }
+    for ((route, needs), opened) in gated.iter().zip(&opened) {
+        if !opened && usable > 0 {
+            findings.push(closed(route, needs, &held));
+        }
+    }
+    if idle_keys > 0 {
+        let more = idle_keys.saturating_sub(idle.len() as u64);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        findings.push(Finding {
+            kind: "opens_nothing",
+            subject: idle.join(", "),
+            message: format!("{}{more}: no rule is met by what they hold", plural(idle_keys)),
+            hint: Some("add a permission to them, or revoke them".to_owned()),
+        });
+    }
+    for (count, kind, want) in
+        [(stranded[0], "pairs", "pair"), (stranded[1], "single keys", "header")]
+    {
+        if count > 0 {
+            findings.push(Finding {
+                kind: "no_carrier",
+                subject: "credentials".to_owned(),
+                message: format!(
+                    "{} of the table are {kind}, which no source takes",
+                    plural(count)
+                ),
+                hint: Some(format!("add [[credentials]] source = \"{want}\"")),
+            });
+        }
+    }
+    let counts = keys.counts();
+    if usable == 0 {
+        findings.push(Finding {
+            kind: "no_key",
+            subject: "table".to_owned(),
+            message: "no key of the table is usable here: every key-protected request is refused"
+                .to_owned(),
+            hint: Some("check expiry dates and `environment`".to_owned()),
+        });
+    }
+    TableReport {
+        serial: keys.serial(),
+        patch_serial: keys.patch_serial(),
+        signers: keys.table().signed_by().iter().map(|key| key.id().to_string()).collect(),
+        keys: counts.keys,
+        active: counts.active,
+        disabled: counts.disabled,
+        revoked: counts.revoked,
+        usable,
+    }
+}
+
+/// A key with a later not-before counts: it will be usable.
+fn is_usable(config: &Config, key: &KeyView<'_>, now: Now) -> bool {
+    let policy = &config.settings.policy;
+    let fits = match (policy.environment, key.grant.environment) {
+        (Some(ours), Some(its)) => ours == its,
+        (_, None) => !policy.require_environment,
+        (None, Some(_)) => true,
+    };
+    key.grant.status == Status::Active && key.expires.is_none_or(|at| now.unix_secs() < at) && fits
+}
+
+struct Carried {
+    pairs: bool,
+    singles: bool,
+}
+
+/// Which kinds of keys the sources take.
+fn carried(sources: &[Source]) -> Carried {
+    let is_pair = |source: &Source| {
+        matches!(source, Source::Pair { .. } | Source::Basic { form: BasicForm::Pair, .. })
+    };
+    Carried {
+        pairs: sources.iter().any(is_pair),
+        singles: sources.iter().any(|source| !is_pair(source)),
+    }
+}
+
+fn closed(route: &Route, needs: &Needs, held: &[Permission]) -> Finding {
+    let missing: Vec<_> =
+        needs.permissions.iter().filter(|p| !held.contains(p)).map(Permission::as_str).collect();
+    let message = match (missing.as_slice(), needs.require) {
+        ([], _) => {
+            let all: Vec<_> = needs.permissions.iter().map(Permission::as_str).collect();
+            format!("no one key holds all of {}", all.join(", "))
+        }
+        (missing, Require::All) => format!("no usable key holds {}", missing.join(", ")),
+        (missing, Require::Any) => format!("no usable key holds any of {}", missing.join(", ")),
+    };
+    Finding::route(
+        route,
+        "permission_not_held",
+        &message,
+        "check the spelling of the permission, or give it to a key",
+    )
+}
+
+fn plural(count: u64) -> String {
+    if count == 1 { "1 key".to_owned() } else { format!("{count} keys") }
+}
+
+// === impl Finding ===
+
+impl Finding {
+    fn route(route: &Route, kind: &'static str, message: &str, hint: &str) -> Self {
+        Self {
+            kind,
+            subject: format!("route `{}`", route.id),
+            message: message.to_owned(),
+            hint: Some(hint.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "warning: {}: {}", self.subject, self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+// === impl Report ===
+
+/// For people; programs take the JSON.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { config, routes, sources, table, findings } = self;
+        writeln!(f, "configuration {config}: {routes} routes, {sources} credential sources")?;
+        match table {
+            Some(table) => writeln!(f, "{table}")?,
+            None => writeln!(f, "table: not looked at")?,
+        }
+        for finding in findings {
+            writeln!(f, "{finding}")?;
+        }
+        match findings.len() {
+            0 => writeln!(f, "ok"),
+            1 => writeln!(f, "ok, with 1 warning"),
+            n => writeln!(f, "ok, with {n} warnings"),
+        }
+    }
+}
+
+impl fmt::Display for TableReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "table: serial {}", self.serial)?;
+        if let Some(serial) = self.patch_serial {
+            write!(f, ", patch {serial}")?;
+        }
+        write!(f, ", signed by {}; {}", self.signers.join(", "), plural(self.keys))?;
+        write!(f, ", {} active, {} disabled", self.active, self.disabled)?;
+        write!(f, ", {} revoked, {} usable here", self.revoked, self.usable)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! Configurations against tables.
+
+use super::*;
+use crate::config::ThisHost;
+use crate::core::{Environment, KeySpec};
+use crate::exit::Exit;
+use crate::table::testkit::{self, Signer};
+use crate::table::{Acknowledge, Issue};
+
+const NOW: Now = Now { unix_ms: 2_000_000, mono_ns: 0 };
+
+const CONFIG: &str = r#"
+[listen]
+address = "127.0.0.1:0"
+[upstream]
+url = "http://127.0.0.1:9000"
+[table]
+path = "keys.kgt"
+audience = "test"
+trusted_signers = ["SIGNER"]
+state_file = "state"
+[[credentials]]
+source = "header"
+name = "x-api-key"
+[[routes]]
+id = "read"
+path = "/read"
+permissions = ["read"]
+"#;
+
+/// A folder with a configuration and a table of `specs`, signed by signer 1.
+fn folder(config: &str, specs: &[KeySpec], change: impl Fn(&mut Issue)) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let signer = Signer::new(1);
+    let text = config.replace("SIGNER", &signer.key.to_string());
+    std::fs::write(dir.path().join("keygate.toml"), text).unwrap();
+    let mut issue = testkit::issue(7, &[&signer]);
+    issue.acknowledge.push(Acknowledge::Empty);
+    change(&mut issue);
+    let file = testkit::table_file(specs, issue, &[&signer]);
+    std::fs::write(dir.path().join("keys.kgt"), file).unwrap();
+    dir
+}
+
+fn report(config: &str, specs: &[KeySpec]) -> Report {
+    let dir = folder(config, specs, |_| {});
+    let file = dir.path().join("keygate.toml");
+    let config = Config::load_on(&ThisHost, &file).unwrap_or_else(|e| panic!("{e}"));
+    let loaded = load(&config.table, Instead::default(), NOW).unwrap();
+    check(&file, &config, Some(&loaded), NOW)
+}
+
+fn kinds(report: &Report) -> Vec<&'static str> {
+    report.findings.iter().map(|f| f.kind).collect()
+}
+
+fn may(n: u32, words: &[&str]) -> KeySpec {
+    let mut spec = testkit::spec(n);
+    spec.grant.permissions = testkit::permissions(words);
+    spec
+}
+
+#[test]
+fn nothing_to_say() {
+    let report = report(CONFIG, &[testkit::spec(1), testkit::spec(2)]);
+    assert_eq!(report.findings, []);
+    let text = report.to_string();
+    assert!(text.contains("configuration ") && text.contains(": 1 routes, 1 credential sources"));
+    assert!(text.contains("table: serial 7, signed by ed25519:"), "{text}");
+    assert!(
+        text.ends_with("2 keys, 2 active, 0 disabled, 0 revoked, 2 usable here\nok\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn routes_that_no_key_opens_and_keys_that_open_nothing() {
+    let config = CONFIG.to_owned()
+        + "[[routes]]\nid = \"typo\"\npath = \"/a\"\npermissions = [\"sned\"]\n"
+        + "[[routes]]\nid = \"both\"\npath = \"/b\"\npermissions = [\"read\", \"send\"]\n"
+        + "[[routes]]\nid = \"any\"\npath = \"/c\"\npermissions = [\"x\", \"y\"]\nrequire = \"any\"\n";
+    let found = report(&config, &[may(1, &["read"]), may(2, &["send"]), may(3, &["send"])]);
+    let lines: Vec<String> =
+        found.findings.iter().map(|f| format!("{}: {}", f.subject, f.message)).collect();
+    assert_eq!(
+        lines,
+        [
+            "route `typo`: no usable key holds sned",
+            "route `both`: no one key holds all of read, send",
+            "route `any`: no usable key holds any of x, y",
+            "key_00000002, key_00000003: 2 keys: no rule is met by what they hold",
+        ]
+    );
+    // A key that holds all opens all.
+    assert_eq!(report(&config, &[may(1, &["*"])]).findings, []);
+}
+
+#[test]
+fn keys_that_cannot_be_used_here() {
+    let mut test = testkit::spec(1);
+    test.grant.environment = Some(Environment::Test);
+    let mut expired = testkit::spec(2);
+    expired.expires = Some(1_999);
+    let config = "environment = \"live\"\n".to_owned() + CONFIG;
+    let found = report(&config, &[test, expired]);
+    assert_eq!(kinds(&found), ["no_key"]);
+    assert_eq!(found.table.unwrap().usable, 0);
+}
+
+#[test]
+fn carriers_that_are_missing() {
+    let found = report(CONFIG, &[testkit::spec(1), testkit::pair_spec(2)]);
+    assert_eq!(kinds(&found), ["no_carrier"]);
+    assert!(found.findings[0].message.starts_with("1 key of the table are pairs"));
+}
+
+#[test]
+fn what_the_configuration_alone_shows() {
+    let config = CONFIG.replace("source = \"header\"\nname = \"x-api-key\"", "source = \"bearer\"")
+        + "[[routes]]\npath = \"/a\"\naccess = \"key-or-pass\"\nmode = \"observe\"\n";
+    let found = report(&config, &[testkit::spec(1)]);
+    assert_eq!(kinds(&found), ["everything_ours", "observed"]);
+}
+
+#[test]
+fn tables_that_a_sidecar_would_refuse() {
+    let config = |dir: &tempfile::TempDir| {
+        Config::load_on(&ThisHost, &dir.path().join("keygate.toml")).unwrap().table
+    };
+    let load = |dir: &tempfile::TempDir| load(&config(dir), Instead::default(), NOW).map(|_| ());
+
+    let expired = folder(CONFIG, &[testkit::spec(1)], |issue| issue.expires_at = Some(1_000));
+    let error = load(&expired).unwrap_err();
+    assert!(error.to_string().contains("keys.kgt is refused (expired)"), "{error}");
+    assert_eq!(error.exit(), Exit::Data);
+
+    let good = folder(CONFIG, &[testkit::spec(1)], |_| {});
+    load(&good).unwrap();
+    let path = good.path().join("keys.kgt");
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let flipped = load(&good).unwrap_err();
+    assert!(flipped.to_string().contains("is refused (body_hash)"), "{flipped}");
+
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(load(&good).unwrap_err().exit(), Exit::NoInput);
+    std::fs::write(good.path().join("state"), "junk").unwrap();
+    assert_eq!(load(&good).unwrap_err().exit(), Exit::Data);
+}
+
+#[test]
+fn a_directory_holds_one_table() {
+    let config = CONFIG.replace("\"keys.kgt\"", "\".\"");
+    let dir = folder(&config, &[testkit::spec(1)], |_| {});
+    let table = Config::load_on(&ThisHost, &dir.path().join("keygate.toml")).unwrap().table;
+    assert!(load(&table, Instead::default(), NOW).is_ok());
+    std::fs::copy(dir.path().join("keys.kgt"), dir.path().join("other.kgt")).unwrap();
+    let error = load(&table, Instead::default(), NOW).unwrap_err();
+    assert!(error.to_string().contains("holds 2 files *.kgt"), "{error}");
+    let other = dir.path().join("other.kgt");
+    assert!(load(&table, Instead { table: Some(&other), patch: None }, NOW).is_ok());
+}
+
+#[test]
+fn codes_of_refused_tables_are_documented() {
+    let text = include_str!("../../docs/exit-codes.md");
+    let rows = text.split_once("## Refused tables and patches").unwrap().1;
+    let documented: Vec<(String, u8)> = rows
+        .lines()
+        .filter_map(|line| {
+            let mut cells = line.strip_prefix("| ")?.split(" | ");
+            let code = cells.next()?.parse().ok()?;
+            Some((cells.next()?.trim_matches('`').to_owned(), code))
+        })
+        .collect();
+    let reasons: Vec<(String, u8)> = crate::table::Refusal::REASONS
+        .iter()
+        .map(|(word, code)| ((*word).to_owned(), *code))
+        .collect();
+    assert_eq!(documented, reasons);
+}
