@@ -16,7 +16,7 @@ use super::rewrite::UpstreamRequest;
 use super::streams::Stream;
 use super::upstream::Lease;
 use super::worker::Worker;
-use crate::core::Reason;
+use crate::core::{Now, Reason};
 
 /// How long the head of a response may take. While the client still uploads, its progress counts.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct Patience {
     silent_upload: bool,
     body_ns: u64,
     first_byte_ns: u64,
+    /// When the whole request must be over.
+    total_ns: u64,
     sent_ns: std::cell::Cell<u64>,
 }
 
@@ -92,13 +94,22 @@ const WHOLE: u64 = 8 * 1024;
 // === impl Patience ===
 
 impl Patience {
-    pub(crate) fn new(worker: &Worker, upload: Option<Rc<Progress>>, grpc: bool) -> Self {
+    pub(crate) fn new(
+        worker: &Worker,
+        upload: Option<Rc<Progress>>,
+        grpc: bool,
+        started: Now,
+    ) -> Self {
         let timeouts = &worker.shared.timeouts;
+        let total_ns = timeouts
+            .total
+            .map_or(u64::MAX, |total| started.mono_ns.saturating_add(total.as_nanos() as u64));
         Self {
             upload,
             silent_upload: grpc,
             body_ns: timeouts.body.as_nanos() as u64,
             first_byte_ns: timeouts.first_byte.as_nanos() as u64,
+            total_ns,
             sent_ns: std::cell::Cell::new(0),
         }
     }
@@ -122,14 +133,15 @@ impl Patience {
 
     fn limit(&self) -> u64 {
         let sent = self.sent_ns.get();
-        match &self.upload {
+        let phase = match &self.upload {
             Some(upload) if upload.is_open() && self.silent_upload => u64::MAX,
             Some(upload) if upload.is_open() => {
                 upload.at_ns.get().max(sent).saturating_add(self.body_ns)
             }
             Some(upload) => upload.at_ns.get().max(sent).saturating_add(self.first_byte_ns),
             None => sent.saturating_add(self.first_byte_ns),
-        }
+        };
+        phase.min(self.total_ns)
     }
 
     /// An upload that failed on the client's side looks to hyper like a broken connection.

@@ -4,20 +4,20 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::streams::{StreamRef, Streams};
+use super::streams::StreamRef;
 use super::worker::Worker;
 
 /// Spawns on the current worker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LocalExecutor {
-    streams: Option<Rc<Streams>>,
+    server: Option<Rc<Worker>>,
 }
 
 /// The task of one server-side stream. Ends it when its key has ended and hyper, for want of a
 /// window, does not poll the body that would say so.
 struct Watched<F> {
     inner: Option<Pin<Box<F>>>,
-    streams: Rc<Streams>,
+    worker: Rc<Worker>,
     which: Option<StreamRef>,
 }
 
@@ -25,8 +25,8 @@ struct Watched<F> {
 
 impl LocalExecutor {
     /// For the server side: its streams obey the registry.
-    pub(crate) fn watching(worker: &Worker) -> Self {
-        Self { streams: Some(Rc::clone(&worker.streams)) }
+    pub(crate) fn watching(worker: &Rc<Worker>) -> Self {
+        Self { server: Some(Rc::clone(worker)) }
     }
 }
 
@@ -35,17 +35,27 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        match &self.streams {
+        match &self.server {
             None => {
                 tokio::task::spawn_local(async move {
                     future.await;
                 });
             }
-            Some(streams) => {
+            Some(worker) => {
                 let inner = Some(Box::pin(future));
-                let streams = Rc::clone(streams);
-                tokio::task::spawn_local(Watched { inner, streams, which: None });
+                let worker = Rc::clone(worker);
+                worker.cells.http2_stream_opened();
+                tokio::task::spawn_local(Watched { inner, worker, which: None });
             }
+        }
+    }
+}
+
+impl<F> Drop for Watched<F> {
+    fn drop(&mut self) {
+        self.worker.cells.http2_stream_closed();
+        if std::thread::panicking() {
+            self.worker.cells.panicked();
         }
     }
 }
@@ -54,7 +64,8 @@ impl<F: Future> Future for Watched<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { inner: slot, streams, which } = &mut *self;
+        let Self { inner: slot, worker, which } = &mut *self;
+        let streams = &worker.streams;
         let Some(inner) = slot else { return Poll::Ready(()) };
         // A request registers while its task is polled, so the latest one is this task's.
         streams.take_latest();

@@ -67,6 +67,8 @@ impl UpstreamRequest {
         around: Around<'_>,
     ) -> Self {
         let Around { settings, .. } = around;
+        // Once, instead of twice while the fields below go in.
+        parts.headers.reserve(ADDED_FIELDS);
         let had_length = parts.headers.contains_key(header::CONTENT_LENGTH);
         for name in &outgoing.remove {
             parts.headers.remove(name);
@@ -121,6 +123,9 @@ impl UpstreamRequest {
         Request::from_parts(self.parts, self.body)
     }
 }
+
+/// Fields that a rewrite adds, at most, to those of the client.
+const ADDED_FIELDS: usize = 12;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

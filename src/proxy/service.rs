@@ -70,7 +70,7 @@ async fn handle(
         Err(response) => return response,
     };
     let Cleared { request, mut after, stream, upload } = cleared;
-    let patience = Patience::new(&worker, upload.clone(), grpc);
+    let patience = Patience::new(&worker, upload.clone(), grpc, record.started());
     let sent =
         exchange::send(&worker, request, &stream, &patience, &client.address, &mut record).await;
     let (response, lease) = match sent {
@@ -78,10 +78,11 @@ async fn handle(
         Err(reason) => return fail(&worker, reason, &after, record),
     };
     record.answered(response.status().as_u16());
-    let settings = std::sync::Arc::clone(&worker.shared.store.load().settings);
+    let snapshot = worker.shared.store.load();
+    let settings = &snapshot.settings;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upgraded =
-            super::upgrade::accept(response, lease, stream, after.upgrade.take(), &settings);
+            super::upgrade::accept(response, lease, stream, after.upgrade.take(), settings);
         return match upgraded {
             Ok((mut response, upgraded)) => {
                 after.finish(response.headers_mut(), &record);
@@ -92,7 +93,7 @@ async fn handle(
         };
     }
     let (mut head, incoming) = response.into_parts();
-    rewrite::to_client(&mut head.headers, &settings);
+    rewrite::to_client(&mut head.headers, settings);
     after.finish(&mut head.headers, &record);
     let body = pass_on(incoming, lease, stream, upload, record, grpc);
     Response::from_parts(head, body)
@@ -116,7 +117,8 @@ struct After {
     private: bool,
     /// The upgrade that was passed on.
     upgrade: Option<super::upgrade::Asked>,
-    keep_alive: bool,
+    /// Say that the connection is about to close.
+    close: bool,
     request_id_name: http::HeaderName,
 }
 
@@ -236,7 +238,7 @@ fn admit(
         charged,
         private: carried.in_query && matches!(forward, Forward::Admitted(_)),
         upgrade: upgrade.clone(),
-        keep_alive: !worker.closing.get(),
+        close: worker.closing.get() && parts.version != http::Version::HTTP_2,
         request_id_name: settings.identity.request_id.clone(),
     };
     let http2 = worker.upstream_is_http2();
@@ -351,7 +353,7 @@ impl After {
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
         }
         headers.insert(self.request_id_name.clone(), record.request_id.clone());
-        if !self.keep_alive && !headers.contains_key(header::UPGRADE) {
+        if self.close && !headers.contains_key(header::UPGRADE) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
