@@ -27,6 +27,8 @@ mod serve;
 mod service;
 mod streams;
 pub mod subprotocol;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 pub mod tunnel;
 mod upgrade;

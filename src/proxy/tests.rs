@@ -1,0 +1,411 @@
+//! From a client's head to the upstream's, without a socket.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use http::{HeaderValue, Method, Request, Version};
+use proptest::prelude::*;
+
+use super::body::RequestBody;
+use super::facts;
+use super::io::ClientAddr;
+use super::rewrite::{Around, Forward, UpstreamRequest};
+use crate::config::{Caps, Config, Settings, ThisHost};
+use crate::core::{
+    Digest, Environment, Grant, KeyId, KeyView, Keys, Kind, NetworkSet, Now, PairLookup,
+    Permission, PermissionSet, Presented, Reason, Rejection, Status, Verdict, decide,
+};
+
+const CONFIG: &str = r#"
+environment = "live"
+trusted_proxies = ["10.0.0.0/8"]
+
+[listen]
+address = "127.0.0.1:0"
+
+[upstream]
+url = "http://127.0.0.1:1"
+
+[table]
+path = "keys.kgt"
+audience = "test"
+trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
+
+[[credentials]]
+source = "header"
+name = "x-api-key"
+
+[[credentials]]
+source = "bearer"
+prefixes = ["wa_"]
+
+[[credentials]]
+source = "query"
+name = "api_key"
+
+[[credentials]]
+source = "cookie"
+name = "key"
+
+[[credentials]]
+source = "pair"
+id = "x-pair-id"
+secret = "x-pair-secret"
+
+[[routes]]
+path = "/*"
+permissions = ["read"]
+
+[[routes]]
+path = "/both/*"
+access = "key-or-pass"
+
+[[routes]]
+path = "/open/*"
+access = "public"
+"#;
+
+fn settings() -> Settings {
+    Config::parse(&ThisHost, Path::new("keygate.toml"), CONFIG).unwrap().settings
+}
+
+fn caps() -> Caps {
+    Config::parse(&ThisHost, Path::new("keygate.toml"), CONFIG).unwrap().caps
+}
+
+const SECRET: &str = "wa_secret0123456789";
+
+/// One key that may read, and one pair.
+struct OneKey(Grant, Grant);
+
+impl OneKey {
+    fn new() -> Self {
+        let grant = Grant {
+            status: Status::Active,
+            kind: Kind::Single,
+            environment: Some(Environment::Live),
+            not_before: None,
+            permissions: PermissionSet::new([Permission::parse("read").unwrap()]),
+            networks: NetworkSet::default(),
+            limit: None,
+        };
+        Self(grant.clone(), Grant { kind: Kind::Pair, ..grant })
+    }
+
+    fn view<'k>(&'k self, grant: &'k Grant) -> KeyView<'k> {
+        let id = KeyId::parse("key_one").unwrap();
+        KeyView { id, org: "acme", name: "Zoë's key", expires: None, grant }
+    }
+}
+
+impl Keys for OneKey {
+    fn plausible(&self, _: &[u8]) -> bool {
+        true
+    }
+
+    fn single(&self, digest: &Digest) -> Option<KeyView<'_>> {
+        (*digest == Digest::of(SECRET.as_bytes())).then(|| self.view(&self.0))
+    }
+
+    fn pair(&self, id: &[u8], secret: &Digest) -> PairLookup<'_> {
+        match (id == b"pub", *secret == Digest::of(SECRET.as_bytes())) {
+            (true, true) => PairLookup::Found(self.view(&self.1)),
+            (true, false) => PairLookup::WrongSecret(self.view(&self.1)),
+            (false, _) => PairLookup::UnknownId,
+        }
+    }
+
+    fn any(&self, digest: &Digest) -> Option<KeyView<'_>> {
+        self.single(digest)
+    }
+
+    fn refuse_from(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// What the upstream gets, or why it gets nothing.
+fn through(request: Request<()>, settings: &Settings) -> Result<Request<RequestBody>, Reason> {
+    let keys = OneKey::new();
+    let (parts, ()) = request.into_parts();
+    let peer: SocketAddr = "192.0.2.7:4711".parse().unwrap();
+    let reading = facts::read(&parts, settings, &caps(), peer.ip()).map_err(|r| r.reason)?;
+    let now = Now { unix_ms: 1_700_000_000_000, mono_ns: 1 };
+    let forward = match decide(&settings.policy, Some(&keys), &reading.facts(), now) {
+        Verdict::Admitted(admitted) => Forward::Admitted(admitted),
+        Verdict::Observed(observed) => Forward::Observed(observed),
+        Verdict::Passed(passed) => Forward::Passed(passed),
+        Verdict::Rejected(refused) => return Err(refused.rejection.reason),
+    };
+    let carried = reading.carriers.carried();
+    let outgoing = reading.into_outgoing();
+    let around = Around {
+        settings,
+        client: &ClientAddr { peer: Some(peer), local: None },
+        https: false,
+        request_id: &HeaderValue::from_static("request-1"),
+        trace: HeaderValue::from_static("trace-1"),
+        host: None,
+        http2: false,
+        upgrade: None,
+        subject: None,
+    };
+    Ok(UpstreamRequest::new(forward, parts, RequestBody::Empty, outgoing, carried, around)
+        .into_http())
+}
+
+fn get(target: &str, fields: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::get(target).version(Version::HTTP_11).header("host", "api.example");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap()
+}
+
+fn reason(target: &str, fields: &[(&str, &str)]) -> Option<Reason> {
+    through(get(target, fields), &settings()).err()
+}
+
+#[test]
+fn carriers() {
+    let key = ("x-api-key", SECRET);
+    let bearer = format!("bEaReR  {SECRET}");
+    let token = format!("Bearer secret-token:{SECRET}");
+    let cookie = format!("a=1; key={SECRET}; b=2");
+    let cases: &[(&str, &str, &[(&str, &str)], Option<Reason>)] = &[
+        ("header", "/a", &[key], None),
+        ("bearer, any case", "/a", &[("authorization", &bearer)], None),
+        ("secret-token", "/a", &[("authorization", &token)], None),
+        ("query", "/a?x=1&api_key=wa_secret0123456789&y=2", &[], None),
+        ("query, encoded name", "/a?api%5Fkey=wa_secret0123456789", &[], None),
+        ("cookie", "/a", &[("cookie", &cookie)], None),
+        ("pair", "/a", &[("x-pair-id", "pub"), ("x-pair-secret", SECRET)], None),
+        ("nothing", "/a", &[], Some(Reason::Missing)),
+        ("wrong", "/a", &[("x-api-key", "wa_other")], Some(Reason::Unknown)),
+        ("wrong case", "/a", &[("x-api-key", "WA_SECRET0123456789")], Some(Reason::Unknown)),
+        ("user token", "/a", &[("authorization", "Bearer eyJ")], Some(Reason::Foreign)),
+        ("half a pair", "/a", &[("x-pair-secret", SECRET)], Some(Reason::Unknown)),
+        (
+            "half a pair, known",
+            "/a",
+            &[("x-pair-id", "pub"), ("x-pair-secret", "")],
+            Some(Reason::WrongSecret),
+        ),
+        ("twice", "/a", &[key, key], Some(Reason::Duplicate)),
+        ("two carriers", "/a", &[key, ("authorization", &bearer)], Some(Reason::Duplicate)),
+        ("two in the query", "/a?api_key=wa_1&api_key=wa_2", &[], Some(Reason::Duplicate)),
+        (
+            "two authorizations",
+            "/a",
+            &[("authorization", "Basic eA=="), ("authorization", &bearer)],
+            Some(Reason::Duplicate),
+        ),
+        ("list syntax", "/a", &[("x-api-key", "wa_1, wa_2")], Some(Reason::Malformed)),
+        ("foreign where it may pass", "/both/a", &[("authorization", "Bearer eyJ")], None),
+        (
+            "ours but wrong never passes",
+            "/both/a",
+            &[("authorization", "Bearer wa_no")],
+            Some(Reason::Unknown),
+        ),
+    ];
+    for (name, target, fields, want) in cases {
+        assert_eq!(reason(target, fields), *want, "{name}");
+    }
+}
+
+#[test]
+fn an_admitted_request_loses_every_carrier() {
+    let fields = [
+        ("x-api-key", SECRET),
+        ("authorization", "Bearer user-token"),
+        ("cookie", "session=1; theme=dark"),
+        ("x-org-id", "forged"),
+        ("x-forwarded-for", "6.6.6.6"),
+        ("connection", "close, x-secret-hop"),
+        ("x-secret-hop", "1"),
+        ("te", "trailers"),
+        ("proxy-authorization", "Basic eA=="),
+        ("x-http-method-override", "DELETE"),
+    ];
+    let sent = through(get("/a?q=%20x", &fields), &settings()).unwrap();
+    let gone = [
+        "x-api-key",
+        "authorization",
+        "connection",
+        "x-secret-hop",
+        "te",
+        "proxy-authorization",
+        "x-http-method-override",
+    ];
+    for name in gone {
+        assert!(!sent.headers().contains_key(name), "{name}");
+    }
+    assert_eq!(sent.headers()["cookie"], "session=1; theme=dark");
+    assert_eq!(sent.headers()["x-org-id"], "acme");
+    assert_eq!(sent.headers()["x-key-id"], "key_one");
+    assert_eq!(sent.headers()["x-key-name"], "Zo%C3%AB's key");
+    assert_eq!(sent.headers()["x-forwarded-for"], "192.0.2.7");
+    assert_eq!(sent.uri(), "/a?q=%20x");
+}
+
+#[test]
+fn a_passed_request_keeps_what_is_not_ours() {
+    let fields = [("authorization", "Bearer user-token"), ("x-key-id", "forged")];
+    let sent = through(get("/both/a", &fields), &settings()).unwrap();
+    assert_eq!(sent.headers()["authorization"], "Bearer user-token");
+    assert!(!sent.headers().contains_key("x-key-id"));
+    assert_eq!(sent.headers()["x-anonymous"], "true");
+    // Ours never gets through, wanted or not.
+    let ours = format!("/open/a?b=1&api_key={SECRET}");
+    let sent = through(get(&ours, &[]), &settings()).unwrap();
+    assert_eq!(sent.uri(), "/open/a?b=1");
+}
+
+#[test]
+fn heads_with_two_readings() {
+    let key = ("x-api-key", SECRET);
+    let cases: &[(&str, &str, &[(&str, &str)], Reason)] = &[
+        ("dot segment", "/a/../b", &[key], Reason::BadPath),
+        ("encoded slash", "/a%2Fb", &[key], Reason::BadPath),
+        (
+            "connection names identity",
+            "/a",
+            &[key, ("connection", "X-Org-Id")],
+            Reason::BadConnection,
+        ),
+        (
+            "connection names the key",
+            "/a",
+            &[key, ("connection", "x-api-key")],
+            Reason::BadConnection,
+        ),
+        ("connection names host", "/a", &[key, ("connection", "host")], Reason::BadConnection),
+        (
+            "connection names framing",
+            "/a",
+            &[key, ("connection", "content_length")],
+            Reason::BadConnection,
+        ),
+        ("underscore", "/a", &[key, ("x_org_id", "1")], Reason::BadHeader),
+        ("two hosts", "/a", &[key, ("host", "b")], Reason::BadHost),
+        ("other authority", "http://evil/a", &[key], Reason::BadHost),
+        ("expect", "/a", &[key, ("expect", "100-continue, y")], Reason::BadExpect),
+        (
+            "length and chunked",
+            "/a",
+            &[key, ("content-length", "1"), ("transfer-encoding", "chunked")],
+            Reason::BadFraming,
+        ),
+        ("odd coding", "/a", &[key, ("transfer-encoding", "gzip, chunked")], Reason::BadFraming),
+        ("signed length", "/a", &[key, ("content-length", "+5")], Reason::BadFraming),
+        ("2^63", "/a", &[key, ("content-length", "9223372036854775808")], Reason::BadFraming),
+    ];
+    for (name, target, fields, want) in cases {
+        assert_eq!(reason(target, fields), Some(*want), "{name}");
+    }
+    let mut trace = get("/a", &[key]);
+    *trace.method_mut() = Method::TRACE;
+    assert_eq!(through(trace, &settings()).err(), Some(Reason::Method));
+    let mut no_host = get("/a", &[key]);
+    no_host.headers_mut().remove("host");
+    assert_eq!(through(no_host, &settings()).err(), Some(Reason::BadHost));
+}
+
+/// A spelling of `name` that a lenient server could read as the same.
+fn spelling(name: &'static str) -> impl Strategy<Value = String> {
+    prop::collection::vec((any::<bool>(), 0usize..4), name.len()).prop_map(move |choices| {
+        name.chars()
+            .zip(choices)
+            .map(|(c, (upper, other))| match c {
+                '-' => ['-', '_', '.', '~'][other],
+                c if upper => c.to_ascii_uppercase(),
+                c => c,
+            })
+            .collect()
+    })
+}
+
+fn owned_name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        spelling("x-org-id"),
+        spelling("x-key-id"),
+        spelling("x-key-name"),
+        spelling("x-permissions"),
+        spelling("x-environment"),
+        spelling("x-anonymous"),
+        spelling("x-api-key"),
+        spelling("x-pair-id"),
+        spelling("x-pair-secret"),
+        spelling("x-forwarded-for"),
+        spelling("x-forwarded-anything"),
+        spelling("x-real-ip"),
+        spelling("x-request-id"),
+        spelling("proxy-authorization"),
+        spelling("transfer-encoding"),
+    ]
+}
+
+proptest! {
+    /// Whatever a client sends, on whichever route, and whichever way underscores are configured:
+    /// nothing it wrote into an owned field, and no credential of ours, reaches the upstream.
+    #[test]
+    fn nothing_owned_gets_through(
+        forged in prop::collection::vec(owned_name(), 0..4),
+        route in prop::sample::select(vec!["/a", "/both/a", "/open/a", "/open/a?api_key=wa_q"]),
+        credential in prop::option::of(prop::sample::select(vec![
+            ("x-api-key", SECRET), ("authorization", "Bearer wa_secret0123456789"),
+            ("cookie", "key=wa_secret0123456789"), ("x-api-key", "wa_wrong"),
+            ("authorization", "Bearer eyJ.user.token"),
+        ])),
+        allow in any::<bool>(),
+    ) {
+        let mut settings = settings();
+        if allow {
+            settings.underscores = crate::config::Underscores::Allow;
+        }
+        let mut fields: Vec<(&str, &str)> = forged.iter().map(|n| (n.as_str(), "FORGED")).collect();
+        fields.extend(credential);
+        if let Ok(sent) = through(get(route, &fields), &settings) {
+            for (name, value) in sent.headers() {
+                prop_assert!(value != "FORGED", "{name}");
+                let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+                prop_assert!(!text.contains("wa_"), "{name}: {text}");
+            }
+            prop_assert!(!sent.uri().to_string().contains("wa_"));
+        }
+    }
+
+    /// `decide` has a verdict for every path, method and credential, and a reason for each refusal.
+    #[test]
+    fn decide_is_total(
+        path in "/[a-z/]{0,12}",
+        method in prop::sample::select(vec!["GET", "POST", "OPTIONS", "BREW"]),
+        secret in ".{0,20}",
+        pair in any::<bool>(),
+        unix in any::<u32>(),
+    ) {
+        let settings = settings();
+        let keys = OneKey::new();
+        let method: Method = method.parse().unwrap();
+        let presented = if pair {
+            Presented::Pair { id: secret.as_bytes(), secret: SECRET.as_bytes() }
+        } else {
+            Presented::Single(secret.as_bytes())
+        };
+        let facts = crate::core::Facts {
+            method: &method,
+            path: &path,
+            traits: Default::default(),
+            presented,
+            client: "192.0.2.7".parse().unwrap(),
+            preflight: None,
+        };
+        let now = Now { unix_ms: u64::from(unix) * 1000, mono_ns: 0 };
+        if let Verdict::Rejected(refused) = decide(&settings.policy, Some(&keys), &facts, now) {
+            let Rejection { reason, .. } = refused.rejection;
+            prop_assert!(!reason.as_str().is_empty());
+            prop_assert!((400..600).contains(&reason.status()));
+        }
+    }
+}
