@@ -166,13 +166,16 @@ fn reason(target: &str, fields: &[(&str, &str)]) -> Option<Reason> {
     through(get(target, fields), &settings()).err()
 }
 
+/// Name, target, fields, outcome.
+type Case<'a, T> = (&'a str, &'a str, &'a [(&'a str, &'a str)], T);
+
 #[test]
 fn carriers() {
     let key = ("x-api-key", SECRET);
     let bearer = format!("bEaReR  {SECRET}");
     let token = format!("Bearer secret-token:{SECRET}");
     let cookie = format!("a=1; key={SECRET}; b=2");
-    let cases: &[(&str, &str, &[(&str, &str)], Option<Reason>)] = &[
+    let cases: &[Case<'_, Option<Reason>>] = &[
         ("header", "/a", &[key], None),
         ("bearer, any case", "/a", &[("authorization", &bearer)], None),
         ("secret-token", "/a", &[("authorization", &token)], None),
@@ -265,7 +268,7 @@ fn a_passed_request_keeps_what_is_not_ours() {
 #[test]
 fn heads_with_two_readings() {
     let key = ("x-api-key", SECRET);
-    let cases: &[(&str, &str, &[(&str, &str)], Reason)] = &[
+    let cases: &[Case<'_, Reason>] = &[
         ("dot segment", "/a/../b", &[key], Reason::BadPath),
         ("encoded slash", "/a%2Fb", &[key], Reason::BadPath),
         (
