@@ -12,6 +12,7 @@ pub mod config;
 pub mod core;
 pub mod exit;
 pub mod explain;
+pub mod manage;
 pub mod proxy;
 pub mod reload;
 pub mod snapshot;

@@ -2,10 +2,12 @@
 
 use super::body::{Body, Counts};
 use super::envelope::Envelope;
+use super::keyset::Entry;
 use super::manifest::{Kind, Manifest};
 use super::refusal::Refusal;
 use super::trust::{PublicKey, Trust};
 use crate::core::format::KeyFormats;
+use crate::core::{Digest, KeyId};
 use crate::table::manifest::BodyHash;
 
 /// Bounds on what is read. The reader of the file holds `max_bytes` as well, before it reads on.
@@ -164,6 +166,17 @@ impl Patch {
     /// Changed and added records, and removals.
     pub fn entries(&self) -> u64 {
         self.0.manifest.keys + self.0.manifest.removed
+    }
+
+    /// Added and changed keys, as they then are.
+    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.0.body.iter().map(|found| found.entry())
+    }
+
+    /// Secrets that it takes out, with their key; true if no other secret of the key is left.
+    pub fn removals(&self) -> impl Iterator<Item = (Digest, KeyId, bool)> {
+        let removals = self.0.body.removals().iter();
+        removals.map(|r| (Digest(r.digest), KeyId::from_checked(r.id), r.whole == 1))
     }
 
     /// Whether it was made over this table.

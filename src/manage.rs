@@ -1,0 +1,112 @@
+//! The management side: registry, keys, signer, tables, publishing. `keygatectl` is [`run`].
+//!
+//! Imports core, table, clock and exit; never proxy, reload, admin or telemetry. Secrets exist here
+//! only between their creation and the one time that they are shown: not in files, not in
+//! arguments, not in messages.
+
+pub mod audit;
+pub mod error;
+pub mod files;
+pub mod keys;
+pub mod output;
+pub mod publish;
+pub mod registry;
+pub mod session;
+pub mod signer;
+pub mod status;
+pub mod tables;
+pub mod time;
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use self::error::Error;
+use self::session::{Common, Session};
+use crate::clock::Clock;
+use crate::exit::Exit;
+
+/// Issue, change and publish API keys for keygate sidecars.
+#[derive(Debug, Parser)]
+#[command(name = "keygatectl", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Issue, change, list, import and export keys
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// Write everything that changed since the published table as one small file
+    Patch(tables::patch::MakePatch),
+    /// Make and show the key that signs tables
+    #[command(subcommand)]
+    Signer(SignerCommand),
+    /// Ask sidecars whether a serial is in force
+    Status(status::Status),
+    /// Build, verify, show, compare and sign tables
+    #[command(subcommand)]
+    Table(tables::Tables),
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum SignerCommand {
+    /// Make an Ed25519 key pair (PKCS#8 PEM, mode 0600) and print its public half
+    New {
+        /// Where the private key goes; never overwritten
+        #[arg(long, short, value_name = "FILE", default_value = "signer.pem")]
+        out: PathBuf,
+        /// Also write the public key
+        #[arg(long, value_name = "FILE")]
+        public_out: Option<PathBuf>,
+    },
+    /// Print public key and id of a signer
+    Show {
+        /// Private or public key in PEM, or `ed25519:BASE64`
+        #[arg(value_name = "KEY")]
+        key: String,
+    },
+}
+
+/// The whole program. Returns its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(e) => return Exit::of_clap(&e).code(),
+    };
+    let mut session = Session::new(&arguments.common, Clock::system());
+    let done = dispatch(arguments.command, &mut session).and_then(|()| session.output.flush());
+    match done {
+        Ok(()) => Exit::Ok.code(),
+        // The reader of a pipe had enough.
+        Err(Error::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
+            Exit::Ok.code()
+        }
+        // `diff --exit-code` has told it already.
+        Err(Error::Different) => 1,
+        Err(e) => {
+            session.output.flush().ok();
+            session.output.note(&format!("error: {e}"));
+            e.exit()
+        }
+    }
+}
+
+fn dispatch(command: Command, session: &mut Session) -> error::Result<()> {
+    match command {
+        Command::Keys(keys) => keys.run(session),
+        Command::Patch(patch) => patch.run(session),
+        Command::Signer(SignerCommand::New { out, public_out }) => {
+            signer::new(&out, public_out.as_deref(), &mut session.output)
+        }
+        Command::Signer(SignerCommand::Show { key }) => signer::show(&key, &mut session.output),
+        Command::Status(status) => status.run(session),
+        Command::Table(tables) => tables.run(session),
+    }
+}

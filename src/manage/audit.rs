@@ -1,0 +1,187 @@
+//! `keys.audit.jsonl` beside the registry: who changed what, when, and the resulting serial.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::error::{Error, Result};
+use super::files;
+use super::registry::entry::Entry;
+use crate::core::KeyId;
+
+/// One line of the audit file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    /// RFC 3339.
+    pub time: String,
+    pub serial: u64,
+    pub who: String,
+    /// The command: `keys create`, `table build`, …
+    pub action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub what: Map<String, Value>,
+}
+
+/// The audit file of a registry.
+pub fn path_of(registry: &Path) -> PathBuf {
+    registry.with_extension("audit.jsonl")
+}
+
+/// Who is doing this: the one named, or the user of the operating system.
+pub fn who(named: Option<&str>) -> String {
+    let uid = rustix::process::getuid().as_raw();
+    let user = named.map(str::to_owned).or_else(|| {
+        #[expect(clippy::disallowed_methods, reason = "who is at the keyboard is no configuration")]
+        let read = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+        read("SUDO_USER").or_else(|| read("USER")).or_else(|| read("LOGNAME"))
+    });
+    let mut who = match user {
+        Some(user) => format!("{user} (uid {uid})"),
+        None => format!("uid {uid}"),
+    };
+    who.retain(|c| !c.is_control());
+    who
+}
+
+pub fn append(registry: &Path, records: &[Record]) -> Result<()> {
+    let lines: Vec<_> =
+        records.iter().filter_map(|record| serde_json::to_string(record).ok()).collect();
+    if lines.is_empty() {
+        Ok(())
+    } else {
+        files::append_line(&path_of(registry), &lines.join("\n"))
+    }
+}
+
+/// Records that a change did not come about, if the last line tells of a serial that the registry
+/// never reached: its writer died between the two files.
+pub fn reconcile(registry: &Path, serial: u64) -> Result<()> {
+    #[derive(Serialize)]
+    struct NotApplied {
+        serial: u64,
+        action: &'static str,
+    }
+    #[derive(serde::Deserialize)]
+    struct Last {
+        serial: u64,
+        action: String,
+    }
+    const ACTION: &str = "not applied";
+    let path = path_of(registry);
+    let last = last_line(&path).map_err(Error::read(&path))?;
+    let last = last.and_then(|line| serde_json::from_str::<Last>(&line).ok());
+    match last {
+        Some(last) if last.serial > serial && last.action != ACTION => {
+            let line = NotApplied { serial: last.serial, action: ACTION };
+            files::append_line(&path, &serde_json::to_string(&line).unwrap_or_default())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn last_line(path: &Path) -> std::io::Result<Option<String>> {
+    const TAIL: u64 = 64 * 1024;
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let length = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail)?;
+    let text = String::from_utf8_lossy(&tail);
+    Ok(text.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned))
+}
+
+/// What differs between two states of a key: `{"field": [before, after]}`. Digests only as changed.
+pub fn difference(old: Option<&Entry>, new: &Entry) -> Map<String, Value> {
+    let object = |entry: &Entry| match serde_json::to_value(entry.raw()) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    };
+    let (old, new) = (old.map(object).unwrap_or_default(), object(new));
+    let mut difference = Map::new();
+    let names = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
+    for name in names {
+        let (was, is) = (old.get(name), new.get(name));
+        if was == is || name == "id" {
+            continue;
+        }
+        let shown = match name.as_str() {
+            "digest" | "previous" => Value::from(if was.is_none() { "set" } else { "changed" }),
+            _ if old.is_empty() => is.cloned().unwrap_or_default(),
+            _ => Value::Array(vec![
+                was.cloned().unwrap_or_default(),
+                is.cloned().unwrap_or_default(),
+            ]),
+        };
+        difference.insert(name.clone(), shown);
+    }
+    difference
+}
+
+/// A record of one key.
+pub fn of_key(
+    stamp: &Stamp<'_>,
+    action: &'static str,
+    key: KeyId,
+    what: Map<String, Value>,
+) -> Record {
+    Record {
+        time: super::time::show(stamp.now),
+        serial: stamp.serial,
+        who: stamp.who.to_owned(),
+        action,
+        key: Some(key.to_string()),
+        what,
+    }
+}
+
+/// What all records of one change share.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp<'a> {
+    pub now: u64,
+    pub serial: u64,
+    pub who: &'a str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Status;
+    use crate::manage::registry::entry::tests::full;
+
+    #[test]
+    fn difference_shows_fields_but_no_digest() {
+        let old = full();
+        let mut new = old.clone();
+        new.status = Status::Revoked;
+        new.digest = crate::core::Digest::of(b"newer");
+        let text = serde_json::to_string(&difference(Some(&old), &new)).unwrap();
+        assert_eq!(text, r#"{"digest":"changed","status":["disabled","revoked"]}"#);
+        let text = serde_json::to_string(&difference(None, &new)).unwrap();
+        assert!(!text.contains("sha256"), "{text}");
+        assert!(text.contains(r#""org":"acme""#), "{text}");
+    }
+
+    #[test]
+    fn a_change_that_never_came_about_is_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = dir.path().join("keys.toml");
+        let stamp = Stamp { now: 0, serial: 8, who: "kim" };
+        let id = KeyId::parse("key_a").unwrap();
+        append(&registry, &[of_key(&stamp, "keys revoke", id, Map::new())]).unwrap();
+        reconcile(&registry, 8).unwrap();
+        reconcile(&registry, 7).unwrap();
+        reconcile(&registry, 7).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("keys.audit.jsonl")).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.ends_with("{\"serial\":8,\"action\":\"not applied\"}\n"), "{text}");
+    }
+}

@@ -1,0 +1,255 @@
+//! What can go wrong on the management side. Every message names the place and the remedy.
+//! Imports core and table only.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::time;
+use crate::core::KeyId;
+use crate::exit::Exit;
+use crate::table::{BuildError, Manifest, PatchError, Refusal, SealError};
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Ends a `keygatectl` command. The exit code says who is at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("`{selector}` names {} keys: {}\nhint: give the key id instead of the name", .ids.len(), list(.ids))]
+    Ambiguous { selector: String, ids: Vec<KeyId> },
+    /// An argument that clap cannot judge.
+    #[error("{option}: {why}")]
+    Argument { option: &'static str, why: String },
+    /// `diff --exit-code` found a difference, and has said so.
+    #[error("the two differ")]
+    Different,
+    #[error("{}: already exists, and was not touched\nhint: {hint}", .path.display())]
+    Exists { path: PathBuf, hint: &'static str },
+    /// Lines of a registry or of an import, all of them at once.
+    #[error("{}{}", Faults(.faults), end_of(.faults, .hint))]
+    Faults { faults: Vec<Fault>, hint: &'static str },
+    #[error(
+        "{}: another keygatectl has held the lock for {seconds} s{holder}; nothing was changed\n\
+         hint: try again, or wait longer with --lock-timeout",
+        .path.display()
+    )]
+    Locked { path: PathBuf, seconds: u64, holder: String },
+    #[error("{what} is neither given nor set\nhint: {hint}")]
+    Missing { what: &'static str, hint: &'static str },
+    #[error("no key `{selector}` in {}\nhint: `keygatectl keys list` shows what there is", .path.display())]
+    NoSuchKey { selector: String, path: PathBuf },
+    /// A state that the sidecar or a status request did not reach.
+    #[error("{0}")]
+    NotInForce(String),
+    /// Something else was published in between.
+    #[error(
+        "{}: holds serial {theirs} already, published {when} by {who}; serial {ours} was not \
+         written over it\n\
+         hint: somebody published from another copy of the registry; bring the registry up to date \
+         (or `keygatectl table build --fold-patch`), then publish again with --serial above {theirs}",
+        .path.display()
+    )]
+    Raced { path: PathBuf, theirs: u64, ours: u64, when: String, who: String },
+    #[error("cannot read {}: {}{}", .path.display(), .source, read_hint(.path, .source))]
+    Read { path: PathBuf, source: io::Error },
+    /// A table or patch that a sidecar would refuse as well.
+    #[error("{}: {refusal}", .path.display())]
+    Refused { path: PathBuf, refusal: Refusal },
+    #[error("the operating system gives no random bytes; nothing was changed")]
+    Random,
+    #[error("{}: {why}\nhint: {hint}", .path.display())]
+    Setting { path: PathBuf, why: String, hint: &'static str },
+    #[error("{}: {why}", .path.display())]
+    Signer { path: PathBuf, why: String },
+    #[error("{id} is {state}\nhint: {hint}")]
+    State { id: KeyId, state: String, hint: &'static str },
+    /// Keys that do not make a table.
+    #[error("{}: {source}", .path.display())]
+    Table { path: PathBuf, source: BuildError },
+    #[error("{}: holds more than {max} bytes", .path.display())]
+    TooLarge { path: PathBuf, max: u64 },
+    /// The registry was changed, but its publication failed.
+    #[error(
+        "{source}\nhint: the change is in the registry with serial {serial}, but is not published; \
+         when the cause is mended, `keygatectl table build` or `keygatectl patch` publishes it"
+    )]
+    Unpublished { serial: u64, source: Box<Error> },
+    #[error("cannot write {}: {}{}", .path.display(), .source, write_hint(.source))]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// One fault at one place of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub path: PathBuf,
+    /// From 1; 0: the file as a whole.
+    pub line: u64,
+    /// Field or column, empty if the line as a whole is at fault. Never a value: it may be a secret.
+    pub field: String,
+    pub why: String,
+}
+
+struct Faults<'a>(&'a [Fault]);
+
+// === impl Error ===
+
+impl Error {
+    pub fn exit(&self) -> u8 {
+        let exit = match self {
+            Self::Different => return 1,
+            Self::Argument { .. } | Self::Missing { .. } => Exit::Usage,
+            Self::Ambiguous { .. }
+            | Self::Faults { .. }
+            | Self::Signer { .. }
+            | Self::State { .. }
+            | Self::Table { .. }
+            | Self::TooLarge { .. } => Exit::Data,
+            Self::NoSuchKey { .. } | Self::Read { .. } => Exit::NoInput,
+            Self::Random => Exit::Internal,
+            Self::Exists { .. } | Self::Write { .. } => Exit::CannotCreate,
+            Self::Locked { .. } | Self::NotInForce(_) | Self::Raced { .. } => Exit::TryAgain,
+            Self::Setting { .. } => Exit::Config,
+            Self::Refused { refusal, .. } => return refusal.exit(),
+            Self::Unpublished { source, .. } => return source.exit(),
+        };
+        exit.code()
+    }
+
+    pub fn refused(path: &Path, refusal: Refusal) -> Self {
+        Self::Refused { path: path.to_owned(), refusal }
+    }
+
+    pub fn build(path: &Path, e: BuildError) -> Self {
+        match e {
+            BuildError::Io(source) => Self::Write { path: path.to_owned(), source },
+            source => Self::Table { path: path.to_owned(), source },
+        }
+    }
+
+    pub fn patch(path: &Path, e: PatchError) -> Self {
+        match e {
+            PatchError::Build(e) => Self::build(path, e),
+            PatchError::Refused(refusal) => Self::refused(path, refusal),
+        }
+    }
+
+    pub fn seal(path: &Path, e: SealError) -> Self {
+        match e {
+            SealError::Io(source) => Self::Read { path: path.to_owned(), source },
+            SealError::Refused(refusal) => Self::refused(path, refusal),
+            e @ SealError::NotNamed { .. } => {
+                Self::Signer { path: path.to_owned(), why: e.to_string() }
+            }
+        }
+    }
+
+    /// `path` holds something newer than `ours`.
+    pub fn raced(path: &Path, theirs: &Manifest, ours: u64) -> Self {
+        let signers: Vec<_> = theirs.signers.iter().map(ToString::to_string).collect();
+        Self::Raced {
+            path: path.to_owned(),
+            theirs: theirs.serial,
+            ours,
+            when: time::show(theirs.issued_at_ms / 1000),
+            who: signers.join(", "),
+        }
+    }
+
+    pub fn argument(option: &'static str, why: impl fmt::Display) -> Self {
+        Self::Argument { option, why: why.to_string() }
+    }
+
+    pub fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Read { path: path.to_owned(), source }
+    }
+
+    pub fn write(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Write { path: path.to_owned(), source }
+    }
+
+    pub fn setting(path: &Path, why: impl Into<String>, hint: &'static str) -> Self {
+        Self::Setting { path: path.to_owned(), why: why.into(), hint }
+    }
+
+    /// A single fault.
+    pub fn fault(fault: Fault, hint: &'static str) -> Self {
+        Self::Faults { faults: vec![fault], hint }
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    pub fn new(path: &Path, line: u64, field: &str, why: impl fmt::Display) -> Self {
+        Self { path: path.to_owned(), line, field: field.to_owned(), why: why.to_string() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+impl fmt::Display for Faults<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 50;
+        for (n, fault) in self.0.iter().take(SHOWN).enumerate() {
+            if n > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{fault}")?;
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\n… and {more} more"),
+        }
+    }
+}
+
+fn end_of(faults: &[Fault], hint: &str) -> String {
+    let count = match faults.len() {
+        0 | 1 => String::new(),
+        n => format!("\n{n} faults"),
+    };
+    if hint.is_empty() { count } else { format!("{count}\nhint: {hint}") }
+}
+
+fn list(ids: &[KeyId]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = ids.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if ids.len() > SHOWN {
+        text.push_str(", …");
+    }
+    text
+}
+
+fn read_hint(path: &Path, source: &io::Error) -> &'static str {
+    if source.kind() != io::ErrorKind::NotFound {
+        return "";
+    }
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("pem") => "\nhint: `keygatectl signer new` makes a signer",
+        Some("toml" | "jsonl") => "\nhint: `keygatectl keys init` starts a registry",
+        _ => "",
+    }
+}
+
+fn write_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "\nhint: free some space and run the command again; what was there before is unchanged"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "\nhint: the directory itself must be writable, because files are replaced by rename"
+        }
+        _ => "",
+    }
+}

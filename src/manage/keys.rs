@@ -1,0 +1,95 @@
+//! `keygatectl keys …`: issue, change and list keys.
+
+pub mod create;
+pub mod edit;
+pub mod export;
+pub mod import;
+pub mod init;
+pub mod list;
+pub mod rotate;
+
+use super::error::Result;
+use super::registry::Registry;
+use super::registry::change::{Change, Check, Committed, read_all};
+use super::session::Session;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Keys {
+    /// Read the whole registry and name every fault
+    Check,
+    /// Drop superseded lines of a keys.jsonl
+    Compact,
+    /// Issue a key and show its secret, once
+    Create(create::Create),
+    /// Refuse a key for now
+    Disable(edit::Target),
+    /// Change what a key may do
+    Edit(edit::Edit),
+    /// Admit a disabled key again
+    Enable(edit::Target),
+    /// Write all keys, without secrets, as TOML, JSON Lines or CSV
+    Export(export::Export),
+    /// Take over keys that exist already
+    Import(import::Import),
+    /// Start a registry
+    Init(init::Init),
+    /// Show all keys, or some
+    List(list::List),
+    /// Refuse a key for ever
+    Revoke(edit::Target),
+    /// Issue a successor, and let the old secret run out
+    Rotate(rotate::Rotate),
+    /// Show everything about one key
+    Show(list::Show),
+}
+
+impl Keys {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        match self {
+            Self::Check => check(session),
+            Self::Compact => compact(session),
+            Self::Create(create) => create.run(session),
+            Self::Disable(target) => target.set(edit::Turn::Disable, session),
+            Self::Edit(edit) => edit.run(session),
+            Self::Enable(target) => target.set(edit::Turn::Enable, session),
+            Self::Export(export) => export.run(session),
+            Self::Import(import) => import.run(session),
+            Self::Init(init) => init.run(session),
+            Self::List(list) => list.run(session),
+            Self::Revoke(target) => target.set(edit::Turn::Revoke, session),
+            Self::Rotate(rotate) => rotate.run(session),
+            Self::Show(show) => show.run(session),
+        }
+    }
+}
+
+/// Begins a change of the session's registry.
+fn begin(session: &Session, check: Check) -> Result<Change> {
+    Change::begin(&session.registry, session.patience, check)
+}
+
+/// Writes a change, with the same record for every key that it adds or edits.
+fn commit(change: Change, action: &'static str, session: &Session) -> Result<Committed> {
+    let records = change.records(action, &session.stamp(change.serial()));
+    change.commit(&records)
+}
+
+fn check(session: &mut Session) -> Result<()> {
+    let registry = Registry::open(&session.registry)?;
+    let keys = read_all(&registry)?.count();
+    let serial = registry.settings.serial;
+    if session.output.json {
+        return session.output.json(&serde_json::json!({ "keys": keys, "serial": serial }));
+    }
+    let path = session.registry.display().to_string();
+    session.output.line(&format!("{path}: {keys} keys, serial {serial}, no faults"))
+}
+
+fn compact(session: &mut Session) -> Result<()> {
+    let change = begin(session, Check::All)?;
+    let serial = change.serial();
+    let record = session.record(serial, "keys compact", serde_json::Value::Null);
+    let (before, after) = change.compact(&[record])?;
+    session.output.note(&format!("{before} bytes before, {after} after; serial {serial}"));
+    Ok(())
+}

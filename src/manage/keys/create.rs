@@ -1,0 +1,187 @@
+//! `keys create`: the only place, with `rotate`, where a secret exists; shown once, never stored.
+
+use ipnet::IpNet;
+use serde_json::json;
+
+use super::super::error::{Error, Result};
+use super::super::publish::PublishArgs;
+use super::super::registry::change::Check;
+use super::super::registry::entry::{self, Entry};
+use super::super::registry::settings::Settings;
+use super::super::session::{Issued, Session, issue, new_key_id, new_public_id};
+use super::super::time::{self, When};
+use crate::core::address::parse_network;
+use crate::core::format::KeyFormat;
+use crate::core::limit::LimitError;
+use crate::core::{Environment, Limit, OrgId, Permission, Status};
+
+#[derive(Debug, clap::Args)]
+pub struct Create {
+    /// The one organization that the key belongs to
+    #[arg(long, value_parser = OrgId::parse)]
+    pub org: OrgId,
+    /// What people find the key by
+    #[arg(long, default_value = "", value_parser = name)]
+    pub name: String,
+    /// What the key may do; repeat it, or separate by commas. `*`: everything
+    #[arg(long = "permission", value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
+    pub permissions: Vec<Permission>,
+    /// Address or network that the key may be used from; repeatable. None: from everywhere
+    #[arg(long = "allow-ip", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
+    pub networks: Vec<IpNet>,
+    /// When it ends: `90d`, `2027-01-31T00:00:00Z` or `never`
+    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    pub expires: Option<When>,
+    /// When it begins: `1h` from now, or `2027-01-31T00:00:00Z`
+    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    pub not_before: Option<When>,
+    /// Most requests: `600/min`, `10/s`, `600/min burst 50`
+    #[arg(long, value_parser = limit)]
+    pub limit: Option<Limit>,
+    /// `live` or `test`. None: valid in every deployment that does not require one
+    #[arg(long = "env", value_name = "ENVIRONMENT", value_parser = Environment::parse)]
+    pub environment: Option<Environment>,
+    /// A public key id and a secret, for two headers or Basic
+    #[arg(long)]
+    pub pair: bool,
+    /// Which of the registry's prefixes to issue with
+    #[arg(long, value_name = "NAME")]
+    pub prefix: Option<String>,
+    /// Free text for those who read the registry
+    #[arg(long, default_value = "")]
+    pub note: String,
+    #[command(flatten)]
+    pub publish: PublishArgs,
+}
+
+/// What is shown once.
+#[derive(Debug)]
+pub struct Shown {
+    pub entry: Entry,
+    pub issued: Issued,
+    pub serial: u64,
+}
+
+// === impl Create ===
+
+impl Create {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        if self.note.chars().any(char::is_control) {
+            return Err(Error::argument("--note", "must be one line"));
+        }
+        let now = session.now();
+        let mut change = super::begin(session, Check::Touched)?;
+        self.publish.check(change.registry(), session)?;
+        let (prefix, format) = form(change.settings(), self.prefix.as_deref(), session)?;
+        let issued = issue(&format, self.environment)?;
+        let resolve = |option, when: Option<When>| match when {
+            Some(when) => when.resolve(now).map_err(|e| Error::argument(option, e)),
+            None => Ok(None),
+        };
+        let entry = Entry {
+            id: new_key_id()?,
+            org: self.org.clone(),
+            name: self.name.as_str().into(),
+            status: Status::Active,
+            environment: self.environment,
+            permissions: self.permissions.clone(),
+            networks: self.networks.clone(),
+            limit: self.limit,
+            created: Some(now),
+            not_before: resolve("--not-before", self.not_before)?,
+            expires: resolve("--expires", self.expires)?,
+            prefix,
+            start: issued.start.clone(),
+            public_id: self.pair.then(|| new_public_id(&format, self.environment)).transpose()?,
+            digest: issued.digest,
+            previous: None,
+            replaces: None,
+            note: self.note.as_str().into(),
+        };
+        if entry.expires.is_some_and(|at| at <= now) {
+            return Err(Error::argument("--expires", "is in the past"));
+        }
+        if !change.add(entry.clone()) {
+            // 60 random bits met an id that is there already: the random source is broken.
+            return Err(Error::Random);
+        }
+        let committed = super::commit(change, "keys create", session)?;
+        let shown = Shown { entry, issued, serial: committed.serial };
+        // Before publishing: a publication that fails can be repeated, a secret not shown cannot.
+        shown.print(session)?;
+        session.output.flush()?;
+        self.publish.after(&committed, session)
+    }
+}
+
+// === impl Shown ===
+
+impl Shown {
+    pub fn print(&self, session: &mut Session) -> Result<()> {
+        let secret = String::from_utf8_lossy(self.issued.secret.expose());
+        let entry = &self.entry;
+        if session.output.json {
+            return session.output.json_line(&json!({
+                "id": entry.id.to_string(),
+                "public_id": entry.public_id,
+                "secret": secret,
+                "name": entry.name,
+                "org": entry.org.as_str(),
+                "environment": entry.environment.map(Environment::as_str),
+                "permissions": entry.permissions.iter().map(Permission::as_str).collect::<Vec<_>>(),
+                "created": entry.created.map(time::show),
+                "expires": entry.expires.map(time::show),
+                "replaces": entry.replaces.map(|id| id.to_string()),
+                "serial": self.serial,
+            }));
+        }
+        session.output.line(&format!("key id     {}", entry.id))?;
+        if let Some(id) = &entry.public_id {
+            session.output.line(&format!("public id  {id}"))?;
+        }
+        session.output.line(&format!("secret     {secret}"))?;
+        session.output.note(
+            "the secret is shown only now: it is stored nowhere, and no command can show it again",
+        );
+        Ok(())
+    }
+}
+
+/// The name of the prefix and its form.
+pub fn form(
+    settings: &Settings,
+    prefix: Option<&str>,
+    session: &Session,
+) -> Result<(Option<Box<str>>, KeyFormat)> {
+    match (settings.format(prefix), prefix) {
+        (Some((name, format)), _) => Ok((Some(name.into()), format.clone())),
+        (None, Some(name)) => Err(Error::argument(
+            "--prefix",
+            format!(
+                "no `{name}` in {}\nhint: it has {}",
+                session.registry.display(),
+                known(settings)
+            ),
+        )),
+        (None, None) if settings.prefixes.is_empty() => Ok((None, KeyFormat::standard("kg_"))),
+        (None, None) => Err(Error::Missing {
+            what: "the prefix of the new secret",
+            hint: "give --prefix, or set `default_prefix` in the registry",
+        }),
+    }
+}
+
+fn known(settings: &Settings) -> String {
+    match settings.prefixes.keys().map(String::as_str).collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => "no [prefixes] at all; docs/registry.md shows some".into(),
+        names => names,
+    }
+}
+
+pub fn name(text: &str) -> std::result::Result<String, &'static str> {
+    entry::check_name(text).map(|()| text.to_owned())
+}
+
+pub fn limit(text: &str) -> std::result::Result<Limit, LimitError> {
+    entry::parse_limit(text)
+}

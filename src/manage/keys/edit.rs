@@ -1,0 +1,284 @@
+//! `keys edit|disable|enable|revoke`.
+
+use ipnet::IpNet;
+
+use super::super::error::{Error, Result};
+use super::super::publish::PublishArgs;
+use super::super::registry::change::{Change, Check, Committed};
+use super::super::registry::entry::Entry;
+use super::super::registry::{Filter, Located};
+use super::super::session::Session;
+use super::super::time::When;
+use super::create;
+use crate::core::address::parse_network;
+use crate::core::{Digest, Environment, Limit, OrgId, Permission, Status};
+
+/// Which keys.
+#[derive(Debug, clap::Args)]
+pub struct Target {
+    /// Key id, or a name that only one key has; several are changed together
+    #[arg(value_name = "KEY", required_unless_present = "secret_stdin")]
+    pub keys: Vec<String>,
+    /// Look for the name only among the keys of this organization
+    #[arg(long, value_parser = OrgId::parse)]
+    pub org: Option<OrgId>,
+    /// Read the secret from standard input and find its key: for a secret that leaked
+    #[arg(long, conflicts_with = "keys")]
+    pub secret_stdin: bool,
+    #[command(flatten)]
+    pub publish: PublishArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    Disable,
+    Enable,
+    Revoke,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Edit {
+    /// Key id, or a name that only one key has
+    #[arg(value_name = "KEY")]
+    pub key: String,
+    /// Look for the name only among the keys of this organization
+    #[arg(long, value_parser = OrgId::parse)]
+    pub org: Option<OrgId>,
+    /// New name
+    #[arg(long, value_parser = create::name)]
+    pub name: Option<String>,
+    /// Replace all permissions; repeat it, or separate by commas
+    #[arg(long = "permission", value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
+    pub permissions: Vec<Permission>,
+    /// Give one permission more
+    #[arg(long, value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
+    pub add_permission: Vec<Permission>,
+    /// Take one permission away
+    #[arg(long, value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
+    pub remove_permission: Vec<Permission>,
+    /// Replace all networks; repeatable
+    #[arg(long = "allow-ip", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
+    pub networks: Vec<IpNet>,
+    /// Allow every address again
+    #[arg(long, conflicts_with = "networks")]
+    pub any_ip: bool,
+    /// When it ends: `90d` from now, `2027-01-31T00:00:00Z` or `never`
+    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    pub expires: Option<When>,
+    /// When it begins; `never` removes the bound
+    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    pub not_before: Option<When>,
+    /// Most requests: `600/min`; `none` removes the limit
+    #[arg(long, value_parser = limit_or_none)]
+    pub limit: Option<OrNone<Limit>>,
+    /// `live`, `test`, or `none`
+    #[arg(long = "env", value_name = "ENVIRONMENT", value_parser = environment_or_none)]
+    pub environment: Option<OrNone<Environment>>,
+    /// Free text for those who read the registry
+    #[arg(long)]
+    pub note: Option<String>,
+    #[command(flatten)]
+    pub publish: PublishArgs,
+}
+
+/// A value that can be taken away.
+#[derive(Clone, Copy, Debug)]
+pub struct OrNone<T>(pub Option<T>);
+
+// === impl Target ===
+
+impl Target {
+    pub fn set(self, turn: Turn, session: &mut Session) -> Result<()> {
+        let digest = if self.secret_stdin { Some(secret_digest()?) } else { None };
+        let mut change = super::begin(session, Check::Touched)?;
+        self.publish.check(change.registry(), session)?;
+        let mut found = Vec::new();
+        match digest {
+            Some(digest) => found.push(holder(&change, digest)?),
+            None => {
+                for key in &self.keys {
+                    found.push(change.registry().select(key, self.org.as_ref())?);
+                }
+            }
+        }
+        found.sort_by_key(|located| located.line);
+        found.dedup_by_key(|located| located.line);
+        let mut same = Vec::new();
+        for located in found {
+            match turn.apply(&located.entry)? {
+                Some(new) => change.replace(located, new),
+                None => same.push(located.entry),
+            }
+        }
+        if change.is_empty() {
+            for entry in same {
+                session.output.note(&format!("{} is {} already", entry.id, turn.state()));
+            }
+            return Ok(());
+        }
+        let committed = super::commit(change, turn.action(), session)?;
+        tell(&committed, turn.state(), session)?;
+        self.publish.after(&committed, session)
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    const fn action(self) -> &'static str {
+        match self {
+            Self::Disable => "keys disable",
+            Self::Enable => "keys enable",
+            Self::Revoke => "keys revoke",
+        }
+    }
+
+    const fn state(self) -> &'static str {
+        match self {
+            Self::Disable => "disabled",
+            Self::Enable => "active",
+            Self::Revoke => "revoked",
+        }
+    }
+
+    /// The key afterwards; `None` if it is so already.
+    fn apply(self, entry: &Entry) -> Result<Option<Entry>> {
+        let status = match self {
+            Self::Disable => Status::Disabled,
+            Self::Enable => Status::Active,
+            Self::Revoke => Status::Revoked,
+        };
+        if entry.status == status {
+            return Ok(None);
+        }
+        refuse_revoked(entry)?;
+        Ok(Some(Entry { status, ..entry.clone() }))
+    }
+}
+
+// === impl Edit ===
+
+impl Edit {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        if self.note.as_ref().is_some_and(|n| n.chars().any(char::is_control)) {
+            return Err(Error::argument("--note", "must be one line"));
+        }
+        let mut change = super::begin(session, Check::Touched)?;
+        self.publish.check(change.registry(), session)?;
+        let located = change.registry().select(&self.key, self.org.as_ref())?;
+        refuse_revoked(&located.entry)?;
+        let new = self.apply(&located.entry, session.now())?;
+        if new == located.entry {
+            session.output.note(&format!("{} is so already; nothing was changed", new.id));
+            return Ok(());
+        }
+        change.replace(located, new);
+        let committed = super::commit(change, "keys edit", session)?;
+        tell(&committed, "changed", session)?;
+        self.publish.after(&committed, session)
+    }
+
+    fn apply(&self, entry: &Entry, now: u64) -> Result<Entry> {
+        let mut new = entry.clone();
+        if let Some(name) = &self.name {
+            new.name = name.as_str().into();
+        }
+        if !self.permissions.is_empty() {
+            new.permissions.clone_from(&self.permissions);
+        }
+        for permission in &self.add_permission {
+            if !new.permissions.contains(permission) {
+                new.permissions.push(permission.clone());
+            }
+        }
+        for permission in &self.remove_permission {
+            if !new.permissions.contains(permission) {
+                let why = format!("{} does not hold `{}`", entry.id, permission.as_str());
+                return Err(Error::argument("--remove-permission", why));
+            }
+            new.permissions.retain(|p| p != permission);
+        }
+        if !self.networks.is_empty() || self.any_ip {
+            new.networks.clone_from(&self.networks);
+        }
+        if let Some(when) = self.expires {
+            new.expires = when.resolve(now).map_err(|e| Error::argument("--expires", e))?;
+        }
+        if let Some(when) = self.not_before {
+            new.not_before = when.resolve(now).map_err(|e| Error::argument("--not-before", e))?;
+        }
+        if let Some(OrNone(limit)) = self.limit {
+            new.limit = limit;
+        }
+        if let Some(OrNone(environment)) = self.environment {
+            new.environment = environment;
+        }
+        if let Some(note) = &self.note {
+            new.note = note.as_str().into();
+        }
+        Ok(new)
+    }
+}
+
+/// Says what became of each key.
+fn tell(committed: &Committed, became: &str, session: &mut Session) -> Result<()> {
+    for (_, entry) in &committed.edited {
+        if session.output.json {
+            let key = super::list::to_json(entry, session.now());
+            let line = serde_json::json!({ "serial": committed.serial, "key": key });
+            session.output.json_line(&line)?;
+        } else {
+            let name = match &*entry.name {
+                "" => String::new(),
+                name => format!(" ({name})"),
+            };
+            session
+                .output
+                .line(&format!("{}{name} {became}; serial {}", entry.id, committed.serial))?;
+        }
+    }
+    session.output.flush()
+}
+
+/// The key that has this secret.
+pub fn holder(change: &Change, digest: Digest) -> Result<Located> {
+    let filter = Filter { digest: Some(digest), ..Filter::default() };
+    change.registry().find(&filter)?.pop().ok_or_else(|| Error::NoSuchKey {
+        selector: "(the secret from standard input)".into(),
+        path: change.registry().path.clone(),
+    })
+}
+
+/// The digest of the secret on standard input; a line end behind it is none of it.
+pub fn secret_digest() -> Result<Digest> {
+    let mut text = zeroize::Zeroizing::new(String::with_capacity(4096));
+    let path = std::path::Path::new("standard input");
+    std::io::stdin().read_line(&mut text).map_err(Error::read(path))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(Error::argument("--secret-stdin", "standard input is empty")),
+        secret => Ok(Digest::of(secret.as_bytes())),
+    }
+}
+
+pub fn refuse_revoked(entry: &Entry) -> Result<()> {
+    if entry.status != Status::Revoked {
+        return Ok(());
+    }
+    Err(Error::State {
+        id: entry.id,
+        state: "revoked, which is final".into(),
+        hint: "`keygatectl keys create` issues a new key",
+    })
+}
+
+fn limit_or_none(text: &str) -> std::result::Result<OrNone<Limit>, crate::core::limit::LimitError> {
+    if text == "none" { Ok(OrNone(None)) } else { create::limit(text).map(|l| OrNone(Some(l))) }
+}
+
+fn environment_or_none(text: &str) -> std::result::Result<OrNone<Environment>, &'static str> {
+    match (text, Environment::parse(text)) {
+        ("none", _) => Ok(OrNone(None)),
+        (_, Ok(environment)) => Ok(OrNone(Some(environment))),
+        _ => Err("must be `live`, `test` or `none`"),
+    }
+}

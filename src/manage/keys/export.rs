@@ -1,0 +1,156 @@
+//! `keys export`: every key without its secret, to be read by people, programs, or `keys import`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use super::super::error::{Error, Result};
+use super::super::files::Replacement;
+use super::super::output::broken;
+use super::super::registry::entry::Entry;
+use super::super::registry::{Filter, Registry, toml};
+use super::super::session::Session;
+use crate::core::OrgId;
+
+#[derive(Debug, clap::Args)]
+pub struct Export {
+    /// The form to write
+    #[arg(long, value_enum, default_value = "toml")]
+    pub format: Format,
+    /// Where to write [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Only keys of this organization
+    #[arg(long, value_parser = OrgId::parse)]
+    pub org: Option<OrgId>,
+    /// Leave out the digests: for reading only, not for `keys import`
+    #[arg(long)]
+    pub no_digests: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Csv,
+    Jsonl,
+    Toml,
+}
+
+const COLUMNS: [&str; 17] = [
+    "id",
+    "org",
+    "name",
+    "permissions",
+    "environment",
+    "networks",
+    "limit",
+    "status",
+    "created",
+    "not_before",
+    "expires",
+    "prefix",
+    "start",
+    "public_id",
+    "replaces",
+    "note",
+    "digest",
+];
+
+// === impl Export ===
+
+impl Export {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        let registry = Registry::open(&session.registry)?;
+        match &self.out {
+            Some(path) => {
+                let mut file = Replacement::of(path)?;
+                self.write(&registry, &mut file, &Error::write(path))?;
+                file.commit()
+            }
+            None => self.write(&registry, session.output.writer(), &broken),
+        }
+    }
+
+    fn write<F>(&self, registry: &Registry, to: &mut dyn Write, failed: &F) -> Result<()>
+    where
+        F: Fn(std::io::Error) -> Error,
+    {
+        let filter = Filter { org: self.org.clone(), ..Filter::default() };
+        if self.format == Format::Csv {
+            return self.write_csv(registry, &filter, to, failed);
+        }
+        registry.scan(&filter, &mut |located| {
+            let text = match self.format {
+                Format::Jsonl => self.json_line(&located.entry),
+                Format::Csv | Format::Toml => self.toml(&located.entry),
+            };
+            to.write_all(text.as_bytes()).map_err(failed)
+        })?;
+        to.flush().map_err(failed)
+    }
+
+    fn write_csv<F>(
+        &self,
+        registry: &Registry,
+        filter: &Filter,
+        to: &mut dyn Write,
+        failed: &F,
+    ) -> Result<()>
+    where
+        F: Fn(std::io::Error) -> Error,
+    {
+        let columns = COLUMNS.len() - usize::from(self.no_digests);
+        let mut csv = csv::Writer::from_writer(to);
+        csv.write_record(COLUMNS.iter().take(columns)).map_err(|e| failed(e.into()))?;
+        registry.scan(filter, &mut |located| {
+            let cells = cells(&located.entry);
+            csv.write_record(cells.iter().take(columns)).map_err(|e| failed(e.into()))
+        })?;
+        csv.flush().map_err(failed)
+    }
+
+    fn json_line(&self, entry: &Entry) -> String {
+        let mut value = serde_json::to_value(entry.raw()).unwrap_or_default();
+        if let Some(map) = value.as_object_mut().filter(|_| self.no_digests) {
+            map.remove("digest");
+            map.remove("previous");
+        }
+        let mut line = value.to_string();
+        line.push('\n');
+        line
+    }
+
+    fn toml(&self, entry: &Entry) -> String {
+        let text = toml::print(entry);
+        let is_digest =
+            |line: &str| line.starts_with("digest = ") || line.starts_with("previous = ");
+        let kept = text.lines().filter(|line| !(self.no_digests && is_digest(line)));
+        kept.flat_map(|line| [line, "\n"]).chain(["\n"]).collect()
+    }
+}
+
+/// In the order of [`COLUMNS`]. A pair's former secret has no column.
+fn cells(entry: &Entry) -> [String; 17] {
+    let raw = entry.raw();
+    let text = |field: Option<std::borrow::Cow<'_, str>>| field.unwrap_or_default().into_owned();
+    let time = |stamp: Option<super::super::registry::entry::Stamp>| {
+        stamp.map_or_else(String::new, |s| s.0)
+    };
+    [
+        raw.id.into_owned(),
+        raw.org.into_owned(),
+        raw.name.into_owned(),
+        raw.permissions.join(" "),
+        text(raw.environment),
+        raw.networks.join(" "),
+        text(raw.limit),
+        entry.status.as_str().to_owned(),
+        time(raw.created),
+        time(raw.not_before),
+        time(raw.expires),
+        text(raw.prefix),
+        text(raw.start),
+        text(raw.public_id),
+        text(raw.replaces),
+        text(raw.note),
+        raw.digest.into_owned(),
+    ]
+}

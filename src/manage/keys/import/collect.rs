@@ -1,0 +1,175 @@
+//! What an importer finds, and how it becomes a key of the registry.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use super::super::super::error::{Fault, Result};
+use super::super::super::registry::entry::{
+    Entry, FieldFault, RawEntry, Stamp, show_digest, show_limit, show_network,
+};
+use super::super::super::registry::settings::Settings;
+use super::super::super::session::{new_key_id, start_of};
+use super::super::super::time;
+use crate::core::{Environment, Limit, OrgId, Permission, Secret};
+
+/// Fewer characters than this hold fewer than 128 bits, however they were chosen.
+const SHORT: usize = 16;
+/// Characters of a foreign secret that are shown, and at most a quarter of it.
+const SHOWN: usize = 8;
+
+/// One thing that a file says.
+#[derive(Debug)]
+pub enum Found {
+    /// Something that makes a key unusable, with its place.
+    Fault(Fault),
+    Key(Box<Candidate>),
+    /// Something that a key of keygate cannot hold.
+    Lost(Fault),
+}
+
+/// A key of another program, as far as its file tells.
+#[derive(Debug, Default)]
+pub struct Candidate {
+    /// From 1; 0 where the parser knows no lines.
+    pub line: u64,
+    /// Where in a structured file, such as `consumers[2].keyauth_credentials[0]`.
+    pub place: String,
+    /// The client's name: the org if none is given, and the name if none is given.
+    pub client: String,
+    pub raw: RawEntry<'static>,
+    /// In place of `raw.digest`.
+    pub secret: Option<Secret>,
+}
+
+/// What keys get that say nothing themselves.
+#[derive(Debug)]
+pub struct Defaults<'a> {
+    pub org: Option<&'a OrgId>,
+    pub permissions: &'a [Permission],
+    pub networks: &'a [IpNet],
+    pub limit: Option<Limit>,
+    pub environment: Option<Environment>,
+    pub expires: Option<u64>,
+    pub now: u64,
+    pub accept_short: bool,
+}
+
+/// A key ready for the registry, and its secret as long as we judge it.
+#[derive(Debug)]
+pub struct Taken {
+    pub entry: Entry,
+    secret: Option<Secret>,
+}
+
+// === impl Candidate ===
+
+impl Candidate {
+    pub fn finish(
+        self,
+        defaults: &Defaults<'_>,
+        settings: &Settings,
+        prefix: Option<&str>,
+    ) -> Result<std::result::Result<Taken, Vec<FieldFault>>> {
+        let Self { mut raw, secret, client, .. } = self;
+        if let Some(secret) = &secret {
+            if let Err(why) = check_secret(secret, defaults.accept_short) {
+                return Ok(Err(vec![("", why.to_owned())]));
+            }
+            raw.digest = show_digest(&secret.digest()).into();
+            raw.start = Some(first_characters(secret, settings).into_string().into());
+        } else if raw.digest.is_empty() {
+            return Ok(Err(vec![("", "holds neither a secret nor a digest".to_owned())]));
+        }
+        if raw.id.is_empty() {
+            raw.id = new_key_id()?.to_string().into();
+        }
+        if raw.org.is_empty() {
+            raw.org = match defaults.org {
+                Some(org) => org.as_str().to_owned().into(),
+                None => client.clone().into(),
+            };
+        }
+        if raw.org.is_empty() {
+            let why = "names no organization, and no --org was given".to_owned();
+            return Ok(Err(vec![("org", why)]));
+        }
+        if raw.name.is_empty() {
+            raw.name = client.into();
+        }
+        if raw.permissions.is_empty() {
+            let words = defaults.permissions.iter();
+            raw.permissions = words.map(|p| Cow::Owned(p.as_str().to_owned())).collect();
+        }
+        if raw.networks.is_empty() {
+            raw.networks = defaults.networks.iter().map(|n| show_network(n).into()).collect();
+        }
+        fn or<T>(field: &mut Option<T>, default: Option<T>) {
+            if field.is_none() {
+                *field = default;
+            }
+        }
+        or(&mut raw.limit, defaults.limit.map(|l| show_limit(l).into()));
+        or(&mut raw.environment, defaults.environment.map(|e| e.as_str().into()));
+        or(&mut raw.expires, defaults.expires.map(Stamp::of));
+        or(&mut raw.created, Some(Stamp(time::show(defaults.now))));
+        or(&mut raw.prefix, prefix_of(secret.as_ref(), settings, prefix).map(Into::into));
+        Ok(raw.parse().map(|entry| Taken { entry, secret }))
+    }
+}
+
+/// A secret that no request can carry, or that anybody can guess, is no key.
+fn check_secret(secret: &Secret, accept_short: bool) -> std::result::Result<(), &'static str> {
+    let bytes = secret.expose();
+    if bytes.is_empty() {
+        Err("the secret is empty")
+    } else if bytes.len() > 4096 {
+        Err("the secret is longer than 4096 bytes")
+    } else if !bytes.iter().all(u8::is_ascii_graphic) {
+        Err("the secret has characters that are not visible ASCII, which no header can carry")
+    } else if bytes.len() < SHORT && !accept_short {
+        Err("the secret has fewer than 16 characters and can be guessed; --accept-short takes it")
+    } else {
+        Ok(())
+    }
+}
+
+/// Prefix and a few symbols for a secret of a known prefix, else at most a quarter of it.
+fn first_characters(secret: &Secret, settings: &Settings) -> Box<str> {
+    let bytes = secret.expose();
+    let prefix = longest_prefix(bytes, settings)
+        .map_or(0, |name| settings.prefixes.get(name).map_or(0, |format| format.prefix.len()));
+    start_of(bytes, prefix + SHOWN.min((bytes.len() - prefix) / 4))
+}
+
+fn prefix_of(secret: Option<&Secret>, settings: &Settings, named: Option<&str>) -> Option<String> {
+    let found = secret.and_then(|secret| longest_prefix(secret.expose(), settings));
+    found.or(named).map(str::to_owned)
+}
+
+fn longest_prefix<'s>(secret: &[u8], settings: &'s Settings) -> Option<&'s str> {
+    settings
+        .prefixes
+        .iter()
+        .filter(|(_, f)| !f.prefix.is_empty() && secret.starts_with(f.prefix.as_bytes()))
+        .max_by_key(|(_, f)| f.prefix.len())
+        .map(|(name, _)| name.as_str())
+}
+
+/// The prefixes whose `checksummed` mark this key disproves: with the mark, its secret would be
+/// refused without a look-up. Where only a digest is known, it may disprove each.
+pub fn unmarks(taken: &Taken, settings: &Settings, conforming: bool) -> BTreeSet<String> {
+    let marked = settings.prefixes.iter().filter(|(_, f)| f.checksummed);
+    let disproved = |name: &str, prefix: &[u8]| match &taken.secret {
+        Some(secret) => {
+            let secret = secret.expose();
+            // Another form of the same prefix may claim it.
+            let conforms = settings.prefixes.values().any(|f| f.conforms(secret));
+            secret.starts_with(prefix) && !conforms
+        }
+        None if conforming => false,
+        None => taken.entry.prefix.as_deref().is_none_or(|known| known == name),
+    };
+    marked.filter(|(n, f)| disproved(n, f.prefix.as_bytes())).map(|(n, _)| n.clone()).collect()
+}

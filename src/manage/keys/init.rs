@@ -1,0 +1,202 @@
+//! `keys init`: a registry with its settings, ready for the first key.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::super::error::{Error, Result};
+use super::super::files::{self, Lock, Replacement};
+use super::super::registry::change::read_all;
+use super::super::registry::settings::{OnChange, Publish, Settings, is_audience};
+use super::super::registry::{Filter, Form, Registry, jsonl, toml};
+use super::super::session::Session;
+use crate::core::format::{Alphabet, KeyFormat};
+
+#[derive(Debug, clap::Args)]
+pub struct Init {
+    /// Name of the deployments that the tables are for; sidecars refuse tables for another
+    #[arg(long, value_name = "NAME", value_parser = audience, required_unless_present = "copy")]
+    pub audience: Option<String>,
+    /// Word in front of secrets, `kg` for `kg_live_…`; the first is the default
+    #[arg(long = "prefix", value_name = "WORD", default_value = "kg")]
+    pub prefixes: Vec<String>,
+    /// Secrets as dashed groups of five without prefix, under the name `dashed`
+    #[arg(long)]
+    pub dashed: bool,
+    /// 32 characters of a-z and 0-9 behind the prefix, without environment
+    #[arg(long)]
+    pub compact: bool,
+    /// Build and sign the table after every change
+    #[arg(long, value_name = "FILE", requires = "signer")]
+    pub publish: Option<std::path::PathBuf>,
+    /// Private key that signs
+    #[arg(long, value_name = "FILE")]
+    pub signer: Option<std::path::PathBuf>,
+    /// Copy settings and keys from this registry (to go from keys.toml to keys.jsonl, or back)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prefixes", "dashed", "compact", "publish", "audience"])]
+    pub copy: Option<std::path::PathBuf>,
+}
+
+// === impl Init ===
+
+impl Init {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        const HINT: &str = "give another --registry, or use the one that is there";
+        let path = session.registry.clone();
+        if let Some(from) = &self.copy {
+            return copy(from, &path, HINT, session);
+        }
+        let settings = self.settings()?;
+        let text = match Form::of(&path) {
+            Form::Toml => template(&settings),
+            Form::JsonLines => jsonl::print_settings(&settings),
+        };
+        files::create_new(&path, 0o644, text.as_bytes(), HINT)?;
+        // What was written must be what is read.
+        let registry = Registry::open(&path)?;
+        if session.output.json {
+            let path = path.display().to_string();
+            return session
+                .output
+                .json(&json!({ "registry": path, "serial": registry.settings.serial }));
+        }
+        session.output.line(&format!("started the registry {}", path.display()))
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        let mut prefixes = std::collections::BTreeMap::new();
+        let mut default_prefix = None;
+        for word in &self.prefixes {
+            let name = word.trim_end_matches('_');
+            let text = format!("{name}_");
+            let format = match self.compact {
+                true => KeyFormat::compact(&text),
+                false => KeyFormat::standard(&text),
+            };
+            format.validate().map_err(|e| Error::argument("--prefix", e))?;
+            default_prefix.get_or_insert_with(|| name.to_owned());
+            prefixes.insert(name.to_owned(), format);
+        }
+        if self.dashed {
+            prefixes.insert("dashed".into(), KeyFormat::dashed());
+            default_prefix = Some("dashed".into());
+        }
+        let publish = Publish {
+            on_change: if self.publish.is_some() { OnChange::Table } else { OnChange::Nothing },
+            signer: self.signer.clone(),
+            table: self.publish.clone(),
+            ..Publish::default()
+        };
+        let audience = self.audience.as_deref().map(Into::into);
+        Ok(Settings { serial: 0, audience, prefixes, default_prefix, publish })
+    }
+}
+
+/// Writes settings and keys of `from` in the form of `to`.
+fn copy(from: &Path, to: &Path, hint: &'static str, session: &mut Session) -> Result<()> {
+    let _lock = Lock::take(to, session.patience)?;
+    if to.exists() {
+        return Err(Error::Exists { path: to.to_owned(), hint });
+    }
+    let source = Registry::open(from)?;
+    let keys = read_all(&source)?.count();
+    let settings = &source.settings;
+    let mut copy = Replacement::of(to)?;
+    let failed = || Error::write(to);
+    let form = Form::of(to);
+    let first = match form {
+        Form::Toml => template(settings),
+        Form::JsonLines => jsonl::print_settings(settings),
+    };
+    copy.write_all(first.as_bytes()).map_err(failed())?;
+    source.scan(&Filter::default(), &mut |located| {
+        let text = match form {
+            Form::Toml => format!("\n{}", toml::print(&located.entry)),
+            Form::JsonLines => {
+                let serial = located.serial.unwrap_or(settings.serial);
+                jsonl::print(&located.entry, serial, None)
+            }
+        };
+        copy.write_all(text.as_bytes()).map_err(failed())
+    })?;
+    copy.commit()?;
+    session.output.line(&format!("{} holds the {keys} keys of {}", to.display(), from.display()))
+}
+
+/// A `keys.toml` that explains itself.
+pub fn template(settings: &Settings) -> String {
+    let quote = |text: &str| toml_edit::Value::from(text).to_string();
+    let mut text = String::from(
+        "# Keys of keygate: digests, never secrets. Review it like code.\n\
+         # Edit it by hand or with `keygatectl keys`; docs/registry.md describes every field.\n\
+         registry = 1\n",
+    );
+    text.push_str(&format!("serial = {} # rises with every change\n", settings.serial));
+    if let Some(audience) = &settings.audience {
+        text.push_str(&format!(
+            "audience = {} # sidecars refuse tables for another\n",
+            quote(audience)
+        ));
+    }
+    if let Some(name) = &settings.default_prefix {
+        text.push_str(&format!("default_prefix = {}\n", quote(name)));
+    }
+    for (name, format) in &settings.prefixes {
+        text.push_str(&format!("\n[prefixes.{name}]\n"));
+        text.push_str(&format!("prefix = {}\n", quote(&format.prefix)));
+        if format.environment {
+            text.push_str("environment = true # `live_` or `test_` behind the prefix\n");
+        }
+        let alphabet = match format.alphabet {
+            Alphabet::Base36 => "base36",
+            Alphabet::Base62 => "base62",
+            Alphabet::Hex => "hex",
+        };
+        text.push_str(&format!("alphabet = \"{alphabet}\"\n"));
+        text.push_str(&format!("random = {}\n", format.random));
+        if format.checksum > 0 {
+            text.push_str(&format!("checksum = {}\n", format.checksum));
+        }
+        if format.group > 0 {
+            text.push_str(&format!("group = {}\n", format.group));
+        }
+        if format.checksummed {
+            text.push_str("checksummed = true # every key with this prefix conforms\n");
+        }
+    }
+    let publish = &settings.publish;
+    let file =
+        |path: &Option<std::path::PathBuf>| path.as_ref().map(|p| quote(&p.display().to_string()));
+    text.push_str("\n# What follows a change, unless an option says otherwise. Paths are relative to this file.\n[publish]\n");
+    for (name, value) in [
+        ("signer", file(&publish.signer)),
+        ("table", file(&publish.table)),
+        ("patch", file(&publish.patch)),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!("{name} = {value}\n"));
+        }
+    }
+    match publish.on_change {
+        OnChange::Nothing => text.push_str("# signer = \"signer.pem\"\n# table = \"table.kgt\"\n# patch = \"table.kgp\"\n# on_change = \"table\" # or \"patch\", or \"nothing\"\n"),
+        OnChange::Patch => text.push_str("on_change = \"patch\"\n"),
+        OnChange::Table => text.push_str("on_change = \"table\"\n"),
+    }
+    match publish.life {
+        Some(life) => {
+            let life = humantime::format_duration(life).to_string().replace(' ', "");
+            text.push_str(&format!("life = \"{life}\"\n"));
+        }
+        None => text.push_str("# life = \"30d\" # a table older than this is refused\n"),
+    }
+    text
+}
+
+fn audience(text: &str) -> std::result::Result<String, &'static str> {
+    if is_audience(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 128 visible ASCII characters")
+    }
+}

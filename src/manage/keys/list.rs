@@ -1,0 +1,217 @@
+//! `keys list|show`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::error::Result;
+use super::super::output::Columns;
+use super::super::registry::entry::{Entry, show_digest, show_limit, show_network};
+use super::super::registry::{Filter, Form, Registry};
+use super::super::session::Session;
+use super::super::time;
+use super::edit;
+use crate::core::{Environment, OrgId, Permission};
+
+/// Keys whose columns are aligned together; the next ones follow with widths of their own, so that
+/// a million keys need no memory.
+const ALIGNED: usize = 1000;
+
+#[derive(Debug, clap::Args)]
+pub struct List {
+    /// Only keys of this organization
+    #[arg(long, value_parser = OrgId::parse)]
+    pub org: Option<OrgId>,
+    /// Only keys with this name
+    #[arg(long, value_parser = super::create::name)]
+    pub name: Option<String>,
+    /// Only keys in this state
+    #[arg(long, value_name = "STATE", value_parser = ["active", "disabled", "revoked", "expired", "not yet valid"])]
+    pub state: Option<String>,
+    /// Only active keys that end within this time
+    #[arg(long, value_name = "DURATION", value_parser = time::duration)]
+    pub expiring: Option<Duration>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    /// Key id, or a name that only one key has
+    #[arg(value_name = "KEY", required_unless_present = "secret_stdin")]
+    pub key: Option<String>,
+    /// Look for the name only among the keys of this organization
+    #[arg(long, value_parser = OrgId::parse)]
+    pub org: Option<OrgId>,
+    /// Read a secret from standard input and show its key
+    #[arg(long, conflicts_with = "key")]
+    pub secret_stdin: bool,
+    /// Show digests as well
+    #[arg(long)]
+    pub digests: bool,
+}
+
+// === impl List ===
+
+impl List {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        const TITLES: [&str; 9] =
+            ["ID", "NAME", "ORG", "ENV", "KEY", "PERMISSIONS", "STATUS", "CREATED", "EXPIRES"];
+        let registry = Registry::open(&session.registry)?;
+        let now = session.now();
+        let filter = Filter { org: self.org.clone(), name: self.name.clone(), ..Filter::default() };
+        let mut columns = Columns::titled(&TITLES);
+        let mut pending = 0;
+        let mut faults = Vec::new();
+        let mut first = true;
+        let json = session.output.json;
+        if json {
+            session.output.text("[")?;
+        }
+        registry.scan_with(&filter, &mut faults, &mut |located| {
+            let entry = located.entry;
+            if !self.takes(&entry, now) {
+                return Ok(());
+            }
+            if json {
+                session.output.text(if first { "\n" } else { ",\n" })?;
+                first = false;
+                return session.output.json_raw(&to_json(&entry, now));
+            }
+            columns.row(row(&entry, now));
+            pending += 1;
+            if pending == ALIGNED {
+                pending = 0;
+                columns.print(&mut session.output)?;
+                columns = Columns::default();
+            }
+            Ok(())
+        })?;
+        if json {
+            session.output.text(if first { "]\n" } else { "\n]\n" })?;
+        } else {
+            columns.print(&mut session.output)?;
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        session.output.flush()?;
+        Err(super::super::error::Error::Faults { faults, hint: "the keys above are the others" })
+    }
+
+    fn takes(&self, entry: &Entry, now: u64) -> bool {
+        let state = entry.state(now);
+        let within = |window: Duration| {
+            state == "active"
+                && entry.expires.is_some_and(|at| at <= now.saturating_add(window.as_secs()))
+        };
+        self.state.as_deref().is_none_or(|wanted| wanted == state)
+            && self.expiring.is_none_or(within)
+    }
+}
+
+fn row(entry: &Entry, now: u64) -> [String; 9] {
+    let date = |at: Option<u64>, none: &str| match at {
+        Some(at) => time::show(at).split('T').next().unwrap_or_default().to_owned(),
+        None => none.to_owned(),
+    };
+    // For a pair the public id is what a caller shows, and whole.
+    let key = match &entry.public_id {
+        Some(id) => id.to_string(),
+        None if entry.start.is_empty() => "-".to_owned(),
+        None => format!("{}…", entry.start),
+    };
+    let words: Vec<_> = entry.permissions.iter().map(Permission::as_str).collect();
+    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    [
+        entry.id.to_string(),
+        or_dash(&entry.name),
+        entry.org.as_str().to_owned(),
+        or_dash(entry.environment.map_or("", Environment::as_str)),
+        key,
+        or_dash(&words.join(",")),
+        entry.state(now).to_owned(),
+        date(entry.created, "-"),
+        date(entry.expires, "never"),
+    ]
+}
+
+// === impl Show ===
+
+impl Show {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        let registry = Registry::open(&session.registry)?;
+        let now = session.now();
+        let entry = match &self.key {
+            Some(key) => registry.select(key, self.org.as_ref())?.entry,
+            None => {
+                let digest = edit::secret_digest()?;
+                let filter = Filter { digest: Some(digest), ..Filter::default() };
+                let found = registry.find(&filter)?.pop();
+                found
+                    .ok_or_else(|| super::super::error::Error::NoSuchKey {
+                        selector: "(the secret from standard input)".into(),
+                        path: session.registry.clone(),
+                    })?
+                    .entry
+            }
+        };
+        let mut value = to_json(&entry, now);
+        if let Value::Object(map) = &mut value
+            && self.digests
+        {
+            map.insert("digest".into(), show_digest(&entry.digest).into());
+            if let Some(previous) = entry.previous {
+                map.insert("previous_digest".into(), show_digest(&previous.digest).into());
+            }
+        }
+        if session.output.json {
+            return session.output.json(&value);
+        }
+        let Value::Object(map) = value else { return Ok(()) };
+        let mut columns = Columns::default();
+        for (name, value) in map {
+            let text = match value {
+                Value::Null => continue,
+                Value::String(text) => text,
+                Value::Array(items) => {
+                    let items: Vec<_> = items.iter().filter_map(Value::as_str).collect();
+                    items.join(", ")
+                }
+                other => other.to_string(),
+            };
+            columns.row([name.replace('_', " "), text]);
+        }
+        columns.print(&mut session.output)?;
+        if registry.form == Form::Toml {
+            session.output.note(&format!("from {}", session.registry.display()));
+        }
+        Ok(())
+    }
+}
+
+/// A key as programs see it. No digest, no secret.
+pub fn to_json(entry: &Entry, now: u64) -> Value {
+    json!({
+        "id": entry.id.to_string(),
+        "name": entry.name,
+        "org": entry.org.as_str(),
+        "environment": entry.environment.map(Environment::as_str),
+        "kind": match entry.kind() {
+            crate::core::Kind::Pair => "pair",
+            crate::core::Kind::Single => "single",
+        },
+        "public_id": entry.public_id,
+        "key_prefix": entry.start,
+        "permissions": entry.permissions.iter().map(Permission::as_str).collect::<Vec<_>>(),
+        "networks": entry.networks.iter().map(show_network).collect::<Vec<_>>(),
+        "limit": entry.limit.map(show_limit),
+        "status": entry.status.as_str(),
+        "state": entry.state(now),
+        "created": entry.created.map(time::show),
+        "not_before": entry.not_before.map(time::show),
+        "expires": entry.expires.map(time::show),
+        "former_secret_until": entry.previous.map(|p| time::show(p.expires)),
+        "replaces": entry.replaces.map(|id| id.to_string()),
+        "prefix": entry.prefix,
+        "note": (!entry.note.is_empty()).then_some(&entry.note),
+    })
+}

@@ -1,0 +1,114 @@
+//! What a command says: data to standard output, everything else to standard error.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::error::{Error, Result};
+
+/// Where a command's answer goes. `json` is the choice of `--json`.
+pub struct Output {
+    pub json: bool,
+    to: Box<dyn Write>,
+    /// Standard error; nothing in unit tests.
+    notes: Box<dyn Write>,
+}
+
+/// Rows with aligned columns for people.
+#[derive(Debug, Default)]
+pub struct Columns {
+    rows: Vec<Vec<String>>,
+}
+
+// === impl Output ===
+
+impl Output {
+    pub fn standard(json: bool) -> Self {
+        Self { json, to: Box::new(io::BufWriter::new(io::stdout())), notes: Box::new(io::stderr()) }
+    }
+
+    #[cfg(test)]
+    pub fn sink() -> Self {
+        Self { json: false, to: Box::new(io::sink()), notes: Box::new(io::sink()) }
+    }
+
+    /// Data, as it is.
+    pub fn text(&mut self, text: &str) -> Result<()> {
+        self.to.write_all(text.as_bytes()).map_err(broken)
+    }
+
+    pub fn line(&mut self, text: &str) -> Result<()> {
+        writeln!(self.to, "{text}").map_err(broken)
+    }
+
+    /// One indented JSON value.
+    pub fn json(&mut self, value: &impl Serialize) -> Result<()> {
+        serde_json::to_writer_pretty(&mut self.to, value).map_err(|e| broken(e.into()))?;
+        self.to.write_all(b"\n").map_err(broken)
+    }
+
+    /// One JSON value on one line.
+    pub fn json_line(&mut self, value: &impl Serialize) -> Result<()> {
+        serde_json::to_writer(&mut self.to, value).map_err(|e| broken(e.into()))?;
+        self.to.write_all(b"\n").map_err(broken)
+    }
+
+    /// One JSON value without a line end.
+    pub fn json_raw(&mut self, value: &impl Serialize) -> Result<()> {
+        serde_json::to_writer(&mut self.to, value).map_err(|e| broken(e.into()))
+    }
+
+    /// Beside the data: what happened, for people. A closed standard error is no reason to fail.
+    pub fn note(&mut self, text: &str) {
+        self.to.flush().ok();
+        writeln!(self.notes, "{text}").ok();
+    }
+
+    pub fn flush(&mut self) -> Result<()> {
+        self.to.flush().map_err(broken)
+    }
+
+    pub fn writer(&mut self) -> &mut dyn Write {
+        &mut self.to
+    }
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Output").field("json", &self.json).finish_non_exhaustive()
+    }
+}
+
+// === impl Columns ===
+
+impl Columns {
+    pub fn titled(titles: &[&str]) -> Self {
+        Self { rows: vec![titles.iter().map(ToString::to_string).collect()] }
+    }
+
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    pub fn print(&self, output: &mut Output) -> Result<()> {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
+        let width =
+            |n: usize| self.rows.iter().filter_map(|r| r.get(n)).map(|c| c.chars().count()).max();
+        let widths: Vec<usize> = (0..columns).map(|n| width(n).unwrap_or_default()).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(cell);
+                let pad = width.saturating_sub(cell.chars().count()) + 2;
+                line.extend(std::iter::repeat_n(' ', pad));
+            }
+            output.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// A reader that went away (`| head`) is a normal end: [`super::run`] knows this one by its path.
+pub fn broken(source: io::Error) -> Error {
+    Error::Write { path: "standard output".into(), source }
+}

@@ -1,0 +1,448 @@
+//! Makes tables and patches of the registry and puts them where sidecars find them: built beside
+//! the target, signed, and renamed over it only if nothing newer is there.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::error::{Error, Result};
+use super::files::{self, Lock, Replacement};
+use super::registry::change::Committed;
+use super::registry::entry::Entry;
+use super::registry::settings::OnChange;
+use super::registry::{Filter, Form, Registry};
+use super::session::Session;
+use super::signer::{self, Signer};
+use super::tables::build::Spill;
+use super::time;
+use crate::core::KeyId;
+use crate::table::{
+    Acknowledge, BodyBuilder, Bounds, BuildError, Draft, Issue, KeySet, Manifest, PatchDraft,
+    PublicKey, Table, Trust,
+};
+
+/// Head of a file with its manifest and signatures, with room to spare.
+const HEAD: u64 = 16 * 1024;
+
+/// Publishing as a part of a change.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Publishing")]
+pub struct PublishArgs {
+    /// Build and sign the table afterwards, into this file
+    #[arg(long, value_name = "FILE", conflicts_with = "publish_patch")]
+    pub publish: Option<PathBuf>,
+    /// Write and sign a patch over the published table afterwards, into this file
+    #[arg(long, value_name = "FILE")]
+    pub publish_patch: Option<PathBuf>,
+    /// Change the registry only, whatever its [publish] says
+    #[arg(long, conflicts_with_all = ["publish", "publish_patch"])]
+    pub no_publish: bool,
+    /// The table that the patch is over [default: `table` of the registry's [publish]]
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
+    /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]
+    #[arg(long = "signer", value_name = "FILE")]
+    pub signers: Vec<PathBuf>,
+}
+
+/// What a publication is made of.
+#[derive(Debug)]
+pub enum Plan {
+    Nothing,
+    Patch { out: PathBuf, base: PathBuf },
+    Table { out: PathBuf },
+}
+
+/// What a manifest says that does not follow from the keys.
+#[derive(Debug)]
+pub struct Terms {
+    pub audience: Box<str>,
+    pub signers: Vec<Signer>,
+    /// Those who may sign later, without their private key at hand.
+    pub named: Vec<PublicKey>,
+    pub expires_at: Option<u64>,
+    pub acknowledge: Vec<Acknowledge>,
+    pub memory: usize,
+}
+
+/// What was published.
+#[derive(Debug)]
+pub struct Published {
+    pub path: PathBuf,
+    pub manifest: Manifest,
+    pub bytes: u64,
+}
+
+/// Default bound on what a build holds in memory.
+pub const MEMORY: usize = 256 << 20;
+
+// === impl PublishArgs ===
+
+impl PublishArgs {
+    /// Refuses, before anything is changed, what could not be published.
+    pub fn check(&self, registry: &Registry, session: &Session) -> Result<()> {
+        match self.plan(registry)? {
+            Plan::Nothing => return Ok(()),
+            Plan::Patch { base, .. } => {
+                head(&base)?;
+            }
+            Plan::Table { .. } => {}
+        }
+        self.terms(registry, session).map(|_| ())
+    }
+
+    /// Publishes a change that was written.
+    pub fn after(&self, committed: &Committed, session: &mut Session) -> Result<()> {
+        let plan = self.plan(&committed.registry)?;
+        let published = self.publish_change(&plan, committed, session);
+        match published {
+            Ok(None) => Ok(()),
+            Ok(Some(published)) => {
+                published.tell(session);
+                Ok(())
+            }
+            Err(e) => Err(Error::Unpublished { serial: committed.serial, source: Box::new(e) }),
+        }
+    }
+
+    fn publish_change(
+        &self,
+        plan: &Plan,
+        committed: &Committed,
+        session: &Session,
+    ) -> Result<Option<Published>> {
+        let registry = &committed.registry;
+        match plan {
+            Plan::Nothing => Ok(None),
+            Plan::Table { out } => {
+                let terms = self.terms(registry, session)?;
+                table(registry, out, &terms, session).map(Some)
+            }
+            Plan::Patch { out, base } => {
+                let terms = self.terms(registry, session)?;
+                patch(registry, out, base, &terms, session).map(Some)
+            }
+        }
+    }
+
+    fn plan(&self, registry: &Registry) -> Result<Plan> {
+        let publish = &registry.settings.publish;
+        let table = publish.table.as_deref().map(|path| registry.relative(path));
+        let patch = publish.patch.as_deref().map(|path| registry.relative(path));
+        let base = || {
+            self.base.clone().or_else(|| table.clone()).ok_or(Error::Missing {
+                what: "the table that the patch is over",
+                hint: "give --base, or set `table` under [publish] in the registry",
+            })
+        };
+        if let Some(out) = &self.publish {
+            return Ok(Plan::Table { out: out.clone() });
+        }
+        if let Some(out) = &self.publish_patch {
+            return Ok(Plan::Patch { out: out.clone(), base: base()? });
+        }
+        Ok(match (publish.on_change, table.clone(), patch) {
+            _ if self.no_publish => Plan::Nothing,
+            (OnChange::Table, Some(out), _) => Plan::Table { out },
+            (OnChange::Patch, _, Some(out)) => Plan::Patch { out, base: base()? },
+            _ => Plan::Nothing,
+        })
+    }
+
+    pub fn terms(&self, registry: &Registry, session: &Session) -> Result<Terms> {
+        Terms::of(registry, &self.signers, session)
+    }
+}
+
+// === impl Terms ===
+
+impl Terms {
+    /// From the registry's settings; options come on top.
+    pub fn of(registry: &Registry, signers: &[PathBuf], session: &Session) -> Result<Self> {
+        let publish = &registry.settings.publish;
+        let paths: Vec<_> = match (signers, &publish.signer) {
+            ([], Some(path)) => vec![registry.relative(path)],
+            ([], None) => {
+                return Err(Error::Missing {
+                    what: "the signer",
+                    hint: "give --signer FILE, or set `signer` under [publish] in the registry; \
+                           `keygatectl signer new` makes one",
+                });
+            }
+            (given, _) => given.to_vec(),
+        };
+        let signers: Vec<_> = paths.iter().map(|path| Signer::load(path)).collect::<Result<_>>()?;
+        let expires_at = match publish.life {
+            Some(life) => time::When::In(life).resolve(session.now()).map_err(|e| {
+                Error::setting(&registry.path, format!("publish.life: {e}"), "shorten it")
+            })?,
+            None => None,
+        };
+        Ok(Self {
+            audience: audience(registry)?,
+            named: signers.iter().map(|s| signer::table_key(s.public())).collect::<Result<_>>()?,
+            signers,
+            expires_at,
+            acknowledge: Vec::new(),
+            memory: MEMORY,
+        })
+    }
+
+    pub fn issue(&self, serial: u64, session: &Session) -> Issue {
+        Issue {
+            serial,
+            // The registry holds every change that was ever published from it.
+            includes_through: serial,
+            issued_at_ms: session.clock.now().unix_ms,
+            expires_at: self.expires_at,
+            audience: self.audience.clone(),
+            signers: self.named.iter().map(PublicKey::id).collect(),
+            acknowledge: self.acknowledge.clone(),
+        }
+    }
+
+    /// Signs with every signer at hand.
+    pub fn sign<F>(&self, draft: &mut Draft<F>, path: &Path) -> Result<()>
+    where
+        F: Read + Seek,
+    {
+        for signer in &self.signers {
+            let signature = signer.sign(draft.message()).ok_or(Error::Random)?;
+            draft
+                .attach(&signer::table_key(signer.public())?, &signature)
+                .map_err(|e| Error::seal(path, e))?;
+        }
+        Ok(())
+    }
+}
+
+fn audience(registry: &Registry) -> Result<Box<str>> {
+    registry.settings.audience.clone().ok_or(Error::Missing {
+        what: "the audience",
+        hint: "give --audience, or set `audience` in the registry to the name that the sidecars' \
+               configuration has as well",
+    })
+}
+
+/// Builds, signs and publishes a table of the registry as it stands.
+pub fn table(
+    registry: &Registry,
+    out: &Path,
+    terms: &Terms,
+    session: &Session,
+) -> Result<Published> {
+    let mut builder = BodyBuilder::new(Spill::beside(out), terms.memory);
+    builder.formats(registry.settings.prefixes.values().cloned());
+    registry.scan(&Filter::default(), &mut |located| {
+        let pushed = located.entry.specs().try_for_each(|spec| builder.push(&spec));
+        pushed.map_err(|e| duplicate(e, registry, out))
+    })?;
+    finish(builder, Some(registry), registry.settings.serial, out, terms, None, session)
+}
+
+/// Makes a table of the keys that were pushed, signs it and puts it in its place. The bytes that
+/// are signed go to `message` as well.
+pub fn finish(
+    builder: BodyBuilder<Spill>,
+    registry: Option<&Registry>,
+    serial: u64,
+    out: &Path,
+    terms: &Terms,
+    message: Option<&Path>,
+    session: &Session,
+) -> Result<Published> {
+    let body = builder.finish().map_err(|e| match registry {
+        Some(registry) => duplicate(e, registry, out),
+        None => Error::build(out, e),
+    })?;
+    let issue = terms.issue(serial, session);
+    let mut draft = body.into_table(issue).map_err(|e| Error::refused(out, e))?;
+    terms.sign(&mut draft, out)?;
+    if let Some(message) = message {
+        files::replace(message, draft.message())?;
+    }
+    write(&mut draft, out, session)
+}
+
+/// Two keys that cannot both be in a table, with the lines of the registry that they stand on.
+pub fn duplicate(e: BuildError, registry: &Registry, out: &Path) -> Error {
+    let ids: Vec<KeyId> = match &e {
+        BuildError::DuplicateDigest(a, b) | BuildError::DuplicatePublicId(a, b) => vec![*a, *b],
+        BuildError::DuplicateId(id) | BuildError::ThirdSecret(id) => vec![*id],
+        _ => return Error::build(out, e),
+    };
+    let mut faults = Vec::new();
+    for id in ids {
+        let filter = Filter { id: Some(id), ..Filter::default() };
+        for located in registry.find(&filter).unwrap_or_default() {
+            let why = e.to_string().lines().next().unwrap_or_default().to_owned();
+            faults.push(super::error::Fault::new(&registry.path, located.line, "", why));
+        }
+    }
+    faults.sort_by_key(|fault| fault.line);
+    faults.dedup();
+    match faults.is_empty() {
+        true => Error::build(out, e),
+        false => Error::Faults { faults, hint: "no table was written" },
+    }
+}
+
+/// Writes a patch with everything in which the registry differs from the table at `base`.
+pub fn patch(
+    registry: &Registry,
+    out: &Path,
+    base: &Path,
+    terms: &Terms,
+    session: &Session,
+) -> Result<Published> {
+    let file = files::read(base, Bounds::default().max_bytes)?;
+    let table = Table::open(file, &Trust::for_inspection(), &Bounds::default())
+        .map_err(|e| Error::refused(base, e))?;
+    let stated = table.manifest();
+    if *stated.audience != *terms.audience {
+        let (stated, wanted) = (stated.audience.clone(), terms.audience.clone());
+        return Err(Error::refused(base, crate::table::Refusal::Audience { stated, wanted }));
+    }
+    let serial = registry.settings.serial;
+    if stated.serial >= serial {
+        return Err(Error::raced(base, stated, serial));
+    }
+    let mut draft = match registry.form {
+        Form::Toml => {
+            let mut specs = Vec::new();
+            registry.scan(&Filter::default(), &mut |located| {
+                specs.extend(located.entry.specs());
+                Ok(())
+            })?;
+            PatchDraft::difference(&table, specs)
+        }
+        Form::JsonLines => {
+            let changed = registry.changed_since(stated.includes_through)?;
+            difference(Arc::new(table), &changed)
+        }
+    };
+    draft.formats(registry.settings.prefixes.values().cloned());
+    let draft = draft.build(terms.issue(serial, session));
+    let mut draft = draft.map_err(|e| Error::patch(out, e))?;
+    terms.sign(&mut draft, out)?;
+    write(&mut draft, out, session)
+}
+
+/// What of `changed` differs from the table, and which of its secrets are gone.
+fn difference(table: Arc<Table>, changed: &[Entry]) -> PatchDraft {
+    let mut draft = PatchDraft::over(&table);
+    let set = KeySet::new(table, None, &[], None);
+    let now: std::collections::HashMap<KeyId, &Entry> =
+        changed.iter().map(|entry| (entry.id, entry)).collect();
+    for there in set.iter() {
+        if let Some(entry) = now.get(&there.view.id)
+            && !entry.specs().any(|spec| spec.digest == there.digest)
+        {
+            draft.remove(there.digest, there.view.id, false);
+        }
+    }
+    for spec in changed.iter().flat_map(Entry::specs) {
+        let same = set
+            .find_digest(&spec.digest)
+            .and_then(|there| there.to_spec())
+            .is_some_and(|there| there == spec);
+        if !same {
+            draft.put(spec);
+        }
+    }
+    draft
+}
+
+/// Puts a finished file in its place, unless something newer stands there.
+pub fn write<F: Read + Seek>(
+    draft: &mut Draft<F>,
+    out: &Path,
+    session: &Session,
+) -> Result<Published> {
+    let shown = out.to_owned();
+    let out = files::resolve(out)?;
+    let _lock = Lock::take(&out, session.patience)?;
+    let ours = draft.manifest().clone();
+    if out.exists() {
+        let theirs = head(&out)?;
+        if theirs.serial >= ours.serial && theirs.body_sha256 != ours.body_sha256
+            || theirs.serial > ours.serial
+        {
+            return Err(Error::raced(&out, &theirs, ours.serial));
+        }
+        if theirs.kind != ours.kind {
+            let refusal = crate::table::Refusal::Kind { found: theirs.kind, wanted: ours.kind };
+            return Err(Error::refused(&out, refusal));
+        }
+    }
+    let mut to = Replacement::of(&out)?;
+    draft.write(&mut to).map_err(Error::write(&out))?;
+    let bytes = to.stream_position().map_err(Error::write(&out))?;
+    to.commit()?;
+    Ok(Published { path: shown, manifest: ours, bytes })
+}
+
+/// The manifest of a file that is there already. Not verified: it is compared, not trusted.
+pub fn head(path: &Path) -> Result<Manifest> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(HEAD).read_to_end(&mut bytes))
+        .map_err(Error::read(path))?;
+    Manifest::unverified(&bytes).map_err(|e| Error::refused(path, e))
+}
+
+// === impl Published ===
+
+impl Published {
+    /// Beside the answer of the command, on standard error.
+    pub fn tell(&self, session: &mut Session) {
+        let manifest = &self.manifest;
+        session.output.note(&format!(
+            "published the {} {}: serial {}, {} records{}",
+            manifest.kind,
+            self.path.display(),
+            manifest.serial,
+            manifest.keys,
+            match manifest.expires_at {
+                Some(at) => format!(", good until {}", time::show(at)),
+                None => String::new(),
+            }
+        ));
+    }
+
+    /// The answer of a command that publishes.
+    pub fn answer(&self, session: &mut Session) -> Result<()> {
+        let manifest = &self.manifest;
+        if session.output.json {
+            return session.output.json(&json!({
+                "file": self.path.display().to_string(),
+                "kind": manifest.kind.to_string(),
+                "serial": manifest.serial,
+                "keys": manifest.keys,
+                "active": manifest.active,
+                "removed": manifest.removed,
+                "base": manifest.base.map(|base| base.serial),
+                "bytes": self.bytes,
+                "sha256": manifest.body_sha256,
+                "expires": manifest.expires_at.map(time::show),
+            }));
+        }
+        let removed = match manifest.removed {
+            0 => String::new(),
+            n => format!(", {n} removed"),
+        };
+        let over = manifest.base.map_or(String::new(), |b| format!(" over table {}", b.serial));
+        session.output.line(&format!(
+            "{}: {} of serial {}{over}, {} records{removed}, {} active, {} bytes",
+            self.path.display(),
+            manifest.kind,
+            manifest.serial,
+            manifest.keys,
+            manifest.active,
+            self.bytes
+        ))
+    }
+}

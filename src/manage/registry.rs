@@ -1,0 +1,290 @@
+//! The registry: the authored source of keys. Holds digests, never secrets.
+//!
+//! Two forms, told apart by the file's extension. `keys.toml` is for review: an edit touches only
+//! the lines of its key. `keys.jsonl` is for size: a change appends a line, so that a revocation
+//! among a million keys costs one scan for the id and one write. Both are read as a stream.
+//!
+//! Imports core and the rest of this room.
+
+pub mod change;
+pub mod entry;
+pub mod jsonl;
+pub mod settings;
+pub mod toml;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::entry::Entry;
+use self::settings::Settings;
+use super::error::{Error, Fault, Result};
+use super::files;
+use crate::core::{Digest, KeyId, OrgId};
+
+pub const HINT: &str = "docs/registry.md describes every field; nothing was written";
+
+/// A registry as it stands on disk, opened for reading. Changes go through [`change::Change`].
+#[derive(Debug)]
+pub struct Registry {
+    /// Behind symbolic links.
+    pub path: PathBuf,
+    pub form: Form,
+    pub settings: Settings,
+    /// What was opened stays what is read, whatever is renamed over it meanwhile.
+    file: Arc<File>,
+    /// Bytes that were complete when it was opened; a JSON Lines file may grow meanwhile.
+    length: u64,
+}
+
+/// Reads a shared file from its begin, without touching the position of others.
+#[derive(Debug)]
+struct FromStart {
+    file: Arc<File>,
+    position: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    JsonLines,
+    Toml,
+}
+
+/// A key with its place.
+#[derive(Clone, Debug)]
+pub struct Located {
+    pub entry: Entry,
+    pub line: u64,
+    /// Serial of the change that wrote it; in TOML unknown.
+    pub serial: Option<u64>,
+}
+
+/// Which keys are meant.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub id: Option<KeyId>,
+    pub name: Option<String>,
+    pub org: Option<OrgId>,
+    pub digest: Option<Digest>,
+}
+
+/// Watches a stream of keys for what may stand only once.
+#[derive(Debug, Default)]
+pub struct Unique {
+    ids: HashMap<KeyId, u64>,
+    digests: HashMap<Digest, u64>,
+    public_ids: HashMap<Box<str>, u64>,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    pub fn open(path: &Path) -> Result<Self> {
+        let path = files::resolve(path)?;
+        let form = Form::of(&path);
+        let file = Arc::new(File::open(&path).map_err(Error::read(&path))?);
+        let (settings, length) = match form {
+            Form::Toml => {
+                let piece = toml::Pieces::new(reader(&file))
+                    .advance()
+                    .map_err(|e| read_fault(&path, e))?
+                    .unwrap_or(toml::Piece { line: 1, text: String::new() });
+                let settings = Settings::from_toml(&piece, &path)
+                    .map_err(|faults| Error::Faults { faults, hint: HINT })?;
+                (settings, 0)
+            }
+            Form::JsonLines => jsonl::open(&file, &path)?,
+        };
+        Ok(Self { path, form, settings, file, length })
+    }
+
+    /// Calls `each` for every key in the order of the file. Faults are gathered and told at once,
+    /// when the whole file was read.
+    pub fn scan(&self, filter: &Filter, each: &mut dyn FnMut(Located) -> Result<()>) -> Result<()> {
+        let mut faults = Vec::new();
+        self.scan_with(filter, &mut faults, each)?;
+        if faults.is_empty() { Ok(()) } else { Err(Error::Faults { faults, hint: HINT }) }
+    }
+
+    /// As [`Registry::scan`], but the faults are the caller's to judge.
+    pub fn scan_with(
+        &self,
+        filter: &Filter,
+        faults: &mut Vec<Fault>,
+        each: &mut dyn FnMut(Located) -> Result<()>,
+    ) -> Result<()> {
+        match self.form {
+            Form::JsonLines => {
+                let content =
+                    jsonl::Content { file: &self.file, path: &self.path, length: self.length };
+                jsonl::scan(content, jsonl::Wanted { filter, newer_than: 0 }, faults, each)
+            }
+            Form::Toml => {
+                let mut pieces = self.pieces();
+                let mut first = true;
+                while let Some(piece) = pieces.advance().map_err(|e| read_fault(&self.path, e))? {
+                    if std::mem::take(&mut first) {
+                        continue;
+                    }
+                    match toml::parse(&piece, &self.path) {
+                        Ok(entry) if filter.takes(&entry) => {
+                            each(Located { entry, line: piece.line, serial: None })?;
+                        }
+                        Ok(_) => {}
+                        Err(new) => faults.extend(new),
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The text of a `keys.toml` in pieces.
+    fn pieces(&self) -> toml::Pieces<BufReader<FromStart>> {
+        toml::Pieces::new(reader(&self.file))
+    }
+
+    /// All keys that `filter` takes.
+    pub fn find(&self, filter: &Filter) -> Result<Vec<Located>> {
+        let mut found = Vec::new();
+        self.scan(filter, &mut |located| {
+            found.push(located);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The keys that a change after `serial` wrote. Only a `keys.jsonl` knows.
+    pub fn changed_since(&self, serial: u64) -> Result<Vec<Entry>> {
+        let mut changed = Vec::new();
+        let mut faults = Vec::new();
+        let content = jsonl::Content { file: &self.file, path: &self.path, length: self.length };
+        let newer = jsonl::Wanted { filter: &Filter::default(), newer_than: serial };
+        jsonl::scan(content, newer, &mut faults, &mut |located| {
+            changed.push(located.entry);
+            Ok(())
+        })?;
+        if faults.is_empty() { Ok(changed) } else { Err(Error::Faults { faults, hint: HINT }) }
+    }
+
+    /// The one key that `selector` means: an id, or a name that only one key has.
+    pub fn select(&self, selector: &str, org: Option<&OrgId>) -> Result<Located> {
+        let by_id = KeyId::parse(selector).ok();
+        let filter = Filter {
+            id: by_id,
+            name: by_id.is_none().then(|| selector.to_owned()),
+            org: org.cloned(),
+            digest: None,
+        };
+        let mut found = self.find(&filter)?;
+        match (found.pop(), found.is_empty()) {
+            (Some(only), true) => Ok(only),
+            (Some(last), false) => {
+                let mut ids: Vec<_> = found.iter().map(|l| l.entry.id).collect();
+                ids.push(last.entry.id);
+                Err(Error::Ambiguous { selector: selector.to_owned(), ids })
+            }
+            (None, _) => {
+                Err(Error::NoSuchKey { selector: selector.to_owned(), path: self.path.clone() })
+            }
+        }
+    }
+
+    /// A path of the settings, which is relative to the registry.
+    pub fn relative(&self, path: &Path) -> PathBuf {
+        files::directory(&self.path).join(path)
+    }
+}
+
+// === impl Form ===
+
+impl Form {
+    pub fn of(path: &Path) -> Self {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("jsonl" | "ndjson") => Self::JsonLines,
+            _ => Self::Toml,
+        }
+    }
+}
+
+// === impl Filter ===
+
+impl Filter {
+    pub fn takes(&self, entry: &Entry) -> bool {
+        self.id.is_none_or(|id| id == entry.id)
+            && self.name.as_deref().is_none_or(|name| name == &*entry.name)
+            && self.org.as_ref().is_none_or(|org| *org == entry.org)
+            && self.digest.as_ref().is_none_or(|digest| {
+                *digest == entry.digest
+                    || entry.previous.is_some_and(|previous| *digest == previous.digest)
+            })
+    }
+}
+
+// === impl Unique ===
+
+impl Unique {
+    /// Adds what of `located` stands somewhere else already to `faults`.
+    pub fn check(&mut self, located: &Located, path: &Path, faults: &mut Vec<Fault>) {
+        let Located { entry, line, .. } = located;
+        let mut fault = |field: &str, what: &str, first: u64| {
+            let why = format!("{what} stands at line {first} already");
+            faults.push(Fault::new(path, *line, field, why));
+        };
+        if let Some(first) = self.ids.insert(entry.id, *line) {
+            fault("id", &entry.id.to_string(), first);
+        }
+        let former = entry.previous.map(|p| ("previous.digest", p.digest));
+        for (field, digest) in std::iter::once(("digest", entry.digest)).chain(former) {
+            if let Some(first) = self.digests.insert(digest, *line) {
+                fault(field, "the same digest", first);
+            }
+        }
+        if let Some(id) = &entry.public_id
+            && let Some(first) = self.public_ids.insert(id.clone(), *line)
+        {
+            fault("public_id", "the same public id", first);
+        }
+    }
+
+    pub fn has_digest(&self, digest: &Digest) -> bool {
+        self.digests.contains_key(digest)
+    }
+
+    /// How many keys were seen.
+    pub fn count(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether a new key may have these.
+    pub fn is_free(&self, entry: &Entry) -> bool {
+        !self.ids.contains_key(&entry.id)
+            && !self.digests.contains_key(&entry.digest)
+            && entry.public_id.as_ref().is_none_or(|id| !self.public_ids.contains_key(id))
+    }
+}
+
+impl Read for FromStart {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(to, self.position)?;
+        self.position += read as u64;
+        Ok(read)
+    }
+}
+
+fn reader(file: &Arc<File>) -> BufReader<FromStart> {
+    BufReader::with_capacity(1 << 18, FromStart { file: Arc::clone(file), position: 0 })
+}
+
+/// Bytes that are no text are a fault of the content, not of reading.
+fn read_fault(path: &Path, e: io::Error) -> Error {
+    match e.kind() {
+        ErrorKind::InvalidData => {
+            Error::fault(Fault::new(path, 0, "", format!("is not a registry: {e}")), HINT)
+        }
+        _ => Error::Read { path: path.to_owned(), source: e },
+    }
+}

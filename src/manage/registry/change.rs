@@ -1,0 +1,258 @@
+//! One change of a registry: taken under the lock, checked whole, written at once or not at all.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use super::entry::Entry;
+use super::settings::Settings;
+use super::{Filter, Form, HINT, Located, Registry, Unique, jsonl, toml};
+use crate::core::Digest;
+use crate::manage::audit::{self, Record, Stamp};
+use crate::manage::error::{Error, Fault, Result};
+use crate::manage::files::{self, Lock, Replacement};
+
+/// A change in the making. Dropped without [`Change::commit`], nothing has happened.
+#[derive(Debug)]
+pub struct Change {
+    serial: u64,
+    registry: Registry,
+    settings: Settings,
+    settings_changed: bool,
+    unique: Option<Unique>,
+    added: Vec<Entry>,
+    edited: Vec<(Located, Entry)>,
+    lock: Lock,
+}
+
+/// How thoroughly a change checks what is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Every key is read and held against every other.
+    All,
+    /// A `keys.jsonl` is not read whole: only the lines of the keys that are changed. New ids and
+    /// secrets are random, and `table build` checks all of them anyway.
+    Touched,
+}
+
+/// A change that was written; the lock is still held.
+#[derive(Debug)]
+pub struct Committed {
+    pub serial: u64,
+    pub added: Vec<Entry>,
+    pub edited: Vec<(Located, Entry)>,
+    /// As it stands now.
+    pub registry: Registry,
+    _lock: Lock,
+}
+
+// === impl Change ===
+
+impl Change {
+    pub fn begin(path: &Path, patience: Duration, check: Check) -> Result<Self> {
+        let path = files::resolve(path)?;
+        // A lock beside a registry that is not there would be litter.
+        std::fs::metadata(&path).map_err(Error::read(&path))?;
+        let lock = Lock::take(&path, patience)?;
+        let registry = Registry::open(&path)?;
+        let unique = if check == Check::All || registry.form == Form::Toml {
+            Some(read_all(&registry)?)
+        } else {
+            None
+        };
+        let settings = registry.settings.clone();
+        Ok(Self {
+            serial: settings.serial + 1,
+            registry,
+            settings,
+            settings_changed: false,
+            unique,
+            added: Vec::new(),
+            edited: Vec::new(),
+            lock,
+        })
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The serial that this change will have.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Whether a key has this secret. Knows it only where all keys were read.
+    pub fn has_digest(&self, digest: &Digest) -> bool {
+        self.unique.as_ref().is_some_and(|unique| unique.has_digest(digest))
+    }
+
+    pub fn settings_mut(&mut self) -> &mut Settings {
+        self.settings_changed = true;
+        &mut self.settings
+    }
+
+    /// As they were before.
+    pub fn settings(&self) -> &Settings {
+        &self.registry.settings
+    }
+
+    /// Goes on from another serial: behind something that was published from elsewhere.
+    pub fn at_serial(mut self, serial: u64) -> Result<Self> {
+        let next = self.serial();
+        if serial < next {
+            let why = format!("must be at least {next}, the registry's next serial");
+            return Err(Error::argument("--serial", why));
+        }
+        self.serial = serial;
+        Ok(self)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.edited.is_empty()
+    }
+
+    /// One record for every key that this change adds or edits.
+    pub fn records(&self, action: &'static str, stamp: &Stamp<'_>) -> Vec<Record> {
+        let edited = self.edited.iter().map(|(old, new)| {
+            let what = audit::difference(Some(&old.entry), new);
+            audit::of_key(stamp, action, new.id, what)
+        });
+        let added = self
+            .added
+            .iter()
+            .map(|entry| audit::of_key(stamp, action, entry.id, audit::difference(None, entry)));
+        edited.chain(added).collect()
+    }
+
+    /// Rewrites a `keys.jsonl` without what was superseded. Bytes before and after.
+    pub fn compact(self, records: &[Record]) -> Result<(u64, u64)> {
+        let path = &self.registry.path;
+        if self.registry.form != Form::JsonLines {
+            return Err(Error::argument("keys compact", "a keys.toml has no superseded lines"));
+        }
+        let mut to = Replacement::of(path)?;
+        let mut settings = self.settings.clone();
+        settings.serial = self.serial();
+        let first = jsonl::print_settings(&settings);
+        let mut after = first.len() as u64;
+        to.write_all(first.as_bytes()).map_err(Error::write(path))?;
+        self.registry.scan(&Filter::default(), &mut |located| {
+            // A line keeps its serial: patches are made of what is newer than their base.
+            let serial = located.serial.unwrap_or_default();
+            let line = jsonl::print(&located.entry, serial, None);
+            after += line.len() as u64;
+            to.write_all(line.as_bytes()).map_err(Error::write(path))
+        })?;
+        audit::reconcile(path, self.registry.settings.serial)?;
+        audit::append(path, records)?;
+        to.commit()?;
+        Ok((self.registry.length, after))
+    }
+
+    /// False if its id, digest or public id is taken.
+    pub fn add(&mut self, entry: Entry) -> bool {
+        if let Some(unique) = &mut self.unique {
+            if !unique.is_free(&entry) {
+                return false;
+            }
+            let located = Located { entry, line: 0, serial: None };
+            unique.check(&located, &self.registry.path, &mut Vec::new());
+            self.added.push(located.entry);
+        } else {
+            self.added.push(entry);
+        }
+        true
+    }
+
+    pub fn replace(&mut self, old: Located, new: Entry) {
+        self.edited.push((old, new));
+    }
+
+    /// Writes the audit file first, then the registry: no change goes unrecorded. A crash between
+    /// the two is found by the next change, which records that this one was not applied.
+    pub fn commit(mut self, records: &[Record]) -> Result<Committed> {
+        let serial = self.serial();
+        self.settings.serial = serial;
+        let path = self.registry.path.clone();
+        audit::reconcile(&path, self.registry.settings.serial)?;
+        match self.registry.form {
+            Form::Toml => {
+                let replacement = self.write_toml()?;
+                audit::append(&path, records)?;
+                replacement.commit()?;
+            }
+            Form::JsonLines => {
+                let lines = self.print_lines();
+                audit::append(&path, records)?;
+                jsonl::append(&path, self.registry.length, lines.as_bytes())?;
+            }
+        }
+        let registry = Registry::open(&path)?;
+        let (added, edited) = (self.added, self.edited);
+        Ok(Committed { serial, added, edited, registry, _lock: self.lock })
+    }
+
+    fn write_toml(&self) -> Result<Replacement> {
+        let path = &self.registry.path;
+        let write = || Error::write(path);
+        let edits: HashMap<u64, (&Located, &Entry)> =
+            self.edited.iter().map(|(old, new)| (old.line, (old, new))).collect();
+        let mut to = Replacement::of(path)?;
+        let mut pieces = self.registry.pieces();
+        let mut first = true;
+        let mut ends_line = true;
+        while let Some(piece) = pieces.advance().map_err(|e| super::read_fault(path, e))? {
+            let edited = if std::mem::take(&mut first) {
+                self.settings.edit_toml(&piece.text, &self.registry.settings)
+            } else if let Some((old, new)) = edits.get(&piece.line) {
+                toml::edit(&piece.text, &old.entry, new)
+            } else {
+                Some(piece.text)
+            };
+            let Some(text) = edited else {
+                let why = "cannot be edited in place; write the fields of this key on own lines";
+                return Err(Error::fault(Fault::new(path, piece.line, "", why), HINT));
+            };
+            ends_line = text.is_empty() || text.ends_with('\n');
+            to.write_all(text.as_bytes()).map_err(write())?;
+        }
+        if !ends_line {
+            to.write_all(b"\n").map_err(write())?;
+        }
+        for entry in &self.added {
+            write!(to, "\n{}", toml::print(entry)).map_err(write())?;
+        }
+        Ok(to)
+    }
+
+    fn print_lines(&self) -> String {
+        let serial = self.settings.serial;
+        let mut lines = String::new();
+        if self.settings_changed || (self.added.is_empty() && self.edited.is_empty()) {
+            lines.push_str(&jsonl::print_settings(&self.settings));
+        }
+        for (old, new) in &self.edited {
+            lines.push_str(&jsonl::print(new, serial, old.serial));
+        }
+        for entry in &self.added {
+            lines.push_str(&jsonl::print(entry, serial, None));
+        }
+        lines
+    }
+}
+
+/// Reads the whole registry and refuses it if anything is wrong with it.
+pub fn read_all(registry: &Registry) -> Result<Unique> {
+    let mut unique = Unique::default();
+    let mut faults = Vec::new();
+    let mut doubled = Vec::new();
+    registry.scan_with(&Filter::default(), &mut faults, &mut |located| {
+        unique.check(&located, &registry.path, &mut doubled);
+        Ok(())
+    })?;
+    faults.append(&mut doubled);
+    faults.sort_by_key(|fault| fault.line);
+    if faults.is_empty() { Ok(unique) } else { Err(Error::Faults { faults, hint: HINT }) }
+}

@@ -1,0 +1,498 @@
+//! One key as the registry holds it: what a file says ([`RawEntry`]) and what it means ([`Entry`]).
+
+use std::borrow::Cow;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::super::time;
+use crate::core::address::parse_network;
+use crate::core::{
+    Digest, Environment, Grant, KeyId, KeySpec, Kind, Limit, NetworkSet, OrgId, Permission,
+    PermissionSet, Status,
+};
+
+/// Bytes of a key's name.
+pub const MAX_NAME: usize = 200;
+/// First characters of a secret that may be shown: of the random part. FIELD: at most eight.
+pub const MAX_START: usize = 64;
+
+/// A key with all its words parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub id: KeyId,
+    pub org: OrgId,
+    pub name: Box<str>,
+    pub status: Status,
+    pub environment: Option<Environment>,
+    pub permissions: Vec<Permission>,
+    pub networks: Vec<IpNet>,
+    pub limit: Option<Limit>,
+    /// Unix seconds, as all times here.
+    pub created: Option<u64>,
+    pub not_before: Option<u64>,
+    pub expires: Option<u64>,
+    /// Which of the registry's prefixes the secret was issued with.
+    pub prefix: Option<Box<str>>,
+    /// First characters of the secret, for people who look for a key.
+    pub start: Box<str>,
+    /// What a caller of a pair presents as its id. `Some` makes the key a pair.
+    pub public_id: Option<Box<str>>,
+    pub digest: Digest,
+    /// The pair's former secret while both are valid.
+    pub previous: Option<Previous>,
+    /// The key that this one succeeds.
+    pub replaces: Option<KeyId>,
+    /// Free text for those who read the registry. Never in a table.
+    pub note: Box<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Previous {
+    pub digest: Digest,
+    pub expires: u64,
+}
+
+/// A key as TOML or JSON says it. The order of the fields is the order in which they are written.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawEntry<'a> {
+    #[serde(borrow)]
+    pub id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub org: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub name: Cow<'a, str>,
+    #[serde(default)]
+    pub permissions: Vec<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Stamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Stamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Stamp>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub public_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub digest: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<RawPrevious<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Cow<'a, str>>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawPrevious<'a> {
+    #[serde(borrow)]
+    pub digest: Cow<'a, str>,
+    pub expires: Stamp,
+}
+
+/// A time in a registry: an RFC 3339 string, or TOML's own offset date-time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp(pub String);
+
+/// What is wrong with one field.
+pub type FieldFault = (&'static str, String);
+
+// === impl RawEntry ===
+
+impl RawEntry<'_> {
+    /// Parses every word; all that is wrong is told at once.
+    pub fn parse(&self) -> Result<Entry, Vec<FieldFault>> {
+        let mut faults = Vec::new();
+        let entry = self.parse_into(&mut faults);
+        match entry {
+            Some(entry) if faults.is_empty() => Ok(entry),
+            _ => Err(faults),
+        }
+    }
+
+    fn parse_into(&self, faults: &mut Vec<FieldFault>) -> Option<Entry> {
+        let id = taken("id", KeyId::parse(&self.id), faults);
+        let org = taken("org", OrgId::parse(&self.org), faults);
+        let digest = taken("digest", parse_digest(&self.digest), faults);
+        let status = match &self.status {
+            Some(text) => taken("status", Status::parse(text), faults),
+            None => Some(Status::Active),
+        };
+        let permissions: Vec<_> = self
+            .permissions
+            .iter()
+            .filter_map(|word| taken("permissions", Permission::parse(word), faults))
+            .collect();
+        let networks: Vec<_> = self
+            .networks
+            .iter()
+            .filter_map(|text| taken("networks", parse_network(text), faults))
+            .collect();
+        let previous = self.previous.as_ref().and_then(|previous| {
+            let digest = taken("previous.digest", parse_digest(&previous.digest), faults)?;
+            let expires = taken("previous.expires", time::instant(&previous.expires.0), faults)?;
+            Some(Previous { digest, expires })
+        });
+        if let Err(why) = check_name(&self.name) {
+            faults.push(("name", why.to_owned()));
+        }
+        if let Some(id) = &self.public_id
+            && let Err(why) = check_public_id(id)
+        {
+            faults.push(("public_id", why.to_owned()));
+        }
+        if self.previous.is_some() && self.public_id.is_none() {
+            faults.push(("previous", "only a pair (with `public_id`) has two secrets".into()));
+        }
+        let start = self.start.as_deref().unwrap_or_default();
+        if start.len() > MAX_START || !start.bytes().all(|b| b.is_ascii_graphic()) {
+            faults.push((
+                "start",
+                format!("must be the first few characters of the secret, at most {MAX_START}"),
+            ));
+        }
+        if self.note.as_deref().is_some_and(|n| n.chars().any(char::is_control)) {
+            faults.push(("note", "must be one line without control characters".into()));
+        }
+        let time = |field, stamp: &Option<Stamp>, faults: &mut Vec<FieldFault>| {
+            stamp.as_ref().and_then(|s| taken(field, time::instant(&s.0), faults))
+        };
+        Some(Entry {
+            created: time("created", &self.created, faults),
+            not_before: time("not_before", &self.not_before, faults),
+            expires: time("expires", &self.expires, faults),
+            environment: self
+                .environment
+                .as_ref()
+                .and_then(|text| taken("environment", Environment::parse(text), faults)),
+            limit: self.limit.as_ref().and_then(|t| taken("limit", parse_limit(t), faults)),
+            replaces: self
+                .replaces
+                .as_ref()
+                .and_then(|t| taken("replaces", KeyId::parse(t), faults)),
+            name: self.name.as_ref().into(),
+            permissions,
+            networks,
+            prefix: self.prefix.as_deref().map(Into::into),
+            start: start.into(),
+            public_id: self.public_id.as_deref().map(Into::into),
+            previous,
+            note: self.note.as_deref().unwrap_or_default().into(),
+            status: status?,
+            id: id?,
+            org: org?,
+            digest: digest?,
+        })
+    }
+}
+
+fn taken<T, E: ToString>(
+    field: &'static str,
+    parsed: Result<T, E>,
+    faults: &mut Vec<FieldFault>,
+) -> Option<T> {
+    parsed.map_err(|e| faults.push((field, e.to_string()))).ok()
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// As a file says it.
+    pub fn raw(&self) -> RawEntry<'_> {
+        let stamp = |at: Option<u64>| at.map(Stamp::of);
+        let text = |text: &'_ str| (!text.is_empty()).then(|| Cow::Owned(text.to_owned()));
+        RawEntry {
+            id: self.id.to_string().into(),
+            org: self.org.as_str().into(),
+            name: self.name.as_ref().into(),
+            permissions: self.permissions.iter().map(|p| p.as_str().into()).collect(),
+            environment: self.environment.map(|e| e.as_str().into()),
+            networks: self.networks.iter().map(|n| show_network(n).into()).collect(),
+            limit: self.limit.map(|l| show_limit(l).into()),
+            status: (self.status != Status::Active).then(|| self.status.as_str().into()),
+            created: stamp(self.created),
+            not_before: stamp(self.not_before),
+            expires: stamp(self.expires),
+            prefix: self.prefix.as_deref().map(Into::into),
+            start: text(&self.start),
+            public_id: self.public_id.as_deref().map(Into::into),
+            digest: show_digest(&self.digest).into(),
+            previous: self.previous.map(|p| RawPrevious {
+                digest: show_digest(&p.digest).into(),
+                expires: Stamp::of(p.expires),
+            }),
+            replaces: self.replaces.map(|id| id.to_string().into()),
+            note: text(&self.note),
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        if self.public_id.is_some() { Kind::Pair } else { Kind::Single }
+    }
+
+    /// What a table is built from: one record per secret.
+    pub fn specs(&self) -> impl Iterator<Item = KeySpec> {
+        let spec = |digest, expires| KeySpec {
+            id: self.id,
+            org: self.org.clone(),
+            name: self.name.clone(),
+            digest,
+            public_id: self.public_id.clone(),
+            expires,
+            grant: Grant {
+                status: self.status,
+                kind: self.kind(),
+                environment: self.environment,
+                not_before: self.not_before,
+                permissions: PermissionSet::new(self.permissions.iter().cloned()),
+                networks: NetworkSet::new(self.networks.iter().copied()),
+                limit: self.limit,
+            },
+        };
+        let former = self.previous.map(|previous| {
+            let end = self.expires.map_or(previous.expires, |e| e.min(previous.expires));
+            spec(previous.digest, Some(end))
+        });
+        std::iter::once(spec(self.digest, self.expires)).chain(former)
+    }
+
+    /// The status that a caller meets at `now`: the stored one, or what the clock made of it.
+    pub fn state(&self, now: u64) -> &'static str {
+        match self.status {
+            Status::Active if self.expires.is_some_and(|at| now >= at) => "expired",
+            Status::Active if self.not_before.is_some_and(|at| now < at) => "not yet valid",
+            status => status.as_str(),
+        }
+    }
+}
+
+// === impl Stamp ===
+
+impl Stamp {
+    pub fn of(seconds: u64) -> Self {
+        Self(time::show(seconds))
+    }
+}
+
+impl<'de> Deserialize<'de> for Stamp {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Text(String),
+            Toml(toml::value::Datetime),
+        }
+        match Either::deserialize(from) {
+            Ok(Either::Text(text)) => Ok(Self(text)),
+            Ok(Either::Toml(datetime)) => Ok(Self(datetime.to_string())),
+            Err(_) => Err(de::Error::custom(time::TimeError::Instant)),
+        }
+    }
+}
+
+impl Serialize for Stamp {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
+    }
+}
+
+/// `sha256:` and 64 hexadecimal digits.
+pub fn parse_digest(text: &str) -> Result<Digest, &'static str> {
+    let Some(hex) = text.strip_prefix("sha256:") else {
+        return Err("must be `sha256:` and 64 hexadecimal digits, and is not; if a secret was \
+                    pasted here, it is known to too many now: remove it and issue a new key");
+    };
+    let bytes = hex.as_bytes();
+    let mut digest = [0u8; 32];
+    let bad = "must have exactly 64 hexadecimal digits after `sha256:`";
+    if bytes.len() != 64 {
+        return Err(bad);
+    }
+    for (to, pair) in digest.iter_mut().zip(bytes.chunks_exact(2)) {
+        let &[high, low] = pair else { return Err(bad) };
+        *to = nibble(high).ok_or(bad)? << 4 | nibble(low).ok_or(bad)?;
+    }
+    Ok(Digest(digest))
+}
+
+const fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+pub fn show_digest(digest: &Digest) -> String {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(71);
+    text.push_str("sha256:");
+    for byte in digest.0 {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from(*HEX.get(usize::from(nibble)).unwrap_or(&b'0')));
+        }
+    }
+    text
+}
+
+/// `600/min`, or `600/min burst 50`.
+pub fn parse_limit(text: &str) -> Result<Limit, crate::core::limit::LimitError> {
+    match text.split_once(" burst ") {
+        None => Limit::parse(text),
+        Some((rate, burst)) => {
+            let all = Limit::parse(rate)?;
+            let burst = burst.trim().parse().map_err(|_| crate::core::limit::LimitError::Syntax)?;
+            Limit::new(all.count(), all.window(), burst)
+        }
+    }
+}
+
+pub fn show_limit(limit: Limit) -> String {
+    let window = match limit.window().as_millis() {
+        1_000 => "s".to_owned(),
+        60_000 => "min".to_owned(),
+        3_600_000 => "h".to_owned(),
+        86_400_000 => "d".to_owned(),
+        _ => humantime::format_duration(limit.window()).to_string().replace(' ', ""),
+    };
+    let burst = match limit.burst() {
+        all if all == limit.count() => String::new(),
+        burst => format!(" burst {burst}"),
+    };
+    format!("{}/{window}{burst}", limit.count())
+}
+
+/// One address without its `/32` or `/128`.
+pub fn show_network(network: &IpNet) -> String {
+    if network.prefix_len() == network.max_prefix_len() {
+        network.addr().to_string()
+    } else {
+        network.to_string()
+    }
+}
+
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.len() > MAX_NAME {
+        Err("must be at most 200 bytes of UTF-8")
+    } else if name.chars().any(char::is_control) {
+        Err("must not contain control characters")
+    } else {
+        Ok(())
+    }
+}
+
+pub fn check_public_id(id: &str) -> Result<(), &'static str> {
+    let ok = (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    if ok { Ok(()) } else { Err("must be 1 to 128 visible ASCII characters without `:`") }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub fn full() -> Entry {
+        Entry {
+            id: KeyId::parse("key_full").unwrap(),
+            org: OrgId::parse("acme").unwrap(),
+            name: "Käse \"CRM\"".into(),
+            status: Status::Disabled,
+            environment: Some(Environment::Live),
+            permissions: vec![
+                Permission::parse("send").unwrap(),
+                Permission::parse("read").unwrap(),
+            ],
+            networks: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8::1/128".parse().unwrap()],
+            limit: Some(parse_limit("600/min burst 50").unwrap()),
+            created: Some(1_795_230_000),
+            not_before: Some(1_795_230_001),
+            expires: Some(1_795_240_000),
+            prefix: Some("wa".into()),
+            start: "wa_live_Ab3".into(),
+            public_id: Some("12345-abcde".into()),
+            digest: Digest::of(b"new"),
+            previous: Some(Previous { digest: Digest::of(b"old"), expires: 1_795_231_000 }),
+            replaces: Some(KeyId::parse("key_old").unwrap()),
+            note: "asked for by Kim".into(),
+        }
+    }
+
+    #[test]
+    fn an_entry_survives_json() {
+        let entry = full();
+        let text = serde_json::to_string(&entry.raw()).unwrap();
+        let raw: RawEntry<'_> = serde_json::from_str(&text).unwrap();
+        assert_eq!(raw.parse().unwrap(), entry);
+    }
+
+    #[test]
+    fn a_rotated_pair_is_two_records() {
+        let specs: Vec<_> = full().specs().collect();
+        assert_eq!(specs.len(), 2);
+        assert_eq!(specs[0].expires, Some(1_795_240_000));
+        assert_eq!(specs[1].expires, Some(1_795_231_000));
+        assert!(specs.iter().all(|s| s.public_id.as_deref() == Some("12345-abcde")));
+        assert_eq!(specs[0].grant, specs[1].grant);
+    }
+
+    #[test]
+    fn all_faults_are_told_and_none_shows_the_value() {
+        let raw = RawEntry {
+            id: "acme".into(),
+            org: "".into(),
+            permissions: vec!["a b".into()],
+            status: Some("gone".into()),
+            digest: "wa_live_hunter2hunter2".into(),
+            expires: Some(Stamp("tomorrow".into())),
+            networks: vec!["::ffff:10.0.0.0/104".into()],
+            ..RawEntry::default()
+        };
+        let faults = raw.parse().unwrap_err();
+        let fields: Vec<_> = faults.iter().map(|(field, _)| *field).collect();
+        for field in ["id", "org", "permissions", "status", "digest", "expires", "networks"] {
+            assert!(fields.contains(&field), "{field}: {fields:?}");
+        }
+        assert!(faults.iter().all(|(_, why)| !why.contains("hunter2")));
+    }
+
+    #[test]
+    fn state_follows_the_clock() {
+        let mut entry = full();
+        assert_eq!(entry.state(1_795_235_000), "disabled");
+        entry.status = Status::Active;
+        assert_eq!(entry.state(1_795_230_000), "not yet valid");
+        assert_eq!(entry.state(1_795_235_000), "active");
+        assert_eq!(entry.state(1_795_240_000), "expired");
+    }
+
+    #[test]
+    fn limits_print_as_they_are_read() {
+        for text in ["600/min", "10/s", "5/h", "1/d", "7/1h30m", "600/min burst 50", "3/30s"] {
+            assert_eq!(show_limit(parse_limit(text).unwrap()), text);
+        }
+        assert!(parse_limit("600/min burst 0").is_err());
+        assert!(parse_limit("600/min burst x").is_err());
+    }
+
+    #[test]
+    fn digests() {
+        let digest = Digest::of(b"abc");
+        assert_eq!(parse_digest(&show_digest(&digest)), Ok(digest));
+        assert!(parse_digest("sha256:abcd").is_err());
+        assert!(parse_digest("wa_secret").unwrap_err().contains("secret"));
+        assert!(parse_digest(&format!("sha256:{}", "g".repeat(64))).is_err());
+    }
+}

@@ -1,0 +1,324 @@
+//! `keys.jsonl`: one JSON value per line. The first line holds the settings; each further line a
+//! key, or newer settings. A change appends: the line of a changed key carries `after`, the serial
+//! of the line that it supersedes, so that two edits of one key made on two branches are found
+//! when the branches are merged. `keys compact` drops what was superseded.
+//!
+//! A last line without a line end is a write that a crash cut short: it never happened.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use memchr::memmem::Finder;
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Entry, FieldFault, RawEntry};
+use super::settings::{RawSettings, Settings};
+use super::{Filter, HINT, Located, reader};
+use crate::core::KeyId;
+use crate::manage::error::{Error, Fault, Result};
+
+/// A key is a few hundred bytes; what is longer is no registry.
+const MAX_LINE: u64 = 1 << 20;
+/// How every settings line begins, and no key line.
+const SETTINGS: &[u8] = b"{\"registry\":";
+/// What a line that supersedes another contains. A name that contains it costs a parse, no more.
+const AFTER: &[u8] = b"\"after\":";
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Line<'a> {
+    /// Of the change that wrote this line.
+    serial: u64,
+    /// Serial of the line that this one supersedes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after: Option<u64>,
+    #[serde(borrow)]
+    key: RawEntry<'a>,
+}
+
+/// Only what tells which key a line is about.
+#[derive(Deserialize)]
+struct Head<'a> {
+    serial: u64,
+    #[serde(default)]
+    after: Option<u64>,
+    #[serde(borrow)]
+    key: HeadKey<'a>,
+}
+
+#[derive(Deserialize)]
+struct HeadKey<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+}
+
+/// Which lines are of interest.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    pub filter: &'a Filter,
+    /// Lines of this serial and below are passed over, not even parsed.
+    pub newer_than: u64,
+}
+
+/// The complete part of an open registry.
+#[derive(Clone, Copy)]
+pub struct Content<'a> {
+    pub file: &'a Arc<File>,
+    pub path: &'a Path,
+    pub length: u64,
+}
+
+/// A line that supersedes another.
+#[derive(Clone, Copy)]
+struct Superseding {
+    line: u64,
+    after: u64,
+}
+
+/// Reads lines into one buffer.
+struct Lines<R> {
+    from: R,
+    buffer: Vec<u8>,
+    number: u64,
+}
+
+// === impl Lines ===
+
+impl<R: BufRead> Lines<R> {
+    fn new(from: R) -> Self {
+        Self { from, buffer: Vec::with_capacity(512), number: 0 }
+    }
+
+    /// The next complete line without its end, and its number.
+    fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
+        self.buffer.clear();
+        (&mut self.from).take(MAX_LINE).read_until(b'\n', &mut self.buffer)?;
+        self.number += 1;
+        match self.buffer.split_last() {
+            Some((b'\n', line)) => Ok(Some((self.number, line))),
+            Some(_) if self.buffer.len() as u64 == MAX_LINE => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("line {} is longer than {MAX_LINE} bytes", self.number),
+            )),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// The newest settings, the serial of the last change, and how many bytes are complete.
+pub fn open(file: &Arc<File>, path: &Path) -> Result<(Settings, u64)> {
+    let mut lines = Lines::new(reader(file));
+    let mut settings: Option<(u64, Vec<u8>)> = None;
+    let mut last: Option<(u64, Vec<u8>)> = None;
+    let mut length = 0;
+    while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
+        length += line.len() as u64 + 1;
+        if line.starts_with(SETTINGS) {
+            settings = Some((number, line.to_vec()));
+        } else if number == 1 {
+            let why = "the first line must hold the settings: {\"registry\":1,\"serial\":0}";
+            return Err(Error::fault(Fault::new(path, 1, "", why), HINT));
+        }
+        let last = last.get_or_insert_with(Default::default);
+        last.0 = number;
+        last.1.clear();
+        last.1.extend_from_slice(line);
+    }
+    let Some((number, line)) = settings else {
+        let why = "is empty; its first line must hold the settings";
+        return Err(Error::fault(Fault::new(path, 0, "", why), HINT));
+    };
+    let raw: RawSettings = serde_json::from_slice(&line).map_err(|e| syntax(&e, number, path))?;
+    let mut settings = Settings::from_raw(raw, path, &|_| number)
+        .map_err(|faults| Error::Faults { faults, hint: HINT })?;
+    if let Some((number, line)) = last.filter(|(_, line)| !line.starts_with(SETTINGS)) {
+        let head: Head<'_> = serde_json::from_slice(&line).map_err(|e| syntax(&e, number, path))?;
+        settings.serial = settings.serial.max(head.serial);
+    }
+    Ok((settings, length))
+}
+
+/// Calls `each` for every key in force. Lines that cannot be meant are not parsed.
+pub fn scan(
+    content: Content<'_>,
+    wanted: Wanted<'_>,
+    faults: &mut Vec<Fault>,
+    each: &mut dyn FnMut(Located) -> Result<()>,
+) -> Result<()> {
+    let path = content.path;
+    let superseding = superseding(content, faults)?;
+    let Wanted { filter, newer_than } = wanted;
+    let id = filter.id.map(|id| format!("\"{id}\""));
+    let id = id.as_ref().map(Finder::new);
+    let mut lines = Lines::new(reader(content.file).take(content.length));
+    while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
+        if line.starts_with(SETTINGS)
+            || id.as_ref().is_some_and(|id| id.find(line).is_none())
+            || leading_serial(line).is_some_and(|serial| serial <= newer_than)
+        {
+            continue;
+        }
+        let parsed = match serde_json::from_slice::<Line<'_>>(line) {
+            Ok(parsed) => parsed,
+            Err(e) => {
+                faults.push(syntax_fault(&e, number, path));
+                continue;
+            }
+        };
+        let entry = match parsed.key.parse() {
+            Ok(entry) => entry,
+            Err(new) => {
+                faults.extend(new.into_iter().map(|(f, why)| Fault::new(path, number, f, why)));
+                continue;
+            }
+        };
+        if let Some(chain) = superseding.get(&entry.id) {
+            let Some(position) = chain.iter().position(|change| change.line == number) else {
+                // The line that the first change was made on: the chain must begin there.
+                if parsed.after.is_none()
+                    && let Some(first) = chain.first()
+                    && first.after != parsed.serial
+                {
+                    faults.push(conflict(path, *first, parsed.serial));
+                }
+                continue;
+            };
+            if let Some(next) = chain.get(position + 1) {
+                if next.after != parsed.serial {
+                    faults.push(conflict(path, *next, parsed.serial));
+                }
+                continue;
+            }
+        }
+        if filter.takes(&entry) {
+            each(Located { entry, line: number, serial: Some(parsed.serial) })?;
+        }
+    }
+    Ok(())
+}
+
+/// The serial of a line as [`print`] writes it, without parsing the line.
+fn leading_serial(line: &[u8]) -> Option<u64> {
+    let rest = line.strip_prefix(b"{\"serial\":")?;
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    std::str::from_utf8(rest.get(..digits)?).ok()?.parse().ok()
+}
+
+/// Whether the first line holds settings. Otherwise it is plain JSON Lines, as `keys export` and
+/// other programs write them.
+pub fn is_registry(path: &Path) -> Result<bool> {
+    let file = File::open(path).map_err(Error::read(path))?;
+    let mut start = Vec::new();
+    let wanted = SETTINGS.len() as u64;
+    file.take(wanted).read_to_end(&mut start).map_err(Error::read(path))?;
+    Ok(start == SETTINGS)
+}
+
+/// Calls `each` for every line of a file without settings.
+pub fn plain(
+    path: &Path,
+    faults: &mut Vec<Fault>,
+    each: &mut dyn FnMut(RawEntry<'_>) -> Result<Vec<FieldFault>>,
+) -> Result<()> {
+    let file = File::open(path).map_err(Error::read(path))?;
+    let mut lines = Lines::new(io::BufReader::with_capacity(1 << 18, file));
+    while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        match serde_json::from_slice::<RawEntry<'_>>(line) {
+            Ok(raw) => {
+                let place = |(field, why)| Fault::new(path, number, field, why);
+                faults.extend(each(raw)?.into_iter().map(place));
+            }
+            Err(e) => faults.push(syntax_fault(&e, number, path)),
+        }
+    }
+    Ok(())
+}
+
+/// Of every key that was changed: each change, in order.
+fn superseding(
+    content: Content<'_>,
+    faults: &mut Vec<Fault>,
+) -> Result<HashMap<KeyId, Vec<Superseding>>> {
+    let path = content.path;
+    let mut chains: HashMap<KeyId, Vec<Superseding>> = HashMap::new();
+    let after = Finder::new(AFTER);
+    let mut lines = Lines::new(reader(content.file).take(content.length));
+    while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
+        if after.find(line).is_none() || line.starts_with(SETTINGS) {
+            continue;
+        }
+        // What cannot be parsed is told by the pass that parses it.
+        let Ok(head) = serde_json::from_slice::<Head<'_>>(line) else { continue };
+        let (Some(after), Ok(id)) = (head.after, KeyId::parse(&head.key.id)) else { continue };
+        if head.serial <= after {
+            let why = "must be below `serial`";
+            faults.push(Fault::new(path, number, "after", why));
+        }
+        chains.entry(id).or_default().push(Superseding { line: number, after });
+    }
+    Ok(chains)
+}
+
+fn conflict(path: &Path, change: Superseding, is: u64) -> Fault {
+    let Superseding { line, after } = change;
+    let why = format!(
+        "was made on serial {after} of this key, but the line before has serial {is}: two edits \
+         of one key were merged; keep one of the lines and correct its `after`"
+    );
+    Fault::new(path, line, "after", why)
+}
+
+/// One key as a line. `after` is the serial of the line that it supersedes.
+pub fn print(entry: &Entry, serial: u64, after: Option<u64>) -> String {
+    let line = Line { serial, after, key: entry.raw() };
+    serde_json::to_string(&line).unwrap_or_default() + "\n"
+}
+
+pub fn print_settings(settings: &Settings) -> String {
+    serde_json::to_string(&settings.raw()).unwrap_or_default() + "\n"
+}
+
+/// Appends complete lines behind the complete part of the file, and flushes them to the disk.
+pub fn append(path: &Path, length: u64, lines: &[u8]) -> Result<()> {
+    let attempt = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        // A torn line of a writer that died; we hold the lock, so nobody is writing it.
+        file.set_len(length)?;
+        file.seek(SeekFrom::Start(length))?;
+        let written = file.write_all(lines).and_then(|()| file.sync_all());
+        if written.is_err() {
+            undo(&file, length);
+        }
+        written
+    };
+    attempt().map_err(Error::write(path))
+}
+
+/// Part of a change (a full disk) is no change.
+fn undo(file: &File, length: u64) {
+    file.set_len(length).and_then(|()| file.sync_all()).ok();
+}
+
+fn syntax(e: &serde_json::Error, line: u64, path: &Path) -> Error {
+    Error::fault(syntax_fault(e, line, path), HINT)
+}
+
+/// Without the values that serde's message would quote: one may be a secret.
+pub fn syntax_fault(e: &serde_json::Error, line: u64, path: &Path) -> Fault {
+    let message = e.to_string();
+    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
+    let why = if message.starts_with("invalid type: ") || message.starts_with("invalid value: ") {
+        let wanted = message.rsplit_once(", expected ").map_or("another value", |(_, w)| w);
+        format!("wrong type: expected {wanted}")
+    } else {
+        message.to_owned()
+    };
+    Fault::new(path, line, "", format!("{why} (column {})", e.column()))
+}

@@ -1,0 +1,317 @@
+//! `keygatectl table build`: a table of the registry, or of other sources, within a bound of memory.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::super::error::{Error, Fault, Result};
+use super::super::files;
+use super::super::keys::import::{Found, read_csv};
+use super::super::publish::{self, Terms};
+use super::super::registry::change::{Change, Check};
+use super::super::registry::entry::RawEntry;
+use super::super::registry::settings::is_audience;
+use super::super::registry::{Filter, Form, Registry, jsonl};
+use super::super::session::Session;
+use super::super::signer::{Signer, load_public, table_key};
+use super::super::time::When;
+use super::fold;
+use crate::core::KeySpec;
+use crate::table::{Acknowledge, BodyBuilder, Spool};
+
+#[derive(Debug, clap::Args)]
+pub struct Build {
+    /// The file to write [default: `table` of the registry's [publish]]
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Build from these files instead of the registry: `.toml`, `.jsonl` or `.csv`, with digests;
+    /// repeatable. The registry is neither read nor changed
+    #[arg(long = "from", value_name = "FILE", requires = "serial", requires = "audience")]
+    pub sources: Vec<PathBuf>,
+    /// Serial of a table from other sources, or the serial to go on from after a registry was lost
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub serial: Option<u64>,
+    /// Name of the deployments that the table is for [default: of the registry]
+    #[arg(long, value_name = "NAME")]
+    pub audience: Option<String>,
+    /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]
+    #[arg(long = "signer", value_name = "FILE", conflicts_with = "unsigned")]
+    pub signers: Vec<PathBuf>,
+    /// Leave the signature to another program; then `keygatectl table attach-signature`
+    #[arg(long)]
+    pub unsigned: bool,
+    /// Public key that will sign, or sign as well: PEM or `ed25519:BASE64`; repeatable
+    #[arg(long = "signer-public", value_name = "KEY")]
+    pub named: Vec<String>,
+    /// Also write the bytes that are to be signed
+    #[arg(long, value_name = "FILE")]
+    pub message: Option<PathBuf>,
+    /// When sidecars stop accepting the table: `30d`, an instant, or `never` [default: `life`]
+    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    pub expires: Option<When>,
+    /// State that this is meant: `empty` (no active key), `shrink` (most are gone); repeatable
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub acknowledge: Vec<Meant>,
+    /// Take the patch at this place into the registry first [default: `patch` of [publish]]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "", conflicts_with = "sources")]
+    pub fold_patch: Option<PathBuf>,
+    /// Most memory to use, such as `64MiB`; what does not fit is sorted on disk
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
+    pub memory: usize,
+    /// What to do with a line that cannot be read
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "report")]
+    pub on_bad_line: OnBadLine,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Meant {
+    Empty,
+    Shrink,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnBadLine {
+    /// Read on, name all of them, build nothing
+    Report,
+    /// Name all of them, build without them
+    Skip,
+    /// Name the first, build nothing
+    Stop,
+}
+
+/// Temporary files in the directory of the target: on its disk, and without a name, so that a
+/// crash leaves nothing behind.
+#[derive(Debug)]
+pub struct Spill {
+    directory: PathBuf,
+}
+
+// === impl Spill ===
+
+impl Spill {
+    pub fn beside(target: &Path) -> Self {
+        Self { directory: files::directory(target).to_owned() }
+    }
+}
+
+impl Spool for Spill {
+    type File = File;
+
+    fn fresh(&mut self) -> io::Result<File> {
+        tempfile::tempfile_in(&self.directory)
+    }
+}
+
+// === impl Build ===
+
+impl Build {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        if self.unsigned && self.named.is_empty() {
+            return Err(Error::Missing {
+                what: "who will sign",
+                hint: "give --signer-public with the signer's public key: the manifest names it",
+            });
+        }
+        if let Some(audience) = self.audience.as_deref().filter(|a| !is_audience(a)) {
+            let why = format!("`{audience}` must be 1 to 128 visible ASCII characters");
+            return Err(Error::argument("--audience", why));
+        }
+        let published = if self.sources.is_empty() {
+            self.of_registry(session)?
+        } else {
+            self.of_files(session)?
+        };
+        published.answer(session)
+    }
+
+    fn of_registry(&self, session: &mut Session) -> Result<publish::Published> {
+        let change = Change::begin(&session.registry, session.patience, Check::Touched)?;
+        let terms = self.terms(Some(change.registry()), session)?;
+        let out = self.out.clone().or_else(|| {
+            let registry = change.registry();
+            registry.settings.publish.table.as_deref().map(|path| registry.relative(path))
+        });
+        let out = out.ok_or(Error::Missing {
+            what: "the file to write",
+            hint: "give --out, or set `table` under [publish] in the registry",
+        })?;
+        let change = fold::published_patch(self.fold_patch.as_deref(), change, session)?;
+        let change = match self.serial {
+            Some(serial) => change.at_serial(serial)?,
+            None => change,
+        };
+        let what = json!({ "file": out.display().to_string() });
+        let record = session.record(change.serial(), "table build", what);
+        let mut records = change.records("table build: fold", &session.stamp(change.serial()));
+        records.push(record);
+        // The serial is taken; the lock goes before the long part, and the file that was opened
+        // stays the one that is read.
+        let registry = change.commit(&records)?.registry;
+        self.build(Some(&registry), registry.settings.serial, &out, &terms, session)
+    }
+
+    fn of_files(&self, session: &Session) -> Result<publish::Published> {
+        let terms = self.terms(None, session)?;
+        let out = self
+            .out
+            .clone()
+            .ok_or(Error::Missing { what: "the file to write", hint: "give --out" })?;
+        self.build(None, self.serial.unwrap_or_default(), &out, &terms, session)
+    }
+
+    fn terms(&self, registry: Option<&Registry>, session: &Session) -> Result<Terms> {
+        let audience = self
+            .audience
+            .as_deref()
+            .map(Into::into)
+            .or_else(|| registry.and_then(|registry| registry.settings.audience.clone()));
+        let mut named: Vec<_> =
+            self.named.iter().map(|t| table_key(&load_public(t)?)).collect::<Result<_>>()?;
+        let signers = match (self.unsigned, registry) {
+            (true, _) => Vec::new(),
+            (false, Some(registry)) => Terms::of(registry, &self.signers, session)?.signers,
+            (false, None) if self.signers.is_empty() => {
+                return Err(Error::Missing {
+                    what: "the signer",
+                    hint: "give --signer FILE, or --unsigned",
+                });
+            }
+            (false, None) => {
+                self.signers.iter().map(|path| Signer::load(path)).collect::<Result<_>>()?
+            }
+        };
+        for signer in &signers {
+            named.push(table_key(signer.public())?);
+        }
+        named.sort_unstable();
+        named.dedup();
+        let life = registry.and_then(|registry| registry.settings.publish.life).map(When::In);
+        let expires_at = match self.expires.or(life) {
+            Some(when) => {
+                when.resolve(session.now()).map_err(|e| Error::argument("--expires", e))?
+            }
+            None => None,
+        };
+        let meant = |meant: &Meant| match meant {
+            Meant::Empty => Acknowledge::Empty,
+            Meant::Shrink => Acknowledge::Shrink,
+        };
+        Ok(Terms {
+            audience: audience.ok_or(Error::Missing {
+                what: "the audience",
+                hint: "give --audience, or set `audience` in the registry",
+            })?,
+            signers,
+            named,
+            expires_at,
+            acknowledge: self.acknowledge.iter().map(meant).collect(),
+            memory: self.memory,
+        })
+    }
+
+    fn build(
+        &self,
+        registry: Option<&Registry>,
+        serial: u64,
+        out: &Path,
+        terms: &Terms,
+        session: &Session,
+    ) -> Result<publish::Published> {
+        let mut builder = BodyBuilder::new(Spill::beside(out), terms.memory);
+        let mut faults = Vec::new();
+        let stop = self.on_bad_line == OnBadLine::Stop;
+        let mut push = |spec: &KeySpec| builder.push(spec).map_err(|e| Error::build(out, e));
+        match registry {
+            Some(registry) => {
+                registry.scan_with(&Filter::default(), &mut faults, &mut |located| {
+                    located.entry.specs().try_for_each(|spec| push(&spec))
+                })?;
+            }
+            None => {
+                for source in &self.sources {
+                    read_source(source, stop, &mut faults, &mut push)?;
+                }
+            }
+        }
+        if !faults.is_empty() {
+            if self.on_bad_line != OnBadLine::Skip {
+                if stop {
+                    faults.truncate(1);
+                }
+                let hint = "no table was written; --on-bad-line skip builds without these keys";
+                return Err(Error::Faults { faults, hint });
+            }
+            for fault in &faults {
+                eprintln!("warning: left out: {fault}");
+            }
+        }
+        if let Some(registry) = registry {
+            builder.formats(registry.settings.prefixes.values().cloned());
+        }
+        let message = self.message.as_deref();
+        publish::finish(builder, registry, serial, out, terms, message, session)
+    }
+}
+
+/// Every key of a file that is not the registry. Digests only: `keys import` takes plaintext.
+fn read_source(
+    path: &Path,
+    stop: bool,
+    faults: &mut Vec<Fault>,
+    push: &mut dyn FnMut(&KeySpec) -> Result<()>,
+) -> Result<()> {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if extension == "csv" {
+        let file = File::open(path).map_err(Error::read(path))?;
+        let mut reader = io::BufReader::with_capacity(1 << 18, file);
+        return read_csv(&mut reader, path, &mut |found| match found {
+            Found::Fault(fault) if stop => Err(Error::fault(fault, "no table was written")),
+            Found::Fault(fault) => {
+                faults.push(fault);
+                Ok(())
+            }
+            Found::Lost(_) => Ok(()),
+            Found::Key(candidate) => {
+                let line = candidate.line;
+                if candidate.secret.is_some() {
+                    let why = "is plaintext; `keygatectl keys import` hashes it on the way";
+                    return Err(Error::fault(Fault::new(path, line, "secret", why), ""));
+                }
+                match candidate.raw.parse() {
+                    Ok(entry) => entry.specs().try_for_each(|spec| push(&spec)),
+                    Err(new) => {
+                        let place = |(field, why)| Fault::new(path, line, field, why);
+                        faults.extend(new.into_iter().map(place));
+                        match (stop, faults.first()) {
+                            (true, Some(first)) => {
+                                Err(Error::fault(first.clone(), "no table was written"))
+                            }
+                            _ => Ok(()),
+                        }
+                    }
+                }
+            }
+        });
+    }
+    if Form::of(path) == Form::JsonLines && !jsonl::is_registry(path)? {
+        return jsonl::plain(path, faults, &mut |raw: RawEntry<'_>| match raw.parse() {
+            Ok(entry) => entry.specs().try_for_each(|spec| push(&spec)).map(|()| Vec::new()),
+            Err(faults) => Ok(faults),
+        });
+    }
+    let registry = Registry::open(path)?;
+    registry.scan_with(&Filter::default(), faults, &mut |located| {
+        located.entry.specs().try_for_each(|spec| push(&spec))
+    })
+}
+
+/// `64MiB`, `1GiB`, or bytes.
+fn size(text: &str) -> std::result::Result<usize, &'static str> {
+    const BAD: &str = "must look like `64MiB`: a number with KiB, MiB or GiB";
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let unit = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((text, 1usize));
+    number.trim().parse::<usize>().ok().and_then(|n| n.checked_mul(factor)).ok_or(BAD)
+}

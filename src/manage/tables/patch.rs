@@ -1,0 +1,68 @@
+//! `keygatectl patch`: everything in which the registry differs from the published table, as one
+//! small file.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::super::error::{Error, Result};
+use super::super::publish::{self, Terms};
+use super::super::registry::change::{Change, Check};
+use super::super::session::Session;
+
+#[derive(Debug, clap::Args)]
+pub struct MakePatch {
+    /// The file to write [default: `patch` of the registry's [publish]]
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// The table that the patch is over [default: `table` of the registry's [publish]]
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
+    /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]
+    #[arg(long = "signer", value_name = "FILE")]
+    pub signers: Vec<PathBuf>,
+    /// Go on from this serial, behind something that was published from elsewhere
+    #[arg(long, value_name = "N")]
+    pub serial: Option<u64>,
+}
+
+// === impl MakePatch ===
+
+impl MakePatch {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        let change = Change::begin(&session.registry, session.patience, Check::Touched)?;
+        let registry = change.registry();
+        let publish = &registry.settings.publish;
+        let place = |given: &Option<PathBuf>, set: &Option<PathBuf>, what, hint| {
+            let set = set.as_deref().map(|path| registry.relative(path));
+            given.clone().or(set).ok_or(Error::Missing { what, hint })
+        };
+        let out = place(
+            &self.out,
+            &publish.patch,
+            "the file to write",
+            "give --out, or set `patch` under [publish] in the registry",
+        )?;
+        let base = place(
+            &self.base,
+            &publish.table,
+            "the table that the patch is over",
+            "give --base, or set `table` under [publish] in the registry",
+        )?;
+        let terms = Terms::of(registry, &self.signers, session)?;
+        publish::head(&base)?;
+        let change = match self.serial {
+            Some(serial) => change.at_serial(serial)?,
+            None => change,
+        };
+        let what = json!({
+            "file": out.display().to_string(),
+            "base": base.display().to_string(),
+        });
+        let record = session.record(change.serial(), "patch", what);
+        let committed = change.commit(&[record])?;
+        // The lock is held: the next patch must not be put in place before this one.
+        let published = publish::patch(&committed.registry, &out, &base, &terms, session)?;
+        published.answer(session)
+    }
+}

@@ -1,0 +1,134 @@
+//! Instants and durations as people write them. Reads no clock.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+/// The last second that a table's record can hold (2106-02-07T06:28:15Z).
+const LAST: u64 = u32::MAX as u64;
+
+/// A point in time as an option gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    At(u64),
+    In(Duration),
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TimeError {
+    #[error("must look like `90d`, `12h` or `1h30m`")]
+    Duration,
+    #[error("must look like `2027-01-31T00:00:00Z` (RFC 3339, with a zone)")]
+    Instant,
+    #[error("must be between 1970-01-01 and 2106-02-07")]
+    Range,
+    #[error(
+        "must be a duration such as `90d`, an instant such as `2027-01-31T00:00:00Z`, or `never`"
+    )]
+    When,
+}
+
+// === impl When ===
+
+impl When {
+    pub fn parse(text: &str) -> Result<Self, TimeError> {
+        if text == "never" {
+            return Ok(Self::Never);
+        }
+        if let Ok(duration) = duration(text) {
+            return Ok(Self::In(duration));
+        }
+        match instant(text) {
+            Ok(at) => Ok(Self::At(at)),
+            Err(TimeError::Range) => Err(TimeError::Range),
+            Err(_) => Err(TimeError::When),
+        }
+    }
+
+    /// Unix seconds; `None`: never.
+    pub fn resolve(self, now: u64) -> Result<Option<u64>, TimeError> {
+        let at = match self {
+            Self::Never => return Ok(None),
+            Self::At(at) => at,
+            Self::In(after) => now.saturating_add(after.as_secs()),
+        };
+        if at <= LAST { Ok(Some(at)) } else { Err(TimeError::Range) }
+    }
+}
+
+/// RFC 3339 with any zone, as Unix seconds; a fraction of a second is cut off.
+pub fn instant(text: &str) -> Result<u64, TimeError> {
+    let (local, offset) = split_zone(text).ok_or(TimeError::Instant)?;
+    let local = local.replace(['t', ' '], "T");
+    let parsed = humantime::parse_rfc3339(&format!("{local}Z")).map_err(|_| TimeError::Instant)?;
+    let seconds = parsed.duration_since(UNIX_EPOCH).map_err(|_| TimeError::Range)?.as_secs();
+    let at = seconds.checked_add_signed(-offset).ok_or(TimeError::Range)?;
+    if at <= LAST { Ok(at) } else { Err(TimeError::Range) }
+}
+
+/// `2027-01-31T00:00:00Z`.
+pub fn show(seconds: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+}
+
+pub fn duration(text: &str) -> Result<Duration, TimeError> {
+    humantime::parse_duration(text).map_err(|_| TimeError::Duration)
+}
+
+/// The text before the zone, and the zone's offset from UTC in seconds.
+fn split_zone(text: &str) -> Option<(&str, i64)> {
+    if let Some(local) = text.strip_suffix(['Z', 'z']) {
+        return Some((local, 0));
+    }
+    let (local, zone) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    let (sign, clock) = match zone.split_at_checked(1)? {
+        ("+", clock) => (1, clock),
+        ("-", clock) => (-1, clock),
+        _ => return None,
+    };
+    let (hours, minutes) = clock.split_once(':')?;
+    let two = |text: &str, max: i64| -> Option<i64> {
+        let ok = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse().ok().filter(|n| ok && *n <= max)
+    };
+    Some((local, sign * (two(hours, 23)? * 3600 + two(minutes, 59)? * 60)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants() {
+        let cases = [
+            ("zulu", "2026-11-21T03:00:00Z", Ok(1_795_230_000)),
+            ("lower case", "2026-11-21t03:00:00z", Ok(1_795_230_000)),
+            ("space", "2026-11-21 03:00:00Z", Ok(1_795_230_000)),
+            ("east", "2026-11-21T05:00:00+02:00", Ok(1_795_230_000)),
+            ("west", "2026-11-20T22:30:00-04:30", Ok(1_795_230_000)),
+            ("fraction", "2026-11-21T03:00:00.999Z", Ok(1_795_230_000)),
+            ("no zone", "2026-11-21T03:00:00", Err(TimeError::Instant)),
+            ("a date", "2026-11-21", Err(TimeError::Instant)),
+            ("wild zone", "2026-11-21T03:00:00+99:00", Err(TimeError::Instant)),
+            ("signs in zone", "2026-11-21T03:00:00++1:00", Err(TimeError::Instant)),
+            ("beyond a record", "2107-01-01T00:00:00Z", Err(TimeError::Range)),
+            ("before all", "1970-01-01T00:00:00+01:00", Err(TimeError::Range)),
+            ("not ascii", "2026-11-21T03:00:00é1:00", Err(TimeError::Instant)),
+        ];
+        for (name, text, want) in cases {
+            assert_eq!(instant(text), want, "{name}");
+        }
+        assert_eq!(show(1_795_230_000), "2026-11-21T03:00:00Z");
+    }
+
+    #[test]
+    fn when_is_resolved_against_now() {
+        assert_eq!(When::parse("90d").unwrap().resolve(10), Ok(Some(90 * 86_400 + 10)));
+        assert_eq!(When::parse("never").unwrap().resolve(10), Ok(None));
+        assert_eq!(
+            When::parse("2026-11-21T03:00:00Z").unwrap().resolve(0),
+            Ok(Some(1_795_230_000))
+        );
+        assert_eq!(When::parse("500y").unwrap().resolve(0), Err(TimeError::Range));
+        assert_eq!(When::parse("soon"), Err(TimeError::When));
+    }
+}
