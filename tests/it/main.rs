@@ -9,6 +9,7 @@
     reason = "a test ends at the first surprise, also in its helpers"
 )]
 
+mod keygate_cli;
 mod layering;
 mod recorder;
 #[allow(dead_code, reason = "a vocabulary; not every word is in use at every time")]
