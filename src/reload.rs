@@ -1,11 +1,358 @@
-//! Files and URLs to what is in force.
+//! From files and URLs to what is in force: sources, watching, verification, acceptance, swap.
+//! Imports `clock`, `config`, `core`, `snapshot`, `table`, `telemetry`.
+//!
+//! ```text
+//! load_first → Loaded → start → Reloader      (a thread of its own; a URL has one as well)
+//! stirred or polled or told → look → read → open → accept → write down → swap
+//! ```
+//!
+//! Invariant: a reload that fails changes nothing but counters, gauges and the log. What may be in
+//! force is decided by [`crate::table::Desk`] alone; this room brings it bytes and remembers.
 
+mod census;
+mod fetch;
+mod files;
+mod keeper;
+mod run;
+mod source;
+mod state;
 mod status;
+mod url;
+mod watch;
 
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+
+use self::fetch::{Fetcher, Verified, cache_file};
+use self::keeper::{Keeper, Terms};
+use self::run::{Event, Feed, Loop, Wakes};
+use self::source::PathSource;
+use self::url::UrlSource;
+use crate::clock::Clock;
+use crate::config::{Settings, TableConfig, TableSource};
+use crate::snapshot::Store;
+use crate::table::{KeySet, Patch, Refusal, Table, TrustError};
+use crate::telemetry::control::Artefact;
+use crate::telemetry::{Metrics, Readiness};
+
+pub use self::keeper::Failure;
+pub use self::source::SourceError;
 pub use self::status::{Status, StatusCell, Time};
+
+/// Why keygate cannot start with keys.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the {what} cannot be put in force: {failure}")]
+    Keys { what: &'static str, failure: Failure },
+    #[error("the trusted signers cannot be used: {0}")]
+    Trust(#[from] TrustError),
+}
+
+/// What a changed configuration file puts in force.
+#[derive(Debug)]
+pub struct Reconfigured {
+    pub settings: Arc<Settings>,
+    pub route_slots: Box<[u32]>,
+    pub table: TableConfig,
+    /// Keys outside [`Settings`] and `[table]` that differ and stay as they are until a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// What the reload thread calls back.
+pub struct Hooks {
+    /// Reads the configuration file again. Called on SIGHUP and when the file changed. The error
+    /// is the whole message for the log.
+    pub reconfigure: Box<dyn FnMut() -> Result<Reconfigured, String> + Send>,
+    /// Other files that are watched in the same way, such as certificates.
+    pub files: Vec<FileHook>,
+}
+
+/// Files that are read again by someone else when they change.
+pub struct FileHook {
+    pub paths: Vec<PathBuf>,
+    /// Called on the reload thread, once for any number of files changed at once, and on SIGHUP.
+    pub changed: Box<dyn FnMut() + Send>,
+}
+
+/// Keys that were loaded at start, and all that keeps them up to date.
+pub struct Loaded {
+    config: TableConfig,
+    keeper: Keeper,
+    terms: Arc<ArcSwap<Terms>>,
+    table: First,
+    patch: Option<First>,
+    clock: Clock,
+    metrics: Metrics,
+    cell: StatusCell,
+}
+
+/// A source at start, before its thread runs.
+enum First {
+    Path(PathSource),
+    Url(Box<Fetcher>),
+}
+
+/// The running reload thread.
+#[derive(Debug)]
+pub struct Reloader {
+    events: Sender<Event>,
+    thread: JoinHandle<()>,
+}
 
 /// Lets the request path go first: the calling thread runs when the workers leave time.
 pub fn lower_priority() {
     // On Linux this is the calling thread alone. Where it is not allowed, nothing is lost.
     let _ = rustix::process::setpriority_process(None, 10);
+}
+
+/// Loads table and patch for the first time.
+///
+/// Without a table that can be put in force this is an error, or with `wait_for_table` a start
+/// without keys: readiness has a part `table` that says what is awaited.
+pub fn load_first(
+    config: &TableConfig,
+    clock: Clock,
+    metrics: Metrics,
+    readiness: &Readiness,
+) -> Result<Loaded, StartError> {
+    let terms = Terms::new(config)?;
+    let cell = StatusCell::default();
+    let part = readiness.register("table");
+    let keeper = Keeper::new(config, &terms, clock.clone(), metrics.clone(), part, cell.clone());
+    let terms = Arc::new(ArcSwap::from_pointee(terms));
+    let first = |what, source: &TableSource| First::new(what, source, config, &terms, &clock);
+    let keys_error = |what: &'static str| move |failure| StartError::Keys { what, failure };
+    let mut table = first(Artefact::Table, &config.source).map_err(keys_error("table"))?;
+    let mut patch = match &config.patch {
+        Some(source) => Some(first(Artefact::Patch, source).map_err(keys_error("patch"))?),
+        None => None,
+    };
+    let mut loaded = Keeping { keeper, terms: &terms, clock: &clock };
+    let mut result = loaded.table(&mut table).map_err(keys_error("table"));
+    if let Some(patch) = &mut patch {
+        result = result.and(loaded.patch(patch).map_err(keys_error("patch")));
+    }
+    let mut keeper = loaded.keeper;
+
+    match result {
+        Err(error) if !config.wait_for_table => return Err(error),
+        Err(error) => tracing::warn!(%error, "starting without keys; wait_for_table is set"),
+        Ok(()) => {}
+    }
+    keeper.started();
+    let placed = keeper.write_down();
+    keeper.in_force(placed);
+    Ok(Loaded { config: config.clone(), keeper, terms, table, patch, clock, metrics, cell })
+}
+
+/// The steps of [`load_first`].
+struct Keeping<'k> {
+    keeper: Keeper,
+    terms: &'k ArcSwap<Terms>,
+    clock: &'k Clock,
+}
+
+// === impl Keeping ===
+
+impl Keeping<'_> {
+    fn table(&mut self, source: &mut First) -> Result<(), Failure> {
+        let began = self.clock.now();
+        let table = source.load(&self.terms.load(), self.clock, |bytes, terms| {
+            Ok(Verified::Table(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?)))
+        });
+        let table = match table {
+            Ok(Verified::Table(table)) => Ok(table),
+            Ok(Verified::Patch(_)) => return Ok(()),
+            Err(failure) => Err(failure),
+        };
+        self.keeper.took(Artefact::Table, self.since(began));
+        self.keeper.offer_table(table).map(drop)
+    }
+
+    /// A patch that is not there was not published yet. One that is there and cannot be verified
+    /// could hold a revocation, so it is an error.
+    fn patch(&mut self, source: &mut First) -> Result<(), Failure> {
+        let began = self.clock.now();
+        let patch = source.load(&self.terms.load(), self.clock, |bytes, terms| {
+            Ok(Verified::Patch(Arc::new(Patch::open(bytes, &terms.trust, &terms.bounds)?)))
+        });
+        let patch = match patch {
+            Ok(Verified::Patch(patch)) => Ok(patch),
+            Ok(Verified::Table(_)) => return Ok(()),
+            Err(failure) if failure.is_missing() => {
+                self.keeper.no_patch();
+                return Ok(());
+            }
+            Err(failure) => Err(failure),
+        };
+        self.keeper.took(Artefact::Patch, self.since(began));
+        match self.keeper.offer_patch(patch) {
+            Ok(_) => Ok(()),
+            // Genuine, and of no use to the table in force: it was made for another.
+            Err(Failure::Refused(
+                Refusal::Base { .. } | Refusal::Rollback { .. } | Refusal::EqualSerial { .. },
+            )) => {
+                self.keeper.patch_is_known();
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn since(&self, began: crate::core::Now) -> std::time::Duration {
+        let ended = self.clock.now().mono_ns;
+        std::time::Duration::from_nanos(ended.saturating_sub(began.mono_ns))
+    }
+}
+
+// === impl First ===
+
+impl First {
+    fn new(
+        artefact: Artefact,
+        source: &TableSource,
+        config: &TableConfig,
+        terms: &Arc<ArcSwap<Terms>>,
+        clock: &Clock,
+    ) -> Result<Self, Failure> {
+        let (suffix, poll) = match artefact {
+            Artefact::Patch => ("kgp", config.patch_poll),
+            Artefact::Table => ("kgt", config.poll),
+        };
+        Ok(match source {
+            TableSource::Path(path) => Self::Path(PathSource::new(path, suffix, config.max_bytes)),
+            TableSource::Url(url) => Self::Url(Box::new(Fetcher {
+                source: UrlSource::new(url, &config.url, config.max_bytes)?,
+                artefact,
+                poll,
+                cache: config.cache_dir.as_deref().map(|dir| cache_file(dir, artefact)),
+                terms: Arc::clone(terms),
+                clock: clock.clone(),
+            })),
+        })
+    }
+
+    fn load(
+        &mut self,
+        terms: &Terms,
+        clock: &Clock,
+        open: impl Fn(Vec<u8>, &Terms) -> Result<Verified, Failure>,
+    ) -> Result<Verified, Failure> {
+        match self {
+            Self::Path(source) => {
+                let contents = source.read(clock.now().unix_ms)?;
+                source.processed(contents.seen);
+                open(contents.bytes, terms)
+            }
+            Self::Url(fetcher) => fetcher.first(),
+        }
+    }
+}
+
+// === impl StartError ===
+
+impl StartError {
+    /// The exit code; docs/exit-codes.md has the table.
+    pub fn exit(&self) -> u8 {
+        const DATA: u8 = 65;
+        const NO_INPUT: u8 = 66;
+        const TRY_AGAIN: u8 = 75;
+        const CONFIG: u8 = 78;
+        match self {
+            Self::Trust(_) => CONFIG,
+            Self::Keys { failure: Failure::Refused(refusal), .. } => refusal.exit(),
+            Self::Keys { failure: Failure::Source(error), .. } => match error {
+                SourceError::Credential { .. } => CONFIG,
+                SourceError::Encoding(_) | SourceError::TooLarge { .. } => DATA,
+                SourceError::Io { .. }
+                | SourceError::Missing { .. }
+                | SourceError::NotRegular { .. }
+                | SourceError::Several { .. } => NO_INPUT,
+                SourceError::Changing
+                | SourceError::Network(_)
+                | SourceError::Redirect
+                | SourceError::Status { .. }
+                | SourceError::Timeout(_) => TRY_AGAIN,
+            },
+        }
+    }
+}
+
+// === impl Loaded ===
+
+impl Loaded {
+    /// For the first snapshot.
+    pub fn keys(&self) -> Option<Arc<KeySet>> {
+        self.keeper.keys()
+    }
+
+    /// For the admin listener.
+    pub fn status(&self) -> StatusCell {
+        self.cell.clone()
+    }
+
+    /// Starts the threads that keep the keys up to date. From now on they are the only ones that
+    /// swap `store`.
+    pub fn start(
+        self,
+        store: Arc<Store>,
+        config_file: PathBuf,
+        hooks: Hooks,
+    ) -> io::Result<Reloader> {
+        let (events, inbox) = channel();
+        let wakes = Wakes::new(events.clone());
+        let table = Feed::start(self.table, &events)?;
+        let patch = self.patch.map(|patch| Feed::start(patch, &events)).transpose()?;
+        let reload = Loop::new(run::Parts {
+            config: self.config,
+            keeper: self.keeper,
+            terms: self.terms,
+            clock: self.clock,
+            metrics: self.metrics,
+            store,
+            table,
+            patch,
+            config_file,
+            hooks,
+            wakes,
+            events: events.clone(),
+        });
+        let thread =
+            std::thread::Builder::new().name("reload".into()).spawn(move || reload.run(&inbox))?;
+        Ok(Reloader { events, thread })
+    }
+}
+
+// === impl Reloader ===
+
+impl Reloader {
+    /// Looks at everything again, whatever it looked like before: configuration, table, patch,
+    /// certificates. What SIGHUP does. Returns at once.
+    pub fn trigger(&self) {
+        // The thread ends only with the process or by `stop`.
+        let _ = self.events.send(Event::Trigger);
+    }
+
+    /// A handle for signal handlers.
+    pub fn triggerer(&self) -> impl Fn() + Send + Sync + use<> {
+        let events = self.events.clone();
+        move || {
+            let _ = events.send(Event::Trigger);
+        }
+    }
+
+    /// Ends the thread. A fetch that is under way ends with the process.
+    pub fn stop(self) {
+        let _ = self.events.send(Event::Stop);
+        // A panic of that thread was reported by the panic hook; nothing is left to do.
+        let _ = self.thread.join();
+    }
 }

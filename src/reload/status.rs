@@ -82,7 +82,7 @@ pub struct Persistence {
     pub problem: Option<String>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SourceStatus {
     /// `table` or `patch`.
     pub what: &'static str,
@@ -90,8 +90,6 @@ pub struct SourceStatus {
     pub from: String,
     /// A path whose directories are watched, so that a change is seen at once.
     pub watching: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -117,7 +115,7 @@ impl StatusCell {
         self.0.load_full()
     }
 
-    pub fn store(&self, status: Status) {
+    pub(super) fn store(&self, status: Status) {
         self.0.store(Arc::new(status));
     }
 }

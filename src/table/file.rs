@@ -138,6 +138,11 @@ impl Table {
         self.0.body.resident()
     }
 
+    /// The file itself, to be kept for a start without its source.
+    pub fn file(&self) -> &[u8] {
+        self.0.body.file()
+    }
+
     pub(crate) fn body(&self) -> &Body {
         &self.0.body
     }

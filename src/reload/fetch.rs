@@ -1,0 +1,261 @@
+//! A thread per URL: fetches, verifies, waits for the verdict, keeps the copy on disk.
+//! Imports `clock`, `table`, `reload::{keeper, url, files}`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::files;
+use super::keeper::{Failure, Terms};
+use super::source::SourceError;
+use super::url::{Answer, Fetch, Patience, UrlSource, Validators};
+use crate::clock::Clock;
+use crate::table::{Patch, Table};
+use crate::telemetry::control::Artefact;
+
+/// Longest pause after failures, unless polling is slower still.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// Shortest pause after a failure, and between two answers of a server that waits.
+const MIN_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a source gave, verified.
+#[derive(Debug)]
+pub(super) enum Verified {
+    Patch(Arc<Patch>),
+    Table(Arc<Table>),
+}
+
+/// What the fetcher tells the reload thread.
+pub(super) struct Fetched {
+    pub(super) artefact: Artefact,
+    /// `Ok(None)`: nothing new.
+    pub(super) result: Result<Option<Verified>, Failure>,
+    pub(super) took: Duration,
+    /// Where the verdict on what was fetched goes.
+    pub(super) verdict: SyncSender<Verdict>,
+}
+
+/// What became of what was fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Refused,
+    Taken,
+}
+
+/// What the reload thread tells a fetcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    /// Fetch now, whatever was taken before.
+    Again,
+}
+
+/// One fetcher's belongings.
+pub(super) struct Fetcher {
+    pub(super) source: UrlSource,
+    pub(super) artefact: Artefact,
+    pub(super) poll: Duration,
+    /// Where the last good copy is kept.
+    pub(super) cache: Option<PathBuf>,
+    pub(super) terms: Arc<ArcSwap<Terms>>,
+    pub(super) clock: Clock,
+}
+
+// === impl Fetcher ===
+
+impl Fetcher {
+    /// The first fetch, at start: what the server has, or else the copy on disk.
+    pub(super) fn first(&mut self) -> Result<Verified, Failure> {
+        let failure = match self.fetch(Patience::AtOnce) {
+            Ok((Some((verified, validators)), _)) => {
+                // Taken for now; a refusal is seen by the caller, who does not go on.
+                self.source.taken(validators);
+                self.keep(&verified);
+                return Ok(verified);
+            }
+            Ok((None, _)) => {
+                Failure::Source(SourceError::Status { status: 304, retry_after: None })
+            }
+            Err(failure) => failure,
+        };
+        let Some(copy) = self.cache.clone() else { return Err(failure) };
+        let max_bytes = self.terms.load().bounds.max_bytes;
+        match files::read(&copy, max_bytes) {
+            Ok(Some(bytes)) => {
+                tracing::warn!(
+                    what = self.artefact.as_str(),
+                    error = %failure,
+                    copy = %copy.display(),
+                    "the URL gives nothing; starting from the copy on disk"
+                );
+                self.open(bytes)
+            }
+            Ok(None) => Err(failure),
+            Err(error) => {
+                tracing::error!(copy = %copy.display(), %error, "the copy on disk cannot be read");
+                Err(failure)
+            }
+        }
+    }
+
+    /// Until nobody listens any more: `tell` says false.
+    pub(super) fn run(mut self, commands: &Receiver<Command>, tell: impl Fn(Fetched) -> bool) {
+        let mut failures = 0u32;
+        let mut pause = jittered(self.poll);
+        loop {
+            let patience = match commands.recv_timeout(pause) {
+                Ok(Command::Again) => {
+                    // Any number of them is one.
+                    while commands.try_recv().is_ok() {}
+                    self.source.forget();
+                    Patience::AtOnce
+                }
+                Err(RecvTimeoutError::Timeout) => Patience::Wait,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let began = self.clock.now().mono_ns;
+            let fetched = self.fetch(patience);
+            let took = Duration::from_nanos(self.clock.now().mono_ns.saturating_sub(began));
+            let (verdict, answer) = sync_channel(1);
+            let message = |result| Fetched { artefact: self.artefact, result, took, verdict };
+            let (heard, next) = match fetched {
+                Ok((None, waited)) => {
+                    failures = 0;
+                    // A server that holds the answer back paces us itself; one that says so and
+                    // does not must not be asked in a loop.
+                    let paced = waited && took >= MIN_PAUSE;
+                    (tell(message(Ok(None))), if paced { MIN_PAUSE } else { self.poll })
+                }
+                Ok((Some((verified, validators)), waited)) => {
+                    let copy = match &verified {
+                        Verified::Patch(patch) => Verified::Patch(Arc::clone(patch)),
+                        Verified::Table(table) => Verified::Table(Arc::clone(table)),
+                    };
+                    let heard = tell(message(Ok(Some(verified))));
+                    if answer.recv() == Ok(Verdict::Taken) {
+                        failures = 0;
+                        self.source.taken(validators);
+                        self.keep(&copy);
+                        (heard, if waited { MIN_PAUSE } else { self.poll })
+                    } else {
+                        failures += 1;
+                        (heard, back_off(self.poll, failures, None))
+                    }
+                }
+                Err(failure) => {
+                    let retry_after = match &failure {
+                        // Nothing was published yet: that is no trouble of the server's.
+                        f if f.is_missing() && self.artefact == Artefact::Patch => None,
+                        Failure::Source(SourceError::Status { retry_after, .. }) => {
+                            failures += 1;
+                            *retry_after
+                        }
+                        _ => {
+                            failures += 1;
+                            None
+                        }
+                    };
+                    let pause = match failures {
+                        0 => self.poll,
+                        n => back_off(self.poll, n, retry_after),
+                    };
+                    (tell(message(Err(failure))), pause)
+                }
+            };
+            if !heard {
+                return;
+            }
+            pause = jittered(next);
+        }
+    }
+
+    fn fetch(&self, patience: Patience) -> Result<(Option<(Verified, Validators)>, bool), Failure> {
+        let Fetch { answer, waited } = self.source.fetch(patience)?;
+        match answer {
+            Answer::Unchanged => Ok((None, waited)),
+            Answer::Changed { bytes, validators } => {
+                Ok((Some((self.open(bytes)?, validators)), waited))
+            }
+        }
+    }
+
+    fn open(&self, bytes: Vec<u8>) -> Result<Verified, Failure> {
+        let terms = self.terms.load_full();
+        Ok(match self.artefact {
+            Artefact::Patch => {
+                Verified::Patch(Arc::new(Patch::open(bytes, &terms.trust, &terms.bounds)?))
+            }
+            Artefact::Table => {
+                Verified::Table(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
+            }
+        })
+    }
+
+    /// Keeps a copy for the next start. It is verified again then, so that nothing depends on the
+    /// directory being safe.
+    fn keep(&self, verified: &Verified) {
+        let Some(copy) = &self.cache else { return };
+        let bytes = match verified {
+            Verified::Patch(patch) => patch.file(),
+            Verified::Table(table) => table.file(),
+        };
+        if let Err(error) = files::place(copy, bytes).and_then(files::Placed::force) {
+            tracing::error!(
+                copy = %copy.display(), %error,
+                "no copy of what is in force could be kept: keygate cannot start while the URL is \
+                 down\nhint: give it a writable cache_dir with room for the table"
+            );
+        }
+    }
+}
+
+/// Where the copy of an artefact lies.
+pub(super) fn cache_file(directory: &Path, artefact: Artefact) -> PathBuf {
+    directory.join(match artefact {
+        Artefact::Patch => "patch.kgp",
+        Artefact::Table => "table.kgt",
+    })
+}
+
+/// Doubles with each failure. A server's own word counts, within reason.
+fn back_off(poll: Duration, failures: u32, retry_after: Option<Duration>) -> Duration {
+    let longest = MAX_PAUSE.max(poll);
+    let doubled = poll.max(MIN_PAUSE).saturating_mul(1 << failures.min(16));
+    doubled.max(retry_after.unwrap_or_default()).min(longest)
+}
+
+/// Up to a quarter less or more, so that a fleet that was started together does not ask together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0u8; 2];
+    // Without randomness the fleet asks together; that is all.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    pause.mul_f64(0.75 + f64::from(u16::from_le_bytes(byte)) / f64::from(u16::MAX) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_failures_and_have_an_end() {
+        let poll = Duration::from_secs(10);
+        assert_eq!(back_off(poll, 1, None), Duration::from_secs(20));
+        assert_eq!(back_off(poll, 3, None), Duration::from_secs(80));
+        assert_eq!(back_off(poll, 99, None), MAX_PAUSE);
+        assert_eq!(back_off(poll, 1, Some(Duration::from_secs(60))), Duration::from_secs(60));
+        assert_eq!(back_off(poll, 1, Some(Duration::from_secs(86_400))), MAX_PAUSE);
+        assert_eq!(back_off(Duration::ZERO, 1, None), MIN_PAUSE * 2);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(back_off(hour, 5, None), hour, "never asks more often than when all is well");
+    }
+
+    #[test]
+    fn jitter_spreads_within_a_quarter() {
+        let pauses: Vec<_> = (0..200).map(|_| jittered(Duration::from_secs(100))).collect();
+        assert!(pauses.iter().all(|p| (75.0..=125.0).contains(&p.as_secs_f64())));
+        assert!(pauses.iter().any(|p| *p != pauses[0]));
+    }
+}

@@ -1,0 +1,620 @@
+//! What is in force, with its memory, its metrics and its `/status`. One thread owns it.
+//! Imports `clock`, `config`, `core`, `table`, `telemetry`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::files::Placed;
+use super::source::SourceError;
+use super::state::StateFile;
+use super::status::{
+    Attempted, ConfigStatus, InForce, KeyCounts, Persistence, SourceStatus, Status, StatusCell,
+    Time,
+};
+use crate::clock::Clock;
+use crate::config::{AfterExpiry, TableConfig};
+use crate::core::Now;
+use crate::table::{
+    Accepted, Bounds, Desk, KeySet, Manifest, Patch, PublicKey, Refusal, Rules, Table, Trust,
+    TrustError, clock_behind_ms,
+};
+use crate::telemetry::Metrics;
+use crate::telemetry::control::{Artefact, Fetched};
+use crate::telemetry::readiness::Part;
+
+/// A publisher's clock that is ahead of ours by more is worth a line in the log.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+
+/// Between two lines about an expired table.
+const REMIND: Duration = Duration::from_secs(600);
+
+/// Why a table or patch is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    #[error("{0}")]
+    Source(#[from] SourceError),
+}
+
+/// What a file is verified with, apart from the rest of the configuration: sources verify on their
+/// own threads.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub(super) trust: Trust,
+    pub(super) bounds: Bounds,
+}
+
+/// A failure that stands.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    text: String,
+    /// The file itself is at fault: only another one ends it, not that it can be seen again.
+    refused: bool,
+}
+
+/// What came of an arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Other keys are to be put in force.
+    Changed,
+    Failed,
+    Unchanged,
+}
+
+pub(super) struct Keeper {
+    desk: Desk,
+    state: StateFile,
+    clock: Clock,
+    metrics: Metrics,
+    part: Part,
+    cell: StatusCell,
+    status: Status,
+    min_serial: u64,
+    after_expiry: AfterExpiry,
+    /// The patch was asked for and its source answered, even if it said that there is none.
+    /// Until then nothing is served: a revocation could be missing.
+    patch_known: bool,
+    /// Said last about each artefact, so that a poll does not say it again and again.
+    said: [Option<Said>; 2],
+    since: [Option<(u64, Time)>; 2],
+    signers: Vec<String>,
+    /// When the log was last told about expiry, in nanoseconds of the process's clock.
+    reminded: Option<u64>,
+    /// Issue of a patch whose lag is to be told once it is in force.
+    lag_from: Option<u64>,
+    /// The start says what went wrong itself, and what was published while keygate was down has no
+    /// lag to tell.
+    starting: bool,
+    /// It was said that the patch's file went away.
+    patch_gone: bool,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// A word of the list in docs/operations.md.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.reason(),
+            Self::Source(error) => error.reason(),
+        }
+    }
+
+    /// Whether the same bytes may be taken later: it was refused for the time of day.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Refused(Refusal::Expired { .. } | Refusal::HoldFull { .. }))
+    }
+
+    /// Nothing was published there.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(
+            self,
+            Self::Source(SourceError::Missing { .. } | SourceError::Status { status: 404, .. })
+        )
+    }
+}
+
+// === impl Terms ===
+
+impl Terms {
+    pub(super) fn new(config: &TableConfig) -> Result<Self, TrustError> {
+        // The configuration has refused keys that are not safe to trust.
+        let signers = config.trusted_signers.iter().filter_map(|k| PublicKey::from_raw(*k).ok());
+        Ok(Self {
+            trust: Trust::new(signers, config.required_signers, &config.audience)?,
+            bounds: Bounds { max_bytes: config.max_bytes },
+        })
+    }
+}
+
+fn rules(config: &TableConfig) -> Rules {
+    Rules {
+        min_serial: config.min_serial,
+        shrink_brake: config.shrink_brake,
+        refuse_after: match config.after_expiry {
+            AfterExpiry::Refuse => Some(config.grace.as_secs()),
+            AfterExpiry::Serve => None,
+        },
+    }
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    pub(super) fn new(
+        config: &TableConfig,
+        terms: &Terms,
+        clock: Clock,
+        metrics: Metrics,
+        part: Part,
+        cell: StatusCell,
+    ) -> Self {
+        for artefact in [Artefact::Table, Artefact::Patch] {
+            let reasons = Refusal::REASONS.iter().map(|r| r.0).chain(SourceError::REASONS.to_vec());
+            for reason in reasons {
+                metrics.control().table_reload_failures(artefact, reason).increment(0);
+            }
+        }
+        let (state, ledger) = StateFile::open(config.state_file.as_deref());
+        let (desk, dropped) = Desk::restore(rules(config), ledger, &terms.trust, &terms.bounds);
+        for refusal in dropped {
+            tracing::error!(
+                reason = refusal.reason(),
+                error = %refusal,
+                "a patch remembered in the state file is no longer valid; its removals are lost"
+            );
+        }
+        let mut keeper = Self {
+            desk,
+            state,
+            clock,
+            metrics,
+            part,
+            cell,
+            status: Status::default(),
+            min_serial: config.min_serial,
+            after_expiry: config.after_expiry,
+            patch_known: config.patch.is_none(),
+            said: [None, None],
+            since: [None, None],
+            signers: Vec::new(),
+            reminded: None,
+            lag_from: None,
+            starting: true,
+            patch_gone: false,
+        };
+        keeper.publish();
+        keeper
+    }
+
+    /// What is to be served; `None`: nothing may be.
+    pub(super) fn keys(&self) -> Option<Arc<KeySet>> {
+        self.desk.current().filter(|_| self.patch_known).cloned()
+    }
+
+    pub(super) fn table(&self) -> Option<&Arc<Table>> {
+        self.desk.current().map(|set| set.table())
+    }
+
+    /// A look at the patch's source said that there is none, or gave one.
+    pub(super) fn patch_is_known(&mut self) -> Outcome {
+        let changes = !std::mem::replace(&mut self.patch_known, true);
+        if changes { Outcome::Changed } else { Outcome::Unchanged }
+    }
+
+    /// A table has arrived, or the reason why none has.
+    pub(super) fn offer_table(
+        &mut self,
+        arrived: Result<Arc<Table>, Failure>,
+    ) -> Result<Outcome, Failure> {
+        let now = self.clock.now();
+        let serial = arrived.as_ref().ok().map(|t| t.serial());
+        let accepted = arrived.and_then(|table| {
+            self.check_clock(table.manifest(), now);
+            Ok((self.desk.offer_table(Arc::clone(&table), now)?, table))
+        });
+        match accepted {
+            Ok((Accepted::Unchanged, _)) => Ok(self.unchanged(Artefact::Table)),
+            Ok((_, table)) => {
+                let manifest = table.manifest();
+                tracing::info!(
+                    serial = manifest.serial,
+                    signers = %ids(table.signed_by()),
+                    keys = manifest.keys,
+                    active = manifest.active,
+                    patch = self.desk.current().and_then(|set| set.patch_serial()),
+                    held_patches = self.desk.current().map_or(0, |set| set.held_patches()),
+                    "table in force"
+                );
+                Ok(self.succeeded(Artefact::Table, manifest.serial))
+            }
+            Err(failure) => {
+                self.failed(Artefact::Table, serial, &failure);
+                Err(failure)
+            }
+        }
+    }
+
+    /// A patch has arrived, or the reason why none has.
+    pub(super) fn offer_patch(
+        &mut self,
+        arrived: Result<Arc<Patch>, Failure>,
+    ) -> Result<Outcome, Failure> {
+        let now = self.clock.now();
+        let serial = arrived.as_ref().ok().map(|p| p.serial());
+        let accepted = arrived.and_then(|patch| {
+            self.check_clock(patch.manifest(), now);
+            Ok((self.desk.offer_patch(Arc::clone(&patch), now)?, patch))
+        });
+        let (accepted, patch) = match accepted {
+            Ok(both) => both,
+            Err(failure) => {
+                self.failed(Artefact::Patch, serial, &failure);
+                return Err(failure);
+            }
+        };
+        let serial = patch.serial();
+        let base = patch.manifest().base.map_or(0, |b| b.serial);
+        let entries = patch.entries();
+        match accepted {
+            Accepted::Included | Accepted::Unchanged => {
+                self.unchanged(Artefact::Patch);
+                return Ok(self.patch_is_known());
+            }
+            Accepted::InForce => tracing::info!(serial, base, entries, "patch in force"),
+            Accepted::Held => tracing::info!(
+                serial,
+                base,
+                entries,
+                "patch waits for its table; its removals and restrictions are in force"
+            ),
+            Accepted::Restricted(refusal) => {
+                // Genuine, but not made for what is in force: what it forbids holds all the same.
+                self.failed(Artefact::Patch, Some(serial), &Failure::Refused(refusal));
+                self.lag_from = Some(patch.manifest().issued_at_ms);
+                self.patch_known = true;
+                return Ok(Outcome::Changed);
+            }
+        }
+        self.lag_from = Some(patch.manifest().issued_at_ms);
+        self.patch_known = true;
+        Ok(self.succeeded(Artefact::Patch, serial))
+    }
+
+    fn failed(&mut self, artefact: Artefact, serial: Option<u64>, failure: &Failure) {
+        let control = self.metrics.control();
+        control.source_fetches(artefact, Fetched::Failed).increment(1);
+        control.table_reload_failures(artefact, failure.reason()).increment(1);
+        control.table_last_reload_successful.set(0);
+        let text = failure.to_string();
+        let refused = matches!(failure, Failure::Refused(_));
+        let said = Said { text: text.clone(), refused };
+        if !self.starting && self.said(artefact).as_ref() != Some(&said) {
+            tracing::error!(
+                what = artefact.as_str(),
+                reason = failure.reason(),
+                refused_serial = serial,
+                in_force_serial = self.desk.current().map(|set| set.serial()),
+                in_force_patch = self.desk.current().and_then(|set| set.patch_serial()),
+                error = %text,
+                "not put in force; the last good one stays"
+            );
+        }
+        let attempted = Attempted {
+            at: Time { unix_ms: self.clock.now().unix_ms },
+            what: artefact.as_str(),
+            ok: false,
+            serial,
+            reason: Some(failure.reason()),
+            error: Some(text.clone()),
+        };
+        *self.said(artefact) = Some(said);
+        self.status.last_failure = Some(attempted.clone());
+        self.status.last_reload = Some(attempted);
+        self.publish();
+    }
+
+    /// A look found the file that was dealt with before, whatever came of it.
+    pub(super) fn same_file(&mut self, artefact: Artefact) -> Outcome {
+        if self.said(artefact).as_ref().is_some_and(|said| said.refused) {
+            self.metrics.control().source_fetches(artefact, Fetched::Unchanged).increment(1);
+            return Outcome::Unchanged;
+        }
+        self.unchanged(artefact)
+    }
+
+    /// A look found what is in force.
+    pub(super) fn unchanged(&mut self, artefact: Artefact) -> Outcome {
+        self.metrics.control().source_fetches(artefact, Fetched::Unchanged).increment(1);
+        if self.said(artefact).take().is_some() {
+            // What failed before has come right without another version.
+            self.right_again(artefact, None);
+            self.publish();
+        }
+        Outcome::Unchanged
+    }
+
+    /// There is no patch where one could be. Not a failure: none may have been published.
+    pub(super) fn no_patch(&mut self) -> Outcome {
+        if self.desk.current().is_some_and(|set| set.patch().is_some())
+            && !std::mem::replace(&mut self.patch_gone, true)
+        {
+            tracing::warn!("the patch's file is gone; the patch stays in force");
+        }
+        self.metrics.control().source_fetches(Artefact::Patch, Fetched::Unchanged).increment(1);
+        self.patch_is_known()
+    }
+
+    pub(super) fn took(&self, artefact: Artefact, took: Duration) {
+        self.metrics.control().table_load_duration(artefact).record(took.as_secs_f64());
+    }
+
+    /// Holds what is in force against a changed configuration.
+    pub(super) fn reconfigure(&mut self, config: &TableConfig, terms: &Terms) {
+        self.min_serial = config.min_serial;
+        self.after_expiry = config.after_expiry;
+        self.desk.set_rules(rules(config));
+        for (what, refusal) in self.desk.set_trust(&terms.trust) {
+            tracing::error!(
+                serial = what.serial,
+                reason = refusal.reason(),
+                error = %refusal,
+                in_force_serial = self.desk.current().map(|set| set.serial()),
+                in_force_patch = self.desk.current().and_then(|set| set.patch_serial()),
+                "taken out of force: its signer is no longer trusted"
+            );
+        }
+        self.reminded = None;
+        self.publish();
+    }
+
+    /// Before the swap: writes down what is about to be in force.
+    pub(super) fn write_down(&mut self) -> Option<Placed> {
+        self.state.place(&self.desk.ledger())
+    }
+
+    /// After the swap: the rest of writing it down, and what people are told.
+    pub(super) fn in_force(&mut self, placed: Option<Placed>) {
+        if let Some(issued_ms) = self.lag_from.take() {
+            let lag = self.clock.now().unix_ms.saturating_sub(issued_ms) as f64 / 1000.0;
+            self.metrics.control().revocation_lag.record(lag);
+            self.metrics.control().revocation_lag_last.set(lag);
+        }
+        if let Some(placed) = placed {
+            self.state.force(placed);
+        }
+        self.publish();
+    }
+
+    pub(super) fn started(&mut self) {
+        self.lag_from = None;
+        self.starting = false;
+    }
+
+    /// Once a second: ages, expiry, and what could not be written before.
+    pub(super) fn tick(&mut self) {
+        if !self.state.is_settled()
+            && let Some(placed) = self.write_down()
+        {
+            self.in_force(Some(placed));
+        }
+        self.show_ages();
+        self.remind();
+    }
+
+    pub(super) fn show_sources(&mut self, sources: Vec<SourceStatus>) {
+        if self.status.sources != sources {
+            self.status.sources = sources;
+            self.cell.store(self.status.clone());
+        }
+    }
+
+    /// The configuration in force. Its error, if any, is that of the last attempt.
+    pub(super) fn show_config(&mut self, config: ConfigStatus) {
+        self.status.config = config;
+        self.publish();
+    }
+
+    pub(super) fn config_failed(&mut self, error: String) {
+        let at = Time { unix_ms: self.clock.now().unix_ms };
+        self.status.config.error = Some(error.clone());
+        let what = "config";
+        let failed =
+            Attempted { at, what, ok: false, serial: None, reason: Some(what), error: Some(error) };
+        self.status.last_failure = Some(failed.clone());
+        self.status.last_reload = Some(failed);
+        self.publish();
+    }
+
+    fn succeeded(&mut self, artefact: Artefact, serial: u64) -> Outcome {
+        let now_ms = self.clock.now().unix_ms;
+        let control = self.metrics.control();
+        control.source_fetches(artefact, Fetched::Changed).increment(1);
+        control.table_reloads(artefact).increment(1);
+        control.table_last_reload_timestamp.set(now_ms as f64 / 1000.0);
+        *self.said(artefact) = None;
+        if artefact == Artefact::Patch {
+            self.patch_gone = false;
+        }
+        self.right_again(artefact, Some(serial));
+        Outcome::Changed
+    }
+
+    fn right_again(&mut self, artefact: Artefact, serial: Option<u64>) {
+        // The other artefact may still be wrong.
+        let right = self.said.iter().all(Option::is_none);
+        self.metrics.control().table_last_reload_successful.set(u8::from(right));
+        self.status.last_reload = Some(Attempted {
+            at: Time { unix_ms: self.clock.now().unix_ms },
+            what: artefact.as_str(),
+            ok: true,
+            serial,
+            reason: None,
+            error: None,
+        });
+    }
+
+    fn said(&mut self, artefact: Artefact) -> &mut Option<Said> {
+        let [table, patch] = &mut self.said;
+        match artefact {
+            Artefact::Patch => patch,
+            Artefact::Table => table,
+        }
+    }
+
+    fn check_clock(&self, manifest: &Manifest, now: Now) {
+        if let Some(behind) = clock_behind_ms(manifest, now)
+            && Duration::from_millis(behind) > CLOCK_TOLERANCE
+        {
+            tracing::warn!(
+                serial = manifest.serial,
+                behind_ms = behind,
+                "issued in the future: this machine's clock is behind the publisher's; expiry and \
+                 not-before of keys are judged by this machine's\n\
+                 hint: set the clocks by NTP"
+            );
+        }
+    }
+
+    /// Brings `/status`, gauges and readiness in line with what is in force.
+    fn publish(&mut self) {
+        let now = self.clock.now();
+        let at = Time { unix_ms: now.unix_ms };
+        let set = self.keys();
+        let [table_since, patch_since] = &mut self.since;
+        let table = set.as_ref().map(|s| s.table());
+        let patch = set.as_ref().and_then(|s| s.patch());
+        self.status.table = table
+            .map(|t| shown(t.manifest(), t.signed_by(), since(table_since, t.serial(), at), now));
+        self.status.patch = patch
+            .map(|p| shown(p.manifest(), p.signed_by(), since(patch_since, p.serial(), at), now));
+        let serial = |in_force: &Option<InForce>| in_force.as_ref().map(|i| i.serial);
+        self.status.serial = serial(&self.status.table).max(serial(&self.status.patch));
+        self.status.held_patches = set.as_ref().map_or(0, |s| s.held_patches());
+        self.status.waiting_patch = self.desk.awaiting();
+        self.status.keys = set.as_ref().map(|s| {
+            let counts = s.counts();
+            KeyCounts { active: counts.active, disabled: counts.disabled, revoked: counts.revoked }
+        });
+        let ledger = self.desk.ledger();
+        self.status.state = Persistence {
+            persistent: self.state.is_persistent(),
+            floor: self
+                .min_serial
+                .max(ledger.table_serial().unwrap_or(0))
+                .max(ledger.patch_serial().unwrap_or(0)),
+            problem: self.state.problem().map(str::to_owned),
+        };
+        self.show_gauges();
+        self.show_ages();
+        self.cell.store(self.status.clone());
+    }
+
+    fn show_gauges(&mut self) {
+        let control = self.metrics.control();
+        let status = &self.status;
+        control.table_serial.set(status.table.as_ref().map_or(0, |t| t.serial) as f64);
+        control.patch_serial.set(status.patch.as_ref().map_or(0, |p| p.serial) as f64);
+        let expiry = status.table.as_ref().and_then(|t| t.expires_at);
+        control.table_expiry.set(expiry.map_or(0.0, |at| at.unix_ms as f64 / 1000.0));
+        control.state_persistent.set(u8::from(status.state.persistent));
+        for gone in &self.signers {
+            control.table_info(gone).set(0);
+        }
+        let signers = status.table.as_ref().map(|t| t.signers.clone()).unwrap_or_default();
+        for signer in &signers {
+            control.table_info(signer).set(1);
+        }
+        self.signers = signers;
+    }
+
+    fn show_ages(&mut self) {
+        let now = self.clock.now();
+        let control = self.metrics.control();
+        let age = |in_force: &Option<InForce>| {
+            let issued_ms = in_force.as_ref().map_or(now.unix_ms, |i| i.issued_at.unix_ms);
+            now.unix_ms.saturating_sub(issued_ms) as f64 / 1000.0
+        };
+        control.table_age.set(age(&self.status.table));
+        control.patch_age.set(age(&self.status.patch));
+        let expired = self.expired_since(now).is_some();
+        control.table_expired.set(u8::from(expired));
+        if let Some(table) = &mut self.status.table
+            && table.expired != expired
+        {
+            table.expired = expired;
+            self.cell.store(self.status.clone());
+        }
+        match self.keys() {
+            Some(keys) => match crate::core::Keys::refuse_from(&*keys) {
+                Some(at) if now.unix_secs() >= at => {
+                    self.part
+                        .blocked("the table in force has expired and `after_expiry` is refuse");
+                }
+                _ => self.part.ready(),
+            },
+            None if self.desk.current().is_some() => self.part.blocked("no answer about a patch"),
+            None => self.part.blocked(match &self.status.last_failure {
+                Some(failure) => failure.error.as_deref().unwrap_or("no table is loaded"),
+                None => "no table is loaded",
+            }),
+        }
+    }
+
+    /// An expired table is said loudly, and again.
+    fn remind(&mut self) {
+        let now = self.clock.now();
+        let Some(at) = self.expired_since(now) else { return };
+        let due = self
+            .reminded
+            .is_none_or(|last| now.mono_ns.saturating_sub(last) >= REMIND.as_nanos() as u64);
+        if due {
+            self.reminded = Some(now.mono_ns);
+            tracing::error!(
+                serial = self.status.table.as_ref().map(|t| t.serial),
+                expired_at = %Time::of_secs(at),
+                after_expiry = match self.after_expiry {
+                    AfterExpiry::Refuse => "refuse",
+                    AfterExpiry::Serve => "serve",
+                },
+                "the table in force has expired\n\
+                 hint: publish a fresh one; if one was published, see why it is not taken"
+            );
+        }
+    }
+
+    /// Unix seconds.
+    fn expired_since(&self, now: Now) -> Option<u64> {
+        let at = self.table()?.manifest().expires_at?;
+        (now.unix_secs() >= at).then_some(at)
+    }
+}
+
+/// Since when this serial is in force.
+fn since(known: &mut Option<(u64, Time)>, serial: u64, now: Time) -> Time {
+    match known {
+        Some((same, at)) if *same == serial => *at,
+        _ => known.insert((serial, now)).1,
+    }
+}
+
+fn shown(manifest: &Manifest, signed_by: &[PublicKey], since: Time, now: Now) -> InForce {
+    InForce {
+        serial: manifest.serial,
+        includes_through: manifest.includes_through,
+        issued_at: Time { unix_ms: manifest.issued_at_ms },
+        expires_at: manifest.expires_at.map(Time::of_secs),
+        expired: manifest.expires_at.is_some_and(|at| now.unix_secs() >= at),
+        audience: manifest.audience.clone(),
+        signers: signed_by.iter().map(|k| k.id().to_string()).collect(),
+        body_sha256: manifest.body_sha256.to_string(),
+        keys: manifest.keys,
+        active: manifest.active,
+        in_force_since: since,
+    }
+}
+
+fn ids(signed_by: &[PublicKey]) -> String {
+    signed_by.iter().map(|k| k.id().to_string()).collect::<Vec<_>>().join(" ")
+}

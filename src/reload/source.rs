@@ -1,0 +1,285 @@
+//! Reading a table or patch from a path: bounded, once, and only when it may have changed.
+//! Imports `core` for its digest.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::core::Digest;
+
+/// Why a source gave nothing. The word is a metric label.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("changed while it was read; the publisher should rename a finished file into place")]
+    Changing,
+    #[error("cannot read the configured credential file {path}: {source}")]
+    Credential { path: PathBuf, source: io::Error },
+    #[error("the server compressed it (`content-encoding: {0}`), which was not asked for")]
+    Encoding(String),
+    #[error("cannot read {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} does not exist\n\
+         hint: publish a table there, or set `wait_for_table = true` to start without one"
+    )]
+    Missing { path: PathBuf },
+    #[error("{0}")]
+    Network(String),
+    #[error("{path} is not a regular file")]
+    NotRegular { path: PathBuf },
+    #[error("the server sent more redirects than are followed, or one to another scheme")]
+    Redirect,
+    #[error("{path} holds {found} files ending in .{suffix}\nhint: leave one, or name the file")]
+    Several { path: PathBuf, found: usize, suffix: &'static str },
+    #[error("the server answered {status}")]
+    Status { status: u16, retry_after: Option<Duration> },
+    #[error("no answer in time: {0}")]
+    Timeout(String),
+    #[error("{bytes} bytes, at most {limit} are allowed\nhint: raise `max_bytes` of the table")]
+    TooLarge { bytes: u64, limit: u64 },
+}
+
+/// A file's identity and times: as long as they are the same, so is its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// One path that is looked at again and again.
+#[derive(Clone, Debug)]
+pub(super) struct PathSource {
+    path: PathBuf,
+    /// Ending of the one file that is taken when `path` is a directory.
+    suffix: &'static str,
+    max_bytes: u64,
+    seen: Option<Seen>,
+}
+
+/// A version of the file as it was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    stamp: Stamp,
+    /// So fresh when it was read that a later write could bear the same times.
+    fresh: bool,
+    /// Of the first [`HEAD`] bytes: tells a fresh file from its successor without reading a large
+    /// one whole again. The head of a table holds the hash of the rest.
+    head: [u8; 32],
+}
+
+/// What was read; the second part is reported back with [`PathSource::processed`].
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) bytes: Vec<u8>,
+    pub(super) seen: Seen,
+}
+
+/// Bytes that are compared when times prove nothing. A small patch as a whole.
+const HEAD: u64 = 64 * 1024;
+
+// === impl SourceError ===
+
+impl SourceError {
+    /// Every word, for metrics and docs.
+    pub const REASONS: &'static [&'static str] = &[
+        "changing",
+        "credential",
+        "encoding",
+        "missing",
+        "network",
+        "not_regular",
+        "read",
+        "redirect",
+        "several",
+        "status",
+        "timeout",
+        "too_large",
+    ];
+
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Changing => "changing",
+            Self::Credential { .. } => "credential",
+            Self::Encoding(_) => "encoding",
+            Self::Io { .. } => "read",
+            Self::Missing { .. } => "missing",
+            Self::Network(_) => "network",
+            Self::NotRegular { .. } => "not_regular",
+            Self::Redirect => "redirect",
+            Self::Several { .. } => "several",
+            Self::Status { .. } => "status",
+            Self::Timeout(_) => "timeout",
+            Self::TooLarge { .. } => "too_large",
+        }
+    }
+}
+
+// === impl Stamp ===
+
+impl Stamp {
+    fn of(meta: &Metadata) -> Self {
+        Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            bytes: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+
+    /// Whether a write right after `wall` could leave the times as they are. File times advance
+    /// with the kernel's tick (up to 10 ms), on some network file systems once a second.
+    fn is_fresh(&self, wall_ms: u64) -> bool {
+        let coarse = self.modified.1 == 0 && self.changed.1 == 0;
+        let tolerance_ms = if coarse { 2_500 } else { 100 };
+        let changed_ms = self.changed.0.max(0) as u64 * 1000 + self.changed.1 as u64 / 1_000_000;
+        wall_ms.abs_diff(changed_ms) < tolerance_ms
+    }
+}
+
+// === impl PathSource ===
+
+impl PathSource {
+    pub(super) fn new(path: &Path, suffix: &'static str, max_bytes: u64) -> Self {
+        Self { path: path.to_owned(), suffix, max_bytes, seen: None }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file itself: `path`, or the one file in it.
+    pub(super) fn file(&self) -> Result<PathBuf, SourceError> {
+        let io = |source| SourceError::of_io(&self.path, source);
+        if !std::fs::metadata(&self.path).map_err(io)?.is_dir() {
+            return Ok(self.path.clone());
+        }
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            // A hidden file is somebody's temporary, or Kubernetes' `..data`.
+            let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+            if !hidden && path.extension().is_some_and(|e| e == self.suffix) {
+                found.push(path);
+            }
+        }
+        match (found.pop(), found.len()) {
+            (Some(one), 0) => Ok(one),
+            (None, _) => {
+                Err(SourceError::Missing { path: self.path.join(format!("*.{}", self.suffix)) })
+            }
+            (Some(_), more) => Err(SourceError::Several {
+                path: self.path.clone(),
+                found: more + 1,
+                suffix: self.suffix,
+            }),
+        }
+    }
+
+    /// Whether the file may differ from the one last [`processed`](Self::processed). Opens it only
+    /// where its times prove nothing.
+    pub(super) fn may_differ(&mut self, wall_ms: u64) -> Result<bool, SourceError> {
+        let path = self.file()?;
+        let io = |source| SourceError::of_io(&path, source);
+        let stamp = Stamp::of(&std::fs::metadata(&path).map_err(io)?);
+        let Some(seen) = self.seen.as_mut().filter(|seen| seen.stamp == stamp) else {
+            return Ok(true);
+        };
+        if seen.fresh {
+            let mut head = Vec::new();
+            open(&path).and_then(|f| f.take(HEAD).read_to_end(&mut head)).map_err(io)?;
+            if Digest::of(&head).0 != seen.head {
+                return Ok(true);
+            }
+            seen.fresh = stamp.is_fresh(wall_ms);
+        }
+        Ok(false)
+    }
+
+    /// Length of the file now.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        Some(std::fs::metadata(self.file().ok()?).ok()?.len())
+    }
+
+    /// Reads the file whole, whether or not it changed.
+    pub(super) fn read(&self, wall_ms: u64) -> Result<Contents, SourceError> {
+        let path = self.file()?;
+        let io = |source| SourceError::of_io(&path, source);
+        let mut file = open(&path).map_err(io)?;
+        let before = file.metadata().map_err(io)?;
+        if !before.is_file() {
+            return Err(SourceError::NotRegular { path });
+        }
+        let stamp = Stamp::of(&before);
+        if stamp.bytes > self.max_bytes {
+            return Err(SourceError::TooLarge { bytes: stamp.bytes, limit: self.max_bytes });
+        }
+        let bytes = read_bounded(&mut file, stamp.bytes, self.max_bytes).map_err(io)?;
+        let after = Stamp::of(&file.metadata().map_err(io)?);
+        // Written in place meanwhile: what was read may be half of each. A rename is no matter,
+        // the open file is the old one as a whole (its change time moves with the link count).
+        if (after.bytes, after.modified) != (stamp.bytes, stamp.modified)
+            || bytes.len() as u64 != stamp.bytes
+        {
+            return Err(SourceError::Changing);
+        }
+        let Digest(head) = Digest::of(bytes.get(..HEAD as usize).unwrap_or(&bytes));
+        let seen = Seen { stamp, fresh: stamp.is_fresh(wall_ms), head };
+        Ok(Contents { bytes, seen })
+    }
+
+    /// This version need not be looked at again. Whether it seems another than the last: its head
+    /// or its length differs.
+    pub(super) fn processed(&mut self, seen: Seen) -> bool {
+        let is_same = |old: &Seen| (old.head, old.stamp.bytes) == (seen.head, seen.stamp.bytes);
+        !self.seen.replace(seen).as_ref().is_some_and(is_same)
+    }
+
+    pub(super) fn set_max_bytes(&mut self, max_bytes: u64) {
+        self.max_bytes = max_bytes;
+    }
+
+    /// The next look reads, whatever the times say.
+    pub(super) fn forget(&mut self) {
+        self.seen = None;
+    }
+}
+
+impl SourceError {
+    fn of_io(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::NotFound => Self::Missing { path },
+            _ => Self::Io { path, source },
+        }
+    }
+}
+
+/// A named pipe would hold an open without NONBLOCK for ever.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Reads at most one byte beyond `limit`; what is longer shows in the length.
+fn read_bounded(file: &mut File, expected: u64, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let reserve = usize::try_from(expected).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.try_reserve_exact(reserve).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    // Reads exactly what is expected first: `read_to_end` alone would double a full buffer only to
+    // see the end of the file.
+    io::Read::by_ref(file).take(expected).read_to_end(&mut bytes)?;
+    let mut probe = [0u8; 1];
+    if expected < limit && file.read(&mut probe)? > 0 {
+        bytes.extend_from_slice(&probe);
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! The state file: what was accepted, remembered over a restart. Imports `table` and `reload::files`.
+//!
+//! It is put in its place before a table takes effect and forced to the disk after: a crash of the
+//! process cannot lose it, and a revocation does not wait for the disk.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::files::{self, Placed};
+use crate::table::Ledger;
+
+/// Eight patches of some megabytes; more was not written by keygate.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Where the ledger is kept.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    /// `None`: nowhere. Only `min_serial` guards against an older table after a restart.
+    path: Option<PathBuf>,
+    written: Option<String>,
+    problem: Option<String>,
+}
+
+// === impl StateFile ===
+
+impl StateFile {
+    /// Opens and reads. Whatever is wrong is said and leads to an empty ledger: a damaged file must
+    /// not keep the service down, and `min_serial` is the floor.
+    pub(super) fn open(path: Option<&Path>) -> (Self, Ledger) {
+        let mut state = Self { path: path.map(Path::to_owned), written: None, problem: None };
+        let Some(path) = path else {
+            state.problem = Some("no `state_file` is configured".to_owned());
+            tracing::warn!(
+                "no state_file is configured: after a restart an older table would be taken again; \
+                 only min_serial guards against it"
+            );
+            return (state, Ledger::default());
+        };
+        let text = match files::read(path, MAX_BYTES) {
+            Ok(Some(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
+            Ok(None) => {
+                tracing::info!(path = %path.display(), "no state file yet; min_serial is the floor");
+                return (state, Ledger::default());
+            }
+            Err(error) => {
+                state.problem = Some(format!("cannot be read: {error}"));
+                tracing::error!(
+                    path = %path.display(), %error,
+                    "the state file cannot be read; min_serial is the floor\n\
+                     hint: make it readable, or set min_serial to the serial that was in force"
+                );
+                return (state, Ledger::default());
+            }
+        };
+        match Ledger::parse(&text) {
+            Ok(ledger) => {
+                state.written = Some(text);
+                (state, ledger)
+            }
+            Err(error) => {
+                let mut aside = path.as_os_str().to_owned();
+                aside.push(".corrupt");
+                // Kept for whoever wants to know what happened; of no use to keygate.
+                let _ = std::fs::rename(path, &aside);
+                tracing::error!(
+                    path = %path.display(), %error,
+                    "the state file is damaged and was put aside as .corrupt; min_serial is the floor"
+                );
+                (state, Ledger::default())
+            }
+        }
+    }
+
+    /// Puts `ledger` in its place. The caller forces what comes back to the disk once the table
+    /// is in force.
+    pub(super) fn place(&mut self, ledger: &Ledger) -> Option<Placed> {
+        let path = self.path.as_deref()?;
+        let text = ledger.to_text();
+        if self.written.as_ref() == Some(&text) {
+            return None;
+        }
+        match files::place(path, text.as_bytes()) {
+            Ok(placed) => {
+                if self.problem.take().is_some() {
+                    tracing::info!(path = %path.display(), "the state file can be written again");
+                }
+                self.written = Some(text);
+                Some(placed)
+            }
+            Err(error) => {
+                self.written = None;
+                self.complain("written", &error);
+                None
+            }
+        }
+    }
+
+    pub(super) fn force(&mut self, placed: Placed) {
+        if let Err(error) = placed.force() {
+            self.complain("forced to the disk", &error);
+        }
+    }
+
+    /// Whether the last ledger is where it should be, or trying again is of no use.
+    pub(super) fn is_settled(&self) -> bool {
+        self.path.is_none() || self.written.is_some()
+    }
+
+    pub(super) fn is_persistent(&self) -> bool {
+        self.path.is_some() && self.problem.is_none()
+    }
+
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Once per kind of failure, not at every try.
+    fn complain(&mut self, what: &str, error: &io::Error) {
+        let problem = format!("cannot be {what}: {error}");
+        if self.problem.as_ref() != Some(&problem) {
+            let path = self.path.as_deref().unwrap_or(Path::new("")).display();
+            tracing::error!(
+                %path, %error,
+                "the state file cannot be {what}; keys are served, but after a restart an older \
+                 table would be taken again\n\
+                 hint: give keygate a writable directory for state_file, or keep min_serial up to \
+                 date"
+            );
+        }
+        self.problem = Some(problem);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_file_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        for text in ["", "{", "{\"version\":2}", "\0\0\0"] {
+            fs::write(&path, text).unwrap();
+            let (mut state, ledger) = StateFile::open(Some(&path));
+            assert_eq!(ledger, Ledger::default());
+            assert!(!path.exists() && dir.path().join("state.corrupt").exists());
+            let placed = state.place(&ledger).unwrap();
+            state.force(placed);
+            assert!(state.is_persistent() && state.is_settled());
+            assert!(state.place(&ledger).is_none(), "nothing changed");
+            let (again, ledger) = StateFile::open(Some(&path));
+            assert_eq!((ledger, again.is_settled()), (Ledger::default(), true));
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_survived_and_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("later/state");
+        let (mut state, ledger) = StateFile::open(Some(&path));
+        assert!(state.place(&ledger).is_none());
+        assert!(!state.is_persistent() && !state.is_settled());
+        assert!(state.problem().unwrap().contains("cannot be written"));
+        fs::create_dir(dir.path().join("later")).unwrap();
+        let placed = state.place(&ledger).unwrap();
+        state.force(placed);
+        assert!(state.is_persistent() && state.is_settled());
+    }
+
+    #[test]
+    fn nowhere_to_write_is_no_persistence() {
+        let (mut state, ledger) = StateFile::open(None);
+        assert!(state.place(&ledger).is_none());
+        assert!(state.is_settled() && !state.is_persistent());
+    }
+}

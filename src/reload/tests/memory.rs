@@ -1,0 +1,81 @@
+//! The state file over restarts.
+
+use std::fs;
+
+use super::*;
+
+#[test]
+fn a_restart_is_no_way_back() {
+    let folder = Folder::new();
+    let base = table(5);
+    folder.publish("t.kgt", &base);
+    folder.publish("p.kgp", &revoking(6, &base, &[1]));
+    drop(folder.start());
+    // An attacker puts back what was there before.
+    folder.publish("t.kgt", &table(4));
+    let error = folder.load().err().unwrap();
+    assert!(error.to_string().contains("below 6"), "{error}");
+    // Or takes the patch away: what it revoked stays revoked.
+    folder.publish("t.kgt", &base);
+    fs::remove_file(folder.at("p.kgp")).unwrap();
+    let running = folder.start();
+    assert_eq!((running.serial(), running.patch()), (Some(5), Some(6)));
+    assert!(!running.has(1) && running.has(2));
+    assert_eq!(running.metric("keygate_state_persistent"), 1.0);
+    assert_eq!(running.cell.load().state.floor, 6);
+}
+
+#[test]
+fn a_lost_or_damaged_state_file_leaves_min_serial() {
+    for damage in ["", "{\"version\":1", "garbage"] {
+        let folder = Folder::new();
+        folder.configure("min_serial = 3\n");
+        folder.publish("t.kgt", &table(5));
+        drop(folder.start());
+        match damage {
+            "" => fs::remove_file(folder.at("state/ledger")).unwrap(),
+            text => fs::write(folder.at("state/ledger"), text).unwrap(),
+        }
+        folder.publish("t.kgt", &table(2));
+        let error = folder.load().err().unwrap();
+        assert!(error.to_string().contains("below 3"), "{error}");
+        folder.publish("t.kgt", &table(4));
+        let running = folder.start();
+        assert_eq!(running.serial(), Some(4));
+        assert_eq!(running.metric("keygate_state_persistent"), 1.0, "written anew");
+        assert_eq!(folder.at("state/ledger.corrupt").exists(), !damage.is_empty());
+    }
+}
+
+#[test]
+fn nowhere_to_write_is_survived_and_shown() {
+    let folder = Folder::new();
+    folder.publish("t.kgt", &table(5));
+    // A file where a directory should be: not writable, even for root.
+    folder.configure("state_file = \"blocked/ledger\"\n");
+    fs::write(folder.at("blocked"), "").unwrap();
+    let running = folder.start();
+    assert_eq!(running.serial(), Some(5));
+    assert_eq!(running.metric("keygate_state_persistent"), 0.0);
+    let problem = running.cell.load().state.problem.clone().unwrap();
+    assert!(problem.contains("cannot be"), "{problem}");
+    // Within the life of the process nothing is forgotten.
+    folder.publish("t.kgt", &table(4));
+    running.until("refused", |r| r.failures("table", "rollback") == 1.0);
+    // Once it can be written, it is, without another table.
+    fs::remove_file(folder.at("blocked")).unwrap();
+    fs::create_dir(folder.at("blocked")).unwrap();
+    running.until("written", |r| r.metric("keygate_state_persistent") == 1.0);
+    drop(running);
+    assert!(folder.load().is_err(), "table 4 is refused by the state that was written late");
+}
+
+#[test]
+fn without_a_state_file_it_is_said() {
+    let folder = Folder::new();
+    folder.configure("state_file = \"\"\n");
+    folder.publish("t.kgt", &table(5));
+    let running = folder.start();
+    assert_eq!(running.metric("keygate_state_persistent"), 0.0);
+    assert_eq!(running.cell.load().state.problem.as_deref(), Some("no `state_file` is configured"));
+}

@@ -1,0 +1,270 @@
+//! Fetching a table or patch from an http(s) URL. Trust comes from the signature, not from here;
+//! what is guarded here is memory, time and the credential. Imports `config` and `reload::source`.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, header};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use zeroize::Zeroizing;
+
+use super::source::SourceError;
+use crate::config::UrlOptions;
+
+/// Redirects that are followed; never from https to http.
+const MAX_REDIRECTS: u32 = 5;
+
+/// Most bytes of a response head.
+const MAX_HEAD: usize = 32 * 1024;
+
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// For the head of a response, beside the long poll's own wait.
+const RESPONSE: Duration = Duration::from_secs(10);
+
+/// Longest pause between two bytes of a body.
+const STALL: Duration = Duration::from_secs(15);
+
+/// For a whole body.
+const BODY: Duration = Duration::from_secs(15 * 60);
+
+/// One URL that is fetched again and again.
+pub(super) struct UrlSource {
+    url: Box<str>,
+    agent: ureq::Agent,
+    options: UrlOptions,
+    max_bytes: u64,
+    /// Of what was last taken, so that it is not sent again.
+    taken: Validators,
+}
+
+/// What a server tells to recognise a version by.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Validators {
+    etag: Option<HeaderValue>,
+    last_modified: Option<HeaderValue>,
+}
+
+/// A server's answer.
+pub(super) enum Answer {
+    /// Another version. Its validators count once it was taken ([`UrlSource::taken`]).
+    Changed {
+        bytes: Vec<u8>,
+        validators: Validators,
+    },
+    Unchanged,
+}
+
+/// An answer, and whether the server held it back until there was something to say.
+pub(super) struct Fetch {
+    pub(super) answer: Answer,
+    pub(super) waited: bool,
+}
+
+/// Whether the server may hold the answer back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    AtOnce,
+    /// `Prefer: wait`, if it is configured.
+    Wait,
+}
+
+// === impl UrlSource ===
+
+impl UrlSource {
+    pub(super) fn new(
+        url: &str,
+        options: &UrlOptions,
+        max_bytes: u64,
+    ) -> Result<Self, SourceError> {
+        let tls = TlsConfig::builder()
+            .root_certs(match &options.ca {
+                Some(path) => roots(path)?,
+                None => RootCerts::WebPki,
+            })
+            .unversioned_rustls_crypto_provider(Arc::new(
+                rustls::crypto::aws_lc_rs::default_provider(),
+            ))
+            .build();
+        let agent = ureq::Agent::config_builder()
+            .tls_config(tls)
+            .https_only(url.starts_with("https:"))
+            .http_status_as_error(false)
+            .max_redirects(MAX_REDIRECTS)
+            .max_response_header_size(MAX_HEAD)
+            // An environment variable must not decide where keys come from.
+            .proxy(None)
+            .user_agent(concat!("keygate/", env!("CARGO_PKG_VERSION")))
+            .accept("application/octet-stream, */*")
+            .accept_encoding("identity")
+            .timeout_resolve(Some(CONNECT))
+            .timeout_connect(Some(CONNECT))
+            .timeout_send_request(Some(CONNECT))
+            .timeout_per_read(Some(STALL + options.long_poll))
+            .timeout_recv_response(Some(RESPONSE + options.long_poll))
+            .timeout_recv_body(Some(BODY))
+            .build()
+            .new_agent();
+        let (url, options) = (url.into(), options.clone());
+        Ok(Self { url, agent, options, max_bytes, taken: Validators::default() })
+    }
+
+    /// Asks for what is newer than what was taken.
+    pub(super) fn fetch(&self, patience: Patience) -> Result<Fetch, SourceError> {
+        let mut request = self.agent.get(&*self.url);
+        if let Some(etag) = &self.taken.etag {
+            request = request.header(header::IF_NONE_MATCH, etag);
+        } else if let Some(date) = &self.taken.last_modified {
+            request = request.header(header::IF_MODIFIED_SINCE, date);
+        }
+        let wait = self.options.long_poll.as_secs();
+        let known = self.taken.etag.is_some() || self.taken.last_modified.is_some();
+        // RFC 7240 §4.3. Without a version to compare with there is nothing to wait for.
+        if patience == Patience::Wait && wait > 0 && known {
+            request = request.header("prefer", format!("wait={wait}"));
+        }
+        if let Some(value) = self.authorization()? {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let mut response = request.call().map_err(SourceError::of_ureq)?;
+        let waited = response
+            .headers()
+            .get_all("preference-applied")
+            .iter()
+            .any(|v| v.as_bytes().to_ascii_lowercase().windows(4).any(|w| w == b"wait"));
+        match response.status().as_u16() {
+            304 if known => return Ok(Fetch { answer: Answer::Unchanged, waited }),
+            200 => {}
+            status => {
+                let after = response.headers().get(header::RETRY_AFTER);
+                let retry_after = after.and_then(|v| v.to_str().ok()?.trim().parse().ok());
+                return Err(SourceError::Status {
+                    status,
+                    retry_after: retry_after.map(Duration::from_secs),
+                });
+            }
+        }
+        if let Some(coding) = response.headers().get(header::CONTENT_ENCODING)
+            && coding != "identity"
+        {
+            let coding = coding.to_str().unwrap_or("?").escape_default().to_string();
+            return Err(SourceError::Encoding(coding));
+        }
+        let validators = Validators {
+            etag: response.headers().get(header::ETAG).cloned(),
+            last_modified: response.headers().get(header::LAST_MODIFIED).cloned(),
+        };
+        let bytes = self.body(response.body_mut())?;
+        Ok(Fetch { answer: Answer::Changed { bytes, validators }, waited })
+    }
+
+    /// The version with these validators was dealt with: only a newer one is wanted.
+    pub(super) fn taken(&mut self, validators: Validators) {
+        self.taken = validators;
+    }
+
+    /// The next fetch asks for whatever there is.
+    pub(super) fn forget(&mut self) {
+        self.taken = Validators::default();
+    }
+
+    fn body(&self, body: &mut ureq::Body) -> Result<Vec<u8>, SourceError> {
+        let limit = self.max_bytes;
+        let stated = body.content_length();
+        if let Some(bytes) = stated.filter(|n| *n > limit) {
+            return Err(SourceError::TooLarge { bytes, limit });
+        }
+        let mut bytes = Vec::new();
+        // A statement within the bound is believed for the size of the buffer, not for its end.
+        let reserve = usize::try_from(stated.unwrap_or(0)).unwrap_or(0);
+        if bytes.try_reserve_exact(reserve).is_err() {
+            return Err(SourceError::TooLarge { bytes: reserve as u64, limit });
+        }
+        let mut reader = body.with_config().limit(limit.saturating_add(2)).reader();
+        let read = reader.by_ref().take(limit.saturating_add(1)).read_to_end(&mut bytes);
+        read.map_err(|e| SourceError::of_ureq(ureq::Error::from(e)))?;
+        if bytes.len() as u64 > limit {
+            return Err(SourceError::TooLarge { bytes: bytes.len() as u64, limit });
+        }
+        if let Some(stated) = stated.filter(|n| *n != bytes.len() as u64) {
+            let got = bytes.len();
+            return Err(SourceError::Network(format!("{got} of {stated} bytes came")));
+        }
+        Ok(bytes)
+    }
+
+    /// Read anew each time: the file may be rotated. Never followed to another host (ureq's
+    /// default), never logged.
+    fn authorization(&self) -> Result<Option<HeaderValue>, SourceError> {
+        let (path, scheme) = match (&self.options.bearer_file, &self.options.basic_file) {
+            (Some(path), _) => (path, "Bearer "),
+            (None, Some(path)) => (path, "Basic "),
+            (None, None) => return Ok(None),
+        };
+        let text = std::fs::read_to_string(path)
+            .map(Zeroizing::new)
+            .map_err(|source| SourceError::Credential { path: path.clone(), source })?;
+        let text = text.trim();
+        let credential = match scheme {
+            "Basic " => {
+                use base64::Engine as _;
+                Zeroizing::new(base64::prelude::BASE64_STANDARD.encode(text))
+            }
+            _ => Zeroizing::new(text.to_owned()),
+        };
+        let mut value = HeaderValue::try_from(&*Zeroizing::new([scheme, &credential].concat()))
+            .map_err(|_| SourceError::Credential {
+                path: path.clone(),
+                source: std::io::Error::new(
+                    std::io::ErrorKind::InvalidData,
+                    "holds bytes that no header can have",
+                ),
+            })?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+impl std::fmt::Debug for UrlSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UrlSource").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+fn roots(path: &Path) -> Result<RootCerts, SourceError> {
+    let error = |source| SourceError::Credential { path: path.to_owned(), source };
+    let pem = std::fs::read(path).map_err(error)?;
+    let certificates: Vec<Certificate<'static>> = ureq::tls::parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        let none = std::io::Error::new(std::io::ErrorKind::InvalidData, "holds no certificate");
+        return Err(error(none));
+    }
+    Ok(RootCerts::from(certificates))
+}
+
+impl SourceError {
+    /// The library's messages name hosts and addresses, never a header.
+    fn of_ureq(error: ureq::Error) -> Self {
+        match error {
+            ureq::Error::TooManyRedirects
+            | ureq::Error::RedirectFailed
+            | ureq::Error::RequireHttpsOnly(_) => Self::Redirect,
+            ureq::Error::Timeout(what) => Self::Timeout(what.to_string()),
+            ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::TimedOut => {
+                Self::Timeout(e.to_string())
+            }
+            ureq::Error::BodyStalled => Self::Timeout("the body stalled".to_owned()),
+            other => Self::Network(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Waking up when a watched path may have changed. A wake-up decides nothing: whoever is woken
+//! looks at the file. Imports nothing of the crate.
+//!
+//! What is watched are directories, never files: every directory that holds the file or a symbolic
+//! link on the way to it. So an atomic rename, an in-place write, Kubernetes' `..data` swap (which
+//! never names the file) and a link pointed elsewhere all wake. A watch belongs to an inode, so
+//! [`Watch::refresh`] compares inodes and arms anew when a directory was replaced.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
+
+/// What happened in a watched directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stir {
+    /// Something is whole: closed after writing, renamed, linked, removed.
+    Complete,
+    /// A file was made or written to; more may follow.
+    Partial,
+}
+
+/// A directory as it was when its watch was armed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Directory {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+/// Links that are followed on the way to one file; the kernel's own bound.
+const MAX_LINKS: usize = 40;
+
+/// Watches the directories of some paths.
+pub(super) struct Watch {
+    paths: Vec<PathBuf>,
+    armed: BTreeSet<Directory>,
+    watcher: Option<RecommendedWatcher>,
+    stir: Arc<dyn Fn(Stir) + Send + Sync>,
+    /// A failure is said once, not at every poll.
+    complained: bool,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// `stir` is called on a thread of the watcher and must not wait. Nothing is armed before the
+    /// first [`Self::refresh`].
+    pub(super) fn new(paths: Vec<PathBuf>, stir: impl Fn(Stir) + Send + Sync + 'static) -> Self {
+        let armed = BTreeSet::new();
+        Self { paths, armed, watcher: None, stir: Arc::new(stir), complained: false }
+    }
+
+    /// Whether changes wake, or only the poll sees them.
+    pub(super) fn is_armed(&self) -> bool {
+        self.watcher.is_some()
+    }
+
+    pub(super) fn watches(&mut self, paths: Vec<PathBuf>) {
+        self.paths = paths;
+    }
+
+    /// Arms again what lost its watch. True: something was armed, so that a change may have been
+    /// missed before; the caller must look at the files *after* this call.
+    pub(super) fn refresh(&mut self) -> bool {
+        let wanted: BTreeSet<_> =
+            self.paths.iter().flat_map(|p| directories(p)).filter_map(Directory::at).collect();
+        if self.watcher.is_some() && wanted == self.armed {
+            return false;
+        }
+        // A new watcher, not a change of the old one: it forgets all inodes that are gone.
+        match self.arm(&wanted) {
+            Ok(watcher) => {
+                self.watcher = Some(watcher);
+                self.armed = wanted;
+                self.complained = false;
+            }
+            Err(error) => {
+                self.watcher = None;
+                self.armed.clear();
+                if !std::mem::replace(&mut self.complained, true) {
+                    tracing::warn!(
+                        %error,
+                        "cannot watch the table's directory; changes are seen by polling only \
+                         (often fs.inotify.max_user_instances or max_user_watches is used up)"
+                    );
+                }
+            }
+        }
+        true
+    }
+
+    fn arm(&self, wanted: &BTreeSet<Directory>) -> notify::Result<RecommendedWatcher> {
+        let stir = Arc::clone(&self.stir);
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // An error is an overflow or a lost watch: looking at the files is right for both.
+            if let Some(what) = event.map_or(Some(Stir::Complete), |e| classify(&e)) {
+                stir(what);
+            }
+        })?;
+        for directory in wanted {
+            match watcher.watch(&directory.path, RecursiveMode::NonRecursive) {
+                Ok(()) => {}
+                // Gone since it was listed: the next refresh sees what came in its place.
+                Err(error) if matches!(error.kind, notify::ErrorKind::PathNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(watcher)
+    }
+}
+
+impl Directory {
+    fn at(path: PathBuf) -> Option<Self> {
+        let meta = std::fs::metadata(&path).ok().filter(|m| m.is_dir())?;
+        Some(Self { path, device: meta.dev(), inode: meta.ino() })
+    }
+}
+
+/// `None`: a look at a file, which changes nothing. Reading a table raises such events itself.
+fn classify(event: &Event) -> Option<Stir> {
+    match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Stir::Complete),
+        EventKind::Access(_) => None,
+        // A new link is whole at once and says so no further; a new file is closed later.
+        EventKind::Create(_) if event.paths.iter().any(|p| p.is_symlink()) => Some(Stir::Complete),
+        EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)) => Some(Stir::Partial),
+        EventKind::Any | EventKind::Modify(_) | EventKind::Other | EventKind::Remove(_) => {
+            Some(Stir::Complete)
+        }
+    }
+}
+
+/// The directories whose entries decide what `path` is: where it lies, and where each symbolic link
+/// on the way lies. What does not exist yet is left out, its parent is not.
+fn directories(path: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut todo: Vec<OsString> = components(path);
+    let mut at = if path.is_absolute() { PathBuf::from("/") } else { PathBuf::from(".") };
+    let mut links = 0;
+    while let Some(name) = todo.pop() {
+        if name == ".." {
+            at.push("..");
+            continue;
+        }
+        let next = at.join(&name);
+        let Ok(meta) = std::fs::symlink_metadata(&next) else {
+            found.insert(at);
+            return found;
+        };
+        if meta.is_symlink() {
+            found.insert(at.clone());
+            links += 1;
+            let Ok(target) = std::fs::read_link(&next) else { return found };
+            if links > MAX_LINKS {
+                return found;
+            }
+            if target.is_absolute() {
+                at = PathBuf::from("/");
+            }
+            todo.extend(components(&target));
+        } else {
+            if todo.is_empty() {
+                found.insert(at);
+                if meta.is_dir() {
+                    // A directory is configured: its entries count.
+                    found.insert(next);
+                }
+                return found;
+            }
+            at = next;
+        }
+    }
+    found.insert(at);
+    found
+}
+
+/// Names in the order in which a stack gives them back.
+fn components(path: &Path) -> Vec<OsString> {
+    let names = path.components().filter_map(|c| match c {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::CurDir | Component::Prefix(_) | Component::RootDir => None,
+    });
+    let mut names: Vec<_> = names.collect();
+    names.reverse();
+    names
+}
+
+#[cfg(test)]
+mod tests;
