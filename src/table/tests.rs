@@ -1,4 +1,7 @@
 //! Tests of the room as a whole. Those of one step stand beside it.
 
+mod accept;
+mod model;
 mod overlay;
 mod round_trip;
+mod trust;
