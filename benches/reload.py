@@ -8,7 +8,6 @@ NO_BUILD=1. benches/README.md has the JSON keys.
 
 import http.client
 import os
-import shutil
 import signal
 import sys
 import time
@@ -169,16 +168,17 @@ class KeygateReload:
         self.kind = contenders.Keygate(bench)
 
     def start(self):
-        self.tables = self.kind.tables(KEYS, RELOADS)
         self.running = self.kind.start(Setup(keys=KEYS, cores=CORES, features=frozenset({"default"})))
         check.contender("keygate", self.running.http1, self.bench.keys(KEYS))
         self.target = os.path.join(os.path.dirname(self.running.log), "keys.kgt")
-        for number_, (path, _) in enumerate(self.tables, 1):
-            shutil.copyfile(path, f"{self.target}.{number_}")
+        for number_ in range(1, RELOADS + 1):
+            secret, name = self.secret(number_), f"reload-{KEYS}-{number_}"
+            made = self.kind.table(KEYS, serial=1 + number_, extra=secret, name=name)
+            os.link(made, f"{self.target}.{number_}")
         return self.running
 
     def secret(self, number_):
-        return self.tables[number_ - 1][1]
+        return f"kg_live_reload{number_:034d}"
 
     def publish(self, number_):
         os.rename(f"{self.target}.{number_}", self.target)
@@ -225,7 +225,7 @@ def markdown(out):
 def main():
     build(
         *("--example", "bench-upstream", "--example", "bench-open-loop"),
-        *(("--bin", "keygate", "--bin", "keygatectl") if "keygate" in NAMES else ()),
+        *(("--bin", "keygate", "--example", "bench-make-table") if "keygate" in NAMES else ()),
     )
     need = ("nginx", "openssl", "taskset")
     with Bench(need) as bench:
