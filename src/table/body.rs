@@ -105,8 +105,14 @@ impl Body {
     }
 
     pub(crate) fn find(&self, digest: &[u8; 32]) -> Option<Found<'_>> {
+        let records = self.records();
         let range = self.records.bucket(prefix(digest));
-        let record = position(self.records(), range, digest)?;
+        let bucket = records.get(range)?;
+        let record = match bucket.len() {
+            // A bucket holds about three.
+            0..=16 => bucket.iter().find(|r| r.digest == *digest)?,
+            _ => bucket.get(bucket.binary_search_by(|r| r.digest.cmp(digest)).ok()?)?,
+        };
         Some(Found { body: self, record })
     }
 
@@ -471,10 +477,9 @@ impl Directory {
         Self { starts: Box::default(), bits: 0 }
     }
 
-    /// One to two entries to a bucket, which is one cache line or two side by side, for 2 to 4
-    /// bytes per key.
+    /// About three entries to a bucket: one more cache line at most, 1.3 to 2 bytes per key.
     fn filler(entries: usize, prefix_bits: u32) -> Filler {
-        let bits = (entries as u64).max(1).ilog2().min(prefix_bits);
+        let bits = (entries as u64 / 2).max(1).ilog2().min(prefix_bits);
         Filler { starts: Vec::with_capacity((1 << bits) + 1), bits }
     }
 
@@ -507,36 +512,6 @@ impl Filler {
         self.starts.resize((1 << self.bits) + 1, entries);
         Directory { starts: self.starts.into(), bits: self.bits }
     }
-}
-
-/// The record with this digest, in its bucket of one or two (seldom more).
-///
-/// Branching on each comparison would make the processor guess, and wait for memory to learn that
-/// it guessed wrong, for every second key. Counting how many of the first three come before the
-/// digest needs no guess: 10 M keys are looked up in half the time.
-fn position<'t>(
-    records: &'t [Record],
-    range: Range<usize>,
-    digest: &[u8; 32],
-) -> Option<&'t Record> {
-    const COUNTED: usize = 3;
-    let (start, length) = (range.start, range.len());
-    let wanted = prefix(digest);
-    let found = if length <= COUNTED
-        && let Some(counted) = records.get(start..start + COUNTED)
-    {
-        let before = |(at, r): (usize, &Record)| {
-            usize::from(at < length) & usize::from(prefix(&r.digest) < wanted)
-        };
-        let index: usize = counted.iter().enumerate().map(before).sum();
-        // Digests with one prefix of 64 bits do not happen; if they did, the second is here.
-        records.get(start + index..range.end.max(start + index))?
-    } else {
-        let bucket = records.get(range)?;
-        let index = bucket.partition_point(|r| r.digest < *digest);
-        bucket.get(index..)?
-    };
-    found.iter().find(|r| r.digest == *digest)
 }
 
 fn bucket_number(prefix: u64, bits: u32) -> usize {

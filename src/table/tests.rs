@@ -1,7 +1,4 @@
 //! Tests of the room as a whole. Those of one step stand beside it.
 
-mod accept;
-mod model;
 mod overlay;
 mod round_trip;
-mod trust;

@@ -22,7 +22,10 @@ const RULES: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("bin/keygate", &["app", "check", "clock", "config", "core", "exit", "explain", "table"]),
+    (
+        "bin/keygate",
+        &["admin", "app", "check", "clock", "config", "core", "exit", "explain", "table"],
+    ),
     ("bin/keygatectl", &["exit", "manage"]),
     ("check", &["clock", "config", "core", "exit", "table"]),
     ("clock", &["core"]),

@@ -4,5 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod gate;
 pub(crate) mod http;
+pub(crate) mod nginx;
 pub(crate) mod process;
+pub(crate) mod tools;
 pub(crate) mod upstream;

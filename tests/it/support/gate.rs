@@ -225,13 +225,12 @@ impl Setup {
 
     /// Writes every file, starts nothing.
     pub(crate) fn folder(&self) -> Folder {
-        let folder = Folder { dir: tempfile::tempdir().expect("a temporary folder") };
-        let path = folder.path();
-        run(keygatectl(path).args(["signer", "new", "--out", "signer.pem"]));
+        let folder = Folder::empty();
+        folder.signer("signer");
         let keys: String = self.keys.iter().map(Key::toml).collect();
         folder.write(
             "keys.toml",
-            &format!("registry = 1\nserial = 1\naudience = \"{AUDIENCE}\"\n{keys}"),
+            &format!("registry = 1\nserial = 0\naudience = \"{AUDIENCE}\"\n{keys}"),
         );
         if self.has_table {
             folder.build();
@@ -267,6 +266,10 @@ impl Setup {
 // === impl Folder ===
 
 impl Folder {
+    pub(crate) fn empty() -> Self {
+        Self { dir: tempfile::tempdir().expect("a temporary folder") }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -281,6 +284,12 @@ impl Folder {
 
     pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.file(name)).expect("read")
+    }
+
+    /// A new signer: `NAME.pem`, and its public half as `NAME.pub`.
+    pub(crate) fn signer(&self, name: &str) {
+        let public = self.ctl(&["signer", "new", "--out", &format!("{name}.pem")]);
+        self.write(&format!("{name}.pub"), &public);
     }
 
     /// Builds the table from the registry as it stands.
@@ -347,15 +356,21 @@ impl Gate {
 
     /// Starts `keygate serve` over the files of `folder` and waits until it says where it listens.
     pub(crate) fn serve(folder: Folder) -> Self {
+        Self::serve_with(folder, &[])
+    }
+
+    /// The same with variables that the configuration refers to.
+    pub(crate) fn serve_with(folder: Folder, variables: &[(&str, &str)]) -> Self {
         let mut command = keygate(folder.path());
+        command.envs(variables.iter().copied());
         command.args(["serve", "--config", "keygate.toml"]);
         let process = Process::start(&mut command);
         let line = process.wait_for_line("\"listening\"");
         let said: serde_json::Value = serde_json::from_str(&line).expect("a JSON log line");
         let address = |name: &str| {
-            let value = &said[name];
-            let text = value.as_str().or_else(|| value[0].as_str());
-            text.and_then(|t| t.trim_matches(['[', ']', '"']).parse().ok())
+            // Several listeners are separated by commas; the first one is the test's.
+            let text = said[name].as_str().and_then(|t| t.split([',', ' ']).next());
+            text.and_then(|t| t.parse().ok())
                 .unwrap_or_else(|| panic!("no `{name}` address in {line}"))
         };
         Self {

@@ -1,0 +1,21 @@
+//! Programs of the machine. The tests need them: a missing one is a failure with a remedy.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A program by name, from PATH or where Debian keeps daemons.
+pub(crate) fn command(name: &str) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let found = folders.map(|f: PathBuf| f.join(name)).find(|p| p.is_file());
+    Command::new(found.unwrap_or_else(|| panic!("`{name}` is missing\nhint: make tools")))
+}
+
+/// Python with the packages of tests/tools.sh.
+pub(crate) fn python() -> Command {
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/venv/bin/python");
+    assert!(std::path::Path::new(python).exists(), "{python} is missing\nhint: make tools");
+    let mut command = Command::new(python);
+    command.env("NO_PROXY", "*").env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
