@@ -184,16 +184,13 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
         });
     }
     for (count, kind, want) in
-        [(stranded[0], "pairs", "pair"), (stranded[1], "single keys", "header")]
+        [(stranded[0], "pair(s)", "pair"), (stranded[1], "single key(s)", "header")]
     {
         if count > 0 {
             findings.push(Finding {
                 kind: "no_carrier",
                 subject: "credentials".to_owned(),
-                message: format!(
-                    "{} of the table are {kind}, which no source takes",
-                    plural(count)
-                ),
+                message: format!("the table has {count} {kind}, which no source takes"),
                 hint: Some(format!("add [[credentials]] source = \"{want}\"")),
             });
         }

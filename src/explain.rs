@@ -12,8 +12,8 @@ use crate::core::path::{self, Traits};
 use crate::core::refusal::Context;
 use crate::core::route::Require;
 use crate::core::{
-    Access, Digest, Facts, KeyView, Keys, Kind, Now, PairLookup, Presented, Reason, Rejection,
-    Route, Source, Verdict, anonymous_field, decide, identity_fields,
+    Access, BasicForm, Digest, Facts, KeyView, Keys, Kind, Now, PairLookup, Prefixes, Presented,
+    Reason, Rejection, Route, Source, Verdict, anonymous_field, decide, identity_fields,
 };
 
 /// The request to explain.
@@ -24,6 +24,9 @@ pub struct Ask<'a> {
     pub target: &'a str,
     pub client: IpAddr,
     pub credential: Credential<'a>,
+    /// Kind of the source that carries a single secret (`bearer`); `None`: the first one
+    /// configured. Whether a secret is ours depends on its carrier.
+    pub source: Option<&'a str>,
     pub at: Now,
 }
 
@@ -57,6 +60,9 @@ pub struct Answer {
     pub rule: Option<Rule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,
+    /// Kind of the source that a secret was taken to be carried in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<&'static str>,
     /// Fields that tell the service who is calling.
     pub headers: Vec<(String, String)>,
     /// What the client would get instead of the service's answer.
@@ -133,9 +139,19 @@ pub fn explain<K: Keys>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_>) ->
             told(settings, keys, ask, (path, traits), Presented::Pair { id, secret })
         }
         Credential::Single(secret) => {
-            let ours = settings.sources.iter().any(|source| owns(source, secret));
-            let presented = if ours { Presented::Single(secret) } else { Presented::Foreign };
-            told(settings, keys, ask, (path, traits), presented)
+            let mut carriers =
+                settings.sources.iter().filter_map(|s| Some((kind(s), prefixes(s)?)));
+            let carrier =
+                carriers.find(|(kind, _)| ask.source.is_none_or(|wanted| wanted == *kind));
+            let presented = match &carrier {
+                Some((_, prefixes)) if prefixes.own(secret) => Presented::Single(secret),
+                // Where no source looks, there is nothing.
+                None => Presented::Nothing,
+                Some(_) => Presented::Foreign,
+            };
+            let mut answer = told(settings, keys, ask, (path, traits), presented);
+            answer.source = carrier.map(|(kind, _)| kind);
+            answer
         }
     }
 }
@@ -179,16 +195,31 @@ fn told<K: Keys>(
     }
 }
 
-/// Whether this source would take a single secret as ours.
-fn owns(source: &Source, secret: &[u8]) -> bool {
+/// Kinds of sources that carry a single secret.
+pub const SOURCES: [&str; 6] = ["basic", "bearer", "cookie", "header", "query", "subprotocol"];
+
+fn kind(source: &Source) -> &'static str {
     match source {
+        Source::Basic { .. } => "basic",
+        Source::Bearer { .. } => "bearer",
+        Source::Cookie { .. } => "cookie",
+        Source::Header { .. } => "header",
+        Source::Pair { .. } => "pair",
+        Source::Query { .. } => "query",
+        Source::Subprotocol { .. } => "subprotocol",
+    }
+}
+
+/// What makes a single secret in this source ours; `None`: it carries pairs.
+fn prefixes(source: &Source) -> Option<Prefixes> {
+    match source {
+        Source::Basic { form: BasicForm::Pair, .. } | Source::Pair { .. } => None,
         Source::Basic { prefixes, .. }
         | Source::Bearer { prefixes }
         | Source::Cookie { prefixes, .. }
         | Source::Header { prefixes, .. }
-        | Source::Query { prefixes, .. } => prefixes.own(secret),
-        Source::Pair { .. } => false,
-        Source::Subprotocol { .. } => true,
+        | Source::Query { prefixes, .. } => Some(prefixes.clone()),
+        Source::Subprotocol { .. } => Some(Prefixes::default()),
     }
 }
 
@@ -249,6 +280,7 @@ impl Answer {
             detail: None,
             rule: None,
             key: None,
+            source: None,
             headers: Vec::new(),
             refusal: None,
             client: ask.client,
@@ -289,6 +321,9 @@ impl fmt::Display for Answer {
         }
         if let Some(key) = &self.key {
             writeln!(f, "key       {key}")?;
+        }
+        if let Some(source) = self.source {
+            writeln!(f, "carrier   {source}")?;
         }
         writeln!(f, "client    {}", self.client)?;
         writeln!(f, "at        {}", self.at)?;

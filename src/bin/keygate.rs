@@ -12,7 +12,7 @@ use keygate::clock::Clock;
 use keygate::config::{self, Config};
 use keygate::core::{KeyId, Now};
 use keygate::exit::Exit;
-use keygate::explain::{Ask, Credential, explain};
+use keygate::explain::{Ask, Credential, SOURCES, explain};
 use keygate::{admin, app, table};
 use zeroize::Zeroizing;
 
@@ -104,6 +104,9 @@ struct ExplainArgs {
     /// Judge a request whose credential is not a key of ours, such as a user's token.
     #[arg(long, group = "credential")]
     foreign: bool,
+    /// Kind of the carrier of a key from standard input [default: the first configured]
+    #[arg(long, value_name = "KIND", value_parser = SOURCES)]
+    source: Option<String>,
     /// Method of the request.
     #[arg(long, default_value = "GET")]
     method: http::Method,
@@ -209,6 +212,7 @@ fn run_explain(args: &ExplainArgs) -> Result<Exit, Failure> {
         target: &args.path,
         client: args.from,
         credential,
+        source: args.source.as_deref(),
         at: args.at.unwrap_or(now),
     };
     let answer = explain(&config.settings, Some(keys), &ask);

@@ -111,7 +111,7 @@ fn keys_that_cannot_be_used_here() {
 fn carriers_that_are_missing() {
     let found = report(CONFIG, &[testkit::spec(1), testkit::pair_spec(2)]);
     assert_eq!(kinds(&found), ["no_carrier"]);
-    assert!(found.findings[0].message.starts_with("1 key of the table are pairs"));
+    assert!(found.findings[0].message.starts_with("the table has 1 pair(s)"));
 }
 
 #[test]

@@ -99,7 +99,8 @@ fn ask(keys: Option<&One>, method: Method, target: &str, credential: Credential<
     let config = Config::parse(&ThisHost, Path::new("keygate.toml"), CONFIG).unwrap();
     let at = Now { unix_ms: 1_000_000, mono_ns: 0 };
     let client = "203.0.113.9".parse().unwrap();
-    explain(&config.settings, keys, &Ask { method: &method, target, client, credential, at })
+    let ask = Ask { method: &method, target, client, credential, source: None, at };
+    explain(&config.settings, keys, &ask)
 }
 
 #[test]
@@ -112,6 +113,7 @@ fn admitted_with_the_fields_that_are_sent() {
          rule      items (GET /items/{id}): key with read\n\
          key       key_abc \"Büro\" of acme, active, live, may read, expires \
          1970-01-01T00:33:20Z, 600/min (not charged here)\n\
+         carrier   bearer\n\
          client    203.0.113.9\n\
          at        1970-01-01T00:16:40Z\n\
          \n\
@@ -181,4 +183,27 @@ fn json_for_programs() {
     assert_eq!(json["rule"]["permissions"][0], "send");
     assert_eq!(json["key"]["expires"], "1970-01-01T00:33:20Z");
     assert_eq!(json["refusal"]["status"], 403);
+}
+
+#[test]
+fn ownership_depends_on_the_carrier() {
+    let keys = keys();
+    let text = CONFIG.to_owned() + "[[credentials]]\nsource = \"header\"\nname = \"x-api-key\"\n";
+    let config = Config::parse(&ThisHost, Path::new("keygate.toml"), &text).unwrap();
+    let reason = |source| {
+        let ask = Ask {
+            method: &Method::GET,
+            target: "/items/7",
+            client: "203.0.113.9".parse().unwrap(),
+            credential: Credential::Single(b"eyJ.user"),
+            source,
+            at: Now { unix_ms: 1_000_000, mono_ns: 0 },
+        };
+        let answer = explain(&config.settings, Some(&keys), &ask);
+        (answer.source, answer.reason.unwrap())
+    };
+    assert_eq!(reason(None), (Some("bearer"), "foreign"));
+    assert_eq!(reason(Some("bearer")), (Some("bearer"), "foreign"));
+    assert_eq!(reason(Some("header")), (Some("header"), "unknown"));
+    assert_eq!(reason(Some("query")), (None, "missing"));
 }

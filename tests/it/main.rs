@@ -11,6 +11,7 @@
 )]
 
 mod documents;
+mod examples;
 mod gate_address;
 mod gate_credentials;
 mod gate_framing;
