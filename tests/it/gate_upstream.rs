@@ -132,6 +132,21 @@ fn interim_answers_are_consumed() {
     assert_eq!((got.status(), got.all("link").len()), (200, 0));
 }
 
+/// The version of an answer is that of its own hop.
+#[cfg(any())] // parked: waits for F10
+#[test]
+fn the_version_of_the_upstream_stays_on_its_hop() {
+    let upstream = Upstream::answering(|_| {
+        [send("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nhi"), vec![Step::Close]].concat()
+    });
+    let gate = Gate::before(&upstream).start();
+    let mut client = Client::connect(gate.address);
+    for _ in 0..2 {
+        client.send(get("/v1/a"));
+        assert_eq!(client.response().first_line(), "HTTP/1.1 200 OK");
+    }
+}
+
 #[test]
 fn heads_and_bodiless_answers() {
     let upstream = Upstream::answering(|m| match m.first_line().split(' ').nth(1) {

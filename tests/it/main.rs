@@ -26,6 +26,7 @@ mod keygate_cli;
 mod layering;
 mod lifecycle;
 mod products;
+mod readme;
 mod recorder;
 mod samples;
 #[allow(dead_code, reason = "a vocabulary; not every word is in use at every time")]
