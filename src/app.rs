@@ -1,7 +1,6 @@
 //! Composition root: configuration → running sidecar → its end. Nothing else knows how the parts
 //! meet.
 
-mod first_table;
 mod signals;
 mod watchers;
 
@@ -21,7 +20,7 @@ use crate::config::{self, Bind, Config, Settings, UpstreamAddress};
 use crate::exit::Exit;
 use crate::proxy::tls::{ClientTls, ServerTls, TlsError};
 use crate::proxy::{self, LimitStore, Load, Phase, Seed, Shared};
-use crate::reload::StatusCell;
+use crate::reload::{self, Hooks, Reconfigured, Reloader};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
@@ -38,7 +37,7 @@ pub enum StartError {
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
     #[error("{0}")]
-    Table(#[from] first_table::FirstTableError),
+    Keys(#[from] reload::StartError),
     #[error("{0}")]
     Tls(#[from] TlsError),
 }
@@ -59,6 +58,7 @@ pub struct Running {
     clock: Clock,
     limits: Arc<LimitStore>,
     watchers: Watchers,
+    reloader: Reloader,
 }
 
 /// Loads the configuration, starts, serves until the end. The whole of `keygate serve`.
@@ -100,14 +100,15 @@ pub fn serve(file: &Path) -> Exit {
 /// if so configured).
 pub fn build(
     config: Config,
-    _file: PathBuf,
+    file: PathBuf,
     metrics: Metrics,
     log: Option<Arc<OperatorLog>>,
 ) -> Result<Running, StartError> {
     raise_descriptor_limit(&config);
+    // The same file again: `config` is taken apart below, and a reload compares with the whole.
+    let running = Config::load(&file)?;
     let clock = Clock::system();
     let readiness = Readiness::new();
-    let table_ready = readiness.register("table");
     let upstream_ready =
         config.upstream.health_path.as_ref().map(|_| readiness.register("upstream"));
     let Config { listeners, upstream, timeouts, caps, http2, drain, settings, .. } = config;
@@ -121,9 +122,11 @@ pub fn build(
     let upstream_tls = upstream_tls(&upstream, &clock)?;
     reloadable.extend(upstream_tls.iter().map(|tls| Arc::clone(tls) as Arc<_>));
 
-    let keys = first_table::load(&config.table, clock.now())?;
-    let store = Arc::new(Store::new(snapshot(&metrics, Arc::new(settings), keys)));
-    table_ready.ready();
+    let loaded = reload::load_first(&config.table, clock.clone(), metrics.clone(), &readiness)?;
+    let status = loaded.status();
+    let settings = Arc::new(settings);
+    let route_slots = route_slots(&metrics, &settings);
+    let store = Arc::new(Store::new(Snapshot { settings, keys: loaded.keys(), route_slots }));
 
     let access = match config.log.access {
         true => {
@@ -165,6 +168,11 @@ pub fn build(
         workers.push(start_worker(seed, config.workers.pin)?);
     }
     drop(listening);
+    let reloader = loaded.start(
+        Arc::clone(&shared.store),
+        file.clone(),
+        hooks(file, running, metrics.clone()),
+    )?;
     let mut watchers = Watchers::default();
     watchers.certificates(reloadable, &clock, &metrics)?;
     watchers.health(&shared, upstream_ready)?;
@@ -175,7 +183,7 @@ pub fn build(
         AdminState {
             metrics: metrics.clone(),
             readiness: readiness.clone(),
-            status: StatusCell::default(),
+            status,
             clock: clock.clone(),
             log,
             drain: Box::new(move || advance(&leave, Phase::Leaving)),
@@ -194,20 +202,32 @@ pub fn build(
         clock,
         limits,
         watchers,
+        reloader,
     };
     running.announce();
     Ok(running)
 }
 
-/// What is in force from these settings and keys on.
-fn snapshot(
-    metrics: &Metrics,
-    settings: Arc<Settings>,
-    keys: Option<Arc<crate::table::KeySet>>,
-) -> Snapshot {
-    let route_slots =
-        settings.policy.routes.iter().map(|route| metrics.intern_route(&route.id)).collect();
-    Snapshot { settings, keys, route_slots }
+/// The metric slot of each route, by its index.
+fn route_slots(metrics: &Metrics, settings: &Settings) -> Box<[u32]> {
+    settings.policy.routes.iter().map(|route| metrics.intern_route(&route.id)).collect()
+}
+
+/// What the reload thread does when the configuration file changes. `running` is what this process
+/// was started with; what differs from it outside the settings needs a restart.
+fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
+    let reconfigure = move || {
+        let next = Config::load(&file).map_err(|error| error.to_string())?;
+        for warning in &next.warnings {
+            tracing::warn!("{warning}");
+        }
+        let needs_restart = config::needs_restart(&running, &next);
+        let needs_restart = needs_restart.into_iter().map(str::to_owned).collect();
+        let settings = Arc::new(next.settings);
+        let route_slots = route_slots(&metrics, &settings);
+        Ok(Reconfigured { settings, route_slots, table: next.table, needs_restart })
+    };
+    Hooks { reconfigure: Box::new(reconfigure), files: Vec::new() }
 }
 
 type Reloadables = Vec<Arc<dyn proxy::tls::Reloadable>>;
@@ -382,6 +402,7 @@ impl Running {
         if let Some(access) = self.access {
             access.stop();
         }
+        self.reloader.stop();
         self.watchers.stop();
         self.admin_handle.stop();
         tracing::info!("stopped");
@@ -392,8 +413,10 @@ impl Running {
         self.limits.sweep(self.clock.now());
     }
 
-    /// SIGHUP: files that were rotated away are opened again.
-    fn reopen(&self) {
+    /// SIGHUP: everything that comes from a file is looked at again, and logs that were rotated away
+    /// are opened anew.
+    fn reload(&self) {
+        self.reloader.trigger();
         self.watchers.look_now();
         if let Some(access) = &self.access {
             access.reopen();
@@ -408,7 +431,7 @@ impl StartError {
         match self {
             Self::AccessLog(_) | Self::Bind { .. } => Exit::CannotCreate,
             Self::Config(_) | Self::Tls(_) => Exit::Config,
-            Self::Table(error) => error.exit(),
+            Self::Keys(error) => Exit::from_code(error.exit()),
             Self::Thread(_) => Exit::Internal,
         }
     }

@@ -185,7 +185,7 @@ pub struct Timeouts {
     /// Without progress while the client does not read. Default 30 s.
     pub write: Duration,
     /// A client that has closed its sending side waits this long for the next byte of its answer.
-    /// Default 10 s.
+    /// Default 2 s.
     pub half_closed: Duration,
     /// PROXY header and TLS handshake. Default 10 s.
     pub handshake: Duration,

@@ -49,6 +49,11 @@ impl Exit {
         }
     }
 
+    /// The exit with this code; one that is not in the table is a fault of the program.
+    pub fn from_code(code: u8) -> Self {
+        Self::ALL.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::Internal)
+    }
+
     /// Shows what clap has to say (help and version to stdout, errors to stderr) and gives the
     /// code: clap's own 2 becomes 64.
     pub fn of_clap(error: &clap::Error) -> Self {

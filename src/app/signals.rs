@@ -21,7 +21,7 @@ pub(super) fn wait(running: &Running) -> io::Result<()> {
                 _ = term.recv() => break,
                 _ = int.recv() => break,
                 () = running.left() => break,
-                _ = hup.recv() => running.reopen(),
+                _ = hup.recv() => running.reload(),
                 _ = minute.tick() => running.upkeep(),
             }
         }

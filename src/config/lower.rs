@@ -293,7 +293,7 @@ fn timeouts(section: &Section<'_>) -> Timeouts {
         body: section.duration("body", secs(30)),
         idle: section.duration("idle", secs(75)),
         write: section.duration("write", secs(30)),
-        half_closed: section.duration("half_closed", secs(10)),
+        half_closed: section.duration("half_closed", secs(2)),
         handshake: section.duration("handshake", secs(10)),
         total: section.bound("total"),
         connect: section.duration("connect", secs(2)),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::io::Moments;
 use super::record::RequestRecord;
 use super::streams::{End, Stream};
 use super::upstream::Lease;
@@ -22,6 +23,8 @@ pub(crate) enum BodyError {
     TooLarge,
     #[error("request ended by keygate")]
     Ended,
+    #[error("the client closed in the middle of its body")]
+    Truncated,
     #[error("body failed: {0}")]
     Hyper(#[from] hyper::Error),
 }
@@ -41,6 +44,8 @@ pub(crate) struct Upload {
     /// Trailers travel only towards HTTP/2 (gRPC).
     trailers: bool,
     progress: Rc<Progress>,
+    /// Of the client's connection.
+    moments: Rc<Moments>,
 }
 
 /// How an upload is getting on, for whoever waits for the response.
@@ -101,15 +106,16 @@ impl Upload {
         incoming: Incoming,
         limit: Option<u64>,
         trailers: bool,
-        clock: Clock,
+        moments: Rc<Moments>,
     ) -> Self {
+        let clock = moments.clock().clone();
         let progress = Rc::new(Progress {
             at_ns: Cell::new(clock.now().mono_ns),
             bytes: Cell::new(0),
             state: Cell::new(UploadState::Waiting),
             clock,
         });
-        Self { incoming, left: limit.unwrap_or(u64::MAX), trailers, progress }
+        Self { incoming, left: limit.unwrap_or(u64::MAX), trailers, progress, moments }
     }
 
     pub(crate) fn progress(&self) -> Rc<Progress> {
@@ -148,6 +154,11 @@ impl Body for RequestBody {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
                     progress.state.set(UploadState::Waiting);
+                    // The rest can never come. (An HTTP/2 stream has its own end.)
+                    if upload.moments.half_closed_at.get() != 0 && !upload.moments.raw.get() {
+                        progress.state.set(UploadState::Failed);
+                        return Poll::Ready(Some(Err(BodyError::Truncated)));
+                    }
                     return Poll::Pending;
                 }
             };

@@ -142,6 +142,9 @@ fn target<'r>(parts: &'r Parts, caps: &Caps) -> Result<&'r str, Rejection> {
     if uri.authority().is_some() && uri.scheme().is_none() {
         return Err(Rejection::why(Reason::BadTarget, "the target is not in origin form"));
     }
+    if uri.scheme().is_some_and(|s| !matches!(s.as_str(), "http" | "https")) {
+        return Err(Rejection::why(Reason::BadTarget, "the target's scheme is not HTTP"));
+    }
     match uri.path() {
         "" | "*" => Err(Rejection::why(Reason::BadTarget, "the target is not in origin form")),
         path => Ok(path),
@@ -150,11 +153,35 @@ fn target<'r>(parts: &'r Parts, caps: &Caps) -> Result<&'r str, Rejection> {
 
 /// `uri-host [":" port]`, without user information (RFC 9110 §7.2).
 fn is_authority(host: &[u8]) -> bool {
-    !host.is_empty()
-        && host.len() <= 300
-        && host.iter().all(|b| {
-            b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']')
-        })
+    let (name, port) = match host {
+        // An IPv6 literal has colons of its own.
+        [b'[', rest @ ..] => match rest.iter().position(|b| *b == b']') {
+            Some(end) => {
+                let address = rest.get(..end).unwrap_or_default();
+                if !address.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.')) {
+                    return false;
+                }
+                (address, rest.get(end + 1..).unwrap_or_default())
+            }
+            None => return false,
+        },
+        _ => {
+            let end = host.iter().position(|b| *b == b':').unwrap_or(host.len());
+            let (name, port) = host.split_at(end);
+            let plain =
+                |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+            if !name.iter().all(plain) {
+                return false;
+            }
+            (name, port)
+        }
+    };
+    let port_ok = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    !name.is_empty() && host.len() <= 300 && port_ok
 }
 
 /// One pass over all fields.

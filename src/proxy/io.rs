@@ -71,8 +71,9 @@ pub(crate) struct Moments {
     /// Interim responses (1xx) seen; only the upstream side looks for them.
     pub(crate) interim: Cell<u32>,
     pub(crate) look_for_interim: Cell<bool>,
-    /// Bytes between requests are not the start of a head (HTTP/2 frames).
-    pub(crate) http2: Cell<bool>,
+    /// Bytes between requests are not the start of a head, and the peer's end is told as it is:
+    /// HTTP/2, a tunnel.
+    pub(crate) raw: Cell<bool>,
     /// Why the connection is to end now; set from outside.
     pub(crate) cut: Cell<Option<Cut>>,
     waker: RefCell<Option<Waker>>,
@@ -139,11 +140,15 @@ impl Moments {
             bytes_out: Cell::new(0),
             interim: Cell::new(0),
             look_for_interim: Cell::new(false),
-            http2: Cell::new(false),
+            raw: Cell::new(false),
             cut: Cell::new(None),
             waker: RefCell::new(None),
             counted,
         })
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Which deadline has passed, if any.
@@ -207,7 +212,7 @@ impl Moments {
             return;
         }
         self.bytes_in.set(self.bytes_in.get() + count as u64);
-        if self.running.get() == 0 && self.head_at.get() == 0 && !self.http2.get() {
+        if self.running.get() == 0 && self.head_at.get() == 0 && !self.raw.get() {
             self.head_at.set(self.clock.now().mono_ns.max(1));
         }
     }
@@ -291,11 +296,21 @@ impl AsyncRead for Io {
         if hand_out(&mut self.ahead, buf) {
             return Poll::Ready(Ok(()));
         }
+        // hyper takes the end of the client's side for the end of the client. It may be a half
+        // close: the answer is still wanted. So the end is told once nothing runs any more; until
+        // then a deadline and failing writes tell the two apart.
+        let hides_end = |moments: &Moments| !moments.raw.get() && moments.running.get() > 0;
+        if self.moments.half_closed_at.get() != 0 && !self.moments.raw.get() {
+            return if hides_end(&self.moments) { Poll::Pending } else { Poll::Ready(Ok(())) };
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.transport).poll_read(cx, buf);
         if let Poll::Ready(Ok(())) = result {
             let fresh = buf.filled().get(before..).unwrap_or_default();
             self.moments.on_read(fresh.len());
+            if fresh.is_empty() && hides_end(&self.moments) {
+                return Poll::Pending;
+            }
             if self.moments.look_for_interim.get() {
                 self.moments.count_interim(fresh);
             }

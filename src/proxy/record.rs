@@ -8,7 +8,6 @@ use http::{HeaderValue, Method, Uri, Version};
 
 use super::body::{Progress, UploadState};
 use super::io::Moments;
-use super::serve::Client;
 use super::worker::Worker;
 use crate::core::{KeyId, Now, Reason};
 use crate::telemetry::{AccessLine, Decided, MethodLabel, NO_ROUTE, Outcome};
@@ -123,6 +122,7 @@ impl RequestRecord {
     /// Refused or failed after the verdict: limit, upstream, time-outs.
     pub(crate) fn failed(&mut self, reason: Reason) {
         self.reason = Some(reason);
+        self.worker.cells.request_failed(reason);
     }
 
     pub(crate) fn sent_upstream(&mut self, now_ns: u64) {
@@ -207,7 +207,7 @@ impl Drop for RequestRecord {
                 Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             },
-            method: self.method.as_str(),
+            method: known_method(&self.method),
             path: self.path(),
             route: self.route.as_deref(),
             status,
@@ -225,15 +225,39 @@ impl Drop for RequestRecord {
     }
 }
 
-/// A head that hyper could not parse, and answered by itself.
-pub(crate) fn note_unparsed(worker: &Worker, client: &Client, reason: Reason) {
-    worker.cells.decision(NO_ROUTE, Outcome::Rejected(reason));
+/// The method as the log shows it. A token that nobody knows is not shown: it may be anything, a
+/// key pasted into the wrong place as well.
+fn known_method(method: &Method) -> &str {
+    const OTHERS: [&str; 12] = [
+        "COPY",
+        "LOCK",
+        "MKCOL",
+        "MOVE",
+        "PROPFIND",
+        "PROPPATCH",
+        "PURGE",
+        "QUERY",
+        "REPORT",
+        "SEARCH",
+        "TRACK",
+        "UNLOCK",
+    ];
+    let text = method.as_str();
+    match MethodLabel::of(method) {
+        MethodLabel::Other if !OTHERS.contains(&text) => MethodLabel::Other.as_str(),
+        _ => text,
+    }
+}
+
+/// A head that never came whole, or that hyper could not parse and answered by itself.
+pub(crate) fn note_unread(worker: &Worker, client: IpAddr, http2: bool, reason: Reason) {
+    worker.cells.request_failed(reason);
     worker.cells.request(NO_ROUTE, MethodLabel::Other, reason.status());
     worker.access.write(&AccessLine {
         unix_ms: worker.clock.now().unix_ms,
         request_id: "",
-        client: client.address.ip(),
-        protocol: if client.moments.http2.get() { "HTTP/2" } else { "HTTP/1.1" },
+        client,
+        protocol: if http2 { "HTTP/2" } else { "HTTP/1.1" },
         method: "",
         path: "",
         route: None,

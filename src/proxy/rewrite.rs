@@ -215,6 +215,19 @@ fn put_address(out: &mut BytesMut, address: IpAddr) {
     }
 }
 
+/// Whether a response says in one way only how long it is (RFC 9112 §6.3).
+pub(crate) fn is_framed_once(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (None, _) => true,
+        (Some(_), Some(_)) => false,
+        (Some(length), None) => {
+            length.as_bytes().iter().all(u8::is_ascii_digit)
+                && !headers.contains_key(header::TRANSFER_ENCODING)
+        }
+    }
+}
+
 /// Takes out of a response what belongs to the connection to the upstream (RFC 9110 §7.6.1).
 ///
 /// An answer to an upgrade keeps `Connection` and `Upgrade`: the caller has checked it.

@@ -31,6 +31,7 @@ use crate::telemetry::Turned;
 pub(crate) struct Client {
     pub(crate) address: ClientAddr,
     pub(crate) https: bool,
+    pub(crate) http2: bool,
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<HeaderValue>,
     pub(crate) moments: Rc<Moments>,
@@ -97,6 +98,8 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
                 Ok(None) => return,
                 // Not one whole head: answer as for any head that did not come.
                 Err(_) => {
+                    let http2 = false;
+                    super::record::note_unread(worker, address.ip(), http2, Reason::HeaderTimeout);
                     let io = Io::new(transport, ahead, moments);
                     return end_cut(io, Cut::Header).await;
                 }
@@ -106,6 +109,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     let client = Rc::new(Client {
         address,
         https,
+        http2,
         subject,
         moments,
         upgraded: RefCell::default(),
@@ -217,7 +221,6 @@ async fn serve_http1(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     let caps = &worker.shared.caps;
     let mut builder = http1::Builder::new();
     builder
-        .half_close(true)
         // We keep our own deadlines; see `Moments`.
         .header_read_timeout(None)
         .max_header_size(caps.head_bytes)
@@ -258,7 +261,12 @@ async fn serve_http1(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     let io = parts.io.into_inner();
     drop(parts.service);
     match end {
-        End::Cut(cut) => end_cut(io, cut).await,
+        End::Cut(cut) => {
+            if cut == Cut::Header && io.moments().bytes_in.get() > 0 {
+                note(worker, client, Reason::HeaderTimeout);
+            }
+            end_cut(io, cut).await;
+        }
         End::Done(Ok(())) => match client.upgraded.take() {
             Some(upgraded) => upgraded.run(worker, io, parts.read_buf).await,
             None => end_clean(worker, io).await,
@@ -277,7 +285,7 @@ const MIN_BUFFER: usize = 8192;
 
 async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     let config = &worker.shared.http2;
-    client.moments.http2.set(true);
+    client.moments.raw.set(true);
     let executor = LocalExecutor::watching(worker);
     let mut builder = http2::Builder::new(executor);
     builder
@@ -338,7 +346,11 @@ fn note_error(worker: &Worker, client: &Client, error: &hyper::Error) {
         tracing::trace!(%error, "connection ended");
         return;
     };
-    super::record::note_unparsed(worker, client, reason);
+    note(worker, client, reason);
+}
+
+fn note(worker: &Worker, client: &Client, reason: Reason) {
+    super::record::note_unread(worker, client.address.ip(), client.http2, reason);
 }
 
 /// Ends a connection that is through. A client that still sends a body that nobody wants gets

@@ -93,6 +93,10 @@ async fn handle(
         };
     }
     let (mut head, incoming) = response.into_parts();
+    if !rewrite::is_framed_once(&head.headers) {
+        // What hyper has chosen need not be what another reader of these bytes would.
+        return fail(&worker, Reason::UpstreamBadResponse, &after, record);
+    }
     rewrite::to_client(&mut head.headers, settings);
     after.finish(&mut head.headers, &record);
     let body = pass_on(incoming, lease, stream, upload, record, grpc);
@@ -245,13 +249,13 @@ fn admit(
     let (body, upload) = if hyper::body::Body::is_end_stream(&body) {
         (RequestBody::Empty, None)
     } else {
-        let upload = Upload::new(body, route.body_limit, http2, worker.clock.clone());
+        let upload = Upload::new(body, route.body_limit, http2, Rc::clone(&client.moments));
         let progress = upload.progress();
         record.upload = Some(Rc::clone(&progress));
         (RequestBody::Stream(upload), Some(progress))
     };
     let stream = worker.streams.register(ticket, settings, route.index);
-    if !client.moments.http2.get() {
+    if !client.http2 {
         client.running.set(worker.streams.take_latest());
     }
     let around = Around {

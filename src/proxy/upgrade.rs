@@ -149,6 +149,7 @@ impl Upgraded {
         let moments = Rc::clone(client.moments());
         // The tunnel has deadlines of its own; only the drain still cuts from outside.
         moments.blocked_at.set(0);
+        moments.raw.set(true);
         let close = |code, reason| Cut::Close { code, reason };
         worker.cells.stream_opened();
         let tunnel = Tunnel {

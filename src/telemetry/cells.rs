@@ -32,6 +32,7 @@ pub struct WorkerCells {
     pub(super) panics: Cell,
     pub(super) ratelimit: [Cell; RateDecision::ALL.len()],
     pub(super) request_duration: Histogram,
+    pub(super) requests_failed: [Cell; Reason::ALL.len()],
     pub(super) streams_ended: [Cell; Reason::ALL.len()],
     pub(super) streams_open: Cell,
     pub(super) turned_away: [Cell; Turned::ALL.len()],
@@ -253,6 +254,11 @@ impl WorkerCells {
         self.aborted.add(1);
     }
 
+    /// A request that was let through came to nothing, or a head never came whole.
+    pub fn request_failed(&self, reason: Reason) {
+        add_at(&self.requests_failed, reason as usize);
+    }
+
     pub fn stream_opened(&self) {
         self.streams_open.add(1);
     }
@@ -363,6 +369,7 @@ impl Default for WorkerCells {
             panics: Cell::default(),
             ratelimit: Default::default(),
             request_duration: Histogram::new(buckets::REQUEST),
+            requests_failed: std::array::from_fn(|_| Cell::default()),
             streams_ended: std::array::from_fn(|_| Cell::default()),
             streams_open: Cell::default(),
             turned_away: Default::default(),

@@ -84,6 +84,8 @@ families! {
         "Connections opened to the upstream.";
     UPSTREAM_CONNECTIONS_OPEN Gauge "keygate_upstream_connections_open" []
         "Connections to the upstream open now, idle ones included.";
+    REQUESTS_FAILED Counter "keygate_requests_failed_total" ["reason"]
+        "Requests that came to nothing after the verdict or before one could be reached.";
     UPSTREAM_ERRORS Counter "keygate_upstream_errors_total" ["reason"]
         "Requests that the upstream did not answer properly.";
     UPSTREAM_INFORMATIONAL Counter "keygate_upstream_informational_responses_total" []

@@ -21,6 +21,21 @@ const UPSTREAM_REASONS: [Reason; 6] = [
     Reason::UpstreamTimeout,
 ];
 
+/// Reasons of requests that fail without a verdict against them, shown from the start.
+const FAILED_REASONS: [Reason; 11] = [
+    Reason::BadHeader,
+    Reason::BodyTimeout,
+    Reason::BodyTooLarge,
+    Reason::HeaderTimeout,
+    Reason::HeadersTooLarge,
+    Reason::Overloaded,
+    Reason::UpstreamBadResponse,
+    Reason::UpstreamClosed,
+    Reason::UpstreamConnect,
+    Reason::UpstreamConnectTimeout,
+    Reason::UpstreamTimeout,
+];
+
 /// Reasons that end a stream, shown from the start.
 const STREAM_REASONS: [Reason; 8] = [
     Reason::Address,
@@ -147,6 +162,7 @@ impl Page<'_> {
     fn upstream(&mut self) {
         self.plain(&metrics::UPSTREAM_CONNECTIONS, |w| &w.upstream_connections);
         self.plain(&metrics::UPSTREAM_CONNECTIONS_OPEN, |w| &w.upstream_open);
+        self.by_reason(&metrics::REQUESTS_FAILED, &FAILED_REASONS, |w| &w.requests_failed);
         self.by_reason(&metrics::UPSTREAM_ERRORS, &UPSTREAM_REASONS, |w| &w.upstream_errors);
         self.plain(&metrics::UPSTREAM_INFORMATIONAL, |w| &w.upstream_informational);
         self.histogram(&metrics::UPSTREAM_RESPONSE, |w| &w.upstream_response);
