@@ -20,7 +20,7 @@ use crate::config::{self, Bind, Config, Settings, UpstreamAddress};
 use crate::exit::Exit;
 use crate::proxy::tls::{ClientTls, ServerTls, TlsError};
 use crate::proxy::{self, LimitStore, Load, Phase, Seed, Shared};
-use crate::reload::{self, Hooks, Reconfigured, Reloader};
+use crate::reload::{self, Failure, Hooks, Reconfigured, Reloader};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
@@ -431,6 +431,8 @@ impl StartError {
         match self {
             Self::AccessLog(_) | Self::Bind { .. } => Exit::CannotCreate,
             Self::Config(_) | Self::Tls(_) => Exit::Config,
+            // `keygatectl table verify` tells refusals apart; a start says only that the data is bad.
+            Self::Keys(reload::StartError::Keys { failure: Failure::Refused(_), .. }) => Exit::Data,
             Self::Keys(error) => Exit::from_code(error.exit()),
             Self::Thread(_) => Exit::Internal,
         }
