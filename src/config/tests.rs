@@ -1,5 +1,7 @@
 //! The whole way from text to [`Config`] or to its faults.
 
+mod documents;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,9 +16,9 @@ const KEY: &str = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
 
 /// A machine that has what a test gives it.
 #[derive(Default)]
-pub(super) struct Machine {
-    pub(super) variables: HashMap<String, String>,
-    pub(super) files: HashMap<PathBuf, Vec<u8>>,
+struct Machine {
+    variables: HashMap<String, String>,
+    files: HashMap<PathBuf, Vec<u8>>,
 }
 
 impl Host for Machine {
@@ -52,11 +54,11 @@ fn machine() -> Machine {
     }
 }
 
-pub(super) fn parse(text: &str) -> Result<Config, Error> {
+fn parse(text: &str) -> Result<Config, Error> {
     Config::parse(&machine(), Path::new("/etc/keygate/keygate.toml"), text)
 }
 
-pub(super) const SMALL: &str = r#"
+const SMALL: &str = r#"
 [listen]
 address = "0.0.0.0:${PORT}"
 [upstream]
@@ -287,37 +289,6 @@ fn a_full_configuration() {
     assert!(route.allow.semicolon && route.allow.encoded_slash && route.allow.double_encoding);
 }
 
-/// Names of the first cell of each row, with the cell that says when it takes effect.
-fn documented() -> std::collections::BTreeMap<String, String> {
-    let text = include_str!("../../docs/config.md");
-    let row = |line: &str| {
-        let cells: Vec<&str> = line.strip_prefix("| `")?.split(" | ").collect();
-        Some((cells.first()?.trim_end_matches('`').to_owned(), (*cells.get(2)?).to_owned()))
-    };
-    text.lines().filter_map(row).collect()
-}
-
-#[test]
-fn every_key_is_documented_and_every_documented_key_exists() {
-    let machine = machine();
-    let reader = raw::Reader::new(FULL, Path::new("/etc/keygate"), &machine);
-    let (table, errors) = toml::de::DeTable::parse_recoverable(FULL);
-    assert!(errors.is_empty());
-    assert!(lower::config(&section::Section::root(&reader, &table)).is_some());
-    let asked = reader.asked();
-    let is_table = |key: &String| {
-        let below = format!("{key}.");
-        asked.iter().any(|other| other.starts_with(&below)) && key != "listen.tls.names"
-    };
-    let keys: Vec<&String> = asked.iter().filter(|key| !is_table(key)).collect();
-    let documented = documented();
-    assert_eq!(documented.keys().collect::<Vec<_>>(), keys);
-    for (key, effect) in &documented {
-        let want = if diff::is_restart_key(key) { "restart" } else { "reload" };
-        assert_eq!(effect, want, "{key}");
-    }
-}
-
 #[test]
 fn a_restart_is_asked_for_by_key() {
     let old = parse(FULL).unwrap();
@@ -463,28 +434,4 @@ fn a_secret_is_in_no_message() {
 fn files_that_cannot_be_read() {
     let error = Config::load_on(&machine(), Path::new("/nowhere.toml")).unwrap_err();
     assert!(error.to_string().starts_with("configuration /nowhere.toml cannot be read"));
-}
-
-/// Every configuration under config/ is one, with the signer's key beside it and nothing set.
-#[test]
-fn samples() {
-    let signer = SignerKey::from_inline(KEY).unwrap().to_pem();
-    let mut seen = 0;
-    for folder in ["config", "config/examples"] {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-        let mut machine = Machine::default();
-        machine.files.insert(folder.join("signer.pub"), signer.clone().into_bytes());
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap();
-            if !name.ends_with(".toml") || name.ends_with(".keys.toml") {
-                continue;
-            }
-            let text = std::fs::read_to_string(&path).unwrap();
-            let config = Config::parse(&machine, &path, &text).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(config.warnings, [], "{name}");
-            seen += 1;
-        }
-    }
-    assert_eq!(seen, 5);
 }
