@@ -13,6 +13,7 @@ use std::net::TcpStream;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -38,6 +39,9 @@ struct Args {
     keys: Option<PathBuf>,
     #[arg(long)]
     samples: Option<PathBuf>,
+    /// End when standard input ends, at the latest after `--seconds`.
+    #[arg(long)]
+    until_eof: bool,
     /// Requests of the first seconds are sent but not counted.
     #[arg(long, default_value_t = 0.5)]
     warm_up: f64,
@@ -61,13 +65,22 @@ struct Outcome {
 fn main() -> Result<(), Failure> {
     let args = Args::parse();
     let heads = Arc::new(heads(&args)?);
+    let stop = Arc::new(AtomicBool::new(false));
+    if args.until_eof {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
     // Threads need a moment to be born and to connect before the first request is due.
     let start = Instant::now() + Duration::from_millis(100);
     let started_unix = SystemTime::now().duration_since(UNIX_EPOCH)? + Duration::from_millis(100);
     let threads: Vec<_> = (0..args.connections)
         .map(|n| {
-            let (args, heads) = (args.clone(), Arc::clone(&heads));
-            thread::Builder::new().stack_size(256 << 10).spawn(move || run(&args, &heads, n, start))
+            let (args, heads, stop) = (args.clone(), Arc::clone(&heads), Arc::clone(&stop));
+            let run = move || run(&args, &heads, n, start, &stop);
+            thread::Builder::new().stack_size(256 << 10).spawn(run)
         })
         .collect::<Result<_, _>>()?;
     let mut samples = Vec::new();
@@ -120,7 +133,7 @@ fn heads(args: &Args) -> Result<Vec<Vec<u8>>, Failure> {
     if heads.is_empty() { Err("no key in the key file".into()) } else { Ok(heads) }
 }
 
-fn run(args: &Args, heads: &[Vec<u8>], n: u64, start: Instant) -> Outcome {
+fn run(args: &Args, heads: &[Vec<u8>], n: u64, start: Instant, stop: &AtomicBool) -> Outcome {
     // The default slack of 50 µs would be added to every wake-up.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let total = (args.rate as f64 * args.seconds) as u64;
@@ -134,6 +147,9 @@ fn run(args: &Args, heads: &[Vec<u8>], n: u64, start: Instant) -> Outcome {
         let now = Instant::now();
         if at > now {
             thread::sleep(at - now);
+        }
+        if stop.load(Ordering::Relaxed) {
+            break;
         }
         let sent = Instant::now();
         let head = &heads[request as usize % heads.len()];

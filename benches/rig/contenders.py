@@ -2,6 +2,7 @@
 forward; one worker. A setup says what differs between two runs of one contender."""
 
 import dataclasses
+import hashlib
 import os
 import subprocess
 import time
@@ -237,9 +238,12 @@ class Hyper(Contender):
 
 
 class Keygate(Contender):
-    """The default features; see `variants`."""
+    """Features: `default` has all on (access log to a file, metrics, identity headers, limits);
+    `no_X` switches one off. Metrics cannot be switched off."""
 
     name = "keygate"
+    LIMIT = "1000000000/s"
+    OFF = ("no_log", "no_limit", "no_identity")
 
     def version(self):
         return tools.version(self.binary(), "--version")
@@ -247,9 +251,88 @@ class Keygate(Contender):
     def binary(self):
         return self.bench.program("keygate")
 
-    @staticmethod
-    def variants():
-        return {}
+    @classmethod
+    def variants(cls):
+        """Name in reports to features."""
+        found = {"keygate": frozenset({"default"})}
+        found.update({f"keygate_{off}": frozenset({"default", off}) for off in cls.OFF})
+        found["keygate_bare"] = frozenset({"default", *cls.OFF})
+        return found
+
+    def configure(self, setup, directory, ports):
+        http1, http2, tls = ports
+        off = setup.features
+        table = os.path.join(directory, "keys.kgt")
+        os.link(self.table(setup.keys, limit="no_limit" not in off), table)
+        url = self.upstream(setup) if setup.unix else "http://" + self.upstream(setup)
+        log = "access = false" if "no_log" in off else 'access_file = "access.log"'
+        identity = ""
+        if "no_identity" in off:
+            names = ("key_id", "key_name", "permissions", "environment", "anonymous")
+            identity = "[identity]\n" + "\n".join(f"{name} = false" for name in names)
+        patch = f'patch = "{directory}/keys.kgp"' if "patch" in off else ""
+        self.admin = free_port()
+        config = f"""
+environment = "live"
+[[listen]]
+address = "127.0.0.1:{http1}"
+[[listen]]
+address = "127.0.0.1:{http2}"
+[[listen]]
+address = "127.0.0.1:{tls}"
+tls.certificate = "{self.bench.cert}"
+tls.key = "{self.bench.cert_key}"
+[upstream]
+url = "{url}"
+[table]
+path = "keys.kgt"
+{patch}
+audience = "bench"
+trusted_signers = ["{self.signer}"]
+state_file = "state"
+[[credentials]]
+source = "header"
+name = "x-api-key"
+[[routes]]
+path = "/*"
+[admin]
+address = "127.0.0.1:{self.admin}"
+[workers]
+count = {setup.workers}
+[log]
+{log}
+{identity}
+"""
+        path = os.path.join(directory, "keygate.toml")
+        with open(path, "w") as f:
+            f.write(config)
+        return [self.binary(), "serve", "--config", path]
+
+    def table(self, count, limit=True, serial=1, extra=None, more=(), name=None):
+        """A table of so many keys, made once per writer."""
+        maker = self.bench.example("bench-make-table")
+        with open(maker, "rb") as f:
+            version = hashlib.sha256(f.read()).hexdigest()[:12]
+        directory = os.path.join(self.bench.data, "tables", version)
+        os.makedirs(directory, exist_ok=True)
+        name = name or f"{count}{'-limit' if limit else ''}"
+        path = os.path.join(directory, f"{name}.kgt")
+        signer = os.path.join(directory, "signer")
+        if not os.path.exists(path):
+            partial = path + ".part"
+            command = [maker, "--keys", self.bench.keys(count).plain(), "--out", partial]
+            command += ["--serial", str(serial), *more]
+            command += ["--limit", self.LIMIT] if limit else []
+            command += ["--extra", extra] if extra else []
+            made = subprocess.run(command, capture_output=True, text=True, check=False)
+            if made.returncode != 0:
+                raise Failed(f"{command}: {made.stderr}")
+            with open(signer, "w") as f:
+                f.write(made.stdout.strip())
+            os.rename(partial, path)
+        with open(signer) as f:
+            self.signer = f.read()
+        return path
 
 
 class Upstream:

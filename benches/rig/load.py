@@ -53,6 +53,36 @@ def h2load(url, keys, connections, streams, seconds):
     return done, float(seconds)
 
 
+class Background:
+    """The open-loop generator, running until `stop`. Its samples have the wall clock's time."""
+
+    def __init__(self, program, port, rate, keys, samples, connections=64, limit=900):
+        self.samples = samples
+        argv = [program, "--address", f"127.0.0.1:{port}", "--rate", rate, "--seconds", limit]
+        argv += ["--connections", connections, "--keys", keys.sample_file(), "--samples", samples]
+        argv = ["taskset", "-c", LOAD_CORE, *argv, "--until-eof", "--warm-up", "0"]
+        self.process = subprocess.Popen(
+            [str(a) for a in argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def stop(self):
+        """The generator's report, and (unix time, latency in s, status) of every request."""
+        out, _ = self.process.communicate(timeout=60)
+        report = json.loads(out)
+        start = report["started_unix_s"]
+        rows = []
+        with open(self.samples) as f:
+            for line in f:
+                due, latency, status = map(int, line.split())
+                rows.append((start + due / 1e9, latency / 1e9, status))
+        return report, rows
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
 def open_loop(program, port, rate, seconds, keys=None, connections=32, samples=None, timeout=60):
     argv = [program, "--address", f"127.0.0.1:{port}", "--rate", rate, "--seconds", seconds]
     argv += ["--connections", connections]
