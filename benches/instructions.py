@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""`make bench-instructions`: instructions of each step of a request, and of whole requests, under
-callgrind. They do not drift with the machine's load, so two commits can be compared:
+"""`make bench-instructions`: user-space instructions of each step of a request, and of whole requests
+through keygate and through the bare hyper proxy, under callgrind. They do not drift with the
+machine's load, so two commits can be compared:
 
     make bench-instructions JSON=before.json
     make bench-instructions JSON=after.json BASE=before.json
@@ -9,58 +10,121 @@ callgrind. They do not drift with the machine's load, so two commits can be comp
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 
-from rig import tools
-from rig.bench import ROOT, build, commit, write_json
+from rig import contenders, procs
+from rig.bench import Bench, build, commit, write_json
+from rig.contenders import Setup
 from rig.procs import Failed
 
-FEW, MANY = 500, 5500
+# Start-up is in both and falls out of the difference.
+STEP_FEW, STEP_MANY = 500, 5500
+REQUEST_FEW, REQUEST_MANY = 200, 1200
+KEYS = 1000
 
 
-def count(argv):
-    """Instructions that a program executes until it ends."""
-    with tempfile.TemporaryDirectory() as scratch:
-        out = subprocess.run(
-            [
-                *("valgrind", "--tool=callgrind", "--callgrind-out-file=" + scratch + "/out"),
-                *map(str, argv),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    found = re.search(r"Collected : (\d+)", out.stderr)
-    if out.returncode != 0 or not found:
-        raise Failed(f"{argv}: {out.stderr[-2000:]}")
+def callgrind(argv):
+    return ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *map(str, argv)]
+
+
+def collected(text, what):
+    found = re.search(r"Collected : (\d+)", text)
+    if not found:
+        raise Failed(f"{what}: no count:\n{text[-2000:]}")
     return int(found.group(1))
 
 
+def step(program, name, times):
+    out = subprocess.run(callgrind([program, name, times]), capture_output=True, text=True, check=False)
+    if out.returncode != 0:
+        raise Failed(f"{name}: {out.stderr[-2000:]}")
+    return collected(out.stderr, name)
+
+
+def requests(kind, setup, secrets, want, times):
+    """Instructions of a gateway that lives for so many requests on one connection."""
+    bench = kind.bench
+    directory = tempfile.mkdtemp(dir=bench.run_dir)
+    ports = (procs.free_port(), procs.free_port(), procs.free_port())
+    log = os.path.join(directory, "log")
+    process = procs.spawn(callgrind(kind.configure(setup, directory, ports)), procs.PROXY_CORE, log, cwd=directory)
+    try:
+        procs.wait_port(ports[0], process, log, step=0.1)
+        with socket.create_connection(("127.0.0.1", ports[0]), timeout=60) as connection:
+            for n in range(times):
+                ask(connection, secrets[n % len(secrets)], want)
+        time.sleep(0.2)
+        # valgrind hands it on; both gateways end by it.
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    finally:
+        procs.stop(process)
+    return collected(procs.tail(log, 20_000), kind.name)
+
+
+def ask(connection, secret, want):
+    head = "GET / HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\n"
+    connection.sendall(f"{head}X-Api-Key: {secret}\r\n\r\n".encode())
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += connection.recv(65536) or fail()
+    fields, _, body = answer.partition(b"\r\n\r\n")
+    length = int(re.search(rb"content-length: (\d+)", fields, re.IGNORECASE).group(1))
+    while len(body) < length:
+        body += connection.recv(65536) or fail()
+    if not answer.startswith(b"HTTP/1.1 %d" % want):
+        raise Failed(f"want {want}: {answer[:200]!r}")
+
+
+def fail():
+    raise Failed("the gateway closed the connection")
+
+
 def main():
-    tools.need("valgrind")
-    build("--example", "bench-instructions")
-    target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
-    program = os.path.join(target, "release", "examples", "bench-instructions")
-    listed = subprocess.run([program], capture_output=True, text=True, check=True)
+    build(
+        *("--bin", "keygate", "--example", "bench-bare-proxy", "--example", "bench-make-table"),
+        *("--example", "bench-instructions", "--example", "bench-upstream"),
+    )
     base = {}
     if os.environ.get("BASE"):
         with open(os.environ["BASE"]) as f:
             base = json.load(f)["instructions"]
     found = {}
-    print("| step | instructions | before | change |\n|---|---|---|---|")
-    for name in listed.stdout.splitlines():
-        # Start-up is in both runs and falls out.
-        per_call = (count([program, name, MANY]) - count([program, name, FEW])) / (MANY - FEW)
-        found[name] = round(per_call, 1)
-        show(name, found[name], base.get(name))
+
+    def show(name, now):
+        found[name] = round(now, 1)
+        before = base.get(name)
+        change = f"{(now / before - 1) * 100:+.1f} %" if before else ""
+        print(f"| {name} | {now:,.0f} | {f'{before:,.0f}' if before else ''} | {change} |", flush=True)
+
+    print("| | instructions | before | change |\n|---|---|---|---|")
+    with Bench(("valgrind", "openssl", "taskset")) as bench:
+        program = bench.example("bench-instructions")
+        listed = subprocess.run([program], capture_output=True, text=True, check=True)
+        for name in listed.stdout.splitlines():
+            few, many = (step(program, name, times) for times in (STEP_FEW, STEP_MANY))
+            show(name, (many - few) / (STEP_MANY - STEP_FEW))
+        right = [secret for secret, _ in bench.keys(KEYS).sample()]
+        wrong = [secret[:-1] + "z" for secret in right]
+        whole = [("keygate", contenders.Keygate, f) for f in contenders.Keygate.variants().values()]
+        whole.append(("hyper", contenders.Hyper, frozenset()))
+        for name, kind, features in whole:
+            off = " ".join(sorted(features - {"default"})).replace("_", " ")
+            for what, secrets, want in (("accepted", right, 200), ("refused", wrong, 401)):
+                setup = Setup(keys=KEYS, features=features)
+                gateway = kind(bench)
+                few, many = (
+                    requests(gateway, setup, secrets, want, times)
+                    for times in (REQUEST_FEW, REQUEST_MANY)
+                )
+                label = f"request: {name}{' ' + off if off else ''}, {what}"
+                show(label, (many - few) / (REQUEST_MANY - REQUEST_FEW))
     write_json({"schema": 1, "commit": commit(), "instructions": found})
-
-
-def show(name, now, before):
-    change = f"{(now / before - 1) * 100:+.1f} %" if before else ""
-    print(f"| {name} | {now:,.0f} | {before and f'{before:,.0f}' or ''} | {change} |", flush=True)
 
 
 if __name__ == "__main__":

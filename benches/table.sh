@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# `make bench-table [JSON=FILE]`: see benches/table.rs.
+# `make bench-table [JSON=FILE]`: tables (benches/table.rs), then revocations under load
+# (benches/revocation.py), which adds its figures to the same JSON.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-exec cargo bench --quiet --bench table -- ${JSON:+--json "$JSON"} "$@"
+cargo bench --quiet --bench table -- ${JSON:+--json "$JSON"} "$@"
+exec benches/revocation.py
