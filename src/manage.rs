@@ -5,6 +5,7 @@
 //! arguments, not in messages.
 
 pub mod audit;
+pub mod demo;
 pub mod error;
 pub mod files;
 pub mod keys;
@@ -40,6 +41,8 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Take a guided tour with a real sidecar in a temporary folder
+    Demo(demo::Demo),
     /// Issue, change, list, import and export keys
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -100,6 +103,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 fn dispatch(command: Command, session: &mut Session) -> error::Result<()> {
     match command {
+        Command::Demo(demo) => demo.run(session),
         Command::Keys(keys) => keys.run(session),
         Command::Patch(patch) => patch.run(session),
         Command::Signer(SignerCommand::New { out, public_out }) => {

@@ -38,6 +38,9 @@ pub enum Error {
     Missing { what: &'static str, hint: &'static str },
     #[error("no key `{selector}` in {}\nhint: `keygatectl keys list` shows what there is", .path.display())]
     NoSuchKey { selector: String, path: PathBuf },
+    /// The demo's table has told which.
+    #[error("a row of the tour is not as promised")]
+    NotAsPromised,
     /// A state that the sidecar or a status request did not reach.
     #[error("{0}")]
     NotInForce(String),
@@ -57,6 +60,8 @@ pub enum Error {
     Refused { path: PathBuf, refusal: Refusal },
     #[error("the operating system gives no random bytes; nothing was changed")]
     Random,
+    #[error("{} did not start, or ended by itself; the end of its log:\n{log}", .program.display())]
+    Sidecar { program: PathBuf, log: String },
     #[error("{}: {why}\nhint: {hint}", .path.display())]
     Setting { path: PathBuf, why: String, hint: &'static str },
     #[error("{}: {why}", .path.display())]
@@ -96,7 +101,7 @@ struct Faults<'a>(&'a [Fault]);
 impl Error {
     pub fn exit(&self) -> u8 {
         let exit = match self {
-            Self::Different => return 1,
+            Self::Different | Self::NotAsPromised => return 1,
             Self::Argument { .. } | Self::Missing { .. } => Exit::Usage,
             Self::Ambiguous { .. }
             | Self::Faults { .. }
@@ -105,7 +110,7 @@ impl Error {
             | Self::Table { .. }
             | Self::TooLarge { .. } => Exit::Data,
             Self::NoSuchKey { .. } | Self::Read { .. } => Exit::NoInput,
-            Self::Random => Exit::Internal,
+            Self::Random | Self::Sidecar { .. } => Exit::Internal,
             Self::Exists { .. } | Self::Write { .. } => Exit::CannotCreate,
             Self::Locked { .. } | Self::NotInForce(_) | Self::Raced { .. } => Exit::TryAgain,
             Self::Setting { .. } => Exit::Config,

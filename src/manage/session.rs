@@ -67,6 +67,11 @@ impl Session {
         }
     }
 
+    /// For commands inside a command: says nothing.
+    pub fn silent(common: &Common, clock: Clock) -> Self {
+        Self { output: Output::sink(), ..Self::new(common, clock) }
+    }
+
     pub fn now(&self) -> u64 {
         self.clock.now().unix_secs()
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::super::error::{Error, Result};
 use super::super::publish::PublishArgs;
-use super::super::registry::change::Check;
+use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::{self, Entry};
 use super::super::registry::settings::Settings;
 use super::super::session::{Issued, Session, issue, new_key_id, new_public_id};
@@ -66,6 +66,15 @@ pub struct Shown {
 
 impl Create {
     pub fn run(self, session: &mut Session) -> Result<()> {
+        let (shown, committed) = self.issue(session)?;
+        // Before publishing: a publication that fails can be repeated, a secret not shown cannot.
+        shown.print(session)?;
+        session.output.flush()?;
+        self.publish.after(&committed, session)
+    }
+
+    /// Puts a new key into the registry. Nothing is shown or published yet.
+    pub fn issue(&self, session: &Session) -> Result<(Shown, Committed)> {
         if self.note.chars().any(char::is_control) {
             return Err(Error::argument("--note", "must be one line"));
         }
@@ -106,11 +115,7 @@ impl Create {
             return Err(Error::Random);
         }
         let committed = super::commit(change, "keys create", session)?;
-        let shown = Shown { entry, issued, serial: committed.serial };
-        // Before publishing: a publication that fails can be repeated, a secret not shown cannot.
-        shown.print(session)?;
-        session.output.flush()?;
-        self.publish.after(&committed, session)
+        Ok((Shown { entry, issued, serial: committed.serial }, committed))
     }
 }
 

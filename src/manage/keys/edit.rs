@@ -159,6 +159,26 @@ impl Turn {
 // === impl Edit ===
 
 impl Edit {
+    /// Changes nothing of `key` but its end, and publishes nothing.
+    pub fn end_at(key: &str, when: When) -> Self {
+        Self {
+            key: key.to_owned(),
+            org: None,
+            name: None,
+            permissions: Vec::new(),
+            add_permission: Vec::new(),
+            remove_permission: Vec::new(),
+            networks: Vec::new(),
+            any_ip: false,
+            expires: Some(when),
+            not_before: None,
+            limit: None,
+            environment: None,
+            note: None,
+            publish: PublishArgs { no_publish: true, ..PublishArgs::default() },
+        }
+    }
+
     pub fn run(self, session: &mut Session) -> Result<()> {
         if self.note.as_ref().is_some_and(|n| n.chars().any(char::is_control)) {
             return Err(Error::argument("--note", "must be one line"));

@@ -107,6 +107,25 @@ impl Spool for Spill {
 // === impl Build ===
 
 impl Build {
+    /// With everything from the registry's settings.
+    pub fn of_settings() -> Self {
+        Self {
+            out: None,
+            sources: Vec::new(),
+            serial: None,
+            audience: None,
+            signers: Vec::new(),
+            unsigned: false,
+            named: Vec::new(),
+            message: None,
+            expires: None,
+            acknowledge: Vec::new(),
+            fold_patch: None,
+            memory: publish::MEMORY,
+            on_bad_line: OnBadLine::Report,
+        }
+    }
+
     pub fn run(self, session: &mut Session) -> Result<()> {
         if self.unsigned && self.named.is_empty() {
             return Err(Error::Missing {

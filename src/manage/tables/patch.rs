@@ -29,6 +29,11 @@ pub struct MakePatch {
 // === impl MakePatch ===
 
 impl MakePatch {
+    /// With everything from the registry's settings.
+    pub fn of_settings() -> Self {
+        Self { out: None, base: None, signers: Vec::new(), serial: None }
+    }
+
     pub fn run(self, session: &mut Session) -> Result<()> {
         let change = Change::begin(&session.registry, session.patience, Check::Touched)?;
         let registry = change.registry();
