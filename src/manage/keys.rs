@@ -9,6 +9,7 @@ pub mod list;
 pub mod rotate;
 
 use super::error::Result;
+use super::output::count;
 use super::registry::Registry;
 use super::registry::change::{Change, Check, Committed, read_all};
 use super::session::Session;
@@ -82,7 +83,9 @@ fn check(session: &mut Session) -> Result<()> {
         return session.output.json(&serde_json::json!({ "keys": keys, "serial": serial }));
     }
     let path = session.registry.display().to_string();
-    session.output.line(&format!("{path}: {keys} keys, serial {serial}, no faults"))
+    session
+        .output
+        .line(&format!("{path}: {}, serial {serial}, no faults", count(keys as u64, "key")))
 }
 
 fn compact(session: &mut Session) -> Result<()> {

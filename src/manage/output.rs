@@ -108,6 +108,11 @@ impl Columns {
     }
 }
 
+/// `1 key`, `2 keys`.
+pub fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("{n} {what}") } else { format!("{n} {what}s") }
+}
+
 /// A reader that went away (`| head`) is a normal end: [`super::run`] knows this one by its path.
 pub fn broken(source: io::Error) -> Error {
     Error::Write { path: "standard output".into(), source }

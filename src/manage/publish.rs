@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::error::{Error, Result};
 use super::files::{self, Lock, Replacement};
+use super::output::count;
 use super::registry::change::Committed;
 use super::registry::entry::Entry;
 use super::registry::settings::OnChange;
@@ -401,11 +402,11 @@ impl Published {
     pub fn tell(&self, session: &mut Session) {
         let manifest = &self.manifest;
         session.output.note(&format!(
-            "published the {} {}: serial {}, {} records{}",
+            "published the {} {}: serial {}, {}{}",
             manifest.kind,
             self.path.display(),
             manifest.serial,
-            manifest.keys,
+            count(manifest.keys, "record"),
             match manifest.expires_at {
                 Some(at) => format!(", good until {}", time::show(at)),
                 None => String::new(),
@@ -436,11 +437,11 @@ impl Published {
         };
         let over = manifest.base.map_or(String::new(), |b| format!(" over table {}", b.serial));
         session.output.line(&format!(
-            "{}: {} of serial {}{over}, {} records{removed}, {} active, {} bytes",
+            "{}: {} of serial {}{over}, {}{removed}, {} active, {} bytes",
             self.path.display(),
             manifest.kind,
             manifest.serial,
-            manifest.keys,
+            count(manifest.keys, "record"),
             manifest.active,
             self.bytes
         ))

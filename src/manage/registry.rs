@@ -30,8 +30,10 @@ pub const HINT: &str = "docs/registry.md describes every field; nothing was writ
 /// A registry as it stands on disk, opened for reading. Changes go through [`change::Change`].
 #[derive(Debug)]
 pub struct Registry {
-    /// Behind symbolic links.
+    /// As it was named: for messages.
     pub path: PathBuf,
+    /// Behind symbolic links: what is locked and replaced.
+    pub real: PathBuf,
     pub form: Form,
     pub settings: Settings,
     /// What was opened stays what is read, whatever is renamed over it meanwhile.
@@ -83,9 +85,9 @@ pub struct Unique {
 
 impl Registry {
     pub fn open(path: &Path) -> Result<Self> {
-        let path = files::resolve(path)?;
+        let (path, real) = (path.to_owned(), files::resolve(path)?);
         let form = Form::of(&path);
-        let file = Arc::new(File::open(&path).map_err(Error::read(&path))?);
+        let file = Arc::new(File::open(&real).map_err(Error::read(&path))?);
         let (settings, length) = match form {
             Form::Toml => {
                 let piece = toml::Pieces::new(reader(&file))
@@ -98,7 +100,7 @@ impl Registry {
             }
             Form::JsonLines => jsonl::open(&file, &path)?,
         };
-        Ok(Self { path, form, settings, file, length })
+        Ok(Self { path, real, form, settings, file, length })
     }
 
     /// Calls `each` for every key in the order of the file. Faults are gathered and told at once,

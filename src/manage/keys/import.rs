@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::super::error::{Error, Fault, Result};
+use super::super::output::count;
 use super::super::publish::PublishArgs;
 use super::super::registry::change::{Change, Check};
 use super::super::session::Session;
@@ -318,9 +319,11 @@ impl Report {
             return session.output.json(self);
         }
         let would = if self.dry_run { "would be " } else { "" };
-        session.output.line(&format!("{} keys {would}imported", self.imported))?;
+        session.output.line(&format!("{} {would}imported", count(self.imported, "key")))?;
         if self.present > 0 {
-            session.output.line(&format!("{} keys are in the registry already", self.present))?;
+            session
+                .output
+                .line(&format!("{} in the registry already", count(self.present, "key")))?;
         }
         for (title, lines) in
             [("could not be carried", &self.not_carried), ("cannot be imported", &self.refused)]

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::super::error::{Error, Result};
 use super::super::files::{self, Lock, Replacement};
+use super::super::output::count;
 use super::super::registry::change::read_all;
 use super::super::registry::settings::{OnChange, Publish, Settings, is_audience};
 use super::super::registry::{Filter, Form, Registry, jsonl, toml};
@@ -121,7 +122,12 @@ fn copy(from: &Path, to: &Path, hint: &'static str, session: &mut Session) -> Re
         copy.write_all(text.as_bytes()).map_err(failed())
     })?;
     copy.commit()?;
-    session.output.line(&format!("{} holds the {keys} keys of {}", to.display(), from.display()))
+    session.output.line(&format!(
+        "{} holds the {} of {}",
+        to.display(),
+        count(keys as u64, "key"),
+        from.display()
+    ))
 }
 
 /// A `keys.toml` that explains itself.

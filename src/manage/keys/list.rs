@@ -171,6 +171,7 @@ impl Show {
         for (name, value) in map {
             let text = match value {
                 Value::Null => continue,
+                Value::Array(items) if items.is_empty() => continue,
                 Value::String(text) => text,
                 Value::Array(items) => {
                     let items: Vec<_> = items.iter().filter_map(Value::as_str).collect();

@@ -51,11 +51,10 @@ pub struct Committed {
 
 impl Change {
     pub fn begin(path: &Path, patience: Duration, check: Check) -> Result<Self> {
-        let path = files::resolve(path)?;
         // A lock beside a registry that is not there would be litter.
-        std::fs::metadata(&path).map_err(Error::read(&path))?;
-        let lock = Lock::take(&path, patience)?;
-        let registry = Registry::open(&path)?;
+        std::fs::metadata(path).map_err(Error::read(path))?;
+        let lock = Lock::take(&files::resolve(path)?, patience)?;
+        let registry = Registry::open(path)?;
         let unique = if check == Check::All || registry.form == Form::Toml {
             Some(read_all(&registry)?)
         } else {
@@ -128,7 +127,7 @@ impl Change {
 
     /// Rewrites a `keys.jsonl` without what was superseded. Bytes before and after.
     pub fn compact(self, records: &[Record]) -> Result<(u64, u64)> {
-        let path = &self.registry.path;
+        let path = &self.registry.real;
         if self.registry.form != Form::JsonLines {
             return Err(Error::argument("keys compact", "a keys.toml has no superseded lines"));
         }
@@ -175,7 +174,7 @@ impl Change {
     pub fn commit(mut self, records: &[Record]) -> Result<Committed> {
         let serial = self.serial();
         self.settings.serial = serial;
-        let path = self.registry.path.clone();
+        let path = self.registry.real.clone();
         audit::reconcile(&path, self.registry.settings.serial)?;
         match self.registry.form {
             Form::Toml => {
@@ -189,17 +188,18 @@ impl Change {
                 jsonl::append(&path, self.registry.length, lines.as_bytes())?;
             }
         }
-        let registry = Registry::open(&path)?;
+        let registry = Registry::open(&self.registry.path)?;
         let (added, edited) = (self.added, self.edited);
         Ok(Committed { serial, added, edited, registry, _lock: self.lock })
     }
 
     fn write_toml(&self) -> Result<Replacement> {
         let path = &self.registry.path;
+        let real = &self.registry.real;
         let write = || Error::write(path);
         let edits: HashMap<u64, (&Located, &Entry)> =
             self.edited.iter().map(|(old, new)| (old.line, (old, new))).collect();
-        let mut to = Replacement::of(path)?;
+        let mut to = Replacement::of(real)?;
         let mut pieces = self.registry.pieces();
         let mut first = true;
         let mut ends_line = true;

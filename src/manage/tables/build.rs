@@ -55,8 +55,8 @@ pub struct Build {
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
     pub acknowledge: Vec<Meant>,
     /// Take the patch at this place into the registry first [default: `patch` of [publish]]
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "", conflicts_with = "sources")]
-    pub fold_patch: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", conflicts_with = "sources")]
+    pub fold_patch: Option<Option<PathBuf>>,
     /// Most memory to use, such as `64MiB`; what does not fit is sorted on disk
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
     pub memory: usize,
@@ -156,7 +156,7 @@ impl Build {
             what: "the file to write",
             hint: "give --out, or set `table` under [publish] in the registry",
         })?;
-        let change = fold::published_patch(self.fold_patch.as_deref(), change, session)?;
+        let change = fold::published_patch(self.fold_patch.as_ref(), change, session)?;
         let change = match self.serial {
             Some(serial) => change.at_serial(serial)?,
             None => change,

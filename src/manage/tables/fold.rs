@@ -2,7 +2,7 @@
 //! table includes it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::super::error::{Error, Result};
 use super::super::files;
@@ -19,15 +19,15 @@ use crate::table::{Bounds, Patch, Trust};
 /// A patch of a serial that the registry has reached was made from it, so that there is nothing to
 /// fold; unasked, a patch from elsewhere is refused rather than overruled.
 pub fn published_patch(
-    asked: Option<&Path>,
+    asked: Option<&Option<PathBuf>>,
     change: Change,
     session: &mut Session,
 ) -> Result<Change> {
     let settings = change.settings();
     let own = settings.publish.patch.as_deref().map(|path| change.registry().relative(path));
     let path = match asked {
-        Some(path) if !path.as_os_str().is_empty() => path.to_owned(),
-        Some(_) => own.ok_or(Error::Missing {
+        Some(Some(path)) => path.clone(),
+        Some(None) => own.ok_or(Error::Missing {
             what: "the patch to fold",
             hint: "give --fold-patch FILE, or set `patch` under [publish] in the registry",
         })?,

@@ -150,7 +150,7 @@ fn head(manifest: &Manifest, signed_by: &[String], session: &mut Session) -> Res
     let named: Vec<_> = manifest.signers.iter().map(ToString::to_string).collect();
     row("may be signed by", named.join(", "));
     row("signed by", if signed_by.is_empty() { "nobody".into() } else { signed_by.join(", ") });
-    row("records", format!("{}, of which {} active", manifest.keys, manifest.active));
+    row("records", format!("{}, {} active", manifest.keys, manifest.active));
     if manifest.kind == Kind::Patch {
         row("removals", manifest.removed.to_string());
     }

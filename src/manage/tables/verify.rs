@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::super::error::{Error, Result};
 use super::super::files;
+use super::super::output::count;
 use super::super::publish;
 use super::super::session::Session;
 use super::super::signer::{load_public, table_key};
@@ -68,12 +69,12 @@ impl Verify {
         }
         let trusted = if self.any_signer { ", whose trust was not checked" } else { "" };
         session.output.line(&format!(
-            "{}: a good {} of serial {} for {}, {} records, signed by {}{trusted}",
+            "{}: a good {} of serial {} for {}, {}, signed by {}{trusted}",
             path.display(),
             manifest.kind,
             manifest.serial,
             manifest.audience,
-            manifest.keys,
+            count(manifest.keys, "record"),
             signers.join(", ")
         ))
     }

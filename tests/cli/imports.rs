@@ -1,0 +1,117 @@
+//! Keys that exist already: taken over, reported, and accepted as they are.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::support::{Room, holder};
+
+const KONG: &str = r#"
+consumers:
+  - username: alice
+    keyauth_credentials: [{ key: kg_alice-key-0123456789 }]
+    plugins: [{ name: cors }]
+  - username: bob
+    keyauth_credentials: [{ key: short }]
+"#;
+
+#[test]
+fn an_import_is_all_or_nothing_unless_told_otherwise() {
+    let room = Room::with_registry();
+    room.write("kong.yaml", KONG);
+    let before = room.read("keys.toml");
+    let import = ["keys", "import", "kong.yaml", "--format", "kong", "--permission", "read"];
+    let told = room.fails(65, &import);
+    assert!(told.contains("consumers[1].keyauth_credentials[0]"), "{told}");
+    assert!(told.contains("fewer than 16 characters"), "{told}");
+    assert!(!told.contains("short\n"), "{told}");
+    assert_eq!(room.read("keys.toml"), before);
+
+    let dry = room.run(&[&import[..], &["--dry-run", "--json"]].concat());
+    assert_eq!(dry.code, 65);
+    let report: serde_json::Value = serde_json::from_str(&dry.stdout).unwrap();
+    assert_eq!((&report["imported"], &report["dry_run"]), (&json!(1), &json!(true)));
+    assert_eq!(report["refused"].as_array().unwrap().len(), 1);
+    assert_eq!(report["not_carried"].as_array().unwrap().len(), 1);
+    assert_eq!(room.read("keys.toml"), before);
+
+    let report = room.json(&[&import[..], &["--skip-bad"]].concat());
+    assert_eq!((&report["imported"], &report["serial"]), (&json!(1), &json!(1)));
+    let text = room.read("keys.toml");
+    assert!(!text.contains("alice-key-0123456789"), "hashed on the way");
+    // It begins with `kg_` and does not conform: the mark goes, or it would be refused unseen.
+    assert!(text.contains("checksummed = false"), "{text}");
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
+    let keys = room.in_force("t.kgt", None);
+    let alice = holder(&keys, "kg_alice-key-0123456789").unwrap();
+    assert_eq!((alice.org, alice.name), ("alice", "alice"));
+
+    let again = room.json(&[&import[..], &["--skip-bad"]].concat());
+    assert_eq!((&again["imported"], &again["present"]), (&json!(0), &json!(1)), "twice is once");
+}
+
+#[test]
+fn keys_of_the_documented_products_are_taken_as_they_are() {
+    let room = Room::with_registry();
+    room.write(
+        "old.csv",
+        "name,org,secret,public_id,permissions,env\n\
+         CRM,acme,98765-zyxwv-43210-utsrq,12345-abcde-67890-fghij,send_message,\n\
+         Production Integration,acme,whm_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6,,*,\n\
+         Inventory,acme,wsk_live_your_production_key,,archives:read,live\n",
+    );
+    room.ok(&["keys", "import", "old.csv"]);
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
+    let keys = room.in_force("t.kgt", None);
+    assert!(holder(&keys, "whm_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6").is_some());
+    assert!(holder(&keys, "wsk_live_your_production_key").is_some());
+    let list = room.json(&["keys", "list"]);
+    let kinds: BTreeSet<_> =
+        list.as_array().unwrap().iter().map(|k| k["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["pair", "single"].into());
+}
+
+#[test]
+fn the_products_forms_are_issued() {
+    let room = Room::new();
+    room.ok(&["-r", "wa.toml", "keys", "init", "--audience", "a", "--prefix", "wa"]);
+    room.ok(&["-r", "whm.toml", "keys", "init", "--audience", "a", "--prefix", "whm", "--compact"]);
+    room.ok(&["-r", "wsk.toml", "keys", "init", "--audience", "a", "--prefix", "wsk"]);
+    room.ok(&["-r", "link.toml", "keys", "init", "--audience", "a", "--dashed"]);
+    let create = |registry: &str, extra: &[&str]| {
+        let create = ["-r", registry, "keys", "create", "--org", "acme"];
+        room.json(&[&create[..], extra].concat())
+    };
+    let secret = |value: &serde_json::Value| value["secret"].as_str().unwrap().to_owned();
+    assert!(secret(&create("wa.toml", &[])).starts_with("wa_"));
+    let whm = secret(&create("whm.toml", &["--env", "live"]));
+    assert_eq!((whm.len(), &whm[..4]), (36, "whm_"));
+    assert!(secret(&create("wsk.toml", &["--env", "live"])).starts_with("wsk_live_"));
+    assert!(secret(&create("wsk.toml", &["--env", "test"])).starts_with("wsk_test_"));
+    let link = create("link.toml", &["--pair"]);
+    let groups = |text: &str| text.split('-').map(str::len).collect::<Vec<_>>();
+    assert_eq!(groups(link["public_id"].as_str().unwrap()), [5; 4]);
+    assert_eq!(groups(&secret(&link)), [5; 5]);
+}
+
+#[test]
+fn exports_carry_every_key_and_no_secret() {
+    let room = Room::with_registry();
+    let key = room.create(&["--name", "Käse, \"CRM\"", "--permission", "read", "--limit", "5/s"]);
+    room.create(&["--pair", "--env", "test", "--expires", "2030-01-01T00:00:00Z"]);
+    let original = room.json(&["keys", "list"]);
+    for format in ["toml", "jsonl", "csv"] {
+        let file = format!("keys.{format}.out");
+        room.ok(&["keys", "export", "--format", format, "-o", &file]);
+        assert!(!room.read(&file).contains(&key.secret), "{format}");
+        let plain = room.ok(&["keys", "export", "--format", format, "--no-digests"]);
+        assert!(!plain.contains("sha256"), "{format}");
+    }
+    for format in ["jsonl", "csv"] {
+        let copy = format!("{format}.toml");
+        room.ok(&["-r", &copy, "keys", "init", "--audience", "shop"]);
+        let file = format!("keys.{format}.out");
+        room.ok(&["-r", &copy, "keys", "import", &file, "--format", format, "--conforming"]);
+        assert_eq!(room.json(&["-r", &copy, "keys", "list"]), original, "{format}");
+    }
+}

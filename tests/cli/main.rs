@@ -1,0 +1,11 @@
+//! `keygatectl` as people and scripts meet it: the real program in an empty directory.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod imports;
+mod recipes;
+mod registry;
+mod scale;
+mod sessions;
+mod support;
+mod tables;

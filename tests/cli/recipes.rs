@@ -1,0 +1,151 @@
+//! The recipes of docs/recipes.md, step by step.
+
+use std::fs;
+
+use keygate::table::{Bounds, Refusal, Table, Trust};
+
+use crate::support::{Room, holder, openssl};
+
+fn open(room: &Room, table: &str, trust: &Trust) -> Result<Table, Refusal> {
+    Table::open(fs::read(room.path(table)).unwrap(), trust, &Bounds::default())
+}
+
+fn trusting(room: &Room, signers: &[&str], required: usize) -> Trust {
+    Trust::new(signers.iter().map(|s| room.public_key(s)), required, "shop").unwrap()
+}
+
+#[test]
+fn a_signer_is_rotated_without_a_gap() {
+    let room = Room::with_registry();
+    let key = room.create(&[]);
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
+    // 1. A new signer.
+    room.ok(&["signer", "new", "-o", "new.pem", "--public-out", "new.pub"]);
+    let old_only = trusting(&room, &["signer.pem"], 1);
+    // 2. Sidecars trust both.
+    let both = trusting(&room, &["signer.pem", "new.pub"], 1);
+    assert!(open(&room, "t.kgt", &old_only).is_ok());
+    assert!(open(&room, "t.kgt", &both).is_ok());
+    // 3. The new one signs.
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "new.pem"]);
+    assert!(open(&room, "t.kgt", &both).is_ok());
+    assert!(matches!(open(&room, "t.kgt", &old_only), Err(Refusal::UnknownSigner { .. })));
+    // 4. Sidecars drop the old one.
+    let new_only = trusting(&room, &["new.pub"], 1);
+    let table = open(&room, "t.kgt", &new_only).unwrap();
+    assert_eq!(table.counts().active, 1);
+    let _ = key;
+}
+
+#[test]
+fn a_compromised_signer_is_dropped_and_its_tables_refused() {
+    let room = Room::with_registry();
+    room.create(&[]);
+    room.ok(&["table", "build", "-o", "forged.kgt", "--signer", "signer.pem"]);
+    room.ok(&["signer", "new", "-o", "new.pem"]);
+    let trust = trusting(&room, &["new.pem"], 1);
+    let refused = open(&room, "forged.kgt", &trust).unwrap_err();
+    assert_eq!(refused.reason(), "unknown_signer");
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "new.pem"]);
+    assert!(open(&room, "t.kgt", &trust).is_ok());
+}
+
+#[test]
+fn openssl_makes_the_key_and_the_signature() {
+    let room = Room::with_registry();
+    let key = room.create(&[]);
+    openssl(&room, &["genpkey", "-algorithm", "ed25519", "-out", "hsm.pem"]);
+    openssl(&room, &["pkey", "-in", "hsm.pem", "-pubout", "-out", "hsm.pub"]);
+    let build = ["table", "build", "--unsigned", "--signer-public", "hsm.pub", "-o", "draft.kgt"];
+    room.ok(&[&build[..], &["--message", "message"]].concat());
+    let trust = trusting(&room, &["hsm.pub"], 1);
+    assert_eq!(open(&room, "draft.kgt", &trust).unwrap_err().reason(), "unsigned");
+    room.ok(&["table", "inspect", "draft.kgt"]);
+    openssl(
+        &room,
+        &["pkeyutl", "-sign", "-rawin", "-inkey", "hsm.pem", "-in", "message", "-out", "sig"],
+    );
+    let attach = ["table", "attach-signature", "draft.kgt", "--signature", "sig"];
+    room.ok(&[&attach[..], &["--signer-public", "hsm.pub", "-o", "t.kgt"]].concat());
+    assert_eq!(open(&room, "t.kgt", &trust).unwrap().counts().active, 1);
+    // openssl can check the file as well: the message is how it begins.
+    let message = fs::read(room.path("message")).unwrap();
+    assert!(fs::read(room.path("t.kgt")).unwrap().starts_with(&message));
+    openssl(
+        &room,
+        &[
+            "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", "hsm.pub", "-in", "message",
+            "-sigfile", "sig",
+        ],
+    );
+    // And keygatectl signs with a key that openssl made.
+    room.ok(&["table", "build", "-o", "direct.kgt", "--signer", "hsm.pem"]);
+    assert!(open(&room, "direct.kgt", &trust).is_ok());
+    let _ = key;
+}
+
+#[test]
+fn openssl_reads_the_key_that_keygatectl_makes() {
+    let room = Room::new();
+    room.ok(&["signer", "new", "--public-out", "ours.pub"]);
+    openssl(&room, &["pkey", "-in", "signer.pem", "-pubout", "-out", "theirs.pub"]);
+    assert_eq!(room.read("ours.pub"), room.read("theirs.pub"));
+}
+
+#[test]
+fn a_signature_that_does_not_fit_is_refused_and_nothing_written() {
+    let room = Room::with_registry();
+    room.create(&[]);
+    room.ok(&["signer", "new", "-o", "other.pem"]);
+    room.ok(&["signer", "new", "-o", "hsm.pem", "--public-out", "hsm.pub"]);
+    let build = ["table", "build", "--unsigned", "--signer-public", "hsm.pub", "-o", "t.kgt"];
+    room.ok(&build);
+    let before = fs::read(room.path("t.kgt")).unwrap();
+    let stranger = room.fails(65, &["table", "attach-signature", "t.kgt", "--signer", "other.pem"]);
+    assert!(stranger.contains("not among the signers"), "{stranger}");
+    room.write("sig", [7u8; 64]);
+    let attach = ["table", "attach-signature", "t.kgt", "--signature", "sig"];
+    let wrong = room.fails(12, &[&attach[..], &["--signer-public", "hsm.pub"]].concat());
+    assert!(wrong.contains("signature of ed25519:"), "{wrong}");
+    room.write("sig", [7u8; 63]);
+    let short = room.fails(65, &[&attach[..], &["--signer-public", "hsm.pub"]].concat());
+    assert!(short.contains("holds 63 bytes"), "{short}");
+    assert_eq!(fs::read(room.path("t.kgt")).unwrap(), before);
+    room.ok(&["table", "attach-signature", "t.kgt", "--signer", "hsm.pem"]);
+}
+
+#[test]
+fn two_of_three_signers() {
+    let room = Room::with_registry();
+    let key = room.create(&[]);
+    for name in ["b", "c"] {
+        room.ok(&["signer", "new", "-o", &format!("{name}.pem"), "--public-out", name]);
+    }
+    let trust = trusting(&room, &["signer.pem", "b", "c"], 2);
+    let build = ["table", "build", "-o", "t.kgt", "--signer", "signer.pem"];
+    room.ok(&[&build[..], &["--signer-public", "b", "--signer-public", "c"]].concat());
+    assert_eq!(open(&room, "t.kgt", &trust).unwrap_err().reason(), "few_signers");
+    room.ok(&["table", "attach-signature", "t.kgt", "--signer", "c.pem"]);
+    assert!(open(&room, "t.kgt", &trust).is_ok());
+    let keys = room.in_force("t.kgt", None);
+    assert!(holder(&keys, &key.secret).is_some());
+}
+
+#[test]
+fn a_lost_registry_is_followed_by_a_higher_serial() {
+    let room = Room::with_registry();
+    for _ in 0..3 {
+        room.create(&[]);
+    }
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
+    let lost = room.in_force("t.kgt", None).serial();
+    fs::remove_file(room.path("keys.toml")).unwrap();
+    fs::remove_file(room.path("keys.audit.jsonl")).unwrap();
+    room.ok(&["keys", "init", "--audience", "shop"]);
+    room.create(&[]);
+    let build = ["table", "build", "-o", "t.kgt", "--signer", "signer.pem"];
+    assert_eq!(room.run(&build).code, 75);
+    room.ok(&[&build[..], &["--serial", &(lost + 1).to_string()]].concat());
+    assert_eq!(room.in_force("t.kgt", None).serial(), lost + 1);
+    assert_eq!(room.json(&["keys", "check"])["serial"], lost + 1, "and the registry goes on there");
+}
