@@ -1,6 +1,6 @@
 //! Bodies on their way through. Never buffered whole; one frame is in our hands at a time.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -56,6 +56,8 @@ pub(crate) struct Progress {
     pub(crate) at_ns: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
     pub(crate) state: Cell<UploadState>,
+    /// Who polls the body, for [`Progress::stop`].
+    waker: RefCell<Option<Waker>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,8 @@ pub(crate) struct Download {
     pub(crate) record: RequestRecord,
     /// gRPC: a stream that ends early ends with trailers, not with a reset.
     pub(crate) grpc: bool,
+    /// The client's connection is shared: that this stream is not read shows only here.
+    pub(crate) http2: bool,
     pub(crate) idle_ns: Option<u64>,
     /// When the whole request must be over.
     pub(crate) total_ns: u64,
@@ -113,6 +117,7 @@ impl Upload {
             at_ns: Cell::new(clock.now().mono_ns),
             bytes: Cell::new(0),
             state: Cell::new(UploadState::Waiting),
+            waker: RefCell::new(None),
             clock,
         });
         Self { incoming, left: limit.unwrap_or(u64::MAX), trailers, progress, moments }
@@ -159,6 +164,7 @@ impl Body for RequestBody {
                         progress.state.set(UploadState::Failed);
                         return Poll::Ready(Some(Err(BodyError::Truncated)));
                     }
+                    progress.watch(cx);
                     return Poll::Pending;
                 }
             };
@@ -283,6 +289,9 @@ impl Download {
                 if let Some(data) = frame.data_ref() {
                     self.record.bytes_out += data.len() as u64;
                 }
+                if self.http2 {
+                    self.stream.offer();
+                }
                 if let Some(idle) = self.idle_ns {
                     let next = self.record.now_ns().saturating_add(idle);
                     self.stream.set_deadline(next.min(self.total_ns));
@@ -317,13 +326,9 @@ impl Download {
     fn end(&mut self, end: End) -> Option<Result<Frame<Bytes>, BodyError>> {
         self.lease = None;
         if let Some(upload) = &self.upload {
-            upload.state.set(UploadState::Stopped);
+            upload.stop();
         }
-        let reason = match end {
-            End::Deadline => Reason::UpstreamTimeout,
-            End::Key(reason) => reason,
-        };
-        self.record.ended_early(reason);
+        let reason = self.note_end(end);
         if !self.grpc {
             return Some(Err(BodyError::Ended));
         }
@@ -331,6 +336,20 @@ impl Download {
             return None;
         }
         Some(Ok(Frame::trailers(super::reply::grpc_trailers(reason))))
+    }
+
+    /// For the record: why it did not end by itself.
+    fn note_end(&mut self, end: End) -> Reason {
+        let reason = match end {
+            End::Deadline => Reason::UpstreamTimeout,
+            End::Key(reason) => reason,
+            End::Write => {
+                self.record.client_gone();
+                return Reason::UpstreamTimeout;
+            }
+        };
+        self.record.ended_early(reason);
+        reason
     }
 
     fn finish(&mut self) {
@@ -345,8 +364,18 @@ impl Drop for Download {
         // hyper drops a body of known length with its last byte, without asking for the end.
         if self.incoming.is_end_stream() {
             self.finish();
-        } else if self.lease.is_some() && self.stream.ended().is_none() {
-            self.record.client_gone();
+        } else if self.lease.is_some() {
+            match self.stream.ended() {
+                // Nobody polled it any more, because the client does not read.
+                Some(end) => {
+                    self.note_end(end);
+                }
+                None => self.record.client_gone(),
+            }
+        }
+        // With its response over, a request obeys the registry no more: so it must not go on.
+        if let Some(upload) = &self.upload {
+            upload.stop();
         }
     }
 }
@@ -354,5 +383,22 @@ impl Drop for Download {
 impl Progress {
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state.get(), UploadState::Ready | UploadState::Waiting)
+    }
+
+    fn watch(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Nothing more goes to the upstream.
+    pub(crate) fn stop(&self) {
+        if self.is_open() {
+            self.state.set(UploadState::Stopped);
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+        }
     }
 }

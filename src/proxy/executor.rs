@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::streams::StreamRef;
+use super::streams::{Kill, StreamRef};
 use super::worker::Worker;
 
 /// Spawns on the current worker.
@@ -19,6 +19,8 @@ struct Watched<F> {
     inner: Option<Pin<Box<F>>>,
     worker: Rc<Worker>,
     which: Option<StreamRef>,
+    /// Of a tunnel's task, which outlives the one that spawned it.
+    kill: Option<Rc<Kill>>,
 }
 
 // === impl LocalExecutor ===
@@ -45,7 +47,8 @@ where
                 let inner = Some(Box::pin(future));
                 let worker = Rc::clone(worker);
                 worker.cells.http2_stream_opened();
-                tokio::task::spawn_local(Watched { inner, worker, which: None });
+                let kill = worker.streams.kill_for_current();
+                tokio::task::spawn_local(Watched { inner, worker, which: None, kill });
             }
         }
     }
@@ -64,12 +67,15 @@ impl<F: Future> Future for Watched<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { inner: slot, worker, which } = &mut *self;
+        let Self { inner: slot, worker, which, kill } = &mut *self;
         let streams = &worker.streams;
         let Some(inner) = slot else { return Poll::Ready(()) };
         // A request registers while its task is polled, so the latest one is this task's.
         streams.take_latest();
-        if inner.as_mut().poll(cx).is_ready() {
+        streams.set_current(*which);
+        let done = inner.as_mut().poll(cx).is_ready();
+        streams.set_current(None);
+        if done || kill.as_ref().is_some_and(|kill| kill.poll(cx)) {
             *slot = None;
             return Poll::Ready(());
         }

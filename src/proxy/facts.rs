@@ -382,7 +382,10 @@ fn preflight(parts: &Parts) -> Option<Method> {
 
 /// The one protocol that `Upgrade` asks for, lower-case, when `Connection` says so too.
 pub(crate) fn read_upgrade<'r>(parts: &'r Parts, outgoing: &Outgoing) -> Option<Cow<'r, str>> {
-    if !outgoing.upgrade {
+    if super::upgrade::is_extended_connect(parts) {
+        return Some(Cow::Borrowed("websocket"));
+    }
+    if !outgoing.upgrade || parts.version != Version::HTTP_11 {
         return None;
     }
     let mut values = parts.headers.get_all(header::UPGRADE).iter();

@@ -92,6 +92,11 @@ impl RequestRecord {
         &self.method
     }
 
+    /// Whether the client speaks HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.version == Version::HTTP_2
+    }
+
     /// When the head was complete enough to be looked at, with the wall time of then.
     pub(crate) fn started(&self) -> Now {
         self.started

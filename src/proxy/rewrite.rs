@@ -83,6 +83,12 @@ impl UpstreamRequest {
         let headers = &mut parts.headers;
         if let Some(asked) = around.upgrade {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            if let Some(key) = asked.key {
+                // RFC 8441 section 5: HTTP/2 has no use for these, HTTP/1.1 needs them.
+                headers.insert(header::SEC_WEBSOCKET_KEY, key);
+                let version = HeaderValue::from_static("13");
+                headers.entry(header::SEC_WEBSOCKET_VERSION).or_insert(version);
+            }
             headers.insert(header::UPGRADE, asked.protocol);
             if let Some(Some(rest)) = &outgoing.subprotocols {
                 headers.insert(header::SEC_WEBSOCKET_PROTOCOL, rest.clone());

@@ -295,6 +295,8 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
+        // WebSockets in streams (RFC 8441); only a route that allows them gets one.
+        .enable_connect_protocol()
         // Rapid reset (CVE-2023-44487) and MadeYouReset (CVE-2025-8671).
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(128);

@@ -61,7 +61,8 @@ async fn handle(
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let connect = super::upgrade::extended_connect(&mut parts);
     let mut record = RequestRecord::begin(&worker, &client.moments, &parts, client.address.ip());
     client.moments.body_open.set(!hyper::body::Body::is_end_stream(&body));
     let grpc = reply::is_grpc(&parts.headers, parts.version);
@@ -75,7 +76,12 @@ async fn handle(
         exchange::send(&worker, request, &stream, &patience, &client.address, &mut record).await;
     let (response, lease) = match sent {
         Ok(answered) => answered,
-        Err(reason) => return fail(&worker, reason, &after, record),
+        Err(reason) => {
+            if let Some(upload) = &upload {
+                upload.stop();
+            }
+            return fail(&worker, reason, &after, record);
+        }
     };
     record.answered(response.status().as_u16());
     let snapshot = worker.shared.store.load();
@@ -86,11 +92,19 @@ async fn handle(
         return match upgraded {
             Ok((mut response, upgraded)) => {
                 after.finish(response.headers_mut(), &record);
-                *client.upgraded.borrow_mut() = Some(Box::new(upgraded.with(record)));
+                let upgraded = upgraded.with(record);
+                match connect {
+                    Some(connect) => upgraded.run_in_stream(&worker, connect),
+                    None => *client.upgraded.borrow_mut() = Some(Box::new(upgraded)),
+                }
                 response
             }
             Err(reason) => fail(&worker, reason, &after, record),
         };
+    }
+    // Over HTTP/2 any success would open the tunnel (RFC 8441 section 5).
+    if connect.is_some() && response.status().is_success() {
+        return fail(&worker, Reason::UpstreamBadResponse, &after, record);
     }
     let (mut head, incoming) = response.into_parts();
     if !rewrite::is_framed_once(&head.headers) {
@@ -228,7 +242,13 @@ fn admit(
     }
     let carried: Carried = reading.carriers.carried();
     let mut outgoing = reading.into_outgoing();
-    let upgrade = super::upgrade::asked(&parts, &mut outgoing, route, settings, carried);
+    let http2 = worker.upstream_is_http2();
+    let upgrade =
+        super::upgrade::asked(&parts, &mut outgoing, route, settings, carried).filter(|_| !http2);
+    if upgrade.is_none() && super::upgrade::is_extended_connect(&parts) {
+        record.failed(Reason::Method);
+        return Err(refuse(&Reason::Method.into(), profile, record));
+    }
     let trace = parts
         .headers
         .get("traceparent")
@@ -245,7 +265,6 @@ fn admit(
         close: worker.closing.get() && parts.version != http::Version::HTTP_2,
         request_id_name: settings.identity.request_id.clone(),
     };
-    let http2 = worker.upstream_is_http2();
     let (body, upload) = if hyper::body::Body::is_end_stream(&body) {
         (RequestBody::Empty, None)
     } else {
@@ -332,6 +351,7 @@ fn pass_on(
         timeouts.total.map(|d| record.started().mono_ns.saturating_add(d.as_nanos() as u64));
     let silent = idle_ns.map(|idle| record.now_ns().saturating_add(idle));
     stream.set_deadline(silent.into_iter().chain(total_ns).min().unwrap_or(u64::MAX));
+    let over_http2 = record.is_http2();
     ResponseBody::Stream(Box::new(Download {
         first,
         incoming,
@@ -340,6 +360,7 @@ fn pass_on(
         upload,
         record,
         grpc,
+        http2: over_http2,
         idle_ns,
         total_ns: total_ns.unwrap_or(u64::MAX),
     }))

@@ -4,10 +4,15 @@
 //! Registering is a push into a slab, so short responses pay next to nothing for it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
 use crate::config::Settings;
 use crate::core::decision::Ticket;
 use crate::core::{Keys, Now, Reason};
@@ -19,6 +24,13 @@ pub(crate) struct Streams {
     slots: RefCell<Slots>,
     generation: Cell<u32>,
     latest: Cell<Option<StreamRef>>,
+    current: Cell<Option<StreamRef>>,
+    /// When the first of the running keys expires, in Unix seconds; 0: none that is known.
+    expiry: Cell<u64>,
+    /// Told when `expiry` becomes earlier.
+    earlier: Notify,
+    /// What ends the tasks that hyper runs for tunnels over HTTP/2, by slot.
+    kills: RefCell<HashMap<usize, Rc<Kill>>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +50,9 @@ struct Entry {
     route: usize,
     /// Monotonic nanoseconds; `u64::MAX`: none.
     deadline: u64,
+    /// Since when what was read for the client waits for it; [`NOT_OFFERED`], or [`OFFERED`] until
+    /// the next sweep puts a time to it.
+    offered: u64,
     end: Option<End>,
     /// Whoever polls the request has seen the end.
     noticed: bool,
@@ -60,7 +75,21 @@ pub(crate) enum End {
     Deadline,
     /// Its key would no longer open it.
     Key(Reason),
+    /// The client takes nothing of it.
+    Write,
 }
+
+const NOT_OFFERED: u64 = 0;
+const OFFERED: u64 = 1;
+
+/// Ends a task from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Kill {
+    fired: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Keeps a request registered. Dropping it is the end of the request.
 #[derive(Debug)]
@@ -80,6 +109,9 @@ impl Streams {
         route: usize,
     ) -> Stream {
         let mut slots = self.slots.borrow_mut();
+        if let Some(expires) = ticket.as_ref().and_then(|t| t.expires) {
+            self.expires(expires);
+        }
         let settings = slots.settings_index(settings);
         let generation = self.generation.get().wrapping_add(1);
         self.generation.set(generation);
@@ -88,6 +120,7 @@ impl Streams {
             settings,
             route,
             deadline: u64::MAX,
+            offered: NOT_OFFERED,
             end: None,
             noticed: false,
             waker: None,
@@ -115,13 +148,14 @@ impl Streams {
         self.latest.take()
     }
 
-    /// Whether the key of this request has ended and nobody has noticed: hyper does not poll a
-    /// body whose client does not read, so its task has to be ended from outside.
+    /// Whether this request has to end and nobody has noticed: hyper does not poll a body whose
+    /// client does not read, so its task has to be ended from outside.
     pub(crate) fn is_abandoned(&self, which: StreamRef) -> bool {
         let slots = self.slots.borrow();
-        slots.entries.get(which.slot).is_some_and(|e| {
-            e.generation == which.generation && matches!(e.end, Some(End::Key(_))) && !e.noticed
-        })
+        slots
+            .entries
+            .get(which.slot)
+            .is_some_and(|e| e.generation == which.generation && e.end.is_some() && !e.noticed)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -129,22 +163,78 @@ impl Streams {
         slots.entries.len() - slots.free.len()
     }
 
-    /// Marks and wakes every request of which the deadline has passed, or whose key has expired;
-    /// the latter are counted.
-    pub(crate) fn sweep(&self, now: Now) -> usize {
+    /// Marks and wakes every request of which the deadline has passed, whose client has taken
+    /// nothing for `write_ns`, or whose key has expired; the latter are counted.
+    pub(crate) fn sweep(&self, now: Now, write_ns: u64) -> usize {
         let mut slots = self.slots.borrow_mut();
         let mut ended = 0;
+        let mut next = u64::MAX;
         for entry in &mut slots.entries {
             if entry.deadline <= now.mono_ns && entry.end.is_none() {
                 entry.end(End::Deadline);
             }
-            let expired = entry.ticket.as_ref().and_then(|t| t.expires);
-            if expired.is_some_and(|at| at <= now.unix_secs()) && entry.key_lives() {
+            match entry.offered {
+                NOT_OFFERED => {}
+                OFFERED => entry.offered = now.mono_ns.max(OFFERED + 1),
+                since if now.mono_ns.saturating_sub(since) > write_ns && entry.end.is_none() => {
+                    entry.end(End::Write);
+                }
+                _ => {}
+            }
+            let Some(expires) = entry.ticket.as_ref().and_then(|t| t.expires) else { continue };
+            if !entry.key_lives() {
+                continue;
+            }
+            if expires <= now.unix_secs() {
                 entry.end(End::Key(Reason::Expired));
                 ended += 1;
+            } else {
+                next = next.min(expires);
             }
         }
+        self.expiry.set(if next == u64::MAX { 0 } else { next });
         ended
+    }
+
+    fn expires(&self, at: u64) {
+        let known = self.expiry.get();
+        if known == 0 || at < known {
+            self.expiry.set(at);
+            self.earlier.notify_one();
+        }
+    }
+
+    /// Waits until the first of the running keys expires.
+    pub(crate) async fn next_expiry(&self, clock: &Clock) {
+        loop {
+            let earlier = self.earlier.notified();
+            match self.expiry.get() {
+                0 => earlier.await,
+                at => {
+                    let left = at.saturating_mul(1000).saturating_sub(clock.now().unix_ms);
+                    // The clock may be set meanwhile, so a long wait is looked at again.
+                    let left = Duration::from_millis(left);
+                    if tokio::time::timeout(left.min(LONGEST_WAIT), earlier).await.is_err()
+                        && left <= LONGEST_WAIT
+                    {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The request whose task is being polled.
+    pub(crate) fn set_current(&self, which: Option<StreamRef>) {
+        self.current.set(which);
+    }
+
+    /// A [`Kill`] for a task that is spawned on behalf of the request whose task is being polled.
+    pub(crate) fn kill_for_current(&self) -> Option<Rc<Kill>> {
+        let current = self.current.get()?;
+        let kill = Rc::<Kill>::default();
+        self.kills.borrow_mut().insert(current.slot, Rc::clone(&kill));
+        Some(kill)
     }
 
     /// Holds every running request against a new snapshot. Returns why those ended that did.
@@ -165,7 +255,12 @@ impl Streams {
                 _ => Err(Reason::NoTable),
             };
             match verdict {
-                Ok(expires) => ticket.expires = expires,
+                Ok(expires) => {
+                    ticket.expires = expires;
+                    if let Some(at) = expires {
+                        self.expires(at);
+                    }
+                }
                 Err(reason) => {
                     entry.end(End::Key(reason));
                     ended.push(reason);
@@ -208,6 +303,7 @@ impl Entry {
 
     fn end(&mut self, why: End) {
         self.end = Some(why);
+        self.noticed = false;
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -222,6 +318,7 @@ impl Stream {
     pub(crate) fn poll_end(&self, cx: &Context<'_>) -> Option<End> {
         let mut slots = self.all.slots.borrow_mut();
         let entry = slots.entries.get_mut(self.slot)?;
+        entry.offered = NOT_OFFERED;
         if entry.end.is_some() {
             entry.noticed = true;
             return entry.end;
@@ -236,6 +333,19 @@ impl Stream {
     /// As [`Stream::poll_end`], without asking to be woken.
     pub(crate) fn ended(&self) -> Option<End> {
         self.all.slots.borrow().entries.get(self.slot)?.end
+    }
+
+    /// Something was handed on for a client that may not take it. Whoever has handed it on asks
+    /// again ([`Stream::poll_end`]) once it is taken.
+    pub(crate) fn offer(&self) {
+        if let Some(entry) = self.all.slots.borrow_mut().entries.get_mut(self.slot) {
+            entry.offered = OFFERED;
+        }
+    }
+
+    /// What ends the task that was spawned for this request, if one was.
+    pub(crate) fn take_kill(&self) -> Option<Rc<Kill>> {
+        self.all.kills.borrow_mut().remove(&self.slot)
     }
 
     /// The moment after which the present phase has failed; `u64::MAX`: never. Forgets a
@@ -257,6 +367,7 @@ impl Drop for Stream {
         if let Some(entry) = entries.get_mut(self.slot) {
             entry.ticket = None;
             entry.deadline = u64::MAX;
+            entry.offered = NOT_OFFERED;
             entry.end = None;
             entry.waker = None;
             // No reference to the past request may match.
@@ -269,5 +380,24 @@ impl Drop for Stream {
         if free.len() == entries.len() && entries.len() > 1024 {
             *slots = Slots::default();
         }
+    }
+}
+
+// === impl Kill ===
+
+impl Kill {
+    pub(crate) fn fire(&self) {
+        self.fired.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether it has fired; else remembers whom to wake.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> bool {
+        if !self.fired.get() {
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+        }
+        self.fired.get()
     }
 }

@@ -270,6 +270,8 @@ fn go_on(
 ) -> Result<(), Reason> {
     let reason = match end {
         End::Key(reason) => reason,
+        // Nothing is offered to the client before there is an answer.
+        End::Write => Reason::UpstreamTimeout,
         End::Deadline => match patience.extend(clock.now().mono_ns) {
             Ok(until) => {
                 stream.set_deadline(until);

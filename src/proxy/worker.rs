@@ -198,11 +198,16 @@ async fn tick(worker: Rc<Worker>) {
     let every = (shortest / 8).clamp(Duration::from_millis(5), Duration::from_millis(500));
     let mut interval = tokio::time::interval(every);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let write_ns = timeouts.write.as_nanos() as u64;
     loop {
-        interval.tick().await;
+        // Keys end on time, whatever the interval.
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = worker.streams.next_expiry(&worker.clock) => {}
+        }
         let now = worker.clock.now();
         worker.connections.sweep(now.mono_ns, timeouts);
-        for _ in 0..worker.streams.sweep(now) {
+        for _ in 0..worker.streams.sweep(now, write_ns) {
             worker.cells.stream_ended(crate::core::Reason::Expired);
         }
         worker.upstream.sweep(now.mono_ns);

@@ -26,6 +26,7 @@ mod keygate_cli;
 mod layering;
 mod lifecycle;
 mod products;
+mod proto_h2;
 mod readme;
 mod recorder;
 mod samples;

@@ -1,0 +1,443 @@
+//! HTTP/2 at the front door, frame by frame: what is served, what is refused, and that floods cost
+//! the one who sends them.
+
+use std::time::{Duration, Instant};
+
+use crate::support::client::exchange;
+use crate::support::gate::{Gate, MANAGER, READER};
+use crate::support::h2raw::*;
+use crate::support::upstream::{Step, Upstream, answer, send};
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[test]
+fn prior_knowledge_and_http1_share_a_port() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let mut h2 = H2::connect(gate.address);
+    let answer = h2.exchange(1, &get("/v1/a?b=c", READER));
+    assert_eq!(
+        (answer.status, &*answer.body, answer.ended),
+        (Some(200), &b"hello from upstream\n"[..], true)
+    );
+    let got = upstream.only();
+    assert_eq!(got.first_line(), "GET /v1/a?b=c HTTP/1.1");
+    assert_eq!(got.one("host").as_deref(), Some("a"));
+    assert_eq!(got.one("x-org-id").as_deref(), Some("acme"));
+    assert!(got.one("x-api-key").is_none() && !upstream.saw(READER.as_bytes()));
+    // Another stream of the same connection, refused, and one more after it.
+    let refused = h2.exchange(3, &get("/v1/a", "wa_no_such_key_0123456789"));
+    assert_eq!((refused.status, refused.ended), (Some(401), true));
+    assert_eq!(h2.exchange(5, &get("/admin/a", READER)).status, Some(403));
+    assert_eq!(h2.exchange(7, &get("/v1/a", READER)).status, Some(200));
+    assert_eq!(
+        exchange(
+            gate.address,
+            format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n")
+        )
+        .status(),
+        200
+    );
+}
+
+/// RFC 9113 section 8.2.3: cookies may be split; an HTTP/1 service sees one field. The one that is
+/// a credential is taken out.
+#[test]
+fn split_cookies_are_one_field() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let mut fields = get("/v1/a", READER);
+    fields.extend([("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers")]);
+    assert_eq!(H2::connect(gate.address).exchange(1, &fields).status, Some(200));
+    let got = upstream.only();
+    assert_eq!(got.all("cookie"), ["a=1; b=2"]);
+    assert_eq!(got.one("te"), None, "TE belongs to one connection");
+    // A credential among split cookies.
+    let kg_key = format!("kg_key={READER}");
+    let mut fields = get("/v1/a", READER);
+    fields.truncate(4);
+    fields.extend([("cookie", "a=1"), ("cookie", &*kg_key), ("cookie", "b=2")]);
+    assert_eq!(H2::connect(gate.address).exchange(1, &fields).status, Some(200));
+    let got = upstream.only();
+    assert_eq!(got.all("cookie"), ["a=1; b=2"]);
+    assert!(!upstream.saw(READER.as_bytes()));
+}
+
+/// Requests that one side could read differently from the other end their stream, or the
+/// connection; none reaches the service.
+#[test]
+fn malformed_requests_go_no_further() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let with = |extra: &[(&'static str, &'static str)]| {
+        let mut fields = get("/v1/a", READER);
+        fields.extend(extra);
+        fields
+    };
+    let swapped = |name: &str, value: &'static str| {
+        let mut fields = get("/v1/a", READER);
+        for field in &mut fields {
+            if field.0 == name {
+                field.1 = value;
+            }
+        }
+        fields
+    };
+    let without = |name: &str| {
+        let mut fields = get("/v1/a", READER);
+        fields.retain(|f| f.0 != name);
+        fields
+    };
+    let mut late = get("/v1/a", READER);
+    let pseudo = late.remove(2);
+    late.push(pseudo);
+    let mut twice = get("/v1/a", READER);
+    twice.insert(3, (":path", "/admin/a"));
+    let mut two_methods = get("/v1/a", READER);
+    two_methods.insert(0, (":method", "POST"));
+    let mut two_authorities = get("/v1/a", READER);
+    two_authorities.insert(3, (":authority", "b"));
+    let mut unknown = get("/v1/a", READER);
+    unknown.insert(0, (":sheme", "http"));
+    let mut status = get("/v1/a", READER);
+    status.insert(0, (":status", "200"));
+    let protocol = {
+        let mut fields = get("/v1/a", READER);
+        fields.insert(0, (":protocol", "websocket"));
+        fields
+    };
+    let cases: Vec<(&str, Vec<(&str, &str)>)> = vec![
+        ("pseudo-header after a field", late),
+        ("two paths", twice),
+        ("two methods", two_methods),
+        ("two authorities", two_authorities),
+        ("unknown pseudo-header", unknown),
+        ("pseudo-header of responses", status),
+        (":protocol without CONNECT", protocol),
+        ("no method", without(":method")),
+        ("no path", without(":path")),
+        ("no scheme", without(":scheme")),
+        ("empty path", swapped(":path", "")),
+        ("path without slash", swapped(":path", "v1/a")),
+        ("asterisk", swapped(":path", "*")),
+        ("absolute path", swapped(":path", "http://a/v1/a")),
+        ("space in path", swapped(":path", "/v1/a HTTP/1.1")),
+        ("line break in path", swapped(":path", "/v1/a\r\nx-org-id: evil")),
+        ("space in method", swapped(":method", "GET /admin HTTP/1.1\r\nx: y")),
+        ("user information", swapped(":authority", "x@a")),
+        ("line break in authority", swapped(":authority", "a\r\nx-org-id: evil")),
+        ("upper case name", with(&[("X-Up", "1")])),
+        ("connection", with(&[("connection", "x-org-id")])),
+        ("keep-alive", with(&[("keep-alive", "1")])),
+        ("proxy-connection", with(&[("proxy-connection", "close")])),
+        ("transfer-encoding", with(&[("transfer-encoding", "chunked")])),
+        ("upgrade", with(&[("upgrade", "websocket")])),
+        ("te other than trailers", with(&[("te", "gzip")])),
+        ("line break in a value", with(&[("x-a", "b\r\nx-org-id: evil")])),
+        ("line feed in a value", with(&[("x-a", "b\nx-org-id: evil")])),
+        ("NUL in a value", with(&[("x-a", "b\0c")])),
+        ("line break in a name", with(&[("x-a: b\r\nx-org-id", "evil")])),
+        ("colon in a name", with(&[("x-a:b", "c")])),
+        ("space behind a name", with(&[("x-org-id ", "evil")])),
+        ("empty name", with(&[("", "c")])),
+        ("another host", with(&[("host", "b")])),
+        ("two hosts", with(&[("host", "a"), ("host", "a")])),
+        ("two keys", with(&[("x-api-key", MANAGER)])),
+        ("underscore", with(&[("x_org_id", "evil")])),
+        ("content-length with a sign", with(&[("content-length", "+0")])),
+        ("two content-lengths", with(&[("content-length", "0"), ("content-length", "5")])),
+        ("expect", with(&[("expect", "200-ok")])),
+    ];
+    for (name, fields) in cases {
+        let mut h2 = H2::connect(gate.address);
+        let answer = h2.exchange(1, &fields);
+        let refused = answer.status.is_some_and(|s| (400..500).contains(&s))
+            || answer.reset.is_some()
+            || answer.goaway.is_some();
+        // Fields of a connection are dropped by the library before we see them; then the request
+        // may be served, and the service must not see them.
+        if !refused {
+            assert!(
+                matches!(name, "connection" | "keep-alive" | "te other than trailers"),
+                "{name}: {answer:?}"
+            );
+        }
+        for got in upstream.take() {
+            assert!(
+                matches!(name, "connection" | "keep-alive" | "te other than trailers"),
+                "{name}: reached the service: {}",
+                String::from_utf8_lossy(&got.head)
+            );
+            for field in ["connection", "keep-alive", "te"] {
+                assert_eq!(got.one(field), None, "{name}");
+            }
+            assert_eq!(got.one("x-org-id").as_deref(), Some("acme"), "{name}");
+        }
+        // A refused stream leaves the connection as it was, unless that was at fault.
+        if refused && answer.goaway.is_none() {
+            assert_eq!(h2.exchange(3, &get("/v1/a", READER)).status, Some(200), "{name}");
+            upstream.take();
+        }
+    }
+    assert!(!upstream.saw(b"evil"));
+    // hyper takes a fragment off before we see it; so the service must not see it either.
+    let answer = H2::connect(gate.address).exchange(1, &swapped(":path", "/v1/a#b"));
+    assert_eq!(answer.status, Some(200));
+    assert_eq!(upstream.only().first_line(), "GET /v1/a HTTP/1.1");
+}
+
+/// What was announced and what came must agree: else the rest would be the next request.
+#[test]
+fn content_length_is_held_against_data() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let mut fields = request("POST", "/v1/a", READER);
+    fields.push(("content-length", "5"));
+    for (name, body) in [("longer", &b"helloGET /admin HTTP/1.1\r\n"[..]), ("shorter", b"hel")] {
+        let mut h2 = H2::connect(gate.address);
+        h2.headers(1, 0, &fields);
+        h2.data(1, END_STREAM, body);
+        let answer = h2.answer(1);
+        assert!(answer.status != Some(200), "{name}: {answer:?}");
+        assert_eq!(h2.exchange(3, &get("/v1/a", READER)).status, Some(200), "{name}");
+        for got in upstream.take() {
+            assert!(got.first_line() != "GET /admin HTTP/1.1", "{name}");
+        }
+    }
+    assert!(!upstream.saw(b"/admin"));
+    // Without a length the body is chunked towards HTTP/1.
+    let mut h2 = H2::connect(gate.address);
+    h2.headers(1, 0, &request("POST", "/v1/a", READER));
+    h2.data(1, 0, b"hello ");
+    h2.data(1, END_STREAM, b"world");
+    assert_eq!(h2.answer(1).status, Some(200));
+    let got = upstream.take().pop().unwrap();
+    assert_eq!(
+        (got.body_text().as_str(), got.one("transfer-encoding").as_deref()),
+        ("hello world", Some("chunked"))
+    );
+}
+
+/// Request trailers could carry an identity: they end here.
+#[test]
+fn request_trailers_are_dropped_towards_http1() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let mut h2 = H2::connect(gate.address);
+    h2.headers(1, 0, &request("POST", "/v1/a", READER));
+    h2.data(1, 0, b"hello");
+    h2.headers(1, END_STREAM, &[("x-org-id", "evil"), ("x-late", "1")]);
+    assert_eq!(h2.answer(1).status, Some(200));
+    assert_eq!(upstream.only().body_text(), "hello");
+    assert!(!upstream.saw(b"evil") && !upstream.saw(b"x-late"));
+}
+
+/// Trailers of the service reach the client as the last header block.
+#[test]
+fn response_trailers_travel() {
+    let upstream = Upstream::answering(|_| {
+        send(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n\
+             5\r\nhello\r\n0\r\nx-sum: 42\r\n\r\n",
+        )
+    });
+    let gate = Gate::before(&upstream).start();
+    let answer = H2::connect(gate.address).exchange(1, &get("/v1/a", READER));
+    assert_eq!((answer.header_blocks, &*answer.body, answer.ended), (2, &b"hello"[..], true));
+}
+
+/// A refusal in front of an unread body ends the stream and nothing else.
+#[test]
+fn early_refusals_leave_the_connection_alone() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let mut h2 = H2::connect(gate.address);
+    h2.headers(1, 0, &request("POST", "/v1/a", "wa_no_such_key_0123456789"));
+    assert_eq!(h2.answer(1).status, Some(401));
+    for _ in 0..4 {
+        h2.data(1, 0, &[b'x'; 16_000]);
+    }
+    h2.headers(3, 0, &request("POST", "/small/a", READER));
+    h2.data(3, END_STREAM, b"more than ten bytes");
+    let answer = h2.answer(3);
+    assert_eq!(answer.status, Some(413), "{answer:?}");
+    assert_eq!(h2.exchange(5, &get("/v1/a", READER)).status, Some(200));
+}
+
+#[test]
+fn large_heads_are_431_or_end_the_stream() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let long = "x".repeat(15_000);
+    let mut fields = get("/v1/a", READER);
+    fields.extend([("x-long", &*long), ("x-more", &long[..4000])]);
+    let mut h2 = H2::connect(gate.address);
+    let bytes = block(&fields);
+    h2.send(&frame(HEADERS, END_STREAM, 1, &bytes[..16_000]));
+    h2.send(&frame(CONTINUATION, END_HEADERS, 1, &bytes[16_000..]));
+    let answer = h2.answer(1);
+    assert!(answer.status == Some(431) || answer.reset.is_some(), "{answer:?}");
+    assert!(upstream.take().is_empty());
+    assert_eq!(h2.exchange(3, &get("/v1/a", READER)).status, Some(200));
+    upstream.take();
+    // Many small fields.
+    let names: Vec<_> = (0..150).map(|n| format!("x-{n}")).collect();
+    let mut fields = get("/v1/a", READER);
+    fields.extend(names.iter().map(|n| (&**n, "")));
+    assert_eq!(H2::connect(gate.address).exchange(1, &fields).status, Some(431));
+    let target = format!("/v1/{}", "a".repeat(9000));
+    assert_eq!(H2::connect(gate.address).exchange(1, &get(&target, READER)).status, Some(414));
+    assert!(upstream.take().is_empty());
+}
+
+/// Streams beyond the maximum are refused in a way that says: nothing has happened, try again.
+#[test]
+fn streams_are_bounded() {
+    let upstream = Upstream::answering(|_| vec![Step::Drain]);
+    let gate = Gate::before(&upstream).also("[http2]\nmax_streams = 4\n").start();
+    let mut h2 = H2::connect(gate.address);
+    for n in 0..4 {
+        h2.headers(n * 2 + 1, END_STREAM, &get("/v1/a", READER));
+    }
+    upstream.wait_for(4);
+    h2.headers(9, END_STREAM, &get("/v1/a", READER));
+    let answer = h2.answer(9);
+    assert!(answer.reset == Some(7) || answer.goaway.is_some(), "REFUSED_STREAM: {answer:?}");
+}
+
+/// CVE-2023-44487 and its kin: the flood ends with GOAWAY, the service sees little of it, and
+/// others are served meanwhile.
+#[test]
+fn floods_end_their_connection() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).also("[workers]\ncount = 1\n").start();
+    type Flood = fn(&mut H2, u32) -> bool;
+    let floods: [(&str, Flood, bool); 6] = [
+        (
+            "rapid reset",
+            |h2, n| {
+                let stream = n * 2 + 1;
+                h2.headers(stream, END_STREAM, &get("/v1/a", READER))
+                    && h2.send(&frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()))
+            },
+            true,
+        ),
+        (
+            "made you reset",
+            |h2, n| {
+                // A window update of zero makes the server reset the stream.
+                let stream = n * 2 + 1;
+                h2.headers(stream, 0, &request("POST", "/v1/a", READER))
+                    && h2.send(&frame(WINDOW_UPDATE, 0, stream, &0u32.to_be_bytes()))
+            },
+            true,
+        ),
+        (
+            "continuation",
+            |h2, n| match n {
+                0 => h2.send(&frame(HEADERS, END_STREAM, 1, &block(&get("/v1/a", READER)))),
+                _ => h2.send(&frame(CONTINUATION, 0, 1, &block(&[("x-a", "b")]))),
+            },
+            true,
+        ),
+        ("settings", |h2, _| h2.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])), false),
+        ("ping", |h2, _| h2.send(&frame(PING, 0, 0, b"12345678")), false),
+        (
+            "empty data",
+            |h2, n| match n {
+                0 => h2.headers(1, 0, &request("POST", "/v1/a", READER)),
+                _ => h2.data(1, 0, b""),
+            },
+            false,
+        ),
+    ];
+    for (name, flood, must_end) in floods {
+        let before = memory(&gate);
+        let mut h2 = H2::connect(gate.address);
+        h2.polite = false;
+        // Nothing is read: answers to the flood pile up, if they do.
+        let begun = Instant::now();
+        let mut ended = false;
+        let mut sent = 0;
+        while sent < 50_000 && begun.elapsed() < Duration::from_secs(2) {
+            if !flood(&mut h2, sent) {
+                ended = true;
+                break;
+            }
+            sent += 1;
+        }
+        // Others are served while it goes on.
+        let mut other = H2::connect(gate.address);
+        let answer = other.exchange(1, &get("/v1/a", READER));
+        assert_eq!(answer.status, Some(200), "{name}: others wait");
+        let (closed, goaway) = h2.end(Duration::from_secs(2));
+        if must_end {
+            assert!(ended || closed || goaway.is_some(), "{name}: {sent} and still welcome");
+        }
+        let after = memory(&gate);
+        assert!(after < before + 32 * 1024, "{name}: {before} KiB became {after} KiB");
+        let reached = upstream.take().len();
+        assert!(reached < 20_000, "{name}: {reached} requests reached the service");
+    }
+    assert!(gate.metrics().contains("keygate_panics_total 0"));
+}
+
+/// Resident memory in KiB.
+fn memory(gate: &Gate) -> u64 {
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", gate.process.id())).expect("status");
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+}
+
+/// Peers that open a connection and then say nothing, or half of something.
+#[test]
+fn slow_and_silent_peers_are_ended() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream)
+        .also("[timeouts]\nheader = \"300ms\"\nidle = \"400ms\"\nbody = \"300ms\"\n")
+        .start();
+    let mut half_preface = H2::silent(gate.address);
+    half_preface.send(&PREFACE[..10]);
+    assert!(half_preface.end(SOON).0, "half a preface is kept");
+    let mut only_preface = H2::silent(gate.address);
+    only_preface.send(PREFACE);
+    assert!(only_preface.end(SOON).0, "a preface without SETTINGS is kept");
+    let mut idle = H2::connect(gate.address);
+    assert_eq!(idle.exchange(1, &get("/v1/a", READER)).status, Some(200));
+    assert_eq!(idle.end(SOON), (true, Some(0)), "idle");
+    let mut half_head = H2::connect(gate.address);
+    half_head.send(&frame(HEADERS, END_STREAM, 1, &block(&get("/v1/a", READER))[..20]));
+    assert!(half_head.end(SOON).0, "half a header block is kept");
+    let mut slow_post = H2::connect(gate.address);
+    slow_post.headers(1, 0, &request("POST", "/v1/a", READER));
+    slow_post.data(1, 0, b"abc");
+    assert_eq!(slow_post.answer(1).status, Some(408));
+}
+
+/// A stream that takes nothing is reset after the write time-out and lets go of its upstream
+/// connection; the other streams of its connection go on.
+#[test]
+fn a_stream_that_does_not_read_is_reset() {
+    let upstream = Upstream::answering(|m| {
+        if m.first_line().contains("/v1/small") {
+            return answer("200 OK", "", "small");
+        }
+        let mut steps = send("HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n");
+        steps.extend((0..1_000).map(|_| Step::Send(vec![b'x'; 100_000])));
+        steps
+    });
+    let gate = Gate::before(&upstream).also("[timeouts]\nwrite = \"500ms\"\n").start();
+    let mut h2 = H2::connect(gate.address);
+    h2.polite = false;
+    h2.headers(1, END_STREAM, &get("/v1/a", READER));
+    upstream.wait_for(1);
+    let begun = Instant::now();
+    let answer = h2.answer(1);
+    assert!(answer.reset.is_some() || answer.closed, "{:?}", answer.reset);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(upstream.wait_closed(1, SOON), "the service still sends");
+    // The connection itself is well: its window is used up by the lazy stream's bytes at most.
+    h2.send(&frame(WINDOW_UPDATE, 0, 0, &100_000u32.to_be_bytes()));
+    assert_eq!(h2.exchange(3, &get("/v1/small", READER)).status, Some(200));
+}
