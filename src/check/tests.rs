@@ -180,3 +180,18 @@ fn codes_of_refused_tables_are_documented() {
         .collect();
     assert_eq!(documented, reasons);
 }
+
+#[test]
+fn every_kind_of_finding_is_documented() {
+    let text = include_str!("../../docs/keygate.md");
+    let source = include_str!("../check.rs");
+    let mut kinds: Vec<&str> = source
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("kind: \"")?.strip_suffix("\","))
+        .collect();
+    kinds.extend(["everything_ours", "observed", "permission_not_held"]);
+    assert!(kinds.len() >= 8, "{kinds:?}");
+    for kind in kinds {
+        assert!(text.contains(&format!("| `{kind}` |")), "{kind}");
+    }
+}

@@ -575,6 +575,9 @@ impl Loop {
         control.config_reload_successful.set(1);
         let mut needs_restart = new.needs_restart;
         needs_restart.extend(take_over(&mut self.config, &new.table));
+        // Whoever compared the whole configuration has named those of the table as well.
+        needs_restart.sort_unstable();
+        needs_restart.dedup();
         if !needs_restart.is_empty() {
             tracing::warn!(keys = %needs_restart.join(", "), "changed, but only a restart puts it in force");
         }
@@ -719,8 +722,12 @@ fn note(paths: &mut [PathSource], wall_ms: u64) -> bool {
 
 /// Puts in force what can change while running; names what cannot.
 fn take_over(config: &mut TableConfig, new: &TableConfig) -> Vec<String> {
+    let source = match &new.source {
+        TableSource::Path(_) => "table.path",
+        TableSource::Url(_) => "table.url",
+    };
     let fixed = [
-        ("table.path", config.source == new.source),
+        (source, config.source == new.source),
         ("table.patch", config.patch == new.patch),
         ("table.state_file", config.state_file == new.state_file),
         ("table.cache_dir", config.cache_dir == new.cache_dir),
