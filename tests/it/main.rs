@@ -16,6 +16,7 @@ mod gate_address;
 mod gate_credentials;
 mod gate_framing;
 mod gate_headers;
+mod gate_http2;
 mod gate_limits;
 mod gate_paths;
 mod gate_secrets;

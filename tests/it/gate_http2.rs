@@ -1,0 +1,271 @@
+//! SECURITY 1.1 and 1.3 over HTTP/2: pseudo-fields, names and values that HTTP/1 cannot carry,
+//! lengths that contradict the frames, and floods. The bytes come from `python/h2_probe.py`.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::client::exchange;
+use crate::support::gate::{Gate, READER, expect_request};
+use crate::support::tools;
+use crate::support::upstream::{Upstream, answer};
+
+fn probe(gate: &Gate, cases: &[Value]) -> Vec<Value> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/python/h2_probe.py");
+    let mut python = tools::python();
+    python.arg(script).arg(gate.address.to_string());
+    let mut child =
+        python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(json!(cases).to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The fields of a good request, `more` behind them.
+fn good(path: &str, more: &[(&str, &str)]) -> Value {
+    let mut fields = vec![
+        json!([":method", "GET"]),
+        json!([":scheme", "http"]),
+        json!([":authority", "api.test"]),
+        json!([":path", path]),
+        json!(["x-api-key", READER]),
+    ];
+    fields.extend(more.iter().map(|(n, v)| json!([n, v])));
+    json!({ "headers": fields })
+}
+
+/// A good request with the fields replaced by `fields`.
+fn exactly(fields: &[(&str, &str)]) -> Value {
+    json!({ "headers": fields })
+}
+
+fn with_body(mut case: Value, body: &[&str]) -> Value {
+    case["headers"][0] = json!([":method", "POST"]);
+    case["body"] = json!(body);
+    case
+}
+
+#[test]
+fn an_http2_request_arrives_as_http11() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let answers = probe(&gate, &[good("/v1/a?b=c", &[("x-custom", "Kept"), ("te", "trailers")])]);
+    assert_eq!(answers[0]["status"], 200, "{}", answers[0]);
+    assert_eq!(answers[0]["body"], "hello from upstream\n");
+    expect_request(
+        &upstream.only(),
+        "GET /v1/a?b=c HTTP/1.1",
+        &[
+            "host: api.test",
+            "x-custom: Kept",
+            "x-environment: live",
+            "x-forwarded-for: 127.0.0.1",
+            "x-forwarded-host: api.test",
+            "x-forwarded-proto: http",
+            "x-key-id: key_reader",
+            "x-key-name: Production CRM",
+            "x-org-id: acme",
+            "x-permissions: read",
+        ],
+    );
+}
+
+/// Cookie crumbs are one header to an HTTP/1 service, and our cookie is not among them.
+#[test]
+fn cookie_crumbs_become_one_field() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let mut case = good(
+        "/v1/a",
+        &[("cookie", "a=1"), ("cookie", &format!("kg_key={READER}")), ("cookie", "b=2")],
+    );
+    case["headers"].as_array_mut().unwrap().remove(4);
+    assert_eq!(probe(&gate, &[case])[0]["status"], 200);
+    assert_eq!(upstream.only().all("cookie"), ["a=1; b=2"]);
+}
+
+#[test]
+fn what_http1_cannot_carry_is_refused() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let base = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "api.test"),
+        (":path", "/v1/a"),
+        ("x-api-key", READER),
+    ];
+    let without = |name: &str| -> Value {
+        exactly(&base.iter().copied().filter(|(n, _)| *n != name).collect::<Vec<_>>())
+    };
+    let instead = |name: &str, value: &str| -> Value {
+        exactly(&base.map(|(n, v)| (n, if n == name { value } else { v })))
+    };
+    let mut cases = vec![
+        ("trailing space in a name", good("/v1/a", &[("x-org-id ", "evil")])),
+        ("upper-case name", good("/v1/a", &[("X-Org-Id", "evil")])),
+        ("colon in a name", good("/v1/a", &[("x-a:b", "c")])),
+        ("CR LF in a name", good("/v1/a", &[("x-a\r\nx-org-id", "evil")])),
+        ("CR LF in a value", good("/v1/a", &[("x-a", "b\r\nx-org-id: evil")])),
+        ("LF in a value", good("/v1/a", &[("x-a", "b\nx-org-id: evil")])),
+        ("NUL in a value", good("/v1/a", &[("x-a", "b\0c")])),
+        ("empty name", good("/v1/a", &[("", "b")])),
+        ("underscore alias", good("/v1/a", &[("x_org_id", "evil")])),
+        ("pseudo-field behind a field", good("/v1/a", &[(":path", "/admin/a")])),
+        ("unknown pseudo-field", good("/v1/a", &[(":evil", "1")])),
+        ("connection", good("/v1/a", &[("connection", "x-org-id")])),
+        ("transfer-encoding", good("/v1/a", &[("transfer-encoding", "chunked")])),
+        ("upgrade", good("/v1/a", &[("upgrade", "websocket")])),
+        ("keep-alive", good("/v1/a", &[("keep-alive", "1")])),
+        ("proxy-connection", good("/v1/a", &[("proxy-connection", "close")])),
+        ("te other than trailers", good("/v1/a", &[("te", "gzip")])),
+        ("another host", good("/v1/a", &[("host", "evil.test")])),
+        ("two hosts", good("/v1/a", &[("host", "api.test"), ("host", "evil.test")])),
+        ("two keys", good("/v1/a", &[("x-api-key", READER)])),
+        ("no method", without(":method")),
+        ("no path", without(":path")),
+        ("no authority and no host", without(":authority")),
+        ("method twice", exactly(&[&[(":method", "GET")][..], &base].concat())),
+        ("path twice", exactly(&[&[(":path", "/admin/a")][..], &base].concat())),
+        ("authority twice", exactly(&[&[(":authority", "evil.test")][..], &base].concat())),
+        ("CR LF in the path", instead(":path", "/v1/a HTTP/1.1\r\nx-org-id: evil\r\nx: ")),
+        ("space in the path", instead(":path", "/v1/a b")),
+        ("CR LF in the method", instead(":method", "GET /admin HTTP/1.1\r\nx: ")),
+        ("CR LF in the authority", instead(":authority", "a\r\nx-org-id: evil")),
+        ("user in the authority", instead(":authority", "evil@api.test")),
+        ("empty path", instead(":path", "")),
+        ("path without slash", instead(":path", "v1/a")),
+        ("asterisk", instead(":path", "*")),
+        ("absolute path", instead(":path", "http://evil.test/v1/a")),
+        ("dot segments", instead(":path", "/v1/../admin/a")),
+        ("double slash", instead(":path", "/v1//a")),
+        ("TRACE", instead(":method", "TRACE")),
+        (
+            "CONNECT",
+            exactly(&[
+                (":method", "CONNECT"),
+                (":authority", "evil.test:80"),
+                ("x-api-key", READER),
+            ]),
+        ),
+        (
+            "extended CONNECT of something",
+            exactly(
+                &[&[(":method", "CONNECT"), (":protocol", "connect-udp")][..], &base[1..]].concat(),
+            ),
+        ),
+    ];
+    cases.push((
+        "length above the data",
+        with_body(good("/v1/a", &[("content-length", "5")]), &["abc"]),
+    ));
+    cases.push((
+        "length below the data",
+        with_body(good("/v1/a", &[("content-length", "2")]), &["abc"]),
+    ));
+    cases.push((
+        "length that is none",
+        with_body(good("/v1/a", &[("content-length", "+3")]), &["abc"]),
+    ));
+    cases.push((
+        "two lengths",
+        with_body(good("/v1/a", &[("content-length", "3"), ("content-length", "4")]), &["abc"]),
+    ));
+    let requests: Vec<_> = cases.iter().map(|(_, case)| case.clone()).collect();
+    for ((name, _), got) in cases.iter().zip(probe(&gate, &requests)) {
+        let status = got["status"].as_u64();
+        let refused = match status {
+            Some(status) => [400, 405, 417, 502].contains(&status),
+            None => {
+                ["reset", "goaway", "closed"].contains(&got["end"].as_str().unwrap_or_default())
+            }
+        };
+        assert!(refused, "{name}: {got}");
+    }
+    // A body that contradicts its length may have been begun; it never became whole.
+    assert!(upstream.take().iter().all(|r| !r.complete && r.first_line().starts_with("POST ")));
+    for word in ["evil", "/admin"] {
+        assert!(!upstream.saw(word.as_bytes()), "`{word}` reached the upstream");
+    }
+}
+
+#[test]
+fn trailers_of_requests_are_dropped() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let mut case = with_body(good("/v1/a", &[]), &["abc"]);
+    case["trailers"] = json!([["x-org-id", "evil"], ["x-sum", "evil"]]);
+    assert_eq!(probe(&gate, &[case])[0]["status"], 200);
+    let got = upstream.only();
+    assert_eq!((got.body_text().as_str(), got.trailers.len()), ("abc", 0));
+    assert!(!upstream.saw(b"evil"));
+}
+
+/// Refusals say the same as over HTTP/1.1, and the connection goes on.
+#[test]
+fn refusals_over_http2() {
+    let upstream = Upstream::answering(|_| answer("200 OK", "x-a: 1\r\n", "body"));
+    let gate = Gate::before(&upstream).start();
+    let no_key = exactly(&[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "a"),
+        (":path", "/v1/a"),
+    ]);
+    let mut grpc = good("/admin/a", &[("content-type", "application/grpc")]);
+    grpc["headers"][0] = json!([":method", "POST"]);
+    let got = probe(&gate, &[no_key, good("/admin/a", &[]), grpc]);
+    assert_eq!((&got[0]["status"], &got[0]["end"]), (&json!(401), &json!("done")));
+    assert!(got[0]["body"].as_str().unwrap().contains("missing_key"));
+    assert_eq!(got[1]["status"], 403);
+    // gRPC: trailers-only, PERMISSION_DENIED.
+    assert_eq!(got[2]["status"], 200, "{}", got[2]);
+    let field = |name: &str| {
+        got[2]["headers"].as_array().unwrap().iter().find(|f| f[0] == name).map(|f| f[1].clone())
+    };
+    assert_eq!(field("grpc-status"), Some(json!("7")));
+    assert!(field("grpc-message").is_some_and(|m| m.as_str().unwrap().contains("manage")));
+    assert!(upstream.take().is_empty());
+}
+
+/// Rapid reset (CVE-2023-44487), CONTINUATION (RUSTSEC-2024-0332), SETTINGS, PING, empty DATA: the
+/// flood ends, or costs nothing; others are served meanwhile and afterwards.
+#[test]
+fn floods_are_bounded() {
+    let upstream = Upstream::start();
+    let gate =
+        Gate::before(&upstream).also("[workers]\ncount = 1\n[timeouts]\nbody = \"2s\"\n").start();
+    let before = resident(&gate);
+    let get = format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+    for flood in ["rapid reset", "continuation", "settings", "ping", "empty data"] {
+        let mut case = good("/v1/a", &[]);
+        if flood == "empty data" {
+            case["headers"][0] = json!([":method", "POST"]);
+        }
+        case["flood"] = json!(flood);
+        let got = std::thread::scope(|s| {
+            let flooding = s.spawn(|| probe(&gate, &[case]));
+            for _ in 0..20 {
+                assert_eq!(exchange(gate.address, &get).status(), 200, "during {flood}");
+            }
+            flooding.join().unwrap()
+        });
+        if ["rapid reset", "continuation"].contains(&flood) {
+            let end = got[0]["end"].as_str().unwrap_or_default();
+            assert!(["goaway", "closed"].contains(&end), "{flood}: {}", got[0]);
+        }
+        assert_eq!(exchange(gate.address, &get).status(), 200, "after {flood}");
+        upstream.take();
+    }
+    let grown = resident(&gate).saturating_sub(before);
+    assert!(grown < 64 << 20, "grew by {grown} bytes");
+}
+
+/// Resident bytes of the sidecar.
+fn resident(gate: &Gate) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gate.process.id())).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
