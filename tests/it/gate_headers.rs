@@ -383,7 +383,6 @@ fn the_trace_is_kept_or_begun() {
 }
 
 /// Fail closed: without a table nothing is forwarded, not even on a key's route with a good key.
-#[cfg(any())] // parked: waits for F8
 #[test]
 fn without_a_table_nothing_passes() {
     let upstream = Upstream::start();

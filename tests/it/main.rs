@@ -21,7 +21,6 @@ mod gate_limits;
 mod gate_paths;
 mod gate_secrets;
 mod gate_upstream;
-#[cfg(any())] // parked: waits for reload
 mod hot_reload;
 mod keygate_cli;
 mod layering;

@@ -190,7 +190,6 @@ fn we_link_as_documented() {
 }
 
 /// "Create API key", "IP restrictions", shown once, rotated without an outage, revoked by name.
-#[cfg(any())] // parked: waits for reload
 #[test]
 fn we_link_life_of_a_pair() {
     let upstream = service();
@@ -280,7 +279,6 @@ fn wa_gateway_as_documented() {
 }
 
 /// "A key carries a set of permissions. The gateway checks them on every action."
-#[cfg(any())] // parked: waits for reload
 #[test]
 fn wa_gateway_permissions_and_revocation() {
     let upstream = service();
@@ -369,7 +367,6 @@ fn whatomate_as_documented() {
 }
 
 /// `expires_at` may be null or RFC 3339; deletion is immediate.
-#[cfg(any())] // parked: waits for reload
 #[test]
 fn whatomate_expiry_and_deletion() {
     let upstream = service();
@@ -565,7 +562,6 @@ fn weshape_as_documented() {
 }
 
 /// "Error handling": the statuses of its table, the bodies of its example, seen by its own client.
-#[cfg(any())] // parked: waits for reload
 #[test]
 fn weshape_errors() {
     let upstream = service();
@@ -620,7 +616,6 @@ fn weshape_errors() {
 }
 
 /// "Implement exponential backoff": the page's own loop gets through.
-#[cfg(any())] // parked: waits for reload
 #[test]
 fn weshape_back_off_works() {
     let upstream = service();
@@ -647,7 +642,6 @@ fn weshape_back_off_works() {
 }
 
 /// "Rotate keys regularly": create, switch, test, revoke.
-#[cfg(any())] // parked: waits for reload
 #[test]
 fn weshape_rotation() {
     let upstream = service();
