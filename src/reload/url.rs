@@ -265,6 +265,3 @@ impl SourceError {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,346 @@
-//! Sources behind a URL.
+//! Sources behind a URL: a real nginx, and a small server that misbehaves.
+
+mod server;
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use self::server::{Answer, Server};
+use super::*;
+
+/// nginx over a folder of static files.
+struct Nginx {
+    child: Child,
+    url: String,
+    log: PathBuf,
+}
+
+impl Nginx {
+    /// `None`: it is not installed, and this is no CI run.
+    fn start(root: &Path) -> Option<Self> {
+        // Between this and nginx's own bind another process could take the port; then nginx says
+        // so and the test fails.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let conf = root.join("nginx.conf");
+        let log = root.join("access.log");
+        fs::write(
+            &conf,
+            format!(
+                "daemon off;\nmaster_process off;\npid {root}/nginx.pid;\nerror_log stderr error;\n\
+                 events {{ worker_connections 64; }}\n\
+                 http {{\n  log_format status '$request_uri $status';\n  \
+                 access_log {log} status;\n  client_body_temp_path {root}/b;\n  \
+                 proxy_temp_path {root}/p;\n  fastcgi_temp_path {root}/f;\n  \
+                 uwsgi_temp_path {root}/u;\n  scgi_temp_path {root}/s;\n  \
+                 server {{ listen 127.0.0.1:{port}; root {root}/www; }}\n}}\n",
+                root = root.display(),
+                log = log.display(),
+            ),
+        )
+        .unwrap();
+        let path = format!("{}:/usr/sbin", std::env::var_os("PATH").unwrap().display());
+        let child = Command::new("nginx")
+            .env("PATH", &path)
+            .arg("-p")
+            .arg(root)
+            .arg("-c")
+            .arg(&conf)
+            .stderr(Stdio::piped())
+            .spawn();
+        let child = match child {
+            Ok(child) => child,
+            Err(error) if std::env::var_os("CI").is_none() => {
+                eprintln!("SKIPPED: nginx (`make tools` installs it): {error}");
+                return None;
+            }
+            Err(error) => panic!("nginx (`make tools` installs it): {error}"),
+        };
+        let nginx = Self { child, url: format!("http://127.0.0.1:{port}"), log };
+        let clock = Clock::system();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(u128::from(clock.now().mono_ns) < PATIENCE.as_nanos(), "nginx never listened");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(nginx)
+    }
+
+    /// How often a file was answered with this status.
+    fn answers(&self, path: &str, status: u16) -> usize {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|l| *l == format!("{path} {status}")).count()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A folder whose table and patch come from `base`.
+fn folder(base: &str, more: &str) -> Folder {
+    let folder = Folder::new();
+    let patch = match more.contains("patch = ") {
+        true => String::new(),
+        false => format!("patch = \"{base}/p.kgp\"\n"),
+    };
+    folder.configure(&format!(
+        "url = \"{base}/t.kgt\"\n{patch}poll = \"1s\"\npatch_poll = \"1s\"\n\
+         cache_dir = \"cache\"\n{more}"
+    ));
+    fs::create_dir_all(folder.at("cache")).unwrap();
+    folder
+}
+
+#[test]
+fn static_files_of_a_real_nginx() {
+    let site = tempfile::tempdir().unwrap();
+    fs::create_dir(site.path().join("www")).unwrap();
+    let publish = |name: &str, bytes: &[u8]| {
+        let temporary = site.path().join("new");
+        fs::write(&temporary, bytes).unwrap();
+        fs::rename(&temporary, site.path().join("www").join(name)).unwrap();
+    };
+    let base = table(1);
+    publish("t.kgt", &base);
+    let Some(nginx) = Nginx::start(site.path()) else { return };
+    let folder = folder(&nginx.url, "");
+    let running = folder.start();
+    assert_eq!(running.serial(), Some(1));
+    // Nothing new: the server says so without sending it.
+    running.until("not modified", |_| nginx.answers("/t.kgt", 304) >= 2);
+    assert_eq!(nginx.answers("/t.kgt", 200), 1);
+    // A patch that was not there is no failure.
+    assert!(nginx.answers("/p.kgp", 404) >= 1);
+    assert_eq!(running.failures("patch", "status"), 0.0);
+    publish("p.kgp", &revoking(2, &base, &[1]));
+    running.until_patch(2);
+    assert!(!running.has(1));
+    publish("t.kgt", &table_of(3, &[spec(2), spec(3)]));
+    running.until_serial(3);
+    assert_eq!(nginx.answers("/t.kgt", 200), 2);
+    // A damaged publication: refused, asked for again, and put right.
+    publish("t.kgt", &table(4)[..500]);
+    running.until("refused", |r| r.failures("table", "truncated") >= 1.0);
+    assert_eq!(running.serial(), Some(3));
+    publish("t.kgt", &table_of(5, &[spec(2), spec(3)]));
+    running.until_serial(5);
+
+    // The URL is down: what is in force stays, and so does a restart.
+    drop(nginx);
+    running.until("down", |r| r.failures("table", "network") >= 1.0);
+    assert_eq!(running.serial(), Some(5));
+    drop(running);
+    let again = folder.start();
+    assert_eq!(again.serial(), Some(5), "from the copy on disk");
+    assert!(!again.has(1));
+}
+
+#[test]
+fn a_start_without_url_and_without_copy_says_try_again() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let folder = folder(&format!("http://{closed}"), "");
+    let error = folder.load().err().unwrap();
+    assert_eq!(error.exit(), 75, "{error}");
+    // A copy that somebody changed is no better than a table that somebody changed.
+    let mut bytes = table(1);
+    let last = bytes.len() - 5;
+    bytes[last] ^= 1;
+    folder.publish("cache/table.kgt", &bytes);
+    let error = folder.load().err().unwrap();
+    assert!(error.to_string().contains("SHA-256 differs"), "{error}");
+}
+
+#[test]
+fn a_server_that_waits_is_asked_to() {
+    let base = table(1);
+    let server = Server::versioned("/t.kgt", &base);
+    server.put("/p.kgp", &revoking(2, &base, &[3]));
+    // Polling alone would take ten minutes.
+    let more = "[table.http]\nlong_poll = \"20s\"\n";
+    let folder = Folder::new();
+    folder.configure(&format!(
+        "url = \"{0}/t.kgt\"\npatch = \"{0}/p.kgp\"\npoll = \"10m\"\npatch_poll = \"1s\"\n{more}",
+        server.url()
+    ));
+    let running = folder.start();
+    running.until("waiting", |_| server.waiting() >= 1);
+    let asked = server.requests();
+    let waits = asked.iter().find(|r| r.field("prefer").is_some()).unwrap();
+    assert_eq!(waits.field("prefer"), Some("wait=20"));
+    assert!(waits.field("if-none-match").is_some());
+    for n in 3..=6 {
+        running.until("waiting", |_| server.waiting() >= 1);
+        let clock = Clock::system();
+        server.put("/p.kgp", &revoking(n, &base, &[1]));
+        running.until_patch(n);
+        let took = Duration::from_nanos(clock.now().mono_ns);
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+    assert!(!running.has(1));
+}
+
+#[test]
+fn a_server_that_says_it_waits_and_does_not_is_not_asked_in_a_loop() {
+    let bytes = table(1);
+    let server = Server::scripted(move |request| {
+        if request.field("if-none-match").is_some() {
+            return Answer::new(304).field("preference-applied", "wait=20");
+        }
+        match &*request.path {
+            "/t.kgt" => Answer::new(200).field("etag", "\"1\"").body(&bytes),
+            _ => Answer::new(404),
+        }
+    });
+    let folder = folder(&server.url(), "[table.http]\nlong_poll = \"20s\"\n");
+    let running = folder.start();
+    running.until("asked", |_| server.requests().len() >= 4);
+    let before = server.requests().len();
+    std::thread::sleep(Duration::from_secs(2));
+    let asked = server.requests().len() - before;
+    assert!(asked <= 6, "{asked} requests in two seconds by two sources that poll each second");
+}
+
+#[test]
+fn redirects_are_followed_but_not_for_ever() {
+    let bytes = table(1);
+    let target = Server::scripted(move |request| match &*request.path {
+        "/real" => Answer::new(200).body(&bytes),
+        _ => Answer::new(404),
+    });
+    let elsewhere = format!("{}/real", target.url());
+    let server = Server::scripted(move |request| match &*request.path {
+        "/t.kgt" => Answer::new(302).field("location", "/hop"),
+        "/hop" => Answer::new(307).field("location", &elsewhere),
+        _ => Answer::new(302).field("location", "/loop"),
+    });
+    let folder = folder(&server.url(), "patch = \"\"\n");
+    fs::write(folder.at("token"), "hunter2-token\n").unwrap();
+    folder.configure(&format!(
+        "url = \"{}/t.kgt\"\npatch = \"\"\n[table.http]\nbearer_file = \"token\"\n",
+        server.url()
+    ));
+    let running = folder.start();
+    assert_eq!(running.serial(), Some(1));
+    assert_eq!(server.requests()[0].field("authorization"), Some("Bearer hunter2-token"));
+    assert_eq!(
+        target.requests()[0].field("authorization"),
+        None,
+        "the credential is not shown to another host"
+    );
+    let shown = format!("{:?}{}", running.cell.load(), running.metrics.render());
+    assert!(!shown.contains("hunter2"));
+    drop(running);
+    folder.configure(&format!("url = \"{}/loop\"\npatch = \"\"\n", server.url()));
+    let error = folder.load().err().unwrap();
+    assert!(error.to_string().contains("redirects"), "{error}");
+    assert_eq!(error.exit(), 75);
+    assert!(server.requests().iter().filter(|r| r.path == "/loop").count() <= 6);
+}
+
+#[test]
+fn what_is_too_long_is_not_read_on() {
+    for endless in [false, true] {
+        let server = Server::scripted(move |_| match endless {
+            true => Answer::new(200).endless(),
+            false => Answer::new(200).field("content-length", "99999999999").body(b"x"),
+        });
+        let folder = folder(&server.url(), "max_bytes = \"64KiB\"\n");
+        let error = folder.load().err().unwrap();
+        assert!(error.to_string().contains("at most 65536"), "{error}");
+        assert_eq!(error.exit(), 65);
+    }
+}
+
+#[test]
+fn bad_answers_are_told_apart() {
+    let bytes = table(1);
+    let half = bytes.len() / 2;
+    type Make = Box<dyn Fn() -> Answer + Send + Sync>;
+    let cases: [(&str, Make); 4] = [
+        ("status", Box::new(|| Answer::new(500))),
+        ("encoding", Box::new(|| Answer::new(200).field("content-encoding", "gzip").body(b"x"))),
+        ("network", {
+            let (length, part) = (bytes.len().to_string(), bytes[..half].to_vec());
+            Box::new(move || Answer::new(200).field("content-length", &length).body(&part))
+        }),
+        // Not asked for: nothing is known that could be unmodified.
+        ("status", Box::new(|| Answer::new(304))),
+    ];
+    for (reason, make) in cases {
+        let server = Server::scripted(move |_| make());
+        let folder = folder(&server.url(), "patch = \"\"\n");
+        let StartError::Keys { failure, .. } = folder.load().err().unwrap() else { panic!() };
+        assert_eq!(failure.reason(), reason, "{failure}");
+    }
+}
+
+#[test]
+fn a_failing_server_is_asked_less_and_less() {
+    let bytes = table(1);
+    let down = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let its = Arc::clone(&down);
+    let server = Server::scripted(move |_| match its.load(std::sync::atomic::Ordering::Relaxed) {
+        true => Answer::new(503),
+        false => Answer::new(200).body(&bytes),
+    });
+    let folder = folder(&server.url(), "patch = \"\"\n");
+    let running = folder.start();
+    down.store(true, std::sync::atomic::Ordering::Relaxed);
+    running.until("failing", |r| r.failures("table", "status") >= 1.0);
+    let before = server.requests().len();
+    std::thread::sleep(Duration::from_secs(5));
+    let asked = server.requests().len() - before;
+    assert!(asked <= 3, "{asked} requests in five seconds; pauses are 2, 4, 8 s");
+    assert_eq!(running.serial(), Some(1));
+    // Told to, it asks at once.
+    down.store(false, std::sync::atomic::Ordering::Relaxed);
+    running.trigger();
+    running.until("right again", |r| r.metric("keygate_table_last_reload_successful") == 1.0);
+}
+
+#[test]
+fn tls_with_a_ca_of_ones_own() {
+    let (server, ca) = Server::tls("localhost", &table(1));
+    let port = server.url().rsplit(':').next().unwrap().to_owned();
+    let folder = Folder::new();
+    fs::write(folder.at("ca.pem"), &ca).unwrap();
+    fs::write(folder.at("user"), "kg:hunter2").unwrap();
+    let configure = |more: &str| {
+        folder.configure(&format!(
+            "url = \"https://localhost:{port}/t.kgt\"\npatch = \"\"\n[table.http]\n\
+             basic_file = \"user\"\n{more}"
+        ));
+    };
+    configure("");
+    let error = folder.load().err().unwrap();
+    assert_eq!(error.exit(), 75, "signed by nobody who is known: {error}");
+    configure("ca = \"ca.pem\"\n");
+    let running = folder.start();
+    assert_eq!(running.serial(), Some(1));
+    let sent = server.requests();
+    let authorized = sent.iter().find(|r| r.field("authorization").is_some()).unwrap();
+    assert_eq!(authorized.field("authorization"), Some("Basic a2c6aHVudGVyMg=="));
+}
+
+#[test]
+fn validators_other_than_etags() {
+    let bytes = table(1);
+    let server = Server::scripted(move |request| match request.field("if-modified-since") {
+        Some("Sat, 21 Nov 2026 03:00:00 GMT") => Answer::new(304),
+        Some(_) => Answer::new(400),
+        None => {
+            Answer::new(200).field("last-modified", "Sat, 21 Nov 2026 03:00:00 GMT").body(&bytes)
+        }
+    });
+    let folder = folder(&server.url(), "patch = \"\"\n");
+    let running = folder.start();
+    running.until("unchanged", |r| {
+        r.metric("keygate_source_fetches_total{artefact=\"table\",result=\"unchanged\"}") >= 2.0
+    });
+    assert_eq!(running.failures("table", "status"), 0.0);
+    let full = server.requests().iter().filter(|r| r.field("if-modified-since").is_none()).count();
+    assert_eq!(full, 1);
+}
