@@ -4,6 +4,9 @@
 //! Loading a large table has a thread of its own at lower priority, so that a patch never waits
 //! behind it and requests do not feel it.
 
+mod files;
+mod look;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -12,19 +15,21 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use self::files::Files;
+use self::look::{Look, TableLoad};
 use super::census::Census;
-use super::fetch::{Command, Fetched, Verdict, Verified};
-use super::keeper::{Failure, Keeper, Outcome, Terms};
-use super::source::{Contents, PathSource, Seen};
+use super::fetch::{Command, Fetched};
+use super::keeper::{Keeper, Terms};
+use super::source::PathSource;
 use super::status::{ConfigStatus, SourceStatus, Time};
 use super::watch::{Stir, Watch};
-use super::{First, Hooks, Reconfigured, lower_priority};
+use super::{First, Hooks, lower_priority};
 use crate::clock::Clock;
 use crate::config::{TableConfig, TableSource};
 use crate::snapshot::{Snapshot, Store};
-use crate::table::{KeySet, Patch, Table};
+use crate::table::KeySet;
 use crate::telemetry::Metrics;
-use crate::telemetry::control::{Artefact, Attempt};
+use crate::telemetry::control::Artefact;
 
 /// From something complete to a look: what comes in a burst is seen in one look.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -34,12 +39,6 @@ const QUIET: Duration = Duration::from_millis(100);
 
 /// A file that is being written for longer than this is judged as it is.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Between two tries of something that was refused for the time of day.
-const RETRY: Duration = Duration::from_secs(60);
-
-/// A table up to this size is loaded on the reload thread itself.
-const SMALL: u64 = 4 << 20;
 
 /// Between two looks at whether the last reader of an old table is gone.
 const RETIRE: Duration = Duration::from_millis(20);
@@ -64,15 +63,6 @@ pub(super) enum Event {
     Trigger,
     /// [`Wakes`] has something.
     Wake,
-}
-
-/// A large table that was loaded on the side.
-pub(super) struct TableLoad {
-    result: Result<Arc<Table>, Failure>,
-    seen: Option<Seen>,
-    took: Duration,
-    /// The terms it was verified with.
-    terms: Arc<Terms>,
 }
 
 /// What stirred since it was last asked. Any number of events of the file system is one message.
@@ -127,19 +117,6 @@ pub(super) struct Loop {
     census: Option<Arc<AtomicBool>>,
 }
 
-/// The files beside table and patch.
-struct Files {
-    config: PathSource,
-    reconfigure: Box<dyn FnMut() -> Result<Reconfigured, String> + Send>,
-    hooks: Vec<WatchedFiles>,
-}
-
-/// A [`super::FileHook`] with what was seen of its files.
-struct WatchedFiles {
-    paths: Vec<PathSource>,
-    changed: Box<dyn FnMut() + Send>,
-}
-
 /// When what is due, in nanoseconds of the process's clock.
 #[derive(Default)]
 struct Timers {
@@ -155,15 +132,6 @@ struct Timers {
     counted: u64,
     /// What was refused for the time of day is tried again.
     retry: Option<u64>,
-}
-
-/// How a look is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    /// Somebody may be writing: what cannot be read yet is no failure.
-    Early,
-    /// What is there is what is meant.
-    Final,
 }
 
 // === impl Wakes ===
@@ -220,21 +188,8 @@ impl Feed {
 impl Loop {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { config, keeper, terms, clock, metrics, store, .. } = parts;
-        let source = |path: &PathBuf| PathSource::new(path, "", u64::MAX);
-        let hooks = parts.hooks.files.into_iter();
         let wakes = parts.wakes.clone();
-        let mut files = Files {
-            config: source(&parts.config_file),
-            reconfigure: parts.hooks.reconfigure,
-            hooks: hooks
-                .map(|h| WatchedFiles {
-                    paths: h.paths.iter().map(source).collect(),
-                    changed: h.changed,
-                })
-                .collect(),
-        };
-        // What is there now is what was loaded at start.
-        files.take_note(clock.now().unix_ms);
+        let files = Files::new(&parts.config_file, parts.hooks, clock.now().unix_ms);
         let mut reload = Self {
             config,
             keeper,
@@ -334,190 +289,6 @@ impl Loop {
         if self.retired.is_empty() { wait } else { wait.min(RETIRE) }
     }
 
-    /// One look at every path. What changed is read, verified, offered, and put in force by one
-    /// swap.
-    fn look(&mut self, how: Look) {
-        // First armed, then looked at: what comes after the look wakes again.
-        self.watch.refresh();
-        let now = self.clock.now();
-        self.timers.table_poll = now.mono_ns + nanos(self.config.poll);
-        self.timers.patch_poll = match &self.patch {
-            Some(Feed::Path(_)) => now.mono_ns + nanos(self.config.patch_poll),
-            _ => u64::MAX,
-        };
-        let table = self.look_at_table(how);
-        let patch = self.look_at_patch(how);
-        if table == Outcome::Changed || patch == Outcome::Changed {
-            self.swap(None);
-        }
-        self.show_sources();
-        self.look_at_files();
-    }
-
-    fn look_at_table(&mut self, how: Look) -> Outcome {
-        let wall_ms = self.clock.now().unix_ms;
-        let Feed::Path(source) = &mut self.table else { return Outcome::Unchanged };
-        match source.may_differ(wall_ms) {
-            Ok(false) => return self.keeper.same_file(Artefact::Table),
-            Ok(true) => {}
-            Err(_) if how == Look::Early => return Outcome::Unchanged,
-            Err(error) => {
-                let outcome = self.keeper.offer_table(Err(Failure::Source(error)));
-                return self.outcome(outcome);
-            }
-        }
-        if source.bytes().is_some_and(|bytes| bytes > SMALL) {
-            self.load_aside();
-            return Outcome::Unchanged;
-        }
-        self.load_table(how)
-    }
-
-    /// Loads the table here and now.
-    fn load_table(&mut self, how: Look) -> Outcome {
-        let Feed::Path(source) = &mut self.table else { return Outcome::Unchanged };
-        let began = self.clock.now();
-        let terms = self.terms.load_full();
-        let (result, seen) = open(source, began.unix_ms, |bytes| {
-            Ok(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
-        });
-        if how == Look::Early && result.is_err() {
-            return Outcome::Unchanged;
-        }
-        if let Some(seen) = seen {
-            source.processed(seen);
-        }
-        self.offer_table(result, self.since(began.mono_ns))
-    }
-
-    /// Loads a large table on the side. The result comes as an event.
-    fn load_aside(&mut self) {
-        if std::mem::replace(&mut self.loading, true) {
-            self.again = true;
-            return;
-        }
-        let Feed::Path(source) = &self.table else { return };
-        let (source, events, clock) = (source.clone(), self.events.clone(), self.clock.clone());
-        let terms = self.terms.load_full();
-        let spawned = std::thread::Builder::new().name("table-load".into()).spawn(move || {
-            lower_priority();
-            let began = clock.now();
-            let (result, seen) = open(&source, began.unix_ms, |bytes| {
-                Ok(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
-            });
-            let took = Duration::from_nanos(clock.now().mono_ns - began.mono_ns);
-            let _ = events.send(Event::Loaded(Box::new(TableLoad { result, seen, took, terms })));
-        });
-        if let Err(error) = spawned {
-            self.loading = false;
-            tracing::error!(%error, "cannot start the thread that loads tables; trying again");
-        }
-    }
-
-    fn loaded(&mut self, load: TableLoad) {
-        self.loading = false;
-        if !Arc::ptr_eq(&load.terms, &self.terms.load_full()) {
-            // Verified by what is no longer configured.
-            self.again = true;
-        }
-        if std::mem::take(&mut self.again) {
-            self.forget();
-            self.timers.look = Some(self.clock.now().mono_ns);
-            return;
-        }
-        let now = self.clock.now().mono_ns;
-        if load.result.is_err() && self.timers.writing.is_some_and(|at| now < at + nanos(PATIENCE))
-        {
-            // Still being written: the close or the end of patience brings the next look.
-            return;
-        }
-        if let (Feed::Path(source), Some(seen)) = (&mut self.table, load.seen) {
-            source.processed(seen);
-        }
-        if self.offer_table(load.result, load.took) == Outcome::Changed {
-            self.swap(None);
-        }
-    }
-
-    fn look_at_patch(&mut self, how: Look) -> Outcome {
-        let began = self.clock.now();
-        let Some(Feed::Path(source)) = &mut self.patch else { return Outcome::Unchanged };
-        let terms = self.terms.load_full();
-        let result = match source.may_differ(began.unix_ms) {
-            Ok(false) => return self.keeper.same_file(Artefact::Patch),
-            Ok(true) => {
-                let (result, seen) = open(source, began.unix_ms, |bytes| {
-                    Ok(Arc::new(Patch::open(bytes, &terms.trust, &terms.bounds)?))
-                });
-                if let Some(seen) = seen.filter(|_| how == Look::Final || result.is_ok()) {
-                    source.processed(seen);
-                }
-                result
-            }
-            Err(error) => Err(Failure::Source(error)),
-        };
-        if let Err(failure) = &result
-            && failure.is_missing()
-        {
-            return self.keeper.no_patch();
-        }
-        if how == Look::Early && result.is_err() {
-            return Outcome::Unchanged;
-        }
-        self.offer_patch(result, self.since(began.mono_ns))
-    }
-
-    fn offer_table(&mut self, table: Result<Arc<Table>, Failure>, took: Duration) -> Outcome {
-        self.keeper.took(Artefact::Table, took);
-        let outcome = self.keeper.offer_table(table);
-        if outcome.as_ref().is_ok_and(|o| *o == Outcome::Changed) {
-            // A patch that did not fit the last table may fit this one.
-            forget(self.patch.as_mut());
-        }
-        self.outcome(outcome)
-    }
-
-    fn offer_patch(&mut self, patch: Result<Arc<Patch>, Failure>, took: Duration) -> Outcome {
-        self.keeper.took(Artefact::Patch, took);
-        let outcome = self.keeper.offer_patch(patch);
-        self.outcome(outcome)
-    }
-
-    fn outcome(&mut self, outcome: Result<Outcome, Failure>) -> Outcome {
-        outcome.unwrap_or_else(|failure| {
-            if failure.may_pass() {
-                self.timers.retry = Some(self.clock.now().mono_ns + nanos(RETRY));
-            }
-            Outcome::Failed
-        })
-    }
-
-    /// A URL's answer.
-    fn fetched(&mut self, fetched: Fetched) {
-        let Fetched { artefact, result, took, verdict } = fetched;
-        let outcome = match result {
-            Ok(None) => self.keeper.unchanged(artefact),
-            Ok(Some(Verified::Table(table))) => self.offer_table(Ok(table), took),
-            Ok(Some(Verified::Patch(patch))) => self.offer_patch(Ok(patch), took),
-            Err(failure) if artefact == Artefact::Patch && failure.is_missing() => {
-                self.keeper.no_patch()
-            }
-            Err(failure) => {
-                let outcome = match artefact {
-                    Artefact::Patch => self.keeper.offer_patch(Err(failure)),
-                    Artefact::Table => self.keeper.offer_table(Err(failure)),
-                };
-                self.outcome(outcome)
-            }
-        };
-        if outcome == Outcome::Changed {
-            self.swap(None);
-        }
-        let taken = if outcome == Outcome::Failed { Verdict::Refused } else { Verdict::Taken };
-        let _ = verdict.send(taken);
-        self.show_sources();
-    }
-
     /// Puts in force what was accepted, with other settings if there are any.
     fn swap(&mut self, settings: Option<(Arc<crate::config::Settings>, Box<[u32]>)>) {
         let placed = self.keeper.write_down();
@@ -546,77 +317,10 @@ impl Loop {
     fn trigger(&mut self) {
         tracing::info!("told to look at configuration, table and patch again");
         self.files.take_note(self.clock.now().unix_ms);
-        for files in &mut self.files.hooks {
-            (files.changed)();
-        }
+        self.files.tell_all();
         self.forget();
         self.reconfigure();
         self.look(Look::Final);
-    }
-
-    /// Reads the configuration again.
-    fn reconfigure(&mut self) {
-        let control = self.metrics.control();
-        let new = (self.files.reconfigure)().and_then(|new| {
-            let terms = Terms::new(&new.table).map_err(|e| e.to_string())?;
-            Ok((new, terms))
-        });
-        let (new, terms) = match new {
-            Ok(both) => both,
-            Err(error) => {
-                control.config_reloads(Attempt::Failed).increment(1);
-                control.config_reload_successful.set(0);
-                tracing::error!(%error, "the configuration stays as it was");
-                self.keeper.config_failed(error);
-                return;
-            }
-        };
-        control.config_reloads(Attempt::Succeeded).increment(1);
-        control.config_reload_successful.set(1);
-        let mut needs_restart = new.needs_restart;
-        needs_restart.extend(take_over(&mut self.config, &new.table));
-        // Whoever compared the whole configuration has named those of the table as well.
-        needs_restart.sort_unstable();
-        needs_restart.dedup();
-        if !needs_restart.is_empty() {
-            tracing::warn!(keys = %needs_restart.join(", "), "changed, but only a restart puts it in force");
-        }
-        if let Feed::Path(source) = &mut self.table {
-            source.set_max_bytes(self.config.max_bytes);
-        }
-        if let Some(Feed::Path(source)) = &mut self.patch {
-            source.set_max_bytes(self.config.max_bytes);
-        }
-        self.terms.store(Arc::new(terms.clone()));
-        let had = self.keeper.table().is_some();
-        self.keeper.reconfigure(&self.config, &terms);
-        self.forget();
-        if had && self.keeper.table().is_none() {
-            // Its signer was dropped. What the source holds may be signed by another already:
-            // then there is no moment without keys.
-            self.load_table(Look::Final);
-            self.look_at_patch(Look::Final);
-        }
-        self.swap(Some((new.settings, new.route_slots)));
-        tracing::info!(serial = self.keeper.table().map(|t| t.serial()), "configuration in force");
-        let loaded_at = Some(Time { unix_ms: self.clock.now().unix_ms });
-        self.keeper.show_config(ConfigStatus { loaded_at, error: None, needs_restart });
-        self.timers.table_poll = 0;
-        self.timers.patch_poll = 0;
-    }
-
-    fn look_at_files(&mut self) {
-        let wall_ms = self.clock.now().unix_ms;
-        for files in &mut self.files.hooks {
-            if note(&mut files.paths, wall_ms) {
-                (files.changed)();
-            }
-        }
-        if note(std::slice::from_mut(&mut self.files.config), wall_ms) {
-            tracing::info!("the configuration file changed");
-            self.reconfigure();
-            self.watch.watches(self.watched());
-        }
     }
 
     /// The next look takes nothing for granted.
@@ -664,9 +368,7 @@ impl Loop {
             Feed::Path(source) => Some(source.path().to_owned()),
             Feed::Url(_) => None,
         });
-        let hooks = self.files.hooks.iter().flat_map(|files| &files.paths);
-        let files = hooks.chain([&self.files.config]).map(|source| source.path().to_owned());
-        feeds.chain(files).collect()
+        feeds.chain(self.files.paths()).collect()
     }
 
     fn show_sources(&mut self) {
@@ -694,56 +396,6 @@ impl Loop {
     }
 }
 
-// === impl Files ===
-
-impl Files {
-    /// What is there now counts as seen.
-    fn take_note(&mut self, wall_ms: u64) {
-        note(std::slice::from_mut(&mut self.config), wall_ms);
-        for files in &mut self.hooks {
-            note(&mut files.paths, wall_ms);
-        }
-    }
-}
-
-/// Whether any of these may have another content than when this was last asked. A file that cannot
-/// be read now is asked about again.
-fn note(paths: &mut [PathSource], wall_ms: u64) -> bool {
-    let mut changed = false;
-    for source in paths {
-        if source.may_differ(wall_ms).is_ok_and(|differs| differs)
-            && let Ok(contents) = source.read(wall_ms)
-        {
-            changed |= source.processed(contents.seen);
-        }
-    }
-    changed
-}
-
-/// Puts in force what can change while running; names what cannot.
-fn take_over(config: &mut TableConfig, new: &TableConfig) -> Vec<String> {
-    let source = match &new.source {
-        TableSource::Path(_) => "table.path",
-        TableSource::Url(_) => "table.url",
-    };
-    let fixed = [
-        (source, config.source == new.source),
-        ("table.patch", config.patch == new.patch),
-        ("table.state_file", config.state_file == new.state_file),
-        ("table.cache_dir", config.cache_dir == new.cache_dir),
-        ("table.http", format!("{:?}", config.url) == format!("{:?}", new.url)),
-        ("table.wait_for_table", config.wait_for_table == new.wait_for_table),
-    ];
-    let old = std::mem::replace(config, new.clone());
-    config.source = old.source;
-    config.patch = old.patch;
-    config.state_file = old.state_file;
-    config.cache_dir = old.cache_dir;
-    config.url = old.url;
-    config.wait_for_table = old.wait_for_table;
-    fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| key.to_owned()).collect()
-}
-
 fn forget(feed: Option<&mut Feed>) {
     match feed {
         Some(Feed::Path(source)) => source.forget(),
@@ -752,18 +404,6 @@ fn forget(feed: Option<&mut Feed>) {
             let _ = commands.send(Command::Again);
         }
         None => {}
-    }
-}
-
-/// Reads and verifies: one buffer is read, verified and used.
-fn open<T>(
-    source: &PathSource,
-    wall_ms: u64,
-    verify: impl FnOnce(Vec<u8>) -> Result<T, Failure>,
-) -> (Result<T, Failure>, Option<Seen>) {
-    match source.read(wall_ms) {
-        Ok(Contents { bytes, seen }) => (verify(bytes), Some(seen)),
-        Err(error) => (Err(Failure::Source(error)), None),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The room as a whole: real directories, real servers, the real thread.
 
 mod delivery;
+mod manual;
 mod memory;
+mod orders;
 mod start;
 mod urls;
 

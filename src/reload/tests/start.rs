@@ -5,24 +5,28 @@ use std::fs;
 use super::*;
 use crate::table::Acknowledge;
 
-fn exit(folder: &Folder) -> u8 {
+/// Why the start fails: whose fault it is, and the reason word.
+fn failure(folder: &Folder) -> (Cause, &'static str) {
     match folder.load() {
-        Ok(_) => 0,
-        Err(error) => error.exit(),
+        Ok(_) => panic!("it starts"),
+        Err(error) => match &error {
+            StartError::Keys { failure, .. } => (error.cause(), failure.reason()),
+            StartError::Trust(_) => (error.cause(), "trust"),
+        },
     }
 }
 
 #[test]
-fn every_start_that_fails_has_its_code() {
+fn every_start_that_fails_says_why() {
     let folder = Folder::new();
-    assert_eq!(exit(&folder), 66, "missing");
+    assert_eq!(failure(&folder), (Cause::NoInput, "missing"));
     fs::write(folder.at("t.kgt"), "").unwrap();
-    assert_eq!(exit(&folder), refusal("truncated"), "empty file");
+    assert_eq!(failure(&folder), (Cause::Data, "truncated"), "empty file");
     fs::write(folder.at("t.kgt"), "not a table at all, whatever its length may be").unwrap();
-    assert_eq!(exit(&folder), refusal("magic"));
+    assert_eq!(failure(&folder), (Cause::Data, "magic"));
     let good = table(5);
     folder.publish("t.kgt", &good);
-    assert_eq!(exit(&folder), 0);
+    assert!(folder.load().is_ok());
     for (name, reason, bytes) in [
         ("truncated", "truncated", good[..good.len() - 1].to_vec()),
         ("trailing", "trailing", [good.as_slice(), b"x"].concat()),
@@ -39,14 +43,11 @@ fn every_start_that_fails_has_its_code() {
         ("shrunk", "shrink", table_of(6, &[spec(1)])),
     ] {
         folder.publish("t.kgt", &bytes);
-        let error = folder.load().err().unwrap_or_else(|| panic!("{name}"));
-        let StartError::Keys { failure, .. } = &error else { panic!("{name}: {error}") };
-        assert_eq!(failure.reason(), reason, "{name}");
-        assert_eq!(error.exit(), refusal(reason), "{name}");
+        assert_eq!(failure(&folder), (Cause::Data, reason), "{name}");
     }
     folder.publish("t.kgt", &good);
     folder.publish("p.kgp", b"not a patch, though somebody put it in the place of one");
-    assert_eq!(exit(&folder), refusal("magic"), "a patch that is there must be good");
+    assert_eq!(failure(&folder), (Cause::Data, "magic"), "a patch that is there must be good");
 }
 
 #[test]
@@ -197,10 +198,6 @@ fn a_bad_configuration_changes_nothing() {
     running.until("in force", |r| *r.store.load().route_slots == [7]);
     running.until("said", |r| r.cell.load().config.needs_restart == ["table.state_file"]);
     assert_eq!(running.metric("keygate_config_last_reload_successful"), 1.0);
-}
-
-fn refusal(reason: &str) -> u8 {
-    Refusal::REASONS.iter().find(|r| r.0 == reason).unwrap().1
 }
 
 fn at(serial: u64) -> Issue {

@@ -1,0 +1,167 @@
+//! The files beside table and patch: the configuration, certificates.
+//! Imports `config`, `telemetry`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::super::keeper::Terms;
+use super::super::source::PathSource;
+use super::super::status::{ConfigStatus, Time};
+use super::super::{FileHook, Hooks, Reconfigured};
+use super::look::Look;
+use super::{Feed, Loop};
+use crate::config::TableConfig;
+use crate::telemetry::control::Attempt;
+
+/// The files beside table and patch.
+pub(super) struct Files {
+    config: PathSource,
+    reconfigure: Box<dyn FnMut() -> Result<Reconfigured, String> + Send>,
+    hooks: Vec<WatchedFiles>,
+}
+
+/// A [`super::FileHook`] with what was seen of its files.
+struct WatchedFiles {
+    paths: Vec<PathSource>,
+    changed: Box<dyn FnMut() + Send>,
+}
+
+// === impl Loop ===
+
+impl Loop {
+    /// Reads the configuration again.
+    pub(super) fn reconfigure(&mut self) {
+        let control = self.metrics.control();
+        let new = (self.files.reconfigure)().and_then(|new| {
+            let terms = Terms::new(&new.table).map_err(|e| e.to_string())?;
+            Ok((new, terms))
+        });
+        let (new, terms) = match new {
+            Ok(both) => both,
+            Err(error) => {
+                control.config_reloads(Attempt::Failed).increment(1);
+                control.config_reload_successful.set(0);
+                tracing::error!(%error, "the configuration stays as it was");
+                self.keeper.config_failed(error);
+                return;
+            }
+        };
+        control.config_reloads(Attempt::Succeeded).increment(1);
+        control.config_reload_successful.set(1);
+        let mut needs_restart = new.needs_restart;
+        needs_restart.extend(take_over(&mut self.config, &new.table));
+        if !needs_restart.is_empty() {
+            tracing::warn!(keys = %needs_restart.join(", "), "changed, but only a restart puts it in force");
+        }
+        if let Feed::Path(source) = &mut self.table {
+            source.set_max_bytes(self.config.max_bytes);
+        }
+        if let Some(Feed::Path(source)) = &mut self.patch {
+            source.set_max_bytes(self.config.max_bytes);
+        }
+        self.terms.store(Arc::new(terms.clone()));
+        let had = self.keeper.table().is_some();
+        self.keeper.reconfigure(&self.config, &terms);
+        self.forget();
+        if had && self.keeper.table().is_none() {
+            // Its signer was dropped. What the source holds may be signed by another already:
+            // then there is no moment without keys.
+            self.load_table(Look::Final);
+            self.look_at_patch(Look::Final);
+        }
+        self.swap(Some((new.settings, new.route_slots)));
+        tracing::info!(serial = self.keeper.table().map(|t| t.serial()), "configuration in force");
+        let loaded_at = Some(Time { unix_ms: self.clock.now().unix_ms });
+        self.keeper.show_config(ConfigStatus { loaded_at, error: None, needs_restart });
+        self.timers.table_poll = 0;
+        self.timers.patch_poll = 0;
+    }
+
+    pub(super) fn look_at_files(&mut self) {
+        let wall_ms = self.clock.now().unix_ms;
+        for files in &mut self.files.hooks {
+            if note(&mut files.paths, wall_ms) {
+                (files.changed)();
+            }
+        }
+        if note(std::slice::from_mut(&mut self.files.config), wall_ms) {
+            tracing::info!("the configuration file changed");
+            self.reconfigure();
+            self.watch.watches(self.watched());
+        }
+    }
+}
+
+// === impl Files ===
+
+impl Files {
+    /// What is there now is what was loaded at start.
+    pub(super) fn new(config_file: &Path, hooks: Hooks, wall_ms: u64) -> Self {
+        let source = |path: &Path| PathSource::new(path, "", u64::MAX);
+        let watched = |hook: FileHook| WatchedFiles {
+            paths: hook.paths.iter().map(|path| source(path)).collect(),
+            changed: hook.changed,
+        };
+        let mut files = Self {
+            config: source(config_file),
+            reconfigure: hooks.reconfigure,
+            hooks: hooks.files.into_iter().map(watched).collect(),
+        };
+        files.take_note(wall_ms);
+        files
+    }
+
+    pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        let hooks = self.hooks.iter().flat_map(|files| &files.paths);
+        hooks.chain([&self.config]).map(|source| source.path().to_owned())
+    }
+
+    /// Tells everybody that their files are to be read again.
+    pub(super) fn tell_all(&mut self) {
+        for files in &mut self.hooks {
+            (files.changed)();
+        }
+    }
+
+    /// What is there now counts as seen.
+    pub(super) fn take_note(&mut self, wall_ms: u64) {
+        note(std::slice::from_mut(&mut self.config), wall_ms);
+        for files in &mut self.hooks {
+            note(&mut files.paths, wall_ms);
+        }
+    }
+}
+
+/// Whether any of these may have another content than when this was last asked. A file that cannot
+/// be read now is asked about again.
+fn note(paths: &mut [PathSource], wall_ms: u64) -> bool {
+    let mut changed = false;
+    for source in paths {
+        if source.may_differ(wall_ms).is_ok_and(|differs| differs)
+            && let Ok(contents) = source.read(wall_ms)
+        {
+            changed |= source.processed(contents.seen);
+        }
+    }
+    changed
+}
+
+/// Puts in force what can change while running; names what cannot.
+fn take_over(config: &mut TableConfig, new: &TableConfig) -> Vec<String> {
+    let fixed = [
+        ("table.path", config.source == new.source),
+        ("table.patch", config.patch == new.patch),
+        ("table.state_file", config.state_file == new.state_file),
+        ("table.cache_dir", config.cache_dir == new.cache_dir),
+        ("table.http", format!("{:?}", config.url) == format!("{:?}", new.url)),
+        ("table.wait_for_table", config.wait_for_table == new.wait_for_table),
+    ];
+    let old = std::mem::replace(config, new.clone());
+    config.source = old.source;
+    config.patch = old.patch;
+    config.state_file = old.state_file;
+    config.cache_dir = old.cache_dir;
+    config.url = old.url;
+    config.wait_for_table = old.wait_for_table;
+    fixed.into_iter().filter(|(_, same)| !same).map(|(key, _)| key.to_owned()).collect()
+}

@@ -1,0 +1,237 @@
+//! One look at table and patch: what may have changed is read, verified, offered.
+//! Imports `table`, `telemetry`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::fetch::{Fetched, Verdict, Verified};
+use super::super::keeper::{Failure, Outcome, Terms};
+use super::super::lower_priority;
+use super::super::source::{Contents, PathSource, Seen};
+use super::{Event, Feed, Loop, PATIENCE, forget, nanos};
+use crate::table::{Patch, Table};
+use crate::telemetry::control::Artefact;
+
+/// Between two tries of something that was refused for the time of day.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// A table up to this size is loaded on the reload thread itself.
+const SMALL: u64 = 4 << 20;
+
+/// A large table that was loaded on the side.
+pub(in super::super) struct TableLoad {
+    result: Result<Arc<Table>, Failure>,
+    seen: Option<Seen>,
+    took: Duration,
+    /// The terms it was verified with.
+    terms: Arc<Terms>,
+}
+
+/// How a look is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Somebody may be writing: what cannot be read yet is no failure.
+    Early,
+    /// What is there is what is meant.
+    Final,
+}
+
+// === impl Loop ===
+
+impl Loop {
+    /// One look at every path. What changed is read, verified, offered, and put in force by one
+    /// swap.
+    pub(super) fn look(&mut self, how: Look) {
+        // First armed, then looked at: what comes after the look wakes again.
+        self.watch.refresh();
+        let now = self.clock.now();
+        self.timers.table_poll = now.mono_ns + nanos(self.config.poll);
+        self.timers.patch_poll = match &self.patch {
+            Some(Feed::Path(_)) => now.mono_ns + nanos(self.config.patch_poll),
+            _ => u64::MAX,
+        };
+        let table = self.look_at_table(how);
+        let patch = self.look_at_patch(how);
+        if table == Outcome::Changed || patch == Outcome::Changed {
+            self.swap(None);
+        }
+        self.show_sources();
+        self.look_at_files();
+    }
+
+    fn look_at_table(&mut self, how: Look) -> Outcome {
+        let wall_ms = self.clock.now().unix_ms;
+        let Feed::Path(source) = &mut self.table else { return Outcome::Unchanged };
+        match source.may_differ(wall_ms) {
+            Ok(false) => return self.keeper.same_file(Artefact::Table),
+            Ok(true) => {}
+            Err(_) if how == Look::Early => return Outcome::Unchanged,
+            Err(error) => {
+                let outcome = self.keeper.offer_table(Err(Failure::Source(error)));
+                return self.outcome(outcome);
+            }
+        }
+        if source.bytes().is_some_and(|bytes| bytes > SMALL) {
+            self.load_aside();
+            return Outcome::Unchanged;
+        }
+        self.load_table(how)
+    }
+
+    /// Loads the table here and now.
+    pub(super) fn load_table(&mut self, how: Look) -> Outcome {
+        let Feed::Path(source) = &mut self.table else { return Outcome::Unchanged };
+        let began = self.clock.now();
+        let terms = self.terms.load_full();
+        let (result, seen) = open(source, began.unix_ms, |bytes| {
+            Ok(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
+        });
+        if how == Look::Early && result.is_err() {
+            return Outcome::Unchanged;
+        }
+        if let Some(seen) = seen {
+            source.processed(seen);
+        }
+        self.offer_table(result, self.since(began.mono_ns))
+    }
+
+    /// Loads a large table on the side. The result comes as an event.
+    fn load_aside(&mut self) {
+        if std::mem::replace(&mut self.loading, true) {
+            self.again = true;
+            return;
+        }
+        let Feed::Path(source) = &self.table else { return };
+        let (source, events, clock) = (source.clone(), self.events.clone(), self.clock.clone());
+        let terms = self.terms.load_full();
+        let spawned = std::thread::Builder::new().name("table-load".into()).spawn(move || {
+            lower_priority();
+            let began = clock.now();
+            let (result, seen) = open(&source, began.unix_ms, |bytes| {
+                Ok(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
+            });
+            let took = Duration::from_nanos(clock.now().mono_ns - began.mono_ns);
+            let _ = events.send(Event::Loaded(Box::new(TableLoad { result, seen, took, terms })));
+        });
+        if let Err(error) = spawned {
+            self.loading = false;
+            tracing::error!(%error, "cannot start the thread that loads tables; trying again");
+        }
+    }
+
+    pub(super) fn loaded(&mut self, load: TableLoad) {
+        self.loading = false;
+        if !Arc::ptr_eq(&load.terms, &self.terms.load_full()) {
+            // Verified by what is no longer configured.
+            self.again = true;
+        }
+        if std::mem::take(&mut self.again) {
+            self.forget();
+            self.timers.look = Some(self.clock.now().mono_ns);
+            return;
+        }
+        let now = self.clock.now().mono_ns;
+        if load.result.is_err() && self.timers.writing.is_some_and(|at| now < at + nanos(PATIENCE))
+        {
+            // Still being written: the close or the end of patience brings the next look.
+            return;
+        }
+        if let (Feed::Path(source), Some(seen)) = (&mut self.table, load.seen) {
+            source.processed(seen);
+        }
+        if self.offer_table(load.result, load.took) == Outcome::Changed {
+            self.swap(None);
+        }
+    }
+
+    pub(super) fn look_at_patch(&mut self, how: Look) -> Outcome {
+        let began = self.clock.now();
+        let Some(Feed::Path(source)) = &mut self.patch else { return Outcome::Unchanged };
+        let terms = self.terms.load_full();
+        let result = match source.may_differ(began.unix_ms) {
+            Ok(false) => return self.keeper.same_file(Artefact::Patch),
+            Ok(true) => {
+                let (result, seen) = open(source, began.unix_ms, |bytes| {
+                    Ok(Arc::new(Patch::open(bytes, &terms.trust, &terms.bounds)?))
+                });
+                if let Some(seen) = seen.filter(|_| how == Look::Final || result.is_ok()) {
+                    source.processed(seen);
+                }
+                result
+            }
+            Err(error) => Err(Failure::Source(error)),
+        };
+        if let Err(failure) = &result
+            && failure.is_missing()
+        {
+            return self.keeper.no_patch();
+        }
+        if how == Look::Early && result.is_err() {
+            return Outcome::Unchanged;
+        }
+        self.offer_patch(result, self.since(began.mono_ns))
+    }
+
+    fn offer_table(&mut self, table: Result<Arc<Table>, Failure>, took: Duration) -> Outcome {
+        self.keeper.took(Artefact::Table, took);
+        let outcome = self.keeper.offer_table(table);
+        if outcome.as_ref().is_ok_and(|o| *o == Outcome::Changed) {
+            // A patch that did not fit the last table may fit this one.
+            forget(self.patch.as_mut());
+        }
+        self.outcome(outcome)
+    }
+
+    fn offer_patch(&mut self, patch: Result<Arc<Patch>, Failure>, took: Duration) -> Outcome {
+        self.keeper.took(Artefact::Patch, took);
+        let outcome = self.keeper.offer_patch(patch);
+        self.outcome(outcome)
+    }
+
+    fn outcome(&mut self, outcome: Result<Outcome, Failure>) -> Outcome {
+        outcome.unwrap_or_else(|failure| {
+            if failure.may_pass() {
+                self.timers.retry = Some(self.clock.now().mono_ns + nanos(RETRY));
+            }
+            Outcome::Failed
+        })
+    }
+
+    /// A URL's answer.
+    pub(super) fn fetched(&mut self, fetched: Fetched) {
+        let Fetched { artefact, result, took, verdict } = fetched;
+        let outcome = match result {
+            Ok(None) => self.keeper.unchanged(artefact),
+            Ok(Some(Verified::Table(table))) => self.offer_table(Ok(table), took),
+            Ok(Some(Verified::Patch(patch))) => self.offer_patch(Ok(patch), took),
+            Err(failure) if artefact == Artefact::Patch && failure.is_missing() => {
+                self.keeper.no_patch()
+            }
+            Err(failure) => {
+                let outcome = match artefact {
+                    Artefact::Patch => self.keeper.offer_patch(Err(failure)),
+                    Artefact::Table => self.keeper.offer_table(Err(failure)),
+                };
+                self.outcome(outcome)
+            }
+        };
+        if outcome == Outcome::Changed {
+            self.swap(None);
+        }
+        let taken = if outcome == Outcome::Failed { Verdict::Refused } else { Verdict::Taken };
+        let _ = verdict.send(taken);
+        self.show_sources();
+    }
+}
+
+/// Reads and verifies: one buffer is read, verified and used.
+fn open<T>(
+    source: &PathSource,
+    wall_ms: u64,
+    verify: impl FnOnce(Vec<u8>) -> Result<T, Failure>,
+) -> (Result<T, Failure>, Option<Seen>) {
+    match source.read(wall_ms) {
+        Ok(Contents { bytes, seen }) => (verify(bytes), Some(seen)),
+        Err(error) => (Err(Failure::Source(error)), None),
+    }
+}
