@@ -56,18 +56,6 @@ pub enum StartError {
     Trust(#[from] TrustError),
 }
 
-/// What a start failed for; the program has an exit code for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    Config,
-    /// The file was read and refused.
-    Data,
-    /// The file is missing or cannot be read.
-    NoInput,
-    /// It may pass: a URL that is down.
-    TryAgain,
-}
-
 /// What a changed configuration file puts in force.
 #[derive(Debug)]
 pub struct Reconfigured {
@@ -272,26 +260,30 @@ impl First {
 // === impl StartError ===
 
 impl StartError {
-    /// Who is at fault.
-    pub fn cause(&self) -> Cause {
+    /// The exit code; docs/exit-codes.md has the table.
+    pub fn exit(&self) -> u8 {
+        const DATA: u8 = 65;
+        const NO_INPUT: u8 = 66;
+        const TRY_AGAIN: u8 = 75;
+        const CONFIG: u8 = 78;
         let failure = match self {
             Self::Keys { failure, .. } => failure,
-            Self::Trust(_) => return Cause::Config,
+            Self::Trust(_) => return CONFIG,
         };
         match failure {
-            Failure::Refused(_) => Cause::Data,
+            Failure::Refused(_) => DATA,
             Failure::Source(error) => match error {
-                SourceError::Credential { .. } => Cause::Config,
-                SourceError::Encoding(_) | SourceError::TooLarge { .. } => Cause::Data,
+                SourceError::Credential { .. } => CONFIG,
+                SourceError::Encoding(_) | SourceError::TooLarge { .. } => DATA,
                 SourceError::Io { .. }
                 | SourceError::Missing { .. }
                 | SourceError::NotRegular { .. }
-                | SourceError::Several { .. } => Cause::NoInput,
+                | SourceError::Several { .. } => NO_INPUT,
                 SourceError::Changing
                 | SourceError::Network(_)
                 | SourceError::Redirect
                 | SourceError::Status { .. }
-                | SourceError::Timeout(_) => Cause::TryAgain,
+                | SourceError::Timeout(_) => TRY_AGAIN,
             },
         }
     }

@@ -49,7 +49,11 @@ impl Loop {
         control.config_reloads(Attempt::Succeeded).increment(1);
         control.config_reload_successful.set(1);
         let mut needs_restart = new.needs_restart;
-        needs_restart.extend(take_over(&mut self.config, &new.table));
+        for key in take_over(&mut self.config, &new.table) {
+            if !needs_restart.contains(&key) {
+                needs_restart.push(key);
+            }
+        }
         if !needs_restart.is_empty() {
             tracing::warn!(keys = %needs_restart.join(", "), "changed, but only a restart puts it in force");
         }

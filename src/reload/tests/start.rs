@@ -6,12 +6,12 @@ use super::*;
 use crate::table::Acknowledge;
 
 /// Why the start fails: whose fault it is, and the reason word.
-fn failure(folder: &Folder) -> (Cause, &'static str) {
+fn failure(folder: &Folder) -> (u8, &'static str) {
     match folder.load() {
         Ok(_) => panic!("it starts"),
         Err(error) => match &error {
-            StartError::Keys { failure, .. } => (error.cause(), failure.reason()),
-            StartError::Trust(_) => (error.cause(), "trust"),
+            StartError::Keys { failure, .. } => (error.exit(), failure.reason()),
+            StartError::Trust(_) => (error.exit(), "trust"),
         },
     }
 }
@@ -19,11 +19,11 @@ fn failure(folder: &Folder) -> (Cause, &'static str) {
 #[test]
 fn every_start_that_fails_says_why() {
     let folder = Folder::new();
-    assert_eq!(failure(&folder), (Cause::NoInput, "missing"));
+    assert_eq!(failure(&folder), (66, "missing"));
     fs::write(folder.at("t.kgt"), "").unwrap();
-    assert_eq!(failure(&folder), (Cause::Data, "truncated"), "empty file");
+    assert_eq!(failure(&folder), (65, "truncated"), "empty file");
     fs::write(folder.at("t.kgt"), "not a table at all, whatever its length may be").unwrap();
-    assert_eq!(failure(&folder), (Cause::Data, "magic"));
+    assert_eq!(failure(&folder), (65, "magic"));
     let good = table(5);
     folder.publish("t.kgt", &good);
     assert!(folder.load().is_ok());
@@ -43,11 +43,11 @@ fn every_start_that_fails_says_why() {
         ("shrunk", "shrink", table_of(6, &[spec(1)])),
     ] {
         folder.publish("t.kgt", &bytes);
-        assert_eq!(failure(&folder), (Cause::Data, reason), "{name}");
+        assert_eq!(failure(&folder), (65, reason), "{name}");
     }
     folder.publish("t.kgt", &good);
     folder.publish("p.kgp", b"not a patch, though somebody put it in the place of one");
-    assert_eq!(failure(&folder), (Cause::Data, "magic"), "a patch that is there must be good");
+    assert_eq!(failure(&folder), (65, "magic"), "a patch that is there must be good");
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn a_start_without_url_and_without_copy_says_try_again() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let folder = folder(&format!("http://{closed}"), "");
     let error = folder.load().err().unwrap();
-    assert_eq!(error.cause(), Cause::TryAgain, "{error}");
+    assert_eq!(error.exit(), 75, "{error}");
     // A copy that somebody changed is no better than a table that somebody changed.
     let mut bytes = table(1);
     let last = bytes.len() - 5;
@@ -236,7 +236,7 @@ fn redirects_are_followed_but_not_for_ever() {
     folder.configure(&format!("url = \"{}/loop\"\npatch = \"\"\n", server.url()));
     let error = folder.load().err().unwrap();
     assert!(error.to_string().contains("redirects"), "{error}");
-    assert_eq!(error.cause(), Cause::TryAgain);
+    assert_eq!(error.exit(), 75);
     assert!(server.requests().iter().filter(|r| r.path == "/loop").count() <= 6);
 }
 
@@ -250,7 +250,7 @@ fn what_is_too_long_is_not_read_on() {
         let folder = folder(&server.url(), "max_bytes = \"64KiB\"\n");
         let error = folder.load().err().unwrap();
         assert!(error.to_string().contains("at most 65536"), "{error}");
-        assert_eq!(error.cause(), Cause::Data);
+        assert_eq!(error.exit(), 65);
     }
 }
 
@@ -316,7 +316,7 @@ fn tls_with_a_ca_of_ones_own() {
     };
     configure("");
     let error = folder.load().err().unwrap();
-    assert_eq!(error.cause(), Cause::TryAgain, "signed by nobody who is known: {error}");
+    assert_eq!(error.exit(), 75, "signed by nobody who is known: {error}");
     configure("ca = \"ca.pem\"\n");
     let running = folder.start();
     assert_eq!(running.serial(), Some(1));
