@@ -10,7 +10,7 @@ use super::super::status::{ConfigStatus, Time};
 use super::super::{FileHook, Hooks, Reconfigured};
 use super::look::Look;
 use super::{Feed, Loop};
-use crate::config::TableConfig;
+use crate::config::{TableConfig, TableSource};
 use crate::telemetry::control::Attempt;
 
 /// The files beside table and patch.
@@ -49,11 +49,10 @@ impl Loop {
         control.config_reloads(Attempt::Succeeded).increment(1);
         control.config_reload_successful.set(1);
         let mut needs_restart = new.needs_restart;
-        for key in take_over(&mut self.config, &new.table) {
-            if !needs_restart.contains(&key) {
-                needs_restart.push(key);
-            }
-        }
+        needs_restart.extend(take_over(&mut self.config, &new.table));
+        // Whoever compared the whole configuration has named those of the table as well.
+        needs_restart.sort_unstable();
+        needs_restart.dedup();
         if !needs_restart.is_empty() {
             tracing::warn!(keys = %needs_restart.join(", "), "changed, but only a restart puts it in force");
         }
@@ -152,8 +151,12 @@ fn note(paths: &mut [PathSource], wall_ms: u64) -> bool {
 
 /// Puts in force what can change while running; names what cannot.
 fn take_over(config: &mut TableConfig, new: &TableConfig) -> Vec<String> {
+    let source = match &new.source {
+        TableSource::Path(_) => "table.path",
+        TableSource::Url(_) => "table.url",
+    };
     let fixed = [
-        ("table.path", config.source == new.source),
+        (source, config.source == new.source),
         ("table.patch", config.patch == new.patch),
         ("table.state_file", config.state_file == new.state_file),
         ("table.cache_dir", config.cache_dir == new.cache_dir),
