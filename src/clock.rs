@@ -54,6 +54,17 @@ impl Clock {
         }
     }
 
+    /// The whole reading for a monotonic one that was taken before. Reads no clock.
+    pub fn at(&self, mono_ns: u64) -> Now {
+        let unix_ms = match &*self.0 {
+            Source::Manual { unix_ms, .. } => unix_ms.load(Ordering::Relaxed),
+            Source::System { unix_offset_ms, .. } => {
+                unix_offset_ms.load(Ordering::Relaxed).saturating_add(mono_ns / 1_000_000)
+            }
+        };
+        Now { unix_ms, mono_ns }
+    }
+
     /// Takes the wall clock's present offset from the monotonic clock. Called about once a second.
     pub fn resync(&self) {
         if let Source::System { origin, unix_offset_ms } = &*self.0 {

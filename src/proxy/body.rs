@@ -354,7 +354,7 @@ impl Download {
 
     fn finish(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.give_back();
+            lease.give_back(self.record.now_ns());
         }
     }
 }

@@ -52,8 +52,10 @@ pub(crate) async fn send(
     let mut request = request.into_http();
     let mut fresh = false;
     for _ in 0..MOST_TRIES {
-        let mut lease = worker.upstream.lease(fresh, record.now_ns(), client).await?;
-        let now = record.now_ns();
+        let before = record.last_ns();
+        let mut lease = worker.upstream.lease(fresh, before, client).await?;
+        // A kept-alive connection was there at once.
+        let now = if lease.is_fresh() { record.now_ns() } else { before };
         record.sent_upstream(now);
         stream.set_deadline(patience.begin(now));
         let failure = match lease.send(request, stream, patience).await {

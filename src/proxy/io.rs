@@ -112,6 +112,9 @@ impl Cut {
     }
 }
 
+/// Pieces up to this many bytes in all are written as one.
+const JOINED: usize = 1024;
+
 // === impl Moments ===
 
 impl Moments {
@@ -335,7 +338,22 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.transport).poll_write_vectored(cx, bufs);
+        // A head with a short body: copying it together costs less than handing two pieces to
+        // the kernel.
+        let total: usize = bufs.iter().map(|b| b.len()).sum();
+        let mut joined = [0; JOINED];
+        let result = match joined.get_mut(..total) {
+            Some(whole) if bufs.len() > 1 => {
+                let mut rest = &mut *whole;
+                for buf in bufs {
+                    let (to, behind) = rest.split_at_mut(buf.len().min(rest.len()));
+                    to.copy_from_slice(buf.get(..to.len()).unwrap_or_default());
+                    rest = behind;
+                }
+                Pin::new(&mut self.transport).poll_write(cx, whole)
+            }
+            _ => Pin::new(&mut self.transport).poll_write_vectored(cx, bufs),
+        };
         self.moments.on_write(&result);
         result
     }

@@ -18,6 +18,10 @@ pub(crate) struct RequestRecord {
     /// Of the client's connection.
     moments: Rc<Moments>,
     started: Now,
+    /// The latest reading of the clock; a reading costs as much as the rest of a step.
+    last_ns: u64,
+    /// Nothing is left to wait for: the latest reading is the end.
+    complete: bool,
     pub(crate) request_id: HeaderValue,
     method: Method,
     uri: Uri,
@@ -54,12 +58,13 @@ impl RequestRecord {
         client: IpAddr,
     ) -> Self {
         worker.cells.request_started();
-        let started_ns = moments.request_begins();
-        let now = worker.clock.now();
+        let started = worker.clock.at(moments.request_begins());
         Self {
             worker: Rc::clone(worker),
             moments: Rc::clone(moments),
-            started: Now { mono_ns: started_ns, ..now },
+            started,
+            last_ns: started.mono_ns,
+            complete: false,
             request_id: worker.ids.next(),
             method: parts.method.clone(),
             uri: parts.uri.clone(),
@@ -102,8 +107,21 @@ impl RequestRecord {
         self.started
     }
 
-    pub(crate) fn now_ns(&self) -> u64 {
-        self.worker.clock.now().mono_ns
+    /// Reads the clock.
+    pub(crate) fn now_ns(&mut self) -> u64 {
+        self.last_ns = self.worker.clock.now().mono_ns;
+        self.last_ns
+    }
+
+    /// The latest reading, good enough for what follows at once.
+    pub(crate) fn last_ns(&self) -> u64 {
+        self.last_ns
+    }
+
+    /// The whole answer is in hand.
+    pub(crate) fn complete(&mut self, bytes_out: u64) {
+        self.bytes_out = bytes_out;
+        self.complete = true;
     }
 
     pub(crate) fn set_client(&mut self, client: IpAddr) {
@@ -173,7 +191,7 @@ impl Drop for RequestRecord {
     fn drop(&mut self) {
         let worker = &self.worker;
         let cells = &worker.cells;
-        let now_ns = worker.clock.now().mono_ns;
+        let now_ns = if self.complete { self.last_ns } else { worker.clock.now().mono_ns };
         let took = now_ns.saturating_sub(self.started.mono_ns);
         self.moments.request_ends(now_ns);
         cells.request_ended();

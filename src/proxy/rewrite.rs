@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::net::IpAddr;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Request, Uri, Version};
@@ -290,26 +290,30 @@ impl Ids {
 
     /// 32 hexadecimal digits.
     pub(crate) fn next(&self) -> HeaderValue {
-        let mut text = BytesMut::with_capacity(32);
-        put_hex(&mut text, self.high);
-        put_hex(&mut text, self.step());
-        value_of(text.freeze())
+        let mut text = [0; 32];
+        let (high, low) = text.split_at_mut(16);
+        put_hex(high, self.high);
+        put_hex(low, self.step());
+        value_of(&text)
     }
 
     /// A `traceparent` that begins a trace (W3C Trace Context, version 00, not sampled).
     pub(crate) fn begin_trace(&self, request_id: &HeaderValue) -> HeaderValue {
-        let mut text = BytesMut::with_capacity(55);
-        text.put_slice(b"00-");
-        if request_id.len() == 32 {
-            text.put_slice(request_id.as_bytes());
-        } else {
-            put_hex(&mut text, self.high);
-            put_hex(&mut text, self.step());
+        let mut text = *b"00-................................-................-00";
+        let (trace, rest) = text.split_at_mut(35);
+        if let Some(trace) = trace.get_mut(3..) {
+            if request_id.len() == trace.len() {
+                trace.copy_from_slice(request_id.as_bytes());
+            } else {
+                let (high, low) = trace.split_at_mut(16);
+                put_hex(high, self.high);
+                put_hex(low, self.step());
+            }
         }
-        text.put_u8(b'-');
-        put_hex(&mut text, self.step());
-        text.put_slice(b"-00");
-        value_of(text.freeze())
+        if let Some(span) = rest.get_mut(1..17) {
+            put_hex(span, self.step());
+        }
+        value_of(&text)
     }
 
     /// Weyl sequence through a mixer (SplitMix64): distinct for 2^64 steps.
@@ -322,17 +326,18 @@ impl Ids {
     }
 }
 
-fn put_hex(out: &mut BytesMut, number: u64) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for shift in (0..16).rev() {
-        let digit = (number >> (shift * 4)) & 0xf;
-        out.put_u8(DIGITS.get(digit as usize).copied().unwrap_or(b'0'));
+/// Fills `out` with the last digits of `number`.
+fn put_hex(out: &mut [u8], mut number: u64) {
+    for digit in out.iter_mut().rev() {
+        let value = (number & 0xf) as u8;
+        *digit = value + if value < 10 { b'0' } else { b'a' - 10 };
+        number >>= 4;
     }
 }
 
 /// Hexadecimal digits and dashes are always a value.
-fn value_of(text: Bytes) -> HeaderValue {
-    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static("0"))
+fn value_of(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// Whether a `traceparent` of the client is well-formed; else a new trace begins.

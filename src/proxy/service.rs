@@ -233,7 +233,8 @@ fn admit(
         }
         Forward::Passed(_) => record.decided(Outcome::Passed),
     }
-    worker.cells.auth_duration(record.now_ns().saturating_sub(started.mono_ns));
+    let decided_ns = record.now_ns();
+    worker.cells.auth_duration(decided_ns.saturating_sub(started.mono_ns));
     let too_large =
         route.body_limit.is_some_and(|limit| hyper::body::Body::size_hint(&body).lower() > limit);
     if too_large {
@@ -330,7 +331,8 @@ fn pass_on(
     let mut first = None;
     let uploaded = upload.as_ref().is_none_or(|u| !u.is_open());
     if incoming.is_end_stream() && uploaded {
-        lease.give_back();
+        record.complete(0);
+        lease.give_back(record.last_ns());
         return ResponseBody::Empty;
     }
     if let Some(length) = incoming.size_hint().exact()
@@ -339,8 +341,8 @@ fn pass_on(
         && let Some(bytes) = exchange::first_frame(&mut incoming, length)
     {
         if bytes.len() as u64 == length {
-            record.bytes_out = length;
-            lease.give_back();
+            record.complete(length);
+            lease.give_back(record.last_ns());
             return ResponseBody::Full(bytes);
         }
         first = Some(bytes);
@@ -349,7 +351,7 @@ fn pass_on(
     let idle_ns = timeouts.response_idle.map(|d| d.as_nanos() as u64);
     let total_ns =
         timeouts.total.map(|d| record.started().mono_ns.saturating_add(d.as_nanos() as u64));
-    let silent = idle_ns.map(|idle| record.now_ns().saturating_add(idle));
+    let silent = idle_ns.map(|idle| record.last_ns().saturating_add(idle));
     stream.set_deadline(silent.into_iter().chain(total_ns).min().unwrap_or(u64::MAX));
     let over_http2 = record.is_http2();
     ResponseBody::Stream(Box::new(Download {

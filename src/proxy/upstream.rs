@@ -120,10 +120,11 @@ impl Upstream {
                         self.cells.upstream_reused();
                         conn
                     }
-                    None => Box::new(Http1::open(&self.connector, client).await?),
+                    // Boxed: the rare path must not make every request's future larger.
+                    None => Box::new(Box::pin(Http1::open(&self.connector, client)).await?),
                 })
             }
-            UpstreamProtocol::Http2 => Held::Http2(self.http2(fresh, client).await?),
+            UpstreamProtocol::Http2 => Held::Http2(Box::pin(self.http2(fresh, client)).await?),
         };
         Ok(Lease { conn, pool: Rc::clone(self), _slot: slot })
     }
@@ -171,7 +172,7 @@ impl Upstream {
             }
             waiting.push_back(mine);
         }
-        match tokio::time::timeout(self.queue, turn).await {
+        match Box::pin(tokio::time::timeout(self.queue, turn)).await {
             // The slot was handed over: it is counted already.
             Ok(Ok(())) => Ok(Slot(Rc::clone(self))),
             Ok(Err(_)) | Err(_) => Err(Reason::Overloaded),
@@ -231,6 +232,14 @@ impl Lease {
         matches!(self.conn, Held::Http1(_))
     }
 
+    /// Whether it was opened for this request.
+    pub(crate) fn is_fresh(&self) -> bool {
+        match &self.conn {
+            Held::Http1(conn) => conn.idle_at == 0,
+            Held::Http2(_) => true,
+        }
+    }
+
     /// Interim responses seen on this connection since last asked.
     pub(crate) fn take_interim(&self) -> u32 {
         match &self.conn {
@@ -240,12 +249,12 @@ impl Lease {
     }
 
     /// The response was read to its end: keep the connection if it can serve another request.
-    pub(crate) fn give_back(self) {
+    pub(crate) fn give_back(self, now_ns: u64) {
         if let Held::Http1(mut conn) = self.conn
             && self.pool.keep_alive
             && conn.settle()
         {
-            conn.idle_at = conn.now_ns();
+            conn.idle_at = now_ns.max(1);
             self.pool.idle.borrow_mut().push(conn);
         }
     }

@@ -2,7 +2,6 @@
 //! metric cells. A connection never leaves its worker once its first byte was read.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -102,7 +101,8 @@ pub(crate) struct Worker {
     pub(crate) closing: Cell<bool>,
     /// Connections close as soon as nothing runs on them.
     pub(crate) draining: Cell<bool>,
-    labels: RefCell<HashMap<u32, Rc<str>>>,
+    /// Route labels by slot.
+    labels: RefCell<Vec<Option<Rc<str>>>>,
 }
 
 /// What a worker thread is started with.
@@ -257,7 +257,15 @@ impl Worker {
         if slot == OTHER_ROUTE {
             return id.into();
         }
-        Rc::clone(self.labels.borrow_mut().entry(slot).or_insert_with(|| id.into()))
+        let mut labels = self.labels.borrow_mut();
+        let at = slot as usize;
+        if labels.len() <= at {
+            labels.resize(at + 1, None);
+        }
+        match labels.get_mut(at) {
+            Some(label) => Rc::clone(label.get_or_insert_with(|| id.into())),
+            None => id.into(),
+        }
     }
 
     pub(crate) fn upstream_host(&self) -> Option<&HeaderValue> {

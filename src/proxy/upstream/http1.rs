@@ -109,10 +109,6 @@ impl Http1 {
         !self.ended && (self.sender.is_ready() || self.is_usable())
     }
 
-    pub(super) fn now_ns(&self) -> u64 {
-        self.clock.now().mono_ns
-    }
-
     pub(super) fn into_upgraded(self) -> Option<(Io, Bytes)> {
         let parts = self.conn.filter(|_| self.ended)?.into_parts();
         Some((parts.io.into_inner(), parts.read_buf))
