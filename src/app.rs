@@ -99,12 +99,12 @@ pub fn serve(file: &Path) -> Exit {
 /// Starts everything. Returns once every listener is bound and a table is in force (or is awaited,
 /// if so configured).
 pub fn build(
-    config: Config,
+    mut config: Config,
     file: PathBuf,
     metrics: Metrics,
     log: Option<Arc<OperatorLog>>,
 ) -> Result<Running, StartError> {
-    raise_descriptor_limit(&config);
+    fit_descriptors(&mut config);
     // The same file again: `config` is taken apart below, and a reload compares with the whole.
     let running = Config::load(&file)?;
     let clock = Clock::system();
@@ -293,25 +293,29 @@ fn pin_to(core: usize) {
     }
 }
 
-/// Two descriptors per connection at worst, and some for ourselves.
-fn raise_descriptor_limit(config: &Config) {
+/// Raises the limit of file descriptors to what the configured connections need, or lowers the cap
+/// on connections to what the limit allows: past it clients are turned away, not left hanging.
+fn fit_descriptors(config: &mut Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const OURS: u64 = 128;
     let limit = getrlimit(Resource::Nofile);
-    let wanted = (config.caps.connections as u64).saturating_mul(2).saturating_add(128);
-    let Some(now) = limit.current else { return };
-    if now >= wanted {
+    let upstream = config.upstream.max_connections as u64;
+    let wanted = (config.caps.connections as u64).saturating_add(upstream).saturating_add(OURS);
+    let Some(now) = limit.current.filter(|now| *now < wanted) else { return };
+    let most = limit.maximum.map_or(wanted, |max| max.min(wanted));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit }).is_ok();
+    let have = if raised { most } else { now };
+    if have >= wanted {
         return;
     }
-    let most = limit.maximum.map_or(wanted, |max| max.min(wanted));
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit });
-    if raised.is_err() || most < wanted {
-        tracing::warn!(
-            descriptors = most,
-            wanted,
-            "fewer file descriptors than limits.connections may need\n\
-             hint: raise the limit (LimitNOFILE, ulimit -n) or lower limits.connections"
-        );
-    }
+    let fits = have.saturating_sub(upstream.saturating_add(OURS)).max(have / 2);
+    config.caps.connections = usize::try_from(fits).unwrap_or(usize::MAX);
+    tracing::warn!(
+        descriptors = have,
+        connections = fits,
+        "fewer file descriptors than limits.connections needs; taking fewer connections\n\
+         hint: raise the limit (LimitNOFILE, ulimit -n) or lower limits.connections"
+    );
 }
 
 fn random() -> io::Result<[u8; 16]> {

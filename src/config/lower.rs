@@ -19,7 +19,7 @@ use crate::core::NetworkSet;
 use crate::core::address::parse_network;
 
 const ADMIN: &str = "127.0.0.1:9901";
-const CONNECTIONS: u64 = 20_000;
+const CONNECTIONS: u64 = 16_384;
 const CONNECTIONS_PER_ADDRESS: u64 = 10_000;
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 const UPSTREAM_CONNECTIONS: u64 = 1_024;

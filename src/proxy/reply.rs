@@ -69,22 +69,6 @@ pub(crate) fn grpc_trailers(reason: Reason) -> HeaderMap {
     trailers
 }
 
-/// Adds the RateLimit fields of an admitted request (draft-ietf-httpapi-ratelimit-headers-10).
-pub(crate) fn rate_limit(headers: &mut HeaderMap, charged: &super::limits::Charged) {
-    let limit = charged.charge.limit;
-    let seconds = limit.window().as_secs_f64().ceil() as u64;
-    let policy = format!("\"per-key\";q={};w={}", limit.count(), seconds);
-    let state = format!(
-        "\"per-key\";r={};t={}",
-        charged.spent.remaining,
-        charged.spent.full_in.as_secs_f64().ceil() as u64
-    );
-    if let (Ok(policy), Ok(state)) = (HeaderValue::try_from(policy), HeaderValue::try_from(state)) {
-        headers.insert("ratelimit-policy", policy);
-        headers.insert("ratelimit", state);
-    }
-}
-
 /// The bare answer to a head that never came whole; there is nothing yet to render it for.
 pub(crate) const HEADER_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";

@@ -22,6 +22,7 @@ use super::serve::Client;
 use super::streams::Stream;
 use super::upstream::Lease;
 use super::worker::Worker;
+use crate::config::Settings;
 use crate::core::decision::Refused;
 use crate::core::{Reason, Rejection, Verdict, decide};
 use crate::telemetry::{Outcome, RateDecision};
@@ -91,7 +92,7 @@ async fn handle(
             super::upgrade::accept(response, lease, stream, after.upgrade.take(), settings);
         return match upgraded {
             Ok((mut response, upgraded)) => {
-                after.finish(response.headers_mut(), &record);
+                after.finish(response.headers_mut(), settings, &record);
                 let upgraded = upgraded.with(record);
                 match connect {
                     Some(connect) => upgraded.run_in_stream(&worker, connect),
@@ -112,7 +113,7 @@ async fn handle(
         return fail(&worker, Reason::UpstreamBadResponse, &after, record);
     }
     rewrite::to_client(&mut head.headers, settings);
-    after.finish(&mut head.headers, &record);
+    after.finish(&mut head.headers, settings, &record);
     let body = pass_on(incoming, lease, stream, upload, record, grpc);
     Response::from_parts(head, body)
 }
@@ -372,9 +373,11 @@ fn pass_on(
 
 impl After {
     /// What keygate adds to an answer of the upstream.
-    fn finish(&self, headers: &mut http::HeaderMap, record: &RequestRecord) {
-        if let Some(charged) = &self.charged {
-            reply::rate_limit(headers, charged);
+    fn finish(&self, headers: &mut http::HeaderMap, settings: &Settings, record: &RequestRecord) {
+        if let Some(Charged { charge, spent }) = &self.charged {
+            settings.refusals.limit_fields(charge.limit, *spent, |name, value| {
+                headers.insert(name, value);
+            });
         }
         if self.private {
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
