@@ -12,12 +12,14 @@
 pub mod accept;
 mod body;
 pub mod build;
+mod directory;
 mod envelope;
 mod file;
 mod hold;
 mod keyset;
 mod layout;
 pub mod manifest;
+mod output;
 pub mod patch;
 mod refusal;
 pub mod seal;

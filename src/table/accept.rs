@@ -7,6 +7,7 @@
 //! as well. So a revocation that has once arrived stays in force, whoever publishes next and in
 //! whatever order files arrive, until something that states to include it is in force.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -224,52 +225,58 @@ impl Desk {
         }
         let known = self.ledger.patch == Some(this);
         self.check_patch(&patch, known, now)?;
-        let mut refusal = None;
-        if let Some(last) = self.ledger.patch.filter(|last| serial < last.serial) {
-            refusal = Some(Refusal::Rollback { serial, floor: last.serial });
-        } else if let (Some(table), Some(base)) = (&self.table, manifest.base)
-            && !patch.is_over(table)
-        {
-            let of_table = table.serial();
-            refusal = match base.serial.cmp(&of_table) {
-                std::cmp::Ordering::Greater => None,
-                std::cmp::Ordering::Equal => Some(
-                    "the table in force has that serial and \
-                                                   another content",
-                ),
-                std::cmp::Ordering::Less => Some("a later table is in force"),
-            }
-            .map(|why| Refusal::Base { base: base.serial, why });
-        }
+        let refusal = self.unfit(&patch);
         let mut next = self.clone();
-        if refusal.is_none() {
+        if self.ledger.patch.is_none_or(|last| last.serial < serial) {
             next.ledger.patch = Some(this);
         }
         next.shelf.push(patch.clone());
         next.shelf.sort_by_key(|shelved| shelved.serial());
         next.settle();
-        if !next.shelf.iter().any(|shelved| Arc::ptr_eq(shelved, &patch)) {
+        let is_it = |shelved: &Arc<Patch>| Arc::ptr_eq(shelved, &patch);
+        if !next.shelf.iter().any(is_it) {
             // What is in force includes it: it has nothing to add, not even a restriction.
             return Err(refusal.unwrap_or(Refusal::Rollback { serial, floor: self.floor() }));
         }
         if next.shelf.len() > SHELF {
             return Err(Refusal::HoldFull { held: self.shelf.len() });
         }
+        let in_force = next.current.as_ref().and_then(|set| set.patch()).is_some_and(is_it);
         let after = next.current.as_ref().map(|set| set.counts().active);
         if let (Some(before), Some(after)) = (self.ledger.active, after) {
             self.brake(manifest, before, after)?;
         }
-        let in_force = next
-            .current
-            .as_ref()
-            .and_then(|set| set.patch())
-            .is_some_and(|p| Arc::ptr_eq(p, &patch));
         *self = next;
         Ok(match refusal {
+            _ if in_force => Accepted::InForce,
             Some(refusal) => Accepted::Restricted(refusal),
-            None if in_force => Accepted::InForce,
             None => Accepted::Held,
         })
+    }
+
+    /// Why a genuine patch cannot come into force as a patch, neither now nor later.
+    fn unfit(&self, patch: &Patch) -> Option<Refusal> {
+        let manifest = patch.manifest();
+        let serial = manifest.serial;
+        if let Some(last) = self.ledger.patch.filter(|last| serial < last.serial) {
+            return Some(Refusal::Rollback { serial, floor: last.serial });
+        }
+        let table = self.table.as_deref()?;
+        if patch.is_over(table) {
+            let includes_through = manifest.includes_through;
+            let floor = table.manifest().includes_through;
+            // Its publisher compared the table with an older registry: what the table had lost
+            // since then would come back as an addition.
+            return (includes_through < floor)
+                .then_some(Refusal::Stale { includes_through, floor });
+        }
+        let base = base_serial(manifest);
+        let why = match base.cmp(&table.serial()) {
+            Ordering::Greater => return None,
+            Ordering::Equal => "the table in force has that serial and another content",
+            Ordering::Less => "a later table is in force",
+        };
+        Some(Refusal::Base { base, why })
     }
 
     fn check_table(&self, table: &Table, now: Now) -> Result<(), Refusal> {
@@ -326,7 +333,10 @@ impl Desk {
         };
         let includes = table.manifest().includes_through;
         self.shelf.retain(|patch| patch.serial() > includes);
-        let patch = self.shelf.iter().rev().find(|patch| patch.is_over(&table)).cloned();
+        let fits = |patch: &&Arc<Patch>| {
+            patch.is_over(&table) && patch.manifest().includes_through >= includes
+        };
+        let patch = self.shelf.iter().rev().find(fits).cloned();
         if let Some(patch) = &patch {
             let includes = patch.manifest().includes_through;
             self.shelf.retain(|p| p.serial() > includes || Arc::ptr_eq(p, patch));

@@ -4,18 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 
-use aws_lc_rs::digest::{Context, SHA256};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 use super::body::Counts;
 use super::layout::{
-    ALIGN, Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawNetwork, Record, Removal, SECTIONS,
+    Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawNetwork, Record, Removal, SECTIONS,
     environment_code, kind_code, status_code,
 };
 use super::manifest::BodyHash;
+use super::output::Output;
 use super::sort::{Sorted, Sorter, Spool};
 use crate::core::format::KeyFormat;
 use crate::core::{Digest, Grant, KeyId, KeySpec, Kind};
@@ -464,57 +464,5 @@ impl<T: std::hash::Hash + Eq> Interner<T> {
 impl<T> Default for Interner<T> {
     fn default() -> Self {
         Self { numbers: HashMap::new() }
-    }
-}
-
-/// Writes, counts and hashes.
-struct Output<F: Write> {
-    writer: BufWriter<F>,
-    hash: Context,
-    bytes: u64,
-}
-
-// === impl Output ===
-
-impl<F: Write> Output<F> {
-    fn new(file: F) -> Self {
-        Self {
-            writer: BufWriter::with_capacity(1 << 18, file),
-            hash: Context::new(&SHA256),
-            bytes: 0,
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
-        self.writer.write_all(bytes)
-    }
-
-    fn pad(&mut self) -> io::Result<()> {
-        let missing = self.bytes.next_multiple_of(ALIGN as u64) - self.bytes;
-        let zeros = [0u8; ALIGN];
-        self.write(zeros.get(..missing as usize).unwrap_or_default())
-    }
-
-    fn copy(&mut self, from: impl Read) -> io::Result<()> {
-        let mut reader = BufReader::with_capacity(1 << 18, from);
-        loop {
-            let chunk = io::BufRead::fill_buf(&mut reader)?;
-            if chunk.is_empty() {
-                return Ok(());
-            }
-            let read = chunk.len();
-            self.write(chunk)?;
-            io::BufRead::consume(&mut reader, read);
-        }
-    }
-
-    fn finish(self) -> io::Result<(F, u64, BodyHash)> {
-        let mut sha256 = [0; 32];
-        let hash = self.hash.finish();
-        sha256.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
-        let file = self.writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-        Ok((file, self.bytes, BodyHash(sha256)))
     }
 }

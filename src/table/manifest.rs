@@ -35,7 +35,7 @@ pub enum Acknowledge {
 pub struct BodyHash(pub [u8; 32]);
 
 /// The table that a patch was made over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Base {
     pub serial: u64,

@@ -1,4 +1,10 @@
 //! Tests of the room as a whole. Those of one step stand beside it.
 
+mod accept;
+mod build;
+mod docs;
+mod model;
 mod overlay;
 mod round_trip;
+mod trust;
+mod vectors;

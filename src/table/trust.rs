@@ -9,11 +9,13 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::envelope::Envelope;
 use super::refusal::Refusal;
-use crate::core::Digest;
+use crate::core::{Digest, SignerKey};
 
-/// An Ed25519 public key that is safe to trust: canonical and not of small order.
+pub use crate::core::SignerError as PublicKeyError;
+
+/// A [`SignerKey`] that signatures are verified with.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublicKey([u8; 32]);
+pub struct PublicKey(SignerKey);
 
 /// Name of a signer for people: the first eight bytes of the SHA-256 of its SPKI.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,21 +29,6 @@ pub struct Trust {
     audience: Option<Box<str>>,
 }
 
-/// Why a public key is not one to trust.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PublicKeyError {
-    #[error("is not a canonical encoding (its y is 2^255 - 19 or more)")]
-    NonCanonical,
-    #[error("is a key of small order: anybody can make signatures for it")]
-    SmallOrder,
-    #[error(
-        "is not an Ed25519 public key\n\
-         hint: a PEM `PUBLIC KEY` as `keygatectl signer new` or `openssl pkey -pubout` prints it, \
-         or `ed25519:` and the base64 of the 32 raw bytes"
-    )]
-    Syntax,
-}
-
 /// Why a set of trusted signers makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
@@ -53,92 +40,38 @@ pub enum TrustError {
     Required { required: usize, signers: usize },
 }
 
-/// DER of SubjectPublicKeyInfo for Ed25519 (RFC 8410) up to the 32 bytes of the key.
-const SPKI_HEAD: [u8; 12] =
-    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-
-/// The y coordinates of the eight points of small order. With the sign bit set or not they are the
-/// eight canonical encodings and the two of `x = 0` with a sign.
-const SMALL_ORDER_Y: [[u8; 32]; 5] = [
-    // y = 0: order 4
-    [0; 32],
-    // y = 1: the identity, which aws-lc-rs takes as a public key
-    [
-        1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        0, 0,
-    ],
-    // y = -1: order 2
-    [
-        0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-        0xff, 0x7f,
-    ],
-    // order 8
-    [
-        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
-        0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53,
-        0xfc, 0x05,
-    ],
-    // order 8
-    [
-        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67,
-        0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac,
-        0x03, 0x7a,
-    ],
-];
-
 // === impl PublicKey ===
 
 impl PublicKey {
     /// Refuses what would make a signature worthless. aws-lc-rs itself takes such keys.
     pub fn from_raw(bytes: [u8; 32]) -> Result<Self, PublicKeyError> {
-        let [.., top] = bytes;
-        let mut y = bytes;
-        if let Some(last) = y.last_mut() {
-            *last = top & 0x7f;
-        }
-        // p = 2^255 - 19 is ed ff … ff 7f in little endian.
-        let (low, rest) = y.split_first().unwrap_or((&0, &[]));
-        let (high, middle) = rest.split_last().unwrap_or((&0, &[]));
-        if *low >= 0xed && *high == 0x7f && middle.iter().all(|b| *b == 0xff) {
-            return Err(PublicKeyError::NonCanonical);
-        }
-        if SMALL_ORDER_Y.contains(&y) {
-            return Err(PublicKeyError::SmallOrder);
-        }
-        Ok(Self(bytes))
+        SignerKey::from_bytes(bytes).map(Self)
     }
 
-    /// A PEM `PUBLIC KEY`, or `ed25519:` and the base64 of the raw key or of its SPKI.
+    /// One PEM `PUBLIC KEY`, or `ed25519:` and the base64 of the raw key or of its SPKI.
     pub fn parse(text: &str) -> Result<Self, PublicKeyError> {
         let text = text.trim();
-        let encoded: String = match text.strip_prefix("ed25519:") {
-            Some(rest) => rest.to_owned(),
-            None => text
-                .strip_prefix("-----BEGIN PUBLIC KEY-----")
-                .and_then(|t| t.strip_suffix("-----END PUBLIC KEY-----"))
-                .ok_or(PublicKeyError::Syntax)?
-                .split_ascii_whitespace()
-                .collect(),
-        };
-        let der = BASE64_STANDARD.decode(encoded).map_err(|_| PublicKeyError::Syntax)?;
-        let raw = der.strip_prefix(SPKI_HEAD.as_slice()).unwrap_or(&der);
-        Self::from_raw(raw.try_into().map_err(|_| PublicKeyError::Syntax)?)
+        if text.starts_with("ed25519:") {
+            return SignerKey::from_inline(text).map(Self);
+        }
+        match SignerKey::from_pem(text)?.as_slice() {
+            [one] => Ok(Self(*one)),
+            _ => Err(PublicKeyError::Syntax),
+        }
     }
 
     pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+        self.0.as_bytes()
     }
 
     /// SubjectPublicKeyInfo, as `openssl pkey -pubout -outform DER` writes it.
-    pub fn spki_der(&self) -> Vec<u8> {
-        [SPKI_HEAD.as_slice(), &self.0].concat()
+    pub fn spki_der(&self) -> [u8; 44] {
+        self.0.to_spki()
     }
 
     /// As `openssl pkey -pubout` prints it.
     pub fn spki_pem(&self) -> String {
-        let text = BASE64_STANDARD.encode(self.spki_der());
-        format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
+        self.0.to_pem()
     }
 
     pub fn id(&self) -> SignerId {
@@ -150,14 +83,20 @@ impl PublicKey {
 
     /// Refuses malleable signatures (`S` not below the group order) as well: aws-lc-rs does.
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
-        UnparsedPublicKey::new(&ED25519, &self.0).verify(message, signature).is_ok()
+        UnparsedPublicKey::new(&ED25519, self.as_bytes()).verify(message, signature).is_ok()
+    }
+}
+
+impl From<SignerKey> for PublicKey {
+    fn from(key: SignerKey) -> Self {
+        Self(key)
     }
 }
 
 /// `ed25519:` and the base64 of the raw key: what [`PublicKey::parse`] takes.
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ed25519:{}", BASE64_STANDARD.encode(self.0))
+        write!(f, "ed25519:{}", BASE64_STANDARD.encode(self.as_bytes()))
     }
 }
 
