@@ -27,6 +27,8 @@ mod layering;
 mod lifecycle;
 mod products;
 mod proto_h2;
+mod proto_live;
+mod proto_ws;
 mod readme;
 mod recorder;
 mod samples;

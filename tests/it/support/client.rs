@@ -103,6 +103,11 @@ impl Client {
         self.reader.pending()
     }
 
+    /// Takes `n` bytes of what came behind the last response.
+    pub(crate) fn take(&mut self, n: usize) -> Vec<u8> {
+        self.reader.take(n)
+    }
+
     /// Closes so that the peer gets a reset.
     pub(crate) fn reset(self) {
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));

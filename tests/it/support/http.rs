@@ -114,7 +114,7 @@ impl<R: Read> Reader<R> {
         &self.seen[self.at..]
     }
 
-    fn take(&mut self, n: usize) -> Vec<u8> {
+    pub(crate) fn take(&mut self, n: usize) -> Vec<u8> {
         let bytes = self.seen[self.at..self.at + n].to_vec();
         self.at += n;
         bytes
