@@ -43,18 +43,16 @@ impl Demo {
             .tempdir()
             .map_err(Error::write(&std::env::temp_dir()))?;
         let root = folder.path();
-        session.output.line(&format!("signer, registry, keys and table in {}", root.display()))?;
+        session.output.note(&format!("signer, registry, keys and table in {}", root.display()));
         let upstream = Upstream::start().map_err(Error::write(Path::new("127.0.0.1:0")))?;
         let mut tour = Tour::prepare(root, &upstream)?;
         let mut sidecar = Sidecar::start(&keygate, root)?;
         tour.meet(&sidecar);
-        session.output.line(&format!(
-            "upstream {} (knows nothing of keys), keygate {}",
+        session.output.note(&format!(
+            "upstream {} (knows nothing of keys), keygate {}\n",
             upstream.address(),
             sidecar.address()
-        ))?;
-        session.output.line("")?;
-        session.output.flush()?;
+        ));
         let kept = tour.walk(session)?;
         session.output.flush()?;
         if self.once {

@@ -355,3 +355,43 @@ fn wrong_arguments_end_with_64_and_a_hint() {
     }
     assert_eq!(room.json(&["keys", "check"])["keys"], 0, "nothing was created");
 }
+
+#[test]
+fn names_are_found_however_json_spells_them() {
+    let room = room("keys.jsonl");
+    for name in ["Käse", "a \"quoted\" one", "back\\slash", "plain"] {
+        room.ok(&["keys", "create", "--org", "acme", "--name", name]);
+    }
+    let escaped = room.read("keys.jsonl").replace("Käse", "K\\u00e4se");
+    assert!(escaped.contains("\\u00e4"));
+    room.write("keys.jsonl", escaped);
+    for name in ["Käse", "a \"quoted\" one", "back\\slash", "plain"] {
+        assert_eq!(room.json(&["keys", "show", name])["name"], name);
+    }
+    room.ok(&["keys", "edit", "plain", "--name", "renamed"]);
+    room.fails(66, &["keys", "show", "plain"]);
+    assert_eq!(room.json(&["keys", "list", "--name", "renamed"]).as_array().unwrap().len(), 1);
+    assert_eq!(room.json(&["keys", "list", "--org", "other"]).as_array().unwrap().len(), 0);
+}
+
+/// The examples of docs/registry.md, with digests in place of the ellipses.
+#[test]
+fn the_documented_registries_are_registries() {
+    let text = include_str!("../../docs/registry.md");
+    let block = |language: &str| {
+        let (_, rest) = text.split_once(&format!("```{language}\n")).unwrap();
+        let mut block = rest.split_once("```").unwrap().0.to_owned();
+        let mut n = 0;
+        while block.contains('…') {
+            n += 1;
+            block = block.replacen('…', &format!("{n:064x}"), 1);
+        }
+        block
+    };
+    let room = Room::new();
+    room.write("keys.toml", block("toml"));
+    assert_eq!(room.json(&["keys", "check"])["keys"], 2);
+    assert_eq!(room.json(&["keys", "show", "key_pair"])["kind"], "pair");
+    room.write("keys.jsonl", block("json"));
+    assert_eq!(room.json(&["-r", "keys.jsonl", "keys", "list"])[0]["state"], "revoked");
+}

@@ -152,12 +152,12 @@ pub fn scan(
     let path = content.path;
     let superseding = superseding(content, faults)?;
     let Wanted { filter, newer_than } = wanted;
-    let id = filter.id.map(|id| format!("\"{id}\""));
-    let id = id.as_ref().map(Finder::new);
+    let texts = texts_of(filter);
+    let texts: Vec<_> = texts.iter().map(Finder::new).collect();
     let mut lines = Lines::new(reader(content.file).take(content.length));
     while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
         if line.starts_with(SETTINGS)
-            || id.as_ref().is_some_and(|id| id.find(line).is_none())
+            || cannot_be_meant(line, &texts)
             || leading_serial(line).is_some_and(|serial| serial <= newer_than)
         {
             continue;
@@ -199,6 +199,19 @@ pub fn scan(
         }
     }
     Ok(())
+}
+
+/// What a line must contain to be meant by the filter. A digest has several spellings.
+fn texts_of(filter: &Filter) -> Vec<String> {
+    let id = filter.id.map(|id| id.to_string());
+    let org = filter.org.as_ref().map(|org| org.as_str().to_owned());
+    let texts = [id, filter.name.clone(), org].into_iter().flatten();
+    texts.map(|text| format!("\"{text}\"")).collect()
+}
+
+/// Tells most lines apart without parsing them. One with an escape may spell a text otherwise.
+fn cannot_be_meant(line: &[u8], texts: &[Finder<'_>]) -> bool {
+    texts.iter().any(|text| text.find(line).is_none()) && memchr::memchr(b'\\', line).is_none()
 }
 
 /// The serial of a line as [`print`] writes it, without parsing the line.
