@@ -26,6 +26,7 @@ mod keygate_cli;
 mod layering;
 mod lifecycle;
 mod products;
+mod proto_grpc;
 mod proto_h2;
 mod proto_live;
 mod proto_ws;
