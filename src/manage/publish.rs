@@ -367,17 +367,26 @@ pub fn write<F: Read + Seek>(
     let out = files::resolve(out)?;
     let _lock = Lock::take(&out, session.patience)?;
     let ours = draft.manifest().clone();
-    if out.exists() {
-        let theirs = head(&out)?;
+    let theirs = if out.exists() { Some(head(&out)?) } else { None };
+    if let Some(theirs) = &theirs {
         if theirs.serial >= ours.serial && theirs.body_sha256 != ours.body_sha256
             || theirs.serial > ours.serial
         {
-            return Err(Error::raced(&out, &theirs, ours.serial));
+            return Err(Error::raced(&shown, theirs, ours.serial));
         }
         if theirs.kind != ours.kind {
             let refusal = crate::table::Refusal::Kind { found: theirs.kind, wanted: ours.kind };
-            return Err(Error::refused(&out, refusal));
+            return Err(Error::refused(&shown, refusal));
         }
+    }
+    if let Some(theirs) = &theirs
+        && theirs.issued_at_ms > ours.issued_at_ms
+    {
+        eprintln!(
+            "warning: this machine's clock is behind: {} was issued at {}, which is in its future",
+            shown.display(),
+            time::show(theirs.issued_at_ms / 1000)
+        );
     }
     let mut to = Replacement::of(&out)?;
     draft.write(&mut to).map_err(Error::write(&out))?;

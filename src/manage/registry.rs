@@ -9,6 +9,8 @@
 pub mod change;
 pub mod entry;
 pub mod jsonl;
+#[cfg(test)]
+mod properties;
 pub mod settings;
 pub mod toml;
 

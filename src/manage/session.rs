@@ -72,6 +72,17 @@ impl Session {
         Self { output: Output::sink(), ..Self::new(common, clock) }
     }
 
+    /// Another one for the same registry.
+    pub fn silent_like(other: &Self) -> Self {
+        Self {
+            clock: other.clock.clone(),
+            output: Output::sink(),
+            registry: other.registry.clone(),
+            patience: other.patience,
+            who: other.who.clone(),
+        }
+    }
+
     pub fn now(&self) -> u64 {
         self.clock.now().unix_secs()
     }

@@ -8,5 +8,6 @@ mod recipes;
 mod registry;
 mod scale;
 mod sessions;
+mod status;
 mod support;
 mod tables;

@@ -95,6 +95,38 @@ fn duplicates_are_found_on_disk_and_named() {
     assert!(!room.path("t.kgt").exists());
 }
 
+/// A limit on the size of files stands for a disk that runs full.
+#[test]
+fn a_disk_that_runs_full_while_writing_loses_nothing() {
+    let room = Room::with_registry();
+    room.create(&[]);
+    room.ok(&["-r", "keys.jsonl", "keys", "init", "--copy", "keys.toml"]);
+    room.write("keys.csv", csv(2000));
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
+    let limited = |blocks: u32, arguments: &[&str]| {
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_keygatectl")]).args(arguments);
+        crate::support::Ran::of(command.current_dir(room.root()).output().unwrap())
+    };
+    let files = ["keys.toml", "keys.jsonl", "t.kgt"];
+    let before = files.map(|file| fs::read(room.path(file)).unwrap());
+    let build = ["table", "build", "--from", "keys.csv", "--serial", "99", "--audience", "shop"];
+    let runs = [
+        limited(16, &[&build[..], &["-o", "t.kgt", "--signer", "signer.pem"]].concat()),
+        limited(0, &["-r", "keys.toml", "keys", "create", "--org", "acme"]),
+        limited(0, &["-r", "keys.jsonl", "keys", "create", "--org", "acme"]),
+    ];
+    for ran in runs {
+        assert_eq!(ran.code, 73, "{}", ran.stderr);
+        assert!(ran.stderr.contains("cannot write"), "{}", ran.stderr);
+        assert!(!ran.stdout.contains("secret"), "no secret of a key that is not there");
+    }
+    assert_eq!(files.map(|file| fs::read(room.path(file)).unwrap()), before);
+    room.ok(&["-r", "keys.jsonl", "keys", "create", "--org", "acme"]);
+    room.create(&[]);
+}
+
 #[test]
 fn a_full_disk_is_told_and_leaves_what_was_there() {
     // Every write to this device fails with "no space left".

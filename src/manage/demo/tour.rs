@@ -12,7 +12,9 @@ use super::super::keys::create::Create;
 use super::super::keys::edit::{Target, Turn};
 use super::super::output::Columns;
 use super::super::publish::PublishArgs;
+use super::super::registry::Registry;
 use super::super::session::Session;
+use super::super::status::Status;
 use super::super::tables::build::Build;
 use super::super::time::When;
 use super::child::Sidecar;
@@ -203,6 +205,7 @@ impl Tour {
         // A key that never worked proves nothing.
         row.kept &= worked;
         rows.push(row);
+        rows.push(self.in_force_everywhere());
         print(&rows, session)?;
         Ok(rows.iter().all(|row| row.kept))
     }
@@ -281,6 +284,24 @@ impl Tour {
             saw: "nothing".to_owned(),
             kept: answer.status == 401 && code.as_deref() == Some("invalid_key"),
         })
+    }
+
+    /// What `keygatectl status --serial N URL` answers about this one sidecar.
+    fn in_force_everywhere(&self) -> Row {
+        let serial = Registry::open(&self.session.registry).map_or(0, |r| r.settings.serial);
+        let status = Status {
+            serial: Some(serial),
+            wait: Some(PATIENCE),
+            urls: vec![self.admin.to_string()],
+        };
+        let kept = status.run(&mut Session::silent_like(&self.session)).is_ok();
+        Row {
+            what: format!("keygatectl status --serial {serial}"),
+            request: "GET /status".to_owned(),
+            status: if kept { "in force" } else { "not in force" }.to_owned(),
+            saw: "nothing".to_owned(),
+            kept: kept && serial > 0,
+        }
     }
 
     /// `keys create` has published nothing yet where the demo silences it.

@@ -334,6 +334,29 @@ fn what_is_no_secret() {
     }
 }
 
+const FORMATS: [Format; 8] = [
+    Format::Apisix,
+    Format::Csv,
+    Format::Envoy,
+    Format::Htpasswd,
+    Format::Jsonl,
+    Format::Kong,
+    Format::Kubernetes,
+    Format::NginxMap,
+];
+
+proptest::proptest! {
+    /// Files come from other programs: none may end the importer otherwise than with a fault.
+    #[test]
+    fn no_file_breaks_an_importer(
+        text in "\\PC{0,120}|(consumers|keyauth_credentials|key|: |\n|  |- |\"|'|;|\\{|\\}|,|[a-z0-9]){0,60}",
+    ) {
+        for format in FORMATS {
+            let _ = read(format, &text);
+        }
+    }
+}
+
 fn show_digest(digest: &Digest) -> String {
     crate::manage::registry::entry::show_digest(digest)
 }

@@ -1,0 +1,96 @@
+//! What is written is what is read, for keys of every shape, in both forms and through edits.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::entry::{Entry, Previous, RawEntry};
+use super::toml::{self, Piece};
+use crate::core::{Digest, Environment, KeyId, Limit, OrgId, Permission, Status};
+
+fn entries() -> impl Strategy<Value = Entry> {
+    let words = (
+        "key_[a-z0-9]{1,12}",
+        "[!-~]{1,40}",
+        "\\PC{0,40}".prop_filter("control", |n| !n.chars().any(char::is_control)),
+        prop::collection::vec("[!#-\\[\\]-~]{1,20}", 0..4),
+        prop::option::of("[!-9;-~]{1,30}"),
+        "[!-~]{0,12}",
+        "[^\\p{C}]{0,30}".prop_filter("control", |n| !n.chars().any(char::is_control)),
+    );
+    let facts = (
+        prop::sample::select(vec![Status::Active, Status::Disabled, Status::Revoked]),
+        prop::option::of(prop::sample::select(vec![Environment::Live, Environment::Test])),
+        prop::collection::vec(any::<(u32, u8)>(), 0..3),
+        prop::option::of((1u32..100_000, 1u64..100_000, 1u32..100)),
+        prop::array::uniform3(prop::option::of(0..=u64::from(u32::MAX))),
+        any::<[u8; 32]>(),
+        prop::option::of((any::<[u8; 32]>(), 0..=u64::from(u32::MAX))),
+    );
+    (words, facts).prop_map(|(words, facts)| {
+        let (id, org, name, permissions, public_id, start, note) = words;
+        let (status, environment, networks, limit, times, digest, previous) = facts;
+        let network = |(address, length): (u32, u8)| {
+            let network = ipnet::Ipv4Net::new(address.into(), length % 33).unwrap();
+            ipnet::IpNet::from(network.trunc())
+        };
+        let limit = limit.and_then(|(count, seconds, burst)| {
+            let window = std::time::Duration::from_secs(seconds);
+            Limit::new(count, window, burst.min(count)).ok()
+        });
+        Entry {
+            id: KeyId::parse(&id).unwrap(),
+            org: OrgId::parse(&org).unwrap(),
+            name: name.into(),
+            status,
+            environment,
+            permissions: permissions.iter().map(|w| Permission::parse(w).unwrap()).collect(),
+            networks: networks.into_iter().map(network).collect(),
+            limit,
+            created: times[0],
+            not_before: times[1],
+            expires: times[2],
+            prefix: None,
+            start: start.into(),
+            previous: public_id
+                .as_ref()
+                .and(previous)
+                .map(|(digest, expires)| Previous { digest: Digest(digest), expires }),
+            public_id: public_id.map(Into::into),
+            digest: Digest(digest),
+            replaces: None,
+            note: note.into(),
+        }
+    })
+}
+
+fn reread(text: String) -> Entry {
+    toml::parse(&Piece { line: 1, text }, Path::new("keys.toml")).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn toml_and_json_are_read_as_they_were_written(entry in entries()) {
+        prop_assert_eq!(&reread(toml::print(&entry)), &entry);
+        let json = serde_json::to_string(&entry.raw()).unwrap();
+        let raw: RawEntry<'_> = serde_json::from_str(&json).unwrap();
+        prop_assert_eq!(&raw.parse().unwrap(), &entry);
+    }
+
+    #[test]
+    fn an_edit_leads_from_any_key_to_any_other(old in entries(), new in entries()) {
+        let text = toml::edit(&toml::print(&old), &old, &new).unwrap();
+        prop_assert_eq!(reread(text), new);
+    }
+
+    #[test]
+    fn no_text_breaks_the_reader(text in "\\PC{0,200}|(\\[\\[key\\]\\]|id = \"key_a\"|\n|\"\"\"|[ -~]){0,20}") {
+        let mut pieces = toml::Pieces::new(text.as_bytes());
+        let mut joined = String::new();
+        while let Ok(Some(piece)) = pieces.advance() {
+            let _ = toml::parse(&piece, Path::new("keys.toml"));
+            joined.push_str(&piece.text);
+        }
+        prop_assert_eq!(joined, text);
+    }
+}
