@@ -43,9 +43,17 @@ fn a_compromised_signer_is_dropped_and_its_tables_refused() {
     room.create(&[]);
     room.ok(&["table", "build", "-o", "forged.kgt", "--signer", "signer.pem"]);
     room.ok(&["signer", "new", "-o", "new.pem"]);
+    // 1. Signed by both: taken before and after the switch.
+    let both = ["--signer", "signer.pem", "--signer", "new.pem"];
+    room.ok(&[&["table", "build", "-o", "t.kgt"], &both[..]].concat());
+    assert!(open(&room, "t.kgt", &trusting(&room, &["signer.pem"], 1)).is_ok());
+    // 2. The old one is dropped.
     let trust = trusting(&room, &["new.pem"], 1);
     let refused = open(&room, "forged.kgt", &trust).unwrap_err();
     assert_eq!(refused.reason(), "unknown_signer");
+    let table = open(&room, "t.kgt", &trust).unwrap();
+    assert!(trust.accepts(table.signed_by()).is_ok(), "in force before, in force after");
+    // 3. The new one alone.
     room.ok(&["table", "build", "-o", "t.kgt", "--signer", "new.pem"]);
     assert!(open(&room, "t.kgt", &trust).is_ok());
 }
