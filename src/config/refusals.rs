@@ -6,7 +6,7 @@ use super::fault::Problem;
 use super::section::Section;
 use crate::core::Source;
 use crate::core::reason::Disclosure;
-use crate::core::refusal::{Challenges, Profile, RateFields, Refusals, Scheme, Template};
+use crate::core::refusal::{Challenges, Prepared, Profile, RateFields, Refusals, Scheme, Template};
 
 const REALM: &str = "api";
 
@@ -31,6 +31,7 @@ pub(super) fn refusals(section: &Section<'_>, sources: &[Source]) -> Refusals {
                 false => Err(Problem::new("must be a URL without a fragment")),
             }
         }),
+        prepared: Prepared::default(),
     };
     let default = section
         .parse("profile", |text| refusals.profile(text).ok_or_else(|| unknown_profile(&refusals)));

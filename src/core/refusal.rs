@@ -5,18 +5,20 @@
 
 mod body;
 mod challenge;
+mod prepared;
 mod template;
 mod text;
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::limit::{Limit, Spent};
 use super::reason::{Detail, Disclosure, Reason, Rejection};
 
 pub use self::challenge::{Challenges, Scheme};
+pub use self::prepared::Prepared;
 pub use self::template::{Template, TemplateError};
 
 /// The configured profiles and what all refusals share.
@@ -30,6 +32,8 @@ pub struct Refusals {
     pub rate_fields: RateFields,
     /// Page whose fragments are the codes: `type` of a problem.
     pub docs: Option<Box<str>>,
+    /// What has been rendered already, with the other fields as they are; anew where they change.
+    pub prepared: Prepared,
 }
 
 /// The form of a refusal's body.
@@ -117,6 +121,19 @@ impl Refusals {
     }
 
     pub fn render(&self, rejection: &Rejection, context: &Context<'_>) -> Rendered {
+        if rejection.detail == Detail::None && !context.grpc {
+            let profile =
+                context.profile.and_then(|name| self.profile(name)).unwrap_or(self.default);
+            let prepared =
+                self.prepared.render(self, profile, rejection.reason, context.request_id);
+            if let Some(rendered) = prepared {
+                return rendered;
+            }
+        }
+        self.render_anew(rejection, context)
+    }
+
+    fn render_anew(&self, rejection: &Rejection, context: &Context<'_>) -> Rendered {
         let shown = text::shown(rejection.reason, self.disclosure);
         let text = text::text(shown);
         let message = match &rejection.detail {
@@ -275,26 +292,34 @@ impl RateFields {
         wait: Duration,
         mut add: impl FnMut(HeaderName, HeaderValue),
     ) {
-        let mut put = |name: HeaderName, text: String| {
-            if let Ok(value) = HeaderValue::try_from(text) {
+        // On the path of every limited request: no formatting machinery.
+        let mut put = |name: HeaderName, parts: &[&str]| {
+            let mut text = BytesMut::with_capacity(48);
+            parts.iter().for_each(|part| text.extend_from_slice(part.as_bytes()));
+            if let Ok(value) = HeaderValue::from_maybe_shared(text.freeze()) {
                 add(name, value);
             }
         };
-        let wait = seconds(wait);
+        let (mut count, mut left, mut width, mut until) =
+            (itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new());
+        let count = count.format(limit.count());
+        let remaining = left.format(remaining);
+        let wait = until.format(seconds(wait));
         if self.standard {
             // `w` is whole seconds; a window that is none is left out, which the draft allows.
             let window = limit.window();
-            let policy = match (window.as_secs(), window.subsec_nanos()) {
-                (w @ 1.., 0) => format!("\"per-key\";q={};w={w}", limit.count()),
-                _ => format!("\"per-key\";q={}", limit.count()),
-            };
-            put(RATELIMIT_POLICY, policy);
-            put(RATELIMIT, format!("\"per-key\";r={remaining};t={wait}"));
+            match (window.as_secs(), window.subsec_nanos()) {
+                (w @ 1.., 0) => {
+                    put(RATELIMIT_POLICY, &["\"per-key\";q=", count, ";w=", width.format(w)]);
+                }
+                _ => put(RATELIMIT_POLICY, &["\"per-key\";q=", count]),
+            }
+            put(RATELIMIT, &["\"per-key\";r=", remaining, ";t=", wait]);
         }
         if self.x {
-            put(X_LIMIT, limit.count().to_string());
-            put(X_REMAINING, remaining.to_string());
-            put(X_RESET, wait.to_string());
+            put(X_LIMIT, &[count]);
+            put(X_REMAINING, &[remaining]);
+            put(X_RESET, &[wait]);
         }
     }
 }

@@ -264,7 +264,8 @@ fn what_may_not_be_told_apart_has_the_same_bytes() {
         for grpc in [false, true] {
             let refusals = refusals(profile);
             alike(&refusals, &always, grpc);
-            let refusals = Refusals { disclosure: Disclosure::Uniform, ..refusals };
+            let prepared = Prepared::default();
+            let refusals = Refusals { disclosure: Disclosure::Uniform, prepared, ..refusals };
             alike(&refusals, &[&always[..], &uniform[..]].concat(), grpc);
         }
     }

@@ -24,7 +24,7 @@ impl Buffer {
         self.put("\",\"request_id\":\"");
         self.escaped(line.request_id);
         self.put("\",\"client\":\"");
-        self.display(line.client);
+        self.address(line.client);
         self.put("\",\"protocol\":\"");
         self.put(line.protocol);
         self.put("\",\"method\":\"");
@@ -73,7 +73,7 @@ impl Buffer {
     pub(super) fn text(&mut self, line: &AccessLine<'_>) {
         self.time(line.unix_ms);
         self.put(" ");
-        self.display(line.client);
+        self.address(line.client);
         self.put(" \"");
         self.escaped(line.method);
         self.put(" ");
@@ -127,6 +127,21 @@ impl Buffer {
 
     fn number(&mut self, n: u64) {
         self.put(itoa::Buffer::new().format(n));
+    }
+
+    /// `Display` of an address costs a third of the whole line.
+    fn address(&mut self, address: std::net::IpAddr) {
+        match address {
+            std::net::IpAddr::V4(v4) => {
+                for (at, octet) in v4.octets().into_iter().enumerate() {
+                    if at > 0 {
+                        self.put(".");
+                    }
+                    self.number(u64::from(octet));
+                }
+            }
+            std::net::IpAddr::V6(v6) => self.display(v6),
+        }
     }
 
     fn display(&mut self, value: impl std::fmt::Display) {
