@@ -113,6 +113,8 @@ async fn handle(
         return fail(&worker, Reason::UpstreamBadResponse, &after, record);
     }
     rewrite::to_client(&mut head.headers, settings);
+    // What the upstream spoke is its affair; hyper fits this to what the client speaks.
+    head.version = http::Version::HTTP_11;
     after.finish(&mut head.headers, settings, &record);
     let body = pass_on(incoming, lease, stream, upload, record, grpc);
     Response::from_parts(head, body)

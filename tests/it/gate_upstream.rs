@@ -133,7 +133,6 @@ fn interim_answers_are_consumed() {
 }
 
 /// The version of an answer is that of its own hop.
-#[cfg(any())] // parked: waits for F10
 #[test]
 fn the_version_of_the_upstream_stays_on_its_hop() {
     let upstream = Upstream::answering(|_| {
