@@ -11,6 +11,9 @@ use super::AdminState;
 use crate::reload::{Status, Time};
 use crate::telemetry::readiness::Pending;
 
+/// The part of readiness that is the upstream's health check, where one is configured.
+const UPSTREAM: &str = "upstream";
+
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Prometheus text format.
@@ -51,7 +54,10 @@ pub(super) fn answer<B>(
         ),
         "/livez" => page(StatusCode::OK, TEXT, "alive\n"),
         "/metrics" => {
-            state.metrics.control().ready.set(f64::from(u8::from(state.readiness.is_ready())));
+            let control = state.metrics.control();
+            control.ready.set(u8::from(state.readiness.is_ready()));
+            let ill = state.readiness.pending().iter().any(|p| p.part == UPSTREAM);
+            control.upstream_healthy.set(u8::from(!ill));
             page(StatusCode::OK, EXPOSITION, state.metrics.render())
         }
         "/readyz" => readiness(state, state.readiness.is_ready(), "ready\n"),

@@ -66,6 +66,11 @@ fn probes_follow_readiness() {
     assert_eq!((status, &*text), (503, "not ready\ntable: the table in force ran out\n"));
     assert_eq!(running.get("/startupz").0, 200, "never goes back");
     assert!(running.get("/metrics").1.contains("\nkeygate_ready 0\n"));
+    assert!(running.get("/metrics").1.contains("\nkeygate_upstream_healthy 1\n"));
+    let upstream = running.readiness.register("upstream");
+    assert!(running.get("/metrics").1.contains("\nkeygate_upstream_healthy 0\n"));
+    upstream.ready();
+    assert!(running.get("/metrics").1.contains("\nkeygate_upstream_healthy 1\n"));
     running.admin.stop();
 }
 

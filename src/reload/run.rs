@@ -174,7 +174,10 @@ impl Feed {
                     Artefact::Table => "fetch-table",
                 };
                 std::thread::Builder::new().name(name.into()).spawn(move || {
-                    lower_priority();
+                    // A patch is small, and a revocation must not wait for idle cores.
+                    if fetcher.artefact == Artefact::Table {
+                        lower_priority();
+                    }
                     fetcher.run(&inbox, |fetched| events.send(Event::Fetched(fetched)).is_ok());
                 })?;
                 Ok(Self::Url(commands))

@@ -303,3 +303,19 @@ fn a_large_table_loads_aside_and_patches_do_not_wait() {
     assert_eq!(status.keys.unwrap().active, 69_999);
     assert_eq!(status.held_patches, 1);
 }
+
+#[test]
+fn an_old_table_is_freed_by_the_reload_thread_once_nobody_looks_into_it() {
+    let folder = Folder::new();
+    folder.publish("t.kgt", &table(1));
+    let running = folder.start();
+    // A request that is being decided.
+    let reader = Arc::clone(&running.store.load());
+    let old = Arc::downgrade(reader.keys.as_ref().unwrap());
+    folder.publish("t.kgt", &table(2));
+    running.until_serial(2);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(old.upgrade().is_some_and(|keys| keys.serial() == 1));
+    drop(reader);
+    running.until("freed", |_| old.strong_count() == 0);
+}
