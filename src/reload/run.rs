@@ -34,6 +34,9 @@ use crate::telemetry::control::Artefact;
 /// From something complete to a look: what comes in a burst is seen in one look.
 const COALESCE: Duration = Duration::from_millis(3);
 
+/// The same where it is hardly our business: somebody else's file in the directory.
+const ELSEWHERE: Duration = Duration::from_millis(50);
+
 /// From the last partial write to a look, for writers that do not close.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -120,8 +123,10 @@ pub(super) struct Loop {
 /// When what is due, in nanoseconds of the process's clock.
 #[derive(Default)]
 struct Timers {
-    /// A look because something stirred.
+    /// A look because something is whole.
     look: Option<u64>,
+    /// A look because a writer paused.
+    quiet: Option<u64>,
     /// Somebody writes in place since then and has not closed.
     writing: Option<u64>,
     table_poll: u64,
@@ -137,7 +142,8 @@ struct Timers {
 // === impl Wakes ===
 
 impl Wakes {
-    const COMPLETE: u8 = 2;
+    const COMPLETE: u8 = 4;
+    const ELSEWHERE: u8 = 2;
     const PARTIAL: u8 = 1;
 
     pub(super) fn new(events: Sender<Event>) -> Self {
@@ -147,6 +153,7 @@ impl Wakes {
     fn stir(&self, what: Stir) {
         let bit = match what {
             Stir::Complete => Self::COMPLETE,
+            Stir::Elsewhere => Self::ELSEWHERE,
             Stir::Partial => Self::PARTIAL,
         };
         if self.bits.fetch_or(bit, Ordering::AcqRel) == 0 {
@@ -242,14 +249,21 @@ impl Loop {
     fn stirred(&mut self) {
         let bits = self.wakes.take();
         let now = self.clock.now().mono_ns;
-        if bits & Wakes::COMPLETE != 0 {
-            self.timers.writing = None;
-            let at = now + nanos(COALESCE);
+        // The first of a burst sets the time; what follows must not put the look off.
+        let mut look_at = |at: u64| {
             self.timers.look = Some(self.timers.look.map_or(at, |due| due.min(at)));
+        };
+        if bits & Wakes::ELSEWHERE != 0 {
+            look_at(now + nanos(ELSEWHERE));
+        }
+        if bits & Wakes::COMPLETE != 0 {
+            look_at(now + nanos(COALESCE));
+            self.timers.writing = None;
+            self.timers.quiet = None;
         } else if bits & Wakes::PARTIAL != 0 {
             let since = *self.timers.writing.get_or_insert(now);
-            // Every write puts the look off, but not for ever.
-            self.timers.look = Some((now + nanos(QUIET)).min(since + nanos(PATIENCE)));
+            // Every write puts this look off, but not for ever.
+            self.timers.quiet = Some((now + nanos(QUIET)).min(since + nanos(PATIENCE)));
         }
     }
 
@@ -261,11 +275,13 @@ impl Loop {
             self.timers.look = Some(now);
         }
         let polled = self.timers.table_poll.min(self.timers.patch_poll) <= now;
-        if polled || self.timers.look.is_some_and(|at| at <= now) {
+        let stirred = [self.timers.look, self.timers.quiet].into_iter().flatten().min();
+        if polled || stirred.is_some_and(|at| at <= now) {
+            self.timers.look = None;
             let enough = self.timers.writing.map(|since| since + nanos(PATIENCE));
             // While somebody writes, the close or the end of patience brings another look.
-            self.timers.look = enough.filter(|at| now < *at);
-            if self.timers.look.is_some() {
+            self.timers.quiet = enough.filter(|at| now < *at);
+            if self.timers.quiet.is_some() {
                 self.look(Look::Early);
             } else {
                 self.timers.writing = None;
@@ -287,7 +303,8 @@ impl Loop {
         let now = self.clock.now().mono_ns;
         let timers = &self.timers;
         let fixed = [timers.table_poll, timers.patch_poll, timers.tick, timers.census];
-        let due = fixed.into_iter().chain(timers.look).chain(timers.retry).min().unwrap_or(now);
+        let maybe = [timers.look, timers.quiet, timers.retry].into_iter().flatten();
+        let due = fixed.into_iter().chain(maybe).min().unwrap_or(now);
         let wait = Duration::from_nanos(due.saturating_sub(now));
         if self.retired.is_empty() { wait } else { wait.min(RETIRE) }
     }

@@ -10,17 +10,20 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 /// What happened in a watched directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stir {
-    /// Something is whole: closed after writing, renamed, linked, removed.
+    /// Something of a name that matters is whole: closed after writing, renamed, linked, removed.
     Complete,
-    /// A file was made or written to; more may follow.
+    /// The same for another name. It may matter in ways that cannot be told from here, but not
+    /// often: the directory may be full of other people's files.
+    Elsewhere,
+    /// A file of a name that matters was made or written to; more may follow.
     Partial,
 }
 
@@ -35,10 +38,21 @@ struct Directory {
 /// Links that are followed on the way to one file; the kernel's own bound.
 const MAX_LINKS: usize = 40;
 
+/// What decides where a path leads.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Way {
+    /// Each directory that holds the file or a link on the way.
+    directories: BTreeSet<PathBuf>,
+    /// The name of the file and of each link.
+    names: BTreeSet<OsString>,
+}
+
 /// Watches the directories of some paths.
 pub(super) struct Watch {
     paths: Vec<PathBuf>,
     armed: BTreeSet<Directory>,
+    /// Names that matter; read by the watcher's thread.
+    names: Arc<Mutex<BTreeSet<OsString>>>,
     watcher: Option<RecommendedWatcher>,
     stir: Arc<dyn Fn(Stir) + Send + Sync>,
     /// A failure is said once, not at every poll.
@@ -51,8 +65,14 @@ impl Watch {
     /// `stir` is called on a thread of the watcher and must not wait. Nothing is armed before the
     /// first [`Self::refresh`].
     pub(super) fn new(paths: Vec<PathBuf>, stir: impl Fn(Stir) + Send + Sync + 'static) -> Self {
-        let armed = BTreeSet::new();
-        Self { paths, armed, watcher: None, stir: Arc::new(stir), complained: false }
+        Self {
+            paths,
+            armed: BTreeSet::new(),
+            names: Arc::default(),
+            watcher: None,
+            stir: Arc::new(stir),
+            complained: false,
+        }
     }
 
     /// Whether changes wake, or only the poll sees them.
@@ -67,8 +87,10 @@ impl Watch {
     /// Arms again what lost its watch. True: something was armed, so that a change may have been
     /// missed before; the caller must look at the files *after* this call.
     pub(super) fn refresh(&mut self) -> bool {
-        let wanted: BTreeSet<_> =
-            self.paths.iter().flat_map(|p| directories(p)).filter_map(Directory::at).collect();
+        let mut way = Way::default();
+        self.paths.iter().for_each(|path| way.follow(path));
+        let wanted: BTreeSet<_> = way.directories.into_iter().filter_map(Directory::at).collect();
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = way.names;
         if self.watcher.is_some() && wanted == self.armed {
             return false;
         }
@@ -95,10 +117,17 @@ impl Watch {
     }
 
     fn arm(&self, wanted: &BTreeSet<Directory>) -> notify::Result<RecommendedWatcher> {
-        let stir = Arc::clone(&self.stir);
+        let (stir, names) = (Arc::clone(&self.stir), Arc::clone(&self.names));
+        let armed: BTreeSet<_> = wanted.iter().map(|d| d.path.clone()).collect();
+        let matters = move |path: &PathBuf| {
+            // A whole directory may be configured, with one file of these kinds in it.
+            let is_ours = path.extension().is_some_and(|e| e == "kgt" || e == "kgp");
+            let named = |name| names.lock().unwrap_or_else(PoisonError::into_inner).contains(name);
+            is_ours || armed.contains(path) || path.file_name().is_some_and(named)
+        };
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // An error is an overflow or a lost watch: looking at the files is right for both.
-            if let Some(what) = event.map_or(Some(Stir::Complete), |e| classify(&e)) {
+            if let Some(what) = event.map_or(Some(Stir::Complete), |e| classify(&e, &matters)) {
                 stir(what);
             }
         })?;
@@ -121,62 +150,76 @@ impl Directory {
     }
 }
 
-/// `None`: a look at a file, which changes nothing. Reading a table raises such events itself.
-fn classify(event: &Event) -> Option<Stir> {
+/// `None`: a look at a file, which changes nothing, or somebody else's unfinished file. Reading a
+/// table raises such events itself.
+fn classify(event: &Event, matters: impl Fn(&PathBuf) -> bool) -> Option<Stir> {
+    // An overflow has no path.
+    let ours = event.paths.is_empty() || event.paths.iter().any(matters);
+    let complete = || Some(if ours { Stir::Complete } else { Stir::Elsewhere });
     match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(Stir::Complete),
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => complete(),
         EventKind::Access(_) => None,
         // A new link is whole at once and says so no further; a new file is closed later.
-        EventKind::Create(_) if event.paths.iter().any(|p| p.is_symlink()) => Some(Stir::Complete),
-        EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)) => Some(Stir::Partial),
+        EventKind::Create(_) if event.paths.iter().any(|p| p.is_symlink()) => complete(),
+        EventKind::Create(CreateKind::Folder) => complete(),
+        EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)) => {
+            ours.then_some(Stir::Partial)
+        }
         EventKind::Any | EventKind::Modify(_) | EventKind::Other | EventKind::Remove(_) => {
-            Some(Stir::Complete)
+            complete()
         }
     }
 }
 
-/// The directories whose entries decide what `path` is: where it lies, and where each symbolic link
-/// on the way lies. What does not exist yet is left out, its parent is not.
-fn directories(path: &Path) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    let mut todo: Vec<OsString> = components(path);
-    let mut at = if path.is_absolute() { PathBuf::from("/") } else { PathBuf::from(".") };
-    let mut links = 0;
-    while let Some(name) = todo.pop() {
-        if name == ".." {
-            at.push("..");
-            continue;
-        }
-        let next = at.join(&name);
-        let Ok(meta) = std::fs::symlink_metadata(&next) else {
-            found.insert(at);
-            return found;
-        };
-        if meta.is_symlink() {
-            found.insert(at.clone());
-            links += 1;
-            let Ok(target) = std::fs::read_link(&next) else { return found };
-            if links > MAX_LINKS {
-                return found;
+// === impl Way ===
+
+impl Way {
+    /// Goes to `path` as the kernel would. What does not exist yet is left out, its parent is not.
+    fn follow(&mut self, path: &Path) {
+        let mut todo: Vec<OsString> = components(path);
+        let mut at = if path.is_absolute() { PathBuf::from("/") } else { PathBuf::from(".") };
+        let mut links = 0;
+        while let Some(name) = todo.pop() {
+            if name == ".." {
+                at.push("..");
+                continue;
             }
-            if target.is_absolute() {
-                at = PathBuf::from("/");
-            }
-            todo.extend(components(&target));
-        } else {
-            if todo.is_empty() {
-                found.insert(at);
-                if meta.is_dir() {
-                    // A directory is configured: its entries count.
-                    found.insert(next);
+            let next = at.join(&name);
+            let meta = std::fs::symlink_metadata(&next);
+            let is_last = todo.is_empty();
+            match meta {
+                Ok(meta) if meta.is_symlink() => {
+                    self.directories.insert(at.clone());
+                    self.names.insert(name);
+                    links += 1;
+                    let Ok(target) = std::fs::read_link(&next) else { return };
+                    if links > MAX_LINKS {
+                        return;
+                    }
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    todo.extend(components(&target));
                 }
-                return found;
+                Ok(meta) if is_last => {
+                    self.directories.insert(at);
+                    self.names.insert(name);
+                    if meta.is_dir() {
+                        // A directory is configured: its entries count.
+                        self.directories.insert(next);
+                    }
+                    return;
+                }
+                Ok(_) => at = next,
+                Err(_) => {
+                    self.directories.insert(at);
+                    self.names.insert(name);
+                    return;
+                }
             }
-            at = next;
         }
+        self.directories.insert(at);
     }
-    found.insert(at);
-    found
 }
 
 /// Names in the order in which a stack gives them back.

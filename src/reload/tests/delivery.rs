@@ -319,3 +319,34 @@ fn an_old_table_is_freed_by_the_reload_thread_once_nobody_looks_into_it() {
     drop(reader);
     running.until("freed", |_| old.strong_count() == 0);
 }
+
+#[test]
+fn a_busy_neighbour_in_the_directory_delays_nothing() {
+    let folder = Folder::new();
+    let base = table(1);
+    folder.publish("t.kgt", &base);
+    let running = folder.start();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let slowest = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut log = fs::File::create(folder.at("access.log")).unwrap();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                log.write_all(b"a line of the access log\n").unwrap();
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        });
+        let slowest = (2..=60)
+            .map(|n| {
+                let patch = revoking(n, &base, &[1]);
+                let clock = Clock::system();
+                folder.publish("p.kgp", &patch);
+                running.until_patch(n);
+                clock.now().mono_ns
+            })
+            .max();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        Duration::from_nanos(slowest.unwrap())
+    });
+    // A handful of milliseconds on an idle machine; the poll would be ten minutes.
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}

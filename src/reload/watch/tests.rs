@@ -62,6 +62,23 @@ fn an_in_place_write_is_partial_and_then_complete() {
 }
 
 #[test]
+fn other_peoples_files_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.kgt");
+    fs::write(&path, "x").unwrap();
+    let (_watch, stirs) = watch(vec![path.clone()]);
+    settle(&stirs);
+    // A log that is written all the time.
+    let mut log = fs::File::create(dir.path().join("access.log")).unwrap();
+    for _ in 0..10 {
+        std::io::Write::write_all(&mut log, b"line\n").unwrap();
+    }
+    assert_eq!(settle(&stirs), []);
+    drop(log);
+    assert_eq!(settle(&stirs), [Stir::Elsewhere]);
+}
+
+#[test]
 fn every_way_to_publish_wakes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.kgt");
@@ -135,13 +152,18 @@ fn links_are_followed_to_where_the_file_lies() {
     fs::create_dir_all(root.join("store")).unwrap();
     fs::write(root.join("store/t.kgt"), "1").unwrap();
     symlink("../../store/t.kgt", root.join("a/b/t.kgt")).unwrap();
-    let found: Vec<_> = directories(&root.join("a/b/t.kgt"))
-        .into_iter()
-        .map(|d| d.canonicalize().unwrap())
-        .collect();
-    assert_eq!(found, [root.join("a/b"), root.join("store")]);
+    let follow = |path: PathBuf| {
+        let mut way = Way::default();
+        way.follow(&path);
+        way
+    };
+    symlink("b", root.join("a/now")).unwrap();
+    let way = follow(root.join("a/now/t.kgt"));
+    let found: Vec<_> = way.directories.into_iter().map(|d| d.canonicalize().unwrap()).collect();
+    assert_eq!(found, [root.join("a"), root.join("a/b"), root.join("store")]);
+    assert_eq!(way.names, ["now", "t.kgt"].map(OsString::from).into());
     // A loop ends.
     symlink("x", root.join("y")).unwrap();
     symlink("y", root.join("x")).unwrap();
-    assert!(!directories(&root.join("x")).is_empty());
+    assert!(!follow(root.join("x")).directories.is_empty());
 }
