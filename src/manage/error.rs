@@ -15,8 +15,11 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Ends a `keygatectl` command. The exit code says who is at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("`{selector}` names {} keys: {}\nhint: give the key id instead of the name", .ids.len(), list(.ids))]
-    Ambiguous { selector: String, ids: Vec<KeyId> },
+    #[error(
+        "`{selector}` names {} keys:{}\nhint: give the key id instead of the name",
+        .keys.len(), list(.keys)
+    )]
+    Ambiguous { selector: String, keys: Vec<String> },
     /// An argument that clap cannot judge.
     #[error("{option}: {why}")]
     Argument { option: &'static str, why: String },
@@ -227,11 +230,11 @@ fn end_of(faults: &[Fault], hint: &str) -> String {
     if hint.is_empty() { count } else { format!("{count}\nhint: {hint}") }
 }
 
-fn list(ids: &[KeyId]) -> String {
+fn list(keys: &[String]) -> String {
     const SHOWN: usize = 5;
-    let mut text = ids.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if ids.len() > SHOWN {
-        text.push_str(", …");
+    let mut text = keys.iter().take(SHOWN).map(|key| format!("\n  {key}")).collect::<String>();
+    if keys.len() > SHOWN {
+        text.push_str("\n  …");
     }
     text
 }

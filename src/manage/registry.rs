@@ -13,6 +13,7 @@ pub mod jsonl;
 mod properties;
 pub mod settings;
 pub mod toml;
+pub mod words;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -25,7 +26,7 @@ use self::entry::Entry;
 use self::settings::Settings;
 use super::error::{Error, Fault, Result};
 use super::files;
-use crate::core::{Digest, KeyId, OrgId};
+use crate::core::{Digest, KeyId, OrgId, Status};
 
 pub const HINT: &str = "docs/registry.md describes every field; nothing was written";
 
@@ -184,12 +185,19 @@ impl Registry {
             digest: None,
         };
         let mut found = self.find(&filter)?;
+        if found.len() > 1 {
+            // A revoked key and its living namesake: the living one is meant.
+            let living = |located: &Located| located.entry.status != Status::Revoked;
+            if found.iter().filter(|located| living(located)).count() == 1 {
+                found.retain(living);
+            }
+        }
         match (found.pop(), found.is_empty()) {
             (Some(only), true) => Ok(only),
             (Some(last), false) => {
-                let mut ids: Vec<_> = found.iter().map(|l| l.entry.id).collect();
-                ids.push(last.entry.id);
-                Err(Error::Ambiguous { selector: selector.to_owned(), ids })
+                found.push(last);
+                let keys = found.iter().map(|located| located.entry.describe()).collect();
+                Err(Error::Ambiguous { selector: selector.to_owned(), keys })
             }
             (None, _) => {
                 Err(Error::NoSuchKey { selector: selector.to_owned(), path: self.path.clone() })

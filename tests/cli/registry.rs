@@ -88,12 +88,14 @@ fn a_key_goes_through_its_life() {
         let shown = run(&["keys", "show", successor["id"].as_str().unwrap()]);
         assert_eq!(shown["networks"], serde_json::json!(["10.0.0.0/8"]), "{registry}");
         assert!(run(&["keys", "show", &id])["expires"].as_str() < shown["expires"].as_str());
+        let both = room.fails(65, &["-r", registry, "keys", "show", "CRM"]);
+        assert!(both.contains("names 2 keys:\n  key_") && both.contains("expires 20"), "{both}");
+        assert!(both.contains("hint: give the key id"), "{both}");
         run(&["keys", "revoke", &id]);
         assert_eq!(state(&id), "revoked", "{registry}");
+        assert_eq!(state("CRM"), "active", "{registry}: the living one is meant");
         let again = room.fails(65, &["-r", registry, "keys", "enable", &id]);
         assert!(again.contains("which is final"), "{registry}: {again}");
-        let both = room.fails(65, &["-r", registry, "keys", "show", "CRM"]);
-        assert!(both.contains("names 2 keys") && both.contains("hint: give the key id"), "{both}");
         assert_eq!(run(&["keys", "list"]).as_array().unwrap().len(), 2, "{registry}");
     }
 }

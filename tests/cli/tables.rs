@@ -63,6 +63,10 @@ fn both_secrets_of_a_pair_in_rotation_work_and_of_a_single_key_both_keys() {
     let old = holder(&keys, &single.secret).unwrap();
     assert!(old.expires.is_some(), "the old one runs out");
     assert!(holder(&keys, successor["secret"].as_str().unwrap()).unwrap().expires.is_none());
+    room.ok(&["keys", "disable", &pair.id]);
+    let told = room.fails(65, &["keys", "rotate", &pair.id, "--drop-previous"]);
+    assert!(told.contains("and so would be its new secret"), "{told}");
+    room.ok(&["keys", "enable", &pair.id]);
     let told = room.fails(65, &["keys", "rotate", &pair.id]);
     assert!(told.contains("in rotation already") && told.contains("--drop-previous"), "{told}");
     room.ok(&["keys", "rotate", &pair.id, "--drop-previous", "--overlap", "0s"]);

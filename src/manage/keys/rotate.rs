@@ -10,7 +10,7 @@ use super::super::session::{Session, issue, new_key_id};
 use super::super::time::{self, When};
 use super::create::{Shown, form};
 use super::edit::refuse_revoked;
-use crate::core::OrgId;
+use crate::core::{OrgId, Status};
 
 #[derive(Debug, clap::Args)]
 pub struct Rotate {
@@ -72,6 +72,13 @@ impl Rotate {
             ..old.clone()
         };
         let shown = if old.public_id.is_some() {
+            if old.status == Status::Disabled {
+                return Err(Error::State {
+                    id: old.id,
+                    state: "disabled, and so would be its new secret".into(),
+                    hint: "`keygatectl keys enable` first",
+                });
+            }
             self.refuse_third_secret(&old, now)?;
             let previous = (end > now).then_some(Previous { digest: old.digest, expires: end });
             let new = Entry { previous, ..successor };
@@ -82,6 +89,8 @@ impl Rotate {
                 id: new_key_id()?,
                 created: Some(now),
                 replaces: Some(old.id),
+                // A successor of a key that was disabled in haste is meant to work.
+                status: Status::Active,
                 ..successor
             };
             change.replace(located, Entry { expires: Some(end), ..old });

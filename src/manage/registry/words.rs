@@ -1,0 +1,123 @@
+//! Single words of a registry as text: digests, limits, networks, names. Imports core only.
+
+use ipnet::IpNet;
+
+use crate::core::limit::LimitError;
+use crate::core::{Digest, Limit};
+
+/// Bytes of a key's name.
+const MAX_NAME: usize = 200;
+
+/// `sha256:` and 64 hexadecimal digits.
+pub fn parse_digest(text: &str) -> Result<Digest, &'static str> {
+    let Some(hex) = text.strip_prefix("sha256:") else {
+        return Err("must be `sha256:` and 64 hexadecimal digits, and is not; if a secret was \
+                    pasted here, it is known to too many now: remove it and issue a new key");
+    };
+    let bytes = hex.as_bytes();
+    let mut digest = [0u8; 32];
+    let bad = "must have exactly 64 hexadecimal digits after `sha256:`";
+    if bytes.len() != 64 {
+        return Err(bad);
+    }
+    for (to, pair) in digest.iter_mut().zip(bytes.chunks_exact(2)) {
+        let &[high, low] = pair else { return Err(bad) };
+        *to = nibble(high).ok_or(bad)? << 4 | nibble(low).ok_or(bad)?;
+    }
+    Ok(Digest(digest))
+}
+
+const fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+pub fn show_digest(digest: &Digest) -> String {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(71);
+    text.push_str("sha256:");
+    for byte in digest.0 {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from(*HEX.get(usize::from(nibble)).unwrap_or(&b'0')));
+        }
+    }
+    text
+}
+
+/// `600/min`, or `600/min burst 50`.
+pub fn parse_limit(text: &str) -> Result<Limit, LimitError> {
+    match text.split_once(" burst ") {
+        None => Limit::parse(text),
+        Some((rate, burst)) => {
+            let all = Limit::parse(rate)?;
+            let burst = burst.trim().parse().map_err(|_| LimitError::Syntax)?;
+            Limit::new(all.count(), all.window(), burst)
+        }
+    }
+}
+
+pub fn show_limit(limit: Limit) -> String {
+    let window = match limit.window().as_millis() {
+        1_000 => "s".to_owned(),
+        60_000 => "min".to_owned(),
+        3_600_000 => "h".to_owned(),
+        86_400_000 => "d".to_owned(),
+        _ => humantime::format_duration(limit.window()).to_string().replace(' ', ""),
+    };
+    let burst = match limit.burst() {
+        all if all == limit.count() => String::new(),
+        burst => format!(" burst {burst}"),
+    };
+    format!("{}/{window}{burst}", limit.count())
+}
+
+/// One address without its `/32` or `/128`.
+pub fn show_network(network: &IpNet) -> String {
+    if network.prefix_len() == network.max_prefix_len() {
+        network.addr().to_string()
+    } else {
+        network.to_string()
+    }
+}
+
+pub fn check_name(name: &str) -> Result<(), &'static str> {
+    if name.len() > MAX_NAME {
+        Err("must be at most 200 bytes of UTF-8")
+    } else if name.chars().any(char::is_control) {
+        Err("must not contain control characters")
+    } else {
+        Ok(())
+    }
+}
+
+pub fn check_public_id(id: &str) -> Result<(), &'static str> {
+    let ok = (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    if ok { Ok(()) } else { Err("must be 1 to 128 visible ASCII characters without `:`") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_print_as_they_are_read() {
+        for text in ["600/min", "10/s", "5/h", "1/d", "7/1h30m", "600/min burst 50", "3/30s"] {
+            assert_eq!(show_limit(parse_limit(text).unwrap()), text);
+        }
+        assert!(parse_limit("600/min burst 0").is_err());
+        assert!(parse_limit("600/min burst x").is_err());
+    }
+
+    #[test]
+    fn digests() {
+        let digest = Digest::of(b"abc");
+        assert_eq!(parse_digest(&show_digest(&digest)), Ok(digest));
+        assert!(parse_digest("sha256:abcd").is_err());
+        assert!(parse_digest("wa_secret").unwrap_err().contains("secret"));
+        assert!(parse_digest(&format!("sha256:{}", "g".repeat(64))).is_err());
+    }
+}
