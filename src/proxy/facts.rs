@@ -178,7 +178,12 @@ fn is_authority(host: &[u8]) -> bool {
     };
     let port_ok = match port {
         [] => true,
-        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        [b':'] => true,
+        // `u16` would take a sign.
+        [b':', digits @ ..] => {
+            digits.iter().all(u8::is_ascii_digit)
+                && std::str::from_utf8(digits).is_ok_and(|d| d.parse::<u16>().is_ok())
+        }
         _ => false,
     };
     !name.is_empty() && host.len() <= 300 && port_ok

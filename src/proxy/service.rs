@@ -112,6 +112,8 @@ async fn handle(
         // What hyper has chosen need not be what another reader of these bytes would.
         return fail(&worker, Reason::UpstreamBadResponse, &after, record);
     }
+    // The version is that of a hop: ours, whatever the upstream speaks.
+    head.version = http::Version::HTTP_11;
     rewrite::to_client(&mut head.headers, settings);
     // What the upstream spoke is its affair; hyper fits this to what the client speaks.
     head.version = http::Version::HTTP_11;

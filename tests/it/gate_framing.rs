@@ -424,7 +424,6 @@ fn proxy_headers_of_strangers_are_bad_http() {
     assert_eq!(upstream.connections(), 0);
 }
 
-#[cfg(any())] // parked: waits for F1
 #[test]
 fn a_client_that_goes_away_takes_its_upstream_connection_along() {
     let upstream = Upstream::answering(|_| {

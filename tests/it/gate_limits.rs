@@ -58,7 +58,6 @@ fn large_and_many_fields_are_431() {
     told(&gate, "headers_too_large");
 }
 
-#[cfg(any())] // parked: waits for F2
 #[test]
 fn long_bodies_are_413() {
     let upstream = Upstream::start();
@@ -88,7 +87,6 @@ fn long_bodies_are_413() {
 }
 
 /// hyper's own header time-out is inert without a timer, and does not run before the first byte.
-#[cfg(any())] // parked: waits for F3
 #[test]
 fn slow_heads_are_cut() {
     let upstream = Upstream::start();
@@ -129,7 +127,6 @@ fn silent_and_idle_connections_are_closed() {
     assert!(begun.elapsed() < Duration::from_secs(3));
 }
 
-#[cfg(any())] // parked: waits for F2
 #[test]
 fn stalled_bodies_are_408() {
     let upstream = Upstream::start();

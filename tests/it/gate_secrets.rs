@@ -5,7 +5,6 @@ use crate::support::client::{Client, exchange};
 use crate::support::gate::{Gate, Key, MANAGER, READER};
 use crate::support::upstream::Upstream;
 
-#[cfg(any())] // parked: waits for F7
 #[test]
 fn nothing_secret_is_written_anywhere() {
     let upstream = Upstream::start();

@@ -76,7 +76,6 @@ fn bytes_behind_an_answer_end_the_connection() {
     assert_eq!(upstream.wait_for(2)[1].connection, 1);
 }
 
-#[cfg(any())] // parked: waits for F6
 #[test]
 fn both_framings_in_an_answer_leave_one_and_no_reuse() {
     let upstream = Upstream::answering(|_| {

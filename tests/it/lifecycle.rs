@@ -99,7 +99,6 @@ fn errors_of_the_configuration_come_all_at_once() {
     assert!(checked.contains("listen.adress"), "{checked}");
 }
 
-#[cfg(any())] // parked: waits for F12
 #[test]
 fn a_table_that_cannot_be_had_ends_the_start() {
     for (name, code, word, spoil) in [

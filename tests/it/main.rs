@@ -1,7 +1,6 @@
 //! All integration tests, one binary: the real programs, real sockets on 127.0.0.1, port 0, every
 //! wait bounded. A module per theme; `support` holds what they share.
 
-#![allow(dead_code, unused_imports)] // parked tests
 #![allow(
     clippy::disallowed_methods, // waits of a test are bounded by the real clock
     clippy::expect_used,
@@ -30,6 +29,7 @@ mod proto_grpc;
 mod proto_h2;
 mod proto_live;
 mod proto_ws;
+mod protocols;
 mod readme;
 mod recorder;
 mod samples;

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::support::process::run;
 use crate::support::tools;
 
-#[cfg(any())] // parked: waits for F10 and F13
+#[cfg(any())] // parked: waits for F13
 #[test]
 fn the_quick_start_works_as_typed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -97,6 +97,7 @@ pub(crate) struct Key {
 /// What will be started.
 pub(crate) struct Setup {
     upstream: String,
+    upstream_options: String,
     watch: Option<Watch>,
     top: String,
     rules: String,
@@ -200,6 +201,13 @@ impl Setup {
         self
     }
 
+    /// Keys of `[upstream]`.
+    pub(crate) fn upstream_option(mut self, toml: &str) -> Self {
+        self.upstream_options.push_str(toml);
+        self.upstream_options.push('\n');
+        self
+    }
+
     /// Keys of `[table]`.
     pub(crate) fn table(mut self, toml: &str) -> Self {
         self.table_options.push_str(toml);
@@ -241,10 +249,16 @@ impl Setup {
 
     fn config(&self) -> String {
         format!(
-            "{}\n[listen]\n{}\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n\
+            "{}\n[listen]\n{}\n[admin]\naddress = \"127.0.0.1:0\"\n[upstream]\nurl = \"{}\"\n{}\
              [table]\npath = \"keys.kgt\"\naudience = \"{AUDIENCE}\"\n\
              trusted_signers = [\"signer.pub\"]\nstate_file = \"state\"\n{}\n{}\n{}",
-            self.top, self.listen, self.upstream, self.table_options, self.also, self.rules,
+            self.top,
+            self.listen,
+            self.upstream,
+            self.upstream_options,
+            self.table_options,
+            self.also,
+            self.rules,
         )
     }
 
@@ -343,6 +357,7 @@ impl Gate {
         let manager = Key::new("key_manager", MANAGER).named("Operations").may("*");
         Setup {
             upstream: upstream.into(),
+            upstream_options: String::new(),
             watch: None,
             top: "environment = \"live\"\n".into(),
             rules: HOUSE_RULES.into(),
