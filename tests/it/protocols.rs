@@ -1,20 +1,18 @@
-//! Real services and clients of each protocol, through keygate, in clear and over TLS: gRPC, WebSocket,
-//! server-sent events, HTTP/2 clients, and bodies of a gigabyte.
+//! Public clients in clear and over TLS: the WebSocket of the wa product, HTTP/2, and bodies of a
+//! gigabyte. (gRPC and what ends with its key: `proto_*.rs`.)
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
-use crate::support::client::Client;
 use crate::support::gate::{Folder, Gate, READER, Setup};
 use crate::support::process::run;
 use crate::support::tools;
-use crate::support::upstream::{Step, Upstream};
+use crate::support::upstream::Upstream;
 
 /// A service in Python that ends when its input does, so with this value.
 struct Service {
@@ -46,7 +44,7 @@ impl Drop for Service {
 }
 
 fn here(script: &str) -> String {
-    format!("{}/tests/it/python/{script}", env!("CARGO_MANIFEST_DIR"))
+    format!("{}/tests/it/py/{script}", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A certificate for `localhost` and its CA, as `server.pem`, `server.key` and `ca.pem`.
@@ -80,37 +78,6 @@ fn start(setup: Setup, tls: bool) -> Gate {
     let gate = Gate::serve(folder);
     gate.wait_ready();
     gate
-}
-
-const GRPC_RULES: &str = r#"
-[[credentials]]
-source = "header"
-name = "x-api-key"
-[[routes]]
-path = "/demo.Echo/*"
-methods = ["POST"]
-permissions = ["read"]
-[[routes]]
-path = "/demo.Admin/*"
-methods = ["POST"]
-permissions = ["manage"]
-"#;
-
-/// Unary and three kinds of streaming, trailers, deadlines, refusals as `grpc-status`.
-#[test]
-fn grpc() {
-    let service = Service::start("grpc_service.py");
-    for tls in [false, true] {
-        let setup = Gate::before_url(&format!("http://{}", service.address)).rules(GRPC_RULES);
-
-        let gate = start(setup.upstream_option("protocol = \"http2\""), tls);
-        let mut client = tools::python();
-        client.arg(here("grpc_client.py")).arg(gate.address.to_string()).arg(READER);
-        if tls {
-            client.arg(gate.folder.file("ca.pem"));
-        }
-        assert_eq!(run(&mut client).trim(), "done");
-    }
 }
 
 /// The wa product's realtime connection: the permission `events`, in every carrier.
@@ -158,73 +125,6 @@ fn websocket() {
         }
         assert_eq!(run(&mut client).trim(), "done");
     }
-}
-
-/// Events pass one by one, and a revoked key ends the stream although the client only reads.
-#[test]
-fn server_sent_events() {
-    let upstream = Upstream::answering(|_| {
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-        let mut steps = vec![Step::Send(head.into())];
-        for n in 0..200 {
-            let event = format!("data: {n}\n\n");
-            steps.push(Step::Send(format!("{:x}\r\n{event}\r\n", event.len()).into_bytes()));
-            steps.push(Step::Wait(Duration::from_millis(100)));
-        }
-        steps
-    });
-    let gate = Gate::before(&upstream).start();
-    let mut client = Client::connect(gate.address);
-    client.send(format!("GET /v1/events HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\naccept: text/event-stream\r\n\r\n"));
-    assert_eq!(client.response_head().status(), 200);
-    let mut seen = client.pending().to_vec();
-    let begun = Instant::now();
-    while !String::from_utf8_lossy(&seen).contains("data: 3\n") {
-        seen.extend(client.read_some());
-    }
-    assert!(begun.elapsed() < Duration::from_secs(5), "events wait for each other");
-    gate.folder.ctl(&[
-        "keys",
-        "revoke",
-        "key_reader",
-        "--publish",
-        "keys.kgt",
-        "--signer",
-        "signer.pem",
-    ]);
-    let revoked = Instant::now();
-    while !client.read_some().is_empty() {
-        assert!(revoked.elapsed() < Duration::from_secs(5), "the stream outlives its key");
-    }
-    assert!(upstream.wait_closed(1, Duration::from_secs(2)), "the upstream still sends");
-    assert!(gate.metrics().contains("keygate_streams_ended_total{reason=\"revoked\"} 1"));
-}
-
-/// A client that never reads does not keep its stream: what it has not taken is cut.
-#[test]
-fn a_stream_ends_whether_or_not_its_client_reads() {
-    let upstream = Upstream::answering(|_| {
-        let mut steps =
-            vec![Step::Send(b"HTTP/1.1 200 OK\r\ncontent-length: 900000000\r\n\r\n".to_vec())];
-        steps.extend((0..9_000).map(|_| Step::Send(vec![b'x'; 100_000])));
-        steps
-    });
-    let gate = Gate::before(&upstream).start();
-    let mut lazy = Client::connect(gate.address);
-    lazy.send(format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n"));
-    assert_eq!(lazy.response_head().status(), 200);
-    thread::sleep(Duration::from_millis(300));
-    gate.folder.ctl(&[
-        "keys",
-        "revoke",
-        "key_reader",
-        "--publish",
-        "keys.kgt",
-        "--signer",
-        "signer.pem",
-    ]);
-    gate.wait_serial(2);
-    assert!(upstream.wait_closed(1, Duration::from_millis(1_000)), "the upstream side stays open");
 }
 
 /// HTTP/2 clients of two kinds, by prior knowledge and by ALPN.

@@ -1,6 +1,8 @@
 //! The README's quick start, typed as it stands. Only the ports differ, and what would outlive the
 //! test is ended.
 
+#![allow(unused_imports)] // parked
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
