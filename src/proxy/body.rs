@@ -71,6 +71,8 @@ pub(crate) enum UploadState {
     /// keygate ended the request.
     Stopped,
     TooLarge,
+    /// The upstream side has let go of it.
+    Unwanted,
     /// We wait for the client.
     Waiting,
 }
@@ -135,7 +137,7 @@ impl Drop for Upload {
             self.progress.state.set(if self.incoming.is_end_stream() {
                 UploadState::Done
             } else {
-                UploadState::Failed
+                UploadState::Unwanted
             });
         }
     }

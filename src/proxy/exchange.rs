@@ -149,6 +149,7 @@ impl Patience {
     /// An upload that failed on the client's side looks to hyper like a broken connection.
     fn blame(&self, reason: Reason) -> Reason {
         match self.upload.as_ref().map(|u| u.state.get()) {
+            Some(UploadState::Failed) => Reason::BadFraming,
             Some(UploadState::TooLarge) => Reason::BodyTooLarge,
             _ => reason,
         }

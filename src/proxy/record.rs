@@ -201,7 +201,9 @@ impl Drop for RequestRecord {
                 self.moments.body_open.set(false);
             }
         }
-        if self.aborted {
+        // Dropped before there was an answer: the client did not wait for it.
+        let aborted = self.aborted || self.status == 0;
+        if aborted {
             cells.request_aborted();
         }
         // 499 is what nginx and its users call a client that did not wait for its answer.
@@ -210,7 +212,7 @@ impl Drop for RequestRecord {
         cells.duration(took);
         cells.bytes_received(self.bytes_in);
         cells.bytes_sent(self.bytes_out);
-        let plain = self.reason.is_none() && !self.aborted;
+        let plain = self.reason.is_none() && !aborted;
         if plain && !worker.access.samples(self.log_every) {
             return;
         }

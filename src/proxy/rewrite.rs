@@ -46,8 +46,14 @@ pub(crate) struct Around<'a> {
     pub(crate) trace: HeaderValue,
     /// `Host` to send instead of the client's.
     pub(crate) host: Option<&'a HeaderValue>,
+    /// `Host` to send when the client has named none (HTTP/1.0).
+    pub(crate) authority: &'a HeaderValue,
     /// The upstream speaks HTTP/2.
     pub(crate) http2: bool,
+    /// The upstream is reached over TLS.
+    pub(crate) upstream_https: bool,
+    /// The upstream needs field names as the client wrote them.
+    pub(crate) preserve_case: bool,
     /// `Upgrade` to pass on, allowed by the route.
     pub(crate) upgrade: Option<super::upgrade::Asked>,
     /// Subject of the verified client certificate.
@@ -64,24 +70,38 @@ impl UpstreamRequest {
         body: RequestBody,
         outgoing: Outgoing,
         carried: Carried,
-        around: Around<'_>,
+        mut around: Around<'_>,
     ) -> Self {
         let Around { settings, .. } = around;
         // Once, instead of twice while the fields below go in.
         parts.headers.reserve(ADDED_FIELDS);
         let had_length = parts.headers.contains_key(header::CONTENT_LENGTH);
+        // The spellings are in an extension of hyper's that takes no changes: with a field of ours
+        // among them, all are given up, so that ours are in lower case whoever wrote them first.
+        let fields = &settings.fields;
+        if !around.preserve_case
+            || outgoing
+                .remove
+                .iter()
+                .any(|n| fields.classify(n.as_str().as_bytes()) == Field::Identity)
+        {
+            parts.extensions.clear();
+        } else {
+            parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+            parts.extensions.remove::<hyper::ext::Protocol>();
+        }
         for name in &outgoing.remove {
             parts.headers.remove(name);
         }
         let admitted = matches!(forward, Forward::Admitted(_));
         credentials::strip(&mut parts, &settings.sources, &carried, admitted);
-        set_target(&mut parts, &around);
+        let named = set_target(&mut parts, &around);
         // hyper writes the length of a body; of an empty one only for methods that expect none.
         if had_length && matches!(body, RequestBody::Empty) {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         let headers = &mut parts.headers;
-        if let Some(asked) = around.upgrade {
+        if let Some(asked) = around.upgrade.take() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             if let Some(key) = asked.key {
                 // RFC 8441 section 5: HTTP/2 has no use for these, HTTP/1.1 needs them.
@@ -97,7 +117,7 @@ impl UpstreamRequest {
         if outgoing.te_trailers && around.http2 {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
-        forwarding(headers, outgoing, around.client, around.https);
+        forwarding(headers, outgoing, named, &around);
         headers.insert(settings.identity.request_id.clone(), around.request_id.clone());
         headers.entry(TRACEPARENT).or_insert(around.trace);
         if let (Some(name), Some(subject)) = (&settings.identity.client_subject, around.subject) {
@@ -139,30 +159,31 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Target, version and Host as the upstream's protocol wants them. The path stays as it was judged.
-fn set_target(parts: &mut Parts, around: &Around<'_>) {
-    let authority = parts.uri.authority().map(|a| a.as_str().to_owned());
-    if let Some(host) = around.host {
-        parts.headers.insert(header::HOST, host.clone());
-    } else if let Some(authority) = &authority
-        && !parts.headers.contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::from_str(authority)
-    {
-        parts.headers.insert(header::HOST, host);
-    }
+/// Returns the host that the client has named.
+fn set_target(parts: &mut Parts, around: &Around<'_>) -> Option<HeaderValue> {
+    let of_target = parts.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+    let absolute = of_target.is_some();
+    let named = parts.headers.get(header::HOST).cloned().or(of_target);
+    let host = around.host.or(named.as_ref()).unwrap_or(around.authority);
     if around.http2 {
         // `:authority` carries what Host says; the two must not both travel.
-        let host = parts.headers.remove(header::HOST);
+        parts.headers.remove(header::HOST);
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
-        uri.scheme = Some(http::uri::Scheme::HTTP);
-        uri.authority = host
-            .and_then(|h| http::uri::Authority::try_from(h.as_bytes()).ok())
-            .or(uri.authority)
+        uri.scheme = Some(match around.upstream_https {
+            true => http::uri::Scheme::HTTPS,
+            false => http::uri::Scheme::HTTP,
+        });
+        uri.authority = http::uri::Authority::try_from(host.as_bytes())
+            .ok()
             .or_else(|| Some(http::uri::Authority::from_static("upstream")));
         parts.uri = Uri::from_parts(uri).unwrap_or_default();
         parts.version = Version::HTTP_2;
-        return;
+        return named;
     }
-    if authority.is_some() {
+    if parts.headers.get(header::HOST) != Some(host) {
+        parts.headers.insert(header::HOST, host.clone());
+    }
+    if absolute {
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
         uri.scheme = None;
         uri.authority = None;
@@ -171,6 +192,7 @@ fn set_target(parts: &mut Parts, around: &Around<'_>) {
     // RFC 9113 §8.2.3: cookies that HTTP/2 split are one field again.
     join_cookies(&mut parts.headers);
     parts.version = Version::HTTP_11;
+    named
 }
 
 fn join_cookies(headers: &mut HeaderMap) {
@@ -184,7 +206,13 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// What we say of the client, in place of what strangers said. A trusted proxy's list goes on.
-fn forwarding(headers: &mut HeaderMap, outgoing: Outgoing, client: &ClientAddr, https: bool) {
+fn forwarding(
+    headers: &mut HeaderMap,
+    outgoing: Outgoing,
+    named: Option<HeaderValue>,
+    around: &Around<'_>,
+) {
+    let Around { client, https, .. } = *around;
     let mut list = BytesMut::with_capacity(64);
     for before in &outgoing.forwarded_for {
         list.put_slice(before.as_bytes());
@@ -200,8 +228,7 @@ fn forwarding(headers: &mut HeaderMap, outgoing: Outgoing, client: &ClientAddr, 
         "http"
     }));
     headers.insert(X_FORWARDED_PROTO, proto);
-    let host = outgoing.forwarded_host.or_else(|| headers.get(header::HOST).cloned());
-    if let Some(host) = host {
+    if let Some(host) = outgoing.forwarded_host.or(named) {
         headers.insert(X_FORWARDED_HOST, host);
     }
 }

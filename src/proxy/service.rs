@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::Service;
+use hyper::upgrade::OnUpgrade;
 
 use super::body::{Download, Progress, RequestBody, ResponseBody, Upload};
 use super::credentials::Carried;
@@ -52,7 +53,12 @@ impl Service<Request<Incoming>> for Gate {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let worker = Rc::clone(&self.worker);
         let client = Rc::clone(&self.client);
-        Box::pin(async move { Ok(handle(worker, client, request).await) })
+        let (mut parts, body) = request.into_parts();
+        let connect = super::upgrade::extended_connect(&mut parts);
+        // Now and not with the first poll: hyper may look for the end of the client's side before.
+        let record = RequestRecord::begin(&worker, &client.moments, &parts, client.address.ip());
+        let asked = (parts, body, connect);
+        Box::pin(async move { Ok(handle(worker, client, asked, record).await) })
     }
 }
 
@@ -60,11 +66,9 @@ impl Service<Request<Incoming>> for Gate {
 async fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
-    request: Request<Incoming>,
+    (parts, body, connect): (Parts, Incoming, Option<OnUpgrade>),
+    mut record: RequestRecord,
 ) -> Response<ResponseBody> {
-    let (mut parts, body) = request.into_parts();
-    let connect = super::upgrade::extended_connect(&mut parts);
-    let mut record = RequestRecord::begin(&worker, &client.moments, &parts, client.address.ip());
     client.moments.body_open.set(!hyper::body::Body::is_end_stream(&body));
     let grpc = reply::is_grpc(&parts.headers, parts.version);
     let cleared = match admit(&worker, &client, parts, body, grpc, &mut record) {
@@ -151,7 +155,7 @@ struct After {
 fn admit(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
-    mut parts: Parts,
+    parts: Parts,
     body: Incoming,
     grpc: bool,
     record: &mut RequestRecord,
@@ -290,11 +294,13 @@ fn admit(
         request_id: &record.request_id,
         trace,
         host: worker.upstream_host(),
+        authority: &worker.authority,
         http2,
+        upstream_https: worker.shared.upstream_tls.is_some(),
+        preserve_case: worker.shared.upstream.preserve_case,
         upgrade,
         subject: client.subject.as_ref(),
     };
-    parts.extensions.clear();
     let request = UpstreamRequest::new(forward, parts, body, outgoing, carried, around);
     Ok(Cleared { request, after, stream, upload })
 }

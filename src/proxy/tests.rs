@@ -146,7 +146,10 @@ fn through(request: Request<()>, settings: &Settings) -> Result<Request<RequestB
         request_id: &HeaderValue::from_static("request-1"),
         trace: HeaderValue::from_static("trace-1"),
         host: None,
+        authority: &HeaderValue::from_static("upstream:9000"),
         http2: false,
+        upstream_https: false,
+        preserve_case: false,
         upgrade: None,
         subject: None,
     };

@@ -21,7 +21,7 @@ use super::streams::Streams;
 use super::tls::ClientTls;
 use super::upstream::{Connector, Upstream};
 use crate::clock::Clock;
-use crate::config::{Caps, Drain, Http2, Timeouts, UpstreamProtocol};
+use crate::config::{Caps, Drain, Http2, Timeouts, UpstreamAddress, UpstreamProtocol};
 use crate::snapshot::Store;
 use crate::telemetry::{AccessLog, OTHER_ROUTE, WorkerCells};
 
@@ -96,6 +96,8 @@ pub(crate) struct Worker {
     pub(crate) connections: Rc<Connections>,
     pub(crate) streams: Rc<Streams>,
     pub(crate) upstream: Rc<Upstream>,
+    /// The upstream's own name, for requests that name no host.
+    pub(crate) authority: HeaderValue,
     pub(crate) ids: Ids,
     /// Answers say that their connection is about to close.
     pub(crate) closing: Cell<bool>,
@@ -140,8 +142,15 @@ async fn serve(seed: Seed) {
     );
     let upstream =
         Upstream::new(connector, &shared.upstream, &shared.timeouts, workers, Arc::clone(&cells));
+    let authority = match &shared.upstream.address {
+        UpstreamAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+        UpstreamAddress::Tcp { host, port } => format!("{host}:{port}"),
+        UpstreamAddress::Unix(_) => "localhost".to_owned(),
+    };
     let worker = Rc::new(Worker {
         index,
+        authority: HeaderValue::try_from(authority)
+            .unwrap_or(HeaderValue::from_static("localhost")),
         clock: shared.clock.clone(),
         cells,
         access,

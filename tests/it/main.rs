@@ -27,6 +27,7 @@ mod lifecycle;
 mod products;
 mod proto_grpc;
 mod proto_h2;
+mod proto_http;
 mod proto_live;
 mod proto_ws;
 mod protocols;
