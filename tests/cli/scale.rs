@@ -80,6 +80,16 @@ fn bad_lines_are_named_and_may_be_left_out() {
 }
 
 #[test]
+fn a_misspelt_column_builds_no_table() {
+    let room = Room::with_registry();
+    room.write("keys.csv", csv(3).replacen("permissions", "permisions", 1));
+    let build = ["table", "build", "--from", "keys.csv", "--serial", "1", "--audience", "shop"];
+    let told = room.fails(65, &[&build[..], &["--signer", "signer.pem", "-o", "t.kgt"]].concat());
+    assert!(told.contains("keys.csv:1: permisions: "), "{told}");
+    assert!(!room.path("t.kgt").exists());
+}
+
+#[test]
 fn duplicates_are_found_on_disk_and_named() {
     let room = Room::new();
     room.ok(&["signer", "new"]);

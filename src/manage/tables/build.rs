@@ -291,7 +291,10 @@ fn read_source(
                 faults.push(fault);
                 Ok(())
             }
-            Found::Lost(_) => Ok(()),
+            // A misspelt `expires` must not make keys that never end.
+            Found::Lost(lost) => {
+                Err(Error::fault(lost, "no table was written; rename or remove the column"))
+            }
             Found::Key(candidate) => {
                 let line = candidate.line;
                 if candidate.secret.is_some() {
