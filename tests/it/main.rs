@@ -36,3 +36,4 @@ mod recorder;
 mod samples;
 #[allow(dead_code, reason = "a vocabulary; not every word is in use at every time")]
 mod support;
+mod table_format;

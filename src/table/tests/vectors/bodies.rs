@@ -14,6 +14,13 @@ pub(super) fn faults() -> Vec<Fault> {
         })
     };
     use Section::*;
+    // Of the last one, so that their order stays as it should be.
+    let last_grant = |at: usize, value: u8| {
+        in_body(&move |body: &mut Vec<u8>| {
+            let end = range(body, Grants).end;
+            body[end - 40 + at] = value;
+        })
+    };
     vec![
         ("header-zero", "padding", "a reserved byte of the body's header is not zero", {
             in_body(&|body| body[127] = 1)
@@ -135,9 +142,9 @@ pub(super) fn faults() -> Vec<Fault> {
                 first.swap_with_slice(second);
             }),
         ),
-        ("grant-status", "out_of_range", "status 9", put(Grants, 0, &[9])),
+        ("grant-status", "out_of_range", "status 9", last_grant(0, 9)),
         ("grant-kind", "out_of_range", "kind 0", put(Grants, 1, &[0])),
-        ("grant-environment", "out_of_range", "environment 3", put(Grants, 2, &[3])),
+        ("grant-environment", "out_of_range", "environment 3", last_grant(2, 3)),
         ("grant-zero", "padding", "a reserved byte of a grant is not zero", put(Grants, 3, &[1])),
         (
             "grant-permissions",
@@ -171,15 +178,15 @@ pub(super) fn faults() -> Vec<Fault> {
             }),
         ),
         (
-            "permissions-unsorted",
+            "permissions-repeated",
             "out_of_range",
-            "`read` before `manage` in one set",
+            "one word twice in a set",
             in_body(&|body| {
                 let range = range(body, Permissions);
                 let set =
                     body[range.clone()].windows(16).position(|w| w == b"manage read send").unwrap();
                 let at = range.start + set;
-                body[at..at + 16].copy_from_slice(b"read manage send");
+                body[at..at + 16].copy_from_slice(b"manage read read");
             }),
         ),
         ("org-space", "out_of_range", "an org with a space", put(Orgs, 0, b" ")),
