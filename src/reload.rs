@@ -28,18 +28,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use self::fetch::{Fetcher, Verified, cache_file};
+use self::fetch::{Arrived, Fetcher, Verified, cache_file};
 use self::keeper::{Keeper, Terms};
 use self::run::{Event, Feed, Loop, Wakes};
 use self::source::PathSource;
 use self::url::UrlSource;
 use crate::clock::Clock;
 use crate::config::{Settings, TableConfig, TableSource};
+use crate::core::Now;
 use crate::snapshot::Store;
-use crate::table::{KeySet, Patch, Refusal, Table, TrustError};
+use crate::table::{KeySet, Refusal, TrustError};
 use crate::telemetry::control::Artefact;
 use crate::telemetry::{Metrics, Readiness};
 
@@ -165,51 +167,44 @@ struct Keeping<'k> {
 impl Keeping<'_> {
     fn table(&mut self, source: &mut First) -> Result<(), Failure> {
         let began = self.clock.now();
-        let table = source.load(&self.terms.load(), self.clock, |bytes, terms| {
-            Ok(Verified::Table(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?)))
-        });
-        let table = match table {
-            Ok(Verified::Table(table)) => Ok(table),
-            Ok(Verified::Patch(_)) => return Ok(()),
-            Err(failure) => Err(failure),
+        let (table, arrived) = match source.load(Artefact::Table, &self.terms.load(), began) {
+            Ok(arrived) => (arrived.verified.table(), Some(arrived)),
+            Err(failure) => (Err(failure), None),
         };
         self.keeper.took(Artefact::Table, self.since(began));
-        self.keeper.offer_table(table).map(drop)
+        self.keeper.offer_table(table)?;
+        source.taken(arrived);
+        Ok(())
     }
 
     /// A patch that is not there was not published yet. One that is there and cannot be verified
     /// could hold a revocation, so it is an error.
     fn patch(&mut self, source: &mut First) -> Result<(), Failure> {
         let began = self.clock.now();
-        let patch = source.load(&self.terms.load(), self.clock, |bytes, terms| {
-            Ok(Verified::Patch(Arc::new(Patch::open(bytes, &terms.trust, &terms.bounds)?)))
-        });
-        let patch = match patch {
-            Ok(Verified::Patch(patch)) => Ok(patch),
-            Ok(Verified::Table(_)) => return Ok(()),
+        let (patch, arrived) = match source.load(Artefact::Patch, &self.terms.load(), began) {
+            Ok(arrived) => (arrived.verified.patch(), Some(arrived)),
             Err(failure) if failure.is_missing() => {
                 self.keeper.no_patch();
                 return Ok(());
             }
-            Err(failure) => Err(failure),
+            Err(failure) => (Err(failure), None),
         };
         self.keeper.took(Artefact::Patch, self.since(began));
         match self.keeper.offer_patch(patch) {
-            Ok(_) => Ok(()),
+            Ok(_) => source.taken(arrived),
             // Genuine, and of no use to the table in force: it was made for another.
             Err(Failure::Refused(
                 Refusal::Base { .. } | Refusal::Rollback { .. } | Refusal::EqualSerial { .. },
             )) => {
                 self.keeper.patch_is_known();
-                Ok(())
             }
-            Err(failure) => Err(failure),
+            Err(failure) => return Err(failure),
         }
+        Ok(())
     }
 
-    fn since(&self, began: crate::core::Now) -> std::time::Duration {
-        let ended = self.clock.now().mono_ns;
-        std::time::Duration::from_nanos(ended.saturating_sub(began.mono_ns))
+    fn since(&self, began: Now) -> Duration {
+        Duration::from_nanos(self.clock.now().mono_ns.saturating_sub(began.mono_ns))
     }
 }
 
@@ -223,16 +218,15 @@ impl First {
         terms: &Arc<ArcSwap<Terms>>,
         clock: &Clock,
     ) -> Result<Self, Failure> {
-        let (suffix, poll) = match artefact {
-            Artefact::Patch => ("kgp", config.patch_poll),
-            Artefact::Table => ("kgt", config.poll),
+        let suffix = match artefact {
+            Artefact::Patch => "kgp",
+            Artefact::Table => "kgt",
         };
         Ok(match source {
             TableSource::Path(path) => Self::Path(PathSource::new(path, suffix, config.max_bytes)),
             TableSource::Url(url) => Self::Url(Box::new(Fetcher {
-                source: UrlSource::new(url, &config.url, config.max_bytes)?,
+                source: UrlSource::new(url, &config.url)?,
                 artefact,
-                poll,
                 cache: config.cache_dir.as_deref().map(|dir| cache_file(dir, artefact)),
                 terms: Arc::clone(terms),
                 clock: clock.clone(),
@@ -240,19 +234,25 @@ impl First {
         })
     }
 
-    fn load(
-        &mut self,
-        terms: &Terms,
-        clock: &Clock,
-        open: impl Fn(Vec<u8>, &Terms) -> Result<Verified, Failure>,
-    ) -> Result<Verified, Failure> {
+    fn load(&mut self, artefact: Artefact, terms: &Terms, now: Now) -> Result<Arrived, Failure> {
         match self {
             Self::Path(source) => {
-                let contents = source.read(clock.now().unix_ms)?;
+                let contents = source.read(now.unix_ms)?;
                 source.processed(contents.seen);
-                open(contents.bytes, terms)
+                let verified = Verified::open(artefact, contents.bytes, terms)?;
+                Ok(Arrived { verified, validators: None })
             }
             Self::Url(fetcher) => fetcher.first(),
+        }
+    }
+
+    /// What arrived is in force. A copy is kept of it now, not before: a table that was refused
+    /// must not take the place of the last good one.
+    fn taken(&mut self, arrived: Option<Arrived>) {
+        if let (Self::Url(fetcher), Some(Arrived { verified, validators: Some(validators) })) =
+            (self, arrived)
+        {
+            fetcher.taken(&verified, validators);
         }
     }
 }

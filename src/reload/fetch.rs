@@ -13,7 +13,8 @@ use super::keeper::{Failure, Terms};
 use super::source::SourceError;
 use super::url::{Answer, Fetch, Patience, UrlSource, Validators};
 use crate::clock::Clock;
-use crate::table::{Patch, Table};
+use crate::table::manifest::Kind;
+use crate::table::{Patch, Refusal, Table};
 use crate::telemetry::control::Artefact;
 
 /// Longest pause after failures, unless polling is slower still.
@@ -23,10 +24,17 @@ const MAX_PAUSE: Duration = Duration::from_secs(300);
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a source gave, verified.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Verified {
     Patch(Arc<Patch>),
     Table(Arc<Table>),
+}
+
+/// What a source gave, and what to recognise it by.
+pub(super) struct Arrived {
+    pub(super) verified: Verified,
+    /// `None`: it was not fetched just now.
+    pub(super) validators: Option<Validators>,
 }
 
 /// What the fetcher tells the reload thread.
@@ -57,33 +65,53 @@ pub(super) enum Command {
 pub(super) struct Fetcher {
     pub(super) source: UrlSource,
     pub(super) artefact: Artefact,
-    pub(super) poll: Duration,
     /// Where the last good copy is kept.
     pub(super) cache: Option<PathBuf>,
     pub(super) terms: Arc<ArcSwap<Terms>>,
     pub(super) clock: Clock,
 }
 
+// === impl Verified ===
+
+impl Verified {
+    pub(super) fn open(artefact: Artefact, bytes: Vec<u8>, terms: &Terms) -> Result<Self, Failure> {
+        let Terms { trust, bounds, .. } = terms;
+        Ok(match artefact {
+            Artefact::Patch => Self::Patch(Arc::new(Patch::open(bytes, trust, bounds)?)),
+            Artefact::Table => Self::Table(Arc::new(Table::open(bytes, trust, bounds)?)),
+        })
+    }
+
+    pub(super) fn table(&self) -> Result<Arc<Table>, Failure> {
+        match self {
+            Self::Patch(_) => Err(Refusal::Kind { found: Kind::Patch, wanted: Kind::Table }.into()),
+            Self::Table(table) => Ok(Arc::clone(table)),
+        }
+    }
+
+    pub(super) fn patch(&self) -> Result<Arc<Patch>, Failure> {
+        match self {
+            Self::Patch(patch) => Ok(Arc::clone(patch)),
+            Self::Table(_) => Err(Refusal::Kind { found: Kind::Table, wanted: Kind::Patch }.into()),
+        }
+    }
+}
+
 // === impl Fetcher ===
 
 impl Fetcher {
     /// The first fetch, at start: what the server has, or else the copy on disk.
-    pub(super) fn first(&mut self) -> Result<Verified, Failure> {
+    pub(super) fn first(&mut self) -> Result<Arrived, Failure> {
         let failure = match self.fetch(Patience::AtOnce) {
-            Ok((Some((verified, validators)), _)) => {
-                // Taken for now; a refusal is seen by the caller, who does not go on.
-                self.source.taken(validators);
-                self.keep(&verified);
-                return Ok(verified);
-            }
+            Ok((Some(arrived), _)) => return Ok(arrived),
+            // Nothing was asked for that could be unmodified.
             Ok((None, _)) => {
                 Failure::Source(SourceError::Status { status: 304, retry_after: None })
             }
             Err(failure) => failure,
         };
-        let Some(copy) = self.cache.clone() else { return Err(failure) };
-        let max_bytes = self.terms.load().bounds.max_bytes;
-        match files::read(&copy, max_bytes) {
+        let Some(copy) = &self.cache else { return Err(failure) };
+        match files::read(copy, self.terms.load().bounds.max_bytes) {
             Ok(Some(bytes)) => {
                 tracing::warn!(
                     what = self.artefact.as_str(),
@@ -91,7 +119,8 @@ impl Fetcher {
                     copy = %copy.display(),
                     "the URL gives nothing; starting from the copy on disk"
                 );
-                self.open(bytes)
+                let verified = Verified::open(self.artefact, bytes, &self.terms.load())?;
+                Ok(Arrived { verified, validators: None })
             }
             Ok(None) => Err(failure),
             Err(error) => {
@@ -101,10 +130,16 @@ impl Fetcher {
         }
     }
 
+    /// What was fetched is in force: only something newer is wanted, and a copy is kept.
+    pub(super) fn taken(&mut self, verified: &Verified, validators: Validators) {
+        self.source.taken(validators);
+        self.keep(verified);
+    }
+
     /// Until nobody listens any more: `tell` says false.
     pub(super) fn run(mut self, commands: &Receiver<Command>, tell: impl Fn(Fetched) -> bool) {
         let mut failures = 0u32;
-        let mut pause = jittered(self.poll);
+        let mut pause = jittered(self.poll());
         loop {
             let patience = match commands.recv_timeout(pause) {
                 Ok(Command::Again) => {
@@ -117,6 +152,7 @@ impl Fetcher {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let began = self.clock.now().mono_ns;
+            let poll = self.poll();
             let fetched = self.fetch(patience);
             let took = Duration::from_nanos(self.clock.now().mono_ns.saturating_sub(began));
             let (verdict, answer) = sync_channel(1);
@@ -127,22 +163,18 @@ impl Fetcher {
                     // A server that holds the answer back paces us itself; one that says so and
                     // does not must not be asked in a loop.
                     let paced = waited && took >= MIN_PAUSE;
-                    (tell(message(Ok(None))), if paced { MIN_PAUSE } else { self.poll })
+                    (tell(message(Ok(None))), if paced { MIN_PAUSE } else { poll })
                 }
-                Ok((Some((verified, validators)), waited)) => {
-                    let copy = match &verified {
-                        Verified::Patch(patch) => Verified::Patch(Arc::clone(patch)),
-                        Verified::Table(table) => Verified::Table(Arc::clone(table)),
-                    };
+                Ok((Some(Arrived { verified, validators }), waited)) => {
+                    let copy = verified.clone();
                     let heard = tell(message(Ok(Some(verified))));
                     if answer.recv() == Ok(Verdict::Taken) {
                         failures = 0;
-                        self.source.taken(validators);
-                        self.keep(&copy);
-                        (heard, if waited { MIN_PAUSE } else { self.poll })
+                        self.taken(&copy, validators.unwrap_or_default());
+                        (heard, if waited { MIN_PAUSE } else { poll })
                     } else {
                         failures += 1;
-                        (heard, back_off(self.poll, failures, None))
+                        (heard, back_off(poll, failures, None))
                     }
                 }
                 Err(failure) => {
@@ -159,8 +191,8 @@ impl Fetcher {
                         }
                     };
                     let pause = match failures {
-                        0 => self.poll,
-                        n => back_off(self.poll, n, retry_after),
+                        0 => poll,
+                        n => back_off(poll, n, retry_after),
                     };
                     (tell(message(Err(failure))), pause)
                 }
@@ -172,26 +204,25 @@ impl Fetcher {
         }
     }
 
-    fn fetch(&self, patience: Patience) -> Result<(Option<(Verified, Validators)>, bool), Failure> {
-        let Fetch { answer, waited } = self.source.fetch(patience)?;
+    /// `None`: nothing new. The second part: whether the server held the answer back.
+    fn fetch(&self, patience: Patience) -> Result<(Option<Arrived>, bool), Failure> {
+        let terms = self.terms.load_full();
+        let Fetch { answer, waited } = self.source.fetch(patience, terms.bounds.max_bytes)?;
         match answer {
             Answer::Unchanged => Ok((None, waited)),
             Answer::Changed { bytes, validators } => {
-                Ok((Some((self.open(bytes)?, validators)), waited))
+                let verified = Verified::open(self.artefact, bytes, &terms)?;
+                Ok((Some(Arrived { verified, validators: Some(validators) }), waited))
             }
         }
     }
 
-    fn open(&self, bytes: Vec<u8>) -> Result<Verified, Failure> {
-        let terms = self.terms.load_full();
-        Ok(match self.artefact {
-            Artefact::Patch => {
-                Verified::Patch(Arc::new(Patch::open(bytes, &terms.trust, &terms.bounds)?))
-            }
-            Artefact::Table => {
-                Verified::Table(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
-            }
-        })
+    fn poll(&self) -> Duration {
+        let terms = self.terms.load();
+        match self.artefact {
+            Artefact::Patch => terms.patch_poll,
+            Artefact::Table => terms.poll,
+        }
     }
 
     /// Keeps a copy for the next start. It is verified again then, so that nothing depends on the

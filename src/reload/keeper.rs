@@ -33,12 +33,13 @@ pub enum Failure {
     Source(#[from] SourceError),
 }
 
-/// What a file is verified with, apart from the rest of the configuration: sources verify on their
-/// own threads.
+/// What sources go by on threads of their own. A changed configuration replaces it as a whole.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub(super) trust: Trust,
     pub(super) bounds: Bounds,
+    pub(super) poll: Duration,
+    pub(super) patch_poll: Duration,
 }
 
 /// A failure that stands.
@@ -120,6 +121,8 @@ impl Terms {
         Ok(Self {
             trust: Trust::new(signers, config.required_signers, &config.audience)?,
             bounds: Bounds { max_bytes: config.max_bytes },
+            poll: config.poll,
+            patch_poll: config.patch_poll,
         })
     }
 }

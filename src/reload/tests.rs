@@ -16,7 +16,7 @@ use crate::config::{Config, ThisHost};
 use crate::core::{KeyId, KeySpec, Keys};
 use crate::snapshot::Snapshot;
 use crate::table::testkit::{Signer, issue, sealed, spec, table_file};
-use crate::table::{Bounds, Issue, PatchDraft};
+use crate::table::{Bounds, Issue, PatchDraft, Table};
 
 /// Long enough for a loaded machine; nothing waits for it when all is well.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -35,7 +35,6 @@ pub(super) struct UrlSource {
     url: Box<str>,
     agent: ureq::Agent,
     options: UrlOptions,
-    max_bytes: u64,
     /// Of what was last taken, so that it is not sent again.
     taken: Validators,
 }
@@ -74,11 +73,7 @@ pub(super) enum Patience {
 // === impl UrlSource ===
 
 impl UrlSource {
-    pub(super) fn new(
-        url: &str,
-        options: &UrlOptions,
-        max_bytes: u64,
-    ) -> Result<Self, SourceError> {
+    pub(super) fn new(url: &str, options: &UrlOptions) -> Result<Self, SourceError> {
         let tls = TlsConfig::builder()
             .root_certs(match &options.ca {
                 Some(path) => roots(path)?,
@@ -108,11 +103,11 @@ impl UrlSource {
             .build()
             .new_agent();
         let (url, options) = (url.into(), options.clone());
-        Ok(Self { url, agent, options, max_bytes, taken: Validators::default() })
+        Ok(Self { url, agent, options, taken: Validators::default() })
     }
 
-    /// Asks for what is newer than what was taken.
-    pub(super) fn fetch(&self, patience: Patience) -> Result<Fetch, SourceError> {
+    /// Asks for what is newer than what was taken. More than `max_bytes` are refused.
+    pub(super) fn fetch(&self, patience: Patience, max_bytes: u64) -> Result<Fetch, SourceError> {
         let mut request = self.agent.get(&*self.url);
         if let Some(etag) = &self.taken.etag {
             request = request.header(header::IF_NONE_MATCH, etag);
@@ -156,7 +151,7 @@ impl UrlSource {
             etag: response.headers().get(header::ETAG).cloned(),
             last_modified: response.headers().get(header::LAST_MODIFIED).cloned(),
         };
-        let bytes = self.body(response.body_mut())?;
+        let bytes = read_body(response.body_mut(), max_bytes)?;
         Ok(Fetch { answer: Answer::Changed { bytes, validators }, waited })
     }
 
@@ -168,31 +163,6 @@ impl UrlSource {
     /// The next fetch asks for whatever there is.
     pub(super) fn forget(&mut self) {
         self.taken = Validators::default();
-    }
-
-    fn body(&self, body: &mut ureq::Body) -> Result<Vec<u8>, SourceError> {
-        let limit = self.max_bytes;
-        let stated = body.content_length();
-        if let Some(bytes) = stated.filter(|n| *n > limit) {
-            return Err(SourceError::TooLarge { bytes, limit });
-        }
-        let mut bytes = Vec::new();
-        // A statement within the bound is believed for the size of the buffer, not for its end.
-        let reserve = usize::try_from(stated.unwrap_or(0)).unwrap_or(0);
-        if bytes.try_reserve_exact(reserve).is_err() {
-            return Err(SourceError::TooLarge { bytes: reserve as u64, limit });
-        }
-        let mut reader = body.with_config().limit(limit.saturating_add(2)).reader();
-        let read = reader.by_ref().take(limit.saturating_add(1)).read_to_end(&mut bytes);
-        read.map_err(|e| SourceError::of_ureq(ureq::Error::from(e)))?;
-        if bytes.len() as u64 > limit {
-            return Err(SourceError::TooLarge { bytes: bytes.len() as u64, limit });
-        }
-        if let Some(stated) = stated.filter(|n| *n != bytes.len() as u64) {
-            let got = bytes.len();
-            return Err(SourceError::Network(format!("{got} of {stated} bytes came")));
-        }
-        Ok(bytes)
     }
 
     /// Read anew each time: the file may be rotated. Never followed to another host (ureq's
@@ -231,6 +201,30 @@ impl std::fmt::Debug for UrlSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UrlSource").field("url", &self.url).finish_non_exhaustive()
     }
+}
+
+fn read_body(body: &mut ureq::Body, limit: u64) -> Result<Vec<u8>, SourceError> {
+    let stated = body.content_length();
+    if let Some(bytes) = stated.filter(|n| *n > limit) {
+        return Err(SourceError::TooLarge { bytes, limit });
+    }
+    let mut bytes = Vec::new();
+    // A statement within the bound is believed for the size of the buffer, not for its end.
+    let reserve = usize::try_from(stated.unwrap_or(0)).unwrap_or(0);
+    if bytes.try_reserve_exact(reserve).is_err() {
+        return Err(SourceError::TooLarge { bytes: reserve as u64, limit });
+    }
+    let mut reader = body.with_config().limit(limit.saturating_add(2)).reader();
+    let read = reader.by_ref().take(limit.saturating_add(1)).read_to_end(&mut bytes);
+    read.map_err(|e| SourceError::of_ureq(ureq::Error::from(e)))?;
+    if bytes.len() as u64 > limit {
+        return Err(SourceError::TooLarge { bytes: bytes.len() as u64, limit });
+    }
+    if let Some(stated) = stated.filter(|n| *n != bytes.len() as u64) {
+        let got = bytes.len();
+        return Err(SourceError::Network(format!("{got} of {stated} bytes came")));
+    }
+    Ok(bytes)
 }
 
 fn roots(path: &Path) -> Result<RootCerts, SourceError> {

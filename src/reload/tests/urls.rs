@@ -154,6 +154,24 @@ fn a_start_without_url_and_without_copy_says_try_again() {
 }
 
 #[test]
+fn a_table_that_is_refused_does_not_replace_the_copy() {
+    let server = Server::versioned("/t.kgt", &table(5));
+    let folder = folder(&server.url(), "patch = \"\"\n");
+    drop(folder.start());
+    let copy = fs::read(folder.at("cache/table.kgt")).unwrap();
+    // Genuine, but older than what was taken.
+    server.put("/t.kgt", &table(4));
+    let error = folder.load().err().unwrap();
+    assert!(error.to_string().contains("below 5"), "{error}");
+    assert_eq!(fs::read(folder.at("cache/table.kgt")).unwrap(), copy);
+    server.put("/t.kgt", &table(6));
+    let running = folder.start();
+    server.put("/t.kgt", &table(3));
+    running.until("refused", |r| r.failures("table", "rollback") >= 1.0);
+    assert_eq!(opened(&fs::read(folder.at("cache/table.kgt")).unwrap()).serial(), 6);
+}
+
+#[test]
 fn a_server_that_waits_is_asked_to() {
     let base = table(1);
     let server = Server::versioned("/t.kgt", &base);
