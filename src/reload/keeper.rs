@@ -85,6 +85,8 @@ pub(super) struct Keeper {
     starting: bool,
     /// It was said that the patch's file went away.
     patch_gone: bool,
+    /// Written down, and not yet forced to the disk.
+    unforced: Option<Placed>,
 }
 
 // === impl Failure ===
@@ -182,6 +184,7 @@ impl Keeper {
             lag_from: None,
             starting: true,
             patch_gone: false,
+            unforced: None,
         };
         keeper.publish();
         keeper
@@ -373,15 +376,16 @@ impl Keeper {
         self.state.place(&self.desk.ledger())
     }
 
-    /// After the swap: the rest of writing it down, and what people are told.
+    /// After the swap: what people are told. The disk is left to the next tick: a revocation does
+    /// not wait for it, and neither does the next one.
     pub(super) fn in_force(&mut self, placed: Option<Placed>) {
         if let Some(issued_ms) = self.lag_from.take() {
             let lag = self.clock.now().unix_ms.saturating_sub(issued_ms) as f64 / 1000.0;
             self.metrics.control().revocation_lag.record(lag);
             self.metrics.control().revocation_lag_last.set(lag);
         }
-        if let Some(placed) = placed {
-            self.state.force(placed);
+        if placed.is_some() {
+            self.unforced = placed;
         }
         self.publish();
     }
@@ -391,8 +395,11 @@ impl Keeper {
         self.starting = false;
     }
 
-    /// Once a second: ages, expiry, and what could not be written before.
+    /// Once a second, and at the end: ages, expiry, the disk, and what could not be written before.
     pub(super) fn tick(&mut self) {
+        if let Some(placed) = self.unforced.take() {
+            self.state.force(placed);
+        }
         if !self.state.is_settled()
             && let Some(placed) = self.write_down()
         {

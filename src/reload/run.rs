@@ -236,7 +236,10 @@ impl Loop {
                 Ok(Event::Census(census)) => self.counted(census),
                 Ok(Event::Fetched(fetched)) => self.fetched(fetched),
                 Ok(Event::Loaded(load)) => self.loaded(*load),
-                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.keeper.tick();
+                    return;
+                }
                 Ok(Event::Trigger) => self.trigger(),
                 Ok(Event::Wake) => self.stirred(),
                 Err(RecvTimeoutError::Timeout) => {}

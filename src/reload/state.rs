@@ -1,7 +1,7 @@
 //! The state file: what was accepted, remembered over a restart. Imports `table` and `reload::files`.
 //!
-//! It is put in its place before a table takes effect and forced to the disk after: a crash of the
-//! process cannot lose it, and a revocation does not wait for the disk.
+//! It is put in its place before a table takes effect and forced to the disk within a second after: a
+//! crash of the process cannot lose it, and a revocation does not wait for the disk.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,8 +71,7 @@ impl StateFile {
         }
     }
 
-    /// Puts `ledger` in its place. The caller forces what comes back to the disk once the table
-    /// is in force.
+    /// Puts `ledger` in its place. The caller forces what comes back to the disk soon after.
     pub(super) fn place(&mut self, ledger: &Ledger) -> Option<Placed> {
         let path = self.path.as_deref()?;
         let text = ledger.to_text();
