@@ -19,7 +19,7 @@ use super::session::Session;
 use super::signer::{self, Signer};
 use super::tables::build::Spill;
 use super::time;
-use crate::core::KeyId;
+use crate::core::{KeyId, Status};
 use crate::table::{
     Acknowledge, BodyBuilder, Bounds, BuildError, Draft, Issue, KeySet, Manifest, PatchDraft,
     PublicKey, Table, Trust,
@@ -66,6 +66,8 @@ pub struct Terms {
     pub named: Vec<PublicKey>,
     pub expires_at: Option<u64>,
     pub acknowledge: Vec<Acknowledge>,
+    /// Active records that the change at hand ends, by name and on purpose.
+    pub ended: u64,
     pub memory: usize,
 }
 
@@ -119,7 +121,8 @@ impl PublishArgs {
         match plan {
             Plan::Nothing => Ok(None),
             Plan::Table { out } => {
-                let terms = self.terms(registry, session)?;
+                let mut terms = self.terms(registry, session)?;
+                terms.ended = ended(committed);
                 table(registry, out, &terms, session).map(Some)
             }
             Plan::Patch { out, base } => {
@@ -188,6 +191,7 @@ impl Terms {
             signers,
             expires_at,
             acknowledge: Vec::new(),
+            ended: 0,
             memory: MEMORY,
         })
     }
@@ -205,6 +209,18 @@ impl Terms {
         }
     }
 
+    /// Who revokes a key by name means it: no sidecar shall take the smaller table for an accident
+    /// and keep the key alive. What is missing beyond those keys is an accident still.
+    fn on_purpose(&self, out: &Path, after: u64) -> Vec<Acknowledge> {
+        match head(out) {
+            Ok(before) if self.ended > 0 && before.active <= after + self.ended => match after {
+                0 => vec![Acknowledge::Empty, Acknowledge::Shrink],
+                _ => vec![Acknowledge::Shrink],
+            },
+            _ => Vec::new(),
+        }
+    }
+
     /// Signs with every signer at hand.
     pub fn sign<F>(&self, draft: &mut Draft<F>, path: &Path) -> Result<()>
     where
@@ -218,6 +234,14 @@ impl Terms {
         }
         Ok(())
     }
+}
+
+/// How many active records a change ends.
+fn ended(committed: &Committed) -> u64 {
+    let active = |entry: &Entry| {
+        entry.specs().filter(|spec| spec.grant.status == Status::Active).count() as u64
+    };
+    committed.edited.iter().map(|(old, new)| active(&old.entry).saturating_sub(active(new))).sum()
 }
 
 fn audience(registry: &Registry) -> Result<Box<str>> {
@@ -259,7 +283,12 @@ pub fn finish(
         Some(registry) => duplicate(e, registry, out),
         None => Error::build(out, e),
     })?;
-    let issue = terms.issue(serial, session);
+    let mut issue = terms.issue(serial, session);
+    for meant in terms.on_purpose(out, body.active()) {
+        if !issue.acknowledge.contains(&meant) {
+            issue.acknowledge.push(meant);
+        }
+    }
     let mut draft = body.into_table(issue).map_err(|e| Error::refused(out, e))?;
     terms.sign(&mut draft, out)?;
     if let Some(message) = message {

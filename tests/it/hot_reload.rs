@@ -350,3 +350,36 @@ fn the_configuration_reloads() {
     assert!(gate.log_soon("upstream"), "{}", gate.log());
     assert!(gate.log_soon("restart"), "{}", gate.log());
 }
+
+/// The brake is for accidents. A key revoked by name is no accident, also when it is the last one;
+/// keys that were lost beside it are.
+#[test]
+fn the_brake_lets_meant_revocations_through_and_nothing_else() {
+    let upstream = Upstream::start();
+    let revoke = |gate: &Gate, key: &str| {
+        let publish = ["--publish", "keys.kgt", "--signer", "signer.pem"];
+        gate.folder.ctl(&[&["keys", "revoke", key][..], &publish].concat());
+    };
+    let gate = Gate::before(&upstream).start();
+    revoke(&gate, "key_reader");
+    gate.wait_serial(2);
+    revoke(&gate, "key_manager");
+    gate.wait_serial(3);
+    assert_eq!(exchange(gate.address, get(READER)).status(), 401);
+    // Four keys, of which an editor lost two while one was revoked.
+    let gate = Gate::before(&upstream)
+        .key(Key::new("key_c", "wa_c0123456789abcdefghijklmn"))
+        .key(Key::new("key_d", "wa_d0123456789abcdefghijklmn"))
+        .start();
+    let registry = gate.folder.read("keys.toml");
+    let (kept, _) = registry.split_once("[[key]]\nid = \"key_c\"").expect("key_c");
+    gate.folder.write("keys.toml", kept);
+    let before = failures(&gate);
+    revoke(&gate, "key_manager");
+    gate.process.eventually("the brake", || failures(&gate) > before);
+    assert!(
+        gate.metrics().contains("artefact=\"table\",reason=\"shrink\"} 1"),
+        "{}",
+        gate.metrics()
+    );
+}

@@ -1,8 +1,6 @@
 //! The README's quick start, typed as it stands. Only the ports differ, and what would outlive the
 //! test is ended.
 
-#![allow(unused_imports)] // parked
-
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +8,6 @@ use std::process::Command;
 use crate::support::process::run;
 use crate::support::tools;
 
-#[cfg(any())] // parked: waits for F13
 #[test]
 fn the_quick_start_works_as_typed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -226,6 +226,7 @@ impl Build {
             named,
             expires_at,
             acknowledge: self.acknowledge.iter().map(meant).collect(),
+            ended: 0,
             memory: self.memory,
         })
     }
