@@ -67,10 +67,10 @@ pub(crate) async fn send(
             }
             Err(failure) => failure,
         };
-        request = match (failure.unsent, failure.stale.then(|| spare.take()).flatten()) {
-            (Some(unsent), _) => *unsent,
-            (None, Some(copy)) => copy.into_http(),
-            (None, None) => return Err(patience.blame(failure.reason)),
+        let mut again = || spare.take().filter(|_| failure.stale)?.into_http();
+        request = match failure.unsent {
+            Some(unsent) => *unsent,
+            None => again().ok_or_else(|| patience.blame(failure.reason))?,
         };
         worker.cells.upstream_retried();
         fresh = true;

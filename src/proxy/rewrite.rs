@@ -140,13 +140,73 @@ impl UpstreamRequest {
 
     /// The same request again, for a retry, if it has no body and may be repeated (RFC 9110
     /// §9.2.2).
-    pub(crate) fn repeatable(&self) -> Option<Self> {
+    pub(crate) fn repeatable(&self) -> Option<Spare> {
         let repeat = matches!(self.body, RequestBody::Empty) && self.parts.method.is_idempotent();
-        repeat.then(|| Self { parts: self.parts.clone(), body: RequestBody::Empty })
+        if repeat { Spare::of(&self.parts) } else { None }
     }
 
     pub(crate) fn into_http(self) -> Request<RequestBody> {
         Request::from_parts(self.parts, self.body)
+    }
+}
+
+/// A request without body, kept while it is on its way. Its fields lie in one block of bytes: a
+/// second header map would cost every request what only a broken connection needs.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    method: http::Method,
+    uri: Uri,
+    version: Version,
+    extensions: http::Extensions,
+    /// Per field: length of the name and of the value, two bytes each, then both.
+    fields: Vec<u8>,
+}
+
+// === impl Spare ===
+
+impl Spare {
+    /// `None` for a field of 64 KiB, which the bound of a head rules out by default.
+    fn of(parts: &Parts) -> Option<Self> {
+        let length: usize = parts.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+        let mut fields = Vec::with_capacity(length);
+        for (name, value) in &parts.headers {
+            let name_length = u16::try_from(name.as_str().len()).ok()?;
+            let value_length = u16::try_from(value.len()).ok()?;
+            fields.extend_from_slice(&name_length.to_le_bytes());
+            fields.extend_from_slice(&value_length.to_le_bytes());
+            fields.extend_from_slice(name.as_str().as_bytes());
+            fields.extend_from_slice(value.as_bytes());
+        }
+        Some(Self {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            version: parts.version,
+            extensions: parts.extensions.clone(),
+            fields,
+        })
+    }
+
+    /// The request again; always possible for what [`Spare::of`] has made.
+    pub(crate) fn into_http(self) -> Option<Request<RequestBody>> {
+        let mut request = Request::new(RequestBody::Empty);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
+        *request.extensions_mut() = self.extensions;
+        let mut rest = self.fields.as_slice();
+        while let Some((lengths, behind)) = rest.split_first_chunk::<4>() {
+            let [n0, n1, v0, v1] = *lengths;
+            let name_length = usize::from(u16::from_le_bytes([n0, n1]));
+            let value_length = usize::from(u16::from_le_bytes([v0, v1]));
+            let (name, behind) = behind.split_at_checked(name_length)?;
+            let (value, behind) = behind.split_at_checked(value_length)?;
+            let name = HeaderName::from_bytes(name).ok()?;
+            let value = HeaderValue::from_bytes(value).ok()?;
+            #[expect(clippy::disallowed_methods, reason = "a copy of what was judged; may repeat")]
+            request.headers_mut().append(name, value);
+            rest = behind;
+        }
+        Some(request)
     }
 }
 

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::body::RequestBody;
 use super::facts;
 use super::io::ClientAddr;
-use super::rewrite::{Around, Forward, UpstreamRequest};
+use super::rewrite::{Around, Forward, Spare, UpstreamRequest};
 use crate::config::{Caps, Config, Settings, ThisHost};
 use crate::core::{
     Digest, Environment, Grant, KeyId, KeyView, Keys, Kind, NetworkSet, Now, PairLookup,
@@ -126,6 +126,10 @@ impl Keys for OneKey {
 
 /// What the upstream gets, or why it gets nothing.
 fn through(request: Request<()>, settings: &Settings) -> Result<Request<RequestBody>, Reason> {
+    sent(request, settings).map(UpstreamRequest::into_http)
+}
+
+fn sent(request: Request<()>, settings: &Settings) -> Result<UpstreamRequest, Reason> {
     let keys = OneKey::new();
     let (parts, ()) = request.into_parts();
     let peer: SocketAddr = "192.0.2.7:4711".parse().unwrap();
@@ -153,8 +157,7 @@ fn through(request: Request<()>, settings: &Settings) -> Result<Request<RequestB
         upgrade: None,
         subject: None,
     };
-    Ok(UpstreamRequest::new(forward, parts, RequestBody::Empty, outgoing, carried, around)
-        .into_http())
+    Ok(UpstreamRequest::new(forward, parts, RequestBody::Empty, outgoing, carried, around))
 }
 
 fn get(target: &str, fields: &[(&str, &str)]) -> Request<()> {
@@ -266,6 +269,18 @@ fn a_passed_request_keeps_what_is_not_ours() {
     let ours = format!("/open/a?b=1&api_key={SECRET}");
     let sent = through(get(&ours, &[]), &settings()).unwrap();
     assert_eq!(sent.uri(), "/open/a?b=1");
+}
+
+#[test]
+fn a_spare_is_the_same_request() {
+    let settings = settings();
+    let fields = [("x-api-key", SECRET), ("accept", "a"), ("accept", "b"), ("x-empty", "")];
+    let request = sent(get("/a?q=1", &fields), &settings).unwrap();
+    let spare = request.repeatable().and_then(Spare::into_http).unwrap();
+    let first = request.into_http();
+    assert_eq!(spare.uri(), first.uri());
+    assert_eq!(spare.method(), first.method());
+    assert_eq!(spare.headers(), first.headers());
 }
 
 #[test]
