@@ -15,7 +15,7 @@ demo: build ## Guided tour in a temporary folder; stays up until Ctrl-C (ONCE=1:
 	@target/debug/keygatectl demo $(if $(filter-out 0,$(ONCE)),--once)
 
 test: tools check ## All tests, as CI runs them: format, lints, unit, integration, end to end, docs
-	$(CARGO) test
+	$(CARGO) test --no-fail-fast
 
 check: ## Format and lints, no tests
 	$(CARGO) fmt --all --check
