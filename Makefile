@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: audit bench bench-instructions bench-reload bench-table build check conformance demo fmt \
-	help image release test tools
+	fuzz help image release test tools
 
 CARGO ?= cargo
 IMAGE ?= keygate:dev
@@ -14,12 +14,16 @@ help: ## List the targets
 demo: build ## Guided tour in a temporary folder; stays up until Ctrl-C (ONCE=1: ends after the tour)
 	@target/debug/keygatectl demo $(if $(filter-out 0,$(ONCE)),--once)
 
-test: tools check ## All tests, as CI runs them: format, lints, unit, integration, end to end, docs
+test: tools check ## All tests, as CI runs them: format, lints, unit, integration, end to end, docs, fuzz corpus
 	$(CARGO) test --no-fail-fast
+	fuzz/run
 
 check: ## Format and lints, no tests
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --quiet --all-targets -- -D warnings
+
+fuzz: ## Fuzz targets over their corpus; TARGET=name SECONDS=n: one of them for longer
+	fuzz/run $(if $(TARGET),$(TARGET) $(or $(SECONDS),60))
 
 fmt: ## Format the sources
 	$(CARGO) fmt --all

@@ -64,8 +64,9 @@ impl Filler {
 /// The record with this digest, in its bucket of one or two (seldom more).
 ///
 /// Branching on each comparison would make the processor guess, and wait for memory to learn that
-/// it guessed wrong, for every second key. Counting how many of the first three come before the
-/// digest needs no guess: 10 M keys are looked up in half the time.
+/// it guessed wrong, for every second key; then no two look-ups overlap (with 10 M keys a look-up took
+/// as long in a loop as alone). Counting how many of the first three come before the digest needs no
+/// guess.
 pub(crate) fn position<'t>(
     records: &'t [Record],
     range: Range<usize>,

@@ -1,0 +1,49 @@
+//! A patch's body behind a right signature, over a table: whatever is accepted does what it says, and
+//! its removals outlive it.
+
+#![no_main]
+
+mod sealed;
+
+use std::sync::{Arc, LazyLock};
+
+use keygate::core::{Keys, Now};
+use keygate::table::{Accepted, Desk, Patch, Rules, Table};
+use libfuzzer_sys::fuzz_target;
+
+const NOW: Now = Now { unix_ms: 1_767_225_600_000, mono_ns: 0 };
+
+/// tests/data/table/good/basic.kgt, serial 5; and the same keys as serial 8 by somebody who has not
+/// heard of any patch.
+static BASE: LazyLock<[Arc<Table>; 2]> = LazyLock::new(|| {
+    let basic = include_bytes!("../../tests/data/table/good/basic.kgt");
+    let open = |file| Arc::new(Table::open(file, &sealed::trust(), &sealed::bounds()).expect("good"));
+    let base = open(basic.to_vec());
+    let body = &basic[basic.len() - base.manifest().body_bytes as usize..];
+    let mut unaware = sealed::manifest(8, None, body);
+    unaware["includes_through"] = 5.into();
+    [base, open(sealed::file(unaware.to_string().as_bytes(), body))]
+});
+
+fuzz_target!(|body: &[u8]| {
+    let [base, unaware] = &*BASE;
+    let manifest = sealed::manifest(7, Some(base.manifest().as_base()), body).to_string();
+    let file = sealed::file(manifest.as_bytes(), body);
+    let Ok(patch) = Patch::open(file, &sealed::trust(), &sealed::bounds()) else { return };
+    let mut desk = Desk::new(Rules::default());
+    desk.offer_table(base.clone(), NOW).expect("the base");
+    let before: Vec<_> = desk.current().expect("in force").iter().map(|e| e.digest).collect();
+    assert_eq!(desk.offer_patch(Arc::new(patch), NOW), Ok(Accepted::InForce));
+    let patched = desk.current().expect("in force").clone();
+    assert_eq!(patched.patch_serial(), Some(7));
+    let listed = patched.iter().count() as u64;
+    assert_eq!(listed, patched.counts().keys, "counted as listed");
+    let gone: Vec<_> = before.into_iter().filter(|d| patched.any(d).is_none()).collect();
+    desk.offer_table(unaware.clone(), NOW).expect("a later table");
+    let after = desk.current().expect("in force");
+    assert_eq!(after.held_patches(), 1);
+    for digest in gone {
+        assert!(after.any(&digest).is_none(), "a removed key came back");
+    }
+    assert_eq!(after.iter().count() as u64, after.counts().keys, "counted as listed");
+});
