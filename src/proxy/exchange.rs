@@ -33,13 +33,14 @@ pub(crate) struct Patience {
 
 /// Connections tried for one request, at most: an upstream that closes each one at once must not
 /// be hammered.
-const MOST_TRIES: usize = 3;
+const MOST_TRIES: usize = 4;
 
 /// Sends the request and waits for the head of the response.
 ///
 /// hyper hands back what it has not begun to send: that is sent again whatever it is. What may
-/// have reached the upstream is repeated only if it is idempotent, has no body, and the connection
-/// was a kept-alive one (hyperium/hyper#2136: the upstream closed it at the same moment).
+/// have reached the upstream is repeated only if it has no body, and the upstream has said that it
+/// did nothing with it (GOAWAY, REFUSED_STREAM), or it is idempotent and the connection was a
+/// kept-alive one (hyperium/hyper#2136: the upstream closed it at the same moment).
 pub(crate) async fn send(
     worker: &Rc<Worker>,
     request: UpstreamRequest,
@@ -48,7 +49,8 @@ pub(crate) async fn send(
     client: &ClientAddr,
     record: &mut RequestRecord,
 ) -> Result<(Response<Incoming>, Lease), Reason> {
-    let mut spare = request.repeatable();
+    let spare = request.repeatable();
+    let idempotent = request.is_idempotent();
     let mut request = request.into_http();
     let mut fresh = false;
     for _ in 0..MOST_TRIES {
@@ -67,10 +69,11 @@ pub(crate) async fn send(
             }
             Err(failure) => failure,
         };
-        let mut again = || spare.take().filter(|_| failure.stale)?.into_http();
+        let again = failure.unprocessed || failure.stale && idempotent;
+        let copy = || spare.as_ref().filter(|_| again)?.to_http();
         request = match failure.unsent {
             Some(unsent) => *unsent,
-            None => again().ok_or_else(|| patience.blame(failure.reason))?,
+            None => copy().ok_or_else(|| patience.blame(failure.reason))?,
         };
         worker.cells.upstream_retried();
         fresh = true;

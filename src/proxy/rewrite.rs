@@ -138,11 +138,14 @@ impl UpstreamRequest {
         Self { parts, body }
     }
 
-    /// The same request again, for a retry, if it has no body and may be repeated (RFC 9110
-    /// §9.2.2).
+    /// Whether doing it twice is doing it once (RFC 9110 §9.2.2).
+    pub(crate) fn is_idempotent(&self) -> bool {
+        self.parts.method.is_idempotent()
+    }
+
+    /// The same request again, for another try, if it has no body.
     pub(crate) fn repeatable(&self) -> Option<Spare> {
-        let repeat = matches!(self.body, RequestBody::Empty) && self.parts.method.is_idempotent();
-        if repeat { Spare::of(&self.parts) } else { None }
+        if matches!(self.body, RequestBody::Empty) { Spare::of(&self.parts) } else { None }
     }
 
     pub(crate) fn into_http(self) -> Request<RequestBody> {
@@ -187,12 +190,12 @@ impl Spare {
     }
 
     /// The request again; always possible for what [`Spare::of`] has made.
-    pub(crate) fn into_http(self) -> Option<Request<RequestBody>> {
+    pub(crate) fn to_http(&self) -> Option<Request<RequestBody>> {
         let mut request = Request::new(RequestBody::Empty);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
-        *request.extensions_mut() = self.extensions;
+        *request.extensions_mut() = self.extensions.clone();
         let mut rest = self.fields.as_slice();
         while let Some((lengths, behind)) = rest.split_first_chunk::<4>() {
             let [n0, n1, v0, v1] = *lengths;

@@ -276,7 +276,7 @@ fn a_spare_is_the_same_request() {
     let settings = settings();
     let fields = [("x-api-key", SECRET), ("accept", "a"), ("accept", "b"), ("x-empty", "")];
     let request = sent(get("/a?q=1", &fields), &settings).unwrap();
-    let spare = request.repeatable().and_then(Spare::into_http).unwrap();
+    let spare = request.repeatable().as_ref().and_then(Spare::to_http).unwrap();
     let first = request.into_http();
     assert_eq!(spare.uri(), first.uri());
     assert_eq!(spare.method(), first.method());

@@ -56,6 +56,8 @@ pub(crate) struct Failure {
     pub(crate) reason: Reason,
     /// The request, when not one byte of it was sent.
     pub(crate) unsent: Option<Box<Request<RequestBody>>>,
+    /// The upstream has said that it did nothing with it.
+    pub(crate) unprocessed: bool,
     /// A kept-alive connection broke before the response began.
     pub(crate) stale: bool,
 }
@@ -124,7 +126,7 @@ impl Upstream {
                     None => Box::new(Box::pin(Http1::open(&self.connector, client)).await?),
                 })
             }
-            UpstreamProtocol::Http2 => Held::Http2(Box::pin(self.http2(fresh, client)).await?),
+            UpstreamProtocol::Http2 => Held::Http2(Box::pin(self.http2(client)).await?),
         };
         Ok(Lease { conn, pool: Rc::clone(self), _slot: slot })
     }
@@ -140,8 +142,9 @@ impl Upstream {
         None
     }
 
-    async fn http2(&self, fresh: bool, client: &ClientAddr) -> Result<Http2, Reason> {
-        if !fresh && self.keep_alive {
+    async fn http2(&self, client: &ClientAddr) -> Result<Http2, Reason> {
+        // One that has failed is not usable any more.
+        if self.keep_alive {
             let mut shared = self.shared.borrow_mut();
             shared.retain(Http2::is_usable);
             // The one with the fewest streams; a second is opened only when the first is full.
@@ -298,6 +301,6 @@ fn go_on(
 
 impl Failure {
     const fn of(reason: Reason) -> Self {
-        Self { reason, unsent: None, stale: false }
+        Self { reason, unsent: None, unprocessed: false, stale: false }
     }
 }

@@ -81,11 +81,12 @@ impl Http1 {
                     let unsent = error.take_message().map(Box::new);
                     let reason = classify(error.error());
                     let stale = reused && reason == Reason::UpstreamClosed;
-                    Poll::Ready(Err(Failure { reason, unsent, stale }))
+                    Poll::Ready(Err(Failure { reason, unsent, unprocessed: false, stale }))
                 }
                 Poll::Pending if done => Poll::Ready(Err(Failure {
                     reason: Reason::UpstreamClosed,
                     unsent: None,
+                    unprocessed: false,
                     stale: reused,
                 })),
                 Poll::Pending => Poll::Pending,

@@ -82,6 +82,7 @@ impl Http2 {
             return Err(Failure {
                 reason: Reason::UpstreamClosed,
                 unsent: Some(Box::new(request)),
+                unprocessed: true,
                 stale: true,
             });
         }
@@ -95,10 +96,16 @@ impl Http2 {
             }
             reply.as_mut().poll(cx).map(|result| {
                 result.map_err(|mut error| {
-                    let unsent = error.take_message().map(Box::new);
-                    // hyper hands back what was refused before any processing (GOAWAY,
-                    // REFUSED_STREAM): RFC 9113 §8.7 allows another try.
-                    Failure { reason: Reason::UpstreamClosed, stale: unsent.is_some(), unsent }
+                    let unprocessed = is_unprocessed(error.error());
+                    if unprocessed == Some(Unprocessed::Goaway) {
+                        self.shared.closed.set(true);
+                    }
+                    Failure {
+                        reason: Reason::UpstreamClosed,
+                        unprocessed: unprocessed.is_some(),
+                        unsent: error.take_message().map(Box::new),
+                        stale: false,
+                    }
                 })
             })
         })
@@ -140,3 +147,21 @@ impl Drop for Shared {
 const IDLE_NS: u64 = 60_000_000_000;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// How the upstream has said that it did nothing with a request (RFC 9113 section 8.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unprocessed {
+    /// Its stream is newer than the last one that a graceful GOAWAY lets live.
+    Goaway,
+    Refused,
+}
+
+fn is_unprocessed(error: &hyper::Error) -> Option<Unprocessed> {
+    let cause = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    match cause.reason() {
+        _ if !cause.is_remote() => None,
+        Some(h2::Reason::REFUSED_STREAM) => Some(Unprocessed::Refused),
+        Some(h2::Reason::NO_ERROR) if cause.is_go_away() => Some(Unprocessed::Goaway),
+        _ => None,
+    }
+}
