@@ -170,7 +170,7 @@ class KeygateReload:
     def start(self):
         self.running = self.kind.start(Setup(keys=KEYS, cores=CORES, features=frozenset({"default"})))
         check.contender("keygate", self.running.http1, self.bench.keys(KEYS))
-        self.target = os.path.join(os.path.dirname(self.running.log), "keys.kgt")
+        self.target = os.path.join(os.path.dirname(self.running.log), "tables", "keys.kgt")
         for number_ in range(1, RELOADS + 1):
             secret, name = self.secret(number_), f"reload-{KEYS}-{number_}"
             made = self.kind.table(KEYS, serial=1 + number_, extra=secret, name=name)

@@ -72,7 +72,7 @@ def main():
         more = ["--revoke", doomed_file, "--entries", str(ENTRIES)]
         table = kind.table(KEYS, name=f"revoke-{KEYS}-{ENTRIES}-{REVOCATIONS}", more=more)
         running = kind.start(Setup(keys=KEYS, cores=CORES, features=frozenset({"default", "patch"})))
-        directory = os.path.dirname(running.log)
+        directory = os.path.join(os.path.dirname(running.log), "tables")
         for n in range(1, REVOCATIONS + 1):
             os.link(f"{table.removesuffix('.kgt')}.kgt.{n}.kgp", f"{directory}/next.{n}")
         background = load.Background(
@@ -97,6 +97,9 @@ def main():
             report, rows = background.stop()
         finally:
             background.kill()
+        slow = [(n, round(ms)) for n, ms in enumerate(took, 1) if ms > 50]
+        if slow:
+            bench.say(f"slower than 50 ms (number, ms): {slow}")
         out = {
             "schema": 1,
             "commit": commit(),

@@ -262,15 +262,19 @@ class Keygate(Contender):
     def configure(self, setup, directory, ports):
         http1, http2, tls = ports
         off = setup.features
-        table = os.path.join(directory, "keys.kgt")
+        # A directory of its own, as a mounted volume would be.
+        tables, logs = os.path.join(directory, "tables"), os.path.join(directory, "logs")
+        os.makedirs(tables)
+        os.makedirs(logs)
+        table = os.path.join(tables, "keys.kgt")
         os.link(self.table(setup.keys, limit="no_limit" not in off), table)
         url = self.upstream(setup) if setup.unix else "http://" + self.upstream(setup)
-        log = "access = false" if "no_log" in off else 'access_file = "access.log"'
+        log = "access = false" if "no_log" in off else 'access_file = "logs/access.log"'
         identity = ""
         if "no_identity" in off:
             names = ("key_id", "key_name", "permissions", "environment", "anonymous")
             identity = "[identity]\n" + "\n".join(f"{name} = false" for name in names)
-        patch = f'patch = "{directory}/keys.kgp"' if "patch" in off else ""
+        patch = f'patch = "{tables}/keys.kgp"' if "patch" in off else ""
         self.admin = free_port()
         config = f"""
 environment = "live"
@@ -285,7 +289,7 @@ tls.key = "{self.bench.cert_key}"
 [upstream]
 url = "{url}"
 [table]
-path = "keys.kgt"
+path = "{table}"
 {patch}
 audience = "bench"
 trusted_signers = ["{self.signer}"]
