@@ -23,6 +23,8 @@ from rig.procs import CORES, Failed
 
 FULL = os.environ.get("FULL") == "1"
 ROUNDS = int(os.environ.get("ROUNDS", 9 if FULL else 3))
+# Of scenarios whose differences are large, or that are many.
+FEW = ROUNDS if FULL else min(ROUNDS, 2)
 SECONDS = float(os.environ.get("SECONDS", 3 if FULL else 1))
 KEYS = 1_000_000
 REFERENCE = "nginx"
@@ -102,17 +104,16 @@ class Run:
     # --- CPU per request ---
 
     def job(self):
-        few = ROUNDS if FULL else 2
         scenarios = [
             ("accepted", self.wrk("accepted", 64), ROUNDS),
             ("refused", self.wrk("refused", 64), ROUNDS),
             ("think", self.wrk("think", 100), ROUNDS),
             ("http2", self.h2load(), ROUNDS),
-            ("close", self.wrk("close", 64), ROUNDS),
-            ("response_64k", self.wrk("/64k", 64), ROUNDS),
-            ("response_10m", self.wrk("/10m", 8), few),
-            ("upload_10m", self.wrk("upload", 8), few),
-            ("tls", self.wrk("accepted", 64, "https"), few),
+            ("close", self.wrk("close", 64), FEW),
+            ("response_64k", self.wrk("/64k", 64), FEW),
+            ("response_10m", self.wrk("/10m", 8), FEW),
+            ("upload_10m", self.wrk("upload", 8), FEW),
+            ("tls", self.wrk("accepted", 64, "https"), FEW),
         ]
         if not wanted("latency", "syscalls", *(s for s, _, _ in scenarios)):
             return
@@ -149,7 +150,7 @@ class Run:
             keys = KEYS if FULL or name == "keygate" else 1000
             runs[name] = self.start(name, Setup(keys=keys))
             runs[f"{name}_unix"] = self.start(name, Setup(keys=keys, unix=True))
-        self.timed("unix", runs, self.wrk("accepted", 64))
+        self.timed("unix", runs, self.wrk("accepted", 64), FEW)
         self.bench.stop_all()
 
     def key_counts(self):
@@ -164,7 +165,7 @@ class Run:
                     runs[f"{name}_{count}"] = self.start(name, Setup(keys=count))
         if runs:
             first = next(iter(runs))
-            self.timed("keys", runs, self.wrk("accepted", 64), reference=first)
+            self.timed("keys", runs, self.wrk("accepted", 64), FEW, reference=first)
         self.bench.stop_all()
 
     def features(self):
@@ -179,7 +180,7 @@ class Run:
             runs["hyper"] = self.start("hyper", Setup(keys=1000))
         for label, on in contenders.Keygate.variants().items():
             runs[label] = self.start("keygate", Setup(keys=1000, features=on))
-        self.timed("features", runs, self.wrk("accepted", 64), ROUNDS if FULL else 2)
+        self.timed("features", runs, self.wrk("accepted", 64), FEW)
         self.bench.stop_all()
 
     # --- latency ---
@@ -189,9 +190,9 @@ class Run:
         bench, program = self.bench, self.bench.example("bench-open-loop")
         accepted = self.out["scenarios"].get("accepted", {}).get("cpu_us_per_request", {})
         rate = accepted.get(REFERENCE, {}).get("requests_per_s", 45_000) // 3 // 1000 * 1000
-        seconds = 10 if FULL else 2
+        seconds = 10 if FULL else 1.5
         found = {name: [] for name in ["direct", *runs]}
-        for number in range(ROUNDS if FULL else 2):
+        for number in range(FEW):
             order = ["direct", *runs]
             for name in order[number % len(order) :] + order[: number % len(order)]:
                 port = bench.upstream.port if name == "direct" else runs[name].http1
@@ -352,7 +353,7 @@ class Run:
             if name != "hyper":
                 runs[f"{name}_1"] = self.start(name, Setup(keys=1000, cores=one))
                 runs[f"{name}_2"] = self.start(name, Setup(keys=1000, workers=2, cores=two))
-        self.timed("workers", runs, self.wrk("accepted", 64), own_cores=roomy)
+        self.timed("workers", runs, self.wrk("accepted", 64), FEW, own_cores=roomy)
         rows = self.out["scenarios"]["workers"]["cpu_us_per_request"]
         scaling = {}
         for name in NAMES:

@@ -63,10 +63,12 @@ class Contender:
         process = spawn(argv, setup.cores, log, cwd=directory)
         try:
             wait_port(ports[0], process, log)
+            ready_s = time.monotonic() - begin
+            for port in ports[1:]:
+                wait_port(port, process, log)
         except Failed:
             stop(process)
             raise
-        ready_s = time.monotonic() - begin
         running = Running(self.name, process, ports, ready_s, log)
         running.keys = setup.keys
         self.bench.running.append(running)
