@@ -6,7 +6,6 @@ LOAD_CORE, PROXY_CORE, NO_BUILD=1. benches/README.md explains the figures and ev
 """
 
 import os
-import platform
 import re
 import signal
 import socket
@@ -375,12 +374,22 @@ def main():
     build(*targets)
     with Bench() as bench:
         run = Run(bench)
-        for step in (run.start_times, run.job, run.unix, run.key_counts, run.features, run.workers, run.memory):
-            step()
+        steps = (run.start_times, run.job, run.unix, run.key_counts, run.features, run.workers, run.memory)
+        failed = None
+        for step in steps:
+            try:
+                step()
+            except (Failed, OSError) as failure:
+                # The figures so far are worth keeping.
+                failed = failure
+                bench.say(f"{step.__name__}: {failure}")
+                bench.stop_all()
         run.out["seconds_total"] = round(time.monotonic() - bench.began, 1)
         run.out["targets"] = report.targets(run.out)
         print(report.markdown(run.out))
         write_json(run.out)
+    if failed is not None:
+        raise Failed(f"not all could be measured: {failed}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The report as Markdown, and what of issue-level targets was met."""
+"""The report as Markdown, and which targets were met."""
 
 TITLES = {
     "accepted": "accepted, 64 connections kept alive",
