@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 # command:package
 needs=(
+    c++:g++
     cc:gcc
     curl:curl
     nginx:nginx-light
