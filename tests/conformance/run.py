@@ -372,7 +372,7 @@ SUITES = {
             "Sent as they stand, with a good key. Shown: the status, and whether the request reached the upstream."),
     "h2": ("Malformed HTTP/2", h2, "Frames made by hand. Shown: the status, or how the stream or connection ended."),
     "load": ("h2load: 20,000 requests", load, "Each answered with 2xx?"),
-    "slow": ("slowhttptest: 300 slow clients", slow, "Default time-outs of each. Is another client served meanwhile?"),
+    "slow": ("slowhttptest: 300 slow clients", slow, "Default time-outs of each. Is another client served meanwhile? slowhttptest sends no key, so keygate refuses its slow bodies at once; stalled bodies of key holders are cut by `timeouts.body` (tests/it/gate_limits.rs)."),
     "tls": ("testssl.sh", tls, "Default settings of each, with the same P-256 certificate."),
 }
 
