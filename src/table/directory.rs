@@ -63,33 +63,18 @@ impl Filler {
 
 /// The record with this digest, in its bucket of one or two (seldom more).
 ///
-/// Branching on each comparison would make the processor guess, and wait for memory to learn that
-/// it guessed wrong, for every second key; then no two look-ups overlap (with 10 M keys a look-up took
-/// as long in a loop as alone). Counting how many of the first three come before the digest needs no
-/// guess.
+/// Comparing in turn is the quickest: choosing among three without a branch, or guessing the place
+/// from the digest's next bits, touches more memory per look-up and took 1.5 to 3 times as long.
 pub(crate) fn position<'t>(
     records: &'t [Record],
     range: Range<usize>,
     digest: &[u8; 32],
 ) -> Option<&'t Record> {
-    const COUNTED: usize = 3;
-    let (start, length) = (range.start, range.len());
-    let wanted = prefix(digest);
-    let found = if length <= COUNTED
-        && let Some(counted) = records.get(start..start + COUNTED)
-    {
-        let before = |(at, r): (usize, &Record)| {
-            usize::from(at < length) & usize::from(prefix(&r.digest) < wanted)
-        };
-        let index: usize = counted.iter().enumerate().map(before).sum();
-        // Digests with one prefix of 64 bits do not happen; if they did, the second is here.
-        records.get(start + index..range.end.max(start + index))?
-    } else {
-        let bucket = records.get(range)?;
-        let index = bucket.partition_point(|r| r.digest < *digest);
-        bucket.get(index..)?
-    };
-    found.iter().find(|r| r.digest == *digest)
+    let bucket = records.get(range)?;
+    match bucket.len() {
+        0..=16 => bucket.iter().find(|r| r.digest == *digest),
+        _ => bucket.get(bucket.binary_search_by(|r| r.digest.cmp(digest)).ok()?),
+    }
 }
 
 fn bucket_number(prefix: u64, bits: u32) -> usize {
