@@ -79,7 +79,8 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     let local = if worker.shared.upstream.send_proxy { plain.local() } else { None };
     let address = ClientAddr { peer, local };
     let arrived = if about.needs_handshake() {
-        let arriving = arrive(plain, address, about, worker.clock.now());
+        // What is rare is boxed here and below: a connection is as large as its largest state.
+        let arriving = Box::pin(arrive(plain, address, about, worker.clock.now()));
         match timeout(worker.shared.timeouts.handshake, arriving).await {
             Ok(Ok(arrived)) => arrived,
             Ok(Err(turned)) => return worker.cells.connection_turned_away(turned),
@@ -93,7 +94,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     let http2 = http2
         || (!https && worker.shared.http2.prior_knowledge && {
             let deadline = worker.shared.timeouts.header;
-            match timeout(deadline, sniff(&mut transport, &mut ahead)).await {
+            match timeout(deadline, Box::pin(sniff(&mut transport, &mut ahead))).await {
                 Ok(Some(http2)) => http2,
                 Ok(None) => return,
                 // Not one whole head: answer as for any head that did not come.
@@ -101,7 +102,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
                     let http2 = false;
                     super::record::note_unread(worker, address.ip(), http2, Reason::HeaderTimeout);
                     let io = Io::new(transport, ahead, moments);
-                    return end_cut(io, Cut::Header).await;
+                    return Box::pin(end_cut(io, Cut::Header)).await;
                 }
             }
         });
@@ -116,7 +117,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
         running: std::cell::Cell::default(),
     });
     if http2 {
-        serve_http2(worker, io, &client).await;
+        Box::pin(serve_http2(worker, io, &client)).await;
     } else {
         serve_http1(worker, io, &client).await;
     }
@@ -224,7 +225,7 @@ async fn serve_http1(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
         // We keep our own deadlines; see `Moments`.
         .header_read_timeout(None)
         .max_header_size(caps.head_bytes)
-        .max_buf_size(caps.head_bytes.max(MIN_BUFFER))
+        .max_buf_size(caps.head_bytes.max(READ_BUFFER))
         .preserve_header_case(worker.shared.upstream.preserve_case);
     if caps.headers > HYPER_HEADERS {
         builder.max_headers(caps.headers);
@@ -265,23 +266,24 @@ async fn serve_http1(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
             if cut == Cut::Header && io.moments().bytes_in.get() > 0 {
                 note(worker, client, Reason::HeaderTimeout);
             }
-            end_cut(io, cut).await;
+            Box::pin(end_cut(io, cut)).await;
         }
         End::Done(Ok(())) => match client.upgraded.take() {
-            Some(upgraded) => upgraded.run(worker, io, parts.read_buf).await,
-            None => end_clean(worker, io).await,
+            Some(upgraded) => Box::pin(upgraded.run(worker, io, parts.read_buf)).await,
+            None => Box::pin(end_clean(worker, io)).await,
         },
         End::Done(Err(error)) => {
             note_error(worker, client, &error);
-            end_clean(worker, io).await;
+            Box::pin(end_clean(worker, io)).await;
         }
     }
 }
 
 /// Fields up to which hyper keeps them on the stack.
 const HYPER_HEADERS: usize = 100;
-/// hyper's smallest read buffer.
-const MIN_BUFFER: usize = 8192;
+/// Most bytes that are read ahead of an upload; hyper's buffer grows to it only while reads fill it.
+/// With less, a large upload costs more system calls.
+const READ_BUFFER: usize = 256 * 1024;
 
 async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     let config = &worker.shared.http2;
