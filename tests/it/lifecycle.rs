@@ -191,6 +191,9 @@ fn status_and_metrics_tell_what_is_in_force() {
     let status = gate.probe("/status").json();
     assert_eq!(status["table"]["serial"], 1, "{status}");
     assert!(status.to_string().contains(env!("CARGO_PKG_VERSION")), "{status}");
+    // Keys are counted beside the way, a moment after the start.
+    let counted = "keygate_keys{state=\"active\"} 2";
+    gate.process.eventually(counted, || gate.metrics().contains(counted));
     let metrics = gate.metrics();
     for name in [
         "keygate_auth_decisions_total",

@@ -14,7 +14,7 @@ use crate::support::upstream::{Step, Upstream, send};
 /// What the sentence in the manual says.
 const BOUND: Duration = Duration::from_millis(100);
 /// On top of it, what a busy machine needs to run the test itself.
-const SLACK: Duration = Duration::from_millis(100);
+const SLACK: Duration = Duration::from_millis(300);
 const SOON: Duration = Duration::from_secs(5);
 
 /// A tenth of a second apart, for ever; `/v1/flood`: as fast as it is taken; `/ws/…`: what it is sent.
@@ -92,7 +92,8 @@ fn in_time(what: &str, swap: Instant, ended: Instant) {
 
 fn ended(gate: &Gate, reason: &str, count: u32) {
     let line = format!("keygate_streams_ended_total{{reason=\"{reason}\"}} {count}");
-    assert!(gate.metrics().contains(&line), "no `{line}` in\n{}", gate.metrics());
+    // The client's end of a stream may be seen before keygate's own bookkeeping of it.
+    gate.process.eventually(&line, || gate.metrics().contains(&line));
 }
 
 /// Reads until the connection ends; whether it ended as a whole message does.

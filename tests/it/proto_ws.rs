@@ -121,7 +121,8 @@ fn a_tunnel_carries_frames_both_ways() {
     assert_eq!(got.one("sec-websocket-key").as_deref(), Some(KEY));
     assert_eq!(got.one("x-org-id").as_deref(), Some("acme"));
     assert!(!upstream.saw(READER.as_bytes()));
-    assert!(gate.metrics().contains("keygate_streams_open 1"));
+    gate.process
+        .eventually("one open stream", || gate.metrics().contains("keygate_streams_open 1"));
     client.finish();
     assert!(upstream.wait_closed(1, SOON));
 }
