@@ -15,6 +15,8 @@ mod credentials;
 mod exchange;
 mod executor;
 mod facts;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub mod health;
 mod io;
 mod limits;

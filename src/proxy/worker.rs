@@ -104,7 +104,7 @@ pub(crate) struct Worker {
     /// Connections close as soon as nothing runs on them.
     pub(crate) draining: Cell<bool>,
     /// Route labels by slot.
-    labels: RefCell<Vec<Option<Rc<str>>>>,
+    pub(super) labels: RefCell<Vec<Option<Rc<str>>>>,
 }
 
 /// What a worker thread is started with.

@@ -1,0 +1,16 @@
+//! HTTP/2 frames through the whole service. An odd first byte: the table has the key.
+
+#![no_main]
+
+mod service;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((first, frames)) = data.split_first() else { return };
+    let mut input = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // A client's empty SETTINGS.
+    input.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    input.extend(frames);
+    service::run(first & 1 == 1, &input);
+});

@@ -1,0 +1,103 @@
+//! A door for fuzz/: one connection through the whole service, without a listener or a network.
+//! Compiled with `--cfg fuzzing` only.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use super::io::Plain;
+use super::listener::About;
+use super::rewrite::Ids;
+use super::upstream::{Connector, Upstream};
+use super::worker::{Counted, Worker};
+use super::{Load, Phase, Shared};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::snapshot::{Snapshot, Store};
+use crate::table::KeySet;
+use crate::telemetry::{AccessLog, Metrics};
+
+/// One worker that serves what it is handed. Its clock stands still, so no deadline passes.
+#[derive(Debug)]
+pub struct Service {
+    worker: Rc<Worker>,
+    about: Arc<About>,
+    _phase: watch::Sender<Phase>,
+}
+
+// === impl Service ===
+
+impl Service {
+    pub fn new(config: Config, keys: Option<KeySet>, unix_secs: u64) -> Self {
+        let metrics = Metrics::new(1);
+        let clock = Clock::manual(unix_secs);
+        let Config { upstream, timeouts, caps, http2, drain, settings, .. } = config;
+        let routes = &settings.policy.routes;
+        let route_slots = routes.iter().map(|route| metrics.intern_route(&route.id)).collect();
+        let settings = Arc::new(settings);
+        let store = Store::new(Snapshot { settings, keys: keys.map(Arc::new), route_slots });
+        let (phase, serving) = watch::channel(Phase::Serving);
+        let shared = Arc::new(Shared {
+            clock: clock.clone(),
+            store: Arc::new(store),
+            limits: Arc::default(),
+            upstream,
+            upstream_tls: None,
+            timeouts,
+            caps,
+            http2,
+            drain,
+            phase: serving,
+            load: Load::new(1),
+            handoff: Vec::new(),
+        });
+        let cells = metrics.worker(0);
+        let connector = Connector::new(
+            &shared.upstream,
+            None,
+            shared.timeouts.connect,
+            clock.clone(),
+            Arc::clone(&cells),
+        );
+        let pool =
+            Upstream::new(connector, &shared.upstream, &shared.timeouts, 1, Arc::clone(&cells));
+        let about = About { slot: metrics.intern_listener("fuzz"), tls: None, proxy_from: None };
+        let worker = Rc::new(Worker {
+            index: 0,
+            authority: http::HeaderValue::from_static("localhost"),
+            clock,
+            cells,
+            access: AccessLog::off(),
+            connections: Rc::default(),
+            streams: Rc::default(),
+            upstream: pool,
+            ids: Ids::new([7; 16]),
+            closing: Cell::new(false),
+            draining: Cell::new(false),
+            labels: RefCell::default(),
+            shared,
+        });
+        Self { worker, about: Arc::new(about), _phase: phase }
+    }
+
+    /// Serves `client` to its end in a task of its own, as the listener would.
+    pub fn start(&self, client: UnixStream, peer: SocketAddr) {
+        if let Ok(counted) = Counted::take(&self.worker.shared, 0, None) {
+            let about = Arc::clone(&self.about);
+            super::serve::start(&self.worker, Plain::Unix(client), Some(peer), about, counted);
+        }
+    }
+
+    /// Ends what still runs: its client is gone.
+    pub fn cut(&self) {
+        self.worker.connections.cut_all(super::io::Cut::Drain);
+    }
+
+    pub fn open(&self) -> usize {
+        self.worker.connections.count()
+    }
+}
