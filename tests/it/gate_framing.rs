@@ -196,10 +196,7 @@ fn chunk_grammar() {
         client.send("GET /admin/x HTTP/1.1\r\nhost: a\r\n\r\n");
         let answer = client.try_response(false).unwrap();
         let status = answer.as_ref().map(|a| a.status());
-        assert!(
-            status.is_none_or(|s| [400, 408, 413, 431].contains(&s)),
-            "{name}: {status:?}"
-        );
+        assert!(status.is_none_or(|s| [400, 408, 413, 431].contains(&s)), "{name}: {status:?}");
         // Whatever of it was on its way did not arrive as a whole request.
         assert!(upstream.take().iter().all(|r| !r.complete), "{name}");
         assert!(!upstream.saw(b"/admin"), "{name}");
