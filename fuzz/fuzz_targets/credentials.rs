@@ -12,7 +12,8 @@ fuzz_target!(|data: &[u8]| {
     let mut parts = rest.split(|b| *b == 0xff);
     let query = parts.next().unwrap_or_default();
     let path: &[u8] = if first & 2 == 0 { b"/a?" } else { b"/open/a?" };
-    let mut head = [b"GET ", path, query, b" HTTP/1.1\r\nhost: a\r\nconnection: close\r\n"].concat();
+    let mut head =
+        [b"GET ", path, query, b" HTTP/1.1\r\nhost: a\r\nconnection: close\r\n"].concat();
     for (name, value) in [&b"x-api-key: "[..], b"authorization: ", b"cookie: "].iter().zip(parts) {
         if !value.is_empty() {
             head.extend([name, value, b"\r\n"].concat());

@@ -17,7 +17,8 @@ const NOW: Now = Now { unix_ms: 1_767_225_600_000, mono_ns: 0 };
 /// heard of any patch.
 static BASE: LazyLock<[Arc<Table>; 2]> = LazyLock::new(|| {
     let basic = include_bytes!("../../tests/data/table/good/basic.kgt");
-    let open = |file| Arc::new(Table::open(file, &sealed::trust(), &sealed::bounds()).expect("good"));
+    let open =
+        |file| Arc::new(Table::open(file, &sealed::trust(), &sealed::bounds()).expect("good"));
     let base = open(basic.to_vec());
     let body = &basic[basic.len() - base.manifest().body_bytes as usize..];
     let mut unaware = sealed::manifest(8, None, body);

@@ -20,7 +20,10 @@ fuzz_target!(|path: &[u8]| {
     }
     assert!(!once.iter().any(|b| matches!(b, 0..=0x1f | 0x7f | b'\\')), "a control byte");
     if traits == Traits::default() {
-        assert_eq!(once.iter().filter(|b| **b == b'/').count(), path.iter().filter(|b| **b == b'/').count());
+        assert_eq!(
+            once.iter().filter(|b| **b == b'/').count(),
+            path.iter().filter(|b| **b == b'/').count()
+        );
         assert_eq!(decode(&once), once, "twice decoded is something else");
     }
 });

@@ -119,8 +119,6 @@ async fn handle(
     // The version is that of a hop: ours, whatever the upstream speaks.
     head.version = http::Version::HTTP_11;
     rewrite::to_client(&mut head.headers, settings);
-    // What the upstream spoke is its affair; hyper fits this to what the client speaks.
-    head.version = http::Version::HTTP_11;
     after.finish(&mut head.headers, settings, &record);
     let body = pass_on(incoming, lease, stream, upload, record, grpc);
     Response::from_parts(head, body)
