@@ -213,6 +213,9 @@ pub struct Caps {
     pub headers: usize,
     /// Bytes of a request target (414). Default 8 KiB.
     pub uri_bytes: usize,
+    /// Bytes per second that a request body must have averaged whenever `timeouts.body` has passed
+    /// (408); 0: none. Default 32.
+    pub body_rate: u64,
 }
 
 #[derive(Clone, Debug)]

@@ -20,6 +20,7 @@ restart! {
     "http2.header_list_bytes" => http2.header_list_bytes,
     "http2.max_streams" => http2.max_streams,
     "http2.prior_knowledge" => http2.prior_knowledge,
+    "limits.body_rate" => caps.body_rate,
     "limits.connections" => caps.connections,
     "limits.connections_per_address" => caps.connections_per_address,
     "limits.head_bytes" => caps.head_bytes,

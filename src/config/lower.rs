@@ -317,6 +317,7 @@ fn caps(section: &Section<'_>) -> Caps {
         head_bytes: section.size("head_bytes", 32 << 10, 1 << 10..=1 << 20) as usize,
         headers: section.integer("headers", 100, 8..=1_000) as usize,
         uri_bytes: section.size("uri_bytes", 8 << 10, 64..=1 << 16) as usize,
+        body_rate: section.integer("body_rate", 32, 0..=1 << 30),
     }
 }
 

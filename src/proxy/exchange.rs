@@ -25,6 +25,8 @@ pub(crate) struct Patience {
     /// A gRPC stream may be silent for as long as it likes.
     silent_upload: bool,
     body_ns: u64,
+    /// Bytes per second that an upload must keep up with.
+    body_rate: u64,
     first_byte_ns: u64,
     /// When the whole request must be over.
     total_ns: u64,
@@ -113,6 +115,7 @@ impl Patience {
             upload,
             silent_upload: grpc,
             body_ns: timeouts.body.as_nanos() as u64,
+            body_rate: worker.shared.caps.body_rate,
             first_byte_ns: timeouts.first_byte.as_nanos() as u64,
             total_ns,
             sent_ns: std::cell::Cell::new(0),
@@ -128,12 +131,22 @@ impl Patience {
     /// A deadline has passed: until when to go on, or why not.
     pub(crate) fn extend(&self, now_ns: u64) -> Result<u64, Reason> {
         let limit = self.limit();
-        if limit > now_ns {
+        if limit > now_ns && !self.drips(now_ns) {
             return Ok(limit);
         }
         let waits_for_client =
             self.upload.as_ref().is_some_and(|u| u.state.get() == UploadState::Waiting);
         Err(if waits_for_client { Reason::BodyTimeout } else { Reason::UpstreamTimeout })
+    }
+
+    /// A body that moves, but only so much as to keep the connection (slow POST).
+    fn drips(&self, now_ns: u64) -> bool {
+        let Some(upload) = self.upload.as_ref().filter(|_| !self.silent_upload) else {
+            return false;
+        };
+        let elapsed = u128::from(now_ns.saturating_sub(self.sent_ns.get()));
+        upload.state.get() == UploadState::Waiting
+            && u128::from(upload.bytes.get()) * 1_000_000_000 < u128::from(self.body_rate) * elapsed
     }
 
     fn limit(&self) -> u64 {

@@ -144,12 +144,27 @@ fn stalled_bodies_are_408() {
 #[test]
 fn slow_bodies_that_move_are_served() {
     let upstream = Upstream::start();
-    let gate = Gate::before(&upstream).also("[timeouts]\nbody = \"400ms\"\n").start();
+    let setup = "[timeouts]\nbody = \"400ms\"\n[limits]\nbody_rate = 0\n";
+    let gate = Gate::before(&upstream).also(setup).start();
     let mut slow = Client::connect(gate.address);
     slow.send(post("/v1/a", "content-length: 10\r\n", ""));
     slow.drip(b"0123456789", Duration::from_millis(100));
     assert_eq!(slow.response().status(), 200);
     assert_eq!(upstream.only().body_text(), "0123456789");
+}
+
+/// Moving is not enough: a byte now and then would hold an upstream connection for ever.
+#[test]
+fn dripping_bodies_are_408() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).also("[timeouts]\nbody = \"400ms\"\n").start();
+    let mut slow = Client::connect(gate.address);
+    slow.send(post("/v1/a", "content-length: 1000\r\n", ""));
+    slow.drip(b"0123456789", Duration::from_millis(100));
+    let answer = slow.try_response(false).unwrap();
+    assert_eq!(answer.map(|a| a.status()), Some(408));
+    assert!(upstream.take().iter().all(|r| !r.complete));
+    told(&gate, "body_timeout");
 }
 
 #[test]
