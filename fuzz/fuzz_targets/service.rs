@@ -11,6 +11,7 @@ use keygate::core::{
     Status, path,
 };
 use keygate::proxy::fuzz::Service;
+use keygate::snapshot::Snapshot;
 use keygate::table::{BodyBuilder, InMemory, Issue, KeySet, Table};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -85,7 +86,14 @@ impl Bench {
             let config = || {
                 Config::parse(&ThisHost, Path::new("keygate.toml"), &text).expect("a configuration")
             };
-            let make = |key| Service::new(config(), Some(keys(key)), 1_767_225_600);
+            let make = |key| {
+                let snapshot = |settings, route_slots| Snapshot {
+                    settings,
+                    keys: Some(Arc::new(keys(key))),
+                    route_slots,
+                };
+                Service::new(config(), snapshot, 1_767_225_600)
+            };
             ([make(false), make(true)], listener)
         });
         let record = Rc::clone(&sent);

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -77,6 +79,9 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
             }
             Source::Query { name, prefixes } => {
                 let query = parts.uri.query().unwrap_or_default();
+                if hides_in_query(query, name, |value| prefixes.own(value)) {
+                    return Err(Rejection::why(Reason::Malformed, "the key stands behind a `;`"));
+                }
                 for value in values_in_query(query, name) {
                     let ours = prefixes.own(&value.0);
                     carriers.in_query |= ours;
@@ -84,6 +89,9 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
                 }
             }
             Source::Cookie { name, prefixes } => {
+                if hides_in_cookies(&parts.headers, name, |value| prefixes.own(value)) {
+                    return Err(Rejection::why(Reason::Malformed, "the key stands behind a `,`"));
+                }
                 for value in values_in_cookies(&parts.headers, name) {
                     let ours = prefixes.own(value);
                     carriers.in_cookie |= ours;
@@ -215,38 +223,46 @@ impl<'r> Carriers<'r> {
         form: BasicForm,
         own: impl Fn(&[u8]) -> bool,
     ) -> Result<(), Rejection> {
-        let Ok(mut decoded) = STANDARD.decode(token) else {
-            self.foreign = true;
-            return Ok(());
+        const WHY: &str = "the Basic credential cannot be read";
+        let Ok(mut decoded) = LENIENT.decode(token) else {
+            return Err(Rejection::why(Reason::Malformed, WHY));
         };
+        // Whose it is does not depend on whether it is right: one of ours that is written wrongly
+        // must not travel on as a stranger's.
         let Some(colon) = decoded.iter().position(|b| *b == b':') else {
+            let ours = own(&decoded);
             decoded.zeroize();
-            self.foreign = true;
-            return Ok(());
+            self.foreign |= !ours;
+            return if ours { Err(Rejection::why(Reason::Malformed, WHY)) } else { Ok(()) };
         };
-        let mut password = decoded.split_off(colon + 1);
-        decoded.truncate(colon);
-        let mut user = decoded;
-        let (ours, found) = match form {
-            BasicForm::KeyAsUser => (own(&user) && password.is_empty(), true),
-            BasicForm::KeyAsPassword => (own(&password), false),
+        let (user, password) = decoded.split_at(colon);
+        let password = password.get(1..).unwrap_or_default();
+        let (ours, key) = match form {
+            // With a password it is no key that was ever issued: unknown, as any wrong one.
+            BasicForm::KeyAsUser if password.is_empty() => (own(user), user.to_vec()),
+            BasicForm::KeyAsUser => (own(user), decoded.clone()),
+            BasicForm::KeyAsPassword => (own(password), password.to_vec()),
             BasicForm::Pair => {
-                if !own(&user) {
-                    user.zeroize();
-                    password.zeroize();
-                    self.foreign = true;
-                    return Ok(());
-                }
-                self.in_authorization = true;
-                return self.offer_pair(user.into(), password.into());
+                let (ours, pair) = (own(user), (user.to_vec(), password.to_vec()));
+                decoded.zeroize();
+                self.in_authorization |= ours;
+                self.foreign |= !ours;
+                return if ours { self.offer_pair(pair.0.into(), pair.1.into()) } else { Ok(()) };
             }
         };
+        decoded.zeroize();
         self.in_authorization |= ours;
-        let (key, mut other) = if found { (user, password) } else { (password, user) };
-        other.zeroize();
         self.offer(key.into(), ours)
     }
 }
+
+/// Takes Basic with and without padding: some servers do, so both are ours to judge.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 impl Bytes<'_> {
     /// Bytes that no issued credential has are refused, not looked up: HAProxy 2.6 took
@@ -325,6 +341,15 @@ fn values_in_query<'r>(query: &'r str, name: &str) -> impl Iterator<Item = Bytes
     })
 }
 
+/// A parameter of ours behind a `;`: some servers part a query there as well.
+fn hides_in_query(query: &str, name: &str, own: impl Fn(&[u8]) -> bool) -> bool {
+    query.contains(';')
+        && query.split('&').flat_map(|part| part.split(';').skip(1)).any(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            is_named(key, name) && own(&Cow::from(percent_decode_str(value)))
+        })
+}
+
 fn is_named(raw: &str, name: &str) -> bool {
     percent_decode_str(raw).eq(name.bytes())
 }
@@ -356,6 +381,17 @@ fn values_in_cookies<'r>(headers: &'r HeaderMap, name: &str) -> impl Iterator<It
         .iter()
         .flat_map(|line| line.as_bytes().split(|b| *b == b';'))
         .filter_map(move |cookie| value_of_cookie(cookie, name))
+}
+
+/// A cookie of ours behind a `,`: RFC 2109 parted cookies there, and some servers still do.
+fn hides_in_cookies(headers: &HeaderMap, name: &str, own: impl Fn(&[u8]) -> bool) -> bool {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|b| *b == b';'))
+        .flat_map(|cookie| cookie.split(|b| *b == b',').skip(1))
+        .filter_map(|cookie| value_of_cookie(cookie, name))
+        .any(own)
 }
 
 fn value_of_cookie<'r>(cookie: &'r [u8], name: &str) -> Option<&'r [u8]> {

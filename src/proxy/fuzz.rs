@@ -16,9 +16,8 @@ use super::upstream::{Connector, Upstream};
 use super::worker::{Counted, Worker};
 use super::{Load, Phase, Shared};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Settings};
 use crate::snapshot::{Snapshot, Store};
-use crate::table::KeySet;
 use crate::telemetry::{AccessLog, Metrics};
 
 /// One worker that serves what it is handed. Its clock stands still, so no deadline passes.
@@ -32,14 +31,19 @@ pub struct Service {
 // === impl Service ===
 
 impl Service {
-    pub fn new(config: Config, keys: Option<KeySet>, unix_secs: u64) -> Self {
+    /// `snapshot` puts keys beside the settings.
+    pub fn new(
+        config: Config,
+        snapshot: impl FnOnce(Arc<Settings>, Box<[u32]>) -> Snapshot,
+        unix_secs: u64,
+    ) -> Self {
         let metrics = Metrics::new(1);
         let clock = Clock::manual(unix_secs);
         let Config { upstream, timeouts, caps, http2, drain, settings, .. } = config;
         let routes = &settings.policy.routes;
         let route_slots = routes.iter().map(|route| metrics.intern_route(&route.id)).collect();
         let settings = Arc::new(settings);
-        let store = Store::new(Snapshot { settings, keys: keys.map(Arc::new), route_slots });
+        let store = Store::new(snapshot(settings, route_slots));
         let (phase, serving) = watch::channel(Phase::Serving);
         let shared = Arc::new(Shared {
             clock: clock.clone(),

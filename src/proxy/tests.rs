@@ -271,6 +271,42 @@ fn a_passed_request_keeps_what_is_not_ours() {
     assert_eq!(sent.uri(), "/open/a?b=1");
 }
 
+/// Ours but written wrongly: refused, and never passed on as a stranger's (found by attack).
+#[test]
+fn what_is_ours_does_not_pass_for_being_wrong() {
+    use base64::Engine as _;
+    let text = CONFIG.replace(
+        "[[routes]]\npath = \"/*\"",
+        "[[credentials]]\nsource = \"basic\"\nprefixes = [\"wa_\"]\n\n[[routes]]\npath = \"/*\"",
+    );
+    let settings = Config::parse(&ThisHost, Path::new("keygate.toml"), &text).unwrap().settings;
+    let encoded =
+        |text: &str| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text));
+    let cut = encoded(&format!("{SECRET}:")).trim_end_matches('=').to_owned();
+    let basic = [
+        ("a password beside the key", encoded(&format!("{SECRET}:x")), Some(Reason::Unknown)),
+        ("no colon", encoded(SECRET), Some(Reason::Malformed)),
+        ("no padding", cut, None),
+        ("somebody else's", encoded("alice:wonder"), None),
+        ("not Base64", "Basic !!!".to_owned(), Some(Reason::Malformed)),
+    ];
+    for (name, value, want) in &basic {
+        let sent = through(get("/both/a", &[("authorization", value)]), &settings);
+        if let Ok(sent) = &sent {
+            let kept = sent.headers().contains_key("authorization");
+            assert_eq!(kept, *name == "somebody else's", "{name}");
+        }
+        assert_eq!(sent.err(), *want, "{name}");
+    }
+    // On a public route nothing is judged, and nothing of ours travels on.
+    let open = get("/open/a", &[("authorization", &basic[0].1)]);
+    assert!(!through(open, &settings).unwrap().headers().contains_key("authorization"));
+    let hidden = "/both/a?x=1;api_key=wa_q";
+    assert_eq!(through(get(hidden, &[]), &settings).err(), Some(Reason::Malformed));
+    let cookie = [("cookie", "a=b, key=wa_q")];
+    assert_eq!(through(get("/both/a", &cookie), &settings).err(), Some(Reason::Malformed));
+}
+
 #[test]
 fn a_spare_is_the_same_request() {
     let settings = settings();
