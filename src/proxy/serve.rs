@@ -94,13 +94,19 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     let http2 = http2
         || (!https && worker.shared.http2.prior_knowledge && {
             let deadline = worker.shared.timeouts.header;
-            match timeout(deadline, Box::pin(sniff(&mut transport, &mut ahead))).await {
+            let mut first = BytesMut::from(std::mem::take(&mut ahead));
+            let sniffed = timeout(deadline, Box::pin(sniff(&mut transport, &mut first))).await;
+            ahead = first.freeze();
+            match sniffed {
                 Ok(Some(http2)) => http2,
                 Ok(None) => return,
+                // It has asked for nothing: there is nothing to answer, and nothing to count.
+                Err(_) if ahead.is_empty() => return,
                 // Not one whole head: answer as for any head that did not come.
                 Err(_) => {
                     let http2 = false;
                     super::record::note_unread(worker, address.ip(), http2, Reason::HeaderTimeout);
+                    moments.bytes_in.set(ahead.len() as u64);
                     let io = Io::new(transport, ahead, moments);
                     return Box::pin(end_cut(io, Cut::Header)).await;
                 }
@@ -189,20 +195,17 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Whether the connection begins with the HTTP/2 preface. Reads only until that is certain; what
 /// was read is in `ahead`. `None`: closed before.
-async fn sniff(transport: &mut Transport, ahead: &mut Bytes) -> Option<bool> {
-    let mut read = BytesMut::from(std::mem::take(ahead));
+async fn sniff(transport: &mut Transport, ahead: &mut BytesMut) -> Option<bool> {
     loop {
-        let looked_at = read.len().min(PREFACE.len());
-        if read.get(..looked_at) != PREFACE.get(..looked_at) {
-            *ahead = read.freeze();
+        let looked_at = ahead.len().min(PREFACE.len());
+        if ahead.get(..looked_at) != PREFACE.get(..looked_at) {
             return Some(false);
         }
         if looked_at == PREFACE.len() {
-            *ahead = read.freeze();
             return Some(true);
         }
-        read.reserve(FIRST_READ);
-        match transport.read_buf(&mut read).await {
+        ahead.reserve(FIRST_READ);
+        match transport.read_buf(ahead).await {
             Ok(0) | Err(_) => return None,
             Ok(_) => {}
         }

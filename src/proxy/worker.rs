@@ -366,3 +366,27 @@ impl Drop for Counted {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loads by worker: connections, streams.
+    fn choose(loads: &[(usize, usize)], here: usize) -> usize {
+        let load = Load::new(loads.len());
+        for (worker, (connections, streams)) in load.workers.iter().zip(loads) {
+            worker.connections.store(*connections, Ordering::Relaxed);
+            worker.streams.store(*streams, Ordering::Relaxed);
+        }
+        load.choose(here)
+    }
+
+    #[test]
+    fn fewest_connections_then_fewest_streams() {
+        assert_eq!(choose(&[(2, 0), (1, 9), (3, 0)], 0), 1, "connections come first");
+        assert_eq!(choose(&[(1, 5), (1, 2), (1, 3)], 0), 1, "then streams");
+        assert_eq!(choose(&[(1, 2), (1, 2), (1, 2)], 2), 2, "a tie stays here");
+        assert_eq!(choose(&[(0, 1), (0, 0), (0, 0)], 0), 1, "the first of the best");
+        assert_eq!(choose(&[(0, 0)], 0), 0);
+    }
+}

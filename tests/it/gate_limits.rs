@@ -7,16 +7,16 @@ use crate::support::client::{Client, exchange};
 use crate::support::gate::{Gate, READER};
 use crate::support::upstream::{Step, Upstream, send};
 
-fn get(path: &str) -> String {
+pub(super) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n")
 }
 
-fn post(path: &str, fields: &str, body: &str) -> String {
+pub(super) fn post(path: &str, fields: &str, body: &str) -> String {
     format!("POST {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{fields}\r\n{body}")
 }
 
 /// The reason stands in the log and in a metric.
-fn told(gate: &Gate, reason: &str) {
+pub(super) fn told(gate: &Gate, reason: &str) {
     assert!(gate.log_soon(&format!("\"{reason}\"")), "{reason} is not logged:\n{}", gate.log());
     let label = format!("reason=\"{reason}\"");
     let counted = gate.metrics().lines().any(|l| l.contains(&label) && !l.ends_with(" 0"));

@@ -12,6 +12,7 @@
 mod documents;
 mod examples;
 mod gate_address;
+mod gate_bounds;
 mod gate_credentials;
 mod gate_framing;
 mod gate_headers;
