@@ -6,6 +6,8 @@
 mod connect;
 mod http1;
 mod http2;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -42,7 +44,7 @@ pub(crate) struct Upstream {
     /// Requests that hold or open a connection.
     active: Cell<usize>,
     most_active: usize,
-    waiting: RefCell<VecDeque<oneshot::Sender<()>>>,
+    waiting: RefCell<VecDeque<oneshot::Sender<Slot>>>,
     most_waiting: usize,
     idle_ns: u64,
     queue: Duration,
@@ -76,9 +78,10 @@ enum Held {
     Http2(Http2),
 }
 
-/// One of `most_active`; passes to the next waiter on drop.
+/// One of `most_active`; passes to the next waiter on drop. Sent as a value: one that reaches a
+/// waiter which has just gone comes back, or the upstream would lose a connection for good.
 #[derive(Debug)]
-struct Slot(Rc<Upstream>);
+struct Slot(Option<Rc<Upstream>>);
 
 // === impl Upstream ===
 
@@ -164,7 +167,7 @@ impl Upstream {
     async fn slot(self: &Rc<Self>) -> Result<Slot, Reason> {
         if self.active.get() < self.most_active {
             self.active.set(self.active.get() + 1);
-            return Ok(Slot(Rc::clone(self)));
+            return Ok(Slot(Some(Rc::clone(self))));
         }
         let (mine, turn) = oneshot::channel();
         {
@@ -176,8 +179,8 @@ impl Upstream {
             waiting.push_back(mine);
         }
         match Box::pin(tokio::time::timeout(self.queue, turn)).await {
-            // The slot was handed over: it is counted already.
-            Ok(Ok(())) => Ok(Slot(Rc::clone(self))),
+            // It was handed over: it is counted already.
+            Ok(Ok(slot)) => Ok(slot),
             Ok(Err(_)) | Err(_) => Err(Reason::Overloaded),
         }
     }
@@ -194,13 +197,20 @@ impl Upstream {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut waiting = self.0.waiting.borrow_mut();
-        while let Some(next) = waiting.pop_front() {
-            if next.send(()).is_ok() {
-                return;
+        let Some(mut pool) = self.0.take() else { return };
+        loop {
+            // Not borrowed while sending: what comes back is dropped here.
+            let next = pool.waiting.borrow_mut().pop_front();
+            let Some(next) = next else { break };
+            match next.send(Self(Some(pool))) {
+                Ok(()) => return,
+                Err(mut back) => match back.0.take() {
+                    Some(again) => pool = again,
+                    None => return,
+                },
             }
         }
-        self.0.active.set(self.0.active.get().saturating_sub(1));
+        pool.active.set(pool.active.get().saturating_sub(1));
     }
 }
 

@@ -1,0 +1,81 @@
+//! The queue for connections, without a socket.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::{Connector, Upstream};
+use crate::clock::Clock;
+use crate::config::{Config, ThisHost};
+use crate::core::Reason;
+use crate::telemetry::WorkerCells;
+
+const CONFIG: &str = r#"
+[listen]
+address = "127.0.0.1:0"
+[upstream]
+url = "http://127.0.0.1:1"
+max_connections = 1
+max_queue = 2
+[table]
+path = "keys.kgt"
+audience = "test"
+trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
+[[credentials]]
+source = "header"
+name = "x-api-key"
+[[routes]]
+path = "/*"
+"#;
+
+fn pool() -> Rc<Upstream> {
+    let config = Config::parse(&ThisHost, Path::new("keygate.toml"), CONFIG).unwrap();
+    let cells = Arc::<WorkerCells>::default();
+    let (upstream, timeouts) = (&config.upstream, &config.timeouts);
+    let clock = Clock::manual(0);
+    let connector = Connector::new(upstream, None, timeouts.connect, clock, Arc::clone(&cells));
+    Upstream::new(connector, upstream, timeouts, 1, cells)
+}
+
+/// A waiter may go between the moment its turn comes and the moment it runs: the slot must go to
+/// the next one, or back. Lost ones would add up until every request is refused.
+#[tokio::test]
+async fn a_slot_handed_to_a_waiter_that_has_gone_is_not_lost() {
+    let pool = pool();
+    let cx = &mut Context::from_waker(Waker::noop());
+    let first = pool.slot().await.unwrap();
+    {
+        let mut gone = Box::pin(pool.slot());
+        let mut next = pin!(pool.slot());
+        assert!(gone.as_mut().poll(cx).is_pending() && next.as_mut().poll(cx).is_pending());
+        drop(first);
+        drop(gone);
+        let Poll::Ready(Ok(second)) = next.as_mut().poll(cx) else { panic!("not handed on") };
+        assert_eq!(pool.active.get(), 1);
+        drop(second);
+    }
+    assert_eq!(pool.active.get(), 0, "nobody waits: it goes back");
+    // The only waiter goes.
+    let first = pool.slot().await.unwrap();
+    {
+        let mut gone = Box::pin(pool.slot());
+        assert!(gone.as_mut().poll(cx).is_pending());
+        drop(first);
+        drop(gone);
+    }
+    assert_eq!(pool.active.get(), 0);
+    // Those that went before their turn are passed over, and do not fill the queue.
+    let first = pool.slot().await.unwrap();
+    for _ in 0..5 {
+        let mut gone = Box::pin(pool.slot());
+        assert!(gone.as_mut().poll(cx).is_pending());
+    }
+    let mut waits = [Box::pin(pool.slot()), Box::pin(pool.slot())];
+    assert!(waits.iter_mut().all(|w| w.as_mut().poll(cx).is_pending()));
+    assert!(matches!(pool.slot().await, Err(Reason::Overloaded)));
+    drop(first);
+    assert!(waits[0].as_mut().poll(cx).is_ready(), "in turn");
+}
