@@ -41,8 +41,6 @@ pub(crate) enum RequestBody {
 pub(crate) struct Upload {
     incoming: Incoming,
     left: u64,
-    /// Trailers travel only towards HTTP/2 (gRPC).
-    trailers: bool,
     progress: Rc<Progress>,
     /// Of the client's connection.
     moments: Rc<Moments>,
@@ -111,7 +109,6 @@ impl Upload {
     pub(crate) fn new(
         incoming: Incoming,
         limit: Option<u64>,
-        trailers: bool,
         moments: Rc<Moments>,
     ) -> Self {
         let clock = moments.clock().clone();
@@ -122,7 +119,7 @@ impl Upload {
             waker: RefCell::new(None),
             clock,
         });
-        Self { incoming, left: limit.unwrap_or(u64::MAX), trailers, progress, moments }
+        Self { incoming, left: limit.unwrap_or(u64::MAX), progress, moments }
     }
 
     pub(crate) fn progress(&self) -> Rc<Progress> {
@@ -194,10 +191,9 @@ impl Body for RequestBody {
                             progress.state.set(UploadState::Done);
                         }
                         Some(Ok(frame))
-                    } else if upload.trailers {
-                        Some(Ok(frame))
                     } else {
-                        // CVE-2013-5704: a trailer must never become a header behind our back.
+                        // CVE-2013-5704: a trailer must never become a header behind our back. No
+                        // protocol needs those of a request; gRPC has them in answers only.
                         continue;
                     }
                 }

@@ -276,7 +276,7 @@ fn admit(
     let (body, upload) = if hyper::body::Body::is_end_stream(&body) {
         (RequestBody::Empty, None)
     } else {
-        let upload = Upload::new(body, route.body_limit, http2, Rc::clone(&client.moments));
+        let upload = Upload::new(body, route.body_limit, Rc::clone(&client.moments));
         let progress = upload.progress();
         record.upload = Some(Rc::clone(&progress));
         (RequestBody::Stream(upload), Some(progress))

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::support::client::Client;
 use crate::support::gate::{Folder, Gate, READER};
 use crate::support::h2raw::*;
+use crate::support::h2upstream::{Http2Upstream, Reply};
 use crate::support::process::Process;
 use crate::support::tools;
 
@@ -78,4 +79,33 @@ fn requests_outlive_the_services_http2_connections() {
     assert_eq!(h2.exchange(1, &get("/v1/a", READER)).status, Some(502));
     let _nginx = start(folder.path(), address);
     assert_eq!(h2.exchange(3, &get("/v1/a", READER)).status, Some(200));
+}
+
+/// CVE-2013-5704 towards HTTP/2: identity and keys in the trailers of a request end here, whatever
+/// the client speaks.
+#[test]
+fn request_trailers_are_dropped_towards_http2() {
+    let upstream = Http2Upstream::answering(|_| Reply::ok("hi"));
+    let gate = Gate::before_url(&upstream.url()).start();
+    let evil = [("x-org-id", "evil"), ("x-api-key", READER), ("x-late", "1")];
+    let mut h2 = H2::connect(gate.address);
+    h2.headers(1, 0, &request("POST", "/v1/a", READER));
+    h2.data(1, 0, b"hello");
+    h2.headers(1, END_STREAM, &evil);
+    assert_eq!(h2.answer(1).status, Some(200));
+    let mut client = Client::connect(gate.address);
+    let trailers: String = evil.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
+    client.send(format!(
+        "POST /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\ntrailer: x-org-id\r\n\
+         transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n{trailers}\r\n"
+    ));
+    assert_eq!(client.response().body_text(), "hi");
+    let seen = upstream.take();
+    assert_eq!(seen.len(), 2);
+    for seen in seen {
+        assert_eq!((&*seen.body, seen.complete), (&b"hello"[..], true), "{seen:?}");
+        assert!(seen.trailers.is_empty(), "{seen:?}");
+        assert_eq!(seen.all("x-org-id"), ["acme"]);
+        assert!(!format!("{seen:?}").contains(READER));
+    }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod gate;
 pub(crate) mod h2raw;
+pub(crate) mod h2upstream;
 pub(crate) mod http;
 pub(crate) mod nginx;
 pub(crate) mod process;
