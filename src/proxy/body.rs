@@ -106,11 +106,7 @@ pub(crate) struct Download {
 // === impl Upload ===
 
 impl Upload {
-    pub(crate) fn new(
-        incoming: Incoming,
-        limit: Option<u64>,
-        moments: Rc<Moments>,
-    ) -> Self {
+    pub(crate) fn new(incoming: Incoming, limit: Option<u64>, moments: Rc<Moments>) -> Self {
         let clock = moments.clock().clone();
         let progress = Rc::new(Progress {
             at_ns: Cell::new(clock.now().mono_ns),

@@ -272,7 +272,16 @@ fn fields(
     if head_bytes > caps.head_bytes {
         return Err(Reason::HeadersTooLarge.into());
     }
+    // RFC 9113 §8.2.1 calls it malformed; h2 lets it pass. An HTTP/1.1 upstream would trim it, and
+    // read ` Bearer KEY`, which to us has no scheme that we know.
+    if parts.version == Version::HTTP_2 && headers.values().any(|v| is_padded(v.as_bytes())) {
+        return Err(Rejection::why(Reason::BadHeader, "a value begins or ends with a space"));
+    }
     Ok(())
+}
+
+fn is_padded(value: &[u8]) -> bool {
+    matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
 }
 
 /// The tokens of `Connection`: each names a field that goes no further. One that names a field of
