@@ -315,7 +315,12 @@ fn put_address(out: &mut BytesMut, address: IpAddr) {
 pub(crate) fn is_framed_once(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
-        (None, _) => true,
+        // Any other coding would be undone by nobody: the field goes no further.
+        (None, _) => {
+            let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+            let chunked = |c: &HeaderValue| c.as_bytes().eq_ignore_ascii_case(b"chunked");
+            codings.next().is_none_or(chunked) && codings.next().is_none()
+        }
         (Some(_), Some(_)) => false,
         (Some(length), None) => {
             length.as_bytes().iter().all(u8::is_ascii_digit)

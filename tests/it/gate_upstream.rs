@@ -23,6 +23,20 @@ fn answers_with_two_readings_are_502_and_never_reused() {
         ("plus length", "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\nhello"),
         ("two lengths", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello"),
         ("empty length", "HTTP/1.1 200 OK\r\ncontent-length:\r\n\r\nhello"),
+        (
+            "gzip, chunked",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        ),
+        (
+            "chunked, gzip",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, gzip\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        ),
+        ("identity", "HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\nhello"),
+        (
+            "chunked twice",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n\
+             5\r\nhello\r\n0\r\n\r\n",
+        ),
         ("obs-fold", "HTTP/1.1 200 OK\r\nx-a: b\r\n c\r\ncontent-length: 5\r\n\r\nhello"),
         ("space before colon", "HTTP/1.1 200 OK\r\nx-a : b\r\ncontent-length: 5\r\n\r\nhello"),
         ("NUL", "HTTP/1.1 200 OK\r\nx-a: b\0c\r\ncontent-length: 5\r\n\r\nhello"),
