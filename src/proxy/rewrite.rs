@@ -250,7 +250,10 @@ fn set_target(parts: &mut Parts, around: &Around<'_>) -> Option<HeaderValue> {
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
         uri.scheme = None;
         uri.authority = None;
-        parts.uri = Uri::from_parts(uri).unwrap_or_default();
+        // `http://a#b` was judged as `/`, and without its scheme would be sent as nothing at all
+        // (found by fuzzing). The default is `/`.
+        let uri = Uri::from_parts(uri).ok().filter(|uri| !uri.path().is_empty());
+        parts.uri = uri.unwrap_or_default();
     }
     // RFC 9113 §8.2.3: cookies that HTTP/2 split are one field again.
     join_cookies(&mut parts.headers);

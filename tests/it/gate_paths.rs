@@ -2,6 +2,7 @@
 
 use crate::support::client::exchange;
 use crate::support::gate::{Gate, READER};
+use crate::support::h2raw::{self, H2};
 use crate::support::upstream::Upstream;
 
 fn get(target: &str) -> String {
@@ -111,6 +112,25 @@ fn a_fragment_never_travels() {
     let answer = exchange(gate.address, format!("{hidden}{READER}\r\n\r\n"));
     assert!([400, 403].contains(&answer.status()));
     assert!(upstream.take().is_empty());
+}
+
+/// A target that is nothing but a fragment is judged as `/`; so it is sent as `/` (found by fuzzing:
+/// the service got a request line without a target).
+#[test]
+fn an_empty_path_is_sent_as_a_slash() {
+    let upstream = Upstream::start();
+    let rules = "[[credentials]]\nsource = \"header\"\nname = \"x-api-key\"\n\
+                 [[routes]]\npath = \"/*\"\npermissions = [\"read\"]\n";
+    let gate = Gate::before(&upstream).rules(rules).start();
+    for target in ["http://a", "http://a#b", "http://a?#b", "http://a/#b"] {
+        assert_eq!(exchange(gate.address, get(target)).status(), 200, "{target}");
+        let sent = upstream.only().first_line();
+        assert!(["GET / HTTP/1.1", "GET /? HTTP/1.1"].contains(&&*sent), "{target}: {sent}");
+    }
+    let answer = H2::connect(gate.address).exchange(1, &h2raw::get("#b", READER));
+    for sent in upstream.take() {
+        assert_eq!((answer.status, &*sent.first_line()), (Some(200), "GET / HTTP/1.1"));
+    }
 }
 
 #[test]
