@@ -442,3 +442,6 @@ impl StartError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

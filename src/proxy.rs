@@ -15,7 +15,7 @@ mod credentials;
 mod exchange;
 mod executor;
 mod facts;
-#[cfg(fuzzing)]
+#[cfg(any(fuzzing, test))]
 pub mod fuzz;
 pub mod health;
 mod io;

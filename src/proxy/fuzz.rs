@@ -1,5 +1,5 @@
-//! A door for fuzz/: one connection through the whole service, without a listener or a network.
-//! Compiled with `--cfg fuzzing` only.
+//! A door for fuzz/ and for tests: connections through the whole service, without a listener, a network
+//! or a thread. Not part of the programs.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -25,6 +25,7 @@ use crate::telemetry::{AccessLog, Metrics};
 pub struct Service {
     worker: Rc<Worker>,
     about: Arc<About>,
+    metrics: Metrics,
     _phase: watch::Sender<Phase>,
 }
 
@@ -85,7 +86,7 @@ impl Service {
             labels: RefCell::default(),
             shared,
         });
-        Self { worker, about: Arc::new(about), _phase: phase }
+        Self { worker, about: Arc::new(about), metrics, _phase: phase }
     }
 
     /// Serves `client` to its end in a task of its own, as the listener would.
@@ -96,6 +97,17 @@ impl Service {
         }
     }
 
+    /// Holds what runs against every snapshot, as a worker does; without the worker's timer.
+    pub fn watch_snapshots(&self) {
+        tokio::task::spawn_local(super::worker::watch_snapshots(Rc::clone(&self.worker)));
+    }
+
+    /// Puts another snapshot in force, made of the one that is.
+    pub fn swap(&self, next: impl FnOnce(&Snapshot) -> Snapshot) {
+        let store = &self.worker.shared.store;
+        store.swap(next(&store.load()));
+    }
+
     /// Ends what still runs: its client is gone.
     pub fn cut(&self) {
         self.worker.connections.cut_all(super::io::Cut::Drain);
@@ -103,5 +115,15 @@ impl Service {
 
     pub fn open(&self) -> usize {
         self.worker.connections.count()
+    }
+
+    /// Requests that are in the registry.
+    pub fn running(&self) -> usize {
+        self.worker.streams.count()
+    }
+
+    /// What `/metrics` would show.
+    pub fn metrics(&self) -> String {
+        self.metrics.render()
     }
 }

@@ -201,18 +201,21 @@ impl Drop for RequestRecord {
                 self.moments.body_open.set(false);
             }
         }
-        // Dropped before there was an answer: the client did not wait for it.
-        let aborted = self.aborted || self.status == 0;
+        // Dropped before there was an answer: the client did not wait for it, or the fault is ours.
+        // 499 is what nginx and its users call a client that did not wait.
+        let (aborted, status) = match self.status {
+            0 if std::thread::panicking() => (self.aborted, 500),
+            0 => (true, 499),
+            status => (self.aborted, status),
+        };
         if aborted {
             cells.request_aborted();
         }
-        // 499 is what nginx and its users call a client that did not wait for its answer.
-        let status = if self.status == 0 { 499 } else { self.status };
         cells.request(self.route_slot, MethodLabel::of(&self.method), status);
         cells.duration(took);
         cells.bytes_received(self.bytes_in);
         cells.bytes_sent(self.bytes_out);
-        let plain = self.reason.is_none() && !aborted;
+        let plain = self.reason.is_none() && !aborted && status != 500;
         if plain && !worker.access.samples(self.log_every) {
             return;
         }

@@ -175,7 +175,7 @@ async fn serve(seed: Seed) {
 }
 
 /// Holds running streams against every new snapshot.
-async fn watch_snapshots(worker: Rc<Worker>) {
+pub(super) async fn watch_snapshots(worker: Rc<Worker>) {
     let mut swaps = worker.shared.store.subscribe();
     while swaps.changed().await.is_ok() {
         let now = worker.clock.now();

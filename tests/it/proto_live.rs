@@ -1,5 +1,6 @@
 //! Requests that still run when the table changes: the one whose key ended is ended within 100 ms,
-//! whether or not its client reads; every other goes on.
+//! whether or not its client reads; every other goes on. That the swap itself ends them, and no timer,
+//! and that no byte moves after it, `src/app/tests.rs` shows without a clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
