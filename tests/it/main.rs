@@ -14,6 +14,7 @@ mod examples;
 mod gate_address;
 mod gate_bounds;
 mod gate_credentials;
+mod gate_floods;
 mod gate_framing;
 mod gate_headers;
 mod gate_http2;
