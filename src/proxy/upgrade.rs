@@ -93,6 +93,8 @@ pub(crate) fn asked(
     let websocket = token == "websocket";
     if !route.upgrades.iter().any(|u| **u == *token)
         || !bodiless
+        // A preflight comes without a key: it opens nothing but itself.
+        || parts.method == Method::OPTIONS
         || (websocket && parts.method != Method::GET)
     {
         return None;

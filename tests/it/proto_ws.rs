@@ -417,3 +417,32 @@ try:
 except websockets.InvalidStatus as refused:
     raise SystemExit(f"{refused}: {refused.response.body}")
 "#;
+
+/// A preflight passes without a key, so it must not be a way to a tunnel.
+#[test]
+fn a_preflight_is_never_upgraded() {
+    let upstream = Upstream::answering(|request| {
+        let upgrade = request.one("upgrade").is_some();
+        let granted = "HTTP/1.1 101 OK\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\n";
+        if upgrade { [send(granted), vec![Step::Echo]].concat() } else { ok() }
+    });
+    let rules = "[[credentials]]\nsource = \"header\"\nname = \"x-api-key\"\n[[routes]]\n\
+                 path = \"/tunnel/*\"\nmethods = [\"POST\"]\nupgrade = [\"tcp\"]\npreflight = true\n";
+    let gate = Gate::before(&upstream).rules(rules).start();
+    let upgrade = "connection: upgrade\r\nupgrade: tcp\r\n";
+    let preflight = exchange(
+        gate.address,
+        format!(
+            "OPTIONS /tunnel/a HTTP/1.1\r\nhost: a\r\norigin: http://b\r\n\
+             access-control-request-method: POST\r\n{upgrade}\r\n"
+        ),
+    );
+    assert_eq!(preflight.status(), 200);
+    let got = upstream.only();
+    assert!(got.one("upgrade").is_none() && got.one("connection").is_none());
+    let post = |key: &str| format!("POST /tunnel/a HTTP/1.1\r\nhost: a\r\n{upgrade}{key}\r\n");
+    assert_eq!(exchange(gate.address, post("")).status(), 401);
+    let mut client = Client::connect(gate.address);
+    client.send(post(&format!("x-api-key: {MANAGER}\r\n")));
+    assert_eq!(client.response_head().status(), 101, "with a key it is a tunnel");
+}
