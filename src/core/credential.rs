@@ -46,4 +46,58 @@ impl Prefixes {
     pub fn own(&self, credential: &[u8]) -> bool {
         self.0.is_empty() || self.0.iter().any(|p| credential.starts_with(p))
     }
+
+    /// Whether `value` begins with one of the prefixes, or what looks like a key with one stands
+    /// within it: in quotes, behind a word, in a list. Without prefixes nothing can be told.
+    ///
+    /// A prefix in the middle of a longer token is not looked at: three letters and `_` are in
+    /// many a JWT.
+    pub fn found_in(&self, value: &[u8]) -> bool {
+        const SHORTEST: usize = 16;
+        let of_token = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);
+        let of_key = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        let mut before = None;
+        for (at, byte) in value.iter().enumerate() {
+            let rest = value.get(at..).unwrap_or_default();
+            if !before.replace(*byte).is_some_and(of_token)
+                && self.0.iter().any(|p| {
+                    rest.strip_prefix(&**p)
+                        .and_then(|r| r.get(..SHORTEST))
+                        .is_some_and(|secret| secret.iter().all(of_key))
+                })
+            {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_within_a_value() {
+        let prefixes = Prefixes::new(["wa_", "kg_live_"]);
+        let key = "wa_0123456789abcdefgh";
+        for (value, want) in [
+            (key.to_owned(), true),
+            (format!("\"{key}\""), true),
+            (format!("Token {key}"), true),
+            (format!("Token token={key}, a=b"), true),
+            (format!("x,{key}"), true),
+            (format!("Bearer\u{a0}{key}"), true),
+            ("kg_live_0123456789abcdef".to_owned(), true),
+            ("wa_short".to_owned(), false),
+            ("Digest username=\"wa_bob\"".to_owned(), false),
+            (format!("eyJhbGciOiJ.{key}.x"), false),
+            (format!("e30{key}"), false),
+            (format!("a/{key}"), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(prefixes.found_in(value.as_bytes()), want, "{value}");
+        }
+        assert!(!Prefixes::default().found_in(key.as_bytes()));
+    }
 }

@@ -14,6 +14,8 @@ use zeroize::Zeroize;
 
 use crate::core::{BasicForm, Presented, Reason, Rejection, Source};
 
+mod strays;
+
 /// What the carriers of one request hold.
 #[derive(Default)]
 pub(crate) struct Carriers<'r> {
@@ -51,7 +53,11 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
             Source::Header { name, prefixes } => {
                 if let Some(value) = only(&parts.headers, name)? {
                     let value = value.as_bytes();
-                    carriers.offer(value.into(), prefixes.own(value))?;
+                    let ours = prefixes.own(value);
+                    if !ours && prefixes.found_in(value) {
+                        return Err(strays::refused());
+                    }
+                    carriers.offer(value.into(), ours)?;
                 }
             }
             Source::Pair { id, secret } => {
@@ -82,6 +88,9 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
                 if hides_in_query(query, name, |value| prefixes.own(value)) {
                     return Err(Rejection::why(Reason::Malformed, "the key stands behind a `;`"));
                 }
+                if strays::in_query(query, name, prefixes) {
+                    return Err(strays::refused());
+                }
                 for value in values_in_query(query, name) {
                     let ours = prefixes.own(&value.0);
                     carriers.in_query |= ours;
@@ -103,14 +112,18 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
                     if let Some(key) = entry.strip_prefix(marker.as_bytes()) {
                         carriers.in_subprotocol = true;
                         carriers.offer(key.into(), true)?;
+                    } else if strays::in_subprotocol(entry, marker) {
+                        return Err(strays::refused());
                     }
                 }
             }
         }
     }
-    // A second `Authorization` may hide what an upstream would read first.
-    if parts.headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
-        return Err(duplicate());
+    if let Some(value) = only(&parts.headers, &header::AUTHORIZATION)?
+        && !carriers.in_authorization
+        && sources.iter().any(|s| strays::in_authorization(s, value.as_bytes()))
+    {
+        return Err(strays::refused());
     }
     Ok(carriers)
 }
@@ -149,9 +162,11 @@ pub(crate) fn strip(parts: &mut Parts, sources: &[Source], carried: &Carried, al
                 }
             }
             Source::Query { name, prefixes } => {
+                let drop = |value: &[u8]| all || prefixes.own(value);
                 if all || carried.in_query {
-                    strip_query(parts, name, |value| all || prefixes.own(value));
+                    strip_query(parts, name, drop);
                 }
+                strays::strip_referer(&mut parts.headers, name, drop);
             }
             Source::Cookie { name, prefixes } => {
                 if all || carried.in_cookie {
@@ -355,15 +370,7 @@ fn is_named(raw: &str, name: &str) -> bool {
 }
 
 fn strip_query(parts: &mut Parts, name: &str, drop: impl Fn(&[u8]) -> bool) {
-    let Some(query) = parts.uri.query() else { return };
-    let keep = |pair: &&str| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        !is_named(key, name) || !drop(&Cow::from(percent_decode_str(value)))
-    };
-    if query.split('&').all(|pair| keep(&pair)) {
-        return;
-    }
-    let kept = query.split('&').filter(keep).collect::<Vec<_>>().join("&");
+    let Some(kept) = parts.uri.query().and_then(|q| without(q, name, drop)) else { return };
     let path = parts.uri.path().to_owned();
     let target = if kept.is_empty() { path.clone() } else { format!("{path}?{kept}") };
     let mut uri = std::mem::take(&mut parts.uri).into_parts();
@@ -373,6 +380,18 @@ fn strip_query(parts: &mut Parts, name: &str, drop: impl Fn(&[u8]) -> bool) {
     if let Ok(uri) = http::Uri::from_parts(uri) {
         parts.uri = uri;
     }
+}
+
+/// The query without the parameters `name` of which the value is to go; `None`: there are none.
+fn without(query: &str, name: &str, drop: impl Fn(&[u8]) -> bool) -> Option<String> {
+    let keep = |pair: &&str| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        !is_named(key, name) || !drop(&Cow::from(percent_decode_str(value)))
+    };
+    if query.split('&').all(|pair| keep(&pair)) {
+        return None;
+    }
+    Some(query.split('&').filter(keep).collect::<Vec<_>>().join("&"))
 }
 
 fn values_in_cookies<'r>(headers: &'r HeaderMap, name: &str) -> impl Iterator<Item = &'r [u8]> {

@@ -21,6 +21,7 @@ mod gate_http2;
 mod gate_limits;
 mod gate_paths;
 mod gate_secrets;
+mod gate_strays;
 mod gate_upstream;
 mod hot_reload;
 mod keygate_cli;

@@ -1,0 +1,82 @@
+//! Keys of ours beside their carriers: in another spelling of one, or in the address of the page
+//! that a request came from. What is ours but written wrongly is refused, so that neither the
+//! service nor its log gets it, and whoever wrote it learns where a key belongs.
+//!
+//! A key in a field, a cookie or a body that no source is configured for is the client's own affair:
+//! looking at every byte of every request would cost all of them what only a mistake needs.
+
+use http::header::{self, HeaderMap, HeaderValue};
+use percent_encoding::percent_decode_str;
+
+use super::{hides_in_query, is_named, without};
+use crate::core::{Prefixes, Reason, Rejection, Source};
+
+pub(super) fn refused() -> Rejection {
+    Rejection::why(Reason::Malformed, "the key is not where, or as, it is read")
+}
+
+/// `Authorization` with a key of ours and none of the schemes that we read, or with more around
+/// the key: `ApiKey KEY`, `KEY`, `Bearer "KEY"`, `Bearer x, Bearer KEY`.
+pub(super) fn in_authorization(source: &Source, value: &[u8]) -> bool {
+    match source {
+        Source::Basic { prefixes, .. } | Source::Bearer { prefixes } => prefixes.found_in(value),
+        Source::Cookie { .. }
+        | Source::Header { .. }
+        | Source::Pair { .. }
+        | Source::Query { .. }
+        | Source::Subprotocol { .. } => false,
+    }
+}
+
+/// `API_KEY=`, `apikey=`, `api_key[]=` for `api_key=`, with a key of ours.
+pub(super) fn in_query(query: &str, name: &str, prefixes: &Prefixes) -> bool {
+    !query.is_empty()
+        && query.split('&').any(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let same = folded(percent_decode_str(key)).eq(folded(name.bytes()));
+            if same && is_named(key, name) {
+                return false;
+            }
+            same && prefixes.found_in(&std::borrow::Cow::from(percent_decode_str(value)))
+        })
+}
+
+fn folded(name: impl Iterator<Item = u8>) -> impl Iterator<Item = u8> {
+    name.filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase())
+}
+
+/// The marker in another case, in quotes or behind a word.
+pub(super) fn in_subprotocol(entry: &[u8], marker: &str) -> bool {
+    let marker = marker.as_bytes();
+    !marker.is_empty() && entry.windows(marker.len()).any(|w| w.eq_ignore_ascii_case(marker))
+}
+
+/// Browsers send the address of a page with every request that the page makes, its query included:
+/// a key that opened the page would go on in `Referer`.
+pub(super) fn strip_referer(headers: &mut HeaderMap, name: &str, drop: impl Fn(&[u8]) -> bool) {
+    let Some(first) = headers.get(header::REFERER) else { return };
+    let mut all = headers.get_all(header::REFERER).iter();
+    if all.all(|value| part_of(value).is_some_and(|(_, q)| !holds(q, name, &drop))) {
+        return;
+    }
+    let kept =
+        part_of(first).filter(|(_, q)| !hides_in_query(q, name, &drop)).and_then(|(p, q)| {
+            let rest = without(q, name, &drop)?;
+            let address = if rest.is_empty() { p.to_owned() } else { format!("{p}?{rest}") };
+            HeaderValue::from_maybe_shared(bytes::Bytes::from(address)).ok()
+        });
+    match kept {
+        Some(kept) => headers.insert(header::REFERER, kept),
+        None => headers.remove(header::REFERER),
+    };
+}
+
+/// Address and query; `None`: not text.
+fn part_of(referer: &HeaderValue) -> Option<(&str, &str)> {
+    let text = std::str::from_utf8(referer.as_bytes()).ok()?;
+    Some(text.split_once('?').unwrap_or((text, "")))
+}
+
+fn holds(query: &str, name: &str, drop: impl Fn(&[u8]) -> bool) -> bool {
+    without(query, name, &drop).is_some() || hides_in_query(query, name, drop)
+}
