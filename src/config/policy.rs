@@ -91,6 +91,10 @@ impl OwnedNames {
     }
 }
 
+/// Fields that every request gets; a second one of the name would be read by some, and not by others.
+const WRITTEN: [&str; 4] =
+    ["traceparent", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+
 /// Fields that mean something to HTTP itself.
 fn reserved(folded: &str) -> Option<&'static str> {
     match FieldTable::new([]).classify(folded.as_bytes()) {
@@ -100,6 +104,7 @@ fn reserved(folded: &str) -> Option<&'static str> {
         Field::Framing | Field::Host | Field::Expect => Some("part of HTTP's framing"),
         Field::Cookie => Some("shared by all cookies; use source = \"cookie\""),
         Field::Override => Some("removed from every request"),
+        _ if WRITTEN.contains(&folded) => Some("written by keygate itself"),
         _ if folded.starts_with("sec-websocket-") => Some("part of the WebSocket handshake"),
         _ if folded.starts_with("content-") => Some("part of the content"),
         _ => None,

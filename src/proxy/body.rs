@@ -348,7 +348,7 @@ impl Download {
 
     fn finish(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.give_back(self.record.now_ns());
+            lease.give_back(self.record.now_ns(), false);
         }
     }
 }

@@ -6,15 +6,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 
-use super::body::{Progress, UploadState};
+use super::body::{Progress, RequestBody, UploadState};
 use super::io::ClientAddr;
 use super::record::RequestRecord;
 use super::rewrite::UpstreamRequest;
 use super::streams::Stream;
-use super::upstream::Lease;
+use super::upstream::{Content, Lease};
 use super::worker::Worker;
 use crate::core::{Now, Reason};
 
@@ -50,19 +50,19 @@ pub(crate) async fn send(
     patience: &Patience,
     client: &ClientAddr,
     record: &mut RequestRecord,
-) -> Result<(Response<Incoming>, Lease), Reason> {
-    let spare = request.repeatable();
+) -> Result<(Response<Content>, Lease), Reason> {
     let idempotent = request.is_idempotent();
-    let mut request = request.into_http();
+    let mut outbound = Outbound::new(request);
     let mut fresh = false;
     for _ in 0..MOST_TRIES {
         let before = record.last_ns();
-        let mut lease = worker.upstream.lease(fresh, before, client).await?;
+        let short = outbound.bytes().is_some();
+        let mut lease = worker.upstream.lease(fresh, short, before, client).await?;
         // A kept-alive connection was there at once.
         let now = if lease.is_fresh() { record.now_ns() } else { before };
         record.sent_upstream(now);
         stream.set_deadline(patience.begin(now));
-        let failure = match lease.send(request, stream, patience).await {
+        let failure = match lease.send(&mut outbound, stream, patience).await {
             Ok(response) => {
                 for _ in 0..lease.take_interim() {
                     worker.cells.upstream_informational();
@@ -71,16 +71,66 @@ pub(crate) async fn send(
             }
             Err(failure) => failure,
         };
-        let again = failure.unprocessed || failure.stale && idempotent;
-        let copy = || spare.as_ref().filter(|_| again)?.to_http();
-        request = match failure.unsent {
-            Some(unsent) => *unsent,
-            None => copy().ok_or_else(|| patience.blame(failure.reason))?,
-        };
+        let nothing_done = failure.unprocessed || failure.stale && idempotent;
+        if !(failure.unsent || nothing_done && outbound.is_repeatable()) {
+            return Err(patience.blame(failure.reason));
+        }
         worker.cells.upstream_retried();
         fresh = true;
     }
     Err(Reason::UpstreamClosed)
+}
+
+/// A request on its way, in the shape that its connection needs.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    request: Shape,
+    /// The whole of it, if it may be a short exchange.
+    bytes: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+enum Shape {
+    /// Without body: it can be made as often as it is needed.
+    Repeatable(UpstreamRequest),
+    Once(Option<Request<RequestBody>>),
+}
+
+// === impl Outbound ===
+
+impl Outbound {
+    fn new(request: UpstreamRequest) -> Self {
+        let bytes = request.to_bytes();
+        let request = if request.is_repeatable() {
+            Shape::Repeatable(request)
+        } else {
+            Shape::Once(Some(request.into_http()))
+        };
+        Self { request, bytes }
+    }
+
+    fn is_repeatable(&self) -> bool {
+        matches!(self.request, Shape::Repeatable(_))
+    }
+
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        self.bytes.as_deref()
+    }
+
+    /// For hyper. `None`: one with a body has gone, and did not come back.
+    pub(crate) fn take_http(&mut self) -> Option<Request<RequestBody>> {
+        match &mut self.request {
+            Shape::Repeatable(request) => Some(request.to_http()),
+            Shape::Once(request) => request.take(),
+        }
+    }
+
+    /// hyper has not begun to send it.
+    pub(crate) fn put_back(&mut self, unsent: Request<RequestBody>) {
+        if let Shape::Once(request) = &mut self.request {
+            *request = Some(unsent);
+        }
+    }
 }
 
 /// What has come of a short body with the head.

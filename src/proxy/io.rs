@@ -47,7 +47,18 @@ pub(crate) struct Io {
     transport: Transport,
     /// Read before the protocol was known; handed out first.
     ahead: Bytes,
+    repeat: Repeat,
     moments: Rc<Moments>,
+}
+
+/// Whether what is written has been sent before. Lets hyper take over an exchange that was begun
+/// without it: it writes the request once more, to nobody, and then reads the answer from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repeat {
+    No,
+    /// Nothing was written yet, so there is no answer to read.
+    Due,
+    Written,
 }
 
 /// When what happened on one connection, in nanoseconds of the process's clock; 0: not.
@@ -274,7 +285,16 @@ impl Io {
         if !ahead.is_empty() {
             moments.on_read(ahead.len());
         }
-        Self { transport, ahead, moments }
+        Self { transport, ahead, repeat: Repeat::No, moments }
+    }
+
+    /// What is written until the next flush was sent already, and `answer` is what has come of its
+    /// answer.
+    pub(crate) fn repeat(&mut self, answer: Bytes) {
+        self.moments.look_for_interim.set(true);
+        self.moments.count_interim(&answer);
+        self.ahead = answer;
+        self.repeat = Repeat::Due;
     }
 
     pub(crate) fn moments(&self) -> &Rc<Moments> {
@@ -296,6 +316,9 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.repeat != Repeat::No {
+            return Poll::Pending;
+        }
         if hand_out(&mut self.ahead, buf) {
             return Poll::Ready(Ok(()));
         }
@@ -328,6 +351,10 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.repeat != Repeat::No {
+            self.repeat = Repeat::Written;
+            return Poll::Ready(Ok(buf.len()));
+        }
         let result = Pin::new(&mut self.transport).poll_write(cx, buf);
         self.moments.on_write(&result);
         result
@@ -341,6 +368,10 @@ impl AsyncWrite for Io {
         // A head with a short body: copying it together costs less than handing two pieces to
         // the kernel.
         let total: usize = bufs.iter().map(|b| b.len()).sum();
+        if self.repeat != Repeat::No {
+            self.repeat = Repeat::Written;
+            return Poll::Ready(Ok(total));
+        }
         let mut joined = [0; JOINED];
         let result = match joined.get_mut(..total) {
             Some(whole) if bufs.len() > 1 => {
@@ -363,6 +394,12 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.repeat != Repeat::No {
+            if self.repeat == Repeat::Written {
+                self.repeat = Repeat::No;
+            }
+            return Poll::Ready(Ok(()));
+        }
         let result = Pin::new(&mut self.transport).poll_flush(cx);
         // TLS takes bytes into its own buffer; whether the peer reads shows only here.
         self.moments.on_flush(&result);

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use bytes::{BufMut, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Request, Uri, Version};
+use http::{Method, Request, Uri, Version};
 
 use super::body::RequestBody;
 use super::credentials::{self, Carried};
@@ -24,8 +24,13 @@ use crate::core::{Admitted, Observed, Passed};
 /// does not compile.
 #[derive(Debug)]
 pub(crate) struct UpstreamRequest {
+    /// Of the client, without what does not travel on. Has none of the names in `added`.
     parts: Parts,
+    /// Ours. Apart, so that a head that goes out as bytes needs no second place in a map.
+    added: Vec<(HeaderName, HeaderValue)>,
     body: RequestBody,
+    /// Written field by field as it stands here; else what hyper knows of it is needed.
+    is_plain: bool,
 }
 
 /// The verdicts that let a request through.
@@ -43,7 +48,8 @@ pub(crate) struct Around<'a> {
     /// The scheme that the client used.
     pub(crate) https: bool,
     pub(crate) request_id: &'a HeaderValue,
-    pub(crate) trace: HeaderValue,
+    /// `traceparent`, if the client has sent none that is well-formed.
+    pub(crate) trace: Option<HeaderValue>,
     /// `Host` to send instead of the client's.
     pub(crate) host: Option<&'a HeaderValue>,
     /// `Host` to send when the client has named none (HTTP/1.0).
@@ -73,8 +79,7 @@ impl UpstreamRequest {
         mut around: Around<'_>,
     ) -> Self {
         let Around { settings, .. } = around;
-        // Once, instead of twice while the fields below go in.
-        parts.headers.reserve(ADDED_FIELDS);
+        let mut added = Vec::with_capacity(ADDED_FIELDS);
         let had_length = parts.headers.contains_key(header::CONTENT_LENGTH);
         // The spellings are in an extension of hyper's that takes no changes: with a field of ours
         // among them, all are given up, so that ours are in lower case whoever wrote them first.
@@ -95,47 +100,53 @@ impl UpstreamRequest {
         }
         let admitted = matches!(forward, Forward::Admitted(_));
         credentials::strip(&mut parts, &settings.sources, &carried, admitted);
-        let named = set_target(&mut parts, &around);
+        let named = set_target(&mut parts, &mut added, &around);
+        let is_plain = matches!(body, RequestBody::Empty)
+            && around.upgrade.is_none()
+            && !around.http2
+            && !around.preserve_case
+            && parts.method != Method::HEAD;
         // hyper writes the length of a body; of an empty one only for methods that expect none.
         if had_length && matches!(body, RequestBody::Empty) {
-            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            added.push((header::CONTENT_LENGTH, HeaderValue::from_static("0")));
         }
-        let headers = &mut parts.headers;
         if let Some(asked) = around.upgrade.take() {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            added.push((header::CONNECTION, HeaderValue::from_static("upgrade")));
             if let Some(key) = asked.key {
                 // RFC 8441 section 5: HTTP/2 has no use for these, HTTP/1.1 needs them.
-                headers.insert(header::SEC_WEBSOCKET_KEY, key);
-                let version = HeaderValue::from_static("13");
-                headers.entry(header::SEC_WEBSOCKET_VERSION).or_insert(version);
+                parts.headers.remove(header::SEC_WEBSOCKET_KEY);
+                added.push((header::SEC_WEBSOCKET_KEY, key));
+                if !parts.headers.contains_key(header::SEC_WEBSOCKET_VERSION) {
+                    let version = HeaderValue::from_static("13");
+                    added.push((header::SEC_WEBSOCKET_VERSION, version));
+                }
             }
-            headers.insert(header::UPGRADE, asked.protocol);
+            added.push((header::UPGRADE, asked.protocol));
             if let Some(Some(rest)) = &outgoing.subprotocols {
-                headers.insert(header::SEC_WEBSOCKET_PROTOCOL, rest.clone());
+                added.push((header::SEC_WEBSOCKET_PROTOCOL, rest.clone()));
             }
         }
         if outgoing.te_trailers && around.http2 {
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            added.push((header::TE, HeaderValue::from_static("trailers")));
         }
-        forwarding(headers, outgoing, named, &around);
-        headers.insert(settings.identity.request_id.clone(), around.request_id.clone());
-        headers.entry(TRACEPARENT).or_insert(around.trace);
+        forwarding(&mut added, outgoing, named, &around);
+        added.push((settings.identity.request_id.clone(), around.request_id.clone()));
+        if let Some(trace) = around.trace {
+            parts.headers.remove(TRACEPARENT);
+            added.push((TRACEPARENT, trace));
+        }
         if let (Some(name), Some(subject)) = (&settings.identity.client_subject, around.subject) {
-            headers.insert(name.clone(), subject.clone());
+            added.push((name.clone(), subject.clone()));
         }
         match &forward {
             Forward::Admitted(admitted) => {
-                for (name, value) in identity_fields(&settings.identity, admitted.key()) {
-                    headers.insert(name, value);
-                }
+                added.extend(identity_fields(&settings.identity, admitted.key()));
             }
             Forward::Observed(_) | Forward::Passed(_) => {
-                if let Some((name, value)) = anonymous_field(&settings.identity) {
-                    headers.insert(name, value);
-                }
+                added.extend(anonymous_field(&settings.identity));
             }
         }
-        Self { parts, body }
+        Self { parts, added, body, is_plain }
     }
 
     /// Whether doing it twice is doing it once (RFC 9110 §9.2.2).
@@ -143,87 +154,70 @@ impl UpstreamRequest {
         self.parts.method.is_idempotent()
     }
 
-    /// The same request again, for another try, if it has no body.
-    pub(crate) fn repeatable(&self) -> Option<Spare> {
-        if matches!(self.body, RequestBody::Empty) { Spare::of(&self.parts) } else { None }
+    /// Whether it can be made again, for another try: it has no body.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        matches!(self.body, RequestBody::Empty)
     }
 
+    /// The whole request as it goes over an HTTP/1.1 connection, if it is one without body that
+    /// asks for nothing but a response. Every part of it was checked when its type was made, so
+    /// none can end a line.
+    pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
+        let target = self.parts.uri.path_and_query().filter(|_| self.is_plain)?.as_str();
+        let fields = || self.parts.headers.iter().chain(self.added.iter().map(|(n, v)| (n, v)));
+        let lengths: usize = fields().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+        let method = self.parts.method.as_str();
+        let mut head = Vec::with_capacity(method.len() + target.len() + lengths + 16);
+        for part in [method, " ", target, " HTTP/1.1\r\n"] {
+            head.extend_from_slice(part.as_bytes());
+        }
+        for (name, value) in fields() {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        Some(head)
+    }
+
+    /// The request for hyper.
     pub(crate) fn into_http(self) -> Request<RequestBody> {
-        Request::from_parts(self.parts, self.body)
-    }
-}
-
-/// A request without body, kept while it is on its way. Its fields lie in one block of bytes: a
-/// second header map would cost every request what only a broken connection needs.
-#[derive(Debug)]
-pub(crate) struct Spare {
-    method: http::Method,
-    uri: Uri,
-    version: Version,
-    extensions: http::Extensions,
-    /// Per field: length of the name and of the value, two bytes each, then both.
-    fields: Vec<u8>,
-}
-
-// === impl Spare ===
-
-impl Spare {
-    /// `None` for a field of 64 KiB, which the bound of a head rules out by default.
-    fn of(parts: &Parts) -> Option<Self> {
-        let length: usize = parts.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
-        let mut fields = Vec::with_capacity(length);
-        for (name, value) in &parts.headers {
-            let name_length = u16::try_from(name.as_str().len()).ok()?;
-            let value_length = u16::try_from(value.len()).ok()?;
-            fields.extend_from_slice(&name_length.to_le_bytes());
-            fields.extend_from_slice(&value_length.to_le_bytes());
-            fields.extend_from_slice(name.as_str().as_bytes());
-            fields.extend_from_slice(value.as_bytes());
+        let Self { mut parts, added, body, .. } = self;
+        parts.headers.reserve(added.len());
+        for (name, value) in added {
+            parts.headers.insert(name, value);
         }
-        Some(Self {
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            version: parts.version,
-            extensions: parts.extensions.clone(),
-            fields,
-        })
+        Request::from_parts(parts, body)
     }
 
-    /// The request again; always possible for what [`Spare::of`] has made.
-    pub(crate) fn to_http(&self) -> Option<Request<RequestBody>> {
-        let mut request = Request::new(RequestBody::Empty);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.version_mut() = self.version;
-        *request.extensions_mut() = self.extensions.clone();
-        let mut rest = self.fields.as_slice();
-        while let Some((lengths, behind)) = rest.split_first_chunk::<4>() {
-            let [n0, n1, v0, v1] = *lengths;
-            let name_length = usize::from(u16::from_le_bytes([n0, n1]));
-            let value_length = usize::from(u16::from_le_bytes([v0, v1]));
-            let (name, behind) = behind.split_at_checked(name_length)?;
-            let (value, behind) = behind.split_at_checked(value_length)?;
-            let name = HeaderName::from_bytes(name).ok()?;
-            let value = HeaderValue::from_bytes(value).ok()?;
-            #[expect(clippy::disallowed_methods, reason = "a copy of what was judged; may repeat")]
-            request.headers_mut().append(name, value);
-            rest = behind;
-        }
-        Some(request)
+    /// A copy for hyper of a request that [is repeatable](Self::is_repeatable).
+    pub(crate) fn to_http(&self) -> Request<RequestBody> {
+        let copy = Self {
+            parts: self.parts.clone(),
+            added: self.added.clone(),
+            body: RequestBody::Empty,
+            is_plain: self.is_plain,
+        };
+        copy.into_http()
     }
 }
 
-/// Fields that a rewrite adds, at most, to those of the client.
+/// Fields that a rewrite adds, usually at most.
 const ADDED_FIELDS: usize = 12;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Target, version and Host as the upstream's protocol wants them. The path stays as it was judged.
 /// Returns the host that the client has named.
-fn set_target(parts: &mut Parts, around: &Around<'_>) -> Option<HeaderValue> {
+fn set_target(
+    parts: &mut Parts,
+    added: &mut Vec<(HeaderName, HeaderValue)>,
+    around: &Around<'_>,
+) -> Option<HeaderValue> {
     let of_target = parts.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
     let absolute = of_target.is_some();
     let named = parts.headers.get(header::HOST).cloned().or(of_target);
@@ -244,7 +238,8 @@ fn set_target(parts: &mut Parts, around: &Around<'_>) -> Option<HeaderValue> {
         return named;
     }
     if parts.headers.get(header::HOST) != Some(host) {
-        parts.headers.insert(header::HOST, host.clone());
+        added.push((header::HOST, host.clone()));
+        parts.headers.remove(header::HOST);
     }
     if absolute {
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
@@ -273,7 +268,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// What we say of the client, in place of what strangers said. A trusted proxy's list goes on.
 fn forwarding(
-    headers: &mut HeaderMap,
+    added: &mut Vec<(HeaderName, HeaderValue)>,
     outgoing: Outgoing,
     named: Option<HeaderValue>,
     around: &Around<'_>,
@@ -286,16 +281,16 @@ fn forwarding(
     }
     put_address(&mut list, client.ip());
     if let Ok(value) = HeaderValue::from_maybe_shared(list.freeze()) {
-        headers.insert(X_FORWARDED_FOR, value);
+        added.push((X_FORWARDED_FOR, value));
     }
     let proto = outgoing.forwarded_proto.unwrap_or(HeaderValue::from_static(if https {
         "https"
     } else {
         "http"
     }));
-    headers.insert(X_FORWARDED_PROTO, proto);
+    added.push((X_FORWARDED_PROTO, proto));
     if let Some(host) = outgoing.forwarded_host.or(named) {
-        headers.insert(X_FORWARDED_HOST, host);
+        added.push((X_FORWARDED_HOST, host));
     }
 }
 

@@ -21,7 +21,7 @@ use super::reply::{self, Asked};
 use super::rewrite::{self, Around, Forward, UpstreamRequest};
 use super::serve::Client;
 use super::streams::Stream;
-use super::upstream::Lease;
+use super::upstream::{Content, Lease};
 use super::worker::Worker;
 use crate::config::Settings;
 use crate::core::decision::Refused;
@@ -111,7 +111,7 @@ async fn handle(
     if connect.is_some() && response.status().is_success() {
         return fail(&worker, Reason::UpstreamBadResponse, &after, record);
     }
-    let (mut head, incoming) = response.into_parts();
+    let (mut head, content) = response.into_parts();
     if !rewrite::is_framed_once(&head.headers) {
         // What hyper has chosen need not be what another reader of these bytes would.
         return fail(&worker, Reason::UpstreamBadResponse, &after, record);
@@ -120,7 +120,7 @@ async fn handle(
     head.version = http::Version::HTTP_11;
     rewrite::to_client(&mut head.headers, settings);
     after.finish(&mut head.headers, settings, &record);
-    let body = pass_on(incoming, lease, stream, upload, record, grpc);
+    let body = pass_on(content, lease, stream, upload, record, grpc);
     Response::from_parts(head, body)
 }
 
@@ -257,12 +257,8 @@ fn admit(
         record.failed(Reason::Method);
         return Err(refuse(&Reason::Method.into(), profile, record));
     }
-    let trace = parts
-        .headers
-        .get("traceparent")
-        .filter(|v| rewrite::is_traceparent(v))
-        .cloned()
-        .unwrap_or_else(|| worker.ids.begin_trace(&record.request_id));
+    let traced = parts.headers.get(rewrite::TRACEPARENT).is_some_and(rewrite::is_traceparent);
+    let trace = (!traced).then(|| worker.ids.begin_trace(&record.request_id));
     let after = After {
         method: parts.method.clone(),
         grpc,
@@ -329,7 +325,7 @@ fn fail(
 /// The response's body. A short one that has come already needs nothing more of the upstream, so
 /// its connection goes back at once.
 fn pass_on(
-    mut incoming: Incoming,
+    content: Content,
     lease: Lease,
     stream: Stream,
     upload: Option<Rc<Progress>>,
@@ -337,11 +333,19 @@ fn pass_on(
     grpc: bool,
 ) -> ResponseBody {
     use hyper::body::Body;
+    let mut incoming = match content {
+        Content::Whole(bytes) => {
+            record.complete(bytes.len() as u64);
+            lease.give_back(record.last_ns(), true);
+            return ResponseBody::Full(bytes);
+        }
+        Content::Coming(incoming) => incoming,
+    };
     let mut first = None;
     let uploaded = upload.as_ref().is_none_or(|u| !u.is_open());
     if incoming.is_end_stream() && uploaded {
         record.complete(0);
-        lease.give_back(record.last_ns());
+        lease.give_back(record.last_ns(), false);
         return ResponseBody::Empty;
     }
     if let Some(length) = incoming.size_hint().exact()
@@ -351,7 +355,7 @@ fn pass_on(
     {
         if bytes.len() as u64 == length {
             record.complete(length);
-            lease.give_back(record.last_ns());
+            lease.give_back(record.last_ns(), upload.is_none());
             return ResponseBody::Full(bytes);
         }
         first = Some(bytes);

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,7 +28,7 @@ use super::record::RequestRecord;
 use super::streams::{End as StreamEnd, Stream};
 use super::subprotocol::Offer;
 use super::tunnel::{Cut, End, Framing, Limits, Tunnel};
-use super::upstream::Lease;
+use super::upstream::{Content, Lease};
 use super::worker::Worker;
 use crate::config::Settings;
 use crate::core::{Reason, Route, Source};
@@ -162,7 +161,7 @@ fn markers(settings: &Settings) -> Vec<&str> {
 
 /// The upstream's 101: to be believed only if it grants what was asked.
 pub(crate) fn accept(
-    response: Response<Incoming>,
+    response: Response<Content>,
     lease: Lease,
     stream: Stream,
     asked: Option<Asked>,

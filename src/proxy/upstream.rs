@@ -6,6 +6,7 @@
 mod connect;
 mod http1;
 mod http2;
+mod short;
 #[cfg(test)]
 mod tests;
 
@@ -15,15 +16,15 @@ use std::rc::Rc;
 use std::task::Context;
 use std::time::Duration;
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::Response;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 pub(crate) use self::connect::Connector;
 use self::http1::Http1;
 use self::http2::Http2;
-use super::body::RequestBody;
-use super::exchange::Patience;
+use super::exchange::{Outbound, Patience};
 use super::io::ClientAddr;
 use super::streams::{End, Stream};
 use crate::clock::Clock;
@@ -56,12 +57,20 @@ pub(crate) struct Upstream {
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) reason: Reason,
-    /// The request, when not one byte of it was sent.
-    pub(crate) unsent: Option<Box<Request<RequestBody>>>,
+    /// Not one byte of the request was sent, and it can be taken again.
+    pub(crate) unsent: bool,
     /// The upstream has said that it did nothing with it.
     pub(crate) unprocessed: bool,
     /// A kept-alive connection broke before the response began.
     pub(crate) stale: bool,
+}
+
+/// What comes behind the head of a response.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// All of it came with the head.
+    Whole(Bytes),
+    Coming(Incoming),
 }
 
 /// A connection held by one request.
@@ -82,6 +91,9 @@ enum Held {
 /// waiter which has just gone comes back, or the upstream would lose a connection for good.
 #[derive(Debug)]
 struct Slot(Option<Rc<Upstream>>);
+
+/// Kept-alive connections among which a fitting one is looked for.
+const LOOKED_AT: usize = 8;
 
 // === impl Upstream ===
 
@@ -110,16 +122,18 @@ impl Upstream {
     }
 
     /// A connection for one request. `fresh`: not a kept-alive one.
+    /// `short`: the request may be a short exchange.
     pub(crate) async fn lease(
         self: &Rc<Self>,
         fresh: bool,
+        short: bool,
         now_ns: u64,
         client: &ClientAddr,
     ) -> Result<Lease, Reason> {
         let slot = self.slot().await?;
         let conn = match self.connector.protocol() {
             UpstreamProtocol::Http1 => {
-                let kept = if fresh { None } else { self.take_idle(now_ns) };
+                let kept = if fresh { None } else { self.take_idle(now_ns, short) };
                 Held::Http1(match kept {
                     Some(conn) => {
                         self.cells.upstream_reused();
@@ -134,15 +148,18 @@ impl Upstream {
         Ok(Lease { conn, pool: Rc::clone(self), _slot: slot })
     }
 
-    /// A kept-alive connection that is neither too old nor closed by the upstream.
-    fn take_idle(&self, now_ns: u64) -> Option<Box<Http1>> {
+    /// A kept-alive connection that is neither too old nor closed by the upstream; the latest that
+    /// is read as this request needs it, or else the latest.
+    fn take_idle(&self, now_ns: u64, short: bool) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(mut conn) = idle.pop() {
+        loop {
+            let fits = idle.iter().rev().take(LOOKED_AT).position(|c| c.is_bare() == short);
+            let at = idle.len().checked_sub(1 + fits.unwrap_or(0))?;
+            let mut conn = idle.remove(at);
             if now_ns.saturating_sub(conn.idle_at) < self.idle_ns && conn.is_usable() {
                 return Some(conn);
             }
         }
-        None
     }
 
     async fn http2(&self, client: &ClientAddr) -> Result<Http2, Reason> {
@@ -223,13 +240,13 @@ impl Lease {
     /// [`Failure`] when the connection broke, `stream` was ended, or the response is not HTTP.
     pub(crate) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        outbound: &mut Outbound,
         stream: &Stream,
         patience: &Patience,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Content>, Failure> {
         match &mut self.conn {
-            Held::Http1(conn) => conn.send(request, stream, patience).await,
-            Held::Http2(conn) => conn.send(request, stream, patience).await,
+            Held::Http1(conn) => conn.send(outbound, stream, patience).await,
+            Held::Http2(conn) => Box::pin(conn.send(outbound, stream, patience)).await,
         }
     }
 
@@ -262,10 +279,11 @@ impl Lease {
     }
 
     /// The response was read to its end: keep the connection if it can serve another request.
-    pub(crate) fn give_back(self, now_ns: u64) {
+    /// `was_short`: this one could have been a short exchange.
+    pub(crate) fn give_back(self, now_ns: u64, was_short: bool) {
         if let Held::Http1(mut conn) = self.conn
             && self.pool.keep_alive
-            && conn.settle()
+            && conn.settle(was_short)
         {
             conn.idle_at = now_ns.max(1);
             self.pool.idle.borrow_mut().push(conn);
@@ -311,6 +329,6 @@ fn go_on(
 
 impl Failure {
     const fn of(reason: Reason) -> Self {
-        Self { reason, unsent: None, unprocessed: false, stale: false }
+        Self { reason, unsent: false, unprocessed: false, stale: false }
     }
 }

@@ -1,4 +1,5 @@
-//! One HTTP/1.1 connection to the upstream.
+//! One HTTP/1.1 connection to the upstream. hyper reads and writes it, but for [`short`] exchanges,
+//! which need no codec that can do everything.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -6,30 +7,54 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::Response;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 
-use super::{Connector, Failure};
+use super::short::{self, Answer};
+use super::{Connector, Content, Failure};
 use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::body::RequestBody;
-use crate::proxy::exchange::Patience;
+use crate::proxy::exchange::{Outbound, Patience};
 use crate::proxy::io::{ClientAddr, Io, Moments};
 use crate::proxy::streams::Stream;
 
+/// A connection, between two requests or with the one that holds it.
 #[derive(Debug)]
 pub(super) struct Http1 {
-    sender: SendRequest<RequestBody>,
-    /// `None` once it has ended.
-    conn: Option<Connection<TokioIo<Io>, RequestBody>>,
+    reader: Reader,
     pub(super) moments: Rc<Moments>,
     clock: Clock,
     /// When it was last given back; 0: never.
     pub(super) idle_at: u64,
-    /// hyper is done with it: closed, or switched to another protocol.
-    ended: bool,
+    preserve_case: bool,
+}
+
+/// Who reads and writes it.
+#[derive(Debug)]
+enum Reader {
+    /// We, [short exchanges](short).
+    Bare(Io),
+    Hyper(Box<Hyper>),
+    /// It has failed.
+    Nobody,
+}
+
+#[derive(Debug)]
+struct Hyper {
+    sender: SendRequest<RequestBody>,
+    conn: Connection<TokioIo<Io>, RequestBody>,
+    ended: Ended,
+}
+
+/// Whether hyper is done with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    No,
+    /// Closed, or switched to another protocol.
+    Cleanly,
+    Broken,
 }
 
 // === impl Http1 ===
@@ -37,81 +62,163 @@ pub(super) struct Http1 {
 impl Http1 {
     pub(super) async fn open(connector: &Connector, client: &ClientAddr) -> Result<Self, Reason> {
         let io = connector.connect(client).await?;
-        let moments = Rc::clone(io.moments());
-        let mut builder = hyper::client::conn::http1::Builder::new();
-        builder
-            .preserve_header_case(connector.preserve_case())
-            .max_headers(MAX_RESPONSE_HEADERS)
-            .max_buf_size(MAX_RESPONSE_BUFFER);
-        let (sender, conn) =
-            builder.handshake(TokioIo::new(io)).await.map_err(|_| Reason::UpstreamConnect)?;
         Ok(Self {
-            sender,
-            conn: Some(conn),
-            moments,
+            moments: Rc::clone(io.moments()),
+            reader: Reader::Bare(io),
             clock: connector.clock().clone(),
             idle_at: 0,
-            ended: false,
+            preserve_case: connector.preserve_case(),
         })
+    }
+
+    /// Whether a short exchange can go over it as it is.
+    pub(super) fn is_bare(&self) -> bool {
+        matches!(self.reader, Reader::Bare(_))
     }
 
     pub(super) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        outbound: &mut Outbound,
         stream: &Stream,
         patience: &Patience,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Content>, Failure> {
         let reused = self.idle_at != 0;
-        self.moments.look_for_interim.set(true);
-        let mut reply = pin!(self.sender.try_send_request(request));
-        let conn = &mut self.conn;
-        let ended = &mut self.ended;
-        let clock = &self.clock;
+        let mut repeats = false;
+        if let (Some(request), Reader::Bare(io)) = (outbound.bytes(), &mut self.reader) {
+            match short::exchange(io, request, reused, stream, patience, &self.clock).await {
+                Ok(Answer::Whole(response)) => return Ok(response.map(Content::Whole)),
+                Ok(Answer::Other(read)) => {
+                    io.repeat(read);
+                    repeats = true;
+                }
+                Err(failure) => {
+                    self.reader = Reader::Nobody;
+                    return Err(failure);
+                }
+            }
+        }
+        // Boxed: what is rare must not make every request's future larger.
+        Box::pin(self.send_by_hyper(outbound, stream, patience, repeats)).await
+    }
+
+    async fn send_by_hyper(
+        &mut self,
+        outbound: &mut Outbound,
+        stream: &Stream,
+        patience: &Patience,
+        repeats: bool,
+    ) -> Result<Response<Content>, Failure> {
+        let reused = self.idle_at != 0;
+        let Some(request) = outbound.take_http() else {
+            return Err(Failure::of(Reason::UpstreamClosed));
+        };
+        if !repeats {
+            self.moments.look_for_interim.set(true);
+        }
+        let clock = self.clock.clone();
+        let hyper = match self.hyper().await {
+            Ok(hyper) => hyper,
+            Err(reason) => {
+                outbound.put_back(request);
+                return Err(Failure { unsent: true, ..Failure::of(reason) });
+            }
+        };
+        let Hyper { sender, conn, ended } = &mut **hyper;
+        let mut reply = pin!(sender.try_send_request(request));
+        let mut drives = if repeats { 2 } else { 1 };
         poll_fn(|cx| {
             if let Some(end) = stream.poll_end(cx)
-                && let Err(reason) = super::go_on(end, stream, patience, clock, cx)
+                && let Err(reason) = super::go_on(end, stream, patience, &clock, cx)
             {
                 return Poll::Ready(Err(Failure::of(reason)));
             }
-            let done = drive(conn, ended, cx);
+            // What was read before hyper came can be read only after the request was written.
+            for _ in 0..std::mem::replace(&mut drives, 1) {
+                drive(conn, ended, cx);
+            }
             // Only `drive` can complete the reply, so nobody else needs to wake us for it.
             match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
+                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.map(Content::Coming))),
                 Poll::Ready(Err(mut error)) => {
-                    let unsent = error.take_message().map(Box::new);
+                    let unsent = error.take_message().map(|m| outbound.put_back(m)).is_some();
                     let reason = classify(error.error());
                     let stale = reused && reason == Reason::UpstreamClosed;
-                    Poll::Ready(Err(Failure { reason, unsent, unprocessed: false, stale }))
+                    Poll::Ready(Err(Failure { unsent, stale, ..Failure::of(reason) }))
                 }
-                Poll::Pending if done => Poll::Ready(Err(Failure {
-                    reason: Reason::UpstreamClosed,
-                    unsent: None,
-                    unprocessed: false,
-                    stale: reused,
-                })),
+                Poll::Pending if *ended != Ended::No => {
+                    let closed = Failure::of(Reason::UpstreamClosed);
+                    Poll::Ready(Err(Failure { stale: reused, ..closed }))
+                }
                 Poll::Pending => Poll::Pending,
             }
         })
         .await
     }
 
+    /// Makes hyper its reader.
+    async fn hyper(&mut self) -> Result<&mut Box<Hyper>, Reason> {
+        if let Reader::Bare(_) = self.reader
+            && let Reader::Bare(io) = std::mem::replace(&mut self.reader, Reader::Nobody)
+        {
+            let mut builder = hyper::client::conn::http1::Builder::new();
+            builder
+                .preserve_header_case(self.preserve_case)
+                .max_headers(MAX_RESPONSE_HEADERS)
+                .max_buf_size(MAX_RESPONSE_BUFFER);
+            let (sender, conn) =
+                builder.handshake(TokioIo::new(io)).await.map_err(|_| Reason::UpstreamConnect)?;
+            self.reader = Reader::Hyper(Box::new(Hyper { sender, conn, ended: Ended::No }));
+        }
+        match &mut self.reader {
+            Reader::Hyper(hyper) => Ok(hyper),
+            Reader::Bare(_) | Reader::Nobody => Err(Reason::UpstreamClosed),
+        }
+    }
+
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        drive(&mut self.conn, &mut self.ended, cx);
+        if let Reader::Hyper(hyper) = &mut self.reader {
+            drive(&mut hyper.conn, &mut hyper.ended, cx);
+        }
     }
 
     /// Looks whether the upstream has closed it while it was idle.
     pub(super) fn is_usable(&mut self) -> bool {
         self.drive(&mut Context::from_waker(Waker::noop()));
-        !self.ended && self.sender.is_ready()
+        match &mut self.reader {
+            Reader::Bare(io) => short::is_quiet(io),
+            Reader::Hyper(hyper) => hyper.ended == Ended::No && hyper.sender.is_ready(),
+            Reader::Nobody => false,
+        }
     }
 
-    /// Lets hyper finish with a response of which the last byte was read.
-    pub(super) fn settle(&mut self) -> bool {
-        !self.ended && (self.sender.is_ready() || self.is_usable())
+    /// Lets hyper finish with a response of which the last byte was read. `was_short`: the next
+    /// exchange may do without it.
+    pub(super) fn settle(&mut self, was_short: bool) -> bool {
+        let ready = match &self.reader {
+            Reader::Bare(_) => true,
+            Reader::Hyper(hyper) => {
+                (hyper.ended == Ended::No && hyper.sender.is_ready()) || self.is_usable()
+            }
+            Reader::Nobody => false,
+        };
+        if ready
+            && was_short
+            && matches!(self.reader, Reader::Hyper(_))
+            && let Reader::Hyper(hyper) = std::mem::replace(&mut self.reader, Reader::Nobody)
+        {
+            let parts = hyper.conn.into_parts();
+            if !parts.read_buf.is_empty() {
+                return false;
+            }
+            self.reader = Reader::Bare(parts.io.into_inner());
+        }
+        ready
     }
 
     pub(super) fn into_upgraded(self) -> Option<(Io, Bytes)> {
-        let parts = self.conn.filter(|_| self.ended)?.into_parts();
+        let Reader::Hyper(hyper) = self.reader else { return None };
+        let Hyper { conn, ended, .. } = *hyper;
+        let parts = (ended == Ended::Cleanly).then(|| conn.into_parts())?;
         Some((parts.io.into_inner(), parts.read_buf))
     }
 }
@@ -121,28 +228,15 @@ const MAX_RESPONSE_HEADERS: usize = 256;
 /// Most bytes that are read ahead from the upstream, and of a response head.
 const MAX_RESPONSE_BUFFER: usize = 256 * 1024;
 
-/// Returns true when the connection has ended. It is kept for
-/// its stream if it ended with a protocol switch.
-fn drive(
-    slot: &mut Option<Connection<TokioIo<Io>, RequestBody>>,
-    ended: &mut bool,
-    cx: &mut Context<'_>,
-) -> bool {
-    let Some(conn) = slot else { return true };
-    if *ended {
-        return true;
-    }
-    match conn.poll_without_shutdown(cx) {
-        Poll::Pending => false,
-        Poll::Ready(Ok(())) => {
-            *ended = true;
-            true
-        }
-        Poll::Ready(Err(_)) => {
-            *slot = None;
-            *ended = true;
-            true
-        }
+/// Moves it on, unless hyper is done with it. One that ended with a protocol switch is kept for its
+/// stream.
+fn drive(conn: &mut Connection<TokioIo<Io>, RequestBody>, ended: &mut Ended, cx: &mut Context<'_>) {
+    if *ended == Ended::No {
+        *ended = match conn.poll_without_shutdown(cx) {
+            Poll::Pending => Ended::No,
+            Poll::Ready(Ok(())) => Ended::Cleanly,
+            Poll::Ready(Err(_)) => Ended::Broken,
+        };
     }
 }
 

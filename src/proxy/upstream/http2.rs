@@ -7,17 +7,16 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::Response;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{Connector, Failure};
+use super::{Connector, Content, Failure};
 use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::LocalExecutor;
 use crate::proxy::body::RequestBody;
-use crate::proxy::exchange::Patience;
+use crate::proxy::exchange::{Outbound, Patience};
 use crate::proxy::io::ClientAddr;
 use crate::proxy::streams::Stream;
 
@@ -72,20 +71,18 @@ impl Http2 {
 
     pub(super) async fn send(
         &mut self,
-        request: Request<RequestBody>,
+        outbound: &mut Outbound,
         stream: &Stream,
         patience: &Patience,
-    ) -> Result<Response<Incoming>, Failure> {
+    ) -> Result<Response<Content>, Failure> {
         // `SendRequest` is ready when the handshake is done; a closed one says so here.
         if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
             self.shared.closed.set(true);
-            return Err(Failure {
-                reason: Reason::UpstreamClosed,
-                unsent: Some(Box::new(request)),
-                unprocessed: true,
-                stale: true,
-            });
+            return Err(Failure { unsent: true, ..Failure::of(Reason::UpstreamClosed) });
         }
+        let Some(request) = outbound.take_http() else {
+            return Err(Failure::of(Reason::UpstreamClosed));
+        };
         let clock = &self.shared.clock;
         let mut reply = pin!(self.sender.try_send_request(request));
         poll_fn(|cx| {
@@ -95,7 +92,7 @@ impl Http2 {
                 return Poll::Ready(Err(Failure::of(reason)));
             }
             reply.as_mut().poll(cx).map(|result| {
-                result.map_err(|mut error| {
+                result.map(|response| response.map(Content::Coming)).map_err(|mut error| {
                     let unprocessed = is_unprocessed(error.error());
                     if unprocessed == Some(Unprocessed::Goaway) {
                         self.shared.closed.set(true);
@@ -103,7 +100,7 @@ impl Http2 {
                     Failure {
                         reason: Reason::UpstreamClosed,
                         unprocessed: unprocessed.is_some(),
-                        unsent: error.take_message().map(Box::new),
+                        unsent: error.take_message().map(|m| outbound.put_back(m)).is_some(),
                         stale: false,
                     }
                 })
