@@ -263,6 +263,55 @@ fn connections_are_kept_and_reused() {
     assert_eq!(upstream.connections(), 1);
 }
 
+/// keygate reads short answers by itself and leaves all others to hyper: the connection goes from one
+/// reader to the other and back without losing a byte.
+#[test]
+fn a_connection_survives_every_change_of_its_reader() {
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let upstream = Upstream::answering(|m| match m.first_line().split(' ').nth(1) {
+        Some("/v1/chunked") => send(format!("{CHUNKED}3\r\nabc\r\n0\r\n\r\n")),
+        Some("/v1/slow") => {
+            let rest =
+                [Step::Wait(Duration::from_millis(30)), Step::Send(b"c\r\n0\r\n\r\n".into())];
+            [send(format!("{CHUNKED}3\r\nab")), rest.into()].concat()
+        }
+        Some("/v1/split") => {
+            let wait = || vec![Step::Wait(Duration::from_millis(30))];
+            let head = send("HTTP/1.1 200 OK\r\ncontent-le");
+            [head, wait(), send("ngth: 3\r\n\r\na"), wait(), send("bc")].concat()
+        }
+        Some("/v1/interim") => {
+            send("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc")
+        }
+        Some("/v1/large") => answer("200 OK", "", &"x".repeat(100_000)),
+        _ => answer("200 OK", "", "abc"),
+    });
+    let gate = Gate::before(&upstream).also("[workers]\ncount = 1\n").start();
+    let mut client = Client::connect(gate.address);
+    let paths = ["chunked", "slow", "split", "interim", "large", "post"];
+    // Every kind behind every other.
+    for (before, after) in paths.iter().flat_map(|a| paths.iter().map(move |b| (a, b))) {
+        for path in [before, &"short", after] {
+            if *path == "post" {
+                let fields = "host: a\r\ncontent-length: 2\r\n";
+                client.send(format!(
+                    "POST /v1/post HTTP/1.1\r\n{fields}x-api-key: {READER}\r\n\r\nhi"
+                ));
+            } else {
+                client.send(get(&format!("/v1/{path}")));
+            }
+            let body = client.response().body_text();
+            match *path {
+                "large" => assert_eq!(body.len(), 100_000),
+                _ => assert_eq!(body, "abc", "{path} of {before}, {after}"),
+            }
+        }
+    }
+    assert_eq!(upstream.connections(), 1);
+    let sent = upstream.take();
+    assert_eq!(sent.len(), 3 * paths.len() * paths.len(), "nothing was sent twice");
+}
+
 /// An early answer of the service while the client still sends.
 #[test]
 fn an_early_answer_reaches_the_client() {

@@ -3,6 +3,9 @@
 //! does (docs/performance.md). Whatever is not as simple as that is handed to hyper, with every byte
 //! that was read.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
