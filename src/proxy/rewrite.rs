@@ -163,12 +163,18 @@ impl UpstreamRequest {
     /// asks for nothing but a response. Every part of it was checked when its type was made, so
     /// none can end a line.
     pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
-        let target = self.parts.uri.path_and_query().filter(|_| self.is_plain)?.as_str();
+        if !self.is_plain {
+            return None;
+        }
+        // Not as one string: of an empty path only this says that it is `/`.
+        let (path, query) = (self.parts.uri.path(), self.parts.uri.query());
         let fields = || self.parts.headers.iter().chain(self.added.iter().map(|(n, v)| (n, v)));
         let lengths: usize = fields().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
         let method = self.parts.method.as_str();
-        let mut head = Vec::with_capacity(method.len() + target.len() + lengths + 16);
-        for part in [method, " ", target, " HTTP/1.1\r\n"] {
+        let target = path.len() + 1 + query.map_or(0, str::len);
+        let mut head = Vec::with_capacity(method.len() + target + lengths + 16);
+        let mark = if query.is_some() { "?" } else { "" };
+        for part in [method, " ", path, mark, query.unwrap_or_default(), " HTTP/1.1\r\n"] {
             head.extend_from_slice(part.as_bytes());
         }
         for (name, value) in fields() {
