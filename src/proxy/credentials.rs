@@ -53,11 +53,7 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
             Source::Header { name, prefixes } => {
                 if let Some(value) = only(&parts.headers, name)? {
                     let value = value.as_bytes();
-                    let ours = prefixes.own(value);
-                    if !ours && prefixes.found_in(value) {
-                        return Err(strays::refused());
-                    }
-                    carriers.offer(value.into(), ours)?;
+                    carriers.offer(value.into(), strays::judge(prefixes, value)?)?;
                 }
             }
             Source::Pair { id, secret } => {
@@ -92,7 +88,7 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
                     return Err(strays::refused());
                 }
                 for value in values_in_query(query, name) {
-                    let ours = prefixes.own(&value.0);
+                    let ours = strays::judge(prefixes, &value.0)?;
                     carriers.in_query |= ours;
                     carriers.offer(value, ours)?;
                 }
@@ -102,7 +98,7 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
                     return Err(Rejection::why(Reason::Malformed, "the key stands behind a `,`"));
                 }
                 for value in values_in_cookies(&parts.headers, name) {
-                    let ours = prefixes.own(value);
+                    let ours = strays::judge(prefixes, value)?;
                     carriers.in_cookie |= ours;
                     carriers.offer(value.into(), ours)?;
                 }

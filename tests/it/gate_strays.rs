@@ -18,6 +18,10 @@ source = "query"
 name = "api_key"
 prefixes = ["wa_"]
 [[credentials]]
+source = "cookie"
+name = "kg_key"
+prefixes = ["wa_"]
+[[credentials]]
 source = "subprotocol"
 marker = "keygate.key."
 
@@ -48,7 +52,10 @@ fn a_key_in_another_spelling_is_refused_everywhere() {
     let upstream = Upstream::start();
     let gate = Gate::before(&upstream).rules(PREFIXED).start();
     let field = |line: String| (String::new(), format!("{line}\r\n"));
-    let query = |name: &str| (format!("?b=2&{name}={READER}"), String::new());
+    let query = |name: &str| {
+        let equals = if name.contains('=') { "" } else { "=" };
+        (format!("?b=2&{name}{equals}{READER}"), String::new())
+    };
     let protocol = |entry: String| field(format!("sec-websocket-protocol: chat, {entry}"));
     let strays = [
         field(format!("authorization: {READER}")),
@@ -61,6 +68,10 @@ fn a_key_in_another_spelling_is_refused_everywhere() {
         field(format!("authorization: Basic {READER}")),
         field(format!("x-api-key: Bearer {READER}")),
         field(format!("x-api-key: \"{READER}\"")),
+        field(format!("cookie: a=b; kg_key=\"{READER}")),
+        field(format!("cookie: kg_key=Bearer {READER}")),
+        query("api_key=%22"),
+        query("api_key=Bearer%20"),
         query("API_KEY"),
         query("apikey"),
         query("api-key"),

@@ -15,6 +15,13 @@ pub(super) fn refused() -> Rejection {
     Rejection::why(Reason::Malformed, "the key is not where, or as, it is read")
 }
 
+/// Whether a carrier's value is ours. One of ours with more around it is neither ours nor a
+/// stranger's: `X-Api-Key: Bearer KEY`, `api_key="KEY"`.
+pub(super) fn judge(prefixes: &Prefixes, value: &[u8]) -> Result<bool, Rejection> {
+    let ours = prefixes.own(value);
+    if !ours && prefixes.found_in(value) { Err(refused()) } else { Ok(ours) }
+}
+
 /// `Authorization` with a key of ours and none of the schemes that we read, or with more around
 /// the key: `ApiKey KEY`, `KEY`, `Bearer "KEY"`, `Bearer x, Bearer KEY`.
 pub(super) fn in_authorization(source: &Source, value: &[u8]) -> bool {
