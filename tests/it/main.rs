@@ -22,6 +22,7 @@ mod gate_limits;
 mod gate_paths;
 mod gate_secrets;
 mod gate_strays;
+mod gate_tls;
 mod gate_upstream;
 mod hot_reload;
 mod keygate_cli;
