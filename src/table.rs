@@ -11,6 +11,7 @@
 
 pub mod accept;
 mod body;
+mod buffer;
 pub mod build;
 mod directory;
 mod envelope;
@@ -32,6 +33,7 @@ pub mod trust;
 
 pub use self::accept::{Accepted, Desk, Ledger, LedgerError, Rules, clock_behind_ms};
 pub use self::body::Counts;
+pub use self::buffer::Buffer;
 pub use self::build::{BodyBuilder, BuildError, BuiltBody};
 pub use self::envelope::{FORMAT, OLDEST_FORMAT};
 pub use self::file::{Bounds, Patch, Table};

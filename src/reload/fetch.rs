@@ -14,7 +14,7 @@ use super::source::SourceError;
 use super::url::{Answer, Fetch, Patience, UrlSource, Validators};
 use crate::clock::Clock;
 use crate::table::manifest::Kind;
-use crate::table::{Patch, Refusal, Table};
+use crate::table::{Buffer, Patch, Refusal, Table};
 use crate::telemetry::control::Artefact;
 
 /// Longest pause after failures, unless polling is slower still.
@@ -74,7 +74,7 @@ pub(super) struct Fetcher {
 // === impl Verified ===
 
 impl Verified {
-    pub(super) fn open(artefact: Artefact, bytes: Vec<u8>, terms: &Terms) -> Result<Self, Failure> {
+    pub(super) fn open(artefact: Artefact, bytes: Buffer, terms: &Terms) -> Result<Self, Failure> {
         let Terms { trust, bounds, .. } = terms;
         Ok(match artefact {
             Artefact::Patch => Self::Patch(Arc::new(Patch::open(bytes, trust, bounds)?)),

@@ -1,9 +1,11 @@
-//! Small files that outlive the process: written whole or not at all. Imports nothing of the crate.
+//! Small files that outlive the process: written whole or not at all. Imports `table` for its buffer.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use crate::table::Buffer;
 
 /// A file that stands in its place but was not yet forced to the disk.
 #[derive(Debug)]
@@ -53,14 +55,17 @@ impl Placed {
 }
 
 /// `None`: there is none. More than `limit` bytes are an error.
-pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Buffer>> {
+    let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    let expected = file.metadata()?.len();
+    if expected > limit {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let bytes = Buffer::read(&mut file, expected, limit)?;
     if bytes.len() as u64 > limit {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
@@ -79,7 +84,7 @@ mod tests {
         assert!(read(&path, 10).unwrap().is_none());
         place(&path, b"one").unwrap().force().unwrap();
         place(&path, b"two").unwrap().force().unwrap();
-        assert_eq!(read(&path, 3).unwrap().unwrap(), b"two");
+        assert_eq!(read(&path, 3).unwrap().unwrap()[..], *b"two");
         assert!(read(&path, 2).is_err());
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

@@ -1,5 +1,5 @@
 //! Reading a table or patch from a path: bounded, once, and only when it may have changed.
-//! Imports `core` for its digest.
+//! Imports `core` for its digest, `table` for its buffer.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::core::Digest;
+use crate::table::Buffer;
 
 /// Why a source gave nothing. The word is a metric label.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +76,7 @@ pub(super) struct Seen {
 /// What was read; the second part is reported back with [`PathSource::processed`].
 #[derive(Debug)]
 pub(super) struct Contents {
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Buffer,
     pub(super) seen: Seen,
 }
 
@@ -219,7 +220,7 @@ impl PathSource {
         if stamp.bytes > self.max_bytes {
             return Err(SourceError::TooLarge { bytes: stamp.bytes, limit: self.max_bytes });
         }
-        let bytes = read_bounded(&mut file, stamp.bytes, self.max_bytes).map_err(io)?;
+        let bytes = Buffer::read(&mut file, stamp.bytes, stamp.bytes).map_err(io)?;
         let after = Stamp::of(&file.metadata().map_err(io)?);
         // Written in place meanwhile: what was read may be half of each. A rename is no matter,
         // the open file is the old one as a whole (its change time moves with the link count).
@@ -264,21 +265,6 @@ impl SourceError {
 fn open(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
-}
-
-/// Reads at most one byte beyond `limit`; what is longer shows in the length.
-fn read_bounded(file: &mut File, expected: u64, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let reserve = usize::try_from(expected).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    bytes.try_reserve_exact(reserve).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    // Reads exactly what is expected first: `read_to_end` alone would double a full buffer only to
-    // see the end of the file.
-    io::Read::by_ref(file).take(expected).read_to_end(&mut bytes)?;
-    let mut probe = [0u8; 1];
-    if expected < limit && file.read(&mut probe)? > 0 {
-        bytes.extend_from_slice(&probe);
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

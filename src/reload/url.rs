@@ -1,7 +1,6 @@
 //! Fetching a table or patch from an http(s) URL. Trust comes from the signature, not from here;
 //! what is guarded here is memory, time and the credential. Imports `config` and `reload::source`.
 
-use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::source::SourceError;
 use crate::config::UrlOptions;
+use crate::table::Buffer;
 
 /// Redirects that are followed; never from https to http.
 const MAX_REDIRECTS: u32 = 5;
@@ -50,7 +50,7 @@ pub(super) struct Validators {
 pub(super) enum Answer {
     /// Another version. Its validators count once it was taken ([`UrlSource::taken`]).
     Changed {
-        bytes: Vec<u8>,
+        bytes: Buffer,
         validators: Validators,
     },
     Unchanged,
@@ -203,20 +203,18 @@ impl std::fmt::Debug for UrlSource {
     }
 }
 
-fn read_body(body: &mut ureq::Body, limit: u64) -> Result<Vec<u8>, SourceError> {
+fn read_body(body: &mut ureq::Body, limit: u64) -> Result<Buffer, SourceError> {
     let stated = body.content_length();
     if let Some(bytes) = stated.filter(|n| *n > limit) {
         return Err(SourceError::TooLarge { bytes, limit });
     }
-    let mut bytes = Vec::new();
-    // A statement within the bound is believed for the size of the buffer, not for its end.
-    let reserve = usize::try_from(stated.unwrap_or(0)).unwrap_or(0);
-    if bytes.try_reserve_exact(reserve).is_err() {
-        return Err(SourceError::TooLarge { bytes: reserve as u64, limit });
-    }
     let mut reader = body.with_config().limit(limit.saturating_add(2)).reader();
-    let read = reader.by_ref().take(limit.saturating_add(1)).read_to_end(&mut bytes);
-    read.map_err(|e| SourceError::of_ureq(ureq::Error::from(e)))?;
+    // A statement within the bound is believed for the size of the buffer, not for its end.
+    let expected = stated.unwrap_or(0);
+    let bytes = Buffer::read(&mut reader, expected, limit).map_err(|e| match e.kind() {
+        std::io::ErrorKind::OutOfMemory => SourceError::TooLarge { bytes: expected, limit },
+        _ => SourceError::of_ureq(ureq::Error::from(e)),
+    })?;
     if bytes.len() as u64 > limit {
         return Err(SourceError::TooLarge { bytes: bytes.len() as u64, limit });
     }

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use zerocopy::FromBytes;
 
+use super::buffer::Buffer;
 use super::directory::{Directory, position, prefix};
 use super::layout::{NONE, PairEntry, RawGrant, RawNetwork, Record, Removal, SECTIONS, Section};
 use super::refusal::Refusal;
@@ -19,7 +20,7 @@ use crate::core::{
 
 /// The body of one file. Keeps the whole file, so that it is read into memory once.
 pub(crate) struct Body {
-    file: Vec<u8>,
+    file: Buffer,
     sections: [Range<usize>; SECTIONS],
     records: Directory,
     pairs: Directory,
@@ -51,7 +52,7 @@ pub(crate) struct Found<'t> {
 
 impl Body {
     /// `at` is where the body begins in `file`. The bytes have been verified.
-    pub(crate) fn open(file: Vec<u8>, at: usize) -> Result<Self, Refusal> {
+    pub(crate) fn open(file: Buffer, at: usize) -> Result<Self, Refusal> {
         let sections = check::split(&file, at)?;
         let mut body = Self {
             file,
@@ -89,8 +90,9 @@ impl Body {
 
     /// Bytes held in memory.
     pub(crate) fn resident(&self) -> usize {
-        self.file.capacity()
-            + 4 * (self.records.len() + self.pairs.len())
+        self.file.resident()
+            + self.records.resident()
+            + self.pairs.resident()
             + size_of::<OnceLock<Box<Grant>>>() * self.grants.len()
     }
 

@@ -3,62 +3,101 @@
 
 use std::ops::Range;
 
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
+
+use super::buffer::Buffer;
 use super::layout::Record;
 
 /// Where in a sorted array each leading bit pattern begins.
+///
+/// A block of buckets has its start in 32 bits, a bucket its distance from there in 8: 1 to 2 bytes
+/// per key, which caches hold where four times as much would not fit.
 pub(crate) struct Directory {
-    starts: Box<[u32]>,
+    /// A [`U32`] each.
+    blocks: Buffer,
+    distances: Buffer,
     /// Leading bits of the 64-bit prefix that number the buckets.
     bits: u32,
+    /// Buckets of a block, as a power of two.
+    block_bits: u32,
 }
+
+/// Digests are spread evenly, so that a block holds about 50 entries and never 256.
+const EVEN: u32 = 5;
+/// Where they are not, each bucket is a block of its own.
+const UNEVEN: u32 = 0;
 
 // === impl Directory ===
 
 impl Directory {
-    pub(crate) fn len(&self) -> usize {
-        self.starts.len()
-    }
-
     pub(crate) fn empty() -> Self {
-        Self { starts: Box::default(), bits: 0 }
+        Self { blocks: Vec::new().into(), distances: Vec::new().into(), bits: 0, block_bits: 0 }
     }
 
-    /// One to two entries to a bucket, which is one cache line or two side by side, for 2 to 4
-    /// bytes per key.
-    pub(crate) fn filler(entries: usize, prefix_bits: u32) -> Filler {
-        let bits = (entries as u64).max(1).ilog2().min(prefix_bits);
-        Filler { starts: Vec::with_capacity((1 << bits) + 1), bits }
+    /// Of `prefixes` in ascending order, of which the first `prefix_bits` bits count. One to two
+    /// entries to a bucket, which is one cache line or two side by side.
+    pub(crate) fn of(
+        prefixes: impl Iterator<Item = u64> + Clone,
+        count: usize,
+        prefix_bits: u32,
+    ) -> Self {
+        let even = prefixes.clone();
+        Self::filled(even, count, prefix_bits, EVEN)
+            .or_else(|| Self::filled(prefixes, count, prefix_bits, UNEVEN))
+            .unwrap_or_else(Self::empty)
+    }
+
+    /// Bytes held in memory.
+    pub(crate) fn resident(&self) -> usize {
+        self.blocks.resident() + self.distances.resident()
     }
 
     pub(crate) fn bucket(&self, prefix: u64) -> Range<usize> {
         let number = bucket_number(prefix, self.bits);
-        match (self.starts.get(number), self.starts.get(number + 1)) {
-            (Some(start), Some(end)) => *start as usize..*end as usize,
+        match (self.start(number), self.start(number + 1)) {
+            (Some(start), Some(end)) => start..end,
             _ => 0..0,
         }
     }
-}
 
-/// A directory while its entries are walked in order.
-pub(crate) struct Filler {
-    starts: Vec<u32>,
-    bits: u32,
-}
+    fn start(&self, number: usize) -> Option<usize> {
+        let blocks = <[U32]>::ref_from_bytes(&self.blocks).unwrap_or_default();
+        let block = blocks.get(number >> self.block_bits)?;
+        Some(block.get() as usize + usize::from(*self.distances.get(number)?))
+    }
 
-// === impl Filler ===
-
-impl Filler {
-    pub(crate) fn push(&mut self, prefix: u64, index: u32) {
-        let number = bucket_number(prefix, self.bits);
-        while self.starts.len() <= number {
-            self.starts.push(index);
+    /// `None`: a block holds too many.
+    fn filled(
+        prefixes: impl Iterator<Item = u64>,
+        count: usize,
+        prefix_bits: u32,
+        block_bits: u32,
+    ) -> Option<Self> {
+        let bits = (count as u64).max(1).ilog2().min(prefix_bits);
+        let starts = (1 << bits) + 1;
+        let mut blocks = zeroed(size_of::<U32>() * ((starts >> block_bits) + 1));
+        let mut distances = zeroed(starts);
+        let block_starts = <[U32]>::mut_from_bytes(&mut blocks).unwrap_or_default();
+        let ends = prefixes.map(|prefix| bucket_number(prefix, bits) + 1).chain([starts]);
+        let (mut number, mut block) = (0, 0);
+        // Every bucket up to the entry's own that has no start yet begins at the entry.
+        for (index, end) in ends.enumerate() {
+            for (distance, number) in distances.get_mut(number..end)?.iter_mut().zip(number..) {
+                if number.trailing_zeros() >= block_bits {
+                    block = index;
+                    *block_starts.get_mut(number >> block_bits)? = U32::new(index as u32);
+                }
+                *distance = u8::try_from(index - block).ok()?;
+            }
+            number = number.max(end);
         }
+        Some(Self { blocks, distances, bits, block_bits })
     }
+}
 
-    pub(crate) fn finish(mut self, entries: u32) -> Directory {
-        self.starts.resize((1 << self.bits) + 1, entries);
-        Directory { starts: self.starts.into(), bits: self.bits }
-    }
+fn zeroed(bytes: usize) -> Buffer {
+    Buffer::zeroed(bytes).unwrap_or_else(|_| vec![0; bytes].into())
 }
 
 /// The record with this digest, in its bucket of one or two (seldom more).
@@ -72,7 +111,9 @@ pub(crate) fn position<'t>(
 ) -> Option<&'t Record> {
     let bucket = records.get(range)?;
     match bucket.len() {
-        0..=16 => bucket.iter().find(|r| r.digest == *digest),
+        0..=16 => {
+            bucket.iter().find(|r| prefix(&r.digest) == prefix(digest) && r.digest == *digest)
+        }
         _ => bucket.get(bucket.binary_search_by(|r| r.digest.cmp(digest)).ok()?),
     }
 }
@@ -83,4 +124,38 @@ fn bucket_number(prefix: u64, bits: u32) -> usize {
 
 pub(crate) fn prefix(digest: &[u8; 32]) -> u64 {
     digest.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_prefix_leads_to_its_entries_however_they_are_spread() {
+        let spread = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut lists: Vec<Vec<u64>> = vec![
+            vec![],
+            vec![0],
+            vec![u64::MAX],
+            vec![0, u64::MAX],
+            (0..5_000).map(spread).collect(),
+            // All in one block of buckets, and far more than a distance can say.
+            (0..5_000).collect(),
+            (0..5_000).map(|n| u64::MAX - n).collect(),
+            (0..300).chain((0..300).map(|n| (1 << 63) + n)).collect(),
+        ];
+        for list in &mut lists {
+            list.sort_unstable();
+            let directory = Directory::of(list.iter().copied(), list.len(), 64);
+            for (index, prefix) in list.iter().enumerate() {
+                assert!(directory.bucket(*prefix).contains(&index), "{index} of {}", list.len());
+            }
+            let mut end = 0;
+            for prefix in (0..=256u64).map(|n| n.rotate_right(8)) {
+                let bucket = directory.bucket(prefix);
+                assert!(bucket.start >= end.min(bucket.start) && bucket.end <= list.len());
+                end = bucket.start;
+            }
+        }
+    }
 }

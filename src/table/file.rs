@@ -1,6 +1,7 @@
 //! [`Table`] and [`Patch`]: values that exist only of verified bytes. Imports core only.
 
 use super::body::{Body, Counts};
+use super::buffer::Buffer;
 use super::envelope::Envelope;
 use super::keyset::Entry;
 use super::manifest::{Kind, Manifest};
@@ -44,7 +45,7 @@ impl Default for Bounds {
 impl File {
     /// In this order: bound, frame, signatures, and only then the manifest, the hash of the body,
     /// its structure. Nothing but the frame is looked at before the signatures hold.
-    fn open(file: Vec<u8>, kind: Kind, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
+    fn open(file: Buffer, kind: Kind, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
         let bytes = file.len() as u64;
         if bytes > bounds.max_bytes {
             return Err(Refusal::TooLarge { bytes, limit: bounds.max_bytes });
@@ -108,8 +109,8 @@ fn check_counts(manifest: &Manifest, body: &Body) -> Result<(), Refusal> {
 
 impl Table {
     /// Verifies `file` and takes it over: the buffer that was read is the one that is used.
-    pub fn open(file: Vec<u8>, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
-        File::open(file, Kind::Table, trust, bounds).map(Self)
+    pub fn open(file: impl Into<Buffer>, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
+        File::open(file.into(), Kind::Table, trust, bounds).map(Self)
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -152,8 +153,8 @@ impl Table {
 
 impl Patch {
     /// Verifies `file` and takes it over.
-    pub fn open(file: Vec<u8>, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
-        File::open(file, Kind::Patch, trust, bounds).map(Self)
+    pub fn open(file: impl Into<Buffer>, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
+        File::open(file.into(), Kind::Patch, trust, bounds).map(Self)
     }
 
     pub fn manifest(&self) -> &Manifest {

@@ -9,7 +9,7 @@ use super::super::keeper::{Failure, Outcome, Terms};
 use super::super::lower_priority;
 use super::super::source::{Contents, PathSource, Seen};
 use super::{Event, Feed, Loop, PATIENCE, forget, nanos};
-use crate::table::{Patch, Table};
+use crate::table::{Buffer, Patch, Table};
 use crate::telemetry::control::Artefact;
 
 /// Between two tries of something that was refused for the time of day.
@@ -228,7 +228,7 @@ impl Loop {
 fn open<T>(
     source: &PathSource,
     wall_ms: u64,
-    verify: impl FnOnce(Vec<u8>) -> Result<T, Failure>,
+    verify: impl FnOnce(Buffer) -> Result<T, Failure>,
 ) -> (Result<T, Failure>, Option<Seen>) {
     match source.read(wall_ms) {
         Ok(Contents { bytes, seen }) => (verify(bytes), Some(seen)),

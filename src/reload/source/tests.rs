@@ -14,7 +14,7 @@ fn source(path: &Path) -> PathSource {
 fn take(source: &mut PathSource) -> Vec<u8> {
     let contents = source.read(LATER).unwrap();
     source.processed(contents.seen);
-    contents.bytes
+    contents.bytes.to_vec()
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_directory_holds_one() {
     fs::write(dir.path().join("a.kgt"), "a").unwrap();
     fs::write(dir.path().join(".b.kgt"), "temporary").unwrap();
     fs::write(dir.path().join("p.kgp"), "patch").unwrap();
-    assert_eq!(source.read(LATER).unwrap().bytes, b"a");
+    assert_eq!(source.read(LATER).unwrap().bytes[..], *b"a");
     fs::write(dir.path().join("b.kgt"), "b").unwrap();
     let several = source.read(LATER).unwrap_err();
     assert_eq!(several.reason(), "several");

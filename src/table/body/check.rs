@@ -127,7 +127,6 @@ impl Body {
     ) -> Result<(Directory, Counts), Refusal> {
         let records = self.records();
         let (orgs, texts) = (self.bytes(Section::Orgs), self.bytes(Section::Texts));
-        let mut directory = Directory::filler(records.len(), 64);
         let mut by_grant = vec![0u32; grants.len()];
         let mut before: Option<&[u8; 32]> = None;
         let mut last_text: Option<u32> = None;
@@ -135,7 +134,6 @@ impl Body {
             let bad = |what| out_of_range(what, "record", index);
             order(before, &record.digest, "record", index)?;
             before = Some(&record.digest);
-            directory.push(prefix(&record.digest), index as u32);
             let uses = by_grant.get_mut(record.grant.get() as usize).ok_or_else(|| bad("grant"))?;
             *uses += 1;
             if !starts_string(orgs, record.org.get()) {
@@ -154,7 +152,8 @@ impl Body {
         for ((status, kind), uses) in grants.iter().zip(by_grant) {
             counts.add(*status, *kind, uses.into());
         }
-        Ok((directory.finish(records.len() as u32), counts))
+        let prefixes = records.iter().map(|record| prefix(&record.digest));
+        Ok((Directory::of(prefixes, records.len(), 64), counts))
     }
 
     pub(super) fn check_pairs(&self) -> Result<Directory, Refusal> {
@@ -167,7 +166,6 @@ impl Body {
             });
         }
         let records = self.records().len();
-        let mut directory = Directory::filler(entries.len(), 32);
         let mut before = None;
         for (index, entry) in entries.iter().enumerate() {
             let key = (entry.tag.get(), entry.record.get());
@@ -176,9 +174,9 @@ impl Body {
             if entry.record.get() as usize >= records {
                 return Err(out_of_range("record", "pair", index));
             }
-            directory.push(u64::from(entry.tag.get()) << 32, index as u32);
         }
-        Ok(directory.finish(entries.len() as u32))
+        let tags = entries.iter().map(|entry| u64::from(entry.tag.get()) << 32);
+        Ok(Directory::of(tags, entries.len(), 32))
     }
 
     pub(super) fn check_removals(&self) -> Result<(), Refusal> {
