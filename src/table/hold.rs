@@ -1,29 +1,55 @@
 //! What a patch forbids outlives the patch: its removals and restrictions stay in force over every
 //! table whose publisher did not know of it. A key may then do only what both allow.
 //! Imports core only.
+//!
+//! What patches say against a key is looked up by its id, and held against a record when a look-up
+//! meets it: so a patch costs its own size, whatever the size of the table.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::body::Found;
 use super::file::Patch;
-use super::keyset::KeySet;
 use crate::core::{
     Digest, Environment, Grant, KeyId, Limit, NetworkSet, Permission, PermissionSet, Status,
 };
 
+/// Everything that patches say against keys.
+#[derive(Debug, Default)]
+pub(crate) struct Hold {
+    removed: HashSet<Digest, ByDigest>,
+    /// Digests of what is stated.
+    stated: HashSet<Digest, ByDigest>,
+    keys: HashMap<KeyId, Against>,
+}
+
 /// What became of one record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Held {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Held<'h> {
+    Free,
     Removed,
-    Restricted { grant: Grant, expires: Option<u64> },
+    Restricted { grant: &'h Grant, expires: Option<u64> },
 }
 
 /// Everything that patches say against one key.
-#[derive(Default)]
-struct Against<'p> {
+#[derive(Debug, Default)]
+struct Against {
     whole: bool,
-    stated: Vec<(&'p Grant, Option<u64>)>,
+    stated: Vec<(Grant, Option<u64>)>,
+    met: Met,
+}
+
+/// The records of one key that were met, one or two of them, as a list that grows without a lock.
+#[derive(Debug, Default)]
+struct Met(OnceLock<Box<(Left, Self)>>);
+
+/// What is left of a record's grant.
+#[derive(Debug)]
+struct Left {
+    digest: Digest,
+    /// `None`: all of it.
+    allowed: Option<(Grant, Option<u64>)>,
 }
 
 /// Digests are uniform already: their first bytes are a good hash.
@@ -50,52 +76,88 @@ impl Hasher for First8 {
     }
 }
 
-/// The records of `set` that `patches` forbid or restrict. Walks the whole table once.
-pub(crate) fn restrict(set: &KeySet, patches: &[Arc<Patch>]) -> HashMap<Digest, Held, ByDigest> {
-    let mut digests: HashSet<[u8; 32]> = HashSet::new();
-    let mut keys: HashMap<KeyId, Against<'_>> = HashMap::new();
-    for body in patches.iter().map(|patch| patch.body()) {
-        for removal in body.removals() {
-            digests.insert(removal.digest);
-            if removal.whole == 1 {
-                keys.entry(KeyId::from_checked(removal.id)).or_default().whole = true;
-            }
-        }
-        for found in body.iter() {
-            let view = found.view();
-            keys.entry(view.id).or_default().stated.push((view.grant, view.expires));
-        }
-    }
-    let mut out = HashMap::default();
-    for found in set.raw_iter() {
-        let held = if digests.contains(&found.record.digest) {
-            Held::Removed
-        } else {
-            match keys.get(&found.id()) {
-                None => continue,
-                Some(against) if against.whole => Held::Removed,
-                Some(against) => {
-                    let view = found.view();
-                    let mut grant = view.grant.clone();
-                    let mut expires = view.expires;
-                    for (stated, until) in &against.stated {
-                        match meet(&grant, stated) {
-                            Some(both) => grant = both,
-                            // Nothing is allowed by both: refused as disabled would be.
-                            None => grant.status = grant.status.max(Status::Disabled),
-                        }
-                        expires = earlier(expires, *until);
-                    }
-                    if grant == *view.grant && expires == view.expires {
-                        continue;
-                    }
-                    Held::Restricted { grant, expires }
+// === impl Hold ===
+
+impl Hold {
+    pub(crate) fn of(patches: &[Arc<Patch>]) -> Self {
+        let mut hold = Self::default();
+        for body in patches.iter().map(|patch| patch.body()) {
+            for removal in body.removals() {
+                hold.removed.insert(Digest(removal.digest));
+                if removal.whole == 1 {
+                    hold.keys.entry(KeyId::from_checked(removal.id)).or_default().whole = true;
                 }
             }
-        };
-        out.insert(found.digest(), held);
+            for found in body.iter() {
+                hold.stated.insert(found.digest());
+                let view = found.view();
+                let against = hold.keys.entry(view.id).or_default();
+                against.stated.push((view.grant.clone(), view.expires));
+            }
+        }
+        hold
     }
-    out
+
+    /// Every secret that is removed or stated, each once.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = &Digest> {
+        self.removed.union(&self.stated)
+    }
+
+    /// What is left of a record in force.
+    pub(crate) fn against(&self, found: Found<'_>) -> Held<'_> {
+        if self.removed.contains(&found.digest()) {
+            return Held::Removed;
+        }
+        match self.keys.get(&found.id()) {
+            None => Held::Free,
+            Some(against) if against.whole => Held::Removed,
+            Some(against) => match against.met.left(found, &against.stated) {
+                None => Held::Free,
+                Some((grant, expires)) => Held::Restricted { grant, expires: *expires },
+            },
+        }
+    }
+}
+
+// === impl Met ===
+
+impl Met {
+    fn left(
+        &self,
+        found: Found<'_>,
+        stated: &[(Grant, Option<u64>)],
+    ) -> Option<&(Grant, Option<u64>)> {
+        let digest = found.digest();
+        let mut at = self;
+        loop {
+            let (left, next) =
+                &**at.0.get_or_init(|| Box::new((Left::of(found, stated), Self::default())));
+            if left.digest == digest {
+                return left.allowed.as_ref();
+            }
+            at = next;
+        }
+    }
+}
+
+// === impl Left ===
+
+impl Left {
+    fn of(found: Found<'_>, stated: &[(Grant, Option<u64>)]) -> Self {
+        let view = found.view();
+        let mut grant = view.grant.clone();
+        let mut expires = view.expires;
+        for (stated, until) in stated {
+            match meet(&grant, stated) {
+                Some(both) => grant = both,
+                // Nothing is allowed by both: refused as disabled would be.
+                None => grant.status = grant.status.max(Status::Disabled),
+            }
+            expires = earlier(expires, *until);
+        }
+        let is_all = grant == *view.grant && expires == view.expires;
+        Self { digest: found.digest(), allowed: (!is_all).then_some((grant, expires)) }
+    }
 }
 
 /// The grant that allows what both allow. `None`: they have nothing in common.

@@ -1,12 +1,11 @@
 //! The keys in force: a table, the patch over it, and the restrictions of patches that neither of
 //! them includes yet. Imports core only.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::body::{Counts, Found};
 use super::file::{Patch, Table};
-use super::hold::{self, Held};
+use super::hold::{Held, Hold};
 use crate::core::{Digest, KeyId, KeySpec, KeyView, Keys, Kind, OrgId, PairLookup, Status};
 
 /// What a snapshot holds for look-ups. Made when something is put in force, never per request.
@@ -14,7 +13,7 @@ use crate::core::{Digest, KeyId, KeySpec, KeyView, Keys, Kind, OrgId, PairLookup
 pub struct KeySet {
     table: Arc<Table>,
     patch: Option<Arc<Patch>>,
-    held: HashMap<Digest, Held, hold::ByDigest>,
+    hold: Option<Hold>,
     held_patches: usize,
     refuse_from: Option<u64>,
     counts: Counts,
@@ -52,27 +51,21 @@ impl KeySet {
             }
             patch.iter().for_each(|found| counts.give(found.view().grant.status, found.kind()));
         }
-        let mut set = Self {
-            table,
-            patch,
-            held: HashMap::default(),
-            held_patches: held.len(),
-            refuse_from,
-            counts,
-        };
-        if !held.is_empty() {
-            let map = hold::restrict(&set, held);
-            for (digest, held) in &map {
-                if let Some(found) = set.unheld(digest) {
-                    counts.take(found);
-                    if let Held::Restricted { grant, .. } = held {
+        let hold = (!held.is_empty()).then(|| Hold::of(held));
+        let mut set = Self { table, patch, hold, held_patches: held.len(), refuse_from, counts };
+        for digest in set.hold.iter().flat_map(Hold::digests) {
+            if let Some(found) = set.unheld(digest) {
+                match set.held(found) {
+                    Held::Free => {}
+                    Held::Removed => counts.take(found),
+                    Held::Restricted { grant, .. } => {
+                        counts.take(found);
                         counts.give(grant.status, grant.kind);
                     }
                 }
             }
-            set.held = map;
-            set.counts = counts;
         }
+        set.counts = counts;
         set
     }
 
@@ -99,7 +92,8 @@ impl KeySet {
         self.held_patches
     }
 
-    /// Records by the state of their key, patch and restrictions counted in.
+    /// Records by the state of their key, patch and restrictions counted in (but not that a held
+    /// patch is also against secrets which it does not name).
     pub fn counts(&self) -> Counts {
         self.counts
     }
@@ -150,17 +144,15 @@ impl KeySet {
 
     /// The view in force of a record.
     fn view<'k>(&'k self, found: Found<'k>) -> Option<KeyView<'k>> {
-        let view = found.view();
-        if self.held.is_empty() {
-            return Some(view);
+        match self.held(found) {
+            Held::Free => Some(found.view()),
+            Held::Removed => None,
+            Held::Restricted { grant, expires } => Some(KeyView { grant, expires, ..found.view() }),
         }
-        match self.held.get(&found.digest()) {
-            None => Some(view),
-            Some(Held::Removed) => None,
-            Some(Held::Restricted { grant, expires }) => {
-                Some(KeyView { grant, expires: *expires, ..view })
-            }
-        }
+    }
+
+    fn held(&self, found: Found<'_>) -> Held<'_> {
+        self.hold.as_ref().map_or(Held::Free, |hold| hold.against(found))
     }
 
     fn entry<'k>(&'k self, found: Found<'k>) -> Option<Entry<'k>> {
