@@ -257,6 +257,8 @@ pub struct TableConfig {
     pub audience: Box<str>,
     /// SPKI Ed25519 public keys (32 raw bytes each), none of small order, all canonical.
     pub trusted_signers: Vec<[u8; 32]>,
+    /// The files that they were read from. A change of one is a change of the configuration.
+    pub signer_files: Vec<PathBuf>,
     pub required_signers: usize,
     /// Remembers the highest serial taken; `None`: only `min_serial` guards against rollback.
     pub state_file: Option<PathBuf>,

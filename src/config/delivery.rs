@@ -1,5 +1,6 @@
 //! `[table]`: where tables and patches come from, and which are taken.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
@@ -22,7 +23,7 @@ pub(super) fn table(section: &Section<'_>) -> Option<TableConfig> {
         false => section.reader().resolve(text).map(TableSource::Path),
     });
     let audience = audience(section);
-    let trusted_signers = signers(section);
+    let (trusted_signers, signer_files) = signers(section);
     let required = section.integer("required_signers", 1, 1..=16) as usize;
     if !trusted_signers.is_empty() && required > trusted_signers.len() {
         let known = trusted_signers.len();
@@ -50,6 +51,7 @@ pub(super) fn table(section: &Section<'_>) -> Option<TableConfig> {
     let table = TableConfig {
         patch,
         trusted_signers,
+        signer_files,
         required_signers: required,
         state_file,
         min_serial,
@@ -120,7 +122,8 @@ fn audience(section: &Section<'_>) -> Option<Box<str>> {
     })
 }
 
-fn signers(section: &Section<'_>) -> Vec<[u8; 32]> {
+/// The keys, and the files that some of them come from.
+fn signers(section: &Section<'_>) -> (Vec<[u8; 32]>, Vec<PathBuf>) {
     let texts = section.texts("trusted_signers");
     if !section.has("trusted_signers") || (texts.is_empty() && is_empty_list(section)) {
         section.fault(
@@ -131,8 +134,9 @@ fn signers(section: &Section<'_>) -> Vec<[u8; 32]> {
         );
     }
     let mut keys: Vec<[u8; 32]> = Vec::new();
+    let mut files = Vec::new();
     for text in &texts {
-        for key in signer(section, text) {
+        for key in signer(section, text, &mut files) {
             if keys.contains(key.as_bytes()) {
                 let problem = Problem::new(format!("signer {} is listed twice", key.id()));
                 section.reader().fault(&text.place, problem);
@@ -141,7 +145,7 @@ fn signers(section: &Section<'_>) -> Vec<[u8; 32]> {
             }
         }
     }
-    keys
+    (keys, files)
 }
 
 fn is_empty_list(section: &Section<'_>) -> bool {
@@ -150,7 +154,7 @@ fn is_empty_list(section: &Section<'_>) -> bool {
 }
 
 /// The value is not shown: it could be a private key that somebody pasted.
-fn signer(section: &Section<'_>, text: &Text) -> Vec<SignerKey> {
+fn signer(section: &Section<'_>, text: &Text, files: &mut Vec<PathBuf>) -> Vec<SignerKey> {
     let reader = section.reader();
     if text.text.starts_with("ed25519:") || text.text.contains("-----BEGIN") {
         let parsed = match text.text.strip_prefix("ed25519:") {
@@ -172,6 +176,7 @@ fn signer(section: &Section<'_>, text: &Text) -> Vec<SignerKey> {
         problem.hint("`keygatectl signer new` makes a signer and its public key")
     };
     let read = reader.read(&path).map_err(unreadable);
+    files.push(path.clone());
     let keys = read.and_then(|bytes| {
         let pem = String::from_utf8_lossy(&bytes);
         SignerKey::from_pem(&pem).map_err(|e| Problem::new(format!("the key in {shown} {e}")))

@@ -31,7 +31,8 @@ use crate::table::KeySet;
 use crate::telemetry::Metrics;
 use crate::telemetry::control::Artefact;
 
-/// From something complete to a look: what comes in a burst is seen in one look.
+/// Between two looks. The first change is looked at at once: a revocation must not wait. What comes
+/// in a burst behind it is seen in one look.
 const COALESCE: Duration = Duration::from_millis(3);
 
 /// The same where it is hardly our business: somebody else's file in the directory.
@@ -125,6 +126,8 @@ pub(super) struct Loop {
 struct Timers {
     /// A look because something is whole.
     look: Option<u64>,
+    /// The last look of any kind was then.
+    looked: u64,
     /// A look because a writer paused.
     quiet: Option<u64>,
     /// Somebody writes in place since then and has not closed.
@@ -199,7 +202,8 @@ impl Loop {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { config, keeper, terms, clock, metrics, store, .. } = parts;
         let wakes = parts.wakes.clone();
-        let files = Files::new(&parts.config_file, parts.hooks, clock.now().unix_ms);
+        let files =
+            Files::new(&parts.config_file, &config.signer_files, parts.hooks, clock.now().unix_ms);
         let mut reload = Self {
             config,
             keeper,
@@ -252,6 +256,7 @@ impl Loop {
     fn stirred(&mut self) {
         let bits = self.wakes.take();
         let now = self.clock.now().mono_ns;
+        let looked = self.timers.looked;
         // The first of a burst sets the time; what follows must not put the look off.
         let mut look_at = |at: u64| {
             self.timers.look = Some(self.timers.look.map_or(at, |due| due.min(at)));
@@ -260,7 +265,7 @@ impl Loop {
             look_at(now + nanos(ELSEWHERE));
         }
         if bits & Wakes::COMPLETE != 0 {
-            look_at(now + nanos(COALESCE));
+            look_at(now.max(looked + nanos(COALESCE)));
             self.timers.writing = None;
             self.timers.quiet = None;
         } else if bits & Wakes::PARTIAL != 0 {
@@ -290,6 +295,7 @@ impl Loop {
                 self.timers.writing = None;
                 self.look(Look::Final);
             }
+            self.timers.looked = self.clock.now().mono_ns;
         }
         if self.timers.tick <= now {
             self.timers.tick = now + nanos(TICK);

@@ -37,6 +37,7 @@ mod proto_upstream;
 mod proto_ws;
 mod protocols;
 mod readme;
+mod recipes;
 mod recorder;
 mod samples;
 #[allow(dead_code, reason = "a vocabulary; not every word is in use at every time")]

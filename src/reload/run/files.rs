@@ -15,7 +15,8 @@ use crate::telemetry::control::Attempt;
 
 /// The files beside table and patch.
 pub(super) struct Files {
-    config: PathSource,
+    /// The configuration, and what it is read together with: the keys of trusted signers.
+    config: Vec<PathSource>,
     reconfigure: Box<dyn FnMut() -> Result<Reconfigured, String> + Send>,
     hooks: Vec<WatchedFiles>,
 }
@@ -46,8 +47,6 @@ impl Loop {
                 return;
             }
         };
-        control.config_reloads(Attempt::Succeeded).increment(1);
-        control.config_reload_successful.set(1);
         let mut needs_restart = new.needs_restart;
         needs_restart.extend(take_over(&mut self.config, &new.table));
         // Whoever compared the whole configuration has named those of the table as well.
@@ -74,8 +73,15 @@ impl Loop {
         }
         self.swap(Some((new.settings, new.route_slots)));
         tracing::info!(serial = self.keeper.table().map(|t| t.serial()), "configuration in force");
-        let loaded_at = Some(Time { unix_ms: self.clock.now().unix_ms });
+        let now = self.clock.now().unix_ms;
+        let loaded_at = Some(Time { unix_ms: now });
         self.keeper.show_config(ConfigStatus { loaded_at, error: None, needs_restart });
+        self.files.read_with_config(&self.config.signer_files, now);
+        self.watch.watches(self.watched());
+        // Counted when all of it is in force, for whoever waits for that.
+        let control = self.metrics.control();
+        control.config_reload_successful.set(1);
+        control.config_reloads(Attempt::Succeeded).increment(1);
         self.timers.table_poll = 0;
         self.timers.patch_poll = 0;
     }
@@ -87,10 +93,9 @@ impl Loop {
                 (files.changed)();
             }
         }
-        if note(std::slice::from_mut(&mut self.files.config), wall_ms) {
-            tracing::info!("the configuration file changed");
+        if note(&mut self.files.config, wall_ms) {
+            tracing::info!("the configuration or a file of a trusted signer changed");
             self.reconfigure();
-            self.watch.watches(self.watched());
         }
     }
 }
@@ -99,24 +104,40 @@ impl Loop {
 
 impl Files {
     /// What is there now is what was loaded at start.
-    pub(super) fn new(config_file: &Path, hooks: Hooks, wall_ms: u64) -> Self {
-        let source = |path: &Path| PathSource::new(path, "", u64::MAX);
+    pub(super) fn new(config_file: &Path, signers: &[PathBuf], hooks: Hooks, wall_ms: u64) -> Self {
         let watched = |hook: FileHook| WatchedFiles {
             paths: hook.paths.iter().map(|path| source(path)).collect(),
             changed: hook.changed,
         };
         let mut files = Self {
-            config: source(config_file),
+            config: vec![source(config_file)],
             reconfigure: hooks.reconfigure,
             hooks: hooks.files.into_iter().map(watched).collect(),
         };
         files.take_note(wall_ms);
+        files.read_with_config(signers, wall_ms);
         files
+    }
+
+    /// The configuration was read, and these with it.
+    fn read_with_config(&mut self, signers: &[PathBuf], wall_ms: u64) {
+        let file = self.config.first().map(|config| config.path().to_owned());
+        let stays = |source: &PathSource| {
+            Some(source.path()) == file.as_deref() || signers.iter().any(|s| s == source.path())
+        };
+        self.config.retain(stays);
+        for path in signers {
+            if !self.config.iter().any(|source| source.path() == path) {
+                let mut new = [source(path)];
+                note(&mut new, wall_ms);
+                self.config.extend(new);
+            }
+        }
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
         let hooks = self.hooks.iter().flat_map(|files| &files.paths);
-        hooks.chain([&self.config]).map(|source| source.path().to_owned())
+        hooks.chain(&self.config).map(|source| source.path().to_owned())
     }
 
     /// Tells everybody that their files are to be read again.
@@ -128,11 +149,15 @@ impl Files {
 
     /// What is there now counts as seen.
     pub(super) fn take_note(&mut self, wall_ms: u64) {
-        note(std::slice::from_mut(&mut self.config), wall_ms);
+        note(&mut self.config, wall_ms);
         for files in &mut self.hooks {
             note(&mut files.paths, wall_ms);
         }
     }
+}
+
+fn source(path: &Path) -> PathSource {
+    PathSource::new(path, "", u64::MAX)
 }
 
 /// Whether any of these may have another content than when this was last asked. A file that cannot
