@@ -6,6 +6,7 @@ mod memory;
 mod orders;
 mod start;
 mod urls;
+mod vectors;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

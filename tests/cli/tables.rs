@@ -1,8 +1,11 @@
 //! Tables and patches as `keygatectl` makes them, read with the eyes of a sidecar.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use keygate::core::{Digest, Keys, PairLookup, Status};
+use keygate::table::Refusal;
 use serde_json::json;
 
 use crate::support::{Room, holder};
@@ -262,6 +265,47 @@ fn verify_tells_faults_apart_by_exit_code() {
     assert_eq!(codes.get(&66), Some(&"missing"));
     assert_eq!(room.run(&["table", "verify", "good.kgt"]).code, 64, "trust must be said");
     assert_eq!(room.run(&["table", "verify", "good.kgt", "--any-signer"]).code, 0);
+}
+
+/// Every file of tests/data/table/bad: the reason beside it, by its exit code, after the table that it
+/// names.
+#[test]
+fn every_reason_has_its_exit_code() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/table");
+    let room = Room::new();
+    let mut seen = BTreeSet::new();
+    for entry in fs::read_dir(folder.join("bad")).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_none_or(|e| e == "txt") {
+            continue;
+        }
+        let why = fs::read_to_string(file.with_extension("txt")).unwrap();
+        let (head, _) = why.split_once(": ").unwrap();
+        let (reason, given) = head.split_once(" (").unwrap_or((head, ""));
+        let path = |name: &str| folder.join(name).display().to_string();
+        let mut verify = vec!["table".to_owned(), "verify".into(), file.display().to_string()];
+        verify.extend(["--audience", "test", "--max-bytes", "16384", "--signer"].map(String::from));
+        verify.push(path("signer-1.pem"));
+        match given {
+            "" => {}
+            "after good/basic.kgt)" => verify.extend(["--after".into(), path("good/basic.kgt")]),
+            _ => verify.extend([
+                "--signer".into(),
+                path("signer-2.pem"),
+                "--required".into(),
+                "2".into(),
+            ]),
+        }
+        let ran = room.run(&verify.iter().map(String::as_str).collect::<Vec<_>>());
+        let (_, code) = Refusal::REASONS.iter().find(|(word, _)| *word == reason).unwrap();
+        assert_eq!(ran.code, i32::from(*code), "{}: {}", file.display(), ran.stderr);
+        assert!(ran.stderr.starts_with("error: "), "{}", ran.stderr);
+        seen.insert(reason.to_owned());
+    }
+    let all = Refusal::REASONS.iter().map(|(word, _)| (*word).to_owned());
+    let missing: Vec<_> = all.filter(|word| !seen.contains(word)).collect();
+    // Nine publishers who do not know of one another: a sidecar's matter.
+    assert_eq!(missing, ["hold_full"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `keygatectl table verify`: each fault has an exit code of its own.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -11,8 +12,14 @@ use super::super::publish;
 use super::super::session::Session;
 use super::super::signer::{load_public, table_key};
 use super::super::time;
+use crate::core::Now;
 use crate::table::manifest::Kind;
-use crate::table::{Bounds, Manifest, Patch, PublicKey, Refusal, Table, Trust};
+use crate::table::{
+    Accepted, Bounds, Desk, Manifest, Patch, PublicKey, Refusal, Rules, Table, Trust,
+};
+
+/// What is in force may have expired since.
+const BEFORE: Now = Now { unix_ms: 0, mono_ns: 0 };
 
 #[derive(Debug, clap::Args)]
 pub struct Verify {
@@ -31,9 +38,9 @@ pub struct Verify {
     /// Name of the deployment
     #[arg(long, value_name = "NAME", required_unless_present = "any_signer")]
     pub audience: Option<String>,
-    /// The table that a patch must be over
-    #[arg(long, value_name = "FILE")]
-    pub base: Option<PathBuf>,
+    /// Table in force, which FILE is to follow: a patch must be over it
+    #[arg(long, visible_alias = "base", value_name = "TABLE")]
+    pub after: Option<PathBuf>,
     /// Refuse a serial below this
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub min_serial: u64,
@@ -85,36 +92,45 @@ impl Verify {
         let trust = self.trust()?;
         let bounds = Bounds { max_bytes: self.max_bytes };
         let file = files::read(path, self.max_bytes)?;
-        let kind = publish::head(path)?.kind;
-        let (manifest, signed_by) = match kind {
+        let now = Now { unix_ms: session.now().saturating_mul(1000), mono_ns: 0 };
+        // The same rules, in the same order, as in a sidecar.
+        let mut desk = Desk::new(Rules::default());
+        if let Some(after) = &self.after {
+            let before = files::read(after, self.max_bytes)?;
+            Table::open(before, &trust, &bounds)
+                .and_then(|table| desk.offer_table(Arc::new(table), BEFORE))
+                .map_err(|e| Error::refused(after, e))?;
+        }
+        desk.set_rules(Rules { min_serial: self.min_serial, ..Rules::default() });
+        match self.wanted()? {
             Kind::Table => {
-                let table = Table::open(file, &trust, &bounds).map_err(refused)?;
-                (table.manifest().clone(), table.signed_by().to_vec())
+                let table = Arc::new(Table::open(file, &trust, &bounds).map_err(refused)?);
+                desk.offer_table(Arc::clone(&table), now).map_err(refused)?;
+                Ok((table.manifest().clone(), table.signed_by().to_vec()))
             }
             Kind::Patch => {
-                let patch = Patch::open(file, &trust, &bounds).map_err(refused)?;
-                if let Some(base) = &self.base {
-                    let table = Table::open(files::read(base, self.max_bytes)?, &trust, &bounds)
-                        .map_err(|e| Error::refused(base, e))?;
-                    if !patch.is_over(&table) {
+                let patch = Arc::new(Patch::open(file, &trust, &bounds).map_err(refused)?);
+                match desk.offer_patch(Arc::clone(&patch), now).map_err(refused)? {
+                    Accepted::Restricted(refusal) => Err(refused(refusal)),
+                    // With --after it has to fit now, not when another table has come.
+                    Accepted::Held if self.after.is_some() => {
                         let serial = patch.manifest().base.map_or(0, |base| base.serial);
-                        let why = "the one given with --base is another";
-                        return Err(refused(Refusal::Base { base: serial, why }));
+                        let why = "the one given with --after is older";
+                        Err(refused(Refusal::Base { base: serial, why }))
                     }
+                    _ => Ok((patch.manifest().clone(), patch.signed_by().to_vec())),
                 }
-                (patch.manifest().clone(), patch.signed_by().to_vec())
             }
-        };
-        if manifest.serial < self.min_serial {
-            let (serial, floor) = (manifest.serial, self.min_serial);
-            return Err(refused(Refusal::Rollback { serial, floor }));
         }
-        if let Some(at) = manifest.expires_at
-            && at <= session.now()
-        {
-            return Err(refused(Refusal::Expired { at }));
+    }
+
+    /// The ending says what a sidecar takes it for; otherwise it is what it says itself.
+    fn wanted(&self) -> Result<Kind> {
+        match self.file.extension().and_then(|e| e.to_str()) {
+            Some("kgt") => Ok(Kind::Table),
+            Some("kgp") => Ok(Kind::Patch),
+            _ => Ok(publish::head(&self.file)?.kind),
         }
-        Ok((manifest, signed_by))
     }
 
     fn trust(&self) -> Result<Trust> {
