@@ -154,7 +154,7 @@ impl Patience {
     pub(crate) fn new(
         worker: &Worker,
         upload: Option<Rc<Progress>>,
-        grpc: bool,
+        silent_upload: bool,
         started: Now,
     ) -> Self {
         let timeouts = &worker.shared.timeouts;
@@ -163,7 +163,7 @@ impl Patience {
             .map_or(u64::MAX, |total| started.mono_ns.saturating_add(total.as_nanos() as u64));
         Self {
             upload,
-            silent_upload: grpc,
+            silent_upload,
             body_ns: timeouts.body.as_nanos() as u64,
             body_rate: worker.shared.caps.body_rate,
             first_byte_ns: timeouts.first_byte.as_nanos() as u64,

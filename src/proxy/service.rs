@@ -76,7 +76,9 @@ async fn handle(
         Err(response) => return response,
     };
     let Cleared { request, mut after, stream, upload } = cleared;
-    let patience = Patience::new(&worker, upload.clone(), grpc, record.started());
+    // A claim alone must not lift the deadlines: over HTTP/1.1 there is no gRPC to wait for.
+    let silent = grpc && worker.upstream_is_http2();
+    let patience = Patience::new(&worker, upload.clone(), silent, record.started());
     let sent =
         exchange::send(&worker, request, &stream, &patience, &client.address, &mut record).await;
     let (response, lease) = match sent {

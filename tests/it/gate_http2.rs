@@ -4,12 +4,14 @@
 
 use std::io::Write;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::gate::{Gate, READER, expect_request};
+use crate::support::h2raw::H2;
 use crate::support::tools;
-use crate::support::upstream::{Upstream, answer};
+use crate::support::upstream::{Step, Upstream, answer};
 
 fn probe(gate: &Gate, cases: &[Value]) -> Vec<Value> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/py/h2_probe.py");
@@ -237,4 +239,28 @@ fn a_padded_key_does_not_reach_the_upstream() {
         assert!(got["body"].as_str().unwrap().contains("bad_header"), "{case}: {got}");
     }
     assert!(upstream.take().is_empty());
+}
+
+/// A content type is the client's word: it must not lift the deadlines of a request that cannot be
+/// gRPC, or anybody could hold every connection to an HTTP/1.1 service with a few bytes.
+#[test]
+fn claiming_to_be_grpc_does_not_lift_the_deadlines() {
+    let upstream = Upstream::answering(|_| vec![Step::Drain]);
+    let limits = "[timeouts]\nbody = \"300ms\"\nfirst_byte = \"300ms\"\n";
+    let gate = Gate::before(&upstream).also(limits).start();
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/public/a"),
+        (":authority", "a"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    let mut h2 = H2::connect(gate.address);
+    h2.headers(1, 0, &fields);
+    h2.data(1, 0, b"x");
+    let answer = h2.answer_within(1, Duration::from_secs(5));
+    assert_eq!((answer.status, answer.header_blocks), (Some(200), 1), "trailers-only: {answer:?}");
+    assert!(upstream.wait_closed(1, Duration::from_secs(5)), "the connection is held");
+    assert!(gate.log_soon("\"body_timeout\""), "{}", gate.log());
 }
