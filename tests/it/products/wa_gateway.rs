@@ -1,0 +1,95 @@
+//! wa gateway: Bearer or x-api-key, beside user tokens.
+
+use super::*;
+
+/// As printed on the page.
+const WA_PAGE: [&str; 2] = [
+    "curl https://your-gateway/api/v1/sessions \\\n-H \"Authorization: Bearer wa_...\"",
+    "curl https://your-gateway/api/v1/sessions \\\n-H \"x-api-key: wa_...\"",
+];
+
+#[test]
+fn wa_gateway_as_documented() {
+    let upstream = service();
+    let product = Product::over("wa-gateway", &upstream);
+    let page = |printed: &str, key: &str| {
+        printed.replace("https://your-gateway", &product.url()).replace("wa_...", key)
+    };
+    for printed in WA_PAGE {
+        let answer = product.curl(&page(printed, "wa_example_dashboard"));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let got = upstream.only();
+        assert_eq!(got.first_line(), "GET /api/v1/sessions HTTP/1.1");
+        assert_eq!(
+            identity(&got),
+            [
+                "x-org-id: org_acme",
+                "x-key-id: key_dashboard",
+                "x-key-name: Reporting",
+                "x-permissions: events manage read",
+            ]
+        );
+        assert!(!upstream.saw(b"wa_example"));
+        product.refused(401, "invalid_key", &product.curl(&page(printed, "wa_wrong")));
+        let lacking = product.curl(&page(printed, "wa_example_notifier"));
+        product.refused(403, "insufficient_permission", &lacking);
+        assert!(upstream.take().is_empty());
+    }
+    // "The gateway's endpoints accept either an API key or a user token … no different URLs."
+    let token = WA_PAGE[0].replace("wa_...", "eyJhbGciOiJIUzI1NiJ9.e30.sig");
+    assert_eq!(product.curl(&page(&token, "")).status, 200);
+    let got = upstream.only();
+    assert_eq!(got.all("authorization"), ["Bearer eyJhbGciOiJIUzI1NiJ9.e30.sig"]);
+    assert_eq!(got.all("x-anonymous"), ["true"]);
+}
+
+/// "A key carries a set of permissions. The gateway checks them on every action."
+#[test]
+fn wa_gateway_permissions_and_revocation() {
+    let upstream = service();
+    let product = Product::over("wa-gateway", &upstream);
+    let actions = [
+        ("read", "GET /api/v1/sessions/1/chats"),
+        ("send", "POST /api/v1/sessions/1/messages"),
+        ("send", "DELETE /api/v1/sessions/1/messages/7"),
+        ("manage", "POST /api/v1/sessions"),
+        ("manage", "PUT /api/v1/webhooks/3"),
+    ];
+    for permission in ["read", "send", "manage"] {
+        let name = format!("only {permission}");
+        let created = product.keys(&[
+            "create",
+            "--org",
+            "org_other",
+            "--name",
+            &name,
+            "--permission",
+            permission,
+        ]);
+        let secret = created["secret"].as_str().unwrap().to_owned();
+        assert!(secret.starts_with("wa_") && secret.len() >= 32, "{secret}");
+        let ask = |action: &str| {
+            let request =
+                format!("{action} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {secret}\r\n\r\n");
+            exchange(product.gate.address, request)
+        };
+        for (needs, action) in actions {
+            let answer = ask(action);
+            assert_eq!(
+                answer.status(),
+                if needs == permission { 200 } else { 403 },
+                "{name}: {action}"
+            );
+            if answer.status() == 200 {
+                // "A key belongs to exactly one organization."
+                assert_eq!(upstream.only().all("x-org-id"), ["org_other"]);
+            }
+        }
+        assert!(upstream.take().is_empty());
+        // "Find the key by its name and click Revoke. The key stops working immediately."
+        product.keys(&["revoke", &name]);
+        for (_, action) in actions {
+            assert_eq!(ask(action).status(), 401, "{name} is revoked: {action}");
+        }
+    }
+}
