@@ -28,8 +28,8 @@ REQUEST_FEW, REQUEST_MANY = 200, 1200
 KEYS = 1000
 
 
-def callgrind(argv):
-    return ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", *map(str, argv)]
+def callgrind(argv, options=("--callgrind-out-file=/dev/null",)):
+    return ["valgrind", "--tool=callgrind", *options, *map(str, argv)]
 
 
 def collected(text, what):
@@ -46,13 +46,14 @@ def step(program, name, times):
     return collected(out.stderr, name)
 
 
-def requests(kind, setup, secrets, want, times):
+def requests(kind, setup, secrets, want, times, **options):
     """Instructions of a gateway that lives for so many requests on one connection."""
     bench = kind.bench
     directory = tempfile.mkdtemp(dir=bench.run_dir)
     ports = (procs.free_port(), procs.free_port(), procs.free_port())
     log = os.path.join(directory, "log")
-    process = procs.spawn(callgrind(kind.configure(setup, directory, ports)), procs.PROXY_CORE, log, cwd=directory)
+    command = callgrind(kind.configure(setup, directory, ports), **options)
+    process = procs.spawn(command, procs.PROXY_CORE, log, cwd=directory)
     try:
         procs.wait_port(ports[0], process, log, step=0.1)
         with socket.create_connection(("127.0.0.1", ports[0]), timeout=60) as connection:
