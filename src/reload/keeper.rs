@@ -395,11 +395,18 @@ impl Keeper {
         self.starting = false;
     }
 
-    /// Once a second, and at the end: ages, expiry, the disk, and what could not be written before.
+    /// What is written down and not yet forced to the disk. The caller forces it, and tells
+    /// [`Self::forced`].
+    pub(super) fn take_unforced(&mut self) -> Option<Placed> {
+        self.unforced.take()
+    }
+
+    pub(super) fn forced(&mut self, result: std::io::Result<()>) {
+        self.state.forced(result);
+    }
+
+    /// Once a second, and at the end: ages, expiry, and what could not be written before.
     pub(super) fn tick(&mut self) {
-        if let Some(placed) = self.unforced.take() {
-            self.state.force(placed);
-        }
         if !self.state.is_settled()
             && let Some(placed) = self.write_down()
         {

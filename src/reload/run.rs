@@ -61,6 +61,8 @@ const MANY: u64 = 100_000;
 pub(super) enum Event {
     Census(Option<Census>),
     Fetched(Fetched),
+    /// The state file is on the disk, or is not.
+    Forced(std::io::Result<()>),
     Loaded(Box<TableLoad>),
     Stop,
     /// Look at everything, by force.
@@ -114,6 +116,8 @@ pub(super) struct Loop {
     /// A large table is being loaded; `again`: it changed meanwhile.
     loading: bool,
     again: bool,
+    /// The state file is being forced to the disk.
+    forcing: bool,
     timers: Timers,
     /// Key sets that a request may still look into. Dropping a table takes milliseconds, and the
     /// last one to let go pays for it: that must not be a worker.
@@ -219,6 +223,7 @@ impl Loop {
             events: parts.events,
             loading: false,
             again: false,
+            forcing: false,
             timers: Timers::default(),
             retired: Vec::new(),
             census: None,
@@ -239,9 +244,11 @@ impl Loop {
             match inbox.recv_timeout(self.until_due()) {
                 Ok(Event::Census(census)) => self.counted(census),
                 Ok(Event::Fetched(fetched)) => self.fetched(fetched),
+                Ok(Event::Forced(result)) => self.forced(result),
                 Ok(Event::Loaded(load)) => self.loaded(*load),
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.keeper.tick();
+                    self.force_the_last(inbox);
                     return;
                 }
                 Ok(Event::Trigger) => self.trigger(),
@@ -300,12 +307,47 @@ impl Loop {
         if self.timers.tick <= now {
             self.timers.tick = now + nanos(TICK);
             self.keeper.tick();
+            self.force();
         }
         if self.timers.census <= now {
             self.count();
         }
         // The last reader is gone when nobody else holds it.
         self.retired.retain(|keys| Arc::strong_count(keys) > 1);
+    }
+
+    /// Forces the state file to the disk, which may take its time: a revocation must not wait
+    /// behind it.
+    fn force(&mut self) {
+        if self.forcing {
+            return;
+        }
+        let Some(placed) = self.keeper.take_unforced() else { return };
+        let events = self.events.clone();
+        // Without a thread it is left to the kernel, which takes half a minute.
+        let spawned = std::thread::Builder::new().name("state-sync".into()).spawn(move || {
+            let _ = events.send(Event::Forced(placed.force()));
+        });
+        self.forcing = spawned.is_ok();
+    }
+
+    fn forced(&mut self, result: std::io::Result<()>) {
+        self.forcing = false;
+        self.keeper.forced(result);
+    }
+
+    /// At the end nothing else waits.
+    fn force_the_last(&mut self, inbox: &Receiver<Event>) {
+        while self.forcing {
+            match inbox.recv_timeout(PATIENCE) {
+                Ok(Event::Forced(result)) => self.forced(result),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        if let Some(placed) = self.keeper.take_unforced() {
+            self.keeper.forced(placed.force());
+        }
     }
 
     fn until_due(&self) -> Duration {

@@ -94,8 +94,9 @@ impl StateFile {
         }
     }
 
-    pub(super) fn force(&mut self, placed: Placed) {
-        if let Err(error) = placed.force() {
+    /// What came of forcing it to the disk.
+    pub(super) fn forced(&mut self, result: io::Result<()>) {
+        if let Err(error) = result {
             self.complain("forced to the disk", &error);
         }
     }
@@ -146,7 +147,7 @@ mod tests {
             assert_eq!(ledger, Ledger::default());
             assert!(!path.exists() && dir.path().join("state.corrupt").exists());
             let placed = state.place(&ledger).unwrap();
-            state.force(placed);
+            state.forced(placed.force());
             assert!(state.is_persistent() && state.is_settled());
             assert!(state.place(&ledger).is_none(), "nothing changed");
             let (again, ledger) = StateFile::open(Some(&path));
@@ -164,7 +165,7 @@ mod tests {
         assert!(state.problem().unwrap().contains("cannot be written"));
         fs::create_dir(dir.path().join("later")).unwrap();
         let placed = state.place(&ledger).unwrap();
-        state.force(placed);
+        state.forced(placed.force());
         assert!(state.is_persistent() && state.is_settled());
     }
 
