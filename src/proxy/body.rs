@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::exchange::Patience;
 use super::io::Moments;
 use super::record::RequestRecord;
 use super::streams::{End, Stream};
@@ -99,6 +100,12 @@ pub(crate) struct Download {
     /// The client's connection is shared: that this stream is not read shows only here.
     pub(crate) http2: bool,
     pub(crate) idle_ns: Option<u64>,
+    /// When the upstream has been silent for too long.
+    pub(crate) silent_ns: u64,
+    /// Of the upload, when the answer came before its end.
+    pub(crate) patience: Option<Patience>,
+    /// That upload is what took too long.
+    pub(crate) stalled: bool,
     /// When the whole request must be over.
     pub(crate) total_ns: u64,
 }
@@ -263,7 +270,11 @@ impl Download {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(end) = self.stream.poll_end(cx) {
+        let mut end = self.stream.poll_end(cx);
+        if end == Some(End::Deadline) && self.may_go_on() {
+            end = self.stream.poll_end(cx);
+        }
+        if let Some(end) = end {
             return Poll::Ready(self.end(end));
         }
         if let Some(first) = self.first.take() {
@@ -278,6 +289,12 @@ impl Download {
             frame = self.poll_incoming(cx);
         }
         match &frame {
+            // Not while the client has an answer to read: it may do that first.
+            Poll::Pending if self.patience.is_some() => {
+                let now_ns = self.record.now_ns();
+                let limit = self.limit(now_ns);
+                self.stream.set_deadline(limit);
+            }
             Poll::Pending => {}
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
@@ -287,8 +304,10 @@ impl Download {
                     self.stream.offer();
                 }
                 if let Some(idle) = self.idle_ns {
-                    let next = self.record.now_ns().saturating_add(idle);
-                    self.stream.set_deadline(next.min(self.total_ns));
+                    self.silent_ns = self.record.now_ns().saturating_add(idle);
+                }
+                if self.idle_ns.is_some() || self.patience.is_some() {
+                    self.stream.set_deadline(self.silent_ns.min(self.total_ns));
                 }
             }
             Poll::Ready(Some(Err(_))) => {
@@ -298,6 +317,24 @@ impl Download {
             Poll::Ready(None) => self.finish(),
         }
         frame.map_err(BodyError::from)
+    }
+
+    /// The next deadline: of the upstream's silence, of the whole request, or of an upload that goes
+    /// on beside the answer. One that has passed is no later than `now_ns`.
+    fn limit(&mut self, now_ns: u64) -> u64 {
+        let upload = self.patience.as_ref().map_or(Ok(u64::MAX), |p| p.of_upload(now_ns));
+        self.stalled = upload.is_err();
+        upload.unwrap_or(now_ns).min(self.silent_ns).min(self.total_ns)
+    }
+
+    /// A deadline has passed; another may be in force by now.
+    fn may_go_on(&mut self) -> bool {
+        let now_ns = self.record.now_ns();
+        let limit = self.limit(now_ns);
+        if limit > now_ns {
+            self.stream.set_deadline(limit);
+        }
+        limit > now_ns
     }
 
     /// With an own upstream connection the channel inside `incoming` is fed only by our own
@@ -335,6 +372,7 @@ impl Download {
     /// For the record: why it did not end by itself.
     fn note_end(&mut self, end: End) -> Reason {
         let reason = match end {
+            End::Deadline if self.stalled => Reason::BodyTimeout,
             End::Deadline => Reason::UpstreamTimeout,
             End::Key(reason) => reason,
             End::Write => {

@@ -189,6 +189,21 @@ impl Patience {
         Err(if waits_for_client { Reason::BodyTimeout } else { Reason::UpstreamTimeout })
     }
 
+    /// While the answer runs: until when the client may send nothing of its body.
+    ///
+    /// # Errors
+    /// It has been silent for too long.
+    pub(crate) fn of_upload(&self, now_ns: u64) -> Result<u64, Reason> {
+        let open = self.upload.as_ref().filter(|u| u.is_open() && !self.silent_upload);
+        let Some(upload) = open else { return Ok(u64::MAX) };
+        // The upstream does not take what is there: not the client's fault.
+        if upload.state.get() != UploadState::Waiting {
+            return Ok(now_ns.saturating_add(self.body_ns));
+        }
+        let limit = upload.at_ns.get().max(self.sent_ns.get()).saturating_add(self.body_ns);
+        if limit > now_ns && !self.drips(now_ns) { Ok(limit) } else { Err(Reason::BodyTimeout) }
+    }
+
     /// A body that moves, but only so much as to keep the connection (slow POST).
     fn drips(&self, now_ns: u64) -> bool {
         let Some(upload) = self.upload.as_ref().filter(|_| !self.silent_upload) else {

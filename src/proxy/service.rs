@@ -122,7 +122,7 @@ async fn handle(
     head.version = http::Version::HTTP_11;
     rewrite::to_client(&mut head.headers, settings);
     after.finish(&mut head.headers, settings, &record);
-    let body = pass_on(content, lease, stream, upload, record, grpc);
+    let body = pass_on(content, lease, stream, upload.map(|u| (u, patience)), record, grpc);
     Response::from_parts(head, body)
 }
 
@@ -330,7 +330,7 @@ fn pass_on(
     content: Content,
     lease: Lease,
     stream: Stream,
-    upload: Option<Rc<Progress>>,
+    upload: Option<(Rc<Progress>, Patience)>,
     mut record: RequestRecord,
     grpc: bool,
 ) -> ResponseBody {
@@ -344,7 +344,7 @@ fn pass_on(
         Content::Coming(incoming) => incoming,
     };
     let mut first = None;
-    let uploaded = upload.as_ref().is_none_or(|u| !u.is_open());
+    let uploaded = upload.as_ref().is_none_or(|(u, _)| !u.is_open());
     if incoming.is_end_stream() && uploaded {
         record.complete(0);
         lease.give_back(record.last_ns(), false);
@@ -366,8 +366,10 @@ fn pass_on(
     let idle_ns = timeouts.response_idle.map(|d| d.as_nanos() as u64);
     let total_ns =
         timeouts.total.map(|d| record.started().mono_ns.saturating_add(d.as_nanos() as u64));
-    let silent = idle_ns.map(|idle| record.last_ns().saturating_add(idle));
-    stream.set_deadline(silent.into_iter().chain(total_ns).min().unwrap_or(u64::MAX));
+    let silent_ns = idle_ns.map_or(u64::MAX, |idle| record.last_ns().saturating_add(idle));
+    let total_ns = total_ns.unwrap_or(u64::MAX);
+    stream.set_deadline(silent_ns.min(total_ns));
+    let (upload, patience) = upload.unzip();
     let over_http2 = record.is_http2();
     ResponseBody::Stream(Box::new(Download {
         first,
@@ -379,7 +381,10 @@ fn pass_on(
         grpc,
         http2: over_http2,
         idle_ns,
-        total_ns: total_ns.unwrap_or(u64::MAX),
+        silent_ns,
+        patience: patience.filter(|_| !uploaded),
+        stalled: false,
+        total_ns,
     }))
 }
 

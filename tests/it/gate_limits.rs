@@ -316,3 +316,25 @@ fn slow_clients_hold_nobody_up() {
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+/// An answer that has begun does not free its request of the deadline for the body.
+#[test]
+fn a_stalled_body_is_cut_beside_its_answer() {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegun\r\n";
+    // Begins its answer, then reads.
+    let upstream =
+        Upstream::answering(move |_| vec![Step::Send(head.into()), Step::ReadBody, Step::Close]);
+    let limits = "[timeouts]\nbody = \"400ms\"\n[limits]\nbody_rate = 0\n";
+    let gate = Gate::before(&upstream).also(limits).start();
+    let mut client = Client::connect(gate.address);
+    client.send(post("/v1/a", "content-length: 100\r\n", "x"));
+    assert_eq!(client.response_head().status(), 200);
+    assert!(upstream.wait_closed(1, Duration::from_secs(5)), "the connection is held");
+    assert!(gate.log_soon("\"body_timeout\""), "{}", gate.log());
+    // One that moves goes on.
+    let mut client = Client::connect(gate.address);
+    client.send(post("/v1/a", "content-length: 100\r\n", "x"));
+    assert_eq!(client.response_head().status(), 200);
+    client.drip(&[b'y'; 12], Duration::from_millis(100));
+    assert!(!upstream.wait_closed(2, Duration::ZERO), "it moved, and was cut");
+}
