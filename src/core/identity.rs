@@ -70,7 +70,11 @@ fn key_id_value(id: KeyId) -> Option<HeaderValue> {
 }
 
 fn encode_name(name: &str) -> std::borrow::Cow<'_, str> {
-    let set = if name.starts_with(' ') || name.ends_with(' ') { SPACED_NAME } else { NAME };
+    let spaced = name.starts_with(' ') || name.ends_with(' ');
+    if !spaced && name.bytes().all(|b| matches!(b, b' '..=b'~') && b != b'%') {
+        return name.into();
+    }
+    let set = if spaced { SPACED_NAME } else { NAME };
     utf8_percent_encode(name, set).into()
 }
 

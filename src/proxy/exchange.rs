@@ -45,7 +45,7 @@ const MOST_TRIES: usize = 4;
 /// kept-alive one (hyperium/hyper#2136: the upstream closed it at the same moment).
 pub(crate) async fn send(
     worker: &Rc<Worker>,
-    request: UpstreamRequest,
+    request: Box<UpstreamRequest>,
     stream: &Stream,
     patience: &Patience,
     client: &ClientAddr,
@@ -92,19 +92,19 @@ pub(crate) struct Outbound {
 #[derive(Debug)]
 enum Shape {
     /// Without body: it can be made as often as it is needed.
-    Repeatable(UpstreamRequest),
-    Once(Option<Request<RequestBody>>),
+    Repeatable(Box<UpstreamRequest>),
+    Once(Option<Box<Request<RequestBody>>>),
 }
 
 // === impl Outbound ===
 
 impl Outbound {
-    fn new(request: UpstreamRequest) -> Self {
+    fn new(request: Box<UpstreamRequest>) -> Self {
         let bytes = request.to_bytes();
         let request = if request.is_repeatable() {
             Shape::Repeatable(request)
         } else {
-            Shape::Once(Some(request.into_http()))
+            Shape::Once(Some(Box::new(request.into_http())))
         };
         Self { request, bytes }
     }
@@ -121,14 +121,14 @@ impl Outbound {
     pub(crate) fn take_http(&mut self) -> Option<Request<RequestBody>> {
         match &mut self.request {
             Shape::Repeatable(request) => Some(request.to_http()),
-            Shape::Once(request) => request.take(),
+            Shape::Once(request) => request.take().map(|r| *r),
         }
     }
 
     /// hyper has not begun to send it.
     pub(crate) fn put_back(&mut self, unsent: Request<RequestBody>) {
         if let Shape::Once(request) = &mut self.request {
-            *request = Some(unsent);
+            *request = Some(Box::new(unsent));
         }
     }
 }

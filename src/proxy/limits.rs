@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 
 use crate::core::decision::Charge;
 use crate::core::limit::{Exhausted, Spent};
@@ -13,7 +14,8 @@ use crate::core::{KeyId, Now, Reason, Rejection};
 /// Shared by all workers: a limit holds for the sidecar, not per core.
 #[derive(Debug, Default)]
 pub struct LimitStore {
-    spent: DashMap<KeyId, AtomicU64>,
+    /// The quick hash: whose ids are in the table is not up to clients.
+    spent: DashMap<KeyId, AtomicU64, RandomState>,
 }
 
 /// What the RateLimit fields of an admitted response say.

@@ -77,7 +77,7 @@ impl UpstreamRequest {
         outgoing: Outgoing,
         carried: Carried,
         mut around: Around<'_>,
-    ) -> Self {
+    ) -> Box<Self> {
         let Around { settings, .. } = around;
         let mut added = Vec::with_capacity(ADDED_FIELDS);
         let had_length = parts.headers.contains_key(header::CONTENT_LENGTH);
@@ -146,7 +146,8 @@ impl UpstreamRequest {
                 added.extend(anonymous_field(&settings.identity));
             }
         }
-        Self { parts, added, body, is_plain }
+        // It changes hands several times on its way.
+        Box::new(Self { parts, added, body, is_plain })
     }
 
     /// Whether doing it twice is doing it once (RFC 9110 §9.2.2).

@@ -48,7 +48,7 @@ impl Gate {
 impl Service<Request<Incoming>> for Gate {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>>>>;
+    type Future = Pin<Box<dyn Future<Output = Answer>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let worker = Rc::clone(&self.worker);
@@ -57,10 +57,12 @@ impl Service<Request<Incoming>> for Gate {
         let connect = super::upgrade::extended_connect(&mut parts);
         // Now and not with the first poll: hyper may look for the end of the client's side before.
         let record = RequestRecord::begin(&worker, &client.moments, &parts, client.address.ip());
-        let asked = (parts, body, connect);
-        Box::pin(async move { Ok(handle(worker, client, asked, record).await) })
+        Box::pin(handle(worker, client, (parts, body, connect), record))
     }
 }
+
+/// What hyper wants of a service.
+type Answer = Result<Response<ResponseBody>, Infallible>;
 
 /// From the head of a request to the head of its response.
 async fn handle(
@@ -68,12 +70,12 @@ async fn handle(
     client: Rc<Client>,
     (parts, body, connect): (Parts, Incoming, Option<OnUpgrade>),
     mut record: RequestRecord,
-) -> Response<ResponseBody> {
+) -> Answer {
     client.moments.body_open.set(!hyper::body::Body::is_end_stream(&body));
     let grpc = reply::is_grpc(&parts.headers, parts.version);
     let cleared = match admit(&worker, &client, parts, body, grpc, &mut record) {
         Ok(cleared) => cleared,
-        Err(response) => return response,
+        Err(response) => return Ok(response),
     };
     let Cleared { request, mut after, stream, upload } = cleared;
     // A claim alone must not lift the deadlines: over HTTP/1.1 there is no gRPC to wait for.
@@ -87,7 +89,7 @@ async fn handle(
             if let Some(upload) = &upload {
                 upload.stop();
             }
-            return fail(&worker, reason, &after, record);
+            return Ok(fail(&worker, reason, &after, record));
         }
     };
     record.answered(response.status().as_u16());
@@ -96,7 +98,7 @@ async fn handle(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upgraded =
             super::upgrade::accept(response, lease, stream, after.upgrade.take(), settings);
-        return match upgraded {
+        return Ok(match upgraded {
             Ok((mut response, upgraded)) => {
                 after.finish(response.headers_mut(), settings, &record);
                 let upgraded = upgraded.with(record);
@@ -107,28 +109,28 @@ async fn handle(
                 response
             }
             Err(reason) => fail(&worker, reason, &after, record),
-        };
+        });
     }
     // Over HTTP/2 any success would open the tunnel (RFC 8441 section 5).
     if connect.is_some() && response.status().is_success() {
-        return fail(&worker, Reason::UpstreamBadResponse, &after, record);
+        return Ok(fail(&worker, Reason::UpstreamBadResponse, &after, record));
     }
     let (mut head, content) = response.into_parts();
     if !rewrite::is_framed_once(&head.headers) {
         // What hyper has chosen need not be what another reader of these bytes would.
-        return fail(&worker, Reason::UpstreamBadResponse, &after, record);
+        return Ok(fail(&worker, Reason::UpstreamBadResponse, &after, record));
     }
     // The version is that of a hop: ours, whatever the upstream speaks.
     head.version = http::Version::HTTP_11;
     rewrite::to_client(&mut head.headers, settings);
     after.finish(&mut head.headers, settings, &record);
     let body = pass_on(content, lease, stream, upload.map(|u| (u, patience)), record, grpc);
-    Response::from_parts(head, body)
+    Ok(Response::from_parts(head, body))
 }
 
 /// A request that may be sent, with what its answer will need.
 struct Cleared {
-    request: UpstreamRequest,
+    request: Box<UpstreamRequest>,
     after: After,
     stream: Stream,
     upload: Option<Rc<Progress>>,

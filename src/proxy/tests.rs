@@ -126,10 +126,10 @@ impl Keys for OneKey {
 
 /// What the upstream gets, or why it gets nothing.
 fn through(request: Request<()>, settings: &Settings) -> Result<Request<RequestBody>, Reason> {
-    sent(request, settings).map(UpstreamRequest::into_http)
+    sent(request, settings).map(|request| request.into_http())
 }
 
-fn sent(request: Request<()>, settings: &Settings) -> Result<UpstreamRequest, Reason> {
+fn sent(request: Request<()>, settings: &Settings) -> Result<Box<UpstreamRequest>, Reason> {
     let keys = OneKey::new();
     let (parts, ()) = request.into_parts();
     let peer: SocketAddr = "192.0.2.7:4711".parse().unwrap();
