@@ -18,12 +18,17 @@ use crate::core::{
     Digest, Grant, KeyId, KeyView, Kind, NetworkSet, Permission, PermissionSet, Status,
 };
 
+/// Bytes of orgs that are worth a second copy.
+const FEW: usize = 1 << 20;
+
 /// The body of one file. Keeps the whole file, so that it is read into memory once.
 pub(crate) struct Body {
     file: Buffer,
     sections: [Range<usize>; SECTIONS],
     records: Directory,
     pairs: Directory,
+    /// The orgs once more, as text; empty if they are more than [`FEW`].
+    orgs: Box<str>,
     /// Decoded when a look-up first meets them: a table may have as many grants as keys.
     grants: Box<[OnceLock<Box<Grant>>]>,
     formats: KeyFormats,
@@ -59,12 +64,17 @@ impl Body {
             sections,
             records: Directory::empty(),
             pairs: Directory::empty(),
+            orgs: Box::default(),
             grants: Box::default(),
             formats: KeyFormats::default(),
             counts: Counts::default(),
         };
         body.check_widths()?;
         body.check_words()?;
+        let orgs = body.bytes(Section::Orgs);
+        if orgs.len() <= FEW {
+            body.orgs = std::str::from_utf8(orgs).unwrap_or_default().into();
+        }
         let grants = body.check_grants()?;
         body.grants = (0..grants.len()).map(|_| OnceLock::new()).collect();
         body.formats = body.read_formats()?;
@@ -93,6 +103,7 @@ impl Body {
         self.file.resident()
             + self.records.resident()
             + self.pairs.resident()
+            + self.orgs.len()
             + size_of::<OnceLock<Box<Grant>>>() * self.grants.len()
     }
 
@@ -174,6 +185,15 @@ impl Body {
         str_until_nul(rest)
     }
 
+    /// An org's name. Every look-up asks for one, and a loop over its letters would wait for the
+    /// record: so it is sliced from text that was checked before, where its end is found at once.
+    fn org(&self, offset: u32) -> &str {
+        let start = offset as usize;
+        let rest = self.orgs.as_bytes().get(start..).unwrap_or_default();
+        let name = memchr::memchr(0, rest).and_then(|len| self.orgs.get(start..start + len));
+        name.unwrap_or_else(|| self.string(Section::Orgs, offset))
+    }
+
     fn grant(&self, index: u32) -> &Grant {
         static NOTHING: OnceLock<Grant> = OnceLock::new();
         match (self.grants.get(index as usize), self.raw_grants().get(index as usize)) {
@@ -220,7 +240,7 @@ impl<'t> Found<'t> {
     pub(crate) fn view(&self) -> KeyView<'t> {
         KeyView {
             id: self.id(),
-            org: self.body.string(Section::Orgs, self.record.org.get()),
+            org: self.body.org(self.record.org.get()),
             name: self.name(),
             expires: Some(u64::from(self.record.expires.get())).filter(|at| *at != 0),
             grant: self.body.grant(self.record.grant.get()),
