@@ -32,6 +32,7 @@ pub mod subprotocol;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod transport;
 pub mod tunnel;
 mod upgrade;
 mod upstream;

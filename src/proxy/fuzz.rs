@@ -9,9 +9,9 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::io::Plain;
 use super::listener::About;
 use super::rewrite::Ids;
+use super::transport::Plain;
 use super::upstream::{Connector, Upstream};
 use super::worker::{Counted, Worker};
 use super::{Load, Phase, Shared};

@@ -11,36 +11,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsStream;
 
+use super::transport::{Plain, Transport, hand_out};
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::telemetry::WorkerCells;
 
 /// A stream socket in clear.
-#[derive(Debug)]
-pub(crate) enum Plain {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-/// What bytes travel on.
-#[derive(Debug)]
-pub(crate) enum Transport {
-    Plain(Plain),
-    Tls(Box<TlsStream<Rewound>>),
-}
-
-/// A socket of which bytes were read before it was known that TLS begins with them.
-#[derive(Debug)]
-pub(crate) struct Rewound {
-    ahead: Bytes,
-    plain: Plain,
-}
-
 /// A transport with bytes that were read ahead, reporting to [`Moments`].
 #[derive(Debug)]
 pub(crate) struct Io {
@@ -408,182 +387,6 @@ impl AsyncWrite for Io {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.transport).poll_shutdown(cx)
-    }
-}
-
-// === impl Plain ===
-
-impl Plain {
-    /// The address that the peer connected to.
-    pub(crate) fn local(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(tcp) => tcp.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
-}
-
-// === impl Transport ===
-
-impl Transport {
-    pub(crate) fn plain(&self) -> &Plain {
-        match self {
-            Self::Plain(plain) => plain,
-            Self::Tls(tls) => &tls.get_ref().0.plain,
-        }
-    }
-}
-
-/// Fills `buf` from what was read ahead, if there is any left.
-fn hand_out(ahead: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
-    if ahead.is_empty() {
-        return false;
-    }
-    let count = ahead.len().min(buf.remaining());
-    buf.put_slice(ahead.get(..count).unwrap_or_default());
-    ahead.advance(count);
-    if ahead.is_empty() {
-        // Lets go of the memory it is a part of.
-        *ahead = Bytes::new();
-    }
-    true
-}
-
-// === impl Rewound ===
-
-impl Rewound {
-    pub(crate) fn new(plain: Plain, ahead: Bytes) -> Self {
-        Self { ahead, plain }
-    }
-}
-
-impl AsyncRead for Rewound {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if hand_out(&mut self.ahead, buf) {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.plain).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Rewound {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.plain).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.plain).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.plain).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.plain).poll_shutdown(cx)
-    }
-}
-
-/// Forwards one poll to whichever stream is inside.
-macro_rules! each {
-    ($enum:ident { $($variant:ident),* }, $self:ident, $inner:ident => $call:expr) => {
-        match $self.get_mut() { $( $enum::$variant($inner) => $call, )* }
-    };
-}
-
-impl AsyncRead for Transport {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        each!(Transport { Plain, Tls }, self, s => Pin::new(s).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        each!(Transport { Plain, Tls }, self, s => Pin::new(s).poll_write(cx, buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        each!(Transport { Plain, Tls }, self, s => Pin::new(s).poll_write_vectored(cx, bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(Transport { Plain, Tls }, self, s => Pin::new(s).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(Transport { Plain, Tls }, self, s => Pin::new(s).poll_shutdown(cx))
-    }
-}
-
-impl AsyncRead for Plain {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        each!(Plain { Tcp, Unix }, self, s => Pin::new(s).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Plain {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        each!(Plain { Tcp, Unix }, self, s => Pin::new(s).poll_write(cx, buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        each!(Plain { Tcp, Unix }, self, s => Pin::new(s).poll_write_vectored(cx, bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(Plain { Tcp, Unix }, self, s => Pin::new(s).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(Plain { Tcp, Unix }, self, s => Pin::new(s).poll_shutdown(cx))
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use super::io::Plain;
 use super::tls::ServerTls;
+use super::transport::Plain;
 use super::worker::{Counted, Full, Phase, Worker};
 use crate::config::{Bind, Listener};
 use crate::core::{NetworkSet, address};

@@ -17,10 +17,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::connections::Registered;
-use super::io::{ClientAddr, Cut, Io, Moments, Plain, Rewound, Transport};
+use super::io::{ClientAddr, Cut, Io, Moments};
 use super::listener::About;
 use super::service::{Gate, Upgraded};
 use super::streams::StreamRef;
+use super::transport::{Plain, Rewound, Transport};
 use super::worker::{Counted, Worker};
 use super::{LocalExecutor, proxy_protocol, reply, tls};
 use crate::core::{NetworkSet, Now, Reason, address};

@@ -11,9 +11,10 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::clock::Clock;
 use crate::config::{Upstream as UpstreamConfig, UpstreamAddress, UpstreamProtocol};
 use crate::core::Reason;
-use crate::proxy::io::{ClientAddr, Io, Moments, Plain, Rewound, Transport};
+use crate::proxy::io::{ClientAddr, Io, Moments};
 use crate::proxy::proxy_protocol::{write_v2, write_v2_local};
 use crate::proxy::tls::ClientTls;
+use crate::proxy::transport::{Plain, Rewound, Transport};
 use crate::telemetry::WorkerCells;
 
 /// How to reach the upstream.
