@@ -19,7 +19,6 @@ use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::telemetry::WorkerCells;
 
-/// A stream socket in clear.
 /// A transport with bytes that were read ahead, reporting to [`Moments`].
 #[derive(Debug)]
 pub(crate) struct Io {

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+/// A stream socket in clear.
 #[derive(Debug)]
 pub(crate) enum Plain {
     Tcp(TcpStream),
@@ -30,8 +31,6 @@ pub(crate) struct Rewound {
     ahead: Bytes,
     plain: Plain,
 }
-
-/// A transport with bytes that were read ahead, reporting to [`Moments`].
 
 // === impl Plain ===
 
@@ -55,8 +54,6 @@ impl Transport {
         }
     }
 }
-
-/// Fills `buf` from what was read ahead, if there is any left.
 
 /// Fills `buf` from what was read ahead, if there is any left.
 pub(super) fn hand_out(ahead: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {

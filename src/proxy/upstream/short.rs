@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::task::coop::unconstrained;
 
 use super::Failure;
 use crate::clock::Clock;
@@ -98,8 +99,12 @@ fn poll_read(
 /// Whether the upstream has closed the connection, or said something unasked, while it was idle.
 pub(super) fn is_quiet(io: &mut Io) -> bool {
     let mut byte = [0];
+    let mut read = ReadBuf::new(&mut byte);
     let mut cx = Context::from_waker(std::task::Waker::noop());
-    Pin::new(io).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    // A task that has used up its turn would find every connection quiet.
+    pin!(unconstrained(poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, &mut read))))
+        .poll(&mut cx)
+        .is_pending()
 }
 
 enum Parsed {
