@@ -1,6 +1,7 @@
 //! Bodies on their way through. Never buffered whole; one frame is in our hands at a time.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -26,6 +27,8 @@ pub(crate) enum BodyError {
     Ended,
     #[error("the client closed in the middle of its body")]
     Truncated,
+    #[error("the upstream closed in the middle of its body: {0}")]
+    Upstream(#[from] io::Error),
     #[error("body failed: {0}")]
     Hyper(#[from] hyper::Error),
 }
@@ -90,7 +93,7 @@ pub(crate) enum ResponseBody {
 pub(crate) struct Download {
     /// Came with the head; handed on first.
     pub(crate) first: Option<Bytes>,
-    pub(crate) incoming: Incoming,
+    pub(crate) rest: Rest,
     pub(crate) lease: Option<Lease>,
     pub(crate) stream: Stream,
     pub(crate) upload: Option<Rc<Progress>>,
@@ -108,6 +111,14 @@ pub(crate) struct Download {
     pub(crate) stalled: bool,
     /// When the whole request must be over.
     pub(crate) total_ns: u64,
+}
+
+/// What is still to come of a response body.
+#[derive(Debug)]
+pub(crate) enum Rest {
+    /// So many bytes, which [`Lease::poll_body`] reads.
+    Counted(u64),
+    Hyper(Incoming),
 }
 
 // === impl Upload ===
@@ -244,7 +255,7 @@ impl Body for ResponseBody {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::Stream(download) => download.first.is_none() && download.incoming.is_end_stream(),
+            Self::Stream(download) => download.first.is_none() && download.rest.is_end_stream(),
         }
     }
 
@@ -253,7 +264,7 @@ impl Body for ResponseBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(download) => {
-                let hint = download.incoming.size_hint();
+                let hint = download.rest.size_hint();
                 match (&download.first, hint.exact()) {
                     (Some(first), Some(rest)) => SizeHint::with_exact(first.len() as u64 + rest),
                     _ => hint,
@@ -281,12 +292,13 @@ impl Download {
             self.record.bytes_out += first.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
-        let mut frame = self.poll_incoming(cx);
+        let mut frame = self.poll_rest(cx);
         if frame.is_pending()
+            && matches!(self.rest, Rest::Hyper(_))
             && let Some(lease) = &mut self.lease
         {
             lease.drive(cx);
-            frame = self.poll_incoming(cx);
+            frame = self.poll_rest(cx);
         }
         match &frame {
             // Not while the client has an answer to read: it may do that first.
@@ -316,7 +328,7 @@ impl Download {
             }
             Poll::Ready(None) => self.finish(),
         }
-        frame.map_err(BodyError::from)
+        frame
     }
 
     /// The next deadline: of the upstream's silence, of the whole request, or of an upload that goes
@@ -337,18 +349,24 @@ impl Download {
         limit > now_ns
     }
 
-    /// With an own upstream connection the channel inside `incoming` is fed only by our own
-    /// [`Lease::drive`], so nobody else needs to wake us for it.
-    fn poll_incoming(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let incoming = Pin::new(&mut self.incoming);
-        match &self.lease {
-            Some(lease) if lease.is_driven() => {
-                incoming.poll_frame(&mut Context::from_waker(Waker::noop()))
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match (&mut self.rest, &mut self.lease) {
+            (Rest::Counted(0), _) => Poll::Ready(None),
+            (Rest::Counted(left), Some(lease)) => lease.poll_body(*left, cx).map(|read| {
+                Some(read.map_err(BodyError::from).map(|bytes| {
+                    *left = left.saturating_sub(bytes.len() as u64);
+                    Frame::data(bytes)
+                }))
+            }),
+            (Rest::Counted(_), None) => Poll::Ready(Some(Err(BodyError::Ended))),
+            (Rest::Hyper(incoming), lease) => {
+                // The channel inside is fed only by our own `Lease::drive` if the upstream
+                // connection is our own, so nobody else needs to wake us for it.
+                let driven = lease.as_ref().is_some_and(Lease::is_driven);
+                let noop = &mut Context::from_waker(Waker::noop());
+                let cx = if driven { noop } else { cx };
+                Pin::new(incoming).poll_frame(cx).map(|f| f.map(|f| f.map_err(BodyError::from)))
             }
-            _ => incoming.poll_frame(cx),
         }
     }
 
@@ -394,7 +412,7 @@ impl Download {
 impl Drop for Download {
     fn drop(&mut self) {
         // hyper drops a body of known length with its last byte, without asking for the end.
-        if self.incoming.is_end_stream() {
+        if self.rest.is_end_stream() {
             self.finish();
         } else if self.lease.is_some() {
             match self.stream.ended() {
@@ -411,6 +429,26 @@ impl Drop for Download {
         }
     }
 }
+
+// === impl Rest ===
+
+impl Rest {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Counted(left) => *left == 0,
+            Self::Hyper(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Counted(left) => SizeHint::with_exact(*left),
+            Self::Hyper(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+// === impl Progress ===
 
 impl Progress {
     pub(crate) fn is_open(&self) -> bool {

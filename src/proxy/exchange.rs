@@ -56,7 +56,7 @@ pub(crate) async fn send(
     let mut fresh = false;
     for _ in 0..MOST_TRIES {
         let before = record.last_ns();
-        let short = outbound.bytes().is_some();
+        let short = outbound.is_short();
         let mut lease = worker.upstream.lease(fresh, short, before, client).await?;
         // A kept-alive connection was there at once.
         let now = if lease.is_fresh() { record.now_ns() } else { before };
@@ -85,7 +85,7 @@ pub(crate) async fn send(
 #[derive(Debug)]
 pub(crate) struct Outbound {
     request: Shape,
-    /// The whole of it, if it may be a short exchange.
+    /// Made when it is asked for.
     bytes: Option<Vec<u8>>,
 }
 
@@ -100,20 +100,30 @@ enum Shape {
 
 impl Outbound {
     fn new(request: Box<UpstreamRequest>) -> Self {
-        let bytes = request.to_bytes();
         let request = if request.is_repeatable() {
             Shape::Repeatable(request)
         } else {
             Shape::Once(Some(Box::new(request.into_http())))
         };
-        Self { request, bytes }
+        Self { request, bytes: None }
+    }
+
+    /// Whether [`Outbound::bytes`] has any.
+    fn is_short(&self) -> bool {
+        matches!(&self.request, Shape::Repeatable(request) if request.is_plain())
     }
 
     fn is_repeatable(&self) -> bool {
         matches!(self.request, Shape::Repeatable(_))
     }
 
-    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+    /// The whole of it for a short exchange, if it may be one.
+    pub(crate) fn bytes(&mut self) -> Option<&[u8]> {
+        if self.bytes.is_none()
+            && let Shape::Repeatable(request) = &self.request
+        {
+            self.bytes = request.to_bytes();
+        }
         self.bytes.as_deref()
     }
 

@@ -160,6 +160,10 @@ impl UpstreamRequest {
         matches!(self.body, RequestBody::Empty)
     }
 
+    pub(crate) fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
     /// The whole request as it goes over an HTTP/1.1 connection, if it is one without body that
     /// asks for nothing but a response. Every part of it was checked when its type was made, so
     /// none can end a line.

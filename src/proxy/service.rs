@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 
-use super::body::{Download, Progress, RequestBody, ResponseBody, Upload};
+use super::body::{Download, Progress, RequestBody, ResponseBody, Rest, Upload};
 use super::credentials::Carried;
 use super::exchange::{self, Patience};
 use super::facts;
@@ -337,33 +337,38 @@ fn pass_on(
     grpc: bool,
 ) -> ResponseBody {
     use hyper::body::Body;
-    let mut incoming = match content {
+    let uploaded = upload.as_ref().is_none_or(|(u, _)| !u.is_open());
+    let (first, rest) = match content {
         Content::Whole(bytes) => {
             record.complete(bytes.len() as u64);
             lease.give_back(record.last_ns(), true);
             return ResponseBody::Full(bytes);
         }
-        Content::Coming(incoming) => incoming,
-    };
-    let mut first = None;
-    let uploaded = upload.as_ref().is_none_or(|(u, _)| !u.is_open());
-    if incoming.is_end_stream() && uploaded {
-        record.complete(0);
-        lease.give_back(record.last_ns(), false);
-        return ResponseBody::Empty;
-    }
-    if let Some(length) = incoming.size_hint().exact()
-        && lease.is_driven()
-        && uploaded
-        && let Some(bytes) = exchange::first_frame(&mut incoming, length)
-    {
-        if bytes.len() as u64 == length {
-            record.complete(length);
-            lease.give_back(record.last_ns(), upload.is_none());
-            return ResponseBody::Full(bytes);
+        Content::Counted { first, left } => {
+            (Some(first).filter(|f| !f.is_empty()), Rest::Counted(left))
         }
-        first = Some(bytes);
-    }
+        Content::Coming(incoming) if incoming.is_end_stream() && uploaded => {
+            record.complete(0);
+            lease.give_back(record.last_ns(), false);
+            return ResponseBody::Empty;
+        }
+        Content::Coming(mut incoming) => {
+            let mut first = None;
+            if let Some(length) = incoming.size_hint().exact()
+                && lease.is_driven()
+                && uploaded
+                && let Some(bytes) = exchange::first_frame(&mut incoming, length)
+            {
+                if bytes.len() as u64 == length {
+                    record.complete(length);
+                    lease.give_back(record.last_ns(), upload.is_none());
+                    return ResponseBody::Full(bytes);
+                }
+                first = Some(bytes);
+            }
+            (first, Rest::Hyper(incoming))
+        }
+    };
     let timeouts = &record.worker().shared.timeouts;
     let idle_ns = timeouts.response_idle.map(|d| d.as_nanos() as u64);
     let total_ns =
@@ -375,7 +380,7 @@ fn pass_on(
     let over_http2 = record.is_http2();
     ResponseBody::Stream(Box::new(Download {
         first,
-        incoming,
+        rest,
         lease: Some(lease),
         stream,
         upload,

@@ -13,7 +13,7 @@ mod tests;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,6 +70,11 @@ pub(crate) struct Failure {
 pub(crate) enum Content {
     /// All of it came with the head.
     Whole(Bytes),
+    /// What came with the head, and how many bytes are to come ([`Lease::poll_body`]).
+    Counted {
+        first: Bytes,
+        left: u64,
+    },
     Coming(Incoming),
 }
 
@@ -254,6 +259,21 @@ impl Lease {
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
         if let Held::Http1(conn) = &mut self.conn {
             conn.drive(cx);
+        }
+    }
+
+    /// The next bytes of a [counted](Content::Counted) body of which `left` are to come.
+    ///
+    /// # Errors
+    /// The connection broke, or ended before its time.
+    pub(crate) fn poll_body(
+        &mut self,
+        left: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<std::io::Result<Bytes>> {
+        match &mut self.conn {
+            Held::Http1(conn) => conn.poll_body(left, cx),
+            Held::Http2(_) => Poll::Ready(Err(std::io::ErrorKind::NotConnected.into())),
         }
     }
 

@@ -2,6 +2,7 @@
 //! which need no codec that can do everything.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -29,6 +30,8 @@ pub(super) struct Http1 {
     /// When it was last given back; 0: never.
     pub(super) idle_at: u64,
     preserve_case: bool,
+    /// Bytes to make room for when a short exchange begins.
+    room: usize,
 }
 
 /// Who reads and writes it.
@@ -68,6 +71,7 @@ impl Http1 {
             clock: connector.clock().clone(),
             idle_at: 0,
             preserve_case: connector.preserve_case(),
+            room: 0,
         })
     }
 
@@ -84,9 +88,12 @@ impl Http1 {
     ) -> Result<Response<Content>, Failure> {
         let reused = self.idle_at != 0;
         let mut repeats = false;
-        if let (Some(request), Reader::Bare(io)) = (outbound.bytes(), &mut self.reader) {
-            match short::exchange(io, request, reused, stream, patience, &self.clock).await {
-                Ok(Answer::Whole(response)) => return Ok(response.map(Content::Whole)),
+        if let Reader::Bare(io) = &mut self.reader
+            && let Some(request) = outbound.bytes()
+        {
+            let (room, clock) = (&mut self.room, &self.clock);
+            match short::exchange(io, request, reused, room, stream, patience, clock).await {
+                Ok(Answer::Plain(response)) => return Ok(response),
                 Ok(Answer::Other(read)) => {
                     io.repeat(read);
                     repeats = true;
@@ -178,6 +185,16 @@ impl Http1 {
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         if let Reader::Hyper(hyper) = &mut self.reader {
             drive(&mut hyper.conn, &mut hyper.ended, cx);
+        }
+    }
+
+    /// The next bytes of an answer that hyper does not read.
+    pub(super) fn poll_body(&mut self, left: u64, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        match &mut self.reader {
+            Reader::Bare(io) => short::poll_body(io, left, cx),
+            Reader::Hyper(_) | Reader::Nobody => {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            }
         }
     }
 

@@ -1,22 +1,23 @@
-//! Short exchanges: a request without body, and an answer that comes whole with its first reads. Most
-//! requests are such, and for them a codec that can do everything costs more than all that keygate
-//! does (docs/performance.md). Whatever is not as simple as that is handed to hyper, with every byte
-//! that was read.
+//! Short exchanges: a request without body, and an answer of one declared length. Most requests are
+//! such, and for them a codec that can do everything costs more than all that keygate does
+//! (docs/performance.md). Whatever is not as simple as that is handed to hyper, with every byte that
+//! was read.
 
 #[cfg(test)]
 mod tests;
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
-use super::Failure;
+use super::{Content, Failure};
 use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::exchange::Patience;
@@ -25,21 +26,26 @@ use crate::proxy::streams::Stream;
 
 /// What has come.
 pub(super) enum Answer {
-    Whole(Response<Bytes>),
-    /// Something that is for hyper to read, or not all of it: the bytes so far.
+    /// The head, and what has come of the body.
+    Plain(Response<Content>),
+    /// Something that is for hyper to read: the bytes so far.
     Other(Bytes),
 }
 
-/// Bytes that are looked at before hyper takes over.
+/// Bytes that are looked for a head before hyper takes over.
 const LOOKED_AT: usize = 8 * 1024;
+/// Most bytes of one read. Larger ones save system calls, of which a large answer is made.
+const LARGEST_READ: usize = 256 * 1024;
 /// Fields of a head that is read here.
 const FIELDS: usize = 32;
 
-/// Sends `request`, the bytes of a whole one, and reads the first of the answer.
+/// Sends `request`, the bytes of a whole one, and reads the first of the answer. `room` is for what
+/// the connection's last answer needed, so that the next one like it takes one read.
 pub(super) async fn exchange(
     io: &mut Io,
     request: &[u8],
     reused: bool,
+    room: &mut usize,
     stream: &Stream,
     patience: &Patience,
     clock: &Clock,
@@ -47,7 +53,7 @@ pub(super) async fn exchange(
     let closed = || Failure { stale: reused, ..Failure::of(Reason::UpstreamClosed) };
     let mut unsent = request;
     let mut flushed = false;
-    let mut read = BytesMut::with_capacity(LOOKED_AT);
+    let mut read = BytesMut::with_capacity(LOOKED_AT.max(*room));
     poll_fn(|cx| {
         if let Some(end) = stream.poll_end(cx)
             && let Err(reason) = super::go_on(end, stream, patience, clock, cx)
@@ -76,7 +82,10 @@ pub(super) async fn exchange(
             }
             let come = std::mem::take(&mut read).freeze();
             match parse(&come) {
-                Parsed::Whole(response) => return Poll::Ready(Ok(Answer::Whole(response))),
+                Parsed::Plain(response, length) => {
+                    *room = length.saturating_add(1).next_power_of_two().min(LARGEST_READ);
+                    return Poll::Ready(Ok(Answer::Plain(response)));
+                }
                 Parsed::Partial if !ended && come.len() < LOOKED_AT => {
                     read = BytesMut::from(come);
                     read.reserve(LOOKED_AT - read.len());
@@ -88,12 +97,21 @@ pub(super) async fn exchange(
     .await
 }
 
-fn poll_read(
-    io: &mut Io,
-    into: &mut BytesMut,
-    cx: &mut Context<'_>,
-) -> Poll<std::io::Result<usize>> {
+fn poll_read(io: &mut Io, into: &mut impl BufMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     pin!(io.read_buf(into)).poll(cx)
+}
+
+/// The next bytes of a body of which `left` are to come, and never one more.
+///
+/// # Errors
+/// The connection broke, or ended before its time.
+pub(super) fn poll_body(io: &mut Io, left: u64, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    let most = usize::try_from(left).unwrap_or(LARGEST_READ).min(LARGEST_READ);
+    let mut read = BytesMut::with_capacity(most).limit(most);
+    match ready!(poll_read(io, &mut read, cx))? {
+        0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+        _ => Poll::Ready(Ok(read.into_inner().freeze())),
+    }
 }
 
 /// Whether the upstream has closed the connection, or said something unasked, while it was idle.
@@ -108,14 +126,15 @@ pub(super) fn is_quiet(io: &mut Io) -> bool {
 }
 
 enum Parsed {
-    Whole(Response<Bytes>),
+    /// And how long it is in all.
+    Plain(Response<Content>, usize),
     /// The head is not complete.
     Partial,
     Other,
 }
 
-/// Reads a response that is complete and plain: final, HTTP/1.1, kept alive, of one declared length
-/// (or 204, which has none). The rules for all others (RFC 9112 section 6.3) are hyper's.
+/// Reads the head of a plain response: final, HTTP/1.1, kept alive, of one declared length (or 204,
+/// which has none) with nothing behind it. The rules for all others (RFC 9112 section 6.3) are hyper's.
 fn parse(come: &Bytes) -> Parsed {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; FIELDS];
     let mut head = httparse::Response::new(&mut []);
@@ -129,14 +148,14 @@ fn parse(come: &Bytes) -> Parsed {
         Ok(httparse::Status::Partial) => return Parsed::Partial,
         Err(_) => return Parsed::Other,
     };
-    build(come, length, &head).map_or(Parsed::Other, Parsed::Whole)
+    build(come, length, &head).map_or(Parsed::Other, |(r, length)| Parsed::Plain(r, length))
 }
 
 fn build(
     come: &Bytes,
     head_length: usize,
     head: &httparse::Response<'_, '_>,
-) -> Option<Response<Bytes>> {
+) -> Option<(Response<Content>, usize)> {
     let status = StatusCode::from_u16(head.code?).ok()?;
     let has_own_rules = matches!(status, StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
     if head.version != Some(1)
@@ -169,19 +188,20 @@ fn build(
         #[expect(clippy::disallowed_methods, reason = "what the upstream has sent; may repeat")]
         headers.append(name, value);
     }
-    let body = come.slice(head_length..);
-    let whole = match status {
-        StatusCode::NO_CONTENT => declared.is_none() && body.is_empty(),
-        _ => declared == Some(body.len()),
+    let first = come.slice(head_length..);
+    let left = match status {
+        StatusCode::NO_CONTENT if declared.is_some() => return None,
+        StatusCode::NO_CONTENT => 0usize.checked_sub(first.len())?,
+        _ => declared?.checked_sub(first.len())?,
     };
-    if !whole {
-        return None;
-    }
-    let mut response = Response::new(body);
+    let mut response = Response::new(match left {
+        0 => Content::Whole(first),
+        _ => Content::Counted { first, left: left as u64 },
+    });
     *response.status_mut() = status;
     *response.version_mut() = Version::HTTP_11;
     *response.headers_mut() = headers;
-    Some(response)
+    Some((response, head_length.saturating_add(declared.unwrap_or(0))))
 }
 
 /// Fields that an answer of the upstream gets on its way to the client.

@@ -2,12 +2,23 @@
 
 use bytes::Bytes;
 
-use super::{Parsed, parse};
+use super::{Content, Parsed, parse};
 
 fn kind(answer: &str) -> String {
     match parse(&Bytes::copy_from_slice(answer.as_bytes())) {
-        Parsed::Whole(response) => {
-            format!("{} {}", response.status().as_u16(), response.body().escape_ascii())
+        Parsed::Plain(response, length) => {
+            let status = response.status().as_u16();
+            match response.into_body() {
+                Content::Whole(body) => {
+                    assert_eq!(length, answer.len());
+                    format!("{status} {}", body.escape_ascii())
+                }
+                Content::Counted { first, left } => {
+                    assert_eq!(length as u64, answer.len() as u64 + left);
+                    format!("{status} {} and {left}", first.escape_ascii())
+                }
+                Content::Coming(_) => panic!("hyper's"),
+            }
         }
         Parsed::Partial => "partial".to_owned(),
         Parsed::Other => "hyper".to_owned(),
@@ -27,7 +38,13 @@ fn only_what_leaves_nothing_to_decide_is_read_here() {
         ),
         ("half a head", "HTTP/1.1 200 OK\r\nContent-Le", "partial"),
         ("nothing", "", "partial"),
-        ("half a body", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi", "hyper"),
+        ("half a body", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi", "200 hi and 1"),
+        (
+            "huge",
+            "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\n",
+            "200  and 9223372036854775807",
+        ),
+        ("too huge", "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n", "hyper"),
         ("bytes behind it", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nhi", "hyper"),
         ("no length", "HTTP/1.1 200 OK\r\n\r\nhi", "hyper"),
         (
