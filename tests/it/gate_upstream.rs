@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::client::{Client, exchange};
-use crate::support::gate::{Gate, READER};
+use crate::support::gate::{Gate, READER, Setup};
+use crate::support::relay::Relay;
 use crate::support::upstream::{Step, Upstream, answer, ok, send};
 
 fn get(path: &str) -> String {
@@ -267,8 +268,29 @@ fn connections_are_kept_and_reused() {
 /// reader to the other and back without losing a byte.
 #[test]
 fn a_connection_survives_every_change_of_its_reader() {
+    let upstream = every_reader();
+    change_readers(&upstream, Gate::before(&upstream));
+}
+
+#[test]
+fn a_unix_connection_survives_every_change_of_its_reader() {
+    let upstream = every_reader();
+    let relay = Relay::unix(&upstream);
+    change_readers(&upstream, Gate::before_url(&relay.url));
+}
+
+#[test]
+fn a_tls_connection_survives_every_change_of_its_reader() {
+    let upstream = every_reader();
+    let relay = Relay::tls(&upstream);
+    let gate = Gate::before_url(&relay.url).upstream_option(&relay.options);
+    change_readers(&upstream, gate);
+}
+
+/// Answers short, and in each of the ways that are for hyper to read.
+fn every_reader() -> Upstream {
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-    let upstream = Upstream::answering(|m| match m.first_line().split(' ').nth(1) {
+    Upstream::answering(|m| match m.first_line().split(' ').nth(1) {
         Some("/v1/chunked") => send(format!("{CHUNKED}3\r\nabc\r\n0\r\n\r\n")),
         Some("/v1/slow") => {
             let rest =
@@ -285,8 +307,11 @@ fn a_connection_survives_every_change_of_its_reader() {
         }
         Some("/v1/large") => answer("200 OK", "", &"x".repeat(100_000)),
         _ => answer("200 OK", "", "abc"),
-    });
-    let gate = Gate::before(&upstream).also("[workers]\ncount = 1\n").start();
+    })
+}
+
+fn change_readers(upstream: &Upstream, gate: Setup) {
+    let gate = gate.also("[workers]\ncount = 1\n").start();
     let mut client = Client::connect(gate.address);
     let paths = ["chunked", "slow", "split", "interim", "large", "post"];
     // Every kind behind every other.

@@ -8,5 +8,6 @@ pub(crate) mod h2upstream;
 pub(crate) mod http;
 pub(crate) mod nginx;
 pub(crate) mod process;
+pub(crate) mod relay;
 pub(crate) mod tools;
 pub(crate) mod upstream;
