@@ -55,11 +55,9 @@ pub(crate) async fn send(
     let mut outbound = Outbound::new(request);
     let mut fresh = false;
     for _ in 0..MOST_TRIES {
-        let before = record.last_ns();
-        let short = outbound.is_short();
+        let (before, short) = (record.last_ns(), outbound.is_short());
         let mut lease = worker.upstream.lease(fresh, short, before, client).await?;
-        // A kept-alive connection was there at once.
-        let now = if lease.is_fresh() { record.now_ns() } else { before };
+        let now = lease.begun_ns;
         record.sent_upstream(now);
         stream.set_deadline(patience.begin(now));
         let failure = match lease.send(&mut outbound, stream, patience).await {
@@ -109,7 +107,7 @@ impl Outbound {
     }
 
     /// Whether [`Outbound::bytes`] has any.
-    fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         matches!(&self.request, Shape::Repeatable(request) if request.is_plain())
     }
 

@@ -244,7 +244,8 @@ impl Moments {
                 None => return,
             }
         }
-        self.look_for_interim.set(false);
+        // A read may end right behind one, and the next be another.
+        self.look_for_interim.set(bytes.is_empty());
     }
 }
 

@@ -149,6 +149,7 @@ impl RequestRecord {
     }
 
     pub(crate) fn sent_upstream(&mut self, now_ns: u64) {
+        self.last_ns = now_ns;
         self.upstream_sent_ns = now_ns;
     }
 

@@ -361,7 +361,7 @@ fn pass_on(
             {
                 if bytes.len() as u64 == length {
                     record.complete(length);
-                    lease.give_back(record.last_ns(), upload.is_none());
+                    lease.give_back(record.last_ns(), true);
                     return ResponseBody::Full(bytes);
                 }
                 first = Some(bytes);

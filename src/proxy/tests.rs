@@ -287,6 +287,7 @@ fn what_is_ours_does_not_pass_for_being_wrong() {
         ("a password beside the key", encoded(&format!("{SECRET}:x")), Some(Reason::Unknown)),
         ("no colon", encoded(SECRET), Some(Reason::Malformed)),
         ("no padding", cut, None),
+        ("as the password", encoded(&format!("alice:{SECRET}")), Some(Reason::Malformed)),
         ("somebody else's", encoded("alice:wonder"), None),
         ("not Base64", "Basic !!!".to_owned(), Some(Reason::Malformed)),
     ];
@@ -298,6 +299,10 @@ fn what_is_ours_does_not_pass_for_being_wrong() {
         }
         assert_eq!(sent.err(), *want, "{name}");
     }
+    // Where only Bearer is read.
+    let fields = [("authorization", &*encoded(&format!("{SECRET}:")))];
+    let sent = through(get("/both/a", &fields), &self::settings());
+    assert_eq!(sent.err(), Some(Reason::Malformed));
     // On a public route nothing is judged, and nothing of ours travels on.
     let open = get("/open/a", &[("authorization", &basic[0].1)]);
     assert!(!through(open, &settings).unwrap().headers().contains_key("authorization"));

@@ -82,6 +82,8 @@ pub(crate) enum Content {
 #[derive(Debug)]
 pub(crate) struct Lease {
     conn: Held,
+    /// Since when it is held: not the time in the queue, nor that of opening.
+    pub(crate) begun_ns: u64,
     pool: Rc<Upstream>,
     _slot: Slot,
 }
@@ -98,7 +100,7 @@ enum Held {
 struct Slot(Option<Rc<Upstream>>);
 
 /// Kept-alive connections among which a fitting one is looked for.
-const LOOKED_AT: usize = 8;
+const CANDIDATES: usize = 8;
 
 // === impl Upstream ===
 
@@ -135,22 +137,27 @@ impl Upstream {
         now_ns: u64,
         client: &ClientAddr,
     ) -> Result<Lease, Reason> {
+        let at_once = self.active.get() < self.most_active;
         let slot = self.slot().await?;
+        let clock = || self.connector.clock().now().mono_ns;
+        let now_ns = if at_once { now_ns } else { clock() };
+        let kept = match self.connector.protocol() {
+            UpstreamProtocol::Http1 if !fresh => self.take_idle(now_ns, short),
+            UpstreamProtocol::Http1 | UpstreamProtocol::Http2 => None,
+        };
+        let pool = Rc::clone(self);
+        if let Some(conn) = kept {
+            self.cells.upstream_reused();
+            return Ok(Lease { conn: Held::Http1(conn), begun_ns: now_ns, pool, _slot: slot });
+        }
+        // Boxed: the rare path must not make every request's future larger.
         let conn = match self.connector.protocol() {
             UpstreamProtocol::Http1 => {
-                let kept = if fresh { None } else { self.take_idle(now_ns, short) };
-                Held::Http1(match kept {
-                    Some(conn) => {
-                        self.cells.upstream_reused();
-                        conn
-                    }
-                    // Boxed: the rare path must not make every request's future larger.
-                    None => Box::new(Box::pin(Http1::open(&self.connector, client)).await?),
-                })
+                Held::Http1(Box::new(Box::pin(Http1::open(&self.connector, client)).await?))
             }
             UpstreamProtocol::Http2 => Held::Http2(Box::pin(self.http2(client)).await?),
         };
-        Ok(Lease { conn, pool: Rc::clone(self), _slot: slot })
+        Ok(Lease { conn, begun_ns: clock(), pool, _slot: slot })
     }
 
     /// A kept-alive connection that is neither too old nor closed by the upstream; the latest that
@@ -158,7 +165,7 @@ impl Upstream {
     fn take_idle(&self, now_ns: u64, short: bool) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
         loop {
-            let fits = idle.iter().rev().take(LOOKED_AT).position(|c| c.is_bare() == short);
+            let fits = idle.iter().rev().take(CANDIDATES).position(|c| c.is_bare() == short);
             let at = idle.len().checked_sub(1 + fits.unwrap_or(0))?;
             let mut conn = idle.remove(at);
             if now_ns.saturating_sub(conn.idle_at) < self.idle_ns && conn.is_usable() {
@@ -282,14 +289,6 @@ impl Lease {
         matches!(self.conn, Held::Http1(_))
     }
 
-    /// Whether it was opened for this request.
-    pub(crate) fn is_fresh(&self) -> bool {
-        match &self.conn {
-            Held::Http1(conn) => conn.idle_at == 0,
-            Held::Http2(_) => true,
-        }
-    }
-
     /// Interim responses seen on this connection since last asked.
     pub(crate) fn take_interim(&self) -> u32 {
         match &self.conn {
@@ -299,11 +298,11 @@ impl Lease {
     }
 
     /// The response was read to its end: keep the connection if it can serve another request.
-    /// `was_short`: this one could have been a short exchange.
-    pub(crate) fn give_back(self, now_ns: u64, was_short: bool) {
+    /// `whole`: the response came with its head.
+    pub(crate) fn give_back(self, now_ns: u64, whole: bool) {
         if let Held::Http1(mut conn) = self.conn
             && self.pool.keep_alive
-            && conn.settle(was_short)
+            && conn.settle(whole)
         {
             conn.idle_at = now_ns.max(1);
             self.pool.idle.borrow_mut().push(conn);

@@ -136,7 +136,9 @@ fn interim_answers_are_consumed() {
     let upstream = Upstream::answering(|_| {
         [
             send("HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n"),
+            vec![Step::Wait(Duration::from_millis(30))],
             send("HTTP/1.1 102 Processing\r\n\r\n"),
+            vec![Step::Wait(Duration::from_millis(30))],
             ok(),
         ]
         .concat()
@@ -144,6 +146,9 @@ fn interim_answers_are_consumed() {
     let gate = Gate::before(&upstream).start();
     let got = exchange(gate.address, get("/v1/a"));
     assert_eq!((got.status(), got.all("link").len()), (200, 0));
+    gate.process.eventually("both counted", || {
+        gate.metrics().contains("keygate_upstream_informational_responses_total 2")
+    });
 }
 
 /// The version of an answer is that of its own hop.

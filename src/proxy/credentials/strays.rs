@@ -5,10 +5,12 @@
 //! A key in a field, a cookie or a body that no source is configured for is the client's own affair:
 //! looking at every byte of every request would cost all of them what only a mistake needs.
 
+use base64::Engine;
 use http::header::{self, HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
+use zeroize::Zeroize;
 
-use super::{hides_in_query, is_named, without};
+use super::{LENIENT, hides_in_query, is_named, without};
 use crate::core::{Prefixes, Reason, Rejection, Source};
 
 pub(super) fn refused() -> Rejection {
@@ -23,10 +25,13 @@ pub(super) fn judge(prefixes: &Prefixes, value: &[u8]) -> Result<bool, Rejection
 }
 
 /// `Authorization` with a key of ours and none of the schemes that we read, or with more around
-/// the key: `ApiKey KEY`, `KEY`, `Bearer "KEY"`, `Bearer x, Bearer KEY`.
+/// the key: `ApiKey KEY`, `KEY`, `Bearer "KEY"`, `Bearer x, Bearer KEY`; or in the other half of
+/// Basic, or in Basic where only Bearer is read.
 pub(super) fn in_authorization(source: &Source, value: &[u8]) -> bool {
     match source {
-        Source::Basic { prefixes, .. } | Source::Bearer { prefixes } => prefixes.found_in(value),
+        Source::Basic { prefixes, .. } | Source::Bearer { prefixes } => {
+            prefixes.found_in(value) || in_basic(prefixes, value)
+        }
         Source::Cookie { .. }
         | Source::Header { .. }
         | Source::Pair { .. }
@@ -34,6 +39,19 @@ pub(super) fn in_authorization(source: &Source, value: &[u8]) -> bool {
         | Source::Subprotocol { .. } => false,
     }
 }
+
+fn in_basic(prefixes: &Prefixes, value: &[u8]) -> bool {
+    let Some((scheme, token)) = value.split_at_checked(BASIC.len()) else { return false };
+    if !scheme.eq_ignore_ascii_case(BASIC) {
+        return false;
+    }
+    let Ok(mut decoded) = LENIENT.decode(token.trim_ascii()) else { return false };
+    let found = prefixes.found_in(&decoded);
+    decoded.zeroize();
+    found
+}
+
+const BASIC: &[u8] = b"basic ";
 
 /// `API_KEY=`, `apikey=`, `api_key[]=` for `api_key=`, with a key of ours.
 pub(super) fn in_query(query: &str, name: &str, prefixes: &Prefixes) -> bool {
@@ -52,10 +70,18 @@ fn folded(name: impl Iterator<Item = u8>) -> impl Iterator<Item = u8> {
     name.filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase())
 }
 
-/// The marker in another case, in quotes or behind a word.
+/// The marker in another case, in quotes or behind a word; not at the end of a longer name.
 pub(super) fn in_subprotocol(entry: &[u8], marker: &str) -> bool {
     let marker = marker.as_bytes();
-    !marker.is_empty() && entry.windows(marker.len()).any(|w| w.eq_ignore_ascii_case(marker))
+    let begins_at = |at: usize| {
+        let before = at.checked_sub(1).and_then(|before| entry.get(before));
+        !before.is_some_and(|b| b.is_ascii_alphanumeric() || b"-._".contains(b))
+    };
+    !marker.is_empty()
+        && entry
+            .windows(marker.len())
+            .enumerate()
+            .any(|(at, w)| w.eq_ignore_ascii_case(marker) && begins_at(at))
 }
 
 /// Browsers send the address of a page with every request that the page makes, its query included:
@@ -86,4 +112,23 @@ fn part_of(referer: &HeaderValue) -> Option<(&str, &str)> {
 
 fn holds(query: &str, name: &str, drop: impl Fn(&[u8]) -> bool) -> bool {
     without(query, name, &drop).is_some() || hides_in_query(query, name, drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_is_not_the_end_of_another_name() {
+        for (entry, want) in [
+            ("Api-Key.wa_1", true),
+            ("\"api-key.wa_1\"", true),
+            ("x api-key.wa_1", true),
+            ("my-api-key.v2", false),
+            ("xapi-key.v2", false),
+            ("chat.v2", false),
+        ] {
+            assert_eq!(in_subprotocol(entry.as_bytes(), "api-key."), want, "{entry}");
+        }
+    }
 }

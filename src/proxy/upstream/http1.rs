@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::Response;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::task::coop::unconstrained;
 
 use super::short::{self, Answer};
 use super::{Connector, Content, Failure};
@@ -32,6 +33,8 @@ pub(super) struct Http1 {
     preserve_case: bool,
     /// Bytes to make room for when a short exchange begins.
     room: usize,
+    /// The last exchange was none that could do without hyper.
+    hyper_reads: bool,
 }
 
 /// Who reads and writes it.
@@ -72,6 +75,7 @@ impl Http1 {
             idle_at: 0,
             preserve_case: connector.preserve_case(),
             room: 0,
+            hyper_reads: false,
         })
     }
 
@@ -116,6 +120,7 @@ impl Http1 {
         repeats: bool,
     ) -> Result<Response<Content>, Failure> {
         let reused = self.idle_at != 0;
+        self.hyper_reads = repeats || !outbound.is_short();
         let Some(request) = outbound.take_http() else {
             return Err(Failure::of(Reason::UpstreamClosed));
         };
@@ -127,13 +132,15 @@ impl Http1 {
             Ok(hyper) => hyper,
             Err(reason) => {
                 outbound.put_back(request);
-                return Err(Failure { unsent: true, ..Failure::of(reason) });
+                return Err(Failure { unsent: !repeats, ..Failure::of(reason) });
             }
         };
         let Hyper { sender, conn, ended } = &mut **hyper;
         let mut reply = pin!(sender.try_send_request(request));
         let mut drives = if repeats { 2 } else { 1 };
-        poll_fn(|cx| {
+        // With a budget, a task that has used up its turn would take what is there for not there,
+        // and nobody would wake it for the channel.
+        unconstrained(poll_fn(|cx| {
             if let Some(end) = stream.poll_end(cx)
                 && let Err(reason) = super::go_on(end, stream, patience, &clock, cx)
             {
@@ -148,6 +155,7 @@ impl Http1 {
                 Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.map(Content::Coming))),
                 Poll::Ready(Err(mut error)) => {
                     let unsent = error.take_message().map(|m| outbound.put_back(m)).is_some();
+                    let unsent = unsent && !repeats;
                     let reason = classify(error.error());
                     let stale = reused && reason == Reason::UpstreamClosed;
                     Poll::Ready(Err(Failure { unsent, stale, ..Failure::of(reason) }))
@@ -158,7 +166,7 @@ impl Http1 {
                 }
                 Poll::Pending => Poll::Pending,
             }
-        })
+        }))
         .await
     }
 
@@ -200,7 +208,13 @@ impl Http1 {
 
     /// Looks whether the upstream has closed it while it was idle.
     pub(super) fn is_usable(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
+        let mut cx = Context::from_waker(Waker::noop());
+        let driven = pin!(unconstrained(poll_fn(|cx| {
+            self.drive(cx);
+            Poll::Ready(())
+        })))
+        .poll(&mut cx);
+        debug_assert!(driven.is_ready());
         match &mut self.reader {
             Reader::Bare(io) => short::is_quiet(io),
             Reader::Hyper(hyper) => hyper.ended == Ended::No && hyper.sender.is_ready(),
@@ -208,9 +222,9 @@ impl Http1 {
         }
     }
 
-    /// Lets hyper finish with a response of which the last byte was read. `was_short`: the next
-    /// exchange may do without it.
-    pub(super) fn settle(&mut self, was_short: bool) -> bool {
+    /// Lets hyper finish with a response of which the last byte was read. If that came `whole` with
+    /// its head, and no more of hyper was needed, the next exchange may do without it.
+    pub(super) fn settle(&mut self, whole: bool) -> bool {
         let ready = match &self.reader {
             Reader::Bare(_) => true,
             Reader::Hyper(hyper) => {
@@ -219,7 +233,8 @@ impl Http1 {
             Reader::Nobody => false,
         };
         if ready
-            && was_short
+            && whole
+            && !self.hyper_reads
             && matches!(self.reader, Reader::Hyper(_))
             && let Reader::Hyper(hyper) = std::mem::replace(&mut self.reader, Reader::Nobody)
         {
