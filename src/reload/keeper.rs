@@ -402,7 +402,11 @@ impl Keeper {
     }
 
     pub(super) fn forced(&mut self, result: std::io::Result<()>) {
+        let before = self.state.is_persistent();
         self.state.forced(result);
+        if self.state.is_persistent() != before {
+            self.publish();
+        }
     }
 
     /// Once a second, and at the end: ages, expiry, and what could not be written before.

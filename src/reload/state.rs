@@ -17,8 +17,11 @@ const MAX_BYTES: u64 = 1 << 30;
 pub(super) struct StateFile {
     /// `None`: nowhere. Only `min_serial` guards against an older table after a restart.
     path: Option<PathBuf>,
+    /// What stands there; `None`: it is to be written, again or for the first time.
     written: Option<String>,
     problem: Option<String>,
+    /// It was not forced to the disk the last time: writing it is no remedy yet.
+    disk_fails: bool,
 }
 
 // === impl StateFile ===
@@ -27,7 +30,12 @@ impl StateFile {
     /// Opens and reads. Whatever is wrong is said and leads to an empty ledger: a damaged file must
     /// not keep the service down, and `min_serial` is the floor.
     pub(super) fn open(path: Option<&Path>) -> (Self, Ledger) {
-        let mut state = Self { path: path.map(Path::to_owned), written: None, problem: None };
+        let mut state = Self {
+            path: path.map(Path::to_owned),
+            written: None,
+            problem: None,
+            disk_fails: false,
+        };
         let Some(path) = path else {
             state.problem = Some("no `state_file` is configured".to_owned());
             tracing::warn!(
@@ -80,7 +88,7 @@ impl StateFile {
         }
         match files::place(path, text.as_bytes()) {
             Ok(placed) => {
-                if self.problem.take().is_some() {
+                if !self.disk_fails && self.problem.take().is_some() {
                     tracing::info!(path = %path.display(), "the state file can be written again");
                 }
                 self.written = Some(text);
@@ -96,8 +104,20 @@ impl StateFile {
 
     /// What came of forcing it to the disk.
     pub(super) fn forced(&mut self, result: io::Result<()>) {
-        if let Err(error) = result {
-            self.complain("forced to the disk", &error);
+        match result {
+            Ok(()) if !std::mem::take(&mut self.disk_fails) => {}
+            Ok(()) => {
+                self.problem = None;
+                let path = self.path.as_deref().unwrap_or(Path::new("")).display();
+                tracing::info!(%path, "the state file can be forced to the disk again");
+            }
+            Err(error) => {
+                // Asking the kernel once more would succeed: it drops what it could not write. So
+                // the file is written anew.
+                self.written = None;
+                self.disk_fails = true;
+                self.complain("forced to the disk", &error);
+            }
         }
     }
 
@@ -167,6 +187,23 @@ mod tests {
         let placed = state.place(&ledger).unwrap();
         state.forced(placed.force());
         assert!(state.is_persistent() && state.is_settled());
+    }
+
+    #[test]
+    fn what_could_not_be_forced_is_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut state, ledger) = StateFile::open(Some(&dir.path().join("state")));
+        for _ in 0..2 {
+            assert!(state.place(&ledger).is_some());
+            state.forced(Err(io::ErrorKind::StorageFull.into()));
+            assert!(!state.is_settled() && !state.is_persistent());
+            assert!(state.problem().unwrap().contains("cannot be forced to the disk"));
+        }
+        let placed = state.place(&ledger).unwrap();
+        assert!(!state.is_persistent(), "written, but that it was before");
+        state.forced(placed.force());
+        assert!(state.is_settled() && state.is_persistent());
+        assert!(state.place(&ledger).is_none());
     }
 
     #[test]
