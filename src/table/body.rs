@@ -301,14 +301,17 @@ impl Counts {
         }
     }
 }
+
 /// The tag of a pair's public id.
 pub(crate) fn pair_tag(id: &[u8]) -> u32 {
     Digest::of(id).0.first_chunk().map_or(0, |first| u32::from_be_bytes(*first))
 }
+
 fn str_until_nul(bytes: &[u8]) -> &str {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     bytes.get(..end).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
 }
+
 /// The grant that grants nothing.
 fn nothing() -> Grant {
     Grant {
