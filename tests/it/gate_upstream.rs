@@ -50,8 +50,12 @@ fn answers_with_two_readings_are_502_and_never_reused() {
         ("101 without upgrade", "HTTP/1.1 101 Switching Protocols\r\n\r\n"),
         ("nothing", ""),
         ("half a head", "HTTP/1.1 200 OK\r\nx-a: "),
+        ("many fields", &format!("HTTP/1.1 200 OK\r\n{}\r\n", "x-a: b\r\n".repeat(257))),
+        ("large head", &format!("HTTP/1.1 200 OK\r\nx-a: {}\r\n\r\n", "b".repeat(600 * 1024))),
     ] {
-        let upstream = Upstream::answering(move |_| [send(bytes), vec![Step::HalfClose]].concat());
+        let bytes = bytes.to_owned();
+        let upstream =
+            Upstream::answering(move |_| [send(&*bytes), vec![Step::HalfClose]].concat());
         let gate = Gate::before(&upstream).start();
         let mut client = Client::connect(gate.address);
         client.send(get("/v1/a"));
