@@ -230,6 +230,13 @@ impl Body for RequestBody {
     }
 }
 
+/// What is handed on at a time. An HTTP/2 client that takes one byte of it can leave the rest to us.
+const PIECE: usize = 64 * 1024;
+
+fn next_piece(bytes: &mut Bytes) -> Bytes {
+    bytes.split_to(bytes.len().min(PIECE))
+}
+
 // === impl ResponseBody ===
 
 impl Body for ResponseBody {
@@ -243,9 +250,11 @@ impl Body for ResponseBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => {
-                let bytes = std::mem::take(bytes);
-                *self = Self::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
+                let piece = next_piece(bytes);
+                if bytes.is_empty() {
+                    *self = Self::Empty;
+                }
+                Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             Self::Stream(download) => download.poll_frame(cx),
         }
@@ -288,9 +297,13 @@ impl Download {
         if let Some(end) = end {
             return Poll::Ready(self.end(end));
         }
-        if let Some(first) = self.first.take() {
-            self.record.bytes_out += first.len() as u64;
-            return Poll::Ready(Some(Ok(Frame::data(first))));
+        if let Some(first) = &mut self.first {
+            let piece = next_piece(first);
+            if first.is_empty() {
+                self.first = None;
+            }
+            self.record.bytes_out += piece.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let mut frame = self.poll_rest(cx);
         if frame.is_pending()
@@ -350,14 +363,17 @@ impl Download {
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let most = if self.http2 { PIECE as u64 } else { u64::MAX };
         match (&mut self.rest, &mut self.lease) {
             (Rest::Counted(0), _) => Poll::Ready(None),
-            (Rest::Counted(left), Some(lease)) => lease.poll_body(*left, cx).map(|read| {
-                Some(read.map_err(BodyError::from).map(|bytes| {
-                    *left = left.saturating_sub(bytes.len() as u64);
-                    Frame::data(bytes)
-                }))
-            }),
+            (Rest::Counted(left), Some(lease)) => {
+                lease.poll_body(most.min(*left), cx).map(|read| {
+                    Some(read.map_err(BodyError::from).map(|bytes| {
+                        *left = left.saturating_sub(bytes.len() as u64);
+                        Frame::data(bytes)
+                    }))
+                })
+            }
             (Rest::Counted(_), None) => Poll::Ready(Some(Err(BodyError::Ended))),
             (Rest::Hyper(incoming), lease) => {
                 // The channel inside is fed only by our own `Lease::drive` if the upstream
