@@ -336,17 +336,23 @@ impl Loop {
         self.keeper.forced(result);
     }
 
-    /// At the end nothing else waits.
+    /// At the end nothing else waits, but a disk that hangs must not hold the process.
     fn force_the_last(&mut self, inbox: &Receiver<Event>) {
-        while self.forcing {
-            match inbox.recv_timeout(PATIENCE) {
-                Ok(Event::Forced(result)) => self.forced(result),
-                Ok(_) => {}
-                Err(_) => break,
+        let end = self.clock.now().mono_ns + nanos(PATIENCE);
+        loop {
+            self.force();
+            if !self.forcing {
+                return;
             }
-        }
-        if let Some(placed) = self.keeper.take_unforced() {
-            self.keeper.forced(placed.force());
+            match forced_until(inbox, &self.clock, end) {
+                Some(result) => self.forced(result),
+                None => {
+                    tracing::warn!(
+                        "the disk does not answer; the state file is left to the kernel"
+                    );
+                    return;
+                }
+            }
         }
     }
 
@@ -467,6 +473,18 @@ impl Loop {
     }
 }
 
+/// What came of forcing the state file; `None`: nothing did by `end`, whatever else arrives.
+fn forced_until(inbox: &Receiver<Event>, clock: &Clock, end: u64) -> Option<std::io::Result<()>> {
+    loop {
+        let left = end.checked_sub(clock.now().mono_ns)?;
+        match inbox.recv_timeout(Duration::from_nanos(left)) {
+            Ok(Event::Forced(result)) => return Some(result),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
 fn forget(feed: Option<&mut Feed>) {
     match feed {
         Some(Feed::Path(source)) => source.forget(),
@@ -481,3 +499,6 @@ fn forget(feed: Option<&mut Feed>) {
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 4).min(u64::MAX / 4)
 }
+
+#[cfg(test)]
+mod tests;
