@@ -16,11 +16,11 @@ use tokio::sync::{mpsc, watch};
 use self::watchers::Watchers;
 use crate::admin::{self, Admin, AdminState};
 use crate::clock::Clock;
-use crate::config::{self, Bind, Config, Settings, UpstreamAddress};
+use crate::config::{self, Bind, Config, Noted, Settings, ThisHost, UpstreamAddress};
 use crate::exit::Exit;
 use crate::proxy::tls::{ClientTls, ServerTls, TlsError};
 use crate::proxy::{self, LimitStore, Load, Phase, Seed, Shared};
-use crate::reload::{self, Failure, Hooks, Reconfigured, Reloader};
+use crate::reload::{self, Failure, Hooks, Reconfigured, Reloader, Unusable};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
@@ -217,7 +217,11 @@ fn route_slots(metrics: &Metrics, settings: &Settings) -> Box<[u32]> {
 /// was started with; what differs from it outside the settings needs a restart.
 fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
     let reconfigure = move || {
-        let next = Config::load(&file).map_err(|error| error.to_string())?;
+        let host = Noted::new(&ThisHost);
+        let next = match Config::load_on(&host, &file) {
+            Ok(next) => next,
+            Err(error) => return Err(Unusable { error: error.to_string(), files: host.files() }),
+        };
         for warning in &next.warnings {
             tracing::warn!("{warning}");
         }

@@ -14,6 +14,7 @@ mod section;
 mod tests;
 mod units;
 
+use std::cell::RefCell;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -308,6 +309,12 @@ pub enum AfterExpiry {
 #[derive(Clone, Copy, Debug)]
 pub struct ThisHost;
 
+/// Another host, and which files were asked of it.
+pub struct Noted<'h> {
+    host: &'h dyn Host,
+    files: RefCell<Vec<PathBuf>>,
+}
+
 /// Files that a configuration names are keys and certificates, never longer.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -346,6 +353,30 @@ impl Config {
             Some(config) if faults.is_empty() => Ok(Self { warnings, ..config }),
             _ => Err(Error::Invalid { file: file.to_owned(), faults }),
         }
+    }
+}
+
+// === impl Noted ===
+
+impl<'h> Noted<'h> {
+    pub fn new(host: &'h dyn Host) -> Self {
+        Self { host, files: RefCell::default() }
+    }
+
+    /// Those that were asked for, whether or not they could be read.
+    pub fn files(self) -> Vec<PathBuf> {
+        self.files.into_inner()
+    }
+}
+
+impl Host for Noted<'_> {
+    fn variable(&self, name: &str) -> Option<String> {
+        self.host.variable(name)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.files.borrow_mut().push(path.to_owned());
+        self.host.read(path)
     }
 }
 

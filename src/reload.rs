@@ -68,11 +68,20 @@ pub struct Reconfigured {
     pub needs_restart: Vec<String>,
 }
 
+/// A configuration that cannot be put in force.
+#[derive(Debug)]
+pub struct Unusable {
+    /// The whole message for the log.
+    pub error: String,
+    /// The files that were read, or should have been: one of them may be the remedy.
+    pub files: Vec<PathBuf>,
+}
+
 /// What the reload thread calls back.
 pub struct Hooks {
-    /// Reads the configuration file again. Called on SIGHUP and when the file changed. The error
-    /// is the whole message for the log.
-    pub reconfigure: Box<dyn FnMut() -> Result<Reconfigured, String> + Send>,
+    /// Reads the configuration file again. Called on SIGHUP, when the file changed, and now and
+    /// then while what it says cannot be used.
+    pub reconfigure: Box<dyn FnMut() -> Result<Reconfigured, Unusable> + Send>,
     /// Other files that are watched in the same way, such as certificates.
     pub files: Vec<FileHook>,
 }

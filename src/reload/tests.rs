@@ -13,7 +13,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Config, ThisHost};
+use crate::config::{Config, Noted, ThisHost};
 use crate::core::{KeyId, KeySpec, Keys};
 use crate::snapshot::Snapshot;
 use crate::table::testkit::{Signer, issue, sealed, spec, table_file};
@@ -117,7 +117,10 @@ impl Folder {
         let hooks = Hooks {
             reconfigure: Box::new(move || {
                 told.lock().unwrap().push("config");
-                let config = load(&its).map_err(|e| e.to_string())?;
+                let host = Noted::new(&ThisHost);
+                let config = Config::load_on(&host, &its);
+                let config =
+                    config.map_err(|e| Unusable { error: e.to_string(), files: host.files() })?;
                 Ok(Reconfigured {
                     settings: Arc::new(config.settings),
                     route_slots: Box::new([7]),

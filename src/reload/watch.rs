@@ -80,8 +80,11 @@ impl Watch {
         self.watcher.is_some()
     }
 
-    pub(super) fn watches(&mut self, paths: Vec<PathBuf>) {
+    /// True: these are others than before, to be armed by [`Self::refresh`].
+    pub(super) fn watches(&mut self, paths: Vec<PathBuf>) -> bool {
+        let differ = self.paths != paths;
         self.paths = paths;
+        differ
     }
 
     /// Arms again what lost its watch. True: something was armed, so that a change may have been

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::super::keeper::Terms;
 use super::super::source::PathSource;
 use super::super::status::{ConfigStatus, Time};
-use super::super::{FileHook, Hooks, Reconfigured};
+use super::super::{FileHook, Hooks, Reconfigured, Unusable};
 use super::look::Look;
-use super::{Feed, Loop};
+use super::{Feed, Loop, TICK, nanos};
 use crate::config::{TableConfig, TableSource};
 use crate::telemetry::control::Attempt;
 
@@ -17,8 +17,18 @@ use crate::telemetry::control::Attempt;
 pub(super) struct Files {
     /// The configuration, and what it is read together with: the keys of trusted signers.
     config: Vec<PathSource>,
-    reconfigure: Box<dyn FnMut() -> Result<Reconfigured, String> + Send>,
+    reconfigure: Box<dyn FnMut() -> Result<Reconfigured, Unusable> + Send>,
+    /// The last one could not be used.
+    failed: Option<Failed>,
     hooks: Vec<WatchedFiles>,
+}
+
+/// A configuration that could not be used is tried again, since what is missing may not be a file
+/// that was seen.
+struct Failed {
+    error: String,
+    /// On the process's clock.
+    retry_ns: u64,
 }
 
 /// A [`super::FileHook`] with what was seen of its files.
@@ -32,21 +42,34 @@ struct WatchedFiles {
 impl Loop {
     /// Reads the configuration again.
     pub(super) fn reconfigure(&mut self) {
-        let control = self.metrics.control();
-        let new = (self.files.reconfigure)().and_then(|new| {
+        self.files.failed = None;
+        self.try_to_reconfigure();
+    }
+
+    /// The same, and silent about an error that was said before.
+    fn try_to_reconfigure(&mut self) {
+        let now = self.clock.now();
+        let new = self.files.read(now.unix_ms).and_then(|new| {
             let terms = Terms::new(&new.table).map_err(|e| e.to_string())?;
             Ok((new, terms))
         });
         let (new, terms) = match new {
             Ok(both) => both,
             Err(error) => {
-                control.config_reloads(Attempt::Failed).increment(1);
-                control.config_reload_successful.set(0);
-                tracing::error!(%error, "the configuration stays as it was");
-                self.keeper.config_failed(error);
+                self.watch_files();
+                let failed = Failed { retry_ns: now.mono_ns + nanos(TICK), error: error.clone() };
+                let before = self.files.failed.replace(failed);
+                if before.is_none_or(|before| before.error != error) {
+                    let control = self.metrics.control();
+                    control.config_reload_successful.set(0);
+                    tracing::error!(%error, "the configuration stays as it was");
+                    self.keeper.config_failed(error);
+                    control.config_reloads(Attempt::Failed).increment(1);
+                }
                 return;
             }
         };
+        self.files.failed = None;
         let mut needs_restart = new.needs_restart;
         needs_restart.extend(take_over(&mut self.config, &new.table));
         // Whoever compared the whole configuration has named those of the table as well.
@@ -76,8 +99,8 @@ impl Loop {
         let now = self.clock.now().unix_ms;
         let loaded_at = Some(Time { unix_ms: now });
         self.keeper.show_config(ConfigStatus { loaded_at, error: None, needs_restart });
-        self.files.read_with_config(&self.config.signer_files, now);
-        self.watch.watches(self.watched());
+        self.files.keep(&self.config.signer_files);
+        self.watch_files();
         // Counted when all of it is in force, for whoever waits for that.
         let control = self.metrics.control();
         control.config_reload_successful.set(1);
@@ -86,8 +109,16 @@ impl Loop {
         self.timers.patch_poll = 0;
     }
 
+    /// A path that was not watched before brings another look, when its watch is armed.
+    fn watch_files(&mut self) {
+        if self.watch.watches(self.watched()) {
+            self.timers.table_poll = 0;
+        }
+    }
+
     pub(super) fn look_at_files(&mut self) {
-        let wall_ms = self.clock.now().unix_ms;
+        let now = self.clock.now();
+        let wall_ms = now.unix_ms;
         for files in &mut self.files.hooks {
             if note(&mut files.paths, wall_ms) {
                 (files.changed)();
@@ -96,6 +127,8 @@ impl Loop {
         if note(&mut self.files.config, wall_ms) {
             tracing::info!("the configuration or a file of a trusted signer changed");
             self.reconfigure();
+        } else if self.files.failed.as_ref().is_some_and(|f| f.retry_ns <= now.mono_ns) {
+            self.try_to_reconfigure();
         }
     }
 }
@@ -112,27 +145,44 @@ impl Files {
         let mut files = Self {
             config: vec![source(config_file)],
             reconfigure: hooks.reconfigure,
+            failed: None,
             hooks: hooks.files.into_iter().map(watched).collect(),
         };
+        files.add(signers);
         files.take_note(wall_ms);
-        files.read_with_config(signers, wall_ms);
         files
     }
 
-    /// The configuration was read, and these with it.
-    fn read_with_config(&mut self, signers: &[PathBuf], wall_ms: u64) {
-        let file = self.config.first().map(|config| config.path().to_owned());
-        let stays = |source: &PathSource| {
-            Some(source.path()) == file.as_deref() || signers.iter().any(|s| s == source.path())
-        };
-        self.config.retain(stays);
-        for path in signers {
+    /// Reads the configuration. What it names for the first time was not seen before it was read:
+    /// it is noted then, and all is read once more, so that no change in between is lost.
+    fn read(&mut self, wall_ms: u64) -> Result<Reconfigured, String> {
+        let mut read = (self.reconfigure)();
+        if self.add(named(&read)) {
+            note(&mut self.config, wall_ms);
+            read = (self.reconfigure)();
+            // Should it name others now, the next look finds them unseen.
+            self.add(named(&read));
+        }
+        read.map_err(|unusable| unusable.error)
+    }
+
+    /// True: there is one among them that was not known.
+    fn add(&mut self, paths: &[PathBuf]) -> bool {
+        let known = self.config.len();
+        for path in paths {
             if !self.config.iter().any(|source| source.path() == path) {
-                let mut new = [source(path)];
-                note(&mut new, wall_ms);
-                self.config.extend(new);
+                self.config.push(source(path));
             }
         }
+        self.config.len() > known
+    }
+
+    /// A configuration is in force: what only another one named is of no interest any more.
+    fn keep(&mut self, signers: &[PathBuf]) {
+        let file = self.config.first().map(|config| config.path().to_owned());
+        self.config.retain(|source| {
+            Some(source.path()) == file.as_deref() || signers.iter().any(|s| s == source.path())
+        });
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
@@ -153,6 +203,13 @@ impl Files {
         for files in &mut self.hooks {
             note(&mut files.paths, wall_ms);
         }
+    }
+}
+
+fn named(read: &Result<Reconfigured, Unusable>) -> &[PathBuf] {
+    match read {
+        Ok(new) => &new.table.signer_files,
+        Err(unusable) => &unusable.files,
     }
 }
 

@@ -200,6 +200,33 @@ fn a_bad_configuration_changes_nothing() {
     assert_eq!(running.metric("keygate_config_last_reload_successful"), 1.0);
 }
 
+#[test]
+fn a_signers_file_may_come_after_the_configuration_that_names_it() {
+    let folder = Folder::new();
+    folder.publish("t.kgt", &table(1));
+    fs::create_dir(folder.at("signers")).unwrap();
+    let running = folder.start();
+    let [one, two, three] = [1, 2, 3].map(Signer::new);
+    let misses = |r: &Running, name: &str| {
+        let start = format!("{} cannot be read", folder.at(name).display());
+        r.cell.load().config.error.as_ref().is_some_and(|error| error.contains(&start))
+    };
+    folder.configure(&format!(
+        "trusted_signers = [\"{}\", \"new.pub\", \"signers/new.pub\"]\n",
+        one.key
+    ));
+    running.until("missing", |r| misses(r, "new.pub") && misses(r, "signers/new.pub"));
+    // Beside the configuration, and in a folder that nothing else is watched in.
+    folder.publish("new.pub", two.key.spki_pem().as_bytes());
+    running.until("one", |r| !misses(r, "new.pub") && misses(r, "signers/new.pub"));
+    assert_eq!(running.metric("keygate_config_last_reload_successful"), 0.0);
+    fs::write(folder.at("signers/new.pub"), three.key.spki_pem()).unwrap();
+    running.until("both", |r| r.metric("keygate_config_last_reload_successful") == 1.0);
+    let keys = [spec(1), spec(2)];
+    folder.publish("t.kgt", &table_file(&keys, now(2, &[&three]), &[&three]));
+    running.until_serial(2);
+}
+
 fn at(serial: u64) -> Issue {
     now(serial, &[&Signer::new(1)])
 }
