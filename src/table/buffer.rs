@@ -61,7 +61,9 @@ impl Buffer {
                     break;
                 }
                 let mut larger = Self::zeroed(filled.saturating_mul(2).min(most))?;
-                larger.iter_mut().zip(buffer.iter()).for_each(|(to, from)| *to = *from);
+                if let Some(start) = larger.get_mut(..filled) {
+                    start.copy_from_slice(&buffer);
+                }
                 buffer = larger;
             }
             match reader.read(buffer.get_mut(filled..).unwrap_or_default()) {
