@@ -100,9 +100,11 @@ impl Failure {
         }
     }
 
-    /// Whether the same bytes may be taken later: it was refused for the time of day.
+    /// Whether the same bytes may be taken later: it was refused for the time of day, or for want of
+    /// room.
     pub(super) fn may_pass(&self) -> bool {
-        matches!(self, Self::Refused(Refusal::Expired { .. } | Refusal::HoldFull { .. }))
+        use Refusal::{Expired, HoldFull, Memory};
+        matches!(self, Self::Refused(Expired { .. } | HoldFull { .. } | Memory { .. }))
     }
 
     /// Nothing was published there.

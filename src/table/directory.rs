@@ -8,6 +8,7 @@ use zerocopy::little_endian::U32;
 
 use super::buffer::Buffer;
 use super::layout::Record;
+use super::refusal::Refusal;
 
 /// Where in a sorted array each leading bit pattern begins.
 ///
@@ -41,11 +42,14 @@ impl Directory {
         prefixes: impl Iterator<Item = u64> + Clone,
         count: usize,
         prefix_bits: u32,
-    ) -> Self {
-        let even = prefixes.clone();
-        Self::filled(even, count, prefix_bits, EVEN)
-            .or_else(|| Self::filled(prefixes, count, prefix_bits, UNEVEN))
-            .unwrap_or_else(Self::empty)
+    ) -> Result<Self, Refusal> {
+        for block_bits in [EVEN, UNEVEN] {
+            let space = Self::zeroed(count, prefix_bits, block_bits)?;
+            if let Some(filled) = space.filled(prefixes.clone()) {
+                return Ok(filled);
+            }
+        }
+        Ok(Self::empty())
     }
 
     /// Bytes held in memory.
@@ -67,18 +71,19 @@ impl Directory {
         Some(block.get() as usize + usize::from(*self.distances.get(number)?))
     }
 
-    /// `None`: a block holds too many.
-    fn filled(
-        prefixes: impl Iterator<Item = u64>,
-        count: usize,
-        prefix_bits: u32,
-        block_bits: u32,
-    ) -> Option<Self> {
+    /// Space for `count` entries.
+    fn zeroed(count: usize, prefix_bits: u32, block_bits: u32) -> Result<Self, Refusal> {
         let bits = (count as u64).max(1).ilog2().min(prefix_bits);
         let starts = (1 << bits) + 1;
-        let mut blocks = zeroed(size_of::<U32>() * ((starts >> block_bits) + 1));
-        let mut distances = zeroed(starts);
-        let block_starts = <[U32]>::mut_from_bytes(&mut blocks).unwrap_or_default();
+        let blocks = zeroed(size_of::<U32>() * ((starts >> block_bits) + 1))?;
+        Ok(Self { blocks, distances: zeroed(starts)?, bits, block_bits })
+    }
+
+    /// `None`: a block holds too many.
+    fn filled(mut self, prefixes: impl Iterator<Item = u64>) -> Option<Self> {
+        let (bits, block_bits, starts) = (self.bits, self.block_bits, self.distances.len());
+        let distances = &mut self.distances;
+        let block_starts = <[U32]>::mut_from_bytes(&mut self.blocks).unwrap_or_default();
         let ends = prefixes.map(|prefix| bucket_number(prefix, bits) + 1).chain([starts]);
         let (mut number, mut block) = (0, 0);
         // Every bucket up to the entry's own that has no start yet begins at the entry.
@@ -92,12 +97,12 @@ impl Directory {
             }
             number = number.max(end);
         }
-        Some(Self { blocks, distances, bits, block_bits })
+        Some(self)
     }
 }
 
-fn zeroed(bytes: usize) -> Buffer {
-    Buffer::zeroed(bytes).unwrap_or_else(|_| vec![0; bytes].into())
+fn zeroed(bytes: usize) -> Result<Buffer, Refusal> {
+    Buffer::zeroed(bytes).map_err(|_| Refusal::Memory { bytes: bytes as u64 })
 }
 
 /// The record with this digest, in its bucket of one or two (seldom more).
@@ -146,7 +151,7 @@ mod tests {
         ];
         for list in &mut lists {
             list.sort_unstable();
-            let directory = Directory::of(list.iter().copied(), list.len(), 64);
+            let directory = Directory::of(list.iter().copied(), list.len(), 64).unwrap();
             for (index, prefix) in list.iter().enumerate() {
                 assert!(directory.bucket(*prefix).contains(&index), "{index} of {}", list.len());
             }
@@ -157,5 +162,11 @@ mod tests {
                 end = bucket.start;
             }
         }
+    }
+
+    #[test]
+    fn an_index_that_cannot_be_had_is_a_refusal() {
+        let refused = Directory::of([].into_iter(), 1 << 61, 64).err();
+        assert!(matches!(refused, Some(Refusal::Memory { .. })), "{refused:?}");
     }
 }

@@ -9,7 +9,7 @@ use super::trust::SignerId;
 macro_rules! reasons {
     ($( $pattern:pat => $word:literal $exit:literal, )*) => {
         impl Refusal {
-            /// Every reason with its exit code, in the order of the enum.
+            /// Every reason with its exit code, in the order of the codes.
             pub const REASONS: &'static [(&'static str, u8)] = &[ $( ($word, $exit), )* ];
 
             /// The word in log lines, metric labels and `/status`. Stable.
@@ -85,6 +85,11 @@ pub enum Refusal {
     Magic,
     #[error("bad manifest: {why}")]
     Manifest { why: Box<str> },
+    #[error(
+        "there is no memory for its index of {bytes} bytes\n\
+         hint: raise the memory limit; docs/operations.md says how much a table takes"
+    )]
+    Memory { bytes: u64 },
     #[error("out of range: {what} of {of} {index}")]
     OutOfRange { what: &'static str, of: &'static str, index: u64 },
     #[error("bytes that must be zero are not: {what}")]
@@ -150,6 +155,7 @@ reasons! {
     Refusal::UnknownSigner { .. } => "unknown_signer" 33,
     Refusal::Unsigned => "unsigned" 34,
     Refusal::Unsorted { .. } => "unsorted" 35,
+    Refusal::Memory { .. } => "memory" 36,
 }
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ impl Body {
             counts.add(*status, *kind, uses.into());
         }
         let prefixes = records.iter().map(|record| prefix(&record.digest));
-        Ok((Directory::of(prefixes, records.len(), 64), counts))
+        Ok((Directory::of(prefixes, records.len(), 64)?, counts))
     }
 
     pub(super) fn check_pairs(&self) -> Result<Directory, Refusal> {
@@ -176,7 +176,7 @@ impl Body {
             }
         }
         let tags = entries.iter().map(|entry| u64::from(entry.tag.get()) << 32);
-        Ok(Directory::of(tags, entries.len(), 32))
+        Directory::of(tags, entries.len(), 32)
     }
 
     pub(super) fn check_removals(&self) -> Result<(), Refusal> {
