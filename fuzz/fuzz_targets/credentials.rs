@@ -20,5 +20,5 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     head.extend(b"\r\n");
-    service::run(first & 1 == 1, &head);
+    service::run(*first, &head);
 });

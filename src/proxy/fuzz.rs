@@ -113,6 +113,11 @@ impl Service {
         self.worker.connections.cut_all(super::io::Cut::Drain);
     }
 
+    /// Lets go of idle connections that the upstream has ended, as a worker does now and then.
+    pub fn sweep(&self) {
+        self.worker.upstream.sweep(self.worker.clock.now().mono_ns);
+    }
+
     pub fn open(&self) -> usize {
         self.worker.connections.count()
     }
