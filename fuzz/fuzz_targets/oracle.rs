@@ -63,15 +63,21 @@ fn chunked(body: &[u8]) -> Option<usize> {
     }
 }
 
-/// Each request that one connection to the upstream was sent.
-pub fn judge(mut bytes: &[u8], with_key: bool) {
+/// Each request that one connection to the upstream was sent. Returns the names of those that may be
+/// sent only once.
+pub fn judge(mut bytes: &[u8], with_key: bool) -> Vec<&str> {
+    let mut once = Vec::new();
     while !bytes.is_empty() {
         let shown = || bytes.escape_ascii().to_string();
         let Some(request) = Request::read(bytes) else { panic!("half a head: {}", shown()) };
         judge_one(&request, with_key);
-        let Some(end) = request.end else { return };
+        if !["GET", "HEAD", "PUT", "DELETE", "OPTIONS"].contains(&request.method) {
+            once.push(request.id);
+        }
+        let Some(end) = request.end else { break };
         bytes = &bytes[end..];
     }
+    once
 }
 
 /// Each answer over HTTP/1 is that to its request.
