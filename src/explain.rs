@@ -171,19 +171,19 @@ fn told<K: Keys>(
             let mut answer = Answer::new(ask, "admitted");
             answer.key = Some(Key::of(admitted.key()));
             answer.rule = Some(Rule::of(admitted.route()));
-            answer.headers = shown(identity_fields(names, admitted.key()));
+            identity_fields(names, admitted.key(), |n, v| answer.headers.push(shown((n, v))));
             answer
         }
         Verdict::Passed(passed) => {
             let mut answer = Answer::new(ask, "passed");
             answer.rule = Some(Rule::of(passed.route()));
-            answer.headers = shown(anonymous_field(names).into_iter());
+            answer.headers.extend(anonymous_field(names).map(shown));
             answer
         }
         Verdict::Observed(observed) => {
             let mut answer = Answer::new(ask, "observed");
             answer.refuse(settings, observed.rejection(), Some(observed.route()));
-            answer.headers = shown(anonymous_field(names).into_iter());
+            answer.headers.extend(anonymous_field(names).map(shown));
             answer
         }
         Verdict::Rejected(refused) => {
@@ -223,14 +223,12 @@ fn prefixes(source: &Source) -> Option<Prefixes> {
     }
 }
 
-fn shown(
-    fields: impl Iterator<Item = (http::HeaderName, http::HeaderValue)>,
-) -> Vec<(String, String)> {
-    fields
-        .map(|(name, value)| {
-            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-        })
-        .collect()
+fn shown((name, value): (&http::HeaderName, &str)) -> (String, String) {
+    (name.to_string(), value.to_owned())
+}
+
+fn text(value: &http::HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
 fn time(unix_secs: u64) -> String {
@@ -297,7 +295,7 @@ impl Answer {
         self.refusal = Some(Refusal {
             status: rendered.status.as_u16(),
             code: rejection.reason.code(settings.refusals.disclosure),
-            headers: shown(rendered.headers.into_iter()),
+            headers: rendered.headers.iter().map(|(n, v)| (n.to_string(), text(v))).collect(),
             body: String::from_utf8_lossy(&rendered.body).into_owned(),
         });
     }

@@ -10,6 +10,7 @@
 #![deny(clippy::indexing_slicing)]
 
 mod body;
+mod buffers;
 mod connections;
 mod credentials;
 mod exchange;
@@ -17,6 +18,7 @@ mod executor;
 mod facts;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
+mod head;
 pub mod health;
 mod io;
 mod limits;

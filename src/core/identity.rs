@@ -1,10 +1,10 @@
 //! What the service is told about the caller: one list of fields, for the proxy and for `explain`.
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::grant::KeyView;
-use super::key::KeyId;
+use super::key::{Environment, KeyId};
 
 /// Names of the identity fields; `None`: not sent (but still removed from requests).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,44 +29,42 @@ const SPACED_NAME: &AsciiSet = &NAME.add(b' ');
 
 /// The fields that say who is calling, to be inserted after every spelling of them was removed.
 ///
-/// A field with nothing to say (no name, no permission, no environment) is not sent. Allocates
-/// only the values.
+/// A field with nothing to say (no name, no permission, no environment) is not sent. An org, a name
+/// or a permission word that is no field value cannot get into a table.
 pub fn identity_fields(
     names: &Identity,
     key: &KeyView<'_>,
-) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-    let value = |name: &Option<HeaderName>, text: &str| {
-        let name = name.as_ref().filter(|_| !text.is_empty())?;
-        // An org, a name or a permission word that is no field value cannot get into a table.
-        Some((name.clone(), HeaderValue::from_str(text).ok()?))
+    mut put: impl FnMut(&HeaderName, &str),
+) {
+    let mut put = |name: &Option<HeaderName>, text: &str| {
+        if let Some(name) = name
+            && !text.is_empty()
+        {
+            put(name, text);
+        }
     };
-    let environment = names.environment.as_ref().zip(key.grant.environment);
-    [
-        value(&names.org, key.org),
-        names.key_id.as_ref().and_then(|name| Some((name.clone(), key_id_value(key.id)?))),
-        names.key_name.as_ref().filter(|_| !key.name.is_empty()).and_then(|name| {
-            Some((name.clone(), HeaderValue::from_str(&encode_name(key.name)).ok()?))
-        }),
-        value(&names.permissions, key.grant.permissions.joined()),
-        environment.map(|(name, env)| (name.clone(), HeaderValue::from_static(env.as_str()))),
-    ]
-    .into_iter()
-    .flatten()
+    put(&names.org, key.org);
+    put(&names.key_id, key_id_text(key.id, &mut [0; KEY_ID]));
+    put(&names.key_name, &encode_name(key.name));
+    put(&names.permissions, key.grant.permissions.joined());
+    put(&names.environment, key.grant.environment.map_or("", Environment::as_str));
 }
 
 /// The field that marks a request as forwarded without a key of ours.
-pub fn anonymous_field(names: &Identity) -> Option<(HeaderName, HeaderValue)> {
-    names.anonymous.clone().map(|name| (name, HeaderValue::from_static("true")))
+pub fn anonymous_field(names: &Identity) -> Option<(&HeaderName, &'static str)> {
+    names.anonymous.as_ref().map(|name| (name, "true"))
 }
 
-fn key_id_value(id: KeyId) -> Option<HeaderValue> {
-    let mut text = [0u8; KeyId::PREFIX.len() + 16];
+/// Longest text of a key id.
+const KEY_ID: usize = KeyId::PREFIX.len() + 16;
+
+fn key_id_text(id: KeyId, text: &mut [u8; KEY_ID]) -> &str {
     let suffix = id.suffix().as_bytes();
     let used = KeyId::PREFIX.len() + suffix.len();
     for (to, from) in text.iter_mut().zip(KeyId::PREFIX.bytes().chain(suffix.iter().copied())) {
         *to = from;
     }
-    HeaderValue::from_bytes(text.get(..used)?).ok()
+    text.get(..used).and_then(|t| std::str::from_utf8(t).ok()).unwrap_or_default()
 }
 
 fn encode_name(name: &str) -> std::borrow::Cow<'_, str> {
@@ -134,7 +132,9 @@ mod tests {
     fn shown(name: &str, grant: &Grant, names: &Identity) -> Vec<String> {
         let id = KeyId::parse("key_abc").unwrap();
         let key = KeyView { id, org: "acme", name, expires: None, grant };
-        identity_fields(names, &key).map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect()
+        let mut shown = Vec::new();
+        identity_fields(names, &key, |name, value| shown.push(format!("{name}: {value}")));
+        shown
     }
 
     #[test]

@@ -11,14 +11,14 @@ mod text;
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::limit::{Limit, Spent};
 use super::reason::{Detail, Disclosure, Reason, Rejection};
 
 pub use self::challenge::{Challenges, Scheme};
-pub use self::prepared::Prepared;
+pub use self::prepared::{Prepared, Ready};
 pub use self::template::{Template, TemplateError};
 
 /// The configured profiles and what all refusals share.
@@ -121,16 +121,19 @@ impl Refusals {
     }
 
     pub fn render(&self, rejection: &Rejection, context: &Context<'_>) -> Rendered {
-        if rejection.detail == Detail::None && !context.grpc {
-            let profile =
-                context.profile.and_then(|name| self.profile(name)).unwrap_or(self.default);
-            let prepared =
-                self.prepared.render(self, profile, rejection.reason, context.request_id);
-            if let Some(rendered) = prepared {
-                return rendered;
-            }
+        match self.ready(rejection, context) {
+            Some(ready) => ready.render(),
+            None => self.render_anew(rejection, context),
         }
-        self.render_anew(rejection, context)
+    }
+
+    /// The refusal if it has been rendered before: one that is the same for everybody.
+    pub fn ready<'r>(&'r self, rejection: &Rejection, context: &Context<'r>) -> Option<Ready<'r>> {
+        if rejection.detail != Detail::None || context.grpc {
+            return None;
+        }
+        let profile = context.profile.and_then(|name| self.profile(name)).unwrap_or(self.default);
+        self.prepared.find(self, profile, rejection.reason, context.request_id)
     }
 
     fn render_anew(&self, rejection: &Rejection, context: &Context<'_>) -> Rendered {
@@ -208,17 +211,16 @@ impl Refusals {
             headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
         }
         if let Detail::RetryAfter { limit, retry_in } = detail {
-            self.rate_fields.each(*limit, 0, *retry_in, |name, value| headers.push((name, value)));
+            self.rate_fields.each(*limit, 0, *retry_in, |name, value| {
+                if let Ok(value) = HeaderValue::from_bytes(value) {
+                    headers.push((name, value));
+                }
+            });
         }
     }
 
     /// The fields that tell an admitted caller what is left of its limit.
-    pub fn limit_fields(
-        &self,
-        limit: Limit,
-        spent: Spent,
-        add: impl FnMut(HeaderName, HeaderValue),
-    ) {
+    pub fn limit_fields(&self, limit: Limit, spent: Spent, add: impl FnMut(HeaderName, &[u8])) {
         self.rate_fields.each(limit, spent.remaining, spent.full_in, add);
     }
 }
@@ -285,20 +287,29 @@ impl Profile {
 // === impl RateFields ===
 
 impl RateFields {
+    /// Whether the field says of a key the same with every answer.
+    pub fn is_constant(name: &HeaderName) -> bool {
+        *name == RATELIMIT_POLICY || *name == X_LIMIT
+    }
+
     fn each(
         self,
         limit: Limit,
         remaining: u32,
         wait: Duration,
-        mut add: impl FnMut(HeaderName, HeaderValue),
+        mut add: impl FnMut(HeaderName, &[u8]),
     ) {
-        // On the path of every limited request: no formatting machinery.
+        // On the path of every limited request: no formatting machinery, no allocation.
         let mut put = |name: HeaderName, parts: &[&str]| {
-            let mut text = BytesMut::with_capacity(48);
-            parts.iter().for_each(|part| text.extend_from_slice(part.as_bytes()));
-            if let Ok(value) = HeaderValue::from_maybe_shared(text.freeze()) {
-                add(name, value);
+            let mut text = [0; LONGEST_RATE_FIELD];
+            let mut used = 0;
+            for part in parts {
+                if let Some(place) = text.get_mut(used..used + part.len()) {
+                    place.copy_from_slice(part.as_bytes());
+                    used += part.len();
+                }
             }
+            add(name, text.get(..used).unwrap_or_default());
         };
         let (mut count, mut left, mut width, mut until) =
             (itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new());
@@ -323,6 +334,9 @@ impl RateFields {
         }
     }
 }
+
+/// Two numbers of 64 bits, and the words around them.
+const LONGEST_RATE_FIELD: usize = 64;
 
 impl Default for RateFields {
     fn default() -> Self {

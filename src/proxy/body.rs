@@ -1,6 +1,7 @@
 //! Bodies on their way through. Never buffered whole; one frame is in our hands at a time.
 
-use std::cell::{Cell, RefCell};
+mod upload;
+
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,12 +11,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+pub(crate) use self::upload::{ClientBody, Progress, RequestBody, Upload, UploadState};
 use super::exchange::Patience;
-use super::io::Moments;
 use super::record::RequestRecord;
 use super::streams::{End, Stream};
 use super::upstream::Lease;
-use crate::clock::Clock;
 use crate::core::Reason;
 
 /// Why a body could not go on. hyper turns it into the end of the connection or stream.
@@ -31,52 +31,6 @@ pub(crate) enum BodyError {
     Upstream(#[from] io::Error),
     #[error("body failed: {0}")]
     Hyper(#[from] hyper::Error),
-}
-
-/// A request body on its way to the upstream.
-#[derive(Debug)]
-pub(crate) enum RequestBody {
-    Empty,
-    Stream(Upload),
-}
-
-/// A request body that the client still sends.
-#[derive(Debug)]
-pub(crate) struct Upload {
-    incoming: Incoming,
-    left: u64,
-    progress: Rc<Progress>,
-    /// Of the client's connection.
-    moments: Rc<Moments>,
-}
-
-/// How an upload is getting on, for whoever waits for the response.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    clock: Clock,
-    /// When the last bytes came, or the body was first asked for.
-    pub(crate) at_ns: Cell<u64>,
-    pub(crate) bytes: Cell<u64>,
-    pub(crate) state: Cell<UploadState>,
-    /// Who polls the body, for [`Progress::stop`].
-    waker: RefCell<Option<Waker>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UploadState {
-    /// All was read, or nobody wants the rest.
-    Done,
-    /// The client failed to send it.
-    Failed,
-    /// The upstream does not take what we have.
-    Ready,
-    /// keygate ended the request.
-    Stopped,
-    TooLarge,
-    /// The upstream side has let go of it.
-    Unwanted,
-    /// We wait for the client.
-    Waiting,
 }
 
 /// A response body on its way to the client.
@@ -119,115 +73,6 @@ pub(crate) enum Rest {
     /// So many bytes, which [`Lease::poll_body`] reads.
     Counted(u64),
     Hyper(Incoming),
-}
-
-// === impl Upload ===
-
-impl Upload {
-    pub(crate) fn new(incoming: Incoming, limit: Option<u64>, moments: Rc<Moments>) -> Self {
-        let clock = moments.clock().clone();
-        let progress = Rc::new(Progress {
-            at_ns: Cell::new(clock.now().mono_ns),
-            bytes: Cell::new(0),
-            state: Cell::new(UploadState::Waiting),
-            waker: RefCell::new(None),
-            clock,
-        });
-        Self { incoming, left: limit.unwrap_or(u64::MAX), progress, moments }
-    }
-
-    pub(crate) fn progress(&self) -> Rc<Progress> {
-        Rc::clone(&self.progress)
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        let state = self.progress.state.get();
-        if matches!(state, UploadState::Ready | UploadState::Waiting) {
-            self.progress.state.set(if self.incoming.is_end_stream() {
-                UploadState::Done
-            } else {
-                UploadState::Unwanted
-            });
-        }
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream(upload) = self.get_mut() else { return Poll::Ready(None) };
-        let progress = &upload.progress;
-        loop {
-            if progress.state.get() == UploadState::Stopped {
-                return Poll::Ready(Some(Err(BodyError::Ended)));
-            }
-            let frame = match Pin::new(&mut upload.incoming).poll_frame(cx) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    progress.state.set(UploadState::Waiting);
-                    // The rest can never come. (An HTTP/2 stream has its own end.)
-                    if upload.moments.half_closed_at.get() != 0 && !upload.moments.raw.get() {
-                        progress.state.set(UploadState::Failed);
-                        return Poll::Ready(Some(Err(BodyError::Truncated)));
-                    }
-                    progress.watch(cx);
-                    return Poll::Pending;
-                }
-            };
-            progress.at_ns.set(progress.clock.now().mono_ns);
-            return Poll::Ready(match frame {
-                None => {
-                    progress.state.set(UploadState::Done);
-                    None
-                }
-                Some(Err(error)) => {
-                    progress.state.set(UploadState::Failed);
-                    Some(Err(error.into()))
-                }
-                Some(Ok(frame)) => {
-                    progress.state.set(UploadState::Ready);
-                    if let Some(data) = frame.data_ref() {
-                        let length = data.len() as u64;
-                        if length > upload.left {
-                            progress.state.set(UploadState::TooLarge);
-                            return Poll::Ready(Some(Err(BodyError::TooLarge)));
-                        }
-                        upload.left -= length;
-                        progress.bytes.set(progress.bytes.get() + length);
-                        if upload.incoming.is_end_stream() {
-                            progress.state.set(UploadState::Done);
-                        }
-                        Some(Ok(frame))
-                    } else {
-                        // CVE-2013-5704: a trailer must never become a header behind our back. No
-                        // protocol needs those of a request; gRPC has them in answers only.
-                        continue;
-                    }
-                }
-            });
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Stream(upload) => upload.incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.incoming.size_hint(),
-        }
-    }
 }
 
 /// What is handed on at a time. An HTTP/2 client that takes one byte of it can leave the rest to us.
@@ -460,31 +305,6 @@ impl Rest {
         match self {
             Self::Counted(left) => SizeHint::with_exact(*left),
             Self::Hyper(incoming) => incoming.size_hint(),
-        }
-    }
-}
-
-// === impl Progress ===
-
-impl Progress {
-    pub(crate) fn is_open(&self) -> bool {
-        matches!(self.state.get(), UploadState::Ready | UploadState::Waiting)
-    }
-
-    fn watch(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-    }
-
-    /// Nothing more goes to the upstream.
-    pub(crate) fn stop(&self) {
-        if self.is_open() {
-            self.state.set(UploadState::Stopped);
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
-            }
         }
     }
 }

@@ -6,12 +6,12 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroize;
 
+use super::head::{Fields, Head};
 use crate::core::{BasicForm, Presented, Reason, Rejection, Source};
 
 mod strays;
@@ -46,28 +46,27 @@ struct Bytes<'r>(Cow<'r, [u8]>);
 
 /// Looks at every carrier. Two that hold a credential of ours are refused, equal or not: never
 /// "the first wins" (Envoy CVE-2026-26308 and its kind).
-pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<'r>, Rejection> {
+pub(crate) fn read<'r>(head: &'r Head, sources: &[Source]) -> Result<Carriers<'r>, Rejection> {
     let mut carriers = Carriers::default();
     for source in sources {
         match source {
             Source::Header { name, prefixes } => {
-                if let Some(value) = only(&parts.headers, name)? {
-                    let value = value.as_bytes();
+                if let Some(value) = only(&head.fields, name)? {
                     carriers.offer(value.into(), strays::judge(prefixes, value)?)?;
                 }
             }
             Source::Pair { id, secret } => {
-                match (only(&parts.headers, id)?, only(&parts.headers, secret)?) {
+                match (only(&head.fields, id)?, only(&head.fields, secret)?) {
                     (None, None) => {}
                     // Half a pair is an attempt with a pair, and never right.
                     (id, secret) => carriers.offer_pair(
-                        id.map(HeaderValue::as_bytes).unwrap_or_default().into(),
-                        secret.map(HeaderValue::as_bytes).unwrap_or_default().into(),
+                        id.unwrap_or_default().into(),
+                        secret.unwrap_or_default().into(),
                     )?,
                 }
             }
             Source::Bearer { prefixes } => {
-                if let Some(token) = authorization(&parts.headers, b"bearer")? {
+                if let Some(token) = authorization(&head.fields, b"bearer")? {
                     let token = unwrap_secret_token(token);
                     let ours = prefixes.own(token);
                     carriers.in_authorization |= ours;
@@ -75,12 +74,12 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
                 }
             }
             Source::Basic { form, prefixes } => {
-                if let Some(token) = authorization(&parts.headers, b"basic")? {
+                if let Some(token) = authorization(&head.fields, b"basic")? {
                     carriers.offer_basic(token, *form, |user| prefixes.own(user))?;
                 }
             }
             Source::Query { name, prefixes } => {
-                let query = parts.uri.query().unwrap_or_default();
+                let query = head.uri.query().unwrap_or_default();
                 if hides_in_query(query, name, |value| prefixes.own(value)) {
                     return Err(Rejection::why(Reason::Malformed, "the key stands behind a `;`"));
                 }
@@ -94,17 +93,17 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
                 }
             }
             Source::Cookie { name, prefixes } => {
-                if hides_in_cookies(&parts.headers, name, |value| prefixes.own(value)) {
+                if hides_in_cookies(&head.fields, name, |value| prefixes.own(value)) {
                     return Err(Rejection::why(Reason::Malformed, "the key stands behind a `,`"));
                 }
-                for value in values_in_cookies(&parts.headers, name) {
+                for value in values_in_cookies(&head.fields, name) {
                     let ours = strays::judge(prefixes, value)?;
                     carriers.in_cookie |= ours;
                     carriers.offer(value.into(), ours)?;
                 }
             }
             Source::Subprotocol { marker } => {
-                for entry in subprotocols(&parts.headers) {
+                for entry in subprotocols(&head.fields) {
                     if let Some(key) = entry.strip_prefix(marker.as_bytes()) {
                         carriers.in_subprotocol = true;
                         carriers.offer(key.into(), true)?;
@@ -115,9 +114,9 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
             }
         }
     }
-    if let Some(value) = only(&parts.headers, &header::AUTHORIZATION)?
+    if let Some(value) = only(&head.fields, &header::AUTHORIZATION)?
         && !carriers.in_authorization
-        && sources.iter().any(|s| strays::in_authorization(s, value.as_bytes()))
+        && sources.iter().any(|s| strays::in_authorization(s, value))
     {
         return Err(strays::refused());
     }
@@ -125,10 +124,11 @@ pub(crate) fn read<'r>(parts: &'r Parts, sources: &[Source]) -> Result<Carriers<
 }
 
 /// Whether `source` reads the field `name`.
-pub(crate) fn is_field_of(source: &Source, name: &HeaderName) -> bool {
+pub(crate) fn is_field_of(source: &Source, name: &[u8]) -> bool {
+    let is = |known: &HeaderName| known.as_str().as_bytes() == name;
     match source {
-        Source::Header { name: known, .. } => known == name,
-        Source::Pair { id, secret } => id == name || secret == name,
+        Source::Header { name, .. } => is(name),
+        Source::Pair { id, secret } => is(id) || is(secret),
         Source::Basic { .. }
         | Source::Bearer { .. }
         | Source::Cookie { .. }
@@ -139,34 +139,34 @@ pub(crate) fn is_field_of(source: &Source, name: &HeaderName) -> bool {
 
 /// Takes the credentials out of the head. `all`: every configured carrier (the request was
 /// admitted); else only what is ours (DESIGN invariant 5).
-pub(crate) fn strip(parts: &mut Parts, sources: &[Source], carried: &Carried, all: bool) {
+pub(crate) fn strip(head: &mut Head, sources: &[Source], carried: &Carried, all: bool) {
     for source in sources {
         match source {
             Source::Header { name, prefixes } => {
-                let ours = |value: &HeaderValue| prefixes.own(value.as_bytes());
-                if all || parts.headers.get(name).is_some_and(ours) {
-                    parts.headers.remove(name);
+                let ours = |value: &[u8]| prefixes.own(value);
+                if all || head.fields.get(name).is_some_and(ours) {
+                    head.fields.remove(name);
                 }
             }
             Source::Pair { id, secret } => {
-                parts.headers.remove(id);
-                parts.headers.remove(secret);
+                head.fields.remove(id);
+                head.fields.remove(secret);
             }
             Source::Basic { .. } | Source::Bearer { .. } => {
                 if all || carried.in_authorization {
-                    parts.headers.remove(header::AUTHORIZATION);
+                    head.fields.remove(header::AUTHORIZATION);
                 }
             }
             Source::Query { name, prefixes } => {
                 let drop = |value: &[u8]| all || prefixes.own(value);
                 if all || carried.in_query {
-                    strip_query(parts, name, drop);
+                    strip_query(head, name, drop);
                 }
-                strays::strip_referer(&mut parts.headers, name, drop);
+                strays::strip_referer(&mut head.fields, name, drop);
             }
             Source::Cookie { name, prefixes } => {
                 if all || carried.in_cookie {
-                    strip_cookies(&mut parts.headers, name, |value| all || prefixes.own(value));
+                    strip_cookies(&mut head.fields, name, |value| all || prefixes.own(value));
                 }
             }
             Source::Subprotocol { .. } => {}
@@ -174,7 +174,7 @@ pub(crate) fn strip(parts: &mut Parts, sources: &[Source], carried: &Carried, al
     }
     if carried.in_subprotocol {
         // Replaced by what stays of it if the upgrade is passed on; without one it has no meaning.
-        parts.headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+        head.fields.remove(header::SEC_WEBSOCKET_PROTOCOL);
     }
 }
 
@@ -318,11 +318,8 @@ fn duplicate() -> Rejection {
 }
 
 /// The value of a field that may stand only once.
-fn only<'r>(
-    headers: &'r HeaderMap,
-    name: &HeaderName,
-) -> Result<Option<&'r HeaderValue>, Rejection> {
-    let mut values = headers.get_all(name).iter();
+fn only<'r>(fields: &'r Fields, name: &HeaderName) -> Result<Option<&'r [u8]>, Rejection> {
+    let mut values = fields.all(name);
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(duplicate()),
         (value, None) => Ok(value),
@@ -330,9 +327,8 @@ fn only<'r>(
 }
 
 /// What follows the scheme in `Authorization`, when it is this scheme.
-fn authorization<'r>(headers: &'r HeaderMap, scheme: &[u8]) -> Result<Option<&'r [u8]>, Rejection> {
-    let Some(value) = only(headers, &header::AUTHORIZATION)? else { return Ok(None) };
-    let value = value.as_bytes();
+fn authorization<'r>(fields: &'r Fields, scheme: &[u8]) -> Result<Option<&'r [u8]>, Rejection> {
+    let Some(value) = only(fields, &header::AUTHORIZATION)? else { return Ok(None) };
     let Some((word, rest)) = value.split_at_checked(scheme.len()) else { return Ok(None) };
     // RFC 9110 §11.4: one or more spaces.
     let token = rest.trim_ascii_start();
@@ -365,16 +361,16 @@ fn is_named(raw: &str, name: &str) -> bool {
     percent_decode_str(raw).eq(name.bytes())
 }
 
-fn strip_query(parts: &mut Parts, name: &str, drop: impl Fn(&[u8]) -> bool) {
-    let Some(kept) = parts.uri.query().and_then(|q| without(q, name, drop)) else { return };
-    let path = parts.uri.path().to_owned();
+fn strip_query(head: &mut Head, name: &str, drop: impl Fn(&[u8]) -> bool) {
+    let Some(kept) = head.uri.query().and_then(|q| without(q, name, drop)) else { return };
+    let path = head.uri.path().to_owned();
     let target = if kept.is_empty() { path.clone() } else { format!("{path}?{kept}") };
-    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    let mut uri = std::mem::take(&mut head.uri).into_parts();
     // A part of a valid target is valid; were it not, the path alone is what was judged.
     uri.path_and_query =
         PathAndQuery::try_from(target).or_else(|_| PathAndQuery::try_from(path)).ok();
     if let Ok(uri) = http::Uri::from_parts(uri) {
-        parts.uri = uri;
+        head.uri = uri;
     }
 }
 
@@ -390,20 +386,18 @@ fn without(query: &str, name: &str, drop: impl Fn(&[u8]) -> bool) -> Option<Stri
     Some(query.split('&').filter(keep).collect::<Vec<_>>().join("&"))
 }
 
-fn values_in_cookies<'r>(headers: &'r HeaderMap, name: &str) -> impl Iterator<Item = &'r [u8]> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|b| *b == b';'))
+fn values_in_cookies<'r>(fields: &'r Fields, name: &str) -> impl Iterator<Item = &'r [u8]> {
+    fields
+        .all(&header::COOKIE)
+        .flat_map(|line| line.split(|b| *b == b';'))
         .filter_map(move |cookie| value_of_cookie(cookie, name))
 }
 
 /// A cookie of ours behind a `,`: RFC 2109 parted cookies there, and some servers still do.
-fn hides_in_cookies(headers: &HeaderMap, name: &str, own: impl Fn(&[u8]) -> bool) -> bool {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|b| *b == b';'))
+fn hides_in_cookies(fields: &Fields, name: &str, own: impl Fn(&[u8]) -> bool) -> bool {
+    fields
+        .all(&header::COOKIE)
+        .flat_map(|line| line.split(|b| *b == b';'))
         .flat_map(|cookie| cookie.split(|b| *b == b',').skip(1))
         .filter_map(|cookie| value_of_cookie(cookie, name))
         .any(own)
@@ -416,14 +410,9 @@ fn value_of_cookie<'r>(cookie: &'r [u8], name: &str) -> Option<&'r [u8]> {
     Some(value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value))
 }
 
-fn strip_cookies(headers: &mut HeaderMap, name: &str, drop: impl Fn(&[u8]) -> bool) {
+fn strip_cookies(fields: &mut Fields, name: &str, drop: impl Fn(&[u8]) -> bool) {
     let ours = |cookie: &&[u8]| value_of_cookie(cookie, name).is_some_and(&drop);
-    let cookies = || {
-        headers
-            .get_all(header::COOKIE)
-            .iter()
-            .flat_map(|line| line.as_bytes().split(|b| *b == b';'))
-    };
+    let cookies = || fields.all(&header::COOKIE).flat_map(|line| line.split(|b| *b == b';'));
     if !cookies().any(|c| ours(&c)) {
         return;
     }
@@ -431,18 +420,17 @@ fn strip_cookies(headers: &mut HeaderMap, name: &str, drop: impl Fn(&[u8]) -> bo
         cookies().filter(|c| !ours(c)).map(<[u8]>::trim_ascii).filter(|c| !c.is_empty()).collect();
     match HeaderValue::from_bytes(&kept.join(&b"; "[..])) {
         Ok(value) if !value.is_empty() => {
-            headers.insert(header::COOKIE, value);
+            fields.set(&header::COOKIE, &value);
         }
         _ => {
-            headers.remove(header::COOKIE);
+            fields.remove(header::COOKIE);
         }
     }
 }
 
-fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
+fn subprotocols(fields: &Fields) -> impl Iterator<Item = &[u8]> {
+    fields
+        .all(&header::SEC_WEBSOCKET_PROTOCOL)
+        .flat_map(|line| line.split(|b| *b == b','))
         .map(<[u8]>::trim_ascii)
 }

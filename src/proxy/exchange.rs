@@ -6,15 +6,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 
-use super::body::{Progress, RequestBody, UploadState};
+use super::body::{Progress, UploadState};
 use super::io::ClientAddr;
 use super::record::RequestRecord;
 use super::rewrite::UpstreamRequest;
 use super::streams::Stream;
-use super::upstream::{Content, Lease};
+use super::upstream::{Content, Head, Lease};
 use super::worker::Worker;
 use crate::core::{Now, Reason};
 
@@ -45,100 +44,36 @@ const MOST_TRIES: usize = 4;
 /// kept-alive one (hyperium/hyper#2136: the upstream closed it at the same moment).
 pub(crate) async fn send(
     worker: &Rc<Worker>,
-    request: Box<UpstreamRequest>,
+    mut request: UpstreamRequest,
     stream: &Stream,
     patience: &Patience,
     client: &ClientAddr,
     record: &mut RequestRecord,
-) -> Result<(Response<Content>, Lease), Reason> {
-    let idempotent = request.is_idempotent();
-    let mut outbound = Outbound::new(request);
+) -> Result<(Head, Content, Lease), Reason> {
     let mut fresh = false;
     for _ in 0..MOST_TRIES {
-        let (before, short) = (record.last_ns(), outbound.is_short());
+        let (before, short) = (record.last_ns(), request.bytes().is_some());
         let mut lease = worker.upstream.lease(fresh, short, before, client).await?;
         let now = lease.begun_ns;
         record.sent_upstream(now);
         stream.set_deadline(patience.begin(now));
-        let failure = match lease.send(&mut outbound, stream, patience).await {
-            Ok(response) => {
+        let failure = match lease.send(&mut request, stream, patience).await {
+            Ok((head, content)) => {
                 for _ in 0..lease.take_interim() {
                     worker.cells.upstream_informational();
                 }
-                return Ok((response, lease));
+                return Ok((head, content, lease));
             }
             Err(failure) => failure,
         };
-        let nothing_done = failure.unprocessed || failure.stale && idempotent;
-        if !(failure.unsent || nothing_done && outbound.is_repeatable()) {
+        let nothing_done = failure.unprocessed || failure.stale && request.is_idempotent();
+        if !(failure.unsent || nothing_done && request.is_repeatable()) {
             return Err(patience.blame(failure.reason));
         }
         worker.cells.upstream_retried();
         fresh = true;
     }
     Err(Reason::UpstreamClosed)
-}
-
-/// A request on its way, in the shape that its connection needs.
-#[derive(Debug)]
-pub(crate) struct Outbound {
-    request: Shape,
-    /// Made when it is asked for.
-    bytes: Option<Vec<u8>>,
-}
-
-#[derive(Debug)]
-enum Shape {
-    /// Without body: it can be made as often as it is needed.
-    Repeatable(Box<UpstreamRequest>),
-    Once(Option<Box<Request<RequestBody>>>),
-}
-
-// === impl Outbound ===
-
-impl Outbound {
-    fn new(request: Box<UpstreamRequest>) -> Self {
-        let request = if request.is_repeatable() {
-            Shape::Repeatable(request)
-        } else {
-            Shape::Once(Some(Box::new(request.into_http())))
-        };
-        Self { request, bytes: None }
-    }
-
-    /// Whether [`Outbound::bytes`] has any.
-    pub(crate) fn is_short(&self) -> bool {
-        matches!(&self.request, Shape::Repeatable(request) if request.is_plain())
-    }
-
-    fn is_repeatable(&self) -> bool {
-        matches!(self.request, Shape::Repeatable(_))
-    }
-
-    /// The whole of it for a short exchange, if it may be one.
-    pub(crate) fn bytes(&mut self) -> Option<&[u8]> {
-        if self.bytes.is_none()
-            && let Shape::Repeatable(request) = &self.request
-        {
-            self.bytes = request.to_bytes();
-        }
-        self.bytes.as_deref()
-    }
-
-    /// For hyper. `None`: one with a body has gone, and did not come back.
-    pub(crate) fn take_http(&mut self) -> Option<Request<RequestBody>> {
-        match &mut self.request {
-            Shape::Repeatable(request) => Some(request.to_http()),
-            Shape::Once(request) => request.take().map(|r| *r),
-        }
-    }
-
-    /// hyper has not begun to send it.
-    pub(crate) fn put_back(&mut self, unsent: Request<RequestBody>) {
-        if let Shape::Once(request) = &mut self.request {
-            *request = Some(Box::new(unsent));
-        }
-    }
 }
 
 /// What has come of a short body with the head.

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderName, HeaderValue};
-use http::request::Parts;
 use http::{Method, Version};
+use smallvec::SmallVec;
 
 use super::credentials::{self, Carriers};
+use super::head::{At, Head, text_of};
 use crate::config::{Caps, Settings, Underscores};
 use crate::core::headers::Field;
 use crate::core::path::{self, Traits};
@@ -30,8 +31,12 @@ pub(crate) struct Reading<'r> {
 /// What the head needs on its way out, whoever the caller is. Owns all it says.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
-    /// Fields to remove: hop-by-hop, named by `Connection`, owned, forwarding.
-    pub(crate) remove: Vec<HeaderName>,
+    /// Fields to remove, in order: hop-by-hop, owned, forwarding.
+    pub(crate) remove: SmallVec<[At; 8]>,
+    /// Names of fields to remove, which `Connection` has named.
+    pub(crate) remove_named: Vec<HeaderName>,
+    /// Among those to remove is one that only we may set.
+    pub(crate) claims_identity: bool,
     /// `Connection` asks for an upgrade.
     pub(crate) upgrade: bool,
     pub(crate) te_trailers: bool,
@@ -50,25 +55,25 @@ pub(crate) struct Outgoing {
 /// # Errors
 /// A [`Rejection`] with a fixed sentence; nothing of the request is in it.
 pub(crate) fn read<'r>(
-    parts: &'r Parts,
+    head: &'r Head,
     settings: &Settings,
     caps: &Caps,
     peer: IpAddr,
 ) -> Result<Reading<'r>, Rejection> {
-    let path = target(parts, caps)?;
+    let path = target(head, caps)?;
     let traits = path::scan(path.as_bytes())
         .map_err(|_| Rejection::why(Reason::BadPath, "the path has more than one reading"))?;
     let mut outgoing = Outgoing::default();
-    fields(parts, settings, caps, &mut outgoing)?;
+    fields(head, settings, caps, &mut outgoing)?;
     let trusted = !settings.trusted_proxies.is_empty() && settings.trusted_proxies.allows(peer);
-    let client = if trusted { through_proxies(parts, settings, peer, &mut outgoing) } else { peer };
-    let carriers = credentials::read(parts, &settings.sources)?;
+    let client = if trusted { through_proxies(head, settings, peer, &mut outgoing) } else { peer };
+    let carriers = credentials::read(head, &settings.sources)?;
     Ok(Reading {
-        method: &parts.method,
+        method: &head.method,
         path,
         traits,
         client,
-        preflight: preflight(parts),
+        preflight: preflight(head),
         carriers,
         outgoing,
     })
@@ -96,26 +101,26 @@ impl<'r> Reading<'r> {
 }
 
 /// The path, from an origin-form target, or an absolute one that names the same authority as Host.
-fn target<'r>(parts: &'r Parts, caps: &Caps) -> Result<&'r str, Rejection> {
-    if matches!(parts.method, Method::CONNECT | Method::TRACE) || parts.method.as_str() == "TRACK" {
+fn target<'r>(head: &'r Head, caps: &Caps) -> Result<&'r str, Rejection> {
+    if matches!(head.method, Method::CONNECT | Method::TRACE) || head.method.as_str() == "TRACK" {
         return Err(Reason::Method.into());
     }
-    let uri = &parts.uri;
+    let uri = &head.uri;
     let length = uri.path_and_query().map_or(0, |pq| pq.as_str().len());
     if length > caps.uri_bytes {
         return Err(Reason::UriTooLong.into());
     }
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let mut hosts = head.fields.all(&header::HOST);
     let host = hosts.next();
     if hosts.next().is_some() {
         return Err(Rejection::why(Reason::BadHost, "more than one Host field"));
     }
     if let Some(host) = host
-        && !is_authority(host.as_bytes())
+        && !is_authority(host)
     {
         return Err(Rejection::why(Reason::BadHost, "Host is not a host name with a port"));
     }
-    match (parts.version, host, uri.authority()) {
+    match (head.version, host, uri.authority()) {
         (Version::HTTP_11, None, _) => {
             return Err(Rejection::why(Reason::BadHost, "HTTP/1.1 needs a Host field"));
         }
@@ -124,7 +129,7 @@ fn target<'r>(parts: &'r Parts, caps: &Caps) -> Result<&'r str, Rejection> {
             return Err(Rejection::why(Reason::BadHost, "no :authority and no Host"));
         }
         (_, Some(host), Some(authority)) => {
-            if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) {
+            if !host.eq_ignore_ascii_case(authority.as_str().as_bytes()) {
                 return Err(Rejection::why(
                     Reason::BadHost,
                     "target and Host name two authorities",
@@ -191,21 +196,20 @@ fn is_authority(host: &[u8]) -> bool {
 
 /// One pass over all fields.
 fn fields(
-    parts: &Parts,
+    head: &Head,
     settings: &Settings,
     caps: &Caps,
     outgoing: &mut Outgoing,
 ) -> Result<(), Rejection> {
-    let headers = &parts.headers;
-    if headers.len() > caps.headers {
+    if head.fields.len() > caps.headers {
         return Err(Reason::HeadersTooLarge.into());
     }
-    let mut head_bytes = 0;
-    for (name, value) in headers {
-        head_bytes += name.as_str().len() + value.len() + 4;
-        let text = name.as_str().as_bytes();
-        let field = settings.fields.classify(text);
-        if text.contains(&b'_') {
+    if head.fields.wire_length() > caps.head_bytes {
+        return Err(Reason::HeadersTooLarge.into());
+    }
+    for (at, name, value) in head.fields.places() {
+        let field = settings.fields.classify(name);
+        if name.contains(&b'_') {
             match settings.underscores {
                 Underscores::Refuse => {
                     return Err(Rejection::why(
@@ -214,67 +218,53 @@ fn fields(
                     ));
                 }
                 Underscores::Drop => {
-                    outgoing.remove(name);
+                    outgoing.remove.push(at);
                     continue;
                 }
                 Underscores::Allow => {}
             }
         }
-        match field {
-            Field::Plain => {}
+        let goes = match field {
+            Field::Plain => false,
             // What these carry is looked at by name; another spelling is only removed.
-            Field::Authorization => {
-                if name != header::AUTHORIZATION {
-                    outgoing.remove(name);
-                }
-            }
-            Field::Cookie => {
-                if name != header::COOKIE {
-                    outgoing.remove(name);
-                }
-            }
+            Field::Authorization => name != header::AUTHORIZATION.as_str().as_bytes(),
+            Field::Cookie => name != header::COOKIE.as_str().as_bytes(),
             Field::Credential => {
-                if !settings.sources.iter().any(|s| credentials::is_field_of(s, name)) {
-                    outgoing.remove(name);
-                }
+                !settings.sources.iter().any(|s| credentials::is_field_of(s, name))
             }
-            Field::Subprotocol => {
-                if name != header::SEC_WEBSOCKET_PROTOCOL {
-                    outgoing.remove(name);
-                }
+            Field::Subprotocol => name != header::SEC_WEBSOCKET_PROTOCOL.as_str().as_bytes(),
+            Field::Host => name != header::HOST.as_str().as_bytes(),
+            Field::Connection => {
+                connection(value, settings, outgoing)?;
+                true
             }
-            Field::Host => {
-                if name != header::HOST {
-                    outgoing.remove(name);
-                }
-            }
-            Field::Connection => connection(value, settings, outgoing)?,
             Field::Expect => {
-                if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Reason::BadExpect.into());
                 }
-                outgoing.remove(name);
+                true
             }
-            Field::Framing => framing(parts, name, value, outgoing)?,
+            Field::Framing => {
+                framing(head, name, value)?;
+                true
+            }
             Field::Te => {
-                outgoing.te_trailers |= value.as_bytes().eq_ignore_ascii_case(b"trailers");
-                outgoing.remove(name);
+                outgoing.te_trailers |= value.eq_ignore_ascii_case(b"trailers");
+                true
             }
-            Field::Upgrade => outgoing.remove(name),
-            Field::Forwarding | Field::HopByHop | Field::Identity | Field::Override => {
-                outgoing.remove(name);
+            Field::Identity => {
+                outgoing.claims_identity = true;
+                true
             }
+            Field::Forwarding | Field::HopByHop | Field::Override | Field::Upgrade => true,
+        };
+        if goes {
+            outgoing.remove.push(at);
         }
-        if field == Field::Connection {
-            outgoing.remove(name);
-        }
-    }
-    if head_bytes > caps.head_bytes {
-        return Err(Reason::HeadersTooLarge.into());
     }
     // RFC 9113 §8.2.1 calls it malformed; h2 lets it pass. An HTTP/1.1 upstream would trim it, and
     // read ` Bearer KEY`, which to us has no scheme that we know.
-    if parts.version == Version::HTTP_2 && headers.values().any(|v| is_padded(v.as_bytes())) {
+    if head.version == Version::HTTP_2 && head.fields.iter().any(|(_, v)| is_padded(v)) {
         return Err(Rejection::why(Reason::BadHeader, "a value begins or ends with a space"));
     }
     Ok(())
@@ -286,13 +276,9 @@ fn is_padded(value: &[u8]) -> bool {
 
 /// The tokens of `Connection`: each names a field that goes no further. One that names a field of
 /// ours would take out what we put in (Traefik CVE-2024-45410).
-fn connection(
-    value: &HeaderValue,
-    settings: &Settings,
-    outgoing: &mut Outgoing,
-) -> Result<(), Rejection> {
+fn connection(value: &[u8], settings: &Settings, outgoing: &mut Outgoing) -> Result<(), Rejection> {
     const WHY: &str = "a Connection token names a field that is not hop-by-hop";
-    for token in value.as_bytes().split(|b| *b == b',') {
+    for token in value.split(|b| *b == b',') {
         let token = token.trim_ascii();
         if token.is_empty()
             || token.eq_ignore_ascii_case(b"close")
@@ -307,7 +293,7 @@ fn connection(
         match settings.fields.classify(token) {
             Field::Connection | Field::HopByHop | Field::Te | Field::Upgrade => {}
             Field::Plain => match HeaderName::from_bytes(token) {
-                Ok(name) => outgoing.remove(&name),
+                Ok(name) => outgoing.remove_named.push(name),
                 Err(_) => {
                     return Err(Rejection::why(Reason::BadConnection, "not a field name"));
                 }
@@ -320,22 +306,15 @@ fn connection(
 
 /// Content-Length and Transfer-Encoding never travel on; the client side of hyper writes one of
 /// them anew. Here only what two servers could read differently is refused.
-fn framing(
-    parts: &Parts,
-    name: &HeaderName,
-    value: &HeaderValue,
-    outgoing: &mut Outgoing,
-) -> Result<(), Rejection> {
+fn framing(head: &Head, name: &[u8], value: &[u8]) -> Result<(), Rejection> {
     let refuse = |why| Err(Rejection::why(Reason::BadFraming, why));
-    outgoing.remove(name);
-    if name == header::CONTENT_LENGTH {
-        let digits = value.as_bytes();
-        let number = (!digits.is_empty() && digits.iter().all(u8::is_ascii_digit))
-            .then(|| value.to_str().ok()?.parse::<u64>().ok())
+    if name == header::CONTENT_LENGTH.as_str().as_bytes() {
+        let number = (!value.is_empty() && value.iter().all(u8::is_ascii_digit))
+            .then(|| text_of(value)?.parse::<u64>().ok())
             .flatten();
         return match number {
             Some(n) if i64::try_from(n).is_ok() => {
-                if parts.headers.get_all(name).iter().nth(1).is_some() {
+                if head.fields.repeats(name) {
                     return refuse("more than one Content-Length");
                 }
                 Ok(())
@@ -343,19 +322,17 @@ fn framing(
             _ => refuse("Content-Length is not a number below 2^63"),
         };
     }
-    if name != header::TRANSFER_ENCODING {
+    if name != header::TRANSFER_ENCODING.as_str().as_bytes() {
         // `transfer_encoding` and the like: not framing to us, maybe to the upstream.
         return Ok(());
     }
-    if parts.version != Version::HTTP_11 {
+    if head.version != Version::HTTP_11 {
         return refuse("Transfer-Encoding outside HTTP/1.1");
     }
-    if !value.as_bytes().eq_ignore_ascii_case(b"chunked")
-        || parts.headers.get_all(name).iter().nth(1).is_some()
-    {
+    if !value.eq_ignore_ascii_case(b"chunked") || head.fields.repeats(name) {
         return refuse("Transfer-Encoding is not `chunked` alone");
     }
-    if parts.headers.contains_key(header::CONTENT_LENGTH) {
+    if head.fields.has(header::CONTENT_LENGTH) {
         return refuse("Content-Length beside Transfer-Encoding");
     }
     Ok(())
@@ -363,48 +340,50 @@ fn framing(
 
 /// What a trusted proxy says about the client.
 fn through_proxies(
-    parts: &Parts,
+    head: &Head,
     settings: &Settings,
     peer: IpAddr,
     outgoing: &mut Outgoing,
 ) -> IpAddr {
-    let named = |name: &'static str| parts.headers.get_all(name).iter();
+    let named = |name: &'static str| head.fields.all(name);
+    let value_of = |value: &[u8]| HeaderValue::from_bytes(value).ok();
     // A value that is not text ends the walk: it becomes one entry that is no address.
     let entries: Vec<&str> =
-        named("x-forwarded-for").flat_map(|v| v.to_str().unwrap_or("?").split(',')).collect();
-    outgoing.forwarded_for.extend(named("x-forwarded-for").cloned());
-    let last = |name| named(name).next_back().cloned();
+        named("x-forwarded-for").flat_map(|v| text_of(v).unwrap_or("?").split(',')).collect();
+    outgoing.forwarded_for.extend(named("x-forwarded-for").filter_map(value_of));
+    let last = |name| named(name).next_back();
     outgoing.forwarded_proto =
-        last("x-forwarded-proto").filter(|v| matches!(v.as_bytes(), b"http" | b"https"));
-    outgoing.forwarded_host = last("x-forwarded-host").filter(|v| is_authority(v.as_bytes()));
-    outgoing.request_id = parts
-        .headers
+        last("x-forwarded-proto").filter(|v| matches!(*v, b"http" | b"https")).and_then(value_of);
+    outgoing.forwarded_host =
+        last("x-forwarded-host").filter(|v| is_authority(v)).and_then(value_of);
+    outgoing.request_id = head
+        .fields
         .get(&settings.identity.request_id)
-        .filter(|v| (1..=128).contains(&v.len()) && v.as_bytes().iter().all(u8::is_ascii_graphic))
-        .cloned();
+        .filter(|v| (1..=128).contains(&v.len()) && v.iter().all(u8::is_ascii_graphic))
+        .and_then(value_of);
     address::client_address(peer, entries.into_iter(), &settings.trusted_proxies)
 }
 
 /// The method that a CORS preflight asks for (Fetch §3.2.2).
-fn preflight(parts: &Parts) -> Option<Method> {
-    if parts.method != Method::OPTIONS || !parts.headers.contains_key(header::ORIGIN) {
+fn preflight(head: &Head) -> Option<Method> {
+    if head.method != Method::OPTIONS || !head.fields.has(header::ORIGIN) {
         return None;
     }
-    let wanted = parts.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
-    Method::from_bytes(wanted.as_bytes()).ok()
+    let wanted = head.fields.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    Method::from_bytes(wanted).ok()
 }
 
 /// The one protocol that `Upgrade` asks for, lower-case, when `Connection` says so too.
-pub(crate) fn read_upgrade<'r>(parts: &'r Parts, outgoing: &Outgoing) -> Option<Cow<'r, str>> {
-    if super::upgrade::is_extended_connect(parts) {
+pub(crate) fn read_upgrade<'r>(head: &'r Head, outgoing: &Outgoing) -> Option<Cow<'r, str>> {
+    if super::upgrade::is_extended_connect(head) {
         return Some(Cow::Borrowed("websocket"));
     }
-    if !outgoing.upgrade || parts.version != Version::HTTP_11 {
+    if !outgoing.upgrade || head.version != Version::HTTP_11 {
         return None;
     }
-    let mut values = parts.headers.get_all(header::UPGRADE).iter();
+    let mut values = head.fields.all(&header::UPGRADE);
     let (Some(only), None) = (values.next(), values.next()) else { return None };
-    let token = only.to_str().ok()?.trim();
+    let token = text_of(only)?.trim();
     let plain = token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'/'));
     (plain && !token.is_empty()).then(|| {
         if token.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -413,12 +392,4 @@ pub(crate) fn read_upgrade<'r>(parts: &'r Parts, outgoing: &Outgoing) -> Option<
             Cow::Borrowed(token)
         }
     })
-}
-
-// === impl Outgoing ===
-
-impl Outgoing {
-    pub(crate) fn remove(&mut self, name: &HeaderName) {
-        self.remove.push(name.clone());
-    }
 }

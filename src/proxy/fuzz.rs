@@ -79,11 +79,13 @@ impl Service {
             access: AccessLog::off(),
             connections: Rc::default(),
             streams: Rc::default(),
+            buffers: Rc::clone(pool.buffers()),
             upstream: pool,
             ids: Ids::new([7; 16]),
             closing: Cell::new(false),
             draining: Cell::new(false),
             labels: RefCell::default(),
+            date: Default::default(),
             shared,
         });
         Self { worker, about: Arc::new(about), metrics, _phase: phase }

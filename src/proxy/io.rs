@@ -51,6 +51,8 @@ pub(crate) struct Moments {
     pub(crate) blocked_at: Cell<u64>,
     /// The peer has closed its sending side.
     pub(crate) half_closed_at: Cell<u64>,
+    /// An answer is there already to the request that is read next.
+    pub(crate) answer_due: Cell<bool>,
     /// Requests that run now.
     pub(crate) running: Cell<u32>,
     /// A request body of which the end was not read.
@@ -126,6 +128,7 @@ impl Moments {
             idle_at: Cell::new(now),
             blocked_at: Cell::new(0),
             half_closed_at: Cell::new(0),
+            answer_due: Cell::new(false),
             running: Cell::new(0),
             body_open: Cell::new(false),
             bytes_in: Cell::new(0),
@@ -198,6 +201,19 @@ impl Moments {
         self.idle_at.set(now_ns.max(1));
     }
 
+    /// No request runs, and the client may send the next.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.get() == 0
+            && !self.answer_due.get()
+            && !self.body_open.get()
+            && self.half_closed_at.get() == 0
+    }
+
+    /// All is answered that a client with its sending side closed has asked.
+    pub(crate) fn is_through(&self) -> bool {
+        self.running.get() == 0 && !self.answer_due.get() && self.half_closed_at.get() != 0
+    }
+
     fn on_read(&self, count: usize) {
         if count == 0 {
             self.half_closed_at.set(self.clock.now().mono_ns.max(1));
@@ -214,6 +230,7 @@ impl Moments {
             Poll::Ready(Ok(count)) => {
                 self.bytes_out.set(self.bytes_out.get() + *count as u64);
                 self.blocked_at.set(0);
+                self.answer_due.set(false);
                 if self.half_closed_at.get() != 0 {
                     self.half_closed_at.set(self.clock.now().mono_ns.max(1));
                 }
@@ -276,8 +293,22 @@ impl Io {
         self.repeat = Repeat::Due;
     }
 
+    /// Bytes that were read go back, to be read by somebody else.
+    pub(crate) fn put_back(&mut self, read: Bytes) {
+        // What was put back before has not been read whole.
+        self.ahead = match self.ahead.is_empty() {
+            true => read,
+            false => [read, std::mem::take(&mut self.ahead)].concat().into(),
+        };
+    }
+
     pub(crate) fn moments(&self) -> &Rc<Moments> {
         &self.moments
+    }
+
+    /// Closing it says all there is to say: in clear, with no body that the client still sends.
+    pub(crate) fn ends_by_itself(&self) -> bool {
+        matches!(self.transport, Transport::Plain(_)) && !self.moments.body_open.get()
     }
 
     /// Closes with a reset: the peer learns at once, and the kernel keeps nothing.
@@ -304,7 +335,9 @@ impl AsyncRead for Io {
         // hyper takes the end of the client's side for the end of the client. It may be a half
         // close: the answer is still wanted. So the end is told once nothing runs any more; until
         // then a deadline and failing writes tell the two apart.
-        let hides_end = |moments: &Moments| !moments.raw.get() && moments.running.get() > 0;
+        let hides_end = |moments: &Moments| {
+            !moments.raw.get() && (moments.running.get() > 0 || moments.answer_due.get())
+        };
         if self.moments.half_closed_at.get() != 0 && !self.moments.raw.get() {
             return if hides_end(&self.moments) { Poll::Pending } else { Poll::Ready(Ok(())) };
         }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use http::{HeaderValue, Method, Uri, Version};
 
 use super::body::{Progress, UploadState};
+use super::head::Head;
 use super::io::Moments;
 use super::worker::Worker;
 use crate::core::{KeyId, Now, Reason};
@@ -54,7 +55,7 @@ impl RequestRecord {
     pub(crate) fn begin(
         worker: &Rc<Worker>,
         moments: &Rc<Moments>,
-        parts: &http::request::Parts,
+        head: &Head,
         client: IpAddr,
     ) -> Self {
         worker.cells.request_started();
@@ -66,9 +67,9 @@ impl RequestRecord {
             last_ns: started.mono_ns,
             complete: false,
             request_id: worker.ids.next(),
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            version: parts.version,
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
             client,
             route: None,
             route_slot: NO_ROUTE,

@@ -1,9 +1,11 @@
 //! Answers that keygate gives itself.
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 
 use super::body::ResponseBody;
+use super::head::Head;
+use super::rewrite::answer::{AddField, Lines, Reply, Writer};
 use crate::config::Settings;
 use crate::core::refusal::Context;
 use crate::core::{Reason, Rejection};
@@ -20,16 +22,33 @@ pub(crate) struct Asked<'r> {
 pub(crate) fn refuse(
     rejection: &Rejection,
     settings: &Settings,
+    writer: Writer,
     asked: &Asked<'_>,
-) -> Response<ResponseBody> {
-    let rendered = settings.refusals.render(
-        rejection,
-        &Context {
-            request_id: asked.request_id.to_str().unwrap_or_default(),
-            profile: asked.profile,
-            grpc: asked.grpc,
-        },
-    );
+) -> Reply {
+    let context = Context {
+        request_id: asked.request_id.to_str().unwrap_or_default(),
+        profile: asked.profile,
+        grpc: asked.grpc,
+    };
+    let request_id = &settings.identity.request_id;
+    if writer == Writer::Plain
+        && let Some(ready) = settings.refusals.ready(rejection, &context)
+        && !ready.has(request_id)
+    {
+        let mut lines = Lines::new(ready.status(), LINES);
+        lines.set(request_id, asked.request_id.as_bytes());
+        lines.text.extend_from_slice(ready.lines());
+        return Reply::Lines(lines, ResponseBody::Full(ready.body()));
+    }
+    let rendered = settings.refusals.render(rejection, &context);
+    if writer == Writer::Plain && rendered.headers.iter().all(|(name, _)| !is_of_writer(name)) {
+        let mut lines = Lines::new(rendered.status, LINES);
+        lines.set(request_id, asked.request_id.as_bytes());
+        for (name, value) in rendered.headers.iter().filter(|(name, _)| name != request_id) {
+            lines.put(name.as_str().as_bytes(), value.as_bytes());
+        }
+        return Reply::Lines(lines, ResponseBody::Full(rendered.body));
+    }
     let mut response = Response::new(ResponseBody::Empty);
     *response.status_mut() = rendered.status;
     let headers = response.headers_mut();
@@ -37,21 +56,30 @@ pub(crate) fn refuse(
         #[expect(clippy::disallowed_methods, reason = "a response of ours; challenges repeat")]
         headers.append(name, value);
     }
-    headers.insert(settings.identity.request_id.clone(), asked.request_id.clone());
+    headers.set_unique(request_id, asked.request_id.as_bytes());
     if *asked.method == Method::HEAD {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(rendered.body.len()));
     } else {
         *response.body_mut() = ResponseBody::Full(rendered.body);
     }
-    response
+    Reply::Http(response)
+}
+
+/// Room for the head of a refusal.
+const LINES: usize = 512;
+
+/// What the writer of lines writes itself: a template that sets one is hyper's.
+fn is_of_writer(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION | header::CONTENT_LENGTH | header::DATE | header::TRANSFER_ENCODING
+    )
 }
 
 /// Whether a request is gRPC by its content type.
-pub(crate) fn is_grpc(headers: &HeaderMap, version: Version) -> bool {
-    version == Version::HTTP_2
-        && headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+pub(crate) fn is_grpc(head: &Head) -> bool {
+    head.version == Version::HTTP_2
+        && head.fields.get(header::CONTENT_TYPE).is_some_and(|v| v.starts_with(b"application/grpc"))
 }
 
 /// The end of a gRPC stream whose key ended (or that took too long): RFC-less, see the gRPC

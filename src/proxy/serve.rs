@@ -1,5 +1,7 @@
 //! One client connection: PROXY header → TLS → preface → HTTP, and its end.
 
+mod plain;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -10,12 +12,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderValue;
+use http::{HeaderValue, Response};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::body::ResponseBody;
 use super::connections::Registered;
 use super::io::{ClientAddr, Cut, Io, Moments};
 use super::listener::About;
@@ -220,9 +223,47 @@ const FIRST_READ: usize = 2048;
 enum End {
     Cut(Cut),
     Done(Result<(), hyper::Error>),
+    /// It waits for the next request.
+    Idle,
 }
 
-async fn serve_http1(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
+/// HTTP/1, by turns: what is [plain] without hyper, and hyper for a request that is not.
+async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
+    // hyper alone knows how a client wrote the names of its fields.
+    let mut may_be_plain = !worker.shared.upstream.preserve_case;
+    loop {
+        let mut prepared = None;
+        if may_be_plain {
+            let before = io.moments().bytes_out.get();
+            match plain::converse(worker, io, client).await {
+                plain::Ended::Done(io) if io.ends_by_itself() => return,
+                plain::Ended::Done(io) => return Box::pin(end_clean(worker, io)).await,
+                plain::Ended::Cut(io, cut) => {
+                    return Box::pin(cut_http1(worker, client, io, cut)).await;
+                }
+                plain::Ended::Hyper(rest, answer) => (io, prepared) = (rest, answer),
+            }
+            // A change of reader costs something: without one plain answer in between there is
+            // no other.
+            may_be_plain = io.moments().bytes_out.get() > before || before == 0;
+        }
+        // Boxed: most connections never need it.
+        let end = Box::pin(serve_by_hyper(worker, io, client, prepared, may_be_plain)).await;
+        match end {
+            Some(idle) => io = idle,
+            None => return,
+        }
+    }
+}
+
+/// HTTP/1 that is not [plain]. `returns`: only until nothing runs any more. Returns the connection then.
+async fn serve_by_hyper(
+    worker: &Rc<Worker>,
+    io: Io,
+    client: &Rc<Client>,
+    prepared: Option<Box<Response<ResponseBody>>>,
+    returns: bool,
+) -> Option<Io> {
     let caps = &worker.shared.caps;
     let mut builder = http1::Builder::new();
     builder
@@ -234,9 +275,10 @@ async fn serve_http1(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     if caps.headers > HYPER_HEADERS {
         builder.max_headers(caps.headers);
     }
-    let gate = Gate::new(worker, client);
+    let gate = Gate::new(worker, client, prepared);
     let mut conn = builder.serve_connection(TokioIo::new(io), gate);
     let moments = &client.moments;
+    let sent_before = moments.bytes_out.get();
     let mut closing = false;
     let end = poll_fn(|cx| {
         moments.watch(cx);
@@ -259,28 +301,37 @@ async fn serve_http1(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
         {
             return Poll::Ready(End::Cut(Cut::Key));
         }
+        // An answer that was not taken whole would show: hyper flushes before it waits.
+        let answered = moments.bytes_out.get() > sent_before && moments.blocked_at.get() == 0;
+        if returns && answered && !closing && moments.is_idle() {
+            return Poll::Ready(End::Idle);
+        }
+        // hyper does not always look for the end behind an answer without body.
+        if answered && moments.is_through() {
+            return Poll::Ready(End::Done(Ok(())));
+        }
         Poll::Pending
     })
     .await;
     let parts = conn.into_parts();
-    let io = parts.io.into_inner();
+    let mut io = parts.io.into_inner();
     drop(parts.service);
     match end {
-        End::Cut(cut) => {
-            if cut == Cut::Header && io.moments().bytes_in.get() > 0 {
-                note(worker, client, Reason::HeaderTimeout);
-            }
-            Box::pin(end_cut(io, cut)).await;
-        }
+        End::Cut(cut) => cut_http1(worker, client, io, cut).await,
         End::Done(Ok(())) => match client.upgraded.take() {
             Some(upgraded) => Box::pin(upgraded.run(worker, io, parts.read_buf)).await,
-            None => Box::pin(end_clean(worker, io)).await,
+            None => end_clean(worker, io).await,
         },
         End::Done(Err(error)) => {
             note_error(worker, client, &error);
-            Box::pin(end_clean(worker, io)).await;
+            end_clean(worker, io).await;
+        }
+        End::Idle => {
+            io.put_back(parts.read_buf);
+            return Some(io);
         }
     }
+    None
 }
 
 /// Fields up to which hyper keeps them on the stack.
@@ -306,7 +357,7 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
         // Rapid reset (CVE-2023-44487) and MadeYouReset (CVE-2025-8671).
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(128);
-    let gate = Gate::new(worker, client);
+    let gate = Gate::new(worker, client, None);
     let mut conn = std::pin::pin!(builder.serve_connection(TokioIo::new(io), gate));
     let moments = &client.moments;
     let mut closing = false;
@@ -331,7 +382,7 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     .await;
     match end {
         // Dropping the connection drops its streams' channels; their tasks end.
-        End::Cut(_) | End::Done(Ok(())) => {}
+        End::Cut(_) | End::Done(Ok(())) | End::Idle => {}
         End::Done(Err(error)) => note_error(worker, client, &error),
     }
 }
@@ -385,6 +436,13 @@ async fn end_clean(worker: &Worker, mut io: Io) {
 
 const LINGER_BYTES: usize = 256 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(1);
+
+async fn cut_http1(worker: &Worker, client: &Client, io: Io, cut: Cut) {
+    if cut == Cut::Header && io.moments().bytes_in.get() > 0 {
+        note(worker, client, Reason::HeaderTimeout);
+    }
+    end_cut(io, cut).await;
+}
 
 /// Ends a connection whose time is up.
 async fn end_cut(mut io: Io, cut: Cut) {

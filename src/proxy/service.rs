@@ -1,81 +1,107 @@
 //! One request is one page: facts → decide → charge → rewrite → send → answer.
 
-use std::convert::Infallible;
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use http::header::{self, HeaderValue};
-use http::request::Parts;
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 
-use super::body::{Download, Progress, RequestBody, ResponseBody, Rest, Upload};
+use super::body::{ClientBody, Download, Progress, RequestBody, ResponseBody, Rest, Upload};
 use super::credentials::Carried;
 use super::exchange::{self, Patience};
 use super::facts;
+use super::head::Head;
 use super::limits::Charged;
 use super::record::RequestRecord;
 use super::reply::{self, Asked};
+use super::rewrite::answer::{self, AddField, Lines, Reply, Writer};
 use super::rewrite::{self, Around, Forward, UpstreamRequest};
 use super::serve::Client;
 use super::streams::Stream;
-use super::upstream::{Content, Lease};
+use super::upstream::{self, Content, Lease, RawHead};
 use super::worker::Worker;
 use crate::config::Settings;
 use crate::core::decision::Refused;
+use crate::core::refusal::RateFields;
 use crate::core::{Reason, Rejection, Verdict, decide};
 use crate::telemetry::{Outcome, RateDecision};
 
 pub(crate) use super::upgrade::Upgraded;
 
-/// The service of one connection.
+/// The service of one connection that hyper reads.
 #[derive(Debug)]
 pub(crate) struct Gate {
     worker: Rc<Worker>,
     client: Rc<Client>,
+    /// To the request that hyper reads first, which was read and judged before.
+    prepared: RefCell<Option<Box<Response<ResponseBody>>>>,
 }
 
 // === impl Gate ===
 
 impl Gate {
-    pub(crate) fn new(worker: &Rc<Worker>, client: &Rc<Client>) -> Self {
-        Self { worker: Rc::clone(worker), client: Rc::clone(client) }
+    pub(crate) fn new(
+        worker: &Rc<Worker>,
+        client: &Rc<Client>,
+        prepared: Option<Box<Response<ResponseBody>>>,
+    ) -> Self {
+        let (worker, client) = (Rc::clone(worker), Rc::clone(client));
+        Self { worker, client, prepared: RefCell::new(prepared) }
     }
 }
 
 impl Service<Request<Incoming>> for Gate {
     type Response = Response<ResponseBody>;
-    type Error = Infallible;
+    type Error = Unwritable;
     type Future = Pin<Box<dyn Future<Output = Answer>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if let Some(prepared) = self.prepared.take() {
+            return Box::pin(std::future::ready(Ok(*prepared)));
+        }
         let worker = Rc::clone(&self.worker);
         let client = Rc::clone(&self.client);
         let (mut parts, body) = request.into_parts();
         let connect = super::upgrade::extended_connect(&mut parts);
         // Now and not with the first poll: hyper may look for the end of the client's side before.
-        let record = RequestRecord::begin(&worker, &client.moments, &parts, client.address.ip());
-        Box::pin(handle(worker, client, (parts, body, connect), record))
+        let head = Head::from(parts);
+        let record = RequestRecord::begin(&worker, &client.moments, &head, client.address.ip());
+        let body = ClientBody::Coming(body);
+        Box::pin(async move {
+            let asked = (head, body, connect);
+            match handle(worker, client, asked, Writer::Hyper, record).await {
+                Reply::Http(response) => Ok(response),
+                Reply::Lines(..) => Err(Unwritable),
+            }
+        })
     }
 }
 
 /// What hyper wants of a service.
-type Answer = Result<Response<ResponseBody>, Infallible>;
+type Answer = Result<Response<ResponseBody>, Unwritable>;
+
+/// An answer came as lines, which were not asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer has the shape of another writer")]
+pub(crate) struct Unwritable;
 
 /// From the head of a request to the head of its response.
-async fn handle(
+pub(super) async fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
-    (parts, body, connect): (Parts, Incoming, Option<OnUpgrade>),
+    (head, body, connect): (Head, ClientBody, Option<OnUpgrade>),
+    writer: Writer,
     mut record: RequestRecord,
-) -> Answer {
-    client.moments.body_open.set(!hyper::body::Body::is_end_stream(&body));
-    let grpc = reply::is_grpc(&parts.headers, parts.version);
-    let cleared = match admit(&worker, &client, parts, body, grpc, &mut record) {
+) -> Reply {
+    client.moments.body_open.set(!body.has_come());
+    let grpc = reply::is_grpc(&head);
+    let cleared = match admit(&worker, &client, head, body, (grpc, writer), &mut record) {
         Ok(cleared) => cleared,
-        Err(response) => return Ok(response),
+        Err(response) => return response,
     };
     let Cleared { request, mut after, stream, upload } = cleared;
     // A claim alone must not lift the deadlines: over HTTP/1.1 there is no gRPC to wait for.
@@ -83,22 +109,21 @@ async fn handle(
     let patience = Patience::new(&worker, upload.clone(), silent, record.started());
     let sent =
         exchange::send(&worker, request, &stream, &patience, &client.address, &mut record).await;
-    let (response, lease) = match sent {
+    let (answer, content, lease) = match sent {
         Ok(answered) => answered,
         Err(reason) => {
             if let Some(upload) = &upload {
                 upload.stop();
             }
-            return Ok(fail(&worker, reason, &after, record));
+            return fail(&worker, reason, &after, writer, record);
         }
     };
-    record.answered(response.status().as_u16());
+    record.answered(answer.status().as_u16());
     let snapshot = worker.shared.store.load();
     let settings = &snapshot.settings;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let upgraded =
-            super::upgrade::accept(response, lease, stream, after.upgrade.take(), settings);
-        return Ok(match upgraded {
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let asked = after.upgrade.take();
+        return match super::upgrade::accept(answer.into_parts(), lease, stream, asked, settings) {
             Ok((mut response, upgraded)) => {
                 after.finish(response.headers_mut(), settings, &record);
                 let upgraded = upgraded.with(record);
@@ -106,31 +131,40 @@ async fn handle(
                     Some(connect) => upgraded.run_in_stream(&worker, connect),
                     None => *client.upgraded.borrow_mut() = Some(Box::new(upgraded)),
                 }
-                response
+                Reply::Http(response)
             }
-            Err(reason) => fail(&worker, reason, &after, record),
-        });
+            Err(reason) => fail(&worker, reason, &after, writer, record),
+        };
     }
     // Over HTTP/2 any success would open the tunnel (RFC 8441 section 5).
-    if connect.is_some() && response.status().is_success() {
-        return Ok(fail(&worker, Reason::UpstreamBadResponse, &after, record));
+    if connect.is_some() && answer.status().is_success() {
+        return fail(&worker, Reason::UpstreamBadResponse, &after, writer, record);
     }
-    let (mut head, content) = response.into_parts();
-    if !rewrite::is_framed_once(&head.headers) {
+    let upload = upload.map(|u| (u, patience));
+    let mut head = match answer {
+        upstream::Head::Raw(head) if writer == Writer::Plain => {
+            let lines = after.lines(&head, settings, &record);
+            lease.recycle(head);
+            return Reply::Lines(lines, pass_on(content, lease, stream, upload, record, grpc));
+        }
+        answer => answer.into_parts(),
+    };
+    if !answer::is_framed_once(&head.headers) {
         // What hyper has chosen need not be what another reader of these bytes would.
-        return Ok(fail(&worker, Reason::UpstreamBadResponse, &after, record));
+        return fail(&worker, Reason::UpstreamBadResponse, &after, writer, record);
     }
     // The version is that of a hop: ours, whatever the upstream speaks.
     head.version = http::Version::HTTP_11;
-    rewrite::to_client(&mut head.headers, settings);
+    answer::to_client(&mut head.headers, settings);
     after.finish(&mut head.headers, settings, &record);
-    let body = pass_on(content, lease, stream, upload.map(|u| (u, patience)), record, grpc);
-    Ok(Response::from_parts(head, body))
+    after.finish_map(&mut head.headers);
+    let body = pass_on(content, lease, stream, upload, record, grpc);
+    Reply::Http(Response::from_parts(head, body))
 }
 
 /// A request that may be sent, with what its answer will need.
 struct Cleared {
-    request: Box<UpstreamRequest>,
+    request: UpstreamRequest,
     after: After,
     stream: Stream,
     upload: Option<Rc<Progress>>,
@@ -157,11 +191,11 @@ struct After {
 fn admit(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
-    parts: Parts,
-    body: Incoming,
-    grpc: bool,
+    head: Head,
+    body: ClientBody,
+    (grpc, writer): (bool, Writer),
     record: &mut RequestRecord,
-) -> Result<Cleared, Response<ResponseBody>> {
+) -> Result<Cleared, Reply> {
     let snapshot = worker.shared.store.load();
     let settings = &snapshot.settings;
     record.log_every = settings.log_every;
@@ -169,9 +203,9 @@ fn admit(
         record.status = reply::status_of(rejection, grpc);
         let asked =
             Asked { method: record.method(), grpc, profile, request_id: &record.request_id };
-        reply::refuse(rejection, settings, &asked)
+        reply::refuse(rejection, settings, writer, &asked)
     };
-    let reading = match facts::read(&parts, settings, &worker.shared.caps, client.address.ip()) {
+    let reading = match facts::read(&head, settings, &worker.shared.caps, client.address.ip()) {
         Ok(reading) => reading,
         Err(rejection) => {
             record.decided(Outcome::Rejected(rejection.reason));
@@ -246,9 +280,7 @@ fn admit(
     }
     let decided_ns = record.now_ns();
     worker.cells.auth_duration(decided_ns.saturating_sub(started.mono_ns));
-    let too_large =
-        route.body_limit.is_some_and(|limit| hyper::body::Body::size_hint(&body).lower() > limit);
-    if too_large {
+    if route.body_limit.is_some_and(|limit| body.least() > limit) {
         record.failed(Reason::BodyTooLarge);
         return Err(refuse(&Reason::BodyTooLarge.into(), profile, record));
     }
@@ -256,30 +288,35 @@ fn admit(
     let mut outgoing = reading.into_outgoing();
     let http2 = worker.upstream_is_http2();
     let upgrade =
-        super::upgrade::asked(&parts, &mut outgoing, route, settings, carried).filter(|_| !http2);
-    if upgrade.is_none() && super::upgrade::is_extended_connect(&parts) {
+        super::upgrade::asked(&head, &mut outgoing, route, settings, carried).filter(|_| !http2);
+    if upgrade.is_none() && super::upgrade::is_extended_connect(&head) {
         record.failed(Reason::Method);
         return Err(refuse(&Reason::Method.into(), profile, record));
     }
-    let traced = parts.headers.get(rewrite::TRACEPARENT).is_some_and(rewrite::is_traceparent);
+    let traced = head.fields.get(rewrite::TRACEPARENT).is_some_and(rewrite::is_traceparent);
     let trace = (!traced).then(|| worker.ids.begin_trace(&record.request_id));
     let after = After {
-        method: parts.method.clone(),
+        method: head.method.clone(),
         grpc,
         profile: route.profile.clone(),
         charged,
         private: carried.in_query && matches!(forward, Forward::Admitted(_)),
         upgrade: upgrade.clone(),
-        close: worker.closing.get() && parts.version != http::Version::HTTP_2,
+        close: worker.closing.get() && head.version != http::Version::HTTP_2,
         request_id_name: settings.identity.request_id.clone(),
     };
-    let (body, upload) = if hyper::body::Body::is_end_stream(&body) {
-        (RequestBody::Empty, None)
-    } else {
-        let upload = Upload::new(body, route.body_limit, Rc::clone(&client.moments));
-        let progress = upload.progress();
-        record.upload = Some(Rc::clone(&progress));
-        (RequestBody::Stream(upload), Some(progress))
+    let (body, upload) = match body {
+        ClientBody::Coming(incoming) if !incoming.is_end_stream() => {
+            let upload = Upload::new(incoming, route.body_limit, Rc::clone(&client.moments));
+            let progress = upload.progress();
+            record.upload = Some(Rc::clone(&progress));
+            (RequestBody::Stream(upload), Some(progress))
+        }
+        ClientBody::Whole(bytes) if !bytes.is_empty() => {
+            record.bytes_in = bytes.len() as u64;
+            (RequestBody::Whole(bytes), None)
+        }
+        ClientBody::Coming(_) | ClientBody::Whole(_) => (RequestBody::Empty, None),
     };
     let stream = worker.streams.register(ticket, settings, route.index);
     if !client.http2 {
@@ -299,7 +336,7 @@ fn admit(
         upgrade,
         subject: client.subject.as_ref(),
     };
-    let request = UpstreamRequest::new(forward, parts, body, outgoing, carried, around);
+    let request = UpstreamRequest::new(forward, head, body, outgoing, carried, around);
     Ok(Cleared { request, after, stream, upload })
 }
 
@@ -308,8 +345,9 @@ fn fail(
     worker: &Worker,
     reason: Reason,
     after: &After,
+    writer: Writer,
     mut record: RequestRecord,
-) -> Response<ResponseBody> {
+) -> Reply {
     record.failed(reason);
     if !reason.is_client_fault() {
         worker.cells.upstream_error(reason);
@@ -323,7 +361,7 @@ fn fail(
         profile: after.profile.as_deref(),
         request_id: &record.request_id,
     };
-    reply::refuse(&rejection, &snapshot.settings, &asked)
+    reply::refuse(&rejection, &snapshot.settings, writer, &asked)
 }
 
 /// The response's body. A short one that has come already needs nothing more of the upstream, so
@@ -336,7 +374,6 @@ fn pass_on(
     mut record: RequestRecord,
     grpc: bool,
 ) -> ResponseBody {
-    use hyper::body::Body;
     let uploaded = upload.as_ref().is_none_or(|(u, _)| !u.is_open());
     let (first, rest) = match content {
         Content::Whole(bytes) => {
@@ -398,19 +435,41 @@ fn pass_on(
 // === impl After ===
 
 impl After {
-    /// What keygate adds to an answer of the upstream.
-    fn finish(&self, headers: &mut http::HeaderMap, settings: &Settings, record: &RequestRecord) {
+    /// What keygate adds to every answer of the upstream.
+    fn finish(&self, fields: &mut impl AddField, settings: &Settings, record: &RequestRecord) {
         if let Some(Charged { charge, spent }) = &self.charged {
             settings.refusals.limit_fields(charge.limit, *spent, |name, value| {
-                headers.insert(name, value);
+                match RateFields::is_constant(&name) {
+                    true => fields.set(&name, value),
+                    false => fields.set_unique(&name, value),
+                }
             });
         }
+        fields.set_unique(&self.request_id_name, record.request_id.as_bytes());
+    }
+
+    /// What depends on the fields that are there.
+    fn finish_map(&self, headers: &mut HeaderMap) {
         if self.private {
             headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
         }
-        headers.insert(self.request_id_name.clone(), record.request_id.clone());
-        if self.close && !headers.contains_key(header::UPGRADE) {
+        if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
     }
+
+    /// The head of an answer that is written as lines.
+    fn lines(&self, head: &RawHead, settings: &Settings, record: &RequestRecord) -> Lines {
+        let mut lines = Lines::new(head.status, head.length() + ADDED_BYTES);
+        self.finish(&mut lines, settings, record);
+        lines.take_over(head, &settings.fields);
+        if self.private && !lines.has(&header::CACHE_CONTROL) {
+            lines.put(b"cache-control", b"private");
+        }
+        lines.closes = self.close;
+        lines
+    }
 }
+
+/// Room for what is added to an answer, and for what its writer adds.
+const ADDED_BYTES: usize = 384;

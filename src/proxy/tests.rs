@@ -8,8 +8,9 @@ use proptest::prelude::*;
 
 use super::body::RequestBody;
 use super::facts;
+use super::head::Head;
 use super::io::ClientAddr;
-use super::rewrite::{Around, Forward, UpstreamRequest};
+use super::rewrite::{Around, Forward, Ids, UpstreamRequest};
 use crate::config::{Caps, Config, Settings, ThisHost};
 use crate::core::{
     Digest, Environment, Grant, KeyId, KeyView, Keys, Kind, NetworkSet, Now, PairLookup,
@@ -126,14 +127,23 @@ impl Keys for OneKey {
 
 /// What the upstream gets, or why it gets nothing.
 fn through(request: Request<()>, settings: &Settings) -> Result<Request<RequestBody>, Reason> {
-    sent(request, settings).map(|request| request.into_http())
+    sent(request, settings).map(|mut request| request.take_http().unwrap())
 }
 
-fn sent(request: Request<()>, settings: &Settings) -> Result<Box<UpstreamRequest>, Reason> {
+fn sent(request: Request<()>, settings: &Settings) -> Result<UpstreamRequest, Reason> {
+    sent_as(request, settings, false)
+}
+
+fn sent_as(
+    request: Request<()>,
+    settings: &Settings,
+    preserve_case: bool,
+) -> Result<UpstreamRequest, Reason> {
     let keys = OneKey::new();
     let (parts, ()) = request.into_parts();
     let peer: SocketAddr = "192.0.2.7:4711".parse().unwrap();
-    let reading = facts::read(&parts, settings, &caps(), peer.ip()).map_err(|r| r.reason)?;
+    let head = Head::from(parts);
+    let reading = facts::read(&head, settings, &caps(), peer.ip()).map_err(|r| r.reason)?;
     let now = Now { unix_ms: 1_700_000_000_000, mono_ns: 1 };
     let forward = match decide(&settings.policy, Some(&keys), &reading.facts(), now) {
         Verdict::Admitted(admitted) => Forward::Admitted(admitted),
@@ -148,16 +158,16 @@ fn sent(request: Request<()>, settings: &Settings) -> Result<Box<UpstreamRequest
         client: &ClientAddr { peer: Some(peer), local: None },
         https: false,
         request_id: &HeaderValue::from_static("request-1"),
-        trace: Some(HeaderValue::from_static("trace-1")),
+        trace: Some(Ids::new([0; 16]).begin_trace(&HeaderValue::from_static("request-1"))),
         host: None,
         authority: &HeaderValue::from_static("upstream:9000"),
         http2: false,
         upstream_https: false,
-        preserve_case: false,
+        preserve_case,
         upgrade: None,
         subject: None,
     };
-    Ok(UpstreamRequest::new(forward, parts, RequestBody::Empty, outgoing, carried, around))
+    Ok(UpstreamRequest::new(forward, head, RequestBody::Empty, outgoing, carried, around))
 }
 
 fn get(target: &str, fields: &[(&str, &str)]) -> Request<()> {
@@ -326,10 +336,15 @@ fn both_shapes_of_a_request_say_the_same() {
         ("x-forwarded-host", "forged"),
         ("content-length", "0"),
     ];
-    let request = sent(get("/a?q=1", &fields), &settings).unwrap();
-    let bytes = request.to_bytes().unwrap();
-    let copy = request.to_http();
-    let http = request.into_http();
+    let mut request = sent(get("/a?q=1", &fields), &settings).unwrap();
+    let bytes = request.bytes().unwrap().to_vec();
+    let back = request.take_http().unwrap();
+    let mut with_map = sent_as(get("/a?q=1", &fields), &settings, true).unwrap();
+    assert!(with_map.bytes().is_none());
+    let copy = with_map.take_http().unwrap();
+    let http = with_map.take_http().unwrap();
+    assert_eq!((back.uri(), back.method()), (http.uri(), http.method()));
+    assert_eq!(back.headers(), http.headers());
     assert_eq!((copy.uri(), copy.method()), (http.uri(), http.method()));
     assert_eq!(copy.headers(), http.headers());
     let mut parsed = [httparse::EMPTY_HEADER; 64];

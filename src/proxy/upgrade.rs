@@ -13,7 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Method, Response, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version, response};
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,12 +23,13 @@ use self::stream::InStream;
 use super::body::ResponseBody;
 use super::credentials::Carried;
 use super::facts::{self, Outgoing};
+use super::head::Head;
 use super::io::{Cut as IoCut, Io, Moments};
 use super::record::RequestRecord;
 use super::streams::{End as StreamEnd, Stream};
 use super::subprotocol::Offer;
 use super::tunnel::{Cut, End, Framing, Limits, Tunnel};
-use super::upstream::{Content, Lease};
+use super::upstream::Lease;
 use super::worker::Worker;
 use crate::config::Settings;
 use crate::core::{Reason, Route, Source};
@@ -79,32 +80,33 @@ pub(crate) struct Upgraded {
 /// The upgrade that the request asks for, if its route allows it. Any other is dropped without a
 /// word, as a server does that does not know it (RFC 9110 §7.8).
 pub(crate) fn asked(
-    parts: &Parts,
+    head: &Head,
     outgoing: &mut Outgoing,
     route: &Route,
     settings: &Settings,
     carried: Carried,
 ) -> Option<Asked> {
-    let token = facts::read_upgrade(parts, outgoing)?;
+    let token = facts::read_upgrade(head, outgoing)?;
     // A body and a switch in one request is how bytes get past a gate (Pingora CVE-2026-2833).
-    let bodiless = !parts.headers.contains_key(header::TRANSFER_ENCODING)
-        && parts.headers.get(header::CONTENT_LENGTH).is_none_or(|v| v.as_bytes() == b"0");
+    let bodiless = !head.fields.has(header::TRANSFER_ENCODING)
+        && head.fields.get(header::CONTENT_LENGTH).is_none_or(|v| v == b"0");
     let websocket = token == "websocket";
     if !route.upgrades.iter().any(|u| **u == *token)
         || !bodiless
         // A preflight comes without a key: it opens nothing but itself.
-        || parts.method == Method::OPTIONS
-        || (websocket && parts.method != Method::GET)
+        || head.method == Method::OPTIONS
+        || (websocket && head.method != Method::GET)
     {
         return None;
     }
     let protocol = HeaderValue::from_str(&token).ok()?;
-    let key = is_extended_connect(parts).then(websocket_key);
+    let key = is_extended_connect(head).then(websocket_key);
     let mut offer = Offer::default();
     if websocket {
         let markers = markers(settings);
-        let values = parts.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
-        offer = Offer::new(values, &markers).ok()?;
+        let values = head.fields.all(&header::SEC_WEBSOCKET_PROTOCOL);
+        let values: Vec<_> = values.filter_map(|v| HeaderValue::from_bytes(v).ok()).collect();
+        offer = Offer::new(&values, &markers).ok()?;
         if carried.in_subprotocol {
             outgoing.subprotocols = Some(offer.forward.clone());
         }
@@ -114,10 +116,10 @@ pub(crate) fn asked(
 
 /// Whether this is an extended CONNECT for a WebSocket (RFC 8441) that [`extended_connect`] has
 /// turned into the GET that it stands for.
-pub(crate) fn is_extended_connect(parts: &Parts) -> bool {
-    parts.version == Version::HTTP_2
-        && parts.method == Method::GET
-        && parts.extensions.get::<Protocol>().is_some()
+pub(crate) fn is_extended_connect(head: &Head) -> bool {
+    head.version == Version::HTTP_2
+        && head.method == Method::GET
+        && head.extensions.get::<Protocol>().is_some()
 }
 
 /// What opens the tunnel of an extended CONNECT. Its head is judged as the GET of an HTTP/1.1
@@ -161,7 +163,7 @@ fn markers(settings: &Settings) -> Vec<&str> {
 
 /// The upstream's 101: to be believed only if it grants what was asked.
 pub(crate) fn accept(
-    response: Response<Content>,
+    mut head: response::Parts,
     lease: Lease,
     stream: Stream,
     asked: Option<Asked>,
@@ -169,12 +171,11 @@ pub(crate) fn accept(
 ) -> Result<(Response<ResponseBody>, Upgraded), Reason> {
     let bad = Reason::UpstreamBadResponse;
     let asked = asked.ok_or(bad)?;
-    let (mut head, _) = response.into_parts();
     let granted = head.headers.get(header::UPGRADE).ok_or(bad)?;
     if !granted.as_bytes().eq_ignore_ascii_case(asked.protocol.as_bytes()) {
         return Err(bad);
     }
-    super::rewrite::to_client(&mut head.headers, settings);
+    super::rewrite::answer::to_client(&mut head.headers, settings);
     if let Some(key) = &asked.key {
         // The client has no key, so the proof is for us to check.
         let accept = head.headers.remove(header::SEC_WEBSOCKET_ACCEPT).ok_or(bad)?;

@@ -17,15 +17,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{StatusCode, response};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 pub(crate) use self::connect::Connector;
 use self::http1::Http1;
 use self::http2::Http2;
-use super::exchange::{Outbound, Patience};
+pub(crate) use self::short::RawHead;
+use super::buffers::Buffers;
+use super::exchange::Patience;
 use super::io::ClientAddr;
+use super::rewrite::UpstreamRequest;
 use super::streams::{End, Stream};
 use crate::clock::Clock;
 use crate::config::{Upstream as UpstreamConfig, UpstreamProtocol};
@@ -37,6 +40,7 @@ use crate::telemetry::WorkerCells;
 pub(crate) struct Upstream {
     connector: Connector,
     cells: std::sync::Arc<WorkerCells>,
+    buffers: Rc<Buffers>,
     /// Kept-alive HTTP/1.1 connections, the most recently used last.
     #[expect(clippy::vec_box, reason = "a lease moves the box, not the half kilobyte in it")]
     idle: RefCell<Vec<Box<Http1>>>,
@@ -63,6 +67,14 @@ pub(crate) struct Failure {
     pub(crate) unprocessed: bool,
     /// A kept-alive connection broke before the response began.
     pub(crate) stale: bool,
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub(crate) enum Head {
+    /// hyper's.
+    Parsed(response::Parts),
+    Raw(RawHead),
 }
 
 /// What comes behind the head of a response.
@@ -116,6 +128,7 @@ impl Upstream {
         Rc::new(Self {
             connector,
             cells,
+            buffers: Rc::default(),
             idle: RefCell::default(),
             shared: RefCell::default(),
             active: Cell::new(0),
@@ -126,6 +139,10 @@ impl Upstream {
             queue: timeouts.queue,
             keep_alive: !config.send_proxy,
         })
+    }
+
+    pub(crate) fn buffers(&self) -> &Rc<Buffers> {
+        &self.buffers
     }
 
     /// A connection for one request. `fresh`: not a kept-alive one.
@@ -252,14 +269,22 @@ impl Lease {
     /// [`Failure`] when the connection broke, `stream` was ended, or the response is not HTTP.
     pub(crate) async fn send(
         &mut self,
-        outbound: &mut Outbound,
+        outbound: &mut UpstreamRequest,
         stream: &Stream,
         patience: &Patience,
-    ) -> Result<Response<Content>, Failure> {
+    ) -> Result<(Head, Content), Failure> {
         match &mut self.conn {
-            Held::Http1(conn) => conn.send(outbound, stream, patience).await,
+            Held::Http1(conn) => {
+                let buffers = &self.pool.buffers;
+                conn.send(outbound, stream, patience, buffers).await
+            }
             Held::Http2(conn) => Box::pin(conn.send(outbound, stream, patience)).await,
         }
+    }
+
+    /// What was read into may be used again.
+    pub(crate) fn recycle(&self, head: RawHead) {
+        self.pool.buffers.give_back(head.into_bytes());
     }
 
     /// Moves the connection on: reads what came, writes what waits.
@@ -342,6 +367,33 @@ fn go_on(
         },
     };
     Err(reason)
+}
+
+// === impl Head ===
+
+impl Head {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Parsed(parts) => parts.status,
+            Self::Raw(head) => head.status,
+        }
+    }
+
+    fn of(response: http::Response<Incoming>) -> (Self, Content) {
+        let (parts, body) = response.into_parts();
+        (Self::Parsed(parts), Content::Coming(body))
+    }
+
+    pub(crate) fn into_parts(self) -> response::Parts {
+        match self {
+            Self::Parsed(parts) => parts,
+            Self::Raw(head) => {
+                let (mut parts, ()) = http::Response::new(()).into_parts();
+                (parts.status, parts.headers) = (head.status, head.into_map());
+                parts
+            }
+        }
+    }
 }
 
 // === impl Failure ===

@@ -12,6 +12,7 @@ use dashmap::DashMap;
 use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
 
+use super::buffers::Buffers;
 use super::connections::Connections;
 use super::io::Cut;
 use super::limits::LimitStore;
@@ -105,6 +106,15 @@ pub(crate) struct Worker {
     pub(crate) draining: Cell<bool>,
     /// Route labels by slot.
     pub(super) labels: RefCell<Vec<Option<Rc<str>>>>,
+    pub(super) date: Date,
+    pub(super) buffers: Rc<Buffers>,
+}
+
+/// The `Date` of answers, worked out once a second.
+#[derive(Debug, Default)]
+pub(super) struct Date {
+    unix_secs: Cell<u64>,
+    text: Cell<[u8; 29]>,
 }
 
 /// What a worker thread is started with.
@@ -156,11 +166,13 @@ async fn serve(seed: Seed) {
         access,
         connections: Rc::default(),
         streams: Rc::default(),
+        buffers: Rc::clone(upstream.buffers()),
         upstream,
         ids: Ids::new(random),
         closing: Cell::new(false),
         draining: Cell::new(false),
         labels: RefCell::default(),
+        date: Date::default(),
         shared,
     });
     for one in listening {
@@ -275,6 +287,17 @@ impl Worker {
             Some(label) => Rc::clone(label.get_or_insert_with(|| id.into())),
             None => id.into(),
         }
+    }
+
+    /// The `Date` of an answer (RFC 9110 section 5.6.7) that is made now.
+    pub(crate) fn date(&self, unix_secs: u64) -> [u8; 29] {
+        if self.date.unix_secs.replace(unix_secs) != unix_secs {
+            let at = std::time::UNIX_EPOCH + Duration::from_secs(unix_secs);
+            if let Some(text) = httpdate::fmt_http_date(at).as_bytes().first_chunk() {
+                self.date.text.set(*text);
+            }
+        }
+        self.date.text.get()
     }
 
     pub(crate) fn upstream_host(&self) -> Option<&HeaderValue> {

@@ -26,10 +26,10 @@ use crate::config::LogFormat;
 use crate::core::{KeyId, Reason};
 
 /// A worker hands its buffer over when it holds this much.
-const HAND_OVER: usize = 32 * 1024;
+const HAND_OVER: usize = 128 * 1024;
 
 /// Buffers that may wait for the disk: with [`HAND_OVER`] this bounds memory to about 2 MiB.
-const QUEUE: usize = 64;
+const QUEUE: usize = 16;
 
 /// What is known of a request when its answer is complete.
 #[derive(Clone, Copy, Debug)]

@@ -74,6 +74,23 @@ fn an_http2_request_arrives_as_http11() {
     );
 }
 
+/// A value that never comes again would push others out of the client's table, and ours.
+#[test]
+fn what_no_other_answer_says_is_not_indexed() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let refused = exactly(&[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "api.test"),
+        (":path", "/v1/a"),
+        ("x-api-key", "wa_nothing0123456789"),
+    ]);
+    for answer in probe(&gate, &[good("/v1/a", &[]), refused]) {
+        assert_eq!(answer["never_indexed"], json!(["x-request-id"]), "{answer}");
+    }
+}
+
 #[test]
 fn what_http1_cannot_carry_is_refused() {
     let upstream = Upstream::start();

@@ -33,6 +33,7 @@ mod proto_grpc;
 mod proto_h2;
 mod proto_http;
 mod proto_live;
+mod proto_turns;
 mod proto_upstream;
 mod proto_ws;
 mod protocols;

@@ -18,8 +18,17 @@ pub struct Prepared(OnceLock<Vec<Option<Piece>>>);
 struct Piece {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// The same as lines of HTTP/1.
+    lines: Bytes,
     before: Bytes,
     after: Bytes,
+}
+
+/// A prepared refusal for HTTP/1.
+#[derive(Debug)]
+pub struct Ready<'r> {
+    piece: &'r Piece,
+    request_id: &'r str,
 }
 
 /// Stands for the request's id while a refusal is prepared. No text of ours contains it.
@@ -29,13 +38,13 @@ const MARK: &str = "0REQUEST-ID0";
 
 impl Prepared {
     /// The refusal without detail, if it was found to be the same for everybody.
-    pub(super) fn render(
-        &self,
+    pub(super) fn find<'r>(
+        &'r self,
         refusals: &Refusals,
         profile: Profile,
         reason: Reason,
-        request_id: &str,
-    ) -> Option<Rendered> {
+        request_id: &'r str,
+    ) -> Option<Ready<'r>> {
         // Only these need no escape in any built-in profile.
         if !request_id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return None;
@@ -43,12 +52,37 @@ impl Prepared {
         let all = self.0.get_or_init(|| prepare(refusals));
         let row = Profile::BUILT_IN.iter().position(|(_, known)| *known == profile)?;
         let piece = all.get(row * Reason::ALL.len() + reason as usize)?.as_ref()?;
-        let length = piece.before.len() + request_id.len() + piece.after.len();
-        let mut body = BytesMut::with_capacity(length);
-        body.put_slice(&piece.before);
-        body.put_slice(request_id.as_bytes());
-        body.put_slice(&piece.after);
-        Some(Rendered { status: piece.status, headers: piece.headers.clone(), body: body.freeze() })
+        Some(Ready { piece, request_id })
+    }
+}
+
+impl Ready<'_> {
+    pub fn status(&self) -> StatusCode {
+        self.piece.status
+    }
+
+    /// Fields as lines of HTTP/1, each with its end.
+    pub fn lines(&self) -> &[u8] {
+        &self.piece.lines
+    }
+
+    /// Whether `name` is among the fields.
+    pub fn has(&self, name: &HeaderName) -> bool {
+        self.piece.headers.iter().any(|(known, _)| known == name)
+    }
+
+    pub fn body(&self) -> Bytes {
+        let Piece { before, after, .. } = self.piece;
+        let mut body = BytesMut::with_capacity(before.len() + self.request_id.len() + after.len());
+        body.put_slice(before);
+        body.put_slice(self.request_id.as_bytes());
+        body.put_slice(after);
+        body.freeze()
+    }
+
+    pub(super) fn render(&self) -> Rendered {
+        let headers = self.piece.headers.clone();
+        Rendered { status: self.piece.status, headers, body: self.body() }
     }
 }
 
@@ -74,7 +108,14 @@ impl Piece {
         if after.contains(MARK) || rendered.headers.iter().any(in_fields) {
             return None;
         }
+        let mut lines = BytesMut::new();
+        for (name, value) in &rendered.headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                lines.put_slice(part);
+            }
+        }
         Some(Self {
+            lines: lines.freeze(),
             status: rendered.status,
             before: Bytes::copy_from_slice(before.as_bytes()),
             after: Bytes::copy_from_slice(after.as_bytes()),

@@ -331,7 +331,7 @@ fn limit_fields() {
         let spent = Spent { remaining: 42, full_in: Duration::from_millis(17_001) };
         let mut out = Vec::new();
         refusals.limit_fields(Limit::parse(limit).unwrap(), spent, |name, value| {
-            out.push(format!("{name}: {}", value.to_str().unwrap()));
+            out.push(format!("{name}: {}", std::str::from_utf8(value).unwrap()));
         });
         out
     };

@@ -6,12 +6,13 @@
 //! looking at every byte of every request would cost all of them what only a mistake needs.
 
 use base64::Engine;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroize;
 
 use super::{LENIENT, hides_in_query, is_named, without};
 use crate::core::{Prefixes, Reason, Rejection, Source};
+use crate::proxy::head::Fields;
 
 pub(super) fn refused() -> Rejection {
     Rejection::why(Reason::Malformed, "the key is not where, or as, it is read")
@@ -86,10 +87,10 @@ pub(super) fn in_subprotocol(entry: &[u8], marker: &str) -> bool {
 
 /// Browsers send the address of a page with every request that the page makes, its query included:
 /// a key that opened the page would go on in `Referer`.
-pub(super) fn strip_referer(headers: &mut HeaderMap, name: &str, drop: impl Fn(&[u8]) -> bool) {
-    let Some(first) = headers.get(header::REFERER) else { return };
-    let mut all = headers.get_all(header::REFERER).iter();
-    if all.all(|value| part_of(value).is_some_and(|(_, q)| !holds(q, name, &drop))) {
+pub(super) fn strip_referer(fields: &mut Fields, name: &str, drop: impl Fn(&[u8]) -> bool) {
+    let Some(first) = fields.get(header::REFERER) else { return };
+    let is_clean = |value| part_of(value).is_some_and(|(_, q)| !holds(q, name, &drop));
+    if fields.all(&header::REFERER).all(is_clean) {
         return;
     }
     let kept =
@@ -99,14 +100,14 @@ pub(super) fn strip_referer(headers: &mut HeaderMap, name: &str, drop: impl Fn(&
             HeaderValue::from_maybe_shared(bytes::Bytes::from(address)).ok()
         });
     match kept {
-        Some(kept) => headers.insert(header::REFERER, kept),
-        None => headers.remove(header::REFERER),
-    };
+        Some(kept) => fields.set(&header::REFERER, &kept),
+        None => fields.remove(header::REFERER),
+    }
 }
 
 /// Address and query; `None`: not text.
-fn part_of(referer: &HeaderValue) -> Option<(&str, &str)> {
-    let text = std::str::from_utf8(referer.as_bytes()).ok()?;
+fn part_of(referer: &[u8]) -> Option<(&str, &str)> {
+    let text = std::str::from_utf8(referer).ok()?;
     Some(text.split_once('?').unwrap_or((text, "")))
 }
 

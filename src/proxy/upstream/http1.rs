@@ -8,18 +8,19 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::Response;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::coop::unconstrained;
 
 use super::short::{self, Answer};
-use super::{Connector, Content, Failure};
+use super::{Connector, Content, Failure, Head};
 use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::body::RequestBody;
-use crate::proxy::exchange::{Outbound, Patience};
+use crate::proxy::buffers::Buffers;
+use crate::proxy::exchange::Patience;
 use crate::proxy::io::{ClientAddr, Io, Moments};
+use crate::proxy::rewrite::UpstreamRequest;
 use crate::proxy::streams::Stream;
 
 /// A connection, between two requests or with the one that holds it.
@@ -86,18 +87,19 @@ impl Http1 {
 
     pub(super) async fn send(
         &mut self,
-        outbound: &mut Outbound,
+        outbound: &mut UpstreamRequest,
         stream: &Stream,
         patience: &Patience,
-    ) -> Result<Response<Content>, Failure> {
+        buffers: &Buffers,
+    ) -> Result<(Head, Content), Failure> {
         let reused = self.idle_at != 0;
         let mut repeats = false;
         if let Reader::Bare(io) = &mut self.reader
             && let Some(request) = outbound.bytes()
         {
-            let (room, clock) = (&mut self.room, &self.clock);
-            match short::exchange(io, request, reused, room, stream, patience, clock).await {
-                Ok(Answer::Plain(response)) => return Ok(response),
+            let around = short::Around { stream, patience, buffers, clock: &self.clock };
+            match short::exchange(io, request, reused, &mut self.room, &around).await {
+                Ok(Answer::Plain(head, content)) => return Ok((Head::Raw(head), content)),
                 Ok(Answer::Other(read)) => {
                     io.repeat(read);
                     repeats = true;
@@ -114,13 +116,13 @@ impl Http1 {
 
     async fn send_by_hyper(
         &mut self,
-        outbound: &mut Outbound,
+        outbound: &mut UpstreamRequest,
         stream: &Stream,
         patience: &Patience,
         repeats: bool,
-    ) -> Result<Response<Content>, Failure> {
+    ) -> Result<(Head, Content), Failure> {
         let reused = self.idle_at != 0;
-        self.hyper_reads = repeats || !outbound.is_short();
+        self.hyper_reads = repeats || outbound.bytes().is_none();
         let Some(request) = outbound.take_http() else {
             return Err(Failure::of(Reason::UpstreamClosed));
         };
@@ -152,7 +154,7 @@ impl Http1 {
             }
             // Only `drive` can complete the reply, so nobody else needs to wake us for it.
             match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(response)) => Poll::Ready(Ok(response.map(Content::Coming))),
+                Poll::Ready(Ok(response)) => Poll::Ready(Ok(Head::of(response))),
                 Poll::Ready(Err(mut error)) => {
                     let unsent = error.take_message().map(|m| outbound.put_back(m)).is_some();
                     let unsent = unsent && !repeats;

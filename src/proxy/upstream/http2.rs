@@ -7,17 +7,17 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::Response;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{Connector, Content, Failure};
+use super::{Connector, Content, Failure, Head};
 use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::LocalExecutor;
 use crate::proxy::body::RequestBody;
-use crate::proxy::exchange::{Outbound, Patience};
+use crate::proxy::exchange::Patience;
 use crate::proxy::io::ClientAddr;
+use crate::proxy::rewrite::UpstreamRequest;
 use crate::proxy::streams::Stream;
 
 /// A handle; clones are streams of one connection.
@@ -71,10 +71,10 @@ impl Http2 {
 
     pub(super) async fn send(
         &mut self,
-        outbound: &mut Outbound,
+        outbound: &mut UpstreamRequest,
         stream: &Stream,
         patience: &Patience,
-    ) -> Result<Response<Content>, Failure> {
+    ) -> Result<(Head, Content), Failure> {
         // `SendRequest` is ready when the handshake is done; a closed one says so here.
         if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
             self.shared.closed.set(true);
@@ -92,7 +92,7 @@ impl Http2 {
                 return Poll::Ready(Err(Failure::of(reason)));
             }
             reply.as_mut().poll(cx).map(|result| {
-                result.map(|response| response.map(Content::Coming)).map_err(|mut error| {
+                result.map(Head::of).map_err(|mut error| {
                     let unprocessed = is_unprocessed(error.error());
                     if unprocessed == Some(Unprocessed::Goaway) {
                         self.shared.closed.set(true);

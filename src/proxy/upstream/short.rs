@@ -12,14 +12,15 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
 use super::{Content, Failure};
 use crate::clock::Clock;
 use crate::core::Reason;
+use crate::proxy::buffers::{BUFFER, Buffers};
 use crate::proxy::exchange::Patience;
 use crate::proxy::io::Io;
 use crate::proxy::streams::Stream;
@@ -27,13 +28,23 @@ use crate::proxy::streams::Stream;
 /// What has come.
 pub(super) enum Answer {
     /// The head, and what has come of the body.
-    Plain(Response<Content>),
+    Plain(RawHead, Content),
     /// Something that is for hyper to read: the bytes so far.
     Other(Bytes),
 }
 
-/// Bytes that are looked for a head before hyper takes over.
-const LOOKED_AT: usize = 8 * 1024;
+/// The head of a plain answer as it was read.
+#[derive(Debug)]
+pub(crate) struct RawHead {
+    pub(crate) status: StatusCode,
+    bytes: Vec<u8>,
+    /// Where names and values are in `bytes`.
+    fields: Vec<(Part, Part)>,
+}
+
+/// Where it begins, and how long it is.
+type Part = (u16, u16);
+
 /// Most bytes of one read. Larger ones save system calls, of which a large answer is made.
 const LARGEST_READ: usize = 256 * 1024;
 /// Fields of a head that is read here.
@@ -46,14 +57,13 @@ pub(super) async fn exchange(
     request: &[u8],
     reused: bool,
     room: &mut usize,
-    stream: &Stream,
-    patience: &Patience,
-    clock: &Clock,
+    around: &Around<'_>,
 ) -> Result<Answer, Failure> {
     let closed = || Failure { stale: reused, ..Failure::of(Reason::UpstreamClosed) };
+    let Around { stream, patience, buffers, clock } = *around;
     let mut unsent = request;
     let mut flushed = false;
-    let mut read = BytesMut::with_capacity(LOOKED_AT.max(*room));
+    let mut read = Vec::new();
     poll_fn(|cx| {
         if let Some(end) = stream.poll_end(cx)
             && let Err(reason) = super::go_on(end, stream, patience, clock, cx)
@@ -73,28 +83,69 @@ pub(super) async fn exchange(
             flushed = true;
         }
         loop {
-            let ended = match ready!(poll_read(io, &mut read, cx)) {
+            if read.capacity() == 0 {
+                // While an answer is waited for, nothing is held for it.
+                read = if *room > BUFFER { Vec::with_capacity(*room) } else { buffers.take() };
+            }
+            let left = read.capacity() - read.len();
+            let result = poll_read(io, &mut (&mut read).limit(left), cx);
+            if read.is_empty() {
+                buffers.give_back(std::mem::take(&mut read));
+            }
+            let ended = match ready!(result) {
                 Ok(count) => count == 0,
                 Err(_) => return Poll::Ready(Err(closed())),
             };
             if ended && read.is_empty() {
                 return Poll::Ready(Err(closed()));
             }
-            let come = std::mem::take(&mut read).freeze();
-            match parse(&come) {
-                Parsed::Plain(response, length) => {
+            match parse(&read) {
+                Parsed::Plain { status, head_length, left, fields } => {
+                    let length = read.len().saturating_add(left);
                     *room = length.saturating_add(1).next_power_of_two().min(LARGEST_READ);
-                    return Poll::Ready(Ok(Answer::Plain(response)));
+                    let come = std::mem::take(&mut read);
+                    return Poll::Ready(Ok(plain(status, come, head_length, left, fields)));
                 }
-                Parsed::Partial if !ended && come.len() < LOOKED_AT => {
-                    read = BytesMut::from(come);
-                    read.reserve(LOOKED_AT - read.len());
+                Parsed::Partial if !ended && read.len() < BUFFER => {}
+                Parsed::Partial | Parsed::Other => {
+                    let come = std::mem::take(&mut read);
+                    return Poll::Ready(Ok(Answer::Other(come.into())));
                 }
-                Parsed::Partial | Parsed::Other => return Poll::Ready(Ok(Answer::Other(come))),
             }
         }
     })
     .await
+}
+
+/// What the exchange of a request has around it.
+pub(super) struct Around<'a> {
+    pub(super) stream: &'a Stream,
+    pub(super) patience: &'a Patience,
+    pub(super) buffers: &'a Buffers,
+    pub(super) clock: &'a Clock,
+}
+
+/// A short body is copied, so that its buffer can be used again; a long one is not.
+fn plain(
+    status: StatusCode,
+    mut come: Vec<u8>,
+    head_length: usize,
+    left: usize,
+    fields: Vec<(Part, Part)>,
+) -> Answer {
+    let (bytes, first) = if come.capacity() > BUFFER {
+        let come = Bytes::from(come);
+        (Vec::from(come.get(..head_length).unwrap_or_default()), come.slice(head_length..))
+    } else {
+        let first = Bytes::copy_from_slice(come.get(head_length..).unwrap_or_default());
+        come.truncate(head_length);
+        (come, first)
+    };
+    let content = match left {
+        0 => Content::Whole(first),
+        _ => Content::Counted { first, left: left as u64 },
+    };
+    Answer::Plain(RawHead { status, bytes, fields }, content)
 }
 
 fn poll_read(io: &mut Io, into: &mut impl BufMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -126,8 +177,13 @@ pub(super) fn is_quiet(io: &mut Io) -> bool {
 }
 
 enum Parsed {
-    /// And how long it is in all.
-    Plain(Response<Content>, usize),
+    Plain {
+        status: StatusCode,
+        head_length: usize,
+        /// Bytes of the body that are to come.
+        left: usize,
+        fields: Vec<(Part, Part)>,
+    },
     /// The head is not complete.
     Partial,
     Other,
@@ -135,7 +191,7 @@ enum Parsed {
 
 /// Reads the head of a plain response: final, HTTP/1.1, kept alive, of one declared length (or 204,
 /// which has none) with nothing behind it. The rules for all others (RFC 9112 section 6.3) are hyper's.
-fn parse(come: &Bytes) -> Parsed {
+fn parse(come: &[u8]) -> Parsed {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; FIELDS];
     let mut head = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -148,14 +204,10 @@ fn parse(come: &Bytes) -> Parsed {
         Ok(httparse::Status::Partial) => return Parsed::Partial,
         Err(_) => return Parsed::Other,
     };
-    build(come, length, &head).map_or(Parsed::Other, |(r, length)| Parsed::Plain(r, length))
+    build(come, length, &head).unwrap_or(Parsed::Other)
 }
 
-fn build(
-    come: &Bytes,
-    head_length: usize,
-    head: &httparse::Response<'_, '_>,
-) -> Option<(Response<Content>, usize)> {
+fn build(come: &[u8], head_length: usize, head: &httparse::Response<'_, '_>) -> Option<Parsed> {
     let status = StatusCode::from_u16(head.code?).ok()?;
     let has_own_rules = matches!(status, StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
     if head.version != Some(1)
@@ -167,41 +219,93 @@ fn build(
         return None;
     }
     let mut declared = None;
-    let mut headers = HeaderMap::with_capacity(head.headers.len() + ADDED_FIELDS);
+    let mut fields = Vec::with_capacity(head.headers.len());
+    let part = |of: &[u8]| {
+        let begin = (of.as_ptr() as usize).checked_sub(come.as_ptr() as usize)?;
+        Some((u16::try_from(begin).ok()?, u16::try_from(of.len()).ok()?))
+    };
     for field in &*head.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        match name {
-            http::header::CONTENT_LENGTH => {
+        let name = field.name.as_bytes();
+        match name.len() {
+            10 if name.eq_ignore_ascii_case(b"connection")
+                && !field.value.eq_ignore_ascii_case(b"keep-alive") =>
+            {
+                return None;
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
                 let digits = Some(field.value).filter(|v| v.iter().all(u8::is_ascii_digit))?;
                 let length = std::str::from_utf8(digits).ok()?.parse::<usize>().ok()?;
                 if declared.replace(length).is_some() {
                     return None;
                 }
             }
-            http::header::CONNECTION if !field.value.eq_ignore_ascii_case(b"keep-alive") => {
-                return None;
-            }
-            http::header::TRANSFER_ENCODING | http::header::UPGRADE => return None,
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => return None,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => return None,
             _ => {}
         }
-        let value = HeaderValue::from_maybe_shared(come.slice_ref(field.value)).ok()?;
-        #[expect(clippy::disallowed_methods, reason = "what the upstream has sent; may repeat")]
-        headers.append(name, value);
+        fields.push((part(name)?, part(field.value)?));
     }
-    let first = come.slice(head_length..);
+    let here = come.len().checked_sub(head_length)?;
     let left = match status {
         StatusCode::NO_CONTENT if declared.is_some() => return None,
-        StatusCode::NO_CONTENT => 0usize.checked_sub(first.len())?,
-        _ => declared?.checked_sub(first.len())?,
+        StatusCode::NO_CONTENT => 0usize.checked_sub(here)?,
+        _ => declared?.checked_sub(here)?,
     };
-    let mut response = Response::new(match left {
-        0 => Content::Whole(first),
-        _ => Content::Counted { first, left: left as u64 },
-    });
-    *response.status_mut() = status;
-    *response.version_mut() = Version::HTTP_11;
-    *response.headers_mut() = headers;
-    Some((response, head_length.saturating_add(declared.unwrap_or(0))))
+    Some(Parsed::Plain { status, head_length, left, fields })
+}
+
+// === impl RawHead ===
+
+impl RawHead {
+    /// Names, in any case, and values.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let at = |(begin, length): Part| {
+            let begin = usize::from(begin);
+            self.bytes.get(begin..begin + usize::from(length)).unwrap_or_default()
+        };
+        self.fields.iter().map(move |(name, value)| (at(*name), at(*value)))
+    }
+
+    pub(crate) fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn read(head: &str) -> Option<Self> {
+        match parse(head.as_bytes()) {
+            Parsed::Plain { status, fields, .. } => {
+                Some(Self { status, bytes: head.as_bytes().to_vec(), fields })
+            }
+            Parsed::Partial | Parsed::Other => None,
+        }
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// For hyper.
+    pub(crate) fn into_map(self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.fields.len() + ADDED_FIELDS);
+        let bytes = Bytes::from(self.bytes);
+        let at = |(begin, length): Part| {
+            let begin = usize::from(begin);
+            bytes.slice(begin..begin + usize::from(length))
+        };
+        for (name, value) in self.fields {
+            let name = HeaderName::from_bytes(&at(name));
+            let value = HeaderValue::from_maybe_shared(at(value));
+            // A head that was parsed has nothing else.
+            if let (Ok(name), Ok(value)) = (name, value) {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "what the upstream sent; may repeat"
+                )]
+                map.append(name, value);
+            }
+        }
+        map
+    }
 }
 
 /// Fields that an answer of the upstream gets on its way to the client.

@@ -151,8 +151,9 @@ impl Buffer {
 
     /// What JSON wants escaped, and DEL with the C1 controls, which move a terminal's cursor.
     fn escaped(&mut self, text: &str) {
-        let plain = |b: u8| matches!(b, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~');
-        if text.bytes().all(plain) {
+        let special = |b: u8| !(b' '..=b'~').contains(&b) | (b == b'"') | (b == b'\\');
+        // Not `any`: without an early end it is done on many bytes at once.
+        if !text.bytes().fold(false, |any, b| any | special(b)) {
             return self.put(text);
         }
         for c in text.chars() {

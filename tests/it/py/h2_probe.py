@@ -72,10 +72,12 @@ def outcome(connection, stream=1):
         if kind == SETTINGS and not flags & ACK:
             connection.send(frame(SETTINGS, ACK, 0))
         elif kind == HEADERS and on == stream:
-            fields = [[str(n), str(v)] for n, v in connection.decoder.decode(payload)]
+            decoded = connection.decoder.decode(payload)
+            fields = [[str(n), str(v)] for n, v in decoded]
             if out["status"] is None:
                 out["status"] = int(dict(fields)[":status"])
                 out["headers"] = fields
+                out["never_indexed"] = [str(f[0]) for f in decoded if not f.indexable]
             else:
                 out["trailers"] = fields
         elif kind == DATA and on == stream:

@@ -1,0 +1,200 @@
+//! The head of a request while it is judged and rewritten: its fields lie in one piece of text, so
+//! that a head costs two allocations however many fields it has, and a look at a field no hash.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Extensions, Method, Request, Uri, Version};
+
+/// A request's head, whoever has read it.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
+    pub(crate) fields: Fields,
+    /// hyper's: how names were written, what an upgrade waits for.
+    pub(crate) extensions: Extensions,
+}
+
+/// Fields in the order in which they came. Names are tokens in lower case, values have no byte that
+/// could end a line: whoever puts one in has parsed it.
+#[derive(Clone, Default)]
+pub(crate) struct Fields {
+    text: Vec<u8>,
+    list: Vec<Field>,
+}
+
+/// Where a field is in the text.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+/// Names the field at one position, for as long as none was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At(u32);
+
+// === impl Head ===
+
+impl From<Parts> for Head {
+    fn from(parts: Parts) -> Self {
+        let Parts { method, uri, version, headers, extensions, .. } = parts;
+        let length = headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
+        let mut fields = Fields::with_capacity(length, headers.len());
+        for (name, value) in &headers {
+            fields.push(name.as_str().as_bytes(), value.as_bytes());
+        }
+        Self { method, uri, version, fields, extensions }
+    }
+}
+
+impl Head {
+    /// For hyper.
+    pub(crate) fn into_parts(self) -> Parts {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.headers = self.fields.to_map();
+        (parts.method, parts.uri, parts.version) = (self.method, self.uri, self.version);
+        parts.extensions = self.extensions;
+        parts
+    }
+}
+
+// === impl Fields ===
+
+impl Fields {
+    /// Room for so many bytes in so many fields.
+    pub(crate) fn with_capacity(bytes: usize, fields: usize) -> Self {
+        Self { text: Vec::with_capacity(bytes), list: Vec::with_capacity(fields) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Adds a field. `name` is in lower case.
+    pub(crate) fn push(&mut self, name: &[u8], value: &[u8]) {
+        let name = self.put(name);
+        let value = self.put(value);
+        self.list.push(Field { name, value });
+    }
+
+    /// As [`Fields::push`], of a name in any case.
+    pub(crate) fn push_folded(&mut self, name: &[u8], value: &[u8]) {
+        self.push(name, value);
+        if let Some(Field { name: (begin, length), .. }) = self.list.last() {
+            let (begin, length) = (*begin as usize, *length as usize);
+            if let Some(name) = self.text.get_mut(begin..begin + length) {
+                name.make_ascii_lowercase();
+            }
+        }
+    }
+
+    fn put(&mut self, text: &[u8]) -> (u32, u32) {
+        let begin = self.text.len() as u32;
+        self.text.extend_from_slice(text);
+        (begin, text.len() as u32)
+    }
+
+    /// Name and value of each.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.list.iter().map(|f| (self.part(f.name), self.part(f.value)))
+    }
+
+    /// The same with the place of each.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (At, &[u8], &[u8])> {
+        self.iter().enumerate().map(|(at, (name, value))| (At(at as u32), name, value))
+    }
+
+    /// The first of this name, which is in lower case.
+    pub(crate) fn get(&self, name: impl AsRef<[u8]>) -> Option<&[u8]> {
+        let name = name.as_ref();
+        self.list.iter().find(|f| self.is_named(f, name)).map(|f| self.part(f.value))
+    }
+
+    /// All of this name, which is in lower case.
+    pub(crate) fn all<'f>(
+        &'f self,
+        name: &(impl AsRef<[u8]> + ?Sized),
+    ) -> impl DoubleEndedIterator<Item = &'f [u8]> {
+        let name = name.as_ref();
+        self.list.iter().filter(move |f| self.is_named(f, name)).map(|f| self.part(f.value))
+    }
+
+    pub(crate) fn has(&self, name: impl AsRef<[u8]>) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// More than one of this name.
+    pub(crate) fn repeats(&self, name: impl AsRef<[u8]>) -> bool {
+        let name = name.as_ref();
+        self.list.iter().filter(|f| self.is_named(f, name)).nth(1).is_some()
+    }
+
+    pub(crate) fn remove(&mut self, name: impl AsRef<[u8]>) {
+        let (name, text) = (name.as_ref(), &self.text);
+        self.list.retain(|f| part(text, f.name) != name);
+    }
+
+    /// Removes the fields at these places, which are in order.
+    pub(crate) fn remove_at(&mut self, places: &[At]) {
+        let mut places = places.iter().peekable();
+        let mut at = 0;
+        self.list.retain(|_| {
+            let goes = places.next_if(|p| p.0 == at).is_some();
+            at += 1;
+            !goes
+        });
+    }
+
+    /// In place of all of this name.
+    pub(crate) fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.remove(name);
+        self.push(name.as_str().as_bytes(), value.as_bytes());
+    }
+
+    /// Bytes of all names and values, with what stands between and behind them in HTTP/1.1.
+    pub(crate) fn wire_length(&self) -> usize {
+        self.list.iter().map(|f| f.name.1 as usize + f.value.1 as usize + 4).sum()
+    }
+
+    fn to_map(&self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.list.len());
+        for (name, value) in self.iter() {
+            // Nothing else was put in.
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+            {
+                #[expect(clippy::disallowed_methods, reason = "as the client has sent them")]
+                map.append(name, value);
+            }
+        }
+        map
+    }
+
+    fn is_named(&self, field: &Field, name: &[u8]) -> bool {
+        field.name.1 as usize == name.len() && self.part(field.name) == name
+    }
+
+    fn part(&self, place: (u32, u32)) -> &[u8] {
+        part(&self.text, place)
+    }
+}
+
+fn part(text: &[u8], (begin, length): (u32, u32)) -> &[u8] {
+    text.get(begin as usize..begin as usize + length as usize).unwrap_or_default()
+}
+
+impl std::fmt::Debug for Fields {
+    /// Values may be secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = self.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned());
+        f.debug_list().entries(names).finish()
+    }
+}
+
+/// A value as text, if it is visible ASCII (with spaces and tabs).
+pub(crate) fn text_of(value: &[u8]) -> Option<&str> {
+    let visible = value.iter().all(|b| matches!(b, b' '..=b'~' | b'\t'));
+    std::str::from_utf8(value).ok().filter(|_| visible)
+}
