@@ -7,6 +7,8 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 IMAGE ?= keygate:dev
+# PGO=1: builds with a profile of the running proxy, which takes minutes to make.
+WITH_PROFILE := $(if $(filter-out 0,$(PGO)),deploy/with-profile.sh)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,14 +33,14 @@ fmt: ## Format the sources
 build: ## Both programs, development profile
 	$(CARGO) build --quiet --bins
 
-release: ## Both programs as static binaries in target/static/ (what the image holds)
-	deploy/build-static.sh target/static
+release: ## Both programs as static binaries in target/static/ (what the image holds); PGO=1: by profile
+	$(WITH_PROFILE) deploy/build-static.sh target/static
 
 image: release ## Container image with the static sidecar, FROM scratch (IMAGE=name:tag)
 	deploy/build-image.sh $(IMAGE)
 
-bench: ## Speed, memory and start-up beside nginx and HAProxy (minutes)
-	benches/run.py
+bench: ## Speed, memory and start-up beside nginx and HAProxy (minutes); PGO=1: of builds by profile
+	$(WITH_PROFILE) benches/run.py
 
 bench-table: ## Build, verify and look-up of tables from 1,000 to 10,000,000 keys
 	benches/table.sh

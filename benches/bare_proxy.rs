@@ -26,6 +26,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
 #[global_allocator]
@@ -102,10 +103,18 @@ async fn main() -> Result<(), Failure> {
             }
         });
     }
-    let Some(address) = &args.http1 else { return std::future::pending().await };
+    // Ends by itself, so that an instrumented build writes its profile.
+    let mut end = signal(SignalKind::terminate())?;
+    let Some(address) = &args.http1 else {
+        end.recv().await;
+        return Ok(());
+    };
     let listener = TcpListener::bind(address).await?;
     loop {
-        let (stream, _) = listener.accept().await?;
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            _ = end.recv() => return Ok(()),
+        };
         let _ = stream.set_nodelay(true);
         tokio::task::spawn_local(serve_http1(Rc::clone(&proxy), stream));
     }

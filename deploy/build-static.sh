@@ -19,7 +19,7 @@ RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
 mkdir -p "$out"
 [ "$profile" = dev ] && folder=debug || folder=$profile
 for program in keygate keygatectl; do
-    install -m 755 "target/$target/$folder/$program" "$out/$program"
+    install -m 755 "${CARGO_TARGET_DIR:-target}/$target/$folder/$program" "$out/$program"
     # A dynamic binary would not start FROM scratch; find out here.
     if readelf --program-headers --wide "$out/$program" | grep -q INTERP; then
         echo "$out/$program is not static" >&2

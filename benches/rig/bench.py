@@ -22,6 +22,8 @@ class Bench:
         tools.need(*need)
         procs.raise_descriptor_limit()
         self.target = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+        # With an explicit target (a build by profile) cargo has one folder more.
+        self.built = os.path.join(self.target, os.environ.get("CARGO_BUILD_TARGET", ""), "release")
         self.data = os.path.join(self.target, "bench")
         os.makedirs(self.data, exist_ok=True)
         self.run_dir = tempfile.mkdtemp(prefix="kg", dir="/tmp")  # short: a socket's path is in it
@@ -46,10 +48,10 @@ class Bench:
         return Keys(os.path.join(self.data, "keys"), count)
 
     def example(self, name):
-        return os.path.join(self.target, "release", "examples", name)
+        return os.path.join(self.built, "examples", name)
 
     def program(self, name):
-        return os.path.join(self.target, "release", name)
+        return os.path.join(self.built, name)
 
     def stop_all(self):
         for running in self.running:

