@@ -66,7 +66,7 @@ path = "/open/*"
 access = "public"
 "#;
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Config::parse(&ThisHost, Path::new("keygate.toml"), CONFIG).unwrap().settings
 }
 

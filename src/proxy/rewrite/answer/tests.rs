@@ -1,33 +1,12 @@
 //! An answer is written in two ways: as lines by us, and by hyper from its map of fields.
 
-use std::path::Path;
-
 use http::header::{CONTENT_LENGTH, HeaderName};
 use proptest::prelude::*;
 
 use super::{AddField, Lines, to_client};
-use crate::config::{Config, Settings, ThisHost};
+use crate::config::Settings;
+use crate::proxy::tests::settings;
 use crate::proxy::upstream::RawHead;
-
-fn settings() -> Settings {
-    let text = r#"
-environment = "live"
-[listen]
-address = "127.0.0.1:0"
-[upstream]
-url = "http://127.0.0.1:1"
-[table]
-path = "keys.kgt"
-audience = "test"
-trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
-[[credentials]]
-source = "header"
-name = "x-api-key"
-[[routes]]
-path = "/*"
-"#;
-    Config::parse(&ThisHost, Path::new("keygate.toml"), text).unwrap().settings
-}
 
 const OURS: [(&str, &str); 2] = [("x-request-id", "ours"), ("ratelimit", "\"per-key\";r=1;t=1")];
 
