@@ -5,8 +5,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Extensions, Method, Request, Uri, Version};
 
-/// A request's head, whoever has read it.
-#[derive(Debug)]
+/// A request's head, whoever has read it. Not `Debug`: a target and values may hold a key.
 pub(crate) struct Head {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
