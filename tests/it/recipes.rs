@@ -228,7 +228,9 @@ fn a_signer_is_dropped_and_its_table_with_it() {
         assert_eq!(metric(&gate, &info(&thief[0])), 0.0, "{}", gate.metrics());
         // The serials of the dropped one do not bind the new one.
         build(&gate, "keys.kgt", &["new.pem"]);
-        gate.process.eventually("keys again", || exchange(gate.address, get()).status() == 200);
+        // Status, gauges and readiness say so a moment after the first request is served by it.
+        gate.process.eventually("keys again", || gate.probe("/readyz").status() == 200);
+        assert_eq!(exchange(gate.address, get()).status(), 200);
         let (_, now) = in_force(&gate);
         assert!(now.len() == 1 && now != thief, "{now:?}");
         assert_eq!(metric(&gate, &info(&now[0])), 1.0);

@@ -45,8 +45,9 @@ impl Keeper {
             problem: self.state.problem().map(str::to_owned),
         };
         self.show_gauges();
-        self.show_ages();
         self.cell.store(self.status.clone());
+        // Readiness comes last: who waited for it finds the rest said.
+        self.show_ages();
     }
 
     fn show_gauges(&mut self) {
