@@ -301,10 +301,12 @@ fn pin_to(core: usize) {
 /// on connections to what the limit allows: past it clients are turned away, not left hanging.
 fn fit_descriptors(config: &mut Config) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    /// Files and sockets of no client's.
     const OURS: u64 = 128;
+    let ours = OURS + (config.workers.count * crate::proxy::PIPE_DESCRIPTORS) as u64;
     let limit = getrlimit(Resource::Nofile);
     let upstream = config.upstream.max_connections as u64;
-    let wanted = (config.caps.connections as u64).saturating_add(upstream).saturating_add(OURS);
+    let wanted = (config.caps.connections as u64).saturating_add(upstream).saturating_add(ours);
     let Some(now) = limit.current.filter(|now| *now < wanted) else { return };
     let most = limit.maximum.map_or(wanted, |max| max.min(wanted));
     let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit }).is_ok();
@@ -312,7 +314,7 @@ fn fit_descriptors(config: &mut Config) {
     if have >= wanted {
         return;
     }
-    let fits = have.saturating_sub(upstream.saturating_add(OURS)).max(have / 2);
+    let fits = have.saturating_sub(upstream.saturating_add(ours)).max(have / 2);
     config.caps.connections = usize::try_from(fits).unwrap_or(usize::MAX);
     tracing::warn!(
         descriptors = have,

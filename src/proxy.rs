@@ -41,6 +41,7 @@ mod upstream;
 mod worker;
 
 use self::executor::LocalExecutor;
+pub use self::io::PIPE_DESCRIPTORS;
 pub use self::limits::LimitStore;
 pub use self::listener::{Accepted, Listening, bind};
 pub use self::worker::{Load, Phase, Seed, Shared, run};

@@ -1,5 +1,6 @@
 //! Bodies on their way through. Never buffered whole; one frame is in our hands at a time.
 
+mod inflow;
 mod upload;
 
 use std::io;
@@ -11,7 +12,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-pub(crate) use self::upload::{ClientBody, Progress, RequestBody, Upload, UploadState};
+pub(crate) use self::inflow::Wire;
+pub(crate) use self::upload::{ClientBody, Coming, Progress, RequestBody, Upload, UploadState};
 use super::exchange::Patience;
 use super::record::RequestRecord;
 use super::streams::{End, Stream};
@@ -27,6 +29,9 @@ pub(crate) enum BodyError {
     Ended,
     #[error("the client closed in the middle of its body")]
     Truncated,
+    /// Nothing is lost: the bytes have to go through our memory.
+    #[error("cannot be moved by the kernel")]
+    Unmoved,
     #[error("the upstream closed in the middle of its body: {0}")]
     Upstream(#[from] io::Error),
     #[error("body failed: {0}")]
@@ -135,11 +140,7 @@ impl Download {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut end = self.stream.poll_end(cx);
-        if end == Some(End::Deadline) && self.may_go_on() {
-            end = self.stream.poll_end(cx);
-        }
-        if let Some(end) = end {
+        if let Some(end) = self.poll_end(cx) {
             return Poll::Ready(self.end(end));
         }
         if let Some(first) = &mut self.first {
@@ -152,41 +153,53 @@ impl Download {
         }
         let mut frame = self.poll_rest(cx);
         if frame.is_pending()
-            && matches!(self.rest, Rest::Hyper(_))
             && let Some(lease) = &mut self.lease
+            && lease.drive(cx)
         {
-            lease.drive(cx);
             frame = self.poll_rest(cx);
         }
         match &frame {
-            // Not while the client has an answer to read: it may do that first.
-            Poll::Pending if self.patience.is_some() => {
-                let now_ns = self.record.now_ns();
-                let limit = self.limit(now_ns);
-                self.stream.set_deadline(limit);
-            }
-            Poll::Pending => {}
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    self.record.bytes_out += data.len() as u64;
-                }
-                if self.http2 {
-                    self.stream.offer();
-                }
-                if let Some(idle) = self.idle_ns {
-                    self.silent_ns = self.record.now_ns().saturating_add(idle);
-                }
-                if self.idle_ns.is_some() || self.patience.is_some() {
-                    self.stream.set_deadline(self.silent_ns.min(self.total_ns));
-                }
-            }
-            Poll::Ready(Some(Err(_))) => {
-                self.lease = None;
-                self.record.upstream_broke();
-            }
+            Poll::Pending => self.waits(),
+            Poll::Ready(Some(Ok(frame))) => self.came(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(_))) => self.broke(),
             Poll::Ready(None) => self.finish(),
         }
         frame
+    }
+
+    /// Why it has to end now.
+    fn poll_end(&mut self, cx: &Context<'_>) -> Option<End> {
+        match self.stream.poll_end(cx) {
+            Some(End::Deadline) if self.may_go_on() => self.stream.poll_end(cx),
+            end => end,
+        }
+    }
+
+    fn waits(&mut self) {
+        // Not while the client has an answer to read: it may do that first.
+        if self.patience.is_some() {
+            let now_ns = self.record.now_ns();
+            let limit = self.limit(now_ns);
+            self.stream.set_deadline(limit);
+        }
+    }
+
+    fn came(&mut self, bytes: usize) {
+        self.record.bytes_out += bytes as u64;
+        if self.http2 {
+            self.stream.offer();
+        }
+        if let Some(idle) = self.idle_ns {
+            self.silent_ns = self.record.now_ns().saturating_add(idle);
+        }
+        if self.idle_ns.is_some() || self.patience.is_some() {
+            self.stream.set_deadline(self.silent_ns.min(self.total_ns));
+        }
+    }
+
+    fn broke(&mut self) {
+        self.lease = None;
+        self.record.upstream_broke();
     }
 
     /// The next deadline: of the upstream's silence, of the whole request, or of an upload that goes

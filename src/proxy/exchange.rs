@@ -52,7 +52,7 @@ pub(crate) async fn send(
 ) -> Result<(Head, Content, Lease), Reason> {
     let mut fresh = false;
     for _ in 0..MOST_TRIES {
-        let (before, short) = (record.last_ns(), request.bytes().is_some());
+        let (before, short) = (record.last_ns(), request.is_short());
         let mut lease = worker.upstream.lease(fresh, short, before, client).await?;
         let now = lease.begun_ns;
         record.sent_upstream(now);
@@ -118,14 +118,20 @@ impl Patience {
     /// The first moment to look again.
     fn begin(&self, now_ns: u64) -> u64 {
         self.sent_ns.set(now_ns);
-        self.limit()
+        self.next_look(now_ns)
+    }
+
+    /// Nobody says when an upload is through: from then the time of the first byte counts.
+    fn next_look(&self, now_ns: u64) -> u64 {
+        let open = self.upload.as_ref().is_some_and(|u| u.is_open()) && !self.silent_upload;
+        let soon = if open { now_ns.saturating_add(self.first_byte_ns) } else { u64::MAX };
+        self.limit().min(soon)
     }
 
     /// A deadline has passed: until when to go on, or why not.
     pub(crate) fn extend(&self, now_ns: u64) -> Result<u64, Reason> {
-        let limit = self.limit();
-        if limit > now_ns && !self.drips(now_ns) {
-            return Ok(limit);
+        if self.limit() > now_ns && !self.drips(now_ns) {
+            return Ok(self.next_look(now_ns));
         }
         let waits_for_client =
             self.upload.as_ref().is_some_and(|u| u.state.get() == UploadState::Waiting);
@@ -147,13 +153,16 @@ impl Patience {
         if limit > now_ns && !self.drips(now_ns) { Ok(limit) } else { Err(Reason::BodyTimeout) }
     }
 
-    /// A body that moves, but only so much as to keep the connection (slow POST).
+    /// A body that moves, but only so much as to keep the connection (slow POST). It has as long to
+    /// begin as it may be silent.
     fn drips(&self, now_ns: u64) -> bool {
         let Some(upload) = self.upload.as_ref().filter(|_| !self.silent_upload) else {
             return false;
         };
-        let elapsed = u128::from(now_ns.saturating_sub(self.sent_ns.get()));
-        upload.state.get() == UploadState::Waiting
+        let elapsed = now_ns.saturating_sub(self.sent_ns.get());
+        let (began, elapsed) = (elapsed >= self.body_ns, u128::from(elapsed));
+        began
+            && upload.state.get() == UploadState::Waiting
             && u128::from(upload.bytes.get()) * 1_000_000_000 < u128::from(self.body_rate) * elapsed
     }
 

@@ -3,6 +3,8 @@
 //! moments of all connections of a worker a few times a second, so that the fast path never
 //! touches a timer.
 
+mod pipe;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
@@ -14,6 +16,8 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub use self::pipe::PIPE_DESCRIPTORS;
+pub(crate) use self::pipe::{LONG, Pipe, Pipes};
 use super::transport::{Plain, Transport, hand_out};
 use crate::clock::Clock;
 use crate::config::Timeouts;
@@ -36,6 +40,8 @@ enum Repeat {
     No,
     /// Nothing was written yet, so there is no answer to read.
     Due,
+    /// As `Due`, and what follows the head is new.
+    HeadDue,
     Written,
 }
 
@@ -51,8 +57,6 @@ pub(crate) struct Moments {
     pub(crate) blocked_at: Cell<u64>,
     /// The peer has closed its sending side.
     pub(crate) half_closed_at: Cell<u64>,
-    /// An answer is there already to the request that is read next.
-    pub(crate) answer_due: Cell<bool>,
     /// Requests that run now.
     pub(crate) running: Cell<u32>,
     /// A request body of which the end was not read.
@@ -128,7 +132,6 @@ impl Moments {
             idle_at: Cell::new(now),
             blocked_at: Cell::new(0),
             half_closed_at: Cell::new(0),
-            answer_due: Cell::new(false),
             running: Cell::new(0),
             body_open: Cell::new(false),
             bytes_in: Cell::new(0),
@@ -203,15 +206,12 @@ impl Moments {
 
     /// No request runs, and the client may send the next.
     pub(crate) fn is_idle(&self) -> bool {
-        self.running.get() == 0
-            && !self.answer_due.get()
-            && !self.body_open.get()
-            && self.half_closed_at.get() == 0
+        self.running.get() == 0 && !self.body_open.get() && self.half_closed_at.get() == 0
     }
 
     /// All is answered that a client with its sending side closed has asked.
     pub(crate) fn is_through(&self) -> bool {
-        self.running.get() == 0 && !self.answer_due.get() && self.half_closed_at.get() != 0
+        self.running.get() == 0 && self.half_closed_at.get() != 0
     }
 
     fn on_read(&self, count: usize) {
@@ -230,7 +230,6 @@ impl Moments {
             Poll::Ready(Ok(count)) => {
                 self.bytes_out.set(self.bytes_out.get() + *count as u64);
                 self.blocked_at.set(0);
-                self.answer_due.set(false);
                 if self.half_closed_at.get() != 0 {
                     self.half_closed_at.set(self.clock.now().mono_ns.max(1));
                 }
@@ -284,13 +283,29 @@ impl Io {
         Self { transport, ahead, repeat: Repeat::No, moments }
     }
 
-    /// What is written until the next flush was sent already, and `answer` is what has come of its
-    /// answer.
-    pub(crate) fn repeat(&mut self, answer: Bytes) {
+    /// What is written until the next flush was sent already, or the head of it if `head_only`, and
+    /// `answer` is what has come of its answer.
+    pub(crate) fn repeat(&mut self, answer: Bytes, head_only: bool) {
         self.moments.look_for_interim.set(true);
         self.moments.count_interim(&answer);
         self.ahead = answer;
-        self.repeat = Repeat::Due;
+        self.repeat = if head_only { Repeat::HeadDue } else { Repeat::Due };
+    }
+
+    /// Bytes of `buf`, the first of `total` that are handed over, which were sent before.
+    fn repeated(&mut self, buf: &[u8], total: usize) -> usize {
+        if self.repeat != Repeat::HeadDue {
+            self.repeat = Repeat::Written;
+            return total;
+        }
+        // hyper hands over a head in one piece.
+        match buf.windows(4).position(|four| four == b"\r\n\r\n") {
+            Some(at) => {
+                self.repeat = Repeat::No;
+                at + 4
+            }
+            None => buf.len(),
+        }
     }
 
     /// Bytes that were read go back, to be read by somebody else.
@@ -335,9 +350,7 @@ impl AsyncRead for Io {
         // hyper takes the end of the client's side for the end of the client. It may be a half
         // close: the answer is still wanted. So the end is told once nothing runs any more; until
         // then a deadline and failing writes tell the two apart.
-        let hides_end = |moments: &Moments| {
-            !moments.raw.get() && (moments.running.get() > 0 || moments.answer_due.get())
-        };
+        let hides_end = |moments: &Moments| !moments.raw.get() && moments.running.get() > 0;
         if self.moments.half_closed_at.get() != 0 && !self.moments.raw.get() {
             return if hides_end(&self.moments) { Poll::Pending } else { Poll::Ready(Ok(())) };
         }
@@ -364,8 +377,7 @@ impl AsyncWrite for Io {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         if self.repeat != Repeat::No {
-            self.repeat = Repeat::Written;
-            return Poll::Ready(Ok(buf.len()));
+            return Poll::Ready(Ok(self.repeated(buf, buf.len())));
         }
         let result = Pin::new(&mut self.transport).poll_write(cx, buf);
         self.moments.on_write(&result);
@@ -381,8 +393,8 @@ impl AsyncWrite for Io {
         // the kernel.
         let total: usize = bufs.iter().map(|b| b.len()).sum();
         if self.repeat != Repeat::No {
-            self.repeat = Repeat::Written;
-            return Poll::Ready(Ok(total));
+            let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| b);
+            return Poll::Ready(Ok(self.repeated(first, total)));
         }
         let mut joined = [0; JOINED];
         let result = match joined.get_mut(..total) {

@@ -35,14 +35,14 @@ pub(crate) fn refuse(
         && let Some(ready) = settings.refusals.ready(rejection, &context)
         && !ready.has(request_id)
     {
-        let mut lines = Lines::new(ready.status(), LINES);
+        let mut lines = Lines::new(ready.status(), None, LINES);
         lines.set(request_id, asked.request_id.as_bytes());
         lines.text.extend_from_slice(ready.lines());
         return Reply::Lines(lines, ResponseBody::Full(ready.body()));
     }
     let rendered = settings.refusals.render(rejection, &context);
     if writer == Writer::Plain && rendered.headers.iter().all(|(name, _)| !is_of_writer(name)) {
-        let mut lines = Lines::new(rendered.status, LINES);
+        let mut lines = Lines::new(rendered.status, None, LINES);
         lines.set(request_id, asked.request_id.as_bytes());
         for (name, value) in rendered.headers.iter().filter(|(name, _)| name != request_id) {
             lines.put(name.as_str().as_bytes(), value.as_bytes());

@@ -14,7 +14,7 @@ use http::{Method, Request, Uri, Version};
 use smallvec::SmallVec;
 
 pub(crate) use self::ids::{Ids, Trace, is_traceparent};
-use super::body::RequestBody;
+use super::body::{RequestBody, Upload};
 use super::credentials::{self, Carried};
 use super::facts::Outgoing;
 use super::head::{Fields, Head};
@@ -34,11 +34,25 @@ pub(crate) struct UpstreamRequest {
 /// The shape that its connection needs.
 #[derive(Debug)]
 enum Shape {
-    /// Without a body, or with one that is here whole, and asking for nothing but a response: head
-    /// and body as they go over an HTTP/1.1 connection.
-    Bytes { bytes: Vec<u8>, has_body: bool },
+    /// Without a body, or with one of known length, and asking for nothing but a response: head
+    /// and body as they go over an HTTP/1.1 connection, but for what the client still sends.
+    Bytes { bytes: Vec<u8>, body: BodyBehind },
     /// hyper writes it. `None`: one with a body has gone, and did not come back.
     Http(Option<Box<Request<RequestBody>>>),
+}
+
+/// The body of a request in [bytes](Shape::Bytes).
+#[derive(Debug)]
+enum BodyBehind {
+    None,
+    /// With the head.
+    Here,
+    /// Of known length; the client still sends it.
+    Coming(Upload),
+    /// It has gone, and does not come back.
+    Gone,
+    /// It has gone, but for this.
+    Rest(Option<Upload>),
 }
 
 /// The fields of ours, in the shape of their request.
@@ -114,7 +128,11 @@ impl UpstreamRequest {
             head.fields.remove(TRACEPARENT);
         }
         let idempotent = head.method.is_idempotent();
-        let is_plain = !matches!(body, RequestBody::Stream(_))
+        let coming = match &body {
+            RequestBody::Stream(upload) => upload.length(),
+            RequestBody::Empty | RequestBody::Whole(_) => None,
+        };
+        let is_plain = (!matches!(body, RequestBody::Stream(_)) || coming.is_some())
             && around.upgrade.is_none()
             && !around.http2
             && !around.preserve_case
@@ -129,6 +147,9 @@ impl UpstreamRequest {
             RequestBody::Whole(bytes) if is_plain => added
                 .put(&header::CONTENT_LENGTH, itoa::Buffer::new().format(bytes.len()).as_bytes()),
             RequestBody::Empty | RequestBody::Stream(_) | RequestBody::Whole(_) => {}
+        }
+        if let Some(length) = coming.filter(|_| is_plain) {
+            added.put(&header::CONTENT_LENGTH, itoa::Buffer::new().format(length).as_bytes());
         }
         if let Some(asked) = around.upgrade.take() {
             added.put(&header::CONNECTION, b"upgrade");
@@ -173,10 +194,14 @@ impl UpstreamRequest {
         }
         let shape = match added {
             Added::Lines(mut bytes) => {
-                let body = body.here();
                 bytes.extend_from_slice(b"\r\n");
-                bytes.extend_from_slice(body);
-                Shape::Bytes { bytes, has_body: !body.is_empty() }
+                bytes.extend_from_slice(body.here());
+                let body = match body {
+                    RequestBody::Stream(upload) => BodyBehind::Coming(upload),
+                    RequestBody::Whole(_) => BodyBehind::Here,
+                    RequestBody::Empty => BodyBehind::None,
+                };
+                Shape::Bytes { bytes, body }
             }
             Added::Fields(fields) => {
                 let mut parts = head.into_parts();
@@ -198,25 +223,67 @@ impl UpstreamRequest {
     /// Whether it can be made again, for another try: it has no body.
     pub(crate) fn is_repeatable(&self) -> bool {
         match &self.shape {
-            Shape::Bytes { has_body, .. } => !has_body,
+            Shape::Bytes { body, .. } => matches!(body, BodyBehind::None),
             Shape::Http(request) => {
                 request.as_ref().is_some_and(|r| matches!(r.body(), RequestBody::Empty))
             }
         }
     }
 
-    /// The whole of it for a short exchange, if it may be one.
-    pub(crate) fn bytes(&self) -> Option<&[u8]> {
-        match &self.shape {
-            Shape::Bytes { bytes, .. } => Some(bytes),
-            Shape::Http(_) => None,
+    /// Whether it may be a short exchange.
+    pub(crate) fn is_short(&self) -> bool {
+        matches!(&self.shape, Shape::Bytes { body, .. } if !matches!(body, BodyBehind::Gone))
+    }
+
+    /// For a short exchange, if it may be one: what of it is here, and what follows that.
+    pub(crate) fn begin(&mut self) -> Option<(&[u8], Option<Upload>)> {
+        let Shape::Bytes { bytes, body } = &mut self.shape else { return None };
+        match body {
+            BodyBehind::None | BodyBehind::Here => Some((bytes, None)),
+            BodyBehind::Coming(_) => match std::mem::replace(body, BodyBehind::Gone) {
+                BodyBehind::Coming(upload) => Some((bytes, Some(upload))),
+                _ => None,
+            },
+            // Without its body the head would take the next request for it.
+            BodyBehind::Gone | BodyBehind::Rest(_) => None,
+        }
+    }
+
+    /// It was sent, but for `rest`.
+    pub(crate) fn rest_of_body(&mut self, rest: Option<Upload>) {
+        if let Shape::Bytes { body, .. } = &mut self.shape
+            && matches!(body, BodyBehind::Gone)
+        {
+            *body = BodyBehind::Rest(rest);
+        }
+    }
+
+    /// None of it was sent.
+    pub(crate) fn put_back_body(&mut self, upload: Upload) {
+        if let Shape::Bytes { body: body @ BodyBehind::Gone, .. } = &mut self.shape {
+            *body = BodyBehind::Coming(upload);
         }
     }
 
     /// For hyper. `None`: it has gone, and did not come back.
     pub(crate) fn take_http(&mut self) -> Option<Request<RequestBody>> {
         match &mut self.shape {
-            Shape::Bytes { bytes, .. } => read_head(bytes),
+            Shape::Bytes { bytes, body } => {
+                let mut request = read_head(bytes)?;
+                match std::mem::replace(body, BodyBehind::Gone) {
+                    kept @ (BodyBehind::None | BodyBehind::Here) => *body = kept,
+                    BodyBehind::Coming(upload) => *request.body_mut() = RequestBody::Stream(upload),
+                    BodyBehind::Rest(rest) => {
+                        // Of the rest hyper knows the length itself.
+                        request.headers_mut().remove(header::CONTENT_LENGTH);
+                        if let Some(rest) = rest {
+                            *request.body_mut() = RequestBody::Stream(rest);
+                        }
+                    }
+                    BodyBehind::Gone => return None,
+                }
+                Some(request)
+            }
             Shape::Http(slot) => {
                 let request = *slot.take()?;
                 if let RequestBody::Empty = request.body() {
@@ -232,8 +299,13 @@ impl UpstreamRequest {
 
     /// hyper has not begun to send it.
     pub(crate) fn put_back(&mut self, unsent: Request<RequestBody>) {
-        if let Shape::Http(request) = &mut self.shape {
-            *request = Some(Box::new(unsent));
+        match &mut self.shape {
+            Shape::Http(request) => *request = Some(Box::new(unsent)),
+            Shape::Bytes { .. } => {
+                if let RequestBody::Stream(upload) = unsent.into_body() {
+                    self.put_back_body(upload);
+                }
+            }
         }
     }
 }

@@ -12,13 +12,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Response};
+use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::body::ResponseBody;
 use super::connections::Registered;
 use super::io::{ClientAddr, Cut, Io, Moments};
 use super::listener::About;
@@ -232,7 +231,6 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
     // hyper alone knows how a client wrote the names of its fields.
     let mut may_be_plain = !worker.shared.upstream.preserve_case;
     loop {
-        let mut prepared = None;
         if may_be_plain {
             let before = io.moments().bytes_out.get();
             match plain::converse(worker, io, client).await {
@@ -241,14 +239,15 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
                 plain::Ended::Cut(io, cut) => {
                     return Box::pin(cut_http1(worker, client, io, cut)).await;
                 }
-                plain::Ended::Hyper(rest, answer) => (io, prepared) = (rest, answer),
+                plain::Ended::Hyper(rest) => io = rest,
+                plain::Ended::Gone => return,
             }
             // A change of reader costs something: without one plain answer in between there is
             // no other.
             may_be_plain = io.moments().bytes_out.get() > before || before == 0;
         }
         // Boxed: most connections never need it.
-        let end = Box::pin(serve_by_hyper(worker, io, client, prepared, may_be_plain)).await;
+        let end = Box::pin(serve_by_hyper(worker, io, client, may_be_plain)).await;
         match end {
             Some(idle) => io = idle,
             None => return,
@@ -261,7 +260,6 @@ async fn serve_by_hyper(
     worker: &Rc<Worker>,
     io: Io,
     client: &Rc<Client>,
-    prepared: Option<Box<Response<ResponseBody>>>,
     returns: bool,
 ) -> Option<Io> {
     let caps = &worker.shared.caps;
@@ -275,7 +273,7 @@ async fn serve_by_hyper(
     if caps.headers > HYPER_HEADERS {
         builder.max_headers(caps.headers);
     }
-    let gate = Gate::new(worker, client, prepared);
+    let gate = Gate::new(worker, client);
     let mut conn = builder.serve_connection(TokioIo::new(io), gate);
     let moments = &client.moments;
     let sent_before = moments.bytes_out.get();
@@ -357,7 +355,7 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
         // Rapid reset (CVE-2023-44487) and MadeYouReset (CVE-2025-8671).
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(128);
-    let gate = Gate::new(worker, client, None);
+    let gate = Gate::new(worker, client);
     let mut conn = std::pin::pin!(builder.serve_connection(TokioIo::new(io), gate));
     let moments = &client.moments;
     let mut closing = false;

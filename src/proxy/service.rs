@@ -1,6 +1,5 @@
 //! One request is one page: facts → decide → charge → rewrite → send → answer.
 
-use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -10,7 +9,9 @@ use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 
-use super::body::{ClientBody, Download, Progress, RequestBody, ResponseBody, Rest, Upload};
+use super::body::{
+    ClientBody, Coming, Download, Progress, RequestBody, ResponseBody, Rest, Upload,
+};
 use super::credentials::Carried;
 use super::exchange::{self, Patience};
 use super::facts;
@@ -37,20 +38,13 @@ pub(crate) use super::upgrade::Upgraded;
 pub(crate) struct Gate {
     worker: Rc<Worker>,
     client: Rc<Client>,
-    /// To the request that hyper reads first, which was read and judged before.
-    prepared: RefCell<Option<Box<Response<ResponseBody>>>>,
 }
 
 // === impl Gate ===
 
 impl Gate {
-    pub(crate) fn new(
-        worker: &Rc<Worker>,
-        client: &Rc<Client>,
-        prepared: Option<Box<Response<ResponseBody>>>,
-    ) -> Self {
-        let (worker, client) = (Rc::clone(worker), Rc::clone(client));
-        Self { worker, client, prepared: RefCell::new(prepared) }
+    pub(crate) fn new(worker: &Rc<Worker>, client: &Rc<Client>) -> Self {
+        Self { worker: Rc::clone(worker), client: Rc::clone(client) }
     }
 }
 
@@ -60,9 +54,6 @@ impl Service<Request<Incoming>> for Gate {
     type Future = Pin<Box<dyn Future<Output = Answer>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        if let Some(prepared) = self.prepared.take() {
-            return Box::pin(std::future::ready(Ok(*prepared)));
-        }
         let worker = Rc::clone(&self.worker);
         let client = Rc::clone(&self.client);
         let (mut parts, body) = request.into_parts();
@@ -70,7 +61,7 @@ impl Service<Request<Incoming>> for Gate {
         // Now and not with the first poll: hyper may look for the end of the client's side before.
         let head = Head::from(parts);
         let record = RequestRecord::begin(&worker, &client.moments, &head, client.address.ip());
-        let body = ClientBody::Coming(body);
+        let body = ClientBody::Coming(Coming::Hyper(body));
         Box::pin(async move {
             let asked = (head, body, connect);
             match handle(worker, client, asked, Writer::Hyper, record).await {
@@ -460,7 +451,7 @@ impl After {
 
     /// The head of an answer that is written as lines.
     fn lines(&self, head: &RawHead, settings: &Settings, record: &RequestRecord) -> Lines {
-        let mut lines = Lines::new(head.status, head.length() + ADDED_BYTES);
+        let mut lines = Lines::new(head.status, None, head.length() + ADDED_BYTES);
         self.finish(&mut lines, settings, record);
         lines.take_over(head, &settings.fields);
         if self.private && !lines.has(&header::CACHE_CONTROL) {

@@ -6,6 +6,7 @@
 mod connect;
 mod http1;
 mod http2;
+mod sending;
 mod short;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ use self::http2::Http2;
 pub(crate) use self::short::RawHead;
 use super::buffers::Buffers;
 use super::exchange::Patience;
-use super::io::ClientAddr;
+use super::io::{ClientAddr, Pipes};
 use super::rewrite::UpstreamRequest;
 use super::streams::{End, Stream};
 use crate::clock::Clock;
@@ -41,6 +42,7 @@ pub(crate) struct Upstream {
     connector: Connector,
     cells: std::sync::Arc<WorkerCells>,
     buffers: Rc<Buffers>,
+    pipes: Rc<Pipes>,
     /// Kept-alive HTTP/1.1 connections, the most recently used last.
     #[expect(clippy::vec_box, reason = "a lease moves the box, not the half kilobyte in it")]
     idle: RefCell<Vec<Box<Http1>>>,
@@ -129,6 +131,7 @@ impl Upstream {
             connector,
             cells,
             buffers: Rc::default(),
+            pipes: Rc::default(),
             idle: RefCell::default(),
             shared: RefCell::default(),
             active: Cell::new(0),
@@ -275,8 +278,8 @@ impl Lease {
     ) -> Result<(Head, Content), Failure> {
         match &mut self.conn {
             Held::Http1(conn) => {
-                let buffers = &self.pool.buffers;
-                conn.send(outbound, stream, patience, buffers).await
+                let (buffers, pipes) = (&self.pool.buffers, &self.pool.pipes);
+                conn.send(outbound, stream, patience, buffers, pipes).await
             }
             Held::Http2(conn) => Box::pin(conn.send(outbound, stream, patience)).await,
         }
@@ -287,10 +290,12 @@ impl Lease {
         self.pool.buffers.give_back(head.into_bytes());
     }
 
-    /// Moves the connection on: reads what came, writes what waits.
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Held::Http1(conn) = &mut self.conn {
-            conn.drive(cx);
+    /// Moves the connection on: reads what came, writes what waits. Whether more of the answer may
+    /// be there now.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.conn {
+            Held::Http1(conn) => conn.drive(cx),
+            Held::Http2(_) => false,
         }
     }
 

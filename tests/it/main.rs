@@ -29,6 +29,7 @@ mod keygate_cli;
 mod layering;
 mod lifecycle;
 mod products;
+mod proto_bodies;
 mod proto_grpc;
 mod proto_h2;
 mod proto_http;

@@ -3,23 +3,32 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::BodyError;
+use super::inflow::Inflow;
 use crate::clock::Clock;
-use crate::proxy::io::Moments;
+use crate::proxy::io::{Moments, Pipe};
 
 /// A request body as it comes from the client.
 #[derive(Debug)]
 pub(crate) enum ClientBody {
-    /// hyper reads it.
-    Coming(Incoming),
+    Coming(Coming),
     /// All of it came with the head; of most requests nothing.
     Whole(Bytes),
+}
+
+/// A request body of which something is still to come.
+#[derive(Debug)]
+pub(crate) enum Coming {
+    /// hyper reads it.
+    Hyper(Incoming),
+    /// Of a declared length, from a client that is read without hyper.
+    Plain(Inflow),
 }
 
 /// A request body on its way to the upstream.
@@ -34,7 +43,10 @@ pub(crate) enum RequestBody {
 /// A request body that the client still sends.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    incoming: Incoming,
+    incoming: Coming,
+    /// Was read, and came back.
+    unsent: Bytes,
+    /// Bytes that its route still allows.
     left: u64,
     progress: Rc<Progress>,
     /// Of the client's connection.
@@ -76,7 +88,7 @@ impl ClientBody {
     /// Whether nothing (more) of it is to come.
     pub(crate) fn has_come(&self) -> bool {
         match self {
-            Self::Coming(incoming) => incoming.is_end_stream(),
+            Self::Coming(coming) => coming.is_end_stream(),
             Self::Whole(_) => true,
         }
     }
@@ -84,8 +96,45 @@ impl ClientBody {
     /// Bytes that it has at least.
     pub(crate) fn least(&self) -> u64 {
         match self {
-            Self::Coming(incoming) => incoming.size_hint().lower(),
+            Self::Coming(coming) => coming.size_hint().lower(),
             Self::Whole(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+// === impl Coming ===
+
+impl Coming {
+    pub(crate) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hyper(incoming) => incoming.is_end_stream(),
+            Self::Plain(inflow) => inflow.is_at_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hyper(incoming) => incoming.size_hint(),
+            Self::Plain(inflow) => SizeHint::with_exact(inflow.left()),
+        }
+    }
+
+    /// The next bytes of it, and none of its trailers. CVE-2013-5704: a trailer must never become a
+    /// header behind our back. No protocol needs those of a request; gRPC has them in answers only.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self {
+            Self::Hyper(incoming) => loop {
+                match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                    None => return Poll::Ready(None),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                    Some(Ok(frame)) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Poll::Ready(Some(Ok(data)));
+                        }
+                    }
+                }
+            },
+            Self::Plain(inflow) => inflow.poll_data(cx),
         }
     }
 }
@@ -93,7 +142,7 @@ impl ClientBody {
 // === impl Upload ===
 
 impl Upload {
-    pub(crate) fn new(incoming: Incoming, limit: Option<u64>, moments: Rc<Moments>) -> Self {
+    pub(crate) fn new(incoming: Coming, limit: Option<u64>, moments: Rc<Moments>) -> Self {
         let clock = moments.clock().clone();
         let progress = Rc::new(Progress {
             at_ns: Cell::new(clock.now().mono_ns),
@@ -102,11 +151,129 @@ impl Upload {
             waker: RefCell::new(None),
             clock,
         });
-        Self { incoming, left: limit.unwrap_or(u64::MAX), progress, moments }
+        let left = limit.unwrap_or(u64::MAX);
+        Self { incoming, unsent: Bytes::new(), left, progress, moments }
     }
 
     pub(crate) fn progress(&self) -> Rc<Progress> {
         Rc::clone(&self.progress)
+    }
+
+    /// How long it is, if that was declared.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.size_hint().exact()
+    }
+
+    /// Bytes that were read of it go back, to be sent by somebody else.
+    pub(crate) fn put_back(&mut self, unsent: Bytes) {
+        self.unsent = unsent;
+    }
+
+    /// Whether what comes next can be [moved](Self::poll_move).
+    pub(crate) fn can_move(&self) -> bool {
+        match &self.incoming {
+            Coming::Hyper(_) => false,
+            Coming::Plain(inflow) => self.unsent.is_empty() && inflow.can_move(),
+        }
+    }
+
+    /// Puts the next of it, `most` bytes at most, into an empty `pipe`. Only if it
+    /// [can be moved](Self::can_move).
+    ///
+    /// # Errors
+    /// `Unmoved`: it has to be read instead. Otherwise it could not go on.
+    pub(crate) fn poll_move(
+        &mut self,
+        most: u64,
+        pipe: &mut Pipe,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, BodyError>> {
+        let Coming::Plain(inflow) = &mut self.incoming else {
+            return Poll::Ready(Err(BodyError::Unmoved));
+        };
+        if self.progress.state.get() == UploadState::Stopped {
+            return Poll::Ready(Err(BodyError::Ended));
+        }
+        match inflow.poll_move(most, pipe, cx) {
+            Poll::Ready(Ok(count)) => Poll::Ready(self.came(count).map(|()| count)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => self.waits(cx).map(Err),
+        }
+    }
+
+    /// The next bytes of it.
+    ///
+    /// # Errors
+    /// It could not go on.
+    pub(crate) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.progress.state.get() == UploadState::Stopped {
+            return Poll::Ready(Some(Err(BodyError::Ended)));
+        }
+        if !self.unsent.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.unsent))));
+        }
+        match self.incoming.poll_data(cx) {
+            Poll::Ready(Some(Ok(data))) => Poll::Ready(Some(self.came(data.len()).map(|()| data))),
+            Poll::Ready(Some(Err(error))) => {
+                self.advance(UploadState::Failed);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                self.advance(UploadState::Done);
+                Poll::Ready(None)
+            }
+            Poll::Pending => self.waits(cx).map(|error| Some(Err(error))),
+        }
+    }
+
+    /// So many bytes were read.
+    fn came(&mut self, count: usize) -> Result<(), BodyError> {
+        let count = count as u64;
+        let Some(left) = self.left.checked_sub(count) else {
+            self.advance(UploadState::TooLarge);
+            return Err(BodyError::TooLarge);
+        };
+        self.left = left;
+        self.progress.bytes.set(self.progress.bytes.get() + count);
+        self.advance(match self.incoming.is_end_stream() {
+            true => UploadState::Done,
+            false => UploadState::Ready,
+        });
+        Ok(())
+    }
+
+    /// Nothing is there. Ready: and nothing will be.
+    fn waits(&mut self, cx: &Context<'_>) -> Poll<BodyError> {
+        let progress = &self.progress;
+        progress.state.set(UploadState::Waiting);
+        // The rest can never come. (An HTTP/2 stream has its own end.)
+        if self.moments.half_closed_at.get() != 0 && !self.moments.raw.get() {
+            progress.state.set(UploadState::Failed);
+            return Poll::Ready(BodyError::Truncated);
+        }
+        progress.watch(cx);
+        Poll::Pending
+    }
+
+    fn advance(&self, state: UploadState) {
+        self.progress.at_ns.set(self.progress.clock.now().mono_ns);
+        self.progress.state.set(state);
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.unsent.is_empty() && self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let unsent = self.unsent.len() as u64;
+        let hint = self.incoming.size_hint();
+        match hint.exact() {
+            Some(rest) => SizeHint::with_exact(unsent.saturating_add(rest)),
+            None => hint,
+        }
     }
 }
 
@@ -151,62 +318,13 @@ impl Body for RequestBody {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
         };
-        let progress = &upload.progress;
-        loop {
-            if progress.state.get() == UploadState::Stopped {
-                return Poll::Ready(Some(Err(BodyError::Ended)));
-            }
-            let frame = match Pin::new(&mut upload.incoming).poll_frame(cx) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    progress.state.set(UploadState::Waiting);
-                    // The rest can never come. (An HTTP/2 stream has its own end.)
-                    if upload.moments.half_closed_at.get() != 0 && !upload.moments.raw.get() {
-                        progress.state.set(UploadState::Failed);
-                        return Poll::Ready(Some(Err(BodyError::Truncated)));
-                    }
-                    progress.watch(cx);
-                    return Poll::Pending;
-                }
-            };
-            progress.at_ns.set(progress.clock.now().mono_ns);
-            return Poll::Ready(match frame {
-                None => {
-                    progress.state.set(UploadState::Done);
-                    None
-                }
-                Some(Err(error)) => {
-                    progress.state.set(UploadState::Failed);
-                    Some(Err(error.into()))
-                }
-                Some(Ok(frame)) => {
-                    progress.state.set(UploadState::Ready);
-                    if let Some(data) = frame.data_ref() {
-                        let length = data.len() as u64;
-                        if length > upload.left {
-                            progress.state.set(UploadState::TooLarge);
-                            return Poll::Ready(Some(Err(BodyError::TooLarge)));
-                        }
-                        upload.left -= length;
-                        progress.bytes.set(progress.bytes.get() + length);
-                        if upload.incoming.is_end_stream() {
-                            progress.state.set(UploadState::Done);
-                        }
-                        Some(Ok(frame))
-                    } else {
-                        // CVE-2013-5704: a trailer must never become a header behind our back. No
-                        // protocol needs those of a request; gRPC has them in answers only.
-                        continue;
-                    }
-                }
-            });
-        }
+        upload.poll_data(cx).map(|data| data.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream(upload) => upload.incoming.is_end_stream(),
+            Self::Stream(upload) => upload.is_end_stream(),
             Self::Whole(_) => false,
         }
     }
@@ -214,7 +332,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload.incoming.size_hint(),
+            Self::Stream(upload) => upload.size_hint(),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
         }
     }

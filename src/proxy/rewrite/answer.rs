@@ -80,12 +80,14 @@ impl AddField for Lines {
 // === impl Lines ===
 
 impl Lines {
-    pub(crate) fn new(status: StatusCode, room: usize) -> Self {
+    /// `phrase`: instead of the usual one.
+    pub(crate) fn new(status: StatusCode, phrase: Option<&[u8]>, room: usize) -> Self {
         let mut text = Vec::with_capacity(room);
         text.extend_from_slice(b"HTTP/1.1 ");
         text.extend_from_slice(status.as_str().as_bytes());
         text.push(b' ');
-        text.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        let usual = || status.canonical_reason().unwrap_or_default().as_bytes();
+        text.extend_from_slice(phrase.unwrap_or_else(usual));
         text.extend_from_slice(b"\r\n");
         Self { status, text, is_dated: false, closes: false, own: SmallVec::new() }
     }

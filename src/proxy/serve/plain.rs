@@ -1,30 +1,31 @@
-//! Plain HTTP/1.1 with a client, without hyper: a head of which every part has one meaning, a body
-//! that is here whole or none, an answer of known length. Most requests are such, and for them a codec
-//! that can do everything costs more than all that keygate does (docs/performance.md). Whatever is not
-//! as simple as that is handed to hyper with every byte that was read, and with the answer if it
-//! has been judged already. What may pass is decided elsewhere, for both alike ([`service::handle`]).
+//! Plain HTTP/1.1 with a client, without hyper: a head of which every part has one meaning, no body or
+//! one of declared length. Most requests are such, and for them a codec that can do everything costs
+//! more than all that keygate does (docs/performance.md). Whatever is not as simple as that is handed
+//! to hyper with every byte that was read. What may pass is decided elsewhere, for both alike
+//! ([`service::handle`]).
 
+mod answer;
 #[cfg(test)]
 mod tests;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes};
-use http::{Extensions, Method, Response, StatusCode, Uri, Version, header};
-use hyper::body::Body;
-use tokio::io::{AsyncReadExt, AsyncWrite};
+use bytes::{BufMut, Bytes};
+use http::{Extensions, Method, Uri, Version};
+use tokio::io::AsyncReadExt;
 
+use self::answer::Rest;
 use super::Client;
-use crate::proxy::body::{ClientBody, ResponseBody};
+use crate::proxy::body::{ClientBody, Coming, Wire};
 use crate::proxy::buffers::{BUFFER, Buffers};
 use crate::proxy::head::{Fields, Head};
 use crate::proxy::io::{Cut, Io};
 use crate::proxy::record::RequestRecord;
-use crate::proxy::rewrite::answer::{Lines, Reply, Writer};
+use crate::proxy::rewrite::answer::{Reply, Writer};
 use crate::proxy::service;
 use crate::proxy::worker::Worker;
 
@@ -33,12 +34,16 @@ pub(super) enum Ended {
     /// The connection is through.
     Done(Io),
     Cut(Io, Cut),
-    /// The rest is for hyper, and the answer to the request that it will read first, if there is one.
-    Hyper(Io, Option<Box<Response<ResponseBody>>>),
+    /// The rest is for hyper.
+    Hyper(Io),
+    /// Nothing is left of it.
+    Gone,
 }
 
 /// Fields of a head that is read here.
 const FIELDS: usize = 64;
+/// Bytes of a body that is.
+const LONGEST_BODY: usize = usize::MAX / 4;
 
 /// What was read of the client and not answered yet.
 struct Read<'w> {
@@ -52,25 +57,49 @@ struct Read<'w> {
 }
 
 /// Answers requests for as long as they are plain.
-pub(super) async fn converse(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) -> Ended {
+pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Ended {
+    let wire = Wire::new(io);
+    let over = answer_all(worker, &wire, client).await;
+    match (wire.into_io(), over) {
+        (Some(io), Over::Done) => Ended::Done(io),
+        (Some(io), Over::Cut(cut)) => Ended::Cut(io, cut),
+        (Some(mut io), Over::Hyper(read)) => {
+            io.put_back(read);
+            Ended::Hyper(io)
+        }
+        // Whoever else had it has lost it with the answer.
+        (None, _) => Ended::Gone,
+    }
+}
+
+/// As [`Ended`], without the connection.
+enum Over {
+    Done,
+    Cut(Cut),
+    /// With what was read for it.
+    Hyper(Bytes),
+}
+
+async fn answer_all(worker: &Rc<Worker>, wire: &Rc<Wire>, client: &Rc<Client>) -> Over {
     let mut read = Read { bytes: Vec::new(), used: 0, looked_at: 0, buffers: &worker.buffers };
     loop {
-        let asked = match poll_fn(|cx| poll_request(worker, client, &mut io, &mut read, cx)).await {
+        let asked = match poll_fn(|cx| poll_request(worker, client, wire, &mut read, cx)).await {
             Ok(asked) => asked,
-            Err(Next::Cut(cut)) => return Ended::Cut(io, cut),
-            Err(Next::End) => return Ended::Done(io),
-            Err(Next::Other) => {
-                io.put_back(read.take());
-                return Ended::Hyper(io, None);
-            }
+            Err(Next::Cut(cut)) => return Over::Cut(cut),
+            Err(Next::End) => return Over::Done,
+            Err(Next::Other) => return Over::Hyper(read.take()),
         };
-        let Asked { head, body, closes } = asked;
+        let Asked { head, body, left, closes } = asked;
+        let body = match left {
+            0 => ClientBody::Whole(body),
+            left => ClientBody::Coming(Coming::Plain(wire.body(body, left))),
+        };
         let record = RequestRecord::begin(worker, &client.moments, &head, client.address.ip());
         let answered = {
             let mut answer = pin!(service::handle(
                 Rc::clone(worker),
                 Rc::clone(client),
-                (head, ClientBody::Whole(body), None),
+                (head, body, None),
                 Writer::Plain,
                 record,
             ));
@@ -81,35 +110,30 @@ pub(super) async fn converse(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client
                 if let Poll::Ready(response) = answer.as_mut().poll(cx) {
                     return Poll::Ready(Ok(response));
                 }
-                poll_gone(worker, client, &mut io, &mut read, cx).map(Err)
+                poll_gone(worker, client, wire, &mut read, cx).map(Err)
             })
             .await
         };
-        let (mut lines, body, length) = match answered {
-            Err(gone) => return gone.end(io),
-            Ok(Reply::Lines(lines, body)) => match body.size_hint().exact() {
-                Some(length) => (lines, body, length),
-                // Of what is read as plain every length is known.
-                None => return Ended::Done(io),
-            },
-            Ok(Reply::Http(response)) => match to_lines(response) {
-                Ok(plain) => plain,
-                Err(response) => {
-                    // A client that has said its last waits for this one still.
-                    client.moments.answer_due.set(true);
-                    io.put_back(read.take());
-                    return Ended::Hyper(io, Some(response));
-                }
+        let (mut lines, body, rest) = match answered {
+            Err(gone) => return gone.end(),
+            Ok(Reply::Lines(lines, body)) => {
+                let rest = Rest::of(lines.status, &body);
+                (lines, body, rest)
+            }
+            Ok(Reply::Http(response)) => match answer::to_lines(response) {
+                Some(answer) => answer,
+                None => return Over::Done,
             },
         };
         read.answered();
-        lines.closes |= closes || worker.draining.get();
+        // A body that is not wanted whole is not looked for the next request behind it.
+        lines.closes |= closes || worker.draining.get() || wire.owes_body();
         let closes = lines.closes;
-        let head = finish(worker, client, lines, length);
-        match send(worker, client, &mut io, &mut read, head, body, length).await {
-            Ok(()) if closes => return Ended::Done(io),
+        let head = answer::finish(worker, client, lines, rest);
+        match answer::send(worker, client, wire, &mut read, head, body, rest).await {
+            Ok(()) if closes => return Over::Done,
             Ok(()) => {}
-            Err(gone) => return gone.end(io),
+            Err(gone) => return gone.end(),
         }
     }
 }
@@ -149,11 +173,12 @@ impl Read<'_> {
     }
 
     /// Reads more behind what is there. Not called without room for it.
-    fn poll_more(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_more(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.bytes.capacity() == 0 {
             self.bytes = self.buffers.take();
         }
         let room = BUFFER.saturating_sub(self.bytes.len());
+        let mut io = wire.io();
         let result = pin!(io.read_buf(&mut (&mut self.bytes).limit(room))).poll(cx);
         self.let_go();
         result
@@ -176,10 +201,13 @@ enum Next {
     Other,
 }
 
-/// A whole request.
+/// A request.
 struct Asked {
     head: Head,
+    /// What of the body is here.
     body: Bytes,
+    /// Bytes of it that are to come.
+    left: u64,
     /// Its answer is the last.
     closes: bool,
 }
@@ -187,7 +215,7 @@ struct Asked {
 fn poll_request(
     worker: &Worker,
     client: &Client,
-    io: &mut Io,
+    wire: &Wire,
     read: &mut Read<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Asked, Next>> {
@@ -213,7 +241,7 @@ fn poll_request(
             let next = if read.bytes.is_empty() { Next::End } else { Next::Other };
             return Poll::Ready(Err(next));
         }
-        match ready!(read.poll_more(io, cx)) {
+        match ready!(read.poll_more(wire, cx)) {
             Ok(0) if read.bytes.is_empty() => return Poll::Ready(Err(Next::End)),
             // It ends in the middle of a head, which hyper knows how to take.
             Ok(0) => return Poll::Ready(Err(Next::Other)),
@@ -225,7 +253,7 @@ fn poll_request(
 
 #[expect(clippy::large_enum_variant, reason = "moved once")]
 enum Parsed {
-    /// And how long it is in all.
+    /// And how much of it is here.
     Asked(Asked, usize),
     Partial,
     Other,
@@ -247,8 +275,7 @@ fn parse(read: &[u8], most: usize) -> Parsed {
 
 /// The request of which `head` is the head, if it leaves nothing to decide: HTTP/1.1, no transfer
 /// coding, expectation or upgrade, at most one length, and no more of `Connection` than whether to
-/// keep it. The rules for all others are hyper's, and for HEAD as well. So is a body that does not
-/// come with its head, at least not all of it: it is passed on as it comes.
+/// keep it. The rules for all others are hyper's, and for HEAD as well.
 fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> Option<Parsed> {
     let method = Method::from_bytes(head.method?.as_bytes()).ok()?;
     if head.version != Some(1) || matches!(method, Method::CONNECT | Method::HEAD) {
@@ -261,6 +288,8 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
     for field in &*head.headers {
         let (name, value) = (field.name.as_bytes(), field.value);
         match name.len() {
+            // Trailers may be wanted.
+            2 if name.eq_ignore_ascii_case(b"te") => return None,
             6 if name.eq_ignore_ascii_case(b"expect") => return None,
             7 if name.eq_ignore_ascii_case(b"upgrade") => return None,
             10 if name.eq_ignore_ascii_case(b"connection") => {
@@ -280,11 +309,18 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
         }
         fields.push_folded(name, value);
     }
-    let length = head_length.checked_add(declared.unwrap_or(0))?;
-    let body = Bytes::copy_from_slice(read.get(head_length..length)?);
+    // No body is longer, and what comes behind it can be counted.
+    let declared = declared.unwrap_or(0);
+    if declared > LONGEST_BODY {
+        return None;
+    }
+    let behind = read.get(head_length..)?;
+    let body = behind.get(..declared).unwrap_or(behind);
+    let (here, left) = (body.len(), (declared - body.len()) as u64);
+    let body = Bytes::copy_from_slice(body);
     let (version, extensions) = (Version::HTTP_11, Extensions::new());
     let head = Head { method, uri, version, fields, extensions };
-    Some(Parsed::Asked(Asked { head, body, closes }, length))
+    Some(Parsed::Asked(Asked { head, body, left, closes }, head_length + here))
 }
 
 fn length_of(value: &[u8]) -> Option<usize> {
@@ -302,10 +338,10 @@ enum Gone {
 }
 
 impl Gone {
-    fn end(self, io: Io) -> Ended {
+    fn end(self) -> Over {
         match self {
-            Self::Broken => Ended::Done(io),
-            Self::Cut(cut) => Ended::Cut(io, cut),
+            Self::Broken => Over::Done,
+            Self::Cut(cut) => Over::Cut(cut),
         }
     }
 }
@@ -315,7 +351,7 @@ impl Gone {
 fn poll_gone(
     worker: &Worker,
     client: &Client,
-    io: &mut Io,
+    wire: &Wire,
     read: &mut Read<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<Gone> {
@@ -329,171 +365,18 @@ fn poll_gone(
     {
         return Poll::Ready(Gone::Cut(Cut::Key));
     }
-    // With the answer all here, what comes is the next request: its time has not begun.
+    if wire.is_broken() {
+        return Poll::Ready(Gone::Broken);
+    }
+    // With the answer all here, what comes is the next request: its time has not begun. Before the
+    // body's end it is the body.
     if client.moments.running.get() > 0
+        && !wire.owes_body()
         && read.ahead().is_empty()
         && read.bytes.len() < BUFFER
-        && let Poll::Ready(Err(_)) = read.poll_more(io, cx)
+        && let Poll::Ready(Err(_)) = read.poll_more(wire, cx)
     {
         return Poll::Ready(Gone::Broken);
     }
     Poll::Pending
 }
-
-// --- the answer ---
-
-/// An answer of hyper's, if it leaves nothing to decide, and how long its body is.
-fn to_lines(
-    response: Response<ResponseBody>,
-) -> Result<(Lines, ResponseBody, u64), Box<Response<ResponseBody>>> {
-    let status = response.status();
-    let has_own_rules = status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        || status.canonical_reason().is_none()
-        || response.extensions().get::<hyper::ext::ReasonPhrase>().is_some();
-    let Some(length) = response.body().size_hint().exact().filter(|_| !has_own_rules) else {
-        return Err(Box::new(response));
-    };
-    let (head, body) = response.into_parts();
-    let fields: usize = head.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
-    let mut lines = Lines::new(status, fields + OWN_LINES);
-    for (name, value) in &head.headers {
-        match *name {
-            header::CONNECTION => lines.closes = true,
-            header::CONTENT_LENGTH => {}
-            _ => {
-                lines.is_dated |= name == header::DATE;
-                lines.put(name.as_str().as_bytes(), value.as_bytes());
-            }
-        }
-    }
-    Ok((lines, body, length))
-}
-
-/// Writes an answer.
-async fn send(
-    worker: &Worker,
-    client: &Client,
-    io: &mut Io,
-    read: &mut Read<'_>,
-    head: Vec<u8>,
-    body: ResponseBody,
-    length: u64,
-) -> Result<(), Gone> {
-    let mut body = pin!(body);
-    let mut piece = Bytes::new();
-    let mut left = length;
-    let mut sent = 0;
-    poll_fn(|cx| {
-        loop {
-            loop {
-                let head = head.get(sent..).unwrap_or_default();
-                if head.is_empty() && piece.is_empty() {
-                    break;
-                }
-                // With the beginning of the body, if that is there.
-                if !head.is_empty()
-                    && piece.is_empty()
-                    && left > 0
-                    && let Poll::Ready(next) = poll_piece(&mut body, &mut left, cx)
-                {
-                    match next {
-                        Ok(bytes) => piece = bytes,
-                        Err(gone) => return Poll::Ready(Err(gone)),
-                    }
-                }
-                let pieces = [io::IoSlice::new(head), io::IoSlice::new(&piece)];
-                let written = match (head.is_empty(), piece.is_empty()) {
-                    (true, _) => Pin::new(&mut *io).poll_write(cx, &piece),
-                    (_, true) => Pin::new(&mut *io).poll_write(cx, head),
-                    _ => Pin::new(&mut *io).poll_write_vectored(cx, &pieces),
-                };
-                let written = match written {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Gone::Broken)),
-                    Poll::Ready(Ok(count)) => count,
-                    Poll::Pending => return poll_gone(worker, client, io, read, cx).map(Err),
-                };
-                let of_head = written.min(head.len());
-                sent += of_head;
-                piece.advance(written - of_head);
-            }
-            if left == 0 {
-                break;
-            }
-            match poll_piece(&mut body, &mut left, cx) {
-                Poll::Ready(Ok(bytes)) => piece = bytes,
-                Poll::Ready(Err(gone)) => return Poll::Ready(Err(gone)),
-                // What was written must not wait for what is to come.
-                Poll::Pending => match Pin::new(&mut *io).poll_flush(cx) {
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Gone::Broken)),
-                    _ => return poll_gone(worker, client, io, read, cx).map(Err),
-                },
-            }
-        }
-        match Pin::new(&mut *io).poll_flush(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-            Poll::Ready(Err(_)) => Poll::Ready(Err(Gone::Broken)),
-            Poll::Pending => poll_gone(worker, client, io, read, cx).map(Err),
-        }
-    })
-    .await
-}
-
-/// The next bytes of a body of which `left` are to come.
-fn poll_piece(
-    body: &mut Pin<&mut ResponseBody>,
-    left: &mut u64,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Bytes, Gone>> {
-    loop {
-        // One that ends early, or goes on, says another length than was promised.
-        let Some(Ok(frame)) = ready!(body.as_mut().poll_frame(cx)) else {
-            return Poll::Ready(Err(Gone::Broken));
-        };
-        let Ok(bytes) = frame.into_data() else { continue };
-        match left.checked_sub(bytes.len() as u64) {
-            Some(rest) => *left = rest,
-            None => return Poll::Ready(Err(Gone::Broken)),
-        }
-        if *left == 0 {
-            body.set(ResponseBody::Empty);
-        }
-        if !bytes.is_empty() || *left == 0 {
-            return Poll::Ready(Ok(bytes));
-        }
-    }
-}
-
-/// The lines that are the writer's own.
-fn finish(worker: &Worker, client: &Client, lines: Lines, length: u64) -> Vec<u8> {
-    let Lines { status, mut text, is_dated, closes, .. } = lines;
-    // RFC 9110 section 8.6: an answer that has no body by its status says no length.
-    if status != StatusCode::NO_CONTENT {
-        text.extend_from_slice(b"content-length: ");
-        text.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-        text.extend_from_slice(b"\r\n");
-    }
-    if closes {
-        text.extend_from_slice(b"connection: close\r\n");
-    }
-    if !is_dated {
-        // RFC 9110 section 6.6.1: who forwards an answer without a date gives it one.
-        text.extend_from_slice(b"date: ");
-        text.extend_from_slice(&worker.date(answered_at(worker, client)));
-        text.extend_from_slice(b"\r\n");
-    }
-    text.extend_from_slice(b"\r\n");
-    text
-}
-
-/// Unix seconds. The clock was read when a request that is over was.
-fn answered_at(worker: &Worker, client: &Client) -> u64 {
-    let moments = &client.moments;
-    match moments.running.get() {
-        0 => worker.clock.at(moments.idle_at.get()).unix_secs(),
-        _ => worker.clock.now().unix_secs(),
-    }
-}
-
-/// Room for status line, length, date and `Connection`.
-const OWN_LINES: usize = 160;

@@ -12,6 +12,7 @@ use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::coop::unconstrained;
 
+use super::sending::{Sending, Stopped};
 use super::short::{self, Answer};
 use super::{Connector, Content, Failure, Head};
 use crate::clock::Clock;
@@ -19,7 +20,7 @@ use crate::core::Reason;
 use crate::proxy::body::RequestBody;
 use crate::proxy::buffers::Buffers;
 use crate::proxy::exchange::Patience;
-use crate::proxy::io::{ClientAddr, Io, Moments};
+use crate::proxy::io::{ClientAddr, Io, Moments, Pipes};
 use crate::proxy::rewrite::UpstreamRequest;
 use crate::proxy::streams::Stream;
 
@@ -27,6 +28,9 @@ use crate::proxy::streams::Stream;
 #[derive(Debug)]
 pub(super) struct Http1 {
     reader: Reader,
+    /// A body that is still being written to a bare connection. One that was not written whole stays:
+    /// such a connection serves no other request.
+    sending: Option<Box<Sending>>,
     pub(super) moments: Rc<Moments>,
     clock: Clock,
     /// When it was last given back; 0: never.
@@ -72,6 +76,7 @@ impl Http1 {
         Ok(Self {
             moments: Rc::clone(io.moments()),
             reader: Reader::Bare(io),
+            sending: None,
             clock: connector.clock().clone(),
             idle_at: 0,
             preserve_case: connector.preserve_case(),
@@ -91,21 +96,43 @@ impl Http1 {
         stream: &Stream,
         patience: &Patience,
         buffers: &Buffers,
+        pipes: &Rc<Pipes>,
     ) -> Result<(Head, Content), Failure> {
         let reused = self.idle_at != 0;
         let mut repeats = false;
         if let Reader::Bare(io) = &mut self.reader
-            && let Some(request) = outbound.bytes()
+            && let Some((request, coming)) = outbound.begin()
         {
+            self.sending = coming.map(|upload| Box::new(Sending::new(upload, pipes)));
             let around = short::Around { stream, patience, buffers, clock: &self.clock };
-            match short::exchange(io, request, reused, &mut self.room, &around).await {
+            let (sending, room) = (&mut self.sending, &mut self.room);
+            match short::exchange(io, request, sending, reused, room, &around).await {
                 Ok(Answer::Plain(head, content)) => return Ok((Head::Raw(head), content)),
                 Ok(Answer::Other(read)) => {
-                    io.repeat(read);
+                    // What is left of the body is hyper's as well.
+                    let rest = match &mut self.sending {
+                        None => Ok(None),
+                        Some(sending) => sending.take_rest(),
+                    };
+                    let Ok(rest) = rest else {
+                        self.reader = Reader::Nobody;
+                        return Err(Failure::of(Reason::UpstreamClosed));
+                    };
+                    if rest.is_some() {
+                        self.sending = None;
+                    }
+                    io.repeat(read, rest.is_some());
+                    outbound.rest_of_body(rest);
                     repeats = true;
                 }
                 Err(failure) => {
                     self.reader = Reader::Nobody;
+                    if failure.unsent
+                        && let Some(mut sending) = self.sending.take()
+                        && let Ok(Some(whole)) = sending.take_rest()
+                    {
+                        outbound.put_back_body(whole);
+                    }
                     return Err(failure);
                 }
             }
@@ -122,7 +149,7 @@ impl Http1 {
         repeats: bool,
     ) -> Result<(Head, Content), Failure> {
         let reused = self.idle_at != 0;
-        self.hyper_reads = repeats || outbound.bytes().is_none();
+        self.hyper_reads = repeats || !outbound.is_short();
         let Some(request) = outbound.take_http() else {
             return Err(Failure::of(Reason::UpstreamClosed));
         };
@@ -192,9 +219,28 @@ impl Http1 {
         }
     }
 
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Reader::Hyper(hyper) = &mut self.reader {
-            drive(&mut hyper.conn, &mut hyper.ended, cx);
+    /// Whether there may be more of the answer now.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.reader {
+            Reader::Hyper(hyper) => {
+                drive(&mut hyper.conn, &mut hyper.ended, cx);
+                true
+            }
+            Reader::Bare(io) => {
+                let sending = self.sending.as_mut().map(|sending| sending.poll(io, cx));
+                match sending {
+                    Some(Poll::Ready(Ok(()))) => self.sending = None,
+                    Some(Poll::Ready(Err(Stopped::Client))) => {
+                        // Without the rest of its request nobody can say what the answer is worth.
+                        // Who reads on is told.
+                        self.reader = Reader::Nobody;
+                        return true;
+                    }
+                    Some(Poll::Ready(Err(Stopped::Upstream)) | Poll::Pending) | None => {}
+                }
+                false
+            }
+            Reader::Nobody => false,
         }
     }
 
@@ -228,6 +274,7 @@ impl Http1 {
     /// its head, and no more of hyper was needed, the next exchange may do without it.
     pub(super) fn settle(&mut self, whole: bool) -> bool {
         let ready = match &self.reader {
+            _ if self.sending.is_some() => false,
             Reader::Bare(_) => true,
             Reader::Hyper(hyper) => {
                 (hyper.ended == Ended::No && hyper.sender.is_ready()) || self.is_usable()

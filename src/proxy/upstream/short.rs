@@ -1,5 +1,5 @@
-//! Short exchanges: a request without body, and an answer of one declared length. Most requests are
-//! such, and for them a codec that can do everything costs more than all that keygate does
+//! Short exchanges: a request without body or with one of declared length, and an answer of one declared
+//! length. Most requests are such, and for them a codec that can do everything costs more than all that keygate does
 //! (docs/performance.md). Whatever is not as simple as that is handed to hyper, with every byte that
 //! was read.
 
@@ -17,6 +17,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
+use super::sending::{Sending, Stopped};
 use super::{Content, Failure};
 use crate::clock::Clock;
 use crate::core::Reason;
@@ -50,11 +51,14 @@ const LARGEST_READ: usize = 256 * 1024;
 /// Fields of a head that is read here.
 const FIELDS: usize = 32;
 
-/// Sends `request`, the bytes of a whole one, and reads the first of the answer. `room` is for what
-/// the connection's last answer needed, so that the next one like it takes one read.
+/// Sends `request`, the bytes of one that is here, and what is `sending` behind it, and reads the first
+/// of the answer. `room` is for what the connection's last answer needed, so that the next one like
+/// it takes one read. An answer may come before the body is through: the rest of it is then to be
+/// sent while the answer is read.
 pub(super) async fn exchange(
     io: &mut Io,
     request: &[u8],
+    sending: &mut Option<Box<Sending>>,
     reused: bool,
     room: &mut usize,
     around: &Around<'_>,
@@ -72,16 +76,26 @@ pub(super) async fn exchange(
         }
         while !unsent.is_empty() {
             match ready!(Pin::new(&mut *io).poll_write(cx, unsent)) {
-                Ok(0) | Err(_) => return Poll::Ready(Err(closed())),
+                Ok(0) | Err(_) => {
+                    let unsent = unsent.len() == request.len();
+                    return Poll::Ready(Err(Failure { unsent, ..closed() }));
+                }
                 Ok(count) => unsent = unsent.get(count..).unwrap_or_default(),
             }
         }
-        if !flushed {
-            if ready!(Pin::new(&mut *io).poll_flush(cx)).is_err() {
-                return Poll::Ready(Err(closed()));
+        if let Some(body) = sending {
+            match body.poll(io, cx) {
+                Poll::Ready(Ok(())) => *sending = None,
+                Poll::Ready(Err(Stopped::Client)) => {
+                    return Poll::Ready(Err(Failure::of(Reason::UpstreamClosed)));
+                }
+                // Why it takes no more may stand in an answer.
+                Poll::Ready(Err(Stopped::Upstream)) | Poll::Pending => {}
             }
-            flushed = true;
+        } else if !flushed && ready!(Pin::new(&mut *io).poll_flush(cx)).is_err() {
+            return Poll::Ready(Err(closed()));
         }
+        flushed = true;
         loop {
             if read.capacity() == 0 {
                 // While an answer is waited for, nothing is held for it.

@@ -21,7 +21,7 @@ type Pairs = Vec<(String, String)>;
 /// The client's fields by the lines, and by the map. Lengths are the writer's.
 fn both(head: &str, settings: &Settings) -> Option<(Pairs, Pairs)> {
     let raw = RawHead::read(head)?;
-    let mut lines = Lines::new(raw.status, 0);
+    let mut lines = Lines::new(raw.status, None, 0);
     add(&mut lines);
     lines.take_over(&raw, &settings.fields);
     let text = String::from_utf8(lines.text.clone()).unwrap();

@@ -8,6 +8,7 @@ fn kind(request: &str) -> String {
     match parse(request.as_bytes(), MOST) {
         Parsed::Asked(asked, length) => {
             let end = if asked.closes { ", the last" } else { "" };
+            let left = if asked.left > 0 { format!("..{}", asked.left) } else { String::new() };
             let fields: Vec<_> = asked
                 .head
                 .fields
@@ -16,7 +17,7 @@ fn kind(request: &str) -> String {
                 .collect();
             let behind = request.len() - length;
             format!(
-                "{} {} [{}] \"{}\" +{behind}{end}",
+                "{} {} [{}] \"{}\"{left} +{behind}{end}",
                 asked.head.method,
                 asked.head.uri,
                 fields.join(" "),
@@ -66,8 +67,17 @@ fn only_what_leaves_nothing_to_decide_is_read_here() {
         ("no Host is a matter of the gate", "GET / HTTP/1.1\r\n\r\n", "GET / [] \"\" +0"),
         ("half a head", "GET / HTTP/1.1\r\nHos", "partial"),
         ("nothing", "", "partial"),
-        ("half a body", "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nhi", "hyper"),
-        ("a body to come", "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n", "hyper"),
+        (
+            "half a body",
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nhi",
+            "POST / [content-length=3] \"hi\"..1 +0",
+        ),
+        (
+            "a body to come",
+            "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n",
+            "POST / [content-length=3] \"\"..3 +0",
+        ),
+        ("trailers may be wanted", "GET / HTTP/1.1\r\nTE: trailers\r\n\r\n", "hyper"),
         ("chunked", "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "hyper"),
         (
             "two framings",

@@ -1,0 +1,161 @@
+//! A request body of declared length, read from the very connection that its answer goes to: the
+//! one who answers and the body share it.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::io;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, ready};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+
+use super::BodyError;
+use crate::proxy::io::{Io, Pipe};
+
+/// A client's connection that is read without hyper.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    io: RefCell<Io>,
+    /// Bytes of the running request's body that were not read.
+    body_left: Cell<u64>,
+    /// Reading the body has failed: the client is gone.
+    broken: Cell<bool>,
+}
+
+/// The body of the request that is being answered. Ends with the connection: it does not own it.
+#[derive(Debug)]
+pub(crate) struct Inflow {
+    wire: Weak<Wire>,
+    /// Came with the head.
+    first: Bytes,
+    /// Bytes that were not read.
+    left: u64,
+    /// Bytes of the next read; grows while reads fill it.
+    room: usize,
+}
+
+/// Bytes of the first read of a body, and at most.
+const FIRST_READ: usize = 16 * 1024;
+const LARGEST_READ: usize = 256 * 1024;
+
+// === impl Wire ===
+
+impl Wire {
+    pub(crate) fn new(io: Io) -> Rc<Self> {
+        Rc::new(Self { io: RefCell::new(io), body_left: Cell::new(0), broken: Cell::new(false) })
+    }
+
+    /// Not across a poll of a body.
+    pub(crate) fn io(&self) -> RefMut<'_, Io> {
+        self.io.borrow_mut()
+    }
+
+    /// Takes the connection back. A body that is still somewhere reads nothing more.
+    pub(crate) fn into_io(self: Rc<Self>) -> Option<Io> {
+        Rc::into_inner(self).map(|wire| wire.io.into_inner())
+    }
+
+    /// The body of the next request to be answered: `first`, and `left` bytes more.
+    pub(crate) fn body(self: &Rc<Self>, first: Bytes, left: u64) -> Inflow {
+        self.body_left.set(left);
+        Inflow { wire: Rc::downgrade(self), first, left, room: FIRST_READ }
+    }
+
+    /// Whether bytes of a body are still to come before the next request.
+    pub(crate) fn owes_body(&self) -> bool {
+        self.body_left.get() > 0
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    /// The client has gone in the middle of its body: whoever answers it is told.
+    fn break_off(&self) {
+        self.broken.set(true);
+        self.io.borrow().moments().wake();
+    }
+}
+
+// === impl Inflow ===
+
+impl Inflow {
+    /// Bytes that are to come.
+    pub(super) fn left(&self) -> u64 {
+        self.left.saturating_add(self.first.len() as u64)
+    }
+
+    pub(super) fn is_at_end(&self) -> bool {
+        self.left() == 0
+    }
+
+    pub(super) fn can_move(&self) -> bool {
+        self.first.is_empty() && self.wire.upgrade().is_some_and(|wire| wire.io.borrow().can_move())
+    }
+
+    /// The next bytes. Pending for ever once the client has gone, or has closed its sending side.
+    ///
+    /// # Errors
+    /// `Truncated`: the connection is somebody else's by now.
+    pub(super) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if !self.first.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.first))));
+        }
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let Some(wire) = self.wire.upgrade() else {
+            return Poll::Ready(Some(Err(BodyError::Truncated)));
+        };
+        let most = self.room.min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let mut read = BytesMut::with_capacity(most).limit(most);
+        let result = pin!(wire.io.borrow_mut().read_buf(&mut read)).poll(cx);
+        let count = ready!(self.came(&wire, result));
+        if count == self.room {
+            self.room = (self.room * 2).min(LARGEST_READ);
+        }
+        Poll::Ready(Some(Ok(read.into_inner().freeze())))
+    }
+
+    /// As [`Self::poll_data`], into an empty `pipe`.
+    ///
+    /// # Errors
+    /// `Unmoved`: it has to be read instead.
+    pub(super) fn poll_move(
+        &mut self,
+        most: u64,
+        pipe: &mut Pipe,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, BodyError>> {
+        let wire = self.wire.upgrade().filter(|_| self.first.is_empty() && self.left > 0);
+        let Some(wire) = wire else { return Poll::Ready(Err(BodyError::Unmoved)) };
+        let most = usize::try_from(most.min(self.left)).unwrap_or(usize::MAX);
+        let result = wire.io.borrow_mut().poll_take(pipe, most, cx);
+        if let Poll::Ready(Err(error)) = &result
+            && error.kind() == io::ErrorKind::Unsupported
+        {
+            return Poll::Ready(Err(BodyError::Unmoved));
+        }
+        self.came(&wire, result).map(Ok)
+    }
+
+    /// So many bytes were read of it.
+    fn came(&mut self, wire: &Wire, read: Poll<io::Result<usize>>) -> Poll<usize> {
+        match ready!(read) {
+            Ok(0) => Poll::Pending,
+            Ok(count) => {
+                self.left = self.left.saturating_sub(count as u64);
+                wire.body_left.set(self.left);
+                Poll::Ready(count)
+            }
+            Err(_) => {
+                wire.break_off();
+                Poll::Pending
+            }
+        }
+    }
+}

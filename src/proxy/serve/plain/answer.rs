@@ -1,0 +1,287 @@
+//! An answer on its way to a client that is read without hyper.
+
+use std::future::poll_fn;
+use std::io::{self, Write as _};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::{Response, StatusCode, header};
+use hyper::body::Body;
+use tokio::io::AsyncWrite;
+
+use super::{Gone, Read, poll_gone};
+use crate::proxy::body::{BodyError, ResponseBody, Wire};
+use crate::proxy::rewrite::answer::Lines;
+use crate::proxy::serve::Client;
+use crate::proxy::worker::Worker;
+
+/// What of an answer's body is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// So many bytes.
+    Counted(u64),
+    /// Nobody knows: each piece says how long it is (RFC 9112 section 7.1).
+    Chunks,
+    /// By its status it has none.
+    None,
+}
+
+impl Rest {
+    pub(super) fn of(status: StatusCode, body: &ResponseBody) -> Self {
+        match (status, body.size_hint().exact()) {
+            (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => Self::None,
+            (_, Some(length)) => Self::Counted(length),
+            (_, None) => Self::Chunks,
+        }
+    }
+
+    fn is_over(self) -> bool {
+        matches!(self, Self::Counted(0) | Self::None)
+    }
+}
+
+/// An answer of hyper's. `None`: it is none to a request that asked for nothing but an answer.
+pub(super) fn to_lines(response: Response<ResponseBody>) -> Option<(Lines, ResponseBody, Rest)> {
+    let status = response.status();
+    if status.is_informational() {
+        return None;
+    }
+    let rest = Rest::of(status, response.body());
+    let (head, body) = response.into_parts();
+    let fields: usize = head.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+    let phrase = head.extensions.get::<hyper::ext::ReasonPhrase>().map(AsRef::as_ref);
+    let mut lines = Lines::new(status, phrase, fields + OWN_LINES);
+    for (name, value) in &head.headers {
+        match *name {
+            header::CONNECTION => lines.closes = true,
+            // How long the answer is that the client has (RFC 9110 section 8.6).
+            header::CONTENT_LENGTH if status != StatusCode::NOT_MODIFIED => {}
+            _ => {
+                lines.is_dated |= name == header::DATE;
+                lines.put(name.as_str().as_bytes(), value.as_bytes());
+            }
+        }
+    }
+    Some((lines, body, rest))
+}
+
+/// Writes an answer.
+pub(super) async fn send(
+    worker: &Worker,
+    client: &Client,
+    wire: &Wire,
+    read: &mut Read<'_>,
+    head: Vec<u8>,
+    body: ResponseBody,
+    rest: Rest,
+) -> Result<(), Gone> {
+    let (piece, tail) = (Bytes::new(), &[][..]);
+    let mut answer = Answer { text: head, sent: 0, piece, tail, ahead: None, rest };
+    let mut body = pin!(body);
+    poll_fn(|cx| match answer.poll_send(wire, &mut body, cx) {
+        Poll::Pending => poll_gone(worker, client, wire, read, cx).map(Err),
+        ready => ready,
+    })
+    .await
+}
+
+/// An answer that is being written.
+struct Answer {
+    /// The head, and what says how long the next piece is.
+    text: Vec<u8>,
+    /// Bytes of it that were written.
+    sent: usize,
+    /// Of the body, not written yet.
+    piece: Bytes,
+    /// Behind the piece.
+    tail: &'static [u8],
+    /// What comes behind that, if it had to be looked at.
+    ahead: Option<Result<Bytes, BodyError>>,
+    rest: Rest,
+}
+
+impl Answer {
+    fn poll_send(
+        &mut self,
+        wire: &Wire,
+        body: &mut Pin<&mut ResponseBody>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Gone>> {
+        loop {
+            ready!(self.poll_written(wire, body, cx))?;
+            if self.rest.is_over() {
+                break;
+            }
+            if let Poll::Ready(next) = self.poll_piece(body, cx) {
+                next?;
+                continue;
+            }
+            // What was written must not wait for what is to come.
+            return match Pin::new(&mut *wire.io()).poll_flush(cx) {
+                Poll::Ready(Err(_)) => Poll::Ready(Err(Gone::Broken)),
+                _ => Poll::Pending,
+            };
+        }
+        Pin::new(&mut *wire.io()).poll_flush(cx).map_err(|_| Gone::Broken)
+    }
+
+    /// Writes what is in hand.
+    fn poll_written(
+        &mut self,
+        wire: &Wire,
+        body: &mut Pin<&mut ResponseBody>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Gone>> {
+        loop {
+            let is_bodiless = self.piece.is_empty() && self.tail.is_empty();
+            if self.sent == self.text.len() && is_bodiless {
+                return Poll::Ready(Ok(()));
+            }
+            // With the beginning of the body, if that is there.
+            if is_bodiless
+                && !self.rest.is_over()
+                && let Poll::Ready(next) = self.poll_piece(body, cx)
+            {
+                next?;
+            }
+            let text = self.text.get(self.sent..).unwrap_or_default();
+            let pieces = [text, &*self.piece, self.tail].map(io::IoSlice::new);
+            let mut io = wire.io();
+            let io = Pin::new(&mut *io);
+            let written = match (text.is_empty(), self.piece.is_empty(), self.tail.is_empty()) {
+                (true, false, true) => io.poll_write(cx, &self.piece),
+                (false, true, true) => io.poll_write(cx, text),
+                _ => io.poll_write_vectored(cx, &pieces),
+            };
+            match ready!(written) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(Gone::Broken)),
+                Ok(count) => self.wrote(count),
+            }
+        }
+    }
+
+    fn wrote(&mut self, count: usize) {
+        let of_text = count.min(self.text.len() - self.sent);
+        self.sent += of_text;
+        if self.sent == self.text.len() {
+            self.text.clear();
+            self.sent = 0;
+        }
+        let of_piece = (count - of_text).min(self.piece.len());
+        self.piece.advance(of_piece);
+        self.tail = self.tail.get(count - of_text - of_piece..).unwrap_or_default();
+    }
+
+    /// Takes the next bytes of the body.
+    fn poll_piece(
+        &mut self,
+        body: &mut Pin<&mut ResponseBody>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Gone>> {
+        let ahead = self.ahead.take();
+        let next = match ahead {
+            Some(next) => Some(next),
+            None => ready!(poll_data(body, cx)),
+        };
+        let bytes = match next {
+            Some(Ok(bytes)) => bytes,
+            None if self.rest == Rest::Chunks => {
+                self.text.extend_from_slice(b"0\r\n\r\n");
+                self.end(body);
+                return Poll::Ready(Ok(()));
+            }
+            // One that ends early says another length than was promised.
+            Some(Err(_)) | None => return Poll::Ready(Err(Gone::Broken)),
+        };
+        self.took(bytes.len(), body)?;
+        if self.rest == Rest::Chunks {
+            let _ = write!(self.text, "{:x}\r\n", bytes.len());
+            self.tail = b"\r\n";
+            // The end goes with it, if it is known.
+            match poll_data(body, cx) {
+                Poll::Ready(None) => {
+                    self.tail = b"\r\n0\r\n\r\n";
+                    self.end(body);
+                }
+                Poll::Ready(next) => self.ahead = next,
+                Poll::Pending => {}
+            }
+        }
+        self.piece = bytes;
+        Poll::Ready(Ok(()))
+    }
+
+    fn end(&mut self, body: &mut Pin<&mut ResponseBody>) {
+        self.rest = Rest::None;
+        body.set(ResponseBody::Empty);
+    }
+
+    /// So many bytes of the body are in hand.
+    fn took(&mut self, count: usize, body: &mut Pin<&mut ResponseBody>) -> Result<(), Gone> {
+        if let Rest::Counted(left) = &mut self.rest {
+            // Nor may it go on behind its end.
+            *left = left.checked_sub(count as u64).ok_or(Gone::Broken)?;
+            if *left == 0 {
+                self.end(body);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next bytes of a body, which are some. Who wants trailers is read by hyper.
+fn poll_data(
+    body: &mut Pin<&mut ResponseBody>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, BodyError>>> {
+    loop {
+        let data = match ready!(body.as_mut().poll_frame(cx)) {
+            None => None,
+            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) if !bytes.is_empty() => Some(Ok(bytes)),
+                _ => continue,
+            },
+        };
+        return Poll::Ready(data);
+    }
+}
+
+/// The lines that are the writer's own.
+pub(super) fn finish(worker: &Worker, client: &Client, lines: Lines, rest: Rest) -> Vec<u8> {
+    let Lines { mut text, is_dated, closes, .. } = lines;
+    match rest {
+        Rest::Counted(length) => {
+            text.extend_from_slice(b"content-length: ");
+            text.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+            text.extend_from_slice(b"\r\n");
+        }
+        Rest::Chunks => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // RFC 9110 section 8.6: an answer that has no body by its status says no length of it.
+        Rest::None => {}
+    }
+    if closes {
+        text.extend_from_slice(b"connection: close\r\n");
+    }
+    if !is_dated {
+        // RFC 9110 section 6.6.1: who forwards an answer without a date gives it one.
+        text.extend_from_slice(b"date: ");
+        text.extend_from_slice(&worker.date(answered_at(worker, client)));
+        text.extend_from_slice(b"\r\n");
+    }
+    text.extend_from_slice(b"\r\n");
+    text
+}
+
+/// Unix seconds. The clock was read when a request that is over was.
+fn answered_at(worker: &Worker, client: &Client) -> u64 {
+    let moments = &client.moments;
+    match moments.running.get() {
+        0 => worker.clock.at(moments.idle_at.get()).unix_secs(),
+        _ => worker.clock.now().unix_secs(),
+    }
+}
+
+/// Room for status line, length, date and `Connection`.
+const OWN_LINES: usize = 160;

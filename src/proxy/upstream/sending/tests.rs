@@ -1,0 +1,82 @@
+//! What an upstream connection is worth after a body that did not go through.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::clock::Clock;
+use crate::proxy::body::{Coming, Wire};
+use crate::proxy::io::Moments;
+use crate::proxy::transport::{Plain, Transport};
+
+fn pair() -> (UnixStream, Io) {
+    let (peer, ours) = UnixStream::pair().unwrap();
+    let moments = Moments::new(Clock::manual(1));
+    (peer, Io::new(Transport::Plain(Plain::Unix(ours)), Bytes::new(), moments))
+}
+
+fn sending(wire: &Rc<Wire>, length: u64) -> Sending {
+    let moments = Rc::clone(wire.io().moments());
+    let body = Coming::Plain(wire.body(Bytes::new(), length));
+    Sending::new(Upload::new(body, None, moments), &Rc::default())
+}
+
+/// However often it is asked: the last of a long body is lost in its pipe, and there is nothing left
+/// that could be written.
+#[tokio::test(flavor = "current_thread")]
+async fn one_that_was_stopped_is_never_through() {
+    for length in [10, 70_000] {
+        let (mut client, io) = pair();
+        let (service, mut upstream) = pair();
+        drop(service);
+        let body = vec![b'x'; length];
+        let wire = Wire::new(io);
+        let mut sending = sending(&wire, length as u64);
+        let write = client.write_all(&body);
+        let send = poll_fn(|cx| sending.poll(&mut upstream, cx));
+        let (written, sent) = tokio::join!(write, send);
+        written.unwrap();
+        assert_eq!(sent, Err(Stopped::Upstream), "{length}");
+        for _ in 0..3 {
+            let again = poll_fn(|cx| sending.poll(&mut upstream, cx)).await;
+            assert_eq!(again, Err(Stopped::Upstream), "{length}");
+        }
+        assert!(sending.take_rest().unwrap().is_none(), "{length}");
+    }
+}
+
+/// What waits in a pipe or in our memory is the first of the rest.
+#[tokio::test(flavor = "current_thread")]
+async fn the_rest_begins_where_the_upstream_stopped_reading() {
+    let (client, io) = pair();
+    let (mut service, mut upstream) = pair();
+    let body: Vec<u8> = (0..2_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let wire = Wire::new(io);
+    let mut sending = sending(&wire, body.len() as u64);
+    let mut sent = 0;
+    // Until nobody takes any more.
+    loop {
+        let room = client.try_write(&body[sent..]).unwrap_or(0);
+        sent += room;
+        let pending = poll_fn(|cx| Poll::Ready(sending.poll(&mut upstream, cx).is_pending())).await;
+        assert!(pending);
+        tokio::task::yield_now().await;
+        if room == 0 {
+            break;
+        }
+    }
+    let mut rest = sending.take_rest().unwrap().expect("a rest");
+    let (mut got, mut at_service) = (Vec::new(), Vec::new());
+    drop(upstream);
+    tokio::io::AsyncReadExt::read_to_end(&mut service, &mut at_service).await.unwrap();
+    while got.len() + at_service.len() < sent {
+        let next = poll_fn(|cx| rest.poll_data(cx)).await;
+        got.extend_from_slice(&next.unwrap().unwrap());
+    }
+    at_service.extend(got);
+    assert!(at_service == body[..sent], "{} of {sent} bytes", at_service.len());
+}
