@@ -123,7 +123,7 @@ impl Patience {
 
     /// Nobody says when an upload is through: from then the time of the first byte counts.
     fn next_look(&self, now_ns: u64) -> u64 {
-        let open = self.upload.as_ref().is_some_and(|u| u.is_open()) && !self.silent_upload;
+        let open = self.upload.as_ref().is_some_and(|u| u.is_open());
         let soon = if open { now_ns.saturating_add(self.first_byte_ns) } else { u64::MAX };
         self.limit().min(soon)
     }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::gate::{Gate, READER, expect_request};
-use crate::support::h2raw::H2;
+use crate::support::h2raw::{END_STREAM, H2};
+use crate::support::h2upstream::{Http2Upstream, Reply};
 use crate::support::tools;
 use crate::support::upstream::{Step, Upstream, answer};
 
@@ -280,4 +281,36 @@ fn claiming_to_be_grpc_does_not_lift_the_deadlines() {
     assert_eq!((answer.status, answer.header_blocks), (Some(200), 1), "trailers-only: {answer:?}");
     assert!(upstream.wait_closed(1, Duration::from_secs(5)), "the connection is held");
     assert!(gate.log_soon("\"body_timeout\""), "{}", gate.log());
+}
+
+/// A stream to a gRPC service may be silent for as long as it likes; once the client has said its last,
+/// the time of the answer counts as for all others.
+#[test]
+fn an_answer_to_grpc_is_waited_for_from_the_end_of_the_request() {
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = std::sync::Mutex::new(ended);
+    let upstream = Http2Upstream::answering(move |_| {
+        let _ = ended.lock().unwrap().recv_timeout(Duration::from_secs(30));
+        Reply::ok("late")
+    });
+    let limits = "[timeouts]\nbody = \"300ms\"\nfirst_byte = \"500ms\"\n";
+    let gate = Gate::before_url(&upstream.url()).also(limits).start();
+    let fields = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/public/a"),
+        (":authority", "a"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    let mut h2 = H2::connect(gate.address);
+    h2.headers(1, 0, &fields);
+    h2.data(1, 0, b"x");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(!gate.log().contains("upstream_timeout"), "{}", gate.log());
+    h2.data(1, END_STREAM, b"y");
+    let answer = h2.answer_within(1, Duration::from_secs(10));
+    assert_eq!((answer.status, answer.header_blocks), (Some(200), 1), "trailers-only: {answer:?}");
+    assert!(gate.log_soon("\"upstream_timeout\""), "{}", gate.log());
+    let _ = end.send(());
 }
