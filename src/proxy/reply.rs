@@ -1,6 +1,6 @@
 //! Answers that keygate gives itself.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 
 use super::body::ResponseBody;
@@ -41,10 +41,12 @@ pub(crate) fn refuse(
         return Reply::Lines(lines, ResponseBody::Full(ready.body()));
     }
     let rendered = settings.refusals.render(rejection, &context);
-    if writer == Writer::Plain && rendered.headers.iter().all(|(name, _)| !is_of_writer(name)) {
+    if writer == Writer::Plain {
         let mut lines = Lines::new(rendered.status, None, LINES);
         lines.set(request_id, asked.request_id.as_bytes());
         for (name, value) in rendered.headers.iter().filter(|(name, _)| name != request_id) {
+            // A template may set it; all else that the writer writes itself is refused as configuration.
+            lines.is_dated |= name == header::DATE;
             lines.put(name.as_str().as_bytes(), value.as_bytes());
         }
         return Reply::Lines(lines, ResponseBody::Full(rendered.body));
@@ -67,14 +69,6 @@ pub(crate) fn refuse(
 
 /// Room for the head of a refusal.
 const LINES: usize = 512;
-
-/// What the writer of lines writes itself: a template that sets one is hyper's.
-fn is_of_writer(name: &HeaderName) -> bool {
-    matches!(
-        *name,
-        header::CONNECTION | header::CONTENT_LENGTH | header::DATE | header::TRANSFER_ENCODING
-    )
-}
 
 /// Whether a request is gRPC by its content type.
 pub(crate) fn is_grpc(head: &Head) -> bool {

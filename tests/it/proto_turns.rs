@@ -190,3 +190,22 @@ fn a_request_may_come_in_any_pieces() {
     let bodies = arrived.iter().filter(|message| message.body_text() == "body").count();
     assert_eq!(bodies, 2 * cuts.len());
 }
+
+/// What a template says of the date stands alone, whoever writes the refusal.
+#[test]
+fn a_refusal_has_one_date() {
+    let upstream = upstream();
+    let gate = Gate::before(&upstream)
+        .also("[refusals]\nprofile = \"ours\"\n[refusals.templates.ours]\nbody = '{\"c\":\"{{code}}\"}'")
+        .also("headers = { date = \"Thu, 01 Jan 1970 00:00:00 GMT\" }")
+        .start();
+    for line in ["GET /v1/x HTTP/1.1", "HEAD /v1/x HTTP/1.1", "GET /v1/x HTTP/1.0"] {
+        let mut client = Client::connect(gate.address);
+        client.send(format!("{line}\r\nhost: a\r\n\r\n"));
+        let turn = if line.starts_with("HEAD") { "head" } else { "get" };
+        let got = response(&mut client, &(turn, String::new(), 401, String::new()));
+        assert_eq!((got.status(), got.all("date").len()), (401, 1), "{line}");
+        assert!(got.one("date").unwrap().contains("1970"), "{line}");
+        assert_eq!(got.all("content-length").len(), 1, "{line}");
+    }
+}

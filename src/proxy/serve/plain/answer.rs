@@ -57,6 +57,7 @@ pub(super) fn to_lines(response: Response<ResponseBody>) -> Option<(Lines, Respo
             header::CONNECTION => lines.closes = true,
             // How long the answer is that the client has (RFC 9110 section 8.6).
             header::CONTENT_LENGTH if status != StatusCode::NOT_MODIFIED => {}
+            header::TRANSFER_ENCODING => {}
             _ => {
                 lines.is_dated |= name == header::DATE;
                 lines.put(name.as_str().as_bytes(), value.as_bytes());
