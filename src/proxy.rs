@@ -9,6 +9,18 @@
 
 #![deny(clippy::indexing_slicing)]
 
+/// `Debug` that says which type it is and nothing of what is in it: what a client has sent may hold a
+/// key.
+macro_rules! opaque {
+    ($($type:ident),+) => {
+        $(impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($type)).finish_non_exhaustive()
+            }
+        })+
+    };
+}
+
 mod body;
 mod buffers;
 mod connections;

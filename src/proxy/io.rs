@@ -24,7 +24,6 @@ use crate::config::Timeouts;
 use crate::telemetry::WorkerCells;
 
 /// A transport with bytes that were read ahead, reporting to [`Moments`].
-#[derive(Debug)]
 pub(crate) struct Io {
     transport: Transport,
     /// Read before the protocol was known; handed out first.
@@ -272,6 +271,8 @@ impl Drop for Moments {
         }
     }
 }
+
+opaque!(Io);
 
 // === impl Io ===
 

@@ -25,14 +25,12 @@ use crate::core::{Admitted, Observed, Passed};
 
 /// A request that may be sent. Its one constructor takes a verdict: forgetting to authenticate
 /// does not compile.
-#[derive(Debug)]
 pub(crate) struct UpstreamRequest {
     idempotent: bool,
     shape: Shape,
 }
 
 /// The shape that its connection needs.
-#[derive(Debug)]
 enum Shape {
     /// Without a body, or with one of known length, and asking for nothing but a response: head
     /// and body as they go over an HTTP/1.1 connection, but for what the client still sends.
@@ -42,7 +40,6 @@ enum Shape {
 }
 
 /// The body of a request in [bytes](Shape::Bytes).
-#[derive(Debug)]
 enum BodyBehind {
     None,
     /// With the head.
@@ -94,6 +91,8 @@ pub(crate) struct Around<'a> {
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<&'a HeaderValue>,
 }
+
+opaque!(UpstreamRequest);
 
 // === impl UpstreamRequest ===
 

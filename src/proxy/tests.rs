@@ -506,3 +506,28 @@ proptest! {
         }
     }
 }
+
+/// What holds a client's bytes can be printed, and says none of them.
+#[test]
+fn nothing_that_holds_a_clients_bytes_prints_them() {
+    let settings = settings();
+    let request =
+        sent(get("/a?q=visible", &[("x-api-key", SECRET), ("x-other", "visible")]), &settings)
+            .unwrap();
+    let bytes = || bytes::Bytes::from_static(b"visible");
+    let (ours, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let _entered = runtime.enter();
+    ours.set_nonblocking(true).unwrap();
+    let plain = super::transport::Plain::Unix(tokio::net::UnixStream::from_std(ours).unwrap());
+    let moments = super::io::Moments::new(crate::clock::Clock::manual(1));
+    let transport = super::transport::Transport::Plain(plain);
+    let io = super::io::Io::new(transport, bytes(), moments);
+    let bodies = (RequestBody::Whole(bytes()), super::body::ClientBody::Whole(bytes()));
+    let shown = format!("{request:?} {io:?} {bodies:?}");
+    assert!(shown.contains("UpstreamRequest { .. } Io { .. }"), "{shown}");
+    let listed = format!("{:?}", bytes());
+    assert!(!shown.contains(&listed) && !shown.contains("visible"), "{shown}");
+    // As a vector of bytes.
+    assert!(!shown.contains("118, 105, 115"), "{shown}");
+}

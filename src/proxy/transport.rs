@@ -26,7 +26,6 @@ pub(crate) enum Transport {
 }
 
 /// A socket of which bytes were read before it was known that TLS begins with them.
-#[derive(Debug)]
 pub(crate) struct Rewound {
     ahead: Bytes,
     plain: Plain,
@@ -69,6 +68,8 @@ pub(super) fn hand_out(ahead: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
     }
     true
 }
+
+opaque!(Rewound);
 
 // === impl Rewound ===
 

@@ -24,7 +24,6 @@ pub(crate) struct Wire {
 }
 
 /// The body of the request that is being answered. Ends with the connection: it does not own it.
-#[derive(Debug)]
 pub(crate) struct Inflow {
     wire: Weak<Wire>,
     /// Came with the head.
@@ -77,6 +76,8 @@ impl Wire {
         self.io.borrow().moments().wake();
     }
 }
+
+opaque!(Inflow);
 
 // === impl Inflow ===
 

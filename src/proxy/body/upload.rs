@@ -15,7 +15,6 @@ use crate::clock::Clock;
 use crate::proxy::io::{Moments, Pipe};
 
 /// A request body as it comes from the client.
-#[derive(Debug)]
 pub(crate) enum ClientBody {
     Coming(Coming),
     /// All of it came with the head; of most requests nothing.
@@ -32,7 +31,6 @@ pub(crate) enum Coming {
 }
 
 /// A request body on its way to the upstream.
-#[derive(Debug)]
 pub(crate) enum RequestBody {
     Empty,
     Stream(Upload),
@@ -41,7 +39,6 @@ pub(crate) enum RequestBody {
 }
 
 /// A request body that the client still sends.
-#[derive(Debug)]
 pub(crate) struct Upload {
     incoming: Coming,
     /// Was read, and came back.
@@ -81,6 +78,8 @@ pub(crate) enum UploadState {
     /// We wait for the client.
     Waiting,
 }
+
+opaque!(ClientBody, RequestBody, Upload);
 
 // === impl ClientBody ===
 

@@ -17,7 +17,6 @@ use crate::proxy::body::{BodyError, Upload};
 use crate::proxy::io::{Io, LONG, Pipe, Pipes};
 
 /// The part of a body that has not been written yet.
-#[derive(Debug)]
 pub(super) struct Sending {
     /// `None`: nothing more is to come, whether that was all or it was stopped.
     upload: Option<Upload>,
@@ -41,6 +40,8 @@ pub(super) enum Stopped {
     /// The upstream takes no more. It may have answered before.
     Upstream,
 }
+
+opaque!(Sending);
 
 // === impl Sending ===
 
