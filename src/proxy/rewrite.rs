@@ -145,6 +145,11 @@ impl UpstreamRequest {
             RequestBody::Empty if had_length => added.put(&header::CONTENT_LENGTH, b"0"),
             RequestBody::Whole(bytes) if is_plain => added
                 .put(&header::CONTENT_LENGTH, itoa::Buffer::new().format(bytes.len()).as_bytes()),
+            // Unless told so, hyper takes a body of unknown length for none where the method is GET
+            // or HEAD.
+            RequestBody::Stream(_) if coming.is_none() && !around.http2 => {
+                added.put(&header::TRANSFER_ENCODING, b"chunked");
+            }
             RequestBody::Empty | RequestBody::Stream(_) | RequestBody::Whole(_) => {}
         }
         if let Some(length) = coming.filter(|_| is_plain) {

@@ -30,6 +30,7 @@ mod layering;
 mod lifecycle;
 mod products;
 mod proto_bodies;
+mod proto_body_arrives;
 mod proto_grpc;
 mod proto_h2;
 mod proto_http;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::Version;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::coop::unconstrained;
@@ -40,6 +41,9 @@ pub(super) struct Http1 {
     room: usize,
     /// The last exchange was none that could do without hyper.
     hyper_reads: bool,
+    /// The service has answered with HTTP/1.0. hyper would write the next request as HTTP/1.0 too,
+    /// and leave out a body of unknown length or an upgrade: the connection serves no other.
+    is_http10: bool,
 }
 
 /// Who reads and writes it.
@@ -82,6 +86,7 @@ impl Http1 {
             preserve_case: connector.preserve_case(),
             room: 0,
             hyper_reads: false,
+            is_http10: false,
         })
     }
 
@@ -165,11 +170,12 @@ impl Http1 {
             }
         };
         let Hyper { sender, conn, ended } = &mut **hyper;
+        let mut version = Version::HTTP_11;
         let mut reply = pin!(sender.try_send_request(request));
         let mut drives = if repeats { 2 } else { 1 };
         // With a budget, a task that has used up its turn would take what is there for not there,
         // and nobody would wake it for the channel.
-        unconstrained(poll_fn(|cx| {
+        let result = unconstrained(poll_fn(|cx| {
             if let Some(end) = stream.poll_end(cx)
                 && let Err(reason) = super::go_on(end, stream, patience, &clock, cx)
             {
@@ -181,7 +187,10 @@ impl Http1 {
             }
             // Only `drive` can complete the reply, so nobody else needs to wake us for it.
             match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(response)) => Poll::Ready(Ok(Head::of(response))),
+                Poll::Ready(Ok(response)) => {
+                    version = response.version();
+                    Poll::Ready(Ok(Head::of(response)))
+                }
                 Poll::Ready(Err(mut error)) => {
                     let unsent = error.take_message().map(|m| outbound.put_back(m)).is_some();
                     let unsent = unsent && !repeats;
@@ -196,7 +205,9 @@ impl Http1 {
                 Poll::Pending => Poll::Pending,
             }
         }))
-        .await
+        .await;
+        self.is_http10 = version < Version::HTTP_11;
+        result
     }
 
     /// Makes hyper its reader.
@@ -274,7 +285,7 @@ impl Http1 {
     /// its head, and no more of hyper was needed, the next exchange may do without it.
     pub(super) fn settle(&mut self, whole: bool) -> bool {
         let ready = match &self.reader {
-            _ if self.sending.is_some() => false,
+            _ if self.sending.is_some() || self.is_http10 => false,
             Reader::Bare(_) => true,
             Reader::Hyper(hyper) => {
                 (hyper.ended == Ended::No && hyper.sender.is_ready()) || self.is_usable()
