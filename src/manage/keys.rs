@@ -6,6 +6,7 @@ pub mod export;
 pub mod import;
 pub mod init;
 pub mod list;
+pub mod lookup;
 pub mod rotate;
 
 use super::error::Result;

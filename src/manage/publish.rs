@@ -1,13 +1,17 @@
 //! Makes tables and patches of the registry and puts them where sidecars find them: built beside
 //! the target, signed, and renamed over it only if nothing newer is there.
 
-use std::fs::File;
+pub mod target;
+pub mod terms;
+
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
 
+use self::target::head;
+use self::terms::{Spill, Terms};
 use super::error::{Error, Result};
 use super::files::{self, Lock, Replacement};
 use super::output::count;
@@ -16,17 +20,11 @@ use super::registry::entry::Entry;
 use super::registry::settings::OnChange;
 use super::registry::{Filter, Form, Registry};
 use super::session::Session;
-use super::signer::{self, Signer};
-use super::tables::build::Spill;
 use super::time;
 use crate::core::{KeyId, Status};
 use crate::table::{
-    Acknowledge, BodyBuilder, Bounds, BuildError, Draft, Issue, KeySet, Manifest, PatchDraft,
-    PublicKey, Table, Trust,
+    BodyBuilder, Bounds, BuildError, Draft, KeySet, Manifest, PatchDraft, Table, Trust,
 };
-
-/// Head of a file with its manifest and signatures, with room to spare.
-const HEAD: u64 = 16 * 1024;
 
 /// Publishing as a part of a change.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -57,20 +55,6 @@ pub enum Plan {
     Table { out: PathBuf },
 }
 
-/// What a manifest says that does not follow from the keys.
-#[derive(Debug)]
-pub struct Terms {
-    pub audience: Box<str>,
-    pub signers: Vec<Signer>,
-    /// Those who may sign later, without their private key at hand.
-    pub named: Vec<PublicKey>,
-    pub expires_at: Option<u64>,
-    pub acknowledge: Vec<Acknowledge>,
-    /// Active records that the change at hand ends, by name and on purpose.
-    pub ended: u64,
-    pub memory: usize,
-}
-
 /// What was published.
 #[derive(Debug)]
 pub struct Published {
@@ -78,9 +62,6 @@ pub struct Published {
     pub manifest: Manifest,
     pub bytes: u64,
 }
-
-/// Default bound on what a build holds in memory.
-pub const MEMORY: usize = 256 << 20;
 
 // === impl PublishArgs ===
 
@@ -161,95 +142,12 @@ impl PublishArgs {
     }
 }
 
-// === impl Terms ===
-
-impl Terms {
-    /// From the registry's settings; options come on top.
-    pub fn of(registry: &Registry, signers: &[PathBuf], session: &Session) -> Result<Self> {
-        let publish = &registry.settings.publish;
-        let paths: Vec<_> = match (signers, &publish.signer) {
-            ([], Some(path)) => vec![registry.relative(path)],
-            ([], None) => {
-                return Err(Error::Missing {
-                    what: "the signer",
-                    hint: "give --signer FILE, or set `signer` under [publish] in the registry; \
-                           `keygatectl signer new` makes one",
-                });
-            }
-            (given, _) => given.to_vec(),
-        };
-        let signers: Vec<_> = paths.iter().map(|path| Signer::load(path)).collect::<Result<_>>()?;
-        let expires_at = match publish.life {
-            Some(life) => time::When::In(life).resolve(session.now()).map_err(|e| {
-                Error::setting(&registry.path, format!("publish.life: {e}"), "shorten it")
-            })?,
-            None => None,
-        };
-        Ok(Self {
-            audience: audience(registry)?,
-            named: signers.iter().map(|s| signer::table_key(s.public())).collect::<Result<_>>()?,
-            signers,
-            expires_at,
-            acknowledge: Vec::new(),
-            ended: 0,
-            memory: MEMORY,
-        })
-    }
-
-    pub fn issue(&self, serial: u64, session: &Session) -> Issue {
-        Issue {
-            serial,
-            // The registry holds every change that was ever published from it.
-            includes_through: serial,
-            issued_at_ms: session.clock.now().unix_ms,
-            expires_at: self.expires_at,
-            audience: self.audience.clone(),
-            signers: self.named.iter().map(PublicKey::id).collect(),
-            acknowledge: self.acknowledge.clone(),
-        }
-    }
-
-    /// Who revokes a key by name means it: no sidecar shall take the smaller table for an accident
-    /// and keep the key alive. What is missing beyond those keys is an accident still.
-    fn on_purpose(&self, out: &Path, after: u64) -> Vec<Acknowledge> {
-        match head(out) {
-            Ok(before) if self.ended > 0 && before.active <= after + self.ended => match after {
-                0 => vec![Acknowledge::Empty, Acknowledge::Shrink],
-                _ => vec![Acknowledge::Shrink],
-            },
-            _ => Vec::new(),
-        }
-    }
-
-    /// Signs with every signer at hand.
-    pub fn sign<F>(&self, draft: &mut Draft<F>, path: &Path) -> Result<()>
-    where
-        F: Read + Seek,
-    {
-        for signer in &self.signers {
-            let signature = signer.sign(draft.message()).ok_or(Error::Random)?;
-            draft
-                .attach(&signer::table_key(signer.public())?, &signature)
-                .map_err(|e| Error::seal(path, e))?;
-        }
-        Ok(())
-    }
-}
-
 /// How many active records a change ends.
 fn ended(committed: &Committed) -> u64 {
     let active = |entry: &Entry| {
         entry.specs().filter(|spec| spec.grant.status == Status::Active).count() as u64
     };
     committed.edited.iter().map(|(old, new)| active(&old.entry).saturating_sub(active(new))).sum()
-}
-
-fn audience(registry: &Registry) -> Result<Box<str>> {
-    registry.settings.audience.clone().ok_or(Error::Missing {
-        what: "the audience",
-        hint: "give --audience, or set `audience` in the registry to the name that the sidecars' \
-               configuration has as well",
-    })
 }
 
 /// Builds, signs and publishes a table of the registry as it stands.
@@ -422,15 +320,6 @@ pub fn write<F: Read + Seek>(
     let bytes = to.stream_position().map_err(Error::write(&out))?;
     to.commit()?;
     Ok(Published { path: shown, manifest: ours, bytes })
-}
-
-/// The manifest of a file that is there already. Not verified: it is compared, not trusted.
-pub fn head(path: &Path) -> Result<Manifest> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(HEAD).read_to_end(&mut bytes))
-        .map_err(Error::read(path))?;
-    Manifest::unverified(&bytes).map_err(|e| Error::refused(path, e))
 }
 
 // === impl Published ===

@@ -4,14 +4,14 @@ use ipnet::IpNet;
 
 use super::super::error::{Error, Result};
 use super::super::publish::PublishArgs;
-use super::super::registry::change::{Change, Check, Committed};
+use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::Entry;
-use super::super::registry::{Filter, Located};
 use super::super::session::Session;
 use super::super::time::When;
 use super::create;
+use super::lookup::{holder, secret_digest};
 use crate::core::address::parse_network;
-use crate::core::{Digest, Environment, Limit, OrgId, Permission, Status};
+use crate::core::{Environment, Limit, OrgId, Permission, Status};
 
 /// Which keys.
 #[derive(Debug, clap::Args)]
@@ -258,26 +258,6 @@ fn tell(committed: &Committed, became: &str, session: &mut Session) -> Result<()
         }
     }
     session.output.flush()
-}
-
-/// The key that has this secret.
-pub fn holder(change: &Change, digest: Digest) -> Result<Located> {
-    let filter = Filter { digest: Some(digest), ..Filter::default() };
-    change.registry().find(&filter)?.pop().ok_or_else(|| Error::NoSuchKey {
-        selector: "(the secret from standard input)".into(),
-        path: change.registry().path.clone(),
-    })
-}
-
-/// The digest of the secret on standard input; a line end behind it is none of it.
-pub fn secret_digest() -> Result<Digest> {
-    let mut text = zeroize::Zeroizing::new(String::with_capacity(4096));
-    let path = std::path::Path::new("standard input");
-    std::io::stdin().read_line(&mut text).map_err(Error::read(path))?;
-    match text.trim_end_matches(['\r', '\n']) {
-        "" => Err(Error::argument("--secret-stdin", "standard input is empty")),
-        secret => Ok(Digest::of(secret.as_bytes())),
-    }
 }
 
 pub fn refuse_revoked(entry: &Entry) -> Result<()> {

@@ -10,7 +10,7 @@ use super::super::registry::entry::{Entry, show_digest, show_limit, show_network
 use super::super::registry::{Filter, Form, Registry};
 use super::super::session::Session;
 use super::super::time;
-use super::edit;
+use super::lookup::secret_digest;
 use crate::core::{Environment, OrgId, Permission};
 
 /// Keys whose columns are aligned together; the next ones follow with widths of their own, so that
@@ -143,7 +143,7 @@ impl Show {
         let entry = match &self.key {
             Some(key) => registry.select(key, self.org.as_ref())?.entry,
             None => {
-                let digest = edit::secret_digest()?;
+                let digest = secret_digest()?;
                 let filter = Filter { digest: Some(digest), ..Filter::default() };
                 let found = registry.find(&filter)?.pop();
                 found

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::super::error::{Error, Fault, Result};
-use super::super::files;
-use super::super::keys::import::{Found, read_csv};
-use super::super::publish::{self, Terms};
+use super::super::keys::import::collect::Found;
+use super::super::keys::import::lines::read_csv;
+use super::super::publish::terms::{MEMORY, Spill, Terms};
+use super::super::publish::{self, Published};
 use super::super::registry::change::{Change, Check};
 use super::super::registry::entry::RawEntry;
 use super::super::registry::settings::is_audience;
@@ -19,7 +20,7 @@ use super::super::signer::{Signer, load_public, table_key};
 use super::super::time::When;
 use super::fold;
 use crate::core::KeySpec;
-use crate::table::{Acknowledge, BodyBuilder, Spool};
+use crate::table::{Acknowledge, BodyBuilder};
 
 #[derive(Debug, clap::Args)]
 pub struct Build {
@@ -81,29 +82,6 @@ pub enum OnBadLine {
     Stop,
 }
 
-/// Temporary files in the directory of the target: on its disk, and without a name, so that a
-/// crash leaves nothing behind.
-#[derive(Debug)]
-pub struct Spill {
-    directory: PathBuf,
-}
-
-// === impl Spill ===
-
-impl Spill {
-    pub fn beside(target: &Path) -> Self {
-        Self { directory: files::directory(target).to_owned() }
-    }
-}
-
-impl Spool for Spill {
-    type File = File;
-
-    fn fresh(&mut self) -> io::Result<File> {
-        tempfile::tempfile_in(&self.directory)
-    }
-}
-
 // === impl Build ===
 
 impl Build {
@@ -121,7 +99,7 @@ impl Build {
             expires: None,
             acknowledge: Vec::new(),
             fold_patch: None,
-            memory: publish::MEMORY,
+            memory: MEMORY,
             on_bad_line: OnBadLine::Report,
         }
     }
@@ -145,7 +123,7 @@ impl Build {
         published.answer(session)
     }
 
-    fn of_registry(&self, session: &mut Session) -> Result<publish::Published> {
+    fn of_registry(&self, session: &mut Session) -> Result<Published> {
         let change = Change::begin(&session.registry, session.patience, Check::Touched)?;
         let terms = self.terms(Some(change.registry()), session)?;
         let out = self.out.clone().or_else(|| {
@@ -171,7 +149,7 @@ impl Build {
         self.build(Some(&registry), registry.settings.serial, &out, &terms, session)
     }
 
-    fn of_files(&self, session: &Session) -> Result<publish::Published> {
+    fn of_files(&self, session: &Session) -> Result<Published> {
         let terms = self.terms(None, session)?;
         let out = self
             .out
@@ -238,7 +216,7 @@ impl Build {
         out: &Path,
         terms: &Terms,
         session: &Session,
-    ) -> Result<publish::Published> {
+    ) -> Result<Published> {
         let mut builder = BodyBuilder::new(Spill::beside(out), terms.memory);
         let mut faults = Vec::new();
         let stop = self.on_bad_line == OnBadLine::Stop;

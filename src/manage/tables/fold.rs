@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::super::error::{Error, Result};
 use super::super::files;
-use super::super::publish;
+use super::super::publish::target;
 use super::super::registry::Filter;
 use super::super::registry::change::Change;
 use super::super::registry::entry::{Entry, Previous};
@@ -36,7 +36,7 @@ pub fn published_patch(
             None => return Ok(change),
         },
     };
-    let manifest = publish::head(&path)?;
+    let manifest = target::head(&path)?;
     if asked.is_none() {
         return match manifest.serial > settings.serial {
             true => Err(Error::raced(&path, &manifest, change.serial())),

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::super::error::{Error, Result};
-use super::super::publish::{self, Terms};
+use super::super::publish::terms::Terms;
+use super::super::publish::{self, target};
 use super::super::registry::change::{Change, Check};
 use super::super::session::Session;
 
@@ -55,7 +56,7 @@ impl MakePatch {
             "give --base, or set `table` under [publish] in the registry",
         )?;
         let terms = Terms::of(registry, &self.signers, session)?;
-        publish::head(&base)?;
+        target::head(&base)?;
         let change = match self.serial {
             Some(serial) => change.at_serial(serial)?,
             None => change,

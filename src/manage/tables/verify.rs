@@ -8,7 +8,7 @@ use serde_json::json;
 use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::output::count;
-use super::super::publish;
+use super::super::publish::target;
 use super::super::session::Session;
 use super::super::signer::{load_public, table_key};
 use super::super::time;
@@ -129,7 +129,7 @@ impl Verify {
         match self.file.extension().and_then(|e| e.to_str()) {
             Some("kgt") => Ok(Kind::Table),
             Some("kgp") => Ok(Kind::Patch),
-            _ => Ok(publish::head(&self.file)?.kind),
+            _ => Ok(target::head(&self.file)?.kind),
         }
     }
 

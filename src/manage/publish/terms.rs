@@ -1,0 +1,138 @@
+//! What a publication says that does not follow from its keys: audience, signers, expiry; and where
+//! it is put together. Imports the registry, signers and table.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use super::super::error::{Error, Result};
+use super::super::files;
+use super::super::registry::Registry;
+use super::super::session::Session;
+use super::super::signer::{self, Signer};
+use super::super::time;
+use super::target::head;
+use crate::table::{Acknowledge, Draft, Issue, PublicKey, Spool};
+
+/// Default bound on what a build holds in memory.
+pub const MEMORY: usize = 256 << 20;
+
+/// What a manifest says that does not follow from the keys.
+#[derive(Debug)]
+pub struct Terms {
+    pub audience: Box<str>,
+    pub signers: Vec<Signer>,
+    /// Those who may sign later, without their private key at hand.
+    pub named: Vec<PublicKey>,
+    pub expires_at: Option<u64>,
+    pub acknowledge: Vec<Acknowledge>,
+    /// Active records that the change at hand ends, by name and on purpose.
+    pub ended: u64,
+    pub memory: usize,
+}
+
+/// Temporary files in the directory of the target: on its disk, and without a name, so that a
+/// crash leaves nothing behind.
+#[derive(Debug)]
+pub struct Spill {
+    directory: PathBuf,
+}
+
+// === impl Spill ===
+
+impl Spill {
+    pub fn beside(target: &Path) -> Self {
+        Self { directory: files::directory(target).to_owned() }
+    }
+}
+
+impl Spool for Spill {
+    type File = File;
+
+    fn fresh(&mut self) -> io::Result<File> {
+        tempfile::tempfile_in(&self.directory)
+    }
+}
+
+// === impl Terms ===
+
+impl Terms {
+    /// From the registry's settings; options come on top.
+    pub fn of(registry: &Registry, signers: &[PathBuf], session: &Session) -> Result<Self> {
+        let publish = &registry.settings.publish;
+        let paths: Vec<_> = match (signers, &publish.signer) {
+            ([], Some(path)) => vec![registry.relative(path)],
+            ([], None) => {
+                return Err(Error::Missing {
+                    what: "the signer",
+                    hint: "give --signer FILE, or set `signer` under [publish] in the registry; \
+                           `keygatectl signer new` makes one",
+                });
+            }
+            (given, _) => given.to_vec(),
+        };
+        let signers: Vec<_> = paths.iter().map(|path| Signer::load(path)).collect::<Result<_>>()?;
+        let expires_at = match publish.life {
+            Some(life) => time::When::In(life).resolve(session.now()).map_err(|e| {
+                Error::setting(&registry.path, format!("publish.life: {e}"), "shorten it")
+            })?,
+            None => None,
+        };
+        Ok(Self {
+            audience: audience(registry)?,
+            named: signers.iter().map(|s| signer::table_key(s.public())).collect::<Result<_>>()?,
+            signers,
+            expires_at,
+            acknowledge: Vec::new(),
+            ended: 0,
+            memory: MEMORY,
+        })
+    }
+
+    pub fn issue(&self, serial: u64, session: &Session) -> Issue {
+        Issue {
+            serial,
+            // The registry holds every change that was ever published from it.
+            includes_through: serial,
+            issued_at_ms: session.clock.now().unix_ms,
+            expires_at: self.expires_at,
+            audience: self.audience.clone(),
+            signers: self.named.iter().map(PublicKey::id).collect(),
+            acknowledge: self.acknowledge.clone(),
+        }
+    }
+
+    /// Who revokes a key by name means it: no sidecar shall take the smaller table for an accident
+    /// and keep the key alive. What is missing beyond those keys is an accident still.
+    pub fn on_purpose(&self, out: &Path, after: u64) -> Vec<Acknowledge> {
+        match head(out) {
+            Ok(before) if self.ended > 0 && before.active <= after + self.ended => match after {
+                0 => vec![Acknowledge::Empty, Acknowledge::Shrink],
+                _ => vec![Acknowledge::Shrink],
+            },
+            _ => Vec::new(),
+        }
+    }
+
+    /// Signs with every signer at hand.
+    pub fn sign<F>(&self, draft: &mut Draft<F>, path: &Path) -> Result<()>
+    where
+        F: Read + Seek,
+    {
+        for signer in &self.signers {
+            let signature = signer.sign(draft.message()).ok_or(Error::Random)?;
+            draft
+                .attach(&signer::table_key(signer.public())?, &signature)
+                .map_err(|e| Error::seal(path, e))?;
+        }
+        Ok(())
+    }
+}
+
+fn audience(registry: &Registry) -> Result<Box<str>> {
+    registry.settings.audience.clone().ok_or(Error::Missing {
+        what: "the audience",
+        hint: "give --audience, or set `audience` in the registry to the name that the sidecars' \
+               configuration has as well",
+    })
+}
