@@ -216,6 +216,7 @@ fn route_slots(metrics: &Metrics, settings: &Settings) -> Box<[u32]> {
 /// What the reload thread does when the configuration file changes. `running` is what this process
 /// was started with; what differs from it outside the settings needs a restart.
 fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
+    let watched = running.watched_files();
     let reconfigure = move || {
         let host = Noted::new(&ThisHost);
         let next = match Config::load_on(&host, &file) {
@@ -227,11 +228,12 @@ fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
         }
         let needs_restart = config::needs_restart(&running, &next);
         let needs_restart = needs_restart.into_iter().map(str::to_owned).collect();
+        let watched = next.watched_files();
         let settings = Arc::new(next.settings);
         let route_slots = route_slots(&metrics, &settings);
-        Ok(Reconfigured { settings, route_slots, table: next.table, needs_restart })
+        Ok(Reconfigured { settings, route_slots, table: next.table, watched, needs_restart })
     };
-    Hooks { reconfigure: Box::new(reconfigure), files: Vec::new() }
+    Hooks { reconfigure: Box::new(reconfigure), files: Vec::new(), watched }
 }
 
 type Reloadables = Vec<Arc<dyn proxy::tls::Reloadable>>;

@@ -1,5 +1,5 @@
 //! Are configuration and table fit for each other? Says so before a sidecar is started with them.
-//! Imports core, config and table.
+//! Imports core, config, mounts and table.
 
 mod load;
 
@@ -14,6 +14,7 @@ use crate::core::route::{Mode, Needs, Require};
 use crate::core::{
     Access, BasicForm, Grant, KeyView, Kind, Now, Permission, Route, Source, Status,
 };
+use crate::mounts::Mounts;
 use crate::table::KeySet;
 
 pub use self::load::{Instead, LoadError, Loaded, load};
@@ -72,6 +73,9 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Loaded>, now: Now) ->
         })
         .collect();
     routes_alone(config, &mut findings);
+    if let Ok(mounts) = Mounts::read() {
+        mounted_alone(file, config, &mounts, &mut findings);
+    }
     if let Some(refusal) = loaded.and_then(|l| l.restricted.as_ref()) {
         findings.push(Finding {
             kind: "patch_restricted",
@@ -117,6 +121,26 @@ fn routes_alone(config: &Config, findings: &mut Vec<Finding>) {
                 "only observes: whatever it would refuse is forwarded as anonymous",
                 "set mode = \"enforce\" once the log shows no more refusals that surprise",
             ));
+        }
+    }
+}
+
+/// Files whose replacement a sidecar that runs here would never see.
+fn mounted_alone(file: &Path, config: &Config, mounts: &Mounts, findings: &mut Vec<Finding>) {
+    let watched = config.watched_files();
+    let named = watched.iter().map(|watched| (watched.key, watched.path.as_path()));
+    for (key, path) in std::iter::once(("configuration", file)).chain(named) {
+        for point in mounts.files_at(path) {
+            findings.push(Finding {
+                kind: "mounted_file",
+                subject: key.to_owned(),
+                message: format!(
+                    "{} is a mount of its own and will never see a replacement: what is renamed \
+                     into its place outside does not arrive here",
+                    point.display()
+                ),
+                hint: Some("mount the directory that holds it, without subPath".to_owned()),
+            });
         }
     }
 }

@@ -4,6 +4,7 @@
 mod delivery;
 mod diff;
 mod fault;
+mod files;
 mod lower;
 mod policy;
 mod raw;
@@ -26,6 +27,7 @@ use crate::core::{NetworkSet, Policy, Source};
 
 pub use self::diff::needs_restart;
 pub use self::fault::{Error, Fault};
+pub use self::files::WatchedFile;
 pub use self::raw::Host;
 
 /// Everything. The parts outside [`Settings`] need a restart to change.

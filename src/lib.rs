@@ -13,6 +13,7 @@ pub mod core;
 pub mod exit;
 pub mod explain;
 pub mod manage;
+pub mod mounts;
 pub mod proxy;
 pub mod reload;
 pub mod snapshot;

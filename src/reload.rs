@@ -1,5 +1,5 @@
 //! From files and URLs to what is in force: sources, watching, verification, acceptance, swap.
-//! Imports `clock`, `config`, `core`, `snapshot`, `table`, `telemetry`.
+//! Imports `clock`, `config`, `core`, `mounts`, `snapshot`, `table`, `telemetry`.
 //!
 //! ```text
 //! load_first → Loaded → start → Reloader      (a thread of its own; a URL has one as well)
@@ -38,7 +38,7 @@ use self::run::{Event, Feed, Loop, Wakes};
 use self::source::PathSource;
 use self::url::UrlSource;
 use crate::clock::Clock;
-use crate::config::{Settings, TableConfig, TableSource};
+use crate::config::{Settings, TableConfig, TableSource, WatchedFile};
 use crate::core::Now;
 use crate::snapshot::Store;
 use crate::table::{KeySet, Refusal, TrustError};
@@ -47,7 +47,7 @@ use crate::telemetry::{Metrics, Readiness};
 
 pub use self::keeper::Failure;
 pub use self::source::SourceError;
-pub use self::status::{Status, StatusCell, Time};
+pub use self::status::{MountedFile, Status, StatusCell, Time};
 
 /// Why keygate cannot start with keys.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +64,7 @@ pub struct Reconfigured {
     pub settings: Arc<Settings>,
     pub route_slots: Box<[u32]>,
     pub table: TableConfig,
+    pub watched: Vec<WatchedFile>,
     /// Keys outside [`Settings`] and `[table]` that differ and stay as they are until a restart.
     pub needs_restart: Vec<String>,
 }
@@ -84,6 +85,8 @@ pub struct Hooks {
     pub reconfigure: Box<dyn FnMut() -> Result<Reconfigured, Unusable> + Send>,
     /// Other files that are watched in the same way, such as certificates.
     pub files: Vec<FileHook>,
+    /// All files that somebody watches, to tell which of them are mounted alone.
+    pub watched: Vec<WatchedFile>,
 }
 
 /// Files that are read again by someone else when they change.

@@ -259,6 +259,36 @@ format = "text"
 success_every = 100
 "#;
 
+/// Every file that is read again is one whose mount is looked at; `table.path` and `table.patch` are URLs
+/// in the one, files in the other.
+#[test]
+fn watched_files_are_named_with_their_keys() {
+    let keys = |text: &str| {
+        let files = parse(text).unwrap().watched_files();
+        files.into_iter().map(|file| file.key).collect::<std::collections::BTreeSet<_>>()
+    };
+    let full = keys(FULL);
+    let want = [
+        "listen.tls.certificate",
+        "listen.tls.client_ca",
+        "listen.tls.key",
+        "table.http.bearer_file",
+        "table.http.ca",
+        "table.trusted_signers",
+        "upstream.tls.ca",
+        "upstream.tls.certificate",
+        "upstream.tls.key",
+    ];
+    assert_eq!(full.iter().copied().collect::<Vec<_>>(), want);
+    let http = FULL.find("[table.http]").unwrap();
+    let end = http + FULL[http..].find("\n[[").unwrap();
+    let local = format!("{}{}", &FULL[..http], &FULL[end..])
+        .replace("url = \"https://keys.example/orders.kgt\"", "path = \"keys.kgt\"")
+        .replace("https://keys.example/orders.kgp", "keys.kgp");
+    let local = keys(&local);
+    assert!(local.contains("table.path") && local.contains("table.patch"), "{local:?}");
+}
+
 #[test]
 fn a_full_configuration() {
     let config = parse(FULL).unwrap();

@@ -56,6 +56,8 @@ struct Page {
     patch: Option<InForce>,
     keys: Option<Keys>,
     last_reload: Option<Attempted>,
+    #[serde(default)]
+    mounted_files: Vec<MountedFile>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -66,6 +68,12 @@ struct InForce {
 #[derive(Debug, Deserialize)]
 struct Keys {
     active: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct MountedFile {
+    key: String,
+    path: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -156,10 +164,10 @@ impl Status {
                 answer.in_force =
                     self.serial.map(|wanted| page.serial.is_some_and(|serial| serial >= wanted));
                 // Why a sidecar stays behind is the next question.
-                if answer.in_force == Some(false)
-                    && let Some(last) = page.last_reload.filter(|last| !last.ok)
-                {
-                    answer.error = last.error;
+                if answer.in_force == Some(false) {
+                    let failed = page.last_reload.filter(|last| !last.ok);
+                    let mounted = || page.mounted_files.iter().find_map(MountedFile::why);
+                    answer.error = failed.and_then(|last| last.error).or_else(mounted);
                 }
             }
             Err(why) => {
@@ -191,6 +199,19 @@ impl Status {
             ]);
         }
         columns.print(&mut session.output)
+    }
+}
+
+// === impl MountedFile ===
+
+impl MountedFile {
+    /// Why a new serial does not arrive; `None`: another file is mounted so.
+    fn why(&self) -> Option<String> {
+        let carries_keys = ["table.path", "table.patch"].contains(&self.key.as_str());
+        carries_keys.then(|| {
+            let Self { key, path } = self;
+            format!("{key}: {path} is a mount of its own and will never see a replacement")
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::files::Placed;
 use super::source::SourceError;
 use super::state::StateFile;
-use super::status::{Attempted, ConfigStatus, SourceStatus, Status, StatusCell, Time};
+use super::status::{Attempted, ConfigStatus, MountedFile, SourceStatus, Status, StatusCell, Time};
 use crate::clock::Clock;
 use crate::config::{AfterExpiry, TableConfig};
 use crate::core::Now;
@@ -425,6 +425,24 @@ impl Keeper {
     pub(super) fn show_sources(&mut self, sources: Vec<SourceStatus>) {
         if self.status.sources != sources {
             self.status.sources = sources;
+            self.cell.store(self.status.clone());
+        }
+    }
+
+    /// Files that are mounted alone, each told once.
+    pub(super) fn show_mounted(&mut self, mounted: Vec<MountedFile>) {
+        for file in mounted.iter().filter(|file| !self.status.mounted_files.contains(file)) {
+            tracing::error!(
+                key = file.key,
+                path = file.path,
+                "this file is a mount of its own and will never see a replacement: what is renamed \
+                 into its place outside does not arrive here\n\
+                 hint: mount the directory that holds it, without subPath; until then a change \
+                 takes a restart of the container"
+            );
+        }
+        if self.status.mounted_files != mounted {
+            self.status.mounted_files = mounted;
             self.cell.store(self.status.clone());
         }
     }

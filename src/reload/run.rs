@@ -239,6 +239,7 @@ impl Loop {
         self.keeper.show_config(ConfigStatus { loaded_at, ..ConfigStatus::default() });
         // Between the load at start and the watch something may have changed.
         self.look(Look::Final);
+        self.look_at_mounts();
         self.count();
         loop {
             match inbox.recv_timeout(self.until_due()) {
@@ -398,6 +399,7 @@ impl Loop {
         self.forget();
         self.reconfigure();
         self.look(Look::Final);
+        self.look_at_mounts();
     }
 
     /// The next look takes nothing for granted.

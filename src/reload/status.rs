@@ -27,6 +27,8 @@ pub struct Status {
     pub last_failure: Option<Attempted>,
     pub state: Persistence,
     pub sources: Vec<SourceStatus>,
+    /// Watched files that are mount points themselves: they will never see a replacement.
+    pub mounted_files: Vec<MountedFile>,
     pub config: ConfigStatus,
 }
 
@@ -90,6 +92,15 @@ pub struct SourceStatus {
     pub from: String,
     /// A path whose directories are watched, so that a change is seen at once.
     pub watching: bool,
+}
+
+/// A file that was mounted alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MountedFile {
+    /// The key of the configuration that names it; `config`: the configuration itself.
+    pub key: &'static str,
+    /// The mount point, symbolic links followed.
+    pub path: String,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]

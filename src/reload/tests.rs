@@ -121,9 +121,11 @@ impl Folder {
                 let config = Config::load_on(&host, &its);
                 let config =
                     config.map_err(|e| Unusable { error: e.to_string(), files: host.files() })?;
+                let watched = config.watched_files();
                 Ok(Reconfigured {
                     settings: Arc::new(config.settings),
                     route_slots: Box::new([7]),
+                    watched,
                     table: config.table,
                     needs_restart: Vec::new(),
                 })
@@ -132,6 +134,7 @@ impl Folder {
                 paths: vec![self.at("cert.pem")],
                 changed: Box::new(move || also.lock().unwrap().push("cert")),
             }],
+            watched: Vec::new(),
         };
         let reloader = loaded.start(Arc::clone(&store), file, hooks).unwrap();
         let running = Running { store, cell, metrics, readiness, reloader: Some(reloader), hooked };

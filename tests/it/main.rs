@@ -28,6 +28,7 @@ mod hot_reload;
 mod keygate_cli;
 mod layering;
 mod lifecycle;
+mod mounts;
 mod products;
 mod proto_bodies;
 mod proto_body_arrives;

@@ -1,16 +1,17 @@
 //! The files beside table and patch: the configuration, certificates.
-//! Imports `config`, `telemetry`.
+//! Imports `config`, `mounts`, `telemetry`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::keeper::Terms;
 use super::super::source::PathSource;
-use super::super::status::{ConfigStatus, Time};
+use super::super::status::{ConfigStatus, MountedFile, Time};
 use super::super::{FileHook, Hooks, Reconfigured, Unusable};
 use super::look::Look;
 use super::{Feed, Loop, TICK, nanos};
-use crate::config::{TableConfig, TableSource};
+use crate::config::{TableConfig, TableSource, WatchedFile};
+use crate::mounts::Mounts;
 use crate::telemetry::control::Attempt;
 
 /// The files beside table and patch.
@@ -21,6 +22,8 @@ pub(super) struct Files {
     /// The last one could not be used.
     failed: Option<Failed>,
     hooks: Vec<WatchedFiles>,
+    /// All of the process, also those that others watch.
+    watched: Vec<WatchedFile>,
 }
 
 /// A configuration that could not be used is tried again, since what is missing may not be a file
@@ -100,7 +103,9 @@ impl Loop {
         let loaded_at = Some(Time { unix_ms: now });
         self.keeper.show_config(ConfigStatus { loaded_at, error: None, needs_restart });
         self.files.keep(&self.config.signer_files);
+        self.files.watched = new.watched;
         self.watch_files();
+        self.look_at_mounts();
         // Counted when all of it is in force, for whoever waits for that.
         let control = self.metrics.control();
         control.config_reload_successful.set(1);
@@ -114,6 +119,14 @@ impl Loop {
         if self.watch.watches(self.watched()) {
             self.timers.table_poll = 0;
         }
+    }
+
+    /// Says which files are mounted alone. Mounts seldom change under a running process, and a host
+    /// may have thousands: so not at every poll.
+    pub(super) fn look_at_mounts(&mut self) {
+        // Without /proc nothing can be said, and nothing is known to be wrong.
+        let Ok(mounts) = Mounts::read() else { return };
+        self.keeper.show_mounted(self.files.mounted(&mounts));
     }
 
     pub(super) fn look_at_files(&mut self) {
@@ -147,6 +160,7 @@ impl Files {
             reconfigure: hooks.reconfigure,
             failed: None,
             hooks: hooks.files.into_iter().map(watched).collect(),
+            watched: hooks.watched,
         };
         files.add(signers);
         files.take_note(wall_ms);
@@ -183,6 +197,16 @@ impl Files {
         self.config.retain(|source| {
             Some(source.path()) == file.as_deref() || signers.iter().any(|s| s == source.path())
         });
+    }
+
+    fn mounted(&self, mounts: &Mounts) -> Vec<MountedFile> {
+        let config = self.config.first().map(|config| ("config", config.path()));
+        let named = self.watched.iter().map(|file| (file.key, file.path.as_path()));
+        let points = config.into_iter().chain(named).flat_map(|(key, path)| {
+            let points = mounts.files_at(path).into_iter();
+            points.map(move |point| MountedFile { key, path: point.display().to_string() })
+        });
+        points.collect()
     }
 
     pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {

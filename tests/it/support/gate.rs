@@ -379,6 +379,11 @@ impl Gate {
         let mut command = keygate(folder.path());
         command.envs(variables.iter().copied());
         command.args(["serve", "--config", "keygate.toml"]);
+        Self::serve_by(folder, command)
+    }
+
+    /// The same by a command that becomes `keygate serve`, or starts it.
+    pub(crate) fn serve_by(folder: Folder, mut command: std::process::Command) -> Self {
         let process = Process::start(&mut command);
         let line = process.wait_for_line("\"listening\"");
         let said: serde_json::Value = serde_json::from_str(&line).expect("a JSON log line");

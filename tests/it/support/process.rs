@@ -75,6 +75,10 @@ impl Process {
     pub(crate) fn signal(&self, name: &str) {
         let number = match name {
             "HUP" => rustix::process::Signal::HUP,
+            "USR1" => rustix::process::Signal::USR1,
+            "USR2" => rustix::process::Signal::USR2,
+            "PIPE" => rustix::process::Signal::PIPE,
+            "QUIT" => rustix::process::Signal::QUIT,
             "INT" => rustix::process::Signal::INT,
             "TERM" => rustix::process::Signal::TERM,
             other => panic!("no signal {other}"),

@@ -1,0 +1,62 @@
+//! The files that a sidecar looks at again while it runs.
+
+use std::path::{Path, PathBuf};
+
+use super::{ClientAuth, Config, TableSource};
+
+/// A file whose replacement is to be seen without a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchedFile {
+    /// The key of the configuration that names it.
+    pub key: &'static str,
+    /// As configured. Of a table or patch it may be the directory that holds it.
+    pub path: PathBuf,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Every file that this configuration names and that is read again when it changes. The
+    /// configuration's own file is not among them.
+    pub fn watched_files(&self) -> Vec<WatchedFile> {
+        let mut files = Vec::new();
+        let mut add = |key, path: Option<&Path>| {
+            files.extend(path.map(|path| WatchedFile { key, path: path.to_owned() }));
+        };
+        add("table.path", path_of(Some(&self.table.source)));
+        add("table.patch", path_of(self.table.patch.as_ref()));
+        for signer in &self.table.signer_files {
+            add("table.trusted_signers", Some(signer));
+        }
+        let http = &self.table.url;
+        add("table.http.ca", http.ca.as_deref());
+        add("table.http.bearer_file", http.bearer_file.as_deref());
+        add("table.http.basic_file", http.basic_file.as_deref());
+        for tls in self.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+            for pair in &tls.certificates {
+                add("listen.tls.certificate", Some(&pair.chain));
+                add("listen.tls.key", Some(&pair.key));
+            }
+            add(
+                "listen.tls.client_ca",
+                match &tls.client_auth {
+                    ClientAuth::None => None,
+                    ClientAuth::Optional { ca } | ClientAuth::Required { ca } => Some(ca),
+                },
+            );
+        }
+        if let Some(tls) = &self.upstream.tls {
+            add("upstream.tls.ca", tls.ca.as_deref());
+            add("upstream.tls.certificate", tls.certificate.as_ref().map(|c| c.chain.as_path()));
+            add("upstream.tls.key", tls.certificate.as_ref().map(|c| c.key.as_path()));
+        }
+        files
+    }
+}
+
+fn path_of(source: Option<&TableSource>) -> Option<&Path> {
+    match source? {
+        TableSource::Path(path) => Some(path),
+        TableSource::Url(_) => None,
+    }
+}
