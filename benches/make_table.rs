@@ -14,9 +14,8 @@ use keygate::core::{
     Digest, Environment, Grant, KeyId, KeySpec, Kind, Limit, NetworkSet, OrgId, Permission,
     PermissionSet, Status,
 };
-use keygate::table::{
-    BodyBuilder, Bounds, Draft, InMemory, Issue, PatchDraft, PublicKey, Table, Trust,
-};
+use keygate::table::write::{BodyBuilder, Draft, InMemory, PatchDraft};
+use keygate::table::{Bounds, Issue, PublicKey, Table, Trust};
 
 type Failure = Box<dyn Error + Send + Sync>;
 

@@ -23,10 +23,8 @@ use keygate::core::{
     Digest, Environment, Grant, KeyId, KeySpec, Keys, Kind, Limit, NetworkSet, Now, OrgId,
     Permission, PermissionSet, Status,
 };
-use keygate::table::{
-    BodyBuilder, Bounds, Buffer, Desk, Issue, KeySet, Patch, PatchDraft, PublicKey, Rules, Spool,
-    Table, Trust,
-};
+use keygate::table::write::{BodyBuilder, PatchDraft, Spool};
+use keygate::table::{Bounds, Buffer, Desk, Issue, KeySet, Patch, PublicKey, Rules, Table, Trust};
 use serde_json::{Value, json};
 
 const SIZES: [u32; 4] = [1_000, 100_000, 1_000_000, 10_000_000];

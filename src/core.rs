@@ -21,11 +21,12 @@ pub mod route;
 pub mod secret;
 pub mod signer;
 
+pub use self::address::NetworkSet;
 pub use self::credential::{BasicForm, Prefixes, Source};
 pub use self::decision::{
     Admitted, Charge, Facts, Keys, Observed, PairLookup, Passed, Policy, Presented, Verdict, decide,
 };
-pub use self::grant::{Grant, KeySpec, KeyView, NetworkSet, PermissionSet};
+pub use self::grant::{Grant, KeySpec, KeyView, PermissionSet};
 pub use self::identity::{Identity, anonymous_field, identity_fields};
 pub use self::key::{Environment, KeyId, Kind, NameError, OrgId, Permission, Status};
 pub use self::limit::Limit;

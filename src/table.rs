@@ -3,44 +3,45 @@
 //! no log.
 //!
 //! ```text
-//! registry → BodyBuilder → BuiltBody → Draft → signature → file
+//! registry → BodyBuilder → BuiltBody → Draft → signature → file              write/, manage alone
 //! file → Table::open / Patch::open (verified) → Desk (accepted) → KeySet (in force)
 //! ```
+//!
+//! [`write`] is the half that makes files. The sidecar is built without a use of it:
+//! `tests/it/layering.rs` lets `manage` alone import it.
 
 #![deny(clippy::indexing_slicing)]
 
 pub mod accept;
 mod body;
 mod buffer;
-pub mod build;
 mod directory;
+mod entry;
 mod envelope;
 mod file;
+mod file_kind;
 mod hold;
 mod keyset;
 mod layout;
 pub mod manifest;
-mod output;
-pub mod patch;
 mod refusal;
-pub mod seal;
-pub mod sort;
+mod signer_id;
 #[cfg(test)]
 pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;
 pub mod trust;
+pub mod write;
 
 pub use self::accept::{Accepted, Desk, Ledger, LedgerError, Rules, clock_behind_ms};
 pub use self::body::Counts;
 pub use self::buffer::Buffer;
-pub use self::build::{BodyBuilder, BuildError, BuiltBody};
+pub use self::entry::Entry;
 pub use self::envelope::{FORMAT, OLDEST_FORMAT};
 pub use self::file::{Bounds, Patch, Table};
-pub use self::keyset::{Entry, KeySet};
+pub use self::file_kind::FileKind;
+pub use self::keyset::KeySet;
 pub use self::manifest::{Acknowledge, Base, BodyHash, Issue, Manifest};
-pub use self::patch::{PatchDraft, PatchError, fold};
 pub use self::refusal::Refusal;
-pub use self::seal::{Draft, SealError};
-pub use self::sort::{InMemory, Spool};
-pub use self::trust::{PublicKey, PublicKeyError, SignerId, Trust, TrustError};
+pub use self::signer_id::SignerId;
+pub use self::trust::{PublicKey, PublicKeyError, Trust, TrustError};

@@ -11,7 +11,8 @@ use keygate::core::{
 };
 use keygate::proxy::fuzz::Service;
 use keygate::snapshot::Snapshot;
-use keygate::table::{BodyBuilder, InMemory, Issue, KeySet, Table};
+use keygate::table::{Issue, KeySet, Table};
+use keygate::table::write::{BodyBuilder, InMemory};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};

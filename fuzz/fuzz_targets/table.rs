@@ -8,7 +8,8 @@ mod sealed;
 use std::sync::Arc;
 
 use keygate::core::{Keys, Kind, PairLookup};
-use keygate::table::{KeySet, PatchDraft, Table, fold};
+use keygate::table::{KeySet, Table};
+use keygate::table::write::{PatchDraft, fold};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &[u8]| {

@@ -1,10 +1,8 @@
-//! Client addresses: one canonical form, and the walk through trusted proxies.
+//! Addresses and networks: one canonical form, and the walk through trusted proxies.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
-
-use super::grant::NetworkSet;
 
 /// Why a network was refused. Everything here is the author's mistake in config or registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +12,10 @@ pub enum NetworkError {
     #[error("is neither an address nor a network such as 203.0.113.0/24 or 2001:db8::/32")]
     Syntax,
 }
+
+/// Networks that a key may be used from. Empty: from everywhere. IPv4-mapped networks never get in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetworkSet(Box<[IpNet]>);
 
 /// `::ffff:a.b.c.d` is `a.b.c.d` (slskd#1606: a mapped client missed the IPv4 allow list).
 pub fn canonical(address: IpAddr) -> IpAddr {
@@ -80,6 +82,31 @@ fn parse_hop(entry: &str) -> Option<IpAddr> {
     unscoped.parse().ok().map(canonical)
 }
 
+// === impl NetworkSet ===
+
+impl NetworkSet {
+    /// The caller has refused IPv4-mapped networks ([`parse_network`]).
+    pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
+        let mut networks: Vec<_> = networks.into_iter().map(|n| n.trunc()).collect();
+        networks.sort_unstable();
+        networks.dedup();
+        Self(networks.into())
+    }
+
+    pub fn allows(&self, client: IpAddr) -> bool {
+        let client = canonical(client);
+        self.0.is_empty() || self.0.iter().any(|n| n.contains(&client))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
+        self.0.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,5 +145,14 @@ mod tests {
         assert_eq!(parse_network("10.0.0.300"), Err(NetworkError::Syntax));
         assert_eq!(parse_network("10.0.0.7/8").unwrap().to_string(), "10.0.0.0/8");
         assert_eq!(parse_network("10.0.0.7").unwrap().to_string(), "10.0.0.7/32");
+    }
+
+    #[test]
+    fn mapped_client_address_meets_its_ipv4_network() {
+        let set = NetworkSet::new(["203.0.113.0/24".parse().unwrap()]);
+        assert!(set.allows("203.0.113.9".parse().unwrap()));
+        assert!(set.allows("::ffff:203.0.113.9".parse().unwrap()));
+        assert!(!set.allows("203.0.114.9".parse().unwrap()));
+        assert!(NetworkSet::default().allows("::1".parse().unwrap()));
     }
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::time;
 use crate::core::KeyId;
 use crate::exit::Exit;
-use crate::table::{BuildError, Manifest, PatchError, Refusal, SealError};
+use crate::table::write::{BuildError, PatchError, SealError};
+use crate::table::{Manifest, Refusal};
 
 pub type Result<T> = std::result::Result<T, Error>;
 

@@ -22,9 +22,8 @@ use super::registry::{Filter, Form, Registry};
 use super::session::Session;
 use super::time;
 use crate::core::{KeyId, Status};
-use crate::table::{
-    BodyBuilder, Bounds, BuildError, Draft, KeySet, Manifest, PatchDraft, Table, Trust,
-};
+use crate::table::write::{BodyBuilder, BuildError, Draft, PatchDraft};
+use crate::table::{Bounds, KeySet, Manifest, Table, Trust};
 
 /// Publishing as a part of a change.
 #[derive(Clone, Debug, Default, clap::Args)]

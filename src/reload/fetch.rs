@@ -13,7 +13,7 @@ use super::keeper::{Failure, Terms};
 use super::source::SourceError;
 use super::url::{Answer, Fetch, Patience, UrlSource, Validators};
 use crate::clock::Clock;
-use crate::table::manifest::Kind;
+use crate::table::FileKind;
 use crate::table::{Buffer, Patch, Refusal, Table};
 use crate::telemetry::control::Artefact;
 
@@ -84,7 +84,9 @@ impl Verified {
 
     pub(super) fn table(&self) -> Result<Arc<Table>, Failure> {
         match self {
-            Self::Patch(_) => Err(Refusal::Kind { found: Kind::Patch, wanted: Kind::Table }.into()),
+            Self::Patch(_) => {
+                Err(Refusal::Kind { found: FileKind::Patch, wanted: FileKind::Table }.into())
+            }
             Self::Table(table) => Ok(Arc::clone(table)),
         }
     }
@@ -92,7 +94,9 @@ impl Verified {
     pub(super) fn patch(&self) -> Result<Arc<Patch>, Failure> {
         match self {
             Self::Patch(patch) => Ok(Arc::clone(patch)),
-            Self::Table(_) => Err(Refusal::Kind { found: Kind::Table, wanted: Kind::Patch }.into()),
+            Self::Table(_) => {
+                Err(Refusal::Kind { found: FileKind::Table, wanted: FileKind::Patch }.into())
+            }
         }
     }
 }

@@ -17,7 +17,8 @@ use crate::config::{Config, Noted, ThisHost};
 use crate::core::{KeyId, KeySpec, Keys};
 use crate::snapshot::Snapshot;
 use crate::table::testkit::{Signer, issue, sealed, spec, table_file};
-use crate::table::{Bounds, Issue, PatchDraft, Table};
+use crate::table::write::PatchDraft;
+use crate::table::{Bounds, Issue, Table};
 
 /// Long enough for a loaded machine; nothing waits for it when all is well.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -260,8 +260,8 @@ impl<'t> Found<'t> {
     }
 
     /// As the file states it, without regard to any patch.
-    pub(crate) fn entry(&self) -> super::keyset::Entry<'t> {
-        super::keyset::Entry {
+    pub(crate) fn entry(&self) -> super::entry::Entry<'t> {
+        super::entry::Entry {
             view: self.view(),
             digest: self.digest(),
             public_id: self.public_id(),

@@ -4,13 +4,14 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::layout::ALIGN;
-use super::manifest::MAX_MANIFEST;
 use super::refusal::Refusal;
 
 /// The version that is written, and the newest that is read.
 pub const FORMAT: u8 = 1;
 /// The oldest version that is read: the one before [`FORMAT`], as soon as there is one.
 pub const OLDEST_FORMAT: u8 = 1;
+/// Most bytes of a manifest. It is the only thing that is parsed as text.
+pub(crate) const MAX_MANIFEST: usize = 4096;
 /// What a file begins with, before the version byte.
 pub(crate) const MAGIC: [u8; 7] = *b"keygate";
 /// Most signatures of a file.

@@ -2,14 +2,14 @@
 
 use super::body::{Body, Counts};
 use super::buffer::Buffer;
+use super::entry::Entry;
 use super::envelope::Envelope;
-use super::keyset::Entry;
-use super::manifest::{Kind, Manifest};
+use super::file_kind::FileKind;
+use super::manifest::{BodyHash, Manifest};
 use super::refusal::Refusal;
 use super::trust::{PublicKey, Trust};
 use crate::core::format::KeyFormats;
 use crate::core::{Digest, KeyId};
-use crate::table::manifest::BodyHash;
 
 /// Bounds on what is read. The reader of the file holds `max_bytes` as well, before it reads on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Default for Bounds {
 impl File {
     /// In this order: bound, frame, signatures, and only then the manifest, the hash of the body,
     /// its structure. Nothing but the frame is looked at before the signatures hold.
-    fn open(file: Buffer, kind: Kind, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
+    fn open(file: Buffer, kind: FileKind, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
         let bytes = file.len() as u64;
         if bytes > bounds.max_bytes {
             return Err(Refusal::TooLarge { bytes, limit: bounds.max_bytes });
@@ -110,7 +110,7 @@ fn check_counts(manifest: &Manifest, body: &Body) -> Result<(), Refusal> {
 impl Table {
     /// Verifies `file` and takes it over: the buffer that was read is the one that is used.
     pub fn open(file: impl Into<Buffer>, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
-        File::open(file.into(), Kind::Table, trust, bounds).map(Self)
+        File::open(file.into(), FileKind::Table, trust, bounds).map(Self)
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -154,7 +154,7 @@ impl Table {
 impl Patch {
     /// Verifies `file` and takes it over.
     pub fn open(file: impl Into<Buffer>, trust: &Trust, bounds: &Bounds) -> Result<Self, Refusal> {
-        File::open(file.into(), Kind::Patch, trust, bounds).map(Self)
+        File::open(file.into(), FileKind::Patch, trust, bounds).map(Self)
     }
 
     pub fn manifest(&self) -> &Manifest {

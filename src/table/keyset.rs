@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use super::body::{Counts, Found};
+use super::entry::Entry;
 use super::file::{Patch, Table};
 use super::hold::{Held, Hold};
-use crate::core::{Digest, KeyId, KeySpec, KeyView, Keys, Kind, OrgId, PairLookup, Status};
+use crate::core::{Digest, KeyId, KeyView, Keys, Kind, PairLookup, Status};
 
 /// What a snapshot holds for look-ups. Made when something is put in force, never per request.
 #[derive(Debug)]
@@ -17,15 +18,6 @@ pub struct KeySet {
     held_patches: usize,
     refuse_from: Option<u64>,
     counts: Counts,
-}
-
-/// One key as `inspect`, `diff` and `explain` see it.
-#[derive(Clone, Copy, Debug)]
-pub struct Entry<'k> {
-    pub view: KeyView<'k>,
-    pub digest: Digest,
-    /// What a caller of a pair presents as its id.
-    pub public_id: Option<&'k str>,
 }
 
 // === impl KeySet ===
@@ -208,23 +200,6 @@ impl Keys for KeySet {
 
     fn refuse_from(&self) -> Option<u64> {
         self.refuse_from
-    }
-}
-
-// === impl Entry ===
-
-impl Entry<'_> {
-    /// The key as its author would state it.
-    pub fn to_spec(&self) -> Option<KeySpec> {
-        Some(KeySpec {
-            id: self.view.id,
-            org: OrgId::parse(self.view.org).ok()?,
-            name: self.view.name.into(),
-            digest: self.digest,
-            public_id: self.public_id.map(Into::into),
-            expires: self.view.expires,
-            grant: self.view.grant.clone(),
-        })
     }
 }
 

@@ -4,21 +4,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::envelope::{Envelope, FORMAT};
+use super::file_kind::FileKind;
 use super::refusal::Refusal;
-use super::trust::SignerId;
-
-/// Most bytes of a manifest. It is the only thing that is parsed as text.
-pub const MAX_MANIFEST: usize = 4096;
+use super::signer_id::SignerId;
 
 /// Highest serial: what every JSON reader can hold exactly.
 pub const MAX_SERIAL: u64 = (1 << 53) - 1;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    Patch,
-    Table,
-}
 
 /// What a publisher did on purpose that a sidecar would otherwise refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +55,7 @@ pub struct Issue {
 pub struct Manifest {
     /// The version byte once more.
     pub format: u8,
-    pub kind: Kind,
+    pub kind: FileKind,
     pub serial: u64,
     pub includes_through: u64,
     /// Unix milliseconds; the publish time of a patch.
@@ -98,13 +90,13 @@ fn is_zero(n: &u64) -> bool {
 impl Manifest {
     /// What a file states, not verified. For showing to people why a file is refused.
     pub fn unverified(file: &[u8]) -> Result<Self, Refusal> {
-        Self::parse(super::envelope::Envelope::parse(file)?.manifest)
+        Self::parse(Envelope::parse(file)?.manifest)
     }
 
     pub(crate) fn parse(text: &[u8]) -> Result<Self, Refusal> {
         let bad = |why: &str| Refusal::Manifest { why: why.into() };
         let manifest: Self = serde_json::from_slice(text).map_err(|e| bad(&e.to_string()))?;
-        if manifest.format != super::envelope::FORMAT {
+        if manifest.format != FORMAT {
             return Err(bad("its format is not the version byte's"));
         }
         if manifest.serial == 0 || manifest.serial > MAX_SERIAL {
@@ -113,13 +105,13 @@ impl Manifest {
         if manifest.includes_through > manifest.serial {
             return Err(bad("includes_through is above the serial"));
         }
-        if (manifest.kind == Kind::Patch) != manifest.base.is_some() {
+        if (manifest.kind == FileKind::Patch) != manifest.base.is_some() {
             return Err(bad("a patch states its base, a table has none"));
         }
         if manifest.base.is_some_and(|base| base.serial >= manifest.serial) {
             return Err(bad("the base's serial is not below the patch's own"));
         }
-        if manifest.kind == Kind::Table && manifest.removed != 0 {
+        if manifest.kind == FileKind::Table && manifest.removed != 0 {
             return Err(bad("a table removes nothing"));
         }
         Ok(manifest)
@@ -132,17 +124,6 @@ impl Manifest {
 
     pub fn acknowledges(&self, what: Acknowledge) -> bool {
         self.acknowledge.contains(&what)
-    }
-}
-
-// === impl Kind ===
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Patch => "patch",
-            Self::Table => "table",
-        })
     }
 }
 

@@ -1,8 +1,8 @@
 //! Why a table or patch was not put in force. One closed enum for logs, metrics, `/status` and exit
 //! codes. Imports core only.
 
-use super::manifest::Kind;
-use super::trust::SignerId;
+use super::file_kind::FileKind;
+use super::signer_id::SignerId;
 
 /// Declares [`Refusal::reason`] and [`Refusal::exit`] side by side, and the list of all of them,
 /// so that no variant can go without its own word and its own code.
@@ -80,7 +80,7 @@ pub enum Refusal {
     )]
     HoldFull { held: usize },
     #[error("it is a {found}, wanted: {wanted}")]
-    Kind { found: Kind, wanted: Kind },
+    Kind { found: FileKind, wanted: FileKind },
     #[error("not a keygate table or patch (it does not begin with `keygate`)")]
     Magic,
     #[error("bad manifest: {why}")]

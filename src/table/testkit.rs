@@ -5,6 +5,7 @@ use std::io::{Cursor, Read, Seek};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 
+use super::write::{BodyBuilder, BuiltBody, Draft, InMemory, PatchDraft};
 use super::*;
 use crate::core::{
     Digest, Environment, Grant, KeyId, KeySpec, Kind, NetworkSet, OrgId, Permission, PermissionSet,

@@ -12,7 +12,8 @@ use super::super::session::Session;
 use super::super::signer::{self, Signer};
 use super::super::time;
 use super::target::head;
-use crate::table::{Acknowledge, Draft, Issue, PublicKey, Spool};
+use crate::table::write::{Draft, Spool};
+use crate::table::{Acknowledge, Issue, PublicKey};
 
 /// Default bound on what a build holds in memory.
 pub const MEMORY: usize = 256 << 20;

@@ -20,7 +20,8 @@ use super::super::signer::{Signer, load_public, table_key};
 use super::super::time::When;
 use super::fold;
 use crate::core::KeySpec;
-use crate::table::{Acknowledge, BodyBuilder};
+use crate::table::Acknowledge;
+use crate::table::write::BodyBuilder;
 
 #[derive(Debug, clap::Args)]
 pub struct Build {

@@ -12,8 +12,9 @@ use super::super::registry::entry::{show_digest, show_limit, show_network};
 use super::super::session::Session;
 use super::super::time;
 use crate::core::{Environment, Kind as KeyKind, Permission};
-use crate::table::manifest::Kind;
-use crate::table::{Bounds, Draft, Entry, KeySet, Manifest, Patch, Table, Trust};
+use crate::table::FileKind;
+use crate::table::write::Draft;
+use crate::table::{Bounds, Entry, KeySet, Manifest, Patch, Table, Trust};
 
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
@@ -47,7 +48,7 @@ impl Inspect {
             return head(&manifest, &[], session);
         }
         match manifest.kind {
-            Kind::Table => {
+            FileKind::Table => {
                 let table = Table::open(read()?, &trust, &bounds).map_err(refused)?;
                 let signed: Vec<_> = table.signed_by().iter().map(|k| k.id().to_string()).collect();
                 let formats: Vec<_> = table
@@ -62,7 +63,7 @@ impl Inspect {
                 let set = KeySet::new(std::sync::Arc::new(table), None, &[], None);
                 self.keys(set.iter(), session)
             }
-            Kind::Patch => {
+            FileKind::Patch => {
                 let patch = Patch::open(read()?, &trust, &bounds).map_err(refused)?;
                 let signed: Vec<_> = patch.signed_by().iter().map(|k| k.id().to_string()).collect();
                 head(patch.manifest(), &signed, session)?;
@@ -151,7 +152,7 @@ fn head(manifest: &Manifest, signed_by: &[String], session: &mut Session) -> Res
     row("may be signed by", named.join(", "));
     row("signed by", if signed_by.is_empty() { "nobody".into() } else { signed_by.join(", ") });
     row("records", format!("{}, {} active", manifest.keys, manifest.active));
-    if manifest.kind == Kind::Patch {
+    if manifest.kind == FileKind::Patch {
         row("removals", manifest.removed.to_string());
     }
     if !manifest.acknowledge.is_empty() {

@@ -9,7 +9,7 @@ use super::super::files;
 use super::super::publish;
 use super::super::session::Session;
 use super::super::signer::{Signer, load_public, table_key};
-use crate::table::Draft;
+use crate::table::write::Draft;
 
 #[derive(Debug, clap::Args)]
 pub struct AttachSignature {

@@ -13,7 +13,7 @@ use super::super::session::Session;
 use super::super::signer::{load_public, table_key};
 use super::super::time;
 use crate::core::Now;
-use crate::table::manifest::Kind;
+use crate::table::FileKind;
 use crate::table::{
     Accepted, Bounds, Desk, Manifest, Patch, PublicKey, Refusal, Rules, Table, Trust,
 };
@@ -103,12 +103,12 @@ impl Verify {
         }
         desk.set_rules(Rules { min_serial: self.min_serial, ..Rules::default() });
         match self.wanted()? {
-            Kind::Table => {
+            FileKind::Table => {
                 let table = Arc::new(Table::open(file, &trust, &bounds).map_err(refused)?);
                 desk.offer_table(Arc::clone(&table), now).map_err(refused)?;
                 Ok((table.manifest().clone(), table.signed_by().to_vec()))
             }
-            Kind::Patch => {
+            FileKind::Patch => {
                 let patch = Arc::new(Patch::open(file, &trust, &bounds).map_err(refused)?);
                 match desk.offer_patch(Arc::clone(&patch), now).map_err(refused)? {
                     Accepted::Restricted(refusal) => Err(refused(refusal)),
@@ -125,10 +125,10 @@ impl Verify {
     }
 
     /// The ending says what a sidecar takes it for; otherwise it is what it says itself.
-    fn wanted(&self) -> Result<Kind> {
+    fn wanted(&self) -> Result<FileKind> {
         match self.file.extension().and_then(|e| e.to_str()) {
-            Some("kgt") => Ok(Kind::Table),
-            Some("kgp") => Ok(Kind::Patch),
+            Some("kgt") => Ok(FileKind::Table),
+            Some("kgp") => Ok(FileKind::Patch),
             _ => Ok(target::head(&self.file)?.kind),
         }
     }

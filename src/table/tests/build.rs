@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::core::{Digest, KeySpec};
 use crate::table::testkit::*;
+use crate::table::write::{BodyBuilder, BuildError, Draft, InMemory, SealError, Spool};
 use crate::table::*;
 
 fn refusal(specs: &[KeySpec]) -> String {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::core::{KeySpec, Keys, Now, Status};
 use crate::table::testkit::*;
+use crate::table::write::PatchDraft;
 use crate::table::*;
 
 const NOW: Now = Now { unix_ms: 5_000_000, mono_ns: 0 };

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::round_trip::{key_set, keys, sorted};
 use crate::core::{Digest, KeySpec, Keys, PairLookup, Status};
 use crate::table::testkit::*;
+use crate::table::write::{PatchDraft, fold};
 use crate::table::*;
 
 /// What a request could learn of a key.

@@ -10,6 +10,7 @@ use crate::core::{
     Status,
 };
 use crate::table::testkit::*;
+use crate::table::write::{BodyBuilder, InMemory, fold};
 use crate::table::*;
 
 fn grants() -> impl Strategy<Value = Grant> {

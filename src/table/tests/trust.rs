@@ -2,6 +2,7 @@
 
 use crate::core::KeySpec;
 use crate::table::testkit::*;
+use crate::table::write::SealError;
 use crate::table::*;
 
 fn hex(text: &str) -> [u8; 32] {

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::core::Now;
-use crate::table::manifest::Kind;
 use crate::table::testkit::*;
 use crate::table::*;
 
@@ -23,7 +22,7 @@ use crate::table::*;
 struct Vector {
     /// Without folder and extension.
     name: &'static str,
-    kind: Kind,
+    kind: FileKind,
     file: Vec<u8>,
     verdict: Verdict,
 }
@@ -68,10 +67,10 @@ fn path_of(vector: &Vector, extension: &str) -> String {
     format!("{side}/{}.{extension}", vector.name)
 }
 
-fn extension(kind: Kind) -> &'static str {
+fn extension(kind: FileKind) -> &'static str {
     match kind {
-        Kind::Patch => "kgp",
-        Kind::Table => "kgt",
+        FileKind::Patch => "kgp",
+        FileKind::Table => "kgt",
     }
 }
 
@@ -174,7 +173,7 @@ impl Given {
 }
 
 /// Reads a vector as a sidecar does: verified, then offered after whatever came before.
-fn verdict(file: Vec<u8>, kind: Kind, given: Given) -> Result<Value, Refusal> {
+fn verdict(file: Vec<u8>, kind: FileKind, given: Given) -> Result<Value, Refusal> {
     let bounds = Bounds { max_bytes: MAX_BYTES };
     let mut desk = Desk::new(Rules::default());
     if given == Given::Basic {
@@ -187,13 +186,13 @@ fn verdict(file: Vec<u8>, kind: Kind, given: Given) -> Result<Value, Refusal> {
         Given::Basic | Given::Nothing => trust(),
     };
     match kind {
-        Kind::Table => {
+        FileKind::Table => {
             let table = Arc::new(Table::open(file, &trust, &bounds)?);
             desk.offer_table(table.clone(), NOW)?;
             drop(desk);
             Ok(content_of_table(Arc::into_inner(table).unwrap()))
         }
-        Kind::Patch => {
+        FileKind::Patch => {
             let patch = Arc::new(Patch::open(file, &trust, &bounds)?);
             match desk.offer_patch(patch.clone(), NOW)? {
                 Accepted::Restricted(refusal) => Err(refusal),
@@ -211,8 +210,8 @@ fn the_directory_says_what_the_reader_says() {
         for entry in fs::read_dir(folder().join(side)).unwrap() {
             let path = entry.unwrap().path();
             let kind = match path.extension().and_then(|e| e.to_str()) {
-                Some("kgt") => Kind::Table,
-                Some("kgp") => Kind::Patch,
+                Some("kgt") => FileKind::Table,
+                Some("kgp") => FileKind::Patch,
                 _ => continue,
             };
             let name = path.display().to_string();

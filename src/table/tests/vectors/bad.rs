@@ -8,6 +8,7 @@ use super::good::{self, issue, keys, patch_file};
 use super::*;
 use crate::core::{Digest, Status};
 use crate::table::layout::Section;
+use crate::table::write::PatchDraft;
 
 pub(super) fn vectors() -> Vec<Vector> {
     let mut all = Vec::new();
@@ -16,21 +17,21 @@ pub(super) fn vectors() -> Vec<Vector> {
     };
     let alone = table_file(&keys(), issue(5), &[&Signer::new(1)]);
     let why = "signed by one of two trusted signers";
-    add("few-signers", Kind::Table, "few_signers", Given::TwoRequired, why, alone);
+    add("few-signers", FileKind::Table, "few_signers", Given::TwoRequired, why, alone);
     for (name, reason, why, file) in frames() {
-        add(name, Kind::Table, reason, Given::Nothing, why, file);
+        add(name, FileKind::Table, reason, Given::Nothing, why, file);
     }
     for (name, reason, why, file) in manifests() {
-        add(name, Kind::Table, reason, Given::Nothing, why, file);
+        add(name, FileKind::Table, reason, Given::Nothing, why, file);
     }
     for (name, reason, why, file) in bodies::faults() {
-        add(name, Kind::Table, reason, Given::Nothing, why, file);
+        add(name, FileKind::Table, reason, Given::Nothing, why, file);
     }
     for (name, reason, why, file) in successors() {
-        add(name, Kind::Table, reason, Given::Basic, why, file);
+        add(name, FileKind::Table, reason, Given::Basic, why, file);
     }
     for (name, reason, why, file) in patches() {
-        add(name, Kind::Patch, reason, Given::Basic, why, file);
+        add(name, FileKind::Patch, reason, Given::Basic, why, file);
     }
     all
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::core::format::KeyFormat;
 use crate::core::{Environment, KeySpec, Limit, NetworkSet, Status};
+use crate::table::write::{BodyBuilder, InMemory, PatchDraft};
 
 pub(super) fn vectors() -> Vec<Vector> {
     let one = Signer::new(1);
@@ -38,7 +39,7 @@ pub(super) fn vectors() -> Vec<Vector> {
         .map(|(name, file)| {
             let table = Table::open(file.clone(), &trust(), &Bounds::default()).unwrap();
             let verdict = Verdict::Good(content_of_table(table));
-            Vector { name, kind: Kind::Table, file, verdict }
+            Vector { name, kind: FileKind::Table, file, verdict }
         })
         .collect();
     let patches = [
@@ -48,7 +49,7 @@ pub(super) fn vectors() -> Vec<Vector> {
     all.extend(patches.into_iter().map(|(name, file)| {
         let patch = Patch::open(file.clone(), &trust(), &Bounds::default()).unwrap();
         let verdict = Verdict::Good(content_of_patch(&patch));
-        Vector { name, kind: Kind::Patch, file, verdict }
+        Vector { name, kind: FileKind::Patch, file, verdict }
     }));
     all
 }

@@ -9,16 +9,16 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-use super::body::Counts;
-use super::layout::{
-    Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawNetwork, Record, Removal, SECTIONS,
-    environment_code, kind_code, status_code,
-};
-use super::manifest::BodyHash;
 use super::output::Output;
 use super::sort::{Sorted, Sorter, Spool};
 use crate::core::format::KeyFormat;
 use crate::core::{Digest, Grant, KeyId, KeySpec, Kind};
+use crate::table::body::Counts;
+use crate::table::layout::{
+    Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawNetwork, Record, Removal, SECTIONS,
+    environment_code, kind_code, status_code,
+};
+use crate::table::manifest::BodyHash;
 
 /// Why keys do not make a table. Everything but `Io` is the registry's author's to mend.
 #[derive(Debug, thiserror::Error)]

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 
 use super::build::{BodyBuilder, BuildError};
-use super::file::{Patch, Table};
-use super::keyset::KeySet;
-use super::manifest::{Base, Issue};
-use super::refusal::Refusal;
 use super::seal::Draft;
 use super::sort::InMemory;
 use crate::core::format::KeyFormat;
 use crate::core::{Digest, KeyId, KeySpec};
+use crate::table::file::{Patch, Table};
+use crate::table::keyset::KeySet;
+use crate::table::manifest::{Base, Issue};
+use crate::table::refusal::Refusal;
 
 /// A patch being put together. Cumulative: it replaces every earlier patch over its base.
 #[derive(Debug)]

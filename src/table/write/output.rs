@@ -4,8 +4,8 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use super::layout::ALIGN;
-use super::manifest::BodyHash;
+use crate::table::layout::ALIGN;
+use crate::table::manifest::BodyHash;
 
 /// Writes, counts and hashes.
 pub(crate) struct Output<F: Write> {

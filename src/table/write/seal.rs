@@ -6,10 +6,12 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::build::BuiltBody;
-use super::envelope::{Envelope, FORMAT, MAX_SIGNATURES, SignatureEntry};
-use super::manifest::{Base, BodyHash, Issue, Kind, MAX_MANIFEST, Manifest};
-use super::refusal::Refusal;
-use super::trust::PublicKey;
+use crate::table::envelope::{Envelope, FORMAT, MAX_MANIFEST, MAX_SIGNATURES, SignatureEntry};
+use crate::table::file_kind::FileKind;
+use crate::table::manifest::{Base, BodyHash, Issue, Manifest};
+use crate::table::refusal::Refusal;
+use crate::table::signer_id::SignerId;
+use crate::table::trust::PublicKey;
 
 /// A table or patch whose content is fixed and that may yet be signed.
 #[derive(Debug)]
@@ -29,7 +31,7 @@ pub enum SealError {
         "{signer} is not among the signers that the manifest names\n\
          hint: name it with `--signer` when building"
     )]
-    NotNamed { signer: super::trust::SignerId },
+    NotNamed { signer: SignerId },
     #[error("{0}")]
     Refused(#[from] Refusal),
 }
@@ -56,15 +58,20 @@ impl<F> BuiltBody<F> {
 
     /// States what it is, as a table.
     pub fn into_table(self, issue: Issue) -> Result<Draft<F>, Refusal> {
-        self.into_draft(Kind::Table, None, issue)
+        self.into_draft(FileKind::Table, None, issue)
     }
 
     /// States what it is, as a patch over `base`.
     pub(crate) fn into_patch(self, base: Base, issue: Issue) -> Result<Draft<F>, Refusal> {
-        self.into_draft(Kind::Patch, Some(base), issue)
+        self.into_draft(FileKind::Patch, Some(base), issue)
     }
 
-    fn into_draft(self, kind: Kind, base: Option<Base>, issue: Issue) -> Result<Draft<F>, Refusal> {
+    fn into_draft(
+        self,
+        kind: FileKind,
+        base: Option<Base>,
+        issue: Issue,
+    ) -> Result<Draft<F>, Refusal> {
         let manifest = Manifest {
             format: FORMAT,
             kind,

@@ -1,0 +1,14 @@
+//! Makes the files that the rest of this room reads: bodies, manifests, patches, and what is to be
+//! signed. `manage` alone imports it (and benches, fuzz targets and tests): the sidecar cannot make
+//! a table. Holds no private key: it hands out the message and takes the signature.
+
+mod build;
+mod output;
+mod patch;
+mod seal;
+mod sort;
+
+pub use self::build::{BodyBuilder, BuildError, BuiltBody};
+pub use self::patch::{PatchDraft, PatchError, fold};
+pub use self::seal::{Draft, SealError};
+pub use self::sort::{InMemory, Spool};
