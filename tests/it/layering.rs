@@ -59,7 +59,6 @@ const PURE: &[&str] = &["core", "table"];
 const WITHOUT_CIRCLES: &[&str] = &[
     "core",
     "table",
-    "manage",
     "reload",
     "config",
     "telemetry",
