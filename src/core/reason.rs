@@ -57,8 +57,6 @@ reasons! {
     BodyTooLarge "body_too_large" "body_too_large" 413,
     /// The key is disabled for now.
     Disabled "disabled" "invalid_key" 401,
-    /// keygate is about to stop.
-    Draining "draining" "unavailable" 503,
     /// Two credentials in one request.
     Duplicate "duplicate" "duplicate_credential" 400,
     Expired "expired" "expired_key" 401,
@@ -99,7 +97,7 @@ reasons! {
     WrongSecret "wrong_secret" "invalid_key" 401,
 }
 
-/// How much a refusal tells a caller who has proved possession of a key (DESIGN invariant 9).
+/// How much a refusal tells a caller who has proved possession of a key (ARCHITECTURE invariant 9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Disclosure {
     /// Expired, not yet valid and wrong environment are told apart from an unknown key.

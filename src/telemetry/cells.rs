@@ -115,8 +115,6 @@ pub enum Turned {
     Cap,
     /// More connections of one address than configured.
     CapPerAddress,
-    /// keygate is about to stop.
-    Draining,
     /// The TLS or PROXY header took too long.
     HandshakeTimeout,
     /// No PROXY header, a bad one, or from a peer that must not send one.
@@ -501,20 +499,13 @@ impl RateDecision {
 // === impl Turned ===
 
 impl Turned {
-    pub const ALL: [Self; 6] = [
-        Self::Cap,
-        Self::CapPerAddress,
-        Self::Draining,
-        Self::HandshakeTimeout,
-        Self::ProxyHeader,
-        Self::Tls,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::Cap, Self::CapPerAddress, Self::HandshakeTimeout, Self::ProxyHeader, Self::Tls];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cap => "cap",
             Self::CapPerAddress => "cap_per_address",
-            Self::Draining => "draining",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::ProxyHeader => "proxy_header",
             Self::Tls => "tls",

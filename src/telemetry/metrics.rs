@@ -51,9 +51,9 @@ families! {
     AUTH_DURATION Histogram "keygate_auth_duration_seconds" []
         "Time that reading the facts, deciding and charging took.";
     CLIENT_BYTES_RECEIVED Counter "keygate_client_received_bytes_total" []
-        "Bytes read from clients.";
+        "Bytes of request bodies and upgraded connections read from clients, without heads and framing.";
     CLIENT_BYTES_SENT Counter "keygate_client_sent_bytes_total" []
-        "Bytes written to clients.";
+        "Bytes of answer bodies and upgraded connections handed on to clients, without heads and framing.";
     CONNECTIONS Counter "keygate_connections_total" ["listener"]
         "Client connections accepted.";
     CONNECTIONS_OPEN Gauge "keygate_connections_open" ["listener", "worker"]

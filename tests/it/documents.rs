@@ -1,7 +1,8 @@
 //! Documents are held against the code and against each other, so that they cannot rot.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn read(path: &str) -> String {
     let full = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
@@ -112,4 +113,69 @@ fn targets_of_the_makefile_exist() {
         }
     }
     assert!(read(".ci/run").contains("make test"));
+}
+
+/// The table of threads in ARCHITECTURE.md has every thread that the sidecar starts, by its name,
+/// and no other.
+#[test]
+fn threads_are_those_of_the_architecture() {
+    // Not started by name in this crate: the main thread, and that of the crate `notify`.
+    let mut started: BTreeSet<String> =
+        ["keygate", "notify-rs inotify loop"].map(String::from).into();
+    let mut files = Vec::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    for file in files {
+        // keygatectl is another process.
+        let text = fs::read_to_string(&file).unwrap();
+        let path = file.display().to_string();
+        if path.contains("/src/manage") || path.contains("tests") {
+            continue;
+        }
+        let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        assert!(!product.contains("thread::spawn("), "{path}: a thread without a name");
+        for call in product.split("thread::Builder::new()").skip(1) {
+            let name = call.trim_start().strip_prefix(".name(");
+            let name = name.unwrap_or_else(|| panic!("{path}: a thread without a name"));
+            if let Some(name) = literal(name.trim_start_matches("format!(")) {
+                started.insert(name.replace("{index}", "N"));
+            } else {
+                // Handed in: the literals of the calls or of the match above.
+                let handed = named(product, ".start(").chain(named(product, "=> "));
+                let handed: Vec<_> = handed.collect();
+                assert!(!handed.is_empty(), "{path}: cannot tell the name of a thread");
+                started.extend(handed);
+            }
+        }
+        started.extend(named(product, ".thread_name("));
+    }
+    let page = read("ARCHITECTURE.md");
+    let table = page.split("## Threads").nth(1).unwrap().split("\n## ").next().unwrap();
+    let told: BTreeSet<String> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|line| line.split(" |").next())
+        .flat_map(|cell| cell.split("`, `"))
+        .map(|name| name.trim_matches('`').into())
+        .collect();
+    assert_eq!(told, started);
+}
+
+/// The string that a text begins with.
+fn literal(text: &str) -> Option<String> {
+    Some(text.trim_start().strip_prefix('"')?.split('"').next()?.into())
+}
+
+/// The strings that follow a mark.
+fn named<'t>(text: &'t str, mark: &'t str) -> impl Iterator<Item = String> + 't {
+    text.split(mark).skip(1).filter_map(literal)
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => collect(&path, files),
+            false => files.push(path),
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! SECURITY 1.4: where a request comes from, and what it may still spend.
+//! X-Forwarded-For and PROXY headers of strangers: where a request comes from, and what it may still spend.
 
 use crate::support::client::{Client, exchange};
 use crate::support::gate::{Gate, Key, READER, Setup};

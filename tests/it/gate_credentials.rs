@@ -325,7 +325,7 @@ fn keys_are_bytes() {
     }
 }
 
-/// DESIGN invariant 9: to the client, unknown and wrong are one and the same, byte for byte.
+/// ARCHITECTURE invariant 9: to the client, unknown and wrong are one and the same, byte for byte.
 #[test]
 fn unknown_wrong_revoked_and_disabled_answer_alike() {
     let upstream = Upstream::start();

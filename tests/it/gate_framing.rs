@@ -1,4 +1,5 @@
-//! SECURITY 1.3 and 2, client side: one request has one reading, or it is refused.
+//! Request smuggling, client side (RFC 9112 section 11.2): one request has one reading, or it is
+//! refused.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ fn post(fields: &str, body: &str) -> String {
     format!("POST /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{fields}\r\n{body}")
 }
 
-/// hyper looks at the last coding only and hands the raw list on (SECURITY 2.2).
+/// hyper looks at the last coding only and hands the raw list on (RFC 9112 section 6.3).
 #[test]
 fn transfer_encoding_is_chunked_or_refused() {
     let upstream = Upstream::start();

@@ -1,4 +1,4 @@
-//! SECURITY 1.1: identity and credential headers. Each row is bytes in, an answer, bytes out.
+//! ARCHITECTURE invariants 4 and 5: identity and credential headers. Each row is bytes in, an answer, bytes out.
 
 use crate::support::client::{Client, exchange};
 use crate::support::gate::{Gate, Key, READER, expect_request};

@@ -1,4 +1,4 @@
-//! SECURITY 1.1 and 1.3 over HTTP/2: pseudo-fields, names and values that HTTP/1 cannot carry,
+//! RFC 9113 sections 8.2, 8.3 and 10.3: pseudo-fields, names and values that HTTP/1 cannot carry,
 //! and lengths that contradict the frames. The bytes come from `py/h2_probe.py`, which `make
 //! conformance` shows to nginx and HAProxy as well. (Floods: `proto_h2.rs`.)
 

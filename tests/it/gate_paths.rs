@@ -1,4 +1,4 @@
-//! SECURITY 1.2: path and method confusion. What was judged is what is sent, or nothing is.
+//! ARCHITECTURE invariant 6: path and method confusion. What was judged is what is sent, or nothing is.
 
 use crate::support::client::exchange;
 use crate::support::gate::{Gate, READER};

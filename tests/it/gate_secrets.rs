@@ -1,4 +1,4 @@
-//! SECURITY 1.5: no secret in a log, a metric, an error body or `/status`; nothing from a client
+//! ARCHITECTURE invariants 5 and 8: no secret in a log, a metric, an error body or `/status`; nothing from a client
 //! unbounded in any of them.
 
 use crate::support::client::{Client, exchange};

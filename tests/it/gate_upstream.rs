@@ -1,4 +1,5 @@
-//! SECURITY 1.3, upstream side: an answer with two readings is a 502, and its connection is gone.
+//! Response splitting, upstream side (RFC 9112 section 11.1): an answer with two
+//! readings is a 502, and its connection is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -56,17 +56,8 @@ const RESERVED: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &["core", "table"];
 
 /// Rooms in which no modules import each other in a circle.
-const WITHOUT_CIRCLES: &[&str] = &[
-    "core",
-    "table",
-    "reload",
-    "config",
-    "telemetry",
-    "admin",
-    "app",
-    "check",
-    "explain",
-];
+const WITHOUT_CIRCLES: &[&str] =
+    &["core", "table", "reload", "config", "telemetry", "admin", "app", "check", "explain"];
 
 /// What a pure room cannot name: files, sockets, clocks, threads, logs, the process around it.
 const IMPURE: &[&str] = &[

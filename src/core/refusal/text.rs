@@ -52,7 +52,6 @@ pub(super) fn text(shown: Reason) -> Text {
         ),
         Reason::BodyTimeout => ("The request body stalled", "send it again without a pause"),
         Reason::BodyTooLarge => ("The request body is too large", "send less in one request"),
-        Reason::Draining => ("The server is about to stop", "try again; another one will answer"),
         Reason::Duplicate => {
             ("More than one credential in the request", "send the key once, in one place")
         }
