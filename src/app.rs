@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::watchers::Watchers;
 use crate::admin::{self, Admin, AdminState};
+use crate::check;
 use crate::clock::Clock;
 use crate::config::{self, Bind, Config, Noted, Settings, ThisHost, UpstreamAddress};
 use crate::exit::Exit;
@@ -78,8 +79,8 @@ pub fn serve(file: &Path) -> Exit {
             return Exit::Config;
         }
     };
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
+    for finding in check::notes(&config) {
+        tracing::warn!("{}", finding.text());
     }
     let running = match build(config, file.to_owned(), metrics, Some(log)) {
         Ok(running) => running,
@@ -223,8 +224,8 @@ fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
             Ok(next) => next,
             Err(error) => return Err(Unusable { error: error.to_string(), files: host.files() }),
         };
-        for warning in &next.warnings {
-            tracing::warn!("{warning}");
+        for finding in check::notes(&next) {
+            tracing::warn!("{}", finding.text());
         }
         let needs_restart = config::needs_restart(&running, &next);
         let needs_restart = needs_restart.into_iter().map(str::to_owned).collect();

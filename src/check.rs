@@ -60,8 +60,9 @@ pub struct Finding {
 /// Keys that open nothing are named one by one up to this many.
 const NAMED: usize = 20;
 
-/// `loaded`: `None` to look at the configuration alone.
-pub fn check(file: &Path, config: &Config, loaded: Option<&Loaded>, now: Now) -> Report {
+/// What can be said of the configuration without a table. `serve` logs the same at its start and
+/// after a reload.
+pub fn notes(config: &Config) -> Vec<Finding> {
     let mut findings: Vec<Finding> = config
         .warnings
         .iter()
@@ -73,6 +74,12 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Loaded>, now: Now) ->
         })
         .collect();
     routes_alone(config, &mut findings);
+    findings
+}
+
+/// `loaded`: `None` to look at the configuration alone.
+pub fn check(file: &Path, config: &Config, loaded: Option<&Loaded>, now: Now) -> Report {
+    let mut findings = notes(config);
     if let Ok(mounts) = Mounts::read() {
         mounted_alone(file, config, &mounts, &mut findings);
     }
@@ -118,8 +125,11 @@ fn routes_alone(config: &Config, findings: &mut Vec<Finding>) {
             findings.push(Finding::route(
                 route,
                 "observed",
-                "only observes: whatever it would refuse is forwarded as anonymous",
-                "set mode = \"enforce\" once the log shows no more refusals that surprise",
+                "only observes, and breaks what it watches all the same: the service never sees \
+                 the credential, so one that checks keys itself answers 401; rate limits are \
+                 enforced (429); requests with two readings are refused (400)",
+                "observe only before a service that checks no key itself, and set mode = \
+                 \"enforce\" once the log shows no more refusals that surprise",
             ));
         }
     }
@@ -304,13 +314,17 @@ impl Finding {
     }
 }
 
+impl Finding {
+    /// For a log line, which says itself how grave it is.
+    pub fn text(&self) -> String {
+        let hint = self.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        format!("{}: {}{hint}", self.subject, self.message)
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "warning: {}: {}", self.subject, self.message)?;
-        match &self.hint {
-            Some(hint) => write!(f, "\nhint: {hint}"),
-            None => Ok(()),
-        }
+        write!(f, "warning: {}", self.text())
     }
 }
 

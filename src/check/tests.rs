@@ -120,6 +120,10 @@ fn what_the_configuration_alone_shows() {
         + "[[routes]]\npath = \"/a\"\naccess = \"key-or-pass\"\nmode = \"observe\"\n";
     let found = report(&config, &[testkit::spec(1)]);
     assert_eq!(kinds(&found), ["everything_ours", "observed"]);
+    // What observing breaks is said, and not only that it is on.
+    for word in ["never sees the credential", "401", "limits are enforced", "429", "400"] {
+        assert!(found.findings[1].message.contains(word), "{word}");
+    }
 }
 
 #[test]

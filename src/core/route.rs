@@ -59,7 +59,8 @@ pub enum Require {
 pub enum Mode {
     #[default]
     Enforce,
-    /// Decide and record, but forward as anonymous what would be refused.
+    /// Decide and record, but forward as anonymous what would be refused. The credential is removed
+    /// and limits are charged all the same: docs/config.md says whom that breaks.
     Observe,
 }
 

@@ -14,6 +14,7 @@ const RULES: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin",
+            "check",
             "clock",
             "config",
             "core",
