@@ -17,11 +17,12 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
 pub use self::client::{DrainError, request_drain};
 use crate::clock::Clock;
-use crate::reload::{StatusCell, lower_priority};
+use crate::reload::{StatusCell, Time, lower_priority};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{Metrics, Readiness};
 
@@ -39,11 +40,24 @@ pub struct AdminState {
     pub metrics: Metrics,
     pub readiness: Readiness,
     pub status: StatusCell,
+    /// Those in force when it is called.
+    pub certificates: Box<dyn Fn() -> Vec<CertificateStatus> + Send + Sync>,
     pub clock: Clock,
     /// Told how many lines the operator log lost; `None`: another one writes it.
     pub log: Option<Arc<OperatorLog>>,
     /// Begins to drain, as SIGTERM does. Called from the admin thread; must not wait.
     pub drain: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What `/status` says of a certificate that is served or shown to the upstream.
+#[derive(Clone, Debug, Serialize)]
+pub struct CertificateStatus {
+    /// The configured file of its chain.
+    pub name: String,
+    pub not_before: Time,
+    pub expires: Time,
+    /// False: it has expired or is not valid yet, and clients refuse it.
+    pub valid: bool,
 }
 
 /// The running listener.

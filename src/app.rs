@@ -1,11 +1,12 @@
 //! Composition root: configuration → running sidecar → its end. Nothing else knows how the parts
 //! meet.
 
+mod prepare;
 mod signals;
 mod watchers;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,15 +14,17 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use self::prepare::bind_hint;
+pub use self::prepare::{Prepared, prepare};
 use self::watchers::Watchers;
-use crate::admin::{self, Admin, AdminState};
+use crate::admin::{self, Admin, AdminState, CertificateStatus};
 use crate::check;
 use crate::clock::Clock;
-use crate::config::{self, Bind, Config, Noted, Settings, ThisHost, UpstreamAddress};
+use crate::config::{self, Bind, Config, Noted, Settings, ThisHost};
 use crate::exit::Exit;
-use crate::proxy::tls::{ClientTls, ServerTls, TlsError};
+use crate::proxy::tls::ServerTls;
 use crate::proxy::{self, LimitStore, Load, Phase, Seed, Shared};
-use crate::reload::{self, Failure, Hooks, Reconfigured, Reloader, Unusable};
+use crate::reload::{self, Failure, Hooks, Reconfigured, Reloader, Time, Unusable};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
@@ -31,16 +34,14 @@ use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
 pub enum StartError {
     #[error("{0}")]
     AccessLog(#[from] crate::telemetry::access::AccessLogError),
-    #[error("cannot bind {what} {address}: {source}\nhint: is another process listening there?")]
-    Bind { what: &'static str, address: String, source: io::Error },
+    #[error("cannot bind {what} {address}: {source}\nhint: {hint}")]
+    Bind { what: &'static str, address: String, source: io::Error, hint: String },
     #[error("{0}")]
     Config(#[from] config::Error),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
     #[error("{0}")]
     Keys(#[from] reload::StartError),
-    #[error("{0}")]
-    Tls(#[from] TlsError),
 }
 
 /// A running sidecar.
@@ -64,28 +65,29 @@ pub struct Running {
 
 /// Loads the configuration, starts, serves until the end. The whole of `keygate serve`.
 pub fn serve(file: &Path) -> Exit {
-    let config = match Config::load(file) {
-        Ok(config) => config,
+    let prepared = match prepare(file, &Clock::system()) {
+        Ok(prepared) => prepared,
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("error: {error}");
             return StartError::from(error).exit();
         }
     };
+    let config = &prepared.config;
     let metrics = Metrics::new(config.workers.count);
     let log = match crate::telemetry::log::start(config.log.format, "info", &metrics) {
         Ok(log) => Arc::new(log),
         Err(error) => {
-            eprintln!("keygate: {error}");
+            eprintln!("error: {error}");
             return Exit::Config;
         }
     };
-    for finding in check::notes(&config) {
+    for finding in check::notes(config) {
         tracing::warn!("{}", finding.text());
     }
-    let running = match build(config, file.to_owned(), metrics, Some(log)) {
+    let running = match build(prepared, metrics, Some(log)) {
         Ok(running) => running,
         Err(error) => {
-            eprintln!("keygate: {error}");
+            eprintln!("error: {error}");
             return error.exit();
         }
     };
@@ -100,28 +102,23 @@ pub fn serve(file: &Path) -> Exit {
 /// Starts everything. Returns once every listener is bound and a table is in force (or is awaited,
 /// if so configured).
 pub fn build(
-    mut config: Config,
-    file: PathBuf,
+    prepared: Prepared,
     metrics: Metrics,
     log: Option<Arc<OperatorLog>>,
 ) -> Result<Running, StartError> {
+    let Prepared { mut config, file, clock, listener_tls, upstream_tls } = prepared;
     fit_descriptors(&mut config);
     // The same file again: `config` is taken apart below, and a reload compares with the whole.
     let running = Config::load(&file)?;
-    let clock = Clock::system();
     let readiness = Readiness::new();
     let upstream_ready =
         config.upstream.health_path.as_ref().map(|_| readiness.register("upstream"));
     let Config { listeners, upstream, timeouts, caps, http2, drain, settings, .. } = config;
-    let (listening, addresses, mut reloadable) = bind_all(&listeners, &metrics, &clock)?;
-    let admin_listener =
-        std::net::TcpListener::bind(config.admin.bind).map_err(|source| StartError::Bind {
-            what: "the admin listener",
-            address: config.admin.bind.to_string(),
-            source,
-        })?;
-    let upstream_tls = upstream_tls(&upstream, &clock)?;
+    let mut reloadable: Reloadables = Vec::new();
+    reloadable.extend(listener_tls.iter().flatten().map(|tls| Arc::clone(tls) as Arc<_>));
     reloadable.extend(upstream_tls.iter().map(|tls| Arc::clone(tls) as Arc<_>));
+    let (listening, addresses) = bind_all(&listeners, listener_tls, &metrics)?;
+    let admin_listener = bind_admin(&config.admin)?;
 
     let loaded = reload::load_first(&config.table, clock.clone(), metrics.clone(), &readiness)?;
     let status = loaded.status();
@@ -175,6 +172,7 @@ pub fn build(
         hooks(file, running, metrics.clone()),
     )?;
     let mut watchers = Watchers::default();
+    let certificates = certificate_status(&reloadable, &clock);
     watchers.certificates(reloadable, &clock, &metrics)?;
     watchers.health(&shared, upstream_ready)?;
 
@@ -185,6 +183,7 @@ pub fn build(
             metrics: metrics.clone(),
             readiness: readiness.clone(),
             status,
+            certificates,
             clock: clock.clone(),
             log,
             drain: Box::new(move || advance(&leave, Phase::Leaving)),
@@ -207,6 +206,27 @@ pub fn build(
     };
     running.announce();
     Ok(running)
+}
+
+/// What `/status` says of the certificates in force at the time it is asked.
+fn certificate_status(
+    targets: &Reloadables,
+    clock: &Clock,
+) -> Box<dyn Fn() -> Vec<CertificateStatus> + Send + Sync> {
+    let (targets, clock) = (targets.clone(), clock.clone());
+    Box::new(move || {
+        let now = clock.now();
+        // Before 1970 there is nothing to tell apart.
+        let time = |unix| Time::of_secs(u64::try_from(unix).unwrap_or(0));
+        let all = targets.iter().flat_map(|target| target.certificates());
+        all.map(|certificate| CertificateStatus {
+            not_before: time(certificate.not_before()),
+            expires: time(certificate.expires()),
+            valid: certificate.is_valid(now),
+            name: certificate.name,
+        })
+        .collect()
+    })
 }
 
 /// The metric slot of each route, by its index.
@@ -238,45 +258,45 @@ fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
 }
 
 type Reloadables = Vec<Arc<dyn proxy::tls::Reloadable>>;
-type Bound = (Vec<proxy::Listening>, Vec<Option<SocketAddr>>, Reloadables);
-
 fn bind_all(
     listeners: &[config::Listener],
+    tls: Vec<Option<Arc<ServerTls>>>,
     metrics: &Metrics,
-    clock: &Clock,
-) -> Result<Bound, StartError> {
+) -> Result<(Vec<proxy::Listening>, Vec<Option<SocketAddr>>), StartError> {
     let mut listening = Vec::new();
     let mut addresses = Vec::new();
-    let mut reloadable: Reloadables = Vec::new();
-    for listener in listeners {
+    for (listener, tls) in listeners.iter().zip(tls) {
         let name = match &listener.bind {
             Bind::Tcp(address) => address.to_string(),
             Bind::Unix(path) => format!("unix:{}", path.display()),
         };
-        let tls = match &listener.tls {
-            Some(tls) => Some(Arc::new(ServerTls::load(tls, clock.clone())?)),
-            None => None,
-        };
-        reloadable.extend(tls.iter().map(|tls| Arc::clone(tls) as Arc<_>));
         let slot = metrics.intern_listener(&name);
-        let (bound, address) = proxy::bind(listener, slot, tls)
-            .map_err(|source| StartError::Bind { what: "the listener", address: name, source })?;
+        let listen = |bound| proxy::listen(bound, listener, slot, tls);
+        let listened = proxy::bind(listener).and_then(listen);
+        let (bound, address) = listened.map_err(|source| {
+            let hint = bind_hint(&listener.bind, &source);
+            StartError::Bind { what: "the listener", address: name, source, hint }
+        })?;
         listening.push(bound);
         addresses.push(address);
     }
-    Ok((listening, addresses, reloadable))
+    Ok((listening, addresses))
 }
 
-fn upstream_tls(
-    upstream: &config::Upstream,
-    clock: &Clock,
-) -> Result<Option<Arc<ClientTls>>, TlsError> {
-    let Some(tls) = &upstream.tls else { return Ok(None) };
-    let host = match &upstream.address {
-        UpstreamAddress::Tcp { host, .. } => host,
-        UpstreamAddress::Unix(_) => "localhost",
-    };
-    ClientTls::load(tls, host, upstream.protocol, clock.clone()).map(|tls| Some(Arc::new(tls)))
+fn bind_admin(admin: &config::Admin) -> Result<TcpListener, StartError> {
+    /// As std does.
+    const BACKLOG: i32 = 128;
+    let bound = proxy::bind_tcp(admin.bind, admin.families);
+    let listening = bound.and_then(|socket| {
+        socket.listen(BACKLOG)?;
+        Ok(TcpListener::from(socket))
+    });
+    listening.map_err(|source| StartError::Bind {
+        what: "the admin listener",
+        address: admin.bind.to_string(),
+        hint: bind_hint(&Bind::Tcp(admin.bind), &source),
+        source,
+    })
 }
 
 fn start_worker(seed: Seed, pin: bool) -> io::Result<JoinHandle<()>> {
@@ -443,7 +463,7 @@ impl StartError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::AccessLog(_) | Self::Bind { .. } => Exit::CannotCreate,
-            Self::Config(_) | Self::Tls(_) => Exit::Config,
+            Self::Config(_) => Exit::Config,
             // `keygatectl table verify` tells refusals apart; a start says only that the data is bad.
             Self::Keys(reload::StartError::Keys { failure: Failure::Refused(_), .. }) => Exit::Data,
             Self::Keys(error) => Exit::from_code(error.exit()),

@@ -1,5 +1,5 @@
 //! Are configuration and table fit for each other? Says so before a sidecar is started with them.
-//! Imports core, config, mounts and table.
+//! Imports core, config, mounts, reload and table.
 
 mod load;
 
@@ -15,9 +15,10 @@ use crate::core::{
     Access, BasicForm, Grant, KeyView, Kind, Now, Permission, Route, Source, Status,
 };
 use crate::mounts::Mounts;
+use crate::reload::Look;
 use crate::table::KeySet;
 
-pub use self::load::{Instead, LoadError, Loaded, load};
+pub use self::load::{Instead, LoadError, load};
 
 /// What was looked at, and what deserves a second look.
 #[derive(Debug, Serialize)]
@@ -78,7 +79,7 @@ pub fn notes(config: &Config) -> Vec<Finding> {
 }
 
 /// `loaded`: `None` to look at the configuration alone.
-pub fn check(file: &Path, config: &Config, loaded: Option<&Loaded>, now: Now) -> Report {
+pub fn check(file: &Path, config: &Config, loaded: Option<&Look>, now: Now) -> Report {
     let mut findings = notes(config);
     if let Ok(mounts) = Mounts::read() {
         mounted_alone(file, config, &mounts, &mut findings);
@@ -92,6 +93,14 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Loaded>, now: Now) ->
                 refusal.reason()
             ),
             hint: None,
+        });
+    }
+    if let Some(refusal) = loaded.and_then(|l| l.unused.as_ref()) {
+        findings.push(Finding {
+            kind: "patch_unused",
+            subject: "table.patch".to_owned(),
+            message: format!("is of no use to this table ({}): {refusal}", refusal.reason()),
+            hint: Some("publish a patch over the table in force".to_owned()),
         });
     }
     let table = loaded.map(|l| together(config, &l.keys, now, &mut findings));

@@ -1,6 +1,7 @@
 //! What the configuration means. `raw` is what the TOML says; [`Config`] is what the rest of the
 //! program sees: parsed, defaulted, checked as a whole. Imports only `core`.
 
+mod addresses;
 mod delivery;
 mod diff;
 mod fault;
@@ -28,7 +29,7 @@ use crate::core::{NetworkSet, Policy, Source};
 pub use self::diff::needs_restart;
 pub use self::fault::{Error, Fault};
 pub use self::files::WatchedFile;
-pub use self::raw::Host;
+pub use self::raw::{Host, Places};
 
 /// Everything. The parts outside [`Settings`] need a restart to change.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Config {
     pub settings: Settings,
     /// What is allowed but deserves a second look; for the log at start and `keygate check`.
     pub warnings: Vec<Fault>,
+    /// Where its keys stand, for faults of what they name.
+    pub places: Places,
 }
 
 /// What a reload of the configuration file puts in force at once, together with the table.
@@ -78,9 +81,32 @@ pub enum Underscores {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
     pub bind: Bind,
+    pub families: Families,
+    /// Of a Unix socket's file.
+    pub socket: SocketFile,
     pub tls: Option<TlsServer>,
     /// Peers that must send a PROXY header; `None`: a PROXY header is refused as bad HTTP.
     pub proxy_from: Option<NetworkSet>,
+}
+
+/// What a socket on an IPv6 address takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Families {
+    /// `[::]` takes IPv4 as well, as Linux does by itself.
+    #[default]
+    Both,
+    /// IPv6 alone: `0.0.0.0` with the same port stands beside it.
+    OnlyIpv6,
+}
+
+/// Who may connect through a Unix socket. `None`: what the process's umask, user and group make it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketFile {
+    /// Permission bits, such as `0o660`.
+    pub mode: Option<u32>,
+    /// Numeric ids.
+    pub owner: Option<u32>,
+    pub group: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +193,7 @@ pub struct TlsClient {
 #[derive(Clone, Debug)]
 pub struct Admin {
     pub bind: SocketAddr,
+    pub families: Families,
 }
 
 #[derive(Clone, Debug)]
@@ -350,9 +377,10 @@ impl Config {
             true => lower::config(&section::Section::root(&reader, &table)),
             false => None,
         };
+        let places = reader.places();
         let (faults, warnings) = reader.finish();
         match config {
-            Some(config) if faults.is_empty() => Ok(Self { warnings, ..config }),
+            Some(config) if faults.is_empty() => Ok(Self { warnings, places, ..config }),
             _ => Err(Error::Invalid { file: file.to_owned(), faults }),
         }
     }

@@ -21,6 +21,7 @@ macro_rules! opaque {
     };
 }
 
+mod bind;
 mod body;
 mod buffers;
 mod connections;
@@ -52,8 +53,9 @@ mod upgrade;
 mod upstream;
 mod worker;
 
+pub use self::bind::{bind, bind_tcp};
 use self::executor::LocalExecutor;
 pub use self::io::PIPE_DESCRIPTORS;
 pub use self::limits::LimitStore;
-pub use self::listener::{Accepted, Listening, bind};
+pub use self::listener::{Accepted, Listening, listen};
 pub use self::worker::{Load, Phase, Seed, Shared, run};

@@ -36,6 +36,7 @@ use self::fetch::{Arrived, Fetcher, Verified, cache_file};
 use self::keeper::{Keeper, Terms};
 use self::run::{Event, Feed, Loop, Wakes};
 use self::source::PathSource;
+use self::state::StateFile;
 use self::url::UrlSource;
 use crate::clock::Clock;
 use crate::config::{Settings, TableConfig, TableSource, WatchedFile};
@@ -47,6 +48,7 @@ use crate::telemetry::{Metrics, Readiness};
 
 pub use self::keeper::Failure;
 pub use self::source::SourceError;
+pub use self::state::StateError;
 pub use self::status::{MountedFile, Status, StatusCell, Time};
 
 /// Why keygate cannot start with keys.
@@ -54,8 +56,20 @@ pub use self::status::{MountedFile, Status, StatusCell, Time};
 pub enum StartError {
     #[error("the {what} cannot be put in force: {failure}")]
     Keys { what: &'static str, failure: Failure },
+    #[error("{0}")]
+    State(#[from] StateError),
     #[error("the trusted signers cannot be used: {0}")]
     Trust(#[from] TrustError),
+}
+
+/// What a start would put in force, for whoever only wants to know.
+#[derive(Clone, Debug)]
+pub struct Look {
+    pub keys: Arc<KeySet>,
+    /// The patch is genuine and its restrictions are in force, but it is refused as a patch.
+    pub restricted: Option<Refusal>,
+    /// The patch is genuine, and of no use to the table: it was made for another.
+    pub unused: Option<Refusal>,
 }
 
 /// What a changed configuration file puts in force.
@@ -105,7 +119,16 @@ pub struct Loaded {
     patch: Option<First>,
     clock: Clock,
     metrics: Metrics,
-    cell: StatusCell,
+    /// The patch is genuine, and of no use to the table.
+    unused: Option<Refusal>,
+}
+
+/// Why keys are loaded for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To know what a start would come to: nothing is written, neither the state file nor a copy.
+    Look,
+    Start,
 }
 
 /// A source at start, before its thread runs.
@@ -137,10 +160,46 @@ pub fn load_first(
     metrics: Metrics,
     readiness: &Readiness,
 ) -> Result<Loaded, StartError> {
+    let (mut loaded, result) = try_first(config, Purpose::Start, clock, metrics, readiness)?;
+    match result {
+        Err(error) if !config.wait_for_table => return Err(error),
+        Err(error) => tracing::warn!(%error, "starting without keys; wait_for_table is set"),
+        Ok(()) => {}
+    }
+    loaded.keeper.started();
+    let placed = loaded.keeper.write_down();
+    loaded.keeper.in_force(placed);
+    Ok(loaded)
+}
+
+/// Loads table and patch as [`load_first`] does, by the same steps, and writes nothing: neither the state
+/// file nor a copy of what a URL gives.
+pub fn look_first(config: &TableConfig, clock: &Clock) -> Result<Look, StartError> {
+    let (metrics, readiness) = (Metrics::new(1), Readiness::new());
+    let (loaded, result) = try_first(config, Purpose::Look, clock.clone(), metrics, &readiness)?;
+    result?;
+    let refused = || Failure::Refused(Refusal::Empty);
+    let keys = loaded.keeper.keys();
+    let keys = keys.ok_or_else(|| StartError::Keys { what: "table", failure: refused() })?;
+    let restricted = loaded.keeper.restricted().cloned();
+    Ok(Look { keys, restricted, unused: loaded.unused })
+}
+
+/// The first look at both sources. The second value says whether there are keys to be served.
+fn try_first(
+    config: &TableConfig,
+    purpose: Purpose,
+    clock: Clock,
+    metrics: Metrics,
+    readiness: &Readiness,
+) -> Result<(Loaded, Result<(), StartError>), StartError> {
+    let state = match purpose {
+        Purpose::Look => StateFile::look(config.state_file.as_deref())?,
+        Purpose::Start => StateFile::open(config.state_file.as_deref()),
+    };
     let terms = Terms::new(config)?;
-    let cell = StatusCell::default();
     let part = readiness.register("table");
-    let keeper = Keeper::new(config, &terms, clock.clone(), metrics.clone(), part, cell.clone());
+    let keeper = Keeper::new(config, &terms, clock.clone(), metrics.clone(), part, state);
     let terms = Arc::new(ArcSwap::from_pointee(terms));
     let first = |what, source: &TableSource| First::new(what, source, config, &terms, &clock);
     let keys_error = |what: &'static str| move |failure| StartError::Keys { what, failure };
@@ -149,22 +208,14 @@ pub fn load_first(
         Some(source) => Some(first(Artefact::Patch, source).map_err(keys_error("patch"))?),
         None => None,
     };
-    let mut loaded = Keeping { keeper, terms: &terms, clock: &clock };
-    let mut result = loaded.table(&mut table).map_err(keys_error("table"));
+    let mut keeping = Keeping { keeper, terms: &terms, clock: &clock, purpose, unused: None };
+    let mut result = keeping.table(&mut table).map_err(keys_error("table"));
     if let Some(patch) = &mut patch {
-        result = result.and(loaded.patch(patch).map_err(keys_error("patch")));
+        result = result.and(keeping.patch(patch).map_err(keys_error("patch")));
     }
-    let mut keeper = loaded.keeper;
-
-    match result {
-        Err(error) if !config.wait_for_table => return Err(error),
-        Err(error) => tracing::warn!(%error, "starting without keys; wait_for_table is set"),
-        Ok(()) => {}
-    }
-    keeper.started();
-    let placed = keeper.write_down();
-    keeper.in_force(placed);
-    Ok(Loaded { config: config.clone(), keeper, terms, table, patch, clock, metrics, cell })
+    let Keeping { keeper, unused, .. } = keeping;
+    let config = config.clone();
+    Ok((Loaded { config, keeper, terms, table, patch, clock, metrics, unused }, result))
 }
 
 /// The steps of [`load_first`].
@@ -172,6 +223,8 @@ struct Keeping<'k> {
     keeper: Keeper,
     terms: &'k ArcSwap<Terms>,
     clock: &'k Clock,
+    purpose: Purpose,
+    unused: Option<Refusal>,
 }
 
 // === impl Keeping ===
@@ -185,7 +238,7 @@ impl Keeping<'_> {
         };
         self.keeper.took(Artefact::Table, self.since(began));
         self.keeper.offer_table(table)?;
-        source.taken(arrived);
+        self.taken(source, arrived);
         Ok(())
     }
 
@@ -203,16 +256,25 @@ impl Keeping<'_> {
         };
         self.keeper.took(Artefact::Patch, self.since(began));
         match self.keeper.offer_patch(patch) {
-            Ok(_) => source.taken(arrived),
+            Ok(_) => self.taken(source, arrived),
             // Genuine, and of no use to the table in force: it was made for another.
             Err(Failure::Refused(
-                Refusal::Base { .. } | Refusal::Rollback { .. } | Refusal::EqualSerial { .. },
+                refusal @ (Refusal::Base { .. }
+                | Refusal::Rollback { .. }
+                | Refusal::EqualSerial { .. }),
             )) => {
                 self.keeper.patch_is_known();
+                self.unused = Some(refusal);
             }
             Err(failure) => return Err(failure),
         }
         Ok(())
+    }
+
+    fn taken(&self, source: &mut First, arrived: Option<Arrived>) {
+        if self.purpose == Purpose::Start {
+            source.taken(arrived);
+        }
     }
 
     fn since(&self, began: Now) -> Duration {
@@ -280,6 +342,8 @@ impl StartError {
         const CONFIG: u8 = 78;
         let failure = match self {
             Self::Keys { failure, .. } => failure,
+            Self::State(StateError::Damaged { .. }) => return DATA,
+            Self::State(StateError::Unreadable { .. }) => return NO_INPUT,
             Self::Trust(_) => return CONFIG,
         };
         match failure {
@@ -311,7 +375,7 @@ impl Loaded {
 
     /// For the admin listener.
     pub fn status(&self) -> StatusCell {
-        self.cell.clone()
+        self.keeper.cell()
     }
 
     /// Starts the threads that keep the keys up to date. From now on they are the only ones that

@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::AdminState;
+use super::{AdminState, CertificateStatus};
 use crate::reload::{Status, Time};
 use crate::telemetry::readiness::Pending;
 
@@ -27,6 +27,7 @@ struct StatusPage<'s> {
     ready: bool,
     draining: bool,
     pending: Vec<Pending>,
+    certificates: Vec<CertificateStatus>,
     #[serde(flatten)]
     status: &'s Status,
 }
@@ -89,6 +90,7 @@ fn status(state: &AdminState) -> Response<Full<Bytes>> {
         ready: state.readiness.is_ready(),
         draining: state.readiness.is_draining(),
         pending: state.readiness.pending(),
+        certificates: (state.certificates)(),
         status: &status,
     };
     match serde_json::to_vec_pretty(&shown) {

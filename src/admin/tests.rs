@@ -22,6 +22,7 @@ fn start() -> Running {
         metrics: metrics.clone(),
         readiness: readiness.clone(),
         status: StatusCell::default(),
+        certificates: Box::new(Vec::new),
         clock: Clock::manual(1_700_000_000),
         log: None,
         drain: Box::new(move || {
@@ -130,6 +131,7 @@ fn drain_from_elsewhere_is_refused() {
         metrics: running.metrics.clone(),
         readiness: running.readiness.clone(),
         status: StatusCell::default(),
+        certificates: Box::new(Vec::new),
         clock: Clock::manual(0),
         log: None,
         drain: Box::new(|| panic!("must not drain")),

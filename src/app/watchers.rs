@@ -38,7 +38,7 @@ impl Watchers {
             return Ok(());
         }
         let watcher = Watcher::new(targets, clock.clone());
-        let metrics = metrics.clone();
+        let (metrics, now) = (metrics.clone(), clock.clone());
         self.start("certificates", move |stop| {
             watcher.run(CERTIFICATES_EVERY, stop, |event| {
                 let control = metrics.control();
@@ -53,6 +53,8 @@ impl Watchers {
                 }
                 for certificate in &event.certificates {
                     control.certificate_expiry(&certificate.name).set(certificate.expires() as f64);
+                    let valid = u8::from(certificate.is_valid(now.now()));
+                    control.certificate_valid(&certificate.name).set(valid);
                 }
             });
         })

@@ -75,10 +75,10 @@ struct CheckArgs {
     config: ConfigArgs,
     #[command(flatten)]
     table: TableArgs,
-    /// Do not look at the table.
+    /// Look at neither the table nor this machine: addresses, directories, state file.
     #[arg(long, conflicts_with_all = ["table", "patch"])]
     config_only: bool,
-    /// End with 65 if there is a warning.
+    /// End with 65 if there is a warning, with 78 if it is about a certificate.
     #[arg(long)]
     strict: bool,
     /// Report as JSON.
@@ -164,23 +164,37 @@ fn main() -> ExitCode {
 }
 
 fn run_check(args: &CheckArgs) -> Result<Exit, Failure> {
-    let now = Clock::system().now();
+    let clock = Clock::system();
+    let now = clock.now();
     let file = &args.config.config;
-    let config = match Config::load(file) {
-        Ok(config) => config,
+    let prepared = match prepared(args, &clock) {
+        Ok(prepared) => prepared,
         Err(config::Error::Invalid { faults, .. }) if args.json => {
             show(&json(&serde_json::json!({ "config": file, "errors": faults }))?)?;
             return Ok(Exit::Config);
         }
         Err(error) => return Err(error.into()),
     };
+    let config = &prepared.config;
     let loaded = match args.config_only {
         true => None,
-        false => Some(check::load(&config.table, args.table.instead(), now)?),
+        false => Some(check::load(&config.table, args.table.instead(), &clock)?),
     };
-    let report = check::check(file, &config, loaded.as_ref(), now);
+    let concerns = prepared.concerns();
+    let strict = if concerns.is_empty() { Exit::Data } else { Exit::Config };
+    let mut report = check::check(file, config, loaded.as_ref(), now);
+    report.findings.splice(0..0, concerns);
     show(&if args.json { json(&report)? } else { report.to_string() })?;
-    Ok(if args.strict && !report.findings.is_empty() { Exit::Data } else { Exit::Ok })
+    Ok(if args.strict && !report.findings.is_empty() { strict } else { Exit::Ok })
+}
+
+/// What a start would read, and, unless only the configuration is asked about, what it would do.
+fn prepared(args: &CheckArgs, clock: &Clock) -> Result<app::Prepared, config::Error> {
+    let prepared = app::prepare(&args.config.config, clock)?;
+    if !args.config_only {
+        prepared.rehearse()?;
+    }
+    Ok(prepared)
 }
 
 fn run_drain(file: &Path) -> Result<Exit, Failure> {
@@ -191,10 +205,11 @@ fn run_drain(file: &Path) -> Result<Exit, Failure> {
 }
 
 fn run_explain(args: &ExplainArgs) -> Result<Exit, Failure> {
-    let now = Clock::system().now();
+    let clock = Clock::system();
+    let now = clock.now();
     let config = Config::load(&args.config.config)?;
     // Whether the table is taken is judged by the clock; the decision, by --at.
-    let loaded = check::load(&config.table, args.table.instead(), now)?;
+    let loaded = check::load(&config.table, args.table.instead(), &clock)?;
     let keys = loaded.keys.as_ref();
     let secret = match args.key_id.is_some() || args.no_key || args.foreign {
         true => Zeroizing::default(),

@@ -1,6 +1,7 @@
 //! Configurations against tables.
 
 use super::*;
+use crate::clock::Clock;
 use crate::config::ThisHost;
 use crate::core::{Environment, KeySpec};
 use crate::exit::Exit;
@@ -8,6 +9,10 @@ use crate::table::testkit::{self, Signer};
 use crate::table::{Acknowledge, Issue};
 
 const NOW: Now = Now { unix_ms: 2_000_000, mono_ns: 0 };
+
+fn clock() -> Clock {
+    Clock::manual(NOW.unix_secs())
+}
 
 const CONFIG: &str = r#"
 [listen]
@@ -46,7 +51,7 @@ fn report(config: &str, specs: &[KeySpec]) -> Report {
     let dir = folder(config, specs, |_| {});
     let file = dir.path().join("keygate.toml");
     let config = Config::load_on(&ThisHost, &file).unwrap_or_else(|e| panic!("{e}"));
-    let loaded = load(&config.table, Instead::default(), NOW).unwrap();
+    let loaded = load(&config.table, Instead::default(), &clock()).unwrap();
     check(&file, &config, Some(&loaded), NOW)
 }
 
@@ -131,7 +136,8 @@ fn tables_that_a_sidecar_would_refuse() {
     let config = |dir: &tempfile::TempDir| {
         Config::load_on(&ThisHost, &dir.path().join("keygate.toml")).unwrap().table
     };
-    let load = |dir: &tempfile::TempDir| load(&config(dir), Instead::default(), NOW).map(|_| ());
+    let load =
+        |dir: &tempfile::TempDir| load(&config(dir), Instead::default(), &clock()).map(|_| ());
 
     let expired = folder(CONFIG, &[testkit::spec(1)], |issue| issue.expires_at = Some(1_000));
     let error = load(&expired).unwrap_err();
@@ -158,12 +164,12 @@ fn a_directory_holds_one_table() {
     let config = CONFIG.replace("\"keys.kgt\"", "\".\"");
     let dir = folder(&config, &[testkit::spec(1)], |_| {});
     let table = Config::load_on(&ThisHost, &dir.path().join("keygate.toml")).unwrap().table;
-    assert!(load(&table, Instead::default(), NOW).is_ok());
+    assert!(load(&table, Instead::default(), &clock()).is_ok());
     std::fs::copy(dir.path().join("keys.kgt"), dir.path().join("other.kgt")).unwrap();
-    let error = load(&table, Instead::default(), NOW).unwrap_err();
-    assert!(error.to_string().contains("holds 2 files *.kgt"), "{error}");
+    let error = load(&table, Instead::default(), &clock()).unwrap_err();
+    assert!(error.to_string().contains("holds 2 files ending in .kgt"), "{error}");
     let other = dir.path().join("other.kgt");
-    assert!(load(&table, Instead { table: Some(&other), patch: None }, NOW).is_ok());
+    assert!(load(&table, Instead { table: Some(&other), patch: None }, &clock()).is_ok());
 }
 
 #[test]
@@ -193,7 +199,7 @@ fn every_kind_of_finding_is_documented() {
         .lines()
         .filter_map(|l| l.trim().strip_prefix("kind: \"")?.strip_suffix("\","))
         .collect();
-    kinds.extend(["everything_ours", "observed", "permission_not_held"]);
+    kinds.extend(["certificate", "everything_ours", "observed", "permission_not_held"]);
     assert!(kinds.len() >= 8, "{kinds:?}");
     for kind in kinds {
         assert!(text.contains(&format!("| `{kind}` |")), "{kind}");

@@ -8,13 +8,14 @@ use http::HeaderValue;
 use http::uri::{Authority, Uri};
 
 use super::fault::Problem;
+use super::raw::Place;
 use super::section::Section;
 use super::{
-    Admin, Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Http2, Listener, Log,
-    LogFormat, Timeouts, TlsClient, TlsServer, Upstream, UpstreamAddress, UpstreamProtocol,
+    Admin, Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Families, Http2, Listener, Log,
+    LogFormat, Places, Timeouts, TlsClient, TlsServer, Upstream, UpstreamAddress, UpstreamProtocol,
     Workers,
 };
-use super::{delivery, policy};
+use super::{addresses, delivery, policy};
 use crate::core::NetworkSet;
 use crate::core::address::parse_network;
 
@@ -31,10 +32,20 @@ const fn secs(n: u64) -> Duration {
 
 /// `None` when something is wrong that the reader has recorded.
 pub(super) fn config(root: &Section<'_>) -> Option<Config> {
-    let listeners = listeners(root);
-    let upstream = upstream(&root.section("upstream"));
+    let (mut listeners, places) = listeners(root);
+    let upstream_section = root.section("upstream");
+    let upstream = upstream(&upstream_section);
     let table = delivery::table(&root.section("table"));
-    let admin = admin(&root.section("admin"));
+    let admin_section = root.section("admin");
+    let mut admin = admin(&admin_section);
+    addresses::no_loop(&upstream_section, upstream.as_ref(), &listeners, &admin);
+    addresses::settle(
+        root,
+        &mut listeners,
+        &places,
+        &mut admin,
+        &admin_section.place_of("address"),
+    );
     let workers = workers(&root.section("workers"));
     let timeouts = timeouts(&root.section("timeouts"));
     let caps = caps(&root.section("limits"));
@@ -56,32 +67,33 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
         log,
         settings: settings?,
         warnings: Vec::new(),
+        places: Places::default(),
     })
 }
 
-fn listeners(root: &Section<'_>) -> Vec<Listener> {
+/// With the place of each one's address.
+fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Place>) {
     let sections = root.sections("listen");
     if sections.is_empty() && !root.has("listen") {
         root.missing("listen", "say where clients connect: [listen] address = \"0.0.0.0:8080\"");
     }
-    let mut listeners: Vec<Listener> = Vec::new();
+    let (mut listeners, mut places) = (Vec::new(), Vec::new());
     for section in &sections {
         let Some(bind) = section.parse("address", bind) else {
             if !section.has("address") {
                 section.missing("address", "for example address = \"0.0.0.0:8080\"");
             }
             drop((tls_server(&section.section("tls")), proxy_peers(section)));
+            let _ = addresses::socket_file(section, None);
             continue;
         };
-        // Port 0 is another port each time.
-        let ephemeral = matches!(&bind, Bind::Tcp(a) if a.port() == 0);
-        if !ephemeral && listeners.iter().any(|l| l.bind == bind) {
-            section.fault("address", Problem::new("is another listener's address"));
-        }
+        let socket = addresses::socket_file(section, Some(&bind));
         let tls = tls_server(&section.section("tls"));
-        listeners.push(Listener { bind, tls, proxy_from: proxy_peers(section) });
+        let (families, proxy_from) = (Families::Both, proxy_peers(section));
+        listeners.push(Listener { bind, families, socket, tls, proxy_from });
+        places.push(section.place_of("address"));
     }
-    listeners
+    (listeners, places)
 }
 
 fn proxy_peers(section: &Section<'_>) -> Option<NetworkSet> {
@@ -98,10 +110,7 @@ fn proxy_peers(section: &Section<'_>) -> Option<NetworkSet> {
 /// `0.0.0.0:8080`, `[::]:8080` or `unix:/run/keygate.sock`.
 fn bind(text: &str) -> Result<Bind, Problem> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return match path.starts_with('/') {
-            true => Ok(Bind::Unix(PathBuf::from(path))),
-            false => Err(Problem::new("a Unix socket needs an absolute path")),
-        };
+        return addresses::socket_path(path).map(Bind::Unix);
     }
     text.parse().map(Bind::Tcp).map_err(|_| {
         Problem::new("is not an address with a port")
@@ -268,7 +277,7 @@ fn admin(section: &Section<'_>) -> Admin {
     });
     #[expect(clippy::expect_used, reason = "a constant that a test parses")]
     let bind = bind.unwrap_or_else(|| ADMIN.parse().expect("constant"));
-    Admin { bind }
+    Admin { bind, families: Families::Both }
 }
 
 fn workers(section: &Section<'_>) -> Workers {

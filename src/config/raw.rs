@@ -2,7 +2,8 @@
 //! for is unknown, so that what is accepted, refused and documented cannot drift apart.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,16 @@ pub(super) struct Reader<'a> {
     warnings: RefCell<Vec<Fault>>,
     /// Every key that was asked for, without positions in lists: `routes.access`.
     asked: RefCell<BTreeSet<String>>,
+    found: RefCell<Places>,
+}
+
+/// Where the keys of a file stand, for faults that show only when what they name is used.
+#[derive(Clone, Default)]
+pub struct Places {
+    /// Line and column, both from 1, by key path.
+    keys: BTreeMap<String, (usize, usize)>,
+    /// Key paths, by the file that they name.
+    files: BTreeMap<PathBuf, String>,
 }
 
 /// Where a value stands.
@@ -58,7 +69,24 @@ impl<'a> Reader<'a> {
             faults: RefCell::default(),
             warnings: RefCell::default(),
             asked: RefCell::default(),
+            found: RefCell::default(),
         }
+    }
+
+    /// Remembers where a key stands that the file has.
+    pub(super) fn found(&self, place: &Place) {
+        let at = self.position(place.span.start);
+        self.found.borrow_mut().keys.insert(place.path.clone(), at);
+    }
+
+    /// Remembers that `place` names a file.
+    pub(super) fn names(&self, place: &Place, file: &Path) {
+        let mut found = self.found.borrow_mut();
+        found.files.entry(file.to_owned()).or_insert_with(|| place.path.clone());
+    }
+
+    pub(super) fn places(&self) -> Places {
+        self.found.borrow().clone()
     }
 
     /// Remembers that `key` is one that a configuration may have.
@@ -152,6 +180,41 @@ impl<'a> Reader<'a> {
         }
         out.push_str(rest);
         Ok((out, replaced))
+    }
+}
+
+// === impl Places ===
+
+/// Of no interest beside what the file says.
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Places").finish_non_exhaustive()
+    }
+}
+
+impl Places {
+    /// A fault at the first of `keys` that the file has; without one, at its beginning.
+    pub fn fault(&self, keys: &[&str], message: impl Into<String>) -> Fault {
+        let known = keys.iter().find_map(|key| Some((*key, *self.keys.get(*key)?)));
+        let fallback = keys.first().copied().unwrap_or_default();
+        let (key, (line, column)) = known.unwrap_or((fallback, (1, 1)));
+        let message = message.into();
+        let (message, hint) = match message.split_once("\nhint: ") {
+            Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
+            None => (message, None),
+        };
+        Fault { line, column, key: key.to_owned(), message, hint }
+    }
+
+    /// A fault of what `file` holds, at the key that names it, or else at `otherwise`.
+    pub fn fault_of_file(
+        &self,
+        file: Option<&Path>,
+        otherwise: &str,
+        message: impl Into<String>,
+    ) -> Fault {
+        let key = file.and_then(|file| self.files.get(file)).map_or(otherwise, String::as_str);
+        self.fault(&[key], message)
     }
 }
 

@@ -56,10 +56,8 @@ fn route(section: &Section<'_>, known: &Refusals) -> Option<Route> {
     if !section.has("path") {
         section.missing("path", "for example path = \"/api/v1/items/{id}\" or path = \"/*\"");
     }
-    let pattern = section.parse("path", |text| {
-        Pattern::parse(text)
-            .map_err(|e| Problem::from(e).hint("patterns look like /a/{id}/b or /a/*"))
-    });
+    let pattern = section
+        .parse("path", |text| Pattern::parse(text).map_err(|e| Problem::from(e).hint(e.hint())));
     let methods = section.parse_list("methods", method);
     if section.has("methods") && section.texts("methods").is_empty() {
         let problem = Problem::new("is empty").hint("leave it out to take every method");

@@ -1,6 +1,7 @@
 //! One table of the file: its keys, each asked for by name and type.
 
 use std::cell::RefCell;
+use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -208,8 +209,10 @@ impl<'a> Section<'a> {
         let path = self.path(key)?;
         if let Err(error) = self.reader.read(&path) {
             let shown = path.display();
-            self.fault(key, Problem::new(format!("{shown} cannot be read: {error}")));
+            let problem = Problem::new(format!("{shown} cannot be read: {error}"));
+            self.fault(key, problem.hint(unreadable(&error)));
         }
+        self.reader.names(&self.place_of(key), &path);
         Some(path)
     }
 
@@ -220,6 +223,7 @@ impl<'a> Section<'a> {
             let problem = Problem::new(format!("the file cannot be read: {error}"));
             self.fault(key, problem.hint("give the path of a file that holds the secret"));
         }
+        self.reader.names(&self.place_of(key), &path);
         Some(path)
     }
 
@@ -306,7 +310,11 @@ impl<'a> Section<'a> {
             generic => format!("{generic}.{key}"),
         };
         self.reader.note(generic);
-        self.find(key)
+        let found = self.find(key);
+        if let Some((span, _)) = &found {
+            self.reader.found(&Place { path: self.join(key), span: span.clone() });
+        }
+        found
     }
 
     fn find(&self, key: &str) -> Option<(Range<usize>, &'a DeValue<'a>)> {
@@ -354,6 +362,19 @@ impl<'a> Section<'a> {
             "" => key.to_owned(),
             path => format!("{path}.{key}"),
         }
+    }
+}
+
+/// What helps against a file that cannot be read.
+pub(super) fn unreadable(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "paths are relative to the configuration file",
+        io::ErrorKind::PermissionDenied => {
+            "the user that runs keygate needs to read it, and to enter every directory above it"
+        }
+        io::ErrorKind::IsADirectory => "name a file in it",
+        io::ErrorKind::FileTooLarge => "is it the right file? keys and certificates are short",
+        _ => "see whether the disk and the mount are well",
     }
 }
 

@@ -81,6 +81,13 @@ enum Segment {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
+    /// `:name`, as Express, Rails and Gin write a parameter. As a literal it would match nothing
+    /// that anybody sends, and the request would fall to a wider rule.
+    #[error("`:name` is no parameter here")]
+    Colon,
+    /// `<name>`, `[name]`, `(\\d+)`, `.+`, `^…$`: parameters and expressions of others.
+    #[error("has a sign of another router's patterns or of a regular expression")]
+    Expression,
     #[error("must begin with `/`")]
     NotAbsolute,
     #[error("`*` may stand only alone as the last segment")]
@@ -170,6 +177,34 @@ impl Pattern {
     }
 }
 
+impl PatternError {
+    /// What to write instead.
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::Colon => {
+                "write {name} for any one segment; a literal that begins with a colon is written %3A"
+            }
+            Self::Expression => {
+                "write {name} for any one segment and /* for all below; a literal sign is written \
+                 as its percent-encoding, such as %28"
+            }
+            Self::Param => {
+                "names are letters, digits, `_` and `-`; types and expressions behind them, and text \
+                 around the braces, are not known here"
+            }
+            Self::NotAbsolute | Self::Star | Self::Unsafe => "patterns look like /a/{id}/b or /a/*",
+        }
+    }
+}
+
+/// Whether another router would read more into a segment than its letters.
+fn is_expression(part: &str) -> bool {
+    part.contains(['<', '>', '[', ']', '^', '|', '\\'])
+        || part.ends_with('$')
+        || matches!(part, ".+" | ".+?")
+        || (part.starts_with('(') && part.ends_with([')', '?', '+']))
+}
+
 impl Segment {
     fn parse(part: &str) -> Result<Self, PatternError> {
         if let Some(inner) = part.strip_prefix('{') {
@@ -183,6 +218,12 @@ impl Segment {
         }
         if part.contains(['{', '}']) {
             return Err(PatternError::Param);
+        }
+        if part.starts_with(':') {
+            return Err(PatternError::Colon);
+        }
+        if is_expression(part) {
+            return Err(PatternError::Expression);
         }
         let whole = [b"/", part.as_bytes()].concat();
         // `/` + part is one segment exactly if the part is safe, non-empty and has no slash.
@@ -445,5 +486,47 @@ mod tests {
         assert_eq!(Pattern::parse("/{a"), Err(PatternError::Param));
         assert_eq!(Pattern::parse("/a//b"), Err(PatternError::Unsafe));
         assert_eq!(Pattern::parse("/../b"), Err(PatternError::Unsafe));
+    }
+
+    /// What means a parameter elsewhere is not taken for a literal that nobody ever sends.
+    #[test]
+    fn patterns_of_other_routers() {
+        use PatternError::{Colon, Expression, Param, Star, Unsafe};
+        for (text, want) in [
+            ("/a/:id", Colon),
+            ("/a/:id?", Colon),
+            ("/:from-:to", Colon),
+            ("/a/*rest", Star),
+            ("/a/**", Star),
+            ("/a/.*", Star),
+            ("/a/:path*", Star),
+            ("/a/<id>", Expression),
+            ("/a/<int:id>", Expression),
+            ("/a/[id]", Expression),
+            ("/a/[...slug]", Expression),
+            (r"/a/(\d+)", Expression),
+            ("/a/([0-9]+)", Expression),
+            ("/a/(.+)", Expression),
+            ("/a/.+", Expression),
+            ("/^a", Expression),
+            ("/a$", Expression),
+            ("/a|b", Expression),
+            ("/a/{id:int}", Param),
+            ("/a/{id}.json", Param),
+            ("/a/{*rest}", Param),
+            ("/a/{rest...}", Param),
+            ("/a/{id?}", Param),
+            ("/a/{}", Param),
+            ("/a?b=c", Unsafe),
+        ] {
+            assert_eq!(Pattern::parse(text), Err(want), "{text}");
+            assert!(!want.hint().is_empty());
+        }
+        // These are literals to everybody, or say that they are.
+        for text in
+            ["/v1/things:cancel", "/a/%3Aid", "/Products('1')", "/$metadata", "/a+b", "/@me"]
+        {
+            assert!(Pattern::parse(text).is_ok(), "{text}");
+        }
     }
 }

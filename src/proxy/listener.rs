@@ -1,9 +1,8 @@
-//! Binds, accepts, counts, and hands each connection to the worker with the fewest.
+//! Listens, accepts, counts, and hands each connection to the worker with the fewest.
 
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +10,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
+use super::bind::Bound;
 use super::tls::ServerTls;
 use super::transport::Plain;
 use super::worker::{Counted, Full, Phase, Worker};
-use crate::config::{Bind, Listener};
+use crate::config::Listener;
 use crate::core::{NetworkSet, address};
 use crate::telemetry::Turned;
 
@@ -58,41 +58,26 @@ enum AcceptedSocket {
 /// Connections that the kernel may hold before we take them.
 const BACKLOG: i32 = 4096;
 
-/// Binds a listener. The address says which port was taken for port 0; `None` for a Unix socket.
-pub fn bind(
+/// Makes a listener of a bound socket. The address says which port was taken for port 0; `None` for a
+/// Unix socket.
+pub fn listen(
+    bound: Bound,
     config: &Listener,
     slot: u32,
     tls: Option<Arc<ServerTls>>,
 ) -> io::Result<(Listening, Option<SocketAddr>)> {
-    let (socket, address) = match &config.bind {
-        Bind::Tcp(address) => {
-            let socket = socket2::Socket::new(
-                socket2::Domain::for_address(*address),
-                socket2::Type::STREAM,
-                Some(socket2::Protocol::TCP),
-            )?;
-            // A restart must not wait for old connections; another listener still conflicts.
-            socket.set_reuse_address(true)?;
-            socket.set_nonblocking(true)?;
+    let (socket, address) = match bound {
+        Bound::Tcp(socket) => {
             // What it accepts inherits this on Linux: a system call less per connection.
             socket.set_tcp_nodelay(true)?;
-            socket.bind(&(*address).into())?;
             socket.listen(BACKLOG)?;
             let listener = std::net::TcpListener::from(socket);
-            let bound = listener.local_addr()?;
-            (Socket::Tcp(listener), Some(bound))
+            let address = listener.local_addr()?;
+            (Socket::Tcp(listener), Some(address))
         }
-        Bind::Unix(path) => {
-            // A socket that a dead process left behind is in the way; anything else is not ours.
-            if let Ok(meta) = std::fs::symlink_metadata(path)
-                && meta.file_type().is_socket()
-                && std::os::unix::net::UnixStream::connect(path).is_err()
-            {
-                std::fs::remove_file(path)?;
-            }
-            let listener = std::os::unix::net::UnixListener::bind(path)?;
-            listener.set_nonblocking(true)?;
-            (Socket::Unix(listener), None)
+        Bound::Unix(socket) => {
+            socket.listen(BACKLOG)?;
+            (Socket::Unix(socket.into()), None)
         }
     };
     let about = About { slot, tls, proxy_from: config.proxy_from.clone() };

@@ -3,11 +3,14 @@
 //! Imports core, config and clock.
 //!
 //! Every set of files is read once into memory, checked as a whole, and put in force as one
-//! value; on any fault the one in force stays. [`Watcher`] does that on the control thread.
+//! value; on any fault the one in force stays. [`Watcher`] does that on the control thread. A listener's
+//! own certificate whose dates do not hold is served at a start, loudly: an outage of TLS is worse for
+//! clients that do not look at dates, and no better for those that do.
 
 mod client;
 mod files;
 mod names;
+mod pem;
 mod server;
 mod subject;
 #[cfg(test)]
@@ -15,7 +18,7 @@ mod tests;
 mod watch;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -41,6 +44,24 @@ pub enum TlsError {
     )]
     BadKey(PathBuf),
     #[error(
+        "{}: begins with a byte order mark\nhint: save it as ASCII or as UTF-8 without BOM; readers of \
+         PEM skip the first block behind one",
+        .0.display()
+    )]
+    ByteOrderMark(PathBuf),
+    #[error(
+        "{path}: is DER, not PEM\nhint: `openssl {tool} -inform DER -in {path} -out {path}.pem`, and \
+         name that file",
+        path = path.display()
+    )]
+    Der { path: PathBuf, tool: &'static str },
+    #[error(
+        "{path}: is encrypted with a passphrase, which keygate has nowhere to read\nhint: `openssl pkey \
+         -in {path} -out {path}.clear` decrypts it; let nobody but keygate read the result",
+        path = .0.display()
+    )]
+    EncryptedKey(PathBuf),
+    #[error(
         "{}: expired at {at}\nhint: renew the certificate; it is loaded without a restart",
         path.display()
     )]
@@ -63,10 +84,22 @@ pub enum TlsError {
         .0.display()
     )]
     NoKey(PathBuf),
+    #[error(
+        "{}: holds {found}, no {wanted}\nhint: {hint}",
+        path.display()
+    )]
+    Other { path: PathBuf, found: &'static str, wanted: &'static str, hint: &'static str },
     #[error("{}: not valid before {from}\nhint: check this machine's clock", path.display())]
     NotYetValid { path: PathBuf, from: String },
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error(
+        "{}: is in reverse order: the certificate of the key in {} is number {number} of {count}\nhint: \
+         put the certificate of the key first, then the one that issued it, and so on; the root may \
+         be left out",
+        chain.display(), key.display()
+    )]
+    Reversed { chain: PathBuf, key: PathBuf, number: usize, count: usize },
     #[error(
         "`{0}` is not a name that a certificate can be checked against\nhint: set `server_name`"
     )]
@@ -90,6 +123,28 @@ fn provider() -> Arc<CryptoProvider> {
 // === impl TlsError ===
 
 impl TlsError {
+    /// The file to blame, where there is one. Of a chain and a key that do not fit, the chain where
+    /// its order is wrong, else the key.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::BadCertificate(path)
+            | Self::BadKey(path)
+            | Self::ByteOrderMark(path)
+            | Self::Der { path, .. }
+            | Self::EncryptedKey(path)
+            | Self::Expired { path, .. }
+            | Self::KeyMismatch { key: path, .. }
+            | Self::NoCertificate(path)
+            | Self::NoKey(path)
+            | Self::NotYetValid { path, .. }
+            | Self::Other { path, .. }
+            | Self::Read { path, .. }
+            | Self::Reversed { chain: path, .. }
+            | Self::TooLarge(path) => Some(path),
+            Self::ServerName(_) | Self::Setup(_) | Self::UpstreamWithoutHttp2 => None,
+        }
+    }
+
     /// A fault that no file is to blame for.
     fn setup(error: impl std::fmt::Display) -> Self {
         Self::Setup(error.to_string())

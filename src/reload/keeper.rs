@@ -85,6 +85,8 @@ pub(super) struct Keeper {
     starting: bool,
     /// It was said that the patch's file went away.
     patch_gone: bool,
+    /// Why the patch that came last is refused as a patch, although its restrictions hold.
+    restricted: Option<Refusal>,
     /// Written down, and not yet forced to the disk.
     unforced: Option<Placed>,
 }
@@ -151,7 +153,7 @@ impl Keeper {
         clock: Clock,
         metrics: Metrics,
         part: Part,
-        cell: StatusCell,
+        mut state: StateFile,
     ) -> Self {
         for artefact in [Artefact::Table, Artefact::Patch] {
             let reasons = Refusal::REASONS.iter().map(|r| r.0).chain(SourceError::REASONS.to_vec());
@@ -159,7 +161,7 @@ impl Keeper {
                 metrics.control().table_reload_failures(artefact, reason).increment(0);
             }
         }
-        let (state, ledger) = StateFile::open(config.state_file.as_deref());
+        let ledger = state.take_remembered();
         let (desk, dropped) = Desk::restore(rules(config), ledger, &terms.trust, &terms.bounds);
         for refusal in dropped {
             tracing::error!(
@@ -174,7 +176,7 @@ impl Keeper {
             clock,
             metrics,
             part,
-            cell,
+            cell: StatusCell::default(),
             status: Status::default(),
             min_serial: config.min_serial,
             after_expiry: config.after_expiry,
@@ -186,6 +188,7 @@ impl Keeper {
             lag_from: None,
             starting: true,
             patch_gone: false,
+            restricted: None,
             unforced: None,
         };
         keeper.publish();
@@ -195,6 +198,16 @@ impl Keeper {
     /// What is to be served; `None`: nothing may be.
     pub(super) fn keys(&self) -> Option<Arc<KeySet>> {
         self.desk.current().filter(|_| self.patch_known).cloned()
+    }
+
+    /// For the admin listener.
+    pub(super) fn cell(&self) -> StatusCell {
+        self.cell.clone()
+    }
+
+    /// See the field.
+    pub(super) fn restricted(&self) -> Option<&Refusal> {
+        self.restricted.as_ref()
     }
 
     pub(super) fn table(&self) -> Option<&Arc<Table>> {
@@ -275,6 +288,7 @@ impl Keeper {
             ),
             Accepted::Restricted(refusal) => {
                 // Genuine, but not made for what is in force: what it forbids holds all the same.
+                self.restricted = Some(refusal.clone());
                 self.failed(Artefact::Patch, Some(serial), &Failure::Refused(refusal));
                 self.lag_from = Some(patch.manifest().issued_at_ms);
                 self.patch_known = true;

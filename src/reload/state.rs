@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::files::{self, Placed};
-use crate::table::Ledger;
+use crate::table::{Ledger, LedgerError};
 
 /// Eight patches of some megabytes; more was not written by keygate.
 const MAX_BYTES: u64 = 1 << 30;
@@ -22,6 +22,17 @@ pub(super) struct StateFile {
     problem: Option<String>,
     /// It was not forced to the disk the last time: writing it is no remedy yet.
     disk_fails: bool,
+    /// What it said when it was opened, until somebody takes it.
+    remembered: Ledger,
+}
+
+/// Why a state file cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("state file {}: {source}", path.display())]
+    Damaged { path: PathBuf, source: LedgerError },
+    #[error("state file {} cannot be read: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
 }
 
 // === impl StateFile ===
@@ -29,13 +40,44 @@ pub(super) struct StateFile {
 impl StateFile {
     /// Opens and reads. Whatever is wrong is said and leads to an empty ledger: a damaged file must
     /// not keep the service down, and `min_serial` is the floor.
-    pub(super) fn open(path: Option<&Path>) -> (Self, Ledger) {
-        let mut state = Self {
+    pub(super) fn open(path: Option<&Path>) -> Self {
+        let (mut state, remembered) = Self::opened(path);
+        state.remembered = remembered;
+        state
+    }
+
+    /// Reads what a start would, and writes and moves nothing, not even later.
+    pub(super) fn look(path: Option<&Path>) -> Result<Self, StateError> {
+        let mut state = Self::at(None);
+        let Some(path) = path else { return Ok(state) };
+        let read = files::read(path, MAX_BYTES);
+        let read =
+            read.map_err(|source| StateError::Unreadable { path: path.to_owned(), source })?;
+        if let Some(bytes) = read {
+            let parsed = Ledger::parse(&String::from_utf8_lossy(&bytes));
+            state.remembered =
+                parsed.map_err(|source| StateError::Damaged { path: path.to_owned(), source })?;
+        }
+        Ok(state)
+    }
+
+    /// What was accepted before; asked once.
+    pub(super) fn take_remembered(&mut self) -> Ledger {
+        std::mem::take(&mut self.remembered)
+    }
+
+    fn at(path: Option<&Path>) -> Self {
+        Self {
             path: path.map(Path::to_owned),
             written: None,
             problem: None,
             disk_fails: false,
-        };
+            remembered: Ledger::default(),
+        }
+    }
+
+    fn opened(path: Option<&Path>) -> (Self, Ledger) {
+        let mut state = Self::at(path);
         let Some(path) = path else {
             state.problem = Some("no `state_file` is configured".to_owned());
             tracing::warn!(
@@ -163,14 +205,16 @@ mod tests {
         let path = dir.path().join("state");
         for text in ["", "{", "{\"version\":2}", "\0\0\0"] {
             fs::write(&path, text).unwrap();
-            let (mut state, ledger) = StateFile::open(Some(&path));
+            let mut state = StateFile::open(Some(&path));
+            let ledger = state.take_remembered();
             assert_eq!(ledger, Ledger::default());
             assert!(!path.exists() && dir.path().join("state.corrupt").exists());
             let placed = state.place(&ledger).unwrap();
             state.forced(placed.force());
             assert!(state.is_persistent() && state.is_settled());
             assert!(state.place(&ledger).is_none(), "nothing changed");
-            let (again, ledger) = StateFile::open(Some(&path));
+            let mut again = StateFile::open(Some(&path));
+            let ledger = again.take_remembered();
             assert_eq!((ledger, again.is_settled()), (Ledger::default(), true));
         }
     }
@@ -179,7 +223,8 @@ mod tests {
     fn a_directory_that_cannot_be_written_is_survived_and_tried_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("later/state");
-        let (mut state, ledger) = StateFile::open(Some(&path));
+        let mut state = StateFile::open(Some(&path));
+        let ledger = state.take_remembered();
         assert!(state.place(&ledger).is_none());
         assert!(!state.is_persistent() && !state.is_settled());
         assert!(state.problem().unwrap().contains("cannot be written"));
@@ -192,7 +237,8 @@ mod tests {
     #[test]
     fn what_could_not_be_forced_is_written_again() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut state, ledger) = StateFile::open(Some(&dir.path().join("state")));
+        let mut state = StateFile::open(Some(&dir.path().join("state")));
+        let ledger = state.take_remembered();
         for _ in 0..2 {
             assert!(state.place(&ledger).is_some());
             state.forced(Err(io::ErrorKind::StorageFull.into()));
@@ -208,7 +254,8 @@ mod tests {
 
     #[test]
     fn nowhere_to_write_is_no_persistence() {
-        let (mut state, ledger) = StateFile::open(None);
+        let mut state = StateFile::open(None);
+        let ledger = state.take_remembered();
         assert!(state.place(&ledger).is_none());
         assert!(state.is_settled() && !state.is_persistent());
     }

@@ -161,6 +161,11 @@ impl Control {
         self.gauge(&families::CERTIFICATE_EXPIRY, vec![label("name", name)])
     }
 
+    /// See [`Control::certificate_expiry`].
+    pub fn certificate_valid(&self, name: &str) -> Gauge {
+        self.gauge(&families::CERTIFICATE_VALID, vec![label("name", name)])
+    }
+
     pub fn config_reloads(&self, result: Attempt) -> Counter {
         self.counter(&families::CONFIG_RELOADS, vec![label("result", result.as_str())])
     }
@@ -205,6 +210,7 @@ const CONTROL: &[Family] = &[
     families::BUILD_INFO,
     families::CERTIFICATE_EXPIRY,
     families::CERTIFICATE_RELOADS,
+    families::CERTIFICATE_VALID,
     families::CONFIG_RELOADS,
     families::CONFIG_RELOAD_SUCCESSFUL,
     families::KEYS,

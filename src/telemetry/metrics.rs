@@ -104,6 +104,8 @@ families! {
         "When a served certificate runs out, in Unix time.";
     CERTIFICATE_RELOADS Counter "keygate_certificate_reloads_total" ["result"]
         "Attempts to load certificates again.";
+    CERTIFICATE_VALID Gauge "keygate_certificate_valid" ["name"]
+        "1 if the dates of a served certificate hold; 0 if it has expired or is not valid yet.";
     CONFIG_RELOADS Counter "keygate_config_reloads_total" ["result"]
         "Attempts to load the configuration file again.";
     CONFIG_RELOAD_SUCCESSFUL Gauge "keygate_config_last_reload_successful" []

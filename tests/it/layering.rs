@@ -31,7 +31,7 @@ const RULES: &[(&str, &[&str])] = &[
         &["admin", "app", "check", "clock", "config", "core", "exit", "explain", "table"],
     ),
     ("bin/keygatectl", &["exit", "manage"]),
-    ("check", &["clock", "config", "core", "exit", "mounts", "table"]),
+    ("check", &["clock", "config", "core", "exit", "mounts", "reload", "table"]),
     ("clock", &["core"]),
     ("config", &["core"]),
     ("core", &[]),

@@ -9,6 +9,7 @@
     reason = "a test ends at the first surprise, also in its helpers"
 )]
 
+mod check_start;
 mod documents;
 mod examples;
 mod gate_address;

@@ -125,7 +125,8 @@ impl InForce {
         let mut certificates = Vec::new();
         let mut config = match &files.certificate {
             Some(pair) => {
-                let identity = bundle.identity(pair, provider, clock.now())?;
+                let identity = bundle.identity(pair, provider)?;
+                identity.validity.check(&identity.path, clock.now())?;
                 certificates.push(Certificate::new(&identity.path, identity.validity));
                 let only = rustls::sign::SingleCertAndKey::from(identity.certified);
                 builder.with_client_cert_resolver(Arc::new(only))

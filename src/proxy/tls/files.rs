@@ -14,7 +14,7 @@ use rustls::{Error, InconsistentKeys, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::TlsError;
+use super::{TlsError, pem};
 use crate::config::CertificateFiles;
 use crate::core::Now;
 
@@ -85,27 +85,26 @@ impl Bundle {
         Some(Fingerprint::from(context))
     }
 
-    /// The certificate chain and key of `files`, fit to be served at `now`.
+    /// The certificate chain and key of `files`. The caller looks at the dates.
     pub(super) fn identity(
         &self,
         files: &CertificateFiles,
         provider: &CryptoProvider,
-        now: Now,
     ) -> Result<Identity, TlsError> {
         let chain = self.certificates(&files.chain)?;
         let first = chain.first().ok_or_else(|| TlsError::NoCertificate(files.chain.clone()))?;
         let validity =
             Validity::of(first).ok_or_else(|| TlsError::BadCertificate(files.chain.clone()))?;
+        let rest = chain.clone();
         let certified = CertifiedKey::from_der(chain, self.key(&files.key)?, provider);
         let certified = certified.map_err(|error| match error {
             Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                TlsError::KeyMismatch { chain: files.chain.clone(), key: files.key.clone() }
+                self.mismatch(files, &rest, provider)
             }
             Error::InvalidCertificate(_) => TlsError::BadCertificate(files.chain.clone()),
             // Its text is not ours to show: it is about key bytes.
             _ => TlsError::BadKey(files.key.clone()),
         })?;
-        validity.check(&files.chain, now)?;
         Ok(Identity { certified, path: files.chain.clone(), validity })
     }
 
@@ -118,21 +117,47 @@ impl Bundle {
         Ok(roots)
     }
 
+    /// Why the first certificate is not that of the key: another one of the chain may be.
+    fn mismatch(
+        &self,
+        files: &CertificateFiles,
+        chain: &[CertificateDer<'static>],
+        provider: &CryptoProvider,
+    ) -> TlsError {
+        let fits = |one: &CertificateDer<'static>| {
+            let key = self.key(&files.key).ok()?;
+            CertifiedKey::from_der(vec![one.clone()], key, provider).ok()
+        };
+        let found = chain.iter().position(|one| fits(one).is_some());
+        let (path, key) = (files.chain.clone(), files.key.clone());
+        match found {
+            Some(at) => TlsError::Reversed { chain: path, key, number: at + 1, count: chain.len() },
+            None => TlsError::KeyMismatch { chain: path, key },
+        }
+    }
+
     /// At least one.
     fn certificates(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        let certificates = CertificateDer::pem_slice_iter(self.bytes(path)?)
+        let bytes = self.bytes(path)?;
+        pem::check_encoding(path, bytes, pem::Wanted::Certificate)?;
+        let certificates = CertificateDer::pem_slice_iter(bytes)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| TlsError::BadCertificate(path.to_owned()))?;
         if certificates.is_empty() {
-            return Err(TlsError::NoCertificate(path.to_owned()));
+            return Err(pem::explain(path, bytes, pem::Wanted::Certificate));
         }
         Ok(certificates)
     }
 
     fn key(&self, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-        use rustls::pki_types::pem;
-        PrivateKeyDer::from_pem_slice(self.bytes(path)?).map_err(|error| match error {
-            pem::Error::NoItemsFound => TlsError::NoKey(path.to_owned()),
+        use rustls::pki_types::pem::Error::NoItemsFound;
+        let bytes = self.bytes(path)?;
+        pem::check_encoding(path, bytes, pem::Wanted::Key)?;
+        if pem::is_encrypted(bytes) {
+            return Err(TlsError::EncryptedKey(path.to_owned()));
+        }
+        PrivateKeyDer::from_pem_slice(bytes).map_err(|error| match error {
+            NoItemsFound => pem::explain(path, bytes, pem::Wanted::Key),
             _ => TlsError::BadKey(path.to_owned()),
         })
     }
@@ -178,7 +203,7 @@ impl Validity {
         (self.not_before..=self.not_after).contains(&unix(now))
     }
 
-    fn check(self, path: &Path, now: Now) -> Result<(), TlsError> {
+    pub(super) fn check(self, path: &Path, now: Now) -> Result<(), TlsError> {
         let path = || path.to_owned();
         if unix(now) < self.not_before {
             return Err(TlsError::NotYetValid { path: path(), from: rfc3339(self.not_before) });

@@ -14,6 +14,7 @@ use super::watch::{Certificate, Reloadable};
 use super::{TlsError, provider};
 use crate::clock::Clock;
 use crate::config::{ClientAuth, TlsServer};
+use crate::core::Now;
 
 /// TLS of one listener. One value for all workers: a session that one of them opened can be
 /// resumed on any other.
@@ -35,6 +36,15 @@ struct InForce {
     certificates: Vec<Certificate>,
 }
 
+/// What a certificate is measured by whose dates do not hold.
+#[derive(Clone, Copy)]
+enum Before<'a> {
+    /// Nothing: at a start it is served, and the watcher says so at once.
+    Start,
+    /// It takes the place of one of these only where that one is no better.
+    InForce(&'a InForce),
+}
+
 /// Session tickets, valid for at most twelve hours; their keys are replaced every six.
 #[derive(Clone, Debug)]
 struct Tickets {
@@ -46,10 +56,11 @@ struct Tickets {
 // === impl ServerTls ===
 
 impl ServerTls {
+    /// For a start. A certificate whose dates do not hold is taken: [`Certificate::is_valid`] tells.
     pub fn load(config: &TlsServer, clock: Clock) -> Result<Self, TlsError> {
         let provider = provider();
         let bundle = Bundle::read(paths(config))?;
-        let in_force = InForce::build(config, &bundle, None, &provider, &clock)?;
+        let in_force = InForce::build(config, &bundle, Before::Start, &provider, &clock)?;
         Ok(Self {
             files: config.clone(),
             clock,
@@ -73,8 +84,8 @@ impl Reloadable for ServerTls {
         if bundle.fingerprint() == old.fingerprint {
             return Ok(false);
         }
-        let tickets = Some(&old.tickets);
-        let new = InForce::build(&self.files, &bundle, tickets, &self.provider, &self.clock)?;
+        let before = Before::InForce(&old);
+        let new = InForce::build(&self.files, &bundle, before, &self.provider, &self.clock)?;
         self.in_force.store(Arc::new(new));
         Ok(true)
     }
@@ -90,19 +101,22 @@ impl InForce {
     fn build(
         files: &TlsServer,
         bundle: &Bundle,
-        tickets: Option<&Tickets>,
+        before: Before<'_>,
         provider: &Arc<CryptoProvider>,
         clock: &Clock,
     ) -> Result<Self, TlsError> {
         let now = clock.now();
         let mut certificates = Vec::new();
         let mut keys = Vec::new();
-        for pair in &files.certificates {
-            let identity = bundle.identity(pair, provider, now)?;
+        for (index, pair) in files.certificates.iter().enumerate() {
+            let identity = bundle.identity(pair, provider)?;
+            if before.is_strict(index, now) {
+                identity.validity.check(&identity.path, now)?;
+            }
             certificates.push(Certificate::new(&identity.path, identity.validity));
             keys.push(identity.certified);
         }
-        let tickets = Tickets::following(tickets, authority(files), bundle)?;
+        let tickets = Tickets::following(before.tickets(), authority(files), bundle)?;
 
         let versions = match files.only_tls13 {
             true => &[&rustls::version::TLS13][..],
@@ -131,6 +145,26 @@ impl InForce {
             tickets,
             certificates,
         })
+    }
+}
+
+// === impl Before ===
+
+impl<'a> Before<'a> {
+    /// Whether certificate `index` of the listener must be valid now. One that is valid never gives
+    /// way to one that is not; one that has run out must not keep its neighbours from being renewed.
+    fn is_strict(self, index: usize, now: Now) -> bool {
+        match self {
+            Self::Start => false,
+            Self::InForce(old) => old.certificates.get(index).is_none_or(|c| c.is_valid(now)),
+        }
+    }
+
+    fn tickets(self) -> Option<&'a Tickets> {
+        match self {
+            Self::Start => None,
+            Self::InForce(old) => Some(&old.tickets),
+        }
     }
 }
 

@@ -252,6 +252,12 @@ async fn bad_files_keep_what_is_in_force() {
     let key_line = good.1.lines().nth(1).unwrap();
     let broken_key = good.1.replace(key_line, &key_line[4..]);
     let encrypted = good.1.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    let bom = format!("\u{feff}{}", good.0);
+    let bom_key = format!("\u{feff}{}", good.1);
+    let legacy = good.1.replacen('\n', "\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n", 1);
+    let reversed = format!("{}{}", ca.pem, good.0);
+    let request = good.0.replace("CERTIFICATE-", "CERTIFICATE REQUEST-");
+    let public = good.1.replace("PRIVATE", "PUBLIC");
     let huge = format!("{}\n{}", "#".repeat(1 << 20), good.0);
     let cases = [
         ("expired", &expired.0[..], &expired.1[..], "server.crt: expired at 2021-01-01T00:00:00Z"),
@@ -259,9 +265,18 @@ async fn bad_files_keep_what_is_in_force() {
         ("mismatched key", &other.0, &good.1, "server.key: is not the key of the first"),
         ("torn", torn, &good.1, "server.crt: holds something that is no certificate"),
         ("empty", "", &good.1, "server.crt: has no certificate"),
-        ("key as certificate", &good.1, &good.1, "server.crt: has no certificate"),
-        ("no key", &good.0, &good.0, "server.key: has no private key"),
-        ("encrypted key", &good.0, &encrypted, "server.key: has no private key"),
+        ("key as certificate", &good.1, &good.1, "server.crt: holds a private key, no certificate"),
+        ("no key", &good.0, "", "server.key: has no private key"),
+        ("certificate as key", &good.0, &good.0, "server.key: holds a certificate, no private key"),
+        ("encrypted key", &good.0, &encrypted, "server.key: is encrypted with a passphrase"),
+        ("encrypted key of old", &good.0, &legacy, "server.key: is encrypted with a passphrase"),
+        ("byte order mark", &bom, &good.1, "server.crt: begins with a byte order mark"),
+        ("key with one", &good.0, &bom_key, "server.key: begins with a byte order mark"),
+        ("reversed", &reversed, &good.1, "server.crt: is in reverse order"),
+        ("request", &request, &good.1, "server.crt: holds a certificate request"),
+        ("public key", &good.0, &public, "server.key: holds a public key, no private key"),
+        ("DER", "0\u{2}\u{1}", &good.1, "server.crt: is DER, not PEM"),
+        ("DER key", &good.0, "0\u{2}\u{1}", "server.key: is DER, not PEM"),
         ("broken key", &good.0, &broken_key, "server.key: is not a private key"),
         ("huge", &huge, &good.1, "server.crt: is larger than 1 MiB"),
     ];
@@ -277,8 +292,17 @@ async fn bad_files_keep_what_is_in_force() {
             assert!(!shown.contains(&line[..16]), "{name}: shows file bytes");
         }
         assert_eq!(served(&meet(&server, &client).await.unwrap()), before, "{name}");
-        // The same files do not do at start either.
-        assert!(ServerTls::load(&files, Clock::system()).is_err(), "{name}");
+        // The same files do not do at a start either, but for what is wrong with dates alone.
+        let started = ServerTls::load(&files, Clock::system()).map(|tls| tls.certificates());
+        match name {
+            "expired" | "not yet" => {
+                let now = Clock::system().now();
+                let certificates = started.unwrap();
+                assert!(!certificates[0].is_valid(now), "{name}");
+                assert!(certificates[0].fault(now).unwrap().contains(want), "{name}");
+            }
+            _ => assert!(started.is_err(), "{name}"),
+        }
     }
     dir.pair("server", &good);
     dir.write("ca.crt", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
@@ -380,6 +404,40 @@ fn the_watcher_reports_and_goes_on() {
     assert_eq!(look(), [("failed", in_2101)]);
     clock.advance(std::time::Duration::from_secs(60 * 24 * 3600));
     assert_eq!(look(), [("reloaded", in_2100)]);
+}
+
+/// Started with a certificate that has expired: the first good one takes its place, and until then a
+/// neighbour can be renewed.
+#[test]
+fn what_was_started_expired_gives_way() {
+    let (ca, dir) = (Authority::new("ca"), Dir::new());
+    let expired = dir.pair("a", &ca.issue(&params(&["a.example"], 2021)));
+    let good = dir.pair("b", &ca.issue(&params(&["b.example"], 2100)));
+    let server = load_server(&server_files(vec![expired, good]));
+    let now = Clock::system().now();
+    let valid = || -> Vec<bool> { server.certificates().iter().map(|c| c.is_valid(now)).collect() };
+    assert_eq!(valid(), [false, true]);
+    dir.pair("b", &ca.issue(&params(&["b.example"], 2101)));
+    assert!(server.reload().unwrap(), "the neighbour is renewed");
+    dir.pair("b", &ca.issue(&params(&["b.example"], 2021)));
+    assert!(matches!(server.reload(), Err(TlsError::Expired { .. })), "a valid one stays");
+    assert_eq!(valid(), [false, true]);
+    dir.pair("b", &ca.issue(&params(&["b.example"], 2102)));
+    dir.pair("a", &ca.issue(&params(&["a.example"], 2100)));
+    assert!(server.reload().unwrap());
+    assert_eq!(valid(), [true, true]);
+    dir.pair("a", &ca.issue(&params(&["a.example"], 2021)));
+    assert!(matches!(server.reload(), Err(TlsError::Expired { .. })));
+}
+
+/// What keygate shows to the upstream is not served to anybody for want of another.
+#[test]
+fn our_client_certificate_is_strict_at_a_start() {
+    let (ca, dir) = (Authority::new("ca"), Dir::new());
+    let mut files = client_files(&dir.write("ca.crt", &ca.pem));
+    files.certificate = Some(dir.pair("client", &ca.issue(&params(&["a.example"], 2021))));
+    let loaded = ClientTls::load(&files, "a.example", UpstreamProtocol::Http1, Clock::system());
+    assert!(matches!(loaded, Err(TlsError::Expired { .. })));
 }
 
 #[test]

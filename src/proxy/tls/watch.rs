@@ -1,5 +1,6 @@
 //! Reads certificate files again every few seconds, off the workers, and says loudly how it went.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -140,7 +141,8 @@ impl Target {
     }
 
     fn tell_expiry(&mut self, certificates: &[Certificate], now: Now) {
-        let mut soon = certificates.iter().filter(|c| c.runs_out_soon(now)).peekable();
+        let ill = |c: &&Certificate| c.runs_out_soon(now) || !c.is_valid(now);
+        let mut soon = certificates.iter().filter(ill).peekable();
         if soon.peek().is_none() || self.expiry_told.is_some_and(|at| !is_due(at, now)) {
             return;
         }
@@ -148,7 +150,20 @@ impl Target {
         for certificate in soon {
             let expires = rfc3339(certificate.expires());
             if certificate.validity.remaining(now) < 0 {
-                error!(certificate = certificate.name, expires, "certificate has expired");
+                error!(
+                    certificate = certificate.name,
+                    expires,
+                    "certificate has expired, and is served for want of another\n\
+                     hint: renew it; it is loaded without a restart"
+                );
+            } else if !certificate.is_valid(now) {
+                let from = rfc3339(certificate.not_before());
+                error!(
+                    certificate = certificate.name,
+                    from,
+                    "certificate is not valid yet, and is served for want of another\n\
+                     hint: check this machine's clock, or put the current one in its place"
+                );
             } else {
                 warn!(certificate = certificate.name, expires, "certificate expires soon");
             }
@@ -166,6 +181,21 @@ impl Certificate {
     /// Unix time of its end, for a gauge.
     pub fn expires(&self) -> i64 {
         self.validity.not_after
+    }
+
+    /// Unix time of its beginning.
+    pub fn not_before(&self) -> i64 {
+        self.validity.not_before
+    }
+
+    /// Whether its dates hold.
+    pub fn is_valid(&self, now: Now) -> bool {
+        self.validity.includes(now)
+    }
+
+    /// What is wrong with its dates, in words. `None`: they hold.
+    pub fn fault(&self, now: Now) -> Option<String> {
+        self.validity.check(Path::new(&self.name), now).err().map(|error| error.to_string())
     }
 
     fn runs_out_soon(&self, now: Now) -> bool {

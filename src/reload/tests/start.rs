@@ -11,6 +11,7 @@ fn failure(folder: &Folder) -> (u8, &'static str) {
         Ok(_) => panic!("it starts"),
         Err(error) => match &error {
             StartError::Keys { failure, .. } => (error.exit(), failure.reason()),
+            StartError::State(_) => (error.exit(), "state"),
             StartError::Trust(_) => (error.exit(), "trust"),
         },
     }

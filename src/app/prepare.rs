@@ -1,0 +1,232 @@
+//! The first half of a start, which `check` goes through as well: configuration, certificates, keys and
+//! authorities, all read and put together; then a rehearsal of what a start does to the machine.
+//!
+//! There is no second way to load any of it: what `check` passes, `serve` takes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::Access;
+
+use crate::check::Finding;
+use crate::clock::Clock;
+use crate::config::{self, Bind, Config, Fault, UpstreamAddress};
+use crate::proxy;
+use crate::proxy::tls::{ClientTls, Reloadable as _, ServerTls, TlsError};
+
+/// A configuration with all that its files hold, fit to be started.
+#[derive(Debug)]
+pub struct Prepared {
+    pub config: Config,
+    pub(super) file: PathBuf,
+    pub(super) clock: Clock,
+    /// By listener.
+    pub(super) listener_tls: Vec<Option<Arc<ServerTls>>>,
+    pub(super) upstream_tls: Option<Arc<ClientTls>>,
+}
+
+/// Reads `file` and everything that it names but the table. Every fault is reported at once.
+pub fn prepare(file: &Path, clock: &Clock) -> Result<Prepared, config::Error> {
+    let config = Config::load(file)?;
+    let mut faults = Vec::new();
+    let mut listener_tls = Vec::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let loaded = listener.tls.as_ref().map(|tls| ServerTls::load(tls, clock.clone()));
+        let key = format!("listen[{index}].tls");
+        listener_tls.push(kept(loaded, &config, &key, &mut faults));
+    }
+    let upstream_tls = kept(upstream_tls(&config, clock), &config, "upstream.tls", &mut faults);
+    if !faults.is_empty() {
+        return Err(config::Error::Invalid { file: file.to_owned(), faults });
+    }
+    let (file, clock) = (file.to_owned(), clock.clone());
+    Ok(Prepared { config, file, clock, listener_tls, upstream_tls })
+}
+
+fn upstream_tls(config: &Config, clock: &Clock) -> Option<Result<ClientTls, TlsError>> {
+    let upstream = &config.upstream;
+    let tls = upstream.tls.as_ref()?;
+    let host = match &upstream.address {
+        UpstreamAddress::Tcp { host, .. } => host,
+        UpstreamAddress::Unix(_) => "localhost",
+    };
+    Some(ClientTls::load(tls, host, upstream.protocol, clock.clone()))
+}
+
+/// What was loaded, or a fault at the key that names the file to blame.
+fn kept<T>(
+    loaded: Option<Result<T, TlsError>>,
+    config: &Config,
+    otherwise: &str,
+    faults: &mut Vec<Fault>,
+) -> Option<Arc<T>> {
+    match loaded? {
+        Ok(loaded) => Some(Arc::new(loaded)),
+        Err(error) => {
+            let text = error.to_string();
+            faults.push(config.places.fault_of_file(error.path(), otherwise, text));
+            None
+        }
+    }
+}
+
+// === impl Prepared ===
+
+impl Prepared {
+    /// Certificates of listeners that are served although their dates do not hold.
+    pub fn concerns(&self) -> Vec<Finding> {
+        let now = self.clock.now();
+        let all = self.listener_tls.iter().flatten().flat_map(|tls| tls.certificates());
+        let fault = |certificate: proxy::tls::Certificate| {
+            let text = certificate.fault(now)?;
+            let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
+            Some(Finding {
+                kind: "certificate",
+                subject: "listen.tls".to_owned(),
+                message: format!("{message}; it is served all the same, and clients refuse it"),
+                hint: Some(hint.to_owned()).filter(|hint| !hint.is_empty()),
+            })
+        };
+        all.filter_map(fault).collect()
+    }
+
+    /// Tries what a start does to the machine, and leaves it as it was: addresses that can be bound,
+    /// files and directories that can be written. Meant for the user and the machine that will serve.
+    pub fn rehearse(&self) -> Result<(), config::Error> {
+        let config = &self.config;
+        let mut faults = Vec::new();
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let keys = [format!("listen[{index}].address"), "listen.address".to_owned()];
+            let keys = keys.each_ref().map(String::as_str);
+            let tried = match &listener.bind {
+                Bind::Tcp(at) => proxy::bind_tcp(*at, listener.families).map(drop),
+                Bind::Unix(path) => socket_can_be_made(path),
+            };
+            if let Err(error) = tried {
+                faults.extend(bind_fault(config, &keys, &listener.bind, &error));
+            }
+        }
+        let admin = Bind::Tcp(config.admin.bind);
+        if let Err(error) = proxy::bind_tcp(config.admin.bind, config.admin.families) {
+            faults.extend(bind_fault(config, &["admin.address"], &admin, &error));
+        }
+        if let Some(path) = &config.table.state_file {
+            let hint = "give keygate a directory of its own that outlives it; without the state file a \
+                        restart would take an older table";
+            let tried = file_can_be_replaced(path);
+            faults.extend(unwritable(config, "table.state_file", path, tried, hint));
+        }
+        if let Some(path) = &config.table.cache_dir {
+            let tried = file_can_be_replaced(&path.join("table.kgt"));
+            let hint = "make the directory, and let keygate write in it; without a copy keygate cannot \
+                        start while the URL is down";
+            faults.extend(unwritable(config, "table.cache_dir", path, tried, hint));
+        }
+        if let Some(path) = config.log.access_file.as_ref().filter(|_| config.log.access) {
+            let hint = "make its directory, and let keygate write there";
+            let tried = file_can_be_appended(path);
+            faults.extend(unwritable(config, "log.access_file", path, tried, hint));
+        }
+        match faults.is_empty() {
+            true => Ok(()),
+            false => Err(config::Error::Invalid { file: self.file.clone(), faults }),
+        }
+    }
+}
+
+/// `None`: something listens there already, which may well be the sidecar that is to be replaced.
+fn bind_fault(config: &Config, keys: &[&str], bind: &Bind, error: &io::Error) -> Option<Fault> {
+    let in_use = error.kind() == io::ErrorKind::AddrInUse && matches!(bind, Bind::Tcp(_));
+    let message = format!("cannot be bound: {error}\nhint: {}", bind_hint(bind, error));
+    (!in_use).then(|| config.places.fault(keys, message))
+}
+
+/// What helps against an address that cannot be bound.
+pub(super) fn bind_hint(bind: &Bind, error: &io::Error) -> String {
+    let port = match bind {
+        Bind::Tcp(address) => address.port(),
+        Bind::Unix(_) => 0,
+    };
+    match (error.kind(), bind) {
+        (io::ErrorKind::PermissionDenied, Bind::Tcp(_)) if port < 1024 => format!(
+            "port {port} needs a right that keygate does not have: listen above 1023, or give it \
+             CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE), or lower \
+             net.ipv4.ip_unprivileged_port_start"
+        ),
+        (io::ErrorKind::PermissionDenied, Bind::Unix(_)) => {
+            "let the user that runs keygate write in the socket's directory; only root gives a \
+             socket away to another owner"
+                .to_owned()
+        }
+        (io::ErrorKind::AddrInUse, Bind::Tcp(_)) => {
+            format!("another process listens there: `ss -ltnp 'sport = :{port}'` names it")
+        }
+        (io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists, Bind::Unix(_)) => {
+            "something is there that keygate does not remove: another process's socket, or a file"
+                .to_owned()
+        }
+        (io::ErrorKind::AddrNotAvailable, _) => {
+            "this machine has no such address: 0.0.0.0 or [::] takes all that it has".to_owned()
+        }
+        (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, Bind::Unix(_)) => {
+            "make the socket's directory first (systemd: RuntimeDirectory=keygate)".to_owned()
+        }
+        _ => "see whether this machine has the address and its network is up".to_owned(),
+    }
+}
+
+fn unwritable(
+    config: &Config,
+    key: &str,
+    path: &Path,
+    tried: io::Result<()>,
+    hint: &str,
+) -> Option<Fault> {
+    let error = tried.err()?;
+    let message = format!("{} cannot be written: {error}\nhint: {hint}", path.display());
+    Some(config.places.fault(&[key], message))
+}
+
+/// A new file is put in the place of `path` by rename: its directory is what must be writable.
+fn file_can_be_replaced(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    directory_can_be_written(path)
+}
+
+fn file_can_be_appended(path: &Path) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => may(path, Access::WRITE_OK),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => directory_can_be_written(path),
+        Err(error) => Err(error),
+    }
+}
+
+fn socket_can_be_made(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt as _;
+    match std::fs::symlink_metadata(path) {
+        // A live socket may be that of the sidecar that is to be replaced.
+        Ok(meta) if !meta.file_type().is_socket() => Err(io::ErrorKind::AlreadyExists.into()),
+        _ => directory_can_be_written(path),
+    }
+}
+
+fn directory_can_be_written(path: &Path) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !std::fs::metadata(directory)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    may(directory, Access::WRITE_OK | Access::EXEC_OK)
+}
+
+/// Asks for the effective user, who will write, not for the real one.
+fn may(path: &Path, access: Access) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, accessat};
+    Ok(accessat(CWD, path, access, AtFlags::EACCESS)?)
+}

@@ -1,0 +1,75 @@
+//! Takes addresses, before anybody may connect: a start goes on to listen on them, `check` lets them go.
+//! Imports `config` alone.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::config::{Bind, Families, Listener, SocketFile};
+
+/// A socket with its address, on which nobody listens yet.
+#[derive(Debug)]
+pub enum Bound {
+    Tcp(Socket),
+    Unix(Socket),
+}
+
+/// Takes the address of a listener.
+pub fn bind(listener: &Listener) -> io::Result<Bound> {
+    match &listener.bind {
+        Bind::Tcp(address) => bind_tcp(*address, listener.families).map(Bound::Tcp),
+        Bind::Unix(path) => bind_unix(path, listener.socket).map(Bound::Unix),
+    }
+}
+
+/// Takes a TCP address. Nothing is in its way but a socket that listens there.
+pub fn bind_tcp(address: SocketAddr, families: Families) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for old connections; another listener still conflicts.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if families == Families::OnlyIpv6 {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Makes the file of a Unix socket, with its mode and owner before anybody can connect.
+fn bind_unix(path: &Path, file: SocketFile) -> io::Result<Socket> {
+    // A socket that a dead process left behind is in the way; anything else is not ours.
+    if is_left_behind(path) {
+        std::fs::remove_file(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let shaped = shape(path, file);
+    if let Err(error) = shaped {
+        // Nobody listens on it: it would only be in the way of the next start.
+        let _ = std::fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(socket)
+}
+
+fn shape(path: &Path, file: SocketFile) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if file.owner.is_some() || file.group.is_some() {
+        std::os::unix::fs::chown(path, file.owner, file.group)?;
+    }
+    match file.mode {
+        Some(mode) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)),
+        None => Ok(()),
+    }
+}
+
+/// A socket's file on which nobody listens.
+fn is_left_behind(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    is_socket && std::os::unix::net::UnixStream::connect(path).is_err()
+}

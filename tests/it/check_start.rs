@@ -1,0 +1,433 @@
+//! What `check` says of files and of the machine is what `serve` would find: each fault with its place and
+//! its remedy, by the real programs, and both with the same code.
+
+use std::fs;
+use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+
+use crate::support::process::run;
+
+/// A folder with a signer, a table, and a configuration whose listener and the like a test chooses.
+struct Setup {
+    folder: tempfile::TempDir,
+}
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+const LISTEN: &str = "address = \"127.0.0.1:0\"\n";
+const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"\n";
+
+impl Setup {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ctl = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_keygatectl"));
+            run(command.args(arguments).current_dir(folder.path()))
+        };
+        let public = ctl(&["signer", "new", "--out", "signer.pem"]);
+        fs::write(folder.path().join("signer.pub"), public).unwrap();
+        fs::write(
+            folder.path().join("keys.toml"),
+            format!(
+                "registry = 1\nserial = 1\naudience = \"a\"\n[[key]]\nid = \"key_a\"\norg = \"o\"\n\
+                 digest = \"sha256:{:064x}\"\n",
+                7
+            ),
+        )
+        .unwrap();
+        ctl(&[
+            "table",
+            "build",
+            "--registry",
+            "keys.toml",
+            "--signer",
+            "signer.pem",
+            "--out",
+            "k.kgt",
+        ]);
+        let setup = Self { folder };
+        setup.configure(LISTEN, "state_file = \"state\"\n", ADMIN);
+        setup
+    }
+
+    fn configure(&self, listen: &str, table: &str, more: &str) {
+        let text = format!(
+            "[listen]\n{listen}\n[upstream]\nurl = \"http://127.0.0.1:9\"\n\
+             [table]\npath = \"k.kgt\"\naudience = \"a\"\ntrusted_signers = [\"signer.pub\"]\n{table}\
+             [[credentials]]\nsource = \"header\"\nname = \"x-api-key\"\n[[routes]]\npath = \"/*\"\n{more}"
+        );
+        self.write("keygate.toml", text.as_bytes());
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path().join(name), bytes).unwrap();
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn check(&self, arguments: &[&str]) -> Said {
+        self.keygate(&[&["check"], arguments].concat())
+    }
+
+    /// `serve` where it is to end by itself.
+    fn serve(&self) -> Said {
+        self.keygate(&["serve"])
+    }
+
+    fn keygate(&self, arguments: &[&str]) -> Said {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_keygate"))
+            .args(arguments)
+            .current_dir(self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() >= end {
+                child.kill().unwrap();
+                let said = child.wait_with_output().unwrap();
+                panic!("{arguments:?} goes on: {}", String::from_utf8_lossy(&said.stderr));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let said = child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Said { code: said.status.code().unwrap(), out: text(said.stdout), err: text(said.stderr) }
+    }
+}
+
+/// Chain (PEM and DER) and key of a certificate that is valid until `year`.
+struct Pair {
+    pem: String,
+    der: Vec<u8>,
+    key: KeyPair,
+    authority: String,
+}
+
+fn pair(from: i32, until: i32) -> Pair {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = Issuer::new(ca, ca_key);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_before = date_time_ymd(from, 1, 1);
+    params.not_after = date_time_ymd(until, 1, 1);
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    Pair { pem: certificate.pem(), der: certificate.der().to_vec(), key, authority }
+}
+
+#[test]
+fn files_of_certificates() {
+    let setup = Setup::new();
+    let tls = format!("{LISTEN}[listen.tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n");
+    setup.configure(&tls, "state_file = \"state\"\n", ADMIN);
+    let good = pair(2020, 2100);
+    let key = good.key.serialize_pem();
+    let bom = |text: &str| [b"\xef\xbb\xbf", text.as_bytes()].concat();
+    let reversed = format!("{}{}", good.authority, good.pem);
+    let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    let (chain_place, key_place) =
+        ("keygate.toml:4:1: listen.tls.certificate: ", "keygate.toml:5:1: listen.tls.key: ");
+    let (pem, key_bytes) = (good.pem.as_bytes(), key.as_bytes());
+    let (bom_pem, bom_key, key_der) = (bom(&good.pem), bom(&key), good.key.serialize_der());
+    let cases = [
+        ("BOM", &bom_pem[..], key_bytes, chain_place, "byte order mark"),
+        ("BOM of the key", pem, &bom_key, key_place, "byte order mark"),
+        ("DER", &good.der, key_bytes, chain_place, "is DER, not PEM"),
+        ("DER of the key", pem, &key_der, key_place, "is DER, not PEM"),
+        ("encrypted", pem, encrypted.as_bytes(), key_place, "is encrypted"),
+        ("reversed", reversed.as_bytes(), key_bytes, chain_place, "is in reverse order"),
+        ("exchanged", key_bytes, pem, chain_place, "holds a private key, no certificate"),
+    ];
+    for (name, chain, key, place, want) in cases {
+        setup.write("c.pem", chain);
+        setup.write("k.pem", key);
+        for said in [setup.check(&[]), setup.check(&["--config-only"]), setup.serve()] {
+            assert_eq!(said.code, 78, "{name}: {}", said.err);
+            let line = said.err.lines().find(|l| l.contains(want));
+            let line = line.unwrap_or_else(|| panic!("{name}: {}", said.err));
+            assert!(line.starts_with(place), "{name}: {line}");
+            assert!(said.err.contains("\nhint: "), "{name}: {}", said.err);
+        }
+    }
+    setup.write("c.pem", pem);
+    setup.write("k.pem", key_bytes);
+    let said = setup.check(&["--strict"]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+}
+
+/// A start serves what check warns of; the gauge and `/status` say so as well.
+#[test]
+fn a_listeners_certificate_whose_dates_do_not_hold_is_served() {
+    for (name, pair, want) in [
+        ("expired", pair(2020, 2021), "expired at 2021-01-01T00:00:00Z"),
+        ("not yet valid", pair(2090, 2100), "not valid before 2090-01-01T00:00:00Z"),
+    ] {
+        let setup = Setup::new();
+        setup.write("c.pem", pair.pem.as_bytes());
+        setup.write("k.pem", pair.key.serialize_pem().as_bytes());
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (service, admin) = (free(), free());
+        let listen = format!(
+            "address = \"{service}\"\n[listen.tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n"
+        );
+        let more = format!("[admin]\naddress = \"{admin}\"\n");
+        setup.configure(&listen, "state_file = \"state\"\n", &more);
+        let said = setup.check(&[]);
+        assert_eq!(said.code, 0, "{name}: {}", said.err);
+        assert!(
+            said.out.contains("warning: listen.tls: ") && said.out.contains(want),
+            "{}",
+            said.out
+        );
+        assert_eq!(setup.check(&["--strict"]).code, 78, "{name}");
+
+        let mut child = Command::new(env!("CARGO_BIN_EXE_keygate"))
+            .arg("serve")
+            .current_dir(setup.path())
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let page = |path: &str| -> Option<String> {
+            use std::io::Write as _;
+            let mut stream = TcpStream::connect(admin).ok()?;
+            write!(stream, "GET {path} HTTP/1.0\r\nhost: a\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            Some(answer)
+        };
+        let end = Instant::now() + Duration::from_secs(20);
+        let shown = loop {
+            let metrics = page("/metrics").unwrap_or_default();
+            if metrics.contains("keygate_certificate_valid{") {
+                break metrics;
+            }
+            assert!(Instant::now() < end && child.try_wait().unwrap().is_none(), "{name}");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert!(
+            shown
+                .lines()
+                .any(|l| l.starts_with("keygate_certificate_valid{") && l.ends_with("} 0")),
+            "{name}"
+        );
+        let status = page("/status").unwrap();
+        let body: serde_json::Value =
+            serde_json::from_str(status.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(body["certificates"][0]["valid"], false, "{name}: {body}");
+        // It is served: a client that does not look at dates gets its handshake and an answer.
+        let asked = run(Command::new("curl")
+            .args(["-sk", "-o", "/dev/null", "-w", "%{http_code}"])
+            .arg(format!("https://{service}/")));
+        assert_eq!(asked, "401", "{name}");
+        child.kill().unwrap();
+        let log = child.wait_with_output().unwrap().stderr;
+        let log = String::from_utf8_lossy(&log);
+        let line = log.lines().find(|l| l.contains("\"level\":\"ERROR\"")).unwrap_or_default();
+        assert!(line.contains("certificate"), "{name}: {log}");
+    }
+}
+
+#[test]
+fn the_machine_is_looked_at_as_a_start_would() {
+    let setup = Setup::new();
+    setup.write("file", b"");
+    let here = setup.path().display();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let state = "state_file = \"state\"\n";
+    let long = format!("address = \"unix:/{}\"\n", "a".repeat(108));
+    let nowhere = format!("address = \"unix:{here}/none/a.sock\"\n");
+    let file = format!("address = \"unix:{here}/file\"\n");
+    let twice = format!("address = \"{taken}\"\n[[listen]]\naddress = \"{taken}\"\n");
+    let any = |port: u16| {
+        format!("address = \"0.0.0.0:{port}\"\n[[listen]]\naddress = \"127.0.0.1:{port}\"\n")
+    };
+    let sockets = format!(
+        "address = \"unix:{here}/a.sock\"\n[[listen]]\naddress = \"unix:{here}/./a.sock\"\n"
+    );
+    let admin = "[admin]\naddress = \"0.0.0.0:9\"\n";
+    let cases = [
+        (
+            "state: no directory",
+            LISTEN,
+            "state_file = \"none/state\"\n",
+            ADMIN,
+            "table.state_file: ",
+            "cannot be written",
+        ),
+        (
+            "state: a file on the way",
+            LISTEN,
+            "state_file = \"file/state\"\n",
+            ADMIN,
+            "table.state_file: ",
+            "cannot be written",
+        ),
+        (
+            "state: a directory",
+            LISTEN,
+            "state_file = \".\"\n",
+            ADMIN,
+            "table.state_file: ",
+            "cannot be written",
+        ),
+        (
+            "access log",
+            LISTEN,
+            state,
+            "[log]\naccess_file = \"none/log\"\n[admin]\naddress = \"127.0.0.1:0\"\n",
+            "log.access_file: ",
+            "cannot be written",
+        ),
+        ("socket's directory", &nowhere, state, ADMIN, "listen.address: ", "cannot be bound"),
+        (
+            "a file in the socket's place",
+            &file,
+            state,
+            ADMIN,
+            "listen.address: ",
+            "cannot be bound",
+        ),
+        ("too long for a socket", &long, state, ADMIN, "listen.address: ", "at most 107 bytes"),
+        (
+            "no such address here",
+            "address = \"203.0.113.7:80\"\n",
+            state,
+            ADMIN,
+            "listen.address: ",
+            "cannot be bound",
+        ),
+        (
+            "twice",
+            &twice,
+            state,
+            ADMIN,
+            "listen[1].address: ",
+            "is also listen[0].address (line 2)",
+        ),
+        ("all and one", &any(taken.port()), state, ADMIN, "listen[1].address: ", "are one"),
+        (
+            "one socket, two spellings",
+            &sockets,
+            state,
+            ADMIN,
+            "listen[1].address: ",
+            "beside another address",
+        ),
+        (
+            "the admin listener's",
+            "address = \"127.0.0.1:9\"\n",
+            state,
+            admin,
+            "admin.address: ",
+            "are one",
+        ),
+    ];
+    for (name, listen, table, more, place, want) in cases {
+        setup.configure(listen, table, more);
+        let text = fs::read_to_string(setup.path().join("keygate.toml")).unwrap();
+        if listen.contains("[[listen]]") {
+            setup.write("keygate.toml", text.replacen("[listen]", "[[listen]]", 1).as_bytes());
+        }
+        let said = setup.check(&[]);
+        assert_eq!(said.code, 78, "{name}: {}{}", said.out, said.err);
+        let line = said.err.lines().find(|l| l.contains(place));
+        let line = line.unwrap_or_else(|| panic!("{name}: {}", said.err));
+        assert!(line.contains(want), "{name}: {line}");
+        assert!(said.err.contains("\nhint: "), "{name}: {}", said.err);
+    }
+    // Nothing was left behind by all the looking.
+    assert!(!setup.path().join("a.sock").exists() && !setup.path().join("state").exists());
+}
+
+/// A service at keygate's own address would be a loop.
+#[test]
+fn the_service_is_somebody_else() {
+    let setup = Setup::new();
+    for listen in ["0.0.0.0:9", "127.0.0.1:9", "[::]:9"] {
+        setup.configure(&format!("address = \"{listen}\"\n"), "state_file = \"state\"\n", ADMIN);
+        for said in [setup.check(&[]), setup.serve()] {
+            assert_eq!(said.code, 78, "{listen}");
+            assert!(
+                said.err.contains("upstream.url: is where keygate itself listens"),
+                "{}",
+                said.err
+            );
+        }
+    }
+}
+
+/// Both families on one port, and the mode of a socket's file, by the real program.
+#[test]
+fn addresses_beside_each_other_and_the_mode_of_a_socket() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let setup = Setup::new();
+    let probe = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = probe.local_addr().unwrap().port();
+    drop(probe);
+    let socket = setup.path().join("a.sock");
+    let listen = format!(
+        "address = \"0.0.0.0:{port}\"\n[[listen]]\naddress = \"[::]:{port}\"\n\
+         [[listen]]\naddress = \"unix:{}\"\nsocket_mode = \"0640\"\n",
+        socket.display()
+    );
+    setup.configure(&listen, "state_file = \"state\"\n", ADMIN);
+    let text = fs::read_to_string(setup.path().join("keygate.toml")).unwrap();
+    setup.write("keygate.toml", text.replacen("[listen]", "[[listen]]", 1).as_bytes());
+    let said = setup.check(&["--strict"]);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_keygate"))
+        .arg("serve")
+        .current_dir(setup.path())
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let answers = |arguments: &[&str]| {
+        let output = Command::new("curl")
+            .args(["-s", "--max-time", "5", "-o", "/dev/null", "-w", "%{http_code}"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned() == "401"
+    };
+    let (four, six) = (format!("http://127.0.0.1:{port}/"), format!("http://[::1]:{port}/"));
+    let file = socket.display().to_string();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !answers(&[&four]) {
+        let over = child.try_wait().unwrap().is_some() || Instant::now() >= end;
+        assert!(!over, "it does not come up");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // A machine may have IPv6 without an address for loopback.
+    if TcpListener::bind("[::1]:0").is_ok() {
+        assert!(answers(&[&six]), "IPv6");
+    }
+    assert!(answers(&["--unix-socket", &file, "http://a/"]), "Unix");
+    let mode = fs::metadata(&socket).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o640);
+    // A second one on the same addresses says which, and leaves the first alone.
+    let said = setup.serve();
+    assert_eq!(said.code, 73, "{}", said.err);
+    assert!(said.err.contains("another process listens there"), "{}", said.err);
+    assert!(answers(&[&four]));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
