@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::prepare::bind_hint;
 pub use self::prepare::{Prepared, prepare};
+use self::signals::Signals;
 use self::watchers::Watchers;
 use crate::admin::{self, Admin, AdminState, CertificateStatus};
 use crate::check;
@@ -26,7 +27,7 @@ use crate::proxy::tls::ServerTls;
 use crate::proxy::{self, LimitStore, Load, Phase, Seed, Shared};
 use crate::reload::{self, Failure, Hooks, Reconfigured, Reloader, Time, Unusable};
 use crate::snapshot::{Snapshot, Store};
-use crate::telemetry::log::OperatorLog;
+use crate::telemetry::log::{LogError, OperatorLog};
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
 
 /// Why the sidecar did not start. One message, with the remedy; each kind has its exit code.
@@ -38,6 +39,10 @@ pub enum StartError {
     Bind { what: &'static str, address: String, source: io::Error, hint: String },
     #[error("{0}")]
     Config(#[from] config::Error),
+    #[error("{0}")]
+    Log(#[from] LogError),
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
     #[error("{0}")]
@@ -61,42 +66,57 @@ pub struct Running {
     limits: Arc<LimitStore>,
     watchers: Watchers,
     reloader: Reloader,
+    /// Dropped last, when everybody has said what there was to say.
+    log: Option<Arc<OperatorLog>>,
 }
+
+/// From the end of the drain to the end of the process, however slowly a disk or the reader of the
+/// logs answers.
+const LAST: Duration = Duration::from_secs(5);
+
+/// What a start may take before somebody ends it: a table from a server that does not answer may be
+/// waited for without end.
+const NO_LIMIT: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Loads the configuration, starts, serves until the end. The whole of `keygate serve`.
 pub fn serve(file: &Path) -> Exit {
-    let prepared = match prepare(file, &Clock::system()) {
-        Ok(prepared) => prepared,
+    let mut signals = match Signals::catch() {
+        Ok(signals) => signals,
         Err(error) => {
-            eprintln!("error: {error}");
-            return StartError::from(error).exit();
+            let failed = StartError::Signals(error);
+            failed.say();
+            return failed.exit();
         }
     };
+    let file = file.to_owned();
+    match signals.unless_told("start", NO_LIMIT, move || start(&file)) {
+        Ok(Some(Ok(running))) => {
+            signals.serve(&running);
+            // What is left may wait for a disk, or for a reader of the logs that reads no more.
+            let _ = signals.unless_told("stop", LAST, move || running.stop());
+            Exit::Ok
+        }
+        Ok(Some(Err(failed))) => {
+            let exit = failed.exit();
+            let _ = signals.unless_told("last-words", LAST, move || failed.say());
+            exit
+        }
+        // Told to end before there was anything to drain.
+        Ok(None) => Exit::Ok,
+        Err(error) => StartError::Thread(error).exit(),
+    }
+}
+
+/// A start by the configuration in `file`, with the log of the process.
+fn start(file: &Path) -> Result<Running, StartError> {
+    let prepared = prepare(file, &Clock::system())?;
     let config = &prepared.config;
     let metrics = Metrics::new(config.workers.count);
-    let log = match crate::telemetry::log::start(config.log.format, "info", &metrics) {
-        Ok(log) => Arc::new(log),
-        Err(error) => {
-            eprintln!("error: {error}");
-            return Exit::Config;
-        }
-    };
+    let log = crate::telemetry::log::start(config.log.format, "info", &metrics)?;
     for finding in check::notes(config) {
         tracing::warn!("{}", finding.text());
     }
-    let running = match build(prepared, metrics, Some(log)) {
-        Ok(running) => running,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return error.exit();
-        }
-    };
-    match signals::wait(&running) {
-        Ok(()) => {}
-        Err(error) => tracing::error!(%error, "signals cannot be watched"),
-    }
-    running.stop();
-    Exit::Ok
+    build(prepared, metrics, Some(Arc::new(log)))
 }
 
 /// Starts everything. Returns once every listener is bound and a table is in force (or is awaited,
@@ -185,7 +205,7 @@ pub fn build(
             status,
             certificates,
             clock: clock.clone(),
-            log,
+            log: log.clone(),
             drain: Box::new(move || advance(&leave, Phase::Leaving)),
         },
     )?;
@@ -203,6 +223,7 @@ pub fn build(
         limits,
         watchers,
         reloader,
+        log,
     };
     running.announce();
     Ok(running)
@@ -432,13 +453,15 @@ impl Running {
             // A panic of a worker was reported by the panic hook.
             let _ = worker.join();
         }
-        if let Some(access) = self.access {
-            access.stop();
-        }
+        // The state file first: nothing else that may take its time is of use to the next start.
         self.reloader.stop();
         self.watchers.stop();
         self.admin_handle.stop();
+        if let Some(access) = self.access {
+            access.stop();
+        }
         tracing::info!("stopped");
+        drop(self.log);
     }
 
     /// Housekeeping off the workers; called about once a minute.
@@ -451,6 +474,11 @@ impl Running {
     fn reload(&self) {
         self.reloader.trigger();
         self.watchers.look_now();
+        self.reopen_logs();
+    }
+
+    /// SIGUSR1: logs that were rotated away are opened anew. Standard error stays what it is.
+    fn reopen_logs(&self) {
         if let Some(access) = &self.access {
             access.reopen();
         }
@@ -463,12 +491,19 @@ impl StartError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::AccessLog(_) | Self::Bind { .. } => Exit::CannotCreate,
-            Self::Config(_) => Exit::Config,
+            Self::Config(_) | Self::Log(_) => Exit::Config,
             // `keygatectl table verify` tells refusals apart; a start says only that the data is bad.
             Self::Keys(reload::StartError::Keys { failure: Failure::Refused(_), .. }) => Exit::Data,
             Self::Keys(error) => Exit::from_code(error.exit()),
-            Self::Thread(_) => Exit::Internal,
+            Self::Signals(_) | Self::Thread(_) => Exit::Internal,
         }
+    }
+
+    /// On standard error, as there may be no log yet.
+    fn say(&self) {
+        use std::io::Write as _;
+        // Nothing can be done about a standard error that is closed.
+        let _ = writeln!(io::stderr(), "error: {self}");
     }
 }
 

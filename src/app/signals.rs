@@ -1,38 +1,132 @@
 //! What the operating system says to the process.
+//!
+//! | signal | effect |
+//! | --- | --- |
+//! | SIGTERM, SIGINT, SIGQUIT | drain; a second one cuts, a third one ends at once |
+//! | SIGHUP | reload, and open logs again |
+//! | SIGUSR1 | open logs again |
+//! | SIGUSR2 | nothing |
+//!
+//! SIGPIPE is ignored by the standard library's start.
 
 use std::io;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::Running;
 
-/// Serves signals until the process has drained. SIGTERM and SIGINT begin the drain, a second one
-/// cuts it short; SIGHUP reloads and reopens.
-pub(super) fn wait(running: &Running) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut term = signal(SignalKind::terminate())?;
-        let mut int = signal(SignalKind::interrupt())?;
-        let mut hup = signal(SignalKind::hangup())?;
-        let mut minute = tokio::time::interval(Duration::from_secs(60));
-        loop {
-            tokio::select! {
-                _ = term.recv() => break,
-                _ = int.recv() => break,
-                () = running.left() => break,
-                _ = hup.recv() => running.reload(),
-                _ = minute.tick() => running.upkeep(),
+/// Signals that were caught and not yet looked at are kept, one of each kind.
+#[derive(Debug)]
+pub(super) struct Signals {
+    runtime: tokio::runtime::Runtime,
+    streams: Streams,
+}
+
+#[derive(Debug)]
+struct Streams {
+    end: End,
+    hup: Signal,
+    usr1: Signal,
+    /// Caught so that it does not end the process.
+    _usr2: Signal,
+}
+
+/// Whatever asks for the end.
+#[derive(Debug)]
+struct End {
+    term: Signal,
+    int: Signal,
+    /// nginx's word for a graceful end, and by default a core dump with every secret in it.
+    quit: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    /// From now on no signal of the list ends the process by itself: also as process 1 of a
+    /// container, where the kernel drops what is not caught.
+    pub(super) fn catch() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let streams = {
+            let _here = runtime.enter();
+            let end = End {
+                term: signal(SignalKind::terminate())?,
+                int: signal(SignalKind::interrupt())?,
+                quit: signal(SignalKind::quit())?,
+            };
+            Streams {
+                end,
+                hup: signal(SignalKind::hangup())?,
+                usr1: signal(SignalKind::user_defined1())?,
+                _usr2: signal(SignalKind::user_defined2())?,
             }
-        }
-        running
-            .drain(async {
-                tokio::select! {
-                    _ = term.recv() => {}
-                    _ = int.recv() => {}
+        };
+        Ok(Self { runtime, streams })
+    }
+
+    /// Does `work` on a thread of its own, which nobody waits for once the process is told to end,
+    /// or after `limit`: then `None`. What may block for ever, such as a write to a pipe that nobody
+    /// reads, is done so.
+    pub(super) fn unless_told<T: Send + 'static>(
+        &mut self,
+        name: &str,
+        limit: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Option<T>> {
+        let (done, outcome) = oneshot::channel();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // Nobody listens any more where the process was told to end.
+            let _ = done.send(work());
+        })?;
+        Ok(self.runtime.block_on(async {
+            tokio::select! {
+                outcome = outcome => outcome.ok(),
+                () = self.streams.end.told() => None,
+                () = tokio::time::sleep(limit) => None,
+            }
+        }))
+    }
+
+    /// Serves signals until the process has drained.
+    pub(super) fn serve(&mut self, running: &Running) {
+        let Streams { end, hup, usr1, .. } = &mut self.streams;
+        self.runtime.block_on(async {
+            // A drain may take an hour, in which logs are rotated.
+            let upkeep = async {
+                let mut minute = tokio::time::interval(Duration::from_secs(60));
+                loop {
+                    tokio::select! {
+                        _ = hup.recv() => running.reload(),
+                        _ = usr1.recv() => running.reopen_logs(),
+                        _ = minute.tick() => running.upkeep(),
+                    }
                 }
-            })
-            .await;
-        Ok(())
-    })
+            };
+            let ends = async {
+                tokio::select! {
+                    () = end.told() => {}
+                    () = running.left() => {}
+                }
+                running.drain(end.told()).await;
+            };
+            tokio::select! {
+                () = ends => {}
+                () = upkeep => {}
+            }
+        });
+    }
+}
+
+// === impl End ===
+
+impl End {
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+            _ = self.quit.recv() => {}
+        }
+    }
 }

@@ -46,7 +46,8 @@ enum Command {
     Explain(ExplainArgs),
     /// Serve until SIGTERM; a second SIGTERM cuts what still runs.
     ///
-    /// SIGHUP reads the configuration, the table and the certificates again.
+    /// SIGHUP reads the configuration, the table and the certificates again; SIGUSR1 opens the access
+    /// log anew.
     Serve(ConfigArgs),
     /// Show the version and the table formats that are read.
     Version(VersionArgs),

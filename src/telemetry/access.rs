@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use metrics::Counter;
@@ -30,6 +29,9 @@ const HAND_OVER: usize = 128 * 1024;
 
 /// Buffers that may wait for the disk: with [`HAND_OVER`] this bounds memory to about 2 MiB.
 const QUEUE: usize = 16;
+
+/// For the last lines, at the end of the process.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// What is known of a request when its answer is complete.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +76,9 @@ pub enum Decided {
 #[derive(Debug)]
 pub struct AccessLogs {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// Heard of when the thread has ended. It is not joined: a pipe that nobody reads holds it for
+    /// ever.
+    ended: Option<Receiver<()>>,
 }
 
 /// One worker's handle. Not for two threads.
@@ -153,11 +157,15 @@ impl AccessLogs {
             dropped,
         });
         let its = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
+        let (end, ended) = sync_channel::<()>(0);
+        std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write_all(sink, &lines, &back, &its))
+            .spawn(move || {
+                write_all(sink, &lines, &back, &its);
+                drop(end);
+            })
             .map_err(AccessLogError::Thread)?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, ended: Some(ended) })
     }
 
     /// A handle for one worker.
@@ -176,16 +184,17 @@ impl AccessLogs {
         self.shared.reopen.store(true, Ordering::Relaxed);
     }
 
-    /// Writes what was handed over and ends the thread. Workers flush before.
+    /// Writes what was handed over, for at most [`LAST_LINES`], and ends the thread. Workers flush
+    /// before.
     pub fn stop(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            // A panic of that thread was reported by the panic hook; nothing is left to do.
-            let _ = thread.join();
+        if let Some(ended) = self.ended.take() {
+            // It ends by letting go of its half; what it cannot write until then is lost.
+            let _ = ended.recv_timeout(LAST_LINES);
         }
     }
 }

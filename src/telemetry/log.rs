@@ -1,7 +1,9 @@
 //! The operator log: `tracing` events to standard error, by a thread that never holds the caller.
 //! Imports `config` and `telemetry::control`.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;
+use std::panic::PanicHookInfo;
 
 use metrics::Counter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -51,8 +53,21 @@ pub fn start(format: LogFormat, filter: &str, metrics: &Metrics) -> Result<Opera
         LogFormat::Text => builder.try_init(),
     }
     .map_err(|_| LogError::Started)?;
+    std::panic::set_hook(Box::new(report_panic));
     let dropped = metrics.control().log_lines_dropped(LogName::Operator);
     Ok(OperatorLog { _guard: guard, errors, dropped })
+}
+
+/// Like every line, without waiting: the standard hook would hold a worker for as long as nobody
+/// reads standard error.
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+    tracing::error!(
+        thread = std::thread::current().name(),
+        backtrace = backtrace.map(tracing::field::display),
+        "a fault of keygate's own: {panic}"
+    );
 }
 
 impl OperatorLog {

@@ -45,6 +45,7 @@ mod readme;
 mod recipes;
 mod recorder;
 mod samples;
+mod signals;
 #[allow(dead_code, reason = "a vocabulary; not every word is in use at every time")]
 mod support;
 mod table_format;
