@@ -11,8 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use keygate::core::{
-    Digest, Environment, Grant, KeyId, KeySpec, Kind, Limit, NetworkSet, OrgId, Permission,
-    PermissionSet, Status,
+    Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, Limit, NetworkSet, OrgId,
+    Permission, PermissionSet,
 };
 use keygate::table::write::{BodyBuilder, Draft, InMemory, PatchDraft};
 use keygate::table::{Bounds, Issue, PublicKey, Table, Trust};
@@ -53,8 +53,8 @@ fn main() -> Result<(), Failure> {
     let args = Args::parse();
     let signer = Signer::new()?;
     let grant = Grant {
-        status: Status::Active,
-        kind: Kind::Single,
+        status: KeyStatus::Active,
+        kind: KeyKind::Single,
         environment: Some(Environment::Live),
         not_before: None,
         permissions: PermissionSet::new([Permission::parse("read")?, Permission::parse("write")?]),

@@ -20,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use keygate::core::{
-    Digest, Environment, Grant, KeyId, KeySpec, Keys, Kind, Limit, NetworkSet, Now, OrgId,
-    Permission, PermissionSet, Status,
+    Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeySpec, KeyStatus, Limit, NetworkSet,
+    Now, OrgId, Permission, PermissionSet,
 };
 use keygate::table::write::{BodyBuilder, PatchDraft, Spool};
-use keygate::table::{Bounds, Buffer, Desk, Issue, KeySet, Patch, PublicKey, Rules, Table, Trust};
+use keygate::table::{
+    AcceptRules, Acceptance, Bounds, Buffer, Issue, KeySet, Patch, PublicKey, Table, Trust,
+};
 use serde_json::{Value, json};
 
 const SIZES: [u32; 4] = [1_000, 100_000, 1_000_000, 10_000_000];
@@ -256,7 +258,7 @@ fn patch(path: &Path) -> Value {
     let mut draft = PatchDraft::over(&table);
     for n in 0..PATCH_ENTRIES / 2 {
         let mut revoked = spec(n);
-        revoked.grant.status = Status::Revoked;
+        revoked.grant.status = KeyStatus::Revoked;
         draft.put(revoked);
         draft.put(spec(2_000_000 + n));
     }
@@ -266,7 +268,7 @@ fn patch(path: &Path) -> Value {
     let mut file = Vec::new();
     draft.write(&mut file).unwrap();
     let build = started.elapsed();
-    let mut desk = Desk::new(Rules::default());
+    let mut desk = Acceptance::new(AcceptRules::default());
     desk.offer_table(table, now).unwrap();
     let mut apply: Vec<_> = (0..50)
         .map(|_| {
@@ -277,7 +279,7 @@ fn patch(path: &Path) -> Value {
             let spent = started.elapsed();
             let set = desk.current().unwrap();
             let view = set.single(&spec(7).digest).unwrap();
-            assert_eq!(view.grant.status, Status::Revoked);
+            assert_eq!(view.grant.status, KeyStatus::Revoked);
             spent
         })
         .collect();
@@ -308,8 +310,8 @@ fn spec(n: u32) -> KeySpec {
         public_id: None,
         expires: n.is_multiple_of(4).then_some(4_000_000_000),
         grant: Grant {
-            status: Status::Active,
-            kind: Kind::Single,
+            status: KeyStatus::Active,
+            kind: KeyKind::Single,
             environment: Some(if n.is_multiple_of(8) {
                 Environment::Test
             } else {

@@ -25,7 +25,7 @@ use crate::config::{self, Bind, Config, Noted, Settings, ThisHost};
 use crate::exit::Exit;
 use crate::proxy::tls::ServerTls;
 use crate::proxy::{self, LimitStore, Load, Phase, Seed, Shared};
-use crate::reload::{self, Failure, Hooks, Reconfigured, Reloader, Time, Unusable};
+use crate::reload::{self, Hooks, LoadFailure, Reconfigured, Reloader, Time, Unusable};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::{LogError, OperatorLog};
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
@@ -38,7 +38,7 @@ pub enum StartError {
     #[error("cannot bind {what} {address}: {source}\nhint: {hint}")]
     Bind { what: &'static str, address: String, source: io::Error, hint: String },
     #[error("{0}")]
-    Config(#[from] config::Error),
+    Config(#[from] config::ConfigError),
     #[error("{0}")]
     Log(#[from] LogError),
     #[error("cannot catch signals: {0}")]
@@ -46,7 +46,7 @@ pub enum StartError {
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
     #[error("{0}")]
-    Keys(#[from] reload::StartError),
+    Keys(#[from] reload::FirstLoadError),
 }
 
 /// A running sidecar.
@@ -304,7 +304,7 @@ fn bind_all(
     Ok((listening, addresses))
 }
 
-fn bind_admin(admin: &config::Admin) -> Result<TcpListener, StartError> {
+fn bind_admin(admin: &config::AdminConfig) -> Result<TcpListener, StartError> {
     /// As std does.
     const BACKLOG: i32 = 128;
     let bound = proxy::bind_tcp(admin.bind, admin.families);
@@ -493,7 +493,9 @@ impl StartError {
             Self::AccessLog(_) | Self::Bind { .. } => Exit::CannotCreate,
             Self::Config(_) | Self::Log(_) => Exit::Config,
             // `keygatectl table verify` tells refusals apart; a start says only that the data is bad.
-            Self::Keys(reload::StartError::Keys { failure: Failure::Refused(_), .. }) => Exit::Data,
+            Self::Keys(reload::FirstLoadError::Keys {
+                failure: LoadFailure::Refused(_), ..
+            }) => Exit::Data,
             Self::Keys(error) => Exit::from_code(error.exit()),
             Self::Signals(_) | Self::Thread(_) => Exit::Internal,
         }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::core::route::{Mode, Needs, Require};
 use crate::core::{
-    Access, BasicForm, Grant, KeyView, Kind, Now, Permission, Route, Source, Status,
+    Access, BasicForm, CredentialSource, Grant, KeyKind, KeyStatus, KeyView, Now, Permission, Route,
 };
 use crate::mounts::Mounts;
 use crate::reload::Look;
@@ -22,7 +22,7 @@ pub use self::load::{Instead, LoadError, load};
 
 /// What was looked at, and what deserves a second look.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct CheckReport {
     pub config: String,
     pub routes: usize,
     pub sources: usize,
@@ -79,7 +79,7 @@ pub fn notes(config: &Config) -> Vec<Finding> {
 }
 
 /// `loaded`: `None` to look at the configuration alone.
-pub fn check(file: &Path, config: &Config, loaded: Option<&Look>, now: Now) -> Report {
+pub fn check(file: &Path, config: &Config, loaded: Option<&Look>, now: Now) -> CheckReport {
     let mut findings = notes(config);
     if let Ok(mounts) = Mounts::read() {
         mounted_alone(file, config, &mounts, &mut findings);
@@ -104,7 +104,7 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Look>, now: Now) -> R
         });
     }
     let table = loaded.map(|l| together(config, &l.keys, now, &mut findings));
-    Report {
+    CheckReport {
         config: file.display().to_string(),
         routes: config.settings.policy.routes.len(),
         sources: config.settings.sources.len(),
@@ -117,7 +117,9 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Look>, now: Now) -> R
 fn routes_alone(config: &Config, findings: &mut Vec<Finding>) {
     let settings = &config.settings;
     let takes_all = settings.sources.iter().any(|source| match source {
-        Source::Bearer { prefixes } | Source::Basic { prefixes, .. } => prefixes.own(b""),
+        CredentialSource::Bearer { prefixes } | CredentialSource::Basic { prefixes, .. } => {
+            prefixes.own(b"")
+        }
         _ => false,
     });
     for route in settings.policy.routes.iter() {
@@ -185,8 +187,8 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
         usable += 1;
         let grant = view.grant;
         match grant.kind {
-            Kind::Pair if !carried.pairs => stranded[0] += 1,
-            Kind::Single if !carried.singles => stranded[1] += 1,
+            KeyKind::Pair if !carried.pairs => stranded[0] += 1,
+            KeyKind::Single if !carried.singles => stranded[1] += 1,
             _ => {}
         }
         let opens = *verdicts.entry(std::ptr::from_ref(grant)).or_insert_with(|| {
@@ -268,20 +270,25 @@ fn is_usable(config: &Config, key: &KeyView<'_>, now: Now) -> bool {
         (_, None) => !policy.require_environment,
         (None, Some(_)) => true,
     };
-    key.grant.status == Status::Active && key.expires.is_none_or(|at| now.unix_secs() < at) && fits
+    key.grant.status == KeyStatus::Active
+        && key.expires.is_none_or(|at| now.unix_secs() < at)
+        && fits
 }
 
-struct Carried {
+struct CarriedKinds {
     pairs: bool,
     singles: bool,
 }
 
 /// Which kinds of keys the sources take.
-fn carried(sources: &[Source]) -> Carried {
-    let is_pair = |source: &Source| {
-        matches!(source, Source::Pair { .. } | Source::Basic { form: BasicForm::Pair, .. })
+fn carried(sources: &[CredentialSource]) -> CarriedKinds {
+    let is_pair = |source: &CredentialSource| {
+        matches!(
+            source,
+            CredentialSource::Pair { .. } | CredentialSource::Basic { form: BasicForm::Pair, .. }
+        )
     };
-    Carried {
+    CarriedKinds {
         pairs: sources.iter().any(is_pair),
         singles: sources.iter().any(|source| !is_pair(source)),
     }
@@ -337,10 +344,10 @@ impl fmt::Display for Finding {
     }
 }
 
-// === impl Report ===
+// === impl CheckReport ===
 
 /// For people; programs take the JSON.
-impl fmt::Display for Report {
+impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { config, routes, sources, table, findings } = self;
         writeln!(f, "configuration {config}: {routes} routes, {sources} credential sources")?;

@@ -8,10 +8,10 @@ use crate::core::Now;
 
 /// A source of [`Now`]. Clones share one origin, so their monotonic readings can be compared.
 #[derive(Clone, Debug)]
-pub struct Clock(Arc<Source>);
+pub struct Clock(Arc<TimeSource>);
 
 #[derive(Debug)]
-enum Source {
+enum TimeSource {
     /// Advanced by a test.
     Manual { unix_ms: AtomicU64, mono_ns: AtomicU64 },
     /// One monotonic reading per call; wall time is that reading plus an offset that
@@ -25,12 +25,12 @@ impl Clock {
     pub fn system() -> Self {
         #[expect(clippy::disallowed_methods, reason = "clock.rs is the exception")]
         let origin = Instant::now();
-        Self(Arc::new(Source::System { origin, unix_offset_ms: AtomicU64::new(wall_ms()) }))
+        Self(Arc::new(TimeSource::System { origin, unix_offset_ms: AtomicU64::new(wall_ms()) }))
     }
 
     /// A clock that stands still at `unix_secs` until [`Clock::advance`] is called.
     pub fn manual(unix_secs: u64) -> Self {
-        Self(Arc::new(Source::Manual {
+        Self(Arc::new(TimeSource::Manual {
             unix_ms: AtomicU64::new(unix_secs.saturating_mul(1000)),
             mono_ns: AtomicU64::new(0),
         }))
@@ -38,11 +38,11 @@ impl Clock {
 
     pub fn now(&self) -> Now {
         match &*self.0 {
-            Source::Manual { unix_ms, mono_ns } => Now {
+            TimeSource::Manual { unix_ms, mono_ns } => Now {
                 unix_ms: unix_ms.load(Ordering::Relaxed),
                 mono_ns: mono_ns.load(Ordering::Relaxed),
             },
-            Source::System { origin, unix_offset_ms } => {
+            TimeSource::System { origin, unix_offset_ms } => {
                 let mono = origin.elapsed();
                 Now {
                     unix_ms: unix_offset_ms
@@ -57,8 +57,8 @@ impl Clock {
     /// The whole reading for a monotonic one that was taken before. Reads no clock.
     pub fn at(&self, mono_ns: u64) -> Now {
         let unix_ms = match &*self.0 {
-            Source::Manual { unix_ms, .. } => unix_ms.load(Ordering::Relaxed),
-            Source::System { unix_offset_ms, .. } => {
+            TimeSource::Manual { unix_ms, .. } => unix_ms.load(Ordering::Relaxed),
+            TimeSource::System { unix_offset_ms, .. } => {
                 unix_offset_ms.load(Ordering::Relaxed).saturating_add(mono_ns / 1_000_000)
             }
         };
@@ -67,7 +67,7 @@ impl Clock {
 
     /// Takes the wall clock's present offset from the monotonic clock. Called about once a second.
     pub fn resync(&self) {
-        if let Source::System { origin, unix_offset_ms } = &*self.0 {
+        if let TimeSource::System { origin, unix_offset_ms } = &*self.0 {
             let offset = wall_ms().saturating_sub(origin.elapsed().as_millis() as u64);
             unix_offset_ms.store(offset, Ordering::Relaxed);
         }
@@ -75,7 +75,7 @@ impl Clock {
 
     /// Moves a manual clock; a system clock ignores it.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual { unix_ms, mono_ns } = &*self.0 {
+        if let TimeSource::Manual { unix_ms, mono_ns } = &*self.0 {
             unix_ms.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
             mono_ns.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
         }

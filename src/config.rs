@@ -23,11 +23,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::core::headers::FieldTable;
-pub use crate::core::identity::Identity;
-use crate::core::{NetworkSet, Policy, Source};
+pub use crate::core::identity::IdentityFields;
+use crate::core::{CredentialSource, NetworkSet, Policy};
 
 pub use self::diff::needs_restart;
-pub use self::fault::{Error, Fault};
+pub use self::fault::{ConfigError, ConfigFault};
 pub use self::files::WatchedFile;
 pub use self::raw::{Host, Places};
 
@@ -35,18 +35,18 @@ pub use self::raw::{Host, Places};
 #[derive(Debug)]
 pub struct Config {
     pub listeners: Vec<Listener>,
-    pub admin: Admin,
+    pub admin: AdminConfig,
     pub workers: Workers,
-    pub upstream: Upstream,
+    pub upstream: UpstreamConfig,
     pub table: TableConfig,
     pub timeouts: Timeouts,
     pub caps: Caps,
     pub drain: Drain,
-    pub http2: Http2,
+    pub http2: Http2Config,
     pub log: Log,
     pub settings: Settings,
     /// What is allowed but deserves a second look; for the log at start and `keygate check`.
-    pub warnings: Vec<Fault>,
+    pub warnings: Vec<ConfigFault>,
     /// Where its keys stand, for faults of what they name.
     pub places: Places,
 }
@@ -55,10 +55,10 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Settings {
     pub policy: Policy,
-    pub sources: Vec<Source>,
+    pub sources: Vec<CredentialSource>,
     /// Built from `sources` and `identity`.
     pub fields: FieldTable,
-    pub identity: Identity,
+    pub identity: IdentityFields,
     pub underscores: Underscores,
     /// Hops that are believed in `X-Forwarded-For`.
     pub trusted_proxies: NetworkSet,
@@ -145,7 +145,7 @@ pub enum ClientAuth {
 }
 
 #[derive(Clone, Debug)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     pub address: UpstreamAddress,
     pub protocol: UpstreamProtocol,
     pub tls: Option<TlsClient>,
@@ -191,7 +191,7 @@ pub struct TlsClient {
 }
 
 #[derive(Clone, Debug)]
-pub struct Admin {
+pub struct AdminConfig {
     pub bind: SocketAddr,
     pub families: Families,
 }
@@ -257,7 +257,7 @@ pub struct Drain {
 }
 
 #[derive(Clone, Debug)]
-pub struct Http2 {
+pub struct Http2Config {
     /// HTTP/2 by prior knowledge on clear listeners.
     pub prior_knowledge: bool,
     pub max_streams: u32,
@@ -351,13 +351,13 @@ const MAX_FILE: u64 = 1 << 20;
 
 impl Config {
     /// Reads `file`. Every fault is reported at once.
-    pub fn load(file: &Path) -> Result<Self, Error> {
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
         Self::load_on(&ThisHost, file)
     }
 
     /// Like [`Config::load`], with another machine's environment and files.
-    pub fn load_on(host: &dyn Host, file: &Path) -> Result<Self, Error> {
-        let unreadable = |source| Error::Unreadable { file: file.to_owned(), source };
+    pub fn load_on(host: &dyn Host, file: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
         let bytes = host.read(file).map_err(unreadable)?;
         let text = String::from_utf8(bytes)
             .map_err(|e| unreadable(io::Error::new(io::ErrorKind::InvalidData, e.utf8_error())))?;
@@ -365,23 +365,23 @@ impl Config {
     }
 
     /// Like [`Config::load_on`], for text that was read from `file` before.
-    pub fn parse(host: &dyn Host, file: &Path, text: &str) -> Result<Self, Error> {
+    pub fn parse(host: &dyn Host, file: &Path, text: &str) -> Result<Self, ConfigError> {
         let base = file.parent().unwrap_or(Path::new(""));
-        let reader = raw::Reader::new(text, base, host);
+        let reader = raw::ConfigReader::new(text, base, host);
         let (table, errors) = toml::de::DeTable::parse_recoverable(text);
         for error in &errors {
             reader.syntax(error);
         }
         // A damaged file would only add faults that are none.
         let config = match errors.is_empty() {
-            true => lower::config(&section::Section::root(&reader, &table)),
+            true => lower::config(&section::ConfigSection::root(&reader, &table)),
             false => None,
         };
         let places = reader.places();
         let (faults, warnings) = reader.finish();
         match config {
             Some(config) if faults.is_empty() => Ok(Self { warnings, places, ..config }),
-            _ => Err(Error::Invalid { file: file.to_owned(), faults }),
+            _ => Err(ConfigError::Invalid { file: file.to_owned(), faults }),
         }
     }
 }

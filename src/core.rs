@@ -22,13 +22,14 @@ pub mod secret;
 pub mod signer;
 
 pub use self::address::NetworkSet;
-pub use self::credential::{BasicForm, Prefixes, Source};
+pub use self::credential::{BasicForm, CredentialSource, Prefixes};
 pub use self::decision::{
-    Admitted, Charge, Facts, Keys, Observed, PairLookup, Passed, Policy, Presented, Verdict, decide,
+    Admitted, Charge, Facts, KeyLookup, Observed, PairLookup, Passed, Policy, Presented, Verdict,
+    decide,
 };
 pub use self::grant::{Grant, KeySpec, KeyView, PermissionSet};
-pub use self::identity::{Identity, anonymous_field, identity_fields};
-pub use self::key::{Environment, KeyId, Kind, NameError, OrgId, Permission, Status};
+pub use self::identity::{IdentityFields, anonymous_field, identity_fields};
+pub use self::key::{Environment, KeyId, KeyKind, KeyStatus, NameError, OrgId, Permission};
 pub use self::limit::Limit;
 pub use self::reason::{Reason, Rejection};
 pub use self::route::{Access, Route, RouteTable};

@@ -12,8 +12,9 @@ use crate::core::path::{self, Traits};
 use crate::core::refusal::Context;
 use crate::core::route::Require;
 use crate::core::{
-    Access, BasicForm, Digest, Facts, KeyView, Keys, Kind, Now, PairLookup, Prefixes, Presented,
-    Reason, Rejection, Route, Source, Verdict, anonymous_field, decide, identity_fields,
+    Access, BasicForm, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, Now,
+    PairLookup, Prefixes, Presented, Reason, Rejection, Route, Verdict, anonymous_field, decide,
+    identity_fields,
 };
 
 /// The request to explain.
@@ -46,7 +47,7 @@ pub enum Credential<'a> {
 
 /// What would happen, and why.
 #[derive(Debug, Serialize)]
-pub struct Answer {
+pub struct Explained {
     /// `admitted`, `passed`, `observed` or `rejected`.
     pub verdict: &'static str,
     /// Why it is refused, or would be where the route observes: the word of log and metric.
@@ -57,9 +58,9 @@ pub struct Answer {
     pub detail: Option<String>,
     /// The rule that decided; none when no rule matches.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<Rule>,
+    pub rule: Option<ExplainedRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<Key>,
+    pub key: Option<ExplainedKey>,
     /// Kind of the source that a secret was taken to be carried in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<&'static str>,
@@ -67,14 +68,14 @@ pub struct Answer {
     pub headers: Vec<(String, String)>,
     /// What the client would get instead of the service's answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<ExplainedRefusal>,
     pub client: IpAddr,
     /// RFC 3339.
     pub at: String,
 }
 
 #[derive(Debug, Serialize)]
-pub struct Rule {
+pub struct ExplainedRule {
     pub id: String,
     pub path: String,
     pub methods: Vec<String>,
@@ -87,7 +88,7 @@ pub struct Rule {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Key {
+pub struct ExplainedKey {
     pub id: String,
     pub org: String,
     pub name: String,
@@ -101,7 +102,7 @@ pub struct Key {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Refusal {
+pub struct ExplainedRefusal {
     pub status: u16,
     pub code: &'static str,
     pub headers: Vec<(String, String)>,
@@ -112,13 +113,13 @@ pub struct Refusal {
 const REQUEST_ID: &str = "REQUEST-ID";
 
 /// `keys`: `None` where no table is loaded.
-pub fn explain<K: Keys>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_>) -> Answer {
+pub fn explain<K: KeyLookup>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_>) -> Explained {
     let path = ask.target.split_once('?').map_or(ask.target, |(path, _)| path);
     let traits = match path::scan(path.as_bytes()) {
         Ok(traits) => traits,
         Err(why) => {
             let rejection = Rejection::from(Reason::BadPath);
-            let mut answer = Answer::new(ask, "rejected");
+            let mut answer = Explained::new(ask, "rejected");
             answer.refuse(settings, &rejection, None);
             answer.detail = Some(format!("the path {why}"));
             return answer;
@@ -128,8 +129,8 @@ pub fn explain<K: Keys>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_>) ->
         Credential::Key(view) => {
             let keys = keys.map(|all| Holder { all, view });
             let presented = match view.grant.kind {
-                Kind::Pair => Presented::Pair { id: b"", secret: b"" },
-                Kind::Single => Presented::Single(b""),
+                KeyKind::Pair => Presented::Pair { id: b"", secret: b"" },
+                KeyKind::Single => Presented::Single(b""),
             };
             told(settings, keys.as_ref(), ask, (path, traits), presented)
         }
@@ -156,39 +157,39 @@ pub fn explain<K: Keys>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_>) ->
     }
 }
 
-fn told<K: Keys>(
+fn told<K: KeyLookup>(
     settings: &Settings,
     keys: Option<&K>,
     ask: &Ask<'_>,
     (path, traits): (&str, Traits),
     presented: Presented<'_>,
-) -> Answer {
+) -> Explained {
     let facts =
         Facts { method: ask.method, path, traits, presented, client: ask.client, preflight: None };
     let names = &settings.identity;
     match decide(&settings.policy, keys, &facts, ask.at) {
         Verdict::Admitted(admitted) => {
-            let mut answer = Answer::new(ask, "admitted");
-            answer.key = Some(Key::of(admitted.key()));
-            answer.rule = Some(Rule::of(admitted.route()));
+            let mut answer = Explained::new(ask, "admitted");
+            answer.key = Some(ExplainedKey::of(admitted.key()));
+            answer.rule = Some(ExplainedRule::of(admitted.route()));
             identity_fields(names, admitted.key(), |n, v| answer.headers.push(shown((n, v))));
             answer
         }
         Verdict::Passed(passed) => {
-            let mut answer = Answer::new(ask, "passed");
-            answer.rule = Some(Rule::of(passed.route()));
+            let mut answer = Explained::new(ask, "passed");
+            answer.rule = Some(ExplainedRule::of(passed.route()));
             answer.headers.extend(anonymous_field(names).map(shown));
             answer
         }
         Verdict::Observed(observed) => {
-            let mut answer = Answer::new(ask, "observed");
+            let mut answer = Explained::new(ask, "observed");
             answer.refuse(settings, observed.rejection(), Some(observed.route()));
             answer.headers.extend(anonymous_field(names).map(shown));
             answer
         }
         Verdict::Rejected(refused) => {
-            let mut answer = Answer::new(ask, "rejected");
-            answer.key = refused.key.as_ref().map(Key::of);
+            let mut answer = Explained::new(ask, "rejected");
+            answer.key = refused.key.as_ref().map(ExplainedKey::of);
             answer.refuse(settings, &refused.rejection, refused.route);
             answer
         }
@@ -198,28 +199,30 @@ fn told<K: Keys>(
 /// Kinds of sources that carry a single secret.
 pub const SOURCES: [&str; 6] = ["basic", "bearer", "cookie", "header", "query", "subprotocol"];
 
-fn kind(source: &Source) -> &'static str {
+fn kind(source: &CredentialSource) -> &'static str {
     match source {
-        Source::Basic { .. } => "basic",
-        Source::Bearer { .. } => "bearer",
-        Source::Cookie { .. } => "cookie",
-        Source::Header { .. } => "header",
-        Source::Pair { .. } => "pair",
-        Source::Query { .. } => "query",
-        Source::Subprotocol { .. } => "subprotocol",
+        CredentialSource::Basic { .. } => "basic",
+        CredentialSource::Bearer { .. } => "bearer",
+        CredentialSource::Cookie { .. } => "cookie",
+        CredentialSource::Header { .. } => "header",
+        CredentialSource::Pair { .. } => "pair",
+        CredentialSource::Query { .. } => "query",
+        CredentialSource::Subprotocol { .. } => "subprotocol",
     }
 }
 
 /// What makes a single secret in this source ours; `None`: it carries pairs.
-fn prefixes(source: &Source) -> Option<Prefixes> {
+fn prefixes(source: &CredentialSource) -> Option<Prefixes> {
     match source {
-        Source::Basic { form: BasicForm::Pair, .. } | Source::Pair { .. } => None,
-        Source::Basic { prefixes, .. }
-        | Source::Bearer { prefixes }
-        | Source::Cookie { prefixes, .. }
-        | Source::Header { prefixes, .. }
-        | Source::Query { prefixes, .. } => Some(prefixes.clone()),
-        Source::Subprotocol { .. } => Some(Prefixes::default()),
+        CredentialSource::Basic { form: BasicForm::Pair, .. } | CredentialSource::Pair { .. } => {
+            None
+        }
+        CredentialSource::Basic { prefixes, .. }
+        | CredentialSource::Bearer { prefixes }
+        | CredentialSource::Cookie { prefixes, .. }
+        | CredentialSource::Header { prefixes, .. }
+        | CredentialSource::Query { prefixes, .. } => Some(prefixes.clone()),
+        CredentialSource::Subprotocol { .. } => Some(Prefixes::default()),
     }
 }
 
@@ -246,7 +249,7 @@ struct Holder<'k, K> {
 
 // === impl Holder ===
 
-impl<K: Keys> Keys for Holder<'_, K> {
+impl<K: KeyLookup> KeyLookup for Holder<'_, K> {
     fn plausible(&self, _: &[u8]) -> bool {
         true
     }
@@ -268,9 +271,9 @@ impl<K: Keys> Keys for Holder<'_, K> {
     }
 }
 
-// === impl Answer ===
+// === impl Explained ===
 
-impl Answer {
+impl Explained {
     fn new(ask: &Ask<'_>, verdict: &'static str) -> Self {
         Self {
             verdict,
@@ -291,8 +294,8 @@ impl Answer {
         let context = Context { request_id: REQUEST_ID, profile, grpc: false };
         let rendered = settings.refusals.render(rejection, &context);
         self.reason = Some(rejection.reason.as_str());
-        self.rule = route.map(Rule::of);
-        self.refusal = Some(Refusal {
+        self.rule = route.map(ExplainedRule::of);
+        self.refusal = Some(ExplainedRefusal {
             status: rendered.status.as_u16(),
             code: rejection.reason.code(settings.refusals.disclosure),
             headers: rendered.headers.iter().map(|(n, v)| (n.to_string(), text(v))).collect(),
@@ -302,11 +305,11 @@ impl Answer {
 }
 
 /// For people; programs take the JSON.
-impl fmt::Display for Answer {
+impl fmt::Display for Explained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "verdict   {}", self.verdict)?;
         if let (Some(reason), Some(refusal)) = (self.reason, &self.refusal) {
-            let Refusal { status, code, .. } = refusal;
+            let ExplainedRefusal { status, code, .. } = refusal;
             write!(f, "reason    {reason}; the client is told {status} {code}")?;
             match &self.detail {
                 Some(detail) => writeln!(f, "\n          {detail}")?,
@@ -343,9 +346,9 @@ impl fmt::Display for Answer {
     }
 }
 
-// === impl Rule ===
+// === impl ExplainedRule ===
 
-impl Rule {
+impl ExplainedRule {
     fn of(route: &Route) -> Self {
         let (access, needs) = match &route.access {
             Access::Key(needs) => ("key", Some(needs)),
@@ -368,7 +371,7 @@ impl Rule {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for ExplainedRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let methods = match self.methods.as_slice() {
             [] => "any method".to_owned(),
@@ -384,9 +387,9 @@ impl fmt::Display for Rule {
     }
 }
 
-// === impl Key ===
+// === impl ExplainedKey ===
 
-impl Key {
+impl ExplainedKey {
     fn of(view: &KeyView<'_>) -> Self {
         let grant = view.grant;
         Self {
@@ -404,7 +407,7 @@ impl Key {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ExplainedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {:?} of {}, {}", self.id, self.name, self.org, self.status)?;
         if let Some(environment) = self.environment {

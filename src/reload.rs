@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Invariant: a reload that fails changes nothing but counters, gauges and the log. What may be in
-//! force is decided by [`crate::table::Desk`] alone; this room brings it bytes and remembers.
+//! force is decided by [`crate::table::Acceptance`] alone; this room brings it bytes and remembers.
 
 mod census;
 mod fetch;
@@ -32,9 +32,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use self::fetch::{Arrived, Fetcher, Verified, cache_file};
-use self::keeper::{Keeper, Terms};
-use self::run::{Event, Feed, Loop, Wakes};
+use self::fetch::{Fetcher, Verified, VerifiedArrival, cache_file};
+use self::keeper::{KeysInForce, VerifyTerms};
+use self::run::{ReloadEvent, ReloadLoop, RunningSource, Wakes};
 use self::source::PathSource;
 use self::state::StateFile;
 use self::url::UrlSource;
@@ -46,16 +46,16 @@ use crate::table::{KeySet, Refusal, TrustError};
 use crate::telemetry::control::Artefact;
 use crate::telemetry::{Metrics, Readiness};
 
-pub use self::keeper::Failure;
+pub use self::keeper::LoadFailure;
 pub use self::source::SourceError;
 pub use self::state::StateError;
-pub use self::status::{MountedFile, Status, StatusCell, Time};
+pub use self::status::{MountedFileStatus, StatusCell, StatusReport, Time};
 
 /// Why keygate cannot start with keys.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum FirstLoadError {
     #[error("the {what} cannot be put in force: {failure}")]
-    Keys { what: &'static str, failure: Failure },
+    Keys { what: &'static str, failure: LoadFailure },
     #[error("{0}")]
     State(#[from] StateError),
     #[error("the trusted signers cannot be used: {0}")]
@@ -111,12 +111,12 @@ pub struct FileHook {
 }
 
 /// Keys that were loaded at start, and all that keeps them up to date.
-pub struct Loaded {
+pub struct LoadedSources {
     config: TableConfig,
-    keeper: Keeper,
-    terms: Arc<ArcSwap<Terms>>,
-    table: First,
-    patch: Option<First>,
+    keeper: KeysInForce,
+    terms: Arc<ArcSwap<VerifyTerms>>,
+    table: SourceAtStart,
+    patch: Option<SourceAtStart>,
     clock: Clock,
     metrics: Metrics,
     /// The patch is genuine, and of no use to the table.
@@ -132,7 +132,7 @@ enum Purpose {
 }
 
 /// A source at start, before its thread runs.
-enum First {
+enum SourceAtStart {
     Path(PathSource),
     Url(Box<Fetcher>),
 }
@@ -140,7 +140,7 @@ enum First {
 /// The running reload thread.
 #[derive(Debug)]
 pub struct Reloader {
-    events: Sender<Event>,
+    events: Sender<ReloadEvent>,
     thread: JoinHandle<()>,
 }
 
@@ -159,7 +159,7 @@ pub fn load_first(
     clock: Clock,
     metrics: Metrics,
     readiness: &Readiness,
-) -> Result<Loaded, StartError> {
+) -> Result<LoadedSources, FirstLoadError> {
     let (mut loaded, result) = try_first(config, Purpose::Start, clock, metrics, readiness)?;
     match result {
         Err(error) if !config.wait_for_table => return Err(error),
@@ -174,13 +174,13 @@ pub fn load_first(
 
 /// Loads table and patch as [`load_first`] does, by the same steps, and writes nothing: neither the state
 /// file nor a copy of what a URL gives.
-pub fn look_first(config: &TableConfig, clock: &Clock) -> Result<Look, StartError> {
+pub fn look_first(config: &TableConfig, clock: &Clock) -> Result<Look, FirstLoadError> {
     let (metrics, readiness) = (Metrics::new(1), Readiness::new());
     let (loaded, result) = try_first(config, Purpose::Look, clock.clone(), metrics, &readiness)?;
     result?;
-    let refused = || Failure::Refused(Refusal::Empty);
+    let refused = || LoadFailure::Refused(Refusal::Empty);
     let keys = loaded.keeper.keys();
-    let keys = keys.ok_or_else(|| StartError::Keys { what: "table", failure: refused() })?;
+    let keys = keys.ok_or_else(|| FirstLoadError::Keys { what: "table", failure: refused() })?;
     let restricted = loaded.keeper.restricted().cloned();
     Ok(Look { keys, restricted, unused: loaded.unused })
 }
@@ -192,45 +192,46 @@ fn try_first(
     clock: Clock,
     metrics: Metrics,
     readiness: &Readiness,
-) -> Result<(Loaded, Result<(), StartError>), StartError> {
+) -> Result<(LoadedSources, Result<(), FirstLoadError>), FirstLoadError> {
     let state = match purpose {
         Purpose::Look => StateFile::look(config.state_file.as_deref())?,
         Purpose::Start => StateFile::open(config.state_file.as_deref()),
     };
-    let terms = Terms::new(config)?;
+    let terms = VerifyTerms::new(config)?;
     let part = readiness.register("table");
-    let keeper = Keeper::new(config, &terms, clock.clone(), metrics.clone(), part, state);
+    let keeper = KeysInForce::new(config, &terms, clock.clone(), metrics.clone(), part, state);
     let terms = Arc::new(ArcSwap::from_pointee(terms));
-    let first = |what, source: &TableSource| First::new(what, source, config, &terms, &clock);
-    let keys_error = |what: &'static str| move |failure| StartError::Keys { what, failure };
+    let first =
+        |what, source: &TableSource| SourceAtStart::new(what, source, config, &terms, &clock);
+    let keys_error = |what: &'static str| move |failure| FirstLoadError::Keys { what, failure };
     let mut table = first(Artefact::Table, &config.source).map_err(keys_error("table"))?;
     let mut patch = match &config.patch {
         Some(source) => Some(first(Artefact::Patch, source).map_err(keys_error("patch"))?),
         None => None,
     };
-    let mut keeping = Keeping { keeper, terms: &terms, clock: &clock, purpose, unused: None };
+    let mut keeping = FirstLoad { keeper, terms: &terms, clock: &clock, purpose, unused: None };
     let mut result = keeping.table(&mut table).map_err(keys_error("table"));
     if let Some(patch) = &mut patch {
         result = result.and(keeping.patch(patch).map_err(keys_error("patch")));
     }
-    let Keeping { keeper, unused, .. } = keeping;
+    let FirstLoad { keeper, unused, .. } = keeping;
     let config = config.clone();
-    Ok((Loaded { config, keeper, terms, table, patch, clock, metrics, unused }, result))
+    Ok((LoadedSources { config, keeper, terms, table, patch, clock, metrics, unused }, result))
 }
 
 /// The steps of [`load_first`].
-struct Keeping<'k> {
-    keeper: Keeper,
-    terms: &'k ArcSwap<Terms>,
+struct FirstLoad<'k> {
+    keeper: KeysInForce,
+    terms: &'k ArcSwap<VerifyTerms>,
     clock: &'k Clock,
     purpose: Purpose,
     unused: Option<Refusal>,
 }
 
-// === impl Keeping ===
+// === impl FirstLoad ===
 
-impl Keeping<'_> {
-    fn table(&mut self, source: &mut First) -> Result<(), Failure> {
+impl FirstLoad<'_> {
+    fn table(&mut self, source: &mut SourceAtStart) -> Result<(), LoadFailure> {
         let began = self.clock.now();
         let (table, arrived) = match source.load(Artefact::Table, &self.terms.load(), began) {
             Ok(arrived) => (arrived.verified.table(), Some(arrived)),
@@ -244,7 +245,7 @@ impl Keeping<'_> {
 
     /// A patch that is not there was not published yet. One that is there and cannot be verified
     /// could hold a revocation, so it is an error.
-    fn patch(&mut self, source: &mut First) -> Result<(), Failure> {
+    fn patch(&mut self, source: &mut SourceAtStart) -> Result<(), LoadFailure> {
         let began = self.clock.now();
         let (patch, arrived) = match source.load(Artefact::Patch, &self.terms.load(), began) {
             Ok(arrived) => (arrived.verified.patch(), Some(arrived)),
@@ -258,7 +259,7 @@ impl Keeping<'_> {
         match self.keeper.offer_patch(patch) {
             Ok(_) => self.taken(source, arrived),
             // Genuine, and of no use to the table in force: it was made for another.
-            Err(Failure::Refused(
+            Err(LoadFailure::Refused(
                 refusal @ (Refusal::Base { .. }
                 | Refusal::Rollback { .. }
                 | Refusal::EqualSerial { .. }),
@@ -271,7 +272,7 @@ impl Keeping<'_> {
         Ok(())
     }
 
-    fn taken(&self, source: &mut First, arrived: Option<Arrived>) {
+    fn taken(&self, source: &mut SourceAtStart, arrived: Option<VerifiedArrival>) {
         if self.purpose == Purpose::Start {
             source.taken(arrived);
         }
@@ -282,16 +283,16 @@ impl Keeping<'_> {
     }
 }
 
-// === impl First ===
+// === impl SourceAtStart ===
 
-impl First {
+impl SourceAtStart {
     fn new(
         artefact: Artefact,
         source: &TableSource,
         config: &TableConfig,
-        terms: &Arc<ArcSwap<Terms>>,
+        terms: &Arc<ArcSwap<VerifyTerms>>,
         clock: &Clock,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, LoadFailure> {
         let suffix = match artefact {
             Artefact::Patch => "kgp",
             Artefact::Table => "kgt",
@@ -308,13 +309,18 @@ impl First {
         })
     }
 
-    fn load(&mut self, artefact: Artefact, terms: &Terms, now: Now) -> Result<Arrived, Failure> {
+    fn load(
+        &mut self,
+        artefact: Artefact,
+        terms: &VerifyTerms,
+        now: Now,
+    ) -> Result<VerifiedArrival, LoadFailure> {
         match self {
             Self::Path(source) => {
                 let contents = source.read(now.unix_ms)?;
                 source.processed(contents.seen);
                 let verified = Verified::open(artefact, contents.bytes, terms)?;
-                Ok(Arrived { verified, validators: None })
+                Ok(VerifiedArrival { verified, validators: None })
             }
             Self::Url(fetcher) => fetcher.first(),
         }
@@ -322,18 +328,20 @@ impl First {
 
     /// What arrived is in force. A copy is kept of it now, not before: a table that was refused
     /// must not take the place of the last good one.
-    fn taken(&mut self, arrived: Option<Arrived>) {
-        if let (Self::Url(fetcher), Some(Arrived { verified, validators: Some(validators) })) =
-            (self, arrived)
+    fn taken(&mut self, arrived: Option<VerifiedArrival>) {
+        if let (
+            Self::Url(fetcher),
+            Some(VerifiedArrival { verified, validators: Some(validators) }),
+        ) = (self, arrived)
         {
             fetcher.taken(&verified, validators);
         }
     }
 }
 
-// === impl StartError ===
+// === impl FirstLoadError ===
 
-impl StartError {
+impl FirstLoadError {
     /// The exit code; docs/exit-codes.md has the table.
     pub fn exit(&self) -> u8 {
         const DATA: u8 = 65;
@@ -347,8 +355,8 @@ impl StartError {
             Self::Trust(_) => return CONFIG,
         };
         match failure {
-            Failure::Refused(_) => DATA,
-            Failure::Source(error) => match error {
+            LoadFailure::Refused(_) => DATA,
+            LoadFailure::Source(error) => match error {
                 SourceError::Credential { .. } => CONFIG,
                 SourceError::Encoding(_) | SourceError::TooLarge { .. } => DATA,
                 SourceError::Io { .. }
@@ -365,9 +373,9 @@ impl StartError {
     }
 }
 
-// === impl Loaded ===
+// === impl LoadedSources ===
 
-impl Loaded {
+impl LoadedSources {
     /// For the first snapshot.
     pub fn keys(&self) -> Option<Arc<KeySet>> {
         self.keeper.keys()
@@ -388,9 +396,9 @@ impl Loaded {
     ) -> io::Result<Reloader> {
         let (events, inbox) = channel();
         let wakes = Wakes::new(events.clone());
-        let table = Feed::start(self.table, &events)?;
-        let patch = self.patch.map(|patch| Feed::start(patch, &events)).transpose()?;
-        let reload = Loop::new(run::Parts {
+        let table = RunningSource::start(self.table, &events)?;
+        let patch = self.patch.map(|patch| RunningSource::start(patch, &events)).transpose()?;
+        let reload = ReloadLoop::new(run::Parts {
             config: self.config,
             keeper: self.keeper,
             terms: self.terms,
@@ -417,20 +425,20 @@ impl Reloader {
     /// certificates. What SIGHUP does. Returns at once.
     pub fn trigger(&self) {
         // The thread ends only with the process or by `stop`.
-        let _ = self.events.send(Event::Trigger);
+        let _ = self.events.send(ReloadEvent::Trigger);
     }
 
     /// A handle for signal handlers.
     pub fn triggerer(&self) -> impl Fn() + Send + Sync + use<> {
         let events = self.events.clone();
         move || {
-            let _ = events.send(Event::Trigger);
+            let _ = events.send(ReloadEvent::Trigger);
         }
     }
 
     /// Ends the thread. A fetch that is under way ends with the process.
     pub fn stop(self) {
-        let _ = self.events.send(Event::Stop);
+        let _ = self.events.send(ReloadEvent::Stop);
         // A panic of that thread was reported by the panic hook; nothing is left to do.
         let _ = self.thread.join();
     }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! registry → BodyBuilder → BuiltBody → Draft → signature → file              write/, manage alone
-//! file → Table::open / Patch::open (verified) → Desk (accepted) → KeySet (in force)
+//! file → Table::open / Patch::open (verified) → Acceptance → KeySet (in force)
 //! ```
 //!
 //! [`write`] is the half that makes files. The sidecar is built without a use of it:
@@ -33,10 +33,12 @@ mod tests;
 pub mod trust;
 pub mod write;
 
-pub use self::accept::{Accepted, Desk, Ledger, LedgerError, Rules, clock_behind_ms};
+pub use self::accept::{
+    AcceptOutcome, AcceptRules, Acceptance, Ledger, LedgerError, clock_behind_ms,
+};
 pub use self::body::Counts;
 pub use self::buffer::Buffer;
-pub use self::entry::Entry;
+pub use self::entry::KeyEntry;
 pub use self::envelope::{FORMAT, OLDEST_FORMAT};
 pub use self::file::{Bounds, Patch, Table};
 pub use self::file_kind::FileKind;

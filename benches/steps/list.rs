@@ -13,16 +13,16 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use keygate::config::{Config, Host, Settings};
-use keygate::core::headers::Field;
+use keygate::core::headers::FieldClass;
 use keygate::core::identity::identity_fields;
 use keygate::core::reason::Detail;
 use keygate::core::refusal::Context;
 use keygate::core::{
-    Digest, Environment, Facts, Grant, KeyId, KeyView, Keys, Kind, Limit, NetworkSet, Now,
-    PairLookup, Permission, PermissionSet, Presented, Reason, Rejection, Status, Verdict, decide,
-    path,
+    Digest, Environment, Facts, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, Limit,
+    NetworkSet, Now, PairLookup, Permission, PermissionSet, Presented, Reason, Rejection, Verdict,
+    decide, path,
 };
-use keygate::telemetry::{MethodLabel, Outcome, WorkerCells};
+use keygate::telemetry::{DecisionOutcome, MethodLabel, WorkerCells};
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
@@ -75,7 +75,7 @@ struct MapKeys {
     grant: Grant,
 }
 
-impl Keys for MapKeys {
+impl KeyLookup for MapKeys {
     fn plausible(&self, _secret: &[u8]) -> bool {
         true
     }
@@ -145,8 +145,8 @@ fn keys() -> Result<&'static MapKeys, Failure> {
     keys.insert(Digest::of(SECRET).0, KeyId::parse("key_9f86d081884c")?);
     let words = ["read", "send"].into_iter().map(Permission::parse);
     let grant = Grant {
-        status: Status::Active,
-        kind: Kind::Single,
+        status: KeyStatus::Active,
+        kind: KeyKind::Single,
         environment: Some(Environment::Live),
         not_before: None,
         permissions: PermissionSet::new(words.collect::<Result<Vec<_>, _>>()?),
@@ -225,7 +225,7 @@ fn headers(
         let mut map = fields.clone();
         let gone: Vec<_> = map
             .keys()
-            .filter(|n| settings.fields.classify(n.as_str().as_bytes()) != Field::Plain)
+            .filter(|n| settings.fields.classify(n.as_str().as_bytes()) != FieldClass::Plain)
             .cloned()
             .collect();
         for name in gone {
@@ -314,7 +314,7 @@ fn metrics(steps: &mut Vec<Step>) {
     push(steps, "metrics: all of one request", move || {
         cells.request_started();
         cells.auth_duration(black_box(800));
-        cells.decision(route, Outcome::Admitted);
+        cells.decision(route, DecisionOutcome::Admitted);
         cells.upstream_reused();
         cells.upstream_response(black_box(90_000));
         cells.request(route, MethodLabel::Get, black_box(200));

@@ -4,12 +4,12 @@
 
 mod sealed;
 
-use keygate::table::{Desk, Ledger, Rules};
+use keygate::table::{Acceptance, Ledger, AcceptRules};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let Ok(ledger) = Ledger::parse(text) else { return };
     assert_eq!(Ledger::parse(&ledger.to_text()).as_ref(), Ok(&ledger));
-    let (desk, _) = Desk::restore(Rules::default(), ledger, &sealed::trust(), &sealed::bounds());
+    let (desk, _) = Acceptance::restore(AcceptRules::default(), ledger, &sealed::trust(), &sealed::bounds());
     assert!(desk.current().is_none(), "a ledger alone puts nothing in force");
 });

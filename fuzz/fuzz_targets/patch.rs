@@ -7,8 +7,8 @@ mod sealed;
 
 use std::sync::{Arc, LazyLock};
 
-use keygate::core::{Keys, Now};
-use keygate::table::{Accepted, Desk, Patch, Rules, Table};
+use keygate::core::{KeyLookup, Now};
+use keygate::table::{AcceptOutcome, Acceptance, Patch, AcceptRules, Table};
 use libfuzzer_sys::fuzz_target;
 
 const NOW: Now = Now { unix_ms: 1_767_225_600_000, mono_ns: 0 };
@@ -31,10 +31,10 @@ fuzz_target!(|body: &[u8]| {
     let manifest = sealed::manifest(7, Some(base.manifest().as_base()), body).to_string();
     let file = sealed::file(manifest.as_bytes(), body);
     let Ok(patch) = Patch::open(file, &sealed::trust(), &sealed::bounds()) else { return };
-    let mut desk = Desk::new(Rules::default());
+    let mut desk = Acceptance::new(AcceptRules::default());
     desk.offer_table(base.clone(), NOW).expect("the base");
     let before: Vec<_> = desk.current().expect("in force").iter().map(|e| e.digest).collect();
-    assert_eq!(desk.offer_patch(Arc::new(patch), NOW), Ok(Accepted::InForce));
+    assert_eq!(desk.offer_patch(Arc::new(patch), NOW), Ok(AcceptOutcome::InForce));
     let patched = desk.current().expect("in force").clone();
     assert_eq!(patched.patch_serial(), Some(7));
     let listed = patched.iter().count() as u64;

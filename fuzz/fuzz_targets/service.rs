@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use keygate::config::{Config, ThisHost};
 use keygate::core::{
-    Digest, Environment, Grant, KeyId, KeySpec, Kind, NetworkSet, OrgId, Permission, PermissionSet,
-    Status,
+    Digest, Environment, Grant, KeyId, KeySpec, KeyKind, NetworkSet, OrgId, Permission, PermissionSet,
+    KeyStatus,
 };
 use keygate::proxy::fuzz::Service;
 use keygate::snapshot::Snapshot;
@@ -231,7 +231,7 @@ fn keys(with_key: bool) -> KeySet {
         public_id: public_id.map(Into::into),
         expires: None,
         grant: Grant {
-            status: Status::Active,
+            status: KeyStatus::Active,
             kind,
             environment: Some(Environment::Live),
             not_before: None,
@@ -241,8 +241,8 @@ fn keys(with_key: bool) -> KeySet {
         },
     };
     if with_key {
-        builder.push(&of("key_fuzz", Kind::Single, SECRET, None)).expect("a key");
-        builder.push(&of("key_pair", Kind::Pair, "pair_secret", Some("pair_id"))).expect("a pair");
+        builder.push(&of("key_fuzz", KeyKind::Single, SECRET, None)).expect("a key");
+        builder.push(&of("key_pair", KeyKind::Pair, "pair_secret", Some("pair_id"))).expect("a pair");
     }
     let issue = Issue {
         serial: 1,

@@ -7,7 +7,7 @@ mod sealed;
 
 use std::sync::Arc;
 
-use keygate::core::{Keys, Kind, PairLookup};
+use keygate::core::{KeyLookup, KeyKind, PairLookup};
 use keygate::table::{KeySet, Table};
 use keygate::table::write::{PatchDraft, fold};
 use libfuzzer_sys::fuzz_target;
@@ -27,8 +27,8 @@ fuzz_target!(|body: &[u8]| {
         let found = set.any(&entry.digest).expect("what is listed is found");
         assert_eq!(found.id, entry.view.id);
         match entry.view.grant.kind {
-            Kind::Single => assert!(set.single(&entry.digest).is_some()),
-            Kind::Pair => {
+            KeyKind::Single => assert!(set.single(&entry.digest).is_some()),
+            KeyKind::Pair => {
                 assert!(set.single(&entry.digest).is_none(), "a pair is no single key");
                 if let Some(id) = entry.public_id {
                     // Its tag may be wrong, then it is not found; it never is another key.

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use serde::Serialize;
 
 use super::{AdminState, CertificateStatus};
-use crate::reload::{Status, Time};
+use crate::reload::{StatusReport, Time};
 use crate::telemetry::readiness::Pending;
 
 /// The part of readiness that is the upstream's health check, where one is configured.
@@ -29,7 +29,7 @@ struct StatusPage<'s> {
     pending: Vec<Pending>,
     certificates: Vec<CertificateStatus>,
     #[serde(flatten)]
-    status: &'s Status,
+    status: &'s StatusReport,
 }
 
 pub(super) fn answer<B>(

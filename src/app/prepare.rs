@@ -11,7 +11,7 @@ use rustix::fs::Access;
 
 use crate::check::Finding;
 use crate::clock::Clock;
-use crate::config::{self, Bind, Config, Fault, UpstreamAddress};
+use crate::config::{self, Bind, Config, ConfigFault, UpstreamAddress};
 use crate::proxy;
 use crate::proxy::tls::{ClientTls, Reloadable as _, ServerTls, TlsError};
 
@@ -27,7 +27,7 @@ pub struct Prepared {
 }
 
 /// Reads `file` and everything that it names but the table. Every fault is reported at once.
-pub fn prepare(file: &Path, clock: &Clock) -> Result<Prepared, config::Error> {
+pub fn prepare(file: &Path, clock: &Clock) -> Result<Prepared, config::ConfigError> {
     let config = Config::load(file)?;
     let mut faults = Vec::new();
     let mut listener_tls = Vec::new();
@@ -38,7 +38,7 @@ pub fn prepare(file: &Path, clock: &Clock) -> Result<Prepared, config::Error> {
     }
     let upstream_tls = kept(upstream_tls(&config, clock), &config, "upstream.tls", &mut faults);
     if !faults.is_empty() {
-        return Err(config::Error::Invalid { file: file.to_owned(), faults });
+        return Err(config::ConfigError::Invalid { file: file.to_owned(), faults });
     }
     let (file, clock) = (file.to_owned(), clock.clone());
     Ok(Prepared { config, file, clock, listener_tls, upstream_tls })
@@ -59,7 +59,7 @@ fn kept<T>(
     loaded: Option<Result<T, TlsError>>,
     config: &Config,
     otherwise: &str,
-    faults: &mut Vec<Fault>,
+    faults: &mut Vec<ConfigFault>,
 ) -> Option<Arc<T>> {
     match loaded? {
         Ok(loaded) => Some(Arc::new(loaded)),
@@ -93,7 +93,7 @@ impl Prepared {
 
     /// Tries what a start does to the machine, and leaves it as it was: addresses that can be bound,
     /// files and directories that can be written. Meant for the user and the machine that will serve.
-    pub fn rehearse(&self) -> Result<(), config::Error> {
+    pub fn rehearse(&self) -> Result<(), config::ConfigError> {
         let config = &self.config;
         let mut faults = Vec::new();
         for (index, listener) in config.listeners.iter().enumerate() {
@@ -130,13 +130,18 @@ impl Prepared {
         }
         match faults.is_empty() {
             true => Ok(()),
-            false => Err(config::Error::Invalid { file: self.file.clone(), faults }),
+            false => Err(config::ConfigError::Invalid { file: self.file.clone(), faults }),
         }
     }
 }
 
 /// `None`: something listens there already, which may well be the sidecar that is to be replaced.
-fn bind_fault(config: &Config, keys: &[&str], bind: &Bind, error: &io::Error) -> Option<Fault> {
+fn bind_fault(
+    config: &Config,
+    keys: &[&str],
+    bind: &Bind,
+    error: &io::Error,
+) -> Option<ConfigFault> {
     let in_use = error.kind() == io::ErrorKind::AddrInUse && matches!(bind, Bind::Tcp(_));
     let message = format!("cannot be bound: {error}\nhint: {}", bind_hint(bind, error));
     (!in_use).then(|| config.places.fault(keys, message))
@@ -182,7 +187,7 @@ fn unwritable(
     path: &Path,
     tried: io::Result<()>,
     hint: &str,
-) -> Option<Fault> {
+) -> Option<ConfigFault> {
     let error = tried.err()?;
     let message = format!("{} cannot be written: {error}\nhint: {hint}", path.display());
     Some(config.places.fault(&[key], message))

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::config::{Config, ThisHost};
-use crate::core::{Digest, KeySpec, Status};
+use crate::core::{Digest, KeySpec, KeyStatus};
 use crate::proxy::fuzz::Service;
 use crate::snapshot::Snapshot;
 use crate::table::{KeySet, testkit};
@@ -59,7 +59,7 @@ fn keys(serial: u64) -> KeySet {
         |n, secret: &str| KeySpec { digest: Digest::of(secret.as_bytes()), ..testkit::spec(n) };
     let mut goes = key(1, GOES);
     if serial > 1 {
-        goes.grant.status = Status::Revoked;
+        goes.grant.status = KeyStatus::Revoked;
     }
     let table = testkit::table(serial, &[goes, key(2, STAYS)]);
     KeySet::new(Arc::new(table), None, &[], None)

@@ -13,7 +13,7 @@ use crate::proxy::{Shared, health};
 use crate::reload::lower_priority;
 use crate::telemetry::Metrics;
 use crate::telemetry::control::Attempt;
-use crate::telemetry::readiness::Part;
+use crate::telemetry::readiness::ReadinessPart;
 
 /// Ends its threads when it is stopped or dropped: each watches the other end of its channel.
 #[derive(Debug, Default)]
@@ -61,7 +61,11 @@ impl Watchers {
     }
 
     /// Readiness follows the upstream's health, where a check is configured.
-    pub(super) fn health(&mut self, shared: &Arc<Shared>, part: Option<Part>) -> io::Result<()> {
+    pub(super) fn health(
+        &mut self,
+        shared: &Arc<Shared>,
+        part: Option<ReadinessPart>,
+    ) -> io::Result<()> {
         let Some((path, part)) = shared.upstream.health_path.clone().zip(part) else {
             return Ok(());
         };

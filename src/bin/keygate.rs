@@ -170,7 +170,7 @@ fn run_check(args: &CheckArgs) -> Result<Exit, Failure> {
     let file = &args.config.config;
     let prepared = match prepared(args, &clock) {
         Ok(prepared) => prepared,
-        Err(config::Error::Invalid { faults, .. }) if args.json => {
+        Err(config::ConfigError::Invalid { faults, .. }) if args.json => {
             show(&json(&serde_json::json!({ "config": file, "errors": faults }))?)?;
             return Ok(Exit::Config);
         }
@@ -190,7 +190,7 @@ fn run_check(args: &CheckArgs) -> Result<Exit, Failure> {
 }
 
 /// What a start would read, and, unless only the configuration is asked about, what it would do.
-fn prepared(args: &CheckArgs, clock: &Clock) -> Result<app::Prepared, config::Error> {
+fn prepared(args: &CheckArgs, clock: &Clock) -> Result<app::Prepared, config::ConfigError> {
     let prepared = app::prepare(&args.config.config, clock)?;
     if !args.config_only {
         prepared.rehearse()?;
@@ -309,8 +309,8 @@ impl Because for Exit {
 
 // === impl Failure ===
 
-impl From<config::Error> for Failure {
-    fn from(error: config::Error) -> Self {
+impl From<config::ConfigError> for Failure {
+    fn from(error: config::ConfigError) -> Self {
         Exit::Config.because(anyhow!(error.to_string()))
     }
 }

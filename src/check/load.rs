@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::clock::Clock;
 use crate::config::{TableConfig, TableSource};
 use crate::exit::Exit;
-use crate::reload::{self, Failure, Look, SourceError, StartError};
+use crate::reload::{self, FirstLoadError, LoadFailure, Look, SourceError};
 
 /// Files to look at instead of those that the configuration names.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,9 +52,9 @@ fn shown(source: &TableSource, extension: &str) -> String {
 // === impl LoadError ===
 
 impl LoadError {
-    fn of(error: &StartError, config: &TableConfig) -> Self {
+    fn of(error: &FirstLoadError, config: &TableConfig) -> Self {
         let exit = Exit::from_code(error.exit());
-        let StartError::Keys { what, failure } = error else {
+        let FirstLoadError::Keys { what, failure } = error else {
             return Self { message: error.to_string(), exit };
         };
         let source = match (*what, &config.patch) {
@@ -62,24 +62,24 @@ impl LoadError {
             _ => shown(&config.source, "kgt"),
         };
         let message = match failure {
-            Failure::Refused(refusal) => {
+            LoadFailure::Refused(refusal) => {
                 format!("{source} is refused ({}): {refusal}", refusal.reason())
             }
-            Failure::Source(SourceError::Missing { path }) => format!(
+            LoadFailure::Source(SourceError::Missing { path }) => format!(
                 "{} cannot be read: it does not exist\nhint: `keygatectl table build` makes it; \
                  --config-only looks at no table",
                 path.display()
             ),
-            Failure::Source(SourceError::Io { path, source }) => {
+            LoadFailure::Source(SourceError::Io { path, source }) => {
                 format!("{} cannot be read: {source}", path.display())
             }
             // These name their path.
-            Failure::Source(
+            LoadFailure::Source(
                 named @ (SourceError::Credential { .. }
                 | SourceError::NotRegular { .. }
                 | SourceError::Several { .. }),
             ) => named.to_string(),
-            Failure::Source(other) => format!("{source}: {other}"),
+            LoadFailure::Source(other) => format!("{source}: {other}"),
         };
         Self { message, exit }
     }

@@ -47,7 +47,7 @@ fn folder(config: &str, specs: &[KeySpec], change: impl Fn(&mut Issue)) -> tempf
     dir
 }
 
-fn report(config: &str, specs: &[KeySpec]) -> Report {
+fn report(config: &str, specs: &[KeySpec]) -> CheckReport {
     let dir = folder(config, specs, |_| {});
     let file = dir.path().join("keygate.toml");
     let config = Config::load_on(&ThisHost, &file).unwrap_or_else(|e| panic!("{e}"));
@@ -55,7 +55,7 @@ fn report(config: &str, specs: &[KeySpec]) -> Report {
     check(&file, &config, Some(&loaded), NOW)
 }
 
-fn kinds(report: &Report) -> Vec<&'static str> {
+fn kinds(report: &CheckReport) -> Vec<&'static str> {
     report.findings.iter().map(|f| f.kind).collect()
 }
 

@@ -4,10 +4,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
-use super::fault::Problem;
-use super::raw::Place;
-use super::section::Section;
-use super::{Admin, Bind, Families, Listener, SocketFile, Upstream, UpstreamAddress};
+use super::fault::ConfigProblem;
+use super::raw::ConfigPlace;
+use super::section::ConfigSection;
+use super::{AdminConfig, Bind, Families, Listener, SocketFile, UpstreamAddress, UpstreamConfig};
 
 /// Bytes of a path that `sockaddr_un` has room for, the final zero counted (unix(7)).
 const SOCKET_PATH: usize = 108;
@@ -15,17 +15,17 @@ const SOCKET_PATH: usize = 108;
 /// One address that is to be bound.
 struct Taken<'a> {
     bind: Bind,
-    place: &'a Place,
+    place: &'a ConfigPlace,
 }
 
 /// Refuses addresses that cannot be bound beside each other. `[::]` leaves IPv4 to a `0.0.0.0` of the
 /// same port, so that these two can.
 pub(super) fn settle(
-    root: &Section<'_>,
+    root: &ConfigSection<'_>,
     listeners: &mut [Listener],
-    places: &[Place],
-    admin: &mut Admin,
-    admin_place: &Place,
+    places: &[ConfigPlace],
+    admin: &mut AdminConfig,
+    admin_place: &ConfigPlace,
 ) {
     let mut all: Vec<Taken<'_>> = listeners
         .iter()
@@ -67,17 +67,17 @@ pub(super) fn settle(
         } else {
             format!("{a} and {b} are one: {with}")
         };
-        let problem = Problem::new(format!("cannot be bound beside another address: {said}"));
+        let problem = ConfigProblem::new(format!("cannot be bound beside another address: {said}"));
         root.reader().fault(at, problem.hint("give each its own port, or its own address"));
     }
 }
 
 /// A service at an address of ours would be keygate itself: every request would come back to it.
 pub(super) fn no_loop(
-    section: &Section<'_>,
-    upstream: Option<&Upstream>,
+    section: &ConfigSection<'_>,
+    upstream: Option<&UpstreamConfig>,
     listeners: &[Listener],
-    admin: &Admin,
+    admin: &AdminConfig,
 ) {
     let Some(upstream) = upstream else { return };
     let service = match &upstream.address {
@@ -101,34 +101,37 @@ pub(super) fn no_loop(
     let ours = listeners.iter().map(|l| &l.bind).chain([&admin]);
     let same = |ours: &Bind| *ours == service || (here && clash(ours, &service));
     if let Some(ours) = ours.into_iter().find(|ours| same(ours)) {
-        let problem = Problem::new(format!("is where keygate itself listens ({})", shown(ours)));
+        let problem =
+            ConfigProblem::new(format!("is where keygate itself listens ({})", shown(ours)));
         section.fault("url", problem.hint("let the service listen on another port"));
     }
 }
 
 /// An absolute path that a socket address has room for.
-pub(super) fn socket_path(path: &str) -> Result<PathBuf, Problem> {
+pub(super) fn socket_path(path: &str) -> Result<PathBuf, ConfigProblem> {
     if !path.starts_with('/') {
-        return Err(Problem::new("a Unix socket needs an absolute path"));
+        return Err(ConfigProblem::new("a Unix socket needs an absolute path"));
     }
     if path.len() >= SOCKET_PATH || path.contains('\0') {
         let most = SOCKET_PATH - 1;
-        return Err(Problem::new(format!("a Unix socket's path is at most {most} bytes long"))
-            .hint("/run/keygate/http.sock is a usual place"));
+        return Err(ConfigProblem::new(format!(
+            "a Unix socket's path is at most {most} bytes long"
+        ))
+        .hint("/run/keygate/http.sock is a usual place"));
     }
     Ok(PathBuf::from(path))
 }
 
 /// `socket_mode`, `socket_owner` and `socket_group`. `bind`: `None` where the address is at fault itself.
-pub(super) fn socket_file(section: &Section<'_>, bind: Option<&Bind>) -> SocketFile {
+pub(super) fn socket_file(section: &ConfigSection<'_>, bind: Option<&Bind>) -> SocketFile {
     let mode = section.parse("socket_mode", |text| {
         let digits = text.strip_prefix("0o").unwrap_or(text);
         match u32::from_str_radix(digits, 8) {
             Ok(mode) if mode <= 0o777 && mode & 0o600 == 0o600 => Ok(mode),
             Ok(mode) if mode <= 0o777 => {
-                Err(Problem::new("must let the owner read and write (0600 at least)"))
+                Err(ConfigProblem::new("must let the owner read and write (0600 at least)"))
             }
-            _ => Err(Problem::new("is not a mode").hint("modes look like \"0660\"")),
+            _ => Err(ConfigProblem::new("is not a mode").hint("modes look like \"0660\"")),
         }
     });
     let owner = section.parse("socket_owner", |text| id(section, text, "/etc/passwd"));
@@ -136,7 +139,7 @@ pub(super) fn socket_file(section: &Section<'_>, bind: Option<&Bind>) -> SocketF
     if let Some(Bind::Tcp(_)) = bind {
         for key in ["socket_mode", "socket_owner", "socket_group"] {
             if section.has(key) {
-                let problem = Problem::new("is for a Unix socket");
+                let problem = ConfigProblem::new("is for a Unix socket");
                 section.fault(key, problem.hint("set address = \"unix:/run/keygate/http.sock\""));
             }
         }
@@ -146,7 +149,7 @@ pub(super) fn socket_file(section: &Section<'_>, bind: Option<&Bind>) -> SocketF
 
 /// A numeric id, or that of a name in `file` (passwd(5), group(5)). Other name services are not asked:
 /// a static binary has none.
-fn id(section: &Section<'_>, text: &str, file: &'static str) -> Result<u32, Problem> {
+fn id(section: &ConfigSection<'_>, text: &str, file: &'static str) -> Result<u32, ConfigProblem> {
     if let Ok(id) = text.parse() {
         return Ok(id);
     }
@@ -156,7 +159,9 @@ fn id(section: &Section<'_>, text: &str, file: &'static str) -> Result<u32, Prob
         let mut cells = line.split(':');
         (cells.next() == Some(text)).then(|| cells.nth(1)?.parse().ok()).flatten()
     });
-    id.ok_or_else(|| Problem::new(format!("is not in {file}")).hint("a number is taken as it is"))
+    id.ok_or_else(|| {
+        ConfigProblem::new(format!("is not in {file}")).hint("a number is taken as it is")
+    })
 }
 
 /// Whether the second can no longer be bound once the first is. Port 0 is another port each time.

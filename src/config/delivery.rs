@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use http::Uri;
 
-use super::fault::Problem;
-use super::raw::Text;
-use super::section::Section;
+use super::fault::ConfigProblem;
+use super::raw::ConfigText;
+use super::section::ConfigSection;
 use super::units;
 use super::{AfterExpiry, TableConfig, TableSource, UrlOptions};
 use crate::core::SignerKey;
@@ -16,7 +16,7 @@ const MAX_BYTES: u64 = 2 << 30;
 const POLL: Duration = Duration::from_secs(10);
 const PATCH_POLL: Duration = Duration::from_secs(1);
 
-pub(super) fn table(section: &Section<'_>) -> Option<TableConfig> {
+pub(super) fn table(section: &ConfigSection<'_>) -> Option<TableConfig> {
     let source = source(section);
     let patch = section.parse("patch", |text| match is_url(text) {
         true => url(text),
@@ -29,7 +29,7 @@ pub(super) fn table(section: &Section<'_>) -> Option<TableConfig> {
         let known = trusted_signers.len();
         section.fault(
             "required_signers",
-            Problem::new(format!(
+            ConfigProblem::new(format!(
                 "asks for {required} signatures, but only {known} can be trusted"
             )),
         );
@@ -39,7 +39,7 @@ pub(super) fn table(section: &Section<'_>) -> Option<TableConfig> {
     if state_file.is_none() && section.is_there() && !section.has("state_file") {
         section.warn(
             "state_file",
-            Problem::new("is not set: after a restart an older table could be put back")
+            ConfigProblem::new("is not set: after a restart an older table could be put back")
                 .hint("name a file that outlives the process, or keep table.min_serial up to date"),
         );
     }
@@ -69,18 +69,22 @@ pub(super) fn table(section: &Section<'_>) -> Option<TableConfig> {
     };
     let remote = |s: &TableSource| matches!(s, TableSource::Url(_));
     if section.has("http") && !remote(&table.source) && !table.patch.as_ref().is_some_and(remote) {
-        let problem = Problem::new("is for tables from a URL").hint("set table.url, or remove it");
+        let problem =
+            ConfigProblem::new("is for tables from a URL").hint("set table.url, or remove it");
         section.fault("http", problem);
     }
     Some(table)
 }
 
-fn source(section: &Section<'_>) -> Option<TableSource> {
+fn source(section: &ConfigSection<'_>) -> Option<TableSource> {
     let path = section.path("path");
     let from = section.parse("url", url);
     match (section.has("path"), section.has("url")) {
         (true, true) => {
-            section.fault("url", Problem::new("stands beside table.path").hint("keep one of them"));
+            section.fault(
+                "url",
+                ConfigProblem::new("stands beside table.path").hint("keep one of them"),
+            );
         }
         (false, false) => {
             let hint = "say where the key table is: [table] path = \"FILE or directory\", or url";
@@ -95,20 +99,20 @@ fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-fn url(text: &str) -> Result<TableSource, Problem> {
-    let uri: Uri = text.parse().map_err(|_| Problem::new("is not a URL"))?;
+fn url(text: &str) -> Result<TableSource, ConfigProblem> {
+    let uri: Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
     let authority = uri.authority().filter(|_| is_url(text));
     match authority {
-        None => Err(Problem::new("must begin with http:// or https://")),
+        None => Err(ConfigProblem::new("must begin with http:// or https://")),
         Some(a) if a.as_str().contains('@') => {
-            Err(Problem::new("must not hold a user or password")
+            Err(ConfigProblem::new("must not hold a user or password")
                 .hint("put `user:password` in a file and name it as table.http.basic_file"))
         }
         Some(_) => Ok(TableSource::Url(text.into())),
     }
 }
 
-fn audience(section: &Section<'_>) -> Option<Box<str>> {
+fn audience(section: &ConfigSection<'_>) -> Option<Box<str>> {
     if !section.has("audience") {
         let hint =
             "the audience that the table is built for, for example audience = \"orders-api\"";
@@ -117,18 +121,18 @@ fn audience(section: &Section<'_>) -> Option<Box<str>> {
     section.parse("audience", |text| {
         match (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
             true => Ok(Box::<str>::from(text)),
-            false => Err(Problem::new("must be 1 to 128 visible ASCII characters")),
+            false => Err(ConfigProblem::new("must be 1 to 128 visible ASCII characters")),
         }
     })
 }
 
 /// The keys, and the files that some of them come from.
-fn signers(section: &Section<'_>) -> (Vec<[u8; 32]>, Vec<PathBuf>) {
+fn signers(section: &ConfigSection<'_>) -> (Vec<[u8; 32]>, Vec<PathBuf>) {
     let texts = section.texts("trusted_signers");
     if !section.has("trusted_signers") || (texts.is_empty() && is_empty_list(section)) {
         section.fault(
             "trusted_signers",
-            Problem::new("is missing: no table can be trusted without a signer").hint(
+            ConfigProblem::new("is missing: no table can be trusted without a signer").hint(
                 "name the PEM file that `keygatectl signer new` printed, or \"ed25519:BASE64\"",
             ),
         );
@@ -138,7 +142,7 @@ fn signers(section: &Section<'_>) -> (Vec<[u8; 32]>, Vec<PathBuf>) {
     for text in &texts {
         for key in signer(section, text, &mut files) {
             if keys.contains(key.as_bytes()) {
-                let problem = Problem::new(format!("signer {} is listed twice", key.id()));
+                let problem = ConfigProblem::new(format!("signer {} is listed twice", key.id()));
                 section.reader().fault(&text.place, problem);
             } else {
                 keys.push(*key.as_bytes());
@@ -148,13 +152,17 @@ fn signers(section: &Section<'_>) -> (Vec<[u8; 32]>, Vec<PathBuf>) {
     (keys, files)
 }
 
-fn is_empty_list(section: &Section<'_>) -> bool {
+fn is_empty_list(section: &ConfigSection<'_>) -> bool {
     let value = section.ask("trusted_signers");
     value.is_some_and(|(_, v)| v.as_array().is_some_and(|list| list.is_empty()))
 }
 
 /// The value is not shown: it could be a private key that somebody pasted.
-fn signer(section: &Section<'_>, text: &Text, files: &mut Vec<PathBuf>) -> Vec<SignerKey> {
+fn signer(
+    section: &ConfigSection<'_>,
+    text: &ConfigText,
+    files: &mut Vec<PathBuf>,
+) -> Vec<SignerKey> {
     let reader = section.reader();
     if text.text.starts_with("ed25519:") || text.text.contains("-----BEGIN") {
         let parsed = match text.text.strip_prefix("ed25519:") {
@@ -167,19 +175,19 @@ fn signer(section: &Section<'_>, text: &Text, files: &mut Vec<PathBuf>) -> Vec<S
         });
     }
     let Ok(path) = reader.resolve(&text.text) else {
-        reader.fault(&text.place, Problem::new("is not a path"));
+        reader.fault(&text.place, ConfigProblem::new("is not a path"));
         return Vec::new();
     };
     let shown = path.display();
     let unreadable = |e| {
-        let problem = Problem::new(format!("{shown} cannot be read: {e}"));
+        let problem = ConfigProblem::new(format!("{shown} cannot be read: {e}"));
         problem.hint("`keygatectl signer new` makes a signer and its public key")
     };
     let read = reader.read(&path).map_err(unreadable);
     files.push(path.clone());
     let keys = read.and_then(|bytes| {
         let pem = String::from_utf8_lossy(&bytes);
-        SignerKey::from_pem(&pem).map_err(|e| Problem::new(format!("the key in {shown} {e}")))
+        SignerKey::from_pem(&pem).map_err(|e| ConfigProblem::new(format!("the key in {shown} {e}")))
     });
     keys.unwrap_or_else(|problem| {
         reader.fault(&text.place, problem);
@@ -187,7 +195,7 @@ fn signer(section: &Section<'_>, text: &Text, files: &mut Vec<PathBuf>) -> Vec<S
     })
 }
 
-fn url_options(section: &Section<'_>) -> UrlOptions {
+fn url_options(section: &ConfigSection<'_>) -> UrlOptions {
     let hint = "put it in a file and name the file, so that it is in no configuration and no log";
     section.refuse("bearer", "a secret does not belong into this file; use `bearer_file`", hint);
     section.refuse("basic", "a secret does not belong into this file; use `basic_file`", hint);
@@ -198,7 +206,7 @@ fn url_options(section: &Section<'_>) -> UrlOptions {
         long_poll: section.pause("long_poll", Duration::ZERO),
     };
     if options.bearer_file.is_some() && options.basic_file.is_some() {
-        let problem = Problem::new("stands beside bearer_file").hint("keep one of them");
+        let problem = ConfigProblem::new("stands beside bearer_file").hint("keep one of them");
         section.fault("basic_file", problem);
     }
     options

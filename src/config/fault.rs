@@ -8,16 +8,16 @@ use serde::Serialize;
 
 /// Either ends a program with 78.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ConfigError {
     #[error("{}", shown(file, faults))]
-    Invalid { file: PathBuf, faults: Vec<Fault> },
+    Invalid { file: PathBuf, faults: Vec<ConfigFault> },
     #[error("configuration {} cannot be read: {source}\nhint: name it with --config FILE", file.display())]
     Unreadable { file: PathBuf, source: io::Error },
 }
 
 /// One fault, or one thing that deserves a second look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fault {
+pub struct ConfigFault {
     /// From 1.
     pub line: usize,
     /// From 1, in characters.
@@ -31,12 +31,12 @@ pub struct Fault {
 
 /// What is wrong with one value, before its place is known.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct ConfigProblem {
     pub(super) message: String,
     pub(super) hint: Option<String>,
 }
 
-fn shown(file: &Path, faults: &[Fault]) -> String {
+fn shown(file: &Path, faults: &[ConfigFault]) -> String {
     let mut text = match faults {
         [_] => "the configuration has an error".to_owned(),
         _ => format!("the configuration has {} errors", faults.len()),
@@ -47,9 +47,9 @@ fn shown(file: &Path, faults: &[Fault]) -> String {
     text
 }
 
-// === impl Fault ===
+// === impl ConfigFault ===
 
-impl fmt::Display for Fault {
+impl fmt::Display for ConfigFault {
     /// To follow a file name and a colon.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: ", self.line, self.column)?;
@@ -64,9 +64,9 @@ impl fmt::Display for Fault {
     }
 }
 
-// === impl Problem ===
+// === impl ConfigProblem ===
 
-impl Problem {
+impl ConfigProblem {
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None }
     }
@@ -77,7 +77,7 @@ impl Problem {
     }
 }
 
-impl<E: std::error::Error> From<E> for Problem {
+impl<E: std::error::Error> From<E> for ConfigProblem {
     fn from(error: E) -> Self {
         Self::new(error.to_string())
     }

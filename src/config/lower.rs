@@ -7,13 +7,13 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::uri::{Authority, Uri};
 
-use super::fault::Problem;
-use super::raw::Place;
-use super::section::Section;
+use super::fault::ConfigProblem;
+use super::raw::ConfigPlace;
+use super::section::ConfigSection;
 use super::{
-    Admin, Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Families, Http2, Listener, Log,
-    LogFormat, Places, Timeouts, TlsClient, TlsServer, Upstream, UpstreamAddress, UpstreamProtocol,
-    Workers,
+    AdminConfig, Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Families, Http2Config,
+    Listener, Log, LogFormat, Places, Timeouts, TlsClient, TlsServer, UpstreamAddress,
+    UpstreamConfig, UpstreamProtocol, Workers,
 };
 use super::{addresses, delivery, policy};
 use crate::core::NetworkSet;
@@ -31,7 +31,7 @@ const fn secs(n: u64) -> Duration {
 }
 
 /// `None` when something is wrong that the reader has recorded.
-pub(super) fn config(root: &Section<'_>) -> Option<Config> {
+pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     let (mut listeners, places) = listeners(root);
     let upstream_section = root.section("upstream");
     let upstream = upstream(&upstream_section);
@@ -72,7 +72,7 @@ pub(super) fn config(root: &Section<'_>) -> Option<Config> {
 }
 
 /// With the place of each one's address.
-fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Place>) {
+fn listeners(root: &ConfigSection<'_>) -> (Vec<Listener>, Vec<ConfigPlace>) {
     let sections = root.sections("listen");
     if sections.is_empty() && !root.has("listen") {
         root.missing("listen", "say where clients connect: [listen] address = \"0.0.0.0:8080\"");
@@ -96,29 +96,29 @@ fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Place>) {
     (listeners, places)
 }
 
-fn proxy_peers(section: &Section<'_>) -> Option<NetworkSet> {
+fn proxy_peers(section: &ConfigSection<'_>) -> Option<NetworkSet> {
     let peers = section.parse_list("proxy_protocol_from", parse_network);
     if section.has("proxy_protocol_from") && peers.is_empty() {
         section.fault(
             "proxy_protocol_from",
-            Problem::new("names no peer").hint("leave it out to take no PROXY header"),
+            ConfigProblem::new("names no peer").hint("leave it out to take no PROXY header"),
         );
     }
     section.has("proxy_protocol_from").then(|| NetworkSet::new(peers))
 }
 
 /// `0.0.0.0:8080`, `[::]:8080` or `unix:/run/keygate.sock`.
-fn bind(text: &str) -> Result<Bind, Problem> {
+fn bind(text: &str) -> Result<Bind, ConfigProblem> {
     if let Some(path) = text.strip_prefix("unix:") {
         return addresses::socket_path(path).map(Bind::Unix);
     }
     text.parse().map(Bind::Tcp).map_err(|_| {
-        Problem::new("is not an address with a port")
+        ConfigProblem::new("is not an address with a port")
             .hint("addresses look like 0.0.0.0:8080, [::]:8080 or unix:/run/keygate/http.sock")
     })
 }
 
-fn tls_server(section: &Section<'_>) -> Option<TlsServer> {
+fn tls_server(section: &ConfigSection<'_>) -> Option<TlsServer> {
     let mut certificates: Vec<_> = certificate(section, "certificate", "key").into_iter().collect();
     for more in section.sections("names") {
         certificates.extend(certificate(&more, "certificate", "key"));
@@ -156,7 +156,7 @@ fn tls_server(section: &Section<'_>) -> Option<TlsServer> {
 }
 
 fn certificate(
-    section: &Section<'_>,
+    section: &ConfigSection<'_>,
     chain_key: &'static str,
     key_key: &'static str,
 ) -> Option<CertificateFiles> {
@@ -170,7 +170,7 @@ fn certificate(
     Some(CertificateFiles { chain: chain?, key: key? })
 }
 
-fn upstream(section: &Section<'_>) -> Option<Upstream> {
+fn upstream(section: &ConfigSection<'_>) -> Option<UpstreamConfig> {
     if !section.has("url") {
         section
             .missing("url", "the service to protect: [upstream] url = \"http://127.0.0.1:9000\"");
@@ -184,21 +184,23 @@ fn upstream(section: &Section<'_>) -> Option<Upstream> {
     let client = tls_client(&section.section("tls"));
     let secure = target.as_ref().is_some_and(|(_, secure)| *secure);
     if !secure && target.is_some() && section.has("tls") {
-        section
-            .fault("tls", Problem::new("is for an https:// upstream").hint("change upstream.url"));
+        section.fault(
+            "tls",
+            ConfigProblem::new("is for an https:// upstream").hint("change upstream.url"),
+        );
     }
     let host = section.parse("host", |text| {
         let authority: Authority =
-            text.parse().map_err(|_| Problem::new("is not a host with an optional port"))?;
-        HeaderValue::from_str(authority.as_str()).map_err(Problem::from)
+            text.parse().map_err(|_| ConfigProblem::new("is not a host with an optional port"))?;
+        HeaderValue::from_str(authority.as_str()).map_err(ConfigProblem::from)
     });
     let health_path = section.parse("health_path", |text| {
         match text.starts_with('/') && text.parse::<Uri>().is_ok() {
             true => Ok(Box::<str>::from(text)),
-            false => Err(Problem::new("must be a path that begins with `/`")),
+            false => Err(ConfigProblem::new("must be a path that begins with `/`")),
         }
     });
-    let upstream = Upstream {
+    let upstream = UpstreamConfig {
         protocol,
         tls: secure.then_some(client),
         host,
@@ -212,22 +214,22 @@ fn upstream(section: &Section<'_>) -> Option<Upstream> {
         address: target?.0,
     };
     if upstream.protocol == UpstreamProtocol::Http2 && upstream.preserve_case {
-        let problem = Problem::new("HTTP/2 has only lower-case names");
+        let problem = ConfigProblem::new("HTTP/2 has only lower-case names");
         section.fault("preserve_header_case", problem);
     }
     Some(upstream)
 }
 
 /// Where to connect, and whether with TLS.
-fn upstream_url(text: &str) -> Result<(UpstreamAddress, bool), Problem> {
+fn upstream_url(text: &str) -> Result<(UpstreamAddress, bool), ConfigProblem> {
     let forms = "upstreams look like http://127.0.0.1:9000, https://app:8443 or unix:/run/app.sock";
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.starts_with('/') {
             true => Ok((UpstreamAddress::Unix(PathBuf::from(path)), false)),
-            false => Err(Problem::new("a Unix socket needs an absolute path").hint(forms)),
+            false => Err(ConfigProblem::new("a Unix socket needs an absolute path").hint(forms)),
         };
     }
-    let bad = || Problem::new("is not an upstream").hint(forms);
+    let bad = || ConfigProblem::new("is not an upstream").hint(forms);
     let uri: Uri = text.parse().map_err(|_| bad())?;
     let (secure, default) = match uri.scheme_str() {
         Some("http") => (false, 80),
@@ -236,10 +238,10 @@ fn upstream_url(text: &str) -> Result<(UpstreamAddress, bool), Problem> {
     };
     let authority = uri.authority().ok_or_else(bad)?;
     if authority.as_str().contains('@') {
-        return Err(Problem::new("must not hold a user or password"));
+        return Err(ConfigProblem::new("must not hold a user or password"));
     }
     if uri.path() != "/" || uri.query().is_some() {
-        return Err(Problem::new("must not have a path")
+        return Err(ConfigProblem::new("must not have a path")
             .hint("keygate sends the path that it judged, byte for byte"));
     }
     // A port that is no number up to 65535 reads as none; then something is left behind the host.
@@ -255,11 +257,11 @@ fn upstream_url(text: &str) -> Result<(UpstreamAddress, bool), Problem> {
     Ok((UpstreamAddress::Tcp { host: host.into(), port }, secure))
 }
 
-fn tls_client(section: &Section<'_>) -> TlsClient {
+fn tls_client(section: &ConfigSection<'_>) -> TlsClient {
     let server_name =
         section.parse("server_name", |text| match rustls::pki_types::ServerName::try_from(text) {
             Ok(_) => Ok(Box::<str>::from(text)),
-            Err(_) => Err(Problem::new("is not a host name or address")),
+            Err(_) => Err(ConfigProblem::new("is not a host name or address")),
         });
     TlsClient {
         ca: section.file("ca"),
@@ -268,19 +270,19 @@ fn tls_client(section: &Section<'_>) -> TlsClient {
     }
 }
 
-fn admin(section: &Section<'_>) -> Admin {
+fn admin(section: &ConfigSection<'_>) -> AdminConfig {
     let bind = section.parse("address", |text| {
         text.parse().map_err(|_| {
-            Problem::new("is not an address with a port")
+            ConfigProblem::new("is not an address with a port")
                 .hint("for example 127.0.0.1:9901, or 0.0.0.0:9901 for scrapes from other hosts")
         })
     });
     #[expect(clippy::expect_used, reason = "a constant that a test parses")]
     let bind = bind.unwrap_or_else(|| ADMIN.parse().expect("constant"));
-    Admin { bind, families: Families::Both }
+    AdminConfig { bind, families: Families::Both }
 }
 
-fn workers(section: &Section<'_>) -> Workers {
+fn workers(section: &ConfigSection<'_>) -> Workers {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let count = match section.ask("count") {
         Some((_, value)) if value.as_str() == Some("auto") => cores,
@@ -288,7 +290,7 @@ fn workers(section: &Section<'_>) -> Workers {
             section.integer("count", cores as u64, 1..=1_024) as usize
         }
         Some(_) => {
-            section.fault("count", Problem::new("must be a whole number or \"auto\""));
+            section.fault("count", ConfigProblem::new("must be a whole number or \"auto\""));
             cores
         }
         None => cores,
@@ -296,7 +298,7 @@ fn workers(section: &Section<'_>) -> Workers {
     Workers { count, pin: section.flag("pin", false) }
 }
 
-fn timeouts(section: &Section<'_>) -> Timeouts {
+fn timeouts(section: &ConfigSection<'_>) -> Timeouts {
     Timeouts {
         header: section.duration("header", secs(10)),
         body: section.duration("body", secs(30)),
@@ -313,7 +315,7 @@ fn timeouts(section: &Section<'_>) -> Timeouts {
     }
 }
 
-fn caps(section: &Section<'_>) -> Caps {
+fn caps(section: &ConfigSection<'_>) -> Caps {
     let connections = section.integer("connections", CONNECTIONS, 1..=10_000_000) as usize;
     let per_address = CONNECTIONS_PER_ADDRESS.min(connections as u64);
     Caps {
@@ -330,22 +332,22 @@ fn caps(section: &Section<'_>) -> Caps {
     }
 }
 
-fn drain(section: &Section<'_>) -> Drain {
+fn drain(section: &ConfigSection<'_>) -> Drain {
     Drain {
         delay: section.pause("delay", Duration::ZERO),
         deadline: section.pause("deadline", secs(30)),
     }
 }
 
-fn http2(section: &Section<'_>) -> Http2 {
-    Http2 {
+fn http2(section: &ConfigSection<'_>) -> Http2Config {
+    Http2Config {
         prior_knowledge: section.flag("prior_knowledge", true),
         max_streams: section.integer("max_streams", 100, 1..=10_000) as u32,
         header_list_bytes: section.size("header_list_bytes", 16 << 10, 1 << 10..=1 << 20) as u32,
     }
 }
 
-fn log(section: &Section<'_>) -> Log {
+fn log(section: &ConfigSection<'_>) -> Log {
     let format = section.choice(
         "format",
         LogFormat::Json,

@@ -2,15 +2,15 @@
 
 use http::HeaderName;
 
-use super::fault::Problem;
-use super::raw::Place;
-use super::section::Section;
-use super::{Identity, Settings, Underscores, refusals, routes};
+use super::fault::ConfigProblem;
+use super::raw::ConfigPlace;
+use super::section::ConfigSection;
+use super::{IdentityFields, Settings, Underscores, refusals, routes};
 use crate::core::address::parse_network;
-use crate::core::headers::{Field, FieldTable, MAX_NAME};
-use crate::core::{BasicForm, Environment, NetworkSet, Policy, Prefixes, Source};
+use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
+use crate::core::{BasicForm, CredentialSource, Environment, NetworkSet, Policy, Prefixes};
 
-pub(super) fn settings(root: &Section<'_>, log: &Section<'_>) -> Option<Settings> {
+pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Option<Settings> {
     let environment = root.parse("environment", Environment::parse);
     let require_environment = root.flag("require_environment", false);
     if require_environment && environment.is_none() && !root.has("environment") {
@@ -55,10 +55,10 @@ pub(super) fn settings(root: &Section<'_>, log: &Section<'_>) -> Option<Settings
 }
 
 /// A WebSocket close code that a server may send for a policy of its own (RFC 6455 §7.4).
-fn close_code(section: &Section<'_>) -> u16 {
+fn close_code(section: &ConfigSection<'_>) -> u16 {
     let code = section.integer("close_code", 1008, 1000..=4999) as u16;
     if code != 1008 && code < 4000 {
-        section.fault("close_code", Problem::new("must be 1008 or 4000 to 4999"));
+        section.fault("close_code", ConfigProblem::new("must be 1008 or 4000 to 4999"));
     }
     code
 }
@@ -68,23 +68,30 @@ fn close_code(section: &Section<'_>) -> u16 {
 /// Field names taken so far, with their place for messages.
 #[derive(Default)]
 struct OwnedNames {
-    names: Vec<(String, Field, Place)>,
+    names: Vec<(String, FieldClass, ConfigPlace)>,
 }
 
 impl OwnedNames {
     /// Two names that fold to one would leave it open what the field is.
-    fn claim(&mut self, section: &Section<'_>, key: &'static str, name: &HeaderName, field: Field) {
+    fn claim(
+        &mut self,
+        section: &ConfigSection<'_>,
+        key: &'static str,
+        name: &HeaderName,
+        field: FieldClass,
+    ) {
         let place = section.place_of(key);
         let fold = |n: &str| n.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let folded = fold(name.as_str());
         if folded.len() > MAX_NAME {
-            section.fault(key, Problem::new(format!("must be at most {MAX_NAME} characters")));
+            section
+                .fault(key, ConfigProblem::new(format!("must be at most {MAX_NAME} characters")));
         } else if let Some(what) = reserved(&folded) {
-            section.fault(key, Problem::new(format!("`{name}` is {what}")));
+            section.fault(key, ConfigProblem::new(format!("`{name}` is {what}")));
         } else if let Some((_, _, other)) = self.names.iter().find(|(n, _, _)| fold(n) == folded) {
             let line = section.reader().line(other);
             let problem =
-                Problem::new(format!("`{name}` is taken by {} (line {line})", other.path));
+                ConfigProblem::new(format!("`{name}` is taken by {} (line {line})", other.path));
             section.fault(key, problem.hint("names are compared with every sign as `-`"));
         }
         self.names.push((name.as_str().to_owned(), field, place));
@@ -98,12 +105,14 @@ const WRITTEN: [&str; 4] =
 /// Fields that mean something to HTTP itself.
 fn reserved(folded: &str) -> Option<&'static str> {
     match FieldTable::new([]).classify(folded.as_bytes()) {
-        Field::Connection | Field::HopByHop | Field::Te | Field::Upgrade => {
+        FieldClass::Connection | FieldClass::HopByHop | FieldClass::Te | FieldClass::Upgrade => {
             Some("hop-by-hop and never forwarded")
         }
-        Field::Framing | Field::Host | Field::Expect => Some("part of HTTP's framing"),
-        Field::Cookie => Some("shared by all cookies; use source = \"cookie\""),
-        Field::Override => Some("removed from every request"),
+        FieldClass::Framing | FieldClass::Host | FieldClass::Expect => {
+            Some("part of HTTP's framing")
+        }
+        FieldClass::Cookie => Some("shared by all cookies; use source = \"cookie\""),
+        FieldClass::Override => Some("removed from every request"),
         _ if WRITTEN.contains(&folded) => Some("written by keygate itself"),
         _ if folded.starts_with("sec-websocket-") => Some("part of the WebSocket handshake"),
         _ if folded.starts_with("content-") => Some("part of the content"),
@@ -113,19 +122,21 @@ fn reserved(folded: &str) -> Option<&'static str> {
 
 // Credentials.
 
-fn credentials(root: &Section<'_>, owned: &mut OwnedNames) -> Vec<Source> {
-    let mut sources: Vec<Source> = Vec::new();
+fn credentials(root: &ConfigSection<'_>, owned: &mut OwnedNames) -> Vec<CredentialSource> {
+    let mut sources: Vec<CredentialSource> = Vec::new();
     for mut section in root.sections("credentials") {
         let Some(source) = credential(&mut section, owned) else { continue };
         let clash = sources.iter().find(|known| same_carrier(known, &source));
         if clash.is_some() {
-            let problem = Problem::new("is the same carrier as an earlier [[credentials]]");
+            let problem = ConfigProblem::new("is the same carrier as an earlier [[credentials]]");
             section.fault("source", problem.hint("list all its prefixes in one"));
         }
-        let whole = |s: &Source| matches!(s, Source::Header { name, .. } if *name == http::header::AUTHORIZATION);
-        let scheme = |s: &Source| matches!(s, Source::Basic { .. } | Source::Bearer { .. });
+        let whole = |s: &CredentialSource| matches!(s, CredentialSource::Header { name, .. } if *name == http::header::AUTHORIZATION);
+        let scheme = |s: &CredentialSource| {
+            matches!(s, CredentialSource::Basic { .. } | CredentialSource::Bearer { .. })
+        };
         if sources.iter().any(|s| (whole(s) && scheme(&source)) || (scheme(s) && whole(&source))) {
-            let problem = Problem::new("takes `authorization` whole, beside a scheme of it");
+            let problem = ConfigProblem::new("takes `authorization` whole, beside a scheme of it");
             section.fault("source", problem.hint("use only source = \"bearer\" or \"basic\""));
         }
         sources.push(source);
@@ -133,13 +144,15 @@ fn credentials(root: &Section<'_>, owned: &mut OwnedNames) -> Vec<Source> {
     sources
 }
 
-fn same_carrier(a: &Source, b: &Source) -> bool {
+fn same_carrier(a: &CredentialSource, b: &CredentialSource) -> bool {
     match (a, b) {
-        (Source::Basic { .. }, Source::Basic { .. })
-        | (Source::Bearer { .. }, Source::Bearer { .. })
-        | (Source::Subprotocol { .. }, Source::Subprotocol { .. }) => true,
-        (Source::Cookie { name: a, .. }, Source::Cookie { name: b, .. })
-        | (Source::Query { name: a, .. }, Source::Query { name: b, .. }) => a == b,
+        (CredentialSource::Basic { .. }, CredentialSource::Basic { .. })
+        | (CredentialSource::Bearer { .. }, CredentialSource::Bearer { .. })
+        | (CredentialSource::Subprotocol { .. }, CredentialSource::Subprotocol { .. }) => true,
+        (CredentialSource::Cookie { name: a, .. }, CredentialSource::Cookie { name: b, .. })
+        | (CredentialSource::Query { name: a, .. }, CredentialSource::Query { name: b, .. }) => {
+            a == b
+        }
         _ => false,
     }
 }
@@ -155,7 +168,7 @@ enum Carrier {
     Subprotocol,
 }
 
-fn credential(section: &mut Section<'_>, owned: &mut OwnedNames) -> Option<Source> {
+fn credential(section: &mut ConfigSection<'_>, owned: &mut OwnedNames) -> Option<CredentialSource> {
     let carriers = [
         ("header", Carrier::Header),
         ("bearer", Carrier::Bearer),
@@ -186,9 +199,9 @@ fn credential(section: &mut Section<'_>, owned: &mut OwnedNames) -> Option<Sourc
                     ("pair", BasicForm::Pair),
                 ],
             );
-            Some(Source::Basic { form, prefixes: prefixes(section) })
+            Some(CredentialSource::Basic { form, prefixes: prefixes(section) })
         }
-        Carrier::Bearer => Some(Source::Bearer { prefixes: prefixes(section) }),
+        Carrier::Bearer => Some(CredentialSource::Bearer { prefixes: prefixes(section) }),
         Carrier::Cookie => {
             let name =
                 required(
@@ -197,52 +210,52 @@ fn credential(section: &mut Section<'_>, owned: &mut OwnedNames) -> Option<Sourc
                     "the cookie's name",
                     |text| match HeaderName::from_bytes(text.as_bytes()) {
                         Ok(_) => Ok(Box::<str>::from(text)),
-                        Err(_) => Err(Problem::new("is not a cookie name")),
+                        Err(_) => Err(ConfigProblem::new("is not a cookie name")),
                     },
                 );
             let prefixes = prefixes(section);
-            Some(Source::Cookie { name: name?, prefixes })
+            Some(CredentialSource::Cookie { name: name?, prefixes })
         }
         Carrier::Header => {
             let name = field(section, "name", owned);
             let prefixes = prefixes(section);
-            Some(Source::Header { name: name?, prefixes })
+            Some(CredentialSource::Header { name: name?, prefixes })
         }
         Carrier::Pair => {
             let id = field(section, "id", owned);
             let secret = field(section, "secret", owned);
-            Some(Source::Pair { id: id?, secret: secret? })
+            Some(CredentialSource::Pair { id: id?, secret: secret? })
         }
         Carrier::Query => {
             let name =
                 required(section, "name", "the parameter's name, decoded", |text| {
                     match text.is_empty() || text.len() > 128 {
-                        true => Err(Problem::new("must be 1 to 128 bytes")),
+                        true => Err(ConfigProblem::new("must be 1 to 128 bytes")),
                         false => Ok(Box::<str>::from(text)),
                     }
                 });
             let prefixes = prefixes(section);
-            Some(Source::Query { name: name?, prefixes })
+            Some(CredentialSource::Query { name: name?, prefixes })
         }
         Carrier::Subprotocol => {
             let marker = required(section, "marker", "for example \"keygate.key.\"", |text| {
                 match HeaderName::from_bytes(text.as_bytes()) {
                     Ok(_) => Ok(Box::<str>::from(text)),
-                    Err(_) => Err(Problem::new("is not a token (RFC 9110 §5.6.2)")),
+                    Err(_) => Err(ConfigProblem::new("is not a token (RFC 9110 §5.6.2)")),
                 }
             });
             let place = section.place();
-            owned.names.push(("sec-websocket-protocol".into(), Field::Subprotocol, place));
-            Some(Source::Subprotocol { marker: marker? })
+            owned.names.push(("sec-websocket-protocol".into(), FieldClass::Subprotocol, place));
+            Some(CredentialSource::Subprotocol { marker: marker? })
         }
     }
 }
 
 fn required<T>(
-    section: &Section<'_>,
+    section: &ConfigSection<'_>,
     key: &'static str,
     hint: &str,
-    parse: impl FnOnce(&str) -> Result<T, Problem>,
+    parse: impl FnOnce(&str) -> Result<T, ConfigProblem>,
 ) -> Option<T> {
     if !section.has(key) {
         section.missing(key, hint);
@@ -250,22 +263,26 @@ fn required<T>(
     section.parse(key, parse)
 }
 
-fn field(section: &Section<'_>, key: &'static str, owned: &mut OwnedNames) -> Option<HeaderName> {
+fn field(
+    section: &ConfigSection<'_>,
+    key: &'static str,
+    owned: &mut OwnedNames,
+) -> Option<HeaderName> {
     let name = required(section, key, "a header name such as \"x-api-key\"", field_name)?;
-    owned.claim(section, key, &name, Field::Credential);
+    owned.claim(section, key, &name, FieldClass::Credential);
     Some(name)
 }
 
-fn field_name(text: &str) -> Result<HeaderName, Problem> {
+fn field_name(text: &str) -> Result<HeaderName, ConfigProblem> {
     // Any spelling is taken; it is written lower-case.
-    HeaderName::from_bytes(text.as_bytes()).map_err(|_| Problem::new("is not a header name"))
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| ConfigProblem::new("is not a header name"))
 }
 
-fn prefixes(section: &Section<'_>) -> Prefixes {
+fn prefixes(section: &ConfigSection<'_>) -> Prefixes {
     let words = section.parse_list("prefixes", |text| {
         match !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_graphic()) {
             true => Ok(text.to_owned()),
-            false => Err(Problem::new("must be 1 to 64 visible ASCII characters")),
+            false => Err(ConfigProblem::new("must be 1 to 64 visible ASCII characters")),
         }
     });
     Prefixes::new(words.iter().map(String::as_str))
@@ -273,8 +290,8 @@ fn prefixes(section: &Section<'_>) -> Prefixes {
 
 // Identity.
 
-fn identity(section: &Section<'_>, owned: &mut OwnedNames) -> Identity {
-    let default = Identity::default();
+fn identity(section: &ConfigSection<'_>, owned: &mut OwnedNames) -> IdentityFields {
+    let default = IdentityFields::default();
     let mut name = |key: &'static str, default: Option<HeaderName>| {
         let off = section.ask(key).is_some_and(|(_, value)| value.as_bool() == Some(false));
         let chosen = match off {
@@ -284,11 +301,11 @@ fn identity(section: &Section<'_>, owned: &mut OwnedNames) -> Identity {
         let effective = chosen.clone().or(default);
         // What is not sent is removed all the same: the service may read it.
         if let Some(effective) = &effective {
-            owned.claim(section, key, effective, Field::Identity);
+            owned.claim(section, key, effective, FieldClass::Identity);
         }
         if off { None } else { effective }
     };
-    Identity {
+    IdentityFields {
         org: name("org", default.org),
         key_id: name("key_id", default.key_id),
         key_name: name("key_name", default.key_name),
@@ -299,7 +316,7 @@ fn identity(section: &Section<'_>, owned: &mut OwnedNames) -> Identity {
         request_id: {
             let off = section.ask("request_id").is_some_and(|(_, v)| v.as_str().is_none());
             if off {
-                section.fault("request_id", Problem::new("must be a header name"));
+                section.fault("request_id", ConfigProblem::new("must be a header name"));
                 default.request_id
             } else {
                 name("request_id", Some(default.request_id.clone())).unwrap_or(default.request_id)

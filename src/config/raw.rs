@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeValue;
 
-use super::fault::{Fault, Problem};
+use super::fault::{ConfigFault, ConfigProblem};
 
 /// What of the machine a configuration may refer to.
 pub trait Host {
@@ -21,13 +21,13 @@ pub trait Host {
 }
 
 /// Collects what is wrong while the sections are read.
-pub(super) struct Reader<'a> {
+pub(super) struct ConfigReader<'a> {
     text: &'a str,
     /// Relative paths are relative to the configuration file.
     base: &'a Path,
     host: &'a dyn Host,
-    faults: RefCell<Vec<Fault>>,
-    warnings: RefCell<Vec<Fault>>,
+    faults: RefCell<Vec<ConfigFault>>,
+    warnings: RefCell<Vec<ConfigFault>>,
     /// Every key that was asked for, without positions in lists: `routes.access`.
     asked: RefCell<BTreeSet<String>>,
     found: RefCell<Places>,
@@ -44,23 +44,23 @@ pub struct Places {
 
 /// Where a value stands.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct ConfigPlace {
     pub(super) path: String,
     pub(super) span: Range<usize>,
 }
 
 /// A string with its place.
 #[derive(Clone, Debug)]
-pub(super) struct Text {
+pub(super) struct ConfigText {
     pub(super) text: String,
-    pub(super) place: Place,
+    pub(super) place: ConfigPlace,
     /// Has a part from the environment, which may be secret and is never shown.
     pub(super) from_environment: bool,
 }
 
-// === impl Reader ===
+// === impl ConfigReader ===
 
-impl<'a> Reader<'a> {
+impl<'a> ConfigReader<'a> {
     pub(super) fn new(text: &'a str, base: &'a Path, host: &'a dyn Host) -> Self {
         Self {
             text,
@@ -74,13 +74,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Remembers where a key stands that the file has.
-    pub(super) fn found(&self, place: &Place) {
+    pub(super) fn found(&self, place: &ConfigPlace) {
         let at = self.position(place.span.start);
         self.found.borrow_mut().keys.insert(place.path.clone(), at);
     }
 
     /// Remembers that `place` names a file.
-    pub(super) fn names(&self, place: &Place, file: &Path) {
+    pub(super) fn names(&self, place: &ConfigPlace, file: &Path) {
         let mut found = self.found.borrow_mut();
         found.files.entry(file.to_owned()).or_insert_with(|| place.path.clone());
     }
@@ -95,8 +95,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Faults in the order of the file, and warnings likewise.
-    pub(super) fn finish(self) -> (Vec<Fault>, Vec<Fault>) {
-        let sort = |mut list: Vec<Fault>| {
+    pub(super) fn finish(self) -> (Vec<ConfigFault>, Vec<ConfigFault>) {
+        let sort = |mut list: Vec<ConfigFault>| {
             list.sort_by(|a, b| (a.line, a.column, &a.key).cmp(&(b.line, b.column, &b.key)));
             list.dedup();
             list
@@ -109,24 +109,24 @@ impl<'a> Reader<'a> {
         self.asked.borrow().clone()
     }
 
-    pub(super) fn fault(&self, place: &Place, problem: impl Into<Problem>) {
+    pub(super) fn fault(&self, place: &ConfigPlace, problem: impl Into<ConfigProblem>) {
         let fault = self.at(place, problem.into());
         self.faults.borrow_mut().push(fault);
     }
 
-    pub(super) fn warn(&self, place: &Place, problem: impl Into<Problem>) {
+    pub(super) fn warn(&self, place: &ConfigPlace, problem: impl Into<ConfigProblem>) {
         let fault = self.at(place, problem.into());
         self.warnings.borrow_mut().push(fault);
     }
 
     /// From 1.
-    pub(super) fn line(&self, place: &Place) -> usize {
+    pub(super) fn line(&self, place: &ConfigPlace) -> usize {
         self.position(place.span.start).0
     }
 
     pub(super) fn syntax(&self, error: &toml::de::Error) {
-        let place = Place { path: String::new(), span: error.span().unwrap_or(0..0) };
-        self.fault(&place, Problem::new(error.message()));
+        let place = ConfigPlace { path: String::new(), span: error.span().unwrap_or(0..0) };
+        self.fault(&place, ConfigProblem::new(error.message()));
     }
 
     /// The file is opened and read, at most one MiB of it kept.
@@ -140,14 +140,14 @@ impl<'a> Reader<'a> {
         (before.matches('\n').count() + 1, line.chars().count() + 1)
     }
 
-    fn at(&self, place: &Place, problem: Problem) -> Fault {
+    fn at(&self, place: &ConfigPlace, problem: ConfigProblem) -> ConfigFault {
         let (line, column) = self.position(place.span.start);
-        let Problem { message, hint } = problem;
-        Fault { line, column, key: place.path.clone(), message, hint }
+        let ConfigProblem { message, hint } = problem;
+        ConfigFault { line, column, key: place.path.clone(), message, hint }
     }
 
     /// `${NAME}` and `${NAME:-default}` replaced, `$$` for a dollar sign.
-    pub(super) fn expand(&self, text: &str) -> Result<(String, bool), Problem> {
+    pub(super) fn expand(&self, text: &str) -> Result<(String, bool), ConfigProblem> {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         let mut replaced = false;
@@ -160,7 +160,7 @@ impl<'a> Reader<'a> {
             }
             let Some((inner, after)) = after.strip_prefix('{').and_then(|a| a.split_once('}'))
             else {
-                return Err(Problem::new("has a `$` that begins no `${NAME}`")
+                return Err(ConfigProblem::new("has a `$` that begins no `${NAME}`")
                     .hint("write `$$` for a dollar sign"));
             };
             let (name, default) = match inner.split_once(":-") {
@@ -171,8 +171,10 @@ impl<'a> Reader<'a> {
             match value {
                 Some(value) => out.push_str(&value),
                 None => {
-                    return Err(Problem::new(format!("environment variable `{name}` is not set"))
-                        .hint(format!("set it, or give a default: ${{{name}:-value}}")));
+                    return Err(ConfigProblem::new(format!(
+                        "environment variable `{name}` is not set"
+                    ))
+                    .hint(format!("set it, or give a default: ${{{name}:-value}}")));
                 }
             }
             replaced = true;
@@ -194,7 +196,7 @@ impl fmt::Debug for Places {
 
 impl Places {
     /// A fault at the first of `keys` that the file has; without one, at its beginning.
-    pub fn fault(&self, keys: &[&str], message: impl Into<String>) -> Fault {
+    pub fn fault(&self, keys: &[&str], message: impl Into<String>) -> ConfigFault {
         let known = keys.iter().find_map(|key| Some((*key, *self.keys.get(*key)?)));
         let fallback = keys.first().copied().unwrap_or_default();
         let (key, (line, column)) = known.unwrap_or((fallback, (1, 1)));
@@ -203,7 +205,7 @@ impl Places {
             Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
             None => (message, None),
         };
-        Fault { line, column, key: key.to_owned(), message, hint }
+        ConfigFault { line, column, key: key.to_owned(), message, hint }
     }
 
     /// A fault of what `file` holds, at the key that names it, or else at `otherwise`.
@@ -212,15 +214,15 @@ impl Places {
         file: Option<&Path>,
         otherwise: &str,
         message: impl Into<String>,
-    ) -> Fault {
+    ) -> ConfigFault {
         let key = file.and_then(|file| self.files.get(file)).map_or(otherwise, String::as_str);
         self.fault(&[key], message)
     }
 }
 
-// === impl Text ===
+// === impl ConfigText ===
 
-impl Text {
+impl ConfigText {
     /// What was found, to end a message with; nothing where it may be secret or long.
     fn got(&self) -> String {
         if self.from_environment || self.text.len() > 60 {
@@ -230,10 +232,10 @@ impl Text {
     }
 }
 
-impl Reader<'_> {
-    pub(super) fn parse<T, E: Into<Problem>>(
+impl ConfigReader<'_> {
+    pub(super) fn parse<T, E: Into<ConfigProblem>>(
         &self,
-        text: &Text,
+        text: &ConfigText,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
         match parse(&text.text) {
@@ -247,29 +249,29 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn resolve(&self, text: &str) -> Result<PathBuf, Problem> {
+    pub(super) fn resolve(&self, text: &str) -> Result<PathBuf, ConfigProblem> {
         if text.is_empty() || text.contains('\0') {
-            return Err(Problem::new("is not a path"));
+            return Err(ConfigProblem::new("is not a path"));
         }
         Ok(self.base.join(text))
     }
 
-    pub(super) fn wrong(&self, place: &Place, want: &str, got: &DeValue<'_>) {
+    pub(super) fn wrong(&self, place: &ConfigPlace, want: &str, got: &DeValue<'_>) {
         let got = match got.type_str() {
             kind @ ("array" | "integer") => format!("an {kind}"),
             kind => format!("a {kind}"),
         };
-        self.fault(place, Problem::new(format!("must be {want}, got {got}")));
+        self.fault(place, ConfigProblem::new(format!("must be {want}, got {got}")));
     }
 }
 
 /// One of `choices`, or a problem that lists them.
-pub(super) fn pick<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Problem> {
+pub(super) fn pick<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, ConfigProblem> {
     if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }
     let words: Vec<_> = choices.iter().map(|(word, _)| format!("`{word}`")).collect();
-    let problem = Problem::new(format!("must be one of {}", words.join(", ")));
+    let problem = ConfigProblem::new(format!("must be one of {}", words.join(", ")));
     Err(match nearest(text, choices.iter().map(|(word, _)| *word)) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None => problem,

@@ -2,15 +2,15 @@
 
 use http::header::{self, HeaderName, HeaderValue};
 
-use super::fault::Problem;
-use super::section::Section;
-use crate::core::Source;
+use super::fault::ConfigProblem;
+use super::section::ConfigSection;
+use crate::core::CredentialSource;
 use crate::core::reason::Disclosure;
 use crate::core::refusal::{Challenges, Prepared, Profile, RateFields, Refusals, Scheme, Template};
 
 const REALM: &str = "api";
 
-pub(super) fn refusals(section: &Section<'_>, sources: &[Source]) -> Refusals {
+pub(super) fn refusals(section: &ConfigSection<'_>, sources: &[CredentialSource]) -> Refusals {
     let disclosure = section.choice(
         "disclosure",
         Disclosure::Detailed,
@@ -28,7 +28,7 @@ pub(super) fn refusals(section: &Section<'_>, sources: &[Source]) -> Refusals {
                 && !text.contains('#')
             {
                 true => Ok(Box::<str>::from(text)),
-                false => Err(Problem::new("must be a URL without a fragment")),
+                false => Err(ConfigProblem::new("must be a URL without a fragment")),
             }
         }),
         prepared: Prepared::default(),
@@ -39,17 +39,17 @@ pub(super) fn refusals(section: &Section<'_>, sources: &[Source]) -> Refusals {
     refusals
 }
 
-pub(super) fn unknown_profile(refusals: &Refusals) -> Problem {
+pub(super) fn unknown_profile(refusals: &Refusals) -> ConfigProblem {
     let known = refusals.profiles().collect::<Vec<_>>().join(", ");
-    Problem::new("is no refusal profile")
+    ConfigProblem::new("is no refusal profile")
         .hint(format!("profiles: {known}; more in [refusals.templates.NAME]"))
 }
 
-fn challenges(section: &Section<'_>, sources: &[Source]) -> Challenges {
+fn challenges(section: &ConfigSection<'_>, sources: &[CredentialSource]) -> Challenges {
     let realm = section.parse("realm", |text| {
         match (1..=128).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b)) {
             true => Ok(text.to_owned()),
-            false => Err(Problem::new("must be 1 to 128 printable ASCII characters")),
+            false => Err(ConfigProblem::new("must be 1 to 128 printable ASCII characters")),
         }
     });
     let schemes = section.parse_list("challenges", |text| {
@@ -61,7 +61,7 @@ fn challenges(section: &Section<'_>, sources: &[Source]) -> Challenges {
     Challenges::new(realm.as_deref().unwrap_or(REALM), schemes, sources)
 }
 
-fn rate_fields(section: &Section<'_>) -> RateFields {
+fn rate_fields(section: &ConfigSection<'_>) -> RateFields {
     let words = section.parse_list("rate_limit_fields", |text| {
         super::raw::pick(text, &[("ratelimit", false), ("x-ratelimit", true)])
     });
@@ -71,17 +71,17 @@ fn rate_fields(section: &Section<'_>) -> RateFields {
     }
 }
 
-fn templates(section: &Section<'_>) -> Vec<(Box<str>, Template)> {
+fn templates(section: &ConfigSection<'_>) -> Vec<(Box<str>, Template)> {
     let mut templates = Vec::new();
     for (name, section) in section.named("templates") {
         if Profile::BUILT_IN.iter().any(|(known, _)| *known == name) {
-            let problem = Problem::new("is the name of a built-in profile");
+            let problem = ConfigProblem::new("is the name of a built-in profile");
             section.reader().fault(&section.place(), problem.hint("choose another name"));
         }
         let content_type = section.parse("content_type", |text| {
             match text.contains('/').then(|| HeaderValue::from_str(text)) {
                 Some(Ok(value)) => Ok(value),
-                _ => Err(Problem::new("is not a content type")),
+                _ => Err(ConfigProblem::new("is not a content type")),
             }
         });
         let content_type =
@@ -93,7 +93,7 @@ fn templates(section: &Section<'_>) -> Vec<(Box<str>, Template)> {
         let template = section.parse("body", |text| {
             Template::parse(content_type, headers, text).map_err(|error| {
                 let places = Template::places().collect::<Vec<_>>().join(", ");
-                Problem::from(error).hint(format!("places, written {{{{name}}}}: {places}"))
+                ConfigProblem::from(error).hint(format!("places, written {{{{name}}}}: {places}"))
             })
         });
         // A template that is wrong still has its name, so that routes with it add no fault.
@@ -106,7 +106,7 @@ fn templates(section: &Section<'_>) -> Vec<(Box<str>, Template)> {
 }
 
 /// Extra fields of a template; none that keygate writes itself.
-fn headers(section: &Section<'_>) -> Vec<(HeaderName, HeaderValue)> {
+fn headers(section: &ConfigSection<'_>) -> Vec<(HeaderName, HeaderValue)> {
     const OURS: [HeaderName; 10] = [
         header::ALLOW,
         header::CACHE_CONTROL,
@@ -123,15 +123,15 @@ fn headers(section: &Section<'_>) -> Vec<(HeaderName, HeaderValue)> {
     let mut fields: Vec<(HeaderName, HeaderValue)> = Vec::new();
     for (name, value) in section.pairs("headers") {
         let parsed = reader.parse(&name, |text| match HeaderName::from_bytes(text.as_bytes()) {
-            Ok(name) if OURS.contains(&name) => Err(Problem::new("is written by keygate")),
+            Ok(name) if OURS.contains(&name) => Err(ConfigProblem::new("is written by keygate")),
             Ok(name) if fields.iter().any(|(known, _)| *known == name) => {
-                Err(Problem::new("is there twice"))
+                Err(ConfigProblem::new("is there twice"))
             }
             Ok(name) => Ok(name),
-            Err(_) => Err(Problem::new("is not a header name")),
+            Err(_) => Err(ConfigProblem::new("is not a header name")),
         });
         let value = reader.parse(&value, |text| {
-            HeaderValue::from_str(text).map_err(|_| Problem::new("is not a header value"))
+            HeaderValue::from_str(text).map_err(|_| ConfigProblem::new("is not a header value"))
         });
         if let (Some(name), Some(value)) = (parsed, value) {
             fields.push((name, value));

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use http::{HeaderName, Method};
 
-use super::fault::Problem;
-use super::raw::{Place, pick};
-use super::section::Section;
+use super::fault::ConfigProblem;
+use super::raw::{ConfigPlace, pick};
+use super::section::ConfigSection;
 use super::{refusals, units};
 use crate::core::key::NameError;
 use crate::core::path::Traits;
@@ -17,24 +17,25 @@ use crate::core::{Permission, Route, RouteTable};
 /// A rule with the place that messages about it name.
 pub(super) struct Rule {
     route: Route,
-    place: Place,
+    place: ConfigPlace,
 }
 
 pub(super) fn needs_key(rule: &Rule) -> bool {
     rule.route.access != Access::Public
 }
 
-pub(super) fn rules(root: &Section<'_>, refusals: &Refusals) -> Vec<Rule> {
+pub(super) fn rules(root: &ConfigSection<'_>, refusals: &Refusals) -> Vec<Rule> {
     let sections = root.sections("routes");
     if sections.is_empty() {
-        let problem = Problem::new("is missing: without a rule every request would be refused");
+        let problem =
+            ConfigProblem::new("is missing: without a rule every request would be refused");
         root.fault(
             "routes",
             problem.hint("begin with [[routes]] path = \"/*\", which lets every valid key in"),
         );
     }
     let mut rules: Vec<Rule> = Vec::new();
-    let mut ids: HashMap<Box<str>, Place> = HashMap::new();
+    let mut ids: HashMap<Box<str>, ConfigPlace> = HashMap::new();
     for section in &sections {
         let Some(route) = route(section, refusals) else { continue };
         let place = section.place_of("path");
@@ -42,7 +43,7 @@ pub(super) fn rules(root: &Section<'_>, refusals: &Refusals) -> Vec<Rule> {
         if let Some(other) = ids.get(&route.id) {
             let line = root.reader().line(other);
             let problem =
-                Problem::new(format!("route `{}` is there already (line {line})", route.id));
+                ConfigProblem::new(format!("route `{}` is there already (line {line})", route.id));
             root.reader().fault(&at, problem.hint("ids name routes in logs and metrics"));
         } else {
             ids.insert(route.id.clone(), at);
@@ -52,15 +53,16 @@ pub(super) fn rules(root: &Section<'_>, refusals: &Refusals) -> Vec<Rule> {
     rules
 }
 
-fn route(section: &Section<'_>, known: &Refusals) -> Option<Route> {
+fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
     if !section.has("path") {
         section.missing("path", "for example path = \"/api/v1/items/{id}\" or path = \"/*\"");
     }
-    let pattern = section
-        .parse("path", |text| Pattern::parse(text).map_err(|e| Problem::from(e).hint(e.hint())));
+    let pattern = section.parse("path", |text| {
+        Pattern::parse(text).map_err(|e| ConfigProblem::from(e).hint(e.hint()))
+    });
     let methods = section.parse_list("methods", method);
     if section.has("methods") && section.texts("methods").is_empty() {
-        let problem = Problem::new("is empty").hint("leave it out to take every method");
+        let problem = ConfigProblem::new("is empty").hint("leave it out to take every method");
         section.fault("methods", problem);
     }
     let access = access(section);
@@ -69,7 +71,7 @@ fn route(section: &Section<'_>, known: &Refusals) -> Option<Route> {
         if ok {
             Ok(Box::<str>::from(text))
         } else {
-            Err(Problem::new("must be 1 to 128 characters"))
+            Err(ConfigProblem::new("must be 1 to 128 characters"))
         }
     });
     let profile = section.parse("profile", |text| match known.has_profile(text) {
@@ -112,63 +114,68 @@ fn route(section: &Section<'_>, known: &Refusals) -> Option<Route> {
     })
 }
 
-fn method(text: &str) -> Result<Method, Problem> {
+fn method(text: &str) -> Result<Method, ConfigProblem> {
     if matches!(text, "CONNECT" | "TRACE" | "TRACK") {
-        return Err(Problem::new("is never forwarded"));
+        return Err(ConfigProblem::new("is never forwarded"));
     }
     let upper = text.to_ascii_uppercase();
     if upper != text {
-        return Err(Problem::new("methods are case-sensitive").hint(format!("write {upper:?}")));
+        return Err(
+            ConfigProblem::new("methods are case-sensitive").hint(format!("write {upper:?}"))
+        );
     }
-    Method::from_bytes(text.as_bytes()).map_err(|_| Problem::new("is not a method"))
+    Method::from_bytes(text.as_bytes()).map_err(|_| ConfigProblem::new("is not a method"))
 }
 
-fn upgrade(text: &str) -> Result<Box<str>, Problem> {
+fn upgrade(text: &str) -> Result<Box<str>, ConfigProblem> {
     let lower = text.to_ascii_lowercase();
     if matches!(lower.as_str(), "h2c" | "tls") || lower.starts_with("http/") {
-        return Err(Problem::new("would tunnel past the rules"));
+        return Err(ConfigProblem::new("would tunnel past the rules"));
     }
     match HeaderName::from_bytes(lower.as_bytes()) {
         Ok(_) => Ok(lower.into()),
-        Err(_) => Err(Problem::new("is not a protocol such as \"websocket\"")),
+        Err(_) => Err(ConfigProblem::new("is not a protocol such as \"websocket\"")),
     }
 }
 
 #[derive(Clone, Copy)]
-enum Gate {
+enum RouteGate {
     Key,
     KeyOrPass,
     Public,
 }
 
-fn access(section: &Section<'_>) -> Option<Access> {
+fn access(section: &ConfigSection<'_>) -> Option<Access> {
     let gate = match section.has("access") {
         false => {
             section.ask("access");
-            Some(Gate::Key)
+            Some(RouteGate::Key)
         }
         true => section.parse("access", |text| {
-            let words =
-                [("key", Gate::Key), ("key-or-pass", Gate::KeyOrPass), ("public", Gate::Public)];
+            let words = [
+                ("key", RouteGate::Key),
+                ("key-or-pass", RouteGate::KeyOrPass),
+                ("public", RouteGate::Public),
+            ];
             pick(text, &words)
         }),
     };
     let permissions = section.parse_list("permissions", |text| match text {
         Permission::ALL => {
-            Err(Problem::new("`*` is what a key may hold, not what a route requires")
+            Err(ConfigProblem::new("`*` is what a key may hold, not what a route requires")
                 .hint("leave permissions out to let every valid key in"))
         }
-        text => Permission::parse(text).map_err(|e: NameError| Problem::from(e)),
+        text => Permission::parse(text).map_err(|e: NameError| ConfigProblem::from(e)),
     });
     let require =
         section.choice("require", Require::All, &[("all", Require::All), ("any", Require::Any)]);
     let needs = Needs { permissions: permissions.into(), require };
     match gate? {
-        Gate::Key => Some(Access::Key(needs)),
-        Gate::KeyOrPass => Some(Access::KeyOrPass(needs)),
-        Gate::Public => {
+        RouteGate::Key => Some(Access::Key(needs)),
+        RouteGate::KeyOrPass => Some(Access::KeyOrPass(needs)),
+        RouteGate::Public => {
             if !needs.permissions.is_empty() {
-                let problem = Problem::new("a public route looks at no key");
+                let problem = ConfigProblem::new("a public route looks at no key");
                 section.fault("permissions", problem.hint("remove it, or set access = \"key\""));
             }
             Some(Access::Public)
@@ -177,8 +184,8 @@ fn access(section: &Section<'_>) -> Option<Access> {
 }
 
 /// Rules that can never match are reported with the rule that hides them.
-pub(super) fn table(root: &Section<'_>, rules: Vec<Rule>) -> Option<RouteTable> {
-    let places: Vec<(Box<str>, Place)> =
+pub(super) fn table(root: &ConfigSection<'_>, rules: Vec<Rule>) -> Option<RouteTable> {
+    let places: Vec<(Box<str>, ConfigPlace)> =
         rules.iter().map(|r| (r.route.id.clone(), r.place.clone())).collect();
     match RouteTable::new(rules.into_iter().map(|r| r.route).collect()) {
         Ok(table) => Some(table),
@@ -192,7 +199,7 @@ pub(super) fn table(root: &Section<'_>, rules: Vec<Rule>) -> Option<RouteTable> 
                 let line = root.reader().line(there);
                 root.reader().fault(
                     here,
-                    Problem::new(format!(
+                    ConfigProblem::new(format!(
                         "route `{second}` is shadowed: `{first}` (line {line}) matches the same \
                          requests"
                     ))

@@ -9,13 +9,13 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::fault::Problem;
-use super::raw::{Place, Reader, Text, nearest, pick};
+use super::fault::ConfigProblem;
+use super::raw::{ConfigPlace, ConfigReader, ConfigText, nearest, pick};
 use super::units;
 
 /// One table of the file, or none: then every key has its default.
-pub(super) struct Section<'a> {
-    reader: &'a Reader<'a>,
+pub(super) struct ConfigSection<'a> {
+    reader: &'a ConfigReader<'a>,
     /// `routes[2]`; empty at the root.
     path: String,
     /// `routes`.
@@ -27,11 +27,11 @@ pub(super) struct Section<'a> {
     lost: bool,
 }
 
-// === impl Section ===
+// === impl ConfigSection ===
 
-impl<'a> Section<'a> {
-    pub(super) fn root(reader: &'a Reader<'a>, table: &'a Spanned<DeTable<'a>>) -> Self {
-        Section {
+impl<'a> ConfigSection<'a> {
+    pub(super) fn root(reader: &'a ConfigReader<'a>, table: &'a Spanned<DeTable<'a>>) -> Self {
+        ConfigSection {
             reader,
             path: String::new(),
             generic: String::new(),
@@ -42,7 +42,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    pub(super) fn reader(&self) -> &'a Reader<'a> {
+    pub(super) fn reader(&self) -> &'a ConfigReader<'a> {
         self.reader
     }
 
@@ -51,21 +51,21 @@ impl<'a> Section<'a> {
         self.table.is_some()
     }
 
-    pub(super) fn place(&self) -> Place {
-        Place { path: self.path.clone(), span: self.span.clone() }
+    pub(super) fn place(&self) -> ConfigPlace {
+        ConfigPlace { path: self.path.clone(), span: self.span.clone() }
     }
 
     /// Of the key, where it is there; else of the table that misses it.
-    pub(super) fn place_of(&self, key: &'static str) -> Place {
+    pub(super) fn place_of(&self, key: &'static str) -> ConfigPlace {
         let span = self.find(key).map_or(self.span.clone(), |(at, _)| at);
-        Place { path: self.join(key), span }
+        ConfigPlace { path: self.join(key), span }
     }
 
-    pub(super) fn fault(&self, key: &'static str, problem: impl Into<Problem>) {
+    pub(super) fn fault(&self, key: &'static str, problem: impl Into<ConfigProblem>) {
         self.reader.fault(&self.place_of(key), problem);
     }
 
-    pub(super) fn warn(&self, key: &'static str, problem: impl Into<Problem>) {
+    pub(super) fn warn(&self, key: &'static str, problem: impl Into<ConfigProblem>) {
         self.reader.warn(&self.place_of(key), problem);
     }
 
@@ -82,20 +82,20 @@ impl<'a> Section<'a> {
     pub(super) fn refuse(&self, key: &'static str, message: &str, hint: &str) {
         if self.find(key).is_some() {
             self.asked.borrow_mut().push(key);
-            self.fault(key, Problem::new(message).hint(hint));
+            self.fault(key, ConfigProblem::new(message).hint(hint));
         }
     }
 
     pub(super) fn missing(&self, key: &'static str, hint: &str) {
-        self.fault(key, Problem::new("is missing").hint(hint));
+        self.fault(key, ConfigProblem::new("is missing").hint(hint));
     }
 
-    pub(super) fn text(&self, key: &'static str) -> Option<Text> {
+    pub(super) fn text(&self, key: &'static str) -> Option<ConfigText> {
         let (span, value) = self.ask(key)?;
         self.string(self.join(key), span, value)
     }
 
-    pub(super) fn parse<T, E: Into<Problem>>(
+    pub(super) fn parse<T, E: Into<ConfigProblem>>(
         &self,
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -105,7 +105,7 @@ impl<'a> Section<'a> {
     }
 
     /// The words of a list of strings, each parsed; an empty list where the key is not there.
-    pub(super) fn parse_list<T, E: Into<Problem>>(
+    pub(super) fn parse_list<T, E: Into<ConfigProblem>>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, E>,
@@ -114,7 +114,7 @@ impl<'a> Section<'a> {
         texts.iter().filter_map(|text| self.reader.parse(text, &parse)).collect()
     }
 
-    pub(super) fn texts(&self, key: &'static str) -> Vec<Text> {
+    pub(super) fn texts(&self, key: &'static str) -> Vec<ConfigText> {
         let Some((span, value)) = self.ask(key) else { return Vec::new() };
         let Some(list) = value.as_array() else {
             self.wrong(key, &span, "a list of strings", value);
@@ -160,7 +160,7 @@ impl<'a> Section<'a> {
             Some(number) => number,
             None => {
                 let bounds = format!("must be {} to {}", range.start(), range.end());
-                self.fault(key, Problem::new(format!("{bounds}, got {number}")));
+                self.fault(key, ConfigProblem::new(format!("{bounds}, got {number}")));
                 default
             }
         }
@@ -169,9 +169,8 @@ impl<'a> Section<'a> {
     /// A duration of at least one millisecond.
     pub(super) fn duration(&self, key: &'static str, default: Duration) -> Duration {
         self.parse(key, |text| match units::duration(text)? {
-            d if d < Duration::from_millis(1) => {
-                Err(Problem::new("must be at least 1ms").hint("a time-out cannot be switched off"))
-            }
+            d if d < Duration::from_millis(1) => Err(ConfigProblem::new("must be at least 1ms")
+                .hint("a time-out cannot be switched off")),
             d => Ok(d),
         })
         .unwrap_or(default)
@@ -194,7 +193,11 @@ impl<'a> Section<'a> {
     pub(super) fn size(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
         self.parse(key, |text| match units::size(text)? {
             n if range.contains(&n) => Ok(n),
-            _ => Err(Problem::new(format!("must be {} to {} bytes", range.start(), range.end()))),
+            _ => Err(ConfigProblem::new(format!(
+                "must be {} to {} bytes",
+                range.start(),
+                range.end()
+            ))),
         })
         .unwrap_or(default)
     }
@@ -209,7 +212,7 @@ impl<'a> Section<'a> {
         let path = self.path(key)?;
         if let Err(error) = self.reader.read(&path) {
             let shown = path.display();
-            let problem = Problem::new(format!("{shown} cannot be read: {error}"));
+            let problem = ConfigProblem::new(format!("{shown} cannot be read: {error}"));
             self.fault(key, problem.hint(unreadable(&error)));
         }
         self.reader.names(&self.place_of(key), &path);
@@ -220,7 +223,7 @@ impl<'a> Section<'a> {
     pub(super) fn secret_file(&self, key: &'static str) -> Option<PathBuf> {
         let path = self.path(key)?;
         if let Err(error) = self.reader.read(&path) {
-            let problem = Problem::new(format!("the file cannot be read: {error}"));
+            let problem = ConfigProblem::new(format!("the file cannot be read: {error}"));
             self.fault(key, problem.hint("give the path of a file that holds the secret"));
         }
         self.reader.names(&self.place_of(key), &path);
@@ -228,7 +231,7 @@ impl<'a> Section<'a> {
     }
 
     /// The table under `key`; without it, an empty one.
-    pub(super) fn section(&self, key: &'static str) -> Section<'a> {
+    pub(super) fn section(&self, key: &'static str) -> ConfigSection<'a> {
         let found = self.ask(key);
         let table = found.as_ref().and_then(|(span, value)| {
             let table = value.as_table();
@@ -242,7 +245,7 @@ impl<'a> Section<'a> {
     }
 
     /// A table, or a list of them.
-    pub(super) fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
+    pub(super) fn sections(&self, key: &'static str) -> Vec<ConfigSection<'a>> {
         let Some((span, value)) = self.ask(key) else { return Vec::new() };
         if let Some(table) = value.as_table() {
             return vec![self.child(self.join(key), key, Some(table), span)];
@@ -257,7 +260,7 @@ impl<'a> Section<'a> {
             match item.get_ref().as_table() {
                 Some(table) => sections.push(self.child(path, key, Some(table), item.span())),
                 None => {
-                    let place = Place { path, span: item.span() };
+                    let place = ConfigPlace { path, span: item.span() };
                     self.reader.wrong(&place, "a table", item.get_ref());
                 }
             }
@@ -266,7 +269,7 @@ impl<'a> Section<'a> {
     }
 
     /// The tables under `key`, each with the name that its author chose.
-    pub(super) fn named(&self, key: &'static str) -> Vec<(String, Section<'a>)> {
+    pub(super) fn named(&self, key: &'static str) -> Vec<(String, ConfigSection<'a>)> {
         let section = self.section(key);
         let Some(table) = section.table else { return Vec::new() };
         let mut named = Vec::new();
@@ -279,7 +282,7 @@ impl<'a> Section<'a> {
                     child.generic = format!("{}.NAME", section.generic);
                     named.push((text, child));
                 }
-                None => self.reader.wrong(&Place { path, span }, "a table", value.get_ref()),
+                None => self.reader.wrong(&ConfigPlace { path, span }, "a table", value.get_ref()),
             }
         }
         let mut section = section;
@@ -288,15 +291,16 @@ impl<'a> Section<'a> {
     }
 
     /// Names and strings that its author chose: header fields of a template.
-    pub(super) fn pairs(&self, key: &'static str) -> Vec<(Text, Text)> {
+    pub(super) fn pairs(&self, key: &'static str) -> Vec<(ConfigText, ConfigText)> {
         let mut section = self.section(key);
         section.lose();
         let Some(table) = section.table else { return Vec::new() };
         let pair = |(name, value): (&'a Spanned<_>, &'a Spanned<DeValue<'a>>)| {
             let name: &Spanned<toml::de::DeString<'_>> = name;
             let path = format!("{}.{}", section.path, name.get_ref());
-            let place = Place { path: path.clone(), span: name.span() };
-            let name = Text { text: name.get_ref().to_string(), place, from_environment: false };
+            let place = ConfigPlace { path: path.clone(), span: name.span() };
+            let name =
+                ConfigText { text: name.get_ref().to_string(), place, from_environment: false };
             Some((name, self.string(path, value.span(), value.get_ref())?))
         };
         table.iter().filter_map(pair).collect()
@@ -312,7 +316,7 @@ impl<'a> Section<'a> {
         self.reader.note(generic);
         let found = self.find(key);
         if let Some((span, _)) = &found {
-            self.reader.found(&Place { path: self.join(key), span: span.clone() });
+            self.reader.found(&ConfigPlace { path: self.join(key), span: span.clone() });
         }
         found
     }
@@ -323,14 +327,14 @@ impl<'a> Section<'a> {
         Some((name.span(), value.get_ref()))
     }
 
-    fn string(&self, path: String, span: Range<usize>, value: &DeValue<'_>) -> Option<Text> {
-        let place = Place { path, span };
+    fn string(&self, path: String, span: Range<usize>, value: &DeValue<'_>) -> Option<ConfigText> {
+        let place = ConfigPlace { path, span };
         let Some(text) = value.as_str() else {
             self.reader.wrong(&place, "a string", value);
             return None;
         };
         match self.reader.expand(text) {
-            Ok((text, from_environment)) => Some(Text { text, place, from_environment }),
+            Ok((text, from_environment)) => Some(ConfigText { text, place, from_environment }),
             Err(problem) => {
                 self.reader.fault(&place, problem);
                 None
@@ -339,7 +343,7 @@ impl<'a> Section<'a> {
     }
 
     fn wrong(&self, key: &'static str, span: &Range<usize>, want: &str, got: &DeValue<'_>) {
-        self.reader.wrong(&Place { path: self.join(key), span: span.clone() }, want, got);
+        self.reader.wrong(&ConfigPlace { path: self.join(key), span: span.clone() }, want, got);
     }
 
     fn child(
@@ -348,13 +352,13 @@ impl<'a> Section<'a> {
         key: &'static str,
         table: Option<&'a DeTable<'a>>,
         span: Range<usize>,
-    ) -> Section<'a> {
+    ) -> ConfigSection<'a> {
         let generic = match self.generic.as_str() {
             "" => key.to_owned(),
             generic => format!("{generic}.{key}"),
         };
         let asked = RefCell::default();
-        Section { reader: self.reader, path, generic, table, span, asked, lost: false }
+        ConfigSection { reader: self.reader, path, generic, table, span, asked, lost: false }
     }
 
     fn join(&self, key: &str) -> String {
@@ -378,7 +382,7 @@ pub(super) fn unreadable(error: &io::Error) -> &'static str {
     }
 }
 
-impl Drop for Section<'_> {
+impl Drop for ConfigSection<'_> {
     /// Every key that nobody asked for is unknown.
     fn drop(&mut self) {
         let Some(table) = self.table.filter(|_| !self.lost) else { return };
@@ -387,8 +391,8 @@ impl Drop for Section<'_> {
             if asked.iter().any(|known| known == name.get_ref()) {
                 continue;
             }
-            let place = Place { path: self.join(name.get_ref()), span: name.span() };
-            let problem = Problem::new("unknown key");
+            let place = ConfigPlace { path: self.join(name.get_ref()), span: name.span() };
+            let problem = ConfigProblem::new("unknown key");
             let hint = nearest(name.get_ref(), asked.iter().copied())
                 .map(|near| format!("did you mean `{near}`?"))
                 .unwrap_or_else(|| {

@@ -54,7 +54,7 @@ fn machine() -> Machine {
     }
 }
 
-fn parse(text: &str) -> Result<Config, Error> {
+fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(&machine(), Path::new("/etc/keygate/keygate.toml"), text)
 }
 
@@ -77,7 +77,9 @@ path = "/*"
 fn faults(text: &str) -> Vec<String> {
     match parse(text) {
         Ok(_) => Vec::new(),
-        Err(Error::Invalid { faults, .. }) => faults.iter().map(ToString::to_string).collect(),
+        Err(ConfigError::Invalid { faults, .. }) => {
+            faults.iter().map(ToString::to_string).collect()
+        }
         Err(other) => panic!("{other}"),
     }
 }
@@ -95,9 +97,12 @@ fn a_small_configuration_is_enough() {
     assert_eq!(&*route.id, "/*");
     assert_eq!(
         config.settings.fields.classify(b"x_api_key"),
-        crate::core::headers::Field::Credential
+        crate::core::headers::FieldClass::Credential
     );
-    assert_eq!(config.settings.fields.classify(b"X-Org-Id"), crate::core::headers::Field::Identity);
+    assert_eq!(
+        config.settings.fields.classify(b"X-Org-Id"),
+        crate::core::headers::FieldClass::Identity
+    );
     // No state file: said, not refused.
     assert_eq!(config.warnings.len(), 1);
     assert_eq!(config.warnings[0].key, "table.state_file");
@@ -309,7 +314,7 @@ fn a_full_configuration() {
     assert_eq!(settings.identity.environment, None);
     // Not sent, but still removed from requests.
     let field = settings.fields.classify(b"X_Environment");
-    assert_eq!(field, crate::core::headers::Field::Identity);
+    assert_eq!(field, crate::core::headers::FieldClass::Identity);
     assert_eq!(settings.log_every, 100);
     assert_eq!(settings.close_code, 4001);
     assert_eq!(config.timeouts.total, Some(Duration::from_secs(3600)));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fault::Problem;
+use super::fault::ConfigProblem;
 
 const SIZES: [(&str, u64); 9] = [
     ("B", 1),
@@ -17,11 +17,11 @@ const SIZES: [(&str, u64); 9] = [
 ];
 
 /// `30s`, `250ms`, `1h 30m`, `90d`.
-pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
+pub(super) fn duration(text: &str) -> Result<Duration, ConfigProblem> {
     humantime::parse_duration(text).map_err(|_| {
         let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let hint = if bare { format!("write \"{text}s\" for seconds") } else { examples() };
-        Problem::new("is not a duration").hint(hint)
+        ConfigProblem::new("is not a duration").hint(hint)
     })
 }
 
@@ -30,22 +30,26 @@ fn examples() -> String {
 }
 
 /// `512B`, `64KiB`, `10MB`. Whole numbers only.
-pub(super) fn size(text: &str) -> Result<u64, Problem> {
+pub(super) fn size(text: &str) -> Result<u64, ConfigProblem> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let parsed = number.parse::<u64>().ok().and_then(|n| {
         let (_, factor) = SIZES.iter().find(|(name, _)| *name == unit.trim_start())?;
         n.checked_mul(*factor)
     });
-    parsed.ok_or_else(|| Problem::new("is not a size").hint("sizes look like 512B, 64KiB or 10MB"))
+    parsed.ok_or_else(|| {
+        ConfigProblem::new("is not a size").hint("sizes look like 512B, 64KiB or 10MB")
+    })
 }
 
 /// `50%` as 0.5.
-pub(super) fn share(text: &str) -> Result<f64, Problem> {
+pub(super) fn share(text: &str) -> Result<f64, ConfigProblem> {
     let percent = text.strip_suffix('%').and_then(|n| n.trim_end().parse::<f64>().ok());
     match percent {
         Some(p) if (0.0..=100.0).contains(&p) => Ok(p / 100.0),
-        _ => Err(Problem::new("is not a share").hint("shares look like 50%, from 0% to 100%")),
+        _ => {
+            Err(ConfigProblem::new("is not a share").hint("shares look like 50%, from 0% to 100%"))
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use http::HeaderName;
 /// One carrier of credentials, as configured. The order in the configuration says only which
 /// challenge comes first: two filled carriers in one request are refused, never ranked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum CredentialSource {
     /// `Authorization: Basic`.
     Basic { form: BasicForm, prefixes: Prefixes },
     /// `Authorization: Bearer`; the scheme is case-insensitive (RFC 9110 §11.1).

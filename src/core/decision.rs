@@ -6,11 +6,11 @@ use http::Method;
 
 use super::Now;
 use super::grant::KeyView;
-use super::key::{Environment, KeyId, Status};
+use super::key::{Environment, KeyId, KeyStatus};
 use super::limit::Limit;
 use super::path::Traits;
 use super::reason::{Detail, Reason, Rejection};
-use super::route::{Access, Found, Mode, Needs, Route, RouteTable};
+use super::route::{Access, FoundRoute, Mode, Needs, Route, RouteTable};
 use super::secret::Digest;
 
 /// What of the configuration a decision depends on.
@@ -24,7 +24,7 @@ pub struct Policy {
 }
 
 /// The keys in force: a table with its patch.
-pub trait Keys {
+pub trait KeyLookup {
     /// False only for a secret that no key can have, told without a look-up (checksum).
     fn plausible(&self, secret: &[u8]) -> bool;
     fn single(&self, digest: &Digest) -> Option<KeyView<'_>>;
@@ -131,7 +131,7 @@ pub struct Ticket {
 }
 
 /// The verdict on one request. Total: every input has a verdict, every refusal a reason.
-pub fn decide<'k, K: Keys>(
+pub fn decide<'k, K: KeyLookup>(
     policy: &'k Policy,
     keys: Option<&'k K>,
     facts: &Facts<'_>,
@@ -145,15 +145,15 @@ pub fn decide<'k, K: Keys>(
     };
     let found = policy.routes.find(facts.method, facts.path);
     let route = match &found {
-        Found::Route(route) => Some(*route),
-        Found::Nothing | Found::OtherMethods(_) => None,
+        FoundRoute::Route(route) => Some(*route),
+        FoundRoute::Nothing | FoundRoute::OtherMethods(_) => None,
     };
     let allowed = route.map(|r| r.allow).unwrap_or_default();
     if facts.traits.within(allowed).is_err() {
         return refused(Reason::BadPath.into());
     }
     if let Some(wanted) = facts.preflight
-        && let Found::Route(target) = policy.routes.find(wanted, facts.path)
+        && let FoundRoute::Route(target) = policy.routes.find(wanted, facts.path)
         && target.preflight
     {
         return Verdict::Passed(Passed { route: target });
@@ -170,15 +170,15 @@ pub fn decide<'k, K: Keys>(
     }
 }
 
-fn judge<'k, K: Keys>(
+fn judge<'k, K: KeyLookup>(
     policy: &'k Policy,
     keys: &'k K,
     facts: &Facts<'_>,
     now: Now,
-    found: &Found<'k>,
+    found: &FoundRoute<'k>,
     seen: &mut Option<KeyView<'k>>,
 ) -> Result<Verdict<'k>, Rejection> {
-    if let Found::Route(route) = found {
+    if let FoundRoute::Route(route) = found {
         match (&route.access, facts.presented) {
             (Access::Public, _)
             | (Access::KeyOrPass(_), Presented::Foreign | Presented::Nothing) => {
@@ -191,9 +191,9 @@ fn judge<'k, K: Keys>(
     *seen = Some(key);
     check_key(policy, &key, facts.client, now)?;
     let route = match found {
-        Found::Route(route) => *route,
-        Found::Nothing => return Err(Reason::Route.into()),
-        Found::OtherMethods(methods) => {
+        FoundRoute::Route(route) => *route,
+        FoundRoute::Nothing => return Err(Reason::Route.into()),
+        FoundRoute::OtherMethods(methods) => {
             let allow = methods.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(", ");
             return Err(Rejection { reason: Reason::Method, detail: Detail::Allow(allow.into()) });
         }
@@ -208,7 +208,7 @@ fn judge<'k, K: Keys>(
     Ok(Verdict::Admitted(Admitted { key, digest, route, charge }))
 }
 
-fn identify<'k, K: Keys>(
+fn identify<'k, K: KeyLookup>(
     keys: &'k K,
     presented: Presented<'_>,
     seen: &mut Option<KeyView<'k>>,
@@ -242,9 +242,9 @@ fn identify<'k, K: Keys>(
 fn check_key(policy: &Policy, key: &KeyView<'_>, client: IpAddr, now: Now) -> Result<(), Reason> {
     let grant = key.grant;
     match grant.status {
-        Status::Active => {}
-        Status::Disabled => return Err(Reason::Disabled),
-        Status::Revoked => return Err(Reason::Revoked),
+        KeyStatus::Active => {}
+        KeyStatus::Disabled => return Err(Reason::Disabled),
+        KeyStatus::Revoked => return Err(Reason::Revoked),
     }
     if grant.not_before.is_some_and(|at| now.unix_secs() < at) {
         return Err(Reason::NotYetValid);
@@ -324,7 +324,7 @@ impl Ticket {
     /// Whether the key that opened a stream would still open it, and until when (Unix seconds).
     ///
     /// `needs` are those of the route at the time of the request.
-    pub fn recheck<K: Keys>(
+    pub fn recheck<K: KeyLookup>(
         &self,
         policy: &Policy,
         keys: &K,

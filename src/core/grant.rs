@@ -1,15 +1,15 @@
 //! What a key may do. Many keys share one grant; a table interns them.
 
 use super::address::NetworkSet;
-use super::key::{Environment, KeyId, Kind, OrgId, Permission, Status};
+use super::key::{Environment, KeyId, KeyKind, KeyStatus, OrgId, Permission};
 use super::limit::Limit;
 use super::secret::Digest;
 
 /// Everything of a key that many keys have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Grant {
-    pub status: Status,
-    pub kind: Kind,
+    pub status: KeyStatus,
+    pub kind: KeyKind,
     /// `None`: valid in every deployment that does not require an environment.
     pub environment: Option<Environment>,
     /// Unix seconds before which the key is refused.

@@ -2,7 +2,7 @@
 
 /// What a field is to us. Decides what happens to it on the way to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
+pub enum FieldClass {
     /// `Connection` itself.
     Connection,
     /// Carries a credential of ours as a whole: removed whenever one of ours was used or tried.
@@ -38,43 +38,43 @@ pub enum Field {
 #[derive(Clone, Debug)]
 pub struct FieldTable {
     /// Indexed by length of the name; no name here is longer than [`MAX_NAME`].
-    by_length: Vec<Vec<(Box<[u8]>, Field)>>,
+    by_length: Vec<Vec<(Box<[u8]>, FieldClass)>>,
 }
 
 /// Longest configured field name. Longer names from clients are `Plain`.
 pub const MAX_NAME: usize = 64;
 
-const FIXED: &[(&str, Field)] = &[
-    ("authorization", Field::Authorization),
-    ("client-ip", Field::Forwarding),
-    ("connection", Field::Connection),
-    ("content-length", Field::Framing),
-    ("cookie", Field::Cookie),
-    ("expect", Field::Expect),
-    ("forwarded", Field::Forwarding),
-    ("host", Field::Host),
-    ("http2-settings", Field::Upgrade),
-    ("keep-alive", Field::HopByHop),
-    ("proxy-authenticate", Field::HopByHop),
-    ("proxy-authorization", Field::HopByHop),
-    ("proxy-connection", Field::HopByHop),
-    ("te", Field::Te),
-    ("trailer", Field::HopByHop),
-    ("transfer-encoding", Field::Framing),
-    ("true-client-ip", Field::Forwarding),
-    ("upgrade", Field::Upgrade),
-    ("x-client-ip", Field::Forwarding),
-    ("x-cluster-client-ip", Field::Forwarding),
-    ("x-forwarded", Field::Forwarding),
-    ("x-http-method", Field::Override),
-    ("x-http-method-override", Field::Override),
-    ("x-method-override", Field::Override),
-    ("x-original-forwarded-for", Field::Forwarding),
-    ("x-original-host", Field::Override),
-    ("x-original-uri", Field::Override),
-    ("x-original-url", Field::Override),
-    ("x-real-ip", Field::Forwarding),
-    ("x-rewrite-url", Field::Override),
+const FIXED: &[(&str, FieldClass)] = &[
+    ("authorization", FieldClass::Authorization),
+    ("client-ip", FieldClass::Forwarding),
+    ("connection", FieldClass::Connection),
+    ("content-length", FieldClass::Framing),
+    ("cookie", FieldClass::Cookie),
+    ("expect", FieldClass::Expect),
+    ("forwarded", FieldClass::Forwarding),
+    ("host", FieldClass::Host),
+    ("http2-settings", FieldClass::Upgrade),
+    ("keep-alive", FieldClass::HopByHop),
+    ("proxy-authenticate", FieldClass::HopByHop),
+    ("proxy-authorization", FieldClass::HopByHop),
+    ("proxy-connection", FieldClass::HopByHop),
+    ("te", FieldClass::Te),
+    ("trailer", FieldClass::HopByHop),
+    ("transfer-encoding", FieldClass::Framing),
+    ("true-client-ip", FieldClass::Forwarding),
+    ("upgrade", FieldClass::Upgrade),
+    ("x-client-ip", FieldClass::Forwarding),
+    ("x-cluster-client-ip", FieldClass::Forwarding),
+    ("x-forwarded", FieldClass::Forwarding),
+    ("x-http-method", FieldClass::Override),
+    ("x-http-method-override", FieldClass::Override),
+    ("x-method-override", FieldClass::Override),
+    ("x-original-forwarded-for", FieldClass::Forwarding),
+    ("x-original-host", FieldClass::Override),
+    ("x-original-uri", FieldClass::Override),
+    ("x-original-url", FieldClass::Override),
+    ("x-real-ip", FieldClass::Forwarding),
+    ("x-rewrite-url", FieldClass::Override),
 ];
 
 // === impl FieldTable ===
@@ -82,7 +82,7 @@ const FIXED: &[(&str, Field)] = &[
 impl FieldTable {
     /// `owned` are the identity and credential names of the configuration, in any spelling; they
     /// win over the fixed ones.
-    pub fn new<'a>(owned: impl IntoIterator<Item = (&'a str, Field)>) -> Self {
+    pub fn new<'a>(owned: impl IntoIterator<Item = (&'a str, FieldClass)>) -> Self {
         let mut table = Self { by_length: vec![Vec::new(); MAX_NAME + 1] };
         for (name, field) in owned.into_iter().chain(FIXED.iter().copied()) {
             let folded: Box<[u8]> = name.bytes().map(fold).collect();
@@ -97,15 +97,19 @@ impl FieldTable {
 
     /// What the field `name` is. Names are compared lower-cased with every non-alphanumeric as `-`
     /// (oauth2-proxy CVE-2025-64484: `X_Forwarded_User` passed where `X-Forwarded-User` did not).
-    pub fn classify(&self, name: &[u8]) -> Field {
+    pub fn classify(&self, name: &[u8]) -> FieldClass {
         let Some(bucket) = self.by_length.get(name.len()) else {
-            return if has_forwarded_prefix(name) { Field::Forwarding } else { Field::Plain };
+            return if has_forwarded_prefix(name) {
+                FieldClass::Forwarding
+            } else {
+                FieldClass::Plain
+            };
         };
         let same = |known: &[u8]| known.iter().zip(name).all(|(k, n)| *k == fold(*n));
         match bucket.iter().find(|(known, _)| same(known)) {
             Some((_, field)) => *field,
-            None if has_forwarded_prefix(name) => Field::Forwarding,
-            None => Field::Plain,
+            None if has_forwarded_prefix(name) => FieldClass::Forwarding,
+            None => FieldClass::Plain,
         }
     }
 }
@@ -132,33 +136,35 @@ mod tests {
 
     #[test]
     fn every_spelling_is_found() {
-        let table =
-            FieldTable::new([("X-Org-Id", Field::Identity), ("x-api-key", Field::Credential)]);
+        let table = FieldTable::new([
+            ("X-Org-Id", FieldClass::Identity),
+            ("x-api-key", FieldClass::Credential),
+        ]);
         let cases = [
-            ("x-org-id", Field::Identity),
-            ("X-ORG-ID", Field::Identity),
-            ("x_org_id", Field::Identity),
-            ("x.org!id", Field::Identity),
-            ("x_api-key", Field::Credential),
-            ("x-api-keys", Field::Plain),
-            ("x-forwarded-for", Field::Forwarding),
-            ("x_forwarded_user", Field::Forwarding),
-            ("x-forwarded", Field::Forwarding),
-            ("x-forwarder", Field::Plain),
-            ("transfer_encoding", Field::Framing),
-            ("content-type", Field::Plain),
-            ("", Field::Plain),
+            ("x-org-id", FieldClass::Identity),
+            ("X-ORG-ID", FieldClass::Identity),
+            ("x_org_id", FieldClass::Identity),
+            ("x.org!id", FieldClass::Identity),
+            ("x_api-key", FieldClass::Credential),
+            ("x-api-keys", FieldClass::Plain),
+            ("x-forwarded-for", FieldClass::Forwarding),
+            ("x_forwarded_user", FieldClass::Forwarding),
+            ("x-forwarded", FieldClass::Forwarding),
+            ("x-forwarder", FieldClass::Plain),
+            ("transfer_encoding", FieldClass::Framing),
+            ("content-type", FieldClass::Plain),
+            ("", FieldClass::Plain),
         ];
         for (name, want) in cases {
             assert_eq!(table.classify(name.as_bytes()), want, "{name}");
         }
         let long = format!("x-forwarded-{}", "a".repeat(100));
-        assert_eq!(table.classify(long.as_bytes()), Field::Forwarding);
+        assert_eq!(table.classify(long.as_bytes()), FieldClass::Forwarding);
     }
 
     #[test]
     fn configured_names_win() {
-        let table = FieldTable::new([("X-Forwarded-User", Field::Identity)]);
-        assert_eq!(table.classify(b"x-forwarded-user"), Field::Identity);
+        let table = FieldTable::new([("X-Forwarded-User", FieldClass::Identity)]);
+        assert_eq!(table.classify(b"x-forwarded-user"), FieldClass::Identity);
     }
 }

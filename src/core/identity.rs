@@ -8,7 +8,7 @@ use super::key::{Environment, KeyId};
 
 /// Names of the identity fields; `None`: not sent (but still removed from requests).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct IdentityFields {
     pub org: Option<HeaderName>,
     pub key_id: Option<HeaderName>,
     pub key_name: Option<HeaderName>,
@@ -32,7 +32,7 @@ const SPACED_NAME: &AsciiSet = &NAME.add(b' ');
 /// A field with nothing to say (no name, no permission, no environment) is not sent. An org, a name
 /// or a permission word that is no field value cannot get into a table.
 pub fn identity_fields(
-    names: &Identity,
+    names: &IdentityFields,
     key: &KeyView<'_>,
     mut put: impl FnMut(&HeaderName, &str),
 ) {
@@ -51,7 +51,7 @@ pub fn identity_fields(
 }
 
 /// The field that marks a request as forwarded without a key of ours.
-pub fn anonymous_field(names: &Identity) -> Option<(&HeaderName, &'static str)> {
+pub fn anonymous_field(names: &IdentityFields) -> Option<(&HeaderName, &'static str)> {
     names.anonymous.as_ref().map(|name| (name, "true"))
 }
 
@@ -76,9 +76,9 @@ fn encode_name(name: &str) -> std::borrow::Cow<'_, str> {
     utf8_percent_encode(name, set).into()
 }
 
-// === impl Identity ===
+// === impl IdentityFields ===
 
-impl Identity {
+impl IdentityFields {
     /// Every name that only keygate may set.
     pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
         [
@@ -96,7 +96,7 @@ impl Identity {
     }
 }
 
-impl Default for Identity {
+impl Default for IdentityFields {
     fn default() -> Self {
         Self {
             org: Some(HeaderName::from_static("x-org-id")),
@@ -114,13 +114,13 @@ impl Default for Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::key::{Environment, Kind, Permission, Status};
+    use crate::core::key::{Environment, KeyKind, KeyStatus, Permission};
     use crate::core::{Grant, NetworkSet, PermissionSet};
 
     fn grant(words: &[&str], environment: Option<Environment>) -> Grant {
         Grant {
-            status: Status::Active,
-            kind: Kind::Single,
+            status: KeyStatus::Active,
+            kind: KeyKind::Single,
             environment,
             not_before: None,
             permissions: PermissionSet::new(words.iter().map(|w| Permission::parse(w).unwrap())),
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    fn shown(name: &str, grant: &Grant, names: &Identity) -> Vec<String> {
+    fn shown(name: &str, grant: &Grant, names: &IdentityFields) -> Vec<String> {
         let id = KeyId::parse("key_abc").unwrap();
         let key = KeyView { id, org: "acme", name, expires: None, grant };
         let mut shown = Vec::new();
@@ -141,7 +141,7 @@ mod tests {
     fn all_fields() {
         let grant = grant(&["send", "read"], Some(Environment::Live));
         assert_eq!(
-            shown("Production CRM", &grant, &Identity::default()),
+            shown("Production CRM", &grant, &IdentityFields::default()),
             [
                 "x-org-id: acme",
                 "x-key-id: key_abc",
@@ -163,7 +163,7 @@ mod tests {
             ("x\r\ny: z", "x%0D%0Ay: z"),
         ];
         for (name, want) in cases {
-            let fields = shown(name, &grant, &Identity::default());
+            let fields = shown(name, &grant, &IdentityFields::default());
             assert_eq!(fields.last().unwrap(), &format!("x-key-name: {want}"), "{name}");
             let back = percent_encoding::percent_decode_str(want).decode_utf8().unwrap();
             assert_eq!(back, name);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn nothing_to_say_is_not_sent() {
-        let names = Identity { org: None, ..Identity::default() };
+        let names = IdentityFields { org: None, ..IdentityFields::default() };
         assert_eq!(shown("", &grant(&[], None), &names), ["x-key-id: key_abc"]);
     }
 }

@@ -41,7 +41,7 @@ pub enum Environment {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum KeyKind {
     /// Public key id and secret, in two headers or in Basic.
     Pair,
     /// One secret.
@@ -49,7 +49,7 @@ pub enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
+pub enum KeyStatus {
     Active,
     /// Refused for now; may become active again.
     Disabled,
@@ -166,9 +166,9 @@ impl Environment {
     }
 }
 
-// === impl Status ===
+// === impl KeyStatus ===
 
-impl Status {
+impl KeyStatus {
     pub fn parse(text: &str) -> Result<Self, NameError> {
         match text {
             "active" => Ok(Self::Active),
@@ -225,6 +225,6 @@ mod tests {
         assert!(OrgId::parse("acme\r\nx: y").is_err());
         assert!(OrgId::parse("").is_err());
         assert_eq!(Environment::parse("live").map(Environment::as_str), Ok("live"));
-        assert_eq!(Status::parse("leaked"), Err(NameError::Status));
+        assert_eq!(KeyStatus::parse("leaked"), Err(NameError::Status));
     }
 }

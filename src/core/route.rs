@@ -127,7 +127,7 @@ struct Node {
 
 /// The result of a look-up.
 #[derive(Clone, Debug)]
-pub enum Found<'t> {
+pub enum FoundRoute<'t> {
     Route(&'t Route),
     /// Rules exist for this path, none for this method. Holds the methods that have one.
     OtherMethods(Vec<&'t Method>),
@@ -295,17 +295,17 @@ impl RouteTable {
     ///
     /// At each segment a literal beats a parameter, and both beat `*`; on one pattern a rule that
     /// names the method beats one for all.
-    pub fn find(&self, method: &Method, path: &str) -> Found<'_> {
+    pub fn find(&self, method: &Method, path: &str) -> FoundRoute<'_> {
         let mut others = Vec::new();
         let rest = path.strip_prefix('/').unwrap_or(path).as_bytes();
         match self.walk(0, Some(rest), method, &mut others) {
-            Some(route) => Found::Route(route),
-            None if others.is_empty() => Found::Nothing,
+            Some(route) => FoundRoute::Route(route),
+            None if others.is_empty() => FoundRoute::Nothing,
             None => {
                 let mut methods: Vec<&Method> = others.iter().flat_map(|r| &r.methods).collect();
                 methods.sort_unstable_by_key(|m| m.as_str());
                 methods.dedup();
-                Found::OtherMethods(methods)
+                FoundRoute::OtherMethods(methods)
             }
         }
     }
@@ -450,7 +450,7 @@ mod tests {
         let table = table();
         for (method, path, want) in cases {
             match table.find(&method.parse().unwrap(), path) {
-                Found::Route(r) => assert_eq!(&*r.id, want, "{method} {path}"),
+                FoundRoute::Route(r) => assert_eq!(&*r.id, want, "{method} {path}"),
                 other => panic!("{method} {path}: {other:?}"),
             }
         }
@@ -461,9 +461,9 @@ mod tests {
         let table =
             RouteTable::new(vec![route("a", &["GET"], "/a"), route("b", &["PUT"], "/a/{x}")])
                 .unwrap();
-        assert!(matches!(table.find(&Method::GET, "/b"), Found::Nothing));
+        assert!(matches!(table.find(&Method::GET, "/b"), FoundRoute::Nothing));
         match table.find(&Method::POST, "/a") {
-            Found::OtherMethods(m) => assert_eq!(m, [&Method::GET]),
+            FoundRoute::OtherMethods(m) => assert_eq!(m, [&Method::GET]),
             other => panic!("{other:?}"),
         }
     }

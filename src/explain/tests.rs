@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::config::{Config, ThisHost};
 use crate::core::{
-    Environment, Grant, KeyId, Limit, NetworkSet, Permission, PermissionSet, Status,
+    Environment, Grant, KeyId, KeyStatus, Limit, NetworkSet, Permission, PermissionSet,
 };
 
 const CONFIG: &str = r#"
@@ -60,7 +60,7 @@ impl One {
     }
 }
 
-impl Keys for One {
+impl KeyLookup for One {
     fn plausible(&self, _: &[u8]) -> bool {
         true
     }
@@ -84,8 +84,8 @@ impl Keys for One {
 
 fn keys() -> One {
     let grant = Grant {
-        status: Status::Active,
-        kind: Kind::Single,
+        status: KeyStatus::Active,
+        kind: KeyKind::Single,
         environment: Some(Environment::Live),
         not_before: None,
         permissions: PermissionSet::new([Permission::parse("read").unwrap()]),
@@ -95,7 +95,7 @@ fn keys() -> One {
     One { grant, expires: Some(2_000), refuse_from: None }
 }
 
-fn ask(keys: Option<&One>, method: Method, target: &str, credential: Credential<'_>) -> Answer {
+fn ask(keys: Option<&One>, method: Method, target: &str, credential: Credential<'_>) -> Explained {
     let config = Config::parse(&ThisHost, Path::new("keygate.toml"), CONFIG).unwrap();
     let at = Now { unix_ms: 1_000_000, mono_ns: 0 };
     let client = "203.0.113.9".parse().unwrap();
@@ -140,7 +140,8 @@ fn a_key_named_by_id_is_judged_like_its_holder() {
             r#""code":"insufficient_permission","request_id":"REQUEST-ID"}"#
         )
     );
-    let disabled = One { grant: Grant { status: Status::Disabled, ..keys.grant.clone() }, ..keys };
+    let disabled =
+        One { grant: Grant { status: KeyStatus::Disabled, ..keys.grant.clone() }, ..keys };
     let answer = ask(Some(&disabled), Method::GET, "/items/7", Credential::Key(disabled.view()));
     assert_eq!(answer.reason, Some("disabled"));
     assert_eq!(answer.refusal.unwrap().code, "invalid_key");

@@ -154,14 +154,14 @@ pub struct Stamp<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::Status;
+    use crate::core::KeyStatus;
     use crate::manage::registry::entry::tests::full;
 
     #[test]
     fn difference_shows_fields_but_no_digest() {
         let old = full();
         let mut new = old.clone();
-        new.status = Status::Revoked;
+        new.status = KeyStatus::Revoked;
         new.digest = crate::core::Digest::of(b"newer");
         let text = serde_json::to_string(&difference(Some(&old), &new)).unwrap();
         assert_eq!(text, r#"{"digest":"changed","status":["disabled","revoked"]}"#);

@@ -21,7 +21,7 @@ use super::registry::settings::OnChange;
 use super::registry::{Filter, Form, Registry};
 use super::session::Session;
 use super::time;
-use crate::core::{KeyId, Status};
+use crate::core::{KeyId, KeyStatus};
 use crate::table::write::{BodyBuilder, BuildError, Draft, PatchDraft};
 use crate::table::{Bounds, KeySet, Manifest, Table, Trust};
 
@@ -144,7 +144,7 @@ impl PublishArgs {
 /// How many active records a change ends.
 fn ended(committed: &Committed) -> u64 {
     let active = |entry: &Entry| {
-        entry.specs().filter(|spec| spec.grant.status == Status::Active).count() as u64
+        entry.specs().filter(|spec| spec.grant.status == KeyStatus::Active).count() as u64
     };
     committed.edited.iter().map(|(old, new)| active(&old.entry).saturating_sub(active(new))).sum()
 }

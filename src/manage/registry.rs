@@ -26,7 +26,7 @@ use self::entry::Entry;
 use self::settings::Settings;
 use super::error::{Error, Fault, Result};
 use super::files;
-use crate::core::{Digest, KeyId, OrgId, Status};
+use crate::core::{Digest, KeyId, KeyStatus, OrgId};
 
 pub const HINT: &str = "docs/registry.md describes every field; nothing was written";
 
@@ -187,7 +187,7 @@ impl Registry {
         let mut found = self.find(&filter)?;
         if found.len() > 1 {
             // A revoked key and its living namesake: the living one is meant.
-            let living = |located: &Located| located.entry.status != Status::Revoked;
+            let living = |located: &Located| located.entry.status != KeyStatus::Revoked;
             if found.iter().filter(|located| living(located)).count() == 1 {
                 found.retain(living);
             }

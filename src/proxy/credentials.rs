@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use zeroize::Zeroize;
 
 use super::head::{Fields, Head};
-use crate::core::{BasicForm, Presented, Reason, Rejection, Source};
+use crate::core::{BasicForm, CredentialSource, Presented, Reason, Rejection};
 
 mod strays;
 
@@ -46,16 +46,19 @@ struct Bytes<'r>(Cow<'r, [u8]>);
 
 /// Looks at every carrier. Two that hold a credential of ours are refused, equal or not: never
 /// "the first wins" (Envoy CVE-2026-26308 and its kind).
-pub(crate) fn read<'r>(head: &'r Head, sources: &[Source]) -> Result<Carriers<'r>, Rejection> {
+pub(crate) fn read<'r>(
+    head: &'r Head,
+    sources: &[CredentialSource],
+) -> Result<Carriers<'r>, Rejection> {
     let mut carriers = Carriers::default();
     for source in sources {
         match source {
-            Source::Header { name, prefixes } => {
+            CredentialSource::Header { name, prefixes } => {
                 if let Some(value) = only(&head.fields, name)? {
                     carriers.offer(value.into(), strays::judge(prefixes, value)?)?;
                 }
             }
-            Source::Pair { id, secret } => {
+            CredentialSource::Pair { id, secret } => {
                 match (only(&head.fields, id)?, only(&head.fields, secret)?) {
                     (None, None) => {}
                     // Half a pair is an attempt with a pair, and never right.
@@ -65,7 +68,7 @@ pub(crate) fn read<'r>(head: &'r Head, sources: &[Source]) -> Result<Carriers<'r
                     )?,
                 }
             }
-            Source::Bearer { prefixes } => {
+            CredentialSource::Bearer { prefixes } => {
                 if let Some(token) = authorization(&head.fields, b"bearer")? {
                     let token = unwrap_secret_token(token);
                     let ours = prefixes.own(token);
@@ -73,12 +76,12 @@ pub(crate) fn read<'r>(head: &'r Head, sources: &[Source]) -> Result<Carriers<'r
                     carriers.offer(token.into(), ours)?;
                 }
             }
-            Source::Basic { form, prefixes } => {
+            CredentialSource::Basic { form, prefixes } => {
                 if let Some(token) = authorization(&head.fields, b"basic")? {
                     carriers.offer_basic(token, *form, |user| prefixes.own(user))?;
                 }
             }
-            Source::Query { name, prefixes } => {
+            CredentialSource::Query { name, prefixes } => {
                 let query = head.uri.query().unwrap_or_default();
                 if hides_in_query(query, name, |value| prefixes.own(value)) {
                     return Err(Rejection::why(Reason::Malformed, "the key stands behind a `;`"));
@@ -92,7 +95,7 @@ pub(crate) fn read<'r>(head: &'r Head, sources: &[Source]) -> Result<Carriers<'r
                     carriers.offer(value, ours)?;
                 }
             }
-            Source::Cookie { name, prefixes } => {
+            CredentialSource::Cookie { name, prefixes } => {
                 if hides_in_cookies(&head.fields, name, |value| prefixes.own(value)) {
                     return Err(Rejection::why(Reason::Malformed, "the key stands behind a `,`"));
                 }
@@ -102,7 +105,7 @@ pub(crate) fn read<'r>(head: &'r Head, sources: &[Source]) -> Result<Carriers<'r
                     carriers.offer(value.into(), ours)?;
                 }
             }
-            Source::Subprotocol { marker } => {
+            CredentialSource::Subprotocol { marker } => {
                 for entry in subprotocols(&head.fields) {
                     if let Some(key) = entry.strip_prefix(marker.as_bytes()) {
                         carriers.in_subprotocol = true;
@@ -124,52 +127,52 @@ pub(crate) fn read<'r>(head: &'r Head, sources: &[Source]) -> Result<Carriers<'r
 }
 
 /// Whether `source` reads the field `name`.
-pub(crate) fn is_field_of(source: &Source, name: &[u8]) -> bool {
+pub(crate) fn is_field_of(source: &CredentialSource, name: &[u8]) -> bool {
     let is = |known: &HeaderName| known.as_str().as_bytes() == name;
     match source {
-        Source::Header { name, .. } => is(name),
-        Source::Pair { id, secret } => is(id) || is(secret),
-        Source::Basic { .. }
-        | Source::Bearer { .. }
-        | Source::Cookie { .. }
-        | Source::Query { .. }
-        | Source::Subprotocol { .. } => false,
+        CredentialSource::Header { name, .. } => is(name),
+        CredentialSource::Pair { id, secret } => is(id) || is(secret),
+        CredentialSource::Basic { .. }
+        | CredentialSource::Bearer { .. }
+        | CredentialSource::Cookie { .. }
+        | CredentialSource::Query { .. }
+        | CredentialSource::Subprotocol { .. } => false,
     }
 }
 
 /// Takes the credentials out of the head. `all`: every configured carrier (the request was
 /// admitted); else only what is ours (DESIGN invariant 5).
-pub(crate) fn strip(head: &mut Head, sources: &[Source], carried: &Carried, all: bool) {
+pub(crate) fn strip(head: &mut Head, sources: &[CredentialSource], carried: &Carried, all: bool) {
     for source in sources {
         match source {
-            Source::Header { name, prefixes } => {
+            CredentialSource::Header { name, prefixes } => {
                 let ours = |value: &[u8]| prefixes.own(value);
                 if all || head.fields.get(name).is_some_and(ours) {
                     head.fields.remove(name);
                 }
             }
-            Source::Pair { id, secret } => {
+            CredentialSource::Pair { id, secret } => {
                 head.fields.remove(id);
                 head.fields.remove(secret);
             }
-            Source::Basic { .. } | Source::Bearer { .. } => {
+            CredentialSource::Basic { .. } | CredentialSource::Bearer { .. } => {
                 if all || carried.in_authorization {
                     head.fields.remove(header::AUTHORIZATION);
                 }
             }
-            Source::Query { name, prefixes } => {
+            CredentialSource::Query { name, prefixes } => {
                 let drop = |value: &[u8]| all || prefixes.own(value);
                 if all || carried.in_query {
                     strip_query(head, name, drop);
                 }
                 strays::strip_referer(&mut head.fields, name, drop);
             }
-            Source::Cookie { name, prefixes } => {
+            CredentialSource::Cookie { name, prefixes } => {
                 if all || carried.in_cookie {
                     strip_cookies(&mut head.fields, name, |value| all || prefixes.own(value));
                 }
             }
-            Source::Subprotocol { .. } => {}
+            CredentialSource::Subprotocol { .. } => {}
         }
     }
     if carried.in_subprotocol {

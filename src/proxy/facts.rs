@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::credentials::{self, Carriers};
 use super::head::{At, Head, text_of};
 use crate::config::{Caps, Settings, Underscores};
-use crate::core::headers::Field;
+use crate::core::headers::FieldClass;
 use crate::core::path::{self, Traits};
 use crate::core::{Facts, Reason, Rejection, address};
 
@@ -225,38 +225,41 @@ fn fields(
             }
         }
         let goes = match field {
-            Field::Plain => false,
+            FieldClass::Plain => false,
             // What these carry is looked at by name; another spelling is only removed.
-            Field::Authorization => name != header::AUTHORIZATION.as_str().as_bytes(),
-            Field::Cookie => name != header::COOKIE.as_str().as_bytes(),
-            Field::Credential => {
+            FieldClass::Authorization => name != header::AUTHORIZATION.as_str().as_bytes(),
+            FieldClass::Cookie => name != header::COOKIE.as_str().as_bytes(),
+            FieldClass::Credential => {
                 !settings.sources.iter().any(|s| credentials::is_field_of(s, name))
             }
-            Field::Subprotocol => name != header::SEC_WEBSOCKET_PROTOCOL.as_str().as_bytes(),
-            Field::Host => name != header::HOST.as_str().as_bytes(),
-            Field::Connection => {
+            FieldClass::Subprotocol => name != header::SEC_WEBSOCKET_PROTOCOL.as_str().as_bytes(),
+            FieldClass::Host => name != header::HOST.as_str().as_bytes(),
+            FieldClass::Connection => {
                 connection(value, settings, outgoing)?;
                 true
             }
-            Field::Expect => {
+            FieldClass::Expect => {
                 if !value.eq_ignore_ascii_case(b"100-continue") {
                     return Err(Reason::BadExpect.into());
                 }
                 true
             }
-            Field::Framing => {
+            FieldClass::Framing => {
                 framing(head, name, value)?;
                 true
             }
-            Field::Te => {
+            FieldClass::Te => {
                 outgoing.te_trailers |= value.eq_ignore_ascii_case(b"trailers");
                 true
             }
-            Field::Identity => {
+            FieldClass::Identity => {
                 outgoing.claims_identity = true;
                 true
             }
-            Field::Forwarding | Field::HopByHop | Field::Override | Field::Upgrade => true,
+            FieldClass::Forwarding
+            | FieldClass::HopByHop
+            | FieldClass::Override
+            | FieldClass::Upgrade => true,
         };
         if goes {
             outgoing.remove.push(at);
@@ -291,8 +294,11 @@ fn connection(value: &[u8], settings: &Settings, outgoing: &mut Outgoing) -> Res
             continue;
         }
         match settings.fields.classify(token) {
-            Field::Connection | Field::HopByHop | Field::Te | Field::Upgrade => {}
-            Field::Plain => match HeaderName::from_bytes(token) {
+            FieldClass::Connection
+            | FieldClass::HopByHop
+            | FieldClass::Te
+            | FieldClass::Upgrade => {}
+            FieldClass::Plain => match HeaderName::from_bytes(token) {
                 Ok(name) => outgoing.remove_named.push(name),
                 Err(_) => {
                     return Err(Rejection::why(Reason::BadConnection, "not a field name"));

@@ -16,7 +16,7 @@ use super::transport::Plain;
 use super::worker::{Counted, Full, Phase, Worker};
 use crate::config::Listener;
 use crate::core::{NetworkSet, address};
-use crate::telemetry::Turned;
+use crate::telemetry::TurnedAway;
 
 /// A bound socket, not yet part of a runtime. Every worker gets a clone of it.
 #[derive(Debug)]
@@ -163,8 +163,8 @@ fn dispatch(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, about: 
         Ok(counted) => counted,
         Err(full) => {
             worker.cells.connection_turned_away(match full {
-                Full::Address => Turned::CapPerAddress,
-                Full::All => Turned::Cap,
+                Full::Address => TurnedAway::CapPerAddress,
+                Full::All => TurnedAway::Cap,
             });
             return;
         }

@@ -11,7 +11,7 @@ use super::head::Head;
 use super::io::Moments;
 use super::worker::Worker;
 use crate::core::{KeyId, Now, Reason};
-use crate::telemetry::{AccessLine, Decided, MethodLabel, NO_ROUTE, Outcome};
+use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROUTE};
 
 #[derive(Debug)]
 pub(crate) struct RequestRecord {
@@ -31,7 +31,7 @@ pub(crate) struct RequestRecord {
     route: Option<Rc<str>>,
     route_slot: u32,
     pub(crate) status: u16,
-    outcome: Option<Outcome>,
+    outcome: Option<DecisionOutcome>,
     /// What ended it early, or why it was refused.
     reason: Option<Reason>,
     pub(crate) key: Option<KeyId>,
@@ -135,9 +135,9 @@ impl RequestRecord {
     }
 
     /// The verdict, once. Recorded with the time that it took.
-    pub(crate) fn decided(&mut self, outcome: Outcome) {
+    pub(crate) fn decided(&mut self, outcome: DecisionOutcome) {
         self.outcome = Some(outcome);
-        if let Outcome::Rejected(reason) | Outcome::Observed(reason) = outcome {
+        if let DecisionOutcome::Rejected(reason) | DecisionOutcome::Observed(reason) = outcome {
             self.reason = Some(reason);
         }
         self.worker.cells.decision(self.route_slot, outcome);
@@ -223,10 +223,10 @@ impl Drop for RequestRecord {
         }
         let decided = match self.outcome {
             None => Decided::None,
-            Some(Outcome::Admitted) => Decided::Admitted,
-            Some(Outcome::Observed(_)) => Decided::Observed,
-            Some(Outcome::Passed) => Decided::Passed,
-            Some(Outcome::Rejected(_)) => Decided::Rejected,
+            Some(DecisionOutcome::Admitted) => Decided::Admitted,
+            Some(DecisionOutcome::Observed(_)) => Decided::Observed,
+            Some(DecisionOutcome::Passed) => Decided::Passed,
+            Some(DecisionOutcome::Rejected(_)) => Decided::Rejected,
         };
         worker.access.write(&AccessLine {
             unix_ms: self.started.unix_ms,

@@ -27,7 +27,7 @@ use super::transport::{Plain, Rewound, Transport};
 use super::worker::{Counted, Worker};
 use super::{LocalExecutor, proxy_protocol, reply, tls};
 use crate::core::{NetworkSet, Now, Reason, address};
-use crate::telemetry::Turned;
+use crate::telemetry::TurnedAway;
 
 /// What requests of one connection have in common.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
         match timeout(worker.shared.timeouts.handshake, arriving).await {
             Ok(Ok(arrived)) => arrived,
             Ok(Err(turned)) => return worker.cells.connection_turned_away(turned),
-            Err(_) => return worker.cells.connection_turned_away(Turned::HandshakeTimeout),
+            Err(_) => return worker.cells.connection_turned_away(TurnedAway::HandshakeTimeout),
         }
     } else {
         Arrived::plain(plain, address)
@@ -155,16 +155,16 @@ async fn arrive(
     mut address: ClientAddr,
     about: &About,
     now: Now,
-) -> Result<Arrived, Turned> {
+) -> Result<Arrived, TurnedAway> {
     let peer = address.peer;
     let mut ahead = Bytes::new();
     if let Some(from) = &about.proxy_from {
         if !may_send_proxy(from, peer) {
-            return Err(Turned::ProxyHeader);
+            return Err(TurnedAway::ProxyHeader);
         }
         let (source, rest) = proxy_protocol::read_header(&mut plain).await.map_err(|error| {
             tracing::info!(%error, "PROXY header refused");
-            Turned::ProxyHeader
+            TurnedAway::ProxyHeader
         })?;
         // LOCAL and UNKNOWN: the proxy speaks for itself.
         address.peer = source.or(peer);
@@ -176,13 +176,13 @@ async fn arrive(
     let acceptor = tokio_rustls::TlsAcceptor::from(tls.current());
     let stream = acceptor.accept(Rewound::new(plain, ahead)).await.map_err(|error| {
         tracing::debug!(%error, "TLS handshake failed");
-        Turned::Tls
+        TurnedAway::Tls
     })?;
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
     let subject = tls::client_subject(session, now).map_err(|error| {
         tracing::info!(%error, "client certificate refused");
-        Turned::Tls
+        TurnedAway::Tls
     })?;
     let transport = Transport::Tls(Box::new(stream.into()));
     Ok(Arrived { transport, ahead: Bytes::new(), address, subject, http2 })

@@ -29,7 +29,7 @@ use crate::config::Settings;
 use crate::core::decision::Refused;
 use crate::core::refusal::RateFields;
 use crate::core::{Reason, Rejection, Verdict, decide};
-use crate::telemetry::{Outcome, RateDecision};
+use crate::telemetry::{DecisionOutcome, RateDecision};
 
 pub(crate) use super::upgrade::Upgraded;
 
@@ -199,7 +199,7 @@ fn admit(
     let reading = match facts::read(&head, settings, &worker.shared.caps, client.address.ip()) {
         Ok(reading) => reading,
         Err(rejection) => {
-            record.decided(Outcome::Rejected(rejection.reason));
+            record.decided(DecisionOutcome::Rejected(rejection.reason));
             return Err(refuse(&rejection, None, record));
         }
     };
@@ -221,7 +221,7 @@ fn admit(
             }
             record.key = key.map(|k| k.id);
             record.org = key.and_then(|k| HeaderValue::from_str(k.org).ok());
-            record.decided(Outcome::Rejected(rejection.reason));
+            record.decided(DecisionOutcome::Rejected(rejection.reason));
             let profile = route.and_then(|r| r.profile.as_deref());
             return Err(refuse(&rejection, profile, record));
         }
@@ -255,19 +255,19 @@ fn admit(
                     }
                     Err(rejection) => {
                         worker.cells.ratelimit(RateDecision::Limited);
-                        record.decided(Outcome::Rejected(rejection.reason));
+                        record.decided(DecisionOutcome::Rejected(rejection.reason));
                         return Err(refuse(&rejection, profile, record));
                     }
                 }
             }
             ticket = Some(admitted.ticket(reading.client()));
-            record.decided(Outcome::Admitted);
+            record.decided(DecisionOutcome::Admitted);
         }
         Forward::Observed(observed) => {
             record.key = observed.key();
-            record.decided(Outcome::Observed(observed.rejection().reason));
+            record.decided(DecisionOutcome::Observed(observed.rejection().reason));
         }
-        Forward::Passed(_) => record.decided(Outcome::Passed),
+        Forward::Passed(_) => record.decided(DecisionOutcome::Passed),
     }
     let decided_ns = record.now_ns();
     worker.cells.auth_duration(decided_ns.saturating_sub(started.mono_ns));

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::core::decision::Ticket;
-use crate::core::{Keys, Now, Reason};
+use crate::core::{KeyLookup, Now, Reason};
 use crate::snapshot::Snapshot;
 
 /// All running requests of a worker.

@@ -13,8 +13,8 @@ use super::io::ClientAddr;
 use super::rewrite::{Around, Forward, Ids, UpstreamRequest};
 use crate::config::{Caps, Config, Settings, ThisHost};
 use crate::core::{
-    Digest, Environment, Grant, KeyId, KeyView, Keys, Kind, NetworkSet, Now, PairLookup,
-    Permission, PermissionSet, Presented, Reason, Rejection, Status, Verdict, decide,
+    Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, NetworkSet, Now,
+    PairLookup, Permission, PermissionSet, Presented, Reason, Rejection, Verdict, decide,
 };
 
 const CONFIG: &str = r#"
@@ -82,15 +82,15 @@ struct OneKey(Grant, Grant);
 impl OneKey {
     fn new() -> Self {
         let grant = Grant {
-            status: Status::Active,
-            kind: Kind::Single,
+            status: KeyStatus::Active,
+            kind: KeyKind::Single,
             environment: Some(Environment::Live),
             not_before: None,
             permissions: PermissionSet::new([Permission::parse("read").unwrap()]),
             networks: NetworkSet::default(),
             limit: None,
         };
-        Self(grant.clone(), Grant { kind: Kind::Pair, ..grant })
+        Self(grant.clone(), Grant { kind: KeyKind::Pair, ..grant })
     }
 
     fn view<'k>(&'k self, grant: &'k Grant) -> KeyView<'k> {
@@ -99,7 +99,7 @@ impl OneKey {
     }
 }
 
-impl Keys for OneKey {
+impl KeyLookup for OneKey {
     fn plausible(&self, _: &[u8]) -> bool {
         true
     }

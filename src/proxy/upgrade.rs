@@ -32,7 +32,7 @@ use super::tunnel::{Cut, End, Framing, Limits, Tunnel};
 use super::upstream::Lease;
 use super::worker::Worker;
 use crate::config::Settings;
-use crate::core::{Reason, Route, Source};
+use crate::core::{CredentialSource, Reason, Route};
 
 /// An upgrade that may be passed on.
 #[derive(Clone, Debug)]
@@ -155,7 +155,7 @@ fn markers(settings: &Settings) -> Vec<&str> {
         .sources
         .iter()
         .filter_map(|s| match s {
-            Source::Subprotocol { marker } => Some(&**marker),
+            CredentialSource::Subprotocol { marker } => Some(&**marker),
             _ => None,
         })
         .collect()

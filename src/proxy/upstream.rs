@@ -32,7 +32,7 @@ use super::io::{ClientAddr, Pipes};
 use super::rewrite::UpstreamRequest;
 use super::streams::{End, Stream};
 use crate::clock::Clock;
-use crate::config::{Upstream as UpstreamConfig, UpstreamProtocol};
+use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
 use crate::telemetry::WorkerCells;
 

@@ -22,7 +22,7 @@ use super::streams::Streams;
 use super::tls::ClientTls;
 use super::upstream::{Connector, Upstream};
 use crate::clock::Clock;
-use crate::config::{Caps, Drain, Http2, Timeouts, UpstreamAddress, UpstreamProtocol};
+use crate::config::{Caps, Drain, Http2Config, Timeouts, UpstreamAddress, UpstreamProtocol};
 use crate::snapshot::Store;
 use crate::telemetry::{AccessLog, OTHER_ROUTE, WorkerCells};
 
@@ -32,11 +32,11 @@ pub struct Shared {
     pub clock: Clock,
     pub store: Arc<Store>,
     pub limits: Arc<LimitStore>,
-    pub upstream: crate::config::Upstream,
+    pub upstream: crate::config::UpstreamConfig,
     pub upstream_tls: Option<Arc<ClientTls>>,
     pub timeouts: Timeouts,
     pub caps: Caps,
-    pub http2: Http2,
+    pub http2: Http2Config,
     pub drain: Drain,
     pub phase: watch::Receiver<Phase>,
     pub load: Load,

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::core::{Now, Status};
+use crate::core::{KeyStatus, Now};
 use crate::table::KeySet;
 use crate::telemetry::Control;
 
@@ -35,18 +35,18 @@ impl Census {
             }
             let expires = entry.view.expires;
             match entry.view.grant.status {
-                Status::Disabled => census.disabled += 1,
-                Status::Revoked => census.revoked += 1,
-                Status::Active if expires.is_some_and(|at| at <= now) => census.expired += 1,
-                Status::Active if entry.view.grant.not_before.is_some_and(|at| at > now) => {
+                KeyStatus::Disabled => census.disabled += 1,
+                KeyStatus::Revoked => census.revoked += 1,
+                KeyStatus::Active if expires.is_some_and(|at| at <= now) => census.expired += 1,
+                KeyStatus::Active if entry.view.grant.not_before.is_some_and(|at| at > now) => {
                     census.not_yet_valid += 1;
                 }
-                Status::Active => census.active += 1,
+                KeyStatus::Active => census.active += 1,
             }
             let Some(left) = expires.and_then(|at| at.checked_sub(now)).filter(|l| *l > 0) else {
                 continue;
             };
-            if entry.view.grant.status == Status::Active {
+            if entry.view.grant.status == KeyStatus::Active {
                 for (count, (_, window)) in census.expiring.iter_mut().zip(WINDOWS) {
                     *count += u64::from(left <= window);
                 }
@@ -80,8 +80,8 @@ mod tests {
     fn counts_states_and_windows() {
         let now = 1_700_000_000;
         let mut specs: Vec<_> = (0..8).map(spec).collect();
-        specs[1].grant.status = Status::Disabled;
-        specs[2].grant.status = Status::Revoked;
+        specs[1].grant.status = KeyStatus::Disabled;
+        specs[2].grant.status = KeyStatus::Revoked;
         specs[2].expires = Some(now + 1);
         specs[3].expires = Some(now);
         specs[4].grant.not_before = Some(now + 1);

@@ -9,9 +9,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::files;
-use super::keeper::{Failure, Terms};
+use super::keeper::{LoadFailure, VerifyTerms};
 use super::source::SourceError;
-use super::url::{Answer, Fetch, Patience, UrlSource, Validators};
+use super::url::{Fetch, FetchAnswer, TransferDeadline, UrlSource, Validators};
 use crate::clock::Clock;
 use crate::table::FileKind;
 use crate::table::{Buffer, Patch, Refusal, Table};
@@ -31,7 +31,7 @@ pub(super) enum Verified {
 }
 
 /// What a source gave, and what to recognise it by.
-pub(super) struct Arrived {
+pub(super) struct VerifiedArrival {
     pub(super) verified: Verified,
     /// `None`: it was not fetched just now.
     pub(super) validators: Option<Validators>,
@@ -41,22 +41,22 @@ pub(super) struct Arrived {
 pub(super) struct Fetched {
     pub(super) artefact: Artefact,
     /// `Ok(None)`: nothing new.
-    pub(super) result: Result<Option<Verified>, Failure>,
+    pub(super) result: Result<Option<Verified>, LoadFailure>,
     pub(super) took: Duration,
     /// Where the verdict on what was fetched goes.
-    pub(super) verdict: SyncSender<Verdict>,
+    pub(super) verdict: SyncSender<FetchOutcome>,
 }
 
 /// What became of what was fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum FetchOutcome {
     Refused,
     Taken,
 }
 
 /// What the reload thread tells a fetcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum FetchCommand {
     /// Fetch now, whatever was taken before.
     Again,
 }
@@ -67,22 +67,26 @@ pub(super) struct Fetcher {
     pub(super) artefact: Artefact,
     /// Where the last good copy is kept.
     pub(super) cache: Option<PathBuf>,
-    pub(super) terms: Arc<ArcSwap<Terms>>,
+    pub(super) terms: Arc<ArcSwap<VerifyTerms>>,
     pub(super) clock: Clock,
 }
 
 // === impl Verified ===
 
 impl Verified {
-    pub(super) fn open(artefact: Artefact, bytes: Buffer, terms: &Terms) -> Result<Self, Failure> {
-        let Terms { trust, bounds, .. } = terms;
+    pub(super) fn open(
+        artefact: Artefact,
+        bytes: Buffer,
+        terms: &VerifyTerms,
+    ) -> Result<Self, LoadFailure> {
+        let VerifyTerms { trust, bounds, .. } = terms;
         Ok(match artefact {
             Artefact::Patch => Self::Patch(Arc::new(Patch::open(bytes, trust, bounds)?)),
             Artefact::Table => Self::Table(Arc::new(Table::open(bytes, trust, bounds)?)),
         })
     }
 
-    pub(super) fn table(&self) -> Result<Arc<Table>, Failure> {
+    pub(super) fn table(&self) -> Result<Arc<Table>, LoadFailure> {
         match self {
             Self::Patch(_) => {
                 Err(Refusal::Kind { found: FileKind::Patch, wanted: FileKind::Table }.into())
@@ -91,7 +95,7 @@ impl Verified {
         }
     }
 
-    pub(super) fn patch(&self) -> Result<Arc<Patch>, Failure> {
+    pub(super) fn patch(&self) -> Result<Arc<Patch>, LoadFailure> {
         match self {
             Self::Patch(patch) => Ok(Arc::clone(patch)),
             Self::Table(_) => {
@@ -105,12 +109,12 @@ impl Verified {
 
 impl Fetcher {
     /// The first fetch, at start: what the server has, or else the copy on disk.
-    pub(super) fn first(&mut self) -> Result<Arrived, Failure> {
-        let failure = match self.fetch(Patience::AtOnce) {
+    pub(super) fn first(&mut self) -> Result<VerifiedArrival, LoadFailure> {
+        let failure = match self.fetch(TransferDeadline::AtOnce) {
             Ok((Some(arrived), _)) => return Ok(arrived),
             // Nothing was asked for that could be unmodified.
             Ok((None, _)) => {
-                Failure::Source(SourceError::Status { status: 304, retry_after: None })
+                LoadFailure::Source(SourceError::Status { status: 304, retry_after: None })
             }
             Err(failure) => failure,
         };
@@ -124,7 +128,7 @@ impl Fetcher {
                     "the URL gives nothing; starting from the copy on disk"
                 );
                 let verified = Verified::open(self.artefact, bytes, &self.terms.load())?;
-                Ok(Arrived { verified, validators: None })
+                Ok(VerifiedArrival { verified, validators: None })
             }
             Ok(None) => Err(failure),
             Err(error) => {
@@ -141,18 +145,18 @@ impl Fetcher {
     }
 
     /// Until nobody listens any more: `tell` says false.
-    pub(super) fn run(mut self, commands: &Receiver<Command>, tell: impl Fn(Fetched) -> bool) {
+    pub(super) fn run(mut self, commands: &Receiver<FetchCommand>, tell: impl Fn(Fetched) -> bool) {
         let mut failures = 0u32;
         let mut pause = jittered(self.poll());
         loop {
             let patience = match commands.recv_timeout(pause) {
-                Ok(Command::Again) => {
+                Ok(FetchCommand::Again) => {
                     // Any number of them is one.
                     while commands.try_recv().is_ok() {}
                     self.source.forget();
-                    Patience::AtOnce
+                    TransferDeadline::AtOnce
                 }
-                Err(RecvTimeoutError::Timeout) => Patience::Wait,
+                Err(RecvTimeoutError::Timeout) => TransferDeadline::Wait,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let began = self.clock.now().mono_ns;
@@ -169,10 +173,10 @@ impl Fetcher {
                     let paced = waited && took >= MIN_PAUSE;
                     (tell(message(Ok(None))), if paced { MIN_PAUSE } else { poll })
                 }
-                Ok((Some(Arrived { verified, validators }), waited)) => {
+                Ok((Some(VerifiedArrival { verified, validators }), waited)) => {
                     let copy = verified.clone();
                     let heard = tell(message(Ok(Some(verified))));
-                    if answer.recv() == Ok(Verdict::Taken) {
+                    if answer.recv() == Ok(FetchOutcome::Taken) {
                         failures = 0;
                         self.taken(&copy, validators.unwrap_or_default());
                         (heard, if waited { MIN_PAUSE } else { poll })
@@ -185,7 +189,7 @@ impl Fetcher {
                     let retry_after = match &failure {
                         // Nothing was published yet: that is no trouble of the server's.
                         f if f.is_missing() && self.artefact == Artefact::Patch => None,
-                        Failure::Source(SourceError::Status { retry_after, .. }) => {
+                        LoadFailure::Source(SourceError::Status { retry_after, .. }) => {
                             failures += 1;
                             *retry_after
                         }
@@ -209,14 +213,17 @@ impl Fetcher {
     }
 
     /// `None`: nothing new. The second part: whether the server held the answer back.
-    fn fetch(&self, patience: Patience) -> Result<(Option<Arrived>, bool), Failure> {
+    fn fetch(
+        &self,
+        patience: TransferDeadline,
+    ) -> Result<(Option<VerifiedArrival>, bool), LoadFailure> {
         let terms = self.terms.load_full();
         let Fetch { answer, waited } = self.source.fetch(patience, terms.bounds.max_bytes)?;
         match answer {
-            Answer::Unchanged => Ok((None, waited)),
-            Answer::Changed { bytes, validators } => {
+            FetchAnswer::Unchanged => Ok((None, waited)),
+            FetchAnswer::Changed { bytes, validators } => {
                 let verified = Verified::open(self.artefact, bytes, &terms)?;
-                Ok((Some(Arrived { verified, validators: Some(validators) }), waited))
+                Ok((Some(VerifiedArrival { verified, validators: Some(validators) }), waited))
             }
         }
     }

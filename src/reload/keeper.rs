@@ -9,24 +9,26 @@ use std::time::Duration;
 use super::files::Placed;
 use super::source::SourceError;
 use super::state::StateFile;
-use super::status::{Attempted, ConfigStatus, MountedFile, SourceStatus, Status, StatusCell, Time};
+use super::status::{
+    AttemptStatus, ConfigStatus, MountedFileStatus, SourceStatus, StatusCell, StatusReport, Time,
+};
 use crate::clock::Clock;
 use crate::config::{AfterExpiry, TableConfig};
 use crate::core::Now;
 use crate::table::{
-    Accepted, Bounds, Desk, KeySet, Manifest, Patch, PublicKey, Refusal, Rules, Table, Trust,
-    TrustError, clock_behind_ms,
+    AcceptOutcome, AcceptRules, Acceptance, Bounds, KeySet, Manifest, Patch, PublicKey, Refusal,
+    Table, Trust, TrustError, clock_behind_ms,
 };
 use crate::telemetry::Metrics;
-use crate::telemetry::control::{Artefact, Fetched};
-use crate::telemetry::readiness::Part;
+use crate::telemetry::control::{Artefact, FetchResult};
+use crate::telemetry::readiness::ReadinessPart;
 
 /// A publisher's clock that is ahead of ours by more is worth a line in the log.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
 /// Why a table or patch is not in force.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum LoadFailure {
     #[error("{0}")]
     Refused(#[from] Refusal),
     #[error("{0}")]
@@ -35,7 +37,7 @@ pub enum Failure {
 
 /// What sources go by on threads of their own. A changed configuration replaces it as a whole.
 #[derive(Clone, Debug)]
-pub(super) struct Terms {
+pub(super) struct VerifyTerms {
     pub(super) trust: Trust,
     pub(super) bounds: Bounds,
     pub(super) poll: Duration,
@@ -52,21 +54,21 @@ struct Said {
 
 /// What came of an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum OfferOutcome {
     /// Other keys are to be put in force.
     Changed,
     Failed,
     Unchanged,
 }
 
-pub(super) struct Keeper {
-    desk: Desk,
+pub(super) struct KeysInForce {
+    desk: Acceptance,
     state: StateFile,
     clock: Clock,
     metrics: Metrics,
-    part: Part,
+    part: ReadinessPart,
     cell: StatusCell,
-    status: Status,
+    status: StatusReport,
     min_serial: u64,
     after_expiry: AfterExpiry,
     /// The patch was asked for and its source answered, even if it said that there is none.
@@ -91,9 +93,9 @@ pub(super) struct Keeper {
     unforced: Option<Placed>,
 }
 
-// === impl Failure ===
+// === impl LoadFailure ===
 
-impl Failure {
+impl LoadFailure {
     /// A word of the list in docs/operations.md.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -118,9 +120,9 @@ impl Failure {
     }
 }
 
-// === impl Terms ===
+// === impl VerifyTerms ===
 
-impl Terms {
+impl VerifyTerms {
     pub(super) fn new(config: &TableConfig) -> Result<Self, TrustError> {
         // The configuration has refused keys that are not safe to trust.
         let signers = config.trusted_signers.iter().filter_map(|k| PublicKey::from_raw(*k).ok());
@@ -133,8 +135,8 @@ impl Terms {
     }
 }
 
-fn rules(config: &TableConfig) -> Rules {
-    Rules {
+fn rules(config: &TableConfig) -> AcceptRules {
+    AcceptRules {
         min_serial: config.min_serial,
         shrink_brake: config.shrink_brake,
         refuse_after: match config.after_expiry {
@@ -144,15 +146,15 @@ fn rules(config: &TableConfig) -> Rules {
     }
 }
 
-// === impl Keeper ===
+// === impl KeysInForce ===
 
-impl Keeper {
+impl KeysInForce {
     pub(super) fn new(
         config: &TableConfig,
-        terms: &Terms,
+        terms: &VerifyTerms,
         clock: Clock,
         metrics: Metrics,
-        part: Part,
+        part: ReadinessPart,
         mut state: StateFile,
     ) -> Self {
         for artefact in [Artefact::Table, Artefact::Patch] {
@@ -162,7 +164,8 @@ impl Keeper {
             }
         }
         let ledger = state.take_remembered();
-        let (desk, dropped) = Desk::restore(rules(config), ledger, &terms.trust, &terms.bounds);
+        let (desk, dropped) =
+            Acceptance::restore(rules(config), ledger, &terms.trust, &terms.bounds);
         for refusal in dropped {
             tracing::error!(
                 reason = refusal.reason(),
@@ -177,7 +180,7 @@ impl Keeper {
             metrics,
             part,
             cell: StatusCell::default(),
-            status: Status::default(),
+            status: StatusReport::default(),
             min_serial: config.min_serial,
             after_expiry: config.after_expiry,
             patch_known: config.patch.is_none(),
@@ -215,16 +218,16 @@ impl Keeper {
     }
 
     /// A look at the patch's source said that there is none, or gave one.
-    pub(super) fn patch_is_known(&mut self) -> Outcome {
+    pub(super) fn patch_is_known(&mut self) -> OfferOutcome {
         let changes = !std::mem::replace(&mut self.patch_known, true);
-        if changes { Outcome::Changed } else { Outcome::Unchanged }
+        if changes { OfferOutcome::Changed } else { OfferOutcome::Unchanged }
     }
 
     /// A table has arrived, or the reason why none has.
     pub(super) fn offer_table(
         &mut self,
-        arrived: Result<Arc<Table>, Failure>,
-    ) -> Result<Outcome, Failure> {
+        arrived: Result<Arc<Table>, LoadFailure>,
+    ) -> Result<OfferOutcome, LoadFailure> {
         let now = self.clock.now();
         let serial = arrived.as_ref().ok().map(|t| t.serial());
         let accepted = arrived.and_then(|table| {
@@ -232,7 +235,7 @@ impl Keeper {
             Ok((self.desk.offer_table(Arc::clone(&table), now)?, table))
         });
         match accepted {
-            Ok((Accepted::Unchanged, _)) => Ok(self.unchanged(Artefact::Table)),
+            Ok((AcceptOutcome::Unchanged, _)) => Ok(self.unchanged(Artefact::Table)),
             Ok((_, table)) => {
                 let manifest = table.manifest();
                 tracing::info!(
@@ -256,8 +259,8 @@ impl Keeper {
     /// A patch has arrived, or the reason why none has.
     pub(super) fn offer_patch(
         &mut self,
-        arrived: Result<Arc<Patch>, Failure>,
-    ) -> Result<Outcome, Failure> {
+        arrived: Result<Arc<Patch>, LoadFailure>,
+    ) -> Result<OfferOutcome, LoadFailure> {
         let now = self.clock.now();
         let serial = arrived.as_ref().ok().map(|p| p.serial());
         let accepted = arrived.and_then(|patch| {
@@ -275,24 +278,24 @@ impl Keeper {
         let base = patch.manifest().base.map_or(0, |b| b.serial);
         let entries = patch.entries();
         match accepted {
-            Accepted::Included | Accepted::Unchanged => {
+            AcceptOutcome::Included | AcceptOutcome::Unchanged => {
                 self.unchanged(Artefact::Patch);
                 return Ok(self.patch_is_known());
             }
-            Accepted::InForce => tracing::info!(serial, base, entries, "patch in force"),
-            Accepted::Held => tracing::info!(
+            AcceptOutcome::InForce => tracing::info!(serial, base, entries, "patch in force"),
+            AcceptOutcome::Held => tracing::info!(
                 serial,
                 base,
                 entries,
                 "patch waits for its table; its removals and restrictions are in force"
             ),
-            Accepted::Restricted(refusal) => {
+            AcceptOutcome::Restricted(refusal) => {
                 // Genuine, but not made for what is in force: what it forbids holds all the same.
                 self.restricted = Some(refusal.clone());
-                self.failed(Artefact::Patch, Some(serial), &Failure::Refused(refusal));
+                self.failed(Artefact::Patch, Some(serial), &LoadFailure::Refused(refusal));
                 self.lag_from = Some(patch.manifest().issued_at_ms);
                 self.patch_known = true;
-                return Ok(Outcome::Changed);
+                return Ok(OfferOutcome::Changed);
             }
         }
         self.lag_from = Some(patch.manifest().issued_at_ms);
@@ -300,13 +303,13 @@ impl Keeper {
         Ok(self.succeeded(Artefact::Patch, serial))
     }
 
-    fn failed(&mut self, artefact: Artefact, serial: Option<u64>, failure: &Failure) {
+    fn failed(&mut self, artefact: Artefact, serial: Option<u64>, failure: &LoadFailure) {
         let control = self.metrics.control();
-        control.source_fetches(artefact, Fetched::Failed).increment(1);
+        control.source_fetches(artefact, FetchResult::Failed).increment(1);
         control.table_reload_failures(artefact, failure.reason()).increment(1);
         control.table_last_reload_successful.set(0);
         let text = failure.to_string();
-        let refused = matches!(failure, Failure::Refused(_));
+        let refused = matches!(failure, LoadFailure::Refused(_));
         let said = Said { text: text.clone(), refused };
         if !self.starting && self.said(artefact).as_ref() != Some(&said) {
             tracing::error!(
@@ -319,7 +322,7 @@ impl Keeper {
                 "not put in force; the last good one stays"
             );
         }
-        let attempted = Attempted {
+        let attempted = AttemptStatus {
             at: Time { unix_ms: self.clock.now().unix_ms },
             what: artefact.as_str(),
             ok: false,
@@ -334,33 +337,33 @@ impl Keeper {
     }
 
     /// A look found the file that was dealt with before, whatever came of it.
-    pub(super) fn same_file(&mut self, artefact: Artefact) -> Outcome {
+    pub(super) fn same_file(&mut self, artefact: Artefact) -> OfferOutcome {
         if self.said(artefact).as_ref().is_some_and(|said| said.refused) {
-            self.metrics.control().source_fetches(artefact, Fetched::Unchanged).increment(1);
-            return Outcome::Unchanged;
+            self.metrics.control().source_fetches(artefact, FetchResult::Unchanged).increment(1);
+            return OfferOutcome::Unchanged;
         }
         self.unchanged(artefact)
     }
 
     /// A look found what is in force.
-    pub(super) fn unchanged(&mut self, artefact: Artefact) -> Outcome {
-        self.metrics.control().source_fetches(artefact, Fetched::Unchanged).increment(1);
+    pub(super) fn unchanged(&mut self, artefact: Artefact) -> OfferOutcome {
+        self.metrics.control().source_fetches(artefact, FetchResult::Unchanged).increment(1);
         if self.said(artefact).take().is_some() {
             // What failed before has come right without another version.
             self.right_again(artefact, None);
             self.publish();
         }
-        Outcome::Unchanged
+        OfferOutcome::Unchanged
     }
 
     /// There is no patch where one could be. Not a failure: none may have been published.
-    pub(super) fn no_patch(&mut self) -> Outcome {
+    pub(super) fn no_patch(&mut self) -> OfferOutcome {
         if self.desk.current().is_some_and(|set| set.patch().is_some())
             && !std::mem::replace(&mut self.patch_gone, true)
         {
             tracing::warn!("the patch's file is gone; the patch stays in force");
         }
-        self.metrics.control().source_fetches(Artefact::Patch, Fetched::Unchanged).increment(1);
+        self.metrics.control().source_fetches(Artefact::Patch, FetchResult::Unchanged).increment(1);
         self.patch_is_known()
     }
 
@@ -369,7 +372,7 @@ impl Keeper {
     }
 
     /// Holds what is in force against a changed configuration.
-    pub(super) fn reconfigure(&mut self, config: &TableConfig, terms: &Terms) {
+    pub(super) fn reconfigure(&mut self, config: &TableConfig, terms: &VerifyTerms) {
         self.min_serial = config.min_serial;
         self.after_expiry = config.after_expiry;
         self.desk.set_rules(rules(config));
@@ -444,7 +447,7 @@ impl Keeper {
     }
 
     /// Files that are mounted alone, each told once.
-    pub(super) fn show_mounted(&mut self, mounted: Vec<MountedFile>) {
+    pub(super) fn show_mounted(&mut self, mounted: Vec<MountedFileStatus>) {
         for file in mounted.iter().filter(|file| !self.status.mounted_files.contains(file)) {
             tracing::error!(
                 key = file.key,
@@ -471,17 +474,23 @@ impl Keeper {
         let at = Time { unix_ms: self.clock.now().unix_ms };
         self.status.config.error = Some(error.clone());
         let what = "config";
-        let failed =
-            Attempted { at, what, ok: false, serial: None, reason: Some(what), error: Some(error) };
+        let failed = AttemptStatus {
+            at,
+            what,
+            ok: false,
+            serial: None,
+            reason: Some(what),
+            error: Some(error),
+        };
         self.status.last_failure = Some(failed.clone());
         self.status.last_reload = Some(failed);
         self.publish();
     }
 
-    fn succeeded(&mut self, artefact: Artefact, serial: u64) -> Outcome {
+    fn succeeded(&mut self, artefact: Artefact, serial: u64) -> OfferOutcome {
         let now_ms = self.clock.now().unix_ms;
         let control = self.metrics.control();
-        control.source_fetches(artefact, Fetched::Changed).increment(1);
+        control.source_fetches(artefact, FetchResult::Changed).increment(1);
         control.table_reloads(artefact).increment(1);
         control.table_last_reload_timestamp.set(now_ms as f64 / 1000.0);
         *self.said(artefact) = None;
@@ -489,14 +498,14 @@ impl Keeper {
             self.patch_gone = false;
         }
         self.right_again(artefact, Some(serial));
-        Outcome::Changed
+        OfferOutcome::Changed
     }
 
     fn right_again(&mut self, artefact: Artefact, serial: Option<u64>) {
         // The other artefact may still be wrong.
         let right = self.said.iter().all(Option::is_none);
         self.metrics.control().table_last_reload_successful.set(u8::from(right));
-        self.status.last_reload = Some(Attempted {
+        self.status.last_reload = Some(AttemptStatus {
             at: Time { unix_ms: self.clock.now().unix_ms },
             what: artefact.as_str(),
             ok: true,

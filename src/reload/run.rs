@@ -18,12 +18,12 @@ use arc_swap::ArcSwap;
 use self::files::Files;
 use self::look::{Look, TableLoad};
 use super::census::Census;
-use super::fetch::{Command, Fetched};
-use super::keeper::{Keeper, Terms};
+use super::fetch::{FetchCommand, Fetched};
+use super::keeper::{KeysInForce, VerifyTerms};
 use super::source::PathSource;
 use super::status::{ConfigStatus, SourceStatus, Time};
 use super::watch::{Stir, Watch};
-use super::{First, Hooks, lower_priority};
+use super::{Hooks, SourceAtStart, lower_priority};
 use crate::clock::Clock;
 use crate::config::{TableConfig, TableSource};
 use crate::snapshot::{Snapshot, Store};
@@ -58,7 +58,7 @@ const CENSUS_PAUSE: Duration = Duration::from_secs(30);
 const MANY: u64 = 100_000;
 
 /// What the reload thread is told.
-pub(super) enum Event {
+pub(super) enum ReloadEvent {
     Census(Option<Census>),
     Fetched(Fetched),
     /// The state file is on the disk, or is not.
@@ -75,44 +75,44 @@ pub(super) enum Event {
 #[derive(Clone)]
 pub(super) struct Wakes {
     bits: Arc<AtomicU8>,
-    events: Sender<Event>,
+    events: Sender<ReloadEvent>,
 }
 
 /// Where an artefact comes from, once running.
-pub(super) enum Feed {
+pub(super) enum RunningSource {
     Path(PathSource),
-    Url(Sender<Command>),
+    Url(Sender<FetchCommand>),
 }
 
-/// What [`Loop::new`] puts together.
+/// What [`ReloadLoop::new`] puts together.
 pub(super) struct Parts {
     pub(super) config: TableConfig,
-    pub(super) keeper: Keeper,
-    pub(super) terms: Arc<ArcSwap<Terms>>,
+    pub(super) keeper: KeysInForce,
+    pub(super) terms: Arc<ArcSwap<VerifyTerms>>,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) store: Arc<Store>,
-    pub(super) table: Feed,
-    pub(super) patch: Option<Feed>,
+    pub(super) table: RunningSource,
+    pub(super) patch: Option<RunningSource>,
     pub(super) config_file: PathBuf,
     pub(super) hooks: Hooks,
     pub(super) wakes: Wakes,
-    pub(super) events: Sender<Event>,
+    pub(super) events: Sender<ReloadEvent>,
 }
 
-pub(super) struct Loop {
+pub(super) struct ReloadLoop {
     config: TableConfig,
-    keeper: Keeper,
-    terms: Arc<ArcSwap<Terms>>,
+    keeper: KeysInForce,
+    terms: Arc<ArcSwap<VerifyTerms>>,
     clock: Clock,
     metrics: Metrics,
     store: Arc<Store>,
-    table: Feed,
-    patch: Option<Feed>,
+    table: RunningSource,
+    patch: Option<RunningSource>,
     files: Files,
     watch: Watch,
     wakes: Wakes,
-    events: Sender<Event>,
+    events: Sender<ReloadEvent>,
     /// A large table is being loaded; `again`: it changed meanwhile.
     loading: bool,
     again: bool,
@@ -153,7 +153,7 @@ impl Wakes {
     const ELSEWHERE: u8 = 2;
     const PARTIAL: u8 = 1;
 
-    pub(super) fn new(events: Sender<Event>) -> Self {
+    pub(super) fn new(events: Sender<ReloadEvent>) -> Self {
         Self { bits: Arc::default(), events }
     }
 
@@ -164,7 +164,7 @@ impl Wakes {
             Stir::Partial => Self::PARTIAL,
         };
         if self.bits.fetch_or(bit, Ordering::AcqRel) == 0 {
-            let _ = self.events.send(Event::Wake);
+            let _ = self.events.send(ReloadEvent::Wake);
         }
     }
 
@@ -173,14 +173,17 @@ impl Wakes {
     }
 }
 
-// === impl Feed ===
+// === impl RunningSource ===
 
-impl Feed {
+impl RunningSource {
     /// A URL gets its thread.
-    pub(super) fn start(first: First, events: &Sender<Event>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        first: SourceAtStart,
+        events: &Sender<ReloadEvent>,
+    ) -> std::io::Result<Self> {
         match first {
-            First::Path(source) => Ok(Self::Path(source)),
-            First::Url(fetcher) => {
+            SourceAtStart::Path(source) => Ok(Self::Path(source)),
+            SourceAtStart::Url(fetcher) => {
                 let (commands, inbox) = channel();
                 let events = events.clone();
                 let name = match fetcher.artefact {
@@ -192,7 +195,8 @@ impl Feed {
                     if fetcher.artefact == Artefact::Table {
                         lower_priority();
                     }
-                    fetcher.run(&inbox, |fetched| events.send(Event::Fetched(fetched)).is_ok());
+                    fetcher
+                        .run(&inbox, |fetched| events.send(ReloadEvent::Fetched(fetched)).is_ok());
                 })?;
                 Ok(Self::Url(commands))
             }
@@ -200,9 +204,9 @@ impl Feed {
     }
 }
 
-// === impl Loop ===
+// === impl ReloadLoop ===
 
-impl Loop {
+impl ReloadLoop {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { config, keeper, terms, clock, metrics, store, .. } = parts;
         let wakes = parts.wakes.clone();
@@ -233,7 +237,7 @@ impl Loop {
     }
 
     /// Until told to stop.
-    pub(super) fn run(mut self, inbox: &Receiver<Event>) {
+    pub(super) fn run(mut self, inbox: &Receiver<ReloadEvent>) {
         self.metrics.control().config_reload_successful.set(1);
         let loaded_at = Some(Time { unix_ms: self.clock.now().unix_ms });
         self.keeper.show_config(ConfigStatus { loaded_at, ..ConfigStatus::default() });
@@ -243,17 +247,17 @@ impl Loop {
         self.count();
         loop {
             match inbox.recv_timeout(self.until_due()) {
-                Ok(Event::Census(census)) => self.counted(census),
-                Ok(Event::Fetched(fetched)) => self.fetched(fetched),
-                Ok(Event::Forced(result)) => self.forced(result),
-                Ok(Event::Loaded(load)) => self.loaded(*load),
-                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                Ok(ReloadEvent::Census(census)) => self.counted(census),
+                Ok(ReloadEvent::Fetched(fetched)) => self.fetched(fetched),
+                Ok(ReloadEvent::Forced(result)) => self.forced(result),
+                Ok(ReloadEvent::Loaded(load)) => self.loaded(*load),
+                Ok(ReloadEvent::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.keeper.tick();
                     self.force_the_last(inbox);
                     return;
                 }
-                Ok(Event::Trigger) => self.trigger(),
-                Ok(Event::Wake) => self.stirred(),
+                Ok(ReloadEvent::Trigger) => self.trigger(),
+                Ok(ReloadEvent::Wake) => self.stirred(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             self.do_what_is_due();
@@ -327,7 +331,7 @@ impl Loop {
         let events = self.events.clone();
         // Without a thread it is left to the kernel, which takes half a minute.
         let spawned = std::thread::Builder::new().name("state-sync".into()).spawn(move || {
-            let _ = events.send(Event::Forced(placed.force()));
+            let _ = events.send(ReloadEvent::Forced(placed.force()));
         });
         self.forcing = spawned.is_ok();
     }
@@ -338,7 +342,7 @@ impl Loop {
     }
 
     /// At the end nothing else waits, but a disk that hangs must not hold the process.
-    fn force_the_last(&mut self, inbox: &Receiver<Event>) {
+    fn force_the_last(&mut self, inbox: &Receiver<ReloadEvent>) {
         let end = self.clock.now().mono_ns + nanos(PATIENCE);
         loop {
             self.force();
@@ -426,7 +430,7 @@ impl Loop {
             lower_priority();
             let census = Census::take(&keys, now, &its);
             drop(keys);
-            let _ = events.send(Event::Census(census));
+            let _ = events.send(ReloadEvent::Census(census));
         });
         if spawned.is_ok() {
             self.census = Some(stop);
@@ -444,8 +448,8 @@ impl Loop {
     fn watched(&self) -> Vec<PathBuf> {
         let feeds = [Some(&self.table), self.patch.as_ref()].into_iter().flatten();
         let feeds = feeds.filter_map(|feed| match feed {
-            Feed::Path(source) => Some(source.path().to_owned()),
-            Feed::Url(_) => None,
+            RunningSource::Path(source) => Some(source.path().to_owned()),
+            RunningSource::Url(_) => None,
         });
         feeds.chain(self.files.paths()).collect()
     }
@@ -464,7 +468,7 @@ impl Loop {
                     // A query could hold a token.
                     TableSource::Url(url) => url.split('?').next().unwrap_or_default().to_owned(),
                 },
-                watching: watching && matches!(feed?, Feed::Path(_)),
+                watching: watching && matches!(feed?, RunningSource::Path(_)),
             })
         });
         self.keeper.show_sources(sources.collect());
@@ -476,23 +480,27 @@ impl Loop {
 }
 
 /// What came of forcing the state file; `None`: nothing did by `end`, whatever else arrives.
-fn forced_until(inbox: &Receiver<Event>, clock: &Clock, end: u64) -> Option<std::io::Result<()>> {
+fn forced_until(
+    inbox: &Receiver<ReloadEvent>,
+    clock: &Clock,
+    end: u64,
+) -> Option<std::io::Result<()>> {
     loop {
         let left = end.checked_sub(clock.now().mono_ns)?;
         match inbox.recv_timeout(Duration::from_nanos(left)) {
-            Ok(Event::Forced(result)) => return Some(result),
+            Ok(ReloadEvent::Forced(result)) => return Some(result),
             Ok(_) => {}
             Err(_) => return None,
         }
     }
 }
 
-fn forget(feed: Option<&mut Feed>) {
+fn forget(feed: Option<&mut RunningSource>) {
     match feed {
-        Some(Feed::Path(source)) => source.forget(),
-        Some(Feed::Url(commands)) => {
+        Some(RunningSource::Path(source)) => source.forget(),
+        Some(RunningSource::Url(commands)) => {
             // The fetcher lives as long as the process.
-            let _ = commands.send(Command::Again);
+            let _ = commands.send(FetchCommand::Again);
         }
         None => {}
     }

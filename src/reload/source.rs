@@ -44,7 +44,7 @@ pub enum SourceError {
 
 /// A file's identity and times: as long as they are the same, so is its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct FileStamp {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -59,13 +59,13 @@ pub(super) struct PathSource {
     /// Ending of the one file that is taken when `path` is a directory.
     suffix: &'static str,
     max_bytes: u64,
-    seen: Option<Seen>,
+    seen: Option<SeenFile>,
 }
 
 /// A version of the file as it was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    stamp: Stamp,
+pub(super) struct SeenFile {
+    stamp: FileStamp,
     /// So fresh when it was read that a later write could bear the same times.
     fresh: bool,
     /// Of the first [`HEAD`] bytes: tells a fresh file from its successor without reading a large
@@ -77,7 +77,7 @@ pub(super) struct Seen {
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) bytes: Buffer,
-    pub(super) seen: Seen,
+    pub(super) seen: SeenFile,
 }
 
 /// Bytes that are compared when times prove nothing. A small patch as a whole.
@@ -120,9 +120,9 @@ impl SourceError {
     }
 }
 
-// === impl Stamp ===
+// === impl FileStamp ===
 
-impl Stamp {
+impl FileStamp {
     fn of(meta: &Metadata) -> Self {
         Self {
             device: meta.dev(),
@@ -187,7 +187,7 @@ impl PathSource {
     pub(super) fn may_differ(&mut self, wall_ms: u64) -> Result<bool, SourceError> {
         let path = self.file()?;
         let io = |source| SourceError::of_io(&path, source);
-        let stamp = Stamp::of(&std::fs::metadata(&path).map_err(io)?);
+        let stamp = FileStamp::of(&std::fs::metadata(&path).map_err(io)?);
         let Some(seen) = self.seen.as_mut().filter(|seen| seen.stamp == stamp) else {
             return Ok(true);
         };
@@ -216,12 +216,12 @@ impl PathSource {
         if !before.is_file() {
             return Err(SourceError::NotRegular { path });
         }
-        let stamp = Stamp::of(&before);
+        let stamp = FileStamp::of(&before);
         if stamp.bytes > self.max_bytes {
             return Err(SourceError::TooLarge { bytes: stamp.bytes, limit: self.max_bytes });
         }
         let bytes = Buffer::read(&mut file, stamp.bytes, stamp.bytes).map_err(io)?;
-        let after = Stamp::of(&file.metadata().map_err(io)?);
+        let after = FileStamp::of(&file.metadata().map_err(io)?);
         // Written in place meanwhile: what was read may be half of each. A rename is no matter,
         // the open file is the old one as a whole (its change time moves with the link count).
         if (after.bytes, after.modified) != (stamp.bytes, stamp.modified)
@@ -230,14 +230,14 @@ impl PathSource {
             return Err(SourceError::Changing);
         }
         let Digest(head) = Digest::of(bytes.get(..HEAD as usize).unwrap_or(&bytes));
-        let seen = Seen { stamp, fresh: stamp.is_fresh(wall_ms), head };
+        let seen = SeenFile { stamp, fresh: stamp.is_fresh(wall_ms), head };
         Ok(Contents { bytes, seen })
     }
 
     /// This version need not be looked at again. Whether it seems another than the last: its head
     /// or its length differs.
-    pub(super) fn processed(&mut self, seen: Seen) -> bool {
-        let is_same = |old: &Seen| (old.head, old.stamp.bytes) == (seen.head, seen.stamp.bytes);
+    pub(super) fn processed(&mut self, seen: SeenFile) -> bool {
+        let is_same = |old: &SeenFile| (old.head, old.stamp.bytes) == (seen.head, seen.stamp.bytes);
         !self.seen.replace(seen).as_ref().is_some_and(is_same)
     }
 

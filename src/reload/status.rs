@@ -6,35 +6,35 @@ use std::time::{Duration, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use serde::Serialize;
 
-/// The latest [`Status`]. Clones are one and the same.
+/// The latest [`StatusReport`]. Clones are one and the same.
 #[derive(Clone, Debug, Default)]
-pub struct StatusCell(Arc<ArcSwap<Status>>);
+pub struct StatusCell(Arc<ArcSwap<StatusReport>>);
 
 /// Everything that a person or `keygatectl status` asks of a sidecar's keys.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Status {
+pub struct StatusReport {
     /// The highest serial in force, of table or patch: what was published up to it is in force.
     pub serial: Option<u64>,
-    pub table: Option<InForce>,
-    pub patch: Option<InForce>,
+    pub table: Option<InForceStatus>,
+    pub patch: Option<InForceStatus>,
     /// Patches whose removals stay in force although a table that does not know them came.
     pub held_patches: usize,
     /// A patch that waits for its base.
     pub waiting_patch: Option<u64>,
     pub keys: Option<KeyCounts>,
-    pub last_reload: Option<Attempted>,
+    pub last_reload: Option<AttemptStatus>,
     /// Of all attempts since the start, the last that failed; stays after a success.
-    pub last_failure: Option<Attempted>,
+    pub last_failure: Option<AttemptStatus>,
     pub state: Persistence,
     pub sources: Vec<SourceStatus>,
     /// Watched files that are mount points themselves: they will never see a replacement.
-    pub mounted_files: Vec<MountedFile>,
+    pub mounted_files: Vec<MountedFileStatus>,
     pub config: ConfigStatus,
 }
 
 /// One table or patch.
 #[derive(Clone, Debug, Serialize)]
-pub struct InForce {
+pub struct InForceStatus {
     pub serial: u64,
     pub includes_through: u64,
     pub issued_at: Time,
@@ -60,7 +60,7 @@ pub struct KeyCounts {
 
 /// One attempt to put something in force.
 #[derive(Clone, Debug, Serialize)]
-pub struct Attempted {
+pub struct AttemptStatus {
     pub at: Time,
     /// `table`, `patch` or `config`.
     pub what: &'static str,
@@ -96,7 +96,7 @@ pub struct SourceStatus {
 
 /// A file that was mounted alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MountedFile {
+pub struct MountedFileStatus {
     /// The key of the configuration that names it; `config`: the configuration itself.
     pub key: &'static str,
     /// The mount point, symbolic links followed.
@@ -122,11 +122,11 @@ pub struct Time {
 // === impl StatusCell ===
 
 impl StatusCell {
-    pub fn load(&self) -> Arc<Status> {
+    pub fn load(&self) -> Arc<StatusReport> {
         self.0.load_full()
     }
 
-    pub(super) fn store(&self, status: Status) {
+    pub(super) fn store(&self, status: StatusReport) {
         self.0.store(Arc::new(status));
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{Config, Noted, ThisHost};
-use crate::core::{KeyId, KeySpec, Keys};
+use crate::core::{KeyId, KeyLookup, KeySpec};
 use crate::snapshot::Snapshot;
 use crate::table::testkit::{Signer, issue, sealed, spec, table_file};
 use crate::table::write::PatchDraft;
@@ -95,7 +95,7 @@ impl Folder {
         std::fs::rename(temporary, self.at(name)).unwrap();
     }
 
-    fn load(&self) -> Result<(Loaded, Metrics, Readiness), StartError> {
+    fn load(&self) -> Result<(LoadedSources, Metrics, Readiness), FirstLoadError> {
         let (metrics, readiness) = (Metrics::new(1), Readiness::new());
         let config = self.config();
         let loaded = load_first(&config.table, self.clock.clone(), metrics.clone(), &readiness)?;
@@ -146,7 +146,7 @@ impl Folder {
     }
 }
 
-fn load(file: &Path) -> Result<Config, crate::config::Error> {
+fn load(file: &Path) -> Result<Config, crate::config::ConfigError> {
     Config::load_on(&ThisHost, file)
 }
 

@@ -47,7 +47,7 @@ pub(super) struct Validators {
 }
 
 /// A server's answer.
-pub(super) enum Answer {
+pub(super) enum FetchAnswer {
     /// Another version. Its validators count once it was taken ([`UrlSource::taken`]).
     Changed {
         bytes: Buffer,
@@ -58,13 +58,13 @@ pub(super) enum Answer {
 
 /// An answer, and whether the server held it back until there was something to say.
 pub(super) struct Fetch {
-    pub(super) answer: Answer,
+    pub(super) answer: FetchAnswer,
     pub(super) waited: bool,
 }
 
 /// Whether the server may hold the answer back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(super) enum TransferDeadline {
     AtOnce,
     /// `Prefer: wait`, if it is configured.
     Wait,
@@ -107,7 +107,11 @@ impl UrlSource {
     }
 
     /// Asks for what is newer than what was taken. More than `max_bytes` are refused.
-    pub(super) fn fetch(&self, patience: Patience, max_bytes: u64) -> Result<Fetch, SourceError> {
+    pub(super) fn fetch(
+        &self,
+        patience: TransferDeadline,
+        max_bytes: u64,
+    ) -> Result<Fetch, SourceError> {
         let mut request = self.agent.get(&*self.url);
         if let Some(etag) = &self.taken.etag {
             request = request.header(header::IF_NONE_MATCH, etag);
@@ -117,7 +121,7 @@ impl UrlSource {
         let wait = self.options.long_poll.as_secs();
         let known = self.taken.etag.is_some() || self.taken.last_modified.is_some();
         // RFC 7240 §4.3. Without a version to compare with there is nothing to wait for.
-        if patience == Patience::Wait && wait > 0 && known {
+        if patience == TransferDeadline::Wait && wait > 0 && known {
             request = request.header("prefer", format!("wait={wait}"));
         }
         if let Some(value) = self.authorization()? {
@@ -130,7 +134,7 @@ impl UrlSource {
             .iter()
             .any(|v| v.as_bytes().to_ascii_lowercase().windows(4).any(|w| w == b"wait"));
         match response.status().as_u16() {
-            304 if known => return Ok(Fetch { answer: Answer::Unchanged, waited }),
+            304 if known => return Ok(Fetch { answer: FetchAnswer::Unchanged, waited }),
             200 => {}
             status => {
                 let after = response.headers().get(header::RETRY_AFTER);
@@ -152,7 +156,7 @@ impl UrlSource {
             last_modified: response.headers().get(header::LAST_MODIFIED).cloned(),
         };
         let bytes = read_body(response.body_mut(), max_bytes)?;
-        Ok(Fetch { answer: Answer::Changed { bytes, validators }, waited })
+        Ok(Fetch { answer: FetchAnswer::Changed { bytes, validators }, waited })
     }
 
     /// The version with these validators was dealt with: only a newer one is wanted.

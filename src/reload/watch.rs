@@ -29,7 +29,7 @@ pub(super) enum Stir {
 
 /// A directory as it was when its watch was armed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Directory {
+struct WatchedDirectory {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -50,7 +50,7 @@ struct Way {
 /// Watches the directories of some paths.
 pub(super) struct Watch {
     paths: Vec<PathBuf>,
-    armed: BTreeSet<Directory>,
+    armed: BTreeSet<WatchedDirectory>,
     /// Names that matter; read by the watcher's thread.
     names: Arc<Mutex<BTreeSet<OsString>>>,
     watcher: Option<RecommendedWatcher>,
@@ -92,7 +92,8 @@ impl Watch {
     pub(super) fn refresh(&mut self) -> bool {
         let mut way = Way::default();
         self.paths.iter().for_each(|path| way.follow(path));
-        let wanted: BTreeSet<_> = way.directories.into_iter().filter_map(Directory::at).collect();
+        let wanted: BTreeSet<_> =
+            way.directories.into_iter().filter_map(WatchedDirectory::at).collect();
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = way.names;
         if self.watcher.is_some() && wanted == self.armed {
             return false;
@@ -119,7 +120,7 @@ impl Watch {
         true
     }
 
-    fn arm(&self, wanted: &BTreeSet<Directory>) -> notify::Result<RecommendedWatcher> {
+    fn arm(&self, wanted: &BTreeSet<WatchedDirectory>) -> notify::Result<RecommendedWatcher> {
         let (stir, names) = (Arc::clone(&self.stir), Arc::clone(&self.names));
         let armed: BTreeSet<_> = wanted.iter().map(|d| d.path.clone()).collect();
         let matters = move |path: &PathBuf| {
@@ -146,7 +147,7 @@ impl Watch {
     }
 }
 
-impl Directory {
+impl WatchedDirectory {
     fn at(path: PathBuf) -> Option<Self> {
         let meta = std::fs::metadata(&path).ok().filter(|m| m.is_dir())?;
         Some(Self { path, device: meta.dev(), inode: meta.ino() })

@@ -27,7 +27,7 @@ const SHELF: usize = 8;
 
 /// What the configuration says about acceptance.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rules {
+pub struct AcceptRules {
     /// Nothing below this serial is taken, whatever the ledger says.
     pub min_serial: u64,
     /// Share of the active keys that may go at once without acknowledgement.
@@ -80,7 +80,7 @@ pub struct LedgerError {
 
 /// What came of an offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Accepted {
+pub enum AcceptOutcome {
     /// A patch waits for its base. Its removals and restrictions are in force already.
     Held,
     /// A patch that the table in force includes. Nothing changed.
@@ -95,8 +95,8 @@ pub enum Accepted {
 
 /// The one place that decides what is in force.
 #[derive(Clone, Debug)]
-pub struct Desk {
-    rules: Rules,
+pub struct Acceptance {
+    rules: AcceptRules,
     ledger: Ledger,
     table: Option<Arc<Table>>,
     /// By ascending serial; none of them included by what is in force.
@@ -104,25 +104,25 @@ pub struct Desk {
     current: Option<Arc<KeySet>>,
 }
 
-// === impl Rules ===
+// === impl AcceptRules ===
 
-impl Default for Rules {
+impl Default for AcceptRules {
     fn default() -> Self {
         Self { min_serial: 0, shrink_brake: 0.5, refuse_after: None }
     }
 }
 
-// === impl Desk ===
+// === impl Acceptance ===
 
-impl Desk {
-    pub fn new(rules: Rules) -> Self {
+impl Acceptance {
+    pub fn new(rules: AcceptRules) -> Self {
         Self { rules, ledger: Ledger::default(), table: None, shelf: Vec::new(), current: None }
     }
 
     /// Goes on from a ledger. Patches on its shelf are verified again; the second part tells of
     /// those that are dropped because they no longer hold.
     pub fn restore(
-        rules: Rules,
+        rules: AcceptRules,
         mut ledger: Ledger,
         trust: &Trust,
         bounds: &Bounds,
@@ -158,7 +158,7 @@ impl Desk {
     }
 
     /// Puts changed rules in force. What was accepted stays.
-    pub fn set_rules(&mut self, rules: Rules) {
+    pub fn set_rules(&mut self, rules: AcceptRules) {
         self.rules = rules;
         self.settle();
     }
@@ -192,11 +192,11 @@ impl Desk {
     }
 
     /// A verified table has arrived.
-    pub fn offer_table(&mut self, table: Arc<Table>, now: Now) -> Result<Accepted, Refusal> {
+    pub fn offer_table(&mut self, table: Arc<Table>, now: Now) -> Result<AcceptOutcome, Refusal> {
         let manifest = table.manifest();
         let known = self.ledger.table == Some(manifest.as_base());
         if known && self.table.is_some() {
-            return Ok(Accepted::Unchanged);
+            return Ok(AcceptOutcome::Unchanged);
         }
         let serial = manifest.serial;
         if serial < self.rules.min_serial {
@@ -209,19 +209,19 @@ impl Desk {
         self.ledger.table_includes = manifest.includes_through;
         self.table = Some(table);
         self.settle();
-        Ok(Accepted::InForce)
+        Ok(AcceptOutcome::InForce)
     }
 
     /// A verified patch has arrived.
-    pub fn offer_patch(&mut self, patch: Arc<Patch>, now: Now) -> Result<Accepted, Refusal> {
+    pub fn offer_patch(&mut self, patch: Arc<Patch>, now: Now) -> Result<AcceptOutcome, Refusal> {
         let manifest = patch.manifest();
         let this = manifest.as_base();
         let serial = manifest.serial;
         if self.shelf.iter().any(|shelved| shelved.manifest().as_base() == this) {
-            return Ok(Accepted::Unchanged);
+            return Ok(AcceptOutcome::Unchanged);
         }
         if self.table.as_ref().is_some_and(|t| serial <= t.manifest().includes_through) {
-            return Ok(Accepted::Included);
+            return Ok(AcceptOutcome::Included);
         }
         let known = self.ledger.patch == Some(this);
         self.check_patch(&patch, known, now)?;
@@ -248,9 +248,9 @@ impl Desk {
         }
         *self = next;
         Ok(match refusal {
-            _ if in_force => Accepted::InForce,
-            Some(refusal) => Accepted::Restricted(refusal),
-            None => Accepted::Held,
+            _ if in_force => AcceptOutcome::InForce,
+            Some(refusal) => AcceptOutcome::Restricted(refusal),
+            None => AcceptOutcome::Held,
         })
     }
 

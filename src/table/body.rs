@@ -11,18 +11,18 @@ use zerocopy::FromBytes;
 
 use super::buffer::Buffer;
 use super::directory::{Directory, position, prefix};
-use super::layout::{NONE, PairEntry, RawGrant, RawNetwork, Record, Removal, SECTIONS, Section};
+use super::layout::{NONE, PairEntry, RawGrant, RawNetwork, RawRecord, Removal, SECTIONS, Section};
 use super::refusal::Refusal;
 use crate::core::format::KeyFormats;
 use crate::core::{
-    Digest, Grant, KeyId, KeyView, Kind, NetworkSet, Permission, PermissionSet, Status,
+    Digest, Grant, KeyId, KeyKind, KeyStatus, KeyView, NetworkSet, Permission, PermissionSet,
 };
 
 /// Bytes of orgs that are worth a second copy.
 const FEW: usize = 1 << 20;
 
 /// The body of one file. Keeps the whole file, so that it is read into memory once.
-pub(crate) struct Body {
+pub(crate) struct TableBody {
     file: Buffer,
     sections: [Range<usize>; SECTIONS],
     records: Directory,
@@ -48,14 +48,14 @@ pub struct Counts {
 
 /// One record as the table holds it.
 #[derive(Clone, Copy)]
-pub(crate) struct Found<'t> {
-    pub body: &'t Body,
-    pub record: &'t Record,
+pub(crate) struct FoundRecord<'t> {
+    pub body: &'t TableBody,
+    pub record: &'t RawRecord,
 }
 
-// === impl Body ===
+// === impl TableBody ===
 
-impl Body {
+impl TableBody {
     /// `at` is where the body begins in `file`. The bytes have been verified.
     pub(crate) fn open(file: Buffer, at: usize) -> Result<Self, Refusal> {
         let sections = check::split(&file, at)?;
@@ -107,17 +107,17 @@ impl Body {
             + size_of::<OnceLock<Box<Grant>>>() * self.grants.len()
     }
 
-    pub(crate) fn find(&self, digest: &[u8; 32]) -> Option<Found<'_>> {
+    pub(crate) fn find(&self, digest: &[u8; 32]) -> Option<FoundRecord<'_>> {
         let range = self.records.bucket(prefix(digest));
         let record = position(self.records(), range, digest)?;
-        Some(Found { body: self, record })
+        Some(FoundRecord { body: self, record })
     }
 
     /// The secrets of the pair with this public id.
     pub(crate) fn find_pair<'t, 'i>(
         &'t self,
         id: &'i [u8],
-    ) -> impl Iterator<Item = Found<'t>> + use<'t, 'i> {
+    ) -> impl Iterator<Item = FoundRecord<'t>> + use<'t, 'i> {
         let entries = self.pair_entries();
         let tag = pair_tag(id);
         let bucket = match entries.is_empty() {
@@ -136,12 +136,12 @@ impl Body {
         removals.get(removals.binary_search_by(|r| r.digest.cmp(digest)).ok()?)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Found<'_>> {
-        self.records().iter().map(|record| Found { body: self, record })
+    pub(crate) fn iter(&self) -> impl Iterator<Item = FoundRecord<'_>> {
+        self.records().iter().map(|record| FoundRecord { body: self, record })
     }
 
-    pub(crate) fn record(&self, index: usize) -> Option<Found<'_>> {
-        self.records().get(index).map(|record| Found { body: self, record })
+    pub(crate) fn record(&self, index: usize) -> Option<FoundRecord<'_>> {
+        self.records().get(index).map(|record| FoundRecord { body: self, record })
     }
 
     /// Index of a record of this body.
@@ -152,8 +152,8 @@ impl Body {
         Some(start + at)
     }
 
-    pub(crate) fn records(&self) -> &[Record] {
-        <[Record]>::ref_from_bytes(self.bytes(Section::Records)).unwrap_or_default()
+    pub(crate) fn records(&self) -> &[RawRecord] {
+        <[RawRecord]>::ref_from_bytes(self.bytes(Section::Records)).unwrap_or_default()
     }
 
     pub(crate) fn removals(&self) -> &[Removal] {
@@ -227,16 +227,16 @@ impl Body {
     }
 }
 
-impl std::fmt::Debug for Body {
+impl std::fmt::Debug for TableBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Never the bytes: they hold digests.
         f.debug_struct("Body").field("counts", &self.counts).finish_non_exhaustive()
     }
 }
 
-// === impl Found ===
+// === impl FoundRecord ===
 
-impl<'t> Found<'t> {
+impl<'t> FoundRecord<'t> {
     pub(crate) fn view(&self) -> KeyView<'t> {
         KeyView {
             id: self.id(),
@@ -251,7 +251,7 @@ impl<'t> Found<'t> {
         KeyId::from_checked(self.record.id)
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> KeyKind {
         self.body.grant(self.record.grant.get()).kind
     }
 
@@ -260,8 +260,8 @@ impl<'t> Found<'t> {
     }
 
     /// As the file states it, without regard to any patch.
-    pub(crate) fn entry(&self) -> super::entry::Entry<'t> {
-        super::entry::Entry {
+    pub(crate) fn entry(&self) -> super::entry::KeyEntry<'t> {
+        super::entry::KeyEntry {
             view: self.view(),
             digest: self.digest(),
             public_id: self.public_id(),
@@ -278,7 +278,7 @@ impl<'t> Found<'t> {
     /// What a caller of a pair presents as its id.
     pub(crate) fn public_id(&self) -> Option<&'t str> {
         let offset = self.record.text.get();
-        if offset == NONE || self.kind() != Kind::Pair {
+        if offset == NONE || self.kind() != KeyKind::Pair {
             return None;
         }
         let texts = self.body.bytes(Section::Texts);
@@ -290,13 +290,13 @@ impl<'t> Found<'t> {
 // === impl Counts ===
 
 impl Counts {
-    pub(crate) fn add(&mut self, status: Status, kind: Kind, keys: u64) {
+    pub(crate) fn add(&mut self, status: KeyStatus, kind: KeyKind, keys: u64) {
         match status {
-            Status::Active => self.active += keys,
-            Status::Disabled => self.disabled += keys,
-            Status::Revoked => self.revoked += keys,
+            KeyStatus::Active => self.active += keys,
+            KeyStatus::Disabled => self.disabled += keys,
+            KeyStatus::Revoked => self.revoked += keys,
         }
-        if kind == Kind::Pair {
+        if kind == KeyKind::Pair {
             self.pairs += keys;
         }
     }
@@ -315,8 +315,8 @@ fn str_until_nul(bytes: &[u8]) -> &str {
 /// The grant that grants nothing.
 fn nothing() -> Grant {
     Grant {
-        status: Status::Revoked,
-        kind: Kind::Single,
+        status: KeyStatus::Revoked,
+        kind: KeyKind::Single,
         environment: None,
         not_before: None,
         permissions: PermissionSet::default(),

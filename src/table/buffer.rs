@@ -18,11 +18,11 @@ const FIRST: usize = 64 << 10;
 
 /// Bytes of a table or patch.
 pub struct Buffer {
-    place: Place,
+    place: Backing,
     len: usize,
 }
 
-enum Place {
+enum Backing {
     Heap(Vec<u8>),
     Own(MmapMut),
 }
@@ -36,12 +36,12 @@ impl Buffer {
             let mut bytes = Vec::new();
             bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
             bytes.resize(len, 0);
-            Place::Heap(bytes)
+            Backing::Heap(bytes)
         } else {
             let map = MmapMut::map_anon(len)?;
             // A kernel without huge pages has the smaller ones.
             let _ = map.advise(Advice::HugePage);
-            Place::Own(map)
+            Backing::Own(map)
         };
         Ok(Self { place, len })
     }
@@ -80,8 +80,8 @@ impl Buffer {
     /// Bytes of memory that it takes.
     pub(crate) fn resident(&self) -> usize {
         match &self.place {
-            Place::Heap(bytes) => bytes.capacity(),
-            Place::Own(map) => map.len(),
+            Backing::Heap(bytes) => bytes.capacity(),
+            Backing::Own(map) => map.len(),
         }
     }
 }
@@ -91,8 +91,8 @@ impl Deref for Buffer {
 
     fn deref(&self) -> &[u8] {
         let all: &[u8] = match &self.place {
-            Place::Heap(bytes) => bytes,
-            Place::Own(map) => map,
+            Backing::Heap(bytes) => bytes,
+            Backing::Own(map) => map,
         };
         all.get(..self.len).unwrap_or(all)
     }
@@ -101,8 +101,8 @@ impl Deref for Buffer {
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         let all: &mut [u8] = match &mut self.place {
-            Place::Heap(bytes) => bytes,
-            Place::Own(map) => map,
+            Backing::Heap(bytes) => bytes,
+            Backing::Own(map) => map,
         };
         let len = self.len.min(all.len());
         all.get_mut(..len).unwrap_or_default()
@@ -111,7 +111,7 @@ impl DerefMut for Buffer {
 
 impl From<Vec<u8>> for Buffer {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { len: bytes.len(), place: Place::Heap(bytes) }
+        Self { len: bytes.len(), place: Backing::Heap(bytes) }
     }
 }
 

@@ -7,7 +7,7 @@ use zerocopy::FromBytes;
 use zerocopy::little_endian::U32;
 
 use super::buffer::Buffer;
-use super::layout::Record;
+use super::layout::RawRecord;
 use super::refusal::Refusal;
 
 /// Where in a sorted array each leading bit pattern begins.
@@ -110,10 +110,10 @@ fn zeroed(bytes: usize) -> Result<Buffer, Refusal> {
 /// Comparing in turn is the quickest: choosing among three without a branch, or guessing the place
 /// from the digest's next bits, touches more memory per look-up and took 1.5 to 3 times as long.
 pub(crate) fn position<'t>(
-    records: &'t [Record],
+    records: &'t [RawRecord],
     range: Range<usize>,
     digest: &[u8; 32],
-) -> Option<&'t Record> {
+) -> Option<&'t RawRecord> {
     let bucket = records.get(range)?;
     match bucket.len() {
         0..=16 => {

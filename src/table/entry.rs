@@ -4,16 +4,16 @@ use crate::core::{Digest, KeySpec, KeyView, OrgId};
 
 /// One key as `inspect`, `diff` and `explain` see it.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry<'k> {
+pub struct KeyEntry<'k> {
     pub view: KeyView<'k>,
     pub digest: Digest,
     /// What a caller of a pair presents as its id.
     pub public_id: Option<&'k str>,
 }
 
-// === impl Entry ===
+// === impl KeyEntry ===
 
-impl Entry<'_> {
+impl KeyEntry<'_> {
     /// The key as its author would state it.
     pub fn to_spec(&self) -> Option<KeySpec> {
         Some(KeySpec {

@@ -1,8 +1,8 @@
 //! [`Table`] and [`Patch`]: values that exist only of verified bytes. Imports core only.
 
-use super::body::{Body, Counts};
+use super::body::{Counts, TableBody};
 use super::buffer::Buffer;
-use super::entry::Entry;
+use super::entry::KeyEntry;
 use super::envelope::Envelope;
 use super::file_kind::FileKind;
 use super::manifest::{BodyHash, Manifest};
@@ -29,7 +29,7 @@ pub struct Patch(File);
 struct File {
     manifest: Manifest,
     signed_by: Box<[PublicKey]>,
-    body: Body,
+    body: TableBody,
 }
 
 // === impl Bounds ===
@@ -69,7 +69,7 @@ impl File {
         let at = envelope.body_at;
         let body = file.get(at..).unwrap_or_default();
         check_body(&manifest, body)?;
-        let body = Body::open(file, at)?;
+        let body = TableBody::open(file, at)?;
         check_counts(&manifest, &body)?;
         Ok(Self { manifest, signed_by: signed_by.into(), body })
     }
@@ -91,7 +91,7 @@ pub(crate) fn check_body(manifest: &Manifest, body: &[u8]) -> Result<(), Refusal
     Ok(())
 }
 
-fn check_counts(manifest: &Manifest, body: &Body) -> Result<(), Refusal> {
+fn check_counts(manifest: &Manifest, body: &TableBody) -> Result<(), Refusal> {
     let counts = body.counts();
     for (what, stated, found) in [
         ("keys", manifest.keys, counts.keys),
@@ -144,7 +144,7 @@ impl Table {
         self.0.body.file()
     }
 
-    pub(crate) fn body(&self) -> &Body {
+    pub(crate) fn body(&self) -> &TableBody {
         &self.0.body
     }
 }
@@ -175,7 +175,7 @@ impl Patch {
     }
 
     /// Added and changed keys, as they then are.
-    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = KeyEntry<'_>> {
         self.0.body.iter().map(|found| found.entry())
     }
 
@@ -195,7 +195,7 @@ impl Patch {
         self.0.body.file()
     }
 
-    pub(crate) fn body(&self) -> &Body {
+    pub(crate) fn body(&self) -> &TableBody {
         &self.0.body
     }
 }

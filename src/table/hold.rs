@@ -9,10 +9,10 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, OnceLock};
 
-use super::body::Found;
+use super::body::FoundRecord;
 use super::file::Patch;
 use crate::core::{
-    Digest, Environment, Grant, KeyId, Limit, NetworkSet, Permission, PermissionSet, Status,
+    Digest, Environment, Grant, KeyId, KeyStatus, Limit, NetworkSet, Permission, PermissionSet,
 };
 
 /// Everything that patches say against keys.
@@ -26,7 +26,7 @@ pub(crate) struct Hold {
 
 /// What became of one record.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Held<'h> {
+pub(crate) enum HeldVerdict<'h> {
     Free,
     Removed,
     Restricted { grant: &'h Grant, expires: Option<u64> },
@@ -104,16 +104,16 @@ impl Hold {
     }
 
     /// What is left of a record in force.
-    pub(crate) fn against(&self, found: Found<'_>) -> Held<'_> {
+    pub(crate) fn against(&self, found: FoundRecord<'_>) -> HeldVerdict<'_> {
         if self.removed.contains(&found.digest()) {
-            return Held::Removed;
+            return HeldVerdict::Removed;
         }
         match self.keys.get(&found.id()) {
-            None => Held::Free,
-            Some(against) if against.whole => Held::Removed,
+            None => HeldVerdict::Free,
+            Some(against) if against.whole => HeldVerdict::Removed,
             Some(against) => match against.met.left(found, &against.stated) {
-                None => Held::Free,
-                Some((grant, expires)) => Held::Restricted { grant, expires: *expires },
+                None => HeldVerdict::Free,
+                Some((grant, expires)) => HeldVerdict::Restricted { grant, expires: *expires },
             },
         }
     }
@@ -124,7 +124,7 @@ impl Hold {
 impl Met {
     fn left(
         &self,
-        found: Found<'_>,
+        found: FoundRecord<'_>,
         stated: &[(Grant, Option<u64>)],
     ) -> Option<&(Grant, Option<u64>)> {
         let digest = found.digest();
@@ -143,7 +143,7 @@ impl Met {
 // === impl Left ===
 
 impl Left {
-    fn of(found: Found<'_>, stated: &[(Grant, Option<u64>)]) -> Self {
+    fn of(found: FoundRecord<'_>, stated: &[(Grant, Option<u64>)]) -> Self {
         let view = found.view();
         let mut grant = view.grant.clone();
         let mut expires = view.expires;
@@ -151,7 +151,7 @@ impl Left {
             match meet(&grant, stated) {
                 Some(both) => grant = both,
                 // Nothing is allowed by both: refused as disabled would be.
-                None => grant.status = grant.status.max(Status::Disabled),
+                None => grant.status = grant.status.max(KeyStatus::Disabled),
             }
             expires = earlier(expires, *until);
         }

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use super::body::{Counts, Found};
-use super::entry::Entry;
+use super::body::{Counts, FoundRecord};
+use super::entry::KeyEntry;
 use super::file::{Patch, Table};
-use super::hold::{Held, Hold};
-use crate::core::{Digest, KeyId, KeyView, Keys, Kind, PairLookup, Status};
+use super::hold::{HeldVerdict, Hold};
+use crate::core::{Digest, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, PairLookup};
 
 /// What a snapshot holds for look-ups. Made when something is put in force, never per request.
 #[derive(Debug)]
@@ -48,9 +48,9 @@ impl KeySet {
         for digest in set.hold.iter().flat_map(Hold::digests) {
             if let Some(found) = set.unheld(digest) {
                 match set.held(found) {
-                    Held::Free => {}
-                    Held::Removed => counts.take(found),
-                    Held::Restricted { grant, .. } => {
+                    HeldVerdict::Free => {}
+                    HeldVerdict::Removed => counts.take(found),
+                    HeldVerdict::Restricted { grant, .. } => {
                         counts.take(found);
                         counts.give(grant.status, grant.kind);
                     }
@@ -96,22 +96,22 @@ impl KeySet {
     }
 
     /// Every key in force, the table's in the order of their digests, then the patch's.
-    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = KeyEntry<'_>> {
         self.raw_iter().filter_map(|found| self.entry(found))
     }
 
     /// The key with this id; a pair in rotation has two entries. Walks the whole table.
-    pub fn find_id(&self, id: KeyId) -> impl Iterator<Item = Entry<'_>> {
+    pub fn find_id(&self, id: KeyId) -> impl Iterator<Item = KeyEntry<'_>> {
         self.raw_iter().filter(move |found| found.id() == id).filter_map(|found| self.entry(found))
     }
 
     /// The key that has this digest, of whichever kind, as `inspect` sees it.
-    pub fn find_digest(&self, digest: &Digest) -> Option<Entry<'_>> {
+    pub fn find_digest(&self, digest: &Digest) -> Option<KeyEntry<'_>> {
         self.entry(self.unheld(digest)?)
     }
 
     /// Records in force before restrictions.
-    pub(crate) fn raw_iter(&self) -> impl Iterator<Item = Found<'_>> {
+    pub(crate) fn raw_iter(&self) -> impl Iterator<Item = FoundRecord<'_>> {
         let over = self.patch.as_deref().map(Patch::body);
         let kept = self.table.body().iter().filter(move |found| {
             over.is_none_or(|p| {
@@ -122,7 +122,7 @@ impl KeySet {
     }
 
     /// The record in force before restrictions: the patch's, unless it says nothing of it.
-    fn unheld(&self, digest: &Digest) -> Option<Found<'_>> {
+    fn unheld(&self, digest: &Digest) -> Option<FoundRecord<'_>> {
         if let Some(patch) = self.patch.as_deref().map(Patch::body) {
             if let Some(found) = patch.find(&digest.0) {
                 return Some(found);
@@ -135,20 +135,22 @@ impl KeySet {
     }
 
     /// The view in force of a record.
-    fn view<'k>(&'k self, found: Found<'k>) -> Option<KeyView<'k>> {
+    fn view<'k>(&'k self, found: FoundRecord<'k>) -> Option<KeyView<'k>> {
         match self.held(found) {
-            Held::Free => Some(found.view()),
-            Held::Removed => None,
-            Held::Restricted { grant, expires } => Some(KeyView { grant, expires, ..found.view() }),
+            HeldVerdict::Free => Some(found.view()),
+            HeldVerdict::Removed => None,
+            HeldVerdict::Restricted { grant, expires } => {
+                Some(KeyView { grant, expires, ..found.view() })
+            }
         }
     }
 
-    fn held(&self, found: Found<'_>) -> Held<'_> {
-        self.hold.as_ref().map_or(Held::Free, |hold| hold.against(found))
+    fn held(&self, found: FoundRecord<'_>) -> HeldVerdict<'_> {
+        self.hold.as_ref().map_or(HeldVerdict::Free, |hold| hold.against(found))
     }
 
-    fn entry<'k>(&'k self, found: Found<'k>) -> Option<Entry<'k>> {
-        Some(Entry {
+    fn entry<'k>(&'k self, found: FoundRecord<'k>) -> Option<KeyEntry<'k>> {
+        Some(KeyEntry {
             view: self.view(found)?,
             digest: found.digest(),
             public_id: found.public_id(),
@@ -156,14 +158,14 @@ impl KeySet {
     }
 }
 
-impl Keys for KeySet {
+impl KeyLookup for KeySet {
     fn plausible(&self, secret: &[u8]) -> bool {
         // A patch carries the forms of the registry at its time, which may have become laxer.
         self.patch.as_ref().map_or(self.table.formats(), |p| p.body().formats()).plausible(secret)
     }
 
     fn single(&self, digest: &Digest) -> Option<KeyView<'_>> {
-        self.any(digest).filter(|view| view.grant.kind == Kind::Single)
+        self.any(digest).filter(|view| view.grant.kind == KeyKind::Single)
     }
 
     fn pair(&self, id: &[u8], secret: &Digest) -> PairLookup<'_> {
@@ -206,12 +208,12 @@ impl Keys for KeySet {
 // === impl Counts ===
 
 impl Counts {
-    fn give(&mut self, status: Status, kind: Kind) {
+    fn give(&mut self, status: KeyStatus, kind: KeyKind) {
         self.keys += 1;
         self.add(status, kind, 1);
     }
 
-    fn take(&mut self, found: Found<'_>) {
+    fn take(&mut self, found: FoundRecord<'_>) {
         let mut one = Self::default();
         one.give(found.view().grant.status, found.kind());
         self.keys = self.keys.saturating_sub(1);

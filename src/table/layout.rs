@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::core::{Environment, Kind, Limit, Status};
+use crate::core::{Environment, KeyKind, KeyStatus, Limit};
 
 /// The body and every section of it begin at a multiple of this.
 pub(crate) const ALIGN: usize = 64;
@@ -45,7 +45,7 @@ pub(crate) struct Header {
 /// One secret. Sorted by digest.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub(crate) struct Record {
+pub(crate) struct RawRecord {
     pub digest: [u8; 32],
     pub id: [u8; 16],
     /// Offset into the orgs.
@@ -145,19 +145,19 @@ impl Section {
 // === impl RawGrant ===
 
 impl RawGrant {
-    pub(crate) fn status(&self) -> Option<Status> {
+    pub(crate) fn status(&self) -> Option<KeyStatus> {
         match self.status {
-            1 => Some(Status::Active),
-            2 => Some(Status::Disabled),
-            3 => Some(Status::Revoked),
+            1 => Some(KeyStatus::Active),
+            2 => Some(KeyStatus::Disabled),
+            3 => Some(KeyStatus::Revoked),
             _ => None,
         }
     }
 
-    pub(crate) fn kind(&self) -> Option<Kind> {
+    pub(crate) fn kind(&self) -> Option<KeyKind> {
         match self.kind {
-            1 => Some(Kind::Single),
-            2 => Some(Kind::Pair),
+            1 => Some(KeyKind::Single),
+            2 => Some(KeyKind::Pair),
             _ => None,
         }
     }
@@ -182,18 +182,18 @@ impl RawGrant {
     }
 }
 
-pub(crate) const fn status_code(status: Status) -> u8 {
+pub(crate) const fn status_code(status: KeyStatus) -> u8 {
     match status {
-        Status::Active => 1,
-        Status::Disabled => 2,
-        Status::Revoked => 3,
+        KeyStatus::Active => 1,
+        KeyStatus::Disabled => 2,
+        KeyStatus::Revoked => 3,
     }
 }
 
-pub(crate) const fn kind_code(kind: Kind) -> u8 {
+pub(crate) const fn kind_code(kind: KeyKind) -> u8 {
     match kind {
-        Kind::Single => 1,
-        Kind::Pair => 2,
+        KeyKind::Single => 1,
+        KeyKind::Pair => 2,
     }
 }
 

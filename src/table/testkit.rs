@@ -8,8 +8,8 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use super::write::{BodyBuilder, BuiltBody, Draft, InMemory, PatchDraft};
 use super::*;
 use crate::core::{
-    Digest, Environment, Grant, KeyId, KeySpec, Kind, NetworkSet, OrgId, Permission, PermissionSet,
-    Status,
+    Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, NetworkSet, OrgId, Permission,
+    PermissionSet,
 };
 
 pub(crate) const AUDIENCE: &str = "test";
@@ -53,14 +53,14 @@ pub(crate) fn spec(n: u32) -> KeySpec {
 pub(crate) fn pair_spec(n: u32) -> KeySpec {
     let mut spec = spec(n);
     spec.public_id = Some(format!("pub-{n}").into());
-    spec.grant.kind = Kind::Pair;
+    spec.grant.kind = KeyKind::Pair;
     spec
 }
 
 pub(crate) fn grant() -> Grant {
     Grant {
-        status: Status::Active,
-        kind: Kind::Single,
+        status: KeyStatus::Active,
+        kind: KeyKind::Single,
         environment: Some(Environment::Live),
         not_before: None,
         permissions: permissions(&["read"]),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use metrics::Counter;
 
-use self::line::Buffer;
+use self::line::LineBuffer;
 use super::Metrics;
 use super::control::LogName;
 use crate::config::LogFormat;
@@ -75,7 +75,7 @@ pub enum Decided {
 /// The thread that writes, and the maker of workers' handles.
 #[derive(Debug)]
 pub struct AccessLogs {
-    shared: Arc<Shared>,
+    shared: Arc<LogShared>,
     /// Heard of when the thread has ended. It is not joined: a pipe that nobody reads holds it for
     /// ever.
     ended: Option<Receiver<()>>,
@@ -84,17 +84,17 @@ pub struct AccessLogs {
 /// One worker's handle. Not for two threads.
 #[derive(Debug)]
 pub struct AccessLog {
-    buffer: RefCell<Buffer>,
+    buffer: RefCell<LineBuffer>,
     passed_over: Cell<u32>,
     format: LogFormat,
     /// `None`: no access log is kept.
-    shared: Option<Arc<Shared>>,
+    shared: Option<Arc<LogShared>>,
     dropped: Counter,
 }
 
 #[derive(Debug)]
-struct Shared {
-    full: SyncSender<Lines>,
+struct LogShared {
+    full: SyncSender<LogLines>,
     /// Written buffers on their way back to the workers.
     empty: std::sync::Mutex<Receiver<Vec<u8>>>,
     reopen: AtomicBool,
@@ -104,7 +104,7 @@ struct Shared {
 }
 
 #[derive(Debug)]
-struct Lines {
+struct LogLines {
     bytes: Vec<u8>,
     count: u64,
 }
@@ -118,7 +118,7 @@ pub enum AccessLogError {
 }
 
 /// Where lines go.
-enum Sink {
+enum LogSink {
     File {
         path: PathBuf,
         file: File,
@@ -138,17 +138,21 @@ impl AccessLogs {
         metrics: &Metrics,
     ) -> Result<Self, AccessLogError> {
         let sink = match file {
-            Some(path) => Sink::File { path: path.to_owned(), file: open(path)? },
-            None => Sink::Stderr,
+            Some(path) => LogSink::File { path: path.to_owned(), file: open(path)? },
+            None => LogSink::Stderr,
         };
         Self::with_sink(sink, format, metrics)
     }
 
-    fn with_sink(sink: Sink, format: LogFormat, metrics: &Metrics) -> Result<Self, AccessLogError> {
+    fn with_sink(
+        sink: LogSink,
+        format: LogFormat,
+        metrics: &Metrics,
+    ) -> Result<Self, AccessLogError> {
         let (full, lines) = sync_channel(QUEUE);
         let (back, empty) = sync_channel(QUEUE);
         let dropped = metrics.control().log_lines_dropped(LogName::Access);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LogShared {
             full,
             empty: empty.into(),
             reopen: AtomicBool::new(false),
@@ -258,14 +262,14 @@ impl AccessLog {
         }
     }
 
-    fn hand_over(&self, buffer: &mut Buffer) {
+    fn hand_over(&self, buffer: &mut LineBuffer) {
         let Some(shared) = &self.shared else { return };
         let count = std::mem::take(&mut buffer.lines);
         // Another worker may hold the lock for the moment that taking one lasts; then a fresh
         // buffer is made rather than waiting.
         let fresh = shared.empty.try_lock().ok().and_then(|empty| empty.try_recv().ok());
         let bytes = std::mem::replace(&mut buffer.bytes, fresh.unwrap_or_default());
-        match shared.full.try_send(Lines { bytes, count }) {
+        match shared.full.try_send(LogLines { bytes, count }) {
             Ok(()) => {}
             Err(TrySendError::Full(lines) | TrySendError::Disconnected(lines)) => {
                 self.dropped.increment(lines.count);
@@ -297,9 +301,9 @@ impl Decided {
     }
 }
 
-// === impl Sink ===
+// === impl LogSink ===
 
-impl Sink {
+impl LogSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::File { file, .. } => file.write_all(bytes),
@@ -327,7 +331,12 @@ fn open(path: &Path) -> Result<File, AccessLogError> {
 }
 
 /// The writer's thread.
-fn write_all(mut sink: Sink, lines: &Receiver<Lines>, back: &SyncSender<Vec<u8>>, shared: &Shared) {
+fn write_all(
+    mut sink: LogSink,
+    lines: &Receiver<LogLines>,
+    back: &SyncSender<Vec<u8>>,
+    shared: &LogShared,
+) {
     let mut failing = false;
     loop {
         // Wakes now and then to see that it should end although workers still hold handles.

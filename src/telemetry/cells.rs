@@ -20,29 +20,29 @@ use crate::core::Reason;
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct WorkerCells {
-    pub(super) accept_errors: Cell,
-    pub(super) aborted: Cell,
+    pub(super) accept_errors: MetricCell,
+    pub(super) aborted: MetricCell,
     pub(super) auth_duration: Histogram,
-    pub(super) bytes_received: Cell,
-    pub(super) bytes_sent: Cell,
-    pub(super) connections: [Cell; LISTENER_SLOTS],
-    pub(super) connections_open: [Cell; LISTENER_SLOTS],
-    pub(super) http2_streams_open: Cell,
-    pub(super) in_flight: Cell,
-    pub(super) panics: Cell,
-    pub(super) ratelimit: [Cell; RateDecision::ALL.len()],
+    pub(super) bytes_received: MetricCell,
+    pub(super) bytes_sent: MetricCell,
+    pub(super) connections: [MetricCell; LISTENER_SLOTS],
+    pub(super) connections_open: [MetricCell; LISTENER_SLOTS],
+    pub(super) http2_streams_open: MetricCell,
+    pub(super) in_flight: MetricCell,
+    pub(super) panics: MetricCell,
+    pub(super) ratelimit: [MetricCell; RateDecision::ALL.len()],
     pub(super) request_duration: Histogram,
-    pub(super) requests_failed: [Cell; Reason::ALL.len()],
-    pub(super) streams_ended: [Cell; Reason::ALL.len()],
-    pub(super) streams_open: Cell,
-    pub(super) turned_away: [Cell; Turned::ALL.len()],
-    pub(super) upstream_connections: Cell,
-    pub(super) upstream_errors: [Cell; Reason::ALL.len()],
-    pub(super) upstream_informational: Cell,
-    pub(super) upstream_open: Cell,
+    pub(super) requests_failed: [MetricCell; Reason::ALL.len()],
+    pub(super) streams_ended: [MetricCell; Reason::ALL.len()],
+    pub(super) streams_open: MetricCell,
+    pub(super) turned_away: [MetricCell; TurnedAway::ALL.len()],
+    pub(super) upstream_connections: MetricCell,
+    pub(super) upstream_errors: [MetricCell; Reason::ALL.len()],
+    pub(super) upstream_informational: MetricCell,
+    pub(super) upstream_open: MetricCell,
     pub(super) upstream_response: Histogram,
-    pub(super) upstream_retries: Cell,
-    pub(super) upstream_reused: Cell,
+    pub(super) upstream_retries: MetricCell,
+    pub(super) upstream_reused: MetricCell,
     /// Made when a route is first used, so that an idle sidecar stays small.
     routes: Box<[OnceLock<Box<RouteCells>>]>,
 }
@@ -50,30 +50,30 @@ pub struct WorkerCells {
 /// What is recorded per route rule.
 #[derive(Debug, Default)]
 pub(super) struct RouteCells {
-    pub(super) admitted: Cell,
-    pub(super) passed: Cell,
+    pub(super) admitted: MetricCell,
+    pub(super) passed: MetricCell,
     pub(super) observed: OnceLock<Box<ByReason>>,
     pub(super) rejected: OnceLock<Box<ByReason>>,
     pub(super) requests: [OnceLock<Box<ByCode>>; MethodLabel::ALL.len()],
 }
 
 #[derive(Debug)]
-pub(super) struct ByReason(pub(super) [Cell; Reason::ALL.len()]);
+pub(super) struct ByReason(pub(super) [MetricCell; Reason::ALL.len()]);
 
 #[derive(Debug)]
-pub(super) struct ByCode(pub(super) [Cell; CODES.len()]);
+pub(super) struct ByCode(pub(super) [MetricCell; CODES.len()]);
 
 /// A number that one thread writes and others read.
 #[derive(Debug, Default)]
-pub(super) struct Cell(AtomicU64);
+pub(super) struct MetricCell(AtomicU64);
 
 /// Counts per bucket and a sum, in nanoseconds.
 #[derive(Debug)]
 pub(super) struct Histogram {
     pub(super) bounds: &'static [u64],
     /// One more than `bounds`; the last is beyond all of them.
-    counts: [Cell; 17],
-    sum: Cell,
+    counts: [MetricCell; 17],
+    sum: MetricCell,
 }
 
 /// Value of the label `method`. What is not a standard method is `other`: the word comes from the
@@ -94,7 +94,7 @@ pub enum MethodLabel {
 
 /// A verdict as it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DecisionOutcome {
     Admitted,
     Observed(Reason),
     Passed,
@@ -110,7 +110,7 @@ pub enum RateDecision {
 
 /// Why a connection was ended before a request was read from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turned {
+pub enum TurnedAway {
     /// More connections than configured.
     Cap,
     /// More connections of one address than configured.
@@ -209,15 +209,15 @@ impl WorkerCells {
     }
 
     /// A verdict was reached. An observed one counts as a shadow denial as well.
-    pub fn decision(&self, route: u32, outcome: Outcome) {
+    pub fn decision(&self, route: u32, outcome: DecisionOutcome) {
         let Some(cells) = self.route(route) else { return };
         match outcome {
-            Outcome::Admitted => cells.admitted.add(1),
-            Outcome::Observed(reason) => {
+            DecisionOutcome::Admitted => cells.admitted.add(1),
+            DecisionOutcome::Observed(reason) => {
                 add_at(&cells.observed.get_or_init(Box::default).0, reason as usize);
             }
-            Outcome::Passed => cells.passed.add(1),
-            Outcome::Rejected(reason) => {
+            DecisionOutcome::Passed => cells.passed.add(1),
+            DecisionOutcome::Rejected(reason) => {
                 add_at(&cells.rejected.get_or_init(Box::default).0, reason as usize);
             }
         }
@@ -306,7 +306,7 @@ impl WorkerCells {
         }
     }
 
-    pub fn connection_turned_away(&self, why: Turned) {
+    pub fn connection_turned_away(&self, why: TurnedAway) {
         add_at(&self.turned_away, why as usize);
     }
 
@@ -346,7 +346,7 @@ impl WorkerCells {
     }
 }
 
-fn add_at(cells: &[Cell], at: usize) {
+fn add_at(cells: &[MetricCell], at: usize) {
     if let Some(cell) = cells.get(at) {
         cell.add(1);
     }
@@ -355,29 +355,29 @@ fn add_at(cells: &[Cell], at: usize) {
 impl Default for WorkerCells {
     fn default() -> Self {
         Self {
-            accept_errors: Cell::default(),
-            aborted: Cell::default(),
+            accept_errors: MetricCell::default(),
+            aborted: MetricCell::default(),
             auth_duration: Histogram::new(buckets::AUTH),
-            bytes_received: Cell::default(),
-            bytes_sent: Cell::default(),
+            bytes_received: MetricCell::default(),
+            bytes_sent: MetricCell::default(),
             connections: Default::default(),
             connections_open: Default::default(),
-            http2_streams_open: Cell::default(),
-            in_flight: Cell::default(),
-            panics: Cell::default(),
+            http2_streams_open: MetricCell::default(),
+            in_flight: MetricCell::default(),
+            panics: MetricCell::default(),
             ratelimit: Default::default(),
             request_duration: Histogram::new(buckets::REQUEST),
-            requests_failed: std::array::from_fn(|_| Cell::default()),
-            streams_ended: std::array::from_fn(|_| Cell::default()),
-            streams_open: Cell::default(),
+            requests_failed: std::array::from_fn(|_| MetricCell::default()),
+            streams_ended: std::array::from_fn(|_| MetricCell::default()),
+            streams_open: MetricCell::default(),
             turned_away: Default::default(),
-            upstream_connections: Cell::default(),
-            upstream_errors: std::array::from_fn(|_| Cell::default()),
-            upstream_informational: Cell::default(),
-            upstream_open: Cell::default(),
+            upstream_connections: MetricCell::default(),
+            upstream_errors: std::array::from_fn(|_| MetricCell::default()),
+            upstream_informational: MetricCell::default(),
+            upstream_open: MetricCell::default(),
             upstream_response: Histogram::new(buckets::REQUEST),
-            upstream_retries: Cell::default(),
-            upstream_reused: Cell::default(),
+            upstream_retries: MetricCell::default(),
+            upstream_reused: MetricCell::default(),
             routes: (0..ROUTE_SLOTS).map(|_| OnceLock::new()).collect(),
         }
     }
@@ -387,19 +387,19 @@ impl Default for WorkerCells {
 
 impl Default for ByReason {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Cell::default()))
+        Self(std::array::from_fn(|_| MetricCell::default()))
     }
 }
 
 impl Default for ByCode {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Cell::default()))
+        Self(std::array::from_fn(|_| MetricCell::default()))
     }
 }
 
-// === impl Cell ===
+// === impl MetricCell ===
 
-impl Cell {
+impl MetricCell {
     fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
@@ -417,7 +417,7 @@ impl Cell {
 
 impl Histogram {
     fn new(bounds: &'static [u64]) -> Self {
-        Self { bounds, counts: Default::default(), sum: Cell::default() }
+        Self { bounds, counts: Default::default(), sum: MetricCell::default() }
     }
 
     fn record(&self, ns: u64) {
@@ -428,7 +428,7 @@ impl Histogram {
 
     /// Counts per bucket, the one beyond all bounds last.
     pub(super) fn counts(&self) -> impl Iterator<Item = u64> {
-        self.counts.iter().take(self.bounds.len() + 1).map(Cell::read)
+        self.counts.iter().take(self.bounds.len() + 1).map(MetricCell::read)
     }
 
     pub(super) fn sum_ns(&self) -> u64 {
@@ -496,9 +496,9 @@ impl RateDecision {
     }
 }
 
-// === impl Turned ===
+// === impl TurnedAway ===
 
-impl Turned {
+impl TurnedAway {
     pub const ALL: [Self; 5] =
         [Self::Cap, Self::CapPerAddress, Self::HandshakeTimeout, Self::ProxyHeader, Self::Tls];
 
@@ -522,7 +522,7 @@ mod tests {
         for (at, method) in MethodLabel::ALL.into_iter().enumerate() {
             assert_eq!(method as usize, at);
         }
-        for (at, why) in Turned::ALL.into_iter().enumerate() {
+        for (at, why) in TurnedAway::ALL.into_iter().enumerate() {
             assert_eq!(why as usize, at);
         }
         for (at, decision) in RateDecision::ALL.into_iter().enumerate() {

@@ -6,7 +6,7 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use super::metrics::{self as families, ALL, Family, Kind, buckets};
+use super::metrics::{self as families, ALL, Family, FamilyKind, buckets};
 
 /// What reloads, certificates, logs and readiness record.
 pub struct Control {
@@ -38,7 +38,7 @@ pub enum Artefact {
 
 /// What looking at a source came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fetched {
+pub enum FetchResult {
     Changed,
     Failed,
     Unchanged,
@@ -95,9 +95,9 @@ impl Control {
         for family in ALL.iter().filter(|f| CONTROL.contains(f)) {
             let (name, help) = (family.name.into(), family.help.into());
             match family.kind {
-                Kind::Counter => self.recorder.describe_counter(name, None, help),
-                Kind::Gauge => self.recorder.describe_gauge(name, None, help),
-                Kind::Histogram => self.recorder.describe_histogram(name, None, help),
+                FamilyKind::Counter => self.recorder.describe_counter(name, None, help),
+                FamilyKind::Gauge => self.recorder.describe_gauge(name, None, help),
+                FamilyKind::Histogram => self.recorder.describe_histogram(name, None, help),
             }
         }
         self.config_reload_successful.set(1.0);
@@ -113,13 +113,13 @@ impl Control {
         for artefact in [Artefact::Patch, Artefact::Table] {
             self.table_reloads(artefact).increment(0);
             let _ = self.table_load_duration(artefact);
-            for fetched in [Fetched::Changed, Fetched::Failed, Fetched::Unchanged] {
+            for fetched in [FetchResult::Changed, FetchResult::Failed, FetchResult::Unchanged] {
                 self.source_fetches(artefact, fetched).increment(0);
             }
         }
     }
 
-    pub fn source_fetches(&self, artefact: Artefact, result: Fetched) -> Counter {
+    pub fn source_fetches(&self, artefact: Artefact, result: FetchResult) -> Counter {
         let labels = vec![label("artefact", artefact.as_str()), label("result", result.as_str())];
         self.counter(&families::SOURCE_FETCHES, labels)
     }
@@ -271,7 +271,7 @@ impl Artefact {
     }
 }
 
-impl Fetched {
+impl FetchResult {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Changed => "changed",

@@ -5,21 +5,21 @@
 #[derive(Debug, PartialEq, Eq)]
 pub struct Family {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: FamilyKind,
     pub labels: &'static [&'static str],
     pub help: &'static str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FamilyKind {
     Counter,
     Gauge,
     Histogram,
 }
 
-// === impl Kind ===
+// === impl FamilyKind ===
 
-impl Kind {
+impl FamilyKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
@@ -33,7 +33,7 @@ macro_rules! families {
     ($( $ident:ident $kind:ident $name:literal [$($label:literal),*] $help:literal; )*) => {
         $( pub const $ident: Family = Family {
             name: $name,
-            kind: Kind::$kind,
+            kind: FamilyKind::$kind,
             labels: &[$($label),*],
             help: $help,
         }; )*
@@ -208,14 +208,14 @@ mod tests {
         assert_eq!(names.len(), ALL.len(), "a name is declared twice");
         for family in ALL {
             let total = family.name.ends_with("_total");
-            assert_eq!(total, family.kind == Kind::Counter, "{}", family.name);
+            assert_eq!(total, family.kind == FamilyKind::Counter, "{}", family.name);
             assert!(family.help.ends_with('.'), "{}", family.name);
             assert!(
                 family.name.starts_with("keygate_") || family.name.starts_with("process_"),
                 "{}",
                 family.name
             );
-            if family.kind == Kind::Histogram {
+            if family.kind == FamilyKind::Histogram {
                 assert!(family.name.ends_with("_seconds"), "{}", family.name);
             }
         }

@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Whether requests can be served. Clones are one and the same.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<State>>);
+pub struct Readiness(Arc<Mutex<ReadinessState>>);
 
 /// One part, such as the table. It blocks readiness until it says that it is ready, and may block
 /// it again. A part that is dropped stays as it was last.
 #[derive(Clone, Debug)]
-pub struct Part {
+pub struct ReadinessPart {
     all: Readiness,
     name: &'static str,
 }
@@ -22,7 +22,7 @@ pub struct Pending {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ReadinessState {
     pending: Vec<Pending>,
     draining: bool,
     /// Every part was ready at the same time once.
@@ -37,8 +37,8 @@ impl Readiness {
     }
 
     /// A part that is awaited from now on. Register all parts before the first becomes ready.
-    pub fn register(&self, name: &'static str) -> Part {
-        let part = Part { all: self.clone(), name };
+    pub fn register(&self, name: &'static str) -> ReadinessPart {
+        let part = ReadinessPart { all: self.clone(), name };
         part.blocked("starting");
         part
     }
@@ -67,14 +67,14 @@ impl Readiness {
         self.state().pending.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ReadinessState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-// === impl Part ===
+// === impl ReadinessPart ===
 
-impl Part {
+impl ReadinessPart {
     pub fn ready(&self) {
         let mut state = self.all.state();
         let before = state.pending.len();

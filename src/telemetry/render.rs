@@ -6,7 +6,8 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::formatting;
 
 use super::cells::{
-    ByReason, CODES, Cell, Histogram, MethodLabel, RateDecision, RouteCells, Turned, WorkerCells,
+    ByReason, CODES, Histogram, MethodLabel, MetricCell, RateDecision, RouteCells, TurnedAway,
+    WorkerCells,
 };
 use super::metrics::{self, Family};
 use crate::core::Reason;
@@ -54,27 +55,27 @@ pub(super) fn workers(
     routes: &[Box<str>],
     listeners: &[Box<str>],
 ) {
-    let mut page = Page { out, workers };
+    let mut page = MetricsPage { out, workers };
     page.requests(routes);
     page.connections(listeners);
     page.upstream();
 }
 
-struct Page<'p> {
+struct MetricsPage<'p> {
     out: &'p mut String,
     workers: &'p [Arc<WorkerCells>],
 }
 
-// === impl Page ===
+// === impl MetricsPage ===
 
-impl Page<'_> {
+impl MetricsPage<'_> {
     fn requests(&mut self, routes: &[Box<str>]) {
         self.family(&metrics::REQUESTS);
         for (slot, route) in routes.iter().enumerate() {
             for method in MethodLabel::ALL {
                 for (at, (_, code)) in CODES.iter().enumerate() {
                     let sum = self.route_sum(slot, |r| {
-                        r.requests.get(method as usize)?.get()?.0.get(at).map(Cell::read)
+                        r.requests.get(method as usize)?.get()?.0.get(at).map(MetricCell::read)
                     });
                     if sum > 0 {
                         let labels =
@@ -144,13 +145,13 @@ impl Page<'_> {
         self.family(&metrics::CONNECTIONS_OPEN);
         for (at, listener) in listeners.iter().enumerate() {
             for (n, worker) in self.workers.iter().enumerate() {
-                let open = worker.connections_open.get(at).map_or(0, Cell::read);
+                let open = worker.connections_open.get(at).map_or(0, MetricCell::read);
                 let labels = [("listener", &**listener), ("worker", &n.to_string())];
                 self.sample(&metrics::CONNECTIONS_OPEN, "", &labels, open);
             }
         }
         self.family(&metrics::CONNECTIONS_TURNED_AWAY);
-        for why in Turned::ALL {
+        for why in TurnedAway::ALL {
             let sum = self.sum(|w| w.turned_away.get(why as usize));
             self.sample(&metrics::CONNECTIONS_TURNED_AWAY, "", &[("reason", why.as_str())], sum);
         }
@@ -170,7 +171,7 @@ impl Page<'_> {
         self.plain(&metrics::UPSTREAM_REUSED, |w| &w.upstream_reused);
     }
 
-    fn plain(&mut self, family: &Family, cell: impl Fn(&WorkerCells) -> &Cell) {
+    fn plain(&mut self, family: &Family, cell: impl Fn(&WorkerCells) -> &MetricCell) {
         self.family(family);
         let sum = self.sum(|w| Some(cell(w)));
         self.sample(family, "", &[], sum);
@@ -181,7 +182,7 @@ impl Page<'_> {
         &mut self,
         family: &Family,
         expected: &[Reason],
-        cells: impl Fn(&WorkerCells) -> &[Cell; Reason::ALL.len()],
+        cells: impl Fn(&WorkerCells) -> &[MetricCell; Reason::ALL.len()],
     ) {
         self.family(family);
         for reason in Reason::ALL {
@@ -248,8 +249,8 @@ impl Page<'_> {
         let _ = writeln!(self.out, " {value}");
     }
 
-    fn sum(&self, cell: impl Fn(&WorkerCells) -> Option<&Cell>) -> u64 {
-        self.workers.iter().map(|w| cell(w).map_or(0, Cell::read)).fold(0, u64::wrapping_add)
+    fn sum(&self, cell: impl Fn(&WorkerCells) -> Option<&MetricCell>) -> u64 {
+        self.workers.iter().map(|w| cell(w).map_or(0, MetricCell::read)).fold(0, u64::wrapping_add)
     }
 
     fn route_sum(&self, slot: usize, read: impl Fn(&RouteCells) -> Option<u64>) -> u64 {
@@ -265,7 +266,7 @@ impl Page<'_> {
         reason: Reason,
         of: impl Fn(&RouteCells) -> Option<&Box<ByReason>>,
     ) -> u64 {
-        self.route_sum(slot, |r| of(r)?.0.get(reason as usize).map(Cell::read))
+        self.route_sum(slot, |r| of(r)?.0.get(reason as usize).map(MetricCell::read))
     }
 }
 

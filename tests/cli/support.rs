@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-use keygate::core::{Digest, KeyView, Keys};
+use keygate::core::{Digest, KeyLookup, KeyView};
 use keygate::table::{Bounds, KeySet, Patch, PublicKey, Table, Trust};
 use serde_json::Value;
 use tempfile::TempDir;

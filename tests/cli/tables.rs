@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use keygate::core::{Digest, Keys, PairLookup, Status};
+use keygate::core::{Digest, KeyLookup, KeyStatus, PairLookup};
 use keygate::table::Refusal;
 use serde_json::json;
 
@@ -85,15 +85,15 @@ fn a_change_publishes_in_one_step() {
     let publish = ["--publish-patch", "t.kgp", "--base", "t.kgt", "--signer", "signer.pem"];
     room.ok(&[&["keys", "revoke", &key.id], &publish[..]].concat());
     let keys = room.in_force("t.kgt", Some("t.kgp"));
-    assert_eq!(holder(&keys, &key.secret).unwrap().grant.status, Status::Revoked);
+    assert_eq!(holder(&keys, &key.secret).unwrap().grant.status, KeyStatus::Revoked);
     let added = room.create(&publish);
     let keys = room.in_force("t.kgt", Some("t.kgp"));
     assert!(holder(&keys, &added.secret).is_some());
-    assert_eq!(holder(&keys, &key.secret).unwrap().grant.status, Status::Revoked, "cumulative");
+    assert_eq!(holder(&keys, &key.secret).unwrap().grant.status, KeyStatus::Revoked, "cumulative");
     // The next table folds the patch.
     room.ok(&["table", "build", "--out", "t2.kgt", "--signer", "signer.pem"]);
     let keys = room.in_force("t2.kgt", None);
-    assert_eq!(holder(&keys, &key.secret).unwrap().grant.status, Status::Revoked);
+    assert_eq!(holder(&keys, &key.secret).unwrap().grant.status, KeyStatus::Revoked);
     let manifest = keys.table().manifest();
     let patch = room.in_force("t.kgt", Some("t.kgp")).patch_serial().unwrap();
     assert!(manifest.includes_through >= patch);
@@ -116,7 +116,7 @@ fn patches_of_both_forms_of_a_registry_say_the_same() {
         let keys = room.in_force("t.kgt", Some(patch));
         assert!(holder(&keys, &kept.secret).is_some(), "{registry}");
         let status = holder(&keys, &revoked.secret).unwrap().grant.status;
-        assert_eq!(status, Status::Revoked, "{registry}");
+        assert_eq!(status, KeyStatus::Revoked, "{registry}");
         let id = pair.public_id.clone().unwrap();
         let look = |secret: &str| keys.pair(id.as_bytes(), &Digest::of(secret.as_bytes()));
         assert!(
@@ -206,7 +206,7 @@ fn a_patch_from_elsewhere_is_not_overruled_but_folded() {
     assert!(told.contains("--fold-patch"), "{told}");
     room.ok(&["table", "build", "--fold-patch"]);
     let keys = room.in_force("t.kgt", None);
-    assert_eq!(holder(&keys, &key.secret).unwrap().grant.status, Status::Revoked);
+    assert_eq!(holder(&keys, &key.secret).unwrap().grant.status, KeyStatus::Revoked);
     assert_eq!(room.json(&["keys", "show", &key.id])["state"], "revoked", "the registry knows it");
     assert!(room.read("keys.audit.jsonl").contains("table build: fold"));
 }

@@ -3,6 +3,7 @@
 
 mod circles;
 mod imports;
+mod names;
 
 use self::circles::circles;
 use self::imports::{Source, Tree, names};

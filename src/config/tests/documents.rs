@@ -17,10 +17,10 @@ fn documented() -> std::collections::BTreeMap<String, String> {
 #[test]
 fn every_key_is_documented_and_every_documented_key_exists() {
     let machine = machine();
-    let reader = raw::Reader::new(FULL, Path::new("/etc/keygate"), &machine);
+    let reader = raw::ConfigReader::new(FULL, Path::new("/etc/keygate"), &machine);
     let (table, errors) = toml::de::DeTable::parse_recoverable(FULL);
     assert!(errors.is_empty());
-    assert!(lower::config(&section::Section::root(&reader, &table)).is_some());
+    assert!(lower::config(&section::ConfigSection::root(&reader, &table)).is_some());
     let asked = reader.asked();
     let is_table = |key: &String| {
         let below = format!("{key}.");

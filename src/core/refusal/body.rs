@@ -12,7 +12,7 @@ pub(super) const PROBLEM: HeaderValue = HeaderValue::from_static("application/pr
 
 /// RFC 9457, with `code` and `request_id` in each, and what is missing or to be waited for.
 #[derive(Serialize)]
-struct Problem<'s> {
+struct ProblemJson<'s> {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
     title: &'s str,
@@ -36,7 +36,7 @@ struct ErrorMessage<'s> {
 }
 
 #[derive(Serialize)]
-struct Envelope<'s> {
+struct ErrorEnvelope<'s> {
     status: &'s str,
     message: &'s str,
     code: &'s str,
@@ -44,7 +44,7 @@ struct Envelope<'s> {
 }
 
 pub(super) fn problem(saying: &Saying<'_>) -> Bytes {
-    json(&Problem {
+    json(&ProblemJson {
         // Without a page the type is about:blank, for which the title is the status's phrase.
         kind: saying.docs.map(|page| format!("{page}#{}", saying.code)),
         title: phrase(saying),
@@ -64,7 +64,7 @@ pub(super) fn error_message(saying: &Saying<'_>) -> Bytes {
 
 pub(super) fn envelope(saying: &Saying<'_>) -> Bytes {
     let Saying { code, message, request_id, .. } = saying;
-    json(&Envelope { status: "error", message, code, request_id })
+    json(&ErrorEnvelope { status: "error", message, code, request_id })
 }
 
 /// Percent-encoded as `grpc-message` has to be: space to `~` without `%`.

@@ -2,7 +2,7 @@
 
 use http::{HeaderValue, header};
 
-use crate::core::credential::{BasicForm, Source};
+use crate::core::credential::{BasicForm, CredentialSource};
 use crate::core::reason::Reason;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Challenges {
 
 impl Challenges {
     /// `schemes`: what to offer; `None`: what `sources` take. A 401 always offers something.
-    pub fn new(realm: &str, schemes: Option<Vec<Scheme>>, sources: &[Source]) -> Self {
+    pub fn new(realm: &str, schemes: Option<Vec<Scheme>>, sources: &[CredentialSource]) -> Self {
         let mut offered = schemes.unwrap_or_else(|| sources.iter().map(scheme).collect());
         if offered.is_empty() {
             offered.push(Scheme::ApiKey);
@@ -102,34 +102,36 @@ impl Default for Challenges {
     }
 }
 
-fn scheme(source: &Source) -> Scheme {
+fn scheme(source: &CredentialSource) -> Scheme {
     match source {
-        Source::Basic { .. } => Scheme::Basic,
-        Source::Bearer { .. } => Scheme::Bearer,
-        Source::Cookie { .. }
-        | Source::Header { .. }
-        | Source::Pair { .. }
-        | Source::Query { .. }
-        | Source::Subprotocol { .. } => Scheme::ApiKey,
+        CredentialSource::Basic { .. } => Scheme::Basic,
+        CredentialSource::Bearer { .. } => Scheme::Bearer,
+        CredentialSource::Cookie { .. }
+        | CredentialSource::Header { .. }
+        | CredentialSource::Pair { .. }
+        | CredentialSource::Query { .. }
+        | CredentialSource::Subprotocol { .. } => Scheme::ApiKey,
     }
 }
 
 /// To follow "send the key".
-fn way(source: &Source) -> String {
+fn way(source: &CredentialSource) -> String {
     match source {
-        Source::Basic { form: BasicForm::KeyAsPassword, .. } => "as the password of Basic".into(),
-        Source::Basic { form: BasicForm::KeyAsUser, .. } => {
+        CredentialSource::Basic { form: BasicForm::KeyAsPassword, .. } => {
+            "as the password of Basic".into()
+        }
+        CredentialSource::Basic { form: BasicForm::KeyAsUser, .. } => {
             "as the user name of Basic, without a password".into()
         }
-        Source::Basic { form: BasicForm::Pair, .. } => "and its secret by Basic".into(),
-        Source::Bearer { .. } => format!("as `{}: Bearer KEY`", header::AUTHORIZATION),
-        Source::Cookie { name, .. } => format!("in the cookie `{name}`"),
-        Source::Header { name, .. } => format!("in the header `{name}`"),
-        Source::Pair { id, secret } => {
+        CredentialSource::Basic { form: BasicForm::Pair, .. } => "and its secret by Basic".into(),
+        CredentialSource::Bearer { .. } => format!("as `{}: Bearer KEY`", header::AUTHORIZATION),
+        CredentialSource::Cookie { name, .. } => format!("in the cookie `{name}`"),
+        CredentialSource::Header { name, .. } => format!("in the header `{name}`"),
+        CredentialSource::Pair { id, secret } => {
             format!("in the header `{id}` and its secret in `{secret}`")
         }
-        Source::Query { name, .. } => format!("in the query parameter `{name}`"),
-        Source::Subprotocol { marker } => {
+        CredentialSource::Query { name, .. } => format!("in the query parameter `{name}`"),
+        CredentialSource::Subprotocol { marker } => {
             format!("as the WebSocket subprotocol `{marker}KEY`")
         }
     }

@@ -11,11 +11,11 @@ use crate::core::reason::{Reason, Rejection};
 
 /// By built-in profile and reason; filled when a refusal is first rendered.
 #[derive(Clone, Debug, Default)]
-pub struct Prepared(OnceLock<Vec<Option<Piece>>>);
+pub struct Prepared(OnceLock<Vec<Option<PreparedPiece>>>);
 
 /// A refusal around the place of the request's id.
 #[derive(Clone, Debug)]
-struct Piece {
+struct PreparedPiece {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The same as lines of HTTP/1.
@@ -27,7 +27,7 @@ struct Piece {
 /// A prepared refusal for HTTP/1.
 #[derive(Debug)]
 pub struct Ready<'r> {
-    piece: &'r Piece,
+    piece: &'r PreparedPiece,
     request_id: &'r str,
 }
 
@@ -72,7 +72,7 @@ impl Ready<'_> {
     }
 
     pub fn body(&self) -> Bytes {
-        let Piece { before, after, .. } = self.piece;
+        let PreparedPiece { before, after, .. } = self.piece;
         let mut body = BytesMut::with_capacity(before.len() + self.request_id.len() + after.len());
         body.put_slice(before);
         body.put_slice(self.request_id.as_bytes());
@@ -86,18 +86,18 @@ impl Ready<'_> {
     }
 }
 
-fn prepare(refusals: &Refusals) -> Vec<Option<Piece>> {
+fn prepare(refusals: &Refusals) -> Vec<Option<PreparedPiece>> {
     let profiles = Profile::BUILT_IN.iter();
     let each = profiles.flat_map(|(name, _)| Reason::ALL.iter().map(move |r| (*name, *r)));
     each.map(|(profile, reason)| {
         let context = Context { request_id: MARK, profile: Some(profile), grpc: false };
         let rendered = refusals.render_anew(&Rejection::new(reason), &context);
-        Piece::cut(rendered)
+        PreparedPiece::cut(rendered)
     })
     .collect()
 }
 
-impl Piece {
+impl PreparedPiece {
     /// `None` when the id stands there more than once: then it is rendered anew each time.
     fn cut(rendered: Rendered) -> Option<Self> {
         let text = std::str::from_utf8(&rendered.body).ok()?;

@@ -12,7 +12,7 @@ pub struct Template {
     content_type: HeaderValue,
     headers: Vec<(HeaderName, HeaderValue)>,
     escape: Escape,
-    parts: Vec<Part>,
+    parts: Vec<TemplatePart>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum TemplateError {
 }
 
 #[derive(Clone, Debug)]
-enum Part {
+enum TemplatePart {
     Literal(Box<str>),
     Place(Place),
 }
@@ -83,11 +83,11 @@ impl Template {
                 .iter()
                 .find(|(known, _)| *known == name)
                 .ok_or_else(|| TemplateError::Place(name.to_owned()))?;
-            parts.push(Part::Literal(before.into()));
-            parts.push(Part::Place(*place));
+            parts.push(TemplatePart::Literal(before.into()));
+            parts.push(TemplatePart::Place(*place));
             rest = after;
         }
-        parts.push(Part::Literal(rest.into()));
+        parts.push(TemplatePart::Literal(rest.into()));
         let escape = escape(content_type.to_str().unwrap_or_default());
         let template = Self { content_type, headers, escape, parts };
         if escape == Escape::Json {
@@ -110,8 +110,8 @@ impl Template {
         let mut out = String::new();
         for part in &self.parts {
             match part {
-                Part::Literal(text) => out.push_str(text),
-                Part::Place(place) => self.fill(&mut out, *place, saying),
+                TemplatePart::Literal(text) => out.push_str(text),
+                TemplatePart::Place(place) => self.fill(&mut out, *place, saying),
             }
         }
         out.into()

@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use super::*;
-use crate::core::credential::{Prefixes, Source};
+use crate::core::credential::{CredentialSource, Prefixes};
 use crate::core::key::Permission;
 
-fn sources() -> Vec<Source> {
+fn sources() -> Vec<CredentialSource> {
     vec![
-        Source::Bearer { prefixes: Prefixes::new(["wa_"]) },
-        Source::Header {
+        CredentialSource::Bearer { prefixes: Prefixes::new(["wa_"]) },
+        CredentialSource::Header {
             name: HeaderName::from_static("x-api-key"),
             prefixes: Prefixes::default(),
         },
@@ -304,7 +304,7 @@ fn messages_can_be_an_error_description() {
 
 #[test]
 fn challenges_follow_the_sources() {
-    let pair = Source::Pair {
+    let pair = CredentialSource::Pair {
         id: HeaderName::from_static("x-api-key"),
         secret: HeaderName::from_static("x-api-secret"),
     };

@@ -2,7 +2,7 @@
 
 use crate::core::reason::{Disclosure, Reason};
 
-pub(super) struct Text {
+pub(super) struct Explanation {
     /// Short, in the tone of the products whose clients read it. Visible ASCII and spaces, without
     /// `"` and `\`: it is `error_description` as well (RFC 6750 §3).
     pub(super) message: &'static str,
@@ -22,7 +22,7 @@ pub(super) fn shown(reason: Reason, disclosure: Disclosure) -> Reason {
 }
 
 /// One match from reason to words.
-pub(super) fn text(shown: Reason) -> Text {
+pub(super) fn text(shown: Reason) -> Explanation {
     let (message, advice) = match shown {
         Reason::Address => (
             "API key may not be used from this address",
@@ -101,9 +101,9 @@ pub(super) fn text(shown: Reason) -> Text {
             "use a live key for the live service and a test key for the test service",
         ),
     };
-    Text { message, advice: Some(advice) }
+    Explanation { message, advice: Some(advice) }
 }
 
-const fn to_send(message: &'static str) -> Text {
-    Text { message, advice: None }
+const fn to_send(message: &'static str) -> Explanation {
+    Explanation { message, advice: None }
 }

@@ -13,7 +13,7 @@ use super::super::time::{self, When};
 use crate::core::address::parse_network;
 use crate::core::format::KeyFormat;
 use crate::core::limit::LimitError;
-use crate::core::{Environment, Limit, OrgId, Permission, Status};
+use crate::core::{Environment, KeyStatus, Limit, OrgId, Permission};
 
 #[derive(Debug, clap::Args)]
 pub struct Create {
@@ -91,7 +91,7 @@ impl Create {
             id: new_key_id()?,
             org: self.org.clone(),
             name: self.name.as_str().into(),
-            status: Status::Active,
+            status: KeyStatus::Active,
             environment: self.environment,
             permissions: self.permissions.clone(),
             networks: self.networks.clone(),

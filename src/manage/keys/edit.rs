@@ -11,7 +11,7 @@ use super::super::time::When;
 use super::create;
 use super::lookup::{holder, secret_digest};
 use crate::core::address::parse_network;
-use crate::core::{Environment, Limit, OrgId, Permission, Status};
+use crate::core::{Environment, KeyStatus, Limit, OrgId, Permission};
 
 /// Which keys.
 #[derive(Debug, clap::Args)]
@@ -144,9 +144,9 @@ impl Turn {
     /// The key afterwards; `None` if it is so already.
     fn apply(self, entry: &Entry) -> Result<Option<Entry>> {
         let status = match self {
-            Self::Disable => Status::Disabled,
-            Self::Enable => Status::Active,
-            Self::Revoke => Status::Revoked,
+            Self::Disable => KeyStatus::Disabled,
+            Self::Enable => KeyStatus::Active,
+            Self::Revoke => KeyStatus::Revoked,
         };
         if entry.status == status {
             return Ok(None);
@@ -261,7 +261,7 @@ fn tell(committed: &Committed, became: &str, session: &mut Session) -> Result<()
 }
 
 pub fn refuse_revoked(entry: &Entry) -> Result<()> {
-    if entry.status != Status::Revoked {
+    if entry.status != KeyStatus::Revoked {
         return Ok(());
     }
     Err(Error::State {

@@ -197,8 +197,8 @@ pub fn to_json(entry: &Entry, now: u64) -> Value {
         "org": entry.org.as_str(),
         "environment": entry.environment.map(Environment::as_str),
         "kind": match entry.kind() {
-            crate::core::Kind::Pair => "pair",
-            crate::core::Kind::Single => "single",
+            crate::core::KeyKind::Pair => "pair",
+            crate::core::KeyKind::Single => "single",
         },
         "public_id": entry.public_id,
         "key_prefix": entry.start,

@@ -10,7 +10,7 @@ use super::super::session::{Session, issue, new_key_id};
 use super::super::time::{self, When};
 use super::create::{Shown, form};
 use super::edit::refuse_revoked;
-use crate::core::{OrgId, Status};
+use crate::core::{KeyStatus, OrgId};
 
 #[derive(Debug, clap::Args)]
 pub struct Rotate {
@@ -72,7 +72,7 @@ impl Rotate {
             ..old.clone()
         };
         let shown = if old.public_id.is_some() {
-            if old.status == Status::Disabled {
+            if old.status == KeyStatus::Disabled {
                 return Err(Error::State {
                     id: old.id,
                     state: "disabled, and so would be its new secret".into(),
@@ -90,7 +90,7 @@ impl Rotate {
                 created: Some(now),
                 replaces: Some(old.id),
                 // A successor of a key that was disabled in haste is meant to work.
-                status: Status::Active,
+                status: KeyStatus::Active,
                 ..successor
             };
             change.replace(located, Entry { expires: Some(end), ..old });

@@ -11,8 +11,8 @@ pub use super::words::{
 };
 use crate::core::address::parse_network;
 use crate::core::{
-    Digest, Environment, Grant, KeyId, KeySpec, Kind, Limit, NetworkSet, OrgId, Permission,
-    PermissionSet, Status,
+    Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, Limit, NetworkSet, OrgId,
+    Permission, PermissionSet,
 };
 
 /// First characters of a secret that may be shown: of the random part. FIELD: at most eight.
@@ -24,7 +24,7 @@ pub struct Entry {
     pub id: KeyId,
     pub org: OrgId,
     pub name: Box<str>,
-    pub status: Status,
+    pub status: KeyStatus,
     pub environment: Option<Environment>,
     pub permissions: Vec<Permission>,
     pub networks: Vec<IpNet>,
@@ -129,8 +129,8 @@ impl RawEntry<'_> {
         let org = taken("org", OrgId::parse(&self.org), faults);
         let digest = taken("digest", parse_digest(&self.digest), faults);
         let status = match &self.status {
-            Some(text) => taken("status", Status::parse(text), faults),
-            None => Some(Status::Active),
+            Some(text) => taken("status", KeyStatus::parse(text), faults),
+            None => Some(KeyStatus::Active),
         };
         let permissions: Vec<_> = self
             .permissions
@@ -223,7 +223,7 @@ impl Entry {
             environment: self.environment.map(|e| e.as_str().into()),
             networks: self.networks.iter().map(|n| show_network(n).into()).collect(),
             limit: self.limit.map(|l| show_limit(l).into()),
-            status: (self.status != Status::Active).then(|| self.status.as_str().into()),
+            status: (self.status != KeyStatus::Active).then(|| self.status.as_str().into()),
             created: stamp(self.created),
             not_before: stamp(self.not_before),
             expires: stamp(self.expires),
@@ -240,8 +240,8 @@ impl Entry {
         }
     }
 
-    pub fn kind(&self) -> Kind {
-        if self.public_id.is_some() { Kind::Pair } else { Kind::Single }
+    pub fn kind(&self) -> KeyKind {
+        if self.public_id.is_some() { KeyKind::Pair } else { KeyKind::Single }
     }
 
     /// What a table is built from: one record per secret.
@@ -288,8 +288,8 @@ impl Entry {
     /// The status that a caller meets at `now`: the stored one, or what the clock made of it.
     pub fn state(&self, now: u64) -> &'static str {
         match self.status {
-            Status::Active if self.expires.is_some_and(|at| now >= at) => "expired",
-            Status::Active if self.not_before.is_some_and(|at| now < at) => "not yet valid",
+            KeyStatus::Active if self.expires.is_some_and(|at| now >= at) => "expired",
+            KeyStatus::Active if self.not_before.is_some_and(|at| now < at) => "not yet valid",
             status => status.as_str(),
         }
     }
@@ -334,7 +334,7 @@ pub mod tests {
             id: KeyId::parse("key_full").unwrap(),
             org: OrgId::parse("acme").unwrap(),
             name: "Käse \"CRM\"".into(),
-            status: Status::Disabled,
+            status: KeyStatus::Disabled,
             environment: Some(Environment::Live),
             permissions: vec![
                 Permission::parse("send").unwrap(),
@@ -397,7 +397,7 @@ pub mod tests {
     fn state_follows_the_clock() {
         let mut entry = full();
         assert_eq!(entry.state(1_795_235_000), "disabled");
-        entry.status = Status::Active;
+        entry.status = KeyStatus::Active;
         assert_eq!(entry.state(1_795_230_000), "not yet valid");
         assert_eq!(entry.state(1_795_235_000), "active");
         assert_eq!(entry.state(1_795_240_000), "expired");

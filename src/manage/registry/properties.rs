@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::entry::{Entry, Previous, RawEntry};
 use super::toml::{self, Piece};
-use crate::core::{Digest, Environment, KeyId, Limit, OrgId, Permission, Status};
+use crate::core::{Digest, Environment, KeyId, KeyStatus, Limit, OrgId, Permission};
 
 fn entries() -> impl Strategy<Value = Entry> {
     let words = (
@@ -19,7 +19,7 @@ fn entries() -> impl Strategy<Value = Entry> {
         "[^\\p{C}]{0,30}".prop_filter("control", |n| !n.chars().any(char::is_control)),
     );
     let facts = (
-        prop::sample::select(vec![Status::Active, Status::Disabled, Status::Revoked]),
+        prop::sample::select(vec![KeyStatus::Active, KeyStatus::Disabled, KeyStatus::Revoked]),
         prop::option::of(prop::sample::select(vec![Environment::Live, Environment::Test])),
         prop::collection::vec(any::<(u32, u8)>(), 0..3),
         prop::option::of((1u32..100_000, 1u64..100_000, 1u32..100)),

@@ -242,7 +242,7 @@ fn fields(entry: &Entry) -> Vec<(&'static str, Value)> {
 mod tests {
     use super::super::entry::tests::full;
     use super::*;
-    use crate::core::Status;
+    use crate::core::KeyStatus;
 
     fn pieces(text: &str) -> Vec<Piece> {
         let mut pieces = Pieces::new(text.as_bytes());
@@ -277,14 +277,14 @@ mod tests {
         let piece = &pieces(&text)[1];
         let old = parse(piece, Path::new("k")).unwrap();
         let mut new = old.clone();
-        new.status = Status::Revoked;
+        new.status = KeyStatus::Revoked;
         new.name = "CRM".into();
         let edited = edit(&piece.text, &old, &new).unwrap();
         assert!(edited.contains("# ours\nstatus = \"revoked\" # for now\n"), "{edited}");
         assert!(edited.contains("networks = [ \"10.0.0.0/8\" ]\n"), "{edited}");
         let again = Piece { line: 1, text: edited.clone() };
         assert_eq!(parse(&again, Path::new("k")).unwrap(), new);
-        new.status = Status::Active;
+        new.status = KeyStatus::Active;
         let back = edit(&edited, &parse(&again, Path::new("k")).unwrap(), &new).unwrap();
         assert!(!back.contains("revoked"), "{back}");
     }

@@ -11,7 +11,7 @@ use super::super::registry::Filter;
 use super::super::registry::change::Change;
 use super::super::registry::entry::{Entry, Previous};
 use super::super::session::Session;
-use crate::core::{KeyId, KeySpec, Status};
+use crate::core::{KeyId, KeySpec, KeyStatus};
 use crate::table::{Bounds, Patch, Trust};
 
 /// The change with the patch at `asked`, or at the registry's own place, folded in.
@@ -78,7 +78,7 @@ fn fold(patch: &Patch, mut change: Change) -> Result<Change> {
         let mut new = located.entry.clone();
         if whole || new.digest == digest {
             // The registry forgets no key; one that is gone is one that is refused for ever.
-            new.status = Status::Revoked;
+            new.status = KeyStatus::Revoked;
         } else if new.previous.is_some_and(|previous| previous.digest == digest) {
             new.previous = None;
         }

@@ -11,10 +11,10 @@ use super::super::publish::target;
 use super::super::registry::entry::{show_digest, show_limit, show_network};
 use super::super::session::Session;
 use super::super::time;
-use crate::core::{Environment, Kind as KeyKind, Permission};
+use crate::core::{Environment, KeyKind, Permission};
 use crate::table::FileKind;
 use crate::table::write::Draft;
-use crate::table::{Bounds, Entry, KeySet, Manifest, Patch, Table, Trust};
+use crate::table::{Bounds, KeyEntry, KeySet, Manifest, Patch, Table, Trust};
 
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
@@ -85,7 +85,11 @@ impl Inspect {
         }
     }
 
-    fn keys<'k>(&self, keys: impl Iterator<Item = Entry<'k>>, session: &mut Session) -> Result<()> {
+    fn keys<'k>(
+        &self,
+        keys: impl Iterator<Item = KeyEntry<'k>>,
+        session: &mut Session,
+    ) -> Result<()> {
         const TITLES: [&str; 10] = [
             "ID",
             "NAME",
@@ -163,7 +167,7 @@ fn head(manifest: &Manifest, signed_by: &[String], session: &mut Session) -> Res
 }
 
 /// One record as programs see it.
-pub fn to_json(key: &Entry<'_>, digests: bool) -> Value {
+pub fn to_json(key: &KeyEntry<'_>, digests: bool) -> Value {
     let grant = key.view.grant;
     let mut value = json!({
         "id": key.view.id.to_string(),
@@ -187,7 +191,7 @@ pub fn to_json(key: &Entry<'_>, digests: bool) -> Value {
     value
 }
 
-fn cells(key: &Entry<'_>) -> [String; 10] {
+fn cells(key: &KeyEntry<'_>) -> [String; 10] {
     let grant = key.view.grant;
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let networks: Vec<_> = grant.networks.iter().map(show_network).collect();

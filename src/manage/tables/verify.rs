@@ -15,7 +15,8 @@ use super::super::time;
 use crate::core::Now;
 use crate::table::FileKind;
 use crate::table::{
-    Accepted, Bounds, Desk, Manifest, Patch, PublicKey, Refusal, Rules, Table, Trust,
+    AcceptOutcome, AcceptRules, Acceptance, Bounds, Manifest, Patch, PublicKey, Refusal, Table,
+    Trust,
 };
 
 /// What is in force may have expired since.
@@ -94,14 +95,14 @@ impl Verify {
         let file = files::read(path, self.max_bytes)?;
         let now = Now { unix_ms: session.now().saturating_mul(1000), mono_ns: 0 };
         // The same rules, in the same order, as in a sidecar.
-        let mut desk = Desk::new(Rules::default());
+        let mut desk = Acceptance::new(AcceptRules::default());
         if let Some(after) = &self.after {
             let before = files::read(after, self.max_bytes)?;
             Table::open(before, &trust, &bounds)
                 .and_then(|table| desk.offer_table(Arc::new(table), BEFORE))
                 .map_err(|e| Error::refused(after, e))?;
         }
-        desk.set_rules(Rules { min_serial: self.min_serial, ..Rules::default() });
+        desk.set_rules(AcceptRules { min_serial: self.min_serial, ..AcceptRules::default() });
         match self.wanted()? {
             FileKind::Table => {
                 let table = Arc::new(Table::open(file, &trust, &bounds).map_err(refused)?);
@@ -111,9 +112,9 @@ impl Verify {
             FileKind::Patch => {
                 let patch = Arc::new(Patch::open(file, &trust, &bounds).map_err(refused)?);
                 match desk.offer_patch(Arc::clone(&patch), now).map_err(refused)? {
-                    Accepted::Restricted(refusal) => Err(refused(refusal)),
+                    AcceptOutcome::Restricted(refusal) => Err(refused(refusal)),
                     // With --after it has to fit now, not when another table has come.
-                    Accepted::Held if self.after.is_some() => {
+                    AcceptOutcome::Held if self.after.is_some() => {
                         let serial = patch.manifest().base.map_or(0, |base| base.serial);
                         let why = "the one given with --after is older";
                         Err(refused(Refusal::Base { base: serial, why }))

@@ -11,7 +11,7 @@ use percent_encoding::percent_decode_str;
 use zeroize::Zeroize;
 
 use super::{LENIENT, hides_in_query, is_named, without};
-use crate::core::{Prefixes, Reason, Rejection, Source};
+use crate::core::{CredentialSource, Prefixes, Reason, Rejection};
 use crate::proxy::head::Fields;
 
 pub(super) fn refused() -> Rejection {
@@ -28,16 +28,16 @@ pub(super) fn judge(prefixes: &Prefixes, value: &[u8]) -> Result<bool, Rejection
 /// `Authorization` with a key of ours and none of the schemes that we read, or with more around
 /// the key: `ApiKey KEY`, `KEY`, `Bearer "KEY"`, `Bearer x, Bearer KEY`; or in the other half of
 /// Basic, or in Basic where only Bearer is read.
-pub(super) fn in_authorization(source: &Source, value: &[u8]) -> bool {
+pub(super) fn in_authorization(source: &CredentialSource, value: &[u8]) -> bool {
     match source {
-        Source::Basic { prefixes, .. } | Source::Bearer { prefixes } => {
+        CredentialSource::Basic { prefixes, .. } | CredentialSource::Bearer { prefixes } => {
             prefixes.found_in(value) || in_basic(prefixes, value)
         }
-        Source::Cookie { .. }
-        | Source::Header { .. }
-        | Source::Pair { .. }
-        | Source::Query { .. }
-        | Source::Subprotocol { .. } => false,
+        CredentialSource::Cookie { .. }
+        | CredentialSource::Header { .. }
+        | CredentialSource::Pair { .. }
+        | CredentialSource::Query { .. }
+        | CredentialSource::Subprotocol { .. } => false,
     }
 }
 

@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 use smallvec::SmallVec;
 
 use crate::config::Settings;
-use crate::core::headers::{Field, FieldTable};
+use crate::core::headers::{FieldClass, FieldTable};
 use crate::proxy::body::ResponseBody;
 use crate::proxy::upstream::RawHead;
 
@@ -116,8 +116,11 @@ impl Lines {
         for (name, value) in head.fields() {
             match fields.classify(name) {
                 // A plain answer's says `keep-alive` at most, and so names no field.
-                Field::Connection | Field::HopByHop | Field::Te | Field::Upgrade => continue,
-                Field::Framing if name.eq_ignore_ascii_case(b"content-length") => continue,
+                FieldClass::Connection
+                | FieldClass::HopByHop
+                | FieldClass::Te
+                | FieldClass::Upgrade => continue,
+                FieldClass::Framing if name.eq_ignore_ascii_case(b"content-length") => continue,
                 _ if self.is_own(name) => continue,
                 _ => {}
             }
@@ -164,7 +167,7 @@ pub(crate) fn to_client(headers: &mut HeaderMap, settings: &Settings) {
     let mut remove: Vec<HeaderName> = Vec::new();
     for (name, value) in &*headers {
         match settings.fields.classify(name.as_str().as_bytes()) {
-            Field::Connection => {
+            FieldClass::Connection => {
                 remove.push(name.clone());
                 for token in value.as_bytes().split(|b| *b == b',') {
                     if let Ok(named) = HeaderName::from_bytes(token.trim_ascii())
@@ -174,8 +177,10 @@ pub(crate) fn to_client(headers: &mut HeaderMap, settings: &Settings) {
                     }
                 }
             }
-            Field::HopByHop | Field::Te | Field::Upgrade => remove.push(name.clone()),
-            Field::Framing if name == header::TRANSFER_ENCODING => remove.push(name.clone()),
+            FieldClass::HopByHop | FieldClass::Te | FieldClass::Upgrade => {
+                remove.push(name.clone())
+            }
+            FieldClass::Framing if name == header::TRANSFER_ENCODING => remove.push(name.clone()),
             _ => {}
         }
     }

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::clock::Clock;
-use crate::config::{Upstream as UpstreamConfig, UpstreamAddress, UpstreamProtocol};
+use crate::config::{UpstreamAddress, UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
 use crate::proxy::io::{ClientAddr, Io, Moments};
 use crate::proxy::proxy_protocol::{write_v2, write_v2_local};

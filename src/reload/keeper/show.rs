@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::super::status::{InForce, KeyCounts, Persistence, Time};
-use super::Keeper;
+use super::super::status::{InForceStatus, KeyCounts, Persistence, Time};
+use super::KeysInForce;
 use crate::config::AfterExpiry;
 use crate::core::Now;
 use crate::table::{Manifest, PublicKey};
@@ -12,9 +12,9 @@ use crate::table::{Manifest, PublicKey};
 /// Between two lines about an expired table.
 const REMIND: Duration = Duration::from_secs(600);
 
-// === impl Keeper ===
+// === impl KeysInForce ===
 
-impl Keeper {
+impl KeysInForce {
     /// Brings `/status`, gauges and readiness in line with what is in force.
     pub(super) fn publish(&mut self) {
         let now = self.clock.now();
@@ -27,7 +27,7 @@ impl Keeper {
             .map(|t| shown(t.manifest(), t.signed_by(), since(table_since, t.serial(), at), now));
         self.status.patch = patch
             .map(|p| shown(p.manifest(), p.signed_by(), since(patch_since, p.serial(), at), now));
-        let serial = |in_force: &Option<InForce>| in_force.as_ref().map(|i| i.serial);
+        let serial = |in_force: &Option<InForceStatus>| in_force.as_ref().map(|i| i.serial);
         self.status.serial = serial(&self.status.table).max(serial(&self.status.patch));
         self.status.held_patches = set.as_ref().map_or(0, |s| s.held_patches());
         self.status.waiting_patch = self.desk.awaiting();
@@ -71,7 +71,7 @@ impl Keeper {
     pub(super) fn show_ages(&mut self) {
         let now = self.clock.now();
         let control = self.metrics.control();
-        let age = |in_force: &Option<InForce>| {
+        let age = |in_force: &Option<InForceStatus>| {
             let issued_ms = in_force.as_ref().map_or(now.unix_ms, |i| i.issued_at.unix_ms);
             now.unix_ms.saturating_sub(issued_ms) as f64 / 1000.0
         };
@@ -86,7 +86,7 @@ impl Keeper {
             self.cell.store(self.status.clone());
         }
         match self.keys() {
-            Some(keys) => match crate::core::Keys::refuse_from(&*keys) {
+            Some(keys) => match crate::core::KeyLookup::refuse_from(&*keys) {
                 Some(at) if now.unix_secs() >= at => {
                     self.part
                         .blocked("the table in force has expired and `after_expiry` is refuse");
@@ -138,8 +138,8 @@ fn since(known: &mut Option<(u64, Time)>, serial: u64, now: Time) -> Time {
     }
 }
 
-fn shown(manifest: &Manifest, signed_by: &[PublicKey], since: Time, now: Now) -> InForce {
-    InForce {
+fn shown(manifest: &Manifest, signed_by: &[PublicKey], since: Time, now: Now) -> InForceStatus {
+    InForceStatus {
         serial: manifest.serial,
         includes_through: manifest.includes_through,
         issued_at: Time { unix_ms: manifest.issued_at_ms },

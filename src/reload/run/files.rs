@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::keeper::Terms;
+use super::super::keeper::VerifyTerms;
 use super::super::source::PathSource;
-use super::super::status::{ConfigStatus, MountedFile, Time};
+use super::super::status::{ConfigStatus, MountedFileStatus, Time};
 use super::super::{FileHook, Hooks, Reconfigured, Unusable};
 use super::look::Look;
-use super::{Feed, Loop, TICK, nanos};
+use super::{ReloadLoop, RunningSource, TICK, nanos};
 use crate::config::{TableConfig, TableSource, WatchedFile};
 use crate::mounts::Mounts;
 use crate::telemetry::control::Attempt;
@@ -40,9 +40,9 @@ struct WatchedFiles {
     changed: Box<dyn FnMut() + Send>,
 }
 
-// === impl Loop ===
+// === impl ReloadLoop ===
 
-impl Loop {
+impl ReloadLoop {
     /// Reads the configuration again.
     pub(super) fn reconfigure(&mut self) {
         self.files.failed = None;
@@ -53,7 +53,7 @@ impl Loop {
     fn try_to_reconfigure(&mut self) {
         let now = self.clock.now();
         let new = self.files.read(now.unix_ms).and_then(|new| {
-            let terms = Terms::new(&new.table).map_err(|e| e.to_string())?;
+            let terms = VerifyTerms::new(&new.table).map_err(|e| e.to_string())?;
             Ok((new, terms))
         });
         let (new, terms) = match new {
@@ -81,10 +81,10 @@ impl Loop {
         if !needs_restart.is_empty() {
             tracing::warn!(keys = %needs_restart.join(", "), "changed, but only a restart puts it in force");
         }
-        if let Feed::Path(source) = &mut self.table {
+        if let RunningSource::Path(source) = &mut self.table {
             source.set_max_bytes(self.config.max_bytes);
         }
-        if let Some(Feed::Path(source)) = &mut self.patch {
+        if let Some(RunningSource::Path(source)) = &mut self.patch {
             source.set_max_bytes(self.config.max_bytes);
         }
         self.terms.store(Arc::new(terms.clone()));
@@ -199,12 +199,12 @@ impl Files {
         });
     }
 
-    fn mounted(&self, mounts: &Mounts) -> Vec<MountedFile> {
+    fn mounted(&self, mounts: &Mounts) -> Vec<MountedFileStatus> {
         let config = self.config.first().map(|config| ("config", config.path()));
         let named = self.watched.iter().map(|file| (file.key, file.path.as_path()));
         let points = config.into_iter().chain(named).flat_map(|(key, path)| {
             let points = mounts.files_at(path).into_iter();
-            points.map(move |point| MountedFile { key, path: point.display().to_string() })
+            points.map(move |point| MountedFileStatus { key, path: point.display().to_string() })
         });
         points.collect()
     }

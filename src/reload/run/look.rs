@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::fetch::{Fetched, Verdict, Verified};
-use super::super::keeper::{Failure, Outcome, Terms};
+use super::super::fetch::{FetchOutcome, Fetched, Verified};
+use super::super::keeper::{LoadFailure, OfferOutcome, VerifyTerms};
 use super::super::lower_priority;
-use super::super::source::{Contents, PathSource, Seen};
-use super::{Event, Feed, Loop, PATIENCE, forget, nanos};
+use super::super::source::{Contents, PathSource, SeenFile};
+use super::{PATIENCE, ReloadEvent, ReloadLoop, RunningSource, forget, nanos};
 use crate::table::{Buffer, Patch, Table};
 use crate::telemetry::control::Artefact;
 
@@ -20,11 +20,11 @@ const SMALL: u64 = 4 << 20;
 
 /// A large table that was loaded on the side.
 pub(in super::super) struct TableLoad {
-    result: Result<Arc<Table>, Failure>,
-    seen: Option<Seen>,
+    result: Result<Arc<Table>, LoadFailure>,
+    seen: Option<SeenFile>,
     took: Duration,
     /// The terms it was verified with.
-    terms: Arc<Terms>,
+    terms: Arc<VerifyTerms>,
 }
 
 /// How a look is meant.
@@ -36,9 +36,9 @@ pub(super) enum Look {
     Final,
 }
 
-// === impl Loop ===
+// === impl ReloadLoop ===
 
-impl Loop {
+impl ReloadLoop {
     /// One look at every path. What changed is read, verified, offered, and put in force by one
     /// swap.
     pub(super) fn look(&mut self, how: Look) {
@@ -47,47 +47,47 @@ impl Loop {
         let now = self.clock.now();
         self.timers.table_poll = now.mono_ns + nanos(self.config.poll);
         self.timers.patch_poll = match &self.patch {
-            Some(Feed::Path(_)) => now.mono_ns + nanos(self.config.patch_poll),
+            Some(RunningSource::Path(_)) => now.mono_ns + nanos(self.config.patch_poll),
             _ => u64::MAX,
         };
         let table = self.look_at_table(how);
         let patch = self.look_at_patch(how);
-        if table == Outcome::Changed || patch == Outcome::Changed {
+        if table == OfferOutcome::Changed || patch == OfferOutcome::Changed {
             self.swap(None);
         }
         self.show_sources();
         self.look_at_files();
     }
 
-    fn look_at_table(&mut self, how: Look) -> Outcome {
+    fn look_at_table(&mut self, how: Look) -> OfferOutcome {
         let wall_ms = self.clock.now().unix_ms;
-        let Feed::Path(source) = &mut self.table else { return Outcome::Unchanged };
+        let RunningSource::Path(source) = &mut self.table else { return OfferOutcome::Unchanged };
         match source.may_differ(wall_ms) {
             Ok(false) => return self.keeper.same_file(Artefact::Table),
             Ok(true) => {}
-            Err(_) if how == Look::Early => return Outcome::Unchanged,
+            Err(_) if how == Look::Early => return OfferOutcome::Unchanged,
             Err(error) => {
-                let outcome = self.keeper.offer_table(Err(Failure::Source(error)));
+                let outcome = self.keeper.offer_table(Err(LoadFailure::Source(error)));
                 return self.outcome(outcome);
             }
         }
         if source.bytes().is_some_and(|bytes| bytes > SMALL) {
             self.load_aside();
-            return Outcome::Unchanged;
+            return OfferOutcome::Unchanged;
         }
         self.load_table(how)
     }
 
     /// Loads the table here and now.
-    pub(super) fn load_table(&mut self, how: Look) -> Outcome {
-        let Feed::Path(source) = &mut self.table else { return Outcome::Unchanged };
+    pub(super) fn load_table(&mut self, how: Look) -> OfferOutcome {
+        let RunningSource::Path(source) = &mut self.table else { return OfferOutcome::Unchanged };
         let began = self.clock.now();
         let terms = self.terms.load_full();
         let (result, seen) = open(source, began.unix_ms, |bytes| {
             Ok(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
         });
         if how == Look::Early && result.is_err() {
-            return Outcome::Unchanged;
+            return OfferOutcome::Unchanged;
         }
         if let Some(seen) = seen {
             source.processed(seen);
@@ -101,7 +101,7 @@ impl Loop {
             self.again = true;
             return;
         }
-        let Feed::Path(source) = &self.table else { return };
+        let RunningSource::Path(source) = &self.table else { return };
         let (source, events, clock) = (source.clone(), self.events.clone(), self.clock.clone());
         let terms = self.terms.load_full();
         let spawned = std::thread::Builder::new().name("table-load".into()).spawn(move || {
@@ -111,7 +111,8 @@ impl Loop {
                 Ok(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
             });
             let took = Duration::from_nanos(clock.now().mono_ns - began.mono_ns);
-            let _ = events.send(Event::Loaded(Box::new(TableLoad { result, seen, took, terms })));
+            let _ =
+                events.send(ReloadEvent::Loaded(Box::new(TableLoad { result, seen, took, terms })));
         });
         if let Err(error) = spawned {
             self.loading = false;
@@ -136,17 +137,19 @@ impl Loop {
             // Still being written: the close or the end of patience brings the next look.
             return;
         }
-        if let (Feed::Path(source), Some(seen)) = (&mut self.table, load.seen) {
+        if let (RunningSource::Path(source), Some(seen)) = (&mut self.table, load.seen) {
             source.processed(seen);
         }
-        if self.offer_table(load.result, load.took) == Outcome::Changed {
+        if self.offer_table(load.result, load.took) == OfferOutcome::Changed {
             self.swap(None);
         }
     }
 
-    pub(super) fn look_at_patch(&mut self, how: Look) -> Outcome {
+    pub(super) fn look_at_patch(&mut self, how: Look) -> OfferOutcome {
         let began = self.clock.now();
-        let Some(Feed::Path(source)) = &mut self.patch else { return Outcome::Unchanged };
+        let Some(RunningSource::Path(source)) = &mut self.patch else {
+            return OfferOutcome::Unchanged;
+        };
         let terms = self.terms.load_full();
         let result = match source.may_differ(began.unix_ms) {
             Ok(false) => return self.keeper.same_file(Artefact::Patch),
@@ -159,7 +162,7 @@ impl Loop {
                 }
                 result
             }
-            Err(error) => Err(Failure::Source(error)),
+            Err(error) => Err(LoadFailure::Source(error)),
         };
         if let Err(failure) = &result
             && failure.is_missing()
@@ -167,33 +170,41 @@ impl Loop {
             return self.keeper.no_patch();
         }
         if how == Look::Early && result.is_err() {
-            return Outcome::Unchanged;
+            return OfferOutcome::Unchanged;
         }
         self.offer_patch(result, self.since(began.mono_ns))
     }
 
-    fn offer_table(&mut self, table: Result<Arc<Table>, Failure>, took: Duration) -> Outcome {
+    fn offer_table(
+        &mut self,
+        table: Result<Arc<Table>, LoadFailure>,
+        took: Duration,
+    ) -> OfferOutcome {
         self.keeper.took(Artefact::Table, took);
         let outcome = self.keeper.offer_table(table);
-        if outcome.as_ref().is_ok_and(|o| *o == Outcome::Changed) {
+        if outcome.as_ref().is_ok_and(|o| *o == OfferOutcome::Changed) {
             // A patch that did not fit the last table may fit this one.
             forget(self.patch.as_mut());
         }
         self.outcome(outcome)
     }
 
-    fn offer_patch(&mut self, patch: Result<Arc<Patch>, Failure>, took: Duration) -> Outcome {
+    fn offer_patch(
+        &mut self,
+        patch: Result<Arc<Patch>, LoadFailure>,
+        took: Duration,
+    ) -> OfferOutcome {
         self.keeper.took(Artefact::Patch, took);
         let outcome = self.keeper.offer_patch(patch);
         self.outcome(outcome)
     }
 
-    fn outcome(&mut self, outcome: Result<Outcome, Failure>) -> Outcome {
+    fn outcome(&mut self, outcome: Result<OfferOutcome, LoadFailure>) -> OfferOutcome {
         outcome.unwrap_or_else(|failure| {
             if failure.may_pass() {
                 self.timers.retry = Some(self.clock.now().mono_ns + nanos(RETRY));
             }
-            Outcome::Failed
+            OfferOutcome::Failed
         })
     }
 
@@ -215,10 +226,14 @@ impl Loop {
                 self.outcome(outcome)
             }
         };
-        if outcome == Outcome::Changed {
+        if outcome == OfferOutcome::Changed {
             self.swap(None);
         }
-        let taken = if outcome == Outcome::Failed { Verdict::Refused } else { Verdict::Taken };
+        let taken = if outcome == OfferOutcome::Failed {
+            FetchOutcome::Refused
+        } else {
+            FetchOutcome::Taken
+        };
         let _ = verdict.send(taken);
         self.show_sources();
     }
@@ -228,10 +243,10 @@ impl Loop {
 fn open<T>(
     source: &PathSource,
     wall_ms: u64,
-    verify: impl FnOnce(Buffer) -> Result<T, Failure>,
-) -> (Result<T, Failure>, Option<Seen>) {
+    verify: impl FnOnce(Buffer) -> Result<T, LoadFailure>,
+) -> (Result<T, LoadFailure>, Option<SeenFile>) {
     match source.read(wall_ms) {
         Ok(Contents { bytes, seen }) => (verify(bytes), Some(seen)),
-        Err(error) => (Err(Failure::Source(error)), None),
+        Err(error) => (Err(LoadFailure::Source(error)), None),
     }
 }

@@ -10,9 +10,9 @@ fn failure(folder: &Folder) -> (u8, &'static str) {
     match folder.load() {
         Ok(_) => panic!("it starts"),
         Err(error) => match &error {
-            StartError::Keys { failure, .. } => (error.exit(), failure.reason()),
-            StartError::State(_) => (error.exit(), "state"),
-            StartError::Trust(_) => (error.exit(), "trust"),
+            FirstLoadError::Keys { failure, .. } => (error.exit(), failure.reason()),
+            FirstLoadError::State(_) => (error.exit(), "state"),
+            FirstLoadError::Trust(_) => (error.exit(), "trust"),
         },
     }
 }

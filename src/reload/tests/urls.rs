@@ -290,7 +290,7 @@ fn bad_answers_are_told_apart() {
     for (reason, make) in cases {
         let server = Server::scripted(move |_| make());
         let folder = folder(&server.url(), "patch = \"\"\n");
-        let StartError::Keys { failure, .. } = folder.load().err().unwrap() else { panic!() };
+        let FirstLoadError::Keys { failure, .. } = folder.load().err().unwrap() else { panic!() };
         assert_eq!(failure.reason(), reason, "{failure}");
     }
 }

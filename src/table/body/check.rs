@@ -7,24 +7,24 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::directory::{Directory, prefix};
 use super::super::layout::{
-    ALIGN, Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawNetwork, Record, Removal, SECTIONS,
+    ALIGN, Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawNetwork, RawRecord, Removal, SECTIONS,
     Section,
 };
 use super::super::refusal::Refusal;
-use super::{Body, Counts};
+use super::{Counts, TableBody};
 use crate::core::format::{KeyFormat, KeyFormats};
-use crate::core::{KeyId, Kind, OrgId, Permission, Status};
+use crate::core::{KeyId, KeyKind, KeyStatus, OrgId, Permission};
 
 /// Most bytes of the formats, the one section that is parsed as text.
 const MAX_FORMATS: usize = 64 * 1024;
 
-// === impl Body ===
+// === impl TableBody ===
 
-impl Body {
+impl TableBody {
     pub(super) fn check_widths(&self) -> Result<(), Refusal> {
         for section in Section::ALL {
             let width = match section {
-                Section::Records => size_of::<Record>(),
+                Section::Records => size_of::<RawRecord>(),
                 Section::Pairs => size_of::<PairEntry>(),
                 Section::Grants => size_of::<RawGrant>(),
                 Section::Networks => size_of::<RawNetwork>(),
@@ -67,7 +67,7 @@ impl Body {
     }
 
     /// Status and kind of each grant, for the count of the records.
-    pub(super) fn check_grants(&self) -> Result<Box<[(Status, Kind)]>, Refusal> {
+    pub(super) fn check_grants(&self) -> Result<Box<[(KeyStatus, KeyKind)]>, Refusal> {
         let networks = self.networks();
         for (index, raw) in networks.iter().enumerate() {
             if raw.network().is_none() {
@@ -123,7 +123,7 @@ impl Body {
     /// The one pass over all keys.
     pub(super) fn check_records(
         &self,
-        grants: &[(Status, Kind)],
+        grants: &[(KeyStatus, KeyKind)],
     ) -> Result<(Directory, Counts), Refusal> {
         let records = self.records();
         let (orgs, texts) = (self.bytes(Section::Orgs), self.bytes(Section::Texts));

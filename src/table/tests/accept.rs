@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::core::{KeySpec, Keys, Now, Status};
+use crate::core::{KeyLookup, KeySpec, KeyStatus, Now};
 use crate::table::testkit::*;
 use crate::table::write::PatchDraft;
 use crate::table::*;
@@ -33,31 +33,32 @@ fn patch_to(base: &Table, serial: u64, includes: u64, keys: &[KeySpec]) -> Arc<P
     Arc::new(patch(draft, issue))
 }
 
-fn reason(result: Result<Accepted, Refusal>) -> &'static str {
+fn reason(result: Result<AcceptOutcome, Refusal>) -> &'static str {
     match result {
         Ok(_) => "accepted",
         Err(refusal) => refusal.reason(),
     }
 }
 
-fn desk_with(table: &Arc<Table>) -> Desk {
-    let mut desk = Desk::new(Rules::default());
-    assert_eq!(desk.offer_table(table.clone(), NOW), Ok(Accepted::InForce));
+fn desk_with(table: &Arc<Table>) -> Acceptance {
+    let mut desk = Acceptance::new(AcceptRules::default());
+    assert_eq!(desk.offer_table(table.clone(), NOW), Ok(AcceptOutcome::InForce));
     desk
 }
 
-fn restarted(desk: &Desk) -> Desk {
+fn restarted(desk: &Acceptance) -> Acceptance {
     let ledger = Ledger::parse(&desk.ledger().to_text()).unwrap();
     assert_eq!(ledger, desk.ledger());
     let trust = Signer::new(1).trust();
-    let (desk, dropped) = Desk::restore(Rules::default(), ledger, &trust, &Bounds::default());
+    let (desk, dropped) =
+        Acceptance::restore(AcceptRules::default(), ledger, &trust, &Bounds::default());
     assert_eq!(dropped, []);
     desk
 }
 
-fn admits(desk: &Desk, n: u32) -> bool {
+fn admits(desk: &Acceptance, n: u32) -> bool {
     let found = desk.current().and_then(|set| set.any(&spec(n).digest));
-    found.is_some_and(|view| view.grant.status == Status::Active)
+    found.is_some_and(|view| view.grant.status == KeyStatus::Active)
 }
 
 #[test]
@@ -65,22 +66,25 @@ fn rollback_and_equal_serials() {
     let mut desk = desk_with(&plain(5, &specs(0..4)));
     assert_eq!(reason(desk.offer_table(plain(4, &specs(0..4)), NOW)), "rollback");
     assert_eq!(reason(desk.offer_table(plain(5, &specs(0..5)), NOW)), "equal_serial");
-    assert_eq!(desk.offer_table(plain(5, &specs(0..4)), NOW), Ok(Accepted::Unchanged));
+    assert_eq!(desk.offer_table(plain(5, &specs(0..4)), NOW), Ok(AcceptOutcome::Unchanged));
     assert_eq!(desk.current().unwrap().serial(), 5);
 
     let mut desk = restarted(&desk);
     assert!(desk.current().is_none(), "no table is in force before one was read");
     assert_eq!(reason(desk.offer_table(plain(4, &specs(0..4)), NOW)), "rollback");
     assert_eq!(reason(desk.offer_table(plain(5, &specs(0..5)), NOW)), "equal_serial");
-    assert_eq!(desk.offer_table(plain(5, &specs(0..4)), NOW), Ok(Accepted::InForce));
-    assert_eq!(desk.offer_table(plain(6, &specs(0..4)), NOW), Ok(Accepted::InForce));
+    assert_eq!(desk.offer_table(plain(5, &specs(0..4)), NOW), Ok(AcceptOutcome::InForce));
+    assert_eq!(desk.offer_table(plain(6, &specs(0..4)), NOW), Ok(AcceptOutcome::InForce));
 }
 
 #[test]
 fn a_serial_is_a_tables_or_a_patchs() {
     let base = plain(5, &specs(0..4));
     let mut desk = desk_with(&base);
-    assert_eq!(desk.offer_patch(patch_to(&base, 6, 6, &specs(1..4)), NOW), Ok(Accepted::InForce));
+    assert_eq!(
+        desk.offer_patch(patch_to(&base, 6, 6, &specs(1..4)), NOW),
+        Ok(AcceptOutcome::InForce)
+    );
     assert_eq!(reason(desk.offer_table(plain(6, &specs(0..4)), NOW)), "equal_serial");
     // The patch includes everything through 6: a table below is old news.
     let unaware = |issue: &mut Issue| issue.includes_through = 5;
@@ -91,7 +95,7 @@ fn a_serial_is_a_tables_or_a_patchs() {
 
 #[test]
 fn min_serial_is_the_floor_where_there_is_no_ledger() {
-    let mut desk = Desk::new(Rules { min_serial: 7, ..Rules::default() });
+    let mut desk = Acceptance::new(AcceptRules { min_serial: 7, ..AcceptRules::default() });
     assert_eq!(reason(desk.offer_table(plain(6, &specs(0..4)), NOW)), "rollback");
     assert_eq!(reason(desk.offer_table(plain(7, &specs(0..4)), NOW)), "accepted");
 }
@@ -106,16 +110,16 @@ fn an_older_registry_is_stale() {
 #[test]
 fn freeze() {
     let expired = stated(5, &specs(0..4), |issue| issue.expires_at = Some(5_000));
-    let mut desk = Desk::new(Rules::default());
+    let mut desk = Acceptance::new(AcceptRules::default());
     assert_eq!(reason(desk.offer_table(expired.clone(), NOW)), "expired");
     let earlier = Now { unix_ms: 4_999_000, mono_ns: 0 };
-    assert_eq!(desk.offer_table(expired.clone(), earlier), Ok(Accepted::InForce));
-    assert_eq!(desk.offer_table(expired.clone(), NOW), Ok(Accepted::Unchanged));
+    assert_eq!(desk.offer_table(expired.clone(), earlier), Ok(AcceptOutcome::InForce));
+    assert_eq!(desk.offer_table(expired.clone(), NOW), Ok(AcceptOutcome::Unchanged));
     // A restart with the same table is no outage.
-    assert_eq!(restarted(&desk).offer_table(expired.clone(), NOW), Ok(Accepted::InForce));
+    assert_eq!(restarted(&desk).offer_table(expired.clone(), NOW), Ok(AcceptOutcome::InForce));
     assert_eq!(desk.current().unwrap().refuse_from(), None, "it serves on");
 
-    let rules = Rules { refuse_after: Some(60), ..Rules::default() };
+    let rules = AcceptRules { refuse_after: Some(60), ..AcceptRules::default() };
     desk.set_rules(rules);
     assert_eq!(desk.current().unwrap().refuse_from(), Some(5_060), "or refuses after a grace");
     // A patch is judged in the same way.
@@ -131,7 +135,7 @@ fn freeze() {
 fn a_clock_behind_the_publisher_is_told() {
     let table = stated(5, &specs(0..1), |issue| issue.issued_at_ms = NOW.unix_ms + 1_500);
     assert_eq!(clock_behind_ms(table.manifest(), NOW), Some(1_500));
-    assert_eq!(reason(Desk::new(Rules::default()).offer_table(table, NOW)), "accepted");
+    assert_eq!(reason(Acceptance::new(AcceptRules::default()).offer_table(table, NOW)), "accepted");
 }
 
 #[test]
@@ -149,21 +153,21 @@ fn shrink_brake() {
     assert!(admits(&desk, 9), "a refused patch changes nothing");
     let acked = Issue { acknowledge: vec![Acknowledge::Shrink], ..issue(3, &[&Signer::new(1)]) };
     let acked = patch(PatchDraft::difference(&base, specs(0..4)), acked);
-    assert_eq!(desk.offer_patch(Arc::new(acked), NOW), Ok(Accepted::InForce));
+    assert_eq!(desk.offer_patch(Arc::new(acked), NOW), Ok(AcceptOutcome::InForce));
     assert!(!admits(&desk, 9) && admits(&desk, 3));
 
-    let rules = Rules { shrink_brake: 0.05, ..Rules::default() };
-    let mut tight = Desk::new(rules);
+    let rules = AcceptRules { shrink_brake: 0.05, ..AcceptRules::default() };
+    let mut tight = Acceptance::new(rules);
     tight.offer_table(base, NOW).unwrap();
     assert_eq!(reason(tight.offer_table(plain(2, &specs(0..9)), NOW)), "shrink");
 }
 
 #[test]
 fn empty_needs_acknowledgement() {
-    let mut desk = Desk::new(Rules::default());
+    let mut desk = Acceptance::new(AcceptRules::default());
     assert_eq!(reason(desk.offer_table(plain(1, &[]), NOW)), "empty");
     let mut revoked = spec(1);
-    revoked.grant.status = Status::Revoked;
+    revoked.grant.status = KeyStatus::Revoked;
     assert_eq!(reason(desk.offer_table(plain(1, &[revoked]), NOW)), "empty");
     let ack = |issue: &mut Issue| issue.acknowledge = vec![Acknowledge::Empty];
     assert_eq!(reason(desk.offer_table(stated(1, &[], ack), NOW)), "accepted");
@@ -191,12 +195,12 @@ fn a_patch_over_what_cannot_become_current() {
     desk.offer_table(new.clone(), NOW).unwrap();
     // The table in force includes it: nothing to do.
     let included = patch_to(&old, 4, 4, &specs(1..10));
-    assert_eq!(desk.offer_patch(included, NOW), Ok(Accepted::Included));
+    assert_eq!(desk.offer_patch(included, NOW), Ok(AcceptOutcome::Included));
     // It does not include this one, so what it forbids counts, and what it adds does not.
     let mut wanted = specs(1..12);
     wanted[0].grant.permissions = permissions(&[]);
     let late = patch_to(&old, 6, 1, &wanted);
-    let Ok(Accepted::Restricted(refusal)) = desk.offer_patch(late, NOW) else {
+    let Ok(AcceptOutcome::Restricted(refusal)) = desk.offer_patch(late, NOW) else {
         panic!("its restrictions hold");
     };
     assert_eq!(refusal.reason(), "base");
@@ -209,7 +213,7 @@ fn a_patch_over_what_cannot_become_current() {
     // Same serial, another table.
     let mut desk = desk_with(&new);
     let twin = plain(5, &specs(3..10));
-    let Ok(Accepted::Restricted(refusal)) =
+    let Ok(AcceptOutcome::Restricted(refusal)) =
         desk.offer_patch(patch_to(&twin, 7, 7, &specs(4..10)), NOW)
     else {
         panic!("its restrictions hold");
@@ -223,14 +227,14 @@ fn a_patch_before_its_base() {
     let (old, new) = (plain(1, &specs(0..10)), plain(2, &specs(0..10)));
     let mut desk = desk_with(&old);
     let early = patch_to(&new, 3, 3, &specs(1..11));
-    assert_eq!(desk.offer_patch(early.clone(), NOW), Ok(Accepted::Held));
+    assert_eq!(desk.offer_patch(early.clone(), NOW), Ok(AcceptOutcome::Held));
     assert_eq!(desk.awaiting(), Some(3));
     assert!(!admits(&desk, 0), "what it removes is removed at once");
     assert!(!admits(&desk, 10), "what it adds waits for its base");
-    assert_eq!(desk.offer_patch(early, NOW), Ok(Accepted::Unchanged));
+    assert_eq!(desk.offer_patch(early, NOW), Ok(AcceptOutcome::Unchanged));
 
     for mut desk in [desk.clone(), restarted(&desk)] {
-        assert_eq!(desk.offer_table(new.clone(), NOW), Ok(Accepted::InForce));
+        assert_eq!(desk.offer_table(new.clone(), NOW), Ok(AcceptOutcome::InForce));
         assert_eq!(desk.current().unwrap().patch_serial(), Some(3));
         assert_eq!(desk.awaiting(), None);
         assert!(!admits(&desk, 0) && admits(&desk, 10));
@@ -240,9 +244,9 @@ fn a_patch_before_its_base() {
 #[test]
 fn a_patch_before_any_table() {
     let base = plain(1, &specs(0..10));
-    let mut desk = Desk::new(Rules::default());
+    let mut desk = Acceptance::new(AcceptRules::default());
     let early = patch_to(&base, 2, 2, &specs(1..10));
-    assert_eq!(desk.offer_patch(early, NOW), Ok(Accepted::Held));
+    assert_eq!(desk.offer_patch(early, NOW), Ok(AcceptOutcome::Held));
     assert!(desk.current().is_none());
     desk.offer_table(base, NOW).unwrap();
     assert_eq!(desk.current().unwrap().patch_serial(), Some(2));
@@ -253,7 +257,7 @@ fn a_table_that_does_not_include_the_patch() {
     let base = plain(1, &specs(0..10));
     let mut desk = desk_with(&base);
     let mut disabled = spec(1);
-    disabled.grant.status = Status::Disabled;
+    disabled.grant.status = KeyStatus::Disabled;
     let after: Vec<_> = [disabled].into_iter().chain(specs(2..10)).collect();
     desk.offer_patch(patch_to(&base, 3, 3, &after), NOW).unwrap();
     // Built from the registry before the patch, published after it.
@@ -303,7 +307,7 @@ fn the_shelf_is_bounded() {
     for n in 0..8 {
         // Publishers who know nothing of one another.
         let patch = patch_to(&old, 10 + n, 1, &specs(n as u32 + 1..20));
-        assert!(matches!(desk.offer_patch(patch, NOW), Ok(Accepted::Restricted(_))));
+        assert!(matches!(desk.offer_patch(patch, NOW), Ok(AcceptOutcome::Restricted(_))));
     }
     let one_more = patch_to(&old, 20, 1, &specs(9..20));
     assert_eq!(reason(desk.offer_patch(one_more, NOW)), "hold_full");
@@ -328,7 +332,7 @@ fn a_signer_that_is_no_longer_trusted_loses_its_table() {
     // Its serials do not bind the new signer.
     let file = table_file(&specs(0..10), issue(2, &[&two]), &[&two]);
     let table = Table::open(file, &two.trust(), &Bounds::default()).unwrap();
-    assert_eq!(desk.offer_table(Arc::new(table), NOW), Ok(Accepted::InForce));
+    assert_eq!(desk.offer_table(Arc::new(table), NOW), Ok(AcceptOutcome::InForce));
 }
 
 #[test]

@@ -13,7 +13,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::core::{KeySpec, Keys, Now, Status};
+use crate::core::{KeyLookup, KeySpec, KeyStatus, Now};
 use crate::table::testkit::*;
 use crate::table::write::PatchDraft;
 use crate::table::*;
@@ -59,7 +59,7 @@ struct World {
     serial: u64,
     publishers: [Option<Known>; 2],
     files: Vec<File>,
-    desk: Desk,
+    desk: Acceptance,
     /// Revoked keys that the sidecar has refused with a table in force.
     refused: BTreeSet<u32>,
     path: Vec<Step>,
@@ -110,7 +110,7 @@ fn content(revoked: &BTreeSet<u32>) -> Vec<KeySpec> {
         .map(|n| {
             let mut key = spec(n);
             if revoked.contains(&n) {
-                key.grant.status = Status::Revoked;
+                key.grant.status = KeyStatus::Revoked;
             }
             key
         })
@@ -118,7 +118,7 @@ fn content(revoked: &BTreeSet<u32>) -> Vec<KeySpec> {
 }
 
 fn admits(set: &KeySet, n: u32) -> bool {
-    set.single(&spec(n).digest).is_some_and(|view| view.grant.status == Status::Active)
+    set.single(&spec(n).digest).is_some_and(|view| view.grant.status == KeyStatus::Active)
 }
 
 // === impl World ===
@@ -165,7 +165,7 @@ impl World {
                 let ledger = Ledger::parse(&self.desk.ledger().to_text()).unwrap();
                 let trust = Signer::new(1).trust();
                 let bounds = Bounds::default();
-                next.desk = Desk::restore(Rules::default(), ledger, &trust, &bounds).0;
+                next.desk = Acceptance::restore(AcceptRules::default(), ledger, &trust, &bounds).0;
             }
         }
         next.look();
@@ -284,7 +284,7 @@ fn walk(steps: usize) -> usize {
         serial: 1,
         publishers: [None, None],
         files: vec![File::Table(first.clone())],
-        desk: Desk::new(Rules::default()),
+        desk: Acceptance::new(AcceptRules::default()),
         refused: BTreeSet::new(),
         path: Vec::new(),
     };

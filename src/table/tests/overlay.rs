@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::round_trip::{key_set, keys, sorted};
-use crate::core::{Digest, KeySpec, Keys, PairLookup, Status};
+use crate::core::{Digest, KeyLookup, KeySpec, KeyStatus, PairLookup};
 use crate::table::testkit::*;
 use crate::table::write::{PatchDraft, fold};
 use crate::table::*;
@@ -37,7 +37,7 @@ proptest! {
                 0 => {}
                 1 => {
                     let mut spec = spec.clone();
-                    spec.grant.status = Status::Revoked;
+                    spec.grant.status = KeyStatus::Revoked;
                     spec.name = "edited".into();
                     after.push(spec);
                 }

@@ -6,15 +6,16 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::core::{
-    Digest, Environment, Grant, KeyId, KeySpec, Keys, Kind, Limit, NetworkSet, OrgId, PairLookup,
-    Status,
+    Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeySpec, KeyStatus, Limit, NetworkSet,
+    OrgId, PairLookup,
 };
 use crate::table::testkit::*;
 use crate::table::write::{BodyBuilder, InMemory, fold};
 use crate::table::*;
 
 fn grants() -> impl Strategy<Value = Grant> {
-    let status = prop_oneof![Just(Status::Active), Just(Status::Disabled), Just(Status::Revoked)];
+    let status =
+        prop_oneof![Just(KeyStatus::Active), Just(KeyStatus::Disabled), Just(KeyStatus::Revoked)];
     let environment =
         prop_oneof![Just(None), Just(Some(Environment::Live)), Just(Some(Environment::Test))];
     let words = prop::sample::subsequence(vec!["*", "read", "send", "manage"], 0..4);
@@ -26,7 +27,7 @@ fn grants() -> impl Strategy<Value = Grant> {
     (status, environment, prop::option::of(1u64..1 << 40), words, networks, limit).prop_map(
         |(status, environment, not_before, words, networks, limit)| Grant {
             status,
-            kind: Kind::Single,
+            kind: KeyKind::Single,
             environment,
             not_before,
             permissions: permissions(&words),
@@ -53,7 +54,7 @@ pub(super) fn keys(most: usize) -> impl Strategy<Value = Vec<KeySpec>> {
                 grant,
             };
             if form < 2 {
-                spec.grant.kind = Kind::Pair;
+                spec.grant.kind = KeyKind::Pair;
                 spec.public_id = Some(format!("public-{n}").into());
             }
             if form == 0 {

@@ -113,7 +113,7 @@ fn content(
     content
 }
 
-fn key(entry: &Entry<'_>) -> Value {
+fn key(entry: &KeyEntry<'_>) -> Value {
     let grant = entry.view.grant;
     json!({
         "digest": BodyHash(entry.digest.0),
@@ -175,7 +175,7 @@ impl Given {
 /// Reads a vector as a sidecar does: verified, then offered after whatever came before.
 fn verdict(file: Vec<u8>, kind: FileKind, given: Given) -> Result<Value, Refusal> {
     let bounds = Bounds { max_bytes: MAX_BYTES };
-    let mut desk = Desk::new(Rules::default());
+    let mut desk = Acceptance::new(AcceptRules::default());
     if given == Given::Basic {
         let before = fs::read(folder().join("good/basic.kgt")).unwrap();
         let before = Table::open(before, &trust(), &bounds).unwrap();
@@ -195,7 +195,7 @@ fn verdict(file: Vec<u8>, kind: FileKind, given: Given) -> Result<Value, Refusal
         FileKind::Patch => {
             let patch = Arc::new(Patch::open(file, &trust, &bounds)?);
             match desk.offer_patch(patch.clone(), NOW)? {
-                Accepted::Restricted(refusal) => Err(refusal),
+                AcceptOutcome::Restricted(refusal) => Err(refusal),
                 _ => Ok(content_of_patch(&patch)),
             }
         }

@@ -9,13 +9,13 @@ use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
-use super::output::Output;
+use super::output::BodyOutput;
 use super::sort::{Sorted, Sorter, Spool};
 use crate::core::format::KeyFormat;
-use crate::core::{Digest, Grant, KeyId, KeySpec, Kind};
+use crate::core::{Digest, Grant, KeyId, KeyKind, KeySpec};
 use crate::table::body::Counts;
 use crate::table::layout::{
-    Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawNetwork, Record, Removal, SECTIONS,
+    Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawNetwork, RawRecord, Removal, SECTIONS,
     environment_code, kind_code, status_code,
 };
 use crate::table::manifest::BodyHash;
@@ -185,7 +185,7 @@ impl<S: Spool> BodyBuilder<S> {
         }
         let mut lengths = [U64::ZERO; SECTIONS];
         let sizes = [
-            self.keys * size_of::<Record>() as u64,
+            self.keys * size_of::<RawRecord>() as u64,
             self.pairs * size_of::<PairEntry>() as u64,
             side.grants.as_bytes().len() as u64,
             side.networks.as_bytes().len() as u64,
@@ -196,7 +196,7 @@ impl<S: Spool> BodyBuilder<S> {
             self.text_bytes,
         ];
         lengths.iter_mut().zip(sizes).for_each(|(to, size)| *to = size.into());
-        let mut out = Output::new(self.spool.fresh()?);
+        let mut out = BodyOutput::new(self.spool.fresh()?);
         out.write(Header { lengths, zero: [0; 56] }.as_bytes())?;
 
         let mut texts = BufWriter::new(self.spool.fresh()?);
@@ -311,13 +311,13 @@ fn check(spec: &KeySpec) -> Result<(), BuildError> {
         return Err(BuildError::Name(id));
     }
     match (&spec.public_id, spec.grant.kind) {
-        (Some(public), Kind::Pair) => {
+        (Some(public), KeyKind::Pair) => {
             let valid = (1..=128).contains(&public.len());
             if !valid || !public.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(BuildError::PublicId(id));
             }
         }
-        (None, Kind::Single) => {}
+        (None, KeyKind::Single) => {}
         _ => return Err(BuildError::PairWithoutId(id)),
     }
     Ok(())
@@ -349,7 +349,7 @@ fn check_ids<F: Read>(mut ids: Sorted<F>) -> Result<(), BuildError> {
 fn write_records<F: Read, G: Write>(
     sorted: &mut Sorted<F>,
     side: &Interned,
-    out: &mut Output<G>,
+    out: &mut BodyOutput<G>,
     texts: &mut impl Write,
     mut tag: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<Counts, BuildError> {
@@ -368,7 +368,7 @@ fn write_records<F: Read, G: Write>(
         }
         before = (*digest, *id);
         let grant = side.grant_of.get(grant as usize).copied().unwrap_or(NONE);
-        let record = Record {
+        let record = RawRecord {
             digest: *digest,
             id: *id,
             org: side.org_of.get(org as usize).copied().unwrap_or(NONE).into(),
@@ -380,7 +380,7 @@ fn write_records<F: Read, G: Write>(
         if let Some(state) = side.states.get(grant as usize) {
             counts.keys += 1;
             counts.add(state.status, state.kind, 1);
-            if state.kind == Kind::Pair {
+            if state.kind == KeyKind::Pair {
                 // Name, NUL, public id, NUL.
                 let mut parts = text.split(|b| *b == 0).skip(1);
                 let public = parts.next().unwrap_or_default();
@@ -397,12 +397,12 @@ fn write_records<F: Read, G: Write>(
 
 fn write_pairs<F: Read, G: Write>(
     mut sorted: Sorted<F>,
-    out: &mut Output<G>,
+    out: &mut BodyOutput<G>,
 ) -> Result<(), BuildError> {
     let mut before: ([u8; 32], [u8; 16]) = ([0; 32], [0; 16]);
     // Sorted by the whole hash; the file is sorted by its first four bytes and then by record.
     let mut run: Vec<(u32, u32)> = Vec::new();
-    let flush = |run: &mut Vec<(u32, u32)>, out: &mut Output<G>| {
+    let flush = |run: &mut Vec<(u32, u32)>, out: &mut BodyOutput<G>| {
         run.sort_unstable();
         run.drain(..).try_for_each(|(tag, record)| {
             out.write(PairEntry { tag: tag.into(), record: record.into() }.as_bytes())

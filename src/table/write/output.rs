@@ -8,15 +8,15 @@ use crate::table::layout::ALIGN;
 use crate::table::manifest::BodyHash;
 
 /// Writes, counts and hashes.
-pub(crate) struct Output<F: Write> {
+pub(crate) struct BodyOutput<F: Write> {
     writer: BufWriter<F>,
     hash: Context,
     bytes: u64,
 }
 
-// === impl Output ===
+// === impl BodyOutput ===
 
-impl<F: Write> Output<F> {
+impl<F: Write> BodyOutput<F> {
     pub(crate) fn new(file: F) -> Self {
         Self {
             writer: BufWriter::with_capacity(1 << 18, file),

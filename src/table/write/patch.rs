@@ -18,12 +18,12 @@ use crate::table::refusal::Refusal;
 #[derive(Debug)]
 pub struct PatchDraft {
     base: Base,
-    changes: BTreeMap<Digest, Change>,
+    changes: BTreeMap<Digest, PatchChange>,
     formats: Vec<KeyFormat>,
 }
 
 #[derive(Debug)]
-enum Change {
+enum PatchChange {
     Put(Box<KeySpec>),
     Remove { id: KeyId, whole: bool },
 }
@@ -98,12 +98,12 @@ impl PatchDraft {
 
     /// States a key: added, or as it now is.
     pub fn put(&mut self, spec: KeySpec) {
-        self.changes.insert(spec.digest, Change::Put(Box::new(spec)));
+        self.changes.insert(spec.digest, PatchChange::Put(Box::new(spec)));
     }
 
     /// States that a secret is gone; `whole`: that no secret of the key is left.
     pub fn remove(&mut self, digest: Digest, id: KeyId, whole: bool) {
-        self.changes.insert(digest, Change::Remove { id, whole });
+        self.changes.insert(digest, PatchChange::Remove { id, whole });
     }
 
     pub fn formats(&mut self, formats: impl IntoIterator<Item = KeyFormat>) {
@@ -128,8 +128,8 @@ impl PatchDraft {
         builder.formats(self.formats);
         for (digest, change) in self.changes {
             match change {
-                Change::Put(spec) => builder.push(&spec)?,
-                Change::Remove { id, whole } => builder.remove(digest, id, whole),
+                PatchChange::Put(spec) => builder.push(&spec)?,
+                PatchChange::Remove { id, whole } => builder.remove(digest, id, whole),
             }
         }
         Ok(builder.finish()?.into_patch(self.base, issue)?)

@@ -28,11 +28,11 @@ pub(crate) struct Sorter<F> {
 /// The strings in ascending order.
 pub(crate) enum Sorted<F> {
     Memory { arena: Vec<u8>, order: std::vec::IntoIter<(u64, usize, u16)> },
-    Merge { heap: BinaryHeap<Reverse<Head>>, runs: Vec<BufReader<F>>, current: Vec<u8> },
+    Merge { heap: BinaryHeap<Reverse<RunHead>>, runs: Vec<BufReader<F>>, current: Vec<u8> },
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Head {
+pub(crate) struct RunHead {
     bytes: Vec<u8>,
     run: usize,
 }
@@ -95,7 +95,7 @@ impl<F: Read + Write + Seek> Sorter<F> {
             let mut reader = BufReader::with_capacity(BUFFER, file);
             let mut bytes = Vec::new();
             if read_entry(&mut reader, &mut bytes)? {
-                heap.push(Reverse(Head { bytes, run }));
+                heap.push(Reverse(RunHead { bytes, run }));
             }
             runs.push(reader);
         }

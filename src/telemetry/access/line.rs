@@ -7,7 +7,7 @@ use super::AccessLine;
 
 /// Lines of one worker that were not handed over yet.
 #[derive(Debug, Default)]
-pub(super) struct Buffer {
+pub(super) struct LineBuffer {
     pub(super) bytes: Vec<u8>,
     pub(super) lines: u64,
     /// The second that `date` shows.
@@ -15,9 +15,9 @@ pub(super) struct Buffer {
     date: [u8; 19],
 }
 
-// === impl Buffer ===
+// === impl LineBuffer ===
 
-impl Buffer {
+impl LineBuffer {
     pub(super) fn json(&mut self, line: &AccessLine<'_>) {
         self.put("{\"time\":\"");
         self.time(line.unix_ms);

@@ -70,8 +70,9 @@ fn line<'a>(path: &'a str) -> AccessLine<'a> {
 
 fn written(format: LogFormat, lines: &[AccessLine<'_>]) -> String {
     let sink = Written::default();
-    let logs = AccessLogs::with_sink(Sink::Test(Box::new(sink.clone())), format, &Metrics::new(1))
-        .unwrap();
+    let logs =
+        AccessLogs::with_sink(LogSink::Test(Box::new(sink.clone())), format, &Metrics::new(1))
+            .unwrap();
     let log = logs.worker();
     for line in lines {
         log.write(line);
@@ -140,8 +141,9 @@ fn the_date_follows_the_second() {
 fn a_slow_disk_loses_lines_and_says_how_many() {
     let metrics = Metrics::new(1);
     let (free, stuck) = sync_channel(1);
-    let logs = AccessLogs::with_sink(Sink::Test(Box::new(Stuck(stuck))), LogFormat::Json, &metrics)
-        .unwrap();
+    let logs =
+        AccessLogs::with_sink(LogSink::Test(Box::new(Stuck(stuck))), LogFormat::Json, &metrics)
+            .unwrap();
     let log = logs.worker();
     // More than the queue can hold; each flush is one buffer. Nothing here may wait.
     for _ in 0..QUEUE + 20 {
@@ -163,7 +165,7 @@ fn a_slow_disk_loses_lines_and_says_how_many() {
 fn lines_that_cannot_be_written_are_counted() {
     let metrics = Metrics::new(1);
     let logs =
-        AccessLogs::with_sink(Sink::Test(Box::new(Broken)), LogFormat::Json, &metrics).unwrap();
+        AccessLogs::with_sink(LogSink::Test(Box::new(Broken)), LogFormat::Json, &metrics).unwrap();
     let log = logs.worker();
     log.write(&line("/"));
     log.write(&line("/"));

@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::super::control::{Artefact, Attempt};
-use super::super::metrics::{ALL, Kind};
-use super::super::{Metrics, Outcome};
+use super::super::metrics::{ALL, FamilyKind};
+use super::super::{DecisionOutcome, Metrics};
 use super::*;
 
 /// Everything recorded at least once.
@@ -17,10 +17,10 @@ fn busy() -> Metrics {
     for n in 0..2 {
         let cells = metrics.worker(n);
         cells.request(route, MethodLabel::Get, 200);
-        cells.decision(route, Outcome::Admitted);
-        cells.decision(route, Outcome::Rejected(Reason::Unknown));
-        cells.decision(route, Outcome::Observed(Reason::Permission));
-        cells.decision(super::super::NO_ROUTE, Outcome::Rejected(Reason::Route));
+        cells.decision(route, DecisionOutcome::Admitted);
+        cells.decision(route, DecisionOutcome::Rejected(Reason::Unknown));
+        cells.decision(route, DecisionOutcome::Observed(Reason::Permission));
+        cells.decision(super::super::NO_ROUTE, DecisionOutcome::Rejected(Reason::Route));
         cells.duration(3_000_000);
         cells.auth_duration(1_500);
         cells.connection_opened(listener);
@@ -148,9 +148,9 @@ fn the_manual_describes_every_family_and_label() {
             .find(|l| l.starts_with(&format!("| `{}`", family.name)))
             .unwrap_or_else(|| panic!("docs/metrics.md has no row for {}", family.name));
         let kind = match family.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            FamilyKind::Counter => "counter",
+            FamilyKind::Gauge => "gauge",
+            FamilyKind::Histogram => "histogram",
         };
         assert!(row.contains(kind), "{} is a {kind}", family.name);
         for label in family.labels {

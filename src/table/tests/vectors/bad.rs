@@ -6,7 +6,7 @@ use serde_json::json;
 use super::forge::*;
 use super::good::{self, issue, keys, patch_file};
 use super::*;
-use crate::core::{Digest, Status};
+use crate::core::{Digest, KeyStatus};
 use crate::table::layout::Section;
 use crate::table::write::PatchDraft;
 
@@ -255,7 +255,7 @@ fn manifests() -> Vec<Fault> {
         ),
         ("empty-none-active", "empty", "its only key is revoked, not acknowledged", {
             let mut revoked = spec(1);
-            revoked.grant.status = Status::Revoked;
+            revoked.grant.status = KeyStatus::Revoked;
             table_file(&[revoked], issue(5), &[&Signer::new(1)])
         }),
     ]

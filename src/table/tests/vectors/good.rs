@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::format::KeyFormat;
-use crate::core::{Environment, KeySpec, Limit, NetworkSet, Status};
+use crate::core::{Environment, KeySpec, KeyStatus, Limit, NetworkSet};
 use crate::table::write::{BodyBuilder, InMemory, PatchDraft};
 
 pub(super) fn vectors() -> Vec<Vector> {
@@ -77,10 +77,10 @@ pub(super) fn keys() -> Vec<KeySpec> {
     keys[1].name = "Zażółć gęślą jaźń".into();
     keys[1].grant.permissions = permissions(&["*"]);
     keys[1].grant.environment = None;
-    keys[2].grant.status = Status::Disabled;
+    keys[2].grant.status = KeyStatus::Disabled;
     keys[2].grant.limit = Limit::parse("600/min").ok();
     keys[2].expires = Some(4_000_000_000);
-    keys[3].grant.status = Status::Revoked;
+    keys[3].grant.status = KeyStatus::Revoked;
     keys[3].grant.environment = Some(Environment::Test);
     keys[3].name = "".into();
     keys[4].grant.not_before = Some(1_700_000_000);
@@ -102,7 +102,7 @@ pub(super) fn changed() -> Vec<KeySpec> {
     keys.retain(|spec| {
         spec.digest != super::spec(1).digest && spec.digest != super::spec(6).digest
     });
-    keys[0].grant.status = Status::Disabled;
+    keys[0].grant.status = KeyStatus::Disabled;
     keys.push(spec(9));
     keys
 }
