@@ -22,7 +22,7 @@ pub mod secret;
 pub mod signer;
 
 pub use self::address::NetworkSet;
-pub use self::credential::{BasicForm, CredentialSource, Prefixes};
+pub use self::credential::{BasicForm, MissingHalf, Prefixes, Source};
 pub use self::decision::{
     Admitted, Charge, Facts, KeyLookup, Observed, PairLookup, Passed, Policy, Presented, Verdict,
     decide,

@@ -32,9 +32,32 @@ pub enum BasicForm {
     Pair,
 }
 
+/// The half of a pair that the request lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingHalf<'r> {
+    /// `Authorization: Basic` has no password.
+    BasicPassword,
+    /// `Authorization: Basic` has no user name.
+    BasicUser,
+    /// The field of this name.
+    Field(&'r str),
+}
+
 /// A credential in this carrier is ours when it begins with one of these; with none, always.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefixes(Box<[Box<[u8]>]>);
+
+// === impl MissingHalf ===
+
+impl std::fmt::Display for MissingHalf<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BasicPassword => f.write_str("the password of Authorization: Basic"),
+            Self::BasicUser => f.write_str("the user name of Authorization: Basic"),
+            Self::Field(name) => write!(f, "the field {name}"),
+        }
+    }
+}
 
 // === impl Prefixes ===
 

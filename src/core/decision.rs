@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::Method;
 
 use super::Now;
+use super::credential::MissingHalf;
 use super::grant::KeyView;
 use super::key::{Environment, KeyId, KeyStatus};
 use super::limit::Limit;
@@ -63,6 +64,8 @@ pub struct Facts<'r> {
 pub enum Presented<'r> {
     /// A credential in a carrier of ours that is not ours: a user token, a session.
     Foreign,
+    /// One half of a pair: an attempt with a pair, and never right.
+    HalfPair(MissingHalf<'r>),
     Nothing,
     Pair {
         id: &'r [u8],
@@ -212,13 +215,18 @@ fn identify<'k, K: KeyLookup>(
     keys: &'k K,
     presented: Presented<'_>,
     seen: &mut Option<KeyView<'k>>,
-) -> Result<(KeyView<'k>, Digest), Reason> {
+) -> Result<(KeyView<'k>, Digest), Rejection> {
     match presented {
-        Presented::Foreign => Err(Reason::Foreign),
-        Presented::Nothing => Err(Reason::Missing),
+        Presented::Foreign => Err(Reason::Foreign.into()),
+        Presented::HalfPair(missing) => Err(Rejection::told(
+            Reason::Unknown,
+            format!("{missing} is missing"),
+            "send both halves of the pair".into(),
+        )),
+        Presented::Nothing => Err(Reason::Missing.into()),
         Presented::Single(secret) => {
             if !keys.plausible(secret) {
-                return Err(Reason::Unknown);
+                return Err(Reason::Unknown.into());
             }
             let digest = Digest::of(secret);
             let key = keys.single(&digest).ok_or(Reason::Unknown)?;
@@ -228,10 +236,10 @@ fn identify<'k, K: KeyLookup>(
             let digest = Digest::of(secret);
             match keys.pair(id, &digest) {
                 PairLookup::Found(key) => Ok((key, digest)),
-                PairLookup::UnknownId => Err(Reason::Unknown),
+                PairLookup::UnknownId => Err(Reason::Unknown.into()),
                 PairLookup::WrongSecret(key) => {
                     *seen = Some(key);
-                    Err(Reason::WrongSecret)
+                    Err(Reason::WrongSecret.into())
                 }
             }
         }
@@ -354,6 +362,7 @@ impl std::fmt::Debug for Presented<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Foreign => "Foreign",
+            Self::HalfPair(_) => "HalfPair(..)",
             Self::Nothing => "Nothing",
             Self::Pair { .. } => "Pair(..)",
             Self::Single(_) => "Single(..)",

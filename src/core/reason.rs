@@ -125,6 +125,9 @@ pub enum Detail {
     Permissions(Box<[Permission]>),
     /// The limit and how long to wait (429).
     RetryAfter { limit: Limit, retry_in: Duration },
+    /// What was wrong, and what to do about it, in words that name what is configured. Never contains
+    /// client bytes.
+    Told { why: Box<str>, advice: Box<str> },
     /// A fixed sentence on what was wrong with the request. Never contains client bytes.
     Why(&'static str),
 }
@@ -157,6 +160,11 @@ impl Rejection {
 
     pub const fn why(reason: Reason, why: &'static str) -> Self {
         Self { reason, detail: Detail::Why(why) }
+    }
+
+    /// One that names what is configured. Neither text contains client bytes.
+    pub fn told(reason: Reason, why: String, advice: String) -> Self {
+        Self { reason, detail: Detail::Told { why: why.into(), advice: advice.into() } }
     }
 }
 

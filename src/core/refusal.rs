@@ -145,11 +145,13 @@ impl Refusals {
                 format!("{}: {}", text.message, words.join(", "))
             }
             Detail::Why(why) => format!("{}: {why}", text.message),
+            Detail::Told { why, .. } => format!("{}: {why}", text.message),
             Detail::Allow(_) | Detail::None | Detail::RetryAfter { .. } => text.message.to_owned(),
         };
-        let advice = match text.advice {
-            Some(advice) => advice.to_owned(),
-            None => self.challenges.advice().to_owned(),
+        let advice = match (&rejection.detail, text.advice) {
+            (Detail::Told { advice, .. }, _) => advice.to_string(),
+            (_, Some(advice)) => advice.to_owned(),
+            (_, None) => self.challenges.advice().to_owned(),
         };
         let permissions = match &rejection.detail {
             Detail::Permissions(words) => {

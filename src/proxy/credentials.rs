@@ -6,14 +6,16 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use http::header::{self, HeaderName, HeaderValue};
-use http::uri::PathAndQuery;
-use percent_encoding::percent_decode_str;
+use http::header::{self, HeaderName};
 use zeroize::Zeroize;
 
 use super::head::{Fields, Head};
-use crate::core::{BasicForm, CredentialSource, Presented, Reason, Rejection};
+use super::upgrade;
+use crate::core::{BasicForm, MissingHalf, Presented, Reason, Rejection, Source};
 
+mod blank;
+mod cookie;
+mod query;
 mod strays;
 
 /// What the carriers of one request hold.
@@ -22,6 +24,8 @@ pub(crate) struct Carriers<'r> {
     found: Found<'r>,
     /// Some carrier holds a credential that is not ours.
     foreign: bool,
+    /// Some carrier is there and empty: it carries nothing, and is removed all the same.
+    blank: bool,
     /// The query has a parameter of ours.
     pub(crate) in_query: bool,
     pub(crate) in_cookie: bool,
@@ -34,6 +38,8 @@ pub(crate) struct Carriers<'r> {
 enum Found<'r> {
     #[default]
     Nothing,
+    /// The half that is there is not looked up.
+    HalfPair(MissingHalf<'r>),
     Pair {
         id: Bytes<'r>,
         secret: Bytes<'r>,
@@ -42,82 +48,85 @@ enum Found<'r> {
 }
 
 /// Credential bytes; those that had to be decoded are wiped afterwards.
+#[derive(PartialEq, Eq)]
 struct Bytes<'r>(Cow<'r, [u8]>);
 
 /// Looks at every carrier. Two that hold a credential of ours are refused, equal or not: never
-/// "the first wins" (Envoy CVE-2026-26308 and its kind).
-pub(crate) fn read<'r>(
-    head: &'r Head,
-    sources: &[CredentialSource],
-) -> Result<Carriers<'r>, Rejection> {
+/// "the first wins" (Envoy CVE-2026-26308 and its kind). One that is empty is not there: templates
+/// and SDKs send the field of an option that nobody has set.
+pub(crate) fn read<'r>(head: &'r Head, sources: &'r [Source]) -> Result<Carriers<'r>, Rejection> {
     let mut carriers = Carriers::default();
+    let authorization = carriers.authorization(&head.fields, sources)?;
     for source in sources {
         match source {
-            CredentialSource::Header { name, prefixes } => {
-                if let Some(value) = only(&head.fields, name)? {
+            Source::Header { name, prefixes } => {
+                if let Some(value) = carriers.only(&head.fields, name)? {
                     carriers.offer(value.into(), strays::judge(prefixes, value)?)?;
                 }
             }
-            CredentialSource::Pair { id, secret } => {
-                match (only(&head.fields, id)?, only(&head.fields, secret)?) {
+            Source::Pair { id, secret } => {
+                let halves =
+                    (carriers.only(&head.fields, id)?, carriers.only(&head.fields, secret)?);
+                let missing = |half: &'r HeaderName| MissingHalf::Field(half.as_str());
+                match halves {
                     (None, None) => {}
-                    // Half a pair is an attempt with a pair, and never right.
-                    (id, secret) => carriers.offer_pair(
-                        id.unwrap_or_default().into(),
-                        secret.unwrap_or_default().into(),
-                    )?,
+                    (Some(id), Some(secret)) => carriers.offer_pair(id.into(), secret.into())?,
+                    (Some(id), None) => carriers.offer_half(id.into(), missing(secret))?,
+                    (None, Some(secret)) => carriers.offer_half(secret.into(), missing(id))?,
                 }
             }
-            CredentialSource::Bearer { prefixes } => {
-                if let Some(token) = authorization(&head.fields, b"bearer")? {
+            Source::Bearer { prefixes } => {
+                if let Some(token) = authorization.and_then(|v| after_scheme(v, b"bearer")) {
                     let token = unwrap_secret_token(token);
                     let ours = prefixes.own(token);
                     carriers.in_authorization |= ours;
                     carriers.offer(token.into(), ours)?;
                 }
             }
-            CredentialSource::Basic { form, prefixes } => {
-                if let Some(token) = authorization(&head.fields, b"basic")? {
+            Source::Basic { form, prefixes } => {
+                if let Some(token) = authorization.and_then(|v| after_scheme(v, b"basic")) {
                     carriers.offer_basic(token, *form, |user| prefixes.own(user))?;
                 }
             }
             CredentialSource::Query { name, prefixes } => {
                 let query = head.uri.query().unwrap_or_default();
-                if hides_in_query(query, name, |value| prefixes.own(value)) {
+                if query::hides_in(query, name, |value| prefixes.own(value)) {
                     return Err(Rejection::why(Reason::Malformed, "the key stands behind a `;`"));
                 }
                 if strays::in_query(query, name, prefixes) {
                     return Err(strays::refused());
                 }
-                for value in values_in_query(query, name) {
-                    let ours = strays::judge(prefixes, &value.0)?;
+                for value in query::values(query, name) {
+                    if blank::is_blank(&value) {
+                        carriers.blank = true;
+                        continue;
+                    }
+                    let ours = strays::judge(prefixes, &value)?;
                     carriers.in_query |= ours;
-                    carriers.offer(value, ours)?;
+                    carriers.offer(Bytes(value), ours)?;
                 }
             }
-            CredentialSource::Cookie { name, prefixes } => {
-                if hides_in_cookies(&head.fields, name, |value| prefixes.own(value)) {
+            Source::Cookie { name, prefixes } => {
+                if cookie::hides_in(&head.fields, name, |value| prefixes.own(value)) {
                     return Err(Rejection::why(Reason::Malformed, "the key stands behind a `,`"));
                 }
-                for value in values_in_cookies(&head.fields, name) {
-                    let ours = strays::judge(prefixes, value)?;
-                    carriers.in_cookie |= ours;
-                    carriers.offer(value.into(), ours)?;
+                if strays::in_cookies(&head.fields, name, prefixes) {
+                    return Err(strays::refused());
                 }
-            }
-            CredentialSource::Subprotocol { marker } => {
-                for entry in subprotocols(&head.fields) {
-                    if let Some(key) = entry.strip_prefix(marker.as_bytes()) {
-                        carriers.in_subprotocol = true;
-                        carriers.offer(key.into(), true)?;
-                    } else if strays::in_subprotocol(entry, marker) {
-                        return Err(strays::refused());
+                for value in cookie::values(&head.fields, name) {
+                    if blank::is_blank(&value) {
+                        carriers.blank = true;
+                        continue;
                     }
+                    let ours = strays::judge(prefixes, &value)?;
+                    carriers.in_cookie |= ours;
+                    carriers.offer(Bytes(value), ours)?;
                 }
             }
+            Source::Subprotocol { marker } => carriers.read_subprotocols(head, marker)?,
         }
     }
-    if let Some(value) = only(&head.fields, &header::AUTHORIZATION)?
+    if let Some(value) = authorization
         && !carriers.in_authorization
         && sources.iter().any(|s| strays::in_authorization(s, value))
     {
@@ -141,15 +150,13 @@ pub(crate) fn is_field_of(source: &CredentialSource, name: &[u8]) -> bool {
 }
 
 /// Takes the credentials out of the head. `all`: every configured carrier (the request was
-/// admitted); else only what is ours (DESIGN invariant 5).
-pub(crate) fn strip(head: &mut Head, sources: &[CredentialSource], carried: &Carried, all: bool) {
+/// admitted); else only what is ours (DESIGN invariant 5), and carriers that are empty.
+pub(crate) fn strip(head: &mut Head, sources: &[Source], carried: &Carried, all: bool) {
     for source in sources {
         match source {
-            CredentialSource::Header { name, prefixes } => {
-                let ours = |value: &[u8]| prefixes.own(value);
-                if all || head.fields.get(name).is_some_and(ours) {
-                    head.fields.remove(name);
-                }
+            Source::Header { name, prefixes } => {
+                let goes = |value: &[u8]| all || prefixes.own(value) || blank::is_blank(value);
+                head.fields.remove_if(name, goes);
             }
             CredentialSource::Pair { id, secret } => {
                 head.fields.remove(id);
@@ -158,18 +165,23 @@ pub(crate) fn strip(head: &mut Head, sources: &[CredentialSource], carried: &Car
             CredentialSource::Basic { .. } | CredentialSource::Bearer { .. } => {
                 if all || carried.in_authorization {
                     head.fields.remove(header::AUTHORIZATION);
+                } else if carried.blank {
+                    let goes = |value: &[u8]| blank::is_blank_authorization(value, sources);
+                    head.fields.remove_if(header::AUTHORIZATION, goes);
                 }
             }
             CredentialSource::Query { name, prefixes } => {
                 let drop = |value: &[u8]| all || prefixes.own(value);
-                if all || carried.in_query {
-                    strip_query(head, name, drop);
+                if all || carried.in_query || carried.blank {
+                    query::strip(head, name, |value| drop(value) || blank::is_blank(value));
                 }
                 strays::strip_referer(&mut head.fields, name, drop);
             }
-            CredentialSource::Cookie { name, prefixes } => {
-                if all || carried.in_cookie {
-                    strip_cookies(&mut head.fields, name, |value| all || prefixes.own(value));
+            Source::Cookie { name, prefixes } => {
+                if all || carried.in_cookie || carried.blank {
+                    cookie::strip(&mut head.fields, name, |value| {
+                        all || prefixes.own(value) || blank::is_blank(value)
+                    });
                 }
             }
             CredentialSource::Subprotocol { .. } => {}
@@ -184,6 +196,7 @@ pub(crate) fn strip(head: &mut Head, sources: &[CredentialSource], carried: &Car
 /// Where credentials of ours were found; outlives the borrow of the head.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Carried {
+    blank: bool,
     in_authorization: bool,
     in_cookie: bool,
     pub(crate) in_query: bool,
@@ -196,6 +209,7 @@ impl<'r> Carriers<'r> {
     pub(crate) fn presented(&self) -> Presented<'_> {
         match &self.found {
             Found::Pair { id, secret } => Presented::Pair { id: &id.0, secret: &secret.0 },
+            Found::HalfPair(missing) => Presented::HalfPair(*missing),
             Found::Single(secret) => Presented::Single(&secret.0),
             Found::Nothing if self.foreign => Presented::Foreign,
             Found::Nothing => Presented::Nothing,
@@ -204,11 +218,83 @@ impl<'r> Carriers<'r> {
 
     pub(crate) fn carried(&self) -> Carried {
         Carried {
+            blank: self.blank,
             in_authorization: self.in_authorization,
             in_cookie: self.in_cookie,
             in_query: self.in_query,
             in_subprotocol: self.in_subprotocol,
         }
+    }
+
+    /// The value of a field that may carry only once. Empty ones do not count.
+    fn only(
+        &mut self,
+        fields: &'r Fields,
+        name: &HeaderName,
+    ) -> Result<Option<&'r [u8]>, Rejection> {
+        self.only_filled(fields, name, blank::is_blank)
+    }
+
+    /// The value of `Authorization`, unless it is empty, or a scheme of ours with nothing behind it.
+    fn authorization(
+        &mut self,
+        fields: &'r Fields,
+        sources: &[Source],
+    ) -> Result<Option<&'r [u8]>, Rejection> {
+        let is_blank = |value: &[u8]| blank::is_blank_authorization(value, sources);
+        self.only_filled(fields, &header::AUTHORIZATION, is_blank)
+    }
+
+    fn only_filled(
+        &mut self,
+        fields: &'r Fields,
+        name: &HeaderName,
+        is_blank: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<&'r [u8]>, Rejection> {
+        let mut found = None;
+        for value in fields.all(name) {
+            if is_blank(value) {
+                self.blank = true;
+                continue;
+            }
+            match found.replace(value) {
+                Some(other) if other == value => return Err(repeated()),
+                Some(_) => return Err(duplicate()),
+                None => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn read_subprotocols(&mut self, head: &'r Head, marker: &str) -> Result<(), Rejection> {
+        let mut others = false;
+        let mut keys = 0;
+        for entry in subprotocols(&head.fields).filter(|entry| !entry.is_empty()) {
+            let Some(key) = entry.strip_prefix(marker.as_bytes()) else {
+                if strays::in_subprotocol(entry, marker) {
+                    return Err(strays::refused());
+                }
+                others = true;
+                continue;
+            };
+            // An entry of ours goes no further, whatever is behind its marker.
+            self.in_subprotocol = true;
+            if !blank::is_blank(key) {
+                keys += 1;
+                self.offer(key.into(), true)?;
+            }
+        }
+        // A browser closes (1006) where it offered something and nothing was selected, and the key
+        // is never selected: the answer would carry it.
+        if keys > 0 && !others && upgrade::is_asked(head) {
+            let beside = marker.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+            return Err(Rejection::told(
+                Reason::Malformed,
+                "the key is alone in Sec-WebSocket-Protocol, where no server can select it".into(),
+                format!("offer the subprotocol {beside} beside it, or one of the service's"),
+            ));
+        }
+        Ok(())
     }
 
     fn offer(&mut self, value: Bytes<'r>, ours: bool) -> Result<(), Rejection> {
@@ -223,12 +309,26 @@ impl<'r> Carriers<'r> {
         self.take(Found::Pair { id: id.checked()?, secret: secret.checked()? })
     }
 
+    /// Half a pair is an attempt with a pair, and never right.
+    fn offer_half(&mut self, half: Bytes<'r>, missing: MissingHalf<'r>) -> Result<(), Rejection> {
+        half.checked()?;
+        self.take(Found::HalfPair(missing))
+    }
+
     fn take(&mut self, found: Found<'r>) -> Result<(), Rejection> {
-        if !matches!(self.found, Found::Nothing) {
-            return Err(duplicate());
-        }
-        self.found = found;
-        Ok(())
+        let again = match (&self.found, &found) {
+            (Found::Nothing, _) => {
+                self.found = found;
+                return Ok(());
+            }
+            (Found::Single(one), Found::Single(other)) => one == other,
+            (
+                Found::Pair { id: one_id, secret: one },
+                Found::Pair { id: other_id, secret: other },
+            ) => one_id == other_id && one == other,
+            _ => false,
+        };
+        Err(if again { repeated() } else { duplicate() })
     }
 
     fn offer_basic(
@@ -251,6 +351,11 @@ impl<'r> Carriers<'r> {
         };
         let (user, password) = decoded.split_at(colon);
         let password = password.get(1..).unwrap_or_default();
+        if blank::is_blank_basic(user, password, form, &own) {
+            decoded.zeroize();
+            self.blank = true;
+            return Ok(());
+        }
         let (ours, key) = match form {
             // With a password it is no key that was ever issued: unknown, as any wrong one.
             BasicForm::KeyAsUser if password.is_empty() => (own(user), user.to_vec()),
@@ -261,7 +366,13 @@ impl<'r> Carriers<'r> {
                 decoded.zeroize();
                 self.in_authorization |= ours;
                 self.foreign |= !ours;
-                return if ours { self.offer_pair(pair.0.into(), pair.1.into()) } else { Ok(()) };
+                let (id, secret) = (Bytes::from(pair.0), Bytes::from(pair.1));
+                return match (ours, id.0.is_empty(), secret.0.is_empty()) {
+                    (false, ..) => Ok(()),
+                    (true, true, _) => self.offer_half(secret, MissingHalf::BasicUser),
+                    (true, _, true) => self.offer_half(id, MissingHalf::BasicPassword),
+                    (true, false, false) => self.offer_pair(id, secret),
+                };
             }
         };
         decoded.zeroize();
@@ -317,118 +428,25 @@ impl std::fmt::Debug for Carriers<'_> {
 }
 
 fn duplicate() -> Rejection {
-    Rejection::why(Reason::Duplicate, "more than one credential in one request")
+    Rejection::why(Reason::Duplicate, "they differ, and none of them was tried")
 }
 
-/// The value of a field that may stand only once.
-fn only<'r>(fields: &'r Fields, name: &HeaderName) -> Result<Option<&'r [u8]>, Rejection> {
-    let mut values = fields.all(name);
-    match (values.next(), values.next()) {
-        (_, Some(_)) => Err(duplicate()),
-        (value, None) => Ok(value),
-    }
+fn repeated() -> Rejection {
+    Rejection::why(Reason::Duplicate, "the same credential is there more than once")
 }
 
 /// What follows the scheme in `Authorization`, when it is this scheme.
-fn authorization<'r>(fields: &'r Fields, scheme: &[u8]) -> Result<Option<&'r [u8]>, Rejection> {
-    let Some(value) = only(fields, &header::AUTHORIZATION)? else { return Ok(None) };
-    let Some((word, rest)) = value.split_at_checked(scheme.len()) else { return Ok(None) };
+fn after_scheme<'r>(value: &'r [u8], scheme: &[u8]) -> Option<&'r [u8]> {
+    let (word, rest) = value.split_at_checked(scheme.len())?;
     // RFC 9110 §11.4: one or more spaces.
     let token = rest.trim_ascii_start();
     let fits = word.eq_ignore_ascii_case(scheme) && (rest.is_empty() || token.len() < rest.len());
-    Ok(fits.then(|| token.trim_ascii_end()))
+    fits.then(|| token.trim_ascii_end())
 }
 
 /// RFC 8959: `secret-token:` may stand before a key.
 fn unwrap_secret_token(token: &[u8]) -> &[u8] {
     token.strip_prefix(b"secret-token:").unwrap_or(token)
-}
-
-fn values_in_query<'r>(query: &'r str, name: &str) -> impl Iterator<Item = Bytes<'r>> {
-    query.split('&').filter_map(move |pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        is_named(key, name).then(|| Bytes(percent_decode_str(value).into()))
-    })
-}
-
-/// A parameter of ours behind a `;`: some servers part a query there as well.
-fn hides_in_query(query: &str, name: &str, own: impl Fn(&[u8]) -> bool) -> bool {
-    query.contains(';')
-        && query.split('&').flat_map(|part| part.split(';').skip(1)).any(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            is_named(key, name) && own(&Cow::from(percent_decode_str(value)))
-        })
-}
-
-fn is_named(raw: &str, name: &str) -> bool {
-    percent_decode_str(raw).eq(name.bytes())
-}
-
-fn strip_query(head: &mut Head, name: &str, drop: impl Fn(&[u8]) -> bool) {
-    let Some(kept) = head.uri.query().and_then(|q| without(q, name, drop)) else { return };
-    let path = head.uri.path().to_owned();
-    let target = if kept.is_empty() { path.clone() } else { format!("{path}?{kept}") };
-    let mut uri = std::mem::take(&mut head.uri).into_parts();
-    // A part of a valid target is valid; were it not, the path alone is what was judged.
-    uri.path_and_query =
-        PathAndQuery::try_from(target).or_else(|_| PathAndQuery::try_from(path)).ok();
-    if let Ok(uri) = http::Uri::from_parts(uri) {
-        head.uri = uri;
-    }
-}
-
-/// The query without the parameters `name` of which the value is to go; `None`: there are none.
-fn without(query: &str, name: &str, drop: impl Fn(&[u8]) -> bool) -> Option<String> {
-    let keep = |pair: &&str| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        !is_named(key, name) || !drop(&Cow::from(percent_decode_str(value)))
-    };
-    if query.split('&').all(|pair| keep(&pair)) {
-        return None;
-    }
-    Some(query.split('&').filter(keep).collect::<Vec<_>>().join("&"))
-}
-
-fn values_in_cookies<'r>(fields: &'r Fields, name: &str) -> impl Iterator<Item = &'r [u8]> {
-    fields
-        .all(&header::COOKIE)
-        .flat_map(|line| line.split(|b| *b == b';'))
-        .filter_map(move |cookie| value_of_cookie(cookie, name))
-}
-
-/// A cookie of ours behind a `,`: RFC 2109 parted cookies there, and some servers still do.
-fn hides_in_cookies(fields: &Fields, name: &str, own: impl Fn(&[u8]) -> bool) -> bool {
-    fields
-        .all(&header::COOKIE)
-        .flat_map(|line| line.split(|b| *b == b';'))
-        .flat_map(|cookie| cookie.split(|b| *b == b',').skip(1))
-        .filter_map(|cookie| value_of_cookie(cookie, name))
-        .any(own)
-}
-
-fn value_of_cookie<'r>(cookie: &'r [u8], name: &str) -> Option<&'r [u8]> {
-    let value = cookie.trim_ascii().strip_prefix(name.as_bytes())?.trim_ascii_start();
-    let value = value.strip_prefix(b"=")?.trim_ascii();
-    // RFC 6265 §4.1.1: a value may stand in double quotes.
-    Some(value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value))
-}
-
-fn strip_cookies(fields: &mut Fields, name: &str, drop: impl Fn(&[u8]) -> bool) {
-    let ours = |cookie: &&[u8]| value_of_cookie(cookie, name).is_some_and(&drop);
-    let cookies = || fields.all(&header::COOKIE).flat_map(|line| line.split(|b| *b == b';'));
-    if !cookies().any(|c| ours(&c)) {
-        return;
-    }
-    let kept: Vec<&[u8]> =
-        cookies().filter(|c| !ours(c)).map(<[u8]>::trim_ascii).filter(|c| !c.is_empty()).collect();
-    match HeaderValue::from_bytes(&kept.join(&b"; "[..])) {
-        Ok(value) if !value.is_empty() => {
-            fields.set(&header::COOKIE, &value);
-        }
-        _ => {
-            fields.remove(header::COOKIE);
-        }
-    }
 }
 
 fn subprotocols(fields: &Fields) -> impl Iterator<Item = &[u8]> {

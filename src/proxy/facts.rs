@@ -56,7 +56,7 @@ pub(crate) struct Outgoing {
 /// A [`Rejection`] with a fixed sentence; nothing of the request is in it.
 pub(crate) fn read<'r>(
     head: &'r Head,
-    settings: &Settings,
+    settings: &'r Settings,
     caps: &Caps,
     peer: IpAddr,
 ) -> Result<Reading<'r>, Rejection> {

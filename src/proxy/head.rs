@@ -135,6 +135,12 @@ impl Fields {
         self.list.retain(|f| part(text, f.name) != name);
     }
 
+    /// Removes those of this name of which the value is to go.
+    pub(crate) fn remove_if(&mut self, name: impl AsRef<[u8]>, goes: impl Fn(&[u8]) -> bool) {
+        let (name, text) = (name.as_ref(), &self.text);
+        self.list.retain(|f| part(text, f.name) != name || !goes(part(text, f.value)));
+    }
+
     /// Removes the fields at these places, which are in order.
     pub(crate) fn remove_at(&mut self, places: &[At]) {
         let mut places = places.iter().peekable();

@@ -208,7 +208,7 @@ fn carriers() {
             "half a pair, known",
             "/a",
             &[("x-pair-id", "pub"), ("x-pair-secret", "")],
-            Some(Reason::WrongSecret),
+            Some(Reason::Unknown),
         ),
         ("twice", "/a", &[key, key], Some(Reason::Duplicate)),
         ("two carriers", "/a", &[key, ("authorization", &bearer)], Some(Reason::Duplicate)),

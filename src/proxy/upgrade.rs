@@ -114,6 +114,11 @@ pub(crate) fn asked(
     Some(Asked { protocol, key, offer, close_code: settings.close_code })
 }
 
+/// Whether the request asks for an upgrade, allowed or not.
+pub(crate) fn is_asked(head: &Head) -> bool {
+    head.fields.has(header::UPGRADE) || is_extended_connect(head)
+}
+
 /// Whether this is an extended CONNECT for a WebSocket (RFC 8441) that [`extended_connect`] has
 /// turned into the GET that it stands for.
 pub(crate) fn is_extended_connect(head: &Head) -> bool {

@@ -13,6 +13,7 @@ mod check_start;
 mod documents;
 mod examples;
 mod gate_address;
+mod gate_blank;
 mod gate_bounds;
 mod gate_credentials;
 mod gate_floods;

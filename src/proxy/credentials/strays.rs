@@ -7,11 +7,12 @@
 
 use base64::Engine;
 use http::header::{self, HeaderValue};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{percent_decode, percent_decode_str};
 use zeroize::Zeroize;
 
-use super::{LENIENT, hides_in_query, is_named, without};
-use crate::core::{CredentialSource, Prefixes, Reason, Rejection};
+use super::query::{self, is_named, without};
+use super::{LENIENT, cookie};
+use crate::core::{Prefixes, Reason, Rejection, Source};
 use crate::proxy::head::Fields;
 
 pub(super) fn refused() -> Rejection {
@@ -67,6 +68,15 @@ pub(super) fn in_query(query: &str, name: &str, prefixes: &Prefixes) -> bool {
         })
 }
 
+/// The same for a cookie: `SID=` for `sid=`, with a key of ours.
+pub(super) fn in_cookies(fields: &Fields, name: &str, prefixes: &Prefixes) -> bool {
+    cookie::pairs(fields).any(|(raw, value)| {
+        folded(percent_decode(raw)).eq(folded(name.bytes()))
+            && !cookie::is_named(raw, name)
+            && prefixes.found_in(&value)
+    })
+}
+
 fn folded(name: impl Iterator<Item = u8>) -> impl Iterator<Item = u8> {
     name.filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase())
 }
@@ -94,7 +104,7 @@ pub(super) fn strip_referer(fields: &mut Fields, name: &str, drop: impl Fn(&[u8]
         return;
     }
     let kept =
-        part_of(first).filter(|(_, q)| !hides_in_query(q, name, &drop)).and_then(|(p, q)| {
+        part_of(first).filter(|(_, q)| !query::hides_in(q, name, &drop)).and_then(|(p, q)| {
             let rest = without(q, name, &drop)?;
             let address = if rest.is_empty() { p.to_owned() } else { format!("{p}?{rest}") };
             HeaderValue::from_maybe_shared(bytes::Bytes::from(address)).ok()
@@ -112,7 +122,7 @@ fn part_of(referer: &[u8]) -> Option<(&str, &str)> {
 }
 
 fn holds(query: &str, name: &str, drop: impl Fn(&[u8]) -> bool) -> bool {
-    without(query, name, &drop).is_some() || hides_in_query(query, name, drop)
+    without(query, name, &drop).is_some() || query::hides_in(query, name, drop)
 }
 
 #[cfg(test)]

@@ -1,0 +1,53 @@
+//! A query parameter as a carrier; its name and value are compared after percent-decoding.
+
+use std::borrow::Cow;
+
+use http::uri::PathAndQuery;
+use percent_encoding::percent_decode_str;
+
+use crate::proxy::head::Head;
+
+pub(super) fn values<'r>(query: &'r str, name: &str) -> impl Iterator<Item = Cow<'r, [u8]>> {
+    query.split('&').filter_map(move |pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        is_named(key, name).then(|| percent_decode_str(value).into())
+    })
+}
+
+/// A parameter of ours behind a `;`: some servers part a query there as well.
+pub(super) fn hides_in(query: &str, name: &str, own: impl Fn(&[u8]) -> bool) -> bool {
+    query.contains(';')
+        && query.split('&').flat_map(|part| part.split(';').skip(1)).any(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            is_named(key, name) && own(&Cow::from(percent_decode_str(value)))
+        })
+}
+
+pub(super) fn is_named(raw: &str, name: &str) -> bool {
+    percent_decode_str(raw).eq(name.bytes())
+}
+
+pub(super) fn strip(head: &mut Head, name: &str, drop: impl Fn(&[u8]) -> bool) {
+    let Some(kept) = head.uri.query().and_then(|q| without(q, name, drop)) else { return };
+    let path = head.uri.path().to_owned();
+    let target = if kept.is_empty() { path.clone() } else { format!("{path}?{kept}") };
+    let mut uri = std::mem::take(&mut head.uri).into_parts();
+    // A part of a valid target is valid; were it not, the path alone is what was judged.
+    uri.path_and_query =
+        PathAndQuery::try_from(target).or_else(|_| PathAndQuery::try_from(path)).ok();
+    if let Ok(uri) = http::Uri::from_parts(uri) {
+        head.uri = uri;
+    }
+}
+
+/// The query without the parameters `name` of which the value is to go; `None`: there are none.
+pub(super) fn without(query: &str, name: &str, drop: impl Fn(&[u8]) -> bool) -> Option<String> {
+    let keep = |pair: &&str| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        !is_named(key, name) || !drop(&Cow::from(percent_decode_str(value)))
+    };
+    if query.split('&').all(|pair| keep(&pair)) {
+        return None;
+    }
+    Some(query.split('&').filter(keep).collect::<Vec<_>>().join("&"))
+}
