@@ -2,6 +2,7 @@
 //! program sees: parsed, defaulted, checked as a whole. Imports only `core`.
 
 mod addresses;
+mod cors;
 mod delivery;
 mod diff;
 mod fault;
@@ -22,6 +23,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::core::cors::CorsRules;
 use crate::core::headers::FieldTable;
 pub use crate::core::identity::IdentityFields;
 use crate::core::{CredentialSource, NetworkSet, Policy};
@@ -63,6 +65,10 @@ pub struct Settings {
     /// Hops that are believed in `X-Forwarded-For`.
     pub trusted_proxies: NetworkSet,
     pub refusals: crate::core::refusal::Refusals,
+    /// Pages of other origins that may read refusals.
+    pub cors: CorsRules,
+    /// Names of fields that they may read.
+    pub cors_exposed: Box<str>,
     /// One access line per this many successes; refusals are always logged. 1: all, 0: none.
     pub log_every: u32,
     /// WebSocket close code when a stream's key ends (1008, or 4000 to 4999).

@@ -6,6 +6,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod address;
+pub mod cors;
 pub mod credential;
 pub mod decision;
 pub mod format;

@@ -25,6 +25,7 @@ mod bind;
 mod body;
 mod buffers;
 mod connections;
+mod cors;
 mod credentials;
 mod exchange;
 mod executor;

@@ -2,10 +2,10 @@
 
 use http::HeaderName;
 
-use super::fault::ConfigProblem;
-use super::raw::ConfigPlace;
-use super::section::ConfigSection;
-use super::{IdentityFields, Settings, Underscores, refusals, routes};
+use super::fault::Problem;
+use super::raw::Place;
+use super::section::Section;
+use super::{Identity, Settings, Underscores, cors, refusals, routes};
 use crate::core::address::parse_network;
 use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
 use crate::core::{BasicForm, CredentialSource, Environment, NetworkSet, Policy, Prefixes};
@@ -30,6 +30,8 @@ pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Opt
     let sources = credentials(root, &mut owned);
     let identity = identity(&root.section("identity"), &mut owned);
     let refusals = refusals::refusals(&root.section("refusals"), &sources);
+    let cors_exposed = cors::exposed(&refusals, &identity);
+    let cors = cors::rules(root);
     let rules = routes::rules(root, &refusals);
     if sources.is_empty() && !root.has("credentials") && rules.iter().any(routes::needs_key) {
         root.missing(
@@ -49,6 +51,8 @@ pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Opt
         underscores,
         trusted_proxies,
         refusals,
+        cors,
+        cors_exposed,
         log_every,
         close_code: close_code(&root.section("streams")),
     })

@@ -1,5 +1,6 @@
 //! The whole way from text to [`Config`] or to its faults.
 
+mod cors;
 mod documents;
 
 use std::collections::HashMap;
@@ -257,6 +258,9 @@ max_streams = 50
 close_code = 4001
 [admin]
 address = "0.0.0.0:9901"
+[[cors]]
+path = "/v1/*"
+origins = ["https://*.example.com"]
 [workers]
 count = 4
 [log]

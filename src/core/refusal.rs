@@ -287,6 +287,12 @@ impl Profile {
 // === impl RateFields ===
 
 impl RateFields {
+    /// Names of all fields that may be sent.
+    pub fn names(self) -> impl Iterator<Item = HeaderName> {
+        let standard = [RATELIMIT, RATELIMIT_POLICY].into_iter().filter(move |_| self.standard);
+        standard.chain([X_LIMIT, X_REMAINING, X_RESET].into_iter().filter(move |_| self.x))
+    }
+
     /// Whether the field says of a key the same with every answer.
     pub fn is_constant(name: &HeaderName) -> bool {
         *name == RATELIMIT_POLICY || *name == X_LIMIT

@@ -175,6 +175,38 @@ impl Pattern {
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// Whether `path` is under this pattern, by itself: another one may be more specific.
+    pub fn matches(&self, path: &str) -> bool {
+        let mut parts = path.strip_prefix('/').unwrap_or(path).split('/').peekable();
+        let is_end = |part: Option<&&str>| part.is_none_or(|p| p.is_empty());
+        for segment in &self.segments {
+            let Some(part) = parts.next() else { return false };
+            let fits = match segment {
+                Segment::Param => !part.is_empty(),
+                Segment::Literal(text) => **text == *path::decode(part.as_bytes()),
+            };
+            if !fits {
+                return false;
+            }
+        }
+        self.rest || (is_end(parts.next().as_ref()) && parts.next().is_none())
+    }
+
+    /// Orders patterns that match one path as [`RouteTable::find`] does: the greater one wins.
+    pub fn specificity(&self) -> Vec<u8> {
+        let segment = |segment: &Segment| match segment {
+            Segment::Param => 1,
+            Segment::Literal(_) => 2,
+        };
+        let end = if self.rest { 0 } else { 3 };
+        self.segments.iter().map(segment).chain([end]).collect()
+    }
+
+    /// Whether both match the same paths.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.segments == other.segments && self.rest == other.rest
+    }
 }
 
 impl PatternError {

@@ -371,7 +371,7 @@ fn through_proxies(
 }
 
 /// The method that a CORS preflight asks for (Fetch §3.2.2).
-fn preflight(head: &Head) -> Option<Method> {
+pub(crate) fn preflight(head: &Head) -> Option<Method> {
     if head.method != Method::OPTIONS || !head.fields.has(header::ORIGIN) {
         return None;
     }

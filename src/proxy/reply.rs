@@ -1,6 +1,6 @@
 //! Answers that keygate gives itself.
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 
 use super::body::ResponseBody;
@@ -16,6 +16,8 @@ pub(crate) struct Asked<'r> {
     pub(crate) grpc: bool,
     pub(crate) profile: Option<&'r str>,
     pub(crate) request_id: &'r HeaderValue,
+    /// What lets pages of other origins read it.
+    pub(crate) cors: &'r [(HeaderName, HeaderValue)],
 }
 
 /// A refusal as a response. HEAD gets the same fields without the body.
@@ -34,13 +36,22 @@ pub(crate) fn refuse(
     if writer == Writer::Plain
         && let Some(ready) = settings.refusals.ready(rejection, &context)
         && !ready.has(request_id)
+        && !asked.cors.iter().any(|(name, _)| ready.has(name))
     {
         let mut lines = Lines::new(ready.status(), None, LINES);
         lines.set(request_id, asked.request_id.as_bytes());
+        for (name, value) in asked.cors {
+            lines.put(name.as_str().as_bytes(), value.as_bytes());
+        }
         lines.text.extend_from_slice(ready.lines());
         return Reply::Lines(lines, ResponseBody::Full(ready.body()));
     }
-    let rendered = settings.refusals.render(rejection, &context);
+    let mut rendered = settings.refusals.render(rejection, &context);
+    // A template's own words on origins give way to the rule; what it varies by is said beside.
+    rendered.headers.retain(|(name, _)| {
+        name == header::VARY || !asked.cors.iter().any(|(ours, _)| ours == name)
+    });
+    rendered.headers.extend(asked.cors.iter().cloned());
     if writer == Writer::Plain {
         let mut lines = Lines::new(rendered.status, None, LINES);
         lines.set(request_id, asked.request_id.as_bytes());
@@ -64,6 +75,30 @@ pub(crate) fn refuse(
     } else {
         *response.body_mut() = ResponseBody::Full(rendered.body);
     }
+    Reply::Http(response)
+}
+
+/// An answer without content: to a preflight.
+pub(crate) fn no_content(
+    fields: Vec<(HeaderName, HeaderValue)>,
+    settings: &Settings,
+    writer: Writer,
+    request_id: &HeaderValue,
+) -> Reply {
+    let name = &settings.identity.request_id;
+    if writer == Writer::Plain {
+        let mut lines = Lines::new(StatusCode::NO_CONTENT, None, LINES);
+        lines.set(name, request_id.as_bytes());
+        for (name, value) in &fields {
+            lines.put(name.as_str().as_bytes(), value.as_bytes());
+        }
+        return Reply::Lines(lines, ResponseBody::Empty);
+    }
+    let mut response = Response::new(ResponseBody::Empty);
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.extend(fields);
+    headers.set_unique(name, request_id.as_bytes());
     Reply::Http(response)
 }
 

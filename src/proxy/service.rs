@@ -12,6 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use super::body::{
     ClientBody, Coming, Download, Progress, RequestBody, ResponseBody, Rest, Upload,
 };
+use super::cors;
 use super::credentials::Carried;
 use super::exchange::{self, Patience};
 use super::facts;
@@ -174,6 +175,8 @@ struct After {
     /// Say that the connection is about to close.
     close: bool,
     request_id_name: http::HeaderName,
+    /// For an answer of keygate's own.
+    cors: Vec<(http::HeaderName, HeaderValue)>,
 }
 
 /// Everything that is decided before anything is sent. Synchronous: the snapshot's guard ends with
@@ -190,10 +193,15 @@ fn admit(
     let snapshot = worker.shared.store.load();
     let settings = &snapshot.settings;
     record.log_every = settings.log_every;
+    let rule = cors::of(&head, settings);
+    let preflight = rule.and_then(|cors| {
+        facts::preflight(&head).and_then(|method| cors::of_preflight(&cors, &head, &method))
+    });
+    let cors = rule.map(|cors| cors::of_refusal(&cors, &head, settings)).unwrap_or_default();
     let refuse = |rejection: &Rejection, profile: Option<&str>, record: &mut RequestRecord| {
         record.status = reply::status_of(rejection, grpc);
-        let asked =
-            Asked { method: record.method(), grpc, profile, request_id: &record.request_id };
+        let request_id = &record.request_id;
+        let asked = Asked { method: record.method(), grpc, profile, request_id, cors: &cors };
         reply::refuse(rejection, settings, writer, &asked)
     };
     let reading = match facts::read(&head, settings, &worker.shared.caps, client.address.ip()) {
@@ -206,6 +214,11 @@ fn admit(
     record.set_client(reading.client());
     if let Some(id) = &reading.outgoing.request_id {
         record.request_id = id.clone();
+    }
+    if let Some(fields) = preflight {
+        record.status = StatusCode::NO_CONTENT.as_u16();
+        record.decided(Outcome::Passed);
+        return Err(reply::no_content(fields, settings, writer, &record.request_id));
     }
     let keys = snapshot.keys.as_deref();
     if let Some(keys) = keys {
@@ -295,6 +308,7 @@ fn admit(
         upgrade: upgrade.clone(),
         close: worker.closing.get() && head.version != http::Version::HTTP_2,
         request_id_name: settings.identity.request_id.clone(),
+        cors,
     };
     let (body, upload) = match body {
         ClientBody::Coming(incoming) if !incoming.is_end_stream() => {
@@ -351,6 +365,7 @@ fn fail(
         grpc: after.grpc,
         profile: after.profile.as_deref(),
         request_id: &record.request_id,
+        cors: &after.cors,
     };
     reply::refuse(&rejection, &snapshot.settings, writer, &asked)
 }

@@ -15,6 +15,7 @@ mod examples;
 mod gate_address;
 mod gate_blank;
 mod gate_bounds;
+mod gate_cors;
 mod gate_credentials;
 mod gate_floods;
 mod gate_framing;

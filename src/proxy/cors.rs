@@ -1,0 +1,57 @@
+//! What answers of ours say to pages of other origins. What the service answers is its own affair.
+
+use http::header::{self, HeaderName, HeaderValue};
+
+use super::head::Head;
+use super::reply;
+use crate::config::Settings;
+use crate::core::cors::Cors;
+
+/// The rule for a request, whatever else is wrong with it.
+pub(crate) fn of<'r>(head: &'r Head, settings: &'r Settings) -> Option<Cors<'r>> {
+    if settings.cors.is_empty() {
+        return None;
+    }
+    let mut origins = head.fields.all(&header::ORIGIN);
+    let origin = origins.next().filter(|_| origins.next().is_none());
+    settings.cors.find(head.uri.path(), origin)
+}
+
+/// Fields of a refusal.
+pub(crate) fn of_refusal(
+    cors: &Cors<'_>,
+    head: &Head,
+    settings: &Settings,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let mut fields = Vec::with_capacity(4);
+    let exposed = match reply::is_grpc(head) {
+        // gRPC-Web: the verdict is in fields.
+        true => format!("{}, grpc-status, grpc-message", settings.cors_exposed),
+        false => settings.cors_exposed.to_string(),
+    };
+    cors.answer(&exposed, |name, value| put(&mut fields, name, value));
+    fields
+}
+
+/// Fields of the answer to a preflight; `None`: it is none that is answered here.
+pub(crate) fn of_preflight(
+    cors: &Cors<'_>,
+    head: &Head,
+    method: &http::Method,
+) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    if !cors.is_allowed() {
+        return None;
+    }
+    let mut fields = Vec::with_capacity(6);
+    let wanted = head.fields.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
+    cors.preflight(method.as_str().as_bytes(), wanted, |name, value| {
+        put(&mut fields, name, value);
+    });
+    Some(fields)
+}
+
+fn put(fields: &mut Vec<(HeaderName, HeaderValue)>, name: HeaderName, value: &[u8]) {
+    if let Ok(value) = HeaderValue::from_bytes(value) {
+        fields.push((name, value));
+    }
+}
