@@ -60,7 +60,8 @@ pub struct Settings {
     pub sources: Vec<CredentialSource>,
     /// Built from `sources` and `identity`.
     pub fields: FieldTable,
-    pub identity: IdentityFields,
+    pub identity: Identity,
+    pub trace: Trace,
     pub underscores: Underscores,
     /// Hops that are believed in `X-Forwarded-For`.
     pub trusted_proxies: NetworkSet,
@@ -73,6 +74,22 @@ pub struct Settings {
     pub log_every: u32,
     /// WebSocket close code when a stream's key ends (1008, or 4000 to 4999).
     pub close_code: u16,
+}
+
+/// What becomes of `traceparent` (W3C Trace Context).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// It passes with `tracestate` as the client wrote them, or none does.
+    Pass,
+    /// A request without a valid one begins a trace.
+    Start(Sampled),
+}
+
+/// Whether a trace that begins here is to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampled {
+    No,
+    Yes,
 }
 
 /// Header names with `_`: many servers read `_` as `-`.
@@ -161,6 +178,8 @@ pub struct UpstreamConfig {
     pub send_proxy: bool,
     /// Header names as the client wrote them (owned ones stay lower-case).
     pub preserve_case: bool,
+    /// Cut `Location` down where it names [`Upstream::address`].
+    pub rewrite_location: bool,
     /// Most connections, over all workers.
     pub max_connections: usize,
     /// Most requests waiting for a connection, over all workers.

@@ -206,6 +206,7 @@ fn upstream(section: &ConfigSection<'_>) -> Option<UpstreamConfig> {
         host,
         send_proxy: section.flag("send_proxy_protocol", false),
         preserve_case: section.flag("preserve_header_case", false),
+        rewrite_location: section.flag("rewrite_location", true),
         max_connections: section.integer("max_connections", UPSTREAM_CONNECTIONS, 1..=1_000_000)
             as usize,
         max_queue: section.integer("max_queue", UPSTREAM_QUEUE, 0..=1_000_000) as usize,

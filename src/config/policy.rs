@@ -5,7 +5,7 @@ use http::HeaderName;
 use super::fault::Problem;
 use super::raw::Place;
 use super::section::Section;
-use super::{Identity, Settings, Underscores, cors, refusals, routes};
+use super::{Identity, Sampled, Settings, Trace, Underscores, cors, refusals, routes};
 use crate::core::address::parse_network;
 use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
 use crate::core::{BasicForm, CredentialSource, Environment, NetworkSet, Policy, Prefixes};
@@ -24,6 +24,15 @@ pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Opt
             ("allow", Underscores::Allow),
             ("drop", Underscores::Drop),
             ("refuse", Underscores::Refuse),
+        ],
+    );
+    let trace = root.section("trace").choice(
+        "start",
+        Trace::Pass,
+        &[
+            ("never", Trace::Pass),
+            ("sampled", Trace::Start(Sampled::Yes)),
+            ("unsampled", Trace::Start(Sampled::No)),
         ],
     );
     let mut owned = OwnedNames::default();
@@ -48,6 +57,7 @@ pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Opt
         sources,
         fields,
         identity,
+        trace,
         underscores,
         trusted_proxies,
         refusals,
@@ -103,8 +113,8 @@ impl OwnedNames {
 }
 
 /// Fields that every request gets; a second one of the name would be read by some, and not by others.
-const WRITTEN: [&str; 4] =
-    ["traceparent", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+const WRITTEN: [&str; 5] =
+    ["traceparent", "tracestate", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
 
 /// Fields that mean something to HTTP itself.
 fn reserved(folded: &str) -> Option<&'static str> {

@@ -261,6 +261,8 @@ address = "0.0.0.0:9901"
 [[cors]]
 path = "/v1/*"
 origins = ["https://*.example.com"]
+[trace]
+start = "sampled"
 [workers]
 count = 4
 [log]

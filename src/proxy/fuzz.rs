@@ -73,6 +73,7 @@ impl Service {
         let about = About { slot: metrics.intern_listener("fuzz"), tls: None, proxy_from: None };
         let worker = Rc::new(Worker {
             index: 0,
+            own_address: None,
             authority: http::HeaderValue::from_static("localhost"),
             clock,
             cells,

@@ -36,6 +36,8 @@ pub(crate) struct RequestRecord {
     reason: Option<Reason>,
     pub(crate) key: Option<KeyId>,
     pub(crate) org: Option<HeaderValue>,
+    /// Of the trace that the request belongs to: hexadecimal digits.
+    pub(crate) trace_id: Option<[u8; 32]>,
     /// Of the table and the patch that decided.
     pub(crate) serials: (Option<u64>, Option<u64>),
     upstream_sent_ns: u64,
@@ -78,6 +80,7 @@ impl RequestRecord {
             reason: None,
             key: None,
             org: None,
+            trace_id: None,
             serials: (None, None),
             upstream_sent_ns: 0,
             upstream_ns: None,
@@ -245,6 +248,7 @@ impl Drop for RequestRecord {
             reason: self.reason,
             key_id: self.key,
             org: self.org.as_ref().and_then(|o| o.to_str().ok()),
+            trace_id: self.trace_id.as_ref().and_then(|id| std::str::from_utf8(id).ok()),
             table_serial: self.serials.0,
             patch_serial: self.serials.1,
             duration_ns: took,
@@ -296,6 +300,7 @@ pub(crate) fn note_unread(worker: &Worker, client: IpAddr, http2: bool, reason: 
         reason: Some(reason),
         key_id: None,
         org: None,
+        trace_id: None,
         table_serial: None,
         patch_serial: None,
         duration_ns: 0,

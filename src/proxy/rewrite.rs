@@ -13,7 +13,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Uri, Version};
 use smallvec::SmallVec;
 
-pub(crate) use self::ids::{Ids, Trace, is_traceparent};
+pub(crate) use self::ids::{Ids, Trace, trace_id};
 use super::body::{RequestBody, Upload};
 use super::credentials::{self, Carried};
 use super::facts::Outgoing;
@@ -74,7 +74,7 @@ pub(crate) struct Around<'a> {
     /// The scheme that the client used.
     pub(crate) https: bool,
     pub(crate) request_id: &'a HeaderValue,
-    /// `traceparent`, if the client has sent none that is well-formed.
+    /// In place of the client's `traceparent` and `tracestate`.
     pub(crate) trace: Option<Trace>,
     /// `Host` to send instead of the client's.
     pub(crate) host: Option<&'a HeaderValue>,
@@ -125,6 +125,8 @@ impl UpstreamRequest {
         let named = set_target(&mut head, &around);
         if around.trace.is_some() {
             head.fields.remove(TRACEPARENT);
+            // It belongs to the trace that is not gone on with (W3C Trace Context section 4.3).
+            head.fields.remove(TRACESTATE);
         }
         let idempotent = head.method.is_idempotent();
         let coming = match &body {
@@ -395,6 +397,7 @@ const ADDED_FIELDS: usize = 12;
 const ADDED_BYTES: usize = 512;
 
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

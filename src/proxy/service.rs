@@ -26,7 +26,7 @@ use super::serve::Client;
 use super::streams::Stream;
 use super::upstream::{self, Content, Lease, RawHead};
 use super::worker::Worker;
-use crate::config::Settings;
+use crate::config::{Settings, Trace};
 use crate::core::decision::Refused;
 use crate::core::refusal::RateFields;
 use crate::core::{Reason, Rejection, Verdict, decide};
@@ -148,6 +148,7 @@ pub(super) async fn handle(
     // The version is that of a hop: ours, whatever the upstream speaks.
     head.version = http::Version::HTTP_11;
     answer::to_client(&mut head.headers, settings);
+    answer::cut_all(&mut head.headers, worker.own_address.as_ref());
     after.finish(&mut head.headers, settings, &record);
     after.finish_map(&mut head.headers);
     let body = pass_on(content, lease, stream, upload, record, grpc);
@@ -193,6 +194,7 @@ fn admit(
     let snapshot = worker.shared.store.load();
     let settings = &snapshot.settings;
     record.log_every = settings.log_every;
+    record.trace_id = rewrite::trace_id(&head.fields);
     let rule = cors::of(&head, settings);
     let preflight = rule.and_then(|cors| {
         facts::preflight(&head).and_then(|method| cors::of_preflight(&cors, &head, &method))
@@ -297,8 +299,15 @@ fn admit(
         record.failed(Reason::Method);
         return Err(refuse(&Reason::Method.into(), profile, record));
     }
-    let traced = head.fields.get(rewrite::TRACEPARENT).is_some_and(rewrite::is_traceparent);
-    let trace = (!traced).then(|| worker.ids.begin_trace(&record.request_id));
+    let trace = match settings.trace {
+        Trace::Start(sampled) if record.trace_id.is_none() => {
+            Some(worker.ids.begin_trace(&record.request_id, sampled))
+        }
+        Trace::Start(_) | Trace::Pass => None,
+    };
+    if let Some(trace) = &trace {
+        record.trace_id = trace.id();
+    }
     let after = After {
         method: head.method.clone(),
         grpc,
@@ -468,7 +477,8 @@ impl After {
     fn lines(&self, head: &RawHead, settings: &Settings, record: &RequestRecord) -> Lines {
         let mut lines = Lines::new(head.status, None, head.length() + ADDED_BYTES);
         self.finish(&mut lines, settings, record);
-        lines.take_over(head, &settings.fields);
+        let own = record.worker().own_address.as_ref();
+        lines.take_over(head, &settings.fields, own);
         if self.private && !lines.has(&header::CACHE_CONTROL) {
             lines.put(b"cache-control", b"private");
         }

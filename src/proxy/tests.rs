@@ -11,7 +11,7 @@ use super::facts;
 use super::head::Head;
 use super::io::ClientAddr;
 use super::rewrite::{Around, Forward, Ids, UpstreamRequest};
-use crate::config::{Caps, Config, Settings, ThisHost};
+use crate::config::{Caps, Config, Sampled, Settings, ThisHost};
 use crate::core::{
     Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, NetworkSet, Now,
     PairLookup, Permission, PermissionSet, Presented, Reason, Rejection, Verdict, decide,
@@ -158,7 +158,9 @@ fn sent_as(
         client: &ClientAddr { peer: Some(peer), local: None },
         https: false,
         request_id: &HeaderValue::from_static("request-1"),
-        trace: Some(Ids::new([0; 16]).begin_trace(&HeaderValue::from_static("request-1"))),
+        trace: Some(
+            Ids::new([0; 16]).begin_trace(&HeaderValue::from_static("request-1"), Sampled::No),
+        ),
         host: None,
         authority: &HeaderValue::from_static("upstream:9000"),
         http2: false,

@@ -18,6 +18,7 @@ use super::io::Cut;
 use super::limits::LimitStore;
 use super::listener::{Accepted, Listening};
 use super::rewrite::Ids;
+use super::rewrite::answer::OwnAddress;
 use super::streams::Streams;
 use super::tls::ClientTls;
 use super::upstream::{Connector, Upstream};
@@ -99,6 +100,8 @@ pub(crate) struct Worker {
     pub(crate) upstream: Rc<Upstream>,
     /// The upstream's own name, for requests that name no host.
     pub(crate) authority: HeaderValue,
+    /// What is cut off of the service's `Location`.
+    pub(crate) own_address: Option<OwnAddress>,
     pub(crate) ids: Ids,
     /// Answers say that their connection is about to close.
     pub(crate) closing: Cell<bool>,
@@ -159,6 +162,7 @@ async fn serve(seed: Seed) {
     };
     let worker = Rc::new(Worker {
         index,
+        own_address: OwnAddress::new(&shared.upstream),
         authority: HeaderValue::try_from(authority)
             .unwrap_or(HeaderValue::from_static("localhost")),
         clock: shared.clock.clone(),

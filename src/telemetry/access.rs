@@ -49,6 +49,8 @@ pub struct AccessLine<'a> {
     pub reason: Option<Reason>,
     pub key_id: Option<KeyId>,
     pub org: Option<&'a str>,
+    /// Of the trace that the request belongs to (W3C Trace Context).
+    pub trace_id: Option<&'a str>,
     pub table_serial: Option<u64>,
     pub patch_serial: Option<u64>,
     /// From the head to the last byte of the answer.

@@ -363,26 +363,74 @@ fn names_of_keys_are_encoded() {
     assert_eq!(upstream.only().one("x-key-name").unwrap(), "B%C3%BCro 100%25 %E2%9C%93");
 }
 
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+fn traced(gate: &Gate, upstream: &Upstream, more: &str) -> (Vec<String>, Vec<String>) {
+    let request = format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{more}\r\n");
+    assert_eq!(exchange(gate.address, request).status(), 200, "{more}");
+    let got = upstream.only();
+    (got.all("traceparent"), got.all("tracestate"))
+}
+
+/// An added one would take the decision on sampling from the service: none is, whatever the client's
+/// looks like.
 #[test]
-fn the_trace_is_kept_or_begun() {
+fn a_trace_is_the_clients_and_the_services_affair() {
     let upstream = Upstream::start();
     let gate = Gate::before(&upstream).start();
-    let ask = |more: &str| {
-        let request = format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{more}\r\n");
-        assert_eq!(exchange(gate.address, request).status(), 200);
-        upstream.only()
-    };
-    let kept = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let got = ask(&format!("traceparent: {kept}\r\ntracestate: a=1\r\n"));
-    assert_eq!(
-        (got.one("traceparent").unwrap().as_str(), got.one("tracestate").unwrap().as_str()),
-        (kept, "a=1")
-    );
-    let begun = ask("").one("traceparent").unwrap();
-    let parts: Vec<_> = begun.split('-').collect();
-    let hex = |p: &str| p.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    assert_eq!(parts.iter().map(|p| p.len()).collect::<Vec<_>>(), [2, 32, 16, 2], "{begun}");
-    assert!(parts.iter().all(|p| hex(p)), "{begun}");
+    let kept = format!("00-{TRACE}-b7ad6b7169203331-01");
+    for parents in [vec![], vec![kept.as_str()], vec!["forged"], vec![&kept, &kept]] {
+        for states in [vec![], vec!["a=1,b=2"], vec!["a=1", "b=2"]] {
+            let lines = |name: &str, values: &[&str]| {
+                values.iter().map(|v| format!("{name}: {v}\r\n")).collect::<String>()
+            };
+            let more = lines("traceparent", &parents) + &lines("tracestate", &states);
+            let (parent, state) = traced(&gate, &upstream, &more);
+            assert_eq!(
+                (parent, state),
+                (
+                    parents.iter().map(ToString::to_string).collect(),
+                    states.iter().map(ToString::to_string).collect(),
+                )
+            );
+        }
+    }
+    assert!(gate.log_soon(&format!("\"trace_id\":\"{TRACE}\"")), "{}", gate.log());
+    assert!(!gate.log().contains("forged"));
+}
+
+#[test]
+fn a_trace_begins_here_where_the_configuration_says_so() {
+    let upstream = Upstream::start();
+    for (word, flags) in [("sampled", "01"), ("unsampled", "00")] {
+        let gate = Gate::before(&upstream).also(&format!("[trace]\nstart = \"{word}\"")).start();
+        let kept = format!("00-{TRACE}-b7ad6b7169203331-01");
+        let later = format!("01-{TRACE}-b7ad6b7169203331-01-more");
+        for valid in [&kept, &later] {
+            let fields = format!("traceparent: {valid}\r\ntracestate: a=1\r\n");
+            let (parent, state) = traced(&gate, &upstream, &fields);
+            assert_eq!((parent, state), (vec![valid.clone()], vec!["a=1".into()]));
+        }
+        for fields in [
+            String::new(),
+            "tracestate: a=1\r\n".into(),
+            "traceparent: forged\r\ntracestate: a=1\r\n".into(),
+            format!("traceparent: {kept}\r\ntraceparent: {kept}\r\ntracestate: a=1\r\n"),
+            format!("traceparent: {}\r\n", kept.replace("00-", "ff-")),
+        ] {
+            let (parent, state) = traced(&gate, &upstream, &fields);
+            let [begun] = parent.as_slice() else { panic!("{parent:?}") };
+            assert!(state.is_empty(), "{fields}: {state:?}");
+            let parts: Vec<_> = begun.split('-').collect();
+            let hex = |p: &str| p.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            let lengths = parts.iter().map(|p| p.len()).collect::<Vec<_>>();
+            assert_eq!(lengths, [2, 32, 16, 2], "{begun}");
+            assert!(parts.iter().all(|p| hex(p)) && parts[3] == flags, "{begun}");
+            assert_ne!(parts[1], TRACE);
+            let logged = format!("\"trace_id\":\"{}\"", parts[1]);
+            assert!(gate.log_soon(&logged), "{logged}: {}", gate.log());
+        }
+    }
 }
 
 /// Fail closed: without a table nothing is forwarded, not even on a key's route with a good key.

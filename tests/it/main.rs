@@ -22,6 +22,7 @@ mod gate_framing;
 mod gate_headers;
 mod gate_http2;
 mod gate_limits;
+mod gate_location;
 mod gate_paths;
 mod gate_secrets;
 mod gate_strays;

@@ -1,11 +1,14 @@
 //! The head of an answer on its way to the client: as lines, or as a map for hyper.
 
+mod location;
 #[cfg(test)]
 mod tests;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use smallvec::SmallVec;
+
+pub(crate) use self::location::{OwnAddress, cut_all};
 
 use crate::config::Settings;
 use crate::core::headers::{FieldClass, FieldTable};
@@ -112,7 +115,12 @@ impl Lines {
     }
 
     /// What of a plain answer's fields goes to the client: the same as [`to_client`] leaves.
-    pub(crate) fn take_over(&mut self, head: &RawHead, fields: &FieldTable) {
+    pub(crate) fn take_over(
+        &mut self,
+        head: &RawHead,
+        fields: &FieldTable,
+        own: Option<&OwnAddress>,
+    ) {
         for (name, value) in head.fields() {
             match fields.classify(name) {
                 // A plain answer's says `keep-alive` at most, and so names no field.
@@ -126,7 +134,8 @@ impl Lines {
             }
             self.is_dated |= name.eq_ignore_ascii_case(b"date");
             let begin = self.text.len();
-            self.put(name, value);
+            let cut = own.filter(|_| location::is_location(name)).and_then(|own| own.cut(value));
+            self.put(name, cut.as_deref().unwrap_or(value));
             if let Some(name) = self.text.get_mut(begin..begin + name.len()) {
                 name.make_ascii_lowercase();
             }

@@ -4,6 +4,9 @@ use std::cell::Cell;
 
 use http::HeaderValue;
 
+use crate::config::Sampled;
+use crate::proxy::head::Fields;
+
 /// A `traceparent` of ours.
 #[derive(Debug)]
 pub(crate) struct Trace(pub(super) [u8; 55]);
@@ -13,6 +16,15 @@ pub(crate) struct Trace(pub(super) [u8; 55]);
 pub(crate) struct Ids {
     high: u64,
     low: Cell<u64>,
+}
+
+// === impl Trace ===
+
+impl Trace {
+    /// 32 hexadecimal digits.
+    pub(crate) fn id(&self) -> Option<[u8; 32]> {
+        self.0.get(3..35)?.try_into().ok()
+    }
 }
 
 // === impl Ids ===
@@ -32,12 +44,16 @@ impl Ids {
         value_of(&text)
     }
 
-    /// A `traceparent` that begins a trace (W3C Trace Context, version 00, not sampled).
-    pub(crate) fn begin_trace(&self, request_id: &HeaderValue) -> Trace {
-        let mut text = *b"00-................................-................-00";
+    /// A `traceparent` that begins a trace (W3C Trace Context, version 00). Its trace id is the
+    /// request's id, where that has the form of one.
+    pub(crate) fn begin_trace(&self, request_id: &HeaderValue, sampled: Sampled) -> Trace {
+        let mut text = match sampled {
+            Sampled::Yes => *b"00-................................-................-01",
+            Sampled::No => *b"00-................................-................-00",
+        };
         let (trace, rest) = text.split_at_mut(35);
         if let Some(trace) = trace.get_mut(3..) {
-            if request_id.len() == trace.len() {
+            if is_trace_id(request_id.as_bytes()) {
                 trace.copy_from_slice(request_id.as_bytes());
             } else {
                 let (high, low) = trace.split_at_mut(16);
@@ -80,30 +96,94 @@ const fn hex(number: u32) -> [u8; 8] {
     (spread + ONES * b'0' as u64 + letters * (b'a' - b'0' - 10) as u64).to_be_bytes()
 }
 
+fn is_trace_id(bytes: &[u8]) -> bool {
+    bytes.len() == 32
+        && bytes.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        && bytes.iter().any(|b| *b != b'0')
+}
+
 /// Hexadecimal digits and dashes are always a value.
 fn value_of(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("0"))
 }
 
-/// Whether a `traceparent` of the client is well-formed; else a new trace begins.
-pub(crate) fn is_traceparent(bytes: &[u8]) -> bool {
-    let hex = |part: Option<&[u8]>| {
-        part.is_some_and(|p| p.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+/// The trace that a head belongs to: the trace id of its one `traceparent`, if that is valid (W3C
+/// Trace Context section 3.2). A later version is read as far as version 00 goes.
+pub(crate) fn trace_id(fields: &Fields) -> Option<[u8; 32]> {
+    let mut all = fields.all("traceparent");
+    let bytes = all.next().filter(|_| all.next().is_none())?;
+    let hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let named = |part: &[u8]| hex(part) && part.iter().any(|b| *b != b'0');
+    let (version, trace) = (bytes.get(..2)?, bytes.get(3..35)?);
+    let (parent, flags) = (bytes.get(36..52)?, bytes.get(53..55)?);
+    let ends = match version {
+        b"ff" => false,
+        b"00" => bytes.len() == 55,
+        _ => bytes.get(55).is_none_or(|b| *b == b'-'),
     };
-    let nonzero = |part: Option<&[u8]>| part.is_some_and(|p| p.iter().any(|b| *b != b'0'));
-    bytes.len() == 55
-        && bytes.starts_with(b"00-")
-        && [2, 35, 52].iter().all(|at| bytes.get(*at) == Some(&b'-'))
-        && hex(bytes.get(3..35))
-        && hex(bytes.get(36..52))
-        && hex(bytes.get(53..55))
-        && nonzero(bytes.get(3..35))
-        && nonzero(bytes.get(36..52))
+    let dashes = [2, 35, 52].iter().all(|at| bytes.get(*at) == Some(&b'-'));
+    let valid = ends && dashes && hex(version) && named(trace) && named(parent) && hex(flags);
+    trace.try_into().ok().filter(|_| valid)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_valid_traceparent_is() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let parent = "b7ad6b7169203331";
+        let good = format!("00-{trace}-{parent}-01");
+        let cases: &[(&[&str], bool)] = &[
+            (&[&good], true),
+            (&[&format!("00-{trace}-{parent}-00")], true),
+            (&[&format!("00-{trace}-{parent}-ff")], true),
+            (&[&format!("cc-{trace}-{parent}-01")], true),
+            (&[&format!("cc-{trace}-{parent}-01-what-the-future-brings")], true),
+            (&[&format!("cc-{trace}-{parent}-01.")], false),
+            (&[&format!("00-{trace}-{parent}-01-more")], false),
+            (&[&format!("ff-{trace}-{parent}-01")], false),
+            (&[&format!("00-{}-{parent}-01", "0".repeat(32))], false),
+            (&[&format!("00-{trace}-{}-01", "0".repeat(16))], false),
+            (&[&good.to_uppercase()], false),
+            (&[&format!("0x-{trace}-{parent}-01")], false),
+            (&[&format!("00-{trace}-{parent}-0g")], false),
+            (&[&format!("00_{trace}-{parent}-01")], false),
+            (&[&good[..54]], false),
+            (&[""], false),
+            (&[], false),
+            (&[&good, &good], false),
+        ];
+        for (values, want) in cases {
+            let mut fields = Fields::default();
+            for value in *values {
+                fields.push(b"traceparent", value.as_bytes());
+            }
+            let found = trace_id(&fields);
+            assert_eq!(found.is_some(), *want, "{values:?}");
+            assert!(found.is_none_or(|id| id == trace.as_bytes()), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_trace_of_ours_is_valid() {
+        let ids = Ids::new([7; 16]);
+        let begun = |id: &'static str| ids.begin_trace(&HeaderValue::from_static(id), Sampled::Yes);
+        // A client's own id, through a trusted proxy, may have any form.
+        for id in
+            ["request-1", "0af7651916cd43dd8448eb211c80319c", "................................"]
+        {
+            let trace = begun(id);
+            let mut fields = Fields::default();
+            fields.push(b"traceparent", &trace.0);
+            assert_eq!(trace_id(&fields), trace.id(), "{id}");
+        }
+        assert_eq!(
+            begun("0af7651916cd43dd8448eb211c80319c").id().unwrap(),
+            *b"0af7651916cd43dd8448eb211c80319c"
+        );
+    }
 
     #[test]
     fn digits_are_those_of_the_formatter() {

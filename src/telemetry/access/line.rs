@@ -46,7 +46,12 @@ impl LineBuffer {
             self.put(id.suffix());
             self.put("\"");
         }
-        for (name, value) in [(",\"org\":\"", line.org), (",\"route\":\"", line.route)] {
+        let words = [
+            (",\"org\":\"", line.org),
+            (",\"route\":\"", line.route),
+            (",\"trace_id\":\"", line.trace_id),
+        ];
+        for (name, value) in words {
             if let Some(value) = value {
                 self.put(name);
                 self.escaped(value);
@@ -96,6 +101,7 @@ impl LineBuffer {
             (" org=\"", line.org),
             (" route=\"", line.route),
             (" request_id=\"", Some(line.request_id)),
+            (" trace_id=\"", line.trace_id),
         ];
         for (name, value) in words {
             if let Some(value) = value {

@@ -59,6 +59,7 @@ fn line<'a>(path: &'a str) -> AccessLine<'a> {
         reason: Some(Reason::Permission),
         key_id: Some(KeyId::parse("key_abc").unwrap()),
         org: Some("acme"),
+        trace_id: None,
         table_serial: Some(7),
         patch_serial: Some(9),
         duration_ns: 1_234_567,

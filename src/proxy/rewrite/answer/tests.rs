@@ -23,7 +23,7 @@ fn both(head: &str, settings: &Settings) -> Option<(Pairs, Pairs)> {
     let raw = RawHead::read(head)?;
     let mut lines = Lines::new(raw.status, None, 0);
     add(&mut lines);
-    lines.take_over(&raw, &settings.fields);
+    lines.take_over(&raw, &settings.fields, None);
     let text = String::from_utf8(lines.text.clone()).unwrap();
     let mut by_lines: Pairs = text
         .split_terminator("\r\n")
