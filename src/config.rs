@@ -60,8 +60,8 @@ pub struct Settings {
     pub sources: Vec<CredentialSource>,
     /// Built from `sources` and `identity`.
     pub fields: FieldTable,
-    pub identity: Identity,
-    pub trace: Trace,
+    pub identity: IdentityFields,
+    pub trace: TraceStart,
     pub underscores: Underscores,
     /// Hops that are believed in `X-Forwarded-For`.
     pub trusted_proxies: NetworkSet,
@@ -78,7 +78,7 @@ pub struct Settings {
 
 /// What becomes of `traceparent` (W3C Trace Context).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trace {
+pub enum TraceStart {
     /// It passes with `tracestate` as the client wrote them, or none does.
     Pass,
     /// A request without a valid one begins a trace.

@@ -23,7 +23,7 @@ pub mod secret;
 pub mod signer;
 
 pub use self::address::NetworkSet;
-pub use self::credential::{BasicForm, MissingHalf, Prefixes, Source};
+pub use self::credential::{BasicForm, CredentialSource, MissingHalf, Prefixes};
 pub use self::decision::{
     Admitted, Charge, Facts, KeyLookup, Observed, PairLookup, Passed, Policy, Presented, Verdict,
     decide,

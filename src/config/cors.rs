@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::header;
 
-use super::Identity;
-use super::fault::Problem;
-use super::section::Section;
+use super::IdentityFields;
+use super::fault::ConfigProblem;
+use super::section::ConfigSection;
 use crate::core::cors::{CorsRule, CorsRules, Credentials, Origin, OriginError, Origins};
 use crate::core::refusal::Refusals;
 use crate::core::route::Pattern;
@@ -14,12 +14,12 @@ use crate::core::route::Pattern;
 /// Chromium keeps no preflight for longer than two hours, whatever it is told.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-pub(super) fn rules(root: &Section<'_>) -> CorsRules {
+pub(super) fn rules(root: &ConfigSection<'_>) -> CorsRules {
     let mut rules: Vec<CorsRule> = Vec::new();
     for section in root.sections("cors") {
         let Some(rule) = rule(&section) else { continue };
         if rules.iter().any(|known| known.pattern.is_same(&rule.pattern)) {
-            let problem = Problem::new("is the path of an earlier [[cors]]");
+            let problem = ConfigProblem::new("is the path of an earlier [[cors]]");
             section.fault("path", problem.hint("list all its origins in one"));
         }
         rules.push(rule);
@@ -27,13 +27,13 @@ pub(super) fn rules(root: &Section<'_>) -> CorsRules {
     CorsRules::new(rules)
 }
 
-fn rule(section: &Section<'_>) -> Option<CorsRule> {
+fn rule(section: &ConfigSection<'_>) -> Option<CorsRule> {
     if !section.has("path") {
         section.missing("path", "for example path = \"/v1/*\"");
     }
     let pattern = section.parse("path", |text| {
         Pattern::parse(text)
-            .map_err(|e| Problem::from(e).hint("patterns look like /a/{id}/b or /a/*"))
+            .map_err(|e| ConfigProblem::from(e).hint("patterns look like /a/{id}/b or /a/*"))
     });
     if section.texts("origins").is_empty() {
         section.missing("origins", "for example origins = [\"https://app.example\"]");
@@ -49,10 +49,10 @@ fn rule(section: &Section<'_>) -> Option<CorsRule> {
     };
     let any = origins.contains(&None);
     if any && origins.len() > 1 {
-        section.fault("origins", Problem::new("has `*` beside other origins"));
+        section.fault("origins", ConfigProblem::new("has `*` beside other origins"));
     }
     if any && credentials == Credentials::Included {
-        let problem = Problem::new("browsers take no `*` together with credentials");
+        let problem = ConfigProblem::new("browsers take no `*` together with credentials");
         section.fault("credentials", problem.hint("list the origins, or leave credentials out"));
     }
     let origins = match any {
@@ -63,7 +63,7 @@ fn rule(section: &Section<'_>) -> Option<CorsRule> {
     Some(CorsRule { pattern: pattern?, origins, credentials, max_age })
 }
 
-fn with_hint(error: OriginError) -> Problem {
+fn with_hint(error: OriginError) -> ConfigProblem {
     let hint = match error {
         OriginError::Null => "serve the page from an address, and name that",
         OriginError::Syntax => {
@@ -73,11 +73,11 @@ fn with_hint(error: OriginError) -> Problem {
             "write https://*.example.com for each host one label below, or \"*\" for every origin"
         }
     };
-    Problem::from(error).hint(hint)
+    ConfigProblem::from(error).hint(hint)
 }
 
 /// The fields of refusals that scripts cannot read unless they are named.
-pub(super) fn exposed(refusals: &Refusals, identity: &Identity) -> Box<str> {
+pub(super) fn exposed(refusals: &Refusals, identity: &IdentityFields) -> Box<str> {
     let fixed = [header::RETRY_AFTER, header::WWW_AUTHENTICATE, identity.request_id.clone()];
     let names: Vec<_> = refusals.rate_fields.names().chain(fixed).collect();
     let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();

@@ -2,10 +2,10 @@
 
 use http::HeaderName;
 
-use super::fault::Problem;
-use super::raw::Place;
-use super::section::Section;
-use super::{Identity, Sampled, Settings, Trace, Underscores, cors, refusals, routes};
+use super::fault::ConfigProblem;
+use super::raw::ConfigPlace;
+use super::section::ConfigSection;
+use super::{IdentityFields, Sampled, Settings, TraceStart, Underscores, cors, refusals, routes};
 use crate::core::address::parse_network;
 use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
 use crate::core::{BasicForm, CredentialSource, Environment, NetworkSet, Policy, Prefixes};
@@ -28,11 +28,11 @@ pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Opt
     );
     let trace = root.section("trace").choice(
         "start",
-        Trace::Pass,
+        TraceStart::Pass,
         &[
-            ("never", Trace::Pass),
-            ("sampled", Trace::Start(Sampled::Yes)),
-            ("unsampled", Trace::Start(Sampled::No)),
+            ("never", TraceStart::Pass),
+            ("sampled", TraceStart::Start(Sampled::Yes)),
+            ("unsampled", TraceStart::Start(Sampled::No)),
         ],
     );
     let mut owned = OwnedNames::default();
@@ -79,7 +79,7 @@ fn close_code(section: &ConfigSection<'_>) -> u16 {
 
 // Names that only keygate may set or consume.
 
-/// Field names taken so far, with their place for messages.
+/// FieldClass names taken so far, with their place for messages.
 #[derive(Default)]
 struct OwnedNames {
     names: Vec<(String, FieldClass, ConfigPlace)>,
@@ -302,7 +302,7 @@ fn prefixes(section: &ConfigSection<'_>) -> Prefixes {
     Prefixes::new(words.iter().map(String::as_str))
 }
 
-// Identity.
+// IdentityFields.
 
 fn identity(section: &ConfigSection<'_>, owned: &mut OwnedNames) -> IdentityFields {
     let default = IdentityFields::default();

@@ -246,7 +246,7 @@ fn identify<'k, K: KeyLookup>(
     }
 }
 
-/// Status, window, environment, address: what holds for a key whatever it asks for.
+/// KeyStatus, window, environment, address: what holds for a key whatever it asks for.
 fn check_key(policy: &Policy, key: &KeyView<'_>, client: IpAddr, now: Now) -> Result<(), Reason> {
     let grant = key.grant;
     match grant.status {

@@ -11,7 +11,7 @@ use zeroize::Zeroize;
 
 use super::head::{Fields, Head};
 use super::upgrade;
-use crate::core::{BasicForm, MissingHalf, Presented, Reason, Rejection, Source};
+use crate::core::{BasicForm, CredentialSource, MissingHalf, Presented, Reason, Rejection};
 
 mod blank;
 mod cookie;
@@ -54,17 +54,20 @@ struct Bytes<'r>(Cow<'r, [u8]>);
 /// Looks at every carrier. Two that hold a credential of ours are refused, equal or not: never
 /// "the first wins" (Envoy CVE-2026-26308 and its kind). One that is empty is not there: templates
 /// and SDKs send the field of an option that nobody has set.
-pub(crate) fn read<'r>(head: &'r Head, sources: &'r [Source]) -> Result<Carriers<'r>, Rejection> {
+pub(crate) fn read<'r>(
+    head: &'r Head,
+    sources: &'r [CredentialSource],
+) -> Result<Carriers<'r>, Rejection> {
     let mut carriers = Carriers::default();
     let authorization = carriers.authorization(&head.fields, sources)?;
     for source in sources {
         match source {
-            Source::Header { name, prefixes } => {
+            CredentialSource::Header { name, prefixes } => {
                 if let Some(value) = carriers.only(&head.fields, name)? {
                     carriers.offer(value.into(), strays::judge(prefixes, value)?)?;
                 }
             }
-            Source::Pair { id, secret } => {
+            CredentialSource::Pair { id, secret } => {
                 let halves =
                     (carriers.only(&head.fields, id)?, carriers.only(&head.fields, secret)?);
                 let missing = |half: &'r HeaderName| MissingHalf::Field(half.as_str());
@@ -75,7 +78,7 @@ pub(crate) fn read<'r>(head: &'r Head, sources: &'r [Source]) -> Result<Carriers
                     (None, Some(secret)) => carriers.offer_half(secret.into(), missing(id))?,
                 }
             }
-            Source::Bearer { prefixes } => {
+            CredentialSource::Bearer { prefixes } => {
                 if let Some(token) = authorization.and_then(|v| after_scheme(v, b"bearer")) {
                     let token = unwrap_secret_token(token);
                     let ours = prefixes.own(token);
@@ -83,7 +86,7 @@ pub(crate) fn read<'r>(head: &'r Head, sources: &'r [Source]) -> Result<Carriers
                     carriers.offer(token.into(), ours)?;
                 }
             }
-            Source::Basic { form, prefixes } => {
+            CredentialSource::Basic { form, prefixes } => {
                 if let Some(token) = authorization.and_then(|v| after_scheme(v, b"basic")) {
                     carriers.offer_basic(token, *form, |user| prefixes.own(user))?;
                 }
@@ -106,7 +109,7 @@ pub(crate) fn read<'r>(head: &'r Head, sources: &'r [Source]) -> Result<Carriers
                     carriers.offer(Bytes(value), ours)?;
                 }
             }
-            Source::Cookie { name, prefixes } => {
+            CredentialSource::Cookie { name, prefixes } => {
                 if cookie::hides_in(&head.fields, name, |value| prefixes.own(value)) {
                     return Err(Rejection::why(Reason::Malformed, "the key stands behind a `,`"));
                 }
@@ -123,7 +126,7 @@ pub(crate) fn read<'r>(head: &'r Head, sources: &'r [Source]) -> Result<Carriers
                     carriers.offer(Bytes(value), ours)?;
                 }
             }
-            Source::Subprotocol { marker } => carriers.read_subprotocols(head, marker)?,
+            CredentialSource::Subprotocol { marker } => carriers.read_subprotocols(head, marker)?,
         }
     }
     if let Some(value) = authorization
@@ -151,10 +154,10 @@ pub(crate) fn is_field_of(source: &CredentialSource, name: &[u8]) -> bool {
 
 /// Takes the credentials out of the head. `all`: every configured carrier (the request was
 /// admitted); else only what is ours (DESIGN invariant 5), and carriers that are empty.
-pub(crate) fn strip(head: &mut Head, sources: &[Source], carried: &Carried, all: bool) {
+pub(crate) fn strip(head: &mut Head, sources: &[CredentialSource], carried: &Carried, all: bool) {
     for source in sources {
         match source {
-            Source::Header { name, prefixes } => {
+            CredentialSource::Header { name, prefixes } => {
                 let goes = |value: &[u8]| all || prefixes.own(value) || blank::is_blank(value);
                 head.fields.remove_if(name, goes);
             }
@@ -177,7 +180,7 @@ pub(crate) fn strip(head: &mut Head, sources: &[Source], carried: &Carried, all:
                 }
                 strays::strip_referer(&mut head.fields, name, drop);
             }
-            Source::Cookie { name, prefixes } => {
+            CredentialSource::Cookie { name, prefixes } => {
                 if all || carried.in_cookie || carried.blank {
                     cookie::strip(&mut head.fields, name, |value| {
                         all || prefixes.own(value) || blank::is_blank(value)
@@ -239,7 +242,7 @@ impl<'r> Carriers<'r> {
     fn authorization(
         &mut self,
         fields: &'r Fields,
-        sources: &[Source],
+        sources: &[CredentialSource],
     ) -> Result<Option<&'r [u8]>, Rejection> {
         let is_blank = |value: &[u8]| blank::is_blank_authorization(value, sources);
         self.only_filled(fields, &header::AUTHORIZATION, is_blank)

@@ -26,7 +26,7 @@ use super::serve::Client;
 use super::streams::Stream;
 use super::upstream::{self, Content, Lease, RawHead};
 use super::worker::Worker;
-use crate::config::{Settings, Trace};
+use crate::config::{Settings, TraceStart};
 use crate::core::decision::Refused;
 use crate::core::refusal::RateFields;
 use crate::core::{Reason, Rejection, Verdict, decide};
@@ -219,7 +219,7 @@ fn admit(
     }
     if let Some(fields) = preflight {
         record.status = StatusCode::NO_CONTENT.as_u16();
-        record.decided(Outcome::Passed);
+        record.decided(DecisionOutcome::Passed);
         return Err(reply::no_content(fields, settings, writer, &record.request_id));
     }
     let keys = snapshot.keys.as_deref();
@@ -300,10 +300,10 @@ fn admit(
         return Err(refuse(&Reason::Method.into(), profile, record));
     }
     let trace = match settings.trace {
-        Trace::Start(sampled) if record.trace_id.is_none() => {
+        TraceStart::Start(sampled) if record.trace_id.is_none() => {
             Some(worker.ids.begin_trace(&record.request_id, sampled))
         }
-        Trace::Start(_) | Trace::Pass => None,
+        TraceStart::Start(_) | TraceStart::Pass => None,
     };
     if let Some(trace) = &trace {
         record.trace_id = trace.id();

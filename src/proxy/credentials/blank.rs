@@ -6,7 +6,7 @@ use base64::Engine;
 use zeroize::Zeroize;
 
 use super::{LENIENT, after_scheme, unwrap_secret_token};
-use crate::core::{BasicForm, Prefixes, Source};
+use crate::core::{BasicForm, CredentialSource, Prefixes};
 
 /// Nothing but white space.
 pub(super) fn is_blank(value: &[u8]) -> bool {
@@ -14,20 +14,20 @@ pub(super) fn is_blank(value: &[u8]) -> bool {
 }
 
 /// An `Authorization` without a value, or with a scheme that we read and nothing behind it.
-pub(super) fn is_blank_authorization(value: &[u8], sources: &[Source]) -> bool {
+pub(super) fn is_blank_authorization(value: &[u8], sources: &[CredentialSource]) -> bool {
     is_blank(value)
         || sources.iter().any(|source| match source {
-            Source::Bearer { .. } => {
+            CredentialSource::Bearer { .. } => {
                 after_scheme(value, b"bearer").is_some_and(|t| unwrap_secret_token(t).is_empty())
             }
-            Source::Basic { form, prefixes } => {
+            CredentialSource::Basic { form, prefixes } => {
                 after_scheme(value, b"basic").is_some_and(|t| is_blank_token(t, *form, prefixes))
             }
-            Source::Cookie { .. }
-            | Source::Header { .. }
-            | Source::Pair { .. }
-            | Source::Query { .. }
-            | Source::Subprotocol { .. } => false,
+            CredentialSource::Cookie { .. }
+            | CredentialSource::Header { .. }
+            | CredentialSource::Pair { .. }
+            | CredentialSource::Query { .. }
+            | CredentialSource::Subprotocol { .. } => false,
         })
 }
 

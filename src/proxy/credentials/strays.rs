@@ -12,7 +12,7 @@ use zeroize::Zeroize;
 
 use super::query::{self, is_named, without};
 use super::{LENIENT, cookie};
-use crate::core::{Prefixes, Reason, Rejection, Source};
+use crate::core::{CredentialSource, Prefixes, Reason, Rejection};
 use crate::proxy::head::Fields;
 
 pub(super) fn refused() -> Rejection {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderValue};
 
-use crate::config::{Upstream, UpstreamAddress};
+use crate::config::{UpstreamAddress, UpstreamConfig};
 
 /// Scheme and authority of `upstream.url`.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(super) fn is_location(name: &[u8]) -> bool {
 
 impl OwnAddress {
     /// `None`: a Unix socket has no address that a client could follow, or it is switched off.
-    pub(crate) fn new(upstream: &Upstream) -> Option<Self> {
+    pub(crate) fn new(upstream: &UpstreamConfig) -> Option<Self> {
         let (scheme, default_port) = match upstream.tls {
             Some(_) => ("https", 443),
             None => ("http", 80),
