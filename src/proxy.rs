@@ -21,42 +21,28 @@ macro_rules! opaque {
     };
 }
 
-mod bind;
 mod body;
-mod buffers;
-mod connections;
-mod cors;
-mod credentials;
-mod exchange;
+mod client;
 mod executor;
-mod facts;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
-mod head;
 pub mod health;
-mod io;
+mod http1;
+mod ids;
 mod limits;
-mod listener;
-pub mod proxy_protocol;
-mod record;
-mod reply;
-mod rewrite;
-mod serve;
-mod service;
+mod net;
+mod request;
 mod streams;
-pub mod subprotocol;
 #[cfg(test)]
 mod tests;
-pub mod tls;
-mod transport;
 pub mod tunnel;
-mod upgrade;
 mod upstream;
 mod worker;
 
-pub use self::bind::{bind, bind_tcp};
-use self::executor::LocalExecutor;
-pub use self::io::PIPE_DESCRIPTORS;
+pub use self::client::listener::{Accepted, Listening, listen};
 pub use self::limits::LimitStore;
-pub use self::listener::{Accepted, Listening, listen};
+pub use self::net::bind::{bind, bind_tcp};
+pub use self::net::pipe::PIPE_DESCRIPTORS;
+pub use self::net::{proxy_protocol, tls};
+pub use self::request::subprotocol;
 pub use self::worker::{Load, Phase, Seed, Shared, run};

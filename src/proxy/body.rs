@@ -14,11 +14,11 @@ use hyper::body::Incoming;
 
 pub(crate) use self::inflow::Wire;
 pub(crate) use self::upload::{ClientBody, Coming, Progress, RequestBody, Upload, UploadState};
-use super::exchange::Patience;
-use super::record::RequestRecord;
 use super::streams::{End, Stream};
 use super::upstream::Lease;
 use crate::core::Reason;
+use crate::proxy::request::exchange::Patience;
+use crate::proxy::request::record::RequestRecord;
 
 /// Why a body could not go on. hyper turns it into the end of the connection or stream.
 #[derive(Debug, thiserror::Error)]
@@ -258,7 +258,7 @@ impl Download {
         if !self.record.take_final_trailers() {
             return None;
         }
-        Some(Ok(Frame::trailers(super::reply::grpc_trailers(reason))))
+        Some(Ok(Frame::trailers(crate::proxy::request::reply::grpc_trailers(reason))))
     }
 
     /// For the record: why it did not end by itself.

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
-use super::listener::About;
-use super::rewrite::Ids;
-use super::transport::Plain;
 use super::upstream::{Connector, Upstream};
 use super::worker::{Counted, Worker};
 use super::{Load, Phase, Shared};
 use crate::clock::Clock;
 use crate::config::{Config, Settings};
+use crate::proxy::client::listener::About;
+use crate::proxy::net::transport::Plain;
+use crate::proxy::request::rewrite::Ids;
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -96,7 +96,13 @@ impl Service {
     pub fn start(&self, client: UnixStream, peer: SocketAddr) {
         if let Ok(counted) = Counted::take(&self.worker.shared, 0, None) {
             let about = Arc::clone(&self.about);
-            super::serve::start(&self.worker, Plain::Unix(client), Some(peer), about, counted);
+            crate::proxy::client::serve::start(
+                &self.worker,
+                Plain::Unix(client),
+                Some(peer),
+                about,
+                counted,
+            );
         }
     }
 
@@ -113,7 +119,7 @@ impl Service {
 
     /// Ends what still runs: its client is gone.
     pub fn cut(&self) {
-        self.worker.connections.cut_all(super::io::Cut::Drain);
+        self.worker.connections.cut_all(crate::proxy::net::io::Cut::Drain);
     }
 
     /// Lets go of idle connections that the upstream has ended, as a worker does now and then.

@@ -8,12 +8,12 @@ use std::time::Duration;
 use http::{Request, header};
 use hyper_util::rt::TokioIo;
 
-use super::LocalExecutor;
 use super::body::RequestBody;
-use super::io::ClientAddr;
 use super::upstream::Connector;
 use super::worker::Shared;
 use crate::config::UpstreamProtocol;
+use crate::proxy::executor::LocalExecutor;
+use crate::proxy::net::io::ClientAddr;
 use crate::telemetry::WorkerCells;
 
 /// Asks for `path` every `interval` until the other end of `stop` is gone, and tells `report` each

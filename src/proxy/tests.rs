@@ -7,15 +7,15 @@ use http::{HeaderValue, Method, Request, Version};
 use proptest::prelude::*;
 
 use super::body::RequestBody;
-use super::facts;
-use super::head::Head;
-use super::io::ClientAddr;
-use super::rewrite::{Around, Forward, Ids, UpstreamRequest};
 use crate::config::{Caps, Config, Sampled, Settings, ThisHost};
 use crate::core::{
     Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, NetworkSet, Now,
     PairLookup, Permission, PermissionSet, Presented, Reason, Rejection, Verdict, decide,
 };
+use crate::proxy::http1::head::Head;
+use crate::proxy::net::io::ClientAddr;
+use crate::proxy::request::facts;
+use crate::proxy::request::rewrite::{Around, Forward, Ids, UpstreamRequest};
 
 const CONFIG: &str = r#"
 environment = "live"
@@ -521,10 +521,11 @@ fn nothing_that_holds_a_clients_bytes_prints_them() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let _entered = runtime.enter();
     ours.set_nonblocking(true).unwrap();
-    let plain = super::transport::Plain::Unix(tokio::net::UnixStream::from_std(ours).unwrap());
-    let moments = super::io::Moments::new(crate::clock::Clock::manual(1));
-    let transport = super::transport::Transport::Plain(plain);
-    let io = super::io::Io::new(transport, bytes(), moments);
+    let plain =
+        crate::proxy::net::transport::Plain::Unix(tokio::net::UnixStream::from_std(ours).unwrap());
+    let moments = crate::proxy::net::io::Moments::new(crate::clock::Clock::manual(1));
+    let transport = crate::proxy::net::transport::Transport::Plain(plain);
+    let io = crate::proxy::net::io::Io::new(transport, bytes(), moments);
     let bodies = (RequestBody::Whole(bytes()), super::body::ClientBody::Whole(bytes()));
     let shown = format!("{request:?} {io:?} {bodies:?}");
     assert!(shown.contains("UpstreamRequest { .. } Io { .. }"), "{shown}");

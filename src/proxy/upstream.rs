@@ -26,14 +26,15 @@ pub(crate) use self::connect::Connector;
 use self::http1::Http1;
 use self::http2::Http2;
 pub(crate) use self::short::RawHead;
-use super::buffers::Buffers;
-use super::exchange::Patience;
-use super::io::{ClientAddr, Pipes};
-use super::rewrite::UpstreamRequest;
 use super::streams::{End, Stream};
 use crate::clock::Clock;
 use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
+use crate::proxy::net::buffers::Buffers;
+use crate::proxy::net::io::ClientAddr;
+use crate::proxy::net::pipe::Pipes;
+use crate::proxy::request::exchange::Patience;
+use crate::proxy::request::rewrite::UpstreamRequest;
 use crate::telemetry::WorkerCells;
 
 /// The pool of one worker.
@@ -340,7 +341,7 @@ impl Lease {
     }
 
     /// After a 101: the raw stream, and what was read of it beyond the head.
-    pub(crate) fn into_upgraded(self) -> Option<(super::io::Io, bytes::Bytes)> {
+    pub(crate) fn into_upgraded(self) -> Option<(crate::proxy::net::io::Io, bytes::Bytes)> {
         match self.conn {
             Held::Http1(conn) => conn.into_upgraded(),
             Held::Http2(_) => None,

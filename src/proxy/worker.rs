@@ -12,18 +12,18 @@ use dashmap::DashMap;
 use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
 
-use super::buffers::Buffers;
-use super::connections::Connections;
-use super::io::Cut;
 use super::limits::LimitStore;
-use super::listener::{Accepted, Listening};
-use super::rewrite::Ids;
-use super::rewrite::answer::OwnAddress;
 use super::streams::Streams;
-use super::tls::ClientTls;
 use super::upstream::{Connector, Upstream};
 use crate::clock::Clock;
 use crate::config::{Caps, Drain, Http2Config, Timeouts, UpstreamAddress, UpstreamProtocol};
+use crate::proxy::client::listener::{Accepted, Listening};
+use crate::proxy::net::buffers::Buffers;
+use crate::proxy::net::connections::Connections;
+use crate::proxy::net::io::Cut;
+use crate::proxy::net::tls::ClientTls;
+use crate::proxy::request::rewrite::Ids;
+use crate::proxy::request::rewrite::answer::OwnAddress;
 use crate::snapshot::Store;
 use crate::telemetry::{AccessLog, OTHER_ROUTE, WorkerCells};
 
@@ -180,9 +180,12 @@ async fn serve(seed: Seed) {
         shared,
     });
     for one in listening {
-        tokio::task::spawn_local(super::listener::accept(Rc::clone(&worker), one));
+        tokio::task::spawn_local(crate::proxy::client::listener::accept(Rc::clone(&worker), one));
     }
-    tokio::task::spawn_local(super::listener::take_handed(Rc::clone(&worker), handed));
+    tokio::task::spawn_local(crate::proxy::client::listener::take_handed(
+        Rc::clone(&worker),
+        handed,
+    ));
     tokio::task::spawn_local(watch_snapshots(Rc::clone(&worker)));
     let ticks = tokio::task::spawn_local(tick(Rc::clone(&worker)));
     drain(&worker).await;

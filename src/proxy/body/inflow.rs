@@ -11,7 +11,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
 use super::BodyError;
-use crate::proxy::io::{Io, Pipe};
+use crate::proxy::net::io::Io;
+use crate::proxy::net::pipe::Pipe;
 
 /// A client's connection that is read without hyper.
 #[derive(Debug)]

@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use super::BodyError;
 use super::inflow::Inflow;
 use crate::clock::Clock;
-use crate::proxy::io::{Moments, Pipe};
+use crate::proxy::net::io::Moments;
+use crate::proxy::net::pipe::Pipe;
 
 /// A request body as it comes from the client.
 pub(crate) enum ClientBody {

@@ -11,10 +11,10 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::clock::Clock;
 use crate::config::{UpstreamAddress, UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
-use crate::proxy::io::{ClientAddr, Io, Moments};
-use crate::proxy::proxy_protocol::{write_v2, write_v2_local};
-use crate::proxy::tls::ClientTls;
-use crate::proxy::transport::{Plain, Rewound, Transport};
+use crate::proxy::net::io::{ClientAddr, Io, Moments};
+use crate::proxy::net::proxy_protocol::{write_v2, write_v2_local};
+use crate::proxy::net::tls::ClientTls;
+use crate::proxy::net::transport::{Plain, Rewound, Transport};
 use crate::telemetry::WorkerCells;
 
 /// How to reach the upstream.

@@ -19,10 +19,11 @@ use super::{Connector, Content, Failure, Head};
 use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::body::RequestBody;
-use crate::proxy::buffers::Buffers;
-use crate::proxy::exchange::Patience;
-use crate::proxy::io::{ClientAddr, Io, Moments, Pipes};
-use crate::proxy::rewrite::UpstreamRequest;
+use crate::proxy::net::buffers::Buffers;
+use crate::proxy::net::io::{ClientAddr, Io, Moments};
+use crate::proxy::net::pipe::Pipes;
+use crate::proxy::request::exchange::Patience;
+use crate::proxy::request::rewrite::UpstreamRequest;
 use crate::proxy::streams::Stream;
 
 /// A connection, between two requests or with the one that holds it.

@@ -13,11 +13,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::{Connector, Content, Failure, Head};
 use crate::clock::Clock;
 use crate::core::Reason;
-use crate::proxy::LocalExecutor;
 use crate::proxy::body::RequestBody;
-use crate::proxy::exchange::Patience;
-use crate::proxy::io::ClientAddr;
-use crate::proxy::rewrite::UpstreamRequest;
+use crate::proxy::executor::LocalExecutor;
+use crate::proxy::net::io::ClientAddr;
+use crate::proxy::request::exchange::Patience;
+use crate::proxy::request::rewrite::UpstreamRequest;
 use crate::proxy::streams::Stream;
 
 /// A handle; clones are streams of one connection.

@@ -14,7 +14,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
 use crate::proxy::body::{BodyError, Upload};
-use crate::proxy::io::{Io, LONG, Pipe, Pipes};
+use crate::proxy::net::io::Io;
+use crate::proxy::net::pipe::{LONG, Pipe, Pipes};
 
 /// The part of a body that has not been written yet.
 pub(super) struct Sending {

@@ -21,9 +21,9 @@ use super::sending::{Sending, Stopped};
 use super::{Content, Failure};
 use crate::clock::Clock;
 use crate::core::Reason;
-use crate::proxy::buffers::{BUFFER, Buffers};
-use crate::proxy::exchange::Patience;
-use crate::proxy::io::Io;
+use crate::proxy::net::buffers::{BUFFER, Buffers};
+use crate::proxy::net::io::Io;
+use crate::proxy::request::exchange::Patience;
 use crate::proxy::streams::Stream;
 
 /// What has come.

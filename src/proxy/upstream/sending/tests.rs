@@ -10,8 +10,8 @@ use tokio::net::UnixStream;
 use super::*;
 use crate::clock::Clock;
 use crate::proxy::body::{Coming, Wire};
-use crate::proxy::io::Moments;
-use crate::proxy::transport::{Plain, Transport};
+use crate::proxy::net::io::Moments;
+use crate::proxy::net::transport::{Plain, Transport};
 
 fn pair() -> (UnixStream, Io) {
     let (peer, ours) = UnixStream::pair().unwrap();

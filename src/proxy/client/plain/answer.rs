@@ -12,8 +12,8 @@ use tokio::io::AsyncWrite;
 
 use super::{Gone, Read, poll_gone};
 use crate::proxy::body::{BodyError, ResponseBody, Wire};
-use crate::proxy::rewrite::answer::Lines;
-use crate::proxy::serve::Client;
+use crate::proxy::client::serve::Client;
+use crate::proxy::request::rewrite::answer::Lines;
 use crate::proxy::worker::Worker;
 
 /// What of an answer's body is to come.

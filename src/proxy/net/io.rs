@@ -3,8 +3,6 @@
 //! moments of all connections of a worker a few times a second, so that the fast path never
 //! touches a timer.
 
-mod pipe;
-
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
@@ -16,8 +14,6 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub use self::pipe::PIPE_DESCRIPTORS;
-pub(crate) use self::pipe::{LONG, Pipe, Pipes};
 use super::transport::{Plain, Transport, hand_out};
 use crate::clock::Clock;
 use crate::config::Timeouts;
@@ -25,11 +21,11 @@ use crate::telemetry::WorkerCells;
 
 /// A transport with bytes that were read ahead, reporting to [`Moments`].
 pub(crate) struct Io {
-    transport: Transport,
+    pub(super) transport: Transport,
     /// Read before the protocol was known; handed out first.
     ahead: Bytes,
     repeat: Repeat,
-    moments: Rc<Moments>,
+    pub(super) moments: Rc<Moments>,
 }
 
 /// Whether what is written has been sent before. Lets hyper take over an exchange that was begun
@@ -213,7 +209,7 @@ impl Moments {
         self.running.get() == 0 && self.half_closed_at.get() != 0
     }
 
-    fn on_read(&self, count: usize) {
+    pub(super) fn on_read(&self, count: usize) {
         if count == 0 {
             self.half_closed_at.set(self.clock.now().mono_ns.max(1));
             return;
@@ -224,7 +220,7 @@ impl Moments {
         }
     }
 
-    fn on_write(&self, result: &Poll<io::Result<usize>>) {
+    pub(super) fn on_write(&self, result: &Poll<io::Result<usize>>) {
         match result {
             Poll::Ready(Ok(count)) => {
                 self.bytes_out.set(self.bytes_out.get() + *count as u64);
@@ -325,6 +321,14 @@ impl Io {
     /// Closing it says all there is to say: in clear, with no body that the client still sends.
     pub(crate) fn ends_by_itself(&self) -> bool {
         matches!(self.transport, Transport::Plain(_)) && !self.moments.body_open.get()
+    }
+
+    /// Whether bytes can be moved from here and to here: a socket in clear of which nothing is in our
+    /// memory.
+    pub(crate) fn can_move(&self) -> bool {
+        self.ahead.is_empty()
+            && self.repeat == Repeat::No
+            && matches!(self.transport, Transport::Plain(_))
     }
 
     /// Closes with a reset: the peer learns at once, and the kernel keeps nothing.

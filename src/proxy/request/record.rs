@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use http::{HeaderValue, Method, Uri, Version};
 
-use super::body::{Progress, UploadState};
-use super::head::Head;
-use super::io::Moments;
-use super::worker::Worker;
 use crate::core::{KeyId, Now, Reason};
+use crate::proxy::body::{Progress, UploadState};
+use crate::proxy::http1::head::Head;
+use crate::proxy::net::io::Moments;
+use crate::proxy::worker::Worker;
 use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROUTE};
 
 #[derive(Debug)]

@@ -8,14 +8,14 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 
-use super::body::{Progress, UploadState};
-use super::io::ClientAddr;
 use super::record::RequestRecord;
 use super::rewrite::UpstreamRequest;
-use super::streams::Stream;
-use super::upstream::{Content, Head, Lease};
-use super::worker::Worker;
 use crate::core::{Now, Reason};
+use crate::proxy::body::{Progress, UploadState};
+use crate::proxy::net::io::ClientAddr;
+use crate::proxy::streams::Stream;
+use crate::proxy::upstream::{Content, Head, Lease};
+use crate::proxy::worker::Worker;
 
 /// How long the head of a response may take. While the client still uploads, its progress counts.
 #[derive(Debug)]

@@ -9,27 +9,27 @@ use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 
-use super::body::{
-    ClientBody, Coming, Download, Progress, RequestBody, ResponseBody, Rest, Upload,
-};
 use super::cors;
 use super::credentials::Carried;
 use super::exchange::{self, Patience};
 use super::facts;
-use super::head::Head;
-use super::limits::Charged;
 use super::record::RequestRecord;
 use super::reply::{self, Asked};
-use super::rewrite::answer::{self, AddField, Lines, Reply, Writer};
 use super::rewrite::{self, Around, Forward, UpstreamRequest};
-use super::serve::Client;
-use super::streams::Stream;
-use super::upstream::{self, Content, Lease, RawHead};
-use super::worker::Worker;
 use crate::config::{Settings, TraceStart};
 use crate::core::decision::Refused;
 use crate::core::refusal::RateFields;
 use crate::core::{Reason, Rejection, Verdict, decide};
+use crate::proxy::body::{
+    ClientBody, Coming, Download, Progress, RequestBody, ResponseBody, Rest, Upload,
+};
+use crate::proxy::client::serve::Client;
+use crate::proxy::http1::head::Head;
+use crate::proxy::limits::Charged;
+use crate::proxy::request::rewrite::answer::{self, AddField, Lines, Reply, Writer};
+use crate::proxy::streams::Stream;
+use crate::proxy::upstream::{self, Content, Lease, RawHead};
+use crate::proxy::worker::Worker;
 use crate::telemetry::{DecisionOutcome, RateDecision};
 
 pub(crate) use super::upgrade::Upgraded;
@@ -82,7 +82,7 @@ type Answer = Result<Response<ResponseBody>, Unwritable>;
 pub(crate) struct Unwritable;
 
 /// From the head of a request to the head of its response.
-pub(super) async fn handle(
+pub(crate) async fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
     (head, body, connect): (Head, ClientBody, Option<OnUpgrade>),

@@ -1,7 +1,5 @@
 //! One client connection: PROXY header → TLS → preface → HTTP, and its end.
 
-mod plain;
-
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -18,15 +16,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::connections::Registered;
-use super::io::{ClientAddr, Cut, Io, Moments};
 use super::listener::About;
-use super::service::{Gate, Upgraded};
-use super::streams::StreamRef;
-use super::transport::{Plain, Rewound, Transport};
-use super::worker::{Counted, Worker};
-use super::{LocalExecutor, proxy_protocol, reply, tls};
+use super::plain;
 use crate::core::{NetworkSet, Now, Reason, address};
+use crate::proxy::executor::LocalExecutor;
+use crate::proxy::net::connections::Registered;
+use crate::proxy::net::io::{ClientAddr, Cut, Io, Moments};
+use crate::proxy::net::transport::{Plain, Rewound, Transport};
+use crate::proxy::net::{proxy_protocol, tls};
+use crate::proxy::request::reply;
+use crate::proxy::request::service::{Gate, Upgraded};
+use crate::proxy::streams::StreamRef;
+use crate::proxy::worker::{Counted, Worker};
 use crate::telemetry::TurnedAway;
 
 /// What requests of one connection have in common.
@@ -108,7 +109,12 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
                 // Not one whole head: answer as for any head that did not come.
                 Err(_) => {
                     let http2 = false;
-                    super::record::note_unread(worker, address.ip(), http2, Reason::HeaderTimeout);
+                    crate::proxy::request::record::note_unread(
+                        worker,
+                        address.ip(),
+                        http2,
+                        Reason::HeaderTimeout,
+                    );
                     moments.bytes_in.set(ahead.len() as u64);
                     let io = Io::new(transport, ahead, moments);
                     return Box::pin(end_cut(io, Cut::Header)).await;
@@ -407,7 +413,7 @@ fn note_error(worker: &Worker, client: &Client, error: &hyper::Error) {
 }
 
 fn note(worker: &Worker, client: &Client, reason: Reason) {
-    super::record::note_unread(worker, client.address.ip(), client.http2, reason);
+    crate::proxy::request::record::note_unread(worker, client.address.ip(), client.http2, reason);
 }
 
 /// Ends a connection that is through. A client that still sends a body that nobody wants gets

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::*;
 use crate::clock::Clock;
-use crate::proxy::io::Moments;
+use crate::proxy::net::io::Moments;
 
 fn io_of(plain: Plain) -> Io {
     let moments = Moments::new(Clock::manual(1));

@@ -3,12 +3,12 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 
-use super::body::ResponseBody;
-use super::head::Head;
-use super::rewrite::answer::{AddField, Lines, Reply, Writer};
 use crate::config::Settings;
 use crate::core::refusal::Context;
 use crate::core::{Reason, Rejection};
+use crate::proxy::body::ResponseBody;
+use crate::proxy::http1::head::Head;
+use crate::proxy::request::rewrite::answer::{AddField, Lines, Reply, Writer};
 
 /// What a refusal's form depends on.
 pub(crate) struct Asked<'r> {

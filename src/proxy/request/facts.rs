@@ -9,11 +9,11 @@ use http::{Method, Version};
 use smallvec::SmallVec;
 
 use super::credentials::{self, Carriers};
-use super::head::{At, Head, text_of};
 use crate::config::{Caps, Settings, Underscores};
 use crate::core::headers::FieldClass;
 use crate::core::path::{self, Traits};
 use crate::core::{Facts, Reason, Rejection, address};
+use crate::proxy::http1::head::{At, Head, text_of};
 
 /// What was read of one request. Borrows from its head.
 #[derive(Debug)]

@@ -19,14 +19,14 @@ use http::{Extensions, Method, Uri, Version};
 use tokio::io::AsyncReadExt;
 
 use self::answer::Rest;
-use super::Client;
+use super::serve::Client;
 use crate::proxy::body::{ClientBody, Coming, Wire};
-use crate::proxy::buffers::{BUFFER, Buffers};
-use crate::proxy::head::{Fields, Head};
-use crate::proxy::io::{Cut, Io};
-use crate::proxy::record::RequestRecord;
-use crate::proxy::rewrite::answer::{Reply, Writer};
-use crate::proxy::service;
+use crate::proxy::http1::head::{Fields, Head};
+use crate::proxy::net::buffers::{BUFFER, Buffers};
+use crate::proxy::net::io::{Cut, Io};
+use crate::proxy::request::record::RequestRecord;
+use crate::proxy::request::rewrite::answer::{Reply, Writer};
+use crate::proxy::request::service;
 use crate::proxy::worker::Worker;
 
 /// Why this is over.
@@ -347,7 +347,7 @@ impl Gone {
 }
 
 /// Whether the client is gone, while its answer is waited for or written. (That it has only closed
-/// its sending side shows in [`crate::proxy::io::Moments`].) Reads ahead no more than once.
+/// its sending side shows in [`crate::proxy::net::io::Moments`].) Reads ahead no more than once.
 fn poll_gone(
     worker: &Worker,
     client: &Client,

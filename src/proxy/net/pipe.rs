@@ -18,8 +18,8 @@ use rustix::pipe::{
 };
 use tokio::io::Interest;
 
-use super::{Io, Repeat};
-use crate::proxy::transport::{Plain, Transport};
+use super::io::Io;
+use super::transport::{Plain, Transport};
 
 /// The pipes of one worker. A client that does not read keeps one from all others, so there are few,
 /// and who gets none copies.
@@ -125,14 +125,6 @@ impl Drop for Pipe {
 // === impl Io ===
 
 impl Io {
-    /// Whether bytes can be moved from here and to here: a socket in clear of which nothing is in our
-    /// memory.
-    pub(crate) fn can_move(&self) -> bool {
-        self.ahead.is_empty()
-            && self.repeat == Repeat::No
-            && matches!(self.transport, Transport::Plain(_))
-    }
-
     /// Takes up to `most` bytes of what the peer sends into `pipe`, which holds none. 0: the peer's end.
     ///
     /// # Errors

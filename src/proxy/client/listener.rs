@@ -10,12 +10,12 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-use super::bind::Bound;
-use super::tls::ServerTls;
-use super::transport::Plain;
-use super::worker::{Counted, Full, Phase, Worker};
 use crate::config::Listener;
 use crate::core::{NetworkSet, address};
+use crate::proxy::net::bind::Bound;
+use crate::proxy::net::tls::ServerTls;
+use crate::proxy::net::transport::Plain;
+use crate::proxy::worker::{Counted, Full, Phase, Worker};
 use crate::telemetry::TurnedAway;
 
 /// A bound socket, not yet part of a runtime. Every worker gets a clone of it.
@@ -33,7 +33,7 @@ enum Socket {
 
 /// What connections of one listener have in common.
 #[derive(Debug)]
-pub(super) struct About {
+pub(crate) struct About {
     /// Slot of the metric label.
     pub slot: u32,
     pub tls: Option<Arc<ServerTls>>,

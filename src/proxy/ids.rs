@@ -5,7 +5,7 @@ use std::cell::Cell;
 use http::HeaderValue;
 
 use crate::config::Sampled;
-use crate::proxy::head::Fields;
+use crate::proxy::http1::head::Fields;
 
 /// A `traceparent` of ours.
 #[derive(Debug)]

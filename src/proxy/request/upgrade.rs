@@ -20,19 +20,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::stream::InStream;
 
-use super::body::ResponseBody;
 use super::credentials::Carried;
 use super::facts::{self, Outgoing};
-use super::head::Head;
-use super::io::{Cut as IoCut, Io, Moments};
 use super::record::RequestRecord;
-use super::streams::{End as StreamEnd, Stream};
 use super::subprotocol::Offer;
-use super::tunnel::{Cut, End, Framing, Limits, Tunnel};
-use super::upstream::Lease;
-use super::worker::Worker;
 use crate::config::Settings;
 use crate::core::{CredentialSource, Reason, Route};
+use crate::proxy::body::ResponseBody;
+use crate::proxy::http1::head::Head;
+use crate::proxy::net::io::{Cut as IoCut, Io, Moments};
+use crate::proxy::streams::{End as StreamEnd, Stream};
+use crate::proxy::tunnel::{Cut, End, Framing, Limits, Tunnel};
+use crate::proxy::upstream::Lease;
+use crate::proxy::worker::Worker;
 
 /// An upgrade that may be passed on.
 #[derive(Clone, Debug)]
@@ -180,7 +180,7 @@ pub(crate) fn accept(
     if !granted.as_bytes().eq_ignore_ascii_case(asked.protocol.as_bytes()) {
         return Err(bad);
     }
-    super::rewrite::answer::to_client(&mut head.headers, settings);
+    crate::proxy::request::rewrite::answer::to_client(&mut head.headers, settings);
     if let Some(key) = &asked.key {
         // The client has no key, so the proof is for us to check.
         let accept = head.headers.remove(header::SEC_WEBSOCKET_ACCEPT).ok_or(bad)?;

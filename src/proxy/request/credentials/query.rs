@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 
-use crate::proxy::head::Head;
+use crate::proxy::http1::head::Head;
 
 pub(super) fn values<'r>(query: &'r str, name: &str) -> impl Iterator<Item = Cow<'r, [u8]>> {
     query.split('&').filter_map(move |pair| {

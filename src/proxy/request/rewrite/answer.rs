@@ -25,7 +25,7 @@ pub(crate) enum Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writer {
     Hyper,
-    /// [`crate::proxy::serve`], which takes lines as they are.
+    /// [`crate::proxy::client::serve`], which takes lines as they are.
     Plain,
 }
 

@@ -9,9 +9,9 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::header::{self, HeaderName};
 use zeroize::Zeroize;
 
-use super::head::{Fields, Head};
 use super::upgrade;
 use crate::core::{BasicForm, CredentialSource, MissingHalf, Presented, Reason, Rejection};
+use crate::proxy::http1::head::{Fields, Head};
 
 mod blank;
 mod cookie;

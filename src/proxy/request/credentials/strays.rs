@@ -13,7 +13,7 @@ use zeroize::Zeroize;
 use super::query::{self, is_named, without};
 use super::{LENIENT, cookie};
 use crate::core::{CredentialSource, Prefixes, Reason, Rejection};
-use crate::proxy::head::Fields;
+use crate::proxy::http1::head::Fields;
 
 pub(super) fn refused() -> Rejection {
     Rejection::why(Reason::Malformed, "the key is not where, or as, it is read")

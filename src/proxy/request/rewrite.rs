@@ -4,7 +4,6 @@
 //! second, identity in last, by insert.
 
 pub(crate) mod answer;
-mod ids;
 
 use std::net::IpAddr;
 
@@ -13,15 +12,15 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Request, Uri, Version};
 use smallvec::SmallVec;
 
-pub(crate) use self::ids::{Ids, Trace, trace_id};
-use super::body::{RequestBody, Upload};
 use super::credentials::{self, Carried};
 use super::facts::Outgoing;
-use super::head::{Fields, Head};
-use super::io::ClientAddr;
 use crate::config::Settings;
 use crate::core::identity::{anonymous_field, identity_fields};
 use crate::core::{Admitted, Observed, Passed};
+use crate::proxy::body::{RequestBody, Upload};
+use crate::proxy::http1::head::{Fields, Head};
+pub(crate) use crate::proxy::ids::{Ids, Trace, trace_id};
+use crate::proxy::net::io::ClientAddr;
 
 /// A request that may be sent. Its one constructor takes a verdict: forgetting to authenticate
 /// does not compile.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use http::header::{self, HeaderValue};
 use percent_encoding::percent_decode;
 
-use crate::proxy::head::Fields;
+use crate::proxy::http1::head::Fields;
 
 /// The values of all cookies of this name.
 pub(super) fn values<'r>(fields: &'r Fields, name: &str) -> impl Iterator<Item = Cow<'r, [u8]>> {

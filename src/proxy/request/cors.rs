@@ -2,10 +2,10 @@
 
 use http::header::{self, HeaderName, HeaderValue};
 
-use super::head::Head;
 use super::reply;
 use crate::config::Settings;
 use crate::core::cors::Cors;
+use crate::proxy::http1::head::Head;
 
 /// The rule for a request, whatever else is wrong with it.
 pub(crate) fn of<'r>(head: &'r Head, settings: &'r Settings) -> Option<Cors<'r>> {

@@ -1,0 +1,3 @@
+//! HTTP/1 heads, without I/O.
+
+pub(crate) mod head;

@@ -1,0 +1,13 @@
+//! One request, from its head to the head of its answer: [`service`] is the page, the other files are
+//! its steps. Knows no client connection.
+
+pub(crate) mod cors;
+pub(crate) mod credentials;
+pub(crate) mod exchange;
+pub(crate) mod facts;
+pub(crate) mod record;
+pub(crate) mod reply;
+pub(crate) mod rewrite;
+pub(crate) mod service;
+pub mod subprotocol;
+pub(crate) mod upgrade;
