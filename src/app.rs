@@ -169,7 +169,7 @@ pub fn build(
         http2,
         drain,
         phase: phase.subscribe(),
-        load: Load::new(count),
+        load: Arc::new(Load::new(count)),
         handoff,
     });
     let mut workers = Vec::with_capacity(count);

@@ -1,9 +1,30 @@
 //! The network edge: listeners, workers, one request from accept to answer.
 //! Imports core, config, snapshot, clock and telemetry; never manage, reload or admin.
 //!
+//! Sub-rooms import downwards only, and files never in a circle (`tests/it/layering`). From the top:
+//!
 //! ```text
-//! listener::accept → serve::serve → service::handle → facts::read → decide → limits.charge
-//!   → rewrite::UpstreamRequest::new → exchange::send → rewrite::to_client | reply::refuse
+//! run              a worker's thread: start, deadlines, new snapshots, drain
+//! client/          one client's connection: it arrives, takes turns, ends
+//! request/         one request: service.rs is the page, the other files are its steps
+//! health           the active health check
+//! worker           what one worker has, and what all share
+//! upstream/        the pool of upstream connections, and one exchange over one of them
+//! outbound         a request that may be sent: made of a verdict
+//! patience         deadlines of an exchange
+//! body/            request bodies on their way through
+//! net/             bytes in and out: sockets, TLS, PROXY header, the moments of a connection
+//! executor         tasks of hyper's HTTP/2, on the worker's thread
+//! http1/           HTTP/1.1 heads to and from bytes; no I/O, imports core alone
+//! streams limits load ids tunnel/   registries and parts that know nothing of the others
+//! ```
+//!
+//! A request's way:
+//!
+//! ```text
+//! client::listener::accept → client::serve → request::service::handle → facts::read → decide
+//!   → limits.charge → rewrite::rewrite → outbound::UpstreamRequest::new → exchange::send
+//!   → rewrite::answer::to_client | http1::answer_write::Lines | reply::refuse
 //!   → RequestRecord::drop
 //! ```
 
@@ -30,8 +51,12 @@ pub mod health;
 mod http1;
 mod ids;
 mod limits;
+mod load;
 mod net;
+mod outbound;
+mod patience;
 mod request;
+mod run;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -39,10 +64,13 @@ pub mod tunnel;
 mod upstream;
 mod worker;
 
-pub use self::client::listener::{Accepted, Listening, listen};
+pub use self::client::listener::{Listening, listen};
 pub use self::limits::LimitStore;
+pub use self::load::Load;
+pub use self::net::accepted::Accepted;
 pub use self::net::bind::{bind, bind_tcp};
 pub use self::net::pipe::PIPE_DESCRIPTORS;
 pub use self::net::{proxy_protocol, tls};
 pub use self::request::subprotocol;
-pub use self::worker::{Load, Phase, Seed, Shared, run};
+pub use self::run::{Seed, run};
+pub use self::worker::{Phase, Shared};

@@ -1,5 +1,4 @@
-//! One client's connection: it arrives, takes its turns of plain HTTP and hyper, and ends. Imports
-//! every sub-room but `run`; none but that and the door for fuzzing imports this one.
+//! One client's connection: it arrives, our own reader and hyper take turns on it, and it ends.
 
 pub(crate) mod listener;
 mod plain;

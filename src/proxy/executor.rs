@@ -2,22 +2,24 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::streams::{Kill, StreamRef};
-use super::worker::Worker;
+use super::streams::{Kill, StreamRef, Streams};
+use crate::telemetry::WorkerCells;
 
 /// Spawns on the current worker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LocalExecutor {
-    server: Option<Rc<Worker>>,
+    server: Option<(Rc<Streams>, Arc<WorkerCells>)>,
 }
 
 /// The task of one server-side stream. Ends it when its key has ended and hyper, for want of a
 /// window, does not poll the body that would say so.
 struct Watched<F> {
     inner: Option<Pin<Box<F>>>,
-    worker: Rc<Worker>,
+    streams: Rc<Streams>,
+    cells: Arc<WorkerCells>,
     which: Option<StreamRef>,
     /// Of a tunnel's task, which outlives the one that spawned it.
     kill: Option<Rc<Kill>>,
@@ -27,8 +29,8 @@ struct Watched<F> {
 
 impl LocalExecutor {
     /// For the server side: its streams obey the registry.
-    pub(crate) fn watching(worker: &Rc<Worker>) -> Self {
-        Self { server: Some(Rc::clone(worker)) }
+    pub(crate) fn watching(streams: &Rc<Streams>, cells: &Arc<WorkerCells>) -> Self {
+        Self { server: Some((Rc::clone(streams), Arc::clone(cells))) }
     }
 }
 
@@ -43,12 +45,12 @@ where
                     future.await;
                 });
             }
-            Some(worker) => {
+            Some((streams, cells)) => {
                 let inner = Some(Box::pin(future));
-                let worker = Rc::clone(worker);
-                worker.cells.http2_stream_opened();
-                let kill = worker.streams.kill_for_current();
-                tokio::task::spawn_local(Watched { inner, worker, which: None, kill });
+                let (streams, cells) = (Rc::clone(streams), Arc::clone(cells));
+                cells.http2_stream_opened();
+                let kill = streams.kill_for_current();
+                tokio::task::spawn_local(Watched { inner, streams, cells, which: None, kill });
             }
         }
     }
@@ -56,9 +58,9 @@ where
 
 impl<F> Drop for Watched<F> {
     fn drop(&mut self) {
-        self.worker.cells.http2_stream_closed();
+        self.cells.http2_stream_closed();
         if std::thread::panicking() {
-            self.worker.cells.panicked();
+            self.cells.panicked();
         }
     }
 }
@@ -67,8 +69,7 @@ impl<F: Future> Future for Watched<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { inner: slot, worker, which, kill } = &mut *self;
-        let streams = &worker.streams;
+        let Self { inner: slot, streams, which, kill, .. } = &mut *self;
         let Some(inner) = slot else { return Poll::Ready(()) };
         // A request registers while its task is polled, so the latest one is this task's.
         streams.take_latest();

@@ -9,14 +9,17 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use super::client::serve;
+use super::ids::Ids;
+use super::load::{Counted, Load};
+use super::net::accepted::About;
+use super::net::io::Cut;
+use super::net::transport::Plain;
+use super::run;
 use super::upstream::{Connector, Upstream};
-use super::worker::{Counted, Worker};
-use super::{Load, Phase, Shared};
+use super::worker::{Phase, Shared, Worker};
 use crate::clock::Clock;
 use crate::config::{Config, Settings};
-use crate::proxy::client::listener::About;
-use crate::proxy::net::transport::Plain;
-use crate::proxy::request::rewrite::Ids;
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -57,7 +60,7 @@ impl Service {
             http2,
             drain,
             phase: serving,
-            load: Load::new(1),
+            load: Arc::new(Load::new(1)),
             handoff: Vec::new(),
         });
         let cells = metrics.worker(0);
@@ -94,21 +97,16 @@ impl Service {
 
     /// Serves `client` to its end in a task of its own, as the listener would.
     pub fn start(&self, client: UnixStream, peer: SocketAddr) {
-        if let Ok(counted) = Counted::take(&self.worker.shared, 0, None) {
+        let shared = &self.worker.shared;
+        if let Ok(counted) = Counted::take(&shared.load, &shared.caps, 0, None) {
             let about = Arc::clone(&self.about);
-            crate::proxy::client::serve::start(
-                &self.worker,
-                Plain::Unix(client),
-                Some(peer),
-                about,
-                counted,
-            );
+            serve::start(&self.worker, Plain::Unix(client), Some(peer), about, counted);
         }
     }
 
     /// Holds what runs against every snapshot, as a worker does; without the worker's timer.
     pub fn watch_snapshots(&self) {
-        tokio::task::spawn_local(super::worker::watch_snapshots(Rc::clone(&self.worker)));
+        tokio::task::spawn_local(run::watch_snapshots(Rc::clone(&self.worker)));
     }
 
     /// Puts another snapshot in force, made of the one that is.
@@ -119,7 +117,7 @@ impl Service {
 
     /// Ends what still runs: its client is gone.
     pub fn cut(&self) {
-        self.worker.connections.cut_all(crate::proxy::net::io::Cut::Drain);
+        self.worker.connections.cut_all(Cut::Drain);
     }
 
     /// Lets go of idle connections that the upstream has ended, as a worker does now and then.

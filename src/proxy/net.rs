@@ -1,6 +1,7 @@
 //! Bytes in and out: sockets, TLS, the PROXY header, and the moments from which deadlines are
 //! measured. Knows no HTTP.
 
+pub(crate) mod accepted;
 pub(crate) mod bind;
 pub(crate) mod buffers;
 pub(crate) mod connections;

@@ -1,10 +1,14 @@
 //! One request, from its head to the head of its answer: [`service`] is the page, the other files are
 //! its steps. Knows no client connection.
 
+pub(crate) mod asked_upgrade;
+pub(crate) mod client;
 pub(crate) mod cors;
 pub(crate) mod credentials;
+pub(crate) mod download;
 pub(crate) mod exchange;
 pub(crate) mod facts;
+pub(crate) mod grpc;
 pub(crate) mod record;
 pub(crate) mod reply;
 pub(crate) mod rewrite;

@@ -6,16 +6,19 @@ use std::path::Path;
 use http::{HeaderValue, Method, Request, Version};
 use proptest::prelude::*;
 
-use super::body::RequestBody;
+use super::body::{ClientBody, RequestBody};
+use super::http1::head::Head;
+use super::ids::Ids;
+use super::net::io::{ClientAddr, Io, Moments};
+use super::net::transport::{Plain, Transport};
+use super::outbound::{Forward, UpstreamRequest};
+use super::request::facts;
+use super::request::rewrite::{Around, rewrite};
 use crate::config::{Caps, Config, Sampled, Settings, ThisHost};
 use crate::core::{
     Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, NetworkSet, Now,
     PairLookup, Permission, PermissionSet, Presented, Reason, Rejection, Verdict, decide,
 };
-use crate::proxy::http1::head::Head;
-use crate::proxy::net::io::ClientAddr;
-use crate::proxy::request::facts;
-use crate::proxy::request::rewrite::{Around, Forward, Ids, UpstreamRequest};
 
 const CONFIG: &str = r#"
 environment = "live"
@@ -169,7 +172,7 @@ fn sent_as(
         upgrade: None,
         subject: None,
     };
-    Ok(UpstreamRequest::new(forward, head, RequestBody::Empty, outgoing, carried, around))
+    Ok(rewrite(forward, head, RequestBody::Empty, outgoing, carried, around))
 }
 
 fn get(target: &str, fields: &[(&str, &str)]) -> Request<()> {
@@ -521,12 +524,11 @@ fn nothing_that_holds_a_clients_bytes_prints_them() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     let _entered = runtime.enter();
     ours.set_nonblocking(true).unwrap();
-    let plain =
-        crate::proxy::net::transport::Plain::Unix(tokio::net::UnixStream::from_std(ours).unwrap());
-    let moments = crate::proxy::net::io::Moments::new(crate::clock::Clock::manual(1));
-    let transport = crate::proxy::net::transport::Transport::Plain(plain);
-    let io = crate::proxy::net::io::Io::new(transport, bytes(), moments);
-    let bodies = (RequestBody::Whole(bytes()), super::body::ClientBody::Whole(bytes()));
+    let plain = Plain::Unix(tokio::net::UnixStream::from_std(ours).unwrap());
+    let moments = Moments::new(crate::clock::Clock::manual(1));
+    let transport = Transport::Plain(plain);
+    let io = Io::new(transport, bytes(), moments);
+    let bodies = (RequestBody::Whole(bytes()), ClientBody::Whole(bytes()));
     let shown = format!("{request:?} {io:?} {bodies:?}");
     assert!(shown.contains("UpstreamRequest { .. } Io { .. }"), "{shown}");
     let listed = format!("{:?}", bytes());

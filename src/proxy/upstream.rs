@@ -6,6 +6,7 @@
 mod connect;
 mod http1;
 mod http2;
+mod outcome;
 mod sending;
 mod short;
 #[cfg(test)]
@@ -18,23 +19,21 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{StatusCode, response};
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 pub(crate) use self::connect::Connector;
 use self::http1::Http1;
 use self::http2::Http2;
-pub(crate) use self::short::RawHead;
-use super::streams::{End, Stream};
-use crate::clock::Clock;
+pub(crate) use self::outcome::{Content, Failure, Head};
+use super::streams::Stream;
 use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
+use crate::proxy::http1::answer_read::RawHead;
 use crate::proxy::net::buffers::Buffers;
-use crate::proxy::net::io::ClientAddr;
+use crate::proxy::net::io::{ClientAddr, Io};
 use crate::proxy::net::pipe::Pipes;
-use crate::proxy::request::exchange::Patience;
-use crate::proxy::request::rewrite::UpstreamRequest;
+use crate::proxy::outbound::UpstreamRequest;
+use crate::proxy::patience::Patience;
 use crate::telemetry::WorkerCells;
 
 /// The pool of one worker.
@@ -58,39 +57,6 @@ pub(crate) struct Upstream {
     queue: Duration,
     /// Upstream connections carry one client's PROXY header, so they are not shared.
     keep_alive: bool,
-}
-
-/// Why there is no response. Says what the client gets and whether another try may help.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    pub(crate) reason: Reason,
-    /// Not one byte of the request was sent, and it can be taken again.
-    pub(crate) unsent: bool,
-    /// The upstream has said that it did nothing with it.
-    pub(crate) unprocessed: bool,
-    /// A kept-alive connection broke before the response began.
-    pub(crate) stale: bool,
-}
-
-/// The head of a response.
-#[derive(Debug)]
-pub(crate) enum Head {
-    /// hyper's.
-    Parsed(response::Parts),
-    Raw(RawHead),
-}
-
-/// What comes behind the head of a response.
-#[derive(Debug)]
-pub(crate) enum Content {
-    /// All of it came with the head.
-    Whole(Bytes),
-    /// What came with the head, and how many bytes are to come ([`Lease::poll_body`]).
-    Counted {
-        first: Bytes,
-        left: u64,
-    },
-    Coming(Incoming),
 }
 
 /// A connection held by one request.
@@ -341,71 +307,10 @@ impl Lease {
     }
 
     /// After a 101: the raw stream, and what was read of it beyond the head.
-    pub(crate) fn into_upgraded(self) -> Option<(crate::proxy::net::io::Io, bytes::Bytes)> {
+    pub(crate) fn into_upgraded(self) -> Option<(Io, Bytes)> {
         match self.conn {
             Held::Http1(conn) => conn.into_upgraded(),
             Held::Http2(_) => None,
         }
-    }
-}
-
-/// A request was told to end while it waits for its response. A deadline may have moved: the
-/// client still uploads.
-fn go_on(
-    end: End,
-    stream: &Stream,
-    patience: &Patience,
-    clock: &Clock,
-    cx: &Context<'_>,
-) -> Result<(), Reason> {
-    let reason = match end {
-        End::Key(reason) => reason,
-        // Nothing is offered to the client before there is an answer.
-        End::Write => Reason::UpstreamTimeout,
-        End::Deadline => match patience.extend(clock.now().mono_ns) {
-            Ok(until) => {
-                stream.set_deadline(until);
-                // Asks to be woken for the new one.
-                stream.poll_end(cx);
-                return Ok(());
-            }
-            Err(reason) => reason,
-        },
-    };
-    Err(reason)
-}
-
-// === impl Head ===
-
-impl Head {
-    pub(crate) fn status(&self) -> StatusCode {
-        match self {
-            Self::Parsed(parts) => parts.status,
-            Self::Raw(head) => head.status,
-        }
-    }
-
-    fn of(response: http::Response<Incoming>) -> (Self, Content) {
-        let (parts, body) = response.into_parts();
-        (Self::Parsed(parts), Content::Coming(body))
-    }
-
-    pub(crate) fn into_parts(self) -> response::Parts {
-        match self {
-            Self::Parsed(parts) => parts,
-            Self::Raw(head) => {
-                let (mut parts, ()) = http::Response::new(()).into_parts();
-                (parts.status, parts.headers) = (head.status, head.into_map());
-                parts
-            }
-        }
-    }
-}
-
-// === impl Failure ===
-
-impl Failure {
-    const fn of(reason: Reason) -> Self {
-        Self { reason, unsent: false, unprocessed: false, stale: false }
     }
 }

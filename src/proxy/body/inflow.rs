@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 
-use super::BodyError;
+use super::error::BodyError;
 use crate::proxy::net::io::Io;
 use crate::proxy::net::pipe::Pipe;
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::BodyError;
+use super::error::BodyError;
 use super::inflow::Inflow;
 use crate::clock::Clock;
 use crate::proxy::net::io::Moments;

@@ -11,11 +11,13 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use crate::config::Listener;
-use crate::core::{NetworkSet, address};
+use crate::core::address;
+use crate::proxy::load::{Counted, Full};
+use crate::proxy::net::accepted::{About, Accepted, AcceptedSocket};
 use crate::proxy::net::bind::Bound;
 use crate::proxy::net::tls::ServerTls;
 use crate::proxy::net::transport::Plain;
-use crate::proxy::worker::{Counted, Full, Phase, Worker};
+use crate::proxy::worker::{Phase, Worker};
 use crate::telemetry::TurnedAway;
 
 /// A bound socket, not yet part of a runtime. Every worker gets a clone of it.
@@ -29,30 +31,6 @@ pub struct Listening {
 enum Socket {
     Tcp(std::net::TcpListener),
     Unix(std::os::unix::net::UnixListener),
-}
-
-/// What connections of one listener have in common.
-#[derive(Debug)]
-pub(crate) struct About {
-    /// Slot of the metric label.
-    pub slot: u32,
-    pub tls: Option<Arc<ServerTls>>,
-    pub proxy_from: Option<NetworkSet>,
-}
-
-/// A connection on its way to its worker.
-#[derive(Debug)]
-pub struct Accepted {
-    socket: AcceptedSocket,
-    peer: Option<SocketAddr>,
-    about: Arc<About>,
-    counted: Counted,
-}
-
-#[derive(Debug)]
-enum AcceptedSocket {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
 }
 
 /// Connections that the kernel may hold before we take them.
@@ -159,7 +137,7 @@ pub(crate) async fn take_handed(worker: Rc<Worker>, mut handed: mpsc::UnboundedR
 fn dispatch(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, about: &Arc<About>) {
     let target = worker.shared.load.choose(worker.index);
     let address = peer.map(|p| address::canonical(p.ip()));
-    let counted = match Counted::take(&worker.shared, target, address) {
+    let counted = match Counted::take(&worker.shared.load, &worker.shared.caps, target, address) {
         Ok(counted) => counted,
         Err(full) => {
             worker.cells.connection_turned_away(match full {

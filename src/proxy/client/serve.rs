@@ -16,34 +16,20 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::listener::About;
 use super::plain;
 use crate::core::{NetworkSet, Now, Reason, address};
 use crate::proxy::executor::LocalExecutor;
+use crate::proxy::load::Counted;
+use crate::proxy::net::accepted::About;
 use crate::proxy::net::connections::Registered;
 use crate::proxy::net::io::{ClientAddr, Cut, Io, Moments};
 use crate::proxy::net::transport::{Plain, Rewound, Transport};
 use crate::proxy::net::{proxy_protocol, tls};
+use crate::proxy::request::client::Client;
 use crate::proxy::request::reply;
-use crate::proxy::request::service::{Gate, Upgraded};
-use crate::proxy::streams::StreamRef;
-use crate::proxy::worker::{Counted, Worker};
+use crate::proxy::request::service::Gate;
+use crate::proxy::worker::Worker;
 use crate::telemetry::TurnedAway;
-
-/// What requests of one connection have in common.
-#[derive(Debug)]
-pub(crate) struct Client {
-    pub(crate) address: ClientAddr,
-    pub(crate) https: bool,
-    pub(crate) http2: bool,
-    /// Subject of the verified client certificate.
-    pub(crate) subject: Option<HeaderValue>,
-    pub(crate) moments: Rc<Moments>,
-    /// Set by a request that switched protocols; the connection task takes over from there.
-    pub(crate) upgraded: RefCell<Option<Box<Upgraded>>>,
-    /// The one request that an HTTP/1 connection runs.
-    pub(crate) running: std::cell::Cell<Option<StreamRef>>,
-}
 
 /// Makes a task of an accepted connection. It ends itself.
 pub(crate) fn start(
@@ -347,7 +333,7 @@ const READ_BUFFER: usize = 256 * 1024;
 async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     let config = &worker.shared.http2;
     client.moments.raw.set(true);
-    let executor = LocalExecutor::watching(worker);
+    let executor = LocalExecutor::watching(&worker.streams, &worker.cells);
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
@@ -463,13 +449,5 @@ async fn end_cut(mut io: Io, cut: Cut) {
         }
         Cut::Header => {}
         Cut::Drain | Cut::Key | Cut::Write => io.reset_on_drop(),
-    }
-}
-
-// === impl About ===
-
-impl About {
-    fn needs_handshake(&self) -> bool {
-        self.tls.is_some() || self.proxy_from.is_some()
     }
 }

@@ -1,9 +1,10 @@
 //! The head of a request while it is judged and rewritten: its fields lie in one piece of text, so
 //! that a head costs two allocations however many fields it has, and a look at a field no hash.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Extensions, Method, Request, Uri, Version};
+use hyper::ext::Protocol;
 
 /// A request's head, whoever has read it. Not `Debug`: a target and values may hold a key.
 pub(crate) struct Head {
@@ -188,6 +189,19 @@ impl Fields {
 
 fn part(text: &[u8], (begin, length): (u32, u32)) -> &[u8] {
     text.get(begin as usize..begin as usize + length as usize).unwrap_or_default()
+}
+
+/// Whether the request asks for an upgrade, allowed or not.
+pub(crate) fn asks_for_upgrade(head: &Head) -> bool {
+    head.fields.has(header::UPGRADE) || is_extended_connect(head)
+}
+
+/// Whether this is an extended CONNECT for a WebSocket (RFC 8441) which was turned into the
+/// GET that it stands for.
+pub(crate) fn is_extended_connect(head: &Head) -> bool {
+    head.version == Version::HTTP_2
+        && head.method == Method::GET
+        && head.extensions.get::<Protocol>().is_some()
 }
 
 impl std::fmt::Debug for Fields {

@@ -2,7 +2,7 @@
 
 use http::header::{self, HeaderName, HeaderValue};
 
-use super::reply;
+use super::grpc::is_grpc;
 use crate::config::Settings;
 use crate::core::cors::Cors;
 use crate::proxy::http1::head::Head;
@@ -24,7 +24,7 @@ pub(crate) fn of_refusal(
     settings: &Settings,
 ) -> Vec<(HeaderName, HeaderValue)> {
     let mut fields = Vec::with_capacity(4);
-    let exposed = match reply::is_grpc(head) {
+    let exposed = match is_grpc(head) {
         // gRPC-Web: the verdict is in fields.
         true => format!("{}, grpc-status, grpc-message", settings.cors_exposed),
         false => settings.cors_exposed.to_string(),

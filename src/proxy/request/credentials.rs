@@ -9,9 +9,8 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::header::{self, HeaderName};
 use zeroize::Zeroize;
 
-use super::upgrade;
 use crate::core::{BasicForm, CredentialSource, MissingHalf, Presented, Reason, Rejection};
-use crate::proxy::http1::head::{Fields, Head};
+use crate::proxy::http1::head::{Fields, Head, asks_for_upgrade};
 
 mod blank;
 mod cookie;
@@ -289,7 +288,7 @@ impl<'r> Carriers<'r> {
         }
         // A browser closes (1006) where it offered something and nothing was selected, and the key
         // is never selected: the answer would carry it.
-        if keys > 0 && !others && upgrade::is_asked(head) {
+        if keys > 0 && !others && asks_for_upgrade(head) {
             let beside = marker.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
             return Err(Rejection::told(
                 Reason::Malformed,

@@ -13,7 +13,7 @@ use crate::config::{Caps, Settings, Underscores};
 use crate::core::headers::FieldClass;
 use crate::core::path::{self, Traits};
 use crate::core::{Facts, Reason, Rejection, address};
-use crate::proxy::http1::head::{At, Head, text_of};
+use crate::proxy::http1::head::{At, Head, is_extended_connect, text_of};
 
 /// What was read of one request. Borrows from its head.
 #[derive(Debug)]
@@ -381,7 +381,7 @@ pub(crate) fn preflight(head: &Head) -> Option<Method> {
 
 /// The one protocol that `Upgrade` asks for, lower-case, when `Connection` says so too.
 pub(crate) fn read_upgrade<'r>(head: &'r Head, outgoing: &Outgoing) -> Option<Cow<'r, str>> {
-    if super::upgrade::is_extended_connect(head) {
+    if is_extended_connect(head) {
         return Some(Cow::Borrowed("websocket"));
     }
     if !outgoing.upgrade || head.version != Version::HTTP_11 {

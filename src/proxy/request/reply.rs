@@ -1,14 +1,19 @@
 //! Answers that keygate gives itself.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Response, StatusCode, Version};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Response, StatusCode};
 
+use super::download::ResponseBody;
 use crate::config::Settings;
+use crate::core::Rejection;
 use crate::core::refusal::Context;
-use crate::core::{Reason, Rejection};
-use crate::proxy::body::ResponseBody;
-use crate::proxy::http1::head::Head;
-use crate::proxy::request::rewrite::answer::{AddField, Lines, Reply, Writer};
+use crate::proxy::http1::answer_write::{AddField, Lines, Writer};
+
+/// An answer in the shape that its writer wants.
+pub(crate) enum Reply {
+    Http(Response<ResponseBody>),
+    Lines(Lines, ResponseBody),
+}
 
 /// What a refusal's form depends on.
 pub(crate) struct Asked<'r> {
@@ -104,27 +109,6 @@ pub(crate) fn no_content(
 
 /// Room for the head of a refusal.
 const LINES: usize = 512;
-
-/// Whether a request is gRPC by its content type.
-pub(crate) fn is_grpc(head: &Head) -> bool {
-    head.version == Version::HTTP_2
-        && head.fields.get(header::CONTENT_TYPE).is_some_and(|v| v.starts_with(b"application/grpc"))
-}
-
-/// The end of a gRPC stream whose key ended (or that took too long): RFC-less, see the gRPC
-/// protocol over HTTP/2, "Responses".
-pub(crate) fn grpc_trailers(reason: Reason) -> HeaderMap {
-    let (status, message) = match reason.status() {
-        401 => ("16", "the%20API%20key%20no%20longer%20opens%20this%20stream"),
-        403 => ("7", "the%20API%20key%20no%20longer%20has%20the%20permission"),
-        504 => ("4", "the%20upstream%20took%20too%20long"),
-        _ => ("14", "unavailable"),
-    };
-    let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert("grpc-status", HeaderValue::from_static(status));
-    trailers.insert("grpc-message", HeaderValue::from_static(message));
-    trailers
-}
 
 /// The bare answer to a head that never came whole; there is nothing yet to render it for.
 pub(crate) const HEADER_TIMEOUT: &[u8] =

@@ -9,30 +9,32 @@ use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 
-use super::cors;
+use super::client::Client;
 use super::credentials::Carried;
-use super::exchange::{self, Patience};
+use super::download::{Download, ResponseBody, Rest};
+use super::exchange;
 use super::facts;
 use super::record::RequestRecord;
-use super::reply::{self, Asked};
-use super::rewrite::{self, Around, Forward, UpstreamRequest};
+use super::reply::{self, Asked, Reply};
+use super::rewrite::{self, Around, answer};
+use super::{asked_upgrade, cors, grpc, upgrade};
 use crate::config::{Settings, TraceStart};
 use crate::core::decision::Refused;
 use crate::core::refusal::RateFields;
 use crate::core::{Reason, Rejection, Verdict, decide};
-use crate::proxy::body::{
-    ClientBody, Coming, Download, Progress, RequestBody, ResponseBody, Rest, Upload,
-};
-use crate::proxy::client::serve::Client;
-use crate::proxy::http1::head::Head;
+use crate::proxy::body::{ClientBody, Coming, Progress, RequestBody, Upload};
+use crate::proxy::http1::answer_read::RawHead;
+use crate::proxy::http1::answer_write::{AddField, Lines, Writer};
+use crate::proxy::http1::head::{Head, is_extended_connect};
+use crate::proxy::http1::location::cut_all;
+use crate::proxy::ids::trace_id;
 use crate::proxy::limits::Charged;
-use crate::proxy::request::rewrite::answer::{self, AddField, Lines, Reply, Writer};
+use crate::proxy::outbound::{Forward, UpstreamRequest};
+use crate::proxy::patience::Patience;
 use crate::proxy::streams::Stream;
-use crate::proxy::upstream::{self, Content, Lease, RawHead};
+use crate::proxy::upstream::{self, Content, Lease};
 use crate::proxy::worker::Worker;
 use crate::telemetry::{DecisionOutcome, RateDecision};
-
-pub(crate) use super::upgrade::Upgraded;
 
 /// The service of one connection that hyper reads.
 #[derive(Debug)]
@@ -58,7 +60,7 @@ impl Service<Request<Incoming>> for Gate {
         let worker = Rc::clone(&self.worker);
         let client = Rc::clone(&self.client);
         let (mut parts, body) = request.into_parts();
-        let connect = super::upgrade::extended_connect(&mut parts);
+        let connect = asked_upgrade::extended_connect(&mut parts);
         // Now and not with the first poll: hyper may look for the end of the client's side before.
         let head = Head::from(parts);
         let record = RequestRecord::begin(&worker, &client.moments, &head, client.address.ip());
@@ -90,7 +92,7 @@ pub(crate) async fn handle(
     mut record: RequestRecord,
 ) -> Reply {
     client.moments.body_open.set(!body.has_come());
-    let grpc = reply::is_grpc(&head);
+    let grpc = grpc::is_grpc(&head);
     let cleared = match admit(&worker, &client, head, body, (grpc, writer), &mut record) {
         Ok(cleared) => cleared,
         Err(response) => return response,
@@ -98,7 +100,13 @@ pub(crate) async fn handle(
     let Cleared { request, mut after, stream, upload } = cleared;
     // A claim alone must not lift the deadlines: over HTTP/1.1 there is no gRPC to wait for.
     let silent = grpc && worker.upstream_is_http2();
-    let patience = Patience::new(&worker, upload.clone(), silent, record.started());
+    let patience = Patience::new(
+        &worker.shared.timeouts,
+        &worker.shared.caps,
+        upload.clone(),
+        silent,
+        record.started(),
+    );
     let sent =
         exchange::send(&worker, request, &stream, &patience, &client.address, &mut record).await;
     let (answer, content, lease) = match sent {
@@ -115,7 +123,7 @@ pub(crate) async fn handle(
     let settings = &snapshot.settings;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let asked = after.upgrade.take();
-        return match super::upgrade::accept(answer.into_parts(), lease, stream, asked, settings) {
+        return match upgrade::accept(answer.into_parts(), lease, stream, asked, settings) {
             Ok((mut response, upgraded)) => {
                 after.finish(response.headers_mut(), settings, &record);
                 let upgraded = upgraded.with(record);
@@ -148,7 +156,7 @@ pub(crate) async fn handle(
     // The version is that of a hop: ours, whatever the upstream speaks.
     head.version = http::Version::HTTP_11;
     answer::to_client(&mut head.headers, settings);
-    answer::cut_all(&mut head.headers, worker.own_address.as_ref());
+    cut_all(&mut head.headers, worker.own_address.as_ref());
     after.finish(&mut head.headers, settings, &record);
     after.finish_map(&mut head.headers);
     let body = pass_on(content, lease, stream, upload, record, grpc);
@@ -172,7 +180,7 @@ struct After {
     /// The credential came in the query: shared caches must not keep the answer (RFC 6750 §2.3).
     private: bool,
     /// The upgrade that was passed on.
-    upgrade: Option<super::upgrade::Asked>,
+    upgrade: Option<asked_upgrade::Asked>,
     /// Say that the connection is about to close.
     close: bool,
     request_id_name: http::HeaderName,
@@ -194,7 +202,7 @@ fn admit(
     let snapshot = worker.shared.store.load();
     let settings = &snapshot.settings;
     record.log_every = settings.log_every;
-    record.trace_id = rewrite::trace_id(&head.fields);
+    record.trace_id = trace_id(&head.fields);
     let rule = cors::of(&head, settings);
     let preflight = rule.and_then(|cors| {
         facts::preflight(&head).and_then(|method| cors::of_preflight(&cors, &head, &method))
@@ -294,8 +302,8 @@ fn admit(
     let mut outgoing = reading.into_outgoing();
     let http2 = worker.upstream_is_http2();
     let upgrade =
-        super::upgrade::asked(&head, &mut outgoing, route, settings, carried).filter(|_| !http2);
-    if upgrade.is_none() && super::upgrade::is_extended_connect(&head) {
+        asked_upgrade::asked(&head, &mut outgoing, route, settings, carried).filter(|_| !http2);
+    if upgrade.is_none() && is_extended_connect(&head) {
         record.failed(Reason::Method);
         return Err(refuse(&Reason::Method.into(), profile, record));
     }
@@ -350,7 +358,7 @@ fn admit(
         upgrade,
         subject: client.subject.as_ref(),
     };
-    let request = UpstreamRequest::new(forward, head, body, outgoing, carried, around);
+    let request = rewrite::rewrite(forward, head, body, outgoing, carried, around);
     Ok(Cleared { request, after, stream, upload })
 }
 

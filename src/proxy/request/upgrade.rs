@@ -12,59 +12,22 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::request::Parts;
-use http::{Method, Response, StatusCode, Version, response};
-use hyper::ext::Protocol;
+use http::{Response, StatusCode, response};
 use hyper::upgrade::OnUpgrade;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::stream::InStream;
+use self::stream::{ClientSide, InStream};
 
-use super::credentials::Carried;
-use super::facts::{self, Outgoing};
+use super::asked_upgrade::Asked;
+use super::download::ResponseBody;
 use super::record::RequestRecord;
 use super::subprotocol::Offer;
 use crate::config::Settings;
-use crate::core::{CredentialSource, Reason, Route};
-use crate::proxy::body::ResponseBody;
-use crate::proxy::http1::head::Head;
-use crate::proxy::net::io::{Cut as IoCut, Io, Moments};
+use crate::core::Reason;
+use crate::proxy::net::io::{Cut as IoCut, Io};
 use crate::proxy::streams::{End as StreamEnd, Stream};
 use crate::proxy::tunnel::{Cut, End, Framing, Limits, Tunnel};
 use crate::proxy::upstream::Lease;
 use crate::proxy::worker::Worker;
-
-/// An upgrade that may be passed on.
-#[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    /// Lower-case.
-    pub(crate) protocol: HeaderValue,
-    /// `Sec-WebSocket-Key`, made here when the client asked over HTTP/2 and so has none.
-    pub(crate) key: Option<HeaderValue>,
-    offer: Offer,
-    close_code: u16,
-}
-
-/// The client's side of a tunnel.
-trait ClientSide: AsyncRead + AsyncWrite + Unpin {
-    /// The connection's moments, if it is the tunnel's alone.
-    fn own_moments(&self) -> Option<Rc<Moments>> {
-        None
-    }
-
-    /// A clean end would tell the client a lie.
-    fn reset(&self);
-}
-
-impl ClientSide for Io {
-    fn own_moments(&self) -> Option<Rc<Moments>> {
-        Some(Rc::clone(self.moments()))
-    }
-
-    fn reset(&self) {
-        self.reset_on_drop();
-    }
-}
 
 /// Both sides have switched; waits for the client's connection to be free of HTTP.
 #[derive(Debug)]
@@ -77,93 +40,12 @@ pub(crate) struct Upgraded {
     record: Option<RequestRecord>,
 }
 
-/// The upgrade that the request asks for, if its route allows it. Any other is dropped without a
-/// word, as a server does that does not know it (RFC 9110 §7.8).
-pub(crate) fn asked(
-    head: &Head,
-    outgoing: &mut Outgoing,
-    route: &Route,
-    settings: &Settings,
-    carried: Carried,
-) -> Option<Asked> {
-    let token = facts::read_upgrade(head, outgoing)?;
-    // A body and a switch in one request is how bytes get past a gate (Pingora CVE-2026-2833).
-    let bodiless = !head.fields.has(header::TRANSFER_ENCODING)
-        && head.fields.get(header::CONTENT_LENGTH).is_none_or(|v| v == b"0");
-    let websocket = token == "websocket";
-    if !route.upgrades.iter().any(|u| **u == *token)
-        || !bodiless
-        // A preflight comes without a key: it opens nothing but itself.
-        || head.method == Method::OPTIONS
-        || (websocket && head.method != Method::GET)
-    {
-        return None;
-    }
-    let protocol = HeaderValue::from_str(&token).ok()?;
-    let key = is_extended_connect(head).then(websocket_key);
-    let mut offer = Offer::default();
-    if websocket {
-        let markers = markers(settings);
-        let values = head.fields.all(&header::SEC_WEBSOCKET_PROTOCOL);
-        let values: Vec<_> = values.filter_map(|v| HeaderValue::from_bytes(v).ok()).collect();
-        offer = Offer::new(&values, &markers).ok()?;
-        if carried.in_subprotocol {
-            outgoing.subprotocols = Some(offer.forward.clone());
-        }
-    }
-    Some(Asked { protocol, key, offer, close_code: settings.close_code })
-}
-
-/// Whether the request asks for an upgrade, allowed or not.
-pub(crate) fn is_asked(head: &Head) -> bool {
-    head.fields.has(header::UPGRADE) || is_extended_connect(head)
-}
-
-/// Whether this is an extended CONNECT for a WebSocket (RFC 8441) that [`extended_connect`] has
-/// turned into the GET that it stands for.
-pub(crate) fn is_extended_connect(head: &Head) -> bool {
-    head.version == Version::HTTP_2
-        && head.method == Method::GET
-        && head.extensions.get::<Protocol>().is_some()
-}
-
-/// What opens the tunnel of an extended CONNECT. Its head is judged as the GET of an HTTP/1.1
-/// upgrade would be. Other protocols than `websocket`, and plain CONNECT, stay what they are.
-pub(crate) fn extended_connect(parts: &mut Parts) -> Option<OnUpgrade> {
-    if parts.version != Version::HTTP_2 || parts.method != Method::CONNECT {
-        return None;
-    }
-    let websocket = parts.extensions.get::<Protocol>()?.as_str() == "websocket";
-    let connect = parts.extensions.remove::<OnUpgrade>().filter(|_| websocket)?;
-    parts.method = Method::GET;
-    Some(connect)
-}
-
-/// 16 random bytes in Base64. Random so that nothing cached can answer (RFC 6455 section 1.3).
-fn websocket_key() -> HeaderValue {
-    let mut random = [0; 16];
-    // Without randomness the key is only less useful: it guards against nothing here.
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    HeaderValue::from_str(&BASE64_STANDARD.encode(random)).unwrap_or(HeaderValue::from_static(""))
-}
-
 /// The `Sec-WebSocket-Accept` that proves the key was read (RFC 6455 section 4.2.2).
 fn websocket_accept(key: &HeaderValue) -> String {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key.as_bytes());
     hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     BASE64_STANDARD.encode(hash.finish())
-}
-
-fn markers(settings: &Settings) -> Vec<&str> {
-    settings
-        .sources
-        .iter()
-        .filter_map(|s| match s {
-            CredentialSource::Subprotocol { marker } => Some(&**marker),
-            _ => None,
-        })
-        .collect()
 }
 
 /// The upstream's 101: to be believed only if it grants what was asked.

@@ -13,17 +13,18 @@ use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::coop::unconstrained;
 
+use super::connect::Connector;
+use super::outcome::{Content, Failure, Head};
 use super::sending::{Sending, Stopped};
 use super::short::{self, Answer};
-use super::{Connector, Content, Failure, Head};
 use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::body::RequestBody;
 use crate::proxy::net::buffers::Buffers;
 use crate::proxy::net::io::{ClientAddr, Io, Moments};
 use crate::proxy::net::pipe::Pipes;
-use crate::proxy::request::exchange::Patience;
-use crate::proxy::request::rewrite::UpstreamRequest;
+use crate::proxy::outbound::UpstreamRequest;
+use crate::proxy::patience::{Patience, go_on};
 use crate::proxy::streams::Stream;
 
 /// A connection, between two requests or with the one that holds it.
@@ -178,7 +179,7 @@ impl Http1 {
         // and nobody would wake it for the channel.
         let result = unconstrained(poll_fn(|cx| {
             if let Some(end) = stream.poll_end(cx)
-                && let Err(reason) = super::go_on(end, stream, patience, &clock, cx)
+                && let Err(reason) = go_on(end, stream, patience, &clock, cx)
             {
                 return Poll::Ready(Err(Failure::of(reason)));
             }

@@ -10,14 +10,15 @@ use std::time::Duration;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{Connector, Content, Failure, Head};
+use super::connect::Connector;
+use super::outcome::{Content, Failure, Head};
 use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::body::RequestBody;
 use crate::proxy::executor::LocalExecutor;
 use crate::proxy::net::io::ClientAddr;
-use crate::proxy::request::exchange::Patience;
-use crate::proxy::request::rewrite::UpstreamRequest;
+use crate::proxy::outbound::UpstreamRequest;
+use crate::proxy::patience::{Patience, go_on};
 use crate::proxy::streams::Stream;
 
 /// A handle; clones are streams of one connection.
@@ -87,7 +88,7 @@ impl Http2 {
         let mut reply = pin!(self.sender.try_send_request(request));
         poll_fn(|cx| {
             if let Some(end) = stream.poll_end(cx)
-                && let Err(reason) = super::go_on(end, stream, patience, clock, cx)
+                && let Err(reason) = go_on(end, stream, patience, clock, cx)
             {
                 return Poll::Ready(Err(Failure::of(reason)));
             }

@@ -3,9 +3,6 @@
 //! (docs/performance.md). Whatever is not as simple as that is handed to hyper, with every byte that
 //! was read.
 
-#[cfg(test)]
-mod tests;
-
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -13,17 +10,17 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
+use super::outcome::{Content, Failure};
 use super::sending::{Sending, Stopped};
-use super::{Content, Failure};
 use crate::clock::Clock;
 use crate::core::Reason;
+use crate::proxy::http1::answer_read::{Parsed, Part, RawHead, parse};
 use crate::proxy::net::buffers::{BUFFER, Buffers};
 use crate::proxy::net::io::Io;
-use crate::proxy::request::exchange::Patience;
+use crate::proxy::patience::{Patience, go_on};
 use crate::proxy::streams::Stream;
 
 /// What has come.
@@ -34,23 +31,8 @@ pub(super) enum Answer {
     Other(Bytes),
 }
 
-/// The head of a plain answer as it was read.
-#[derive(Debug)]
-pub(crate) struct RawHead {
-    pub(crate) status: StatusCode,
-    bytes: Vec<u8>,
-    /// Where names and values are in `bytes`.
-    fields: Vec<(Part, Part)>,
-}
-
-/// Where it begins, and how long it is.
-type Part = (u16, u16);
-
 /// Most bytes of one read. Larger ones save system calls, of which a large answer is made.
 const LARGEST_READ: usize = 256 * 1024;
-/// Fields of a head that is read here.
-const FIELDS: usize = 32;
-
 /// Sends `request`, the bytes of one that is here, and what is `sending` behind it, and reads the first
 /// of the answer. `room` is for what the connection's last answer needed, so that the next one like
 /// it takes one read. An answer may come before the body is through: the rest of it is then to be
@@ -70,7 +52,7 @@ pub(super) async fn exchange(
     let mut read = Vec::new();
     poll_fn(|cx| {
         if let Some(end) = stream.poll_end(cx)
-            && let Err(reason) = super::go_on(end, stream, patience, clock, cx)
+            && let Err(reason) = go_on(end, stream, patience, clock, cx)
         {
             return Poll::Ready(Err(Failure::of(reason)));
         }
@@ -159,7 +141,7 @@ fn plain(
         0 => Content::Whole(first),
         _ => Content::Counted { first, left: left as u64 },
     };
-    Answer::Plain(RawHead { status, bytes, fields }, content)
+    Answer::Plain(RawHead::new(status, bytes, fields), content)
 }
 
 fn poll_read(io: &mut Io, into: &mut impl BufMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -189,138 +171,3 @@ pub(super) fn is_quiet(io: &mut Io) -> bool {
         .poll(&mut cx)
         .is_pending()
 }
-
-enum Parsed {
-    Plain {
-        status: StatusCode,
-        head_length: usize,
-        /// Bytes of the body that are to come.
-        left: usize,
-        fields: Vec<(Part, Part)>,
-    },
-    /// The head is not complete.
-    Partial,
-    Other,
-}
-
-/// Reads the head of a plain response: final, HTTP/1.1, kept alive, of one declared length (or 204,
-/// which has none) with nothing behind it. The rules for all others (RFC 9112 section 6.3) are hyper's.
-fn parse(come: &[u8]) -> Parsed {
-    let mut fields = [const { std::mem::MaybeUninit::uninit() }; FIELDS];
-    let mut head = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-        &mut head,
-        come,
-        &mut fields,
-    );
-    let length = match parsed {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Parsed::Partial,
-        Err(_) => return Parsed::Other,
-    };
-    build(come, length, &head).unwrap_or(Parsed::Other)
-}
-
-fn build(come: &[u8], head_length: usize, head: &httparse::Response<'_, '_>) -> Option<Parsed> {
-    let status = StatusCode::from_u16(head.code?).ok()?;
-    let has_own_rules = matches!(status, StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
-    if head.version != Some(1)
-        || status.is_informational()
-        || has_own_rules
-        // hyper hands an unusual phrase on to the client.
-        || head.reason != status.canonical_reason()
-    {
-        return None;
-    }
-    let mut declared = None;
-    let mut fields = Vec::with_capacity(head.headers.len());
-    let part = |of: &[u8]| {
-        let begin = (of.as_ptr() as usize).checked_sub(come.as_ptr() as usize)?;
-        Some((u16::try_from(begin).ok()?, u16::try_from(of.len()).ok()?))
-    };
-    for field in &*head.headers {
-        let name = field.name.as_bytes();
-        match name.len() {
-            10 if name.eq_ignore_ascii_case(b"connection")
-                && !field.value.eq_ignore_ascii_case(b"keep-alive") =>
-            {
-                return None;
-            }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                let digits = Some(field.value).filter(|v| v.iter().all(u8::is_ascii_digit))?;
-                let length = std::str::from_utf8(digits).ok()?.parse::<usize>().ok()?;
-                if declared.replace(length).is_some() {
-                    return None;
-                }
-            }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => return None,
-            7 if name.eq_ignore_ascii_case(b"upgrade") => return None,
-            _ => {}
-        }
-        fields.push((part(name)?, part(field.value)?));
-    }
-    let here = come.len().checked_sub(head_length)?;
-    let left = match status {
-        StatusCode::NO_CONTENT if declared.is_some() => return None,
-        StatusCode::NO_CONTENT => 0usize.checked_sub(here)?,
-        _ => declared?.checked_sub(here)?,
-    };
-    Some(Parsed::Plain { status, head_length, left, fields })
-}
-
-// === impl RawHead ===
-
-impl RawHead {
-    /// Names, in any case, and values.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let at = |(begin, length): Part| {
-            let begin = usize::from(begin);
-            self.bytes.get(begin..begin + usize::from(length)).unwrap_or_default()
-        };
-        self.fields.iter().map(move |(name, value)| (at(*name), at(*value)))
-    }
-
-    pub(crate) fn length(&self) -> usize {
-        self.bytes.len()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn read(head: &str) -> Option<Self> {
-        match parse(head.as_bytes()) {
-            Parsed::Plain { status, fields, .. } => {
-                Some(Self { status, bytes: head.as_bytes().to_vec(), fields })
-            }
-            Parsed::Partial | Parsed::Other => None,
-        }
-    }
-
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
-    }
-
-    /// For hyper.
-    pub(crate) fn into_map(self) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.fields.len() + ADDED_FIELDS);
-        let bytes = Bytes::from(self.bytes);
-        let at = |(begin, length): Part| {
-            let begin = usize::from(begin);
-            bytes.slice(begin..begin + usize::from(length))
-        };
-        for (name, value) in self.fields {
-            let name = HeaderName::from_bytes(&at(name));
-            let value = HeaderValue::from_maybe_shared(at(value));
-            // A head that was parsed has nothing else.
-            if let (Ok(name), Ok(value)) = (name, value) {
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "what the upstream sent; may repeat"
-                )]
-                map.append(name, value);
-            }
-        }
-        map
-    }
-}
-
-/// Fields that an answer of the upstream gets on its way to the client.
-const ADDED_FIELDS: usize = 4;

@@ -10,10 +10,11 @@ use http::{Response, StatusCode, header};
 use hyper::body::Body;
 use tokio::io::AsyncWrite;
 
-use super::{Gone, Read, poll_gone};
-use crate::proxy::body::{BodyError, ResponseBody, Wire};
-use crate::proxy::client::serve::Client;
-use crate::proxy::request::rewrite::answer::Lines;
+use super::read::{Gone, Read, poll_gone};
+use crate::proxy::body::{BodyError, Wire};
+use crate::proxy::http1::answer_write::Lines;
+use crate::proxy::request::client::Client;
+use crate::proxy::request::download::ResponseBody;
 use crate::proxy::worker::Worker;
 
 /// What of an answer's body is to come.

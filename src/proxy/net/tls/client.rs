@@ -9,9 +9,10 @@ use rustls::client::{ClientConfig, ClientConnection};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 
+use super::error::TlsError;
 use super::files::{Bundle, Fingerprint};
+use super::provider::provider;
 use super::watch::{Certificate, Reloadable};
-use super::{TlsError, provider};
 use crate::clock::Clock;
 use crate::config::{TlsClient, UpstreamProtocol};
 

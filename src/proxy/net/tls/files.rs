@@ -14,7 +14,8 @@ use rustls::{Error, InconsistentKeys, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::{TlsError, pem};
+use super::error::TlsError;
+use super::pem;
 use crate::config::CertificateFiles;
 use crate::core::Now;
 

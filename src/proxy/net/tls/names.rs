@@ -86,7 +86,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
     use rustls::pki_types::PrivateKeyDer;
 
-    use super::super::provider;
+    use super::super::provider::provider;
     use super::*;
 
     fn certificate(names: &[&str], algorithm: &'static rcgen::SignatureAlgorithm) -> CertifiedKey {

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::TlsError;
+use super::error::TlsError;
 
 /// What the configuration named the file for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,11 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig, WebPkiClientVerifier};
 
+use super::error::TlsError;
 use super::files::{Bundle, Fingerprint, Validity};
 use super::names::ByName;
+use super::provider::provider;
 use super::watch::{Certificate, Reloadable};
-use super::{TlsError, provider};
 use crate::clock::Clock;
 use crate::config::{ClientAuth, TlsServer};
 use crate::core::Now;

@@ -3,7 +3,9 @@
 mod client_auth;
 
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::ServerName;
@@ -12,6 +14,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
+use super::provider::provider;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{CertificateFiles, ClientAuth, TlsClient, TlsServer, UpstreamProtocol};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::TlsError;
+use super::error::TlsError;
 use super::files::{Validity, rfc3339};
 use crate::clock::Clock;
 use crate::core::Now;

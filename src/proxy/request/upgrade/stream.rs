@@ -1,4 +1,4 @@
-//! The client's side of a tunnel that is a stream of an HTTP/2 connection.
+//! The client's side of a tunnel: its whole connection, or a stream of an HTTP/2 connection.
 
 use std::io;
 use std::pin::Pin;
@@ -8,11 +8,32 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::ClientSide;
 use crate::clock::Clock;
+use crate::proxy::net::io::{Io, Moments};
 use crate::proxy::streams::{Kill, Stream};
 
-/// hyper moves the bytes of such a stream with a task of its own, which a client without a window
+/// The client's side of a tunnel.
+pub(super) trait ClientSide: AsyncRead + AsyncWrite + Unpin {
+    /// The connection's moments, if it is the tunnel's alone.
+    fn own_moments(&self) -> Option<Rc<Moments>> {
+        None
+    }
+
+    /// A clean end would tell the client a lie.
+    fn reset(&self);
+}
+
+impl ClientSide for Io {
+    fn own_moments(&self) -> Option<Rc<Moments>> {
+        Some(Rc::clone(self.moments()))
+    }
+
+    fn reset(&self) {
+        self.reset_on_drop();
+    }
+}
+
+/// hyper moves the bytes of a stream with a task of its own, which a client without a window
 /// holds up for as long as it likes. So the write deadline runs here.
 pub(super) struct InStream {
     io: TokioIo<hyper::upgrade::Upgraded>,

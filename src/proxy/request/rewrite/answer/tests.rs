@@ -3,10 +3,11 @@
 use http::header::{CONTENT_LENGTH, HeaderName};
 use proptest::prelude::*;
 
-use super::{AddField, Lines, to_client};
+use super::to_client;
 use crate::config::Settings;
+use crate::proxy::http1::answer_read::RawHead;
+use crate::proxy::http1::answer_write::{AddField, Lines};
 use crate::proxy::tests::settings;
-use crate::proxy::upstream::RawHead;
 
 const OURS: [(&str, &str); 2] = [("x-request-id", "ours"), ("ratelimit", "\"per-key\";r=1;t=1")];
 

@@ -7,8 +7,6 @@ use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderValue};
 
-use crate::config::{UpstreamAddress, UpstreamConfig};
-
 /// Scheme and authority of `upstream.url`.
 #[derive(Debug)]
 pub(crate) struct OwnAddress {
@@ -32,7 +30,7 @@ pub(crate) fn cut_all(headers: &mut HeaderMap, own: Option<&OwnAddress>) {
 }
 
 /// Whether the field says where something is.
-pub(super) fn is_location(name: &[u8]) -> bool {
+pub(crate) fn is_location(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(header::LOCATION.as_str().as_bytes())
         || name.eq_ignore_ascii_case(header::CONTENT_LOCATION.as_str().as_bytes())
 }
@@ -40,22 +38,12 @@ pub(super) fn is_location(name: &[u8]) -> bool {
 // === impl OwnAddress ===
 
 impl OwnAddress {
-    /// `None`: a Unix socket has no address that a client could follow, or it is switched off.
-    pub(crate) fn new(upstream: &UpstreamConfig) -> Option<Self> {
-        let (scheme, default_port) = match upstream.tls {
-            Some(_) => ("https", 443),
-            None => ("http", 80),
-        };
-        match &upstream.address {
-            UpstreamAddress::Tcp { host, port } if upstream.rewrite_location => {
-                Some(Self { scheme, default_port, host: host.clone(), port: *port })
-            }
-            UpstreamAddress::Tcp { .. } | UpstreamAddress::Unix(_) => None,
-        }
+    pub(crate) fn new(scheme: &'static str, default_port: u16, host: Box<str>, port: u16) -> Self {
+        Self { scheme, default_port, host, port }
     }
 
     /// Path, query and fragment of a value that names this address; `None`: it stays as it is.
-    pub(super) fn cut<'v>(&self, value: &'v [u8]) -> Option<Cow<'v, [u8]>> {
+    pub(crate) fn cut<'v>(&self, value: &'v [u8]) -> Option<Cow<'v, [u8]>> {
         let (scheme, rest) = value.split_at_checked(self.scheme.len())?;
         let rest = rest.strip_prefix(b"://")?;
         let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());

@@ -1,0 +1,129 @@
+//! What was read of a client and not answered yet, and whether the client is still there.
+
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut, Bytes};
+use tokio::io::AsyncReadExt;
+
+use crate::proxy::body::Wire;
+use crate::proxy::net::buffers::{BUFFER, Buffers};
+use crate::proxy::net::io::Cut;
+use crate::proxy::request::client::Client;
+use crate::proxy::worker::Worker;
+
+/// What was read of the client and not answered yet.
+pub(super) struct Read<'w> {
+    /// Without capacity between two requests: an idle connection holds no buffer.
+    pub(super) bytes: Vec<u8>,
+    /// Bytes of the request that is being answered.
+    pub(super) used: usize,
+    /// Bytes in which no whole head was found.
+    pub(super) looked_at: usize,
+    buffers: &'w Buffers,
+}
+
+/// Why an answer is wanted no more.
+pub(super) enum Gone {
+    /// The client has reset the connection, or the answer broke off.
+    Broken,
+    Cut(Cut),
+}
+
+// === impl Read ===
+
+impl<'w> Read<'w> {
+    /// Nothing.
+    pub(super) fn new(buffers: &'w Buffers) -> Self {
+        Self { bytes: Vec::new(), used: 0, looked_at: 0, buffers }
+    }
+
+    /// What is behind the request that is being answered.
+    fn ahead(&self) -> &[u8] {
+        self.bytes.get(self.used..).unwrap_or_default()
+    }
+
+    /// Everything, for another reader.
+    pub(super) fn take(&mut self) -> Bytes {
+        self.used = 0;
+        std::mem::take(&mut self.bytes).into()
+    }
+
+    pub(super) fn answered(&mut self) {
+        let used = std::mem::take(&mut self.used);
+        self.looked_at = 0;
+        self.bytes.drain(..used.min(self.bytes.len()));
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        if self.bytes.is_empty() {
+            self.buffers.give_back(std::mem::take(&mut self.bytes));
+        }
+    }
+
+    /// Whether a head may have ended since it was last looked for: else a client that sends byte by byte
+    /// would have us read the same again and again.
+    pub(super) fn may_be_whole(&self) -> bool {
+        let fresh = self.bytes.get(self.looked_at..).unwrap_or_default();
+        self.looked_at == 0 || fresh.contains(&b'\n')
+    }
+
+    /// Reads more behind what is there. Not called without room for it.
+    pub(super) fn poll_more(
+        &mut self,
+        wire: &Wire,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.capacity() == 0 {
+            self.bytes = self.buffers.take();
+        }
+        let room = BUFFER.saturating_sub(self.bytes.len());
+        let mut io = wire.io();
+        let result = pin!(io.read_buf(&mut (&mut self.bytes).limit(room))).poll(cx);
+        self.let_go();
+        result
+    }
+}
+
+impl Drop for Read<'_> {
+    fn drop(&mut self) {
+        self.buffers.give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Whether the client is gone, while its answer is waited for or written. (That it has only closed
+/// its sending side shows in [`crate::proxy::net::io::Moments`].) Reads ahead no more than once.
+pub(super) fn poll_gone(
+    worker: &Worker,
+    client: &Client,
+    wire: &Wire,
+    read: &mut Read<'_>,
+    cx: &mut Context<'_>,
+) -> Poll<Gone> {
+    client.moments.watch(cx);
+    if let Some(cut) = client.moments.cut.get() {
+        return Poll::Ready(Gone::Cut(cut));
+    }
+    // A body that nobody polls cannot see that its key has ended.
+    if let Some(running) = client.running.get()
+        && worker.streams.is_abandoned(running)
+    {
+        return Poll::Ready(Gone::Cut(Cut::Key));
+    }
+    if wire.is_broken() {
+        return Poll::Ready(Gone::Broken);
+    }
+    // With the answer all here, what comes is the next request: its time has not begun. Before the
+    // body's end it is the body.
+    if client.moments.running.get() > 0
+        && !wire.owes_body()
+        && read.ahead().is_empty()
+        && read.bytes.len() < BUFFER
+        && let Poll::Ready(Err(_)) = read.poll_more(wire, cx)
+    {
+        return Poll::Ready(Gone::Broken);
+    }
+    Poll::Pending
+}

@@ -1,0 +1,141 @@
+//! The head of an answer on its way to the client, as lines; and what adds fields to it, be it lines
+//! or a map for hyper.
+
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
+
+use super::answer_read::RawHead;
+use super::location::{OwnAddress, is_location};
+use crate::core::headers::{FieldClass, FieldTable};
+
+/// Who writes the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writer {
+    Hyper,
+    /// We, who take lines as they are.
+    Plain,
+}
+
+/// A head as it goes over HTTP/1.1, but for `Content-Length`, `Date` and `Connection`, which are
+/// its writer's.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    pub(crate) status: StatusCode,
+    pub(crate) text: Vec<u8>,
+    /// It has a `Date` already.
+    pub(crate) is_dated: bool,
+    /// The connection is to end with this answer.
+    pub(crate) closes: bool,
+    /// Where the names of ours are in `text`: no other field may have them.
+    own: SmallVec<[(usize, usize); 6]>,
+}
+
+/// Takes the fields that are added to an answer.
+pub(crate) trait AddField {
+    /// In place of any other field of this name.
+    fn set(&mut self, name: &HeaderName, value: &[u8]);
+
+    /// The same with a value that no other answer has.
+    fn set_unique(&mut self, name: &HeaderName, value: &[u8]) {
+        self.set(name, value);
+    }
+}
+
+impl AddField for HeaderMap {
+    fn set(&mut self, name: &HeaderName, value: &[u8]) {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            self.insert(name.clone(), value);
+        }
+    }
+
+    /// Marked so that HPACK gives it no place in its table, where it would push out what comes again,
+    /// and be searched for each time (RFC 7541 section 7.1.3).
+    fn set_unique(&mut self, name: &HeaderName, value: &[u8]) {
+        if let Ok(mut value) = HeaderValue::from_bytes(value) {
+            value.set_sensitive(true);
+            self.insert(name.clone(), value);
+        }
+    }
+}
+
+impl AddField for Lines {
+    /// Before the upstream's fields are, which must not say the same again.
+    fn set(&mut self, name: &HeaderName, value: &[u8]) {
+        let begin = self.text.len();
+        self.put(name.as_str().as_bytes(), value);
+        self.own.push((begin, name.as_str().len()));
+    }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    /// `phrase`: instead of the usual one.
+    pub(crate) fn new(status: StatusCode, phrase: Option<&[u8]>, room: usize) -> Self {
+        let mut text = Vec::with_capacity(room);
+        text.extend_from_slice(b"HTTP/1.1 ");
+        text.extend_from_slice(status.as_str().as_bytes());
+        text.push(b' ');
+        let usual = || status.canonical_reason().unwrap_or_default().as_bytes();
+        text.extend_from_slice(phrase.unwrap_or_else(usual));
+        text.extend_from_slice(b"\r\n");
+        Self { status, text, is_dated: false, closes: false, own: SmallVec::new() }
+    }
+
+    /// A field, which may stand beside others of its name. Name and value were checked when their
+    /// types were made or their head was parsed: neither can end a line.
+    pub(crate) fn put(&mut self, name: &[u8], value: &[u8]) {
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(b": ");
+        self.text.extend_from_slice(value);
+        self.text.extend_from_slice(b"\r\n");
+    }
+
+    fn is_own(&self, name: &[u8]) -> bool {
+        self.own.iter().any(|&(begin, length)| {
+            length == name.len()
+                && self
+                    .text
+                    .get(begin..begin + length)
+                    .is_some_and(|n| n.eq_ignore_ascii_case(name))
+        })
+    }
+
+    /// What of a plain answer's fields goes to the client: the same as is left of an
+    /// answer that hyper has read.
+    pub(crate) fn take_over(
+        &mut self,
+        head: &RawHead,
+        fields: &FieldTable,
+        own: Option<&OwnAddress>,
+    ) {
+        for (name, value) in head.fields() {
+            match fields.classify(name) {
+                // A plain answer's says `keep-alive` at most, and so names no field.
+                FieldClass::Connection
+                | FieldClass::HopByHop
+                | FieldClass::Te
+                | FieldClass::Upgrade => continue,
+                FieldClass::Framing if name.eq_ignore_ascii_case(b"content-length") => continue,
+                _ if self.is_own(name) => continue,
+                _ => {}
+            }
+            self.is_dated |= name.eq_ignore_ascii_case(b"date");
+            let begin = self.text.len();
+            let cut = own.filter(|_| is_location(name)).and_then(|own| own.cut(value));
+            self.put(name, cut.as_deref().unwrap_or(value));
+            if let Some(name) = self.text.get_mut(begin..begin + name.len()) {
+                name.make_ascii_lowercase();
+            }
+        }
+    }
+
+    /// Whether a field of this name is there, in lower case.
+    pub(crate) fn has(&self, name: &HeaderName) -> bool {
+        let name = name.as_str().as_bytes();
+        self.text
+            .split(|b| *b == b'\n')
+            .any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(b": ")))
+    }
+}

@@ -1,0 +1,103 @@
+//! Reads the head of a plain request: HTTP/1.1, of which every part has one meaning, without a body
+//! or with one of declared length. Whatever is not as simple as that is left to hyper.
+
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use http::{Extensions, Method, Uri, Version};
+
+use super::head::{Fields, Head};
+
+/// Fields of a head that is read here.
+const FIELDS: usize = 64;
+/// Bytes of a body that is.
+const LONGEST_BODY: usize = usize::MAX / 4;
+
+/// A request.
+pub(crate) struct Asked {
+    pub(crate) head: Head,
+    /// What of the body is here.
+    pub(crate) body: Bytes,
+    /// Bytes of it that are to come.
+    pub(crate) left: u64,
+    /// Its answer is the last.
+    pub(crate) closes: bool,
+}
+
+#[expect(clippy::large_enum_variant, reason = "moved once")]
+pub(crate) enum Parsed {
+    /// And how much of it is here.
+    Asked(Asked, usize),
+    Partial,
+    Other,
+}
+
+/// `most`: bytes that a head may have.
+pub(crate) fn parse(read: &[u8], most: usize) -> Parsed {
+    let mut fields = [const { std::mem::MaybeUninit::uninit() }; FIELDS];
+    let mut head = httparse::Request::new(&mut []);
+    match head.parse_with_uninit_headers(read, &mut fields) {
+        Ok(httparse::Status::Complete(length)) if length > most => Parsed::Other,
+        Ok(httparse::Status::Complete(length)) => {
+            build(read, length, &head).unwrap_or(Parsed::Other)
+        }
+        Ok(httparse::Status::Partial) => Parsed::Partial,
+        Err(_) => Parsed::Other,
+    }
+}
+
+/// The request of which `head` is the head, if it leaves nothing to decide: HTTP/1.1, no transfer
+/// coding, expectation or upgrade, at most one length, and no more of `Connection` than whether to
+/// keep it. The rules for all others are hyper's, and for HEAD as well.
+fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> Option<Parsed> {
+    let method = Method::from_bytes(head.method?.as_bytes()).ok()?;
+    if head.version != Some(1) || matches!(method, Method::CONNECT | Method::HEAD) {
+        return None;
+    }
+    let uri = Uri::try_from(head.path?).ok()?;
+    let mut declared = None;
+    let mut closes = false;
+    let mut fields = Fields::with_capacity(head_length, head.headers.len());
+    for field in &*head.headers {
+        let (name, value) = (field.name.as_bytes(), field.value);
+        match name.len() {
+            // Trailers may be wanted.
+            2 if name.eq_ignore_ascii_case(b"te") => return None,
+            6 if name.eq_ignore_ascii_case(b"expect") => return None,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => return None,
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                if value.eq_ignore_ascii_case(b"close") {
+                    closes = true;
+                } else if !value.eq_ignore_ascii_case(b"keep-alive") {
+                    return None;
+                }
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length")
+                && declared.replace(length_of(value)?).is_some() =>
+            {
+                return None;
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => return None,
+            _ => {}
+        }
+        fields.push_folded(name, value);
+    }
+    // No body is longer, and what comes behind it can be counted.
+    let declared = declared.unwrap_or(0);
+    if declared > LONGEST_BODY {
+        return None;
+    }
+    let behind = read.get(head_length..)?;
+    let body = behind.get(..declared).unwrap_or(behind);
+    let (here, left) = (body.len(), (declared - body.len()) as u64);
+    let body = Bytes::copy_from_slice(body);
+    let (version, extensions) = (Version::HTTP_11, Extensions::new());
+    let head = Head { method, uri, version, fields, extensions };
+    Some(Parsed::Asked(Asked { head, body, left, closes }, head_length + here))
+}
+
+fn length_of(value: &[u8]) -> Option<usize> {
+    let digits = Some(value).filter(|v| v.iter().all(u8::is_ascii_digit))?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}

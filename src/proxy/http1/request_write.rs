@@ -1,0 +1,56 @@
+//! Writes the head of a request that goes to an HTTP/1.1 service.
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, Request, Uri};
+
+use super::head::Head;
+
+/// The client's part of a head as it goes over an HTTP/1.1 connection, with room for what comes behind
+/// it. Every part was checked when its type was made, so none can end a line.
+pub(crate) fn write_head(head: &Head, body_length: usize) -> Vec<u8> {
+    // Not as one string: of an empty path only this says that it is `/`.
+    let (path, query) = (head.uri.path(), head.uri.query());
+    let method = head.method.as_str();
+    let target = path.len() + 1 + query.map_or(0, str::len);
+    let room = method.len() + target + head.fields.wire_length() + 16 + ADDED_BYTES + body_length;
+    let mut out = Vec::with_capacity(room);
+    let mark = if query.is_some() { "?" } else { "" };
+    for part in [method, " ", path, mark, query.unwrap_or_default(), " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    for (name, value) in head.fields.iter() {
+        put_line(&mut out, name, value);
+    }
+    out
+}
+
+pub(crate) fn put_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The way back from [`write_head`], with the body behind it, for the rare connection that only
+/// hyper can read.
+pub(crate) fn read_head(bytes: &[u8]) -> Option<Request<Bytes>> {
+    let most = bytes.iter().filter(|b| **b == b'\n').count();
+    let mut fields = vec![httparse::EMPTY_HEADER; most];
+    let mut head = httparse::Request::new(&mut fields);
+    let httparse::Status::Complete(length) = head.parse(bytes).ok()? else { return None };
+    let mut request = Request::new(Bytes::copy_from_slice(bytes.get(length..)?));
+    *request.method_mut() = Method::from_bytes(head.method?.as_bytes()).ok()?;
+    *request.uri_mut() = Uri::try_from(head.path?).ok()?;
+    for field in &*head.headers {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let value = HeaderValue::from_bytes(field.value).ok()?;
+        #[expect(clippy::disallowed_methods, reason = "a client's field may repeat; ours do not")]
+        request.headers_mut().append(name, value);
+    }
+    Some(request)
+}
+
+/// Room for the lines that are added.
+const ADDED_BYTES: usize = 512;

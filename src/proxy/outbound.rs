@@ -1,0 +1,229 @@
+//! A request that may be sent to the upstream. It is made of a verdict here, and taken apart by the
+//! connection that sends it.
+
+use http::Request;
+use http::header::{self, HeaderName, HeaderValue};
+
+use crate::core::identity::{IdentityFields, anonymous_field, identity_fields};
+use crate::core::{Admitted, Observed, Passed};
+use crate::proxy::body::{RequestBody, Upload};
+use crate::proxy::http1::head::Head;
+use crate::proxy::http1::request_write::{put_line, read_head};
+
+/// A request that may be sent. Its one constructor takes a verdict: forgetting to authenticate
+/// does not compile.
+pub(crate) struct UpstreamRequest {
+    idempotent: bool,
+    shape: Shape,
+}
+
+/// The shape that its connection needs.
+enum Shape {
+    /// Without a body, or with one of known length, and asking for nothing but a response: head
+    /// and body as they go over an HTTP/1.1 connection, but for what the client still sends.
+    Bytes { bytes: Vec<u8>, body: BodyBehind },
+    /// hyper writes it. `None`: one with a body has gone, and did not come back.
+    Http(Option<Box<Request<RequestBody>>>),
+}
+
+/// The body of a request in [bytes](Shape::Bytes).
+enum BodyBehind {
+    None,
+    /// With the head.
+    Here,
+    /// Of known length; the client still sends it.
+    Coming(Upload),
+    /// It has gone, and does not come back.
+    Gone,
+    /// It has gone, but for this.
+    Rest(Option<Upload>),
+}
+
+/// The fields of ours, in the shape of their request. Lines are a whole head but for its last.
+pub(crate) enum Added {
+    Fields(Vec<(HeaderName, HeaderValue)>),
+    /// Lines of a head.
+    Lines(Vec<u8>),
+}
+
+/// A request that is rewritten, but for who is asking.
+pub(crate) struct Draft {
+    pub(crate) head: Head,
+    pub(crate) body: RequestBody,
+    pub(crate) added: Added,
+}
+
+/// The verdicts that let a request through.
+#[derive(Debug)]
+pub(crate) enum Forward<'k> {
+    Admitted(Admitted<'k>),
+    Observed(Observed<'k>),
+    Passed(#[expect(dead_code, reason = "the proof itself")] Passed<'k>),
+}
+
+opaque!(UpstreamRequest);
+
+// === impl UpstreamRequest ===
+
+impl UpstreamRequest {
+    /// The only way to make one: the verdict goes in, and says who is asking.
+    pub(crate) fn new(forward: Forward<'_>, draft: Draft, names: &IdentityFields) -> Self {
+        let Draft { head, body, mut added } = draft;
+        let idempotent = head.method.is_idempotent();
+        let mut put = |name: &HeaderName, value: &str| added.put_told(name, value);
+        match &forward {
+            Forward::Admitted(admitted) => {
+                identity_fields(names, admitted.key(), put);
+            }
+            Forward::Observed(_) | Forward::Passed(_) => {
+                if let Some((name, value)) = anonymous_field(names) {
+                    put(name, value);
+                }
+            }
+        }
+        let shape = match added {
+            Added::Lines(mut bytes) => {
+                bytes.extend_from_slice(b"\r\n");
+                bytes.extend_from_slice(body.here());
+                let body = match body {
+                    RequestBody::Stream(upload) => BodyBehind::Coming(upload),
+                    RequestBody::Whole(_) => BodyBehind::Here,
+                    RequestBody::Empty => BodyBehind::None,
+                };
+                Shape::Bytes { bytes, body }
+            }
+            Added::Fields(fields) => {
+                let mut parts = head.into_parts();
+                parts.headers.reserve(fields.len());
+                for (name, value) in fields {
+                    parts.headers.insert(name, value);
+                }
+                Shape::Http(Some(Box::new(Request::from_parts(parts, body))))
+            }
+        };
+        Self { idempotent, shape }
+    }
+
+    /// Whether doing it twice is doing it once (RFC 9110 §9.2.2).
+    pub(crate) fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
+    /// Whether it can be made again, for another try: it has no body.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        match &self.shape {
+            Shape::Bytes { body, .. } => matches!(body, BodyBehind::None),
+            Shape::Http(request) => {
+                request.as_ref().is_some_and(|r| matches!(r.body(), RequestBody::Empty))
+            }
+        }
+    }
+
+    /// Whether it may be a short exchange.
+    pub(crate) fn is_short(&self) -> bool {
+        matches!(&self.shape, Shape::Bytes { body, .. } if !matches!(body, BodyBehind::Gone))
+    }
+
+    /// For a short exchange, if it may be one: what of it is here, and what follows that.
+    pub(crate) fn begin(&mut self) -> Option<(&[u8], Option<Upload>)> {
+        let Shape::Bytes { bytes, body } = &mut self.shape else { return None };
+        match body {
+            BodyBehind::None | BodyBehind::Here => Some((bytes, None)),
+            BodyBehind::Coming(_) => match std::mem::replace(body, BodyBehind::Gone) {
+                BodyBehind::Coming(upload) => Some((bytes, Some(upload))),
+                _ => None,
+            },
+            // Without its body the head would take the next request for it.
+            BodyBehind::Gone | BodyBehind::Rest(_) => None,
+        }
+    }
+
+    /// It was sent, but for `rest`.
+    pub(crate) fn rest_of_body(&mut self, rest: Option<Upload>) {
+        if let Shape::Bytes { body, .. } = &mut self.shape
+            && matches!(body, BodyBehind::Gone)
+        {
+            *body = BodyBehind::Rest(rest);
+        }
+    }
+
+    /// None of it was sent.
+    pub(crate) fn put_back_body(&mut self, upload: Upload) {
+        if let Shape::Bytes { body: body @ BodyBehind::Gone, .. } = &mut self.shape {
+            *body = BodyBehind::Coming(upload);
+        }
+    }
+
+    /// For hyper. `None`: it has gone, and did not come back.
+    pub(crate) fn take_http(&mut self) -> Option<Request<RequestBody>> {
+        match &mut self.shape {
+            Shape::Bytes { bytes, body } => {
+                let mut request = read_head(bytes)?.map(|body| match body.is_empty() {
+                    true => RequestBody::Empty,
+                    false => RequestBody::Whole(body),
+                });
+                match std::mem::replace(body, BodyBehind::Gone) {
+                    kept @ (BodyBehind::None | BodyBehind::Here) => *body = kept,
+                    BodyBehind::Coming(upload) => *request.body_mut() = RequestBody::Stream(upload),
+                    BodyBehind::Rest(rest) => {
+                        // Of the rest hyper knows the length itself.
+                        request.headers_mut().remove(header::CONTENT_LENGTH);
+                        if let Some(rest) = rest {
+                            *request.body_mut() = RequestBody::Stream(rest);
+                        }
+                    }
+                    BodyBehind::Gone => return None,
+                }
+                Some(request)
+            }
+            Shape::Http(slot) => {
+                let request = *slot.take()?;
+                if let RequestBody::Empty = request.body() {
+                    let (parts, body) = request.into_parts();
+                    let copy = Request::from_parts(parts.clone(), RequestBody::Empty);
+                    *slot = Some(Box::new(copy));
+                    return Some(Request::from_parts(parts, body));
+                }
+                Some(request)
+            }
+        }
+    }
+
+    /// hyper has not begun to send it.
+    pub(crate) fn put_back(&mut self, unsent: Request<RequestBody>) {
+        match &mut self.shape {
+            Shape::Http(request) => *request = Some(Box::new(unsent)),
+            Shape::Bytes { .. } => {
+                if let RequestBody::Stream(upload) = unsent.into_body() {
+                    self.put_back_body(upload);
+                }
+            }
+        }
+    }
+}
+
+// === impl Added ===
+
+impl Added {
+    /// A field with a value that is one: ours, or of a type that has checked it.
+    pub(crate) fn put(&mut self, name: &HeaderName, value: &[u8]) {
+        match self {
+            Self::Fields(fields) => {
+                if let Ok(value) = HeaderValue::from_bytes(value) {
+                    fields.push((name.clone(), value));
+                }
+            }
+            Self::Lines(lines) => put_line(lines, name.as_str().as_bytes(), value),
+        }
+    }
+
+    /// A field with a value out of the table. It was checked there; one that could end a line is left
+    /// out all the same.
+    fn put_told(&mut self, name: &HeaderName, value: &str) {
+        let is_control = |b: u8| (b < b' ' && b != b'\t') | (b == 0x7f);
+        // Not `any`: without an early end it is done on many bytes at once.
+        if !value.bytes().fold(false, |any, b| any | is_control(b)) {
+            self.put(name, value.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The deadlines of one exchange with the upstream: how long its answer may take, and how slow its
+//! upload may be.
+
+use std::rc::Rc;
+use std::task::Context;
+
+use crate::clock::Clock;
+use crate::config::{Caps, Timeouts};
+use crate::core::{Now, Reason};
+use crate::proxy::body::{Progress, UploadState};
+use crate::proxy::streams::{End, Stream};
+
+/// How long the head of a response may take. While the client still uploads, its progress counts.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    upload: Option<Rc<Progress>>,
+    /// A gRPC stream may be silent for as long as it likes.
+    silent_upload: bool,
+    body_ns: u64,
+    /// Bytes per second that an upload must keep up with.
+    body_rate: u64,
+    first_byte_ns: u64,
+    /// When the whole request must be over.
+    total_ns: u64,
+    sent_ns: std::cell::Cell<u64>,
+}
+
+/// A request was told to end while it waits for its response. A deadline may have moved: the
+/// client still uploads.
+pub(crate) fn go_on(
+    end: End,
+    stream: &Stream,
+    patience: &Patience,
+    clock: &Clock,
+    cx: &Context<'_>,
+) -> Result<(), Reason> {
+    let reason = match end {
+        End::Key(reason) => reason,
+        // Nothing is offered to the client before there is an answer.
+        End::Write => Reason::UpstreamTimeout,
+        End::Deadline => match patience.extend(clock.now().mono_ns) {
+            Ok(until) => {
+                stream.set_deadline(until);
+                // Asks to be woken for the new one.
+                stream.poll_end(cx);
+                return Ok(());
+            }
+            Err(reason) => reason,
+        },
+    };
+    Err(reason)
+}
+
+// === impl Patience ===
+
+impl Patience {
+    pub(crate) fn new(
+        timeouts: &Timeouts,
+        caps: &Caps,
+        upload: Option<Rc<Progress>>,
+        silent_upload: bool,
+        started: Now,
+    ) -> Self {
+        let total_ns = timeouts
+            .total
+            .map_or(u64::MAX, |total| started.mono_ns.saturating_add(total.as_nanos() as u64));
+        Self {
+            upload,
+            silent_upload,
+            body_ns: timeouts.body.as_nanos() as u64,
+            body_rate: caps.body_rate,
+            first_byte_ns: timeouts.first_byte.as_nanos() as u64,
+            total_ns,
+            sent_ns: std::cell::Cell::new(0),
+        }
+    }
+
+    /// The first moment to look again.
+    pub(crate) fn begin(&self, now_ns: u64) -> u64 {
+        self.sent_ns.set(now_ns);
+        self.next_look(now_ns)
+    }
+
+    /// Nobody says when an upload is through: from then the time of the first byte counts.
+    fn next_look(&self, now_ns: u64) -> u64 {
+        let open = self.upload.as_ref().is_some_and(|u| u.is_open());
+        let soon = if open { now_ns.saturating_add(self.first_byte_ns) } else { u64::MAX };
+        self.limit().min(soon)
+    }
+
+    /// A deadline has passed: until when to go on, or why not.
+    pub(crate) fn extend(&self, now_ns: u64) -> Result<u64, Reason> {
+        if self.limit() > now_ns && !self.drips(now_ns) {
+            return Ok(self.next_look(now_ns));
+        }
+        let waits_for_client =
+            self.upload.as_ref().is_some_and(|u| u.state.get() == UploadState::Waiting);
+        Err(if waits_for_client { Reason::BodyTimeout } else { Reason::UpstreamTimeout })
+    }
+
+    /// While the answer runs: until when the client may send nothing of its body.
+    ///
+    /// # Errors
+    /// It has been silent for too long.
+    pub(crate) fn of_upload(&self, now_ns: u64) -> Result<u64, Reason> {
+        let open = self.upload.as_ref().filter(|u| u.is_open() && !self.silent_upload);
+        let Some(upload) = open else { return Ok(u64::MAX) };
+        // The upstream does not take what is there: not the client's fault.
+        if upload.state.get() != UploadState::Waiting {
+            return Ok(now_ns.saturating_add(self.body_ns));
+        }
+        let limit = upload.at_ns.get().max(self.sent_ns.get()).saturating_add(self.body_ns);
+        if limit > now_ns && !self.drips(now_ns) { Ok(limit) } else { Err(Reason::BodyTimeout) }
+    }
+
+    /// A body that moves, but only so much as to keep the connection (slow POST). It has as long to
+    /// begin as it may be silent.
+    fn drips(&self, now_ns: u64) -> bool {
+        let Some(upload) = self.upload.as_ref().filter(|_| !self.silent_upload) else {
+            return false;
+        };
+        let elapsed = now_ns.saturating_sub(self.sent_ns.get());
+        let (began, elapsed) = (elapsed >= self.body_ns, u128::from(elapsed));
+        began
+            && upload.state.get() == UploadState::Waiting
+            && u128::from(upload.bytes.get()) * 1_000_000_000 < u128::from(self.body_rate) * elapsed
+    }
+
+    fn limit(&self) -> u64 {
+        let sent = self.sent_ns.get();
+        let phase = match &self.upload {
+            Some(upload) if upload.is_open() && self.silent_upload => u64::MAX,
+            Some(upload) if upload.is_open() => {
+                upload.at_ns.get().max(sent).saturating_add(self.body_ns)
+            }
+            Some(upload) => upload.at_ns.get().max(sent).saturating_add(self.first_byte_ns),
+            None => sent.saturating_add(self.first_byte_ns),
+        };
+        phase.min(self.total_ns)
+    }
+
+    /// An upload that failed on the client's side looks to hyper like a broken connection.
+    pub(crate) fn blame(&self, reason: Reason) -> Reason {
+        match self.upload.as_ref().map(|u| u.state.get()) {
+            Some(UploadState::Failed) => Reason::BadFraming,
+            Some(UploadState::TooLarge) => Reason::BodyTooLarge,
+            _ => reason,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What a client asks to upgrade to, if its route allows it.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Method, Version};
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+
+use super::credentials::Carried;
+use super::facts::{self, Outgoing};
+use super::subprotocol::Offer;
+use crate::config::Settings;
+use crate::core::{CredentialSource, Route};
+use crate::proxy::http1::head::{Head, is_extended_connect};
+
+/// An upgrade that may be passed on.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// Lower-case.
+    pub(crate) protocol: HeaderValue,
+    /// `Sec-WebSocket-Key`, made here when the client asked over HTTP/2 and so has none.
+    pub(crate) key: Option<HeaderValue>,
+    pub(crate) offer: Offer,
+    pub(crate) close_code: u16,
+}
+
+/// The upgrade that the request asks for, if its route allows it. Any other is dropped without a
+/// word, as a server does that does not know it (RFC 9110 §7.8).
+pub(crate) fn asked(
+    head: &Head,
+    outgoing: &mut Outgoing,
+    route: &Route,
+    settings: &Settings,
+    carried: Carried,
+) -> Option<Asked> {
+    let token = facts::read_upgrade(head, outgoing)?;
+    // A body and a switch in one request is how bytes get past a gate (Pingora CVE-2026-2833).
+    let bodiless = !head.fields.has(header::TRANSFER_ENCODING)
+        && head.fields.get(header::CONTENT_LENGTH).is_none_or(|v| v == b"0");
+    let websocket = token == "websocket";
+    if !route.upgrades.iter().any(|u| **u == *token)
+        || !bodiless
+        // A preflight comes without a key: it opens nothing but itself.
+        || head.method == Method::OPTIONS
+        || (websocket && head.method != Method::GET)
+    {
+        return None;
+    }
+    let protocol = HeaderValue::from_str(&token).ok()?;
+    let key = is_extended_connect(head).then(websocket_key);
+    let mut offer = Offer::default();
+    if websocket {
+        let markers = markers(settings);
+        let values = head.fields.all(&header::SEC_WEBSOCKET_PROTOCOL);
+        let values: Vec<_> = values.filter_map(|v| HeaderValue::from_bytes(v).ok()).collect();
+        offer = Offer::new(&values, &markers).ok()?;
+        if carried.in_subprotocol {
+            outgoing.subprotocols = Some(offer.forward.clone());
+        }
+    }
+    Some(Asked { protocol, key, offer, close_code: settings.close_code })
+}
+
+/// What opens the tunnel of an extended CONNECT. Its head is judged as the GET of an HTTP/1.1
+/// upgrade would be. Other protocols than `websocket`, and plain CONNECT, stay what they are.
+pub(crate) fn extended_connect(parts: &mut Parts) -> Option<OnUpgrade> {
+    if parts.version != Version::HTTP_2 || parts.method != Method::CONNECT {
+        return None;
+    }
+    let websocket = parts.extensions.get::<Protocol>()?.as_str() == "websocket";
+    let connect = parts.extensions.remove::<OnUpgrade>().filter(|_| websocket)?;
+    parts.method = Method::GET;
+    Some(connect)
+}
+
+/// 16 random bytes in Base64. Random so that nothing cached can answer (RFC 6455 section 1.3).
+fn websocket_key() -> HeaderValue {
+    let mut random = [0; 16];
+    // Without randomness the key is only less useful: it guards against nothing here.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    HeaderValue::from_str(&BASE64_STANDARD.encode(random)).unwrap_or(HeaderValue::from_static(""))
+}
+
+fn markers(settings: &Settings) -> Vec<&str> {
+    settings
+        .sources
+        .iter()
+        .filter_map(|s| match s {
+            CredentialSource::Subprotocol { marker } => Some(&**marker),
+            _ => None,
+        })
+        .collect()
+}

@@ -1,0 +1,25 @@
+//! What a request knows of the connection that it came on.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use http::HeaderValue;
+
+use super::upgrade::Upgraded;
+use crate::proxy::net::io::{ClientAddr, Moments};
+use crate::proxy::streams::StreamRef;
+
+/// What requests of one connection have in common.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) address: ClientAddr,
+    pub(crate) https: bool,
+    pub(crate) http2: bool,
+    /// Subject of the verified client certificate.
+    pub(crate) subject: Option<HeaderValue>,
+    pub(crate) moments: Rc<Moments>,
+    /// Set by a request that switched protocols; the connection task takes over from there.
+    pub(crate) upgraded: RefCell<Option<Box<Upgraded>>>,
+    /// The one request that an HTTP/1 connection runs.
+    pub(crate) running: std::cell::Cell<Option<StreamRef>>,
+}

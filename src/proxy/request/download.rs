@@ -1,0 +1,303 @@
+//! An answer's body on its way to the client, with all that has to last as long: the upstream
+//! connection, the place in the registry, the record. Never buffered whole; one frame is in our
+//! hands at a time.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::grpc::grpc_trailers;
+use super::record::RequestRecord;
+use crate::core::Reason;
+use crate::proxy::body::{BodyError, Progress};
+use crate::proxy::patience::Patience;
+use crate::proxy::streams::{End, Stream};
+use crate::proxy::upstream::Lease;
+
+/// A response body on its way to the client.
+#[derive(Debug)]
+pub(crate) enum ResponseBody {
+    Empty,
+    Full(Bytes),
+    Stream(Box<Download>),
+}
+
+/// A response body that the upstream still sends. Holds the upstream connection, so that both are
+/// driven by one task, and the request's place in the registry.
+#[derive(Debug)]
+pub(crate) struct Download {
+    /// Came with the head; handed on first.
+    pub(crate) first: Option<Bytes>,
+    pub(crate) rest: Rest,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) stream: Stream,
+    pub(crate) upload: Option<Rc<Progress>>,
+    pub(crate) record: RequestRecord,
+    /// gRPC: a stream that ends early ends with trailers, not with a reset.
+    pub(crate) grpc: bool,
+    /// The client's connection is shared: that this stream is not read shows only here.
+    pub(crate) http2: bool,
+    pub(crate) idle_ns: Option<u64>,
+    /// When the upstream has been silent for too long.
+    pub(crate) silent_ns: u64,
+    /// Of the upload, when the answer came before its end.
+    pub(crate) patience: Option<Patience>,
+    /// That upload is what took too long.
+    pub(crate) stalled: bool,
+    /// When the whole request must be over.
+    pub(crate) total_ns: u64,
+}
+
+/// What is still to come of a response body.
+#[derive(Debug)]
+pub(crate) enum Rest {
+    /// So many bytes, which [`Lease::poll_body`] reads.
+    Counted(u64),
+    Hyper(Incoming),
+}
+
+/// What is handed on at a time. An HTTP/2 client that takes one byte of it can leave the rest to us.
+const PIECE: usize = 64 * 1024;
+
+fn next_piece(bytes: &mut Bytes) -> Bytes {
+    bytes.split_to(bytes.len().min(PIECE))
+}
+
+// === impl ResponseBody ===
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let piece = next_piece(bytes);
+                if bytes.is_empty() {
+                    *self = Self::Empty;
+                }
+                Poll::Ready(Some(Ok(Frame::data(piece))))
+            }
+            Self::Stream(download) => download.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Stream(download) => download.first.is_none() && download.rest.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(download) => {
+                let hint = download.rest.size_hint();
+                match (&download.first, hint.exact()) {
+                    (Some(first), Some(rest)) => SizeHint::with_exact(first.len() as u64 + rest),
+                    _ => hint,
+                }
+            }
+        }
+    }
+}
+
+// === impl Download ===
+
+impl Download {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(end) = self.poll_end(cx) {
+            return Poll::Ready(self.end(end));
+        }
+        if let Some(first) = &mut self.first {
+            let piece = next_piece(first);
+            if first.is_empty() {
+                self.first = None;
+            }
+            self.record.bytes_out += piece.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let mut frame = self.poll_rest(cx);
+        if frame.is_pending()
+            && let Some(lease) = &mut self.lease
+            && lease.drive(cx)
+        {
+            frame = self.poll_rest(cx);
+        }
+        match &frame {
+            Poll::Pending => self.waits(),
+            Poll::Ready(Some(Ok(frame))) => self.came(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(_))) => self.broke(),
+            Poll::Ready(None) => self.finish(),
+        }
+        frame
+    }
+
+    /// Why it has to end now.
+    fn poll_end(&mut self, cx: &Context<'_>) -> Option<End> {
+        match self.stream.poll_end(cx) {
+            Some(End::Deadline) if self.may_go_on() => self.stream.poll_end(cx),
+            end => end,
+        }
+    }
+
+    fn waits(&mut self) {
+        // Not while the client has an answer to read: it may do that first.
+        if self.patience.is_some() {
+            let now_ns = self.record.now_ns();
+            let limit = self.limit(now_ns);
+            self.stream.set_deadline(limit);
+        }
+    }
+
+    fn came(&mut self, bytes: usize) {
+        self.record.bytes_out += bytes as u64;
+        if self.http2 {
+            self.stream.offer();
+        }
+        if let Some(idle) = self.idle_ns {
+            self.silent_ns = self.record.now_ns().saturating_add(idle);
+        }
+        if self.idle_ns.is_some() || self.patience.is_some() {
+            self.stream.set_deadline(self.silent_ns.min(self.total_ns));
+        }
+    }
+
+    fn broke(&mut self) {
+        self.lease = None;
+        self.record.upstream_broke();
+    }
+
+    /// The next deadline: of the upstream's silence, of the whole request, or of an upload that goes
+    /// on beside the answer. One that has passed is no later than `now_ns`.
+    fn limit(&mut self, now_ns: u64) -> u64 {
+        let upload = self.patience.as_ref().map_or(Ok(u64::MAX), |p| p.of_upload(now_ns));
+        self.stalled = upload.is_err();
+        upload.unwrap_or(now_ns).min(self.silent_ns).min(self.total_ns)
+    }
+
+    /// A deadline has passed; another may be in force by now.
+    fn may_go_on(&mut self) -> bool {
+        let now_ns = self.record.now_ns();
+        let limit = self.limit(now_ns);
+        if limit > now_ns {
+            self.stream.set_deadline(limit);
+        }
+        limit > now_ns
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let most = if self.http2 { PIECE as u64 } else { u64::MAX };
+        match (&mut self.rest, &mut self.lease) {
+            (Rest::Counted(0), _) => Poll::Ready(None),
+            (Rest::Counted(left), Some(lease)) => {
+                lease.poll_body(most.min(*left), cx).map(|read| {
+                    Some(read.map_err(BodyError::from).map(|bytes| {
+                        *left = left.saturating_sub(bytes.len() as u64);
+                        Frame::data(bytes)
+                    }))
+                })
+            }
+            (Rest::Counted(_), None) => Poll::Ready(Some(Err(BodyError::Ended))),
+            (Rest::Hyper(incoming), lease) => {
+                // The channel inside is fed only by our own `Lease::drive` if the upstream
+                // connection is our own, so nobody else needs to wake us for it.
+                let driven = lease.as_ref().is_some_and(Lease::is_driven);
+                let noop = &mut Context::from_waker(Waker::noop());
+                let cx = if driven { noop } else { cx };
+                Pin::new(incoming).poll_frame(cx).map(|f| f.map(|f| f.map_err(BodyError::from)))
+            }
+        }
+    }
+
+    /// The key or the time of this response has run out: nothing more is read from the upstream
+    /// and nothing more handed to the client.
+    fn end(&mut self, end: End) -> Option<Result<Frame<Bytes>, BodyError>> {
+        self.lease = None;
+        if let Some(upload) = &self.upload {
+            upload.stop();
+        }
+        let reason = self.note_end(end);
+        if !self.grpc {
+            return Some(Err(BodyError::Ended));
+        }
+        if !self.record.take_final_trailers() {
+            return None;
+        }
+        Some(Ok(Frame::trailers(grpc_trailers(reason))))
+    }
+
+    /// For the record: why it did not end by itself.
+    fn note_end(&mut self, end: End) -> Reason {
+        let reason = match end {
+            End::Deadline if self.stalled => Reason::BodyTimeout,
+            End::Deadline => Reason::UpstreamTimeout,
+            End::Key(reason) => reason,
+            End::Write => {
+                self.record.client_gone();
+                return Reason::UpstreamTimeout;
+            }
+        };
+        self.record.ended_early(reason);
+        reason
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back(self.record.now_ns(), false);
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // hyper drops a body of known length with its last byte, without asking for the end.
+        if self.rest.is_end_stream() {
+            self.finish();
+        } else if self.lease.is_some() {
+            match self.stream.ended() {
+                // Nobody polled it any more, because the client does not read.
+                Some(end) => {
+                    self.note_end(end);
+                }
+                None => self.record.client_gone(),
+            }
+        }
+        // With its response over, a request obeys the registry no more: so it must not go on.
+        if let Some(upload) = &self.upload {
+            upload.stop();
+        }
+    }
+}
+
+// === impl Rest ===
+
+impl Rest {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Counted(left) => *left == 0,
+            Self::Hyper(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Counted(left) => SizeHint::with_exact(*left),
+            Self::Hyper(incoming) => incoming.size_hint(),
+        }
+    }
+}

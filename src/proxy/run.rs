@@ -1,0 +1,173 @@
+//! A worker's thread: it starts, listens, holds what runs against every new snapshot, looks at
+//! deadlines and drains.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::sync::mpsc;
+
+use super::client::listener::{self, Listening};
+use super::ids::Ids;
+use super::net::accepted::Accepted;
+use super::net::io::Cut;
+use super::upstream::{Connector, Upstream};
+use super::worker::{Date, Phase, Shared, Worker};
+use crate::config::UpstreamAddress;
+use crate::telemetry::{AccessLog, WorkerCells};
+
+/// What a worker thread is started with.
+#[derive(Debug)]
+pub struct Seed {
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    pub cells: Arc<WorkerCells>,
+    pub access: AccessLog,
+    pub listening: Vec<Listening>,
+    pub handed: mpsc::UnboundedReceiver<Accepted>,
+    /// For [`Ids`].
+    pub random: [u8; 16],
+}
+
+/// Runs a worker to its end: until the process has drained.
+pub fn run(seed: Seed) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(serve(seed));
+    Ok(())
+}
+
+async fn serve(seed: Seed) {
+    let Seed { index, shared, cells, access, listening, handed, random } = seed;
+    let workers = shared.load.workers();
+    let connector = Connector::new(
+        &shared.upstream,
+        shared.upstream_tls.clone(),
+        shared.timeouts.connect,
+        shared.clock.clone(),
+        Arc::clone(&cells),
+    );
+    let upstream =
+        Upstream::new(connector, &shared.upstream, &shared.timeouts, workers, Arc::clone(&cells));
+    let authority = match &shared.upstream.address {
+        UpstreamAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+        UpstreamAddress::Tcp { host, port } => format!("{host}:{port}"),
+        UpstreamAddress::Unix(_) => "localhost".to_owned(),
+    };
+    let worker = Rc::new(Worker {
+        index,
+        own_address: shared.own_address(),
+        authority: HeaderValue::try_from(authority)
+            .unwrap_or(HeaderValue::from_static("localhost")),
+        clock: shared.clock.clone(),
+        cells,
+        access,
+        connections: Rc::default(),
+        streams: Rc::default(),
+        buffers: Rc::clone(upstream.buffers()),
+        upstream,
+        ids: Ids::new(random),
+        closing: Cell::new(false),
+        draining: Cell::new(false),
+        labels: RefCell::default(),
+        date: Date::default(),
+        shared,
+    });
+    for one in listening {
+        tokio::task::spawn_local(listener::accept(Rc::clone(&worker), one));
+    }
+    tokio::task::spawn_local(listener::take_handed(Rc::clone(&worker), handed));
+    tokio::task::spawn_local(watch_snapshots(Rc::clone(&worker)));
+    let ticks = tokio::task::spawn_local(tick(Rc::clone(&worker)));
+    drain(&worker).await;
+    ticks.abort();
+    worker.access.flush();
+}
+
+/// Holds running streams against every new snapshot.
+pub(crate) async fn watch_snapshots(worker: Rc<Worker>) {
+    let mut swaps = worker.shared.store.subscribe();
+    while swaps.changed().await.is_ok() {
+        let now = worker.clock.now();
+        let snapshot = worker.shared.store.load();
+        for reason in worker.streams.recheck(&snapshot, now) {
+            worker.cells.stream_ended(reason);
+        }
+    }
+}
+
+/// Looks at all deadlines of the worker. Their precision is this interval: an eighth of the
+/// shortest time-out, at most half a second.
+async fn tick(worker: Rc<Worker>) {
+    let timeouts = &worker.shared.timeouts;
+    let shortest = [
+        timeouts.header,
+        timeouts.body,
+        timeouts.idle,
+        timeouts.write,
+        timeouts.half_closed,
+        timeouts.first_byte,
+        timeouts.upstream_idle,
+        timeouts.total.unwrap_or(Duration::MAX),
+        timeouts.response_idle.unwrap_or(Duration::MAX),
+    ]
+    .into_iter()
+    .min()
+    .unwrap_or(Duration::MAX);
+    let every = (shortest / 8).clamp(Duration::from_millis(5), Duration::from_millis(500));
+    let mut interval = tokio::time::interval(every);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let write_ns = timeouts.write.as_nanos() as u64;
+    loop {
+        // Keys end on time, whatever the interval.
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = worker.streams.next_expiry(&worker.clock) => {}
+        }
+        let now = worker.clock.now();
+        worker.connections.sweep(now.mono_ns, timeouts);
+        for _ in 0..worker.streams.sweep(now, write_ns) {
+            worker.cells.stream_ended(crate::core::Reason::Expired);
+        }
+        worker.upstream.sweep(now.mono_ns);
+        worker.access.flush();
+        worker.report_load();
+    }
+}
+
+/// Waits for the end of the process and brings this worker there.
+async fn drain(worker: &Rc<Worker>) {
+    let mut phase = worker.shared.phase.clone();
+    // The sender lives as long as the app; were it gone, the app is.
+    let _ = phase.wait_for(|p| *p >= Phase::Draining).await;
+    worker.closing.set(true);
+    // Requests that the kernel has taken before we stopped accepting must not meet a closed
+    // connection: what is on its way gets this long to be read.
+    tokio::time::sleep(LAST_HEADS.min(worker.shared.drain.deadline)).await;
+    worker.draining.set(true);
+    worker.connections.wake_all();
+    let empty = async {
+        while worker.connections.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let cut = phase.wait_for(|p| *p >= Phase::Cutting);
+    tokio::select! {
+        () = empty => return,
+        _ = cut => {}
+    }
+    worker.connections.cut_all(Cut::Drain);
+    // The tasks notice at their next poll; resets need no time.
+    for _ in 0..50 {
+        if worker.connections.count() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+const LAST_HEADS: Duration = Duration::from_millis(100);
