@@ -1,6 +1,8 @@
 //! A door for fuzz/ and for tests: connections through the whole service, without a listener, a network
 //! or a thread. Not part of the programs.
 
+pub mod readers;
+
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;

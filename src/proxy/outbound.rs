@@ -1,14 +1,14 @@
 //! A request that may be sent to the upstream. It is made of a verdict here, and taken apart by the
 //! connection that sends it.
 
-use http::Request;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, Request};
 
 use crate::core::identity::{IdentityFields, anonymous_field, identity_fields};
 use crate::core::{Admitted, Observed, Passed};
 use crate::proxy::body::{RequestBody, Upload};
 use crate::proxy::http1::head::Head;
-use crate::proxy::http1::request_write::{put_line, read_head};
+use crate::proxy::http1::request_write::put_line;
 
 /// A request that may be sent. Its one constructor takes a verdict: forgetting to authenticate
 /// does not compile.
@@ -19,9 +19,9 @@ pub(crate) struct UpstreamRequest {
 
 /// The shape that its connection needs.
 enum Shape {
-    /// Without a body, or with one of known length, and asking for nothing but a response: head
-    /// and body as they go over an HTTP/1.1 connection, but for what the client still sends.
-    Bytes { bytes: Vec<u8>, body: BodyBehind },
+    /// Asking for nothing but a response: head and body as they go over an HTTP/1.1 connection,
+    /// but for what the client still sends.
+    Bytes { bytes: Vec<u8>, is_head: bool, body: BodyBehind },
     /// hyper writes it. `None`: one with a body has gone, and did not come back.
     Http(Option<Box<Request<RequestBody>>>),
 }
@@ -31,12 +31,10 @@ enum BodyBehind {
     None,
     /// With the head.
     Here,
-    /// Of known length; the client still sends it.
+    /// The client still sends it.
     Coming(Upload),
     /// It has gone, and does not come back.
     Gone,
-    /// It has gone, but for this.
-    Rest(Option<Upload>),
 }
 
 /// The fields of ours, in the shape of their request. Lines are a whole head but for its last.
@@ -61,6 +59,25 @@ pub(crate) enum Forward<'k> {
     Passed(#[expect(dead_code, reason = "the proof itself")] Passed<'k>),
 }
 
+/// What a request asks of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// A response.
+    Response,
+    /// What only hyper does: an upgrade, or names in the client's spelling.
+    Hyper,
+}
+
+/// A request as it goes over an HTTP/1.1 connection.
+pub(crate) struct Sendable<'a> {
+    /// The head, and the body as far as it is here.
+    pub(crate) bytes: &'a [u8],
+    /// The answer has no body, whatever its head says.
+    pub(crate) is_head: bool,
+    /// The body that the client still sends.
+    pub(crate) coming: Option<Upload>,
+}
+
 opaque!(UpstreamRequest);
 
 // === impl UpstreamRequest ===
@@ -70,6 +87,7 @@ impl UpstreamRequest {
     pub(crate) fn new(forward: Forward<'_>, draft: Draft, names: &IdentityFields) -> Self {
         let Draft { head, body, mut added } = draft;
         let idempotent = head.method.is_idempotent();
+        let is_head = head.method == Method::HEAD;
         let mut put = |name: &HeaderName, value: &str| added.put_told(name, value);
         match &forward {
             Forward::Admitted(admitted) => {
@@ -90,7 +108,7 @@ impl UpstreamRequest {
                     RequestBody::Whole(_) => BodyBehind::Here,
                     RequestBody::Empty => BodyBehind::None,
                 };
-                Shape::Bytes { bytes, body }
+                Shape::Bytes { bytes, is_head, body }
             }
             Added::Fields(fields) => {
                 let mut parts = head.into_parts();
@@ -119,32 +137,28 @@ impl UpstreamRequest {
         }
     }
 
-    /// Whether it may be a short exchange.
-    pub(crate) fn is_short(&self) -> bool {
-        matches!(&self.shape, Shape::Bytes { body, .. } if !matches!(body, BodyBehind::Gone))
+    /// What it asks of its connection.
+    pub(crate) fn needs(&self) -> Needs {
+        match self.shape {
+            Shape::Bytes { .. } => Needs::Response,
+            Shape::Http(_) => Needs::Hyper,
+        }
     }
 
-    /// For a short exchange, if it may be one: what of it is here, and what follows that.
-    pub(crate) fn begin(&mut self) -> Option<(&[u8], Option<Upload>)> {
-        let Shape::Bytes { bytes, body } = &mut self.shape else { return None };
-        match body {
-            BodyBehind::None | BodyBehind::Here => Some((bytes, None)),
+    /// For a connection of ours: what of it is here, and what follows that. `None`: it is hyper's,
+    /// or its body has gone.
+    pub(crate) fn begin(&mut self) -> Option<Sendable<'_>> {
+        let Shape::Bytes { bytes, is_head, body } = &mut self.shape else { return None };
+        let coming = match body {
+            BodyBehind::None | BodyBehind::Here => None,
             BodyBehind::Coming(_) => match std::mem::replace(body, BodyBehind::Gone) {
-                BodyBehind::Coming(upload) => Some((bytes, Some(upload))),
+                BodyBehind::Coming(upload) => Some(upload),
                 _ => None,
             },
             // Without its body the head would take the next request for it.
-            BodyBehind::Gone | BodyBehind::Rest(_) => None,
-        }
-    }
-
-    /// It was sent, but for `rest`.
-    pub(crate) fn rest_of_body(&mut self, rest: Option<Upload>) {
-        if let Shape::Bytes { body, .. } = &mut self.shape
-            && matches!(body, BodyBehind::Gone)
-        {
-            *body = BodyBehind::Rest(rest);
-        }
+            BodyBehind::Gone => return None,
+        };
+        Some(Sendable { bytes, is_head: *is_head, coming })
     }
 
     /// None of it was sent.
@@ -154,50 +168,23 @@ impl UpstreamRequest {
         }
     }
 
-    /// For hyper. `None`: it has gone, and did not come back.
+    /// For hyper. `None`: it is not hyper's, or has gone and did not come back.
     pub(crate) fn take_http(&mut self) -> Option<Request<RequestBody>> {
-        match &mut self.shape {
-            Shape::Bytes { bytes, body } => {
-                let mut request = read_head(bytes)?.map(|body| match body.is_empty() {
-                    true => RequestBody::Empty,
-                    false => RequestBody::Whole(body),
-                });
-                match std::mem::replace(body, BodyBehind::Gone) {
-                    kept @ (BodyBehind::None | BodyBehind::Here) => *body = kept,
-                    BodyBehind::Coming(upload) => *request.body_mut() = RequestBody::Stream(upload),
-                    BodyBehind::Rest(rest) => {
-                        // Of the rest hyper knows the length itself.
-                        request.headers_mut().remove(header::CONTENT_LENGTH);
-                        if let Some(rest) = rest {
-                            *request.body_mut() = RequestBody::Stream(rest);
-                        }
-                    }
-                    BodyBehind::Gone => return None,
-                }
-                Some(request)
-            }
-            Shape::Http(slot) => {
-                let request = *slot.take()?;
-                if let RequestBody::Empty = request.body() {
-                    let (parts, body) = request.into_parts();
-                    let copy = Request::from_parts(parts.clone(), RequestBody::Empty);
-                    *slot = Some(Box::new(copy));
-                    return Some(Request::from_parts(parts, body));
-                }
-                Some(request)
-            }
+        let Shape::Http(slot) = &mut self.shape else { return None };
+        let request = *slot.take()?;
+        if let RequestBody::Empty = request.body() {
+            let (parts, body) = request.into_parts();
+            let copy = Request::from_parts(parts.clone(), RequestBody::Empty);
+            *slot = Some(Box::new(copy));
+            return Some(Request::from_parts(parts, body));
         }
+        Some(request)
     }
 
     /// hyper has not begun to send it.
     pub(crate) fn put_back(&mut self, unsent: Request<RequestBody>) {
-        match &mut self.shape {
-            Shape::Http(request) => *request = Some(Box::new(unsent)),
-            Shape::Bytes { .. } => {
-                if let RequestBody::Stream(upload) = unsent.into_body() {
-                    self.put_back_body(upload);
-                }
-            }
+        if let Shape::Http(request) = &mut self.shape {
+            *request = Some(Box::new(unsent));
         }
     }
 }

@@ -7,8 +7,9 @@ mod connect;
 mod http1;
 mod http2;
 mod outcome;
+mod resources;
+mod round_trip;
 mod sending;
-mod short;
 #[cfg(test)]
 mod tests;
 
@@ -19,20 +20,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body::Frame;
 use tokio::sync::oneshot;
 
 pub(crate) use self::connect::Connector;
 use self::http1::Http1;
 use self::http2::Http2;
 pub(crate) use self::outcome::{Content, Failure, Head};
+use self::resources::Resources;
 use super::streams::Stream;
 use crate::config::{UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
-use crate::proxy::http1::answer_read::RawHead;
+use crate::proxy::body::BodyError;
+use crate::proxy::http1::answer_body::AnswerBody;
+use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::net::buffers::Buffers;
 use crate::proxy::net::io::{ClientAddr, Io};
-use crate::proxy::net::pipe::Pipes;
-use crate::proxy::outbound::UpstreamRequest;
+use crate::proxy::outbound::{Needs, UpstreamRequest};
 use crate::proxy::patience::Patience;
 use crate::telemetry::WorkerCells;
 
@@ -40,9 +44,7 @@ use crate::telemetry::WorkerCells;
 #[derive(Debug)]
 pub(crate) struct Upstream {
     connector: Connector,
-    cells: std::sync::Arc<WorkerCells>,
-    buffers: Rc<Buffers>,
-    pipes: Rc<Pipes>,
+    resources: Resources,
     /// Kept-alive HTTP/1.1 connections, the most recently used last.
     #[expect(clippy::vec_box, reason = "a lease moves the box, not the half kilobyte in it")]
     idle: RefCell<Vec<Box<Http1>>>,
@@ -57,6 +59,14 @@ pub(crate) struct Upstream {
     queue: Duration,
     /// Upstream connections carry one client's PROXY header, so they are not shared.
     keep_alive: bool,
+}
+
+/// Whether a connection that was used before will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    IfPossible,
+    /// The last one that was kept had been closed by the upstream.
+    Never,
 }
 
 /// A connection held by one request.
@@ -80,9 +90,6 @@ enum Held {
 #[derive(Debug)]
 struct Slot(Option<Rc<Upstream>>);
 
-/// Kept-alive connections among which a fitting one is looked for.
-const CANDIDATES: usize = 8;
-
 // === impl Upstream ===
 
 impl Upstream {
@@ -96,9 +103,7 @@ impl Upstream {
         let share = |all: usize| all.div_ceil(workers.max(1)).max(1);
         Rc::new(Self {
             connector,
-            cells,
-            buffers: Rc::default(),
-            pipes: Rc::default(),
+            resources: Resources { cells, buffers: Rc::default(), pipes: Rc::default() },
             idle: RefCell::default(),
             shared: RefCell::default(),
             active: Cell::new(0),
@@ -112,15 +117,14 @@ impl Upstream {
     }
 
     pub(crate) fn buffers(&self) -> &Rc<Buffers> {
-        &self.buffers
+        &self.resources.buffers
     }
 
-    /// A connection for one request. `fresh`: not a kept-alive one.
-    /// `short`: the request may be a short exchange.
+    /// A connection for one request.
     pub(crate) async fn lease(
         self: &Rc<Self>,
-        fresh: bool,
-        short: bool,
+        needs: Needs,
+        reuse: Reuse,
         now_ns: u64,
         client: &ClientAddr,
     ) -> Result<Lease, Reason> {
@@ -129,31 +133,31 @@ impl Upstream {
         let clock = || self.connector.clock().now().mono_ns;
         let now_ns = if at_once { now_ns } else { clock() };
         let kept = match self.connector.protocol() {
-            UpstreamProtocol::Http1 if !fresh => self.take_idle(now_ns, short),
+            UpstreamProtocol::Http1 if reuse == Reuse::IfPossible => self.take_idle(now_ns, needs),
             UpstreamProtocol::Http1 | UpstreamProtocol::Http2 => None,
         };
         let pool = Rc::clone(self);
         if let Some(conn) = kept {
-            self.cells.upstream_reused();
+            self.resources.cells.upstream_reused();
             return Ok(Lease { conn: Held::Http1(conn), begun_ns: now_ns, pool, _slot: slot });
         }
         // Boxed: the rare path must not make every request's future larger.
         let conn = match self.connector.protocol() {
             UpstreamProtocol::Http1 => {
-                Held::Http1(Box::new(Box::pin(Http1::open(&self.connector, client)).await?))
+                let opened = Http1::open(&self.connector, client, needs);
+                Held::Http1(Box::new(Box::pin(opened).await?))
             }
             UpstreamProtocol::Http2 => Held::Http2(Box::pin(self.http2(client)).await?),
         };
         Ok(Lease { conn, begun_ns: clock(), pool, _slot: slot })
     }
 
-    /// A kept-alive connection that is neither too old nor closed by the upstream; the latest that
-    /// is read as this request needs it, or else the latest.
-    fn take_idle(&self, now_ns: u64, short: bool) -> Option<Box<Http1>> {
+    /// The latest kept-alive connection that meets the `needs`, and is neither too old nor closed by
+    /// the upstream.
+    fn take_idle(&self, now_ns: u64, needs: Needs) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
         loop {
-            let fits = idle.iter().rev().take(CANDIDATES).position(|c| c.is_bare() == short);
-            let at = idle.len().checked_sub(1 + fits.unwrap_or(0))?;
+            let at = idle.iter().rposition(|conn| conn.meets(needs))?;
             let mut conn = idle.remove(at);
             if now_ns.saturating_sub(conn.idle_at) < self.idle_ns && conn.is_usable() {
                 return Some(conn);
@@ -168,7 +172,7 @@ impl Upstream {
             shared.retain(Http2::is_usable);
             // The one with the fewest streams; a second is opened only when the first is full.
             if let Some(conn) = shared.iter().filter(|c| c.has_room()).min_by_key(|c| c.streams()) {
-                self.cells.upstream_reused();
+                self.resources.cells.upstream_reused();
                 return Ok(conn.clone());
             }
         }
@@ -244,17 +248,14 @@ impl Lease {
         patience: &Patience,
     ) -> Result<(Head, Content), Failure> {
         match &mut self.conn {
-            Held::Http1(conn) => {
-                let (buffers, pipes) = (&self.pool.buffers, &self.pool.pipes);
-                conn.send(outbound, stream, patience, buffers, pipes).await
-            }
+            Held::Http1(conn) => conn.send(outbound, stream, patience, &self.pool.resources).await,
             Held::Http2(conn) => Box::pin(conn.send(outbound, stream, patience)).await,
         }
     }
 
     /// What was read into may be used again.
-    pub(crate) fn recycle(&self, head: RawHead) {
-        self.pool.buffers.give_back(head.into_bytes());
+    pub(crate) fn recycle(&self, head: AnswerHead) {
+        self.pool.resources.buffers.give_back(head.into_bytes());
     }
 
     /// Moves the connection on: reads what came, writes what waits. Whether more of the answer may
@@ -266,18 +267,17 @@ impl Lease {
         }
     }
 
-    /// The next bytes of a [counted](Content::Counted) body of which `left` are to come.
-    ///
-    /// # Errors
-    /// The connection broke, or ended before its time.
+    /// The next piece of a body that is [coming](Content::Coming), of `most` bytes at most, or its
+    /// trailers. `None`: it is over.
     pub(crate) fn poll_body(
         &mut self,
-        left: u64,
+        body: &mut AnswerBody,
+        most: u64,
         cx: &mut Context<'_>,
-    ) -> Poll<std::io::Result<Bytes>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.conn {
-            Held::Http1(conn) => conn.poll_body(left, cx),
-            Held::Http2(_) => Poll::Ready(Err(std::io::ErrorKind::NotConnected.into())),
+            Held::Http1(conn) => conn.poll_body(body, most, cx),
+            Held::Http2(_) => Poll::Ready(Some(Err(BodyError::Ended))),
         }
     }
 
@@ -286,20 +286,11 @@ impl Lease {
         matches!(self.conn, Held::Http1(_))
     }
 
-    /// Interim responses seen on this connection since last asked.
-    pub(crate) fn take_interim(&self) -> u32 {
-        match &self.conn {
-            Held::Http1(conn) => conn.moments.interim.take(),
-            Held::Http2(_) => 0,
-        }
-    }
-
     /// The response was read to its end: keep the connection if it can serve another request.
-    /// `whole`: the response came with its head.
-    pub(crate) fn give_back(self, now_ns: u64, whole: bool) {
+    pub(crate) fn give_back(self, now_ns: u64) {
         if let Held::Http1(mut conn) = self.conn
             && self.pool.keep_alive
-            && conn.settle(whole)
+            && conn.is_settled()
         {
             conn.idle_at = now_ns.max(1);
             self.pool.idle.borrow_mut().push(conn);

@@ -34,6 +34,7 @@ mod layering;
 mod lifecycle;
 mod mounts;
 mod products;
+mod proto_answers;
 mod proto_bodies;
 mod proto_body_arrives;
 mod proto_grpc;

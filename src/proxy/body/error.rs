@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::proxy::http1::chunks::BadChunk;
+
 /// Why a body could not go on. hyper turns it into the end of the connection or stream.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
@@ -16,6 +18,8 @@ pub(crate) enum BodyError {
     Unmoved,
     #[error("the upstream closed in the middle of its body: {0}")]
     Upstream(#[from] io::Error),
+    #[error("the upstream's chunks are broken: {0}")]
+    BadChunk(#[from] BadChunk),
     #[error("body failed: {0}")]
     Hyper(#[from] hyper::Error),
 }

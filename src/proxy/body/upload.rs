@@ -42,8 +42,6 @@ pub(crate) enum RequestBody {
 /// A request body that the client still sends.
 pub(crate) struct Upload {
     incoming: Coming,
-    /// Was read, and came back.
-    unsent: Bytes,
     /// Bytes that its route still allows.
     left: u64,
     progress: Rc<Progress>,
@@ -152,7 +150,7 @@ impl Upload {
             clock,
         });
         let left = limit.unwrap_or(u64::MAX);
-        Self { incoming, unsent: Bytes::new(), left, progress, moments }
+        Self { incoming, left, progress, moments }
     }
 
     pub(crate) fn progress(&self) -> Rc<Progress> {
@@ -164,16 +162,11 @@ impl Upload {
         self.size_hint().exact()
     }
 
-    /// Bytes that were read of it go back, to be sent by somebody else.
-    pub(crate) fn put_back(&mut self, unsent: Bytes) {
-        self.unsent = unsent;
-    }
-
     /// Whether what comes next can be [moved](Self::poll_move).
     pub(crate) fn can_move(&self) -> bool {
         match &self.incoming {
             Coming::Hyper(_) => false,
-            Coming::Plain(inflow) => self.unsent.is_empty() && inflow.can_move(),
+            Coming::Plain(inflow) => inflow.can_move(),
         }
     }
 
@@ -211,9 +204,6 @@ impl Upload {
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
         if self.progress.state.get() == UploadState::Stopped {
             return Poll::Ready(Some(Err(BodyError::Ended)));
-        }
-        if !self.unsent.is_empty() {
-            return Poll::Ready(Some(Ok(std::mem::take(&mut self.unsent))));
         }
         match self.incoming.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => Poll::Ready(Some(self.came(data.len()).map(|()| data))),
@@ -263,17 +253,12 @@ impl Upload {
         self.progress.state.set(state);
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.unsent.is_empty() && self.incoming.is_end_stream()
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let unsent = self.unsent.len() as u64;
-        let hint = self.incoming.size_hint();
-        match hint.exact() {
-            Some(rest) => SizeHint::with_exact(unsent.saturating_add(rest)),
-            None => hint,
-        }
+        self.incoming.size_hint()
     }
 }
 

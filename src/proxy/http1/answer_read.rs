@@ -1,149 +1,188 @@
-//! Reads the head of a plain answer: final, HTTP/1.1, kept alive, of one declared length. The rules
-//! for all others are left to hyper.
+//! The head of an answer as the upstream has sent it: read once, and kept as the bytes that it is.
 
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
-use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{StatusCode, response};
 
-/// The head of a plain answer as it was read.
+use super::length::{AnswerTo, BodyLength, LengthFields};
+
+/// The head of an answer: its lines, and where names and values are in them.
 #[derive(Debug)]
-pub(crate) struct RawHead {
+pub(crate) struct AnswerHead {
     pub(crate) status: StatusCode,
     bytes: Vec<u8>,
-    /// Where names and values are in `bytes`.
     fields: Vec<(Part, Part)>,
+    /// The phrase behind the status, where it is not the usual one.
+    phrase: Option<Part>,
+    /// `Connection` names other fields than itself, which go no further.
+    names_fields: bool,
 }
 
-/// Where it begins, and how long it is.
-pub(crate) type Part = (u16, u16);
+/// Where some text begins, and how many bytes it has.
+type Part = (u32, u32);
 
-/// Fields of a head that is read here.
-const FIELDS: usize = 32;
-
-/// What was found at the start of what has come.
-pub(crate) enum Parsed {
-    Plain {
-        status: StatusCode,
-        head_length: usize,
-        /// Bytes of the body that are to come.
-        left: usize,
-        fields: Vec<(Part, Part)>,
-    },
-    /// The head is not complete.
-    Partial,
-    Other,
+/// What the start of an answer is.
+#[derive(Debug)]
+pub(crate) struct FoundHead {
+    pub(crate) status: StatusCode,
+    /// Bytes of the head.
+    pub(crate) length: usize,
+    pub(crate) body: BodyLength,
+    /// The connection can serve another request behind this answer.
+    pub(crate) keeps_alive: bool,
+    fields: Vec<(Part, Part)>,
+    phrase: Option<Part>,
+    names_fields: bool,
 }
 
-/// Reads the head of a plain response: final, HTTP/1.1, kept alive, of one declared length (or 204,
-/// which has none) with nothing behind it. The rules for all others (RFC 9112 section 6.3) are hyper's.
-pub(crate) fn parse(come: &[u8]) -> Parsed {
-    let mut fields = [const { std::mem::MaybeUninit::uninit() }; FIELDS];
+/// What was sent is no answer that has one reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the upstream's answer is not HTTP/1, or has two readings")]
+pub(crate) struct BadAnswer;
+
+/// Fields of a head, at most; more is a bad answer.
+pub(crate) const MOST_FIELDS: usize = 256;
+/// Bytes of a head, at most.
+pub(crate) const LONGEST_HEAD: usize = 256 * 1024;
+/// Fields for which there is room without an allocation.
+const USUAL_FIELDS: usize = 32;
+/// Fields that an answer of the upstream gets on its way to the client.
+const ADDED_FIELDS: usize = 4;
+
+/// Looks for the head of an answer at the start of `read`. `None`: it is not complete yet.
+///
+/// # Errors
+/// [`BadAnswer`]: not HTTP/1.0 or 1.1, too many fields, or a length that is stated in two ways.
+pub(crate) fn find_head(read: &[u8], is_to_head: bool) -> Result<Option<FoundHead>, BadAnswer> {
+    let mut fields = [const { std::mem::MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut head = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-        &mut head,
-        come,
-        &mut fields,
-    );
-    let length = match parsed {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Parsed::Partial,
-        Err(_) => return Parsed::Other,
-    };
-    build(come, length, &head).unwrap_or(Parsed::Other)
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut head, read, &mut fields) {
+        Ok(httparse::Status::Complete(length)) => {
+            describe(read, length, &head, is_to_head).map(Some)
+        }
+        Ok(httparse::Status::Partial) if read.len() < LONGEST_HEAD => Ok(None),
+        Ok(httparse::Status::Partial) => Err(BadAnswer),
+        Err(httparse::Error::TooManyHeaders) => find_large_head(read, is_to_head),
+        Err(_) => Err(BadAnswer),
+    }
 }
 
-fn build(come: &[u8], head_length: usize, head: &httparse::Response<'_, '_>) -> Option<Parsed> {
-    let status = StatusCode::from_u16(head.code?).ok()?;
-    let has_own_rules = matches!(status, StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
-    if head.version != Some(1)
-        || status.is_informational()
-        || has_own_rules
-        // hyper hands an unusual phrase on to the client.
-        || head.reason != status.canonical_reason()
-    {
-        return None;
+fn find_large_head(read: &[u8], is_to_head: bool) -> Result<Option<FoundHead>, BadAnswer> {
+    let mut fields = vec![httparse::EMPTY_HEADER; MOST_FIELDS];
+    let mut head = httparse::Response::new(&mut fields);
+    match head.parse(read) {
+        Ok(httparse::Status::Complete(length)) => {
+            describe(read, length, &head, is_to_head).map(Some)
+        }
+        Ok(httparse::Status::Partial) if read.len() < LONGEST_HEAD => Ok(None),
+        Ok(httparse::Status::Partial) | Err(_) => Err(BadAnswer),
     }
-    let mut declared = None;
-    let mut fields = Vec::with_capacity(head.headers.len());
+}
+
+fn describe(
+    read: &[u8],
+    length: usize,
+    head: &httparse::Response<'_, '_>,
+    is_head: bool,
+) -> Result<FoundHead, BadAnswer> {
     let part = |of: &[u8]| {
-        let begin = (of.as_ptr() as usize).checked_sub(come.as_ptr() as usize)?;
-        Some((u16::try_from(begin).ok()?, u16::try_from(of.len()).ok()?))
+        let begin = (of.as_ptr() as usize).checked_sub(read.as_ptr() as usize)?;
+        Some((u32::try_from(begin).ok()?, u32::try_from(of.len()).ok()?))
     };
+    let status = head.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadAnswer)?;
+    let is_http10 = head.version == Some(0);
+    // Nobody knows whether a server of HTTP/1.0 understands the next request, which may have a
+    // body in chunks.
+    let mut keeps_alive = !is_http10;
+    let mut names_fields = false;
+    let mut lengths = LengthFields::default();
+    let mut fields = Vec::with_capacity(head.headers.len());
     for field in &*head.headers {
         let name = field.name.as_bytes();
         match name.len() {
-            10 if name.eq_ignore_ascii_case(b"connection")
-                && !field.value.eq_ignore_ascii_case(b"keep-alive") =>
-            {
-                return None;
-            }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                let digits = Some(field.value).filter(|v| v.iter().all(u8::is_ascii_digit))?;
-                let length = std::str::from_utf8(digits).ok()?.parse::<usize>().ok()?;
-                if declared.replace(length).is_some() {
-                    return None;
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                for token in tokens(field.value) {
+                    match token {
+                        _ if token.eq_ignore_ascii_case(b"close") => keeps_alive = false,
+                        _ if token.eq_ignore_ascii_case(b"keep-alive") || token.is_empty() => {}
+                        _ => names_fields = true,
+                    }
                 }
             }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => return None,
-            7 if name.eq_ignore_ascii_case(b"upgrade") => return None,
+            14 | 17 => lengths.read(name, field.value).map_err(|_| BadAnswer)?,
             _ => {}
         }
-        fields.push((part(name)?, part(field.value)?));
+        let (name, value) = part(name).zip(part(field.value)).ok_or(BadAnswer)?;
+        fields.push((name, value));
     }
-    let here = come.len().checked_sub(head_length)?;
-    let left = match status {
-        StatusCode::NO_CONTENT if declared.is_some() => return None,
-        StatusCode::NO_CONTENT => 0usize.checked_sub(here)?,
-        _ => declared?.checked_sub(here)?,
-    };
-    Some(Parsed::Plain { status, head_length, left, fields })
+    let body = lengths.of_answer(status, AnswerTo { is_head, is_http10 }).map_err(|_| BadAnswer)?;
+    let phrase = head.reason.filter(|phrase| Some(*phrase) != status.canonical_reason());
+    let phrase = phrase.and_then(|phrase| part(phrase.as_bytes()));
+    keeps_alive &= body != BodyLength::UntilClose;
+    Ok(FoundHead { status, length, body, keeps_alive, fields, phrase, names_fields })
 }
 
-// === impl RawHead ===
+/// The elements of a comma-separated list.
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
 
-impl RawHead {
-    /// Of `bytes`, in which [`parse`] has found `status` and `fields`.
-    pub(crate) fn new(status: StatusCode, bytes: Vec<u8>, fields: Vec<(Part, Part)>) -> Self {
-        Self { status, bytes, fields }
+// === impl FoundHead ===
+
+impl FoundHead {
+    /// With `bytes`, which begin with the head that was found.
+    pub(crate) fn with(self, mut bytes: Vec<u8>) -> AnswerHead {
+        bytes.truncate(self.length);
+        let Self { status, fields, phrase, names_fields, .. } = self;
+        AnswerHead { status, bytes, fields, phrase, names_fields }
     }
+}
 
+// === impl AnswerHead ===
+
+impl AnswerHead {
     /// Names, in any case, and values.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let at = |(begin, length): Part| {
-            let begin = usize::from(begin);
-            self.bytes.get(begin..begin + usize::from(length)).unwrap_or_default()
-        };
-        self.fields.iter().map(move |(name, value)| (at(*name), at(*value)))
+        self.fields.iter().map(|(name, value)| (self.part(*name), self.part(*value)))
     }
 
+    /// The phrase behind the status, where it is not the usual one.
+    pub(crate) fn phrase(&self) -> Option<&[u8]> {
+        self.phrase.map(|phrase| self.part(phrase))
+    }
+
+    /// Whether `Connection` names this field: it is between the upstream and us alone (RFC 9110
+    /// section 7.6.1).
+    pub(crate) fn is_named(&self, name: &[u8]) -> bool {
+        self.names_fields
+            && self
+                .fields()
+                .filter(|(field, _)| field.eq_ignore_ascii_case(b"connection"))
+                .any(|(_, value)| tokens(value).any(|token| token.eq_ignore_ascii_case(name)))
+    }
+
+    /// Bytes of the head.
     pub(crate) fn length(&self) -> usize {
         self.bytes.len()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn read(head: &str) -> Option<Self> {
-        match parse(head.as_bytes()) {
-            Parsed::Plain { status, fields, .. } => {
-                Some(Self { status, bytes: head.as_bytes().to_vec(), fields })
-            }
-            Parsed::Partial | Parsed::Other => None,
-        }
     }
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// For hyper.
-    pub(crate) fn into_map(self) -> HeaderMap {
+    /// For hyper, which writes it to the client.
+    pub(crate) fn into_parts(self) -> response::Parts {
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.status = self.status;
         let mut map = HeaderMap::with_capacity(self.fields.len() + ADDED_FIELDS);
         let bytes = Bytes::from(self.bytes);
         let at = |(begin, length): Part| {
-            let begin = usize::from(begin);
-            bytes.slice(begin..begin + usize::from(length))
+            let begin = begin as usize;
+            bytes.slice(begin..begin + length as usize)
         };
         for (name, value) in self.fields {
             let name = HeaderName::from_bytes(&at(name));
@@ -157,9 +196,16 @@ impl RawHead {
                 map.append(name, value);
             }
         }
-        map
+        parts.headers = map;
+        let phrase = self.phrase.map(at);
+        if let Some(Ok(phrase)) = phrase.map(|p| hyper::ext::ReasonPhrase::try_from(&*p)) {
+            parts.extensions.insert(phrase);
+        }
+        parts
+    }
+
+    fn part(&self, (begin, length): Part) -> &[u8] {
+        let begin = begin as usize;
+        self.bytes.get(begin..begin + length as usize).unwrap_or_default()
     }
 }
-
-/// Fields that an answer of the upstream gets on its way to the client.
-const ADDED_FIELDS: usize = 4;

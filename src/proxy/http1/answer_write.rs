@@ -2,10 +2,10 @@
 //! or a map for hyper.
 
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use super::answer_read::RawHead;
+use super::answer_read::AnswerHead;
 use super::location::{OwnAddress, is_location};
 use crate::core::headers::{FieldClass, FieldTable};
 
@@ -102,23 +102,26 @@ impl Lines {
         })
     }
 
-    /// What of a plain answer's fields goes to the client: the same as is left of an
-    /// answer that hyper has read.
-    pub(crate) fn take_over(
+    /// Copies the fields that go to the client: the same as are left of an answer that hyper has
+    /// read.
+    pub(crate) fn copy_end_to_end(
         &mut self,
-        head: &RawHead,
+        head: &AnswerHead,
         fields: &FieldTable,
         own: Option<&OwnAddress>,
     ) {
+        // A 304 says how long the answer is that the client has (RFC 9110 section 8.6).
+        let keeps_length = head.status == StatusCode::NOT_MODIFIED;
         for (name, value) in head.fields() {
             match fields.classify(name) {
-                // A plain answer's says `keep-alive` at most, and so names no field.
                 FieldClass::Connection
                 | FieldClass::HopByHop
                 | FieldClass::Te
                 | FieldClass::Upgrade => continue,
-                FieldClass::Framing if name.eq_ignore_ascii_case(b"content-length") => continue,
+                FieldClass::Framing if name.eq_ignore_ascii_case(b"transfer-encoding") => continue,
+                FieldClass::Framing if !keeps_length => continue,
                 _ if self.is_own(name) => continue,
+                _ if head.is_named(name) && !is_end_to_end(name) => continue,
                 _ => {}
             }
             self.is_dated |= name.eq_ignore_ascii_case(b"date");
@@ -138,4 +141,17 @@ impl Lines {
             .split(|b| *b == b'\n')
             .any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(b": ")))
     }
+}
+
+/// Fields of an answer that a `Connection` token cannot take away.
+pub(crate) fn is_end_to_end(name: &[u8]) -> bool {
+    [
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::CACHE_CONTROL,
+        header::SET_COOKIE,
+        header::DATE,
+    ]
+    .iter()
+    .any(|field| name.eq_ignore_ascii_case(field.as_str().as_bytes()))
 }

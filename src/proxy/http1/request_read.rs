@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Extensions, Method, Uri, Version};
 
 use super::head::{Fields, Head};
+use super::length::content_length;
 
 /// Fields of a head that is read here.
 const FIELDS: usize = 64;
@@ -74,7 +75,7 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
                 }
             }
             14 if name.eq_ignore_ascii_case(b"content-length")
-                && declared.replace(length_of(value)?).is_some() =>
+                && declared.replace(content_length(value)?).is_some() =>
             {
                 return None;
             }
@@ -84,10 +85,7 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
         fields.push_folded(name, value);
     }
     // No body is longer, and what comes behind it can be counted.
-    let declared = declared.unwrap_or(0);
-    if declared > LONGEST_BODY {
-        return None;
-    }
+    let declared = usize::try_from(declared.unwrap_or(0)).ok().filter(|d| *d <= LONGEST_BODY)?;
     let behind = read.get(head_length..)?;
     let body = behind.get(..declared).unwrap_or(behind);
     let (here, left) = (body.len(), (declared - body.len()) as u64);
@@ -95,9 +93,4 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
     let (version, extensions) = (Version::HTTP_11, Extensions::new());
     let head = Head { method, uri, version, fields, extensions };
     Some(Parsed::Asked(Asked { head, body, left, closes }, head_length + here))
-}
-
-fn length_of(value: &[u8]) -> Option<usize> {
-    let digits = Some(value).filter(|v| v.iter().all(u8::is_ascii_digit))?;
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }

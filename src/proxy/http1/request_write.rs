@@ -1,9 +1,5 @@
 //! Writes the head of a request that goes to an HTTP/1.1 service.
 
-use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
-use http::{Method, Request, Uri};
-
 use super::head::Head;
 
 /// The client's part of a head as it goes over an HTTP/1.1 connection, with room for what comes behind
@@ -31,25 +27,6 @@ pub(crate) fn put_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
-}
-
-/// The way back from [`write_head`], with the body behind it, for the rare connection that only
-/// hyper can read.
-pub(crate) fn read_head(bytes: &[u8]) -> Option<Request<Bytes>> {
-    let most = bytes.iter().filter(|b| **b == b'\n').count();
-    let mut fields = vec![httparse::EMPTY_HEADER; most];
-    let mut head = httparse::Request::new(&mut fields);
-    let httparse::Status::Complete(length) = head.parse(bytes).ok()? else { return None };
-    let mut request = Request::new(Bytes::copy_from_slice(bytes.get(length..)?));
-    *request.method_mut() = Method::from_bytes(head.method?.as_bytes()).ok()?;
-    *request.uri_mut() = Uri::try_from(head.path?).ok()?;
-    for field in &*head.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        let value = HeaderValue::from_bytes(field.value).ok()?;
-        #[expect(clippy::disallowed_methods, reason = "a client's field may repeat; ours do not")]
-        request.headers_mut().append(name, value);
-    }
-    Some(request)
 }
 
 /// Room for the lines that are added.

@@ -24,20 +24,7 @@ pub(crate) struct Io {
     pub(super) transport: Transport,
     /// Read before the protocol was known; handed out first.
     ahead: Bytes,
-    repeat: Repeat,
     pub(super) moments: Rc<Moments>,
-}
-
-/// Whether what is written has been sent before. Lets hyper take over an exchange that was begun
-/// without it: it writes the request once more, to nobody, and then reads the answer from its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Repeat {
-    No,
-    /// Nothing was written yet, so there is no answer to read.
-    Due,
-    /// As `Due`, and what follows the head is new.
-    HeadDue,
-    Written,
 }
 
 /// When what happened on one connection, in nanoseconds of the process's clock; 0: not.
@@ -58,9 +45,6 @@ pub(crate) struct Moments {
     pub(crate) body_open: Cell<bool>,
     pub(crate) bytes_in: Cell<u64>,
     pub(crate) bytes_out: Cell<u64>,
-    /// Interim responses (1xx) seen; only the upstream side looks for them.
-    pub(crate) interim: Cell<u32>,
-    pub(crate) look_for_interim: Cell<bool>,
     /// Bytes between requests are not the start of a head, and the peer's end is told as it is:
     /// HTTP/2, a tunnel.
     pub(crate) raw: Cell<bool>,
@@ -131,8 +115,6 @@ impl Moments {
             body_open: Cell::new(false),
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
-            interim: Cell::new(0),
-            look_for_interim: Cell::new(false),
             raw: Cell::new(false),
             cut: Cell::new(None),
             waker: RefCell::new(None),
@@ -245,19 +227,6 @@ impl Moments {
             Poll::Pending => {}
         }
     }
-
-    /// Counts the interim responses at the start of what the upstream sent.
-    fn count_interim(&self, mut bytes: &[u8]) {
-        while bytes.starts_with(b"HTTP/1.1 1") && !bytes.starts_with(b"HTTP/1.1 101") {
-            self.interim.set(self.interim.get() + 1);
-            match bytes.windows(4).position(|w| w == b"\r\n\r\n") {
-                Some(at) => bytes = bytes.get(at + 4..).unwrap_or_default(),
-                None => return,
-            }
-        }
-        // A read may end right behind one, and the next be another.
-        self.look_for_interim.set(bytes.is_empty());
-    }
 }
 
 impl Drop for Moments {
@@ -277,32 +246,7 @@ impl Io {
         if !ahead.is_empty() {
             moments.on_read(ahead.len());
         }
-        Self { transport, ahead, repeat: Repeat::No, moments }
-    }
-
-    /// What is written until the next flush was sent already, or the head of it if `head_only`, and
-    /// `answer` is what has come of its answer.
-    pub(crate) fn repeat(&mut self, answer: Bytes, head_only: bool) {
-        self.moments.look_for_interim.set(true);
-        self.moments.count_interim(&answer);
-        self.ahead = answer;
-        self.repeat = if head_only { Repeat::HeadDue } else { Repeat::Due };
-    }
-
-    /// Bytes of `buf`, the first of `total` that are handed over, which were sent before.
-    fn repeated(&mut self, buf: &[u8], total: usize) -> usize {
-        if self.repeat != Repeat::HeadDue {
-            self.repeat = Repeat::Written;
-            return total;
-        }
-        // hyper hands over a head in one piece.
-        match buf.windows(4).position(|four| four == b"\r\n\r\n") {
-            Some(at) => {
-                self.repeat = Repeat::No;
-                at + 4
-            }
-            None => buf.len(),
-        }
+        Self { transport, ahead, moments }
     }
 
     /// Bytes that were read go back, to be read by somebody else.
@@ -326,9 +270,7 @@ impl Io {
     /// Whether bytes can be moved from here and to here: a socket in clear of which nothing is in our
     /// memory.
     pub(crate) fn can_move(&self) -> bool {
-        self.ahead.is_empty()
-            && self.repeat == Repeat::No
-            && matches!(self.transport, Transport::Plain(_))
+        self.ahead.is_empty() && matches!(self.transport, Transport::Plain(_))
     }
 
     /// Closes with a reset: the peer learns at once, and the kernel keeps nothing.
@@ -346,9 +288,6 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.repeat != Repeat::No {
-            return Poll::Pending;
-        }
         if hand_out(&mut self.ahead, buf) {
             return Poll::Ready(Ok(()));
         }
@@ -367,9 +306,6 @@ impl AsyncRead for Io {
             if fresh.is_empty() && hides_end(&self.moments) {
                 return Poll::Pending;
             }
-            if self.moments.look_for_interim.get() {
-                self.moments.count_interim(fresh);
-            }
         }
         result
     }
@@ -381,9 +317,6 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.repeat != Repeat::No {
-            return Poll::Ready(Ok(self.repeated(buf, buf.len())));
-        }
         let result = Pin::new(&mut self.transport).poll_write(cx, buf);
         self.moments.on_write(&result);
         result
@@ -397,10 +330,6 @@ impl AsyncWrite for Io {
         // A head with a short body: copying it together costs less than handing two pieces to
         // the kernel.
         let total: usize = bufs.iter().map(|b| b.len()).sum();
-        if self.repeat != Repeat::No {
-            let first = bufs.iter().find(|b| !b.is_empty()).map_or(&[][..], |b| b);
-            return Poll::Ready(Ok(self.repeated(first, total)));
-        }
         let mut joined = [0; JOINED];
         let result = match joined.get_mut(..total) {
             Some(whole) if bufs.len() > 1 => {
@@ -423,12 +352,6 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.repeat != Repeat::No {
-            if self.repeat == Repeat::Written {
-                self.repeat = Repeat::No;
-            }
-            return Poll::Ready(Ok(()));
-        }
         let result = Pin::new(&mut self.transport).poll_flush(cx);
         // TLS takes bytes into its own buffer; whether the peer reads shows only here.
         self.moments.on_flush(&result);

@@ -14,6 +14,7 @@ use super::grpc::grpc_trailers;
 use super::record::RequestRecord;
 use crate::core::Reason;
 use crate::proxy::body::{BodyError, Progress};
+use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::patience::Patience;
 use crate::proxy::streams::{End, Stream};
 use crate::proxy::upstream::Lease;
@@ -23,6 +24,8 @@ use crate::proxy::upstream::Lease;
 pub(crate) enum ResponseBody {
     Empty,
     Full(Bytes),
+    /// All of a body of which the head does not say how long it is.
+    Unmeasured(Bytes),
     Stream(Box<Download>),
 }
 
@@ -55,8 +58,8 @@ pub(crate) struct Download {
 /// What is still to come of a response body.
 #[derive(Debug)]
 pub(crate) enum Rest {
-    /// So many bytes, which [`Lease::poll_body`] reads.
-    Counted(u64),
+    /// [`Lease::poll_body`] reads it.
+    Own(AnswerBody),
     Hyper(Incoming),
 }
 
@@ -86,6 +89,8 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
+            Self::Unmeasured(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Unmeasured(bytes) => Poll::Ready(Some(Ok(Frame::data(next_piece(bytes))))),
             Self::Stream(download) => download.poll_frame(cx),
         }
     }
@@ -94,6 +99,8 @@ impl Body for ResponseBody {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
+            // hyper would say that its length is 0.
+            Self::Unmeasured(_) => false,
             Self::Stream(download) => download.first.is_none() && download.rest.is_end_stream(),
         }
     }
@@ -102,6 +109,7 @@ impl Body for ResponseBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Unmeasured(_) => SizeHint::default(),
             Self::Stream(download) => {
                 let hint = download.rest.size_hint();
                 match (&download.first, hint.exact()) {
@@ -203,16 +211,9 @@ impl Download {
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let most = if self.http2 { PIECE as u64 } else { u64::MAX };
         match (&mut self.rest, &mut self.lease) {
-            (Rest::Counted(0), _) => Poll::Ready(None),
-            (Rest::Counted(left), Some(lease)) => {
-                lease.poll_body(most.min(*left), cx).map(|read| {
-                    Some(read.map_err(BodyError::from).map(|bytes| {
-                        *left = left.saturating_sub(bytes.len() as u64);
-                        Frame::data(bytes)
-                    }))
-                })
-            }
-            (Rest::Counted(_), None) => Poll::Ready(Some(Err(BodyError::Ended))),
+            (Rest::Own(body), Some(lease)) => lease.poll_body(body, most, cx),
+            (Rest::Own(body), None) if body.is_over() => Poll::Ready(None),
+            (Rest::Own(_), None) => Poll::Ready(Some(Err(BodyError::Ended))),
             (Rest::Hyper(incoming), lease) => {
                 // The channel inside is fed only by our own `Lease::drive` if the upstream
                 // connection is our own, so nobody else needs to wake us for it.
@@ -258,7 +259,7 @@ impl Download {
 
     fn finish(&mut self) {
         if let Some(lease) = self.lease.take() {
-            lease.give_back(self.record.now_ns(), false);
+            lease.give_back(self.record.now_ns());
         }
     }
 }
@@ -289,14 +290,14 @@ impl Drop for Download {
 impl Rest {
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Counted(left) => *left == 0,
+            Self::Own(body) => body.is_over() && !body.has_trailers(),
             Self::Hyper(incoming) => incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Counted(left) => SizeHint::with_exact(*left),
+            Self::Own(body) => body.left().map_or_else(SizeHint::new, SizeHint::with_exact),
             Self::Hyper(incoming) => incoming.size_hint(),
         }
     }

@@ -14,7 +14,7 @@ use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::UpstreamRequest;
 use crate::proxy::patience::Patience;
 use crate::proxy::streams::Stream;
-use crate::proxy::upstream::{Content, Head, Lease};
+use crate::proxy::upstream::{Content, Head, Lease, Reuse};
 use crate::proxy::worker::Worker;
 
 /// Connections tried for one request, at most: an upstream that closes each one at once must not
@@ -35,20 +35,15 @@ pub(crate) async fn send(
     client: &ClientAddr,
     record: &mut RequestRecord,
 ) -> Result<(Head, Content, Lease), Reason> {
-    let mut fresh = false;
+    let mut reuse = Reuse::IfPossible;
     for _ in 0..MOST_TRIES {
-        let (before, short) = (record.last_ns(), request.is_short());
-        let mut lease = worker.upstream.lease(fresh, short, before, client).await?;
+        let (before, needs) = (record.last_ns(), request.needs());
+        let mut lease = worker.upstream.lease(needs, reuse, before, client).await?;
         let now = lease.begun_ns;
         record.sent_upstream(now);
         stream.set_deadline(patience.begin(now));
         let failure = match lease.send(&mut request, stream, patience).await {
-            Ok((head, content)) => {
-                for _ in 0..lease.take_interim() {
-                    worker.cells.upstream_informational();
-                }
-                return Ok((head, content, lease));
-            }
+            Ok((head, content)) => return Ok((head, content, lease)),
             Err(failure) => failure,
         };
         let nothing_done = failure.unprocessed || failure.stale && request.is_idempotent();
@@ -56,7 +51,7 @@ pub(crate) async fn send(
             return Err(patience.blame(failure.reason));
         }
         worker.cells.upstream_retried();
-        fresh = true;
+        reuse = Reuse::Never;
     }
     Err(Reason::UpstreamClosed)
 }

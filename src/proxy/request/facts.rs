@@ -14,6 +14,7 @@ use crate::core::headers::FieldClass;
 use crate::core::path::{self, Traits};
 use crate::core::{Facts, Reason, Rejection, address};
 use crate::proxy::http1::head::{At, Head, is_extended_connect, text_of};
+use crate::proxy::http1::length::content_length;
 
 /// What was read of one request. Borrows from its head.
 #[derive(Debug)]
@@ -310,22 +311,15 @@ fn connection(value: &[u8], settings: &Settings, outgoing: &mut Outgoing) -> Res
     Ok(())
 }
 
-/// Content-Length and Transfer-Encoding never travel on; the client side of hyper writes one of
-/// them anew. Here only what two servers could read differently is refused.
+/// Content-Length and Transfer-Encoding never travel on: one of them is written anew. Here only what
+/// two servers could read differently is refused.
 fn framing(head: &Head, name: &[u8], value: &[u8]) -> Result<(), Rejection> {
     let refuse = |why| Err(Rejection::why(Reason::BadFraming, why));
     if name == header::CONTENT_LENGTH.as_str().as_bytes() {
-        let number = (!value.is_empty() && value.iter().all(u8::is_ascii_digit))
-            .then(|| text_of(value)?.parse::<u64>().ok())
-            .flatten();
-        return match number {
-            Some(n) if i64::try_from(n).is_ok() => {
-                if head.fields.repeats(name) {
-                    return refuse("more than one Content-Length");
-                }
-                Ok(())
-            }
-            _ => refuse("Content-Length is not a number below 2^63"),
+        return match content_length(value) {
+            Some(_) if head.fields.repeats(name) => refuse("more than one Content-Length"),
+            Some(_) => Ok(()),
+            None => refuse("Content-Length is not a number below 2^63"),
         };
     }
     if name != header::TRANSFER_ENCODING.as_str().as_bytes() {

@@ -8,7 +8,7 @@ pub(crate) mod answer;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Method, Uri, Version};
+use http::{Uri, Version};
 use smallvec::SmallVec;
 
 use super::asked_upgrade::Asked;
@@ -78,15 +78,7 @@ pub(crate) fn rewrite(
         // It belongs to the trace that is not gone on with (W3C Trace Context section 4.3).
         head.fields.remove(TRACESTATE);
     }
-    let coming = match &body {
-        RequestBody::Stream(upload) => upload.length(),
-        RequestBody::Empty | RequestBody::Whole(_) => None,
-    };
-    let is_plain = (!matches!(body, RequestBody::Stream(_)) || coming.is_some())
-        && around.upgrade.is_none()
-        && !around.http2
-        && !around.preserve_case
-        && head.method != Method::HEAD;
+    let is_plain = around.upgrade.is_none() && !around.http2 && !around.preserve_case;
     let mut added = match is_plain {
         true => Added::Lines(write_head(&head, body.here().len())),
         false => Added::Fields(Vec::with_capacity(ADDED_FIELDS)),
@@ -97,15 +89,17 @@ pub(crate) fn rewrite(
         RequestBody::Whole(bytes) if is_plain => {
             added.put(&header::CONTENT_LENGTH, itoa::Buffer::new().format(bytes.len()).as_bytes())
         }
-        // Unless told so, hyper takes a body of unknown length for none where the method is GET
-        // or HEAD.
-        RequestBody::Stream(_) if coming.is_none() && !around.http2 => {
-            added.put(&header::TRANSFER_ENCODING, b"chunked");
-        }
-        RequestBody::Empty | RequestBody::Stream(_) | RequestBody::Whole(_) => {}
-    }
-    if let Some(length) = coming.filter(|_| is_plain) {
-        added.put(&header::CONTENT_LENGTH, itoa::Buffer::new().format(length).as_bytes());
+        RequestBody::Stream(upload) => match upload.length() {
+            Some(length) if is_plain => {
+                added.put(&header::CONTENT_LENGTH, itoa::Buffer::new().format(length).as_bytes());
+            }
+            Some(_) => {}
+            // Unless it is said, hyper takes a body of unknown length for none where the method
+            // is GET or HEAD.
+            None if !around.http2 => added.put(&header::TRANSFER_ENCODING, b"chunked"),
+            None => {}
+        },
+        RequestBody::Empty | RequestBody::Whole(_) => {}
     }
     if let Some(asked) = around.upgrade.take() {
         added.put(&header::CONNECTION, b"upgrade");

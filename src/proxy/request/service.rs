@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
@@ -23,7 +23,7 @@ use crate::core::decision::Refused;
 use crate::core::refusal::RateFields;
 use crate::core::{Reason, Rejection, Verdict, decide};
 use crate::proxy::body::{ClientBody, Coming, Progress, RequestBody, Upload};
-use crate::proxy::http1::answer_read::RawHead;
+use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::http1::answer_write::{AddField, Lines, Writer};
 use crate::proxy::http1::head::{Head, is_extended_connect};
 use crate::proxy::http1::location::cut_all;
@@ -142,24 +142,29 @@ pub(crate) async fn handle(
     }
     let upload = upload.map(|u| (u, patience));
     let mut head = match answer {
-        upstream::Head::Raw(head) if writer == Writer::Plain => {
+        upstream::Head::Own(head) if writer == Writer::Plain => {
             let lines = after.lines(&head, settings, &record);
             lease.recycle(head);
             return Reply::Lines(lines, pass_on(content, lease, stream, upload, record, grpc));
         }
         answer => answer.into_parts(),
     };
-    if !answer::is_framed_once(&head.headers) {
+    if !answer::is_framed_once(head.status, &head.headers) {
         // What hyper has chosen need not be what another reader of these bytes would.
         return fail(&worker, Reason::UpstreamBadResponse, &after, writer, record);
     }
     // The version is that of a hop: ours, whatever the upstream speaks.
-    head.version = http::Version::HTTP_11;
-    answer::to_client(&mut head.headers, settings);
+    head.version = Version::HTTP_11;
+    answer::to_client(&mut head.headers, settings, after.trailers);
     cut_all(&mut head.headers, worker.own_address.as_ref());
     after.finish(&mut head.headers, settings, &record);
     after.finish_map(&mut head.headers);
     let body = pass_on(content, lease, stream, upload, record, grpc);
+    if after.is_http10 && body.size_hint().exact().is_none() {
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        // Else hyper adds `keep-alive`.
+        head.version = Version::HTTP_10;
+    }
     Reply::Http(Response::from_parts(head, body))
 }
 
@@ -183,6 +188,9 @@ struct After {
     upgrade: Option<asked_upgrade::Asked>,
     /// Say that the connection is about to close.
     close: bool,
+    trailers: answer::Trailers,
+    /// The client speaks HTTP/1.0: only the end of the connection ends a body of unknown length.
+    is_http10: bool,
     request_id_name: http::HeaderName,
     /// For an answer of keygate's own.
     cors: Vec<(http::HeaderName, HeaderValue)>,
@@ -323,7 +331,12 @@ fn admit(
         charged,
         private: carried.in_query && matches!(forward, Forward::Admitted(_)),
         upgrade: upgrade.clone(),
-        close: worker.closing.get() && head.version != http::Version::HTTP_2,
+        close: worker.closing.get() && head.version != Version::HTTP_2,
+        trailers: match outgoing.te_trailers || client.http2 {
+            true => answer::Trailers::Announced,
+            false => answer::Trailers::Dropped,
+        },
+        is_http10: head.version == Version::HTTP_10,
         request_id_name: settings.identity.request_id.clone(),
         cors,
     };
@@ -401,18 +414,21 @@ fn pass_on(
     let (first, rest) = match content {
         Content::Whole(bytes) => {
             record.complete(bytes.len() as u64);
-            lease.give_back(record.last_ns(), true);
+            lease.give_back(record.last_ns());
             return ResponseBody::Full(bytes);
         }
-        Content::Counted { first, left } => {
-            (Some(first).filter(|f| !f.is_empty()), Rest::Counted(left))
+        Content::WholeChunked(bytes) => {
+            record.complete(bytes.len() as u64);
+            lease.give_back(record.last_ns());
+            return ResponseBody::Unmeasured(bytes);
         }
-        Content::Coming(incoming) if incoming.is_end_stream() && uploaded => {
+        Content::Coming { first, body } => (Some(first).filter(|f| !f.is_empty()), Rest::Own(body)),
+        Content::Hyper(incoming) if incoming.is_end_stream() && uploaded => {
             record.complete(0);
-            lease.give_back(record.last_ns(), false);
+            lease.give_back(record.last_ns());
             return ResponseBody::Empty;
         }
-        Content::Coming(mut incoming) => {
+        Content::Hyper(mut incoming) => {
             let mut first = None;
             if let Some(length) = incoming.size_hint().exact()
                 && lease.is_driven()
@@ -421,7 +437,7 @@ fn pass_on(
             {
                 if bytes.len() as u64 == length {
                     record.complete(length);
-                    lease.give_back(record.last_ns(), true);
+                    lease.give_back(record.last_ns());
                     return ResponseBody::Full(bytes);
                 }
                 first = Some(bytes);
@@ -482,11 +498,11 @@ impl After {
     }
 
     /// The head of an answer that is written as lines.
-    fn lines(&self, head: &RawHead, settings: &Settings, record: &RequestRecord) -> Lines {
-        let mut lines = Lines::new(head.status, None, head.length() + ADDED_BYTES);
+    fn lines(&self, head: &AnswerHead, settings: &Settings, record: &RequestRecord) -> Lines {
+        let mut lines = Lines::new(head.status, head.phrase(), head.length() + ADDED_BYTES);
         self.finish(&mut lines, settings, record);
         let own = record.worker().own_address.as_ref();
-        lines.take_over(head, &settings.fields, own);
+        lines.copy_end_to_end(head, &settings.fields, own);
         if self.private && !lines.has(&header::CACHE_CONTROL) {
             lines.put(b"cache-control", b"private");
         }

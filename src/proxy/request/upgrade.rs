@@ -20,6 +20,7 @@ use self::stream::{ClientSide, InStream};
 use super::asked_upgrade::Asked;
 use super::download::ResponseBody;
 use super::record::RequestRecord;
+use super::rewrite::answer;
 use super::subprotocol::Offer;
 use crate::config::Settings;
 use crate::core::Reason;
@@ -62,7 +63,8 @@ pub(crate) fn accept(
     if !granted.as_bytes().eq_ignore_ascii_case(asked.protocol.as_bytes()) {
         return Err(bad);
     }
-    crate::proxy::request::rewrite::answer::to_client(&mut head.headers, settings);
+    let dropped = answer::Trailers::Dropped;
+    answer::to_client(&mut head.headers, settings, dropped);
     if let Some(key) = &asked.key {
         // The client has no key, so the proof is for us to check.
         let accept = head.headers.remove(header::SEC_WEBSOCKET_ACCEPT).ok_or(bad)?;

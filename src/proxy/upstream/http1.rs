@@ -1,29 +1,30 @@
-//! One HTTP/1.1 connection to the upstream. hyper reads and writes it, but for [`short`] exchanges,
-//! which need no codec that can do everything.
+//! One HTTP/1.1 connection to the upstream: ours, or hyper's from its first byte for what asks for
+//! more than a response ([`round_trip`] says what that is).
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::pin;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::Version;
+use http_body::Frame;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::coop::unconstrained;
 
 use super::connect::Connector;
 use super::outcome::{Content, Failure, Head};
+use super::resources::Resources;
+use super::round_trip::{self, Learnt};
 use super::sending::{Sending, Stopped};
-use super::short::{self, Answer};
 use crate::clock::Clock;
 use crate::core::Reason;
-use crate::proxy::body::RequestBody;
-use crate::proxy::net::buffers::Buffers;
-use crate::proxy::net::io::{ClientAddr, Io, Moments};
-use crate::proxy::net::pipe::Pipes;
-use crate::proxy::outbound::UpstreamRequest;
+use crate::proxy::body::{BodyError, RequestBody};
+use crate::proxy::http1::answer_body::AnswerBody;
+use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS};
+use crate::proxy::net::io::{ClientAddr, Io};
+use crate::proxy::outbound::{Needs, Sendable, UpstreamRequest};
 use crate::proxy::patience::{Patience, go_on};
 use crate::proxy::streams::Stream;
 
@@ -31,28 +32,20 @@ use crate::proxy::streams::Stream;
 #[derive(Debug)]
 pub(super) struct Http1 {
     reader: Reader,
-    /// A body that is still being written to a bare connection. One that was not written whole stays:
-    /// such a connection serves no other request.
+    /// A body that is still being written to a connection of ours. One that was not written whole
+    /// stays: such a connection serves no other request.
     sending: Option<Box<Sending>>,
-    pub(super) moments: Rc<Moments>,
     clock: Clock,
     /// When it was last given back; 0: never.
     pub(super) idle_at: u64,
-    preserve_case: bool,
-    /// Bytes to make room for when a short exchange begins.
-    room: usize,
-    /// The last exchange was none that could do without hyper.
-    hyper_reads: bool,
-    /// The service has answered with HTTP/1.0. hyper would write the next request as HTTP/1.0 too,
-    /// and leave out a body of unknown length or an upgrade: the connection serves no other.
-    is_http10: bool,
+    learnt: Learnt,
 }
 
 /// Who reads and writes it.
 #[derive(Debug)]
 enum Reader {
-    /// We, [short exchanges](short).
-    Bare(Io),
+    /// We do, by [`round_trip`].
+    Own(Io),
     Hyper(Box<Hyper>),
     /// It has failed.
     Nobody,
@@ -63,6 +56,9 @@ struct Hyper {
     sender: SendRequest<RequestBody>,
     conn: Connection<TokioIo<Io>, RequestBody>,
     ended: Ended,
+    /// The service has answered with HTTP/1.0. hyper would write the next request as HTTP/1.0 too,
+    /// and leave out a body of unknown length or an upgrade: the connection serves no other.
+    is_http10: bool,
 }
 
 /// Whether hyper is done with a connection.
@@ -77,24 +73,31 @@ enum Ended {
 // === impl Http1 ===
 
 impl Http1 {
-    pub(super) async fn open(connector: &Connector, client: &ClientAddr) -> Result<Self, Reason> {
+    pub(super) async fn open(
+        connector: &Connector,
+        client: &ClientAddr,
+        needs: Needs,
+    ) -> Result<Self, Reason> {
         let io = connector.connect(client).await?;
+        let reader = match needs {
+            Needs::Response => Reader::Own(io),
+            Needs::Hyper => Reader::Hyper(Box::new(Hyper::open(io, connector).await?)),
+        };
         Ok(Self {
-            moments: Rc::clone(io.moments()),
-            reader: Reader::Bare(io),
+            reader,
             sending: None,
             clock: connector.clock().clone(),
             idle_at: 0,
-            preserve_case: connector.preserve_case(),
-            room: 0,
-            hyper_reads: false,
-            is_http10: false,
+            learnt: Learnt::new(),
         })
     }
 
-    /// Whether a short exchange can go over it as it is.
-    pub(super) fn is_bare(&self) -> bool {
-        matches!(self.reader, Reader::Bare(_))
+    /// Whether it can serve a request with these needs.
+    pub(super) fn meets(&self, needs: Needs) -> bool {
+        match needs {
+            Needs::Response => matches!(self.reader, Reader::Own(_)),
+            Needs::Hyper => matches!(self.reader, Reader::Hyper(_)),
+        }
     }
 
     pub(super) async fn send(
@@ -102,133 +105,45 @@ impl Http1 {
         outbound: &mut UpstreamRequest,
         stream: &Stream,
         patience: &Patience,
-        buffers: &Buffers,
-        pipes: &Rc<Pipes>,
+        resources: &Resources,
     ) -> Result<(Head, Content), Failure> {
-        let reused = self.idle_at != 0;
-        let mut repeats = false;
-        if let Reader::Bare(io) = &mut self.reader
-            && let Some((request, coming)) = outbound.begin()
-        {
-            self.sending = coming.map(|upload| Box::new(Sending::new(upload, pipes)));
-            let around = short::Around { stream, patience, buffers, clock: &self.clock };
-            let (sending, room) = (&mut self.sending, &mut self.room);
-            match short::exchange(io, request, sending, reused, room, &around).await {
-                Ok(Answer::Plain(head, content)) => return Ok((Head::Raw(head), content)),
-                Ok(Answer::Other(read)) => {
-                    // What is left of the body is hyper's as well.
-                    let rest = match &mut self.sending {
-                        None => Ok(None),
-                        Some(sending) => sending.take_rest(),
-                    };
-                    let Ok(rest) = rest else {
-                        self.reader = Reader::Nobody;
-                        return Err(Failure::of(Reason::UpstreamClosed));
-                    };
-                    if rest.is_some() {
-                        self.sending = None;
-                    }
-                    io.repeat(read, rest.is_some());
-                    outbound.rest_of_body(rest);
-                    repeats = true;
-                }
-                Err(failure) => {
-                    self.reader = Reader::Nobody;
-                    if failure.unsent
-                        && let Some(mut sending) = self.sending.take()
-                        && let Ok(Some(whole)) = sending.take_rest()
-                    {
-                        outbound.put_back_body(whole);
-                    }
-                    return Err(failure);
-                }
+        let is_reused = self.idle_at != 0;
+        let io = match &mut self.reader {
+            Reader::Own(io) => io,
+            Reader::Hyper(hyper) => {
+                // Boxed: what is rare must not make every request's future larger.
+                let sent = hyper.send(outbound, stream, patience, &self.clock, resources);
+                return Box::pin(sent)
+                    .await
+                    .map_err(|failure| Failure { stale: is_reused && failure.stale, ..failure });
             }
-        }
-        // Boxed: what is rare must not make every request's future larger.
-        Box::pin(self.send_by_hyper(outbound, stream, patience, repeats)).await
-    }
-
-    async fn send_by_hyper(
-        &mut self,
-        outbound: &mut UpstreamRequest,
-        stream: &Stream,
-        patience: &Patience,
-        repeats: bool,
-    ) -> Result<(Head, Content), Failure> {
-        let reused = self.idle_at != 0;
-        self.hyper_reads = repeats || !outbound.is_short();
-        let Some(request) = outbound.take_http() else {
+            Reader::Nobody => return Err(Failure::of(Reason::UpstreamClosed)),
+        };
+        let Some(Sendable { bytes, is_head, coming }) = outbound.begin() else {
             return Err(Failure::of(Reason::UpstreamClosed));
         };
-        if !repeats {
-            self.moments.look_for_interim.set(true);
-        }
-        let clock = self.clock.clone();
-        let hyper = match self.hyper().await {
-            Ok(hyper) => hyper,
-            Err(reason) => {
-                outbound.put_back(request);
-                return Err(Failure { unsent: !repeats, ..Failure::of(reason) });
-            }
-        };
-        let Hyper { sender, conn, ended } = &mut **hyper;
-        let mut version = Version::HTTP_11;
-        let mut reply = pin!(sender.try_send_request(request));
-        let mut drives = if repeats { 2 } else { 1 };
-        // With a budget, a task that has used up its turn would take what is there for not there,
-        // and nobody would wake it for the channel.
-        let result = unconstrained(poll_fn(|cx| {
-            if let Some(end) = stream.poll_end(cx)
-                && let Err(reason) = go_on(end, stream, patience, &clock, cx)
-            {
-                return Poll::Ready(Err(Failure::of(reason)));
-            }
-            // What was read before hyper came can be read only after the request was written.
-            for _ in 0..std::mem::replace(&mut drives, 1) {
-                drive(conn, ended, cx);
-            }
-            // Only `drive` can complete the reply, so nobody else needs to wake us for it.
-            match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(response)) => {
-                    version = response.version();
-                    Poll::Ready(Ok(Head::of(response)))
+        self.sending = coming.map(|upload| Box::new(Sending::new(upload, &resources.pipes)));
+        let buffers = &resources.buffers;
+        let around = round_trip::Around { stream, patience, buffers, clock: &self.clock };
+        let request = round_trip::Outgoing { bytes, is_head, is_reused };
+        let sent =
+            round_trip::exchange(io, &request, &mut self.sending, &mut self.learnt, &around).await;
+        match sent {
+            Ok(answered) => {
+                for _ in 0..answered.interim {
+                    resources.cells.upstream_informational();
                 }
-                Poll::Ready(Err(mut error)) => {
-                    let unsent = error.take_message().map(|m| outbound.put_back(m)).is_some();
-                    let unsent = unsent && !repeats;
-                    let reason = classify(error.error());
-                    let stale = reused && reason == Reason::UpstreamClosed;
-                    Poll::Ready(Err(Failure { unsent, stale, ..Failure::of(reason) }))
-                }
-                Poll::Pending if *ended != Ended::No => {
-                    let closed = Failure::of(Reason::UpstreamClosed);
-                    Poll::Ready(Err(Failure { stale: reused, ..closed }))
-                }
-                Poll::Pending => Poll::Pending,
+                Ok((Head::Own(answered.head), answered.content))
             }
-        }))
-        .await;
-        self.is_http10 = version < Version::HTTP_11;
-        result
-    }
-
-    /// Makes hyper its reader.
-    async fn hyper(&mut self) -> Result<&mut Box<Hyper>, Reason> {
-        if let Reader::Bare(_) = self.reader
-            && let Reader::Bare(io) = std::mem::replace(&mut self.reader, Reader::Nobody)
-        {
-            let mut builder = hyper::client::conn::http1::Builder::new();
-            builder
-                .preserve_header_case(self.preserve_case)
-                .max_headers(MAX_RESPONSE_HEADERS)
-                .max_buf_size(MAX_RESPONSE_BUFFER);
-            let (sender, conn) =
-                builder.handshake(TokioIo::new(io)).await.map_err(|_| Reason::UpstreamConnect)?;
-            self.reader = Reader::Hyper(Box::new(Hyper { sender, conn, ended: Ended::No }));
-        }
-        match &mut self.reader {
-            Reader::Hyper(hyper) => Ok(hyper),
-            Reader::Bare(_) | Reader::Nobody => Err(Reason::UpstreamClosed),
+            Err(failure) => {
+                self.reader = Reader::Nobody;
+                if failure.unsent
+                    && let Some(upload) = self.sending.take().and_then(|s| s.into_unsent())
+                {
+                    outbound.put_back_body(upload);
+                }
+                Err(failure)
+            }
         }
     }
 
@@ -239,7 +154,7 @@ impl Http1 {
                 drive(&mut hyper.conn, &mut hyper.ended, cx);
                 true
             }
-            Reader::Bare(io) => {
+            Reader::Own(io) => {
                 let sending = self.sending.as_mut().map(|sending| sending.poll(io, cx));
                 match sending {
                     Some(Poll::Ready(Ok(()))) => self.sending = None,
@@ -257,13 +172,16 @@ impl Http1 {
         }
     }
 
-    /// The next bytes of an answer that hyper does not read.
-    pub(super) fn poll_body(&mut self, left: u64, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    /// The next piece of an answer that we read. `None`: it is over.
+    pub(super) fn poll_body(
+        &mut self,
+        body: &mut AnswerBody,
+        most: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.reader {
-            Reader::Bare(io) => short::poll_body(io, left, cx),
-            Reader::Hyper(_) | Reader::Nobody => {
-                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
-            }
+            Reader::Own(io) => round_trip::poll_body(io, body, &mut self.learnt, most, cx),
+            Reader::Hyper(_) | Reader::Nobody => Poll::Ready(Some(Err(BodyError::Ended))),
         }
     }
 
@@ -277,36 +195,22 @@ impl Http1 {
         .poll(&mut cx);
         debug_assert!(driven.is_ready());
         match &mut self.reader {
-            Reader::Bare(io) => short::is_quiet(io),
+            Reader::Own(io) => round_trip::is_quiet(io),
             Reader::Hyper(hyper) => hyper.ended == Ended::No && hyper.sender.is_ready(),
             Reader::Nobody => false,
         }
     }
 
-    /// Lets hyper finish with a response of which the last byte was read. If that came `whole` with
-    /// its head, and no more of hyper was needed, the next exchange may do without it.
-    pub(super) fn settle(&mut self, whole: bool) -> bool {
-        let ready = match &self.reader {
-            _ if self.sending.is_some() || self.is_http10 => false,
-            Reader::Bare(_) => true,
+    /// Whether it may serve another request, now that the last byte of an answer was read.
+    pub(super) fn is_settled(&mut self) -> bool {
+        match &self.reader {
+            Reader::Own(_) => self.sending.is_none() && self.learnt.keeps_alive,
+            Reader::Hyper(hyper) if hyper.is_http10 => false,
             Reader::Hyper(hyper) => {
                 (hyper.ended == Ended::No && hyper.sender.is_ready()) || self.is_usable()
             }
             Reader::Nobody => false,
-        };
-        if ready
-            && whole
-            && !self.hyper_reads
-            && matches!(self.reader, Reader::Hyper(_))
-            && let Reader::Hyper(hyper) = std::mem::replace(&mut self.reader, Reader::Nobody)
-        {
-            let parts = hyper.conn.into_parts();
-            if !parts.read_buf.is_empty() {
-                return false;
-            }
-            self.reader = Reader::Bare(parts.io.into_inner());
         }
-        ready
     }
 
     pub(super) fn into_upgraded(self) -> Option<(Io, Bytes)> {
@@ -317,10 +221,66 @@ impl Http1 {
     }
 }
 
-/// Most fields of a response head; more is a bad response.
-const MAX_RESPONSE_HEADERS: usize = 256;
-/// Most bytes that are read ahead from the upstream, and of a response head.
-const MAX_RESPONSE_BUFFER: usize = 256 * 1024;
+// === impl Hyper ===
+
+impl Hyper {
+    async fn open(io: Io, connector: &Connector) -> Result<Self, Reason> {
+        let mut builder = hyper::client::conn::http1::Builder::new();
+        builder
+            .preserve_header_case(connector.preserve_case())
+            .max_headers(MOST_FIELDS)
+            .max_buf_size(LONGEST_HEAD);
+        let (sender, conn) =
+            builder.handshake(TokioIo::new(io)).await.map_err(|_| Reason::UpstreamConnect)?;
+        Ok(Self { sender, conn, ended: Ended::No, is_http10: false })
+    }
+
+    async fn send(
+        &mut self,
+        outbound: &mut UpstreamRequest,
+        stream: &Stream,
+        patience: &Patience,
+        clock: &Clock,
+        resources: &Resources,
+    ) -> Result<(Head, Content), Failure> {
+        let Some(mut request) = outbound.take_http() else {
+            return Err(Failure::of(Reason::UpstreamClosed));
+        };
+        let cells = Arc::clone(&resources.cells);
+        hyper::ext::on_informational(&mut request, move |_| cells.upstream_informational());
+        let Self { sender, conn, ended, is_http10 } = self;
+        let mut reply = pin!(sender.try_send_request(request));
+        // With a budget, a task that has used up its turn would take what is there for not there,
+        // and nobody would wake it for the channel.
+        unconstrained(poll_fn(|cx| {
+            if let Some(end) = stream.poll_end(cx)
+                && let Err(reason) = go_on(end, stream, patience, clock, cx)
+            {
+                return Poll::Ready(Err(Failure::of(reason)));
+            }
+            drive(conn, ended, cx);
+            // Only `drive` can complete the reply, so nobody else needs to wake us for it.
+            match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok(response)) => {
+                    *is_http10 = response.version() < Version::HTTP_11;
+                    Poll::Ready(Ok(Head::of(response)))
+                }
+                Poll::Ready(Err(mut error)) => {
+                    let unsent = error.take_message().map(|m| outbound.put_back(m)).is_some();
+                    let reason = classify(error.error());
+                    let stale = reason == Reason::UpstreamClosed;
+                    Poll::Ready(Err(Failure { unsent, stale, ..Failure::of(reason) }))
+                }
+                Poll::Pending if *ended != Ended::No => {
+                    let closed = Failure::of(Reason::UpstreamClosed);
+                    Poll::Ready(Err(Failure { stale: true, ..closed }))
+                }
+                Poll::Pending => Poll::Pending,
+            }
+        }))
+        .await
+    }
+}
 
 /// Moves it on, unless hyper is done with it. One that ended with a protocol switch is kept for its
 /// stream.

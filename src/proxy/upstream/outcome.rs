@@ -6,7 +6,8 @@ use http::{StatusCode, response};
 use hyper::body::Incoming;
 
 use crate::core::Reason;
-use crate::proxy::http1::answer_read::RawHead;
+use crate::proxy::http1::answer_body::AnswerBody;
+use crate::proxy::http1::answer_read::AnswerHead;
 
 /// Why there is no response. Says what the client gets and whether another try may help.
 #[derive(Debug)]
@@ -23,22 +24,25 @@ pub(crate) struct Failure {
 /// The head of a response.
 #[derive(Debug)]
 pub(crate) enum Head {
-    /// hyper's.
-    Parsed(response::Parts),
-    Raw(RawHead),
+    Hyper(response::Parts),
+    Own(AnswerHead),
 }
 
 /// What comes behind the head of a response.
 #[derive(Debug)]
 pub(crate) enum Content {
-    /// All of it came with the head.
+    /// All of it came with the head, which says how long it is.
     Whole(Bytes),
-    /// What came with the head, and how many bytes are to come ([`Lease::poll_body`]).
-    Counted {
+    /// All of it came with the head, in chunks. It goes on in chunks too, as it would if its end
+    /// had come a moment later.
+    WholeChunked(Bytes),
+    /// What of its data came with the head, and how the rest is to be read
+    /// ([`Lease::poll_body`](super::Lease::poll_body)).
+    Coming {
         first: Bytes,
-        left: u64,
+        body: AnswerBody,
     },
-    Coming(Incoming),
+    Hyper(Incoming),
 }
 
 // === impl Head ===
@@ -46,24 +50,20 @@ pub(crate) enum Content {
 impl Head {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Parsed(parts) => parts.status,
-            Self::Raw(head) => head.status,
+            Self::Hyper(parts) => parts.status,
+            Self::Own(head) => head.status,
         }
     }
 
     pub(super) fn of(response: http::Response<Incoming>) -> (Self, Content) {
         let (parts, body) = response.into_parts();
-        (Self::Parsed(parts), Content::Coming(body))
+        (Self::Hyper(parts), Content::Hyper(body))
     }
 
     pub(crate) fn into_parts(self) -> response::Parts {
         match self {
-            Self::Parsed(parts) => parts,
-            Self::Raw(head) => {
-                let (mut parts, ()) = http::Response::new(()).into_parts();
-                (parts.status, parts.headers) = (head.status, head.into_map());
-                parts
-            }
+            Self::Hyper(parts) => parts,
+            Self::Own(head) => head.into_parts(),
         }
     }
 }

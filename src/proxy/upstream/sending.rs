@@ -1,6 +1,6 @@
-//! A request body of declared length on its way to an upstream connection that we write ourselves:
-//! piece by piece as the client sends it, and moved by the kernel where both sides are sockets in
-//! clear.
+//! A request body on its way to an upstream connection that we write ourselves: piece by piece as
+//! the client sends it. One of declared length is moved by the kernel where both sides are sockets
+//! in clear; one of unknown length goes in chunks.
 
 #[cfg(test)]
 mod tests;
@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
 use crate::proxy::body::{BodyError, Upload};
+use crate::proxy::http1::chunks::{BODY_END, CHUNK_AND_BODY_END, CHUNK_END, put_chunk_size};
 use crate::proxy::net::io::Io;
 use crate::proxy::net::pipe::{LONG, Pipe, Pipes};
 
@@ -23,13 +24,26 @@ pub(super) struct Sending {
     upload: Option<Upload>,
     /// For good: what was taken from the client and not written is lost.
     stopped: Option<Stopped>,
-    /// Bytes to take from `upload`.
-    left: u64,
+    coding: Coding,
+    /// The size of a chunk, not written yet.
+    size: Bytes,
     /// Read, and not written yet.
     piece: Bytes,
-    /// The same, where it is not in our memory.
+    /// What follows the piece.
+    tail: &'static [u8],
+    /// The piece, where it is not in our memory.
     pipe: Option<Pipe>,
     pipes: Rc<Pipes>,
+}
+
+/// How the end of the body shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    /// Bytes to take from the upload.
+    Counted(u64),
+    Chunked,
+    /// Everything is in hand.
+    Over,
 }
 
 /// Why a body is not sent any further.
@@ -47,11 +61,12 @@ opaque!(Sending);
 // === impl Sending ===
 
 impl Sending {
-    /// All of `upload`, of which the length is known.
+    /// All of `upload`: as it is if its length is known, else in chunks. The head must say the same.
     pub(super) fn new(upload: Upload, pipes: &Rc<Pipes>) -> Self {
-        let (left, piece) = (upload.length().unwrap_or_default(), Bytes::new());
+        let coding = upload.length().map_or(Coding::Chunked, Coding::Counted);
         let (upload, pipes) = (Some(upload), Rc::clone(pipes));
-        Self { upload, stopped: None, left, piece, pipe: None, pipes }
+        let (size, piece, tail) = (Bytes::new(), Bytes::new(), &[][..]);
+        Self { upload, stopped: None, coding, size, piece, tail, pipe: None, pipes }
     }
 
     /// Moves on as far as both sides allow. Ready once every byte was written.
@@ -69,9 +84,9 @@ impl Sending {
 
     fn poll_written(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
         loop {
-            if !self.piece.is_empty() {
-                match ready!(Pin::new(&mut *io).poll_write(cx, &self.piece)) {
-                    Ok(count @ 1..) => self.piece.advance(count),
+            if !(self.size.is_empty() && self.piece.is_empty() && self.tail.is_empty()) {
+                match ready!(self.poll_write(io, cx)) {
+                    Ok(count @ 1..) => self.wrote(count),
                     Ok(0) | Err(_) => return Poll::Ready(Err(Stopped::Upstream)),
                 }
             } else if let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) {
@@ -83,33 +98,62 @@ impl Sending {
                     }
                     Ok(0) | Err(_) => return Poll::Ready(Err(Stopped::Upstream)),
                 }
-            } else if self.left > 0 {
+            } else if matches!(self.coding, Coding::Counted(0) | Coding::Over) {
+                (self.upload, self.pipe) = (None, None);
+                return Pin::new(&mut *io).poll_flush(cx).map_err(|_| Stopped::Upstream);
+            } else {
                 // What was written must not wait for what is to come.
                 if let Poll::Ready(Err(_)) = Pin::new(&mut *io).poll_flush(cx) {
                     return Poll::Ready(Err(Stopped::Upstream));
                 }
                 ready!(self.poll_next(io, cx))?;
-            } else {
-                (self.upload, self.pipe) = (None, None);
-                return Pin::new(&mut *io).poll_flush(cx).map_err(|_| Stopped::Upstream);
             }
         }
     }
 
+    fn poll_write(&self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let io = Pin::new(io);
+        if self.size.is_empty() && self.tail.is_empty() {
+            return io.poll_write(cx, &self.piece);
+        }
+        io.poll_write_vectored(cx, &[&*self.size, &*self.piece, self.tail].map(io::IoSlice::new))
+    }
+
+    fn wrote(&mut self, count: usize) {
+        let of_size = count.min(self.size.len());
+        self.size.advance(of_size);
+        let of_piece = (count - of_size).min(self.piece.len());
+        self.piece.advance(of_piece);
+        self.tail = self.tail.get(count - of_size - of_piece..).unwrap_or_default();
+    }
+
     /// Takes what the client has sent next.
     fn poll_next(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        match self.coding {
+            Coding::Counted(left) => self.poll_counted(left, io, cx),
+            Coding::Chunked => self.poll_chunk(cx),
+            Coding::Over => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_counted(
+        &mut self,
+        left: u64,
+        io: &Io,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Stopped>> {
         let Some(upload) = &mut self.upload else {
             return Poll::Ready(Err(Stopped::Upstream));
         };
-        if self.left >= LONG && upload.can_move() && io.can_move() {
+        if left >= LONG && upload.can_move() && io.can_move() {
             self.pipe = self.pipe.take().or_else(|| self.pipes.take());
         } else {
             self.pipe = None;
         }
         if let Some(pipe) = &mut self.pipe {
-            match upload.poll_move(self.left, pipe, cx) {
+            match upload.poll_move(left, pipe, cx) {
                 Poll::Ready(Ok(count)) => {
-                    self.left = self.left.saturating_sub(count as u64);
+                    self.coding = Coding::Counted(left.saturating_sub(count as u64));
                     return Poll::Ready(Ok(()));
                 }
                 // It is to be read instead.
@@ -127,22 +171,40 @@ impl Sending {
             Some(Ok(bytes)) => bytes,
             Some(Err(_)) | None => return Poll::Ready(Err(Stopped::Client)),
         };
-        match self.left.checked_sub(bytes.len() as u64) {
-            Some(left) => (self.left, self.piece) = (left, bytes),
+        match left.checked_sub(bytes.len() as u64) {
+            Some(left) => (self.coding, self.piece) = (Coding::Counted(left), bytes),
             // More than was declared would be the next request.
             None => return Poll::Ready(Err(Stopped::Client)),
         }
         Poll::Ready(Ok(()))
     }
 
-    /// The rest of it, for hyper to write. `None`: nothing more is to come.
-    ///
-    /// # Errors
-    /// It was read, and could not be taken back.
-    pub(super) fn take_rest(&mut self) -> io::Result<Option<Upload>> {
-        let Some(mut upload) = self.upload.take() else { return Ok(None) };
-        upload.put_back(self.take_back()?);
-        Ok(Some(upload))
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stopped>> {
+        let Some(upload) = &mut self.upload else {
+            return Poll::Ready(Err(Stopped::Upstream));
+        };
+        match ready!(upload.poll_data(cx)) {
+            // A chunk of no bytes would end the body.
+            Some(Ok(bytes)) if bytes.is_empty() => {}
+            Some(Ok(bytes)) => {
+                let mut size = Vec::new();
+                put_chunk_size(&mut size, bytes.len());
+                (self.size, self.piece) = (size.into(), bytes);
+                self.tail = CHUNK_END;
+                if upload.is_end_stream() {
+                    (self.tail, self.coding) = (CHUNK_AND_BODY_END, Coding::Over);
+                }
+            }
+            None => (self.tail, self.coding) = (BODY_END, Coding::Over),
+            // Without its end the upstream takes it for what it is: cut short.
+            Some(Err(_)) => return Poll::Ready(Err(Stopped::Client)),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The body again, if nothing of it was asked for yet.
+    pub(super) fn into_unsent(self) -> Option<Upload> {
+        self.upload
     }
 
     /// What was read of the client and not written.

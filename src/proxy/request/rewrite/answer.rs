@@ -3,33 +3,27 @@
 #[cfg(test)]
 mod tests;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderName};
 
 use crate::config::Settings;
 use crate::core::headers::FieldClass;
+use crate::proxy::http1::answer_write::is_end_to_end;
+use crate::proxy::http1::length::{AnswerTo, LengthFields};
 
-/// Whether a response says in one way only how long it is (RFC 9112 §6.3).
-pub(crate) fn is_framed_once(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    match (lengths.next(), lengths.next()) {
-        // Any other coding would be undone by nobody: the field goes no further.
-        (None, _) => {
-            let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-            let chunked = |c: &HeaderValue| c.as_bytes().eq_ignore_ascii_case(b"chunked");
-            codings.next().is_none_or(chunked) && codings.next().is_none()
-        }
-        (Some(_), Some(_)) => false,
-        (Some(length), None) => {
-            length.as_bytes().iter().all(u8::is_ascii_digit)
-                && !headers.contains_key(header::TRANSFER_ENCODING)
-        }
-    }
+/// Whether a response that hyper has read says in one way only how long it is (RFC 9112 section 6.3).
+pub(crate) fn is_framed_once(status: StatusCode, headers: &HeaderMap) -> bool {
+    let mut lengths = LengthFields::default();
+    headers
+        .iter()
+        .all(|(name, value)| lengths.read(name.as_str().as_bytes(), value.as_bytes()).is_ok())
+        && lengths.of_answer(status, AnswerTo::default()).is_ok()
 }
 
 /// Takes out of a response what belongs to the connection to the upstream (RFC 9110 §7.6.1).
 ///
 /// An answer to an upgrade keeps `Connection` and `Upgrade`: the caller has checked it.
-pub(crate) fn to_client(headers: &mut HeaderMap, settings: &Settings) {
+pub(crate) fn to_client(headers: &mut HeaderMap, settings: &Settings, trailers: Trailers) {
     let mut remove: Vec<HeaderName> = Vec::new();
     for (name, value) in &*headers {
         match settings.fields.classify(name.as_str().as_bytes()) {
@@ -37,12 +31,13 @@ pub(crate) fn to_client(headers: &mut HeaderMap, settings: &Settings) {
                 remove.push(name.clone());
                 for token in value.as_bytes().split(|b| *b == b',') {
                     if let Ok(named) = HeaderName::from_bytes(token.trim_ascii())
-                        && !is_end_to_end(&named)
+                        && !is_end_to_end(named.as_str().as_bytes())
                     {
                         remove.push(named);
                     }
                 }
             }
+            FieldClass::HopByHop if name == header::TRAILER && trailers == Trailers::Announced => {}
             FieldClass::HopByHop | FieldClass::Te | FieldClass::Upgrade => {
                 remove.push(name.clone())
             }
@@ -55,14 +50,10 @@ pub(crate) fn to_client(headers: &mut HeaderMap, settings: &Settings) {
     }
 }
 
-/// Fields of a response that a `Connection` token cannot take away.
-fn is_end_to_end(name: &HeaderName) -> bool {
-    matches!(
-        *name,
-        header::CONTENT_LENGTH
-            | header::CONTENT_TYPE
-            | header::CACHE_CONTROL
-            | header::SET_COOKIE
-            | header::DATE
-    )
+/// Whether the client learns which trailers will follow. hyper writes no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trailers {
+    /// It has said that it takes them (`TE: trailers`), or speaks HTTP/2.
+    Announced,
+    Dropped,
 }

@@ -45,38 +45,6 @@ async fn one_that_was_stopped_is_never_through() {
             let again = poll_fn(|cx| sending.poll(&mut upstream, cx)).await;
             assert_eq!(again, Err(Stopped::Upstream), "{length}");
         }
-        assert!(sending.take_rest().unwrap().is_none(), "{length}");
+        assert!(sending.into_unsent().is_none(), "{length}");
     }
-}
-
-/// What waits in a pipe or in our memory is the first of the rest.
-#[tokio::test(flavor = "current_thread")]
-async fn the_rest_begins_where_the_upstream_stopped_reading() {
-    let (client, io) = pair();
-    let (mut service, mut upstream) = pair();
-    let body: Vec<u8> = (0..2_000_000_u32).map(|n| (n % 251) as u8).collect();
-    let wire = Wire::new(io);
-    let mut sending = sending(&wire, body.len() as u64);
-    let mut sent = 0;
-    // Until nobody takes any more.
-    loop {
-        let room = client.try_write(&body[sent..]).unwrap_or(0);
-        sent += room;
-        let pending = poll_fn(|cx| Poll::Ready(sending.poll(&mut upstream, cx).is_pending())).await;
-        assert!(pending);
-        tokio::task::yield_now().await;
-        if room == 0 {
-            break;
-        }
-    }
-    let mut rest = sending.take_rest().unwrap().expect("a rest");
-    let (mut got, mut at_service) = (Vec::new(), Vec::new());
-    drop(upstream);
-    tokio::io::AsyncReadExt::read_to_end(&mut service, &mut at_service).await.unwrap();
-    while got.len() + at_service.len() < sent {
-        let next = poll_fn(|cx| rest.poll_data(cx)).await;
-        got.extend_from_slice(&next.unwrap().unwrap());
-    }
-    at_service.extend(got);
-    assert!(at_service == body[..sent], "{} of {sent} bytes", at_service.len());
 }

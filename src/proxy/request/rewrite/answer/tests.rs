@@ -3,9 +3,9 @@
 use http::header::{CONTENT_LENGTH, HeaderName};
 use proptest::prelude::*;
 
-use super::to_client;
+use super::{Trailers, to_client};
 use crate::config::Settings;
-use crate::proxy::http1::answer_read::RawHead;
+use crate::proxy::http1::answer_read::find_head;
 use crate::proxy::http1::answer_write::{AddField, Lines};
 use crate::proxy::tests::settings;
 
@@ -21,10 +21,10 @@ type Pairs = Vec<(String, String)>;
 
 /// The client's fields by the lines, and by the map. Lengths are the writer's.
 fn both(head: &str, settings: &Settings) -> Option<(Pairs, Pairs)> {
-    let raw = RawHead::read(head)?;
+    let raw = find_head(head.as_bytes(), false).ok()??.with(head.as_bytes().to_vec());
     let mut lines = Lines::new(raw.status, None, 0);
     add(&mut lines);
-    lines.take_over(&raw, &settings.fields, None);
+    lines.copy_end_to_end(&raw, &settings.fields, None);
     let text = String::from_utf8(lines.text.clone()).unwrap();
     let mut by_lines: Pairs = text
         .split_terminator("\r\n")
@@ -36,8 +36,8 @@ fn both(head: &str, settings: &Settings) -> Option<(Pairs, Pairs)> {
         assert!(lines.has(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "{name}");
     }
     assert_eq!(lines.is_dated, by_lines.iter().any(|(name, _)| name == "date"));
-    let mut map = raw.into_map();
-    to_client(&mut map, settings);
+    let mut map = raw.into_parts().headers;
+    to_client(&mut map, settings, Trailers::Dropped);
     add(&mut map);
     map.remove(CONTENT_LENGTH);
     let mut by_map: Pairs = map

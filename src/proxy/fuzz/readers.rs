@@ -1,0 +1,168 @@
+//! What our readers of HTTP/1 find in some bytes, and what hyper's find in the same. Whatever ours
+//! take, hyper's must take too, and read the same.
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::proxy::http1::answer_body::AnswerBody;
+use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS, find_head};
+use crate::proxy::http1::request_read::{Parsed, parse};
+
+/// Names in lower case, and values.
+pub type FieldList = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// An answer, read to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadAnswer {
+    pub status: u16,
+    pub fields: FieldList,
+    pub body: Vec<u8>,
+    pub trailers: FieldList,
+}
+
+/// A request, read to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    pub method: String,
+    pub target: String,
+    pub fields: FieldList,
+    pub body: Vec<u8>,
+}
+
+/// Bytes that a head of a request may have here.
+const LONGEST_REQUEST_HEAD: usize = 64 * 1024;
+
+fn sorted(fields: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> FieldList {
+    let mut fields: FieldList = fields.collect();
+    // Stable: fields of one name keep their order.
+    fields.sort_by(|a, b| a.0.cmp(&b.0));
+    fields
+}
+
+fn list(map: &http::HeaderMap) -> FieldList {
+    sorted(map.iter().map(|(n, v)| (n.as_str().as_bytes().to_vec(), v.as_bytes().to_vec())))
+}
+
+/// The final answer in `bytes`, behind which the connection is closed, as we read it in reads that
+/// end behind `cut` bytes of the body. `None`: it is none, or not whole.
+pub fn our_answer(bytes: &[u8], cut: usize) -> Option<ReadAnswer> {
+    let mut rest = bytes;
+    let (found, head) = loop {
+        let found = find_head(rest, false).ok()??;
+        let (head, behind) = rest.split_at_checked(found.length)?;
+        rest = behind;
+        if found.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            return None;
+        }
+        if !found.status.is_informational() {
+            break (found, head);
+        }
+    };
+    let mut reader = AnswerBody::from(found.body);
+    let mut body = Vec::new();
+    let (first, second) = rest.split_at(cut.min(rest.len()));
+    for piece in [first, second] {
+        let mut piece = piece.to_vec();
+        let unchunked = reader.read(&mut piece).ok()?;
+        body.extend_from_slice(piece.get(unchunked.data)?);
+    }
+    reader.close().ok()?;
+    let trailers = reader.take_trailers().ok()?.map(|map| list(&map)).unwrap_or_default();
+    let status = found.status.as_u16();
+    let head = found.with(head.to_vec());
+    let fields = sorted(head.fields().map(|(n, v)| (n.to_ascii_lowercase(), v.to_vec())));
+    Some(ReadAnswer { status, fields, body, trailers })
+}
+
+/// The same as hyper's client reads it. `None`: it takes it for no answer, or for a broken one.
+pub async fn hypers_answer(bytes: &[u8]) -> Option<ReadAnswer> {
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    builder.max_headers(MOST_FIELDS).max_buf_size(LONGEST_HEAD);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(near)).await.ok()?;
+    let request = Request::builder().header("host", "a").body(Empty::<Bytes>::new()).ok()?;
+    let answer = async {
+        let (head, body) = sender.send_request(request).await.ok()?.into_parts();
+        let body = body.collect().await.ok()?;
+        let trailers = body.trailers().map(list).unwrap_or_default();
+        let (status, fields) = (head.status.as_u16(), list(&head.headers));
+        Some(ReadAnswer { status, fields, body: body.to_bytes().to_vec(), trailers })
+    };
+    let service = async {
+        // Only what follows a request is an answer.
+        let mut request = [0; 256];
+        let _ = far.read(&mut request).await;
+        let _ = far.write_all(bytes).await;
+        let _ = far.shutdown().await;
+        drop(far);
+        std::future::pending::<()>().await;
+    };
+    let connection = async {
+        let _ = connection.await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        answer = answer => answer,
+        () = service => None,
+        () = connection => None,
+    }
+}
+
+/// The first request in `bytes` as we read it. `None`: it is hyper's to read, or not whole.
+pub fn our_request(bytes: &[u8]) -> Option<ReadRequest> {
+    let Parsed::Asked(asked, used) = parse(bytes, LONGEST_REQUEST_HEAD) else { return None };
+    let left = usize::try_from(asked.left).ok()?;
+    let rest = bytes.get(used..)?.get(..left)?;
+    let head = asked.head;
+    Some(ReadRequest {
+        method: head.method.as_str().to_owned(),
+        target: head.uri.to_string(),
+        fields: sorted(head.fields.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.to_vec()))),
+        body: [&*asked.body, rest].concat(),
+    })
+}
+
+/// The same as hyper's server reads it. `None`: it refuses it.
+pub async fn hypers_request(bytes: &[u8]) -> Option<ReadRequest> {
+    let (near, mut far) = tokio::io::duplex(bytes.len().max(1));
+    let read = Arc::new(Mutex::new(None));
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let read = Arc::clone(&read);
+        async move {
+            let (head, body) = request.into_parts();
+            if let Ok(body) = body.collect().await {
+                let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
+                // The first of them.
+                read.get_or_insert(ReadRequest {
+                    method: head.method.as_str().to_owned(),
+                    target: head.uri.to_string(),
+                    fields: list(&head.headers),
+                    body: body.to_bytes().to_vec(),
+                });
+            }
+            let close = Response::builder().header("connection", "close");
+            Ok::<_, Infallible>(close.body(Empty::<Bytes>::new()).unwrap_or_default())
+        }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    // The end of the bytes is not the end of the client.
+    let connection = builder.half_close(true).serve_connection(TokioIo::new(near), service);
+    let client = async {
+        let _ = far.write_all(bytes).await;
+        let _ = far.shutdown().await;
+        let mut answer = [0; 1024];
+        while far.read(&mut answer).await.is_ok_and(|count| count > 0) {}
+    };
+    let (_, ()) = tokio::join!(connection, client);
+    read.lock().unwrap_or_else(PoisonError::into_inner).take()
+}

@@ -1,0 +1,108 @@
+//! The body of an answer on its way from the upstream: where it ends, and what is behind it.
+
+#[cfg(test)]
+mod tests;
+
+use http::header::HeaderMap;
+
+use super::chunks::{BadChunk, ChunkReader, Unchunked};
+use super::length::BodyLength;
+
+/// Finds the data of a body in the bytes that come.
+#[derive(Debug)]
+pub(crate) enum AnswerBody {
+    /// So many bytes are to come.
+    Counted(u64),
+    Chunked(Box<ChunkReader>),
+    UntilClose,
+    /// The connection is closed, which ended the body.
+    Closed,
+}
+
+/// The connection ended before the body did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the upstream closed the connection in the middle of its answer")]
+pub(crate) struct Truncated;
+
+// === impl AnswerBody ===
+
+impl From<BodyLength> for AnswerBody {
+    fn from(length: BodyLength) -> Self {
+        match length {
+            BodyLength::None => Self::Counted(0),
+            BodyLength::Counted(length) => Self::Counted(length),
+            BodyLength::Chunked => Self::Chunked(Box::default()),
+            BodyLength::UntilClose => Self::UntilClose,
+        }
+    }
+}
+
+impl AnswerBody {
+    /// Finds the data in `bytes`, and moves it together. Bytes that are not used are not the
+    /// body's: the upstream said more than it was asked.
+    ///
+    /// # Errors
+    /// The chunks are not what RFC 9112 section 7.1 says.
+    pub(crate) fn read(&mut self, bytes: &mut [u8]) -> Result<Unchunked, BadChunk> {
+        let all = bytes.len();
+        let used = match self {
+            Self::Chunked(chunks) => return chunks.read(bytes),
+            Self::Counted(left) => {
+                let used = usize::try_from(*left).map_or(all, |left| left.min(all));
+                *left -= used as u64;
+                used
+            }
+            Self::UntilClose => all,
+            Self::Closed => 0,
+        };
+        Ok(Unchunked { data: 0..used, used })
+    }
+
+    /// The connection was closed.
+    ///
+    /// # Errors
+    /// The body was not over.
+    pub(crate) fn close(&mut self) -> Result<(), Truncated> {
+        match self {
+            Self::UntilClose => {
+                *self = Self::Closed;
+                Ok(())
+            }
+            _ if self.is_over() => Ok(()),
+            _ => Err(Truncated),
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        match self {
+            Self::Counted(left) => *left == 0,
+            Self::Chunked(chunks) => chunks.is_over(),
+            Self::UntilClose => false,
+            Self::Closed => true,
+        }
+    }
+
+    /// Bytes that are to come, where that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        match self {
+            Self::Counted(left) => Some(*left),
+            Self::Closed => Some(0),
+            Self::Chunked(_) | Self::UntilClose => None,
+        }
+    }
+
+    /// The trailers of a body that is over, once.
+    ///
+    /// # Errors
+    /// They are no fields.
+    pub(crate) fn take_trailers(&mut self) -> Result<Option<HeaderMap>, BadChunk> {
+        match self {
+            Self::Chunked(chunks) => chunks.take_trailers(),
+            Self::Counted(_) | Self::UntilClose | Self::Closed => Ok(None),
+        }
+    }
+
+    pub(crate) fn has_trailers(&self) -> bool {
+        matches!(self, Self::Chunked(chunks) if chunks.has_trailers())
+    }
+}

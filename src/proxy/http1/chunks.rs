@@ -1,0 +1,226 @@
+//! The chunked transfer coding (RFC 9112 section 7.1), read and written. It does no I/O: the caller
+//! brings bytes as they come, split anywhere.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// Takes the coding off a body.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkReader {
+    step: Step,
+    /// Bytes of this chunk's data that are to come; while its size is being read, the size so far.
+    left: u64,
+    /// Bytes of extensions, of all chunks together.
+    extensions: usize,
+    /// The trailer section, line ends included.
+    trailers: Vec<u8>,
+}
+
+/// The place in the grammar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Step {
+    /// The first digit of a size.
+    #[default]
+    Start,
+    Size,
+    /// White space behind a size, which some servers pad it with.
+    Padding,
+    Extension,
+    /// The line feed behind a size.
+    SizeEnd,
+    Data,
+    /// The line end behind the data.
+    DataCr,
+    DataLf,
+    /// The first byte of a trailer line, or the carriage return of the last line.
+    Line,
+    Trailer,
+    TrailerLf,
+    LastLf,
+    Over,
+}
+
+/// What one call found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unchunked {
+    /// Where the data is now: in one piece, whatever it was cut into.
+    pub(crate) data: Range<usize>,
+    /// Bytes that belonged to the body. What follows them is not the body's: the body is over.
+    pub(crate) used: usize,
+}
+
+/// The body does not keep to the grammar, or exceeds a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadChunk {
+    #[error("a chunk's size is not a hexadecimal number")]
+    Size,
+    #[error("a chunk is longer than 2^63 - 1 bytes")]
+    TooLong,
+    #[error("a line of the chunked coding does not end with CR LF")]
+    LineEnd,
+    #[error("chunk extensions are longer than 16 KiB")]
+    Extensions,
+    #[error("the trailer section is not valid, or longer than 16 KiB")]
+    Trailers,
+}
+
+/// Bytes of extensions and of trailers that one body may have. Nobody needs them, and a sender
+/// could hide any amount of work in them (CVE-2023-39326).
+const MOST_EXTRA: usize = 16 * 1024;
+/// Fields that a trailer section may have.
+const MOST_TRAILERS: usize = 100;
+/// Bytes that a chunk has around its data, at most: 16 digits and two line ends.
+const FRAME: usize = 20;
+
+// === impl ChunkReader ===
+
+impl ChunkReader {
+    /// Reads on. The data of all chunks in `bytes` is moved together, so that many small chunks
+    /// cost no more hand-overs than a large one.
+    ///
+    /// # Errors
+    /// [`BadChunk`]; nothing more can be read then.
+    pub(crate) fn read(&mut self, bytes: &mut [u8]) -> Result<Unchunked, BadChunk> {
+        let mut data = 0..0;
+        let mut at = 0;
+        while self.step != Step::Over {
+            if self.step == Step::Data {
+                let here = bytes.len() - at;
+                let count = usize::try_from(self.left).map_or(here, |left| left.min(here));
+                if data.is_empty() {
+                    data = at..at + count;
+                } else {
+                    bytes.copy_within(at..at + count, data.end);
+                    data.end += count;
+                }
+                at += count;
+                self.left -= count as u64;
+                if self.left > 0 {
+                    break;
+                }
+                self.step = Step::DataCr;
+            }
+            let Some(byte) = bytes.get(at) else { break };
+            self.advance(*byte)?;
+            at += 1;
+        }
+        Ok(Unchunked { data, used: at })
+    }
+
+    /// The last chunk and the trailers behind it were read.
+    pub(crate) fn is_over(&self) -> bool {
+        self.step == Step::Over
+    }
+
+    pub(crate) fn has_trailers(&self) -> bool {
+        !self.trailers.is_empty()
+    }
+
+    /// The trailers, once the body [is over](Self::is_over). `None`: there are none.
+    ///
+    /// # Errors
+    /// They are no fields.
+    pub(crate) fn take_trailers(&mut self) -> Result<Option<HeaderMap>, BadChunk> {
+        let mut lines = std::mem::take(&mut self.trailers);
+        if lines.is_empty() {
+            return Ok(None);
+        }
+        lines.extend_from_slice(b"\r\n");
+        let mut fields = [httparse::EMPTY_HEADER; MOST_TRAILERS];
+        let Ok(httparse::Status::Complete((_, fields))) =
+            httparse::parse_headers(&lines, &mut fields)
+        else {
+            return Err(BadChunk::Trailers);
+        };
+        let mut map = HeaderMap::with_capacity(fields.len());
+        for field in fields {
+            let name = HeaderName::from_bytes(field.name.as_bytes());
+            let value = HeaderValue::from_bytes(field.value);
+            let (Ok(name), Ok(value)) = (name, value) else { return Err(BadChunk::Trailers) };
+            #[expect(clippy::disallowed_methods, reason = "what the upstream sent; may repeat")]
+            map.append(name, value);
+        }
+        Ok(Some(map))
+    }
+
+    /// One byte that is not data.
+    fn advance(&mut self, byte: u8) -> Result<(), BadChunk> {
+        self.step = match (self.step, byte) {
+            (Step::Start | Step::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                let digit = (byte as char).to_digit(16).ok_or(BadChunk::Size)?;
+                self.left = self
+                    .left
+                    .checked_mul(16)
+                    .map(|size| size + u64::from(digit))
+                    .filter(|size| *size <= i64::MAX as u64)
+                    .ok_or(BadChunk::TooLong)?;
+                Step::Size
+            }
+            (Step::Size | Step::Padding, b' ' | b'\t') => Step::Padding,
+            (Step::Size | Step::Padding, b';') => Step::Extension,
+            (Step::Size | Step::Padding | Step::Extension, b'\r') => Step::SizeEnd,
+            (Step::Start | Step::Size | Step::Padding, _) => return Err(BadChunk::Size),
+            // TERM.EXT: a reader that ends the line here finds another chunk (CVE-2025-22871).
+            (Step::Extension, b'\n') => return Err(BadChunk::LineEnd),
+            (Step::Extension, _) => {
+                self.extensions += 1;
+                if self.extensions >= MOST_EXTRA {
+                    return Err(BadChunk::Extensions);
+                }
+                Step::Extension
+            }
+            (Step::SizeEnd, b'\n') if self.left == 0 => Step::Line,
+            (Step::SizeEnd, b'\n') => Step::Data,
+            (Step::DataCr, b'\r') => Step::DataLf,
+            (Step::DataLf, b'\n') => Step::Start,
+            (Step::Line, b'\r') => Step::LastLf,
+            (Step::LastLf, b'\n') => Step::Over,
+            (Step::Trailer, b'\r') => self.trailer(byte, Step::TrailerLf)?,
+            (Step::TrailerLf, b'\n') => self.trailer(byte, Step::Line)?,
+            (Step::Line | Step::Trailer, b'\n') => return Err(BadChunk::LineEnd),
+            (Step::Line | Step::Trailer, _) => self.trailer(byte, Step::Trailer)?,
+            (Step::SizeEnd | Step::DataCr | Step::DataLf | Step::LastLf | Step::TrailerLf, _) => {
+                return Err(BadChunk::LineEnd);
+            }
+            (Step::Data | Step::Over, _) => self.step,
+        };
+        Ok(())
+    }
+
+    fn trailer(&mut self, byte: u8, next: Step) -> Result<Step, BadChunk> {
+        self.trailers.push(byte);
+        if self.trailers.len() >= MOST_EXTRA { Err(BadChunk::Trailers) } else { Ok(next) }
+    }
+}
+
+// --- written ---
+
+/// Starts a chunk of `length` bytes, which must not be 0: that would end the body.
+pub(crate) fn put_chunk_size(out: &mut Vec<u8>, length: usize) {
+    debug_assert!(length > 0, "a chunk of no bytes ends the body");
+    out.reserve(FRAME);
+    let mut digits = [0; 16];
+    let mut begin = digits.len();
+    let mut rest = length;
+    while let Some(digit) = begin.checked_sub(1).and_then(|at| digits.get_mut(at)) {
+        *digit = char::from_digit((rest % 16) as u32, 16).map_or(b'0', |c| c as u8);
+        begin -= 1;
+        rest /= 16;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(begin..).unwrap_or_default());
+    out.extend_from_slice(CHUNK_END);
+}
+
+/// What follows the data of a chunk.
+pub(crate) const CHUNK_END: &[u8] = b"\r\n";
+/// The last chunk, and no trailers.
+pub(crate) const BODY_END: &[u8] = b"0\r\n\r\n";
+/// The end of the last data, and of the body with it.
+pub(crate) const CHUNK_AND_BODY_END: &[u8] = b"\r\n0\r\n\r\n";

@@ -1,0 +1,107 @@
+//! The grammar of chunks, split anywhere.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Reads `pieces` one after the other: the data, what follows the body, and the trailers.
+fn read(pieces: &[&[u8]]) -> Result<(Vec<u8>, usize, Option<HeaderMap>), BadChunk> {
+    let mut reader = ChunkReader::default();
+    let mut data = Vec::new();
+    let mut surplus = 0;
+    for piece in pieces {
+        let mut bytes = piece.to_vec();
+        let found = reader.read(&mut bytes)?;
+        data.extend_from_slice(&bytes[found.data]);
+        surplus += bytes.len() - found.used;
+        assert!(found.used == bytes.len() || reader.is_over(), "bytes were left lying");
+    }
+    assert!(reader.is_over(), "not over");
+    Ok((data, surplus, reader.take_trailers()?))
+}
+
+#[test]
+fn bodies_are_read_however_they_are_split() {
+    let bodies: &[(&str, &[u8], &[u8], usize)] = &[
+        ("empty", b"0\r\n\r\n", b"", 0),
+        ("one chunk", b"5\r\nhello\r\n0\r\n\r\n", b"hello", 0),
+        ("several", b"5\r\nhello\r\n1\r\n \r\n5\r\nworld\r\n0\r\n\r\n", b"hello world", 0),
+        ("capitals and zeros", b"000A\r\n0123456789\r\n00\r\n\r\n", b"0123456789", 0),
+        ("padded size", b"5  \t\r\nhello\r\n0 \r\n\r\n", b"hello", 0),
+        ("extensions", b"5;a=b;c=\"d\"\r\nhello\r\n0;z\r\n\r\n", b"hello", 0),
+        ("data that looks like chunks", b"7\r\n0\r\n\r\nab\r\n0\r\n\r\n", b"0\r\n\r\nab", 0),
+        ("something behind it", b"1\r\na\r\n0\r\n\r\nHTTP/1.1 200", b"a", 12),
+        ("trailers", b"1\r\na\r\n0\r\nx-sum: 1\r\nY:2\r\n\r\n", b"a", 0),
+    ];
+    for (name, body, want, surplus) in bodies {
+        let (data, left, _) = read(&[body]).unwrap();
+        assert_eq!((&*data, left), (*want, *surplus), "{name}");
+        for at in 0..=body.len() {
+            let (before, behind) = body.split_at(at);
+            let (data, left, _) = read(&[before, behind]).unwrap();
+            assert_eq!((&*data, left), (*want, *surplus), "{name}, split at {at}");
+        }
+        let bytes: Vec<&[u8]> = body.chunks(1).collect();
+        assert_eq!(read(&bytes).unwrap().0, *want, "{name}, byte by byte");
+    }
+}
+
+#[test]
+fn what_is_no_chunked_body() {
+    let long = format!("1;{}\r\n", "x".repeat(MOST_EXTRA));
+    let trailers = format!("0\r\nx: {}\r\n\r\n", "y".repeat(MOST_EXTRA));
+    let bodies: &[(&str, &[u8], BadChunk)] = &[
+        ("no size", b"\r\nhello\r\n0\r\n\r\n", BadChunk::Size),
+        ("a sign", b"+5\r\nhello\r\n", BadChunk::Size),
+        ("a prefix", b"0x5\r\nhello\r\n", BadChunk::Size),
+        ("leading space", b" 5\r\nhello\r\n", BadChunk::Size),
+        ("a digit behind a space", b"5 5\r\nhello\r\n", BadChunk::Size),
+        ("no digit", b"g\r\n", BadChunk::Size),
+        ("2^63", b"8000000000000000\r\n", BadChunk::TooLong),
+        ("2^64", b"10000000000000000\r\n", BadChunk::TooLong),
+        ("a bare line feed behind the size", b"5\nhello\r\n0\r\n\r\n", BadChunk::Size),
+        ("a bare line feed in an extension", b"5;a\nhello\r\n", BadChunk::LineEnd),
+        ("a bare carriage return", b"5\rhello\r\n", BadChunk::LineEnd),
+        ("data too long", b"5\r\nhello!\r\n", BadChunk::LineEnd),
+        ("a bare line feed behind the data", b"5\r\nhello\n0\r\n\r\n", BadChunk::LineEnd),
+        ("long extensions", long.as_bytes(), BadChunk::Extensions),
+        ("long trailers", trailers.as_bytes(), BadChunk::Trailers),
+        ("a trailer without a name", b"0\r\n: x\r\n\r\n", BadChunk::Trailers),
+        ("a folded trailer", b"0\r\na: b\r\n c\r\n\r\n", BadChunk::Trailers),
+        ("a bare line feed in a trailer", b"0\r\na: b\nc: d\r\n\r\n", BadChunk::LineEnd),
+        ("the end without a line feed", b"0\r\n\rx", BadChunk::LineEnd),
+    ];
+    for (name, body, want) in bodies {
+        assert_eq!(read(&[body]).unwrap_err(), *want, "{name}");
+    }
+}
+
+#[test]
+fn trailers_are_fields() {
+    let (_, _, trailers) = read(&[b"0\r\nX-Sum: 1\r\nx-sum: 2\r\nEmpty:\r\n\r\n"]).unwrap();
+    let trailers = trailers.unwrap();
+    let sums: Vec<_> = trailers.get_all("x-sum").iter().collect();
+    assert_eq!(sums, ["1", "2"]);
+    assert_eq!(trailers["empty"], "");
+}
+
+proptest! {
+    /// What is written is read back, wherever the reads end.
+    #[test]
+    fn written_and_read_again(
+        pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..6),
+        room in 1usize..64,
+    ) {
+        let mut text = Vec::new();
+        for piece in &pieces {
+            put_chunk_size(&mut text, piece.len());
+            text.extend_from_slice(piece);
+            text.extend_from_slice(CHUNK_END);
+        }
+        text.extend_from_slice(BODY_END);
+        let parts: Vec<&[u8]> = text.chunks(room).collect();
+        let (data, surplus, trailers) = read(&parts).unwrap();
+        prop_assert_eq!((data, surplus), (pieces.concat(), 0));
+        prop_assert!(trailers.is_none());
+    }
+}

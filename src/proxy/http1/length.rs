@@ -1,0 +1,105 @@
+//! How long the body of a message is (RFC 9112 section 6): the only reader of `Content-Length` and
+//! `Transfer-Encoding`.
+
+#[cfg(test)]
+mod tests;
+
+use http::StatusCode;
+
+/// How the end of an answer's body shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyLength {
+    /// There is no body.
+    None,
+    /// The body has this many bytes.
+    Counted(u64),
+    /// Each chunk says how long it is.
+    Chunked,
+    /// The body ends with the connection.
+    UntilClose,
+}
+
+/// What the fields of one head say about the length of its body.
+#[derive(Debug, Default)]
+pub(crate) struct LengthFields {
+    counted: Option<u64>,
+    is_chunked: bool,
+}
+
+/// The head has two readings, or one that nobody may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the length of the body is not stated in exactly one way")]
+pub(crate) struct BadLength;
+
+/// The value of a `Content-Length` field: digits alone, at most 2^63 - 1.
+///
+/// A sign, a list or a larger number is `None`: other readers wrap around (HAProxy took 2^64 for 0)
+/// or take the first element of the list.
+pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let length: u64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+    (length <= i64::MAX as u64).then_some(length)
+}
+
+// === impl LengthFields ===
+
+impl LengthFields {
+    /// Looks at one field of the head.
+    ///
+    /// # Errors
+    /// A second `Content-Length`, even one that is equal, one that is no number, or a transfer
+    /// coding other than a single `chunked`.
+    #[inline]
+    pub(crate) fn read(&mut self, name: &[u8], value: &[u8]) -> Result<(), BadLength> {
+        match name.len() {
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                let length = content_length(value).ok_or(BadLength)?;
+                if self.counted.replace(length).is_some() {
+                    return Err(BadLength);
+                }
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(BadLength);
+                }
+                self.is_chunked = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The length of an answer's body (RFC 9112 section 6.3).
+    ///
+    /// # Errors
+    /// Both fields are there, or an answer of HTTP/1.0 is chunked.
+    pub(crate) fn of_answer(
+        self,
+        status: StatusCode,
+        to: AnswerTo,
+    ) -> Result<BodyLength, BadLength> {
+        if self.is_chunked && (self.counted.is_some() || to.is_http10) {
+            return Err(BadLength);
+        }
+        let has_no_body = to.is_head
+            || status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        Ok(match self.counted {
+            _ if has_no_body => BodyLength::None,
+            Some(length) => BodyLength::Counted(length),
+            None if self.is_chunked => BodyLength::Chunked,
+            None => BodyLength::UntilClose,
+        })
+    }
+}
+
+/// What else decides about an answer's body.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AnswerTo {
+    /// The request was HEAD.
+    pub(crate) is_head: bool,
+    /// The answer says HTTP/1.0.
+    pub(crate) is_http10: bool,
+}

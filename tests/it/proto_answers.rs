@@ -1,0 +1,216 @@
+//! Answers of every kind, cut wherever a packet may end: whoever reads them, and whoever the client
+//! is, what arrives is what the service said.
+
+use std::time::Duration;
+
+use crate::support::client::Client;
+use crate::support::gate::{Gate, READER};
+use crate::support::h2raw::{self, H2};
+use crate::support::upstream::{Step, Upstream};
+
+/// Name, answer, whether the connection may be used again, status, body.
+type Kind = (&'static str, &'static str, u16, &'static str);
+
+const KINDS: &[Kind] = &[
+    (
+        "counted",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Kind: counted\r\n\r\nhello",
+        200,
+        "hello",
+    ),
+    ("empty", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, ""),
+    (
+        "chunked",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n7;a=b\r\n, world\r\n0\r\n\r\n",
+        200,
+        "hello, world",
+    ),
+    ("nothing", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 200, ""),
+    (
+        "trailers",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n1\r\na\r\n0\r\nX-Sum: 97\r\n\r\n",
+        200,
+        "a",
+    ),
+    ("closing", "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi", 200, "hi"),
+    ("until", "HTTP/1.1 200 OK\r\n\r\nuntil the end", 200, "until the end"),
+    ("old", "HTTP/1.0 200 OK\r\n\r\nfrom another time", 200, "from another time"),
+    (
+        "old-counted",
+        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi",
+        200,
+        "hi",
+    ),
+    ("none", "HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
+    ("same", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 9\r\n\r\n", 304, ""),
+    ("phrase", "HTTP/1.1 299 Rather Good\r\nContent-Length: 2\r\n\r\nhi", 299, "hi"),
+    (
+        "hints",
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        200,
+        "hi",
+    ),
+    (
+        "named",
+        "HTTP/1.1 200 OK\r\nConnection: keep-alive, X-Secret\r\nX-Secret: s\r\nContent-Length: 2\r\n\r\nhi",
+        200,
+        "hi",
+    ),
+];
+
+/// Answers `/v1/KIND/AT` with that kind, cut behind `AT` bytes.
+fn upstream() -> Upstream {
+    Upstream::answering(|message| {
+        let line = message.first_line();
+        let path = line.split(' ').nth(1).unwrap();
+        let mut words = path.trim_start_matches("/v1/").split('/');
+        let (name, at) = (words.next().unwrap(), words.next().unwrap().parse().unwrap());
+        let (_, text, ..) = KINDS.iter().find(|kind| kind.0 == name).unwrap();
+        let (first, rest) = text.as_bytes().split_at(at);
+        let mut steps = Vec::new();
+        if !first.is_empty() {
+            steps.push(Step::Send(first.to_vec()));
+            steps.push(Step::Wait(Duration::from_millis(1)));
+        }
+        steps.push(Step::Send(rest.to_vec()));
+        if ["closing", "until", "old", "old-counted"].contains(&name) {
+            steps.push(Step::Close);
+        }
+        steps
+    })
+}
+
+fn get(path: &str, fields: &str) -> String {
+    format!("GET /v1/{path} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{fields}\r\n")
+}
+
+#[test]
+fn every_answer_arrives_wherever_it_is_cut() {
+    let upstream = upstream();
+    let gate = Gate::before(&upstream).start();
+    let mut own = Client::connect(gate.address);
+    // A client whose requests hyper reads, so that the answer goes through a map of fields.
+    let mut hyper = Client::connect(gate.address);
+    for (name, text, status, body) in KINDS {
+        for at in 0..text.len() {
+            let path = format!("{name}/{at}");
+            for (reader, client, fields) in
+                [("own", &mut own, ""), ("hyper", &mut hyper, "te: trailers\r\nconnection: te\r\n")]
+            {
+                let answer = client.send(get(&path, fields)).response();
+                let about = format!("{path}, {reader}");
+                assert_eq!((answer.status(), &*answer.body_text()), (*status, *body), "{about}");
+                assert_eq!(answer.one("x-secret"), None, "{about}");
+                assert_eq!(answer.one("link"), None, "{about}");
+                if *name == "same" && reader == "own" {
+                    assert_eq!(answer.one("content-length").as_deref(), Some("9"), "{about}");
+                }
+                if *name == "phrase" {
+                    assert_eq!(answer.first_line(), "HTTP/1.1 299 Rather Good", "{about}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_answer_arrives_over_http2() {
+    let upstream = upstream();
+    let gate = Gate::before(&upstream).start();
+    let mut client = H2::connect(gate.address);
+    let mut stream = 1;
+    for (name, text, status, body) in KINDS {
+        for at in [0, text.len() / 2, text.len() - 1] {
+            // A second time, HPACK names this status by a place in its table.
+            if *name == "phrase" && at > 0 {
+                continue;
+            }
+            let path = format!("/v1/{name}/{at}");
+            let answer = client.exchange(stream, &h2raw::get(&path, READER));
+            stream += 2;
+            assert_eq!(answer.status, Some(*status), "{path}");
+            assert_eq!(String::from_utf8_lossy(&answer.body), *body, "{path}");
+            let blocks = if *name == "trailers" { 2 } else { 1 };
+            assert_eq!((answer.header_blocks, answer.ended), (blocks, true), "{path}");
+        }
+    }
+}
+
+/// RFC 9110 section 6.5.1: to a client that has said that it takes them, and no other.
+#[test]
+fn trailers_reach_a_client_that_takes_them() {
+    let upstream = upstream();
+    let gate = Gate::before(&upstream).start();
+    let mut client = Client::connect(gate.address);
+    client.send(get("trailers/0", "te: trailers\r\nconnection: te\r\n"));
+    let answer = client.response();
+    assert_eq!(answer.one("trailer").as_deref(), Some("X-Sum"));
+    let seen = String::from_utf8_lossy(client.seen()).to_lowercase();
+    assert!(seen.ends_with("0\r\nx-sum: 97\r\n\r\n"), "{seen}");
+    let mut client = Client::connect(gate.address);
+    let answer = client.send(get("trailers/0", "")).response();
+    assert_eq!((answer.one("trailer"), &*answer.body_text()), (None, "a"));
+    assert!(!String::from_utf8_lossy(client.seen()).to_lowercase().contains("x-sum"));
+}
+
+/// `ab -k`, which believed a `keep-alive` that was not kept.
+#[test]
+fn http10_clients_learn_that_an_answer_of_unknown_length_is_the_last() {
+    let upstream = upstream();
+    let gate = Gate::before(&upstream).start();
+    for (name, last) in [("chunked", true), ("until", true), ("counted", false)] {
+        let mut client = Client::connect(gate.address);
+        for _ in 0..2 {
+            let line = format!("GET /v1/{name}/0 HTTP/1.0\r\nhost: a\r\nx-api-key: {READER}\r\n");
+            client.send(line + "connection: keep-alive\r\n\r\n");
+            let answer = client.response();
+            let connection = answer.one("connection").unwrap_or_default();
+            assert_eq!(connection, if last { "close" } else { "keep-alive" }, "{name}");
+            assert_eq!(answer.one("transfer-encoding"), None, "{name}");
+            if last {
+                assert!(client.is_closed(), "{name}");
+                break;
+            }
+        }
+    }
+}
+
+/// A first chunk that is none: there is no answer yet, so there can be a refusal.
+#[test]
+fn a_broken_first_chunk_is_502() {
+    for chunk in
+        ["zz\r\nhello\r\n", "5\r\nhelloX\r\n", "\r\n", "5;a\nhello", "8000000000000000\r\n"]
+    {
+        let upstream = Upstream::answering(move |_| {
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            vec![Step::Send([head, chunk].concat().into_bytes()), Step::Close]
+        });
+        let gate = Gate::before(&upstream).start();
+        let mut client = Client::connect(gate.address);
+        let answer = client.send(get("x", "")).response();
+        assert_eq!((answer.status(), &*answer.code()), (502, "bad_gateway"), "{chunk:?}");
+        assert!(gate.log_soon("upstream_bad_response"), "{}", gate.log());
+    }
+}
+
+/// A service that refuses a body before its end and closes: what it said is what the client gets.
+#[test]
+fn an_early_refusal_of_a_chunked_upload_arrives() {
+    let upstream = Upstream::answering(|_| {
+        let head =
+            "HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 5\r\n\r\nlarge";
+        // The body stays unread.
+        vec![Step::Send(head.into()), Step::Close, Step::ReadBody]
+    });
+    let gate = Gate::before(&upstream).start();
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x1_0000));
+    for run in 0..20 {
+        let mut client = Client::connect(gate.address);
+        client.send(format!(
+            "POST /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\ntransfer-encoding: chunked\r\n\r\n{}",
+            chunk.repeat(4)
+        ));
+        let answer = client.response();
+        assert_eq!((answer.status(), &*answer.body_text()), (413, "large"), "run {run}");
+    }
+}
