@@ -1,16 +1,18 @@
 //! The admin listener: metrics, probes, status and drain, on a thread and a runtime of its own, so
 //! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `reload`, `telemetry`.
 //!
-//! No endpoint gives out a secret. Whoever can reach it may read it, so it binds to loopback by
-//! default; [`POST /drain`](Page::Drain) is for loopback peers only, wherever it is bound.
+//! No endpoint gives out a secret. `pages` says of each who reaches it: probes and metrics everybody,
+//! `/status` this host or who has the token, `/drain` this host alone. A second listener has probes and
+//! metrics and nothing else.
 
+mod access;
 mod client;
+mod connections;
 mod pages;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,16 +20,16 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+pub use self::access::{AdminAccess, AdminToken, AdminTokenError};
+use self::access::{AdminCaller, AdminDoor};
 pub use self::client::{DrainError, request_drain};
+use self::connections::AdminConnections;
 use crate::clock::Clock;
 use crate::reload::{StatusCell, Time, lower_priority};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{Metrics, Readiness};
-
-/// Connections at once. A probe that hangs must not keep others out for long.
-const CONNECTIONS: usize = 64;
 
 /// For the head of a request, and between two requests.
 const HEADER: Duration = Duration::from_secs(5);
@@ -47,6 +49,7 @@ pub struct AdminState {
     pub log: Option<Arc<OperatorLog>>,
     /// Begins to drain, as SIGTERM does. Called from the admin thread; must not wait.
     pub drain: Box<dyn Fn() + Send + Sync>,
+    pub access: AdminAccess,
 }
 
 /// What `/status` says of a certificate that is served or shown to the upstream.
@@ -60,10 +63,12 @@ pub struct CertificateStatus {
     pub valid: bool,
 }
 
-/// The running listener.
+/// The running listeners.
 #[derive(Debug)]
 pub struct Admin {
     pub address: SocketAddr,
+    /// Of the listener for probes and metrics alone.
+    pub public_address: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
@@ -79,76 +84,109 @@ impl Admin {
     }
 }
 
-/// Serves until [`Admin::stop`]. The thread also keeps the clock in step with the wall and the
-/// metrics small between scrapes.
-pub fn serve(listener: TcpListener, state: AdminState) -> io::Result<Admin> {
-    listener.set_nonblocking(true)?;
+/// Serves until [`Admin::stop`]; `public` has probes and metrics alone. The thread also keeps the clock
+/// in step with the wall, the metrics small between scrapes, and the token up to date.
+pub fn serve(
+    listener: TcpListener,
+    public: Option<TcpListener>,
+    state: AdminState,
+) -> io::Result<Admin> {
     let address = listener.local_addr()?;
+    let public_address = public.as_ref().map(TcpListener::local_addr).transpose()?;
+    let doors = [(Some(listener), AdminDoor::Admin), (public, AdminDoor::Public)];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut listeners = Vec::with_capacity(doors.len());
+    for (listener, door) in doors {
+        let Some(listener) = listener else { continue };
+        listener.set_nonblocking(true)?;
+        let on_loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
+        let _guard = runtime.enter();
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        listeners.push(AdminListener {
+            listener,
+            door,
+            on_loopback,
+            places: AdminConnections::default(),
+        });
+    }
     let (stop, stopped) = watch::channel(false);
     let state = Arc::new(state);
     state.metrics.control().process_start_time.set(state.clock.now().unix_ms as f64 / 1000.0);
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
         lower_priority();
-        runtime.block_on(run(listener, state, stopped));
+        runtime.block_on(run(listeners, state, stopped));
     })?;
-    Ok(Admin { address, stop, thread })
+    Ok(Admin { address, public_address, stop, thread })
 }
 
-async fn run(listener: TcpListener, state: Arc<AdminState>, mut stopped: watch::Receiver<bool>) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "the admin listener cannot be used");
-            return;
-        }
-    };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let failing = AtomicBool::new(false);
+/// One bound address and who is connected to it.
+struct AdminListener {
+    listener: tokio::net::TcpListener,
+    door: AdminDoor,
+    on_loopback: bool,
+    places: AdminConnections,
+}
+
+async fn run(
+    listeners: Vec<AdminListener>,
+    state: Arc<AdminState>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    for listener in listeners {
+        tokio::spawn(listener.run(Arc::clone(&state)));
+    }
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let accepted = tokio::select! {
+        tokio::select! {
+            // The runtime ends with this, and the listeners' tasks with it.
             _ = stopped.changed() => return,
-            _ = tick.tick() => {
-                upkeep(&state);
-                continue;
-            }
-            accepted = accept(&listener, &places) => accepted,
-        };
-        match accepted {
-            Ok((stream, peer, place)) => {
-                failing.store(false, Ordering::Relaxed);
-                let state = Arc::clone(&state);
-                tokio::spawn(async move {
-                    serve_connection(stream, peer, state).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                if !failing.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "accepting an admin connection failed");
+            _ = tick.tick() => upkeep(&state),
+        }
+    }
+}
+
+// === impl AdminListener ===
+
+impl AdminListener {
+    async fn run(self, state: Arc<AdminState>) {
+        let mut failing = false;
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    failing = false;
+                    let caller =
+                        AdminCaller { peer, door: self.door, on_loopback: self.on_loopback };
+                    tokio::spawn(serve_connection(
+                        stream,
+                        caller,
+                        self.places.clone(),
+                        Arc::clone(&state),
+                    ));
                 }
-                // Out of descriptors: trying again at once would only burn the core.
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                Err(error) => {
+                    if !failing {
+                        tracing::warn!(%error, "accepting an admin connection failed");
+                    }
+                    failing = true;
+                    // Out of descriptors: trying again at once would only burn the core.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
             }
         }
     }
 }
 
-async fn accept(
-    listener: &tokio::net::TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(tokio::net::TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    // The semaphore is never closed.
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, place))
-}
-
-async fn serve_connection(stream: tokio::net::TcpStream, peer: SocketAddr, state: Arc<AdminState>) {
-    let service = service_fn(move |request| {
-        let answer = pages::answer(&state, peer, &request);
+async fn serve_connection(
+    stream: tokio::net::TcpStream,
+    caller: AdminCaller,
+    places: AdminConnections,
+    state: Arc<AdminState>,
+) {
+    let (place, give_way) = places.take(caller.peer.ip());
+    let service = service_fn(|request| {
+        place.touch();
+        let answer = pages::answer(&state, caller, &request);
         async move { Ok::<_, std::convert::Infallible>(answer) }
     });
     let connection = http1::Builder::new()
@@ -157,14 +195,20 @@ async fn serve_connection(stream: tokio::net::TcpStream, peer: SocketAddr, state
         .max_buf_size(16 * 1024)
         .max_headers(64)
         .serve_connection(TokioIo::new(stream), service);
-    // What a probe's connection ends with is its own affair.
-    let _ = tokio::time::timeout(LIFE, connection).await;
+    tokio::select! {
+        // What a probe's connection ends with is its own affair.
+        _ = tokio::time::timeout(LIFE, connection) => {}
+        _ = give_way => {}
+    }
 }
 
 /// Once a second.
 fn upkeep(state: &AdminState) {
     state.clock.resync();
     state.metrics.run_upkeep();
+    if let Some(token) = &state.access.token {
+        token.refresh();
+    }
     if let Some(log) = &state.log {
         log.count_dropped();
     }

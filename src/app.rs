@@ -18,7 +18,9 @@ use self::prepare::bind_hint;
 pub use self::prepare::{Prepared, prepare};
 use self::signals::Signals;
 use self::watchers::Watchers;
-use crate::admin::{self, Admin, AdminState, CertificateStatus};
+use crate::admin::{
+    self, Admin, AdminAccess, AdminState, AdminToken, AdminTokenError, CertificateStatus,
+};
 use crate::check;
 use crate::clock::Clock;
 use crate::config::{self, Bind, Config, Noted, Settings, ThisHost};
@@ -33,6 +35,8 @@ use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
 /// Why the sidecar did not start. One message, with the remedy; each kind has its exit code.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    #[error("{0}")]
+    AdminToken(#[from] AdminTokenError),
     #[error("{0}")]
     AccessLog(#[from] crate::telemetry::access::AccessLogError),
     #[error("cannot bind {what} {address}: {source}\nhint: {hint}")]
@@ -55,6 +59,8 @@ pub struct Running {
     /// Where each listener is bound, in the order of the configuration; `None`: a Unix socket.
     pub addresses: Vec<Option<SocketAddr>>,
     pub admin: SocketAddr,
+    /// The second admin listener, where one is configured.
+    pub public_admin: Option<SocketAddr>,
     phase: Arc<watch::Sender<Phase>>,
     workers: Vec<JoinHandle<()>>,
     access: Option<AccessLogs>,
@@ -138,7 +144,12 @@ pub fn build(
     reloadable.extend(listener_tls.iter().flatten().map(|tls| Arc::clone(tls) as Arc<_>));
     reloadable.extend(upstream_tls.iter().map(|tls| Arc::clone(tls) as Arc<_>));
     let (listening, addresses) = bind_all(&listeners, listener_tls, &metrics)?;
-    let admin_listener = bind_admin(&config.admin)?;
+    let admin_listener = bind_admin(config.admin.bind, config.admin.families)?;
+    let public_listener = match config.admin.public {
+        Some(public) => Some(bind_admin(public, config.admin.public_families)?),
+        None => None,
+    };
+    let token = config.admin.token_file.as_deref().map(AdminToken::load).transpose()?;
 
     let loaded = reload::load_first(&config.table, clock.clone(), metrics.clone(), &readiness)?;
     let status = loaded.status();
@@ -199,6 +210,7 @@ pub fn build(
     let leave = Arc::clone(&phase);
     let admin_handle = admin::serve(
         admin_listener,
+        public_listener,
         AdminState {
             metrics: metrics.clone(),
             readiness: readiness.clone(),
@@ -207,10 +219,12 @@ pub fn build(
             clock: clock.clone(),
             log: log.clone(),
             drain: Box::new(move || advance(&leave, Phase::Leaving)),
+            access: AdminAccess { hosts: config.admin.hosts, token },
         },
     )?;
     let running = Running {
         admin: admin_handle.address,
+        public_admin: admin_handle.public_address,
         addresses,
         phase,
         workers,
@@ -304,18 +318,18 @@ fn bind_all(
     Ok((listening, addresses))
 }
 
-fn bind_admin(admin: &config::AdminConfig) -> Result<TcpListener, StartError> {
+fn bind_admin(bind: SocketAddr, families: config::Families) -> Result<TcpListener, StartError> {
     /// As std does.
     const BACKLOG: i32 = 128;
-    let bound = proxy::bind_tcp(admin.bind, admin.families);
+    let bound = proxy::bind_tcp(bind, families);
     let listening = bound.and_then(|socket| {
         socket.listen(BACKLOG)?;
         Ok(TcpListener::from(socket))
     });
     listening.map_err(|source| StartError::Bind {
         what: "the admin listener",
-        address: admin.bind.to_string(),
-        hint: bind_hint(&Bind::Tcp(admin.bind), &source),
+        address: bind.to_string(),
+        hint: bind_hint(&Bind::Tcp(bind), &source),
         source,
     })
 }
@@ -396,6 +410,7 @@ impl Running {
         tracing::info!(
             addresses = addresses.join(","),
             admin = %self.admin,
+            public_admin = self.public_admin.map(tracing::field::display),
             version = env!("CARGO_PKG_VERSION"),
             "listening"
         );
@@ -491,7 +506,7 @@ impl StartError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::AccessLog(_) | Self::Bind { .. } => Exit::CannotCreate,
-            Self::Config(_) | Self::Log(_) => Exit::Config,
+            Self::AdminToken(_) | Self::Config(_) | Self::Log(_) => Exit::Config,
             // `keygatectl table verify` tells refusals apart; a start says only that the data is bad.
             Self::Keys(reload::FirstLoadError::Keys {
                 failure: LoadFailure::Refused(_), ..

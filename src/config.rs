@@ -2,6 +2,7 @@
 //! program sees: parsed, defaulted, checked as a whole. Imports only `core`.
 
 mod addresses;
+mod admin;
 mod cors;
 mod delivery;
 mod diff;
@@ -28,6 +29,7 @@ use crate::core::headers::FieldTable;
 pub use crate::core::identity::IdentityFields;
 use crate::core::{CredentialSource, NetworkSet, Policy};
 
+pub use self::admin::{read_secret, token as admin_token};
 pub use self::diff::needs_restart;
 pub use self::fault::{ConfigError, ConfigFault};
 pub use self::files::WatchedFile;
@@ -219,6 +221,13 @@ pub struct TlsClient {
 pub struct AdminConfig {
     pub bind: SocketAddr,
     pub families: Families,
+    /// A second listener, for probes and metrics alone.
+    pub public: Option<SocketAddr>,
+    pub public_families: Families,
+    /// Names, in lower case, that a request to a listener on loopback may have in `Host`.
+    pub hosts: Vec<Box<str>>,
+    /// File of the bearer token that `/status` asks for beyond this host.
+    pub token_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -433,6 +442,10 @@ impl Host for Noted<'_> {
         self.files.borrow_mut().push(path.to_owned());
         self.host.read(path)
     }
+
+    fn is_open_to_all(&self, path: &Path) -> bool {
+        self.host.is_open_to_all(path)
+    }
 }
 
 // === impl ThisHost ===
@@ -450,5 +463,10 @@ impl Host for ThisHost {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is longer than 1 MiB"));
         }
         Ok(bytes)
+    }
+
+    fn is_open_to_all(&self, path: &Path) -> bool {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0)
     }
 }

@@ -1,12 +1,11 @@
 //! What each admin path answers.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
+use super::access::{AdminCaller, DeniedAccess, EndpointReach};
 use super::{AdminState, CertificateStatus};
 use crate::reload::{StatusReport, Time};
 use crate::telemetry::readiness::Pending;
@@ -32,40 +31,143 @@ struct StatusPage<'s> {
     status: &'s StatusReport,
 }
 
+/// A page: who reaches it, and how.
+struct AdminEndpoint {
+    path: &'static str,
+    reach: EndpointReach,
+    method: AllowedMethod,
+    answer: fn(&AdminState) -> Response<Full<Bytes>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AllowedMethod {
+    /// GET and HEAD.
+    Read,
+    Post,
+}
+
+/// Every page. docs/operations.md has the same list.
+const ENDPOINTS: &[AdminEndpoint] = &[
+    AdminEndpoint {
+        path: "/",
+        reach: EndpointReach::Operator,
+        method: AllowedMethod::Read,
+        answer: index,
+    },
+    AdminEndpoint {
+        path: "/drain",
+        reach: EndpointReach::ThisHost,
+        method: AllowedMethod::Post,
+        answer: drain,
+    },
+    AdminEndpoint {
+        path: "/livez",
+        reach: EndpointReach::Public,
+        method: AllowedMethod::Read,
+        answer: alive,
+    },
+    AdminEndpoint {
+        path: "/metrics",
+        reach: EndpointReach::Public,
+        method: AllowedMethod::Read,
+        answer: metrics,
+    },
+    AdminEndpoint {
+        path: "/readyz",
+        reach: EndpointReach::Public,
+        method: AllowedMethod::Read,
+        answer: ready,
+    },
+    AdminEndpoint {
+        path: "/startupz",
+        reach: EndpointReach::Public,
+        method: AllowedMethod::Read,
+        answer: started,
+    },
+    AdminEndpoint {
+        path: "/status",
+        reach: EndpointReach::Operator,
+        method: AllowedMethod::Read,
+        answer: status,
+    },
+];
+
 pub(super) fn answer<B>(
     state: &AdminState,
-    peer: SocketAddr,
+    caller: AdminCaller,
     request: &Request<B>,
 ) -> Response<Full<Bytes>> {
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let allow = match request.uri().path() {
-        "/drain" => return drain(state, peer, request),
-        "/metrics" | "/livez" | "/readyz" | "/startupz" | "/status" | "/" if !reads => {
-            let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n");
-            refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return refusal;
-        }
-        path => path,
-    };
-    match allow {
-        "/" => page(
-            StatusCode::OK,
-            TEXT,
-            "keygate\n/livez /readyz /startupz /status /metrics, POST /drain\n",
-        ),
-        "/livez" => page(StatusCode::OK, TEXT, "alive\n"),
-        "/metrics" => {
-            let control = state.metrics.control();
-            control.ready.set(u8::from(state.readiness.is_ready()));
-            let ill = state.readiness.pending().iter().any(|p| p.part == UPSTREAM);
-            control.upstream_healthy.set(u8::from(!ill));
-            page(StatusCode::OK, EXPOSITION, state.metrics.render())
-        }
-        "/readyz" => readiness(state, state.readiness.is_ready(), "ready\n"),
-        "/startupz" => readiness(state, state.readiness.is_started(), "started\n"),
-        "/status" => status(state),
-        _ => page(StatusCode::NOT_FOUND, TEXT, "no such page\n"),
+    if let Err(denied) = state.access.hears(caller, request) {
+        return refuse(denied);
     }
+    let path = request.uri().path();
+    let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == path) else {
+        return refuse(DeniedAccess::NoSuchPage);
+    };
+    if let Err(denied) = state.access.admits(caller, endpoint.reach, request) {
+        return refuse(denied);
+    }
+    if !endpoint.method.has(request.method()) {
+        let (text, allow) = endpoint.method.words();
+        let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        return refusal;
+    }
+    (endpoint.answer)(state)
+}
+
+fn refuse(denied: DeniedAccess) -> Response<Full<Bytes>> {
+    let (status, text) = match denied {
+        DeniedAccess::NoSuchPage => (StatusCode::NOT_FOUND, "no such page\n"),
+        DeniedAccess::Misdirected => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "this listener is for an address, localhost, and the names in admin.hosts\n",
+        ),
+        DeniedAccess::NoTokenConfigured => (
+            StatusCode::FORBIDDEN,
+            "only from this host, or with the bearer token of admin.token_file: none is configured\n",
+        ),
+        DeniedAccess::WrongToken => {
+            (StatusCode::UNAUTHORIZED, "send the bearer token of admin.token_file\n")
+        }
+        DeniedAccess::NotThisHost => (StatusCode::FORBIDDEN, "only from this host\n"),
+        DeniedAccess::Browser => (StatusCode::FORBIDDEN, "not from a browser\n"),
+    };
+    let mut refusal = page(status, TEXT, text);
+    if denied == DeniedAccess::WrongToken {
+        let challenge = HeaderValue::from_static("Bearer realm=\"keygate admin\"");
+        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    refusal
+}
+
+fn index(_: &AdminState) -> Response<Full<Bytes>> {
+    let mut text = String::from("keygate\n");
+    for endpoint in ENDPOINTS {
+        let method = if endpoint.method == AllowedMethod::Post { "POST " } else { "" };
+        text.push_str(&format!("{method}{}\n", endpoint.path));
+    }
+    page(StatusCode::OK, TEXT, text)
+}
+
+fn alive(_: &AdminState) -> Response<Full<Bytes>> {
+    page(StatusCode::OK, TEXT, "alive\n")
+}
+
+fn metrics(state: &AdminState) -> Response<Full<Bytes>> {
+    let control = state.metrics.control();
+    control.ready.set(u8::from(state.readiness.is_ready()));
+    let ill = state.readiness.pending().iter().any(|p| p.part == UPSTREAM);
+    control.upstream_healthy.set(u8::from(!ill));
+    page(StatusCode::OK, EXPOSITION, state.metrics.render())
+}
+
+fn ready(state: &AdminState) -> Response<Full<Bytes>> {
+    readiness(state, state.readiness.is_ready(), "ready\n")
+}
+
+fn started(state: &AdminState) -> Response<Full<Bytes>> {
+    readiness(state, state.readiness.is_started(), "started\n")
 }
 
 fn readiness(state: &AdminState, ok: bool, word: &'static str) -> Response<Full<Bytes>> {
@@ -105,23 +207,30 @@ fn status(state: &AdminState) -> Response<Full<Bytes>> {
     }
 }
 
-/// A preStop hook calls it from the same host. A browser must not be led to: it would send `Origin`.
-fn drain<B>(state: &AdminState, peer: SocketAddr, request: &Request<B>) -> Response<Full<Bytes>> {
-    if request.method() != Method::POST {
-        let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use POST\n");
-        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-        return refusal;
-    }
-    if !peer.ip().to_canonical().is_loopback() {
-        return page(StatusCode::FORBIDDEN, TEXT, "only from this host\n");
-    }
-    let headers = request.headers();
-    if headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site") {
-        return page(StatusCode::FORBIDDEN, TEXT, "not from a browser\n");
-    }
+/// A preStop hook calls it from the same host.
+fn drain(state: &AdminState) -> Response<Full<Bytes>> {
     state.readiness.drain();
     (state.drain)();
     page(StatusCode::ACCEPTED, TEXT, "draining\n")
+}
+
+// === impl AllowedMethod ===
+
+impl AllowedMethod {
+    fn has(self, method: &Method) -> bool {
+        match self {
+            Self::Read => matches!(*method, Method::GET | Method::HEAD),
+            Self::Post => method == Method::POST,
+        }
+    }
+
+    /// What a refusal says, and its `Allow`.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Read => ("use GET\n", "GET, HEAD"),
+            Self::Post => ("use POST\n", "POST"),
+        }
+    }
 }
 
 fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -2,7 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::sync::atomic::AtomicUsize;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
@@ -14,6 +15,10 @@ struct Running {
 }
 
 fn start() -> Running {
+    start_with(AdminAccess::default())
+}
+
+fn start_with(access: AdminAccess) -> Running {
     let metrics = Metrics::new(1);
     let readiness = Readiness::new();
     let drained = Arc::new(AtomicUsize::new(0));
@@ -28,27 +33,33 @@ fn start() -> Running {
         drain: Box::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
         }),
+        access,
     };
-    let admin = serve(TcpListener::bind("127.0.0.1:0").unwrap(), state).unwrap();
+    let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = serve(bind(), Some(bind()), state).unwrap();
     Running { admin, readiness, metrics, drained }
 }
 
 impl Running {
     /// Status and body.
     fn ask(&self, request: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-        (status, body.to_owned())
+        ask(self.admin.address, request)
     }
 
     fn get(&self, path: &str) -> (u16, String) {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"))
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"))
     }
+}
+
+fn ask(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+    (status, body.to_owned())
 }
 
 #[test]
@@ -90,7 +101,7 @@ fn metrics_and_status_are_served() {
     assert_eq!(json["now"], "2023-11-14T22:13:20.000Z");
     assert!(json["table"].is_null());
     assert_eq!(json["ready"], true);
-    let head = running.ask("HEAD /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let head = running.ask("HEAD /status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     assert_eq!(head, (200, String::new()));
     running.admin.stop();
 }
@@ -100,7 +111,7 @@ fn wrong_paths_and_methods() {
     let running = start();
     assert_eq!(running.get("/nothing").0, 404);
     assert_eq!(running.get("/drain").0, 405);
-    let post = "POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let post = "POST /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     assert_eq!(running.ask(post).0, 405);
     assert_eq!(running.ask("nonsense\r\n\r\n").0, 400);
     assert_eq!(running.drained.load(Ordering::Relaxed), 0);
@@ -110,7 +121,7 @@ fn wrong_paths_and_methods() {
 #[test]
 fn drain_is_for_this_host_and_no_browser() {
     let running = start();
-    let browser = "POST /drain HTTP/1.1\r\nhost: x\r\norigin: https://evil.example\r\n\
+    let browser = "POST /drain HTTP/1.1\r\nhost: localhost\r\norigin: https://evil.example\r\n\
                    connection: close\r\n\r\n";
     assert_eq!(running.ask(browser).0, 403);
     assert_eq!(running.drained.load(Ordering::Relaxed), 0);
@@ -135,11 +146,15 @@ fn drain_from_elsewhere_is_refused() {
         clock: Clock::manual(0),
         log: None,
         drain: Box::new(|| panic!("must not drain")),
+        access: AdminAccess::default(),
     };
-    let answer = pages::answer(&state, "203.0.113.9:1".parse().unwrap(), &request);
-    assert_eq!(answer.status(), 403);
-    let mapped = pages::answer(&state, "[::ffff:203.0.113.9]:1".parse().unwrap(), &request);
-    assert_eq!(mapped.status(), 403);
+    for peer in ["203.0.113.9:1", "[::ffff:203.0.113.9]:1", "[2001:db8::1]:1"] {
+        let answer = pages::answer(&state, from(peer), &request);
+        assert_eq!(answer.status(), 403, "{peer}");
+    }
+    // On this host, under a name that is not its own: a page in a browser, by DNS rebinding.
+    let rebound = http::Request::post("/drain").header("host", "evil.example").body(()).unwrap();
+    assert_eq!(pages::answer(&state, from("127.0.0.1:1"), &rebound).status(), 421);
     assert!(!running.readiness.is_draining());
     running.admin.stop();
 }
@@ -154,4 +169,177 @@ fn a_silent_client_is_dropped() {
     // Ends by the listener's time-out, not by ours.
     assert!(stream.read_to_end(&mut answer).is_ok());
     running.admin.stop();
+}
+
+const TOKEN: &str = "0123456789abcdef-first";
+
+fn token_file(token: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    std::fs::write(&path, format!("{token}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    (folder, path)
+}
+
+/// A caller of a listener that is bound to every address.
+fn from(peer: &str) -> AdminCaller {
+    AdminCaller { peer: peer.parse().unwrap(), door: AdminDoor::Admin, on_loopback: false }
+}
+
+fn state_with(access: AdminAccess) -> AdminState {
+    AdminState {
+        metrics: Metrics::new(1),
+        readiness: Readiness::new(),
+        status: StatusCell::default(),
+        certificates: Box::new(Vec::new),
+        clock: Clock::manual(0),
+        log: None,
+        drain: Box::new(|| {}),
+        access,
+    }
+}
+
+#[test]
+fn probes_get_through_however_many_connections_are_held() {
+    let running = start();
+    for address in [running.admin.address, running.admin.public_address.unwrap()] {
+        let mut held = Vec::new();
+        for n in 0..80 {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let mut byte = [0; 512];
+            stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+            assert!(stream.read(&mut byte).unwrap() > 0, "connection {n} is not answered");
+            held.push(stream);
+        }
+        let probe = "GET /readyz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
+        assert_eq!(ask(address, probe), (200, "ready\n".into()));
+        let mut open = 0;
+        for stream in &mut held {
+            stream.set_nonblocking(true).unwrap();
+            let mut byte = [0; 1];
+            let read = stream.read(&mut byte);
+            open += usize::from(read.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock));
+        }
+        assert!(open <= connections::OF_ONE_ADDRESS, "{open} of one address are open");
+        let mut last = held.pop().unwrap();
+        last.set_nonblocking(false).unwrap();
+        last.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        assert!(last.read(&mut [0; 512]).unwrap() > 0, "the latest but one goes on");
+    }
+    running.admin.stop();
+}
+
+#[test]
+fn a_name_that_is_not_ours_is_misdirected() {
+    let running = start_with(AdminAccess { hosts: vec!["keygate.internal".into()], token: None });
+    let get = |path: &str, host: &str| {
+        running.ask(&format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).0
+    };
+    for path in ["/status", "/metrics", "/livez", "/nothing"] {
+        assert_eq!(get(path, "evil.example"), 421, "{path}");
+    }
+    assert_eq!(get("/status", "keygate.internal:9901"), 200);
+    assert_eq!(get("/status", "[::1]:9901"), 200);
+    assert_eq!(running.ask("GET /livez HTTP/1.0\r\n\r\n").0, 200, "a probe by hand");
+    running.admin.stop();
+}
+
+#[test]
+fn the_public_listener_has_probes_and_metrics_alone() {
+    let (_folder, path) = token_file(TOKEN);
+    let token = Some(AdminToken::load(&path).unwrap());
+    let running = start_with(AdminAccess { hosts: Vec::new(), token });
+    let public = running.admin.public_address.unwrap();
+    let get = |path: &str, also: &str| {
+        let head =
+            format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n{also}\r\n");
+        ask(public, &head).0
+    };
+    running.readiness.register("table").ready();
+    for path in ["/livez", "/readyz", "/startupz", "/metrics"] {
+        assert_eq!(get(path, ""), 200, "{path}");
+    }
+    let bearer = format!("authorization: Bearer {TOKEN}\r\n");
+    for path in ["/", "/status", "/drain", "/nothing"] {
+        assert_eq!(get(path, ""), 404, "{path}");
+        assert_eq!(get(path, &bearer), 404, "{path}, with the token");
+    }
+    let drain = "POST /drain HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
+    assert_eq!(ask(public, drain).0, 404);
+    assert_eq!(running.drained.load(Ordering::Relaxed), 0);
+    running.admin.stop();
+}
+
+#[test]
+fn status_beyond_this_host_needs_the_token() {
+    let request = |token: Option<&str>, host: &str| {
+        let request = http::Request::get("/status").header("host", host);
+        let request = match token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        };
+        request.body(()).unwrap()
+    };
+    let (_folder, path) = token_file(TOKEN);
+    let with = state_with(AdminAccess {
+        hosts: Vec::new(),
+        token: Some(AdminToken::load(&path).unwrap()),
+    });
+    let without = state_with(AdminAccess::default());
+    let (far, near) = ("203.0.113.9:1", "127.0.0.1:1");
+    for (state, peer, token, host, want) in [
+        (&with, far, None, "orders.svc", 401),
+        (&with, far, Some("0123456789abcdef-other"), "orders.svc", 401),
+        (&with, far, Some(""), "orders.svc", 401),
+        (&with, far, Some(&TOKEN[..TOKEN.len() - 1]), "orders.svc", 401),
+        (&with, far, Some(TOKEN), "orders.svc", 200),
+        (&with, near, None, "127.0.0.1", 200),
+        (&with, near, Some("0123456789abcdef-other"), "127.0.0.1", 401),
+        (&with, near, None, "evil.example", 421),
+        (&with, near, Some(TOKEN), "orders.svc", 200),
+        (&without, far, None, "orders.svc", 403),
+        (&without, far, Some(TOKEN), "orders.svc", 403),
+        (&without, near, None, "localhost", 200),
+        (&without, near, None, "evil.example", 421),
+    ] {
+        let answer = pages::answer(state, from(peer), &request(token, host));
+        assert_eq!(answer.status(), want, "{peer} {token:?} {host}");
+        assert_eq!(answer.headers().contains_key("www-authenticate"), want == 401);
+    }
+    // Probes and metrics ask for nothing.
+    let metrics = http::Request::get("/metrics").header("host", "orders.svc").body(()).unwrap();
+    assert_eq!(pages::answer(&with, from(far), &metrics).status(), 200);
+}
+
+#[test]
+fn a_new_token_takes_over_and_a_bad_one_changes_nothing() {
+    let (_folder, path) = token_file(TOKEN);
+    let token = AdminToken::load(&path).unwrap();
+    let state = state_with(AdminAccess { hosts: Vec::new(), token: Some(token) });
+    let status = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let request =
+            http::Request::get("/status").header("authorization", bearer).body(()).unwrap();
+        pages::answer(&state, from("203.0.113.9:1"), &request).status().as_u16()
+    };
+    let next = "0123456789abcdef-second";
+    std::fs::write(&path, next).unwrap();
+    upkeep(&state);
+    assert_eq!((status(TOKEN), status(next)), (401, 200));
+    for bad in ["", "short", "0123456789 abcdef"] {
+        std::fs::write(&path, bad).unwrap();
+        upkeep(&state);
+        assert_eq!(status(next), 200, "{bad:?}");
+        assert_eq!(status(bad), 401);
+    }
+    std::fs::remove_file(&path).unwrap();
+    upkeep(&state);
+    assert_eq!(status(next), 200);
+    std::fs::write(&path, TOKEN).unwrap();
+    upkeep(&state);
+    assert_eq!((status(TOKEN), status(next)), (200, 401));
+    let shown = format!("{:?}", state.access);
+    assert!(!shown.contains("0123456789"), "{shown}");
+    assert!(AdminToken::load(&path.with_extension("none")).is_err());
 }

@@ -107,9 +107,14 @@ impl Prepared {
                 faults.extend(bind_fault(config, &keys, &listener.bind, &error));
             }
         }
-        let admin = Bind::Tcp(config.admin.bind);
-        if let Err(error) = proxy::bind_tcp(config.admin.bind, config.admin.families) {
-            faults.extend(bind_fault(config, &["admin.address"], &admin, &error));
+        let admin = &config.admin;
+        let public = admin.public.map(|at| ("admin.public_address", at, admin.public_families));
+        for (key, at, families) in
+            [("admin.address", admin.bind, admin.families)].into_iter().chain(public)
+        {
+            if let Err(error) = proxy::bind_tcp(at, families) {
+                faults.extend(bind_fault(config, &[key], &Bind::Tcp(at), &error));
+            }
         }
         if let Some(path) = &config.table.state_file {
             let hint = "give keygate a directory of its own that outlives it; without the state file a \

@@ -25,14 +25,17 @@ pub(super) fn settle(
     listeners: &mut [Listener],
     places: &[ConfigPlace],
     admin: &mut AdminConfig,
-    admin_place: &ConfigPlace,
+    admin_section: &ConfigSection<'_>,
 ) {
+    let admin_place = admin_section.place_of("address");
+    let public_place = admin_section.place_of("public_address");
     let mut all: Vec<Taken<'_>> = listeners
         .iter()
         .zip(places)
         .map(|(listener, place)| Taken { bind: listener.bind.clone(), place })
         .collect();
-    all.push(Taken { bind: Bind::Tcp(admin.bind), place: admin_place });
+    all.push(Taken { bind: Bind::Tcp(admin.bind), place: &admin_place });
+    all.extend(admin.public.map(|at| Taken { bind: Bind::Tcp(at), place: &public_place }));
     let everywhere = |port| {
         let any =
             |t: &Taken<'_>| matches!(&t.bind, Bind::Tcp(a) if is_any_ipv4(a) && a.port() == port);
@@ -48,6 +51,9 @@ pub(super) fn settle(
         }
     }
     admin.families = families(&admin.bind);
+    if let Some(public) = &admin.public {
+        admin.public_families = families(public);
+    }
     for (index, one) in all.iter().enumerate() {
         let earlier = all.get(..index).unwrap_or_default();
         let Some(other) = earlier.iter().find(|other| clash(&other.bind, &one.bind)) else {
@@ -97,8 +103,9 @@ pub(super) fn no_loop(
         Bind::Tcp(at) => at.ip().to_canonical().is_loopback() || at.ip().is_unspecified(),
         Bind::Unix(_) => true,
     };
-    let admin = Bind::Tcp(admin.bind);
-    let ours = listeners.iter().map(|l| &l.bind).chain([&admin]);
+    let admin: Vec<Bind> =
+        [Some(admin.bind), admin.public].into_iter().flatten().map(Bind::Tcp).collect();
+    let ours = listeners.iter().map(|l| &l.bind).chain(&admin);
     let same = |ours: &Bind| *ours == service || (here && clash(ours, &service));
     if let Some(ours) = ours.into_iter().find(|ours| same(ours)) {
         let problem =

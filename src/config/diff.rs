@@ -15,6 +15,9 @@ macro_rules! restart {
 
 restart! {
     "admin.address" => admin.bind,
+    "admin.hosts" => admin.hosts,
+    "admin.public_address" => admin.public,
+    "admin.token_file" => admin.token_file,
     "drain.deadline" => drain.deadline,
     "drain.delay" => drain.delay,
     "http2.header_list_bytes" => http2.header_list_bytes,

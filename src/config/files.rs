@@ -28,6 +28,7 @@ impl Config {
         for signer in &self.table.signer_files {
             add("table.trusted_signers", Some(signer));
         }
+        add("admin.token_file", self.admin.token_file.as_deref());
         let http = &self.table.url;
         add("table.http.ca", http.ca.as_deref());
         add("table.http.bearer_file", http.bearer_file.as_deref());

@@ -11,15 +11,14 @@ use super::fault::ConfigProblem;
 use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
-    AdminConfig, Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Families, Http2Config,
-    Listener, Log, LogFormat, Places, Timeouts, TlsClient, TlsServer, UpstreamAddress,
-    UpstreamConfig, UpstreamProtocol, Workers,
+    Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Families, Http2Config, Listener, Log,
+    LogFormat, Places, Timeouts, TlsClient, TlsServer, UpstreamAddress, UpstreamConfig,
+    UpstreamProtocol, Workers,
 };
-use super::{addresses, delivery, policy};
+use super::{addresses, admin, delivery, policy};
 use crate::core::NetworkSet;
 use crate::core::address::parse_network;
 
-const ADMIN: &str = "127.0.0.1:9901";
 const CONNECTIONS: u64 = 16_384;
 const CONNECTIONS_PER_ADDRESS: u64 = 10_000;
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
@@ -37,15 +36,9 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     let upstream = upstream(&upstream_section);
     let table = delivery::table(&root.section("table"));
     let admin_section = root.section("admin");
-    let mut admin = admin(&admin_section);
+    let mut admin = admin::admin(&admin_section);
     addresses::no_loop(&upstream_section, upstream.as_ref(), &listeners, &admin);
-    addresses::settle(
-        root,
-        &mut listeners,
-        &places,
-        &mut admin,
-        &admin_section.place_of("address"),
-    );
+    addresses::settle(root, &mut listeners, &places, &mut admin, &admin_section);
     let workers = workers(&root.section("workers"));
     let timeouts = timeouts(&root.section("timeouts"));
     let caps = caps(&root.section("limits"));
@@ -271,18 +264,6 @@ fn tls_client(section: &ConfigSection<'_>) -> TlsClient {
     }
 }
 
-fn admin(section: &ConfigSection<'_>) -> AdminConfig {
-    let bind = section.parse("address", |text| {
-        text.parse().map_err(|_| {
-            ConfigProblem::new("is not an address with a port")
-                .hint("for example 127.0.0.1:9901, or 0.0.0.0:9901 for scrapes from other hosts")
-        })
-    });
-    #[expect(clippy::expect_used, reason = "a constant that a test parses")]
-    let bind = bind.unwrap_or_else(|| ADMIN.parse().expect("constant"));
-    AdminConfig { bind, families: Families::Both }
-}
-
 fn workers(section: &ConfigSection<'_>) -> Workers {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let count = match section.ask("count") {
@@ -360,11 +341,6 @@ fn log(section: &ConfigSection<'_>) -> Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn constants_parse() {
-        assert!(ADMIN.parse::<std::net::SocketAddr>().is_ok());
-    }
 
     #[test]
     fn upstream_urls() {

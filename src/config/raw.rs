@@ -18,6 +18,10 @@ pub trait Host {
     fn variable(&self, name: &str) -> Option<String>;
     /// Signer keys are read here; other files only to see that they can be read.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// Whether everybody on the machine may read the file, as far as can be told.
+    fn is_open_to_all(&self, _path: &Path) -> bool {
+        false
+    }
 }
 
 /// Collects what is wrong while the sections are read.
@@ -132,6 +136,10 @@ impl<'a> ConfigReader<'a> {
     /// The file is opened and read, at most one MiB of it kept.
     pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.host.read(path)
+    }
+
+    pub(super) fn is_open_to_all(&self, path: &Path) -> bool {
+        self.host.is_open_to_all(path)
     }
 
     fn position(&self, offset: usize) -> (usize, usize) {

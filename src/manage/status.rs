@@ -1,11 +1,14 @@
-//! `keygatectl status`: asks sidecars whether a serial is in force everywhere.
+//! `keygatectl status`: asks sidecars whether a serial is in force everywhere, and what troubles them.
 
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
-use super::error::{Error, Result};
+use super::error::{Error, Fault, Result};
+use super::files;
 use super::output::Columns;
 use super::session::Session;
 use super::time;
@@ -15,6 +18,8 @@ const AT_ONCE: usize = 32;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Of a `/status` answer.
 const MAX_BYTES: u64 = 1 << 20;
+/// Of the token's file.
+const MAX_TOKEN: u64 = 8 << 10;
 /// Between two rounds of `--wait`.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -26,6 +31,9 @@ pub struct Status {
     /// Ask again until it is in force everywhere, at most this long
     #[arg(long, value_name = "DURATION", value_parser = time::duration, requires = "serial")]
     pub wait: Option<Duration>,
+    /// File with the bearer token of their `admin.token_file`; sent to every URL
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Admin listeners, such as `http://10.0.0.7:9900` or `10.0.0.7:9900`
     #[arg(value_name = "URL", required = true)]
     pub urls: Vec<String>,
@@ -35,6 +43,8 @@ pub struct Status {
 #[derive(Clone, Debug, Serialize)]
 struct Answer {
     url: String,
+    #[serde(skip)]
+    answered: bool,
     in_force: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<u64>,
@@ -44,8 +54,18 @@ struct Answer {
     patch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     active_keys: Option<u64>,
+    /// No answer, or why the last table or patch was not taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// When the configuration in force was loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_loaded_at: Option<String>,
+    /// The file was changed and has errors: an older configuration is in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_error: Option<String>,
+    /// Keys of the configuration that wait for a restart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    needs_restart: Vec<String>,
 }
 
 /// The part of `/status` that is of interest here; the rest may grow.
@@ -58,6 +78,16 @@ struct Page {
     last_reload: Option<Attempted>,
     #[serde(default)]
     mounted_files: Vec<MountedFile>,
+    #[serde(default)]
+    config: Configured,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Configured {
+    loaded_at: Option<String>,
+    error: Option<String>,
+    #[serde(default)]
+    needs_restart: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,6 +108,8 @@ struct MountedFile {
 
 #[derive(Debug, Deserialize)]
 struct Attempted {
+    #[serde(default)]
+    what: String,
     ok: bool,
     error: Option<String>,
 }
@@ -92,33 +124,63 @@ impl Status {
             .max_redirects(0)
             .build()
             .into();
+        let bearer = self.bearer()?;
         let rounds = self.wait.map_or(0, |wait| wait.as_millis() / PAUSE.as_millis());
-        let mut answers = self.ask_all(&agent);
+        let mut answers = self.ask_all(&agent, bearer.as_ref());
         for _ in 0..rounds {
-            if answers.iter().all(|answer| answer.in_force == Some(true)) {
+            if answers.iter().all(|a| a.in_force == Some(true) && a.config_error.is_none()) {
                 break;
             }
             std::thread::sleep(PAUSE);
-            answers = self.ask_all(&agent);
+            answers = self.ask_all(&agent, bearer.as_ref());
         }
         self.print(&answers, session)?;
         session.output.flush()?;
-        let missing =
-            answers.iter().filter(|a| a.error.is_some() || a.in_force == Some(false)).count();
-        match (missing, self.serial) {
-            (0, _) => Ok(()),
-            (n, Some(serial)) => Err(Error::NotInForce(format!(
-                "serial {serial} is not in force on {n} of {} sidecars",
-                answers.len()
-            ))),
-            (n, None) => {
-                Err(Error::NotInForce(format!("{n} of {} sidecars did not answer", answers.len())))
+        let count = |is: fn(&Answer) -> bool| answers.iter().filter(|a| is(a)).count();
+        let silent = count(|a| !a.answered);
+        let behind = count(|a| a.in_force == Some(false));
+        let ill = count(|a| a.config_error.is_some());
+        let of = answers.len();
+        let mut wrong = Vec::new();
+        match self.serial {
+            Some(serial) if behind > 0 => {
+                wrong.push(format!("serial {serial} is not in force on {behind} of {of} sidecars"));
             }
+            None if silent > 0 => wrong.push(format!("{silent} of {of} sidecars did not answer")),
+            _ => {}
+        }
+        if ill > 0 {
+            wrong.push(format!(
+                "the configuration has errors on {ill} of {of} sidecars: an older one is in force"
+            ));
+        }
+        match wrong.is_empty() {
+            true => Ok(()),
+            false => Err(Error::NotInForce(wrong.join("; "))),
+        }
+    }
+
+    /// The value of `Authorization`.
+    fn bearer(&self) -> Result<Option<Zeroizing<String>>> {
+        let Some(path) = &self.token_file else { return Ok(None) };
+        let bytes = Zeroizing::new(files::read(path, MAX_TOKEN)?);
+        let token = std::str::from_utf8(bytes.trim_ascii()).unwrap_or_default();
+        match !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
+            true => Ok(Some(Zeroizing::new(format!("Bearer {token}")))),
+            false => Err(Error::fault(
+                Fault {
+                    path: path.clone(),
+                    line: 0,
+                    field: String::new(),
+                    why: "holds no bearer token".into(),
+                },
+                "the file that the sidecars' `admin.token_file` names has it",
+            )),
         }
     }
 
     /// In the order in which they were named.
-    fn ask_all(&self, agent: &ureq::Agent) -> Vec<Answer> {
+    fn ask_all(&self, agent: &ureq::Agent, bearer: Option<&Zeroizing<String>>) -> Vec<Answer> {
         let next = Mutex::new(self.urls.iter().enumerate());
         let answers = Mutex::new(Vec::with_capacity(self.urls.len()));
         std::thread::scope(|scope| {
@@ -128,7 +190,7 @@ impl Status {
                         let Some((n, url)) = next.lock().ok().and_then(|mut n| n.next()) else {
                             return;
                         };
-                        let answer = self.ask(agent, url);
+                        let answer = self.ask(agent, bearer, url);
                         if let Ok(mut answers) = answers.lock() {
                             answers.push((n, answer));
                         }
@@ -141,34 +203,43 @@ impl Status {
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    fn ask(&self, agent: &ureq::Agent, url: &str) -> Answer {
+    fn ask(&self, agent: &ureq::Agent, bearer: Option<&Zeroizing<String>>, url: &str) -> Answer {
         let mut answer = Answer {
             url: url.to_owned(),
+            answered: false,
             in_force: None,
             serial: None,
             table: None,
             patch: None,
             active_keys: None,
             error: None,
+            config_loaded_at: None,
+            config_error: None,
+            needs_restart: Vec::new(),
         };
         let fetched = match url.starts_with("https://") {
             true => Err("an admin listener speaks http, not https".to_owned()),
-            false => fetch(agent, &page_of(url)),
+            false => fetch(agent, bearer, &page_of(url)),
         };
         match fetched {
             Ok(page) => {
+                answer.answered = true;
                 answer.serial = page.serial;
                 answer.table = page.table.map(|table| table.serial);
                 answer.patch = page.patch.map(|patch| patch.serial);
                 answer.active_keys = page.keys.map(|keys| keys.active);
                 answer.in_force =
                     self.serial.map(|wanted| page.serial.is_some_and(|serial| serial >= wanted));
-                // Why a sidecar stays behind is the next question.
-                if answer.in_force == Some(false) {
-                    let failed = page.last_reload.filter(|last| !last.ok);
-                    let mounted = || page.mounted_files.iter().find_map(MountedFile::why);
-                    answer.error = failed.and_then(|last| last.error).or_else(mounted);
+                // Why a sidecar stays behind is the next question. A failed reload of the configuration
+                // is told by `config`, whatever was reloaded since.
+                let failed = page.last_reload.filter(|last| !last.ok && last.what != "config");
+                answer.error = failed.and_then(|last| last.error);
+                if answer.in_force == Some(false) && answer.error.is_none() {
+                    answer.error = page.mounted_files.iter().find_map(MountedFile::why);
                 }
+                answer.config_loaded_at = page.config.loaded_at;
+                answer.config_error = page.config.error;
+                answer.needs_restart = page.config.needs_restart;
             }
             Err(why) => {
                 answer.in_force = self.serial.map(|_| false);
@@ -195,7 +266,7 @@ impl Status {
                 number(answer.table),
                 number(answer.patch),
                 number(answer.active_keys),
-                answer.error.clone().unwrap_or_default(),
+                answer.troubles(),
             ]);
         }
         columns.print(&mut session.output)
@@ -215,6 +286,21 @@ impl MountedFile {
     }
 }
 
+// === impl Answer ===
+
+impl Answer {
+    /// On one line; `--json` has every line of it.
+    fn troubles(&self) -> String {
+        let first = |text: &String| text.lines().next().unwrap_or_default().to_owned();
+        let mut all: Vec<_> = self.error.iter().map(first).collect();
+        all.extend(self.config_error.iter().map(|e| format!("configuration: {}", first(e))));
+        if !self.needs_restart.is_empty() {
+            all.push(format!("waits for a restart: {}", self.needs_restart.join(", ")));
+        }
+        all.join("; ")
+    }
+}
+
 fn page_of(url: &str) -> String {
     let url = url.trim_end_matches('/');
     let url = match url.contains("://") {
@@ -224,10 +310,27 @@ fn page_of(url: &str) -> String {
     if url.ends_with("/status") { url } else { format!("{url}/status") }
 }
 
-fn fetch(agent: &ureq::Agent, url: &str) -> std::result::Result<Page, String> {
-    let mut response = agent.get(url).call().map_err(|e| format!("no answer: {e}"))?;
-    if response.status() != 200 {
-        return Err(format!("answered {}; is this the admin listener?", response.status()));
+fn fetch(
+    agent: &ureq::Agent,
+    bearer: Option<&Zeroizing<String>>,
+    url: &str,
+) -> std::result::Result<Page, String> {
+    let mut request = agent.get(url);
+    if let Some(bearer) = bearer {
+        request = request.header("authorization", bearer.as_str());
+    }
+    let mut response = request.call().map_err(|e| format!("no answer: {e}"))?;
+    match response.status().as_u16() {
+        200 => {}
+        401 if bearer.is_some() => return Err("answered 401: it has another token".into()),
+        401 => return Err("answered 401: give its token with --token-file".into()),
+        403 => return Err("answered 403: it needs `admin.token_file` to be asked from here".into()),
+        421 => {
+            return Err(
+                "answered 421: add this name to its `admin.hosts`, or use its address".into()
+            );
+        }
+        status => return Err(format!("answered {status}; is this the admin listener?")),
     }
     let body = response.body_mut().with_config().limit(MAX_BYTES).read_to_vec();
     let body = body.map_err(|e| format!("answer cut short: {e}"))?;

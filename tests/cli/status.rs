@@ -67,3 +67,54 @@ fn waiting_ends() {
     let told = room.fails(75, &["status", "--serial", "1", "https://127.0.0.1:1"]);
     assert!(told.contains("not in force on 1 of 1"), "{told}");
 }
+
+const WITH_OLD_CONFIGURATION: &str = r#"{"serial":42,"table":{"serial":42},
+    "last_reload":{"ok":true,"what":"table"},
+    "config":{"loaded_at":"2026-11-28T15:00:00.000Z","error":"keygate.toml:3: no such key\nhint: x"}}"#;
+const WAITS_FOR_A_RESTART: &str = r#"{"serial":42,"table":{"serial":42},
+    "last_reload":{"ok":false,"what":"patch","error":"the patch is for another table"},
+    "config":{"loaded_at":"2026-11-28T15:00:00.000Z","needs_restart":["listen","upstream.url"]}}"#;
+
+/// The serial can be in force everywhere while a sidecar does not trust the next signer.
+#[test]
+fn configuration_errors_are_shown_and_end_with_75() {
+    let room = Room::new();
+    let good = answering("200 OK", AT_42).to_string();
+    let old = answering("200 OK", WITH_OLD_CONFIGURATION).to_string();
+    let waits = answering("200 OK", WAITS_FOR_A_RESTART).to_string();
+    for asked in [&["status", "--serial", "42"][..], &["status"]] {
+        let told = room.run(&[asked, &[&good, &old, &waits]].concat());
+        assert_eq!(told.code, 75);
+        assert!(told.stderr.contains("errors on 1 of 3 sidecars"), "{}", told.stderr);
+        assert!(!told.stderr.contains("not in force"), "{}", told.stderr);
+        let lines: Vec<_> = told.stdout.lines().collect();
+        assert!(lines[2].ends_with("configuration: keygate.toml:3: no such key"), "{}", lines[2]);
+        assert!(lines[3].contains("the patch is for another table"), "{}", lines[3]);
+        assert!(lines[3].ends_with("waits for a restart: listen, upstream.url"), "{}", lines[3]);
+    }
+    room.ok(&["status", "--serial", "42", &good, &waits]);
+    let json = room.run(&["status", "--json", &old]);
+    let answers: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(answers[0]["config_error"], "keygate.toml:3: no such key\nhint: x");
+    assert_eq!(answers[0]["config_loaded_at"], "2026-11-28T15:00:00.000Z");
+}
+
+#[test]
+fn a_token_is_asked_for_and_never_shown() {
+    let room = Room::new();
+    let locked = answering("401 Unauthorized", "").to_string();
+    let closed = answering("403 Forbidden", "").to_string();
+    let elsewhere = answering("421 Misdirected Request", "").to_string();
+    let told = room.run(&["status", &locked, &closed, &elsewhere]);
+    assert_eq!(told.code, 75);
+    for hint in ["--token-file", "`admin.token_file`", "`admin.hosts`"] {
+        assert!(told.stdout.contains(hint), "{}", told.stdout);
+    }
+    room.write("token", "secret-0123456789\n");
+    let told = room.run(&["status", "--token-file", "token", &locked]);
+    assert!(told.stdout.contains("it has another token"), "{}", told.stdout);
+    assert!(!told.stdout.contains("secret-") && !told.stderr.contains("secret-"));
+    room.write("token", "\n");
+    room.fails(65, &["status", "--token-file", "token", &locked]);
+    room.fails(66, &["status", "--token-file", "no-such-file", &locked]);
+}

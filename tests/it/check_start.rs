@@ -207,7 +207,7 @@ fn a_listeners_certificate_whose_dates_do_not_hold_is_served() {
         let page = |path: &str| -> Option<String> {
             use std::io::Write as _;
             let mut stream = TcpStream::connect(admin).ok()?;
-            write!(stream, "GET {path} HTTP/1.0\r\nhost: a\r\n\r\n").ok()?;
+            write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n").ok()?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).ok()?;
             Some(answer)

@@ -124,7 +124,7 @@ fn nor_does_it_a_second_sigterm() {
     running.send(get());
     assert_eq!(running.response_head().status(), 200);
     gate.signal(rustix::process::Signal::TERM);
-    let probe = "GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let probe = "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     while exchange(admin, probe).status() == 200 {
         thread::sleep(Duration::from_millis(5));
     }

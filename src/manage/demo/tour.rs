@@ -290,6 +290,7 @@ impl Tour {
     fn in_force_everywhere(&self) -> Row {
         let serial = Registry::open(&self.session.registry).map_or(0, |r| r.settings.serial);
         let status = Status {
+            token_file: None,
             serial: Some(serial),
             wait: Some(PATIENCE),
             urls: vec![self.admin.to_string()],

@@ -410,7 +410,7 @@ impl Gate {
     pub(crate) fn probe(&self, path: &str) -> Message {
         exchange(
             self.admin,
-            format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"),
+            format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n"),
         )
     }
 

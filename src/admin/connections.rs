@@ -1,0 +1,151 @@
+//! Who holds a connection to the admin listener. There is always a place for one more: the idlest
+//! gives way, so that nobody who keeps connections open can keep a probe out. Imports nothing of the
+//! crate.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+/// Connections of one listener.
+pub(super) const CONNECTIONS: usize = 48;
+
+/// Of these, connections of one address.
+pub(super) const OF_ONE_ADDRESS: usize = 16;
+
+/// The connections of one listener. Clones are one and the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AdminConnections(Arc<Mutex<HeldConnections>>);
+
+#[derive(Debug, Default)]
+struct HeldConnections {
+    /// By number of the connection.
+    places: HashMap<u64, ConnectionHolder>,
+    /// Numbers connections, and orders what they did.
+    next: u64,
+}
+
+#[derive(Debug)]
+struct ConnectionHolder {
+    address: IpAddr,
+    /// When it last asked for something, or came.
+    busy: u64,
+    /// Dropped, it ends the connection.
+    _end: oneshot::Sender<()>,
+}
+
+/// One connection's place; given back when dropped.
+#[derive(Debug)]
+pub(super) struct AdminConnection {
+    places: AdminConnections,
+    number: u64,
+}
+
+// === impl AdminConnections ===
+
+impl AdminConnections {
+    /// A place for a connection from `address`, and what resolves when it has to give way.
+    pub(super) fn take(&self, address: IpAddr) -> (AdminConnection, oneshot::Receiver<()>) {
+        // One client must not count twice because it is reached over IPv4 and over a socket of both.
+        let address = address.to_canonical();
+        let mut held = self.lock();
+        if held.places.values().filter(|h| h.address == address).count() >= OF_ONE_ADDRESS {
+            held.give_way(|holder| holder.address == address);
+        }
+        if held.places.len() >= CONNECTIONS {
+            held.give_way(|_| true);
+        }
+        let (end, ended) = oneshot::channel();
+        let number = held.tick();
+        held.places.insert(number, ConnectionHolder { address, busy: number, _end: end });
+        (AdminConnection { places: self.clone(), number }, ended)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HeldConnections> {
+        // A number and a map are whole at every point where a thread could panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl HeldConnections ===
+
+impl HeldConnections {
+    fn tick(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Ends the idlest of those that `is_one` names.
+    fn give_way(&mut self, is_one: impl Fn(&ConnectionHolder) -> bool) {
+        let those = self.places.iter().filter(|(_, holder)| is_one(holder));
+        if let Some(number) = those.min_by_key(|(_, holder)| holder.busy).map(|(number, _)| *number)
+        {
+            self.places.remove(&number);
+        }
+    }
+}
+
+// === impl AdminConnection ===
+
+impl AdminConnection {
+    /// A request came: this connection is the last to give way now.
+    pub(super) fn touch(&self) {
+        let mut held = self.places.lock();
+        let now = held.tick();
+        if let Some(holder) = held.places.get_mut(&self.number) {
+            holder.busy = now;
+        }
+    }
+}
+
+impl Drop for AdminConnection {
+    fn drop(&mut self) {
+        self.places.lock().places.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, n])
+    }
+
+    #[test]
+    fn the_idlest_of_all_gives_way() {
+        let places = AdminConnections::default();
+        let mut held: Vec<_> =
+            (0..CONNECTIONS).map(|n| places.take(address((n / OF_ONE_ADDRESS) as u8))).collect();
+        held[0].0.touch();
+        let _one_more = places.take(address(200));
+        assert!(held[0].1.try_recv() == Err(oneshot::error::TryRecvError::Empty), "was busy last");
+        assert!(held[1].1.try_recv() == Err(oneshot::error::TryRecvError::Closed), "was idlest");
+        assert_eq!(places.lock().places.len(), CONNECTIONS);
+    }
+
+    #[test]
+    fn one_address_pushes_out_its_own() {
+        let places = AdminConnections::default();
+        let mut other = places.take(address(1));
+        let mut own: Vec<_> = (0..OF_ONE_ADDRESS).map(|_| places.take(address(2))).collect();
+        let mapped = "::ffff:10.0.0.2".parse().unwrap();
+        let _one_more = places.take(mapped);
+        assert!(other.1.try_recv() == Err(oneshot::error::TryRecvError::Empty), "another address");
+        assert!(own[0].1.try_recv() == Err(oneshot::error::TryRecvError::Closed));
+        assert!(own[1].1.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+    }
+
+    #[test]
+    fn a_place_that_is_given_back_costs_nobody_anything() {
+        let places = AdminConnections::default();
+        let mut kept = places.take(address(1));
+        for _ in 0..1000 {
+            drop(places.take(address(1)));
+        }
+        assert!(kept.1.try_recv() == Err(oneshot::error::TryRecvError::Empty));
+        drop(kept);
+        assert!(places.lock().places.is_empty());
+    }
+}
