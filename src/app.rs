@@ -5,6 +5,7 @@ mod prepare;
 mod signals;
 mod watchers;
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -153,6 +154,7 @@ pub fn build(
 
     let loaded = reload::load_first(&config.table, clock.clone(), metrics.clone(), &readiness)?;
     let status = loaded.status();
+    metrics.control().audience_info(&config.table.audience).set(1);
     let settings = Arc::new(settings);
     let route_slots = route_slots(&metrics, &settings);
     let store = Arc::new(Store::new(Snapshot { settings, keys: loaded.keys(), route_slots }));
@@ -273,6 +275,7 @@ fn route_slots(metrics: &Metrics, settings: &Settings) -> Box<[u32]> {
 /// was started with; what differs from it outside the settings needs a restart.
 fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
     let watched = running.watched_files();
+    let audience = Cell::new(running.table.audience.clone());
     let reconfigure = move || {
         let host = Noted::new(&ThisHost);
         let next = match Config::load_on(&host, &file) {
@@ -282,6 +285,9 @@ fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
         for finding in check::notes(&next) {
             tracing::warn!("{}", finding.text());
         }
+        let control = metrics.control();
+        control.audience_info(&audience.replace(next.table.audience.clone())).set(0);
+        control.audience_info(&next.table.audience).set(1);
         let needs_restart = config::needs_restart(&running, &next);
         let needs_restart = needs_restart.into_iter().map(str::to_owned).collect();
         let watched = next.watched_files();

@@ -139,6 +139,11 @@ impl Control {
         self.recorder.register_histogram(&key(&families::TABLE_LOAD_DURATION, labels), &METADATA)
     }
 
+    /// `audience` is the configured one.
+    pub fn audience_info(&self, audience: &str) -> Gauge {
+        self.gauge(&families::AUDIENCE_INFO, vec![label("audience", audience)])
+    }
+
     /// `signer` is the id of a trusted signer, so the configuration bounds it.
     pub fn table_info(&self, signer: &str) -> Gauge {
         self.gauge(&families::TABLE_INFO, vec![label("signer", signer)])
@@ -207,6 +212,7 @@ impl std::fmt::Debug for Control {
 
 /// The families recorded here and not by workers.
 const CONTROL: &[Family] = &[
+    families::AUDIENCE_INFO,
     families::BUILD_INFO,
     families::CERTIFICATE_EXPIRY,
     families::CERTIFICATE_RELOADS,

@@ -98,6 +98,8 @@ families! {
         "Requests sent on a kept-alive connection.";
 
     // Everything else, recorded by the threads beside the workers.
+    AUDIENCE_INFO Gauge "keygate_audience_info" ["audience"]
+        "1 for the audience of the tables that are taken; 0 for an earlier one.";
     BUILD_INFO Gauge "keygate_build_info" ["version"]
         "Always 1; the label says which version runs.";
     CERTIFICATE_EXPIRY Gauge "keygate_certificate_expiry_timestamp_seconds" ["name"]

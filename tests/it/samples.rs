@@ -25,6 +25,7 @@ fn every_sample_has_a_check() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     AlertRules,
+    AlertTests,
     Config,
     Containerfile,
     Kubernetes,
@@ -47,6 +48,7 @@ fn kind(file: &Path) -> Option<Kind> {
         "toml" => Kind::Config,
         "yaml" | "yml" if first.contains("apiVersion:") => Kind::Kubernetes,
         "yaml" | "yml" if first.contains("scrape_configs:") => Kind::Scrape,
+        "yaml" | "yml" if first.contains("promql_expr_test:") => Kind::AlertTests,
         "yaml" | "yml" if first.contains("groups:") => Kind::AlertRules,
         _ => return None,
     })
@@ -82,6 +84,25 @@ fn rules_and_scrape_config_pass_promtool() {
     }
     for file in of_kind(Kind::Scrape) {
         run(tools::command("promtool").args(["check", "config", "--syntax-only"]).arg(&file));
+    }
+}
+
+/// Each alert is raised by the failure that it names, a dead process among them, and none by a healthy
+/// fleet of two registries in one job.
+#[test]
+fn every_alert_is_raised_by_its_failure() {
+    let rules = of_kind(Kind::AlertRules);
+    let tests = of_kind(Kind::AlertTests);
+    for file in &tests {
+        run(tools::command("promtool").args(["test", "rules"]).arg(file));
+    }
+    let expected: String = tests.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    for file in rules {
+        let text = fs::read_to_string(&file).unwrap();
+        for alert in text.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")) {
+            let raised = expected.contains(&format!("alertname=\"{alert}\""));
+            assert!(raised, "no test has {alert} raised");
+        }
     }
 }
 
