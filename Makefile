@@ -8,7 +8,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 IMAGE ?= keygate:dev
 # PGO=1: builds with a profile of the running proxy, which takes minutes to make.
-WITH_PROFILE := $(if $(filter-out 0,$(PGO)),deploy/with-profile.sh)
+WITH_PROFILE = $(if $(filter-out 0,$(PGO)),deploy/with-profile.sh)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,8 @@ build: ## Both programs, development profile
 release: ## Both programs as static binaries in target/static/ (what the image holds); PGO=1: by profile
 	$(WITH_PROFILE) deploy/build-static.sh target/static
 
-image: release ## Container image with the static sidecar, FROM scratch (IMAGE=name:tag)
+image: PGO ?= 1
+image: release ## Container image with the static sidecar, FROM scratch (IMAGE=name:tag); PGO=0: no profile
 	deploy/build-image.sh $(IMAGE)
 
 bench: ## Speed, memory and start-up beside nginx and HAProxy (minutes); PGO=1: of builds by profile
@@ -48,8 +49,8 @@ bench-table: ## Build, verify and look-up of tables from 1,000 to 10,000,000 key
 bench-reload: ## Latency of requests while tables reload
 	benches/reload.py
 
-bench-instructions: ## CPU instructions per request under callgrind
-	benches/instructions.py
+bench-instructions: ## CPU instructions per request under callgrind; PGO=1: of builds by profile
+	$(WITH_PROFILE) benches/instructions.py
 
 conformance: tools ## Public suites against keygate, nginx and HAProxy (minutes)
 	tests/conformance/run.sh

@@ -18,7 +18,7 @@ import tempfile
 import time
 
 from rig import contenders, procs
-from rig.bench import Bench, build, commit, write_json
+from rig.bench import Bench, build, build_keygate, commit, write_json
 from rig.contenders import Setup
 from rig.procs import Failed
 
@@ -28,6 +28,13 @@ STEP_FEW, STEP_MANY = 500, 5500
 # there are many.
 REQUEST_FEW, REQUEST_MANY = 200, 5200
 KEYS = 1000
+# Accepted requests for a body; the same number of bytes with a length and in chunks.
+BODIES = {
+    "1 KiB counted": "/1k",
+    "1 KiB in chunks": "/chunked/1k",
+    "64 KiB counted": "/64k",
+    "64 KiB in chunks": "/chunked/64k",
+}
 
 
 def callgrind(argv, options=("--callgrind-out-file=/dev/null",)):
@@ -48,7 +55,7 @@ def step(program, name, times):
     return collected(out.stderr, name)
 
 
-def requests(kind, setup, secrets, want, times, **options):
+def requests(kind, setup, secrets, want, times, path="/", **options):
     """Instructions of a gateway that lives for so many requests on one connection."""
     bench = kind.bench
     directory = tempfile.mkdtemp(dir=bench.run_dir)
@@ -59,8 +66,9 @@ def requests(kind, setup, secrets, want, times, **options):
     try:
         procs.wait_port(ports[0], process, log, step=0.1)
         with socket.create_connection(("127.0.0.1", ports[0]), timeout=60) as connection:
+            answers = connection.makefile("rb")
             for n in range(times):
-                ask(connection, secrets[n % len(secrets)], want)
+                ask(connection, answers, path, secrets[n % len(secrets)], want)
         time.sleep(0.2)
         # valgrind hands it on; both gateways end by it.
         process.send_signal(signal.SIGTERM)
@@ -70,18 +78,32 @@ def requests(kind, setup, secrets, want, times, **options):
     return collected(procs.tail(log, 20_000), kind.name)
 
 
-def ask(connection, secret, want):
-    head = "GET / HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\n"
+def ask(connection, answers, path, secret, want):
+    head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\n"
     connection.sendall(f"{head}X-Api-Key: {secret}\r\n\r\n".encode())
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        answer += connection.recv(65536) or fail()
-    fields, _, body = answer.partition(b"\r\n\r\n")
-    length = int(re.search(rb"content-length: (\d+)", fields, re.IGNORECASE).group(1))
-    while len(body) < length:
-        body += connection.recv(65536) or fail()
-    if not answer.startswith(b"HTTP/1.1 %d" % want):
-        raise Failed(f"want {want}: {answer[:200]!r}")
+    status = answers.readline() or fail()
+    if not status.startswith(b"HTTP/1.1 %d" % want):
+        raise Failed(f"want {want}: {status!r}")
+    fields = {}
+    while line := (answers.readline() or fail()).rstrip():
+        name, _, value = line.partition(b":")
+        fields[name.lower()] = value.strip()
+    if fields.get(b"transfer-encoding") != b"chunked":
+        if path.startswith("/chunked/"):
+            raise Failed(f"{path}: the answer came without chunks: {fields}")
+        return exactly(answers, int(fields[b"content-length"]))
+    total = 0
+    while size := int(answers.readline() or fail(), 16):
+        exactly(answers, size + 2)
+        total += size
+    exactly(answers, 2)
+    return total
+
+
+def exactly(answers, size):
+    if len(answers.read(size)) < size:
+        fail()
+    return size
 
 
 def fail():
@@ -89,10 +111,9 @@ def fail():
 
 
 def main():
-    build(
-        *("--bin", "keygate", "--example", "bench-bare-proxy", "--example", "bench-make-table"),
-        *("--example", "bench-instructions", "--example", "bench-upstream"),
-    )
+    build_keygate()
+    build("bench-bare-proxy")
+    build("bench-make-table", "bench-instructions", "bench-upstream")
     base = {}
     if os.environ.get("BASE"):
         with open(os.environ["BASE"]) as f:
@@ -127,6 +148,18 @@ def main():
                 )
                 label = f"request: {name}{' ' + off if off else ''}, {what}"
                 show(label, (many - few) / (REQUEST_MANY - REQUEST_FEW))
+        for label, path in BODIES.items():
+            gateway = contenders.Keygate(bench)
+            setup = Setup(keys=KEYS, features=frozenset({"default"}))
+            few, many = (
+                requests(gateway, setup, right, 200, times, path=path)
+                for times in (REQUEST_FEW, REQUEST_MANY)
+            )
+            show(f"answer: keygate, {label}", (many - few) / (REQUEST_MANY - REQUEST_FEW))
+        print()
+        for size in ("1 KiB", "64 KiB"):
+            ratio = found[f"answer: keygate, {size} in chunks"] / found[f"answer: keygate, {size} counted"]
+            print(f"{size} in chunks to {size} counted: {ratio:.2f}")
     write_json({"schema": 1, "commit": commit(), "instructions": found})
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 
 from rig import check, contenders, load, procs, stats
-from rig.bench import Bench, build, commit, machine, write_json
+from rig.bench import Bench, build, build_keygate, commit, machine, write_json
 from rig.contenders import Setup
 from rig.procs import PROXY_CORE, Failed
 from rig.report import number, table
@@ -223,10 +223,9 @@ def markdown(out):
 
 
 def main():
-    build(
-        *("--example", "bench-upstream", "--example", "bench-open-loop"),
-        *(("--bin", "keygate", "--example", "bench-make-table") if "keygate" in NAMES else ()),
-    )
+    if "keygate" in NAMES:
+        build_keygate()
+    build("bench-upstream", "bench-open-loop", "bench-make-table")
     need = ("nginx", "openssl", "taskset")
     with Bench(need) as bench:
         out = {

@@ -14,7 +14,7 @@ import sys
 import time
 
 from rig import contenders, load, procs, stats
-from rig.bench import Bench, build, commit, machine, write_json
+from rig.bench import Bench, build, build_keygate, commit, machine, write_json
 from rig.contenders import Setup
 from rig.keys import org, secret
 from rig.procs import PROXY_CORE, Failed
@@ -54,10 +54,8 @@ class Caller:
 
 
 def main():
-    build(
-        *("--bin", "keygate", "--example", "bench-make-table"),
-        *("--example", "bench-upstream", "--example", "bench-open-loop"),
-    )
+    build_keygate()
+    build("bench-make-table", "bench-upstream", "bench-open-loop")
     with Bench(("openssl", "taskset")) as bench:
         kind = contenders.Keygate(bench)
         keys = bench.keys(KEYS)

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """`make bench`: keygate beside nginx, HAProxy and a bare hyper proxy, doing the same job.
 
+The headline is the ratio to nginx with keygate's features.
+
 Environment: FULL=1, JSON=FILE, ROUNDS=n, SECONDS=n, ONLY=accepted,memory,…, CONTENDERS=…,
-LOAD_CORE, PROXY_CORE, NO_BUILD=1. benches/README.md explains the figures and every JSON key.
+LOAD_CORE, PROXY_CORE, NO_BUILD=1, KEYGATE=FILE. benches/README.md explains the figures and every JSON key.
 """
 
 import os
@@ -15,7 +17,7 @@ import sys
 import time
 
 from rig import check, contenders, load, procs, report, stats, tools
-from rig.bench import Bench, build, commit, machine, write_json
+from rig.bench import Bench, build, build_keygate, commit, machine, write_json
 from rig.check import Http2
 from rig.contenders import Setup
 from rig.procs import CORES, Failed
@@ -26,14 +28,25 @@ ROUNDS = int(os.environ.get("ROUNDS", 9 if FULL else 3))
 FEW = ROUNDS if FULL else min(ROUNDS, 2)
 SECONDS = float(os.environ.get("SECONDS", 3 if FULL else 1))
 KEYS = 1_000_000
-REFERENCE = "nginx"
 KINDS = {
-    "keygate": contenders.Keygate,
-    "nginx": contenders.Nginx,
-    "haproxy": contenders.Haproxy,
-    "hyper": contenders.Hyper,
+    kind.name: kind
+    for kind in (
+        contenders.Keygate,
+        contenders.KeygateTwin,
+        contenders.KeygateBare,
+        contenders.NginxFeatured,
+        contenders.Nginx,
+        contenders.Haproxy,
+        contenders.Hyper,
+        contenders.Forwarder,
+    )
 }
 NAMES = [n for n in os.environ.get("CONTENDERS", ",".join(KINDS)).split(",") if n]
+# Each product once, for what is not CPU per request.
+PRODUCTS = [n for n in NAMES if n in ("keygate", "nginx", "haproxy", "hyper")]
+# The headline's reference has keygate's features; the second one does the bare job.
+REFERENCE = "nginx_featured" if "nginx_featured" in NAMES else "nginx"
+REFERENCES = ("nginx_featured", "nginx", "hyper", "forwarder")
 ONLY = [n for n in os.environ.get("ONLY", "").split(",") if n]
 CONNECTION_CALLS = {"accept4", "close", "connect", "epoll_ctl", "setsockopt", "shutdown", "socket"}
 
@@ -47,7 +60,7 @@ class Run:
         self.bench = bench
         self.kinds = {name: KINDS[name](bench) for name in NAMES}
         self.out = {
-            "schema": 1,
+            "schema": 2,
             "mode": "full" if FULL else "quick",
             "commit": commit(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -69,6 +82,11 @@ class Run:
         """Started and found to do the job."""
         running = self.kinds[name].start(setup)
         keys = self.bench.keys(setup.keys)
+        if running.tls is None:
+            check.forwarder(name, running.http1, running.refusing)
+            return running
+        if name in ("keygate", "keygate_twin", "nginx_featured") and "no_identity" not in setup.features:
+            check.features(name, running.http1, keys)
         check.contender(name, running.http1, keys)
         if tls:
             check.contender(f"{name} (TLS)", running.tls, keys, tls=True)
@@ -79,22 +97,32 @@ class Run:
     def start_all(self, setup, names=None):
         return {name: self.start(name, setup) for name in names or NAMES}
 
-    def timed(self, scenario, runs, work, rounds=None, reference=REFERENCE, **facts):
-        cpu, rate, share = self.bench.rounds(scenario, runs, work, rounds or ROUNDS)
-        rows = stats.summary(cpu, reference)
-        floor = stats.summary(cpu, "hyper")
-        rates = stats.summary(rate, reference)
+    def timed(self, scenario, runs, work, rounds=None, reference=None, **facts):
+        cells = self.bench.rounds(scenario, runs, work, rounds or ROUNDS)
+        cpu = [{name: cell["cpu_us"] for name, cell in r.items()} for r in cells]
+        reference = reference or (REFERENCE if REFERENCE in runs else "nginx")
+        rows = stats.summary(cpu, dict.fromkeys((reference, *REFERENCES)))
         for name, row in rows.items():
             row["rounds"] = [round(v, 3) for v in row["rounds"]]
-            row["requests_per_s"] = round(rates[name]["median"])
-            row["core_share"] = round(stats.median([s[name] for s in share]), 3)
-            if "ratio" in floor[name]:
-                row["ratio_to_hyper"] = floor[name]["ratio"]
-        self.out["scenarios"][scenario] = {"cpu_us_per_request": rows, **facts}
+            for figure, digits in (
+                ("user_us", 3),
+                ("system_us", 3),
+                ("requests_per_s", None),
+                ("core_share", 3),
+                ("switches", 4),
+            ):
+                row[figure] = round(stats.median([r[name][figure] for r in cells]), digits)
+        self.out["scenarios"][scenario] = {
+            "reference": reference,
+            "null_spread": stats.spread(cpu, "keygate", "keygate_twin"),
+            "cpu_us_per_request": rows,
+            **facts,
+        }
 
     def wrk(self, kind, connections, scheme="http"):
         def work(running):
             port = running.tls if scheme == "https" else running.http1
+            port = running.refusing if kind == "refused" else port
             keys = self.bench.keys(running.keys)
             return load.wrk(f"{scheme}://127.0.0.1:{port}/", kind, keys, connections, SECONDS)
 
@@ -109,8 +137,10 @@ class Run:
             ("think", self.wrk("think", 100), ROUNDS),
             ("http2", self.h2load(), ROUNDS),
             ("close", self.wrk("close", 64), FEW),
-            ("response_64k", self.wrk("/64k", 64), FEW),
-            ("response_10m", self.wrk("/10m", 8), FEW),
+            *(
+                (name, self.wrk(path, 8 if size > 1 << 20 else 64), FEW)
+                for name, (path, size) in contenders.SIZES.items()
+            ),
             ("upload_10m", self.wrk("upload", 8), FEW),
             ("tls", self.wrk("accepted", 64, "https"), FEW),
         ]
@@ -124,13 +154,19 @@ class Run:
             if scenario == "upload_10m" and "nginx" in runs:
                 setup = Setup(keys=1000, features=frozenset({"stream"}))
                 extra["nginx_stream"] = self.start("nginx", setup)
-            self.timed(scenario, {**runs, **extra}, work, rounds)
+            able = {
+                name: running
+                for name, running in runs.items()
+                if scenario in (self.kinds[name].scenarios or (scenario,))
+            }
+            self.timed(scenario, {**able, **extra}, work, rounds)
             for running in extra.values():
                 running.stop()
+        products = {name: running for name, running in runs.items() if name in PRODUCTS}
         if wanted("latency"):
-            self.latency(runs)
+            self.latency(products)
         if wanted("syscalls"):
-            self.syscalls(runs)
+            self.syscalls(products)
         self.bench.stop_all()
 
     def h2load(self):
@@ -145,7 +181,7 @@ class Run:
         if not wanted("unix"):
             return
         runs = {}
-        for name in NAMES:
+        for name in PRODUCTS:
             keys = KEYS if FULL or name == "keygate" else 1000
             runs[name] = self.start(name, Setup(keys=keys))
             runs[f"{name}_unix"] = self.start(name, Setup(keys=keys, unix=True))
@@ -158,7 +194,7 @@ class Run:
         counts = [1000, 100_000, 1_000_000] + ([10_000_000] if FULL else [])
         runs = {}
         for count in counts:
-            for name in NAMES:
+            for name in PRODUCTS:
                 # The others' tables of 10 M take minutes to load and gigabytes to hold.
                 if name == "keygate" or (FULL and name != "hyper" and count <= KEYS):
                     runs[f"{name}_{count}"] = self.start(name, Setup(keys=count))
@@ -172,7 +208,7 @@ class Run:
             return
         runs = {"nginx": self.start("nginx", Setup(keys=1000))} if "nginx" in NAMES else {}
         if runs:
-            for what in ({"log"}, {"log", "limit"}):
+            for what in ({"log"}, {"log", "limit"}, {"log", "limit", "identity"}):
                 setup = Setup(keys=1000, features=frozenset(what))
                 runs["nginx_" + "_".join(sorted(what))] = self.start("nginx", setup)
         if "hyper" in NAMES:
@@ -188,7 +224,7 @@ class Run:
         """At a third of what nginx can do, the same rate for all, and direct."""
         bench, program = self.bench, self.bench.example("bench-open-loop")
         accepted = self.out["scenarios"].get("accepted", {}).get("cpu_us_per_request", {})
-        rate = accepted.get(REFERENCE, {}).get("requests_per_s", 45_000) // 3 // 1000 * 1000
+        rate = accepted.get("nginx", {}).get("requests_per_s", 45_000) // 3 // 1000 * 1000
         seconds = 10 if FULL else 1.5
         found = {name: [] for name in ["direct", *runs]}
         for number in range(FEW):
@@ -255,7 +291,7 @@ class Run:
         if not wanted("memory"):
             return
         rows = {}
-        for name in NAMES:
+        for name in PRODUCTS:
             rows[name] = row = {}
             one = self.start(name, Setup(keys=1000))
             # Buffers of the checks' 10 MiB bodies may still be held: a fresh process is idle.
@@ -312,9 +348,9 @@ class Run:
         """From exec to the first accepted request, and memory per key."""
         if not wanted("start"):
             return
-        rows = {name: {} for name in NAMES}
+        rows = {name: {} for name in PRODUCTS}
         counts = [1000, KEYS]
-        for name in NAMES:
+        for name in PRODUCTS:
             memory = {}
             for count in counts:
                 seconds = []
@@ -348,14 +384,14 @@ class Run:
         two = f"{CORES[-2]},{CORES[-1]}" if roomy else ",".join(map(str, CORES))
         one = str(CORES[-1]) if roomy else two
         runs = {}
-        for name in NAMES:
+        for name in PRODUCTS:
             if name != "hyper":
                 runs[f"{name}_1"] = self.start(name, Setup(keys=1000, cores=one))
                 runs[f"{name}_2"] = self.start(name, Setup(keys=1000, workers=2, cores=two))
-        self.timed("workers", runs, self.wrk("accepted", 64), FEW, own_cores=roomy)
+        self.timed("workers", runs, self.wrk("accepted", 64), FEW, reference="nginx_1", own_cores=roomy)
         rows = self.out["scenarios"]["workers"]["cpu_us_per_request"]
         scaling = {}
-        for name in NAMES:
+        for name in PRODUCTS:
             if name != "hyper":
                 a, b = rows[f"{name}_1"], rows[f"{name}_2"]
                 if roomy:
@@ -367,11 +403,14 @@ class Run:
 
 
 def main():
-    targets = [*("--example", "bench-bare-proxy"), *("--example", "bench-upstream")]
-    targets += ["--example", "bench-open-loop"]
-    if "keygate" in NAMES:
-        targets += ["--bin", "keygate", "--example", "bench-make-table"]
-    build(*targets)
+    unknown = [name for name in NAMES if name not in KINDS]
+    if unknown:
+        raise Failed(f"no such contender: {', '.join(unknown)}\nhint: there are {', '.join(KINDS)}")
+    if any(issubclass(KINDS[name], contenders.Keygate) for name in NAMES):
+        build_keygate()
+    # A call of its own, with one example: as deploy/with-profile.sh builds it for the profile.
+    build("bench-bare-proxy")
+    build("bench-upstream", "bench-open-loop", "bench-make-table", "bench-forwarder")
     with Bench() as bench:
         run = Run(bench)
         steps = (run.start_times, run.job, run.unix, run.key_counts, run.features, run.workers, run.memory)

@@ -12,7 +12,7 @@ import sys
 
 from instructions import KEYS, REQUEST_FEW, REQUEST_MANY, requests
 from rig import contenders
-from rig.bench import Bench, build
+from rig.bench import ROOT, Bench, build
 from rig.contenders import Setup
 from rig.procs import Failed
 
@@ -82,7 +82,14 @@ def share(few, many, binary, file):
 
 def main():
     file = sys.argv[1] if len(sys.argv) > 1 else "src/proxy/streams.rs"
-    build("--bin", "keygate", "--example", "bench-make-table", "--example", "bench-upstream")
+    build("bench-make-table", "bench-upstream")
+    # What ships has no line tables.
+    out = os.path.join(ROOT, "target", "lines")
+    lines = {"CARGO_PROFILE_RELEASE_DEBUG": "line-tables-only", "CARGO_PROFILE_RELEASE_STRIP": "none"}
+    command = [os.path.join(ROOT, "deploy", "build-static.sh"), out, "keygate"]
+    environment = {**os.environ, **lines, "CARGO_TARGET_DIR": os.path.join(out, "build")}
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    os.environ["KEYGATE"] = os.path.join(out, "keygate")
     with Bench(("valgrind", "addr2line", "openssl", "taskset")) as bench:
         secrets = [secret for secret, _ in bench.keys(KEYS).sample()]
         gateway = contenders.Keygate(bench)

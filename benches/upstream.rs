@@ -2,7 +2,8 @@
 //! allows, so that the contender and not its upstream is measured. Reads a request's body to its
 //! end before it answers. Imports nothing of this crate.
 //!
-//! `/64k` and `/10m` answer with that many bytes, `/echo` with the request head as it arrived,
+//! `/1k`, `/64k` and `/10m` answer with that many bytes and their length, `/chunked/1k` and
+//! `/chunked/64k` in chunks of at most 4 KiB, `/echo` with the request head as it arrived,
 //! everything else with `ok`.
 
 use std::error::Error;
@@ -26,7 +27,10 @@ struct Args {
 /// Answers made once, head and body in one piece.
 struct Answers {
     small: Vec<u8>,
+    kib1: Vec<u8>,
     kib64: Vec<u8>,
+    chunked_kib1: Vec<u8>,
+    chunked_kib64: Vec<u8>,
     mib10: Vec<u8>,
 }
 
@@ -35,7 +39,10 @@ async fn main() -> Result<(), Failure> {
     let args = Args::parse();
     let answers: &'static Answers = Box::leak(Box::new(Answers {
         small: answer(b"ok\n"),
+        kib1: answer(&[b'x'; 1 << 10]),
         kib64: answer(&vec![b'x'; 64 << 10]),
+        chunked_kib1: answer_in_chunks(&[b'x'; 1 << 10]),
+        chunked_kib64: answer_in_chunks(&vec![b'x'; 64 << 10]),
         mib10: answer(&vec![b'x'; 10 << 20]),
     }));
     let unix = UnixListener::bind(&args.unix)?;
@@ -59,6 +66,20 @@ fn answer(body: &[u8]) -> Vec<u8> {
     )
     .into_bytes();
     bytes.extend_from_slice(body);
+    bytes
+}
+
+/// As a service writes that does not know the length when it begins.
+fn answer_in_chunks(body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::from(
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n",
+    );
+    for chunk in body.chunks(4 << 10) {
+        bytes.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        bytes.extend_from_slice(chunk);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"0\r\n\r\n");
     bytes
 }
 
@@ -98,6 +119,9 @@ async fn converse(
         }
         match (&echo, head.path) {
             (Some(bytes), _) => stream.write_all(bytes).await?,
+            (None, Path::Kib1) => stream.write_all(&answers.kib1).await?,
+            (None, Path::ChunkedKib1) => stream.write_all(&answers.chunked_kib1).await?,
+            (None, Path::ChunkedKib64) => stream.write_all(&answers.chunked_kib64).await?,
             (None, Path::Kib64) => stream.write_all(&answers.kib64).await?,
             (None, Path::Mib10) => stream.write_all(&answers.mib10).await?,
             (None, _) => stream.write_all(&answers.small).await?,
@@ -117,7 +141,10 @@ struct Head {
 #[derive(Clone, Copy)]
 enum Path {
     Echo,
+    Kib1,
     Kib64,
+    ChunkedKib1,
+    ChunkedKib64,
     Mib10,
     Other,
 }
@@ -133,7 +160,10 @@ fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Failure> {
     let httparse::Status::Complete(length) = request.parse(bytes)? else { return Ok(None) };
     let path = match request.path {
         Some("/echo") => Path::Echo,
+        Some("/1k") => Path::Kib1,
         Some("/64k") => Path::Kib64,
+        Some("/chunked/1k") => Path::ChunkedKib1,
+        Some("/chunked/64k") => Path::ChunkedKib64,
         Some("/10m") => Path::Mib10,
         _ => Path::Other,
     };

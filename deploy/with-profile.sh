@@ -39,29 +39,44 @@ profdata() {
 }
 
 # What the profile depends on.
-state=$(cat Cargo.lock Cargo.toml $(find src benches -name '*.rs' | sort) | sha256sum | cut -d ' ' -f 1)
+state=$({ cat Cargo.lock Cargo.toml deploy/with-profile.sh deploy/build-static.sh
+    find src benches \( -name '*.rs' -o -name '*.py' -o -name '*.lua' \) -print0 | sort -z | xargs -0 cat
+} | sha256sum | cut -d ' ' -f 1)
 if [ "$(cat "$pgo/state" 2>/dev/null)" != "$state $llvm" ]; then
     tool=$(profdata)
     echo "building with instrumentation" >&2
     # Helpers of the load, as they are.
     helpers_from=${CARGO_TARGET_DIR:-target}/release/examples
-    helpers=(bench-make-table bench-open-loop bench-upstream)
+    helpers=(bench-make-table bench-open-loop bench-upstream bench-forwarder)
     cargo build --quiet --release --locked "${helpers[@]/#/--example=}"
-    # Cargo makes the profile's settings and the target a part of the functions' names: the same for both.
-    export CARGO_BUILD_TARGET=$host CARGO_TARGET_DIR=$pgo/instrumented
-    RUSTFLAGS="-C profile-generate=$pgo/raw" \
-        cargo build --quiet --release --locked --bin keygate --example bench-bare-proxy
+    rm -rf "$pgo/raw" "$pgo/state"
+    # A function's counts are found by its name, and Cargo makes the profile's settings, the target and
+    # the features of the selection a part of it. So both builds have the same ones: the programs by
+    # build-static.sh, without an example beside them (dev-dependencies bring other features), and the
+    # bare proxy of `make bench` in a call of its own, as benches/run.py builds it.
+    (
+        export CARGO_BUILD_TARGET=$host CARGO_TARGET_DIR=$pgo/instrumented
+        export RUSTFLAGS="${RUSTFLAGS:-} -C profile-generate=$pgo/raw"
+        unset KEYGATE_PROFILE
+        deploy/build-static.sh "$pgo/instrumented/static" keygate
+        cargo build --quiet --release --locked --example bench-bare-proxy
+    ) >&2
+    built=$pgo/instrumented/$host/release/examples
     for helper in "${helpers[@]}"; do
-        cp "$helpers_from/$helper" "$CARGO_TARGET_DIR/$host/release/examples/"
+        cp "$helpers_from/$helper" "$built/"
     done
     echo "running the load" >&2
     rm -rf "$pgo/raw"
-    NO_BUILD=1 ROUNDS=1 SECONDS=2 CONTENDERS=keygate,hyper \
-        ONLY=accepted,refused,think,http2,close,response_64k,response_10m,upload_10m,tls,unix \
+    CARGO_BUILD_TARGET=$host CARGO_TARGET_DIR=$pgo/instrumented KEYGATE=$pgo/instrumented/static/keygate \
+        NO_BUILD=1 ROUNDS=1 SECONDS=2 CONTENDERS=keygate,hyper \
+        ONLY=accepted,refused,think,http2,close,response_64k,response_10m,upload_10m,chunked_1k,chunked_64k,tls,unix \
         benches/run.py >/dev/null
     "$tool" merge --output "$pgo/keygate.profdata" "$pgo"/raw/*.profraw
+    "$tool" merge --text --output "$pgo/keygate.proftext" "$pgo"/raw/*.profraw
     echo "$state $llvm" >"$pgo/state"
 fi
 export RUSTFLAGS="${RUSTFLAGS:-} -C profile-use=$pgo/keygate.profdata -C llvm-args=-pgo-warn-missing-function=false"
 export CARGO_BUILD_TARGET=$host CARGO_TARGET_DIR=$pgo/optimized
+# build-static.sh fails when this does not fit what it has built.
+export KEYGATE_PROFILE=$pgo/keygate.proftext
 exec "$@"

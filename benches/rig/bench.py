@@ -15,6 +15,7 @@ from .keys import Keys
 from .procs import LOAD_CORE, PROXY_CORE, Failed
 
 ROOT = os.path.dirname(load.HERE)
+STATIC = os.path.join(ROOT, "target", "static")
 
 
 class Bench:
@@ -51,7 +52,10 @@ class Bench:
         return os.path.join(self.built, "examples", name)
 
     def program(self, name):
-        return os.path.join(self.built, name)
+        """The binary that ships (deploy/build-static.sh), or the one that `KEYGATE` names."""
+        if name == "keygate" and os.environ.get("KEYGATE"):
+            return os.environ["KEYGATE"]
+        return os.path.join(STATIC, name)
 
     def stop_all(self):
         for running in self.running:
@@ -62,32 +66,39 @@ class Bench:
         print(f"[{time.monotonic() - self.began:6.1f} s] {text}", file=sys.stderr, flush=True)
 
     def cell(self, running, work):
-        """CPU microseconds per request of one contender while `work` loads it, and requests/s."""
-        before = running.cpu_seconds()
+        """What one contender uses while `work` loads it: name of the figure to figure."""
+        before = running.usage()
         requests, seconds = work(running)
-        used = running.cpu_seconds() - before
-        return used / requests * 1e6, requests / seconds, used / seconds
+        used, user, system, switches = running.usage().since(before)
+        return {
+            "cpu_us": used / requests * 1e6,
+            "user_us": user / requests * 1e6,
+            "system_us": system / requests * 1e6,
+            "requests_per_s": requests / seconds,
+            "core_share": used / seconds,
+            "switches": switches / requests,
+        }
 
     def rounds(self, what, contenders, work, count):
-        """A B C A B C …: every contender once per round. `contenders`: name to Running."""
-        cpu, rate, share = [], [], []
+        """A B C A B C …: every contender once per round. `contenders`: name to Running. One dict per
+        round, contender to figures of `cell`."""
+        rounds = []
         order = list(contenders)
-        for number in range(count):
-            cpu.append({})
-            rate.append({})
-            share.append({})
+        for _ in range(count):
+            cells = {}
+            rounds.append(cells)
             for name in order:
                 try:
-                    figures = self.cell(contenders[name], work)
+                    cells[name] = self.cell(contenders[name], work)
                 except Failed as failure:
                     # wrk may lose one request on a loaded machine; a second time is a finding.
                     self.say(f"{what}: {name}: once more: {failure}")
-                    figures = self.cell(contenders[name], work)
-                cpu[number][name], rate[number][name], share[number][name] = figures
+                    cells[name] = self.cell(contenders[name], work)
             # The neighbour's state (caches, boost) is not always the same contender's burden.
             order = order[1:] + order[:1]
-        self.say(what + ": " + ", ".join(f"{n} {cpu[-1][n]:.2f} µs" for n in contenders))
-        return cpu, rate, share
+        last = rounds[-1]
+        self.say(what + ": " + ", ".join(f"{n} {last[n]['cpu_us']:.2f} µs" for n in contenders))
+        return rounds
 
 
 def machine():
@@ -126,8 +137,18 @@ def write_json(report):
             f.write("\n")
 
 
-def build(*targets):
-    """Release builds of what a bench runs; a second call costs a second."""
+def build(*examples):
+    """Release builds of the bench's own programs; a second call costs a second."""
     if os.environ.get("NO_BUILD"):
         return
+    targets = [argument for name in examples for argument in ("--example", name)]
     subprocess.run(["cargo", "build", "--release", "--locked", *targets], cwd=ROOT, check=True)
+
+
+def build_keygate():
+    """The binary that ships, and not another selection of the same sources: an example in the same
+    call changes the features of its dependencies, and the names by which it finds its profile."""
+    if os.environ.get("NO_BUILD") or os.environ.get("KEYGATE"):
+        return
+    build_static = os.path.join(ROOT, "deploy", "build-static.sh")
+    subprocess.run([build_static, STATIC, "keygate"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

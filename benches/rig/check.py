@@ -4,6 +4,7 @@ import http.client
 import socket
 import ssl
 
+from .contenders import SIZES
 from .procs import Failed
 
 
@@ -43,7 +44,7 @@ def contender(name, port, keys, tls=False):
         if status != 401:
             raise Failed(f"{name}: {what}: want 401, got {status}")
     secret, _ = keys.sample()[0]
-    for path, size in (("/64k", 64 << 10), ("/10m", 10 << 20)):
+    for path, size in SIZES.values():
         status, body = request(port, path=path, headers={"X-Api-Key": secret}, tls=tls)
         if status != 200 or len(body) != size:
             raise Failed(f"{name}: {path}: got {status} with {len(body)} bytes")
@@ -52,6 +53,36 @@ def contender(name, port, keys, tls=False):
     )
     if (status, body) != (200, b"ok\n"):
         raise Failed(f"{name}: upload: got {status} {body[:100]!r}")
+
+
+def features(name, port, keys):
+    """A contender of the headline: a request id both ways, and who the client is."""
+    secret, _ = keys.sample()[0]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/echo", headers={"X-Api-Key": secret})
+        answer = connection.getresponse()
+        echo = answer.read().decode("latin-1")
+    finally:
+        connection.close()
+    fields = [line.partition(":") for line in echo.split("\r\n")[1:] if line]
+    seen = {field.lower(): value.strip() for field, _, value in fields}
+    told = answer.getheader("X-Request-Id")
+    if not told or seen.get("x-request-id") != told:
+        raise Failed(f"{name}: request id: client {told!r}, upstream {seen.get('x-request-id')!r}")
+    for field, want in (("x-forwarded-for", "127.0.0.1"), ("x-forwarded-proto", "http")):
+        if seen.get(field) != want:
+            raise Failed(f"{name}: {field}: want {want!r}, upstream saw {seen.get(field)!r}")
+
+
+def forwarder(name, port, refusing):
+    for path, size in SIZES.values():
+        status, body = request(port, path=path)
+        if status != 200 or len(body) != size:
+            raise Failed(f"{name}: {path}: got {status} with {len(body)} bytes")
+    status, _ = request(refusing)
+    if status != 401:
+        raise Failed(f"{name}: refusal: want 401, got {status}")
 
 
 def http2(name, port, keys):

@@ -8,7 +8,17 @@ import subprocess
 import time
 
 from . import tools
-from .procs import PROXY_CORE, Failed, cpu_seconds, free_port, memory_kib, spawn, stop, wait_port
+from .procs import PROXY_CORE, Failed, free_port, memory_kib, spawn, stop, usage, wait_port
+
+
+# Scenarios that are a path of the upstream, and how many bytes its body has.
+SIZES = {
+    "response_1k": ("/1k", 1 << 10),
+    "chunked_1k": ("/chunked/1k", 1 << 10),
+    "response_64k": ("/64k", 64 << 10),
+    "chunked_64k": ("/chunked/64k", 64 << 10),
+    "response_10m": ("/10m", 10 << 20),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +39,13 @@ class Running:
         self.name = name
         self.process = process
         self.http1, self.http2, self.tls = ports
+        self.refusing = self.http1
         self.ready_s = ready_s
         self.log = log
         self.keys = 0
 
-    def cpu_seconds(self):
-        return cpu_seconds(self.process.pid)
+    def usage(self):
+        return usage(self.process.pid)
 
     def memory_kib(self):
         return memory_kib(self.process.pid)
@@ -47,12 +58,22 @@ class Contender:
     """Base: `configure` writes the files and returns the command line."""
 
     name = "?"
+    # Scenarios that it can do; `None`: all.
+    scenarios = None
+    # Features of its own besides the setup's.
+    features = frozenset()
 
     def __init__(self, bench):
         self.bench = bench
         self.started = 0
 
     def start(self, setup):
+        return self.launch(setup)
+
+    def launch(self, setup, ports=3):
+        """With so many of its three ports in use."""
+        wanted = ports
+        setup = dataclasses.replace(setup, features=setup.features | self.features)
         self.started += 1
         directory = os.path.join(self.bench.run_dir, f"{self.name}-{self.started}")
         os.makedirs(directory)
@@ -64,7 +85,7 @@ class Contender:
         try:
             wait_port(ports[0], process, log)
             ready_s = time.monotonic() - begin
-            for port in ports[1:]:
+            for port in ports[1:wanted]:
                 wait_port(port, process, log)
         except Failed:
             stop(process)
@@ -87,8 +108,9 @@ class Contender:
 
 class Nginx(Contender):
     """Tuned: with its defaults bodies go through temporary files, at 2 to 7 times the cost.
-    Features: `log` writes an access log, `limit` counts requests per organization, `stream` sends
-    an upload on while it arrives instead of holding it in memory first."""
+    Features: `log` writes an access log in JSON, `limit` counts requests per key, `identity` makes a
+    request id, sends it both ways and tells the service of the client; `stream` sends an upload on
+    while it arrives instead of holding it in memory first."""
 
     name = "nginx"
 
@@ -101,11 +123,25 @@ class Nginx(Contender):
     def configure(self, setup, directory, ports):
         keys = self.bench.keys(setup.keys)
         http1, http2, tls = ports
-        log = "access_log access.log;" if "log" in setup.features else "access_log off;"
-        zone = limit = ""
+        log = "access_log off;"
+        if "log" in setup.features:
+            fields = ", ".join(f'"{name}": "{value}"' for name, value in LOG_FIELDS.items())
+            log = f"log_format json escape=json '{{{fields}}}';\n"
+            log += "    access_log access.log json buffer=128k flush=1s;"
+        zone = limit = identity = ""
         if "limit" in setup.features:
-            zone = "limit_req_zone $org zone=orgs:10m rate=1000000r/s;"
-            limit = "limit_req zone=orgs burst=1000 nodelay;"
+            zone = "limit_req_zone $http_x_api_key zone=keys:64m rate=1000000r/s;"
+            limit = "limit_req zone=keys burst=100000 nodelay;"
+        if "identity" in setup.features:
+            identity = "\n            ".join(
+                (
+                    "add_header X-Request-Id $request_id always;",
+                    "proxy_set_header X-Request-Id $request_id;",
+                    "proxy_set_header X-Forwarded-For $remote_addr;",
+                    "proxy_set_header X-Forwarded-Proto $scheme;",
+                    "proxy_set_header X-Forwarded-Host $http_host;",
+                )
+            )
         body = "client_body_buffer_size 16m;"
         if "stream" in setup.features:
             body = "proxy_request_buffering off; client_body_buffer_size 128k;"
@@ -147,6 +183,7 @@ http {{
         location / {{
             if ($org = "") {{ return 401; }}
             {limit}
+            {identity}
             proxy_pass http://service;
             proxy_http_version 1.1;
             proxy_buffer_size 32k;
@@ -166,6 +203,31 @@ http {{
         with open(path, "w") as f:
             f.write(config)
         return [self.binary(), "-p", directory, "-c", path]
+
+
+# What a line of keygate's access log says.
+LOG_FIELDS = {
+    "time": "$time_iso8601",
+    "request_id": "$request_id",
+    "client": "$remote_addr",
+    "protocol": "$server_protocol",
+    "method": "$request_method",
+    "path": "$uri",
+    "org": "$org",
+    "status": "$status",
+    "bytes_in": "$request_length",
+    "bytes_out": "$bytes_sent",
+    "duration": "$request_time",
+    "upstream": "$upstream_response_time",
+    "connect": "$upstream_connect_time",
+}
+
+
+class NginxFeatured(Nginx):
+    """The headline's nginx: it does what keygate does by default, where it can."""
+
+    name = "nginx_featured"
+    features = frozenset({"log", "limit", "identity"})
 
 
 class Haproxy(Contender):
@@ -215,7 +277,7 @@ backend service
 
 
 class Hyper(Contender):
-    """The floor: benches/bare_proxy.rs. One worker, no features."""
+    """What keygate is made of, without keygate: benches/bare_proxy.rs. One worker, no features."""
 
     name = "hyper"
 
@@ -237,6 +299,28 @@ class Hyper(Contender):
             *("--cert", self.bench.cert, "--key", self.bench.cert_key),
             *("--upstream", self.upstream(setup), "--keys", keys.plain()),
         ]
+
+
+class Forwarder(Contender):
+    """The floor: benches/forwarder.rs, which moves bytes and reads nothing in them."""
+
+    name = "forwarder"
+    scenarios = frozenset({"accepted", "think", "refused", *SIZES})
+
+    def version(self):
+        return "benches/forwarder.rs, no proxy: moves bytes"
+
+    def binary(self):
+        return self.bench.example("bench-forwarder")
+
+    def configure(self, setup, directory, ports):
+        return [self.binary(), *(f"127.0.0.1:{p}" for p in (ports[0], ports[1], self.bench.upstream.port))]
+
+    def start(self, setup):
+        running = self.launch(setup, ports=2)
+        # It cannot tell a request to be refused from another.
+        running.refusing, running.http2, running.tls = running.http2, None, None
+        return running
 
 
 class Keygate(Contender):
@@ -339,6 +423,19 @@ count = {setup.workers}
         with open(signer) as f:
             self.signer = f.read()
         return path
+
+
+class KeygateTwin(Keygate):
+    """The null contender: the same keygate once more. What differs between the two is noise."""
+
+    name = "keygate_twin"
+
+
+class KeygateBare(Keygate):
+    """Without what bare nginx does not do either: for the row beside bare nginx."""
+
+    name = "keygate_bare"
+    features = frozenset({"default", *Keygate.OFF})
 
 
 class Upstream:

@@ -1,13 +1,14 @@
 """Processes of a contender: start pinned, wait, CPU time, memory, stop."""
 
+import dataclasses
 import os
+import re
 import resource
 import signal
 import socket
 import subprocess
 import time
 
-TICK = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
 # The load generator and the upstream share the first core; the contender has the last one alone.
 LOAD_CORE = int(os.environ.get("LOAD_CORE", CORES[0]))
@@ -104,18 +105,47 @@ def tree(root):
     return found
 
 
-def cpu_seconds(root):
-    """User and system time of the process tree, ended and waited-for children included."""
-    total = 0
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What the threads of a process tree have used until now."""
+
+    seconds: float  # on a core, by the scheduler's own clock (schedstat)
+    user: int  # ticks in user space: a sample, good for the share alone
+    system: int  # ticks in the kernel
+    switches: int  # voluntary: times that a thread had nothing to do and slept
+
+    def since(self, before):
+        """Seconds on a core, of these in user space and in the kernel, and voluntary switches."""
+        seconds = self.seconds - before.seconds
+        user, system = self.user - before.user, self.system - before.system
+        share = user / (user + system) if user + system else 0.0
+        return seconds, seconds * share, seconds * (1 - share), self.switches - before.switches
+
+
+def usage(root):
+    """Of the process tree's living threads: no contender ends one while it is measured."""
+    seconds, user, system, switches = 0, 0, 0, 0
     for pid in tree(root):
         try:
-            with open(f"/proc/{pid}/stat") as f:
-                fields = f.read().rpartition(")")[2].split()
+            threads = os.listdir(f"/proc/{pid}/task")
         except OSError:
             continue
-        # utime, stime, cutime, cstime: fields 14 to 17 of proc(5), counted after the name.
-        total += sum(int(x) for x in fields[11:15])
-    return total / TICK
+        for thread in threads:
+            path = f"/proc/{pid}/task/{thread}"
+            try:
+                with open(f"{path}/schedstat") as f:
+                    nanoseconds = int(f.read().split()[0])
+                with open(f"{path}/stat") as f:
+                    fields = f.read().rpartition(")")[2].split()
+                with open(f"{path}/status") as f:
+                    slept = int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", f.read(), re.MULTILINE)[1])
+            except OSError:
+                continue
+            seconds += nanoseconds
+            # utime and stime: fields 14 and 15 of proc(5), counted after the name.
+            user, system = user + int(fields[11]), system + int(fields[12])
+            switches += slept
+    return Usage(seconds / 1e9, user, system, switches)
 
 
 def memory_kib(root):

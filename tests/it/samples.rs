@@ -43,7 +43,7 @@ fn kind(file: &Path) -> Option<Kind> {
         "Containerfile" => Kind::Containerfile,
         "md" => Kind::Prose,
         "service" => Kind::Unit,
-        "sh" => Kind::Script,
+        "py" | "sh" => Kind::Script,
         "toml" if first.lines().any(|l| l.starts_with("registry = ")) => Kind::Registry,
         "toml" => Kind::Config,
         "yaml" | "yml" if first.contains("apiVersion:") => Kind::Kubernetes,
@@ -134,7 +134,12 @@ fn alerts_name_declared_metrics() {
 #[test]
 fn scripts_parse() {
     for file in of_kind(Kind::Script) {
-        run(tools::command("bash").arg("-n").arg(&file));
+        match file.extension().is_some_and(|e| e == "py") {
+            true => run(tools::command("python3")
+                .args(["-c", "import ast, sys; ast.parse(open(sys.argv[1]).read())"])
+                .arg(&file)),
+            false => run(tools::command("bash").arg("-n").arg(&file)),
+        };
     }
 }
 
