@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: audit bench bench-instructions bench-reload bench-table build check conformance demo fmt \
-	fuzz help image release test tools
+	fuzz help image release release-notes sbom test tools
 
 CARGO ?= cargo
 IMAGE ?= keygate:dev
@@ -57,6 +57,12 @@ conformance: tools ## Public suites against keygate, nginx and HAProxy (minutes)
 
 audit: ## Licences, bans, sources of dependencies; advisories where the database can be reached
 	tests/audit.sh
+
+sbom: ## What the programs are made of, as CycloneDX in target/static/
+	deploy/sbom.py target/static/keygate.cdx.json
+
+release-notes: ## The notes of a release from CHANGELOG.md (VERSION=n; without: what is unreleased)
+	@deploy/release-notes.sh $(VERSION)
 
 tools: ## Install what the tests need and is missing (Debian; starts no service)
 	@tests/tools.sh

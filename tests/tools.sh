@@ -16,8 +16,12 @@ needs=(
     promtool:prometheus
     python3:python3
 )
-# Packages from PyPI: the documented Python examples and the public HTTP/2, gRPC and WebSocket clients.
-wheels=('requests' 'websockets' 'grpcio' 'httpx[http2]' 'h2')
+# Packages from PyPI: the documented Python examples, the public HTTP/2, gRPC and WebSocket clients, and
+# the schemas of Compose files and of SBOMs.
+wheels=(
+    'requests' 'websockets' 'grpcio' 'httpx[http2]' 'h2'
+    'compose-spec' 'cyclonedx-python-lib[json-validation]'
+)
 venv=target/tools/venv
 
 missing=()

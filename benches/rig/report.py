@@ -89,7 +89,10 @@ def markdown(out):
                         number(row["median"]),
                         number(row["user_us"]),
                         number(row["system_us"]),
-                        *(ratio(row, r, scenario["null_spread"]) for r in references(scenario)),
+                        *(
+                            ratio(row, r, None if who == r else scenario["null_spread"])
+                            for r in references(scenario)
+                        ),
                         number(row["requests_per_s"], 0),
                         f"{row['core_share']:.0%}",
                         number(row["switches"], 3),

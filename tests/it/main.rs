@@ -11,6 +11,7 @@
 
 mod admin;
 mod check_start;
+mod dashboard;
 mod documents;
 mod examples;
 mod gate_address;

@@ -26,8 +26,11 @@ fn every_sample_has_a_check() {
 enum Kind {
     AlertRules,
     AlertTests,
+    Compose,
     Config,
     Containerfile,
+    /// tests/it/dashboard.rs looks at it.
+    Dashboard,
     Kubernetes,
     Prose,
     Registry,
@@ -41,11 +44,13 @@ fn kind(file: &Path) -> Option<Kind> {
     let first = fs::read_to_string(file).ok()?;
     Some(match name.rsplit_once('.').map_or(name, |(_, e)| e) {
         "Containerfile" => Kind::Containerfile,
+        "json" if first.contains("\"schemaVersion\"") => Kind::Dashboard,
         "md" => Kind::Prose,
         "service" => Kind::Unit,
         "py" | "sh" => Kind::Script,
         "toml" if first.lines().any(|l| l.starts_with("registry = ")) => Kind::Registry,
         "toml" => Kind::Config,
+        "yaml" | "yml" if first.lines().any(|l| l == "services:") => Kind::Compose,
         "yaml" | "yml" if first.contains("apiVersion:") => Kind::Kubernetes,
         "yaml" | "yml" if first.contains("scrape_configs:") => Kind::Scrape,
         "yaml" | "yml" if first.contains("promql_expr_test:") => Kind::AlertTests,
@@ -314,6 +319,100 @@ fn the_manifests_configuration_is_checked() {
             run(keygate(folder.path()).args(["check", "--config", "keygate.toml"]));
         }
     }
+}
+
+/// By the schema of Compose, with its references resolved; and the gate is what can be reached.
+#[test]
+fn the_compose_file_is_valid_and_keeps_the_gate_shut() {
+    for file in of_kind(Kind::Compose) {
+        let check = "import re, sys; from compose_spec import PyCompose
+text = re.sub(r'\\$\\{[A-Z_]+:-([^}]*)\\}', r'\\1', open(sys.argv[1]).read())
+found = PyCompose.from_yaml(text)
+for check in (found.validate, found.validate_networks, found.validate_volumes, found.to_spec): check()";
+        run(tools::python().args(["-c", check]).arg(&file));
+        let documents = yaml(&file);
+        let gate = &documents[0]["services"]["keygate"];
+        let networks = &documents[0]["networks"];
+        for (name, service) in documents[0]["services"].as_object().unwrap() {
+            if name == "keygate" {
+                continue;
+            }
+            assert!(service["ports"].is_null(), "{name} is reached past the gate");
+            for network in service["networks"].as_array().expect("named, or it is the default one")
+            {
+                let internal = &networks[network.as_str().unwrap()]["internal"];
+                assert_eq!(*internal, true, "{name} is on a network that is not internal");
+            }
+        }
+        assert_eq!(gate["read_only"], true);
+        assert_eq!(gate["cap_drop"][0], "ALL");
+        let mut settings = None;
+        for volume in gate["volumes"].as_array().unwrap() {
+            let target = volume["target"].as_str().unwrap();
+            let last = target.rsplit('/').next().unwrap();
+            assert!(!last.contains('.'), "{target}: a mounted file never sees a replacement");
+            if target == "/etc/keygate" {
+                settings = volume["source"].as_str().map(|s| file.with_file_name(s));
+            }
+        }
+        // The configuration that is mounted is one that keygate takes.
+        let folder = tempfile::tempdir().unwrap();
+        let text = fs::read_to_string(settings.unwrap().join("keygate.toml")).unwrap();
+        let here = folder.path().display().to_string();
+        let text = text
+            .replace("/var/lib/keygate/table", &format!("{here}/keys.kgt"))
+            .replace("/var/lib/keygate", &here);
+        fs::write(folder.path().join("keygate.toml"), text).unwrap();
+        let registry = "registry = 1\nserial = 1\naudience = \"orders-api\"\n\
+            [[key]]\nid = \"key_a\"\norg = \"acme\"\n";
+        make_table(folder.path(), &format!("{registry}digest = \"sha256:{:064x}\"\n", 7));
+        run(keygate(folder.path()).args(["check", "--config", "keygate.toml"]));
+    }
+}
+
+/// By the published schema; with what is linked in and without what only tests use.
+#[test]
+fn the_sbom_is_cyclonedx_and_names_what_ships() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str| {
+        let path = folder.path().join(name);
+        run(tools::python().arg(root().join("deploy/sbom.py")).arg(&path));
+        fs::read_to_string(&path).unwrap()
+    };
+    let text = write("keygate.cdx.json");
+    assert_eq!(text, write("again.cdx.json"), "the same sources, the same file");
+    let check = "import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+sys.exit(str(JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[1]).read()) or ''))";
+    let file = folder.path().join("keygate.cdx.json");
+    run(tools::python().args(["-c", check]).arg(&file));
+    let bom: Value = serde_json::from_str(&text).unwrap();
+    let names: Vec<_> =
+        bom["components"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    for shipped in ["hyper", "rustls", "aws-lc-sys", "libmimalloc-sys", "clap_derive"] {
+        assert!(names.contains(&shipped), "{shipped} is missing");
+    }
+    for tool in ["proptest", "trycmd", "criterion", "governor", "rcgen"] {
+        assert!(!names.contains(&tool), "{tool} does not ship");
+    }
+    let known: Vec<_> = bom["dependencies"].as_array().unwrap().iter().map(|d| &d["ref"]).collect();
+    for component in bom["components"].as_array().unwrap() {
+        assert!(known.contains(&&component["bom-ref"]));
+        assert!(component["hashes"][0]["content"].as_str().is_some_and(|h| h.len() == 64));
+        assert!(component["licenses"][0]["expression"].is_string(), "{component}");
+    }
+}
+
+#[test]
+fn release_notes_are_a_section_of_the_changelog() {
+    let script = root().join("deploy/release-notes.sh");
+    let notes = run(Command::new(&script).arg("Unreleased"));
+    assert!(notes.starts_with("# keygate Unreleased\n"), "{notes}");
+    assert!(notes.lines().filter(|l| l.starts_with("- ")).count() > 10, "{notes}");
+    let none = Command::new(&script).arg("0.0.0-none").output().unwrap();
+    assert_eq!(none.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("Unreleased"));
 }
 
 /// A signer, and a table of `registry`, as `signer.pub` and `keys.kgt`.

@@ -1,0 +1,170 @@
+//! Every expression of the Grafana dashboard is PromQL, asks for metrics that a running sidecar has,
+//! and names labels that they carry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::client::exchange;
+use crate::support::gate::{Gate, READER};
+use crate::support::process::run;
+use crate::support::tools;
+use crate::support::upstream::Upstream;
+
+/// Labels that the scrape, or a join with keygate_audience_info, adds to any series.
+const ADDED: [&str; 4] = ["job", "instance", "audience", "le"];
+
+/// One panel's query.
+struct Query {
+    place: String,
+    expr: String,
+    legend: String,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn dashboards() -> Vec<PathBuf> {
+    let folder = fs::read_dir(root().join("deploy/grafana")).unwrap();
+    let found: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    assert!(!found.is_empty());
+    found
+}
+
+fn queries(file: &Path) -> Vec<Query> {
+    let board: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let mut found = Vec::new();
+    for panel in board["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().expect("a title");
+        let targets = panel["targets"].as_array().cloned().unwrap_or_default();
+        assert!(panel["type"] == "row" || !targets.is_empty(), "{title} shows nothing");
+        for target in targets {
+            found.push(Query {
+                place: title.to_owned(),
+                expr: target["expr"].as_str().unwrap().to_owned(),
+                legend: target["legendFormat"].as_str().unwrap_or_default().to_owned(),
+            });
+        }
+    }
+    for variable in board["templating"]["list"].as_array().unwrap() {
+        // label_values(SERIES, LABEL)
+        let Some(text) = variable["query"]["query"].as_str() else { continue };
+        let inner = text.strip_prefix("label_values(").and_then(|t| t.strip_suffix(')')).unwrap();
+        let (series, label) = inner.rsplit_once(", ").unwrap();
+        found.push(Query {
+            place: format!("variable {}", variable["name"]),
+            expr: format!("count by ({label}) ({series})"),
+            legend: String::new(),
+        });
+    }
+    found
+}
+
+/// As Prometheus is asked.
+fn filled_in(expr: &str) -> String {
+    let mut text = expr.replace("$__rate_interval", "5m");
+    for variable in ["$job", "$instance", "$audience"] {
+        text = text.replace(variable, ".*");
+    }
+    assert!(!text.contains('$'), "an unknown variable: {expr}");
+    text
+}
+
+/// Names and numbers.
+fn words(text: &str) -> Vec<&str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| !w.is_empty()).collect()
+}
+
+/// Metric families of a running sidecar, by its own answer.
+fn families() -> BTreeSet<String> {
+    let gate = Gate::before(&Upstream::start()).start();
+    for key in [READER, "wrong"] {
+        exchange(
+            gate.address,
+            format!(
+                "GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n"
+            ),
+        );
+    }
+    let text = gate.metrics();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    lines.filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Labels of each family, by docs/metrics.md, which a test holds against the code.
+fn labels() -> BTreeMap<String, BTreeSet<String>> {
+    let text = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let mut found = BTreeMap::new();
+    for line in text.lines().filter(|l| l.starts_with("| `")) {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let names = cells[3].split(',').map(|l| l.trim().trim_matches('`').to_owned());
+        found.insert(
+            cells[1].trim_matches('`').to_owned(),
+            names.filter(|l| !l.is_empty()).collect(),
+        );
+    }
+    found
+}
+
+#[test]
+fn expressions_are_promql() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in dashboards() {
+        let rules: Vec<_> = queries(&file)
+            .iter()
+            .enumerate()
+            .map(|(n, q)| serde_json::json!({"record": format!("q:{n}"), "expr": filled_in(&q.expr)}))
+            .collect();
+        let path = folder.path().join("rules.yml");
+        // JSON is YAML.
+        let groups = serde_json::json!({"groups": [{"name": "dashboard", "rules": rules}]});
+        fs::write(&path, groups.to_string()).unwrap();
+        run(tools::command("promtool").args(["check", "rules"]).arg(&path));
+    }
+}
+
+#[test]
+fn expressions_name_what_a_sidecar_exposes() {
+    let (families, labels) = (families(), labels());
+    let base = |name: &str| -> Option<String> {
+        let parts = ["_bucket", "_sum", "_count"].iter().find_map(|s| name.strip_suffix(s));
+        [Some(name), parts].into_iter().flatten().find(|n| families.contains(*n)).map(str::to_owned)
+    };
+    let mut checked = 0;
+    for file in dashboards() {
+        for Query { place, expr, legend } in queries(&file) {
+            let expr = filled_in(&expr);
+            let mut carried: BTreeSet<String> = ADDED.map(str::to_owned).into();
+            for name in words(&expr) {
+                if name.starts_with("keygate_") || name == "process_start_time_seconds" {
+                    let family =
+                        base(name).unwrap_or_else(|| panic!("{place}: no metric `{name}`"));
+                    carried.extend(labels[&family].iter().cloned());
+                    checked += 1;
+                }
+            }
+            // `{label=…}` and `by (label)`.
+            for selector in expr.split('{').skip(1).filter_map(|t| t.split('}').next()) {
+                for matcher in selector.split(',') {
+                    let label = matcher.trim().split(['=', '!']).next().unwrap();
+                    assert!(carried.contains(label), "{place}: no label `{label}` in {expr}");
+                }
+            }
+            let mut kept: Option<BTreeSet<String>> = None;
+            for list in expr.split("by (").skip(1).filter_map(|t| t.split(')').next()) {
+                for label in words(list) {
+                    assert!(carried.contains(label), "{place}: no label `{label}` in {expr}");
+                }
+                kept.get_or_insert_with(|| words(list).into_iter().map(str::to_owned).collect());
+            }
+            for label in legend.split("{{").skip(1).filter_map(|t| t.split("}}").next()) {
+                let known = kept.as_ref().unwrap_or(&carried);
+                assert!(known.contains(label), "{place}: the legend's `{label}` is not in {expr}");
+            }
+        }
+    }
+    assert!(checked > 40, "{checked}");
+}
