@@ -404,6 +404,58 @@ sys.exit(str(JsonStrictValidator(SchemaVersion.V1_5).validate_str(open(sys.argv[
     }
 }
 
+/// What deploy/build-static.sh asks after a build by profile. The names in a library end with another
+/// hash than those in the profile if the build selected other targets.
+#[test]
+fn a_profile_that_does_not_fit_fails_the_build() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let crates = ["keygate", "tokio", "hyper", "h2", "rustls"];
+    let mut profile = String::from("# IR level Instrumentation Flag\n:ir\n");
+    let mut messages = String::new();
+    for name in crates {
+        let length = name.len();
+        for (function, counter) in [("admit", 7), ("refuse", 1), ("never", 0)] {
+            let mangled =
+                format!("_ZN{length}{name}5proxy{}{function}17h0011223344556677E", function.len());
+            profile.push_str(&format!(
+                "{mangled}\n# Func Hash:\n742261418966908927\n# Num Counters:\n2\n\
+                 # Counter Values:\n0\n{counter}\n\n"
+            ));
+        }
+        let library = file(&format!("lib{name}.rlib"));
+        fs::write(
+            &library,
+            format!("!<arch>\n_ZN{length}{name}5proxy5admit17h0011223344556677E_ZN"),
+        )
+        .unwrap();
+        let message = serde_json::json!({
+            "reason": "compiler-artifact",
+            "target": {"name": name, "kind": ["lib"]},
+            "filenames": [library],
+        });
+        messages.push_str(&format!("{message}\n"));
+    }
+    fs::write(file("profile"), profile).unwrap();
+    fs::write(file("messages"), messages).unwrap();
+    let judge = || {
+        let mut command = tools::command("python3");
+        command
+            .arg(root().join("deploy/profile-fits.py"))
+            .args([file("profile"), file("messages")]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = judge();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("keygate: 1 of 2 functions that ran"), "{said}");
+    let other = "_ZN7keygate5proxy5admit17h8899aabbccddeeffE";
+    fs::write(file("libkeygate.rlib"), other).unwrap();
+    let (code, said) = judge();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("keygate: 0 of 2"), "{said}");
+}
+
 #[test]
 fn release_notes_are_a_section_of_the_changelog() {
     let script = root().join("deploy/release-notes.sh");
