@@ -18,6 +18,8 @@ pub enum Exit {
     Ok,
     /// Something that passes: a lock is held, a network is down. Trying again is right.
     TryAgain,
+    /// A publication would undo what somebody else has published.
+    Undone,
     /// Wrong arguments.
     Usage,
 }
@@ -25,7 +27,7 @@ pub enum Exit {
 // === impl Exit ===
 
 impl Exit {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ok,
         Self::Usage,
         Self::Data,
@@ -33,6 +35,7 @@ impl Exit {
         Self::Internal,
         Self::CannotCreate,
         Self::TryAgain,
+        Self::Undone,
         Self::Config,
     ];
 
@@ -45,6 +48,7 @@ impl Exit {
             Self::NoInput => 66,
             Self::Ok => 0,
             Self::TryAgain => 75,
+            Self::Undone => 77,
             Self::Usage => 64,
         }
     }

@@ -4,7 +4,6 @@
 //! only between their creation and the one time that they are shown: not in files, not in
 //! arguments, not in messages.
 
-pub mod audit;
 pub mod demo;
 pub mod error;
 pub mod files;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::time;
 use crate::core::KeyId;
 use crate::exit::Exit;
+use crate::table::FileKind;
 use crate::table::write::{BuildError, PatchError, SealError};
 use crate::table::{Manifest, Refusal};
 
@@ -53,10 +54,10 @@ pub enum Error {
         "{}: holds serial {theirs} already, published {when} by {who}; serial {ours} was not \
          written over it\n\
          hint: somebody published from another copy of the registry; bring the registry up to date \
-         (or `keygatectl table build --fold-patch`), then publish again with --serial above {theirs}",
+         (`git pull`), or let {fold} take what is published into it, then publish again",
         .path.display()
     )]
-    Raced { path: PathBuf, theirs: u64, ours: u64, when: String, who: String },
+    Raced { path: PathBuf, theirs: u64, ours: u64, when: String, who: String, fold: String },
     #[error("cannot read {}: {}{}", .path.display(), .source, read_hint(.path, .source))]
     Read { path: PathBuf, source: io::Error },
     /// A table or patch that a sidecar would refuse as well.
@@ -83,6 +84,34 @@ pub enum Error {
          when the cause is mended, `keygatectl table build` or `keygatectl patch` publishes it"
     )]
     Unpublished { serial: u64, source: Box<Error> },
+    /// A publication from elsewhere is there, and ours does not know it.
+    #[error(
+        "{}: the {kind} of serial {theirs}, published {when} by {who}, is not from this registry; \
+         serial {ours} would undo what it says about these keys, and nothing was written:{}\n\
+         hint: {fold} takes what is published into the registry; then run this command again. If a \
+         key is meant to be undone, name its id: --readmit KEY_ID for what was taken from it, \
+         --drop KEY_ID for what only the published {kind} has",
+        .path.display(), list_all(.keys)
+    )]
+    Undone {
+        path: PathBuf,
+        kind: FileKind,
+        theirs: u64,
+        ours: u64,
+        when: String,
+        who: String,
+        fold: String,
+        /// Each with what would be undone.
+        keys: Vec<String>,
+    },
+    /// What is published cannot be read, so that nothing can be compared with it.
+    #[error(
+        "{}: {refusal}\n\
+         hint: it may hold changes that this registry does not know, so nothing was written over \
+         it; put a sound copy in its place, from a backup or from where sidecars get it",
+        .path.display()
+    )]
+    Unreadable { path: PathBuf, refusal: Refusal },
     #[error("cannot write {}: {}{}", .path.display(), .source, write_hint(.source))]
     Write { path: PathBuf, source: io::Error },
 }
@@ -118,7 +147,10 @@ impl Error {
             Self::Exists { .. } | Self::Write { .. } => Exit::CannotCreate,
             Self::Locked { .. } | Self::NotInForce(_) | Self::Raced { .. } => Exit::TryAgain,
             Self::Setting { .. } => Exit::Config,
-            Self::Refused { refusal, .. } => return refusal.exit(),
+            Self::Refused { refusal, .. } | Self::Unreadable { refusal, .. } => {
+                return refusal.exit();
+            }
+            Self::Undone { .. } => Exit::Undone,
             Self::Unpublished { source, .. } => return source.exit(),
         };
         exit.code()
@@ -154,14 +186,32 @@ impl Error {
 
     /// `path` holds something newer than `ours`.
     pub fn raced(path: &Path, theirs: &Manifest, ours: u64) -> Self {
-        let signers: Vec<_> = theirs.signers.iter().map(ToString::to_string).collect();
         Self::Raced {
             path: path.to_owned(),
             theirs: theirs.serial,
             ours,
             when: time::show(theirs.issued_at_ms / 1000),
-            who: signers.join(", "),
+            who: signers(theirs),
+            fold: fold(path, theirs),
         }
+    }
+
+    /// `ours` would undo what the file at `path` says.
+    pub fn undone(path: &Path, theirs: &Manifest, ours: u64, keys: Vec<String>) -> Self {
+        Self::Undone {
+            path: path.to_owned(),
+            kind: theirs.kind,
+            theirs: theirs.serial,
+            ours,
+            when: time::show(theirs.issued_at_ms / 1000),
+            who: signers(theirs),
+            fold: fold(path, theirs),
+            keys,
+        }
+    }
+
+    pub fn unreadable(path: &Path, refusal: Refusal) -> Self {
+        Self::Unreadable { path: path.to_owned(), refusal }
     }
 
     pub fn argument(option: &'static str, why: impl fmt::Display) -> Self {
@@ -221,6 +271,24 @@ impl fmt::Display for Faults<'_> {
             more => write!(f, "\n… and {more} more"),
         }
     }
+}
+
+fn signers(theirs: &Manifest) -> String {
+    theirs.signers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The command that takes what is published into the registry.
+fn fold(path: &Path, theirs: &Manifest) -> String {
+    let fold = format!("`keygatectl keys fold {}`", path.display());
+    match theirs.kind {
+        FileKind::Patch => format!("{fold} (or `table build --fold-patch {}`)", path.display()),
+        FileKind::Table => fold,
+    }
+}
+
+/// Every one of them: each must be acknowledged.
+fn list_all(keys: &[String]) -> String {
+    keys.iter().map(|key| format!("\n  {key}")).collect()
 }
 
 fn end_of(faults: &[Fault], hint: &str) -> String {

@@ -79,6 +79,16 @@ impl Replacement {
         Ok(Self { temporary: BufWriter::with_capacity(1 << 20, temporary), target: target.into() })
     }
 
+    /// What was written so far.
+    pub fn content(&mut self) -> Result<Vec<u8>> {
+        let mut content = Vec::new();
+        self.temporary
+            .seek(io::SeekFrom::Start(0))
+            .and_then(|_| self.temporary.get_mut().read_to_end(&mut content))
+            .map_err(Error::write(&self.target))?;
+        Ok(content)
+    }
+
     /// Flushes to the disk, then renames over the target.
     pub fn commit(self) -> Result<()> {
         let write = Error::write(&self.target);
@@ -205,6 +215,15 @@ fn remove_leftovers(target: &Path) {
 
 fn temporary_prefix(target: &Path) -> String {
     format!(".{}.", target.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Files with this extension in the directory of `path`.
+pub fn siblings(path: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let directory = directory(path);
+    let entries = fs::read_dir(directory).map_err(Error::read(directory))?;
+    // As the path was given, for messages: without `./`.
+    let paths = entries.flatten().map(|entry| path.with_file_name(entry.file_name()));
+    Ok(paths.filter(|path| path.extension().is_some_and(|e| e == extension)).collect())
 }
 
 pub fn directory(path: &Path) -> &Path {

@@ -3,6 +3,7 @@
 pub mod create;
 pub mod edit;
 pub mod export;
+pub mod fold;
 pub mod import;
 pub mod init;
 pub mod list;
@@ -11,6 +12,7 @@ pub mod rotate;
 
 use super::error::Result;
 use super::output::count;
+use super::publish::PublishArgs;
 use super::registry::Registry;
 use super::registry::change::{Change, Check, Committed, read_all};
 use super::session::Session;
@@ -31,6 +33,8 @@ pub enum Keys {
     Enable(edit::Target),
     /// Write all keys, without secrets, as TOML, JSON Lines or CSV
     Export(export::Export),
+    /// Take in what was published from another copy of the registry
+    Fold(fold::Fold),
     /// Take over keys that exist already
     Import(import::Import),
     /// Start a registry
@@ -55,6 +59,7 @@ impl Keys {
             Self::Edit(edit) => edit.run(session),
             Self::Enable(target) => target.set(edit::Turn::Enable, session),
             Self::Export(export) => export.run(session),
+            Self::Fold(fold) => fold.run(session),
             Self::Import(import) => import.run(session),
             Self::Init(init) => init.run(session),
             Self::List(list) => list.run(session),
@@ -70,8 +75,14 @@ fn begin(session: &Session, check: Check) -> Result<Change> {
     Change::begin(&session.registry, session.patience, check)
 }
 
-/// Writes a change, with the same record for every key that it adds or edits.
-fn commit(change: Change, action: &'static str, session: &Session) -> Result<Committed> {
+/// Writes a change that can be published, with the same record for every key that it adds or edits.
+fn commit(
+    change: Change,
+    action: &'static str,
+    publish: &PublishArgs,
+    session: &Session,
+) -> Result<Committed> {
+    publish.compare(&change)?;
     let records = change.records(action, &session.stamp(change.serial()));
     change.commit(&records)
 }

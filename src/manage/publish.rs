@@ -1,29 +1,31 @@
 //! Makes tables and patches of the registry and puts them where sidecars find them: built beside
 //! the target, signed, and renamed over it only if nothing newer is there.
 
+pub mod compare;
+pub mod fold;
+pub mod head;
+pub mod losses;
 pub mod target;
 pub mod terms;
 
-use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::json;
-
-use self::target::head;
+use self::compare::MeantArgs;
+use self::head::head;
+use self::losses::Acknowledged;
+use self::target::{Place, Published, Source};
 use self::terms::{Spill, Terms};
 use super::error::{Error, Result};
-use super::files::{self, Lock, Replacement};
-use super::output::count;
-use super::registry::change::Committed;
+use super::files;
+use super::registry::change::{Change, Committed};
 use super::registry::entry::Entry;
 use super::registry::settings::OnChange;
 use super::registry::{Filter, Form, Registry};
 use super::session::Session;
-use super::time;
 use crate::core::{KeyId, KeyStatus};
-use crate::table::write::{BodyBuilder, BuildError, Draft, PatchDraft};
-use crate::table::{Bounds, KeySet, Manifest, Table, Trust};
+use crate::table::write::{BodyBuilder, BuildError, PatchDraft};
+use crate::table::{Bounds, KeySet, Table, Trust};
 
 /// Publishing as a part of a change.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -44,6 +46,8 @@ pub struct PublishArgs {
     /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]
     #[arg(long = "signer", value_name = "FILE")]
     pub signers: Vec<PathBuf>,
+    #[command(flatten)]
+    pub meant: MeantArgs,
 }
 
 /// What a publication is made of.
@@ -54,12 +58,11 @@ pub enum Plan {
     Table { out: PathBuf },
 }
 
-/// What was published.
-#[derive(Debug)]
-pub struct Published {
-    pub path: PathBuf,
-    pub manifest: Manifest,
-    pub bytes: u64,
+/// A patch and the table that it is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Over<'a> {
+    pub out: &'a Path,
+    pub base: &'a Path,
 }
 
 // === impl PublishArgs ===
@@ -75,6 +78,25 @@ impl PublishArgs {
             Plan::Table { .. } => {}
         }
         self.terms(registry, session).map(|_| ())
+    }
+
+    /// Refuses a change whose publication would undo what somebody else has published, before it
+    /// is written.
+    pub fn compare(&self, change: &Change) -> Result<()> {
+        let plan = self.plan(change.registry())?;
+        let meant = self.meant.acknowledged();
+        let source = Source::Held(change.registry());
+        let place = match &plan {
+            Plan::Nothing => return Ok(()),
+            Plan::Table { out } => Place { out, base: None, source, meant: &meant },
+            Plan::Patch { out, base } => Place { out, base: Some(base), source, meant: &meant },
+        };
+        match place.refuse_losses_of(change) {
+            // Nothing is written over what is newer. The change is made all the same, and whoever
+            // made it is told when it cannot be published.
+            Err(Error::Raced { .. }) => Ok(()),
+            judged => judged,
+        }
     }
 
     /// Publishes a change that was written.
@@ -103,11 +125,15 @@ impl PublishArgs {
             Plan::Table { out } => {
                 let mut terms = self.terms(registry, session)?;
                 terms.ended = ended(committed);
-                table(registry, out, &terms, session).map(Some)
+                let meant = self.meant.acknowledged();
+                let source = Source::Held(registry);
+                let place = Place { out, base: None, source, meant: &meant };
+                table(registry, &place, &terms, session).map(Some)
             }
             Plan::Patch { out, base } => {
                 let terms = self.terms(registry, session)?;
-                patch(registry, out, base, &terms, session).map(Some)
+                let meant = self.meant.acknowledged();
+                patch(registry, Over { out, base }, &meant, &terms, session).map(Some)
             }
         }
     }
@@ -152,31 +178,32 @@ fn ended(committed: &Committed) -> u64 {
 /// Builds, signs and publishes a table of the registry as it stands.
 pub fn table(
     registry: &Registry,
-    out: &Path,
+    place: &Place<'_>,
     terms: &Terms,
     session: &Session,
 ) -> Result<Published> {
+    let out = place.out;
     let mut builder = BodyBuilder::new(Spill::beside(out), terms.memory);
     builder.formats(registry.settings.prefixes.values().cloned());
     registry.scan(&Filter::default(), &mut |located| {
         let pushed = located.entry.specs().try_for_each(|spec| builder.push(&spec));
         pushed.map_err(|e| duplicate(e, registry, out))
     })?;
-    finish(builder, Some(registry), registry.settings.serial, out, terms, None, session)
+    finish(builder, registry.settings.serial, place, terms, None, session)
 }
 
 /// Makes a table of the keys that were pushed, signs it and puts it in its place. The bytes that
 /// are signed go to `message` as well.
 pub fn finish(
     builder: BodyBuilder<Spill>,
-    registry: Option<&Registry>,
     serial: u64,
-    out: &Path,
+    place: &Place<'_>,
     terms: &Terms,
     message: Option<&Path>,
     session: &Session,
 ) -> Result<Published> {
-    let body = builder.finish().map_err(|e| match registry {
+    let out = place.out;
+    let body = builder.finish().map_err(|e| match place.source.registry() {
         Some(registry) => duplicate(e, registry, out),
         None => Error::build(out, e),
     })?;
@@ -191,7 +218,7 @@ pub fn finish(
     if let Some(message) = message {
         files::replace(message, draft.message())?;
     }
-    write(&mut draft, out, session)
+    target::write(&mut draft, place, session)
 }
 
 /// Two keys that cannot both be in a table, with the lines of the registry that they stand on.
@@ -220,8 +247,8 @@ pub fn duplicate(e: BuildError, registry: &Registry, out: &Path) -> Error {
 /// Writes a patch with everything in which the registry differs from the table at `base`.
 pub fn patch(
     registry: &Registry,
-    out: &Path,
-    base: &Path,
+    Over { out, base }: Over<'_>,
+    meant: &Acknowledged,
     terms: &Terms,
     session: &Session,
 ) -> Result<Published> {
@@ -237,8 +264,14 @@ pub fn patch(
     if stated.serial >= serial {
         return Err(Error::raced(base, stated, serial));
     }
+    // Lines are newer or older than a table of this registry; of another's, that says nothing.
+    let is_own = registry.settings.published.iter().any(|artefact| artefact.is(stated));
     let mut draft = match registry.form {
-        Form::Toml => {
+        Form::JsonLines if is_own => {
+            let changed = registry.changed_since(stated.includes_through)?;
+            difference(Arc::new(table), &changed)
+        }
+        Form::JsonLines | Form::Toml => {
             let mut specs = Vec::new();
             registry.scan(&Filter::default(), &mut |located| {
                 specs.extend(located.entry.specs());
@@ -246,16 +279,13 @@ pub fn patch(
             })?;
             PatchDraft::difference(&table, specs)
         }
-        Form::JsonLines => {
-            let changed = registry.changed_since(stated.includes_through)?;
-            difference(Arc::new(table), &changed)
-        }
     };
     draft.formats(registry.settings.prefixes.values().cloned());
     let draft = draft.build(terms.issue(serial, session));
     let mut draft = draft.map_err(|e| Error::patch(out, e))?;
     terms.sign(&mut draft, out)?;
-    write(&mut draft, out, session)
+    let source = Source::Held(registry);
+    target::write(&mut draft, &Place { out, base: Some(base), source, meant }, session)
 }
 
 /// What of `changed` differs from the table, and which of its secrets are gone.
@@ -281,95 +311,4 @@ fn difference(table: Arc<Table>, changed: &[Entry]) -> PatchDraft {
         }
     }
     draft
-}
-
-/// Puts a finished file in its place, unless something newer stands there.
-pub fn write<F: Read + Seek>(
-    draft: &mut Draft<F>,
-    out: &Path,
-    session: &Session,
-) -> Result<Published> {
-    let shown = out.to_owned();
-    let out = files::resolve(out)?;
-    let _lock = Lock::take(&out, session.patience)?;
-    let ours = draft.manifest().clone();
-    let theirs = if out.exists() { Some(head(&out)?) } else { None };
-    if let Some(theirs) = &theirs {
-        if theirs.serial >= ours.serial && theirs.body_sha256 != ours.body_sha256
-            || theirs.serial > ours.serial
-        {
-            return Err(Error::raced(&shown, theirs, ours.serial));
-        }
-        if theirs.kind != ours.kind {
-            let refusal = crate::table::Refusal::Kind { found: theirs.kind, wanted: ours.kind };
-            return Err(Error::refused(&shown, refusal));
-        }
-    }
-    if let Some(theirs) = &theirs
-        && theirs.issued_at_ms > ours.issued_at_ms
-    {
-        eprintln!(
-            "warning: this machine's clock is behind: {} was issued at {}, which is in its future",
-            shown.display(),
-            time::show(theirs.issued_at_ms / 1000)
-        );
-    }
-    let mut to = Replacement::of(&out)?;
-    draft.write(&mut to).map_err(Error::write(&out))?;
-    let bytes = to.stream_position().map_err(Error::write(&out))?;
-    to.commit()?;
-    Ok(Published { path: shown, manifest: ours, bytes })
-}
-
-// === impl Published ===
-
-impl Published {
-    /// Beside the answer of the command, on standard error.
-    pub fn tell(&self, session: &mut Session) {
-        let manifest = &self.manifest;
-        session.output.note(&format!(
-            "published the {} {}: serial {}, {}{}",
-            manifest.kind,
-            self.path.display(),
-            manifest.serial,
-            count(manifest.keys, "record"),
-            match manifest.expires_at {
-                Some(at) => format!(", good until {}", time::show(at)),
-                None => String::new(),
-            }
-        ));
-    }
-
-    /// The answer of a command that publishes.
-    pub fn answer(&self, session: &mut Session) -> Result<()> {
-        let manifest = &self.manifest;
-        if session.output.json {
-            return session.output.json(&json!({
-                "file": self.path.display().to_string(),
-                "kind": manifest.kind.to_string(),
-                "serial": manifest.serial,
-                "keys": manifest.keys,
-                "active": manifest.active,
-                "removed": manifest.removed,
-                "base": manifest.base.map(|base| base.serial),
-                "bytes": self.bytes,
-                "sha256": manifest.body_sha256,
-                "expires": manifest.expires_at.map(time::show),
-            }));
-        }
-        let removed = match manifest.removed {
-            0 => String::new(),
-            n => format!(", {n} removed"),
-        };
-        let over = manifest.base.map_or(String::new(), |b| format!(" over table {}", b.serial));
-        session.output.line(&format!(
-            "{}: {} of serial {}{over}, {}{removed}, {} active, {} bytes",
-            self.path.display(),
-            manifest.kind,
-            manifest.serial,
-            count(manifest.keys, "record"),
-            manifest.active,
-            self.bytes
-        ))
-    }
 }

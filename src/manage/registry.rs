@@ -6,11 +6,13 @@
 //!
 //! Imports core and the rest of this room.
 
+pub mod audit;
 pub mod change;
 pub mod entry;
 pub mod jsonl;
 #[cfg(test)]
 mod properties;
+pub mod published;
 pub mod settings;
 pub mod toml;
 pub mod words;

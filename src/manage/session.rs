@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
-use super::audit::{self, Record, Stamp};
 use super::error::{Error, Result};
 use super::output::Output;
+use super::registry::audit::{self, Record, Stamp};
 use super::time;
 use crate::clock::Clock;
 use crate::core::format::KeyFormat;

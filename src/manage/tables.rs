@@ -2,7 +2,6 @@
 
 pub mod build;
 pub mod diff;
-pub mod fold;
 pub mod inspect;
 pub mod patch;
 pub mod sign;

@@ -4,6 +4,7 @@
 
 mod demo;
 mod imports;
+mod publishers;
 mod recipes;
 mod registry;
 mod scale;

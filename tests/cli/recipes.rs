@@ -140,20 +140,42 @@ fn two_of_three_signers() {
 }
 
 #[test]
-fn a_lost_registry_is_followed_by_a_higher_serial() {
+fn a_lost_registry_takes_in_what_is_published() {
     let room = Room::with_registry();
-    for _ in 0..3 {
-        room.create(&[]);
-    }
+    let kept = room.create(&["--name", "kept", "--permission", "read"]);
+    let pair = room.create(&["--pair"]);
+    let revoked = room.create(&["--name", "revoked"]);
+    room.ok(&["keys", "revoke", &revoked.id]);
     room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
-    let lost = room.in_force("t.kgt", None).serial();
+    let before = room.in_force("t.kgt", None);
     fs::remove_file(room.path("keys.toml")).unwrap();
     fs::remove_file(room.path("keys.audit.jsonl")).unwrap();
     room.ok(&["keys", "init", "--audience", "shop"]);
-    room.create(&[]);
+    let new = room.create(&["--name", "new"]);
+    // Neither a plain build nor a higher serial loses the keys of the table.
     let build = ["table", "build", "-o", "t.kgt", "--signer", "signer.pem"];
-    assert_eq!(room.run(&build).code, 75);
-    room.ok(&[&build[..], &["--serial", &(lost + 1).to_string()]].concat());
-    assert_eq!(room.in_force("t.kgt", None).serial(), lost + 1);
-    assert_eq!(room.json(&["keys", "check"])["serial"], lost + 1, "and the registry goes on there");
+    let told = room.fails(75, &build);
+    assert!(told.contains("`keygatectl keys fold t.kgt`"), "{told}");
+    let told = room.fails(77, &[&build[..], &["--serial", "100"]].concat());
+    for key in [&kept, &pair, &revoked] {
+        assert!(told.contains(&format!("{} ", key.id)), "{told}");
+    }
+    assert_eq!(fs::read(room.path("t.kgt")).unwrap(), before.table().file());
+    room.ok(&["keys", "fold", "t.kgt"]);
+    room.ok(&build);
+    let keys = room.in_force("t.kgt", None);
+    assert!(keys.serial() > before.serial(), "the registry goes on above what was published");
+    assert_eq!(room.json(&["keys", "check"])["serial"], keys.serial());
+    let grant = |keys| holder(keys, &kept.secret).map(|view| view.grant.clone());
+    assert_eq!(grant(&keys), grant(&before));
+    assert!(holder(&keys, &new.secret).is_some());
+    assert_eq!(room.json(&["keys", "show", &revoked.id])["state"], "revoked");
+    // Or each key is let go by its id.
+    let room = Room::with_registry();
+    let gone = room.create(&[]);
+    room.ok(&build);
+    fs::remove_file(room.path("keys.toml")).unwrap();
+    room.ok(&["keys", "init", "--audience", "shop"]);
+    room.ok(&[&build[..], &["--serial", "100", "--drop", &gone.id]].concat());
+    assert_eq!(room.in_force("t.kgt", None).table().counts().keys, 0);
 }

@@ -114,7 +114,7 @@ impl Create {
             // 60 random bits met an id that is there already: the random source is broken.
             return Err(Error::Random);
         }
-        let committed = super::commit(change, "keys create", session)?;
+        let committed = super::commit(change, "keys create", &self.publish, session)?;
         Ok((Shown { entry, issued, serial: committed.serial }, committed))
     }
 }

@@ -116,7 +116,7 @@ impl Target {
             }
             return Ok(());
         }
-        let committed = super::commit(change, turn.action(), session)?;
+        let committed = super::commit(change, turn.action(), &self.publish, session)?;
         tell(&committed, turn.state(), session)?;
         self.publish.after(&committed, session)
     }
@@ -193,7 +193,7 @@ impl Edit {
             return Ok(());
         }
         change.replace(located, new);
-        let committed = super::commit(change, "keys edit", session)?;
+        let committed = super::commit(change, "keys edit", &self.publish, session)?;
         tell(&committed, "changed", session)?;
         self.publish.after(&committed, session)
     }
@@ -241,8 +241,9 @@ impl Edit {
 }
 
 /// Says what became of each key.
-fn tell(committed: &Committed, became: &str, session: &mut Session) -> Result<()> {
-    for (_, entry) in &committed.edited {
+pub fn tell(committed: &Committed, became: &str, session: &mut Session) -> Result<()> {
+    let edited = committed.edited.iter().map(|(_, entry)| entry);
+    for entry in edited.chain(&committed.added) {
         if session.output.json {
             let key = super::list::to_json(entry, session.now());
             let line = serde_json::json!({ "serial": committed.serial, "key": key });

@@ -157,6 +157,7 @@ impl Import {
             "imported": report.imported,
         });
         let record = session.record(change.serial(), "keys import", what);
+        self.publish.compare(&change)?;
         let committed = change.commit(&[record])?;
         report.serial = Some(committed.serial);
         report.print(session)?;

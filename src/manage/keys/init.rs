@@ -90,7 +90,14 @@ impl Init {
             ..Publish::default()
         };
         let audience = self.audience.as_deref().map(Into::into);
-        Ok(Settings { serial: 0, audience, prefixes, default_prefix, publish })
+        Ok(Settings {
+            serial: 0,
+            audience,
+            prefixes,
+            default_prefix,
+            publish,
+            published: Vec::new(),
+        })
     }
 }
 
@@ -196,7 +203,11 @@ pub fn template(settings: &Settings) -> String {
         }
         None => text.push_str("# life = \"30d\" # a table older than this is refused\n"),
     }
-    text
+    if settings.published.is_empty() {
+        return text;
+    }
+    let bare = Settings { published: Vec::new(), ..settings.clone() };
+    settings.edit_toml(&text, &bare).unwrap_or(text)
 }
 
 fn audience(text: &str) -> std::result::Result<String, &'static str> {

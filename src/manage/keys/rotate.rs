@@ -99,7 +99,7 @@ impl Rotate {
             }
             new
         };
-        let committed = super::commit(change, "keys rotate", session)?;
+        let committed = super::commit(change, "keys rotate", &self.publish, session)?;
         let shown = Shown { entry: shown, issued, serial: committed.serial };
         shown.print(session)?;
         session.output.flush()?;

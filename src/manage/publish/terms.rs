@@ -11,7 +11,7 @@ use super::super::registry::Registry;
 use super::super::session::Session;
 use super::super::signer::{self, Signer};
 use super::super::time;
-use super::target::head;
+use super::head::head;
 use crate::table::write::{Draft, Spool};
 use crate::table::{Acknowledge, Issue, PublicKey};
 

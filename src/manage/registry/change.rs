@@ -5,11 +5,13 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use super::audit::{self, Record, Stamp};
 use super::entry::Entry;
+use super::published::{self, Artefact, Stage};
 use super::settings::Settings;
 use super::{Filter, Form, HINT, Located, Registry, Unique, jsonl, toml};
-use crate::core::Digest;
-use crate::manage::audit::{self, Record, Stamp};
+use crate::core::{Digest, KeyId};
+
 use crate::manage::error::{Error, Fault, Result};
 use crate::manage::files::{self, Lock, Replacement};
 
@@ -23,7 +25,19 @@ pub struct Change {
     unique: Option<Unique>,
     added: Vec<Entry>,
     edited: Vec<(Located, Entry)>,
+    rebase: Option<Rebase>,
     lock: Lock,
+}
+
+/// Something that was published elsewhere and that the registry takes in: from now on it is what
+/// this registry is compared with.
+#[derive(Debug)]
+pub struct Rebase {
+    pub artefacts: Vec<Artefact>,
+    /// Keys that stay other than published: as they are published.
+    pub was: Vec<Entry>,
+    /// Keys that are not published.
+    pub new: Vec<KeyId>,
 }
 
 /// How thoroughly a change checks what is there already.
@@ -43,6 +57,13 @@ pub struct Committed {
     pub added: Vec<Entry>,
     pub edited: Vec<(Located, Entry)>,
     /// As it stands now.
+    pub registry: Registry,
+    _lock: Lock,
+}
+
+/// A registry that nobody else changes meanwhile.
+#[derive(Debug)]
+pub struct Locked {
     pub registry: Registry,
     _lock: Lock,
 }
@@ -69,12 +90,22 @@ impl Change {
             unique,
             added: Vec::new(),
             edited: Vec::new(),
+            rebase: None,
             lock,
         })
     }
 
     pub fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Keys that it changes: as they are, and as they will be.
+    pub fn edited(&self) -> impl Iterator<Item = (&Entry, &Entry)> {
+        self.edited.iter().map(|(old, new)| (&old.entry, new))
+    }
+
+    pub fn added(&self) -> &[Entry] {
+        &self.added
     }
 
     /// The serial that this change will have.
@@ -169,6 +200,15 @@ impl Change {
         self.edited.push((old, new));
     }
 
+    /// Takes in what was published elsewhere.
+    pub fn rebase(&mut self, rebase: Rebase) {
+        let settings = self.settings_mut();
+        for artefact in &rebase.artefacts {
+            published::remember(&mut settings.published, *artefact);
+        }
+        self.rebase = Some(rebase);
+    }
+
     /// Writes the audit file first, then the registry: no change goes unrecorded. A crash between
     /// the two is found by the next change, which records that this one was not applied.
     pub fn commit(mut self, records: &[Record]) -> Result<Committed> {
@@ -176,9 +216,11 @@ impl Change {
         self.settings.serial = serial;
         let path = self.registry.real.clone();
         audit::reconcile(&path, self.registry.settings.serial)?;
+        self.note_unpublished()?;
         match self.registry.form {
             Form::Toml => {
-                let replacement = self.write_toml()?;
+                let replacement =
+                    write_toml(&self.registry, &self.settings, &self.edited, &self.added)?;
                 audit::append(&path, records)?;
                 replacement.commit()?;
             }
@@ -193,38 +235,19 @@ impl Change {
         Ok(Committed { serial, added, edited, registry, _lock: self.lock })
     }
 
-    fn write_toml(&self) -> Result<Replacement> {
-        let path = &self.registry.path;
-        let real = &self.registry.real;
-        let write = || Error::write(path);
-        let edits: HashMap<u64, (&Located, &Entry)> =
-            self.edited.iter().map(|(old, new)| (old.line, (old, new))).collect();
-        let mut to = Replacement::of(real)?;
-        let mut pieces = self.registry.pieces();
-        let mut first = true;
-        let mut ends_line = true;
-        while let Some(piece) = pieces.advance().map_err(|e| super::read_fault(path, e))? {
-            let edited = if std::mem::take(&mut first) {
-                self.settings.edit_toml(&piece.text, &self.registry.settings)
-            } else if let Some((old, new)) = edits.get(&piece.line) {
-                toml::edit(&piece.text, &old.entry, new)
-            } else {
-                Some(piece.text)
-            };
-            let Some(text) = edited else {
-                let why = "cannot be edited in place; write the fields of this key on own lines";
-                return Err(Error::fault(Fault::new(path, piece.line, "", why), HINT));
-            };
-            ends_line = text.is_empty() || text.ends_with('\n');
-            to.write_all(text.as_bytes()).map_err(write())?;
+    /// So that the next publication knows how these keys were at the last one.
+    fn note_unpublished(&self) -> Result<()> {
+        if let Some(Rebase { was, new, .. }) = &self.rebase {
+            published::retain(&self.registry.real, |_| false)?;
+            let was: Vec<&Entry> = was.iter().collect();
+            return published::note(&self.registry.real, self.serial, &was, new);
         }
-        if !ends_line {
-            to.write_all(b"\n").map_err(write())?;
+        let was: Vec<&Entry> = self.edited.iter().map(|(old, _)| &old.entry).collect();
+        let new: Vec<KeyId> = self.added.iter().map(|entry| entry.id).collect();
+        if was.is_empty() && new.is_empty() {
+            return Ok(());
         }
-        for entry in &self.added {
-            write!(to, "\n{}", toml::print(entry)).map_err(write())?;
-        }
-        Ok(to)
+        published::note(&self.registry.real, self.serial, &was, &new)
     }
 
     fn print_lines(&self) -> String {
@@ -241,6 +264,71 @@ impl Change {
         }
         lines
     }
+}
+
+// === impl Locked ===
+
+impl Locked {
+    pub fn take(path: &Path, patience: Duration) -> Result<Self> {
+        let lock = Lock::take(&files::resolve(path)?, patience)?;
+        Ok(Self { registry: Registry::open(path)?, _lock: lock })
+    }
+}
+
+/// Writes down what was published. No change of a key, so no serial of its own. The caller holds
+/// the registry's lock.
+pub fn remember(registry: &Registry, artefact: Artefact) -> Result<()> {
+    let mut settings = registry.settings.clone();
+    published::remember(&mut settings.published, artefact);
+    match registry.form {
+        Form::Toml => write_toml(registry, &settings, &[], &[])?.commit()?,
+        Form::JsonLines => {
+            let line = jsonl::print_settings(&settings);
+            jsonl::append(&registry.real, registry.length, line.as_bytes())?;
+        }
+    }
+    match artefact.stage {
+        Stage::Draft => Ok(()),
+        Stage::Published => published::retain(&registry.real, |noted| noted > artefact.serial),
+    }
+}
+
+fn write_toml(
+    registry: &Registry,
+    settings: &Settings,
+    edited: &[(Located, Entry)],
+    added: &[Entry],
+) -> Result<Replacement> {
+    let (path, real) = (&registry.path, &registry.real);
+    let write = || Error::write(path);
+    let edits: HashMap<u64, (&Located, &Entry)> =
+        edited.iter().map(|(old, new)| (old.line, (old, new))).collect();
+    let mut to = Replacement::of(real)?;
+    let mut pieces = registry.pieces();
+    let mut first = true;
+    let mut ends_line = true;
+    while let Some(piece) = pieces.advance().map_err(|e| super::read_fault(path, e))? {
+        let edited = if std::mem::take(&mut first) {
+            settings.edit_toml(&piece.text, &registry.settings)
+        } else if let Some((old, new)) = edits.get(&piece.line) {
+            toml::edit(&piece.text, &old.entry, new)
+        } else {
+            Some(piece.text)
+        };
+        let Some(text) = edited else {
+            let why = "cannot be edited in place; write the fields of this key on own lines";
+            return Err(Error::fault(Fault::new(path, piece.line, "", why), HINT));
+        };
+        ends_line = text.is_empty() || text.ends_with('\n');
+        to.write_all(text.as_bytes()).map_err(write())?;
+    }
+    if !ends_line {
+        to.write_all(b"\n").map_err(write())?;
+    }
+    for entry in added {
+        write!(to, "\n{}", toml::print(entry)).map_err(write())?;
+    }
+    Ok(to)
 }
 
 /// Reads the whole registry and refuses it if anything is wrong with it.

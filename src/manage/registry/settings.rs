@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml_edit::{DocumentMut, Item, Value};
 
+use super::published::Artefact;
 use super::toml::{Piece, syntax_fault};
 use crate::core::format::KeyFormat;
 use crate::manage::error::Fault;
@@ -25,6 +26,8 @@ pub struct Settings {
     pub prefixes: BTreeMap<String, KeyFormat>,
     pub default_prefix: Option<String>,
     pub publish: Publish,
+    /// The last tables and patches that were made from this registry, the newest last.
+    pub published: Vec<Artefact>,
 }
 
 /// What follows a change, unless options say otherwise. Paths are relative to the registry.
@@ -62,6 +65,9 @@ pub struct RawSettings {
     pub prefixes: BTreeMap<String, KeyFormat>,
     #[serde(default, skip_serializing_if = "RawPublish::is_empty")]
     pub publish: RawPublish,
+    /// What keygatectl writes down of its publications.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -166,6 +172,12 @@ impl Settings {
             let why = "needs `signer`, the private key's file";
             fault(line_of("on_change"), "publish.on_change", why.into());
         }
+        let known: Vec<_> = raw.published.iter().map(|text| Artefact::parse(text)).collect();
+        if known.contains(&None) {
+            let why = "must be as keygatectl wrote it, such as `table 5 sha256:…`; without it every \
+                       key is compared with what is published";
+            fault(line_of("published"), "published", why.into());
+        }
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -175,6 +187,7 @@ impl Settings {
             prefixes: raw.prefixes,
             default_prefix: raw.default_prefix,
             publish,
+            published: known.into_iter().flatten().collect(),
         })
     }
 
@@ -195,6 +208,7 @@ impl Settings {
                     .life
                     .map(|l| humantime::format_duration(l).to_string().replace(' ', "")),
             },
+            published: self.published.iter().map(Artefact::show).collect(),
         }
     }
 
@@ -208,12 +222,28 @@ impl Settings {
         self.prefixes.get_key_value(name).map(|(name, format)| (name.as_str(), format))
     }
 
-    /// The text with what differs from `old` changed: the serial, and which prefixes are
-    /// checksummed. Everything else of it is for people to edit.
+    /// The text with what differs from `old` changed: the serial, what was published, and which
+    /// prefixes are checksummed. Everything else of it is for people to edit.
     pub fn edit_toml(&self, text: &str, old: &Self) -> Option<String> {
         let mut document: DocumentMut = text.parse().ok()?;
         if self.serial != old.serial {
             set(document.get_mut("serial")?, i64::try_from(self.serial).ok()?.into())?;
+        }
+        if self.published != old.published {
+            let mut recent: toml_edit::Array = self.published.iter().map(Artefact::show).collect();
+            recent.iter_mut().for_each(|line| line.decor_mut().set_prefix("\n  "));
+            recent.set_trailing("\n");
+            recent.set_trailing_comma(true);
+            match document.get_mut("published") {
+                Some(item) => set(item, recent.into())?,
+                None => {
+                    // Above all sections.
+                    document.insert("published", toml_edit::value(recent));
+                    let what =
+                        "# made from this registry, newest last; keygatectl keeps the list\n";
+                    document.key_mut("published")?.leaf_decor_mut().set_prefix(what);
+                }
+            }
         }
         for (name, format) in &self.prefixes {
             if old.prefixes.get(name) != Some(format) {

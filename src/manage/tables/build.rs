@@ -9,8 +9,10 @@ use serde_json::json;
 use super::super::error::{Error, Fault, Result};
 use super::super::keys::import::collect::Found;
 use super::super::keys::import::lines::read_csv;
+use super::super::publish::compare::MeantArgs;
+use super::super::publish::target::{Place, Published, Source};
 use super::super::publish::terms::{MEMORY, Spill, Terms};
-use super::super::publish::{self, Published};
+use super::super::publish::{self, fold};
 use super::super::registry::change::{Change, Check};
 use super::super::registry::entry::RawEntry;
 use super::super::registry::settings::is_audience;
@@ -18,9 +20,9 @@ use super::super::registry::{Filter, Form, Registry, jsonl};
 use super::super::session::Session;
 use super::super::signer::{Signer, load_public, table_key};
 use super::super::time::When;
-use super::fold;
 use crate::core::KeySpec;
 use crate::table::Acknowledge;
+use crate::table::FileKind;
 use crate::table::write::BodyBuilder;
 
 #[derive(Debug, clap::Args)]
@@ -62,6 +64,8 @@ pub struct Build {
     /// Most memory to use, such as `64MiB`; what does not fit is sorted on disk
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
     pub memory: usize,
+    #[command(flatten)]
+    pub meant: MeantArgs,
     /// What to do with a line that cannot be read
     #[arg(long, value_name = "WHAT", value_enum, default_value = "report")]
     pub on_bad_line: OnBadLine,
@@ -101,6 +105,7 @@ impl Build {
             acknowledge: Vec::new(),
             fold_patch: None,
             memory: MEMORY,
+            meant: MeantArgs::default(),
             on_bad_line: OnBadLine::Report,
         }
     }
@@ -140,14 +145,20 @@ impl Build {
             Some(serial) => change.at_serial(serial)?,
             None => change,
         };
-        let what = json!({ "file": out.display().to_string() });
+        let meant = self.meant.acknowledged();
+        let source = Source::Held(change.registry());
+        let place = Place { out: &out, base: None, source, meant: &meant };
+        place.refuse_rollback(FileKind::Table, &terms.audience, change.serial())?;
+        place.refuse_losses_of(&change)?;
+        let what = self.meant.record(json!({ "file": out.display().to_string() }));
         let record = session.record(change.serial(), "table build", what);
         let mut records = change.records("table build: fold", &session.stamp(change.serial()));
         records.push(record);
         // The serial is taken; the lock goes before the long part, and the file that was opened
         // stays the one that is read.
         let registry = change.commit(&records)?.registry;
-        self.build(Some(&registry), registry.settings.serial, &out, &terms, session)
+        let place = Place { out: &out, base: None, source: Source::Free(&registry), meant: &meant };
+        self.build(registry.settings.serial, &place, &terms, session)
     }
 
     fn of_files(&self, session: &Session) -> Result<Published> {
@@ -156,7 +167,9 @@ impl Build {
             .out
             .clone()
             .ok_or(Error::Missing { what: "the file to write", hint: "give --out" })?;
-        self.build(None, self.serial.unwrap_or_default(), &out, &terms, session)
+        let meant = self.meant.acknowledged();
+        let place = Place { out: &out, base: None, source: Source::Files, meant: &meant };
+        self.build(self.serial.unwrap_or_default(), &place, &terms, session)
     }
 
     fn terms(&self, registry: Option<&Registry>, session: &Session) -> Result<Terms> {
@@ -212,12 +225,12 @@ impl Build {
 
     fn build(
         &self,
-        registry: Option<&Registry>,
         serial: u64,
-        out: &Path,
+        place: &Place<'_>,
         terms: &Terms,
         session: &Session,
     ) -> Result<Published> {
+        let (registry, out) = (place.source.registry(), place.out);
         let mut builder = BodyBuilder::new(Spill::beside(out), terms.memory);
         let mut faults = Vec::new();
         let stop = self.on_bad_line == OnBadLine::Stop;
@@ -250,7 +263,7 @@ impl Build {
             builder.formats(registry.settings.prefixes.values().cloned());
         }
         let message = self.message.as_deref();
-        publish::finish(builder, registry, serial, out, terms, message, session)
+        publish::finish(builder, serial, place, terms, message, session)
     }
 }
 

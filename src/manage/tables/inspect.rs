@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::output::Columns;
-use super::super::publish::target;
+use super::super::publish::head;
 use super::super::registry::entry::{show_digest, show_limit, show_network};
 use super::super::session::Session;
 use super::super::time;
@@ -34,7 +34,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self, session: &mut Session) -> Result<()> {
         let path = &self.file;
-        let manifest = target::head(path)?;
+        let manifest = head::head(path)?;
         let refused = |e| Error::refused(path, e);
         let read = || files::read(path, Bounds::default().max_bytes);
         let (trust, bounds) = (Trust::for_inspection(), Bounds::default());

@@ -6,10 +6,14 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::super::error::{Error, Result};
+use super::super::publish::compare::MeantArgs;
+use super::super::publish::head::head;
+use super::super::publish::target::{Place, Source};
 use super::super::publish::terms::Terms;
-use super::super::publish::{self, target};
+use super::super::publish::{self, Over};
 use super::super::registry::change::{Change, Check};
 use super::super::session::Session;
+use crate::table::FileKind;
 
 #[derive(Debug, clap::Args)]
 pub struct MakePatch {
@@ -25,6 +29,8 @@ pub struct MakePatch {
     /// Go on from this serial, behind something that was published from elsewhere
     #[arg(long, value_name = "N")]
     pub serial: Option<u64>,
+    #[command(flatten)]
+    pub meant: MeantArgs,
 }
 
 // === impl MakePatch ===
@@ -32,7 +38,13 @@ pub struct MakePatch {
 impl MakePatch {
     /// With everything from the registry's settings.
     pub fn of_settings() -> Self {
-        Self { out: None, base: None, signers: Vec::new(), serial: None }
+        Self {
+            out: None,
+            base: None,
+            signers: Vec::new(),
+            serial: None,
+            meant: MeantArgs::default(),
+        }
     }
 
     pub fn run(self, session: &mut Session) -> Result<()> {
@@ -56,19 +68,30 @@ impl MakePatch {
             "give --base, or set `table` under [publish] in the registry",
         )?;
         let terms = Terms::of(registry, &self.signers, session)?;
-        target::head(&base)?;
+        head(&base)?;
         let change = match self.serial {
             Some(serial) => change.at_serial(serial)?,
             None => change,
         };
-        let what = json!({
+        let meant = self.meant.acknowledged();
+        let source = Source::Held(change.registry());
+        let place = Place { out: &out, base: Some(&base), source, meant: &meant };
+        place.refuse_rollback(FileKind::Patch, &terms.audience, change.serial())?;
+        place.refuse_losses_of(&change)?;
+        let what = self.meant.record(json!({
             "file": out.display().to_string(),
             "base": base.display().to_string(),
-        });
+        }));
         let record = session.record(change.serial(), "patch", what);
         let committed = change.commit(&[record])?;
         // The lock is held: the next patch must not be put in place before this one.
-        let published = publish::patch(&committed.registry, &out, &base, &terms, session)?;
+        let published = publish::patch(
+            &committed.registry,
+            Over { out: &out, base: &base },
+            &meant,
+            &terms,
+            session,
+        )?;
         published.answer(session)
     }
 }

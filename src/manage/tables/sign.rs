@@ -2,13 +2,17 @@
 //! need several signers.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::error::{Error, Result};
 use super::super::files;
-use super::super::publish;
+use super::super::publish::compare::MeantArgs;
+use super::super::publish::head::head;
+use super::super::publish::target::{self, Place, Source};
+use super::super::registry::Registry;
 use super::super::session::Session;
 use super::super::signer::{Signer, load_public, table_key};
+use crate::table::Manifest;
 use crate::table::write::Draft;
 
 #[derive(Debug, clap::Args)]
@@ -34,6 +38,11 @@ pub struct AttachSignature {
     /// Where to write [default: FILE itself]
     #[arg(long, short, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// The table that a patch is over [default: the one of that serial beside it]
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
+    #[command(flatten)]
+    pub meant: MeantArgs,
 }
 
 // === impl AttachSignature ===
@@ -70,8 +79,46 @@ impl AttachSignature {
         };
         draft.attach(&table_key(&key)?, &signature).map_err(|e| Error::seal(path, e))?;
         let out = self.out.as_deref().unwrap_or(path);
-        let published = publish::write(&mut draft, out, session)?;
+        let registry = made_by(draft.manifest(), session);
+        let base = self.base_of(draft.manifest(), out, registry.as_ref())?;
+        let source = registry.as_ref().map_or(Source::Files, Source::Draft);
+        let meant = self.meant.acknowledged();
+        let place = Place { out, base: base.as_deref(), source, meant: &meant };
+        let published = target::write(&mut draft, &place, session)?;
         session.output.note(&format!("signed by {}", key.id()));
         published.answer(session)
     }
+
+    /// The table that a patch is over, where the patch is about to replace another one.
+    fn base_of(
+        &self,
+        manifest: &Manifest,
+        out: &Path,
+        registry: Option<&Registry>,
+    ) -> Result<Option<PathBuf>> {
+        let Some(base) = manifest.base else { return Ok(None) };
+        if let Some(given) = &self.base {
+            return Ok(Some(given.clone()));
+        }
+        let own = registry.and_then(|registry| {
+            registry.settings.publish.table.as_ref().map(|path| registry.relative(path))
+        });
+        let found = own.into_iter().chain(files::siblings(out, "kgt")?);
+        let is_base = |path: &PathBuf| head(path).is_ok_and(|head| head.as_base() == base);
+        let found = found.into_iter().find(is_base);
+        match found {
+            None if out.exists() => Err(Error::Missing {
+                what: "the table that the patch is over",
+                hint: "give --base: the patch would replace another one, and is compared with it",
+            }),
+            found => Ok(found),
+        }
+    }
+}
+
+/// The registry at hand, if it has made this file.
+fn made_by(manifest: &Manifest, session: &Session) -> Option<Registry> {
+    let registry = Registry::open(&session.registry).ok()?;
+    let knows = registry.settings.published.iter().any(|artefact| artefact.is(manifest));
+    knows.then_some(registry)
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::output::count;
-use super::super::publish::target;
+use super::super::publish::head::head;
 use super::super::session::Session;
 use super::super::signer::{load_public, table_key};
 use super::super::time;
@@ -130,7 +130,7 @@ impl Verify {
         match self.file.extension().and_then(|e| e.to_str()) {
             Some("kgt") => Ok(FileKind::Table),
             Some("kgp") => Ok(FileKind::Patch),
-            _ => Ok(target::head(&self.file)?.kind),
+            _ => Ok(head(&self.file)?.kind),
         }
     }
 

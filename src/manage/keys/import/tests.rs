@@ -39,6 +39,7 @@ fn settings() -> Settings {
         prefixes: [("wa".to_owned(), KeyFormat::standard("wa_"))].into(),
         default_prefix: None,
         publish: Default::default(),
+        published: Vec::new(),
     }
 }
 

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::error::{Error, Result};
-use super::files;
-use super::registry::entry::Entry;
+use super::entry::Entry;
 use crate::core::KeyId;
+use crate::manage::error::{Error, Result};
+use crate::manage::{files, time};
 
 /// One line of the audit file.
 #[derive(Clone, Debug, Serialize)]
@@ -134,7 +134,7 @@ pub fn of_key(
     what: Map<String, Value>,
 ) -> Record {
     Record {
-        time: super::time::show(stamp.now),
+        time: time::show(stamp.now),
         serial: stamp.serial,
         who: stamp.who.to_owned(),
         action,

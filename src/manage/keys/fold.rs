@@ -1,0 +1,58 @@
+//! `keys fold`: takes what somebody else has published into the registry.
+
+use std::path::PathBuf;
+
+use super::super::error::{Error, Result};
+use super::super::publish::{PublishArgs, fold};
+use super::super::registry::change::Check;
+use super::super::session::Session;
+use super::edit::tell;
+
+#[derive(Debug, clap::Args)]
+pub struct Fold {
+    /// Table or patch that was published from another copy of the registry
+    /// [default: `table` of the registry's [publish]]
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub publish: PublishArgs,
+}
+
+// === impl Fold ===
+
+impl Fold {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        let mut change = super::begin(session, Check::All)?;
+        self.publish.check(change.registry(), session)?;
+        let own = change.settings().publish.table.as_deref();
+        let own = own.map(|path| change.registry().relative(path));
+        let file = self.file.clone().or(own).ok_or(Error::Missing {
+            what: "the table to take in",
+            hint: "name it, or set `table` under [publish] in the registry",
+        })?;
+        let folded = fold::fold(&file, &mut change)?;
+        if !folded.is_news {
+            let why = "was published from this registry; there is nothing to take in";
+            session.output.note(&format!("{} {why}", file.display()));
+            return Ok(());
+        }
+        if folded.serial >= change.serial() {
+            change = change.at_serial(folded.serial + 1)?;
+        }
+        let mut records = change.records("keys fold", &session.stamp(change.serial()));
+        if records.is_empty() {
+            let what = serde_json::json!({ "file": file.display().to_string() });
+            records.push(session.record(change.serial(), "keys fold", what));
+        }
+        self.publish.compare(&change)?;
+        let committed = change.commit(&records)?;
+        tell(&committed, "taken over", session)?;
+        session.output.note(&format!(
+            "{} holds what {} says; serial {}",
+            session.registry.display(),
+            file.display(),
+            committed.serial
+        ));
+        self.publish.after(&committed, session)
+    }
+}

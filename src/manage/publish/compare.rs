@@ -1,0 +1,307 @@
+//! Looks at what is published where a publication is about to be written, and finds what it would
+//! undo: gathers base, theirs and ours for [`losses`]. Imports the registry and table.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::super::error::{Error, Result};
+use super::super::files;
+use super::super::registry::change::Change;
+use super::super::registry::entry::Entry;
+use super::super::registry::published::{self, Artefact, Stage};
+use super::super::registry::{Filter, Registry};
+use super::head::head;
+use super::losses::{Acknowledged, Base, Compared, Loss, losses};
+use crate::core::{Digest, KeyId, KeySpec};
+use crate::table::FileKind;
+use crate::table::{Bounds, KeySet, Manifest, Patch, Table, Trust};
+
+/// What a publisher means to undo.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Publishing over somebody else's publication")]
+pub struct MeantArgs {
+    /// Admit again what the published table or patch ended or narrowed for this key; repeatable
+    #[arg(long, value_name = "KEY_ID", value_parser = KeyId::parse)]
+    pub readmit: Vec<KeyId>,
+    /// Let go this key (or its rotated secret), which only the published table or patch has;
+    /// repeatable
+    #[arg(long, value_name = "KEY_ID", value_parser = KeyId::parse)]
+    pub drop: Vec<KeyId>,
+}
+
+/// What is published now, as far as it counts for whoever reads it.
+#[derive(Debug, Default)]
+pub struct Standing {
+    table: Option<(PathBuf, Manifest)>,
+    /// Not included by the table, the newest last.
+    patches: Vec<(PathBuf, Manifest)>,
+}
+
+/// What is about to be published.
+#[derive(Debug)]
+pub enum Ours<'a> {
+    /// A registry with the changes that are about to be made to it.
+    Changed(&'a Change),
+    Registry(&'a Registry),
+    /// A file, and the registry that made it if that is at hand.
+    File {
+        keys: &'a KeySet,
+        registry: Option<&'a Registry>,
+    },
+}
+
+// === impl MeantArgs ===
+
+impl MeantArgs {
+    pub fn acknowledged(&self) -> Acknowledged {
+        let set = |ids: &[KeyId]| ids.iter().copied().collect();
+        Acknowledged { readmit: set(&self.readmit), drop: set(&self.drop) }
+    }
+
+    /// An audit record that says what was undone on purpose.
+    pub fn record(&self, mut what: Value) -> Value {
+        for (name, ids) in [("readmit", &self.readmit), ("drop", &self.drop)] {
+            if let (false, Value::Object(map)) = (ids.is_empty(), &mut what) {
+                map.insert(name.into(), ids.iter().map(ToString::to_string).collect());
+            }
+        }
+        what
+    }
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// The table at `table`, and every patch that is over it or that it does not include: those at
+    /// `patches`, and the one beside the table that has its name.
+    pub fn at(table: Option<&Path>, patches: &[&Path]) -> Result<Self> {
+        let there = |path: &Path| fs::exists(path).map_err(Error::read(path));
+        let table = match table {
+            Some(table) if there(table)? => Some((table.to_owned(), head(table)?)),
+            _ => None,
+        };
+        let mut found = BTreeMap::new();
+        for path in patches {
+            if there(path)? {
+                found.insert(files::resolve(path)?, ((*path).to_owned(), head(path)?));
+            }
+        }
+        if let Some((path, manifest)) = &table {
+            let beside = path.with_extension("kgp");
+            // A stranger's file, or no patch at all, is none of ours to judge.
+            if there(&beside)?
+                && let Ok(other) = head(&beside)
+                && other.audience == manifest.audience
+            {
+                found.entry(files::resolve(&beside)?).or_insert((beside, other));
+            }
+        }
+        let includes = table.as_ref().map_or(0, |(_, manifest)| manifest.includes_through);
+        let audience = table.as_ref().map(|(_, manifest)| manifest.audience.clone());
+        let mut patches: Vec<_> = found.into_values().collect();
+        patches.retain(|(_, manifest)| {
+            manifest.kind == FileKind::Patch
+                && manifest.serial > includes
+                && audience.as_ref().is_none_or(|audience| *audience == manifest.audience)
+        });
+        patches.sort_by_key(|(_, manifest)| manifest.serial);
+        Ok(Self { table, patches })
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &(PathBuf, Manifest)> {
+        self.table.iter().chain(&self.patches)
+    }
+
+    /// What this registry did not publish, the newest of it.
+    pub fn foreign(&self, known: &[Artefact]) -> Option<&(PathBuf, Manifest)> {
+        self.all()
+            .filter(|(_, manifest)| !known.iter().any(|artefact| artefact.is(manifest)))
+            .max_by_key(|(_, manifest)| manifest.serial)
+    }
+
+    /// Serial up to which everything of the registry that knows these is published here, or was
+    /// published elsewhere.
+    pub fn base_serial(&self, known: &[Artefact]) -> Option<u64> {
+        let here = known.iter().filter(|artefact| {
+            artefact.stage == Stage::Published || self.all().any(|(_, m)| artefact.is(m))
+        });
+        here.map(|artefact| artefact.serial).max()
+    }
+
+    /// The keys in force of a reader that has all of it.
+    fn keys(&self) -> Result<Option<KeySet>> {
+        let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
+        let Some((path, _)) = &self.table else { return Ok(None) };
+        let table = Table::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
+            .map_err(|e| Error::unreadable(path, e))?;
+        let mut patches = Vec::new();
+        for (path, _) in &self.patches {
+            let patch = Patch::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
+                .map_err(|e| Error::unreadable(path, e))?;
+            patches.push(Arc::new(patch));
+        }
+        let over = patches.iter().rposition(|patch| patch.is_over(&table));
+        let over = over.map(|at| patches.remove(at));
+        Ok(Some(KeySet::new(Arc::new(table), over, &patches, None)))
+    }
+
+    /// What publishing `ours` would undo of it; `known` is what its registry has published.
+    pub fn losses(
+        &self,
+        ours: &Ours<'_>,
+        known: &[Artefact],
+        meant: &Acknowledged,
+    ) -> Result<Vec<Loss>> {
+        Ok(losses(self.compared(ours, known)?, meant))
+    }
+
+    /// Every key that ours does not state as it is published.
+    pub fn compared(&self, ours: &Ours<'_>, known: &[Artefact]) -> Result<Vec<Compared>> {
+        let Some(theirs) = self.keys()? else { return self.compared_with_patches(ours) };
+        let differing = differing(&theirs, ours)?;
+        if differing.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut keys: BTreeMap<KeyId, Compared> = differing
+            .iter()
+            .map(|id| {
+                let base = Base::Unknown;
+                (*id, Compared { id: *id, base, theirs: Vec::new(), ours: Vec::new() })
+            })
+            .collect();
+        for spec in theirs.iter().filter_map(|entry| entry.to_spec()) {
+            if let Some(key) = keys.get_mut(&spec.id) {
+                key.theirs.push(spec);
+            }
+        }
+        ours.each(&mut |spec| {
+            if let Some(key) = keys.get_mut(&spec.id) {
+                key.ours.push(spec);
+            }
+            Ok(())
+        })?;
+        ours.fill_bases(self.base_serial(known), &mut keys)?;
+        Ok(keys.into_values().collect())
+    }
+
+    /// The table is gone, but not what patches over it say.
+    fn compared_with_patches(&self, ours: &Ours<'_>) -> Result<Vec<Compared>> {
+        let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
+        let mut keys: BTreeMap<KeyId, Compared> = BTreeMap::new();
+        let mut removed = HashSet::new();
+        for (path, _) in &self.patches {
+            let patch = Patch::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
+                .map_err(|e| Error::unreadable(path, e))?;
+            let ids = patch.iter().map(|entry| entry.view.id);
+            for id in ids.chain(patch.removals().map(|(_, id, _)| id)) {
+                // The newest patch says all that the ones before said.
+                let (base, theirs) = (Base::Unknown, Vec::new());
+                keys.insert(id, Compared { id, base, theirs, ours: Vec::new() });
+            }
+            for spec in patch.iter().filter_map(|entry| entry.to_spec()) {
+                if let Some(key) = keys.get_mut(&spec.id) {
+                    key.theirs.push(spec);
+                }
+            }
+            removed.extend(patch.removals().map(|(digest, _, _)| digest));
+        }
+        ours.each(&mut |spec| {
+            if let Some(key) = keys.get_mut(&spec.id) {
+                key.ours.push(spec);
+            }
+            Ok(())
+        })?;
+        for key in keys.values_mut().filter(|key| key.theirs.is_empty()) {
+            // Removed there, so it was in the table before.
+            key.base = Base::Known(key.ours.clone());
+            key.ours.retain(|spec| removed.contains(&spec.digest));
+        }
+        Ok(keys.into_values().collect())
+    }
+}
+
+// === impl Ours ===
+
+impl Ours<'_> {
+    fn each(&self, each: &mut dyn FnMut(KeySpec) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Changed(change) => {
+                let edited: HashMap<KeyId, &Entry> =
+                    change.edited().map(|(_, e)| (e.id, e)).collect();
+                change.registry().scan(&Filter::default(), &mut |located| {
+                    let entry = edited.get(&located.entry.id).copied().unwrap_or(&located.entry);
+                    entry.specs().try_for_each(&mut *each)
+                })?;
+                change.added().iter().flat_map(Entry::specs).try_for_each(each)
+            }
+            Self::Registry(registry) => registry.scan(&Filter::default(), &mut |located| {
+                located.entry.specs().try_for_each(&mut *each)
+            }),
+            Self::File { keys, .. } => {
+                keys.iter().filter_map(|entry| entry.to_spec()).try_for_each(each)
+            }
+        }
+    }
+
+    /// What was published last of the keys that differ: as they are, but for those that were
+    /// changed since.
+    fn fill_bases(
+        &self,
+        published: Option<u64>,
+        keys: &mut BTreeMap<KeyId, Compared>,
+    ) -> Result<()> {
+        let (registry, change) = match self {
+            Self::Changed(change) => (change.registry(), Some(*change)),
+            Self::Registry(registry) => (*registry, None),
+            Self::File { registry: Some(registry), .. } => (*registry, None),
+            Self::File { registry: None, .. } => return Ok(()),
+        };
+        let Some(after) = published else { return Ok(()) };
+        let through = registry.settings.serial;
+        let mut before = published::changed_since(&registry.real, after, through)?;
+        for (old, new) in change.iter().flat_map(|change| change.edited()) {
+            before.entry(new.id).or_insert_with(|| Some(old.clone()));
+        }
+        for entry in change.iter().flat_map(|change| change.added()) {
+            before.entry(entry.id).or_insert(None);
+        }
+        for (id, entry) in before {
+            if let Some(key) = keys.get_mut(&id) {
+                key.base = Base::Known(entry.iter().flat_map(Entry::specs).collect());
+            }
+        }
+        // Keys that are not in the registry were removed by hand, or never there: unknown.
+        registry.scan(&Filter::default(), &mut |located| {
+            if let Some(key) = keys.get_mut(&located.entry.id)
+                && key.base == Base::Unknown
+            {
+                key.base = Base::Known(located.entry.specs().collect());
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The keys that the two do not state alike.
+fn differing(theirs: &KeySet, ours: &Ours<'_>) -> Result<BTreeSet<KeyId>> {
+    let mut differing = BTreeSet::new();
+    let mut seen: HashSet<Digest> = HashSet::new();
+    ours.each(&mut |spec| {
+        let there = theirs.find_digest(&spec.digest).and_then(|entry| entry.to_spec());
+        seen.insert(spec.digest);
+        if there.as_ref() != Some(&spec) {
+            // A secret that two keys have is a difference of both.
+            differing.extend(there.map(|there| there.id));
+            differing.insert(spec.id);
+        }
+        Ok(())
+    })?;
+    differing.extend(
+        theirs.iter().filter(|entry| !seen.contains(&entry.digest)).map(|entry| entry.view.id),
+    );
+    Ok(differing)
+}

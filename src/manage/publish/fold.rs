@@ -1,0 +1,243 @@
+//! Folding: what somebody else has published is taken into the registry, so that the next
+//! publication includes it. Imports the registry and table.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::super::error::{Error, Result};
+use super::super::files;
+use super::super::registry::change::{Change, Rebase};
+use super::super::registry::entry::{Entry, Previous};
+use super::super::registry::published::{Artefact, Stage};
+use super::super::registry::{Filter, Located};
+use super::super::session::Session;
+use super::compare::{Ours, Standing};
+use super::head::head;
+use super::losses::{Acknowledged, Base, Compared, Difference, losses};
+use crate::core::{KeyId, KeySpec, NetworkSet, Permission, PermissionSet, Status};
+use crate::table::FileKind;
+
+/// The change with the patch at `asked`, or at the registry's own place, folded in. Unasked nothing
+/// is folded: what is published is compared before anything is written over it.
+pub fn published_patch(
+    asked: Option<&Option<PathBuf>>,
+    mut change: Change,
+    session: &mut Session,
+) -> Result<Change> {
+    let publish = &change.settings().publish;
+    let own = publish.patch.as_deref().map(|path| change.registry().relative(path));
+    let path = match asked {
+        None => return Ok(change),
+        Some(Some(path)) => path.clone(),
+        Some(None) => own.ok_or(Error::Missing {
+            what: "the patch to fold",
+            hint: "give --fold-patch FILE, or set `patch` under [publish] in the registry",
+        })?,
+    };
+    let serial = head(&path)?.serial;
+    fold(&path, &mut change)?;
+    session.output.note(&format!("took the patch of serial {serial} into the registry"));
+    match serial >= change.serial() {
+        true => change.at_serial(serial + 1),
+        false => Ok(change),
+    }
+}
+
+/// Takes the table or patch at `path` into the change, with every patch that is over it. Whether
+/// there was anything that the registry had not published itself.
+pub fn fold(path: &Path, change: &mut Change) -> Result<Folded> {
+    let manifest = head(path)?;
+    if let Some(audience) = &change.settings().audience
+        && *audience != manifest.audience
+    {
+        let (stated, wanted) = (manifest.audience.clone(), audience.clone());
+        return Err(Error::refused(path, crate::table::Refusal::Audience { stated, wanted }));
+    }
+    let publish = &change.settings().publish;
+    let place = |path: &Option<PathBuf>| path.as_ref().map(|p| change.registry().relative(p));
+    let (table, patch) = (place(&publish.table), place(&publish.patch));
+    let standing = match manifest.kind {
+        FileKind::Table => {
+            let patches: Vec<&Path> = patch.iter().map(PathBuf::as_path).collect();
+            Standing::at(Some(path), &patches)?
+        }
+        FileKind::Patch => {
+            // The table that it is over, if that is at hand.
+            let beside = files::siblings(path, "kgt")?;
+            let is_base = |table: &PathBuf| {
+                head(table).is_ok_and(|head| Some(head.as_base()) == manifest.base)
+            };
+            let table = table.into_iter().chain(beside).find(is_base);
+            Standing::at(table.as_deref(), &[path])?
+        }
+    };
+    let known = change.settings().published.clone();
+    let newest = standing.all().map(|(_, manifest)| manifest.serial).max().unwrap_or_default();
+    if standing.foreign(&known).is_none() {
+        return Ok(Folded { serial: newest, is_news: false });
+    }
+    let mut rebase = Rebase { artefacts: Vec::new(), was: Vec::new(), new: Vec::new() };
+    rebase.artefacts =
+        standing.all().map(|(_, manifest)| Artefact::of(manifest, Stage::Published)).collect();
+    let keys = standing.compared(&Ours::Changed(change), &known)?;
+    let mut present: HashMap<KeyId, Option<Located>> =
+        keys.iter().map(|key| (key.id, None)).collect();
+    change.registry().scan(&Filter::default(), &mut |located| {
+        if let Some(place) = present.get_mut(&located.entry.id) {
+            *place = Some(located);
+        }
+        Ok(())
+    })?;
+    for key in keys {
+        let there = present.remove(&key.id).flatten();
+        let merged = merge(&key, there.as_ref().map(|located| &located.entry));
+        let stays = merged.as_ref().or(there.as_ref().map(|located| &located.entry));
+        let stays: Vec<KeySpec> = stays.iter().flat_map(|entry| entry.specs()).collect();
+        match of_specs(&key.theirs, there.as_ref().map(|located| &located.entry)) {
+            Some(published) if !is_alike(&stays, &key.theirs) => rebase.was.push(published),
+            None => rebase.new.push(key.id),
+            Some(_) => {}
+        }
+        put(change, there, merged);
+    }
+    change.rebase(rebase);
+    Ok(Folded { serial: newest, is_news: true })
+}
+
+/// What folding found.
+#[derive(Clone, Copy, Debug)]
+pub struct Folded {
+    /// The newest that is published.
+    pub serial: u64,
+    pub is_news: bool,
+}
+
+fn put(change: &mut Change, there: Option<Located>, merged: Option<Entry>) {
+    match (there, merged) {
+        (Some(located), Some(new)) if located.entry != new => change.replace(located, new),
+        (None, Some(new)) => {
+            change.add(new);
+        }
+        _ => {}
+    }
+}
+
+/// The key with what both sides did to it. `None`: as it is.
+fn merge(key: &Compared, there: Option<&Entry>) -> Option<Entry> {
+    let base = match &key.base {
+        Base::Known(base) => Some(base.as_slice()),
+        Base::Unknown => None,
+    };
+    let Some(there) = there else { return of_specs(&key.theirs, None) };
+    // Only theirs changed it. A revocation is final, whoever undoes it.
+    if base.is_some_and(|base| is_alike(base, &key.ours)) && there.status != Status::Revoked {
+        return match key.theirs.is_empty() {
+            // The registry forgets no key; one that is gone is one that is refused for ever.
+            true => Some(Entry { status: Status::Revoked, ..there.clone() }),
+            false => of_specs(&key.theirs, Some(there)),
+        };
+    }
+    // Both did, or nobody knows: ours, without what theirs took away.
+    let lost = losses([key.clone()], &Acknowledged::default());
+    let lost = lost.first()?;
+    let mut new = there.clone();
+    for difference in &lost.differences {
+        restrict(&mut new, difference, key);
+    }
+    let rotated = [Difference::Carrier, Difference::EndedSecret, Difference::OnlyTheirsSecret];
+    if let Some(theirs) = of_specs(&key.theirs, Some(there))
+        && lost.differences.iter().any(|difference| rotated.contains(difference))
+    {
+        // The secrets are theirs; an end was one of a former secret.
+        new.digest = theirs.digest;
+        new.previous = theirs.previous;
+        new.public_id = theirs.public_id;
+        new.start = theirs.start;
+        new.expires = match (there.expires, theirs.expires) {
+            (Some(own), Some(theirs)) => Some(own.min(theirs)),
+            (one, other) => one.or(other),
+        };
+    }
+    Some(new)
+}
+
+/// Takes away from a key what `difference` says.
+fn restrict(entry: &mut Entry, difference: &Difference, key: &Compared) {
+    match difference {
+        Difference::Environment(environment) => entry.environment = *environment,
+        Difference::Expires(at) => {
+            entry.expires = Some(entry.expires.map_or(*at, |own| own.min(*at)));
+        }
+        Difference::Limit(limit) => entry.limit = Some(*limit),
+        Difference::Networks(networks) => entry.networks = networks.iter().copied().collect(),
+        Difference::NotBefore(at) => entry.not_before = Some(*at),
+        Difference::Carrier
+        | Difference::EndedSecret
+        | Difference::OnlyTheirs
+        | Difference::OnlyTheirsSecret => {}
+        Difference::Org(org) => entry.org = org.clone(),
+        Difference::Permissions(taken) => {
+            entry.permissions.retain(|word| !taken.contains(word));
+            if taken.iter().any(|word| word.as_str() == Permission::ALL) {
+                // `*` held what theirs still holds.
+                let left = key.theirs.first().map(|spec| &spec.grant.permissions);
+                let left: Vec<_> = left.into_iter().flat_map(PermissionSet::iter).collect();
+                let missing = left.into_iter().filter(|word| !entry.permissions.contains(word));
+                let missing: Vec<_> = missing.cloned().collect();
+                entry.permissions.extend(missing);
+            }
+        }
+        Difference::Removed => entry.status = Status::Revoked,
+        Difference::Status(status) => entry.status = entry.status.max(*status),
+    }
+}
+
+/// Whether both are the same records, in any order.
+fn is_alike(a: &[KeySpec], b: &[KeySpec]) -> bool {
+    a.len() == b.len() && a.iter().all(|spec| b.contains(spec))
+}
+
+/// One key of its one or two records; what a record does not say stays as it was.
+fn of_specs(specs: &[KeySpec], there: Option<&Entry>) -> Option<Entry> {
+    // In rotation the record that ends first is the former one.
+    let current = specs.iter().max_by_key(|spec| spec.expires.unwrap_or(u64::MAX))?;
+    let former = specs.iter().find(|spec| spec.digest != current.digest);
+    let same = there.filter(|there| there.digest == current.digest);
+    let grant = &current.grant;
+    Some(Entry {
+        id: current.id,
+        org: current.org.clone(),
+        name: current.name.clone(),
+        status: grant.status,
+        environment: grant.environment,
+        // Order is the author's; a table keeps none.
+        permissions: match there {
+            Some(there) if words_of(there) == grant.permissions => there.permissions.clone(),
+            _ => grant.permissions.iter().cloned().collect(),
+        },
+        networks: match there {
+            Some(there) if networks_of(there) == grant.networks => there.networks.clone(),
+            _ => grant.networks.iter().copied().collect(),
+        },
+        limit: grant.limit,
+        created: there.and_then(|there| there.created),
+        not_before: grant.not_before,
+        expires: current.expires,
+        prefix: there.and_then(|there| there.prefix.clone()),
+        start: same.map(|there| there.start.clone()).unwrap_or_default(),
+        public_id: current.public_id.clone(),
+        digest: current.digest,
+        previous: former
+            .and_then(|spec| Some(Previous { digest: spec.digest, expires: spec.expires? })),
+        replaces: there.and_then(|there| there.replaces),
+        note: there.map(|there| there.note.clone()).unwrap_or_default(),
+    })
+}
+
+fn words_of(entry: &Entry) -> PermissionSet {
+    PermissionSet::new(entry.permissions.iter().cloned())
+}
+
+fn networks_of(entry: &Entry) -> NetworkSet {
+    NetworkSet::new(entry.networks.iter().copied())
+}

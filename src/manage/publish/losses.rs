@@ -1,0 +1,342 @@
+//! What a publication would undo of what somebody else has published. Pure: key by key, from what
+//! the publisher published last (base), what is published now (theirs) and what is about to be
+//! published (ours). Every publication is held against it, and recovery after a crash or a restored
+//! backup is the same question. Imports core, and this room's words for the message.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::super::registry::words::{show_limit, show_network};
+use super::super::time;
+use crate::core::{
+    Environment, KeyId, KeySpec, Limit, NetworkSet, OrgId, Permission, PermissionSet, Status,
+};
+
+/// One key in three publications: a record per secret, none where the key is not there.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    pub id: KeyId,
+    pub base: Base,
+    pub theirs: Vec<KeySpec>,
+    pub ours: Vec<KeySpec>,
+}
+
+/// What the publisher knows of its last publication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The key as it was; no record: it was not there.
+    Known(Vec<KeySpec>),
+    /// The registry was lost, or never said. Theirs is then the base: ours may allow nothing that
+    /// theirs does not.
+    Unknown,
+}
+
+/// A key of which ours would lose what theirs says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    pub id: KeyId,
+    pub org: OrgId,
+    pub name: Box<str>,
+    /// At least one.
+    pub differences: Vec<Difference>,
+}
+
+/// One thing that ours would lose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference {
+    /// Theirs asks for another public id, or for one at all.
+    Carrier,
+    /// Theirs ended a secret of the key that ours still has.
+    EndedSecret,
+    /// Theirs is for other deployments; `None`: for all that require no environment.
+    Environment(Option<Environment>),
+    /// Theirs ends the key earlier. Unix seconds.
+    Expires(u64),
+    /// Theirs admits fewer requests.
+    Limit(Limit),
+    Networks(NetworkSet),
+    /// Theirs begins later. Unix seconds.
+    NotBefore(u64),
+    /// Ours does not have the key at all.
+    OnlyTheirs,
+    /// Ours does not have this secret of the key, which theirs rotated.
+    OnlyTheirsSecret,
+    /// Theirs gave the key to this organization.
+    Org(OrgId),
+    /// Theirs took these away.
+    Permissions(Vec<Permission>),
+    /// Theirs no longer has the key.
+    Removed,
+    Status(Status),
+}
+
+/// What a publisher undoes on purpose, key by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Keys that may do again what theirs took away.
+    pub readmit: BTreeSet<KeyId>,
+    /// Keys, or secrets of keys, that only theirs has and that may go.
+    pub drop: BTreeSet<KeyId>,
+}
+
+/// Everything that ours would undo without an acknowledgement, in the order of `keys`.
+pub fn losses(keys: impl IntoIterator<Item = Compared>, meant: &Acknowledged) -> Vec<Loss> {
+    keys.into_iter().filter_map(|key| key.loss(meant)).collect()
+}
+
+// === impl Compared ===
+
+impl Compared {
+    fn loss(&self, meant: &Acknowledged) -> Option<Loss> {
+        let mut differences = self.differences();
+        differences.retain(|difference| !difference.is_meant(self.id, meant));
+        let shown = self.theirs.first().or(self.ours.first())?;
+        let (org, name) = (shown.org.clone(), shown.name.clone());
+        (!differences.is_empty()).then(|| Loss { id: self.id, org, name, differences })
+    }
+
+    fn differences(&self) -> Vec<Difference> {
+        let is_revoked = |spec: &KeySpec| spec.grant.status == Status::Revoked;
+        match (self.theirs.is_empty(), self.ours.is_empty()) {
+            (true, true) => Vec::new(),
+            // Ours took out what both had: its author's decision.
+            (false, true) if self.base == Base::Known(self.theirs.clone()) => Vec::new(),
+            (false, true) => vec![Difference::OnlyTheirs],
+            (true, false) => match &self.base {
+                Base::Known(base) if !base.is_empty() && !self.ours.iter().all(is_revoked) => {
+                    vec![Difference::Removed]
+                }
+                // A new key of ours.
+                _ => Vec::new(),
+            },
+            // Nothing of a key that ours revokes is admitted again.
+            (false, false) if self.ours.iter().all(is_revoked) => Vec::new(),
+            (false, false) => self.of_both(),
+        }
+    }
+
+    /// Both have the key.
+    fn of_both(&self) -> Vec<Difference> {
+        // A key that base did not have, and that theirs got from elsewhere: whatever theirs says
+        // against it is news.
+        let base = match &self.base {
+            Base::Known(base) if !base.is_empty() => Some(base.as_slice()),
+            _ => None,
+        };
+        let mut found = Vec::new();
+        for ours in &self.ours {
+            let same = |specs: &[KeySpec]| specs.iter().find(|s| s.digest == ours.digest).cloned();
+            let (was, is) = (base.and_then(same), same(&self.theirs));
+            if is.is_none() && (base.is_none() || was.is_some()) {
+                add(&mut found, Difference::EndedSecret);
+            }
+            // What theirs says against a key holds for a secret as well that theirs has not seen.
+            let was = was.or_else(|| base.and_then(longest).cloned());
+            if let Some(is) = is.or_else(|| longest(&self.theirs).cloned()) {
+                compare(was.as_ref(), &is, ours, &mut found);
+            }
+        }
+        let has = |specs: &[KeySpec], wanted: &KeySpec| {
+            specs.iter().any(|spec| spec.digest == wanted.digest)
+        };
+        for theirs in &self.theirs {
+            let is_ended = theirs.grant.status == Status::Revoked;
+            if !is_ended && !has(&self.ours, theirs) && !base.is_some_and(|base| has(base, theirs))
+            {
+                add(&mut found, Difference::OnlyTheirsSecret);
+            }
+        }
+        found
+    }
+}
+
+// === impl Difference ===
+
+impl Difference {
+    /// Whether it is something that only theirs has, and not something that theirs took away.
+    pub fn is_drop(&self) -> bool {
+        matches!(self, Self::OnlyTheirs | Self::OnlyTheirsSecret)
+    }
+
+    fn is_meant(&self, id: KeyId, meant: &Acknowledged) -> bool {
+        let list = if self.is_drop() { &meant.drop } else { &meant.readmit };
+        list.contains(&id)
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.id)?;
+        match &*self.name {
+            "" => write!(f, " ({})", self.org.as_str())?,
+            name => write!(f, " ({name}, {})", self.org.as_str())?,
+        }
+        for (n, difference) in self.differences.iter().enumerate() {
+            write!(f, "{} {difference}", if n == 0 { ":" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// What theirs says.
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Carrier => f.write_str("has another public id there"),
+            Self::EndedSecret => f.write_str("has lost a secret there"),
+            Self::Environment(None) => f.write_str("has no environment there"),
+            Self::Environment(Some(environment)) => {
+                write!(f, "is for {} only there", environment.as_str())
+            }
+            Self::Expires(at) => write!(f, "ends {} there", time::show(*at)),
+            Self::Limit(limit) => write!(f, "has the limit {} there", show_limit(*limit)),
+            Self::Networks(networks) => {
+                let networks: Vec<_> = networks.iter().map(show_network).collect();
+                write!(f, "is for {} only there", networks.join(" "))
+            }
+            Self::NotBefore(at) => write!(f, "begins {} there", time::show(*at)),
+            Self::OnlyTheirs => f.write_str("is only there"),
+            Self::OnlyTheirsSecret => f.write_str("has a new secret there"),
+            Self::Org(org) => write!(f, "belongs to {} there", org.as_str()),
+            Self::Permissions(words) => {
+                let words: Vec<_> = words.iter().map(Permission::as_str).collect();
+                write!(f, "does not hold `{}` there", words.join(" "))
+            }
+            Self::Removed => f.write_str("is removed there"),
+            Self::Status(status) => write!(f, "is {} there", status.as_str()),
+        }
+    }
+}
+
+fn add(to: &mut Vec<Difference>, difference: Difference) {
+    if !to.contains(&difference) {
+        to.push(difference);
+    }
+}
+
+/// The record that ends last: in a rotation the current secret's.
+fn longest(specs: &[KeySpec]) -> Option<&KeySpec> {
+    specs.iter().max_by_key(|spec| spec.expires.unwrap_or(u64::MAX))
+}
+
+/// In every dimension: what base allowed (without a base: anything), theirs no longer does, and
+/// ours does.
+fn compare(was: Option<&KeySpec>, is: &KeySpec, ours: &KeySpec, to: &mut Vec<Difference>) {
+    let (grant, own) = (&is.grant, &ours.grant);
+    let status = was.map_or(Status::Active, |was| was.grant.status);
+    if grant.status > status && own.status < grant.status {
+        add(to, Difference::Status(grant.status));
+    }
+    let end = |spec: &KeySpec| spec.expires.unwrap_or(u64::MAX);
+    if end(is) < was.map_or(u64::MAX, end) && end(ours) > end(is) {
+        add(to, Difference::Expires(end(is)));
+    }
+    let begin = |spec: &KeySpec| spec.grant.not_before.unwrap_or(0);
+    if begin(is) > was.map_or(0, begin) && begin(ours) < begin(is) {
+        add(to, Difference::NotBefore(begin(is)));
+    }
+    let before = was.map_or(u8::MAX, |was| deployments(was.grant.environment));
+    if before & !deployments(grant.environment) & deployments(own.environment) != 0 {
+        add(to, Difference::Environment(grant.environment));
+    }
+    let taken =
+        permissions(was.map(|was| &was.grant.permissions), &grant.permissions, &own.permissions);
+    if !taken.is_empty() {
+        add(to, Difference::Permissions(taken));
+    }
+    if networks(was.map(|was| &was.grant.networks), &grant.networks, &own.networks) {
+        add(to, Difference::Networks(grant.networks.clone()));
+    }
+    if let Some(limit) = grant.limit
+        && slower(was.map(|was| was.grant.limit), limit, own.limit)
+    {
+        add(to, Difference::Limit(limit));
+    }
+    let carrier = |spec: &KeySpec| (spec.grant.kind, spec.public_id.clone());
+    let (kept, there) = (carrier(ours), carrier(is));
+    if kept != there && was.is_none_or(|was| carrier(was) == kept) {
+        add(to, Difference::Carrier);
+    }
+    if ours.org != is.org && was.is_none_or(|was| was.org == ours.org) {
+        add(to, Difference::Org(is.org.clone()));
+    }
+}
+
+/// The kinds of deployment that a key of this environment is valid in, one bit each: without an
+/// environment, live, test, live and test that require one. [`crate::core::decide`] judges so.
+fn deployments(environment: Option<Environment>) -> u8 {
+    match environment {
+        None => 0b00111,
+        Some(Environment::Live) => 0b01011,
+        Some(Environment::Test) => 0b10101,
+    }
+}
+
+/// Words that `was` held, `is` does not and `own` does.
+fn permissions(
+    was: Option<&PermissionSet>,
+    is: &PermissionSet,
+    own: &PermissionSet,
+) -> Vec<Permission> {
+    let held = |set: Option<&PermissionSet>, word: &Permission| set.is_none_or(|s| s.holds(word));
+    // `*` stands for words that neither list names as well.
+    let words = own.iter().chain(was.into_iter().flat_map(PermissionSet::iter));
+    let mut taken: Vec<_> = words
+        .filter(|word| held(was, word) && own.holds(word) && !is.holds(word))
+        .cloned()
+        .collect();
+    taken.sort_unstable();
+    taken.dedup();
+    taken
+}
+
+/// Whether there is an address from which `was` and `own` admit and `is` does not.
+fn networks(was: Option<&NetworkSet>, is: &NetworkSet, own: &NetworkSet) -> bool {
+    if is.is_empty() {
+        return false;
+    }
+    let (was, own) = (was.map_or_else(everywhere, all_of), all_of(own));
+    let is = all_of(is);
+    // Two networks are disjoint, or one lies in the other.
+    let inside = |a: &[IpNet], b: &[IpNet]| -> Vec<IpNet> {
+        a.iter().filter(|net| b.iter().any(|other| other.contains(*net))).copied().collect()
+    };
+    [inside(&was, &own), inside(&own, &was)].concat().into_iter().any(|net| !covers(&is, net))
+}
+
+fn all_of(set: &NetworkSet) -> Vec<IpNet> {
+    if set.is_empty() { everywhere() } else { set.iter().copied().collect() }
+}
+
+fn everywhere() -> Vec<IpNet> {
+    vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())]
+}
+
+/// Whether every address of `net` is in one of `nets`.
+fn covers(nets: &[IpNet], net: IpNet) -> bool {
+    if nets.iter().any(|other| other.contains(&net)) {
+        return true;
+    }
+    let within: Vec<_> = nets.iter().filter(|other| net.contains(*other)).copied().collect();
+    match net.subnets(net.prefix_len().saturating_add(1)) {
+        Ok(mut halves) if !within.is_empty() => halves.all(|half| covers(&within, half)),
+        _ => false,
+    }
+}
+
+/// Whether `is` admits fewer requests than `was`, steadily or at once, and `own` more than `is`.
+fn slower(was: Option<Option<Limit>>, is: Limit, own: Option<Limit>) -> bool {
+    let was = was.flatten();
+    let rate = |limit: Limit, other: Limit| u128::from(limit.count()) * other.window().as_millis();
+    let is_below = |limit: Option<Limit>| {
+        let Some(limit) = limit else { return (true, true) };
+        (rate(is, limit) < rate(limit, is), is.burst() < limit.burst())
+    };
+    let (then, now) = (is_below(was), is_below(own));
+    then.0 && now.0 || then.1 && now.1
+}
+
+#[cfg(test)]
+mod tests;

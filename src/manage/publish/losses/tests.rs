@@ -1,0 +1,198 @@
+//! [`losses`] against an oracle that asks every question a caller could ask.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::{Digest, Grant, Kind};
+
+const SECRETS: [&[u8]; 3] = [b"a", b"b", b"c"];
+const WORDS: [&str; 3] = ["read", "send", "manage"];
+const NETWORKS: [&str; 5] =
+    ["10.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "2001:db8::/32"];
+const ADDRESSES: [&str; 5] = ["10.1.2.3", "10.2.0.1", "10.200.0.1", "192.0.2.1", "2001:db8::1"];
+const LIMITS: [&str; 3] = ["10/s", "5/s", "600/min"];
+const TIMES: [u64; 3] = [100, 200, 300];
+
+/// A request, and the deployment that it meets.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    secret: Digest,
+    word: &'static str,
+    address: &'static str,
+    at: u64,
+    deployment: u8,
+    /// Requests at once.
+    burst: u32,
+    /// Requests in a minute.
+    steady: u64,
+}
+
+impl Question {
+    fn is_admitted(&self, by: &[KeySpec]) -> bool {
+        let Some(spec) = by.iter().find(|spec| spec.digest == self.secret) else { return false };
+        let grant = &spec.grant;
+        let limit = grant.limit.is_none_or(|limit| {
+            let minute = u64::from(limit.count()) * 60_000 / limit.window().as_millis() as u64;
+            self.burst <= limit.burst() && self.steady <= minute
+        });
+        grant.status == Status::Active
+            && spec.expires.is_none_or(|end| self.at < end)
+            && grant.not_before.is_none_or(|begin| self.at >= begin)
+            && deployments(grant.environment) & self.deployment != 0
+            && grant.permissions.holds(&Permission::parse(self.word).unwrap())
+            && grant.networks.allows(self.address.parse().unwrap())
+            && limit
+    }
+}
+
+fn questions() -> Vec<Question> {
+    let mut all = Vec::new();
+    for secret in SECRETS.map(Digest::of) {
+        for word in ["read", "send", "manage", "other"] {
+            for address in ADDRESSES {
+                for at in [50, 150, 250, 350] {
+                    for deployment in [1, 2, 4, 8, 16] {
+                        for (burst, steady) in [(1, 1), (10, 1), (600, 1), (1, 300), (1, 600)] {
+                            all.push(Question {
+                                secret,
+                                word,
+                                address,
+                                at,
+                                deployment,
+                                burst,
+                                steady,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+fn some<T: Clone + std::fmt::Debug + 'static>(of: &[T]) -> impl Strategy<Value = Option<T>> {
+    prop::option::weighted(0.4, prop::sample::select(of.to_vec()))
+}
+
+prop_compose! {
+    fn grant()(
+        status in prop::sample::select(vec![
+            Status::Active, Status::Active, Status::Active, Status::Disabled, Status::Revoked,
+        ]),
+        environment in some(&[Environment::Live, Environment::Test]),
+        not_before in some(&TIMES),
+        words in prop::sample::subsequence(WORDS.to_vec(), 0..=3),
+        all in prop::bool::weighted(0.2),
+        networks in prop::sample::subsequence(NETWORKS.to_vec(), 0..=2),
+        limit in some(&LIMITS),
+    ) -> Grant {
+        let words = words.into_iter().chain(all.then_some("*"));
+        Grant {
+            status,
+            kind: Kind::Single,
+            environment,
+            not_before,
+            permissions: PermissionSet::new(words.map(|word| Permission::parse(word).unwrap())),
+            networks: NetworkSet::new(networks.iter().map(|net| net.parse().unwrap())),
+            limit: limit.map(|limit| Limit::parse(limit).unwrap()),
+        }
+    }
+}
+
+prop_compose! {
+    /// One key of at most two secrets, or none. One grant for all of its secrets.
+    fn key()(
+        grant in grant(),
+        secrets in prop::sample::subsequence(SECRETS.to_vec(), 0..=2),
+        ends in prop::collection::vec(some(&TIMES), 2),
+    ) -> Vec<KeySpec> {
+        secrets.iter().zip(ends).map(|(secret, expires)| KeySpec {
+            id: KeyId::parse("key_a").unwrap(),
+            org: OrgId::parse("acme").unwrap(),
+            name: "p".into(),
+            digest: Digest::of(secret),
+            public_id: None,
+            expires,
+            grant: grant.clone(),
+        }).collect()
+    }
+}
+
+fn compared(base: Base, theirs: &[KeySpec], ours: &[KeySpec]) -> Compared {
+    let id = KeyId::parse("key_a").unwrap();
+    Compared { id, base, theirs: theirs.to_vec(), ours: ours.to_vec() }
+}
+
+fn of(key: &Compared) -> Vec<Difference> {
+    let lost = losses([key.clone()], &Acknowledged::default());
+    lost.into_iter().flat_map(|loss| loss.differences).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn whatever_theirs_ended_and_ours_admits_again_is_found(
+        base in key(), theirs in key(), ours in key(),
+    ) {
+        let undone = questions().into_iter().find(|question| {
+            question.is_admitted(&base)
+                && !question.is_admitted(&theirs)
+                && question.is_admitted(&ours)
+        });
+        let found = of(&compared(Base::Known(base.clone()), &theirs, &ours));
+        prop_assert!(undone.is_none() || !found.is_empty(), "{undone:?}");
+        // Without a base it is as if everything had been admitted before.
+        if !theirs.is_empty() {
+            let undone = questions().into_iter().find(|question| {
+                !question.is_admitted(&theirs) && question.is_admitted(&ours)
+            });
+            let found = of(&compared(Base::Unknown, &theirs, &ours));
+            prop_assert!(undone.is_none() || !found.is_empty(), "{undone:?}");
+        }
+        // And what is acknowledged is all of it.
+        let id = KeyId::parse("key_a").unwrap();
+        let key = compared(Base::Known(base), &theirs, &ours);
+        let both = Acknowledged { readmit: [id].into(), drop: [id].into() };
+        prop_assert!(losses([key], &both).is_empty());
+    }
+
+    #[test]
+    fn what_theirs_left_alone_or_ours_has_too_is_not_asked(key in key(), other in key()) {
+        let base = Base::Known(key.clone());
+        prop_assert_eq!(of(&compared(base, &key, &other)), vec![], "only ours changed it");
+        for base in [Base::Known(key.clone()), Base::Unknown] {
+            prop_assert_eq!(of(&compared(base, &other, &other)), vec![], "both changed it alike");
+        }
+    }
+}
+
+#[test]
+fn a_word_of_ours_is_found_behind_an_asterisk() {
+    let set = |words: &[&str]| {
+        PermissionSet::new(words.iter().map(|word| Permission::parse(word).unwrap()))
+    };
+    let words = |list: Vec<Permission>| -> Vec<String> {
+        list.iter().map(|word| word.as_str().to_owned()).collect()
+    };
+    let (all, read, both) = (set(&["*"]), set(&["read"]), set(&["read", "send"]));
+    assert_eq!(words(permissions(Some(&all), &read, &all)), ["*"]);
+    assert_eq!(words(permissions(Some(&all), &read, &both)), ["send"]);
+    assert_eq!(words(permissions(Some(&both), &read, &all)), ["send"]);
+    assert!(permissions(Some(&read), &read, &all).is_empty(), "new in ours");
+    assert_eq!(words(permissions(None, &read, &both)), ["send"]);
+}
+
+#[test]
+fn networks_that_cover_one_another_take_nothing_away() {
+    let set = |nets: &[&str]| NetworkSet::new(nets.iter().map(|net| net.parse().unwrap()));
+    let halves = set(&["10.0.0.0/9", "10.128.0.0/9"]);
+    let whole = set(&["10.0.0.0/8"]);
+    assert!(!networks(Some(&whole), &halves, &whole));
+    assert!(networks(Some(&whole), &set(&["10.0.0.0/9"]), &whole));
+    assert!(!networks(Some(&whole), &set(&["10.0.0.0/9"]), &set(&["10.1.0.0/16"])));
+    assert!(networks(None, &whole, &set(&[])));
+    assert!(!networks(Some(&whole), &whole, &set(&[])), "ours opened it");
+    assert!(!networks(None, &set(&["0.0.0.0/0", "::/0"]), &set(&[])), "that is everywhere");
+}

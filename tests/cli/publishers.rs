@@ -1,0 +1,475 @@
+//! Two publishers of copies of one registry: what one of them has published against a key, the
+//! other does not undo unless its id is named.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+
+use keygate::core::{Permission, Status};
+use keygate::table::{Bounds, KeySet, Patch, Table, Trust};
+use proptest::prelude::*;
+
+use crate::support::{Issued, Room, holder};
+
+const UNDONE: i32 = 77;
+const SIGNER: [&str; 2] = ["--signer", "signer.pem"];
+
+/// What B knows of its copy of the registry.
+const COPY: &str = "copy.toml";
+
+/// Keys p0 to p`count - 1` in a published table, and a copy of their registry.
+fn copied(count: usize) -> (Room, Vec<Issued>) {
+    let room = Room::with_registry();
+    let keys = (0..count)
+        .map(|n| {
+            let name = format!("p{n}");
+            room.create(&["--name", &name, "--permission", "read,send", "--limit", "10/s"])
+        })
+        .collect();
+    room.ok(&build("keys.toml", &[]));
+    fs::copy(room.path("keys.toml"), room.path(COPY)).unwrap();
+    (room, keys)
+}
+
+fn build<'a>(registry: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["-r", registry, "table", "build", "-o", "t.kgt"], &SIGNER[..], more].concat()
+}
+
+fn keys<'a>(registry: &'a str, command: &[&'a str]) -> Vec<&'a str> {
+    [&["-r", registry, "keys"], command].concat()
+}
+
+fn status(room: &Room, key: &Issued) -> Option<Status> {
+    holder(&room.in_force("t.kgt", None), &key.secret).map(|view| view.grant.status)
+}
+
+#[test]
+fn a_hint_followed_brings_no_revoked_key_back() {
+    let (room, ids) = copied(2);
+    room.ok(&keys("keys.toml", &["revoke", &ids[0].id]));
+    room.ok(&build("keys.toml", &[]));
+    let published = fs::read(room.path("t.kgt")).unwrap();
+    room.ok(&keys(COPY, &["revoke", &ids[1].id]));
+    let told = room.fails(75, &build(COPY, &[]));
+    assert!(told.contains("`keygatectl keys fold t.kgt`"), "{told}");
+    assert!(!told.contains("--serial"), "a higher serial is no way out: {told}");
+    let before = room.read(COPY);
+    let told = room.fails(UNDONE, &build(COPY, &["--serial", "100"]));
+    assert!(told.contains(&format!("{} (p0, acme): is revoked there", ids[0].id)), "{told}");
+    assert!(!told.contains(&ids[1].id), "only what would be undone: {told}");
+    assert!(!told.contains(&format!("--readmit {}", ids[0].id)), "nothing to paste: {told}");
+    // Another key's id is no acknowledgement, nor is the other word.
+    for wrong in [["--readmit", &ids[1].id], ["--drop", &ids[0].id]] {
+        room.fails(UNDONE, &build(COPY, &[&["--serial", "100"], &wrong[..]].concat()));
+    }
+    assert_eq!(fs::read(room.path("t.kgt")).unwrap(), published, "nothing was written");
+    assert_eq!(room.read(COPY), before, "and no serial was taken");
+    // The hint, word by word.
+    room.ok(&keys(COPY, &["fold", "t.kgt"]));
+    room.ok(&build(COPY, &[]));
+    assert_eq!(status(&room, &ids[0]), Some(Status::Revoked));
+    assert_eq!(status(&room, &ids[1]), Some(Status::Revoked));
+    // And the first publisher in turn.
+    room.ok(&keys("keys.toml", &["create", "--org", "acme"]));
+    room.fails(UNDONE, &build("keys.toml", &["--serial", "200"]));
+    room.ok(&keys("keys.toml", &["fold", "t.kgt"]));
+    room.ok(&build("keys.toml", &[]));
+    assert_eq!(status(&room, &ids[1]), Some(Status::Revoked));
+}
+
+/// Everything by which a key can lose something, and the word for it.
+#[test]
+fn whatever_theirs_takes_away_is_named_until_it_is_acknowledged() {
+    let ways: [(&[&str], &str); 10] = [
+        (&["revoke", "p0"], "is revoked there"),
+        (&["disable", "p0"], "is disabled there"),
+        (&["edit", "p0", "--remove-permission", "send"], "does not hold `send` there"),
+        (&["edit", "p0", "--allow-ip", "10.0.0.0/8"], "is for 10.0.0.0/8 only there"),
+        (&["edit", "p0", "--limit", "5/s"], "has the limit 5/s there"),
+        (&["edit", "p0", "--env", "live"], "is for live only there"),
+        (&["edit", "p0", "--expires", "2050-01-01T00:00:00Z"], "ends 2050-01-01T00:00:00Z there"),
+        (&["edit", "p0", "--not-before", "2040-01-01T00:00:00Z"], "begins 2040-01-01T00:00:00Z"),
+        (&["rotate", "p0"], "ends 20"),
+        (&["create", "--org", "acme", "--name", "new"], "is only there"),
+    ];
+    for (way, word) in ways {
+        let (room, ids) = copied(2);
+        room.ok(&keys("keys.toml", way));
+        room.ok(&build("keys.toml", &[]));
+        let published = fs::read(room.path("t.kgt")).unwrap();
+        // Ordinary work of the other: none of it is asked about.
+        room.ok(&keys(COPY, &["edit", "p1", "--add-permission", "manage", "--limit", "none"]));
+        room.ok(&keys(COPY, &["create", "--org", "acme", "--name", "ours"]));
+        let told = room.fails(UNDONE, &build(COPY, &["--serial", "100"]));
+        assert!(told.contains(word), "{way:?}: {told}");
+        assert!(!told.contains(&ids[1].id) && !told.contains("ours"), "{way:?}: {told}");
+        assert_eq!(fs::read(room.path("t.kgt")).unwrap(), published, "{way:?}");
+        let named: BTreeSet<String> = told
+            .lines()
+            .filter_map(|line| line.strip_prefix("  key_"))
+            .map(|line| format!("key_{}", line.split(' ').next().unwrap()))
+            .collect();
+        let mut meant = vec!["--serial", "100"];
+        for id in &named {
+            meant.extend(["--readmit", id, "--drop", id]);
+        }
+        room.ok(&build(COPY, &meant));
+        let audit = room.read("copy.audit.jsonl");
+        assert!(
+            named.iter().all(|id| audit.contains(&format!("\"readmit\":[\"{id}\""))
+                || audit.contains(&format!("\"{id}\"]"))),
+            "{way:?}: {audit}"
+        );
+    }
+}
+
+#[test]
+fn a_publisher_alone_is_asked_nothing() {
+    let (room, ids) = copied(3);
+    let work: [&[&str]; 9] = [
+        &["disable", "p0"],
+        &["enable", "p0"],
+        &["edit", "p1", "--expires", "1d", "--allow-ip", "10.0.0.0/8"],
+        &["edit", "p1", "--expires", "never", "--any-ip", "--permission", "*"],
+        &["rotate", "p2", "--overlap", "0s"],
+        &["revoke", "p1"],
+        &["create", "--org", "acme", "--pair", "--name", "pair"],
+        &["rotate", "pair"],
+        &["edit", "pair", "--limit", "1/s"],
+    ];
+    for way in work {
+        room.ok(&keys("keys.toml", way));
+        room.ok(&build("keys.toml", &[]));
+    }
+    // By hand as well.
+    let text = room.read("keys.toml");
+    let at = text.find("[[key]]").unwrap();
+    let next = at + 1 + text[at + 1..].find("[[key]]").unwrap();
+    room.write("keys.toml", format!("{}{}", &text[..at], &text[next..]));
+    room.ok(&build("keys.toml", &[]));
+    assert_eq!(status(&room, &ids[0]), None);
+    // Whoever holds a copy that says the same may go on from it, too.
+    fs::copy(room.path("keys.toml"), room.path(COPY)).unwrap();
+    room.ok(&keys(COPY, &["revoke", &ids[2].id]));
+    room.ok(&build(COPY, &[]));
+}
+
+#[test]
+fn a_change_that_publishes_is_refused_before_it_is_made() {
+    let (room, ids) = copied(3);
+    let publish = ["--publish", "t.kgt", "--signer", "signer.pem"];
+    room.ok(&keys("keys.toml", &[&["revoke", &ids[0].id], &publish[..]].concat()));
+    // Its serials are above: nothing but the comparison is in the way.
+    for _ in 0..3 {
+        room.ok(&keys(COPY, &["edit", "p2", "--note", "x"]));
+        room.ok(&keys(COPY, &["edit", "p2", "--note", "y"]));
+    }
+    let before = room.read(COPY);
+    for change in [
+        &["revoke", "p1"][..],
+        &["create", "--org", "acme"],
+        &["rotate", "p1"],
+        &["disable", "p1"],
+        &["edit", "p1", "--name", "x"],
+    ] {
+        let told = room.fails(UNDONE, &keys(COPY, &[change, &publish[..]].concat()));
+        assert!(told.contains(&ids[0].id), "{told}");
+        assert_eq!(room.read(COPY), before, "{change:?}");
+    }
+    // The same change as there is the way out, too.
+    room.ok(&keys(COPY, &[&["revoke", &ids[0].id], &publish[..]].concat()));
+    assert_eq!(status(&room, &ids[0]), Some(Status::Revoked));
+}
+
+#[test]
+fn a_patch_counts_as_much_as_a_table() {
+    for second in ["table", "patch", "change"] {
+        let (room, ids) = copied(2);
+        let patch = ["--publish-patch", "t.kgp", "--base", "t.kgt", "--signer", "signer.pem"];
+        room.ok(&keys("keys.toml", &[&["revoke", &ids[0].id], &patch[..]].concat()));
+        let published = fs::read(room.path("t.kgp")).unwrap();
+        room.ok(&keys(COPY, &["revoke", &ids[1].id]));
+        let late =
+            ["-r", COPY, "patch", "-o", "t.kgp", "--base", "t.kgt", "--signer", "signer.pem"];
+        let told = match second {
+            "table" => room.fails(UNDONE, &build(COPY, &["--serial", "100"])),
+            "patch" => room.fails(UNDONE, &[&late[..], &["--serial", "100"]].concat()),
+            _ => {
+                room.ok(&keys(COPY, &["create", "--org", "acme"]));
+                let create = [&["create", "--org", "acme"], &patch[..]].concat();
+                room.fails(UNDONE, &keys(COPY, &create))
+            }
+        };
+        assert!(told.contains(&ids[0].id) && told.contains("t.kgp"), "{second}: {told}");
+        assert_eq!(fs::read(room.path("t.kgp")).unwrap(), published, "{second}");
+        // The hint: it works although the registry names no place to publish to.
+        room.ok(&build(COPY, &["--fold-patch", "t.kgp"]));
+        assert_eq!(status(&room, &ids[0]), Some(Status::Revoked), "{second}");
+        assert_eq!(status(&room, &ids[1]), Some(Status::Revoked), "{second}");
+    }
+}
+
+#[test]
+fn folding_undoes_nothing_that_was_not_published_yet() {
+    let (room, ids) = copied(3);
+    room.ok(&keys("keys.toml", &["edit", "p0", "--name", "renamed"]));
+    room.ok(&keys("keys.toml", &["edit", "p1", "--permission", "read,manage"]));
+    room.ok(&build("keys.toml", &[]));
+    room.ok(&keys(COPY, &["revoke", &ids[0].id]));
+    room.ok(&keys(COPY, &["edit", "p1", "--allow-ip", "10.0.0.0/8"]));
+    room.ok(&keys(COPY, &["disable", "p2"]));
+    room.ok(&keys(COPY, &["fold", "t.kgt"]));
+    let shown = |key: &Issued| room.json(&keys(COPY, &["show", &key.id]));
+    assert_eq!(shown(&ids[0])["state"], "revoked");
+    assert_eq!(shown(&ids[1])["networks"], serde_json::json!(["10.0.0.0/8"]));
+    assert_eq!(shown(&ids[1])["permissions"], serde_json::json!(["read"]), "`send` is gone");
+    assert_eq!(shown(&ids[2])["state"], "disabled");
+    room.ok(&build(COPY, &[]));
+    // What was taken in is known: to change one's mind about it is ordinary work.
+    room.ok(&keys(COPY, &["edit", "p1", "--permission", "*"]));
+    room.ok(&build(COPY, &[]));
+}
+
+#[test]
+fn a_restored_backup_brings_nothing_back() {
+    let (room, ids) = copied(2);
+    fs::copy(room.path("keys.toml"), room.path("backup.toml")).unwrap();
+    room.ok(&keys("keys.toml", &["revoke", &ids[0].id]));
+    room.ok(&build("keys.toml", &[]));
+    room.ok(&keys("keys.toml", &["edit", "p1", "--note", "not published"]));
+    // Only the registry itself is restored; what stands beside it is newer.
+    fs::copy(room.path("backup.toml"), room.path("keys.toml")).unwrap();
+    room.ok(&keys("keys.toml", &["edit", "p1", "--limit", "20/s"]));
+    room.fails(75, &build("keys.toml", &[]));
+    let told = room.fails(UNDONE, &build("keys.toml", &["--serial", "50"]));
+    assert!(told.contains(&ids[0].id) && !told.contains(&ids[1].id), "{told}");
+    room.ok(&keys("keys.toml", &["fold", "t.kgt"]));
+    room.ok(&build("keys.toml", &[]));
+    assert_eq!(status(&room, &ids[0]), Some(Status::Revoked));
+}
+
+#[test]
+fn signatures_made_elsewhere_undo_nothing_either() {
+    let (room, ids) = copied(2);
+    room.ok(&["signer", "new", "-o", "b.pem", "--public-out", "b.pub"]);
+    let draft = [
+        "-r",
+        COPY,
+        "table",
+        "build",
+        "-o",
+        "draft.kgt",
+        "--signer",
+        "signer.pem",
+        "--signer-public",
+        "b.pub",
+        "--serial",
+        "100",
+    ];
+    room.ok(&draft);
+    room.ok(&keys("keys.toml", &["revoke", &ids[0].id]));
+    room.ok(&build("keys.toml", &[]));
+    let published = fs::read(room.path("t.kgt")).unwrap();
+    let attach = ["table", "attach-signature", "draft.kgt", "--signer", "b.pem", "-o", "t.kgt"];
+    // With the registry that made it, with another one, and without any.
+    for registry in [COPY, "keys.toml", "none.toml"] {
+        let told = room.fails(UNDONE, &[&["-r", registry], &attach[..]].concat());
+        assert!(told.contains(&ids[0].id) && !told.contains(&ids[1].id), "{registry}: {told}");
+    }
+    assert_eq!(fs::read(room.path("t.kgt")).unwrap(), published);
+    room.ok(&[&attach[..], &["--readmit", &ids[0].id]].concat());
+    assert_eq!(status(&room, &ids[0]), Some(Status::Active), "it was meant");
+}
+
+#[test]
+fn drafts_that_wait_for_signatures_are_ordinary_work() {
+    let (room, ids) = copied(2);
+    room.ok(&["signer", "new", "-o", "b.pem", "--public-out", "b.pub"]);
+    let draft = ["table", "build", "-o", "draft.kgt", "--unsigned", "--signer-public", "b.pub"];
+    let attach = ["table", "attach-signature", "draft.kgt", "--signer", "b.pem", "-o", "t.kgt"];
+    for change in [["disable", "p0"], ["enable", "p0"], ["revoke", "p1"]] {
+        room.ok(&keys("keys.toml", &change));
+        room.ok(&draft);
+        room.ok(&attach);
+        fs::remove_file(room.path("draft.kgt")).unwrap();
+    }
+    let told = room.run(&["table", "verify", "t.kgt", "--signer", "b.pub", "--audience", "shop"]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    let _ = ids;
+}
+
+#[test]
+fn another_audience_or_a_damaged_table_is_never_written_over() {
+    let (room, _) = copied(1);
+    room.ok(&["-r", "other.toml", "keys", "init", "--audience", "else"]);
+    let told = room.fails(10, &build("other.toml", &["--serial", "100"]));
+    assert!(told.contains("else") && told.contains("shop"), "{told}");
+    // From a copy, over what cannot be compared.
+    let mut bytes = fs::read(room.path("t.kgt")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    room.ok(&keys("keys.toml", &["edit", "p0", "--limit", "1/s"]));
+    room.ok(&build("keys.toml", &[]));
+    let mut damaged = fs::read(room.path("t.kgt")).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    room.write("t.kgt", &damaged);
+    let told = room.fails(13, &build(COPY, &["--serial", "100"]));
+    assert!(told.contains("hint: it may hold changes"), "{told}");
+    assert_eq!(fs::read(room.path("t.kgt")).unwrap(), damaged);
+}
+
+/// One step of one of the two publishers.
+#[derive(Clone, Debug)]
+struct Step {
+    registry: &'static str,
+    action: Action,
+    /// Flags that a publication may have; none of them acknowledges anything.
+    flags: Vec<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Change(&'static str, usize),
+    /// A change and its table in one step.
+    Publish(&'static str, usize),
+    Table,
+    Patch,
+    /// Takes in what is published.
+    Fold,
+    /// The registry goes back to the copy that both began with.
+    Restore,
+}
+
+const PUBLISHERS: [&str; 2] = ["keys.toml", COPY];
+
+fn step() -> impl Strategy<Value = Step> {
+    let change = prop::sample::select(vec!["revoke", "disable", "enable", "narrow", "widen"]);
+    let action = prop_oneof![
+        4 => (change.clone(), 0..2usize).prop_map(|(change, key)| Action::Change(change, key)),
+        2 => (change, 0..2usize).prop_map(|(change, key)| Action::Publish(change, key)),
+        4 => Just(Action::Table),
+        2 => Just(Action::Patch),
+        1 => Just(Action::Fold),
+        1 => Just(Action::Restore),
+    ];
+    let flags = prop::sample::select(vec![
+        vec![],
+        vec!["--serial", "above"],
+        vec!["--serial", "above"],
+        vec!["--serial", "above", "--acknowledge", "shrink,empty"],
+        vec!["--serial", "above", "--fold-patch", "t.kgp"],
+        vec!["--expires", "never"],
+    ]);
+    (prop::sample::select(PUBLISHERS.to_vec()), action, flags)
+        .prop_map(|(registry, action, flags)| Step { registry, action, flags })
+}
+
+impl Step {
+    fn arguments(&self, keys: &[Issued], serial: &str) -> Vec<String> {
+        let own = |words: &[&str]| -> Vec<String> {
+            [&["-r", self.registry], words].concat().into_iter().map(str::to_owned).collect()
+        };
+        let change = |change: &str, key: usize| {
+            let id = keys[key].id.as_str();
+            match change {
+                "narrow" => own(&["keys", "edit", id, "--permission", "read"]),
+                "widen" => own(&["keys", "edit", id, "--permission", "read,send"]),
+                word => own(&["keys", word, id]),
+            }
+        };
+        let of_table = |flag: &&&str| {
+            !matches!(self.action, Action::Patch)
+                || flag.starts_with("--serial")
+                || **flag == "above"
+        };
+        let flags = self.flags.iter().filter(of_table);
+        let flags = flags.map(|flag| if *flag == "above" { serial } else { flag }.to_owned());
+        match self.action {
+            Action::Change(word, key) => change(word, key),
+            Action::Publish(word, key) => {
+                let publish = ["--publish", "t.kgt", "--signer", "signer.pem"];
+                change(word, key).into_iter().chain(publish.map(str::to_owned)).collect()
+            }
+            Action::Table => {
+                own(&build(self.registry, &[])[2..]).into_iter().chain(flags).collect()
+            }
+            Action::Patch => {
+                let patch = ["patch", "-o", "t.kgp", "--base", "t.kgt", "--signer", "signer.pem"];
+                own(&patch).into_iter().chain(flags).collect()
+            }
+            Action::Fold => own(&["keys", "fold", "t.kgt"]),
+            Action::Restore => Vec::new(),
+        }
+    }
+}
+
+/// What a sidecar has in force that has just been started.
+fn in_force(room: &Room, trust: &Trust) -> KeySet {
+    let bounds = Bounds::default();
+    let table = Table::open(fs::read(room.path("t.kgt")).unwrap(), trust, &bounds).unwrap();
+    let patch = fs::read(room.path("t.kgp")).ok();
+    let patch = patch.map(|patch| Arc::new(Patch::open(patch, trust, &bounds).unwrap()));
+    let patch = patch.filter(|patch| patch.serial() > table.manifest().includes_through);
+    let held: Vec<_> = patch.iter().filter(|patch| !patch.is_over(&table)).cloned().collect();
+    KeySet::new(Arc::new(table), patch, &held, None)
+}
+
+/// Whether the key is admitted at all, and whether for `send`.
+fn admits(keys: &KeySet, key: &Issued) -> [bool; 2] {
+    let send = Permission::parse("send").unwrap();
+    let grant = holder(keys, &key.secret).map(|view| view.grant);
+    let grant = grant.filter(|grant| grant.status == Status::Active);
+    [grant.is_some(), grant.is_some_and(|grant| grant.permissions.holds(&send))]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 24, failure_persistence: None, max_shrink_iters: 60, ..ProptestConfig::default()
+    })]
+
+    /// Two publishers of copies of one registry, in any order, with any flags but an
+    /// acknowledgement: nothing that a published table or patch ended is admitted again by a
+    /// publisher who did not know of it, and what was revoked by nobody.
+    #[test]
+    fn no_interleaving_admits_again(steps in prop::collection::vec(step(), 4..14)) {
+        let (room, keys) = copied(2);
+        fs::copy(room.path(COPY), room.path("first.toml")).unwrap();
+        let trust = room.trust("signer.pem");
+        let mut before: Vec<_> = keys.iter().map(|key| admits(&in_force(&room, &trust), key)).collect();
+        let mut revoked = BTreeSet::new();
+        // What each publisher's registry has itself refused at some time.
+        let mut knows = BTreeSet::new();
+        let mut serial = 100;
+        for step in &steps {
+            if let Action::Restore = step.action {
+                fs::copy(room.path("first.toml"), room.path(step.registry)).unwrap();
+                knows.retain(|(registry, _, _)| *registry != step.registry);
+            } else {
+                serial += 100;
+                let arguments = step.arguments(&keys, &serial.to_string());
+                let ran = room.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+                prop_assert!([0, 64, 65, 66, 75, UNDONE].contains(&ran.code), "{arguments:?}: {}", ran.stderr);
+            }
+            let now = in_force(&room, &trust);
+            let listed = room.json(&["-r", step.registry, "keys", "list"]);
+            for (n, key) in keys.iter().enumerate() {
+                let entry = listed.as_array().unwrap().iter().find(|k| k["id"] == key.id.as_str()).unwrap();
+                let active = entry["state"] == "active";
+                let sends = active && entry["permissions"].as_array().unwrap().iter().any(|p| p == "send");
+                let after = admits(&now, key);
+                for (what, own) in [active, sends].into_iter().enumerate() {
+                    if after[what] && !before[n][what] {
+                        prop_assert!(knows.contains(&(step.registry, n, what)), "{step:?}: {key:?} {what}", key = key.id);
+                    }
+                    if !own {
+                        knows.insert((step.registry, n, what));
+                    }
+                }
+                if holder(&now, &key.secret).is_some_and(|view| view.grant.status == Status::Revoked) {
+                    revoked.insert(n);
+                }
+                prop_assert!(!after[0] || !revoked.contains(&n), "{step:?}: {} was revoked", key.id);
+                before[n] = after;
+            }
+        }
+    }
+}
