@@ -62,6 +62,7 @@ const PURE: &[&str] = &["core", "proxy/http1", "table"];
 const WITHOUT_CIRCLES: &[&str] = &[
     "core",
     "table",
+    "manage",
     "proxy",
     "reload",
     "config",
