@@ -51,13 +51,12 @@ pub enum Error {
     NotInForce(String),
     /// Something else was published in between.
     #[error(
-        "{}: holds serial {theirs} already, published {when} by {who}; serial {ours} was not \
-         written over it\n\
+        "{}: holds serial {} already, published {} by {}; serial {ours} was not written over it\n\
          hint: somebody published from another copy of the registry; bring the registry up to date \
-         (`git pull`), or let {fold} take what is published into it, then publish again",
-        .path.display()
+         (`git pull`), or let {} take what is published into it, then publish again",
+        .path.display(), .theirs.serial, .theirs.when, .theirs.who, .theirs.fold
     )]
-    Raced { path: PathBuf, theirs: u64, ours: u64, when: String, who: String, fold: String },
+    Raced { path: PathBuf, theirs: Box<Theirs>, ours: u64 },
     #[error("cannot read {}: {}{}", .path.display(), .source, read_hint(.path, .source))]
     Read { path: PathBuf, source: io::Error },
     /// A table or patch that a sidecar would refuse as well.
@@ -86,21 +85,18 @@ pub enum Error {
     Unpublished { serial: u64, source: Box<Error> },
     /// A publication from elsewhere is there, and ours does not know it.
     #[error(
-        "{}: the {kind} of serial {theirs}, published {when} by {who}, is not from this registry; \
-         serial {ours} would undo what it says about these keys, and nothing was written:{}\n\
-         hint: {fold} takes what is published into the registry; then run this command again. If a \
+        "{}: the {} of serial {}, published {} by {}, is not from this registry; serial {ours} \
+         would undo what it says about these keys, and nothing was written:{}\n\
+         hint: {} takes what is published into the registry; then run this command again. If a \
          key is meant to be undone, name its id: --readmit KEY_ID for what was taken from it, \
-         --drop KEY_ID for what only the published {kind} has",
-        .path.display(), list_all(.keys)
+         --drop KEY_ID for what only the published file has",
+        .path.display(), .theirs.kind, .theirs.serial, .theirs.when, .theirs.who, list_all(.keys),
+        .theirs.fold
     )]
     Undone {
         path: PathBuf,
-        kind: FileKind,
-        theirs: u64,
+        theirs: Box<Theirs>,
         ours: u64,
-        when: String,
-        who: String,
-        fold: String,
         /// Each with what would be undone.
         keys: Vec<String>,
     },
@@ -125,6 +121,17 @@ pub struct Fault {
     /// Field or column, empty if the line as a whole is at fault. Never a value: it may be a secret.
     pub field: String,
     pub why: String,
+}
+
+/// A file that is published already.
+#[derive(Debug)]
+pub struct Theirs {
+    kind: FileKind,
+    serial: u64,
+    when: String,
+    who: String,
+    /// The command that takes it into the registry.
+    fold: String,
 }
 
 struct Faults<'a>(&'a [Fault]);
@@ -186,28 +193,12 @@ impl Error {
 
     /// `path` holds something newer than `ours`.
     pub fn raced(path: &Path, theirs: &Manifest, ours: u64) -> Self {
-        Self::Raced {
-            path: path.to_owned(),
-            theirs: theirs.serial,
-            ours,
-            when: time::show(theirs.issued_at_ms / 1000),
-            who: signers(theirs),
-            fold: fold(path, theirs),
-        }
+        Self::Raced { path: path.to_owned(), theirs: Theirs::of(path, theirs), ours }
     }
 
     /// `ours` would undo what the file at `path` says.
     pub fn undone(path: &Path, theirs: &Manifest, ours: u64, keys: Vec<String>) -> Self {
-        Self::Undone {
-            path: path.to_owned(),
-            kind: theirs.kind,
-            theirs: theirs.serial,
-            ours,
-            when: time::show(theirs.issued_at_ms / 1000),
-            who: signers(theirs),
-            fold: fold(path, theirs),
-            keys,
-        }
+        Self::Undone { path: path.to_owned(), theirs: Theirs::of(path, theirs), ours, keys }
     }
 
     pub fn unreadable(path: &Path, refusal: Refusal) -> Self {
@@ -233,6 +224,28 @@ impl Error {
     /// A single fault.
     pub fn fault(fault: Fault, hint: &'static str) -> Self {
         Self::Faults { faults: vec![fault], hint }
+    }
+}
+
+// === impl Theirs ===
+
+impl Theirs {
+    fn of(path: &Path, manifest: &Manifest) -> Box<Self> {
+        let signers: Vec<_> = manifest.signers.iter().map(ToString::to_string).collect();
+        let path = path.display();
+        let fold = match manifest.kind {
+            FileKind::Patch => {
+                format!("`keygatectl keys fold {path}` (or `table build --fold-patch {path}`)")
+            }
+            FileKind::Table => format!("`keygatectl keys fold {path}`"),
+        };
+        Box::new(Self {
+            kind: manifest.kind,
+            serial: manifest.serial,
+            when: time::show(manifest.issued_at_ms / 1000),
+            who: signers.join(", "),
+            fold,
+        })
     }
 }
 
@@ -270,19 +283,6 @@ impl fmt::Display for Faults<'_> {
             0 => Ok(()),
             more => write!(f, "\n… and {more} more"),
         }
-    }
-}
-
-fn signers(theirs: &Manifest) -> String {
-    theirs.signers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// The command that takes what is published into the registry.
-fn fold(path: &Path, theirs: &Manifest) -> String {
-    let fold = format!("`keygatectl keys fold {}`", path.display());
-    match theirs.kind {
-        FileKind::Patch => format!("{fold} (or `table build --fold-patch {}`)", path.display()),
-        FileKind::Table => fold,
     }
 }
 

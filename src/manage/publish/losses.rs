@@ -94,7 +94,7 @@ impl Compared {
         differences.retain(|difference| !difference.is_meant(self.id, meant));
         let shown = self.theirs.first().or(self.ours.first())?;
         let (org, name) = (shown.org.clone(), shown.name.clone());
-        (!differences.is_empty()).then(|| Loss { id: self.id, org, name, differences })
+        (!differences.is_empty()).then_some(Loss { id: self.id, org, name, differences })
     }
 
     fn differences(&self) -> Vec<Difference> {
