@@ -14,7 +14,7 @@ use std::sync::Arc;
 use self::compare::MeantArgs;
 use self::head::head;
 use self::losses::Acknowledged;
-use self::target::{Place, Published, Source};
+use self::target::{Origin, Place, Published};
 use self::terms::{Spill, Terms};
 use super::error::{Error, Result};
 use super::files;
@@ -85,7 +85,7 @@ impl PublishArgs {
     pub fn compare(&self, change: &Change) -> Result<()> {
         let plan = self.plan(change.registry())?;
         let meant = self.meant.acknowledged();
-        let source = Source::Held(change.registry());
+        let source = Origin::Held(change.registry());
         let place = match &plan {
             Plan::Nothing => return Ok(()),
             Plan::Table { out } => Place { out, base: None, source, meant: &meant },
@@ -126,7 +126,7 @@ impl PublishArgs {
                 let mut terms = self.terms(registry, session)?;
                 terms.ended = ended(committed);
                 let meant = self.meant.acknowledged();
-                let source = Source::Held(registry);
+                let source = Origin::Held(registry);
                 let place = Place { out, base: None, source, meant: &meant };
                 table(registry, &place, &terms, session).map(Some)
             }
@@ -284,7 +284,7 @@ pub fn patch(
     let draft = draft.build(terms.issue(serial, session));
     let mut draft = draft.map_err(|e| Error::patch(out, e))?;
     terms.sign(&mut draft, out)?;
-    let source = Source::Held(registry);
+    let source = Origin::Held(registry);
     target::write(&mut draft, &Place { out, base: Some(base), source, meant }, session)
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 
-use keygate::core::{Permission, Status};
+use keygate::core::{KeyStatus, Permission};
 use keygate::table::{Bounds, KeySet, Patch, Table, Trust};
 use proptest::prelude::*;
 
@@ -39,7 +39,7 @@ fn keys<'a>(registry: &'a str, command: &[&'a str]) -> Vec<&'a str> {
     [&["-r", registry, "keys"], command].concat()
 }
 
-fn status(room: &Room, key: &Issued) -> Option<Status> {
+fn status(room: &Room, key: &Issued) -> Option<KeyStatus> {
     holder(&room.in_force("t.kgt", None), &key.secret).map(|view| view.grant.status)
 }
 
@@ -67,14 +67,14 @@ fn a_hint_followed_brings_no_revoked_key_back() {
     // The hint, word by word.
     room.ok(&keys(COPY, &["fold", "t.kgt"]));
     room.ok(&build(COPY, &[]));
-    assert_eq!(status(&room, &ids[0]), Some(Status::Revoked));
-    assert_eq!(status(&room, &ids[1]), Some(Status::Revoked));
+    assert_eq!(status(&room, &ids[0]), Some(KeyStatus::Revoked));
+    assert_eq!(status(&room, &ids[1]), Some(KeyStatus::Revoked));
     // And the first publisher in turn.
     room.ok(&keys("keys.toml", &["create", "--org", "acme"]));
     room.fails(UNDONE, &build("keys.toml", &["--serial", "200"]));
     room.ok(&keys("keys.toml", &["fold", "t.kgt"]));
     room.ok(&build("keys.toml", &[]));
-    assert_eq!(status(&room, &ids[1]), Some(Status::Revoked));
+    assert_eq!(status(&room, &ids[1]), Some(KeyStatus::Revoked));
 }
 
 /// Everything by which a key can lose something, and the word for it.
@@ -178,7 +178,7 @@ fn a_change_that_publishes_is_refused_before_it_is_made() {
     }
     // The same change as there is the way out, too.
     room.ok(&keys(COPY, &[&["revoke", &ids[0].id], &publish[..]].concat()));
-    assert_eq!(status(&room, &ids[0]), Some(Status::Revoked));
+    assert_eq!(status(&room, &ids[0]), Some(KeyStatus::Revoked));
 }
 
 #[test]
@@ -204,8 +204,8 @@ fn a_patch_counts_as_much_as_a_table() {
         assert_eq!(fs::read(room.path("t.kgp")).unwrap(), published, "{second}");
         // The hint: it works although the registry names no place to publish to.
         room.ok(&build(COPY, &["--fold-patch", "t.kgp"]));
-        assert_eq!(status(&room, &ids[0]), Some(Status::Revoked), "{second}");
-        assert_eq!(status(&room, &ids[1]), Some(Status::Revoked), "{second}");
+        assert_eq!(status(&room, &ids[0]), Some(KeyStatus::Revoked), "{second}");
+        assert_eq!(status(&room, &ids[1]), Some(KeyStatus::Revoked), "{second}");
     }
 }
 
@@ -245,7 +245,7 @@ fn a_restored_backup_brings_nothing_back() {
     assert!(told.contains(&ids[0].id) && !told.contains(&ids[1].id), "{told}");
     room.ok(&keys("keys.toml", &["fold", "t.kgt"]));
     room.ok(&build("keys.toml", &[]));
-    assert_eq!(status(&room, &ids[0]), Some(Status::Revoked));
+    assert_eq!(status(&room, &ids[0]), Some(KeyStatus::Revoked));
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn signatures_made_elsewhere_undo_nothing_either() {
     }
     assert_eq!(fs::read(room.path("t.kgt")).unwrap(), published);
     room.ok(&[&attach[..], &["--readmit", &ids[0].id]].concat());
-    assert_eq!(status(&room, &ids[0]), Some(Status::Active), "it was meant");
+    assert_eq!(status(&room, &ids[0]), Some(KeyStatus::Active), "it was meant");
 }
 
 #[test]
@@ -417,7 +417,7 @@ fn in_force(room: &Room, trust: &Trust) -> KeySet {
 fn admits(keys: &KeySet, key: &Issued) -> [bool; 2] {
     let send = Permission::parse("send").unwrap();
     let grant = holder(keys, &key.secret).map(|view| view.grant);
-    let grant = grant.filter(|grant| grant.status == Status::Active);
+    let grant = grant.filter(|grant| grant.status == KeyStatus::Active);
     [grant.is_some(), grant.is_some_and(|grant| grant.permissions.holds(&send))]
 }
 
@@ -464,7 +464,7 @@ proptest! {
                         knows.insert((step.registry, n, what));
                     }
                 }
-                if holder(&now, &key.secret).is_some_and(|view| view.grant.status == Status::Revoked) {
+                if holder(&now, &key.secret).is_some_and(|view| view.grant.status == KeyStatus::Revoked) {
                     revoked.insert(n);
                 }
                 prop_assert!(!after[0] || !revoked.contains(&n), "{step:?}: {} was revoked", key.id);

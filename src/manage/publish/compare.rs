@@ -15,7 +15,7 @@ use super::super::registry::entry::Entry;
 use super::super::registry::published::{self, Artefact, Stage};
 use super::super::registry::{Filter, Registry};
 use super::head::head;
-use super::losses::{Acknowledged, Base, Compared, Loss, losses};
+use super::losses::{Acknowledged, Baseline, Compared, Loss, losses};
 use crate::core::{Digest, KeyId, KeySpec};
 use crate::table::FileKind;
 use crate::table::{Bounds, KeySet, Manifest, Patch, Table, Trust};
@@ -169,7 +169,7 @@ impl Standing {
         let mut keys: BTreeMap<KeyId, Compared> = differing
             .iter()
             .map(|id| {
-                let base = Base::Unknown;
+                let base = Baseline::Unknown;
                 (*id, Compared { id: *id, base, theirs: Vec::new(), ours: Vec::new() })
             })
             .collect();
@@ -199,7 +199,7 @@ impl Standing {
             let ids = patch.iter().map(|entry| entry.view.id);
             for id in ids.chain(patch.removals().map(|(_, id, _)| id)) {
                 // The newest patch says all that the ones before said.
-                let (base, theirs) = (Base::Unknown, Vec::new());
+                let (base, theirs) = (Baseline::Unknown, Vec::new());
                 keys.insert(id, Compared { id, base, theirs, ours: Vec::new() });
             }
             for spec in patch.iter().filter_map(|entry| entry.to_spec()) {
@@ -217,7 +217,7 @@ impl Standing {
         })?;
         for key in keys.values_mut().filter(|key| key.theirs.is_empty()) {
             // Removed there, so it was in the table before.
-            key.base = Base::Known(key.ours.clone());
+            key.base = Baseline::Known(key.ours.clone());
             key.ours.retain(|spec| removed.contains(&spec.digest));
         }
         Ok(keys.into_values().collect())
@@ -271,15 +271,15 @@ impl Ours<'_> {
         }
         for (id, entry) in before {
             if let Some(key) = keys.get_mut(&id) {
-                key.base = Base::Known(entry.iter().flat_map(Entry::specs).collect());
+                key.base = Baseline::Known(entry.iter().flat_map(Entry::specs).collect());
             }
         }
         // Keys that are not in the registry were removed by hand, or never there: unknown.
         registry.scan(&Filter::default(), &mut |located| {
             if let Some(key) = keys.get_mut(&located.entry.id)
-                && key.base == Base::Unknown
+                && key.base == Baseline::Unknown
             {
-                key.base = Base::Known(located.entry.specs().collect());
+                key.base = Baseline::Known(located.entry.specs().collect());
             }
             Ok(())
         })

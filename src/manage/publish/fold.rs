@@ -13,8 +13,8 @@ use super::super::registry::{Filter, Located};
 use super::super::session::Session;
 use super::compare::{Ours, Standing};
 use super::head::head;
-use super::losses::{Acknowledged, Base, Compared, Difference, losses};
-use crate::core::{KeyId, KeySpec, NetworkSet, Permission, PermissionSet, Status};
+use super::losses::{Acknowledged, Baseline, Compared, Difference, losses};
+use crate::core::{KeyId, KeySpec, KeyStatus, NetworkSet, Permission, PermissionSet};
 use crate::table::FileKind;
 
 /// The change with the patch at `asked`, or at the registry's own place, folded in. Unasked nothing
@@ -125,15 +125,15 @@ fn put(change: &mut Change, there: Option<Located>, merged: Option<Entry>) {
 /// The key with what both sides did to it. `None`: as it is.
 fn merge(key: &Compared, there: Option<&Entry>) -> Option<Entry> {
     let base = match &key.base {
-        Base::Known(base) => Some(base.as_slice()),
-        Base::Unknown => None,
+        Baseline::Known(base) => Some(base.as_slice()),
+        Baseline::Unknown => None,
     };
     let Some(there) = there else { return of_specs(&key.theirs, None) };
     // Only theirs changed it. A revocation is final, whoever undoes it.
-    if base.is_some_and(|base| is_alike(base, &key.ours)) && there.status != Status::Revoked {
+    if base.is_some_and(|base| is_alike(base, &key.ours)) && there.status != KeyStatus::Revoked {
         return match key.theirs.is_empty() {
             // The registry forgets no key; one that is gone is one that is refused for ever.
-            true => Some(Entry { status: Status::Revoked, ..there.clone() }),
+            true => Some(Entry { status: KeyStatus::Revoked, ..there.clone() }),
             false => of_specs(&key.theirs, Some(there)),
         };
     }
@@ -187,7 +187,7 @@ fn restrict(entry: &mut Entry, difference: &Difference, key: &Compared) {
                 entry.permissions.extend(missing);
             }
         }
-        Difference::Removed => entry.status = Status::Revoked,
+        Difference::Removed => entry.status = KeyStatus::Revoked,
         Difference::Status(status) => entry.status = entry.status.max(*status),
     }
 }

@@ -11,21 +11,21 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::super::registry::words::{show_limit, show_network};
 use super::super::time;
 use crate::core::{
-    Environment, KeyId, KeySpec, Limit, NetworkSet, OrgId, Permission, PermissionSet, Status,
+    Environment, KeyId, KeySpec, KeyStatus, Limit, NetworkSet, OrgId, Permission, PermissionSet,
 };
 
 /// One key in three publications: a record per secret, none where the key is not there.
 #[derive(Clone, Debug)]
 pub struct Compared {
     pub id: KeyId,
-    pub base: Base,
+    pub base: Baseline,
     pub theirs: Vec<KeySpec>,
     pub ours: Vec<KeySpec>,
 }
 
 /// What the publisher knows of its last publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Base {
+pub enum Baseline {
     /// The key as it was; no record: it was not there.
     Known(Vec<KeySpec>),
     /// The registry was lost, or never said. Theirs is then the base: ours may allow nothing that
@@ -69,7 +69,7 @@ pub enum Difference {
     Permissions(Vec<Permission>),
     /// Theirs no longer has the key.
     Removed,
-    Status(Status),
+    Status(KeyStatus),
 }
 
 /// What a publisher undoes on purpose, key by key.
@@ -98,14 +98,14 @@ impl Compared {
     }
 
     fn differences(&self) -> Vec<Difference> {
-        let is_revoked = |spec: &KeySpec| spec.grant.status == Status::Revoked;
+        let is_revoked = |spec: &KeySpec| spec.grant.status == KeyStatus::Revoked;
         match (self.theirs.is_empty(), self.ours.is_empty()) {
             (true, true) => Vec::new(),
             // Ours took out what both had: its author's decision.
-            (false, true) if self.base == Base::Known(self.theirs.clone()) => Vec::new(),
+            (false, true) if self.base == Baseline::Known(self.theirs.clone()) => Vec::new(),
             (false, true) => vec![Difference::OnlyTheirs],
             (true, false) => match &self.base {
-                Base::Known(base) if !base.is_empty() && !self.ours.iter().all(is_revoked) => {
+                Baseline::Known(base) if !base.is_empty() && !self.ours.iter().all(is_revoked) => {
                     vec![Difference::Removed]
                 }
                 // A new key of ours.
@@ -122,7 +122,7 @@ impl Compared {
         // A key that base did not have, and that theirs got from elsewhere: whatever theirs says
         // against it is news.
         let base = match &self.base {
-            Base::Known(base) if !base.is_empty() => Some(base.as_slice()),
+            Baseline::Known(base) if !base.is_empty() => Some(base.as_slice()),
             _ => None,
         };
         let mut found = Vec::new();
@@ -142,7 +142,7 @@ impl Compared {
             specs.iter().any(|spec| spec.digest == wanted.digest)
         };
         for theirs in &self.theirs {
-            let is_ended = theirs.grant.status == Status::Revoked;
+            let is_ended = theirs.grant.status == KeyStatus::Revoked;
             if !is_ended && !has(&self.ours, theirs) && !base.is_some_and(|base| has(base, theirs))
             {
                 add(&mut found, Difference::OnlyTheirsSecret);
@@ -225,7 +225,7 @@ fn longest(specs: &[KeySpec]) -> Option<&KeySpec> {
 /// ours does.
 fn compare(was: Option<&KeySpec>, is: &KeySpec, ours: &KeySpec, to: &mut Vec<Difference>) {
     let (grant, own) = (&is.grant, &ours.grant);
-    let status = was.map_or(Status::Active, |was| was.grant.status);
+    let status = was.map_or(KeyStatus::Active, |was| was.grant.status);
     if grant.status > status && own.status < grant.status {
         add(to, Difference::Status(grant.status));
     }

@@ -28,12 +28,12 @@ pub struct Place<'a> {
     pub out: &'a Path,
     /// The table that a patch is over. `None`: it is a table.
     pub base: Option<&'a Path>,
-    pub source: Source<'a>,
+    pub source: Origin<'a>,
     pub meant: &'a Acknowledged,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Source<'a> {
+pub enum Origin<'a> {
     /// A file that this registry made before, and that has waited for signatures.
     Draft(&'a Registry),
     /// No registry: other files, or a draft that a registry elsewhere has made.
@@ -52,9 +52,9 @@ pub struct Published {
     pub bytes: u64,
 }
 
-// === impl Source ===
+// === impl Origin ===
 
-impl<'a> Source<'a> {
+impl<'a> Origin<'a> {
     pub fn registry(self) -> Option<&'a Registry> {
         match self {
             Self::Files => None,
@@ -201,14 +201,14 @@ pub fn write<F: Read + Seek>(
 ) -> Result<Published> {
     // The registry's lock before the target's, as whoever changes keys takes them.
     let locked = match place.source {
-        Source::Draft(registry) | Source::Free(registry) => {
+        Origin::Draft(registry) | Origin::Free(registry) => {
             Some(Locked::take(&registry.path, session.patience)?)
         }
-        Source::Files | Source::Held(_) => None,
+        Origin::Files | Origin::Held(_) => None,
     };
     let registry = locked.as_ref().map(|locked| &locked.registry).or(match place.source {
-        Source::Held(registry) => Some(registry),
-        Source::Draft(_) | Source::Files | Source::Free(_) => None,
+        Origin::Held(registry) => Some(registry),
+        Origin::Draft(_) | Origin::Files | Origin::Free(_) => None,
     });
     let out = files::resolve(place.out)?;
     let _lock = Lock::take(&out, session.patience)?;
@@ -235,10 +235,10 @@ pub fn write<F: Read + Seek>(
     let known = registry.map_or_else(Vec::new, |registry| registry.settings.published.clone());
     match place.source {
         // What the file was made from, which may be older than what the registry says by now.
-        Source::Free(registry) | Source::Held(registry) => {
+        Origin::Free(registry) | Origin::Held(registry) => {
             place.refuse_losses(ours.serial, &Ours::Registry(registry), &known)?;
         }
-        Source::Draft(_) | Source::Files => {
+        Origin::Draft(_) | Origin::Files => {
             place.refuse_losses_of_file(&ours, &mut to, registry)?;
         }
     }

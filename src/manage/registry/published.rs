@@ -42,7 +42,7 @@ pub enum Stage {
 /// One change as the file tells it.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Line<'a> {
+struct NotedLine<'a> {
     /// Of the change.
     serial: u64,
     /// A changed key as it was before.
@@ -123,7 +123,7 @@ pub fn changed_since(
     let mut changed = BTreeMap::new();
     each_line(registry, &mut |text| {
         // What cannot be read is a key of which nothing is known to have changed.
-        let Ok(line) = serde_json::from_str::<Line<'_>>(text) else { return };
+        let Ok(line) = serde_json::from_str::<NotedLine<'_>>(text) else { return };
         if line.serial <= after || line.serial > through {
             return;
         }
@@ -142,16 +142,16 @@ pub fn note(registry: &Path, serial: u64, was: &[&Entry], new: &[KeyId]) -> Resu
     // Left by a change that never came about, or by one that a restored backup does not know.
     retain(registry, |noted| noted < serial)?;
     let mut text = String::new();
-    let mut add = |line: &Line<'_>| {
+    let mut add = |line: &NotedLine<'_>| {
         text.push_str(&serde_json::to_string(line).unwrap_or_default());
         text.push('\n');
     };
     for entry in was {
-        add(&Line { serial, was: Some(entry.raw()), new: Vec::new() });
+        add(&NotedLine { serial, was: Some(entry.raw()), new: Vec::new() });
     }
     if !new.is_empty() {
         let new = new.iter().map(|id| id.to_string().into()).collect();
-        add(&Line { serial, was: None, new });
+        add(&NotedLine { serial, was: None, new });
     }
     if text.is_empty() {
         return Ok(());

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::super::error::{Error, Result};
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::head::head;
-use super::super::publish::target::{Place, Source};
+use super::super::publish::target::{Origin, Place};
 use super::super::publish::terms::Terms;
 use super::super::publish::{self, Over};
 use super::super::registry::change::{Change, Check};
@@ -74,7 +74,7 @@ impl MakePatch {
             None => change,
         };
         let meant = self.meant.acknowledged();
-        let source = Source::Held(change.registry());
+        let source = Origin::Held(change.registry());
         let place = Place { out: &out, base: Some(&base), source, meant: &meant };
         place.refuse_rollback(FileKind::Patch, &terms.audience, change.serial())?;
         place.refuse_losses_of(&change)?;

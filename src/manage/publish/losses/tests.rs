@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::{Digest, Grant, Kind};
+use crate::core::{Digest, Grant, KeyKind};
 
 const SECRETS: [&[u8]; 3] = [b"a", b"b", b"c"];
 const WORDS: [&str; 3] = ["read", "send", "manage"];
@@ -35,7 +35,7 @@ impl Question {
             let minute = u64::from(limit.count()) * 60_000 / limit.window().as_millis() as u64;
             self.burst <= limit.burst() && self.steady <= minute
         });
-        grant.status == Status::Active
+        grant.status == KeyStatus::Active
             && spec.expires.is_none_or(|end| self.at < end)
             && grant.not_before.is_none_or(|begin| self.at >= begin)
             && deployments(grant.environment) & self.deployment != 0
@@ -78,7 +78,7 @@ fn some<T: Clone + std::fmt::Debug + 'static>(of: &[T]) -> impl Strategy<Value =
 prop_compose! {
     fn grant()(
         status in prop::sample::select(vec![
-            Status::Active, Status::Active, Status::Active, Status::Disabled, Status::Revoked,
+            KeyStatus::Active, KeyStatus::Active, KeyStatus::Active, KeyStatus::Disabled, KeyStatus::Revoked,
         ]),
         environment in some(&[Environment::Live, Environment::Test]),
         not_before in some(&TIMES),
@@ -90,7 +90,7 @@ prop_compose! {
         let words = words.into_iter().chain(all.then_some("*"));
         Grant {
             status,
-            kind: Kind::Single,
+            kind: KeyKind::Single,
             environment,
             not_before,
             permissions: PermissionSet::new(words.map(|word| Permission::parse(word).unwrap())),
@@ -119,7 +119,7 @@ prop_compose! {
     }
 }
 
-fn compared(base: Base, theirs: &[KeySpec], ours: &[KeySpec]) -> Compared {
+fn compared(base: Baseline, theirs: &[KeySpec], ours: &[KeySpec]) -> Compared {
     let id = KeyId::parse("key_a").unwrap();
     Compared { id, base, theirs: theirs.to_vec(), ours: ours.to_vec() }
 }
@@ -141,28 +141,28 @@ proptest! {
                 && !question.is_admitted(&theirs)
                 && question.is_admitted(&ours)
         });
-        let found = of(&compared(Base::Known(base.clone()), &theirs, &ours));
+        let found = of(&compared(Baseline::Known(base.clone()), &theirs, &ours));
         prop_assert!(undone.is_none() || !found.is_empty(), "{undone:?}");
         // Without a base it is as if everything had been admitted before.
         if !theirs.is_empty() {
             let undone = questions().into_iter().find(|question| {
                 !question.is_admitted(&theirs) && question.is_admitted(&ours)
             });
-            let found = of(&compared(Base::Unknown, &theirs, &ours));
+            let found = of(&compared(Baseline::Unknown, &theirs, &ours));
             prop_assert!(undone.is_none() || !found.is_empty(), "{undone:?}");
         }
         // And what is acknowledged is all of it.
         let id = KeyId::parse("key_a").unwrap();
-        let key = compared(Base::Known(base), &theirs, &ours);
+        let key = compared(Baseline::Known(base), &theirs, &ours);
         let both = Acknowledged { readmit: [id].into(), drop: [id].into() };
         prop_assert!(losses([key], &both).is_empty());
     }
 
     #[test]
     fn what_theirs_left_alone_or_ours_has_too_is_not_asked(key in key(), other in key()) {
-        let base = Base::Known(key.clone());
+        let base = Baseline::Known(key.clone());
         prop_assert_eq!(of(&compared(base, &key, &other)), vec![], "only ours changed it");
-        for base in [Base::Known(key.clone()), Base::Unknown] {
+        for base in [Baseline::Known(key.clone()), Baseline::Unknown] {
             prop_assert_eq!(of(&compared(base, &other, &other)), vec![], "both changed it alike");
         }
     }
