@@ -5,6 +5,7 @@ pub mod compare;
 pub mod fold;
 pub mod head;
 pub mod losses;
+pub mod pending;
 pub mod target;
 pub mod terms;
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use self::compare::MeantArgs;
 use self::head::head;
 use self::losses::Acknowledged;
-use self::target::{Origin, Place, Published};
+use self::target::{Destination, Origin, Published};
 use self::terms::{Spill, Terms};
 use super::error::{Error, Result};
 use super::files;
@@ -60,7 +61,7 @@ pub enum Plan {
 
 /// A patch and the table that it is over.
 #[derive(Clone, Copy, Debug)]
-pub struct Over<'a> {
+pub struct PatchOver<'a> {
     pub out: &'a Path,
     pub base: &'a Path,
 }
@@ -88,8 +89,10 @@ impl PublishArgs {
         let source = Origin::Held(change.registry());
         let place = match &plan {
             Plan::Nothing => return Ok(()),
-            Plan::Table { out } => Place { out, base: None, source, meant: &meant },
-            Plan::Patch { out, base } => Place { out, base: Some(base), source, meant: &meant },
+            Plan::Table { out } => Destination { out, base: None, source, meant: &meant },
+            Plan::Patch { out, base } => {
+                Destination { out, base: Some(base), source, meant: &meant }
+            }
         };
         match place.refuse_losses_of(change) {
             // Nothing is written over what is newer. The change is made all the same, and whoever
@@ -99,8 +102,20 @@ impl PublishArgs {
         }
     }
 
-    /// Publishes a change that was written.
+    /// The command that publishes a change, if the change does not.
+    pub fn left_to_do(&self, registry: &Registry) -> Result<Option<String>> {
+        match self.plan(registry)? {
+            Plan::Nothing => pending::command(registry).map(Some),
+            Plan::Patch { .. } | Plan::Table { .. } => Ok(None),
+        }
+    }
+
+    /// Publishes a change that was written, or says that nothing does.
     pub fn after(&self, committed: &Committed, session: &mut Session) -> Result<()> {
+        if let Some(command) = self.left_to_do(&committed.registry)? {
+            not_published(&command, session);
+            return Ok(());
+        }
         let plan = self.plan(&committed.registry)?;
         let published = self.publish_change(&plan, committed, session);
         match published {
@@ -127,13 +142,13 @@ impl PublishArgs {
                 terms.ended = ended(committed);
                 let meant = self.meant.acknowledged();
                 let source = Origin::Held(registry);
-                let place = Place { out, base: None, source, meant: &meant };
+                let place = Destination { out, base: None, source, meant: &meant };
                 table(registry, &place, &terms, session).map(Some)
             }
             Plan::Patch { out, base } => {
                 let terms = self.terms(registry, session)?;
                 let meant = self.meant.acknowledged();
-                patch(registry, Over { out, base }, &meant, &terms, session).map(Some)
+                patch(registry, PatchOver { out, base }, &meant, &terms, session).map(Some)
             }
         }
     }
@@ -167,6 +182,13 @@ impl PublishArgs {
     }
 }
 
+/// Says that sidecars do not know of what was done.
+pub fn not_published(command: &str, session: &mut Session) {
+    session.output.note(&format!(
+        "not published: no sidecar knows of this yet; this command publishes it:\n  {command}"
+    ));
+}
+
 /// How many active records a change ends.
 fn ended(committed: &Committed) -> u64 {
     let active = |entry: &Entry| {
@@ -178,7 +200,7 @@ fn ended(committed: &Committed) -> u64 {
 /// Builds, signs and publishes a table of the registry as it stands.
 pub fn table(
     registry: &Registry,
-    place: &Place<'_>,
+    place: &Destination<'_>,
     terms: &Terms,
     session: &Session,
 ) -> Result<Published> {
@@ -197,7 +219,7 @@ pub fn table(
 pub fn finish(
     builder: BodyBuilder<Spill>,
     serial: u64,
-    place: &Place<'_>,
+    place: &Destination<'_>,
     terms: &Terms,
     message: Option<&Path>,
     session: &Session,
@@ -247,7 +269,7 @@ pub fn duplicate(e: BuildError, registry: &Registry, out: &Path) -> Error {
 /// Writes a patch with everything in which the registry differs from the table at `base`.
 pub fn patch(
     registry: &Registry,
-    Over { out, base }: Over<'_>,
+    PatchOver { out, base }: PatchOver<'_>,
     meant: &Acknowledged,
     terms: &Terms,
     session: &Session,
@@ -285,7 +307,7 @@ pub fn patch(
     let mut draft = draft.map_err(|e| Error::patch(out, e))?;
     terms.sign(&mut draft, out)?;
     let source = Origin::Held(registry);
-    target::write(&mut draft, &Place { out, base: Some(base), source, meant }, session)
+    target::write(&mut draft, &Destination { out, base: Some(base), source, meant }, session)
 }
 
 /// What of `changed` differs from the table, and which of its secrets are gone.

@@ -12,3 +12,4 @@ mod sessions;
 mod status;
 mod support;
 mod tables;
+mod unpublished;

@@ -230,6 +230,34 @@ fn folding_undoes_nothing_that_was_not_published_yet() {
     room.ok(&build(COPY, &[]));
 }
 
+/// A patch of a `keys.jsonl` is made of the lines that are newer than its table.
+#[test]
+fn a_patch_after_folding_still_states_what_was_changed_before() {
+    let room = Room::new();
+    room.ok(&["signer", "new"]);
+    let (a, b) = ("a.jsonl", "b.jsonl");
+    room.ok(&keys(a, &["init", "--audience", "shop"]));
+    let create = |name: &str| {
+        let made = room.json(&keys(a, &["create", "--org", "acme", "--name", name]));
+        (made["id"].as_str().unwrap().to_owned(), made["secret"].as_str().unwrap().to_owned())
+    };
+    let made = [create("p0"), create("p1")];
+    room.ok(&build(a, &[]));
+    fs::copy(room.path(a), room.path(b)).unwrap();
+    room.ok(&keys(a, &["revoke", "p0"]));
+    room.ok(&build(a, &[]));
+    room.ok(&keys(b, &["revoke", "p1"]));
+    let patch = ["-r", b, "patch", "-o", "t.kgp", "--base", "t.kgt", "--signer", "signer.pem"];
+    room.fails(75, &patch);
+    room.ok(&keys(b, &["fold", "t.kgt"]));
+    room.ok(&patch);
+    let in_force = room.in_force("t.kgt", Some("t.kgp"));
+    for (id, secret) in made {
+        let status = holder(&in_force, &secret).unwrap().grant.status;
+        assert_eq!(status, KeyStatus::Revoked, "{id}");
+    }
+}
+
 #[test]
 fn a_restored_backup_brings_nothing_back() {
     let (room, ids) = copied(2);

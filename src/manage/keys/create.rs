@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::super::error::{Error, Result};
 use super::super::publish::PublishArgs;
+use super::super::publish::pending::Publishing;
 use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::{self, Entry};
 use super::super::registry::settings::Settings;
@@ -68,7 +69,7 @@ impl Create {
     pub fn run(self, session: &mut Session) -> Result<()> {
         let (shown, committed) = self.issue(session)?;
         // Before publishing: a publication that fails can be repeated, a secret not shown cannot.
-        shown.print(session)?;
+        shown.print(self.publish.left_to_do(&committed.registry)?, session)?;
         session.output.flush()?;
         self.publish.after(&committed, session)
     }
@@ -122,11 +123,12 @@ impl Create {
 // === impl Shown ===
 
 impl Shown {
-    pub fn print(&self, session: &mut Session) -> Result<()> {
+    /// `left_to_do`: the command that publishes it, if nothing does.
+    pub fn print(&self, left_to_do: Option<String>, session: &mut Session) -> Result<()> {
         let secret = String::from_utf8_lossy(self.issued.secret.expose());
         let entry = &self.entry;
         if session.output.json {
-            return session.output.json_line(&json!({
+            let mut answer = json!({
                 "id": entry.id.to_string(),
                 "public_id": entry.public_id,
                 "secret": secret,
@@ -138,7 +140,9 @@ impl Shown {
                 "expires": entry.expires.map(time::show),
                 "replaces": entry.replaces.map(|id| id.to_string()),
                 "serial": self.serial,
-            }));
+            });
+            Publishing::before(left_to_do).say(&mut answer);
+            return session.output.json_line(&answer);
         }
         session.output.line(&format!("key id     {}", entry.id))?;
         if let Some(id) = &entry.public_id {

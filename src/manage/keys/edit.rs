@@ -3,7 +3,8 @@
 use ipnet::IpNet;
 
 use super::super::error::{Error, Result};
-use super::super::publish::PublishArgs;
+use super::super::publish::pending::{self, Pending, Publishing};
+use super::super::publish::{PublishArgs, not_published};
 use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::Entry;
 use super::super::session::Session;
@@ -111,14 +112,17 @@ impl Target {
             }
         }
         if change.is_empty() {
-            for entry in same {
+            let pending = Pending::of(change.registry())?;
+            for entry in &same {
                 session.output.note(&format!("{} is {} already", entry.id, turn.state()));
+            }
+            if same.iter().any(|entry| pending.has(entry.id)) {
+                not_published(&pending::command(change.registry())?, session);
             }
             return Ok(());
         }
         let committed = super::commit(change, turn.action(), &self.publish, session)?;
-        tell(&committed, turn.state(), session)?;
-        self.publish.after(&committed, session)
+        finish(&committed, turn.state(), &self.publish, session)
     }
 }
 
@@ -194,8 +198,7 @@ impl Edit {
         }
         change.replace(located, new);
         let committed = super::commit(change, "keys edit", &self.publish, session)?;
-        tell(&committed, "changed", session)?;
-        self.publish.after(&committed, session)
+        finish(&committed, "changed", &self.publish, session)
     }
 
     fn apply(&self, entry: &Entry, now: u64) -> Result<Entry> {
@@ -240,13 +243,36 @@ impl Edit {
     }
 }
 
-/// Says what became of each key.
-pub fn tell(committed: &Committed, became: &str, session: &mut Session) -> Result<()> {
+/// Says what became of each key, and publishes it.
+pub fn finish(
+    committed: &Committed,
+    became: &str,
+    publish: &PublishArgs,
+    session: &mut Session,
+) -> Result<()> {
+    if !session.output.json {
+        tell(committed, became, None, session)?;
+        return publish.after(committed, session);
+    }
+    let command = publish.left_to_do(&committed.registry)?;
+    let done = publish.after(committed, session);
+    let published = Publishing { published: Some(done.is_ok() && command.is_none()), command };
+    tell(committed, became, Some(&published), session)?;
+    done
+}
+
+fn tell(
+    committed: &Committed,
+    became: &str,
+    publishing: Option<&Publishing>,
+    session: &mut Session,
+) -> Result<()> {
     let edited = committed.edited.iter().map(|(_, entry)| entry);
     for entry in edited.chain(&committed.added) {
         if session.output.json {
             let key = super::list::to_json(entry, session.now());
-            let line = serde_json::json!({ "serial": committed.serial, "key": key });
+            let mut line = serde_json::json!({ "serial": committed.serial, "key": key });
+            publishing.into_iter().for_each(|publishing| publishing.say(&mut line));
             session.output.json_line(&line)?;
         } else {
             let name = match &*entry.name {

@@ -6,7 +6,7 @@ use super::super::error::{Error, Result};
 use super::super::publish::{PublishArgs, fold};
 use super::super::registry::change::Check;
 use super::super::session::Session;
-use super::edit::tell;
+use super::edit::finish;
 
 #[derive(Debug, clap::Args)]
 pub struct Fold {
@@ -46,13 +46,12 @@ impl Fold {
         }
         self.publish.compare(&change)?;
         let committed = change.commit(&records)?;
-        tell(&committed, "taken over", session)?;
         session.output.note(&format!(
             "{} holds what {} says; serial {}",
             session.registry.display(),
             file.display(),
             committed.serial
         ));
-        self.publish.after(&committed, session)
+        finish(&committed, "taken over", &self.publish, session)
     }
 }

@@ -106,6 +106,11 @@ pub struct Report {
     pub warnings: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<u64>,
+    /// `Some(false)`: no publication follows, and `publish_with` is the command that publishes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish_with: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -160,6 +165,8 @@ impl Import {
         self.publish.compare(&change)?;
         let committed = change.commit(&[record])?;
         report.serial = Some(committed.serial);
+        report.publish_with = self.publish.left_to_do(&committed.registry)?;
+        report.published = report.publish_with.is_some().then_some(false);
         report.print(session)?;
         session.output.flush()?;
         self.publish.after(&committed, session)

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::error::Result;
 use super::super::output::Columns;
+use super::super::publish::pending::{self, Pending};
 use super::super::registry::entry::{Entry, show_digest, show_limit, show_network};
 use super::super::registry::{Filter, Form, Registry};
 use super::super::session::Session;
@@ -57,6 +58,8 @@ impl List {
             ["ID", "NAME", "ORG", "ENV", "KEY", "PERMISSIONS", "STATUS", "CREATED", "EXPIRES"];
         let registry = Registry::open(&session.registry)?;
         let now = session.now();
+        let unpublished = Pending::of(&registry)?;
+        let mut left = 0u64;
         let filter = Filter { org: self.org.clone(), name: self.name.clone(), ..Filter::default() };
         let mut columns = Columns::titled(&TITLES);
         let mut pending = 0;
@@ -74,9 +77,17 @@ impl List {
             if json {
                 session.output.text(if first { "\n" } else { ",\n" })?;
                 first = false;
-                return session.output.json_raw(&to_json(&entry, now));
+                let mut value = to_json(&entry, now);
+                say_published(&mut value, &entry, &unpublished);
+                return session.output.json_raw(&value);
             }
-            columns.row(row(&entry, now));
+            let mut cells = row(&entry, now);
+            if unpublished.has(entry.id) {
+                left += 1;
+                let [.., status, _, _] = &mut cells;
+                status.push_str(" (not published)");
+            }
+            columns.row(cells);
             pending += 1;
             if pending == ALIGNED {
                 pending = 0;
@@ -89,6 +100,13 @@ impl List {
             session.output.text(if first { "]\n" } else { "\n]\n" })?;
         } else {
             columns.print(&mut session.output)?;
+        }
+        if left > 0 {
+            let is = if left == 1 { "1 key is" } else { &format!("{left} keys are") };
+            let command = pending::command(&registry)?;
+            session.output.note(&format!(
+                "{is} not published as shown; this command publishes the registry:\n  {command}"
+            ));
         }
         if faults.is_empty() {
             return Ok(());
@@ -155,6 +173,7 @@ impl Show {
             }
         };
         let mut value = to_json(&entry, now);
+        say_published(&mut value, &entry, &Pending::of(&registry)?);
         if let Value::Object(map) = &mut value
             && self.digests
         {
@@ -186,6 +205,12 @@ impl Show {
             session.output.note(&format!("from {}", session.registry.display()));
         }
         Ok(())
+    }
+}
+
+fn say_published(key: &mut Value, entry: &Entry, unpublished: &Pending) {
+    if let Value::Object(map) = key {
+        map.insert("published".into(), (!unpublished.has(entry.id)).into());
     }
 }
 

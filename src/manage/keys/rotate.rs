@@ -101,7 +101,7 @@ impl Rotate {
         };
         let committed = super::commit(change, "keys rotate", &self.publish, session)?;
         let shown = Shown { entry: shown, issued, serial: committed.serial };
-        shown.print(session)?;
+        shown.print(self.publish.left_to_do(&committed.registry)?, session)?;
         session.output.flush()?;
         session.output.note(&format!("the old secret is valid until {}", time::show(end)));
         self.publish.after(&committed, session)

@@ -112,6 +112,11 @@ impl Standing {
         Ok(Self { table, patches })
     }
 
+    /// The serial that the table includes every change through.
+    pub fn includes(&self) -> Option<u64> {
+        self.table.as_ref().map(|(_, manifest)| manifest.includes_through)
+    }
+
     pub fn all(&self) -> impl Iterator<Item = &(PathBuf, Manifest)> {
         self.table.iter().chain(&self.patches)
     }
@@ -133,7 +138,7 @@ impl Standing {
     }
 
     /// The keys in force of a reader that has all of it.
-    fn keys(&self) -> Result<Option<KeySet>> {
+    pub fn keys(&self) -> Result<Option<KeySet>> {
         let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
         let Some((path, _)) = &self.table else { return Ok(None) };
         let table = Table::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
@@ -287,7 +292,7 @@ impl Ours<'_> {
 }
 
 /// The keys that the two do not state alike.
-fn differing(theirs: &KeySet, ours: &Ours<'_>) -> Result<BTreeSet<KeyId>> {
+pub fn differing(theirs: &KeySet, ours: &Ours<'_>) -> Result<BTreeSet<KeyId>> {
     let mut differing = BTreeSet::new();
     let mut seen: HashSet<Digest> = HashSet::new();
     ours.each(&mut |spec| {

@@ -9,7 +9,7 @@ use super::super::files;
 use super::super::registry::change::{Change, Rebase};
 use super::super::registry::entry::{Entry, Previous};
 use super::super::registry::published::{Artefact, Stage};
-use super::super::registry::{Filter, Located};
+use super::super::registry::{Filter, Form, Located};
 use super::super::session::Session;
 use super::compare::{Ours, Standing};
 use super::head::head;
@@ -90,6 +90,7 @@ pub fn fold(path: &Path, change: &mut Change) -> Result<Folded> {
     })?;
     for key in keys {
         let there = present.remove(&key.id).flatten();
+        let own = there.as_ref().map(|located| located.entry.clone());
         let merged = merge(&key, there.as_ref().map(|located| &located.entry));
         let stays = merged.as_ref().or(there.as_ref().map(|located| &located.entry));
         let stays: Vec<KeySpec> = stays.iter().flat_map(|entry| entry.specs()).collect();
@@ -98,7 +99,10 @@ pub fn fold(path: &Path, change: &mut Change) -> Result<Folded> {
             None => rebase.new.push(key.id),
             Some(_) => {}
         }
-        put(change, there, merged);
+        // Patches of a `keys.jsonl` are made of lines that are newer than what is published.
+        let restate = change.registry().form == Form::JsonLines && !is_alike(&stays, &key.theirs);
+        let new = merged.filter(|new| own.as_ref() != Some(new));
+        put(change, there, new.or_else(|| own.filter(|_| restate)));
     }
     change.rebase(rebase);
     Ok(Folded { serial: newest, is_news: true })
@@ -114,7 +118,7 @@ pub struct Folded {
 
 fn put(change: &mut Change, there: Option<Located>, merged: Option<Entry>) {
     match (there, merged) {
-        (Some(located), Some(new)) if located.entry != new => change.replace(located, new),
+        (Some(located), Some(new)) => change.replace(located, new),
         (None, Some(new)) => {
             change.add(new);
         }

@@ -24,7 +24,7 @@ use crate::table::{Bounds, KeySet, Manifest, Patch, Refusal, Table, Trust};
 
 /// Where a publication goes, and where it comes from.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct Destination<'a> {
     pub out: &'a Path,
     /// The table that a patch is over. `None`: it is a table.
     pub base: Option<&'a Path>,
@@ -63,9 +63,9 @@ impl<'a> Origin<'a> {
     }
 }
 
-// === impl Place ===
+// === impl Destination ===
 
-impl Place<'_> {
+impl Destination<'_> {
     /// Refuses, before anything is written, a change that would undo what is published.
     pub fn refuse_losses_of(&self, change: &Change) -> Result<()> {
         self.refuse_losses(change.serial(), &Ours::Changed(change), &change.settings().published)
@@ -114,7 +114,7 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// As [`Place::refuse_losses`], for a file that is written already but not in its place.
+    /// As [`Destination::refuse_losses`], for a file that is written already but not in its place.
     fn refuse_losses_of_file(
         &self,
         ours: &Manifest,
@@ -196,7 +196,7 @@ fn is_same(a: &Path, b: &Path) -> bool {
 /// undone, and writes it down in the registry.
 pub fn write<F: Read + Seek>(
     draft: &mut Draft<F>,
-    place: &Place<'_>,
+    place: &Destination<'_>,
     session: &Session,
 ) -> Result<Published> {
     // The registry's lock before the target's, as whoever changes keys takes them.

@@ -20,8 +20,9 @@ use crate::manage::files;
 use crate::table::FileKind;
 use crate::table::{BodyHash, Manifest};
 
-/// How many publications a registry remembers: enough for drafts that wait for their signatures.
-const REMEMBERED: usize = 8;
+/// How many publications of each kind a registry remembers: enough for drafts that wait for their
+/// signatures. Many patches must not push out the table that they are over.
+const REMEMBERED: usize = 4;
 
 /// A table or patch that was made from this registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +104,12 @@ pub fn remember(known: &mut Vec<Artefact>, artefact: Artefact) {
             != (artefact.kind, artefact.serial, artefact.body_sha256)
     });
     known.push(artefact);
-    let surplus = known.len().saturating_sub(REMEMBERED);
-    known.drain(..surplus);
+    let kind = |other: &Artefact| other.kind == artefact.kind;
+    if known.iter().filter(|other| kind(other)).count() > REMEMBERED
+        && let Some(oldest) = known.iter().position(kind)
+    {
+        known.remove(oldest);
+    }
 }
 
 /// The serial up to which everything in the registry was published.

@@ -8,9 +8,9 @@ use serde_json::json;
 use super::super::error::{Error, Result};
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::head::head;
-use super::super::publish::target::{Origin, Place};
+use super::super::publish::target::{Destination, Origin};
 use super::super::publish::terms::Terms;
-use super::super::publish::{self, Over};
+use super::super::publish::{self, PatchOver};
 use super::super::registry::change::{Change, Check};
 use super::super::session::Session;
 use crate::table::FileKind;
@@ -75,7 +75,7 @@ impl MakePatch {
         };
         let meant = self.meant.acknowledged();
         let source = Origin::Held(change.registry());
-        let place = Place { out: &out, base: Some(&base), source, meant: &meant };
+        let place = Destination { out: &out, base: Some(&base), source, meant: &meant };
         place.refuse_rollback(FileKind::Patch, &terms.audience, change.serial())?;
         place.refuse_losses_of(&change)?;
         let what = self.meant.record(json!({
@@ -87,7 +87,7 @@ impl MakePatch {
         // The lock is held: the next patch must not be put in place before this one.
         let published = publish::patch(
             &committed.registry,
-            Over { out: &out, base: &base },
+            PatchOver { out: &out, base: &base },
             &meant,
             &terms,
             session,

@@ -8,7 +8,7 @@ use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::head::head;
-use super::super::publish::target::{self, Origin, Place};
+use super::super::publish::target::{self, Destination, Origin};
 use super::super::registry::Registry;
 use super::super::session::Session;
 use super::super::signer::{Signer, load_public, table_key};
@@ -83,7 +83,7 @@ impl AttachSignature {
         let base = self.base_of(draft.manifest(), out, registry.as_ref())?;
         let source = registry.as_ref().map_or(Origin::Files, Origin::Draft);
         let meant = self.meant.acknowledged();
-        let place = Place { out, base: base.as_deref(), source, meant: &meant };
+        let place = Destination { out, base: base.as_deref(), source, meant: &meant };
         let published = target::write(&mut draft, &place, session)?;
         session.output.note(&format!("signed by {}", key.id()));
         published.answer(session)

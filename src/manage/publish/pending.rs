@@ -1,0 +1,137 @@
+//! What of a registry is not published as it is, and the command that publishes it.
+//! Imports the registry.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::super::error::Result;
+use super::super::files;
+use super::super::registry::published;
+use super::super::registry::{Form, Registry};
+use super::compare::{Ours, Standing, differing};
+use super::head::head;
+use crate::core::KeyId;
+
+/// Keys that are not published as they are in the registry.
+#[derive(Debug)]
+pub enum Pending {
+    /// Nothing was ever published from it.
+    All,
+    Keys(BTreeSet<KeyId>),
+}
+
+/// What a command says in JSON about the publication of what it did.
+#[derive(Debug)]
+pub struct Publishing {
+    /// `None`: it follows the answer, and the exit code says how it went.
+    pub published: Option<bool>,
+    /// What publishes it if nothing else does.
+    pub command: Option<String>,
+}
+
+// === impl Publishing ===
+
+impl Publishing {
+    /// Of an answer that is given before its publication.
+    pub fn before(command: Option<String>) -> Self {
+        Self { published: command.is_some().then_some(false), command }
+    }
+
+    /// Adds it to the JSON of an answer.
+    pub fn say(&self, answer: &mut Value) {
+        if let Value::Object(map) = answer {
+            map.insert("published".into(), self.published.into());
+            map.insert("publish_with".into(), self.command.clone().into());
+        }
+    }
+}
+
+// === impl Pending ===
+
+impl Pending {
+    /// A `keys.toml` is compared with the published table if that is at hand, so that edits by hand
+    /// are seen as well; otherwise the registry tells what was changed since it was published.
+    pub fn of(registry: &Registry) -> Result<Self> {
+        let table = table_of(registry)?;
+        let patch = registry.settings.publish.patch.as_deref().map(|p| registry.relative(p));
+        let patches: Vec<&Path> = patch.iter().map(PathBuf::as_path).collect();
+        let known = &registry.settings.published;
+        // What cannot be read is not what the registry is judged by here.
+        let standing = Standing::at(table.as_deref(), &patches).unwrap_or_default();
+        if registry.form == Form::Toml
+            && let Ok(Some(keys)) = standing.keys()
+        {
+            return Ok(Self::Keys(differing(&keys, &Ours::Registry(registry))?));
+        }
+        let after = standing.base_serial(known).or(standing.includes());
+        let Some(after) = after else { return Ok(Self::All) };
+        let changed: Vec<KeyId> = match registry.form {
+            Form::JsonLines => registry.changed_since(after)?.iter().map(|e| e.id).collect(),
+            Form::Toml => {
+                let through = registry.settings.serial;
+                published::changed_since(&registry.real, after, through)?.into_keys().collect()
+            }
+        };
+        Ok(Self::Keys(changed.into_iter().collect()))
+    }
+
+    pub fn has(&self, id: KeyId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Keys(keys) => keys.contains(&id),
+        }
+    }
+}
+
+/// The command that publishes the registry as it is; `FILE` stands for what only its user knows.
+pub fn command(registry: &Registry) -> Result<String> {
+    let mut words = vec!["keygatectl".to_owned()];
+    if !is_default(&registry.path) {
+        words.extend(["-r".to_owned(), quoted(&registry.path)]);
+    }
+    words.extend(["table".to_owned(), "build".to_owned()]);
+    let publish = &registry.settings.publish;
+    if publish.table.is_none() {
+        let table = table_of(registry)?.map_or_else(|| "FILE".to_owned(), |path| quoted(&path));
+        words.extend(["--out".to_owned(), table]);
+    }
+    if publish.signer.is_none() {
+        // Where `signer new` puts it.
+        let signer = registry.path.with_file_name("signer.pem");
+        let signer = if signer.exists() { quoted(&signer) } else { "FILE".to_owned() };
+        words.extend(["--signer".to_owned(), signer]);
+    }
+    Ok(words.join(" "))
+}
+
+/// Where the registry publishes to: its setting, or the newest table beside it that it has made.
+fn table_of(registry: &Registry) -> Result<Option<PathBuf>> {
+    let known = &registry.settings.published;
+    if let Some(path) = &registry.settings.publish.table {
+        return Ok(Some(registry.relative(path)));
+    }
+    if known.is_empty() {
+        return Ok(None);
+    }
+    let beside = files::siblings(&registry.path, "kgt")?;
+    let made = beside.into_iter().filter_map(|path| {
+        let manifest = head(&path).ok()?;
+        known.iter().any(|artefact| artefact.is(&manifest)).then_some((manifest.serial, path))
+    });
+    Ok(made.max().map(|(_, path)| path))
+}
+
+/// Whether keygatectl takes this registry without being told.
+fn is_default(path: &Path) -> bool {
+    let (toml, lines) = (Path::new("keys.toml"), Path::new("keys.jsonl"));
+    path == toml || path == lines && !toml.exists()
+}
+
+/// As a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
