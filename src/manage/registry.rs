@@ -209,7 +209,10 @@ impl Registry {
 
     /// A path of the settings, which is relative to the registry.
     pub fn relative(&self, path: &Path) -> PathBuf {
-        files::directory(&self.path).join(path)
+        match self.path.parent() {
+            Some(directory) => directory.join(path),
+            None => path.to_owned(),
+        }
     }
 }
 

@@ -222,9 +222,23 @@ fn folding_undoes_nothing_that_was_not_published_yet() {
     let shown = |key: &Issued| room.json(&keys(COPY, &["show", &key.id]));
     assert_eq!(shown(&ids[0])["state"], "revoked");
     assert_eq!(shown(&ids[1])["networks"], serde_json::json!(["10.0.0.0/8"]));
-    assert_eq!(shown(&ids[1])["permissions"], serde_json::json!(["read"]), "`send` is gone");
+    let permissions = shown(&ids[1])["permissions"].clone();
+    assert_eq!(
+        permissions,
+        serde_json::json!(["manage", "read"]),
+        "theirs, who alone changed them"
+    );
     assert_eq!(shown(&ids[2])["state"], "disabled");
     room.ok(&build(COPY, &[]));
+    // What only one of them changed is taken field by field.
+    room.ok(&keys("keys.toml", &["fold", "t.kgt"]));
+    room.ok(&keys("keys.toml", &["edit", "p2", "--add-permission", "manage"]));
+    room.ok(&build("keys.toml", &[]));
+    room.ok(&keys(COPY, &["edit", "p2", "--limit", "7/s"]));
+    room.ok(&keys(COPY, &["fold", "t.kgt"]));
+    let permissions = shown(&ids[2])["permissions"].clone();
+    assert_eq!(permissions, serde_json::json!(["manage", "read", "send"]));
+    assert_eq!(shown(&ids[2])["limit"], "7/s");
     // What was taken in is known: to change one's mind about it is ordinary work.
     room.ok(&keys(COPY, &["edit", "p1", "--permission", "*"]));
     room.ok(&build(COPY, &[]));

@@ -128,23 +128,19 @@ fn put(change: &mut Change, there: Option<Located>, merged: Option<Entry>) {
 
 /// The key with what both sides did to it. `None`: as it is.
 fn merge(key: &Compared, there: Option<&Entry>) -> Option<Entry> {
+    let Some(there) = there else { return of_specs(&key.theirs, None) };
     let base = match &key.base {
-        Baseline::Known(base) => Some(base.as_slice()),
+        Baseline::Known(base) => of_specs(base, Some(there)),
         Baseline::Unknown => None,
     };
-    let Some(there) = there else { return of_specs(&key.theirs, None) };
-    // Only theirs changed it. A revocation is final, whoever undoes it.
-    if base.is_some_and(|base| is_alike(base, &key.ours)) && there.status != KeyStatus::Revoked {
-        return match key.theirs.is_empty() {
-            // The registry forgets no key; one that is gone is one that is refused for ever.
-            true => Some(Entry { status: KeyStatus::Revoked, ..there.clone() }),
-            false => of_specs(&key.theirs, Some(there)),
-        };
-    }
-    // Both did, or nobody knows: ours, without what theirs took away.
-    let lost = losses([key.clone()], &Acknowledged::default());
-    let lost = lost.first()?;
-    let mut new = there.clone();
+    let mut new = match (base, of_specs(&key.theirs, Some(there))) {
+        (Some(base), Some(theirs)) => merge_fields(&base, &theirs, there),
+        _ => there.clone(),
+    };
+    // What both changed, or of which nobody knows: ours, without what theirs took away.
+    let ours = new.specs().collect();
+    let lost = losses([Compared { ours, ..key.clone() }], &Acknowledged::default());
+    let Some(lost) = lost.first() else { return Some(new) };
     for difference in &lost.differences {
         restrict(&mut new, difference, key);
     }
@@ -163,6 +159,43 @@ fn merge(key: &Compared, there: Option<&Entry>) -> Option<Entry> {
         };
     }
     Some(new)
+}
+
+/// Every field as theirs has it where ours is as it was.
+fn merge_fields(base: &Entry, theirs: &Entry, ours: &Entry) -> Entry {
+    fn pick<T: Clone + PartialEq>(base: &T, theirs: &T, ours: &T) -> T {
+        if ours == base { theirs.clone() } else { ours.clone() }
+    }
+    let secrets = |entry: &Entry| {
+        (entry.digest, entry.previous, entry.public_id.clone(), entry.start.clone())
+    };
+    let (digest, previous, public_id, start) = match secrets(base).0 == secrets(ours).0
+        && base.previous == ours.previous
+        && base.public_id == ours.public_id
+    {
+        true => secrets(theirs),
+        false => secrets(ours),
+    };
+    Entry {
+        org: pick(&base.org, &theirs.org, &ours.org),
+        name: pick(&base.name, &theirs.name, &ours.name),
+        status: match ours.status {
+            // Final, whoever undoes it.
+            KeyStatus::Revoked => KeyStatus::Revoked,
+            _ => pick(&base.status, &theirs.status, &ours.status),
+        },
+        environment: pick(&base.environment, &theirs.environment, &ours.environment),
+        permissions: pick(&base.permissions, &theirs.permissions, &ours.permissions),
+        networks: pick(&base.networks, &theirs.networks, &ours.networks),
+        limit: pick(&base.limit, &theirs.limit, &ours.limit),
+        not_before: pick(&base.not_before, &theirs.not_before, &ours.not_before),
+        expires: pick(&base.expires, &theirs.expires, &ours.expires),
+        digest,
+        previous,
+        public_id,
+        start,
+        ..ours.clone()
+    }
 }
 
 /// Takes away from a key what `difference` says.
