@@ -22,8 +22,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::sync::watch;
 
-pub use self::access::{AdminAccess, AdminToken, AdminTokenError};
-use self::access::{AdminCaller, AdminDoor};
+use self::access::AdminCaller;
+pub use self::access::{AdminAccess, AdminDoor, AdminToken, AdminTokenError};
 pub use self::client::{DrainError, request_drain};
 use self::connections::AdminConnections;
 use crate::clock::Clock;
@@ -70,12 +70,18 @@ pub struct Admin {
     /// Of the listener for probes and metrics alone.
     pub public_address: Option<SocketAddr>,
     stop: watch::Sender<bool>,
+    leave: watch::Sender<Vec<AdminDoor>>,
     thread: JoinHandle<()>,
 }
 
 // === impl Admin ===
 
 impl Admin {
+    /// Takes no more connections there: the socket is a successor's from now on.
+    pub fn leave(&self, door: AdminDoor) {
+        self.leave.send_modify(|doors| doors.push(door));
+    }
+
     /// Ends the listener. Last of all: probes are to see the drain.
     pub fn stop(self) {
         self.stop.send_replace(true);
@@ -110,13 +116,14 @@ pub fn serve(
         });
     }
     let (stop, stopped) = watch::channel(false);
+    let (leave, left) = watch::channel(Vec::new());
     let state = Arc::new(state);
     state.metrics.control().process_start_time.set(state.clock.now().unix_ms as f64 / 1000.0);
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
         lower_priority();
-        runtime.block_on(run(listeners, state, stopped));
+        runtime.block_on(run(listeners, state, left, stopped));
     })?;
-    Ok(Admin { address, public_address, stop, thread })
+    Ok(Admin { address, public_address, stop, leave, thread })
 }
 
 /// One bound address and who is connected to it.
@@ -130,10 +137,11 @@ struct AdminListener {
 async fn run(
     listeners: Vec<AdminListener>,
     state: Arc<AdminState>,
+    left: watch::Receiver<Vec<AdminDoor>>,
     mut stopped: watch::Receiver<bool>,
 ) {
     for listener in listeners {
-        tokio::spawn(listener.run(Arc::clone(&state)));
+        tokio::spawn(listener.run(Arc::clone(&state), left.clone()));
     }
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -149,10 +157,15 @@ async fn run(
 // === impl AdminListener ===
 
 impl AdminListener {
-    async fn run(self, state: Arc<AdminState>) {
+    /// Until its door is another process's: then it closes the socket.
+    async fn run(self, state: Arc<AdminState>, mut left: watch::Receiver<Vec<AdminDoor>>) {
         let mut failing = false;
         loop {
-            match self.listener.accept().await {
+            let accepted = tokio::select! {
+                Ok(_) = left.wait_for(|doors| doors.contains(&self.door)) => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
                 Ok((stream, peer)) => {
                     failing = false;
                     let caller =

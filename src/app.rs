@@ -1,6 +1,9 @@
 //! Composition root: configuration → running sidecar → its end. Nothing else knows how the parts
 //! meet.
 
+mod address_lock;
+mod inherited;
+mod notify;
 mod prepare;
 mod signals;
 mod watchers;
@@ -15,20 +18,23 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use self::address_lock::{AddressLock, AddressLockError};
+use self::inherited::{Inherited, InheritedError};
+use self::notify::Notifier;
 use self::prepare::bind_hint;
 pub use self::prepare::{Prepared, prepare};
-use self::signals::Signals;
+use self::signals::{Signals, Stage};
 use self::watchers::Watchers;
 use crate::admin::{
-    self, Admin, AdminAccess, AdminState, AdminToken, AdminTokenError, CertificateStatus,
+    self, Admin, AdminAccess, AdminDoor, AdminState, AdminToken, AdminTokenError, CertificateStatus,
 };
 use crate::check;
 use crate::clock::Clock;
-use crate::config::{self, Bind, Config, Noted, Settings, ThisHost};
+use crate::config::{self, Bind, Config, Noted, Settings, Sharing, ThisHost};
 use crate::exit::Exit;
 use crate::proxy::tls::ServerTls;
-use crate::proxy::{self, LimitStore, Load, Phase, Seed, Shared};
-use crate::reload::{self, Hooks, LoadFailure, Reconfigured, Reloader, Time, Unusable};
+use crate::proxy::{self, Bound, BoundSocket, LimitStore, Load, Phase, Seed, Shared};
+use crate::reload::{self, Hooks, LoadFailure, Reconfigured, Reloader, StatusCell, Time, Unusable};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::{LogError, OperatorLog};
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
@@ -43,7 +49,11 @@ pub enum StartError {
     #[error("cannot bind {what} {address}: {source}\nhint: {hint}")]
     Bind { what: &'static str, address: String, source: io::Error, hint: String },
     #[error("{0}")]
+    AddressLock(#[from] AddressLockError),
+    #[error("{0}")]
     Config(#[from] config::ConfigError),
+    #[error("{0}")]
+    Inherited(#[from] InheritedError),
     #[error("{0}")]
     Log(#[from] LogError),
     #[error("cannot catch signals: {0}")]
@@ -73,6 +83,10 @@ pub struct Running {
     limits: Arc<LimitStore>,
     watchers: Watchers,
     reloader: Reloader,
+    status: StatusCell,
+    /// Whether the sockets of clients, all of them, and of the admin listener outlive the process.
+    outlived: Outlived,
+    _address_locks: Vec<AddressLock>,
     /// Dropped last, when everybody has said what there was to say.
     log: Option<Arc<OperatorLog>>,
 }
@@ -85,8 +99,19 @@ const LAST: Duration = Duration::from_secs(5);
 /// waited for without end.
 const NO_LIMIT: Duration = Duration::from_secs(u32::MAX as u64);
 
+/// Which sockets outlive the process: a successor takes new connections at once, so nothing is
+/// gained by accepting any longer.
+#[derive(Clone, Debug, Default)]
+struct Outlived {
+    /// All of them.
+    clients: bool,
+    doors: Vec<AdminDoor>,
+}
+
 /// Loads the configuration, starts, serves until the end. The whole of `keygate serve`.
 pub fn serve(file: &Path) -> Exit {
+    // First of all: it changes the environment, and there is no second thread yet.
+    let inherited = Inherited::from_parent();
     let mut signals = match Signals::catch() {
         Ok(signals) => signals,
         Err(error) => {
@@ -96,16 +121,16 @@ pub fn serve(file: &Path) -> Exit {
         }
     };
     let file = file.to_owned();
-    match signals.unless_told("start", NO_LIMIT, move || start(&file)) {
+    match signals.unless_told(Stage::Start, NO_LIMIT, move || start(&file, inherited?)) {
         Ok(Some(Ok(running))) => {
-            signals.serve(&running);
+            signals.serve(&running, &Notifier::from_environment());
             // What is left may wait for a disk, or for a reader of the logs that reads no more.
-            let _ = signals.unless_told("stop", LAST, move || running.stop());
+            let _ = signals.unless_told(Stage::Stop, LAST, move || running.stop());
             Exit::Ok
         }
         Ok(Some(Err(failed))) => {
             let exit = failed.exit();
-            let _ = signals.unless_told("last-words", LAST, move || failed.say());
+            let _ = signals.unless_told(Stage::LastWords, LAST, move || failed.say());
             exit
         }
         // Told to end before there was anything to drain.
@@ -115,7 +140,7 @@ pub fn serve(file: &Path) -> Exit {
 }
 
 /// A start by the configuration in `file`, with the log of the process.
-fn start(file: &Path) -> Result<Running, StartError> {
+fn start(file: &Path, inherited: Inherited) -> Result<Running, StartError> {
     let prepared = prepare(file, &Clock::system())?;
     let config = &prepared.config;
     let metrics = Metrics::new(config.workers.count);
@@ -123,15 +148,16 @@ fn start(file: &Path) -> Result<Running, StartError> {
     for finding in check::notes(config) {
         tracing::warn!("{}", finding.text());
     }
-    build(prepared, metrics, Some(Arc::new(log)))
+    build(prepared, metrics, Some(Arc::new(log)), inherited)
 }
 
 /// Starts everything. Returns once every listener is bound and a table is in force (or is awaited,
 /// if so configured).
-pub fn build(
+fn build(
     prepared: Prepared,
     metrics: Metrics,
     log: Option<Arc<OperatorLog>>,
+    mut inherited: Inherited,
 ) -> Result<Running, StartError> {
     let Prepared { mut config, file, clock, listener_tls, upstream_tls } = prepared;
     fit_descriptors(&mut config);
@@ -144,13 +170,33 @@ pub fn build(
     let mut reloadable: Reloadables = Vec::new();
     reloadable.extend(listener_tls.iter().flatten().map(|tls| Arc::clone(tls) as Arc<_>));
     reloadable.extend(upstream_tls.iter().map(|tls| Arc::clone(tls) as Arc<_>));
-    let (listening, addresses) = bind_all(&listeners, listener_tls, &metrics)?;
-    let admin_listener = bind_admin(config.admin.bind, config.admin.families)?;
-    let public_listener = match config.admin.public {
-        Some(public) => Some(bind_admin(public, config.admin.public_families)?),
+    let binds: Vec<_> = listeners.iter().map(|listener| &listener.bind).collect();
+    let sockets = inherited.listeners(&binds);
+    let admin = &config.admin;
+    let admin_socket = inherited.admin(AdminDoor::Admin, admin.bind)?;
+    let public_socket = match admin.public {
+        Some(public) => inherited.admin(AdminDoor::Public, public)?,
         None => None,
     };
-    let token = config.admin.token_file.as_deref().map(AdminToken::load).transpose()?;
+    inherited.finish()?;
+    let doors = [(AdminDoor::Admin, &admin_socket), (AdminDoor::Public, &public_socket)];
+    let outlived = Outlived {
+        clients: sockets.iter().all(Option::is_some),
+        doors: doors.into_iter().filter(|(_, socket)| socket.is_some()).map(|d| d.0).collect(),
+    };
+    // Before anything listens: from then on the kernel may send clients here.
+    let address_locks = lock_addresses(&listeners, &config.table)?;
+    let (listening, addresses) = bind_all(&listeners, sockets, listener_tls, &metrics)?;
+    let admin_listener = match admin_socket {
+        Some(listener) => listener,
+        None => bind_admin(admin.bind, admin.families, admin.sharing)?,
+    };
+    let public_listener = match (public_socket, admin.public) {
+        (Some(listener), _) => Some(listener),
+        (None, Some(public)) => Some(bind_admin(public, admin.public_families, admin.sharing)?),
+        (None, None) => None,
+    };
+    let token = admin.token_file.as_deref().map(AdminToken::load).transpose()?;
 
     let loaded = reload::load_first(&config.table, clock.clone(), metrics.clone(), &readiness)?;
     let status = loaded.status();
@@ -216,7 +262,7 @@ pub fn build(
         AdminState {
             metrics: metrics.clone(),
             readiness: readiness.clone(),
-            status,
+            status: status.clone(),
             certificates,
             clock: clock.clone(),
             log: log.clone(),
@@ -239,6 +285,9 @@ pub fn build(
         limits,
         watchers,
         reloader,
+        status,
+        outlived,
+        _address_locks: address_locks,
         log,
     };
     running.announce();
@@ -299,22 +348,44 @@ fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
 }
 
 type Reloadables = Vec<Arc<dyn proxy::tls::Reloadable>>;
+/// Where other processes of this user may listen as well, they must be of the same audience.
+fn lock_addresses(
+    listeners: &[config::Listener],
+    table: &config::TableConfig,
+) -> Result<Vec<AddressLock>, StartError> {
+    let mut locks = Vec::new();
+    for listener in listeners.iter().filter(|listener| listener.sharing == Sharing::SameUser) {
+        // Port 0 is a port of our own. The configuration was refused if there is no state file.
+        if let (Bind::Tcp(address), Some(state_file)) = (&listener.bind, &table.state_file)
+            && address.port() != 0
+        {
+            locks.push(AddressLock::take(state_file, *address, &table.audience)?);
+        }
+    }
+    Ok(locks)
+}
+
+/// Each listener takes its certificates and its socket; without one it is bound.
 fn bind_all(
     listeners: &[config::Listener],
+    sockets: Vec<Option<BoundSocket>>,
     tls: Vec<Option<Arc<ServerTls>>>,
     metrics: &Metrics,
 ) -> Result<(Vec<proxy::Listening>, Vec<Option<SocketAddr>>), StartError> {
     let mut listening = Vec::new();
     let mut addresses = Vec::new();
-    for (listener, tls) in listeners.iter().zip(tls) {
+    for ((listener, socket), tls) in listeners.iter().zip(sockets).zip(tls) {
         let name = match &listener.bind {
             Bind::Tcp(address) => address.to_string(),
             Bind::Unix(path) => format!("unix:{}", path.display()),
         };
         let slot = metrics.intern_listener(&name);
         let listen = |bound| proxy::listen(bound, listener, slot, tls);
-        let listened = proxy::bind(listener).and_then(listen);
-        let (bound, address) = listened.map_err(|source| {
+        let bound = match socket {
+            Some(socket) => Ok(Bound::Inherited(socket)),
+            None => proxy::bind(listener),
+        };
+        let (bound, address) = bound.and_then(listen).map_err(|source| {
             let hint = bind_hint(&listener.bind, &source);
             StartError::Bind { what: "the listener", address: name, source, hint }
         })?;
@@ -324,10 +395,14 @@ fn bind_all(
     Ok((listening, addresses))
 }
 
-fn bind_admin(bind: SocketAddr, families: config::Families) -> Result<TcpListener, StartError> {
+fn bind_admin(
+    bind: SocketAddr,
+    families: config::Families,
+    sharing: Sharing,
+) -> Result<TcpListener, StartError> {
     /// As std does.
     const BACKLOG: i32 = 128;
-    let bound = proxy::bind_tcp(bind, families);
+    let bound = proxy::bind_tcp(bind, families, sharing);
     let listening = bound.and_then(|socket| {
         socket.listen(BACKLOG)?;
         Ok(TcpListener::from(socket))
@@ -432,6 +507,10 @@ impl Running {
         advance(&self.phase, Phase::Leaving);
     }
 
+    fn is_leaving(&self) -> bool {
+        *self.phase.borrow() >= Phase::Leaving
+    }
+
     /// Waits until somebody asks to leave.
     pub async fn left(&self) {
         let mut phase = self.phase.subscribe();
@@ -443,13 +522,20 @@ impl Running {
     pub async fn drain(&self, hurry: impl Future<Output = ()>) {
         self.leave();
         self.readiness.drain();
+        // What is in force here is written down by the successor from now on.
+        self.reloader.leave();
+        for door in &self.outlived.doors {
+            self.admin_handle.leave(*door);
+        }
+        // Load balancers see an address that goes on being served: there is nothing to notice.
+        let delay = if self.outlived.clients { Duration::ZERO } else { self.delay };
         tracing::info!(
-            delay_ms = self.delay.as_millis() as u64,
+            delay_ms = delay.as_millis() as u64,
             deadline_ms = self.deadline.as_millis() as u64,
             "draining"
         );
         let ordered = async {
-            tokio::time::sleep(self.delay).await;
+            tokio::time::sleep(delay).await;
             advance(&self.phase, Phase::Draining);
             let end = tokio::time::Instant::now() + self.deadline;
             while !self.workers.iter().all(JoinHandle::is_finished) {
@@ -492,10 +578,36 @@ impl Running {
 
     /// SIGHUP: everything that comes from a file is looked at again, and logs that were rotated away
     /// are opened anew.
-    fn reload(&self) {
-        self.reloader.trigger();
+    /// Returns when configuration, table and patch were looked at.
+    async fn reload(&self) {
+        let looked = self.reloader.trigger();
         self.watchers.look_now();
         self.reopen_logs();
+        // Where the thread is gone, the process is about to end.
+        let _ = looked.await;
+    }
+
+    /// Whether there is nothing to wait for before clients are sent here: a table is in force. The
+    /// health of the upstream is its own matter, and a predecessor's as well.
+    fn serves(&self) -> bool {
+        self.status.load().table.is_some()
+    }
+
+    /// One line for the service manager.
+    fn summary(&self) -> String {
+        let status = self.status.load();
+        let mut line = match (&status.table, &status.patch) {
+            (None, _) => "waiting for a table".to_owned(),
+            (Some(table), None) => format!("serving by table {}", table.serial),
+            (Some(table), Some(patch)) => {
+                format!("serving by table {} and patch {}", table.serial, patch.serial)
+            }
+        };
+        if let Some(error) = &status.config.error {
+            let first = error.lines().next().unwrap_or_default();
+            line.push_str(&format!("; the configuration stays as it was: {first}"));
+        }
+        line
     }
 
     /// SIGUSR1: logs that were rotated away are opened anew. Standard error stays what it is.
@@ -511,8 +623,10 @@ impl Running {
 impl StartError {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::AccessLog(_) | Self::Bind { .. } => Exit::CannotCreate,
-            Self::AdminToken(_) | Self::Config(_) | Self::Log(_) => Exit::Config,
+            Self::AccessLog(_) | Self::AddressLock(_) | Self::Bind { .. } => Exit::CannotCreate,
+            Self::AdminToken(_) | Self::Config(_) | Self::Inherited(_) | Self::Log(_) => {
+                Exit::Config
+            }
             // `keygatectl table verify` tells refusals apart; a start says only that the data is bad.
             Self::Keys(reload::FirstLoadError::Keys {
                 failure: LoadFailure::Refused(_), ..

@@ -82,6 +82,13 @@ impl Clock {
     }
 }
 
+/// CLOCK_MONOTONIC in microseconds: what other programs on this machine compare with their own
+/// reading.
+pub fn monotonic_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + now.tv_nsec as u64 / 1_000
+}
+
 fn wall_ms() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "clock.rs is the exception")]
     let wall = SystemTime::now();

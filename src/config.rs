@@ -112,6 +112,15 @@ pub struct Listener {
     pub tls: Option<TlsServer>,
     /// Peers that must send a PROXY header; `None`: a PROXY header is refused as bad HTTP.
     pub proxy_from: Option<NetworkSet>,
+    pub sharing: Sharing,
+}
+
+/// Who may bind an address beside us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    Alone,
+    /// Any process of the same user (`SO_REUSEPORT`).
+    SameUser,
 }
 
 /// What a socket on an IPv6 address takes.
@@ -228,6 +237,8 @@ pub struct AdminConfig {
     pub hosts: Vec<Box<str>>,
     /// File of the bearer token that `/status` asks for beyond this host.
     pub token_file: Option<PathBuf>,
+    /// As the listeners: two processes that share those share this one too.
+    pub sharing: Sharing,
 }
 
 #[derive(Clone, Debug)]

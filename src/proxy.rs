@@ -68,7 +68,7 @@ pub use self::client::listener::{Listening, listen};
 pub use self::limits::LimitStore;
 pub use self::load::Load;
 pub use self::net::accepted::Accepted;
-pub use self::net::bind::{bind, bind_tcp};
+pub use self::net::bind::{Bound, BoundSocket, bind, bind_tcp};
 pub use self::net::pipe::PIPE_DESCRIPTORS;
 pub use self::net::{proxy_protocol, tls};
 pub use self::request::subprotocol;

@@ -31,8 +31,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
 
-use self::fetch::{Fetcher, Verified, VerifiedArrival, cache_file};
+use self::fetch::{Copies, Fetcher, Verified, VerifiedArrival, cache_file};
 use self::keeper::{KeysInForce, VerifyTerms};
 use self::run::{ReloadEvent, ReloadLoop, RunningSource, Wakes};
 use self::source::PathSource;
@@ -121,6 +122,7 @@ pub struct LoadedSources {
     metrics: Metrics,
     /// The patch is genuine, and of no use to the table.
     unused: Option<Refusal>,
+    copies: Copies,
 }
 
 /// Why keys are loaded for the first time.
@@ -201,8 +203,10 @@ fn try_first(
     let part = readiness.register("table");
     let keeper = KeysInForce::new(config, &terms, clock.clone(), metrics.clone(), part, state);
     let terms = Arc::new(ArcSwap::from_pointee(terms));
-    let first =
-        |what, source: &TableSource| SourceAtStart::new(what, source, config, &terms, &clock);
+    let copies = Copies::default();
+    let first = |what, source: &TableSource| {
+        SourceAtStart::new(what, source, config, &terms, &clock, &copies)
+    };
     let keys_error = |what: &'static str| move |failure| FirstLoadError::Keys { what, failure };
     let mut table = first(Artefact::Table, &config.source).map_err(keys_error("table"))?;
     let mut patch = match &config.patch {
@@ -216,7 +220,10 @@ fn try_first(
     }
     let FirstLoad { keeper, unused, .. } = keeping;
     let config = config.clone();
-    Ok((LoadedSources { config, keeper, terms, table, patch, clock, metrics, unused }, result))
+    Ok((
+        LoadedSources { config, keeper, terms, table, patch, clock, metrics, unused, copies },
+        result,
+    ))
 }
 
 /// The steps of [`load_first`].
@@ -292,6 +299,7 @@ impl SourceAtStart {
         config: &TableConfig,
         terms: &Arc<ArcSwap<VerifyTerms>>,
         clock: &Clock,
+        copies: &Copies,
     ) -> Result<Self, LoadFailure> {
         let suffix = match artefact {
             Artefact::Patch => "kgp",
@@ -305,6 +313,7 @@ impl SourceAtStart {
                 cache: config.cache_dir.as_deref().map(|dir| cache_file(dir, artefact)),
                 terms: Arc::clone(terms),
                 clock: clock.clone(),
+                copies: copies.clone(),
             })),
         })
     }
@@ -411,6 +420,7 @@ impl LoadedSources {
             hooks,
             wakes,
             events: events.clone(),
+            copies: self.copies,
         });
         let thread =
             std::thread::Builder::new().name("reload".into()).spawn(move || reload.run(&inbox))?;
@@ -422,18 +432,19 @@ impl LoadedSources {
 
 impl Reloader {
     /// Looks at everything again, whatever it looked like before: configuration, table, patch,
-    /// certificates. What SIGHUP does. Returns at once.
-    pub fn trigger(&self) {
+    /// certificates. What SIGHUP does. Returns at once; what comes back is done when files were looked
+    /// at, and gone when the thread is. What comes from a URL is fetched beside it.
+    pub fn trigger(&self) -> oneshot::Receiver<()> {
+        let (done, looked) = oneshot::channel();
         // The thread ends only with the process or by `stop`.
-        let _ = self.events.send(ReloadEvent::Trigger);
+        let _ = self.events.send(ReloadEvent::Trigger(done));
+        looked
     }
 
-    /// A handle for signal handlers.
-    pub fn triggerer(&self) -> impl Fn() + Send + Sync + use<> {
-        let events = self.events.clone();
-        move || {
-            let _ = events.send(ReloadEvent::Trigger);
-        }
+    /// The process is about to end: what is in force goes on changing, but state file and copies are
+    /// a successor's from now on. Returns at once.
+    pub fn leave(&self) {
+        let _ = self.events.send(ReloadEvent::Leave);
     }
 
     /// Ends the thread. A fetch that is under way ends with the process.

@@ -13,7 +13,7 @@ use crate::config;
 
 /// Which listener a request came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AdminDoor {
+pub enum AdminDoor {
     /// `admin.address`.
     Admin,
     /// `admin.public_address`.

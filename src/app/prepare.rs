@@ -100,7 +100,9 @@ impl Prepared {
             let keys = [format!("listen[{index}].address"), "listen.address".to_owned()];
             let keys = keys.each_ref().map(String::as_str);
             let tried = match &listener.bind {
-                Bind::Tcp(at) => proxy::bind_tcp(*at, listener.families).map(drop),
+                Bind::Tcp(at) => {
+                    proxy::bind_tcp(*at, listener.families, listener.sharing).map(drop)
+                }
                 Bind::Unix(path) => socket_can_be_made(path),
             };
             if let Err(error) = tried {
@@ -112,7 +114,7 @@ impl Prepared {
         for (key, at, families) in
             [("admin.address", admin.bind, admin.families)].into_iter().chain(public)
         {
-            if let Err(error) = proxy::bind_tcp(at, families) {
+            if let Err(error) = proxy::bind_tcp(at, families, admin.sharing) {
                 faults.extend(bind_fault(config, &[key], &Bind::Tcp(at), &error));
             }
         }

@@ -16,6 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::Running;
+use super::notify::Notifier;
 
 /// Signals that were caught and not yet looked at are kept, one of each kind.
 #[derive(Debug)]
@@ -40,6 +41,27 @@ struct End {
     int: Signal,
     /// nginx's word for a graceful end, and by default a core dump with every secret in it.
     quit: Signal,
+}
+
+/// What may take longer than anybody waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stage {
+    /// Why a start has failed.
+    LastWords,
+    Start,
+    Stop,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    fn thread(self) -> &'static str {
+        match self {
+            Self::LastWords => "last-words",
+            Self::Start => "start",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 // === impl Signals ===
@@ -71,12 +93,12 @@ impl Signals {
     /// reads, is done so.
     pub(super) fn unless_told<T: Send + 'static>(
         &mut self,
-        name: &str,
+        stage: Stage,
         limit: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Option<T>> {
         let (done, outcome) = oneshot::channel();
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        std::thread::Builder::new().name(stage.thread().to_owned()).spawn(move || {
             // Nobody listens any more where the process was told to end.
             let _ = done.send(work());
         })?;
@@ -89,8 +111,8 @@ impl Signals {
         }))
     }
 
-    /// Serves signals until the process has drained.
-    pub(super) fn serve(&mut self, running: &Running) {
+    /// Serves signals until the process has drained, and tells the service manager.
+    pub(super) fn serve(&mut self, running: &Running, manager: &Notifier) {
         let Streams { end, hup, usr1, .. } = &mut self.streams;
         self.runtime.block_on(async {
             // A drain may take an hour, in which logs are rotated.
@@ -98,7 +120,7 @@ impl Signals {
                 let mut minute = tokio::time::interval(Duration::from_secs(60));
                 loop {
                     tokio::select! {
-                        _ = hup.recv() => running.reload(),
+                        _ = hup.recv() => reload(running, manager).await,
                         _ = usr1.recv() => running.reopen_logs(),
                         _ = minute.tick() => running.upkeep(),
                     }
@@ -108,7 +130,9 @@ impl Signals {
                 tokio::select! {
                     () = end.told() => {}
                     () = running.left() => {}
+                    () = tell(running, manager) => {}
                 }
+                manager.stopping();
                 running.drain(end.told()).await;
             };
             tokio::select! {
@@ -116,6 +140,41 @@ impl Signals {
                 () = upkeep => {}
             }
         });
+    }
+}
+
+/// Reloads, between the two words that Type=notify-reload of systemd waits for.
+async fn reload(running: &Running, manager: &Notifier) {
+    let serves = running.serves() && !running.is_leaving();
+    if serves {
+        manager.reloading();
+    }
+    running.reload().await;
+    // After STOPPING=1 nothing is begun any more.
+    if serves && !running.is_leaving() {
+        manager.ready(&running.summary());
+    }
+}
+
+/// Tells the manager when requests can be served, and later what by. Never ends.
+async fn tell(running: &Running, manager: &Notifier) {
+    if !manager.is_heard() {
+        return std::future::pending().await;
+    }
+    let mut said = String::new();
+    let mut is_ready = false;
+    let mut look = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        look.tick().await;
+        let summary = running.summary();
+        if !is_ready && running.serves() {
+            is_ready = manager.ready(&summary);
+        } else if summary != said {
+            manager.status(&summary);
+        } else {
+            continue;
+        }
+        said = summary;
     }
 }
 

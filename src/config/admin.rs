@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::fault::ConfigProblem;
 use super::raw::Host as _;
 use super::section::ConfigSection;
-use super::{AdminConfig, Families, ThisHost};
+use super::{AdminConfig, Families, Sharing, ThisHost};
 
 const ADDRESS: &str = "127.0.0.1:9901";
 
@@ -25,6 +25,7 @@ pub(super) fn admin(section: &ConfigSection<'_>) -> AdminConfig {
     AdminConfig {
         bind,
         families: Families::Both,
+        sharing: Sharing::Alone,
         public,
         public_families: Families::Both,
         hosts: section.parse_list("hosts", host),

@@ -12,7 +12,7 @@ use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
     Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Families, Http2Config, Listener, Log,
-    LogFormat, Places, Timeouts, TlsClient, TlsServer, UpstreamAddress, UpstreamConfig,
+    LogFormat, Places, Sharing, Timeouts, TlsClient, TlsServer, UpstreamAddress, UpstreamConfig,
     UpstreamProtocol, Workers,
 };
 use super::{addresses, admin, delivery, policy};
@@ -37,6 +37,9 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     let table = delivery::table(&root.section("table"));
     let admin_section = root.section("admin");
     let mut admin = admin::admin(&admin_section);
+    if listeners.iter().any(|listener| listener.sharing == Sharing::SameUser) {
+        admin.sharing = Sharing::SameUser;
+    }
     addresses::no_loop(&upstream_section, upstream.as_ref(), &listeners, &admin);
     addresses::settle(root, &mut listeners, &places, &mut admin, &admin_section);
     let workers = workers(&root.section("workers"));
@@ -78,15 +81,38 @@ fn listeners(root: &ConfigSection<'_>) -> (Vec<Listener>, Vec<ConfigPlace>) {
             }
             drop((tls_server(&section.section("tls")), proxy_peers(section)));
             let _ = addresses::socket_file(section, None);
+            let _ = sharing(root, section, None);
             continue;
         };
         let socket = addresses::socket_file(section, Some(&bind));
         let tls = tls_server(&section.section("tls"));
         let (families, proxy_from) = (Families::Both, proxy_peers(section));
-        listeners.push(Listener { bind, families, socket, tls, proxy_from });
+        let sharing = sharing(root, section, Some(&bind));
+        listeners.push(Listener { bind, families, sharing, socket, tls, proxy_from });
         places.push(section.place_of("address"));
     }
     (listeners, places)
+}
+
+/// Whether others may bind the address as well; `None` for an address that could not be read.
+fn sharing(root: &ConfigSection<'_>, section: &ConfigSection<'_>, bind: Option<&Bind>) -> Sharing {
+    if !section.flag("reuse_port", false) {
+        return Sharing::Alone;
+    }
+    if matches!(bind, Some(Bind::Unix(_))) {
+        let problem = ConfigProblem::new("is for TCP: a Unix socket is bound once")
+            .hint("a parent can pass the socket on instead, see docs/upgrade.md");
+        section.fault("reuse_port", problem);
+    }
+    let mut table = root.section("table");
+    // Looked at here for one key alone.
+    table.lose();
+    if !table.has("state_file") {
+        let problem = ConfigProblem::new("needs table.state_file")
+            .hint("the lock file that says whose the address is lies beside it");
+        section.fault("reuse_port", problem);
+    }
+    Sharing::SameUser
 }
 
 fn proxy_peers(section: &ConfigSection<'_>) -> Option<NetworkSet> {

@@ -75,7 +75,8 @@ impl Service {
         );
         let pool =
             Upstream::new(connector, &shared.upstream, &shared.timeouts, 1, Arc::clone(&cells));
-        let about = About { slot: metrics.intern_listener("fuzz"), tls: None, proxy_from: None };
+        let slot = metrics.intern_listener("fuzz");
+        let about = About { slot, tls: None, proxy_from: None, outlives_us: false };
         let worker = Rc::new(Worker {
             index: 0,
             own_address: None,

@@ -77,13 +77,14 @@ async fn serve(seed: Seed) {
         date: Date::default(),
         shared,
     });
+    let has_successor = listening.iter().any(Listening::outlives_us);
     for one in listening {
         tokio::task::spawn_local(listener::accept(Rc::clone(&worker), one));
     }
     tokio::task::spawn_local(listener::take_handed(Rc::clone(&worker), handed));
     tokio::task::spawn_local(watch_snapshots(Rc::clone(&worker)));
     let ticks = tokio::task::spawn_local(tick(Rc::clone(&worker)));
-    drain(&worker).await;
+    drain(&worker, if has_successor { FIRST_HEADS } else { Duration::ZERO }).await;
     ticks.abort();
     worker.access.flush();
 }
@@ -139,8 +140,9 @@ async fn tick(worker: Rc<Worker>) {
     }
 }
 
-/// Waits for the end of the process and brings this worker there.
-async fn drain(worker: &Rc<Worker>) {
+/// Waits for the end of the process and brings this worker there. `grace`: for clients that have
+/// connected and not yet said anything.
+async fn drain(worker: &Rc<Worker>, grace: Duration) {
     let mut phase = worker.shared.phase.clone();
     // The sender lives as long as the app; were it gone, the app is.
     let _ = phase.wait_for(|p| *p >= Phase::Draining).await;
@@ -148,6 +150,13 @@ async fn drain(worker: &Rc<Worker>) {
     // Requests that the kernel has taken before we stopped accepting must not meet a closed
     // connection: what is on its way gets this long to be read.
     tokio::time::sleep(LAST_HEADS.min(worker.shared.drain.deadline)).await;
+    let gone = async {
+        while worker.connections.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Nobody waits for the end of a process that has a successor.
+    let _ = tokio::time::timeout(grace.min(worker.shared.drain.deadline), gone).await;
     worker.draining.set(true);
     worker.connections.wake_all();
     let empty = async {
@@ -171,3 +180,7 @@ async fn drain(worker: &Rc<Worker>) {
 }
 
 const LAST_HEADS: Duration = Duration::from_millis(100);
+
+/// With a successor: a client whose connection was taken shortly before must not find it closed,
+/// however busy its machine is.
+const FIRST_HEADS: Duration = Duration::from_secs(2);

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -61,6 +62,11 @@ pub(super) enum FetchCommand {
     Again,
 }
 
+/// Whether copies are kept on the disk: until the process is about to end, when they are its
+/// successor's. Clones are one and the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Copies(Arc<AtomicBool>);
+
 /// One fetcher's belongings.
 pub(super) struct Fetcher {
     pub(super) source: UrlSource,
@@ -69,6 +75,19 @@ pub(super) struct Fetcher {
     pub(super) cache: Option<PathBuf>,
     pub(super) terms: Arc<ArcSwap<VerifyTerms>>,
     pub(super) clock: Clock,
+    pub(super) copies: Copies,
+}
+
+// === impl Copies ===
+
+impl Copies {
+    pub(super) fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn are_kept(&self) -> bool {
+        !self.0.load(Ordering::Relaxed)
+    }
 }
 
 // === impl Verified ===
@@ -239,7 +258,7 @@ impl Fetcher {
     /// Keeps a copy for the next start. It is verified again then, so that nothing depends on the
     /// directory being safe.
     fn keep(&self, verified: &Verified) {
-        let Some(copy) = &self.cache else { return };
+        let Some(copy) = self.cache.as_ref().filter(|_| self.copies.are_kept()) else { return };
         let bytes = match verified {
             Verified::Patch(patch) => patch.file(),
             Verified::Table(table) => table.file(),

@@ -1,9 +1,13 @@
 //! Small files that outlive the process: written whole or not at all. Imports `table` for its buffer.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::table::Buffer;
 
@@ -15,34 +19,77 @@ pub(super) struct Placed {
     directory: PathBuf,
 }
 
-/// Puts `bytes` in the place of `path` at once. A crash of the process leaves the old file or the
-/// new one; [`Placed::force`] makes it so for a crash of the machine as well.
+/// The right to replace one file, of all processes that share it. Ends with the value.
+#[derive(Debug)]
+pub(super) struct Turn<'p> {
+    path: &'p Path,
+    directory: PathBuf,
+    _lock: File,
+}
+
+/// Tries and pauses while another process has its turn, which takes it milliseconds: one second.
+const TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Puts `bytes` in the place of `path` at once, when it is our turn. A crash of the process leaves
+/// the old file or the new one; [`Placed::force`] makes it so for a crash of the machine as well.
 pub(super) fn place(path: &Path, bytes: &[u8]) -> io::Result<Placed> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    // One writer per path: the name of the temporary need not be unique, and a left-over one is
-    // overwritten instead of piling up.
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(".tmp");
-    let temporary = directory.join(hidden);
-    let mut file = OpenOptions::new()
+    Turn::take(path)?.place(bytes)
+}
+
+// === impl Turn ===
+
+impl<'p> Turn<'p> {
+    /// Waits for at most a second. The lock is a hidden file beside `path`, since `path` itself is
+    /// another file after each turn.
+    pub(super) fn take(path: &'p Path) -> io::Result<Self> {
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let lock = private(&directory.join(hidden(path, ".lock")?))?;
+        for _ in 0..TRIES {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(PAUSE),
+                // A file system without locks has never kept anybody from writing.
+                Ok(()) | Err(_) => return Ok(Self { path, directory, _lock: lock }),
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds its lock"))
+    }
+
+    pub(super) fn place(self, bytes: &[u8]) -> io::Result<Placed> {
+        // One writer at a time: the name of the temporary need not be unique, and a left-over one is
+        // overwritten instead of piling up.
+        let temporary = self.directory.join(hidden(self.path, ".tmp")?);
+        let mut file = private(&temporary)?;
+        let written = file.write_all(bytes).and_then(|()| std::fs::rename(&temporary, self.path));
+        if let Err(error) = written {
+            // A full disk should not be kept full by half a file.
+            let _ = std::fs::remove_file(&temporary);
+            return Err(error);
+        }
+        Ok(Placed { file, directory: self.directory })
+    }
+}
+
+/// An empty file of this name, for our eyes only.
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-        .open(&temporary)?;
-    let written = file.write_all(bytes).and_then(|()| std::fs::rename(&temporary, path));
-    if let Err(error) = written {
-        // A full disk should not be kept full by half a file.
-        let _ = std::fs::remove_file(&temporary);
-        return Err(error);
-    }
-    Ok(Placed { file, directory })
+        .open(path)
+}
+
+/// The name of a hidden companion of `path`.
+fn hidden(path: &Path, suffix: &str) -> io::Result<OsString> {
+    let mut hidden = OsString::from(".");
+    hidden.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+    hidden.push(suffix);
+    Ok(hidden)
 }
 
 // === impl Placed ===
@@ -76,6 +123,14 @@ pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Buffer>> {
 mod tests {
     use super::*;
 
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap().flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn a_file_is_replaced_whole_and_private() {
         use std::os::unix::fs::PermissionsExt as _;
@@ -88,7 +143,24 @@ mod tests {
         assert!(read(&path, 2).is_err());
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary is left");
+        assert_eq!(names(dir.path()), [".state.lock", "state"], "no temporary is left");
+    }
+
+    #[test]
+    fn turns_are_taken_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let turn = Turn::take(&path).unwrap();
+        let waits = std::thread::scope(|scope| {
+            let other = scope.spawn(|| place(&path, b"two"));
+            turn.place(b"one").unwrap().force().unwrap();
+            other.join().unwrap()
+        });
+        waits.unwrap().force().unwrap();
+        assert_eq!(read(&path, 3).unwrap().unwrap()[..], *b"two");
+        // Not for ever.
+        let _held = Turn::take(&path).unwrap();
+        assert_eq!(place(&path, b"three").unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
@@ -98,7 +170,7 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         assert!(place(&path, b"x").is_err());
         assert!(path.is_dir());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary is left");
+        assert_eq!(names(dir.path()), [".state.lock", "state"], "no temporary is left");
         assert!(place(&dir.path().join("absent/state"), b"x").is_err());
     }
 }

@@ -376,7 +376,11 @@ impl KeysInForce {
         self.min_serial = config.min_serial;
         self.after_expiry = config.after_expiry;
         self.desk.set_rules(rules(config));
-        for (what, refusal) in self.desk.set_trust(&terms.trust) {
+        let dropped = self.desk.set_trust(&terms.trust);
+        if !dropped.is_empty() {
+            self.state.begin_anew();
+        }
+        for (what, refusal) in dropped {
             tracing::error!(
                 serial = what.serial,
                 reason = refusal.reason(),
@@ -444,6 +448,11 @@ impl KeysInForce {
             self.status.sources = sources;
             self.cell.store(self.status.clone());
         }
+    }
+
+    /// The process is about to end: a successor may write the state file, and this one no longer does.
+    pub(super) fn leave(&mut self) {
+        self.state.leave();
     }
 
     /// Files that are mounted alone, each told once.

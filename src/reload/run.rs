@@ -14,11 +14,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
 
 use self::files::Files;
 use self::look::{Look, TableLoad};
 use super::census::Census;
-use super::fetch::{FetchCommand, Fetched};
+use super::fetch::{Copies, FetchCommand, Fetched};
 use super::keeper::{KeysInForce, VerifyTerms};
 use super::source::PathSource;
 use super::status::{ConfigStatus, SourceStatus, Time};
@@ -63,10 +64,12 @@ pub(super) enum ReloadEvent {
     Fetched(Fetched),
     /// The state file is on the disk, or is not.
     Forced(std::io::Result<()>),
+    /// The process is about to end.
+    Leave,
     Loaded(Box<TableLoad>),
     Stop,
-    /// Look at everything, by force.
-    Trigger,
+    /// Look at everything, by force, and say when that is done.
+    Trigger(oneshot::Sender<()>),
     /// [`Wakes`] has something.
     Wake,
 }
@@ -98,6 +101,7 @@ pub(super) struct Parts {
     pub(super) hooks: Hooks,
     pub(super) wakes: Wakes,
     pub(super) events: Sender<ReloadEvent>,
+    pub(super) copies: Copies,
 }
 
 pub(super) struct ReloadLoop {
@@ -123,6 +127,9 @@ pub(super) struct ReloadLoop {
     /// last one to let go pays for it: that must not be a worker.
     retired: Vec<Arc<KeySet>>,
     census: Option<Arc<AtomicBool>>,
+    /// Who waits for the end of a forced look.
+    told: Vec<oneshot::Sender<()>>,
+    copies: Copies,
 }
 
 /// When what is due, in nanoseconds of the process's clock.
@@ -231,6 +238,8 @@ impl ReloadLoop {
             timers: Timers::default(),
             retired: Vec::new(),
             census: None,
+            told: Vec::new(),
+            copies: parts.copies,
         };
         reload.watch.watches(reload.watched());
         reload
@@ -250,17 +259,30 @@ impl ReloadLoop {
                 Ok(ReloadEvent::Census(census)) => self.counted(census),
                 Ok(ReloadEvent::Fetched(fetched)) => self.fetched(fetched),
                 Ok(ReloadEvent::Forced(result)) => self.forced(result),
+                Ok(ReloadEvent::Leave) => {
+                    self.copies.stop();
+                    self.keeper.leave();
+                }
                 Ok(ReloadEvent::Loaded(load)) => self.loaded(*load),
                 Ok(ReloadEvent::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     self.keeper.tick();
                     self.force_the_last(inbox);
                     return;
                 }
-                Ok(ReloadEvent::Trigger) => self.trigger(),
+                Ok(ReloadEvent::Trigger(done)) => {
+                    self.trigger();
+                    self.told.push(done);
+                }
                 Ok(ReloadEvent::Wake) => self.stirred(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             self.do_what_is_due();
+            if !self.loading {
+                for told in self.told.drain(..) {
+                    // Whoever asked may no longer wait.
+                    let _ = told.send(());
+                }
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{self, Placed};
+use super::files::{self, Placed, Turn};
 use crate::table::{Ledger, LedgerError};
 
 /// Eight patches of some megabytes; more was not written by keygate.
@@ -19,6 +19,12 @@ pub(super) struct StateFile {
     path: Option<PathBuf>,
     /// What stands there; `None`: it is to be written, again or for the first time.
     written: Option<String>,
+    /// The ledger that was last put there, before it was raised by another process's.
+    placed: Option<String>,
+    /// The next ledger may take serials back.
+    anew: bool,
+    /// A successor writes from now on.
+    left: bool,
     problem: Option<String>,
     /// It was not forced to the disk the last time: writing it is no remedy yet.
     disk_fails: bool,
@@ -70,6 +76,9 @@ impl StateFile {
         Self {
             path: path.map(Path::to_owned),
             written: None,
+            placed: None,
+            anew: false,
+            left: false,
             problem: None,
             disk_fails: false,
             remembered: Ledger::default(),
@@ -121,15 +130,20 @@ impl StateFile {
         }
     }
 
-    /// Puts `ledger` in its place. The caller forces what comes back to the disk soon after.
+    /// Puts `ledger` in its place, raised by what another process of this configuration has written
+    /// meanwhile. The caller forces what comes back to the disk soon after.
     pub(super) fn place(&mut self, ledger: &Ledger) -> Option<Placed> {
-        let path = self.path.as_deref()?;
+        let path = self.path.as_deref().filter(|_| !self.left)?;
         let text = ledger.to_text();
-        if self.written.as_ref() == Some(&text) {
+        let known = [&self.written, &self.placed].into_iter().flatten().any(|it| *it == text);
+        if known && self.written.is_some() {
             return None;
         }
-        match files::place(path, text.as_bytes()) {
-            Ok(placed) => {
+        match self.replace(path, ledger) {
+            Ok((placed, written)) => {
+                self.placed = Some(text);
+                self.anew = false;
+                let text = written;
                 if !self.disk_fails && self.problem.take().is_some() {
                     tracing::info!(path = %path.display(), "the state file can be written again");
                 }
@@ -142,6 +156,28 @@ impl StateFile {
                 None
             }
         }
+    }
+
+    /// What was there, and what was put there.
+    fn replace(&self, path: &Path, ledger: &Ledger) -> io::Result<(Placed, String)> {
+        let turn = Turn::take(path)?;
+        // What cannot be read or parsed holds nothing that could be kept.
+        let there = files::read(path, MAX_BYTES).ok().flatten();
+        let there = there.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let others = there.filter(|there| !self.anew && self.written.as_ref() != Some(there));
+        let theirs = others.and_then(|text| Ledger::parse(&text).ok());
+        let text = theirs.map_or_else(|| ledger.clone(), |it| ledger.raised_by(&it)).to_text();
+        Ok((turn.place(text.as_bytes())?, text))
+    }
+
+    /// The process is about to end, and what it still takes is its successor's to remember.
+    pub(super) fn leave(&mut self) {
+        self.left = true;
+    }
+
+    /// What a signer had issued that is no longer trusted binds nobody: the next ledger stands alone.
+    pub(super) fn begin_anew(&mut self) {
+        self.anew = true;
     }
 
     /// What came of forcing it to the disk.
@@ -165,7 +201,7 @@ impl StateFile {
 
     /// Whether the last ledger is where it should be, or trying again is of no use.
     pub(super) fn is_settled(&self) -> bool {
-        self.path.is_none() || self.written.is_some()
+        self.left || self.path.is_none() || self.written.is_some()
     }
 
     pub(super) fn is_persistent(&self) -> bool {
@@ -258,5 +294,44 @@ mod tests {
         let ledger = state.take_remembered();
         assert!(state.place(&ledger).is_none());
         assert!(state.is_settled() && !state.is_persistent());
+    }
+
+    /// A ledger of a table in force, by its text.
+    fn ledger(table: u64, patch: u64) -> Ledger {
+        let base = |serial| format!("{{\"serial\":{serial},\"body_sha256\":\"{:064x}\"}}", serial);
+        Ledger::parse(&format!(
+            "{{\"version\":1,\"table\":{},\"table_includes\":{table},\"patch\":{},\"floor\":{table},\
+             \"active\":1,\"shelf\":[]}}",
+            base(table),
+            base(patch)
+        ))
+        .unwrap()
+    }
+
+    fn serials(path: &Path) -> (u64, u64) {
+        let there = Ledger::parse(&fs::read_to_string(path).unwrap()).unwrap();
+        (there.table_serial().unwrap(), there.patch_serial().unwrap())
+    }
+
+    #[test]
+    fn two_processes_write_only_upwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let mut old = StateFile::open(Some(&path));
+        let mut new = StateFile::open(Some(&path));
+        assert!(old.place(&ledger(3, 4)).is_some());
+        assert!(new.place(&ledger(5, 2)).is_some());
+        assert_eq!(serials(&path), (5, 4), "the higher of both");
+        assert!(old.place(&ledger(3, 6)).is_some());
+        assert_eq!(serials(&path), (5, 6));
+        assert!(old.place(&ledger(3, 6)).is_none(), "nothing changed");
+        // Its own word may be taken back; that of the other only on purpose.
+        assert!(new.place(&ledger(5, 2)).is_none());
+        new.begin_anew();
+        assert!(new.place(&ledger(1, 1)).is_some());
+        assert_eq!(serials(&path), (1, 1));
+        old.leave();
+        assert!(old.place(&ledger(9, 9)).is_none() && old.is_settled());
+        assert_eq!(serials(&path), (1, 1), "a process that drains writes nothing");
     }
 }

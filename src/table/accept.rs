@@ -418,6 +418,27 @@ impl Ledger {
         line
     }
 
+    /// What neither of two processes may forget that share a state file: the higher serials of both,
+    /// and every patch of either that the later table does not include.
+    pub fn raised_by(&self, other: &Self) -> Self {
+        let serial = |base: Option<Base>| base.map_or(0, |base| base.serial);
+        let later = if serial(other.table) > serial(self.table) { other } else { self };
+        let newer = if serial(other.patch) > serial(self.patch) { other } else { self };
+        let mut shelf = self.shelf.clone();
+        shelf.extend(other.shelf.iter().filter(|file| !self.shelf.contains(file)).cloned());
+        shelf.retain(|file| {
+            Manifest::unverified(file).is_ok_and(|patch| patch.serial > later.table_includes)
+        });
+        Self {
+            table: later.table,
+            table_includes: later.table_includes,
+            patch: newer.patch,
+            floor: self.floor.max(other.floor),
+            active: later.active,
+            shelf,
+        }
+    }
+
     /// Serial of the table that was last in force.
     pub fn table_serial(&self) -> Option<u64> {
         self.table.map(|table| table.serial)

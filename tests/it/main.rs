@@ -30,6 +30,7 @@ mod gate_secrets;
 mod gate_strays;
 mod gate_tls;
 mod gate_upstream;
+mod handover;
 mod hot_reload;
 mod keygate_cli;
 mod layering;

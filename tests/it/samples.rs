@@ -36,6 +36,7 @@ enum Kind {
     Registry,
     Scrape,
     Script,
+    SocketUnit,
     Unit,
 }
 
@@ -48,6 +49,7 @@ fn kind(file: &Path) -> Option<Kind> {
         "md" => Kind::Prose,
         "service" => Kind::Unit,
         "py" | "sh" => Kind::Script,
+        "socket" => Kind::SocketUnit,
         "toml" if first.lines().any(|l| l.starts_with("registry = ")) => Kind::Registry,
         "toml" => Kind::Config,
         "yaml" | "yml" if first.lines().any(|l| l == "services:") => Kind::Compose,
@@ -189,6 +191,19 @@ fn the_unit_is_valid_and_hardened() {
         assert_eq!(value("NoNewPrivileges"), "yes");
         assert_eq!(value("ProtectSystem"), "strict");
         assert_eq!(value("CapabilityBoundingSet"), "");
+        assert_eq!(value("Type"), "notify-reload");
+        // The configuration is checked first, and what does not pass is not sent.
+        let reload: Vec<_> =
+            text.lines().filter_map(|line| line.strip_prefix("ExecReload=")).collect();
+        let [check, signal] = reload[..] else { panic!("{reload:?}") };
+        assert_eq!(signal, "/bin/kill -HUP $MAINPID");
+        let words: Vec<_> = check.split_whitespace().collect();
+        assert_eq!(words[1], "check");
+        run(keygate(root()).args(&words[1..3]).arg("--help"));
+        for directory in ["State", "Cache", "Logs", "Runtime"] {
+            assert_eq!(value(&format!("{directory}Directory")), "keygate");
+        }
+        assert_eq!(value("RuntimeDirectoryPreserve"), "yes", "sockets outlive the service");
         let start = value("ExecStart");
         let arguments: Vec<_> = start.split_whitespace().collect();
         run(keygate(root()).args(&arguments[1..2]).arg("--help"));
@@ -196,10 +211,19 @@ fn the_unit_is_valid_and_hardened() {
         let folder = tempfile::tempdir().unwrap();
         let copy = folder.path().join(file.file_name().unwrap());
         let here = env!("CARGO_BIN_EXE_keygate");
-        fs::write(&copy, text.replace(arguments[0], here)).unwrap();
-        if let Ok(verify) = Command::new("systemd-analyze").arg("verify").arg(&copy).output() {
+        let mut text = text.replace(arguments[0], here);
+        if systemd_version().is_some_and(|version| version < 253) {
+            // As the unit says.
+            text = text.replace("Type=notify-reload", "Type=notify");
+        }
+        fs::write(&copy, text).unwrap();
+        let socket = file.with_extension("socket");
+        fs::copy(&socket, folder.path().join(socket.file_name().unwrap())).unwrap();
+        if let Ok(verify) =
+            Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output()
+        {
             let said = String::from_utf8_lossy(&verify.stderr).into_owned();
-            assert!(verify.status.success() && !said.contains("Unknown"), "{said}");
+            assert!(verify.status.success() && said.is_empty(), "{said}");
             let security = Command::new("systemd-analyze")
                 .args(["security", "--offline=yes", "--threshold=20", "--no-pager"])
                 .arg(&copy)
@@ -212,6 +236,37 @@ fn the_unit_is_valid_and_hardened() {
             );
         }
     }
+}
+
+/// `None`: this machine has no systemd.
+fn systemd_version() -> Option<u32> {
+    let output = Command::new("systemd-analyze").arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Its sockets are those of a configuration that a sidecar would take over.
+#[test]
+fn the_socket_unit_fits_the_sample_configuration() {
+    let mut seen = 0;
+    for file in of_kind(Kind::SocketUnit) {
+        let text = fs::read_to_string(&file).unwrap();
+        let sockets: Vec<_> =
+            text.lines().filter_map(|line| line.strip_prefix("ListenStream=")).collect();
+        let config = fs::read_to_string(root().join("config/keygate.toml")).unwrap();
+        let config: toml::Table = config.parse().unwrap();
+        let of = |section: &str, default: &str| {
+            let address = config.get(section).and_then(|table| table.get("address"));
+            let text = address.and_then(|address| address.as_str()).unwrap_or(default);
+            // `${NAME:-default}`
+            let text = text.split_once(":-").map_or(text, |(_, default)| default);
+            text.trim_end_matches('}').to_owned()
+        };
+        assert_eq!(sockets, [of("listen", ""), of("admin", "127.0.0.1:9901")]);
+        assert!(file.with_extension("service").exists(), "the service of the same name");
+        seen += 1;
+    }
+    assert_eq!(seen, 1);
 }
 
 /// KUBERNETES.md section 1, finding by finding.

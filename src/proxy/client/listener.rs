@@ -14,7 +14,7 @@ use crate::config::Listener;
 use crate::core::address;
 use crate::proxy::load::{Counted, Full};
 use crate::proxy::net::accepted::{About, Accepted, AcceptedSocket};
-use crate::proxy::net::bind::Bound;
+use crate::proxy::net::bind::{Bound, BoundSocket};
 use crate::proxy::net::tls::ServerTls;
 use crate::proxy::net::transport::Plain;
 use crate::proxy::worker::{Phase, Worker};
@@ -23,14 +23,8 @@ use crate::telemetry::TurnedAway;
 /// A bound socket, not yet part of a runtime. Every worker gets a clone of it.
 #[derive(Debug)]
 pub struct Listening {
-    socket: Socket,
+    socket: BoundSocket,
     about: Arc<About>,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener),
 }
 
 /// Connections that the kernel may hold before we take them.
@@ -44,21 +38,31 @@ pub fn listen(
     slot: u32,
     tls: Option<Arc<ServerTls>>,
 ) -> io::Result<(Listening, Option<SocketAddr>)> {
-    let (socket, address) = match bound {
+    let outlives_us = matches!(bound, Bound::Inherited(_));
+    let socket = match bound {
         Bound::Tcp(socket) => {
-            // What it accepts inherits this on Linux: a system call less per connection.
-            socket.set_tcp_nodelay(true)?;
             socket.listen(BACKLOG)?;
-            let listener = std::net::TcpListener::from(socket);
-            let address = listener.local_addr()?;
-            (Socket::Tcp(listener), Some(address))
+            BoundSocket::Tcp(socket.into())
         }
         Bound::Unix(socket) => {
             socket.listen(BACKLOG)?;
-            (Socket::Unix(socket.into()), None)
+            BoundSocket::Unix(socket.into())
+        }
+        Bound::Inherited(socket) => socket,
+    };
+    let address = match &socket {
+        BoundSocket::Tcp(listener) => {
+            listener.set_nonblocking(true)?;
+            // What it accepts inherits this on Linux: a system call less per connection.
+            socket2::SockRef::from(listener).set_tcp_nodelay(true)?;
+            Some(listener.local_addr()?)
+        }
+        BoundSocket::Unix(listener) => {
+            listener.set_nonblocking(true)?;
+            None
         }
     };
-    let about = About { slot, tls, proxy_from: config.proxy_from.clone() };
+    let about = About { slot, tls, proxy_from: config.proxy_from.clone(), outlives_us };
     Ok((Listening { socket, about: Arc::new(about) }, address))
 }
 
@@ -66,10 +70,15 @@ impl Listening {
     /// The same socket for another worker.
     pub fn share(&self) -> io::Result<Self> {
         let socket = match &self.socket {
-            Socket::Tcp(listener) => Socket::Tcp(listener.try_clone()?),
-            Socket::Unix(listener) => Socket::Unix(listener.try_clone()?),
+            BoundSocket::Tcp(listener) => BoundSocket::Tcp(listener.try_clone()?),
+            BoundSocket::Unix(listener) => BoundSocket::Unix(listener.try_clone()?),
         };
         Ok(Self { socket, about: Arc::clone(&self.about) })
+    }
+
+    /// Whether somebody else keeps the socket open.
+    pub fn outlives_us(&self) -> bool {
+        self.about.outlives_us
     }
 }
 
@@ -82,8 +91,8 @@ enum Source {
 pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
     let Listening { socket, about } = listening;
     let source = match socket {
-        Socket::Tcp(listener) => TcpListener::from_std(listener).map(Source::Tcp),
-        Socket::Unix(listener) => UnixListener::from_std(listener).map(Source::Unix),
+        BoundSocket::Tcp(listener) => TcpListener::from_std(listener).map(Source::Tcp),
+        BoundSocket::Unix(listener) => UnixListener::from_std(listener).map(Source::Unix),
     };
     let source = match source {
         Ok(source) => source,
@@ -95,11 +104,13 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
     let mut phase = worker.shared.phase.clone();
     let mut spare = Spare::new();
     let mut failures = 0;
+    // A socket that outlives us is another's as soon as we are to go.
+    let last = if about.outlives_us { Phase::Leaving } else { Phase::Draining };
     loop {
         let taken = tokio::select! {
             biased;
+            _ = phase.wait_for(|p| *p >= last) => break,
             taken = source.accept() => taken,
-            _ = phase.wait_for(|p| *p >= Phase::Draining) => break,
         };
         match taken {
             Ok((plain, peer)) => {
@@ -112,6 +123,10 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
                 recover(&error, failures, &source, &mut spare).await;
             }
         }
+    }
+    if about.outlives_us {
+        // Only closed: shut down, it would listen for nobody any more.
+        return;
     }
     // What the kernel has completed before we stopped is a client that believes it is connected.
     while let Some(Ok((plain, peer))) = now_or_never(source.accept()).await {

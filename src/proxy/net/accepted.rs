@@ -14,6 +14,8 @@ pub(crate) struct About {
     pub slot: u32,
     pub tls: Option<Arc<ServerTls>>,
     pub proxy_from: Option<NetworkSet>,
+    /// Somebody else keeps the socket open: what it holds when we leave is a successor's.
+    pub outlives_us: bool,
 }
 
 /// A connection on its way to its worker.

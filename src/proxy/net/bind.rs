@@ -1,6 +1,7 @@
 //! Takes addresses, before anybody may connect: a start goes on to listen on them, `check` lets them go.
 //! Imports `config` alone.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
@@ -8,25 +9,36 @@ use std::path::Path;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::{Bind, Families, Listener, SocketFile};
+use crate::config::{Bind, Families, Listener, Sharing, SocketFile};
 
 /// A socket with its address, on which nobody listens yet.
 #[derive(Debug)]
 pub enum Bound {
     Tcp(Socket),
     Unix(Socket),
+    /// A parent listens on it already, and goes on when we are gone.
+    Inherited(BoundSocket),
+}
+
+/// A socket on which somebody listens.
+#[derive(Debug)]
+pub enum BoundSocket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
 }
 
 /// Takes the address of a listener.
 pub fn bind(listener: &Listener) -> io::Result<Bound> {
     match &listener.bind {
-        Bind::Tcp(address) => bind_tcp(*address, listener.families).map(Bound::Tcp),
+        Bind::Tcp(address) => {
+            bind_tcp(*address, listener.families, listener.sharing).map(Bound::Tcp)
+        }
         Bind::Unix(path) => bind_unix(path, listener.socket).map(Bound::Unix),
     }
 }
 
-/// Takes a TCP address. Nothing is in its way but a socket that listens there.
-pub fn bind_tcp(address: SocketAddr, families: Families) -> io::Result<Socket> {
+/// Takes a TCP address. Nothing is in its way but a socket that listens there and does not share it.
+pub fn bind_tcp(address: SocketAddr, families: Families, sharing: Sharing) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for old connections; another listener still conflicts.
@@ -34,6 +46,9 @@ pub fn bind_tcp(address: SocketAddr, families: Families) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     if families == Families::OnlyIpv6 {
         socket.set_only_v6(true)?;
+    }
+    if sharing == Sharing::SameUser {
+        socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
     Ok(socket)
@@ -72,4 +87,25 @@ fn shape(path: &Path, file: SocketFile) -> io::Result<()> {
 fn is_left_behind(path: &Path) -> bool {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     is_socket && std::os::unix::net::UnixStream::connect(path).is_err()
+}
+
+// === impl BoundSocket ===
+
+/// As the configuration writes addresses.
+impl fmt::Display for BoundSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => write!(f, "{address}"),
+                Err(error) => write!(f, "an unknown address ({error})"),
+            },
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                match address.as_ref().and_then(|address| address.as_pathname()) {
+                    Some(path) => write!(f, "unix:{}", path.display()),
+                    None => write!(f, "a Unix socket without a path"),
+                }
+            }
+        }
+    }
 }

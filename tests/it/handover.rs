@@ -1,0 +1,358 @@
+//! A process takes over from another: sockets that a parent passes on, what the service manager is told,
+//! and the state file of two processes of one configuration. docs/upgrade.md is executed.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::client::{Client, PATIENCE, exchange};
+use crate::support::gate::{Folder, Gate, MANAGER, READER, Setup, keygate};
+use crate::support::process::Process;
+use crate::support::upstream::{Step, Upstream, ok, send};
+
+fn get(path: &str, key: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n\r\n")
+}
+
+/// Streams under /v1/stream never end; everything else is answered at once.
+fn upstream() -> Upstream {
+    Upstream::answering(|message| match message.first_line().contains("/v1/stream") {
+        false => ok(),
+        true => {
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n";
+            [send(head), vec![Step::Drain]].concat()
+        }
+    })
+}
+
+/// A block of docs/upgrade.md.
+fn block(language: &str) -> String {
+    let page = std::fs::read_to_string(
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/upgrade.md"),
+    );
+    let page = page.unwrap();
+    let (_, rest) = page.split_once(&format!("```{language}\n")).expect("a block");
+    rest.split_once("```").expect("its end").0.to_owned()
+}
+
+/// The parent of the page, started by the page's own command line, with its keygates.
+struct Parent {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Parent {
+    fn start(folder: &Folder) -> Self {
+        folder.write("keygate-parent.py", &block("python"));
+        let line = block("sh").replace("\\\n", " ");
+        let line = line.split(" &\n").next().unwrap();
+        // Ports of the system's choice instead of those of a real host.
+        let line = line.replace("0.0.0.0:8080", "127.0.0.1:0").replace(":9901", ":0");
+        assert!(line.matches("127.0.0.1:0").count() == 2, "{line}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec {line}")]).current_dir(folder.path());
+        let here = std::path::Path::new(env!("CARGO_BIN_EXE_keygate")).parent().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        command.env("PATH", format!("{}:{path}", here.display()));
+        let process = Process::start(&mut command);
+        let line = process.wait_for_line("listen 127.0.0.1:");
+        let address = line.split(' ').nth(1).unwrap().parse().unwrap();
+        let parent = Self { process, address };
+        parent.process.wait_for_line("ready ");
+        parent
+    }
+
+    /// Every keygate that was ready, in their order.
+    fn ready(&self) -> Vec<u32> {
+        let output = self.process.output();
+        let ready = output.lines().filter_map(|line| line.strip_prefix("ready ")?.parse().ok());
+        ready.collect()
+    }
+
+    fn replace(&self) {
+        let before = self.ready().len();
+        self.process.signal("HUP");
+        self.process.eventually("a successor", || self.ready().len() > before);
+    }
+
+    fn has_ended(&self, pid: u32) -> bool {
+        self.process.output().contains(&format!("ended {pid} "))
+    }
+}
+
+fn kill(pid: u32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid as i32) {
+        // It may have gone by itself.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let ended = |pid: &u32| self.has_ended(*pid);
+        let left: Vec<_> = self.ready().into_iter().filter(|pid| !ended(pid)).collect();
+        left.into_iter().for_each(kill);
+    }
+}
+
+/// One that holds the old process: its drain would take an hour.
+fn setup(upstream: &Upstream) -> Setup {
+    Gate::before(upstream)
+        .also("[drain]\ndelay = \"1h\"\ndeadline = \"1h\"\n[workers]\ncount = 2\n")
+        .table("patch = \"keys.kgp\"")
+}
+
+#[test]
+fn ten_thousand_new_connections_across_a_replacement() {
+    const CONNECTIONS: usize = 10_000;
+    let upstream = upstream();
+    let folder = setup(&upstream).folder();
+    let parent = Parent::start(&folder);
+    let mut stream = Client::connect(parent.address);
+    stream.send(get("/v1/stream", MANAGER));
+    assert_eq!(stream.response_head().status(), 200);
+
+    let done = Arc::new(AtomicUsize::new(0));
+    let address = parent.address;
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let done = Arc::clone(&done);
+            thread::spawn(move || {
+                while done.fetch_add(1, Ordering::SeqCst) < CONNECTIONS {
+                    // Fails the test when it is refused, reset or closed without an answer.
+                    assert_eq!(exchange(address, get("/v1/a", READER)).status(), 200);
+                }
+            })
+        })
+        .collect();
+    let reached = |n: usize| {
+        while done.load(Ordering::SeqCst) < n && !clients.iter().all(|c| c.is_finished()) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    reached(CONNECTIONS / 5);
+    parent.replace();
+    reached(CONNECTIONS / 2);
+    // And once more: the successor of a successor.
+    parent.replace();
+    for client in clients {
+        client.join().expect("no connection was refused or reset");
+    }
+    assert!(done.load(Ordering::SeqCst) >= CONNECTIONS);
+    let [first, second, third] = parent.ready()[..] else { panic!("{:?}", parent.ready()) };
+    parent.process.eventually("the second has ended", || parent.has_ended(second));
+    assert!(!parent.has_ended(first) && !parent.has_ended(third), "a stream runs in the first");
+    drop(stream);
+    parent.process.eventually("the first has ended", || parent.has_ended(first));
+    assert!(parent.process.output().contains(&format!("ended {first} 0")));
+    assert_eq!(exchange(address, get("/v1/a", READER)).status(), 200);
+}
+
+#[test]
+fn a_revocation_during_the_hand_over_outlives_a_restart() {
+    let upstream = upstream();
+    let folder = setup(&upstream).folder();
+    let parent = Parent::start(&folder);
+    let mut stream = Client::connect(parent.address);
+    stream.send(get("/v1/stream", MANAGER));
+    assert_eq!(stream.response_head().status(), 200);
+    parent.replace();
+    // The first one drains, as long as the stream runs. Both take the patch.
+    let registry = ["--registry", "keys.toml"];
+    let revoke = |key: &str| {
+        folder.ctl(&[&registry[..], &["keys", "revoke", key]].concat());
+        let patch = ["patch", "--out", "keys.kgp", "--base", "keys.kgt", "--signer", "signer.pem"];
+        folder.ctl(&[&registry[..], &patch].concat());
+    };
+    revoke("key_reader");
+    let in_force = || parent.process.output().matches("\"patch in force\"").count();
+    parent.process.eventually("both have taken it", || in_force() == 2);
+    assert_eq!(exchange(parent.address, get("/v1/a", READER)).status(), 401);
+    let state = || std::fs::read(folder.file("state")).unwrap();
+    let written = state();
+
+    // The successor is gone. What the one that drains takes is not its to write down.
+    let [first, second] = parent.ready()[..] else { panic!("{:?}", parent.ready()) };
+    kill(second);
+    folder.write("keys.toml", &folder.read("keys.toml").replace("Operations", "Operators"));
+    let patch = ["patch", "--out", "keys.kgp", "--base", "keys.kgt", "--signer", "signer.pem"];
+    folder.ctl(&[&registry[..], &patch].concat());
+    let log = || parent.process.output();
+    assert!(parent.process.soon(PATIENCE, || in_force() == 3), "{}", log());
+    assert_eq!(state(), written, "a process that drains writes nothing");
+    kill(first);
+    drop(parent);
+
+    // The patch is gone, as if it had never been; the state file remembers it.
+    std::fs::remove_file(folder.file("keys.kgp")).unwrap();
+    let gate = Gate::serve(folder);
+    gate.wait_ready();
+    assert_eq!(exchange(gate.address, get("/v1/a", READER)).status(), 401);
+    assert_eq!(exchange(gate.address, get("/v1/a", MANAGER)).status(), 200);
+}
+
+/// `keygate serve` with these sockets from a parent.
+fn activated(folder: &Folder, names: &str, sockets: &[&str]) -> Command {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/py/activate.py");
+    let mut command = Command::new("python3");
+    command.current_dir(folder.path()).args([script, "keygate.toml", names]).args(sockets);
+    command.args(["--", env!("CARGO_BIN_EXE_keygate"), "serve", "--config", "keygate.toml"]);
+    command
+}
+
+#[test]
+fn sockets_are_taken_by_address_and_given_up_at_once() {
+    let upstream = upstream();
+    let listen = "address = \"@1@\"\n[[listen]]\naddress = \"@0@\"";
+    let folder = Gate::before(&upstream).also("[drain]\ndelay = \"1h\"\n").listen(listen).folder();
+    let text = folder.read("keygate.toml").replacen("[listen]", "[[listen]]", 1);
+    let text = text.replace("[admin]\naddress = \"127.0.0.1:0\"", "[admin]\naddress = \"@2@\"");
+    folder.write("keygate.toml", &text);
+    let path = folder.file("http.sock").to_str().unwrap().to_owned();
+    let sockets = [&*format!("unix:{path}"), "127.0.0.1:0", "127.0.0.1:0"];
+    let command = activated(&folder, "-", &sockets);
+    let gate = Gate::serve_by(folder, command);
+    gate.wait_ready();
+    assert_eq!(exchange(gate.address, get("/v1/a", READER)).status(), 200);
+    let mut unix = UnixStream::connect(&path).unwrap();
+    unix.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = get("/v1/a", READER).replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+    std::io::Write::write_all(&mut unix, request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    unix.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(gate.log().contains(&format!("\"admin\":\"{}\"", gate.admin)));
+    // No load balancer has to notice anything: there is no delay.
+    gate.process.signal("TERM");
+    assert_eq!(gate.process.wait(PATIENCE).and_then(|s| s.code()), Some(0), "{}", gate.log());
+    assert!(std::path::Path::new(&path).exists(), "the file is the parent's");
+}
+
+#[test]
+fn what_cannot_be_taken_ends_the_start() {
+    let folder = Gate::before_url("http://127.0.0.1:9").folder();
+    for (names, socket, word) in [
+        ("web", "127.0.0.1:0", "belongs to no listener"),
+        ("web", "file:some.txt", "is no listening stream socket"),
+        ("admin", "unix:admin.sock", "takes TCP only"),
+    ] {
+        let process = Process::start(&mut activated(&folder, names, &[socket]));
+        let status = process.wait(PATIENCE).expect("it ends");
+        assert_eq!(status.code(), Some(78), "{}", process.output());
+        assert!(process.output().contains(word), "{}", process.output());
+        assert!(process.output().contains("hint: "), "{}", process.output());
+    }
+    // Meant for another process: then they are not ours.
+    let mut command = activated(&folder, "web", &["127.0.0.1:0"]);
+    command.env("LISTEN_PID", "1");
+    let gate = Gate::serve_by(folder, command);
+    gate.wait_ready();
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    let upstream = upstream();
+    let name = format!("keygate-it-{}", std::process::id());
+    for kind in ["path", "abstract"] {
+        let folder = Gate::before(&upstream).without_table().folder();
+        let path = folder.file("notify");
+        let (socket, named) = match kind {
+            "path" => (UnixDatagram::bind(&path).unwrap(), path.to_str().unwrap().to_owned()),
+            _ => {
+                let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+                (UnixDatagram::bind_addr(&address).unwrap(), format!("@{name}"))
+            }
+        };
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let gate = Gate::serve_with(folder, &[("NOTIFY_SOCKET", &named)]);
+        let heard = |word: &str| {
+            let mut bytes = [0; 4096];
+            loop {
+                let n = socket.recv(&mut bytes).unwrap_or_else(|e| panic!("no {word}: {e}"));
+                let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
+                if text.lines().any(|line| line.starts_with(word)) {
+                    return text;
+                }
+                assert!(!text.contains("READY=1"), "before {word}: {text}");
+            }
+        };
+        // Not ready as long as a predecessor should not be told to go.
+        assert_eq!(heard("STATUS="), "STATUS=waiting for a table");
+        gate.folder.build();
+        assert_eq!(heard("READY=1"), "READY=1\nSTATUS=serving by table 1");
+        gate.folder.build();
+        assert_eq!(heard("STATUS="), "STATUS=serving by table 2");
+
+        let before = monotonic_us();
+        gate.process.signal("HUP");
+        let said = heard("RELOADING=1");
+        let at = said.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
+        assert!((before..=monotonic_us()).contains(&at.parse().unwrap()), "{said}");
+        assert_eq!(heard("READY=1"), "READY=1\nSTATUS=serving by table 2");
+        let good = gate.folder.read("keygate.toml");
+        gate.folder.write("keygate.toml", "[listen]\n");
+        gate.process.signal("HUP");
+        heard("RELOADING=1");
+        let said = heard("READY=1");
+        assert!(said.contains("the configuration stays as it was"), "{said}");
+        gate.folder.write("keygate.toml", &good);
+
+        gate.process.signal("TERM");
+        heard("STOPPING=1");
+        assert_eq!(gate.process.wait(PATIENCE).and_then(|s| s.code()), Some(0), "{}", gate.log());
+    }
+}
+
+fn monotonic_us() -> u64 {
+    keygate::clock::monotonic_us()
+}
+
+/// A port that nobody has now.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[test]
+fn a_shared_port_is_of_one_audience() {
+    let upstream = upstream();
+    let (address, admin) = (free(), free());
+    let folder = Gate::before(&upstream)
+        .listen(&format!("address = \"{address}\"\nreuse_port = true"))
+        .folder();
+    let text = folder.read("keygate.toml");
+    let text = text
+        .replace("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\naddress = \"{admin}\""));
+    folder.write("keygate.toml", &text);
+    folder.write("other.toml", &text.replace("audience = \"tests\"", "audience = \"others\""));
+    let serve = |folder: &Folder, config: &str| {
+        let mut command = keygate(folder.path());
+        command.args(["serve", "--config", config]);
+        Process::start(&mut command)
+    };
+    let first = Gate::serve(folder);
+    first.wait_ready();
+    let second = serve(&first.folder, "keygate.toml");
+    second.wait_for_line("\"listening\"");
+
+    let other = serve(&first.folder, "other.toml");
+    let status = other.wait(PATIENCE).expect("it ends");
+    assert_eq!(status.code(), Some(73), "{}", other.output());
+    let said = other.output();
+    assert!(said.contains("is served for the audience tests already"), "{said}");
+
+    first.process.signal("TERM");
+    assert!(first.process.wait(PATIENCE).is_some(), "{}", first.log());
+    assert_eq!(exchange(address, get("/v1/a", READER)).status(), 200);
+    assert!(second.wait(Duration::ZERO).is_none(), "{}", second.output());
+    // Nobody is left: then the address may be another's.
+    second.signal("TERM");
+    assert!(second.wait(PATIENCE).is_some());
+    let other = serve(&first.folder, "other.toml");
+    assert_eq!(other.wait(PATIENCE).and_then(|s| s.code()), Some(65), "{}", other.output());
+}
