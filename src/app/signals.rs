@@ -22,12 +22,12 @@ use super::notify::Notifier;
 #[derive(Debug)]
 pub(super) struct Signals {
     runtime: tokio::runtime::Runtime,
-    streams: Streams,
+    streams: CaughtSignals,
 }
 
 #[derive(Debug)]
-struct Streams {
-    end: End,
+struct CaughtSignals {
+    end: EndSignals,
     hup: Signal,
     usr1: Signal,
     /// Caught so that it does not end the process.
@@ -36,7 +36,7 @@ struct Streams {
 
 /// Whatever asks for the end.
 #[derive(Debug)]
-struct End {
+struct EndSignals {
     term: Signal,
     int: Signal,
     /// nginx's word for a graceful end, and by default a core dump with every secret in it.
@@ -73,12 +73,12 @@ impl Signals {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let streams = {
             let _here = runtime.enter();
-            let end = End {
+            let end = EndSignals {
                 term: signal(SignalKind::terminate())?,
                 int: signal(SignalKind::interrupt())?,
                 quit: signal(SignalKind::quit())?,
             };
-            Streams {
+            CaughtSignals {
                 end,
                 hup: signal(SignalKind::hangup())?,
                 usr1: signal(SignalKind::user_defined1())?,
@@ -113,7 +113,7 @@ impl Signals {
 
     /// Serves signals until the process has drained, and tells the service manager.
     pub(super) fn serve(&mut self, running: &Running, manager: &Notifier) {
-        let Streams { end, hup, usr1, .. } = &mut self.streams;
+        let CaughtSignals { end, hup, usr1, .. } = &mut self.streams;
         self.runtime.block_on(async {
             // A drain may take an hour, in which logs are rotated.
             let upkeep = async {
@@ -178,9 +178,9 @@ async fn tell(running: &Running, manager: &Notifier) {
     }
 }
 
-// === impl End ===
+// === impl EndSignals ===
 
-impl End {
+impl EndSignals {
     async fn told(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}

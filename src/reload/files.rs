@@ -21,7 +21,7 @@ pub(super) struct Placed {
 
 /// The right to replace one file, of all processes that share it. Ends with the value.
 #[derive(Debug)]
-pub(super) struct Turn<'p> {
+pub(super) struct FileTurn<'p> {
     path: &'p Path,
     directory: PathBuf,
     _lock: File,
@@ -34,12 +34,12 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// Puts `bytes` in the place of `path` at once, when it is our turn. A crash of the process leaves
 /// the old file or the new one; [`Placed::force`] makes it so for a crash of the machine as well.
 pub(super) fn place(path: &Path, bytes: &[u8]) -> io::Result<Placed> {
-    Turn::take(path)?.place(bytes)
+    FileTurn::take(path)?.place(bytes)
 }
 
-// === impl Turn ===
+// === impl FileTurn ===
 
-impl<'p> Turn<'p> {
+impl<'p> FileTurn<'p> {
     /// Waits for at most a second. The lock is a hidden file beside `path`, since `path` itself is
     /// another file after each turn.
     pub(super) fn take(path: &'p Path) -> io::Result<Self> {
@@ -150,7 +150,7 @@ mod tests {
     fn turns_are_taken_one_by_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        let turn = Turn::take(&path).unwrap();
+        let turn = FileTurn::take(&path).unwrap();
         let waits = std::thread::scope(|scope| {
             let other = scope.spawn(|| place(&path, b"two"));
             turn.place(b"one").unwrap().force().unwrap();
@@ -159,7 +159,7 @@ mod tests {
         waits.unwrap().force().unwrap();
         assert_eq!(read(&path, 3).unwrap().unwrap()[..], *b"two");
         // Not for ever.
-        let _held = Turn::take(&path).unwrap();
+        let _held = FileTurn::take(&path).unwrap();
         assert_eq!(place(&path, b"three").unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{self, Placed, Turn};
+use super::files::{self, FileTurn, Placed};
 use crate::table::{Ledger, LedgerError};
 
 /// Eight patches of some megabytes; more was not written by keygate.
@@ -160,7 +160,7 @@ impl StateFile {
 
     /// What was there, and what was put there.
     fn replace(&self, path: &Path, ledger: &Ledger) -> io::Result<(Placed, String)> {
-        let turn = Turn::take(path)?;
+        let turn = FileTurn::take(path)?;
         // What cannot be read or parsed holds nothing that could be kept.
         let there = files::read(path, MAX_BYTES).ok().flatten();
         let there = there.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
