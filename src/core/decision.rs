@@ -190,16 +190,22 @@ fn judge<'k, K: KeyLookup>(
             (Access::Key(_) | Access::KeyOrPass(_), _) => {}
         }
     }
+    // Where no key would help, nobody is told to send one. A key that was sent is judged first: a
+    // wrong one is wrong whatever it asks for.
+    if let Presented::Foreign | Presented::Nothing = facts.presented {
+        match found {
+            FoundRoute::Nothing => return Err(Reason::Route.into()),
+            FoundRoute::OtherMethods(methods) => return Err(other_methods(methods)),
+            FoundRoute::Route(_) => {}
+        }
+    }
     let (key, digest) = identify(keys, facts.presented, seen)?;
     *seen = Some(key);
     check_key(policy, &key, facts.client, now)?;
     let route = match found {
         FoundRoute::Route(route) => *route,
         FoundRoute::Nothing => return Err(Reason::Route.into()),
-        FoundRoute::OtherMethods(methods) => {
-            let allow = methods.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(Rejection { reason: Reason::Method, detail: Detail::Allow(allow.into()) });
-        }
+        FoundRoute::OtherMethods(methods) => return Err(other_methods(methods)),
     };
     if let Some(needs) = route.access.needs()
         && !needs.met_by(&key.grant.permissions)
@@ -209,6 +215,11 @@ fn judge<'k, K: KeyLookup>(
     }
     let charge = key.grant.limit.map(|limit| Charge { key: key.id, limit });
     Ok(Verdict::Admitted(Admitted { key, digest, route, charge }))
+}
+
+fn other_methods(methods: &[&Method]) -> Rejection {
+    let allow = methods.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(", ");
+    Rejection { reason: Reason::Method, detail: Detail::Allow(allow.into()) }
 }
 
 fn identify<'k, K: KeyLookup>(

@@ -74,6 +74,9 @@ fn is_zero(n: &u8) -> bool {
 // === impl KeyFormat ===
 
 impl KeyFormat {
+    /// Characters behind prefix and environment that are kept to recognise a key by.
+    pub const SHOWN: usize = 8;
+
     /// `prefix`, the environment, 32 random symbols of base 62 (190 bits), 6 of checksum.
     pub fn standard(prefix: &str) -> Self {
         Self {
@@ -87,14 +90,33 @@ impl KeyFormat {
         }
     }
 
-    /// `prefix` and 32 of a–z 0–9, the last six of them checksum (134 random bits).
+    /// `prefix` and 32 random hexadecimal digits (128 bits), for products whose page promises just
+    /// that. Without checksum: six digits of it would leave 104 bits.
     pub fn compact(prefix: &str) -> Self {
         Self {
             environment: false,
-            alphabet: Alphabet::Base36,
-            random: 26,
+            alphabet: Alphabet::Hex,
+            checksum: 0,
+            checksummed: false,
             ..Self::standard(prefix)
         }
+    }
+
+    /// What of the beginning of a secret stands behind prefix and environment, at most
+    /// [`SHOWN`](Self::SHOWN) characters: what people compare who look for a key. A beginning that
+    /// was noted without the prefix is given back as it is.
+    pub fn behind_prefix<'s>(&self, start: &'s str) -> &'s str {
+        let rest = start.strip_prefix(&*self.prefix).unwrap_or(start);
+        let environment = rest.strip_prefix("live_").or_else(|| rest.strip_prefix("test_"));
+        let rest = environment.filter(|_| self.environment).unwrap_or(rest);
+        rest.get(..Self::SHOWN).unwrap_or(rest)
+    }
+
+    /// Length of prefix and environment in front of `secret`.
+    pub fn head_of(&self, secret: &[u8]) -> usize {
+        let Some(rest) = secret.strip_prefix(self.prefix.as_bytes()) else { return 0 };
+        let marked = rest.starts_with(b"live_") || rest.starts_with(b"test_");
+        self.prefix.len() + if self.environment && marked { 5 } else { 0 }
     }
 
     /// Groups of five of a–z 0–9 without prefix: five groups are 129 bits.
@@ -353,12 +375,33 @@ mod tests {
             assert!(form.conforms(secret.expose()), "{name}");
         }
         let whm = text(&KeyFormat::compact("whm_").encode(None, zeros()).unwrap());
-        assert_eq!((whm.len(), &whm[..4]), (36, "whm_"));
+        assert_eq!(whm, format!("whm_{}", "0".repeat(32)));
+        assert!(KeyFormat::compact("whm_").random_bits() >= 128.0);
         let wsk =
             text(&KeyFormat::standard("wsk_").encode(Some(Environment::Test), zeros()).unwrap());
         assert_eq!((wsk.len(), &wsk[..9]), (9 + 38, "wsk_test_"));
         let dashed = text(&KeyFormat::dashed().encode(None, zeros()).unwrap());
         assert_eq!(dashed, "00000-00000-00000-00000-00000");
+    }
+
+    #[test]
+    fn what_is_shown_of_a_key() {
+        let (compact, standard) = (KeyFormat::compact("whm_"), KeyFormat::standard("wsk_"));
+        for (form, start, want) in [
+            (&compact, "whm_a1b2c3d4", "a1b2c3d4"),
+            (&compact, "whm_a1b2c3d4e5f6", "a1b2c3d4"),
+            (&compact, "a1b2c3d4", "a1b2c3d4"),
+            (&compact, "whm_", ""),
+            (&compact, "whm_live_abc", "live_abc"),
+            (&standard, "wsk_live_your_api", "your_api"),
+            (&standard, "wsk_test_your", "your"),
+        ] {
+            assert_eq!(form.behind_prefix(start), want, "{start}");
+        }
+        assert_eq!(standard.head_of(b"wsk_live_x"), 9);
+        assert_eq!(standard.head_of(b"wsk_x"), 4);
+        assert_eq!(compact.head_of(b"whm_live_x"), 4);
+        assert_eq!(compact.head_of(b"other"), 0);
     }
 
     #[test]

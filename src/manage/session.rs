@@ -125,9 +125,8 @@ pub fn issue(format: &KeyFormat, environment: Option<Environment>) -> Result<Iss
     // About one byte in four is passed over; 1 KiB is far beyond the longest form.
     let secret = format.encode(environment, *zeroize::Zeroizing::new(random::<1024>()?));
     let secret = secret.ok_or(Error::Random)?;
-    let head = format.prefix.len()
-        + if format.environment { environment.map_or(0, |e| e.as_str().len() + 1) } else { 0 };
-    Ok(Issued { digest: secret.digest(), start: start_of(secret.expose(), head + 4), secret })
+    let shown = format.head_of(secret.expose()) + KeyFormat::SHOWN;
+    Ok(Issued { digest: secret.digest(), start: start_of(secret.expose(), shown), secret })
 }
 
 /// A public id in the manner of the form: shorter, without checksum. It need not be secret.

@@ -8,10 +8,12 @@ use super::super::error::Result;
 use super::super::output::Columns;
 use super::super::publish::pending::{self, Pending};
 use super::super::registry::entry::{Entry, show_digest, show_limit, show_network};
+use super::super::registry::settings::Settings;
 use super::super::registry::{Filter, Form, Registry};
 use super::super::session::Session;
 use super::super::time;
 use super::lookup::secret_digest;
+use crate::core::format::KeyFormat;
 use crate::core::{Environment, OrgId, Permission};
 
 /// Keys whose columns are aligned together; the next ones follow with widths of their own, so that
@@ -77,7 +79,7 @@ impl List {
             if json {
                 session.output.text(if first { "\n" } else { ",\n" })?;
                 first = false;
-                let mut value = to_json(&entry, now);
+                let mut value = to_json(&entry, &registry.settings, now);
                 say_published(&mut value, &entry, &unpublished);
                 return session.output.json_raw(&value);
             }
@@ -172,7 +174,7 @@ impl Show {
                     .entry
             }
         };
-        let mut value = to_json(&entry, now);
+        let mut value = to_json(&entry, &registry.settings, now);
         say_published(&mut value, &entry, &Pending::of(&registry)?);
         if let Value::Object(map) = &mut value
             && self.digests
@@ -214,8 +216,17 @@ fn say_published(key: &mut Value, entry: &Entry, unpublished: &Pending) {
     }
 }
 
+/// The first eight characters behind the prefix, whether or not `start` was noted with it.
+fn key_prefix<'e>(entry: &'e Entry, settings: &Settings) -> &'e str {
+    let named = entry.prefix.as_deref().and_then(|name| settings.prefixes.get(name));
+    let fits =
+        |format: &&KeyFormat| !format.prefix.is_empty() && entry.start.starts_with(&*format.prefix);
+    let format = named.or_else(|| settings.prefixes.values().find(fits));
+    format.map_or(&*entry.start, |format| format.behind_prefix(&entry.start))
+}
+
 /// A key as programs see it. No digest, no secret.
-pub fn to_json(entry: &Entry, now: u64) -> Value {
+pub fn to_json(entry: &Entry, settings: &Settings, now: u64) -> Value {
     json!({
         "id": entry.id.to_string(),
         "name": entry.name,
@@ -226,7 +237,7 @@ pub fn to_json(entry: &Entry, now: u64) -> Value {
             crate::core::KeyKind::Single => "single",
         },
         "public_id": entry.public_id,
-        "key_prefix": entry.start,
+        "key_prefix": key_prefix(entry, settings),
         "permissions": entry.permissions.iter().map(Permission::as_str).collect::<Vec<_>>(),
         "networks": entry.networks.iter().map(show_network).collect::<Vec<_>>(),
         "limit": entry.limit.map(show_limit),

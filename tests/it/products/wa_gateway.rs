@@ -93,3 +93,50 @@ fn wa_gateway_permissions_and_revocation() {
         }
     }
 }
+
+/// "The dashboard signs people in with a session cookie": pages, files, sign-in, callback, then the API as
+/// a person; and its scripts ask beforehand from another origin.
+#[test]
+fn wa_gateway_dashboard() {
+    let upstream = service();
+    let product = Product::over("wa-gateway", &upstream);
+    let ask = |line: &str, fields: &str| {
+        let bytes = format!("{line} HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+        exchange(product.gate.address, bytes)
+    };
+    let session = "cookie: session=s3ss10n\r\n";
+    let preflight = "origin: https://app.example\r\naccess-control-request-method: POST\r\n";
+    for (line, fields) in [
+        ("GET /", ""),
+        ("GET /login", ""),
+        ("GET /assets/app.4f2a.js", ""),
+        ("POST /login", "content-length: 0\r\n"),
+        ("POST /api/v1/auth/login", "content-length: 0\r\n"),
+        ("GET /api/v1/auth/callback/google?code=4%2F0Ab&state=xyz", ""),
+        ("GET /auth/callback?code=abc&state=xyz", ""),
+        ("GET /api/v1/sessions", session),
+        ("POST /api/v1/sessions", "cookie: session=s3ss10n\r\ncontent-length: 0\r\n"),
+        ("DELETE /api/v1/api-keys/7", session),
+        ("OPTIONS /api/v1/sessions/1/messages", preflight),
+        ("OPTIONS /api/v1/auth/login", preflight),
+        ("OPTIONS /api/v1/sessions", ""),
+    ] {
+        let answer = ask(line, fields);
+        assert_eq!(answer.status(), 200, "{line}: {}", answer.body_text());
+        let got = upstream.only();
+        assert_eq!(got.first_line(), format!("{line} HTTP/1.1"));
+        assert!(got.all("x-org-id").is_empty(), "{line}");
+        if fields.contains("cookie") {
+            assert_eq!(got.all("cookie"), ["session=s3ss10n"], "{line}");
+        }
+    }
+    // A key is judged by its permissions wherever the API is, and never by the rule of the dashboard.
+    let key = "authorization: Bearer wa_example_notifier\r\n";
+    product_refuses(&ask("DELETE /api/v1/api-keys/7", key), 403, "insufficient_permission");
+    product_refuses(&ask("POST /api/v1/contacts", "x-api-key: wa_nope\r\n"), 401, "invalid_key");
+    assert!(upstream.take().is_empty());
+}
+
+fn product_refuses(answer: &crate::support::http::Message, status: u16, code: &str) {
+    assert_eq!((answer.status(), answer.code()), (status, code.into()), "{}", answer.body_text());
+}

@@ -274,3 +274,38 @@ fn weshape_rotation() {
     product.gate.process.eventually("the end of the overlap", || !works(&new));
     assert!(works(&newest));
 }
+
+/// People sign in and make keys without one; everything else under the API needs a key that exists.
+#[test]
+fn weshape_sign_in_and_paths_without_a_rule() {
+    let upstream = service();
+    let product = Product::over("weshape", &upstream);
+    let ask = |line: &str, fields: &str| {
+        let bytes = format!("{line} HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+        exchange(product.gate.address, bytes)
+    };
+    let preflight = "origin: https://app.example\r\naccess-control-request-method: GET\r\n";
+    for (line, fields) in [
+        ("POST /api/auth/login", "content-length: 0\r\n"),
+        ("GET /api/auth/google/callback?code=a&state=b", ""),
+        ("POST /api/auth/apikeys", "cookie: session=s\r\ncontent-length: 0\r\n"),
+        ("OPTIONS /api/v3/archives", preflight),
+    ] {
+        let answer = ask(line, fields);
+        assert_eq!(answer.status(), 200, "{line}: {}", answer.body_text());
+        upstream.only();
+    }
+    // No key would help there, so none is asked for; a wrong one is wrong all the same.
+    for (line, fields, status, code) in [
+        ("GET /api/v3/nothing", "", 403, "no_route"),
+        ("GET /wp-login.php", "", 403, "no_route"),
+        ("PUT /api/auth/apikeys/../x", "", 400, "bad_path"),
+        ("POST /api/v3/users/me/company", "content-length: 0\r\n", 405, "method_not_allowed"),
+        ("GET /api/v3/nothing", "x-api-key: wsk_live_wrong\r\n", 401, "invalid_key"),
+        ("GET /api/v3/archives", "", 401, "missing_key"),
+    ] {
+        let answer = ask(line, fields);
+        assert_eq!((answer.status(), answer.code()), (status, code.into()), "{line}");
+    }
+    assert!(upstream.take().is_empty());
+}

@@ -49,10 +49,19 @@ fn whatomate_expiry_and_deletion() {
     };
     let never = product.keys(&["create", "--org", "my-organization", "--name", "CI/CD Pipeline"]);
     let secret = never["secret"].as_str().unwrap().to_owned();
-    // whm_ and 32 of a-z, 0-9.
+    // "whm_ followed by 32 hexadecimal characters".
     let (prefix, rest) = secret.split_at(4);
     assert_eq!((prefix, rest.len()), ("whm_", 32), "{secret}");
-    assert!(rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()), "{secret}");
+    assert!(rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')), "{secret}");
+    // "key_prefix": the page's own key, and a new one.
+    let listed = product.gate.folder.ctl(&["keys", "list", "--json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let prefix_of = |name: &str| {
+        let found = listed.as_array().unwrap().iter().find(|key| key["name"] == name).unwrap();
+        found["key_prefix"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(prefix_of("Production Integration"), "a1b2c3d4");
+    assert_eq!(prefix_of("CI/CD Pipeline"), &rest[..8]);
     assert!(never["expires"].is_null());
     assert_eq!(status(&secret), 200);
     let soon =
@@ -64,4 +73,28 @@ fn whatomate_expiry_and_deletion() {
     assert_eq!(exchange(product.gate.address, expired).code(), "expired_key");
     product.keys(&["revoke", "CI/CD Pipeline"]);
     assert_eq!(status(&secret), 401);
+}
+
+/// People beside keys: pages, sign-in, callbacks, the management of keys, preflights.
+#[test]
+fn whatomate_dashboard() {
+    let upstream = service();
+    let product = Product::over("whatomate", &upstream);
+    let token = "authorization: Bearer eyJ.user.jwt\r\n";
+    let preflight = "origin: https://app.example\r\naccess-control-request-method: DELETE\r\n";
+    for (line, fields) in [
+        ("GET /", ""),
+        ("GET /assets/index.css", ""),
+        ("POST /api/auth/login", "content-length: 0\r\n"),
+        ("GET /api/auth/sso/callback?code=a&state=b", ""),
+        ("GET /api/api-keys", token),
+        ("DELETE /api/api-keys/5f1c", token),
+        ("OPTIONS /api/api-keys/5f1c", preflight),
+        ("OPTIONS /api/contacts", ""),
+    ] {
+        let bytes = format!("{line} HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+        let answer = exchange(product.gate.address, bytes);
+        assert_eq!(answer.status(), 200, "{line}: {}", answer.body_text());
+        assert_eq!(upstream.only().first_line(), format!("{line} HTTP/1.1"));
+    }
 }

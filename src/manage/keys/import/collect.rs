@@ -12,12 +12,11 @@ use super::super::super::registry::entry::{
 use super::super::super::registry::settings::Settings;
 use super::super::super::session::{new_key_id, start_of};
 use super::super::super::time;
+use crate::core::format::KeyFormat;
 use crate::core::{Environment, Limit, OrgId, Permission, Secret};
 
 /// Fewer characters than this hold fewer than 128 bits, however they were chosen.
 const SHORT: usize = 16;
-/// Characters of a foreign secret that are shown, and at most a quarter of it.
-const SHOWN: usize = 8;
 
 /// One thing that a file says.
 #[derive(Debug)]
@@ -138,9 +137,9 @@ fn check_secret(secret: &Secret, accept_short: bool) -> std::result::Result<(), 
 /// Prefix and a few symbols for a secret of a known prefix, else at most a quarter of it.
 fn first_characters(secret: &Secret, settings: &Settings) -> Box<str> {
     let bytes = secret.expose();
-    let prefix = longest_prefix(bytes, settings)
-        .map_or(0, |name| settings.prefixes.get(name).map_or(0, |format| format.prefix.len()));
-    start_of(bytes, prefix + SHOWN.min((bytes.len() - prefix) / 4))
+    let format = longest_prefix(bytes, settings).and_then(|name| settings.prefixes.get(name));
+    let head = format.map_or(0, |format| format.head_of(bytes));
+    start_of(bytes, head + KeyFormat::SHOWN.min((bytes.len() - head) / 4))
 }
 
 fn prefix_of(secret: Option<&Secret>, settings: &Settings, named: Option<&str>) -> Option<String> {
