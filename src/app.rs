@@ -492,7 +492,7 @@ impl Running {
             addresses = addresses.join(","),
             admin = %self.admin,
             public_admin = self.public_admin.map(tracing::field::display),
-            version = env!("CARGO_PKG_VERSION"),
+            version = env!("KEYGATE_VERSION"),
             "listening"
         );
     }

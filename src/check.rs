@@ -224,18 +224,24 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
         findings.push(Finding {
             kind: "opens_nothing",
             subject: idle.join(", "),
-            message: format!("{}{more}: no rule is met by what they hold", plural(idle_keys)),
+            message: format!(
+                "{}{more}: no rule is met by what they hold",
+                counted(idle_keys, "key")
+            ),
             hint: Some("add a permission to them, or revoke them".to_owned()),
         });
     }
     for (count, kind, want) in
-        [(stranded[0], "pair(s)", "pair"), (stranded[1], "single key(s)", "header")]
+        [(stranded[0], "pair", "pair"), (stranded[1], "single key", "header")]
     {
         if count > 0 {
             findings.push(Finding {
                 kind: "no_carrier",
                 subject: "credentials".to_owned(),
-                message: format!("the table has {count} {kind}, which no source takes"),
+                message: format!(
+                    "the table has {}, and no source takes such",
+                    counted(count, kind)
+                ),
                 hint: Some(format!("add [[credentials]] source = \"{want}\"")),
             });
         }
@@ -313,8 +319,9 @@ fn closed(route: &Route, needs: &Needs, held: &[Permission]) -> Finding {
     )
 }
 
-fn plural(count: u64) -> String {
-    if count == 1 { "1 key".to_owned() } else { format!("{count} keys") }
+/// `1 key`, `2 keys`.
+fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 // === impl Finding ===
@@ -350,7 +357,9 @@ impl fmt::Display for Finding {
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { config, routes, sources, table, findings } = self;
-        writeln!(f, "configuration {config}: {routes} routes, {sources} credential sources")?;
+        let routes = counted(*routes as u64, "route");
+        let sources = counted(*sources as u64, "credential source");
+        writeln!(f, "configuration {config}: {routes}, {sources}")?;
         match table {
             Some(table) => writeln!(f, "{table}")?,
             None => writeln!(f, "table: not looked at")?,
@@ -372,7 +381,7 @@ impl fmt::Display for TableReport {
         if let Some(serial) = self.patch_serial {
             write!(f, ", patch {serial}")?;
         }
-        write!(f, ", signed by {}; {}", self.signers.join(", "), plural(self.keys))?;
+        write!(f, ", signed by {}; {}", self.signers.join(", "), counted(self.keys, "key"))?;
         write!(f, ", {} active, {} disabled", self.active, self.disabled)?;
         write!(f, ", {} revoked, {} usable here", self.revoked, self.usable)
     }

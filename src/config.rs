@@ -414,8 +414,10 @@ impl Config {
         let base = file.parent().unwrap_or(Path::new(""));
         let reader = raw::ConfigReader::new(text, base, host);
         let (table, errors) = toml::de::DeTable::parse_recoverable(text);
-        for error in &errors {
-            reader.syntax(error);
+        match foreign_format(file, text).filter(|_| !errors.is_empty()) {
+            // What a parser of TOML says of it, line by line, helps nobody.
+            Some(format) => reader.foreign(format),
+            None => errors.iter().for_each(|error| reader.syntax(error)),
         }
         // A damaged file would only add faults that are none.
         let config = match errors.is_empty() {
@@ -428,6 +430,27 @@ impl Config {
             Some(config) if faults.is_empty() => Ok(Self { warnings, places, ..config }),
             _ => Err(ConfigError::Invalid { file: file.to_owned(), faults }),
         }
+    }
+}
+
+/// Another format that a file seems to be in, by its name and its first lines.
+fn foreign_format(file: &Path, text: &str) -> Option<&'static str> {
+    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let first = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with('#'))?;
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '"' | '\'');
+    let yaml = |line: &str| {
+        line == "---"
+            || line.starts_with("- ")
+            || line.split_once(':').is_some_and(|(key, value)| {
+                key.chars().all(is_name) && (value.is_empty() || value.starts_with(' '))
+            })
+    };
+    match extension {
+        _ if first.starts_with('{') => Some("JSON"),
+        _ if yaml(first) => Some("YAML"),
+        "json" => Some("JSON"),
+        "yaml" | "yml" => Some("YAML"),
+        _ => None,
     }
 }
 

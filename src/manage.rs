@@ -30,7 +30,7 @@ use crate::exit::Exit;
 
 /// Issue, change and publish API keys for keygate sidecars.
 #[derive(Debug, Parser)]
-#[command(name = "keygatectl", version, arg_required_else_help = true)]
+#[command(name = "keygatectl", version = env!("KEYGATE_VERSION"), arg_required_else_help = true)]
 struct Arguments {
     #[command(flatten)]
     common: Common,

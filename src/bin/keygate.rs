@@ -23,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Checks the API key of every request in front of a service that knows nothing of keys.
 #[derive(Parser)]
-#[command(name = "keygate", version, arg_required_else_help = true)]
+#[command(name = "keygate", version = env!("KEYGATE_VERSION"), arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -56,7 +56,13 @@ enum Command {
 #[derive(Args)]
 struct ConfigArgs {
     /// Configuration file.
-    #[arg(long, value_name = "FILE", default_value = "keygate.toml")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "KEYGATE_CONFIG",
+        default_value = "keygate.toml"
+    )]
     config: PathBuf,
 }
 
@@ -265,11 +271,21 @@ fn secret_from_stdin() -> Result<Zeroizing<Vec<u8>>, Failure> {
 }
 
 fn version(as_json: bool) -> String {
-    let version = env!("CARGO_PKG_VERSION");
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("KEYGATE_COMMIT"));
     let (oldest, newest) = (table::OLDEST_FORMAT, table::FORMAT);
     match as_json {
-        true => format!("{{\"version\":\"{version}\",\"table_formats\":[{oldest},{newest}]}}\n"),
-        false => format!("keygate {version}, reads table formats {oldest} to {newest}\n"),
+        true => {
+            let commit = Some(commit).filter(|commit| !commit.is_empty());
+            let formats = [oldest, newest];
+            let value = serde_json::json!({
+                "version": version, "commit": commit, "table_formats": formats,
+            });
+            format!("{value}\n")
+        }
+        false => {
+            let version = env!("KEYGATE_VERSION");
+            format!("keygate {version}, reads table formats {oldest} to {newest}\n")
+        }
     }
 }
 

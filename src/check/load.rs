@@ -70,9 +70,11 @@ impl LoadError {
                  --config-only looks at no table",
                 path.display()
             ),
-            LoadFailure::Source(SourceError::Io { path, source }) => {
-                format!("{} cannot be read: {source}", path.display())
-            }
+            LoadFailure::Source(SourceError::Io { path, source }) => format!(
+                "{} cannot be read: {source}\nhint: let the user that runs keygate read it, and \
+                 enter every directory above it",
+                path.display()
+            ),
             // These name their path.
             LoadFailure::Source(
                 named @ (SourceError::Credential { .. }

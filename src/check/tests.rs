@@ -70,7 +70,7 @@ fn nothing_to_say() {
     let report = report(CONFIG, &[testkit::spec(1), testkit::spec(2)]);
     assert_eq!(report.findings, []);
     let text = report.to_string();
-    assert!(text.contains("configuration ") && text.contains(": 1 routes, 1 credential sources"));
+    assert!(text.contains("configuration ") && text.contains(": 1 route, 1 credential source\n"));
     assert!(text.contains("table: serial 7, signed by ed25519:"), "{text}");
     assert!(
         text.ends_with("2 keys, 2 active, 0 disabled, 0 revoked, 2 usable here\nok\n"),
@@ -116,7 +116,7 @@ fn keys_that_cannot_be_used_here() {
 fn carriers_that_are_missing() {
     let found = report(CONFIG, &[testkit::spec(1), testkit::pair_spec(2)]);
     assert_eq!(kinds(&found), ["no_carrier"]);
-    assert!(found.findings[0].message.starts_with("the table has 1 pair(s)"));
+    assert!(found.findings[0].message.starts_with("the table has 1 pair, and no"));
 }
 
 #[test]

@@ -180,8 +180,13 @@ fn signer(
     };
     let shown = path.display();
     let unreadable = |e| {
-        let problem = ConfigProblem::new(format!("{shown} cannot be read: {e}"));
-        problem.hint("`keygatectl signer new` makes a signer and its public key")
+        let hint = match std::io::Error::kind(&e) {
+            std::io::ErrorKind::NotFound => {
+                "`keygatectl signer new` makes a signer and its public key"
+            }
+            _ => super::section::unreadable(&e),
+        };
+        ConfigProblem::new(format!("{shown} cannot be read: {e}")).hint(hint)
     };
     let read = reader.read(&path).map_err(unreadable);
     files.push(path.clone());

@@ -11,8 +11,22 @@ use serde::Serialize;
 pub enum ConfigError {
     #[error("{}", shown(file, faults))]
     Invalid { file: PathBuf, faults: Vec<ConfigFault> },
-    #[error("configuration {} cannot be read: {source}\nhint: name it with --config FILE", file.display())]
+    #[error("configuration {} cannot be read: {source}\nhint: {}", file.display(), remedy(source))]
     Unreadable { file: PathBuf, source: io::Error },
+}
+
+/// What helps against a configuration that cannot be read.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "name it with --config FILE (-c) or KEYGATE_CONFIG",
+        io::ErrorKind::PermissionDenied => {
+            "it is there: let the user that runs keygate read it, and enter every directory above it"
+        }
+        io::ErrorKind::IsADirectory => "that is a directory: name the file in it",
+        io::ErrorKind::InvalidData => "save it as UTF-8; TOML is nothing else",
+        io::ErrorKind::FileTooLarge => "is it the right file? a configuration is a few pages",
+        _ => "see whether the disk and the mount are well",
+    }
 }
 
 /// One fault, or one thing that deserves a second look.

@@ -133,6 +133,13 @@ impl<'a> ConfigReader<'a> {
         self.fault(&place, ConfigProblem::new(error.message()));
     }
 
+    /// The whole file is in another format.
+    pub(super) fn foreign(&self, format: &str) {
+        let place = ConfigPlace { path: String::new(), span: 0..0 };
+        let problem = ConfigProblem::new(format!("is {format}, and keygate reads TOML"));
+        self.fault(&place, problem.hint("docs/config.md has every key; [listen] address = \"…\""));
+    }
+
     /// The file is opened and read, at most one MiB of it kept.
     pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.host.read(path)

@@ -19,7 +19,7 @@ pub enum SourceError {
     Credential { path: PathBuf, source: io::Error },
     #[error("the server compressed it (`content-encoding: {0}`), which was not asked for")]
     Encoding(String),
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {source}{}", hint_of(source))]
     Io { path: PathBuf, source: io::Error },
     #[error(
         "{path} does not exist\n\
@@ -40,6 +40,16 @@ pub enum SourceError {
     Timeout(String),
     #[error("{bytes} bytes, at most {limit} are allowed\nhint: raise `max_bytes` of the table")]
     TooLarge { bytes: u64, limit: u64 },
+}
+
+/// What helps against a file that is there and cannot be read.
+fn hint_of(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "\nhint: let the user that runs keygate read it, and enter every directory above it"
+        }
+        _ => "",
+    }
 }
 
 /// A file's identity and times: as long as they are the same, so is its content.

@@ -150,3 +150,75 @@ fn drain_without_a_sidecar_may_be_tried_again() {
     assert_eq!(said.code, 75, "{}", said.err);
     assert!(said.err.contains(&free.to_string()) && said.err.contains("hint: "), "{}", said.err);
 }
+
+/// `-c`, `KEYGATE_CONFIG` and the commit: what people try first.
+#[test]
+fn what_people_expect_of_a_command_line() {
+    let dir = folder("");
+    std::fs::rename(dir.path().join("keygate.toml"), dir.path().join("other.toml")).unwrap();
+    let check = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keygate"));
+        command.arg("check").arg("--config-only").args(arguments).current_dir(dir.path());
+        if let Some(value) = variable {
+            command.env("KEYGATE_CONFIG", value);
+        }
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(check(&["-c", "other.toml"], None).0, 0);
+    assert_eq!(check(&[], Some("other.toml")).0, 0);
+    assert_eq!(check(&["-c", "other.toml"], Some("none.toml")).0, 0, "the argument wins");
+    assert_eq!(check(&[], None).0, 78);
+    let said = check(&["-c", "other.toml"], None).1;
+    assert!(said.contains(": 1 route, 1 credential source\n"), "{said}");
+    // Both programs name the same version, and the commit where this was built from a repository.
+    let version = |program: &str| {
+        let output = Command::new(program).arg("--version").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.trim().split_once(' ').unwrap().1.to_owned()
+    };
+    let ours = version(env!("CARGO_BIN_EXE_keygate"));
+    assert_eq!(ours, version(env!("CARGO_BIN_EXE_keygatectl")));
+    let number = env!("CARGO_PKG_VERSION");
+    match ours.strip_prefix(number).unwrap() {
+        "" => {
+            let mut git = Command::new("git");
+            git.args(["rev-parse", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+            assert!(git.output().map_or(true, |o| !o.status.success()), "no commit");
+        }
+        commit => {
+            let commit = commit.strip_prefix(" (").unwrap().strip_suffix(')').unwrap();
+            let hex = commit.bytes().all(|b| b.is_ascii_hexdigit());
+            assert!(hex && (7..=12).contains(&commit.len()), "{commit}");
+        }
+    }
+}
+
+/// The remedy is the one for what is wrong, not for what usually is.
+#[test]
+fn hints_fit_the_fault() {
+    let dir = folder("");
+    std::fs::create_dir(dir.path().join("folder")).unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).unwrap();
+    write("a.yaml", b"listen:\n  address: 127.0.0.1:0\n");
+    write("a.json", b"{\n  \"listen\": { \"address\": \"127.0.0.1:0\" }\n}\n");
+    write("yaml.toml", b"# a comment\n---\nlisten:\n  - address: x\n");
+    write("latin.toml", b"# caf\xe9\n");
+    for (file, message, hint) in [
+        ("none.toml", "cannot be read", "name it with --config"),
+        ("folder", "cannot be read", "name the file in it"),
+        ("latin.toml", "cannot be read", "save it as UTF-8"),
+        ("a.yaml", "a.yaml:1:1: is YAML, and keygate reads TOML", "docs/config.md"),
+        ("yaml.toml", "yaml.toml:1:1: is YAML, and keygate reads TOML", "docs/config.md"),
+        ("a.json", "a.json:1:1: is JSON, and keygate reads TOML", "docs/config.md"),
+    ] {
+        for command in ["check", "serve"] {
+            let said = keygate(dir.path(), &[command, "-c", file], "");
+            assert_eq!(said.code, 78, "{command} {file}: {}", said.err);
+            assert!(said.err.starts_with("error: "), "{command} {file}: {}", said.err);
+            assert!(said.err.contains(message), "{command} {file}: {}", said.err);
+            let told = said.err.split_once("\nhint: ").map(|(_, hint)| hint).unwrap_or_default();
+            assert!(told.contains(hint), "{command} {file}: {}", said.err);
+        }
+    }
+}
