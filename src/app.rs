@@ -144,7 +144,7 @@ fn start(file: &Path, inherited: Inherited) -> Result<Running, StartError> {
     let prepared = prepare(file, &Clock::system())?;
     let config = &prepared.config;
     let metrics = Metrics::new(config.workers.count);
-    let log = crate::telemetry::log::start(config.log.format, "info", &metrics)?;
+    let log = crate::telemetry::log::start(config.log.format, config.log.level, &metrics)?;
     for finding in check::notes(config) {
         tracing::warn!("{}", finding.text());
     }

@@ -74,6 +74,7 @@ pub struct Settings {
     pub cors_exposed: Box<str>,
     /// One access line per this many successes; refusals are always logged. 1: all, 0: none.
     pub log_every: u32,
+    pub log_fields: LogFields,
     /// WebSocket close code when a stream's key ends (1008, or 4000 to 4999).
     pub close_code: u16,
 }
@@ -311,10 +312,28 @@ pub struct Http2Config {
 
 #[derive(Clone, Debug)]
 pub struct Log {
+    pub level: LogLevel,
     pub format: LogFormat,
     /// Access log; `None`: standard error with the operator log.
     pub access_file: Option<PathBuf>,
     pub access: bool,
+}
+
+/// The operator log says this and what is graver. Not the access log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+}
+
+/// Fields of the access log that are there by choice: what is in them is the client's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogFields {
+    pub host: bool,
+    pub user_agent: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,6 +33,7 @@ restart! {
     "log.access" => log.access,
     "log.access_file" => log.access_file,
     "log.format" => log.format,
+    "log.level" => log.level,
     "table.cache_dir" => table.cache_dir,
     "table.http" => table.url,
     "table.patch" => table.patch,

@@ -1,5 +1,6 @@
 //! Raw TOML → [`Config`]: the parts that a restart changes.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
     Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Families, Http2Config, Listener, Log,
-    LogFormat, Places, Sharing, Timeouts, TlsClient, TlsServer, UpstreamAddress, UpstreamConfig,
+    LogFormat, LogLevel, Places, Sharing, Timeouts, TlsClient, TlsServer, UpstreamAddress, UpstreamConfig,
     UpstreamProtocol, Workers,
 };
 use super::{addresses, admin, delivery, policy};
@@ -43,13 +44,17 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     addresses::no_loop(&upstream_section, upstream.as_ref(), &listeners, &admin);
     addresses::settle(root, &mut listeners, &places, &mut admin, &admin_section);
     let workers = workers(&root.section("workers"));
-    let timeouts = timeouts(&root.section("timeouts"));
+    let timeouts_section = root.section("timeouts");
+    let timeouts = timeouts(&timeouts_section);
     let caps = caps(&root.section("limits"));
     let drain = drain(&root.section("drain"));
     let http2 = http2(&root.section("http2"));
     let log_section = root.section("log");
     let log = log(&log_section);
     let settings = policy::settings(root, &log_section);
+    if let Some(settings) = &settings {
+        outlives_balancer(&timeouts_section, timeouts.idle, &settings.trusted_proxies);
+    }
     Some(Config {
         listeners,
         admin,
@@ -323,6 +328,22 @@ fn timeouts(section: &ConfigSection<'_>) -> Timeouts {
     }
 }
 
+/// Google's front ends keep idle connections for 600 s, and answer 502 to a request that meets one
+/// which is just being closed. Their networks are published; who trusts them stands behind them.
+fn outlives_balancer(section: &ConfigSection<'_>, idle: Duration, trusted: &NetworkSet) {
+    const FRONT_ENDS: [IpAddr; 2] =
+        [IpAddr::V4(Ipv4Addr::new(35, 191, 0, 1)), IpAddr::V4(Ipv4Addr::new(130, 211, 0, 1))];
+    let stands_behind =
+        !trusted.is_empty() && FRONT_ENDS.into_iter().any(|front| trusted.allows(front));
+    if stands_behind && idle <= secs(600) {
+        let problem = ConfigProblem::new(
+            "closes idle connections before the balancer does: Google's, which trusted_proxies \
+             names, keep them for 600 s, and some requests would be 502",
+        );
+        section.warn("idle", problem.hint("idle = \"620s\""));
+    }
+}
+
 fn caps(section: &ConfigSection<'_>) -> Caps {
     let connections = section.integer("connections", CONNECTIONS, 1..=10_000_000) as usize;
     let per_address = CONNECTIONS_PER_ADDRESS.min(connections as u64);
@@ -361,7 +382,22 @@ fn log(section: &ConfigSection<'_>) -> Log {
         LogFormat::Json,
         &[("json", LogFormat::Json), ("text", LogFormat::Text)],
     );
-    Log { format, access_file: section.path("access_file"), access: section.flag("access", true) }
+    let level = section.choice(
+        "level",
+        LogLevel::Info,
+        &[
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("info", LogLevel::Info),
+            ("debug", LogLevel::Debug),
+        ],
+    );
+    Log {
+        level,
+        format,
+        access_file: section.path("access_file"),
+        access: section.flag("access", true),
+    }
 }
 
 #[cfg(test)]

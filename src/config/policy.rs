@@ -5,7 +5,9 @@ use http::HeaderName;
 use super::fault::ConfigProblem;
 use super::raw::ConfigPlace;
 use super::section::ConfigSection;
-use super::{IdentityFields, Sampled, Settings, TraceStart, Underscores, cors, refusals, routes};
+use super::{
+    IdentityFields, LogFields, Sampled, Settings, TraceStart, Underscores, cors, refusals, routes,
+};
 use crate::core::address::parse_network;
 use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
 use crate::core::{BasicForm, CredentialSource, Environment, NetworkSet, Policy, Prefixes};
@@ -64,8 +66,25 @@ pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Opt
         cors,
         cors_exposed,
         log_every,
+        log_fields: log_fields(log),
         close_code: close_code(&root.section("streams")),
     })
+}
+
+/// `log.fields`.
+fn log_fields(log: &ConfigSection<'_>) -> LogFields {
+    let words = [("host", Chosen::Host), ("user_agent", Chosen::UserAgent)];
+    let chosen = log.parse_list("fields", |text| super::raw::pick(text, &words));
+    LogFields {
+        host: chosen.contains(&Chosen::Host),
+        user_agent: chosen.contains(&Chosen::UserAgent),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Chosen {
+    Host,
+    UserAgent,
 }
 
 /// A WebSocket close code that a server may send for a policy of its own (RFC 6455 §7.4).

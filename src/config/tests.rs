@@ -266,6 +266,8 @@ start = "sampled"
 [workers]
 count = 4
 [log]
+level = "debug"
+fields = ["host", "user_agent"]
 format = "text"
 success_every = 100
 "#;
@@ -475,4 +477,17 @@ fn a_secret_is_in_no_message() {
 fn files_that_cannot_be_read() {
     let error = Config::load_on(&machine(), Path::new("/nowhere.toml")).unwrap_err();
     assert!(error.to_string().starts_with("configuration /nowhere.toml cannot be read"));
+}
+
+/// Behind Google's front ends, connections have to outlive theirs; behind others nothing is known.
+#[test]
+fn idle_behind_a_balancer() {
+    let warned = |networks: &str, idle: &str| {
+        let text =
+            format!("trusted_proxies = [{networks}]\n{SMALL}[timeouts]\nidle = \"{idle}\"\n");
+        parse(&text).unwrap().warnings.iter().any(|w| w.key == "timeouts.idle")
+    };
+    let google = "\"35.191.0.0/16\", \"130.211.0.0/22\"";
+    assert!(warned(google, "75s") && warned(google, "600s"));
+    assert!(!warned(google, "620s") && !warned("\"10.0.0.0/8\"", "75s") && !warned("", "75s"));
 }

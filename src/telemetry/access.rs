@@ -51,10 +51,16 @@ pub struct AccessLine<'a> {
     pub org: Option<&'a str>,
     /// Of the trace that the request belongs to (W3C Trace Context).
     pub trace_id: Option<&'a str>,
+    /// `Host` as the client wrote it, cut. By choice.
+    pub host: Option<&'a str>,
+    /// Likewise.
+    pub user_agent: Option<&'a str>,
     pub table_serial: Option<u64>,
     pub patch_serial: Option<u64>,
     /// From the head to the last byte of the answer.
     pub duration_ns: u64,
+    /// Waiting for a connection to the upstream: queue, name, connect, TLS.
+    pub connect_ns: Option<u64>,
     /// From the request sent to the head of the upstream's response.
     pub upstream_ns: Option<u64>,
     /// Of the request's body.

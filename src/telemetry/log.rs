@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::Metrics;
 use super::control::LogName;
-use crate::config::LogFormat;
+use crate::config::{LogFormat, LogLevel};
 
 /// Lines that may wait for standard error.
 const QUEUE: usize = 4096;
@@ -35,9 +35,19 @@ pub enum LogError {
     Started,
 }
 
-/// Starts the operator log for the whole process. `filter` is a level or `tracing` directives.
-pub fn start(format: LogFormat, filter: &str, metrics: &Metrics) -> Result<OperatorLog, LogError> {
-    let filter = EnvFilter::builder().parse(filter)?;
+/// Starts the operator log for the whole process. Libraries are heard up to `info`: some
+/// write the fields of requests below it, credentials too.
+pub fn start(
+    format: LogFormat,
+    level: LogLevel,
+    metrics: &Metrics,
+) -> Result<OperatorLog, LogError> {
+    let filter = EnvFilter::builder().parse(match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "info,keygate=debug",
+    })?;
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(QUEUE)
         .lossy(true)

@@ -181,3 +181,21 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         }
     }
 }
+
+/// docs/logs.md has every reason word with its status and its code, and no other.
+#[test]
+fn every_reason_is_on_the_page_of_logs() {
+    use keygate::core::reason::Disclosure;
+    let page = read("docs/logs.md");
+    let (_, rows) = page.split_once("## Reasons").unwrap();
+    let rows: Vec<&str> = rows.lines().filter(|line| line.starts_with("| `")).collect();
+    let wanted: Vec<String> = keygate::core::Reason::ALL
+        .iter()
+        .map(|reason| {
+            let code = reason.code(Disclosure::Detailed);
+            let (word, status) = (reason.as_str(), reason.status());
+            format!("| `{word}` | {status} | [`{code}`](refusals.md#{code}) |")
+        })
+        .collect();
+    assert_eq!(rows, wanted);
+}

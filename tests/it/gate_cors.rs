@@ -247,7 +247,7 @@ fn preflights_are_answered_and_nothing_reaches_the_service() {
     assert_eq!((answer.status(), one(&answer, "access-control-allow-headers")), (204, None));
     // An OPTIONS that is no preflight is a request like any other.
     let plain = request("OPTIONS", "/v1/a", &format!("origin: {APP}\r\n"));
-    gate.refuses_bytes("no preflight", plain.as_bytes(), 401);
+    gate.refuses_bytes("no preflight", plain.as_bytes(), 405);
     // What has two readings is refused in a preflight too.
     let smuggled = "access-control-request-method: GET\r\ntransfer-encoding: x, chunked\r\n";
     let request = request("OPTIONS", "/v1/a", &format!("origin: {APP}\r\n{smuggled}"));

@@ -9,6 +9,7 @@
     reason = "a test ends at the first surprise, also in its helpers"
 )]
 
+mod access_log;
 mod admin;
 mod check_start;
 mod dashboard;

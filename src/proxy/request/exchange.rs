@@ -38,8 +38,17 @@ pub(crate) async fn send(
     let mut reuse = Reuse::IfPossible;
     for _ in 0..MOST_TRIES {
         let (before, needs) = (record.last_ns(), request.needs());
-        let mut lease = worker.upstream.lease(needs, reuse, before, client).await?;
+        let leased = worker.upstream.lease(needs, reuse, before, client).await;
+        let mut lease = match leased {
+            Ok(lease) => lease,
+            Err(reason) => {
+                let now = record.now_ns();
+                record.waited_for_upstream(before, now);
+                return Err(reason);
+            }
+        };
         let now = lease.begun_ns;
+        record.waited_for_upstream(before, now);
         record.sent_upstream(now);
         stream.set_deadline(patience.begin(now));
         let failure = match lease.send(&mut request, stream, patience).await {

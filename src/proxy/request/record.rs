@@ -4,8 +4,10 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use http::{HeaderValue, Method, Uri, Version};
+use http::{HeaderName, HeaderValue, Method, Uri, Version, header};
 
+use super::credentials;
+use crate::config::{LogFields, Settings};
 use crate::core::{KeyId, Now, Reason};
 use crate::proxy::body::{Progress, UploadState};
 use crate::proxy::http1::head::Head;
@@ -40,6 +42,10 @@ pub(crate) struct RequestRecord {
     pub(crate) trace_id: Option<[u8; 32]>,
     /// Of the table and the patch that decided.
     pub(crate) serials: (Option<u64>, Option<u64>),
+    /// By choice, cut and as text.
+    host: Option<Box<str>>,
+    user_agent: Option<Box<str>>,
+    connect_ns: Option<u64>,
     upstream_sent_ns: u64,
     upstream_ns: Option<u64>,
     pub(crate) bytes_in: u64,
@@ -82,6 +88,9 @@ impl RequestRecord {
             org: None,
             trace_id: None,
             serials: (None, None),
+            host: None,
+            user_agent: None,
+            connect_ns: None,
             upstream_sent_ns: 0,
             upstream_ns: None,
             bytes_in: 0,
@@ -137,6 +146,24 @@ impl RequestRecord {
         self.route_slot = slot;
     }
 
+    /// Keeps what the log is to say of the head beside the usual. A field that a source reads may hold
+    /// a key, and is not kept.
+    pub(crate) fn note(&mut self, head: &Head, settings: &Settings) {
+        let LogFields { host, user_agent } = settings.log_fields;
+        let of = |name: &HeaderName| {
+            let carries = |source| credentials::is_field_of(source, name.as_str().as_bytes());
+            let is_ours = settings.sources.iter().any(carries);
+            head.fields.get(name).filter(|_| !is_ours).map(cut)
+        };
+        if host {
+            let authority = || head.uri.authority().map(|a| cut(a.as_str().as_bytes()));
+            self.host = of(&header::HOST).or_else(authority);
+        }
+        if user_agent {
+            self.user_agent = of(&header::USER_AGENT);
+        }
+    }
+
     /// The verdict, once. Recorded with the time that it took.
     pub(crate) fn decided(&mut self, outcome: DecisionOutcome) {
         self.outcome = Some(outcome);
@@ -150,6 +177,12 @@ impl RequestRecord {
     pub(crate) fn failed(&mut self, reason: Reason) {
         self.reason = Some(reason);
         self.worker.cells.request_failed(reason);
+    }
+
+    /// A connection was waited for since `from_ns`, whether or not one was had.
+    pub(crate) fn waited_for_upstream(&mut self, from_ns: u64, now_ns: u64) {
+        let waited = now_ns.saturating_sub(from_ns);
+        self.connect_ns = Some(self.connect_ns.unwrap_or(0).saturating_add(waited));
     }
 
     pub(crate) fn sent_upstream(&mut self, now_ns: u64) {
@@ -249,14 +282,24 @@ impl Drop for RequestRecord {
             key_id: self.key,
             org: self.org.as_ref().and_then(|o| o.to_str().ok()),
             trace_id: self.trace_id.as_ref().and_then(|id| std::str::from_utf8(id).ok()),
+            host: self.host.as_deref(),
+            user_agent: self.user_agent.as_deref(),
             table_serial: self.serials.0,
             patch_serial: self.serials.1,
             duration_ns: took,
+            connect_ns: self.connect_ns,
             upstream_ns: self.upstream_ns,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
         });
     }
+}
+
+/// The beginning of a client's text: a line of the log has an end, whatever a client sends.
+fn cut(value: &[u8]) -> Box<str> {
+    /// Bytes of it that are kept.
+    const MOST: usize = 256;
+    String::from_utf8_lossy(value.get(..MOST).unwrap_or(value)).into()
 }
 
 /// The method as the log shows it. A token that nobody knows is not shown: it may be anything, a
@@ -301,9 +344,12 @@ pub(crate) fn note_unread(worker: &Worker, client: IpAddr, http2: bool, reason: 
         key_id: None,
         org: None,
         trace_id: None,
+        host: None,
+        user_agent: None,
         table_serial: None,
         patch_serial: None,
         duration_ns: 0,
+        connect_ns: None,
         upstream_ns: None,
         bytes_in: 0,
         bytes_out: 0,

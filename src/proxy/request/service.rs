@@ -210,6 +210,7 @@ fn admit(
     let snapshot = worker.shared.store.load();
     let settings = &snapshot.settings;
     record.log_every = settings.log_every;
+    record.note(&head, settings);
     record.trace_id = trace_id(&head.fields);
     let rule = cors::of(&head, settings);
     let preflight = rule.and_then(|cors| {

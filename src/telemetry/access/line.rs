@@ -50,6 +50,8 @@ impl LineBuffer {
             (",\"org\":\"", line.org),
             (",\"route\":\"", line.route),
             (",\"trace_id\":\"", line.trace_id),
+            (",\"host\":\"", line.host),
+            (",\"user_agent\":\"", line.user_agent),
         ];
         for (name, value) in words {
             if let Some(value) = value {
@@ -62,6 +64,7 @@ impl LineBuffer {
             (",\"table_serial\":", line.table_serial),
             (",\"patch_serial\":", line.patch_serial),
             (",\"duration_us\":", Some(line.duration_ns / 1000)),
+            (",\"connect_us\":", line.connect_ns.map(|ns| ns / 1000)),
             (",\"upstream_us\":", line.upstream_ns.map(|ns| ns / 1000)),
             (",\"bytes_in\":", Some(line.bytes_in)),
             (",\"bytes_out\":", Some(line.bytes_out)),
@@ -102,6 +105,8 @@ impl LineBuffer {
             (" route=\"", line.route),
             (" request_id=\"", Some(line.request_id)),
             (" trace_id=\"", line.trace_id),
+            (" host=\"", line.host),
+            (" user_agent=\"", line.user_agent),
         ];
         for (name, value) in words {
             if let Some(value) = value {
@@ -114,6 +119,7 @@ impl LineBuffer {
             (" table_serial=", line.table_serial),
             (" patch_serial=", line.patch_serial),
             (" duration_us=", Some(line.duration_ns / 1000)),
+            (" connect_us=", line.connect_ns.map(|ns| ns / 1000)),
             (" upstream_us=", line.upstream_ns.map(|ns| ns / 1000)),
             (" bytes_in=", Some(line.bytes_in)),
             (" bytes_out=", Some(line.bytes_out)),

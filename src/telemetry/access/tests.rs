@@ -60,9 +60,12 @@ fn line<'a>(path: &'a str) -> AccessLine<'a> {
         key_id: Some(KeyId::parse("key_abc").unwrap()),
         org: Some("acme"),
         trace_id: None,
+        host: None,
+        user_agent: None,
         table_serial: Some(7),
         patch_serial: Some(9),
         duration_ns: 1_234_567,
+        connect_ns: None,
         upstream_ns: None,
         bytes_in: 0,
         bytes_out: 99,
@@ -210,4 +213,43 @@ fn samples_one_in_so_many() {
     let log = AccessLog::off();
     let taken = |every| (0..12).filter(|_| log.samples(every)).count();
     assert_eq!((taken(0), taken(1), taken(3)), (0, 12, 4));
+}
+
+/// docs/logs.md has a row for each field, in the order of the line, and no other.
+#[test]
+fn every_field_is_documented() {
+    let whole = AccessLine {
+        trace_id: Some("0af7651916cd43dd8448eb211c80319c"),
+        host: Some("api.example"),
+        user_agent: Some("curl/8"),
+        connect_ns: Some(1_000),
+        upstream_ns: Some(2_000),
+        ..line("/v1/messages")
+    };
+    let text = written(LogFormat::Json, &[whole]);
+    let keys: Vec<&str> = text
+        .split("\",\"")
+        .flat_map(|part| part.split(",\""))
+        .filter_map(|part| part.trim_start_matches("{\"").split_once("\":").map(|(key, _)| key))
+        .collect();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(keys.len(), value.as_object().unwrap().len(), "{keys:?}");
+    let page = include_str!("../../../docs/logs.md");
+    let section = page.split("\n## ").find(|s| s.starts_with("The access log")).unwrap();
+    let documented: Vec<&str> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(key, _)| key))
+        .collect();
+    assert_eq!(documented, keys);
+}
+
+/// What a client chose cannot end a line or move a terminal's cursor.
+#[test]
+fn chosen_fields_are_escaped() {
+    for format in [LogFormat::Json, LogFormat::Text] {
+        let evil = AccessLine { user_agent: Some("a\"b\nc\u{1b}[2J\\"), ..line("/") };
+        let text = written(format, &[evil]);
+        assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+        assert!(text.contains(r#"a\"b\u000ac\u001b[2J\\"#), "{text:?}");
+    }
 }
