@@ -13,8 +13,8 @@ use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
     Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Families, Http2Config, Listener, Log,
-    LogFormat, LogLevel, Places, Sharing, Timeouts, TlsClient, TlsServer, UpstreamAddress, UpstreamConfig,
-    UpstreamProtocol, Workers,
+    LogFormat, LogLevel, Places, Sharing, Timeouts, TlsClient, TlsServer, UpstreamAddress,
+    UpstreamConfig, UpstreamProtocol, Workers,
 };
 use super::{addresses, admin, delivery, policy};
 use crate::core::NetworkSet;
