@@ -52,9 +52,8 @@ pub enum Error {
     /// Something else was published in between.
     #[error(
         "{}: holds serial {} already, published {} by {}; serial {ours} was not written over it\n\
-         hint: somebody published from another copy of the registry; bring the registry up to date \
-         (`git pull`), or let {} take what is published into it, then publish again",
-        .path.display(), .theirs.serial, .theirs.when, .theirs.who, .theirs.fold
+         hint: somebody published from elsewhere; {}, then publish again",
+        .path.display(), .theirs.serial, .theirs.when, .theirs.who, .theirs.remedy
     )]
     Raced { path: PathBuf, theirs: Box<Theirs>, ours: u64 },
     #[error("cannot read {}: {}{}", .path.display(), .source, read_hint(.path, .source))]
@@ -85,13 +84,13 @@ pub enum Error {
     Unpublished { serial: u64, source: Box<Error> },
     /// A publication from elsewhere is there, and ours does not know it.
     #[error(
-        "{}: the {} of serial {}, published {} by {}, is not from this registry; serial {ours} \
-         would undo what it says about these keys, and nothing was written:{}\n\
-         hint: {} takes what is published into the registry; then run this command again. If a \
-         key is meant to be undone, name its id: --readmit KEY_ID for what was taken from it, \
-         --drop KEY_ID for what only the published file has",
+        "{}: the {} of serial {}, published {} by {}, is from elsewhere; serial {ours} would undo \
+         what it says about these keys, and nothing was written:{}\n\
+         hint: {}, then run this command again; if a key is meant to be undone, name its id: \
+         --readmit KEY_ID for what was taken from it, --drop KEY_ID for what only the published \
+         file has",
         .path.display(), .theirs.kind, .theirs.serial, .theirs.when, .theirs.who, list_all(.keys),
-        .theirs.fold
+        .theirs.remedy
     )]
     Undone {
         path: PathBuf,
@@ -130,9 +129,12 @@ pub struct Theirs {
     serial: u64,
     when: String,
     who: String,
-    /// The command that takes it into the registry.
-    fold: String,
+    /// How ours comes to know what it says.
+    remedy: String,
 }
+
+const REMEDY_OF_FILES: &str = "bring what this was made from up to date, or run this beside the \
+                               registry that made it (-r)";
 
 struct Faults<'a>(&'a [Fault]);
 
@@ -201,6 +203,21 @@ impl Error {
         Self::Undone { path: path.to_owned(), theirs: Theirs::of(path, theirs), ours, keys }
     }
 
+    /// The same of files that no registry at hand has made.
+    pub fn of_files(self) -> Self {
+        match self {
+            Self::Raced { path, mut theirs, ours } => {
+                theirs.remedy = REMEDY_OF_FILES.to_owned();
+                Self::Raced { path, theirs, ours }
+            }
+            Self::Undone { path, mut theirs, ours, keys } => {
+                theirs.remedy = REMEDY_OF_FILES.to_owned();
+                Self::Undone { path, theirs, ours, keys }
+            }
+            other => other,
+        }
+    }
+
     pub fn unreadable(path: &Path, refusal: Refusal) -> Self {
         Self::Unreadable { path: path.to_owned(), refusal }
     }
@@ -233,18 +250,19 @@ impl Theirs {
     fn of(path: &Path, manifest: &Manifest) -> Box<Self> {
         let signers: Vec<_> = manifest.signers.iter().map(ToString::to_string).collect();
         let path = path.display();
-        let fold = match manifest.kind {
-            FileKind::Patch => {
-                format!("`keygatectl keys fold {path}` (or `table build --fold-patch {path}`)")
-            }
-            FileKind::Table => format!("`keygatectl keys fold {path}`"),
+        let or = match manifest.kind {
+            FileKind::Patch => format!(" (or `table build --fold-patch {path}`)"),
+            FileKind::Table => String::new(),
         };
         Box::new(Self {
             kind: manifest.kind,
             serial: manifest.serial,
             when: time::show(manifest.issued_at_ms / 1000),
             who: signers.join(", "),
-            fold,
+            remedy: format!(
+                "bring the registry up to date (`git pull`), or take what is published into it \
+                 with `keygatectl keys fold {path}`{or}"
+            ),
         })
     }
 }

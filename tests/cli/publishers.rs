@@ -317,6 +317,8 @@ fn signatures_made_elsewhere_undo_nothing_either() {
     for registry in [COPY, "keys.toml", "none.toml"] {
         let told = room.fails(UNDONE, &[&["-r", registry], &attach[..]].concat());
         assert!(told.contains(&ids[0].id) && !told.contains(&ids[1].id), "{registry}: {told}");
+        let folds = told.contains("keys fold");
+        assert_eq!(folds, registry == COPY, "no other registry is sent to take it in: {told}");
     }
     assert_eq!(fs::read(room.path("t.kgt")).unwrap(), published);
     room.ok(&[&attach[..], &["--readmit", &ids[0].id]].concat());

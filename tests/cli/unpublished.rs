@@ -117,6 +117,23 @@ fn list_marks_what_is_not_published_as_shown() {
 }
 
 #[test]
+fn a_draft_is_not_published_before_it_is_in_its_place() {
+    let room = Room::with_registry();
+    room.create(&[]);
+    room.ok(&["signer", "new", "-o", "b.pem", "--public-out", "b.pub"]);
+    room.ok(&["signer", "new", "-o", "c.pem", "--public-out", "c.pub"]);
+    let named = ["--signer-public", "b.pub", "--signer-public", "c.pub"];
+    let draft = ["table", "build", "-o", "draft.kgt", "--signer", "signer.pem"];
+    room.ok(&[&draft[..], &named].concat());
+    assert_eq!(marks(&room), [false], "one of three has signed");
+    let attach = ["table", "attach-signature", "draft.kgt", "--signer", "b.pem"];
+    room.ok(&attach);
+    assert_eq!(marks(&room), [false]);
+    room.ok(&[&attach[..], &["-o", "t.kgt"]].concat());
+    assert_eq!(marks(&room), [true], "two of three are enough for whoever puts it there");
+}
+
+#[test]
 fn edits_by_hand_are_marked_too() {
     let room = Room::with_registry();
     room.create(&["--permission", "read"]);

@@ -35,7 +35,7 @@ pub struct Destination<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum Origin<'a> {
     /// A file that this registry made before, and that has waited for signatures.
-    Draft(&'a Registry),
+    Draft { registry: &'a Registry, draft: &'a Path },
     /// No registry: other files, or a draft that a registry elsewhere has made.
     Files,
     /// The caller does not hold its lock.
@@ -58,7 +58,9 @@ impl<'a> Origin<'a> {
     pub fn registry(self) -> Option<&'a Registry> {
         match self {
             Self::Files => None,
-            Self::Draft(registry) | Self::Free(registry) | Self::Held(registry) => Some(registry),
+            Self::Draft { registry, .. } | Self::Free(registry) | Self::Held(registry) => {
+                Some(registry)
+            }
         }
     }
 }
@@ -169,13 +171,18 @@ impl Destination<'_> {
         Ok(vec![Standing::at(Some(base), &patches)?])
     }
 
-    /// Whether the registry publishes here, or all who may sign have signed.
+    /// Published: where the registry publishes to, signed by all who may sign, or a draft that was
+    /// put elsewhere.
     fn stage<F: Read + Seek>(&self, draft: &Draft<F>, registry: &Registry) -> Stage {
         let publish = &registry.settings.publish;
         let own = [&publish.table, &publish.patch].into_iter().flatten();
         let is_target =
             own.map(|path| registry.relative(path)).any(|path| is_same(&path, self.out));
-        match is_target || draft.signed_by().count() >= draft.manifest().signers.len() {
+        let is_put = match self.source {
+            Origin::Draft { draft, .. } => !is_same(draft, self.out),
+            Origin::Files | Origin::Free(_) | Origin::Held(_) => false,
+        };
+        match is_target || is_put || draft.signed_by().count() >= draft.manifest().signers.len() {
             true => Stage::Published,
             false => Stage::Draft,
         }
@@ -199,16 +206,28 @@ pub fn write<F: Read + Seek>(
     place: &Destination<'_>,
     session: &Session,
 ) -> Result<Published> {
+    let written = write_compared(draft, place, session);
+    match place.source {
+        Origin::Files => written.map_err(Error::of_files),
+        Origin::Draft { .. } | Origin::Free(_) | Origin::Held(_) => written,
+    }
+}
+
+fn write_compared<F: Read + Seek>(
+    draft: &mut Draft<F>,
+    place: &Destination<'_>,
+    session: &Session,
+) -> Result<Published> {
     // The registry's lock before the target's, as whoever changes keys takes them.
     let locked = match place.source {
-        Origin::Draft(registry) | Origin::Free(registry) => {
+        Origin::Draft { registry, .. } | Origin::Free(registry) => {
             Some(Locked::take(&registry.path, session.patience)?)
         }
         Origin::Files | Origin::Held(_) => None,
     };
     let registry = locked.as_ref().map(|locked| &locked.registry).or(match place.source {
         Origin::Held(registry) => Some(registry),
-        Origin::Draft(_) | Origin::Files | Origin::Free(_) => None,
+        Origin::Draft { .. } | Origin::Files | Origin::Free(_) => None,
     });
     let out = files::resolve(place.out)?;
     let _lock = Lock::take(&out, session.patience)?;
@@ -238,7 +257,7 @@ pub fn write<F: Read + Seek>(
         Origin::Free(registry) | Origin::Held(registry) => {
             place.refuse_losses(ours.serial, &Ours::Registry(registry), &known)?;
         }
-        Origin::Draft(_) | Origin::Files => {
+        Origin::Draft { .. } | Origin::Files => {
             place.refuse_losses_of_file(&ours, &mut to, registry)?;
         }
     }

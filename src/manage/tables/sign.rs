@@ -81,7 +81,10 @@ impl AttachSignature {
         let out = self.out.as_deref().unwrap_or(path);
         let registry = made_by(draft.manifest(), session);
         let base = self.base_of(draft.manifest(), out, registry.as_ref())?;
-        let source = registry.as_ref().map_or(Origin::Files, Origin::Draft);
+        let source = match &registry {
+            Some(registry) => Origin::Draft { registry, draft: path },
+            None => Origin::Files,
+        };
         let meant = self.meant.acknowledged();
         let place = Destination { out, base: base.as_deref(), source, meant: &meant };
         let published = target::write(&mut draft, &place, session)?;
