@@ -220,6 +220,7 @@ fn build(
     let shared = Arc::new(Shared {
         clock: clock.clone(),
         store,
+        dropped_names: Default::default(),
         limits: Arc::clone(&limits),
         upstream,
         upstream_tls,

@@ -99,8 +99,8 @@ pub enum Sampled {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Underscores {
     Allow,
-    Drop,
     #[default]
+    Drop,
     Refuse,
 }
 
@@ -190,6 +190,7 @@ pub struct UpstreamConfig {
     pub send_proxy: bool,
     /// Header names as the client wrote them (owned ones stay lower-case).
     pub preserve_case: bool,
+    pub reuse: ConnectionReuse,
     /// Cut `Location` down where it names [`Upstream::address`].
     pub rewrite_location: bool,
     /// Most connections, over all workers.
@@ -209,6 +210,13 @@ pub enum UpstreamAddress {
         port: u16,
     },
     Unix(PathBuf),
+}
+
+/// Whether a connection to the service carries more than one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionReuse {
+    Always,
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,6 +21,7 @@ pub mod refusal;
 pub mod route;
 pub mod secret;
 pub mod signer;
+pub mod visible;
 
 pub use self::address::NetworkSet;
 pub use self::credential::{BasicForm, CredentialSource, MissingHalf, Prefixes};

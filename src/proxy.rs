@@ -16,7 +16,7 @@
 //! net/             bytes in and out: sockets, TLS, PROXY header, the moments of a connection
 //! executor         tasks of hyper's HTTP/2, on the worker's thread
 //! http1/           HTTP/1.1 heads to and from bytes; no I/O, imports core alone
-//! streams limits load ids tunnel/   registries and parts that know nothing of the others
+//! streams limits load ids dropped tunnel/   registries and parts that know nothing of the others
 //! ```
 //!
 //! A request's way:
@@ -44,6 +44,7 @@ macro_rules! opaque {
 
 mod body;
 mod client;
+mod dropped;
 mod executor;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use keygate::check::{self, Instead};
 use keygate::clock::Clock;
 use keygate::config::{self, Config};
+use keygate::core::visible::visible;
 use keygate::core::{KeyId, Now};
 use keygate::exit::Exit;
 use keygate::explain::{Ask, Credential, SOURCES, explain};
@@ -164,7 +165,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(Failure { exit, error }) => {
             // Nothing can be done about a closed stderr.
-            let _ = writeln!(io::stderr(), "error: {error:#}");
+            let _ = writeln!(io::stderr(), "error: {}", visible(&format!("{error:#}")));
             exit.into()
         }
     }
@@ -303,7 +304,7 @@ fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
 
 /// A closed pipe behind us is a normal end.
 fn show(text: &str) -> Result<Exit, Failure> {
-    match io::stdout().write_all(text.as_bytes()) {
+    match io::stdout().write_all(visible(text).as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Exit::CannotCreate.because(anyhow!(error).context("standard output")))
         }

@@ -58,6 +58,7 @@ restart! {
     "upstream.max_queue" => upstream.max_queue,
     "upstream.preserve_header_case" => upstream.preserve_case,
     "upstream.protocol" => upstream.protocol,
+    "upstream.reuse" => upstream.reuse,
     "upstream.rewrite_location" => upstream.rewrite_location,
     "upstream.send_proxy_protocol" => upstream.send_proxy,
     "upstream.tls" => upstream.tls,

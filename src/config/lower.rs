@@ -12,9 +12,9 @@ use super::fault::ConfigProblem;
 use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
-    Bind, Caps, CertificateFiles, ClientAuth, Config, Drain, Families, Http2Config, Listener, Log,
-    LogFormat, LogLevel, Places, Sharing, Timeouts, TlsClient, TlsServer, UpstreamAddress,
-    UpstreamConfig, UpstreamProtocol, Workers,
+    Bind, Caps, CertificateFiles, ClientAuth, Config, ConnectionReuse, Drain, Families,
+    Http2Config, Listener, Log, LogFormat, LogLevel, Places, Sharing, Timeouts, TlsClient,
+    TlsServer, UpstreamAddress, UpstreamConfig, UpstreamProtocol, Workers,
 };
 use super::{addresses, admin, delivery, policy};
 use crate::core::NetworkSet;
@@ -230,6 +230,11 @@ fn upstream(section: &ConfigSection<'_>) -> Option<UpstreamConfig> {
         host,
         send_proxy: section.flag("send_proxy_protocol", false),
         preserve_case: section.flag("preserve_header_case", false),
+        reuse: section.choice(
+            "reuse",
+            ConnectionReuse::Always,
+            &[("always", ConnectionReuse::Always), ("never", ConnectionReuse::Never)],
+        ),
         rewrite_location: section.flag("rewrite_location", true),
         max_connections: section.integer("max_connections", UPSTREAM_CONNECTIONS, 1..=1_000_000)
             as usize,

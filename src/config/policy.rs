@@ -21,7 +21,7 @@ pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Opt
     let trusted_proxies = NetworkSet::new(root.parse_list("trusted_proxies", parse_network));
     let underscores = root.choice(
         "underscores",
-        Underscores::Refuse,
+        Underscores::Drop,
         &[
             ("allow", Underscores::Allow),
             ("drop", Underscores::Drop),

@@ -85,6 +85,8 @@ fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
     );
     let allow = Traits {
         double_encoding: section.flag("allow_double_encoding", false),
+        empty_segment: section.flag("allow_empty_segment", false),
+        encoded: true,
         encoded_slash: section.flag("allow_encoded_slash", false),
         semicolon: section.flag("allow_semicolon", false),
     };

@@ -60,7 +60,12 @@ pub fn client_address<'a>(
         if !trusted.allows(hop) {
             break;
         }
-        match parse_hop(entry.trim_matches([' ', '\t'])) {
+        let entry = entry.trim_matches([' ', '\t']);
+        // RFC 9110 section 5.6.1: an empty element says nothing.
+        if entry.is_empty() {
+            continue;
+        }
+        match parse_hop(entry) {
             Some(next) => hop = next,
             None => break,
         }
@@ -113,8 +118,7 @@ mod tests {
 
     fn client(peer: &str, xff: &str, trusted: &[&str]) -> String {
         let trusted = NetworkSet::new(trusted.iter().map(|t| parse_network(t).unwrap()));
-        let entries: Vec<_> = xff.split(',').filter(|e| !e.is_empty()).collect();
-        client_address(peer.parse().unwrap(), entries.into_iter(), &trusted).to_string()
+        client_address(peer.parse().unwrap(), xff.split(','), &trusted).to_string()
     }
 
     #[test]
@@ -128,6 +132,9 @@ mod tests {
             ("all trusted", "10.0.0.1", "10.0.0.3, 10.0.0.2", &["10.0.0.0/8"], "10.0.0.3"),
             ("junk stops", "10.0.0.1", "1.1.1.1, junk", &["10.0.0.0/8"], "10.0.0.1"),
             ("empty", "10.0.0.1", "", &["10.0.0.0/8"], "10.0.0.1"),
+            ("empty elements", "10.0.0.1", ", 1.1.1.1,, \t,10.0.0.2, ", &["10.0.0.0/8"], "1.1.1.1"),
+            ("nothing but empty ones", "10.0.0.1", ",, ,", &["10.0.0.0/8"], "10.0.0.1"),
+            ("junk among empty ones", "10.0.0.1", "1.1.1.1,,junk,", &["10.0.0.0/8"], "10.0.0.1"),
             ("mapped peer", "::ffff:10.0.0.1", "1.1.1.1", &["10.0.0.0/8"], "1.1.1.1"),
             ("mapped entry", "10.0.0.1", "::ffff:1.1.1.1", &["10.0.0.0/8"], "1.1.1.1"),
             ("port", "10.0.0.1", "1.1.1.1:443", &["10.0.0.0/8"], "1.1.1.1"),

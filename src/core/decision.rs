@@ -146,7 +146,9 @@ pub fn decide<'k, K: KeyLookup>(
     let Some(keys) = keys.filter(|k| k.refuse_from().is_none_or(|at| now.unix_secs() < at)) else {
         return refused(Reason::NoTable.into());
     };
-    let found = policy.routes.find(facts.method, facts.path);
+    let Ok(found) = policy.routes.find(facts.method, facts.path, facts.traits) else {
+        return refused(Rejection::why(Reason::BadPath, TWO_RULES));
+    };
     let route = match &found {
         FoundRoute::Route(route) => Some(*route),
         FoundRoute::Nothing | FoundRoute::OtherMethods(_) => None,
@@ -156,7 +158,7 @@ pub fn decide<'k, K: KeyLookup>(
         return refused(Reason::BadPath.into());
     }
     if let Some(wanted) = facts.preflight
-        && let FoundRoute::Route(target) = policy.routes.find(wanted, facts.path)
+        && let Ok(FoundRoute::Route(target)) = policy.routes.find(wanted, facts.path, facts.traits)
         && target.preflight
     {
         return Verdict::Passed(Passed { route: target });
@@ -172,6 +174,8 @@ pub fn decide<'k, K: KeyLookup>(
         },
     }
 }
+
+const TWO_RULES: &str = "as it is sent and decoded it leads to two rules";
 
 fn judge<'k, K: KeyLookup>(
     policy: &'k Policy,

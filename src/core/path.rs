@@ -1,11 +1,16 @@
-//! Is this path safe to judge? What is judged is sent byte for byte, so a path that an upstream
-//! could read in another way than we do is refused, never repaired.
+//! Is this path safe to judge? It is sent as it came, so a path of which some reading could lead a
+//! service elsewhere is refused, never repaired. What has several readings that may yet lead to one
+//! rule is noted in [`Traits`], for [`super::route::RouteTable::find`] to try them all.
 
 /// What a path contains that only some routes allow; also, what a route allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traits {
     /// `%25` followed by two hexadecimal digits.
     pub double_encoding: bool,
+    /// An empty segment (`//`) behind the first.
+    pub empty_segment: bool,
+    /// Anything is percent-encoded. Every route allows it.
+    pub encoded: bool,
     /// `%2F`.
     pub encoded_slash: bool,
     /// `;` in a segment.
@@ -21,18 +26,20 @@ pub enum BadPath {
     Byte,
     #[error("has a `.` or `..` segment, plain or encoded")]
     DotSegment,
-    #[error("has an empty segment (`//`)")]
+    #[error("begins with `//`")]
     EmptySegment,
     #[error("has an encoded backslash, control byte or NUL")]
     EncodedControl,
-    #[error("has an encoded letter, digit, `-`, `.`, `_` or `~`")]
-    EncodedUnreserved,
+    #[error("has an encoded letter or digit")]
+    EncodedAlphanumeric,
     #[error("has a `%` that is not followed by two hexadecimal digits")]
     Percent,
     #[error("has encoded bytes that are not UTF-8, or an overlong form")]
     Utf8,
-    #[error("has `%2F`, `;` or a doubly encoded byte, which its route does not allow")]
+    #[error("has `//`, `%2F`, `;` or a doubly encoded byte, which its route does not allow")]
     NotAllowedHere,
+    #[error("leads to two rules: to one as it is sent, to another one decoded or with `//` merged")]
+    TwoRules,
 }
 
 /// Looks at every byte of `path` (without query) once. On success tells what the route has yet to
@@ -42,13 +49,14 @@ pub fn scan(path: &[u8]) -> Result<Traits, BadPath> {
     let Some((b'/', mut rest)) = path.split_first().map(|(f, r)| (*f, r)) else {
         return Err(BadPath::NotAbsolute);
     };
+    if rest.first() == Some(&b'/') {
+        return Err(BadPath::EmptySegment);
+    }
     loop {
         let end = rest.iter().position(|b| *b == b'/').unwrap_or(rest.len());
         let (segment, tail) = rest.split_at(end);
         // The last segment may be empty: a trailing slash.
-        if segment.is_empty() && !tail.is_empty() {
-            return Err(BadPath::EmptySegment);
-        }
+        traits.empty_segment |= segment.is_empty() && !tail.is_empty();
         scan_segment(segment, &mut traits)?;
         match tail.split_first() {
             Some((_, next)) => rest = next,
@@ -61,6 +69,7 @@ impl Traits {
     /// Whether everything this path has is allowed by the route.
     pub fn within(self, allowed: Self) -> Result<(), BadPath> {
         let ok = (!self.double_encoding || allowed.double_encoding)
+            && (!self.empty_segment || allowed.empty_segment)
             && (!self.encoded_slash || allowed.encoded_slash)
             && (!self.semicolon || allowed.semicolon);
         if ok { Ok(()) } else { Err(BadPath::NotAllowedHere) }
@@ -84,7 +93,7 @@ fn scan_odd_segment(segment: &[u8], traits: &mut Traits) -> Result<(), BadPath> 
     traits.semicolon |= segment.contains(&b';');
     let mut encoded = Vec::new(); // decoded bytes >= 0x80 of the current run
     let mut bytes = segment.iter().copied();
-    let mut encoded_unreserved = false;
+    let mut encoded_alphanumeric = false;
     while let Some(byte) = bytes.next() {
         if byte != b'%' {
             check_utf8(&mut encoded)?;
@@ -94,6 +103,7 @@ fn scan_odd_segment(segment: &[u8], traits: &mut Traits) -> Result<(), BadPath> 
             (Some(high), Some(low)) => high << 4 | low,
             _ => return Err(BadPath::Percent),
         };
+        traits.encoded = true;
         if value >= 0x80 {
             encoded.push(value);
             continue;
@@ -108,10 +118,9 @@ fn scan_odd_segment(segment: &[u8], traits: &mut Traits) -> Result<(), BadPath> 
                 traits.double_encoding |= digits;
             }
             b'\\' | 0..=0x1f | 0x7f => return Err(BadPath::EncodedControl),
-            _ if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') => {
-                encoded_unreserved = true;
-            }
-            _ => {}
+            // Libraries encode `-`, `.`, `_` and `~` though they need not (RFC 3986 section 2.3); a
+            // letter or a digit is encoded only by who has something to hide.
+            _ => encoded_alphanumeric |= value.is_ascii_alphanumeric(),
         }
     }
     check_utf8(&mut encoded)?;
@@ -125,7 +134,7 @@ fn scan_odd_segment(segment: &[u8], traits: &mut Traits) -> Result<(), BadPath> 
     if decoded.split(|b| *b == b'/').any(dotted) {
         return Err(BadPath::DotSegment);
     }
-    if encoded_unreserved { Err(BadPath::EncodedUnreserved) } else { Ok(()) }
+    if encoded_alphanumeric { Err(BadPath::EncodedAlphanumeric) } else { Ok(()) }
 }
 
 fn check_utf8(run: &mut Vec<u8>) -> Result<(), BadPath> {
@@ -137,6 +146,30 @@ fn check_utf8(run: &mut Vec<u8>) -> Result<(), BadPath> {
 /// Percent-decodes a segment that [`scan`] accepted; a malformed escape stays as it is.
 pub fn decode(segment: &[u8]) -> Vec<u8> {
     percent_encoding::percent_decode(segment).collect()
+}
+
+/// A segment with nothing encoded but what a path cannot hold as it is: the way back from
+/// [`decode`] to what most people write.
+pub fn encode(decoded: &[u8]) -> String {
+    let mut out = String::with_capacity(decoded.len());
+    for byte in decoded {
+        match (byte, class(*byte)) {
+            (b'%' | b'/', _) | (_, Class::Refused) => out.push_str(&format!("%{byte:02X}")),
+            _ => out.push(char::from(*byte)),
+        }
+    }
+    out
+}
+
+/// Whether `-`, `.`, `_` or `~` is encoded.
+pub fn encodes_mark(segment: &[u8]) -> bool {
+    segment.windows(3).any(|w| match w {
+        [b'%', high, low] => match (hex(*high), hex(*low)) {
+            (Some(high), Some(low)) => matches!(high << 4 | low, b'-' | b'.' | b'_' | b'~'),
+            _ => false,
+        },
+        _ => false,
+    })
 }
 
 const fn hex(byte: u8) -> Option<u8> {
@@ -179,19 +212,29 @@ mod tests {
     #[test]
     fn table() {
         let none = Traits::default();
+        let encoded = Traits { encoded: true, ..none };
+        let empty = Traits { empty_segment: true, ..none };
         let cases: &[(&str, Result<Traits, BadPath>)] = &[
             ("/", Ok(none)),
             ("/a/b.c/d", Ok(none)),
             ("/a/", Ok(none)),
             ("/...", Ok(none)),
-            ("/a%20b", Ok(none)),
-            ("/caf%C3%A9", Ok(none)),
+            ("/a%20b", Ok(encoded)),
+            ("/caf%C3%A9", Ok(encoded)),
+            ("/a%2Db%2e%5F%7e", Ok(encoded)),
+            ("/..%2E", Ok(encoded)),
+            ("/a//b", Ok(empty)),
+            ("/a//", Ok(empty)),
+            ("/a//%2Db", Ok(Traits { encoded: true, ..empty })),
             ("/a:b@c,d=e+f&g$h!i'(j)*k~l-m_n", Ok(none)),
             ("", Err(BadPath::NotAbsolute)),
             ("a", Err(BadPath::NotAbsolute)),
             ("*", Err(BadPath::NotAbsolute)),
             ("//", Err(BadPath::EmptySegment)),
-            ("/a//b", Err(BadPath::EmptySegment)),
+            ("///", Err(BadPath::EmptySegment)),
+            ("//a", Err(BadPath::EmptySegment)),
+            ("/a//../b", Err(BadPath::DotSegment)),
+            ("/a//%2E", Err(BadPath::DotSegment)),
             ("/.", Err(BadPath::DotSegment)),
             ("/..", Err(BadPath::DotSegment)),
             ("/a/../b", Err(BadPath::DotSegment)),
@@ -209,7 +252,8 @@ mod tests {
             ("/a%5cb", Err(BadPath::EncodedControl)),
             ("/a%00b", Err(BadPath::EncodedControl)),
             ("/a%0d%0ab", Err(BadPath::EncodedControl)),
-            ("/%61dmin", Err(BadPath::EncodedUnreserved)),
+            ("/%61dmin", Err(BadPath::EncodedAlphanumeric)),
+            ("/%2D%30", Err(BadPath::EncodedAlphanumeric)),
             ("/a%2", Err(BadPath::Percent)),
             ("/a%", Err(BadPath::Percent)),
             ("/a%u002e", Err(BadPath::Percent)),
@@ -218,10 +262,10 @@ mod tests {
             ("/%e0%80%ae", Err(BadPath::Utf8)),
             ("/%ff", Err(BadPath::Utf8)),
             ("/%C3/%A9", Err(BadPath::Utf8)),
-            ("/a%2Fb", Ok(Traits { encoded_slash: true, ..none })),
+            ("/a%2Fb", Ok(Traits { encoded_slash: true, ..encoded })),
             ("/a;v=1", Ok(Traits { semicolon: true, ..none })),
-            ("/a%252e", Ok(Traits { double_encoding: true, ..none })),
-            ("/100%25", Ok(none)),
+            ("/a%252e", Ok(Traits { double_encoding: true, ..encoded })),
+            ("/100%25", Ok(encoded)),
         ];
         for (path, want) in cases {
             assert_eq!(scan(path.as_bytes()), *want, "{path}");
@@ -233,6 +277,9 @@ mod tests {
         let slash = Traits { encoded_slash: true, ..Traits::default() };
         assert!(slash.within(slash).is_ok());
         assert_eq!(slash.within(Traits::default()), Err(BadPath::NotAllowedHere));
+        let empty = Traits { empty_segment: true, ..Traits::default() };
+        assert_eq!(empty.within(slash), Err(BadPath::NotAllowedHere));
+        assert!(Traits { encoded: true, ..slash }.within(slash).is_ok());
     }
 
     proptest! {
@@ -240,7 +287,9 @@ mod tests {
         /// merges and resolves, it ends at the same segments.
         #[test]
         fn accepted_paths_mean_one_thing(path in "/[a-c./%;2eEfF5cC\\\\]{0,24}") {
-            if scan(path.as_bytes()) == Ok(Traits::default()) {
+            let strict = Traits::default();
+            let encoded = Traits { encoded: true, ..strict };
+            if [Ok(strict), Ok(encoded)].contains(&scan(path.as_bytes())) {
                 let decoded = decode(path.as_bytes());
                 let parts: Vec<_> = decoded.split(|b| *b == b'/').collect();
                 prop_assert!(parts.iter().all(|p| *p != b"." && *p != b".."));

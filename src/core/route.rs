@@ -1,5 +1,9 @@
 //! Route rules: method + path pattern → access. The most specific match wins; no match refuses.
 
+mod find;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use http::Method;
@@ -64,8 +68,8 @@ pub enum Mode {
     Observe,
 }
 
-/// `/a/{b}/c`, or `/a/*` for `/a` and all below it. Literals are compared after percent-decoding,
-/// case-sensitively. A trailing slash of the request does not matter.
+/// `/a/{b}/c`, or `/a/*` for `/a` and all below it. Literals are compared case-sensitively, by every
+/// reading of the request's path. A trailing slash of the request does not matter.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: Box<str>,
@@ -75,7 +79,7 @@ pub struct Pattern {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
-    Literal(Box<[u8]>),
+    Literal { decoded: Box<[u8]>, written: Box<[u8]> },
     Param,
 }
 
@@ -116,13 +120,22 @@ pub struct RouteTable {
 
 #[derive(Debug, Default)]
 struct Node {
-    /// Sorted by literal.
-    literals: Vec<(Box<[u8]>, usize)>,
+    /// Sorted by what they are decoded.
+    literals: Vec<Literal>,
     param: Option<usize>,
     /// Rules that end here.
     ends: Vec<usize>,
     /// Rules with `*` here.
     rests: Vec<usize>,
+}
+
+/// A way on from a node.
+#[derive(Debug)]
+struct Literal {
+    decoded: Box<[u8]>,
+    /// As the rules have it.
+    spellings: Vec<Box<[u8]>>,
+    next: usize,
 }
 
 /// The result of a look-up.
@@ -176,36 +189,20 @@ impl Pattern {
         &self.text
     }
 
-    /// Whether `path` is under this pattern, by itself: another one may be more specific.
-    pub fn matches(&self, path: &str) -> bool {
-        let mut parts = path.strip_prefix('/').unwrap_or(path).split('/').peekable();
-        let is_end = |part: Option<&&str>| part.is_none_or(|p| p.is_empty());
-        for segment in &self.segments {
-            let Some(part) = parts.next() else { return false };
-            let fits = match segment {
-                Segment::Param => !part.is_empty(),
-                Segment::Literal(text) => **text == *path::decode(part.as_bytes()),
-            };
-            if !fits {
-                return false;
+    /// Its segments as they are compared, and whether `*` ends it.
+    fn shape(&self) -> (Vec<Option<&[u8]>>, bool) {
+        fn compared(segment: &Segment) -> Option<&[u8]> {
+            match segment {
+                Segment::Literal { decoded, .. } => Some(decoded),
+                Segment::Param => None,
             }
         }
-        self.rest || (is_end(parts.next().as_ref()) && parts.next().is_none())
-    }
-
-    /// Orders patterns that match one path as [`RouteTable::find`] does: the greater one wins.
-    pub fn specificity(&self) -> Vec<u8> {
-        let segment = |segment: &Segment| match segment {
-            Segment::Param => 1,
-            Segment::Literal(_) => 2,
-        };
-        let end = if self.rest { 0 } else { 3 };
-        self.segments.iter().map(segment).chain([end]).collect()
+        (self.segments.iter().map(compared).collect(), self.rest)
     }
 
     /// Whether both match the same paths.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.segments == other.segments && self.rest == other.rest
+        self.shape() == other.shape()
     }
 }
 
@@ -260,7 +257,10 @@ impl Segment {
         let whole = [b"/", part.as_bytes()].concat();
         // `/` + part is one segment exactly if the part is safe, non-empty and has no slash.
         match path::scan(&whole) {
-            Ok(_) if !part.is_empty() => Ok(Self::Literal(path::decode(part.as_bytes()).into())),
+            Ok(_) if !part.is_empty() && !path::encodes_mark(part.as_bytes()) => {
+                let decoded = path::decode(part.as_bytes()).into();
+                Ok(Self::Literal { decoded, written: part.as_bytes().into() })
+            }
             _ => Err(PatternError::Unsafe),
         }
     }
@@ -323,75 +323,6 @@ impl RouteTable {
         self.routes.is_empty()
     }
 
-    /// The rule for `method` on `path`, which [`path::scan`] has accepted.
-    ///
-    /// At each segment a literal beats a parameter, and both beat `*`; on one pattern a rule that
-    /// names the method beats one for all.
-    pub fn find(&self, method: &Method, path: &str) -> FoundRoute<'_> {
-        let mut others = Vec::new();
-        let rest = path.strip_prefix('/').unwrap_or(path).as_bytes();
-        match self.walk(0, Some(rest), method, &mut others) {
-            Some(route) => FoundRoute::Route(route),
-            None if others.is_empty() => FoundRoute::Nothing,
-            None => {
-                let mut methods: Vec<&Method> = others.iter().flat_map(|r| &r.methods).collect();
-                methods.sort_unstable_by_key(|m| m.as_str());
-                methods.dedup();
-                FoundRoute::OtherMethods(methods)
-            }
-        }
-    }
-
-    /// Depth is bounded by the deepest pattern, not by the path.
-    fn walk<'t>(
-        &'t self,
-        node: usize,
-        rest: Option<&[u8]>,
-        method: &Method,
-        others: &mut Vec<&'t Route>,
-    ) -> Option<&'t Route> {
-        let node = self.nodes.get(node)?;
-        let Some(rest) = rest.filter(|r| !r.is_empty()) else {
-            return self
-                .pick(&node.ends, method, others)
-                .or_else(|| self.pick(&node.rests, method, others));
-        };
-        let (raw, tail) = match rest.iter().position(|b| *b == b'/') {
-            Some(at) => (rest.get(..at).unwrap_or_default(), rest.get(at + 1..)),
-            None => (rest, None),
-        };
-        let literal = if raw.contains(&b'%') {
-            find_literal(&node.literals, &path::decode(raw))
-        } else {
-            find_literal(&node.literals, raw)
-        };
-        literal
-            .and_then(|next| self.walk(next, tail, method, others))
-            .or_else(|| node.param.and_then(|next| self.walk(next, tail, method, others)))
-            .or_else(|| self.pick(&node.rests, method, others))
-    }
-
-    fn pick<'t>(
-        &'t self,
-        candidates: &[usize],
-        method: &Method,
-        others: &mut Vec<&'t Route>,
-    ) -> Option<&'t Route> {
-        let routes = || candidates.iter().filter_map(|i| self.routes.get(*i));
-        let named = routes().find(|r| r.methods.contains(method));
-        let found = named
-            .or_else(|| {
-                (method == Method::HEAD)
-                    .then(|| routes().find(|r| r.methods.contains(&Method::GET)))
-                    .flatten()
-            })
-            .or_else(|| routes().find(|r| r.serves(method)));
-        if found.is_none() {
-            others.extend(routes());
-        }
-        found
-    }
-
     /// The list of rules at the place of `pattern`, made when it is not there.
     fn slot(&mut self, pattern: &Pattern) -> &mut Vec<usize> {
         let mut at = 0;
@@ -400,14 +331,20 @@ impl RouteTable {
             let Some(node) = self.nodes.get_mut(at) else { break };
             at = match segment {
                 Segment::Param => *node.param.get_or_insert(fresh),
-                Segment::Literal(text) => {
-                    match node.literals.binary_search_by(|(known, _)| known.cmp(text)) {
-                        Ok(i) => node.literals.get(i).map_or(fresh, |(_, next)| *next),
+                Segment::Literal { decoded, written } => {
+                    let i = match node.literals.binary_search_by(|l| l.decoded.cmp(decoded)) {
+                        Ok(i) => i,
                         Err(i) => {
-                            node.literals.insert(i, (text.clone(), fresh));
-                            fresh
+                            let (decoded, spellings) = (decoded.clone(), Vec::new());
+                            node.literals.insert(i, Literal { decoded, spellings, next: fresh });
+                            i
                         }
+                    };
+                    let Some(literal) = node.literals.get_mut(i) else { break };
+                    if !literal.spellings.contains(written) {
+                        literal.spellings.push(written.clone());
                     }
+                    literal.next
                 }
             };
             if at == fresh {
@@ -420,145 +357,5 @@ impl RouteTable {
         #[expect(clippy::indexing_slicing, reason = "resized to hold `at` just above")]
         let node = &mut self.nodes[at];
         if pattern.rest { &mut node.rests } else { &mut node.ends }
-    }
-}
-
-fn find_literal(literals: &[(Box<[u8]>, usize)], wanted: &[u8]) -> Option<usize> {
-    let at = literals.binary_search_by(|(known, _)| known.as_ref().cmp(wanted)).ok()?;
-    literals.get(at).map(|(_, next)| *next)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn route(id: &str, methods: &[&str], pattern: &str) -> Route {
-        Route {
-            index: 0,
-            id: id.into(),
-            pattern: Pattern::parse(pattern).unwrap(),
-            methods: methods.iter().map(|m| m.parse().unwrap()).collect(),
-            access: Access::Public,
-            mode: Mode::Enforce,
-            allow: Traits::default(),
-            body_limit: None,
-            upgrades: Vec::new(),
-            preflight: false,
-            profile: None,
-        }
-    }
-
-    fn table() -> RouteTable {
-        RouteTable::new(vec![
-            route("all", &[], "/*"),
-            route("api", &[], "/api/*"),
-            route("list", &["GET"], "/api/items"),
-            route("one", &["GET", "DELETE"], "/api/items/{id}"),
-            route("special", &["GET"], "/api/items/special"),
-            route("deep", &["POST"], "/api/{kind}/x/y"),
-            route("me", &["GET"], "/users/@me"),
-        ])
-        .unwrap()
-    }
-
-    #[test]
-    fn most_specific_wins() {
-        let cases = [
-            ("GET", "/", "all"),
-            ("GET", "/api", "api"),
-            ("GET", "/api/", "api"),
-            ("GET", "/api/items", "list"),
-            ("GET", "/api/items/", "list"),
-            ("HEAD", "/api/items", "list"),
-            ("POST", "/api/items", "api"),
-            ("GET", "/api/items/7", "one"),
-            ("DELETE", "/api/items/special", "one"),
-            ("GET", "/api/items/special", "special"),
-            ("GET", "/api/items/7/8", "api"),
-            ("POST", "/api/items/x/y", "deep"),
-            ("GET", "/users/%40me", "me"),
-            ("GET", "/Api/items", "all"),
-        ];
-        let table = table();
-        for (method, path, want) in cases {
-            match table.find(&method.parse().unwrap(), path) {
-                FoundRoute::Route(r) => assert_eq!(&*r.id, want, "{method} {path}"),
-                other => panic!("{method} {path}: {other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn default_deny_and_other_methods() {
-        let table =
-            RouteTable::new(vec![route("a", &["GET"], "/a"), route("b", &["PUT"], "/a/{x}")])
-                .unwrap();
-        assert!(matches!(table.find(&Method::GET, "/b"), FoundRoute::Nothing));
-        match table.find(&Method::POST, "/a") {
-            FoundRoute::OtherMethods(m) => assert_eq!(m, [&Method::GET]),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn conflicts() {
-        let clash = RouteTable::new(vec![
-            route("a", &["GET"], "/a/{x}"),
-            route("b", &["GET", "PUT"], "/a/{y}/"),
-            route("c", &[], "/a/{z}"),
-        ]);
-        assert_eq!(clash.unwrap_err(), [Conflict { first: 0, second: 1 }]);
-    }
-
-    #[test]
-    fn patterns() {
-        assert_eq!(Pattern::parse("a"), Err(PatternError::NotAbsolute));
-        assert_eq!(Pattern::parse("/a*"), Err(PatternError::Star));
-        assert_eq!(Pattern::parse("/*/a"), Err(PatternError::Star));
-        assert_eq!(Pattern::parse("/{a"), Err(PatternError::Param));
-        assert_eq!(Pattern::parse("/a//b"), Err(PatternError::Unsafe));
-        assert_eq!(Pattern::parse("/../b"), Err(PatternError::Unsafe));
-    }
-
-    /// What means a parameter elsewhere is not taken for a literal that nobody ever sends.
-    #[test]
-    fn patterns_of_other_routers() {
-        use PatternError::{Colon, Expression, Param, Star, Unsafe};
-        for (text, want) in [
-            ("/a/:id", Colon),
-            ("/a/:id?", Colon),
-            ("/:from-:to", Colon),
-            ("/a/*rest", Star),
-            ("/a/**", Star),
-            ("/a/.*", Star),
-            ("/a/:path*", Star),
-            ("/a/<id>", Expression),
-            ("/a/<int:id>", Expression),
-            ("/a/[id]", Expression),
-            ("/a/[...slug]", Expression),
-            (r"/a/(\d+)", Expression),
-            ("/a/([0-9]+)", Expression),
-            ("/a/(.+)", Expression),
-            ("/a/.+", Expression),
-            ("/^a", Expression),
-            ("/a$", Expression),
-            ("/a|b", Expression),
-            ("/a/{id:int}", Param),
-            ("/a/{id}.json", Param),
-            ("/a/{*rest}", Param),
-            ("/a/{rest...}", Param),
-            ("/a/{id?}", Param),
-            ("/a/{}", Param),
-            ("/a?b=c", Unsafe),
-        ] {
-            assert_eq!(Pattern::parse(text), Err(want), "{text}");
-            assert!(!want.hint().is_empty());
-        }
-        // These are literals to everybody, or say that they are.
-        for text in
-            ["/v1/things:cancel", "/a/%3Aid", "/Products('1')", "/$metadata", "/a+b", "/@me"]
-        {
-            assert!(Pattern::parse(text).is_ok(), "{text}");
-        }
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::error::{Error, Result};
+use crate::core::visible::{Visible, visible};
 
 /// Where a command's answer goes. `json` is the choice of `--json`.
 pub struct Output {
@@ -38,30 +39,30 @@ impl Output {
     }
 
     pub fn line(&mut self, text: &str) -> Result<()> {
-        writeln!(self.to, "{text}").map_err(broken)
+        writeln!(self.to, "{}", visible(text)).map_err(broken)
     }
 
     /// One indented JSON value.
     pub fn json(&mut self, value: &impl Serialize) -> Result<()> {
-        serde_json::to_writer_pretty(&mut self.to, value).map_err(|e| broken(e.into()))?;
+        serde_json::to_writer_pretty(Visible(&mut self.to), value).map_err(|e| broken(e.into()))?;
         self.to.write_all(b"\n").map_err(broken)
     }
 
     /// One JSON value on one line.
     pub fn json_line(&mut self, value: &impl Serialize) -> Result<()> {
-        serde_json::to_writer(&mut self.to, value).map_err(|e| broken(e.into()))?;
+        serde_json::to_writer(Visible(&mut self.to), value).map_err(|e| broken(e.into()))?;
         self.to.write_all(b"\n").map_err(broken)
     }
 
     /// One JSON value without a line end.
     pub fn json_raw(&mut self, value: &impl Serialize) -> Result<()> {
-        serde_json::to_writer(&mut self.to, value).map_err(|e| broken(e.into()))
+        serde_json::to_writer(Visible(&mut self.to), value).map_err(|e| broken(e.into()))
     }
 
     /// Beside the data: what happened, for people. A closed standard error is no reason to fail.
     pub fn note(&mut self, text: &str) {
         self.to.flush().ok();
-        writeln!(self.notes, "{text}").ok();
+        writeln!(self.notes, "{}", visible(text)).ok();
     }
 
     pub fn flush(&mut self) -> Result<()> {
@@ -91,11 +92,15 @@ impl Columns {
     }
 
     pub fn print(&self, output: &mut Output) -> Result<()> {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
+        // Before they are measured: what is escaped is longer.
+        let shown = |cell: &String| visible(cell).into_owned();
+        let rows: Vec<Vec<String>> =
+            self.rows.iter().map(|row| row.iter().map(shown).collect()).collect();
+        let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
         let width =
-            |n: usize| self.rows.iter().filter_map(|r| r.get(n)).map(|c| c.chars().count()).max();
+            |n: usize| rows.iter().filter_map(|r| r.get(n)).map(|c| c.chars().count()).max();
         let widths: Vec<usize> = (0..columns).map(|n| width(n).unwrap_or_default()).collect();
-        for row in &self.rows {
+        for row in &rows {
             let mut line = String::new();
             for (cell, width) in row.iter().zip(&widths) {
                 line.push_str(cell);

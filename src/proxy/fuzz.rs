@@ -54,6 +54,7 @@ impl Service {
         let shared = Arc::new(Shared {
             clock: clock.clone(),
             store: Arc::new(store),
+            dropped_names: Default::default(),
             limits: Arc::default(),
             upstream,
             upstream_tls: None,

@@ -402,7 +402,7 @@ fn heads_with_two_readings() {
             &[key, ("connection", "content_length")],
             Reason::BadConnection,
         ),
-        ("underscore", "/a", &[key, ("x_org_id", "1")], Reason::BadHeader),
+        ("underscore", "/a", &[key, ("x_api_key", "1")], Reason::BadHeader),
         ("two hosts", "/a", &[key, ("host", "b")], Reason::BadHost),
         ("other authority", "http://evil/a", &[key], Reason::BadHost),
         ("expect", "/a", &[key, ("expect", "100-continue, y")], Reason::BadExpect),

@@ -29,7 +29,7 @@ use self::http2::Http2;
 pub(crate) use self::outcome::{Content, Failure, Head};
 use self::resources::Resources;
 use super::streams::Stream;
-use crate::config::{UpstreamConfig, UpstreamProtocol};
+use crate::config::{ConnectionReuse, UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
 use crate::proxy::body::BodyError;
 use crate::proxy::http1::answer_body::AnswerBody;
@@ -57,7 +57,8 @@ pub(crate) struct Upstream {
     most_waiting: usize,
     idle_ns: u64,
     queue: Duration,
-    /// Upstream connections carry one client's PROXY header, so they are not shared.
+    /// Connections that carry one client's PROXY header are not shared, and none is where the
+    /// configuration says so.
     keep_alive: bool,
 }
 
@@ -112,7 +113,7 @@ impl Upstream {
             most_waiting: share(config.max_queue),
             idle_ns: timeouts.upstream_idle.as_nanos() as u64,
             queue: timeouts.queue,
-            keep_alive: !config.send_proxy,
+            keep_alive: !config.send_proxy && config.reuse == ConnectionReuse::Always,
         })
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
 
+use super::dropped::DroppedNames;
 use super::limits::LimitStore;
 use super::streams::Streams;
 use super::upstream::Upstream;
@@ -40,6 +41,7 @@ pub struct Shared {
     pub drain: Drain,
     pub phase: watch::Receiver<Phase>,
     pub load: Arc<Load>,
+    pub dropped_names: DroppedNames,
     /// How to hand a new connection to another worker.
     pub handoff: Vec<mpsc::UnboundedSender<Accepted>>,
 }

@@ -27,6 +27,7 @@ pub struct WorkerCells {
     pub(super) bytes_sent: MetricCell,
     pub(super) connections: [MetricCell; LISTENER_SLOTS],
     pub(super) connections_open: [MetricCell; LISTENER_SLOTS],
+    pub(super) fields_dropped: MetricCell,
     pub(super) http2_streams_open: MetricCell,
     pub(super) in_flight: MetricCell,
     pub(super) panics: MetricCell,
@@ -310,6 +311,11 @@ impl WorkerCells {
         add_at(&self.turned_away, why as usize);
     }
 
+    /// Fields of requests were dropped for an underscore in their name.
+    pub fn fields_dropped(&self, count: u64) {
+        self.fields_dropped.add(count);
+    }
+
     pub fn accept_error(&self) {
         self.accept_errors.add(1);
     }
@@ -362,6 +368,7 @@ impl Default for WorkerCells {
             bytes_sent: MetricCell::default(),
             connections: Default::default(),
             connections_open: Default::default(),
+            fields_dropped: MetricCell::default(),
             http2_streams_open: MetricCell::default(),
             in_flight: MetricCell::default(),
             panics: MetricCell::default(),

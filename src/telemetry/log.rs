@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use super::Metrics;
 use super::control::LogName;
 use crate::config::{LogFormat, LogLevel};
+use crate::core::visible::Visible;
 
 /// Lines that may wait for standard error.
 const QUEUE: usize = 4096;
@@ -54,7 +55,7 @@ pub fn start(
         .thread_name("operator-log")
         .finish(io::stderr());
     let errors = writer.error_counter();
-    let writer = BoxMakeWriter::new(move || writer.clone());
+    let writer = BoxMakeWriter::new(move || Visible(writer.clone()));
     // No ANSI: the terminal is seldom a person's, and an escape could come from a file's name.
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);

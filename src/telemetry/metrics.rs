@@ -60,6 +60,8 @@ families! {
         "Client connections open now.";
     CONNECTIONS_TURNED_AWAY Counter "keygate_connections_turned_away_total" ["reason"]
         "Client connections ended before a request was read.";
+    FIELDS_DROPPED Counter "keygate_fields_dropped_total" []
+        "Fields of requests that were dropped for an underscore in their name.";
     HTTP2_STREAMS_OPEN Gauge "keygate_http2_streams_open" []
         "HTTP/2 streams of clients open now.";
     PANICS Counter "keygate_panics_total" []

@@ -157,6 +157,7 @@ impl MetricsPage<'_> {
         }
         self.plain(&metrics::CLIENT_BYTES_RECEIVED, |w| &w.bytes_received);
         self.plain(&metrics::CLIENT_BYTES_SENT, |w| &w.bytes_sent);
+        self.plain(&metrics::FIELDS_DROPPED, |w| &w.fields_dropped);
         self.plain(&metrics::HTTP2_STREAMS_OPEN, |w| &w.http2_streams_open);
     }
 

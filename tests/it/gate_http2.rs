@@ -121,7 +121,7 @@ fn what_http1_cannot_carry_is_refused() {
         ("space before a value", good("/v1/a", &[("x-a", " b")])),
         ("tab behind a value", good("/v1/a", &[("x-a", "b\t")])),
         ("a value of one space", good("/v1/a", &[("x-a", " ")])),
-        ("underscore alias", good("/v1/a", &[("x_org_id", "evil")])),
+        ("underscore alias", good("/v1/a", &[("x_api_key", READER)])),
         ("pseudo-field behind a field", good("/v1/a", &[(":path", "/admin/a")])),
         ("unknown pseudo-field", good("/v1/a", &[(":evil", "1")])),
         ("connection", good("/v1/a", &[("connection", "x-org-id")])),

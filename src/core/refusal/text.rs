@@ -44,7 +44,7 @@ pub(super) fn text(shown: Reason) -> Explanation {
         Reason::BadHost => ("Host is missing, repeated or contradicts the target", "send one Host"),
         Reason::BadPath => (
             "The path cannot be read safely",
-            "send a plain path: no dot segments, empty segments or encoded slashes",
+            "send a plain path: no dot segments, empty segments or needless encoding",
         ),
         Reason::BadTarget => (
             "The request target is not a path",

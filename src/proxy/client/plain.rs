@@ -65,6 +65,9 @@ enum Over {
 async fn answer_all(worker: &Rc<Worker>, wire: &Rc<Wire>, client: &Rc<Client>) -> Over {
     let mut read = Read::new(&worker.buffers);
     loop {
+        if read.holds_more() {
+            client.moments.head_begins();
+        }
         let asked = match poll_fn(|cx| poll_request(worker, client, wire, &mut read, cx)).await {
             Ok(asked) => asked,
             Err(Next::Cut(cut)) => return Over::Cut(cut),

@@ -221,10 +221,9 @@ enum End {
 /// HTTP/1, by turns: what is [plain] without hyper, and hyper for a request that is not.
 async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
     // hyper alone knows how a client wrote the names of its fields.
-    let mut may_be_plain = !worker.shared.upstream.preserve_case;
+    let may_be_plain = !worker.shared.upstream.preserve_case;
     loop {
         if may_be_plain {
-            let before = io.moments().bytes_out.get();
             match plain::converse(worker, io, client).await {
                 plain::Ended::Done(io) if io.ends_by_itself() => return,
                 plain::Ended::Done(io) => return Box::pin(end_clean(worker, io)).await,
@@ -234,12 +233,9 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
                 plain::Ended::Hyper(rest) => io = rest,
                 plain::Ended::Gone => return,
             }
-            // A change of reader costs something: without one plain answer in between there is
-            // no other.
-            may_be_plain = io.moments().bytes_out.get() > before || before == 0;
         }
         // Boxed: most connections never need it.
-        let end = Box::pin(serve_by_hyper(worker, io, client, may_be_plain)).await;
+        let end = Box::pin(serve_by_hyper(worker, io, client)).await;
         match end {
             Some(idle) => io = idle,
             None => return,
@@ -247,13 +243,9 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
     }
 }
 
-/// HTTP/1 that is not [plain]. `returns`: only until nothing runs any more. Returns the connection then.
-async fn serve_by_hyper(
-    worker: &Rc<Worker>,
-    io: Io,
-    client: &Rc<Client>,
-    returns: bool,
-) -> Option<Io> {
+/// HTTP/1 that is not [plain], until nothing runs any more. Returns the connection then, with what has
+/// come of the next request: hyper would not let anybody see that its time runs.
+async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Option<Io> {
     let caps = &worker.shared.caps;
     let mut builder = http1::Builder::new();
     builder
@@ -293,7 +285,7 @@ async fn serve_by_hyper(
         }
         // An answer that was not taken whole would show: hyper flushes before it waits.
         let answered = moments.bytes_out.get() > sent_before && moments.blocked_at.get() == 0;
-        if returns && answered && !closing && moments.is_idle() {
+        if answered && !closing && moments.is_idle() {
             return Poll::Ready(End::Idle);
         }
         // hyper does not always look for the end behind an answer without body.

@@ -181,6 +181,13 @@ impl Moments {
         self.idle_at.set(now_ns.max(1));
     }
 
+    /// Bytes of the next request are here already: its time runs, though nothing more is read.
+    pub(crate) fn head_begins(&self) {
+        if self.running.get() == 0 && self.head_at.get() == 0 && !self.raw.get() {
+            self.head_at.set(self.clock.now().mono_ns.max(1));
+        }
+    }
+
     /// No request runs, and the client may send the next.
     pub(crate) fn is_idle(&self) -> bool {
         self.running.get() == 0 && !self.body_open.get() && self.half_closed_at.get() == 0
@@ -197,9 +204,7 @@ impl Moments {
             return;
         }
         self.bytes_in.set(self.bytes_in.get() + count as u64);
-        if self.running.get() == 0 && self.head_at.get() == 0 && !self.raw.get() {
-            self.head_at.set(self.clock.now().mono_ns.max(1));
-        }
+        self.head_begins();
     }
 
     pub(super) fn on_write(&self, result: &Poll<io::Result<usize>>) {
@@ -251,6 +256,9 @@ impl Io {
 
     /// Bytes that were read go back, to be read by somebody else.
     pub(crate) fn put_back(&mut self, read: Bytes) {
+        if !read.is_empty() {
+            self.moments.head_begins();
+        }
         // What was put back before has not been read whole.
         self.ahead = match self.ahead.is_empty() {
             true => read,

@@ -36,6 +36,8 @@ pub(crate) struct Outgoing {
     pub(crate) remove: SmallVec<[At; 8]>,
     /// Names of fields to remove, which `Connection` has named.
     pub(crate) remove_named: Vec<HeaderName>,
+    /// How many of them go for an underscore in their name.
+    pub(crate) dropped: u32,
     /// Among those to remove is one that only we may set.
     pub(crate) claims_identity: bool,
     /// `Connection` asks for an upgrade.
@@ -211,6 +213,14 @@ fn fields(
     for (at, name, value) in head.fields.places() {
         let field = settings.fields.classify(name);
         if name.contains(&b'_') {
+            // Whoever misspells these must hear of it, and they must never get by.
+            match field {
+                FieldClass::Credential | FieldClass::Subprotocol => {
+                    return Err(misspelt(CREDENTIAL));
+                }
+                FieldClass::Framing => return Err(misspelt(FRAMING)),
+                _ => {}
+            }
             match settings.underscores {
                 Underscores::Refuse => {
                     return Err(Rejection::why(
@@ -220,6 +230,7 @@ fn fields(
                 }
                 Underscores::Drop => {
                     outgoing.remove.push(at);
+                    outgoing.dropped += 1;
                     continue;
                 }
                 Underscores::Allow => {}
@@ -273,6 +284,13 @@ fn fields(
     }
     Ok(())
 }
+
+fn misspelt(why: &'static str) -> Rejection {
+    Rejection::why(Reason::BadHeader, why)
+}
+
+const CREDENTIAL: &str = "a field that carries a credential has `_` in its name where `-` belongs";
+const FRAMING: &str = "a field that frames the body has `_` in its name where `-` belongs";
 
 fn is_padded(value: &[u8]) -> bool {
     matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
@@ -350,7 +368,9 @@ fn through_proxies(
     // A value that is not text ends the walk: it becomes one entry that is no address.
     let entries: Vec<&str> =
         named("x-forwarded-for").flat_map(|v| text_of(v).unwrap_or("?").split(',')).collect();
-    outgoing.forwarded_for.extend(named("x-forwarded-for").filter_map(value_of));
+    let is_filled = |value: &&[u8]| value.iter().any(|b| !matches!(b, b',' | b' ' | b'\t'));
+    let lists = named("x-forwarded-for").filter(is_filled);
+    outgoing.forwarded_for.extend(lists.filter_map(value_of));
     let last = |name| named(name).next_back();
     outgoing.forwarded_proto =
         last("x-forwarded-proto").filter(|v| matches!(*v, b"http" | b"https")).and_then(value_of);

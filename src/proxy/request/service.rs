@@ -231,6 +231,12 @@ fn admit(
         }
     };
     record.set_client(reading.client());
+    if reading.outgoing.dropped > 0 {
+        worker.cells.fields_dropped(u64::from(reading.outgoing.dropped));
+        for (name, _) in head.fields.iter().filter(|(name, _)| name.contains(&b'_')) {
+            worker.shared.dropped_names.note(name);
+        }
+    }
     if let Some(id) = &reading.outgoing.request_id {
         record.request_id = id.clone();
     }

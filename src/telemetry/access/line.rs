@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use super::AccessLine;
+use crate::core::visible;
 
 /// Lines of one worker that were not handed over yet.
 #[derive(Debug, Default)]
@@ -161,7 +162,7 @@ impl LineBuffer {
         let _ = write!(self.bytes, "{value}");
     }
 
-    /// What JSON wants escaped, and DEL with the C1 controls, which move a terminal's cursor.
+    /// What JSON wants escaped, and what would show a reader something else than is there.
     fn escaped(&mut self, text: &str) {
         let special = |b: u8| !(b' '..=b'~').contains(&b) | (b == b'"') | (b == b'\\');
         // Not `any`: without an early end it is done on many bytes at once.
@@ -172,8 +173,10 @@ impl LineBuffer {
             match c {
                 '"' => self.put("\\\""),
                 '\\' => self.put("\\\\"),
-                c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
-                    let _ = write!(self.bytes, "\\u{:04x}", u32::from(c));
+                c if visible::is_deceptive(c) => {
+                    let mut text = String::new();
+                    visible::escape(c, &mut text);
+                    self.put(&text);
                 }
                 c => self.put(c.encode_utf8(&mut [0; 4])),
             }

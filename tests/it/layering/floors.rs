@@ -6,7 +6,7 @@ use super::imports::Tree;
 /// above it; a new one must say here where it stands. `proxy.rs` itself is the door: it only says
 /// what is there, and nothing inside goes through it.
 const FLOORS: &[&[&str]] = &[
-    &["http1", "limits", "load", "streams", "tunnel"],
+    &["dropped", "http1", "limits", "load", "streams", "tunnel"],
     &["executor", "ids", "net"],
     &["body"],
     &["outbound", "patience"],

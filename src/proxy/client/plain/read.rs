@@ -44,6 +44,11 @@ impl<'w> Read<'w> {
         self.bytes.get(self.used..).unwrap_or_default()
     }
 
+    /// Whether bytes of a request are here that is not answered yet.
+    pub(super) fn holds_more(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
     /// Everything, for another reader.
     pub(super) fn take(&mut self) -> Bytes {
         self.used = 0;

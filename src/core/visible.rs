@@ -1,0 +1,106 @@
+//! Characters that show a reader something else than what is there: they turn the direction of the
+//! text around them, end a line, or are not seen (Trojan Source, CVE-2021-42574). Text of others is
+//! written to logs and terminals without them. Imports nothing of this crate.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+/// Whether a character is to be escaped wherever text of others is shown: controls, marks of direction,
+/// other invisible format characters, and the separators of lines and paragraphs.
+pub fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            u32::from(c),
+            // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
+            0xad | 0x61c | 0x180e
+            // Zero-width characters and marks of direction; separators, embeddings, overrides.
+            | 0x200b..=0x200f | 0x2028..=0x202e
+            // Word joiner, invisible operators, isolates and what is deprecated beside them.
+            | 0x2060..=0x206f
+            // Byte order mark, annotations.
+            | 0xfeff | 0xfff9..=0xfffb
+            // Controls of hieroglyphs, shorthand and music; tags.
+            | 0x13430..=0x1343f | 0x1bca0..=0x1bca3 | 0x1d173..=0x1d17a | 0xe0000..=0xe007f
+        )
+}
+
+/// The character as JSON escapes it: `\u202e`, or a pair of surrogates.
+pub fn escape(c: char, out: &mut String) {
+    for unit in c.encode_utf16(&mut [0; 2]) {
+        // Writing to a `String` cannot fail.
+        let _ = write!(out, "\\u{unit:04x}");
+    }
+}
+
+/// Text of others for a line of a terminal. Tabs and line ends stay: what is ours has them.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let goes = |c: char| is_deceptive(c) && !matches!(c, '\n' | '\t');
+    if !text.contains(goes) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if goes(c) { escape(c, &mut out) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
+/// Writes text with deceptive characters escaped. Each `write` has whole characters, as those of
+/// formatters and JSON writers have; bytes that are no text pass as they are.
+#[derive(Clone, Debug)]
+pub struct Visible<W>(pub W);
+
+impl<W: Write> Write for Visible<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(bytes).map(visible) {
+            Ok(Cow::Owned(text)) => self.0.write_all(text.as_bytes())?,
+            Ok(Cow::Borrowed(_)) | Err(_) => self.0.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_deceives_is_escaped_and_nothing_else() {
+        for (text, want) in [
+            ("caf\u{e9} \u{65e5}\u{672c} \u{5d0}\u{628} \u{1f511}", None),
+            ("a\tb\n", None),
+            ("a\u{202e}b", Some("a\\u202eb")),
+            ("\u{2066}a\u{2069}", Some("\\u2066a\\u2069")),
+            ("\u{200b}\u{feff}\u{ad}", Some("\\u200b\\ufeff\\u00ad")),
+            ("\u{2028}\u{2029}\u{85}", Some("\\u2028\\u2029\\u0085")),
+            ("\u{1b}[31m\r", Some("\\u001b[31m\\u000d")),
+            ("\u{e0041}", Some("\\udb40\\udc41")),
+        ] {
+            assert_eq!(visible(text), want.unwrap_or(text), "{text:?}");
+            let mut out = Vec::new();
+            Visible(&mut out).write_all(text.as_bytes()).unwrap();
+            assert_eq!(out, want.unwrap_or(text).as_bytes());
+        }
+        for c in ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
+            assert!(is_deceptive(c), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let value = serde_json::json!({ "name\u{202e}": ["\u{2066}\u{e0041}\"\u{1b}", 1] });
+        let mut out = Vec::new();
+        serde_json::to_writer_pretty(Visible(&mut out), &value).unwrap();
+        assert!(!String::from_utf8(out.clone()).unwrap().contains(is_deceptive_but_line_end));
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&out).unwrap(), value);
+    }
+
+    fn is_deceptive_but_line_end(c: char) -> bool {
+        is_deceptive(c) && c != '\n'
+    }
+}
