@@ -33,6 +33,7 @@ impl Config {
         add("table.http.ca", http.ca.as_deref());
         add("table.http.bearer_file", http.bearer_file.as_deref());
         add("table.http.basic_file", http.basic_file.as_deref());
+        add("admin.token_file", self.admin.token_file.as_deref());
         for tls in self.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
             for pair in &tls.certificates {
                 add("listen.tls.certificate", Some(&pair.chain));
