@@ -139,6 +139,24 @@ fn the_token_is_read_again_and_never_told() {
 }
 
 #[test]
+fn a_token_that_everybody_on_the_machine_can_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = folder("token_file = \"admin.token\"");
+    folder.write("admin.token", FIRST);
+    for (mode, warned) in [(0o644, true), (0o640, false), (0o400, false)] {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(folder.file("admin.token"), permissions).unwrap();
+        let mut command = crate::support::gate::keygate(folder.path());
+        let output = command.args(["check", "--config", "keygate.toml"]).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert_eq!(said.contains("everybody on this machine"), warned, "{mode:o}: {said}");
+        assert!(!said.contains(FIRST), "{said}");
+    }
+}
+
+#[test]
 fn a_token_file_that_cannot_be_used_is_a_fault() {
     for (content, why) in [
         (None, "cannot be read"),
