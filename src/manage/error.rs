@@ -107,6 +107,9 @@ pub enum Error {
         .path.display()
     )]
     Unreadable { path: PathBuf, refusal: Refusal },
+    /// An import would lose restrictions of the other program.
+    #[error("{}{}", Faults(.faults), end_of_wider(.names))]
+    Wider { faults: Vec<Fault>, names: Vec<String> },
     #[error("cannot write {}: {}{}", .path.display(), .source, write_hint(.source))]
     Write { path: PathBuf, source: io::Error },
 }
@@ -150,7 +153,8 @@ impl Error {
             | Self::Signer { .. }
             | Self::State { .. }
             | Self::Table { .. }
-            | Self::TooLarge { .. } => Exit::Data,
+            | Self::TooLarge { .. }
+            | Self::Wider { .. } => Exit::Data,
             Self::NoSuchKey { .. } | Self::Read { .. } => Exit::NoInput,
             Self::Random | Self::Sidecar { .. } => Exit::Internal,
             Self::Exists { .. } | Self::Write { .. } => Exit::CannotCreate,
@@ -315,6 +319,18 @@ fn end_of(faults: &[Fault], hint: &str) -> String {
         n => format!("\n{n} faults"),
     };
     if hint.is_empty() { count } else { format!("{count}\nhint: {hint}") }
+}
+
+fn end_of_wider(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let flags = names.iter().take(SHOWN).map(|name| format!(" --allow-wider {name}"));
+    let more = if names.len() > SHOWN { " …" } else { "" };
+    format!(
+        "\nwithout this, keys would be admitted more widely than before; nothing was imported\n\
+         hint: say the same with --allow-ip or --limit, in the file or in the sidecar's routes; \
+         where that is done or not wanted:{}{more}",
+        flags.collect::<String>()
+    )
 }
 
 fn list(keys: &[String]) -> String {

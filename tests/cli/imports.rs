@@ -98,7 +98,10 @@ fn the_products_forms_are_issued() {
 fn exports_carry_every_key_and_no_secret() {
     let room = Room::with_registry();
     let key = room.create(&["--name", "Käse, \"CRM\"", "--permission", "read", "--limit", "5/s"]);
-    room.create(&["--pair", "--env", "test", "--expires", "2030-01-01T00:00:00Z"]);
+    let pair = room.create(&["--pair", "--env", "test", "--expires", "2030-01-01T00:00:00Z"]);
+    // Both of its secrets are valid while it rotates: none may be lost on the way.
+    room.ok(&["keys", "rotate", &pair.id, "--overlap", "7d"]);
+    let shown = room.json(&["keys", "show", &pair.id]);
     let original = room.json(&["keys", "list"]);
     for format in ["toml", "jsonl", "csv"] {
         let file = format!("keys.{format}.out");
@@ -113,5 +116,89 @@ fn exports_carry_every_key_and_no_secret() {
         let file = format!("keys.{format}.out");
         room.ok(&["-r", &copy, "keys", "import", &file, "--format", format, "--conforming"]);
         assert_eq!(room.json(&["-r", &copy, "keys", "list"]), original, "{format}");
+        assert_eq!(room.json(&["-r", &copy, "keys", "show", &pair.id]), shown, "{format}");
+        let build = ["-r", &copy, "table", "build", "-o", "t.kgt", "--signer", "signer.pem"];
+        room.ok(&build);
+        let keys = room.in_force("t.kgt", None);
+        assert_eq!(keys.table().counts().keys, 3, "{format}: a pair's two secrets and one key");
     }
+}
+
+const RESTRICTED: &str = r#"
+consumers:
+  - username: erp
+    keyauth_credentials: [{ key: erp-key-0123456789abc }]
+    plugins: [{ name: bot-detection, config: { deny: [curl] } }]
+  - username: shop
+    keyauth_credentials: [{ key: shop-key-0123456789abc }]
+"#;
+
+#[test]
+fn an_import_that_would_admit_more_widely_stops() {
+    let room = Room::with_registry();
+    room.write("kong.yaml", RESTRICTED);
+    let before = room.read("keys.toml");
+    let import = ["keys", "import", "kong.yaml", "--format", "kong"];
+    let stops = [&[][..], &["--skip-bad"], &["--allow-wider", "bot-detection:shop"]];
+    for more in stops {
+        let told = room.fails(65, &[&import[..], more].concat());
+        assert!(
+            told.contains("kong.yaml:5: consumers[0].plugins[0]: plugin `bot-detection`"),
+            "{told}"
+        );
+        assert!(
+            told.contains("more widely") && told.contains("--allow-wider bot-detection:erp"),
+            "{told}"
+        );
+        assert_eq!(room.read("keys.toml"), before, "nothing is written");
+    }
+    let dry = room.run(&[&import[..], &["--dry-run", "--json"]].concat());
+    assert_eq!(dry.code, 65);
+    let report: serde_json::Value = serde_json::from_str(&dry.stdout).unwrap();
+    let wider = &report["wider"][0];
+    assert_eq!((&wider["name"], &wider["allowed"]), (&json!("bot-detection:erp"), &json!(false)));
+    assert_eq!(room.read("keys.toml"), before);
+
+    let allowed = [&import[..], &["--allow-wider", "bot-detection:erp", "--allow-wider", "acl"]];
+    let said = room.ok(&allowed.concat());
+    assert!(said.contains("2 keys imported"), "{said}");
+    assert!(said.contains("1 restriction is lost, as allowed:"), "{said}");
+    assert!(said.contains("--allow-wider acl: nothing here has this name"), "{said}");
+    assert!(room.read("keys.audit.jsonl").contains(r#""allowed_wider":["bot-detection:erp"]"#));
+}
+
+#[test]
+fn a_restriction_that_is_carried_restricts_in_the_table() {
+    let room = Room::with_registry();
+    room.write(
+        "kong.yaml",
+        "_format_version: \"3.0\"\nconsumers:\n- username: erp\nkeyauth_credentials:\n\
+         - consumer: erp\n  key: mobile-api-key-123456\nacls:\n- consumer: erp\n  group: read\nplugins:\n\
+         - name: ip-restriction\n  consumer: erp\n  config: {allow: [203.0.113.0/24]}\n\
+         - name: rate-limiting\n  consumer: erp\n  config: {minute: 2, policy: local}\n",
+    );
+    room.ok(&["keys", "import", "kong.yaml", "--format", "kong"]);
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
+    let keys = room.in_force("t.kgt", None);
+    let erp = holder(&keys, "mobile-api-key-123456").unwrap();
+    assert!(erp.grant.networks.allows("203.0.113.7".parse().unwrap()));
+    assert!(!erp.grant.networks.allows("198.51.100.7".parse().unwrap()));
+    assert_eq!(erp.grant.limit.unwrap().to_string(), "2/min");
+    assert_eq!(erp.grant.permissions.joined(), "read");
+}
+
+#[test]
+fn what_stands_where_a_key_belongs_is_refused_by_line() {
+    let room = Room::with_registry();
+    room.write(
+        "keys.csv",
+        "name;org;key\r\nbilling;acme;${BILLING_API_KEY}\r\n\r\nportal;acme;<your-api-key-goes-here>\r\n\
+         Käse;acme;hR7tYw2kQp9LmX4vZc8N\r\n",
+    );
+    let told = room.fails(65, &["keys", "import", "keys.csv"]);
+    assert!(told.contains("keys.csv:2: the key is a placeholder"), "{told}");
+    assert!(told.contains("keys.csv:4: the key is a placeholder"), "{told}");
+    assert!(!told.contains("BILLING_API_KEY"), "{told}");
+    room.ok(&["keys", "import", "keys.csv", "--skip-bad"]);
+    assert_eq!(room.json(&["keys", "list"])[0]["name"], "Käse");
 }

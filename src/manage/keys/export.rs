@@ -34,7 +34,7 @@ pub enum Format {
     Toml,
 }
 
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 19] = [
     "id",
     "org",
     "name",
@@ -51,8 +51,12 @@ const COLUMNS: [&str; 17] = [
     "public_id",
     "replaces",
     "note",
+    "previous_expires",
     "digest",
+    "previous_digest",
 ];
+/// How many columns at the end are digests.
+const DIGESTS: usize = 2;
 
 // === impl Export ===
 
@@ -97,7 +101,7 @@ impl Export {
     where
         F: Fn(std::io::Error) -> Error,
     {
-        let columns = COLUMNS.len() - usize::from(self.no_digests);
+        let columns = COLUMNS.len() - if self.no_digests { DIGESTS } else { 0 };
         let mut csv = csv::Writer::from_writer(to);
         csv.write_record(COLUMNS.iter().take(columns)).map_err(|e| failed(e.into()))?;
         registry.scan(filter, &mut |located| {
@@ -127,13 +131,17 @@ impl Export {
     }
 }
 
-/// In the order of [`COLUMNS`]. A pair's former secret has no column.
-fn cells(entry: &Entry) -> [String; 17] {
+/// In the order of [`COLUMNS`].
+fn cells(entry: &Entry) -> [String; 19] {
     let raw = entry.raw();
     let text = |field: Option<std::borrow::Cow<'_, str>>| field.unwrap_or_default().into_owned();
     let time = |stamp: Option<super::super::registry::entry::Stamp>| {
         stamp.map_or_else(String::new, |s| s.0)
     };
+    let (previous_digest, previous_expires) = raw
+        .previous
+        .map(|previous| (previous.digest.into_owned(), previous.expires.0))
+        .unwrap_or_default();
     [
         raw.id.into_owned(),
         raw.org.into_owned(),
@@ -151,6 +159,8 @@ fn cells(entry: &Entry) -> [String; 17] {
         text(raw.public_id),
         text(raw.replaces),
         text(raw.note),
+        previous_expires,
         raw.digest.into_owned(),
+        previous_digest,
     ]
 }

@@ -1,8 +1,17 @@
 //! `keys import`: takes over keys that exist already, from other programs' files. Plaintext is
 //! hashed on the way and never written.
 
+pub mod apisix;
 pub mod collect;
+pub mod envoy;
+pub mod kong;
+pub mod kubernetes;
 pub mod lines;
+pub mod nginx;
+pub mod placeholder;
+pub mod report;
+pub mod rules;
+pub mod text;
 pub mod yaml;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,11 +20,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use serde::Serialize;
 use serde_json::json;
 
 use super::super::error::{Error, Fault, Result};
-use super::super::output::count;
 use super::super::publish::PublishArgs;
 use super::super::registry::change::{Change, Check};
 use super::super::session::Session;
@@ -24,8 +31,8 @@ use super::create;
 use crate::core::address::parse_network;
 use crate::core::{Environment, Limit, OrgId, Permission};
 
-pub use self::collect::Found;
-pub use self::lines::read_csv;
+use self::collect::Found;
+use self::report::{ImportReport, ReportLine, Widened};
 
 #[derive(Debug, clap::Args)]
 pub struct Import {
@@ -62,10 +69,17 @@ pub struct Import {
     /// Take secrets of fewer than 16 characters: they can be guessed
     #[arg(long)]
     pub accept_short: bool,
+    /// Take keys over without this restriction of the other program, as the report names it:
+    /// `PLUGIN` or `PLUGIN:CLIENT`; repeatable. They are then admitted more widely than before
+    #[arg(long, value_name = "NAME")]
+    pub allow_wider: Vec<String>,
+    /// Every entry of the Kubernetes Secret of this name is a client's key; repeatable
+    #[arg(long, value_name = "SECRET")]
+    pub keys_in: Vec<String>,
     /// Leave out what cannot be taken over, instead of taking over nothing
     #[arg(long)]
     pub skip_bad: bool,
-    /// Report what would be done, and change nothing
+    /// ImportReport what would be done, and change nothing
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
@@ -76,7 +90,7 @@ pub struct Import {
 pub enum Format {
     /// APISIX consumers: apisix.yaml or the Admin API's JSON
     Apisix,
-    /// Comma-separated values with a header line
+    /// A table with a header line, separated by commas, semicolons or tabs
     Csv,
     /// `credentials` of Envoy's api_key_auth filter, in YAML or JSON
     Envoy,
@@ -84,41 +98,13 @@ pub enum Format {
     Htpasswd,
     /// One JSON object per line
     Jsonl,
-    /// Kong's declarative configuration with keyauth_credentials
+    /// Kong's declarative configuration, as `decK` or `kong config db_export` writes it
     Kong,
-    /// Kubernetes Secrets in YAML, one key per entry
+    /// Kubernetes Secrets of a gateway (Kong, Authorino, Envoy Gateway, NGINX), with what refers
+    /// to them
     Kubernetes,
-    /// An nginx `map` from key to client
+    /// An nginx `map` from key to client, alone or in a whole configuration
     NginxMap,
-}
-
-/// What was done, or would be.
-#[derive(Debug, Default, Serialize)]
-pub struct Report {
-    pub format: &'static str,
-    pub dry_run: bool,
-    pub imported: u64,
-    /// Keys that the registry has already.
-    pub present: u64,
-    pub refused: Vec<Line>,
-    /// What the file says and a key cannot hold.
-    pub not_carried: Vec<Line>,
-    pub warnings: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub serial: Option<u64>,
-    /// `Some(false)`: no publication follows, and `publish_with` is the command that publishes it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub published: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub publish_with: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Line {
-    pub line: u64,
-    #[serde(rename = "where")]
-    pub place: String,
-    pub why: String,
 }
 
 // === impl Import ===
@@ -137,30 +123,39 @@ impl Import {
         {
             create::form(change.settings(), Some(name), session)?;
         }
-        let mut report =
-            Report { format: format.as_str(), dry_run: self.dry_run, ..Report::default() };
+        let mut report = ImportReport {
+            format: format.as_str(),
+            dry_run: self.dry_run,
+            ..ImportReport::default()
+        };
         let faults = self.gather(format, &mut change, &mut report, session)?;
+        if !self.dry_run {
+            self.stop_if_wider(&report, &faults)?;
+        }
         if !faults.is_empty() && !self.skip_bad && !self.dry_run {
             let hint = "nothing was imported; --dry-run shows the whole report, --skip-bad leaves \
                         these out";
             return Err(Error::Faults { faults, hint });
         }
-        report.refused = faults.iter().map(Line::of).collect();
+        report.refused = faults.iter().map(ReportLine::of).collect();
         if self.dry_run || change.is_empty() {
             report.print(session)?;
+            session.output.flush()?;
+            self.stop_if_wider(&report, &faults)?;
             return match (self.dry_run, faults.is_empty()) {
-                (true, false) => {
-                    session.output.flush()?;
-                    Err(Error::Faults { faults, hint: "--skip-bad leaves these out" })
-                }
+                (true, false) => Err(Error::Faults { faults, hint: "--skip-bad leaves these out" }),
                 _ => Ok(()),
             };
         }
-        let what = json!({
+        let mut what = json!({
             "source": self.file.display().to_string(),
             "format": format.as_str(),
             "imported": report.imported,
         });
+        if !report.wider.is_empty() {
+            let names: BTreeSet<_> = report.wider.iter().map(|w| w.name.as_str()).collect();
+            what["allowed_wider"] = json!(names);
+        }
         let record = session.record(change.serial(), "keys import", what);
         self.publish.compare(&change)?;
         let committed = change.commit(&[record])?;
@@ -172,17 +167,34 @@ impl Import {
         self.publish.after(&committed, session)
     }
 
+    /// Nothing is imported while a restriction would be lost that nobody has allowed to go.
+    fn stop_if_wider(&self, report: &ImportReport, faults: &[Fault]) -> Result<()> {
+        let lost: Vec<_> = report.wider.iter().filter(|wider| !wider.allowed).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let fault = |w: &&Widened| Fault::new(&self.file, w.at.line, &w.at.place, &w.at.why);
+        let mut all: Vec<_> = lost.iter().map(fault).collect();
+        if !self.skip_bad {
+            all.extend_from_slice(faults);
+        }
+        let names: BTreeSet<_> = lost.iter().map(|wider| wider.name.clone()).collect();
+        Err(Error::Wider { faults: all, names: names.into_iter().collect() })
+    }
+
     /// Reads the file into the change. What cannot be taken over is returned.
     fn gather(
         &self,
         format: Format,
         change: &mut Change,
-        report: &mut Report,
+        report: &mut ImportReport,
         session: &Session,
     ) -> Result<Vec<Fault>> {
         let mut faults = Vec::new();
         let mut seen = BTreeMap::new();
         let mut unmarked = BTreeSet::new();
+        let mut used = BTreeSet::new();
+        let mut escaped = BTreeMap::new();
         let now = session.now();
         let expires = match self.expires {
             Some(when) => when.resolve(now).map_err(|e| Error::argument("--expires", e))?,
@@ -207,10 +219,22 @@ impl Import {
                     return Ok(());
                 }
                 Found::Lost(lost) => {
-                    report.not_carried.push(Line::of(&lost));
+                    report.not_carried.push(ReportLine::of(&lost));
+                    return Ok(());
+                }
+                Found::Wider(wider) => {
+                    let named = self.allow_wider.iter().filter(|name| wider.is_named(name));
+                    let named: Vec<&str> = named.map(String::as_str).collect();
+                    let allowed = !named.is_empty();
+                    used.extend(named);
+                    let (name, at) = (wider.name(), ReportLine::of(&wider.fault));
+                    report.wider.push(Widened { name, allowed, at });
                     return Ok(());
                 }
             };
+            if self.org.is_none() && candidate.raw.org.is_empty() {
+                escaped.extend(collect::escaped_org(&candidate.client));
+            }
             let (line, place) = (candidate.line, candidate.place.clone());
             let taken =
                 match candidate.finish(&defaults, change.settings(), self.prefix.as_deref())? {
@@ -248,7 +272,7 @@ impl Import {
             Ok(())
         };
         let mut source = open(path)?;
-        format.read(source.as_mut(), path, &mut sink)?;
+        format.read(source.as_mut(), path, &self.keys_in, &mut sink)?;
         for name in unmarked {
             if let Some(format) = change.settings_mut().prefixes.get_mut(&name) {
                 format.checksummed = false;
@@ -257,6 +281,19 @@ impl Import {
                 "prefix `{name}` is no longer marked `checksummed`: a key with it does not, or may \
                  not, conform"
             ));
+        }
+        if let Some((client, org)) = escaped.first_key_value() {
+            let more = match escaped.len() {
+                1 => String::new(),
+                n => format!(", and {} more like it", n - 1),
+            };
+            report.warnings.push(format!(
+                "the org of `{client}` is written `{org}`{more}: an org is ASCII without spaces; \
+                 --org gives all of them another"
+            ));
+        }
+        for name in self.allow_wider.iter().filter(|name| !used.contains(name.as_str())) {
+            report.warnings.push(format!("--allow-wider {name}: nothing here has this name"));
         }
         if format == Format::NginxMap {
             report.warnings.push(
@@ -296,17 +333,18 @@ impl Format {
         self,
         source: &mut dyn BufRead,
         path: &Path,
+        keys_in: &[String],
         sink: &mut dyn FnMut(Found) -> Result<()>,
     ) -> Result<()> {
         match self {
-            Self::Apisix => yaml::read_apisix(source, path, sink),
+            Self::Apisix => apisix::read(source, path, sink),
             Self::Csv => lines::read_csv(source, path, sink),
-            Self::Envoy => yaml::read_envoy(source, path, sink),
+            Self::Envoy => envoy::read(source, path, sink),
             Self::Htpasswd => lines::read_htpasswd(source, path, sink),
             Self::Jsonl => lines::read_json_lines(source, path, sink),
-            Self::Kong => yaml::read_kong(source, path, sink),
-            Self::Kubernetes => yaml::read_kubernetes(source, path, sink),
-            Self::NginxMap => lines::read_nginx_map(source, path, sink),
+            Self::Kong => kong::read(source, path, sink),
+            Self::Kubernetes => kubernetes::read(source, path, keys_in, sink),
+            Self::NginxMap => nginx::read(source, path, sink),
         }
     }
 }
@@ -317,57 +355,6 @@ fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     }
     let file = File::open(path).map_err(Error::read(path))?;
     Ok(Box::new(BufReader::with_capacity(1 << 18, file)))
-}
-
-// === impl Report ===
-
-impl Report {
-    fn print(&self, session: &mut Session) -> Result<()> {
-        if session.output.json {
-            return session.output.json(self);
-        }
-        let would = if self.dry_run { "would be " } else { "" };
-        session.output.line(&format!("{} {would}imported", count(self.imported, "key")))?;
-        if self.present > 0 {
-            session
-                .output
-                .line(&format!("{} in the registry already", count(self.present, "key")))?;
-        }
-        for (title, lines) in
-            [("could not be carried", &self.not_carried), ("cannot be imported", &self.refused)]
-        {
-            if lines.is_empty() {
-                continue;
-            }
-            session.output.line(&format!("{} {title}:", lines.len()))?;
-            for line in lines {
-                session.output.line(&format!("  {}", line.text()))?;
-            }
-        }
-        for warning in &self.warnings {
-            session.output.line(&format!("warning: {warning}"))?;
-        }
-        match self.serial {
-            Some(serial) => session.output.line(&format!("serial {serial}")),
-            None => session.output.line("nothing was changed"),
-        }
-    }
-}
-
-// === impl Line ===
-
-impl Line {
-    fn of(fault: &Fault) -> Self {
-        Self { line: fault.line, place: fault.field.clone(), why: fault.why.clone() }
-    }
-
-    fn text(&self) -> String {
-        match (self.line, self.place.as_str()) {
-            (0, place) => format!("{place}: {}", self.why),
-            (line, "") => format!("line {line}: {}", self.why),
-            (line, place) => format!("line {line}: {place}: {}", self.why),
-        }
-    }
 }
 
 #[cfg(test)]

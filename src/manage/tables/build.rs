@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::super::error::{Error, Fault, Result};
-use super::super::keys::import::collect::Found;
+use super::super::keys::import::collect::{Found, Wider};
 use super::super::keys::import::lines::read_csv;
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::target::{Destination, Origin, Published};
@@ -286,7 +286,7 @@ fn read_source(
                 Ok(())
             }
             // A misspelt `expires` must not make keys that never end.
-            Found::Lost(lost) => {
+            Found::Lost(lost) | Found::Wider(Wider { fault: lost, .. }) => {
                 Err(Error::fault(lost, "no table was written; rename or remove the column"))
             }
             Found::Key(candidate) => {

@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use ipnet::IpNet;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::super::super::error::{Fault, Result};
 use super::super::super::registry::entry::{
@@ -12,6 +14,9 @@ use super::super::super::registry::entry::{
 use super::super::super::registry::settings::Settings;
 use super::super::super::session::{new_key_id, start_of};
 use super::super::super::time;
+use super::placeholder;
+use super::rules::Reach;
+use super::yaml::Yaml;
 use crate::core::format::KeyFormat;
 use crate::core::{Environment, Limit, OrgId, Permission, Secret};
 
@@ -24,8 +29,35 @@ pub enum Found {
     /// Something that makes a key unusable, with its place.
     Fault(Fault),
     Key(Box<Candidate>),
-    /// Something that a key of keygate cannot hold.
+    /// Something that a key of keygate cannot hold, and that admits nobody.
     Lost(Fault),
+    /// A restriction that a key of keygate cannot hold.
+    Wider(Wider),
+}
+
+/// A restriction of the other program that would be lost: keys would be admitted more widely.
+#[derive(Clone, Debug)]
+pub struct Wider {
+    /// What is acknowledged, such as the name of a plugin.
+    pub what: String,
+    /// Whom it restricts: a client, or `service/orders`; empty for all keys.
+    pub whose: String,
+    pub fault: Fault,
+}
+
+/// A place in a structured file.
+#[derive(Clone, Debug, Default)]
+pub struct Spot {
+    /// From 1; 0 if unknown.
+    pub line: u64,
+    /// Such as `consumers[2].keyauth_credentials[0]`.
+    pub place: String,
+}
+
+/// Where an importer tells what it finds.
+pub struct Findings<'a> {
+    path: &'a Path,
+    sink: &'a mut dyn FnMut(Found) -> Result<()>,
 }
 
 /// A key of another program, as far as its file tells.
@@ -40,6 +72,8 @@ pub struct Candidate {
     pub raw: RawEntry<'static>,
     /// In place of `raw.digest`.
     pub secret: Option<Secret>,
+    /// Who belongs to no group may do nothing there: default permissions are not for this key.
+    pub grouped: bool,
 }
 
 /// What keys get that say nothing themselves.
@@ -62,19 +96,129 @@ pub struct Taken {
     secret: Option<Secret>,
 }
 
+// === impl Spot ===
+
+impl Spot {
+    pub fn new(line: u64, place: impl Into<String>) -> Self {
+        Self { line, place: place.into() }
+    }
+
+    /// A place within this one.
+    pub fn down(&self, line: u64, name: &str) -> Self {
+        match self.place.as_str() {
+            "" => Self::new(line, name),
+            place => Self::new(line, format!("{place}.{name}")),
+        }
+    }
+
+    /// An item of the list `name` within this place.
+    pub fn item(&self, line: u64, name: &str, n: usize) -> Self {
+        self.down(line, &format!("{name}[{n}]"))
+    }
+}
+
+// === impl Findings ===
+
+impl<'a> Findings<'a> {
+    pub fn new(path: &'a Path, sink: &'a mut dyn FnMut(Found) -> Result<()>) -> Self {
+        Self { path, sink }
+    }
+
+    pub fn key(&mut self, candidate: Candidate) -> Result<()> {
+        (self.sink)(Found::Key(candidate.into()))
+    }
+
+    pub fn fault(&mut self, spot: &Spot, why: impl std::fmt::Display) -> Result<()> {
+        let fault = self.at(spot, why);
+        (self.sink)(Found::Fault(fault))
+    }
+
+    pub fn lost(&mut self, spot: &Spot, why: impl std::fmt::Display) -> Result<()> {
+        let fault = self.at(spot, why);
+        (self.sink)(Found::Lost(fault))
+    }
+
+    /// The restriction `what` of `whose` cannot be carried.
+    pub fn wider(
+        &mut self,
+        what: &str,
+        whose: &str,
+        spot: &Spot,
+        why: impl std::fmt::Display,
+    ) -> Result<()> {
+        let fault = self.at(spot, why);
+        (self.sink)(Found::Wider(Wider { what: what.to_owned(), whose: whose.to_owned(), fault }))
+    }
+
+    /// A key with its secret, or why it has none.
+    pub fn give(
+        &mut self,
+        mut candidate: Candidate,
+        secret: std::result::Result<Secret, &'static str>,
+    ) -> Result<()> {
+        match secret {
+            Ok(secret) => {
+                candidate.secret = Some(secret);
+                self.key(candidate)
+            }
+            Err(why) => {
+                let spot = Spot::new(candidate.line, candidate.place);
+                self.fault(&spot, format!("the key {why}"))
+            }
+        }
+    }
+
+    fn at(&self, spot: &Spot, why: impl std::fmt::Display) -> Fault {
+        Fault::new(self.path, spot.line, &spot.place, why)
+    }
+}
+
+// === impl Wider ===
+
+impl Wider {
+    /// The name by which one allows it.
+    pub fn name(&self) -> String {
+        match self.whose.as_str() {
+            "" => self.what.clone(),
+            whose => format!("{}:{whose}", self.what),
+        }
+    }
+
+    /// Whether `given` names it: one restriction of one client, or one restriction everywhere.
+    pub fn is_named(&self, given: &str) -> bool {
+        given == self.what || given == self.name()
+    }
+}
+
 // === impl Candidate ===
 
 impl Candidate {
+    pub fn new(client: &str, spot: &Spot) -> Self {
+        Self {
+            line: spot.line,
+            place: spot.place.clone(),
+            client: client.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// From where it may be used. [`Reach::Nowhere`] is for the caller to tell.
+    pub fn within(&mut self, reach: &Reach) {
+        if let Reach::Networks(networks) = reach {
+            self.raw.networks = networks.iter().map(|n| show_network(n).into()).collect();
+        }
+    }
+
     pub fn finish(
         self,
         defaults: &Defaults<'_>,
         settings: &Settings,
         prefix: Option<&str>,
     ) -> Result<std::result::Result<Taken, Vec<FieldFault>>> {
-        let Self { mut raw, secret, client, .. } = self;
+        let Self { mut raw, secret, client, grouped, .. } = self;
         if let Some(secret) = &secret {
             if let Err(why) = check_secret(secret, defaults.accept_short) {
-                return Ok(Err(vec![("", why.to_owned())]));
+                return Ok(Err(vec![("", format!("the key {why}"))]));
             }
             raw.digest = show_digest(&secret.digest()).into();
             raw.start = Some(first_characters(secret, settings).into_string().into());
@@ -87,7 +231,7 @@ impl Candidate {
         if raw.org.is_empty() {
             raw.org = match defaults.org {
                 Some(org) => org.as_str().to_owned().into(),
-                None => client.clone().into(),
+                None => org_of(&client).into(),
             };
         }
         if raw.org.is_empty() {
@@ -97,7 +241,12 @@ impl Candidate {
         if raw.name.is_empty() {
             raw.name = client.into();
         }
-        if raw.permissions.is_empty() {
+        for (field, text) in [("org", &raw.org), ("name", &raw.name)] {
+            if placeholder::is_template(text) {
+                return Ok(Err(vec![(field, "is a placeholder".to_owned())]));
+            }
+        }
+        if raw.permissions.is_empty() && !grouped {
             let words = defaults.permissions.iter();
             raw.permissions = words.map(|p| Cow::Owned(p.as_str().to_owned())).collect();
         }
@@ -118,17 +267,44 @@ impl Candidate {
     }
 }
 
+/// The text of a credential. A number in YAML may have lost its zeros.
+pub fn secret_of(value: Option<&Yaml>) -> std::result::Result<Secret, &'static str> {
+    match value {
+        Some(value) if value.is_number() => Err("is a number in this YAML; put the key in quotes"),
+        Some(value) => value.as_text().map(|text| Secret::new(text.as_bytes())).ok_or("is no text"),
+        None => Err("is missing"),
+    }
+}
+
+/// A client's name as an org, which is ASCII without spaces: as keygate writes names into headers.
+fn org_of(client: &str) -> String {
+    /// What an org cannot hold; `%` besides, so that no two clients get one org.
+    const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+    if OrgId::is_valid(client.as_bytes()) {
+        return client.to_owned();
+    }
+    utf8_percent_encode(client.trim(), ESCAPED).to_string()
+}
+
+/// A client's name with its org, where the two differ.
+pub fn escaped_org(client: &str) -> Option<(String, String)> {
+    let org = org_of(client);
+    (org != client).then(|| (client.to_owned(), org))
+}
+
 /// A secret that no request can carry, or that anybody can guess, is no key.
 fn check_secret(secret: &Secret, accept_short: bool) -> std::result::Result<(), &'static str> {
     let bytes = secret.expose();
-    if bytes.is_empty() {
-        Err("the secret is empty")
+    if let Some(why) = std::str::from_utf8(bytes).ok().and_then(placeholder::of_secret) {
+        Err(why)
+    } else if bytes.is_empty() {
+        Err("is empty")
     } else if bytes.len() > 4096 {
-        Err("the secret is longer than 4096 bytes")
+        Err("is longer than 4096 bytes")
     } else if !bytes.iter().all(u8::is_ascii_graphic) {
-        Err("the secret has characters that are not visible ASCII, which no header can carry")
+        Err("has characters that are not visible ASCII, which no header can carry")
     } else if bytes.len() < SHORT && !accept_short {
-        Err("the secret has fewer than 16 characters and can be guessed; --accept-short takes it")
+        Err("has fewer than 16 characters and can be guessed; --accept-short takes it")
     } else {
         Ok(())
     }

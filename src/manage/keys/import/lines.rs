@@ -1,4 +1,4 @@
-//! Importers of files that are read line by line: CSV, JSON Lines, htpasswd-like, nginx `map`.
+//! Importers of files that are read line by line: CSV, JSON Lines, htpasswd-like.
 
 use std::borrow::Cow;
 use std::io::BufRead;
@@ -10,8 +10,9 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::super::super::error::{Error, Fault, Result};
-use super::super::super::registry::entry::{Stamp, show_digest};
-use super::collect::{Candidate, Found};
+use super::super::super::registry::entry::{RawEntry, RawPrevious, Stamp, show_digest};
+use super::collect::{Candidate, Found, Wider};
+use super::text;
 use crate::core::{Digest, Secret};
 
 /// The longest line that is read: a key is a few hundred bytes.
@@ -22,23 +23,50 @@ type Sink<'a> = &'a mut dyn FnMut(Found) -> Result<()>;
 // CSV
 
 /// Columns by name, in any order; `permissions` and `networks` hold words between spaces.
+///
+/// Separated by what the first line has most of: a comma, or, as spreadsheets write it where the
+/// comma is for decimals, a semicolon or a tab. Excel's line `sep=;` is understood.
 pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result<()> {
-    let mut reader =
-        csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(source);
+    let mut source = text::plain(source, path)?;
+    let mut first = Zeroizing::new(Vec::new());
+    let mut before = 0;
+    let separator = loop {
+        first.clear();
+        std::io::Read::take(&mut source, MAX_LINE)
+            .read_until(b'\n', &mut first)
+            .map_err(Error::read(path))?;
+        match separator_of(&first) {
+            Separator::Named(separator) => {
+                // The header is the next line, whatever it has most of.
+                before += 1;
+                first.clear();
+                break separator;
+            }
+            Separator::Blank if !first.is_empty() => before += 1,
+            Separator::Blank => break b',',
+            Separator::Guessed(separator) => break separator,
+        }
+    };
+    let source = std::io::Read::chain(first.as_slice(), source);
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(separator)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .from_reader(source);
     let headers = match reader.headers() {
         Ok(headers) => headers.clone(),
-        Err(e) => return csv_fault(e, path, sink),
+        Err(e) => return csv_fault(e, before, path, sink),
     };
     let columns: Vec<_> = headers.iter().map(|h| Column::of(&h.to_ascii_lowercase())).collect();
     for (header, column) in headers.iter().zip(&columns) {
-        if column.is_none() {
+        if column.is_none() && !restricts(header) {
             let why = "no field of a key has this name; the column was not carried";
-            sink(Found::Lost(Fault::new(path, 1, header, why)))?;
+            sink(Found::Lost(Fault::new(path, before + 1, header, why)))?;
         }
     }
     if !columns.iter().flatten().any(|c| matches!(c, Column::Digest | Column::Secret)) {
         let why = "the first line must name the columns, and one must be `secret` or `digest`";
-        return sink(Found::Fault(Fault::new(path, 1, "", why)));
+        return sink(Found::Fault(Fault::new(path, before + 1, "", why)));
     }
     let mut record = csv::StringRecord::new();
     loop {
@@ -46,38 +74,137 @@ pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result
             Ok(false) => return Ok(()),
             Ok(true) => {}
             Err(e) if e.is_io_error() => {
-                return csv_fault(e, path, sink);
+                return csv_fault(e, before, path, sink);
             }
             Err(e) => {
-                csv_fault(e, path, sink)?;
+                csv_fault(e, before, path, sink)?;
                 continue;
             }
         }
-        let line = record.position().map_or(0, csv::Position::line);
+        // Where the record began: its own position is that of the empty lines before it.
+        let inside = record.iter().flat_map(str::bytes).filter(|b| *b == b'\n').count() as u64;
+        let line = before + reader.position().line().saturating_sub(inside + 1);
         if record.len() > columns.len() {
             let why = format!("{} values for {} columns", record.len(), columns.len());
             sink(Found::Fault(Fault::new(path, line, "", why)))?;
             continue;
         }
         let mut candidate = Candidate { line, ..Candidate::default() };
-        for (column, value) in columns.iter().zip(&record) {
-            if let Some(column) = column
-                && !value.is_empty()
-            {
-                column.set(&mut candidate, value);
+        let mut bad = None;
+        for ((column, value), header) in columns.iter().zip(&record).zip(&headers) {
+            match column {
+                _ if value.is_empty() => {}
+                Some(column) => {
+                    if let Err(why) = column.set(&mut candidate, value) {
+                        bad = Some(Fault::new(path, line, header, why));
+                    }
+                }
+                None if restricts(header) => sink(lost_column(header, line, path))?,
+                None => {}
             }
         }
-        sink(Found::Key(candidate.into()))?;
+        match bad {
+            Some(fault) => sink(Found::Fault(fault))?,
+            None => sink(Found::Key(candidate.into()))?,
+        }
     }
 }
 
+enum Separator {
+    Blank,
+    Guessed(u8),
+    /// By a line `sep=;`.
+    Named(u8),
+}
+
+fn separator_of(line: &[u8]) -> Separator {
+    let line = line.trim_ascii();
+    let bare = line.strip_prefix(b"\"").and_then(|l| l.strip_suffix(b"\"")).unwrap_or(line);
+    if let Some([separator]) = bare.strip_prefix(b"sep=") {
+        return Separator::Named(*separator);
+    }
+    if line.is_empty() {
+        return Separator::Blank;
+    }
+    let mut quoted = false;
+    let outside: Vec<u8> = line
+        .iter()
+        .copied()
+        .filter(|b| {
+            quoted ^= *b == b'"';
+            !quoted
+        })
+        .collect();
+    let count = |separator: u8| outside.iter().filter(|b| **b == separator).count();
+    // On a tie the comma, which is listed last: `max_by_key` takes the last of equals.
+    let separators = [b'\t', b';', b','];
+    Separator::Guessed(separators.into_iter().max_by_key(|s| count(*s)).unwrap_or(b','))
+}
+
+/// Whether a column that is not known is likely to say who is *not* admitted.
+fn restricts(header: &str) -> bool {
+    const WORDS: [&str; 36] = [
+        "access",
+        "active",
+        "allow",
+        "ban",
+        "block",
+        "cidr",
+        "deactivated",
+        "deleted",
+        "deny",
+        "disabled",
+        "enabled",
+        "end",
+        "ends",
+        "expiration",
+        "expire",
+        "expires",
+        "expiry",
+        "group",
+        "groups",
+        "ip",
+        "ips",
+        "limit",
+        "limits",
+        "per",
+        "quota",
+        "rate",
+        "restricted",
+        "restriction",
+        "restrictions",
+        "revoked",
+        "role",
+        "roles",
+        "suspended",
+        "ttl",
+        "until",
+        "valid",
+    ];
+    let lower = header.to_ascii_lowercase();
+    lower.split(|c: char| !c.is_alphanumeric()).any(|word| WORDS.contains(&word))
+        || ["whitelist", "allowlist", "blacklist", "denylist", "ratelimit"]
+            .iter()
+            .any(|w| lower.contains(w))
+}
+
+fn lost_column(header: &str, line: u64, path: &Path) -> Found {
+    let why = "no field of a key has this name, and it may restrict the key";
+    Found::Wider(Wider {
+        what: header.to_owned(),
+        whose: String::new(),
+        fault: Fault::new(path, line, header, why),
+    })
+}
+
 /// The message of the `csv` crate names positions and lengths, never a value.
-fn csv_fault(e: csv::Error, path: &Path, sink: Sink<'_>) -> Result<()> {
-    let line = e.position().map_or(0, csv::Position::line);
+fn csv_fault(e: csv::Error, before: u64, path: &Path, sink: Sink<'_>) -> Result<()> {
+    let line = e.position().map_or(0, |at| before + at.line());
     match e.into_kind() {
         csv::ErrorKind::Io(source) => Err(Error::Read { path: path.to_owned(), source }),
         csv::ErrorKind::Utf8 { .. } => {
-            sink(Found::Fault(Fault::new(path, line, "", "is not UTF-8")))
+            let why = "is not UTF-8; save the table as `CSV UTF-8` or as Unicode text";
+            sink(Found::Fault(Fault::new(path, line, "", why)))
         }
         kind => sink(Found::Fault(Fault::new(path, line, "", format!("bad CSV: {kind:?}")))),
     }
@@ -89,6 +216,8 @@ enum Column {
     Client,
     Created,
     Digest,
+    Disabled,
+    Enabled,
     Environment,
     Expires,
     Id,
@@ -100,8 +229,11 @@ enum Column {
     Org,
     Permissions,
     Prefix,
+    PreviousDigest,
+    PreviousExpires,
     PublicId,
     Replaces,
+    Revoked,
     Secret,
     Start,
     Status,
@@ -110,40 +242,61 @@ enum Column {
 // === impl Column ===
 
 impl Column {
+    const fn is_yes_or_no(self) -> bool {
+        matches!(self, Self::Disabled | Self::Enabled | Self::Revoked)
+    }
+
     fn of(name: &str) -> Option<Self> {
         Some(match name {
             "client" | "consumer" | "user" | "username" => Self::Client,
-            "created" | "created_at" => Self::Created,
+            "created" | "created_at" | "creation_date" => Self::Created,
             "digest" | "sha256" | "hash" => Self::Digest,
+            "disabled" | "is_disabled" | "blocked" | "is_blocked" | "suspended" => Self::Disabled,
+            "enabled" | "is_enabled" | "active" | "is_active" => Self::Enabled,
             "environment" | "env" => Self::Environment,
-            "expires" | "expires_at" => Self::Expires,
+            "expires" | "expires_at" | "expires_on" | "expiry" | "expiry_date" | "expiration"
+            | "expiration_date" | "valid_until" | "valid_to" => Self::Expires,
             "id" | "key_id" => Self::Id,
-            "limit" => Self::Limit,
+            "limit" | "rate_limit" | "ratelimit" => Self::Limit,
             "name" => Self::Name,
-            "networks" | "allow_ip" | "allowed_ips" => Self::Networks,
-            "not_before" => Self::NotBefore,
-            "note" => Self::Note,
-            "org" | "organization" => Self::Org,
+            "networks" | "allow_ip" | "allow_ips" | "allowed_ip" | "allowed_ips"
+            | "allowed_networks" | "ip_allowlist" | "ip_whitelist" | "whitelist" | "allowlist" => {
+                Self::Networks
+            }
+            "not_before" | "valid_from" => Self::NotBefore,
+            "note" | "comment" | "description" => Self::Note,
+            "org" | "organization" | "organisation" => Self::Org,
             "permissions" | "scopes" | "scope" => Self::Permissions,
             "prefix" => Self::Prefix,
+            "previous_digest" => Self::PreviousDigest,
+            "previous_expires" => Self::PreviousExpires,
             "public_id" => Self::PublicId,
             "replaces" => Self::Replaces,
-            "secret" | "key" | "api_key" | "token" => Self::Secret,
+            "revoked" | "is_revoked" => Self::Revoked,
+            "secret" | "key" | "api_key" | "apikey" | "token" => Self::Secret,
             "start" | "key_prefix" => Self::Start,
             "status" => Self::Status,
             _ => return None,
         })
     }
 
-    fn set(self, candidate: &mut Candidate, value: &str) {
+    /// Sets the field; what is wrong with a word that no field has as it is.
+    fn set(self, candidate: &mut Candidate, value: &str) -> std::result::Result<(), &'static str> {
         let raw = &mut candidate.raw;
         let text = || Some(Cow::Owned(value.to_owned()));
         let words = || value.split([' ', '|', ';', ',']).filter(|w| !w.is_empty());
         let stamp = || Some(Stamp(value.to_owned()));
+        let mut ended = |word: &'static str, is: bool| {
+            if is {
+                raw.status = Some(word.into());
+            }
+        };
         match self {
             Self::Client => candidate.client = value.to_owned(),
             Self::Created => raw.created = stamp(),
             Self::Digest => raw.digest = digest_text(value).into(),
+            Self::Disabled => ended("disabled", yes_or_no(value)?),
+            Self::Enabled => ended("disabled", !yes_or_no(value)?),
             Self::Environment => raw.environment = text(),
             Self::Expires if matches!(value, "never" | "null") => {}
             Self::Expires => raw.expires = stamp(),
@@ -156,12 +309,30 @@ impl Column {
             Self::Org => raw.org = value.to_owned().into(),
             Self::Permissions => raw.permissions = words().map(|w| w.to_owned().into()).collect(),
             Self::Prefix => raw.prefix = text(),
+            Self::PreviousDigest => previous(raw).digest = digest_text(value).into(),
+            Self::PreviousExpires => previous(raw).expires = Stamp(value.to_owned()),
             Self::PublicId => raw.public_id = text(),
             Self::Replaces => raw.replaces = text(),
+            Self::Revoked => ended("revoked", yes_or_no(value)?),
             Self::Secret => candidate.secret = Some(Secret::new(value)),
             Self::Start => raw.start = text(),
             Self::Status => raw.status = text(),
         }
+        Ok(())
+    }
+}
+
+/// The pair's former secret, of which two columns tell.
+fn previous<'r>(raw: &'r mut RawEntry<'static>) -> &'r mut RawPrevious<'static> {
+    raw.previous
+        .get_or_insert_with(|| RawPrevious { digest: "".into(), expires: Stamp(String::new()) })
+}
+
+fn yes_or_no(value: &str) -> std::result::Result<bool, &'static str> {
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" | "y" | "yes" | "x" | "wahr" | "ja" | "vrai" | "oui" => Ok(true),
+        "0" | "f" | "false" | "n" | "no" | "falsch" | "nein" | "faux" | "non" => Ok(false),
+        _ => Err("must be `true` or `false`"),
     }
 }
 
@@ -207,21 +378,43 @@ pub fn read_json_lines(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) ->
 fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) -> Result<()> {
     let mut candidate = Candidate { line, ..Candidate::default() };
     for (name, value) in object {
+        if name == "previous" && !value.is_null() {
+            let text = |name| value.get(name).and_then(Value::as_str);
+            let Some((digest, expires)) = text("digest").zip(text("expires")) else {
+                let why = "must be an object with `digest` and `expires`";
+                return sink(Found::Fault(Fault::new(path, line, &name, why)));
+            };
+            let former = previous(&mut candidate.raw);
+            former.digest = digest_text(digest).into();
+            former.expires = Stamp(expires.to_owned());
+            continue;
+        }
         let Some(column) = Column::of(&name.to_ascii_lowercase()) else {
-            sink(Found::Lost(Fault::new(path, line, &name, "no field of a key has this name")))?;
+            let nothing = value.is_null() || value == "";
+            if restricts(&name) && !nothing {
+                sink(lost_column(&name, line, path))?;
+            } else {
+                let why = "no field of a key has this name";
+                sink(Found::Lost(Fault::new(path, line, &name, why)))?;
+            }
             continue;
         };
         match value {
             Value::Null => {}
             Value::String(text) => {
-                // Not for secrets: a space in one is part of it.
-                column.set(&mut candidate, &Zeroizing::new(text));
+                // Not trimmed: a space in a secret is part of it.
+                if let Err(why) = column.set(&mut candidate, &Zeroizing::new(text)) {
+                    return sink(Found::Fault(Fault::new(path, line, &name, why)));
+                }
+            }
+            Value::Bool(is) if column.is_yes_or_no() => {
+                let _ = column.set(&mut candidate, if is { "true" } else { "false" });
             }
             Value::Array(items) => {
                 let words: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
                 match (column, words) {
                     (Column::Networks | Column::Permissions, Some(words)) => {
-                        column.set(&mut candidate, &words.join(" "));
+                        let _ = column.set(&mut candidate, &words.join(" "));
                     }
                     _ => {
                         let why = "must be text, or for permissions and networks a list of texts";
@@ -272,107 +465,17 @@ pub fn read_htpasswd(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> R
     })
 }
 
-// nginx
-
-/// `map $http_x_api_key $client { "key" client; }`: the whole file, or only what the map includes.
-pub fn read_nginx_map(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result<()> {
-    let mut pending: Vec<Zeroizing<String>> = Vec::new();
-    each_line(source, path, &mut |line, text| {
-        let mut rest = text.trim_start();
-        while !rest.is_empty() && !rest.starts_with('#') {
-            let (token, after) = match token(rest) {
-                Ok(found) => found,
-                Err(why) => return sink(Found::Fault(Fault::new(path, line, "", why))),
-            };
-            rest = after.trim_start();
-            match token {
-                Token::End => {
-                    let words = std::mem::take(&mut pending);
-                    nginx_entry(&words, path, line, sink)?;
-                }
-                // `map $a $b {` and its `}`.
-                Token::Open | Token::Close => pending.clear(),
-                Token::Word(word) => pending.push(word),
-            }
-        }
-        Ok(())
-    })
-}
-
-enum Token {
-    Close,
-    End,
-    Open,
-    Word(Zeroizing<String>),
-}
-
-fn token(text: &str) -> std::result::Result<(Token, &str), &'static str> {
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(';') => return Ok((Token::End, chars.as_str())),
-        Some('{') => return Ok((Token::Open, chars.as_str())),
-        Some('}') => return Ok((Token::Close, chars.as_str())),
-        _ => {}
-    }
-    let quote = text.chars().next().filter(|c| matches!(c, '"' | '\''));
-    let mut word = Zeroizing::new(String::with_capacity(128));
-    let mut chars = text.char_indices().skip(usize::from(quote.is_some()));
-    while let Some((at, c)) = chars.next() {
-        let rest = text.get(at..).unwrap_or_default();
-        match (quote, c) {
-            (Some(end), c) if c == end => {
-                return Ok((Token::Word(word), rest.get(1..).unwrap_or_default()));
-            }
-            (_, '\\') => match chars.next() {
-                Some((_, escaped)) => word.push(escaped),
-                None => return Err("ends in a backslash"),
-            },
-            (None, c) if c.is_whitespace() || matches!(c, ';' | '{' | '}') => {
-                return Ok((Token::Word(word), rest));
-            }
-            (_, c) => word.push(c),
-        }
-    }
-    if quote.is_some() { Err("a quoted text does not end") } else { Ok((Token::Word(word), "")) }
-}
-
-fn nginx_entry(words: &[Zeroizing<String>], path: &Path, line: u64, sink: Sink<'_>) -> Result<()> {
-    let lost = |why: &str| Found::Lost(Fault::new(path, line, "", why));
-    match words {
-        [first] if matches!(first.as_str(), "hostnames" | "volatile") => {
-            sink(lost("an option of the map"))
-        }
-        [first, _] if first.as_str() == "default" => {
-            sink(lost("`default`: keygate refuses an unknown key"))
-        }
-        [first, file] if first.as_str() == "include" => {
-            let why = format!("`include {}`: import that file as well", file.as_str());
-            sink(lost(&why))
-        }
-        [key, _] if key.starts_with('~') => sink(lost("a regular expression is no key")),
-        [_, client] if client.is_empty() || client.as_str() == "0" => {
-            sink(lost("a key that the map gives no client"))
-        }
-        [key, client] => {
-            // A leading backslash-free key that names an option is written `\default` there.
-            let secret = Some(Secret::new(key.as_bytes()));
-            let client = client.as_str().to_owned();
-            sink(Found::Key(Box::new(Candidate { line, client, secret, ..Candidate::default() })))
-        }
-        _ => sink(Found::Fault(Fault::new(path, line, "", "must be a key, a client and `;`"))),
-    }
-}
-
 /// Calls `each` with number and text of every line, and names one that is no text.
-fn each_line(
+pub fn each_line(
     source: &mut dyn BufRead,
     path: &Path,
     each: &mut dyn FnMut(u64, &str) -> Result<()>,
 ) -> Result<()> {
+    let mut source = text::plain(source, path)?;
     let mut buffer = Zeroizing::new(Vec::with_capacity(4096));
     for number in 1.. {
         buffer.clear();
-        std::io::Read::take(&mut *source, MAX_LINE)
+        std::io::Read::take(&mut source, MAX_LINE)
             .read_until(b'\n', &mut buffer)
             .map_err(Error::read(path))?;
         if buffer.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::collect::{Candidate, Defaults, Found, unmarks};
+use super::collect::{Candidate, Defaults, unmarks};
 use super::*;
 use crate::core::Digest;
 use crate::core::format::KeyFormat;
@@ -10,16 +10,23 @@ use crate::manage::registry::settings::Settings;
 
 /// What one file yields.
 #[derive(Default)]
-struct Read {
-    keys: Vec<Candidate>,
-    lost: Vec<String>,
-    faults: Vec<String>,
+pub(super) struct Read {
+    pub(super) keys: Vec<Candidate>,
+    pub(super) lost: Vec<String>,
+    pub(super) faults: Vec<String>,
+    /// By the names that allow them.
+    pub(super) wider: Vec<String>,
 }
 
-fn read(format: Format, text: &str) -> Read {
+pub(super) fn read(format: Format, text: &str) -> Read {
+    read_keys_in(format, text.as_bytes(), &[])
+}
+
+pub(super) fn read_keys_in(format: Format, mut text: &[u8], keys_in: &[String]) -> Read {
     let mut read = Read::default();
-    let done = format.read(&mut text.as_bytes(), Path::new("f"), &mut |found| {
+    let done = format.read(&mut text, Path::new("f"), keys_in, &mut |found| {
         match found {
+            Found::Wider(wider) => read.wider.push(wider.name()),
             Found::Fault(fault) => read.faults.push(fault.to_string()),
             Found::Key(key) => read.keys.push(*key),
             Found::Lost(fault) => read.lost.push(fault.to_string()),
@@ -56,8 +63,22 @@ fn defaults() -> Defaults<'static> {
     }
 }
 
-fn secret(candidate: &Candidate) -> &[u8] {
+pub(super) fn secret(candidate: &Candidate) -> &[u8] {
     candidate.secret.as_ref().map_or(&[], |secret| secret.expose())
+}
+
+impl Read {
+    /// `client networks limit permissions` of every key.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let shown = |key: &Candidate| {
+            let raw = &key.raw;
+            let limit = raw.limit.as_deref().unwrap_or("-");
+            let (networks, words) = (raw.networks.join(","), raw.permissions.join(","));
+            let or = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+            format!("{} {} {limit} {}", key.client, or(networks), or(words))
+        };
+        self.keys.iter().map(shown).collect()
+    }
 }
 
 #[test]
@@ -82,6 +103,73 @@ fn csv() {
     assert_eq!(batch.raw.digest, format!("sha256:{hash}"));
     assert_eq!(batch.raw.permissions, ["read", "send"]);
     assert!(batch.raw.expires.is_none());
+}
+
+#[test]
+fn tables_of_every_spreadsheet() {
+    let rows =
+        "name;org;key\r\nKäse;acme;first-0123456789abc\r\n\r\n\"a\nb\";acme;x\r\nlast;acme;y";
+    let wide = |text: &str| {
+        let marked = format!("\u{feff}{text}");
+        marked.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()
+    };
+    let want = [("Käse", 2), ("a\nb", 4), ("last", 6)];
+    let cases = [
+        ("semicolons", rows.as_bytes().to_vec()),
+        ("a mark", format!("\u{feff}{rows}").into_bytes()),
+        ("tabs in utf-16", wide(&rows.replace(';', "\t"))),
+        ("commas", rows.replace(';', ",").into_bytes()),
+        ("unix lines", rows.replace("\r\n", "\n").into_bytes()),
+    ];
+    for (name, bytes) in cases {
+        let read = read_keys_in(Format::Csv, &bytes, &[]);
+        let keys: Vec<_> = read.keys.iter().map(|k| (&*k.raw.name, k.line)).collect();
+        assert_eq!(keys, want, "{name}: {:?} {:?}", read.faults, read.lost);
+    }
+    let sep = format!("sep=;\r\n{rows}");
+    let read = read_keys_in(Format::Csv, sep.as_bytes(), &[]);
+    let lines: Vec<_> = read.keys.iter().map(|k| k.line).collect();
+    assert_eq!(lines, [3, 5, 7], "the line `sep=;` counts");
+    let read = read_keys_in(Format::Csv, b"name,key\nx,\xe4\n", &[]);
+    assert!(read.faults[0].starts_with("f:2: is not UTF-8"), "{:?}", read.faults);
+}
+
+#[test]
+fn a_column_that_may_restrict_is_carried_or_stops() {
+    let key = "0123456789abcdefghij";
+    // Column, value, and what becomes of the key.
+    let cases = [
+        ("enabled", "false", "disabled"),
+        ("active", "yes", ""),
+        ("is_active", "0", "disabled"),
+        ("disabled", "true", "disabled"),
+        ("revoked", "1", "revoked"),
+        ("expiry_date", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z"),
+        ("valid_until", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z"),
+        ("allowed_ips", "10.0.0.0/8", "10.0.0.0/8"),
+        ("ip_whitelist", "10.0.0.0/8", "10.0.0.0/8"),
+        ("rate_limit", "5/s", "5/s"),
+    ];
+    for (column, value, want) in cases {
+        let read = read(Format::Csv, &format!("name,key,{column}\nx,{key},{value}\n"));
+        assert!(read.wider.is_empty() && read.lost.is_empty(), "{column}: {:?}", read.wider);
+        let raw = &read.keys[0].raw;
+        let has = raw.status.as_deref().unwrap_or_default() == want
+            || raw.expires.as_ref().is_some_and(|e| e.0 == want)
+            || raw.networks.iter().any(|n| n == want)
+            || raw.limit.as_deref() == Some(want);
+        assert!(has, "{column}");
+    }
+    for column in ["role", "Blocked IPs", "requests_per_day", "quota", "denylist", "group", "ttl"] {
+        let read = read(Format::Csv, &format!("name,key,{column}\nx,{key},\ny,{key}1,v\n"));
+        assert_eq!(read.wider, [column], "{column}");
+        let json = serde_json::json!({ "name": "x", "key": key, column: "v" }).to_string();
+        assert_eq!(super::tests::read(Format::Jsonl, &json).wider, [column], "{column}");
+        let empty = format!("name,key,{column}\nx,{key},\n");
+        assert!(super::tests::read(Format::Csv, &empty).wider.is_empty(), "{column}: no value");
+    }
+    let read = read(Format::Csv, &format!("name,key,enabled\nx,{key},perhaps\n"));
+    assert_eq!(read.faults, ["f:2: enabled: must be `true` or `false`"]);
 }
 
 #[test]
@@ -128,6 +216,90 @@ fn htpasswd() {
 }
 
 #[test]
+fn nginx_maps_hold_keys_only_over_what_a_client_sends() {
+    let entry = "{ a-name-of-20-characters client; }";
+    let carriers =
+        ["$http_x_api_key", "$HTTP_X_API_KEY", "${http_apikey}", "$arg_key", "$cookie_session"];
+    for source in carriers {
+        let read = read(Format::NginxMap, &format!("map {source} $client {entry}"));
+        assert_eq!(read.keys.len(), 1, "{source}");
+    }
+    let others = [
+        "$host",
+        "$http_host",
+        "$uri",
+        "$request_uri",
+        "$remote_addr",
+        "$http_user_agent",
+        "$http_referer",
+        "$http_upgrade",
+        "$http_x_forwarded_for",
+        "$http_sec_fetch_site",
+        "$ssl_client_s_dn",
+        "$scheme",
+        "$http_x_api_key$request_method",
+        "\"$arg_key:$uri\"",
+        "$http_",
+        "$request_method",
+        "literal",
+    ];
+    for source in others {
+        let read = read(Format::NginxMap, &format!("map {source} $backend {entry}"));
+        assert!(read.keys.is_empty(), "{source}");
+        assert_eq!((read.lost.len(), read.faults.len()), (1, 1), "{source}");
+        assert!(read.lost[0].starts_with("f:1: map "), "{source}: {:?}", read.lost);
+    }
+}
+
+#[test]
+fn a_whole_nginx_configuration() {
+    let text = r#"
+worker_processes auto;
+http {
+    map $http_upgrade $connection_upgrade { default upgrade; '' close; }
+    map $http_authorization $client {
+        default "";
+        "Bearer hR7tYw2kQp9LmX4vZc8N" billing;
+    }
+    map $http_x_api_key $client {
+        "0000" $variable;
+        'portal\key-0123456789' portal;
+    }
+    map $http_x_api_key $tier { 'portal\key-0123456789' gold; "other-key-0123456789" silver; }
+    limit_req_zone $client zone=one:1m rate=1r/s;
+    server {
+        server_name internal.example.com;
+        listen 443 ssl;
+        if ($client = "") { return 401; }
+        location / {
+            allow 203.0.113.0/24;
+            deny all;
+            limit_req zone=one;
+            proxy_pass http://backend.internal.example.com;
+        }
+    }
+}
+"#;
+    let read = read(Format::NginxMap, text);
+    let keys: Vec<_> = read.keys.iter().map(|k| (secret(k), k.client.as_str(), k.line)).collect();
+    assert_eq!(
+        keys,
+        [
+            (&b"hR7tYw2kQp9LmX4vZc8N"[..], "billing", 7),
+            (&b"portal\\key-0123456789"[..], "portal", 11),
+            (&b"other-key-0123456789"[..], "silver", 13),
+        ]
+    );
+    assert_eq!(read.wider, ["allow", "deny", "limit_req"]);
+    assert!(read.faults.is_empty(), "{:?}", read.faults);
+    assert!(
+        read.lost.iter().any(|l| l.contains("f:13: a key of the map to `$client`")),
+        "{:?}",
+        read.lost
+    );
+}
+
+#[test]
 fn nginx_map() {
     let text = "map $http_x_api_key $client {\n\
         \x20   volatile; default \"\"; # nobody\n\
@@ -152,78 +324,6 @@ fn nginx_map() {
 }
 
 #[test]
-fn kong() {
-    let text = r#"
-_format_version: "3.0"
-consumers:
-  - username: alice
-    tags: [gold]
-    acls: [{ group: read }, { group: send }]
-    plugins:
-      - name: rate-limiting
-        config: { minute: 600, policy: local }
-      - name: ip-restriction
-        config: { allow: [203.0.113.0/24], deny: [203.0.113.9] }
-      - name: cors
-    keyauth_credentials:
-      - key: alice-key-0123456789
-        created_at: 1795230000
-        ttl: 3600
-      - key: 12345
-  - username: bob
-    keyauth_credentials:
-      - key: "{vault://env/bob}"
-keyauth_credentials:
-  - key: carol-key-0123456789
-    consumer: carol
-"#;
-    let read = read(Format::Kong, text);
-    let keys: Vec<_> = read.keys.iter().map(|k| (k.client.as_str(), secret(k))).collect();
-    assert_eq!(
-        keys,
-        [("alice", &b"alice-key-0123456789"[..]), ("carol", &b"carol-key-0123456789"[..])]
-    );
-    let alice = &read.keys[0].raw;
-    assert_eq!(alice.permissions, ["read", "send"]);
-    assert_eq!(alice.networks, ["203.0.113.0/24"]);
-    assert_eq!(alice.limit.as_deref(), Some("600/min"));
-    assert_eq!(alice.expires.as_ref().unwrap().0, "2026-11-21T04:00:00Z");
-    assert_eq!(read.faults.len(), 2, "{:?}", read.faults);
-    assert!(read.faults[0].contains("consumers[0].keyauth_credentials[1]: the key is a number"));
-    assert!(read.faults[1].contains("kept elsewhere"));
-    assert_eq!(read.lost.len(), 3, "{:?}", read.lost);
-}
-
-#[test]
-fn apisix() {
-    let yaml = "
-consumers:
-  - username: jack
-    desc: the first
-    plugins:
-      key-auth: { key: jack-key-0123456789 }
-      limit-count: { count: 5, time_window: 30, rejected_code: 429 }
-      ip-restriction: { whitelist: [10.0.0.0/8] }
-      proxy-rewrite: { uri: /x }
-  - username: jill
-    plugins:
-      key-auth: { key: \"$ENV://JILL\" }
-#END
-";
-    let found = read(Format::Apisix, yaml);
-    assert_eq!(found.keys.len(), 1);
-    let jack = &found.keys[0];
-    assert_eq!((jack.client.as_str(), secret(jack)), ("jack", &b"jack-key-0123456789"[..]));
-    assert_eq!(jack.raw.limit.as_deref(), Some("5/30s"));
-    assert_eq!(jack.raw.networks, ["10.0.0.0/8"]);
-    assert_eq!((found.lost.len(), found.faults.len()), (1, 1));
-    let json = r#"{"total":1,"list":[{"key":"/apisix/consumers/jo","value":
-        {"username":"jo","plugins":{"key-auth":{"key":"jo-key-0123456789012"}}}}]}"#;
-    let found = read(Format::Apisix, json);
-    assert_eq!(secret(&found.keys[0]), b"jo-key-0123456789012");
-}
-
-#[test]
 fn envoy() {
     let text = "
 http_filters:
@@ -240,35 +340,6 @@ http_filters:
     let clients: Vec<_> = read.keys.iter().map(|k| k.client.as_str()).collect();
     assert_eq!(clients, ["one_client", "two_client"]);
     assert_eq!(read.keys[1].place, "http_filters[0].typed_config.credentials[1]");
-}
-
-#[test]
-fn kubernetes() {
-    let text = "
-apiVersion: v1
-kind: Secret
-metadata: { name: clients }
-data:
-  client1: c3VwZXJzZWNyZXQtb25lLTAwMQo=
-  client2: '***'
----
-apiVersion: v1
-kind: Secret
-metadata: { name: more }
-stringData: { client3: supersecret-three-003 }
----
-apiVersion: v1
-kind: ConfigMap
-metadata: { name: other }
-";
-    let read = read(Format::Kubernetes, text);
-    let keys: Vec<_> = read.keys.iter().map(|k| (k.client.as_str(), secret(k))).collect();
-    assert_eq!(
-        keys,
-        [("client1", &b"supersecret-one-001"[..]), ("client3", &b"supersecret-three-003"[..])]
-    );
-    assert_eq!(read.faults, ["f: clients.data.client2: the key is not Base64"]);
-    assert_eq!(read.lost.len(), 1);
 }
 
 #[test]
@@ -303,7 +374,7 @@ fn a_candidate_becomes_a_key() {
 #[test]
 fn a_conforming_secret_keeps_the_mark_and_a_digest_may_not() {
     let form = KeyFormat::standard("wa_");
-    let secret = form.encode(None, std::iter::repeat(7)).unwrap();
+    let secret = form.encode(None, (0u8..).cycle()).unwrap();
     let candidate =
         Candidate { client: "acme".into(), secret: Some(secret), ..Candidate::default() };
     let taken = candidate.finish(&defaults(), &settings(), None).unwrap().unwrap();
@@ -320,6 +391,8 @@ fn what_is_no_secret() {
     let cases = [
         ("short", &b"hunter2"[..], "fewer than 16"),
         ("empty", b"", "is empty"),
+        ("placeholder", b"${BILLING_API_KEY}", "is a placeholder"),
+        ("hash", b"$2y$05$c4WoMPo3SXsafkva.HHa6uXQZ", "is the hash of a password"),
         ("space", b"0123456789 abcdef", "visible ASCII"),
         ("8-bit", "0123456789äbcdef".as_bytes(), "visible ASCII"),
     ];
@@ -333,6 +406,26 @@ fn what_is_no_secret() {
         assert!(faults[0].1.contains(why), "{name}: {faults:?}");
         assert!(!faults[0].1.contains("hunter2"), "{name}");
     }
+}
+
+#[test]
+fn names_of_any_language_get_an_org() {
+    let org = |client: &str| {
+        let secret = Some(crate::core::Secret::new(*b"0123456789abcdefghij"));
+        let candidate = Candidate { client: client.into(), secret, ..Candidate::default() };
+        let taken = candidate.finish(&defaults(), &settings(), None).unwrap();
+        taken.map(|t| (t.entry.org.as_str().to_owned(), t.entry.name.to_string()))
+    };
+    let cases = [
+        ("acme", "acme"),
+        ("Käse GmbH", "K%C3%A4se%20GmbH"),
+        ("100% Müller", "100%25%20M%C3%BCller"),
+        ("株式会社", "%E6%A0%AA%E5%BC%8F%E4%BC%9A%E7%A4%BE"),
+    ];
+    for (client, want) in cases {
+        assert_eq!(org(client), Ok((want.to_owned(), client.to_owned())));
+    }
+    assert_eq!(org("${TENANT}"), Err(vec![("org", "is a placeholder".to_owned())]));
 }
 
 const FORMATS: [Format; 8] = [

@@ -1,442 +1,277 @@
-//! Importers of YAML (and so of JSON): Kong, APISIX, Envoy, Kubernetes Secrets.
+//! YAML, and so JSON, of other programs, with the line of every value.
 
-use std::borrow::Cow;
-use std::io::{BufRead, Read};
+use std::fmt;
+use std::io::BufRead;
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::options::NonFiniteFloatPolicy;
+use serde_saphyr::{Options, Spanned};
 use zeroize::Zeroizing;
 
 use super::super::super::error::{Error, Fault, Result};
-use super::super::super::registry::entry::Stamp;
-use super::collect::{Candidate, Found};
-use crate::core::Secret;
+use super::text;
 
-/// Larger files of these kinds are not known; a bound keeps a wrong file from filling the memory.
-const MAX_BYTES: u64 = 256 << 20;
-
-type Sink<'a> = &'a mut dyn FnMut(Found) -> Result<()>;
-
-/// What the plugins of one consumer mean for its keys.
-#[derive(Clone, Debug, Default)]
-struct Rules {
-    permissions: Vec<Cow<'static, str>>,
-    networks: Vec<Cow<'static, str>>,
-    limit: Option<Cow<'static, str>>,
+/// A value and its line, from 1.
+#[derive(Clone, Debug)]
+pub struct Yaml {
+    pub line: u64,
+    is: Is,
 }
 
-/// The documents of a YAML file. Its parser's message would quote the text, so only the line of
-/// the fault is taken from it.
-fn documents(source: &mut dyn BufRead, path: &Path) -> Result<Vec<Value>> {
-    let mut text = Zeroizing::new(String::new());
-    source.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|e| match e.kind() {
-        std::io::ErrorKind::InvalidData => {
-            Error::fault(Fault::new(path, 0, "", "is not UTF-8"), "")
-        }
-        _ => Error::Read { path: path.to_owned(), source: e },
-    })?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(Error::TooLarge { path: path.to_owned(), max: MAX_BYTES });
+#[derive(Clone, Debug)]
+enum Is {
+    Bool(bool),
+    List(Vec<Yaml>),
+    Map(Vec<(String, Yaml)>),
+    Null,
+    Number(f64),
+    Text(Zeroizing<String>),
+}
+
+/// The documents of a file. The parser's message would quote the text, so only the line of the
+/// fault is taken from it.
+pub fn documents(source: &mut dyn BufRead, path: &Path) -> Result<Vec<Yaml>> {
+    let text = text::whole(source, path)?;
+    let mut options = Options::default();
+    options.with_snippet = false;
+    // A hexadecimal key such as `7e9123` looks like a number beyond all bounds.
+    options.non_finite_float_policy = NonFiniteFloatPolicy::PassThrough;
+    if let Some(budget) = &mut options.budget {
+        // The file is bounded, and so are aliases; these are for documents of many keys.
+        budget.max_events = 100_000_000;
+        budget.max_nodes = 100_000_000;
+        budget.max_documents = 10_000_000;
+        budget.max_total_scalar_bytes = text::MAX_BYTES as usize;
     }
-    serde_saphyr::from_multiple::<Value>(&text).map_err(|e| {
+    serde_saphyr::from_multiple_with_options::<Yaml>(&text, options).map_err(|e| {
         let line = e.location().map_or(0, |location| location.line());
-        let hint = "--format says what the file is";
-        Error::fault(Fault::new(path, line, "", "is not YAML that can be read"), hint)
+        let (why, hint) = match e {
+            serde_saphyr::Error::DuplicateMappingKey { .. } => {
+                ("a name stands twice in one mapping", "remove one of the two")
+            }
+            _ => ("is not YAML that can be read", "--format says what the file is"),
+        };
+        Error::fault(Fault::new(path, line, "", why), hint)
     })
 }
 
-/// Says what of an object has no place in a key.
-fn lose_others(
-    object: &Map<String, Value>,
-    known: &[&str],
-    place: &str,
-    path: &Path,
-    sink: Sink<'_>,
-) -> Result<()> {
-    for (name, value) in object {
-        if !known.contains(&name.as_str()) && !value.is_null() {
-            let place = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
-            sink(Found::Lost(Fault::new(path, 0, &place, "has no place in a key")))?;
-        }
+// === impl Yaml ===
+
+impl Yaml {
+    /// What stands under `name`; `null` is nothing.
+    pub fn get(&self, name: &str) -> Option<&Self> {
+        let (_, value) = self.entries().find(|(known, _)| *known == name)?;
+        (!value.is_null()).then_some(value)
     }
-    Ok(())
-}
 
-/// The text of a credential. A number in YAML may have lost its zeros.
-fn secret_of(value: Option<&Value>) -> std::result::Result<Secret, &'static str> {
-    match value {
-        Some(Value::String(text))
-            if text.starts_with("$secret://") || text.starts_with("$ENV://") =>
-        {
-            Err("refers to a secret that is kept elsewhere")
-        }
-        Some(Value::String(text)) if text.starts_with("{vault://") => {
-            Err("refers to a secret that is kept elsewhere")
-        }
-        Some(Value::String(text)) => Ok(Secret::new(text.as_bytes())),
-        Some(Value::Number(_)) => Err("is a number in this YAML; put the key in quotes"),
-        Some(_) => Err("is no text"),
-        None => Err("is missing"),
+    /// Down a path of names.
+    pub fn at(&self, names: &[&str]) -> Option<&Self> {
+        names.iter().try_fold(self, |value, name| value.get(name))
     }
-}
 
-fn list<'v>(object: &'v Map<String, Value>, name: &str) -> &'v [Value] {
-    object.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
-fn text<'v>(object: &'v Map<String, Value>, name: &str) -> &'v str {
-    object.get(name).and_then(Value::as_str).unwrap_or_default()
-}
-
-// Kong
-
-pub fn read_kong(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result<()> {
-    let mut found = false;
-    for document in documents(source, path)? {
-        let Value::Object(document) = document else { continue };
-        for (n, consumer) in list(&document, "consumers").iter().enumerate() {
-            let Value::Object(consumer) = consumer else { continue };
-            found = true;
-            kong_consumer(consumer, &format!("consumers[{n}]"), path, sink)?;
-        }
-        for (n, credential) in list(&document, "keyauth_credentials").iter().enumerate() {
-            let Value::Object(credential) = credential else { continue };
-            found = true;
-            let place = format!("keyauth_credentials[{n}]");
-            let client = match credential.get("consumer") {
-                Some(Value::Object(consumer)) => text(consumer, "username"),
-                _ => text(credential, "consumer"),
-            };
-            kong_credential(credential, client, &Rules::default(), &place, path, sink)?;
-        }
-    }
-    nothing_found(found, "consumers with keyauth_credentials", path, sink)
-}
-
-fn kong_consumer(
-    consumer: &Map<String, Value>,
-    place: &str,
-    path: &Path,
-    sink: Sink<'_>,
-) -> Result<()> {
-    let known =
-        ["username", "custom_id", "id", "keyauth_credentials", "acls", "plugins", "created_at"];
-    lose_others(consumer, &known, place, path, sink)?;
-    let client = match text(consumer, "username") {
-        "" => text(consumer, "custom_id"),
-        name => name,
-    };
-    let groups = list(consumer, "acls").iter().filter_map(Value::as_object);
-    let mut rules = Rules {
-        permissions: groups.map(|acl| text(acl, "group").to_owned().into()).collect(),
-        ..Rules::default()
-    };
-    for (n, plugin) in list(consumer, "plugins").iter().enumerate() {
-        let Value::Object(plugin) = plugin else { continue };
-        let place = format!("{place}.plugins[{n}]");
-        let config = plugin.get("config").and_then(Value::as_object);
-        match (text(plugin, "name"), config) {
-            ("ip-restriction", Some(config)) => {
-                rules.allow(list(config, "allow"), list(config, "deny"), &place, path, sink)?;
-            }
-            ("rate-limiting", Some(config)) => {
-                rules.kong_limit(config, &place, path, sink)?;
-            }
-            (name, _) => {
-                let why = format!("plugin `{name}` has no place in a key");
-                sink(Found::Lost(Fault::new(path, 0, &place, why)))?;
-            }
-        }
-    }
-    for (n, credential) in list(consumer, "keyauth_credentials").iter().enumerate() {
-        let Value::Object(credential) = credential else { continue };
-        let place = format!("{place}.keyauth_credentials[{n}]");
-        kong_credential(credential, client, &rules, &place, path, sink)?;
-    }
-    Ok(())
-}
-
-fn kong_credential(
-    credential: &Map<String, Value>,
-    client: &str,
-    rules: &Rules,
-    place: &str,
-    path: &Path,
-    sink: Sink<'_>,
-) -> Result<()> {
-    let known = ["key", "consumer", "id", "created_at", "ttl"];
-    lose_others(credential, &known, place, path, sink)?;
-    let mut candidate = rules.candidate(client, place);
-    let created = credential.get("created_at").and_then(Value::as_u64);
-    candidate.raw.created = created.map(Stamp::of);
-    if let Some(ttl) = credential.get("ttl").and_then(Value::as_u64).filter(|ttl| *ttl > 0) {
-        let Some(created) = created else {
-            let why = "`ttl` counts from `created_at`, which is missing: its end is not known";
-            return sink(Found::Fault(Fault::new(path, 0, place, why)));
+    /// Names and values, as they stand in the file.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Self)> {
+        let entries = match &self.is {
+            Is::Map(entries) => entries.as_slice(),
+            _ => &[],
         };
-        candidate.raw.expires = Some(Stamp::of(created.saturating_add(ttl)));
+        entries.iter().map(|(name, value)| (name.as_str(), value))
     }
-    give(candidate, secret_of(credential.get("key")), path, sink)
-}
 
-// APISIX
-
-/// `apisix.yaml`, or what the Admin API answers to `/consumers`.
-pub fn read_apisix(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result<()> {
-    let mut found = false;
-    for document in documents(source, path)? {
-        let Value::Object(document) = document else { continue };
-        let standalone = list(&document, "consumers").iter().map(|c| ("consumers", c));
-        let answered =
-            list(&document, "list").iter().filter_map(|e| Some(("list", e.get("value")?)));
-        for (n, (name, consumer)) in standalone.chain(answered).enumerate() {
-            let Value::Object(consumer) = consumer else { continue };
-            found = true;
-            apisix_consumer(consumer, &format!("{name}[{n}]"), path, sink)?;
+    pub fn items(&self) -> &[Self] {
+        match &self.is {
+            Is::List(items) => items,
+            _ => &[],
         }
     }
-    nothing_found(found, "consumers", path, sink)
-}
 
-fn apisix_consumer(
-    consumer: &Map<String, Value>,
-    place: &str,
-    path: &Path,
-    sink: Sink<'_>,
-) -> Result<()> {
-    let known = ["username", "plugins", "credentials", "desc", "create_time", "update_time"];
-    lose_others(consumer, &known, place, path, sink)?;
-    let client = text(consumer, "username");
-    let empty = Map::new();
-    let plugins = consumer.get("plugins").and_then(Value::as_object).unwrap_or(&empty);
-    let mut rules = Rules::default();
-    for (name, config) in plugins {
-        let place = format!("{place}.plugins.{name}");
-        let Value::Object(config) = config else { continue };
-        match name.as_str() {
-            "key-auth" => {}
-            "ip-restriction" => {
-                rules.allow(
-                    list(config, "whitelist"),
-                    list(config, "blacklist"),
-                    &place,
-                    path,
-                    sink,
-                )?;
-            }
-            "limit-count" => {
-                let number = |name| config.get(name).and_then(Value::as_u64);
-                if let (Some(count), Some(window)) = (number("count"), number("time_window")) {
-                    rules.limit = Some(format!("{count}/{window}s").into());
-                }
-            }
-            _ => {
-                let why = "this plugin has no place in a key";
-                sink(Found::Lost(Fault::new(path, 0, &place, why)))?;
-            }
+    /// The list under `name`.
+    pub fn list(&self, name: &str) -> &[Self] {
+        self.get(name).map_or(&[], Self::items)
+    }
+
+    pub fn as_text(&self) -> Option<&str> {
+        match &self.is {
+            Is::Text(text) => Some(text),
+            _ => None,
         }
     }
-    let mut keys = Vec::new();
-    if let Some(config) = plugins.get("key-auth").and_then(Value::as_object) {
-        keys.push((config, format!("{place}.plugins.key-auth")));
+
+    /// The text under `name`, or nothing.
+    pub fn text(&self, name: &str) -> &str {
+        self.get(name).and_then(Self::as_text).unwrap_or_default()
     }
-    for (n, credential) in list(consumer, "credentials").iter().enumerate() {
-        let config = credential.get("plugins").and_then(|p| p.get("key-auth"));
-        if let Some(config) = config.and_then(Value::as_object) {
-            keys.push((config, format!("{place}.credentials[{n}]")));
+
+    /// A name or an id: a text, or a whole number as its digits.
+    pub fn word(&self) -> Option<String> {
+        match &self.is {
+            Is::Text(text) if !text.is_empty() => Some(text.to_string()),
+            Is::Number(_) => self.whole().map(|number| number.to_string()),
+            _ => None,
         }
     }
-    if keys.is_empty() {
-        let why = "this consumer has no key-auth";
-        sink(Found::Lost(Fault::new(path, 0, place, why)))?;
+
+    pub const fn is_number(&self) -> bool {
+        matches!(self.is, Is::Number(_))
     }
-    for (config, place) in keys {
-        let mut candidate = rules.candidate(client, &place);
-        let created = consumer.get("create_time").and_then(Value::as_u64);
-        candidate.raw.created = created.map(Stamp::of);
-        let note = text(consumer, "desc");
-        candidate.raw.note = (!note.is_empty()).then(|| note.to_owned().into());
-        give(candidate, secret_of(config.get("key")), path, sink)?;
+
+    pub const fn is_true(&self) -> bool {
+        matches!(self.is, Is::Bool(true))
     }
-    Ok(())
-}
 
-// Envoy
-
-/// `credentials` with `key` and `client`, wherever in the file they stand.
-pub fn read_envoy(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result<()> {
-    let mut found = false;
-    for document in documents(source, path)? {
-        envoy_walk(&document, "", path, &mut found, sink)?;
+    pub const fn is_map(&self) -> bool {
+        matches!(self.is, Is::Map(_))
     }
-    nothing_found(found, "`credentials` with `key` and `client`", path, sink)
-}
 
-fn envoy_walk(
-    value: &Value,
-    place: &str,
-    path: &Path,
-    found: &mut bool,
-    sink: Sink<'_>,
-) -> Result<()> {
-    match value {
-        Value::Object(object) => {
-            for (name, value) in object {
-                let place = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
-                envoy_walk(value, &place, path, found, sink)?;
-            }
-        }
-        Value::Array(items) => {
-            for (n, item) in items.iter().enumerate() {
-                let place = format!("{place}[{n}]");
-                match item.as_object().filter(|o| o.contains_key("key") && o.contains_key("client"))
-                {
-                    Some(credential) => {
-                        *found = true;
-                        lose_others(credential, &["key", "client"], &place, path, sink)?;
-                        let candidate =
-                            Rules::default().candidate(text(credential, "client"), &place);
-                        give(candidate, secret_of(credential.get("key")), path, sink)?;
-                    }
-                    None => envoy_walk(item, &place, path, found, sink)?,
-                }
-            }
-        }
-        _ => {}
+    pub const fn is_null(&self) -> bool {
+        matches!(self.is, Is::Null)
     }
-    Ok(())
-}
 
-// Kubernetes
-
-/// Secrets with one key per entry: the entry's name is the client.
-pub fn read_kubernetes(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result<()> {
-    let mut found = false;
-    for document in documents(source, path)? {
-        let Value::Object(document) = document else { continue };
-        let items = match text(&document, "kind") {
-            "List" | "SecretList" => list(&document, "items").to_vec(),
-            _ => vec![Value::Object(document)],
-        };
-        for item in items.iter().filter_map(Value::as_object) {
-            let name = item.get("metadata").and_then(|m| m.get("name")).and_then(Value::as_str);
-            let name = name.unwrap_or("?");
-            if text(item, "kind") != "Secret" {
-                let why = format!("a {} is no Secret", text(item, "kind"));
-                sink(Found::Lost(Fault::new(path, 0, name, why)))?;
-                continue;
-            }
-            for (section, encoded) in [("data", true), ("stringData", false)] {
-                let Some(entries) = item.get(section).and_then(Value::as_object) else { continue };
-                for (client, value) in entries {
-                    found = true;
-                    let place = format!("{name}.{section}.{client}");
-                    let secret = secret_of(Some(value)).and_then(|secret| match encoded {
-                        false => Ok(secret),
-                        true => decoded(&secret),
-                    });
-                    give(Rules::default().candidate(client, &place), secret, path, sink)?;
-                }
-            }
+    /// A whole number that is not negative.
+    pub fn whole(&self) -> Option<u64> {
+        match self.is {
+            Is::Number(n) if (0.0..=9e15).contains(&n) && n.fract() == 0.0 => Some(n as u64),
+            _ => None,
         }
     }
-    nothing_found(found, "a Secret with `data` or `stringData`", path, sink)
-}
 
-fn decoded(secret: &Secret) -> std::result::Result<Secret, &'static str> {
-    let packed: Zeroizing<Vec<u8>> = Zeroizing::new(
-        secret.expose().iter().copied().filter(|b| !b.is_ascii_whitespace()).collect(),
-    );
-    let mut raw = STANDARD.decode(packed.as_slice()).map_err(|_| "is not Base64")?;
-    // `echo key | base64` leaves a line end that no client sends.
-    while matches!(raw.last(), Some(b'\n' | b'\r')) {
-        raw.pop();
-    }
-    Ok(Secret::new(raw))
-}
-
-// Common
-
-// === impl Rules ===
-
-impl Rules {
-    fn candidate(&self, client: &str, place: &str) -> Candidate {
-        let mut candidate = Candidate {
-            place: place.to_owned(),
-            client: client.to_owned(),
-            ..Candidate::default()
-        };
-        candidate.raw.permissions.clone_from(&self.permissions);
-        candidate.raw.networks.clone_from(&self.networks);
-        candidate.raw.limit.clone_from(&self.limit);
-        candidate
+    /// The whole number under `name`.
+    pub fn count(&self, name: &str) -> Option<u64> {
+        self.get(name).and_then(Self::whole)
     }
 
-    fn allow(
-        &mut self,
-        allow: &[Value],
-        deny: &[Value],
-        place: &str,
-        path: &Path,
-        sink: Sink<'_>,
-    ) -> Result<()> {
-        let networks = allow.iter().filter_map(Value::as_str);
-        self.networks = networks.map(|network| Cow::Owned(network.to_owned())).collect();
-        if deny.is_empty() {
-            return Ok(());
+    pub fn number(&self, name: &str) -> Option<f64> {
+        match self.get(name)?.is {
+            Is::Number(number) => Some(number),
+            _ => None,
         }
-        let why = "denied networks: a key names only the networks that it may be used from";
-        sink(Found::Lost(Fault::new(path, 0, place, why)))
     }
 
-    /// One window of Kong's plugin is a limit; several have no place in a key.
-    fn kong_limit(
-        &mut self,
-        config: &Map<String, Value>,
-        place: &str,
-        path: &Path,
-        sink: Sink<'_>,
-    ) -> Result<()> {
-        let windows: Vec<_> = [("second", "s"), ("minute", "min"), ("hour", "h"), ("day", "d")]
-            .into_iter()
-            .filter_map(|(name, unit)| Some((config.get(name)?.as_u64()?, unit)))
-            .collect();
-        if let Some((count, unit)) = windows.first() {
-            self.limit = Some(format!("{count}/{unit}").into());
-        }
-        let longer = ["month", "year"].iter().any(|n| config.get(*n).is_some_and(|v| !v.is_null()));
-        if windows.len() > 1 || longer {
-            let why = "a key has one limit: the shortest window was taken";
-            sink(Found::Lost(Fault::new(path, 0, place, why)))?;
-        }
-        Ok(())
-    }
-}
-
-fn give(
-    mut candidate: Candidate,
-    secret: std::result::Result<Secret, &'static str>,
-    path: &Path,
-    sink: Sink<'_>,
-) -> Result<()> {
-    match secret {
-        Ok(secret) => {
-            candidate.secret = Some(secret);
-            sink(Found::Key(candidate.into()))
-        }
-        Err(why) => {
-            let why = format!("the key {why}");
-            sink(Found::Fault(Fault::new(path, 0, &candidate.place, why)))
+    /// Whether `name` is there and says `yes`.
+    pub fn says(&self, name: &str, yes: &str) -> bool {
+        match (self.get(name).map(|value| &value.is), yes) {
+            (Some(Is::Bool(is)), _) => is.to_string() == yes,
+            (Some(Is::Text(text)), _) => text.as_str() == yes,
+            _ => false,
         }
     }
 }
 
-/// A file of another kind must not pass for an empty one.
-fn nothing_found(found: bool, what: &str, path: &Path, sink: Sink<'_>) -> Result<()> {
-    if found {
-        return Ok(());
+impl<'de> Deserialize<'de> for Yaml {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let Spanned { value, referenced, .. } = Spanned::<Is>::deserialize(from)?;
+        Ok(Self { line: referenced.line(), is: value })
     }
-    sink(Found::Fault(Fault::new(path, 0, "", format!("holds no {what}; is the format right?"))))
+}
+
+impl<'de> Deserialize<'de> for Is {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        from.deserialize_any(Any)
+    }
+}
+
+struct Any;
+
+impl<'de> Visitor<'de> for Any {
+    type Value = Is;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> std::result::Result<Is, E> {
+        Ok(Is::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> std::result::Result<Is, E> {
+        Ok(Is::Number(value as f64))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> std::result::Result<Is, E> {
+        Ok(Is::Number(value as f64))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> std::result::Result<Is, E> {
+        Ok(Is::Number(value))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> std::result::Result<Is, E> {
+        Ok(Is::Text(Zeroizing::new(value.to_owned())))
+    }
+
+    fn visit_string<E: de::Error>(self, value: String) -> std::result::Result<Is, E> {
+        Ok(Is::Text(Zeroizing::new(value)))
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Is, E> {
+        Ok(Is::Null)
+    }
+
+    fn visit_none<E>(self) -> std::result::Result<Is, E> {
+        Ok(Is::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, from: D) -> std::result::Result<Is, D::Error> {
+        Is::deserialize(from)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> std::result::Result<Is, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = from.next_element()? {
+            items.push(item);
+        }
+        Ok(Is::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> std::result::Result<Is, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = from.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Is::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Yaml {
+        documents(&mut text.as_bytes(), Path::new("f")).unwrap().remove(0)
+    }
+
+    #[test]
+    fn every_value_knows_its_line() {
+        let text = "a:\r\n- b: 1\r\n  c: x\r\n-\r\n  d: &e why\r\nf: *e\r\n";
+        let yaml = read(text);
+        let list = yaml.list("a");
+        assert_eq!((list[0].get("b").unwrap().line, list[0].get("c").unwrap().line), (2, 3));
+        assert_eq!(list[1].get("d").unwrap().line, 5);
+        assert_eq!((yaml.get("f").unwrap().line, yaml.text("f")), (6, "why"), "where it is used");
+    }
+
+    #[test]
+    fn numbers_of_any_size_are_numbers() {
+        let numbers =
+            ["1", "1e999", ".inf", "7e9123456789012345", "-3", "0.5", "12345678901234567890"];
+        for number in numbers {
+            let yaml = read(&format!("a: {number}\nb: \"{number}\"\n"));
+            assert!(yaml.get("a").unwrap().is_number(), "{number}");
+            assert_eq!(yaml.text("b"), number);
+        }
+        assert_eq!(read("a: 7").count("a"), Some(7));
+        assert_eq!(read("a: 0.5").count("a"), None);
+    }
+
+    #[test]
+    fn a_fault_names_its_line_and_quotes_nothing() {
+        for (text, want) in [
+            ("a: 1\nb: [unclosed hunter2", "is not YAML"),
+            ("a: hunter2\nb: 1\na: hunter2\n", "f:3: a name stands twice"),
+        ] {
+            let told = documents(&mut text.as_bytes(), Path::new("f")).unwrap_err().to_string();
+            assert!(told.contains(want) && !told.contains("hunter2"), "{told}");
+        }
+    }
 }

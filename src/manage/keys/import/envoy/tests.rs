@@ -1,0 +1,53 @@
+//! Envoy's filter in a whole configuration, and lists that only look like it.
+
+use super::super::Format;
+use super::super::tests::read;
+
+const FILTER: &str = "
+http_filters:
+- name: envoy.filters.http.api_key_auth
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth
+    credentials:
+    - key: one_key_0123456789
+      client: one_client
+    key_sources: [{ header: x-api-key }]
+";
+
+#[test]
+fn a_filter_that_refuses_stops() {
+    let cases = [
+        ("- name: envoy.filters.http.router", ""),
+        ("- name: envoy.filters.http.cors", ""),
+        ("- name: envoy.filters.http.rbac", "envoy.filters.http.rbac"),
+        ("- name: our.own", "our.own"),
+        ("- {name: envoy.filters.http.rbac, disabled: true}", ""),
+        (
+            "- {name: named-freely, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}",
+            "",
+        ),
+        (
+            "routes:\n- typed_per_filter_config:\n    a: {\"@type\": x.ApiKeyAuthPerRoute, allowed_clients: [one_client]}",
+            "allowed_clients",
+        ),
+    ];
+    for (rest, wider) in cases {
+        let read = read(Format::Envoy, &format!("{FILTER}{rest}\n"));
+        assert_eq!((read.keys.len(), read.keys[0].line), (1, 7), "{rest}");
+        assert_eq!(read.wider.join(" "), wider, "{rest}");
+    }
+}
+
+#[test]
+fn other_lists_of_credentials_are_none() {
+    let cases = [
+        ("another filter", FILTER.replace("ApiKeyAuth", "Other")),
+        ("another name", FILTER.replace("credentials:", "accounts:")),
+        ("switched off", FILTER.replace("  typed_config", "  disabled: true\n  typed_config")),
+    ];
+    for (name, text) in cases {
+        let read = read(Format::Envoy, &text);
+        assert!(read.keys.is_empty(), "{name}");
+        assert_eq!(read.lost.len() + read.faults.len(), 1, "{name}: told once");
+    }
+}

@@ -1,0 +1,463 @@
+//! What Kong's plugins mean for a key: carried, refused, or told.
+
+use super::super::super::super::error::Result;
+use super::super::super::super::registry::entry::Stamp;
+use super::super::collect::{Candidate, Findings};
+use super::super::rules::{Allowance, DAY, OneLimit, Quota, Reach};
+use super::super::yaml::Yaml;
+use super::model::{Consumer, Kong, KongKey, Plugin, PluginConfig, Reference, Scope};
+
+/// Plugins that refuse nobody who has a key: they log, route, or rewrite.
+const HARMLESS: [&str; 58] = [
+    "acme",
+    "ai-azure-content-safety-log",
+    "ai-prompt-decorator",
+    "ai-prompt-template",
+    "ai-proxy",
+    "ai-proxy-advanced",
+    "ai-rag-injector",
+    "ai-request-transformer",
+    "ai-response-transformer",
+    "ai-semantic-cache",
+    "app-dynamics",
+    "aws-lambda",
+    "azure-functions",
+    "canary",
+    "confluent",
+    "correlation-id",
+    "cors",
+    "datadog",
+    "deck-file",
+    "degraphql",
+    "exit-transformer",
+    "file-log",
+    "forward-proxy",
+    "graphql-proxy-cache-advanced",
+    "grpc-gateway",
+    "grpc-web",
+    "header-log",
+    "http-log",
+    "jq",
+    "kafka-consume",
+    "kafka-log",
+    "kafka-upstream",
+    "key-auth",
+    "key-auth-enc",
+    "konnect-observability",
+    "loggly",
+    "mocking",
+    "opentelemetry",
+    "openwhisk",
+    "prometheus",
+    "proxy-cache",
+    "proxy-cache-advanced",
+    "redirect",
+    "request-callout",
+    "request-transformer",
+    "request-transformer-advanced",
+    "response-transformer",
+    "response-transformer-advanced",
+    "route-by-header",
+    "route-transformer-advanced",
+    "solace-log",
+    "statsd",
+    "statsd-advanced",
+    "syslog",
+    "tcp-log",
+    "udp-log",
+    "upstream-oauth",
+    "zipkin",
+];
+const LOGS: [&str; 1] = ["tls-metadata-headers"];
+/// Plugins that become part of a key.
+const CARRIED: [&str; 5] =
+    ["acl", "ip-restriction", "rate-limiting", "rate-limiting-advanced", "request-termination"];
+
+/// What the plugins in force leave to one consumer.
+#[derive(Debug)]
+struct ConsumerTerms {
+    allowance: Allowance,
+    /// Nobody in no group may do anything.
+    grouped: bool,
+    /// Words that count as the consumer's groups.
+    groups: Vec<String>,
+    /// Why Kong refuses every key of it.
+    refused: Option<String>,
+}
+
+/// Gives every key that Kong would accept, and tells the rest.
+pub fn all(kong: Kong<'_>, findings: &mut Findings<'_>) -> Result<()> {
+    for plugin in &kong.plugins {
+        tell_plugin(plugin, &kong, findings)?;
+    }
+    for group in &kong.groups {
+        let carries = kong.plugins.iter().any(|plugin| {
+            plugin.scope.group.as_ref().is_some_and(|meant| group.reference.is(meant))
+        });
+        if !carries {
+            findings.lost(&group.spot, "has no place in a key")?;
+        }
+    }
+    for (at, consumer) in kong.consumers.iter().enumerate() {
+        if consumer.credentials.is_empty() {
+            findings.lost(&consumer.spot, "this consumer has no key of key-auth")?;
+            continue;
+        }
+        let terms = terms_of(at, consumer, &kong, findings)?;
+        if let Some(why) = terms.refused {
+            findings.lost(&consumer.spot, why)?;
+            continue;
+        }
+        for credential in &consumer.credentials {
+            give(credential, consumer, &terms, findings)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is said of a plugin once, whomever it restricts.
+fn tell_plugin(plugin: &Plugin<'_>, kong: &Kong<'_>, findings: &mut Findings<'_>) -> Result<()> {
+    let name = plugin.name.as_str();
+    let spot = &plugin.spot;
+    let Scope { consumer, group, service, route } = &plugin.scope;
+    if !plugin.enabled {
+        return findings.lost(spot, format!("plugin `{name}` is switched off"));
+    }
+    if name == "key-auth" || name == "key-auth-enc" {
+        // It is what makes keys; which header it reads is the sidecar's configuration.
+        return Ok(());
+    }
+    if is_harmless(name) {
+        return findings.lost(spot, format!("plugin `{name}` has no place in a key"));
+    }
+    let owner = consumer.as_ref().map(|meant| kong.position(meant));
+    if owner == Some(None) {
+        return findings.lost(spot, format!("plugin `{name}` is for a consumer that is not here"));
+    }
+    let bound = service.is_some() || route.is_some();
+    if bound && !guards_keys(plugin, kong) {
+        let why = format!("plugin `{name}` is for a service that takes no keys");
+        return findings.lost(spot, why);
+    }
+    let carried = CARRIED.contains(&name) && plugin.config.unknown.is_none();
+    if carried && name == "acl" && service_wide(plugin) {
+        let allowed = plugin.config.words("allow").join(", ");
+        if !allowed.is_empty() {
+            let why = format!(
+                "plugin `acl` asks for one of the groups {allowed}: keys carry them as \
+                 permissions, and the sidecar's routes must ask for them"
+            );
+            findings.lost(spot, why)?;
+        }
+        // Whom it denies is told of each consumer.
+        return Ok(());
+    }
+    if carried && !bound {
+        return Ok(());
+    }
+    let whose = match (owner.flatten().and_then(|at| kong.consumers.get(at)), group) {
+        (Some(consumer), _) => consumer.reference.first().to_owned(),
+        (None, Some(group)) => format!("group/{}", group.first()),
+        (None, None) => match (route, service) {
+            (Some(route), _) => format!("route/{}", kong.name_of(route)),
+            (None, Some(service)) => format!("service/{}", kong.name_of(service)),
+            (None, None) => String::new(),
+        },
+    };
+    // A narrower rule of the consumer itself replaces the one of a service.
+    let replaced = carried
+        && owner.is_none()
+        && group.is_none()
+        && kong.consumers.iter().enumerate().all(|(at, consumer)| {
+            consumer.credentials.is_empty()
+                || in_force(name, at, consumer, kong, Reaching::Own).next().is_some()
+        });
+    if replaced {
+        let why = format!("plugin `{name}`: every consumer has its own");
+        return findings.lost(spot, why);
+    }
+    let why = match (plugin.config.unknown, bound && carried) {
+        (Some(why), _) => format!("plugin `{name}`: {why}"),
+        (None, true) => format!("plugin `{name}` is for one service or route, a key for all"),
+        (None, false) => format!("plugin `{name}` may refuse requests, and has no place in a key"),
+    };
+    findings.wider(name, &whose, spot, why)
+}
+
+fn is_harmless(name: &str) -> bool {
+    HARMLESS.contains(&name) || LOGS.contains(&name)
+}
+
+/// `acl` is for everybody who comes to a service: it has no consumer of its own.
+fn service_wide(plugin: &Plugin<'_>) -> bool {
+    plugin.scope.consumer.is_none() && plugin.scope.group.is_none()
+}
+
+/// Whether requests that the plugin sees come with keys: `key-auth` stands there as well, or
+/// nowhere in this file.
+fn guards_keys(plugin: &Plugin<'_>, kong: &Kong<'_>) -> bool {
+    let is_key = |p: &&Plugin<'_>| p.enabled && matches!(&*p.name, "key-auth" | "key-auth-enc");
+    let service = |scope: &Scope| match (&scope.service, &scope.route) {
+        (Some(service), _) => Some(kong.name_of(service).to_owned()),
+        (None, Some(route)) => {
+            let route = kong.name_of(route);
+            kong.routes.iter().find(|(name, _)| name == route).map(|(_, service)| service.clone())
+        }
+        (None, None) => None,
+    };
+    let mut guards = kong.plugins.iter().filter(is_key).peekable();
+    if guards.peek().is_none() {
+        return true;
+    }
+    let wanted = service(&plugin.scope);
+    let route = |scope: &Scope| scope.route.as_deref().map(|r| kong.name_of(r).to_owned());
+    guards.any(|guard| {
+        let everywhere = guard.scope.service.is_none() && guard.scope.route.is_none();
+        let same_service = wanted.is_some() && service(&guard.scope) == wanted;
+        let same_route = guard.scope.route.is_some() && route(&guard.scope) == route(&plugin.scope);
+        everywhere || same_service || same_route
+    })
+}
+
+/// How far to look for a plugin that is in force for a consumer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reaching {
+    /// Its own or its groups'.
+    Own,
+    Global,
+}
+
+/// The plugins of one name that are in force for a consumer wherever it goes: its own, else those
+/// of its groups, else those for all. Kong takes the most specific one alone (docs, "plugin
+/// precedence").
+fn in_force<'k, 'y: 'k>(
+    name: &'k str,
+    at: usize,
+    consumer: &'k Consumer,
+    kong: &'k Kong<'y>,
+    reaching: Reaching,
+) -> impl Iterator<Item = &'k Plugin<'y>> {
+    let free = kong.plugins.iter().filter(move |p| {
+        p.enabled && p.name == name && p.scope.service.is_none() && p.scope.route.is_none()
+    });
+    let rank = move |plugin: &Plugin<'_>| match (&plugin.scope.consumer, &plugin.scope.group) {
+        (Some(meant), _) => (kong.position(meant) == Some(at)).then_some(0),
+        (None, Some(meant)) => is_member(consumer, meant, kong).then_some(1),
+        (None, None) => (reaching == Reaching::Global).then_some(2),
+    };
+    let best = free.clone().filter_map(rank).min();
+    free.filter(move |plugin| best.is_some() && rank(plugin) == best)
+}
+
+fn is_member(consumer: &Consumer, group: &Reference, kong: &Kong<'_>) -> bool {
+    // Either side may name the other, by name or by id.
+    let known = kong.groups.iter().find(|known| known.reference.is(group));
+    let named = |own: &Reference| match known {
+        Some(known) => known.reference.is(own),
+        None => own == group || own.first() == group.first(),
+    };
+    consumer.groups.iter().any(named)
+        || known.is_some_and(|g| g.members.iter().any(|member| consumer.reference.is(member)))
+}
+
+fn terms_of(
+    at: usize,
+    consumer: &Consumer,
+    kong: &Kong<'_>,
+    findings: &mut Findings<'_>,
+) -> Result<ConsumerTerms> {
+    let client = consumer.reference.first();
+    let mut terms = ConsumerTerms {
+        allowance: Allowance::default(),
+        grouped: false,
+        groups: consumer.acls.clone(),
+        refused: None,
+    };
+    let find = |name: &'static str| in_force(name, at, consumer, kong, Reaching::Global);
+    for plugin in find("request-termination").filter(|p| p.config.unknown.is_none()) {
+        if plugin.config.text("trigger").is_empty() {
+            terms.refused = Some("`request-termination` refuses every request of it".to_owned());
+        } else {
+            let why = "plugin `request-termination` refuses requests with its trigger";
+            findings.wider(&plugin.name, client, &plugin.spot, why)?;
+        }
+    }
+    for plugin in find("ip-restriction").filter(|p| p.config.unknown.is_none()) {
+        let list = |new, old| match plugin.config.list(new) {
+            [] => plugin.config.list(old),
+            list => list,
+        };
+        match Reach::of(list("allow", "whitelist"), list("deny", "blacklist")) {
+            Ok(reach) => terms.allowance.reach = terms.allowance.reach.and(reach),
+            Err(why) => {
+                let why = format!("plugin `ip-restriction` has {why}");
+                findings.wider(&plugin.name, client, &plugin.spot, why)?;
+            }
+        }
+    }
+    if terms.allowance.reach == Reach::Nowhere {
+        terms.refused = Some("`ip-restriction` admits it from nowhere".to_owned());
+    }
+    for name in ["rate-limiting", "rate-limiting-advanced"] {
+        for plugin in find(name).filter(|p| p.config.unknown.is_none()) {
+            read_quotas(plugin, consumer, &mut terms, findings)?;
+        }
+    }
+    judge_acls(consumer, kong, &mut terms, findings)?;
+    Ok(terms)
+}
+
+fn read_quotas(
+    plugin: &Plugin<'_>,
+    consumer: &Consumer,
+    terms: &mut ConsumerTerms,
+    findings: &mut Findings<'_>,
+) -> Result<()> {
+    let client = consumer.reference.first();
+    let Plugin { name, config, spot, .. } = plugin;
+    let quotas = quotas_of(name, *config);
+    let counted = match config.text("limit_by") {
+        "" => config.text("identifier"),
+        by => by,
+    };
+    let own = plugin.scope.consumer.is_some();
+    let wider = match counted {
+        "" | "consumer" if consumer.credentials.len() > 1 => {
+            let count = consumer.credentials.len();
+            Some(format!("is shared by {count} keys; each of them would have it to itself"))
+        }
+        "" | "consumer" | "credential" => None,
+        "ip" | "header" | "path" if own => {
+            let why =
+                format!("plugin `{name}` counts by {counted}; here the key counts as a whole");
+            findings.lost(spot, why)?;
+            None
+        }
+        other => Some(format!("counts by {other}, and a key only for itself")),
+    };
+    if let Some(why) = wider {
+        findings.wider(name, client, spot, format!("plugin `{name}` {why}"))?;
+    }
+    match OneLimit::of(&quotas) {
+        Ok(None) => {
+            let why = format!("plugin `{name}` has no limit that can be read");
+            findings.wider(name, client, spot, why)?;
+        }
+        Ok(Some(limit)) if limit.stricter && terms.allowance.quotas.is_empty() => {
+            let why = format!("plugin `{name}`: a key has one limit, `{}`, stricter", limit.text);
+            findings.lost(spot, why)?;
+        }
+        Ok(Some(_)) => {}
+        Err(why) => {
+            return findings.wider(name, client, spot, format!("plugin `{name}` has {why}"));
+        }
+    }
+    if matches!(config.text("policy"), "cluster" | "redis")
+        || matches!(config.text("strategy"), "cluster" | "redis")
+    {
+        let why = format!("plugin `{name}` counts for all nodes together; each sidecar for itself");
+        findings.lost(spot, why)?;
+    }
+    terms.allowance.quotas.extend(quotas);
+    Ok(())
+}
+
+/// `minute: 600` of the open plugin, `limit` and `window_size` of the advanced one.
+fn quotas_of(name: &str, config: PluginConfig<'_>) -> Vec<Quota> {
+    let whole = |name: &str| config.get(name).and_then(Yaml::whole);
+    if name == "rate-limiting" {
+        let windows = [
+            ("second", 1),
+            ("minute", 60),
+            ("hour", 3600),
+            ("day", DAY),
+            ("month", 31 * DAY),
+            ("year", 366 * DAY),
+        ];
+        let quota = |(name, seconds)| Some(Quota::new(whole(name)?, seconds));
+        return windows.into_iter().filter_map(quota).collect();
+    }
+    let numbers = |name: &str| match (whole(name), config.list(name)) {
+        (Some(one), _) => vec![Some(one)],
+        (None, list) => list.iter().map(Yaml::whole).collect(),
+    };
+    let (limits, windows) = (numbers("limit"), numbers("window_size"));
+    if limits.len() != windows.len() {
+        return Vec::new();
+    }
+    let pairs = limits.into_iter().zip(windows);
+    pairs
+        .map(|(count, seconds)| Some(Quota::new(count?, seconds?)))
+        .collect::<Option<_>>()
+        .unwrap_or_default()
+}
+
+fn judge_acls(
+    consumer: &Consumer,
+    kong: &Kong<'_>,
+    terms: &mut ConsumerTerms,
+    findings: &mut Findings<'_>,
+) -> Result<()> {
+    let client = consumer.reference.first();
+    let is_acl = |p: &&Plugin<'_>| {
+        p.enabled && p.name == "acl" && p.config.unknown.is_none() && service_wide(p)
+    };
+    let acls: Vec<_> =
+        kong.plugins.iter().filter(is_acl).filter(|p| guards_keys(p, kong)).collect();
+    if acls.iter().any(|acl| acl.config.is_true("include_consumer_groups")) {
+        let member = |g: &&super::model::Group| is_member(consumer, &g.reference, kong);
+        let groups = kong.groups.iter().filter(member).map(|g| g.reference.first().to_owned());
+        terms.groups.extend(groups);
+    }
+    for acl in acls {
+        let (allow, deny) = (acl.config.words("allow"), acl.config.words("deny"));
+        let (allow, deny) = match (allow.is_empty(), deny.is_empty()) {
+            (true, true) => (acl.config.words("whitelist"), acl.config.words("blacklist")),
+            _ => (allow, deny),
+        };
+        let bound = acl.scope.service.is_some() || acl.scope.route.is_some();
+        let is_in = |list: &[&str]| terms.groups.iter().any(|group| list.contains(&group.as_str()));
+        let refused = if deny.is_empty() { !is_in(&allow) } else { is_in(&deny) };
+        if refused && !bound {
+            terms.refused = Some("`acl` refuses its groups".to_owned());
+        } else if refused && !deny.is_empty() {
+            let why = "plugin `acl` denies a group of it, and a key holds only what is allowed";
+            findings.wider("acl", client, &acl.spot, why)?;
+        }
+        terms.grouped |= !allow.is_empty();
+    }
+    if terms.grouped && terms.groups.is_empty() && terms.refused.is_none() {
+        let why = "is in no group that `acl` asks for: its keys get no permission, not even the \
+                   default one";
+        findings.lost(&consumer.spot, why)?;
+    }
+    Ok(())
+}
+
+fn give(
+    credential: &KongKey,
+    consumer: &Consumer,
+    terms: &ConsumerTerms,
+    findings: &mut Findings<'_>,
+) -> Result<()> {
+    let spot = &credential.spot;
+    let mut candidate = Candidate::new(consumer.reference.first(), spot);
+    if terms.groups.iter().any(|group| group == "*") {
+        return findings.fault(spot, "its group `*` would be every permission here");
+    }
+    candidate.raw.permissions = terms.groups.iter().map(|g| g.clone().into()).collect();
+    candidate.grouped = terms.grouped;
+    candidate.within(&terms.allowance.reach);
+    if let Ok(Some(limit)) = OneLimit::of(&terms.allowance.quotas) {
+        candidate.raw.limit = Some(limit.text.into());
+    }
+    candidate.raw.created = credential.created.map(Stamp::of);
+    if let Some(ttl) = credential.ttl {
+        let Some(created) = credential.created else {
+            let why = "`ttl` counts from `created_at`, which is missing: its end is not known";
+            return findings.fault(spot, why);
+        };
+        candidate.raw.expires = Some(Stamp::of(created.saturating_add(ttl)));
+    }
+    findings.give(candidate, credential.key.clone())
+}
