@@ -9,6 +9,7 @@ pub mod error;
 pub mod files;
 pub mod keys;
 pub mod output;
+pub mod progress;
 pub mod publish;
 pub mod registry;
 pub mod session;

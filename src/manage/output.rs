@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::error::{Error, Result};
+use super::progress::Progress;
 use crate::core::visible::{Visible, visible};
 
 /// Where a command's answer goes. `json` is the choice of `--json`.
@@ -13,6 +14,8 @@ pub struct Output {
     to: Box<dyn Write>,
     /// Standard error; nothing in unit tests.
     notes: Box<dyn Write>,
+    /// Nobody is told anything.
+    mute: bool,
 }
 
 /// Rows with aligned columns for people.
@@ -25,12 +28,17 @@ pub struct Columns {
 
 impl Output {
     pub fn standard(json: bool) -> Self {
-        Self { json, to: Box::new(io::BufWriter::new(io::stdout())), notes: Box::new(io::stderr()) }
+        Self {
+            json,
+            to: Box::new(io::BufWriter::new(io::stdout())),
+            notes: Box::new(io::stderr()),
+            mute: false,
+        }
     }
 
     /// Says nothing.
     pub fn sink() -> Self {
-        Self { json: false, to: Box::new(io::sink()), notes: Box::new(io::sink()) }
+        Self { json: false, to: Box::new(io::sink()), notes: Box::new(io::sink()), mute: true }
     }
 
     /// Data, as it is.
@@ -63,6 +71,11 @@ impl Output {
     pub fn note(&mut self, text: &str) {
         self.to.flush().ok();
         writeln!(self.notes, "{}", visible(text)).ok();
+    }
+
+    /// How far long work is, if a person looks on.
+    pub fn progress(&self) -> Progress {
+        if self.json || self.mute { Progress::none() } else { Progress::standard() }
     }
 
     pub fn flush(&mut self) -> Result<()> {

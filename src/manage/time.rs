@@ -22,7 +22,8 @@ pub enum TimeError {
     #[error("must be between 1970-01-01 and 2106-02-07")]
     Range,
     #[error(
-        "must be a duration such as `90d`, an instant such as `2027-01-31T00:00:00Z`, or `never`"
+        "must be a duration such as `90d`, a day such as `2027-01-31` (UTC), an instant such as \
+         `2027-01-31T00:00:00Z`, or `never`"
     )]
     When,
 }
@@ -30,7 +31,20 @@ pub enum TimeError {
 // === impl When ===
 
 impl When {
+    /// An end: a day counts to its last second, as on a ticket.
     pub fn parse(text: &str) -> Result<Self, TimeError> {
+        Self::parse_with(text, end_of_day)
+    }
+
+    /// A beginning: a day counts from its first second.
+    pub fn parse_begin(text: &str) -> Result<Self, TimeError> {
+        Self::parse_with(text, day)
+    }
+
+    fn parse_with(text: &str, day: fn(&str) -> Option<u64>) -> Result<Self, TimeError> {
+        if let Some(at) = day(text) {
+            return if at <= LAST { Ok(Self::At(at)) } else { Err(TimeError::Range) };
+        }
         if text == "never" {
             return Ok(Self::Never);
         }
@@ -63,6 +77,17 @@ pub fn instant(text: &str) -> Result<u64, TimeError> {
     let seconds = parsed.duration_since(UNIX_EPOCH).map_err(|_| TimeError::Range)?.as_secs();
     let at = seconds.checked_add_signed(-offset).ok_or(TimeError::Range)?;
     if at <= LAST { Ok(at) } else { Err(TimeError::Range) }
+}
+
+/// The first second of a day in UTC, `2027-01-31`, as Unix seconds.
+pub fn day(text: &str) -> Option<u64> {
+    let is_day = text.len() == 10 && text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    if is_day { instant(&format!("{text}T00:00:00Z")).ok() } else { None }
+}
+
+/// The second that follows a day in UTC: what ends then is valid all through it.
+pub fn end_of_day(text: &str) -> Option<u64> {
+    day(text).map(|at| at + 24 * 3600)
 }
 
 /// `2027-01-31T00:00:00Z`.
@@ -118,6 +143,19 @@ mod tests {
             assert_eq!(instant(text), want, "{name}");
         }
         assert_eq!(show(1_795_230_000), "2026-11-21T03:00:00Z");
+    }
+
+    #[test]
+    fn a_day_ends_with_it_and_begins_with_it() {
+        let day = 1_795_219_200;
+        assert_eq!(show(day), "2026-11-21T00:00:00Z");
+        assert_eq!(When::parse("2026-11-21"), Ok(When::At(day + 86_400)));
+        assert_eq!(When::parse_begin("2026-11-21"), Ok(When::At(day)));
+        for text in ["2026-11-31", "2026-13-01", "2026-1-2", "21.11.2026", "20261121", "1969-12-31"]
+        {
+            assert!(When::parse(text).is_err(), "{text}");
+        }
+        assert_eq!(When::parse("2106-02-07"), Err(TimeError::Range), "its end is beyond a record");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub struct Create {
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     pub expires: Option<When>,
     /// When it begins: `1h` from now, or `2027-01-31T00:00:00Z`
-    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    #[arg(long, value_name = "WHEN", value_parser = When::parse_begin)]
     pub not_before: Option<When>,
     /// Most requests: `600/min`, `10/s`, `600/min burst 50`
     #[arg(long, value_parser = limit)]

@@ -63,11 +63,11 @@ pub struct Edit {
     /// Allow every address again
     #[arg(long, conflicts_with = "networks")]
     pub any_ip: bool,
-    /// When it ends: `90d` from now, `2027-01-31T00:00:00Z` or `never`
+    /// When it ends: `90d` from now, `2027-01-31` (through that day, UTC), `2027-01-31T00:00:00Z` or `never`
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     pub expires: Option<When>,
     /// When it begins; `never` removes the bound
-    #[arg(long, value_name = "WHEN", value_parser = When::parse)]
+    #[arg(long, value_name = "WHEN", value_parser = When::parse_begin)]
     pub not_before: Option<When>,
     /// Most requests: `600/min`; `none` removes the limit
     #[arg(long, value_parser = limit_or_none)]

@@ -211,9 +211,13 @@ impl Import {
             accept_short: self.accept_short,
         };
         let path = self.file.as_path();
+        let mut progress = session.output.progress();
         let mut sink = |found: Found| -> Result<()> {
             let candidate = match found {
-                Found::Key(candidate) => candidate,
+                Found::Key(candidate) => {
+                    progress.step("keys read");
+                    candidate
+                }
                 Found::Fault(fault) => {
                     faults.push(fault);
                     return Ok(());

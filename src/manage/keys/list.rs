@@ -31,7 +31,7 @@ pub struct List {
     /// Only keys in this state
     #[arg(long, value_name = "STATE", value_parser = ["active", "disabled", "revoked", "expired", "not yet valid"])]
     pub state: Option<String>,
-    /// Only active keys that end within this time
+    /// Only active keys that end within this time, the first to end first
     #[arg(long, value_name = "DURATION", value_parser = time::duration)]
     pub expiring: Option<Duration>,
 }
@@ -71,19 +71,15 @@ impl List {
         if json {
             session.output.text("[")?;
         }
-        registry.scan_with(&filter, &mut faults, &mut |located| {
-            let entry = located.entry;
-            if !self.takes(&entry, now) {
-                return Ok(());
-            }
+        let mut show = |entry: &Entry, session: &mut Session| {
             if json {
                 session.output.text(if first { "\n" } else { ",\n" })?;
                 first = false;
-                let mut value = to_json(&entry, &registry.settings, now);
-                say_published(&mut value, &entry, &unpublished);
+                let mut value = to_json(entry, &registry.settings, now);
+                say_published(&mut value, entry, &unpublished);
                 return session.output.json_raw(&value);
             }
-            let mut cells = row(&entry, now);
+            let mut cells = row(entry, now);
             if unpublished.has(entry.id) {
                 left += 1;
                 let [.., status, _, _] = &mut cells;
@@ -97,7 +93,22 @@ impl List {
                 columns = Columns::default();
             }
             Ok(())
+        };
+        // Only those that end soon are held, to be sorted; they are few.
+        let mut ending = Vec::new();
+        registry.scan_with(&filter, &mut faults, &mut |located| {
+            let entry = located.entry;
+            if !self.takes(&entry, now) {
+                return Ok(());
+            }
+            if self.expiring.is_some() {
+                ending.push(entry);
+                return Ok(());
+            }
+            show(&entry, session)
         })?;
+        ending.sort_by_key(|entry| (entry.expires, entry.id));
+        ending.iter().try_for_each(|entry| show(entry, session))?;
         if json {
             session.output.text(if first { "]\n" } else { "\n]\n" })?;
         } else {

@@ -235,7 +235,11 @@ impl Build {
         let mut builder = BodyBuilder::new(Spill::beside(out), terms.memory);
         let mut faults = Vec::new();
         let stop = self.on_bad_line == OnBadLine::Stop;
-        let mut push = |spec: &KeySpec| builder.push(spec).map_err(|e| Error::build(out, e));
+        let mut progress = session.output.progress();
+        let mut push = |spec: &KeySpec| {
+            progress.step("keys read");
+            builder.push(spec).map_err(|e| Error::build(out, e))
+        };
         match registry {
             Some(registry) => {
                 registry.scan_with(&Filter::default(), &mut faults, &mut |located| {
@@ -249,6 +253,7 @@ impl Build {
             }
         }
         if !faults.is_empty() {
+            progress.end();
             if self.on_bad_line != OnBadLine::Skip {
                 if stop {
                     faults.truncate(1);
@@ -264,6 +269,7 @@ impl Build {
             builder.formats(registry.settings.prefixes.values().cloned());
         }
         let message = self.message.as_deref();
+        progress.say("sorting and writing");
         publish::finish(builder, serial, place, terms, message, session)
     }
 }

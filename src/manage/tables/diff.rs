@@ -2,6 +2,7 @@
 //! registry.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,11 +10,12 @@ use serde_json::{Map, Value, json};
 
 use super::super::error::{Error, Result};
 use super::super::files;
+use super::super::progress::Progress;
 use super::super::registry::entry::{show_limit, show_network};
 use super::super::registry::{Filter, Registry};
 use super::super::session::Session;
 use super::super::time;
-use crate::core::{Environment, KeyId, KeySpec, Permission};
+use crate::core::{Digest, Environment, KeyId, KeySpec, KeyView, Permission};
 use crate::table::{Bounds, KeySet, Patch, Table, Trust};
 
 #[derive(Debug, clap::Args)]
@@ -35,39 +37,88 @@ pub struct Diff {
     pub exit_code: bool,
 }
 
-/// Every secret of a key. A pair in rotation has two.
-type Keys = BTreeMap<KeyId, Vec<KeySpec>>;
+/// Keys that are compared field by field at once; what differs beyond is read again.
+const AT_ONCE: usize = 1 << 16;
+
+/// One of the two that are compared.
+enum Compared {
+    Registry(Registry),
+    Table(Box<KeySet>),
+}
+
+/// One secret of a key: its key, and a mark that changes with anything a caller can notice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Mark {
+    id: KeyId,
+    of: [u8; 16],
+}
+
+/// The secrets of one key, before and after. A pair in rotation has two.
+#[derive(Default)]
+struct Both {
+    was: Vec<KeySpec>,
+    is: Vec<KeySpec>,
+}
 
 // === impl Diff ===
 
 impl Diff {
     /// Whether the two differ.
+    ///
+    /// Both are walked once, and 32 bytes of each secret are kept, sorted by key and merged. Only
+    /// the keys in which the two differ are read whole, some at a time.
     pub fn run(self, session: &mut Session) -> Result<()> {
-        let old = read(&self.old, self.old_patch.as_deref())?;
-        let new = read(&self.new, self.new_patch.as_deref())?;
-        let mut differences = 0u64;
-        for id in old.keys().chain(new.keys().filter(|id| !old.contains_key(*id))) {
-            let (was, is) = (old.get(id).map(Vec::as_slice), new.get(id).map(Vec::as_slice));
-            let change = match (was, is) {
-                (Some(was), Some(is)) => {
-                    let changed = changes(was, is);
-                    if changed.is_empty() {
-                        continue;
+        let mut progress = session.output.progress();
+        let old = Compared::open(&self.old, self.old_patch.as_deref(), "--old-patch")?;
+        let new = Compared::open(&self.new, self.new_patch.as_deref(), "--new-patch")?;
+        let ids = differing(old.marks(&mut progress)?, new.marks(&mut progress)?);
+        progress.end();
+        for some in ids.chunks(AT_ONCE) {
+            let mut keys: BTreeMap<KeyId, Both> = BTreeMap::new();
+            old.keys(some, &mut |spec| keys.entry(spec.id).or_default().was.push(spec))?;
+            new.keys(some, &mut |spec| keys.entry(spec.id).or_default().is.push(spec))?;
+            for (id, Both { was, is }) in keys {
+                let change = match (was.is_empty(), is.is_empty()) {
+                    (false, false) => {
+                        let changed = changes(&was, &is);
+                        json!({ "id": id.to_string(), "change": "changed", "fields": changed })
                     }
-                    json!({ "id": id.to_string(), "change": "changed", "fields": changed })
-                }
-                (None, Some(_)) => json!({ "id": id.to_string(), "change": "added" }),
-                _ => json!({ "id": id.to_string(), "change": "removed" }),
-            };
-            differences += 1;
-            let key = is.or(was).and_then(<[KeySpec]>::first);
-            tell(change, key, session)?;
+                    (true, _) => json!({ "id": id.to_string(), "change": "added" }),
+                    (false, true) => json!({ "id": id.to_string(), "change": "removed" }),
+                };
+                tell(change, is.first().or(was.first()), session)?;
+            }
         }
-        if differences == 0 && !session.output.json {
+        if ids.is_empty() && !session.output.json {
             session.output.line("no difference")?;
         }
         session.output.flush()?;
-        if self.exit_code && differences > 0 { Err(Error::Different) } else { Ok(()) }
+        if self.exit_code && !ids.is_empty() { Err(Error::Different) } else { Ok(()) }
+    }
+}
+
+/// The keys whose marks are not the same in both, in order.
+fn differing(mut old: Vec<Mark>, mut new: Vec<Mark>) -> Vec<KeyId> {
+    old.sort_unstable();
+    new.sort_unstable();
+    let (mut old, mut new) = (old.into_iter().peekable(), new.into_iter().peekable());
+    let mut ids = Vec::new();
+    loop {
+        let mark = match (old.peek(), new.peek()) {
+            (None, None) => return ids,
+            (Some(was), Some(is)) if was == is => {
+                old.next();
+                new.next();
+                continue;
+            }
+            (Some(was), Some(is)) if was < is => old.next(),
+            (Some(_), None) => old.next(),
+            _ => new.next(),
+        };
+        // Both sides of a changed key come one behind the other.
+        if let Some(mark) = mark.filter(|mark| ids.last() != Some(&mark.id)) {
+            ids.push(mark.id);
+        }
     }
 }
 
@@ -141,42 +192,184 @@ fn describe(specs: &[KeySpec]) -> Map<String, Value> {
     }
 }
 
-fn read(path: &Path, patch: Option<&Path>) -> Result<Keys> {
-    let mut keys = Keys::new();
-    let mut add = |spec: KeySpec| keys.entry(spec.id).or_default().push(spec);
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("toml" | "jsonl" | "ndjson") => {
+// === impl Compared ===
+
+impl Compared {
+    fn open(path: &Path, patch: Option<&Path>, option: &'static str) -> Result<Self> {
+        if let Some("toml" | "jsonl" | "ndjson") = path.extension().and_then(|e| e.to_str()) {
             if patch.is_some() {
-                return Err(Error::argument("--old-patch", "a registry has no patch over it"));
+                return Err(Error::argument(option, "a registry has no patch over it"));
             }
-            Registry::open(path)?.scan(&Filter::default(), &mut |located| {
-                located.entry.specs().for_each(&mut add);
-                Ok(())
-            })?;
+            return Ok(Self::Registry(Registry::open(path)?));
         }
-        _ => {
-            let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
-            let table = Table::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
-                .map_err(|e| Error::refused(path, e))?;
-            let patch = match patch {
-                Some(path) => {
-                    let patch = Patch::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
-                        .map_err(|e| Error::refused(path, e))?;
-                    if !patch.is_over(&table) {
-                        let base = patch.manifest().base.map_or(0, |base| base.serial);
-                        let why = "the table given is another";
-                        return Err(Error::refused(
-                            path,
-                            crate::table::Refusal::Base { base, why },
-                        ));
-                    }
-                    Some(Arc::new(patch))
+        let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
+        let table = Table::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
+            .map_err(|e| Error::refused(path, e))?;
+        let patch = match patch {
+            Some(path) => {
+                let patch = Patch::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
+                    .map_err(|e| Error::refused(path, e))?;
+                if !patch.is_over(&table) {
+                    let base = patch.manifest().base.map_or(0, |base| base.serial);
+                    let why = "the table given is another";
+                    return Err(Error::refused(path, crate::table::Refusal::Base { base, why }));
                 }
-                None => None,
-            };
-            let set = KeySet::new(Arc::new(table), patch, &[], None);
-            set.iter().filter_map(|entry| entry.to_spec()).for_each(add);
+                Some(Arc::new(patch))
+            }
+            None => None,
+        };
+        Ok(Self::Table(Box::new(KeySet::new(Arc::new(table), patch, &[], None))))
+    }
+
+    fn marks(&self, progress: &mut Progress) -> Result<Vec<Mark>> {
+        let mut marks = Vec::new();
+        let mut buffer = Vec::with_capacity(512);
+        match self {
+            Self::Registry(registry) => registry.scan(&Filter::default(), &mut |located| {
+                progress.step("keys compared");
+                for spec in located.entry.specs() {
+                    let view = KeyView {
+                        id: spec.id,
+                        org: spec.org.as_str(),
+                        name: &spec.name,
+                        expires: spec.expires,
+                        grant: &spec.grant,
+                    };
+                    let public_id = spec.public_id.as_deref();
+                    marks.push(Mark::of(&view, &spec.digest, public_id, &mut buffer));
+                }
+                Ok(())
+            })?,
+            Self::Table(set) => {
+                let counts = set.counts();
+                marks.reserve_exact(usize::try_from(counts.keys).unwrap_or_default());
+                for entry in set.iter() {
+                    progress.step("keys compared");
+                    marks.push(Mark::of(&entry.view, &entry.digest, entry.public_id, &mut buffer));
+                }
+            }
+        }
+        Ok(marks)
+    }
+
+    /// Every secret of the keys `ids`, which are sorted.
+    fn keys(&self, ids: &[KeyId], each: &mut dyn FnMut(KeySpec)) -> Result<()> {
+        let wanted = |id: &KeyId| ids.binary_search(id).is_ok();
+        match self {
+            Self::Registry(registry) => registry.scan(&Filter::default(), &mut |located| {
+                if wanted(&located.entry.id) {
+                    located.entry.specs().for_each(&mut *each);
+                }
+                Ok(())
+            }),
+            Self::Table(set) => {
+                let found = set.iter().filter(|entry| wanted(&entry.view.id));
+                found.filter_map(|entry| entry.to_spec()).for_each(each);
+                Ok(())
+            }
         }
     }
-    Ok(keys)
+}
+
+// === impl Mark ===
+
+impl Mark {
+    /// `buffer` is only there to be used again.
+    fn of(
+        view: &KeyView<'_>,
+        digest: &Digest,
+        public_id: Option<&str>,
+        buffer: &mut Vec<u8>,
+    ) -> Self {
+        let KeyView { id, org, name, expires, grant } = view;
+        buffer.clear();
+        // Each text is followed by a byte that none of them holds, each number has its length.
+        for text in [*org, *name, public_id.unwrap_or("\u{1}"), grant.permissions.joined()] {
+            buffer.extend_from_slice(text.as_bytes());
+            buffer.push(0);
+        }
+        buffer.extend_from_slice(&digest.0);
+        for time in [*expires, grant.not_before] {
+            buffer.extend_from_slice(&time.map_or(u64::MAX, |at| at).to_be_bytes());
+        }
+        buffer.push(grant.status as u8);
+        buffer.push(grant.kind as u8);
+        buffer.push(grant.environment.map_or(u8::MAX, |environment| environment as u8));
+        buffer.push(u8::from(grant.limit.is_some()));
+        if let Some(limit) = grant.limit {
+            buffer.extend_from_slice(&limit.count().to_be_bytes());
+            buffer.extend_from_slice(&limit.burst().to_be_bytes());
+            buffer.extend_from_slice(&limit.window().as_millis().to_be_bytes());
+        }
+        for network in grant.networks.iter() {
+            match network.network() {
+                IpAddr::V4(address) => buffer.extend_from_slice(&address.to_ipv6_mapped().octets()),
+                IpAddr::V6(address) => buffer.extend_from_slice(&address.octets()),
+            }
+            buffer.extend_from_slice(&[network.prefix_len(), network.max_prefix_len()]);
+        }
+        let hash = Digest::of(buffer).0;
+        let mut of = [0; 16];
+        of.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+        Self { id: *id, of }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Grant, Limit, NetworkSet, PermissionSet};
+    use crate::manage::registry::entry::tests::full;
+
+    fn mark(spec: &KeySpec) -> Mark {
+        let view = KeyView {
+            id: spec.id,
+            org: spec.org.as_str(),
+            name: &spec.name,
+            expires: spec.expires,
+            grant: &spec.grant,
+        };
+        Mark::of(&view, &spec.digest, spec.public_id.as_deref(), &mut Vec::new())
+    }
+
+    #[test]
+    fn a_mark_changes_with_whatever_a_reader_is_shown() {
+        let spec = full().specs().next().unwrap();
+        let with = |change: &dyn Fn(&mut KeySpec)| {
+            let mut other = spec.clone();
+            change(&mut other);
+            other
+        };
+        let grant = |change: &dyn Fn(&mut Grant)| with(&|spec| change(&mut spec.grant));
+        let others = [
+            with(&|s| s.name = "another".into()),
+            with(&|s| s.org = crate::core::OrgId::parse("other").unwrap()),
+            with(&|s| s.digest = Digest::of(b"another")),
+            with(&|s| s.expires = None),
+            with(&|s| s.public_id = None),
+            with(&|s| s.public_id = Some("".into())),
+            grant(&|g| g.status = crate::core::KeyStatus::Revoked),
+            grant(&|g| g.kind = crate::core::KeyKind::Single),
+            grant(&|g| g.environment = None),
+            grant(&|g| g.environment = Some(Environment::Test)),
+            grant(&|g| g.not_before = None),
+            grant(&|g| g.permissions = PermissionSet::new([])),
+            grant(&|g| g.networks = NetworkSet::new([])),
+            grant(&|g| g.limit = None),
+            grant(&|g| g.limit = Some(Limit::parse("600/min").unwrap())),
+        ];
+        assert!(mark(&spec) == mark(&spec.clone()));
+        for (n, other) in others.iter().enumerate() {
+            assert!(mark(other) != mark(&spec), "{n}");
+        }
+    }
+
+    #[test]
+    fn marks_that_differ_name_their_key_once() {
+        let mark = |id: &str, of: u8| Mark { id: KeyId::parse(id).unwrap(), of: [of; 16] };
+        let old = vec![mark("key_c", 1), mark("key_a", 1), mark("key_b", 1), mark("key_b", 2)];
+        let new = vec![mark("key_b", 3), mark("key_a", 1), mark("key_d", 1), mark("key_b", 1)];
+        let ids: Vec<_> = differing(old, new).iter().map(ToString::to_string).collect();
+        assert_eq!(ids, ["key_b", "key_c", "key_d"]);
+    }
 }

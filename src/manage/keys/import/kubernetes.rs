@@ -88,7 +88,8 @@ pub fn read(
     if found {
         return Ok(());
     }
-    let why = "holds no Secret of a known gateway's keys; is the format right?";
+    let why = "holds no Secret that is known as a gateway's; --keys-in SECRET names one whose \
+               entries are keys";
     findings.fault(&Spot::default(), why)
 }
 

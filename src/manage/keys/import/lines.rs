@@ -14,6 +14,7 @@ use super::super::super::registry::entry::{RawEntry, RawPrevious, Stamp, show_di
 use super::collect::{Candidate, Found, Wider};
 use super::text;
 use crate::core::{Digest, Secret};
+use crate::manage::time;
 
 /// The longest line that is read: a key is a few hundred bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -286,6 +287,7 @@ impl Column {
         let text = || Some(Cow::Owned(value.to_owned()));
         let words = || value.split([' ', '|', ';', ',']).filter(|w| !w.is_empty());
         let stamp = || Some(Stamp(value.to_owned()));
+        let begin = || time::day(value).map(Stamp::of).or_else(stamp);
         let mut ended = |word: &'static str, is: bool| {
             if is {
                 raw.status = Some(word.into());
@@ -293,18 +295,18 @@ impl Column {
         };
         match self {
             Self::Client => candidate.client = value.to_owned(),
-            Self::Created => raw.created = stamp(),
+            Self::Created => raw.created = begin(),
             Self::Digest => raw.digest = digest_text(value).into(),
             Self::Disabled => ended("disabled", yes_or_no(value)?),
             Self::Enabled => ended("disabled", !yes_or_no(value)?),
             Self::Environment => raw.environment = text(),
             Self::Expires if matches!(value, "never" | "null") => {}
-            Self::Expires => raw.expires = stamp(),
+            Self::Expires => raw.expires = time::end_of_day(value).map(Stamp::of).or_else(stamp),
             Self::Id => raw.id = value.to_owned().into(),
             Self::Limit => raw.limit = text(),
             Self::Name => raw.name = value.to_owned().into(),
             Self::Networks => raw.networks = words().map(|w| w.to_owned().into()).collect(),
-            Self::NotBefore => raw.not_before = stamp(),
+            Self::NotBefore => raw.not_before = begin(),
             Self::Note => raw.note = text(),
             Self::Org => raw.org = value.to_owned().into(),
             Self::Permissions => raw.permissions = words().map(|w| w.to_owned().into()).collect(),

@@ -101,6 +101,7 @@ impl ReportLine {
 
     fn text(&self) -> String {
         match (self.line, self.place.as_str()) {
+            (0, "") => self.why.clone(),
             (0, place) => format!("{place}: {}", self.why),
             (line, "") => format!("line {line}: {}", self.why),
             (line, place) => format!("line {line}: {place}: {}", self.why),

@@ -146,6 +146,7 @@ fn a_column_that_may_restrict_is_carried_or_stops() {
         ("revoked", "1", "revoked"),
         ("expiry_date", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z"),
         ("valid_until", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z"),
+        ("valid_until", "2026-12-31", "2027-01-01T00:00:00Z"),
         ("allowed_ips", "10.0.0.0/8", "10.0.0.0/8"),
         ("ip_whitelist", "10.0.0.0/8", "10.0.0.0/8"),
         ("rate_limit", "5/s", "5/s"),
