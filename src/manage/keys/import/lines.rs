@@ -58,7 +58,7 @@ pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result
         Ok(headers) => headers.clone(),
         Err(e) => return csv_fault(e, before, path, sink),
     };
-    let columns: Vec<_> = headers.iter().map(|h| Column::of(&h.to_ascii_lowercase())).collect();
+    let columns: Vec<_> = headers.iter().map(Column::of).collect();
     for (header, column) in headers.iter().zip(&columns) {
         if column.is_none() && !restricts(header) {
             let why = "no field of a key has this name; the column was not carried";
@@ -247,8 +247,9 @@ impl Column {
         matches!(self, Self::Disabled | Self::Enabled | Self::Revoked)
     }
 
+    /// `API Key` and `api-key` are `api_key`.
     fn of(name: &str) -> Option<Self> {
-        Some(match name {
+        Some(match name.to_ascii_lowercase().replace([' ', '-'], "_").as_str() {
             "client" | "consumer" | "user" | "username" => Self::Client,
             "created" | "created_at" | "creation_date" => Self::Created,
             "digest" | "sha256" | "hash" => Self::Digest,
@@ -391,7 +392,7 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
             former.expires = Stamp(expires.to_owned());
             continue;
         }
-        let Some(column) = Column::of(&name.to_ascii_lowercase()) else {
+        let Some(column) = Column::of(&name) else {
             let nothing = value.is_null() || value == "";
             if restricts(&name) && !nothing {
                 sink(lost_column(&name, line, path))?;

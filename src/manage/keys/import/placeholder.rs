@@ -2,7 +2,7 @@
 //! that is kept elsewhere, hashes. Pure.
 
 /// Schemes and openings of secret stores, with what they are in a message.
-const REFERENCES: [&str; 12] = [
+const REFERENCES: [&str; 15] = [
     "{vault://",
     "{vault:",
     "vault:",
@@ -15,6 +15,9 @@ const REFERENCES: [&str; 12] = [
     "$__",
     "keyvault:",
     "ssm:",
+    "secretmanager:",
+    "secretsmanager:",
+    "doppler:",
 ];
 /// What encrypts values inside of a file that is otherwise readable.
 const ENCRYPTED: [&str; 7] = [
@@ -67,7 +70,7 @@ const OF_YOURS: [&str; 26] = [
     "then",
 ];
 /// Texts that say that there is nothing yet, without their separators.
-const FILL_IN: [&str; 40] = [
+const FILL_IN: [&str; 45] = [
     "addkeyhere",
     "addme",
     "apikeygoeshere",
@@ -77,6 +80,11 @@ const FILL_IN: [&str; 40] = [
     "changethis",
     "changeto",
     "deadbeef",
+    "dummyapikey",
+    "fakekey",
+    "fakeapikey",
+    "samplekey",
+    "sampleapikey",
     "dummykey",
     "editme",
     "enterkeyhere",
@@ -108,6 +116,33 @@ const FILL_IN: [&str; 40] = [
     "tokenhere",
     "undefined",
     "useyourown",
+];
+/// Words that stand for a value, as the whole text without its separators.
+const WORDS: [&str; 24] = [
+    "apikey",
+    "apitoken",
+    "default",
+    "demo",
+    "dummy",
+    "empty",
+    "example",
+    "fake",
+    "key",
+    "na",
+    "nil",
+    "none",
+    "null",
+    "password",
+    "sample",
+    "secret",
+    "secretkey",
+    "tba",
+    "tbd",
+    "test",
+    "todo",
+    "token",
+    "unknown",
+    "unset",
 ];
 /// A character this many times in a row is no chance: once in 62^7 keys.
 const RUN: usize = 8;
@@ -166,7 +201,8 @@ fn has_angle(text: &str) -> bool {
 
 /// `op://…` and its like: a scheme and `://` is an address, whatever the store is called.
 fn is_reference(lower: &str) -> bool {
-    if REFERENCES.iter().any(|start| lower.starts_with(start)) {
+    let in_a_project = lower.starts_with("projects/") && lower.contains("/secrets/");
+    if in_a_project || REFERENCES.iter().any(|start| lower.starts_with(start)) {
         return true;
     }
     lower.trim_start_matches(['$', '{']).split_once("://").is_some_and(|(scheme, _)| {
@@ -177,10 +213,14 @@ fn is_reference(lower: &str) -> bool {
 
 fn is_fill_in(lower: &str) -> bool {
     let squeezed: String = lower.chars().filter(|c| c.is_alphanumeric()).collect();
-    if FILL_IN.iter().any(|text| squeezed.contains(text)) {
+    if WORDS.contains(&squeezed.as_str()) || FILL_IN.iter().any(|text| squeezed.contains(text)) {
         return true;
     }
     let words = || lower.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
+    // `xxxx` between separators, whatever stands around it.
+    if words().any(|word| word.len() >= 4 && word.bytes().all(|b| b == b'x')) {
+        return true;
+    }
     let yours = |word: &str| matches!(word, "your" | "my" | "the" | "an" | "some");
     // `your-anything` at the front, or `…your_api_key` up to the end.
     let first = words().next().unwrap_or_default();
@@ -279,6 +319,13 @@ mod tests {
             "ENC(G6N718UuyPE5bHyWKyuLQSm02auQPUtm)",
             "$ANSIBLE_VAULT;1.1;AES256",
             "$ke$1$-abcdef-0123456789",
+            "projects/42/secrets/billing/versions/latest",
+            "secretsmanager:billing-key",
+            "TODO",
+            "n/a",
+            "api-key",
+            "dummy-api-key-1234567",
+            "xxxx-billing-key-xxxx",
             "-----BEGIN PRIVATE KEY-----",
             "$2y$05$c4WoMPo3SXsafkva.HHa6u",
             "$argon2id$v=19$m=65536",

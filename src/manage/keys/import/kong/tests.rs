@@ -155,6 +155,11 @@ fn what_a_key_cannot_say_stops() {
             "ip-restriction:erp",
         ),
         (
+            "an acl of one consumer",
+            "plugins: [{name: acl, consumer: erp, config: {allow: [x]}}]",
+            "acl:erp",
+        ),
+        (
             "settings elsewhere",
             "plugins: [{name: ip-restriction, consumer: erp, _config: gone}]",
             "ip-restriction:erp",
