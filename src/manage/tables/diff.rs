@@ -42,7 +42,7 @@ const AT_ONCE: usize = 1 << 16;
 
 /// One of the two that are compared.
 enum Compared {
-    Registry(Registry),
+    Registry(Box<Registry>),
     Table(Box<KeySet>),
 }
 
@@ -200,7 +200,7 @@ impl Compared {
             if patch.is_some() {
                 return Err(Error::argument(option, "a registry has no patch over it"));
             }
-            return Ok(Self::Registry(Registry::open(path)?));
+            return Ok(Self::Registry(Box::new(Registry::open(path)?)));
         }
         let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
         let table = Table::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)

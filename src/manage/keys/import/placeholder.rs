@@ -144,8 +144,10 @@ const WORDS: [&str; 24] = [
     "unknown",
     "unset",
 ];
-/// A character this many times in a row is no chance: once in 62^7 keys.
+/// A character this many times in a row is no chance, nor a hexadecimal digit twice as often.
 const RUN: usize = 8;
+/// Shorter texts than this occur by chance within keys of mixed letters and digits.
+const BY_CHANCE: usize = 7;
 
 /// Why `text` is no key but the place of one; `None` if nothing speaks against it.
 pub fn of_secret(text: &str) -> Option<&'static str> {
@@ -163,7 +165,7 @@ pub fn of_secret(text: &str) -> Option<&'static str> {
     if HASHES.iter().any(|start| lower.starts_with(start)) {
         return Some("is the hash of a password");
     }
-    if is_template(text) || is_fill_in(&lower) || is_filler(&lower) {
+    if is_template(text) || is_fill_in(text, &lower) || is_filler(&lower) {
         return Some("is a placeholder");
     }
     None
@@ -172,12 +174,14 @@ pub fn of_secret(text: &str) -> Option<&'static str> {
 /// Whether `text` is a template, a variable or `<…>`: for names and orgs, which may well be words.
 pub fn is_template(text: &str) -> bool {
     let text = text.trim();
-    let within = PAIRS
-        .iter()
-        .any(|(open, close)| text.split_once(open).is_some_and(|(_, after)| after.contains(close)));
-    let around = AROUND
-        .iter()
-        .any(|(open, close)| text.len() > 2 && text.starts_with(*open) && text.ends_with(*close));
+    let within = PAIRS.iter().any(|(open, close)| {
+        text.split_once(open)
+            .and_then(|(_, after)| after.split_once(close))
+            .is_some_and(|(inside, _)| is_prose(inside))
+    });
+    let around = AROUND.iter().any(|(open, close)| {
+        text.strip_prefix(*open).and_then(|text| text.strip_suffix(*close)).is_some_and(is_prose)
+    });
     let word = |rest: &str| {
         rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -190,13 +194,21 @@ pub fn is_template(text: &str) -> bool {
     within || around || variable || dunder || has_angle(text)
 }
 
-/// `sk_live_<your key>`: words between angle brackets.
+/// `sk_live_<your key>`: words between angle brackets at the end.
 fn has_angle(text: &str) -> bool {
-    text.split_once('<').and_then(|(_, after)| after.split_once('>')).is_some_and(|(words, _)| {
+    let inside = text.strip_suffix('>').and_then(|text| text.rsplit_once('<'));
+    inside.is_some_and(|(_, words)| {
         words.len() > 1
-            && words.chars().all(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_' | '.'))
-            && words.chars().any(char::is_alphabetic)
+            && words.chars().all(|c| c.is_alphabetic() || matches!(c, ' ' | '-' | '_' | '.'))
     })
+}
+
+/// What a person writes between brackets; by chance, keys of all printable characters hold
+/// brackets as well.
+fn is_prose(text: &str) -> bool {
+    text.len() > 1
+        && text.chars().any(char::is_alphabetic)
+        && text.chars().all(|c| c.is_alphanumeric() || " -_.:/'\"(),|=?!%@$[]".contains(c))
 }
 
 /// `op://…` and its like: a scheme and `://` is an address, whatever the store is called.
@@ -211,9 +223,12 @@ fn is_reference(lower: &str) -> bool {
     })
 }
 
-fn is_fill_in(lower: &str) -> bool {
+fn is_fill_in(text: &str, lower: &str) -> bool {
+    let mixed = text.contains(char::is_uppercase) && text.contains(char::is_lowercase);
     let squeezed: String = lower.chars().filter(|c| c.is_alphanumeric()).collect();
-    if WORDS.contains(&squeezed.as_str()) || FILL_IN.iter().any(|text| squeezed.contains(text)) {
+    let prose = squeezed.bytes().all(|b| !b.is_ascii_digit()) && !mixed;
+    let fills = |text: &&str| (text.len() >= BY_CHANCE || prose) && squeezed.contains(*text);
+    if WORDS.contains(&squeezed.as_str()) || FILL_IN.iter().any(fills) {
         return true;
     }
     let words = || lower.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
@@ -240,7 +255,7 @@ fn is_filler(lower: &str) -> bool {
     for c in lower.chars() {
         run = if before == Some(c) { run + 1 } else { 1 };
         before = Some(c);
-        if run >= RUN {
+        if run >= RUN && !c.is_ascii_hexdigit() || run >= 2 * RUN {
             return true;
         }
     }
@@ -358,6 +373,33 @@ mod tests {
         ];
         for text in cases {
             assert_eq!(of_secret(text), None, "{text}");
+        }
+    }
+
+    /// Nobody can override a refusal, so chance must not cause one.
+    #[test]
+    fn random_keys_are_no_placeholders() {
+        let alphabets = [
+            "0123456789",
+            "0123456789abcdef",
+            "0123456789abcdefghjkmnpqrstvwxyz",
+            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
+            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_",
+        ];
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for alphabet in alphabets {
+            for _ in 0..20_000 {
+                let key: String = (0..40)
+                    .map(|_| {
+                        // A step of xorshift64.
+                        state ^= state << 13;
+                        state ^= state >> 7;
+                        state ^= state << 17;
+                        char::from(alphabet.as_bytes()[(state >> 33) as usize % alphabet.len()])
+                    })
+                    .collect();
+                assert_eq!(of_secret(&key), None, "{key}");
+            }
         }
     }
 
