@@ -117,9 +117,9 @@ fn exports_carry_every_key_and_no_secret() {
         room.ok(&["-r", &copy, "keys", "import", &file, "--format", format, "--conforming"]);
         assert_eq!(room.json(&["-r", &copy, "keys", "list"]), original, "{format}");
         assert_eq!(room.json(&["-r", &copy, "keys", "show", &pair.id]), shown, "{format}");
-        let build = ["-r", &copy, "table", "build", "-o", "t.kgt", "--signer", "signer.pem"];
-        room.ok(&build);
-        let keys = room.in_force("t.kgt", None);
+        let table = format!("{format}.kgt");
+        room.ok(&["-r", &copy, "table", "build", "-o", &table, "--signer", "signer.pem"]);
+        let keys = room.in_force(&table, None);
         assert_eq!(keys.table().counts().keys, 3, "{format}: a pair's two secrets and one key");
     }
 }
