@@ -19,7 +19,9 @@ mod render;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::access::{AccessLine, AccessLog, AccessLogs, Decided};
-pub use self::cells::{DecisionOutcome, MethodLabel, RateDecision, TurnedAway, WorkerCells};
+pub use self::cells::{
+    DecisionOutcome, LingerEnd, MethodLabel, RateDecision, TurnedAway, WorkerCells,
+};
 pub use self::control::Control;
 pub use self::readiness::Readiness;
 

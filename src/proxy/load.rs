@@ -14,6 +14,8 @@ pub struct Load {
     workers: Vec<WorkerLoad>,
     total: AtomicUsize,
     by_address: DashMap<IpAddr, usize>,
+    lingering: AtomicUsize,
+    lingering_by_address: DashMap<IpAddr, usize>,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +33,17 @@ pub(crate) struct Counted {
     address: Option<IpAddr>,
 }
 
+/// The right of a connection that is through to be read on for a while; given back on drop.
+#[derive(Debug)]
+pub(crate) struct LingerPlace {
+    load: Arc<Load>,
+    address: IpAddr,
+}
+
+/// Connections that are read on at once: of the process, and of one address.
+const MOST_LINGERING: usize = 256;
+const MOST_LINGERING_PER_ADDRESS: usize = 16;
+
 /// Why a connection is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
@@ -46,6 +59,8 @@ impl Load {
             workers: (0..workers.max(1)).map(|_| WorkerLoad::default()).collect(),
             total: AtomicUsize::new(0),
             by_address: DashMap::new(),
+            lingering: AtomicUsize::new(0),
+            lingering_by_address: DashMap::new(),
         }
     }
 
@@ -114,14 +129,45 @@ impl Drop for Counted {
             own.connections.fetch_sub(1, Ordering::Relaxed);
         }
         if let Some(address) = self.address {
-            let gone = load.by_address.get_mut(&address).is_some_and(|mut count| {
-                *count = count.saturating_sub(1);
-                *count == 0
-            });
-            if gone {
-                load.by_address.remove_if(&address, |_, count| *count == 0);
-            }
+            count_down(&load.by_address, address);
         }
+    }
+}
+
+impl LingerPlace {
+    /// `None`: all places are taken, or all that one address may have.
+    pub(crate) fn take(load: &Arc<Load>, address: IpAddr) -> Option<Self> {
+        if load.lingering.fetch_add(1, Ordering::Relaxed) >= MOST_LINGERING {
+            load.lingering.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let mut count = load.lingering_by_address.entry(address).or_insert(0);
+        if *count >= MOST_LINGERING_PER_ADDRESS {
+            drop(count);
+            load.lingering.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        *count += 1;
+        drop(count);
+        Some(Self { load: Arc::clone(load), address })
+    }
+}
+
+impl Drop for LingerPlace {
+    fn drop(&mut self) {
+        self.load.lingering.fetch_sub(1, Ordering::Relaxed);
+        count_down(&self.load.lingering_by_address, self.address);
+    }
+}
+
+/// One less of this address; none leaves no entry.
+fn count_down(counts: &DashMap<IpAddr, usize>, address: IpAddr) {
+    let is_last = counts.get_mut(&address).is_some_and(|mut count| {
+        *count = count.saturating_sub(1);
+        *count == 0
+    });
+    if is_last {
+        counts.remove_if(&address, |_, count| *count == 0);
     }
 }
 
@@ -137,6 +183,23 @@ mod tests {
             worker.streams.store(*streams, Ordering::Relaxed);
         }
         load.choose(here)
+    }
+
+    #[test]
+    fn places_to_linger_are_few_and_come_back() {
+        let load = Arc::new(Load::new(1));
+        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let take = |last| LingerPlace::take(&load, address(last));
+        let of_one: Vec<_> = (0..MOST_LINGERING_PER_ADDRESS).map(|_| take(0).unwrap()).collect();
+        assert!(take(0).is_none(), "one address has its share");
+        let mut others: Vec<_> =
+            (of_one.len()..MOST_LINGERING).map(|n| take(n as u8).unwrap()).collect();
+        assert!(take(255).is_none(), "the process has no more");
+        others.pop();
+        assert!(take(255).is_some(), "one came back");
+        drop((of_one, others));
+        assert_eq!(load.lingering.load(Ordering::Relaxed), 0);
+        assert!(load.lingering_by_address.is_empty());
     }
 
     #[test]

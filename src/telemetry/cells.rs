@@ -37,6 +37,7 @@ pub struct WorkerCells {
     pub(super) streams_ended: [MetricCell; Reason::ALL.len()],
     pub(super) streams_open: MetricCell,
     pub(super) turned_away: [MetricCell; TurnedAway::ALL.len()],
+    pub(super) lingered: [MetricCell; LingerEnd::ALL.len()],
     pub(super) upstream_connections: MetricCell,
     pub(super) upstream_errors: [MetricCell; Reason::ALL.len()],
     pub(super) upstream_informational: MetricCell,
@@ -107,6 +108,23 @@ pub enum DecisionOutcome {
 pub enum RateDecision {
     Allowed,
     Limited,
+}
+
+/// What ended the reading on of a connection whose client still sent a body that nobody wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LingerEnd {
+    /// It sent as much as is read on.
+    Bytes,
+    /// The client closed: it has its answer.
+    Closed,
+    /// Too many were read on already, or keygate drained: a second, and no more.
+    NoPlace,
+    /// The client closed with a reset.
+    Reset,
+    /// The client sent nothing for a second.
+    Silent,
+    /// It still sent when its time was over.
+    Time,
 }
 
 /// Why a connection was ended before a request was read from it.
@@ -316,6 +334,11 @@ impl WorkerCells {
         self.fields_dropped.add(count);
     }
 
+    /// A connection with an unread request body was closed.
+    pub fn lingered(&self, end: LingerEnd) {
+        add_at(&self.lingered, end as usize);
+    }
+
     pub fn accept_error(&self) {
         self.accept_errors.add(1);
     }
@@ -378,6 +401,7 @@ impl Default for WorkerCells {
             streams_ended: std::array::from_fn(|_| MetricCell::default()),
             streams_open: MetricCell::default(),
             turned_away: Default::default(),
+            lingered: Default::default(),
             upstream_connections: MetricCell::default(),
             upstream_errors: std::array::from_fn(|_| MetricCell::default()),
             upstream_informational: MetricCell::default(),
@@ -503,6 +527,24 @@ impl RateDecision {
     }
 }
 
+// === impl LingerEnd ===
+
+impl LingerEnd {
+    pub const ALL: [Self; 6] =
+        [Self::Bytes, Self::Closed, Self::NoPlace, Self::Reset, Self::Silent, Self::Time];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Closed => "closed",
+            Self::NoPlace => "no_place",
+            Self::Reset => "reset",
+            Self::Silent => "silent",
+            Self::Time => "time",
+        }
+    }
+}
+
 // === impl TurnedAway ===
 
 impl TurnedAway {
@@ -528,6 +570,9 @@ mod tests {
     fn labels_stand_at_their_own_place() {
         for (at, method) in MethodLabel::ALL.into_iter().enumerate() {
             assert_eq!(method as usize, at);
+        }
+        for (at, end) in LingerEnd::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, at);
         }
         for (at, why) in TurnedAway::ALL.into_iter().enumerate() {
             assert_eq!(why as usize, at);

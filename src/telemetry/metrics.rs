@@ -64,6 +64,8 @@ families! {
         "Fields of requests that were dropped for an underscore in their name.";
     HTTP2_STREAMS_OPEN Gauge "keygate_http2_streams_open" []
         "HTTP/2 streams of clients open now.";
+    LINGERING_CLOSES Counter "keygate_lingering_closes_total" ["end"]
+        "HTTP/1 connections closed behind an answer while the client still sent its request body.";
     PANICS Counter "keygate_panics_total" []
         "Requests that ended because of a fault in keygate itself.";
     RATELIMIT_DECISIONS Counter "keygate_ratelimit_decisions_total" ["decision", "policy"]

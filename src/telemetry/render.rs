@@ -6,8 +6,8 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::formatting;
 
 use super::cells::{
-    ByReason, CODES, Histogram, MethodLabel, MetricCell, RateDecision, RouteCells, TurnedAway,
-    WorkerCells,
+    ByReason, CODES, Histogram, LingerEnd, MethodLabel, MetricCell, RateDecision, RouteCells,
+    TurnedAway, WorkerCells,
 };
 use super::metrics::{self, Family};
 use crate::core::Reason;
@@ -154,6 +154,11 @@ impl MetricsPage<'_> {
         for why in TurnedAway::ALL {
             let sum = self.sum(|w| w.turned_away.get(why as usize));
             self.sample(&metrics::CONNECTIONS_TURNED_AWAY, "", &[("reason", why.as_str())], sum);
+        }
+        self.family(&metrics::LINGERING_CLOSES);
+        for end in LingerEnd::ALL {
+            let sum = self.sum(|w| w.lingered.get(end as usize));
+            self.sample(&metrics::LINGERING_CLOSES, "", &[("end", end.as_str())], sum);
         }
         self.plain(&metrics::CLIENT_BYTES_RECEIVED, |w| &w.bytes_received);
         self.plain(&metrics::CLIENT_BYTES_SENT, |w| &w.bytes_sent);

@@ -26,6 +26,7 @@ mod gate_framing;
 mod gate_headers;
 mod gate_http2;
 mod gate_limits;
+mod gate_lingering;
 mod gate_location;
 mod gate_paths;
 mod gate_readings;

@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::linger::end_clean;
 use super::plain;
 use crate::core::{NetworkSet, Now, Reason, address};
 use crate::proxy::executor::LocalExecutor;
@@ -226,7 +227,9 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
         if may_be_plain {
             match plain::converse(worker, io, client).await {
                 plain::Ended::Done(io) if io.ends_by_itself() => return,
-                plain::Ended::Done(io) => return Box::pin(end_clean(worker, io)).await,
+                plain::Ended::Done(io) => {
+                    return Box::pin(end_clean(worker, client.address.ip(), io)).await;
+                }
                 plain::Ended::Cut(io, cut) => {
                     return Box::pin(cut_http1(worker, client, io, cut)).await;
                 }
@@ -302,11 +305,11 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
         End::Cut(cut) => cut_http1(worker, client, io, cut).await,
         End::Done(Ok(())) => match client.upgraded.take() {
             Some(upgraded) => Box::pin(upgraded.run(worker, io, parts.read_buf)).await,
-            None => end_clean(worker, io).await,
+            None => end_clean(worker, client.address.ip(), io).await,
         },
         End::Done(Err(error)) => {
             note_error(worker, client, &error);
-            end_clean(worker, io).await;
+            end_clean(worker, client.address.ip(), io).await;
         }
         End::Idle => {
             io.put_back(parts.read_buf);
@@ -393,31 +396,6 @@ fn note_error(worker: &Worker, client: &Client, error: &hyper::Error) {
 fn note(worker: &Worker, client: &Client, reason: Reason) {
     crate::proxy::request::record::note_unread(worker, client.address.ip(), client.http2, reason);
 }
-
-/// Ends a connection that is through. A client that still sends a body that nobody wants gets
-/// time to read its answer: a close with unread input is a reset, which can overtake the answer.
-async fn end_clean(worker: &Worker, mut io: Io) {
-    let goodbye = worker.shared.timeouts.write.min(LINGER_TIME);
-    let _ = timeout(goodbye, io.shutdown()).await;
-    if !io.moments().body_open.get() || io.moments().half_closed_at.get() != 0 {
-        return;
-    }
-    let mut left = LINGER_BYTES;
-    let mut sink = BytesMut::with_capacity(4096);
-    let drain = async {
-        while left > 0 {
-            sink.clear();
-            match io.read_buf(&mut sink).await {
-                Ok(0) | Err(_) => return,
-                Ok(n) => left = left.saturating_sub(n),
-            }
-        }
-    };
-    let _ = timeout(LINGER_TIME, drain).await;
-}
-
-const LINGER_BYTES: usize = 256 * 1024;
-const LINGER_TIME: Duration = Duration::from_secs(1);
 
 async fn cut_http1(worker: &Worker, client: &Client, io: Io, cut: Cut) {
     if cut == Cut::Header && io.moments().bytes_in.get() > 0 {

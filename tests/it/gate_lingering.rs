@@ -1,0 +1,129 @@
+//! Clients that are refused while they still send a large body: each must be able to read why, and
+//! none may hold memory or a place for long (RFC 9112 section 9.6).
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::client::Client;
+use crate::support::gate::{Gate, READER};
+use crate::support::tools;
+use crate::support::upstream::{Upstream, answer};
+
+/// What each real client uploads: far more than any buffer on the way holds.
+const UPLOAD: usize = 10_000_000;
+const RUNS: usize = 20;
+
+fn gate() -> (Upstream, Gate) {
+    let upstream = Upstream::answering(|_| answer("200 OK", "", "hello"));
+    let gate = Gate::before(&upstream).start();
+    (upstream, gate)
+}
+
+fn prints_only_401(mut command: Command, name: &str) {
+    let output = command.output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let got: Vec<_> = printed.split_whitespace().collect();
+    assert_eq!(got, vec!["401"; RUNS], "{name}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn node_reads_its_refusal() {
+    let (_upstream, gate) = gate();
+    let script = format!(
+        "(async () => {{ for (let run = 0; run < {RUNS}; run++) {{
+           const form = new FormData();
+           form.append('file', new Blob([new Uint8Array({UPLOAD})]), 'f');
+           const got = await fetch('http://{}/v1/a', {{ method: 'POST', body: form }});
+           await got.text();
+           console.log(got.status);
+         }} }})().catch((error) => {{ console.error(error); process.exit(1) }})",
+        gate.address
+    );
+    let mut node = tools::command("node");
+    node.args(["-e", &script]);
+    prints_only_401(node, "node");
+}
+
+#[test]
+fn python_reads_its_refusal() {
+    let (_upstream, gate) = gate();
+    let script = format!(
+        "import requests\nbody = b'x' * {UPLOAD}\nfor run in range({RUNS}):\n    \
+         print(requests.post('http://{}/v1/a', data=body).status_code)\n",
+        gate.address
+    );
+    let mut python = tools::python();
+    python.args(["-c", &script]);
+    prints_only_401(python, "python");
+}
+
+#[test]
+fn curl_reads_its_refusal() {
+    let (_upstream, gate) = gate();
+    let body = gate.folder.file("body");
+    std::fs::write(&body, vec![b'x'; UPLOAD]).unwrap();
+    for framing in ["X-Framing: counted", "Transfer-Encoding: chunked"] {
+        let mut curl = tools::command("curl");
+        curl.args(["-sS", "-w", "%{http_code}\\n", "-H", framing, "-H", "Expect:"]);
+        curl.args(["--data-binary", &format!("@{}", body.display())]);
+        for _ in 0..RUNS {
+            curl.args(["-o", "/dev/null", &format!("http://{}/v1/a", gate.address)]);
+        }
+        prints_only_401(curl, framing);
+    }
+    assert!(gate.metrics().contains("keygate_lingering_closes_total{end=\"closed\"}"));
+}
+
+/// The most that are read on at once are few: the others end soon, and memory stays.
+#[test]
+fn strangers_that_send_for_ever_end() {
+    let (_upstream, gate) = gate();
+    let resident = || {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", gate.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let mut good = Client::connect(gate.address);
+    let get = format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+    assert_eq!(good.send(&get).response().status(), 200);
+    let before = resident();
+    let head = "POST /v1/a HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999\r\n\r\n";
+    let mut strangers: Vec<_> = (0..STRANGERS)
+        .map(|_| {
+            let mut stranger = TcpStream::connect(gate.address).unwrap();
+            stranger.set_write_timeout(Some(Duration::from_millis(10))).unwrap();
+            stranger.write_all(head.as_bytes()).unwrap();
+            stranger
+        })
+        .collect();
+    let mut most = 0;
+    // A write that times out only says that nobody reads just now.
+    for _ in 0..MOST_ROUNDS {
+        strangers.retain_mut(|stranger| match stranger.write(&[b'x'; 16 * 1024]) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        });
+        assert_eq!(good.send(&get).response().status(), 200, "a good client is served");
+        most = most.max(resident());
+        if strangers.is_empty() {
+            break;
+        }
+    }
+    assert!(strangers.is_empty(), "{} strangers are still there", strangers.len());
+    assert!(most < before + 8 * 1024, "{before} KiB before, {most} KiB meanwhile");
+    let metrics = gate.metrics();
+    let count = |end: &str| {
+        let line = format!("keygate_lingering_closes_total{{end=\"{end}\"}} ");
+        let line = metrics.lines().find_map(|l| l.strip_prefix(&*line).map(str::to_owned));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    assert!(count("no_place") >= STRANGERS - 2 * 16, "one address has 16 places: {metrics}");
+}
+
+/// Of one address.
+const STRANGERS: usize = 300;
+/// Times that each stranger writes, at most.
+const MOST_ROUNDS: usize = 5_000;
