@@ -14,7 +14,7 @@ use keygate::core::{
     Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, Limit, NetworkSet, OrgId,
     Permission, PermissionSet,
 };
-use keygate::table::write::{BodyBuilder, Draft, InMemory, PatchDraft};
+use keygate::table::write::{BodyBuilder, Draft, InMemory, PatchDraft, RemovalOf};
 use keygate::table::{Bounds, Issue, PublicKey, Table, Trust};
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -94,13 +94,13 @@ fn main() -> Result<(), Failure> {
         let secrets: Vec<&str> = all.lines().filter_map(|l| l.split(' ').next()).collect();
         for (number, secret) in secrets.iter().enumerate().rev().take(args.entries) {
             let id = KeyId::parse(&format!("key_{number:010}"))?;
-            draft.remove(Digest::of(secret.as_bytes()), id, true);
+            draft.remove(Digest::of(secret.as_bytes()), id, RemovalOf::Key);
         }
         for (n, line) in std::fs::read_to_string(path)?.lines().enumerate() {
             let secret = line.split(' ').next().unwrap_or_default();
             let digest = Digest::of(secret.as_bytes());
             let number = secrets.iter().position(|s| *s == secret).ok_or("no such key")?;
-            draft.remove(digest, KeyId::parse(&format!("key_{number:010}"))?, true);
+            draft.remove(digest, KeyId::parse(&format!("key_{number:010}"))?, RemovalOf::Key);
             let sealed = draft.build(signer.issue(args.serial + 1 + n as u64))?;
             let file = args.out.with_extension(format!("{}.kgp", n + 1));
             signer.write(sealed, &file)?;

@@ -160,9 +160,10 @@ fn build(
     mut inherited: Inherited,
 ) -> Result<Running, StartError> {
     let Prepared { mut config, file, clock, listener_tls, upstream_tls } = prepared;
+    // What the file says: `config` is fitted to this machine and taken apart below, and a reload
+    // compares with the whole.
+    let running = config.clone();
     fit_descriptors(&mut config);
-    // The same file again: `config` is taken apart below, and a reload compares with the whole.
-    let running = Config::load(&file)?;
     let readiness = Readiness::new();
     let upstream_ready =
         config.upstream.health_path.as_ref().map(|_| readiness.register("upstream"));
@@ -243,7 +244,7 @@ fn build(
             handed,
             random: random()?,
         };
-        workers.push(start_worker(seed, config.workers.pin)?);
+        workers.push(start_worker(seed, config.workers.pin.then_some(index))?);
     }
     drop(listening);
     let reloader = loaded.start(
@@ -416,11 +417,12 @@ fn bind_admin(
     })
 }
 
-fn start_worker(seed: Seed, pin: bool) -> io::Result<JoinHandle<()>> {
+/// `core`: the one to keep the worker on, if any.
+fn start_worker(seed: Seed, core: Option<usize>) -> io::Result<JoinHandle<()>> {
     let index = seed.index;
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        if pin {
-            pin_to(index);
+        if let Some(core) = core {
+            pin_to(core);
         }
         if let Err(error) = proxy::run(seed) {
             tracing::error!(%error, worker = index, "a worker could not start");

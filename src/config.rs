@@ -36,7 +36,7 @@ pub use self::files::WatchedFile;
 pub use self::raw::{Host, Places};
 
 /// Everything. The parts outside [`Settings`] need a restart to change.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub listeners: Vec<Listener>,
     pub admin: AdminConfig,
@@ -56,7 +56,7 @@ pub struct Config {
 }
 
 /// What a reload of the configuration file puts in force at once, together with the table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     pub policy: Policy,
     pub sources: Vec<CredentialSource>,

@@ -32,24 +32,17 @@ pub(crate) struct Step {
     pub(crate) run: Box<dyn FnMut()>,
 }
 
-const CONFIG: &str = r#"
-environment = "live"
-[listen]
-address = "127.0.0.1:8080"
-[upstream]
-url = "http://127.0.0.1:9000"
-[table]
-path = "keys.kgt"
-audience = "bench"
-trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
-min_serial = 1
-[[credentials]]
+const CONFIG: &str = concat!(
+    "environment = \"live\"\n",
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minimal.toml")),
+    r#"[[credentials]]
 source = "header"
 name = "x-api-key"
 [[credentials]]
 source = "bearer"
 prefixes = ["kg_"]
-"#;
+"#
+);
 
 const SECRET: &[u8] = b"kg_live_9f86d081884c7d659a2feaa0c55ad015a3bf4f1b";
 const UNKNOWN: &[u8] = b"kg_live_0000000000000000000000000000000000000000";

@@ -28,17 +28,10 @@ use upstream::{MARK, Record, Ways};
 
 pub const SECRET: &str = "wa_secret0123456789";
 
-const CONFIG: &str = r#"
-environment = "live"
-[listen]
-address = "127.0.0.1:0"
-[upstream]
-url = "unix:SOCKET"
-[table]
-path = "keys.kgt"
-audience = "test"
-trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
-[[credentials]]
+const CONFIG: &str = concat!(
+    "environment = \"live\"\n",
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/minimal.toml")),
+    r#"[[credentials]]
 source = "header"
 name = "x-api-key"
 [[credentials]]
@@ -78,7 +71,8 @@ mode = "observe"
 path = "/ws/*"
 permissions = ["read"]
 upgrade = ["websocket"]
-"#;
+"#
+);
 
 /// A runtime, a recording upstream, and the service twice: with the keys, and with a table that has
 /// none.
@@ -119,7 +113,8 @@ impl Bench {
             .expect("a runtime");
         let socket = std::env::temp_dir().join(format!("keygate-fuzz-{}", std::process::id()));
         let _ = std::fs::remove_file(&socket);
-        let text = CONFIG.replace("SOCKET", socket.to_str().expect("UTF-8"));
+        let url = format!("unix:{}", socket.display());
+        let text = CONFIG.replace("http://127.0.0.1:1", &url);
         let (services, listener) = runtime.block_on(async {
             // libFuzzer's `main` is not Rust's, which makes of a closed socket an error only.
             let _ = signal(SignalKind::pipe()).expect("a handler");

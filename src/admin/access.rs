@@ -81,6 +81,14 @@ pub struct AdminTokenError {
     why: String,
 }
 
+// === impl AdminCaller ===
+
+impl AdminCaller {
+    fn is_of_this_host(&self) -> bool {
+        self.peer.ip().to_canonical().is_loopback()
+    }
+}
+
 // === impl AdminAccess ===
 
 impl AdminAccess {
@@ -109,10 +117,10 @@ impl AdminAccess {
         if caller.door == AdminDoor::Public {
             return Err(DeniedAccess::NoSuchPage);
         }
-        let here = caller.peer.ip().to_canonical().is_loopback();
+        let here = caller.is_of_this_host();
         match reach {
             EndpointReach::Public => Ok(()),
-            EndpointReach::Operator => self.admits_operator(here, request),
+            EndpointReach::Operator => self.admits_operator(caller, request),
             EndpointReach::ThisHost if !here => Err(DeniedAccess::NotThisHost),
             EndpointReach::ThisHost if is_of_browser(request.headers()) => {
                 Err(DeniedAccess::Browser)
@@ -122,7 +130,12 @@ impl AdminAccess {
         }
     }
 
-    fn admits_operator<B>(&self, here: bool, request: &Request<B>) -> Result<(), DeniedAccess> {
+    fn admits_operator<B>(
+        &self,
+        caller: AdminCaller,
+        request: &Request<B>,
+    ) -> Result<(), DeniedAccess> {
+        let here = caller.is_of_this_host();
         let shown = request.headers().contains_key(header::AUTHORIZATION);
         match &self.token {
             // A token that is shown is judged, on this host too: who tries it wants to know.

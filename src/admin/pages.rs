@@ -163,17 +163,20 @@ fn metrics(state: &AdminState) -> Response<Full<Bytes>> {
 }
 
 fn ready(state: &AdminState) -> Response<Full<Bytes>> {
-    readiness(state, state.readiness.is_ready(), "ready\n")
+    match state.readiness.is_ready() {
+        true => page(StatusCode::OK, TEXT, "ready\n"),
+        false => not_ready(state),
+    }
 }
 
 fn started(state: &AdminState) -> Response<Full<Bytes>> {
-    readiness(state, state.readiness.is_started(), "started\n")
+    match state.readiness.is_started() {
+        true => page(StatusCode::OK, TEXT, "started\n"),
+        false => not_ready(state),
+    }
 }
 
-fn readiness(state: &AdminState, ok: bool, word: &'static str) -> Response<Full<Bytes>> {
-    if ok {
-        return page(StatusCode::OK, TEXT, word);
-    }
+fn not_ready(state: &AdminState) -> Response<Full<Bytes>> {
     let mut text = String::from("not ready\n");
     if state.readiness.is_draining() {
         text.push_str("draining: about to stop\n");

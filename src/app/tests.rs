@@ -19,23 +19,17 @@ use crate::proxy::fuzz::Service;
 use crate::snapshot::Snapshot;
 use crate::table::{KeySet, testkit};
 
-const CONFIG: &str = r#"
-environment = "live"
-[listen]
-address = "127.0.0.1:0"
-[upstream]
-url = "unix:SOCKET"
-[table]
-path = "keys.kgt"
-audience = "test"
-trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
-[[credentials]]
+const CONFIG: &str = concat!(
+    "environment = \"live\"\n",
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minimal.toml")),
+    r#"[[credentials]]
 source = "header"
 name = "x-api-key"
 [[routes]]
 path = "/*"
 permissions = ["read"]
-"#;
+"#
+);
 
 const GOES: &str = "wa_secret_that_goes";
 const STAYS: &str = "wa_secret_that_stays";
@@ -130,7 +124,8 @@ impl Bench {
             let folder = tempfile::tempdir().unwrap();
             let socket = folder.path().join("upstream");
             let upstream = UnixListener::bind(&socket).unwrap();
-            let text = CONFIG.replace("SOCKET", socket.to_str().unwrap());
+            let url = format!("unix:{}", socket.display());
+            let text = CONFIG.replace("http://127.0.0.1:1", &url);
             let config = Config::parse(&ThisHost, Path::new("keygate.toml"), &text).unwrap();
             let snapshot = |settings, route_slots| Snapshot {
                 settings,

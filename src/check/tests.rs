@@ -14,30 +14,25 @@ fn clock() -> Clock {
     Clock::manual(NOW.unix_secs())
 }
 
-const CONFIG: &str = r#"
-[listen]
-address = "127.0.0.1:0"
-[upstream]
-url = "http://127.0.0.1:9000"
-[table]
-path = "keys.kgt"
-audience = "test"
-trusted_signers = ["SIGNER"]
-state_file = "state"
-[[credentials]]
+const CONFIG: &str = concat!(
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minimal.toml")),
+    r#"[[credentials]]
 source = "header"
 name = "x-api-key"
 [[routes]]
 id = "read"
 path = "/read"
 permissions = ["read"]
-"#;
+"#
+);
 
 /// A folder with a configuration and a table of `specs`, signed by signer 1.
 fn folder(config: &str, specs: &[KeySpec], change: impl Fn(&mut Issue)) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let signer = Signer::new(1);
-    let text = config.replace("SIGNER", &signer.key.to_string());
+    let text = config
+        .replace("ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=", &signer.key.to_string())
+        .replace("[table]", "[table]\nstate_file = \"state\"");
     std::fs::write(dir.path().join("keygate.toml"), text).unwrap();
     let mut issue = testkit::issue(7, &[&signer]);
     issue.acknowledge.push(Acknowledge::Empty);

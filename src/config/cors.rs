@@ -43,7 +43,7 @@ fn rule(section: &ConfigSection<'_>) -> Option<CorsRule> {
         "*" => Ok(None),
         text => Origin::parse(text).map(Some).map_err(with_hint),
     });
-    let credentials = match section.flag("credentials", false) {
+    let credentials = match section.flag("credentials") {
         true => Credentials::Included,
         false => Credentials::Omitted,
     };

@@ -61,7 +61,7 @@ pub(super) fn table(section: &ConfigSection<'_>) -> Option<TableConfig> {
         shrink_brake: section.parse("shrink_brake", units::share).unwrap_or(0.5),
         poll: section.duration("poll", POLL),
         patch_poll: section.duration("patch_poll", PATCH_POLL),
-        wait_for_table: section.flag("wait_for_table", false),
+        wait_for_table: section.flag("wait_for_table"),
         cache_dir: section.path("cache_dir"),
         url: url_options(&section.section("http")),
         source: source?,

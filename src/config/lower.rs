@@ -101,7 +101,7 @@ fn listeners(root: &ConfigSection<'_>) -> (Vec<Listener>, Vec<ConfigPlace>) {
 
 /// Whether others may bind the address as well; `None` for an address that could not be read.
 fn sharing(root: &ConfigSection<'_>, section: &ConfigSection<'_>, bind: Option<&Bind>) -> Sharing {
-    if !section.flag("reuse_port", false) {
+    if !section.flag("reuse_port") {
         return Sharing::Alone;
     }
     if matches!(bind, Some(Bind::Unix(_))) {
@@ -168,7 +168,7 @@ fn tls_server(section: &ConfigSection<'_>) -> Option<TlsServer> {
         }
     };
     let only_tls13 = section.choice("min_version", false, &[("1.2", false), ("1.3", true)]);
-    let http2 = section.flag("http2", true);
+    let http2 = section.flag_unless_off("http2");
     if section.is_there()
         && certificates.is_empty()
         && !section.has("certificate")
@@ -228,14 +228,14 @@ fn upstream(section: &ConfigSection<'_>) -> Option<UpstreamConfig> {
         protocol,
         tls: secure.then_some(client),
         host,
-        send_proxy: section.flag("send_proxy_protocol", false),
-        preserve_case: section.flag("preserve_header_case", false),
+        send_proxy: section.flag("send_proxy_protocol"),
+        preserve_case: section.flag("preserve_header_case"),
         reuse: section.choice(
             "reuse",
             ConnectionReuse::Always,
             &[("always", ConnectionReuse::Always), ("never", ConnectionReuse::Never)],
         ),
-        rewrite_location: section.flag("rewrite_location", true),
+        rewrite_location: section.flag_unless_off("rewrite_location"),
         max_connections: section.integer("max_connections", UPSTREAM_CONNECTIONS, 1..=1_000_000)
             as usize,
         max_queue: section.integer("max_queue", UPSTREAM_QUEUE, 0..=1_000_000) as usize,
@@ -313,7 +313,7 @@ fn workers(section: &ConfigSection<'_>) -> Workers {
         }
         None => cores,
     };
-    Workers { count, pin: section.flag("pin", false) }
+    Workers { count, pin: section.flag("pin") }
 }
 
 fn timeouts(section: &ConfigSection<'_>) -> Timeouts {
@@ -375,7 +375,7 @@ fn drain(section: &ConfigSection<'_>) -> Drain {
 
 fn http2(section: &ConfigSection<'_>) -> Http2Config {
     Http2Config {
-        prior_knowledge: section.flag("prior_knowledge", true),
+        prior_knowledge: section.flag_unless_off("prior_knowledge"),
         max_streams: section.integer("max_streams", 100, 1..=10_000) as u32,
         header_list_bytes: section.size("header_list_bytes", 16 << 10, 1 << 10..=1 << 20) as u32,
     }
@@ -401,7 +401,7 @@ fn log(section: &ConfigSection<'_>) -> Log {
         level,
         format,
         access_file: section.path("access_file"),
-        access: section.flag("access", true),
+        access: section.flag_unless_off("access"),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::core::{BasicForm, CredentialSource, Environment, NetworkSet, Policy, 
 
 pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Option<Settings> {
     let environment = root.parse("environment", Environment::parse);
-    let require_environment = root.flag("require_environment", false);
+    let require_environment = root.flag("require_environment");
     if require_environment && environment.is_none() && !root.has("environment") {
         root.missing("environment", "require_environment needs environment = \"live\" or \"test\"");
     }

@@ -84,15 +84,15 @@ fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
         &[("enforce", Mode::Enforce), ("observe", Mode::Observe)],
     );
     let allow = Traits {
-        double_encoding: section.flag("allow_double_encoding", false),
-        empty_segment: section.flag("allow_empty_segment", false),
+        double_encoding: section.flag("allow_double_encoding"),
+        empty_segment: section.flag("allow_empty_segment"),
         encoded: true,
-        encoded_slash: section.flag("allow_encoded_slash", false),
-        semicolon: section.flag("allow_semicolon", false),
+        encoded_slash: section.flag("allow_encoded_slash"),
+        semicolon: section.flag("allow_semicolon"),
     };
     let body_limit = section.parse("body_limit", units::size);
     let upgrades = section.parse_list("upgrade", upgrade);
-    let preflight = section.flag("preflight", false);
+    let preflight = section.flag("preflight");
     let pattern = pattern?;
     let id = id.unwrap_or_else(|| {
         let words: Vec<_> = methods.iter().map(Method::as_str).collect();

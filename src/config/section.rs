@@ -136,12 +136,23 @@ impl<'a> ConfigSection<'a> {
         self.parse(key, |text| pick(text, choices)).unwrap_or(default)
     }
 
-    pub(super) fn flag(&self, key: &'static str, default: bool) -> bool {
-        let Some((span, value)) = self.ask(key) else { return default };
-        value.as_bool().unwrap_or_else(|| {
+    /// `false` where it is not set.
+    pub(super) fn flag(&self, key: &'static str) -> bool {
+        self.flag_if_set(key).unwrap_or(false)
+    }
+
+    /// `true` where it is not set.
+    pub(super) fn flag_unless_off(&self, key: &'static str) -> bool {
+        self.flag_if_set(key).unwrap_or(true)
+    }
+
+    fn flag_if_set(&self, key: &'static str) -> Option<bool> {
+        let (span, value) = self.ask(key)?;
+        let flag = value.as_bool();
+        if flag.is_none() {
             self.wrong(key, &span, "true or false", value);
-            default
-        })
+        }
+        flag
     }
 
     pub(super) fn integer(

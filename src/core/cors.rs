@@ -8,13 +8,13 @@ use http::header::{self, HeaderName};
 use super::route::Pattern;
 
 /// All rules; the most specific path wins, as with routes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CorsRules {
     rules: Vec<CorsRule>,
 }
 
 /// What pages may do under one path.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CorsRule {
     pub pattern: Pattern,
     pub origins: Origins,
@@ -23,7 +23,7 @@ pub struct CorsRule {
     pub max_age: Duration,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
     /// `*`. Never with credentials: the Fetch standard takes no such answer.
     Any,

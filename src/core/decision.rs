@@ -15,7 +15,7 @@ use super::route::{Access, FoundRoute, Mode, Needs, Route, RouteTable};
 use super::secret::Digest;
 
 /// What of the configuration a decision depends on.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Policy {
     pub routes: RouteTable,
     /// The environment of this deployment; a key of the other one is refused.

@@ -112,13 +112,13 @@ pub struct Conflict {
 }
 
 /// All rules, compiled to one tree of segments.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RouteTable {
     routes: Vec<Route>,
     nodes: Vec<Node>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Node {
     /// Sorted by what they are decoded.
     literals: Vec<Literal>,
@@ -130,7 +130,7 @@ struct Node {
 }
 
 /// A way on from a node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Literal {
     decoded: Box<[u8]>,
     /// As the rules have it.

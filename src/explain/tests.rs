@@ -8,17 +8,10 @@ use crate::core::{
     Environment, Grant, KeyId, KeyStatus, Limit, NetworkSet, Permission, PermissionSet,
 };
 
-const CONFIG: &str = r#"
-environment = "live"
-[listen]
-address = "127.0.0.1:0"
-[upstream]
-url = "http://127.0.0.1:9000"
-[table]
-path = "keys.kgt"
-audience = "orders"
-trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
-[[credentials]]
+const CONFIG: &str = concat!(
+    "environment = \"live\"\n",
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minimal.toml")),
+    r#"[[credentials]]
 source = "bearer"
 prefixes = ["wa_"]
 [[routes]]
@@ -40,7 +33,8 @@ id = "watch"
 path = "/watch"
 mode = "observe"
 permissions = ["send"]
-"#;
+"#
+);
 
 struct One {
     grant: Grant,

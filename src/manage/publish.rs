@@ -25,7 +25,7 @@ use super::registry::settings::OnChange;
 use super::registry::{Filter, Form, Registry};
 use super::session::Session;
 use crate::core::{KeyId, KeyStatus};
-use crate::table::write::{BodyBuilder, BuildError, PatchDraft};
+use crate::table::write::{BodyBuilder, BuildError, PatchDraft, RemovalOf};
 use crate::table::{Bounds, KeySet, Table, Trust};
 
 /// Publishing as a part of a change.
@@ -320,7 +320,7 @@ fn difference(table: Arc<Table>, changed: &[Entry]) -> PatchDraft {
         if let Some(entry) = now.get(&there.view.id)
             && !entry.specs().any(|spec| spec.digest == there.digest)
         {
-            draft.remove(there.digest, there.view.id, false);
+            draft.remove(there.digest, there.view.id, RemovalOf::Secret);
         }
     }
     for spec in changed.iter().flat_map(Entry::specs) {

@@ -20,22 +20,10 @@ use crate::core::{
     PairLookup, Permission, PermissionSet, Presented, Reason, Rejection, Verdict, decide,
 };
 
-const CONFIG: &str = r#"
-environment = "live"
-trusted_proxies = ["10.0.0.0/8"]
-
-[listen]
-address = "127.0.0.1:0"
-
-[upstream]
-url = "http://127.0.0.1:1"
-
-[table]
-path = "keys.kgt"
-audience = "test"
-trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
-
-[[credentials]]
+const CONFIG: &str = concat!(
+    "environment = \"live\"\ntrusted_proxies = [\"10.0.0.0/8\"]\n",
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minimal.toml")),
+    r#"[[credentials]]
 source = "header"
 name = "x-api-key"
 
@@ -67,7 +55,8 @@ access = "key-or-pass"
 [[routes]]
 path = "/open/*"
 access = "public"
-"#;
+"#
+);
 
 pub(super) fn settings() -> Settings {
     Config::parse(&ThisHost, Path::new("keygate.toml"), CONFIG).unwrap().settings

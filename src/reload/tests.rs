@@ -17,7 +17,7 @@ use crate::config::{Config, Noted, ThisHost};
 use crate::core::{KeyId, KeyLookup, KeySpec};
 use crate::snapshot::Snapshot;
 use crate::table::testkit::{Signer, issue, sealed, spec, table_file};
-use crate::table::write::PatchDraft;
+use crate::table::write::{PatchDraft, RemovalOf};
 use crate::table::{Bounds, Issue, Table};
 
 /// Long enough for a loaded machine; nothing waits for it when all is well.
@@ -240,7 +240,11 @@ fn opened(file: &[u8]) -> Table {
 fn revoking(serial: u64, base: &[u8], gone: &[u32]) -> Vec<u8> {
     let mut draft = PatchDraft::over(&opened(base));
     for n in gone {
-        draft.remove(spec(*n).digest, KeyId::parse(&format!("key_{n:08}")).unwrap(), true);
+        draft.remove(
+            spec(*n).digest,
+            KeyId::parse(&format!("key_{n:08}")).unwrap(),
+            RemovalOf::Key,
+        );
     }
     let signer = Signer::new(1);
     sealed(draft.build(now(serial, &[&signer])).unwrap(), &[&signer])

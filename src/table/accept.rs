@@ -224,7 +224,12 @@ impl Acceptance {
             return Ok(AcceptOutcome::Included);
         }
         let known = self.ledger.patch == Some(this);
-        self.check_patch(&patch, known, now)?;
+        if serial < self.rules.min_serial {
+            return Err(Refusal::Rollback { serial, floor: self.rules.min_serial });
+        }
+        if !known {
+            self.check_patch(manifest, now)?;
+        }
         let refusal = self.unfit(&patch);
         let mut next = self.clone();
         if self.ledger.patch.is_none_or(|last| last.serial < serial) {
@@ -300,17 +305,14 @@ impl Acceptance {
         self.brake(manifest, self.ledger.active.unwrap_or(0), active)
     }
 
-    fn check_patch(&self, patch: &Patch, known: bool, now: Now) -> Result<(), Refusal> {
-        let manifest = patch.manifest();
+    /// Of a patch that was not accepted before.
+    fn check_patch(&self, manifest: &Manifest, now: Now) -> Result<(), Refusal> {
         let serial = manifest.serial;
-        if serial < self.rules.min_serial {
-            return Err(Refusal::Rollback { serial, floor: self.rules.min_serial });
-        }
         let same = |last: Option<Base>| last.is_some_and(|last| last.serial == serial);
-        if !known && (same(self.ledger.table) || same(self.ledger.patch)) {
+        if same(self.ledger.table) || same(self.ledger.patch) {
             return Err(Refusal::EqualSerial { serial });
         }
-        if known { Ok(()) } else { fresh(manifest, now) }
+        fresh(manifest, now)
     }
 
     fn brake(&self, manifest: &Manifest, before: u64, after: u64) -> Result<(), Refusal> {

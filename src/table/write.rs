@@ -8,7 +8,7 @@ mod patch;
 mod seal;
 mod sort;
 
-pub use self::build::{BodyBuilder, BuildError, BuiltBody};
+pub use self::build::{BodyBuilder, BuildError, BuiltBody, RemovalOf};
 pub use self::patch::{PatchDraft, PatchError, fold};
 pub use self::seal::{Draft, SealError};
 pub use self::sort::{InMemory, Spool};

@@ -4,6 +4,7 @@
 #![allow(
     clippy::disallowed_methods, // waits of a test are bounded by the real clock
     clippy::expect_used,
+    clippy::fn_params_excessive_bools,
     clippy::panic,
     clippy::unwrap_used,
     reason = "a test ends at the first surprise, also in its helpers"

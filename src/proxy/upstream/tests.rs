@@ -13,26 +13,19 @@ use crate::config::{Config, ThisHost};
 use crate::core::Reason;
 use crate::telemetry::WorkerCells;
 
-const CONFIG: &str = r#"
-[listen]
-address = "127.0.0.1:0"
-[upstream]
-url = "http://127.0.0.1:1"
-max_connections = 1
-max_queue = 2
-[table]
-path = "keys.kgt"
-audience = "test"
-trusted_signers = ["ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="]
-[[credentials]]
+const CONFIG: &str = concat!(
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minimal.toml")),
+    r#"[[credentials]]
 source = "header"
 name = "x-api-key"
 [[routes]]
 path = "/*"
-"#;
+"#
+);
 
 fn pool() -> Rc<Upstream> {
-    let config = Config::parse(&ThisHost, Path::new("keygate.toml"), CONFIG).unwrap();
+    let text = CONFIG.replace("[upstream]", "[upstream]\nmax_connections = 1\nmax_queue = 2");
+    let config = Config::parse(&ThisHost, Path::new("keygate.toml"), &text).unwrap();
     let cells = Arc::<WorkerCells>::default();
     let (upstream, timeouts) = (&config.upstream, &config.timeouts);
     let clock = Clock::manual(0);

@@ -59,10 +59,19 @@ pub struct BodyBuilder<S: Spool> {
     orgs: Interner<Box<str>>,
     grants: Interner<Grant>,
     formats: Vec<KeyFormat>,
-    removals: BTreeMap<Digest, (KeyId, bool)>,
+    removals: BTreeMap<Digest, (KeyId, RemovalOf)>,
     keys: u64,
     pairs: u64,
     text_bytes: u64,
+}
+
+/// What a removal takes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemovalOf {
+    /// The key: none of its secrets is left.
+    Key,
+    /// One secret of a pair: the other one is left.
+    Secret,
 }
 
 /// A finished body, with what its manifest states of it.
@@ -165,9 +174,9 @@ impl<S: Spool> BodyBuilder<S> {
         Ok(())
     }
 
-    /// A secret that a patch takes out of its base; `whole`: no other secret of the key is left.
-    pub(crate) fn remove(&mut self, digest: Digest, id: KeyId, whole: bool) {
-        self.removals.insert(digest, (id, whole));
+    /// A secret that a patch takes out of its base.
+    pub(crate) fn remove(&mut self, digest: Digest, id: KeyId, of: RemovalOf) {
+        self.removals.insert(digest, (id, of));
     }
 
     pub fn finish(mut self) -> Result<BuiltBody<S::File>, BuildError> {
@@ -175,11 +184,11 @@ impl<S: Spool> BodyBuilder<S> {
         check_ids(ids.finish(&mut self.spool)?)?;
         let side = self.intern()?;
         let mut removals = Vec::with_capacity(self.removals.len());
-        for (digest, (id, whole)) in &self.removals {
+        for (digest, (id, of)) in &self.removals {
             removals.push(Removal {
                 digest: digest.0,
                 id: *id.as_bytes(),
-                whole: (*whole).into(),
+                whole: (*of == RemovalOf::Key).into(),
                 zero: [0; 15],
             });
         }

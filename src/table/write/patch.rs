@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 
-use super::build::{BodyBuilder, BuildError};
+use super::build::{BodyBuilder, BuildError, RemovalOf};
 use super::seal::Draft;
 use super::sort::InMemory;
 use crate::core::format::KeyFormat;
@@ -25,7 +25,7 @@ pub struct PatchDraft {
 #[derive(Debug)]
 enum PatchChange {
     Put(Box<KeySpec>),
-    Remove { id: KeyId, whole: bool },
+    Remove { id: KeyId, of: RemovalOf },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,8 @@ impl PatchDraft {
         }
         for removal in patch.body().removals() {
             let id = KeyId::from_checked(removal.id);
-            draft.remove(Digest(removal.digest), id, removal.whole == 1);
+            let of = if removal.whole == 1 { RemovalOf::Key } else { RemovalOf::Secret };
+            draft.remove(Digest(removal.digest), id, of);
         }
         Some(draft)
     }
@@ -89,8 +90,11 @@ impl PatchDraft {
         }
         for (found, seen) in body.iter().zip(seen) {
             if !seen {
-                let whole = !left.contains_key(&found.id());
-                draft.remove(found.digest(), found.id(), whole);
+                let of = match left.contains_key(&found.id()) {
+                    true => RemovalOf::Secret,
+                    false => RemovalOf::Key,
+                };
+                draft.remove(found.digest(), found.id(), of);
             }
         }
         draft
@@ -101,9 +105,9 @@ impl PatchDraft {
         self.changes.insert(spec.digest, PatchChange::Put(Box::new(spec)));
     }
 
-    /// States that a secret is gone; `whole`: that no secret of the key is left.
-    pub fn remove(&mut self, digest: Digest, id: KeyId, whole: bool) {
-        self.changes.insert(digest, PatchChange::Remove { id, whole });
+    /// States that a secret is gone, or with it the whole key.
+    pub fn remove(&mut self, digest: Digest, id: KeyId, of: RemovalOf) {
+        self.changes.insert(digest, PatchChange::Remove { id, of });
     }
 
     pub fn formats(&mut self, formats: impl IntoIterator<Item = KeyFormat>) {
@@ -129,7 +133,7 @@ impl PatchDraft {
         for (digest, change) in self.changes {
             match change {
                 PatchChange::Put(spec) => builder.push(&spec)?,
-                PatchChange::Remove { id, whole } => builder.remove(digest, id, whole),
+                PatchChange::Remove { id, of } => builder.remove(digest, id, of),
             }
         }
         Ok(builder.finish()?.into_patch(self.base, issue)?)

@@ -1,0 +1,359 @@
+//! The command line of `keygate`: arguments → configuration → what was asked for → exit code.
+//! Imports everything that a command needs; nothing imports it but the binary.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::check::{self, Instead};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::core::visible::visible;
+use crate::core::{KeyId, Now};
+use crate::exit::Exit;
+use crate::explain::{Ask, Credential, SOURCES, explain};
+use crate::{admin, app, table};
+use anyhow::{Context as _, anyhow};
+use clap::{Args, Parser, Subcommand};
+use zeroize::Zeroizing;
+
+/// Checks the API key of every request in front of a service that knows nothing of keys.
+#[derive(Parser)]
+#[command(name = "keygate", version = env!("KEYGATE_VERSION"), arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: SidecarCommand,
+}
+
+#[derive(Subcommand)]
+enum SidecarCommand {
+    /// Check the configuration, the key table, and the two together.
+    ///
+    /// Reports every error of the configuration at once, whether a sidecar would take the table,
+    /// routes that need a permission no key holds, and keys that open nothing.
+    Check(CheckArgs),
+    /// Begin to drain the sidecar on this host: un-ready first, then stop accepting.
+    ///
+    /// For a preStop hook. Returns as soon as draining has begun.
+    Drain(ConfigArgs),
+    /// Explain one decision offline: verdict, rule, reason, and what would be sent.
+    ///
+    /// The key is read from standard input, so that it is in no process list and no history.
+    Explain(ExplainArgs),
+    /// Serve until SIGTERM; a second SIGTERM cuts what still runs.
+    ///
+    /// SIGHUP reads the configuration, the table and the certificates again; SIGUSR1 opens the access
+    /// log anew.
+    Serve(ConfigArgs),
+    /// Show the version and the table formats that are read.
+    Version(VersionArgs),
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// Configuration file.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "KEYGATE_CONFIG",
+        default_value = "keygate.toml"
+    )]
+    config: PathBuf,
+}
+
+#[derive(Args)]
+struct TableArgs {
+    /// Look at this table instead of the configured one.
+    #[arg(long, value_name = "FILE")]
+    table: Option<PathBuf>,
+    /// Look at this patch instead of the configured one.
+    #[arg(long, value_name = "FILE")]
+    patch: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    table: TableArgs,
+    /// Look at neither the table nor this machine: addresses, directories, state file.
+    #[arg(long, conflicts_with_all = ["table", "patch"])]
+    config_only: bool,
+    /// End with 65 if there is a warning, with 78 if it is about a certificate.
+    #[arg(long)]
+    strict: bool,
+    /// Report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ExplainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    table: TableArgs,
+    /// Judge as if the holder of this key had called; no secret is needed.
+    #[arg(long, value_name = "ID", group = "credential", value_parser = KeyId::parse)]
+    key_id: Option<KeyId>,
+    /// Public id of a pair; its secret is read from standard input.
+    #[arg(long, value_name = "ID", group = "credential")]
+    pair_id: Option<String>,
+    /// Judge a request without any credential.
+    #[arg(long, group = "credential")]
+    no_key: bool,
+    /// Judge a request whose credential is not a key of ours, such as a user's token.
+    #[arg(long, group = "credential")]
+    foreign: bool,
+    /// Kind of the carrier of a key from standard input [default: the first configured]
+    #[arg(long, value_name = "KIND", value_parser = SOURCES)]
+    source: Option<String>,
+    /// Method of the request.
+    #[arg(long, default_value = "GET")]
+    method: http::Method,
+    /// Path of the request; a query is cut off.
+    #[arg(long)]
+    path: String,
+    /// Address of the client.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    from: IpAddr,
+    /// Time of the request, such as 2026-12-31T23:59:59Z [default: now]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    at: Option<Now>,
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct VersionArgs {
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why a command ended badly, with its code.
+struct CommandFailure {
+    exit: Exit,
+    error: anyhow::Error,
+}
+
+/// A key is at most a few hundred bytes; what is longer is something else.
+const MAX_KEY: u64 = 8 * 1024;
+
+/// The whole program.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return Exit::of_clap(&error),
+    };
+    let done = match cli.command {
+        SidecarCommand::Check(args) => run_check(&args),
+        SidecarCommand::Drain(args) => run_drain(&args.config),
+        SidecarCommand::Explain(args) => run_explain(&args),
+        // Says itself what went wrong.
+        SidecarCommand::Serve(args) => Ok(app::serve(&args.config)),
+        SidecarCommand::Version(args) => show(&version(args.form())),
+    };
+    match done {
+        Ok(exit) => exit,
+        Err(CommandFailure { exit, error }) => {
+            // Nothing can be done about a closed stderr.
+            let _ = writeln!(io::stderr(), "error: {}", visible(&format!("{error:#}")));
+            exit
+        }
+    }
+}
+
+fn run_check(args: &CheckArgs) -> Result<Exit, CommandFailure> {
+    let clock = Clock::system();
+    let now = clock.now();
+    let file = &args.config.config;
+    let prepared = match prepared(args, &clock) {
+        Ok(prepared) => prepared,
+        Err(config::ConfigError::Invalid { faults, .. }) if args.json => {
+            show(&json(&serde_json::json!({ "config": file, "errors": faults }))?)?;
+            return Ok(Exit::Config);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let config = &prepared.config;
+    let loaded = match args.config_only {
+        true => None,
+        false => Some(check::load(&config.table, args.table.instead(), &clock)?),
+    };
+    let concerns = prepared.concerns();
+    let strict = if concerns.is_empty() { Exit::Data } else { Exit::Config };
+    let mut report = check::check(file, config, loaded.as_ref(), now);
+    report.findings.splice(0..0, concerns);
+    show(&if args.json { json(&report)? } else { report.to_string() })?;
+    Ok(if args.strict && !report.findings.is_empty() { strict } else { Exit::Ok })
+}
+
+/// What a start would read, and, unless only the configuration is asked about, what it would do.
+fn prepared(args: &CheckArgs, clock: &Clock) -> Result<app::Prepared, config::ConfigError> {
+    let prepared = app::prepare(&args.config.config, clock)?;
+    if !args.config_only {
+        prepared.rehearse()?;
+    }
+    Ok(prepared)
+}
+
+fn run_drain(file: &Path) -> Result<Exit, CommandFailure> {
+    let config = Config::load(file)?;
+    admin::request_drain(config.admin.bind)
+        .map_err(|error| Exit::TryAgain.because(anyhow!(error.to_string())))?;
+    show("draining\n")
+}
+
+fn run_explain(args: &ExplainArgs) -> Result<Exit, CommandFailure> {
+    let clock = Clock::system();
+    let now = clock.now();
+    let config = Config::load(&args.config.config)?;
+    // Whether the table is taken is judged by the clock; the decision, by --at.
+    let loaded = check::load(&config.table, args.table.instead(), &clock)?;
+    let keys = loaded.keys.as_ref();
+    let secret = match args.key_id.is_some() || args.no_key || args.foreign {
+        true => Zeroizing::default(),
+        false => secret_from_stdin()?,
+    };
+    let credential = match (args.key_id, &args.pair_id) {
+        (Some(id), _) => Credential::Key(holder(keys, id)?),
+        (None, Some(id)) => Credential::Pair { id: id.as_bytes(), secret: &secret },
+        (None, None) if args.foreign => Credential::Foreign,
+        (None, None) if secret.is_empty() => Credential::Nothing,
+        (None, None) => Credential::Single(&secret),
+    };
+    let ask = Ask {
+        method: &args.method,
+        target: &args.path,
+        client: args.from,
+        credential,
+        source: args.source.as_deref(),
+        at: args.at.unwrap_or(now),
+    };
+    let answer = explain(&config.settings, Some(keys), &ask);
+    show(&if args.json { json(&answer)? } else { answer.to_string() })
+}
+
+/// The key with this id. A pair in rotation has two secrets; the one that lives longer is meant.
+fn holder(keys: &table::KeySet, id: KeyId) -> Result<crate::core::KeyView<'_>, CommandFailure> {
+    let found = keys.find_id(id).map(|entry| entry.view);
+    found.max_by_key(|view| view.expires.unwrap_or(u64::MAX)).ok_or_else(|| {
+        let serial = keys.serial();
+        Exit::NoInput.because(anyhow!(
+            "the table of serial {serial} has no key {id}\n\
+             hint: `keygatectl table inspect` lists its keys"
+        ))
+    })
+}
+
+fn secret_from_stdin() -> Result<Zeroizing<Vec<u8>>, CommandFailure> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        let _ = write!(io::stderr(), "key, then Enter and Ctrl-D (nothing: no key): ");
+    }
+    let mut secret = Zeroizing::new(Vec::with_capacity(MAX_KEY as usize + 1));
+    let read = stdin.lock().take(MAX_KEY + 1).read_to_end(&mut secret);
+    read.context("standard input").map_err(|error| Exit::NoInput.because(error))?;
+    if secret.len() as u64 > MAX_KEY {
+        return Err(Exit::Data.because(anyhow!("standard input is too long for a key")));
+    }
+    while secret.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
+        secret.pop();
+    }
+    Ok(secret)
+}
+
+/// How an answer is written.
+enum AnswerForm {
+    Json,
+    Text,
+}
+
+fn version(form: AnswerForm) -> String {
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("KEYGATE_COMMIT"));
+    let (oldest, newest) = (table::OLDEST_FORMAT, table::FORMAT);
+    match form {
+        AnswerForm::Json => {
+            let commit = Some(commit).filter(|commit| !commit.is_empty());
+            let formats = [oldest, newest];
+            let value = serde_json::json!({
+                "version": version, "commit": commit, "table_formats": formats,
+            });
+            format!("{value}\n")
+        }
+        AnswerForm::Text => {
+            let version = env!("KEYGATE_VERSION");
+            format!("keygate {version}, reads table formats {oldest} to {newest}\n")
+        }
+    }
+}
+
+fn parse_time(text: &str) -> Result<Now, String> {
+    let time = humantime::parse_rfc3339_weak(text)
+        .map_err(|_| "a time looks like 2026-12-31T23:59:59Z".to_owned())?;
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok(Now { unix_ms: since.as_millis() as u64, mono_ns: 0 })
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, CommandFailure> {
+    let text = serde_json::to_string_pretty(value);
+    text.map(|t| t + "\n").map_err(|error| Exit::Internal.because(error.into()))
+}
+
+/// A closed pipe behind us is a normal end.
+fn show(text: &str) -> Result<Exit, CommandFailure> {
+    match io::stdout().write_all(visible(text).as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Exit::CannotCreate.because(anyhow!(error).context("standard output")))
+        }
+        _ => Ok(Exit::Ok),
+    }
+}
+
+trait Because {
+    fn because(self, error: anyhow::Error) -> CommandFailure;
+}
+
+// === impl Exit ===
+
+impl Because for Exit {
+    fn because(self, error: anyhow::Error) -> CommandFailure {
+        CommandFailure { exit: self, error }
+    }
+}
+
+// === impl CommandFailure ===
+
+impl From<config::ConfigError> for CommandFailure {
+    fn from(error: config::ConfigError) -> Self {
+        Exit::Config.because(anyhow!(error.to_string()))
+    }
+}
+
+impl From<check::LoadError> for CommandFailure {
+    fn from(error: check::LoadError) -> Self {
+        // Its message names its cause already.
+        Self { exit: error.exit(), error: anyhow!(error.to_string()) }
+    }
+}
+
+// === impl VersionArgs ===
+
+impl VersionArgs {
+    fn form(&self) -> AnswerForm {
+        if self.json { AnswerForm::Json } else { AnswerForm::Text }
+    }
+}
+
+// === impl TableArgs ===
+
+impl TableArgs {
+    fn instead(&self) -> Instead<'_> {
+        Instead { table: self.table.as_deref(), patch: self.patch.as_deref() }
+    }
+}
