@@ -3,8 +3,10 @@
 
 mod error;
 mod inflow;
+mod unread;
 mod upload;
 
 pub(crate) use self::error::BodyError;
 pub(crate) use self::inflow::Wire;
+pub(crate) use self::unread::{HyperBody, Unread};
 pub(crate) use self::upload::{ClientBody, Coming, Progress, RequestBody, Upload, UploadState};

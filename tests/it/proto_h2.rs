@@ -275,8 +275,26 @@ fn large_heads_are_431_or_end_the_stream() {
     h2.send(&frame(HEADERS, END_STREAM, 1, &bytes[..16_000]));
     h2.send(&frame(CONTINUATION, END_HEADERS, 1, &bytes[16_000..]));
     let answer = h2.answer(1);
-    assert!(answer.status == Some(431) || answer.reset.is_some(), "{answer:?}");
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    assert_eq!((answer.status, answer.ended), (Some(431), true), "{answer:?}");
+    assert!(body.contains("headers_too_large"), "{body}");
     assert!(upstream.take().is_empty());
+    assert!(
+        gate.metrics().contains("reason=\"headers_too_large\",route=\"none\"} 1\n"),
+        "{}",
+        gate.metrics()
+    );
+    assert_eq!(h2.exchange(3, &get("/v1/a", READER)).status, Some(200));
+    upstream.take();
+    // What h2 does not hand over, it answers by itself.
+    fields.push(("x-much-more", &long));
+    let bytes = block(&fields);
+    let mut h2 = H2::connect(gate.address);
+    h2.send(&frame(HEADERS, END_STREAM, 1, &bytes[..16_000]));
+    h2.send(&frame(CONTINUATION, 0, 1, &bytes[16_000..32_000]));
+    h2.send(&frame(CONTINUATION, END_HEADERS, 1, &bytes[32_000..]));
+    let answer = h2.answer(1);
+    assert_eq!((answer.status, &*answer.body), (Some(431), &b""[..]), "{answer:?}");
     assert_eq!(h2.exchange(3, &get("/v1/a", READER)).status, Some(200));
     upstream.take();
     // Many small fields.

@@ -7,10 +7,10 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::error::BodyError;
 use super::inflow::Inflow;
+use super::unread::HyperBody;
 use crate::clock::Clock;
 use crate::proxy::net::io::Moments;
 use crate::proxy::net::pipe::Pipe;
@@ -26,7 +26,7 @@ pub(crate) enum ClientBody {
 #[derive(Debug)]
 pub(crate) enum Coming {
     /// hyper reads it.
-    Hyper(Incoming),
+    Hyper(HyperBody),
     /// Of a declared length, from a client that is read without hyper.
     Plain(Inflow),
 }
@@ -57,6 +57,8 @@ pub(crate) struct Progress {
     pub(crate) at_ns: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
     pub(crate) state: Cell<UploadState>,
+    /// The client's stream ends with it, at once.
+    abandoned: Cell<bool>,
     /// Who polls the body, for [`Progress::stop`].
     waker: RefCell<Option<Waker>>,
 }
@@ -105,14 +107,14 @@ impl ClientBody {
 impl Coming {
     pub(crate) fn is_end_stream(&self) -> bool {
         match self {
-            Self::Hyper(incoming) => incoming.is_end_stream(),
+            Self::Hyper(body) => body.get().is_none_or(Body::is_end_stream),
             Self::Plain(inflow) => inflow.is_at_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Hyper(incoming) => incoming.size_hint(),
+            Self::Hyper(body) => body.get().map_or_else(SizeHint::new, Body::size_hint),
             Self::Plain(inflow) => SizeHint::with_exact(inflow.left()),
         }
     }
@@ -121,8 +123,9 @@ impl Coming {
     /// header behind our back. No protocol needs those of a request; gRPC has them in answers only.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match self {
-            Self::Hyper(incoming) => loop {
-                match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+            Self::Hyper(body) => loop {
+                let Some(incoming) = body.get_mut() else { return Poll::Ready(None) };
+                match ready!(Pin::new(incoming).poll_frame(cx)) {
                     None => return Poll::Ready(None),
                     Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                     Some(Ok(frame)) => {
@@ -146,6 +149,7 @@ impl Upload {
             at_ns: Cell::new(clock.now().mono_ns),
             bytes: Cell::new(0),
             state: Cell::new(UploadState::Waiting),
+            abandoned: Cell::new(false),
             waker: RefCell::new(None),
             clock,
         });
@@ -272,6 +276,11 @@ impl Drop for Upload {
                 UploadState::Unwanted
             });
         }
+        if let Coming::Hyper(body) = &mut self.incoming
+            && self.progress.abandoned.get()
+        {
+            body.abandon();
+        }
     }
 }
 
@@ -335,6 +344,12 @@ impl Progress {
         if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
+    }
+
+    /// As [`stop`](Self::stop), and the client's stream is to end: nothing more is read of it either.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.set(self.abandoned.get() || self.is_open());
+        self.stop();
     }
 
     /// Nothing more goes to the upstream.

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::linger::end_clean;
 use super::plain;
 use crate::core::{NetworkSet, Now, Reason, address};
+use crate::proxy::body::Unread;
 use crate::proxy::executor::LocalExecutor;
 use crate::proxy::load::Counted;
 use crate::proxy::net::accepted::About;
@@ -114,6 +115,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
         https,
         http2,
         subject,
+        unread: http2.then(|| Unread::new(&moments)),
         moments,
         upgraded: RefCell::default(),
         running: std::cell::Cell::default(),
@@ -333,7 +335,7 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.max_streams)
-        .max_header_list_size(config.header_list_bytes)
+        .max_header_list_size(config.header_list_bytes.saturating_add(HEAD_MARGIN))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
@@ -362,9 +364,18 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
             closing = true;
             conn.as_mut().graceful_shutdown();
         }
-        conn.as_mut().poll(cx).map(End::Done)
+        let done = conn.as_mut().poll(cx).map(End::Done);
+        if let Some(unread) = &client.unread
+            && done.is_pending()
+        {
+            unread.poll(cx);
+        }
+        done
     })
     .await;
+    if let Some(unread) = &client.unread {
+        unread.end();
+    }
     match end {
         // Dropping the connection drops its streams' channels; their tasks end.
         End::Cut(_) | End::Done(Ok(())) | End::Idle => {}
@@ -372,6 +383,9 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     }
 }
 
+/// Bytes by which h2's limit of a head exceeds ours: a head within it is refused in the client's own
+/// terms, where h2 knows only a bare 431.
+const HEAD_MARGIN: u32 = 16 * 1024;
 /// Bytes that a client may send per stream, and per connection, before we read them. A stream's
 /// window bounds what one client can make us hold.
 const STREAM_WINDOW: u32 = 64 * 1024;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use http::HeaderValue;
 
 use super::upgrade::Upgraded;
+use crate::proxy::body::Unread;
 use crate::proxy::net::io::{ClientAddr, Moments};
 use crate::proxy::streams::StreamRef;
 
@@ -18,6 +19,8 @@ pub(crate) struct Client {
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<HeaderValue>,
     pub(crate) moments: Rc<Moments>,
+    /// What is left of request bodies. Over HTTP/2 only.
+    pub(crate) unread: Option<Rc<Unread>>,
     /// Set by a request that switched protocols; the connection task takes over from there.
     pub(crate) upgraded: RefCell<Option<Box<Upgraded>>>,
     /// The one request that an HTTP/1 connection runs.

@@ -269,7 +269,13 @@ impl Drop for Download {
         // hyper drops a body of known length with its last byte, without asking for the end.
         if self.rest.is_end_stream() {
             self.finish();
-        } else if self.lease.is_some() {
+            // With its response over, a request obeys the registry no more: so it must not go on.
+            if let Some(upload) = &self.upload {
+                upload.stop();
+            }
+            return;
+        }
+        if self.lease.is_some() {
             match self.stream.ended() {
                 // Nobody polled it any more, because the client does not read.
                 Some(end) => {
@@ -278,9 +284,8 @@ impl Drop for Download {
                 None => self.record.client_gone(),
             }
         }
-        // With its response over, a request obeys the registry no more: so it must not go on.
         if let Some(upload) = &self.upload {
-            upload.stop();
+            upload.abandon();
         }
     }
 }

@@ -82,6 +82,32 @@ pub(crate) fn read<'r>(
     })
 }
 
+/// Whether the head of an HTTP/2 request is no larger than `most`, counted as RFC 9113 section 6.5.2
+/// does: 32 bytes for each field, beside its name and value. h2 lets somewhat larger ones through, so
+/// that they get an answer that their client can read.
+///
+/// # Errors
+/// It is: [`Reason::HeadersTooLarge`].
+pub(crate) fn fits(head: &Head, most: u32) -> Result<(), Rejection> {
+    const OF_EACH: usize = 32;
+    if head.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let uri = &head.uri;
+    let pseudo = [
+        (":method", head.method.as_str().len()),
+        (":scheme", uri.scheme_str().map_or(0, str::len)),
+        (":authority", uri.authority().map_or(0, |a| a.as_str().len())),
+        (":path", uri.path_and_query().map_or(0, |pq| pq.as_str().len())),
+    ];
+    let pseudo = pseudo.iter().map(|(name, value)| name.len() + value + OF_EACH).sum::<usize>();
+    let fields = head.fields.iter().map(|(n, v)| n.len() + v.len() + OF_EACH).sum::<usize>();
+    if pseudo + fields > most as usize {
+        return Err(Reason::HeadersTooLarge.into());
+    }
+    Ok(())
+}
+
 impl<'r> Reading<'r> {
     pub(crate) fn facts(&self) -> Facts<'_> {
         Facts {

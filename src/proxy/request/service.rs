@@ -22,7 +22,7 @@ use crate::config::{Settings, TraceStart};
 use crate::core::decision::Refused;
 use crate::core::refusal::RateFields;
 use crate::core::{Reason, Rejection, Verdict, decide};
-use crate::proxy::body::{ClientBody, Coming, Progress, RequestBody, Upload};
+use crate::proxy::body::{ClientBody, Coming, HyperBody, Progress, RequestBody, Upload};
 use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::http1::answer_write::{AddField, Lines, Writer};
 use crate::proxy::http1::head::{Head, is_extended_connect};
@@ -64,6 +64,7 @@ impl Service<Request<Incoming>> for Gate {
         // Now and not with the first poll: hyper may look for the end of the client's side before.
         let head = Head::from(parts);
         let record = RequestRecord::begin(&worker, &client.moments, &head, client.address.ip());
+        let body = HyperBody::new(body, client.unread.clone());
         let body = ClientBody::Coming(Coming::Hyper(body));
         Box::pin(async move {
             let asked = (head, body, connect);
@@ -223,7 +224,10 @@ fn admit(
         let asked = Asked { method: record.method(), grpc, profile, request_id, cors: &cors };
         reply::refuse(rejection, settings, writer, &asked)
     };
-    let reading = match facts::read(&head, settings, &worker.shared.caps, client.address.ip()) {
+    let most = worker.shared.http2.header_list_bytes;
+    let reading = match facts::fits(&head, most)
+        .and_then(|()| facts::read(&head, settings, &worker.shared.caps, client.address.ip()))
+    {
         Ok(reading) => reading,
         Err(rejection) => {
             record.decided(DecisionOutcome::Rejected(rejection.reason));

@@ -37,6 +37,9 @@ assert answer == b"hello" and trailers["x-served-by"] == "unary" and trailers["x
 assert unary(b"org", metadata=mine, timeout=10) == b"acme"
 big = bytes(3_000_000)
 assert unary(big, metadata=mine, timeout=20) == big
+# Too much metadata: told as every refusal is.
+refused(lambda: unary(b"x", metadata=mine + (("x-long", "x" * 20_000),), timeout=10),
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "headers_too_large")
 # The error of the service arrives as it was.
 refused(lambda: unary(b"fail", metadata=mine, timeout=10), grpc.StatusCode.NOT_FOUND, "no such thing: \u00e4")
 # The deadline is passed on, and holds.

@@ -289,7 +289,7 @@ impl H2 {
 }
 
 /// `:status` of a header block, which every server puts first.
-fn status_of(block: &[u8]) -> Option<u16> {
+pub(crate) fn status_of(block: &[u8]) -> Option<u16> {
     const INDEXED: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
     // Size updates of the dynamic table may come first.
     let start = block.iter().position(|b| b & 0xe0 != 0x20)?;

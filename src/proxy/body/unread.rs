@@ -1,0 +1,162 @@
+//! What nobody wants of the request bodies of one HTTP/2 connection. Some of it is read and dropped
+//! behind the answer, because a client may send all of its body whatever the answer says: a reset
+//! would meet frames that are under way, h2 counts each of them as an error of the stream's, and at
+//! 128 of these it ends the connection with all that runs on it (CVE-2025-8671).
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use tokio::time::Sleep;
+
+use crate::proxy::net::io::Moments;
+
+/// The bodies of one connection that are read and dropped, by the task that serves it. A stream
+/// counts as open meanwhile, so they are never more than `http2.max_streams`.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    moments: Rc<Moments>,
+    bodies: RefCell<Vec<UnreadBody>>,
+    /// One for each stream that was reset within [`REMEMBERED_FOR`].
+    resets: RefCell<Vec<Pin<Box<Sleep>>>>,
+    ended: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct UnreadBody {
+    incoming: Incoming,
+    /// Bytes that may still be dropped.
+    left: usize,
+    /// From the first look at it: who hands it over may be outside of the runtime by then.
+    until: Option<Pin<Box<Sleep>>>,
+    /// No more is read of it: its stream is to be reset.
+    is_spent: bool,
+}
+
+/// A request body that hyper reads.
+#[derive(Debug)]
+pub(crate) struct HyperBody {
+    /// `None` only while it is dropped.
+    incoming: Option<Incoming>,
+    /// Who reads what is left of it. `None`: over HTTP/1, and for a stream that is to end at once.
+    unread: Option<Rc<Unread>>,
+}
+
+/// Read and dropped behind an answer, of one stream.
+const MOST_BYTES: usize = 256 * 1024;
+const MOST_TIME: Duration = Duration::from_secs(1);
+/// What h2 does for 50 streams at a time that it has reset: frames that were under way are dropped
+/// and not counted. It can reset some without asking us.
+const REMEMBERED: usize = 40;
+const REMEMBERED_FOR: Duration = Duration::from_secs(1);
+
+// === impl Unread ===
+
+impl Unread {
+    /// Of the connection of these moments.
+    pub(crate) fn new(moments: &Rc<Moments>) -> Rc<Self> {
+        let moments = Rc::clone(moments);
+        let (bodies, resets) = (RefCell::default(), RefCell::default());
+        Rc::new(Self { moments, bodies, resets, ended: Cell::new(false) })
+    }
+
+    fn add(&self, incoming: Incoming) {
+        if !self.ended.get() {
+            let body = UnreadBody { incoming, left: MOST_BYTES, until: None, is_spent: false };
+            self.bodies.borrow_mut().push(body);
+            self.moments.wake();
+        }
+    }
+
+    /// Reads what has come. A body that is through is dropped: if its end has not come, h2 resets the
+    /// stream behind its answer, with NO_ERROR (RFC 9113 section 8.1). While too many were, the next
+    /// ones wait, and their clients for a window.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) {
+        let mut resets = self.resets.borrow_mut();
+        resets.retain_mut(|sleep| sleep.as_mut().poll(cx).is_pending());
+        self.bodies.borrow_mut().retain_mut(|body| {
+            if !body.is_spent && body.poll(cx).is_ready() {
+                return false;
+            }
+            if !body.is_spent || resets.len() >= REMEMBERED {
+                return true;
+            }
+            let mut sleep = Box::pin(tokio::time::sleep(REMEMBERED_FOR));
+            // So that it wakes us.
+            let _ = sleep.as_mut().poll(cx);
+            resets.push(sleep);
+            false
+        });
+    }
+
+    /// The connection is at its end.
+    pub(crate) fn end(&self) {
+        self.ended.set(true);
+        self.bodies.take();
+        self.resets.take();
+    }
+}
+
+// === impl UnreadBody ===
+
+impl UnreadBody {
+    /// Ready at its end, or that of its stream.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.poll_read(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let sleep = || Box::pin(tokio::time::sleep(MOST_TIME));
+        self.is_spent |= self.until.get_or_insert_with(sleep).as_mut().poll(cx).is_ready();
+        Poll::Pending
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(Ok(frame)) = ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            match self.left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(left) => self.left = left,
+                None => {
+                    self.is_spent = true;
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+// === impl HyperBody ===
+
+impl HyperBody {
+    /// `unread` is that of its connection, over HTTP/2.
+    pub(crate) fn new(incoming: Incoming, unread: Option<Rc<Unread>>) -> Self {
+        Self { incoming: Some(incoming), unread }
+    }
+
+    pub(crate) fn get(&self) -> Option<&Incoming> {
+        self.incoming.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self) -> Option<&mut Incoming> {
+        self.incoming.as_mut()
+    }
+
+    /// Its stream is not answered to the end: nothing of it is read any more.
+    pub(crate) fn abandon(&mut self) {
+        self.unread = None;
+    }
+}
+
+impl Drop for HyperBody {
+    fn drop(&mut self) {
+        if let (Some(incoming), Some(unread)) = (self.incoming.take(), self.unread.take())
+            && !incoming.is_end_stream()
+            && !std::thread::panicking()
+        {
+            unread.add(incoming);
+        }
+    }
+}
