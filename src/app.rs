@@ -87,7 +87,7 @@ pub struct Running {
     /// Whether the sockets of clients, all of them, and of the admin listener outlive the process.
     outlived: Outlived,
     _address_locks: Vec<AddressLock>,
-    /// Dropped last, when everybody has said what there was to say.
+    /// Dropped last, when nobody logs any more.
     log: Option<Arc<OperatorLog>>,
 }
 
@@ -435,7 +435,7 @@ fn pin_to(core: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(core);
     if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
-        tracing::warn!(%error, core, "a worker cannot be pinned to its core");
+        tracing::warn!(%error, core, "cannot pin a worker to its core");
     }
 }
 
@@ -551,7 +551,7 @@ impl Running {
         };
         tokio::select! {
             () = ordered => {}
-            () = hurry => tracing::warn!("told twice to end; cutting what still runs"),
+            () = hurry => tracing::warn!("second termination signal; cutting what still runs"),
         }
         advance(&self.phase, Phase::Cutting);
     }

@@ -18,7 +18,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Args, Parser, Subcommand};
 use zeroize::Zeroizing;
 
-/// Checks the API key of every request in front of a service that knows nothing of keys.
+/// Add API-key authentication in front of a service that has none.
 #[derive(Parser)]
 #[command(name = "keygate", version = env!("KEYGATE_VERSION"), arg_required_else_help = true)]
 struct Cli {
@@ -30,23 +30,23 @@ struct Cli {
 enum SidecarCommand {
     /// Check the configuration, the key table, and the two together.
     ///
-    /// Reports every error of the configuration at once, whether a sidecar would take the table,
-    /// routes that need a permission no key holds, and keys that open nothing.
+    /// Reports every error of the configuration at once, whether a sidecar would accept the table,
+    /// which routes need a permission that no key holds, and which keys open nothing.
     Check(CheckArgs),
-    /// Begin to drain the sidecar on this host: un-ready first, then stop accepting.
+    /// Drain the sidecar on this host: report not ready, then stop accepting.
     ///
-    /// For a preStop hook. Returns as soon as draining has begun.
+    /// For a preStop hook. Returns as soon as draining has started.
     Drain(ConfigArgs),
-    /// Explain one decision offline: verdict, rule, reason, and what would be sent.
+    /// Explain one decision offline: verdict, rule, reason, and what the service would receive.
     ///
-    /// The key is read from standard input, so that it is in no process list and no history.
+    /// Reads the key from standard input, so that no process list or shell history has it.
     Explain(ExplainArgs),
-    /// Serve until SIGTERM; a second SIGTERM cuts what still runs.
+    /// Serve until SIGTERM; a second SIGTERM cuts off what still runs.
     ///
-    /// SIGHUP reads the configuration, the table and the certificates again; SIGUSR1 opens the access
-    /// log anew.
+    /// SIGHUP rereads the configuration, the table and the certificates; SIGUSR1 reopens the access
+    /// log.
     Serve(ConfigArgs),
-    /// Show the version and the table formats that are read.
+    /// Show the version and the table formats that keygate reads.
     Version(VersionArgs),
 }
 
@@ -65,10 +65,10 @@ struct ConfigArgs {
 
 #[derive(Args)]
 struct TableArgs {
-    /// Look at this table instead of the configured one.
+    /// Use this table instead of the configured one.
     #[arg(long, value_name = "FILE")]
     table: Option<PathBuf>,
-    /// Look at this patch instead of the configured one.
+    /// Use this patch instead of the configured one.
     #[arg(long, value_name = "FILE")]
     patch: Option<PathBuf>,
 }
@@ -79,10 +79,10 @@ struct CheckArgs {
     config: ConfigArgs,
     #[command(flatten)]
     table: TableArgs,
-    /// Look at neither the table nor this machine: addresses, directories, state file.
+    /// Check neither the table nor this machine (addresses, directories, state file).
     #[arg(long, conflicts_with_all = ["table", "patch"])]
     config_only: bool,
-    /// End with 65 if there is a warning, with 78 if it is about a certificate.
+    /// Exit with 65 if there is a warning, with 78 if it is about a certificate.
     #[arg(long)]
     strict: bool,
     /// Report as JSON.
@@ -99,13 +99,13 @@ struct ExplainArgs {
     /// Judge as if the holder of this key had called; no secret is needed.
     #[arg(long, value_name = "ID", group = "credential", value_parser = KeyId::parse)]
     key_id: Option<KeyId>,
-    /// Public id of a pair; its secret is read from standard input.
+    /// Public id of a pair; standard input has its secret.
     #[arg(long, value_name = "ID", group = "credential")]
     pair_id: Option<String>,
     /// Judge a request without any credential.
     #[arg(long, group = "credential")]
     no_key: bool,
-    /// Judge a request whose credential is not a key of ours, such as a user's token.
+    /// Judge a request whose credential is not for keygate, such as a user's token.
     #[arg(long, group = "credential")]
     foreign: bool,
     /// Kind of the carrier of a key from standard input [default: the first configured]

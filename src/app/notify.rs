@@ -26,7 +26,7 @@ impl Notifier {
         match Manager::at(&name) {
             Ok(manager) => Self(Some(manager)),
             Err(error) => {
-                tracing::warn!(socket = name, %error, "the service manager cannot be told anything");
+                tracing::warn!(socket = name, %error, "cannot reach the service manager");
                 Self(None)
             }
         }
@@ -62,7 +62,7 @@ impl Notifier {
         let Some(Manager { socket, address }) = &self.0 else { return true };
         let sent = socket.send_to_addr(text.as_bytes(), address);
         if let Err(error) = &sent {
-            tracing::debug!(%error, text, "the service manager was not told");
+            tracing::debug!(%error, text, "cannot notify the service manager");
         }
         sent.is_ok()
     }

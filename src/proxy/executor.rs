@@ -14,8 +14,8 @@ pub(crate) struct LocalExecutor {
     server: Option<(Rc<Streams>, Arc<WorkerCells>)>,
 }
 
-/// The task of one server-side stream. Ends it when its key has ended and hyper, for want of a
-/// window, does not poll the body that would say so.
+/// The task of one server-side stream. Ends it when its key has ended and hyper, without a flow
+/// control window, does not poll the body that would report it.
 struct Watched<F> {
     inner: Option<Pin<Box<F>>>,
     streams: Rc<Streams>,

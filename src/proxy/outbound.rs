@@ -145,8 +145,8 @@ impl UpstreamRequest {
         }
     }
 
-    /// For a connection of ours: what of it is here, and what follows that. `None`: it is hyper's,
-    /// or its body has gone.
+    /// For a connection that keygate writes itself: the bytes at hand, and what follows them.
+    /// `None`: hyper must send it, or its body is gone.
     pub(crate) fn begin(&mut self) -> Option<Sendable<'_>> {
         let Shape::Bytes { bytes, is_head, body } = &mut self.shape else { return None };
         let coming = match body {

@@ -335,8 +335,8 @@ impl Stream {
         self.all.slots.borrow().entries.get(self.slot)?.end
     }
 
-    /// Something was handed on for a client that may not take it. Whoever has handed it on asks
-    /// again ([`Stream::poll_end`]) once it is taken.
+    /// Records that data was queued for a client that may not read it. The caller asks again
+    /// ([`Stream::poll_end`]) once the client has.
     pub(crate) fn offer(&self) {
         if let Some(entry) = self.all.slots.borrow_mut().entries.get_mut(self.slot) {
             entry.offered = OFFERED;

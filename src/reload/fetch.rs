@@ -144,7 +144,7 @@ impl Fetcher {
                     what = self.artefact.as_str(),
                     error = %failure,
                     copy = %copy.display(),
-                    "the URL gives nothing; starting from the copy on disk"
+                    "cannot fetch the table; starting from the copy on disk"
                 );
                 let verified = Verified::open(self.artefact, bytes, &self.terms.load())?;
                 Ok(VerifiedArrival { verified, validators: None })

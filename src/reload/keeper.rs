@@ -104,8 +104,8 @@ impl LoadFailure {
         }
     }
 
-    /// Whether the same bytes may be taken later: it was refused for the time of day, or for want of
-    /// room.
+    /// Whether the same bytes may be accepted later: they were refused because of the time, or for
+    /// lack of memory or room.
     pub(super) fn may_pass(&self) -> bool {
         use Refusal::{Expired, HoldFull, Memory};
         matches!(self, Self::Refused(Expired { .. } | HoldFull { .. } | Memory { .. }))

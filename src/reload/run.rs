@@ -375,7 +375,7 @@ impl ReloadLoop {
                 Some(result) => self.forced(result),
                 None => {
                     tracing::warn!(
-                        "the disk does not answer; the state file is left to the kernel"
+                        "the disk does not answer; leaving the state file to the kernel"
                     );
                     return;
                 }
@@ -419,7 +419,7 @@ impl ReloadLoop {
     }
 
     fn trigger(&mut self) {
-        tracing::info!("told to look at configuration, table and patch again");
+        tracing::info!("rereading configuration, table and patch");
         self.files.take_note(self.clock.now().unix_ms);
         self.files.tell_all();
         self.forget();

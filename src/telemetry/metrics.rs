@@ -45,7 +45,7 @@ macro_rules! families {
 families! {
     // Requests, recorded by workers.
     ACCEPT_ERRORS Counter "keygate_accept_errors_total" []
-        "Times that accepting a connection failed, such as for want of file descriptors.";
+        "Failed accepts, most often because the process had no file descriptor left.";
     AUTH_DECISIONS Counter "keygate_auth_decisions_total" ["decision", "reason", "route"]
         "Verdicts on requests: admitted, passed, observed or rejected, and why.";
     AUTH_DURATION Histogram "keygate_auth_duration_seconds" []

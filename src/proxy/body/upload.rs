@@ -49,7 +49,7 @@ pub(crate) struct Upload {
     moments: Rc<Moments>,
 }
 
-/// How an upload is getting on, for whoever waits for the response.
+/// Progress of an upload, for the task that waits for the response.
 #[derive(Debug)]
 pub(crate) struct Progress {
     clock: Clock,

@@ -97,7 +97,7 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
     let source = match source {
         Ok(source) => source,
         Err(error) => {
-            tracing::error!(%error, "cannot watch a listener");
+            tracing::error!(%error, "cannot register a listener with the runtime");
             return;
         }
     };

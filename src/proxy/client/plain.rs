@@ -49,7 +49,7 @@ pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -
             io.put_back(read);
             Ended::Hyper(io)
         }
-        // Whoever else had it has lost it with the answer.
+        // An upgraded or aborted answer took the connection with it.
         (None, _) => Ended::Gone,
     }
 }
@@ -111,7 +111,8 @@ async fn answer_all(worker: &Rc<Worker>, wire: &Rc<Wire>, client: &Rc<Client>) -
             },
         };
         read.answered();
-        // A body that is not wanted whole is not looked for the next request behind it.
+        // If the request body was not read to its end, close: what follows it must not be parsed as
+        // a request.
         lines.closes |= closes || worker.draining.get() || wire.owes_body();
         let closes = lines.closes;
         let head = answer::finish(worker, client, lines, rest);

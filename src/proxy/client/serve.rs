@@ -184,7 +184,7 @@ async fn arrive(
 }
 
 /// A listener that expects PROXY headers takes nothing from anybody else. A peer on a Unix socket
-/// is local, and whoever may open the socket is trusted with it.
+/// is local, and anyone who may open the socket is trusted to send one.
 fn may_send_proxy(from: &NetworkSet, peer: Option<SocketAddr>) -> bool {
     peer.is_none_or(|p| !from.is_empty() && from.allows(address::canonical(p.ip())))
 }
@@ -288,12 +288,13 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
         {
             return Poll::Ready(End::Cut(Cut::Key));
         }
-        // An answer that was not taken whole would show: hyper flushes before it waits.
+        // If part of the answer were still unsent, `blocked_at` would be set: hyper flushes before
+        // it waits for the next request.
         let answered = moments.bytes_out.get() > sent_before && moments.blocked_at.get() == 0;
         if answered && !closing && moments.is_idle() {
             return Poll::Ready(End::Idle);
         }
-        // hyper does not always look for the end behind an answer without body.
+        // After an answer without body hyper does not always read the end of the stream.
         if answered && moments.is_through() {
             return Poll::Ready(End::Done(Ok(())));
         }

@@ -49,8 +49,8 @@ impl AddField for HeaderMap {
         }
     }
 
-    /// Marked so that HPACK gives it no place in its table, where it would push out what comes again,
-    /// and be searched for each time (RFC 7541 section 7.1.3).
+    /// Sets a value that HPACK does not index (RFC 7541 section 7.1.3): it would displace values
+    /// that recur, and the encoder would search for it in vain.
     fn set_unique(&mut self, name: &HeaderName, value: &[u8]) {
         if let Ok(mut value) = HeaderValue::from_bytes(value) {
             value.set_sensitive(true);

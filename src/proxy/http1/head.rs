@@ -16,8 +16,8 @@ pub(crate) struct Head {
     pub(crate) extensions: Extensions,
 }
 
-/// Fields in the order in which they came. Names are tokens in lower case, values have no byte that
-/// could end a line: whoever puts one in has parsed it.
+/// Fields in the order of the message. Names are lower-case tokens, and values have no byte that
+/// could end a line: callers parse a field before they insert it.
 #[derive(Clone, Default)]
 pub(crate) struct Fields {
     text: Vec<u8>,
@@ -167,7 +167,7 @@ impl Fields {
     fn to_map(&self) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.list.len());
         for (name, value) in self.iter() {
-            // Nothing else was put in.
+            // Parsing accepts only names and values that convert.
             if let (Ok(name), Ok(value)) =
                 (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
             {

@@ -45,8 +45,8 @@ pub(crate) struct Moments {
     pub(crate) body_open: Cell<bool>,
     pub(crate) bytes_in: Cell<u64>,
     pub(crate) bytes_out: Cell<u64>,
-    /// Bytes between requests are not the start of a head, and the peer's end is told as it is:
-    /// HTTP/2, a tunnel.
+    /// HTTP/2 or a tunnel: bytes between requests are not the start of a head, and reads report
+    /// the peer's end at once.
     pub(crate) raw: Cell<bool>,
     /// Why the connection is to end now; set from outside.
     pub(crate) cut: Cell<Option<Cut>>,
@@ -300,8 +300,8 @@ impl AsyncRead for Io {
             return Poll::Ready(Ok(()));
         }
         // hyper takes the end of the client's side for the end of the client. It may be a half
-        // close: the answer is still wanted. So the end is told once nothing runs any more; until
-        // then a deadline and failing writes tell the two apart.
+        // close, and the client still wants its answer. So report the end only once nothing runs;
+        // until then a deadline and failing writes tell the two apart.
         let hides_end = |moments: &Moments| !moments.raw.get() && moments.running.get() > 0;
         if self.moments.half_closed_at.get() != 0 && !self.moments.raw.get() {
             return if hides_end(&self.moments) { Poll::Pending } else { Poll::Ready(Ok(())) };

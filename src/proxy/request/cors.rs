@@ -1,4 +1,5 @@
-//! What answers of ours say to pages of other origins. What the service answers is its own affair.
+//! Which pages of other origins may read the answers of keygate itself. The service decides about
+//! its own.
 
 use http::header::{self, HeaderName, HeaderValue};
 

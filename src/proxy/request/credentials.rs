@@ -1,4 +1,5 @@
-//! Finds the one credential of ours in a request, and takes credentials out of what is sent on.
+//! Finds the one credential for keygate in a request, and removes credentials from what keygate
+//! forwards.
 
 use std::borrow::Cow;
 
@@ -50,9 +51,9 @@ enum Found<'r> {
 #[derive(PartialEq, Eq)]
 struct Bytes<'r>(Cow<'r, [u8]>);
 
-/// Looks at every carrier. Two that hold a credential of ours are refused, equal or not: never
-/// "the first wins" (Envoy CVE-2026-26308 and its kind). One that is empty is not there: templates
-/// and SDKs send the field of an option that nobody has set.
+/// Checks every carrier. Refuses two that hold a credential for keygate, equal or not: never
+/// "the first wins" (Envoy CVE-2026-26308 and its kind). An empty carrier counts as absent:
+/// templates and SDKs send the field of an option that nobody has set.
 pub(crate) fn read<'r>(
     head: &'r Head,
     sources: &'r [CredentialSource],
@@ -152,7 +153,7 @@ pub(crate) fn is_field_of(source: &CredentialSource, name: &[u8]) -> bool {
 }
 
 /// Takes the credentials out of the head. `all`: every configured carrier (the request was
-/// admitted); else only what is ours (DESIGN invariant 5), and carriers that are empty.
+/// admitted); else only what is ours (ARCHITECTURE.md, invariant 5), and carriers that are empty.
 pub(crate) fn strip(head: &mut Head, sources: &[CredentialSource], carried: &Carried, all: bool) {
     for source in sources {
         match source {
@@ -343,8 +344,8 @@ impl<'r> Carriers<'r> {
         let Ok(mut decoded) = LENIENT.decode(token) else {
             return Err(Rejection::why(Reason::Malformed, WHY));
         };
-        // Whose it is does not depend on whether it is right: one of ours that is written wrongly
-        // must not travel on as a stranger's.
+        // Whether it is for keygate does not depend on its form: a malformed key must not be
+        // forwarded as somebody else's credential.
         let Some(colon) = decoded.iter().position(|b| *b == b':') else {
             let ours = own(&decoded);
             decoded.zeroize();

@@ -23,10 +23,11 @@ const MOST_TRIES: usize = 4;
 
 /// Sends the request and waits for the head of the response.
 ///
-/// hyper hands back what it has not begun to send: that is sent again whatever it is. What may
-/// have reached the upstream is repeated only if it has no body, and the upstream has said that it
-/// did nothing with it (GOAWAY, REFUSED_STREAM), or it is idempotent and the connection was a
-/// kept-alive one (hyperium/hyper#2136: the upstream closed it at the same moment).
+/// hyper returns a request that it has not started to send; that one is always retried. A request
+/// that may have reached the upstream is retried only if it has no body, and either the upstream
+/// declared that it did not process it (GOAWAY, REFUSED_STREAM), or it is idempotent and the
+/// connection was a kept-alive one (hyperium/hyper#2136: the upstream closed it at the same
+/// moment).
 pub(crate) async fn send(
     worker: &Rc<Worker>,
     mut request: UpstreamRequest,

@@ -25,11 +25,11 @@ pub(crate) struct Reading<'r> {
     client: IpAddr,
     preflight: Option<Method>,
     pub(crate) carriers: Carriers<'r>,
-    /// What has to go before anything of ours is put in.
+    /// What to remove before keygate inserts its own fields.
     pub(crate) outgoing: Outgoing,
 }
 
-/// What the head needs on its way out, whoever the caller is. Owns all it says.
+/// How the head changes on its way out, for any caller. Owns its text.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     /// Fields to remove, in order: hop-by-hop, owned, forwarding.
@@ -239,7 +239,7 @@ fn fields(
     for (at, name, value) in head.fields.places() {
         let field = settings.fields.classify(name);
         if name.contains(&b'_') {
-            // Whoever misspells these must hear of it, and they must never get by.
+            // A client that misspells these must learn of it, and they must never get through.
             match field {
                 FieldClass::Credential | FieldClass::Subprotocol => {
                     return Err(misspelt(CREDENTIAL));

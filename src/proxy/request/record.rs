@@ -239,7 +239,7 @@ impl Drop for RequestRecord {
                 self.moments.body_open.set(false);
             }
         }
-        // Dropped before there was an answer: the client did not wait for it, or the fault is ours.
+        // Dropped before there was an answer: the client left, or keygate itself failed.
         // 499 is what nginx and its users call a client that did not wait.
         let (aborted, status) = match self.status {
             0 if std::thread::panicking() => (self.aborted, 500),

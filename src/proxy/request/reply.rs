@@ -52,7 +52,7 @@ pub(crate) fn refuse(
         return Reply::Lines(lines, ResponseBody::Full(ready.body()));
     }
     let mut rendered = settings.refusals.render(rejection, &context);
-    // A template's own words on origins give way to the rule; what it varies by is said beside.
+    // The rule overrides CORS fields of a template; `Vary` of both is kept.
     rendered.headers.retain(|(name, _)| {
         name == header::VARY || !asked.cors.iter().any(|(ours, _)| ours == name)
     });

@@ -1,7 +1,7 @@
 //! The head on its way to the upstream, and the [answer]'s head on its way back.
 //!
-//! Order (DESIGN invariant 4): hop-by-hop and what `Connection` names out first, owned fields out
-//! second, identity in last, by insert.
+//! Order (ARCHITECTURE.md, invariant 4): remove hop-by-hop fields and those that `Connection` names,
+//! then owned fields; insert identity last.
 
 pub(crate) mod answer;
 
@@ -58,8 +58,8 @@ pub(crate) fn rewrite(
 ) -> UpstreamRequest {
     let Around { settings, .. } = around;
     let had_length = head.fields.has(header::CONTENT_LENGTH);
-    // The spellings are in an extension of hyper's that takes no changes: with a field of ours
-    // among them, all are given up, so that ours are in lower case whoever wrote them first.
+    // hyper keeps the spellings in an extension that cannot be edited. If one of them belongs to a
+    // field of keygate, drop them all: a client must not choose the spelling of that field.
     if !around.preserve_case || outgoing.claims_identity {
         head.extensions.clear();
     } else {
@@ -203,7 +203,7 @@ fn join_cookies(fields: &mut Fields) {
     }
 }
 
-/// What we say of the client, in place of what strangers said. A trusted proxy's list goes on.
+/// Describes the client, in place of what untrusted peers sent. Extends a trusted proxy's list.
 fn forwarding(added: &mut Added, outgoing: Outgoing, named: Option<&[u8]>, around: &Around<'_>) {
     let Around { client, https, .. } = *around;
     let mut list = SmallVec::<[u8; 64]>::new();

@@ -60,7 +60,7 @@ pub fn credential<'a>(
 // === impl Offer ===
 
 impl Offer {
-    /// Takes out every entry of ours; the others keep their order.
+    /// Removes every entry that carries a key; the others keep their order.
     pub fn new<'a>(
         values: impl IntoIterator<Item = &'a HeaderValue>,
         markers: &[impl AsRef<str>],
@@ -105,8 +105,8 @@ impl Offer {
     }
 }
 
-/// The secret in an entry of ours. An entry that is nothing but the marker is ours as well: it is
-/// an empty credential, not a subprotocol.
+/// The secret in an entry that starts with a marker. An entry that is only the marker is an empty
+/// credential, not a subprotocol.
 fn carried<'a>(entry: &'a str, markers: &[impl AsRef<str>]) -> Option<&'a str> {
     // An empty marker would make every subprotocol a credential.
     let mut markers = markers.iter().map(AsRef::as_ref).filter(|m| !m.is_empty());

@@ -32,8 +32,8 @@ use crate::proxy::streams::Stream;
 #[derive(Debug)]
 pub(super) struct Http1 {
     reader: Reader,
-    /// A body that is still being written to a connection of ours. One that was not written whole
-    /// stays: such a connection serves no other request.
+    /// The body that this connection still writes without hyper. If it was not written whole it
+    /// stays here: such a connection serves no other request.
     sending: Option<Box<Sending>>,
     clock: Clock,
     /// When it was last given back; 0: never.
@@ -159,8 +159,8 @@ impl Http1 {
                 match sending {
                     Some(Poll::Ready(Ok(()))) => self.sending = None,
                     Some(Poll::Ready(Err(Stopped::Client))) => {
-                        // Without the rest of its request nobody can say what the answer is worth.
-                        // Who reads on is told.
+                        // Without the rest of its request the answer cannot be trusted: reads from
+                        // now on fail.
                         self.reader = Reader::Nobody;
                         return true;
                     }
@@ -294,7 +294,7 @@ fn drive(conn: &mut Connection<TokioIo<Io>, RequestBody>, ended: &mut Ended, cx:
     }
 }
 
-/// What the client is told about a failed exchange.
+/// The reason to give the client for a failed exchange.
 fn classify(error: &hyper::Error) -> Reason {
     if error.is_parse() || error.is_parse_too_large() {
         Reason::UpstreamBadResponse

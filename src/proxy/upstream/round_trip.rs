@@ -1,5 +1,5 @@
-//! One request and its answer over an HTTP/1.1 connection: the request is bytes already, and of
-//! the answer only the head is read here, with what came behind it.
+//! One request and its answer over an HTTP/1.1 connection: the request is bytes already. This file
+//! reads only the head of the answer, with the bytes that arrived behind it.
 
 use std::future::poll_fn;
 use std::io;
@@ -96,7 +96,7 @@ pub(super) async fn exchange(
                     let closed = Failure::of(Reason::UpstreamClosed);
                     return Poll::Ready(Err(Failure { unsent: true, stale, ..closed }));
                 }
-                // Why it takes no more may be said in an answer.
+                // The upstream takes no more; its answer may say why.
                 Ok(0) | Err(_) => (unsent, is_flushed) = (&[], true),
                 Ok(count) => unsent = unsent.get(count..).unwrap_or_default(),
             }

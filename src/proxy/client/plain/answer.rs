@@ -42,7 +42,8 @@ impl Rest {
     }
 }
 
-/// An answer of hyper's. `None`: it is none to a request that asked for nothing but an answer.
+/// An answer in the form that hyper uses, as lines. `None` for a 1xx: no plain request asks for
+/// one.
 pub(super) fn to_lines(response: Response<ResponseBody>) -> Option<(Lines, ResponseBody, Rest)> {
     let status = response.status();
     if status.is_informational() {

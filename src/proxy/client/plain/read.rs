@@ -120,8 +120,8 @@ pub(super) fn poll_gone(
     if wire.is_broken() {
         return Poll::Ready(Gone::Broken);
     }
-    // With the answer all here, what comes is the next request: its time has not begun. Before the
-    // body's end it is the body.
+    // Once the answer is complete, further bytes are the next request, whose time has not started.
+    // Before the end of the body they are the body.
     if client.moments.running.get() > 0
         && !wire.owes_body()
         && read.ahead().is_empty()

@@ -12,7 +12,7 @@ use super::files::{Validity, rfc3339};
 use crate::clock::Clock;
 use crate::core::Now;
 
-/// The same fault, and the same certificate about to expire, is told again after this time.
+/// How long until the same fault, or a certificate about to expire, is logged again.
 const REPEAT_SECS: u64 = 3600;
 /// Warn when less than this is left, or a fifth of the lifetime where that is less.
 const SOON_SECS: i64 = 7 * 24 * 3600;
@@ -117,7 +117,7 @@ impl Target {
             }
             Ok(false) => {
                 if self.fault.take().is_some() {
-                    info!("certificate files are again those in force");
+                    info!("certificate files match those in force again");
                 }
                 Outcome::Unchanged
             }
@@ -130,7 +130,7 @@ impl Target {
         Event { outcome, certificates }
     }
 
-    /// A fault is told when it is new, and every hour for as long as it lasts.
+    /// Logs a fault when it is new, and every hour for as long as it lasts.
     fn tell(&mut self, fault: &TlsError, now: Now) {
         let text = fault.to_string();
         let told = |(known, at): &(String, u64)| *known == text && !is_due(*at, now);
@@ -153,16 +153,16 @@ impl Target {
                 error!(
                     certificate = certificate.name,
                     expires,
-                    "certificate has expired, and is served for want of another\n\
-                     hint: renew it; it is loaded without a restart"
+                    "certificate has expired; serving it because there is no other\n\
+                     hint: renew it; keygate loads it without a restart"
                 );
             } else if !certificate.is_valid(now) {
                 let from = rfc3339(certificate.not_before());
                 error!(
                     certificate = certificate.name,
                     from,
-                    "certificate is not valid yet, and is served for want of another\n\
-                     hint: check this machine's clock, or put the current one in its place"
+                    "certificate is not valid yet; serving it because there is no other\n\
+                     hint: check this machine's clock, or replace the certificate by a valid one"
                 );
             } else {
                 warn!(certificate = certificate.name, expires, "certificate expires soon");

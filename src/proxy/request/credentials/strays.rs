@@ -1,9 +1,9 @@
-//! Keys of ours beside their carriers: in another spelling of one, or in the address of the page
-//! that a request came from. What is ours but written wrongly is refused, so that neither the
-//! service nor its log gets it, and whoever wrote it learns where a key belongs.
+//! Finds keys outside their carriers: in another spelling of one, or in the address of the page
+//! that a request refers to. keygate refuses a key that is written wrongly, so that neither the
+//! service nor its log gets it, and the caller learns where a key belongs.
 //!
-//! A key in a field, a cookie or a body that no source is configured for is the client's own affair:
-//! looking at every byte of every request would cost all of them what only a mistake needs.
+//! It does not look for keys in a field, a cookie or a body that no source is configured for:
+//! searching every byte would slow down every request to catch a rare mistake.
 
 use base64::Engine;
 use http::header::{self, HeaderValue};
@@ -19,16 +19,16 @@ pub(super) fn refused() -> Rejection {
     Rejection::why(Reason::Malformed, "the key is not where, or as, it is read")
 }
 
-/// Whether a carrier's value is ours. One of ours with more around it is neither ours nor a
-/// stranger's: `X-Api-Key: Bearer KEY`, `api_key="KEY"`.
+/// Whether a carrier's value is a key for keygate. A key with more around it is an error:
+/// `X-Api-Key: Bearer KEY`, `api_key="KEY"`.
 pub(super) fn judge(prefixes: &Prefixes, value: &[u8]) -> Result<bool, Rejection> {
     let ours = prefixes.own(value);
     if !ours && prefixes.found_in(value) { Err(refused()) } else { Ok(ours) }
 }
 
-/// `Authorization` with a key of ours and none of the schemes that we read, or with more around
+/// `Authorization` with a key for keygate in a scheme that it does not read, or with more around
 /// the key: `ApiKey KEY`, `KEY`, `Bearer "KEY"`, `Bearer x, Bearer KEY`; or in the other half of
-/// Basic, or in Basic where only Bearer is read.
+/// Basic, or in Basic where only Bearer is configured.
 pub(super) fn in_authorization(source: &CredentialSource, value: &[u8]) -> bool {
     match source {
         CredentialSource::Basic { prefixes, .. } | CredentialSource::Bearer { prefixes } => {
@@ -55,7 +55,7 @@ fn in_basic(prefixes: &Prefixes, value: &[u8]) -> bool {
 
 const BASIC: &[u8] = b"basic ";
 
-/// `API_KEY=`, `apikey=`, `api_key[]=` for `api_key=`, with a key of ours.
+/// `API_KEY=`, `apikey=`, `api_key[]=` for `api_key=`, with a key for keygate.
 pub(super) fn in_query(query: &str, name: &str, prefixes: &Prefixes) -> bool {
     !query.is_empty()
         && query.split('&').any(|pair| {
@@ -68,7 +68,7 @@ pub(super) fn in_query(query: &str, name: &str, prefixes: &Prefixes) -> bool {
         })
 }
 
-/// The same for a cookie: `SID=` for `sid=`, with a key of ours.
+/// The same for a cookie: `SID=` for `sid=`, with a key for keygate.
 pub(super) fn in_cookies(fields: &Fields, name: &str, prefixes: &Prefixes) -> bool {
     cookie::pairs(fields).any(|(raw, value)| {
         folded(percent_decode(raw)).eq(folded(name.bytes()))
