@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::core::count::count;
 use crate::core::route::{Mode, Needs, Require};
 use crate::core::{
     Access, BasicForm, CredentialSource, Grant, KeyKind, KeyStatus, KeyView, Now, Permission, Route,
@@ -224,24 +225,17 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
         findings.push(Finding {
             kind: "opens_nothing",
             subject: idle.join(", "),
-            message: format!(
-                "{}{more}: no rule is met by what they hold",
-                counted(idle_keys, "key")
-            ),
+            message: format!("{}{more}: no rule is met by what they hold", count(idle_keys, "key")),
             hint: Some("add a permission to them, or revoke them".to_owned()),
         });
     }
-    for (count, kind, want) in
-        [(stranded[0], "pair", "pair"), (stranded[1], "single key", "header")]
+    for (held, kind, want) in [(stranded[0], "pair", "pair"), (stranded[1], "single key", "header")]
     {
-        if count > 0 {
+        if held > 0 {
             findings.push(Finding {
                 kind: "no_carrier",
                 subject: "credentials".to_owned(),
-                message: format!(
-                    "the table has {}, and no source takes such",
-                    counted(count, kind)
-                ),
+                message: format!("the table has {}, and no source takes such", count(held, kind)),
                 hint: Some(format!("add [[credentials]] source = \"{want}\"")),
             });
         }
@@ -319,11 +313,6 @@ fn closed(route: &Route, needs: &Needs, held: &[Permission]) -> Finding {
     )
 }
 
-/// `1 key`, `2 keys`.
-fn counted(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
-}
-
 // === impl Finding ===
 
 impl Finding {
@@ -357,8 +346,8 @@ impl fmt::Display for Finding {
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { config, routes, sources, table, findings } = self;
-        let routes = counted(*routes as u64, "route");
-        let sources = counted(*sources as u64, "credential source");
+        let routes = count(*routes as u64, "route");
+        let sources = count(*sources as u64, "credential source");
         writeln!(f, "configuration {config}: {routes}, {sources}")?;
         match table {
             Some(table) => writeln!(f, "{table}")?,
@@ -369,8 +358,7 @@ impl fmt::Display for CheckReport {
         }
         match findings.len() {
             0 => writeln!(f, "ok"),
-            1 => writeln!(f, "ok, with 1 warning"),
-            n => writeln!(f, "ok, with {n} warnings"),
+            n => writeln!(f, "ok, with {}", count(n as u64, "warning")),
         }
     }
 }
@@ -381,7 +369,7 @@ impl fmt::Display for TableReport {
         if let Some(serial) = self.patch_serial {
             write!(f, ", patch {serial}")?;
         }
-        write!(f, ", signed by {}; {}", self.signers.join(", "), counted(self.keys, "key"))?;
+        write!(f, ", signed by {}; {}", self.signers.join(", "), count(self.keys, "key"))?;
         write!(f, ", {} active, {} disabled", self.active, self.disabled)?;
         write!(f, ", {} revoked, {} usable here", self.revoked, self.usable)
     }

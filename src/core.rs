@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod cors;
+pub mod count;
 pub mod credential;
 pub mod decision;
 pub mod format;

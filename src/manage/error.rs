@@ -18,10 +18,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "`{selector}` names {} keys:{}\nhint: give the key id instead of the name",
+        "`{selector}` names {} keys:{}\nhint: {hint}",
         .keys.len(), list(.keys)
     )]
-    Ambiguous { selector: String, keys: Vec<String> },
+    Ambiguous { selector: String, keys: Vec<String>, hint: String },
     /// An argument that clap cannot judge.
     #[error("{option}: {why}")]
     Argument { option: &'static str, why: String },

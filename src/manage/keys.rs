@@ -4,6 +4,7 @@ pub mod create;
 pub mod edit;
 pub mod export;
 pub mod fold;
+pub mod former;
 pub mod import;
 pub mod init;
 pub mod list;
@@ -42,7 +43,7 @@ pub enum Keys {
     /// Show all keys, or some
     List(list::List),
     /// Refuse a key for ever
-    Revoke(edit::Target),
+    Revoke(edit::Revoke),
     /// Issue a successor, and let the old secret run out
     Rotate(rotate::Rotate),
     /// Show everything about one key
@@ -63,7 +64,7 @@ impl Keys {
             Self::Import(import) => import.run(session),
             Self::Init(init) => init.run(session),
             Self::List(list) => list.run(session),
-            Self::Revoke(target) => target.set(edit::Turn::Revoke, session),
+            Self::Revoke(revoke) => revoke.run(session),
             Self::Rotate(rotate) => rotate.run(session),
             Self::Show(show) => show.run(session),
         }
@@ -105,6 +106,8 @@ fn compact(session: &mut Session) -> Result<()> {
     let serial = change.serial();
     let record = session.record(serial, "keys compact", serde_json::Value::Null);
     let (before, after) = change.compact(&[record])?;
-    session.output.note(&format!("{before} bytes before, {after} after; serial {serial}"));
+    session
+        .output
+        .note(&format!("{} before, {after} after; serial {serial}", count(before, "byte")));
     Ok(())
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::error::{Error, Result};
 use super::progress::Progress;
+pub use crate::core::count::count;
 use crate::core::visible::{Visible, visible};
 
 /// Where a command's answer goes. `json` is the choice of `--json`.
@@ -124,11 +125,6 @@ impl Columns {
         }
         Ok(())
     }
-}
-
-/// `1 key`, `2 keys`.
-pub fn count(n: u64, what: &str) -> String {
-    if n == 1 { format!("{n} {what}") } else { format!("{n} {what}s") }
 }
 
 /// A reader that went away (`| head`) is a normal end: [`super::run`] knows this one by its path.

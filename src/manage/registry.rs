@@ -177,34 +177,38 @@ impl Registry {
         if faults.is_empty() { Ok(changed) } else { Err(Error::Faults { faults, hint: HINT }) }
     }
 
-    /// The one key that `selector` means: an id, or a name that only one key has.
-    pub fn select(&self, selector: &str, org: Option<&OrgId>) -> Result<Located> {
-        let by_id = KeyId::parse(selector).ok();
-        let filter = Filter {
-            id: by_id,
-            name: by_id.is_none().then(|| selector.to_owned()),
-            org: org.cloned(),
-            digest: None,
-        };
-        let mut found = self.find(&filter)?;
-        if found.len() > 1 {
-            // A revoked key and its living namesake: the living one is meant.
-            let living = |located: &Located| located.entry.status != KeyStatus::Revoked;
-            if found.iter().filter(|located| living(located)).count() == 1 {
-                found.retain(living);
-            }
+    /// The one key that `selector` means at `now` (seconds since 1970): an id, or a name that only
+    /// one key has, or only one that is neither revoked nor expired.
+    pub fn select(&self, selector: &str, org: Option<&OrgId>, now: u64) -> Result<Located> {
+        let mut found = self.matching(selector, org)?;
+        // Keys that have ended, and a living namesake: the living one is meant.
+        let kept = |located: &Located| located.entry.status != KeyStatus::Revoked;
+        let living = |located: &Located| kept(located) && located.entry.state(now) != "expired";
+        let one = |is: &dyn Fn(&Located) -> bool| found.iter().filter(|l| is(l)).count() == 1;
+        if one(&kept) {
+            found.retain(kept);
+        } else if one(&living) {
+            found.retain(living);
         }
         match (found.pop(), found.is_empty()) {
             (Some(only), true) => Ok(only),
             (Some(last), false) => {
                 found.push(last);
                 let keys = found.iter().map(|located| located.entry.describe()).collect();
-                Err(Error::Ambiguous { selector: selector.to_owned(), keys })
+                let hint = "give the key id instead of the name".to_owned();
+                Err(Error::Ambiguous { selector: selector.to_owned(), keys, hint })
             }
             (None, _) => {
                 Err(Error::NoSuchKey { selector: selector.to_owned(), path: self.path.clone() })
             }
         }
+    }
+
+    /// All keys that `selector` may mean: those with this id, or with this name.
+    pub fn matching(&self, selector: &str, org: Option<&OrgId>) -> Result<Vec<Located>> {
+        let by_id = KeyId::parse(selector).ok();
+        let name = by_id.is_none().then(|| selector.to_owned());
+        self.find(&Filter { id: by_id, name, org: org.cloned(), digest: None })
     }
 
     /// A path of the settings, which is relative to the registry.

@@ -140,18 +140,18 @@ impl Status {
         let silent = count(|a| !a.answered);
         let behind = count(|a| a.in_force == Some(false));
         let ill = count(|a| a.config_error.is_some());
-        let of = answers.len();
+        let of = super::output::count(answers.len() as u64, "sidecar");
         let mut wrong = Vec::new();
         match self.serial {
             Some(serial) if behind > 0 => {
-                wrong.push(format!("serial {serial} is not in force on {behind} of {of} sidecars"));
+                wrong.push(format!("serial {serial} is not in force on {behind} of {of}"));
             }
-            None if silent > 0 => wrong.push(format!("{silent} of {of} sidecars did not answer")),
+            None if silent > 0 => wrong.push(format!("{silent} of {of} did not answer")),
             _ => {}
         }
         if ill > 0 {
             wrong.push(format!(
-                "the configuration has errors on {ill} of {of} sidecars: an older one is in force"
+                "the configuration has errors on {ill} of {of}: an older one is in force"
             ));
         }
         match wrong.is_empty() {

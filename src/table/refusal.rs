@@ -3,6 +3,7 @@
 
 use super::file_kind::FileKind;
 use super::signer_id::SignerId;
+use crate::core::count::count;
 
 /// Declares [`Refusal::reason`] and [`Refusal::exit`] side by side, and the list of all of them,
 /// so that no variant can go without its own word and its own code.
@@ -75,8 +76,9 @@ pub enum Refusal {
     )]
     Format { found: u8, oldest: u8, newest: u8 },
     #[error(
-        "{held} patches are held that the publisher did not know of, no more fit\n\
-         hint: publish a table built from the current registry"
+        "{} held that the publisher did not know of, no more fit\n\
+         hint: publish a table built from the current registry",
+        if *.held == 1 { "1 patch is".to_owned() } else { format!("{held} patches are") }
     )]
     HoldFull { held: usize },
     #[error("it is a {found}, wanted: {wanted}")]
@@ -101,8 +103,9 @@ pub enum Refusal {
     )]
     Rollback { serial: u64, floor: u64 },
     #[error(
-        "{after} active keys instead of {before}: more are gone than the brake allows\n\
-         hint: if that is meant, build with `--acknowledge shrink`"
+        "{} instead of {before}: more are gone than the brake allows\n\
+         hint: if that is meant, build with `--acknowledge shrink`",
+        count(*.after, "active key")
     )]
     Shrink { before: u64, after: u64 },
     #[error(
@@ -111,11 +114,14 @@ pub enum Refusal {
          hint: it was built from an older registry; build it again from the current one"
     )]
     Stale { includes_through: u64, floor: u64 },
-    #[error("{bytes} bytes, at most {limit} are allowed\nhint: raise `max_bytes` of the table")]
+    #[error(
+        "{}, at most {limit} are allowed\nhint: raise `max_bytes` of the table",
+        count(*.bytes, "byte")
+    )]
     TooLarge { bytes: u64, limit: u64 },
-    #[error("{extra} bytes follow the end that the manifest states")]
+    #[error("it goes on behind the end that the manifest states, for {}", count(*.extra, "byte"))]
     Trailing { extra: u64 },
-    #[error("it ends early: {missing} bytes are missing")]
+    #[error("it ends before the end that the manifest states, by {}", count(*.missing, "byte"))]
     Truncated { missing: u64 },
     #[error(
         "none of its signers is trusted here: {signers}\n\

@@ -7,6 +7,7 @@ mod imports;
 mod publishers;
 mod recipes;
 mod registry;
+mod rotations;
 mod scale;
 mod sessions;
 mod status;

@@ -91,6 +91,7 @@ fn a_key_goes_through_its_life() {
         let both = room.fails(65, &["-r", registry, "keys", "show", "CRM"]);
         assert!(both.contains("names 2 keys:\n  key_") && both.contains("expires 20"), "{both}");
         assert!(both.contains("hint: give the key id"), "{both}");
+        assert!(both.contains(&format!("replaces {id}")), "{both}");
         run(&["keys", "revoke", &id]);
         assert_eq!(state(&id), "revoked", "{registry}");
         assert_eq!(state("CRM"), "active", "{registry}: the living one is meant");

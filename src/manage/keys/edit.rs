@@ -10,12 +10,13 @@ use super::super::registry::entry::Entry;
 use super::super::session::Session;
 use super::super::time::When;
 use super::create;
+use super::former::{former, has_former_secret, name_both};
 use super::lookup::{holder, secret_digest};
 use crate::core::address::parse_network;
 use crate::core::{Environment, KeyStatus, Limit, OrgId, Permission};
 
 /// Which keys.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Target {
     /// Key id, or a name that only one key has; several are changed together
     #[arg(value_name = "KEY", required_unless_present = "secret_stdin")]
@@ -35,6 +36,17 @@ pub enum Turn {
     Disable,
     Enable,
     Revoke,
+    /// What a rotation has left behind.
+    RevokeFormer,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Revoke {
+    #[command(flatten)]
+    pub target: Target,
+    /// Revoke what a rotation left behind: the key that was replaced, or the former secret of a pair
+    #[arg(long, conflicts_with = "secret_stdin")]
+    pub former: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,15 +102,24 @@ pub struct OrNone<T>(pub Option<T>);
 
 impl Target {
     pub fn set(self, turn: Turn, session: &mut Session) -> Result<()> {
+        let now = session.now();
         let digest = if self.secret_stdin { Some(secret_digest()?) } else { None };
         let mut change = super::begin(session, Check::Touched)?;
         self.publish.check(change.registry(), session)?;
         let mut found = Vec::new();
         match digest {
             Some(digest) => found.push(holder(&change, digest)?),
+            None if turn == Turn::RevokeFormer => {
+                for key in &self.keys {
+                    found.push(former(change.registry(), key, self.org.as_ref(), now)?);
+                }
+            }
             None => {
                 for key in &self.keys {
-                    found.push(change.registry().select(key, self.org.as_ref())?);
+                    let located = change.registry().select(key, self.org.as_ref(), now);
+                    found.push(located.map_err(|e| {
+                        name_both(e, change.registry(), turn.action(), self.org.as_ref(), now)
+                    })?);
                 }
             }
         }
@@ -106,7 +127,7 @@ impl Target {
         found.dedup_by_key(|located| located.line);
         let mut same = Vec::new();
         for located in found {
-            match turn.apply(&located.entry)? {
+            match turn.apply(&located.entry, now)? {
                 Some(new) => change.replace(located, new),
                 None => same.push(located.entry),
             }
@@ -122,7 +143,16 @@ impl Target {
             return Ok(());
         }
         let committed = super::commit(change, turn.action(), &self.publish, session)?;
-        finish(&committed, turn.state(), &self.publish, session)
+        finish(&committed, |entry| turn.became(entry), &self.publish, session)
+    }
+}
+
+// === impl Revoke ===
+
+impl Revoke {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        let turn = if self.former { Turn::RevokeFormer } else { Turn::Revoke };
+        self.target.set(turn, session)
     }
 }
 
@@ -133,7 +163,7 @@ impl Turn {
         match self {
             Self::Disable => "keys disable",
             Self::Enable => "keys enable",
-            Self::Revoke => "keys revoke",
+            Self::Revoke | Self::RevokeFormer => "keys revoke",
         }
     }
 
@@ -141,16 +171,30 @@ impl Turn {
         match self {
             Self::Disable => "disabled",
             Self::Enable => "active",
-            Self::Revoke => "revoked",
+            Self::Revoke | Self::RevokeFormer => "revoked",
+        }
+    }
+
+    /// What a changed key has become.
+    fn became(self, entry: &Entry) -> &'static str {
+        match self {
+            Self::RevokeFormer if entry.status != KeyStatus::Revoked => {
+                "has lost its former secret"
+            }
+            _ => self.state(),
         }
     }
 
     /// The key afterwards; `None` if it is so already.
-    fn apply(self, entry: &Entry) -> Result<Option<Entry>> {
+    fn apply(self, entry: &Entry, now: u64) -> Result<Option<Entry>> {
         let status = match self {
             Self::Disable => KeyStatus::Disabled,
             Self::Enable => KeyStatus::Active,
-            Self::Revoke => KeyStatus::Revoked,
+            Self::RevokeFormer if has_former_secret(entry, now) => {
+                refuse_revoked(entry)?;
+                return Ok(Some(Entry { previous: None, ..entry.clone() }));
+            }
+            Self::Revoke | Self::RevokeFormer => KeyStatus::Revoked,
         };
         if entry.status == status {
             return Ok(None);
@@ -189,7 +233,7 @@ impl Edit {
         }
         let mut change = super::begin(session, Check::Touched)?;
         self.publish.check(change.registry(), session)?;
-        let located = change.registry().select(&self.key, self.org.as_ref())?;
+        let located = change.registry().select(&self.key, self.org.as_ref(), session.now())?;
         refuse_revoked(&located.entry)?;
         let new = self.apply(&located.entry, session.now())?;
         if new == located.entry {
@@ -198,7 +242,7 @@ impl Edit {
         }
         change.replace(located, new);
         let committed = super::commit(change, "keys edit", &self.publish, session)?;
-        finish(&committed, "changed", &self.publish, session)
+        finish(&committed, |_| "changed", &self.publish, session)
     }
 
     fn apply(&self, entry: &Entry, now: u64) -> Result<Entry> {
@@ -246,24 +290,24 @@ impl Edit {
 /// Says what became of each key, and publishes it.
 pub fn finish(
     committed: &Committed,
-    became: &str,
+    became: impl Fn(&Entry) -> &'static str,
     publish: &PublishArgs,
     session: &mut Session,
 ) -> Result<()> {
     if !session.output.json {
-        tell(committed, became, None, session)?;
+        tell(committed, &became, None, session)?;
         return publish.after(committed, session);
     }
     let command = publish.left_to_do(&committed.registry)?;
     let done = publish.after(committed, session);
     let published = Publishing { published: Some(done.is_ok() && command.is_none()), command };
-    tell(committed, became, Some(&published), session)?;
+    tell(committed, &became, Some(&published), session)?;
     done
 }
 
 fn tell(
     committed: &Committed,
-    became: &str,
+    became: &dyn Fn(&Entry) -> &'static str,
     publishing: Option<&Publishing>,
     session: &mut Session,
 ) -> Result<()> {
@@ -279,9 +323,12 @@ fn tell(
                 "" => String::new(),
                 name => format!(" ({name})"),
             };
-            session
-                .output
-                .line(&format!("{}{name} {became}; serial {}", entry.id, committed.serial))?;
+            session.output.line(&format!(
+                "{}{name} {}; serial {}",
+                entry.id,
+                became(entry),
+                committed.serial
+            ))?;
         }
     }
     session.output.flush()

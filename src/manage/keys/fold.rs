@@ -52,6 +52,6 @@ impl Fold {
             file.display(),
             committed.serial
         ));
-        finish(&committed, "taken over", &self.publish, session)
+        finish(&committed, |_| "taken over", &self.publish, session)
     }
 }

@@ -1,5 +1,6 @@
 //! `keys list|show`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use super::super::session::Session;
 use super::super::time;
 use super::lookup::secret_digest;
 use crate::core::format::KeyFormat;
-use crate::core::{Environment, OrgId, Permission};
+use crate::core::{Environment, KeyId, OrgId, Permission};
 
 /// Keys whose columns are aligned together; the next ones follow with widths of their own, so that
 /// a million keys need no memory.
@@ -56,11 +57,24 @@ pub struct Show {
 
 impl List {
     pub fn run(self, session: &mut Session) -> Result<()> {
-        const TITLES: [&str; 9] =
-            ["ID", "NAME", "ORG", "ENV", "KEY", "PERMISSIONS", "STATUS", "CREATED", "EXPIRES"];
+        const TITLES: [&str; 12] = [
+            "ID",
+            "NAME",
+            "ORG",
+            "ENV",
+            "KEY PREFIX",
+            "PERMISSIONS",
+            "NETWORKS",
+            "LIMIT",
+            "STATUS",
+            "CREATED",
+            "EXPIRES",
+            "REPLACED BY",
+        ];
         let registry = Registry::open(&session.registry)?;
         let now = session.now();
         let unpublished = Pending::of(&registry)?;
+        let successors = successors(&registry)?;
         let mut left = 0u64;
         let filter = Filter { org: self.org.clone(), name: self.name.clone(), ..Filter::default() };
         let mut columns = Columns::titled(&TITLES);
@@ -77,13 +91,17 @@ impl List {
                 first = false;
                 let mut value = to_json(entry, &registry.settings, now);
                 say_published(&mut value, entry, &unpublished);
+                say_replaced(&mut value, entry, &successors);
                 return session.output.json_raw(&value);
             }
-            let mut cells = row(entry, now);
+            let mut cells = row(entry, &registry.settings, now);
             if unpublished.has(entry.id) {
                 left += 1;
-                let [.., status, _, _] = &mut cells;
+                let [.., status, _, _, _] = &mut cells;
                 status.push_str(" (not published)");
+            }
+            if let (Some(by), [.., last]) = (successors.get(&entry.id), &mut cells) {
+                *last = by.to_string();
             }
             columns.row(cells);
             pending += 1;
@@ -139,7 +157,7 @@ impl List {
     }
 }
 
-fn row(entry: &Entry, now: u64) -> [String; 9] {
+fn row(entry: &Entry, settings: &Settings, now: u64) -> [String; 12] {
     let date = |at: Option<u64>, none: &str| match at {
         Some(at) => time::show(at).split('T').next().unwrap_or_default().to_owned(),
         None => none.to_owned(),
@@ -147,9 +165,12 @@ fn row(entry: &Entry, now: u64) -> [String; 9] {
     // For a pair the public id is what a caller shows, and whole.
     let key = match &entry.public_id {
         Some(id) => id.to_string(),
-        None if entry.start.is_empty() => "-".to_owned(),
-        None => format!("{}…", entry.start),
+        None => match key_prefix(entry, settings) {
+            "" => "-".to_owned(),
+            prefix => format!("{prefix}…"),
+        },
     };
+    let networks: Vec<_> = entry.networks.iter().map(show_network).collect();
     let words: Vec<_> = entry.permissions.iter().map(Permission::as_str).collect();
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     [
@@ -159,9 +180,13 @@ fn row(entry: &Entry, now: u64) -> [String; 9] {
         or_dash(entry.environment.map_or("", Environment::as_str)),
         key,
         or_dash(&words.join(",")),
+        or_dash(&networks.join(",")),
+        entry.limit.map_or_else(|| "-".to_owned(), show_limit),
         entry.state(now).to_owned(),
         date(entry.created, "-"),
         date(entry.expires, "never"),
+        // Its successor, which the caller knows.
+        "-".to_owned(),
     ]
 }
 
@@ -172,7 +197,7 @@ impl Show {
         let registry = Registry::open(&session.registry)?;
         let now = session.now();
         let entry = match &self.key {
-            Some(key) => registry.select(key, self.org.as_ref())?.entry,
+            Some(key) => registry.select(key, self.org.as_ref(), now)?.entry,
             None => {
                 let digest = secret_digest()?;
                 let filter = Filter { digest: Some(digest), ..Filter::default() };
@@ -187,6 +212,7 @@ impl Show {
         };
         let mut value = to_json(&entry, &registry.settings, now);
         say_published(&mut value, &entry, &Pending::of(&registry)?);
+        say_replaced(&mut value, &entry, &successors(&registry)?);
         if let Value::Object(map) = &mut value
             && self.digests
         {
@@ -225,6 +251,27 @@ fn say_published(key: &mut Value, entry: &Entry, unpublished: &Pending) {
     if let Value::Object(map) = key {
         map.insert("published".into(), (!unpublished.has(entry.id)).into());
     }
+}
+
+fn say_replaced(key: &mut Value, entry: &Entry, successors: &HashMap<KeyId, KeyId>) {
+    if let Value::Object(map) = key {
+        let by = successors.get(&entry.id).map(KeyId::to_string);
+        map.insert("replaced_by".into(), by.into());
+    }
+}
+
+/// The key that replaced each key that was rotated: the newest one, if there are several.
+pub fn successors(registry: &Registry) -> Result<HashMap<KeyId, KeyId>> {
+    let mut successors = HashMap::new();
+    // The other reading of the registry names its faults.
+    let mut faults = Vec::new();
+    registry.scan_with(&Filter::default(), &mut faults, &mut |located| {
+        if let Some(former) = located.entry.replaces {
+            successors.insert(former, located.entry.id);
+        }
+        Ok(())
+    })?;
+    Ok(successors)
 }
 
 /// The first eight characters behind the prefix, whether or not `start` was noted with it.

@@ -43,7 +43,7 @@ impl Rotate {
         let now = session.now();
         let mut change = super::begin(session, Check::Touched)?;
         self.publish.check(change.registry(), session)?;
-        let located = change.registry().select(&self.key, self.org.as_ref())?;
+        let located = change.registry().select(&self.key, self.org.as_ref(), now)?;
         let old = located.entry.clone();
         refuse_revoked(&old)?;
         if old.expires.is_some_and(|at| at <= now) && self.expires.is_none() {

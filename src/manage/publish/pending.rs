@@ -85,12 +85,17 @@ impl Pending {
     }
 }
 
+/// How a command for this registry begins.
+pub fn program(registry: &Registry) -> String {
+    match is_default(&registry.path) {
+        true => "keygatectl".to_owned(),
+        false => format!("keygatectl -r {}", quoted(&registry.path)),
+    }
+}
+
 /// The command that publishes the registry as it is; `FILE` stands for what only its user knows.
 pub fn command(registry: &Registry) -> Result<String> {
-    let mut words = vec!["keygatectl".to_owned()];
-    if !is_default(&registry.path) {
-        words.extend(["-r".to_owned(), quoted(&registry.path)]);
-    }
+    let mut words = vec![program(registry)];
     words.extend(["table".to_owned(), "build".to_owned()]);
     let publish = &registry.settings.publish;
     if publish.table.is_none() {

@@ -275,13 +275,15 @@ impl Entry {
         let date = |at: u64| time::show(at).split('T').next().unwrap_or_default().to_owned();
         let created = self.created.map(|at| format!(", created {}", date(at)));
         let expires = self.expires.map(|at| format!(", expires {}", date(at)));
+        let replaces = self.replaces.map(|former| format!(", replaces {former}"));
         format!(
-            "{} ({}, {}{}{})",
+            "{} ({}, {}{}{}{})",
             self.id,
             self.org.as_str(),
             self.status.as_str(),
             created.unwrap_or_default(),
-            expires.unwrap_or_default()
+            expires.unwrap_or_default(),
+            replaces.unwrap_or_default()
         )
     }
 

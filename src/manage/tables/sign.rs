@@ -12,6 +12,7 @@ use super::super::publish::target::{self, Destination, Origin};
 use super::super::registry::Registry;
 use super::super::session::Session;
 use super::super::signer::{Signer, load_public, table_key};
+use crate::core::count::count;
 use crate::table::Manifest;
 use crate::table::write::Draft;
 
@@ -63,9 +64,9 @@ impl AttachSignature {
                 let signature = bytes.try_into().map_err(|bytes: Vec<u8>| Error::Signer {
                     path: signature.clone(),
                     why: format!(
-                        "holds {} bytes; an Ed25519 signature has 64\n\
+                        "holds {}; an Ed25519 signature has 64\n\
                          hint: `openssl pkeyutl -sign -rawin` writes it",
-                        bytes.len()
+                        count(bytes.len() as u64, "byte")
                     ),
                 })?;
                 (load_public(public)?, signature)

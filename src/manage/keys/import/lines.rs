@@ -13,6 +13,7 @@ use super::super::super::error::{Error, Fault, Result};
 use super::super::super::registry::entry::{RawEntry, RawPrevious, Stamp, show_digest};
 use super::collect::{Candidate, Found, Wider};
 use super::text;
+use crate::core::count::count;
 use crate::core::{Digest, Secret};
 use crate::manage::time;
 
@@ -86,7 +87,11 @@ pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result
         let inside = record.iter().flat_map(str::bytes).filter(|b| *b == b'\n').count() as u64;
         let line = before + reader.position().line().saturating_sub(inside + 1);
         if record.len() > columns.len() {
-            let why = format!("{} values for {} columns", record.len(), columns.len());
+            let why = format!(
+                "{} for {}",
+                count(record.len() as u64, "value"),
+                count(columns.len() as u64, "column")
+            );
             sink(Found::Fault(Fault::new(path, line, "", why)))?;
             continue;
         }
