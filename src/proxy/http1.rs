@@ -1,5 +1,6 @@
 //! HTTP/1.1 without I/O: bytes to heads and heads to bytes, of requests and of answers. Reads only
-//! what has one meaning; all else is left to hyper, with the bytes as they came. Imports `core` alone.
+//! what has one meaning; what nobody can serve is refused, and all else is left to hyper, with the bytes
+//! as they came. Imports `core` alone.
 
 pub(crate) mod answer_body;
 pub(crate) mod answer_read;
@@ -9,4 +10,5 @@ pub(crate) mod head;
 pub(crate) mod length;
 pub(crate) mod location;
 pub(crate) mod request_read;
+pub(crate) mod request_refuse;
 pub(crate) mod request_write;

@@ -408,7 +408,7 @@ def main():
             "What hyper 1.12 settles before keygate sees the request: a Content-Length beside "
             "Transfer-Encoding is dropped and the connection ends behind the answer, equal lengths become "
             "one, a fragment is dropped before the path is judged. 1xx answers of the upstream are consumed "
-            "(hyper's server cannot send 103). hyper's own 400, 414 and 431 have an empty body.\n\n")
+            "(hyper's server cannot send 103).\n\n")
         page.write_text(head + "".join(f"<!-- {n} -->\n{sections[n]}" for n in SUITES if n in sections))
         print(f"wrote {page.relative_to(ROOT)}")
     finally:

@@ -54,7 +54,8 @@ fn refused_heads_close_or_keep_their_connection() {
         let mut client = Client::connect(gate.address);
         client.send(get("/v1/a").replace("\r\n\r\n", &format!("\r\n{fields}\r\n")));
         let refusal = client.response();
-        assert_eq!((refusal.status(), refusal.body.is_empty()), (431, !kept), "{name}");
+        let told = (refusal.status(), refusal.code());
+        assert_eq!(told, (431, "headers_too_large".to_owned()), "{name}");
         if kept {
             is_kept(&mut client);
         } else {
@@ -73,6 +74,91 @@ fn refused_heads_close_or_keep_their_connection() {
     found.send(post("/small/a", "transfer-encoding: chunked\r\n", "b\r\n0123456789a\r\n"));
     assert_eq!(found.response().status(), 413);
     is_gone(&mut found);
+}
+
+/// A head that no reader takes is refused as any other: code, request id, a line of the log with both
+/// and with what could be read.
+#[test]
+fn heads_that_cannot_be_read_are_refused_in_full() {
+    let upstream = Upstream::start();
+    let good = "GET /public/before HTTP/1.1\r\nhost: a\r\n\r\n";
+    let by_hyper = "GET /public/before HTTP/1.1\r\nhost: a\r\nte: trailers\r\n\r\n";
+    let long = format!("GET /v1/a HTTP/1.1\r\nx-a: {}", "b".repeat(40_000));
+    let many = format!("PUT /v1/a HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(101));
+    let cases = [
+        ("nothing known", "\x16\x03\x01\x02\r\n\r\n", 400, "bad_target", ("other", "")),
+        ("version", "GET /v1/a HTTP/2.0\r\n\r\n", 400, "bad_target", ("GET", "/v1/a")),
+        ("target", "GET /v1/<a>?k HTTP/1.1\r\n\r\n", 400, "bad_target", ("GET", "/v1/%3Ca%3E")),
+        ("query", "GET /v1/a?\"k\" HTTP/1.1\r\n\r\n", 400, "bad_target", ("GET", "/v1/a")),
+        ("name", "POST /v1/a HTTP/1.1\r\na b: c\r\n\r\n", 400, "bad_header", ("POST", "/v1/a")),
+        ("value", "GET /v1/a HTTP/1.1\r\na: b\0\r\n\r\n", 400, "bad_header", ("GET", "/v1/a")),
+        (
+            "coding",
+            "POST /v1/a HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "bad_framing",
+            ("POST", "/v1/a"),
+        ),
+        (
+            "length",
+            "GET /v1/a HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
+            400,
+            "bad_framing",
+            ("GET", "/v1/a"),
+        ),
+        ("long", &long, 431, "headers_too_large", ("GET", "/v1/a")),
+        ("many", &many, 431, "headers_too_large", ("PUT", "/v1/a")),
+        ("late", "GET /v1/a HTTP/1.1\r\nhos", 408, "header_timeout", ("GET", "/v1/a")),
+    ];
+    for option in ["", "preserve_header_case = true"] {
+        let waits = "[timeouts]\nheader = \"500ms\"\n";
+        let gate = Gate::before(&upstream).also(waits).upstream_option(option).start();
+        for (name, head, status, reason, (method, path)) in cases {
+            for before in ["", good, by_hyper] {
+                let mut client = Client::connect(gate.address);
+                if !before.is_empty() {
+                    client.send(before);
+                    assert_eq!(client.response().status(), 200);
+                }
+                client.send(head);
+                let refusal = client.response();
+                let code = if status == 408 { "request_timeout" } else { reason };
+                assert_eq!((refusal.status(), refusal.code().as_str()), (status, code), "{name}");
+                assert_eq!(refusal.one("connection").as_deref(), Some("close"), "{name}");
+                let id = refusal.one("x-request-id").expect("a request id");
+                assert_eq!(refusal.json()["request_id"], *id, "{name}");
+                is_gone(&mut client);
+                assert!(gate.log_soon(&id), "{name}: no line has {id}:\n{}", gate.log());
+                let log = gate.log();
+                let line = log.lines().find(|l| l.contains(&id)).expect("the line");
+                let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                assert_eq!(line["reason"], reason, "{name}");
+                assert_eq!(line["status"], status, "{name}");
+                assert_eq!((&line["method"], &line["path"]), (&method.into(), &path.into()));
+            }
+        }
+        for reason in ["bad_target", "bad_header", "bad_framing", "headers_too_large"] {
+            let line = format!("keygate_requests_failed_total{{reason=\"{reason}\"}}");
+            assert!(gate.metrics().lines().any(|l| l.starts_with(&line) && !l.ends_with(" 0")));
+        }
+    }
+    assert!(upstream.take().iter().all(|r| r.first_line().contains("/public/before")));
+}
+
+/// A refused head is answered without its body's bytes when it was HEAD, and its client, which still
+/// sends, can read the answer.
+#[test]
+fn a_refused_head_is_readable_while_its_client_sends() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    let mut head = Client::connect(gate.address);
+    head.send("HEAD /v1/a HTTP/1.1\r\na b: c\r\n\r\n");
+    assert_eq!(head.response_head().status(), 400);
+    assert!(head.is_closed(), "bytes behind an answer to HEAD");
+    let mut upload = Client::connect(gate.address);
+    upload.send("POST /v1/a HTTP/1.1\r\na b: c\r\ncontent-length: 2000000\r\n\r\n");
+    upload.send("x".repeat(2_000_000));
+    assert_eq!((upload.response().status(), upstream.take().len()), (400, 0));
 }
 
 /// A body that cannot end: 400, or a cut answer when that has begun.
@@ -140,7 +226,8 @@ fn clients_that_say_nothing_are_closed() {
         let mut slow = Client::connect(gate.address);
         slow.send(begun);
         let refusal = slow.response();
-        assert_eq!((refusal.status(), refusal.body.len()), (408, 0), "{begun}");
+        let told = (refusal.status(), refusal.code());
+        assert_eq!(told, (408, "request_timeout".to_owned()), "{begun}");
         is_gone(&mut slow);
         let line = "keygate_requests_failed_total{reason=\"header_timeout\"}";
         counted(&gate, &format!("{line} {}", n + 1));

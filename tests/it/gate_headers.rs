@@ -318,7 +318,7 @@ fn malformed_fields_are_refused() {
     ] {
         let request =
             format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{line}\r\n\r\n");
-        gate.refuses_bytes(name, request.as_bytes(), 400);
+        gate.refuses(name, request, 400, "bad_header");
     }
 }
 

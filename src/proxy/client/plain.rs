@@ -1,11 +1,12 @@
 //! Plain HTTP/1.1 with a client, without hyper: a head of which every part has one meaning, no body or
 //! one of declared length. Most requests are such, and for them a codec that can do everything costs
 //! more than all that keygate does (docs/performance.md). Whatever is not as simple as that is handed
-//! to hyper with every byte that was read. What may pass is decided elsewhere, for both alike
+//! to hyper with every byte that was read, unless hyper could only refuse it: that is done here. What may pass is decided elsewhere, for both alike
 //! ([`service::handle`]).
 
 mod answer;
 mod read;
+mod refused;
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -16,9 +17,12 @@ use bytes::Bytes;
 
 use self::answer::Rest;
 use self::read::{Gone, Read, poll_gone};
+pub(super) use self::refused::refuse;
+use crate::core::Reason;
 use crate::proxy::body::{ClientBody, Coming, Wire};
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::request_read::{Asked, Parsed, parse};
+use crate::proxy::http1::request_refuse::{HeadBounds, Judged, RefusedHead, judge, unfinished};
 use crate::proxy::net::buffers::BUFFER;
 use crate::proxy::net::io::{Cut, Io};
 use crate::proxy::request::client::Client;
@@ -32,8 +36,9 @@ pub(super) enum Ended {
     /// The connection is through.
     Done(Io),
     Cut(Io, Cut),
-    /// The rest is for hyper.
+    /// The rest is for hyper, and the head is one that it takes.
     Hyper(Io),
+    Refused(Io, Box<RefusedHead>),
     /// Nothing is left of it.
     Gone,
 }
@@ -45,6 +50,7 @@ pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -
     match (wire.into_io(), over) {
         (Some(io), Over::Done) => Ended::Done(io),
         (Some(io), Over::Cut(cut)) => Ended::Cut(io, cut),
+        (Some(io), Over::Refused(refused)) => Ended::Refused(io, refused),
         (Some(mut io), Over::Hyper(read)) => {
             io.put_back(read);
             Ended::Hyper(io)
@@ -60,6 +66,7 @@ enum Over {
     Cut(Cut),
     /// With what was read for it.
     Hyper(Bytes),
+    Refused(Box<RefusedHead>),
 }
 
 async fn answer_all(worker: &Rc<Worker>, wire: &Rc<Wire>, client: &Rc<Client>) -> Over {
@@ -70,7 +77,12 @@ async fn answer_all(worker: &Rc<Worker>, wire: &Rc<Wire>, client: &Rc<Client>) -
         }
         let asked = match poll_fn(|cx| poll_request(worker, client, wire, &mut read, cx)).await {
             Ok(asked) => asked,
+            Err(Next::Cut(Cut::Header)) if read.holds_more() => {
+                let late = unfinished(&read.bytes, Reason::HeaderTimeout);
+                return Over::Refused(Box::new(late));
+            }
             Err(Next::Cut(cut)) => return Over::Cut(cut),
+            Err(Next::Refused(refused)) => return Over::Refused(refused),
             Err(Next::End) => return Over::Done,
             Err(Next::Other) => return Over::Hyper(read.take()),
         };
@@ -141,7 +153,11 @@ enum Next {
     /// The client is done, or we are.
     End,
     Other,
+    Refused(Box<RefusedHead>),
 }
+
+/// Fields that hyper takes in any head.
+pub(super) const HYPER_HEADERS: usize = 100;
 
 fn poll_request(
     worker: &Worker,
@@ -154,25 +170,43 @@ fn poll_request(
     if let Some(cut) = client.moments.cut.get() {
         return Poll::Ready(Err(Next::Cut(cut)));
     }
-    let most = BUFFER.min(worker.shared.caps.head_bytes);
+    let caps = &worker.shared.caps;
+    // hyper takes so many fields whatever the limit; `request::facts` counts them then.
+    let bounds = HeadBounds { bytes: caps.head_bytes, fields: caps.headers.max(HYPER_HEADERS) };
+    let most = BUFFER.min(bounds.bytes);
     loop {
-        if !read.bytes.is_empty() {
-            let parsed =
-                if read.may_be_whole() { parse(&read.bytes, most) } else { Parsed::Partial };
+        if !read.bytes.is_empty() && (read.may_be_whole() || read.bytes.len() >= bounds.bytes) {
+            // hyper alone knows how a client wrote the names of its fields.
+            let parsed = match worker.shared.upstream.preserve_case {
+                true => Parsed::Other,
+                false => parse(&read.bytes, most),
+            };
             match parsed {
                 Parsed::Asked(asked, length) => {
                     read.used = length;
                     return Poll::Ready(Ok(asked));
                 }
-                Parsed::Partial if read.bytes.len() < most => read.looked_at = read.bytes.len(),
-                Parsed::Partial | Parsed::Other => return Poll::Ready(Err(Next::Other)),
+                Parsed::Partial if read.bytes.len() < most => {}
+                Parsed::Partial | Parsed::Other => match judge(&read.bytes, bounds) {
+                    Judged::Partial => {}
+                    Judged::Servable => return Poll::Ready(Err(Next::Other)),
+                    Judged::Refused(refused) => {
+                        return Poll::Ready(Err(Next::Refused(refused)));
+                    }
+                },
             }
+            read.looked_at = read.bytes.len();
         }
+        // A long head needs more room than a buffer has.
+        let room = match read.bytes.len() {
+            0..BUFFER => BUFFER,
+            _ => bounds.bytes,
+        };
         if worker.draining.get() {
             let next = if read.bytes.is_empty() { Next::End } else { Next::Other };
             return Poll::Ready(Err(next));
         }
-        match ready!(read.poll_more(wire, cx)) {
+        match ready!(read.poll_more(wire, room, cx)) {
             Ok(0) if read.bytes.is_empty() => return Poll::Ready(Err(Next::End)),
             // It ends in the middle of a head, which hyper knows how to take.
             Ok(0) => return Poll::Ready(Err(Next::Other)),

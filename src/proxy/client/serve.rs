@@ -7,20 +7,20 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::linger::end_clean;
-use super::plain;
+use super::plain::{self, HYPER_HEADERS};
 use crate::core::{NetworkSet, Now, Reason, address};
 use crate::proxy::body::Unread;
 use crate::proxy::executor::LocalExecutor;
+use crate::proxy::http1::request_refuse::unfinished;
 use crate::proxy::load::Counted;
 use crate::proxy::net::accepted::About;
 use crate::proxy::net::connections::Registered;
@@ -28,7 +28,6 @@ use crate::proxy::net::io::{ClientAddr, Cut, Io, Moments};
 use crate::proxy::net::transport::{Plain, Rewound, Transport};
 use crate::proxy::net::{proxy_protocol, tls};
 use crate::proxy::request::client::Client;
-use crate::proxy::request::reply;
 use crate::proxy::request::service::Gate;
 use crate::proxy::worker::Worker;
 use crate::telemetry::TurnedAway;
@@ -83,6 +82,8 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     };
     let Arrived { mut transport, mut ahead, address, subject, http2 } = arrived;
     let https = matches!(transport, Transport::Tls(_));
+    // Begins with something that may become HTTP/2 yet, and does not go on.
+    let mut late = None;
     let http2 = http2
         || (!https && worker.shared.http2.prior_knowledge && {
             let deadline = worker.shared.timeouts.header;
@@ -96,16 +97,8 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
                 Err(_) if ahead.is_empty() => return,
                 // Not one whole head: answer as for any head that did not come.
                 Err(_) => {
-                    let http2 = false;
-                    crate::proxy::request::record::note_unread(
-                        worker,
-                        address.ip(),
-                        http2,
-                        Reason::HeaderTimeout,
-                    );
-                    moments.bytes_in.set(ahead.len() as u64);
-                    let io = Io::new(transport, ahead, moments);
-                    return Box::pin(end_cut(io, Cut::Header)).await;
+                    late = Some(Box::new(unfinished(&ahead, Reason::HeaderTimeout)));
+                    false
                 }
             }
         });
@@ -120,7 +113,9 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
         upgraded: RefCell::default(),
         running: std::cell::Cell::default(),
     });
-    if http2 {
+    if let Some(late) = late {
+        Box::pin(plain::refuse(worker, &client, io, *late)).await;
+    } else if http2 {
         Box::pin(serve_http2(worker, io, &client)).await;
     } else {
         serve_http1(worker, io, &client).await;
@@ -223,21 +218,18 @@ enum End {
 
 /// HTTP/1, by turns: what is [plain] without hyper, and hyper for a request that is not.
 async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
-    // hyper alone knows how a client wrote the names of its fields.
-    let may_be_plain = !worker.shared.upstream.preserve_case;
     loop {
-        if may_be_plain {
-            match plain::converse(worker, io, client).await {
-                plain::Ended::Done(io) if io.ends_by_itself() => return,
-                plain::Ended::Done(io) => {
-                    return Box::pin(end_clean(worker, client.address.ip(), io)).await;
-                }
-                plain::Ended::Cut(io, cut) => {
-                    return Box::pin(cut_http1(worker, client, io, cut)).await;
-                }
-                plain::Ended::Hyper(rest) => io = rest,
-                plain::Ended::Gone => return,
+        match plain::converse(worker, io, client).await {
+            plain::Ended::Done(io) if io.ends_by_itself() => return,
+            plain::Ended::Done(io) => {
+                return Box::pin(end_clean(worker, client.address.ip(), io)).await;
             }
+            plain::Ended::Cut(io, cut) => return end_cut(&io, cut),
+            plain::Ended::Refused(io, refused) => {
+                return Box::pin(plain::refuse(worker, client, io, *refused)).await;
+            }
+            plain::Ended::Hyper(rest) => io = rest,
+            plain::Ended::Gone => return,
         }
         // Boxed: most connections never need it.
         let end = Box::pin(serve_by_hyper(worker, io, client)).await;
@@ -305,7 +297,12 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
     let mut io = parts.io.into_inner();
     drop(parts.service);
     match end {
-        End::Cut(cut) => cut_http1(worker, client, io, cut).await,
+        // Of a head that begins behind a body which nobody wanted.
+        End::Cut(Cut::Header) if !parts.read_buf.is_empty() => {
+            let late = unfinished(&parts.read_buf, Reason::HeaderTimeout);
+            Box::pin(plain::refuse(worker, client, io, late)).await;
+        }
+        End::Cut(cut) => end_cut(&io, cut),
         End::Done(Ok(())) => match client.upgraded.take() {
             Some(upgraded) => Box::pin(upgraded.run(worker, io, parts.read_buf)).await,
             None => end_clean(worker, client.address.ip(), io).await,
@@ -322,8 +319,6 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
     None
 }
 
-/// Fields up to which hyper keeps them on the stack.
-const HYPER_HEADERS: usize = 100;
 /// Most bytes that are read ahead of an upload; hyper's buffer grows to it only while reads fill it.
 /// With less, a large upload costs more system calls.
 const READ_BUFFER: usize = 256 * 1024;
@@ -395,7 +390,8 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// hyper answers a head that it cannot parse by itself, with an empty body; what is left for us is
-/// to count it.
+/// to count it. It sees such a head only where a client sends one right behind a request that hyper
+/// reads, without waiting for the answer: all others are judged before.
 fn note_error(worker: &Worker, client: &Client, error: &hyper::Error) {
     let reason = if error.is_parse_too_large() {
         Reason::HeadersTooLarge
@@ -412,27 +408,12 @@ fn note(worker: &Worker, client: &Client, reason: Reason) {
     crate::proxy::request::record::note_unread(worker, client.address.ip(), client.http2, reason);
 }
 
-async fn cut_http1(worker: &Worker, client: &Client, io: Io, cut: Cut) {
-    if cut == Cut::Header && io.moments().bytes_in.get() > 0 {
-        note(worker, client, Reason::HeaderTimeout);
-    }
-    end_cut(io, cut).await;
-}
-
 /// Ends a connection whose time is up.
-async fn end_cut(mut io: Io, cut: Cut) {
+fn end_cut(io: &Io, cut: Cut) {
     tracing::debug!(why = cut.as_str(), "connection ended");
     match cut {
-        Cut::Idle | Cut::HalfClosed => {}
-        // Only to a client that has begun to ask: a silent one may be a health check.
-        Cut::Header if io.moments().bytes_in.get() > 0 => {
-            let answer = async {
-                io.write_all(reply::HEADER_TIMEOUT).await?;
-                io.shutdown().await
-            };
-            let _ = timeout(Duration::from_millis(100), answer).await;
-        }
-        Cut::Header => {}
+        // A client that is silent from the beginning may be a health check.
+        Cut::Idle | Cut::HalfClosed | Cut::Header => {}
         Cut::Drain | Cut::Key | Cut::Write => io.reset_on_drop(),
     }
 }

@@ -326,7 +326,7 @@ fn known_method(method: &Method) -> &str {
     }
 }
 
-/// A head that never came whole, or that hyper could not parse and answered by itself.
+/// A head that hyper could not parse and answered by itself.
 pub(crate) fn note_unread(worker: &Worker, client: IpAddr, http2: bool, reason: Reason) {
     worker.cells.request_failed(reason);
     worker.cells.request(NO_ROUTE, MethodLabel::Other, reason.status());

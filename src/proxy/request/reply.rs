@@ -110,10 +110,6 @@ pub(crate) fn no_content(
 /// Room for the head of a refusal.
 const LINES: usize = 512;
 
-/// The bare answer to a head that never came whole; there is nothing yet to render it for.
-pub(crate) const HEADER_TIMEOUT: &[u8] =
-    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-
 /// The status of a rejection, for the record.
 pub(crate) fn status_of(rejection: &Rejection, grpc: bool) -> u16 {
     // Trailers-only: the HTTP status of a gRPC refusal is always 200.

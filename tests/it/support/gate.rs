@@ -451,7 +451,7 @@ impl Gate {
         answer
     }
 
-    /// As [`Gate::refuses`], for heads that hyper may answer itself, without a body of ours.
+    /// As [`Gate::refuses`], with any code.
     pub(crate) fn refuses_bytes(&self, name: &str, request: &[u8], status: u16) -> Message {
         let watch = self.watch.as_ref().expect("a gate in front of a recording upstream");
         let before = watch.bytes();
@@ -460,6 +460,8 @@ impl Gate {
         let answer = answer.unwrap_or_else(|| panic!("{name}: closed without an answer"));
         assert_eq!(answer.status(), status, "{name}: {}", answer.body_text());
         assert_eq!(watch.bytes(), before, "{name}: bytes reached the upstream");
+        assert!(!answer.body.is_empty(), "{name}: no body says why");
+        assert!(answer.one("x-request-id").is_some(), "{name}: no request id");
         answer
     }
 }

@@ -75,16 +75,17 @@ impl<'w> Read<'w> {
         self.looked_at == 0 || fresh.contains(&b'\n')
     }
 
-    /// Reads more behind what is there. Not called without room for it.
+    /// Reads more behind what is there, up to `most` bytes in all. Not called without room for it.
     pub(super) fn poll_more(
         &mut self,
         wire: &Wire,
+        most: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if self.bytes.capacity() == 0 {
             self.bytes = self.buffers.take();
         }
-        let room = BUFFER.saturating_sub(self.bytes.len());
+        let room = most.saturating_sub(self.bytes.len());
         let mut io = wire.io();
         let result = pin!(io.read_buf(&mut (&mut self.bytes).limit(room))).poll(cx);
         self.let_go();
@@ -126,7 +127,7 @@ pub(super) fn poll_gone(
         && !wire.owes_body()
         && read.ahead().is_empty()
         && read.bytes.len() < BUFFER
-        && let Poll::Ready(Err(_)) = read.poll_more(wire, cx)
+        && let Poll::Ready(Err(_)) = read.poll_more(wire, BUFFER, cx)
     {
         return Poll::Ready(Gone::Broken);
     }

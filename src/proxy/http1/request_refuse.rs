@@ -1,0 +1,158 @@
+//! Heads that nobody can serve. What hyper's server would refuse by itself, with an empty answer that
+//! has neither code nor request id, is found here before hyper sees it. More may be found than hyper
+//! refuses, never less: what it takes is judged by `request::facts`.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write as _;
+
+use http::{Extensions, Method, Uri, Version};
+
+use super::head::{Fields, Head, text_of};
+use super::length::content_length;
+use crate::core::{Reason, Rejection};
+
+/// What a head that is not plain comes to.
+pub(crate) enum Judged {
+    /// hyper takes it.
+    Servable,
+    Partial,
+    Refused(Box<RefusedHead>),
+}
+
+/// Why a head is refused, and what could be read of it: no fields.
+pub(crate) struct RefusedHead {
+    pub(crate) head: Head,
+    pub(crate) rejection: Rejection,
+}
+
+/// How large a head may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadBounds {
+    pub(crate) bytes: usize,
+    pub(crate) fields: usize,
+}
+
+/// Longest target that hyper takes, and longest name of a field, in bytes.
+const LONGEST_TARGET: usize = 65_534;
+const LONGEST_NAME: usize = 65_535;
+
+pub(crate) fn judge(read: &[u8], bounds: HeadBounds) -> Judged {
+    let mut fields = vec![httparse::EMPTY_HEADER; bounds.fields];
+    let mut head = httparse::Request::new(&mut fields);
+    let rejection = match head.parse(read) {
+        Ok(httparse::Status::Partial) if read.len() < bounds.bytes => return Judged::Partial,
+        Ok(httparse::Status::Complete(length)) if length <= bounds.bytes => match complete(&head) {
+            None => return Judged::Servable,
+            Some(rejection) => rejection,
+        },
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => Reason::HeadersTooLarge.into(),
+        Err(error) => syntax(&head, error),
+    };
+    Judged::Refused(Box::new(RefusedHead { head: readable(&head), rejection }))
+}
+
+/// A head that did not come whole, of which `read` is the beginning.
+pub(crate) fn unfinished(read: &[u8], reason: Reason) -> RefusedHead {
+    let mut fields = [];
+    let mut head = httparse::Request::new(&mut fields);
+    // As far as it goes.
+    let _ = head.parse(read);
+    RefusedHead { head: readable(&head), rejection: reason.into() }
+}
+
+/// What is wrong with a head of which the syntax is right.
+fn complete(head: &httparse::Request<'_, '_>) -> Option<Rejection> {
+    let path = head.path.unwrap_or_default();
+    if path.len() > LONGEST_TARGET {
+        return Some(Reason::UriTooLong.into());
+    }
+    if Method::from_bytes(head.method.unwrap_or_default().as_bytes()).is_err() {
+        return Some(Rejection::why(Reason::BadTarget, "the method is none"));
+    }
+    if Uri::try_from(path).is_err() {
+        let why = "the target has a character that has to be encoded, or no form of a target";
+        return Some(Rejection::why(Reason::BadTarget, why));
+    }
+    if head.headers.iter().any(|f| f.name.len() > LONGEST_NAME) {
+        return Some(Reason::HeadersTooLarge.into());
+    }
+    framing(head)
+}
+
+/// As hyper reads the fields that say how long the body is.
+fn framing(head: &httparse::Request<'_, '_>) -> Option<Rejection> {
+    let refuse = |why| Some(Rejection::why(Reason::BadFraming, why));
+    let (mut coding, mut length) = (None, None);
+    for field in &*head.headers {
+        if field.name.eq_ignore_ascii_case("transfer-encoding") {
+            if head.version != Some(1) {
+                return refuse("Transfer-Encoding outside HTTP/1.1");
+            }
+            coding = Some(field.value);
+        } else if field.name.eq_ignore_ascii_case("content-length") && coding.is_none() {
+            match (content_length(field.value), length) {
+                (None, _) => return refuse("Content-Length is no number below 2^63"),
+                (Some(one), Some(other)) if one != other => {
+                    return refuse("two Content-Lengths that differ");
+                }
+                (one, _) => length = one,
+            }
+        }
+    }
+    let last = text_of(coding?).and_then(|c| c.rsplit(',').next()).unwrap_or_default();
+    match last.trim().eq_ignore_ascii_case("chunked") {
+        true => None,
+        false => refuse("Transfer-Encoding is not `chunked` alone"),
+    }
+}
+
+fn syntax(head: &httparse::Request<'_, '_>, error: httparse::Error) -> Rejection {
+    match error {
+        httparse::Error::HeaderName => Rejection::why(
+            Reason::BadHeader,
+            "a field name is empty or has a character that none can have",
+        ),
+        httparse::Error::HeaderValue => {
+            Rejection::why(Reason::BadHeader, "a field value has a control character")
+        }
+        httparse::Error::Version => {
+            Rejection::why(Reason::BadTarget, "the request line does not end with HTTP/1.1")
+        }
+        _ if head.version.is_some() => {
+            Rejection::why(Reason::BadHeader, "a line of the head is no field")
+        }
+        _ => Rejection::why(Reason::BadTarget, "the first line is no request line"),
+    }
+}
+
+/// What the log may show of it: method and path, if they came.
+fn readable(head: &httparse::Request<'_, '_>) -> Head {
+    let method = head.method.and_then(|m| Method::from_bytes(m.as_bytes()).ok());
+    let path = head.path.unwrap_or_default();
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let mut shown = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'!' | b'$'..=b';' | b'=' | b'@'..=b'Z' | b'_' | b'a'..=b'z' | b'~' => {
+                shown.push(char::from(byte));
+            }
+            _ => {
+                let _ = write!(shown, "%{byte:02X}");
+            }
+        }
+    }
+    let uri = Some(shown).filter(|s| s.starts_with('/')).and_then(|s| Uri::try_from(s).ok());
+    Head {
+        method: method.or_else(|| Method::from_bytes(UNREAD).ok()).unwrap_or_default(),
+        // An authority alone has no path: the log shows none.
+        uri: uri.unwrap_or(Uri::from_static("unread")),
+        version: if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 },
+        fields: Fields::default(),
+        extensions: Extensions::new(),
+    }
+}
+
+/// A method of nobody, which the log shows as any other that it does not know.
+const UNREAD: &[u8] = b"UNREAD";
