@@ -73,7 +73,12 @@ fn the_same_files_arriving_later_change_nothing() {
         ("shrink", table_of(6, &[spec(1)])),
     ] {
         folder.publish("t.kgt", &bytes);
-        running.until(reason, |r| r.failures("table", reason) >= 1.0);
+        running.until(reason, |r| {
+            let status = r.cell.load();
+            let last = status.last_reload.as_ref().and_then(|last| last.reason);
+            // Status is told behind the counter.
+            r.failures("table", reason) >= 1.0 && last == Some(reason)
+        });
         assert_eq!(running.serial(), Some(5), "{reason}");
         assert!(running.has(1) && running.readiness.is_ready(), "{reason}");
         let status = running.cell.load();
