@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::client::Client;
 use crate::support::gate::{Gate, READER};
 use crate::support::h2raw::{self, H2};
-use crate::support::upstream::{Step, Upstream};
+use crate::support::upstream::{Step, Upstream, answer, send};
 
 /// Name, answer, whether the connection may be used again, status, body.
 type Kind = (&'static str, &'static str, u16, &'static str);
@@ -212,5 +212,60 @@ fn an_early_refusal_of_a_chunked_upload_arrives() {
         ));
         let answer = client.response();
         assert_eq!((answer.status(), &*answer.body_text()), (413, "large"), "run {run}");
+    }
+}
+
+/// Interim answers without end are no answer, and hold up nobody else.
+#[test]
+fn a_flood_of_interim_answers_is_502() {
+    let upstream = Upstream::answering(|message| match message.first_line().contains("/flood") {
+        true => vec![Step::Send("HTTP/1.1 100 C\r\n\r\n".repeat(20_000).into_bytes()), Step::Drain],
+        false => answer("200 OK", "", &"x".repeat(300_000)),
+    });
+    let gate = Gate::before(&upstream).also("[workers]\ncount = 1").start();
+    let mut client = Client::connect(gate.address);
+    // So that the connection expects long answers.
+    assert_eq!(client.send(get("long", "")).response().body_text().len(), 300_000);
+    let answer = client.send(get("flood", "")).response();
+    assert_eq!((answer.status(), &*answer.code()), (502, "bad_gateway"));
+    assert_eq!(client.send(get("long", "")).response().status(), 200);
+}
+
+/// RFC 9110 section 6.5.1: what must not be said behind a body is not passed on.
+#[test]
+fn trailers_say_only_what_trailers_may() {
+    let upstream = Upstream::answering(|_| {
+        send(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
+             Trailer: X-Sum, Connection, Location, X-Request-Id, Access-Control-Allow-Origin\r\n\r\n\
+             1\r\na\r\n0\r\nX-Sum: 97\r\nConnection: close\r\nLocation: http://inner/\r\n\
+             X-Request-Id: forged\r\nAccess-Control-Allow-Origin: *\r\nKeep-Alive: x\r\n\r\n",
+        )
+    });
+    let gate = Gate::before(&upstream).start();
+    let mut client = Client::connect(gate.address);
+    client.send(get("a", "te: trailers\r\nconnection: te\r\n"));
+    assert_eq!(client.response().body_text(), "a");
+    let seen = String::from_utf8_lossy(client.seen()).to_lowercase();
+    assert!(seen.ends_with("0\r\nx-sum: 97\r\n\r\n"), "{seen}");
+    let mut client = H2::connect(gate.address);
+    let answer = client.exchange(1, &h2raw::get("/v1/a", READER));
+    assert_eq!((answer.reset, answer.ended, &*answer.body), (None, true, &b"a"[..]));
+}
+
+/// A stream that its client gives up with NO_ERROR is cut short, not over.
+#[test]
+fn half_an_upload_over_http2_is_no_whole_one() {
+    let upstream = Upstream::answering(|_| answer("200 OK", "", "hello"));
+    let gate = Gate::before(&upstream).start();
+    for code in [0u32, 8] {
+        let mut client = H2::connect(gate.address);
+        client.headers(1, 4, &h2raw::request("POST", "/v1/a", READER));
+        client.data(1, 0, b"half of a body");
+        // The service has it before the stream ends.
+        std::thread::sleep(Duration::from_millis(200));
+        client.send(&h2raw::frame(3, 0, 1, &code.to_be_bytes()));
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!upstream.saw(b"0\r\n\r\n"), "code {code}: the service took it for whole");
     }
 }

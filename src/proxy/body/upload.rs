@@ -215,6 +215,11 @@ impl Upload {
                 self.advance(UploadState::Failed);
                 Poll::Ready(Some(Err(error)))
             }
+            // hyper shows a stream that its client has reset with NO_ERROR as one that is over.
+            Poll::Ready(None) if self.moments.raw.get() && !self.incoming.is_end_stream() => {
+                self.advance(UploadState::Failed);
+                Poll::Ready(Some(Err(BodyError::Truncated)))
+            }
             Poll::Ready(None) => {
                 self.advance(UploadState::Done);
                 Poll::Ready(None)

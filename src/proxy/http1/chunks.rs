@@ -14,7 +14,9 @@ pub(crate) struct ChunkReader {
     step: Step,
     /// Bytes of this chunk's data that are to come; while its size is being read, the size so far.
     left: u64,
-    /// Bytes of extensions, of all chunks together.
+    /// Digits of the size that is being read.
+    digits: u8,
+    /// Bytes of extensions and padding, of all chunks together.
     extensions: usize,
     /// The trailer section, line ends included.
     trailers: Vec<u8>,
@@ -71,6 +73,8 @@ pub(crate) enum BadChunk {
 /// Bytes of extensions and of trailers that one body may have. Nobody needs them, and a sender
 /// could hide any amount of work in them (CVE-2023-39326).
 const MOST_EXTRA: usize = 16 * 1024;
+/// Digits of a size, leading zeros included.
+const MOST_DIGITS: u8 = 16;
 /// Fields that a trailer section may have.
 const MOST_TRAILERS: usize = 100;
 /// Bytes that a chunk has around its data, at most: 16 digits and two line ends.
@@ -152,6 +156,10 @@ impl ChunkReader {
         self.step = match (self.step, byte) {
             (Step::Start | Step::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = (byte as char).to_digit(16).ok_or(BadChunk::Size)?;
+                self.digits = if self.step == Step::Start { 1 } else { self.digits + 1 };
+                if self.digits > MOST_DIGITS {
+                    return Err(BadChunk::TooLong);
+                }
                 self.left = self
                     .left
                     .checked_mul(16)
@@ -160,19 +168,13 @@ impl ChunkReader {
                     .ok_or(BadChunk::TooLong)?;
                 Step::Size
             }
-            (Step::Size | Step::Padding, b' ' | b'\t') => Step::Padding,
+            (Step::Size | Step::Padding, b' ' | b'\t') => self.extra(Step::Padding)?,
             (Step::Size | Step::Padding, b';') => Step::Extension,
             (Step::Size | Step::Padding | Step::Extension, b'\r') => Step::SizeEnd,
             (Step::Start | Step::Size | Step::Padding, _) => return Err(BadChunk::Size),
             // TERM.EXT: a reader that ends the line here finds another chunk (CVE-2025-22871).
             (Step::Extension, b'\n') => return Err(BadChunk::LineEnd),
-            (Step::Extension, _) => {
-                self.extensions += 1;
-                if self.extensions >= MOST_EXTRA {
-                    return Err(BadChunk::Extensions);
-                }
-                Step::Extension
-            }
+            (Step::Extension, _) => self.extra(Step::Extension)?,
             (Step::SizeEnd, b'\n') if self.left == 0 => Step::Line,
             (Step::SizeEnd, b'\n') => Step::Data,
             (Step::DataCr, b'\r') => Step::DataLf,
@@ -189,6 +191,11 @@ impl ChunkReader {
             (Step::Data | Step::Over, _) => self.step,
         };
         Ok(())
+    }
+
+    fn extra(&mut self, next: Step) -> Result<Step, BadChunk> {
+        self.extensions += 1;
+        if self.extensions >= MOST_EXTRA { Err(BadChunk::Extensions) } else { Ok(next) }
     }
 
     fn trailer(&mut self, byte: u8, next: Step) -> Result<Step, BadChunk> {

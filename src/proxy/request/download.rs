@@ -2,9 +2,10 @@
 //! connection, the place in the registry, the record. Never buffered whole; one frame is in our
 //! hands at a time.
 
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -12,6 +13,7 @@ use hyper::body::Incoming;
 
 use super::grpc::grpc_trailers;
 use super::record::RequestRecord;
+use super::rewrite::answer;
 use crate::core::Reason;
 use crate::proxy::body::{BodyError, Progress};
 use crate::proxy::http1::answer_body::AnswerBody;
@@ -152,6 +154,11 @@ impl Download {
             Poll::Ready(Some(Err(_))) => self.broke(),
             Poll::Ready(None) => self.finish(),
         }
+        if let Poll::Ready(Some(Ok(frame))) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            answer::clean_trailers(trailers, &self.record.worker().shared.store.load().settings);
+        }
         frame
     }
 
@@ -220,7 +227,15 @@ impl Download {
                 let driven = lease.as_ref().is_some_and(Lease::is_driven);
                 let noop = &mut Context::from_waker(Waker::noop());
                 let cx = if driven { noop } else { cx };
-                Pin::new(incoming).poll_frame(cx).map(|f| f.map(|f| f.map_err(BodyError::from)))
+                match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                    // hyper shows a stream that the service has reset with NO_ERROR as one that is
+                    // over.
+                    None if !driven && !incoming.is_end_stream() => {
+                        let cut = io::Error::from(io::ErrorKind::UnexpectedEof);
+                        Poll::Ready(Some(Err(cut.into())))
+                    }
+                    frame => Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from))),
+                }
             }
         }
     }

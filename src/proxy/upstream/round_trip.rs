@@ -66,6 +66,8 @@ pub(super) struct Around<'a> {
 const LARGEST_READ: usize = 256 * 1024;
 /// First read of a body whose length nobody knows; doubled while reads fill it.
 const FIRST_READ: usize = 16 * 1024;
+/// Interim answers before a final one, at most. Services send one or two.
+const MOST_INTERIM: u32 = 100;
 /// Data that fills less than this part of its buffer is copied, so that a trickle of small pieces
 /// does not hold large buffers.
 const WORTH_KEEPING: usize = 4;
@@ -180,24 +182,32 @@ impl HeadReader {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return Poll::Ready(Err(HeadError::Closed { is_begun })),
             }
-            while !self.read.is_empty() {
-                match find_head(&self.read, self.is_to_head) {
+            // Interim heads are taken out together: one by one, a burst of them would be moved
+            // again and again.
+            let mut begin = 0;
+            while let Some(unread) = self.read.get(begin..).filter(|unread| !unread.is_empty()) {
+                match find_head(unread, self.is_to_head) {
                     Ok(None) => break,
                     // Nobody asked for another protocol here.
                     Ok(Some(found)) if found.status == StatusCode::SWITCHING_PROTOCOLS => {
                         return Poll::Ready(Err(HeadError::Bad));
                     }
                     Ok(Some(found)) if found.status.is_informational() => {
-                        self.interim = self.interim.saturating_add(1);
-                        self.read.drain(..found.length);
+                        self.interim += 1;
+                        if self.interim > MOST_INTERIM {
+                            return Poll::Ready(Err(HeadError::Bad));
+                        }
+                        begin += found.length;
                     }
                     Ok(Some(found)) => {
+                        self.read.drain(..begin);
                         let (read, interim) = (std::mem::take(&mut self.read), self.interim);
                         return Poll::Ready(Ok(FinalHead { found, read, interim }));
                     }
                     Err(_) => return Poll::Ready(Err(HeadError::Bad)),
                 }
             }
+            self.read.drain(..begin);
         }
     }
 }

@@ -59,6 +59,7 @@ fn what_is_no_chunked_body() {
         ("no digit", b"g\r\n", BadChunk::Size),
         ("2^63", b"8000000000000000\r\n", BadChunk::TooLong),
         ("2^64", b"10000000000000000\r\n", BadChunk::TooLong),
+        ("zeros without end", b"00000000000000000", BadChunk::TooLong),
         ("a bare line feed behind the size", b"5\nhello\r\n0\r\n\r\n", BadChunk::Size),
         ("a bare line feed in an extension", b"5;a\nhello\r\n", BadChunk::LineEnd),
         ("a bare carriage return", b"5\rhello\r\n", BadChunk::LineEnd),

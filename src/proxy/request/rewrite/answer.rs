@@ -50,6 +50,44 @@ pub(crate) fn to_client(headers: &mut HeaderMap, settings: &Settings, trailers: 
     }
 }
 
+/// Takes out of trailers what they must not say (RFC 9110 section 6.5.1): what belongs to a
+/// connection, how to read the answer or what to do with it, and what keygate alone says in heads.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap, settings: &Settings) {
+    let is_allowed = |name: &HeaderName| {
+        let text = name.as_str();
+        let is_plain = settings.fields.classify(text.as_bytes()) == FieldClass::Plain;
+        is_plain
+            && *name != settings.identity.request_id
+            && !ONLY_IN_HEADS.contains(&text)
+            && !text.starts_with("access-control-")
+            && !text.starts_with("ratelimit")
+    };
+    let refused: Vec<HeaderName> =
+        trailers.keys().filter(|name| !is_allowed(name)).cloned().collect();
+    for name in refused {
+        trailers.remove(name);
+    }
+}
+
+const ONLY_IN_HEADS: [&str; 16] = [
+    "age",
+    "cache-control",
+    "clear-site-data",
+    "content-encoding",
+    "content-location",
+    "content-range",
+    "content-security-policy",
+    "content-type",
+    "date",
+    "expires",
+    "location",
+    "retry-after",
+    "set-cookie",
+    "strict-transport-security",
+    "vary",
+    "www-authenticate",
+];
+
 /// Whether the client learns which trailers will follow. hyper writes no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trailers {
