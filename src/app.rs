@@ -2,6 +2,7 @@
 //! meet.
 
 mod address_lock;
+mod cgroup;
 mod inherited;
 mod notify;
 mod prepare;
@@ -33,7 +34,9 @@ use crate::clock::Clock;
 use crate::config::{self, Bind, Config, Noted, Settings, Sharing, ThisHost};
 use crate::exit::Exit;
 use crate::proxy::tls::ServerTls;
-use crate::proxy::{self, Bound, BoundSocket, LimitStore, Load, Phase, Seed, Shared};
+use crate::proxy::{
+    self, Bound, BoundSocket, LimitStore, Load, MemoryAccount, Phase, Seed, Shared,
+};
 use crate::reload::{self, Hooks, LoadFailure, Reconfigured, Reloader, StatusCell, Time, Unusable};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::{LogError, OperatorLog};
@@ -226,6 +229,7 @@ fn build(
         upstream,
         upstream_tls,
         timeouts,
+        memory: Arc::new(MemoryAccount::new(caps.memory, cgroup::memory_limit())),
         caps,
         http2,
         drain,

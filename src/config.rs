@@ -300,6 +300,18 @@ pub struct Caps {
     /// Bytes per second that a request body must have averaged whenever `timeouts.body` has passed
     /// (408); 0: none. Default 32.
     pub body_rate: u64,
+    /// What connections may hold in memory.
+    pub memory: MemoryBudget,
+}
+
+/// What connections may hold in memory, all together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryBudget {
+    /// What the cgroup's limit leaves.
+    Detected,
+    /// No bound but those of the other limits.
+    Off,
+    Bytes(u64),
 }
 
 #[derive(Clone, Debug)]

@@ -16,6 +16,7 @@
 //! net/             bytes in and out: sockets, TLS, PROXY header, the moments of a connection
 //! executor         tasks of hyper's HTTP/2, on the worker's thread
 //! http1/           HTTP/1.1 heads to and from bytes; no I/O, imports core alone
+//! memory/          what connections hold, and who has to go; no I/O
 //! streams limits load ids dropped tunnel/   registries and parts that know nothing of the others
 //! ```
 //!
@@ -54,6 +55,7 @@ mod http1;
 mod ids;
 mod limits;
 mod load;
+mod memory;
 mod net;
 mod outbound;
 mod patience;
@@ -69,6 +71,7 @@ mod worker;
 pub use self::client::listener::{Listening, listen};
 pub use self::limits::LimitStore;
 pub use self::load::Load;
+pub use self::memory::Account as MemoryAccount;
 pub use self::net::accepted::Accepted;
 pub use self::net::bind::{Bound, BoundSocket, bind, bind_tcp};
 pub use self::net::pipe::PIPE_DESCRIPTORS;

@@ -28,6 +28,7 @@ restart! {
     "limits.connections_per_address" => caps.connections_per_address,
     "limits.head_bytes" => caps.head_bytes,
     "limits.headers" => caps.headers,
+    "limits.memory" => caps.memory,
     "limits.uri_bytes" => caps.uri_bytes,
     "listen" => listeners,
     "log.access" => log.access,

@@ -13,8 +13,8 @@ use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
     Bind, Caps, CertificateFiles, ClientAuth, Config, ConnectionReuse, Drain, Families,
-    Http2Config, Listener, Log, LogFormat, LogLevel, Places, Sharing, Timeouts, TlsClient,
-    TlsServer, UpstreamAddress, UpstreamConfig, UpstreamProtocol, Workers,
+    Http2Config, Listener, Log, LogFormat, LogLevel, MemoryBudget, Places, Sharing, Timeouts,
+    TlsClient, TlsServer, UpstreamAddress, UpstreamConfig, UpstreamProtocol, Workers,
 };
 use super::{addresses, admin, delivery, policy};
 use crate::core::NetworkSet;
@@ -363,8 +363,27 @@ fn caps(section: &ConfigSection<'_>) -> Caps {
         headers: section.integer("headers", 100, 8..=1_000) as usize,
         uri_bytes: section.size("uri_bytes", 8 << 10, 64..=1 << 16) as usize,
         body_rate: section.integer("body_rate", 32, 0..=1 << 30),
+        memory: memory_budget(section),
     }
 }
+
+fn memory_budget(section: &ConfigSection<'_>) -> MemoryBudget {
+    let read = |text: &str| match text {
+        "none" => Ok(MemoryBudget::Off),
+        text => match super::units::size(text)? {
+            bytes if bytes >= LEAST_MEMORY => Ok(MemoryBudget::Bytes(bytes)),
+            _ => Err(ConfigProblem::new(
+                "must be at least 8MiB: one address may have a quarter of it, and a client with \
+                 a full head or HTTP/2 takes some hundred KiB",
+            )
+            .hint("leave it out to use what the cgroup's limit leaves, or say \"none\"")),
+        },
+    };
+    section.parse("memory", read).unwrap_or(MemoryBudget::Detected)
+}
+
+/// With less, a handful of clients would find the gate closed.
+const LEAST_MEMORY: u64 = 8 << 20;
 
 fn drain(section: &ConfigSection<'_>) -> Drain {
     Drain {

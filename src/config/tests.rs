@@ -444,6 +444,12 @@ fn what_is_refused() {
             "[timeouts]\nidle = \"75\"\n[listen]",
             "write \"75s\" for seconds",
         ),
+        (
+            "memory",
+            "[listen]",
+            "[limits]\nmemory = \"1MiB\"\n[listen]",
+            "limits.memory: must be at least 8MiB",
+        ),
         ("zero", "[listen]", "[timeouts]\nidle = \"0s\"\n[listen]", "must be at least 1ms"),
         ("range", "[listen]", "[workers]\ncount = 0\n[listen]", "must be 1 to 1024, got 0"),
         ("unknown table", "[listen]", "[upstreams]\n[listen]", "upstreams: unknown key"),

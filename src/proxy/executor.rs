@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::net::io::Moments;
 use super::streams::{Kill, StreamRef, Streams};
 use crate::telemetry::WorkerCells;
 
 /// Spawns on the current worker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LocalExecutor {
-    server: Option<(Rc<Streams>, Arc<WorkerCells>)>,
+    server: Option<(Rc<Streams>, Arc<WorkerCells>, Rc<Moments>)>,
 }
 
 /// The task of one server-side stream. Ends it when its key has ended and hyper, without a flow
@@ -20,6 +21,8 @@ struct Watched<F> {
     inner: Option<Pin<Box<F>>>,
     streams: Rc<Streams>,
     cells: Arc<WorkerCells>,
+    /// Of the connection.
+    moments: Rc<Moments>,
     which: Option<StreamRef>,
     /// Of a tunnel's task, which outlives the one that spawned it.
     kill: Option<Rc<Kill>>,
@@ -29,8 +32,12 @@ struct Watched<F> {
 
 impl LocalExecutor {
     /// For the server side: its streams obey the registry.
-    pub(crate) fn watching(streams: &Rc<Streams>, cells: &Arc<WorkerCells>) -> Self {
-        Self { server: Some((Rc::clone(streams), Arc::clone(cells))) }
+    pub(crate) fn watching(
+        streams: &Rc<Streams>,
+        cells: &Arc<WorkerCells>,
+        moments: &Rc<Moments>,
+    ) -> Self {
+        Self { server: Some((Rc::clone(streams), Arc::clone(cells), Rc::clone(moments))) }
     }
 }
 
@@ -45,12 +52,24 @@ where
                     future.await;
                 });
             }
-            Some((streams, cells)) => {
+            Some((streams, cells, moments)) => {
                 let inner = Some(Box::pin(future));
                 let (streams, cells) = (Rc::clone(streams), Arc::clone(cells));
                 cells.http2_stream_opened();
+                let moments = Rc::clone(moments);
+                if let Some(held) = moments.held() {
+                    held.stream_begins();
+                    moments.grow();
+                }
                 let kill = streams.kill_for_current();
-                tokio::task::spawn_local(Watched { inner, streams, cells, which: None, kill });
+                tokio::task::spawn_local(Watched {
+                    inner,
+                    streams,
+                    cells,
+                    moments,
+                    which: None,
+                    kill,
+                });
             }
         }
     }
@@ -59,6 +78,9 @@ where
 impl<F> Drop for Watched<F> {
     fn drop(&mut self) {
         self.cells.http2_stream_closed();
+        if let Some(held) = self.moments.held() {
+            held.stream_ends();
+        }
         if std::thread::panicking() {
             self.cells.panicked();
         }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::client::serve;
 use super::ids::Ids;
 use super::load::{Counted, Load};
+use super::memory::Account as MemoryAccount;
 use super::net::accepted::About;
 use super::net::io::Cut;
 use super::net::transport::Plain;
@@ -21,7 +22,7 @@ use super::run;
 use super::upstream::{Connector, Upstream};
 use super::worker::{Phase, Shared, Worker};
 use crate::clock::Clock;
-use crate::config::{Config, Settings};
+use crate::config::{Config, MemoryBudget, Settings};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -52,6 +53,7 @@ impl Service {
         let store = Store::new(snapshot(settings, route_slots));
         let (phase, serving) = watch::channel(Phase::Serving);
         let shared = Arc::new(Shared {
+            memory: Arc::new(MemoryAccount::new(MemoryBudget::Off, None)),
             clock: clock.clone(),
             store: Arc::new(store),
             dropped_names: Default::default(),

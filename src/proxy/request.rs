@@ -4,6 +4,7 @@
 pub(crate) mod asked_upgrade;
 pub(crate) mod client;
 pub(crate) mod cors;
+pub(crate) mod counted_body;
 pub(crate) mod credentials;
 pub(crate) mod download;
 pub(crate) mod exchange;

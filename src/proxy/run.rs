@@ -128,9 +128,11 @@ async fn tick(worker: Rc<Worker>) {
         tokio::select! {
             _ = interval.tick() => {}
             () = worker.streams.next_expiry(&worker.clock) => {}
+            () = worker.connections.pressed.notified() => {}
         }
         let now = worker.clock.now();
         worker.connections.sweep(now.mono_ns, timeouts);
+        worker.settle_memory();
         for _ in 0..worker.streams.sweep(now, write_ns) {
             worker.cells.stream_ended(crate::core::Reason::Expired);
         }

@@ -20,6 +20,7 @@ use crate::config::{
 use crate::proxy::http1::location::OwnAddress;
 use crate::proxy::ids::Ids;
 use crate::proxy::load::Load;
+use crate::proxy::memory::Account;
 use crate::proxy::net::accepted::Accepted;
 use crate::proxy::net::buffers::Buffers;
 use crate::proxy::net::connections::Connections;
@@ -42,6 +43,7 @@ pub struct Shared {
     pub phase: watch::Receiver<Phase>,
     pub load: Arc<Load>,
     pub dropped_names: DroppedNames,
+    pub memory: Arc<Account>,
     /// How to hand a new connection to another worker.
     pub handoff: Vec<mpsc::UnboundedSender<Accepted>>,
 }
@@ -146,6 +148,21 @@ impl Worker {
 
     pub(crate) fn upstream_is_http2(&self) -> bool {
         self.shared.upstream.protocol == UpstreamProtocol::Http2
+    }
+
+    /// Adds up what connections hold, ends those that have to go, and shows it.
+    pub(crate) fn settle_memory(&self) {
+        let memory = &self.shared.memory;
+        // One of the workers is enough for what the process has once.
+        if self.index == 0 {
+            let keys = self.shared.store.load().keys.as_ref().map_or(0, |k| k.resident_bytes());
+            memory.fit(keys as u64);
+        }
+        self.connections.settle(memory);
+        if self.index == 0 {
+            let shown = memory.shown();
+            self.cells.memory(shown.bytes, shown.budget, shown.turned_away);
+        }
     }
 
     pub(crate) fn report_load(&self) {

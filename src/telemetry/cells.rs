@@ -30,6 +30,9 @@ pub struct WorkerCells {
     pub(super) fields_dropped: MetricCell,
     pub(super) http2_streams_open: MetricCell,
     pub(super) in_flight: MetricCell,
+    pub(super) memory_budget: MetricCell,
+    pub(super) memory_held: MetricCell,
+    pub(super) memory_turned_away: [MetricCell; MEMORY_REASONS.len()],
     pub(super) panics: MetricCell,
     pub(super) ratelimit: [MetricCell; RateDecision::ALL.len()],
     pub(super) request_duration: Histogram,
@@ -141,6 +144,9 @@ pub enum TurnedAway {
     /// The TLS handshake failed.
     Tls,
 }
+
+/// Why something was turned away for want of memory, as label values.
+pub const MEMORY_REASONS: [&str; 4] = ["address", "connection", "pressure", "stream"];
 
 /// Status codes that have a label value of their own. The upstream can send any of a thousand;
 /// the rest is counted by class.
@@ -339,6 +345,16 @@ impl WorkerCells {
         add_at(&self.lingered, end as usize);
     }
 
+    /// What the process's account of memory says; one worker records it. `turned_away` is in the order
+    /// of [`MEMORY_REASONS`].
+    pub fn memory(&self, held: u64, budget: Option<u64>, turned_away: [u64; MEMORY_REASONS.len()]) {
+        self.memory_held.set(held);
+        self.memory_budget.set(budget.unwrap_or(0));
+        for (cell, count) in self.memory_turned_away.iter().zip(turned_away) {
+            cell.set(count);
+        }
+    }
+
     pub fn accept_error(&self) {
         self.accept_errors.add(1);
     }
@@ -394,6 +410,9 @@ impl Default for WorkerCells {
             fields_dropped: MetricCell::default(),
             http2_streams_open: MetricCell::default(),
             in_flight: MetricCell::default(),
+            memory_budget: MetricCell::default(),
+            memory_held: MetricCell::default(),
+            memory_turned_away: Default::default(),
             panics: MetricCell::default(),
             ratelimit: Default::default(),
             request_duration: Histogram::new(buckets::REQUEST),
@@ -433,6 +452,10 @@ impl Default for ByCode {
 impl MetricCell {
     fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
     }
 
     fn sub(&self, n: u64) {

@@ -66,6 +66,12 @@ families! {
         "HTTP/2 streams of clients open now.";
     LINGERING_CLOSES Counter "keygate_lingering_closes_total" ["end"]
         "HTTP/1 connections closed behind an answer while the client still sent its request body.";
+    MEMORY_BUDGET Gauge "keygate_memory_budget_bytes" []
+        "What client connections may hold of the memory, all together; 0 without a budget.";
+    MEMORY_HELD Gauge "keygate_memory_held_bytes" []
+        "What client connections hold of the memory, by estimate.";
+    MEMORY_TURNED_AWAY Counter "keygate_memory_turned_away_total" ["reason"]
+        "Client connections and HTTP/2 streams that the memory budget had no room for.";
     PANICS Counter "keygate_panics_total" []
         "Requests that ended because of a fault in keygate itself.";
     RATELIMIT_DECISIONS Counter "keygate_ratelimit_decisions_total" ["decision", "policy"]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::formatting;
 
 use super::cells::{
-    ByReason, CODES, Histogram, LingerEnd, MethodLabel, MetricCell, RateDecision, RouteCells,
-    TurnedAway, WorkerCells,
+    ByReason, CODES, Histogram, LingerEnd, MEMORY_REASONS, MethodLabel, MetricCell, RateDecision,
+    RouteCells, TurnedAway, WorkerCells,
 };
 use super::metrics::{self, Family};
 use crate::core::Reason;
@@ -164,6 +164,13 @@ impl MetricsPage<'_> {
         self.plain(&metrics::CLIENT_BYTES_SENT, |w| &w.bytes_sent);
         self.plain(&metrics::FIELDS_DROPPED, |w| &w.fields_dropped);
         self.plain(&metrics::HTTP2_STREAMS_OPEN, |w| &w.http2_streams_open);
+        self.plain(&metrics::MEMORY_BUDGET, |w| &w.memory_budget);
+        self.plain(&metrics::MEMORY_HELD, |w| &w.memory_held);
+        self.family(&metrics::MEMORY_TURNED_AWAY);
+        for (at, reason) in MEMORY_REASONS.iter().enumerate() {
+            let sum = self.sum(|w| w.memory_turned_away.get(at));
+            self.sample(&metrics::MEMORY_TURNED_AWAY, "", &[("reason", reason)], sum);
+        }
     }
 
     fn upstream(&mut self) {

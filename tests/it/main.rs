@@ -29,6 +29,7 @@ mod gate_http2;
 mod gate_limits;
 mod gate_lingering;
 mod gate_location;
+mod gate_memory;
 mod gate_paths;
 mod gate_readings;
 mod gate_secrets;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::config::Listener;
 use crate::core::address;
 use crate::proxy::load::{Counted, Full};
+use crate::proxy::memory::rule::Shortage;
 use crate::proxy::net::accepted::{About, Accepted, AcceptedSocket};
 use crate::proxy::net::bind::{Bound, BoundSocket};
 use crate::proxy::net::tls::ServerTls;
@@ -150,6 +151,9 @@ pub(crate) async fn take_handed(worker: Rc<Worker>, mut handed: mpsc::UnboundedR
 
 /// To the worker with the fewest connections; usually that is us, or it will be soon.
 fn dispatch(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, about: &Arc<About>) {
+    if !worker.shared.memory.takes(Shortage::Connection) {
+        return;
+    }
     let target = worker.shared.load.choose(worker.index);
     let address = peer.map(|p| address::canonical(p.ip()));
     let counted = match Counted::take(&worker.shared.load, &worker.shared.caps, target, address) {

@@ -22,6 +22,8 @@ use crate::proxy::body::Unread;
 use crate::proxy::executor::LocalExecutor;
 use crate::proxy::http1::request_refuse::unfinished;
 use crate::proxy::load::Counted;
+use crate::proxy::memory::holding::Holding;
+use crate::proxy::memory::rule::{ChargedTo, Shortage};
 use crate::proxy::net::accepted::About;
 use crate::proxy::net::connections::Registered;
 use crate::proxy::net::io::{ClientAddr, Cut, Io, Moments};
@@ -64,7 +66,15 @@ impl Drop for Open {
 }
 
 async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, about: &About) {
-    let moments = Moments::new(worker.clock.clone());
+    let holding = Holding::new(&worker.shared.memory, &worker.connections.pressed);
+    let moments = Moments::holding(worker.clock.clone(), holding);
+    if about.proxy_from.is_none() {
+        belongs_to(worker, &moments, peer);
+    }
+    if about.tls.is_some() {
+        moments.held().inspect(|held| held.with_tls());
+    }
+    moments.settle();
     let registered = worker.connections.register(Rc::clone(&moments));
     // One system call more; only an outgoing PROXY header needs it.
     let local = if worker.shared.upstream.send_proxy { plain.local() } else { None };
@@ -72,15 +82,21 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     let arrived = if about.needs_handshake() {
         // What is rare is boxed here and below: a connection is as large as its largest state.
         let arriving = Box::pin(arrive(plain, address, about, worker.clock.now()));
+        let arriving = unless_cut(&moments, arriving);
         match timeout(worker.shared.timeouts.handshake, arriving).await {
-            Ok(Ok(arrived)) => arrived,
-            Ok(Err(turned)) => return worker.cells.connection_turned_away(turned),
+            Ok(None) => return,
+            Ok(Some(Ok(arrived))) => arrived,
+            Ok(Some(Err(turned))) => return worker.cells.connection_turned_away(turned),
             Err(_) => return worker.cells.connection_turned_away(TurnedAway::HandshakeTimeout),
         }
     } else {
         Arrived::plain(plain, address)
     };
     let Arrived { mut transport, mut ahead, address, subject, http2 } = arrived;
+    if about.proxy_from.is_some() {
+        belongs_to(worker, &moments, address.peer);
+    }
+    moments.grow();
     let https = matches!(transport, Transport::Tls(_));
     // Begins with something that may become HTTP/2 yet, and does not go on.
     let mut late = None;
@@ -88,9 +104,12 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
         || (!https && worker.shared.http2.prior_knowledge && {
             let deadline = worker.shared.timeouts.header;
             let mut first = BytesMut::from(std::mem::take(&mut ahead));
-            let sniffed = timeout(deadline, Box::pin(sniff(&mut transport, &mut first))).await;
+            let sniffed = {
+                let sniffing = Box::pin(sniff(&mut transport, &mut first));
+                timeout(deadline, unless_cut(&moments, sniffing)).await
+            };
             ahead = first.freeze();
-            match sniffed {
+            match sniffed.map(Option::flatten) {
                 Ok(Some(http2)) => http2,
                 Ok(None) => return,
                 // It has asked for nothing: there is nothing to answer, and nothing to count.
@@ -121,6 +140,37 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
         serve_http1(worker, io, &client).await;
     }
     drop::<Registered>(registered);
+}
+
+/// Whose part of the memory budget a connection counts for.
+fn belongs_to(worker: &Worker, moments: &Moments, peer: Option<SocketAddr>) {
+    let holder = peer.map_or(ChargedTo::Nobody, |peer| {
+        let ip = address::canonical(peer.ip());
+        let snapshot = worker.shared.store.load();
+        let trusted = &snapshot.settings.trusted_proxies;
+        // An empty set allows everybody.
+        let is_proxy = !trusted.is_empty() && trusted.allows(ip);
+        if is_proxy { ChargedTo::Proxy(ip) } else { ChargedTo::Address(ip) }
+    });
+    if let Some(held) = moments.held() {
+        held.belongs_to(holder);
+        moments.settle();
+        if held.account().is_over_share(holder) {
+            moments.give_way(Shortage::Address);
+        }
+    }
+}
+
+/// What comes of it; `None`: the memory budget has no room for the connection.
+async fn unless_cut<F: Future + Unpin>(moments: &Moments, mut future: F) -> Option<F::Output> {
+    poll_fn(|cx| {
+        moments.watch(cx);
+        if moments.cut.get() == Some(Cut::Memory) {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut future).poll(cx).map(Some)
+    })
+    .await
 }
 
 /// A connection of which the protocols below HTTP are done.
@@ -326,7 +376,7 @@ const READ_BUFFER: usize = 256 * 1024;
 async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     let config = &worker.shared.http2;
     client.moments.raw.set(true);
-    let executor = LocalExecutor::watching(&worker.streams, &worker.cells);
+    let executor = LocalExecutor::watching(&worker.streams, &worker.cells, &client.moments);
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
@@ -340,7 +390,9 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
         // Rapid reset (CVE-2023-44487) and MadeYouReset (CVE-2025-8671).
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(128);
-    let gate = Gate::new(worker, client);
+    let unsent = client.moments.held().map(Holding::with_http2);
+    client.moments.grow();
+    let gate = Gate::counting(worker, client, unsent);
     let mut conn = std::pin::pin!(builder.serve_connection(TokioIo::new(io), gate));
     let moments = &client.moments;
     let mut closing = false;
@@ -414,6 +466,6 @@ fn end_cut(io: &Io, cut: Cut) {
     match cut {
         // A client that is silent from the beginning may be a health check.
         Cut::Idle | Cut::HalfClosed | Cut::Header => {}
-        Cut::Drain | Cut::Key | Cut::Write => io.reset_on_drop(),
+        Cut::Drain | Cut::Key | Cut::Memory | Cut::Write => io.reset_on_drop(),
     }
 }

@@ -3,13 +3,19 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use tokio::sync::Notify;
+
 use super::io::{Cut, Moments};
 use crate::config::Timeouts;
+use crate::proxy::memory::Account;
+use crate::proxy::memory::rule::StrangerConnection;
 
 /// All open client connections of a worker. A connection never leaves its worker.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     slots: RefCell<Slots>,
+    /// Told when connections hold so much that some have to go.
+    pub(crate) pressed: Rc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +61,26 @@ impl Connections {
             }
         }
         cut
+    }
+
+    /// Books what each connection holds, and ends those that the memory budget has no room for.
+    pub(crate) fn settle(&self, account: &Account) {
+        let slots = self.slots.borrow();
+        let mut strangers = Vec::new();
+        for (slot, moments) in slots.entries.iter().enumerate() {
+            let Some(moments) = moments.as_ref().filter(|m| m.cut.get().is_none()) else {
+                continue;
+            };
+            let bytes = moments.settle();
+            if let Some(held) = moments.held().filter(|held| !held.is_admitted()) {
+                strangers.push(StrangerConnection { slot, holder: held.holder(), bytes });
+            }
+        }
+        for (slot, why) in account.to_close(&mut strangers) {
+            if let Some(Some(moments)) = slots.entries.get(slot) {
+                moments.give_way(why);
+            }
+        }
     }
 
     /// Cuts all, for the end of a drain.

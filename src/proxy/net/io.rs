@@ -14,9 +14,12 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::buffers::BUFFER;
 use super::transport::{Plain, Transport, hand_out};
 use crate::clock::Clock;
 use crate::config::Timeouts;
+use crate::proxy::memory::holding::{Holding, InUse};
+use crate::proxy::memory::rule::Shortage;
 use crate::telemetry::WorkerCells;
 
 /// A transport with bytes that were read ahead, reporting to [`Moments`].
@@ -53,6 +56,10 @@ pub(crate) struct Moments {
     waker: RefCell<Option<Waker>>,
     /// Told when an upstream connection is gone; `None` on the client side.
     counted: Option<Arc<WorkerCells>>,
+    /// Bytes that had been read when the head began that is not complete yet.
+    head_from: Cell<u64>,
+    /// What the connection holds of the memory budget; `None` on the upstream's side.
+    holding: Option<Holding>,
 }
 
 /// Why a connection was ended before its time.
@@ -68,6 +75,8 @@ pub(crate) enum Cut {
     Idle,
     /// The key of a running stream ended.
     Key,
+    /// The memory budget has no room for it.
+    Memory,
     /// The peer does not read.
     Write,
 }
@@ -81,6 +90,7 @@ impl Cut {
             Self::Header => "header_timeout",
             Self::Idle => "idle_timeout",
             Self::Key => "key_ended",
+            Self::Memory => "memory",
             Self::Write => "write_timeout",
         }
     }
@@ -92,18 +102,24 @@ const JOINED: usize = 1024;
 // === impl Moments ===
 
 impl Moments {
-    /// A connection that was accepted now: its first head is under way.
+    /// As [`Moments::holding`], without a part in the memory budget.
+    #[cfg(test)]
     pub(crate) fn new(clock: Clock) -> Rc<Self> {
-        Self::with(clock, None)
+        Self::with(clock, None, None)
+    }
+
+    /// A connection that was accepted now: its first head is under way.
+    pub(crate) fn holding(clock: Clock, holding: Holding) -> Rc<Self> {
+        Self::with(clock, None, Some(holding))
     }
 
     /// A connection to the upstream, counted while it is open.
     pub(crate) fn counted(clock: Clock, cells: Arc<WorkerCells>) -> Rc<Self> {
         cells.upstream_connection_opened();
-        Self::with(clock, Some(cells))
+        Self::with(clock, Some(cells), None)
     }
 
-    fn with(clock: Clock, counted: Option<Arc<WorkerCells>>) -> Rc<Self> {
+    fn with(clock: Clock, counted: Option<Arc<WorkerCells>>, holding: Option<Holding>) -> Rc<Self> {
         let now = clock.now().mono_ns.max(1);
         Rc::new(Self {
             clock,
@@ -119,6 +135,8 @@ impl Moments {
             cut: Cell::new(None),
             waker: RefCell::new(None),
             counted,
+            head_from: Cell::new(0),
+            holding,
         })
     }
 
@@ -158,6 +176,56 @@ impl Moments {
         }
     }
 
+    /// Its part in the memory budget.
+    pub(crate) fn held(&self) -> Option<&Holding> {
+        self.holding.as_ref()
+    }
+
+    fn in_use(&self) -> InUse {
+        let running = u64::from(self.running.get());
+        InUse {
+            head: self.open_head(),
+            running,
+            is_uploading: running > 0 && self.body_open.get(),
+            is_blocked: self.blocked_at.get() != 0,
+        }
+    }
+
+    fn open_head(&self) -> u64 {
+        // Behind a refusal, what is read is the rest of a body, and dropped.
+        let is_body = self.running.get() > 0 || self.body_open.get();
+        if self.raw.get() || is_body || self.head_at.get() == 0 {
+            return 0;
+        }
+        self.bytes_in.get().saturating_sub(self.head_from.get())
+    }
+
+    /// Books what the connection holds now; in bytes.
+    pub(crate) fn settle(&self) -> u64 {
+        self.holding.as_ref().map_or(0, |holding| holding.settle(self.in_use()))
+    }
+
+    /// It may hold much more than a moment ago. One of an address that has more than its part ends.
+    pub(crate) fn grow(&self) {
+        if let Some(holding) = &self.holding
+            && holding.grows(self.in_use())
+        {
+            self.give_way(Shortage::Address);
+        }
+    }
+
+    /// Ends for want of memory.
+    pub(crate) fn give_way(&self, why: Shortage) {
+        if self.cut.get().is_some() {
+            return;
+        }
+        if let Some(holding) = &self.holding {
+            holding.account().count(why);
+            holding.let_go();
+        }
+        self.cut(Cut::Memory);
+    }
+
     /// Remembers whom [`Moments::cut`] has to wake.
     pub(crate) fn watch(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
@@ -185,6 +253,7 @@ impl Moments {
     pub(crate) fn head_begins(&self) {
         if self.running.get() == 0 && self.head_at.get() == 0 && !self.raw.get() {
             self.head_at.set(self.clock.now().mono_ns.max(1));
+            self.head_from.set(self.bytes_in.get());
         }
     }
 
@@ -203,8 +272,11 @@ impl Moments {
             self.half_closed_at.set(self.clock.now().mono_ns.max(1));
             return;
         }
-        self.bytes_in.set(self.bytes_in.get() + count as u64);
         self.head_begins();
+        self.bytes_in.set(self.bytes_in.get() + count as u64);
+        if self.open_head() > BUFFER as u64 {
+            self.grow();
+        }
     }
 
     pub(super) fn on_write(&self, result: &Poll<io::Result<usize>>) {
@@ -256,9 +328,11 @@ impl Io {
 
     /// Bytes that were read go back, to be read by somebody else.
     pub(crate) fn put_back(&mut self, read: Bytes) {
-        if !read.is_empty() {
-            self.moments.head_begins();
+        // Nothing of it is left, but the memory it was part of would be.
+        if read.is_empty() {
+            return;
         }
+        self.moments.head_begins();
         // What was put back before has not been read whole.
         self.ahead = match self.ahead.is_empty() {
             true => read,
@@ -279,6 +353,27 @@ impl Io {
     /// memory.
     pub(crate) fn can_move(&self) -> bool {
         self.ahead.is_empty() && matches!(self.transport, Transport::Plain(_))
+    }
+
+    fn on_write(&self, result: &Poll<io::Result<usize>>) {
+        let moments = &self.moments;
+        let was_blocked = moments.blocked_at.get() != 0;
+        moments.on_write(result);
+        if moments.blocked_at.get() != 0 && !was_blocked {
+            self.blocks();
+        }
+    }
+
+    /// The socket's buffer is full: the memory of it is charged to us.
+    fn blocks(&self) {
+        if let Some(holding) = self.moments.held() {
+            let size = match self.transport.plain() {
+                Plain::Tcp(tcp) => socket2::SockRef::from(tcp).send_buffer_size(),
+                Plain::Unix(unix) => socket2::SockRef::from(unix).send_buffer_size(),
+            };
+            holding.blocked_with(size.unwrap_or(0) as u64);
+            self.moments.grow();
+        }
     }
 
     /// Closes with a reset: the peer learns at once, and the kernel keeps nothing.
@@ -326,7 +421,7 @@ impl AsyncWrite for Io {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.transport).poll_write(cx, buf);
-        self.moments.on_write(&result);
+        self.on_write(&result);
         result
     }
 
@@ -351,7 +446,7 @@ impl AsyncWrite for Io {
             }
             _ => Pin::new(&mut self.transport).poll_write_vectored(cx, bufs),
         };
-        self.moments.on_write(&result);
+        self.on_write(&result);
         result
     }
 

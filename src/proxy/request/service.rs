@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -10,6 +11,7 @@ use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 
 use super::client::Client;
+use super::counted_body::CountedBody;
 use super::credentials::Carried;
 use super::download::{Download, ResponseBody, Rest};
 use super::exchange;
@@ -29,6 +31,8 @@ use crate::proxy::http1::head::{Head, is_extended_connect};
 use crate::proxy::http1::location::cut_all;
 use crate::proxy::ids::trace_id;
 use crate::proxy::limits::Charged;
+use crate::proxy::memory::holding::UnsentAnswers;
+use crate::proxy::memory::rule::{Reach, Shortage};
 use crate::proxy::outbound::{Forward, UpstreamRequest};
 use crate::proxy::patience::Patience;
 use crate::proxy::streams::Stream;
@@ -41,24 +45,40 @@ use crate::telemetry::{DecisionOutcome, RateDecision};
 pub(crate) struct Gate {
     worker: Rc<Worker>,
     client: Rc<Client>,
+    /// Of HTTP/2: what its streams have left to be sent.
+    unsent: Option<Arc<UnsentAnswers>>,
 }
 
 // === impl Gate ===
 
 impl Gate {
     pub(crate) fn new(worker: &Rc<Worker>, client: &Rc<Client>) -> Self {
-        Self { worker: Rc::clone(worker), client: Rc::clone(client) }
+        Self::counting(worker, client, None)
+    }
+
+    /// Counts what HTTP/2 takes of answers and does not send.
+    pub(crate) fn counting(
+        worker: &Rc<Worker>,
+        client: &Rc<Client>,
+        unsent: Option<Arc<UnsentAnswers>>,
+    ) -> Self {
+        Self { worker: Rc::clone(worker), client: Rc::clone(client), unsent }
     }
 }
 
 impl Service<Request<Incoming>> for Gate {
-    type Response = Response<ResponseBody>;
+    type Response = Response<CountedBody>;
     type Error = Unwritable;
     type Future = Pin<Box<dyn Future<Output = Answer>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let worker = Rc::clone(&self.worker);
         let client = Rc::clone(&self.client);
+        if client.http2 && !worker.shared.memory.takes(Shortage::Stream) {
+            let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
+            return Box::pin(std::future::ready(Err(Unwritable::NoRoom(refused))));
+        }
+        let unsent = self.unsent.clone();
         let (mut parts, body) = request.into_parts();
         let connect = asked_upgrade::extended_connect(&mut parts);
         // Now and not with the first poll: hyper may look for the end of the client's side before.
@@ -69,20 +89,26 @@ impl Service<Request<Incoming>> for Gate {
         Box::pin(async move {
             let asked = (head, body, connect);
             match handle(worker, client, asked, Writer::Hyper, record).await {
-                Reply::Http(response) => Ok(response),
-                Reply::Lines(..) => Err(Unwritable),
+                Reply::Http(response) => Ok(response.map(|body| CountedBody { body, unsent })),
+                Reply::Lines(..) => Err(Unwritable::Lines),
             }
         })
     }
 }
 
 /// What hyper wants of a service.
-type Answer = Result<Response<ResponseBody>, Unwritable>;
+type Answer = Result<Response<CountedBody>, Unwritable>;
 
-/// An answer came as lines, which were not asked for.
+/// There is no answer that hyper could write.
 #[derive(Debug, thiserror::Error)]
-#[error("the answer has the shape of another writer")]
-pub(crate) struct Unwritable;
+pub(crate) enum Unwritable {
+    /// It came as lines, which were not asked for.
+    #[error("the answer has the shape of another writer")]
+    Lines,
+    /// hyper resets the stream with the source's reason.
+    #[error("no memory is left for another stream")]
+    NoRoom(#[source] h2::Error),
+}
 
 /// From the head of a request to the head of its response.
 pub(crate) async fn handle(
@@ -167,6 +193,13 @@ pub(crate) async fn handle(
         head.version = Version::HTTP_10;
     }
     Reply::Http(Response::from_parts(head, body))
+}
+
+/// How far a connection has come decides whether the memory budget may end it.
+fn reaches(client: &Client, reach: Reach) {
+    if let Some(held) = client.moments.held() {
+        held.rises_to(reach);
+    }
 }
 
 /// A request that may be sent, with what its answer will need.
@@ -287,6 +320,7 @@ fn admit(
     match &forward {
         Forward::Admitted(admitted) => {
             let key = admitted.key();
+            reaches(client, Reach::Admitted);
             record.key = Some(key.id);
             record.org = HeaderValue::from_str(key.org).ok();
             if let Some(charge) = admitted.charge() {
@@ -306,10 +340,14 @@ fn admit(
             record.decided(DecisionOutcome::Admitted);
         }
         Forward::Observed(observed) => {
+            reaches(client, Reach::Passed);
             record.key = observed.key();
             record.decided(DecisionOutcome::Observed(observed.rejection().reason));
         }
-        Forward::Passed(_) => record.decided(DecisionOutcome::Passed),
+        Forward::Passed(_) => {
+            reaches(client, Reach::Passed);
+            record.decided(DecisionOutcome::Passed);
+        }
     }
     let decided_ns = record.now_ns();
     worker.cells.auth_duration(decided_ns.saturating_sub(started.mono_ns));

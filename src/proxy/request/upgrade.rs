@@ -161,7 +161,9 @@ impl Upgraded {
                 match (stream.poll_end(cx), cut) {
                     (Some(StreamEnd::Key(_)), _) => Poll::Ready(close(close_code, "key ended")),
                     // The only deadline of a tunnel is that of a client that does not read.
-                    (Some(_), _) | (None, Some(IoCut::Write)) => Poll::Ready(Cut::Abrupt),
+                    (Some(_), _) | (None, Some(IoCut::Memory | IoCut::Write)) => {
+                        Poll::Ready(Cut::Abrupt)
+                    }
                     (None, Some(_)) => Poll::Ready(close(1001, "shutting down")),
                     (None, None) => Poll::Pending,
                 }

@@ -1,0 +1,180 @@
+//! The rules of the memory budget, as functions of numbers: what a connection is taken to hold, and
+//! who has to go when it is too much. docs/limits.md and docs/operations.md state them.
+
+use std::net::IpAddr;
+
+use crate::config::MemoryBudget;
+
+/// How many bytes connections may hold. Without one, nothing is turned away for memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Budget(u64);
+
+/// What the program needs beside tables and connections.
+const PROGRAM: u64 = 32 << 20;
+/// With less, a handful of clients would find the gate closed.
+pub(crate) const LEAST: u64 = 8 << 20;
+
+/// An open connection: sockets, tasks, a buffer to read into.
+pub(crate) const CONNECTION: u64 = 10 << 10;
+/// More with TLS: the session and its two buffers.
+pub(crate) const TLS: u64 = 32 << 10;
+/// More with HTTP/2: tables of HPACK, frames that are read or written.
+pub(crate) const HTTP2: u64 = 24 << 10;
+/// An HTTP/2 stream with the head of its request and of its answer.
+pub(crate) const STREAM: u64 = 4 << 10;
+/// A request that went to the service: head twice, a piece of its answer, the upstream's socket.
+pub(crate) const FORWARDED: u64 = 24 << 10;
+/// An upload over HTTP/1: what is read ahead of it.
+pub(crate) const UPLOAD: u64 = 256 << 10;
+/// An upload over HTTP/2: the stream's window, and at most the connection's for all of them.
+pub(crate) const STREAM_UPLOAD: u64 = 64 << 10;
+pub(crate) const STREAM_UPLOADS: u64 = 1 << 20;
+
+/// What a connection may cost is judged by how far it has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reach {
+    /// Nothing of it has reached the service.
+    #[default]
+    Stranger,
+    /// A request went through that needed no key: anybody can have this.
+    Passed,
+    /// A request was admitted by its key.
+    Admitted,
+}
+
+/// A connection on which nothing was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StrangerConnection {
+    /// Its place in the worker's registry.
+    pub(crate) slot: usize,
+    pub(crate) holder: ChargedTo,
+    pub(crate) bytes: u64,
+}
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum ChargedTo {
+    /// Not known yet, or a Unix socket.
+    #[default]
+    Nobody,
+    /// An address that stands for many clients (`trusted_proxies`).
+    Proxy(IpAddr),
+    Address(IpAddr),
+}
+
+/// Why something was turned away or ended for want of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// Its address held more than its part.
+    Address,
+    /// A new connection found too much in use.
+    Connection,
+    /// Room had to be made.
+    Pressure,
+    /// A new HTTP/2 stream found too much in use.
+    Stream,
+}
+
+// === impl Budget ===
+
+impl Budget {
+    pub(crate) const NONE: Self = Self(u64::MAX);
+
+    /// `limit`: what the machinery around the process allows it, in bytes.
+    pub(crate) fn of(setting: MemoryBudget, limit: Option<u64>, table_bytes: u64) -> Self {
+        match (setting, limit) {
+            (MemoryBudget::Bytes(bytes), _) => Self(bytes),
+            (MemoryBudget::Detected, Some(limit)) => {
+                // While the next table is verified, both are in memory.
+                let tables = table_bytes.saturating_mul(22) / 10;
+                Self(limit.saturating_sub(PROGRAM).saturating_sub(tables).max(LEAST))
+            }
+            (MemoryBudget::Detected, None) | (MemoryBudget::Off, _) => Self::NONE,
+        }
+    }
+
+    pub(crate) const fn from_bytes(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// In bytes; `None`: there is no budget.
+    pub(crate) const fn bytes(self) -> Option<u64> {
+        if self.0 == Self::NONE.0 { None } else { Some(self.0) }
+    }
+
+    /// What one address may hold on connections on which nothing was admitted.
+    pub(crate) const fn of_address(self) -> u64 {
+        self.0 / 4
+    }
+
+    /// Whether a new connection or stream is taken while so much is held.
+    pub(crate) const fn takes_new(self, held: u64) -> bool {
+        held <= self.0 / 100 * 80
+    }
+
+    /// Whether room has to be made.
+    pub(crate) const fn is_pressed(self, held: u64) -> bool {
+        held > self.0 / 100 * 95
+    }
+}
+
+/// Which connections have to go, and why. `held`: by all connections. `strangers`: what each holder
+/// has on connections on which nothing was admitted, in all workers; `own` are those of this worker.
+/// Of one holder, the connection that holds most goes first.
+pub(crate) fn to_close(
+    budget: Budget,
+    mut held: u64,
+    strangers: &[(ChargedTo, u64)],
+    own: &mut Vec<StrangerConnection>,
+) -> Vec<(usize, Shortage)> {
+    own.sort_unstable_by_key(|one| std::cmp::Reverse(one.bytes));
+    let mut holders = strangers.to_vec();
+    let mut closed = Vec::new();
+    for (holder, sum) in &mut holders {
+        if matches!(holder, ChargedTo::Address(_)) {
+            close(own, *holder, &mut closed, Shortage::Address, |bytes| {
+                let over = *sum > budget.of_address();
+                if over {
+                    *sum = sum.saturating_sub(bytes);
+                    held = held.saturating_sub(bytes);
+                }
+                over
+            });
+        }
+    }
+    holders.sort_unstable_by_key(|(_, sum)| std::cmp::Reverse(*sum));
+    for (holder, sum) in &mut holders {
+        close(own, *holder, &mut closed, Shortage::Pressure, |bytes| {
+            let pressed = budget.is_pressed(held);
+            if pressed {
+                *sum = sum.saturating_sub(bytes);
+                held = held.saturating_sub(bytes);
+            }
+            pressed
+        });
+        // The rest of who holds most is with other workers: it is their turn.
+        if *sum > 0 || !budget.is_pressed(held) {
+            break;
+        }
+    }
+    closed
+}
+
+fn close(
+    own: &mut Vec<StrangerConnection>,
+    holder: ChargedTo,
+    closed: &mut Vec<(usize, Shortage)>,
+    why: Shortage,
+    mut has_to_go: impl FnMut(u64) -> bool,
+) {
+    own.retain(|one| {
+        let goes = one.holder == holder && has_to_go(one.bytes);
+        if goes {
+            closed.push((one.slot, why));
+        }
+        !goes
+    });
+}
+
+#[cfg(test)]
+mod tests;

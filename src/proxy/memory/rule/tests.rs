@@ -1,0 +1,101 @@
+//! Who is closed, by account and budget.
+
+use super::*;
+
+fn address(last: u8) -> ChargedTo {
+    ChargedTo::Address(IpAddr::from([192, 0, 2, last]))
+}
+
+fn proxy(last: u8) -> ChargedTo {
+    ChargedTo::Proxy(IpAddr::from([10, 0, 0, last]))
+}
+
+/// What is closed of connections given as holder and bytes, with nothing in other workers.
+fn closed(held: u64, connections: &[(ChargedTo, u64)]) -> Vec<(usize, Shortage)> {
+    let mut sums: Vec<(ChargedTo, u64)> = Vec::new();
+    for (holder, bytes) in connections {
+        match sums.iter_mut().find(|(known, _)| known == holder) {
+            Some((_, sum)) => *sum += bytes,
+            None => sums.push((*holder, *bytes)),
+        }
+    }
+    let mut own = connections
+        .iter()
+        .enumerate()
+        .map(|(slot, (holder, bytes))| StrangerConnection { slot, holder: *holder, bytes: *bytes })
+        .collect();
+    to_close(Budget::from_bytes(1000), held, &sums, &mut own)
+}
+
+#[test]
+fn the_budget_comes_of_the_limit_less_program_and_tables() {
+    const MIB: u64 = 1 << 20;
+    let detected = MemoryBudget::Detected;
+    for (setting, limit, table, budget) in [
+        (detected, None, 0, None),
+        (detected, Some(256 * MIB), 0, Some(224 * MIB)),
+        (detected, Some(256 * MIB), 10 * MIB, Some(202 * MIB)),
+        (detected, Some(256 * MIB), 200 * MIB, Some(LEAST)),
+        (detected, Some(16 * MIB), 0, Some(LEAST)),
+        (MemoryBudget::Off, Some(256 * MIB), 0, None),
+        (MemoryBudget::Bytes(64 * MIB), Some(256 * MIB), 10 * MIB, Some(64 * MIB)),
+        (MemoryBudget::Bytes(64 * MIB), None, 0, Some(64 * MIB)),
+    ] {
+        let got = Budget::of(setting, limit, table).bytes();
+        assert_eq!(got, budget, "{setting:?} {limit:?} {table}");
+    }
+}
+
+#[test]
+fn shares_of_the_budget() {
+    let budget = Budget::from_bytes(1000);
+    assert_eq!(budget.of_address(), 250);
+    assert!(budget.takes_new(800) && !budget.takes_new(801));
+    assert!(!budget.is_pressed(950) && budget.is_pressed(951));
+    assert!(Budget::NONE.takes_new(1 << 50) && !Budget::NONE.is_pressed(1 << 50));
+}
+
+#[test]
+fn the_surplus_of_an_address_goes_largest_first() {
+    let a = address(1);
+    assert_eq!(closed(250, &[(a, 100), (a, 150)]), [], "a quarter is allowed");
+    let over = [(a, 50), (a, 150), (a, 100)];
+    assert_eq!(closed(300, &over), [(1, Shortage::Address)]);
+    let others = [(a, 200), (address(2), 200), (a, 60), (address(3), 200)];
+    assert_eq!(closed(660, &others), [(0, Shortage::Address)], "others are left alone");
+}
+
+#[test]
+fn a_proxy_and_a_unix_socket_have_no_share() {
+    for many in [proxy(1), ChargedTo::Nobody] {
+        assert_eq!(closed(900, &[(many, 500), (many, 400)]), [], "{many:?}");
+    }
+}
+
+#[test]
+fn under_pressure_whoever_holds_most_goes_first() {
+    let (a, b, c) = (address(1), proxy(2), address(3));
+    let connections = [(a, 100), (b, 120), (c, 90), (b, 60)];
+    // 980 held: 610 of them by admitted connections.
+    assert_eq!(closed(980, &connections), [(1, Shortage::Pressure)]);
+    let all = closed(2000, &connections);
+    assert_eq!(all.iter().map(|c| c.0).collect::<Vec<_>>(), [1, 3, 0, 2], "in this order");
+    assert_eq!(closed(950, &connections), [], "not before 95 %");
+}
+
+#[test]
+fn what_other_workers_hold_is_left_to_them() {
+    let budget = Budget::from_bytes(1000);
+    let (a, b) = (address(1), address(2));
+    let mut own = vec![StrangerConnection { slot: 7, holder: b, bytes: 50 }];
+    // The other worker has the 200 of `a`, who comes first.
+    assert_eq!(to_close(budget, 1200, &[(b, 50), (a, 200)], &mut own), []);
+    assert_eq!(own.len(), 1);
+}
+
+#[test]
+fn room_that_an_address_leaves_counts() {
+    let (a, b) = (address(1), address(2));
+    // 1100 held; without the surplus of `a` nobody else has to go.
+    assert_eq!(closed(1100, &[(a, 200), (a, 200), (b, 240)]), [(0, Shortage::Address)]);
+}
