@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: audit bench bench-instructions bench-reload bench-table build check conformance demo fmt \
-	fuzz help image release release-notes sbom test tools
+	fuzz help image man release release-notes sbom test tools
 
 CARGO ?= cargo
 IMAGE ?= keygate:dev
@@ -39,6 +39,9 @@ release: ## Both programs as static binaries in target/static/ (what the image h
 image: PGO ?= 1
 image: release ## Container image with the static sidecar, FROM scratch (IMAGE=name:tag); PGO=0: no profile
 	deploy/build-image.sh $(IMAGE)
+
+man: ## Man pages of both programs in target/man/
+	$(CARGO) run --quiet --example man-pages -- target/man
 
 bench: ## Speed, memory and start-up beside nginx and HAProxy (minutes); PGO=1: of builds by profile
 	$(WITH_PROFILE) benches/run.py

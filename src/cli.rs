@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::explain::{Ask, Credential, SOURCES, explain};
 use crate::{admin, app, table};
 use anyhow::{Context as _, anyhow};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use zeroize::Zeroizing;
 
 /// Add API-key authentication in front of a service that has none.
@@ -33,6 +33,8 @@ enum SidecarCommand {
     /// Reports every error of the configuration at once, whether a sidecar would accept the table,
     /// which routes need a permission that no key holds, and which keys open nothing.
     Check(CheckArgs),
+    /// Print the script that completes commands and options in a shell.
+    Completion(CompletionArgs),
     /// Drain the sidecar on this host: report not ready, then stop accepting.
     ///
     /// For a preStop hook. Returns as soon as draining has started.
@@ -48,6 +50,12 @@ enum SidecarCommand {
     Serve(ConfigArgs),
     /// Show the version and the table formats that keygate reads.
     Version(VersionArgs),
+}
+
+#[derive(Args)]
+struct CompletionArgs {
+    /// Shell that reads the script.
+    shell: clap_complete::Shell,
 }
 
 #[derive(Args)]
@@ -152,6 +160,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     };
     let done = match cli.command {
         SidecarCommand::Check(args) => run_check(&args),
+        SidecarCommand::Completion(args) => run_completion(args.shell),
         SidecarCommand::Drain(args) => run_drain(&args.config),
         SidecarCommand::Explain(args) => run_explain(&args),
         // Says itself what went wrong.
@@ -200,6 +209,18 @@ fn prepared(args: &CheckArgs, clock: &Clock) -> Result<app::Prepared, config::Co
         prepared.rehearse()?;
     }
     Ok(prepared)
+}
+
+/// Commands and options, for man pages and completion.
+pub fn definition() -> clap::Command {
+    Cli::command()
+}
+
+fn run_completion(shell: clap_complete::Shell) -> Result<Exit, CommandFailure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut definition(), "keygate", &mut script);
+    // A script is not shown but read: nothing in it is escaped.
+    written(&script)
 }
 
 fn run_drain(file: &Path) -> Result<Exit, CommandFailure> {
@@ -307,7 +328,11 @@ fn json(value: &impl serde::Serialize) -> Result<String, CommandFailure> {
 
 /// A closed pipe behind us is a normal end.
 fn show(text: &str) -> Result<Exit, CommandFailure> {
-    match io::stdout().write_all(visible(text).as_bytes()) {
+    written(visible(text).as_bytes())
+}
+
+fn written(bytes: &[u8]) -> Result<Exit, CommandFailure> {
+    match io::stdout().write_all(bytes) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Exit::CannotCreate.because(anyhow!(error).context("standard output")))
         }

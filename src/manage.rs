@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 use self::error::Error;
 use self::session::{Common, Session};
@@ -43,6 +43,11 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Print the script that completes commands and options in a shell
+    Completion {
+        /// Shell that reads the script
+        shell: clap_complete::Shell,
+    },
     /// Take a guided tour with a real sidecar in a temporary folder
     Demo(demo::Demo),
     /// Issue, change, list, import and export keys
@@ -103,8 +108,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
+/// Commands and options, for man pages and completion.
+pub fn definition() -> clap::Command {
+    Arguments::command()
+}
+
 fn dispatch(command: Command, session: &mut Session) -> error::Result<()> {
     match command {
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut definition(), "keygatectl", &mut script);
+            session.output.text(&String::from_utf8_lossy(&script))
+        }
         Command::Demo(demo) => demo.run(session),
         Command::Keys(keys) => keys.run(session),
         Command::Patch(patch) => patch.run(session),
