@@ -4,8 +4,6 @@
 //! only between their creation and the one time that they are shown: not in files, not in
 //! arguments, not in messages.
 
-#![expect(clippy::fn_params_excessive_bools, reason = "its last ones are being replaced by enums")]
-
 pub mod demo;
 pub mod error;
 pub mod files;

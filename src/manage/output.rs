@@ -28,9 +28,10 @@ pub struct Columns {
 // === impl Output ===
 
 impl Output {
-    pub fn standard(json: bool) -> Self {
+    /// To the streams of this process, as text.
+    pub fn standard() -> Self {
         Self {
-            json,
+            json: false,
             to: Box::new(io::BufWriter::new(io::stdout())),
             notes: Box::new(io::stderr()),
             mute: false,

@@ -58,9 +58,11 @@ impl Session {
             let (toml, lines) = (Path::new("keys.toml"), Path::new("keys.jsonl"));
             if !toml.exists() && lines.exists() { lines } else { toml }.to_owned()
         });
+        let mut output = Output::standard();
+        output.json = common.json;
         Self {
             clock,
-            output: Output::standard(common.json),
+            output,
             registry,
             patience: common.lock_timeout,
             who: audit::who(common.actor.as_deref()),

@@ -264,7 +264,11 @@ impl Import {
                 report.present += 1;
                 return Ok(());
             }
-            for name in collect::unmarks(&taken, change.settings(), self.conforming) {
+            let unknown = match self.conforming {
+                true => collect::UnknownSecrets::Conform,
+                false => collect::UnknownSecrets::MayNotConform,
+            };
+            for name in collect::unmarks(&taken, change.settings(), unknown) {
                 unmarked.insert(name);
             }
             if change.add(taken.entry) {

@@ -248,7 +248,7 @@ impl Build {
             }
             None => {
                 for source in &self.sources {
-                    read_source(source, stop, &mut faults, &mut push)?;
+                    read_source(source, self.on_bad_line, &mut faults, &mut push)?;
                 }
             }
         }
@@ -277,10 +277,11 @@ impl Build {
 /// Every key of a file that is not the registry. Digests only: `keys import` takes plaintext.
 fn read_source(
     path: &Path,
-    stop: bool,
+    on_bad_line: OnBadLine,
     faults: &mut Vec<Fault>,
     push: &mut dyn FnMut(&KeySpec) -> Result<()>,
 ) -> Result<()> {
+    let stop = on_bad_line == OnBadLine::Stop;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     if extension == "csv" {
         let file = File::open(path).map_err(Error::read(path))?;

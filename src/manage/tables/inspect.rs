@@ -107,7 +107,8 @@ impl Inspect {
         }
         if session.output.json {
             for key in keys {
-                session.output.json_line(&to_json(&key, self.digests))?;
+                let value = if self.digests { to_json_with_digest(&key) } else { to_json(&key) };
+                session.output.json_line(&value)?;
             }
             return Ok(());
         }
@@ -167,9 +168,9 @@ fn head(manifest: &Manifest, signed_by: &[String], session: &mut Session) -> Res
 }
 
 /// One record as programs see it.
-pub fn to_json(key: &KeyEntry<'_>, digests: bool) -> Value {
+pub fn to_json(key: &KeyEntry<'_>) -> Value {
     let grant = key.view.grant;
-    let mut value = json!({
+    json!({
         "id": key.view.id.to_string(),
         "name": key.view.name,
         "org": key.view.org,
@@ -182,10 +183,12 @@ pub fn to_json(key: &KeyEntry<'_>, digests: bool) -> Value {
         "status": grant.status.as_str(),
         "not_before": grant.not_before.map(time::show),
         "expires": key.view.expires.map(time::show),
-    });
-    if let Value::Object(map) = &mut value
-        && digests
-    {
+    })
+}
+
+fn to_json_with_digest(key: &KeyEntry<'_>) -> Value {
+    let mut value = to_json(key);
+    if let Value::Object(map) = &mut value {
         map.insert("digest".into(), show_digest(&key.digest).into());
     }
     value

@@ -217,7 +217,7 @@ impl Candidate {
     ) -> Result<std::result::Result<Taken, Vec<FieldFault>>> {
         let Self { mut raw, secret, client, grouped, .. } = self;
         if let Some(secret) = &secret {
-            if let Err(why) = check_secret(secret, defaults.accept_short) {
+            if let Err(why) = check_secret(secret, defaults) {
                 return Ok(Err(vec![("", format!("the key {why}"))]));
             }
             raw.digest = show_digest(&secret.digest()).into();
@@ -293,7 +293,7 @@ pub fn escaped_org(client: &str) -> Option<(String, String)> {
 }
 
 /// A secret that no request can carry, or that anybody can guess, is no key.
-fn check_secret(secret: &Secret, accept_short: bool) -> std::result::Result<(), &'static str> {
+fn check_secret(secret: &Secret, defaults: &Defaults<'_>) -> std::result::Result<(), &'static str> {
     let bytes = secret.expose();
     if let Some(why) = std::str::from_utf8(bytes).ok().and_then(placeholder::of_secret) {
         Err(why)
@@ -303,7 +303,7 @@ fn check_secret(secret: &Secret, accept_short: bool) -> std::result::Result<(), 
         Err("is longer than 4096 bytes")
     } else if !bytes.iter().all(u8::is_ascii_graphic) {
         Err("has characters that are not visible ASCII, which no header can carry")
-    } else if bytes.len() < SHORT && !accept_short {
+    } else if bytes.len() < SHORT && !defaults.accept_short {
         Err("has fewer than 16 characters and can be guessed; --accept-short takes it")
     } else {
         Ok(())
@@ -332,9 +332,18 @@ fn longest_prefix<'s>(secret: &[u8], settings: &'s Settings) -> Option<&'s str> 
         .map(|(name, _)| name.as_str())
 }
 
+/// What is known of the secrets behind imported digests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownSecrets {
+    /// The operator says that they conform to their prefix's checksum.
+    Conform,
+    /// Nobody has said that they do.
+    MayNotConform,
+}
+
 /// The prefixes whose `checksummed` mark this key disproves: with the mark, its secret would be
 /// refused without a look-up. Where only a digest is known, it may disprove each.
-pub fn unmarks(taken: &Taken, settings: &Settings, conforming: bool) -> BTreeSet<String> {
+pub fn unmarks(taken: &Taken, settings: &Settings, unknown: UnknownSecrets) -> BTreeSet<String> {
     let marked = settings.prefixes.iter().filter(|(_, f)| f.checksummed);
     let disproved = |name: &str, prefix: &[u8]| match &taken.secret {
         Some(secret) => {
@@ -343,7 +352,7 @@ pub fn unmarks(taken: &Taken, settings: &Settings, conforming: bool) -> BTreeSet
             let conforms = settings.prefixes.values().any(|f| f.conforms(secret));
             secret.starts_with(prefix) && !conforms
         }
-        None if conforming => false,
+        None if unknown == UnknownSecrets::Conform => false,
         None => taken.entry.prefix.as_deref().is_none_or(|known| known == name),
     };
     marked.filter(|(n, f)| disproved(n, f.prefix.as_bytes())).map(|(n, _)| n.clone()).collect()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::collect::{Candidate, Defaults, unmarks};
+use super::collect::{Candidate, Defaults, UnknownSecrets, unmarks};
 use super::*;
 use crate::core::Digest;
 use crate::core::format::KeyFormat;
@@ -370,7 +370,11 @@ fn a_candidate_becomes_a_key() {
     assert_eq!((entry.org.as_str(), &*entry.name), ("acme", "acme"));
     assert_eq!(entry.prefix.as_deref(), Some("wa"));
     assert_eq!(&*entry.start, "wa_01234");
-    assert_eq!(unmarks(&taken, &settings(), false).len(), 1, "it does not conform");
+    assert_eq!(
+        unmarks(&taken, &settings(), UnknownSecrets::MayNotConform).len(),
+        1,
+        "it does not conform"
+    );
 }
 
 #[test]
@@ -380,12 +384,12 @@ fn a_conforming_secret_keeps_the_mark_and_a_digest_may_not() {
     let candidate =
         Candidate { client: "acme".into(), secret: Some(secret), ..Candidate::default() };
     let taken = candidate.finish(&defaults(), &settings(), None).unwrap().unwrap();
-    assert!(unmarks(&taken, &settings(), false).is_empty());
+    assert!(unmarks(&taken, &settings(), UnknownSecrets::MayNotConform).is_empty());
     let mut candidate = Candidate { client: "acme".into(), ..Candidate::default() };
     candidate.raw.digest = show_digest(&Digest::of(b"x")).into();
     let taken = candidate.finish(&defaults(), &settings(), None).unwrap().unwrap();
-    assert_eq!(unmarks(&taken, &settings(), false).len(), 1);
-    assert!(unmarks(&taken, &settings(), true).is_empty());
+    assert_eq!(unmarks(&taken, &settings(), UnknownSecrets::MayNotConform).len(), 1);
+    assert!(unmarks(&taken, &settings(), UnknownSecrets::Conform).is_empty());
 }
 
 #[test]
