@@ -57,7 +57,8 @@ fn trusted_hops_are_walked_from_the_right() {
         ("203.0.113.9, 6.6.6.6", false),
         ("203.0.113.9, 6.6.6.6, 10.0.0.1", false),
         ("203.0.113.9, junk, 10.0.0.1", false),
-        ("203.0.113.9,", false),
+        // An empty element says nothing (RFC 9110 section 5.6.1).
+        ("203.0.113.9,", true),
         ("::ffff:203.0.113.9", true),
         ("2001:db8::7", true),
         ("[2001:db8::7]:4711", true),

@@ -75,7 +75,7 @@ fn a_file_that_is_mounted_alone_is_told_of() {
     gate.folder.write("keys.toml", &without);
     publish_outside(&gate.folder);
     gate.process.signal("HUP");
-    gate.process.eventually("looked again", || gate.log().contains("told to look"));
+    gate.process.eventually("looked again", || gate.log().contains("rereading configuration"));
     let mut status = keygatectl(gate.folder.path());
     status.args(["status", "--serial", "2", &gate.admin.to_string()]);
     let status = status.output().unwrap();

@@ -34,6 +34,8 @@ enum Kind {
     Kubernetes,
     Prose,
     Registry,
+    /// The compiler looks at it.
+    Rust,
     Scrape,
     Script,
     SocketUnit,
@@ -49,6 +51,7 @@ fn kind(file: &Path) -> Option<Kind> {
         "md" => Kind::Prose,
         "service" => Kind::Unit,
         "py" | "sh" => Kind::Script,
+        "rs" => Kind::Rust,
         "socket" => Kind::SocketUnit,
         "toml" if first.lines().any(|l| l.starts_with("registry = ")) => Kind::Registry,
         "toml" => Kind::Config,

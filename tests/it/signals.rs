@@ -194,7 +194,7 @@ fn sigusr1_opens_the_access_log_anew() {
     gate.process.eventually("a line", || lines("access.log") == 1);
     assert_eq!(lines("access.log.1"), 1, "nothing went to the old one");
     // Nothing but the logs was looked at.
-    assert!(!gate.log().contains("told to look"), "{}", gate.log());
+    assert!(!gate.log().contains("rereading configuration"), "{}", gate.log());
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn no_other_signal_ends_a_running_sidecar() {
         gate.process.signal(name);
         assert_eq!(exchange(gate.address, get()).status(), 200, "{name}");
     }
-    gate.process.eventually("the reload", || gate.log().contains("told to look"));
+    gate.process.eventually("the reload", || gate.log().contains("rereading configuration"));
     assert!(gate.process.wait(Duration::from_millis(100)).is_none(), "{}", gate.log());
     // nginx's word for a graceful end.
     gate.process.signal("QUIT");
