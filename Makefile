@@ -17,7 +17,8 @@ demo: build ## Guided tour in a temporary folder; stays up until Ctrl-C (ONCE=1:
 	@target/debug/keygatectl demo $(if $(filter-out 0,$(ONCE)),--once)
 
 test: tools check ## All tests, as CI runs them: format, lints, unit, integration, end to end, docs, fuzz corpus
-	$(CARGO) test --no-fail-fast
+	$(CARGO) test --no-fail-fast --tests
+	$(CARGO) test --no-fail-fast --doc
 	fuzz/run
 
 check: ## Format and lints, no tests
@@ -31,7 +32,7 @@ fmt: ## Format the sources
 	$(CARGO) fmt --all
 
 build: ## Both programs, development profile
-	$(CARGO) build --quiet --bins
+	$(CARGO) build --bins
 
 release: ## Both programs as static binaries in target/static/ (what the image holds); PGO=1: by profile
 	$(WITH_PROFILE) deploy/build-static.sh target/static
