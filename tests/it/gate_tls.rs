@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::support::client::PATIENCE;
 use crate::support::gate::{Folder, Gate, READER, Setup};
-use crate::support::upstream::Upstream;
+use crate::support::upstream::{Step, Upstream};
 
 /// A certificate authority.
 struct Authority {
@@ -56,6 +56,10 @@ struct World {
 }
 
 fn world(client_auth: &str) -> World {
+    world_before(Upstream::start(), client_auth)
+}
+
+fn world_before(upstream: Upstream, client_auth: &str) -> World {
     let files = Folder::empty();
     let authority = Authority::new("clients");
     let servers = Authority::new("servers");
@@ -73,7 +77,6 @@ fn world(client_auth: &str) -> World {
     );
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(servers.pem.as_bytes()).unwrap()).unwrap();
-    let upstream = Upstream::start();
     let setup: Setup = Gate::before(&upstream).listen(&listen);
     World { gate: setup.start(), files, authority, roots, upstream }
 }
@@ -96,12 +99,16 @@ impl World {
         })
     }
 
-    /// The whole answer to one request on a connection of its own; `None`: not one byte.
-    fn ask(&self, client: &Arc<ClientConfig>, fields: &str) -> Option<String> {
+    fn connect(&self, client: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
         let tcp = TcpStream::connect(self.gate.address).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let mut tls = StreamOwned::new(ClientConnection::new(client.clone(), name).unwrap(), tcp);
+        StreamOwned::new(ClientConnection::new(client.clone(), name).unwrap(), tcp)
+    }
+
+    /// The whole answer to one request on a connection of its own; `None`: not one byte.
+    fn ask(&self, client: &Arc<ClientConfig>, fields: &str) -> Option<String> {
+        let mut tls = self.connect(client);
         let request = format!(
             "GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{fields}\
              connection: close\r\n\r\n"
@@ -179,4 +186,19 @@ fn resumption_does_not_outlive_the_authority() {
     assert!(world.ask(&world.client(Some(&pair)), "").is_some());
     assert_eq!(world.upstream.only().all("x-client-subject"), ["CN=carol"]);
     assert!(refused(), "nor later");
+}
+
+/// Nobody says goodbye (close_notify) behind half of an answer that only its end would measure.
+#[test]
+fn a_cut_answer_of_unknown_length_ends_without_goodbye() {
+    let chunks = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    for (rest, is_whole) in [("0\r\n\r\n", true), ("9\r\nwor", false)] {
+        let steps = vec![Step::Send([chunks, rest].concat().into_bytes()), Step::Close];
+        let world = world_before(Upstream::answering(move |_| steps.clone()), "optional");
+        let mut tls = world.connect(&world.client(None));
+        let request = format!("GET /v1/a HTTP/1.0\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+        tls.write_all(request.as_bytes()).unwrap();
+        let end = tls.read_to_end(&mut Vec::new());
+        assert_eq!(end.is_ok(), is_whole, "{end:?}");
+    }
 }

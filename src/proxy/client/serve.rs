@@ -1,6 +1,6 @@
 //! One client connection: PROXY header → TLS → preface → HTTP, and its end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -130,7 +130,8 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
         unread: http2.then(|| Unread::new(&moments)),
         moments,
         upgraded: RefCell::default(),
-        running: std::cell::Cell::default(),
+        running: Cell::default(),
+        until_close: Cell::default(),
     });
     if let Some(late) = late {
         Box::pin(plain::refuse(worker, &client, io, *late)).await;
@@ -352,13 +353,20 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
             let late = unfinished(&parts.read_buf, Reason::HeaderTimeout);
             Box::pin(plain::refuse(worker, client, io, late)).await;
         }
+        // The client would take what it has for the whole answer. Over TLS the missing goodbye says
+        // the same.
+        End::Cut(_) | End::Done(Err(_)) if client.until_close.get() => io.reset_on_drop(),
         End::Cut(cut) => end_cut(&io, cut),
         End::Done(Ok(())) => match client.upgraded.take() {
             Some(upgraded) => Box::pin(upgraded.run(worker, io, parts.read_buf)).await,
-            None => end_clean(worker, client.address.ip(), io).await,
+            None => {
+                io.put_back(parts.read_buf);
+                end_clean(worker, client.address.ip(), io).await;
+            }
         },
         End::Done(Err(error)) => {
             note_error(worker, client, &error);
+            io.put_back(parts.read_buf);
             end_clean(worker, client.address.ip(), io).await;
         }
         End::Idle => {

@@ -1,6 +1,6 @@
 //! What a request knows of the connection that it came on.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use http::HeaderValue;
@@ -24,5 +24,8 @@ pub(crate) struct Client {
     /// Set by a request that switched protocols; the connection task takes over from there.
     pub(crate) upgraded: RefCell<Option<Box<Upgraded>>>,
     /// The one request that an HTTP/1 connection runs.
-    pub(crate) running: std::cell::Cell<Option<StreamRef>>,
+    pub(crate) running: Cell<Option<StreamRef>>,
+    /// Only the end of the connection ends the answer: unless that is a reset, half of the answer
+    /// would look whole.
+    pub(crate) until_close: Cell<bool>,
 }

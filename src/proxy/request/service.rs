@@ -191,6 +191,7 @@ pub(crate) async fn handle(
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         // Else hyper adds `keep-alive`.
         head.version = Version::HTTP_10;
+        client.until_close.set(true);
     }
     Reply::Http(Response::from_parts(head, body))
 }
