@@ -65,7 +65,7 @@ families! {
     HTTP2_STREAMS_OPEN Gauge "keygate_http2_streams_open" []
         "HTTP/2 streams of clients open now.";
     LINGERING_CLOSES Counter "keygate_lingering_closes_total" ["end"]
-        "HTTP/1 connections closed behind an answer while the client still sent its request body.";
+        "HTTP/1 connections closed behind an answer while the client still sent.";
     MEMORY_BUDGET Gauge "keygate_memory_budget_bytes" []
         "What client connections may hold of the memory, all together; 0 without a budget.";
     MEMORY_HELD Gauge "keygate_memory_held_bytes" []

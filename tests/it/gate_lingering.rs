@@ -1,12 +1,12 @@
 //! Clients that are refused while they still send a large body: each must be able to read why, and
 //! none may hold memory or a place for long (RFC 9112 section 9.6).
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, PATIENCE};
 use crate::support::gate::{Gate, READER};
 use crate::support::tools;
 use crate::support::upstream::{Upstream, answer};
@@ -121,6 +121,45 @@ fn strangers_that_send_for_ever_end() {
         line.unwrap().parse::<usize>().unwrap()
     };
     assert!(count("no_place") >= STRANGERS - 2 * 16, "one address has 16 places: {metrics}");
+}
+
+/// What is sent behind a request that ends its connection is not answered, and does not destroy the
+/// answer before it. A close with unread input would be a reset.
+#[test]
+fn requests_behind_the_last_one_do_not_destroy_its_answer() {
+    let (_upstream, gate) = gate();
+    let request = |fields: &str| {
+        format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{fields}\r\n")
+    };
+    let chunk = "transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n";
+    // Read by keygate, by hyper for its method, by hyper for its body, and refused.
+    let lasts = [
+        request("connection: close\r\n"),
+        request("connection: close\r\n").replace("GET", "HEAD"),
+        request(&format!("connection: close\r\n{chunk}")).replace("GET", "POST"),
+        request("connection: close\r\n").replace(READER, "wa_nothing0123456789"),
+    ];
+    for last in lasts {
+        for run in 0..5 {
+            let mut client = TcpStream::connect(gate.address).unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.write_all((last.clone() + &request("").repeat(200)).as_bytes()).unwrap();
+            // The answer is on its way, and the rest was sent: now it is read.
+            std::thread::sleep(Duration::from_millis(100));
+            // What is behind may come late as well.
+            client.write_all(request("").as_bytes()).unwrap();
+            let mut seen = Vec::new();
+            let end = client.read_to_end(&mut seen);
+            let seen = String::from_utf8_lossy(&seen);
+            assert!(end.is_ok(), "{end:?}, run {run}, behind {seen:?}");
+            assert_eq!(seen.matches("HTTP/1.1 ").count(), 1, "run {run}: {seen}");
+            let is_whole = match last.starts_with("HEAD") {
+                true => seen.ends_with("\r\n\r\n"),
+                false => seen.ends_with("hello") || seen.ends_with('}'),
+            };
+            assert!(is_whole, "run {run}: {seen}");
+        }
+    }
 }
 
 /// Of one address.

@@ -1,6 +1,7 @@
-//! The end of an HTTP/1 connection whose client still sends a body that nobody wants (RFC 9112
-//! section 9.6): keygate says that it sends no more, and reads on until the client has had time to
-//! read the answer. A close with unread input is a reset, and a reset overtakes the answer.
+//! The end of an HTTP/1 connection whose client still sends what nobody wants, a body or further
+//! requests (RFC 9112 section 9.6): keygate says that it sends no more, and reads on until the client
+//! has had time to read the answer. A close with unread input is a reset, and a reset overtakes the
+//! answer.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,14 +15,14 @@ use crate::proxy::net::io::Io;
 use crate::proxy::worker::Worker;
 use crate::telemetry::LingerEnd;
 
-/// How long and how much a connection without a place is read on.
+/// How long and how much any connection is read on.
 const SHORT: Bounds =
     Bounds { whole: Duration::from_secs(1), silent: Duration::from_secs(1), bytes: 256 * 1024 };
-/// The same with a place.
-const LONG: Bounds = Bounds {
-    whole: Duration::from_secs(5),
+/// How much further with a place: 5 s and 64 MiB in all.
+const FURTHER: Bounds = Bounds {
+    whole: Duration::from_secs(4),
     silent: Duration::from_secs(1),
-    bytes: 64 * 1024 * 1024,
+    bytes: 64 * 1024 * 1024 - SHORT.bytes,
 };
 /// What is read at a time. Nothing looks at it.
 const SINK: usize = 4096;
@@ -35,23 +36,30 @@ struct Bounds {
     bytes: usize,
 }
 
-/// Ends a connection that is through. One place of a few lets it read on for longer; a client
-/// beyond them, and every client while keygate drains, gets a second.
+/// Ends a connection that is through. A client that needs more than a second takes one place of a
+/// few, which lets it be read on for longer. A client beyond them, and every client while keygate
+/// drains, gets a second. Nobody takes a place before it needs one: they are few for an address, and
+/// many clients may share it.
 pub(super) async fn end_clean(worker: &Worker, address: IpAddr, mut io: Io) {
     let goodbye = worker.shared.timeouts.write.min(GOODBYE);
     let _ = timeout(goodbye, io.shutdown()).await;
-    if !io.moments().body_open.get() || io.moments().half_closed_at.get() != 0 {
+    let moments = io.moments();
+    if moments.half_closed_at.get() != 0 || !(moments.body_open.get() || io.holds_unread()) {
         return;
     }
-    let place =
-        if worker.draining.get() { None } else { LingerPlace::take(&worker.shared.load, address) };
-    let end = match &place {
-        Some(_) => read_on(&mut io, &LONG).await,
-        None => {
-            read_on(&mut io, &SHORT).await;
-            LingerEnd::NoPlace
-        }
-    };
+    // What comes is dropped: no head, and nothing to hold.
+    moments.body_open.set(true);
+    let mut end = read_on(&mut io, &SHORT).await;
+    if matches!(end, LingerEnd::Bytes | LingerEnd::Time) {
+        let place = match worker.draining.get() {
+            true => None,
+            false => LingerPlace::take(&worker.shared.load, address),
+        };
+        end = match &place {
+            Some(_) => read_on(&mut io, &FURTHER).await,
+            None => LingerEnd::NoPlace,
+        };
+    }
     worker.cells.lingered(end);
 }
 

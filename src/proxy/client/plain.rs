@@ -46,9 +46,15 @@ pub(super) enum Ended {
 /// Answers requests for as long as they are plain.
 pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Ended {
     let wire = Wire::new(io);
-    let over = answer_all(worker, &wire, client).await;
+    let mut read = Read::new(&worker.buffers);
+    let over = answer_all(worker, &wire, client, &mut read).await;
     match (wire.into_io(), over) {
-        (Some(io), Over::Done) => Ended::Done(io),
+        (Some(mut io), Over::Done) => {
+            // Nobody answers it any more, but whoever ends the connection has to know of it.
+            read.answered();
+            io.put_back(read.take());
+            Ended::Done(io)
+        }
         (Some(io), Over::Cut(cut)) => Ended::Cut(io, cut),
         (Some(io), Over::Refused(refused)) => Ended::Refused(io, refused),
         (Some(mut io), Over::Hyper(read)) => {
@@ -69,13 +75,17 @@ enum Over {
     Refused(Box<RefusedHead>),
 }
 
-async fn answer_all(worker: &Rc<Worker>, wire: &Rc<Wire>, client: &Rc<Client>) -> Over {
-    let mut read = Read::new(&worker.buffers);
+async fn answer_all(
+    worker: &Rc<Worker>,
+    wire: &Rc<Wire>,
+    client: &Rc<Client>,
+    read: &mut Read<'_>,
+) -> Over {
     loop {
         if read.holds_more() {
             client.moments.head_begins();
         }
-        let asked = match poll_fn(|cx| poll_request(worker, client, wire, &mut read, cx)).await {
+        let asked = match poll_fn(|cx| poll_request(worker, client, wire, read, cx)).await {
             Ok(asked) => asked,
             Err(Next::Cut(Cut::Header)) if read.holds_more() => {
                 let late = unfinished(&read.bytes, Reason::HeaderTimeout);
@@ -107,7 +117,7 @@ async fn answer_all(worker: &Rc<Worker>, wire: &Rc<Wire>, client: &Rc<Client>) -
                 if let Poll::Ready(response) = answer.as_mut().poll(cx) {
                     return Poll::Ready(Ok(response));
                 }
-                poll_gone(worker, client, wire, &mut read, cx).map(Err)
+                poll_gone(worker, client, wire, read, cx).map(Err)
             })
             .await
         };
@@ -128,7 +138,7 @@ async fn answer_all(worker: &Rc<Worker>, wire: &Rc<Wire>, client: &Rc<Client>) -
         lines.closes |= closes || worker.draining.get() || wire.owes_body();
         let closes = lines.closes;
         let head = answer::finish(worker, client, lines, rest);
-        match answer::send(worker, client, wire, &mut read, head, body, rest).await {
+        match answer::send(worker, client, wire, read, head, body, rest).await {
             Ok(()) if closes => return Over::Done,
             Ok(()) => {}
             Err(gone) => return gone.end(),

@@ -344,9 +344,20 @@ impl Io {
         &self.moments
     }
 
-    /// Closing it says all there is to say: in clear, with no body that the client still sends.
+    /// Closing it says all there is to say: in clear, with nothing that the client still sends.
     pub(crate) fn ends_by_itself(&self) -> bool {
-        matches!(self.transport, Transport::Plain(_)) && !self.moments.body_open.get()
+        let is_plain = matches!(self.transport, Transport::Plain(_));
+        is_plain && !self.moments.body_open.get() && !self.holds_unread()
+    }
+
+    /// Whether the client has sent what nobody has read: a close would be a reset, now or when the
+    /// rest of it arrives.
+    pub(crate) fn holds_unread(&self) -> bool {
+        let waiting = match self.transport.plain() {
+            Plain::Tcp(tcp) => rustix::io::ioctl_fionread(tcp),
+            Plain::Unix(unix) => rustix::io::ioctl_fionread(unix),
+        };
+        !self.ahead.is_empty() || waiting.unwrap_or(0) > 0
     }
 
     /// Whether bytes can be moved from here and to here: a socket in clear of which nothing is in our
