@@ -29,7 +29,6 @@
 //!   → RequestRecord::drop
 //! ```
 
-#![expect(clippy::fn_params_excessive_bools, reason = "its last ones are being replaced by enums")]
 #![deny(clippy::indexing_slicing)]
 
 /// `Debug` that says which type it is and nothing of what is in it: what a client has sent may hold a

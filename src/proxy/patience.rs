@@ -14,8 +14,7 @@ use crate::proxy::streams::{End, Stream};
 #[derive(Debug)]
 pub(crate) struct Patience {
     upload: Option<Rc<Progress>>,
-    /// A gRPC stream may be silent for as long as it likes.
-    silent_upload: bool,
+    pace: UploadPace,
     body_ns: u64,
     /// Bytes per second that an upload must keep up with.
     body_rate: u64,
@@ -23,6 +22,15 @@ pub(crate) struct Patience {
     /// When the whole request must be over.
     total_ns: u64,
     sent_ns: std::cell::Cell<u64>,
+}
+
+/// Whether an upload must go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UploadPace {
+    /// It must keep up with the rate of the configuration.
+    Steady,
+    /// A gRPC stream may be silent for as long as it likes.
+    Any,
 }
 
 /// A request was told to end while it waits for its response. A deadline may have moved: the
@@ -58,7 +66,7 @@ impl Patience {
         timeouts: &Timeouts,
         caps: &Caps,
         upload: Option<Rc<Progress>>,
-        silent_upload: bool,
+        pace: UploadPace,
         started: Now,
     ) -> Self {
         let total_ns = timeouts
@@ -66,7 +74,7 @@ impl Patience {
             .map_or(u64::MAX, |total| started.mono_ns.saturating_add(total.as_nanos() as u64));
         Self {
             upload,
-            silent_upload,
+            pace,
             body_ns: timeouts.body.as_nanos() as u64,
             body_rate: caps.body_rate,
             first_byte_ns: timeouts.first_byte.as_nanos() as u64,
@@ -103,7 +111,7 @@ impl Patience {
     /// # Errors
     /// It has been silent for too long.
     pub(crate) fn of_upload(&self, now_ns: u64) -> Result<u64, Reason> {
-        let open = self.upload.as_ref().filter(|u| u.is_open() && !self.silent_upload);
+        let open = self.upload.as_ref().filter(|u| u.is_open() && self.pace == UploadPace::Steady);
         let Some(upload) = open else { return Ok(u64::MAX) };
         // The upstream does not take what is there: not the client's fault.
         if upload.state.get() != UploadState::Waiting {
@@ -116,7 +124,7 @@ impl Patience {
     /// A body that moves, but only so much as to keep the connection (slow POST). It has as long to
     /// begin as it may be silent.
     fn drips(&self, now_ns: u64) -> bool {
-        let Some(upload) = self.upload.as_ref().filter(|_| !self.silent_upload) else {
+        let Some(upload) = self.upload.as_ref().filter(|_| self.pace == UploadPace::Steady) else {
             return false;
         };
         let elapsed = now_ns.saturating_sub(self.sent_ns.get());
@@ -129,7 +137,7 @@ impl Patience {
     fn limit(&self) -> u64 {
         let sent = self.sent_ns.get();
         let phase = match &self.upload {
-            Some(upload) if upload.is_open() && self.silent_upload => u64::MAX,
+            Some(upload) if upload.is_open() && self.pace == UploadPace::Any => u64::MAX,
             Some(upload) if upload.is_open() => {
                 upload.at_ns.get().max(sent).saturating_add(self.body_ns)
             }

@@ -135,13 +135,20 @@ fn read_back(bytes: &[u8]) -> Request<()> {
 }
 
 fn sent(request: Request<()>, settings: &Settings) -> Result<UpstreamRequest, Reason> {
-    sent_as(request, settings, false)
+    sent_as(request, settings, NameCase::Lower)
+}
+
+/// How the upstream gets field names.
+#[derive(PartialEq)]
+enum NameCase {
+    AsWritten,
+    Lower,
 }
 
 fn sent_as(
     request: Request<()>,
     settings: &Settings,
-    preserve_case: bool,
+    case: NameCase,
 ) -> Result<UpstreamRequest, Reason> {
     let keys = OneKey::new();
     let (parts, ()) = request.into_parts();
@@ -169,7 +176,7 @@ fn sent_as(
         authority: &HeaderValue::from_static("upstream:9000"),
         http2: false,
         upstream_https: false,
-        preserve_case,
+        preserve_case: case == NameCase::AsWritten,
         upgrade: None,
         subject: None,
     };
@@ -346,7 +353,7 @@ fn both_shapes_of_a_request_say_the_same() {
     let bytes = request.begin().unwrap().bytes.to_vec();
     let back = read_back(&bytes);
     assert!(request.take_http().is_none());
-    let mut with_map = sent_as(get("/a?q=1", &fields), &settings, true).unwrap();
+    let mut with_map = sent_as(get("/a?q=1", &fields), &settings, NameCase::AsWritten).unwrap();
     assert!(with_map.begin().is_none());
     let copy = with_map.take_http().unwrap();
     let http = with_map.take_http().unwrap();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
@@ -465,7 +465,8 @@ fn note_error(worker: &Worker, client: &Client, error: &hyper::Error) {
 }
 
 fn note(worker: &Worker, client: &Client, reason: Reason) {
-    crate::proxy::request::record::note_unread(worker, client.address.ip(), client.http2, reason);
+    let version = if client.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    crate::proxy::request::record::note_unread(worker, client.address.ip(), version, reason);
 }
 
 /// Ends a connection whose time is up.

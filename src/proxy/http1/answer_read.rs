@@ -38,6 +38,14 @@ pub(crate) struct FoundHead {
     names_fields: bool,
 }
 
+/// What the request was. An answer to HEAD has no body, whatever its fields say (RFC 9110 section
+/// 9.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedMethod {
+    Head,
+    Other,
+}
+
 /// What was sent is no answer that has one reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the upstream's answer is not HTTP/1, or has two readings")]
@@ -56,28 +64,24 @@ const ADDED_FIELDS: usize = 4;
 ///
 /// # Errors
 /// [`BadAnswer`]: not HTTP/1.0 or 1.1, too many fields, or a length that is stated in two ways.
-pub(crate) fn find_head(read: &[u8], is_to_head: bool) -> Result<Option<FoundHead>, BadAnswer> {
+pub(crate) fn find_head(read: &[u8], asked: AskedMethod) -> Result<Option<FoundHead>, BadAnswer> {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut head = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
     match config.parse_response_with_uninit_headers(&mut head, read, &mut fields) {
-        Ok(httparse::Status::Complete(length)) => {
-            describe(read, length, &head, is_to_head).map(Some)
-        }
+        Ok(httparse::Status::Complete(length)) => describe(read, length, &head, asked).map(Some),
         Ok(httparse::Status::Partial) if read.len() < LONGEST_HEAD => Ok(None),
         Ok(httparse::Status::Partial) => Err(BadAnswer),
-        Err(httparse::Error::TooManyHeaders) => find_large_head(read, is_to_head),
+        Err(httparse::Error::TooManyHeaders) => find_large_head(read, asked),
         Err(_) => Err(BadAnswer),
     }
 }
 
-fn find_large_head(read: &[u8], is_to_head: bool) -> Result<Option<FoundHead>, BadAnswer> {
+fn find_large_head(read: &[u8], asked: AskedMethod) -> Result<Option<FoundHead>, BadAnswer> {
     let mut fields = vec![httparse::EMPTY_HEADER; MOST_FIELDS];
     let mut head = httparse::Response::new(&mut fields);
     match head.parse(read) {
-        Ok(httparse::Status::Complete(length)) => {
-            describe(read, length, &head, is_to_head).map(Some)
-        }
+        Ok(httparse::Status::Complete(length)) => describe(read, length, &head, asked).map(Some),
         Ok(httparse::Status::Partial) if read.len() < LONGEST_HEAD => Ok(None),
         Ok(httparse::Status::Partial) | Err(_) => Err(BadAnswer),
     }
@@ -87,7 +91,7 @@ fn describe(
     read: &[u8],
     length: usize,
     head: &httparse::Response<'_, '_>,
-    is_head: bool,
+    asked: AskedMethod,
 ) -> Result<FoundHead, BadAnswer> {
     let part = |of: &[u8]| {
         let begin = (of.as_ptr() as usize).checked_sub(read.as_ptr() as usize)?;
@@ -119,7 +123,8 @@ fn describe(
         let (name, value) = part(name).zip(part(field.value)).ok_or(BadAnswer)?;
         fields.push((name, value));
     }
-    let body = lengths.of_answer(status, AnswerTo { is_head, is_http10 }).map_err(|_| BadAnswer)?;
+    let to = AnswerTo { is_head: asked == AskedMethod::Head, is_http10 };
+    let body = lengths.of_answer(status, to).map_err(|_| BadAnswer)?;
     let phrase = head.reason.filter(|phrase| Some(*phrase) != status.canonical_reason());
     let phrase = phrase.and_then(|phrase| part(phrase.as_bytes()));
     keeps_alive &= body != BodyLength::UntilClose;

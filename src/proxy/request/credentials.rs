@@ -64,7 +64,8 @@ pub(crate) fn read<'r>(
         match source {
             CredentialSource::Header { name, prefixes } => {
                 if let Some(value) = carriers.only(&head.fields, name)? {
-                    carriers.offer(value.into(), strays::judge(prefixes, value)?)?;
+                    let ours = strays::judge(prefixes, value)?;
+                    carriers.offer(ours.then_some(value.into()))?;
                 }
             }
             CredentialSource::Pair { id, secret } => {
@@ -83,7 +84,7 @@ pub(crate) fn read<'r>(
                     let token = unwrap_secret_token(token);
                     let ours = prefixes.own(token);
                     carriers.in_authorization |= ours;
-                    carriers.offer(token.into(), ours)?;
+                    carriers.offer(ours.then_some(token.into()))?;
                 }
             }
             CredentialSource::Basic { form, prefixes } => {
@@ -106,7 +107,7 @@ pub(crate) fn read<'r>(
                     }
                     let ours = strays::judge(prefixes, &value)?;
                     carriers.in_query |= ours;
-                    carriers.offer(Bytes(value), ours)?;
+                    carriers.offer(ours.then_some(Bytes(value)))?;
                 }
             }
             CredentialSource::Cookie { name, prefixes } => {
@@ -123,7 +124,7 @@ pub(crate) fn read<'r>(
                     }
                     let ours = strays::judge(prefixes, &value)?;
                     carriers.in_cookie |= ours;
-                    carriers.offer(Bytes(value), ours)?;
+                    carriers.offer(ours.then_some(Bytes(value)))?;
                 }
             }
             CredentialSource::Subprotocol { marker } => carriers.read_subprotocols(head, marker)?,
@@ -152,9 +153,23 @@ pub(crate) fn is_field_of(source: &CredentialSource, name: &[u8]) -> bool {
     }
 }
 
-/// Takes the credentials out of the head. `all`: every configured carrier (the request was
-/// admitted); else only what is ours (ARCHITECTURE.md, invariant 5), and carriers that are empty.
-pub(crate) fn strip(head: &mut Head, sources: &[CredentialSource], carried: &Carried, all: bool) {
+/// What [`strip`] takes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StripScope {
+    /// Every configured carrier: the request was admitted.
+    EveryCarrier,
+    /// Our keys (ARCHITECTURE.md, invariant 5) and carriers that are empty.
+    OursAndEmpty,
+}
+
+/// Takes the credentials out of the head.
+pub(crate) fn strip(
+    head: &mut Head,
+    sources: &[CredentialSource],
+    carried: &Carried,
+    scope: StripScope,
+) {
+    let all = scope == StripScope::EveryCarrier;
     for source in sources {
         match source {
             CredentialSource::Header { name, prefixes } => {
@@ -284,7 +299,7 @@ impl<'r> Carriers<'r> {
             self.in_subprotocol = true;
             if !blank::is_blank(key) {
                 keys += 1;
-                self.offer(key.into(), true)?;
+                self.offer(Some(key.into()))?;
             }
         }
         // A browser closes (1006) where it offered something and nothing was selected, and the key
@@ -300,11 +315,12 @@ impl<'r> Carriers<'r> {
         Ok(())
     }
 
-    fn offer(&mut self, value: Bytes<'r>, ours: bool) -> Result<(), Rejection> {
-        if !ours {
+    /// `None`: there is a credential, and it is not ours.
+    fn offer(&mut self, ours: Option<Bytes<'r>>) -> Result<(), Rejection> {
+        let Some(value) = ours else {
             self.foreign = true;
             return Ok(());
-        }
+        };
         self.take(Found::Single(value.checked()?))
     }
 
@@ -380,7 +396,7 @@ impl<'r> Carriers<'r> {
         };
         decoded.zeroize();
         self.in_authorization |= ours;
-        self.offer(key.into(), ours)
+        self.offer(ours.then_some(key.into()))
     }
 }
 

@@ -327,14 +327,14 @@ fn known_method(method: &Method) -> &str {
 }
 
 /// A head that hyper could not parse and answered by itself.
-pub(crate) fn note_unread(worker: &Worker, client: IpAddr, http2: bool, reason: Reason) {
+pub(crate) fn note_unread(worker: &Worker, client: IpAddr, version: Version, reason: Reason) {
     worker.cells.request_failed(reason);
     worker.cells.request(NO_ROUTE, MethodLabel::Other, reason.status());
     worker.access.write(&AccessLine {
         unix_ms: worker.clock.now().unix_ms,
         request_id: "",
         client,
-        protocol: if http2 { "HTTP/2" } else { "HTTP/1.1" },
+        protocol: if version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
         method: "",
         path: "",
         route: None,

@@ -111,7 +111,7 @@ pub(crate) fn no_content(
 const LINES: usize = 512;
 
 /// The status of a rejection, for the record.
-pub(crate) fn status_of(rejection: &Rejection, grpc: bool) -> u16 {
+pub(crate) fn status_of(rejection: &Rejection, asked: &Asked<'_>) -> u16 {
     // Trailers-only: the HTTP status of a gRPC refusal is always 200.
-    if grpc { StatusCode::OK.as_u16() } else { rejection.reason.status() }
+    if asked.grpc { StatusCode::OK.as_u16() } else { rejection.reason.status() }
 }

@@ -12,7 +12,7 @@ use http::{Uri, Version};
 use smallvec::SmallVec;
 
 use super::asked_upgrade::Asked;
-use super::credentials::{self, Carried};
+use super::credentials::{self, Carried, StripScope};
 use super::facts::Outgoing;
 use crate::config::Settings;
 use crate::proxy::body::RequestBody;
@@ -71,7 +71,8 @@ pub(crate) fn rewrite(
         head.fields.remove(name);
     }
     let admitted = matches!(forward, Forward::Admitted(_));
-    credentials::strip(&mut head, &settings.sources, &carried, admitted);
+    let scope = if admitted { StripScope::EveryCarrier } else { StripScope::OursAndEmpty };
+    credentials::strip(&mut head, &settings.sources, &carried, scope);
     let named = set_target(&mut head, &around);
     if around.trace.is_some() {
         head.fields.remove(TRACEPARENT);

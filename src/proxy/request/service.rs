@@ -34,7 +34,7 @@ use crate::proxy::limits::Charged;
 use crate::proxy::memory::holding::UnsentAnswers;
 use crate::proxy::memory::rule::{Reach, Shortage};
 use crate::proxy::outbound::{Forward, UpstreamRequest};
-use crate::proxy::patience::Patience;
+use crate::proxy::patience::{Patience, UploadPace};
 use crate::proxy::streams::Stream;
 use crate::proxy::upstream::{self, Content, Lease};
 use crate::proxy::worker::Worker;
@@ -126,12 +126,15 @@ pub(crate) async fn handle(
     };
     let Cleared { request, mut after, stream, upload } = cleared;
     // A claim alone must not lift the deadlines: over HTTP/1.1 there is no gRPC to wait for.
-    let silent = grpc && worker.upstream_is_http2();
+    let pace = match grpc && worker.upstream_is_http2() {
+        true => UploadPace::Any,
+        false => UploadPace::Steady,
+    };
     let patience = Patience::new(
         &worker.shared.timeouts,
         &worker.shared.caps,
         upload.clone(),
-        silent,
+        pace,
         record.started(),
     );
     let sent =
@@ -172,7 +175,7 @@ pub(crate) async fn handle(
         upstream::Head::Own(head) if writer == Writer::Plain => {
             let lines = after.lines(&head, settings, &record);
             lease.recycle(head);
-            return Reply::Lines(lines, pass_on(content, lease, stream, upload, record, grpc));
+            return Reply::Lines(lines, pass_on(content, lease, stream, upload, record, &after));
         }
         answer => answer.into_parts(),
     };
@@ -186,7 +189,7 @@ pub(crate) async fn handle(
     cut_all(&mut head.headers, worker.own_address.as_ref());
     after.finish(&mut head.headers, settings, &record);
     after.finish_map(&mut head.headers);
-    let body = pass_on(content, lease, stream, upload, record, grpc);
+    let body = pass_on(content, lease, stream, upload, record, &after);
     if after.is_http10 && body.size_hint().exact().is_none() {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         // Else hyper adds `keep-alive`.
@@ -253,10 +256,12 @@ fn admit(
     });
     let cors = rule.map(|cors| cors::of_refusal(&cors, &head, settings)).unwrap_or_default();
     let refuse = |rejection: &Rejection, profile: Option<&str>, record: &mut RequestRecord| {
-        record.status = reply::status_of(rejection, grpc);
         let request_id = &record.request_id;
         let asked = Asked { method: record.method(), grpc, profile, request_id, cors: &cors };
-        reply::refuse(rejection, settings, writer, &asked)
+        let status = reply::status_of(rejection, &asked);
+        let reply = reply::refuse(rejection, settings, writer, &asked);
+        record.status = status;
+        reply
     };
     let most = worker.shared.http2.header_list_bytes;
     let reading = match facts::fits(&head, most)
@@ -438,7 +443,6 @@ fn fail(
         worker.cells.upstream_error(reason);
     }
     let rejection = Rejection::new(reason);
-    record.status = reply::status_of(&rejection, after.grpc);
     let snapshot = worker.shared.store.load();
     let asked = Asked {
         method: &after.method,
@@ -447,7 +451,10 @@ fn fail(
         request_id: &record.request_id,
         cors: &after.cors,
     };
-    reply::refuse(&rejection, &snapshot.settings, writer, &asked)
+    let status = reply::status_of(&rejection, &asked);
+    let reply = reply::refuse(&rejection, &snapshot.settings, writer, &asked);
+    record.status = status;
+    reply
 }
 
 /// The response's body. A short one that has come already needs nothing more of the upstream, so
@@ -458,7 +465,7 @@ fn pass_on(
     stream: Stream,
     upload: Option<(Rc<Progress>, Patience)>,
     mut record: RequestRecord,
-    grpc: bool,
+    after: &After,
 ) -> ResponseBody {
     let uploaded = upload.as_ref().is_none_or(|(u, _)| !u.is_open());
     let (first, rest) = match content {
@@ -511,7 +518,7 @@ fn pass_on(
         stream,
         upload,
         record,
-        grpc,
+        grpc: after.grpc,
         http2: over_http2,
         idle_ns,
         silent_ns,

@@ -18,7 +18,9 @@ use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::body::BodyError;
 use crate::proxy::http1::answer_body::AnswerBody;
-use crate::proxy::http1::answer_read::{AnswerHead, FoundHead, LONGEST_HEAD, find_head};
+use crate::proxy::http1::answer_read::{
+    AnswerHead, AskedMethod, FoundHead, LONGEST_HEAD, find_head,
+};
 use crate::proxy::net::buffers::{BUFFER, Buffers};
 use crate::proxy::net::io::Io;
 use crate::proxy::patience::{Patience, go_on};
@@ -84,7 +86,8 @@ pub(super) async fn exchange(
     let Around { stream, patience, clock, .. } = *around;
     let mut unsent = request.bytes;
     let mut is_flushed = false;
-    let mut reader = HeadReader { read: Vec::new(), interim: 0, is_to_head: request.is_head };
+    let asked = if request.is_head { AskedMethod::Head } else { AskedMethod::Other };
+    let mut reader = HeadReader { read: Vec::new(), interim: 0, asked };
     poll_fn(|cx| {
         if let Some(end) = stream.poll_end(cx)
             && let Err(reason) = go_on(end, stream, patience, clock, cx)
@@ -134,7 +137,7 @@ pub(super) async fn exchange(
 struct HeadReader {
     read: Vec<u8>,
     interim: u32,
-    is_to_head: bool,
+    asked: AskedMethod,
 }
 
 /// A head that is no interim one.
@@ -186,7 +189,7 @@ impl HeadReader {
             // again and again.
             let mut begin = 0;
             while let Some(unread) = self.read.get(begin..).filter(|unread| !unread.is_empty()) {
-                match find_head(unread, self.is_to_head) {
+                match find_head(unread, self.asked) {
                     Ok(None) => break,
                     // Nobody asked for another protocol here.
                     Ok(Some(found)) if found.status == StatusCode::SWITCHING_PROTOCOLS => {

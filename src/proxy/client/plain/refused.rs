@@ -59,7 +59,6 @@ fn write(
     record: &mut RequestRecord,
 ) -> Vec<u8> {
     record.failed(rejection.reason);
-    record.status = reply::status_of(rejection, false);
     let snapshot = worker.shared.store.load();
     let asked = Asked {
         method: record.method(),
@@ -68,7 +67,9 @@ fn write(
         request_id: &record.request_id,
         cors: &[],
     };
+    let status = reply::status_of(rejection, &asked);
     let reply = reply::refuse(rejection, &snapshot.settings, Writer::Plain, &asked);
+    record.status = status;
     let Reply::Lines(mut lines, body) = reply else { return Vec::new() };
     lines.closes = true;
     let body = match body {
