@@ -41,7 +41,7 @@ pub struct Status {
 
 /// What one sidecar answered.
 #[derive(Clone, Debug, Serialize)]
-struct Answer {
+struct SidecarAnswer {
     url: String,
     #[serde(skip)]
     answered: bool,
@@ -136,7 +136,7 @@ impl Status {
         }
         self.print(&answers, session)?;
         session.output.flush()?;
-        let count = |is: fn(&Answer) -> bool| answers.iter().filter(|a| is(a)).count();
+        let count = |is: fn(&SidecarAnswer) -> bool| answers.iter().filter(|a| is(a)).count();
         let silent = count(|a| !a.answered);
         let behind = count(|a| a.in_force == Some(false));
         let ill = count(|a| a.config_error.is_some());
@@ -180,7 +180,11 @@ impl Status {
     }
 
     /// In the order in which they were named.
-    fn ask_all(&self, agent: &ureq::Agent, bearer: Option<&Zeroizing<String>>) -> Vec<Answer> {
+    fn ask_all(
+        &self,
+        agent: &ureq::Agent,
+        bearer: Option<&Zeroizing<String>>,
+    ) -> Vec<SidecarAnswer> {
         let next = Mutex::new(self.urls.iter().enumerate());
         let answers = Mutex::new(Vec::with_capacity(self.urls.len()));
         std::thread::scope(|scope| {
@@ -203,8 +207,13 @@ impl Status {
         answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    fn ask(&self, agent: &ureq::Agent, bearer: Option<&Zeroizing<String>>, url: &str) -> Answer {
-        let mut answer = Answer {
+    fn ask(
+        &self,
+        agent: &ureq::Agent,
+        bearer: Option<&Zeroizing<String>>,
+        url: &str,
+    ) -> SidecarAnswer {
+        let mut answer = SidecarAnswer {
             url: url.to_owned(),
             answered: false,
             in_force: None,
@@ -249,7 +258,7 @@ impl Status {
         answer
     }
 
-    fn print(&self, answers: &[Answer], session: &mut Session) -> Result<()> {
+    fn print(&self, answers: &[SidecarAnswer], session: &mut Session) -> Result<()> {
         if session.output.json {
             return session.output.json(&answers);
         }
@@ -286,9 +295,9 @@ impl MountedFile {
     }
 }
 
-// === impl Answer ===
+// === impl SidecarAnswer ===
 
-impl Answer {
+impl SidecarAnswer {
     /// On one line; `--json` has every line of it.
     fn troubles(&self) -> String {
         let first = |text: &String| text.lines().next().unwrap_or_default().to_owned();

@@ -69,7 +69,7 @@ struct Row {
     kept: bool,
 }
 
-struct Answer {
+struct TourAnswer {
     status: u16,
     body: String,
     retry_after: Option<String>,
@@ -311,7 +311,7 @@ impl Tour {
     }
 
     /// Asks until the answer has this status; how long it took.
-    fn until(&self, wanted: u16, key: &Key) -> Result<(Answer, Duration)> {
+    fn until(&self, wanted: u16, key: &Key) -> Result<(TourAnswer, Duration)> {
         let fields = [("x-api-key", key.secret.as_str())];
         let begin = self.session.clock.now().mono_ns;
         loop {
@@ -325,7 +325,7 @@ impl Tour {
         }
     }
 
-    fn send(&self, method: &str, fields: &[(&str, &str)]) -> Result<Answer> {
+    fn send(&self, method: &str, fields: &[(&str, &str)]) -> Result<TourAnswer> {
         let url = format!("http://{}/api/orders", self.address);
         let mut request = ureq::http::Request::builder().method(method).uri(url);
         for (name, value) in fields {
@@ -337,7 +337,7 @@ impl Tour {
             .map_err(|e| failed(ureq::Error::Http(e)))?;
         let mut response = self.agent.run(request).map_err(failed)?;
         let retry_after = response.headers().get("retry-after");
-        Ok(Answer {
+        Ok(TourAnswer {
             status: response.status().as_u16(),
             retry_after: retry_after.and_then(|v| v.to_str().ok()).map(str::to_owned),
             body: response.body_mut().read_to_string().map_err(failed)?,
@@ -400,7 +400,7 @@ fn print(rows: &[Row], session: &mut Session) -> Result<()> {
     columns.print(&mut session.output)
 }
 
-fn status(answer: &Answer, code: Option<&str>) -> String {
+fn status(answer: &TourAnswer, code: Option<&str>) -> String {
     match code {
         Some(code) => format!("{} {code}", answer.status),
         None => answer.status.to_string(),

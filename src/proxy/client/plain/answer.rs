@@ -80,7 +80,7 @@ pub(super) async fn send(
     rest: Rest,
 ) -> Result<(), Gone> {
     let (piece, tail) = (Bytes::new(), &[][..]);
-    let mut answer = Answer { text: head, sent: 0, piece, tail, ahead: None, rest };
+    let mut answer = OutgoingAnswer { text: head, sent: 0, piece, tail, ahead: None, rest };
     let mut body = pin!(body);
     poll_fn(|cx| match answer.poll_send(wire, &mut body, cx) {
         Poll::Pending => poll_gone(worker, client, wire, read, cx).map(Err),
@@ -90,7 +90,7 @@ pub(super) async fn send(
 }
 
 /// An answer that is being written.
-struct Answer {
+struct OutgoingAnswer {
     /// The head, and what says how long the next piece is.
     text: Vec<u8>,
     /// Bytes of it that were written.
@@ -104,7 +104,7 @@ struct Answer {
     rest: Rest,
 }
 
-impl Answer {
+impl OutgoingAnswer {
     fn poll_send(
         &mut self,
         wire: &Wire,
