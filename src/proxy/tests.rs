@@ -13,7 +13,7 @@ use super::net::io::{ClientAddr, Io, Moments};
 use super::net::transport::{Plain, Transport};
 use super::outbound::{Forward, UpstreamRequest};
 use super::request::facts;
-use super::request::rewrite::{Around, rewrite};
+use super::request::rewrite::{RewriteContext, rewrite};
 use crate::config::{Caps, Config, Sampled, Settings, ThisHost};
 use crate::core::{
     Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, NetworkSet, Now,
@@ -164,7 +164,7 @@ fn sent_as(
     };
     let carried = reading.carriers.carried();
     let outgoing = reading.into_outgoing();
-    let around = Around {
+    let around = RewriteContext {
         settings,
         client: &ClientAddr { peer: Some(peer), local: None },
         https: false,

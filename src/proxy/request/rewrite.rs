@@ -23,7 +23,7 @@ use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::{Added, Draft, Forward, UpstreamRequest};
 
 /// What the rewrite needs to know beside the head.
-pub(crate) struct Around<'a> {
+pub(crate) struct RewriteContext<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) client: &'a ClientAddr,
     /// The scheme that the client used.
@@ -54,9 +54,9 @@ pub(crate) fn rewrite(
     body: RequestBody,
     outgoing: Outgoing,
     carried: Carried,
-    mut around: Around<'_>,
+    mut around: RewriteContext<'_>,
 ) -> UpstreamRequest {
-    let Around { settings, .. } = around;
+    let RewriteContext { settings, .. } = around;
     let had_length = head.fields.has(header::CONTENT_LENGTH);
     // hyper keeps the spellings in an extension that cannot be edited. If one of them belongs to a
     // field of keygate, drop them all: a client must not choose the spelling of that field.
@@ -152,7 +152,7 @@ enum Named {
 }
 
 /// Target, version and Host as the upstream's protocol wants them. The path stays as it was judged.
-fn set_target(head: &mut Head, around: &Around<'_>) -> Named {
+fn set_target(head: &mut Head, around: &RewriteContext<'_>) -> Named {
     let of_target = head.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
     let absolute = of_target.is_some();
     if !around.http2 && !absolute && around.host.is_none() && head.fields.has(header::HOST) {
@@ -205,8 +205,13 @@ fn join_cookies(fields: &mut Fields) {
 }
 
 /// Describes the client, in place of what untrusted peers sent. Extends a trusted proxy's list.
-fn forwarding(added: &mut Added, outgoing: Outgoing, named: Option<&[u8]>, around: &Around<'_>) {
-    let Around { client, https, .. } = *around;
+fn forwarding(
+    added: &mut Added,
+    outgoing: Outgoing,
+    named: Option<&[u8]>,
+    around: &RewriteContext<'_>,
+) {
+    let RewriteContext { client, https, .. } = *around;
     let mut list = SmallVec::<[u8; 64]>::new();
     for before in &outgoing.forwarded_for {
         list.extend_from_slice(before.as_bytes());

@@ -18,7 +18,7 @@ use super::exchange;
 use super::facts;
 use super::record::RequestRecord;
 use super::reply::{self, Asked, Reply};
-use super::rewrite::{self, Around, answer};
+use super::rewrite::{self, RewriteContext, answer};
 use super::{asked_upgrade, cors, grpc, upgrade};
 use crate::config::{Settings, TraceStart};
 use crate::core::decision::Refused;
@@ -412,7 +412,7 @@ fn admit(
     if !client.http2 {
         client.running.set(worker.streams.take_latest());
     }
-    let around = Around {
+    let around = RewriteContext {
         settings,
         client: &client.address,
         https: client.https,

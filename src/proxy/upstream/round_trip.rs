@@ -57,7 +57,7 @@ pub(super) struct Outgoing<'a> {
 }
 
 /// What the exchange of a request has around it.
-pub(super) struct Around<'a> {
+pub(super) struct ExchangeContext<'a> {
     pub(super) stream: &'a Stream,
     pub(super) patience: &'a Patience,
     pub(super) buffers: &'a Buffers,
@@ -81,9 +81,9 @@ pub(super) async fn exchange(
     request: &Outgoing<'_>,
     sending: &mut Option<Box<Sending>>,
     learnt: &mut Learnt,
-    around: &Around<'_>,
+    around: &ExchangeContext<'_>,
 ) -> Result<Answered, Failure> {
-    let Around { stream, patience, clock, .. } = *around;
+    let ExchangeContext { stream, patience, clock, .. } = *around;
     let mut unsent = request.bytes;
     let mut is_flushed = false;
     let asked = if request.is_head { AskedMethod::Head } else { AskedMethod::Other };
