@@ -44,7 +44,7 @@ use crate::config::{Settings, TableConfig, TableSource, WatchedFile};
 use crate::core::Now;
 use crate::snapshot::Store;
 use crate::table::{KeySet, Refusal, TrustError};
-use crate::telemetry::control::Artefact;
+use crate::telemetry::control::ReloadKind;
 use crate::telemetry::{Metrics, Readiness};
 
 pub use self::keeper::LoadFailure;
@@ -208,9 +208,9 @@ fn try_first(
         SourceAtStart::new(what, source, config, &terms, &clock, &copies)
     };
     let keys_error = |what: &'static str| move |failure| FirstLoadError::Keys { what, failure };
-    let mut table = first(Artefact::Table, &config.source).map_err(keys_error("table"))?;
+    let mut table = first(ReloadKind::Table, &config.source).map_err(keys_error("table"))?;
     let mut patch = match &config.patch {
-        Some(source) => Some(first(Artefact::Patch, source).map_err(keys_error("patch"))?),
+        Some(source) => Some(first(ReloadKind::Patch, source).map_err(keys_error("patch"))?),
         None => None,
     };
     let mut keeping = FirstLoad { keeper, terms: &terms, clock: &clock, purpose, unused: None };
@@ -240,11 +240,11 @@ struct FirstLoad<'k> {
 impl FirstLoad<'_> {
     fn table(&mut self, source: &mut SourceAtStart) -> Result<(), LoadFailure> {
         let began = self.clock.now();
-        let (table, arrived) = match source.load(Artefact::Table, &self.terms.load(), began) {
+        let (table, arrived) = match source.load(ReloadKind::Table, &self.terms.load(), began) {
             Ok(arrived) => (arrived.verified.table(), Some(arrived)),
             Err(failure) => (Err(failure), None),
         };
-        self.keeper.took(Artefact::Table, self.since(began));
+        self.keeper.took(ReloadKind::Table, self.since(began));
         self.keeper.offer_table(table)?;
         self.taken(source, arrived);
         Ok(())
@@ -254,7 +254,7 @@ impl FirstLoad<'_> {
     /// could hold a revocation, so it is an error.
     fn patch(&mut self, source: &mut SourceAtStart) -> Result<(), LoadFailure> {
         let began = self.clock.now();
-        let (patch, arrived) = match source.load(Artefact::Patch, &self.terms.load(), began) {
+        let (patch, arrived) = match source.load(ReloadKind::Patch, &self.terms.load(), began) {
             Ok(arrived) => (arrived.verified.patch(), Some(arrived)),
             Err(failure) if failure.is_missing() => {
                 self.keeper.no_patch();
@@ -262,7 +262,7 @@ impl FirstLoad<'_> {
             }
             Err(failure) => (Err(failure), None),
         };
-        self.keeper.took(Artefact::Patch, self.since(began));
+        self.keeper.took(ReloadKind::Patch, self.since(began));
         match self.keeper.offer_patch(patch) {
             Ok(_) => self.taken(source, arrived),
             // Genuine, and of no use to the table in force: it was made for another.
@@ -294,7 +294,7 @@ impl FirstLoad<'_> {
 
 impl SourceAtStart {
     fn new(
-        artefact: Artefact,
+        artefact: ReloadKind,
         source: &TableSource,
         config: &TableConfig,
         terms: &Arc<ArcSwap<VerifyTerms>>,
@@ -302,8 +302,8 @@ impl SourceAtStart {
         copies: &Copies,
     ) -> Result<Self, LoadFailure> {
         let suffix = match artefact {
-            Artefact::Patch => "kgp",
-            Artefact::Table => "kgt",
+            ReloadKind::Patch => "kgp",
+            ReloadKind::Table => "kgt",
         };
         Ok(match source {
             TableSource::Path(path) => Self::Path(PathSource::new(path, suffix, config.max_bytes)),
@@ -320,7 +320,7 @@ impl SourceAtStart {
 
     fn load(
         &mut self,
-        artefact: Artefact,
+        artefact: ReloadKind,
         terms: &VerifyTerms,
         now: Now,
     ) -> Result<VerifiedArrival, LoadFailure> {

@@ -16,7 +16,7 @@ use super::url::{Fetch, FetchAnswer, TransferDeadline, UrlSource, Validators};
 use crate::clock::Clock;
 use crate::table::FileKind;
 use crate::table::{Buffer, Patch, Refusal, Table};
-use crate::telemetry::control::Artefact;
+use crate::telemetry::control::ReloadKind;
 
 /// Longest pause after failures, unless polling is slower still.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
@@ -40,7 +40,7 @@ pub(super) struct VerifiedArrival {
 
 /// What the fetcher tells the reload thread.
 pub(super) struct Fetched {
-    pub(super) artefact: Artefact,
+    pub(super) artefact: ReloadKind,
     /// `Ok(None)`: nothing new.
     pub(super) result: Result<Option<Verified>, LoadFailure>,
     pub(super) took: Duration,
@@ -70,7 +70,7 @@ pub(super) struct Copies(Arc<AtomicBool>);
 /// One fetcher's belongings.
 pub(super) struct Fetcher {
     pub(super) source: UrlSource,
-    pub(super) artefact: Artefact,
+    pub(super) artefact: ReloadKind,
     /// Where the last good copy is kept.
     pub(super) cache: Option<PathBuf>,
     pub(super) terms: Arc<ArcSwap<VerifyTerms>>,
@@ -94,14 +94,14 @@ impl Copies {
 
 impl Verified {
     pub(super) fn open(
-        artefact: Artefact,
+        artefact: ReloadKind,
         bytes: Buffer,
         terms: &VerifyTerms,
     ) -> Result<Self, LoadFailure> {
         let VerifyTerms { trust, bounds, .. } = terms;
         Ok(match artefact {
-            Artefact::Patch => Self::Patch(Arc::new(Patch::open(bytes, trust, bounds)?)),
-            Artefact::Table => Self::Table(Arc::new(Table::open(bytes, trust, bounds)?)),
+            ReloadKind::Patch => Self::Patch(Arc::new(Patch::open(bytes, trust, bounds)?)),
+            ReloadKind::Table => Self::Table(Arc::new(Table::open(bytes, trust, bounds)?)),
         })
     }
 
@@ -207,7 +207,7 @@ impl Fetcher {
                 Err(failure) => {
                     let retry_after = match &failure {
                         // Nothing was published yet: that is no trouble of the server's.
-                        f if f.is_missing() && self.artefact == Artefact::Patch => None,
+                        f if f.is_missing() && self.artefact == ReloadKind::Patch => None,
                         LoadFailure::Source(SourceError::Status { retry_after, .. }) => {
                             failures += 1;
                             *retry_after
@@ -250,8 +250,8 @@ impl Fetcher {
     fn poll(&self) -> Duration {
         let terms = self.terms.load();
         match self.artefact {
-            Artefact::Patch => terms.patch_poll,
-            Artefact::Table => terms.poll,
+            ReloadKind::Patch => terms.patch_poll,
+            ReloadKind::Table => terms.poll,
         }
     }
 
@@ -274,10 +274,10 @@ impl Fetcher {
 }
 
 /// Where the copy of an artefact lies.
-pub(super) fn cache_file(directory: &Path, artefact: Artefact) -> PathBuf {
+pub(super) fn cache_file(directory: &Path, artefact: ReloadKind) -> PathBuf {
     directory.join(match artefact {
-        Artefact::Patch => "patch.kgp",
-        Artefact::Table => "table.kgt",
+        ReloadKind::Patch => "patch.kgp",
+        ReloadKind::Table => "table.kgt",
     })
 }
 

@@ -20,7 +20,7 @@ use crate::table::{
     Table, Trust, TrustError, clock_behind_ms,
 };
 use crate::telemetry::Metrics;
-use crate::telemetry::control::{Artefact, FetchResult};
+use crate::telemetry::control::{FetchResult, ReloadKind};
 use crate::telemetry::readiness::ReadinessPart;
 
 /// A publisher's clock that is ahead of ours by more is worth a line in the log.
@@ -157,7 +157,7 @@ impl KeysInForce {
         part: ReadinessPart,
         mut state: StateFile,
     ) -> Self {
-        for artefact in [Artefact::Table, Artefact::Patch] {
+        for artefact in [ReloadKind::Table, ReloadKind::Patch] {
             let reasons = Refusal::REASONS.iter().map(|r| r.0).chain(SourceError::REASONS.to_vec());
             for reason in reasons {
                 metrics.control().table_reload_failures(artefact, reason).increment(0);
@@ -235,7 +235,7 @@ impl KeysInForce {
             Ok((self.desk.offer_table(Arc::clone(&table), now)?, table))
         });
         match accepted {
-            Ok((AcceptOutcome::Unchanged, _)) => Ok(self.unchanged(Artefact::Table)),
+            Ok((AcceptOutcome::Unchanged, _)) => Ok(self.unchanged(ReloadKind::Table)),
             Ok((_, table)) => {
                 let manifest = table.manifest();
                 tracing::info!(
@@ -247,10 +247,10 @@ impl KeysInForce {
                     held_patches = self.desk.current().map_or(0, |set| set.held_patches()),
                     "table in force"
                 );
-                Ok(self.succeeded(Artefact::Table, manifest.serial))
+                Ok(self.succeeded(ReloadKind::Table, manifest.serial))
             }
             Err(failure) => {
-                self.failed(Artefact::Table, serial, &failure);
+                self.failed(ReloadKind::Table, serial, &failure);
                 Err(failure)
             }
         }
@@ -270,7 +270,7 @@ impl KeysInForce {
         let (accepted, patch) = match accepted {
             Ok(both) => both,
             Err(failure) => {
-                self.failed(Artefact::Patch, serial, &failure);
+                self.failed(ReloadKind::Patch, serial, &failure);
                 return Err(failure);
             }
         };
@@ -279,7 +279,7 @@ impl KeysInForce {
         let entries = patch.entries();
         match accepted {
             AcceptOutcome::Included | AcceptOutcome::Unchanged => {
-                self.unchanged(Artefact::Patch);
+                self.unchanged(ReloadKind::Patch);
                 return Ok(self.patch_is_known());
             }
             AcceptOutcome::InForce => tracing::info!(serial, base, entries, "patch in force"),
@@ -292,7 +292,7 @@ impl KeysInForce {
             AcceptOutcome::Restricted(refusal) => {
                 // Genuine, but not made for what is in force: what it forbids holds all the same.
                 self.restricted = Some(refusal.clone());
-                self.failed(Artefact::Patch, Some(serial), &LoadFailure::Refused(refusal));
+                self.failed(ReloadKind::Patch, Some(serial), &LoadFailure::Refused(refusal));
                 self.lag_from = Some(patch.manifest().issued_at_ms);
                 self.patch_known = true;
                 return Ok(OfferOutcome::Changed);
@@ -300,10 +300,10 @@ impl KeysInForce {
         }
         self.lag_from = Some(patch.manifest().issued_at_ms);
         self.patch_known = true;
-        Ok(self.succeeded(Artefact::Patch, serial))
+        Ok(self.succeeded(ReloadKind::Patch, serial))
     }
 
-    fn failed(&mut self, artefact: Artefact, serial: Option<u64>, failure: &LoadFailure) {
+    fn failed(&mut self, artefact: ReloadKind, serial: Option<u64>, failure: &LoadFailure) {
         let control = self.metrics.control();
         control.source_fetches(artefact, FetchResult::Failed).increment(1);
         control.table_reload_failures(artefact, failure.reason()).increment(1);
@@ -337,7 +337,7 @@ impl KeysInForce {
     }
 
     /// A look found the file that was dealt with before, whatever came of it.
-    pub(super) fn same_file(&mut self, artefact: Artefact) -> OfferOutcome {
+    pub(super) fn same_file(&mut self, artefact: ReloadKind) -> OfferOutcome {
         if self.said(artefact).as_ref().is_some_and(|said| said.refused) {
             self.metrics.control().source_fetches(artefact, FetchResult::Unchanged).increment(1);
             return OfferOutcome::Unchanged;
@@ -346,7 +346,7 @@ impl KeysInForce {
     }
 
     /// A look found what is in force.
-    pub(super) fn unchanged(&mut self, artefact: Artefact) -> OfferOutcome {
+    pub(super) fn unchanged(&mut self, artefact: ReloadKind) -> OfferOutcome {
         self.metrics.control().source_fetches(artefact, FetchResult::Unchanged).increment(1);
         if self.said(artefact).take().is_some() {
             // What failed before has come right without another version.
@@ -363,11 +363,14 @@ impl KeysInForce {
         {
             tracing::warn!("the patch's file is gone; the patch stays in force");
         }
-        self.metrics.control().source_fetches(Artefact::Patch, FetchResult::Unchanged).increment(1);
+        self.metrics
+            .control()
+            .source_fetches(ReloadKind::Patch, FetchResult::Unchanged)
+            .increment(1);
         self.patch_is_known()
     }
 
-    pub(super) fn took(&self, artefact: Artefact, took: Duration) {
+    pub(super) fn took(&self, artefact: ReloadKind, took: Duration) {
         self.metrics.control().table_load_duration(artefact).record(took.as_secs_f64());
     }
 
@@ -496,21 +499,21 @@ impl KeysInForce {
         self.publish();
     }
 
-    fn succeeded(&mut self, artefact: Artefact, serial: u64) -> OfferOutcome {
+    fn succeeded(&mut self, artefact: ReloadKind, serial: u64) -> OfferOutcome {
         let now_ms = self.clock.now().unix_ms;
         let control = self.metrics.control();
         control.source_fetches(artefact, FetchResult::Changed).increment(1);
         control.table_reloads(artefact).increment(1);
         control.table_last_reload_timestamp.set(now_ms as f64 / 1000.0);
         *self.said(artefact) = None;
-        if artefact == Artefact::Patch {
+        if artefact == ReloadKind::Patch {
             self.patch_gone = false;
         }
         self.right_again(artefact, Some(serial));
         OfferOutcome::Changed
     }
 
-    fn right_again(&mut self, artefact: Artefact, serial: Option<u64>) {
+    fn right_again(&mut self, artefact: ReloadKind, serial: Option<u64>) {
         // The other artefact may still be wrong.
         let right = self.said.iter().all(Option::is_none);
         self.metrics.control().table_last_reload_successful.set(u8::from(right));
@@ -524,11 +527,11 @@ impl KeysInForce {
         });
     }
 
-    fn said(&mut self, artefact: Artefact) -> &mut Option<Said> {
+    fn said(&mut self, artefact: ReloadKind) -> &mut Option<Said> {
         let [table, patch] = &mut self.said;
         match artefact {
-            Artefact::Patch => patch,
-            Artefact::Table => table,
+            ReloadKind::Patch => patch,
+            ReloadKind::Table => table,
         }
     }
 

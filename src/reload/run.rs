@@ -30,7 +30,7 @@ use crate::config::{TableConfig, TableSource};
 use crate::snapshot::{Snapshot, Store};
 use crate::table::KeySet;
 use crate::telemetry::Metrics;
-use crate::telemetry::control::Artefact;
+use crate::telemetry::control::ReloadKind;
 
 /// Between two looks. The first change is looked at at once: a revocation must not wait. What comes
 /// in a burst behind it is seen in one look.
@@ -194,12 +194,12 @@ impl RunningSource {
                 let (commands, inbox) = channel();
                 let events = events.clone();
                 let name = match fetcher.artefact {
-                    Artefact::Patch => "fetch-patch",
-                    Artefact::Table => "fetch-table",
+                    ReloadKind::Patch => "fetch-patch",
+                    ReloadKind::Table => "fetch-table",
                 };
                 std::thread::Builder::new().name(name.into()).spawn(move || {
                     // A patch is small, and a revocation must not wait for idle cores.
-                    if fetcher.artefact == Artefact::Table {
+                    if fetcher.artefact == ReloadKind::Table {
                         lower_priority();
                     }
                     fetcher

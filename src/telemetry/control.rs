@@ -31,7 +31,7 @@ pub struct Control {
 
 /// What a reload was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Artefact {
+pub enum ReloadKind {
     Patch,
     Table,
 }
@@ -110,7 +110,7 @@ impl Control {
         for log in [LogName::Access, LogName::Operator] {
             self.log_lines_dropped(log).increment(0);
         }
-        for artefact in [Artefact::Patch, Artefact::Table] {
+        for artefact in [ReloadKind::Patch, ReloadKind::Table] {
             self.table_reloads(artefact).increment(0);
             let _ = self.table_load_duration(artefact);
             for fetched in [FetchResult::Changed, FetchResult::Failed, FetchResult::Unchanged] {
@@ -119,22 +119,22 @@ impl Control {
         }
     }
 
-    pub fn source_fetches(&self, artefact: Artefact, result: FetchResult) -> Counter {
+    pub fn source_fetches(&self, artefact: ReloadKind, result: FetchResult) -> Counter {
         let labels = vec![label("artefact", artefact.as_str()), label("result", result.as_str())];
         self.counter(&families::SOURCE_FETCHES, labels)
     }
 
-    pub fn table_reloads(&self, artefact: Artefact) -> Counter {
+    pub fn table_reloads(&self, artefact: ReloadKind) -> Counter {
         self.counter(&families::TABLE_RELOADS, vec![label("artefact", artefact.as_str())])
     }
 
     /// `reason` is a word of a closed list, never a message.
-    pub fn table_reload_failures(&self, artefact: Artefact, reason: &'static str) -> Counter {
+    pub fn table_reload_failures(&self, artefact: ReloadKind, reason: &'static str) -> Counter {
         let labels = vec![label("artefact", artefact.as_str()), label("reason", reason)];
         self.counter(&families::TABLE_RELOAD_FAILURES, labels)
     }
 
-    pub fn table_load_duration(&self, artefact: Artefact) -> Histogram {
+    pub fn table_load_duration(&self, artefact: ReloadKind) -> Histogram {
         let labels = vec![label("artefact", artefact.as_str())];
         self.recorder.register_histogram(&key(&families::TABLE_LOAD_DURATION, labels), &METADATA)
     }
@@ -268,7 +268,7 @@ fn label(name: &'static str, value: &str) -> Label {
 
 // === impl labels ===
 
-impl Artefact {
+impl ReloadKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Patch => "patch",

@@ -12,7 +12,7 @@ use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::registry::change::Change;
 use super::super::registry::entry::Entry;
-use super::super::registry::published::{self, Artefact, Stage};
+use super::super::registry::published::{self, BuiltFile, Stage};
 use super::super::registry::{Filter, Registry};
 use super::head::head;
 use super::losses::{Acknowledged, Baseline, Compared, Loss, losses};
@@ -122,7 +122,7 @@ impl Standing {
     }
 
     /// What this registry did not publish, the newest of it.
-    pub fn foreign(&self, known: &[Artefact]) -> Option<&(PathBuf, Manifest)> {
+    pub fn foreign(&self, known: &[BuiltFile]) -> Option<&(PathBuf, Manifest)> {
         self.all()
             .filter(|(_, manifest)| !known.iter().any(|artefact| artefact.is(manifest)))
             .max_by_key(|(_, manifest)| manifest.serial)
@@ -130,7 +130,7 @@ impl Standing {
 
     /// Serial up to which everything of the registry that knows these is published here, or was
     /// published elsewhere.
-    pub fn base_serial(&self, known: &[Artefact]) -> Option<u64> {
+    pub fn base_serial(&self, known: &[BuiltFile]) -> Option<u64> {
         let here = known.iter().filter(|artefact| {
             artefact.stage == Stage::Published || self.all().any(|(_, m)| artefact.is(m))
         });
@@ -158,14 +158,14 @@ impl Standing {
     pub fn losses(
         &self,
         ours: &Ours<'_>,
-        known: &[Artefact],
+        known: &[BuiltFile],
         meant: &Acknowledged,
     ) -> Result<Vec<Loss>> {
         Ok(losses(self.compared(ours, known)?, meant))
     }
 
     /// Every key that ours does not state as it is published.
-    pub fn compared(&self, ours: &Ours<'_>, known: &[Artefact]) -> Result<Vec<Compared>> {
+    pub fn compared(&self, ours: &Ours<'_>, known: &[BuiltFile]) -> Result<Vec<Compared>> {
         let Some(theirs) = self.keys()? else { return self.compared_with_patches(ours) };
         let differing = differing(&theirs, ours)?;
         if differing.is_empty() {

@@ -8,7 +8,7 @@ use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::registry::change::{Change, Rebase};
 use super::super::registry::entry::{Entry, Previous};
-use super::super::registry::published::{Artefact, Stage};
+use super::super::registry::published::{BuiltFile, Stage};
 use super::super::registry::{Filter, Form, Located};
 use super::super::session::Session;
 use super::compare::{Ours, Standing};
@@ -78,7 +78,7 @@ pub fn fold(path: &Path, change: &mut Change) -> Result<Folded> {
     }
     let mut rebase = Rebase { artefacts: Vec::new(), was: Vec::new(), new: Vec::new() };
     rebase.artefacts =
-        standing.all().map(|(_, manifest)| Artefact::of(manifest, Stage::Published)).collect();
+        standing.all().map(|(_, manifest)| BuiltFile::of(manifest, Stage::Published)).collect();
     let keys = standing.compared(&Ours::Changed(change), &known)?;
     let mut present: HashMap<KeyId, Option<Located>> =
         keys.iter().map(|key| (key.id, None)).collect();

@@ -12,7 +12,7 @@ use super::super::files::{self, Lock, Replacement};
 use super::super::output::count;
 use super::super::registry::Registry;
 use super::super::registry::change::{Change, Locked, remember};
-use super::super::registry::published::{Artefact, Stage};
+use super::super::registry::published::{BuiltFile, Stage};
 use super::super::session::Session;
 use super::super::time;
 use super::compare::{Ours, Standing};
@@ -101,7 +101,7 @@ impl Destination<'_> {
         Ok(())
     }
 
-    fn refuse_losses(&self, serial: u64, ours: &Ours<'_>, known: &[Artefact]) -> Result<()> {
+    fn refuse_losses(&self, serial: u64, ours: &Ours<'_>, known: &[BuiltFile]) -> Result<()> {
         for standing in self.standings()? {
             let Some((path, theirs)) = standing.foreign(known) else { continue };
             if theirs.serial >= serial {
@@ -128,7 +128,7 @@ impl Destination<'_> {
             return Ok(());
         }
         let mut known = registry.map_or_else(Vec::new, |r| r.settings.published.clone());
-        known.push(Artefact::of(ours, Stage::Draft));
+        known.push(BuiltFile::of(ours, Stage::Draft));
         if self.standings()?.iter().all(|standing| standing.foreign(&known).is_none()) {
             return Ok(());
         }
@@ -263,7 +263,7 @@ fn write_compared<F: Read + Seek>(
     }
     to.commit()?;
     if let Some(registry) = registry {
-        let artefact = Artefact::of(&ours, place.stage(draft, registry));
+        let artefact = BuiltFile::of(&ours, place.stage(draft, registry));
         if let Err(e) = remember(registry, artefact) {
             // It is published. Next time it is taken for somebody else's, and compared.
             eprintln!("warning: published, but the registry could not write that down: {e}");

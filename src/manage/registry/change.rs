@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::audit::{self, Record, Stamp};
 use super::entry::Entry;
-use super::published::{self, Artefact, Stage};
+use super::published::{self, BuiltFile, Stage};
 use super::settings::Settings;
 use super::{Filter, Form, HINT, Located, Registry, Unique, jsonl, toml};
 use crate::core::{Digest, KeyId};
@@ -33,7 +33,7 @@ pub struct Change {
 /// this registry is compared with.
 #[derive(Debug)]
 pub struct Rebase {
-    pub artefacts: Vec<Artefact>,
+    pub artefacts: Vec<BuiltFile>,
     /// Keys that stay other than published: as they are published.
     pub was: Vec<Entry>,
     /// Keys that are not published.
@@ -277,7 +277,7 @@ impl Locked {
 
 /// Writes down what was published. No change of a key, so no serial of its own. The caller holds
 /// the registry's lock.
-pub fn remember(registry: &Registry, artefact: Artefact) -> Result<()> {
+pub fn remember(registry: &Registry, artefact: BuiltFile) -> Result<()> {
     let mut settings = registry.settings.clone();
     published::remember(&mut settings.published, artefact);
     match registry.form {

@@ -26,7 +26,7 @@ const REMEMBERED: usize = 4;
 
 /// A table or patch that was made from this registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Artefact {
+pub struct BuiltFile {
     pub kind: FileKind,
     pub serial: u64,
     pub body_sha256: BodyHash,
@@ -60,9 +60,9 @@ struct Dated {
     serial: u64,
 }
 
-// === impl Artefact ===
+// === impl BuiltFile ===
 
-impl Artefact {
+impl BuiltFile {
     pub fn of(manifest: &Manifest, stage: Stage) -> Self {
         let Manifest { kind, serial, body_sha256, .. } = *manifest;
         Self { kind, serial, body_sha256, stage }
@@ -98,13 +98,13 @@ impl Artefact {
 }
 
 /// The list with one more, the newest last.
-pub fn remember(known: &mut Vec<Artefact>, artefact: Artefact) {
+pub fn remember(known: &mut Vec<BuiltFile>, artefact: BuiltFile) {
     known.retain(|other| {
         (other.kind, other.serial, other.body_sha256)
             != (artefact.kind, artefact.serial, artefact.body_sha256)
     });
     known.push(artefact);
-    let kind = |other: &Artefact| other.kind == artefact.kind;
+    let kind = |other: &BuiltFile| other.kind == artefact.kind;
     if known.iter().filter(|other| kind(other)).count() > REMEMBERED
         && let Some(oldest) = known.iter().position(kind)
     {
@@ -113,7 +113,7 @@ pub fn remember(known: &mut Vec<Artefact>, artefact: Artefact) {
 }
 
 /// The serial up to which everything in the registry was published.
-pub fn through(known: &[Artefact]) -> Option<u64> {
+pub fn through(known: &[BuiltFile]) -> Option<u64> {
     let published = known.iter().filter(|artefact| artefact.stage == Stage::Published);
     published.map(|artefact| artefact.serial).max()
 }

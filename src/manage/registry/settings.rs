@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml_edit::{DocumentMut, Item, Value};
 
-use super::published::Artefact;
+use super::published::BuiltFile;
 use super::toml::{Piece, syntax_fault};
 use crate::core::format::KeyFormat;
 use crate::manage::error::Fault;
@@ -27,7 +27,7 @@ pub struct Settings {
     pub default_prefix: Option<String>,
     pub publish: Publish,
     /// The last tables and patches that were made from this registry, the newest last.
-    pub published: Vec<Artefact>,
+    pub published: Vec<BuiltFile>,
 }
 
 /// What follows a change, unless options say otherwise. Paths are relative to the registry.
@@ -172,7 +172,7 @@ impl Settings {
             let why = "needs `signer`, the private key's file";
             fault(line_of("on_change"), "publish.on_change", why.into());
         }
-        let known: Vec<_> = raw.published.iter().map(|text| Artefact::parse(text)).collect();
+        let known: Vec<_> = raw.published.iter().map(|text| BuiltFile::parse(text)).collect();
         if known.contains(&None) {
             let why = "must be as keygatectl wrote it, such as `table 5 sha256:…`; without it every \
                        key is compared with what is published";
@@ -208,7 +208,7 @@ impl Settings {
                     .life
                     .map(|l| humantime::format_duration(l).to_string().replace(' ', "")),
             },
-            published: self.published.iter().map(Artefact::show).collect(),
+            published: self.published.iter().map(BuiltFile::show).collect(),
         }
     }
 
@@ -230,7 +230,7 @@ impl Settings {
             set(document.get_mut("serial")?, i64::try_from(self.serial).ok()?.into())?;
         }
         if self.published != old.published {
-            let mut recent: toml_edit::Array = self.published.iter().map(Artefact::show).collect();
+            let mut recent: toml_edit::Array = self.published.iter().map(BuiltFile::show).collect();
             recent.iter_mut().for_each(|line| line.decor_mut().set_prefix("\n  "));
             recent.set_trailing("\n");
             recent.set_trailing_comma(true);

@@ -10,7 +10,7 @@ use super::super::lower_priority;
 use super::super::source::{Contents, PathSource, SeenFile};
 use super::{PATIENCE, ReloadEvent, ReloadLoop, RunningSource, forget, nanos};
 use crate::table::{Buffer, Patch, Table};
-use crate::telemetry::control::Artefact;
+use crate::telemetry::control::ReloadKind;
 
 /// Between two tries of something that was refused for the time of day.
 const RETRY: Duration = Duration::from_secs(60);
@@ -63,7 +63,7 @@ impl ReloadLoop {
         let wall_ms = self.clock.now().unix_ms;
         let RunningSource::Path(source) = &mut self.table else { return OfferOutcome::Unchanged };
         match source.may_differ(wall_ms) {
-            Ok(false) => return self.keeper.same_file(Artefact::Table),
+            Ok(false) => return self.keeper.same_file(ReloadKind::Table),
             Ok(true) => {}
             Err(_) if how == Look::Early => return OfferOutcome::Unchanged,
             Err(error) => {
@@ -152,7 +152,7 @@ impl ReloadLoop {
         };
         let terms = self.terms.load_full();
         let result = match source.may_differ(began.unix_ms) {
-            Ok(false) => return self.keeper.same_file(Artefact::Patch),
+            Ok(false) => return self.keeper.same_file(ReloadKind::Patch),
             Ok(true) => {
                 let (result, seen) = open(source, began.unix_ms, |bytes| {
                     Ok(Arc::new(Patch::open(bytes, &terms.trust, &terms.bounds)?))
@@ -180,7 +180,7 @@ impl ReloadLoop {
         table: Result<Arc<Table>, LoadFailure>,
         took: Duration,
     ) -> OfferOutcome {
-        self.keeper.took(Artefact::Table, took);
+        self.keeper.took(ReloadKind::Table, took);
         let outcome = self.keeper.offer_table(table);
         if outcome.as_ref().is_ok_and(|o| *o == OfferOutcome::Changed) {
             // A patch that did not fit the last table may fit this one.
@@ -194,7 +194,7 @@ impl ReloadLoop {
         patch: Result<Arc<Patch>, LoadFailure>,
         took: Duration,
     ) -> OfferOutcome {
-        self.keeper.took(Artefact::Patch, took);
+        self.keeper.took(ReloadKind::Patch, took);
         let outcome = self.keeper.offer_patch(patch);
         self.outcome(outcome)
     }
@@ -215,13 +215,13 @@ impl ReloadLoop {
             Ok(None) => self.keeper.unchanged(artefact),
             Ok(Some(Verified::Table(table))) => self.offer_table(Ok(table), took),
             Ok(Some(Verified::Patch(patch))) => self.offer_patch(Ok(patch), took),
-            Err(failure) if artefact == Artefact::Patch && failure.is_missing() => {
+            Err(failure) if artefact == ReloadKind::Patch && failure.is_missing() => {
                 self.keeper.no_patch()
             }
             Err(failure) => {
                 let outcome = match artefact {
-                    Artefact::Patch => self.keeper.offer_patch(Err(failure)),
-                    Artefact::Table => self.keeper.offer_table(Err(failure)),
+                    ReloadKind::Patch => self.keeper.offer_patch(Err(failure)),
+                    ReloadKind::Table => self.keeper.offer_table(Err(failure)),
                 };
                 self.outcome(outcome)
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use super::super::control::{Artefact, Attempt};
+use super::super::control::{Attempt, ReloadKind};
 use super::super::metrics::{ALL, FamilyKind};
 use super::super::{DecisionOutcome, Metrics};
 use super::*;
@@ -30,7 +30,7 @@ fn busy() -> Metrics {
     control.table_info("ed25519:0011").set(1);
     control.keys("active").set(3);
     control.keys_expiring("24h").set(1);
-    control.table_reload_failures(Artefact::Table, "signature").increment(1);
+    control.table_reload_failures(ReloadKind::Table, "signature").increment(1);
     control.certificate_expiry("cert.pem").set(1.8e9);
     control.certificate_reloads(Attempt::Failed).increment(1);
     control.revocation_lag.record(0.012);
