@@ -21,7 +21,7 @@ pub(super) use self::refused::refuse;
 use crate::core::Reason;
 use crate::proxy::body::{ClientBody, Coming, Wire};
 use crate::proxy::http1::answer_write::Writer;
-use crate::proxy::http1::request_read::{Asked, Parsed, parse};
+use crate::proxy::http1::request_read::{Parsed, PlainRequest, parse};
 use crate::proxy::http1::request_refuse::{HeadBounds, Judged, RefusedHead, judge, unfinished};
 use crate::proxy::net::buffers::BUFFER;
 use crate::proxy::net::io::{Cut, Io};
@@ -96,7 +96,7 @@ async fn answer_all(
             Err(Next::End) => return Over::Done,
             Err(Next::Other) => return Over::Hyper(read.take()),
         };
-        let Asked { head, body, left, closes } = asked;
+        let PlainRequest { head, body, left, closes } = asked;
         let body = match left {
             0 => ClientBody::Whole(body),
             left => ClientBody::Coming(Coming::Plain(wire.body(body, left))),
@@ -175,7 +175,7 @@ fn poll_request(
     wire: &Wire,
     read: &mut Read<'_>,
     cx: &mut Context<'_>,
-) -> Poll<Result<Asked, Next>> {
+) -> Poll<Result<PlainRequest, Next>> {
     client.moments.watch(cx);
     if let Some(cut) = client.moments.cut.get() {
         return Poll::Ready(Err(Next::Cut(cut)));

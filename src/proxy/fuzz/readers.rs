@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::proxy::http1::answer_body::AnswerBody;
-use crate::proxy::http1::answer_read::{AskedMethod, LONGEST_HEAD, MOST_FIELDS, find_head};
+use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS, RequestMethod, find_head};
 use crate::proxy::http1::request_read::{Parsed, parse};
 
 /// Names in lower case, and values.
@@ -58,7 +58,7 @@ fn list(map: &http::HeaderMap) -> FieldList {
 pub fn our_answer(bytes: &[u8], cut: usize) -> Option<ReadAnswer> {
     let mut rest = bytes;
     let (found, head) = loop {
-        let found = find_head(rest, AskedMethod::Other).ok()??;
+        let found = find_head(rest, RequestMethod::Other).ok()??;
         let (head, behind) = rest.split_at_checked(found.length)?;
         rest = behind;
         if found.status == http::StatusCode::SWITCHING_PROTOCOLS {

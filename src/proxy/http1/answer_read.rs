@@ -41,7 +41,7 @@ pub(crate) struct FoundHead {
 /// What the request was. An answer to HEAD has no body, whatever its fields say (RFC 9110 section
 /// 9.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AskedMethod {
+pub(crate) enum RequestMethod {
     Head,
     Other,
 }
@@ -64,7 +64,7 @@ const ADDED_FIELDS: usize = 4;
 ///
 /// # Errors
 /// [`BadAnswer`]: not HTTP/1.0 or 1.1, too many fields, or a length that is stated in two ways.
-pub(crate) fn find_head(read: &[u8], asked: AskedMethod) -> Result<Option<FoundHead>, BadAnswer> {
+pub(crate) fn find_head(read: &[u8], asked: RequestMethod) -> Result<Option<FoundHead>, BadAnswer> {
     let mut fields = [const { std::mem::MaybeUninit::uninit() }; USUAL_FIELDS];
     let mut head = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
@@ -77,7 +77,7 @@ pub(crate) fn find_head(read: &[u8], asked: AskedMethod) -> Result<Option<FoundH
     }
 }
 
-fn find_large_head(read: &[u8], asked: AskedMethod) -> Result<Option<FoundHead>, BadAnswer> {
+fn find_large_head(read: &[u8], asked: RequestMethod) -> Result<Option<FoundHead>, BadAnswer> {
     let mut fields = vec![httparse::EMPTY_HEADER; MOST_FIELDS];
     let mut head = httparse::Response::new(&mut fields);
     match head.parse(read) {
@@ -91,7 +91,7 @@ fn describe(
     read: &[u8],
     length: usize,
     head: &httparse::Response<'_, '_>,
-    asked: AskedMethod,
+    asked: RequestMethod,
 ) -> Result<FoundHead, BadAnswer> {
     let part = |of: &[u8]| {
         let begin = (of.as_ptr() as usize).checked_sub(read.as_ptr() as usize)?;
@@ -123,7 +123,7 @@ fn describe(
         let (name, value) = part(name).zip(part(field.value)).ok_or(BadAnswer)?;
         fields.push((name, value));
     }
-    let to = AnswerTo { is_head: asked == AskedMethod::Head, is_http10 };
+    let to = AnswerTo { is_head: asked == RequestMethod::Head, is_http10 };
     let body = lengths.of_answer(status, to).map_err(|_| BadAnswer)?;
     let phrase = head.reason.filter(|phrase| Some(*phrase) != status.canonical_reason());
     let phrase = phrase.and_then(|phrase| part(phrase.as_bytes()));

@@ -16,7 +16,7 @@ const FIELDS: usize = 64;
 const LONGEST_BODY: usize = usize::MAX / 4;
 
 /// A request.
-pub(crate) struct Asked {
+pub(crate) struct PlainRequest {
     pub(crate) head: Head,
     /// What of the body is here.
     pub(crate) body: Bytes,
@@ -29,7 +29,7 @@ pub(crate) struct Asked {
 #[expect(clippy::large_enum_variant, reason = "moved once")]
 pub(crate) enum Parsed {
     /// And how much of it is here.
-    Asked(Asked, usize),
+    Asked(PlainRequest, usize),
     Partial,
     Other,
 }
@@ -92,5 +92,5 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
     let body = Bytes::copy_from_slice(body);
     let (version, extensions) = (Version::HTTP_11, Extensions::new());
     let head = Head { method, uri, version, fields, extensions };
-    Some(Parsed::Asked(Asked { head, body, left, closes }, head_length + here))
+    Some(Parsed::Asked(PlainRequest { head, body, left, closes }, head_length + here))
 }

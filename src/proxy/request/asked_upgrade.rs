@@ -17,7 +17,7 @@ use crate::proxy::http1::head::{Head, is_extended_connect};
 
 /// An upgrade that may be passed on.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct UpgradeRequest {
     /// Lower-case.
     pub(crate) protocol: HeaderValue,
     /// `Sec-WebSocket-Key`, made here when the client asked over HTTP/2 and so has none.
@@ -34,7 +34,7 @@ pub(crate) fn asked(
     route: &Route,
     settings: &Settings,
     carried: Carried,
-) -> Option<Asked> {
+) -> Option<UpgradeRequest> {
     let token = facts::read_upgrade(head, outgoing)?;
     // A body and a switch in one request is how bytes get past a gate (Pingora CVE-2026-2833).
     let bodiless = !head.fields.has(header::TRANSFER_ENCODING)
@@ -60,7 +60,7 @@ pub(crate) fn asked(
             outgoing.subprotocols = Some(offer.forward.clone());
         }
     }
-    Some(Asked { protocol, key, offer, close_code: settings.close_code })
+    Some(UpgradeRequest { protocol, key, offer, close_code: settings.close_code })
 }
 
 /// What opens the tunnel of an extended CONNECT. Its head is judged as the GET of an HTTP/1.1

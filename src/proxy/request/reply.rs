@@ -16,7 +16,7 @@ pub(crate) enum Reply {
 }
 
 /// What a refusal's form depends on.
-pub(crate) struct Asked<'r> {
+pub(crate) struct RefusalContext<'r> {
     pub(crate) method: &'r Method,
     pub(crate) grpc: bool,
     pub(crate) profile: Option<&'r str>,
@@ -30,7 +30,7 @@ pub(crate) fn refuse(
     rejection: &Rejection,
     settings: &Settings,
     writer: Writer,
-    asked: &Asked<'_>,
+    asked: &RefusalContext<'_>,
 ) -> Reply {
     let context = Context {
         request_id: asked.request_id.to_str().unwrap_or_default(),
@@ -111,7 +111,7 @@ pub(crate) fn no_content(
 const LINES: usize = 512;
 
 /// The status of a rejection, for the record.
-pub(crate) fn status_of(rejection: &Rejection, asked: &Asked<'_>) -> u16 {
+pub(crate) fn status_of(rejection: &Rejection, asked: &RefusalContext<'_>) -> u16 {
     // Trailers-only: the HTTP status of a gRPC refusal is always 200.
     if asked.grpc { StatusCode::OK.as_u16() } else { rejection.reason.status() }
 }

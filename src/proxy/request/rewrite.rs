@@ -11,7 +11,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Uri, Version};
 use smallvec::SmallVec;
 
-use super::asked_upgrade::Asked;
+use super::asked_upgrade::UpgradeRequest;
 use super::credentials::{self, Carried, StripScope};
 use super::facts::Outgoing;
 use crate::config::Settings;
@@ -42,7 +42,7 @@ pub(crate) struct RewriteContext<'a> {
     /// The upstream needs field names as the client wrote them.
     pub(crate) preserve_case: bool,
     /// `Upgrade` to pass on, allowed by the route.
-    pub(crate) upgrade: Option<Asked>,
+    pub(crate) upgrade: Option<UpgradeRequest>,
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<&'a HeaderValue>,
 }

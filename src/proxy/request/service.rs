@@ -17,7 +17,7 @@ use super::download::{Download, ResponseBody, Rest};
 use super::exchange;
 use super::facts;
 use super::record::RequestRecord;
-use super::reply::{self, Asked, Reply};
+use super::reply::{self, RefusalContext, Reply};
 use super::rewrite::{self, RewriteContext, answer};
 use super::{asked_upgrade, cors, grpc, upgrade};
 use crate::config::{Settings, TraceStart};
@@ -223,7 +223,7 @@ struct After {
     /// The credential came in the query: shared caches must not keep the answer (RFC 6750 §2.3).
     private: bool,
     /// The upgrade that was passed on.
-    upgrade: Option<asked_upgrade::Asked>,
+    upgrade: Option<asked_upgrade::UpgradeRequest>,
     /// Say that the connection is about to close.
     close: bool,
     trailers: answer::Trailers,
@@ -257,7 +257,8 @@ fn admit(
     let cors = rule.map(|cors| cors::of_refusal(&cors, &head, settings)).unwrap_or_default();
     let refuse = |rejection: &Rejection, profile: Option<&str>, record: &mut RequestRecord| {
         let request_id = &record.request_id;
-        let asked = Asked { method: record.method(), grpc, profile, request_id, cors: &cors };
+        let asked =
+            RefusalContext { method: record.method(), grpc, profile, request_id, cors: &cors };
         let status = reply::status_of(rejection, &asked);
         let reply = reply::refuse(rejection, settings, writer, &asked);
         record.status = status;
@@ -444,7 +445,7 @@ fn fail(
     }
     let rejection = Rejection::new(reason);
     let snapshot = worker.shared.store.load();
-    let asked = Asked {
+    let asked = RefusalContext {
         method: &after.method,
         grpc: after.grpc,
         profile: after.profile.as_deref(),

@@ -17,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 
 use self::stream::{ClientSide, InStream};
 
-use super::asked_upgrade::Asked;
+use super::asked_upgrade::UpgradeRequest;
 use super::download::ResponseBody;
 use super::record::RequestRecord;
 use super::rewrite::answer;
@@ -54,7 +54,7 @@ pub(crate) fn accept(
     mut head: response::Parts,
     lease: Lease,
     stream: Stream,
-    asked: Option<Asked>,
+    asked: Option<UpgradeRequest>,
     settings: &Settings,
 ) -> Result<(Response<ResponseBody>, Upgraded), Reason> {
     let bad = Reason::UpstreamBadResponse;

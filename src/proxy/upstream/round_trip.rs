@@ -19,7 +19,7 @@ use crate::core::Reason;
 use crate::proxy::body::BodyError;
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{
-    AnswerHead, AskedMethod, FoundHead, LONGEST_HEAD, find_head,
+    AnswerHead, FoundHead, LONGEST_HEAD, RequestMethod, find_head,
 };
 use crate::proxy::net::buffers::{BUFFER, Buffers};
 use crate::proxy::net::io::Io;
@@ -86,7 +86,7 @@ pub(super) async fn exchange(
     let ExchangeContext { stream, patience, clock, .. } = *around;
     let mut unsent = request.bytes;
     let mut is_flushed = false;
-    let asked = if request.is_head { AskedMethod::Head } else { AskedMethod::Other };
+    let asked = if request.is_head { RequestMethod::Head } else { RequestMethod::Other };
     let mut reader = HeadReader { read: Vec::new(), interim: 0, asked };
     poll_fn(|cx| {
         if let Some(end) = stream.poll_end(cx)
@@ -137,7 +137,7 @@ pub(super) async fn exchange(
 struct HeadReader {
     read: Vec<u8>,
     interim: u32,
-    asked: AskedMethod,
+    asked: RequestMethod,
 }
 
 /// A head that is no interim one.

@@ -18,7 +18,7 @@ use crate::proxy::net::io::Io;
 use crate::proxy::request::client::Client;
 use crate::proxy::request::download::ResponseBody;
 use crate::proxy::request::record::RequestRecord;
-use crate::proxy::request::reply::{self, Asked, Reply};
+use crate::proxy::request::reply::{self, RefusalContext, Reply};
 use crate::proxy::worker::Worker;
 
 /// The answer is short: a client that takes nothing of it for so long is not waited for.
@@ -60,7 +60,7 @@ fn write(
 ) -> Vec<u8> {
     record.failed(rejection.reason);
     let snapshot = worker.shared.store.load();
-    let asked = Asked {
+    let asked = RefusalContext {
         method: record.method(),
         grpc: false,
         profile: None,
