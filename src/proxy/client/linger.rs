@@ -16,10 +16,10 @@ use crate::proxy::worker::Worker;
 use crate::telemetry::LingerEnd;
 
 /// How long and how much any connection is read on.
-const SHORT: Bounds =
-    Bounds { whole: Duration::from_secs(1), silent: Duration::from_secs(1), bytes: 256 * 1024 };
+const SHORT: LingerBounds =
+    LingerBounds { whole: Duration::from_secs(1), silent: Duration::from_secs(1), bytes: 256 * 1024 };
 /// How much further with a place: 5 s and 64 MiB in all.
-const FURTHER: Bounds = Bounds {
+const FURTHER: LingerBounds = LingerBounds {
     whole: Duration::from_secs(4),
     silent: Duration::from_secs(1),
     bytes: 64 * 1024 * 1024 - SHORT.bytes,
@@ -29,7 +29,7 @@ const SINK: usize = 4096;
 /// The goodbye of TLS is not waited for any longer.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-struct Bounds {
+struct LingerBounds {
     whole: Duration,
     /// Without a byte.
     silent: Duration,
@@ -63,7 +63,7 @@ pub(super) async fn end_clean(worker: &Worker, address: IpAddr, mut io: Io) {
     worker.cells.lingered(end);
 }
 
-async fn read_on(io: &mut Io, bounds: &Bounds) -> LingerEnd {
+async fn read_on(io: &mut Io, bounds: &LingerBounds) -> LingerEnd {
     let mut left = bounds.bytes;
     let mut sink = BytesMut::with_capacity(SINK);
     let reading = async {
