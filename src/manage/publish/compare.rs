@@ -15,7 +15,7 @@ use super::super::registry::entry::Entry;
 use super::super::registry::published::{self, BuiltFile, Stage};
 use super::super::registry::{Filter, Registry};
 use super::head::head;
-use super::losses::{Acknowledged, Baseline, Compared, Loss, losses};
+use super::losses::{Acknowledged, Baseline, Loss, ThreeWayKey, losses};
 use crate::core::{Digest, KeyId, KeySpec};
 use crate::table::FileKind;
 use crate::table::{Bounds, KeySet, Manifest, Patch, Table, Trust};
@@ -165,17 +165,17 @@ impl Standing {
     }
 
     /// Every key that ours does not state as it is published.
-    pub fn compared(&self, ours: &Ours<'_>, known: &[BuiltFile]) -> Result<Vec<Compared>> {
+    pub fn compared(&self, ours: &Ours<'_>, known: &[BuiltFile]) -> Result<Vec<ThreeWayKey>> {
         let Some(theirs) = self.keys()? else { return self.compared_with_patches(ours) };
         let differing = differing(&theirs, ours)?;
         if differing.is_empty() {
             return Ok(Vec::new());
         }
-        let mut keys: BTreeMap<KeyId, Compared> = differing
+        let mut keys: BTreeMap<KeyId, ThreeWayKey> = differing
             .iter()
             .map(|id| {
                 let base = Baseline::Unknown;
-                (*id, Compared { id: *id, base, theirs: Vec::new(), ours: Vec::new() })
+                (*id, ThreeWayKey { id: *id, base, theirs: Vec::new(), ours: Vec::new() })
             })
             .collect();
         for spec in theirs.iter().filter_map(|entry| entry.to_spec()) {
@@ -194,9 +194,9 @@ impl Standing {
     }
 
     /// The table is gone, but not what patches over it say.
-    fn compared_with_patches(&self, ours: &Ours<'_>) -> Result<Vec<Compared>> {
+    fn compared_with_patches(&self, ours: &Ours<'_>) -> Result<Vec<ThreeWayKey>> {
         let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
-        let mut keys: BTreeMap<KeyId, Compared> = BTreeMap::new();
+        let mut keys: BTreeMap<KeyId, ThreeWayKey> = BTreeMap::new();
         let mut removed = HashSet::new();
         for (path, _) in &self.patches {
             let patch = Patch::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
@@ -205,7 +205,7 @@ impl Standing {
             for id in ids.chain(patch.removals().map(|(_, id, _)| id)) {
                 // The newest patch says all that the ones before said.
                 let (base, theirs) = (Baseline::Unknown, Vec::new());
-                keys.insert(id, Compared { id, base, theirs, ours: Vec::new() });
+                keys.insert(id, ThreeWayKey { id, base, theirs, ours: Vec::new() });
             }
             for spec in patch.iter().filter_map(|entry| entry.to_spec()) {
                 if let Some(key) = keys.get_mut(&spec.id) {
@@ -257,7 +257,7 @@ impl Ours<'_> {
     fn fill_bases(
         &self,
         published: Option<u64>,
-        keys: &mut BTreeMap<KeyId, Compared>,
+        keys: &mut BTreeMap<KeyId, ThreeWayKey>,
     ) -> Result<()> {
         let (registry, change) = match self {
             Self::Changed(change) => (change.registry(), Some(*change)),

@@ -13,7 +13,7 @@ use super::super::registry::{Filter, Form, Located};
 use super::super::session::Session;
 use super::compare::{Ours, Standing};
 use super::head::head;
-use super::losses::{Acknowledged, Baseline, Compared, Difference, losses};
+use super::losses::{Acknowledged, Baseline, Difference, ThreeWayKey, losses};
 use crate::core::{KeyId, KeySpec, KeyStatus, NetworkSet, Permission, PermissionSet};
 use crate::table::FileKind;
 
@@ -127,7 +127,7 @@ fn put(change: &mut Change, there: Option<Located>, merged: Option<Entry>) {
 }
 
 /// The key with what both sides did to it. `None`: as it is.
-fn merge(key: &Compared, there: Option<&Entry>) -> Option<Entry> {
+fn merge(key: &ThreeWayKey, there: Option<&Entry>) -> Option<Entry> {
     let Some(there) = there else { return of_specs(&key.theirs, None) };
     let base = match &key.base {
         Baseline::Known(base) => of_specs(base, Some(there)),
@@ -139,7 +139,7 @@ fn merge(key: &Compared, there: Option<&Entry>) -> Option<Entry> {
     };
     // What both changed, or of which nobody knows: ours, without what theirs took away.
     let ours = new.specs().collect();
-    let lost = losses([Compared { ours, ..key.clone() }], &Acknowledged::default());
+    let lost = losses([ThreeWayKey { ours, ..key.clone() }], &Acknowledged::default());
     let Some(lost) = lost.first() else { return Some(new) };
     for difference in &lost.differences {
         restrict(&mut new, difference, key);
@@ -199,7 +199,7 @@ fn merge_fields(base: &Entry, theirs: &Entry, ours: &Entry) -> Entry {
 }
 
 /// Takes away from a key what `difference` says.
-fn restrict(entry: &mut Entry, difference: &Difference, key: &Compared) {
+fn restrict(entry: &mut Entry, difference: &Difference, key: &ThreeWayKey) {
     match difference {
         Difference::Environment(environment) => entry.environment = *environment,
         Difference::Expires(at) => {

@@ -16,7 +16,7 @@ use crate::core::{
 
 /// One key in three publications: a record per secret, none where the key is not there.
 #[derive(Clone, Debug)]
-pub struct Compared {
+pub struct ThreeWayKey {
     pub id: KeyId,
     pub base: Baseline,
     pub theirs: Vec<KeySpec>,
@@ -82,13 +82,13 @@ pub struct Acknowledged {
 }
 
 /// Everything that ours would undo without an acknowledgement, in the order of `keys`.
-pub fn losses(keys: impl IntoIterator<Item = Compared>, meant: &Acknowledged) -> Vec<Loss> {
+pub fn losses(keys: impl IntoIterator<Item = ThreeWayKey>, meant: &Acknowledged) -> Vec<Loss> {
     keys.into_iter().filter_map(|key| key.loss(meant)).collect()
 }
 
-// === impl Compared ===
+// === impl ThreeWayKey ===
 
-impl Compared {
+impl ThreeWayKey {
     fn loss(&self, meant: &Acknowledged) -> Option<Loss> {
         let mut differences = self.differences();
         differences.retain(|difference| !difference.is_meant(self.id, meant));

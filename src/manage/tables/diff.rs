@@ -41,7 +41,7 @@ pub struct Diff {
 const AT_ONCE: usize = 1 << 16;
 
 /// One of the two that are compared.
-enum Compared {
+enum DiffSide {
     Registry(Box<Registry>),
     Table(Box<KeySet>),
 }
@@ -69,8 +69,8 @@ impl Diff {
     /// the keys in which the two differ are read whole, some at a time.
     pub fn run(self, session: &mut Session) -> Result<()> {
         let mut progress = session.output.progress();
-        let old = Compared::open(&self.old, self.old_patch.as_deref(), "--old-patch")?;
-        let new = Compared::open(&self.new, self.new_patch.as_deref(), "--new-patch")?;
+        let old = DiffSide::open(&self.old, self.old_patch.as_deref(), "--old-patch")?;
+        let new = DiffSide::open(&self.new, self.new_patch.as_deref(), "--new-patch")?;
         let ids = differing(old.marks(&mut progress)?, new.marks(&mut progress)?);
         progress.end();
         for some in ids.chunks(AT_ONCE) {
@@ -192,9 +192,9 @@ fn describe(specs: &[KeySpec]) -> Map<String, Value> {
     }
 }
 
-// === impl Compared ===
+// === impl DiffSide ===
 
-impl Compared {
+impl DiffSide {
     fn open(path: &Path, patch: Option<&Path>, option: &'static str) -> Result<Self> {
         if let Some("toml" | "jsonl" | "ndjson") = path.extension().and_then(|e| e.to_str()) {
             if patch.is_some() {

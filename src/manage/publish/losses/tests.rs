@@ -119,12 +119,12 @@ prop_compose! {
     }
 }
 
-fn compared(base: Baseline, theirs: &[KeySpec], ours: &[KeySpec]) -> Compared {
+fn compared(base: Baseline, theirs: &[KeySpec], ours: &[KeySpec]) -> ThreeWayKey {
     let id = KeyId::parse("key_a").unwrap();
-    Compared { id, base, theirs: theirs.to_vec(), ours: ours.to_vec() }
+    ThreeWayKey { id, base, theirs: theirs.to_vec(), ours: ours.to_vec() }
 }
 
-fn of(key: &Compared) -> Vec<Difference> {
+fn of(key: &ThreeWayKey) -> Vec<Difference> {
     let lost = losses([key.clone()], &Acknowledged::default());
     lost.into_iter().flat_map(|loss| loss.differences).collect()
 }
