@@ -126,7 +126,7 @@ impl Registry {
         match self.form {
             Form::JsonLines => {
                 let content =
-                    jsonl::Content { file: &self.file, path: &self.path, length: self.length };
+                    jsonl::JsonlContent { file: &self.file, path: &self.path, length: self.length };
                 jsonl::scan(content, jsonl::Wanted { filter, newer_than: 0 }, faults, each)
             }
             Form::Toml => {
@@ -168,7 +168,8 @@ impl Registry {
     pub fn changed_since(&self, serial: u64) -> Result<Vec<Entry>> {
         let mut changed = Vec::new();
         let mut faults = Vec::new();
-        let content = jsonl::Content { file: &self.file, path: &self.path, length: self.length };
+        let content =
+            jsonl::JsonlContent { file: &self.file, path: &self.path, length: self.length };
         let newer = jsonl::Wanted { filter: &Filter::default(), newer_than: serial };
         jsonl::scan(content, newer, &mut faults, &mut |located| {
             changed.push(located.entry);

@@ -66,7 +66,7 @@ pub struct Wanted<'a> {
 
 /// The complete part of an open registry.
 #[derive(Clone, Copy)]
-pub struct Content<'a> {
+pub struct JsonlContent<'a> {
     pub file: &'a Arc<File>,
     pub path: &'a Path,
     pub length: u64,
@@ -144,7 +144,7 @@ pub fn open(file: &Arc<File>, path: &Path) -> Result<(Settings, u64)> {
 
 /// Calls `each` for every key in force. Lines that cannot be meant are not parsed.
 pub fn scan(
-    content: Content<'_>,
+    content: JsonlContent<'_>,
     wanted: Wanted<'_>,
     faults: &mut Vec<Fault>,
     each: &mut dyn FnMut(Located) -> Result<()>,
@@ -256,7 +256,7 @@ pub fn plain(
 
 /// Of every key that was changed: each change, in order.
 fn superseding(
-    content: Content<'_>,
+    content: JsonlContent<'_>,
     faults: &mut Vec<Fault>,
 ) -> Result<HashMap<KeyId, Vec<Superseding>>> {
     let path = content.path;

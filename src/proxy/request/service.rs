@@ -36,7 +36,7 @@ use crate::proxy::memory::rule::{Reach, Shortage};
 use crate::proxy::outbound::{Forward, UpstreamRequest};
 use crate::proxy::patience::{Patience, UploadPace};
 use crate::proxy::streams::Stream;
-use crate::proxy::upstream::{self, Content, Lease};
+use crate::proxy::upstream::{self, AnswerContent, Lease};
 use crate::proxy::worker::Worker;
 use crate::telemetry::{DecisionOutcome, RateDecision};
 
@@ -461,7 +461,7 @@ fn fail(
 /// The response's body. A short one that has come already needs nothing more of the upstream, so
 /// its connection goes back at once.
 fn pass_on(
-    content: Content,
+    content: AnswerContent,
     lease: Lease,
     stream: Stream,
     upload: Option<(Rc<Progress>, Patience)>,
@@ -470,23 +470,25 @@ fn pass_on(
 ) -> ResponseBody {
     let uploaded = upload.as_ref().is_none_or(|(u, _)| !u.is_open());
     let (first, rest) = match content {
-        Content::Whole(bytes) => {
+        AnswerContent::Whole(bytes) => {
             record.complete(bytes.len() as u64);
             lease.give_back(record.last_ns());
             return ResponseBody::Full(bytes);
         }
-        Content::WholeChunked(bytes) => {
+        AnswerContent::WholeChunked(bytes) => {
             record.complete(bytes.len() as u64);
             lease.give_back(record.last_ns());
             return ResponseBody::Unmeasured(bytes);
         }
-        Content::Coming { first, body } => (Some(first).filter(|f| !f.is_empty()), Rest::Own(body)),
-        Content::Hyper(incoming) if incoming.is_end_stream() && uploaded => {
+        AnswerContent::Coming { first, body } => {
+            (Some(first).filter(|f| !f.is_empty()), Rest::Own(body))
+        }
+        AnswerContent::Hyper(incoming) if incoming.is_end_stream() && uploaded => {
             record.complete(0);
             lease.give_back(record.last_ns());
             return ResponseBody::Empty;
         }
-        Content::Hyper(mut incoming) => {
+        AnswerContent::Hyper(mut incoming) => {
             let mut first = None;
             if let Some(length) = incoming.size_hint().exact()
                 && lease.is_driven()

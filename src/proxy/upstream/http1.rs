@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::coop::unconstrained;
 
 use super::connect::Connector;
-use super::outcome::{Content, Failure, Head};
+use super::outcome::{AnswerContent, Failure, Head};
 use super::resources::Resources;
 use super::round_trip::{self, Learnt};
 use super::sending::{Sending, Stopped};
@@ -106,7 +106,7 @@ impl Http1 {
         stream: &Stream,
         patience: &Patience,
         resources: &Resources,
-    ) -> Result<(Head, Content), Failure> {
+    ) -> Result<(Head, AnswerContent), Failure> {
         let is_reused = self.idle_at != 0;
         let io = match &mut self.reader {
             Reader::Own(io) => io,
@@ -242,7 +242,7 @@ impl Hyper {
         patience: &Patience,
         clock: &Clock,
         resources: &Resources,
-    ) -> Result<(Head, Content), Failure> {
+    ) -> Result<(Head, AnswerContent), Failure> {
         let Some(mut request) = outbound.take_http() else {
             return Err(Failure::of(Reason::UpstreamClosed));
         };

@@ -11,7 +11,7 @@ use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::connect::Connector;
-use super::outcome::{Content, Failure, Head};
+use super::outcome::{AnswerContent, Failure, Head};
 use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::body::RequestBody;
@@ -75,7 +75,7 @@ impl Http2 {
         outbound: &mut UpstreamRequest,
         stream: &Stream,
         patience: &Patience,
-    ) -> Result<(Head, Content), Failure> {
+    ) -> Result<(Head, AnswerContent), Failure> {
         // `SendRequest` is ready when the handshake is done; a closed one says so here.
         if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
             self.shared.closed.set(true);

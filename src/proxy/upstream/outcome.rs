@@ -30,7 +30,7 @@ pub(crate) enum Head {
 
 /// What comes behind the head of a response.
 #[derive(Debug)]
-pub(crate) enum Content {
+pub(crate) enum AnswerContent {
     /// All of it came with the head, which says how long it is.
     Whole(Bytes),
     /// All of it came with the head, in chunks. It goes on in chunks too, as it would if its end
@@ -55,9 +55,9 @@ impl Head {
         }
     }
 
-    pub(super) fn of(response: http::Response<Incoming>) -> (Self, Content) {
+    pub(super) fn of(response: http::Response<Incoming>) -> (Self, AnswerContent) {
         let (parts, body) = response.into_parts();
-        (Self::Hyper(parts), Content::Hyper(body))
+        (Self::Hyper(parts), AnswerContent::Hyper(body))
     }
 
     pub(crate) fn into_parts(self) -> response::Parts {

@@ -12,7 +12,7 @@ use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
-use super::outcome::{Content, Failure};
+use super::outcome::{AnswerContent, Failure};
 use super::sending::{Sending, Stopped};
 use crate::clock::Clock;
 use crate::core::Reason;
@@ -29,7 +29,7 @@ use crate::proxy::streams::Stream;
 /// What came back.
 pub(super) struct Answered {
     pub(super) head: AnswerHead,
-    pub(super) content: Content,
+    pub(super) content: AnswerContent,
     /// Interim answers (1xx) before it, which go no further.
     pub(super) interim: u32,
 }
@@ -238,9 +238,9 @@ fn take_apart(head: FinalHead, learnt: &mut Learnt) -> Result<Answered, Failure>
         (found.with(read), first)
     };
     let content = match body {
-        body if !body.is_over() || body.has_trailers() => Content::Coming { first, body },
-        AnswerBody::Chunked(_) => Content::WholeChunked(first),
-        _ => Content::Whole(first),
+        body if !body.is_over() || body.has_trailers() => AnswerContent::Coming { first, body },
+        AnswerBody::Chunked(_) => AnswerContent::WholeChunked(first),
+        _ => AnswerContent::Whole(first),
     };
     Ok(Answered { head, content, interim })
 }
