@@ -16,7 +16,7 @@ use super::ids::Ids;
 use super::load::{Counted, Load};
 use super::memory::Account as MemoryAccount;
 use super::net::accepted::About;
-use super::net::io::Cut;
+use super::net::io::CutReason;
 use super::net::transport::Plain;
 use super::run;
 use super::upstream::{Connector, Upstream};
@@ -123,7 +123,7 @@ impl Service {
 
     /// Ends what still runs: its client is gone.
     pub fn cut(&self) {
-        self.worker.connections.cut_all(Cut::Drain);
+        self.worker.connections.cut_all(CutReason::Drain);
     }
 
     /// Lets go of idle connections that the upstream has ended, as a worker does now and then.

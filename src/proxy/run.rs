@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::client::listener::{self, Listening};
 use super::ids::Ids;
 use super::net::accepted::Accepted;
-use super::net::io::Cut;
+use super::net::io::CutReason;
 use super::upstream::{Connector, Upstream};
 use super::worker::{Date, Phase, Shared, Worker};
 use crate::config::UpstreamAddress;
@@ -171,7 +171,7 @@ async fn drain(worker: &Rc<Worker>, grace: Duration) {
         () = empty => return,
         _ = cut => {}
     }
-    worker.connections.cut_all(Cut::Drain);
+    worker.connections.cut_all(CutReason::Drain);
     // The tasks notice at their next poll; resets need no time.
     for _ in 0..50 {
         if worker.connections.count() == 0 {

@@ -26,7 +26,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use self::frames::{Frames, close_frame};
 pub use self::pump::CHUNK;
 use self::pump::{Fault, Pump};
-pub use self::stop::{Cut, Stop};
+pub use self::stop::{Stop, TunnelCut};
 
 /// Close code of an idle tunnel: "going away" (RFC 6455 section 7.4.1).
 const GOING_AWAY: u16 = 1001;
@@ -104,7 +104,7 @@ struct IdleTimer {
 
 /// What the copying ended with.
 enum Outcome {
-    Cut(Cut),
+    Cut(TunnelCut),
     Ended(End),
 }
 
@@ -118,7 +118,7 @@ where
     /// Copies until the end. `poll_cut` is asked first in every poll ([`Stop::poll_cut`]); once
     /// it is ready, not one more byte goes in either direction, the upstream is dropped at once,
     /// and only the goodbye to the client is left to do.
-    pub async fn run(self, mut poll_cut: impl FnMut(&mut Context<'_>) -> Poll<Cut>) -> Ended {
+    pub async fn run(self, mut poll_cut: impl FnMut(&mut Context<'_>) -> Poll<TunnelCut>) -> Ended {
         let Self { client, upstream, framing, from_client, from_upstream, limits } = self;
         let frames = match framing {
             Framing::Opaque => None,
@@ -180,8 +180,8 @@ where
             to_client.frames().filter(|f| f.may_close()).map(|_| close_frame(code, reason))
         };
         let (end, must_reset) = match outcome {
-            Outcome::Cut(Cut::Abrupt) => (End::Cut, true),
-            Outcome::Cut(Cut::Close { code, reason }) => {
+            Outcome::Cut(TunnelCut::Abrupt) => (End::Cut, true),
+            Outcome::Cut(TunnelCut::Close { code, reason }) => {
                 (End::Cut, !close(client, goodbye(code, reason), limits.write).await)
             }
             Outcome::Ended(End::Idle) => {

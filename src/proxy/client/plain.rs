@@ -24,7 +24,7 @@ use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::request_read::{Parsed, PlainRequest, parse};
 use crate::proxy::http1::request_refuse::{HeadBounds, Judged, RefusedHead, judge, unfinished};
 use crate::proxy::net::buffers::BUFFER;
-use crate::proxy::net::io::{Cut, Io};
+use crate::proxy::net::io::{CutReason, Io};
 use crate::proxy::request::client::Client;
 use crate::proxy::request::record::RequestRecord;
 use crate::proxy::request::reply::Reply;
@@ -35,7 +35,7 @@ use crate::proxy::worker::Worker;
 pub(super) enum Ended {
     /// The connection is through.
     Done(Io),
-    Cut(Io, Cut),
+    Cut(Io, CutReason),
     /// The rest is for hyper, and the head is one that it takes.
     Hyper(Io),
     Refused(Io, Box<RefusedHead>),
@@ -69,7 +69,7 @@ pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -
 /// As [`Ended`], without the connection.
 enum Over {
     Done,
-    Cut(Cut),
+    Cut(CutReason),
     /// With what was read for it.
     Hyper(Bytes),
     Refused(Box<RefusedHead>),
@@ -87,7 +87,7 @@ async fn answer_all(
         }
         let asked = match poll_fn(|cx| poll_request(worker, client, wire, read, cx)).await {
             Ok(asked) => asked,
-            Err(Next::Cut(Cut::Header)) if read.holds_more() => {
+            Err(Next::Cut(CutReason::Header)) if read.holds_more() => {
                 let late = unfinished(&read.bytes, Reason::HeaderTimeout);
                 return Over::Refused(Box::new(late));
             }
@@ -159,7 +159,7 @@ impl Gone {
 
 /// What comes instead of a plain request.
 enum Next {
-    Cut(Cut),
+    Cut(CutReason),
     /// The client is done, or we are.
     End,
     Other,

@@ -26,7 +26,7 @@ use crate::proxy::memory::holding::Holding;
 use crate::proxy::memory::rule::{ChargedTo, Shortage};
 use crate::proxy::net::accepted::About;
 use crate::proxy::net::connections::Registered;
-use crate::proxy::net::io::{ClientAddr, Cut, Io, Moments};
+use crate::proxy::net::io::{ClientAddr, CutReason, Io, Moments};
 use crate::proxy::net::transport::{Plain, Rewound, Transport};
 use crate::proxy::net::{proxy_protocol, tls};
 use crate::proxy::request::client::Client;
@@ -166,7 +166,7 @@ fn belongs_to(worker: &Worker, moments: &Moments, peer: Option<SocketAddr>) {
 async fn unless_cut<F: Future + Unpin>(moments: &Moments, mut future: F) -> Option<F::Output> {
     poll_fn(|cx| {
         moments.watch(cx);
-        if moments.cut.get() == Some(Cut::Memory) {
+        if moments.cut.get() == Some(CutReason::Memory) {
             return Poll::Ready(None);
         }
         Pin::new(&mut future).poll(cx).map(Some)
@@ -261,7 +261,7 @@ const FIRST_READ: usize = 2048;
 
 /// How a connection's HTTP came to its end.
 enum End {
-    Cut(Cut),
+    Cut(CutReason),
     Done(Result<(), hyper::Error>),
     /// It waits for the next request.
     Idle,
@@ -329,7 +329,7 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
         if let Some(running) = client.running.get()
             && worker.streams.is_abandoned(running)
         {
-            return Poll::Ready(End::Cut(Cut::Key));
+            return Poll::Ready(End::Cut(CutReason::Key));
         }
         // If part of the answer were still unsent, `blocked_at` would be set: hyper flushes before
         // it waits for the next request.
@@ -349,7 +349,7 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
     drop(parts.service);
     match end {
         // Of a head that begins behind a body which nobody wanted.
-        End::Cut(Cut::Header) if !parts.read_buf.is_empty() => {
+        End::Cut(CutReason::Header) if !parts.read_buf.is_empty() => {
             let late = unfinished(&parts.read_buf, Reason::HeaderTimeout);
             Box::pin(plain::refuse(worker, client, io, late)).await;
         }
@@ -408,7 +408,7 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
         moments.watch(cx);
         match moments.cut.get() {
             // An idle connection is told (GOAWAY); its end is then a matter of a round trip.
-            Some(Cut::Idle) if !closing => {
+            Some(CutReason::Idle) if !closing => {
                 closing = true;
                 moments.cut.set(None);
                 conn.as_mut().graceful_shutdown();
@@ -470,11 +470,13 @@ fn note(worker: &Worker, client: &Client, reason: Reason) {
 }
 
 /// Ends a connection whose time is up.
-fn end_cut(io: &Io, cut: Cut) {
+fn end_cut(io: &Io, cut: CutReason) {
     tracing::debug!(why = cut.as_str(), "connection ended");
     match cut {
         // A client that is silent from the beginning may be a health check.
-        Cut::Idle | Cut::HalfClosed | Cut::Header => {}
-        Cut::Drain | Cut::Key | Cut::Memory | Cut::Write => io.reset_on_drop(),
+        CutReason::Idle | CutReason::HalfClosed | CutReason::Header => {}
+        CutReason::Drain | CutReason::Key | CutReason::Memory | CutReason::Write => {
+            io.reset_on_drop()
+        }
     }
 }

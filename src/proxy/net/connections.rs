@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use super::io::{Cut, Moments};
+use super::io::{CutReason, Moments};
 use crate::config::Timeouts;
 use crate::proxy::memory::Account;
 use crate::proxy::memory::rule::StrangerConnection;
@@ -50,7 +50,7 @@ impl Connections {
     }
 
     /// Cuts every connection of which a deadline has passed. Returns how many, by kind.
-    pub(crate) fn sweep(&self, now_ns: u64, timeouts: &Timeouts) -> Vec<Cut> {
+    pub(crate) fn sweep(&self, now_ns: u64, timeouts: &Timeouts) -> Vec<CutReason> {
         let mut cut = Vec::new();
         for moments in self.slots.borrow().entries.iter().flatten() {
             if moments.cut.get().is_none()
@@ -84,7 +84,7 @@ impl Connections {
     }
 
     /// Cuts all, for the end of a drain.
-    pub(crate) fn cut_all(&self, why: Cut) {
+    pub(crate) fn cut_all(&self, why: CutReason) {
         for moments in self.slots.borrow().entries.iter().flatten() {
             moments.cut(why);
         }

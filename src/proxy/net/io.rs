@@ -52,7 +52,7 @@ pub(crate) struct Moments {
     /// the peer's end at once.
     pub(crate) raw: Cell<bool>,
     /// Why the connection is to end now; set from outside.
-    pub(crate) cut: Cell<Option<Cut>>,
+    pub(crate) cut: Cell<Option<CutReason>>,
     waker: RefCell<Option<Waker>>,
     /// Told when an upstream connection is gone; `None` on the client side.
     counted: Option<Arc<WorkerCells>>,
@@ -64,7 +64,7 @@ pub(crate) struct Moments {
 
 /// Why a connection was ended before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
+pub(crate) enum CutReason {
     /// The drain deadline passed.
     Drain,
     /// The peer closed its sending side and the answer took too long.
@@ -81,7 +81,7 @@ pub(crate) enum Cut {
     Write,
 }
 
-impl Cut {
+impl CutReason {
     /// The word in logs and metrics.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -145,25 +145,25 @@ impl Moments {
     }
 
     /// Which deadline has passed, if any.
-    pub(crate) fn overdue(&self, now_ns: u64, timeouts: &Timeouts) -> Option<Cut> {
+    pub(crate) fn overdue(&self, now_ns: u64, timeouts: &Timeouts) -> Option<CutReason> {
         let over = |since: u64, limit: std::time::Duration| {
             since != 0 && now_ns.saturating_sub(since) as u128 > limit.as_nanos()
         };
         if over(self.blocked_at.get(), timeouts.write) {
-            return Some(Cut::Write);
+            return Some(CutReason::Write);
         }
         if self.running.get() > 0 {
             let silent = over(self.half_closed_at.get(), timeouts.half_closed);
-            return silent.then_some(Cut::HalfClosed);
+            return silent.then_some(CutReason::HalfClosed);
         }
         if over(self.head_at.get(), timeouts.header) {
-            return Some(Cut::Header);
+            return Some(CutReason::Header);
         }
-        over(self.idle_at.get(), timeouts.idle).then_some(Cut::Idle)
+        over(self.idle_at.get(), timeouts.idle).then_some(CutReason::Idle)
     }
 
     /// Ends the connection as soon as its task runs; it is woken for that.
-    pub(crate) fn cut(&self, why: Cut) {
+    pub(crate) fn cut(&self, why: CutReason) {
         if self.cut.get().is_none() {
             self.cut.set(Some(why));
         }
@@ -223,7 +223,7 @@ impl Moments {
             holding.account().count(why);
             holding.let_go();
         }
-        self.cut(Cut::Memory);
+        self.cut(CutReason::Memory);
     }
 
     /// Remembers whom [`Moments::cut`] has to wake.

@@ -24,9 +24,9 @@ use super::rewrite::answer;
 use super::subprotocol::Offer;
 use crate::config::Settings;
 use crate::core::Reason;
-use crate::proxy::net::io::{Cut as IoCut, Io};
+use crate::proxy::net::io::{CutReason as IoCut, Io};
 use crate::proxy::streams::{End as StreamEnd, Stream};
-use crate::proxy::tunnel::{Cut, End, Framing, Limits, Tunnel};
+use crate::proxy::tunnel::{End, Framing, Limits, Tunnel, TunnelCut};
 use crate::proxy::upstream::Lease;
 use crate::proxy::worker::Worker;
 
@@ -138,7 +138,7 @@ impl Upgraded {
         let Self { upstream, from_upstream, framing, stream, close_code, record } = self;
         let timeouts = &worker.shared.timeouts;
         let moments = client.own_moments();
-        let close = |code, reason| Cut::Close { code, reason };
+        let close = |code, reason| TunnelCut::Close { code, reason };
         worker.cells.stream_opened();
         let tunnel = Tunnel {
             client: &mut client,
@@ -162,7 +162,7 @@ impl Upgraded {
                     (Some(StreamEnd::Key(_)), _) => Poll::Ready(close(close_code, "key ended")),
                     // The only deadline of a tunnel is that of a client that does not read.
                     (Some(_), _) | (None, Some(IoCut::Memory | IoCut::Write)) => {
-                        Poll::Ready(Cut::Abrupt)
+                        Poll::Ready(TunnelCut::Abrupt)
                     }
                     (None, Some(_)) => Poll::Ready(close(1001, "shutting down")),
                     (None, None) => Poll::Pending,

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 /// How a tunnel is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
+pub enum TunnelCut {
     /// At once, without a word.
     Abrupt,
     /// With a WebSocket close frame where the framing allows one, else as [`Cut::Abrupt`].
@@ -19,7 +19,7 @@ pub struct Stop(Rc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    cut: Cell<Option<Cut>>,
+    cut: Cell<Option<TunnelCut>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -31,7 +31,7 @@ impl Stop {
     }
 
     /// The first cut counts. The tunnel is woken; whether its client reads does not matter.
-    pub fn cut(&self, cut: Cut) {
+    pub fn cut(&self, cut: TunnelCut) {
         if self.0.cut.get().is_some() {
             return;
         }
@@ -43,7 +43,7 @@ impl Stop {
     }
 
     /// Ready once cut; until then the task is woken by the cut.
-    pub fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<Cut> {
+    pub fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<TunnelCut> {
         if let Some(cut) = self.0.cut.get() {
             return Poll::Ready(cut);
         }

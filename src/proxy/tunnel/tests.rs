@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 use super::*;
 
 const LIMITS: Limits = Limits { idle: None, half_closed: None, write: Duration::from_millis(200) };
-const REVOKED: Cut = Cut::Close { code: 1008, reason: "key revoked" };
+const REVOKED: TunnelCut = TunnelCut::Close { code: 1008, reason: "key revoked" };
 const GOODBYE: &[u8] = b"\x88\x0d\x03\xf0key revoked";
 
 /// Both ends as their owners see them.
@@ -136,7 +136,7 @@ async fn back_pressure_bounds_what_is_held() {
         };
         // Both duplex buffers and one chunk: nothing else may hold bytes.
         assert!(flood.await <= 2 * 1024 + CHUNK);
-        ends.stop.cut(Cut::Abrupt);
+        ends.stop.cut(TunnelCut::Abrupt);
     })
     .await;
 }
@@ -174,8 +174,8 @@ async fn cut_inside_a_frame_is_abrupt() {
 async fn cut_without_frames_or_words_is_abrupt() {
     let cases = [
         (Framing::Opaque, REVOKED),
-        (Framing::WebSocket, Cut::Abrupt),
-        (Framing::Opaque, Cut::Abrupt),
+        (Framing::WebSocket, TunnelCut::Abrupt),
+        (Framing::Opaque, TunnelCut::Abrupt),
     ];
     for (framing, cut) in cases {
         let (ended, ()) = with_tunnel(framing, LIMITS, 256, (b"", b""), async |mut ends| {

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::proxy::body::Wire;
 use crate::proxy::net::buffers::{BUFFER, Buffers};
-use crate::proxy::net::io::Cut;
+use crate::proxy::net::io::CutReason;
 use crate::proxy::request::client::Client;
 use crate::proxy::worker::Worker;
 
@@ -28,7 +28,7 @@ pub(super) struct Read<'w> {
 pub(super) enum Gone {
     /// The client has reset the connection, or the answer broke off.
     Broken,
-    Cut(Cut),
+    Cut(CutReason),
 }
 
 // === impl Read ===
@@ -116,7 +116,7 @@ pub(super) fn poll_gone(
     if let Some(running) = client.running.get()
         && worker.streams.is_abandoned(running)
     {
-        return Poll::Ready(Gone::Cut(Cut::Key));
+        return Poll::Ready(Gone::Cut(CutReason::Key));
     }
     if wire.is_broken() {
         return Poll::Ready(Gone::Broken);
