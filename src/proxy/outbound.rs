@@ -45,7 +45,7 @@ pub(crate) enum Added {
 }
 
 /// A request that is rewritten, but for who is asking.
-pub(crate) struct Draft {
+pub(crate) struct RewrittenRequest {
     pub(crate) head: Head,
     pub(crate) body: RequestBody,
     pub(crate) added: Added,
@@ -84,8 +84,12 @@ opaque!(UpstreamRequest);
 
 impl UpstreamRequest {
     /// The only way to make one: the verdict goes in, and says who is asking.
-    pub(crate) fn new(forward: Forward<'_>, draft: Draft, names: &IdentityFields) -> Self {
-        let Draft { head, body, mut added } = draft;
+    pub(crate) fn new(
+        forward: Forward<'_>,
+        draft: RewrittenRequest,
+        names: &IdentityFields,
+    ) -> Self {
+        let RewrittenRequest { head, body, mut added } = draft;
         let idempotent = head.method.is_idempotent();
         let is_head = head.method == Method::HEAD;
         let mut put = |name: &HeaderName, value: &str| added.put_told(name, value);

@@ -20,7 +20,7 @@ use crate::proxy::http1::head::{Fields, Head};
 use crate::proxy::http1::request_write::write_head;
 use crate::proxy::ids::Trace;
 use crate::proxy::net::io::ClientAddr;
-use crate::proxy::outbound::{Added, Draft, Forward, UpstreamRequest};
+use crate::proxy::outbound::{Added, Forward, RewrittenRequest, UpstreamRequest};
 
 /// What the rewrite needs to know beside the head.
 pub(crate) struct RewriteContext<'a> {
@@ -132,7 +132,7 @@ pub(crate) fn rewrite(
     if let (Some(name), Some(subject)) = (&settings.identity.client_subject, around.subject) {
         added.put(name, subject.as_bytes());
     }
-    UpstreamRequest::new(forward, Draft { head, body, added }, &settings.identity)
+    UpstreamRequest::new(forward, RewrittenRequest { head, body, added }, &settings.identity)
 }
 
 /// Fields that a rewrite adds, usually at most.
