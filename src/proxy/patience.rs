@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::config::{Caps, Timeouts};
 use crate::core::{Now, Reason};
 use crate::proxy::body::{Progress, UploadState};
-use crate::proxy::streams::{End, Stream};
+use crate::proxy::streams::{RequestEnd, Stream};
 
 /// How long the head of a response may take. While the client still uploads, its progress counts.
 #[derive(Debug)]
@@ -36,17 +36,17 @@ pub(crate) enum UploadPace {
 /// A request was told to end while it waits for its response. A deadline may have moved: the
 /// client still uploads.
 pub(crate) fn go_on(
-    end: End,
+    end: RequestEnd,
     stream: &Stream,
     patience: &Patience,
     clock: &Clock,
     cx: &Context<'_>,
 ) -> Result<(), Reason> {
     let reason = match end {
-        End::Key(reason) => reason,
+        RequestEnd::Key(reason) => reason,
         // Nothing is offered to the client before there is an answer.
-        End::Write => Reason::UpstreamTimeout,
-        End::Deadline => match patience.extend(clock.now().mono_ns) {
+        RequestEnd::Write => Reason::UpstreamTimeout,
+        RequestEnd::Deadline => match patience.extend(clock.now().mono_ns) {
             Ok(until) => {
                 stream.set_deadline(until);
                 // Asks to be woken for the new one.

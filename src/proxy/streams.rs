@@ -53,7 +53,7 @@ struct Entry {
     /// Since when what was read for the client waits for it; [`NOT_OFFERED`], or [`OFFERED`] until
     /// the next sweep puts a time to it.
     offered: u64,
-    end: Option<End>,
+    end: Option<RequestEnd>,
     /// Whoever polls the request has seen the end.
     noticed: bool,
     waker: Option<Waker>,
@@ -70,7 +70,7 @@ pub(crate) struct StreamRef {
 
 /// Why a running request has to end now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum RequestEnd {
     /// The current phase took too long.
     Deadline,
     /// Its key would no longer open it.
@@ -171,13 +171,13 @@ impl Streams {
         let mut next = u64::MAX;
         for entry in &mut slots.entries {
             if entry.deadline <= now.mono_ns && entry.end.is_none() {
-                entry.end(End::Deadline);
+                entry.end(RequestEnd::Deadline);
             }
             match entry.offered {
                 NOT_OFFERED => {}
                 OFFERED => entry.offered = now.mono_ns.max(OFFERED + 1),
                 since if now.mono_ns.saturating_sub(since) > write_ns && entry.end.is_none() => {
-                    entry.end(End::Write);
+                    entry.end(RequestEnd::Write);
                 }
                 _ => {}
             }
@@ -186,7 +186,7 @@ impl Streams {
                 continue;
             }
             if expires <= now.unix_secs() {
-                entry.end(End::Key(Reason::Expired));
+                entry.end(RequestEnd::Key(Reason::Expired));
                 ended += 1;
             } else {
                 next = next.min(expires);
@@ -262,7 +262,7 @@ impl Streams {
                     }
                 }
                 Err(reason) => {
-                    entry.end(End::Key(reason));
+                    entry.end(RequestEnd::Key(reason));
                     ended.push(reason);
                 }
             }
@@ -298,10 +298,10 @@ impl Slots {
 
 impl Entry {
     fn key_lives(&self) -> bool {
-        self.ticket.is_some() && !matches!(self.end, Some(End::Key(_)))
+        self.ticket.is_some() && !matches!(self.end, Some(RequestEnd::Key(_)))
     }
 
-    fn end(&mut self, why: End) {
+    fn end(&mut self, why: RequestEnd) {
         self.end = Some(why);
         self.noticed = false;
         if let Some(waker) = self.waker.take() {
@@ -315,7 +315,7 @@ impl Entry {
 impl Stream {
     /// Why this request has to end, if it has to. Otherwise remembers whom to wake when that
     /// changes.
-    pub(crate) fn poll_end(&self, cx: &Context<'_>) -> Option<End> {
+    pub(crate) fn poll_end(&self, cx: &Context<'_>) -> Option<RequestEnd> {
         let mut slots = self.all.slots.borrow_mut();
         let entry = slots.entries.get_mut(self.slot)?;
         entry.offered = NOT_OFFERED;
@@ -331,7 +331,7 @@ impl Stream {
     }
 
     /// As [`Stream::poll_end`], without asking to be woken.
-    pub(crate) fn ended(&self) -> Option<End> {
+    pub(crate) fn ended(&self) -> Option<RequestEnd> {
         self.all.slots.borrow().entries.get(self.slot)?.end
     }
 
@@ -353,7 +353,7 @@ impl Stream {
     pub(crate) fn set_deadline(&self, at_ns: u64) {
         if let Some(entry) = self.all.slots.borrow_mut().entries.get_mut(self.slot) {
             entry.deadline = at_ns;
-            if entry.end == Some(End::Deadline) {
+            if entry.end == Some(RequestEnd::Deadline) {
                 entry.end = None;
             }
         }

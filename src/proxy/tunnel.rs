@@ -69,7 +69,7 @@ pub struct Limits {
 /// How a tunnel went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
-    pub end: End,
+    pub end: TunnelEnd,
     /// Bytes handed to the client, the goodbye not counted.
     pub to_client: u64,
     pub to_upstream: u64,
@@ -80,7 +80,7 @@ pub struct Ended {
 
 /// Why a tunnel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum TunnelEnd {
     /// The client's connection broke.
     Client(io::ErrorKind),
     /// [`Stop::cut`], or whatever the caller gave in its place.
@@ -105,7 +105,7 @@ struct IdleTimer {
 /// What the copying ended with.
 enum Outcome {
     Cut(TunnelCut),
-    Ended(End),
+    Ended(TunnelEnd),
 }
 
 // === impl Tunnel ===
@@ -138,12 +138,12 @@ where
                 return Poll::Ready(Outcome::Cut(cut));
             }
             let Some(far) = upstream.as_mut() else {
-                return Poll::Ready(Outcome::Ended(End::Finished));
+                return Poll::Ready(Outcome::Ended(TunnelEnd::Finished));
             };
             let up = to_upstream.poll(cx, client, far);
             match up {
                 Poll::Ready(Err(Fault::Read(kind))) => {
-                    return Poll::Ready(Outcome::Ended(End::Client(kind)));
+                    return Poll::Ready(Outcome::Ended(TunnelEnd::Client(kind)));
                 }
                 Poll::Ready(Err(Fault::Write(kind))) => {
                     upstream_fault.get_or_insert(kind);
@@ -154,15 +154,15 @@ where
             let down = to_client.poll(cx, far, client);
             match down {
                 Poll::Ready(Err(Fault::Write(kind))) => {
-                    return Poll::Ready(Outcome::Ended(End::Client(kind)));
+                    return Poll::Ready(Outcome::Ended(TunnelEnd::Client(kind)));
                 }
                 Poll::Ready(Err(Fault::Read(kind))) => {
-                    return Poll::Ready(Outcome::Ended(End::Upstream(kind)));
+                    return Poll::Ready(Outcome::Ended(TunnelEnd::Upstream(kind)));
                 }
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
             if let (true, true) = (to_upstream.is_done(), to_client.is_done()) {
-                let end = upstream_fault.map_or(End::Finished, End::Upstream);
+                let end = upstream_fault.map_or(TunnelEnd::Finished, TunnelEnd::Upstream);
                 return Poll::Ready(Outcome::Ended(end));
             }
             let half_closed = to_upstream.is_ending() || to_client.is_ending();
@@ -171,7 +171,7 @@ where
                 false => limits.idle,
             };
             let activity = to_upstream.bytes().wrapping_add(to_client.bytes());
-            idle.poll(cx, period, activity).map(|()| Outcome::Ended(End::Idle))
+            idle.poll(cx, period, activity).map(|()| Outcome::Ended(TunnelEnd::Idle))
         })
         .await;
         drop(upstream);
@@ -180,19 +180,19 @@ where
             to_client.frames().filter(|f| f.may_close()).map(|_| close_frame(code, reason))
         };
         let (end, must_reset) = match outcome {
-            Outcome::Cut(TunnelCut::Abrupt) => (End::Cut, true),
+            Outcome::Cut(TunnelCut::Abrupt) => (TunnelEnd::Cut, true),
             Outcome::Cut(TunnelCut::Close { code, reason }) => {
-                (End::Cut, !close(client, goodbye(code, reason), limits.write).await)
+                (TunnelEnd::Cut, !close(client, goodbye(code, reason), limits.write).await)
             }
-            Outcome::Ended(End::Idle) => {
+            Outcome::Ended(TunnelEnd::Idle) => {
                 let frame = goodbye(GOING_AWAY, "idle");
-                (End::Idle, !close(client, frame, limits.write).await)
+                (TunnelEnd::Idle, !close(client, frame, limits.write).await)
             }
-            Outcome::Ended(End::Upstream(kind)) if !to_client.is_done() => {
+            Outcome::Ended(TunnelEnd::Upstream(kind)) if !to_client.is_done() => {
                 // What came before the fault was handed on; it still has to leave our buffers.
                 let flushed = timeout(limits.write, client.shutdown()).await;
                 let cut_short = framing == Framing::Opaque;
-                (End::Upstream(kind), cut_short || !matches!(flushed, Ok(Ok(()))))
+                (TunnelEnd::Upstream(kind), cut_short || !matches!(flushed, Ok(Ok(()))))
             }
             Outcome::Ended(end) => (end, false),
         };
@@ -217,9 +217,9 @@ where
     matches!(timeout(limit, goodbye).await, Ok(Ok(())))
 }
 
-// === impl End ===
+// === impl TunnelEnd ===
 
-impl End {
+impl TunnelEnd {
     /// The word in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -260,7 +260,7 @@ async fn sniff(transport: &mut Transport, ahead: &mut BytesMut) -> Option<bool> 
 const FIRST_READ: usize = 2048;
 
 /// How a connection's HTTP came to its end.
-enum End {
+enum ConnectionEnd {
     Cut(CutReason),
     Done(Result<(), hyper::Error>),
     /// It waits for the next request.
@@ -313,33 +313,33 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
     let end = poll_fn(|cx| {
         moments.watch(cx);
         if let Some(cut) = moments.cut.get() {
-            return Poll::Ready(End::Cut(cut));
+            return Poll::Ready(ConnectionEnd::Cut(cut));
         }
         if let Poll::Ready(result) = conn.poll_without_shutdown(cx) {
-            return Poll::Ready(End::Done(result));
+            return Poll::Ready(ConnectionEnd::Done(result));
         }
         if worker.draining.get() && !closing {
             closing = true;
             Pin::new(&mut conn).graceful_shutdown();
             if let Poll::Ready(result) = conn.poll_without_shutdown(cx) {
-                return Poll::Ready(End::Done(result));
+                return Poll::Ready(ConnectionEnd::Done(result));
             }
         }
         // A body that nobody polls cannot see that its key has ended.
         if let Some(running) = client.running.get()
             && worker.streams.is_abandoned(running)
         {
-            return Poll::Ready(End::Cut(CutReason::Key));
+            return Poll::Ready(ConnectionEnd::Cut(CutReason::Key));
         }
         // If part of the answer were still unsent, `blocked_at` would be set: hyper flushes before
         // it waits for the next request.
         let answered = moments.bytes_out.get() > sent_before && moments.blocked_at.get() == 0;
         if answered && !closing && moments.is_idle() {
-            return Poll::Ready(End::Idle);
+            return Poll::Ready(ConnectionEnd::Idle);
         }
         // After an answer without body hyper does not always read the end of the stream.
         if answered && moments.is_through() {
-            return Poll::Ready(End::Done(Ok(())));
+            return Poll::Ready(ConnectionEnd::Done(Ok(())));
         }
         Poll::Pending
     })
@@ -349,27 +349,27 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
     drop(parts.service);
     match end {
         // Of a head that begins behind a body which nobody wanted.
-        End::Cut(CutReason::Header) if !parts.read_buf.is_empty() => {
+        ConnectionEnd::Cut(CutReason::Header) if !parts.read_buf.is_empty() => {
             let late = unfinished(&parts.read_buf, Reason::HeaderTimeout);
             Box::pin(plain::refuse(worker, client, io, late)).await;
         }
         // The client would take what it has for the whole answer. Over TLS the missing goodbye says
         // the same.
-        End::Cut(_) | End::Done(Err(_)) if client.until_close.get() => io.reset_on_drop(),
-        End::Cut(cut) => end_cut(&io, cut),
-        End::Done(Ok(())) => match client.upgraded.take() {
+        ConnectionEnd::Cut(_) | ConnectionEnd::Done(Err(_)) if client.until_close.get() => io.reset_on_drop(),
+        ConnectionEnd::Cut(cut) => end_cut(&io, cut),
+        ConnectionEnd::Done(Ok(())) => match client.upgraded.take() {
             Some(upgraded) => Box::pin(upgraded.run(worker, io, parts.read_buf)).await,
             None => {
                 io.put_back(parts.read_buf);
                 end_clean(worker, client.address.ip(), io).await;
             }
         },
-        End::Done(Err(error)) => {
+        ConnectionEnd::Done(Err(error)) => {
             note_error(worker, client, &error);
             io.put_back(parts.read_buf);
             end_clean(worker, client.address.ip(), io).await;
         }
-        End::Idle => {
+        ConnectionEnd::Idle => {
             io.put_back(parts.read_buf);
             return Some(io);
         }
@@ -413,14 +413,14 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
                 moments.cut.set(None);
                 conn.as_mut().graceful_shutdown();
             }
-            Some(cut) => return Poll::Ready(End::Cut(cut)),
+            Some(cut) => return Poll::Ready(ConnectionEnd::Cut(cut)),
             None => {}
         }
         if worker.draining.get() && !closing {
             closing = true;
             conn.as_mut().graceful_shutdown();
         }
-        let done = conn.as_mut().poll(cx).map(End::Done);
+        let done = conn.as_mut().poll(cx).map(ConnectionEnd::Done);
         if let Some(unread) = &client.unread
             && done.is_pending()
         {
@@ -434,8 +434,8 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     }
     match end {
         // Dropping the connection drops its streams' channels; their tasks end.
-        End::Cut(_) | End::Done(Ok(())) | End::Idle => {}
-        End::Done(Err(error)) => note_error(worker, client, &error),
+        ConnectionEnd::Cut(_) | ConnectionEnd::Done(Ok(())) | ConnectionEnd::Idle => {}
+        ConnectionEnd::Done(Err(error)) => note_error(worker, client, &error),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::core::Reason;
 use crate::proxy::body::{BodyError, Progress};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::patience::Patience;
-use crate::proxy::streams::{End, Stream};
+use crate::proxy::streams::{RequestEnd, Stream};
 use crate::proxy::upstream::Lease;
 
 /// A response body on its way to the client.
@@ -163,9 +163,9 @@ impl Download {
     }
 
     /// Why it has to end now.
-    fn poll_end(&mut self, cx: &Context<'_>) -> Option<End> {
+    fn poll_end(&mut self, cx: &Context<'_>) -> Option<RequestEnd> {
         match self.stream.poll_end(cx) {
-            Some(End::Deadline) if self.may_go_on() => self.stream.poll_end(cx),
+            Some(RequestEnd::Deadline) if self.may_go_on() => self.stream.poll_end(cx),
             end => end,
         }
     }
@@ -242,7 +242,7 @@ impl Download {
 
     /// The key or the time of this response has run out: nothing more is read from the upstream
     /// and nothing more handed to the client.
-    fn end(&mut self, end: End) -> Option<Result<Frame<Bytes>, BodyError>> {
+    fn end(&mut self, end: RequestEnd) -> Option<Result<Frame<Bytes>, BodyError>> {
         self.lease = None;
         if let Some(upload) = &self.upload {
             upload.stop();
@@ -258,12 +258,12 @@ impl Download {
     }
 
     /// For the record: why it did not end by itself.
-    fn note_end(&mut self, end: End) -> Reason {
+    fn note_end(&mut self, end: RequestEnd) -> Reason {
         let reason = match end {
-            End::Deadline if self.stalled => Reason::BodyTimeout,
-            End::Deadline => Reason::UpstreamTimeout,
-            End::Key(reason) => reason,
-            End::Write => {
+            RequestEnd::Deadline if self.stalled => Reason::BodyTimeout,
+            RequestEnd::Deadline => Reason::UpstreamTimeout,
+            RequestEnd::Key(reason) => reason,
+            RequestEnd::Write => {
                 self.record.client_gone();
                 return Reason::UpstreamTimeout;
             }

@@ -25,8 +25,8 @@ use super::subprotocol::Offer;
 use crate::config::Settings;
 use crate::core::Reason;
 use crate::proxy::net::io::{CutReason as IoCut, Io};
-use crate::proxy::streams::{End as StreamEnd, Stream};
-use crate::proxy::tunnel::{End, Framing, Limits, Tunnel, TunnelCut};
+use crate::proxy::streams::{RequestEnd as StreamEnd, Stream};
+use crate::proxy::tunnel::{Framing, Limits, Tunnel, TunnelCut, TunnelEnd};
 use crate::proxy::upstream::Lease;
 use crate::proxy::worker::Worker;
 
@@ -177,8 +177,8 @@ impl Upgraded {
             record.bytes_in = ended.to_upstream;
             record.bytes_out = ended.to_client;
             match (ended.end, stream.ended()) {
-                (End::Cut, Some(StreamEnd::Key(reason))) => record.ended_early(reason),
-                (End::Upstream(_), _) => record.upstream_broke(),
+                (TunnelEnd::Cut, Some(StreamEnd::Key(reason))) => record.ended_early(reason),
+                (TunnelEnd::Upstream(_), _) => record.upstream_broke(),
                 _ => {}
             }
         }

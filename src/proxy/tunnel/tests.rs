@@ -85,7 +85,12 @@ async fn a_mebibyte_each_way_at_once() {
         let length = length as u64;
         assert_eq!(
             ended,
-            Ended { end: End::Finished, to_client: length, to_upstream: length, must_reset: false }
+            Ended {
+                end: TunnelEnd::Finished,
+                to_client: length,
+                to_upstream: length,
+                must_reset: false
+            }
         );
     }
 }
@@ -119,7 +124,7 @@ async fn one_half_ends_and_the_other_goes_on() {
         assert_eq!(answer, b"answer");
     })
     .await;
-    assert_eq!(ended.end, End::Finished);
+    assert_eq!(ended.end, TunnelEnd::Finished);
 }
 
 #[tokio::test]
@@ -155,7 +160,10 @@ async fn cut_between_frames_says_goodbye() {
             assert_eq!(last, GOODBYE);
         })
         .await;
-    assert_eq!(ended, Ended { end: End::Cut, to_client: 4, to_upstream: 0, must_reset: false });
+    assert_eq!(
+        ended,
+        Ended { end: TunnelEnd::Cut, to_client: 4, to_upstream: 0, must_reset: false }
+    );
 }
 
 #[tokio::test]
@@ -167,7 +175,10 @@ async fn cut_inside_a_frame_is_abrupt() {
         assert_eq!(ends.server.read(&mut [0; 8]).await.unwrap(), 0);
     })
     .await;
-    assert_eq!(ended, Ended { end: End::Cut, to_client: 5, to_upstream: 0, must_reset: true });
+    assert_eq!(
+        ended,
+        Ended { end: TunnelEnd::Cut, to_client: 5, to_upstream: 0, must_reset: true }
+    );
 }
 
 #[tokio::test]
@@ -184,7 +195,7 @@ async fn cut_without_frames_or_words_is_abrupt() {
             assert_eq!(ends.server.read(&mut [0; 8]).await.unwrap(), 0);
         })
         .await;
-        assert_eq!((ended.end, ended.must_reset), (End::Cut, true), "{framing:?} {cut:?}");
+        assert_eq!((ended.end, ended.must_reset), (TunnelEnd::Cut, true), "{framing:?} {cut:?}");
     }
 }
 
@@ -230,7 +241,10 @@ async fn cut_does_not_wait_for_a_client_that_does_not_read() {
         .await;
     drop(client);
     assert!(gone_at_once.get());
-    assert_eq!(ended, Ended { end: End::Cut, to_client: 8, to_upstream: 0, must_reset: true });
+    assert_eq!(
+        ended,
+        Ended { end: TunnelEnd::Cut, to_client: 8, to_upstream: 0, must_reset: true }
+    );
 }
 
 /// A client that reads but never ends its half is reset at the same deadline, whatever it sends.
@@ -274,7 +288,7 @@ async fn idle_ends_and_progress_moves_the_deadline() {
         assert_eq!(last, b"\x88\x06\x03\xe9idle");
     })
     .await;
-    assert_eq!((ended.end, ended.to_upstream, ended.must_reset), (End::Idle, 6, false));
+    assert_eq!((ended.end, ended.to_upstream, ended.must_reset), (TunnelEnd::Idle, 6, false));
 }
 
 #[tokio::test]
@@ -288,7 +302,7 @@ async fn a_half_closed_tunnel_has_its_own_bound() {
     })
     .await;
     drop(client);
-    assert_eq!(ended.end, End::Idle);
+    assert_eq!(ended.end, TunnelEnd::Idle);
 }
 
 /// A server that closes while the client still sends is heard to its last byte.
@@ -304,7 +318,7 @@ async fn last_words_of_an_upstream_that_takes_no_more() {
             assert_eq!(last, b"\x88\x02\x03\xf1");
         })
         .await;
-    assert_eq!(ended.end, End::Upstream(io::ErrorKind::BrokenPipe));
+    assert_eq!(ended.end, TunnelEnd::Upstream(io::ErrorKind::BrokenPipe));
     assert_eq!(ended.to_client, 4);
 }
 
@@ -317,5 +331,5 @@ async fn a_client_that_goes_away_ends_it() {
         ends.server.write_all(b"\x81\x00").await.unwrap();
     })
     .await;
-    assert!(matches!(ended.end, End::Client(_)), "{ended:?}");
+    assert!(matches!(ended.end, TunnelEnd::Client(_)), "{ended:?}");
 }
