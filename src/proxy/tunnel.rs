@@ -68,7 +68,7 @@ pub struct Limits {
 
 /// How a tunnel went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct TunnelSummary {
     pub end: TunnelEnd,
     /// Bytes handed to the client, the goodbye not counted.
     pub to_client: u64,
@@ -118,7 +118,10 @@ where
     /// Copies until the end. `poll_cut` is asked first in every poll ([`Stop::poll_cut`]); once
     /// it is ready, not one more byte goes in either direction, the upstream is dropped at once,
     /// and only the goodbye to the client is left to do.
-    pub async fn run(self, mut poll_cut: impl FnMut(&mut Context<'_>) -> Poll<TunnelCut>) -> Ended {
+    pub async fn run(
+        self,
+        mut poll_cut: impl FnMut(&mut Context<'_>) -> Poll<TunnelCut>,
+    ) -> TunnelSummary {
         let Self { client, upstream, framing, from_client, from_upstream, limits } = self;
         let frames = match framing {
             Framing::Opaque => None,
@@ -196,7 +199,12 @@ where
             }
             Outcome::Ended(end) => (end, false),
         };
-        Ended { end, to_client: to_client.bytes(), to_upstream: to_upstream.bytes(), must_reset }
+        TunnelSummary {
+            end,
+            to_client: to_client.bytes(),
+            to_upstream: to_upstream.bytes(),
+            must_reset,
+        }
     }
 }
 

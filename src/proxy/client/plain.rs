@@ -32,7 +32,7 @@ use crate::proxy::request::service;
 use crate::proxy::worker::Worker;
 
 /// Why this is over.
-pub(super) enum Ended {
+pub(super) enum TurnEnd {
     /// The connection is through.
     Done(Io),
     Cut(Io, CutReason),
@@ -44,7 +44,7 @@ pub(super) enum Ended {
 }
 
 /// Answers requests for as long as they are plain.
-pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Ended {
+pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> TurnEnd {
     let wire = Wire::new(io);
     let mut read = Read::new(&worker.buffers);
     let over = answer_all(worker, &wire, client, &mut read).await;
@@ -53,16 +53,16 @@ pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -
             // Nobody answers it any more, but whoever ends the connection has to know of it.
             read.answered();
             io.put_back(read.take());
-            Ended::Done(io)
+            TurnEnd::Done(io)
         }
-        (Some(io), Over::Cut(cut)) => Ended::Cut(io, cut),
-        (Some(io), Over::Refused(refused)) => Ended::Refused(io, refused),
+        (Some(io), Over::Cut(cut)) => TurnEnd::Cut(io, cut),
+        (Some(io), Over::Refused(refused)) => TurnEnd::Refused(io, refused),
         (Some(mut io), Over::Hyper(read)) => {
             io.put_back(read);
-            Ended::Hyper(io)
+            TurnEnd::Hyper(io)
         }
         // An upgraded or aborted answer took the connection with it.
-        (None, _) => Ended::Gone,
+        (None, _) => TurnEnd::Gone,
     }
 }
 

@@ -271,16 +271,16 @@ enum ConnectionEnd {
 async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
     loop {
         match plain::converse(worker, io, client).await {
-            plain::Ended::Done(io) if io.ends_by_itself() => return,
-            plain::Ended::Done(io) => {
+            plain::TurnEnd::Done(io) if io.ends_by_itself() => return,
+            plain::TurnEnd::Done(io) => {
                 return Box::pin(end_clean(worker, client.address.ip(), io)).await;
             }
-            plain::Ended::Cut(io, cut) => return end_cut(&io, cut),
-            plain::Ended::Refused(io, refused) => {
+            plain::TurnEnd::Cut(io, cut) => return end_cut(&io, cut),
+            plain::TurnEnd::Refused(io, refused) => {
                 return Box::pin(plain::refuse(worker, client, io, *refused)).await;
             }
-            plain::Ended::Hyper(rest) => io = rest,
-            plain::Ended::Gone => return,
+            plain::TurnEnd::Hyper(rest) => io = rest,
+            plain::TurnEnd::Gone => return,
         }
         // Boxed: most connections never need it.
         let end = Box::pin(serve_by_hyper(worker, io, client)).await;

@@ -26,7 +26,7 @@ async fn with_tunnel<T>(
     buffer: usize,
     leftovers: (&'static [u8], &'static [u8]),
     script: impl AsyncFnOnce(Ends) -> T,
-) -> (Ended, T) {
+) -> (TunnelSummary, T) {
     let (client, mut near) = duplex(buffer);
     let (server, far) = duplex(buffer);
     let stop = Stop::new();
@@ -85,7 +85,7 @@ async fn a_mebibyte_each_way_at_once() {
         let length = length as u64;
         assert_eq!(
             ended,
-            Ended {
+            TunnelSummary {
                 end: TunnelEnd::Finished,
                 to_client: length,
                 to_upstream: length,
@@ -162,7 +162,7 @@ async fn cut_between_frames_says_goodbye() {
         .await;
     assert_eq!(
         ended,
-        Ended { end: TunnelEnd::Cut, to_client: 4, to_upstream: 0, must_reset: false }
+        TunnelSummary { end: TunnelEnd::Cut, to_client: 4, to_upstream: 0, must_reset: false }
     );
 }
 
@@ -177,7 +177,7 @@ async fn cut_inside_a_frame_is_abrupt() {
     .await;
     assert_eq!(
         ended,
-        Ended { end: TunnelEnd::Cut, to_client: 5, to_upstream: 0, must_reset: true }
+        TunnelSummary { end: TunnelEnd::Cut, to_client: 5, to_upstream: 0, must_reset: true }
     );
 }
 
@@ -243,7 +243,7 @@ async fn cut_does_not_wait_for_a_client_that_does_not_read() {
     assert!(gone_at_once.get());
     assert_eq!(
         ended,
-        Ended { end: TunnelEnd::Cut, to_client: 8, to_upstream: 0, must_reset: true }
+        TunnelSummary { end: TunnelEnd::Cut, to_client: 8, to_upstream: 0, must_reset: true }
     );
 }
 

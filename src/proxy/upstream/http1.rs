@@ -55,7 +55,7 @@ enum Reader {
 struct Hyper {
     sender: SendRequest<RequestBody>,
     conn: Connection<TokioIo<Io>, RequestBody>,
-    ended: Ended,
+    ended: HyperEnd,
     /// The service has answered with HTTP/1.0. hyper would write the next request as HTTP/1.0 too,
     /// and leave out a body of unknown length or an upgrade: the connection serves no other.
     is_http10: bool,
@@ -63,7 +63,7 @@ struct Hyper {
 
 /// Whether hyper is done with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
+enum HyperEnd {
     No,
     /// Closed, or switched to another protocol.
     Cleanly,
@@ -196,7 +196,7 @@ impl Http1 {
         debug_assert!(driven.is_ready());
         match &mut self.reader {
             Reader::Own(io) => round_trip::is_quiet(io),
-            Reader::Hyper(hyper) => hyper.ended == Ended::No && hyper.sender.is_ready(),
+            Reader::Hyper(hyper) => hyper.ended == HyperEnd::No && hyper.sender.is_ready(),
             Reader::Nobody => false,
         }
     }
@@ -207,7 +207,7 @@ impl Http1 {
             Reader::Own(_) => self.sending.is_none() && self.learnt.keeps_alive,
             Reader::Hyper(hyper) if hyper.is_http10 => false,
             Reader::Hyper(hyper) => {
-                (hyper.ended == Ended::No && hyper.sender.is_ready()) || self.is_usable()
+                (hyper.ended == HyperEnd::No && hyper.sender.is_ready()) || self.is_usable()
             }
             Reader::Nobody => false,
         }
@@ -216,7 +216,7 @@ impl Http1 {
     pub(super) fn into_upgraded(self) -> Option<(Io, Bytes)> {
         let Reader::Hyper(hyper) = self.reader else { return None };
         let Hyper { conn, ended, .. } = *hyper;
-        let parts = (ended == Ended::Cleanly).then(|| conn.into_parts())?;
+        let parts = (ended == HyperEnd::Cleanly).then(|| conn.into_parts())?;
         Some((parts.io.into_inner(), parts.read_buf))
     }
 }
@@ -232,7 +232,7 @@ impl Hyper {
             .max_buf_size(LONGEST_HEAD);
         let (sender, conn) =
             builder.handshake(TokioIo::new(io)).await.map_err(|_| Reason::UpstreamConnect)?;
-        Ok(Self { sender, conn, ended: Ended::No, is_http10: false })
+        Ok(Self { sender, conn, ended: HyperEnd::No, is_http10: false })
     }
 
     async fn send(
@@ -271,7 +271,7 @@ impl Hyper {
                     let stale = reason == Reason::UpstreamClosed;
                     Poll::Ready(Err(Failure { unsent, stale, ..Failure::of(reason) }))
                 }
-                Poll::Pending if *ended != Ended::No => {
+                Poll::Pending if *ended != HyperEnd::No => {
                     let closed = Failure::of(Reason::UpstreamClosed);
                     Poll::Ready(Err(Failure { stale: true, ..closed }))
                 }
@@ -284,12 +284,16 @@ impl Hyper {
 
 /// Moves it on, unless hyper is done with it. One that ended with a protocol switch is kept for its
 /// stream.
-fn drive(conn: &mut Connection<TokioIo<Io>, RequestBody>, ended: &mut Ended, cx: &mut Context<'_>) {
-    if *ended == Ended::No {
+fn drive(
+    conn: &mut Connection<TokioIo<Io>, RequestBody>,
+    ended: &mut HyperEnd,
+    cx: &mut Context<'_>,
+) {
+    if *ended == HyperEnd::No {
         *ended = match conn.poll_without_shutdown(cx) {
-            Poll::Pending => Ended::No,
-            Poll::Ready(Ok(())) => Ended::Cleanly,
-            Poll::Ready(Err(_)) => Ended::Broken,
+            Poll::Pending => HyperEnd::No,
+            Poll::Ready(Ok(())) => HyperEnd::Cleanly,
+            Poll::Ready(Err(_)) => HyperEnd::Broken,
         };
     }
 }
