@@ -20,7 +20,7 @@ use self::terms::{Spill, Terms};
 use super::error::{Error, Result};
 use super::files;
 use super::registry::change::{Change, Committed};
-use super::registry::entry::Entry;
+use super::registry::entry::RegistryEntry;
 use super::registry::settings::OnChange;
 use super::registry::{Filter, Form, Registry};
 use super::session::Session;
@@ -191,7 +191,7 @@ pub fn not_published(command: &str, session: &mut Session) {
 
 /// How many active records a change ends.
 fn ended(committed: &Committed) -> u64 {
-    let active = |entry: &Entry| {
+    let active = |entry: &RegistryEntry| {
         entry.specs().filter(|spec| spec.grant.status == KeyStatus::Active).count() as u64
     };
     committed.edited.iter().map(|(old, new)| active(&old.entry).saturating_sub(active(new))).sum()
@@ -311,10 +311,10 @@ pub fn patch(
 }
 
 /// What of `changed` differs from the table, and which of its secrets are gone.
-fn difference(table: Arc<Table>, changed: &[Entry]) -> PatchDraft {
+fn difference(table: Arc<Table>, changed: &[RegistryEntry]) -> PatchDraft {
     let mut draft = PatchDraft::over(&table);
     let set = KeySet::new(table, None, &[], None);
-    let now: std::collections::HashMap<KeyId, &Entry> =
+    let now: std::collections::HashMap<KeyId, &RegistryEntry> =
         changed.iter().map(|entry| (entry.id, entry)).collect();
     for there in set.iter() {
         if let Some(entry) = now.get(&there.view.id)
@@ -323,7 +323,7 @@ fn difference(table: Arc<Table>, changed: &[Entry]) -> PatchDraft {
             draft.remove(there.digest, there.view.id, RemovalOf::Secret);
         }
     }
-    for spec in changed.iter().flat_map(Entry::specs) {
+    for spec in changed.iter().flat_map(RegistryEntry::specs) {
         let same = set
             .find_digest(&spec.digest)
             .and_then(|there| there.to_spec())

@@ -24,7 +24,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::entry::Entry;
+use self::entry::RegistryEntry;
 use self::settings::Settings;
 use super::error::{Error, Fault, Result};
 use super::files;
@@ -63,7 +63,7 @@ pub enum Form {
 /// A key with its place.
 #[derive(Clone, Debug)]
 pub struct Located {
-    pub entry: Entry,
+    pub entry: RegistryEntry,
     pub line: u64,
     /// Serial of the change that wrote it; in TOML unknown.
     pub serial: Option<u64>,
@@ -165,7 +165,7 @@ impl Registry {
     }
 
     /// The keys that a change after `serial` wrote. Only a `keys.jsonl` knows.
-    pub fn changed_since(&self, serial: u64) -> Result<Vec<Entry>> {
+    pub fn changed_since(&self, serial: u64) -> Result<Vec<RegistryEntry>> {
         let mut changed = Vec::new();
         let mut faults = Vec::new();
         let content =
@@ -235,7 +235,7 @@ impl Form {
 // === impl Filter ===
 
 impl Filter {
-    pub fn takes(&self, entry: &Entry) -> bool {
+    pub fn takes(&self, entry: &RegistryEntry) -> bool {
         self.id.is_none_or(|id| id == entry.id)
             && self.name.as_deref().is_none_or(|name| name == &*entry.name)
             && self.org.as_ref().is_none_or(|org| *org == entry.org)
@@ -282,7 +282,7 @@ impl Unique {
     }
 
     /// Whether a new key may have these.
-    pub fn is_free(&self, entry: &Entry) -> bool {
+    pub fn is_free(&self, entry: &RegistryEntry) -> bool {
         !self.ids.contains_key(&entry.id)
             && !self.digests.contains_key(&entry.digest)
             && entry.public_id.as_ref().is_none_or(|id| !self.public_ids.contains_key(id))

@@ -35,14 +35,14 @@ pub(crate) struct Streams {
 
 #[derive(Debug, Default)]
 struct Slots {
-    entries: Vec<Entry>,
+    entries: Vec<StreamEntry>,
     free: Vec<usize>,
     /// The settings that running requests were decided under, oldest first; usually one.
     settings: Vec<(Arc<Settings>, usize)>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct StreamEntry {
     /// `None` in a free slot and for requests without a key.
     ticket: Option<Ticket>,
     /// Position of the deciding settings, and of the route in them.
@@ -115,7 +115,7 @@ impl Streams {
         let settings = slots.settings_index(settings);
         let generation = self.generation.get().wrapping_add(1);
         self.generation.set(generation);
-        let entry = Entry {
+        let entry = StreamEntry {
             ticket,
             settings,
             route,
@@ -296,7 +296,7 @@ impl Slots {
     }
 }
 
-impl Entry {
+impl StreamEntry {
     fn key_lives(&self) -> bool {
         self.ticket.is_some() && !matches!(self.end, Some(RequestEnd::Key(_)))
     }

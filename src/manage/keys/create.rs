@@ -7,7 +7,7 @@ use super::super::error::{Error, Result};
 use super::super::publish::PublishArgs;
 use super::super::publish::pending::Publishing;
 use super::super::registry::change::{Check, Committed};
-use super::super::registry::entry::{self, Entry};
+use super::super::registry::entry::{self, RegistryEntry};
 use super::super::registry::settings::Settings;
 use super::super::session::{Issued, Session, issue, new_key_id, new_public_id};
 use super::super::time::{self, When};
@@ -58,7 +58,7 @@ pub struct Create {
 /// What is shown once.
 #[derive(Debug)]
 pub struct Shown {
-    pub entry: Entry,
+    pub entry: RegistryEntry,
     pub issued: Issued,
     pub serial: u64,
 }
@@ -88,7 +88,7 @@ impl Create {
             Some(when) => when.resolve(now).map_err(|e| Error::argument(option, e)),
             None => Ok(None),
         };
-        let entry = Entry {
+        let entry = RegistryEntry {
             id: new_key_id()?,
             org: self.org.clone(),
             name: self.name.as_str().into(),

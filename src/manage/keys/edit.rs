@@ -6,7 +6,7 @@ use super::super::error::{Error, Result};
 use super::super::publish::pending::{self, Pending, Publishing};
 use super::super::publish::{PublishArgs, not_published};
 use super::super::registry::change::{Check, Committed};
-use super::super::registry::entry::Entry;
+use super::super::registry::entry::RegistryEntry;
 use super::super::session::Session;
 use super::super::time::When;
 use super::create;
@@ -176,7 +176,7 @@ impl Turn {
     }
 
     /// What a changed key has become.
-    fn became(self, entry: &Entry) -> &'static str {
+    fn became(self, entry: &RegistryEntry) -> &'static str {
         match self {
             Self::RevokeFormer if entry.status != KeyStatus::Revoked => {
                 "has lost its former secret"
@@ -186,13 +186,13 @@ impl Turn {
     }
 
     /// The key afterwards; `None` if it is so already.
-    fn apply(self, entry: &Entry, now: u64) -> Result<Option<Entry>> {
+    fn apply(self, entry: &RegistryEntry, now: u64) -> Result<Option<RegistryEntry>> {
         let status = match self {
             Self::Disable => KeyStatus::Disabled,
             Self::Enable => KeyStatus::Active,
             Self::RevokeFormer if has_former_secret(entry, now) => {
                 refuse_revoked(entry)?;
-                return Ok(Some(Entry { previous: None, ..entry.clone() }));
+                return Ok(Some(RegistryEntry { previous: None, ..entry.clone() }));
             }
             Self::Revoke | Self::RevokeFormer => KeyStatus::Revoked,
         };
@@ -200,7 +200,7 @@ impl Turn {
             return Ok(None);
         }
         refuse_revoked(entry)?;
-        Ok(Some(Entry { status, ..entry.clone() }))
+        Ok(Some(RegistryEntry { status, ..entry.clone() }))
     }
 }
 
@@ -245,7 +245,7 @@ impl Edit {
         finish(&committed, |_| "changed", &self.publish, session)
     }
 
-    fn apply(&self, entry: &Entry, now: u64) -> Result<Entry> {
+    fn apply(&self, entry: &RegistryEntry, now: u64) -> Result<RegistryEntry> {
         let mut new = entry.clone();
         if let Some(name) = &self.name {
             new.name = name.as_str().into();
@@ -290,7 +290,7 @@ impl Edit {
 /// Says what became of each key, and publishes it.
 pub fn finish(
     committed: &Committed,
-    became: impl Fn(&Entry) -> &'static str,
+    became: impl Fn(&RegistryEntry) -> &'static str,
     publish: &PublishArgs,
     session: &mut Session,
 ) -> Result<()> {
@@ -307,7 +307,7 @@ pub fn finish(
 
 fn tell(
     committed: &Committed,
-    became: &dyn Fn(&Entry) -> &'static str,
+    became: &dyn Fn(&RegistryEntry) -> &'static str,
     publishing: Option<&Publishing>,
     session: &mut Session,
 ) -> Result<()> {
@@ -334,7 +334,7 @@ fn tell(
     session.output.flush()
 }
 
-pub fn refuse_revoked(entry: &Entry) -> Result<()> {
+pub fn refuse_revoked(entry: &RegistryEntry) -> Result<()> {
     if entry.status != KeyStatus::Revoked {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::super::error::{Error, Result};
 use super::super::files::Replacement;
 use super::super::output::broken;
-use super::super::registry::entry::Entry;
+use super::super::registry::entry::RegistryEntry;
 use super::super::registry::{Filter, Registry, toml};
 use super::super::session::Session;
 use crate::core::OrgId;
@@ -111,7 +111,7 @@ impl Export {
         csv.flush().map_err(failed)
     }
 
-    fn json_line(&self, entry: &Entry) -> String {
+    fn json_line(&self, entry: &RegistryEntry) -> String {
         let mut value = serde_json::to_value(entry.raw()).unwrap_or_default();
         if let Some(map) = value.as_object_mut().filter(|_| self.no_digests) {
             map.remove("digest");
@@ -122,7 +122,7 @@ impl Export {
         line
     }
 
-    fn toml(&self, entry: &Entry) -> String {
+    fn toml(&self, entry: &RegistryEntry) -> String {
         let text = toml::print(entry);
         let is_digest =
             |line: &str| line.starts_with("digest = ") || line.starts_with("previous = ");
@@ -132,7 +132,7 @@ impl Export {
 }
 
 /// In the order of [`COLUMNS`].
-fn cells(entry: &Entry) -> [String; 19] {
+fn cells(entry: &RegistryEntry) -> [String; 19] {
     let raw = entry.raw();
     let text = |field: Option<std::borrow::Cow<'_, str>>| field.unwrap_or_default().into_owned();
     let time = |stamp: Option<super::super::registry::entry::Stamp>| {

@@ -3,7 +3,7 @@
 
 use super::super::error::{Error, Result};
 use super::super::publish::pending;
-use super::super::registry::entry::Entry;
+use super::super::registry::entry::RegistryEntry;
 use super::super::registry::{Located, Registry};
 use super::list::successors;
 use crate::core::{KeyStatus, OrgId};
@@ -68,7 +68,12 @@ pub fn name_both(
     Error::Ambiguous { selector, keys, hint }
 }
 
-fn both(registry: &Registry, action: &str, replaced: &Entry, successor: &Entry) -> String {
+fn both(
+    registry: &Registry,
+    action: &str,
+    replaced: &RegistryEntry,
+    successor: &RegistryEntry,
+) -> String {
     let program = pending::program(registry);
     format!(
         "a rotation is under way; `{program} {action} {}` is for the key that was replaced, \
@@ -78,10 +83,10 @@ fn both(registry: &Registry, action: &str, replaced: &Entry, successor: &Entry) 
 }
 
 /// Whether a pair has a second secret at `now` (seconds since 1970).
-pub fn has_former_secret(entry: &Entry, now: u64) -> bool {
+pub fn has_former_secret(entry: &RegistryEntry, now: u64) -> bool {
     entry.previous.is_some_and(|previous| previous.expires > now)
 }
 
-fn lives(entry: &Entry, now: u64) -> bool {
+fn lives(entry: &RegistryEntry, now: u64) -> bool {
     entry.status != KeyStatus::Revoked && entry.state(now) != "expired"
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::error::Result;
 use super::super::output::Columns;
 use super::super::publish::pending::{self, Pending};
-use super::super::registry::entry::{Entry, show_digest, show_limit, show_network};
+use super::super::registry::entry::{RegistryEntry, show_digest, show_limit, show_network};
 use super::super::registry::settings::Settings;
 use super::super::registry::{Filter, Form, Registry};
 use super::super::session::Session;
@@ -85,7 +85,7 @@ impl List {
         if json {
             session.output.text("[")?;
         }
-        let mut show = |entry: &Entry, session: &mut Session| {
+        let mut show = |entry: &RegistryEntry, session: &mut Session| {
             if json {
                 session.output.text(if first { "\n" } else { ",\n" })?;
                 first = false;
@@ -146,7 +146,7 @@ impl List {
         Err(super::super::error::Error::Faults { faults, hint: "the keys above are the others" })
     }
 
-    fn takes(&self, entry: &Entry, now: u64) -> bool {
+    fn takes(&self, entry: &RegistryEntry, now: u64) -> bool {
         let state = entry.state(now);
         let within = |window: Duration| {
             state == "active"
@@ -157,7 +157,7 @@ impl List {
     }
 }
 
-fn row(entry: &Entry, settings: &Settings, now: u64) -> [String; 12] {
+fn row(entry: &RegistryEntry, settings: &Settings, now: u64) -> [String; 12] {
     let date = |at: Option<u64>, none: &str| match at {
         Some(at) => time::show(at).split('T').next().unwrap_or_default().to_owned(),
         None => none.to_owned(),
@@ -247,13 +247,13 @@ impl Show {
     }
 }
 
-fn say_published(key: &mut Value, entry: &Entry, unpublished: &Pending) {
+fn say_published(key: &mut Value, entry: &RegistryEntry, unpublished: &Pending) {
     if let Value::Object(map) = key {
         map.insert("published".into(), (!unpublished.has(entry.id)).into());
     }
 }
 
-fn say_replaced(key: &mut Value, entry: &Entry, successors: &HashMap<KeyId, KeyId>) {
+fn say_replaced(key: &mut Value, entry: &RegistryEntry, successors: &HashMap<KeyId, KeyId>) {
     if let Value::Object(map) = key {
         let by = successors.get(&entry.id).map(KeyId::to_string);
         map.insert("replaced_by".into(), by.into());
@@ -275,7 +275,7 @@ pub fn successors(registry: &Registry) -> Result<HashMap<KeyId, KeyId>> {
 }
 
 /// The first eight characters behind the prefix, whether or not `start` was noted with it.
-fn key_prefix<'e>(entry: &'e Entry, settings: &Settings) -> &'e str {
+fn key_prefix<'e>(entry: &'e RegistryEntry, settings: &Settings) -> &'e str {
     let named = entry.prefix.as_deref().and_then(|name| settings.prefixes.get(name));
     let fits =
         |format: &&KeyFormat| !format.prefix.is_empty() && entry.start.starts_with(&*format.prefix);
@@ -284,7 +284,7 @@ fn key_prefix<'e>(entry: &'e Entry, settings: &Settings) -> &'e str {
 }
 
 /// A key as programs see it. No digest, no secret.
-pub fn to_json(entry: &Entry, settings: &Settings, now: u64) -> Value {
+pub fn to_json(entry: &RegistryEntry, settings: &Settings, now: u64) -> Value {
     json!({
         "id": entry.id.to_string(),
         "name": entry.name,

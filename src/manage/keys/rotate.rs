@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::error::{Error, Result};
 use super::super::publish::PublishArgs;
 use super::super::registry::change::Check;
-use super::super::registry::entry::{Entry, Previous};
+use super::super::registry::entry::{Previous, RegistryEntry};
 use super::super::session::{Session, issue, new_key_id};
 use super::super::time::{self, When};
 use super::create::{Shown, form};
@@ -64,7 +64,7 @@ impl Rotate {
             When::In(self.overlap).resolve(now).map_err(|e| Error::argument("--overlap", e))?;
         let end = end.unwrap_or(now);
         let end = old.expires.map_or(end, |at| at.min(end));
-        let successor = Entry {
+        let successor = RegistryEntry {
             prefix,
             start: issued.start.clone(),
             digest: issued.digest,
@@ -81,11 +81,11 @@ impl Rotate {
             }
             self.refuse_third_secret(&old, now)?;
             let previous = (end > now).then_some(Previous { digest: old.digest, expires: end });
-            let new = Entry { previous, ..successor };
+            let new = RegistryEntry { previous, ..successor };
             change.replace(located, new.clone());
             new
         } else {
-            let new = Entry {
+            let new = RegistryEntry {
                 id: new_key_id()?,
                 created: Some(now),
                 replaces: Some(old.id),
@@ -93,7 +93,7 @@ impl Rotate {
                 status: KeyStatus::Active,
                 ..successor
             };
-            change.replace(located, Entry { expires: Some(end), ..old });
+            change.replace(located, RegistryEntry { expires: Some(end), ..old });
             if !change.add(new.clone()) {
                 return Err(Error::Random);
             }
@@ -108,7 +108,7 @@ impl Rotate {
     }
 
     /// A pair has at most two secrets; the one before the last must not vanish by surprise.
-    fn refuse_third_secret(&self, old: &Entry, now: u64) -> Result<()> {
+    fn refuse_third_secret(&self, old: &RegistryEntry, now: u64) -> Result<()> {
         match old.previous {
             Some(previous) if previous.expires > now && !self.drop_previous => Err(Error::State {
                 id: old.id,

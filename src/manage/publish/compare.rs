@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::registry::change::Change;
-use super::super::registry::entry::Entry;
+use super::super::registry::entry::RegistryEntry;
 use super::super::registry::published::{self, BuiltFile, Stage};
 use super::super::registry::{Filter, Registry};
 use super::head::head;
@@ -235,13 +235,13 @@ impl Ours<'_> {
     fn each(&self, each: &mut dyn FnMut(KeySpec) -> Result<()>) -> Result<()> {
         match self {
             Self::Changed(change) => {
-                let edited: HashMap<KeyId, &Entry> =
+                let edited: HashMap<KeyId, &RegistryEntry> =
                     change.edited().map(|(_, e)| (e.id, e)).collect();
                 change.registry().scan(&Filter::default(), &mut |located| {
                     let entry = edited.get(&located.entry.id).copied().unwrap_or(&located.entry);
                     entry.specs().try_for_each(&mut *each)
                 })?;
-                change.added().iter().flat_map(Entry::specs).try_for_each(each)
+                change.added().iter().flat_map(RegistryEntry::specs).try_for_each(each)
             }
             Self::Registry(registry) => registry.scan(&Filter::default(), &mut |located| {
                 located.entry.specs().try_for_each(&mut *each)
@@ -276,7 +276,7 @@ impl Ours<'_> {
         }
         for (id, entry) in before {
             if let Some(key) = keys.get_mut(&id) {
-                key.base = Baseline::Known(entry.iter().flat_map(Entry::specs).collect());
+                key.base = Baseline::Known(entry.iter().flat_map(RegistryEntry::specs).collect());
             }
         }
         // Keys that are not in the registry were removed by hand, or never there: unknown.

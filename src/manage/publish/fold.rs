@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::registry::change::{Change, Rebase};
-use super::super::registry::entry::{Entry, Previous};
+use super::super::registry::entry::{Previous, RegistryEntry};
 use super::super::registry::published::{BuiltFile, Stage};
 use super::super::registry::{Filter, Form, Located};
 use super::super::session::Session;
@@ -116,7 +116,7 @@ pub struct Folded {
     pub is_news: bool,
 }
 
-fn put(change: &mut Change, there: Option<Located>, merged: Option<Entry>) {
+fn put(change: &mut Change, there: Option<Located>, merged: Option<RegistryEntry>) {
     match (there, merged) {
         (Some(located), Some(new)) => change.replace(located, new),
         (None, Some(new)) => {
@@ -127,7 +127,7 @@ fn put(change: &mut Change, there: Option<Located>, merged: Option<Entry>) {
 }
 
 /// The key with what both sides did to it. `None`: as it is.
-fn merge(key: &ThreeWayKey, there: Option<&Entry>) -> Option<Entry> {
+fn merge(key: &ThreeWayKey, there: Option<&RegistryEntry>) -> Option<RegistryEntry> {
     let Some(there) = there else { return of_specs(&key.theirs, None) };
     let base = match &key.base {
         Baseline::Known(base) => of_specs(base, Some(there)),
@@ -162,11 +162,15 @@ fn merge(key: &ThreeWayKey, there: Option<&Entry>) -> Option<Entry> {
 }
 
 /// Every field as theirs has it where ours is as it was.
-fn merge_fields(base: &Entry, theirs: &Entry, ours: &Entry) -> Entry {
+fn merge_fields(
+    base: &RegistryEntry,
+    theirs: &RegistryEntry,
+    ours: &RegistryEntry,
+) -> RegistryEntry {
     fn pick<T: Clone + PartialEq>(base: &T, theirs: &T, ours: &T) -> T {
         if ours == base { theirs.clone() } else { ours.clone() }
     }
-    let secrets = |entry: &Entry| {
+    let secrets = |entry: &RegistryEntry| {
         (entry.digest, entry.previous, entry.public_id.clone(), entry.start.clone())
     };
     let (digest, previous, public_id, start) = match secrets(base).0 == secrets(ours).0
@@ -176,7 +180,7 @@ fn merge_fields(base: &Entry, theirs: &Entry, ours: &Entry) -> Entry {
         true => secrets(theirs),
         false => secrets(ours),
     };
-    Entry {
+    RegistryEntry {
         org: pick(&base.org, &theirs.org, &ours.org),
         name: pick(&base.name, &theirs.name, &ours.name),
         status: match ours.status {
@@ -199,7 +203,7 @@ fn merge_fields(base: &Entry, theirs: &Entry, ours: &Entry) -> Entry {
 }
 
 /// Takes away from a key what `difference` says.
-fn restrict(entry: &mut Entry, difference: &Difference, key: &ThreeWayKey) {
+fn restrict(entry: &mut RegistryEntry, difference: &Difference, key: &ThreeWayKey) {
     match difference {
         Difference::Environment(environment) => entry.environment = *environment,
         Difference::Expires(at) => {
@@ -235,13 +239,13 @@ fn is_alike(a: &[KeySpec], b: &[KeySpec]) -> bool {
 }
 
 /// One key of its one or two records; what a record does not say stays as it was.
-fn of_specs(specs: &[KeySpec], there: Option<&Entry>) -> Option<Entry> {
+fn of_specs(specs: &[KeySpec], there: Option<&RegistryEntry>) -> Option<RegistryEntry> {
     // In rotation the record that ends first is the former one.
     let current = specs.iter().max_by_key(|spec| spec.expires.unwrap_or(u64::MAX))?;
     let former = specs.iter().find(|spec| spec.digest != current.digest);
     let same = there.filter(|there| there.digest == current.digest);
     let grant = &current.grant;
-    Some(Entry {
+    Some(RegistryEntry {
         id: current.id,
         org: current.org.clone(),
         name: current.name.clone(),
@@ -271,10 +275,10 @@ fn of_specs(specs: &[KeySpec], there: Option<&Entry>) -> Option<Entry> {
     })
 }
 
-fn words_of(entry: &Entry) -> PermissionSet {
+fn words_of(entry: &RegistryEntry) -> PermissionSet {
     PermissionSet::new(entry.permissions.iter().cloned())
 }
 
-fn networks_of(entry: &Entry) -> NetworkSet {
+fn networks_of(entry: &RegistryEntry) -> NetworkSet {
     NetworkSet::new(entry.networks.iter().copied())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::entry::Entry;
+use super::entry::RegistryEntry;
 use crate::core::KeyId;
 use crate::manage::error::{Error, Result};
 use crate::manage::{files, time};
@@ -100,8 +100,8 @@ fn last_line(path: &Path) -> std::io::Result<Option<String>> {
 }
 
 /// What differs between two states of a key: `{"field": [before, after]}`. Digests only as changed.
-pub fn difference(old: Option<&Entry>, new: &Entry) -> Map<String, Value> {
-    let object = |entry: &Entry| match serde_json::to_value(entry.raw()) {
+pub fn difference(old: Option<&RegistryEntry>, new: &RegistryEntry) -> Map<String, Value> {
+    let object = |entry: &RegistryEntry| match serde_json::to_value(entry.raw()) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
     };

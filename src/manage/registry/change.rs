@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::audit::{self, Record, Stamp};
-use super::entry::Entry;
+use super::entry::RegistryEntry;
 use super::published::{self, BuiltFile, Stage};
 use super::settings::Settings;
 use super::{Filter, Form, HINT, Located, Registry, Unique, jsonl, toml};
@@ -23,8 +23,8 @@ pub struct Change {
     settings: Settings,
     settings_changed: bool,
     unique: Option<Unique>,
-    added: Vec<Entry>,
-    edited: Vec<(Located, Entry)>,
+    added: Vec<RegistryEntry>,
+    edited: Vec<(Located, RegistryEntry)>,
     rebase: Option<Rebase>,
     lock: Lock,
 }
@@ -35,7 +35,7 @@ pub struct Change {
 pub struct Rebase {
     pub artefacts: Vec<BuiltFile>,
     /// Keys that stay other than published: as they are published.
-    pub was: Vec<Entry>,
+    pub was: Vec<RegistryEntry>,
     /// Keys that are not published.
     pub new: Vec<KeyId>,
 }
@@ -54,8 +54,8 @@ pub enum Check {
 #[derive(Debug)]
 pub struct Committed {
     pub serial: u64,
-    pub added: Vec<Entry>,
-    pub edited: Vec<(Located, Entry)>,
+    pub added: Vec<RegistryEntry>,
+    pub edited: Vec<(Located, RegistryEntry)>,
     /// As it stands now.
     pub registry: Registry,
     _lock: Lock,
@@ -100,11 +100,11 @@ impl Change {
     }
 
     /// Keys that it changes: as they are, and as they will be.
-    pub fn edited(&self) -> impl Iterator<Item = (&Entry, &Entry)> {
+    pub fn edited(&self) -> impl Iterator<Item = (&RegistryEntry, &RegistryEntry)> {
         self.edited.iter().map(|(old, new)| (&old.entry, new))
     }
 
-    pub fn added(&self) -> &[Entry] {
+    pub fn added(&self) -> &[RegistryEntry] {
         &self.added
     }
 
@@ -182,7 +182,7 @@ impl Change {
     }
 
     /// False if its id, digest or public id is taken.
-    pub fn add(&mut self, entry: Entry) -> bool {
+    pub fn add(&mut self, entry: RegistryEntry) -> bool {
         if let Some(unique) = &mut self.unique {
             if !unique.is_free(&entry) {
                 return false;
@@ -196,7 +196,7 @@ impl Change {
         true
     }
 
-    pub fn replace(&mut self, old: Located, new: Entry) {
+    pub fn replace(&mut self, old: Located, new: RegistryEntry) {
         self.edited.push((old, new));
     }
 
@@ -239,10 +239,10 @@ impl Change {
     fn note_unpublished(&self) -> Result<()> {
         if let Some(Rebase { was, new, .. }) = &self.rebase {
             published::retain(&self.registry.real, |_| false)?;
-            let was: Vec<&Entry> = was.iter().collect();
+            let was: Vec<&RegistryEntry> = was.iter().collect();
             return published::note(&self.registry.real, self.serial, &was, new);
         }
-        let was: Vec<&Entry> = self.edited.iter().map(|(old, _)| &old.entry).collect();
+        let was: Vec<&RegistryEntry> = self.edited.iter().map(|(old, _)| &old.entry).collect();
         let new: Vec<KeyId> = self.added.iter().map(|entry| entry.id).collect();
         if was.is_empty() && new.is_empty() {
             return Ok(());
@@ -296,12 +296,12 @@ pub fn remember(registry: &Registry, artefact: BuiltFile) -> Result<()> {
 fn write_toml(
     registry: &Registry,
     settings: &Settings,
-    edited: &[(Located, Entry)],
-    added: &[Entry],
+    edited: &[(Located, RegistryEntry)],
+    added: &[RegistryEntry],
 ) -> Result<Replacement> {
     let (path, real) = (&registry.path, &registry.real);
     let write = || Error::write(path);
-    let edits: HashMap<u64, (&Located, &Entry)> =
+    let edits: HashMap<u64, (&Located, &RegistryEntry)> =
         edited.iter().map(|(old, new)| (old.line, (old, new))).collect();
     let mut to = Replacement::of(real)?;
     let mut pieces = registry.pieces();

@@ -20,7 +20,7 @@ pub const MAX_START: usize = 64;
 
 /// A key with all its words parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct RegistryEntry {
     pub id: KeyId,
     pub org: OrgId,
     pub name: Box<str>,
@@ -115,7 +115,7 @@ pub type FieldFault = (&'static str, String);
 
 impl RawEntry<'_> {
     /// Parses every word; all that is wrong is told at once.
-    pub fn parse(&self) -> Result<Entry, Vec<FieldFault>> {
+    pub fn parse(&self) -> Result<RegistryEntry, Vec<FieldFault>> {
         let mut faults = Vec::new();
         let entry = self.parse_into(&mut faults);
         match entry {
@@ -124,7 +124,7 @@ impl RawEntry<'_> {
         }
     }
 
-    fn parse_into(&self, faults: &mut Vec<FieldFault>) -> Option<Entry> {
+    fn parse_into(&self, faults: &mut Vec<FieldFault>) -> Option<RegistryEntry> {
         let id = taken("id", KeyId::parse(&self.id), faults);
         let org = taken("org", OrgId::parse(&self.org), faults);
         let digest = taken("digest", parse_digest(&self.digest), faults);
@@ -171,7 +171,7 @@ impl RawEntry<'_> {
         let time = |field, stamp: &Option<Stamp>, faults: &mut Vec<FieldFault>| {
             stamp.as_ref().and_then(|s| taken(field, time::instant(&s.0), faults))
         };
-        Some(Entry {
+        Some(RegistryEntry {
             created: time("created", &self.created, faults),
             not_before: time("not_before", &self.not_before, faults),
             expires: time("expires", &self.expires, faults),
@@ -208,9 +208,9 @@ fn taken<T, E: ToString>(
     parsed.map_err(|e| faults.push((field, e.to_string()))).ok()
 }
 
-// === impl Entry ===
+// === impl RegistryEntry ===
 
-impl Entry {
+impl RegistryEntry {
     /// As a file says it.
     pub fn raw(&self) -> RawEntry<'_> {
         let stamp = |at: Option<u64>| at.map(Stamp::of);
@@ -331,8 +331,8 @@ impl Serialize for Stamp {
 pub mod tests {
     use super::*;
 
-    pub fn full() -> Entry {
-        Entry {
+    pub fn full() -> RegistryEntry {
+        RegistryEntry {
             id: KeyId::parse("key_full").unwrap(),
             org: OrgId::parse("acme").unwrap(),
             name: "Käse \"CRM\"".into(),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Entry, FieldFault, RawEntry};
+use super::entry::{FieldFault, RawEntry, RegistryEntry};
 use super::settings::{RawSettings, Settings};
 use super::{Filter, HINT, Located, reader};
 use crate::core::KeyId;
@@ -289,7 +289,7 @@ fn conflict(path: &Path, change: Superseding, is: u64) -> Fault {
 }
 
 /// One key as a line. `after` is the serial of the line that it supersedes.
-pub fn print(entry: &Entry, serial: u64, after: Option<u64>) -> String {
+pub fn print(entry: &RegistryEntry, serial: u64, after: Option<u64>) -> String {
     let line = Line { serial, after, key: entry.raw() };
     serde_json::to_string(&line).unwrap_or_default() + "\n"
 }

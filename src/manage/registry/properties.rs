@@ -4,11 +4,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::entry::{Entry, Previous, RawEntry};
+use super::entry::{Previous, RawEntry, RegistryEntry};
 use super::toml::{self, Piece};
 use crate::core::{Digest, Environment, KeyId, KeyStatus, Limit, OrgId, Permission};
 
-fn entries() -> impl Strategy<Value = Entry> {
+fn entries() -> impl Strategy<Value = RegistryEntry> {
     let words = (
         "key_[a-z0-9]{1,12}",
         "[!-~]{1,40}",
@@ -38,7 +38,7 @@ fn entries() -> impl Strategy<Value = Entry> {
             let window = std::time::Duration::from_secs(seconds);
             Limit::new(count, window, burst.min(count)).ok()
         });
-        Entry {
+        RegistryEntry {
             id: KeyId::parse(&id).unwrap(),
             org: OrgId::parse(&org).unwrap(),
             name: name.into(),
@@ -64,7 +64,7 @@ fn entries() -> impl Strategy<Value = Entry> {
     })
 }
 
-fn reread(text: String) -> Entry {
+fn reread(text: String) -> RegistryEntry {
     toml::parse(&Piece { line: 1, text }, Path::new("keys.toml")).unwrap()
 }
 

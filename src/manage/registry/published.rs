@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Entry, RawEntry};
+use super::entry::{RawEntry, RegistryEntry};
 use crate::core::KeyId;
 use crate::manage::error::{Error, Result};
 use crate::manage::files;
@@ -124,7 +124,7 @@ pub fn changed_since(
     registry: &Path,
     after: u64,
     through: u64,
-) -> Result<BTreeMap<KeyId, Option<Entry>>> {
+) -> Result<BTreeMap<KeyId, Option<RegistryEntry>>> {
     let mut changed = BTreeMap::new();
     each_line(registry, &mut |text| {
         // What cannot be read is a key of which nothing is known to have changed.
@@ -143,7 +143,7 @@ pub fn changed_since(
 }
 
 /// Notes a change that is about to be written.
-pub fn note(registry: &Path, serial: u64, was: &[&Entry], new: &[KeyId]) -> Result<()> {
+pub fn note(registry: &Path, serial: u64, was: &[&RegistryEntry], new: &[KeyId]) -> Result<()> {
     // Left by a change that never came about, or by one that a restored backup does not know.
     retain(registry, |noted| noted < serial)?;
     let mut text = String::new();

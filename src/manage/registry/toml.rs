@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml_edit::{DocumentMut, InlineTable, Item, Value};
 
-use super::entry::{Entry, RawEntry};
+use super::entry::{RawEntry, RegistryEntry};
 use crate::manage::error::Fault;
 
 /// A key is a few hundred bytes; what is longer is no registry.
@@ -92,7 +92,7 @@ fn begins_key(line: &str) -> bool {
 }
 
 /// The key of a piece; all of its faults at once, each with its line.
-pub fn parse(piece: &Piece, path: &Path) -> Result<Entry, Vec<Fault>> {
+pub fn parse(piece: &Piece, path: &Path) -> Result<RegistryEntry, Vec<Fault>> {
     let raw: OneKey<'_> = toml::from_str(&piece.text).map_err(|e| {
         vec![syntax_fault(&e, piece, path, "settings belong before the first `[[key]]`")]
     })?;
@@ -137,7 +137,7 @@ fn line_of(piece: &Piece, field: &str) -> u64 {
 }
 
 /// A new key as text, to be appended.
-pub fn print(entry: &Entry) -> String {
+pub fn print(entry: &RegistryEntry) -> String {
     let mut text = String::from("[[key]]\n");
     for (name, value) in fields(entry) {
         text.push_str(name);
@@ -151,7 +151,7 @@ pub fn print(entry: &Entry) -> String {
 /// The piece with what differs between `old` and `new` changed, and nothing else.
 ///
 /// `None` if the piece cannot be edited, which [`parse`] has ruled out before.
-pub fn edit(piece: &str, old: &Entry, new: &Entry) -> Option<String> {
+pub fn edit(piece: &str, old: &RegistryEntry, new: &RegistryEntry) -> Option<String> {
     let mut document: DocumentMut = piece.parse().ok()?;
     let table = document.get_mut("key")?.as_array_of_tables_mut()?.get_mut(0)?;
     let (was, is) = (fields(old), fields(new));
@@ -180,7 +180,7 @@ pub fn edit(piece: &str, old: &Entry, new: &Entry) -> Option<String> {
     Some(document.to_string())
 }
 
-fn fields(entry: &Entry) -> Vec<(&'static str, Value)> {
+fn fields(entry: &RegistryEntry) -> Vec<(&'static str, Value)> {
     let raw = entry.raw();
     let mut fields: Vec<(&'static str, Value)> = Vec::with_capacity(16);
     let list = |items: &[std::borrow::Cow<'_, str>]| {

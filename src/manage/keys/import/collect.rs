@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::super::super::error::{Fault, Result};
 use super::super::super::registry::entry::{
-    Entry, FieldFault, RawEntry, Stamp, show_digest, show_limit, show_network,
+    FieldFault, RawEntry, RegistryEntry, Stamp, show_digest, show_limit, show_network,
 };
 use super::super::super::registry::settings::Settings;
 use super::super::super::session::{new_key_id, start_of};
@@ -92,7 +92,7 @@ pub struct Defaults<'a> {
 /// A key ready for the registry, and its secret as long as we judge it.
 #[derive(Debug)]
 pub struct Taken {
-    pub entry: Entry,
+    pub entry: RegistryEntry,
     secret: Option<Secret>,
 }
 
