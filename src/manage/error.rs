@@ -32,7 +32,7 @@ pub enum Error {
     Exists { path: PathBuf, hint: &'static str },
     /// Lines of a registry or of an import, all of them at once.
     #[error("{}{}", Faults(.faults), end_of(.faults, .hint))]
-    Faults { faults: Vec<Fault>, hint: &'static str },
+    Faults { faults: Vec<FileFault>, hint: &'static str },
     #[error(
         "{}: another keygatectl has held the lock for {seconds} s{holder}; nothing was changed\n\
          hint: try again, or wait longer with --lock-timeout",
@@ -109,14 +109,14 @@ pub enum Error {
     Unreadable { path: PathBuf, refusal: Refusal },
     /// An import would lose restrictions of the other program.
     #[error("{}{}", Faults(.faults), end_of_wider(.names))]
-    Wider { faults: Vec<Fault>, names: Vec<String> },
+    Wider { faults: Vec<FileFault>, names: Vec<String> },
     #[error("cannot write {}: {}{}", .path.display(), .source, write_hint(.source))]
     Write { path: PathBuf, source: io::Error },
 }
 
 /// One fault at one place of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct FileFault {
     pub path: PathBuf,
     /// From 1; 0: the file as a whole.
     pub line: u64,
@@ -139,7 +139,7 @@ pub struct Theirs {
 const REMEDY_OF_FILES: &str = "bring what this was made from up to date, or run this beside the \
                                registry that made it (-r)";
 
-struct Faults<'a>(&'a [Fault]);
+struct Faults<'a>(&'a [FileFault]);
 
 // === impl Error ===
 
@@ -243,7 +243,7 @@ impl Error {
     }
 
     /// A single fault.
-    pub fn fault(fault: Fault, hint: &'static str) -> Self {
+    pub fn fault(fault: FileFault, hint: &'static str) -> Self {
         Self::Faults { faults: vec![fault], hint }
     }
 }
@@ -271,15 +271,15 @@ impl Theirs {
     }
 }
 
-// === impl Fault ===
+// === impl FileFault ===
 
-impl Fault {
+impl FileFault {
     pub fn new(path: &Path, line: u64, field: &str, why: impl fmt::Display) -> Self {
         Self { path: path.to_owned(), line, field: field.to_owned(), why: why.to_string() }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FileFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.path.display())?;
         if self.line > 0 {
@@ -313,7 +313,7 @@ fn list_all(keys: &[String]) -> String {
     keys.iter().map(|key| format!("\n  {key}")).collect()
 }
 
-fn end_of(faults: &[Fault], hint: &str) -> String {
+fn end_of(faults: &[FileFault], hint: &str) -> String {
     let count = match faults.len() {
         0 | 1 => String::new(),
         n => format!("\n{n} faults"),

@@ -255,7 +255,7 @@ pub fn duplicate(e: BuildError, registry: &Registry, out: &Path) -> Error {
         let filter = Filter { id: Some(id), ..Filter::default() };
         for located in registry.find(&filter).unwrap_or_default() {
             let why = e.to_string().lines().next().unwrap_or_default().to_owned();
-            faults.push(super::error::Fault::new(&registry.path, located.line, "", why));
+            faults.push(super::error::FileFault::new(&registry.path, located.line, "", why));
         }
     }
     faults.sort_by_key(|fault| fault.line);

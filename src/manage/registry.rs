@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use self::entry::RegistryEntry;
 use self::settings::Settings;
-use super::error::{Error, Fault, Result};
+use super::error::{Error, FileFault, Result};
 use super::files;
 use crate::core::{Digest, KeyId, KeyStatus, OrgId};
 
@@ -120,7 +120,7 @@ impl Registry {
     pub fn scan_with(
         &self,
         filter: &Filter,
-        faults: &mut Vec<Fault>,
+        faults: &mut Vec<FileFault>,
         each: &mut dyn FnMut(Located) -> Result<()>,
     ) -> Result<()> {
         match self.form {
@@ -250,11 +250,11 @@ impl Filter {
 
 impl Unique {
     /// Adds what of `located` stands somewhere else already to `faults`.
-    pub fn check(&mut self, located: &Located, path: &Path, faults: &mut Vec<Fault>) {
+    pub fn check(&mut self, located: &Located, path: &Path, faults: &mut Vec<FileFault>) {
         let Located { entry, line, .. } = located;
         let mut fault = |field: &str, what: &str, first: u64| {
             let why = format!("{what} stands at line {first} already");
-            faults.push(Fault::new(path, *line, field, why));
+            faults.push(FileFault::new(path, *line, field, why));
         };
         if let Some(first) = self.ids.insert(entry.id, *line) {
             fault("id", &entry.id.to_string(), first);
@@ -305,7 +305,7 @@ fn reader(file: &Arc<File>) -> BufReader<FromStart> {
 fn read_fault(path: &Path, e: io::Error) -> Error {
     match e.kind() {
         ErrorKind::InvalidData => {
-            Error::fault(Fault::new(path, 0, "", format!("is not a registry: {e}")), HINT)
+            Error::fault(FileFault::new(path, 0, "", format!("is not a registry: {e}")), HINT)
         }
         _ => Error::Read { path: path.to_owned(), source: e },
     }

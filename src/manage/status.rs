@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::error::{Error, Fault, Result};
+use super::error::{Error, FileFault, Result};
 use super::files;
 use super::output::Columns;
 use super::session::Session;
@@ -168,7 +168,7 @@ impl Status {
         match !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
             true => Ok(Some(Zeroizing::new(format!("Bearer {token}")))),
             false => Err(Error::fault(
-                Fault {
+                FileFault {
                     path: path.clone(),
                     line: 0,
                     field: String::new(),

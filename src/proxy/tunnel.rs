@@ -25,7 +25,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use self::frames::{Frames, close_frame};
 pub use self::pump::CHUNK;
-use self::pump::{Fault, Pump};
+use self::pump::{Pump, PumpFault};
 pub use self::stop::{Stop, TunnelCut};
 
 /// Close code of an idle tunnel: "going away" (RFC 6455 section 7.4.1).
@@ -145,10 +145,10 @@ where
             };
             let up = to_upstream.poll(cx, client, far);
             match up {
-                Poll::Ready(Err(Fault::Read(kind))) => {
+                Poll::Ready(Err(PumpFault::Read(kind))) => {
                     return Poll::Ready(Outcome::Ended(TunnelEnd::Client(kind)));
                 }
-                Poll::Ready(Err(Fault::Write(kind))) => {
+                Poll::Ready(Err(PumpFault::Write(kind))) => {
                     upstream_fault.get_or_insert(kind);
                     to_upstream.give_up();
                 }
@@ -156,10 +156,10 @@ where
             }
             let down = to_client.poll(cx, far, client);
             match down {
-                Poll::Ready(Err(Fault::Write(kind))) => {
+                Poll::Ready(Err(PumpFault::Write(kind))) => {
                     return Poll::Ready(Outcome::Ended(TunnelEnd::Client(kind)));
                 }
-                Poll::Ready(Err(Fault::Read(kind))) => {
+                Poll::Ready(Err(PumpFault::Read(kind))) => {
                     return Poll::Ready(Outcome::Ended(TunnelEnd::Upstream(kind)));
                 }
                 Poll::Ready(Ok(())) | Poll::Pending => {}

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde_json::json;
 
-use super::super::error::{Error, Fault, Result};
+use super::super::error::{Error, FileFault, Result};
 use super::super::publish::PublishArgs;
 use super::super::registry::change::{Change, Check};
 use super::super::session::Session;
@@ -168,12 +168,12 @@ impl Import {
     }
 
     /// Nothing is imported while a restriction would be lost that nobody has allowed to go.
-    fn stop_if_wider(&self, report: &ImportReport, faults: &[Fault]) -> Result<()> {
+    fn stop_if_wider(&self, report: &ImportReport, faults: &[FileFault]) -> Result<()> {
         let lost: Vec<_> = report.wider.iter().filter(|wider| !wider.allowed).collect();
         if lost.is_empty() {
             return Ok(());
         }
-        let fault = |w: &&Widened| Fault::new(&self.file, w.at.line, &w.at.place, &w.at.why);
+        let fault = |w: &&Widened| FileFault::new(&self.file, w.at.line, &w.at.place, &w.at.why);
         let mut all: Vec<_> = lost.iter().map(fault).collect();
         if !self.skip_bad {
             all.extend_from_slice(faults);
@@ -189,7 +189,7 @@ impl Import {
         change: &mut Change,
         report: &mut ImportReport,
         session: &Session,
-    ) -> Result<Vec<Fault>> {
+    ) -> Result<Vec<FileFault>> {
         let mut faults = Vec::new();
         let mut seen = BTreeMap::new();
         let mut unmarked = BTreeSet::new();
@@ -250,14 +250,19 @@ impl Import {
                                 (place, "") => place.to_owned(),
                                 (place, field) => format!("{place}.{field}"),
                             };
-                            Fault::new(path, line, &field, why)
+                            FileFault::new(path, line, &field, why)
                         }));
                         return Ok(());
                     }
                 };
             if let Some(first) = seen.insert(taken.entry.digest, (line, place.clone())) {
                 let first = if first.0 > 0 { format!("line {}", first.0) } else { first.1 };
-                faults.push(Fault::new(path, line, &place, format!("the same key as at {first}")));
+                faults.push(FileFault::new(
+                    path,
+                    line,
+                    &place,
+                    format!("the same key as at {first}"),
+                ));
                 return Ok(());
             }
             if change.has_digest(&taken.entry.digest) {
@@ -275,7 +280,7 @@ impl Import {
                 report.imported += 1;
             } else {
                 let why = "its id or public id belongs to another key of the registry";
-                faults.push(Fault::new(path, line, &place, why));
+                faults.push(FileFault::new(path, line, &place, why));
             }
             Ok(())
         };

@@ -12,7 +12,7 @@ use super::settings::Settings;
 use super::{Filter, Form, HINT, Located, Registry, Unique, jsonl, toml};
 use crate::core::{Digest, KeyId};
 
-use crate::manage::error::{Error, Fault, Result};
+use crate::manage::error::{Error, FileFault, Result};
 use crate::manage::files::{self, Lock, Replacement};
 
 /// A change in the making. Dropped without [`Change::commit`], nothing has happened.
@@ -317,7 +317,7 @@ fn write_toml(
         };
         let Some(text) = edited else {
             let why = "cannot be edited in place; write the fields of this key on own lines";
-            return Err(Error::fault(Fault::new(path, piece.line, "", why), HINT));
+            return Err(Error::fault(FileFault::new(path, piece.line, "", why), HINT));
         };
         ends_line = text.is_empty() || text.ends_with('\n');
         to.write_all(text.as_bytes()).map_err(write())?;

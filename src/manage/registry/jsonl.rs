@@ -19,7 +19,7 @@ use super::entry::{FieldFault, RawEntry, RegistryEntry};
 use super::settings::{RawSettings, Settings};
 use super::{Filter, HINT, Located, reader};
 use crate::core::KeyId;
-use crate::manage::error::{Error, Fault, Result};
+use crate::manage::error::{Error, FileFault, Result};
 
 /// A key is a few hundred bytes; what is longer is no registry.
 const MAX_LINE: u64 = 1 << 20;
@@ -121,7 +121,7 @@ pub fn open(file: &Arc<File>, path: &Path) -> Result<(Settings, u64)> {
             settings = Some((number, line.to_vec()));
         } else if number == 1 {
             let why = "the first line must hold the settings: {\"registry\":1,\"serial\":0}";
-            return Err(Error::fault(Fault::new(path, 1, "", why), HINT));
+            return Err(Error::fault(FileFault::new(path, 1, "", why), HINT));
         }
         let last = last.get_or_insert_with(Default::default);
         last.0 = number;
@@ -130,7 +130,7 @@ pub fn open(file: &Arc<File>, path: &Path) -> Result<(Settings, u64)> {
     }
     let Some((number, line)) = settings else {
         let why = "is empty; its first line must hold the settings";
-        return Err(Error::fault(Fault::new(path, 0, "", why), HINT));
+        return Err(Error::fault(FileFault::new(path, 0, "", why), HINT));
     };
     let raw: RawSettings = serde_json::from_slice(&line).map_err(|e| syntax(&e, number, path))?;
     let mut settings = Settings::from_raw(raw, path, &|_| number)
@@ -146,7 +146,7 @@ pub fn open(file: &Arc<File>, path: &Path) -> Result<(Settings, u64)> {
 pub fn scan(
     content: JsonlContent<'_>,
     wanted: Wanted<'_>,
-    faults: &mut Vec<Fault>,
+    faults: &mut Vec<FileFault>,
     each: &mut dyn FnMut(Located) -> Result<()>,
 ) -> Result<()> {
     let path = content.path;
@@ -172,7 +172,7 @@ pub fn scan(
         let entry = match parsed.key.parse() {
             Ok(entry) => entry,
             Err(new) => {
-                faults.extend(new.into_iter().map(|(f, why)| Fault::new(path, number, f, why)));
+                faults.extend(new.into_iter().map(|(f, why)| FileFault::new(path, number, f, why)));
                 continue;
             }
         };
@@ -234,7 +234,7 @@ pub fn is_registry(path: &Path) -> Result<bool> {
 /// Calls `each` for every line of a file without settings.
 pub fn plain(
     path: &Path,
-    faults: &mut Vec<Fault>,
+    faults: &mut Vec<FileFault>,
     each: &mut dyn FnMut(RawEntry<'_>) -> Result<Vec<FieldFault>>,
 ) -> Result<()> {
     let file = File::open(path).map_err(Error::read(path))?;
@@ -245,7 +245,7 @@ pub fn plain(
         }
         match serde_json::from_slice::<RawEntry<'_>>(line) {
             Ok(raw) => {
-                let place = |(field, why)| Fault::new(path, number, field, why);
+                let place = |(field, why)| FileFault::new(path, number, field, why);
                 faults.extend(each(raw)?.into_iter().map(place));
             }
             Err(e) => faults.push(syntax_fault(&e, number, path)),
@@ -257,7 +257,7 @@ pub fn plain(
 /// Of every key that was changed: each change, in order.
 fn superseding(
     content: JsonlContent<'_>,
-    faults: &mut Vec<Fault>,
+    faults: &mut Vec<FileFault>,
 ) -> Result<HashMap<KeyId, Vec<Superseding>>> {
     let path = content.path;
     let mut chains: HashMap<KeyId, Vec<Superseding>> = HashMap::new();
@@ -272,20 +272,20 @@ fn superseding(
         let (Some(after), Ok(id)) = (head.after, KeyId::parse(&head.key.id)) else { continue };
         if head.serial <= after {
             let why = "must be below `serial`";
-            faults.push(Fault::new(path, number, "after", why));
+            faults.push(FileFault::new(path, number, "after", why));
         }
         chains.entry(id).or_default().push(Superseding { line: number, after });
     }
     Ok(chains)
 }
 
-fn conflict(path: &Path, change: Superseding, is: u64) -> Fault {
+fn conflict(path: &Path, change: Superseding, is: u64) -> FileFault {
     let Superseding { line, after } = change;
     let why = format!(
         "was made on serial {after} of this key, but the line before has serial {is}: two edits \
          of one key were merged; keep one of the lines and correct its `after`"
     );
-    Fault::new(path, line, "after", why)
+    FileFault::new(path, line, "after", why)
 }
 
 /// One key as a line. `after` is the serial of the line that it supersedes.
@@ -324,7 +324,7 @@ fn syntax(e: &serde_json::Error, line: u64, path: &Path) -> Error {
 }
 
 /// Without the values that serde's message would quote: one may be a secret.
-pub fn syntax_fault(e: &serde_json::Error, line: u64, path: &Path) -> Fault {
+pub fn syntax_fault(e: &serde_json::Error, line: u64, path: &Path) -> FileFault {
     let message = e.to_string();
     let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(m, _)| m);
     let why = if message.starts_with("invalid type: ") || message.starts_with("invalid value: ") {
@@ -333,5 +333,5 @@ pub fn syntax_fault(e: &serde_json::Error, line: u64, path: &Path) -> Fault {
     } else {
         message.to_owned()
     };
-    Fault::new(path, line, "", format!("{why} (column {})", e.column()))
+    FileFault::new(path, line, "", format!("{why} (column {})", e.column()))
 }

@@ -10,7 +10,7 @@ use toml_edit::{DocumentMut, Item, Value};
 use super::published::BuiltFile;
 use super::toml::{Piece, syntax_fault};
 use crate::core::format::KeyFormat;
-use crate::manage::error::Fault;
+use crate::manage::error::FileFault;
 use crate::manage::time;
 
 /// The version of the registry's own form.
@@ -97,7 +97,7 @@ impl RawPublish {
 
 impl Settings {
     /// From what stands before the first `[[key]]`.
-    pub fn from_toml(piece: &Piece, path: &Path) -> Result<Self, Vec<Fault>> {
+    pub fn from_toml(piece: &Piece, path: &Path) -> Result<Self, Vec<FileFault>> {
         let raw: RawSettings = toml::from_str(&piece.text)
             .map_err(|e| vec![syntax_fault(&e, piece, path, "keys are written as `[[key]]`")])?;
         let line_of = |field: &str| {
@@ -115,10 +115,10 @@ impl Settings {
         raw: RawSettings,
         path: &Path,
         line_of: &dyn Fn(&str) -> u64,
-    ) -> Result<Self, Vec<Fault>> {
+    ) -> Result<Self, Vec<FileFault>> {
         let mut faults = Vec::new();
         let mut fault = |line: u64, field: &str, why: String| {
-            faults.push(Fault::new(path, line, field, why));
+            faults.push(FileFault::new(path, line, field, why));
         };
         if raw.registry != VERSION {
             let why = format!("this keygatectl reads version {VERSION}, not {}", raw.registry);
@@ -278,7 +278,7 @@ mod tests {
         [prefixes.wa]\nprefix = \"wa_\"\nrandom = 32\nchecksum = 6\nchecksummed = true\n\n\
         [publish]\nsigner = \"s.pem\"\ntable = \"t.kgt\"\non_change = \"table\"\nlife = \"30d\"\n";
 
-    fn read(text: &str) -> Result<Settings, Vec<Fault>> {
+    fn read(text: &str) -> Result<Settings, Vec<FileFault>> {
         Settings::from_toml(&Piece { line: 1, text: text.to_owned() }, Path::new("keys.toml"))
     }
 

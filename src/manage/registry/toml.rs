@@ -12,7 +12,7 @@ use serde::Deserialize;
 use toml_edit::{DocumentMut, InlineTable, Item, Value};
 
 use super::entry::{RawEntry, RegistryEntry};
-use crate::manage::error::Fault;
+use crate::manage::error::FileFault;
 
 /// A key is a few hundred bytes; what is longer is no registry.
 const MAX_PIECE: usize = 1 << 20;
@@ -92,21 +92,21 @@ fn begins_key(line: &str) -> bool {
 }
 
 /// The key of a piece; all of its faults at once, each with its line.
-pub fn parse(piece: &Piece, path: &Path) -> Result<RegistryEntry, Vec<Fault>> {
+pub fn parse(piece: &Piece, path: &Path) -> Result<RegistryEntry, Vec<FileFault>> {
     let raw: OneKey<'_> = toml::from_str(&piece.text).map_err(|e| {
         vec![syntax_fault(&e, piece, path, "settings belong before the first `[[key]]`")]
     })?;
     let [raw] = raw.key;
     raw.parse().map_err(|faults| {
         let place = |(field, why): (&'static str, String)| {
-            Fault::new(path, line_of(piece, field), field, why)
+            FileFault::new(path, line_of(piece, field), field, why)
         };
         faults.into_iter().map(place).collect()
     })
 }
 
 /// Where and why, without the values that toml's own message would quote: one may be a secret.
-pub fn syntax_fault(e: &toml::de::Error, piece: &Piece, path: &Path, top: &str) -> Fault {
+pub fn syntax_fault(e: &toml::de::Error, piece: &Piece, path: &Path, top: &str) -> FileFault {
     let offset = e.span().map_or(0, |s| s.start);
     let before = piece.text.get(..offset).unwrap_or_default();
     let line = piece.line + before.matches('\n').count() as u64;
@@ -123,7 +123,7 @@ pub fn syntax_fault(e: &toml::de::Error, piece: &Piece, path: &Path, top: &str) 
     } else {
         message.lines().next().unwrap_or_default().to_owned()
     };
-    Fault::new(path, line, "", why)
+    FileFault::new(path, line, "", why)
 }
 
 fn line_of(piece: &Piece, field: &str) -> u64 {

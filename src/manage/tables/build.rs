@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::super::error::{Error, Fault, Result};
+use super::super::error::{Error, FileFault, Result};
 use super::super::keys::import::collect::{Found, Wider};
 use super::super::keys::import::lines::read_csv;
 use super::super::publish::compare::MeantArgs;
@@ -278,7 +278,7 @@ impl Build {
 fn read_source(
     path: &Path,
     on_bad_line: OnBadLine,
-    faults: &mut Vec<Fault>,
+    faults: &mut Vec<FileFault>,
     push: &mut dyn FnMut(&KeySpec) -> Result<()>,
 ) -> Result<()> {
     let stop = on_bad_line == OnBadLine::Stop;
@@ -300,12 +300,12 @@ fn read_source(
                 let line = candidate.line;
                 if candidate.secret.is_some() {
                     let why = "is plaintext; `keygatectl keys import` hashes it on the way";
-                    return Err(Error::fault(Fault::new(path, line, "secret", why), ""));
+                    return Err(Error::fault(FileFault::new(path, line, "secret", why), ""));
                 }
                 match candidate.raw.parse() {
                     Ok(entry) => entry.specs().try_for_each(|spec| push(&spec)),
                     Err(new) => {
-                        let place = |(field, why)| Fault::new(path, line, field, why);
+                        let place = |(field, why)| FileFault::new(path, line, field, why);
                         faults.extend(new.into_iter().map(place));
                         match (stop, faults.first()) {
                             (true, Some(first)) => {

@@ -43,7 +43,7 @@ enum State {
 
 /// Which end of a pump broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum PumpFault {
     Read(io::ErrorKind),
     Write(io::ErrorKind),
 }
@@ -88,7 +88,7 @@ impl Pump {
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
-    ) -> Poll<Result<(), Fault>>
+    ) -> Poll<Result<(), PumpFault>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -111,7 +111,7 @@ impl Pump {
         cx: &mut Context<'_>,
         reader: &mut R,
         writer: &mut W,
-    ) -> Poll<Result<(), Fault>>
+    ) -> Poll<Result<(), PumpFault>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -129,7 +129,7 @@ impl Pump {
             match Pin::new(&mut *reader).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Read(error.kind()))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpFault::Read(error.kind()))),
                 Poll::Pending => return self.poll_flush(cx, writer),
             }
             let mut fresh = buffer.filled();
@@ -152,11 +152,11 @@ impl Pump {
         cx: &mut Context<'_>,
         writer: &mut W,
         bytes: &[u8],
-    ) -> Poll<Result<usize, Fault>> {
+    ) -> Poll<Result<usize, PumpFault>> {
         let taken = match ready!(Pin::new(writer).poll_write(cx, bytes)) {
-            Ok(0) => return Poll::Ready(Err(Fault::Write(io::ErrorKind::WriteZero))),
+            Ok(0) => return Poll::Ready(Err(PumpFault::Write(io::ErrorKind::WriteZero))),
             Ok(taken) => taken.min(bytes.len()),
-            Err(error) => return Poll::Ready(Err(Fault::Write(error.kind()))),
+            Err(error) => return Poll::Ready(Err(PumpFault::Write(error.kind()))),
         };
         self.unflushed = true;
         self.bytes += taken as u64;
@@ -171,11 +171,11 @@ impl Pump {
         &mut self,
         cx: &mut Context<'_>,
         writer: &mut W,
-    ) -> Poll<Result<(), Fault>> {
+    ) -> Poll<Result<(), PumpFault>> {
         if self.unflushed {
             match ready!(Pin::new(writer).poll_flush(cx)) {
                 Ok(()) => self.unflushed = false,
-                Err(error) => return Poll::Ready(Err(Fault::Write(error.kind()))),
+                Err(error) => return Poll::Ready(Err(PumpFault::Write(error.kind()))),
             }
         }
         Poll::Pending

@@ -7,7 +7,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::super::super::error::{Fault, Result};
+use super::super::super::error::{FileFault, Result};
 use super::super::super::registry::entry::{
     FieldFault, RawEntry, RegistryEntry, Stamp, show_digest, show_limit, show_network,
 };
@@ -27,10 +27,10 @@ const SHORT: usize = 16;
 #[derive(Debug)]
 pub enum Found {
     /// Something that makes a key unusable, with its place.
-    Fault(Fault),
+    Fault(FileFault),
     Key(Box<Candidate>),
     /// Something that a key of keygate cannot hold, and that admits nobody.
-    Lost(Fault),
+    Lost(FileFault),
     /// A restriction that a key of keygate cannot hold.
     Wider(Wider),
 }
@@ -42,7 +42,7 @@ pub struct Wider {
     pub what: String,
     /// Whom it restricts: a client, or `service/orders`; empty for all keys.
     pub whose: String,
-    pub fault: Fault,
+    pub fault: FileFault,
 }
 
 /// A place in a structured file.
@@ -168,8 +168,8 @@ impl<'a> Findings<'a> {
         }
     }
 
-    fn at(&self, spot: &Spot, why: impl std::fmt::Display) -> Fault {
-        Fault::new(self.path, spot.line, &spot.place, why)
+    fn at(&self, spot: &Spot, why: impl std::fmt::Display) -> FileFault {
+        FileFault::new(self.path, spot.line, &spot.place, why)
     }
 }
 

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::super::super::error::{Error, Fault, Result};
+use super::super::super::error::{Error, FileFault, Result};
 use super::super::super::registry::entry::{RawEntry, RawPrevious, Stamp, show_digest};
 use super::collect::{Candidate, Found, Wider};
 use super::text;
@@ -63,12 +63,12 @@ pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result
     for (header, column) in headers.iter().zip(&columns) {
         if column.is_none() && !restricts(header) {
             let why = "no field of a key has this name; the column was not carried";
-            sink(Found::Lost(Fault::new(path, before + 1, header, why)))?;
+            sink(Found::Lost(FileFault::new(path, before + 1, header, why)))?;
         }
     }
     if !columns.iter().flatten().any(|c| matches!(c, Column::Digest | Column::Secret)) {
         let why = "the first line must name the columns, and one must be `secret` or `digest`";
-        return sink(Found::Fault(Fault::new(path, before + 1, "", why)));
+        return sink(Found::Fault(FileFault::new(path, before + 1, "", why)));
     }
     let mut record = csv::StringRecord::new();
     loop {
@@ -92,7 +92,7 @@ pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result
                 count(record.len() as u64, "value"),
                 count(columns.len() as u64, "column")
             );
-            sink(Found::Fault(Fault::new(path, line, "", why)))?;
+            sink(Found::Fault(FileFault::new(path, line, "", why)))?;
             continue;
         }
         let mut candidate = Candidate { line, ..Candidate::default() };
@@ -102,7 +102,7 @@ pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result
                 _ if value.is_empty() => {}
                 Some(column) => {
                     if let Err(why) = column.set(&mut candidate, value) {
-                        bad = Some(Fault::new(path, line, header, why));
+                        bad = Some(FileFault::new(path, line, header, why));
                     }
                 }
                 None if restricts(header) => sink(lost_column(header, line, path))?,
@@ -199,7 +199,7 @@ fn lost_column(header: &str, line: u64, path: &Path) -> Found {
     Found::Wider(Wider {
         what: header.to_owned(),
         whose: String::new(),
-        fault: Fault::new(path, line, header, why),
+        fault: FileFault::new(path, line, header, why),
     })
 }
 
@@ -210,9 +210,9 @@ fn csv_fault(e: csv::Error, before: u64, path: &Path, sink: Sink<'_>) -> Result<
         csv::ErrorKind::Io(source) => Err(Error::Read { path: path.to_owned(), source }),
         csv::ErrorKind::Utf8 { .. } => {
             let why = "is not UTF-8; save the table as `CSV UTF-8` or as Unicode text";
-            sink(Found::Fault(Fault::new(path, line, "", why)))
+            sink(Found::Fault(FileFault::new(path, line, "", why)))
         }
-        kind => sink(Found::Fault(Fault::new(path, line, "", format!("bad CSV: {kind:?}")))),
+        kind => sink(Found::Fault(FileFault::new(path, line, "", format!("bad CSV: {kind:?}")))),
     }
 }
 
@@ -365,11 +365,11 @@ pub fn read_json_lines(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) ->
         let mut object = match serde_json::from_str::<Value>(text) {
             Ok(Value::Object(object)) => object,
             Ok(_) => {
-                return sink(Found::Fault(Fault::new(path, line, "", "is not a JSON object")));
+                return sink(Found::Fault(FileFault::new(path, line, "", "is not a JSON object")));
             }
             Err(e) => {
                 let why = format!("is not JSON (column {})", e.column());
-                return sink(Found::Fault(Fault::new(path, line, "", why)));
+                return sink(Found::Fault(FileFault::new(path, line, "", why)));
             }
         };
         if object.contains_key("registry") {
@@ -390,7 +390,7 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
             let text = |name| value.get(name).and_then(Value::as_str);
             let Some((digest, expires)) = text("digest").zip(text("expires")) else {
                 let why = "must be an object with `digest` and `expires`";
-                return sink(Found::Fault(Fault::new(path, line, &name, why)));
+                return sink(Found::Fault(FileFault::new(path, line, &name, why)));
             };
             let former = previous(&mut candidate.raw);
             former.digest = digest_text(digest).into();
@@ -403,7 +403,7 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
                 sink(lost_column(&name, line, path))?;
             } else {
                 let why = "no field of a key has this name";
-                sink(Found::Lost(Fault::new(path, line, &name, why)))?;
+                sink(Found::Lost(FileFault::new(path, line, &name, why)))?;
             }
             continue;
         };
@@ -412,7 +412,7 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
             Value::String(text) => {
                 // Not trimmed: a space in a secret is part of it.
                 if let Err(why) = column.set(&mut candidate, &Zeroizing::new(text)) {
-                    return sink(Found::Fault(Fault::new(path, line, &name, why)));
+                    return sink(Found::Fault(FileFault::new(path, line, &name, why)));
                 }
             }
             Value::Bool(is) if column.is_yes_or_no() => {
@@ -426,13 +426,13 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
                     }
                     _ => {
                         let why = "must be text, or for permissions and networks a list of texts";
-                        return sink(Found::Fault(Fault::new(path, line, &name, why)));
+                        return sink(Found::Fault(FileFault::new(path, line, &name, why)));
                     }
                 }
             }
             Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
                 let why = "must be text";
-                return sink(Found::Fault(Fault::new(path, line, &name, why)));
+                return sink(Found::Fault(FileFault::new(path, line, &name, why)));
             }
         }
     }
@@ -450,7 +450,7 @@ pub fn read_htpasswd(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> R
         }
         let Some((name, hash)) = text.split_once(':') else {
             let why = "must be `name:sha256`";
-            return sink(Found::Fault(Fault::new(path, line, "", why)));
+            return sink(Found::Fault(FileFault::new(path, line, "", why)));
         };
         let hash = hash.trim();
         let digest = match hash.strip_prefix("{SHA256}") {
@@ -464,7 +464,7 @@ pub fn read_htpasswd(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> R
         let Some(digest) = digest else {
             let why = "is no SHA-256: 64 hexadecimal digits or `{SHA256}` and Base64; bcrypt and \
                        crypt hashes cannot be carried, because a lookup needs the digest";
-            return sink(Found::Fault(Fault::new(path, line, name, why)));
+            return sink(Found::Fault(FileFault::new(path, line, name, why)));
         };
         let mut candidate =
             Candidate { line, client: name.trim().to_owned(), ..Candidate::default() };
@@ -489,7 +489,7 @@ pub fn each_line(
         if buffer.is_empty() {
             break;
         }
-        let bad = |why: &str| Error::fault(Fault::new(path, number, "", why), "");
+        let bad = |why: &str| Error::fault(FileFault::new(path, number, "", why), "");
         if buffer.len() as u64 == MAX_LINE && buffer.last() != Some(&b'\n') {
             return Err(bad("is longer than 1 MiB"));
         }

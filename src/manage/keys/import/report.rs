@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::super::super::error::{Fault, Result};
+use super::super::super::error::{FileFault, Result};
 use super::super::super::output::count;
 use super::super::super::session::Session;
 
@@ -95,7 +95,7 @@ impl ImportReport {
 // === impl ReportLine ===
 
 impl ReportLine {
-    pub fn of(fault: &Fault) -> Self {
+    pub fn of(fault: &FileFault) -> Self {
         Self { line: fault.line, place: fault.field.clone(), why: fault.why.clone() }
     }
 

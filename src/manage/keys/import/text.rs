@@ -6,7 +6,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::super::super::error::{Error, Fault, Result};
+use super::super::super::error::{Error, FileFault, Result};
 
 /// Larger UTF-16 and YAML files are not known; a bound keeps a wrong file from filling the memory.
 pub const MAX_BYTES: u64 = 256 << 20;
@@ -56,7 +56,7 @@ pub fn whole(source: &mut dyn BufRead, path: &Path) -> Result<Zeroizing<String>>
     plain(source, path)?.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|e| {
         match e.kind() {
             io::ErrorKind::InvalidData => {
-                Error::fault(Fault::new(path, 0, "", "is not UTF-8"), "save it as UTF-8")
+                Error::fault(FileFault::new(path, 0, "", "is not UTF-8"), "save it as UTF-8")
             }
             _ => Error::Read { path: path.to_owned(), source: e },
         }
@@ -85,12 +85,12 @@ fn narrow(
             Ok(c) => text.push(c),
             Err(_) => {
                 let line = 1 + text.bytes().filter(|b| *b == b'\n').count() as u64;
-                return Err(Error::fault(Fault::new(path, line, "", "is broken UTF-16"), ""));
+                return Err(Error::fault(FileFault::new(path, line, "", "is broken UTF-16"), ""));
             }
         }
     }
     if !rest.is_empty() {
-        return Err(Error::fault(Fault::new(path, 0, "", "is broken UTF-16"), ""));
+        return Err(Error::fault(FileFault::new(path, 0, "", "is broken UTF-16"), ""));
     }
     Ok(Zeroizing::new(std::mem::take(&mut *text).into_bytes()))
 }

@@ -9,7 +9,7 @@ use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Options, Spanned};
 use zeroize::Zeroizing;
 
-use super::super::super::error::{Error, Fault, Result};
+use super::super::super::error::{Error, FileFault, Result};
 use super::text;
 
 /// A value and its line, from 1.
@@ -52,7 +52,7 @@ pub fn documents(source: &mut dyn BufRead, path: &Path) -> Result<Vec<Yaml>> {
             }
             _ => ("is not YAML that can be read", "--format says what the file is"),
         };
-        Error::fault(Fault::new(path, line, "", why), hint)
+        Error::fault(FileFault::new(path, line, "", why), hint)
     })
 }
 
