@@ -15,7 +15,7 @@ use crate::core::OrgId;
 pub struct Export {
     /// The form to write
     #[arg(long, value_enum, default_value = "toml")]
-    pub format: Format,
+    pub format: ExportFormat,
     /// Where to write [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -28,7 +28,7 @@ pub struct Export {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum ExportFormat {
     Csv,
     Jsonl,
     Toml,
@@ -78,13 +78,13 @@ impl Export {
         F: Fn(std::io::Error) -> Error,
     {
         let filter = Filter { org: self.org.clone(), ..Filter::default() };
-        if self.format == Format::Csv {
+        if self.format == ExportFormat::Csv {
             return self.write_csv(registry, &filter, to, failed);
         }
         registry.scan(&filter, &mut |located| {
             let text = match self.format {
-                Format::Jsonl => self.json_line(&located.entry),
-                Format::Csv | Format::Toml => self.toml(&located.entry),
+                ExportFormat::Jsonl => self.json_line(&located.entry),
+                ExportFormat::Csv | ExportFormat::Toml => self.toml(&located.entry),
             };
             to.write_all(text.as_bytes()).map_err(failed)
         })?;

@@ -41,7 +41,7 @@ pub struct Import {
     pub file: PathBuf,
     /// What the file is
     #[arg(long, value_enum)]
-    pub format: Option<Format>,
+    pub format: Option<ImportFormat>,
     /// Organization of keys that name none [default: the client's name in the file]
     #[arg(long, value_parser = OrgId::parse)]
     pub org: Option<OrgId>,
@@ -87,7 +87,7 @@ pub struct Import {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum ImportFormat {
     /// APISIX consumers: apisix.yaml or the Admin API's JSON
     Apisix,
     /// A table with a header line, separated by commas, semicolons or tabs
@@ -111,7 +111,7 @@ pub enum Format {
 
 impl Import {
     pub fn run(self, session: &mut Session) -> Result<()> {
-        let format = self.format.or_else(|| Format::of(&self.file)).ok_or(Error::Missing {
+        let format = self.format.or_else(|| ImportFormat::of(&self.file)).ok_or(Error::Missing {
             what: "the format of the file",
             hint: "give --format, one of apisix, csv, envoy, htpasswd, jsonl, kong, kubernetes, \
                    nginx-map",
@@ -185,7 +185,7 @@ impl Import {
     /// Reads the file into the change. What cannot be taken over is returned.
     fn gather(
         &self,
-        format: Format,
+        format: ImportFormat,
         change: &mut Change,
         report: &mut ImportReport,
         session: &Session,
@@ -308,7 +308,7 @@ impl Import {
         for name in self.allow_wider.iter().filter(|name| !used.contains(name.as_str())) {
             report.warnings.push(format!("--allow-wider {name}: nothing here has this name"));
         }
-        if format == Format::NginxMap {
+        if format == ImportFormat::NginxMap {
             report.warnings.push(
                 "nginx compares the keys of a map without regard to case; keygate does not".into(),
             );
@@ -317,9 +317,9 @@ impl Import {
     }
 }
 
-// === impl Format ===
+// === impl ImportFormat ===
 
-impl Format {
+impl ImportFormat {
     fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "csv" => Some(Self::Csv),

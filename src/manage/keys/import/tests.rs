@@ -18,11 +18,11 @@ pub(super) struct Read {
     pub(super) wider: Vec<String>,
 }
 
-pub(super) fn read(format: Format, text: &str) -> Read {
+pub(super) fn read(format: ImportFormat, text: &str) -> Read {
     read_keys_in(format, text.as_bytes(), &[])
 }
 
-pub(super) fn read_keys_in(format: Format, mut text: &[u8], keys_in: &[String]) -> Read {
+pub(super) fn read_keys_in(format: ImportFormat, mut text: &[u8], keys_in: &[String]) -> Read {
     let mut read = Read::default();
     let done = format.read(&mut text, Path::new("f"), keys_in, &mut |found| {
         match found {
@@ -90,7 +90,7 @@ fn csv() {
          Batch,acme,,{hash},read|send,never,\n\
          Bad,acme,too,many,values,here,x,y\n"
     );
-    let read = read(Format::Csv, &text);
+    let read = read(ImportFormat::Csv, &text);
     assert_eq!(
         read.lost,
         ["f:1: colour: no field of a key has this name; the column was not carried"]
@@ -123,15 +123,15 @@ fn tables_of_every_spreadsheet() {
         ("unix lines", rows.replace("\r\n", "\n").into_bytes()),
     ];
     for (name, bytes) in cases {
-        let read = read_keys_in(Format::Csv, &bytes, &[]);
+        let read = read_keys_in(ImportFormat::Csv, &bytes, &[]);
         let keys: Vec<_> = read.keys.iter().map(|k| (&*k.raw.name, k.line)).collect();
         assert_eq!(keys, want, "{name}: {:?} {:?}", read.faults, read.lost);
     }
     let sep = format!("sep=;\r\n{rows}");
-    let read = read_keys_in(Format::Csv, sep.as_bytes(), &[]);
+    let read = read_keys_in(ImportFormat::Csv, sep.as_bytes(), &[]);
     let lines: Vec<_> = read.keys.iter().map(|k| k.line).collect();
     assert_eq!(lines, [3, 5, 7], "the line `sep=;` counts");
-    let read = read_keys_in(Format::Csv, b"name,key\nx,\xe4\n", &[]);
+    let read = read_keys_in(ImportFormat::Csv, b"name,key\nx,\xe4\n", &[]);
     assert!(read.faults[0].starts_with("f:2: is not UTF-8"), "{:?}", read.faults);
 }
 
@@ -153,7 +153,7 @@ fn a_column_that_may_restrict_is_carried_or_stops() {
         ("rate_limit", "5/s", "5/s"),
     ];
     for (column, value, want) in cases {
-        let read = read(Format::Csv, &format!("name,key,{column}\nx,{key},{value}\n"));
+        let read = read(ImportFormat::Csv, &format!("name,key,{column}\nx,{key},{value}\n"));
         assert!(read.wider.is_empty() && read.lost.is_empty(), "{column}: {:?}", read.wider);
         let raw = &read.keys[0].raw;
         let has = raw.status.as_deref().unwrap_or_default() == want
@@ -163,20 +163,23 @@ fn a_column_that_may_restrict_is_carried_or_stops() {
         assert!(has, "{column}");
     }
     for column in ["role", "Blocked IPs", "requests_per_day", "quota", "denylist", "group", "ttl"] {
-        let read = read(Format::Csv, &format!("name,key,{column}\nx,{key},\ny,{key}1,v\n"));
+        let read = read(ImportFormat::Csv, &format!("name,key,{column}\nx,{key},\ny,{key}1,v\n"));
         assert_eq!(read.wider, [column], "{column}");
         let json = serde_json::json!({ "name": "x", "key": key, column: "v" }).to_string();
-        assert_eq!(super::tests::read(Format::Jsonl, &json).wider, [column], "{column}");
+        assert_eq!(super::tests::read(ImportFormat::Jsonl, &json).wider, [column], "{column}");
         let empty = format!("name,key,{column}\nx,{key},\n");
-        assert!(super::tests::read(Format::Csv, &empty).wider.is_empty(), "{column}: no value");
+        assert!(
+            super::tests::read(ImportFormat::Csv, &empty).wider.is_empty(),
+            "{column}: no value"
+        );
     }
-    let read = read(Format::Csv, &format!("name,key,enabled\nx,{key},perhaps\n"));
+    let read = read(ImportFormat::Csv, &format!("name,key,enabled\nx,{key},perhaps\n"));
     assert_eq!(read.faults, ["f:2: enabled: must be `true` or `false`"]);
 }
 
 #[test]
 fn csv_without_header() {
-    let read = read(Format::Csv, "acme,hunter2hunter2hunter2\n");
+    let read = read(ImportFormat::Csv, "acme,hunter2hunter2hunter2\n");
     assert!(read.keys.is_empty());
     assert!(read.faults[0].contains("must name the columns"), "{:?}", read.faults);
     assert!(!read.faults[0].contains("hunter2"));
@@ -192,7 +195,7 @@ fn json_lines() {
 ["no object"]
 {"name":
 {"name":"C","org":"acme","secret":"0123456789abcdef","tier":"gold"}"#;
-    let read = read(Format::Jsonl, text);
+    let read = read(ImportFormat::Jsonl, text);
     let lines: Vec<_> = read.keys.iter().map(|key| key.line).collect();
     assert_eq!(lines, [2, 4, 8]);
     assert_eq!(read.keys[0].raw.permissions, ["read", "send"]);
@@ -209,7 +212,7 @@ fn htpasswd() {
         bob:{SHA256}ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=\n\
         carol:$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC\n\
         hunter2\n";
-    let read = read(Format::Htpasswd, text);
+    let read = read(ImportFormat::Htpasswd, text);
     let abc = show_digest(&Digest::of(b"abc"));
     let clients: Vec<_> = read.keys.iter().map(|k| (k.client.as_str(), &*k.raw.digest)).collect();
     assert_eq!(clients, [("alice", abc.as_str()), ("bob", abc.as_str())]);
@@ -223,7 +226,7 @@ fn nginx_maps_hold_keys_only_over_what_a_client_sends() {
     let carriers =
         ["$http_x_api_key", "$HTTP_X_API_KEY", "${http_apikey}", "$arg_key", "$cookie_session"];
     for source in carriers {
-        let read = read(Format::NginxMap, &format!("map {source} $client {entry}"));
+        let read = read(ImportFormat::NginxMap, &format!("map {source} $client {entry}"));
         assert_eq!(read.keys.len(), 1, "{source}");
     }
     let others = [
@@ -246,7 +249,7 @@ fn nginx_maps_hold_keys_only_over_what_a_client_sends() {
         "literal",
     ];
     for source in others {
-        let read = read(Format::NginxMap, &format!("map {source} $backend {entry}"));
+        let read = read(ImportFormat::NginxMap, &format!("map {source} $backend {entry}"));
         assert!(read.keys.is_empty(), "{source}");
         assert_eq!((read.lost.len(), read.faults.len()), (1, 1), "{source}");
         assert!(read.lost[0].starts_with("f:1: map "), "{source}: {:?}", read.lost);
@@ -282,7 +285,7 @@ http {
     }
 }
 "#;
-    let read = read(Format::NginxMap, text);
+    let read = read(ImportFormat::NginxMap, text);
     let keys: Vec<_> = read.keys.iter().map(|k| (secret(k), k.client.as_str(), k.line)).collect();
     assert_eq!(
         keys,
@@ -311,7 +314,7 @@ fn nginx_map() {
         \x20   include more.map;\n\
         \x20   off-key-0123456789 0;\n\
         }\n";
-    let read = read(Format::NginxMap, text);
+    let read = read(ImportFormat::NginxMap, text);
     let keys: Vec<_> = read.keys.iter().map(|k| (secret(k), k.client.as_str(), k.line)).collect();
     assert_eq!(
         keys,
@@ -338,7 +341,7 @@ http_filters:
     - { key: two_key_0123456789, client: two_client }
     key_sources: [{ header: x-api-key }]
 ";
-    let read = read(Format::Envoy, text);
+    let read = read(ImportFormat::Envoy, text);
     let clients: Vec<_> = read.keys.iter().map(|k| k.client.as_str()).collect();
     assert_eq!(clients, ["one_client", "two_client"]);
     assert_eq!(read.keys[1].place, "http_filters[0].typed_config.credentials[1]");
@@ -347,11 +350,11 @@ http_filters:
 #[test]
 fn a_file_of_another_kind_is_told() {
     let cases = [
-        (Format::Kong, "a: 1"),
-        (Format::Apisix, "a: 1"),
-        (Format::Envoy, "a: 1"),
-        (Format::Kubernetes, "kind: Secret\nmetadata: {}"),
-        (Format::Kong, "a: [unclosed hunter2"),
+        (ImportFormat::Kong, "a: 1"),
+        (ImportFormat::Apisix, "a: 1"),
+        (ImportFormat::Envoy, "a: 1"),
+        (ImportFormat::Kubernetes, "kind: Secret\nmetadata: {}"),
+        (ImportFormat::Kong, "a: [unclosed hunter2"),
     ];
     for (format, text) in cases {
         let read = read(format, text);
@@ -434,15 +437,15 @@ fn names_of_any_language_get_an_org() {
     assert_eq!(org("${TENANT}"), Err(vec![("org", "is a placeholder".to_owned())]));
 }
 
-const FORMATS: [Format; 8] = [
-    Format::Apisix,
-    Format::Csv,
-    Format::Envoy,
-    Format::Htpasswd,
-    Format::Jsonl,
-    Format::Kong,
-    Format::Kubernetes,
-    Format::NginxMap,
+const FORMATS: [ImportFormat; 8] = [
+    ImportFormat::Apisix,
+    ImportFormat::Csv,
+    ImportFormat::Envoy,
+    ImportFormat::Htpasswd,
+    ImportFormat::Jsonl,
+    ImportFormat::Kong,
+    ImportFormat::Kubernetes,
+    ImportFormat::NginxMap,
 ];
 
 proptest::proptest! {

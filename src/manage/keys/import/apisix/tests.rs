@@ -1,6 +1,6 @@
 //! APISIX consumers in every form.
 
-use super::super::Format;
+use super::super::ImportFormat;
 use super::super::tests::{read, secret};
 
 const KEY: &str = "key-auth: {key: jack-key-0123456789}";
@@ -38,12 +38,12 @@ fn plugins_are_carried_told_or_stop() {
         ("our-own: {}", "jack - - -", "our-own:jack"),
     ];
     for (plugins, key, wider) in cases {
-        let read = read(Format::Apisix, &jack(plugins));
+        let read = read(ImportFormat::Apisix, &jack(plugins));
         assert_eq!(read.keys(), [key], "{plugins}");
         assert_eq!(read.wider.join(" "), wider, "{plugins}");
     }
     let nowhere = jack("ip-restriction: {whitelist: [10.0.0.1], blacklist: [10.0.0.0/8]}");
-    assert!(read(Format::Apisix, &nowhere).keys.is_empty());
+    assert!(read(ImportFormat::Apisix, &nowhere).keys.is_empty());
 }
 
 #[test]
@@ -100,16 +100,19 @@ fn groups_credentials_and_rules_for_all() {
         ),
     ];
     for (name, text, keys, wider) in cases {
-        let read = read(Format::Apisix, &text);
+        let read = read(ImportFormat::Apisix, &text);
         assert_eq!(read.keys(), keys, "{name}: {:?} {:?}", read.lost, read.faults);
         assert_eq!(read.wider.join(" "), wider, "{name}");
         assert!(read.keys.iter().all(|k| secret(k) == b"jack-key-0123456789"), "{name}");
     }
     let two = jack("limit-count: {count: 5, time_window: 60}")
         + "  credentials: [{plugins: {key-auth: {key: second-key-0123456789}}}]\n";
-    assert_eq!(read(Format::Apisix, &two).wider, ["limit-count:jack", "limit-count:jack"][..1]);
+    assert_eq!(
+        read(ImportFormat::Apisix, &two).wider,
+        ["limit-count:jack", "limit-count:jack"][..1]
+    );
     let alone =
         "consumers:\n- id: jo/credentials/x\n  plugins: {key-auth: {key: jo-key-0123456789}}\n";
-    let alone = read(Format::Apisix, alone);
+    let alone = read(ImportFormat::Apisix, alone);
     assert_eq!((alone.keys.len(), alone.faults.len()), (0, 1), "{:?}", alone.faults);
 }

@@ -1,6 +1,6 @@
 //! Envoy's filter in a whole configuration, and lists that only look like it.
 
-use super::super::Format;
+use super::super::ImportFormat;
 use super::super::tests::read;
 
 const FILTER: &str = "
@@ -32,7 +32,7 @@ fn a_filter_that_refuses_stops() {
         ),
     ];
     for (rest, wider) in cases {
-        let read = read(Format::Envoy, &format!("{FILTER}{rest}\n"));
+        let read = read(ImportFormat::Envoy, &format!("{FILTER}{rest}\n"));
         assert_eq!((read.keys.len(), read.keys[0].line), (1, 7), "{rest}");
         assert_eq!(read.wider.join(" "), wider, "{rest}");
     }
@@ -46,7 +46,7 @@ fn other_lists_of_credentials_are_none() {
         ("switched off", FILTER.replace("  typed_config", "  disabled: true\n  typed_config")),
     ];
     for (name, text) in cases {
-        let read = read(Format::Envoy, &text);
+        let read = read(ImportFormat::Envoy, &text);
         assert!(read.keys.is_empty(), "{name}");
         assert_eq!(read.lost.len() + read.faults.len(), 1, "{name}: told once");
     }

@@ -1,12 +1,12 @@
 //! Kong's configuration in every form that people and its own programs write.
 
-use super::super::Format;
+use super::super::ImportFormat;
 use super::super::tests::{read, secret};
 
 /// What becomes of one file: keys as `client networks limit permissions`, and the names under
 /// which restrictions are told.
 fn check(name: &str, text: &str, keys: &[&str], wider: &[&str]) {
-    let read = read(Format::Kong, text);
+    let read = read(ImportFormat::Kong, text);
     let told = format!("{name}: {:?} {:?}", read.lost, read.faults);
     assert_eq!(read.keys(), keys, "{told}");
     assert_eq!(read.wider, wider, "{told}");
@@ -186,7 +186,7 @@ fn what_a_key_cannot_say_stops() {
         ),
     ];
     for (name, rest, want) in cases {
-        assert_eq!(read(Format::Kong, &erp(rest)).wider, [want], "{name}");
+        assert_eq!(read(ImportFormat::Kong, &erp(rest)).wider, [want], "{name}");
     }
 }
 
@@ -214,7 +214,7 @@ fn what_restricts_no_key_is_told_and_passes() {
         ),
     ];
     for (name, rest, lost) in cases {
-        let read = read(Format::Kong, &erp(rest));
+        let read = read(ImportFormat::Kong, &erp(rest));
         assert_eq!((read.keys.len(), read.lost.len()), (1, lost), "{name}: {:?}", read.lost);
         assert!(read.wider.is_empty() && read.faults.is_empty(), "{name}: {:?}", read.wider);
     }
@@ -239,14 +239,14 @@ fn whom_kong_refuses_gets_no_key() {
         ),
     ];
     for (name, rest) in cases {
-        let read = read(Format::Kong, &erp(rest));
+        let read = read(ImportFormat::Kong, &erp(rest));
         assert!(read.keys.is_empty() && read.wider.is_empty(), "{name}: {:?}", read.wider);
         assert!(read.lost.iter().any(|l| l.contains("consumers[0]: ")), "{name}: {:?}", read.lost);
     }
     let grouped = erp("services: [{name: s, plugins: [{name: acl, config: {allow: [read]}}]}]");
-    assert!(read(Format::Kong, &grouped).keys[0].grouped, "no default permission for it");
+    assert!(read(ImportFormat::Kong, &grouped).keys[0].grouped, "no default permission for it");
     let star = erp("acls: [{consumer: erp, group: '*'}]");
-    assert_eq!(read(Format::Kong, &star).faults.len(), 1, "not every permission");
+    assert_eq!(read(ImportFormat::Kong, &star).faults.len(), 1, "not every permission");
 }
 
 #[test]
@@ -280,7 +280,7 @@ keyauth_credentials:
   - key: stranger-key-0123456789
     consumer: nobody
 "#;
-    let read = read(Format::Kong, text);
+    let read = read(ImportFormat::Kong, text);
     let keys: Vec<_> =
         read.keys.iter().map(|k| (k.client.as_str(), secret(k).len(), k.line)).collect();
     assert_eq!(keys, [("alice", 20, 8), ("42", 17, 15), ("42", 21, 16), ("0b1f8e6c", 20, 22)]);

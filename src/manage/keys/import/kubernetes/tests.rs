@@ -1,6 +1,6 @@
 //! Secrets of every gateway, and Secrets that are none of theirs.
 
-use super::super::Format;
+use super::super::ImportFormat;
 use super::super::tests::{Read, read, read_keys_in, secret};
 
 /// A Secret with a name, lines of its own, and entries.
@@ -72,7 +72,7 @@ fn each_gateway_s_secret_is_read_as_it_reads_it() {
         ),
     ];
     for (name, text, want) in cases {
-        let read = read(Format::Kubernetes, &text);
+        let read = read(ImportFormat::Kubernetes, &text);
         assert_eq!(clients(&read), want, "{name}: {:?} {:?}", read.lost, read.faults);
         assert_eq!(secret(&read.keys[0]), KEY.as_bytes(), "{name}: the line end is cut off");
         assert!(read.wider.is_empty(), "{name}: {:?}", read.wider);
@@ -125,7 +125,7 @@ fn no_other_secret_is_ever_a_key() {
         ),
     ];
     for (name, text) in cases {
-        let read = read(Format::Kubernetes, &text);
+        let read = read(ImportFormat::Kubernetes, &text);
         assert!(read.keys.is_empty(), "{name}");
         assert!(!read.lost.is_empty(), "{name}: told");
         let told = [read.lost.join("\n"), read.faults.join("\n")].concat();
@@ -136,7 +136,7 @@ fn no_other_secret_is_ever_a_key() {
 #[test]
 fn a_map_of_clients_is_named_by_hand() {
     let text = of("clients", "", &[("one", KEY), ("two", "${TWO}")]);
-    let read = read_keys_in(Format::Kubernetes, text.as_bytes(), &["clients".to_owned()]);
+    let read = read_keys_in(ImportFormat::Kubernetes, text.as_bytes(), &["clients".to_owned()]);
     assert_eq!(clients(&read), ["one", "two"], "the placeholder is refused with its line later");
     assert_eq!(read.keys[0].line, 6);
 }
@@ -148,13 +148,14 @@ fn kong_s_plugins_hold_for_its_secrets() {
     let near = "kind: KongPlugin\nmetadata: {name: near}\nplugin: ip-restriction\nconfig: {allow: [10.0.0.0/8]}\n---\n";
     let slow = "kind: KongPlugin\nmetadata: {name: slow}\nplugin: rate-limiting\nconfig: {minute: 5}\n---\n";
     let group = of("g", "  labels: {konghq.com/credential: acl}\n", &[("group", "read")]);
-    let all = read(Format::Kubernetes, &[&secret, consumer, near, slow, &group].concat());
+    let all = read(ImportFormat::Kubernetes, &[&secret, consumer, near, slow, &group].concat());
     assert_eq!(all.keys(), ["erp 10.0.0.0/8 5/min read"], "{:?} {:?}", all.lost, all.faults);
-    let without = read(Format::Kubernetes, &[&secret, consumer, near, &group].concat());
+    let without = read(ImportFormat::Kubernetes, &[&secret, consumer, near, &group].concat());
     assert_eq!(without.wider, ["slow:erp"]);
     let hidden =
         slow.replace("config: {minute: 5}", "configFrom: {secretKeyRef: {name: x, key: y}}");
-    let hidden = read(Format::Kubernetes, &[&secret, consumer, near, &hidden, &group].concat());
+    let hidden =
+        read(ImportFormat::Kubernetes, &[&secret, consumer, near, &hidden, &group].concat());
     assert_eq!(hidden.wider, ["rate-limiting:erp"]);
 }
 
@@ -181,7 +182,7 @@ fn policies_that_refuse_requests_stop() {
         ),
     ];
     for (text, want) in cases {
-        let read = read(Format::Kubernetes, &text);
+        let read = read(ImportFormat::Kubernetes, &text);
         assert_eq!((read.keys.len(), read.wider), (1, vec![want.to_owned()]), "{want}");
     }
 }
