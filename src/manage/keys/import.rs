@@ -31,7 +31,7 @@ use super::create;
 use crate::core::address::parse_network;
 use crate::core::{Environment, Limit, OrgId, Permission};
 
-use self::collect::Found;
+use self::collect::ImportItem;
 use self::report::{ImportReport, ReportLine, Widened};
 
 #[derive(Debug, clap::Args)]
@@ -212,21 +212,21 @@ impl Import {
         };
         let path = self.file.as_path();
         let mut progress = session.output.progress();
-        let mut sink = |found: Found| -> Result<()> {
+        let mut sink = |found: ImportItem| -> Result<()> {
             let candidate = match found {
-                Found::Key(candidate) => {
+                ImportItem::Key(candidate) => {
                     progress.step("keys read");
                     candidate
                 }
-                Found::Fault(fault) => {
+                ImportItem::Fault(fault) => {
                     faults.push(fault);
                     return Ok(());
                 }
-                Found::Lost(lost) => {
+                ImportItem::Lost(lost) => {
                     report.not_carried.push(ReportLine::of(&lost));
                     return Ok(());
                 }
-                Found::Wider(wider) => {
+                ImportItem::Wider(wider) => {
                     let named = self.allow_wider.iter().filter(|name| wider.is_named(name));
                     let named: Vec<&str> = named.map(String::as_str).collect();
                     let allowed = !named.is_empty();
@@ -347,7 +347,7 @@ impl ImportFormat {
         source: &mut dyn BufRead,
         path: &Path,
         keys_in: &[String],
-        sink: &mut dyn FnMut(Found) -> Result<()>,
+        sink: &mut dyn FnMut(ImportItem) -> Result<()>,
     ) -> Result<()> {
         match self {
             Self::Apisix => apisix::read(source, path, sink),

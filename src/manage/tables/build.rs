@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::super::error::{Error, FileFault, Result};
-use super::super::keys::import::collect::{Found, Wider};
+use super::super::keys::import::collect::{ImportItem, Wider};
 use super::super::keys::import::lines::read_csv;
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::target::{Destination, Origin, Published};
@@ -287,16 +287,16 @@ fn read_source(
         let file = File::open(path).map_err(Error::read(path))?;
         let mut reader = io::BufReader::with_capacity(1 << 18, file);
         return read_csv(&mut reader, path, &mut |found| match found {
-            Found::Fault(fault) if stop => Err(Error::fault(fault, "no table was written")),
-            Found::Fault(fault) => {
+            ImportItem::Fault(fault) if stop => Err(Error::fault(fault, "no table was written")),
+            ImportItem::Fault(fault) => {
                 faults.push(fault);
                 Ok(())
             }
             // A misspelt `expires` must not make keys that never end.
-            Found::Lost(lost) | Found::Wider(Wider { fault: lost, .. }) => {
+            ImportItem::Lost(lost) | ImportItem::Wider(Wider { fault: lost, .. }) => {
                 Err(Error::fault(lost, "no table was written; rename or remove the column"))
             }
-            Found::Key(candidate) => {
+            ImportItem::Key(candidate) => {
                 let line = candidate.line;
                 if candidate.secret.is_some() {
                     let why = "is plaintext; `keygatectl keys import` hashes it on the way";

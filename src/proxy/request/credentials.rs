@@ -21,7 +21,7 @@ mod strays;
 /// What the carriers of one request hold.
 #[derive(Default)]
 pub(crate) struct Carriers<'r> {
-    found: Found<'r>,
+    found: FoundCredential<'r>,
     /// Some carrier holds a credential that is not ours.
     foreign: bool,
     /// Some carrier is there and empty: it carries nothing, and is removed all the same.
@@ -35,7 +35,7 @@ pub(crate) struct Carriers<'r> {
 }
 
 #[derive(Default)]
-enum Found<'r> {
+enum FoundCredential<'r> {
     #[default]
     Nothing,
     /// The half that is there is not looked up.
@@ -226,11 +226,13 @@ pub(crate) struct Carried {
 impl<'r> Carriers<'r> {
     pub(crate) fn presented(&self) -> Presented<'_> {
         match &self.found {
-            Found::Pair { id, secret } => Presented::Pair { id: &id.0, secret: &secret.0 },
-            Found::HalfPair(missing) => Presented::HalfPair(*missing),
-            Found::Single(secret) => Presented::Single(&secret.0),
-            Found::Nothing if self.foreign => Presented::Foreign,
-            Found::Nothing => Presented::Nothing,
+            FoundCredential::Pair { id, secret } => {
+                Presented::Pair { id: &id.0, secret: &secret.0 }
+            }
+            FoundCredential::HalfPair(missing) => Presented::HalfPair(*missing),
+            FoundCredential::Single(secret) => Presented::Single(&secret.0),
+            FoundCredential::Nothing if self.foreign => Presented::Foreign,
+            FoundCredential::Nothing => Presented::Nothing,
         }
     }
 
@@ -321,29 +323,29 @@ impl<'r> Carriers<'r> {
             self.foreign = true;
             return Ok(());
         };
-        self.take(Found::Single(value.checked()?))
+        self.take(FoundCredential::Single(value.checked()?))
     }
 
     fn offer_pair(&mut self, id: Bytes<'r>, secret: Bytes<'r>) -> Result<(), Rejection> {
-        self.take(Found::Pair { id: id.checked()?, secret: secret.checked()? })
+        self.take(FoundCredential::Pair { id: id.checked()?, secret: secret.checked()? })
     }
 
     /// Half a pair is an attempt with a pair, and never right.
     fn offer_half(&mut self, half: Bytes<'r>, missing: MissingHalf<'r>) -> Result<(), Rejection> {
         half.checked()?;
-        self.take(Found::HalfPair(missing))
+        self.take(FoundCredential::HalfPair(missing))
     }
 
-    fn take(&mut self, found: Found<'r>) -> Result<(), Rejection> {
+    fn take(&mut self, found: FoundCredential<'r>) -> Result<(), Rejection> {
         let again = match (&self.found, &found) {
-            (Found::Nothing, _) => {
+            (FoundCredential::Nothing, _) => {
                 self.found = found;
                 return Ok(());
             }
-            (Found::Single(one), Found::Single(other)) => one == other,
+            (FoundCredential::Single(one), FoundCredential::Single(other)) => one == other,
             (
-                Found::Pair { id: one_id, secret: one },
-                Found::Pair { id: other_id, secret: other },
+                FoundCredential::Pair { id: one_id, secret: one },
+                FoundCredential::Pair { id: other_id, secret: other },
             ) => one_id == other_id && one == other,
             _ => false,
         };

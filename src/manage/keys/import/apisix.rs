@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::super::super::error::Result;
 use super::super::super::registry::entry::Stamp;
-use super::collect::{Candidate, Findings, Found, Spot, secret_of};
+use super::collect::{Candidate, Findings, ImportItem, Spot, secret_of};
 use super::rules::{Allowance, OneLimit, Quota, Reach};
 use super::yaml::{self, Yaml};
 
@@ -98,7 +98,7 @@ struct Apisix<'y> {
 pub fn read(
     source: &mut dyn BufRead,
     path: &Path,
-    sink: &mut dyn FnMut(Found) -> Result<()>,
+    sink: &mut dyn FnMut(ImportItem) -> Result<()>,
 ) -> Result<()> {
     let documents = yaml::documents(source, path)?;
     let mut findings = Findings::new(path, sink);

@@ -25,7 +25,7 @@ const SHORT: usize = 16;
 
 /// One thing that a file says.
 #[derive(Debug)]
-pub enum Found {
+pub enum ImportItem {
     /// Something that makes a key unusable, with its place.
     Fault(FileFault),
     Key(Box<Candidate>),
@@ -57,7 +57,7 @@ pub struct Spot {
 /// Where an importer tells what it finds.
 pub struct Findings<'a> {
     path: &'a Path,
-    sink: &'a mut dyn FnMut(Found) -> Result<()>,
+    sink: &'a mut dyn FnMut(ImportItem) -> Result<()>,
 }
 
 /// A key of another program, as far as its file tells.
@@ -120,22 +120,22 @@ impl Spot {
 // === impl Findings ===
 
 impl<'a> Findings<'a> {
-    pub fn new(path: &'a Path, sink: &'a mut dyn FnMut(Found) -> Result<()>) -> Self {
+    pub fn new(path: &'a Path, sink: &'a mut dyn FnMut(ImportItem) -> Result<()>) -> Self {
         Self { path, sink }
     }
 
     pub fn key(&mut self, candidate: Candidate) -> Result<()> {
-        (self.sink)(Found::Key(candidate.into()))
+        (self.sink)(ImportItem::Key(candidate.into()))
     }
 
     pub fn fault(&mut self, spot: &Spot, why: impl std::fmt::Display) -> Result<()> {
         let fault = self.at(spot, why);
-        (self.sink)(Found::Fault(fault))
+        (self.sink)(ImportItem::Fault(fault))
     }
 
     pub fn lost(&mut self, spot: &Spot, why: impl std::fmt::Display) -> Result<()> {
         let fault = self.at(spot, why);
-        (self.sink)(Found::Lost(fault))
+        (self.sink)(ImportItem::Lost(fault))
     }
 
     /// The restriction `what` of `whose` cannot be carried.
@@ -147,7 +147,11 @@ impl<'a> Findings<'a> {
         why: impl std::fmt::Display,
     ) -> Result<()> {
         let fault = self.at(spot, why);
-        (self.sink)(Found::Wider(Wider { what: what.to_owned(), whose: whose.to_owned(), fault }))
+        (self.sink)(ImportItem::Wider(Wider {
+            what: what.to_owned(),
+            whose: whose.to_owned(),
+            fault,
+        }))
     }
 
     /// A key with its secret, or why it has none.

@@ -5,7 +5,7 @@ use std::io::BufRead;
 use std::path::Path;
 
 use super::super::super::error::Result;
-use super::collect::{Candidate, Findings, Found, Spot, secret_of};
+use super::collect::{Candidate, Findings, ImportItem, Spot, secret_of};
 use super::yaml::{self, Yaml};
 
 /// HTTP filters that refuse nobody who has a key.
@@ -40,7 +40,7 @@ const HARMLESS: [&str; 25] = [
 pub fn read(
     source: &mut dyn BufRead,
     path: &Path,
-    sink: &mut dyn FnMut(Found) -> Result<()>,
+    sink: &mut dyn FnMut(ImportItem) -> Result<()>,
 ) -> Result<()> {
     let documents = yaml::documents(source, path)?;
     let mut findings = Findings::new(path, sink);

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use self::model::{Consumer, Group, Kong, KongKey, Plugin, PluginConfig, Reference, Scope};
 use super::super::super::error::Result;
-use super::collect::{Findings, Found, Spot, secret_of};
+use super::collect::{Findings, ImportItem, Spot, secret_of};
 use super::yaml::{self, Yaml};
 
 /// Entities that say nothing of who may come in.
@@ -59,7 +59,7 @@ const CONSUMER: [&str; 12] = [
 pub fn read(
     source: &mut dyn BufRead,
     path: &Path,
-    sink: &mut dyn FnMut(Found) -> Result<()>,
+    sink: &mut dyn FnMut(ImportItem) -> Result<()>,
 ) -> Result<()> {
     let documents = yaml::documents(source, path)?;
     let mut findings = Findings::new(path, sink);

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use self::resource::{Resource, Resources, Selector};
 use super::super::super::error::Result;
-use super::collect::{Candidate, Findings, Found, Spot};
+use super::collect::{Candidate, Findings, ImportItem, Spot};
 use super::kong::judge;
 use super::kong::model::{Consumer, Group, Kong, KongKey, Plugin, PluginConfig, Reference, Scope};
 use super::yaml::{self, Yaml};
@@ -58,7 +58,7 @@ pub fn read(
     source: &mut dyn BufRead,
     path: &Path,
     keys_in: &[String],
-    sink: &mut dyn FnMut(Found) -> Result<()>,
+    sink: &mut dyn FnMut(ImportItem) -> Result<()>,
 ) -> Result<()> {
     let documents = yaml::documents(source, path)?;
     let resources = Resources::of(&documents);

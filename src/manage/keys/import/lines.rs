@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::super::super::error::{Error, FileFault, Result};
 use super::super::super::registry::entry::{RawEntry, RawPrevious, Stamp, show_digest};
-use super::collect::{Candidate, Found, Wider};
+use super::collect::{Candidate, ImportItem, Wider};
 use super::text;
 use crate::core::count::count;
 use crate::core::{Digest, Secret};
@@ -20,7 +20,7 @@ use crate::manage::time;
 /// The longest line that is read: a key is a few hundred bytes.
 const MAX_LINE: u64 = 1 << 20;
 
-type Sink<'a> = &'a mut dyn FnMut(Found) -> Result<()>;
+type Sink<'a> = &'a mut dyn FnMut(ImportItem) -> Result<()>;
 
 // CSV
 
@@ -63,12 +63,12 @@ pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result
     for (header, column) in headers.iter().zip(&columns) {
         if column.is_none() && !restricts(header) {
             let why = "no field of a key has this name; the column was not carried";
-            sink(Found::Lost(FileFault::new(path, before + 1, header, why)))?;
+            sink(ImportItem::Lost(FileFault::new(path, before + 1, header, why)))?;
         }
     }
     if !columns.iter().flatten().any(|c| matches!(c, Column::Digest | Column::Secret)) {
         let why = "the first line must name the columns, and one must be `secret` or `digest`";
-        return sink(Found::Fault(FileFault::new(path, before + 1, "", why)));
+        return sink(ImportItem::Fault(FileFault::new(path, before + 1, "", why)));
     }
     let mut record = csv::StringRecord::new();
     loop {
@@ -92,7 +92,7 @@ pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result
                 count(record.len() as u64, "value"),
                 count(columns.len() as u64, "column")
             );
-            sink(Found::Fault(FileFault::new(path, line, "", why)))?;
+            sink(ImportItem::Fault(FileFault::new(path, line, "", why)))?;
             continue;
         }
         let mut candidate = Candidate { line, ..Candidate::default() };
@@ -110,8 +110,8 @@ pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result
             }
         }
         match bad {
-            Some(fault) => sink(Found::Fault(fault))?,
-            None => sink(Found::Key(candidate.into()))?,
+            Some(fault) => sink(ImportItem::Fault(fault))?,
+            None => sink(ImportItem::Key(candidate.into()))?,
         }
     }
 }
@@ -194,9 +194,9 @@ fn restricts(header: &str) -> bool {
             .any(|w| lower.contains(w))
 }
 
-fn lost_column(header: &str, line: u64, path: &Path) -> Found {
+fn lost_column(header: &str, line: u64, path: &Path) -> ImportItem {
     let why = "no field of a key has this name, and it may restrict the key";
-    Found::Wider(Wider {
+    ImportItem::Wider(Wider {
         what: header.to_owned(),
         whose: String::new(),
         fault: FileFault::new(path, line, header, why),
@@ -210,9 +210,11 @@ fn csv_fault(e: csv::Error, before: u64, path: &Path, sink: Sink<'_>) -> Result<
         csv::ErrorKind::Io(source) => Err(Error::Read { path: path.to_owned(), source }),
         csv::ErrorKind::Utf8 { .. } => {
             let why = "is not UTF-8; save the table as `CSV UTF-8` or as Unicode text";
-            sink(Found::Fault(FileFault::new(path, line, "", why)))
+            sink(ImportItem::Fault(FileFault::new(path, line, "", why)))
         }
-        kind => sink(Found::Fault(FileFault::new(path, line, "", format!("bad CSV: {kind:?}")))),
+        kind => {
+            sink(ImportItem::Fault(FileFault::new(path, line, "", format!("bad CSV: {kind:?}"))))
+        }
     }
 }
 
@@ -365,11 +367,16 @@ pub fn read_json_lines(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) ->
         let mut object = match serde_json::from_str::<Value>(text) {
             Ok(Value::Object(object)) => object,
             Ok(_) => {
-                return sink(Found::Fault(FileFault::new(path, line, "", "is not a JSON object")));
+                return sink(ImportItem::Fault(FileFault::new(
+                    path,
+                    line,
+                    "",
+                    "is not a JSON object",
+                )));
             }
             Err(e) => {
                 let why = format!("is not JSON (column {})", e.column());
-                return sink(Found::Fault(FileFault::new(path, line, "", why)));
+                return sink(ImportItem::Fault(FileFault::new(path, line, "", why)));
             }
         };
         if object.contains_key("registry") {
@@ -390,7 +397,7 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
             let text = |name| value.get(name).and_then(Value::as_str);
             let Some((digest, expires)) = text("digest").zip(text("expires")) else {
                 let why = "must be an object with `digest` and `expires`";
-                return sink(Found::Fault(FileFault::new(path, line, &name, why)));
+                return sink(ImportItem::Fault(FileFault::new(path, line, &name, why)));
             };
             let former = previous(&mut candidate.raw);
             former.digest = digest_text(digest).into();
@@ -403,7 +410,7 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
                 sink(lost_column(&name, line, path))?;
             } else {
                 let why = "no field of a key has this name";
-                sink(Found::Lost(FileFault::new(path, line, &name, why)))?;
+                sink(ImportItem::Lost(FileFault::new(path, line, &name, why)))?;
             }
             continue;
         };
@@ -412,7 +419,7 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
             Value::String(text) => {
                 // Not trimmed: a space in a secret is part of it.
                 if let Err(why) = column.set(&mut candidate, &Zeroizing::new(text)) {
-                    return sink(Found::Fault(FileFault::new(path, line, &name, why)));
+                    return sink(ImportItem::Fault(FileFault::new(path, line, &name, why)));
                 }
             }
             Value::Bool(is) if column.is_yes_or_no() => {
@@ -426,17 +433,17 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
                     }
                     _ => {
                         let why = "must be text, or for permissions and networks a list of texts";
-                        return sink(Found::Fault(FileFault::new(path, line, &name, why)));
+                        return sink(ImportItem::Fault(FileFault::new(path, line, &name, why)));
                     }
                 }
             }
             Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
                 let why = "must be text";
-                return sink(Found::Fault(FileFault::new(path, line, &name, why)));
+                return sink(ImportItem::Fault(FileFault::new(path, line, &name, why)));
             }
         }
     }
-    sink(Found::Key(candidate.into()))
+    sink(ImportItem::Key(candidate.into()))
 }
 
 // htpasswd-like
@@ -450,7 +457,7 @@ pub fn read_htpasswd(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> R
         }
         let Some((name, hash)) = text.split_once(':') else {
             let why = "must be `name:sha256`";
-            return sink(Found::Fault(FileFault::new(path, line, "", why)));
+            return sink(ImportItem::Fault(FileFault::new(path, line, "", why)));
         };
         let hash = hash.trim();
         let digest = match hash.strip_prefix("{SHA256}") {
@@ -464,12 +471,12 @@ pub fn read_htpasswd(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> R
         let Some(digest) = digest else {
             let why = "is no SHA-256: 64 hexadecimal digits or `{SHA256}` and Base64; bcrypt and \
                        crypt hashes cannot be carried, because a lookup needs the digest";
-            return sink(Found::Fault(FileFault::new(path, line, name, why)));
+            return sink(ImportItem::Fault(FileFault::new(path, line, name, why)));
         };
         let mut candidate =
             Candidate { line, client: name.trim().to_owned(), ..Candidate::default() };
         candidate.raw.digest = digest.into();
-        sink(Found::Key(candidate.into()))
+        sink(ImportItem::Key(candidate.into()))
     })
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::super::super::error::Result;
-use super::collect::{Candidate, Findings, Found, Spot};
+use super::collect::{Candidate, Findings, ImportItem, Spot};
 use super::lines::each_line;
 use crate::core::{Digest, Secret};
 
@@ -125,7 +125,7 @@ enum Token {
 pub fn read(
     source: &mut dyn BufRead,
     path: &Path,
-    sink: &mut dyn FnMut(Found) -> Result<()>,
+    sink: &mut dyn FnMut(ImportItem) -> Result<()>,
 ) -> Result<()> {
     let mut findings = Findings::new(path, sink);
     let mut reader = MapReader {

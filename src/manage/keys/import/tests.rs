@@ -26,10 +26,10 @@ pub(super) fn read_keys_in(format: ImportFormat, mut text: &[u8], keys_in: &[Str
     let mut read = Read::default();
     let done = format.read(&mut text, Path::new("f"), keys_in, &mut |found| {
         match found {
-            Found::Wider(wider) => read.wider.push(wider.name()),
-            Found::Fault(fault) => read.faults.push(fault.to_string()),
-            Found::Key(key) => read.keys.push(*key),
-            Found::Lost(fault) => read.lost.push(fault.to_string()),
+            ImportItem::Wider(wider) => read.wider.push(wider.name()),
+            ImportItem::Fault(fault) => read.faults.push(fault.to_string()),
+            ImportItem::Key(key) => read.keys.push(*key),
+            ImportItem::Lost(fault) => read.lost.push(fault.to_string()),
         }
         Ok(())
     });
