@@ -7,7 +7,7 @@ use http::{Method, Request};
 use crate::core::identity::{IdentityFields, anonymous_field, identity_fields};
 use crate::core::{Admitted, Observed, Passed};
 use crate::proxy::body::{RequestBody, Upload};
-use crate::proxy::http1::head::Head;
+use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::request_write::put_line;
 
 /// A request that may be sent. Its one constructor takes a verdict: forgetting to authenticate
@@ -46,7 +46,7 @@ pub(crate) enum Added {
 
 /// A request that is rewritten, but for who is asking.
 pub(crate) struct RewrittenRequest {
-    pub(crate) head: Head,
+    pub(crate) head: RequestHead,
     pub(crate) body: RequestBody,
     pub(crate) added: Added,
 }

@@ -7,7 +7,7 @@ use http::{HeaderValue, Method, Request, Version};
 use proptest::prelude::*;
 
 use super::body::{ClientBody, RequestBody};
-use super::http1::head::Head;
+use super::http1::head::RequestHead;
 use super::ids::Ids;
 use super::net::io::{ClientAddr, Io, Moments};
 use super::net::transport::{Plain, Transport};
@@ -153,7 +153,7 @@ fn sent_as(
     let keys = OneKey::new();
     let (parts, ()) = request.into_parts();
     let peer: SocketAddr = "192.0.2.7:4711".parse().unwrap();
-    let head = Head::from(parts);
+    let head = RequestHead::from(parts);
     let reading = facts::read(&head, settings, &caps(), peer.ip()).map_err(|r| r.reason)?;
     let now = Now { unix_ms: 1_700_000_000_000, mono_ns: 1 };
     let forward = match decide(&settings.policy, Some(&keys), &reading.facts(), now) {

@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 pub(crate) use self::connect::Connector;
 use self::http1::Http1;
 use self::http2::Http2;
-pub(crate) use self::outcome::{AnswerContent, Failure, Head};
+pub(crate) use self::outcome::{AnswerContent, AnswerHeadSource, Failure};
 use self::resources::Resources;
 use super::streams::Stream;
 use crate::config::{ConnectionReuse, UpstreamConfig, UpstreamProtocol};
@@ -247,7 +247,7 @@ impl Lease {
         outbound: &mut UpstreamRequest,
         stream: &Stream,
         patience: &Patience,
-    ) -> Result<(Head, AnswerContent), Failure> {
+    ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
         match &mut self.conn {
             Held::Http1(conn) => conn.send(outbound, stream, patience, &self.pool.resources).await,
             Held::Http2(conn) => Box::pin(conn.send(outbound, stream, patience)).await,

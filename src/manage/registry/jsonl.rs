@@ -42,7 +42,7 @@ struct Line<'a> {
 
 /// Only what tells which key a line is about.
 #[derive(Deserialize)]
-struct Head<'a> {
+struct LineHead<'a> {
     serial: u64,
     #[serde(default)]
     after: Option<u64>,
@@ -136,7 +136,8 @@ pub fn open(file: &Arc<File>, path: &Path) -> Result<(Settings, u64)> {
     let mut settings = Settings::from_raw(raw, path, &|_| number)
         .map_err(|faults| Error::Faults { faults, hint: HINT })?;
     if let Some((number, line)) = last.filter(|(_, line)| !line.starts_with(SETTINGS)) {
-        let head: Head<'_> = serde_json::from_slice(&line).map_err(|e| syntax(&e, number, path))?;
+        let head: LineHead<'_> =
+            serde_json::from_slice(&line).map_err(|e| syntax(&e, number, path))?;
         settings.serial = settings.serial.max(head.serial);
     }
     Ok((settings, length))
@@ -268,7 +269,7 @@ fn superseding(
             continue;
         }
         // What cannot be parsed is told by the pass that parses it.
-        let Ok(head) = serde_json::from_slice::<Head<'_>>(line) else { continue };
+        let Ok(head) = serde_json::from_slice::<LineHead<'_>>(line) else { continue };
         let (Some(after), Ok(id)) = (head.after, KeyId::parse(&head.key.id)) else { continue };
         if head.serial <= after {
             let why = "must be below `serial`";

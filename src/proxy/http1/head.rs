@@ -7,7 +7,7 @@ use http::{Extensions, Method, Request, Uri, Version};
 use hyper::ext::Protocol;
 
 /// A request's head, whoever has read it. Not `Debug`: a target and values may hold a key.
-pub(crate) struct Head {
+pub(crate) struct RequestHead {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) version: Version,
@@ -35,9 +35,9 @@ struct Field {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct At(u32);
 
-// === impl Head ===
+// === impl RequestHead ===
 
-impl From<Parts> for Head {
+impl From<Parts> for RequestHead {
     fn from(parts: Parts) -> Self {
         let Parts { method, uri, version, headers, extensions, .. } = parts;
         let length = headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
@@ -49,7 +49,7 @@ impl From<Parts> for Head {
     }
 }
 
-impl Head {
+impl RequestHead {
     /// For hyper.
     pub(crate) fn into_parts(self) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
@@ -192,13 +192,13 @@ fn part(text: &[u8], (begin, length): (u32, u32)) -> &[u8] {
 }
 
 /// Whether the request asks for an upgrade, allowed or not.
-pub(crate) fn asks_for_upgrade(head: &Head) -> bool {
+pub(crate) fn asks_for_upgrade(head: &RequestHead) -> bool {
     head.fields.has(header::UPGRADE) || is_extended_connect(head)
 }
 
 /// Whether this is an extended CONNECT for a WebSocket (RFC 8441) which was turned into the
 /// GET that it stands for.
-pub(crate) fn is_extended_connect(head: &Head) -> bool {
+pub(crate) fn is_extended_connect(head: &RequestHead) -> bool {
     head.version == Version::HTTP_2
         && head.method == Method::GET
         && head.extensions.get::<Protocol>().is_some()

@@ -7,7 +7,7 @@ mod tests;
 use bytes::Bytes;
 use http::{Extensions, Method, Uri, Version};
 
-use super::head::{Fields, Head};
+use super::head::{Fields, RequestHead};
 use super::length::content_length;
 
 /// Fields of a head that is read here.
@@ -17,7 +17,7 @@ const LONGEST_BODY: usize = usize::MAX / 4;
 
 /// A request.
 pub(crate) struct PlainRequest {
-    pub(crate) head: Head,
+    pub(crate) head: RequestHead,
     /// What of the body is here.
     pub(crate) body: Bytes,
     /// Bytes of it that are to come.
@@ -91,6 +91,6 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
     let (here, left) = (body.len(), (declared - body.len()) as u64);
     let body = Bytes::copy_from_slice(body);
     let (version, extensions) = (Version::HTTP_11, Extensions::new());
-    let head = Head { method, uri, version, fields, extensions };
+    let head = RequestHead { method, uri, version, fields, extensions };
     Some(Parsed::Asked(PlainRequest { head, body, left, closes }, head_length + here))
 }

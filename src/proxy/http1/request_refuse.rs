@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use http::{Extensions, Method, Uri, Version};
 
-use super::head::{Fields, Head, text_of};
+use super::head::{Fields, RequestHead, text_of};
 use super::length::content_length;
 use crate::core::{Reason, Rejection};
 
@@ -23,7 +23,7 @@ pub(crate) enum Judged {
 
 /// Why a head is refused, and what could be read of it: no fields.
 pub(crate) struct RefusedHead {
-    pub(crate) head: Head,
+    pub(crate) head: RequestHead,
     pub(crate) rejection: Rejection,
 }
 
@@ -128,7 +128,7 @@ fn syntax(head: &httparse::Request<'_, '_>, error: httparse::Error) -> Rejection
 }
 
 /// What the log may show of it: method and path, if they came.
-fn readable(head: &httparse::Request<'_, '_>) -> Head {
+fn readable(head: &httparse::Request<'_, '_>) -> RequestHead {
     let method = head.method.and_then(|m| Method::from_bytes(m.as_bytes()).ok());
     let path = head.path.unwrap_or_default();
     let path = path.split(['?', '#']).next().unwrap_or_default();
@@ -144,7 +144,7 @@ fn readable(head: &httparse::Request<'_, '_>) -> Head {
         }
     }
     let uri = Some(shown).filter(|s| s.starts_with('/')).and_then(|s| Uri::try_from(s).ok());
-    Head {
+    RequestHead {
         method: method.or_else(|| Method::from_bytes(UNREAD).ok()).unwrap_or_default(),
         // An authority alone has no path: the log shows none.
         uri: uri.unwrap_or(Uri::from_static("unread")),

@@ -1,10 +1,10 @@
 //! Writes the head of a request that goes to an HTTP/1.1 service.
 
-use super::head::Head;
+use super::head::RequestHead;
 
 /// The client's part of a head as it goes over an HTTP/1.1 connection, with room for what comes behind
 /// it. Every part was checked when its type was made, so none can end a line.
-pub(crate) fn write_head(head: &Head, body_length: usize) -> Vec<u8> {
+pub(crate) fn write_head(head: &RequestHead, body_length: usize) -> Vec<u8> {
     // Not as one string: of an empty path only this says that it is `/`.
     let (path, query) = (head.uri.path(), head.uri.query());
     let method = head.method.as_str();

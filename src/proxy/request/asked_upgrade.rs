@@ -13,7 +13,7 @@ use super::facts::{self, Outgoing};
 use super::subprotocol::Offer;
 use crate::config::Settings;
 use crate::core::{CredentialSource, Route};
-use crate::proxy::http1::head::{Head, is_extended_connect};
+use crate::proxy::http1::head::{RequestHead, is_extended_connect};
 
 /// An upgrade that may be passed on.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct UpgradeRequest {
 /// The upgrade that the request asks for, if its route allows it. Any other is dropped without a
 /// word, as a server does that does not know it (RFC 9110 §7.8).
 pub(crate) fn asked(
-    head: &Head,
+    head: &RequestHead,
     outgoing: &mut Outgoing,
     route: &Route,
     settings: &Settings,

@@ -6,10 +6,10 @@ use http::header::{self, HeaderName, HeaderValue};
 use super::grpc::is_grpc;
 use crate::config::Settings;
 use crate::core::cors::Cors;
-use crate::proxy::http1::head::Head;
+use crate::proxy::http1::head::RequestHead;
 
 /// The rule for a request, whatever else is wrong with it.
-pub(crate) fn of<'r>(head: &'r Head, settings: &'r Settings) -> Option<Cors<'r>> {
+pub(crate) fn of<'r>(head: &'r RequestHead, settings: &'r Settings) -> Option<Cors<'r>> {
     if settings.cors.is_empty() {
         return None;
     }
@@ -21,7 +21,7 @@ pub(crate) fn of<'r>(head: &'r Head, settings: &'r Settings) -> Option<Cors<'r>>
 /// Fields of a refusal.
 pub(crate) fn of_refusal(
     cors: &Cors<'_>,
-    head: &Head,
+    head: &RequestHead,
     settings: &Settings,
 ) -> Vec<(HeaderName, HeaderValue)> {
     let mut fields = Vec::with_capacity(4);
@@ -37,7 +37,7 @@ pub(crate) fn of_refusal(
 /// Fields of the answer to a preflight; `None`: it is none that is answered here.
 pub(crate) fn of_preflight(
     cors: &Cors<'_>,
-    head: &Head,
+    head: &RequestHead,
     method: &http::Method,
 ) -> Option<Vec<(HeaderName, HeaderValue)>> {
     if !cors.is_allowed() {

@@ -11,7 +11,7 @@ use http::header::{self, HeaderName};
 use zeroize::Zeroize;
 
 use crate::core::{BasicForm, CredentialSource, MissingHalf, Presented, Reason, Rejection};
-use crate::proxy::http1::head::{Fields, Head, asks_for_upgrade};
+use crate::proxy::http1::head::{Fields, RequestHead, asks_for_upgrade};
 
 mod blank;
 mod cookie;
@@ -55,7 +55,7 @@ struct Bytes<'r>(Cow<'r, [u8]>);
 /// "the first wins" (Envoy CVE-2026-26308 and its kind). An empty carrier counts as absent:
 /// templates and SDKs send the field of an option that nobody has set.
 pub(crate) fn read<'r>(
-    head: &'r Head,
+    head: &'r RequestHead,
     sources: &'r [CredentialSource],
 ) -> Result<Carriers<'r>, Rejection> {
     let mut carriers = Carriers::default();
@@ -164,7 +164,7 @@ pub(crate) enum StripScope {
 
 /// Takes the credentials out of the head.
 pub(crate) fn strip(
-    head: &mut Head,
+    head: &mut RequestHead,
     sources: &[CredentialSource],
     carried: &Carried,
     scope: StripScope,
@@ -286,7 +286,7 @@ impl<'r> Carriers<'r> {
         Ok(found)
     }
 
-    fn read_subprotocols(&mut self, head: &'r Head, marker: &str) -> Result<(), Rejection> {
+    fn read_subprotocols(&mut self, head: &'r RequestHead, marker: &str) -> Result<(), Rejection> {
         let mut others = false;
         let mut keys = 0;
         for entry in subprotocols(&head.fields).filter(|entry| !entry.is_empty()) {

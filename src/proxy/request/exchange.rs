@@ -14,7 +14,7 @@ use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::UpstreamRequest;
 use crate::proxy::patience::Patience;
 use crate::proxy::streams::Stream;
-use crate::proxy::upstream::{AnswerContent, Head, Lease, Reuse};
+use crate::proxy::upstream::{AnswerContent, AnswerHeadSource, Lease, Reuse};
 use crate::proxy::worker::Worker;
 
 /// Connections tried for one request, at most: an upstream that closes each one at once must not
@@ -35,7 +35,7 @@ pub(crate) async fn send(
     patience: &Patience,
     client: &ClientAddr,
     record: &mut RequestRecord,
-) -> Result<(Head, AnswerContent, Lease), Reason> {
+) -> Result<(AnswerHeadSource, AnswerContent, Lease), Reason> {
     let mut reuse = Reuse::IfPossible;
     for _ in 0..MOST_TRIES {
         let (before, needs) = (record.last_ns(), request.needs());

@@ -13,7 +13,7 @@ use crate::config::{Caps, Settings, Underscores};
 use crate::core::headers::FieldClass;
 use crate::core::path::{self, Traits};
 use crate::core::{Facts, Reason, Rejection, address};
-use crate::proxy::http1::head::{At, Head, is_extended_connect, text_of};
+use crate::proxy::http1::head::{At, RequestHead, is_extended_connect, text_of};
 use crate::proxy::http1::length::content_length;
 
 /// What was read of one request. Borrows from its head.
@@ -58,7 +58,7 @@ pub(crate) struct Outgoing {
 /// # Errors
 /// A [`Rejection`] with a fixed sentence; nothing of the request is in it.
 pub(crate) fn read<'r>(
-    head: &'r Head,
+    head: &'r RequestHead,
     settings: &'r Settings,
     caps: &Caps,
     peer: IpAddr,
@@ -88,7 +88,7 @@ pub(crate) fn read<'r>(
 ///
 /// # Errors
 /// It is: [`Reason::HeadersTooLarge`].
-pub(crate) fn fits(head: &Head, most: u32) -> Result<(), Rejection> {
+pub(crate) fn fits(head: &RequestHead, most: u32) -> Result<(), Rejection> {
     const OF_EACH: usize = 32;
     if head.version != Version::HTTP_2 {
         return Ok(());
@@ -130,7 +130,7 @@ impl<'r> Reading<'r> {
 }
 
 /// The path, from an origin-form target, or an absolute one that names the same authority as Host.
-fn target<'r>(head: &'r Head, caps: &Caps) -> Result<&'r str, Rejection> {
+fn target<'r>(head: &'r RequestHead, caps: &Caps) -> Result<&'r str, Rejection> {
     if matches!(head.method, Method::CONNECT | Method::TRACE) || head.method.as_str() == "TRACK" {
         return Err(Reason::Method.into());
     }
@@ -225,7 +225,7 @@ fn is_authority(host: &[u8]) -> bool {
 
 /// One pass over all fields.
 fn fields(
-    head: &Head,
+    head: &RequestHead,
     settings: &Settings,
     caps: &Caps,
     outgoing: &mut Outgoing,
@@ -357,7 +357,7 @@ fn connection(value: &[u8], settings: &Settings, outgoing: &mut Outgoing) -> Res
 
 /// Content-Length and Transfer-Encoding never travel on: one of them is written anew. Here only what
 /// two servers could read differently is refused.
-fn framing(head: &Head, name: &[u8], value: &[u8]) -> Result<(), Rejection> {
+fn framing(head: &RequestHead, name: &[u8], value: &[u8]) -> Result<(), Rejection> {
     let refuse = |why| Err(Rejection::why(Reason::BadFraming, why));
     if name == header::CONTENT_LENGTH.as_str().as_bytes() {
         return match content_length(value) {
@@ -384,7 +384,7 @@ fn framing(head: &Head, name: &[u8], value: &[u8]) -> Result<(), Rejection> {
 
 /// What a trusted proxy says about the client.
 fn through_proxies(
-    head: &Head,
+    head: &RequestHead,
     settings: &Settings,
     peer: IpAddr,
     outgoing: &mut Outgoing,
@@ -411,7 +411,7 @@ fn through_proxies(
 }
 
 /// The method that a CORS preflight asks for (Fetch §3.2.2).
-pub(crate) fn preflight(head: &Head) -> Option<Method> {
+pub(crate) fn preflight(head: &RequestHead) -> Option<Method> {
     if head.method != Method::OPTIONS || !head.fields.has(header::ORIGIN) {
         return None;
     }
@@ -420,7 +420,7 @@ pub(crate) fn preflight(head: &Head) -> Option<Method> {
 }
 
 /// The one protocol that `Upgrade` asks for, lower-case, when `Connection` says so too.
-pub(crate) fn read_upgrade<'r>(head: &'r Head, outgoing: &Outgoing) -> Option<Cow<'r, str>> {
+pub(crate) fn read_upgrade<'r>(head: &'r RequestHead, outgoing: &Outgoing) -> Option<Cow<'r, str>> {
     if is_extended_connect(head) {
         return Some(Cow::Borrowed("websocket"));
     }

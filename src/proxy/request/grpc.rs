@@ -4,10 +4,10 @@ use http::Version;
 use http::header::{self, HeaderMap, HeaderValue};
 
 use crate::core::Reason;
-use crate::proxy::http1::head::Head;
+use crate::proxy::http1::head::RequestHead;
 
 /// Whether a request is gRPC by its content type.
-pub(crate) fn is_grpc(head: &Head) -> bool {
+pub(crate) fn is_grpc(head: &RequestHead) -> bool {
     head.version == Version::HTTP_2
         && head.fields.get(header::CONTENT_TYPE).is_some_and(|v| v.starts_with(b"application/grpc"))
 }

@@ -10,7 +10,7 @@ use super::credentials;
 use crate::config::{LogFields, Settings};
 use crate::core::{KeyId, Now, Reason};
 use crate::proxy::body::{Progress, UploadState};
-use crate::proxy::http1::head::Head;
+use crate::proxy::http1::head::RequestHead;
 use crate::proxy::net::io::Moments;
 use crate::proxy::worker::Worker;
 use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROUTE};
@@ -63,7 +63,7 @@ impl RequestRecord {
     pub(crate) fn begin(
         worker: &Rc<Worker>,
         moments: &Rc<Moments>,
-        head: &Head,
+        head: &RequestHead,
         client: IpAddr,
     ) -> Self {
         worker.cells.request_started();
@@ -148,7 +148,7 @@ impl RequestRecord {
 
     /// Keeps what the log is to say of the head beside the usual. A field that a source reads may hold
     /// a key, and is not kept.
-    pub(crate) fn note(&mut self, head: &Head, settings: &Settings) {
+    pub(crate) fn note(&mut self, head: &RequestHead, settings: &Settings) {
         let LogFields { host, user_agent } = settings.log_fields;
         let of = |name: &HeaderName| {
             let carries = |source| credentials::is_field_of(source, name.as_str().as_bytes());

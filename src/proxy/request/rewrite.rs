@@ -16,7 +16,7 @@ use super::credentials::{self, Carried, StripScope};
 use super::facts::Outgoing;
 use crate::config::Settings;
 use crate::proxy::body::RequestBody;
-use crate::proxy::http1::head::{Fields, Head};
+use crate::proxy::http1::head::{Fields, RequestHead};
 use crate::proxy::http1::request_write::write_head;
 use crate::proxy::ids::Trace;
 use crate::proxy::net::io::ClientAddr;
@@ -50,7 +50,7 @@ pub(crate) struct RewriteContext<'a> {
 /// Makes the upstream's request out of the client's and the verdict.
 pub(crate) fn rewrite(
     forward: Forward<'_>,
-    mut head: Head,
+    mut head: RequestHead,
     body: RequestBody,
     outgoing: Outgoing,
     carried: Carried,
@@ -152,7 +152,7 @@ enum Named {
 }
 
 /// Target, version and Host as the upstream's protocol wants them. The path stays as it was judged.
-fn set_target(head: &mut Head, around: &RewriteContext<'_>) -> Named {
+fn set_target(head: &mut RequestHead, around: &RewriteContext<'_>) -> Named {
     let of_target = head.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
     let absolute = of_target.is_some();
     if !around.http2 && !absolute && around.host.is_none() && head.fields.has(header::HOST) {

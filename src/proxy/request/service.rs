@@ -27,7 +27,7 @@ use crate::core::{Reason, Rejection, Verdict, decide};
 use crate::proxy::body::{ClientBody, Coming, HyperBody, Progress, RequestBody, Upload};
 use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::http1::answer_write::{AddField, Lines, Writer};
-use crate::proxy::http1::head::{Head, is_extended_connect};
+use crate::proxy::http1::head::{RequestHead, is_extended_connect};
 use crate::proxy::http1::location::cut_all;
 use crate::proxy::ids::trace_id;
 use crate::proxy::limits::Charged;
@@ -82,7 +82,7 @@ impl Service<Request<Incoming>> for Gate {
         let (mut parts, body) = request.into_parts();
         let connect = asked_upgrade::extended_connect(&mut parts);
         // Now and not with the first poll: hyper may look for the end of the client's side before.
-        let head = Head::from(parts);
+        let head = RequestHead::from(parts);
         let record = RequestRecord::begin(&worker, &client.moments, &head, client.address.ip());
         let body = HyperBody::new(body, client.unread.clone());
         let body = ClientBody::Coming(Coming::Hyper(body));
@@ -114,7 +114,7 @@ pub(crate) enum Unwritable {
 pub(crate) async fn handle(
     worker: Rc<Worker>,
     client: Rc<Client>,
-    (head, body, connect): (Head, ClientBody, Option<OnUpgrade>),
+    (head, body, connect): (RequestHead, ClientBody, Option<OnUpgrade>),
     writer: Writer,
     mut record: RequestRecord,
 ) -> Reply {
@@ -172,7 +172,7 @@ pub(crate) async fn handle(
     }
     let upload = upload.map(|u| (u, patience));
     let mut head = match answer {
-        upstream::Head::Own(head) if writer == Writer::Plain => {
+        upstream::AnswerHeadSource::Own(head) if writer == Writer::Plain => {
             let lines = after.lines(&head, settings, &record);
             lease.recycle(head);
             return Reply::Lines(lines, pass_on(content, lease, stream, upload, record, &after));
@@ -240,7 +240,7 @@ struct After {
 fn admit(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
-    head: Head,
+    head: RequestHead,
     body: ClientBody,
     (grpc, writer): (bool, Writer),
     record: &mut RequestRecord,

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::coop::unconstrained;
 
 use super::connect::Connector;
-use super::outcome::{AnswerContent, Failure, Head};
+use super::outcome::{AnswerContent, AnswerHeadSource, Failure};
 use super::resources::Resources;
 use super::round_trip::{self, Learnt};
 use super::sending::{Sending, Stopped};
@@ -106,7 +106,7 @@ impl Http1 {
         stream: &Stream,
         patience: &Patience,
         resources: &Resources,
-    ) -> Result<(Head, AnswerContent), Failure> {
+    ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
         let is_reused = self.idle_at != 0;
         let io = match &mut self.reader {
             Reader::Own(io) => io,
@@ -133,7 +133,7 @@ impl Http1 {
                 for _ in 0..answered.interim {
                     resources.cells.upstream_informational();
                 }
-                Ok((Head::Own(answered.head), answered.content))
+                Ok((AnswerHeadSource::Own(answered.head), answered.content))
             }
             Err(failure) => {
                 self.reader = Reader::Nobody;
@@ -242,7 +242,7 @@ impl Hyper {
         patience: &Patience,
         clock: &Clock,
         resources: &Resources,
-    ) -> Result<(Head, AnswerContent), Failure> {
+    ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
         let Some(mut request) = outbound.take_http() else {
             return Err(Failure::of(Reason::UpstreamClosed));
         };
@@ -263,7 +263,7 @@ impl Hyper {
             match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(Ok(response)) => {
                     *is_http10 = response.version() < Version::HTTP_11;
-                    Poll::Ready(Ok(Head::of(response)))
+                    Poll::Ready(Ok(AnswerHeadSource::of(response)))
                 }
                 Poll::Ready(Err(mut error)) => {
                     let unsent = error.take_message().map(|m| outbound.put_back(m)).is_some();

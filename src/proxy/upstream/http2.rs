@@ -11,7 +11,7 @@ use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::connect::Connector;
-use super::outcome::{AnswerContent, Failure, Head};
+use super::outcome::{AnswerContent, AnswerHeadSource, Failure};
 use crate::clock::Clock;
 use crate::core::Reason;
 use crate::proxy::body::RequestBody;
@@ -75,7 +75,7 @@ impl Http2 {
         outbound: &mut UpstreamRequest,
         stream: &Stream,
         patience: &Patience,
-    ) -> Result<(Head, AnswerContent), Failure> {
+    ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
         // `SendRequest` is ready when the handshake is done; a closed one says so here.
         if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
             self.shared.closed.set(true);
@@ -93,7 +93,7 @@ impl Http2 {
                 return Poll::Ready(Err(Failure::of(reason)));
             }
             reply.as_mut().poll(cx).map(|result| {
-                result.map(Head::of).map_err(|mut error| {
+                result.map(AnswerHeadSource::of).map_err(|mut error| {
                     let unprocessed = is_unprocessed(error.error());
                     if unprocessed == Some(Unprocessed::Goaway) {
                         self.shared.closed.set(true);

@@ -23,7 +23,7 @@ pub(crate) struct Failure {
 
 /// The head of a response.
 #[derive(Debug)]
-pub(crate) enum Head {
+pub(crate) enum AnswerHeadSource {
     Hyper(response::Parts),
     Own(AnswerHead),
 }
@@ -45,9 +45,9 @@ pub(crate) enum AnswerContent {
     Hyper(Incoming),
 }
 
-// === impl Head ===
+// === impl AnswerHeadSource ===
 
-impl Head {
+impl AnswerHeadSource {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Hyper(parts) => parts.status,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 
-use crate::proxy::http1::head::Head;
+use crate::proxy::http1::head::RequestHead;
 
 pub(super) fn values<'r>(query: &'r str, name: &str) -> impl Iterator<Item = Cow<'r, [u8]>> {
     query.split('&').filter_map(move |pair| {
@@ -27,7 +27,7 @@ pub(super) fn is_named(raw: &str, name: &str) -> bool {
     percent_decode_str(raw).eq(name.bytes())
 }
 
-pub(super) fn strip(head: &mut Head, name: &str, drop: impl Fn(&[u8]) -> bool) {
+pub(super) fn strip(head: &mut RequestHead, name: &str, drop: impl Fn(&[u8]) -> bool) {
     let Some(kept) = head.uri.query().and_then(|q| without(q, name, drop)) else { return };
     let path = head.uri.path().to_owned();
     let target = if kept.is_empty() { path.clone() } else { format!("{path}?{kept}") };
