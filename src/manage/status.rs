@@ -72,8 +72,8 @@ struct SidecarAnswer {
 #[derive(Debug, Deserialize)]
 struct Page {
     serial: Option<u64>,
-    table: Option<InForce>,
-    patch: Option<InForce>,
+    table: Option<ReportedSerial>,
+    patch: Option<ReportedSerial>,
     keys: Option<Keys>,
     last_reload: Option<Attempted>,
     #[serde(default)]
@@ -91,7 +91,7 @@ struct Configured {
 }
 
 #[derive(Debug, Deserialize)]
-struct InForce {
+struct ReportedSerial {
     serial: u64,
 }
 

@@ -24,13 +24,13 @@ pub struct ClientTls {
     protocol: UpstreamProtocol,
     clock: Clock,
     provider: Arc<CryptoProvider>,
-    in_force: ArcSwap<InForce>,
+    in_force: ArcSwap<ClientTlsInForce>,
     /// One reload at a time.
     reloading: Mutex<()>,
 }
 
 #[derive(Debug)]
-struct InForce {
+struct ClientTlsInForce {
     config: Arc<ClientConfig>,
     fingerprint: Fingerprint,
     certificates: Vec<Certificate>,
@@ -54,7 +54,7 @@ impl ClientTls {
             ServerName::try_from(bare.to_owned()).map_err(|_| TlsError::ServerName(name.into()))?;
         let provider = provider();
         let bundle = Bundle::read(paths(config))?;
-        let in_force = InForce::build(config, &bundle, protocol, &provider, &clock)?;
+        let in_force = ClientTlsInForce::build(config, &bundle, protocol, &provider, &clock)?;
         Ok(Self {
             files: config.clone(),
             server_name,
@@ -95,7 +95,7 @@ impl Reloadable for ClientTls {
         }
         // Sessions are kept inside the configuration, so none outlives a change of authorities.
         let (files, protocol) = (&self.files, self.protocol);
-        let new = InForce::build(files, &bundle, protocol, &self.provider, &self.clock)?;
+        let new = ClientTlsInForce::build(files, &bundle, protocol, &self.provider, &self.clock)?;
         self.in_force.store(Arc::new(new));
         Ok(true)
     }
@@ -105,9 +105,9 @@ impl Reloadable for ClientTls {
     }
 }
 
-// === impl InForce ===
+// === impl ClientTlsInForce ===
 
-impl InForce {
+impl ClientTlsInForce {
     fn build(
         files: &TlsClient,
         bundle: &Bundle,

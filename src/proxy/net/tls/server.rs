@@ -24,13 +24,13 @@ pub struct ServerTls {
     files: TlsServer,
     clock: Clock,
     provider: Arc<CryptoProvider>,
-    in_force: ArcSwap<InForce>,
+    in_force: ArcSwap<ServerTlsInForce>,
     /// One reload at a time.
     reloading: Mutex<()>,
 }
 
 #[derive(Debug)]
-struct InForce {
+struct ServerTlsInForce {
     config: Arc<ServerConfig>,
     fingerprint: Fingerprint,
     tickets: Tickets,
@@ -43,7 +43,7 @@ enum Before<'a> {
     /// Nothing: at a start it is served, and the watcher says so at once.
     Start,
     /// It takes the place of one of these only where that one is no better.
-    InForce(&'a InForce),
+    InForce(&'a ServerTlsInForce),
 }
 
 /// Session tickets, valid for at most twelve hours; their keys are replaced every six.
@@ -61,7 +61,7 @@ impl ServerTls {
     pub fn load(config: &TlsServer, clock: Clock) -> Result<Self, TlsError> {
         let provider = provider();
         let bundle = Bundle::read(paths(config))?;
-        let in_force = InForce::build(config, &bundle, Before::Start, &provider, &clock)?;
+        let in_force = ServerTlsInForce::build(config, &bundle, Before::Start, &provider, &clock)?;
         Ok(Self {
             files: config.clone(),
             clock,
@@ -86,7 +86,8 @@ impl Reloadable for ServerTls {
             return Ok(false);
         }
         let before = Before::InForce(&old);
-        let new = InForce::build(&self.files, &bundle, before, &self.provider, &self.clock)?;
+        let new =
+            ServerTlsInForce::build(&self.files, &bundle, before, &self.provider, &self.clock)?;
         self.in_force.store(Arc::new(new));
         Ok(true)
     }
@@ -96,9 +97,9 @@ impl Reloadable for ServerTls {
     }
 }
 
-// === impl InForce ===
+// === impl ServerTlsInForce ===
 
-impl InForce {
+impl ServerTlsInForce {
     fn build(
         files: &TlsServer,
         bundle: &Bundle,
