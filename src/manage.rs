@@ -50,7 +50,7 @@ enum Command {
     Demo(demo::Demo),
     /// Issue, change, list, import and export keys
     #[command(subcommand)]
-    Keys(keys::Keys),
+    Keys(keys::KeysCommand),
     /// Write everything that changed since the published table as one small file
     Patch(tables::patch::MakePatch),
     /// Make and show the key that signs tables

@@ -19,7 +19,7 @@ use super::registry::change::{Change, Check, Committed, read_all};
 use super::session::Session;
 
 #[derive(Debug, clap::Subcommand)]
-pub enum Keys {
+pub enum KeysCommand {
     /// Read the whole registry and name every fault
     Check,
     /// Drop superseded lines of a keys.jsonl
@@ -50,7 +50,7 @@ pub enum Keys {
     Show(list::Show),
 }
 
-impl Keys {
+impl KeysCommand {
     pub fn run(self, session: &mut Session) -> Result<()> {
         match self {
             Self::Check => check(session),

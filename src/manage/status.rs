@@ -74,7 +74,7 @@ struct Page {
     serial: Option<u64>,
     table: Option<ReportedSerial>,
     patch: Option<ReportedSerial>,
-    keys: Option<Keys>,
+    keys: Option<ReportedKeys>,
     last_reload: Option<Attempted>,
     #[serde(default)]
     mounted_files: Vec<MountedFile>,
@@ -96,7 +96,7 @@ struct ReportedSerial {
 }
 
 #[derive(Debug, Deserialize)]
-struct Keys {
+struct ReportedKeys {
     active: u64,
 }
 
