@@ -80,15 +80,15 @@ struct Superseding {
 }
 
 /// Reads lines into one buffer.
-struct Lines<R> {
+struct LineReader<R> {
     from: R,
     buffer: Vec<u8>,
     number: u64,
 }
 
-// === impl Lines ===
+// === impl LineReader ===
 
-impl<R: BufRead> Lines<R> {
+impl<R: BufRead> LineReader<R> {
     fn new(from: R) -> Self {
         Self { from, buffer: Vec::with_capacity(512), number: 0 }
     }
@@ -111,7 +111,7 @@ impl<R: BufRead> Lines<R> {
 
 /// The newest settings, the serial of the last change, and how many bytes are complete.
 pub fn open(file: &Arc<File>, path: &Path) -> Result<(Settings, u64)> {
-    let mut lines = Lines::new(reader(file));
+    let mut lines = LineReader::new(reader(file));
     let mut settings: Option<(u64, Vec<u8>)> = None;
     let mut last: Option<(u64, Vec<u8>)> = None;
     let mut length = 0;
@@ -155,7 +155,7 @@ pub fn scan(
     let Wanted { filter, newer_than } = wanted;
     let texts = texts_of(filter);
     let texts: Vec<_> = texts.iter().map(Finder::new).collect();
-    let mut lines = Lines::new(reader(content.file).take(content.length));
+    let mut lines = LineReader::new(reader(content.file).take(content.length));
     while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
         if line.starts_with(SETTINGS)
             || cannot_be_meant(line, &texts)
@@ -239,7 +239,7 @@ pub fn plain(
     each: &mut dyn FnMut(RawEntry<'_>) -> Result<Vec<FieldFault>>,
 ) -> Result<()> {
     let file = File::open(path).map_err(Error::read(path))?;
-    let mut lines = Lines::new(io::BufReader::with_capacity(1 << 18, file));
+    let mut lines = LineReader::new(io::BufReader::with_capacity(1 << 18, file));
     while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
         if line.trim_ascii().is_empty() {
             continue;
@@ -263,7 +263,7 @@ fn superseding(
     let path = content.path;
     let mut chains: HashMap<KeyId, Vec<Superseding>> = HashMap::new();
     let after = Finder::new(AFTER);
-    let mut lines = Lines::new(reader(content.file).take(content.length));
+    let mut lines = LineReader::new(reader(content.file).take(content.length));
     while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
         if after.find(line).is_none() || line.starts_with(SETTINGS) {
             continue;

@@ -20,7 +20,7 @@ pub(crate) enum Writer {
 /// A head as it goes over HTTP/1.1, but for `Content-Length`, `Date` and `Connection`, which are
 /// its writer's.
 #[derive(Debug)]
-pub(crate) struct Lines {
+pub(crate) struct AnswerLines {
     pub(crate) status: StatusCode,
     pub(crate) text: Vec<u8>,
     /// It has a `Date` already.
@@ -59,7 +59,7 @@ impl AddField for HeaderMap {
     }
 }
 
-impl AddField for Lines {
+impl AddField for AnswerLines {
     /// Before the upstream's fields are, which must not say the same again.
     fn set(&mut self, name: &HeaderName, value: &[u8]) {
         let begin = self.text.len();
@@ -68,9 +68,9 @@ impl AddField for Lines {
     }
 }
 
-// === impl Lines ===
+// === impl AnswerLines ===
 
-impl Lines {
+impl AnswerLines {
     /// `phrase`: instead of the usual one.
     pub(crate) fn new(status: StatusCode, phrase: Option<&[u8]>, room: usize) -> Self {
         let mut text = Vec::with_capacity(room);

@@ -7,12 +7,12 @@ use super::download::ResponseBody;
 use crate::config::Settings;
 use crate::core::Rejection;
 use crate::core::refusal::Context;
-use crate::proxy::http1::answer_write::{AddField, Lines, Writer};
+use crate::proxy::http1::answer_write::{AddField, AnswerLines, Writer};
 
 /// An answer in the shape that its writer wants.
 pub(crate) enum Reply {
     Http(Response<ResponseBody>),
-    Lines(Lines, ResponseBody),
+    Lines(AnswerLines, ResponseBody),
 }
 
 /// What a refusal's form depends on.
@@ -43,7 +43,7 @@ pub(crate) fn refuse(
         && !ready.has(request_id)
         && !asked.cors.iter().any(|(name, _)| ready.has(name))
     {
-        let mut lines = Lines::new(ready.status(), None, LINES);
+        let mut lines = AnswerLines::new(ready.status(), None, LINES);
         lines.set(request_id, asked.request_id.as_bytes());
         for (name, value) in asked.cors {
             lines.put(name.as_str().as_bytes(), value.as_bytes());
@@ -58,7 +58,7 @@ pub(crate) fn refuse(
     });
     rendered.headers.extend(asked.cors.iter().cloned());
     if writer == Writer::Plain {
-        let mut lines = Lines::new(rendered.status, None, LINES);
+        let mut lines = AnswerLines::new(rendered.status, None, LINES);
         lines.set(request_id, asked.request_id.as_bytes());
         for (name, value) in rendered.headers.iter().filter(|(name, _)| name != request_id) {
             // A template may set it; all else that the writer writes itself is refused as configuration.
@@ -92,7 +92,7 @@ pub(crate) fn no_content(
 ) -> Reply {
     let name = &settings.identity.request_id;
     if writer == Writer::Plain {
-        let mut lines = Lines::new(StatusCode::NO_CONTENT, None, LINES);
+        let mut lines = AnswerLines::new(StatusCode::NO_CONTENT, None, LINES);
         lines.set(name, request_id.as_bytes());
         for (name, value) in &fields {
             lines.put(name.as_str().as_bytes(), value.as_bytes());

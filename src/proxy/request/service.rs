@@ -26,7 +26,7 @@ use crate::core::refusal::RateFields;
 use crate::core::{Reason, Rejection, Verdict, decide};
 use crate::proxy::body::{ClientBody, Coming, HyperBody, Progress, RequestBody, Upload};
 use crate::proxy::http1::answer_read::AnswerHead;
-use crate::proxy::http1::answer_write::{AddField, Lines, Writer};
+use crate::proxy::http1::answer_write::{AddField, AnswerLines, Writer};
 use crate::proxy::http1::head::{RequestHead, is_extended_connect};
 use crate::proxy::http1::location::cut_all;
 use crate::proxy::ids::trace_id;
@@ -558,8 +558,8 @@ impl After {
     }
 
     /// The head of an answer that is written as lines.
-    fn lines(&self, head: &AnswerHead, settings: &Settings, record: &RequestRecord) -> Lines {
-        let mut lines = Lines::new(head.status, head.phrase(), head.length() + ADDED_BYTES);
+    fn lines(&self, head: &AnswerHead, settings: &Settings, record: &RequestRecord) -> AnswerLines {
+        let mut lines = AnswerLines::new(head.status, head.phrase(), head.length() + ADDED_BYTES);
         self.finish(&mut lines, settings, record);
         let own = record.worker().own_address.as_ref();
         lines.copy_end_to_end(head, &settings.fields, own);

@@ -12,7 +12,7 @@ use tokio::io::AsyncWrite;
 
 use super::read::{Gone, Read, poll_gone};
 use crate::proxy::body::{BodyError, Wire};
-use crate::proxy::http1::answer_write::Lines;
+use crate::proxy::http1::answer_write::AnswerLines;
 use crate::proxy::request::client::Client;
 use crate::proxy::request::download::ResponseBody;
 use crate::proxy::worker::Worker;
@@ -44,7 +44,9 @@ impl Rest {
 
 /// An answer in the form that hyper uses, as lines. `None` for a 1xx: no plain request asks for
 /// one.
-pub(super) fn to_lines(response: Response<ResponseBody>) -> Option<(Lines, ResponseBody, Rest)> {
+pub(super) fn to_lines(
+    response: Response<ResponseBody>,
+) -> Option<(AnswerLines, ResponseBody, Rest)> {
     let status = response.status();
     if status.is_informational() {
         return None;
@@ -53,7 +55,7 @@ pub(super) fn to_lines(response: Response<ResponseBody>) -> Option<(Lines, Respo
     let (head, body) = response.into_parts();
     let fields: usize = head.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
     let phrase = head.extensions.get::<hyper::ext::ReasonPhrase>().map(AsRef::as_ref);
-    let mut lines = Lines::new(status, phrase, fields + OWN_LINES);
+    let mut lines = AnswerLines::new(status, phrase, fields + OWN_LINES);
     for (name, value) in &head.headers {
         match *name {
             header::CONNECTION => lines.closes = true,
@@ -252,8 +254,8 @@ fn poll_data(
 }
 
 /// The lines that are the writer's own.
-pub(super) fn finish(worker: &Worker, client: &Client, lines: Lines, rest: Rest) -> Vec<u8> {
-    let Lines { mut text, is_dated, closes, .. } = lines;
+pub(super) fn finish(worker: &Worker, client: &Client, lines: AnswerLines, rest: Rest) -> Vec<u8> {
+    let AnswerLines { mut text, is_dated, closes, .. } = lines;
     match rest {
         Rest::Counted(length) => {
             text.extend_from_slice(b"content-length: ");

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{Trailers, to_client};
 use crate::config::Settings;
 use crate::proxy::http1::answer_read::{RequestMethod, find_head};
-use crate::proxy::http1::answer_write::{AddField, Lines};
+use crate::proxy::http1::answer_write::{AddField, AnswerLines};
 use crate::proxy::tests::settings;
 
 const OURS: [(&str, &str); 2] = [("x-request-id", "ours"), ("ratelimit", "\"per-key\";r=1;t=1")];
@@ -23,7 +23,7 @@ type Pairs = Vec<(String, String)>;
 fn both(head: &str, settings: &Settings) -> Option<(Pairs, Pairs)> {
     let raw =
         find_head(head.as_bytes(), RequestMethod::Other).ok()??.with(head.as_bytes().to_vec());
-    let mut lines = Lines::new(raw.status, None, 0);
+    let mut lines = AnswerLines::new(raw.status, None, 0);
     add(&mut lines);
     lines.copy_end_to_end(&raw, &settings.fields, None);
     let text = String::from_utf8(lines.text.clone()).unwrap();
