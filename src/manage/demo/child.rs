@@ -26,7 +26,7 @@ pub struct Sidecar {
 
 /// The line of the operator log that tells where the sidecar listens.
 #[derive(Debug, Deserialize)]
-struct Listening {
+struct ListeningLine {
     addresses: String,
     admin: SocketAddr,
 }
@@ -133,7 +133,7 @@ impl Drop for Sidecar {
 }
 
 fn listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let found = log.lines().find_map(|line| serde_json::from_str::<Listening>(line).ok())?;
+    let found = log.lines().find_map(|line| serde_json::from_str::<ListeningLine>(line).ok())?;
     let address = found.addresses.split(',').next()?.parse().ok()?;
     Some((address, found.admin))
 }
