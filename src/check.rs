@@ -16,7 +16,7 @@ use crate::core::{
     Access, BasicForm, CredentialSource, Grant, KeyKind, KeyStatus, KeyView, Now, Permission, Route,
 };
 use crate::mounts::Mounts;
-use crate::reload::Look;
+use crate::reload::Preview;
 use crate::table::KeySet;
 
 pub use self::load::{Instead, LoadError, load};
@@ -80,7 +80,7 @@ pub fn notes(config: &Config) -> Vec<Finding> {
 }
 
 /// `loaded`: `None` to look at the configuration alone.
-pub fn check(file: &Path, config: &Config, loaded: Option<&Look>, now: Now) -> CheckReport {
+pub fn check(file: &Path, config: &Config, loaded: Option<&Preview>, now: Now) -> CheckReport {
     let mut findings = notes(config);
     if let Ok(mounts) = Mounts::read() {
         mounted_alone(file, config, &mounts, &mut findings);

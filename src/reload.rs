@@ -65,7 +65,7 @@ pub enum FirstLoadError {
 
 /// What a start would put in force, for whoever only wants to know.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct Preview {
     pub keys: Arc<KeySet>,
     /// The patch is genuine and its restrictions are in force, but it is refused as a patch.
     pub restricted: Option<Refusal>,
@@ -176,7 +176,7 @@ pub fn load_first(
 
 /// Loads table and patch as [`load_first`] does, by the same steps, and writes nothing: neither the state
 /// file nor a copy of what a URL gives.
-pub fn look_first(config: &TableConfig, clock: &Clock) -> Result<Look, FirstLoadError> {
+pub fn look_first(config: &TableConfig, clock: &Clock) -> Result<Preview, FirstLoadError> {
     let (metrics, readiness) = (Metrics::new(1), Readiness::new());
     let (loaded, result) = try_first(config, Purpose::Look, clock.clone(), metrics, &readiness)?;
     result?;
@@ -184,7 +184,7 @@ pub fn look_first(config: &TableConfig, clock: &Clock) -> Result<Look, FirstLoad
     let keys = loaded.keeper.keys();
     let keys = keys.ok_or_else(|| FirstLoadError::Keys { what: "table", failure: refused() })?;
     let restricted = loaded.keeper.restricted().cloned();
-    Ok(Look { keys, restricted, unused: loaded.unused })
+    Ok(Preview { keys, restricted, unused: loaded.unused })
 }
 
 /// The first look at both sources. The second value says whether there are keys to be served.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::clock::Clock;
 use crate::config::{TableConfig, TableSource};
 use crate::exit::Exit;
-use crate::reload::{self, FirstLoadError, LoadFailure, Look, SourceError};
+use crate::reload::{self, FirstLoadError, LoadFailure, Preview, SourceError};
 
 /// Files to look at instead of those that the configuration names.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,7 +24,11 @@ pub struct LoadError {
 
 /// Reads, verifies and accepts as a start does. The state file is read, so that a rollback shows;
 /// nothing is written.
-pub fn load(config: &TableConfig, instead: Instead<'_>, clock: &Clock) -> Result<Look, LoadError> {
+pub fn load(
+    config: &TableConfig,
+    instead: Instead<'_>,
+    clock: &Clock,
+) -> Result<Preview, LoadError> {
     let mut config = config.clone();
     let path = |path: &Path| TableSource::Path(PathBuf::from(path));
     if let Some(table) = instead.table {

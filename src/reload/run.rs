@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use self::files::Files;
-use self::look::{Look, TableLoad};
+use self::look::{LookAttempt, TableLoad};
 use super::census::Census;
 use super::fetch::{Copies, FetchCommand, Fetched};
 use super::keeper::{KeysInForce, VerifyTerms};
@@ -251,7 +251,7 @@ impl ReloadLoop {
         let loaded_at = Some(Time { unix_ms: self.clock.now().unix_ms });
         self.keeper.show_config(ConfigStatus { loaded_at, ..ConfigStatus::default() });
         // Between the load at start and the watch something may have changed.
-        self.look(Look::Final);
+        self.look(LookAttempt::Final);
         self.look_at_mounts();
         self.count();
         loop {
@@ -324,10 +324,10 @@ impl ReloadLoop {
             // While somebody writes, the close or the end of patience brings another look.
             self.timers.quiet = enough.filter(|at| now < *at);
             if self.timers.quiet.is_some() {
-                self.look(Look::Early);
+                self.look(LookAttempt::Early);
             } else {
                 self.timers.writing = None;
-                self.look(Look::Final);
+                self.look(LookAttempt::Final);
             }
             self.timers.looked = self.clock.now().mono_ns;
         }
@@ -424,7 +424,7 @@ impl ReloadLoop {
         self.files.tell_all();
         self.forget();
         self.reconfigure();
-        self.look(Look::Final);
+        self.look(LookAttempt::Final);
         self.look_at_mounts();
     }
 

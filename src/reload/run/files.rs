@@ -8,7 +8,7 @@ use super::super::keeper::VerifyTerms;
 use super::super::source::PathSource;
 use super::super::status::{ConfigStatus, MountedFileStatus, Time};
 use super::super::{FileHook, Hooks, Reconfigured, Unusable};
-use super::look::Look;
+use super::look::LookAttempt;
 use super::{ReloadLoop, RunningSource, TICK, nanos};
 use crate::config::{TableConfig, TableSource, WatchedFile};
 use crate::mounts::Mounts;
@@ -94,8 +94,8 @@ impl ReloadLoop {
         if had && self.keeper.table().is_none() {
             // Its signer was dropped. What the source holds may be signed by another already:
             // then there is no moment without keys.
-            self.load_table(Look::Final);
-            self.look_at_patch(Look::Final);
+            self.load_table(LookAttempt::Final);
+            self.look_at_patch(LookAttempt::Final);
         }
         self.swap(Some((new.settings, new.route_slots)));
         tracing::info!(serial = self.keeper.table().map(|t| t.serial()), "configuration in force");

@@ -29,7 +29,7 @@ pub(in super::super) struct TableLoad {
 
 /// How a look is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum LookAttempt {
     /// Somebody may be writing: what cannot be read yet is no failure.
     Early,
     /// What is there is what is meant.
@@ -41,7 +41,7 @@ pub(super) enum Look {
 impl ReloadLoop {
     /// One look at every path. What changed is read, verified, offered, and put in force by one
     /// swap.
-    pub(super) fn look(&mut self, how: Look) {
+    pub(super) fn look(&mut self, how: LookAttempt) {
         // First armed, then looked at: what comes after the look wakes again.
         self.watch.refresh();
         let now = self.clock.now();
@@ -59,13 +59,13 @@ impl ReloadLoop {
         self.look_at_files();
     }
 
-    fn look_at_table(&mut self, how: Look) -> OfferOutcome {
+    fn look_at_table(&mut self, how: LookAttempt) -> OfferOutcome {
         let wall_ms = self.clock.now().unix_ms;
         let RunningSource::Path(source) = &mut self.table else { return OfferOutcome::Unchanged };
         match source.may_differ(wall_ms) {
             Ok(false) => return self.keeper.same_file(ReloadKind::Table),
             Ok(true) => {}
-            Err(_) if how == Look::Early => return OfferOutcome::Unchanged,
+            Err(_) if how == LookAttempt::Early => return OfferOutcome::Unchanged,
             Err(error) => {
                 let outcome = self.keeper.offer_table(Err(LoadFailure::Source(error)));
                 return self.outcome(outcome);
@@ -79,14 +79,14 @@ impl ReloadLoop {
     }
 
     /// Loads the table here and now.
-    pub(super) fn load_table(&mut self, how: Look) -> OfferOutcome {
+    pub(super) fn load_table(&mut self, how: LookAttempt) -> OfferOutcome {
         let RunningSource::Path(source) = &mut self.table else { return OfferOutcome::Unchanged };
         let began = self.clock.now();
         let terms = self.terms.load_full();
         let (result, seen) = open(source, began.unix_ms, |bytes| {
             Ok(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
         });
-        if how == Look::Early && result.is_err() {
+        if how == LookAttempt::Early && result.is_err() {
             return OfferOutcome::Unchanged;
         }
         if let Some(seen) = seen {
@@ -145,7 +145,7 @@ impl ReloadLoop {
         }
     }
 
-    pub(super) fn look_at_patch(&mut self, how: Look) -> OfferOutcome {
+    pub(super) fn look_at_patch(&mut self, how: LookAttempt) -> OfferOutcome {
         let began = self.clock.now();
         let Some(RunningSource::Path(source)) = &mut self.patch else {
             return OfferOutcome::Unchanged;
@@ -157,7 +157,7 @@ impl ReloadLoop {
                 let (result, seen) = open(source, began.unix_ms, |bytes| {
                     Ok(Arc::new(Patch::open(bytes, &terms.trust, &terms.bounds)?))
                 });
-                if let Some(seen) = seen.filter(|_| how == Look::Final || result.is_ok()) {
+                if let Some(seen) = seen.filter(|_| how == LookAttempt::Final || result.is_ok()) {
                     source.processed(seen);
                 }
                 result
@@ -169,7 +169,7 @@ impl ReloadLoop {
         {
             return self.keeper.no_patch();
         }
-        if how == Look::Early && result.is_err() {
+        if how == LookAttempt::Early && result.is_err() {
             return OfferOutcome::Unchanged;
         }
         self.offer_patch(result, self.since(began.mono_ns))
