@@ -61,7 +61,7 @@ pub(crate) enum Forward<'k> {
 
 /// What a request asks of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Needs {
+pub(crate) enum ConnectionNeeds {
     /// A response.
     Response,
     /// What only hyper does: an upgrade, or names in the client's spelling.
@@ -142,10 +142,10 @@ impl UpstreamRequest {
     }
 
     /// What it asks of its connection.
-    pub(crate) fn needs(&self) -> Needs {
+    pub(crate) fn needs(&self) -> ConnectionNeeds {
         match self.shape {
-            Shape::Bytes { .. } => Needs::Response,
-            Shape::Http(_) => Needs::Hyper,
+            Shape::Bytes { .. } => ConnectionNeeds::Response,
+            Shape::Http(_) => ConnectionNeeds::Hyper,
         }
     }
 

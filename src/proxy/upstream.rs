@@ -36,7 +36,7 @@ use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::net::buffers::Buffers;
 use crate::proxy::net::io::{ClientAddr, Io};
-use crate::proxy::outbound::{Needs, UpstreamRequest};
+use crate::proxy::outbound::{ConnectionNeeds, UpstreamRequest};
 use crate::proxy::patience::Patience;
 use crate::telemetry::WorkerCells;
 
@@ -124,7 +124,7 @@ impl Upstream {
     /// A connection for one request.
     pub(crate) async fn lease(
         self: &Rc<Self>,
-        needs: Needs,
+        needs: ConnectionNeeds,
         reuse: Reuse,
         now_ns: u64,
         client: &ClientAddr,
@@ -155,7 +155,7 @@ impl Upstream {
 
     /// The latest kept-alive connection that meets the `needs`, and is neither too old nor closed by
     /// the upstream.
-    fn take_idle(&self, now_ns: u64, needs: Needs) -> Option<Box<Http1>> {
+    fn take_idle(&self, now_ns: u64, needs: ConnectionNeeds) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
         loop {
             let at = idle.iter().rposition(|conn| conn.meets(needs))?;

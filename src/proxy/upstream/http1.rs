@@ -24,7 +24,7 @@ use crate::proxy::body::{BodyError, RequestBody};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS};
 use crate::proxy::net::io::{ClientAddr, Io};
-use crate::proxy::outbound::{Needs, Sendable, UpstreamRequest};
+use crate::proxy::outbound::{ConnectionNeeds, Sendable, UpstreamRequest};
 use crate::proxy::patience::{Patience, go_on};
 use crate::proxy::streams::Stream;
 
@@ -76,12 +76,12 @@ impl Http1 {
     pub(super) async fn open(
         connector: &Connector,
         client: &ClientAddr,
-        needs: Needs,
+        needs: ConnectionNeeds,
     ) -> Result<Self, Reason> {
         let io = connector.connect(client).await?;
         let reader = match needs {
-            Needs::Response => Reader::Own(io),
-            Needs::Hyper => Reader::Hyper(Box::new(Hyper::open(io, connector).await?)),
+            ConnectionNeeds::Response => Reader::Own(io),
+            ConnectionNeeds::Hyper => Reader::Hyper(Box::new(Hyper::open(io, connector).await?)),
         };
         Ok(Self {
             reader,
@@ -93,10 +93,10 @@ impl Http1 {
     }
 
     /// Whether it can serve a request with these needs.
-    pub(super) fn meets(&self, needs: Needs) -> bool {
+    pub(super) fn meets(&self, needs: ConnectionNeeds) -> bool {
         match needs {
-            Needs::Response => matches!(self.reader, Reader::Own(_)),
-            Needs::Hyper => matches!(self.reader, Reader::Hyper(_)),
+            ConnectionNeeds::Response => matches!(self.reader, Reader::Own(_)),
+            ConnectionNeeds::Hyper => matches!(self.reader, Reader::Hyper(_)),
         }
     }
 
