@@ -15,7 +15,7 @@ use std::sync::Arc;
 use self::compare::MeantArgs;
 use self::head::head;
 use self::losses::Acknowledged;
-use self::target::{Destination, Origin, Published};
+use self::target::{Destination, PublishOrigin, Published};
 use self::terms::{Spill, Terms};
 use super::error::{Error, Result};
 use super::files;
@@ -86,7 +86,7 @@ impl PublishArgs {
     pub fn compare(&self, change: &Change) -> Result<()> {
         let plan = self.plan(change.registry())?;
         let meant = self.meant.acknowledged();
-        let source = Origin::Held(change.registry());
+        let source = PublishOrigin::Held(change.registry());
         let place = match &plan {
             Plan::Nothing => return Ok(()),
             Plan::Table { out } => Destination { out, base: None, source, meant: &meant },
@@ -141,7 +141,7 @@ impl PublishArgs {
                 let mut terms = self.terms(registry, session)?;
                 terms.ended = ended(committed);
                 let meant = self.meant.acknowledged();
-                let source = Origin::Held(registry);
+                let source = PublishOrigin::Held(registry);
                 let place = Destination { out, base: None, source, meant: &meant };
                 table(registry, &place, &terms, session).map(Some)
             }
@@ -306,7 +306,7 @@ pub fn patch(
     let draft = draft.build(terms.issue(serial, session));
     let mut draft = draft.map_err(|e| Error::patch(out, e))?;
     terms.sign(&mut draft, out)?;
-    let source = Origin::Held(registry);
+    let source = PublishOrigin::Held(registry);
     target::write(&mut draft, &Destination { out, base: Some(base), source, meant }, session)
 }
 

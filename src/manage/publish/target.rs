@@ -28,12 +28,12 @@ pub struct Destination<'a> {
     pub out: &'a Path,
     /// The table that a patch is over. `None`: it is a table.
     pub base: Option<&'a Path>,
-    pub source: Origin<'a>,
+    pub source: PublishOrigin<'a>,
     pub meant: &'a Acknowledged,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Origin<'a> {
+pub enum PublishOrigin<'a> {
     /// A file that this registry made before, and that has waited for signatures.
     Draft { registry: &'a Registry, draft: &'a Path },
     /// No registry: other files, or a draft that a registry elsewhere has made.
@@ -52,9 +52,9 @@ pub struct Published {
     pub bytes: u64,
 }
 
-// === impl Origin ===
+// === impl PublishOrigin ===
 
-impl<'a> Origin<'a> {
+impl<'a> PublishOrigin<'a> {
     pub fn registry(self) -> Option<&'a Registry> {
         match self {
             Self::Files => None,
@@ -179,8 +179,8 @@ impl Destination<'_> {
         let is_target =
             own.map(|path| registry.relative(path)).any(|path| is_same(&path, self.out));
         let is_put = match self.source {
-            Origin::Draft { draft, .. } => !is_same(draft, self.out),
-            Origin::Files | Origin::Free(_) | Origin::Held(_) => false,
+            PublishOrigin::Draft { draft, .. } => !is_same(draft, self.out),
+            PublishOrigin::Files | PublishOrigin::Free(_) | PublishOrigin::Held(_) => false,
         };
         match is_target || is_put || draft.signed_by().count() >= draft.manifest().signers.len() {
             true => Stage::Published,
@@ -208,8 +208,8 @@ pub fn write<F: Read + Seek>(
 ) -> Result<Published> {
     let written = write_compared(draft, place, session);
     match place.source {
-        Origin::Files => written.map_err(Error::of_files),
-        Origin::Draft { .. } | Origin::Free(_) | Origin::Held(_) => written,
+        PublishOrigin::Files => written.map_err(Error::of_files),
+        PublishOrigin::Draft { .. } | PublishOrigin::Free(_) | PublishOrigin::Held(_) => written,
     }
 }
 
@@ -220,14 +220,14 @@ fn write_compared<F: Read + Seek>(
 ) -> Result<Published> {
     // The registry's lock before the target's, as whoever changes keys takes them.
     let locked = match place.source {
-        Origin::Draft { registry, .. } | Origin::Free(registry) => {
+        PublishOrigin::Draft { registry, .. } | PublishOrigin::Free(registry) => {
             Some(Locked::take(&registry.path, session.patience)?)
         }
-        Origin::Files | Origin::Held(_) => None,
+        PublishOrigin::Files | PublishOrigin::Held(_) => None,
     };
     let registry = locked.as_ref().map(|locked| &locked.registry).or(match place.source {
-        Origin::Held(registry) => Some(registry),
-        Origin::Draft { .. } | Origin::Files | Origin::Free(_) => None,
+        PublishOrigin::Held(registry) => Some(registry),
+        PublishOrigin::Draft { .. } | PublishOrigin::Files | PublishOrigin::Free(_) => None,
     });
     let out = files::resolve(place.out)?;
     let _lock = Lock::take(&out, session.patience)?;
@@ -254,10 +254,10 @@ fn write_compared<F: Read + Seek>(
     let known = registry.map_or_else(Vec::new, |registry| registry.settings.published.clone());
     match place.source {
         // What the file was made from, which may be older than what the registry says by now.
-        Origin::Free(registry) | Origin::Held(registry) => {
+        PublishOrigin::Free(registry) | PublishOrigin::Held(registry) => {
             place.refuse_losses(ours.serial, &Ours::Registry(registry), &known)?;
         }
-        Origin::Draft { .. } | Origin::Files => {
+        PublishOrigin::Draft { .. } | PublishOrigin::Files => {
             place.refuse_losses_of_file(&ours, &mut to, registry)?;
         }
     }

@@ -10,7 +10,7 @@ use super::super::error::{Error, FileFault, Result};
 use super::super::keys::import::collect::{ImportItem, Wider};
 use super::super::keys::import::lines::read_csv;
 use super::super::publish::compare::MeantArgs;
-use super::super::publish::target::{Destination, Origin, Published};
+use super::super::publish::target::{Destination, PublishOrigin, Published};
 use super::super::publish::terms::{MEMORY, Spill, Terms};
 use super::super::publish::{self, fold};
 use super::super::registry::change::{Change, Check};
@@ -146,7 +146,7 @@ impl Build {
             None => change,
         };
         let meant = self.meant.acknowledged();
-        let source = Origin::Held(change.registry());
+        let source = PublishOrigin::Held(change.registry());
         let place = Destination { out: &out, base: None, source, meant: &meant };
         place.refuse_rollback(FileKind::Table, &terms.audience, change.serial())?;
         place.refuse_losses_of(&change)?;
@@ -157,8 +157,12 @@ impl Build {
         // The serial is taken; the lock goes before the long part, and the file that was opened
         // stays the one that is read.
         let registry = change.commit(&records)?.registry;
-        let place =
-            Destination { out: &out, base: None, source: Origin::Free(&registry), meant: &meant };
+        let place = Destination {
+            out: &out,
+            base: None,
+            source: PublishOrigin::Free(&registry),
+            meant: &meant,
+        };
         self.build(registry.settings.serial, &place, &terms, session)
     }
 
@@ -169,7 +173,8 @@ impl Build {
             .clone()
             .ok_or(Error::Missing { what: "the file to write", hint: "give --out" })?;
         let meant = self.meant.acknowledged();
-        let place = Destination { out: &out, base: None, source: Origin::Files, meant: &meant };
+        let place =
+            Destination { out: &out, base: None, source: PublishOrigin::Files, meant: &meant };
         self.build(self.serial.unwrap_or_default(), &place, &terms, session)
     }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::super::error::{Error, Result};
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::head::head;
-use super::super::publish::target::{Destination, Origin};
+use super::super::publish::target::{Destination, PublishOrigin};
 use super::super::publish::terms::Terms;
 use super::super::publish::{self, PatchOver};
 use super::super::registry::change::{Change, Check};
@@ -74,7 +74,7 @@ impl MakePatch {
             None => change,
         };
         let meant = self.meant.acknowledged();
-        let source = Origin::Held(change.registry());
+        let source = PublishOrigin::Held(change.registry());
         let place = Destination { out: &out, base: Some(&base), source, meant: &meant };
         place.refuse_rollback(FileKind::Patch, &terms.audience, change.serial())?;
         place.refuse_losses_of(&change)?;

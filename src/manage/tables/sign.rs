@@ -8,7 +8,7 @@ use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::head::head;
-use super::super::publish::target::{self, Destination, Origin};
+use super::super::publish::target::{self, Destination, PublishOrigin};
 use super::super::registry::Registry;
 use super::super::session::Session;
 use super::super::signer::{Signer, load_public, table_key};
@@ -83,8 +83,8 @@ impl AttachSignature {
         let registry = made_by(draft.manifest(), session);
         let base = self.base_of(draft.manifest(), out, registry.as_ref())?;
         let source = match &registry {
-            Some(registry) => Origin::Draft { registry, draft: path },
-            None => Origin::Files,
+            Some(registry) => PublishOrigin::Draft { registry, draft: path },
+            None => PublishOrigin::Files,
         };
         let meant = self.meant.acknowledged();
         let place = Destination { out, base: base.as_deref(), source, meant: &meant };
