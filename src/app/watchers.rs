@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Reloadables;
 use crate::clock::Clock;
-use crate::proxy::tls::{Outcome, Watcher};
+use crate::proxy::tls::{TlsReloadOutcome, Watcher};
 use crate::proxy::{Shared, health};
 use crate::reload::lower_priority;
 use crate::telemetry::Metrics;
@@ -43,13 +43,13 @@ impl Watchers {
             watcher.run(CERTIFICATES_EVERY, stop, |event| {
                 let control = metrics.control();
                 match event.outcome {
-                    Outcome::Failed(_) => {
+                    TlsReloadOutcome::Failed(_) => {
                         control.certificate_reloads(Attempt::Failed).increment(1);
                     }
-                    Outcome::Reloaded => {
+                    TlsReloadOutcome::Reloaded => {
                         control.certificate_reloads(Attempt::Succeeded).increment(1)
                     }
-                    Outcome::Unchanged => {}
+                    TlsReloadOutcome::Unchanged => {}
                 }
                 for certificate in &event.certificates {
                     control.certificate_expiry(&certificate.name).set(certificate.expires() as f64);

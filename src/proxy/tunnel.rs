@@ -103,7 +103,7 @@ struct IdleTimer {
 }
 
 /// What the copying ended with.
-enum Outcome {
+enum CopyOutcome {
     Cut(TunnelCut),
     Ended(TunnelEnd),
 }
@@ -138,15 +138,15 @@ where
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(cut) = poll_cut(cx) {
                 upstream = None;
-                return Poll::Ready(Outcome::Cut(cut));
+                return Poll::Ready(CopyOutcome::Cut(cut));
             }
             let Some(far) = upstream.as_mut() else {
-                return Poll::Ready(Outcome::Ended(TunnelEnd::Finished));
+                return Poll::Ready(CopyOutcome::Ended(TunnelEnd::Finished));
             };
             let up = to_upstream.poll(cx, client, far);
             match up {
                 Poll::Ready(Err(PumpFault::Read(kind))) => {
-                    return Poll::Ready(Outcome::Ended(TunnelEnd::Client(kind)));
+                    return Poll::Ready(CopyOutcome::Ended(TunnelEnd::Client(kind)));
                 }
                 Poll::Ready(Err(PumpFault::Write(kind))) => {
                     upstream_fault.get_or_insert(kind);
@@ -157,16 +157,16 @@ where
             let down = to_client.poll(cx, far, client);
             match down {
                 Poll::Ready(Err(PumpFault::Write(kind))) => {
-                    return Poll::Ready(Outcome::Ended(TunnelEnd::Client(kind)));
+                    return Poll::Ready(CopyOutcome::Ended(TunnelEnd::Client(kind)));
                 }
                 Poll::Ready(Err(PumpFault::Read(kind))) => {
-                    return Poll::Ready(Outcome::Ended(TunnelEnd::Upstream(kind)));
+                    return Poll::Ready(CopyOutcome::Ended(TunnelEnd::Upstream(kind)));
                 }
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
             if let (true, true) = (to_upstream.is_done(), to_client.is_done()) {
                 let end = upstream_fault.map_or(TunnelEnd::Finished, TunnelEnd::Upstream);
-                return Poll::Ready(Outcome::Ended(end));
+                return Poll::Ready(CopyOutcome::Ended(end));
             }
             let half_closed = to_upstream.is_ending() || to_client.is_ending();
             let period = match half_closed {
@@ -174,7 +174,7 @@ where
                 false => limits.idle,
             };
             let activity = to_upstream.bytes().wrapping_add(to_client.bytes());
-            idle.poll(cx, period, activity).map(|()| Outcome::Ended(TunnelEnd::Idle))
+            idle.poll(cx, period, activity).map(|()| CopyOutcome::Ended(TunnelEnd::Idle))
         })
         .await;
         drop(upstream);
@@ -183,21 +183,21 @@ where
             to_client.frames().filter(|f| f.may_close()).map(|_| close_frame(code, reason))
         };
         let (end, must_reset) = match outcome {
-            Outcome::Cut(TunnelCut::Abrupt) => (TunnelEnd::Cut, true),
-            Outcome::Cut(TunnelCut::Close { code, reason }) => {
+            CopyOutcome::Cut(TunnelCut::Abrupt) => (TunnelEnd::Cut, true),
+            CopyOutcome::Cut(TunnelCut::Close { code, reason }) => {
                 (TunnelEnd::Cut, !close(client, goodbye(code, reason), limits.write).await)
             }
-            Outcome::Ended(TunnelEnd::Idle) => {
+            CopyOutcome::Ended(TunnelEnd::Idle) => {
                 let frame = goodbye(GOING_AWAY, "idle");
                 (TunnelEnd::Idle, !close(client, frame, limits.write).await)
             }
-            Outcome::Ended(TunnelEnd::Upstream(kind)) if !to_client.is_done() => {
+            CopyOutcome::Ended(TunnelEnd::Upstream(kind)) if !to_client.is_done() => {
                 // What came before the fault was handed on; it still has to leave our buffers.
                 let flushed = timeout(limits.write, client.shutdown()).await;
                 let cut_short = framing == Framing::Opaque;
                 (TunnelEnd::Upstream(kind), cut_short || !matches!(flushed, Ok(Ok(()))))
             }
-            Outcome::Ended(end) => (end, false),
+            CopyOutcome::Ended(end) => (end, false),
         };
         TunnelSummary {
             end,

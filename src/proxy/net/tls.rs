@@ -23,4 +23,4 @@ pub use self::client::ClientTls;
 pub use self::error::TlsError;
 pub use self::server::ServerTls;
 pub use self::subject::{ClientCertificateError, client_subject};
-pub use self::watch::{Certificate, Event, Outcome, Reloadable, Watcher};
+pub use self::watch::{Certificate, Event, Reloadable, TlsReloadOutcome, Watcher};

@@ -383,9 +383,9 @@ fn the_watcher_reports_and_goes_on() {
         let mut seen = Vec::new();
         watcher.look(|event| {
             let outcome = match event.outcome {
-                Outcome::Failed(_) => "failed",
-                Outcome::Reloaded => "reloaded",
-                Outcome::Unchanged => "unchanged",
+                TlsReloadOutcome::Failed(_) => "failed",
+                TlsReloadOutcome::Reloaded => "reloaded",
+                TlsReloadOutcome::Unchanged => "unchanged",
             };
             let certificate = event.certificates.into_iter().next().unwrap();
             assert_eq!(certificate.name, chain.display().to_string());

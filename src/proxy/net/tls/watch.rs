@@ -37,13 +37,13 @@ pub struct Certificate {
 /// How one look at the files of one target went.
 #[derive(Debug)]
 pub struct Event {
-    pub outcome: Outcome,
+    pub outcome: TlsReloadOutcome,
     /// What is in force after it.
     pub certificates: Vec<Certificate>,
 }
 
 #[derive(Debug)]
-pub enum Outcome {
+pub enum TlsReloadOutcome {
     /// What was in force stays so. Logged already.
     Failed(TlsError),
     Reloaded,
@@ -113,17 +113,17 @@ impl Target {
                 );
                 self.fault = None;
                 self.expiry_told = None;
-                Outcome::Reloaded
+                TlsReloadOutcome::Reloaded
             }
             Ok(false) => {
                 if self.fault.take().is_some() {
                     info!("certificate files match those in force again");
                 }
-                Outcome::Unchanged
+                TlsReloadOutcome::Unchanged
             }
             Err(fault) => {
                 self.tell(&fault, now);
-                Outcome::Failed(fault)
+                TlsReloadOutcome::Failed(fault)
             }
         };
         self.tell_expiry(&certificates, now);
