@@ -9,7 +9,7 @@ use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
 use super::credentials::Carried;
-use super::facts::{self, Outgoing};
+use super::facts::{self, HeadChanges};
 use super::subprotocol::Offer;
 use crate::config::Settings;
 use crate::core::{CredentialSource, Route};
@@ -30,7 +30,7 @@ pub(crate) struct UpgradeRequest {
 /// word, as a server does that does not know it (RFC 9110 §7.8).
 pub(crate) fn asked(
     head: &RequestHead,
-    outgoing: &mut Outgoing,
+    outgoing: &mut HeadChanges,
     route: &Route,
     settings: &Settings,
     carried: Carried,

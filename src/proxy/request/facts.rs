@@ -26,12 +26,12 @@ pub(crate) struct Reading<'r> {
     preflight: Option<Method>,
     pub(crate) carriers: Carriers<'r>,
     /// What to remove before keygate inserts its own fields.
-    pub(crate) outgoing: Outgoing,
+    pub(crate) outgoing: HeadChanges,
 }
 
 /// How the head changes on its way out, for any caller. Owns its text.
 #[derive(Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct HeadChanges {
     /// Fields to remove, in order: hop-by-hop, owned, forwarding.
     pub(crate) remove: SmallVec<[At; 8]>,
     /// Names of fields to remove, which `Connection` has named.
@@ -66,7 +66,7 @@ pub(crate) fn read<'r>(
     let path = target(head, caps)?;
     let traits = path::scan(path.as_bytes())
         .map_err(|_| Rejection::why(Reason::BadPath, "the path has more than one reading"))?;
-    let mut outgoing = Outgoing::default();
+    let mut outgoing = HeadChanges::default();
     fields(head, settings, caps, &mut outgoing)?;
     let trusted = !settings.trusted_proxies.is_empty() && settings.trusted_proxies.allows(peer);
     let client = if trusted { through_proxies(head, settings, peer, &mut outgoing) } else { peer };
@@ -120,7 +120,7 @@ impl<'r> Reading<'r> {
         }
     }
 
-    pub(crate) fn into_outgoing(self) -> Outgoing {
+    pub(crate) fn into_outgoing(self) -> HeadChanges {
         self.outgoing
     }
 
@@ -228,7 +228,7 @@ fn fields(
     head: &RequestHead,
     settings: &Settings,
     caps: &Caps,
-    outgoing: &mut Outgoing,
+    outgoing: &mut HeadChanges,
 ) -> Result<(), Rejection> {
     if head.fields.len() > caps.headers {
         return Err(Reason::HeadersTooLarge.into());
@@ -324,7 +324,11 @@ fn is_padded(value: &[u8]) -> bool {
 
 /// The tokens of `Connection`: each names a field that goes no further. One that names a field of
 /// ours would take out what we put in (Traefik CVE-2024-45410).
-fn connection(value: &[u8], settings: &Settings, outgoing: &mut Outgoing) -> Result<(), Rejection> {
+fn connection(
+    value: &[u8],
+    settings: &Settings,
+    outgoing: &mut HeadChanges,
+) -> Result<(), Rejection> {
     const WHY: &str = "a Connection token names a field that is not hop-by-hop";
     for token in value.split(|b| *b == b',') {
         let token = token.trim_ascii();
@@ -387,7 +391,7 @@ fn through_proxies(
     head: &RequestHead,
     settings: &Settings,
     peer: IpAddr,
-    outgoing: &mut Outgoing,
+    outgoing: &mut HeadChanges,
 ) -> IpAddr {
     let named = |name: &'static str| head.fields.all(name);
     let value_of = |value: &[u8]| HeaderValue::from_bytes(value).ok();
@@ -420,7 +424,10 @@ pub(crate) fn preflight(head: &RequestHead) -> Option<Method> {
 }
 
 /// The one protocol that `Upgrade` asks for, lower-case, when `Connection` says so too.
-pub(crate) fn read_upgrade<'r>(head: &'r RequestHead, outgoing: &Outgoing) -> Option<Cow<'r, str>> {
+pub(crate) fn read_upgrade<'r>(
+    head: &'r RequestHead,
+    outgoing: &HeadChanges,
+) -> Option<Cow<'r, str>> {
     if is_extended_connect(head) {
         return Some(Cow::Borrowed("websocket"));
     }

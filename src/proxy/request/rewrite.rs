@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use super::asked_upgrade::UpgradeRequest;
 use super::credentials::{self, Carried, StripScope};
-use super::facts::Outgoing;
+use super::facts::HeadChanges;
 use crate::config::Settings;
 use crate::proxy::body::RequestBody;
 use crate::proxy::http1::head::{Fields, RequestHead};
@@ -52,7 +52,7 @@ pub(crate) fn rewrite(
     forward: Forward<'_>,
     mut head: RequestHead,
     body: RequestBody,
-    outgoing: Outgoing,
+    outgoing: HeadChanges,
     carried: Carried,
     mut around: RewriteContext<'_>,
 ) -> UpstreamRequest {
@@ -207,7 +207,7 @@ fn join_cookies(fields: &mut Fields) {
 /// Describes the client, in place of what untrusted peers sent. Extends a trusted proxy's list.
 fn forwarding(
     added: &mut Added,
-    outgoing: Outgoing,
+    outgoing: HeadChanges,
     named: Option<&[u8]>,
     around: &RewriteContext<'_>,
 ) {

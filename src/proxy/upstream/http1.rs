@@ -125,7 +125,7 @@ impl Http1 {
         self.sending = coming.map(|upload| Box::new(Sending::new(upload, &resources.pipes)));
         let buffers = &resources.buffers;
         let around = round_trip::ExchangeContext { stream, patience, buffers, clock: &self.clock };
-        let request = round_trip::Outgoing { bytes, is_head, is_reused };
+        let request = round_trip::WrittenRequest { bytes, is_head, is_reused };
         let sent =
             round_trip::exchange(io, &request, &mut self.sending, &mut self.learnt, &around).await;
         match sent {

@@ -47,7 +47,7 @@ pub(super) struct Learnt {
 }
 
 /// A request on its way.
-pub(super) struct Outgoing<'a> {
+pub(super) struct WrittenRequest<'a> {
     /// The head, and the body as far as it is here.
     pub(super) bytes: &'a [u8],
     /// The answer has no body, whatever its head says.
@@ -78,7 +78,7 @@ const WORTH_KEEPING: usize = 4;
 /// come before the body is through: the rest of it is then to be sent while the answer is read.
 pub(super) async fn exchange(
     io: &mut Io,
-    request: &Outgoing<'_>,
+    request: &WrittenRequest<'_>,
     sending: &mut Option<Box<Sending>>,
     learnt: &mut Learnt,
     around: &ExchangeContext<'_>,
