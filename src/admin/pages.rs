@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::access::{AdminCaller, DeniedAccess, EndpointReach};
 use super::{AdminState, CertificateStatus};
 use crate::reload::{StatusReport, Time};
-use crate::telemetry::readiness::Pending;
+use crate::telemetry::readiness::PendingPart;
 
 /// The part of readiness that is the upstream's health check, where one is configured.
 const UPSTREAM: &str = "upstream";
@@ -25,7 +25,7 @@ struct StatusPage<'s> {
     now: Time,
     ready: bool,
     draining: bool,
-    pending: Vec<Pending>,
+    pending: Vec<PendingPart>,
     certificates: Vec<CertificateStatus>,
     #[serde(flatten)]
     status: &'s StatusReport,
@@ -181,7 +181,7 @@ fn not_ready(state: &AdminState) -> Response<Full<Bytes>> {
     if state.readiness.is_draining() {
         text.push_str("draining: about to stop\n");
     }
-    for Pending { part, why } in state.readiness.pending() {
+    for PendingPart { part, why } in state.readiness.pending() {
         text.push_str(&format!("{part}: {why}\n"));
     }
     page(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)

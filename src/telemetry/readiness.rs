@@ -16,14 +16,14 @@ pub struct ReadinessPart {
 
 /// A part that is not ready.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Pending {
+pub struct PendingPart {
     pub part: &'static str,
     pub why: Box<str>,
 }
 
 #[derive(Debug, Default)]
 struct ReadinessState {
-    pending: Vec<Pending>,
+    pending: Vec<PendingPart>,
     draining: bool,
     /// Every part was ready at the same time once.
     started: bool,
@@ -63,7 +63,7 @@ impl Readiness {
     }
 
     /// What is awaited, and why.
-    pub fn pending(&self) -> Vec<Pending> {
+    pub fn pending(&self) -> Vec<PendingPart> {
         self.state().pending.clone()
     }
 
@@ -93,7 +93,7 @@ impl ReadinessPart {
         let mut state = self.all.state();
         match state.pending.iter_mut().find(|p| p.part == self.name) {
             Some(pending) => pending.why = why.into(),
-            None => state.pending.push(Pending { part: self.name, why: why.into() }),
+            None => state.pending.push(PendingPart { part: self.name, why: why.into() }),
         }
     }
 }
@@ -116,7 +116,7 @@ mod tests {
         assert!(!readiness.is_ready() && readiness.is_started());
         assert_eq!(
             readiness.pending(),
-            [Pending { part: "upstream", why: "health check: 500".into() }]
+            [PendingPart { part: "upstream", why: "health check: 500".into() }]
         );
         upstream.ready();
         assert!(readiness.is_ready());

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::super::error::{Error, Result};
-use super::super::publish::pending::{self, Pending, Publishing};
+use super::super::publish::pending::{self, Publishing, UnpublishedKeys};
 use super::super::publish::{PublishArgs, not_published};
 use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::RegistryEntry;
@@ -133,7 +133,7 @@ impl Target {
             }
         }
         if change.is_empty() {
-            let pending = Pending::of(change.registry())?;
+            let pending = UnpublishedKeys::of(change.registry())?;
             for entry in &same {
                 session.output.note(&format!("{} is {} already", entry.id, turn.state()));
             }

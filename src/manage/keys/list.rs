@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::error::Result;
 use super::super::output::Columns;
-use super::super::publish::pending::{self, Pending};
+use super::super::publish::pending::{self, UnpublishedKeys};
 use super::super::registry::entry::{RegistryEntry, show_digest, show_limit, show_network};
 use super::super::registry::settings::Settings;
 use super::super::registry::{Filter, Form, Registry};
@@ -73,7 +73,7 @@ impl List {
         ];
         let registry = Registry::open(&session.registry)?;
         let now = session.now();
-        let unpublished = Pending::of(&registry)?;
+        let unpublished = UnpublishedKeys::of(&registry)?;
         let successors = successors(&registry)?;
         let mut left = 0u64;
         let filter = Filter { org: self.org.clone(), name: self.name.clone(), ..Filter::default() };
@@ -211,7 +211,7 @@ impl Show {
             }
         };
         let mut value = to_json(&entry, &registry.settings, now);
-        say_published(&mut value, &entry, &Pending::of(&registry)?);
+        say_published(&mut value, &entry, &UnpublishedKeys::of(&registry)?);
         say_replaced(&mut value, &entry, &successors(&registry)?);
         if let Value::Object(map) = &mut value
             && self.digests
@@ -247,7 +247,7 @@ impl Show {
     }
 }
 
-fn say_published(key: &mut Value, entry: &RegistryEntry, unpublished: &Pending) {
+fn say_published(key: &mut Value, entry: &RegistryEntry, unpublished: &UnpublishedKeys) {
     if let Value::Object(map) = key {
         map.insert("published".into(), (!unpublished.has(entry.id)).into());
     }

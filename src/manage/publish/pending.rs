@@ -16,7 +16,7 @@ use crate::core::KeyId;
 
 /// Keys that are not published as they are in the registry.
 #[derive(Debug)]
-pub enum Pending {
+pub enum UnpublishedKeys {
     /// Nothing was ever published from it.
     All,
     Keys(BTreeSet<KeyId>),
@@ -48,9 +48,9 @@ impl Publishing {
     }
 }
 
-// === impl Pending ===
+// === impl UnpublishedKeys ===
 
-impl Pending {
+impl UnpublishedKeys {
     /// A `keys.toml` is compared with the published table if that is at hand, so that edits by hand
     /// are seen as well; otherwise the registry tells what was changed since it was published.
     pub fn of(registry: &Registry) -> Result<Self> {
