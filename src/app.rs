@@ -23,7 +23,7 @@ use self::address_lock::{AddressLock, AddressLockError};
 use self::inherited::{Inherited, InheritedError};
 use self::notify::Notifier;
 use self::prepare::bind_hint;
-pub use self::prepare::{Prepared, prepare};
+pub use self::prepare::{PreparedStart, prepare};
 use self::signals::{Signals, Stage};
 use self::watchers::Watchers;
 use crate::admin::{
@@ -157,12 +157,12 @@ fn start(file: &Path, inherited: Inherited) -> Result<Running, StartError> {
 /// Starts everything. Returns once every listener is bound and a table is in force (or is awaited,
 /// if so configured).
 fn build(
-    prepared: Prepared,
+    prepared: PreparedStart,
     metrics: Metrics,
     log: Option<Arc<OperatorLog>>,
     mut inherited: Inherited,
 ) -> Result<Running, StartError> {
-    let Prepared { mut config, file, clock, listener_tls, upstream_tls } = prepared;
+    let PreparedStart { mut config, file, clock, listener_tls, upstream_tls } = prepared;
     // What the file says: `config` is fitted to this machine and taken apart below, and a reload
     // compares with the whole.
     let running = config.clone();

@@ -203,7 +203,7 @@ fn run_check(args: &CheckArgs) -> Result<Exit, CommandFailure> {
 }
 
 /// What a start would read, and, unless only the configuration is asked about, what it would do.
-fn prepared(args: &CheckArgs, clock: &Clock) -> Result<app::Prepared, config::ConfigError> {
+fn prepared(args: &CheckArgs, clock: &Clock) -> Result<app::PreparedStart, config::ConfigError> {
     let prepared = app::prepare(&args.config.config, clock)?;
     if !args.config_only {
         prepared.rehearse()?;

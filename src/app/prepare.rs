@@ -17,7 +17,7 @@ use crate::proxy::tls::{ClientTls, Reloadable as _, ServerTls, TlsError};
 
 /// A configuration with all that its files hold, fit to be started.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedStart {
     pub config: Config,
     pub(super) file: PathBuf,
     pub(super) clock: Clock,
@@ -27,7 +27,7 @@ pub struct Prepared {
 }
 
 /// Reads `file` and everything that it names but the table. Every fault is reported at once.
-pub fn prepare(file: &Path, clock: &Clock) -> Result<Prepared, config::ConfigError> {
+pub fn prepare(file: &Path, clock: &Clock) -> Result<PreparedStart, config::ConfigError> {
     let config = Config::load(file)?;
     let mut faults = Vec::new();
     let mut listener_tls = Vec::new();
@@ -41,7 +41,7 @@ pub fn prepare(file: &Path, clock: &Clock) -> Result<Prepared, config::ConfigErr
         return Err(config::ConfigError::Invalid { file: file.to_owned(), faults });
     }
     let (file, clock) = (file.to_owned(), clock.clone());
-    Ok(Prepared { config, file, clock, listener_tls, upstream_tls })
+    Ok(PreparedStart { config, file, clock, listener_tls, upstream_tls })
 }
 
 fn upstream_tls(config: &Config, clock: &Clock) -> Option<Result<ClientTls, TlsError>> {
@@ -71,9 +71,9 @@ fn kept<T>(
     }
 }
 
-// === impl Prepared ===
+// === impl PreparedStart ===
 
-impl Prepared {
+impl PreparedStart {
     /// Certificates of listeners that are served although their dates do not hold.
     pub fn concerns(&self) -> Vec<Finding> {
         let now = self.clock.now();

@@ -6,7 +6,9 @@ use super::fault::ConfigProblem;
 use super::section::ConfigSection;
 use crate::core::CredentialSource;
 use crate::core::reason::Disclosure;
-use crate::core::refusal::{Challenges, Prepared, Profile, RateFields, Refusals, Scheme, Template};
+use crate::core::refusal::{
+    Challenges, PreparedRefusals, Profile, RateFields, Refusals, Scheme, Template,
+};
 
 const REALM: &str = "api";
 
@@ -31,7 +33,7 @@ pub(super) fn refusals(section: &ConfigSection<'_>, sources: &[CredentialSource]
                 false => Err(ConfigProblem::new("must be a URL without a fragment")),
             }
         }),
-        prepared: Prepared::default(),
+        prepared: PreparedRefusals::default(),
     };
     let default = section
         .parse("profile", |text| refusals.profile(text).ok_or_else(|| unknown_profile(&refusals)));

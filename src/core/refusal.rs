@@ -18,7 +18,7 @@ use super::limit::{Limit, Spent};
 use super::reason::{Detail, Disclosure, Reason, Rejection};
 
 pub use self::challenge::{Challenges, Scheme};
-pub use self::prepared::{Prepared, Ready};
+pub use self::prepared::{PreparedRefusals, Ready};
 pub use self::template::{Template, TemplateError};
 
 /// The configured profiles and what all refusals share.
@@ -33,7 +33,7 @@ pub struct Refusals {
     /// Page whose fragments are the codes: `type` of a problem.
     pub docs: Option<Box<str>>,
     /// What has been rendered already, with the other fields as they are; anew where they change.
-    pub prepared: Prepared,
+    pub prepared: PreparedRefusals,
 }
 
 /// The form of a refusal's body.

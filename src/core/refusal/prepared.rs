@@ -11,7 +11,7 @@ use crate::core::reason::{Reason, Rejection};
 
 /// By built-in profile and reason; filled when a refusal is first rendered.
 #[derive(Clone, Debug, Default)]
-pub struct Prepared(OnceLock<Vec<Option<PreparedPiece>>>);
+pub struct PreparedRefusals(OnceLock<Vec<Option<PreparedPiece>>>);
 
 /// A refusal around the place of the request's id.
 #[derive(Clone, Debug)]
@@ -34,9 +34,9 @@ pub struct Ready<'r> {
 /// Stands for the request's id while a refusal is prepared. No text of ours contains it.
 const MARK: &str = "0REQUEST-ID0";
 
-// === impl Prepared ===
+// === impl PreparedRefusals ===
 
-impl Prepared {
+impl PreparedRefusals {
     /// The refusal without detail, if it was found to be the same for everybody.
     pub(super) fn find<'r>(
         &'r self,

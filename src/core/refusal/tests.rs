@@ -264,7 +264,7 @@ fn what_may_not_be_told_apart_has_the_same_bytes() {
         for grpc in [false, true] {
             let refusals = refusals(profile);
             alike(&refusals, &always, grpc);
-            let prepared = Prepared::default();
+            let prepared = PreparedRefusals::default();
             let refusals = Refusals { disclosure: Disclosure::Uniform, prepared, ..refusals };
             alike(&refusals, &[&always[..], &uniform[..]].concat(), grpc);
         }
