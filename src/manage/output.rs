@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::error::{Error, Result};
-use super::progress::Progress;
+use super::progress::ProgressLine;
 pub use crate::core::count::count;
 use crate::core::visible::{Visible, visible};
 
@@ -76,8 +76,8 @@ impl Output {
     }
 
     /// How far long work is, if a person looks on.
-    pub fn progress(&self) -> Progress {
-        if self.json || self.mute { Progress::none() } else { Progress::standard() }
+    pub fn progress(&self) -> ProgressLine {
+        if self.json || self.mute { ProgressLine::none() } else { ProgressLine::standard() }
     }
 
     pub fn flush(&mut self) -> Result<()> {

@@ -8,16 +8,16 @@ use std::io::{self, IsTerminal, Write};
 const EVERY: u64 = 1 << 14;
 
 /// A count that shows itself. Dropped, it leaves no trace on the terminal.
-pub struct Progress {
+pub struct ProgressLine {
     /// `None`: nobody looks.
     to: Option<Box<dyn Write>>,
     steps: u64,
     shown: bool,
 }
 
-// === impl Progress ===
+// === impl ProgressLine ===
 
-impl Progress {
+impl ProgressLine {
     /// For people on a terminal.
     pub fn standard() -> Self {
         let error = io::stderr();
@@ -65,7 +65,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.end();
     }
@@ -105,8 +105,8 @@ mod tests {
         }
     }
 
-    fn on(screen: &Screen) -> Progress {
-        Progress { to: Some(Box::new(screen.clone())), steps: 0, shown: false }
+    fn on(screen: &Screen) -> ProgressLine {
+        ProgressLine { to: Some(Box::new(screen.clone())), steps: 0, shown: false }
     }
 
     #[test]

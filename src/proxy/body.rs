@@ -9,4 +9,6 @@ mod upload;
 pub(crate) use self::error::BodyError;
 pub(crate) use self::inflow::Wire;
 pub(crate) use self::unread::{HyperBody, Unread};
-pub(crate) use self::upload::{ClientBody, Coming, Progress, RequestBody, Upload, UploadState};
+pub(crate) use self::upload::{
+    ClientBody, Coming, RequestBody, Upload, UploadProgress, UploadState,
+};

@@ -7,13 +7,13 @@ use std::task::Context;
 use crate::clock::Clock;
 use crate::config::{Caps, Timeouts};
 use crate::core::{Now, Reason};
-use crate::proxy::body::{Progress, UploadState};
+use crate::proxy::body::{UploadProgress, UploadState};
 use crate::proxy::streams::{RequestEnd, Stream};
 
 /// How long the head of a response may take. While the client still uploads, its progress counts.
 #[derive(Debug)]
 pub(crate) struct Patience {
-    upload: Option<Rc<Progress>>,
+    upload: Option<Rc<UploadProgress>>,
     pace: UploadPace,
     body_ns: u64,
     /// Bytes per second that an upload must keep up with.
@@ -65,7 +65,7 @@ impl Patience {
     pub(crate) fn new(
         timeouts: &Timeouts,
         caps: &Caps,
-        upload: Option<Rc<Progress>>,
+        upload: Option<Rc<UploadProgress>>,
         pace: UploadPace,
         started: Now,
     ) -> Self {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::error::{Error, Result};
 use super::super::files;
-use super::super::progress::Progress;
+use super::super::progress::ProgressLine;
 use super::super::registry::entry::{show_limit, show_network};
 use super::super::registry::{Filter, Registry};
 use super::super::session::Session;
@@ -221,7 +221,7 @@ impl DiffSide {
         Ok(Self::Table(Box::new(KeySet::new(Arc::new(table), patch, &[], None))))
     }
 
-    fn marks(&self, progress: &mut Progress) -> Result<Vec<Mark>> {
+    fn marks(&self, progress: &mut ProgressLine) -> Result<Vec<Mark>> {
         let mut marks = Vec::new();
         let mut buffer = Vec::with_capacity(512);
         match self {

@@ -44,14 +44,14 @@ pub(crate) struct Upload {
     incoming: Coming,
     /// Bytes that its route still allows.
     left: u64,
-    progress: Rc<Progress>,
+    progress: Rc<UploadProgress>,
     /// Of the client's connection.
     moments: Rc<Moments>,
 }
 
 /// Progress of an upload, for the task that waits for the response.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub(crate) struct UploadProgress {
     clock: Clock,
     /// When the last bytes came, or the body was first asked for.
     pub(crate) at_ns: Cell<u64>,
@@ -145,7 +145,7 @@ impl Coming {
 impl Upload {
     pub(crate) fn new(incoming: Coming, limit: Option<u64>, moments: Rc<Moments>) -> Self {
         let clock = moments.clock().clone();
-        let progress = Rc::new(Progress {
+        let progress = Rc::new(UploadProgress {
             at_ns: Cell::new(clock.now().mono_ns),
             bytes: Cell::new(0),
             state: Cell::new(UploadState::Waiting),
@@ -157,7 +157,7 @@ impl Upload {
         Self { incoming, left, progress, moments }
     }
 
-    pub(crate) fn progress(&self) -> Rc<Progress> {
+    pub(crate) fn progress(&self) -> Rc<UploadProgress> {
         Rc::clone(&self.progress)
     }
 
@@ -337,9 +337,9 @@ impl Body for RequestBody {
     }
 }
 
-// === impl Progress ===
+// === impl UploadProgress ===
 
-impl Progress {
+impl UploadProgress {
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state.get(), UploadState::Ready | UploadState::Waiting)
     }

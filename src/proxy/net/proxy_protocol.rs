@@ -45,7 +45,7 @@ pub enum ProxyError {
 }
 
 /// How far the bytes so far go.
-enum Progress {
+enum HeaderProgress {
     /// The header ends at this offset.
     Complete { source: Option<SocketAddr>, length: usize },
     /// At least this many bytes are needed in all.
@@ -63,11 +63,11 @@ pub async fn read_header<S: AsyncRead + Unpin>(
     let mut buffer = BytesMut::with_capacity(FIRST_READ);
     loop {
         match parse(&buffer)? {
-            Progress::Complete { source, length } => {
+            HeaderProgress::Complete { source, length } => {
                 let leftover = buffer.split_off(length.min(buffer.len()));
                 return Ok((source, leftover.freeze()));
             }
-            Progress::Needs(total) => buffer.reserve(total.saturating_sub(buffer.len())),
+            HeaderProgress::Needs(total) => buffer.reserve(total.saturating_sub(buffer.len())),
         }
         // `buffer` never grows past V2_FIXED + V2_MAX_LENGTH (rounded up by the allocator).
         if stream.read_buf(&mut buffer).await? == 0 {
@@ -115,7 +115,7 @@ fn in_v6(address: IpAddr) -> Ipv6Addr {
 }
 
 /// Judges the bytes so far. Junk is refused at its first byte, not when a length is reached.
-fn parse(bytes: &[u8]) -> Result<Progress, ProxyError> {
+fn parse(bytes: &[u8]) -> Result<HeaderProgress, ProxyError> {
     if is_prefix(bytes, V2_START) {
         parse_v2(bytes)
     } else if is_prefix(bytes, V1_START) {
@@ -130,13 +130,13 @@ fn is_prefix(bytes: &[u8], start: &[u8]) -> bool {
     bytes.iter().zip(start).all(|(b, s)| b == s)
 }
 
-fn parse_v1(bytes: &[u8]) -> Result<Progress, ProxyError> {
+fn parse_v1(bytes: &[u8]) -> Result<HeaderProgress, ProxyError> {
     let window = bytes.get(..V1_MAX).unwrap_or(bytes);
     let Some(end) = window.iter().position(|b| *b == b'\n') else {
         if bytes.len() >= V1_MAX {
             return Err(ProxyError::TooLong);
         }
-        return Ok(Progress::Needs(V1_MAX));
+        return Ok(HeaderProgress::Needs(V1_MAX));
     };
     let line = window.get(..=end).ok_or(ProxyError::Malformed)?;
     let text = line.strip_suffix(b"\r\n").ok_or(ProxyError::Malformed)?;
@@ -153,12 +153,12 @@ fn parse_v1(bytes: &[u8]) -> Result<Progress, ProxyError> {
         v1::Addresses::Tcp4(pair) => Some(socket(pair.source_address.into(), pair.source_port)),
         v1::Addresses::Tcp6(pair) => Some(socket(pair.source_address.into(), pair.source_port)),
     };
-    Ok(Progress::Complete { source, length: line.len() })
+    Ok(HeaderProgress::Complete { source, length: line.len() })
 }
 
-fn parse_v2(bytes: &[u8]) -> Result<Progress, ProxyError> {
+fn parse_v2(bytes: &[u8]) -> Result<HeaderProgress, ProxyError> {
     let Some(fixed) = bytes.first_chunk::<V2_FIXED>() else {
-        return Ok(Progress::Needs(V2_FIXED));
+        return Ok(HeaderProgress::Needs(V2_FIXED));
     };
     let [.., high, low] = *fixed;
     let length = usize::from(u16::from_be_bytes([high, low]));
@@ -170,7 +170,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Progress, ProxyError> {
         // A bad version or family is refused before its addresses are waited for.
         return match v2::Header::try_from(bytes) {
             Err(v2::ParseError::Incomplete(_) | v2::ParseError::Partial(..)) => {
-                Ok(Progress::Needs(total))
+                Ok(HeaderProgress::Needs(total))
             }
             _ => Err(ProxyError::Malformed),
         };
@@ -195,7 +195,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Progress, ProxyError> {
     if source.is_some() && header.tlvs().any(|tlv| tlv.is_err()) {
         return Err(ProxyError::Malformed);
     }
-    Ok(Progress::Complete { source, length: total })
+    Ok(HeaderProgress::Complete { source, length: total })
 }
 
 fn socket(address: IpAddr, port: u16) -> SocketAddr {
@@ -368,11 +368,11 @@ mod tests {
             let bytes = write_v2(source.parse().unwrap(), destination.parse().unwrap());
             assert_eq!(bytes.len(), length);
             match parse(&bytes).unwrap() {
-                Progress::Complete { source, length } => {
+                HeaderProgress::Complete { source, length } => {
                     assert_eq!(source.unwrap().to_string(), want);
                     assert_eq!(length, bytes.len());
                 }
-                Progress::Needs(_) => panic!("{source}: incomplete"),
+                HeaderProgress::Needs(_) => panic!("{source}: incomplete"),
             }
         }
         // The crate's own writer agrees byte for byte.
@@ -386,7 +386,7 @@ mod tests {
         assert_eq!(write_v2(source, destination), oracle.build().unwrap());
         assert!(matches!(
             parse(&write_v2_local()),
-            Ok(Progress::Complete { source: None, length: 16 })
+            Ok(HeaderProgress::Complete { source: None, length: 16 })
         ));
     }
 
@@ -403,11 +403,11 @@ mod tests {
         ) {
             let bytes = [start, &rest].concat();
             // Whatever is complete stays so, with the same answer, when more bytes follow.
-            if let Ok(Progress::Complete { source, length }) = parse(&bytes) {
+            if let Ok(HeaderProgress::Complete { source, length }) = parse(&bytes) {
                 prop_assert!(length <= bytes.len());
                 let more = [&bytes[..], b"more"].concat();
                 match parse(&more) {
-                    Ok(Progress::Complete { source: s, length: l }) => {
+                    Ok(HeaderProgress::Complete { source: s, length: l }) => {
                         prop_assert_eq!((s, l), (source, length));
                     }
                     _ => prop_assert!(false, "changed its mind"),

@@ -15,7 +15,7 @@ use super::grpc::grpc_trailers;
 use super::record::RequestRecord;
 use super::rewrite::answer;
 use crate::core::Reason;
-use crate::proxy::body::{BodyError, Progress};
+use crate::proxy::body::{BodyError, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::patience::Patience;
 use crate::proxy::streams::{RequestEnd, Stream};
@@ -40,7 +40,7 @@ pub(crate) struct Download {
     pub(crate) rest: Rest,
     pub(crate) lease: Option<Lease>,
     pub(crate) stream: Stream,
-    pub(crate) upload: Option<Rc<Progress>>,
+    pub(crate) upload: Option<Rc<UploadProgress>>,
     pub(crate) record: RequestRecord,
     /// gRPC: a stream that ends early ends with trailers, not with a reset.
     pub(crate) grpc: bool,

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Method, Uri, Version, header};
 use super::credentials;
 use crate::config::{LogFields, Settings};
 use crate::core::{KeyId, Now, Reason};
-use crate::proxy::body::{Progress, UploadState};
+use crate::proxy::body::{UploadProgress, UploadState};
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::net::io::Moments;
 use crate::proxy::worker::Worker;
@@ -51,7 +51,7 @@ pub(crate) struct RequestRecord {
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     pub(crate) log_every: u32,
-    pub(crate) upload: Option<Rc<Progress>>,
+    pub(crate) upload: Option<Rc<UploadProgress>>,
     trailers_sent: bool,
     aborted: bool,
 }

@@ -24,7 +24,7 @@ use crate::config::{Settings, TraceStart};
 use crate::core::decision::Refused;
 use crate::core::refusal::RateFields;
 use crate::core::{Reason, Rejection, Verdict, decide};
-use crate::proxy::body::{ClientBody, Coming, HyperBody, Progress, RequestBody, Upload};
+use crate::proxy::body::{ClientBody, Coming, HyperBody, RequestBody, Upload, UploadProgress};
 use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::http1::answer_write::{AddField, AnswerLines, Writer};
 use crate::proxy::http1::head::{RequestHead, is_extended_connect};
@@ -211,7 +211,7 @@ struct Cleared {
     request: UpstreamRequest,
     after: After,
     stream: Stream,
-    upload: Option<Rc<Progress>>,
+    upload: Option<Rc<UploadProgress>>,
 }
 
 /// What of the request its answer depends on.
@@ -464,7 +464,7 @@ fn pass_on(
     content: AnswerContent,
     lease: Lease,
     stream: Stream,
-    upload: Option<(Rc<Progress>, Patience)>,
+    upload: Option<(Rc<UploadProgress>, Patience)>,
     mut record: RequestRecord,
     after: &After,
 ) -> ResponseBody {
