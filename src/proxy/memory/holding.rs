@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use super::account::Account;
 use super::rule::{
-    CONNECTION, ChargedTo, FORWARDED, HTTP2, Reach, STREAM, STREAM_UPLOAD, STREAM_UPLOADS, TLS,
-    UPLOAD,
+    CONNECTION, ChargedTo, ConnectionReach, FORWARDED, HTTP2, STREAM, STREAM_UPLOAD,
+    STREAM_UPLOADS, TLS, UPLOAD,
 };
 
 /// One connection's part in the [`Account`]; given back on drop.
@@ -22,7 +22,7 @@ pub(crate) struct Holding {
     /// Told when room has to be made before the next look at all connections.
     pressed: Rc<Notify>,
     holder: Cell<ChargedTo>,
-    reach: Cell<Reach>,
+    reach: Cell<ConnectionReach>,
     tls: Cell<bool>,
     /// Of HTTP/2: what its streams have left to be sent.
     unsent: OnceCell<Arc<UnsentAnswers>>,
@@ -107,12 +107,12 @@ impl Holding {
     }
 
     /// A request went through. What was admitted once stays so.
-    pub(crate) fn rises_to(&self, reach: Reach) {
+    pub(crate) fn rises_to(&self, reach: ConnectionReach) {
         self.reach.set(self.reach.get().max(reach));
     }
 
     pub(crate) fn is_admitted(&self) -> bool {
-        self.reach.get() == Reach::Admitted
+        self.reach.get() == ConnectionReach::Admitted
     }
 
     pub(crate) fn stream_begins(&self) {
@@ -129,7 +129,7 @@ impl Holding {
     }
 
     fn bytes(&self, used: InUse) -> u64 {
-        let reaches_service = self.reach.get() > Reach::Stranger;
+        let reaches_service = self.reach.get() > ConnectionReach::Stranger;
         let mut sum = CONNECTION;
         // The buffers double while a head fills them.
         if used.head > 0 {
@@ -259,7 +259,7 @@ mod tests {
         drop(piece);
         assert_eq!(one.settle(InUse::default()), bare - STREAM);
         assert_eq!(account.shown().bytes, bare - STREAM);
-        one.rises_to(Reach::Admitted);
+        one.rises_to(ConnectionReach::Admitted);
         one.settle(InUse::default());
         drop(one);
         assert_eq!(account.shown().bytes, 0);
@@ -276,7 +276,7 @@ mod tests {
         assert!(!one.grows(head(500 << 10)));
         assert!(one.grows(head(1100 << 10)), "over its quarter");
         assert!(account.is_over_share(one.holder()) && !account.is_over_share(other.holder()));
-        one.rises_to(Reach::Admitted);
+        one.rises_to(ConnectionReach::Admitted);
         assert!(!one.grows(head(2000 << 10)), "what is admitted has no share");
         assert!(!account.is_over_share(one.holder()));
         one.let_go();

@@ -32,7 +32,7 @@ pub(crate) const STREAM_UPLOADS: u64 = 1 << 20;
 
 /// What a connection may cost is judged by how far it has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reach {
+pub(crate) enum ConnectionReach {
     /// Nothing of it has reached the service.
     #[default]
     Stranger,

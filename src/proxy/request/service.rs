@@ -32,7 +32,7 @@ use crate::proxy::http1::location::cut_all;
 use crate::proxy::ids::trace_id;
 use crate::proxy::limits::Charged;
 use crate::proxy::memory::holding::UnsentAnswers;
-use crate::proxy::memory::rule::{Reach, Shortage};
+use crate::proxy::memory::rule::{ConnectionReach, Shortage};
 use crate::proxy::outbound::{Forward, UpstreamRequest};
 use crate::proxy::patience::{Patience, UploadPace};
 use crate::proxy::streams::Stream;
@@ -200,7 +200,7 @@ pub(crate) async fn handle(
 }
 
 /// How far a connection has come decides whether the memory budget may end it.
-fn reaches(client: &Client, reach: Reach) {
+fn reaches(client: &Client, reach: ConnectionReach) {
     if let Some(held) = client.moments.held() {
         held.rises_to(reach);
     }
@@ -327,7 +327,7 @@ fn admit(
     match &forward {
         Forward::Admitted(admitted) => {
             let key = admitted.key();
-            reaches(client, Reach::Admitted);
+            reaches(client, ConnectionReach::Admitted);
             record.key = Some(key.id);
             record.org = HeaderValue::from_str(key.org).ok();
             if let Some(charge) = admitted.charge() {
@@ -347,12 +347,12 @@ fn admit(
             record.decided(DecisionOutcome::Admitted);
         }
         Forward::Observed(observed) => {
-            reaches(client, Reach::Passed);
+            reaches(client, ConnectionReach::Passed);
             record.key = observed.key();
             record.decided(DecisionOutcome::Observed(observed.rejection().reason));
         }
         Forward::Passed(_) => {
-            reaches(client, Reach::Passed);
+            reaches(client, ConnectionReach::Passed);
             record.decided(DecisionOutcome::Passed);
         }
     }

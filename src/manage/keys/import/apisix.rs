@@ -7,7 +7,7 @@ use std::path::Path;
 use super::super::super::error::Result;
 use super::super::super::registry::entry::Stamp;
 use super::collect::{Candidate, Findings, ImportItem, Spot, secret_of};
-use super::rules::{Allowance, OneLimit, Quota, Reach};
+use super::rules::{Allowance, AllowedNetworks, OneLimit, Quota};
 use super::yaml::{self, Yaml};
 
 /// Credentials of another kind on a consumer; on a route they ask for more than a key.
@@ -361,7 +361,7 @@ impl<'y> Apisix<'y> {
             let mut quota = None;
             match name {
                 "ip-restriction" => {
-                    match Reach::of(plugin.list("whitelist"), plugin.list("blacklist")) {
+                    match AllowedNetworks::of(plugin.list("whitelist"), plugin.list("blacklist")) {
                         Ok(reach) => terms.reach = terms.reach.and(reach),
                         Err(why) => {
                             let why = format!("plugin `{name}` has {why}");
@@ -407,7 +407,7 @@ impl<'y> Apisix<'y> {
             Ok(_) => {}
             Err(why) => findings.wider("limit-count", client, spot, format!("it has {why}"))?,
         }
-        Ok((terms.reach != Reach::Nowhere).then_some(terms))
+        Ok((terms.reach != AllowedNetworks::Nowhere).then_some(terms))
     }
 
     fn groups_of(

@@ -15,7 +15,7 @@ use super::super::super::registry::settings::Settings;
 use super::super::super::session::{new_key_id, start_of};
 use super::super::super::time;
 use super::placeholder;
-use super::rules::Reach;
+use super::rules::AllowedNetworks;
 use super::yaml::Yaml;
 use crate::core::format::KeyFormat;
 use crate::core::{Environment, Limit, OrgId, Permission, Secret};
@@ -207,8 +207,8 @@ impl Candidate {
     }
 
     /// From where it may be used. [`Reach::Nowhere`] is for the caller to tell.
-    pub fn within(&mut self, reach: &Reach) {
-        if let Reach::Networks(networks) = reach {
+    pub fn within(&mut self, reach: &AllowedNetworks) {
+        if let AllowedNetworks::Networks(networks) = reach {
             self.raw.networks = networks.iter().map(|n| show_network(n).into()).collect();
         }
     }

@@ -14,7 +14,7 @@ pub const DAY: u64 = 24 * 3600;
 
 /// From where a key may be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum AllowedNetworks {
     Anywhere,
     Networks(Vec<IpNet>),
     Nowhere,
@@ -41,7 +41,7 @@ pub struct OneLimit {
 /// What the rules in force leave to the keys of one client.
 #[derive(Debug)]
 pub struct Allowance {
-    pub reach: Reach,
+    pub reach: AllowedNetworks,
     pub quotas: Vec<Quota>,
 }
 
@@ -49,13 +49,13 @@ pub struct Allowance {
 
 impl Default for Allowance {
     fn default() -> Self {
-        Self { reach: Reach::Anywhere, quotas: Vec::new() }
+        Self { reach: AllowedNetworks::Anywhere, quotas: Vec::new() }
     }
 }
 
-// === impl Reach ===
+// === impl AllowedNetworks ===
 
-impl Reach {
+impl AllowedNetworks {
     /// Lists of addresses and networks: those allowed (none: all) without those denied.
     pub fn of(allow: &[Yaml], deny: &[Yaml]) -> Result<Self, &'static str> {
         if allow.is_empty() && deny.is_empty() {
@@ -182,17 +182,17 @@ mod tests {
     use crate::manage::keys::import::yaml::documents;
     use crate::manage::registry::entry::parse_limit;
 
-    fn reach(allow: &str, deny: &str) -> Result<Reach, &'static str> {
+    fn reach(allow: &str, deny: &str) -> Result<AllowedNetworks, &'static str> {
         let list = |text: &str| {
             let text = format!("[{text}]");
             documents(&mut text.as_bytes(), std::path::Path::new("f")).unwrap().remove(0)
         };
-        Reach::of(list(allow).items(), list(deny).items())
+        AllowedNetworks::of(list(allow).items(), list(deny).items())
     }
 
     fn networks(allow: &str, deny: &str) -> Vec<String> {
         match reach(allow, deny).unwrap() {
-            Reach::Networks(nets) => nets.iter().map(ToString::to_string).collect(),
+            AllowedNetworks::Networks(nets) => nets.iter().map(ToString::to_string).collect(),
             other => vec![format!("{other:?}")],
         }
     }
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(networks("10.0.0.0/30", "10.0.0.0/8"), ["Nowhere"], "never `anywhere`");
         assert_eq!(networks("10.0.0.0/30", "192.168.0.0/16"), ["10.0.0.0/30"]);
         let rest = reach("", "203.0.113.0/24").unwrap();
-        let Reach::Networks(rest) = rest else { panic!("{rest:?}") };
+        let AllowedNetworks::Networks(rest) = rest else { panic!("{rest:?}") };
         assert_eq!(rest.len(), 24 + 1, "24 halves, and all of IPv6");
         let allows =
             |ip: &str| rest.iter().any(|n| n.contains(&ip.parse::<std::net::IpAddr>().unwrap()));
@@ -217,8 +217,8 @@ mod tests {
     fn two_rules_leave_what_both_allow() {
         let of = |allow: &str| reach(allow, "").unwrap();
         assert_eq!(of("10.0.0.0/8").and(of("10.1.0.0/16")), of("10.1.0.0/16"));
-        assert_eq!(of("10.0.0.0/8").and(of("11.0.0.0/8")), Reach::Nowhere);
-        assert_eq!(of("10.0.0.0/8").and(Reach::Anywhere), of("10.0.0.0/8"));
+        assert_eq!(of("10.0.0.0/8").and(of("11.0.0.0/8")), AllowedNetworks::Nowhere);
+        assert_eq!(of("10.0.0.0/8").and(AllowedNetworks::Anywhere), of("10.0.0.0/8"));
     }
 
     #[test]

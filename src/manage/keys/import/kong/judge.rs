@@ -3,7 +3,7 @@
 use super::super::super::super::error::Result;
 use super::super::super::super::registry::entry::Stamp;
 use super::super::collect::{Candidate, Findings};
-use super::super::rules::{Allowance, DAY, OneLimit, Quota, Reach};
+use super::super::rules::{Allowance, AllowedNetworks, DAY, OneLimit, Quota};
 use super::super::yaml::Yaml;
 use super::model::{Consumer, Kong, KongKey, Plugin, PluginConfig, Reference, Scope};
 
@@ -288,7 +288,7 @@ fn terms_of(
             [] => plugin.config.list(old),
             list => list,
         };
-        match Reach::of(list("allow", "whitelist"), list("deny", "blacklist")) {
+        match AllowedNetworks::of(list("allow", "whitelist"), list("deny", "blacklist")) {
             Ok(reach) => terms.allowance.reach = terms.allowance.reach.and(reach),
             Err(why) => {
                 let why = format!("plugin `ip-restriction` has {why}");
@@ -296,7 +296,7 @@ fn terms_of(
             }
         }
     }
-    if terms.allowance.reach == Reach::Nowhere {
+    if terms.allowance.reach == AllowedNetworks::Nowhere {
         terms.refused = Some("`ip-restriction` admits it from nowhere".to_owned());
     }
     for name in ["rate-limiting", "rate-limiting-advanced"] {
