@@ -11,7 +11,7 @@ use crate::core::path::{self, BadPath, Traits};
 
 /// One way to read a path.
 #[derive(Clone, Copy, Debug)]
-struct Reading {
+struct PathReading {
     segments: Segments,
     slashes: Slashes,
 }
@@ -35,7 +35,7 @@ enum Slashes {
 /// A look-up.
 struct Search<'m, 't> {
     method: &'m Method,
-    reading: Reading,
+    reading: PathReading,
     /// Rules for the path, but not for the method.
     others: Vec<&'t Route>,
 }
@@ -58,7 +58,7 @@ impl RouteTable {
     ) -> Result<FoundRoute<'_>, BadPath> {
         use Segments::{AsSent, Decoded};
         use Slashes::{Kept, Merged};
-        let read = |segments, slashes| self.search(method, path, Reading { segments, slashes });
+        let read = |segments, slashes| self.search(method, path, PathReading { segments, slashes });
         let found = read(Decoded, Kept);
         // Whoever decodes only some of the escapes sees literals that are among those of `Decoded`, and
         // all those of `AsSent`. So where these two find one rule, it is the best of all in between.
@@ -68,7 +68,7 @@ impl RouteTable {
         if agreed { Ok(found) } else { Err(BadPath::TwoRules) }
     }
 
-    fn search(&self, method: &Method, path: &str, reading: Reading) -> FoundRoute<'_> {
+    fn search(&self, method: &Method, path: &str, reading: PathReading) -> FoundRoute<'_> {
         let mut search = Search { method, reading, others: Vec::new() };
         let rest = path.strip_prefix('/').unwrap_or(path).as_bytes();
         match self.walk(0, Some(rest), &mut search) {

@@ -18,7 +18,7 @@ use crate::proxy::http1::length::content_length;
 
 /// What was read of one request. Borrows from its head.
 #[derive(Debug)]
-pub(crate) struct Reading<'r> {
+pub(crate) struct RequestReading<'r> {
     method: &'r Method,
     path: &'r str,
     traits: Traits,
@@ -62,7 +62,7 @@ pub(crate) fn read<'r>(
     settings: &'r Settings,
     caps: &Caps,
     peer: IpAddr,
-) -> Result<Reading<'r>, Rejection> {
+) -> Result<RequestReading<'r>, Rejection> {
     let path = target(head, caps)?;
     let traits = path::scan(path.as_bytes())
         .map_err(|_| Rejection::why(Reason::BadPath, "the path has more than one reading"))?;
@@ -71,7 +71,7 @@ pub(crate) fn read<'r>(
     let trusted = !settings.trusted_proxies.is_empty() && settings.trusted_proxies.allows(peer);
     let client = if trusted { through_proxies(head, settings, peer, &mut outgoing) } else { peer };
     let carriers = credentials::read(head, &settings.sources)?;
-    Ok(Reading {
+    Ok(RequestReading {
         method: &head.method,
         path,
         traits,
@@ -108,7 +108,7 @@ pub(crate) fn fits(head: &RequestHead, most: u32) -> Result<(), Rejection> {
     Ok(())
 }
 
-impl<'r> Reading<'r> {
+impl<'r> RequestReading<'r> {
     pub(crate) fn facts(&self) -> Facts<'_> {
         Facts {
             method: self.method,
