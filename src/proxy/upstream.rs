@@ -27,7 +27,7 @@ pub(crate) use self::connect::Connector;
 use self::http1::Http1;
 use self::http2::Http2;
 pub(crate) use self::outcome::{AnswerContent, AnswerHeadSource, Failure};
-use self::resources::Resources;
+use self::resources::ExchangeResources;
 use super::streams::Stream;
 use crate::config::{ConnectionReuse, UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
@@ -44,7 +44,7 @@ use crate::telemetry::WorkerCells;
 #[derive(Debug)]
 pub(crate) struct Upstream {
     connector: Connector,
-    resources: Resources,
+    resources: ExchangeResources,
     /// Kept-alive HTTP/1.1 connections, the most recently used last.
     #[expect(clippy::vec_box, reason = "a lease moves the box, not the half kilobyte in it")]
     idle: RefCell<Vec<Box<Http1>>>,
@@ -104,7 +104,7 @@ impl Upstream {
         let share = |all: usize| all.div_ceil(workers.max(1)).max(1);
         Rc::new(Self {
             connector,
-            resources: Resources { cells, buffers: Rc::default(), pipes: Rc::default() },
+            resources: ExchangeResources { cells, buffers: Rc::default(), pipes: Rc::default() },
             idle: RefCell::default(),
             shared: RefCell::default(),
             active: Cell::new(0),

@@ -15,7 +15,7 @@ use tokio::task::coop::unconstrained;
 
 use super::connect::Connector;
 use super::outcome::{AnswerContent, AnswerHeadSource, Failure};
-use super::resources::Resources;
+use super::resources::ExchangeResources;
 use super::round_trip::{self, Learnt};
 use super::sending::{Sending, Stopped};
 use crate::clock::Clock;
@@ -105,7 +105,7 @@ impl Http1 {
         outbound: &mut UpstreamRequest,
         stream: &Stream,
         patience: &Patience,
-        resources: &Resources,
+        resources: &ExchangeResources,
     ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
         let is_reused = self.idle_at != 0;
         let io = match &mut self.reader {
@@ -241,7 +241,7 @@ impl Hyper {
         stream: &Stream,
         patience: &Patience,
         clock: &Clock,
-        resources: &Resources,
+        resources: &ExchangeResources,
     ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
         let Some(mut request) = outbound.take_http() else {
             return Err(Failure::of(Reason::UpstreamClosed));

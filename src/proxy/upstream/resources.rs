@@ -9,7 +9,7 @@ use crate::telemetry::WorkerCells;
 
 /// Handed to every exchange.
 #[derive(Debug)]
-pub(super) struct Resources {
+pub(super) struct ExchangeResources {
     pub(super) cells: Arc<WorkerCells>,
     pub(super) buffers: Rc<Buffers>,
     pub(super) pipes: Rc<Pipes>,

@@ -6,7 +6,7 @@ pub mod resource;
 use std::io::BufRead;
 use std::path::Path;
 
-use self::resource::{Resource, Resources, Selector};
+use self::resource::{KubernetesResource, KubernetesResources, Selector};
 use super::super::super::error::Result;
 use super::collect::{Candidate, Findings, ImportItem, Spot};
 use super::kong::judge;
@@ -61,7 +61,7 @@ pub fn read(
     sink: &mut dyn FnMut(ImportItem) -> Result<()>,
 ) -> Result<()> {
     let documents = yaml::documents(source, path)?;
-    let resources = Resources::of(&documents);
+    let resources = KubernetesResources::of(&documents);
     let mut findings = Findings::new(path, sink);
     let mut kong = Kong::default();
     let mut found = false;
@@ -95,8 +95,8 @@ pub fn read(
 
 /// A Secret of any gateway but Kong; whether it held keys.
 fn give_secret(
-    secret: &Resource<'_>,
-    resources: &Resources<'_>,
+    secret: &KubernetesResource<'_>,
+    resources: &KubernetesResources<'_>,
     keys_in: &[String],
     findings: &mut Findings<'_>,
 ) -> Result<bool> {
@@ -137,7 +137,7 @@ fn give_secret(
 }
 
 /// One key per entry: the entry's name is the client.
-fn give_entries(secret: &Resource<'_>, findings: &mut Findings<'_>) -> Result<bool> {
+fn give_entries(secret: &KubernetesResource<'_>, findings: &mut Findings<'_>) -> Result<bool> {
     let entries = secret.entries();
     for entry in &entries {
         findings.give(Candidate::new(entry.name, &entry.spot), entry.value())?;
@@ -147,7 +147,7 @@ fn give_entries(secret: &Resource<'_>, findings: &mut Findings<'_>) -> Result<bo
 
 /// The entry `api_key`, or those that the AuthConfig selects: the Secret's name is the client.
 fn give_authorino(
-    secret: &Resource<'_>,
+    secret: &KubernetesResource<'_>,
     selector: Option<&Selector<'_>>,
     findings: &mut Findings<'_>,
 ) -> Result<bool> {
@@ -170,16 +170,16 @@ fn give_authorino(
 }
 
 /// Which of Kong's credentials a Secret is.
-fn kong_kind(secret: &Resource<'_>) -> Option<String> {
+fn kong_kind(secret: &KubernetesResource<'_>) -> Option<String> {
     let label = secret.label(KONG_LABEL).map(str::to_owned);
     label.or_else(|| secret.entry(KONG_ENTRY)?.text().map(|text| text.trim().to_owned()))
 }
 
 /// A credential of Kong, given to the consumers that refer to it; whether it is a key.
 fn read_kong_secret(
-    secret: &Resource<'_>,
+    secret: &KubernetesResource<'_>,
     kind: &str,
-    resources: &Resources<'_>,
+    resources: &KubernetesResources<'_>,
     kong: &mut Kong<'_>,
     findings: &mut Findings<'_>,
 ) -> Result<bool> {
@@ -233,7 +233,7 @@ fn read_kong_secret(
     Ok(true)
 }
 
-fn consumer_reference(consumer: &Resource<'_>) -> Reference {
+fn consumer_reference(consumer: &KubernetesResource<'_>) -> Reference {
     let mut reference = Reference::named(consumer.yaml);
     if reference.name.is_empty() && reference.custom_id.is_empty() {
         reference.name.clone_from(&consumer.name);
@@ -243,7 +243,7 @@ fn consumer_reference(consumer: &Resource<'_>) -> Reference {
 
 /// Consumers, consumer groups and plugins of Kong's ingress controller.
 fn read_kong<'y>(
-    resources: &Resources<'y>,
+    resources: &KubernetesResources<'y>,
     kong: &mut Kong<'y>,
     findings: &mut Findings<'_>,
 ) -> Result<()> {
@@ -297,9 +297,9 @@ fn read_kong<'y>(
 
 /// The plugins that the annotation `konghq.com/plugins` of a resource binds to it.
 fn read_kong_plugins<'y>(
-    bound: &Resource<'y>,
+    bound: &KubernetesResource<'y>,
     scope: &Scope,
-    resources: &Resources<'y>,
+    resources: &KubernetesResources<'y>,
     kong: &mut Kong<'y>,
 ) {
     let names = bound.annotation(KONG_PLUGINS).unwrap_or_default();
@@ -324,7 +324,7 @@ fn read_kong_plugins<'y>(
     }
 }
 
-fn kong_plugin<'y>(plugin: &Resource<'y>, scope: &Scope) -> Plugin<'y> {
+fn kong_plugin<'y>(plugin: &KubernetesResource<'y>, scope: &Scope) -> Plugin<'y> {
     let elsewhere = ["configFrom", "configPatches"].iter().any(|f| plugin.yaml.get(f).is_some());
     Plugin {
         name: plugin.yaml.text("plugin").to_owned(),
@@ -340,7 +340,7 @@ fn kong_plugin<'y>(plugin: &Resource<'y>, scope: &Scope) -> Plugin<'y> {
 }
 
 /// Policies of gateways that refuse requests with a good key.
-fn tell_policies(resources: &Resources<'_>, findings: &mut Findings<'_>) -> Result<()> {
+fn tell_policies(resources: &KubernetesResources<'_>, findings: &mut Findings<'_>) -> Result<()> {
     for policy in resources.all() {
         let what = policy.kind.as_str();
         if LIMITING.contains(&what) {

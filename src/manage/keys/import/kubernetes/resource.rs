@@ -37,9 +37,9 @@ const KNOWN: [&str; 24] = [
 ];
 
 /// Every resource of a file, lists taken apart.
-pub struct Resources<'y>(Vec<Resource<'y>>);
+pub struct KubernetesResources<'y>(Vec<KubernetesResource<'y>>);
 
-pub struct Resource<'y> {
+pub struct KubernetesResource<'y> {
     pub kind: String,
     pub name: String,
     pub spot: Spot,
@@ -62,44 +62,49 @@ pub struct Selector<'y> {
     namespace: Option<&'y str>,
 }
 
-// === impl Resources ===
+// === impl KubernetesResources ===
 
-impl<'y> Resources<'y> {
+impl<'y> KubernetesResources<'y> {
     pub fn of(documents: &'y [Yaml]) -> Self {
         let mut all = Vec::new();
         for document in documents {
             if document.text("kind").ends_with("List") {
                 // Items of a `SecretList` need not say what they are.
                 let kind = document.text("kind").trim_end_matches("List");
-                all.extend(document.list("items").iter().map(|item| Resource::of(item, kind)));
+                all.extend(
+                    document.list("items").iter().map(|item| KubernetesResource::of(item, kind)),
+                );
             } else if document.is_map() {
-                all.push(Resource::of(document, "?"));
+                all.push(KubernetesResource::of(document, "?"));
             }
         }
         Self(all)
     }
 
-    pub fn all(&self) -> &[Resource<'y>] {
+    pub fn all(&self) -> &[KubernetesResource<'y>] {
         &self.0
     }
 
-    pub fn of_kind<'s>(&'s self, kind: &'s str) -> impl Iterator<Item = &'s Resource<'y>> {
+    pub fn of_kind<'s>(
+        &'s self,
+        kind: &'s str,
+    ) -> impl Iterator<Item = &'s KubernetesResource<'y>> {
         self.0.iter().filter(move |resource| resource.kind == kind)
     }
 
-    pub fn unknown(&self) -> impl Iterator<Item = &Resource<'y>> {
+    pub fn unknown(&self) -> impl Iterator<Item = &KubernetesResource<'y>> {
         self.0.iter().filter(|resource| !KNOWN.contains(&resource.kind.as_str()))
     }
 
     /// What resources of a kind say at a place.
     pub fn referred(&self, kind: &str, at: &[&str]) -> Vec<String> {
-        let text = |r: &Resource<'y>| Some(r.yaml.at(at)?.as_text()?.to_owned());
+        let text = |r: &KubernetesResource<'y>| Some(r.yaml.at(at)?.as_text()?.to_owned());
         self.of_kind(kind).filter_map(text).collect()
     }
 
     /// Whether a policy of Envoy Gateway or of NGINX Gateway Fabric takes its keys from `secret`.
-    pub fn is_credential_of_a_policy(&self, secret: &Resource<'_>) -> bool {
-        let named = |list: &[Yaml], policy: &Resource<'_>| {
+    pub fn is_credential_of_a_policy(&self, secret: &KubernetesResource<'_>) -> bool {
+        let named = |list: &[Yaml], policy: &KubernetesResource<'_>| {
             list.iter().any(|reference| {
                 let namespace = match reference.text("namespace") {
                     "" => policy.namespace,
@@ -151,9 +156,9 @@ fn walk<'y>(value: &'y Yaml, each: &mut dyn FnMut(&'y str, &'y Yaml)) {
     }
 }
 
-// === impl Resource ===
+// === impl KubernetesResource ===
 
-impl<'y> Resource<'y> {
+impl<'y> KubernetesResource<'y> {
     fn of(yaml: &'y Yaml, kind: &str) -> Self {
         let kind = match yaml.text("kind") {
             "" => kind,
@@ -271,7 +276,7 @@ impl<'y> Selector<'y> {
     }
 
     /// As Kubernetes selects by labels.
-    pub fn selects(&self, secret: &Resource<'_>) -> bool {
+    pub fn selects(&self, secret: &KubernetesResource<'_>) -> bool {
         if self.namespace.is_some_and(|namespace| !secret.is_in(namespace)) {
             return false;
         }
