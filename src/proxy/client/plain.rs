@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use self::answer::Rest;
+use self::answer::AnswerFraming;
 use self::read::{Gone, Read, poll_gone};
 pub(super) use self::refused::refuse;
 use crate::core::Reason;
@@ -124,7 +124,7 @@ async fn answer_all(
         let (mut lines, body, rest) = match answered {
             Err(gone) => return gone.end(),
             Ok(Reply::Lines(lines, body)) => {
-                let rest = Rest::of(lines.status, &body);
+                let rest = AnswerFraming::of(lines.status, &body);
                 (lines, body, rest)
             }
             Ok(Reply::Http(response)) => match answer::to_lines(response) {

@@ -37,7 +37,7 @@ pub(crate) enum ResponseBody {
 pub(crate) struct Download {
     /// Came with the head; handed on first.
     pub(crate) first: Option<Bytes>,
-    pub(crate) rest: Rest,
+    pub(crate) rest: RemainingBody,
     pub(crate) lease: Option<Lease>,
     pub(crate) stream: Stream,
     pub(crate) upload: Option<Rc<UploadProgress>>,
@@ -59,7 +59,7 @@ pub(crate) struct Download {
 
 /// What is still to come of a response body.
 #[derive(Debug)]
-pub(crate) enum Rest {
+pub(crate) enum RemainingBody {
     /// [`Lease::poll_body`] reads it.
     Own(AnswerBody),
     Hyper(Incoming),
@@ -218,10 +218,10 @@ impl Download {
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let most = if self.http2 { PIECE as u64 } else { u64::MAX };
         match (&mut self.rest, &mut self.lease) {
-            (Rest::Own(body), Some(lease)) => lease.poll_body(body, most, cx),
-            (Rest::Own(body), None) if body.is_over() => Poll::Ready(None),
-            (Rest::Own(_), None) => Poll::Ready(Some(Err(BodyError::Ended))),
-            (Rest::Hyper(incoming), lease) => {
+            (RemainingBody::Own(body), Some(lease)) => lease.poll_body(body, most, cx),
+            (RemainingBody::Own(body), None) if body.is_over() => Poll::Ready(None),
+            (RemainingBody::Own(_), None) => Poll::Ready(Some(Err(BodyError::Ended))),
+            (RemainingBody::Hyper(incoming), lease) => {
                 // The channel inside is fed only by our own `Lease::drive` if the upstream
                 // connection is our own, so nobody else needs to wake us for it.
                 let driven = lease.as_ref().is_some_and(Lease::is_driven);
@@ -305,9 +305,9 @@ impl Drop for Download {
     }
 }
 
-// === impl Rest ===
+// === impl RemainingBody ===
 
-impl Rest {
+impl RemainingBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_over() && !body.has_trailers(),

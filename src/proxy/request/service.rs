@@ -13,7 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use super::client::Client;
 use super::counted_body::CountedBody;
 use super::credentials::Carried;
-use super::download::{Download, ResponseBody, Rest};
+use super::download::{Download, RemainingBody, ResponseBody};
 use super::exchange;
 use super::facts;
 use super::record::RequestRecord;
@@ -481,7 +481,7 @@ fn pass_on(
             return ResponseBody::Unmeasured(bytes);
         }
         AnswerContent::Coming { first, body } => {
-            (Some(first).filter(|f| !f.is_empty()), Rest::Own(body))
+            (Some(first).filter(|f| !f.is_empty()), RemainingBody::Own(body))
         }
         AnswerContent::Hyper(incoming) if incoming.is_end_stream() && uploaded => {
             record.complete(0);
@@ -502,7 +502,7 @@ fn pass_on(
                 }
                 first = Some(bytes);
             }
-            (first, Rest::Hyper(incoming))
+            (first, RemainingBody::Hyper(incoming))
         }
     };
     let timeouts = &record.worker().shared.timeouts;

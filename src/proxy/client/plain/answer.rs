@@ -19,7 +19,7 @@ use crate::proxy::worker::Worker;
 
 /// What of an answer's body is to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum AnswerFraming {
     /// So many bytes.
     Counted(u64),
     /// Nobody knows: each piece says how long it is (RFC 9112 section 7.1).
@@ -28,7 +28,7 @@ pub(super) enum Rest {
     None,
 }
 
-impl Rest {
+impl AnswerFraming {
     pub(super) fn of(status: StatusCode, body: &ResponseBody) -> Self {
         match (status, body.size_hint().exact()) {
             (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => Self::None,
@@ -46,12 +46,12 @@ impl Rest {
 /// one.
 pub(super) fn to_lines(
     response: Response<ResponseBody>,
-) -> Option<(AnswerLines, ResponseBody, Rest)> {
+) -> Option<(AnswerLines, ResponseBody, AnswerFraming)> {
     let status = response.status();
     if status.is_informational() {
         return None;
     }
-    let rest = Rest::of(status, response.body());
+    let rest = AnswerFraming::of(status, response.body());
     let (head, body) = response.into_parts();
     let fields: usize = head.headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
     let phrase = head.extensions.get::<hyper::ext::ReasonPhrase>().map(AsRef::as_ref);
@@ -79,7 +79,7 @@ pub(super) async fn send(
     read: &mut Read<'_>,
     head: Vec<u8>,
     body: ResponseBody,
-    rest: Rest,
+    rest: AnswerFraming,
 ) -> Result<(), Gone> {
     let (piece, tail) = (Bytes::new(), &[][..]);
     let mut answer = OutgoingAnswer { text: head, sent: 0, piece, tail, ahead: None, rest };
@@ -103,7 +103,7 @@ struct OutgoingAnswer {
     tail: &'static [u8],
     /// What comes behind that, if it had to be looked at.
     ahead: Option<Result<Bytes, BodyError>>,
-    rest: Rest,
+    rest: AnswerFraming,
 }
 
 impl OutgoingAnswer {
@@ -191,7 +191,7 @@ impl OutgoingAnswer {
         };
         let bytes = match next {
             Some(Ok(bytes)) => bytes,
-            None if self.rest == Rest::Chunks => {
+            None if self.rest == AnswerFraming::Chunks => {
                 self.text.extend_from_slice(b"0\r\n\r\n");
                 self.end(body);
                 return Poll::Ready(Ok(()));
@@ -200,7 +200,7 @@ impl OutgoingAnswer {
             Some(Err(_)) | None => return Poll::Ready(Err(Gone::Broken)),
         };
         self.took(bytes.len(), body)?;
-        if self.rest == Rest::Chunks {
+        if self.rest == AnswerFraming::Chunks {
             let _ = write!(self.text, "{:x}\r\n", bytes.len());
             self.tail = b"\r\n";
             // The end goes with it, if it is known.
@@ -218,13 +218,13 @@ impl OutgoingAnswer {
     }
 
     fn end(&mut self, body: &mut Pin<&mut ResponseBody>) {
-        self.rest = Rest::None;
+        self.rest = AnswerFraming::None;
         body.set(ResponseBody::Empty);
     }
 
     /// So many bytes of the body are in hand.
     fn took(&mut self, count: usize, body: &mut Pin<&mut ResponseBody>) -> Result<(), Gone> {
-        if let Rest::Counted(left) = &mut self.rest {
+        if let AnswerFraming::Counted(left) = &mut self.rest {
             // Nor may it go on behind its end.
             *left = left.checked_sub(count as u64).ok_or(Gone::Broken)?;
             if *left == 0 {
@@ -254,17 +254,22 @@ fn poll_data(
 }
 
 /// The lines that are the writer's own.
-pub(super) fn finish(worker: &Worker, client: &Client, lines: AnswerLines, rest: Rest) -> Vec<u8> {
+pub(super) fn finish(
+    worker: &Worker,
+    client: &Client,
+    lines: AnswerLines,
+    rest: AnswerFraming,
+) -> Vec<u8> {
     let AnswerLines { mut text, is_dated, closes, .. } = lines;
     match rest {
-        Rest::Counted(length) => {
+        AnswerFraming::Counted(length) => {
             text.extend_from_slice(b"content-length: ");
             text.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
             text.extend_from_slice(b"\r\n");
         }
-        Rest::Chunks => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        AnswerFraming::Chunks => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         // RFC 9110 section 8.6: an answer that has no body by its status says no length of it.
-        Rest::None => {}
+        AnswerFraming::None => {}
     }
     if closes {
         text.extend_from_slice(b"connection: close\r\n");

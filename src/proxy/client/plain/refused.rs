@@ -9,7 +9,7 @@ use http::Method;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::answer::{Rest, finish};
+use super::answer::{AnswerFraming, finish};
 use crate::core::Rejection;
 use crate::proxy::client::linger::end_clean;
 use crate::proxy::http1::answer_write::Writer;
@@ -77,7 +77,7 @@ fn write(
         _ => Bytes::new(),
     };
     let length = body.len() as u64;
-    let mut text = finish(worker, client, lines, Rest::Counted(length));
+    let mut text = finish(worker, client, lines, AnswerFraming::Counted(length));
     if *record.method() != Method::HEAD {
         text.extend_from_slice(&body);
         record.bytes_out = length;
