@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::entry::RegistryEntry;
-use self::settings::Settings;
+use self::settings::RegistrySettings;
 use super::error::{Error, FileFault, Result};
 use super::files;
 use crate::core::{Digest, KeyId, KeyStatus, OrgId};
@@ -40,7 +40,7 @@ pub struct Registry {
     /// Behind symbolic links: what is locked and replaced.
     pub real: PathBuf,
     pub form: Form,
-    pub settings: Settings,
+    pub settings: RegistrySettings,
     /// What was opened stays what is read, whatever is renamed over it meanwhile.
     file: Arc<File>,
     /// Bytes that were complete when it was opened; a JSON Lines file may grow meanwhile.
@@ -99,7 +99,7 @@ impl Registry {
                     .advance()
                     .map_err(|e| read_fault(&path, e))?
                     .unwrap_or(toml::Piece { line: 1, text: String::new() });
-                let settings = Settings::from_toml(&piece, &path)
+                let settings = RegistrySettings::from_toml(&piece, &path)
                     .map_err(|faults| Error::Faults { faults, hint: HINT })?;
                 (settings, 0)
             }

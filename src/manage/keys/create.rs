@@ -8,7 +8,7 @@ use super::super::publish::PublishArgs;
 use super::super::publish::pending::Publishing;
 use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::{self, RegistryEntry};
-use super::super::registry::settings::Settings;
+use super::super::registry::settings::RegistrySettings;
 use super::super::session::{Issued, Session, issue, new_key_id, new_public_id};
 use super::super::time::{self, When};
 use crate::core::address::parse_network;
@@ -158,7 +158,7 @@ impl Shown {
 
 /// The name of the prefix and its form.
 pub fn form(
-    settings: &Settings,
+    settings: &RegistrySettings,
     prefix: Option<&str>,
     session: &Session,
 ) -> Result<(Option<Box<str>>, KeyFormat)> {
@@ -180,7 +180,7 @@ pub fn form(
     }
 }
 
-fn known(settings: &Settings) -> String {
+fn known(settings: &RegistrySettings) -> String {
     match settings.prefixes.keys().map(String::as_str).collect::<Vec<_>>().join(", ") {
         none if none.is_empty() => "no [prefixes] at all; docs/registry.md shows some".into(),
         names => names,

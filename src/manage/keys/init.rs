@@ -9,7 +9,7 @@ use super::super::error::{Error, Result};
 use super::super::files::{self, Lock, Replacement};
 use super::super::output::count;
 use super::super::registry::change::read_all;
-use super::super::registry::settings::{OnChange, Publish, Settings, is_audience};
+use super::super::registry::settings::{OnChange, Publish, RegistrySettings, is_audience};
 use super::super::registry::{Filter, Form, Registry, jsonl, toml};
 use super::super::session::Session;
 use crate::core::format::{Alphabet, KeyFormat};
@@ -65,7 +65,7 @@ impl Init {
         session.output.line(&format!("started the registry {}", path.display()))
     }
 
-    fn settings(&self) -> Result<Settings> {
+    fn settings(&self) -> Result<RegistrySettings> {
         let mut prefixes = std::collections::BTreeMap::new();
         let mut default_prefix = None;
         for word in &self.prefixes {
@@ -90,7 +90,7 @@ impl Init {
             ..Publish::default()
         };
         let audience = self.audience.as_deref().map(Into::into);
-        Ok(Settings {
+        Ok(RegistrySettings {
             serial: 0,
             audience,
             prefixes,
@@ -138,7 +138,7 @@ fn copy(from: &Path, to: &Path, hint: &'static str, session: &mut Session) -> Re
 }
 
 /// A `keys.toml` that explains itself.
-pub fn template(settings: &Settings) -> String {
+pub fn template(settings: &RegistrySettings) -> String {
     let quote = |text: &str| toml_edit::Value::from(text).to_string();
     let mut text = String::from(
         "# Keys of keygate: digests, never secrets. Review it like code.\n\
@@ -206,7 +206,7 @@ pub fn template(settings: &Settings) -> String {
     if settings.published.is_empty() {
         return text;
     }
-    let bare = Settings { published: Vec::new(), ..settings.clone() };
+    let bare = RegistrySettings { published: Vec::new(), ..settings.clone() };
     settings.edit_toml(&text, &bare).unwrap_or(text)
 }
 

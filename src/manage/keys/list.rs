@@ -9,7 +9,7 @@ use super::super::error::Result;
 use super::super::output::Columns;
 use super::super::publish::pending::{self, UnpublishedKeys};
 use super::super::registry::entry::{RegistryEntry, show_digest, show_limit, show_network};
-use super::super::registry::settings::Settings;
+use super::super::registry::settings::RegistrySettings;
 use super::super::registry::{Filter, Form, Registry};
 use super::super::session::Session;
 use super::super::time;
@@ -157,7 +157,7 @@ impl List {
     }
 }
 
-fn row(entry: &RegistryEntry, settings: &Settings, now: u64) -> [String; 12] {
+fn row(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> [String; 12] {
     let date = |at: Option<u64>, none: &str| match at {
         Some(at) => time::show(at).split('T').next().unwrap_or_default().to_owned(),
         None => none.to_owned(),
@@ -275,7 +275,7 @@ pub fn successors(registry: &Registry) -> Result<HashMap<KeyId, KeyId>> {
 }
 
 /// The first eight characters behind the prefix, whether or not `start` was noted with it.
-fn key_prefix<'e>(entry: &'e RegistryEntry, settings: &Settings) -> &'e str {
+fn key_prefix<'e>(entry: &'e RegistryEntry, settings: &RegistrySettings) -> &'e str {
     let named = entry.prefix.as_deref().and_then(|name| settings.prefixes.get(name));
     let fits =
         |format: &&KeyFormat| !format.prefix.is_empty() && entry.start.starts_with(&*format.prefix);
@@ -284,7 +284,7 @@ fn key_prefix<'e>(entry: &'e RegistryEntry, settings: &Settings) -> &'e str {
 }
 
 /// A key as programs see it. No digest, no secret.
-pub fn to_json(entry: &RegistryEntry, settings: &Settings, now: u64) -> Value {
+pub fn to_json(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> Value {
     json!({
         "id": entry.id.to_string(),
         "name": entry.name,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::audit::{self, Record, Stamp};
 use super::entry::RegistryEntry;
 use super::published::{self, BuiltFile, Stage};
-use super::settings::Settings;
+use super::settings::RegistrySettings;
 use super::{Filter, Form, HINT, Located, Registry, Unique, jsonl, toml};
 use crate::core::{Digest, KeyId};
 
@@ -20,7 +20,7 @@ use crate::manage::files::{self, Lock, Replacement};
 pub struct Change {
     serial: u64,
     registry: Registry,
-    settings: Settings,
+    settings: RegistrySettings,
     settings_changed: bool,
     unique: Option<Unique>,
     added: Vec<RegistryEntry>,
@@ -118,13 +118,13 @@ impl Change {
         self.unique.as_ref().is_some_and(|unique| unique.has_digest(digest))
     }
 
-    pub fn settings_mut(&mut self) -> &mut Settings {
+    pub fn settings_mut(&mut self) -> &mut RegistrySettings {
         self.settings_changed = true;
         &mut self.settings
     }
 
     /// As they were before.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &RegistrySettings {
         &self.registry.settings
     }
 
@@ -295,7 +295,7 @@ pub fn remember(registry: &Registry, artefact: BuiltFile) -> Result<()> {
 
 fn write_toml(
     registry: &Registry,
-    settings: &Settings,
+    settings: &RegistrySettings,
     edited: &[(Located, RegistryEntry)],
     added: &[RegistryEntry],
 ) -> Result<Replacement> {

@@ -16,7 +16,7 @@ use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{FieldFault, RawEntry, RegistryEntry};
-use super::settings::{RawSettings, Settings};
+use super::settings::{RawSettings, RegistrySettings};
 use super::{Filter, HINT, Located, reader};
 use crate::core::KeyId;
 use crate::manage::error::{Error, FileFault, Result};
@@ -110,7 +110,7 @@ impl<R: BufRead> LineReader<R> {
 }
 
 /// The newest settings, the serial of the last change, and how many bytes are complete.
-pub fn open(file: &Arc<File>, path: &Path) -> Result<(Settings, u64)> {
+pub fn open(file: &Arc<File>, path: &Path) -> Result<(RegistrySettings, u64)> {
     let mut lines = LineReader::new(reader(file));
     let mut settings: Option<(u64, Vec<u8>)> = None;
     let mut last: Option<(u64, Vec<u8>)> = None;
@@ -133,7 +133,7 @@ pub fn open(file: &Arc<File>, path: &Path) -> Result<(Settings, u64)> {
         return Err(Error::fault(FileFault::new(path, 0, "", why), HINT));
     };
     let raw: RawSettings = serde_json::from_slice(&line).map_err(|e| syntax(&e, number, path))?;
-    let mut settings = Settings::from_raw(raw, path, &|_| number)
+    let mut settings = RegistrySettings::from_raw(raw, path, &|_| number)
         .map_err(|faults| Error::Faults { faults, hint: HINT })?;
     if let Some((number, line)) = last.filter(|(_, line)| !line.starts_with(SETTINGS)) {
         let head: LineHead<'_> =
@@ -295,7 +295,7 @@ pub fn print(entry: &RegistryEntry, serial: u64, after: Option<u64>) -> String {
     serde_json::to_string(&line).unwrap_or_default() + "\n"
 }
 
-pub fn print_settings(settings: &Settings) -> String {
+pub fn print_settings(settings: &RegistrySettings) -> String {
     serde_json::to_string(&settings.raw()).unwrap_or_default() + "\n"
 }
 

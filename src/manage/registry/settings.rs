@@ -18,7 +18,7 @@ pub const VERSION: u32 = 1;
 
 /// Parsed settings.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct RegistrySettings {
     /// Of the last change. The next one, whatever it is, takes the number after.
     pub serial: u64,
     pub audience: Option<Box<str>>,
@@ -93,9 +93,9 @@ impl RawPublish {
     }
 }
 
-// === impl Settings ===
+// === impl RegistrySettings ===
 
-impl Settings {
+impl RegistrySettings {
     /// From what stands before the first `[[key]]`.
     pub fn from_toml(piece: &Piece, path: &Path) -> Result<Self, Vec<FileFault>> {
         let raw: RawSettings = toml::from_str(&piece.text)
@@ -278,8 +278,11 @@ mod tests {
         [prefixes.wa]\nprefix = \"wa_\"\nrandom = 32\nchecksum = 6\nchecksummed = true\n\n\
         [publish]\nsigner = \"s.pem\"\ntable = \"t.kgt\"\non_change = \"table\"\nlife = \"30d\"\n";
 
-    fn read(text: &str) -> Result<Settings, Vec<FileFault>> {
-        Settings::from_toml(&Piece { line: 1, text: text.to_owned() }, Path::new("keys.toml"))
+    fn read(text: &str) -> Result<RegistrySettings, Vec<FileFault>> {
+        RegistrySettings::from_toml(
+            &Piece { line: 1, text: text.to_owned() },
+            Path::new("keys.toml"),
+        )
     }
 
     #[test]
@@ -296,8 +299,11 @@ mod tests {
         );
         let json = serde_json::to_string(&new.raw()).unwrap();
         assert!(json.starts_with("{\"registry\":1,\"serial\":8,"), "{json}");
-        let again =
-            Settings::from_raw(serde_json::from_str(&json).unwrap(), Path::new("k"), &|_| 1);
+        let again = RegistrySettings::from_raw(
+            serde_json::from_str(&json).unwrap(),
+            Path::new("k"),
+            &|_| 1,
+        );
         assert_eq!(serde_json::to_string(&again.unwrap().raw()).unwrap(), json);
     }
 

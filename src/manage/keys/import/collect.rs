@@ -11,7 +11,7 @@ use super::super::super::error::{FileFault, Result};
 use super::super::super::registry::entry::{
     FieldFault, RawEntry, RegistryEntry, Stamp, show_digest, show_limit, show_network,
 };
-use super::super::super::registry::settings::Settings;
+use super::super::super::registry::settings::RegistrySettings;
 use super::super::super::session::{new_key_id, start_of};
 use super::super::super::time;
 use super::placeholder;
@@ -216,7 +216,7 @@ impl Candidate {
     pub fn finish(
         self,
         defaults: &Defaults<'_>,
-        settings: &Settings,
+        settings: &RegistrySettings,
         prefix: Option<&str>,
     ) -> Result<std::result::Result<Taken, Vec<FieldFault>>> {
         let Self { mut raw, secret, client, grouped, .. } = self;
@@ -315,19 +315,23 @@ fn check_secret(secret: &Secret, defaults: &Defaults<'_>) -> std::result::Result
 }
 
 /// Prefix and a few symbols for a secret of a known prefix, else at most a quarter of it.
-fn first_characters(secret: &Secret, settings: &Settings) -> Box<str> {
+fn first_characters(secret: &Secret, settings: &RegistrySettings) -> Box<str> {
     let bytes = secret.expose();
     let format = longest_prefix(bytes, settings).and_then(|name| settings.prefixes.get(name));
     let head = format.map_or(0, |format| format.head_of(bytes));
     start_of(bytes, head + KeyFormat::SHOWN.min((bytes.len() - head) / 4))
 }
 
-fn prefix_of(secret: Option<&Secret>, settings: &Settings, named: Option<&str>) -> Option<String> {
+fn prefix_of(
+    secret: Option<&Secret>,
+    settings: &RegistrySettings,
+    named: Option<&str>,
+) -> Option<String> {
     let found = secret.and_then(|secret| longest_prefix(secret.expose(), settings));
     found.or(named).map(str::to_owned)
 }
 
-fn longest_prefix<'s>(secret: &[u8], settings: &'s Settings) -> Option<&'s str> {
+fn longest_prefix<'s>(secret: &[u8], settings: &'s RegistrySettings) -> Option<&'s str> {
     settings
         .prefixes
         .iter()
@@ -347,7 +351,11 @@ pub enum UnknownSecrets {
 
 /// The prefixes whose `checksummed` mark this key disproves: with the mark, its secret would be
 /// refused without a look-up. Where only a digest is known, it may disprove each.
-pub fn unmarks(taken: &Taken, settings: &Settings, unknown: UnknownSecrets) -> BTreeSet<String> {
+pub fn unmarks(
+    taken: &Taken,
+    settings: &RegistrySettings,
+    unknown: UnknownSecrets,
+) -> BTreeSet<String> {
     let marked = settings.prefixes.iter().filter(|(_, f)| f.checksummed);
     let disproved = |name: &str, prefix: &[u8]| match &taken.secret {
         Some(secret) => {

@@ -6,7 +6,7 @@ use super::collect::{Candidate, Defaults, UnknownSecrets, unmarks};
 use super::*;
 use crate::core::Digest;
 use crate::core::format::KeyFormat;
-use crate::manage::registry::settings::Settings;
+use crate::manage::registry::settings::RegistrySettings;
 
 /// What one file yields.
 #[derive(Default)]
@@ -39,8 +39,8 @@ pub(super) fn read_keys_in(format: ImportFormat, mut text: &[u8], keys_in: &[Str
     read
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> RegistrySettings {
+    RegistrySettings {
         serial: 0,
         audience: None,
         prefixes: [("wa".to_owned(), KeyFormat::standard("wa_"))].into(),
