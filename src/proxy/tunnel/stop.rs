@@ -15,10 +15,10 @@ pub enum TunnelCut {
 
 /// Ends the tunnel that polls it. Clones are one handle.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Rc<Shared>);
+pub struct Stop(Rc<StopState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct StopState {
     cut: Cell<Option<TunnelCut>>,
     waker: RefCell<Option<Waker>>,
 }

@@ -25,11 +25,11 @@ use crate::proxy::streams::Stream;
 #[derive(Clone, Debug)]
 pub(crate) struct Http2 {
     sender: SendRequest<RequestBody>,
-    shared: Rc<Shared>,
+    shared: Rc<Http2State>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Http2State {
     closed: Cell<bool>,
     idle_at: Cell<u64>,
     connection: tokio::task::AbortHandle,
@@ -61,7 +61,7 @@ impl Http2 {
                 tracing::debug!(%error, "upstream HTTP/2 connection ended");
             }
         });
-        let shared = Rc::new(Shared {
+        let shared = Rc::new(Http2State {
             closed: Cell::new(false),
             idle_at: Cell::new(0),
             connection: task.abort_handle(),
@@ -135,7 +135,7 @@ impl Http2 {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Http2State {
     fn drop(&mut self) {
         self.connection.abort();
     }
