@@ -21,7 +21,7 @@ use crate::snapshot::Snapshot;
 /// All running requests of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
-    slots: RefCell<Slots>,
+    slots: RefCell<StreamSlots>,
     generation: Cell<u32>,
     latest: Cell<Option<StreamRef>>,
     current: Cell<Option<StreamRef>>,
@@ -34,7 +34,7 @@ pub(crate) struct Streams {
 }
 
 #[derive(Debug, Default)]
-struct Slots {
+struct StreamSlots {
     entries: Vec<StreamEntry>,
     free: Vec<usize>,
     /// The settings that running requests were decided under, oldest first; usually one.
@@ -240,7 +240,7 @@ impl Streams {
     /// Holds every running request against a new snapshot. Returns why those ended that did.
     pub(crate) fn recheck(&self, snapshot: &Snapshot, now: Now) -> Vec<Reason> {
         let mut slots = self.slots.borrow_mut();
-        let Slots { entries, settings, .. } = &mut *slots;
+        let StreamSlots { entries, settings, .. } = &mut *slots;
         let mut ended = Vec::new();
         for entry in entries.iter_mut().filter(|e| e.key_lives()) {
             let Some(ticket) = &mut entry.ticket else { continue };
@@ -271,7 +271,7 @@ impl Streams {
     }
 }
 
-impl Slots {
+impl StreamSlots {
     fn settings_index(&mut self, wanted: &Arc<Settings>) -> usize {
         if let Some(at) = self.settings.iter().rposition(|(s, _)| Arc::ptr_eq(s, wanted)) {
             if let Some((_, users)) = self.settings.get_mut(at) {
@@ -363,7 +363,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let mut slots = self.all.slots.borrow_mut();
-        let Slots { entries, free, settings } = &mut *slots;
+        let StreamSlots { entries, free, settings } = &mut *slots;
         if let Some(entry) = entries.get_mut(self.slot) {
             entry.ticket = None;
             entry.deadline = u64::MAX;
@@ -378,7 +378,7 @@ impl Drop for Stream {
         }
         free.push(self.slot);
         if free.len() == entries.len() && entries.len() > 1024 {
-            *slots = Slots::default();
+            *slots = StreamSlots::default();
         }
     }
 }

@@ -13,13 +13,13 @@ use crate::proxy::memory::rule::StrangerConnection;
 /// All open client connections of a worker. A connection never leaves its worker.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    slots: RefCell<Slots>,
+    slots: RefCell<ConnectionSlots>,
     /// Told when connections hold so much that some have to go.
     pub(crate) pressed: Rc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct Slots {
+struct ConnectionSlots {
     entries: Vec<Option<Rc<Moments>>>,
     free: Vec<usize>,
 }
@@ -112,7 +112,7 @@ impl Drop for Registered {
         slots.free.push(self.slot);
         // Memory of a burst goes back when the last of it is gone.
         if slots.free.len() == slots.entries.len() && slots.entries.len() > 1024 {
-            *slots = Slots::default();
+            *slots = ConnectionSlots::default();
         }
     }
 }
