@@ -24,7 +24,7 @@ use self::inherited::{Inherited, InheritedError};
 use self::notify::Notifier;
 use self::prepare::bind_hint;
 pub use self::prepare::{PreparedStart, prepare};
-use self::signals::{Signals, Stage};
+use self::signals::{BlockingStage, Signals};
 use self::watchers::Watchers;
 use crate::admin::{
     self, Admin, AdminAccess, AdminDoor, AdminState, AdminToken, AdminTokenError, CertificateStatus,
@@ -124,16 +124,16 @@ pub fn serve(file: &Path) -> Exit {
         }
     };
     let file = file.to_owned();
-    match signals.unless_told(Stage::Start, NO_LIMIT, move || start(&file, inherited?)) {
+    match signals.unless_told(BlockingStage::Start, NO_LIMIT, move || start(&file, inherited?)) {
         Ok(Some(Ok(running))) => {
             signals.serve(&running, &Notifier::from_environment());
             // What is left may wait for a disk, or for a reader of the logs that reads no more.
-            let _ = signals.unless_told(Stage::Stop, LAST, move || running.stop());
+            let _ = signals.unless_told(BlockingStage::Stop, LAST, move || running.stop());
             Exit::Ok
         }
         Ok(Some(Err(failed))) => {
             let exit = failed.exit();
-            let _ = signals.unless_told(Stage::LastWords, LAST, move || failed.say());
+            let _ = signals.unless_told(BlockingStage::LastWords, LAST, move || failed.say());
             exit
         }
         // Told to end before there was anything to drain.

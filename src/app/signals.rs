@@ -45,16 +45,16 @@ struct EndSignals {
 
 /// What may take longer than anybody waits.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Stage {
+pub(super) enum BlockingStage {
     /// Why a start has failed.
     LastWords,
     Start,
     Stop,
 }
 
-// === impl Stage ===
+// === impl BlockingStage ===
 
-impl Stage {
+impl BlockingStage {
     fn thread(self) -> &'static str {
         match self {
             Self::LastWords => "last-words",
@@ -93,7 +93,7 @@ impl Signals {
     /// reads, is done so.
     pub(super) fn unless_told<T: Send + 'static>(
         &mut self,
-        stage: Stage,
+        stage: BlockingStage,
         limit: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<Option<T>> {

@@ -12,7 +12,7 @@ use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::registry::change::Change;
 use super::super::registry::entry::RegistryEntry;
-use super::super::registry::published::{self, BuiltFile, Stage};
+use super::super::registry::published::{self, BuildStage, BuiltFile};
 use super::super::registry::{Filter, Registry};
 use super::head::head;
 use super::losses::{Acknowledged, Baseline, Loss, ThreeWayKey, losses};
@@ -132,7 +132,7 @@ impl Standing {
     /// published elsewhere.
     pub fn base_serial(&self, known: &[BuiltFile]) -> Option<u64> {
         let here = known.iter().filter(|artefact| {
-            artefact.stage == Stage::Published || self.all().any(|(_, m)| artefact.is(m))
+            artefact.stage == BuildStage::Published || self.all().any(|(_, m)| artefact.is(m))
         });
         here.map(|artefact| artefact.serial).max()
     }

@@ -8,7 +8,7 @@ use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::registry::change::{Change, Rebase};
 use super::super::registry::entry::{Previous, RegistryEntry};
-use super::super::registry::published::{BuiltFile, Stage};
+use super::super::registry::published::{BuildStage, BuiltFile};
 use super::super::registry::{Filter, Form, Located};
 use super::super::session::Session;
 use super::compare::{Ours, Standing};
@@ -77,8 +77,10 @@ pub fn fold(path: &Path, change: &mut Change) -> Result<Folded> {
         return Ok(Folded { serial: newest, is_news: false });
     }
     let mut rebase = Rebase { artefacts: Vec::new(), was: Vec::new(), new: Vec::new() };
-    rebase.artefacts =
-        standing.all().map(|(_, manifest)| BuiltFile::of(manifest, Stage::Published)).collect();
+    rebase.artefacts = standing
+        .all()
+        .map(|(_, manifest)| BuiltFile::of(manifest, BuildStage::Published))
+        .collect();
     let keys = standing.compared(&Ours::Changed(change), &known)?;
     let mut present: HashMap<KeyId, Option<Located>> =
         keys.iter().map(|key| (key.id, None)).collect();

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::error::Result;
 use super::super::files;
-use super::super::registry::published::{self, BuiltFile, Stage};
+use super::super::registry::published::{self, BuildStage, BuiltFile};
 use super::super::registry::{Form, Registry};
 use super::compare::{Ours, Standing, differing};
 use super::head::head;
@@ -123,7 +123,7 @@ fn table_of(registry: &Registry) -> Result<Option<PathBuf>> {
     let beside = files::siblings(&registry.path, "kgt")?;
     let made = beside.into_iter().filter_map(|path| {
         let manifest = head(&path).ok()?;
-        let is_own = |a: &BuiltFile| a.stage == Stage::Published && a.is(&manifest);
+        let is_own = |a: &BuiltFile| a.stage == BuildStage::Published && a.is(&manifest);
         known.iter().any(is_own).then_some((manifest.serial, path))
     });
     Ok(made.max().map(|(_, path)| path))

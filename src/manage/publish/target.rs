@@ -12,7 +12,7 @@ use super::super::files::{self, Lock, Replacement};
 use super::super::output::count;
 use super::super::registry::Registry;
 use super::super::registry::change::{Change, Locked, remember};
-use super::super::registry::published::{BuiltFile, Stage};
+use super::super::registry::published::{BuildStage, BuiltFile};
 use super::super::session::Session;
 use super::super::time;
 use super::compare::{Ours, Standing};
@@ -128,7 +128,7 @@ impl Destination<'_> {
             return Ok(());
         }
         let mut known = registry.map_or_else(Vec::new, |r| r.settings.published.clone());
-        known.push(BuiltFile::of(ours, Stage::Draft));
+        known.push(BuiltFile::of(ours, BuildStage::Draft));
         if self.standings()?.iter().all(|standing| standing.foreign(&known).is_none()) {
             return Ok(());
         }
@@ -173,7 +173,7 @@ impl Destination<'_> {
 
     /// Published: where the registry publishes to, signed by all who may sign, or a draft that was
     /// put elsewhere.
-    fn stage<F: Read + Seek>(&self, draft: &Draft<F>, registry: &Registry) -> Stage {
+    fn stage<F: Read + Seek>(&self, draft: &Draft<F>, registry: &Registry) -> BuildStage {
         let publish = &registry.settings.publish;
         let own = [&publish.table, &publish.patch].into_iter().flatten();
         let is_target =
@@ -183,8 +183,8 @@ impl Destination<'_> {
             PublishOrigin::Files | PublishOrigin::Free(_) | PublishOrigin::Held(_) => false,
         };
         match is_target || is_put || draft.signed_by().count() >= draft.manifest().signers.len() {
-            true => Stage::Published,
-            false => Stage::Draft,
+            true => BuildStage::Published,
+            false => BuildStage::Draft,
         }
     }
 }

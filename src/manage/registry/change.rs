@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::audit::{self, Record, Stamp};
 use super::entry::RegistryEntry;
-use super::published::{self, BuiltFile, Stage};
+use super::published::{self, BuildStage, BuiltFile};
 use super::settings::RegistrySettings;
 use super::{Filter, Form, HINT, Located, Registry, Unique, jsonl, toml};
 use crate::core::{Digest, KeyId};
@@ -288,8 +288,8 @@ pub fn remember(registry: &Registry, artefact: BuiltFile) -> Result<()> {
         }
     }
     match artefact.stage {
-        Stage::Draft => Ok(()),
-        Stage::Published => published::retain(&registry.real, |noted| noted > artefact.serial),
+        BuildStage::Draft => Ok(()),
+        BuildStage::Published => published::retain(&registry.real, |noted| noted > artefact.serial),
     }
 }
 

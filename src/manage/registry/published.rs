@@ -30,11 +30,11 @@ pub struct BuiltFile {
     pub kind: FileKind,
     pub serial: u64,
     pub body_sha256: BodyHash,
-    pub stage: Stage,
+    pub stage: BuildStage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum BuildStage {
     /// Signatures are missing, so that it was not put in its place from here.
     Draft,
     Published,
@@ -63,7 +63,7 @@ struct Dated {
 // === impl BuiltFile ===
 
 impl BuiltFile {
-    pub fn of(manifest: &Manifest, stage: Stage) -> Self {
+    pub fn of(manifest: &Manifest, stage: BuildStage) -> Self {
         let Manifest { kind, serial, body_sha256, .. } = *manifest;
         Self { kind, serial, body_sha256, stage }
     }
@@ -84,15 +84,15 @@ impl BuiltFile {
         let serial = words.next()?.parse().ok()?;
         let body_sha256 = BodyHash::parse(words.next()?.strip_prefix("sha256:")?)?;
         let stage = match words.next() {
-            None => Stage::Published,
-            Some("draft") => Stage::Draft,
+            None => BuildStage::Published,
+            Some("draft") => BuildStage::Draft,
             Some(_) => return None,
         };
         words.next().is_none().then_some(Self { kind, serial, body_sha256, stage })
     }
 
     pub fn show(&self) -> String {
-        let draft = if self.stage == Stage::Draft { " draft" } else { "" };
+        let draft = if self.stage == BuildStage::Draft { " draft" } else { "" };
         format!("{} {} sha256:{}{draft}", self.kind, self.serial, self.body_sha256)
     }
 }
@@ -114,7 +114,7 @@ pub fn remember(known: &mut Vec<BuiltFile>, artefact: BuiltFile) {
 
 /// The serial up to which everything in the registry was published.
 pub fn through(known: &[BuiltFile]) -> Option<u64> {
-    let published = known.iter().filter(|artefact| artefact.stage == Stage::Published);
+    let published = known.iter().filter(|artefact| artefact.stage == BuildStage::Published);
     published.map(|artefact| artefact.serial).max()
 }
 
