@@ -7,7 +7,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
 use super::error::{Error, Result};
 use super::output::Output;
-use super::registry::audit::{self, Record, Stamp};
+use super::registry::audit::{self, AuditStamp, Record};
 use super::time;
 use crate::clock::Clock;
 use crate::core::format::KeyFormat;
@@ -90,8 +90,8 @@ impl Session {
     }
 
     /// What the audit records of one change share.
-    pub fn stamp(&self, serial: u64) -> Stamp<'_> {
-        Stamp { now: self.now(), serial, who: &self.who }
+    pub fn stamp(&self, serial: u64) -> AuditStamp<'_> {
+        AuditStamp { now: self.now(), serial, who: &self.who }
     }
 
     /// A record that is not about one key.

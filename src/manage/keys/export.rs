@@ -135,7 +135,7 @@ impl Export {
 fn cells(entry: &RegistryEntry) -> [String; 19] {
     let raw = entry.raw();
     let text = |field: Option<std::borrow::Cow<'_, str>>| field.unwrap_or_default().into_owned();
-    let time = |stamp: Option<super::super::registry::entry::Stamp>| {
+    let time = |stamp: Option<super::super::registry::entry::RawTime>| {
         stamp.map_or_else(String::new, |s| s.0)
     };
     let (previous_digest, previous_expires) = raw

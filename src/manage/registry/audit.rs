@@ -128,7 +128,7 @@ pub fn difference(old: Option<&RegistryEntry>, new: &RegistryEntry) -> Map<Strin
 
 /// A record of one key.
 pub fn of_key(
-    stamp: &Stamp<'_>,
+    stamp: &AuditStamp<'_>,
     action: &'static str,
     key: KeyId,
     what: Map<String, Value>,
@@ -145,7 +145,7 @@ pub fn of_key(
 
 /// What all records of one change share.
 #[derive(Clone, Copy, Debug)]
-pub struct Stamp<'a> {
+pub struct AuditStamp<'a> {
     pub now: u64,
     pub serial: u64,
     pub who: &'a str,
@@ -174,7 +174,7 @@ mod tests {
     fn a_change_that_never_came_about_is_recorded() {
         let dir = tempfile::tempdir().unwrap();
         let registry = dir.path().join("keys.toml");
-        let stamp = Stamp { now: 0, serial: 8, who: "kim" };
+        let stamp = AuditStamp { now: 0, serial: 8, who: "kim" };
         let id = KeyId::parse("key_a").unwrap();
         append(&registry, &[of_key(&stamp, "keys revoke", id, Map::new())]).unwrap();
         reconcile(&registry, 8).unwrap();

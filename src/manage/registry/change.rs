@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::audit::{self, Record, Stamp};
+use super::audit::{self, AuditStamp, Record};
 use super::entry::RegistryEntry;
 use super::published::{self, BuildStage, BuiltFile};
 use super::settings::RegistrySettings;
@@ -144,7 +144,7 @@ impl Change {
     }
 
     /// One record for every key that this change adds or edits.
-    pub fn records(&self, action: &'static str, stamp: &Stamp<'_>) -> Vec<Record> {
+    pub fn records(&self, action: &'static str, stamp: &AuditStamp<'_>) -> Vec<Record> {
         let edited = self.edited.iter().map(|(old, new)| {
             let what = audit::difference(Some(&old.entry), new);
             audit::of_key(stamp, action, new.id, what)

@@ -75,11 +75,11 @@ pub struct RawEntry<'a> {
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub created: Option<Stamp>,
+    pub created: Option<RawTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_before: Option<Stamp>,
+    pub not_before: Option<RawTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires: Option<Stamp>,
+    pub expires: Option<RawTime>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -101,12 +101,12 @@ pub struct RawEntry<'a> {
 pub struct RawPrevious<'a> {
     #[serde(borrow)]
     pub digest: Cow<'a, str>,
-    pub expires: Stamp,
+    pub expires: RawTime,
 }
 
 /// A time in a registry: an RFC 3339 string, or TOML's own offset date-time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp(pub String);
+pub struct RawTime(pub String);
 
 /// What is wrong with one field.
 pub type FieldFault = (&'static str, String);
@@ -168,7 +168,7 @@ impl RawEntry<'_> {
         if self.note.as_deref().is_some_and(|n| n.chars().any(char::is_control)) {
             faults.push(("note", "must be one line without control characters".into()));
         }
-        let time = |field, stamp: &Option<Stamp>, faults: &mut Vec<FieldFault>| {
+        let time = |field, stamp: &Option<RawTime>, faults: &mut Vec<FieldFault>| {
             stamp.as_ref().and_then(|s| taken(field, time::instant(&s.0), faults))
         };
         Some(RegistryEntry {
@@ -213,7 +213,7 @@ fn taken<T, E: ToString>(
 impl RegistryEntry {
     /// As a file says it.
     pub fn raw(&self) -> RawEntry<'_> {
-        let stamp = |at: Option<u64>| at.map(Stamp::of);
+        let stamp = |at: Option<u64>| at.map(RawTime::of);
         let text = |text: &'_ str| (!text.is_empty()).then(|| Cow::Owned(text.to_owned()));
         RawEntry {
             id: self.id.to_string().into(),
@@ -233,7 +233,7 @@ impl RegistryEntry {
             digest: show_digest(&self.digest).into(),
             previous: self.previous.map(|p| RawPrevious {
                 digest: show_digest(&p.digest).into(),
-                expires: Stamp::of(p.expires),
+                expires: RawTime::of(p.expires),
             }),
             replaces: self.replaces.map(|id| id.to_string().into()),
             note: text(&self.note),
@@ -297,15 +297,15 @@ impl RegistryEntry {
     }
 }
 
-// === impl Stamp ===
+// === impl RawTime ===
 
-impl Stamp {
+impl RawTime {
     pub fn of(seconds: u64) -> Self {
         Self(time::show(seconds))
     }
 }
 
-impl<'de> Deserialize<'de> for Stamp {
+impl<'de> Deserialize<'de> for RawTime {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -321,7 +321,7 @@ impl<'de> Deserialize<'de> for Stamp {
     }
 }
 
-impl Serialize for Stamp {
+impl Serialize for RawTime {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&self.0)
     }
@@ -383,7 +383,7 @@ pub mod tests {
             permissions: vec!["a b".into()],
             status: Some("gone".into()),
             digest: "wa_live_hunter2hunter2".into(),
-            expires: Some(Stamp("tomorrow".into())),
+            expires: Some(RawTime("tomorrow".into())),
             networks: vec!["::ffff:10.0.0.0/104".into()],
             ..RawEntry::default()
         };

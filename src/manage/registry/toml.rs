@@ -187,7 +187,7 @@ fn fields(entry: &RegistryEntry) -> Vec<(&'static str, Value)> {
         Value::Array(items.iter().map(|item| item.as_ref()).collect())
     };
     // Unquoted, as TOML's own date-time; our own stamps always parse.
-    let time = |stamp: &super::entry::Stamp| match stamp.0.parse::<toml_edit::Datetime>() {
+    let time = |stamp: &super::entry::RawTime| match stamp.0.parse::<toml_edit::Datetime>() {
         Ok(datetime) => Value::from(datetime),
         Err(_) => Value::from(stamp.0.as_str()),
     };

@@ -5,7 +5,7 @@ use std::io::BufRead;
 use std::path::Path;
 
 use super::super::super::error::Result;
-use super::super::super::registry::entry::Stamp;
+use super::super::super::registry::entry::RawTime;
 use super::collect::{Candidate, Findings, ImportItem, Spot, secret_of};
 use super::rules::{Allowance, AllowedNetworks, OneLimit, Quota};
 use super::yaml::{self, Yaml};
@@ -276,7 +276,7 @@ impl<'y> Apisix<'y> {
             if let Ok(Some(limit)) = OneLimit::of(&terms.quotas) {
                 candidate.raw.limit = Some(limit.text.into());
             }
-            candidate.raw.created = consumer.count("create_time").map(Stamp::of);
+            candidate.raw.created = consumer.count("create_time").map(RawTime::of);
             let note = note.or_else(|| consumer.get("desc")).and_then(Yaml::as_text);
             candidate.raw.note = note.map(|note| note.to_owned().into());
             findings.give(candidate, secret_of(key))?;

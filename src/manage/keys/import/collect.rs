@@ -9,7 +9,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::super::super::error::{FileFault, Result};
 use super::super::super::registry::entry::{
-    FieldFault, RawEntry, RegistryEntry, Stamp, show_digest, show_limit, show_network,
+    FieldFault, RawEntry, RawTime, RegistryEntry, show_digest, show_limit, show_network,
 };
 use super::super::super::registry::settings::RegistrySettings;
 use super::super::super::session::{new_key_id, start_of};
@@ -264,8 +264,8 @@ impl Candidate {
         }
         or(&mut raw.limit, defaults.limit.map(|l| show_limit(l).into()));
         or(&mut raw.environment, defaults.environment.map(|e| e.as_str().into()));
-        or(&mut raw.expires, defaults.expires.map(Stamp::of));
-        or(&mut raw.created, Some(Stamp(time::show(defaults.now))));
+        or(&mut raw.expires, defaults.expires.map(RawTime::of));
+        or(&mut raw.created, Some(RawTime(time::show(defaults.now))));
         or(&mut raw.prefix, prefix_of(secret.as_ref(), settings, prefix).map(Into::into));
         Ok(raw.parse().map(|entry| Taken { entry, secret }))
     }

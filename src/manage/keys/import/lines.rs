@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::super::super::error::{Error, FileFault, Result};
-use super::super::super::registry::entry::{RawEntry, RawPrevious, Stamp, show_digest};
+use super::super::super::registry::entry::{RawEntry, RawPrevious, RawTime, show_digest};
 use super::collect::{Candidate, ImportItem, Wider};
 use super::text;
 use crate::core::count::count;
@@ -294,8 +294,8 @@ impl Column {
         let raw = &mut candidate.raw;
         let text = || Some(Cow::Owned(value.to_owned()));
         let words = || value.split([' ', '|', ';', ',']).filter(|w| !w.is_empty());
-        let stamp = || Some(Stamp(value.to_owned()));
-        let begin = || time::day(value).map(Stamp::of).or_else(stamp);
+        let stamp = || Some(RawTime(value.to_owned()));
+        let begin = || time::day(value).map(RawTime::of).or_else(stamp);
         let mut ended = |word: &'static str, is: bool| {
             if is {
                 raw.status = Some(word.into());
@@ -309,7 +309,7 @@ impl Column {
             Self::Enabled => ended("disabled", !yes_or_no(value)?),
             Self::Environment => raw.environment = text(),
             Self::Expires if matches!(value, "never" | "null") => {}
-            Self::Expires => raw.expires = time::end_of_day(value).map(Stamp::of).or_else(stamp),
+            Self::Expires => raw.expires = time::end_of_day(value).map(RawTime::of).or_else(stamp),
             Self::Id => raw.id = value.to_owned().into(),
             Self::Limit => raw.limit = text(),
             Self::Name => raw.name = value.to_owned().into(),
@@ -320,7 +320,7 @@ impl Column {
             Self::Permissions => raw.permissions = words().map(|w| w.to_owned().into()).collect(),
             Self::Prefix => raw.prefix = text(),
             Self::PreviousDigest => previous(raw).digest = digest_text(value).into(),
-            Self::PreviousExpires => previous(raw).expires = Stamp(value.to_owned()),
+            Self::PreviousExpires => previous(raw).expires = RawTime(value.to_owned()),
             Self::PublicId => raw.public_id = text(),
             Self::Replaces => raw.replaces = text(),
             Self::Revoked => ended("revoked", yes_or_no(value)?),
@@ -335,7 +335,7 @@ impl Column {
 /// The pair's former secret, of which two columns tell.
 fn previous<'r>(raw: &'r mut RawEntry<'static>) -> &'r mut RawPrevious<'static> {
     raw.previous
-        .get_or_insert_with(|| RawPrevious { digest: "".into(), expires: Stamp(String::new()) })
+        .get_or_insert_with(|| RawPrevious { digest: "".into(), expires: RawTime(String::new()) })
 }
 
 fn yes_or_no(value: &str) -> std::result::Result<bool, &'static str> {
@@ -401,7 +401,7 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
             };
             let former = previous(&mut candidate.raw);
             former.digest = digest_text(digest).into();
-            former.expires = Stamp(expires.to_owned());
+            former.expires = RawTime(expires.to_owned());
             continue;
         }
         let Some(column) = Column::of(&name) else {

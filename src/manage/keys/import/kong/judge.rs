@@ -1,7 +1,7 @@
 //! What Kong's plugins mean for a key: carried, refused, or told.
 
 use super::super::super::super::error::Result;
-use super::super::super::super::registry::entry::Stamp;
+use super::super::super::super::registry::entry::RawTime;
 use super::super::collect::{Candidate, Findings};
 use super::super::rules::{Allowance, AllowedNetworks, DAY, OneLimit, Quota};
 use super::super::yaml::Yaml;
@@ -452,13 +452,13 @@ fn give(
     if let Ok(Some(limit)) = OneLimit::of(&terms.allowance.quotas) {
         candidate.raw.limit = Some(limit.text.into());
     }
-    candidate.raw.created = credential.created.map(Stamp::of);
+    candidate.raw.created = credential.created.map(RawTime::of);
     if let Some(ttl) = credential.ttl {
         let Some(created) = credential.created else {
             let why = "`ttl` counts from `created_at`, which is missing: its end is not known";
             return findings.fault(spot, why);
         };
-        candidate.raw.expires = Some(Stamp::of(created.saturating_add(ttl)));
+        candidate.raw.expires = Some(RawTime::of(created.saturating_add(ttl)));
     }
     findings.give(candidate, credential.key.clone())
 }
