@@ -50,7 +50,7 @@ struct Key {
 }
 
 /// One request of the tour, and what was promised of it.
-struct Step<'a> {
+struct TourStep<'a> {
     what: &'static str,
     method: &'static str,
     fields: Vec<(&'static str, &'a str)>,
@@ -130,7 +130,7 @@ impl Tour {
         // The last symbol is of the checksum; any other one makes a key that nobody has.
         let last = wrong.pop();
         wrong.push(if last == Some('0') { '1' } else { '0' });
-        let refused = |what, method, fields, status, code| Step {
+        let refused = |what, method, fields, status, code| TourStep {
             what,
             method,
             fields,
@@ -140,7 +140,7 @@ impl Tour {
         };
         let full = self.full.secret.as_str();
         let steps = [
-            Step {
+            TourStep {
                 what: "a good key in x-api-key",
                 method: "GET",
                 fields: vec![("x-api-key", full)],
@@ -152,7 +152,7 @@ impl Tour {
                     ("x-api-key", None),
                 ],
             },
-            Step {
+            TourStep {
                 what: "the same key as a Bearer token",
                 method: "POST",
                 fields: vec![("authorization", bearer.as_str())],
@@ -164,7 +164,7 @@ impl Tour {
                     ("authorization", None),
                 ],
             },
-            Step {
+            TourStep {
                 what: "a caller who claims another organization",
                 method: "GET",
                 fields: vec![("x-api-key", full), ("X-Org-Id", "evil")],
@@ -210,7 +210,7 @@ impl Tour {
         Ok(rows.iter().all(|row| row.kept))
     }
 
-    fn take(&self, step: &Step<'_>) -> Result<Row> {
+    fn take(&self, step: &TourStep<'_>) -> Result<Row> {
         self.upstream.take();
         let answer = self.send(step.method, &step.fields)?;
         let seen = self.upstream.take();

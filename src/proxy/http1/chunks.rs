@@ -11,7 +11,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 /// Takes the coding off a body.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkReader {
-    step: Step,
+    step: ChunkState,
     /// Bytes of this chunk's data that are to come; while its size is being read, the size so far.
     left: u64,
     /// Digits of the size that is being read.
@@ -24,7 +24,7 @@ pub(crate) struct ChunkReader {
 
 /// The place in the grammar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Step {
+enum ChunkState {
     /// The first digit of a size.
     #[default]
     Start,
@@ -91,8 +91,8 @@ impl ChunkReader {
     pub(crate) fn read(&mut self, bytes: &mut [u8]) -> Result<Unchunked, BadChunk> {
         let mut data = 0..0;
         let mut at = 0;
-        while self.step != Step::Over {
-            if self.step == Step::Data {
+        while self.step != ChunkState::Over {
+            if self.step == ChunkState::Data {
                 let here = bytes.len() - at;
                 let count = usize::try_from(self.left).map_or(here, |left| left.min(here));
                 if data.is_empty() {
@@ -106,7 +106,7 @@ impl ChunkReader {
                 if self.left > 0 {
                     break;
                 }
-                self.step = Step::DataCr;
+                self.step = ChunkState::DataCr;
             }
             let Some(byte) = bytes.get(at) else { break };
             self.advance(*byte)?;
@@ -117,7 +117,7 @@ impl ChunkReader {
 
     /// The last chunk and the trailers behind it were read.
     pub(crate) fn is_over(&self) -> bool {
-        self.step == Step::Over
+        self.step == ChunkState::Over
     }
 
     pub(crate) fn has_trailers(&self) -> bool {
@@ -154,9 +154,9 @@ impl ChunkReader {
     /// One byte that is not data.
     fn advance(&mut self, byte: u8) -> Result<(), BadChunk> {
         self.step = match (self.step, byte) {
-            (Step::Start | Step::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            (ChunkState::Start | ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = (byte as char).to_digit(16).ok_or(BadChunk::Size)?;
-                self.digits = if self.step == Step::Start { 1 } else { self.digits + 1 };
+                self.digits = if self.step == ChunkState::Start { 1 } else { self.digits + 1 };
                 if self.digits > MOST_DIGITS {
                     return Err(BadChunk::TooLong);
                 }
@@ -166,39 +166,54 @@ impl ChunkReader {
                     .map(|size| size + u64::from(digit))
                     .filter(|size| *size <= i64::MAX as u64)
                     .ok_or(BadChunk::TooLong)?;
-                Step::Size
+                ChunkState::Size
             }
-            (Step::Size | Step::Padding, b' ' | b'\t') => self.extra(Step::Padding)?,
-            (Step::Size | Step::Padding, b';') => Step::Extension,
-            (Step::Size | Step::Padding | Step::Extension, b'\r') => Step::SizeEnd,
-            (Step::Start | Step::Size | Step::Padding, _) => return Err(BadChunk::Size),
+            (ChunkState::Size | ChunkState::Padding, b' ' | b'\t') => {
+                self.extra(ChunkState::Padding)?
+            }
+            (ChunkState::Size | ChunkState::Padding, b';') => ChunkState::Extension,
+            (ChunkState::Size | ChunkState::Padding | ChunkState::Extension, b'\r') => {
+                ChunkState::SizeEnd
+            }
+            (ChunkState::Start | ChunkState::Size | ChunkState::Padding, _) => {
+                return Err(BadChunk::Size);
+            }
             // TERM.EXT: a reader that ends the line here finds another chunk (CVE-2025-22871).
-            (Step::Extension, b'\n') => return Err(BadChunk::LineEnd),
-            (Step::Extension, _) => self.extra(Step::Extension)?,
-            (Step::SizeEnd, b'\n') if self.left == 0 => Step::Line,
-            (Step::SizeEnd, b'\n') => Step::Data,
-            (Step::DataCr, b'\r') => Step::DataLf,
-            (Step::DataLf, b'\n') => Step::Start,
-            (Step::Line, b'\r') => Step::LastLf,
-            (Step::LastLf, b'\n') => Step::Over,
-            (Step::Trailer, b'\r') => self.trailer(byte, Step::TrailerLf)?,
-            (Step::TrailerLf, b'\n') => self.trailer(byte, Step::Line)?,
-            (Step::Line | Step::Trailer, b'\n') => return Err(BadChunk::LineEnd),
-            (Step::Line | Step::Trailer, _) => self.trailer(byte, Step::Trailer)?,
-            (Step::SizeEnd | Step::DataCr | Step::DataLf | Step::LastLf | Step::TrailerLf, _) => {
+            (ChunkState::Extension, b'\n') => return Err(BadChunk::LineEnd),
+            (ChunkState::Extension, _) => self.extra(ChunkState::Extension)?,
+            (ChunkState::SizeEnd, b'\n') if self.left == 0 => ChunkState::Line,
+            (ChunkState::SizeEnd, b'\n') => ChunkState::Data,
+            (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
+            (ChunkState::DataLf, b'\n') => ChunkState::Start,
+            (ChunkState::Line, b'\r') => ChunkState::LastLf,
+            (ChunkState::LastLf, b'\n') => ChunkState::Over,
+            (ChunkState::Trailer, b'\r') => self.trailer(byte, ChunkState::TrailerLf)?,
+            (ChunkState::TrailerLf, b'\n') => self.trailer(byte, ChunkState::Line)?,
+            (ChunkState::Line | ChunkState::Trailer, b'\n') => return Err(BadChunk::LineEnd),
+            (ChunkState::Line | ChunkState::Trailer, _) => {
+                self.trailer(byte, ChunkState::Trailer)?
+            }
+            (
+                ChunkState::SizeEnd
+                | ChunkState::DataCr
+                | ChunkState::DataLf
+                | ChunkState::LastLf
+                | ChunkState::TrailerLf,
+                _,
+            ) => {
                 return Err(BadChunk::LineEnd);
             }
-            (Step::Data | Step::Over, _) => self.step,
+            (ChunkState::Data | ChunkState::Over, _) => self.step,
         };
         Ok(())
     }
 
-    fn extra(&mut self, next: Step) -> Result<Step, BadChunk> {
+    fn extra(&mut self, next: ChunkState) -> Result<ChunkState, BadChunk> {
         self.extensions += 1;
         if self.extensions >= MOST_EXTRA { Err(BadChunk::Extensions) } else { Ok(next) }
     }
 
-    fn trailer(&mut self, byte: u8, next: Step) -> Result<Step, BadChunk> {
+    fn trailer(&mut self, byte: u8, next: ChunkState) -> Result<ChunkState, BadChunk> {
         self.trailers.push(byte);
         if self.trailers.len() >= MOST_EXTRA { Err(BadChunk::Trailers) } else { Ok(next) }
     }
