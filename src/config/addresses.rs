@@ -13,7 +13,7 @@ use super::{AdminConfig, Bind, Families, Listener, SocketFile, UpstreamAddress, 
 const SOCKET_PATH: usize = 108;
 
 /// One address that is to be bound.
-struct Taken<'a> {
+struct ClaimedAddress<'a> {
     bind: Bind,
     place: &'a ConfigPlace,
 }
@@ -29,16 +29,15 @@ pub(super) fn settle(
 ) {
     let admin_place = admin_section.place_of("address");
     let public_place = admin_section.place_of("public_address");
-    let mut all: Vec<Taken<'_>> = listeners
+    let mut all: Vec<ClaimedAddress<'_>> = listeners
         .iter()
         .zip(places)
-        .map(|(listener, place)| Taken { bind: listener.bind.clone(), place })
+        .map(|(listener, place)| ClaimedAddress { bind: listener.bind.clone(), place })
         .collect();
-    all.push(Taken { bind: Bind::Tcp(admin.bind), place: &admin_place });
-    all.extend(admin.public.map(|at| Taken { bind: Bind::Tcp(at), place: &public_place }));
+    all.push(ClaimedAddress { bind: Bind::Tcp(admin.bind), place: &admin_place });
+    all.extend(admin.public.map(|at| ClaimedAddress { bind: Bind::Tcp(at), place: &public_place }));
     let everywhere = |port| {
-        let any =
-            |t: &Taken<'_>| matches!(&t.bind, Bind::Tcp(a) if is_any_ipv4(a) && a.port() == port);
+        let any = |t: &ClaimedAddress<'_>| matches!(&t.bind, Bind::Tcp(a) if is_any_ipv4(a) && a.port() == port);
         port != 0 && all.iter().any(any)
     };
     let families = |bind: &SocketAddr| match is_any_ipv6(bind) && everywhere(bind.port()) {

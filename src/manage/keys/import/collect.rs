@@ -91,7 +91,7 @@ pub struct Defaults<'a> {
 
 /// A key ready for the registry, and its secret as long as we judge it.
 #[derive(Debug)]
-pub struct Taken {
+pub struct AcceptedKey {
     pub entry: RegistryEntry,
     secret: Option<Secret>,
 }
@@ -218,7 +218,7 @@ impl Candidate {
         defaults: &Defaults<'_>,
         settings: &RegistrySettings,
         prefix: Option<&str>,
-    ) -> Result<std::result::Result<Taken, Vec<FieldFault>>> {
+    ) -> Result<std::result::Result<AcceptedKey, Vec<FieldFault>>> {
         let Self { mut raw, secret, client, grouped, .. } = self;
         if let Some(secret) = &secret {
             if let Err(why) = check_secret(secret, defaults) {
@@ -267,7 +267,7 @@ impl Candidate {
         or(&mut raw.expires, defaults.expires.map(RawTime::of));
         or(&mut raw.created, Some(RawTime(time::show(defaults.now))));
         or(&mut raw.prefix, prefix_of(secret.as_ref(), settings, prefix).map(Into::into));
-        Ok(raw.parse().map(|entry| Taken { entry, secret }))
+        Ok(raw.parse().map(|entry| AcceptedKey { entry, secret }))
     }
 }
 
@@ -352,7 +352,7 @@ pub enum UnknownSecrets {
 /// The prefixes whose `checksummed` mark this key disproves: with the mark, its secret would be
 /// refused without a look-up. Where only a digest is known, it may disprove each.
 pub fn unmarks(
-    taken: &Taken,
+    taken: &AcceptedKey,
     settings: &RegistrySettings,
     unknown: UnknownSecrets,
 ) -> BTreeSet<String> {
