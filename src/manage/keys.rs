@@ -27,11 +27,11 @@ pub enum KeysCommand {
     /// Issue a key and show its secret, once
     Create(create::Create),
     /// Refuse a key for now
-    Disable(edit::Target),
+    Disable(edit::KeySelection),
     /// Change what a key may do
     Edit(edit::Edit),
     /// Admit a disabled key again
-    Enable(edit::Target),
+    Enable(edit::KeySelection),
     /// Write all keys, without secrets, as TOML, JSON Lines or CSV
     Export(export::Export),
     /// Take in what was published from another copy of the registry

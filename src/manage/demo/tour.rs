@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::super::error::{Error, Result};
 use super::super::keys::create::Create;
-use super::super::keys::edit::{Target, Turn};
+use super::super::keys::edit::{KeySelection, Turn};
 use super::super::output::Columns;
 use super::super::publish::PublishArgs;
 use super::super::registry::Registry;
@@ -268,7 +268,7 @@ impl Tour {
     }
 
     fn revoked_while_running(&mut self, key: &Key) -> Result<Row> {
-        let revoke = Target {
+        let revoke = KeySelection {
             keys: vec![key.id.clone()],
             org: None,
             secret_stdin: false,

@@ -17,7 +17,7 @@ use crate::core::{Environment, KeyStatus, Limit, OrgId, Permission};
 
 /// Which keys.
 #[derive(Debug, Default, clap::Args)]
-pub struct Target {
+pub struct KeySelection {
     /// Key id, or a name that only one key has; several are changed together
     #[arg(value_name = "KEY", required_unless_present = "secret_stdin")]
     pub keys: Vec<String>,
@@ -43,7 +43,7 @@ pub enum Turn {
 #[derive(Debug, clap::Args)]
 pub struct Revoke {
     #[command(flatten)]
-    pub target: Target,
+    pub target: KeySelection,
     /// Revoke what a rotation left behind: the key that was replaced, or the former secret of a pair
     #[arg(long, conflicts_with = "secret_stdin")]
     pub former: bool,
@@ -98,9 +98,9 @@ pub struct Edit {
 #[derive(Clone, Copy, Debug)]
 pub struct OrNone<T>(pub Option<T>);
 
-// === impl Target ===
+// === impl KeySelection ===
 
-impl Target {
+impl KeySelection {
     pub fn set(self, turn: Turn, session: &mut Session) -> Result<()> {
         let now = session.now();
         let digest = if self.secret_stdin { Some(secret_digest()?) } else { None };

@@ -53,12 +53,12 @@ pub enum TlsReloadOutcome {
 /// Looks after all TLS of the process.
 #[derive(Debug)]
 pub struct Watcher {
-    targets: Vec<Target>,
+    targets: Vec<WatchedTls>,
     clock: Clock,
 }
 
 #[derive(Debug)]
-struct Target {
+struct WatchedTls {
     tls: Arc<dyn Reloadable>,
     /// The last fault that was told, and when.
     fault: Option<(String, u64)>,
@@ -70,7 +70,7 @@ struct Target {
 
 impl Watcher {
     pub fn new(targets: impl IntoIterator<Item = Arc<dyn Reloadable>>, clock: Clock) -> Self {
-        let target = |tls| Target { tls, fault: None, expiry_told: None };
+        let target = |tls| WatchedTls { tls, fault: None, expiry_told: None };
         Self { targets: targets.into_iter().map(target).collect(), clock }
     }
 
@@ -96,9 +96,9 @@ impl Watcher {
     }
 }
 
-// === impl Target ===
+// === impl WatchedTls ===
 
-impl Target {
+impl WatchedTls {
     fn look(&mut self, now: Now) -> Event {
         let result = self.tls.reload();
         let certificates = self.tls.certificates();
