@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use self::child::Sidecar;
 use self::tour::Tour;
-use self::upstream::Upstream;
+use self::upstream::DemoUpstream;
 use super::error::{Error, Result};
 use super::files;
 use super::session::{Common, Session};
@@ -44,7 +44,7 @@ impl Demo {
             .map_err(Error::write(&std::env::temp_dir()))?;
         let root = folder.path();
         session.output.note(&format!("signer, registry, keys and table in {}", root.display()));
-        let upstream = Upstream::start().map_err(Error::write(Path::new("127.0.0.1:0")))?;
+        let upstream = DemoUpstream::start().map_err(Error::write(Path::new("127.0.0.1:0")))?;
         let mut tour = Tour::prepare(root, &upstream)?;
         let mut sidecar = Sidecar::start(&keygate, root)?;
         tour.meet(&sidecar);
@@ -79,7 +79,7 @@ fn session_in(root: &Path) -> Session {
 }
 
 /// Signer, registry and configuration.
-fn write_files(root: &Path, upstream: &Arc<Upstream>) -> Result<()> {
+fn write_files(root: &Path, upstream: &Arc<DemoUpstream>) -> Result<()> {
     let private = root.join("signer.pem");
     let mut silent = session_in(root);
     signer::new(&private, Some(&root.join("signer.pub")), &mut silent.output)?;

@@ -19,7 +19,7 @@ use super::net::accepted::About;
 use super::net::io::CutReason;
 use super::net::transport::Plain;
 use super::run;
-use super::upstream::{Connector, Upstream};
+use super::upstream::{Connector, UpstreamPool};
 use super::worker::{Phase, Shared, Worker};
 use crate::clock::Clock;
 use crate::config::{Config, MemoryBudget, Settings};
@@ -77,7 +77,7 @@ impl Service {
             Arc::clone(&cells),
         );
         let pool =
-            Upstream::new(connector, &shared.upstream, &shared.timeouts, 1, Arc::clone(&cells));
+            UpstreamPool::new(connector, &shared.upstream, &shared.timeouts, 1, Arc::clone(&cells));
         let slot = metrics.intern_listener("fuzz");
         let about = About { slot, tls: None, proxy_from: None, outlives_us: false };
         let worker = Rc::new(Worker {

@@ -13,7 +13,7 @@ use super::client::listener::{self, Listening};
 use super::ids::Ids;
 use super::net::accepted::Accepted;
 use super::net::io::CutReason;
-use super::upstream::{Connector, Upstream};
+use super::upstream::{Connector, UpstreamPool};
 use super::worker::{Date, Phase, Shared, Worker};
 use crate::config::UpstreamAddress;
 use crate::telemetry::{AccessLog, WorkerCells};
@@ -51,8 +51,13 @@ async fn serve(seed: Seed) {
         shared.clock.clone(),
         Arc::clone(&cells),
     );
-    let upstream =
-        Upstream::new(connector, &shared.upstream, &shared.timeouts, workers, Arc::clone(&cells));
+    let upstream = UpstreamPool::new(
+        connector,
+        &shared.upstream,
+        &shared.timeouts,
+        workers,
+        Arc::clone(&cells),
+    );
     let authority = match &shared.upstream.address {
         UpstreamAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
         UpstreamAddress::Tcp { host, port } => format!("{host}:{port}"),

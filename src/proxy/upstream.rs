@@ -42,7 +42,7 @@ use crate::telemetry::WorkerCells;
 
 /// The pool of one worker.
 #[derive(Debug)]
-pub(crate) struct Upstream {
+pub(crate) struct UpstreamPool {
     connector: Connector,
     resources: ExchangeResources,
     /// Kept-alive HTTP/1.1 connections, the most recently used last.
@@ -76,7 +76,7 @@ pub(crate) struct Lease {
     conn: Held,
     /// Since when it is held: not the time in the queue, nor that of opening.
     pub(crate) begun_ns: u64,
-    pool: Rc<Upstream>,
+    pool: Rc<UpstreamPool>,
     _slot: Slot,
 }
 
@@ -89,11 +89,11 @@ enum Held {
 /// One of `most_active`; passes to the next waiter on drop. Sent as a value: one that reaches a
 /// waiter which has just gone comes back, or the upstream would lose a connection for good.
 #[derive(Debug)]
-struct Slot(Option<Rc<Upstream>>);
+struct Slot(Option<Rc<UpstreamPool>>);
 
-// === impl Upstream ===
+// === impl UpstreamPool ===
 
-impl Upstream {
+impl UpstreamPool {
     pub(crate) fn new(
         connector: Connector,
         config: &UpstreamConfig,

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::dropped::DroppedNames;
 use super::limits::LimitStore;
 use super::streams::Streams;
-use super::upstream::Upstream;
+use super::upstream::UpstreamPool;
 use crate::clock::Clock;
 use crate::config::{
     Caps, Drain, Http2Config, Timeouts, UpstreamAddress, UpstreamConfig, UpstreamProtocol,
@@ -70,7 +70,7 @@ pub(crate) struct Worker {
     pub(crate) access: AccessLog,
     pub(crate) connections: Rc<Connections>,
     pub(crate) streams: Rc<Streams>,
-    pub(crate) upstream: Rc<Upstream>,
+    pub(crate) upstream: Rc<UpstreamPool>,
     /// The upstream's own name, for requests that name no host.
     pub(crate) authority: HeaderValue,
     /// What is cut off of the service's `Location`.

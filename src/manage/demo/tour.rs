@@ -18,7 +18,7 @@ use super::super::status::Status;
 use super::super::tables::build::Build;
 use super::super::time::When;
 use super::child::Sidecar;
-use super::upstream::{Seen, Upstream};
+use super::upstream::{DemoUpstream, Seen};
 use super::{session_in, write_files};
 use crate::core::{Environment, Limit, OrgId, Permission};
 
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Tour {
     session: Session,
-    upstream: Arc<Upstream>,
+    upstream: Arc<DemoUpstream>,
     agent: ureq::Agent,
     address: SocketAddr,
     admin: SocketAddr,
@@ -79,7 +79,7 @@ struct TourAnswer {
 
 impl Tour {
     /// Signer, registry, keys and the first table.
-    pub fn prepare(root: &Path, upstream: &Arc<Upstream>) -> Result<Self> {
+    pub fn prepare(root: &Path, upstream: &Arc<DemoUpstream>) -> Result<Self> {
         write_files(root, upstream)?;
         let mut session = session_in(root);
         let key =

@@ -8,7 +8,7 @@ use std::time::Duration;
 const MAX_HEAD: usize = 64 * 1024;
 
 #[derive(Debug)]
-pub struct Upstream {
+pub struct DemoUpstream {
     address: SocketAddr,
     seen: Mutex<Option<Seen>>,
 }
@@ -22,9 +22,9 @@ pub struct Seen {
     pub fields: Vec<(String, String)>,
 }
 
-// === impl Upstream ===
+// === impl DemoUpstream ===
 
-impl Upstream {
+impl DemoUpstream {
     /// Serves on a port of its own until the program ends.
     pub fn start() -> io::Result<Arc<Self>> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

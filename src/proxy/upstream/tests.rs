@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::{Connector, Upstream};
+use super::{Connector, UpstreamPool};
 use crate::clock::Clock;
 use crate::config::{Config, ThisHost};
 use crate::core::Reason;
@@ -23,14 +23,14 @@ path = "/*"
 "#
 );
 
-fn pool() -> Rc<Upstream> {
+fn pool() -> Rc<UpstreamPool> {
     let text = CONFIG.replace("[upstream]", "[upstream]\nmax_connections = 1\nmax_queue = 2");
     let config = Config::parse(&ThisHost, Path::new("keygate.toml"), &text).unwrap();
     let cells = Arc::<WorkerCells>::default();
     let (upstream, timeouts) = (&config.upstream, &config.timeouts);
     let clock = Clock::manual(0);
     let connector = Connector::new(upstream, None, timeouts.connect, clock, Arc::clone(&cells));
-    Upstream::new(connector, upstream, timeouts, 1, cells)
+    UpstreamPool::new(connector, upstream, timeouts, 1, cells)
 }
 
 /// A waiter may go between the moment its turn comes and the moment it runs: the slot must go to
