@@ -127,7 +127,7 @@ impl Registry {
             Form::JsonLines => {
                 let content =
                     jsonl::JsonlContent { file: &self.file, path: &self.path, length: self.length };
-                jsonl::scan(content, jsonl::Wanted { filter, newer_than: 0 }, faults, each)
+                jsonl::scan(content, jsonl::LineSelection { filter, newer_than: 0 }, faults, each)
             }
             Form::Toml => {
                 let mut pieces = self.pieces();
@@ -170,7 +170,7 @@ impl Registry {
         let mut faults = Vec::new();
         let content =
             jsonl::JsonlContent { file: &self.file, path: &self.path, length: self.length };
-        let newer = jsonl::Wanted { filter: &Filter::default(), newer_than: serial };
+        let newer = jsonl::LineSelection { filter: &Filter::default(), newer_than: serial };
         jsonl::scan(content, newer, &mut faults, &mut |located| {
             changed.push(located.entry);
             Ok(())

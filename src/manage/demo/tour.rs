@@ -83,19 +83,19 @@ impl Tour {
         write_files(root, upstream)?;
         let mut session = session_in(root);
         let key =
-            Wanted { name: "full access", permissions: &["read", "send"], ..Wanted::default() };
+            DemoKey { name: "full access", permissions: &["read", "send"], ..DemoKey::default() };
         let full = key.issue(&mut session)?;
-        let key = Wanted { name: "reports", permissions: &["read"], ..Wanted::default() };
+        let key = DemoKey { name: "reports", permissions: &["read"], ..DemoKey::default() };
         let reader = key.issue(&mut session)?;
-        let key = Wanted { name: "last year's", expired: true, ..Wanted::default() };
+        let key = DemoKey { name: "last year's", expired: true, ..DemoKey::default() };
         let expired = key.issue(&mut session)?;
-        let key = Wanted {
+        let key = DemoKey {
             name: "from the office",
             network: Some("203.0.113.0/24"),
-            ..Wanted::default()
+            ..DemoKey::default()
         };
         let elsewhere = key.issue(&mut session)?;
-        let key = Wanted { name: "twice a minute", limit: Some("2/min"), ..Wanted::default() };
+        let key = DemoKey { name: "twice a minute", limit: Some("2/min"), ..DemoKey::default() };
         let limited = key.issue(&mut session)?;
         Build::of_settings().run(&mut session)?;
         let agent = ureq::Agent::config_builder()
@@ -251,7 +251,7 @@ impl Tour {
     }
 
     fn created_while_running(&mut self) -> Result<(Key, Row)> {
-        let key = Wanted { name: "made just now", ..Wanted::default() };
+        let key = DemoKey { name: "made just now", ..DemoKey::default() };
         let key = key.issue(&mut self.session)?;
         self.publish()?;
         let (answer, took) = self.until(200, &key)?;
@@ -426,7 +426,7 @@ fn saw(seen: Option<&Seen>) -> String {
 }
 
 /// What a key of the demo is to be.
-struct Wanted {
+struct DemoKey {
     name: &'static str,
     permissions: &'static [&'static str],
     expired: bool,
@@ -434,15 +434,15 @@ struct Wanted {
     limit: Option<&'static str>,
 }
 
-impl Default for Wanted {
+impl Default for DemoKey {
     fn default() -> Self {
         Self { name: "", permissions: &["read"], expired: false, network: None, limit: None }
     }
 }
 
-// === impl Wanted ===
+// === impl DemoKey ===
 
-impl Wanted {
+impl DemoKey {
     fn issue(&self, session: &mut Session) -> Result<Key> {
         let bad = |e| Error::argument("demo", e);
         let words = self.permissions.iter().map(|word| Permission::parse(word));

@@ -58,7 +58,7 @@ struct HeadKey<'a> {
 
 /// Which lines are of interest.
 #[derive(Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct LineSelection<'a> {
     pub filter: &'a Filter,
     /// Lines of this serial and below are passed over, not even parsed.
     pub newer_than: u64,
@@ -146,13 +146,13 @@ pub fn open(file: &Arc<File>, path: &Path) -> Result<(RegistrySettings, u64)> {
 /// Calls `each` for every key in force. Lines that cannot be meant are not parsed.
 pub fn scan(
     content: JsonlContent<'_>,
-    wanted: Wanted<'_>,
+    wanted: LineSelection<'_>,
     faults: &mut Vec<FileFault>,
     each: &mut dyn FnMut(Located) -> Result<()>,
 ) -> Result<()> {
     let path = content.path;
     let superseding = superseding(content, faults)?;
-    let Wanted { filter, newer_than } = wanted;
+    let LineSelection { filter, newer_than } = wanted;
     let texts = texts_of(filter);
     let texts: Vec<_> = texts.iter().map(Finder::new).collect();
     let mut lines = LineReader::new(reader(content.file).take(content.length));

@@ -140,12 +140,12 @@ impl Bundle {
     /// At least one.
     fn certificates(&self, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let bytes = self.bytes(path)?;
-        pem::check_encoding(path, bytes, pem::Wanted::Certificate)?;
+        pem::check_encoding(path, bytes, pem::PemKind::Certificate)?;
         let certificates = CertificateDer::pem_slice_iter(bytes)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| TlsError::BadCertificate(path.to_owned()))?;
         if certificates.is_empty() {
-            return Err(pem::explain(path, bytes, pem::Wanted::Certificate));
+            return Err(pem::explain(path, bytes, pem::PemKind::Certificate));
         }
         Ok(certificates)
     }
@@ -153,12 +153,12 @@ impl Bundle {
     fn key(&self, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         use rustls::pki_types::pem::Error::NoItemsFound;
         let bytes = self.bytes(path)?;
-        pem::check_encoding(path, bytes, pem::Wanted::Key)?;
+        pem::check_encoding(path, bytes, pem::PemKind::Key)?;
         if pem::is_encrypted(bytes) {
             return Err(TlsError::EncryptedKey(path.to_owned()));
         }
         PrivateKeyDer::from_pem_slice(bytes).map_err(|error| match error {
-            NoItemsFound => pem::explain(path, bytes, pem::Wanted::Key),
+            NoItemsFound => pem::explain(path, bytes, pem::PemKind::Key),
             _ => TlsError::BadKey(path.to_owned()),
         })
     }

@@ -8,14 +8,14 @@ use super::error::TlsError;
 
 /// What the configuration named the file for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum PemKind {
     Certificate,
     Key,
 }
 
 /// Refuses what readers of PEM would misread: behind a byte order mark they pass over the first block
 /// without a word, so that a chain would begin with its issuer.
-pub(super) fn check_encoding(path: &Path, bytes: &[u8], wanted: Wanted) -> Result<(), TlsError> {
+pub(super) fn check_encoding(path: &Path, bytes: &[u8], wanted: PemKind) -> Result<(), TlsError> {
     const MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
     if MARKS.iter().any(|mark| bytes.starts_with(mark)) {
         return Err(TlsError::ByteOrderMark(path.to_owned()));
@@ -23,8 +23,8 @@ pub(super) fn check_encoding(path: &Path, bytes: &[u8], wanted: Wanted) -> Resul
     // DER of a certificate or key is one SEQUENCE, longer than 127 bytes but for Ed25519 keys.
     if bytes.starts_with(b"\x30") && !contains(bytes, b"-----BEGIN") {
         let tool = match wanted {
-            Wanted::Certificate => "x509",
-            Wanted::Key => "pkey",
+            PemKind::Certificate => "x509",
+            PemKind::Key => "pkey",
         };
         return Err(TlsError::Der { path: path.to_owned(), tool });
     }
@@ -37,7 +37,7 @@ pub(super) fn is_encrypted(bytes: &[u8]) -> bool {
 }
 
 /// Why nothing of the kind was found.
-pub(super) fn explain(path: &Path, bytes: &[u8], wanted: Wanted) -> TlsError {
+pub(super) fn explain(path: &Path, bytes: &[u8], wanted: PemKind) -> TlsError {
     let kinds: [(&[u8], &'static str, &'static str); 6] = [
         (
             b"CERTIFICATE REQUEST-----",
@@ -59,13 +59,13 @@ pub(super) fn explain(path: &Path, bytes: &[u8], wanted: Wanted) -> TlsError {
     match (found, wanted) {
         (Some((_, found, hint)), _) => {
             let wanted = match wanted {
-                Wanted::Certificate => "certificate",
-                Wanted::Key => "private key",
+                PemKind::Certificate => "certificate",
+                PemKind::Key => "private key",
             };
             TlsError::Other { path, found, wanted, hint }
         }
-        (None, Wanted::Certificate) => TlsError::NoCertificate(path),
-        (None, Wanted::Key) => TlsError::NoKey(path),
+        (None, PemKind::Certificate) => TlsError::NoCertificate(path),
+        (None, PemKind::Key) => TlsError::NoKey(path),
     }
 }
 
