@@ -191,7 +191,7 @@ pub struct UpstreamConfig {
     /// Header names as the client wrote them (owned ones stay lower-case).
     pub preserve_case: bool,
     pub reuse: ConnectionReuse,
-    /// Cut `Location` down where it names [`Upstream::address`].
+    /// Cut `Location` down where it names [`UpstreamConfig::address`].
     pub rewrite_location: bool,
     /// Most connections, over all workers.
     pub max_connections: usize,

@@ -34,7 +34,7 @@ const GOING_AWAY: u16 = 1001;
 /// Two connections that have both switched protocols.
 #[derive(Debug)]
 pub struct Tunnel<'a, C, U> {
-    /// Stays the caller's, who may have to reset it; see [`Ended::must_reset`].
+    /// Stays the caller's, who may have to reset it; see [`TunnelSummary::must_reset`].
     pub client: &'a mut C,
     /// Dropped in the poll that notices a cut.
     pub upstream: U,

@@ -1,4 +1,4 @@
-//! One key as the registry holds it: what a file says ([`RawEntry`]) and what it means ([`Entry`]).
+//! One key as the registry holds it: what a file says ([`RawEntry`]) and what it means ([`RegistryEntry`]).
 
 use std::borrow::Cow;
 

@@ -59,7 +59,7 @@ pub(crate) struct UploadProgress {
     pub(crate) state: Cell<UploadState>,
     /// The client's stream ends with it, at once.
     abandoned: Cell<bool>,
-    /// Who polls the body, for [`Progress::stop`].
+    /// Who polls the body, for [`UploadProgress::stop`].
     waker: RefCell<Option<Waker>>,
 }
 

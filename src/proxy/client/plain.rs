@@ -66,7 +66,7 @@ pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -
     }
 }
 
-/// As [`Ended`], without the connection.
+/// As [`TurnEnd`], without the connection.
 enum Over {
     Done,
     Cut(CutReason),

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 pub enum TunnelCut {
     /// At once, without a word.
     Abrupt,
-    /// With a WebSocket close frame where the framing allows one, else as [`Cut::Abrupt`].
+    /// With a WebSocket close frame where the framing allows one, else as [`TunnelCut::Abrupt`].
     Close { code: u16, reason: &'static str },
 }
 

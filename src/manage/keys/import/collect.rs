@@ -206,7 +206,7 @@ impl Candidate {
         }
     }
 
-    /// From where it may be used. [`Reach::Nowhere`] is for the caller to tell.
+    /// From where it may be used. [`AllowedNetworks::Nowhere`] is for the caller to tell.
     pub fn within(&mut self, reach: &AllowedNetworks) {
         if let AllowedNetworks::Networks(networks) = reach {
             self.raw.networks = networks.iter().map(|n| show_network(n).into()).collect();
