@@ -171,7 +171,7 @@ fn build(
     let upstream_ready =
         config.upstream.health_path.as_ref().map(|_| readiness.register("upstream"));
     let Config { listeners, upstream, timeouts, caps, http2, drain, settings, .. } = config;
-    let mut reloadable: Reloadables = Vec::new();
+    let mut reloadable: Vec<Arc<dyn proxy::tls::Reloadable>> = Vec::new();
     reloadable.extend(listener_tls.iter().flatten().map(|tls| Arc::clone(tls) as Arc<_>));
     reloadable.extend(upstream_tls.iter().map(|tls| Arc::clone(tls) as Arc<_>));
     let binds: Vec<_> = listeners.iter().map(|listener| &listener.bind).collect();
@@ -302,10 +302,10 @@ fn build(
 
 /// What `/status` says of the certificates in force at the time it is asked.
 fn certificate_status(
-    targets: &Reloadables,
+    targets: &[Arc<dyn proxy::tls::Reloadable>],
     clock: &Clock,
 ) -> Box<dyn Fn() -> Vec<CertificateStatus> + Send + Sync> {
-    let (targets, clock) = (targets.clone(), clock.clone());
+    let (targets, clock) = (targets.to_vec(), clock.clone());
     Box::new(move || {
         let now = clock.now();
         // Before 1970 there is nothing to tell apart.
@@ -353,7 +353,6 @@ fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
     Hooks { reconfigure: Box::new(reconfigure), files: Vec::new(), watched }
 }
 
-type Reloadables = Vec<Arc<dyn proxy::tls::Reloadable>>;
 /// Where other processes of this user may listen as well, they must be of the same audience.
 fn lock_addresses(
     listeners: &[config::Listener],

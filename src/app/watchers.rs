@@ -6,9 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::Reloadables;
 use crate::clock::Clock;
-use crate::proxy::tls::{TlsReloadOutcome, Watcher};
+use crate::proxy::tls::{Reloadable, TlsReloadOutcome, Watcher};
 use crate::proxy::{Shared, health};
 use crate::reload::lower_priority;
 use crate::telemetry::Metrics;
@@ -30,7 +29,7 @@ impl Watchers {
     /// Reads certificates, keys and authorities again when their files change.
     pub(super) fn certificates(
         &mut self,
-        targets: Reloadables,
+        targets: Vec<Arc<dyn Reloadable>>,
         clock: &Clock,
         metrics: &Metrics,
     ) -> io::Result<()> {

@@ -18,9 +18,9 @@ use crate::core::{
 /// Everything that patches say against keys.
 #[derive(Debug, Default)]
 pub(crate) struct Hold {
-    removed: HashSet<Digest, ByDigest>,
+    removed: HashSet<Digest, BuildHasherDefault<First8>>,
     /// Digests of what is stated.
-    stated: HashSet<Digest, ByDigest>,
+    stated: HashSet<Digest, BuildHasherDefault<First8>>,
     keys: HashMap<KeyId, Against>,
 }
 
@@ -51,9 +51,6 @@ struct Left {
     /// `None`: all of it.
     allowed: Option<(Grant, Option<u64>)>,
 }
-
-/// Digests are uniform already: their first bytes are a good hash.
-pub(crate) type ByDigest = BuildHasherDefault<First8>;
 
 #[derive(Default)]
 pub(crate) struct First8(u64);

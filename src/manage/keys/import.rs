@@ -25,6 +25,7 @@ use serde_json::json;
 use super::super::error::{Error, FileFault, Result};
 use super::super::publish::PublishArgs;
 use super::super::registry::change::{Change, Check};
+use super::super::registry::entry::FieldFault;
 use super::super::session::Session;
 use super::super::time::When;
 use super::create;
@@ -244,7 +245,7 @@ impl Import {
                 match candidate.finish(&defaults, change.settings(), self.prefix.as_deref())? {
                     Ok(taken) => taken,
                     Err(new) => {
-                        faults.extend(new.into_iter().map(|(field, why)| {
+                        faults.extend(new.into_iter().map(|FieldFault { field, why }| {
                             let field = match (place.as_str(), field) {
                                 ("", field) => field.to_owned(),
                                 (place, "") => place.to_owned(),

@@ -109,7 +109,20 @@ pub struct RawPrevious<'a> {
 pub struct RawTime(pub String);
 
 /// What is wrong with one field.
-pub type FieldFault = (&'static str, String);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldFault {
+    /// Empty if the entry as a whole is at fault.
+    pub field: &'static str,
+    pub why: String,
+}
+
+// === impl FieldFault ===
+
+impl FieldFault {
+    pub fn new(field: &'static str, why: impl Into<String>) -> Self {
+        Self { field, why: why.into() }
+    }
+}
 
 // === impl RawEntry ===
 
@@ -148,25 +161,26 @@ impl RawEntry<'_> {
             Some(Previous { digest, expires })
         });
         if let Err(why) = check_name(&self.name) {
-            faults.push(("name", why.to_owned()));
+            faults.push(FieldFault::new("name", why));
         }
         if let Some(id) = &self.public_id
             && let Err(why) = check_public_id(id)
         {
-            faults.push(("public_id", why.to_owned()));
+            faults.push(FieldFault::new("public_id", why));
         }
         if self.previous.is_some() && self.public_id.is_none() {
-            faults.push(("previous", "only a pair (with `public_id`) has two secrets".into()));
+            let why = "only a pair (with `public_id`) has two secrets";
+            faults.push(FieldFault::new("previous", why));
         }
         let start = self.start.as_deref().unwrap_or_default();
         if start.len() > MAX_START || !start.bytes().all(|b| b.is_ascii_graphic()) {
-            faults.push((
-                "start",
-                format!("must be the first few characters of the secret, at most {MAX_START}"),
-            ));
+            let why =
+                format!("must be the first few characters of the secret, at most {MAX_START}");
+            faults.push(FieldFault::new("start", why));
         }
         if self.note.as_deref().is_some_and(|n| n.chars().any(char::is_control)) {
-            faults.push(("note", "must be one line without control characters".into()));
+            let why = "must be one line without control characters";
+            faults.push(FieldFault::new("note", why));
         }
         let time = |field, stamp: &Option<RawTime>, faults: &mut Vec<FieldFault>| {
             stamp.as_ref().and_then(|s| taken(field, time::instant(&s.0), faults))
@@ -205,7 +219,7 @@ fn taken<T, E: ToString>(
     parsed: Result<T, E>,
     faults: &mut Vec<FieldFault>,
 ) -> Option<T> {
-    parsed.map_err(|e| faults.push((field, e.to_string()))).ok()
+    parsed.map_err(|e| faults.push(FieldFault::new(field, e.to_string()))).ok()
 }
 
 // === impl RegistryEntry ===
@@ -388,11 +402,11 @@ pub mod tests {
             ..RawEntry::default()
         };
         let faults = raw.parse().unwrap_err();
-        let fields: Vec<_> = faults.iter().map(|(field, _)| *field).collect();
+        let fields: Vec<_> = faults.iter().map(|fault| fault.field).collect();
         for field in ["id", "org", "permissions", "status", "digest", "expires", "networks"] {
             assert!(fields.contains(&field), "{field}: {fields:?}");
         }
-        assert!(faults.iter().all(|(_, why)| !why.contains("hunter2")));
+        assert!(faults.iter().all(|fault| !fault.why.contains("hunter2")));
     }
 
     #[test]

@@ -173,7 +173,10 @@ pub fn scan(
         let entry = match parsed.key.parse() {
             Ok(entry) => entry,
             Err(new) => {
-                faults.extend(new.into_iter().map(|(f, why)| FileFault::new(path, number, f, why)));
+                faults.extend(
+                    new.into_iter()
+                        .map(|FieldFault { field, why }| FileFault::new(path, number, field, why)),
+                );
                 continue;
             }
         };
@@ -246,7 +249,7 @@ pub fn plain(
         }
         match serde_json::from_slice::<RawEntry<'_>>(line) {
             Ok(raw) => {
-                let place = |(field, why)| FileFault::new(path, number, field, why);
+                let place = |FieldFault { field, why }| FileFault::new(path, number, field, why);
                 faults.extend(each(raw)?.into_iter().map(place));
             }
             Err(e) => faults.push(syntax_fault(&e, number, path)),

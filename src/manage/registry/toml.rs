@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml_edit::{DocumentMut, InlineTable, Item, Value};
 
-use super::entry::{RawEntry, RegistryEntry};
+use super::entry::{FieldFault, RawEntry, RegistryEntry};
 use crate::manage::error::FileFault;
 
 /// A key is a few hundred bytes; what is longer is no registry.
@@ -98,9 +98,8 @@ pub fn parse(piece: &Piece, path: &Path) -> Result<RegistryEntry, Vec<FileFault>
     })?;
     let [raw] = raw.key;
     raw.parse().map_err(|faults| {
-        let place = |(field, why): (&'static str, String)| {
-            FileFault::new(path, line_of(piece, field), field, why)
-        };
+        let place =
+            |FieldFault { field, why }| FileFault::new(path, line_of(piece, field), field, why);
         faults.into_iter().map(place).collect()
     })
 }

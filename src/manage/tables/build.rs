@@ -14,7 +14,7 @@ use super::super::publish::target::{Destination, PublishOrigin, Published};
 use super::super::publish::terms::{MEMORY, Spill, Terms};
 use super::super::publish::{self, fold};
 use super::super::registry::change::{Change, Check};
-use super::super::registry::entry::RawEntry;
+use super::super::registry::entry::{FieldFault, RawEntry};
 use super::super::registry::settings::is_audience;
 use super::super::registry::{Filter, Form, Registry, jsonl};
 use super::super::session::Session;
@@ -310,7 +310,8 @@ fn read_source(
                 match candidate.raw.parse() {
                     Ok(entry) => entry.specs().try_for_each(|spec| push(&spec)),
                     Err(new) => {
-                        let place = |(field, why)| FileFault::new(path, line, field, why);
+                        let place =
+                            |FieldFault { field, why }| FileFault::new(path, line, field, why);
                         faults.extend(new.into_iter().map(place));
                         match (stop, faults.first()) {
                             (true, Some(first)) => {

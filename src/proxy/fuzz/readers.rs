@@ -18,16 +18,13 @@ use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS, RequestMethod, find_head};
 use crate::proxy::http1::request_read::{Parsed, parse};
 
-/// Names in lower case, and values.
-pub type FieldList = Vec<(Vec<u8>, Vec<u8>)>;
-
 /// An answer, read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadAnswer {
     pub status: u16,
-    pub fields: FieldList,
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
     pub body: Vec<u8>,
-    pub trailers: FieldList,
+    pub trailers: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// A request, read to its end.
@@ -35,21 +32,21 @@ pub struct ReadAnswer {
 pub struct ReadRequest {
     pub method: String,
     pub target: String,
-    pub fields: FieldList,
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
     pub body: Vec<u8>,
 }
 
 /// Bytes that a head of a request may have here.
 const LONGEST_REQUEST_HEAD: usize = 64 * 1024;
 
-fn sorted(fields: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> FieldList {
-    let mut fields: FieldList = fields.collect();
+fn sorted(fields: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut fields: Vec<(Vec<u8>, Vec<u8>)> = fields.collect();
     // Stable: fields of one name keep their order.
     fields.sort_by(|a, b| a.0.cmp(&b.0));
     fields
 }
 
-fn list(map: &http::HeaderMap) -> FieldList {
+fn list(map: &http::HeaderMap) -> Vec<(Vec<u8>, Vec<u8>)> {
     sorted(map.iter().map(|(n, v)| (n.as_str().as_bytes().to_vec(), v.as_bytes().to_vec())))
 }
 

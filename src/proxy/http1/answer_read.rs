@@ -14,15 +14,19 @@ use super::length::{AnswerTo, BodyLength, LengthFields};
 pub(crate) struct AnswerHead {
     pub(crate) status: StatusCode,
     bytes: Vec<u8>,
-    fields: Vec<(Part, Part)>,
+    fields: Vec<(Span, Span)>,
     /// The phrase behind the status, where it is not the usual one.
-    phrase: Option<Part>,
+    phrase: Option<Span>,
     /// `Connection` names other fields than itself, which go no further.
     names_fields: bool,
 }
 
 /// Where some text begins, and how many bytes it has.
-type Part = (u32, u32);
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    begin: u32,
+    length: u32,
+}
 
 /// What the start of an answer is.
 #[derive(Debug)]
@@ -33,8 +37,8 @@ pub(crate) struct FoundHead {
     pub(crate) body: BodyLength,
     /// The connection can serve another request behind this answer.
     pub(crate) keeps_alive: bool,
-    fields: Vec<(Part, Part)>,
-    phrase: Option<Part>,
+    fields: Vec<(Span, Span)>,
+    phrase: Option<Span>,
     names_fields: bool,
 }
 
@@ -95,7 +99,7 @@ fn describe(
 ) -> Result<FoundHead, BadAnswer> {
     let part = |of: &[u8]| {
         let begin = (of.as_ptr() as usize).checked_sub(read.as_ptr() as usize)?;
-        Some((u32::try_from(begin).ok()?, u32::try_from(of.len()).ok()?))
+        Some(Span { begin: u32::try_from(begin).ok()?, length: u32::try_from(of.len()).ok()? })
     };
     let status = head.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadAnswer)?;
     let is_http10 = head.version == Some(0);
@@ -185,9 +189,9 @@ impl AnswerHead {
         parts.status = self.status;
         let mut map = HeaderMap::with_capacity(self.fields.len() + ADDED_FIELDS);
         let bytes = Bytes::from(self.bytes);
-        let at = |(begin, length): Part| {
-            let begin = begin as usize;
-            bytes.slice(begin..begin + length as usize)
+        let at = |span: Span| {
+            let begin = span.begin as usize;
+            bytes.slice(begin..begin + span.length as usize)
         };
         for (name, value) in self.fields {
             let name = HeaderName::from_bytes(&at(name));
@@ -209,8 +213,8 @@ impl AnswerHead {
         parts
     }
 
-    fn part(&self, (begin, length): Part) -> &[u8] {
-        let begin = begin as usize;
-        self.bytes.get(begin..begin + length as usize).unwrap_or_default()
+    fn part(&self, span: Span) -> &[u8] {
+        let begin = span.begin as usize;
+        self.bytes.get(begin..begin + span.length as usize).unwrap_or_default()
     }
 }

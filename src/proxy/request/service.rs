@@ -69,7 +69,7 @@ impl Gate {
 impl Service<Request<Incoming>> for Gate {
     type Response = Response<CountedBody>;
     type Error = Unwritable;
-    type Future = Pin<Box<dyn Future<Output = Answer>>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let worker = Rc::clone(&self.worker);
@@ -95,9 +95,6 @@ impl Service<Request<Incoming>> for Gate {
         })
     }
 }
-
-/// What hyper wants of a service.
-type Answer = Result<Response<CountedBody>, Unwritable>;
 
 /// There is no answer that hyper could write.
 #[derive(Debug, thiserror::Error)]

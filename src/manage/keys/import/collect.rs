@@ -222,12 +222,12 @@ impl Candidate {
         let Self { mut raw, secret, client, grouped, .. } = self;
         if let Some(secret) = &secret {
             if let Err(why) = check_secret(secret, defaults) {
-                return Ok(Err(vec![("", format!("the key {why}"))]));
+                return Ok(Err(vec![FieldFault::new("", format!("the key {why}"))]));
             }
             raw.digest = show_digest(&secret.digest()).into();
             raw.start = Some(first_characters(secret, settings).into_string().into());
         } else if raw.digest.is_empty() {
-            return Ok(Err(vec![("", "holds neither a secret nor a digest".to_owned())]));
+            return Ok(Err(vec![FieldFault::new("", "holds neither a secret nor a digest")]));
         }
         if raw.id.is_empty() {
             raw.id = new_key_id()?.to_string().into();
@@ -239,15 +239,15 @@ impl Candidate {
             };
         }
         if raw.org.is_empty() {
-            let why = "names no organization, and no --org was given".to_owned();
-            return Ok(Err(vec![("org", why)]));
+            let why = "names no organization, and no --org was given";
+            return Ok(Err(vec![FieldFault::new("org", why)]));
         }
         if raw.name.is_empty() {
             raw.name = client.into();
         }
         for (field, text) in [("org", &raw.org), ("name", &raw.name)] {
             if placeholder::is_template(text) {
-                return Ok(Err(vec![(field, "is a placeholder".to_owned())]));
+                return Ok(Err(vec![FieldFault::new(field, "is a placeholder")]));
             }
         }
         if raw.permissions.is_empty() && !grouped {

@@ -20,15 +20,17 @@ use crate::manage::time;
 /// The longest line that is read: a key is a few hundred bytes.
 const MAX_LINE: u64 = 1 << 20;
 
-type Sink<'a> = &'a mut dyn FnMut(ImportItem) -> Result<()>;
-
 // CSV
 
 /// Columns by name, in any order; `permissions` and `networks` hold words between spaces.
 ///
 /// Separated by what the first line has most of: a comma, or, as spreadsheets write it where the
 /// comma is for decimals, a semicolon or a tab. Excel's line `sep=;` is understood.
-pub fn read_csv(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result<()> {
+pub fn read_csv(
+    source: &mut dyn BufRead,
+    path: &Path,
+    sink: &mut dyn FnMut(ImportItem) -> Result<()>,
+) -> Result<()> {
     let mut source = text::plain(source, path)?;
     let mut first = Zeroizing::new(Vec::new());
     let mut before = 0;
@@ -204,7 +206,12 @@ fn lost_column(header: &str, line: u64, path: &Path) -> ImportItem {
 }
 
 /// The message of the `csv` crate names positions and lengths, never a value.
-fn csv_fault(e: csv::Error, before: u64, path: &Path, sink: Sink<'_>) -> Result<()> {
+fn csv_fault(
+    e: csv::Error,
+    before: u64,
+    path: &Path,
+    sink: &mut dyn FnMut(ImportItem) -> Result<()>,
+) -> Result<()> {
     let line = e.position().map_or(0, |at| before + at.line());
     match e.into_kind() {
         csv::ErrorKind::Io(source) => Err(Error::Read { path: path.to_owned(), source }),
@@ -358,7 +365,11 @@ fn digest_text(value: &str) -> String {
 // JSON Lines
 
 /// Objects with the same names as the columns of a CSV, or the lines of a `keys.jsonl`.
-pub fn read_json_lines(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result<()> {
+pub fn read_json_lines(
+    source: &mut dyn BufRead,
+    path: &Path,
+    sink: &mut dyn FnMut(ImportItem) -> Result<()>,
+) -> Result<()> {
     each_line(source, path, &mut |line, text| {
         let text = text.trim();
         if text.is_empty() {
@@ -390,7 +401,12 @@ pub fn read_json_lines(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) ->
     })
 }
 
-fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) -> Result<()> {
+fn json_key(
+    object: Map<String, Value>,
+    path: &Path,
+    line: u64,
+    sink: &mut dyn FnMut(ImportItem) -> Result<()>,
+) -> Result<()> {
     let mut candidate = Candidate { line, ..Candidate::default() };
     for (name, value) in object {
         if name == "previous" && !value.is_null() {
@@ -449,7 +465,11 @@ fn json_key(object: Map<String, Value>, path: &Path, line: u64, sink: Sink<'_>) 
 // htpasswd-like
 
 /// `name:sha256`, the digest as 64 hexadecimal digits or as `{SHA256}` and Base64.
-pub fn read_htpasswd(source: &mut dyn BufRead, path: &Path, sink: Sink<'_>) -> Result<()> {
+pub fn read_htpasswd(
+    source: &mut dyn BufRead,
+    path: &Path,
+    sink: &mut dyn FnMut(ImportItem) -> Result<()>,
+) -> Result<()> {
     each_line(source, path, &mut |line, text| {
         let text = text.trim();
         if text.is_empty() || text.starts_with('#') {

@@ -412,8 +412,8 @@ fn what_is_no_secret() {
             ..Candidate::default()
         };
         let faults = candidate.finish(&defaults(), &settings(), None).unwrap().unwrap_err();
-        assert!(faults[0].1.contains(why), "{name}: {faults:?}");
-        assert!(!faults[0].1.contains("hunter2"), "{name}");
+        assert!(faults[0].why.contains(why), "{name}: {faults:?}");
+        assert!(!faults[0].why.contains("hunter2"), "{name}");
     }
 }
 
@@ -434,7 +434,7 @@ fn names_of_any_language_get_an_org() {
     for (client, want) in cases {
         assert_eq!(org(client), Ok((want.to_owned(), client.to_owned())));
     }
-    assert_eq!(org("${TENANT}"), Err(vec![("org", "is a placeholder".to_owned())]));
+    assert_eq!(org("${TENANT}"), Err(vec![FieldFault::new("org", "is a placeholder")]));
 }
 
 const FORMATS: [ImportFormat; 8] = [
