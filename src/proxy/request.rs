@@ -1,7 +1,8 @@
 //! One request, from its head to the head of its answer: [`service`] is the page, the other files are
 //! its steps. Knows no client connection.
 
-pub(crate) mod asked_upgrade;
+pub(crate) mod admit;
+mod answer_plan;
 pub(crate) mod client;
 pub(crate) mod cors;
 pub(crate) mod counted_body;
@@ -12,7 +13,9 @@ pub(crate) mod facts;
 pub(crate) mod grpc;
 pub(crate) mod record;
 pub(crate) mod reply;
+mod response_body;
 pub(crate) mod rewrite;
 pub(crate) mod service;
 pub mod subprotocol;
 pub(crate) mod upgrade;
+pub(crate) mod upgrade_request;

@@ -163,8 +163,8 @@ fn sent_as(
         Verdict::Rejected(refused) => return Err(refused.rejection.reason),
     };
     let carried = reading.carriers.carried();
-    let outgoing = reading.into_outgoing();
-    let around = RewriteContext {
+    let changes = reading.into_changes();
+    let context = RewriteContext {
         settings,
         client: &ClientAddr { peer: Some(peer), local: None },
         https: false,
@@ -180,7 +180,7 @@ fn sent_as(
         upgrade: None,
         subject: None,
     };
-    Ok(rewrite(forward, head, RequestBody::Empty, outgoing, carried, around))
+    Ok(rewrite(forward, head, RequestBody::Empty, changes, carried, context))
 }
 
 fn get(target: &str, fields: &[(&str, &str)]) -> Request<()> {

@@ -25,6 +25,7 @@ use crate::proxy::http1::request_read::{Parsed, PlainRequest, parse};
 use crate::proxy::http1::request_refuse::{HeadBounds, Judged, RefusedHead, judge, unfinished};
 use crate::proxy::net::buffers::BUFFER;
 use crate::proxy::net::io::{CutReason, Io};
+use crate::proxy::request::admit::IncomingRequest;
 use crate::proxy::request::client::Client;
 use crate::proxy::request::record::RequestRecord;
 use crate::proxy::request::reply::Reply;
@@ -106,8 +107,7 @@ async fn answer_all(
             let mut answer = pin!(service::handle(
                 Rc::clone(worker),
                 Rc::clone(client),
-                (head, body, None),
-                Writer::Plain,
+                IncomingRequest { head, body, connect: None, writer: Writer::Plain },
                 record,
             ));
             poll_fn(|cx| {

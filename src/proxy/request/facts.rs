@@ -26,7 +26,7 @@ pub(crate) struct RequestReading<'r> {
     preflight: Option<Method>,
     pub(crate) carriers: Carriers<'r>,
     /// What to remove before keygate inserts its own fields.
-    pub(crate) outgoing: HeadChanges,
+    pub(crate) changes: HeadChanges,
 }
 
 /// How the head changes on its way out, for any caller. Owns its text.
@@ -66,10 +66,10 @@ pub(crate) fn read<'r>(
     let path = target(head, caps)?;
     let traits = path::scan(path.as_bytes())
         .map_err(|_| Rejection::why(Reason::BadPath, "the path has more than one reading"))?;
-    let mut outgoing = HeadChanges::default();
-    fields(head, settings, caps, &mut outgoing)?;
+    let mut changes = HeadChanges::default();
+    fields(head, settings, caps, &mut changes)?;
     let trusted = !settings.trusted_proxies.is_empty() && settings.trusted_proxies.allows(peer);
-    let client = if trusted { through_proxies(head, settings, peer, &mut outgoing) } else { peer };
+    let client = if trusted { through_proxies(head, settings, peer, &mut changes) } else { peer };
     let carriers = credentials::read(head, &settings.sources)?;
     Ok(RequestReading {
         method: &head.method,
@@ -78,7 +78,7 @@ pub(crate) fn read<'r>(
         client,
         preflight: preflight(head),
         carriers,
-        outgoing,
+        changes,
     })
 }
 
@@ -120,8 +120,8 @@ impl<'r> RequestReading<'r> {
         }
     }
 
-    pub(crate) fn into_outgoing(self) -> HeadChanges {
-        self.outgoing
+    pub(crate) fn into_changes(self) -> HeadChanges {
+        self.changes
     }
 
     pub(crate) fn client(&self) -> IpAddr {
@@ -228,7 +228,7 @@ fn fields(
     head: &RequestHead,
     settings: &Settings,
     caps: &Caps,
-    outgoing: &mut HeadChanges,
+    changes: &mut HeadChanges,
 ) -> Result<(), Rejection> {
     if head.fields.len() > caps.headers {
         return Err(Reason::HeadersTooLarge.into());
@@ -255,8 +255,8 @@ fn fields(
                     ));
                 }
                 Underscores::Drop => {
-                    outgoing.remove.push(at);
-                    outgoing.dropped += 1;
+                    changes.remove.push(at);
+                    changes.dropped += 1;
                     continue;
                 }
                 Underscores::Allow => {}
@@ -273,7 +273,7 @@ fn fields(
             FieldClass::Subprotocol => name != header::SEC_WEBSOCKET_PROTOCOL.as_str().as_bytes(),
             FieldClass::Host => name != header::HOST.as_str().as_bytes(),
             FieldClass::Connection => {
-                connection(value, settings, outgoing)?;
+                connection(value, settings, changes)?;
                 true
             }
             FieldClass::Expect => {
@@ -287,11 +287,11 @@ fn fields(
                 true
             }
             FieldClass::Te => {
-                outgoing.te_trailers |= value.eq_ignore_ascii_case(b"trailers");
+                changes.te_trailers |= value.eq_ignore_ascii_case(b"trailers");
                 true
             }
             FieldClass::Identity => {
-                outgoing.claims_identity = true;
+                changes.claims_identity = true;
                 true
             }
             FieldClass::Forwarding
@@ -300,7 +300,7 @@ fn fields(
             | FieldClass::Upgrade => true,
         };
         if goes {
-            outgoing.remove.push(at);
+            changes.remove.push(at);
         }
     }
     // RFC 9113 §8.2.1 calls it malformed; h2 lets it pass. An HTTP/1.1 upstream would trim it, and
@@ -327,7 +327,7 @@ fn is_padded(value: &[u8]) -> bool {
 fn connection(
     value: &[u8],
     settings: &Settings,
-    outgoing: &mut HeadChanges,
+    changes: &mut HeadChanges,
 ) -> Result<(), Rejection> {
     const WHY: &str = "a Connection token names a field that is not hop-by-hop";
     for token in value.split(|b| *b == b',') {
@@ -339,7 +339,7 @@ fn connection(
             continue;
         }
         if token.eq_ignore_ascii_case(b"upgrade") {
-            outgoing.upgrade = true;
+            changes.upgrade = true;
             continue;
         }
         match settings.fields.classify(token) {
@@ -348,7 +348,7 @@ fn connection(
             | FieldClass::Te
             | FieldClass::Upgrade => {}
             FieldClass::Plain => match HeaderName::from_bytes(token) {
-                Ok(name) => outgoing.remove_named.push(name),
+                Ok(name) => changes.remove_named.push(name),
                 Err(_) => {
                     return Err(Rejection::why(Reason::BadConnection, "not a field name"));
                 }
@@ -391,7 +391,7 @@ fn through_proxies(
     head: &RequestHead,
     settings: &Settings,
     peer: IpAddr,
-    outgoing: &mut HeadChanges,
+    changes: &mut HeadChanges,
 ) -> IpAddr {
     let named = |name: &'static str| head.fields.all(name);
     let value_of = |value: &[u8]| HeaderValue::from_bytes(value).ok();
@@ -400,13 +400,13 @@ fn through_proxies(
         named("x-forwarded-for").flat_map(|v| text_of(v).unwrap_or("?").split(',')).collect();
     let is_filled = |value: &&[u8]| value.iter().any(|b| !matches!(b, b',' | b' ' | b'\t'));
     let lists = named("x-forwarded-for").filter(is_filled);
-    outgoing.forwarded_for.extend(lists.filter_map(value_of));
+    changes.forwarded_for.extend(lists.filter_map(value_of));
     let last = |name| named(name).next_back();
-    outgoing.forwarded_proto =
+    changes.forwarded_proto =
         last("x-forwarded-proto").filter(|v| matches!(*v, b"http" | b"https")).and_then(value_of);
-    outgoing.forwarded_host =
+    changes.forwarded_host =
         last("x-forwarded-host").filter(|v| is_authority(v)).and_then(value_of);
-    outgoing.request_id = head
+    changes.request_id = head
         .fields
         .get(&settings.identity.request_id)
         .filter(|v| (1..=128).contains(&v.len()) && v.iter().all(u8::is_ascii_graphic))
@@ -426,12 +426,12 @@ pub(crate) fn preflight(head: &RequestHead) -> Option<Method> {
 /// The one protocol that `Upgrade` asks for, lower-case, when `Connection` says so too.
 pub(crate) fn read_upgrade<'r>(
     head: &'r RequestHead,
-    outgoing: &HeadChanges,
+    changes: &HeadChanges,
 ) -> Option<Cow<'r, str>> {
     if is_extended_connect(head) {
         return Some(Cow::Borrowed("websocket"));
     }
-    if !outgoing.upgrade || head.version != Version::HTTP_11 {
+    if !changes.upgrade || head.version != Version::HTTP_11 {
         return None;
     }
     let mut values = head.fields.all(&header::UPGRADE);

@@ -11,9 +11,9 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Uri, Version};
 use smallvec::SmallVec;
 
-use super::asked_upgrade::UpgradeRequest;
 use super::credentials::{self, Carried, StripScope};
 use super::facts::HeadChanges;
+use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
 use crate::proxy::body::RequestBody;
 use crate::proxy::http1::head::{Fields, RequestHead};
@@ -52,34 +52,34 @@ pub(crate) fn rewrite(
     forward: Forward<'_>,
     mut head: RequestHead,
     body: RequestBody,
-    outgoing: HeadChanges,
+    changes: HeadChanges,
     carried: Carried,
-    mut around: RewriteContext<'_>,
+    mut context: RewriteContext<'_>,
 ) -> UpstreamRequest {
-    let RewriteContext { settings, .. } = around;
+    let RewriteContext { settings, .. } = context;
     let had_length = head.fields.has(header::CONTENT_LENGTH);
     // hyper keeps the spellings in an extension that cannot be edited. If one of them belongs to a
     // field of keygate, drop them all: a client must not choose the spelling of that field.
-    if !around.preserve_case || outgoing.claims_identity {
+    if !context.preserve_case || changes.claims_identity {
         head.extensions.clear();
     } else {
         head.extensions.remove::<hyper::upgrade::OnUpgrade>();
         head.extensions.remove::<hyper::ext::Protocol>();
     }
-    head.fields.remove_at(&outgoing.remove);
-    for name in &outgoing.remove_named {
+    head.fields.remove_at(&changes.remove);
+    for name in &changes.remove_named {
         head.fields.remove(name);
     }
     let admitted = matches!(forward, Forward::Admitted(_));
     let scope = if admitted { StripScope::EveryCarrier } else { StripScope::OursAndEmpty };
     credentials::strip(&mut head, &settings.sources, &carried, scope);
-    let named = set_target(&mut head, &around);
-    if around.trace.is_some() {
+    let named = set_target(&mut head, &context);
+    if context.trace.is_some() {
         head.fields.remove(TRACEPARENT);
         // It belongs to the trace that is not gone on with (W3C Trace Context section 4.3).
         head.fields.remove(TRACESTATE);
     }
-    let is_plain = around.upgrade.is_none() && !around.http2 && !around.preserve_case;
+    let is_plain = context.upgrade.is_none() && !context.http2 && !context.preserve_case;
     let mut added = match is_plain {
         true => Added::Lines(write_head(&head, body.here().len())),
         false => Added::Fields(Vec::with_capacity(ADDED_FIELDS)),
@@ -97,12 +97,12 @@ pub(crate) fn rewrite(
             Some(_) => {}
             // Unless it is said, hyper takes a body of unknown length for none where the method
             // is GET or HEAD.
-            None if !around.http2 => added.put(&header::TRANSFER_ENCODING, b"chunked"),
+            None if !context.http2 => added.put(&header::TRANSFER_ENCODING, b"chunked"),
             None => {}
         },
         RequestBody::Empty | RequestBody::Whole(_) => {}
     }
-    if let Some(asked) = around.upgrade.take() {
+    if let Some(asked) = context.upgrade.take() {
         added.put(&header::CONNECTION, b"upgrade");
         if let Some(key) = asked.key {
             // RFC 8441 section 5: HTTP/2 has no use for these, HTTP/1.1 needs them.
@@ -113,23 +113,23 @@ pub(crate) fn rewrite(
             }
         }
         added.put(&header::UPGRADE, asked.protocol.as_bytes());
-        if let Some(Some(rest)) = &outgoing.subprotocols {
+        if let Some(Some(rest)) = &changes.subprotocols {
             added.put(&header::SEC_WEBSOCKET_PROTOCOL, rest.as_bytes());
         }
     }
-    if outgoing.te_trailers && around.http2 {
+    if changes.te_trailers && context.http2 {
         added.put(&header::TE, b"trailers");
     }
     let named = match &named {
         Named::AsSent => head.fields.get(header::HOST),
         Named::Other(named) => named.as_ref().map(HeaderValue::as_bytes),
     };
-    forwarding(&mut added, outgoing, named, &around);
-    added.put(&settings.identity.request_id, around.request_id.as_bytes());
-    if let Some(trace) = &around.trace {
+    forwarding(&mut added, changes, named, &context);
+    added.put(&settings.identity.request_id, context.request_id.as_bytes());
+    if let Some(trace) = &context.trace {
         added.put(&TRACEPARENT, &trace.0);
     }
-    if let (Some(name), Some(subject)) = (&settings.identity.client_subject, around.subject) {
+    if let (Some(name), Some(subject)) = (&settings.identity.client_subject, context.subject) {
         added.put(name, subject.as_bytes());
     }
     UpstreamRequest::new(forward, RewrittenRequest { head, body, added }, &settings.identity)
@@ -152,22 +152,22 @@ enum Named {
 }
 
 /// Target, version and Host as the upstream's protocol wants them. The path stays as it was judged.
-fn set_target(head: &mut RequestHead, around: &RewriteContext<'_>) -> Named {
+fn set_target(head: &mut RequestHead, context: &RewriteContext<'_>) -> Named {
     let of_target = head.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
     let absolute = of_target.is_some();
-    if !around.http2 && !absolute && around.host.is_none() && head.fields.has(header::HOST) {
+    if !context.http2 && !absolute && context.host.is_none() && head.fields.has(header::HOST) {
         join_cookies(&mut head.fields);
         head.version = Version::HTTP_11;
         return Named::AsSent;
     }
     let named = head.fields.get(header::HOST).and_then(|v| HeaderValue::from_bytes(v).ok());
     let named = named.or(of_target);
-    let host = around.host.or(named.as_ref()).unwrap_or(around.authority);
-    if around.http2 {
+    let host = context.host.or(named.as_ref()).unwrap_or(context.authority);
+    if context.http2 {
         // `:authority` carries what Host says; the two must not both travel.
         head.fields.remove(header::HOST);
         let mut uri = std::mem::take(&mut head.uri).into_parts();
-        uri.scheme = Some(match around.upstream_https {
+        uri.scheme = Some(match context.upstream_https {
             true => http::uri::Scheme::HTTPS,
             false => http::uri::Scheme::HTTP,
         });
@@ -207,23 +207,23 @@ fn join_cookies(fields: &mut Fields) {
 /// Describes the client, in place of what untrusted peers sent. Extends a trusted proxy's list.
 fn forwarding(
     added: &mut Added,
-    outgoing: HeadChanges,
+    changes: HeadChanges,
     named: Option<&[u8]>,
-    around: &RewriteContext<'_>,
+    context: &RewriteContext<'_>,
 ) {
-    let RewriteContext { client, https, .. } = *around;
+    let RewriteContext { client, https, .. } = *context;
     let mut list = SmallVec::<[u8; 64]>::new();
-    for before in &outgoing.forwarded_for {
+    for before in &changes.forwarded_for {
         list.extend_from_slice(before.as_bytes());
         list.extend_from_slice(b", ");
     }
     put_address(&mut list, client.ip());
     added.put(&X_FORWARDED_FOR, &list);
-    match &outgoing.forwarded_proto {
+    match &changes.forwarded_proto {
         Some(proto) => added.put(&X_FORWARDED_PROTO, proto.as_bytes()),
         None => added.put(&X_FORWARDED_PROTO, if https { b"https" } else { b"http" }),
     }
-    let forwarded = outgoing.forwarded_host.as_ref().map(HeaderValue::as_bytes);
+    let forwarded = changes.forwarded_host.as_ref().map(HeaderValue::as_bytes);
     if let Some(host) = forwarded.or(named) {
         added.put(&X_FORWARDED_HOST, host);
     }

@@ -17,11 +17,11 @@ use hyper::upgrade::OnUpgrade;
 
 use self::stream::{ClientSide, InStream};
 
-use super::asked_upgrade::UpgradeRequest;
 use super::download::ResponseBody;
 use super::record::RequestRecord;
 use super::rewrite::answer;
 use super::subprotocol::Offer;
+use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
 use crate::core::Reason;
 use crate::proxy::net::io::{CutReason as IoCut, Io};

@@ -28,14 +28,14 @@ pub(crate) struct UpgradeRequest {
 
 /// The upgrade that the request asks for, if its route allows it. Any other is dropped without a
 /// word, as a server does that does not know it (RFC 9110 §7.8).
-pub(crate) fn asked(
+pub(crate) fn read(
     head: &RequestHead,
-    outgoing: &mut HeadChanges,
+    changes: &mut HeadChanges,
     route: &Route,
     settings: &Settings,
     carried: Carried,
 ) -> Option<UpgradeRequest> {
-    let token = facts::read_upgrade(head, outgoing)?;
+    let token = facts::read_upgrade(head, changes)?;
     // A body and a switch in one request is how bytes get past a gate (Pingora CVE-2026-2833).
     let bodiless = !head.fields.has(header::TRANSFER_ENCODING)
         && head.fields.get(header::CONTENT_LENGTH).is_none_or(|v| v == b"0");
@@ -57,7 +57,7 @@ pub(crate) fn asked(
         let values: Vec<_> = values.filter_map(|v| HeaderValue::from_bytes(v).ok()).collect();
         offer = Offer::new(&values, &markers).ok()?;
         if carried.in_subprotocol {
-            outgoing.subprotocols = Some(offer.forward.clone());
+            changes.subprotocols = Some(offer.forward.clone());
         }
     }
     Some(UpgradeRequest { protocol, key, offer, close_code: settings.close_code })

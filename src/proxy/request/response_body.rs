@@ -1,0 +1,93 @@
+//! The body of the upstream's answer, as it goes to the client.
+
+use std::rc::Rc;
+
+use hyper::body::Body;
+
+use super::answer_plan::AnswerPlan;
+use super::download::{Download, RemainingBody, ResponseBody};
+use super::exchange;
+use super::record::RequestRecord;
+use crate::proxy::body::UploadProgress;
+use crate::proxy::patience::Patience;
+use crate::proxy::streams::Stream;
+use crate::proxy::upstream::{AnswerContent, Lease};
+
+/// An upload that may outlast the head of its answer, and the deadlines that it keeps.
+pub(super) struct RunningUpload {
+    pub(super) progress: Rc<UploadProgress>,
+    pub(super) patience: Patience,
+}
+
+/// The response's body. A short one that has come already needs nothing more of the upstream, so
+/// its connection goes back at once.
+pub(super) fn response_body(
+    content: AnswerContent,
+    lease: Lease,
+    stream: Stream,
+    upload: Option<RunningUpload>,
+    mut record: RequestRecord,
+    plan: &AnswerPlan,
+) -> ResponseBody {
+    let uploaded = upload.as_ref().is_none_or(|upload| !upload.progress.is_open());
+    let (first, rest) = match content {
+        AnswerContent::Whole(bytes) => {
+            record.complete(bytes.len() as u64);
+            lease.give_back(record.last_ns());
+            return ResponseBody::Full(bytes);
+        }
+        AnswerContent::WholeChunked(bytes) => {
+            record.complete(bytes.len() as u64);
+            lease.give_back(record.last_ns());
+            return ResponseBody::Unmeasured(bytes);
+        }
+        AnswerContent::Coming { first, body } => {
+            (Some(first).filter(|f| !f.is_empty()), RemainingBody::Own(body))
+        }
+        AnswerContent::Hyper(incoming) if incoming.is_end_stream() && uploaded => {
+            record.complete(0);
+            lease.give_back(record.last_ns());
+            return ResponseBody::Empty;
+        }
+        AnswerContent::Hyper(mut incoming) => {
+            let mut first = None;
+            if let Some(length) = incoming.size_hint().exact()
+                && lease.is_driven()
+                && uploaded
+                && let Some(bytes) = exchange::first_frame(&mut incoming, length)
+            {
+                if bytes.len() as u64 == length {
+                    record.complete(length);
+                    lease.give_back(record.last_ns());
+                    return ResponseBody::Full(bytes);
+                }
+                first = Some(bytes);
+            }
+            (first, RemainingBody::Hyper(incoming))
+        }
+    };
+    let timeouts = &record.worker().shared.timeouts;
+    let idle_ns = timeouts.response_idle.map(|d| d.as_nanos() as u64);
+    let total_ns =
+        timeouts.total.map(|d| record.started().mono_ns.saturating_add(d.as_nanos() as u64));
+    let silent_ns = idle_ns.map_or(u64::MAX, |idle| record.last_ns().saturating_add(idle));
+    let total_ns = total_ns.unwrap_or(u64::MAX);
+    stream.set_deadline(silent_ns.min(total_ns));
+    let (upload, patience) = upload.map(|upload| (upload.progress, upload.patience)).unzip();
+    let over_http2 = record.is_http2();
+    ResponseBody::Stream(Box::new(Download {
+        first,
+        rest,
+        lease: Some(lease),
+        stream,
+        upload,
+        record,
+        grpc: plan.grpc,
+        http2: over_http2,
+        idle_ns,
+        silent_ns,
+        patience: patience.filter(|_| !uploaded),
+        stalled: false,
+        total_ns,
+    }))
+}
