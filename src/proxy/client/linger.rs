@@ -16,8 +16,11 @@ use crate::proxy::worker::Worker;
 use crate::telemetry::LingerEnd;
 
 /// How long and how much any connection is read on.
-const SHORT: LingerBounds =
-    LingerBounds { whole: Duration::from_secs(1), silent: Duration::from_secs(1), bytes: 256 * 1024 };
+const SHORT: LingerBounds = LingerBounds {
+    whole: Duration::from_secs(1),
+    silent: Duration::from_secs(1),
+    bytes: 256 * 1024,
+};
 /// How much further with a place: 5 s and 64 MiB in all.
 const FURTHER: LingerBounds = LingerBounds {
     whole: Duration::from_secs(4),

@@ -355,7 +355,9 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
         }
         // The client would take what it has for the whole answer. Over TLS the missing goodbye says
         // the same.
-        ConnectionEnd::Cut(_) | ConnectionEnd::Done(Err(_)) if client.until_close.get() => io.reset_on_drop(),
+        ConnectionEnd::Cut(_) | ConnectionEnd::Done(Err(_)) if client.until_close.get() => {
+            io.reset_on_drop()
+        }
         ConnectionEnd::Cut(cut) => end_cut(&io, cut),
         ConnectionEnd::Done(Ok(())) => match client.upgraded.take() {
             Some(upgraded) => Box::pin(upgraded.run(worker, io, parts.read_buf)).await,
