@@ -18,13 +18,13 @@ pub struct PreparedRefusals(OnceLock<Vec<Option<PreparedPiece>>>);
 struct PreparedPiece {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// The same as lines of HTTP/1.
-    lines: Bytes,
+    /// The fields in the form of the protocol that they go over; empty until it is first needed.
+    written: OnceLock<Bytes>,
     before: Bytes,
     after: Bytes,
 }
 
-/// A prepared refusal for HTTP/1.
+/// A prepared refusal, of one request.
 #[derive(Debug)]
 pub struct Ready<'r> {
     piece: &'r PreparedPiece,
@@ -61,9 +61,10 @@ impl Ready<'_> {
         self.piece.status
     }
 
-    /// Fields as lines of HTTP/1, each with its end.
-    pub fn lines(&self) -> &[u8] {
-        &self.piece.lines
+    /// The fields as `write` writes them. Called once for each refusal that is prepared, so it must
+    /// always be the same one.
+    pub fn fields(&self, write: impl FnOnce(&[(HeaderName, HeaderValue)]) -> Bytes) -> &[u8] {
+        self.piece.written.get_or_init(|| write(&self.piece.headers))
     }
 
     /// Whether `name` is among the fields.
@@ -108,14 +109,8 @@ impl PreparedPiece {
         if after.contains(MARK) || rendered.headers.iter().any(in_fields) {
             return None;
         }
-        let mut lines = BytesMut::new();
-        for (name, value) in &rendered.headers {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                lines.put_slice(part);
-            }
-        }
         Some(Self {
-            lines: lines.freeze(),
+            written: OnceLock::new(),
             status: rendered.status,
             before: Bytes::copy_from_slice(before.as_bytes()),
             after: Bytes::copy_from_slice(after.as_bytes()),

@@ -1,12 +1,14 @@
 //! The head of an answer on its way to the client, as lines; and what adds fields to it, be it lines
 //! or a map for hyper.
 
+use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use super::answer_read::AnswerHead;
 use super::location::{OwnAddress, is_location};
+use super::request_write::put_line;
 use crate::core::headers::{FieldClass, FieldTable};
 
 /// Who writes the answer.
@@ -141,6 +143,15 @@ impl AnswerLines {
             .split(|b| *b == b'\n')
             .any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(b": ")))
     }
+}
+
+/// The fields as lines, each with its end.
+pub(crate) fn field_lines(fields: &[(HeaderName, HeaderValue)]) -> Bytes {
+    let mut lines = Vec::new();
+    for (name, value) in fields {
+        put_line(&mut lines, name.as_str().as_bytes(), value.as_bytes());
+    }
+    lines.into()
 }
 
 /// Fields of an answer that a `Connection` token cannot take away.

@@ -7,7 +7,7 @@ use super::download::ResponseBody;
 use crate::config::Settings;
 use crate::core::Rejection;
 use crate::core::refusal::Context;
-use crate::proxy::http1::answer_write::{AddField, AnswerLines, Writer};
+use crate::proxy::http1::answer_write::{AddField, AnswerLines, Writer, field_lines};
 
 /// An answer in the shape that its writer wants.
 pub(crate) enum Reply {
@@ -48,7 +48,7 @@ pub(crate) fn refuse(
         for (name, value) in asked.cors {
             lines.put(name.as_str().as_bytes(), value.as_bytes());
         }
-        lines.text.extend_from_slice(ready.lines());
+        lines.text.extend_from_slice(ready.fields(field_lines));
         return Reply::Lines(lines, ResponseBody::Full(ready.body()));
     }
     let mut rendered = settings.refusals.render(rejection, &context);
