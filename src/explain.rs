@@ -115,6 +115,12 @@ const REQUEST_ID: &str = "REQUEST-ID";
 /// `keys`: `None` where no table is loaded.
 pub fn explain<K: KeyLookup>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_>) -> Explained {
     let path = ask.target.split_once('?').map_or(ask.target, |(path, _)| path);
+    if path.contains(path::NOT_IN_TARGETS) || ask.target.contains('#') {
+        let mut answer = Explained::new(ask, "rejected");
+        answer.refuse(settings, &Reason::BadTarget.into(), None);
+        answer.detail = Some("the target has a fragment, or `<`, `>` or a backtick".to_owned());
+        return answer;
+    }
     let traits = match path::scan(path.as_bytes()) {
         Ok(traits) => traits,
         Err(why) => {

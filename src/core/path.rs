@@ -42,6 +42,9 @@ pub enum BadPath {
     TwoRules,
 }
 
+/// What ends a request as `bad_target`, before its path is judged, where the path has it unencoded.
+pub const NOT_IN_TARGETS: [char; 4] = ['#', '<', '>', '`'];
+
 /// Looks at every byte of `path` (without query) once. On success tells what the route has yet to
 /// allow ([`Traits::within`]).
 pub fn scan(path: &[u8]) -> Result<Traits, BadPath> {

@@ -155,6 +155,9 @@ fn every_other_verdict() {
         ("GET", "/nowhere", Credential::Single(b"wa_good"), "rejected", Some("route")),
         ("GET", "/a/../items/7", Credential::Single(b"wa_good"), "rejected", Some("bad_path")),
         ("GET", "/items/%2F", Credential::Single(b"wa_good"), "rejected", Some("bad_path")),
+        ("GET", "/items/<7>", Credential::Single(b"wa_good"), "rejected", Some("bad_target")),
+        ("GET", "/items/7?a#b", Credential::Single(b"wa_good"), "rejected", Some("bad_target")),
+        ("GET", "/items/7?q=\"<x>\"", Credential::Nothing, "rejected", Some("missing")),
     ];
     for (method, target, credential, verdict, reason) in cases {
         let answer = ask(Some(&keys), method.parse().unwrap(), target, credential);

@@ -4,3 +4,4 @@ mod linger;
 pub(crate) mod listener;
 mod plain;
 pub(crate) mod serve;
+mod turn;

@@ -11,4 +11,6 @@ pub(crate) mod length;
 pub(crate) mod location;
 pub(crate) mod request_read;
 pub(crate) mod request_refuse;
+pub(crate) mod request_span;
 pub(crate) mod request_write;
+pub(crate) mod target;

@@ -9,6 +9,7 @@ use crate::core::{Admitted, Observed, Passed};
 use crate::proxy::body::{RequestBody, Upload};
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::request_write::put_line;
+use crate::proxy::http1::target::BadTarget;
 
 /// A request that may be sent. Its one constructor takes a verdict: forgetting to authenticate
 /// does not compile.
@@ -84,11 +85,14 @@ opaque!(UpstreamRequest);
 
 impl UpstreamRequest {
     /// The only way to make one: the verdict goes in, and says who is asking.
+    ///
+    /// # Errors
+    /// hyper would have to send it, and cannot send its target.
     pub(crate) fn new(
         forward: Forward<'_>,
         draft: RewrittenRequest,
         names: &IdentityFields,
-    ) -> Self {
+    ) -> Result<Self, BadTarget> {
         let RewrittenRequest { head, body, mut added } = draft;
         let idempotent = head.method.is_idempotent();
         let is_head = head.method == Method::HEAD;
@@ -115,7 +119,7 @@ impl UpstreamRequest {
                 Shape::Bytes { bytes, is_head, body }
             }
             Added::Fields(fields) => {
-                let mut parts = head.into_parts();
+                let mut parts = head.into_parts()?;
                 parts.headers.reserve(fields.len());
                 for (name, value) in fields {
                     parts.headers.insert(name, value);
@@ -123,7 +127,7 @@ impl UpstreamRequest {
                 Shape::Http(Some(Box::new(Request::from_parts(parts, body))))
             }
         };
-        Self { idempotent, shape }
+        Ok(Self { idempotent, shape })
     }
 
     /// Whether doing it twice is doing it once (RFC 9110 §9.2.2).

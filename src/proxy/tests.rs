@@ -180,7 +180,8 @@ fn sent_as(
         upgrade: None,
         subject: None,
     };
-    Ok(rewrite(forward, head, RequestBody::Empty, changes, carried, context))
+    rewrite(forward, head, RequestBody::Empty, changes, carried, context)
+        .map_err(|_| Reason::BadTarget)
 }
 
 fn get(target: &str, fields: &[(&str, &str)]) -> Request<()> {

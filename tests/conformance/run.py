@@ -407,7 +407,7 @@ def main():
             "`make test` holds as well (`tests/it/gate_*.rs`).\n\n"
             "What hyper 1.12 settles before keygate sees the request: a Content-Length beside "
             "Transfer-Encoding is dropped and the connection ends behind the answer, equal lengths become "
-            "one, a fragment is dropped before the path is judged. 1xx answers of the upstream are consumed "
+            "one. 1xx answers of the upstream are consumed "
             "(hyper's server cannot send 103).\n\n")
         page.write_text(head + "".join(f"<!-- {n} -->\n{sections[n]}" for n in SUITES if n in sections))
         print(f"wrote {page.relative_to(ROOT)}")

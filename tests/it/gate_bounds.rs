@@ -89,7 +89,7 @@ fn heads_that_cannot_be_read_are_refused_in_full() {
         ("nothing known", "\x16\x03\x01\x02\r\n\r\n", 400, "bad_target", ("other", "")),
         ("version", "GET /v1/a HTTP/2.0\r\n\r\n", 400, "bad_target", ("GET", "/v1/a")),
         ("target", "GET /v1/<a>?k HTTP/1.1\r\n\r\n", 400, "bad_target", ("GET", "/v1/%3Ca%3E")),
-        ("query", "GET /v1/a?\"k\" HTTP/1.1\r\n\r\n", 400, "bad_target", ("GET", "/v1/a")),
+        ("query", "GET /v1/a?k#l HTTP/1.1\r\n\r\n", 400, "bad_target", ("GET", "/v1/a")),
         ("name", "POST /v1/a HTTP/1.1\r\na b: c\r\n\r\n", 400, "bad_header", ("POST", "/v1/a")),
         ("value", "GET /v1/a HTTP/1.1\r\na: b\0\r\n\r\n", 400, "bad_header", ("GET", "/v1/a")),
         (

@@ -34,6 +34,7 @@ mod gate_paths;
 mod gate_readings;
 mod gate_secrets;
 mod gate_strays;
+mod gate_targets;
 mod gate_tls;
 mod gate_unread;
 mod gate_upstream;

@@ -22,7 +22,10 @@ use crate::core::Reason;
 use crate::proxy::body::{ClientBody, Coming, Wire};
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::request_read::{Parsed, PlainRequest, parse};
-use crate::proxy::http1::request_refuse::{HeadBounds, Judged, RefusedHead, judge, unfinished};
+use crate::proxy::http1::request_refuse::{
+    ForHyper, HeadBounds, HyperHead, Judged, RefusedHead, judge, unfinished,
+};
+use crate::proxy::http1::request_span::RequestSpan;
 use crate::proxy::net::buffers::BUFFER;
 use crate::proxy::net::io::{CutReason, Io};
 use crate::proxy::request::admit::IncomingRequest;
@@ -37,8 +40,8 @@ pub(super) enum TurnEnd {
     /// The connection is through.
     Done(Io),
     Cut(Io, CutReason),
-    /// The rest is for hyper, and the head is one that it takes.
-    Hyper(Io),
+    /// The next request is for hyper, which takes its head.
+    Hyper(Io, RequestSpan),
     Refused(Io, Box<RefusedHead>),
     /// Nothing is left of it.
     Gone,
@@ -58,9 +61,11 @@ pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -
         }
         (Some(io), Over::Cut(cut)) => TurnEnd::Cut(io, cut),
         (Some(io), Over::Refused(refused)) => TurnEnd::Refused(io, refused),
-        (Some(mut io), Over::Hyper(read)) => {
-            io.put_back(read);
-            TurnEnd::Hyper(io)
+        (Some(mut io), Over::Hyper(read, head)) => {
+            let ForHyper { bytes, span, target } = head.hand_over(read);
+            io.put_back(bytes);
+            *client.target.borrow_mut() = Some(target);
+            TurnEnd::Hyper(io, span)
         }
         // An upgraded or aborted answer took the connection with it.
         (None, _) => TurnEnd::Gone,
@@ -72,7 +77,7 @@ enum Over {
     Done,
     Cut(CutReason),
     /// With what was read for it.
-    Hyper(Bytes),
+    Hyper(Bytes, Box<HyperHead>),
     Refused(Box<RefusedHead>),
 }
 
@@ -95,7 +100,7 @@ async fn answer_all(
             Err(Next::Cut(cut)) => return Over::Cut(cut),
             Err(Next::Refused(refused)) => return Over::Refused(refused),
             Err(Next::End) => return Over::Done,
-            Err(Next::Other) => return Over::Hyper(read.take()),
+            Err(Next::Hyper(head)) => return Over::Hyper(read.take(), head),
         };
         let PlainRequest { head, body, left, closes } = asked;
         let body = match left {
@@ -162,7 +167,7 @@ enum Next {
     Cut(CutReason),
     /// The client is done, or we are.
     End,
-    Other,
+    Hyper(Box<HyperHead>),
     Refused(Box<RefusedHead>),
 }
 
@@ -199,7 +204,7 @@ fn poll_request(
                 Parsed::Partial if read.bytes.len() < most => {}
                 Parsed::Partial | Parsed::Other => match judge(&read.bytes, bounds) {
                     Judged::Partial => {}
-                    Judged::Servable => return Poll::Ready(Err(Next::Other)),
+                    Judged::Servable(head) => return Poll::Ready(Err(Next::Hyper(head))),
                     Judged::Refused(refused) => {
                         return Poll::Ready(Err(Next::Refused(refused)));
                     }
@@ -212,14 +217,19 @@ fn poll_request(
             0..BUFFER => BUFFER,
             _ => bounds.bytes,
         };
-        if worker.draining.get() {
-            let next = if read.bytes.is_empty() { Next::End } else { Next::Other };
-            return Poll::Ready(Err(next));
+        // A head that has begun is still served, or refused.
+        if worker.draining.get() && read.bytes.is_empty() {
+            return Poll::Ready(Err(Next::End));
         }
         match ready!(read.poll_more(wire, room, cx)) {
-            Ok(0) if read.bytes.is_empty() => return Poll::Ready(Err(Next::End)),
-            // It ends in the middle of a head, which hyper knows how to take.
-            Ok(0) => return Poll::Ready(Err(Next::Other)),
+            // Empty lines are what some clients send behind a body.
+            Ok(0) if read.bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) => {
+                return Poll::Ready(Err(Next::End));
+            }
+            Ok(0) => {
+                let cut = unfinished(&read.bytes, Reason::BadHeader);
+                return Poll::Ready(Err(Next::Refused(Box::new(cut))));
+            }
             Ok(_) => {}
             Err(_) => return Poll::Ready(Err(Next::End)),
         }

@@ -17,10 +17,12 @@ use tokio::time::timeout;
 
 use super::linger::end_clean;
 use super::plain::{self, HYPER_HEADERS};
+use super::turn::Turn;
 use crate::core::{NetworkSet, Now, Reason, address};
 use crate::proxy::body::Unread;
 use crate::proxy::executor::LocalExecutor;
 use crate::proxy::http1::request_refuse::unfinished;
+use crate::proxy::http1::request_span::RequestSpan;
 use crate::proxy::load::Counted;
 use crate::proxy::memory::holding::Holding;
 use crate::proxy::memory::rule::{ChargedTo, Shortage};
@@ -130,6 +132,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
         unread: http2.then(|| Unread::new(&moments)),
         moments,
         upgraded: RefCell::default(),
+        target: RefCell::default(),
         running: Cell::default(),
         until_close: Cell::default(),
     });
@@ -270,6 +273,7 @@ enum ConnectionEnd {
 /// HTTP/1, by turns: what is [plain] without hyper, and hyper for a request that is not.
 async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
     loop {
+        let span;
         match plain::converse(worker, io, client).await {
             plain::TurnEnd::Done(io) if io.ends_by_itself() => return,
             plain::TurnEnd::Done(io) => {
@@ -279,11 +283,11 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
             plain::TurnEnd::Refused(io, refused) => {
                 return Box::pin(plain::refuse(worker, client, io, *refused)).await;
             }
-            plain::TurnEnd::Hyper(rest) => io = rest,
+            plain::TurnEnd::Hyper(rest, request) => (io, span) = (rest, request),
             plain::TurnEnd::Gone => return,
         }
         // Boxed: most connections never need it.
-        let end = Box::pin(serve_by_hyper(worker, io, client)).await;
+        let end = Box::pin(serve_by_hyper(worker, io, span, client)).await;
         match end {
             Some(idle) => io = idle,
             None => return,
@@ -291,9 +295,14 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
     }
 }
 
-/// HTTP/1 that is not [plain], until nothing runs any more. Returns the connection then, with what has
-/// come of the next request: hyper would not let anybody see that its time runs.
-async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Option<Io> {
+/// One request that is not [plain]. Returns the connection once that is answered, with what has come of
+/// the next one.
+async fn serve_by_hyper(
+    worker: &Rc<Worker>,
+    io: Io,
+    span: RequestSpan,
+    client: &Rc<Client>,
+) -> Option<Io> {
     let caps = &worker.shared.caps;
     let mut builder = http1::Builder::new();
     builder
@@ -306,7 +315,9 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
         builder.max_headers(caps.headers);
     }
     let gate = Gate::new(worker, client);
-    let mut conn = builder.serve_connection(TokioIo::new(io), gate);
+    let turn = Turn::new(io, span);
+    let is_read = turn.over();
+    let mut conn = builder.serve_connection(TokioIo::new(turn), gate);
     let moments = &client.moments;
     let sent_before = moments.bytes_out.get();
     let mut closing = false;
@@ -334,7 +345,7 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
         // If part of the answer were still unsent, `blocked_at` would be set: hyper flushes before
         // it waits for the next request.
         let answered = moments.bytes_out.get() > sent_before && moments.blocked_at.get() == 0;
-        if answered && !closing && moments.is_idle() {
+        if answered && !closing && is_read.get() && moments.is_idle() {
             return Poll::Ready(ConnectionEnd::Idle);
         }
         // After an answer without body hyper does not always read the end of the stream.
@@ -345,14 +356,9 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
     })
     .await;
     let parts = conn.into_parts();
-    let mut io = parts.io.into_inner();
+    let mut io = parts.io.into_inner().into_io();
     drop(parts.service);
     match end {
-        // Of a head that begins behind a body which nobody wanted.
-        ConnectionEnd::Cut(CutReason::Header) if !parts.read_buf.is_empty() => {
-            let late = unfinished(&parts.read_buf, Reason::HeaderTimeout);
-            Box::pin(plain::refuse(worker, client, io, late)).await;
-        }
         // The client would take what it has for the whole answer. Over TLS the missing goodbye says
         // the same.
         ConnectionEnd::Cut(_) | ConnectionEnd::Done(Err(_)) if client.until_close.get() => {
@@ -371,8 +377,16 @@ async fn serve_by_hyper(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> Opt
             io.put_back(parts.read_buf);
             end_clean(worker, client.address.ip(), io).await;
         }
-        ConnectionEnd::Idle => {
+        // Bytes of the request that hyper has not taken must not be parsed as the next one.
+        ConnectionEnd::Idle if !parts.read_buf.is_empty() => {
             io.put_back(parts.read_buf);
+            end_clean(worker, client.address.ip(), io).await;
+        }
+        ConnectionEnd::Idle => {
+            moments.body_open.set(false);
+            if io.holds_ahead() {
+                moments.head_begins();
+            }
             return Some(io);
         }
     }
@@ -452,8 +466,7 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// hyper answers a head that it cannot parse by itself, with an empty body; what is left for us is
-/// to count it. It sees such a head only where a client sends one right behind a request that hyper
-/// reads, without waiting for the answer: all others are judged before.
+/// to count it. Over HTTP/1 it should see none: each is judged before.
 fn note_error(worker: &Worker, client: &Client, error: &hyper::Error) {
     let reason = if error.is_parse_too_large() {
         Reason::HeadersTooLarge

@@ -1,5 +1,6 @@
 //! What our readers of HTTP/1 find in some bytes, and what hyper's find in the same. Whatever ours
-//! take, hyper's must take too, and read the same.
+//! take, hyper's must take too, and read the same. Whatever we leave to hyper it must take, and find the
+//! same end of.
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS, RequestMethod, find_head};
 use crate::proxy::http1::request_read::{Parsed, parse};
+use crate::proxy::http1::request_refuse::{ForHyper, HeadBounds, Judged, judge};
+use crate::proxy::http1::target::RequestTarget;
 
 /// An answer, read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,14 +126,39 @@ pub fn our_request(bytes: &[u8]) -> Option<ReadRequest> {
     let head = asked.head;
     Some(ReadRequest {
         method: head.method.as_str().to_owned(),
-        target: head.uri.to_string(),
+        target: as_uri(&head.target),
         fields: sorted(head.fields.iter().map(|(n, v)| (n.to_ascii_lowercase(), v.to_vec()))),
         body: [&*asked.body, rest].concat(),
     })
 }
 
+/// A target that hyper does not take, with `!` in place of what it does not take.
+fn as_uri(target: &RequestTarget) -> String {
+    let mut target = target.clone();
+    let query = target.query().map(|query| query.replace(NOT_FOR_HYPER, "!"));
+    target.set_query(query.as_deref());
+    target.to_uri().map(|uri| uri.to_string()).unwrap_or_default()
+}
+
+const NOT_FOR_HYPER: &[char] = &['"', '<', '>'];
+
+/// The same in the first line of `bytes`, behind its first `?`.
+fn with_uri(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let begin = bytes.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(0);
+    let line = bytes.get_mut(begin..).unwrap_or_default();
+    let line = line.split_mut(|b| *b == b'\n').next().unwrap_or_default();
+    for byte in line.iter_mut().skip_while(|b| **b != b'?') {
+        if NOT_FOR_HYPER.contains(&char::from(*byte)) {
+            *byte = b'!';
+        }
+    }
+    bytes
+}
+
 /// The same as hyper's server reads it. `None`: it refuses it.
 pub async fn hypers_request(bytes: &[u8]) -> Option<ReadRequest> {
+    let bytes = &*with_uri(bytes);
     let (near, mut far) = tokio::io::duplex(bytes.len().max(1));
     let read = Arc::new(Mutex::new(None));
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
@@ -162,4 +190,84 @@ pub async fn hypers_request(bytes: &[u8]) -> Option<ReadRequest> {
     };
     let (_, ()) = tokio::join!(connection, client);
     read.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Where a request ends that hyper's server reads, and the path and query that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadSpan {
+    /// Bytes of the request, from the first of its head on.
+    pub length: usize,
+    pub target: String,
+}
+
+/// What hyper's server makes of the first request in some bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HypersSpan {
+    /// hyper refuses its head, or waits for more of it.
+    NoHead,
+    BadBody,
+    Whole(ReadSpan),
+}
+
+/// The first request in `bytes`, if it is hyper's to read: where we find its end, and what hyper is
+/// handed. `None`: it is ours, refused, or not whole.
+pub fn our_span(bytes: &[u8]) -> Option<(ReadSpan, Vec<u8>)> {
+    let bounds = HeadBounds { bytes: LONGEST_REQUEST_HEAD, fields: 100 };
+    let Judged::Servable(head) = judge(bytes, bounds) else { return None };
+    let ForHyper { bytes, mut span, target } = head.hand_over(Bytes::copy_from_slice(bytes));
+    // In two pieces, as from a socket.
+    let (first, second) = bytes.split_at_checked(bytes.len() / 2)?;
+    let mut length = span.read(first);
+    if length == first.len() {
+        length += span.read(second);
+    }
+    let target = if target.is_uri() { target.as_str().to_owned() } else { "*".to_owned() };
+    span.is_over().then(|| (ReadSpan { length, target }, bytes.to_vec()))
+}
+
+/// The same as hyper's server reads it.
+pub async fn hypers_span(bytes: &[u8]) -> HypersSpan {
+    let (near, mut far) = tokio::io::duplex(bytes.len().max(1));
+    let target = Arc::new(Mutex::new(None));
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let found = Arc::clone(&target);
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let is_whole = body.collect().await.is_ok();
+            let query = head.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+            let target = format!("{}{query}", head.uri.path());
+            *found.lock().unwrap_or_else(PoisonError::into_inner) = Some((target, is_whole));
+            let close = Response::builder().header("connection", "close");
+            Ok::<_, Infallible>(close.body(Empty::<Bytes>::new()).unwrap_or_default())
+        })
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.half_close(true);
+    let mut connection = builder.serve_connection(TokioIo::new(near), service);
+    let client = async {
+        let _ = far.write_all(bytes).await;
+        let _ = far.shutdown().await;
+        let mut answer = [0; 1024];
+        // The end of the answer: hyper does not close by itself here.
+        while far.read(&mut answer).await.is_ok_and(|count| count > 0) {}
+    };
+    let server = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx));
+    tokio::select! {
+        () = client => {}
+        _ = server => {}
+    }
+    let parts = connection.into_parts();
+    let mut rest = parts.read_buf.to_vec();
+    // What hyper has not even read.
+    let mut near = parts.io.into_inner();
+    drop(far);
+    let _ = near.read_to_end(&mut rest).await;
+    let found = target.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match found {
+        None => HypersSpan::NoHead,
+        Some((_, false)) => HypersSpan::BadBody,
+        Some((target, true)) => {
+            HypersSpan::Whole(ReadSpan { length: bytes.len().saturating_sub(rest.len()), target })
+        }
+    }
 }

@@ -115,6 +115,32 @@ impl ChunkReader {
         Ok(Unchunked { data, used: at })
     }
 
+    /// Reads on and leaves the bytes as they are. Returns how many of them belong to the body.
+    /// Trailers are neither kept nor bounded: that is left to who reads the body.
+    ///
+    /// # Errors
+    /// [`BadChunk`]; nothing more can be read then.
+    pub(crate) fn skip(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+        let mut at = 0;
+        while self.step != ChunkState::Over {
+            if self.step == ChunkState::Data {
+                let here = bytes.len() - at;
+                let count = usize::try_from(self.left).map_or(here, |left| left.min(here));
+                at += count;
+                self.left -= count as u64;
+                if self.left > 0 {
+                    break;
+                }
+                self.step = ChunkState::DataCr;
+            }
+            let Some(byte) = bytes.get(at) else { break };
+            self.advance(*byte)?;
+            self.trailers.clear();
+            at += 1;
+        }
+        Ok(at)
+    }
+
     /// The last chunk and the trailers behind it were read.
     pub(crate) fn is_over(&self) -> bool {
         self.step == ChunkState::Over

@@ -3,13 +3,15 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Extensions, Method, Request, Uri, Version};
+use http::{Extensions, Method, Request, Version};
 use hyper::ext::Protocol;
+
+use super::target::{BadTarget, RequestTarget};
 
 /// A request's head, whoever has read it. Not `Debug`: a target and values may hold a key.
 pub(crate) struct RequestHead {
     pub(crate) method: Method,
-    pub(crate) uri: Uri,
+    pub(crate) target: RequestTarget,
     pub(crate) version: Version,
     pub(crate) fields: Fields,
     /// hyper's: how names were written, what an upgrade waits for.
@@ -45,18 +47,22 @@ impl From<Parts> for RequestHead {
         for (name, value) in &headers {
             fields.push(name.as_str().as_bytes(), value.as_bytes());
         }
-        Self { method, uri, version, fields, extensions }
+        Self { method, target: uri.into(), version, fields, extensions }
     }
 }
 
 impl RequestHead {
     /// For hyper.
-    pub(crate) fn into_parts(self) -> Parts {
+    ///
+    /// # Errors
+    /// hyper cannot send the target.
+    pub(crate) fn into_parts(self) -> Result<Parts, BadTarget> {
         let (mut parts, ()) = Request::new(()).into_parts();
+        parts.uri = self.target.to_uri()?;
         parts.headers = self.fields.to_map();
-        (parts.method, parts.uri, parts.version) = (self.method, self.uri, self.version);
+        (parts.method, parts.version) = (self.method, self.version);
         parts.extensions = self.extensions;
-        parts
+        Ok(parts)
     }
 }
 

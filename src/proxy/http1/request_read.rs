@@ -5,10 +5,11 @@
 mod tests;
 
 use bytes::Bytes;
-use http::{Extensions, Method, Uri, Version};
+use http::{Extensions, Method, Version};
 
 use super::head::{Fields, RequestHead};
 use super::length::content_length;
+use super::target::RequestTarget;
 
 /// Fields of a head that is read here.
 const FIELDS: usize = 64;
@@ -56,7 +57,7 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
     if head.version != Some(1) || matches!(method, Method::CONNECT | Method::HEAD) {
         return None;
     }
-    let uri = Uri::try_from(head.path?).ok()?;
+    let target = RequestTarget::parse(head.path?).ok()?;
     let mut declared = None;
     let mut closes = false;
     let mut fields = Fields::with_capacity(head_length, head.headers.len());
@@ -91,6 +92,6 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
     let (here, left) = (body.len(), (declared - body.len()) as u64);
     let body = Bytes::copy_from_slice(body);
     let (version, extensions) = (Version::HTTP_11, Extensions::new());
-    let head = RequestHead { method, uri, version, fields, extensions };
+    let head = RequestHead { method, target, version, fields, extensions };
     Some(Parsed::Asked(PlainRequest { head, body, left, closes }, head_length + here))
 }

@@ -6,19 +6,42 @@
 mod tests;
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
-use http::{Extensions, Method, Uri, Version};
+use bytes::Bytes;
+use http::{Extensions, Method, Version};
 
 use super::head::{Fields, RequestHead, text_of};
 use super::length::content_length;
+use super::request_span::{RequestBodyEnd, RequestSpan};
+use super::target::RequestTarget;
 use crate::core::{Reason, Rejection};
 
 /// What a head that is not plain comes to.
 pub(crate) enum Judged {
     /// hyper takes it.
-    Servable,
+    Servable(Box<HyperHead>),
     Partial,
     Refused(Box<RefusedHead>),
+}
+
+/// A whole head that is hyper's to read.
+pub(crate) struct HyperHead {
+    target: RequestTarget,
+    /// Where the target is.
+    place: Range<usize>,
+    /// Bytes of the head.
+    length: usize,
+    end: RequestBodyEnd,
+}
+
+/// What of a request is for hyper, and what is not.
+pub(crate) struct ForHyper {
+    /// To be read by hyper, as far as `span` goes.
+    pub(crate) bytes: Bytes,
+    pub(crate) span: RequestSpan,
+    /// The target as it was received. hyper may have another one.
+    pub(crate) target: RequestTarget,
 }
 
 /// Why a head is refused, and what could be read of it: no fields.
@@ -43,10 +66,12 @@ pub(crate) fn judge(read: &[u8], bounds: HeadBounds) -> Judged {
     let mut head = httparse::Request::new(&mut fields);
     let rejection = match head.parse(read) {
         Ok(httparse::Status::Partial) if read.len() < bounds.bytes => return Judged::Partial,
-        Ok(httparse::Status::Complete(length)) if length <= bounds.bytes => match complete(&head) {
-            None => return Judged::Servable,
-            Some(rejection) => rejection,
-        },
+        Ok(httparse::Status::Complete(length)) if length <= bounds.bytes => {
+            match complete(&head, read, length) {
+                Ok(head) => return Judged::Servable(Box::new(head)),
+                Err(rejection) => rejection,
+            }
+        }
         Ok(_) | Err(httparse::Error::TooManyHeaders) => Reason::HeadersTooLarge.into(),
         Err(error) => syntax(&head, error),
     };
@@ -62,28 +87,32 @@ pub(crate) fn unfinished(read: &[u8], reason: Reason) -> RefusedHead {
     RefusedHead { head: readable(&head), rejection: reason.into() }
 }
 
-/// What is wrong with a head of which the syntax is right.
-fn complete(head: &httparse::Request<'_, '_>) -> Option<Rejection> {
-    let path = head.path.unwrap_or_default();
-    if path.len() > LONGEST_TARGET {
-        return Some(Reason::UriTooLong.into());
+/// A head of which the syntax is right, in the first `length` bytes of `read`.
+fn complete(
+    head: &httparse::Request<'_, '_>,
+    read: &[u8],
+    length: usize,
+) -> Result<HyperHead, Rejection> {
+    let text = head.path.unwrap_or_default();
+    if text.len() > LONGEST_TARGET {
+        return Err(Reason::UriTooLong.into());
     }
     if Method::from_bytes(head.method.unwrap_or_default().as_bytes()).is_err() {
-        return Some(Rejection::why(Reason::BadTarget, "the method is none"));
+        return Err(Rejection::why(Reason::BadTarget, "the method is none"));
     }
-    if Uri::try_from(path).is_err() {
-        let why = "the target has a character that has to be encoded, or no form of a target";
-        return Some(Rejection::why(Reason::BadTarget, why));
-    }
+    let target =
+        RequestTarget::parse(text).map_err(|bad| Rejection::why(Reason::BadTarget, bad.why()))?;
     if head.headers.iter().any(|f| f.name.len() > LONGEST_NAME) {
-        return Some(Reason::HeadersTooLarge.into());
+        return Err(Reason::HeadersTooLarge.into());
     }
-    framing(head)
+    let begin = text.as_ptr() as usize - read.as_ptr() as usize;
+    let end = framing(head)?;
+    Ok(HyperHead { target, place: begin..begin + text.len(), length, end })
 }
 
 /// As hyper reads the fields that say how long the body is.
-fn framing(head: &httparse::Request<'_, '_>) -> Option<Rejection> {
-    let refuse = |why| Some(Rejection::why(Reason::BadFraming, why));
+fn framing(head: &httparse::Request<'_, '_>) -> Result<RequestBodyEnd, Rejection> {
+    let refuse = |why| Err(Rejection::why(Reason::BadFraming, why));
     let (mut coding, mut length) = (None, None);
     for field in &*head.headers {
         if field.name.eq_ignore_ascii_case("transfer-encoding") {
@@ -101,9 +130,10 @@ fn framing(head: &httparse::Request<'_, '_>) -> Option<Rejection> {
             }
         }
     }
-    let last = text_of(coding?).and_then(|c| c.rsplit(',').next()).unwrap_or_default();
+    let Some(coding) = coding else { return Ok(RequestBodyEnd::Counted(length.unwrap_or(0))) };
+    let last = text_of(coding).and_then(|c| c.rsplit(',').next()).unwrap_or_default();
     match last.trim().eq_ignore_ascii_case("chunked") {
-        true => None,
+        true => Ok(RequestBodyEnd::Chunked),
         false => refuse("Transfer-Encoding is not `chunked` alone"),
     }
 }
@@ -127,6 +157,26 @@ fn syntax(head: &httparse::Request<'_, '_>, error: httparse::Error) -> Rejection
     }
 }
 
+// === impl HyperHead ===
+
+impl HyperHead {
+    /// `read` is what was judged, and what has come behind it.
+    pub(crate) fn hand_over(self, read: Bytes) -> ForHyper {
+        let Self { target, place, length, end } = self;
+        if target.is_uri() {
+            return ForHyper { bytes: read, span: RequestSpan::new(length, end), target };
+        }
+        let before = read.get(..place.start).unwrap_or_default();
+        let behind = read.get(place.end..).unwrap_or_default();
+        let bytes = [before, STAND_IN, behind].concat().into();
+        let span = RequestSpan::new(length - place.len() + STAND_IN.len(), end);
+        ForHyper { bytes, span, target }
+    }
+}
+
+/// In place of a target that hyper would refuse. Nothing is served under it.
+const STAND_IN: &[u8] = b"*";
+
 /// What the log may show of it: method and path, if they came.
 fn readable(head: &httparse::Request<'_, '_>) -> RequestHead {
     let method = head.method.and_then(|m| Method::from_bytes(m.as_bytes()).ok());
@@ -143,11 +193,12 @@ fn readable(head: &httparse::Request<'_, '_>) -> RequestHead {
             }
         }
     }
-    let uri = Some(shown).filter(|s| s.starts_with('/')).and_then(|s| Uri::try_from(s).ok());
+    let target =
+        Some(shown).filter(|s| s.starts_with('/')).and_then(|s| RequestTarget::parse(&s).ok());
     RequestHead {
         method: method.or_else(|| Method::from_bytes(UNREAD).ok()).unwrap_or_default(),
-        // An authority alone has no path: the log shows none.
-        uri: uri.unwrap_or(Uri::from_static("unread")),
+        // Without a path the log shows none.
+        target: target.unwrap_or_else(RequestTarget::unread),
         version: if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 },
         fields: Fields::default(),
         extensions: Extensions::new(),

@@ -5,14 +5,11 @@ use super::head::RequestHead;
 /// The client's part of a head as it goes over an HTTP/1.1 connection, with room for what comes behind
 /// it. Every part was checked when its type was made, so none can end a line.
 pub(crate) fn write_head(head: &RequestHead, body_length: usize) -> Vec<u8> {
-    // Not as one string: of an empty path only this says that it is `/`.
-    let (path, query) = (head.uri.path(), head.uri.query());
-    let method = head.method.as_str();
-    let target = path.len() + 1 + query.map_or(0, str::len);
-    let room = method.len() + target + head.fields.wire_length() + 16 + ADDED_BYTES + body_length;
+    let (method, target) = (head.method.as_str(), head.target.as_str());
+    let room =
+        method.len() + target.len() + head.fields.wire_length() + 16 + ADDED_BYTES + body_length;
     let mut out = Vec::with_capacity(room);
-    let mark = if query.is_some() { "?" } else { "" };
-    for part in [method, " ", path, mark, query.unwrap_or_default(), " HTTP/1.1\r\n"] {
+    for part in [method, " ", target, " HTTP/1.1\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     for (name, value) in head.fields.iter() {

@@ -257,9 +257,9 @@ impl Moments {
         }
     }
 
-    /// No request runs, and the client may send the next.
+    /// No request runs, and the client may send another.
     pub(crate) fn is_idle(&self) -> bool {
-        self.running.get() == 0 && !self.body_open.get() && self.half_closed_at.get() == 0
+        self.running.get() == 0 && self.half_closed_at.get() == 0
     }
 
     /// All is answered that a client with its sending side closed has asked.
@@ -342,6 +342,11 @@ impl Io {
 
     pub(crate) fn moments(&self) -> &Rc<Moments> {
         &self.moments
+    }
+
+    /// Bytes are here that were read and not handed out yet.
+    pub(crate) fn holds_ahead(&self) -> bool {
+        !self.ahead.is_empty()
     }
 
     /// Closing it says all there is to say: in clear, with nothing that the client still sends.

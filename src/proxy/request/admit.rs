@@ -148,8 +148,15 @@ pub(super) fn admit(
         upgrade,
         subject: client.subject.as_ref(),
     };
-    let request = rewrite::rewrite(forward, head, body, changes, carried, context);
-    Ok(AdmittedRequest { request, plan, stream, upload })
+    match rewrite::rewrite(forward, head, body, changes, carried, context) {
+        Ok(request) => Ok(AdmittedRequest { request, plan, stream, upload }),
+        Err(bad) => {
+            record.failed(Reason::BadTarget);
+            let admission = Admission { cors: plan.cors, ..admission };
+            let rejection = Rejection::why(Reason::BadTarget, bad.why());
+            Err(admission.refuse(&rejection, route.profile.as_deref(), record))
+        }
+    }
 }
 
 /// The body as the upstream gets it, and its progress if the client still sends it.

@@ -7,11 +7,11 @@ use http::HeaderValue;
 
 use super::upgrade::Upgraded;
 use crate::proxy::body::Unread;
+use crate::proxy::http1::target::RequestTarget;
 use crate::proxy::net::io::{ClientAddr, Moments};
 use crate::proxy::streams::StreamRef;
 
 /// What requests of one connection have in common.
-#[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) address: ClientAddr,
     pub(crate) https: bool,
@@ -23,9 +23,13 @@ pub(crate) struct Client {
     pub(crate) unread: Option<Rc<Unread>>,
     /// Set by a request that switched protocols; the connection task takes over from there.
     pub(crate) upgraded: RefCell<Option<Box<Upgraded>>>,
+    /// As it was received, that of the HTTP/1 request which hyper reads now.
+    pub(crate) target: RefCell<Option<RequestTarget>>,
     /// The one request that an HTTP/1 connection runs.
     pub(crate) running: Cell<Option<StreamRef>>,
     /// Only the end of the connection ends the answer: unless that is a reset, half of the answer
     /// would look whole.
     pub(crate) until_close: Cell<bool>,
 }
+
+opaque!(Client);

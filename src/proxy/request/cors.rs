@@ -15,7 +15,7 @@ pub(crate) fn of<'r>(head: &'r RequestHead, settings: &'r Settings) -> Option<Co
     }
     let mut origins = head.fields.all(&header::ORIGIN);
     let origin = origins.next().filter(|_| origins.next().is_none());
-    settings.cors.find(head.uri.path(), origin)
+    settings.cors.find(head.target.path(), origin)
 }
 
 /// Fields of a refusal.

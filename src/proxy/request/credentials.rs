@@ -93,7 +93,7 @@ pub(crate) fn read<'r>(
                 }
             }
             CredentialSource::Query { name, prefixes } => {
-                let query = head.uri.query().unwrap_or_default();
+                let query = head.target.query().unwrap_or_default();
                 if query::hides_in(query, name, |value| prefixes.own(value)) {
                     return Err(Rejection::why(Reason::Malformed, "the key stands behind a `;`"));
                 }

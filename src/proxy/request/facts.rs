@@ -93,12 +93,12 @@ pub(crate) fn fits(head: &RequestHead, most: u32) -> Result<(), Rejection> {
     if head.version != Version::HTTP_2 {
         return Ok(());
     }
-    let uri = &head.uri;
+    let target = &head.target;
     let pseudo = [
         (":method", head.method.as_str().len()),
-        (":scheme", uri.scheme_str().map_or(0, str::len)),
-        (":authority", uri.authority().map_or(0, |a| a.as_str().len())),
-        (":path", uri.path_and_query().map_or(0, |pq| pq.as_str().len())),
+        (":scheme", target.scheme().map_or(0, |s| s.as_str().len())),
+        (":authority", target.authority().map_or(0, |a| a.as_str().len())),
+        (":path", target.as_str().len()),
     ];
     let pseudo = pseudo.iter().map(|(name, value)| name.len() + value + OF_EACH).sum::<usize>();
     let fields = head.fields.iter().map(|(n, v)| n.len() + v.len() + OF_EACH).sum::<usize>();
@@ -134,9 +134,8 @@ fn target<'r>(head: &'r RequestHead, caps: &Caps) -> Result<&'r str, Rejection> 
     if matches!(head.method, Method::CONNECT | Method::TRACE) || head.method.as_str() == "TRACK" {
         return Err(Reason::Method.into());
     }
-    let uri = &head.uri;
-    let length = uri.path_and_query().map_or(0, |pq| pq.as_str().len());
-    if length > caps.uri_bytes {
+    let target = &head.target;
+    if target.as_str().len() > caps.uri_bytes {
         return Err(Reason::UriTooLong.into());
     }
     let mut hosts = head.fields.all(&header::HOST);
@@ -149,7 +148,7 @@ fn target<'r>(head: &'r RequestHead, caps: &Caps) -> Result<&'r str, Rejection> 
     {
         return Err(Rejection::why(Reason::BadHost, "Host is not a host name with a port"));
     }
-    match (head.version, host, uri.authority()) {
+    match (head.version, host, target.authority()) {
         (Version::HTTP_11, None, _) => {
             return Err(Rejection::why(Reason::BadHost, "HTTP/1.1 needs a Host field"));
         }
@@ -173,13 +172,13 @@ fn target<'r>(head: &'r RequestHead, caps: &Caps) -> Result<&'r str, Rejection> 
         (_, _, None) => {}
     }
     // `GET a` parses as an authority without a path.
-    if uri.authority().is_some() && uri.scheme().is_none() {
+    if target.authority().is_some() && target.scheme().is_none() {
         return Err(Rejection::why(Reason::BadTarget, "the target is not in origin form"));
     }
-    if uri.scheme().is_some_and(|s| !matches!(s.as_str(), "http" | "https")) {
+    if target.scheme().is_some_and(|s| !matches!(s.as_str(), "http" | "https")) {
         return Err(Rejection::why(Reason::BadTarget, "the target's scheme is not HTTP"));
     }
-    match uri.path() {
+    match target.path() {
         "" | "*" => Err(Rejection::why(Reason::BadTarget, "the target is not in origin form")),
         path => Ok(path),
     }

@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use http::{HeaderName, HeaderValue, Method, Uri, Version, header};
+use http::{HeaderName, HeaderValue, Method, Version, header};
 
 use super::credentials;
 use crate::config::{LogFields, Settings};
 use crate::core::{KeyId, Now, Reason};
 use crate::proxy::body::{UploadProgress, UploadState};
 use crate::proxy::http1::head::RequestHead;
+use crate::proxy::http1::target::RequestTarget;
 use crate::proxy::net::io::Moments;
 use crate::proxy::worker::Worker;
 use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROUTE};
@@ -27,7 +28,7 @@ pub(crate) struct RequestRecord {
     complete: bool,
     pub(crate) request_id: HeaderValue,
     method: Method,
-    uri: Uri,
+    target: RequestTarget,
     version: Version,
     client: IpAddr,
     route: Option<Rc<str>>,
@@ -76,7 +77,7 @@ impl RequestRecord {
             complete: false,
             request_id: worker.ids.next(),
             method: head.method.clone(),
-            uri: head.uri.clone(),
+            target: head.target.clone(),
             version: head.version,
             client,
             route: None,
@@ -156,7 +157,7 @@ impl RequestRecord {
             head.fields.get(name).filter(|_| !is_ours).map(cut)
         };
         if host {
-            let authority = || head.uri.authority().map(|a| cut(a.as_str().as_bytes()));
+            let authority = || head.target.authority().map(|a| cut(a.as_str().as_bytes()));
             self.host = of(&header::HOST).or_else(authority);
         }
         if user_agent {
@@ -221,7 +222,7 @@ impl RequestRecord {
     }
 
     fn path(&self) -> &str {
-        self.uri.path()
+        self.target.path()
     }
 }
 

@@ -7,8 +7,9 @@ pub(crate) mod answer;
 
 use std::net::IpAddr;
 
+use http::Version;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Uri, Version};
+use http::uri::{Authority, Scheme};
 use smallvec::SmallVec;
 
 use super::credentials::{self, Carried, StripScope};
@@ -18,6 +19,7 @@ use crate::config::Settings;
 use crate::proxy::body::RequestBody;
 use crate::proxy::http1::head::{Fields, RequestHead};
 use crate::proxy::http1::request_write::write_head;
+use crate::proxy::http1::target::BadTarget;
 use crate::proxy::ids::Trace;
 use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::{Added, Forward, RewrittenRequest, UpstreamRequest};
@@ -48,6 +50,9 @@ pub(crate) struct RewriteContext<'a> {
 }
 
 /// Makes the upstream's request out of the client's and the verdict.
+///
+/// # Errors
+/// Only hyper could send it, and its target is none that hyper can send.
 pub(crate) fn rewrite(
     forward: Forward<'_>,
     mut head: RequestHead,
@@ -55,7 +60,7 @@ pub(crate) fn rewrite(
     changes: HeadChanges,
     carried: Carried,
     mut context: RewriteContext<'_>,
-) -> UpstreamRequest {
+) -> Result<UpstreamRequest, BadTarget> {
     let RewriteContext { settings, .. } = context;
     let had_length = head.fields.has(header::CONTENT_LENGTH);
     // hyper keeps the spellings in an extension that cannot be edited. If one of them belongs to a
@@ -153,7 +158,7 @@ enum Named {
 
 /// Target, version and Host as the upstream's protocol wants them. The path stays as it was judged.
 fn set_target(head: &mut RequestHead, context: &RewriteContext<'_>) -> Named {
-    let of_target = head.uri.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
+    let of_target = head.target.authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
     let absolute = of_target.is_some();
     if !context.http2 && !absolute && context.host.is_none() && head.fields.has(header::HOST) {
         join_cookies(&mut head.fields);
@@ -166,28 +171,15 @@ fn set_target(head: &mut RequestHead, context: &RewriteContext<'_>) -> Named {
     if context.http2 {
         // `:authority` carries what Host says; the two must not both travel.
         head.fields.remove(header::HOST);
-        let mut uri = std::mem::take(&mut head.uri).into_parts();
-        uri.scheme = Some(match context.upstream_https {
-            true => http::uri::Scheme::HTTPS,
-            false => http::uri::Scheme::HTTP,
-        });
-        uri.authority = http::uri::Authority::try_from(host.as_bytes())
-            .ok()
-            .or_else(|| Some(http::uri::Authority::from_static("upstream")));
-        head.uri = Uri::from_parts(uri).unwrap_or_default();
+        let scheme = if context.upstream_https { Scheme::HTTPS } else { Scheme::HTTP };
+        let authority = Authority::try_from(host.as_bytes())
+            .unwrap_or_else(|_| Authority::from_static("upstream"));
+        head.target.set_origin(scheme, authority);
         head.version = Version::HTTP_2;
         return Named::Other(named);
     }
     head.fields.set(&header::HOST, host);
-    if absolute {
-        let mut uri = std::mem::take(&mut head.uri).into_parts();
-        uri.scheme = None;
-        uri.authority = None;
-        // `http://a#b` was judged as `/`, and without its scheme would be sent as nothing at all
-        // (found by fuzzing). The default is `/`.
-        let uri = Uri::from_parts(uri).ok().filter(|uri| !uri.path().is_empty());
-        head.uri = uri.unwrap_or_default();
-    }
+    head.target.clear_origin();
     // RFC 9113 §8.2.3: cookies that HTTP/2 split are one field again.
     join_cookies(&mut head.fields);
     head.version = Version::HTTP_11;

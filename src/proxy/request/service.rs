@@ -74,7 +74,10 @@ impl Service<Request<Incoming>> for Gate {
         let (mut parts, body) = request.into_parts();
         let connect = upgrade_request::extended_connect(&mut parts);
         // Now and not with the first poll: hyper may look for the end of the client's side before.
-        let head = RequestHead::from(parts);
+        let mut head = RequestHead::from(parts);
+        if let Some(target) = client.target.take() {
+            head.target = target;
+        }
         let record = RequestRecord::begin(&worker, &client.moments, &head, client.address.ip());
         let body = HyperBody::new(body, client.unread.clone());
         let body = ClientBody::Coming(Coming::Hyper(body));

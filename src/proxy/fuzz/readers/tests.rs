@@ -71,6 +71,8 @@ const REQUESTS: &[&str] = &[
     "OPTIONS * HTTP/1.1\r\n",
     "GET http://a/b HTTP/1.1\r\n",
     "GET /a#b HTTP/1.1\r\n",
+    "GET /a?\"b\" HTTP/1.1\r\n",
+    "GET /a?<b> HTTP/1.1\r\n",
     "GET / HTTP/1.0\r\n",
     "HEAD / HTTP/1.1\r\n",
     "GET  / HTTP/1.1\r\n",
@@ -102,6 +104,17 @@ proptest! {
             prop_assert_eq!(run(hypers_request(text.as_bytes())), Some(ours));
         }
     }
+
+    #[test]
+    fn ends(text in message(REQUESTS)) {
+        if let Some((ours, bytes)) = our_span(text.as_bytes()) {
+            let hypers = run(hypers_span(&bytes));
+            prop_assert!(
+                [HypersSpan::Whole(ours.clone()), HypersSpan::BadBody].contains(&hypers),
+                "{ours:?}, but hyper {hypers:?}"
+            );
+        }
+    }
 }
 
 /// The properties above look at something.
@@ -116,4 +129,11 @@ fn both_take_the_usual() {
     let ours = our_request(request).unwrap();
     assert_eq!((&*ours.target, &*ours.body), ("/a", &b"hi"[..]));
     assert_eq!(run(hypers_request(request)), Some(ours));
+    let chunked = b"POST /a?b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\nGET";
+    let (ours, bytes) = our_span(chunked).unwrap();
+    assert_eq!((ours.length, &*ours.target), (chunked.len() - 3, "/a?b"));
+    assert_eq!(run(hypers_span(&bytes)), HypersSpan::Whole(ours));
+    let (ours, bytes) = our_span(b"HEAD /a?\"b\" HTTP/1.1\r\n\r\nGET").unwrap();
+    assert_eq!((ours.length, &*ours.target), (bytes.len() - 3, "*"));
+    assert_eq!(run(hypers_span(&bytes)), HypersSpan::Whole(ours));
 }

@@ -19,7 +19,7 @@ fn kind(request: &str) -> String {
             format!(
                 "{} {} [{}] \"{}\"{left} +{behind}{end}",
                 asked.head.method,
-                asked.head.uri,
+                asked.head.target.as_str(),
                 fields.join(" "),
                 asked.body.escape_ascii()
             )

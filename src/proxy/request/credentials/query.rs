@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use http::uri::PathAndQuery;
 use percent_encoding::percent_decode_str;
 
 use crate::proxy::http1::head::RequestHead;
@@ -28,16 +27,8 @@ pub(super) fn is_named(raw: &str, name: &str) -> bool {
 }
 
 pub(super) fn strip(head: &mut RequestHead, name: &str, drop: impl Fn(&[u8]) -> bool) {
-    let Some(kept) = head.uri.query().and_then(|q| without(q, name, drop)) else { return };
-    let path = head.uri.path().to_owned();
-    let target = if kept.is_empty() { path.clone() } else { format!("{path}?{kept}") };
-    let mut uri = std::mem::take(&mut head.uri).into_parts();
-    // A part of a valid target is valid; were it not, the path alone is what was judged.
-    uri.path_and_query =
-        PathAndQuery::try_from(target).or_else(|_| PathAndQuery::try_from(path)).ok();
-    if let Ok(uri) = http::Uri::from_parts(uri) {
-        head.uri = uri;
-    }
+    let Some(kept) = head.target.query().and_then(|q| without(q, name, drop)) else { return };
+    head.target.set_query(Some(&*kept).filter(|kept| !kept.is_empty()));
 }
 
 /// The query without the parameters `name` of which the value is to go; `None`: there are none.

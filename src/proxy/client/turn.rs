@@ -1,0 +1,115 @@
+//! A client's connection while hyper reads one request of it. hyper sees the bytes of this request
+//! and no others: it would answer a head that it cannot parse by itself, with neither code nor request
+//! id. What comes behind stays here, for [`super::plain`] to judge.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::proxy::http1::request_span::RequestSpan;
+use crate::proxy::net::io::Io;
+
+/// The connection.
+pub(super) struct Turn {
+    io: Io,
+    span: RequestSpan,
+    is_over: Rc<Cell<bool>>,
+}
+
+/// Bytes that are read ahead of the next request at a time.
+const AHEAD: usize = 2048;
+
+// === impl Turn ===
+
+impl Turn {
+    pub(super) fn new(io: Io, span: RequestSpan) -> Self {
+        Self { io, span, is_over: Rc::default() }
+    }
+
+    /// Set once all of the request was handed to hyper.
+    pub(super) fn over(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.is_over)
+    }
+
+    /// The connection, with what has come behind the request.
+    pub(super) fn into_io(self) -> Io {
+        self.io
+    }
+
+    /// Reads what is behind the request, once: to see whether the client is still there.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.io.holds_ahead() {
+            return Poll::Pending;
+        }
+        let mut bytes = [0; AHEAD];
+        let mut ahead = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut ahead))?;
+        if ahead.filled().is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.io.put_back(Bytes::copy_from_slice(ahead.filled()));
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for Turn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.is_over.get() {
+            return self.poll_ahead(cx);
+        }
+        // To hyper, a body of broken chunks ends too early.
+        if self.span.is_broken() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let fresh = buf.filled().get(before..).unwrap_or_default();
+        let count = self.span.read(fresh);
+        if !self.span.is_broken() {
+            let behind = fresh.get(count..).unwrap_or_default();
+            self.io.put_back(Bytes::copy_from_slice(behind));
+        }
+        buf.set_filled(before + count);
+        self.is_over.set(self.span.is_over());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Turn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
