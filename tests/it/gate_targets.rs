@@ -8,7 +8,7 @@ use crate::support::client::{Client, exchange};
 use crate::support::gate::{Gate, READER};
 use crate::support::h2upstream::{Http2Upstream, Reply};
 use crate::support::http::Message;
-use crate::support::upstream::Upstream;
+use crate::support::upstream::{Upstream, send};
 
 /// Name, method, end of the line, fields and body of requests which different readers take.
 const READERS: &[(&str, &str, &str, &str)] = &[
@@ -380,4 +380,29 @@ fn a_half_read_head_is_served_or_refused() {
         }
     }
     refused.are_logged(&gate);
+}
+
+/// RFC 9110 section 8.6: a 304 may say how long the answer is that the client has.
+#[test]
+fn a_304_keeps_its_length_whoever_writes_it() {
+    let length = "content-length: 9\r\n";
+    let upstream = Upstream::answering(move |m| {
+        let length = if m.first_line().contains("/counted") { length } else { "" };
+        send(format!("HTTP/1.1 304 Not Modified\r\netag: \"x\"\r\n{length}\r\n"))
+    });
+    for option in ["", "preserve_header_case = true"] {
+        let gate = Gate::before(&upstream).upstream_option(option).start();
+        for reader in READERS {
+            let mut client = Client::connect(gate.address);
+            for (path, want) in [("/v1/counted", &["9"][..]), ("/v1/none", &[])] {
+                let text = request(path, *reader);
+                client.send(&text);
+                let answer = client.response_to_head();
+                assert_eq!(answer.status(), 304, "{path} by {}", reader.0);
+                assert_eq!(answer.all("content-length"), want, "{path} by {}", reader.0);
+                let others = [answer.all("transfer-encoding"), answer.all("connection")].concat();
+                assert!(others.iter().all(|v| v == "keep-alive"), "{path} by {}", reader.0);
+            }
+        }
+    }
 }

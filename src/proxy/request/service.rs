@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Version, response};
 use hyper::body::{Body, Incoming};
@@ -14,6 +15,7 @@ use super::admit::{AdmittedRequest, IncomingRequest, admit};
 use super::answer_plan::AnswerPlan;
 use super::client::Client;
 use super::counted_body::CountedBody;
+use super::download::ResponseBody;
 use super::exchange;
 use super::record::RequestRecord;
 use super::reply::{self, Reply};
@@ -231,12 +233,21 @@ impl Answering<'_> {
         cut_all(&mut head.headers, self.worker.own_address.as_ref());
         plan.finish(&mut head.headers, settings, &record);
         plan.finish_map(&mut head.headers);
-        let body = response_body(content, lease, stream, upload, record, plan);
+        let mut body = response_body(content, lease, stream, upload, record, plan);
         if plan.is_http10 && body.size_hint().exact().is_none() {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             // Else hyper adds `keep-alive`.
             head.version = Version::HTTP_10;
             self.client.until_close.set(true);
+        }
+        // A 304 says how long the answer is that the client has (RFC 9110 section 8.6). Over HTTP/1
+        // hyper drops that beside a body which it knows to be empty.
+        if head.status == StatusCode::NOT_MODIFIED
+            && !self.client.http2
+            && body.is_end_stream()
+            && head.headers.contains_key(header::CONTENT_LENGTH)
+        {
+            body = ResponseBody::Unmeasured(Bytes::new());
         }
         Reply::Http(Response::from_parts(head, body))
     }
