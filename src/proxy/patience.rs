@@ -121,6 +121,15 @@ impl Patience {
         if limit > now_ns && !self.drips(now_ns) { Ok(limit) } else { Err(Reason::BodyTimeout) }
     }
 
+    /// Behind the end of the answer: until when nothing of the body may come. `None`: it has been
+    /// silent or slow for too long.
+    pub(crate) fn of_rest(&self, now_ns: u64) -> Option<u64> {
+        let upload = self.upload.as_ref()?;
+        let limit = upload.at_ns.get().max(self.sent_ns.get()).saturating_add(self.body_ns);
+        let limit = limit.min(self.total_ns);
+        (limit > now_ns && !self.drips(now_ns)).then_some(limit)
+    }
+
     /// A body that moves, but only so much as to keep the connection (slow POST). It has as long to
     /// begin as it may be silent.
     fn drips(&self, now_ns: u64) -> bool {

@@ -343,6 +343,24 @@ impl Stream {
         }
     }
 
+    /// As [`Stream::offer`], if anything is offered: the client is busy with its own body.
+    pub(crate) fn excuse_offer(&self) {
+        if let Some(entry) = self.all.slots.borrow_mut().entries.get_mut(self.slot)
+            && entry.offered != NOT_OFFERED
+        {
+            entry.offered = OFFERED;
+        }
+    }
+
+    /// Another task polls it from now on: no [`StreamRef`] names it any more.
+    pub(crate) fn leave(&self) {
+        let generation = self.all.generation.get().wrapping_add(1);
+        self.all.generation.set(generation);
+        if let Some(entry) = self.all.slots.borrow_mut().entries.get_mut(self.slot) {
+            entry.generation = generation;
+        }
+    }
+
     /// What ends the task that was spawned for this request, if one was.
     pub(crate) fn take_kill(&self) -> Option<Rc<Kill>> {
         self.all.kills.borrow_mut().remove(&self.slot)

@@ -2,6 +2,7 @@
 //!
 //! An HTTP/1.1 connection is driven by the task of the request that holds it, not by a task of its
 //! own: the two sockets of one request then share one wake-up, and what is not polled is not read.
+//! Only an upload that goes on beside its answer has a second task (`request::download::duplex`).
 
 mod connect;
 mod http1;
@@ -31,7 +32,7 @@ use self::resources::ExchangeResources;
 use super::streams::Stream;
 use crate::config::{ConnectionReuse, UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
-use crate::proxy::body::BodyError;
+use crate::proxy::body::{BodyError, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::net::buffers::Buffers;
@@ -279,6 +280,32 @@ impl Lease {
         match &mut self.conn {
             Held::Http1(conn) => conn.poll_body(body, most, cx),
             Held::Http2(_) => Poll::Ready(Some(Err(BodyError::Ended))),
+        }
+    }
+
+    /// Whether something of the request waits to be written. Of what hyper writes nobody can tell.
+    pub(crate) fn is_sending(&self) -> bool {
+        matches!(&self.conn, Held::Http1(conn) if conn.is_sending())
+    }
+
+    /// Whether the rest of the request can still be sent, now that its answer is over.
+    pub(crate) fn may_go_on(&self, upload: &UploadProgress) -> bool {
+        match &self.conn {
+            Held::Http1(conn) => conn.may_go_on(upload),
+            Held::Http2(_) => upload.is_open(),
+        }
+    }
+
+    /// Sends the rest of a request whose answer is over. Ready: that was all, or no more can be sent.
+    pub(crate) fn poll_sent(&mut self, upload: &UploadProgress, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.conn {
+            Held::Http1(conn) => conn.poll_sent(cx),
+            // The connection's own task sends it.
+            Held::Http2(_) if upload.is_open() => {
+                upload.look_on(cx);
+                Poll::Pending
+            }
+            Held::Http2(_) => Poll::Ready(()),
         }
     }
 

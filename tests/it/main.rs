@@ -49,6 +49,7 @@ mod proto_answers;
 mod proto_bodies;
 mod proto_body_arrives;
 mod proto_cut;
+mod proto_duplex;
 mod proto_grpc;
 mod proto_h2;
 mod proto_http;

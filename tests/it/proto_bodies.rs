@@ -197,7 +197,7 @@ fn an_answer_before_the_end_of_the_body_ends_the_connection() {
     for first in answers {
         let what = first.escape_ascii().to_string();
         let upstream = hasty(first, None);
-        let gate = Gate::before(&upstream).start();
+        let gate = Gate::before(&upstream).also("[timeouts]\nbody = \"1s\"\n").start();
         let mut client = Client::connect(gate.address);
         client.send(post("x", LONG)).send(&body(LONG)[..300_000]);
         let got = client.response();
@@ -208,7 +208,8 @@ fn an_answer_before_the_end_of_the_body_ends_the_connection() {
         let mut next = Client::connect(gate.address);
         assert_eq!(next.send(get("next")).response().body_text(), "next", "{what}");
         assert_eq!(upstream.connections(), 2, "{what}");
-        assert!(!upstream.saw(b"/v1/smuggled HTTP"), "{what}");
+        let arrived = upstream.take();
+        assert!(arrived.iter().all(|r| !r.first_line().contains("smuggled")), "{what}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
@@ -22,6 +22,8 @@ pub(crate) struct Wire {
     body_left: Cell<u64>,
     /// Reading the body has failed: the client is gone.
     broken: Cell<bool>,
+    /// Who waits for more of the body.
+    reader: RefCell<Option<Waker>>,
 }
 
 /// The body of the request that is being answered. Ends with the connection: it does not own it.
@@ -43,7 +45,8 @@ const LARGEST_READ: usize = 256 * 1024;
 
 impl Wire {
     pub(crate) fn new(io: Io) -> Rc<Self> {
-        Rc::new(Self { io: RefCell::new(io), body_left: Cell::new(0), broken: Cell::new(false) })
+        let (body_left, broken, reader) = (Cell::new(0), Cell::new(false), RefCell::default());
+        Rc::new(Self { io: RefCell::new(io), body_left, broken, reader })
     }
 
     /// Not across a poll of a body.
@@ -53,7 +56,12 @@ impl Wire {
 
     /// Takes the connection back. A body that is still somewhere reads nothing more.
     pub(crate) fn into_io(self: Rc<Self>) -> Option<Io> {
-        Rc::into_inner(self).map(|wire| wire.io.into_inner())
+        let wire = Rc::into_inner(self)?;
+        // The connection does not wake it any more.
+        if let Some(reader) = wire.reader.take() {
+            reader.wake();
+        }
+        Some(wire.io.into_inner())
     }
 
     /// The body of the next request to be answered: `first`, and `left` bytes more.
@@ -116,7 +124,7 @@ impl Inflow {
         let most = self.room.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let mut read = BytesMut::with_capacity(most).limit(most);
         let result = pin!(wire.io.borrow_mut().read_buf(&mut read)).poll(cx);
-        let count = ready!(self.came(&wire, result));
+        let count = ready!(self.came(&wire, result, cx));
         if count == self.room {
             self.room = (self.room * 2).min(LARGEST_READ);
         }
@@ -142,22 +150,29 @@ impl Inflow {
         {
             return Poll::Ready(Err(BodyError::Unmoved));
         }
-        self.came(&wire, result).map(Ok)
+        self.came(&wire, result, cx).map(Ok)
     }
 
     /// So many bytes were read of it.
-    fn came(&mut self, wire: &Wire, read: Poll<io::Result<usize>>) -> Poll<usize> {
-        match ready!(read) {
-            Ok(0) => Poll::Pending,
-            Ok(count) => {
+    fn came(
+        &mut self,
+        wire: &Wire,
+        read: Poll<io::Result<usize>>,
+        cx: &Context<'_>,
+    ) -> Poll<usize> {
+        match read {
+            Poll::Ready(Ok(count @ 1..)) => {
                 self.left = self.left.saturating_sub(count as u64);
                 wire.body_left.set(self.left);
-                Poll::Ready(count)
+                return Poll::Ready(count);
             }
-            Err(_) => {
-                wire.break_off();
-                Poll::Pending
-            }
+            Poll::Ready(Err(_)) => wire.break_off(),
+            Poll::Ready(Ok(_)) | Poll::Pending => {}
         }
+        let mut reader = wire.reader.borrow_mut();
+        if !reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+            *reader = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }

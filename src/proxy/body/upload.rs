@@ -11,7 +11,6 @@ use http_body::{Body, Frame, SizeHint};
 use super::error::BodyError;
 use super::inflow::Inflow;
 use super::unread::HyperBody;
-use crate::clock::Clock;
 use crate::proxy::net::io::Moments;
 use crate::proxy::net::pipe::Pipe;
 
@@ -45,14 +44,13 @@ pub(crate) struct Upload {
     /// Bytes that its route still allows.
     left: u64,
     progress: Rc<UploadProgress>,
-    /// Of the client's connection.
-    moments: Rc<Moments>,
 }
 
 /// Progress of an upload, for the task that waits for the response.
 #[derive(Debug)]
 pub(crate) struct UploadProgress {
-    clock: Clock,
+    /// Of the client's connection.
+    pub(crate) moments: Rc<Moments>,
     /// When the last bytes came, or the body was first asked for.
     pub(crate) at_ns: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
@@ -61,6 +59,8 @@ pub(crate) struct UploadProgress {
     abandoned: Cell<bool>,
     /// Who polls the body, for [`UploadProgress::stop`].
     waker: RefCell<Option<Waker>>,
+    /// Who only looks on.
+    onlooker: RefCell<Option<Waker>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,17 +144,17 @@ impl Coming {
 
 impl Upload {
     pub(crate) fn new(incoming: Coming, limit: Option<u64>, moments: Rc<Moments>) -> Self {
-        let clock = moments.clock().clone();
         let progress = Rc::new(UploadProgress {
-            at_ns: Cell::new(clock.now().mono_ns),
+            at_ns: Cell::new(moments.clock().now().mono_ns),
             bytes: Cell::new(0),
             state: Cell::new(UploadState::Waiting),
             abandoned: Cell::new(false),
             waker: RefCell::new(None),
-            clock,
+            onlooker: RefCell::new(None),
+            moments,
         });
         let left = limit.unwrap_or(u64::MAX);
-        Self { incoming, left, progress, moments }
+        Self { incoming, left, progress }
     }
 
     pub(crate) fn progress(&self) -> Rc<UploadProgress> {
@@ -216,7 +216,9 @@ impl Upload {
                 Poll::Ready(Some(Err(error)))
             }
             // hyper shows a stream that its client has reset with NO_ERROR as one that is over.
-            Poll::Ready(None) if self.moments.raw.get() && !self.incoming.is_end_stream() => {
+            Poll::Ready(None)
+                if self.progress.moments.raw.get() && !self.incoming.is_end_stream() =>
+            {
                 self.advance(UploadState::Failed);
                 Poll::Ready(Some(Err(BodyError::Truncated)))
             }
@@ -249,8 +251,8 @@ impl Upload {
         let progress = &self.progress;
         progress.state.set(UploadState::Waiting);
         // The rest can never come. (An HTTP/2 stream has its own end.)
-        if self.moments.half_closed_at.get() != 0 && !self.moments.raw.get() {
-            progress.state.set(UploadState::Failed);
+        if progress.moments.half_closed_at.get() != 0 && !progress.moments.raw.get() {
+            progress.turns(UploadState::Failed);
             return Poll::Ready(BodyError::Truncated);
         }
         progress.watch(cx);
@@ -258,8 +260,8 @@ impl Upload {
     }
 
     fn advance(&self, state: UploadState) {
-        self.progress.at_ns.set(self.progress.clock.now().mono_ns);
-        self.progress.state.set(state);
+        self.progress.at_ns.set(self.progress.moments.clock().now().mono_ns);
+        self.progress.turns(state);
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
@@ -275,10 +277,9 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let state = self.progress.state.get();
         if matches!(state, UploadState::Ready | UploadState::Waiting) {
-            self.progress.state.set(if self.incoming.is_end_stream() {
-                UploadState::Done
-            } else {
-                UploadState::Unwanted
+            self.progress.turns(match self.incoming.is_end_stream() {
+                true => UploadState::Done,
+                false => UploadState::Unwanted,
             });
         }
         if let Coming::Hyper(body) = &mut self.incoming
@@ -345,9 +346,18 @@ impl UploadProgress {
     }
 
     fn watch(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
+        remember(&self.waker, cx);
+    }
+
+    /// Asks to be woken whenever bytes have come, and at its end, without polling the body.
+    pub(crate) fn look_on(&self, cx: &Context<'_>) {
+        remember(&self.onlooker, cx);
+    }
+
+    fn turns(&self, state: UploadState) {
+        self.state.set(state);
+        if let Some(waker) = self.onlooker.take() {
+            waker.wake();
         }
     }
 
@@ -360,10 +370,17 @@ impl UploadProgress {
     /// Nothing more goes to the upstream.
     pub(crate) fn stop(&self) {
         if self.is_open() {
-            self.state.set(UploadState::Stopped);
+            self.turns(UploadState::Stopped);
             if let Some(waker) = self.waker.take() {
                 waker.wake();
             }
         }
+    }
+}
+
+fn remember(place: &RefCell<Option<Waker>>, cx: &Context<'_>) {
+    let mut waker = place.borrow_mut();
+    if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+        *waker = Some(cx.waker().clone());
     }
 }

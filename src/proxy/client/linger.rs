@@ -47,6 +47,7 @@ pub(super) async fn end_clean(worker: &Worker, address: IpAddr, mut io: Io) {
     let goodbye = worker.shared.timeouts.write.min(GOODBYE);
     let _ = timeout(goodbye, io.shutdown()).await;
     let moments = io.moments();
+    moments.is_answering.set(false);
     if moments.half_closed_at.get() != 0 || !(moments.body_open.get() || io.holds_unread()) {
         return;
     }

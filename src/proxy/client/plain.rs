@@ -144,11 +144,31 @@ async fn answer_all(
         let closes = lines.closes;
         let head = answer::finish(worker, client, lines, rest);
         match answer::send(worker, client, wire, read, head, body, rest).await {
-            Ok(()) if closes => return Over::Done,
-            Ok(()) => {}
+            Ok(()) => client.moments.is_answering.set(false),
             Err(gone) => return gone.end(),
         }
+        if let Err(gone) = poll_fn(|cx| poll_rest_sent(wire, client, cx)).await {
+            return gone.end();
+        }
+        if closes {
+            return Over::Done;
+        }
     }
+}
+
+/// Waits for the rest of a body that still goes to the service, behind the end of the answer.
+fn poll_rest_sent(wire: &Wire, client: &Client, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
+    if !wire.owes_body() || client.moments.running.get() == 0 {
+        return Poll::Ready(Ok(()));
+    }
+    client.moments.watch(cx);
+    if let Some(cut) = client.moments.cut.get() {
+        return Poll::Ready(Err(Gone::Cut(cut)));
+    }
+    if wire.is_broken() {
+        return Poll::Ready(Err(Gone::Broken));
+    }
+    Poll::Pending
 }
 
 // === impl Gone ===

@@ -342,9 +342,19 @@ async fn serve_by_hyper(
         {
             return Poll::Ready(ConnectionEnd::Cut(CutReason::Key));
         }
-        // If part of the answer were still unsent, `blocked_at` would be set: hyper flushes before
-        // it waits for the next request.
+        // hyper flushes whenever it is polled, so what is still unsent then shows in `blocked_at`. But
+        // it yields behind a long answer, with the last of it in its buffer: ask until nothing moves.
+        let mut sent = sent_before;
+        while moments.bytes_out.get() > sent && moments.running.get() == 0 {
+            sent = moments.bytes_out.get();
+            if let Poll::Ready(result) = conn.poll_without_shutdown(cx) {
+                return Poll::Ready(ConnectionEnd::Done(result));
+            }
+        }
         let answered = moments.bytes_out.get() > sent_before && moments.blocked_at.get() == 0;
+        if answered && moments.running.get() == 0 {
+            moments.is_answering.set(false);
+        }
         if answered && !closing && is_read.get() && moments.is_idle() {
             return Poll::Ready(ConnectionEnd::Idle);
         }

@@ -44,6 +44,8 @@ pub(crate) struct Moments {
     pub(crate) half_closed_at: Cell<u64>,
     /// Requests that run now.
     pub(crate) running: Cell<u32>,
+    /// The last bytes of an answer may still be in the buffer of whoever writes it.
+    pub(crate) is_answering: Cell<bool>,
     /// A request body of which the end was not read.
     pub(crate) body_open: Cell<bool>,
     pub(crate) bytes_in: Cell<u64>,
@@ -128,6 +130,7 @@ impl Moments {
             blocked_at: Cell::new(0),
             half_closed_at: Cell::new(0),
             running: Cell::new(0),
+            is_answering: Cell::new(false),
             body_open: Cell::new(false),
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
@@ -153,7 +156,9 @@ impl Moments {
             return Some(CutReason::Write);
         }
         if self.running.get() > 0 {
-            let silent = over(self.half_closed_at.get(), timeouts.half_closed);
+            // One that takes nothing yet is still there.
+            let silent =
+                self.blocked_at.get() == 0 && over(self.half_closed_at.get(), timeouts.half_closed);
             return silent.then_some(CutReason::HalfClosed);
         }
         if over(self.head_at.get(), timeouts.header) {
@@ -238,6 +243,7 @@ impl Moments {
     /// A request's head is complete. Returns when its first byte came.
     pub(crate) fn request_begins(&self) -> u64 {
         self.running.set(self.running.get() + 1);
+        self.is_answering.set(true);
         match self.head_at.take() {
             0 => self.clock.now().mono_ns,
             at => at,
@@ -265,6 +271,13 @@ impl Moments {
     /// All is answered that a client with its sending side closed has asked.
     pub(crate) fn is_through(&self) -> bool {
         self.running.get() == 0 && self.half_closed_at.get() != 0
+    }
+
+    /// A client that takes nothing still sends what it was asked for: it may take its answer later.
+    pub(crate) fn excuse_block(&self, now_ns: u64) {
+        if self.blocked_at.get() != 0 {
+            self.blocked_at.set(now_ns.max(1));
+        }
     }
 
     pub(super) fn on_read(&self, count: usize) {
@@ -411,9 +424,11 @@ impl AsyncRead for Io {
             return Poll::Ready(Ok(()));
         }
         // hyper takes the end of the client's side for the end of the client. It may be a half
-        // close, and the client still wants its answer. So report the end only once nothing runs;
-        // until then a deadline and failing writes tell the two apart.
-        let hides_end = |moments: &Moments| !moments.raw.get() && moments.running.get() > 0;
+        // close, and the client still wants its answer. So report the end only once nothing runs
+        // and all was written; until then a deadline and failing writes tell the two apart.
+        let hides_end = |moments: &Moments| {
+            !moments.raw.get() && (moments.running.get() > 0 || moments.is_answering.get())
+        };
         if self.moments.half_closed_at.get() != 0 && !self.moments.raw.get() {
             return if hides_end(&self.moments) { Poll::Pending } else { Poll::Ready(Ok(())) };
         }

@@ -2,6 +2,8 @@
 //! connection, the place in the registry, the record. Never buffered whole; one frame is in our
 //! hands at a time.
 
+mod duplex;
+
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,6 +13,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use self::duplex::Duplex;
+pub(super) use self::duplex::send_rest;
 use super::grpc::grpc_trailers;
 use super::record::RequestRecord;
 use super::rewrite::answer;
@@ -29,6 +33,8 @@ pub(crate) enum ResponseBody {
     /// All of a body of which the head does not say how long it is.
     Unmeasured(Bytes),
     Stream(Box<Download>),
+    /// The request is not over yet.
+    Duplex(Duplex),
 }
 
 /// A response body that the upstream still sends. Holds the upstream connection, so that both are
@@ -47,7 +53,7 @@ pub(crate) struct Download {
     /// The client's connection is shared: that this stream is not read shows only here.
     pub(crate) http2: bool,
     pub(crate) idle_ns: Option<u64>,
-    /// When the upstream has been silent for too long.
+    /// When the upstream has been silent for too long; `u64::MAX` while nobody waits for it.
     pub(crate) silent_ns: u64,
     /// Of the upload, when the answer came before its end.
     pub(crate) patience: Option<Patience>,
@@ -55,6 +61,12 @@ pub(crate) struct Download {
     pub(crate) stalled: bool,
     /// When the whole request must be over.
     pub(crate) total_ns: u64,
+    /// Another task sends the rest of the request, and drives the connection for it.
+    pub(crate) is_duplex: bool,
+    /// The end was read.
+    pub(crate) is_over: bool,
+    /// Bytes of the upload at the last look.
+    pub(crate) uploaded: u64,
 }
 
 /// What is still to come of a response body.
@@ -94,6 +106,7 @@ impl Body for ResponseBody {
             Self::Unmeasured(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Unmeasured(bytes) => Poll::Ready(Some(Ok(Frame::data(next_piece(bytes))))),
             Self::Stream(download) => download.poll_frame(cx),
+            Self::Duplex(duplex) => duplex.poll_frame(cx),
         }
     }
 
@@ -103,7 +116,8 @@ impl Body for ResponseBody {
             Self::Full(bytes) => bytes.is_empty(),
             // hyper would say that its length is 0.
             Self::Unmeasured(_) => false,
-            Self::Stream(download) => download.first.is_none() && download.rest.is_end_stream(),
+            Self::Stream(download) => download.is_end_stream(),
+            Self::Duplex(duplex) => duplex.is_end_stream(),
         }
     }
 
@@ -112,13 +126,8 @@ impl Body for ResponseBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Unmeasured(_) => SizeHint::default(),
-            Self::Stream(download) => {
-                let hint = download.rest.size_hint();
-                match (&download.first, hint.exact()) {
-                    (Some(first), Some(rest)) => SizeHint::with_exact(first.len() as u64 + rest),
-                    _ => hint,
-                }
-            }
+            Self::Stream(download) => download.size_hint(),
+            Self::Duplex(duplex) => duplex.size_hint(),
         }
     }
 }
@@ -126,6 +135,26 @@ impl Body for ResponseBody {
 // === impl Download ===
 
 impl Download {
+    /// As it is handed to the one who writes it.
+    pub(crate) fn into_body(self) -> ResponseBody {
+        match self.is_duplex {
+            true => ResponseBody::Duplex(Duplex::new(self)),
+            false => ResponseBody::Stream(Box::new(self)),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let hint = self.rest.size_hint();
+        match (&self.first, hint.exact()) {
+            (Some(first), Some(rest)) => SizeHint::with_exact(first.len() as u64 + rest),
+            _ => hint,
+        }
+    }
+
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -143,6 +172,7 @@ impl Download {
         }
         let mut frame = self.poll_rest(cx);
         if frame.is_pending()
+            && !self.is_duplex
             && let Some(lease) = &mut self.lease
             && lease.drive(cx)
         {
@@ -152,7 +182,7 @@ impl Download {
             Poll::Pending => self.waits(),
             Poll::Ready(Some(Ok(frame))) => self.came(frame.data_ref().map_or(0, Bytes::len)),
             Poll::Ready(Some(Err(_))) => self.broke(),
-            Poll::Ready(None) => self.finish(),
+            Poll::Ready(None) => self.ends(),
         }
         if let Poll::Ready(Some(Ok(frame))) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
@@ -170,10 +200,17 @@ impl Download {
         }
     }
 
+    /// For the upstream: what had come is written.
     fn waits(&mut self) {
-        // Not while the client has an answer to read: it may do that first.
-        if self.patience.is_some() {
+        // The upload's time does not run while the client has an answer to read: it may do that
+        // first.
+        if self.patience.is_some() || self.idle_ns.is_some() {
             let now_ns = self.record.now_ns();
+            if let Some(idle) = self.idle_ns
+                && self.silent_ns == u64::MAX
+            {
+                self.silent_ns = now_ns.saturating_add(idle);
+            }
             let limit = self.limit(now_ns);
             self.stream.set_deadline(limit);
         }
@@ -184,17 +221,29 @@ impl Download {
         if self.http2 {
             self.stream.offer();
         }
-        if let Some(idle) = self.idle_ns {
-            self.silent_ns = self.record.now_ns().saturating_add(idle);
-        }
+        // How long the client takes to read it is a matter of `timeouts.write`.
         if self.idle_ns.is_some() || self.patience.is_some() {
-            self.stream.set_deadline(self.silent_ns.min(self.total_ns));
+            self.silent_ns = u64::MAX;
+            self.stream.set_deadline(self.total_ns);
         }
     }
 
     fn broke(&mut self) {
         self.lease = None;
-        self.record.upstream_broke();
+        let closed = Reason::UpstreamClosed;
+        match self.patience.as_ref().map_or(closed, |patience| patience.blame(closed)) {
+            Reason::UpstreamClosed => self.record.upstream_broke(),
+            // It broke off because its request did.
+            reason => self.record.ended_early(reason),
+        }
+    }
+
+    fn ends(&mut self) {
+        self.is_over = true;
+        // The rest of the request may be sent yet.
+        if !self.is_duplex {
+            self.finish();
+        }
     }
 
     /// The next deadline: of the upstream's silence, of the whole request, or of an upload that goes
@@ -223,10 +272,11 @@ impl Download {
             (RemainingBody::Own(_), None) => Poll::Ready(Some(Err(BodyError::Ended))),
             (RemainingBody::Hyper(incoming), lease) => {
                 // The channel inside is fed only by our own `Lease::drive` if the upstream
-                // connection is our own, so nobody else needs to wake us for it.
+                // connection is our own, so nobody else needs to wake us for it, unless another
+                // task drives it.
                 let driven = lease.as_ref().is_some_and(Lease::is_driven);
                 let noop = &mut Context::from_waker(Waker::noop());
-                let cx = if driven { noop } else { cx };
+                let cx = if driven && !self.is_duplex { noop } else { cx };
                 match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
                     // hyper shows a stream that the service has reset with NO_ERROR as one that is
                     // over.
@@ -282,7 +332,7 @@ impl Download {
 impl Drop for Download {
     fn drop(&mut self) {
         // hyper drops a body of known length with its last byte, without asking for the end.
-        if self.rest.is_end_stream() {
+        if self.is_over || self.rest.is_end_stream() {
             self.finish();
             // With its response over, a request obeys the registry no more: so it must not go on.
             if let Some(upload) = &self.upload {

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use hyper::body::Body;
 
 use super::answer_plan::AnswerPlan;
-use super::download::{Download, RemainingBody, ResponseBody};
+use super::download::{Download, RemainingBody, ResponseBody, send_rest};
 use super::exchange;
 use super::record::RequestRecord;
 use crate::proxy::body::UploadProgress;
+use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::patience::Patience;
 use crate::proxy::streams::Stream;
 use crate::proxy::upstream::{AnswerContent, Lease};
@@ -19,8 +20,8 @@ pub(super) struct RunningUpload {
     pub(super) patience: Patience,
 }
 
-/// The response's body. A short one that has come already needs nothing more of the upstream, so
-/// its connection goes back at once.
+/// The response's body. A short one that has come already needs nothing more of the upstream: its
+/// connection goes back at once, or sends the rest of the request.
 pub(super) fn response_body(
     content: AnswerContent,
     lease: Lease,
@@ -29,25 +30,27 @@ pub(super) fn response_body(
     mut record: RequestRecord,
     plan: &AnswerPlan,
 ) -> ResponseBody {
-    let uploaded = upload.as_ref().is_none_or(|upload| !upload.progress.is_open());
+    let uploaded =
+        upload.as_ref().is_none_or(|upload| !upload.progress.is_open()) && !lease.is_sending();
+    let mut whole = None;
     let (first, rest) = match content {
         AnswerContent::Whole(bytes) => {
             record.complete(bytes.len() as u64);
-            lease.give_back(record.last_ns());
-            return ResponseBody::Full(bytes);
+            whole = Some(ResponseBody::Full(bytes));
+            (None, RemainingBody::Own(AnswerBody::Counted(0)))
         }
         AnswerContent::WholeChunked(bytes) => {
             record.complete(bytes.len() as u64);
-            lease.give_back(record.last_ns());
-            return ResponseBody::Unmeasured(bytes);
+            whole = Some(ResponseBody::Unmeasured(bytes));
+            (None, RemainingBody::Own(AnswerBody::Counted(0)))
         }
         AnswerContent::Coming { first, body } => {
             (Some(first).filter(|f| !f.is_empty()), RemainingBody::Own(body))
         }
-        AnswerContent::Hyper(incoming) if incoming.is_end_stream() && uploaded => {
+        AnswerContent::Hyper(incoming) if incoming.is_end_stream() => {
             record.complete(0);
-            lease.give_back(record.last_ns());
-            return ResponseBody::Empty;
+            whole = Some(ResponseBody::Empty);
+            (None, RemainingBody::Hyper(incoming))
         }
         AnswerContent::Hyper(mut incoming) => {
             let mut first = None;
@@ -58,24 +61,27 @@ pub(super) fn response_body(
             {
                 if bytes.len() as u64 == length {
                     record.complete(length);
-                    lease.give_back(record.last_ns());
-                    return ResponseBody::Full(bytes);
+                    whole = Some(ResponseBody::Full(bytes));
+                } else {
+                    first = Some(bytes);
                 }
-                first = Some(bytes);
             }
             (first, RemainingBody::Hyper(incoming))
         }
     };
+    if uploaded && let Some(body) = whole {
+        lease.give_back(record.last_ns());
+        return body;
+    }
     let timeouts = &record.worker().shared.timeouts;
     let idle_ns = timeouts.response_idle.map(|d| d.as_nanos() as u64);
     let total_ns =
         timeouts.total.map(|d| record.started().mono_ns.saturating_add(d.as_nanos() as u64));
-    let silent_ns = idle_ns.map_or(u64::MAX, |idle| record.last_ns().saturating_add(idle));
     let total_ns = total_ns.unwrap_or(u64::MAX);
-    stream.set_deadline(silent_ns.min(total_ns));
+    stream.set_deadline(total_ns);
     let (upload, patience) = upload.map(|upload| (upload.progress, upload.patience)).unzip();
     let over_http2 = record.is_http2();
-    ResponseBody::Stream(Box::new(Download {
+    let download = Download {
         first,
         rest,
         lease: Some(lease),
@@ -85,9 +91,19 @@ pub(super) fn response_body(
         grpc: plan.grpc,
         http2: over_http2,
         idle_ns,
-        silent_ns,
+        silent_ns: u64::MAX,
         patience: patience.filter(|_| !uploaded),
         stalled: false,
         total_ns,
-    }))
+        is_duplex: !uploaded,
+        is_over: whole.is_some(),
+        uploaded: 0,
+    };
+    match whole {
+        Some(body) => {
+            send_rest(download);
+            body
+        }
+        None => download.into_body(),
+    }
 }

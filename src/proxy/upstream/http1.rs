@@ -4,7 +4,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::Version;
@@ -20,7 +20,7 @@ use super::round_trip::{self, Learnt};
 use super::sending::{Sending, Stopped};
 use crate::clock::Clock;
 use crate::core::Reason;
-use crate::proxy::body::{BodyError, RequestBody};
+use crate::proxy::body::{BodyError, RequestBody, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS};
 use crate::proxy::net::io::{ClientAddr, Io};
@@ -169,6 +169,39 @@ impl Http1 {
                 false
             }
             Reader::Nobody => false,
+        }
+    }
+
+    pub(super) fn is_sending(&self) -> bool {
+        self.sending.as_ref().is_some_and(|sending| sending.is_going_on())
+    }
+
+    /// Whether the rest of the request can still be sent, now that its answer is over.
+    pub(super) fn may_go_on(&self, upload: &UploadProgress) -> bool {
+        match &self.reader {
+            Reader::Own(_) => self.is_sending() && self.learnt.keeps_alive,
+            Reader::Hyper(hyper) => {
+                upload.is_open() && hyper.ended == HyperEnd::No && !hyper.is_http10
+            }
+            Reader::Nobody => false,
+        }
+    }
+
+    /// Sends the rest of a request whose answer is over. Ready: that was all, or no more can be sent.
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.drive(cx);
+        let is_sending = self.is_sending();
+        match &mut self.reader {
+            Reader::Own(io) if is_sending => {
+                ready!(round_trip::poll_noise(io, cx));
+                // Nobody has asked for more.
+                self.learnt.keeps_alive = false;
+                Poll::Ready(())
+            }
+            Reader::Hyper(hyper) if hyper.ended == HyperEnd::No => {
+                hyper.sender.poll_ready(cx).map(|_| ())
+            }
+            Reader::Own(_) | Reader::Hyper(_) | Reader::Nobody => Poll::Ready(()),
         }
     }
 

@@ -303,13 +303,15 @@ pub(super) fn poll_body(
 
 /// Whether the upstream has closed the connection, or said something unasked, while it was idle.
 pub(super) fn is_quiet(io: &mut Io) -> bool {
-    let mut byte = [0];
-    let mut read = ReadBuf::new(&mut byte);
     let mut cx = Context::from_waker(std::task::Waker::noop());
     // A task that has used up its turn would find every connection quiet.
-    pin!(unconstrained(poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, &mut read))))
-        .poll(&mut cx)
-        .is_pending()
+    pin!(unconstrained(poll_fn(|cx| poll_noise(io, cx)))).poll(&mut cx).is_pending()
+}
+
+/// Ready once the upstream has closed the connection, or said something unasked.
+pub(super) fn poll_noise(io: &mut Io, cx: &mut Context<'_>) -> Poll<()> {
+    let mut byte = [0];
+    Pin::new(io).poll_read(cx, &mut ReadBuf::new(&mut byte)).map(|_| ())
 }
 
 // === impl Learnt ===

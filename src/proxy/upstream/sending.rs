@@ -202,6 +202,11 @@ impl Sending {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether more of it may be written.
+    pub(super) fn is_going_on(&self) -> bool {
+        self.stopped.is_none()
+    }
+
     /// The body again, if nothing of it was asked for yet.
     pub(super) fn into_unsent(self) -> Option<Upload> {
         self.upload

@@ -82,7 +82,8 @@ pub(super) async fn send(
     rest: AnswerFraming,
 ) -> Result<(), Gone> {
     let (piece, tail) = (Bytes::new(), &[][..]);
-    let mut answer = OutgoingAnswer { text: head, sent: 0, piece, tail, ahead: None, rest };
+    let mut answer =
+        OutgoingAnswer { text: head, sent: 0, piece, tail, ahead: None, looks_ahead: false, rest };
     let mut body = pin!(body);
     poll_fn(|cx| match answer.poll_send(wire, &mut body, cx) {
         Poll::Pending => poll_gone(worker, client, wire, read, cx).map(Err),
@@ -102,7 +103,10 @@ struct OutgoingAnswer {
     /// Behind the piece.
     tail: &'static [u8],
     /// What comes behind that, if it had to be looked at.
-    ahead: Option<Result<Bytes, BodyError>>,
+    ahead: Option<Option<Result<Bytes, BodyError>>>,
+    /// It was not there yet. Who has asked for it asks again until it is, also while the client
+    /// takes nothing: else the client's time would count as the service's.
+    looks_ahead: bool,
     rest: AnswerFraming,
 }
 
@@ -159,9 +163,15 @@ impl OutgoingAnswer {
                 (false, true, true) => io.poll_write(cx, text),
                 _ => io.poll_write_vectored(cx, &pieces),
             };
-            match ready!(written) {
-                Ok(0) | Err(_) => return Poll::Ready(Err(Gone::Broken)),
-                Ok(count) => self.wrote(count),
+            match written {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Gone::Broken)),
+                Poll::Ready(Ok(count)) => self.wrote(count),
+                Poll::Pending => {
+                    if self.looks_ahead {
+                        self.look_ahead(body, cx);
+                    }
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -184,9 +194,9 @@ impl OutgoingAnswer {
         body: &mut Pin<&mut ResponseBody>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Gone>> {
-        let ahead = self.ahead.take();
-        let next = match ahead {
-            Some(next) => Some(next),
+        self.looks_ahead = false;
+        let next = match self.ahead.take() {
+            Some(next) => next,
             None => ready!(poll_data(body, cx)),
         };
         let bytes = match next {
@@ -204,17 +214,23 @@ impl OutgoingAnswer {
             let _ = write!(self.text, "{:x}\r\n", bytes.len());
             self.tail = b"\r\n";
             // The end goes with it, if it is known.
-            match poll_data(body, cx) {
-                Poll::Ready(None) => {
-                    self.tail = b"\r\n0\r\n\r\n";
-                    self.end(body);
-                }
-                Poll::Ready(next) => self.ahead = next,
-                Poll::Pending => {}
+            self.look_ahead(body, cx);
+            if matches!(self.ahead, Some(None)) {
+                self.ahead = None;
+                self.tail = b"\r\n0\r\n\r\n";
+                self.end(body);
             }
         }
         self.piece = bytes;
         Poll::Ready(Ok(()))
+    }
+
+    fn look_ahead(&mut self, body: &mut Pin<&mut ResponseBody>, cx: &mut Context<'_>) {
+        let next = poll_data(body, cx);
+        self.looks_ahead = next.is_pending();
+        if let Poll::Ready(next) = next {
+            self.ahead = Some(next);
+        }
     }
 
     fn end(&mut self, body: &mut Pin<&mut ResponseBody>) {

@@ -1,0 +1,194 @@
+//! An answer that began before its request was over. The upload has a task of its own from then on:
+//! it must not wait for a client that does not read yet, and it goes on behind the end of the answer
+//! for as long as the service reads on (RFC 9112 section 9.3 has a service that wants no more close
+//! its connection).
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::{Download, RemainingBody};
+use crate::proxy::body::BodyError;
+use crate::proxy::streams::RequestEnd;
+
+/// The body of such an answer.
+#[derive(Debug)]
+pub(crate) struct Duplex {
+    /// `None` only while it is dropped.
+    answer: Option<Rc<RefCell<Download>>>,
+    uplink: Rc<Uplink>,
+    /// Who writes the answer, if it waits for more.
+    writer: Rc<RefCell<Option<Waker>>>,
+}
+
+/// What the task that sends the rest of the request is told.
+#[derive(Debug, Default)]
+struct Uplink {
+    /// The answer is over. What is left of the exchange is the task's.
+    rest: RefCell<Option<Rc<RefCell<Download>>>>,
+    task: RefCell<Option<Waker>>,
+}
+
+/// Sends the rest of a request whose whole answer is in hand.
+pub(in crate::proxy::request) fn send_rest(mut download: Download) {
+    if download.goes_on() {
+        let uplink = Rc::<Uplink>::default();
+        *uplink.rest.borrow_mut() = Some(Rc::new(RefCell::new(download)));
+        tokio::task::spawn_local(poll_fn(move |cx| uplink.poll_rest(cx)));
+    }
+}
+
+// === impl Duplex ===
+
+impl Duplex {
+    pub(super) fn new(download: Download) -> Self {
+        let answer = Rc::new(RefCell::new(download));
+        let (uplink, writer) = (Rc::<Uplink>::default(), Rc::<RefCell<Option<Waker>>>::default());
+        let (weak, shared, reader) =
+            (Rc::downgrade(&answer), Rc::clone(&uplink), Rc::clone(&writer));
+        tokio::task::spawn_local(poll_fn(move |cx| shared.poll(&weak, &reader, cx)));
+        Self { answer: Some(answer), uplink, writer }
+    }
+
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(answer) = &self.answer else { return Poll::Ready(None) };
+        let frame = answer.borrow_mut().poll_frame(cx);
+        *self.writer.borrow_mut() = frame.is_pending().then(|| cx.waker().clone());
+        frame
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.answer.as_ref().is_none_or(|answer| answer.borrow().is_end_stream())
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.answer.as_ref().map_or_else(SizeHint::new, |answer| answer.borrow().size_hint())
+    }
+}
+
+impl Drop for Duplex {
+    fn drop(&mut self) {
+        let Some(answer) = self.answer.take() else { return };
+        let goes_on = answer.borrow_mut().goes_on();
+        if goes_on {
+            *self.uplink.rest.borrow_mut() = Some(answer);
+        } else {
+            drop(answer);
+        }
+        if let Some(task) = self.uplink.task.take() {
+            task.wake();
+        }
+    }
+}
+
+// === impl Uplink ===
+
+impl Uplink {
+    /// Ready once there is nothing more to send, and nobody who could ask for it.
+    fn poll(
+        &self,
+        answer: &Weak<RefCell<Download>>,
+        writer: &RefCell<Option<Waker>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let Some(answer) = answer.upgrade() else { return Poll::Ready(()) };
+        *self.task.borrow_mut() = Some(cx.waker().clone());
+        if self.rest.borrow().is_some() {
+            drop(answer);
+            return self.poll_rest(cx);
+        }
+        let has_failed = answer.borrow_mut().drive_upload(cx);
+        if has_failed && let Some(writer) = writer.take() {
+            writer.wake();
+        }
+        Poll::Pending
+    }
+
+    fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(rest) = self.rest.take() else { return Poll::Ready(()) };
+        if rest.borrow_mut().poll_rest_sent(cx).is_pending() {
+            *self.rest.borrow_mut() = Some(rest);
+            return Poll::Pending;
+        }
+        let moments = rest.borrow().upload.as_ref().map(|upload| Rc::clone(&upload.moments));
+        // Ends the request.
+        drop(rest);
+        if let Some(moments) = moments {
+            moments.wake();
+        }
+        Poll::Ready(())
+    }
+}
+
+// === impl Download ===
+
+impl Download {
+    /// Moves the upload on beside the answer. True: it has failed, so the answer will.
+    fn drive_upload(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(lease) = &mut self.lease else { return false };
+        let may_be_more = lease.drive(cx);
+        let is_driven = lease.is_driven();
+        let (Some(upload), Some(patience)) = (&self.upload, &self.patience) else { return false };
+        if !is_driven {
+            upload.look_on(cx);
+        }
+        let bytes = upload.bytes.get();
+        if bytes != self.uploaded {
+            self.uploaded = bytes;
+            let now_ns = self.record.now_ns();
+            if patience.of_upload(now_ns).is_ok() {
+                upload.moments.excuse_block(now_ns);
+                self.stream.excuse_offer();
+            }
+        }
+        // What hyper reads wakes its reader by itself.
+        may_be_more && matches!(self.rest, RemainingBody::Own(_))
+    }
+
+    /// Nobody writes the answer any more. Whether the upload is to be sent on all the same: the answer
+    /// is whole, and the service has said nothing against it.
+    fn goes_on(&mut self) -> bool {
+        let is_whole = self.is_over || self.is_end_stream();
+        let (Some(lease), Some(upload)) = (&self.lease, &self.upload) else { return false };
+        // A gRPC call is over with its trailers.
+        if !is_whole || self.grpc || !lease.may_go_on(upload) {
+            return false;
+        }
+        self.is_over = true;
+        self.stream.leave();
+        true
+    }
+
+    /// Sends the rest of the request. Ready: that was all, or it was stopped.
+    fn poll_rest_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now_ns = self.record.now_ns();
+        let limit = self.patience.as_ref().and_then(|patience| patience.of_rest(now_ns));
+        let Some(limit) = limit else {
+            self.lease = None;
+            return Poll::Ready(());
+        };
+        self.stream.set_deadline(limit);
+        if let Some(end) = self.stream.poll_end(cx) {
+            if let RequestEnd::Key(reason) = end {
+                self.record.ended_early(reason);
+            }
+            self.lease = None;
+            return Poll::Ready(());
+        }
+        let (Some(lease), Some(upload)) = (&mut self.lease, &self.upload) else {
+            return Poll::Ready(());
+        };
+        if lease.poll_sent(upload, cx).is_ready() {
+            self.finish();
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
