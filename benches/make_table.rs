@@ -11,8 +11,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use keygate::core::{
-    Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, Limit, NetworkSet, OrgId,
-    Permission, PermissionSet,
+    Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, Limit, LimitSet, NetworkSet,
+    OrgId, Permission, PermissionSet,
 };
 use keygate::table::write::{BodyBuilder, Draft, InMemory, PatchDraft, RemovalOf};
 use keygate::table::{Bounds, Issue, PublicKey, Table, Trust};
@@ -59,7 +59,8 @@ fn main() -> Result<(), Failure> {
         not_before: None,
         permissions: PermissionSet::new([Permission::parse("read")?, Permission::parse("write")?]),
         networks: NetworkSet::default(),
-        limit: args.limit.as_deref().map(Limit::parse).transpose()?,
+        limits: LimitSet::of_key(args.limit.as_deref().map(Limit::parse).transpose()?),
+        sunset: None,
     };
     let spec = |number: usize, secret: &str, org: &str| -> Result<KeySpec, Failure> {
         Ok(KeySpec {
@@ -70,6 +71,7 @@ fn main() -> Result<(), Failure> {
             public_id: None,
             expires: None,
             grant: grant.clone(),
+            owner: None,
         })
     };
     let mut builder = BodyBuilder::new(InMemory, 8 << 30);

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use keygate::core::{
-    Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeySpec, KeyStatus, Limit, NetworkSet,
-    Now, OrgId, Permission, PermissionSet,
+    Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeySpec, KeyStatus, Limit, LimitSet,
+    NetworkSet, Now, OrgId, Permission, PermissionSet,
 };
 use keygate::table::write::{BodyBuilder, PatchDraft, Spool};
 use keygate::table::{
@@ -320,8 +320,10 @@ fn spec(n: u32) -> KeySpec {
             not_before: None,
             permissions: PermissionSet::new(permissions.map(|(_, word)| word)),
             networks: NetworkSet::default(),
-            limit: Limit::parse("600/min").ok(),
+            limits: LimitSet::of_key(Limit::parse("600/min").ok()),
+            sunset: None,
         },
+        owner: None,
     }
 }
 

@@ -242,7 +242,10 @@ fn run_explain(args: &ExplainArgs) -> Result<Exit, CommandFailure> {
         false => secret_from_stdin()?,
     };
     let credential = match (args.key_id, &args.pair_id) {
-        (Some(id), _) => Credential::Key(holder(keys, id)?),
+        (Some(id), _) => {
+            let table::KeyEntry { view, owner, .. } = holder(keys, id)?;
+            Credential::Key { view, owner }
+        }
         (None, Some(id)) => Credential::Pair { id: id.as_bytes(), secret: &secret },
         (None, None) if args.foreign => Credential::Foreign,
         (None, None) if secret.is_empty() => Credential::Nothing,
@@ -261,9 +264,9 @@ fn run_explain(args: &ExplainArgs) -> Result<Exit, CommandFailure> {
 }
 
 /// The key with this id. A pair in rotation has two secrets; the one that lives longer is meant.
-fn holder(keys: &table::KeySet, id: KeyId) -> Result<crate::core::KeyView<'_>, CommandFailure> {
-    let found = keys.find_id(id).map(|entry| entry.view);
-    found.max_by_key(|view| view.expires.unwrap_or(u64::MAX)).ok_or_else(|| {
+fn holder(keys: &table::KeySet, id: KeyId) -> Result<table::KeyEntry<'_>, CommandFailure> {
+    let found = keys.find_id(id);
+    found.max_by_key(|entry| entry.view.expires.unwrap_or(u64::MAX)).ok_or_else(|| {
         let serial = keys.serial();
         Exit::NoInput.because(anyhow!(
             "the table of serial {serial} has no key {id}\n\
@@ -297,7 +300,8 @@ enum AnswerForm {
 
 fn version(form: AnswerForm) -> String {
     let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("KEYGATE_COMMIT"));
-    let (oldest, newest) = (table::OLDEST_FORMAT, table::FORMAT);
+    let [oldest, newest] =
+        [table::TableFormat::OLDEST, table::TableFormat::NEWEST].map(table::TableFormat::number);
     match form {
         AnswerForm::Json => {
             let commit = Some(commit).filter(|commit| !commit.is_empty());

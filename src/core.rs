@@ -16,6 +16,7 @@ pub mod headers;
 pub mod identity;
 pub mod key;
 pub mod limit;
+pub mod owner;
 pub mod path;
 pub mod reason;
 pub mod refusal;
@@ -33,7 +34,8 @@ pub use self::decision::{
 pub use self::grant::{Grant, KeySpec, KeyView, PermissionSet};
 pub use self::identity::{IdentityFields, anonymous_field, identity_fields};
 pub use self::key::{Environment, KeyId, KeyKind, KeyStatus, NameError, OrgId, Permission};
-pub use self::limit::Limit;
+pub use self::limit::{Limit, LimitSet, NamedLimit, PolicyName};
+pub use self::owner::{Owner, OwnerView};
 pub use self::reason::{Reason, Rejection};
 pub use self::route::{Access, Route, RouteTable};
 pub use self::secret::{Digest, Secret};

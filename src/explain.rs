@@ -12,9 +12,9 @@ use crate::core::path::{self, Traits};
 use crate::core::refusal::Context;
 use crate::core::route::Require;
 use crate::core::{
-    Access, BasicForm, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, Now,
-    PairLookup, Prefixes, Presented, Reason, Rejection, Route, Verdict, anonymous_field, decide,
-    identity_fields,
+    Access, BasicForm, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, LimitSet, Now,
+    OwnerView, PairLookup, PolicyName, Prefixes, Presented, Reason, Rejection, Route, Verdict,
+    anonymous_field, decide, identity_fields,
 };
 
 /// The request to explain.
@@ -36,7 +36,10 @@ pub enum Credential<'a> {
     /// One that is not ours: a user's token.
     Foreign,
     /// As if the key's holder had presented it: the secret is not known here.
-    Key(KeyView<'a>),
+    Key {
+        view: KeyView<'a>,
+        owner: Option<OwnerView<'a>>,
+    },
     Nothing,
     Pair {
         id: &'a [u8],
@@ -98,7 +101,14 @@ pub struct ExplainedKey {
     pub networks: Vec<String>,
     pub not_before: Option<String>,
     pub expires: Option<String>,
+    pub sunset: Option<String>,
+    /// Who issued it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     pub limit: Option<String>,
+    /// Of other policies than `per-key`.
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub limits: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,8 +142,8 @@ pub fn explain<K: KeyLookup>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_
         }
     };
     match ask.credential {
-        Credential::Key(view) => {
-            let keys = keys.map(|all| Holder { all, view });
+        Credential::Key { view, owner } => {
+            let keys = keys.map(|all| Holder { all, view, owner });
             let presented = match view.grant.kind {
                 KeyKind::Pair => Presented::Pair { id: b"", secret: b"" },
                 KeyKind::Single => Presented::Single(b""),
@@ -176,7 +186,9 @@ fn told<K: KeyLookup>(
     match decide(&settings.policy, keys, &facts, ask.at) {
         Verdict::Admitted(admitted) => {
             let mut answer = Explained::new(ask, "admitted");
-            answer.key = Some(ExplainedKey::of(admitted.key()));
+            let owner = keys.and_then(|keys| admitted.owner(keys));
+            let owner = owner.map(|owner| owner.to_string());
+            answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(admitted.key()) });
             answer.rule = Some(ExplainedRule::of(admitted.route()));
             identity_fields(names, admitted.key(), |n, v| answer.headers.push(shown((n, v))));
             answer
@@ -251,6 +263,7 @@ fn time(unix_secs: u64) -> String {
 struct Holder<'k, K> {
     all: &'k K,
     view: KeyView<'k>,
+    owner: Option<OwnerView<'k>>,
 }
 
 // === impl Holder ===
@@ -270,6 +283,14 @@ impl<K: KeyLookup> KeyLookup for Holder<'_, K> {
 
     fn any(&self, _: &Digest) -> Option<KeyView<'_>> {
         Some(self.view)
+    }
+
+    fn owner(&self, _: &Digest) -> Option<OwnerView<'_>> {
+        self.owner
+    }
+
+    fn org_limits(&self, org: &str) -> &LimitSet {
+        self.all.org_limits(org)
     }
 
     fn refuse_from(&self) -> Option<u64> {
@@ -408,7 +429,15 @@ impl ExplainedKey {
             networks: grant.networks.iter().map(ToString::to_string).collect(),
             not_before: grant.not_before.map(time),
             expires: view.expires.map(time),
-            limit: grant.limit.map(|l| l.to_string()),
+            sunset: grant.sunset.map(time),
+            owner: None,
+            limit: grant.limits.per_key().map(|l| l.to_string()),
+            limits: grant
+                .limits
+                .iter()
+                .filter(|named| named.policy.as_str() != PolicyName::PER_KEY)
+                .map(|named| (named.policy.as_str().to_owned(), named.limit.to_string()))
+                .collect(),
         }
     }
 }
@@ -432,10 +461,16 @@ impl fmt::Display for ExplainedKey {
         if let Some(at) = &self.expires {
             write!(f, ", expires {at}")?;
         }
-        match &self.limit {
-            Some(limit) => write!(f, ", {limit} (not charged here)"),
-            None => Ok(()),
+        if let Some(owner) = &self.owner {
+            write!(f, ", owned by {owner}")?;
         }
+        if let Some(at) = &self.sunset {
+            write!(f, ", sunset {at}")?;
+        }
+        if let Some(limit) = &self.limit {
+            write!(f, ", {limit} (not charged here)")?;
+        }
+        self.limits.iter().try_for_each(|(policy, limit)| write!(f, ", {policy} {limit}"))
     }
 }
 
@@ -443,7 +478,7 @@ impl fmt::Debug for Credential<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Foreign => f.write_str("Foreign"),
-            Self::Key(view) => write!(f, "Key({})", view.id),
+            Self::Key { view, .. } => write!(f, "Key({})", view.id),
             Self::Nothing => f.write_str("Nothing"),
             Self::Pair { .. } => f.write_str("Pair(..)"),
             Self::Single(_) => f.write_str("Single(..)"),

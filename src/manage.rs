@@ -8,6 +8,7 @@ pub mod demo;
 pub mod error;
 pub mod files;
 pub mod keys;
+pub mod orgs;
 pub mod output;
 pub mod progress;
 pub mod publish;
@@ -51,6 +52,9 @@ enum Command {
     /// Issue, change, list, import and export keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Limit organizations
+    #[command(subcommand)]
+    Orgs(orgs::Orgs),
     /// Write everything that changed since the published table as one small file
     Patch(tables::patch::MakePatch),
     /// Make and show the key that signs tables
@@ -120,6 +124,7 @@ fn dispatch(command: Command, session: &mut Session) -> error::Result<()> {
         }
         Command::Demo(demo) => demo.run(session),
         Command::Keys(keys) => keys.run(session),
+        Command::Orgs(orgs) => orgs.run(session),
         Command::Patch(patch) => patch.run(session),
         Command::Signer(SignerCommand::New { out, public_out }) => {
             signer::new(&out, public_out.as_deref(), &mut session.output)

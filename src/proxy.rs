@@ -44,6 +44,7 @@ macro_rules! opaque {
 }
 
 mod body;
+mod canary;
 mod client;
 mod dropped;
 mod executor;

@@ -19,8 +19,8 @@ use keygate::core::reason::Detail;
 use keygate::core::refusal::Context;
 use keygate::core::{
     Digest, Environment, Facts, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, Limit,
-    NetworkSet, Now, PairLookup, Permission, PermissionSet, Presented, Reason, Rejection, Verdict,
-    decide, path,
+    LimitSet, NetworkSet, Now, OwnerView, PairLookup, Permission, PermissionSet, Presented, Reason,
+    Rejection, Verdict, decide, path,
 };
 use keygate::telemetry::{DecisionOutcome, MethodLabel, WorkerCells};
 
@@ -86,6 +86,15 @@ impl KeyLookup for MapKeys {
         self.single(digest)
     }
 
+    fn owner(&self, _: &Digest) -> Option<OwnerView<'_>> {
+        None
+    }
+
+    fn org_limits(&self, _: &str) -> &LimitSet {
+        static NONE: std::sync::LazyLock<LimitSet> = std::sync::LazyLock::new(LimitSet::default);
+        &NONE
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         None
     }
@@ -144,7 +153,8 @@ fn keys() -> Result<&'static MapKeys, Failure> {
         not_before: None,
         permissions: PermissionSet::new(words.collect::<Result<Vec<_>, _>>()?),
         networks: NetworkSet::default(),
-        limit: Some(Limit::parse("600/min")?),
+        limits: LimitSet::of_key(Some(Limit::parse("600/min")?)),
+        sunset: None,
     };
     Ok(leak(MapKeys { keys, grant }))
 }

@@ -15,10 +15,12 @@ fuzz_target!(|data: &[u8]| {
     if Table::open(data.to_vec(), &sealed::trust(), &sealed::bounds()).is_ok() {
         assert_eq!(data, GENUINE, "forged");
     }
-    let signed = sealed::file(data, &[0; 128]);
-    if let Ok(table) = Table::open(signed.clone(), &sealed::trust(), &sealed::bounds()) {
-        // What it states of the body can only be the truth.
-        assert_eq!((table.manifest().keys, table.manifest().body_bytes), (0, 128));
+    for format in [1, 2] {
+        let signed = sealed::file(format, data, &[0; 128]);
+        if let Ok(table) = Table::open(signed.clone(), &sealed::trust(), &sealed::bounds()) {
+            // What it states of the body can only be the truth.
+            assert_eq!((table.manifest().keys, table.manifest().body_bytes), (0, 128));
+        }
+        let _ = Patch::open(signed, &sealed::trust(), &sealed::bounds());
     }
-    let _ = Patch::open(signed, &sealed::trust(), &sealed::bounds());
 });

@@ -26,9 +26,18 @@ pub fn public_key() -> PublicKey {
     PublicKey::from_raw(raw).expect("an ordinary key")
 }
 
+/// The version of the format that the input is read as: its last bit, of a byte in front.
+pub fn format(input: &[u8]) -> (u8, &[u8]) {
+    match input.split_first() {
+        Some((first, rest)) => (1 + (first & 1), rest),
+        None => (1, input),
+    }
+}
+
 /// A file with this manifest and body, signed.
-pub fn file(manifest: &[u8], body: &[u8]) -> Vec<u8> {
-    let mut file = b"keygate\x01".to_vec();
+pub fn file(format: u8, manifest: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut file = b"keygate".to_vec();
+    file.push(format);
     file.extend((manifest.len() as u32).to_le_bytes());
     file.extend(manifest);
     let signature = pair().sign(&file);
@@ -41,7 +50,7 @@ pub fn file(manifest: &[u8], body: &[u8]) -> Vec<u8> {
 }
 
 /// A manifest that fits the body, as far as the body can be counted.
-pub fn manifest(serial: u64, base: Option<Base>, body: &[u8]) -> Value {
+pub fn manifest(format: u8, serial: u64, base: Option<Base>, body: &[u8]) -> Value {
     let hash = digest(&SHA256, body);
     let hex: String = hash.as_ref().iter().map(|b| format!("{b:02x}")).collect();
     let section = |at: usize| {
@@ -50,7 +59,7 @@ pub fn manifest(serial: u64, base: Option<Base>, body: &[u8]) -> Value {
     };
     let records = section(0).unwrap_or(0);
     let mut manifest = json!({
-        "format": 1,
+        "format": format,
         "kind": if base.is_some() { "patch" } else { "table" },
         "serial": serial,
         "includes_through": serial,

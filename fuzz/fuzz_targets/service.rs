@@ -5,10 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use keygate::config::{Config, ThisHost};
-use keygate::core::{
-    Digest, Environment, Grant, KeyId, KeySpec, KeyKind, NetworkSet, OrgId, Permission, PermissionSet,
-    KeyStatus,
-};
+use keygate::core::{Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, LimitSet, NetworkSet, OrgId, Permission, PermissionSet};
 use keygate::proxy::fuzz::Service;
 use keygate::snapshot::Snapshot;
 use keygate::table::{Issue, KeySet, Table};
@@ -232,8 +229,10 @@ fn keys(with_key: bool) -> KeySet {
             not_before: None,
             permissions: PermissionSet::new([Permission::parse("read").expect("a word")]),
             networks: NetworkSet::default(),
-            limit: None,
+            limits: LimitSet::default(),
+            sunset: None,
         },
+        owner: None,
     };
     if with_key {
         builder.push(&of("key_fuzz", KeyKind::Single, SECRET, None)).expect("a key");

@@ -12,12 +12,13 @@ use keygate::table::{KeySet, Table};
 use keygate::table::write::{PatchDraft, fold};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|body: &[u8]| {
-    let manifest = sealed::manifest(1, None, body).to_string();
-    let file = sealed::file(manifest.as_bytes(), body);
+fuzz_target!(|input: &[u8]| {
+    let (format, body) = sealed::format(input);
+    let manifest = sealed::manifest(format, 1, None, body).to_string();
+    let file = sealed::file(format, manifest.as_bytes(), body);
     let Ok(table) = Table::open(file, &sealed::trust(), &sealed::bounds()) else { return };
     let counts = table.counts();
-    assert_eq!(counts.keys, counts.active + counts.disabled + counts.revoked);
+    assert_eq!(counts.keys, counts.active + counts.disabled + counts.revoked + counts.canary);
     let same = PatchDraft::difference(&table, []);
     assert_eq!(same.len() as u64, counts.keys, "everything removed");
     let set = KeySet::new(Arc::new(table), None, &[], None);
@@ -26,6 +27,8 @@ fuzz_target!(|body: &[u8]| {
         keys += 1;
         let found = set.any(&entry.digest).expect("what is listed is found");
         assert_eq!(found.id, entry.view.id);
+        assert_eq!(set.owner(&entry.digest), entry.owner);
+        assert!(entry.owner.is_none_or(|owner| owner.is_valid()));
         match entry.view.grant.kind {
             KeyKind::Single => assert!(set.single(&entry.digest).is_some()),
             KeyKind::Pair => {
@@ -42,5 +45,8 @@ fuzz_target!(|body: &[u8]| {
     }
     assert_eq!(keys, counts.keys);
     assert!(fold(&set).count() as u64 == counts.keys, "every key can be stated");
+    for stated in set.iter_org_limits() {
+        assert_eq!(set.org_limits(stated.org), stated.limits);
+    }
     set.plausible(body);
 });

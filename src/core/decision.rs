@@ -8,7 +8,8 @@ use super::Now;
 use super::credential::MissingHalf;
 use super::grant::KeyView;
 use super::key::{Environment, KeyId, KeyStatus};
-use super::limit::Limit;
+use super::limit::{Limit, LimitSet};
+use super::owner::OwnerView;
 use super::path::Traits;
 use super::reason::{Detail, Reason, Rejection};
 use super::route::{Access, FoundRoute, Mode, Needs, Route, RouteTable};
@@ -33,6 +34,10 @@ pub trait KeyLookup {
     fn pair(&self, id: &[u8], secret: &Digest) -> PairLookup<'_>;
     /// The key that has this digest, of whichever kind.
     fn any(&self, digest: &Digest) -> Option<KeyView<'_>>;
+    /// Who issued the key that has this digest. A look-up of its own: most requests need no owner.
+    fn owner(&self, digest: &Digest) -> Option<OwnerView<'_>>;
+    /// The limits that the table states for an org; empty if it states none.
+    fn org_limits(&self, org: &str) -> &LimitSet;
     /// Unix seconds from which on nothing is admitted (`after_expiry = "refuse"`).
     fn refuse_from(&self) -> Option<u64>;
 }
@@ -217,7 +222,7 @@ fn judge<'k, K: KeyLookup>(
         let detail = Detail::Permissions(needs.permissions.clone());
         return Err(Rejection { reason: Reason::Permission, detail });
     }
-    let charge = key.grant.limit.map(|limit| Charge { key: key.id, limit });
+    let charge = key.grant.limits.per_key().map(|limit| Charge { key: key.id, limit });
     Ok(Verdict::Admitted(Admitted { key, digest, route, charge }))
 }
 
@@ -268,6 +273,7 @@ fn check_key(policy: &Policy, key: &KeyView<'_>, client: IpAddr, now: Now) -> Re
         KeyStatus::Active => {}
         KeyStatus::Disabled => return Err(Reason::Disabled),
         KeyStatus::Revoked => return Err(Reason::Revoked),
+        KeyStatus::Canary => return Err(Reason::Canary),
     }
     if grant.not_before.is_some_and(|at| now.unix_secs() < at) {
         return Err(Reason::NotYetValid);
@@ -302,6 +308,11 @@ impl<'k> Admitted<'k> {
 
     pub fn charge(&self) -> Option<Charge> {
         self.charge
+    }
+
+    /// Who issued the key: in `keys`, which decided.
+    pub fn owner<'o>(&self, keys: &'o impl KeyLookup) -> Option<OwnerView<'o>> {
+        keys.owner(&self.digest)
     }
 
     /// What the stream registry keeps of this request.

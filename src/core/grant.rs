@@ -2,7 +2,8 @@
 
 use super::address::NetworkSet;
 use super::key::{Environment, KeyId, KeyKind, KeyStatus, OrgId, Permission};
-use super::limit::Limit;
+use super::limit::LimitSet;
+use super::owner::Owner;
 use super::secret::Digest;
 
 /// Everything of a key that many keys have in common.
@@ -16,7 +17,11 @@ pub struct Grant {
     pub not_before: Option<u64>,
     pub permissions: PermissionSet,
     pub networks: NetworkSet,
-    pub limit: Option<Limit>,
+    /// By the names of policies. A table of format 1 states that of `per-key` only.
+    pub limits: LimitSet,
+    /// Unix seconds at which the key is meant to go out of use. Callers are told (RFC 8594); it
+    /// refuses nothing.
+    pub sunset: Option<u64>,
 }
 
 /// Sorted, without repetition.
@@ -54,6 +59,8 @@ pub struct KeySpec {
     /// Unix seconds from which on the key is refused; `None`: never.
     pub expires: Option<u64>,
     pub grant: Grant,
+    /// Who issued it.
+    pub owner: Option<Owner>,
 }
 
 // === impl PermissionSet ===

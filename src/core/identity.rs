@@ -125,7 +125,8 @@ mod tests {
             not_before: None,
             permissions: PermissionSet::new(words.iter().map(|w| Permission::parse(w).unwrap())),
             networks: NetworkSet::default(),
-            limit: None,
+            limits: crate::core::LimitSet::default(),
+            sunset: None,
         }
     }
 

@@ -15,7 +15,14 @@ pub enum NameError {
         "must be 1 to 64 visible ASCII characters without `\"` and `\\` (RFC 6749 scope-token)"
     )]
     Permission,
-    #[error("must be `active`, `disabled` or `revoked`")]
+    #[error(
+        "a subject is 1 to 128 bytes of UTF-8, email and role at most 128 bytes or empty, all \
+         without control characters"
+    )]
+    Owner,
+    #[error("must be 1 to 64 of `a` to `z`, `0` to `9`, `-` and `_`")]
+    Policy,
+    #[error("must be `active`, `disabled`, `revoked` or `canary`")]
     Status,
 }
 
@@ -55,6 +62,10 @@ pub enum KeyStatus {
     Disabled,
     /// Refused for ever.
     Revoked,
+    /// Never valid: planted where only a thief looks. Callers cannot tell it from an unknown key;
+    /// whoever runs the sidecar learns that somebody used it. Last, so that it outlives every other
+    /// status when two statements about one key meet.
+    Canary,
 }
 
 // === impl KeyId ===
@@ -174,6 +185,7 @@ impl KeyStatus {
             "active" => Ok(Self::Active),
             "disabled" => Ok(Self::Disabled),
             "revoked" => Ok(Self::Revoked),
+            "canary" => Ok(Self::Canary),
             _ => Err(NameError::Status),
         }
     }
@@ -183,7 +195,13 @@ impl KeyStatus {
             Self::Active => "active",
             Self::Disabled => "disabled",
             Self::Revoked => "revoked",
+            Self::Canary => "canary",
         }
+    }
+
+    /// Whether no later change admits the key again.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Revoked | Self::Canary)
     }
 }
 

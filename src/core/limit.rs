@@ -4,12 +4,35 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::key::NameError;
+
 /// `count` requests per `window`, of which `burst` may come at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Limit {
     count: u32,
     window_ms: u32,
     burst: u32,
+}
+
+/// The name of a policy: 1 to 64 of `a-z 0-9 - _`. So it is a TOML key, a metric label and an
+/// RFC 9651 String without quoting, and no two differ by case alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyName(Box<str>);
+
+/// What a key or an org may do under one policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NamedLimit {
+    pub policy: PolicyName,
+    pub limit: Limit,
+}
+
+/// The limits of a key or an org by the names of policies: sorted, each name once, at most
+/// [`LimitSet::MOST`]. Decoded once per grant; a look-up borrows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LimitSet {
+    named: Box<[NamedLimit]>,
+    /// Of [`PolicyName::PER_KEY`], found once.
+    per_key: Option<Limit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +108,13 @@ impl Limit {
         Duration::from_millis(self.window_ms as u64)
     }
 
+    /// The one with the lower steady rate.
+    #[must_use]
+    pub fn slower(self, other: Self) -> Self {
+        let cross = |one: Self, other: Self| u128::from(one.count) * other.window().as_millis();
+        if cross(self, other) <= cross(other, self) { self } else { other }
+    }
+
     /// Nanoseconds between two requests at the steady rate; at least 1.
     const fn interval_ns(self) -> u64 {
         let ns = self.window_ms as u64 * 1_000_000 / self.count as u64;
@@ -115,6 +145,100 @@ impl Limit {
                 Err(other) => seen = other,
             }
         }
+    }
+}
+
+// === impl PolicyName ===
+
+impl PolicyName {
+    /// The policy of a key's plain `limit`, and of every limit in a table of format 1.
+    pub const PER_KEY: &'static str = "per-key";
+
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        if Self::is_valid(text.as_bytes()) { Ok(Self(text.into())) } else { Err(NameError::Policy) }
+    }
+
+    pub fn is_valid(bytes: &[u8]) -> bool {
+        let fits =
+            |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+        (1..=64).contains(&bytes.len()) && bytes.iter().all(fits)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+// === impl LimitSet ===
+
+impl LimitSet {
+    /// Most limits of one key or org.
+    pub const MOST: usize = 8;
+
+    /// Of two limits with one name the last one counts. The caller holds [`LimitSet::MOST`].
+    pub fn new(limits: impl IntoIterator<Item = NamedLimit>) -> Self {
+        let by_name = |named: NamedLimit| (named.policy, named.limit);
+        let sorted: std::collections::BTreeMap<_, _> = limits.into_iter().map(by_name).collect();
+        let named: Box<[_]> =
+            sorted.into_iter().map(|(policy, limit)| NamedLimit { policy, limit }).collect();
+        let per_key = Self::find(&named, PolicyName::PER_KEY);
+        Self { named, per_key }
+    }
+
+    /// As a table of format 1 states it.
+    pub fn of_key(limit: Option<Limit>) -> Self {
+        let policy = PolicyName(PolicyName::PER_KEY.into());
+        Self::new(limit.map(|limit| NamedLimit { policy, limit }))
+    }
+
+    /// The limit of the policy `per-key`.
+    pub const fn per_key(&self) -> Option<Limit> {
+        self.per_key
+    }
+
+    pub fn get(&self, policy: &str) -> Option<Limit> {
+        Self::find(&self.named, policy)
+    }
+
+    fn find(named: &[NamedLimit], policy: &str) -> Option<Limit> {
+        named.iter().find(|named| named.policy.as_str() == policy).map(|named| named.limit)
+    }
+
+    /// In the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = &NamedLimit> {
+        self.named.iter()
+    }
+
+    /// Without the limit of this policy.
+    #[must_use]
+    pub fn without(&self, policy: &str) -> Self {
+        Self::new(self.named.iter().filter(|named| named.policy.as_str() != policy).cloned())
+    }
+
+    /// With this limit, in place of the one that the policy had.
+    #[must_use]
+    pub fn with(&self, policy: PolicyName, limit: Limit) -> Self {
+        Self::new(self.named.iter().cloned().chain([NamedLimit { policy, limit }]))
+    }
+
+    /// What both allow: every name of either, with the slower limit where both have it.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        other.iter().fold(self.clone(), |met, named| {
+            let limit = match met.get(named.policy.as_str()) {
+                Some(limit) => limit.slower(named.limit),
+                None => named.limit,
+            };
+            met.with(named.policy.clone(), limit)
+        })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.named.len()
     }
 }
 
@@ -162,6 +286,21 @@ mod tests {
         let narrow = Limit::parse("1/s").unwrap();
         let retry = narrow.charge(&state, 0).unwrap_err().retry_in;
         assert!(retry <= Duration::from_secs(1), "{retry:?}");
+    }
+
+    #[test]
+    fn sets_are_sorted_and_know_the_plain_limit() {
+        let limit = |text| Limit::parse(text).unwrap();
+        let name = |text| PolicyName::parse(text).unwrap();
+        let set = LimitSet::of_key(Some(limit("600/min"))).with(name("daily"), limit("9/d"));
+        assert_eq!(set.iter().map(|n| n.policy.as_str()).collect::<Vec<_>>(), ["daily", "per-key"]);
+        assert_eq!(set.per_key(), Some(limit("600/min")));
+        assert_eq!(set.with(name("per-key"), limit("1/s")).per_key(), Some(limit("1/s")));
+        assert_eq!(set.without("per-key").per_key(), None);
+        assert_eq!(set.get("daily"), Some(limit("9/d")));
+        for text in ["", "Daily", "per key", "a.b", &"x".repeat(65)] {
+            assert_eq!(PolicyName::parse(text), Err(NameError::Policy), "{text}");
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ reasons! {
     BodyTimeout "body_timeout" "request_timeout" 408,
     /// The body is longer than the route allows.
     BodyTooLarge "body_too_large" "body_too_large" 413,
+    /// A canary: somebody uses a secret that was planted to be stolen. Answered like an unknown key.
+    Canary "canary" "invalid_key" 401,
     /// The key is disabled for now.
     Disabled "disabled" "invalid_key" 401,
     /// Two credentials in one request.
@@ -192,7 +194,7 @@ mod tests {
     #[test]
     fn unknown_wrong_revoked_and_disabled_look_alike() {
         for disclosure in [Disclosure::Detailed, Disclosure::Uniform] {
-            for reason in [Reason::WrongSecret, Reason::Revoked, Reason::Disabled] {
+            for reason in [Reason::WrongSecret, Reason::Revoked, Reason::Disabled, Reason::Canary] {
                 assert_eq!(reason.code(disclosure), Reason::Unknown.code(disclosure));
                 assert_eq!(reason.status(), Reason::Unknown.status());
             }

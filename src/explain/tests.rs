@@ -5,7 +5,7 @@ use std::path::Path;
 use super::*;
 use crate::config::{Config, ThisHost};
 use crate::core::{
-    Environment, Grant, KeyId, KeyStatus, Limit, NetworkSet, Permission, PermissionSet,
+    Environment, Grant, KeyId, KeyStatus, Limit, LimitSet, NetworkSet, Permission, PermissionSet,
 };
 
 const CONFIG: &str = concat!(
@@ -71,6 +71,15 @@ impl KeyLookup for One {
         self.single(digest)
     }
 
+    fn owner(&self, _: &Digest) -> Option<OwnerView<'_>> {
+        None
+    }
+
+    fn org_limits(&self, _: &str) -> &LimitSet {
+        static NONE: std::sync::LazyLock<LimitSet> = std::sync::LazyLock::new(LimitSet::default);
+        &NONE
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         self.refuse_from
     }
@@ -84,7 +93,8 @@ fn keys() -> One {
         not_before: None,
         permissions: PermissionSet::new([Permission::parse("read").unwrap()]),
         networks: NetworkSet::default(),
-        limit: Some(Limit::parse("600/min").unwrap()),
+        limits: LimitSet::of_key(Limit::parse("600/min").ok()),
+        sunset: None,
     };
     One { grant, expires: Some(2_000), refuse_from: None }
 }
@@ -123,7 +133,9 @@ fn admitted_with_the_fields_that_are_sent() {
 #[test]
 fn a_key_named_by_id_is_judged_like_its_holder() {
     let keys = keys();
-    let named = |target| ask(Some(&keys), Method::GET, target, Credential::Key(keys.view()));
+    let named = |target| {
+        ask(Some(&keys), Method::GET, target, Credential::Key { view: keys.view(), owner: None })
+    };
     assert_eq!(named("/items/7").verdict, "admitted");
     let refused = named("/send");
     assert_eq!((refused.verdict, refused.reason), ("rejected", Some("permission")));
@@ -136,7 +148,12 @@ fn a_key_named_by_id_is_judged_like_its_holder() {
     );
     let disabled =
         One { grant: Grant { status: KeyStatus::Disabled, ..keys.grant.clone() }, ..keys };
-    let answer = ask(Some(&disabled), Method::GET, "/items/7", Credential::Key(disabled.view()));
+    let answer = ask(
+        Some(&disabled),
+        Method::GET,
+        "/items/7",
+        Credential::Key { view: disabled.view(), owner: None },
+    );
     assert_eq!(answer.reason, Some("disabled"));
     assert_eq!(answer.refusal.unwrap().code, "invalid_key");
 }
@@ -168,7 +185,12 @@ fn every_other_verdict() {
     let none = ask(None, Method::GET, "/both", Credential::Nothing);
     assert_eq!(none.reason, Some("no_table"));
     let expired = One { refuse_from: Some(900), ..keys };
-    let answer = ask(Some(&expired), Method::GET, "/items/7", Credential::Key(expired.view()));
+    let answer = ask(
+        Some(&expired),
+        Method::GET,
+        "/items/7",
+        Credential::Key { view: expired.view(), owner: None },
+    );
     assert_eq!(answer.reason, Some("no_table"));
 }
 

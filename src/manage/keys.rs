@@ -1,6 +1,7 @@
 //! `keygatectl keys …`: issue, change and list keys.
 
 pub mod create;
+pub mod details;
 pub mod edit;
 pub mod export;
 pub mod fold;
@@ -20,6 +21,8 @@ use super::session::Session;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum KeysCommand {
+    /// Turn keys into canaries: never valid, and an alarm when somebody uses them
+    Canary(edit::KeySelection),
     /// Read the whole registry and name every fault
     Check,
     /// Drop superseded lines of a keys.jsonl
@@ -53,6 +56,7 @@ pub enum KeysCommand {
 impl KeysCommand {
     pub fn run(self, session: &mut Session) -> Result<()> {
         match self {
+            Self::Canary(target) => target.set(edit::Turn::Canary, session),
             Self::Check => check(session),
             Self::Compact => compact(session),
             Self::Create(create) => create.run(session),

@@ -25,8 +25,8 @@ use super::registry::settings::OnChange;
 use super::registry::{Filter, Form, Registry};
 use super::session::Session;
 use crate::core::{KeyId, KeyStatus};
-use crate::table::write::{BodyBuilder, BuildError, PatchDraft, RemovalOf};
-use crate::table::{Bounds, KeySet, Table, Trust};
+use crate::table::write::{BodyBuilder, BuildError, PatchDraft, RemovalOf, UnheldBy};
+use crate::table::{Bounds, KeySet, Table, TableFormat, Trust};
 
 /// Publishing as a part of a change.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -87,6 +87,7 @@ impl PublishArgs {
         let plan = self.plan(change.registry())?;
         let meant = self.meant.acknowledged();
         let source = PublishOrigin::Held(change.registry());
+        refuse_inexpressible(&plan, change)?;
         let place = match &plan {
             Plan::Nothing => return Ok(()),
             Plan::Table { out } => Destination { out, base: None, source, meant: &meant },
@@ -182,6 +183,29 @@ impl PublishArgs {
     }
 }
 
+/// Refuses, before it is written, a change that the format to publish in cannot hold.
+fn refuse_inexpressible(plan: &Plan, change: &Change) -> Result<()> {
+    let (out, format) = match plan {
+        Plan::Nothing => return Ok(()),
+        Plan::Table { out } => (out, change.new_settings().publish.format),
+        Plan::Patch { out, base } => {
+            (out, TableFormat::of_number(head(base)?.format).unwrap_or_default())
+        }
+    };
+    let edited = change.edited().map(|(_, new)| new);
+    let mut unheld = UnheldBy::new(format);
+    for spec in edited.chain(change.added()).flat_map(RegistryEntry::specs) {
+        unheld.key(&spec);
+    }
+    let (was, is) = (&change.settings().orgs, &change.new_settings().orgs);
+    for (org, limits) in is {
+        if was.get(org) != Some(limits) {
+            unheld.org(org);
+        }
+    }
+    unheld.refuse().map_err(|e| Error::build(out, e))
+}
+
 /// Says that sidecars do not know of what was done.
 pub fn not_published(command: &str, session: &mut Session) {
     session.output.note(&format!(
@@ -206,12 +230,27 @@ pub fn table(
 ) -> Result<Published> {
     let out = place.out;
     let mut builder = BodyBuilder::new(Spill::beside(out), terms.memory);
-    builder.formats(registry.settings.prefixes.values().cloned());
+    begin(&mut builder, registry, terms, out)?;
     registry.scan(&Filter::default(), &mut |located| {
         let pushed = located.entry.specs().try_for_each(|spec| builder.push(&spec));
         pushed.map_err(|e| duplicate(e, registry, out))
     })?;
     finish(builder, registry.settings.serial, place, terms, None, session)
+}
+
+/// Tells the builder of a table what the registry says beside its keys.
+pub fn begin(
+    builder: &mut BodyBuilder<Spill>,
+    registry: &Registry,
+    terms: &Terms,
+    out: &Path,
+) -> Result<()> {
+    let settings = &registry.settings;
+    builder.set_format(terms.format.unwrap_or(settings.publish.format));
+    builder.formats(settings.prefixes.values().cloned());
+    let mut orgs = settings.orgs.iter();
+    let stated = orgs.try_for_each(|(org, limits)| builder.org_limits(org, limits));
+    stated.map_err(|e| Error::build(out, e))
 }
 
 /// Makes a table of the keys that were pushed, signs it and puts it in its place. The bytes that
@@ -277,6 +316,7 @@ pub fn patch(
     let file = files::read(base, Bounds::default().max_bytes)?;
     let table = Table::open(file, &Trust::for_inspection(), &Bounds::default())
         .map_err(|e| Error::refused(base, e))?;
+    let table = Arc::new(table);
     let stated = table.manifest();
     if *stated.audience != *terms.audience {
         let (stated, wanted) = (stated.audience.clone(), terms.audience.clone());
@@ -291,7 +331,7 @@ pub fn patch(
     let mut draft = match registry.form {
         Form::JsonLines if is_own => {
             let changed = registry.changed_since(stated.includes_through)?;
-            difference(Arc::new(table), &changed)
+            difference(Arc::clone(&table), &changed)
         }
         Form::JsonLines | Form::Toml => {
             let mut specs = Vec::new();
@@ -303,6 +343,10 @@ pub fn patch(
         }
     };
     draft.formats(registry.settings.prefixes.values().cloned());
+    draft.org_limits(&table, &registry.settings.orgs);
+    if let Some(format) = terms.format {
+        draft.set_format(format);
+    }
     let draft = draft.build(terms.issue(serial, session));
     let mut draft = draft.map_err(|e| Error::patch(out, e))?;
     terms.sign(&mut draft, out)?;

@@ -13,6 +13,7 @@ pub mod jsonl;
 #[cfg(test)]
 mod properties;
 pub mod published;
+mod raw_limits;
 pub mod settings;
 pub mod toml;
 pub mod words;
@@ -28,7 +29,7 @@ use self::entry::RegistryEntry;
 use self::settings::RegistrySettings;
 use super::error::{Error, FileFault, Result};
 use super::files;
-use crate::core::{Digest, KeyId, KeyStatus, OrgId};
+use crate::core::{Digest, KeyId, OrgId};
 
 pub const HINT: &str = "docs/registry.md describes every field; nothing was written";
 
@@ -183,7 +184,7 @@ impl Registry {
     pub fn select(&self, selector: &str, org: Option<&OrgId>, now: u64) -> Result<Located> {
         let mut found = self.matching(selector, org)?;
         // Keys that have ended, and a living namesake: the living one is meant.
-        let kept = |located: &Located| located.entry.status != KeyStatus::Revoked;
+        let kept = |located: &Located| !located.entry.status.is_final();
         let living = |located: &Located| kept(located) && located.entry.state(now) != "expired";
         let one = |is: &dyn Fn(&Located) -> bool| found.iter().filter(|l| is(l)).count() == 1;
         if one(&kept) {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use super::canary::Canaries;
 use super::client::serve;
 use super::ids::Ids;
 use super::load::{Counted, Load};
@@ -94,6 +95,7 @@ impl Service {
             ids: Ids::new([7; 16]),
             closing: Cell::new(false),
             draining: Cell::new(false),
+            canaries: Canaries::default(),
             labels: RefCell::default(),
             date: Default::default(),
             shared,

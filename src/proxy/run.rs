@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::sync::mpsc;
 
+use super::canary::Canaries;
 use super::client::listener::{self, Listening};
 use super::ids::Ids;
 use super::net::accepted::Accepted;
@@ -78,6 +79,7 @@ async fn serve(seed: Seed) {
         ids: Ids::new(random),
         closing: Cell::new(false),
         draining: Cell::new(false),
+        canaries: Canaries::default(),
         labels: RefCell::default(),
         date: Date::default(),
         shared,

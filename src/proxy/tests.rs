@@ -16,8 +16,9 @@ use super::request::facts;
 use super::request::rewrite::{RewriteContext, rewrite};
 use crate::config::{Caps, Config, Sampled, Settings, ThisHost};
 use crate::core::{
-    Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, NetworkSet, Now,
-    PairLookup, Permission, PermissionSet, Presented, Reason, Rejection, Verdict, decide,
+    Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, LimitSet,
+    NetworkSet, Now, OwnerView, PairLookup, Permission, PermissionSet, Presented, Reason,
+    Rejection, Verdict, decide,
 };
 
 const CONFIG: &str = concat!(
@@ -80,7 +81,8 @@ impl OneKey {
             not_before: None,
             permissions: PermissionSet::new([Permission::parse("read").unwrap()]),
             networks: NetworkSet::default(),
-            limit: None,
+            limits: LimitSet::default(),
+            sunset: None,
         };
         Self(grant.clone(), Grant { kind: KeyKind::Pair, ..grant })
     }
@@ -110,6 +112,15 @@ impl KeyLookup for OneKey {
 
     fn any(&self, digest: &Digest) -> Option<KeyView<'_>> {
         self.single(digest)
+    }
+
+    fn owner(&self, _: &Digest) -> Option<OwnerView<'_>> {
+        None
+    }
+
+    fn org_limits(&self, _: &str) -> &LimitSet {
+        static NONE: std::sync::LazyLock<LimitSet> = std::sync::LazyLock::new(LimitSet::default);
+        &NONE
     }
 
     fn refuse_from(&self) -> Option<u64> {

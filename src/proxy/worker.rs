@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
 
+use super::canary::Canaries;
 use super::dropped::DroppedNames;
 use super::limits::LimitStore;
 use super::streams::Streams;
@@ -80,6 +81,7 @@ pub(crate) struct Worker {
     pub(crate) closing: Cell<bool>,
     /// Connections close as soon as nothing runs on them.
     pub(crate) draining: Cell<bool>,
+    pub(crate) canaries: Canaries,
     /// Route labels by slot.
     pub(super) labels: RefCell<Vec<Option<Rc<str>>>>,
     pub(super) date: Date,

@@ -19,6 +19,7 @@ pub(super) struct Census {
     active: u64,
     disabled: u64,
     revoked: u64,
+    canary: u64,
     expired: u64,
     not_yet_valid: u64,
     expiring: [u64; WINDOWS.len()],
@@ -37,6 +38,7 @@ impl Census {
             match entry.view.grant.status {
                 KeyStatus::Disabled => census.disabled += 1,
                 KeyStatus::Revoked => census.revoked += 1,
+                KeyStatus::Canary => census.canary += 1,
                 KeyStatus::Active if expires.is_some_and(|at| at <= now) => census.expired += 1,
                 KeyStatus::Active if entry.view.grant.not_before.is_some_and(|at| at > now) => {
                     census.not_yet_valid += 1;
@@ -60,6 +62,7 @@ impl Census {
             ("active", self.active),
             ("disabled", self.disabled),
             ("revoked", self.revoked),
+            ("canary", self.canary),
             ("expired", self.expired),
             ("not_yet_valid", self.not_yet_valid),
         ] {
@@ -87,13 +90,15 @@ mod tests {
         specs[4].grant.not_before = Some(now + 1);
         specs[5].expires = Some(now + DAY);
         specs[6].expires = Some(now + 8 * DAY);
+        specs[7].grant.status = KeyStatus::Canary;
         let keys = Arc::new(KeySet::new(Arc::new(table(1, &specs)), None, &[], None));
         let at = Now { unix_ms: now * 1000, mono_ns: 0 };
         let census = Census::take(&keys, at, &AtomicBool::new(false)).unwrap();
         let wanted = Census {
-            active: 4,
+            active: 3,
             disabled: 1,
             revoked: 1,
+            canary: 1,
             expired: 1,
             not_yet_valid: 1,
             expiring: [1, 1, 2],

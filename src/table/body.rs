@@ -3,6 +3,8 @@
 //! where each bucket of digests begins. Imports core only.
 
 mod check;
+mod check_v2;
+mod text;
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -11,11 +13,17 @@ use zerocopy::FromBytes;
 
 use super::buffer::Buffer;
 use super::directory::{Directory, position, prefix};
-use super::layout::{NONE, PairEntry, RawGrant, RawNetwork, RawRecord, Removal, SECTIONS, Section};
+use super::entry::OrgLimits;
+use super::format::TableFormat;
+use super::layout::{
+    NONE, PairEntry, RawGrant, RawLimit, RawNetwork, RawOrgLimits, RawRecord, Removal, SECTIONS,
+    Section,
+};
 use super::refusal::Refusal;
 use crate::core::format::KeyFormats;
 use crate::core::{
-    Digest, Grant, KeyId, KeyKind, KeyStatus, KeyView, NetworkSet, Permission, PermissionSet,
+    Digest, Grant, KeyId, KeyKind, KeyStatus, KeyView, LimitSet, NamedLimit, NetworkSet, OwnerView,
+    Permission, PermissionSet, PolicyName,
 };
 
 /// Bytes of orgs that are worth a second copy.
@@ -24,6 +32,7 @@ const FEW: usize = 1 << 20;
 /// The body of one file. Keeps the whole file, so that it is read into memory once.
 pub(crate) struct TableBody {
     file: Buffer,
+    format: TableFormat,
     sections: [Range<usize>; SECTIONS],
     records: Directory,
     pairs: Directory,
@@ -31,6 +40,8 @@ pub(crate) struct TableBody {
     orgs: Box<str>,
     /// Decoded when a look-up first meets them: a table may have as many grants as keys.
     grants: Box<[OnceLock<Box<Grant>>]>,
+    /// Decoded like the grants.
+    org_limits: Box<[OnceLock<Box<LimitSet>>]>,
     formats: KeyFormats,
     counts: Counts,
 }
@@ -42,6 +53,7 @@ pub struct Counts {
     pub active: u64,
     pub disabled: u64,
     pub revoked: u64,
+    pub canary: u64,
     /// Of all of them, those that are a pair's.
     pub pairs: u64,
 }
@@ -57,15 +69,17 @@ pub(crate) struct FoundRecord<'t> {
 
 impl TableBody {
     /// `at` is where the body begins in `file`. The bytes have been verified.
-    pub(crate) fn open(file: Buffer, at: usize) -> Result<Self, Refusal> {
-        let sections = check::split(&file, at)?;
+    pub(crate) fn open(file: Buffer, at: usize, format: TableFormat) -> Result<Self, Refusal> {
+        let sections = check::split(&file, at, format)?;
         let mut body = Self {
             file,
+            format,
             sections,
             records: Directory::empty(),
             pairs: Directory::empty(),
             orgs: Box::default(),
             grants: Box::default(),
+            org_limits: Box::default(),
             formats: KeyFormats::default(),
             counts: Counts::default(),
         };
@@ -75,10 +89,14 @@ impl TableBody {
         if orgs.len() <= FEW {
             body.orgs = std::str::from_utf8(orgs).unwrap_or_default().into();
         }
+        let owners = body.check_owners()?;
+        body.check_limits()?;
         let grants = body.check_grants()?;
         body.grants = (0..grants.len()).map(|_| OnceLock::new()).collect();
+        body.check_org_limits()?;
+        body.org_limits = body.raw_org_limits().iter().map(|_| OnceLock::new()).collect();
         body.formats = body.read_formats()?;
-        let (directory, counts) = body.check_records(&grants)?;
+        let (directory, counts) = body.check_records(&grants, &owners)?;
         body.records = directory;
         body.counts = counts;
         body.pairs = body.check_pairs()?;
@@ -88,6 +106,10 @@ impl TableBody {
 
     pub(crate) fn counts(&self) -> Counts {
         self.counts
+    }
+
+    pub(crate) fn format(&self) -> TableFormat {
+        self.format
     }
 
     pub(crate) fn file(&self) -> &[u8] {
@@ -104,7 +126,7 @@ impl TableBody {
             + self.records.resident()
             + self.pairs.resident()
             + self.orgs.len()
-            + size_of::<OnceLock<Box<Grant>>>() * self.grants.len()
+            + size_of::<OnceLock<Box<Grant>>>() * (self.grants.len() + self.org_limits.len())
     }
 
     pub(crate) fn find(&self, digest: &[u8; 32]) -> Option<FoundRecord<'_>> {
@@ -172,6 +194,49 @@ impl TableBody {
         <[RawNetwork]>::ref_from_bytes(self.bytes(Section::Networks)).unwrap_or_default()
     }
 
+    fn raw_limits(&self) -> &[RawLimit] {
+        <[RawLimit]>::ref_from_bytes(self.bytes(Section::Limits)).unwrap_or_default()
+    }
+
+    fn raw_org_limits(&self) -> &[RawOrgLimits] {
+        <[RawOrgLimits]>::ref_from_bytes(self.bytes(Section::OrgLimits)).unwrap_or_default()
+    }
+
+    /// Orgs with the limits that are stated for them, in the order of their names.
+    pub(crate) fn org_limits(&self) -> impl Iterator<Item = OrgLimits<'_>> {
+        (0..self.raw_org_limits().len()).filter_map(|index| self.org_limits_at(index))
+    }
+
+    /// The limits that are stated for an org; `None`: nothing is.
+    pub(crate) fn limits_of_org(&self, org: &str) -> Option<&LimitSet> {
+        // The orgs are sorted, so their offsets are in the order of their names.
+        let rows = self.raw_org_limits();
+        let at = rows.binary_search_by(|row| self.org(row.org.get()).cmp(org)).ok()?;
+        self.org_limits_at(at).map(|found| found.limits)
+    }
+
+    fn org_limits_at(&self, index: usize) -> Option<OrgLimits<'_>> {
+        let (raw, cell) = (self.raw_org_limits().get(index)?, self.org_limits.get(index)?);
+        let set = || Box::new(self.limit_set(raw.limit.get(), raw.limits.get()));
+        Some(OrgLimits { org: self.org(raw.org.get()), limits: cell.get_or_init(set) })
+    }
+
+    /// Names of all policies that it states a limit for, in their order.
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &str> {
+        let text = std::str::from_utf8(self.bytes(Section::Policies)).unwrap_or_default();
+        text.split_terminator('\0')
+    }
+
+    fn limit_set(&self, first: u32, limits: u32) -> LimitSet {
+        let first = first as usize;
+        let raw = self.raw_limits().get(first..first + limits as usize).unwrap_or_default();
+        LimitSet::new(raw.iter().filter_map(|raw| {
+            let policy =
+                PolicyName::parse(self.string(Section::Policies, raw.policy.get())).ok()?;
+            Some(NamedLimit { policy, limit: raw.limit()? })
+        }))
+    }
+
     fn bytes(&self, section: Section) -> &[u8] {
         self.sections
             .get(section as usize)
@@ -208,10 +273,17 @@ impl TableBody {
         let first = raw.network.get() as usize;
         let networks =
             self.networks().get(first..first + raw.networks.get() as usize).unwrap_or_default();
-        let (Some(status), Some(kind), Some(environment), Some(limit)) =
-            (raw.status(), raw.kind(), raw.environment(), raw.limit())
+        let (Some(status), Some(kind), Some(environment)) =
+            (raw.status(self.format), raw.kind(), raw.environment())
         else {
             return nothing();
+        };
+        let limits = match self.format {
+            TableFormat::V1 => LimitSet::of_key(raw.limit_v1().flatten()),
+            TableFormat::V2 => {
+                let [first, limits] = raw.limits_v2();
+                self.limit_set(first, limits)
+            }
         };
         Grant {
             status,
@@ -222,7 +294,8 @@ impl TableBody {
                 words.split(' ').filter_map(|w| Permission::parse(w).ok()),
             ),
             networks: NetworkSet::new(networks.iter().filter_map(RawNetwork::network)),
-            limit,
+            limits,
+            sunset: raw.sunset(self.format),
         }
     }
 }
@@ -265,7 +338,17 @@ impl<'t> FoundRecord<'t> {
             view: self.view(),
             digest: self.digest(),
             public_id: self.public_id(),
+            owner: self.owner(),
         }
+    }
+
+    /// Who issued the key.
+    pub(crate) fn owner(&self) -> Option<OwnerView<'t>> {
+        if self.body.format == TableFormat::V1 || self.record.text.get() == NONE {
+            return None;
+        }
+        let text = self.body.text_v2(self.record.text.get(), self.kind())?;
+        self.body.owner_at(text.owner?)
     }
 
     fn name(&self) -> &'t str {
@@ -295,6 +378,7 @@ impl Counts {
             KeyStatus::Active => self.active += keys,
             KeyStatus::Disabled => self.disabled += keys,
             KeyStatus::Revoked => self.revoked += keys,
+            KeyStatus::Canary => self.canary += keys,
         }
         if kind == KeyKind::Pair {
             self.pairs += keys;
@@ -321,6 +405,7 @@ fn nothing() -> Grant {
         not_before: None,
         permissions: PermissionSet::default(),
         networks: NetworkSet::default(),
-        limit: None,
+        limits: LimitSet::default(),
+        sunset: None,
     }
 }

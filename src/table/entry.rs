@@ -1,6 +1,6 @@
 //! One key of a table or patch, as a walk over them shows it. Imports core only.
 
-use crate::core::{Digest, KeySpec, KeyView, OrgId};
+use crate::core::{Digest, KeySpec, KeyView, LimitSet, OrgId, OwnerView};
 
 /// One key as `inspect`, `diff` and `explain` see it.
 #[derive(Clone, Copy, Debug)]
@@ -9,6 +9,16 @@ pub struct KeyEntry<'k> {
     pub digest: Digest,
     /// What a caller of a pair presents as its id.
     pub public_id: Option<&'k str>,
+    /// Who issued it.
+    pub owner: Option<OwnerView<'k>>,
+}
+
+/// The limits that a table or patch states for an org.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrgLimits<'k> {
+    pub org: &'k str,
+    /// Empty only in a patch, which so takes them away.
+    pub limits: &'k LimitSet,
 }
 
 // === impl KeyEntry ===
@@ -24,6 +34,10 @@ impl KeyEntry<'_> {
             public_id: self.public_id.map(Into::into),
             expires: self.view.expires,
             grant: self.view.grant.clone(),
+            owner: match self.owner {
+                Some(owner) => Some(owner.to_owner()?),
+                None => None,
+            },
         })
     }
 }

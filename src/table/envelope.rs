@@ -3,13 +3,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::format::TableFormat;
 use super::layout::ALIGN;
 use super::refusal::Refusal;
 
-/// The version that is written, and the newest that is read.
-pub const FORMAT: u8 = 1;
-/// The oldest version that is read: the one before [`FORMAT`], as soon as there is one.
-pub const OLDEST_FORMAT: u8 = 1;
 /// Most bytes of a manifest. It is the only thing that is parsed as text.
 pub(crate) const MAX_MANIFEST: usize = 4096;
 /// What a file begins with, before the version byte.
@@ -27,6 +24,7 @@ pub(crate) struct SignatureEntry {
 
 /// The parts of a file, split but not yet verified.
 pub(crate) struct Envelope<'b> {
+    pub format: TableFormat,
     /// The signed bytes: the beginning of the file through the manifest.
     pub message: &'b [u8],
     pub manifest: &'b [u8],
@@ -44,9 +42,11 @@ impl<'b> Envelope<'b> {
             return Err(Refusal::Magic);
         }
         let (version, rest) = rest.split_first().ok_or(Refusal::Truncated { missing: 1 })?;
-        if !(OLDEST_FORMAT..=FORMAT).contains(version) {
-            return Err(Refusal::Format { found: *version, oldest: OLDEST_FORMAT, newest: FORMAT });
-        }
+        let format = TableFormat::of_number(*version).ok_or(Refusal::Format {
+            found: *version,
+            oldest: TableFormat::OLDEST.number(),
+            newest: TableFormat::NEWEST.number(),
+        })?;
         let (length, rest) = take_u32(rest)?;
         if length > MAX_MANIFEST {
             let why = format!("{length} bytes, at most {MAX_MANIFEST} are allowed");
@@ -81,14 +81,14 @@ impl<'b> Envelope<'b> {
         if padding.iter().any(|b| *b != 0) {
             return Err(Refusal::Padding { what: "between the signatures and the body" });
         }
-        Ok(Self { message, manifest, signatures, body_at })
+        Ok(Self { format, message, manifest, signatures, body_at })
     }
 
     /// The signed bytes of a file with this manifest.
-    pub(crate) fn message_of(manifest: &[u8]) -> Vec<u8> {
+    pub(crate) fn message_of(format: TableFormat, manifest: &[u8]) -> Vec<u8> {
         let mut message = Vec::with_capacity(12 + manifest.len());
         message.extend_from_slice(&MAGIC);
-        message.push(FORMAT);
+        message.push(format.number());
         message.extend_from_slice(&(manifest.len() as u32).to_le_bytes());
         message.extend_from_slice(manifest);
         message

@@ -2,9 +2,10 @@
 
 use super::body::{Counts, TableBody};
 use super::buffer::Buffer;
-use super::entry::KeyEntry;
+use super::entry::{KeyEntry, OrgLimits};
 use super::envelope::Envelope;
 use super::file_kind::FileKind;
+use super::format::TableFormat;
 use super::manifest::{BodyHash, Manifest};
 use super::refusal::Refusal;
 use super::trust::{PublicKey, Trust};
@@ -52,7 +53,7 @@ impl File {
         }
         let envelope = Envelope::parse(&file)?;
         let signed_by = trust.verify(&envelope)?;
-        let manifest = Manifest::parse(envelope.manifest)?;
+        let manifest = Manifest::parse(&envelope)?;
         if manifest.kind != kind {
             return Err(Refusal::Kind { found: manifest.kind, wanted: kind });
         }
@@ -66,11 +67,12 @@ impl File {
             let stated = manifest.audience;
             return Err(Refusal::Audience { stated, wanted: wanted.into() });
         }
-        let at = envelope.body_at;
+        let (at, format) = (envelope.body_at, envelope.format);
         let body = file.get(at..).unwrap_or_default();
         check_body(&manifest, body)?;
-        let body = TableBody::open(file, at)?;
+        let body = TableBody::open(file, at, format)?;
         check_counts(&manifest, &body)?;
+        body.check_org_limits_of(kind)?;
         Ok(Self { manifest, signed_by: signed_by.into(), body })
     }
 }
@@ -134,6 +136,11 @@ impl Table {
         self.0.body.formats()
     }
 
+    /// The version of the format that it is written in.
+    pub fn format(&self) -> TableFormat {
+        self.0.body.format()
+    }
+
     /// Bytes that it holds in memory.
     pub fn resident_bytes(&self) -> usize {
         self.0.body.resident()
@@ -177,6 +184,16 @@ impl Patch {
     /// Added and changed keys, as they then are.
     pub fn iter(&self) -> impl Iterator<Item = KeyEntry<'_>> {
         self.0.body.iter().map(|found| found.entry())
+    }
+
+    /// The version of the format that it is written in.
+    pub fn format(&self) -> TableFormat {
+        self.0.body.format()
+    }
+
+    /// Orgs whose limits it states; none: it takes them away.
+    pub fn org_limits(&self) -> impl Iterator<Item = OrgLimits<'_>> {
+        self.0.body.org_limits()
     }
 
     /// Secrets that it takes out, with their key; true if no other secret of the key is left.

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use super::body::FoundRecord;
 use super::file::Patch;
 use crate::core::{
-    Digest, Environment, Grant, KeyId, KeyStatus, Limit, NetworkSet, Permission, PermissionSet,
+    Digest, Environment, Grant, KeyId, KeyStatus, NetworkSet, Permission, PermissionSet,
 };
 
 /// Everything that patches say against keys.
@@ -100,6 +100,12 @@ impl Hold {
         self.removed.union(&self.stated)
     }
 
+    /// Names of the policies that it states limits for.
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &str> {
+        let stated = self.keys.values().flat_map(|against| &against.stated);
+        stated.flat_map(|(grant, _)| grant.limits.iter()).map(|named| named.policy.as_str())
+    }
+
     /// What is left of a record in force.
     pub(crate) fn against(&self, found: FoundRecord<'_>) -> HeldVerdict<'_> {
         if self.removed.contains(&found.digest()) {
@@ -163,14 +169,16 @@ fn meet(a: &Grant, b: &Grant) -> Option<Grant> {
         return None;
     }
     Some(Grant {
-        // Revoked is stricter than disabled is stricter than active.
+        // Each status is stricter than the ones before it; a canary stays one.
         status: a.status.max(b.status),
         kind: a.kind,
         environment: common_environment(a.environment, b.environment)?,
         not_before: a.not_before.max(b.not_before),
         permissions: common_permissions(&a.permissions, &b.permissions),
         networks: common_networks(&a.networks, &b.networks)?,
-        limit: slower(a.limit, b.limit),
+        limits: a.limits.meet(&b.limits),
+        // It forbids nothing: the one that callers were told of stays.
+        sunset: earlier(a.sunset, b.sunset),
     })
 }
 
@@ -205,15 +213,6 @@ fn common_networks(a: &NetworkSet, b: &NetworkSet) -> Option<NetworkSet> {
     };
     let common = NetworkSet::new([inside(a, b), inside(b, a)].concat());
     (!common.is_empty()).then_some(common)
-}
-
-/// The limit with the lower steady rate.
-fn slower(a: Option<Limit>, b: Option<Limit>) -> Option<Limit> {
-    let (Some(a), Some(b)) = (a, b) else {
-        return a.or(b);
-    };
-    let cross = |one: Limit, other: Limit| u128::from(one.count()) * other.window().as_millis();
-    Some(if cross(a, b) <= cross(b, a) { a } else { b })
 }
 
 fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {

@@ -1,13 +1,16 @@
 //! The keys in force: a table, the patch over it, and the restrictions of patches that neither of
 //! them includes yet. Imports core only.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
 
 use super::body::{Counts, FoundRecord};
-use super::entry::KeyEntry;
+use super::entry::{KeyEntry, OrgLimits};
 use super::file::{Patch, Table};
 use super::hold::{HeldVerdict, Hold};
-use crate::core::{Digest, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, PairLookup};
+use crate::core::{
+    Digest, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, LimitSet, OwnerView, PairLookup,
+};
 
 /// What a snapshot holds for look-ups. Made when something is put in force, never per request.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct KeySet {
     held_patches: usize,
     refuse_from: Option<u64>,
     counts: Counts,
+    /// Limits of orgs that held patches lower.
+    held_orgs: BTreeMap<Box<str>, LimitSet>,
 }
 
 // === impl KeySet ===
@@ -44,7 +49,14 @@ impl KeySet {
             patch.iter().for_each(|found| counts.give(found.view().grant.status, found.kind()));
         }
         let hold = (!held.is_empty()).then(|| Hold::of(held));
-        let mut set = Self { table, patch, hold, held_patches: held.len(), refuse_from, counts };
+        let held_orgs = BTreeMap::new();
+        let held_patches = held.len();
+        let mut set = Self { table, patch, hold, held_patches, refuse_from, counts, held_orgs };
+        for stated in held.iter().flat_map(|patch| patch.org_limits()) {
+            // Met with what is in force, and with what the held patches before have left.
+            let limits = set.org_limits(stated.org).meet(stated.limits);
+            set.held_orgs.insert(stated.org.into(), limits);
+        }
         for digest in set.hold.iter().flat_map(Hold::digests) {
             if let Some(found) = set.unheld(digest) {
                 match set.held(found) {
@@ -93,6 +105,27 @@ impl KeySet {
     /// Bytes that table and patch hold in memory.
     pub fn resident_bytes(&self) -> usize {
         self.table.resident_bytes() + self.patch.as_ref().map_or(0, |p| p.body().resident())
+    }
+
+    /// The limits in force of every org that has any, in the order of their names.
+    pub fn iter_org_limits(&self) -> impl Iterator<Item = OrgLimits<'_>> {
+        let over = self.patch.as_deref().map(Patch::body);
+        let stated =
+            self.table.body().org_limits().chain(over.into_iter().flat_map(|p| p.org_limits()));
+        let orgs: BTreeSet<&str> =
+            stated.map(|s| s.org).chain(self.held_orgs.keys().map(|org| &**org)).collect();
+        let found = orgs.into_iter().map(|org| OrgLimits { org, limits: self.org_limits(org) });
+        found.filter(|found| !found.limits.is_empty())
+    }
+
+    /// Names of all policies that table, patch and held patches state a limit for.
+    pub fn policies(&self) -> BTreeSet<&str> {
+        let over = self.patch.as_deref().map(Patch::body);
+        let stated =
+            self.table.body().policies().chain(over.into_iter().flat_map(|p| p.policies()));
+        let held = self.held_orgs.values().flat_map(LimitSet::iter).map(|n| n.policy.as_str());
+        let held_keys = self.hold.iter().flat_map(Hold::policies);
+        stated.chain(held).chain(held_keys).collect()
     }
 
     /// Every key in force, the table's in the order of their digests, then the patch's.
@@ -154,6 +187,7 @@ impl KeySet {
             view: self.view(found)?,
             digest: found.digest(),
             public_id: found.public_id(),
+            owner: found.owner(),
         })
     }
 }
@@ -200,6 +234,19 @@ impl KeyLookup for KeySet {
         self.view(self.unheld(digest)?)
     }
 
+    fn owner(&self, digest: &Digest) -> Option<OwnerView<'_>> {
+        self.unheld(digest)?.owner()
+    }
+
+    fn org_limits(&self, org: &str) -> &LimitSet {
+        static NONE: LazyLock<LimitSet> = LazyLock::new(LimitSet::default);
+        if let Some(held) = self.held_orgs.get(org) {
+            return held;
+        }
+        let patched = self.patch.as_deref().and_then(|patch| patch.body().limits_of_org(org));
+        patched.or_else(|| self.table.body().limits_of_org(org)).unwrap_or(&NONE)
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         self.refuse_from
     }
@@ -220,6 +267,7 @@ impl Counts {
         self.active = self.active.saturating_sub(one.active);
         self.disabled = self.disabled.saturating_sub(one.disabled);
         self.revoked = self.revoked.saturating_sub(one.revoked);
+        self.canary = self.canary.saturating_sub(one.canary);
         self.pairs = self.pairs.saturating_sub(one.pairs);
     }
 }

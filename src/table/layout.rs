@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::format::TableFormat;
 use crate::core::{Environment, KeyKind, KeyStatus, Limit};
 
 /// The body and every section of it begin at a multiple of this.
@@ -29,17 +30,22 @@ pub(crate) enum Section {
     Formats,
     Removals,
     Texts,
+    /// From here on: of format 2 alone.
+    Policies,
+    Limits,
+    OrgLimits,
+    Owners,
 }
 
-pub(crate) const SECTIONS: usize = 9;
+pub(crate) const SECTIONS: usize = 13;
 
-/// The first 128 bytes of a body.
+/// The first 128 bytes of a body. In format 1 the last four lengths are zeros as well.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(crate) struct Header {
     /// Bytes of each section, without the zeros that fill it up to a multiple of 64.
     pub lengths: [U64; SECTIONS],
-    pub zero: [u8; 56],
+    pub zero: [u8; 24],
 }
 
 /// One secret. Sorted by digest.
@@ -81,13 +87,35 @@ pub(crate) struct RawGrant {
     /// Index of the first network, and how many follow.
     pub network: U32,
     pub networks: U32,
-    /// Limit; all 0: none.
-    pub count: U32,
-    pub window_ms: U32,
-    pub burst: U32,
+    /// Format 1: count, window in milliseconds and burst of the limit; all 0: none. Format 2: index
+    /// of the first limit, how many follow, and the sunset in Unix seconds (0: none).
+    pub by_format: [U32; 3],
     pub zero_too: U32,
     /// Unix seconds; 0: at once.
     pub not_before: U64,
+}
+
+/// One limit of a set. Sorted by policy within its set.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawLimit {
+    /// Offset into the policies.
+    pub policy: U32,
+    pub count: U32,
+    pub window_ms: U32,
+    pub burst: U32,
+}
+
+/// The limits of one org. Sorted by org.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct RawOrgLimits {
+    /// Offset into the orgs.
+    pub org: U32,
+    /// Index of the first limit, and how many follow. None: a patch takes the org's limits away.
+    pub limit: U32,
+    pub limits: U32,
+    pub zero: U32,
 }
 
 /// One network. Sorted within its set.
@@ -125,6 +153,10 @@ impl Section {
         Self::Formats,
         Self::Removals,
         Self::Texts,
+        Self::Policies,
+        Self::Limits,
+        Self::OrgLimits,
+        Self::Owners,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -138,6 +170,10 @@ impl Section {
             Self::Formats => "formats",
             Self::Removals => "removals",
             Self::Texts => "texts",
+            Self::Policies => "policies",
+            Self::Limits => "limits",
+            Self::OrgLimits => "org limits",
+            Self::Owners => "owners",
         }
     }
 }
@@ -145,11 +181,12 @@ impl Section {
 // === impl RawGrant ===
 
 impl RawGrant {
-    pub(crate) fn status(&self) -> Option<KeyStatus> {
-        match self.status {
-            1 => Some(KeyStatus::Active),
-            2 => Some(KeyStatus::Disabled),
-            3 => Some(KeyStatus::Revoked),
+    pub(crate) fn status(&self, format: TableFormat) -> Option<KeyStatus> {
+        match (self.status, format) {
+            (1, _) => Some(KeyStatus::Active),
+            (2, _) => Some(KeyStatus::Disabled),
+            (3, _) => Some(KeyStatus::Revoked),
+            (4, TableFormat::V2) => Some(KeyStatus::Canary),
             _ => None,
         }
     }
@@ -172,13 +209,38 @@ impl RawGrant {
         }
     }
 
-    /// `None`: not a value of the format.
-    pub(crate) fn limit(&self) -> Option<Option<Limit>> {
-        let (count, window, burst) = (self.count.get(), self.window_ms.get(), self.burst.get());
-        if (count, window, burst) == (0, 0, 0) {
-            return Some(None);
+    /// The one limit of format 1. `None`: not a value of the format.
+    pub(crate) fn limit_v1(&self) -> Option<Option<Limit>> {
+        match self.by_format.map(U32::get) {
+            [0, 0, 0] => Some(None),
+            [count, window, burst] => {
+                Limit::new(count, Duration::from_millis(window.into()), burst).ok().map(Some)
+            }
         }
-        Limit::new(count, Duration::from_millis(window.into()), burst).ok().map(Some)
+    }
+
+    /// The limits of format 2: index of the first one, and how many.
+    pub(crate) fn limits_v2(&self) -> [u32; 2] {
+        let [first, limits, _] = self.by_format.map(U32::get);
+        [first, limits]
+    }
+
+    pub(crate) fn sunset(&self, format: TableFormat) -> Option<u64> {
+        let [.., sunset] = self.by_format;
+        match format {
+            TableFormat::V1 => None,
+            TableFormat::V2 => Some(u64::from(sunset.get())).filter(|at| *at != 0),
+        }
+    }
+}
+
+// === impl RawLimit ===
+
+impl RawLimit {
+    /// `None`: not a value of the format.
+    pub(crate) fn limit(&self) -> Option<Limit> {
+        let window = Duration::from_millis(self.window_ms.get().into());
+        Limit::new(self.count.get(), window, self.burst.get()).ok()
     }
 }
 
@@ -187,6 +249,7 @@ pub(crate) const fn status_code(status: KeyStatus) -> u8 {
         KeyStatus::Active => 1,
         KeyStatus::Disabled => 2,
         KeyStatus::Revoked => 3,
+        KeyStatus::Canary => 4,
     }
 }
 

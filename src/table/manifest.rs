@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::envelope::{Envelope, FORMAT};
+use super::envelope::Envelope;
 use super::file_kind::FileKind;
 use super::refusal::Refusal;
 use super::signer_id::SignerId;
@@ -90,13 +90,14 @@ fn is_zero(n: &u64) -> bool {
 impl Manifest {
     /// What a file states, not verified. For showing to people why a file is refused.
     pub fn unverified(file: &[u8]) -> Result<Self, Refusal> {
-        Self::parse(Envelope::parse(file)?.manifest)
+        Self::parse(&Envelope::parse(file)?)
     }
 
-    pub(crate) fn parse(text: &[u8]) -> Result<Self, Refusal> {
+    pub(crate) fn parse(envelope: &Envelope<'_>) -> Result<Self, Refusal> {
         let bad = |why: &str| Refusal::Manifest { why: why.into() };
-        let manifest: Self = serde_json::from_slice(text).map_err(|e| bad(&e.to_string()))?;
-        if manifest.format != FORMAT {
+        let manifest: Self =
+            serde_json::from_slice(envelope.manifest).map_err(|e| bad(&e.to_string()))?;
+        if manifest.format != envelope.format.number() {
             return Err(bad("its format is not the version byte's"));
         }
         if manifest.serial == 0 || manifest.serial > MAX_SERIAL {

@@ -1,6 +1,8 @@
 //! Signers, keys and files for tests of this room and of those above it. Imports core only.
 
 #[cfg(test)]
+use std::collections::BTreeMap;
+#[cfg(test)]
 use std::io::{Cursor, Read, Seek};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -8,8 +10,8 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use super::write::{BodyBuilder, BuiltBody, Draft, InMemory, PatchDraft};
 use super::*;
 use crate::core::{
-    Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, NetworkSet, OrgId, Permission,
-    PermissionSet,
+    Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, Limit, LimitSet, NamedLimit,
+    NetworkSet, OrgId, Permission, PermissionSet, PolicyName,
 };
 
 pub(crate) const AUDIENCE: &str = "test";
@@ -46,6 +48,7 @@ pub(crate) fn spec(n: u32) -> KeySpec {
         public_id: None,
         expires: None,
         grant: grant(),
+        owner: None,
     }
 }
 
@@ -65,7 +68,8 @@ pub(crate) fn grant() -> Grant {
         not_before: None,
         permissions: permissions(&["read"]),
         networks: NetworkSet::default(),
-        limit: None,
+        limits: LimitSet::default(),
+        sunset: None,
     }
 }
 
@@ -86,8 +90,14 @@ pub(crate) fn issue(serial: u64, signers: &[&Signer]) -> Issue {
     }
 }
 
+/// In the newest format.
 pub(crate) fn body(specs: &[KeySpec]) -> BuiltBody<Cursor<Vec<u8>>> {
+    body_in(TableFormat::NEWEST, specs)
+}
+
+pub(crate) fn body_in(format: TableFormat, specs: &[KeySpec]) -> BuiltBody<Cursor<Vec<u8>>> {
     let mut builder = BodyBuilder::new(InMemory, 1 << 20);
+    builder.set_format(format);
     specs.iter().for_each(|spec| builder.push(spec).unwrap());
     builder.finish().unwrap()
 }
@@ -112,6 +122,27 @@ pub(crate) fn table(serial: u64, specs: &[KeySpec]) -> Table {
     let signer = Signer::new(1);
     let file = table_file(specs, issue(serial, &[&signer]), &[&signer]);
     Table::open(file, &signer.trust(), &Bounds::default()).unwrap()
+}
+
+/// A table of this format, with limits of orgs, signed by signer 1.
+pub(crate) fn table_in(
+    format: TableFormat,
+    serial: u64,
+    specs: &[KeySpec],
+    orgs: &BTreeMap<OrgId, LimitSet>,
+) -> Table {
+    let signer = Signer::new(1);
+    let mut builder = BodyBuilder::new(InMemory, 1 << 20);
+    builder.set_format(format);
+    specs.iter().for_each(|spec| builder.push(spec).unwrap());
+    orgs.iter().for_each(|(org, limits)| builder.org_limits(org, limits).unwrap());
+    let draft = builder.finish().unwrap().into_table(issue(serial, &[&signer])).unwrap();
+    Table::open(sealed(draft, &[&signer]), &signer.trust(), &Bounds::default()).unwrap()
+}
+
+/// A limit as a registry names it.
+pub(crate) fn named(policy: &str, limit: &str) -> NamedLimit {
+    NamedLimit { policy: PolicyName::parse(policy).unwrap(), limit: Limit::parse(limit).unwrap() }
 }
 
 /// A patch signed by signer 1.

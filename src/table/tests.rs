@@ -3,6 +3,7 @@
 mod accept;
 mod build;
 mod docs;
+mod formats;
 mod model;
 mod overlay;
 mod round_trip;

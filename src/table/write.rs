@@ -3,12 +3,17 @@
 //! a table. Holds no private key: it hands out the message and takes the signature.
 
 mod build;
+mod fault;
 mod output;
 mod patch;
 mod seal;
+mod sections;
 mod sort;
+mod unheld;
 
-pub use self::build::{BodyBuilder, BuildError, BuiltBody, RemovalOf};
+pub use self::build::{BodyBuilder, BuiltBody, RemovalOf};
+pub use self::fault::{BuildError, Unheld};
 pub use self::patch::{PatchDraft, PatchError, fold};
 pub use self::seal::{Draft, SealError};
 pub use self::sort::{InMemory, Spool};
+pub use self::unheld::UnheldBy;

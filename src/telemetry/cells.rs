@@ -25,6 +25,7 @@ pub struct WorkerCells {
     pub(super) auth_duration: Histogram,
     pub(super) bytes_received: MetricCell,
     pub(super) bytes_sent: MetricCell,
+    pub(super) canary_used: MetricCell,
     pub(super) connections: [MetricCell; LISTENER_SLOTS],
     pub(super) connections_open: [MetricCell; LISTENER_SLOTS],
     pub(super) fields_dropped: MetricCell,
@@ -248,6 +249,11 @@ impl WorkerCells {
         }
     }
 
+    /// A canary was presented.
+    pub fn canary_used(&self) {
+        self.canary_used.add(1);
+    }
+
     pub fn duration(&self, ns: u64) {
         self.request_duration.record(ns);
     }
@@ -413,6 +419,7 @@ impl Default for WorkerCells {
             memory_budget: MetricCell::default(),
             memory_held: MetricCell::default(),
             memory_turned_away: Default::default(),
+            canary_used: MetricCell::default(),
             panics: MetricCell::default(),
             ratelimit: Default::default(),
             request_duration: Histogram::new(buckets::REQUEST),

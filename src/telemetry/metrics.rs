@@ -50,6 +50,8 @@ families! {
         "Verdicts on requests: admitted, passed, observed or rejected, and why.";
     AUTH_DURATION Histogram "keygate_auth_duration_seconds" []
         "Time that reading the facts, deciding and charging took.";
+    CANARY_USED Counter "keygate_canary_used_total" []
+        "Requests with a canary: a secret that was planted to be stolen.";
     CLIENT_BYTES_RECEIVED Counter "keygate_client_received_bytes_total" []
         "Bytes of request bodies and upgraded connections read from clients, without heads and framing.";
     CLIENT_BYTES_SENT Counter "keygate_client_sent_bytes_total" []

@@ -38,8 +38,9 @@ const FAILED_REASONS: [Reason; 11] = [
 ];
 
 /// Reasons that end a stream, shown from the start.
-const STREAM_REASONS: [Reason; 8] = [
+const STREAM_REASONS: [Reason; 9] = [
     Reason::Address,
+    Reason::Canary,
     Reason::Disabled,
     Reason::Expired,
     Reason::NoTable,
@@ -125,6 +126,7 @@ impl MetricsPage<'_> {
         self.plain(&metrics::REQUESTS_ABORTED, |w| &w.aborted);
         self.plain(&metrics::REQUESTS_IN_FLIGHT, |w| &w.in_flight);
         self.plain(&metrics::PANICS, |w| &w.panics);
+        self.plain(&metrics::CANARY_USED, |w| &w.canary_used);
         self.family(&metrics::RATELIMIT_DECISIONS);
         for decision in RateDecision::ALL {
             let sum = self.sum(|w| w.ratelimit.get(decision as usize));

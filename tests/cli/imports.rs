@@ -183,7 +183,7 @@ fn a_restriction_that_is_carried_restricts_in_the_table() {
     let erp = holder(&keys, "mobile-api-key-123456").unwrap();
     assert!(erp.grant.networks.allows("203.0.113.7".parse().unwrap()));
     assert!(!erp.grant.networks.allows("198.51.100.7".parse().unwrap()));
-    assert_eq!(erp.grant.limit.unwrap().to_string(), "2/min");
+    assert_eq!(erp.grant.limits.per_key().unwrap().to_string(), "2/min");
     assert_eq!(erp.grant.permissions.joined(), "read");
 }
 

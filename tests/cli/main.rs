@@ -4,6 +4,7 @@
 
 mod completion;
 mod demo;
+mod formats;
 mod imports;
 mod publishers;
 mod recipes;

@@ -35,7 +35,7 @@ fn a_table_holds_the_registry() {
     assert_eq!((view.id.to_string(), view.org, view.name), (key.id.clone(), "acme", "CRM"));
     assert_eq!(view.grant.permissions.joined(), "read send");
     assert_eq!(view.expires, Some(1_893_456_000));
-    assert_eq!(view.grant.limit.unwrap().count(), 600);
+    assert_eq!(view.grant.limits.per_key().unwrap().count(), 600);
     let secret = Digest::of(pair.secret.as_bytes());
     let found = keys.pair(pair.public_id.unwrap().as_bytes(), &secret);
     assert!(matches!(found, PairLookup::Found(view) if view.id.to_string() == pair.id));

@@ -12,6 +12,7 @@
 
 mod access_log;
 mod admin;
+mod canaries;
 mod check_start;
 mod dashboard;
 mod documents;

@@ -13,7 +13,9 @@ pub(super) struct Explanation {
 /// The reason that a caller may see.
 pub(super) fn shown(reason: Reason, disclosure: Disclosure) -> Reason {
     match (reason, disclosure) {
-        (Reason::Disabled | Reason::Revoked | Reason::WrongSecret, _) => Reason::Unknown,
+        (Reason::Canary | Reason::Disabled | Reason::Revoked | Reason::WrongSecret, _) => {
+            Reason::Unknown
+        }
         (Reason::Expired | Reason::NotYetValid | Reason::WrongEnvironment, Disclosure::Uniform) => {
             Reason::Unknown
         }
@@ -85,7 +87,11 @@ pub(super) fn text(shown: Reason) -> Explanation {
             "No rule opens this path",
             "check the path; if it is right, the service's operator has to open it",
         ),
-        Reason::Disabled | Reason::Revoked | Reason::Unknown | Reason::WrongSecret => (
+        Reason::Canary
+        | Reason::Disabled
+        | Reason::Revoked
+        | Reason::Unknown
+        | Reason::WrongSecret => (
             "Invalid API key provided",
             "check that the whole key was copied; if it was replaced, use its successor",
         ),

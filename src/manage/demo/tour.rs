@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::super::error::{Error, Result};
 use super::super::keys::create::Create;
+use super::super::keys::details::{DetailArgs, LimitChange};
 use super::super::keys::edit::{KeySelection, Turn};
 use super::super::output::Columns;
 use super::super::publish::PublishArgs;
@@ -20,7 +21,7 @@ use super::super::time::When;
 use super::child::Sidecar;
 use super::upstream::{DemoUpstream, Seen};
 use super::{session_in, write_files};
-use crate::core::{Environment, Limit, OrgId, Permission};
+use crate::core::{Environment, OrgId, Permission};
 
 /// Between two tries while a change is on its way.
 const POLL: Duration = Duration::from_millis(5);
@@ -453,11 +454,13 @@ impl DemoKey {
             networks: self.network.iter().filter_map(|n| n.parse().ok()).collect(),
             expires: None,
             not_before: None,
-            limit: self.limit.and_then(|text| Limit::parse(text).ok()),
+            limits: self.limit.and_then(LimitChange::plain).into_iter().collect(),
             environment: Some(Environment::Live),
             pair: false,
             prefix: None,
             note: String::new(),
+            canary: false,
+            details: DetailArgs::default(),
             publish: PublishArgs { no_publish: true, ..PublishArgs::default() },
         };
         let (shown, _) = create.issue(session)?;

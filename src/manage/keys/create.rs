@@ -11,10 +11,10 @@ use super::super::registry::entry::{self, RegistryEntry};
 use super::super::registry::settings::RegistrySettings;
 use super::super::session::{Issued, Session, issue, new_key_id, new_public_id};
 use super::super::time::{self, When};
+use super::details::{DetailArgs, LimitChange};
 use crate::core::address::parse_network;
 use crate::core::format::KeyFormat;
-use crate::core::limit::LimitError;
-use crate::core::{Environment, KeyStatus, Limit, OrgId, Permission};
+use crate::core::{Environment, KeyStatus, LimitSet, OrgId, Permission};
 
 #[derive(Debug, clap::Args)]
 pub struct Create {
@@ -36,9 +36,10 @@ pub struct Create {
     /// When it begins: `1h` from now, or `2027-01-31T00:00:00Z`
     #[arg(long, value_name = "WHEN", value_parser = When::parse_begin)]
     pub not_before: Option<When>,
-    /// Most requests: `600/min`, `10/s`, `600/min burst 50`
-    #[arg(long, value_parser = limit)]
-    pub limit: Option<Limit>,
+    /// Most requests: `600/min`, `600/min burst 50`; `NAME=LIMIT` under another policy than
+    /// `per-key`; repeatable
+    #[arg(long = "limit", value_name = "[NAME=]LIMIT", value_parser = LimitChange::parse)]
+    pub limits: Vec<LimitChange>,
     /// `live` or `test`. None: valid in every deployment that does not require one
     #[arg(long = "env", value_name = "ENVIRONMENT", value_parser = Environment::parse)]
     pub environment: Option<Environment>,
@@ -51,6 +52,12 @@ pub struct Create {
     /// Free text for those who read the registry
     #[arg(long, default_value = "")]
     pub note: String,
+    /// A key that is never valid, to be planted where only a thief looks: whoever uses it is
+    /// refused like a stranger, and the sidecar raises an alarm
+    #[arg(long)]
+    pub canary: bool,
+    #[command(flatten)]
+    pub details: DetailArgs,
     #[command(flatten)]
     pub publish: PublishArgs,
 }
@@ -88,18 +95,20 @@ impl Create {
             Some(when) => when.resolve(now).map_err(|e| Error::argument(option, e)),
             None => Ok(None),
         };
-        let entry = RegistryEntry {
+        let mut entry = RegistryEntry {
             id: new_key_id()?,
             org: self.org.clone(),
             name: self.name.as_str().into(),
-            status: KeyStatus::Active,
+            status: if self.canary { KeyStatus::Canary } else { KeyStatus::Active },
             environment: self.environment,
             permissions: self.permissions.clone(),
             networks: self.networks.clone(),
-            limit: self.limit,
+            limits: LimitChange::apply(&self.limits, &LimitSet::default())?,
             created: Some(now),
             not_before: resolve("--not-before", self.not_before)?,
             expires: resolve("--expires", self.expires)?,
+            sunset: None,
+            owner: None,
             prefix,
             start: issued.start.clone(),
             public_id: self.pair.then(|| new_public_id(&format, self.environment)).transpose()?,
@@ -108,6 +117,7 @@ impl Create {
             replaces: None,
             note: self.note.as_str().into(),
         };
+        self.details.apply(&mut entry, now)?;
         if entry.expires.is_some_and(|at| at <= now) {
             return Err(Error::argument("--expires", "is in the past"));
         }
@@ -189,8 +199,4 @@ fn known(settings: &RegistrySettings) -> String {
 
 pub fn name(text: &str) -> std::result::Result<String, &'static str> {
     entry::check_name(text).map(|()| text.to_owned())
-}
-
-pub fn limit(text: &str) -> std::result::Result<Limit, LimitError> {
-    entry::parse_limit(text)
 }

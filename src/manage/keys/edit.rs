@@ -10,10 +10,11 @@ use super::super::registry::entry::RegistryEntry;
 use super::super::session::Session;
 use super::super::time::When;
 use super::create;
+use super::details::{DetailArgs, LimitChange};
 use super::former::{former, has_former_secret, name_both};
 use super::lookup::{holder, secret_digest};
 use crate::core::address::parse_network;
-use crate::core::{Environment, KeyStatus, Limit, OrgId, Permission};
+use crate::core::{Environment, KeyStatus, OrgId, Permission};
 
 /// Which keys.
 #[derive(Debug, Default, clap::Args)]
@@ -33,6 +34,7 @@ pub struct KeySelection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
+    Canary,
     Disable,
     Enable,
     Revoke,
@@ -81,15 +83,18 @@ pub struct Edit {
     /// When it begins; `never` removes the bound
     #[arg(long, value_name = "WHEN", value_parser = When::parse_begin)]
     pub not_before: Option<When>,
-    /// Most requests: `600/min`; `none` removes the limit
-    #[arg(long, value_parser = limit_or_none)]
-    pub limit: Option<OrNone<Limit>>,
+    /// Most requests: `600/min`, or `NAME=LIMIT` under another policy than `per-key`; `none` and
+    /// `NAME=none` remove a limit; repeatable
+    #[arg(long = "limit", value_name = "[NAME=]LIMIT", value_parser = LimitChange::parse)]
+    pub limits: Vec<LimitChange>,
     /// `live`, `test`, or `none`
     #[arg(long = "env", value_name = "ENVIRONMENT", value_parser = environment_or_none)]
     pub environment: Option<OrNone<Environment>>,
     /// Free text for those who read the registry
     #[arg(long)]
     pub note: Option<String>,
+    #[command(flatten)]
+    pub details: DetailArgs,
     #[command(flatten)]
     pub publish: PublishArgs,
 }
@@ -161,6 +166,7 @@ impl Revoke {
 impl Turn {
     const fn action(self) -> &'static str {
         match self {
+            Self::Canary => "keys canary",
             Self::Disable => "keys disable",
             Self::Enable => "keys enable",
             Self::Revoke | Self::RevokeFormer => "keys revoke",
@@ -169,6 +175,7 @@ impl Turn {
 
     const fn state(self) -> &'static str {
         match self {
+            Self::Canary => "a canary",
             Self::Disable => "disabled",
             Self::Enable => "active",
             Self::Revoke | Self::RevokeFormer => "revoked",
@@ -178,9 +185,7 @@ impl Turn {
     /// What a changed key has become.
     fn became(self, entry: &RegistryEntry) -> &'static str {
         match self {
-            Self::RevokeFormer if entry.status != KeyStatus::Revoked => {
-                "has lost its former secret"
-            }
+            Self::RevokeFormer if !entry.status.is_final() => "has lost its former secret",
             _ => self.state(),
         }
     }
@@ -188,10 +193,11 @@ impl Turn {
     /// The key afterwards; `None` if it is so already.
     fn apply(self, entry: &RegistryEntry, now: u64) -> Result<Option<RegistryEntry>> {
         let status = match self {
+            Self::Canary => KeyStatus::Canary,
             Self::Disable => KeyStatus::Disabled,
             Self::Enable => KeyStatus::Active,
             Self::RevokeFormer if has_former_secret(entry, now) => {
-                refuse_revoked(entry)?;
+                refuse_final(entry)?;
                 return Ok(Some(RegistryEntry { previous: None, ..entry.clone() }));
             }
             Self::Revoke | Self::RevokeFormer => KeyStatus::Revoked,
@@ -199,7 +205,10 @@ impl Turn {
         if entry.status == status {
             return Ok(None);
         }
-        refuse_revoked(entry)?;
+        // Between revoked and canary nothing is admitted, only an alarm goes or comes.
+        if !status.is_final() {
+            refuse_final(entry)?;
+        }
         Ok(Some(RegistryEntry { status, ..entry.clone() }))
     }
 }
@@ -220,9 +229,10 @@ impl Edit {
             any_ip: false,
             expires: Some(when),
             not_before: None,
-            limit: None,
+            limits: Vec::new(),
             environment: None,
             note: None,
+            details: DetailArgs::default(),
             publish: PublishArgs { no_publish: true, ..PublishArgs::default() },
         }
     }
@@ -234,7 +244,9 @@ impl Edit {
         let mut change = super::begin(session, Check::Touched)?;
         self.publish.check(change.registry(), session)?;
         let located = change.registry().select(&self.key, self.org.as_ref(), session.now())?;
-        refuse_revoked(&located.entry)?;
+        if located.entry.status == KeyStatus::Revoked {
+            refuse_final(&located.entry)?;
+        }
         let new = self.apply(&located.entry, session.now())?;
         if new == located.entry {
             session.output.note(&format!("{} is so already; nothing was changed", new.id));
@@ -274,9 +286,8 @@ impl Edit {
         if let Some(when) = self.not_before {
             new.not_before = when.resolve(now).map_err(|e| Error::argument("--not-before", e))?;
         }
-        if let Some(OrNone(limit)) = self.limit {
-            new.limit = limit;
-        }
+        new.limits = LimitChange::apply(&self.limits, &new.limits)?;
+        self.details.apply(&mut new, now)?;
         if let Some(OrNone(environment)) = self.environment {
             new.environment = environment;
         }
@@ -334,19 +345,18 @@ fn tell(
     session.output.flush()
 }
 
-pub fn refuse_revoked(entry: &RegistryEntry) -> Result<()> {
-    if entry.status != KeyStatus::Revoked {
-        return Ok(());
-    }
+/// Refuses what would admit again a key that was ended for ever.
+pub fn refuse_final(entry: &RegistryEntry) -> Result<()> {
+    let state = match entry.status {
+        KeyStatus::Active | KeyStatus::Disabled => return Ok(()),
+        KeyStatus::Revoked => "revoked, which is final",
+        KeyStatus::Canary => "a canary, which is never valid",
+    };
     Err(Error::State {
         id: entry.id,
-        state: "revoked, which is final".into(),
+        state: state.into(),
         hint: "`keygatectl keys create` issues a new key",
     })
-}
-
-fn limit_or_none(text: &str) -> std::result::Result<OrNone<Limit>, crate::core::limit::LimitError> {
-    if text == "none" { Ok(OrNone(None)) } else { create::limit(text).map(|l| OrNone(Some(l))) }
 }
 
 fn environment_or_none(text: &str) -> std::result::Result<OrNone<Environment>, &'static str> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::super::error::{Error, Result};
 use super::super::files::Replacement;
 use super::super::output::broken;
-use super::super::registry::entry::RegistryEntry;
+use super::super::registry::entry::{RawOwner, RegistryEntry};
 use super::super::registry::{Filter, Registry, toml};
 use super::super::session::Session;
 use crate::core::OrgId;
@@ -34,7 +34,7 @@ pub enum ExportFormat {
     Toml,
 }
 
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 24] = [
     "id",
     "org",
     "name",
@@ -42,10 +42,15 @@ const COLUMNS: [&str; 19] = [
     "environment",
     "networks",
     "limit",
+    "limits",
     "status",
     "created",
     "not_before",
     "expires",
+    "sunset",
+    "owner",
+    "owner_email",
+    "owner_role",
     "prefix",
     "start",
     "public_id",
@@ -132,7 +137,7 @@ impl Export {
 }
 
 /// In the order of [`COLUMNS`].
-fn cells(entry: &RegistryEntry) -> [String; 19] {
+fn cells(entry: &RegistryEntry) -> [String; 24] {
     let raw = entry.raw();
     let text = |field: Option<std::borrow::Cow<'_, str>>| field.unwrap_or_default().into_owned();
     let time = |stamp: Option<super::super::registry::entry::RawTime>| {
@@ -142,6 +147,8 @@ fn cells(entry: &RegistryEntry) -> [String; 19] {
         .previous
         .map(|previous| (previous.digest.into_owned(), previous.expires.0))
         .unwrap_or_default();
+    let RawOwner { subject, email, role } = raw.owner.unwrap_or_default();
+    let [subject, email, role] = [subject, email, role].map(std::borrow::Cow::into_owned);
     [
         raw.id.into_owned(),
         raw.org.into_owned(),
@@ -150,10 +157,15 @@ fn cells(entry: &RegistryEntry) -> [String; 19] {
         text(raw.environment),
         raw.networks.join(" "),
         text(raw.limit),
+        raw.limits.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join("; "),
         entry.status.as_str().to_owned(),
         time(raw.created),
         time(raw.not_before),
         time(raw.expires),
+        time(raw.sunset),
+        subject,
+        email,
+        role,
         text(raw.prefix),
         text(raw.start),
         text(raw.public_id),

@@ -6,7 +6,7 @@ use super::super::publish::pending;
 use super::super::registry::entry::RegistryEntry;
 use super::super::registry::{Located, Registry};
 use super::list::successors;
-use crate::core::{KeyStatus, OrgId};
+use crate::core::OrgId;
 
 /// The key whose rotation `selector` names, by its own id or name or by its successor's: the one
 /// that was replaced, or a pair that has a former secret at `now` (seconds since 1970). Fails if
@@ -88,5 +88,5 @@ pub fn has_former_secret(entry: &RegistryEntry, now: u64) -> bool {
 }
 
 fn lives(entry: &RegistryEntry, now: u64) -> bool {
-    entry.status != KeyStatus::Revoked && entry.state(now) != "expired"
+    !entry.status.is_final() && entry.state(now) != "expired"
 }

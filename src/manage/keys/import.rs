@@ -25,7 +25,7 @@ use serde_json::json;
 use super::super::error::{Error, FileFault, Result};
 use super::super::publish::PublishArgs;
 use super::super::registry::change::{Change, Check};
-use super::super::registry::entry::FieldFault;
+use super::super::registry::entry::{FieldFault, parse_limit};
 use super::super::session::Session;
 use super::super::time::When;
 use super::create;
@@ -56,7 +56,7 @@ pub struct Import {
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     pub expires: Option<When>,
     /// Limit of keys that name none
-    #[arg(long, value_parser = create::limit)]
+    #[arg(long, value_parser = parse_limit)]
     pub limit: Option<Limit>,
     /// Environment of keys that name none
     #[arg(long = "env", value_name = "ENVIRONMENT", value_parser = Environment::parse)]

@@ -13,6 +13,7 @@ use super::super::registry::settings::{OnChange, Publish, RegistrySettings, is_a
 use super::super::registry::{Filter, Form, Registry, jsonl, toml};
 use super::super::session::Session;
 use crate::core::format::{Alphabet, KeyFormat};
+use crate::table::TableFormat;
 
 #[derive(Debug, clap::Args)]
 pub struct Init {
@@ -87,6 +88,8 @@ impl Init {
             on_change: if self.publish.is_some() { OnChange::Table } else { OnChange::Nothing },
             signer: self.signer.clone(),
             table: self.publish.clone(),
+            // A registry that begins now has no sidecars of before.
+            format: TableFormat::NEWEST,
             ..Publish::default()
         };
         let audience = self.audience.as_deref().map(Into::into);
@@ -96,6 +99,7 @@ impl Init {
             prefixes,
             default_prefix,
             publish,
+            orgs: std::collections::BTreeMap::new(),
             published: Vec::new(),
         })
     }
@@ -203,10 +207,15 @@ pub fn template(settings: &RegistrySettings) -> String {
         }
         None => text.push_str("# life = \"30d\" # a table older than this is refused\n"),
     }
-    if settings.published.is_empty() {
+    if publish.format != TableFormat::default() {
+        let format = publish.format;
+        text.push_str(&format!("format = {format} # every sidecar reads it; 1 for older ones\n"));
+    }
+    if settings.published.is_empty() && settings.orgs.is_empty() {
         return text;
     }
-    let bare = RegistrySettings { published: Vec::new(), ..settings.clone() };
+    let orgs = std::collections::BTreeMap::new();
+    let bare = RegistrySettings { published: Vec::new(), orgs, ..settings.clone() };
     settings.edit_toml(&text, &bare).unwrap_or(text)
 }
 

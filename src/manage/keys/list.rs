@@ -8,14 +8,17 @@ use serde_json::{Value, json};
 use super::super::error::Result;
 use super::super::output::Columns;
 use super::super::publish::pending::{self, UnpublishedKeys};
-use super::super::registry::entry::{RegistryEntry, show_digest, show_limit, show_network};
+use super::super::registry::entry::{
+    RegistryEntry, show_digest, show_limit, show_limits, show_network,
+};
 use super::super::registry::settings::RegistrySettings;
+use super::super::registry::words::to_object;
 use super::super::registry::{Filter, Form, Registry};
 use super::super::session::Session;
 use super::super::time;
 use super::lookup::secret_digest;
 use crate::core::format::KeyFormat;
-use crate::core::{Environment, KeyId, OrgId, Permission};
+use crate::core::{Environment, KeyId, OrgId, Permission, PolicyName};
 
 /// Keys whose columns are aligned together; the next ones follow with widths of their own, so that
 /// a million keys need no memory.
@@ -30,7 +33,7 @@ pub struct List {
     #[arg(long, value_parser = super::create::name)]
     pub name: Option<String>,
     /// Only keys in this state
-    #[arg(long, value_name = "STATE", value_parser = ["active", "disabled", "revoked", "expired", "not yet valid"])]
+    #[arg(long, value_name = "STATE", value_parser = ["active", "disabled", "revoked", "canary", "expired", "not yet valid"])]
     pub state: Option<String>,
     /// Only active keys that end within this time, the first to end first
     #[arg(long, value_name = "DURATION", value_parser = time::duration)]
@@ -181,7 +184,7 @@ fn row(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> [String;
         key,
         or_dash(&words.join(",")),
         or_dash(&networks.join(",")),
-        entry.limit.map_or_else(|| "-".to_owned(), show_limit),
+        or_dash(&show_limits(&entry.limits).join(", ")),
         entry.state(now).to_owned(),
         date(entry.created, "-"),
         date(entry.expires, "never"),
@@ -234,6 +237,12 @@ impl Show {
                 Value::Array(items) => {
                     let items: Vec<_> = items.iter().filter_map(Value::as_str).collect();
                     items.join(", ")
+                }
+                Value::Object(map) if map.is_empty() => continue,
+                Value::Object(map) => {
+                    let shown = map.iter().filter_map(|(k, v)| Some((k, v.as_str()?)));
+                    let shown = shown.filter(|(_, v)| !v.is_empty());
+                    shown.map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(", ")
                 }
                 other => other.to_string(),
             };
@@ -298,12 +307,18 @@ pub fn to_json(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> 
         "key_prefix": key_prefix(entry, settings),
         "permissions": entry.permissions.iter().map(Permission::as_str).collect::<Vec<_>>(),
         "networks": entry.networks.iter().map(show_network).collect::<Vec<_>>(),
-        "limit": entry.limit.map(show_limit),
+        "limit": entry.limits.per_key().map(show_limit),
+        "limits": to_object(&entry.limits.without(PolicyName::PER_KEY)),
         "status": entry.status.as_str(),
         "state": entry.state(now),
         "created": entry.created.map(time::show),
         "not_before": entry.not_before.map(time::show),
         "expires": entry.expires.map(time::show),
+        "sunset": entry.sunset.map(time::show),
+        "owner": entry.owner.as_ref().map(|owner| {
+            let owner = owner.view();
+            json!({ "subject": owner.subject, "email": owner.email, "role": owner.role })
+        }),
         "former_secret_until": entry.previous.map(|p| time::show(p.expires)),
         "replaces": entry.replaces.map(|id| id.to_string()),
         "prefix": entry.prefix,

@@ -9,7 +9,7 @@ use super::super::registry::entry::{Previous, RegistryEntry};
 use super::super::session::{Session, issue, new_key_id};
 use super::super::time::{self, When};
 use super::create::{Shown, form};
-use super::edit::refuse_revoked;
+use super::edit::refuse_final;
 use crate::core::{KeyStatus, OrgId};
 
 #[derive(Debug, clap::Args)]
@@ -45,7 +45,7 @@ impl Rotate {
         self.publish.check(change.registry(), session)?;
         let located = change.registry().select(&self.key, self.org.as_ref(), now)?;
         let old = located.entry.clone();
-        refuse_revoked(&old)?;
+        refuse_final(&old)?;
         if old.expires.is_some_and(|at| at <= now) && self.expires.is_none() {
             return Err(Error::State {
                 id: old.id,

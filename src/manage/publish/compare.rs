@@ -15,10 +15,10 @@ use super::super::registry::entry::RegistryEntry;
 use super::super::registry::published::{self, BuildStage, BuiltFile};
 use super::super::registry::{Filter, Registry};
 use super::head::head;
-use super::losses::{Acknowledged, Baseline, Loss, ThreeWayKey, losses};
-use crate::core::{Digest, KeyId, KeySpec};
+use super::losses::{Acknowledged, Baseline, Loss, OrgLoss, ThreeWayKey, losses, org_losses};
+use crate::core::{Digest, KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::FileKind;
-use crate::table::{Bounds, KeySet, Manifest, Patch, Table, Trust};
+use crate::table::{Bounds, KeySet, Manifest, OrgLimits, Patch, Table, Trust};
 
 /// What a publisher means to undo.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -31,6 +31,9 @@ pub struct MeantArgs {
     /// repeatable
     #[arg(long, value_name = "KEY_ID", value_parser = KeyId::parse)]
     pub drop: Vec<KeyId>,
+    /// Let this org do again more than the limits that are published for it; repeatable
+    #[arg(long, value_name = "ORG", value_parser = OrgId::parse)]
+    pub readmit_org: Vec<OrgId>,
 }
 
 /// What is published now, as far as it counts for whoever reads it.
@@ -59,11 +62,19 @@ pub enum Ours<'a> {
 impl MeantArgs {
     pub fn acknowledged(&self) -> Acknowledged {
         let set = |ids: &[KeyId]| ids.iter().copied().collect();
-        Acknowledged { readmit: set(&self.readmit), drop: set(&self.drop) }
+        Acknowledged {
+            readmit: set(&self.readmit),
+            drop: set(&self.drop),
+            orgs: self.readmit_org.iter().cloned().collect(),
+        }
     }
 
     /// An audit record that says what was undone on purpose.
     pub fn record(&self, mut what: Value) -> Value {
+        if let (false, Value::Object(map)) = (self.readmit_org.is_empty(), &mut what) {
+            let orgs = self.readmit_org.iter().map(OrgId::as_str);
+            map.insert("readmit_org".into(), orgs.collect());
+        }
         for (name, ids) in [("readmit", &self.readmit), ("drop", &self.drop)] {
             if let (false, Value::Object(map)) = (ids.is_empty(), &mut what) {
                 map.insert(name.into(), ids.iter().map(ToString::to_string).collect());
@@ -164,6 +175,29 @@ impl Standing {
         Ok(losses(self.compared(ours, known)?, meant))
     }
 
+    /// Orgs whose published limits publishing `ours` would loosen. What its registry has published
+    /// last of them nobody notes: what is published is taken for news.
+    pub fn org_losses(&self, ours: &Ours<'_>, meant: &Acknowledged) -> Result<Vec<OrgLoss>> {
+        Ok(org_losses(&self.org_limits()?, &ours.org_limits(), meant))
+    }
+
+    /// Limits in force of orgs. Without the table: what patches over it say.
+    pub fn org_limits(&self) -> Result<BTreeMap<OrgId, LimitSet>> {
+        let owned =
+            |stated: OrgLimits<'_>| Some((OrgId::parse(stated.org).ok()?, stated.limits.clone()));
+        if let Some(keys) = self.keys()? {
+            return Ok(keys.iter_org_limits().filter_map(owned).collect());
+        }
+        let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
+        let mut orgs = BTreeMap::new();
+        for (path, _) in &self.patches {
+            let patch = Patch::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
+                .map_err(|e| Error::unreadable(path, e))?;
+            orgs.extend(patch.org_limits().filter_map(owned));
+        }
+        Ok(orgs)
+    }
+
     /// Every key that ours does not state as it is published.
     pub fn compared(&self, ours: &Ours<'_>, known: &[BuiltFile]) -> Result<Vec<ThreeWayKey>> {
         let Some(theirs) = self.keys()? else { return self.compared_with_patches(ours) };
@@ -232,6 +266,19 @@ impl Standing {
 // === impl Ours ===
 
 impl Ours<'_> {
+    fn org_limits(&self) -> BTreeMap<OrgId, LimitSet> {
+        match self {
+            Self::Changed(change) => change.new_settings().orgs.clone(),
+            Self::Registry(registry) => registry.settings.orgs.clone(),
+            Self::File { keys, .. } => {
+                let stated = keys.iter_org_limits();
+                let owned =
+                    stated.filter_map(|s| Some((OrgId::parse(s.org).ok()?, s.limits.clone())));
+                owned.collect()
+            }
+        }
+    }
+
     fn each(&self, each: &mut dyn FnMut(KeySpec) -> Result<()>) -> Result<()> {
         match self {
             Self::Changed(change) => {

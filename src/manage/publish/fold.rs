@@ -82,6 +82,12 @@ pub fn fold(path: &Path, change: &mut Change) -> Result<Folded> {
         .map(|(_, manifest)| BuiltFile::of(manifest, BuildStage::Published))
         .collect();
     let keys = standing.compared(&Ours::Changed(change), &known)?;
+    for (org, limits) in standing.org_limits()? {
+        // Nobody notes how an org was at the last publication: the slower of both holds.
+        let orgs = &mut change.settings_mut().orgs;
+        let met = orgs.get(&org).map_or_else(|| limits.clone(), |own| own.meet(&limits));
+        orgs.insert(org, met);
+    }
     let mut present: HashMap<KeyId, Option<Located>> =
         keys.iter().map(|key| (key.id, None)).collect();
     change.registry().scan(&Filter::default(), &mut |located| {
@@ -187,13 +193,15 @@ fn merge_fields(
         name: pick(&base.name, &theirs.name, &ours.name),
         status: match ours.status {
             // Final, whoever undoes it.
-            KeyStatus::Revoked => KeyStatus::Revoked,
+            status if status.is_final() => status,
             _ => pick(&base.status, &theirs.status, &ours.status),
         },
         environment: pick(&base.environment, &theirs.environment, &ours.environment),
         permissions: pick(&base.permissions, &theirs.permissions, &ours.permissions),
         networks: pick(&base.networks, &theirs.networks, &ours.networks),
-        limit: pick(&base.limit, &theirs.limit, &ours.limit),
+        limits: pick(&base.limits, &theirs.limits, &ours.limits),
+        sunset: pick(&base.sunset, &theirs.sunset, &ours.sunset),
+        owner: pick(&base.owner, &theirs.owner, &ours.owner),
         not_before: pick(&base.not_before, &theirs.not_before, &ours.not_before),
         expires: pick(&base.expires, &theirs.expires, &ours.expires),
         digest,
@@ -211,7 +219,9 @@ fn restrict(entry: &mut RegistryEntry, difference: &Difference, key: &ThreeWayKe
         Difference::Expires(at) => {
             entry.expires = Some(entry.expires.map_or(*at, |own| own.min(*at)));
         }
-        Difference::Limit(limit) => entry.limit = Some(*limit),
+        Difference::Limit(named) => {
+            entry.limits = entry.limits.with(named.policy.clone(), named.limit);
+        }
         Difference::Networks(networks) => entry.networks = networks.iter().copied().collect(),
         Difference::NotBefore(at) => entry.not_before = Some(*at),
         Difference::Carrier
@@ -219,6 +229,7 @@ fn restrict(entry: &mut RegistryEntry, difference: &Difference, key: &ThreeWayKe
         | Difference::OnlyTheirs
         | Difference::OnlyTheirsSecret => {}
         Difference::Org(org) => entry.org = org.clone(),
+        Difference::Owner(owner) => entry.owner.clone_from(owner),
         Difference::Permissions(taken) => {
             entry.permissions.retain(|word| !taken.contains(word));
             if taken.iter().any(|word| word.as_str() == Permission::ALL) {
@@ -262,7 +273,9 @@ fn of_specs(specs: &[KeySpec], there: Option<&RegistryEntry>) -> Option<Registry
             Some(there) if networks_of(there) == grant.networks => there.networks.clone(),
             _ => grant.networks.iter().copied().collect(),
         },
-        limit: grant.limit,
+        limits: grant.limits.clone(),
+        sunset: grant.sunset,
+        owner: current.owner.clone(),
         created: there.and_then(|there| there.created),
         not_before: grant.not_before,
         expires: current.expires,

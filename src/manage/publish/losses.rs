@@ -3,7 +3,7 @@
 //! published (ours). Every publication is held against it, and recovery after a crash or a restored
 //! backup is the same question. Imports core, and this room's words for the message.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -11,7 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::super::registry::words::{show_limit, show_network};
 use super::super::time;
 use crate::core::{
-    Environment, KeyId, KeySpec, KeyStatus, Limit, NetworkSet, OrgId, Permission, PermissionSet,
+    Environment, KeyId, KeySpec, KeyStatus, Limit, LimitSet, NamedLimit, NetworkSet, OrgId, Owner,
+    Permission, PermissionSet, PolicyName,
 };
 
 /// One key in three publications: a record per secret, none where the key is not there.
@@ -54,8 +55,8 @@ pub enum Difference {
     Environment(Option<Environment>),
     /// Theirs ends the key earlier. Unix seconds.
     Expires(u64),
-    /// Theirs admits fewer requests.
-    Limit(Limit),
+    /// Theirs admits fewer requests under this policy.
+    Limit(NamedLimit),
     Networks(NetworkSet),
     /// Theirs begins later. Unix seconds.
     NotBefore(u64),
@@ -65,6 +66,8 @@ pub enum Difference {
     OnlyTheirsSecret,
     /// Theirs gave the key to this organization.
     Org(OrgId),
+    /// Theirs gave the key to somebody else, as whom the service may take its callers.
+    Owner(Option<Owner>),
     /// Theirs took these away.
     Permissions(Vec<Permission>),
     /// Theirs no longer has the key.
@@ -79,6 +82,31 @@ pub struct Acknowledged {
     pub readmit: BTreeSet<KeyId>,
     /// Keys, or secrets of keys, that only theirs has and that may go.
     pub drop: BTreeSet<KeyId>,
+    /// Orgs that may do again more than theirs allows.
+    pub orgs: BTreeSet<OrgId>,
+}
+
+/// An org of which ours would lose a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrgLoss {
+    pub org: OrgId,
+    /// What theirs allows, where ours allows more.
+    pub limits: LimitSet,
+}
+
+/// Orgs that may do less by `theirs` than by `ours`, under some policy.
+pub fn org_losses(
+    theirs: &BTreeMap<OrgId, LimitSet>,
+    ours: &BTreeMap<OrgId, LimitSet>,
+    meant: &Acknowledged,
+) -> Vec<OrgLoss> {
+    let asked = theirs.iter().filter(|(org, _)| !meant.orgs.contains(*org));
+    let lost = asked.map(|(org, stated)| {
+        let own = |named: &NamedLimit| ours.get(org)?.get(named.policy.as_str());
+        let limits = stated.iter().filter(|named| slower(None, named.limit, own(named)));
+        OrgLoss { org: org.clone(), limits: LimitSet::new(limits.cloned()) }
+    });
+    lost.filter(|loss| !loss.limits.is_empty()).collect()
 }
 
 /// Everything that ours would undo without an acknowledgement, in the order of `keys`.
@@ -98,7 +126,7 @@ impl ThreeWayKey {
     }
 
     fn differences(&self) -> Vec<Difference> {
-        let is_revoked = |spec: &KeySpec| spec.grant.status == KeyStatus::Revoked;
+        let is_revoked = |spec: &KeySpec| spec.grant.status.is_final();
         match (self.theirs.is_empty(), self.ours.is_empty()) {
             (true, true) => Vec::new(),
             // Ours took out what both had: its author's decision.
@@ -142,7 +170,7 @@ impl ThreeWayKey {
             specs.iter().any(|spec| spec.digest == wanted.digest)
         };
         for theirs in &self.theirs {
-            let is_ended = theirs.grant.status == KeyStatus::Revoked;
+            let is_ended = theirs.grant.status.is_final();
             if !is_ended && !has(&self.ours, theirs) && !base.is_some_and(|base| has(base, theirs))
             {
                 add(&mut found, Difference::OnlyTheirsSecret);
@@ -180,6 +208,17 @@ impl fmt::Display for Loss {
     }
 }
 
+impl fmt::Display for OrgLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the org {}", self.org.as_str())?;
+        for (n, named) in self.limits.iter().enumerate() {
+            let limit = Difference::Limit(named.clone());
+            write!(f, "{} {limit}", if n == 0 { ":" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
 /// What theirs says.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -191,7 +230,13 @@ impl fmt::Display for Difference {
                 write!(f, "is for {} only there", environment.as_str())
             }
             Self::Expires(at) => write!(f, "ends {} there", time::show(*at)),
-            Self::Limit(limit) => write!(f, "has the limit {} there", show_limit(*limit)),
+            Self::Limit(NamedLimit { policy, limit }) => {
+                let limit = show_limit(*limit);
+                match policy.as_str() {
+                    PolicyName::PER_KEY => write!(f, "has the limit {limit} there"),
+                    policy => write!(f, "has the limit {limit} for {policy} there"),
+                }
+            }
             Self::Networks(networks) => {
                 let networks: Vec<_> = networks.iter().map(show_network).collect();
                 write!(f, "is for {} only there", networks.join(" "))
@@ -199,6 +244,8 @@ impl fmt::Display for Difference {
             Self::NotBefore(at) => write!(f, "begins {} there", time::show(*at)),
             Self::OnlyTheirs => f.write_str("is only there"),
             Self::OnlyTheirsSecret => f.write_str("has a new secret there"),
+            Self::Owner(None) => f.write_str("has no owner there"),
+            Self::Owner(Some(owner)) => write!(f, "belongs to {} there", owner.view()),
             Self::Org(org) => write!(f, "belongs to {} there", org.as_str()),
             Self::Permissions(words) => {
                 let words: Vec<_> = words.iter().map(Permission::as_str).collect();
@@ -249,10 +296,11 @@ fn compare(was: Option<&KeySpec>, is: &KeySpec, ours: &KeySpec, to: &mut Vec<Dif
     if networks(was.map(|was| &was.grant.networks), &grant.networks, &own.networks) {
         add(to, Difference::Networks(grant.networks.clone()));
     }
-    if let Some(limit) = grant.limit
-        && slower(was.map(|was| was.grant.limit), limit, own.limit)
-    {
-        add(to, Difference::Limit(limit));
+    for named in grant.limits.iter() {
+        let of = |limits: &LimitSet| limits.get(named.policy.as_str());
+        if slower(was.map(|was| of(&was.grant.limits)), named.limit, of(&own.limits)) {
+            add(to, Difference::Limit(named.clone()));
+        }
     }
     let carrier = |spec: &KeySpec| (spec.grant.kind, spec.public_id.clone());
     let (kept, there) = (carrier(ours), carrier(is));
@@ -261,6 +309,9 @@ fn compare(was: Option<&KeySpec>, is: &KeySpec, ours: &KeySpec, to: &mut Vec<Dif
     }
     if ours.org != is.org && was.is_none_or(|was| was.org == ours.org) {
         add(to, Difference::Org(is.org.clone()));
+    }
+    if ours.owner != is.owner && was.is_none_or(|was| was.owner == ours.owner) {
+        add(to, Difference::Owner(is.owner.clone()));
     }
 }
 
@@ -327,7 +378,7 @@ fn covers(nets: &[IpNet], net: IpNet) -> bool {
 }
 
 /// Whether `is` admits fewer requests than `was`, steadily or at once, and `own` more than `is`.
-fn slower(was: Option<Option<Limit>>, is: Limit, own: Option<Limit>) -> bool {
+pub(super) fn slower(was: Option<Option<Limit>>, is: Limit, own: Option<Limit>) -> bool {
     let was = was.flatten();
     let rate = |limit: Limit, other: Limit| u128::from(limit.count()) * other.window().as_millis();
     let is_below = |limit: Option<Limit>| {

@@ -108,8 +108,10 @@ impl Destination<'_> {
                 return Err(Error::raced(path, theirs, serial));
             }
             let losses = standing.losses(ours, known, self.meant)?;
-            if !losses.is_empty() {
-                let keys = losses.iter().map(ToString::to_string).collect();
+            let orgs = standing.org_losses(ours, self.meant)?;
+            if !losses.is_empty() || !orgs.is_empty() {
+                let keys = losses.iter().map(ToString::to_string);
+                let keys = keys.chain(orgs.iter().map(ToString::to_string)).collect();
                 return Err(Error::undone(path, theirs, serial, keys));
             }
         }

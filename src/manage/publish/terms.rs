@@ -13,7 +13,7 @@ use super::super::signer::{self, Signer};
 use super::super::time;
 use super::head::head;
 use crate::table::write::{Draft, Spool};
-use crate::table::{Acknowledge, Issue, PublicKey};
+use crate::table::{Acknowledge, Issue, PublicKey, TableFormat};
 
 /// Default bound on what a build holds in memory.
 pub const MEMORY: usize = 256 << 20;
@@ -30,6 +30,8 @@ pub struct Terms {
     /// Active records that the change at hand ends, by name and on purpose.
     pub ended: u64,
     pub memory: usize,
+    /// The version to write; `None`: a table's is the registry's, a patch's that of its base.
+    pub format: Option<TableFormat>,
 }
 
 /// Temporary files in the directory of the target: on its disk, and without a name, so that a
@@ -87,6 +89,7 @@ impl Terms {
             acknowledge: Vec::new(),
             ended: 0,
             memory: MEMORY,
+            format: None,
         })
     }
 

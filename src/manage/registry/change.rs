@@ -123,6 +123,11 @@ impl Change {
         &mut self.settings
     }
 
+    /// As they will be.
+    pub fn new_settings(&self) -> &RegistrySettings {
+        &self.settings
+    }
+
     /// As they were before.
     pub fn settings(&self) -> &RegistrySettings {
         &self.registry.settings

@@ -1,18 +1,22 @@
 //! One key as the registry holds it: what a file says ([`RawEntry`]) and what it means ([`RegistryEntry`]).
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::super::time;
+use super::raw_limits::{parse_limits, raw_limit, raw_limits};
+use super::words::taken;
 pub use super::words::{
-    check_name, check_public_id, parse_digest, parse_limit, show_digest, show_limit, show_network,
+    FieldFault, check_name, check_public_id, parse_digest, parse_limit, show_digest, show_limit,
+    show_limits, show_network,
 };
 use crate::core::address::parse_network;
 use crate::core::{
-    Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, Limit, NetworkSet, OrgId,
-    Permission, PermissionSet,
+    Digest, Environment, Grant, KeyId, KeyKind, KeySpec, KeyStatus, LimitSet, NetworkSet, OrgId,
+    Owner, Permission, PermissionSet,
 };
 
 /// First characters of a secret that may be shown: of the random part. FIELD: at most eight.
@@ -28,11 +32,15 @@ pub struct RegistryEntry {
     pub environment: Option<Environment>,
     pub permissions: Vec<Permission>,
     pub networks: Vec<IpNet>,
-    pub limit: Option<Limit>,
+    pub limits: LimitSet,
     /// Unix seconds, as all times here.
     pub created: Option<u64>,
     pub not_before: Option<u64>,
     pub expires: Option<u64>,
+    /// When it is meant to go out of use: callers are told, and nothing is refused.
+    pub sunset: Option<u64>,
+    /// Who issued it.
+    pub owner: Option<Owner>,
     /// Which of the registry's prefixes the secret was issued with.
     pub prefix: Option<Box<str>>,
     /// First characters of the secret, for people who look for a key.
@@ -72,6 +80,9 @@ pub struct RawEntry<'a> {
     pub networks: Vec<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Cow<'a, str>>,
+    /// By policy; `limit` is that of `per-key`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, String>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,6 +91,10 @@ pub struct RawEntry<'a> {
     pub not_before: Option<RawTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<RawTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sunset: Option<RawTime>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<RawOwner<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -104,25 +119,20 @@ pub struct RawPrevious<'a> {
     pub expires: RawTime,
 }
 
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawOwner<'a> {
+    #[serde(borrow)]
+    pub subject: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
+    pub email: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
+    pub role: Cow<'a, str>,
+}
+
 /// A time in a registry: an RFC 3339 string, or TOML's own offset date-time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawTime(pub String);
-
-/// What is wrong with one field.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldFault {
-    /// Empty if the entry as a whole is at fault.
-    pub field: &'static str,
-    pub why: String,
-}
-
-// === impl FieldFault ===
-
-impl FieldFault {
-    pub fn new(field: &'static str, why: impl Into<String>) -> Self {
-        Self { field, why: why.into() }
-    }
-}
 
 // === impl RawEntry ===
 
@@ -193,7 +203,12 @@ impl RawEntry<'_> {
                 .environment
                 .as_ref()
                 .and_then(|text| taken("environment", Environment::parse(text), faults)),
-            limit: self.limit.as_ref().and_then(|t| taken("limit", parse_limit(t), faults)),
+            sunset: time("sunset", &self.sunset, faults),
+            owner: self.owner.as_ref().and_then(|owner| {
+                let RawOwner { subject, email, role } = owner;
+                taken("owner", Owner::new(subject, email, role), faults)
+            }),
+            limits: parse_limits(self.limit.as_deref(), &self.limits, faults),
             replaces: self
                 .replaces
                 .as_ref()
@@ -214,14 +229,6 @@ impl RawEntry<'_> {
     }
 }
 
-fn taken<T, E: ToString>(
-    field: &'static str,
-    parsed: Result<T, E>,
-    faults: &mut Vec<FieldFault>,
-) -> Option<T> {
-    parsed.map_err(|e| faults.push(FieldFault::new(field, e.to_string()))).ok()
-}
-
 // === impl RegistryEntry ===
 
 impl RegistryEntry {
@@ -236,11 +243,21 @@ impl RegistryEntry {
             permissions: self.permissions.iter().map(|p| p.as_str().into()).collect(),
             environment: self.environment.map(|e| e.as_str().into()),
             networks: self.networks.iter().map(|n| show_network(n).into()).collect(),
-            limit: self.limit.map(|l| show_limit(l).into()),
+            limit: raw_limit(&self.limits).map(Into::into),
+            limits: raw_limits(&self.limits),
             status: (self.status != KeyStatus::Active).then(|| self.status.as_str().into()),
             created: stamp(self.created),
             not_before: stamp(self.not_before),
             expires: stamp(self.expires),
+            sunset: stamp(self.sunset),
+            owner: self.owner.as_ref().map(|owner| {
+                let view = owner.view();
+                RawOwner {
+                    subject: view.subject.into(),
+                    email: view.email.into(),
+                    role: view.role.into(),
+                }
+            }),
             prefix: self.prefix.as_deref().map(Into::into),
             start: text(&self.start),
             public_id: self.public_id.as_deref().map(Into::into),
@@ -274,8 +291,10 @@ impl RegistryEntry {
                 not_before: self.not_before,
                 permissions: PermissionSet::new(self.permissions.iter().cloned()),
                 networks: NetworkSet::new(self.networks.iter().copied()),
-                limit: self.limit,
+                limits: self.limits.clone(),
+                sunset: self.sunset,
             },
+            owner: self.owner.clone(),
         };
         let former = self.previous.map(|previous| {
             let end = self.expires.map_or(previous.expires, |e| e.min(previous.expires));
@@ -357,10 +376,15 @@ pub mod tests {
                 Permission::parse("read").unwrap(),
             ],
             networks: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8::1/128".parse().unwrap()],
-            limit: Some(parse_limit("600/min burst 50").unwrap()),
+            limits: LimitSet::of_key(Some(parse_limit("600/min burst 50").unwrap())).with(
+                crate::core::PolicyName::parse("search").unwrap(),
+                parse_limit("2/s").unwrap(),
+            ),
             created: Some(1_795_230_000),
             not_before: Some(1_795_230_001),
             expires: Some(1_795_240_000),
+            sunset: Some(1_795_239_000),
+            owner: Some(Owner::new("u-17", "kim@example.com", "admin").unwrap()),
             prefix: Some("wa".into()),
             start: "wa_live_Ab3".into(),
             public_id: Some("12345-abcde".into()),

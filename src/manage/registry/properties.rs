@@ -4,9 +4,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::entry::{Previous, RawEntry, RegistryEntry};
+use super::entry::{Previous, RawEntry, RegistryEntry, parse_limit};
 use super::toml::{self, Piece};
-use crate::core::{Digest, Environment, KeyId, KeyStatus, Limit, OrgId, Permission};
+use crate::core::{
+    Digest, Environment, KeyId, KeyStatus, Limit, LimitSet, OrgId, Owner, Permission, PolicyName,
+};
 
 fn entries() -> impl Strategy<Value = RegistryEntry> {
     let words = (
@@ -19,15 +21,26 @@ fn entries() -> impl Strategy<Value = RegistryEntry> {
         "[^\\p{C}]{0,30}".prop_filter("control", |n| !n.chars().any(char::is_control)),
     );
     let facts = (
-        prop::sample::select(vec![KeyStatus::Active, KeyStatus::Disabled, KeyStatus::Revoked]),
+        prop::sample::select(vec![
+            KeyStatus::Active,
+            KeyStatus::Disabled,
+            KeyStatus::Revoked,
+            KeyStatus::Canary,
+        ]),
         prop::option::of(prop::sample::select(vec![Environment::Live, Environment::Test])),
         prop::collection::vec(any::<(u32, u8)>(), 0..3),
         prop::option::of((1u32..100_000, 1u64..100_000, 1u32..100)),
-        prop::array::uniform3(prop::option::of(0..=u64::from(u32::MAX))),
+        prop::array::uniform4(prop::option::of(0..=u64::from(u32::MAX))),
         any::<[u8; 32]>(),
         prop::option::of((any::<[u8; 32]>(), 0..=u64::from(u32::MAX))),
     );
-    (words, facts).prop_map(|(words, facts)| {
+    let limit = prop::sample::select(vec!["1/s", "600/min burst 5", "9/30s"]);
+    let limit = limit.prop_map(|text| parse_limit(text).unwrap());
+    let more = (
+        prop::collection::vec(("[a-z0-9_-]{1,10}", limit), 0..4),
+        prop::option::of(prop::array::uniform3("[^\\p{C}]{0,20}")),
+    );
+    (words, facts, more).prop_map(|(words, facts, (limits, owner))| {
         let (id, org, name, permissions, public_id, start, note) = words;
         let (status, environment, networks, limit, times, digest, previous) = facts;
         let network = |(address, length): (u32, u8)| {
@@ -46,7 +59,12 @@ fn entries() -> impl Strategy<Value = RegistryEntry> {
             environment,
             permissions: permissions.iter().map(|w| Permission::parse(w).unwrap()).collect(),
             networks: networks.into_iter().map(network).collect(),
-            limit,
+            limits: limits.into_iter().fold(LimitSet::of_key(limit), |set, (name, limit)| {
+                set.with(PolicyName::parse(&name).unwrap(), limit)
+            }),
+            sunset: times[3],
+            owner: owner
+                .and_then(|[subject, email, role]| Owner::new(&subject, &email, &role).ok()),
             created: times[0],
             not_before: times[1],
             expires: times[2],

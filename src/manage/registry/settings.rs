@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use toml_edit::{DocumentMut, Item, Value};
+use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value};
 
 use super::published::BuiltFile;
+use super::raw_limits::parse_limits;
 use super::toml::{Piece, syntax_fault};
+use super::words::{FieldFault, show_limit};
 use crate::core::format::KeyFormat;
+use crate::core::{LimitSet, OrgId};
 use crate::manage::error::FileFault;
 use crate::manage::time;
+use crate::table::TableFormat;
 
 /// The version of the registry's own form.
 pub const VERSION: u32 = 1;
@@ -26,6 +30,8 @@ pub struct RegistrySettings {
     pub prefixes: BTreeMap<String, KeyFormat>,
     pub default_prefix: Option<String>,
     pub publish: Publish,
+    /// Limits of orgs by policy; orgs without any are not here.
+    pub orgs: BTreeMap<OrgId, LimitSet>,
     /// The last tables and patches that were made from this registry, the newest last.
     pub published: Vec<BuiltFile>,
 }
@@ -39,6 +45,8 @@ pub struct Publish {
     pub on_change: OnChange,
     /// How long a table is good for; `None`: for ever.
     pub life: Option<Duration>,
+    /// Version of the table format to write. Format 1 until it is said that all sidecars read 2.
+    pub format: TableFormat,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -65,9 +73,19 @@ pub struct RawSettings {
     pub prefixes: BTreeMap<String, KeyFormat>,
     #[serde(default, skip_serializing_if = "RawPublish::is_empty")]
     pub publish: RawPublish,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub org: Vec<RawOrg>,
     /// What keygatectl writes down of its publications.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<String>,
+}
+
+/// What a registry says of an org.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawOrg {
+    pub id: String,
+    pub limits: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -83,6 +101,8 @@ pub struct RawPublish {
     pub on_change: Option<OnChange>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub life: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<u8>,
 }
 
 // === impl RawPublish ===
@@ -150,12 +170,23 @@ impl RegistrySettings {
                 None
             }
         });
+        let format = match raw.publish.format.map(|n| (n, TableFormat::of_number(n))) {
+            None => TableFormat::default(),
+            Some((_, Some(format))) => format,
+            Some((number, None)) => {
+                let why = format!("this keygatectl writes 1 and 2, not {number}");
+                fault(line_of("format"), "publish.format", why);
+                TableFormat::default()
+            }
+        };
+        let orgs = parse_orgs(&raw.org, |why| fault(line_of("[org]"), "org", why));
         let publish = Publish {
             signer: raw.publish.signer,
             table: raw.publish.table,
             patch: raw.publish.patch,
             on_change: raw.publish.on_change.unwrap_or_default(),
             life,
+            format,
         };
         let needs = match publish.on_change {
             OnChange::Nothing => None,
@@ -187,6 +218,7 @@ impl RegistrySettings {
             prefixes: raw.prefixes,
             default_prefix: raw.default_prefix,
             publish,
+            orgs,
             published: known.into_iter().flatten().collect(),
         })
     }
@@ -207,7 +239,10 @@ impl RegistrySettings {
                 life: publish
                     .life
                     .map(|l| humantime::format_duration(l).to_string().replace(' ', "")),
+                format: (publish.format != TableFormat::default())
+                    .then_some(publish.format.number()),
             },
+            org: self.orgs.iter().map(|(org, limits)| RawOrg::of(org, limits)).collect(),
             published: self.published.iter().map(BuiltFile::show).collect(),
         }
     }
@@ -222,8 +257,8 @@ impl RegistrySettings {
         self.prefixes.get_key_value(name).map(|(name, format)| (name.as_str(), format))
     }
 
-    /// The text with what differs from `old` changed: the serial, what was published, and which
-    /// prefixes are checksummed. Everything else of it is for people to edit.
+    /// The text with what differs from `old` changed: the serial, what was published, limits of
+    /// orgs, and which prefixes are checksummed. Everything else of it is for people to edit.
     pub fn edit_toml(&self, text: &str, old: &Self) -> Option<String> {
         let mut document: DocumentMut = text.parse().ok()?;
         if self.serial != old.serial {
@@ -245,6 +280,9 @@ impl RegistrySettings {
                 }
             }
         }
+        if self.orgs != old.orgs {
+            self.edit_orgs(&mut document, old)?;
+        }
         for (name, format) in &self.prefixes {
             if old.prefixes.get(name) != Some(format) {
                 let section = document.get_mut("prefixes")?.get_mut(name)?;
@@ -256,6 +294,76 @@ impl RegistrySettings {
         }
         Some(document.to_string())
     }
+}
+
+impl RegistrySettings {
+    /// Sections `[[org]]` of orgs that have other limits now; the others stay as they are written.
+    fn edit_orgs(&self, document: &mut DocumentMut, old: &Self) -> Option<()> {
+        let of = |org: &Table| OrgId::parse(org.get("id")?.as_str()?).ok();
+        let orgs = document.entry("org").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+        let orgs = orgs.as_array_of_tables_mut()?;
+        orgs.retain(|org| of(org).is_none_or(|org| self.orgs.contains_key(&org)));
+        for (org, limits) in &self.orgs {
+            if old.orgs.get(org) == Some(limits) {
+                continue;
+            }
+            let mut value = InlineTable::new();
+            for (policy, limit) in RawOrg::of(org, limits).limits {
+                value.insert(&policy, limit.into());
+            }
+            let at = orgs.iter().position(|table| of(table).as_ref() == Some(org));
+            match at.and_then(|at| orgs.get_mut(at)) {
+                Some(table) => {
+                    table.insert("limits", toml_edit::value(value));
+                }
+                None => {
+                    let mut table = Table::new();
+                    table.insert("id", toml_edit::value(org.as_str()));
+                    table.insert("limits", toml_edit::value(value));
+                    table.decor_mut().set_prefix("\n");
+                    orgs.push(table);
+                }
+            }
+        }
+        if orgs.is_empty() {
+            document.remove("org");
+        }
+        Some(())
+    }
+}
+
+// === impl RawOrg ===
+
+impl RawOrg {
+    fn of(org: &OrgId, limits: &LimitSet) -> Self {
+        let limits = limits.iter().map(|n| (n.policy.as_str().to_owned(), show_limit(n.limit)));
+        Self { id: org.as_str().to_owned(), limits: limits.collect() }
+    }
+}
+
+fn parse_orgs(raw: &[RawOrg], mut fault: impl FnMut(String)) -> BTreeMap<OrgId, LimitSet> {
+    let mut orgs = BTreeMap::new();
+    for RawOrg { id, limits } in raw {
+        let org = match OrgId::parse(id) {
+            Ok(org) => org,
+            Err(e) => {
+                fault(format!("an id {e}"));
+                continue;
+            }
+        };
+        let mut faults = Vec::new();
+        let limits = parse_limits(None, limits, &mut faults);
+        for FieldFault { why, .. } in faults {
+            fault(format!("limits of {id}: {why}"));
+        }
+        if limits.is_empty() {
+            fault(format!("{id} has no limits; leave its section out"));
+        }
+        if orgs.insert(org, limits).is_some() {
+            fault(format!("{id} stands twice"));
+        }
+    }
+    orgs
 }
 
 /// Replaces a value and keeps the spaces and the comment around it.
@@ -305,6 +413,47 @@ mod tests {
             &|_| 1,
         );
         assert_eq!(serde_json::to_string(&again.unwrap().raw()).unwrap(), json);
+    }
+
+    #[test]
+    fn limits_of_orgs_are_read_edited_and_turned_to_json() {
+        let text = format!(
+            "{TEXT}format = 2\n\n# pays most\n[[org]]\nid = \"acme\" # first\n\
+             limits = {{ monthly = \"9000/30d\" }}\n"
+        );
+        let old = read(&text).unwrap();
+        assert_eq!(old.publish.format, TableFormat::V2);
+        let limits =
+            |text: &str| LimitSet::new([super::super::words::parse_named_limit(text).unwrap()]);
+        let org = |text| OrgId::parse(text).unwrap();
+        assert_eq!(old.orgs[&org("acme")], limits("monthly=9000/30d"));
+        let mut new = old.clone();
+        new.orgs.insert(org("b.c"), limits("monthly=1/d"));
+        let added = new.edit_toml(&text, &old).unwrap();
+        assert!(added.starts_with(text.trim_end()), "{added}");
+        assert_eq!(read(&added).unwrap().orgs, new.orgs, "{added}");
+        let json = serde_json::to_string(&new.raw()).unwrap();
+        let again = RegistrySettings::from_raw(
+            serde_json::from_str(&json).unwrap(),
+            Path::new("k"),
+            &|_| 1,
+        );
+        assert_eq!(again.unwrap().orgs, new.orgs);
+        new.orgs.remove(&org("acme"));
+        let gone = new.edit_toml(&added, &read(&added).unwrap()).unwrap();
+        assert_eq!(read(&gone).unwrap().orgs, new.orgs, "{gone}");
+        let none = RegistrySettings { orgs: BTreeMap::new(), ..old.clone() };
+        assert!(!none.edit_toml(&text, &old).unwrap().contains("org"));
+        let cases = [
+            ("id = \"acme\"", "id = \"a b\"", "keys.toml:20: org: an id must be"),
+            ("9000/30d", "x", "keys.toml:20: org: limits of acme: must look like"),
+            ("monthly", "Monthly", "keys.toml:20: org: limits of acme: must be 1 to 64"),
+            ("format = 2", "format = 3", "keys.toml:17: publish.format: this keygatectl"),
+        ];
+        for (from, to, want) in cases {
+            let faults = read(&text.replace(from, to)).unwrap_err();
+            assert!(faults[0].to_string().contains(want), "{}", faults[0]);
+        }
     }
 
     #[test]

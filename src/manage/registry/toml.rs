@@ -9,9 +9,10 @@ use std::io::{self, BufRead};
 use std::path::Path;
 
 use serde::Deserialize;
-use toml_edit::{DocumentMut, InlineTable, Item, Value};
+use toml_edit::{DocumentMut, InlineTable, Item, TableLike, Value};
 
 use super::entry::{FieldFault, RawEntry, RegistryEntry};
+use crate::core::PolicyName;
 use crate::manage::error::FileFault;
 
 /// A key is a few hundred bytes; what is longer is no registry.
@@ -153,7 +154,16 @@ pub fn print(entry: &RegistryEntry) -> String {
 pub fn edit(piece: &str, old: &RegistryEntry, new: &RegistryEntry) -> Option<String> {
     let mut document: DocumentMut = piece.parse().ok()?;
     let table = document.get_mut("key")?.as_array_of_tables_mut()?.get_mut(0)?;
-    let (was, is) = (fields(old), fields(new));
+    let (mut was, is) = (fields(old), fields(new));
+    if old.limits != new.limits {
+        // A plain limit may stand among the `limits`, or those may be a section of their own.
+        let named = table.get("limits").and_then(Item::as_table_like);
+        let is_odd = |limits: &dyn TableLike| limits.contains_key(PolicyName::PER_KEY);
+        if named.is_some_and(is_odd) || table.get("limits").is_some_and(Item::is_table) {
+            table.remove("limits");
+            was.retain(|(name, _)| !matches!(*name, "limit" | "limits"));
+        }
+    }
     for (name, _) in &was {
         if !is.iter().any(|(n, _)| n == name) {
             table.remove(name);
@@ -205,15 +215,33 @@ fn fields(entry: &RegistryEntry) -> Vec<(&'static str, Value)> {
     if let Some(limit) = &raw.limit {
         fields.push(("limit", limit.as_ref().into()));
     }
+    if !raw.limits.is_empty() {
+        let mut table = InlineTable::new();
+        for (policy, limit) in &raw.limits {
+            table.insert(policy, limit.as_str().into());
+        }
+        fields.push(("limits", Value::InlineTable(table)));
+    }
     if let Some(status) = &raw.status {
         fields.push(("status", status.as_ref().into()));
     }
-    for (name, stamp) in
-        [("created", &raw.created), ("not_before", &raw.not_before), ("expires", &raw.expires)]
-    {
+    for (name, stamp) in [
+        ("created", &raw.created),
+        ("not_before", &raw.not_before),
+        ("expires", &raw.expires),
+        ("sunset", &raw.sunset),
+    ] {
         if let Some(stamp) = stamp {
             fields.push((name, time(stamp)));
         }
+    }
+    if let Some(owner) = &raw.owner {
+        let mut table = InlineTable::new();
+        let texts = [("subject", &owner.subject), ("email", &owner.email), ("role", &owner.role)];
+        for (name, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+            table.insert(name, text.as_ref().into());
+        }
+        fields.push(("owner", Value::InlineTable(table)));
     }
     for (name, text) in
         [("prefix", &raw.prefix), ("start", &raw.start), ("public_id", &raw.public_id)]
@@ -286,6 +314,29 @@ mod tests {
         new.status = KeyStatus::Active;
         let back = edit(&edited, &parse(&again, Path::new("k")).unwrap(), &new).unwrap();
         assert!(!back.contains("revoked"), "{back}");
+    }
+
+    #[test]
+    fn a_plain_limit_among_the_limits_is_edited() {
+        let limit = |text| super::super::words::parse_named_limit(text).unwrap();
+        for extra in [
+            "limits = { per-key = \"9/s\", search = \"2/s\" }",
+            "[key.limits]\nper-key = \"9/s\"\nsearch = \"2/s\"",
+        ] {
+            let piece = &pieces(&minimal(extra))[1];
+            let old = parse(piece, Path::new("k")).unwrap();
+            assert_eq!(super::super::words::show_limits(&old.limits), ["9/s", "search=2/s"]);
+            for limits in [vec!["8/s", "search=2/s"], vec!["search=1/s"], vec!["8/s"], vec![]] {
+                let limits = crate::core::LimitSet::new(limits.into_iter().map(limit));
+                let new = RegistryEntry { limits, ..old.clone() };
+                let text = edit(&piece.text, &old, &new).unwrap();
+                let again = parse(&Piece { line: 1, text: text.clone() }, Path::new("k"));
+                assert_eq!(again.unwrap(), new, "{text}");
+            }
+        }
+        let both = minimal("limit = \"1/s\"\nlimits = { per-key = \"2/s\" }");
+        let fault = &parse(&pieces(&both)[1], Path::new("keys.toml")).unwrap_err()[0];
+        assert!(fault.to_string().contains("keys.toml:6: limits: `per-key` is what"), "{fault}");
     }
 
     #[test]

@@ -1,9 +1,26 @@
 //! Single words of a registry as text: digests, limits, networks, names. Imports core only.
 
 use ipnet::IpNet;
+use serde_json::Value;
 
 use crate::core::limit::LimitError;
-use crate::core::{Digest, Limit};
+use crate::core::{Digest, Limit, LimitSet, NamedLimit, PolicyName};
+
+/// What is wrong with one field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldFault {
+    /// Empty if the entry as a whole is at fault.
+    pub field: &'static str,
+    pub why: String,
+}
+
+// === impl FieldFault ===
+
+impl FieldFault {
+    pub fn new(field: &'static str, why: impl Into<String>) -> Self {
+        Self { field, why: why.into() }
+    }
+}
 
 /// Bytes of a key's name.
 const MAX_NAME: usize = 200;
@@ -75,6 +92,29 @@ pub fn show_limit(limit: Limit) -> String {
     format!("{}/{window}{burst}", limit.count())
 }
 
+/// The plain limit first, as `600/min`, then `NAME=LIMIT` of every other policy.
+pub fn show_limits(limits: &LimitSet) -> Vec<String> {
+    let plain = limits.per_key().map(show_limit);
+    let others = limits.iter().filter(|named| named.policy.as_str() != PolicyName::PER_KEY);
+    let others = others.map(|n| format!("{}={}", n.policy.as_str(), show_limit(n.limit)));
+    plain.into_iter().chain(others).collect()
+}
+
+/// One limit of an option or a list: `LIMIT` is that of `per-key`, else `NAME=LIMIT`.
+pub fn parse_named_limit(text: &str) -> Result<NamedLimit, String> {
+    let (name, limit) = text.split_once('=').unwrap_or((PolicyName::PER_KEY, text));
+    let policy =
+        PolicyName::parse(name.trim()).map_err(|e| format!("the name of the policy {e}"))?;
+    let limit = parse_limit(limit.trim()).map_err(|e| e.to_string())?;
+    Ok(NamedLimit { policy, limit })
+}
+
+/// Limits by policy, as `limits` of a registry has them and with `per-key` among them.
+pub fn to_object(limits: &LimitSet) -> Value {
+    let entries = limits.iter().map(|n| (n.policy.as_str().to_owned(), show_limit(n.limit).into()));
+    Value::Object(entries.collect())
+}
+
 /// One address without its `/32` or `/128`.
 pub fn show_network(network: &IpNet) -> String {
     if network.prefix_len() == network.max_prefix_len() {
@@ -99,6 +139,15 @@ pub fn check_public_id(id: &str) -> Result<(), &'static str> {
     if ok { Ok(()) } else { Err("must be 1 to 128 visible ASCII characters without `:`") }
 }
 
+/// The value, or its fault for the list.
+pub(super) fn taken<T, E: ToString>(
+    field: &'static str,
+    parsed: Result<T, E>,
+    faults: &mut Vec<FieldFault>,
+) -> Option<T> {
+    parsed.map_err(|e| faults.push(FieldFault::new(field, e.to_string()))).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +159,16 @@ mod tests {
         }
         assert!(parse_limit("600/min burst 0").is_err());
         assert!(parse_limit("600/min burst x").is_err());
+    }
+
+    #[test]
+    fn named_limits_print_as_they_are_read() {
+        let texts = ["600/min burst 50", "daily=10000/d", "search=2/s"];
+        let set = LimitSet::new(texts.map(|text| parse_named_limit(text).unwrap()));
+        assert_eq!(show_limits(&set), texts);
+        for text in ["Daily=1/d", "=1/d", "daily=", "daily"] {
+            assert!(parse_named_limit(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -22,8 +22,8 @@ use super::super::signer::{Signer, load_public, table_key};
 use super::super::time::When;
 use crate::core::KeySpec;
 use crate::table::Acknowledge;
-use crate::table::FileKind;
 use crate::table::write::BodyBuilder;
+use crate::table::{FileKind, TableFormat};
 
 #[derive(Debug, clap::Args)]
 pub struct Build {
@@ -64,6 +64,9 @@ pub struct Build {
     /// Most memory to use, such as `64MiB`; what does not fit is sorted on disk
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
     pub memory: usize,
+    /// Version of the table format [default: `format` of the registry's [publish], else 1]
+    #[arg(long, value_name = "N", value_parser = format)]
+    pub format: Option<TableFormat>,
     #[command(flatten)]
     pub meant: MeantArgs,
     /// What to do with a line that cannot be read
@@ -105,6 +108,7 @@ impl Build {
             acknowledge: Vec::new(),
             fold_patch: None,
             memory: MEMORY,
+            format: None,
             meant: MeantArgs::default(),
             on_bad_line: OnBadLine::Report,
         }
@@ -226,6 +230,7 @@ impl Build {
             acknowledge: self.acknowledge.iter().map(meant).collect(),
             ended: 0,
             memory: self.memory,
+            format: self.format,
         })
     }
 
@@ -238,6 +243,10 @@ impl Build {
     ) -> Result<Published> {
         let (registry, out) = (place.source.registry(), place.out);
         let mut builder = BodyBuilder::new(Spill::beside(out), terms.memory);
+        match registry {
+            Some(registry) => publish::begin(&mut builder, registry, terms, out)?,
+            None => builder.set_format(terms.format.unwrap_or_default()),
+        }
         let mut faults = Vec::new();
         let stop = self.on_bad_line == OnBadLine::Stop;
         let mut progress = session.output.progress();
@@ -269,9 +278,6 @@ impl Build {
             for fault in &faults {
                 eprintln!("warning: left out: {fault}");
             }
-        }
-        if let Some(registry) = registry {
-            builder.formats(registry.settings.prefixes.values().cloned());
         }
         let message = self.message.as_deref();
         progress.say("sorting and writing");
@@ -334,6 +340,12 @@ fn read_source(
     registry.scan_with(&Filter::default(), faults, &mut |located| {
         located.entry.specs().try_for_each(|spec| push(&spec))
     })
+}
+
+/// `1` or `2`.
+pub fn format(text: &str) -> std::result::Result<TableFormat, &'static str> {
+    let number = text.parse().ok().and_then(TableFormat::of_number);
+    number.ok_or("must be 1 or 2")
 }
 
 /// `64MiB`, `1GiB`, or bytes.

@@ -11,12 +11,14 @@ use serde_json::{Map, Value, json};
 use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::progress::ProgressLine;
-use super::super::registry::entry::{show_limit, show_network};
+use super::super::registry::entry::{show_limit, show_limits, show_network};
 use super::super::registry::{Filter, Registry};
 use super::super::session::Session;
 use super::super::time;
-use crate::core::{Digest, Environment, KeyId, KeySpec, KeyView, Permission};
-use crate::table::{Bounds, KeySet, Patch, Table, Trust};
+use crate::core::{
+    Digest, Environment, KeyId, KeySpec, KeyView, NamedLimit, Owner, OwnerView, Permission,
+};
+use crate::table::{Bounds, KeyEntry, KeySet, Patch, Table, Trust};
 
 #[derive(Debug, clap::Args)]
 pub struct Diff {
@@ -173,6 +175,8 @@ fn describe(specs: &[KeySpec]) -> Map<String, Value> {
     // A name for the set of secrets that tells two sets apart and no digest.
     let set = crate::core::Digest::of(&digests.concat());
     let set: String = set.0.iter().take(4).map(|b| format!("{b:02x}")).collect();
+    let mut others = show_limits(&grant.limits);
+    others.retain(|limit| limit.contains('='));
     let value = json!({
         "name": first.name,
         "org": first.org.as_str(),
@@ -180,7 +184,10 @@ fn describe(specs: &[KeySpec]) -> Map<String, Value> {
         "environment": grant.environment.map(Environment::as_str),
         "permissions": grant.permissions.iter().map(Permission::as_str).collect::<Vec<_>>().join(" "),
         "networks": grant.networks.iter().map(show_network).collect::<Vec<_>>().join(" "),
-        "limit": grant.limit.map(show_limit),
+        "limit": grant.limits.per_key().map(show_limit),
+        "limits": others.join(", "),
+        "sunset": grant.sunset.map(time::show),
+        "owner": first.owner.as_ref().map(|owner| owner.view().to_string()),
         "not_before": grant.not_before.map(time::show),
         "expires": first.expires.map(time::show),
         "public_id": first.public_id,
@@ -236,7 +243,8 @@ impl DiffSide {
                         grant: &spec.grant,
                     };
                     let public_id = spec.public_id.as_deref();
-                    marks.push(Mark::of(&view, &spec.digest, public_id, &mut buffer));
+                    let owner = spec.owner.as_ref().map(Owner::view);
+                    marks.push(Mark::of(&view, &spec.digest, public_id, owner, &mut buffer));
                 }
                 Ok(())
             })?,
@@ -245,7 +253,8 @@ impl DiffSide {
                 marks.reserve_exact(usize::try_from(counts.keys).unwrap_or_default());
                 for entry in set.iter() {
                     progress.step("keys compared");
-                    marks.push(Mark::of(&entry.view, &entry.digest, entry.public_id, &mut buffer));
+                    let KeyEntry { view, digest, public_id, owner } = &entry;
+                    marks.push(Mark::of(view, digest, *public_id, *owner, &mut buffer));
                 }
             }
         }
@@ -279,6 +288,7 @@ impl Mark {
         view: &KeyView<'_>,
         digest: &Digest,
         public_id: Option<&str>,
+        owner: Option<OwnerView<'_>>,
         buffer: &mut Vec<u8>,
     ) -> Self {
         let KeyView { id, org, name, expires, grant } = view;
@@ -289,14 +299,20 @@ impl Mark {
             buffer.push(0);
         }
         buffer.extend_from_slice(&digest.0);
-        for time in [*expires, grant.not_before] {
+        for time in [*expires, grant.not_before, grant.sunset] {
             buffer.extend_from_slice(&time.map_or(u64::MAX, |at| at).to_be_bytes());
         }
         buffer.push(grant.status as u8);
         buffer.push(grant.kind as u8);
         buffer.push(grant.environment.map_or(u8::MAX, |environment| environment as u8));
-        buffer.push(u8::from(grant.limit.is_some()));
-        if let Some(limit) = grant.limit {
+        for text in owner.map_or(["\u{1}"; 3], |owner| [owner.subject, owner.email, owner.role]) {
+            buffer.extend_from_slice(text.as_bytes());
+            buffer.push(0);
+        }
+        buffer.push(grant.limits.len() as u8);
+        for NamedLimit { policy, limit } in grant.limits.iter() {
+            buffer.extend_from_slice(policy.as_str().as_bytes());
+            buffer.push(0);
             buffer.extend_from_slice(&limit.count().to_be_bytes());
             buffer.extend_from_slice(&limit.burst().to_be_bytes());
             buffer.extend_from_slice(&limit.window().as_millis().to_be_bytes());
@@ -318,7 +334,7 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Grant, Limit, NetworkSet, PermissionSet};
+    use crate::core::{Grant, Limit, LimitSet, NetworkSet, PermissionSet};
     use crate::manage::registry::entry::tests::full;
 
     fn mark(spec: &KeySpec) -> Mark {
@@ -329,7 +345,8 @@ mod tests {
             expires: spec.expires,
             grant: &spec.grant,
         };
-        Mark::of(&view, &spec.digest, spec.public_id.as_deref(), &mut Vec::new())
+        let owner = spec.owner.as_ref().map(Owner::view);
+        Mark::of(&view, &spec.digest, spec.public_id.as_deref(), owner, &mut Vec::new())
     }
 
     #[test]
@@ -355,8 +372,12 @@ mod tests {
             grant(&|g| g.not_before = None),
             grant(&|g| g.permissions = PermissionSet::new([])),
             grant(&|g| g.networks = NetworkSet::new([])),
-            grant(&|g| g.limit = None),
-            grant(&|g| g.limit = Some(Limit::parse("600/min").unwrap())),
+            grant(&|g| g.limits = LimitSet::default()),
+            grant(&|g| g.limits = LimitSet::of_key(Some(Limit::parse("600/min").unwrap()))),
+            grant(&|g| g.limits = g.limits.without("search")),
+            grant(&|g| g.sunset = None),
+            with(&|s| s.owner = None),
+            with(&|s| s.owner = Owner::new("u-17", "", "admin").ok()),
         ];
         assert!(mark(&spec) == mark(&spec.clone()));
         for (n, other) in others.iter().enumerate() {

@@ -8,13 +8,14 @@ use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::output::Columns;
 use super::super::publish::head;
-use super::super::registry::entry::{show_digest, show_limit, show_network};
+use super::super::registry::entry::{show_digest, show_limit, show_limits, show_network};
+use super::super::registry::words::to_object;
 use super::super::session::Session;
 use super::super::time;
 use crate::core::{Environment, KeyKind, Permission};
 use crate::table::FileKind;
 use crate::table::write::Draft;
-use crate::table::{Bounds, KeyEntry, KeySet, Manifest, Patch, Table, Trust};
+use crate::table::{Bounds, KeyEntry, KeySet, Manifest, OrgLimits, Patch, Table, Trust};
 
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
@@ -61,13 +62,15 @@ impl Inspect {
                     session.output.line(&format!("secrets          {}", formats.join("  ")))?;
                 }
                 let set = KeySet::new(std::sync::Arc::new(table), None, &[], None);
-                self.keys(set.iter(), session)
+                self.keys(set.iter(), session)?;
+                self.orgs(set.iter_org_limits(), session)
             }
             FileKind::Patch => {
                 let patch = Patch::open(read()?, &trust, &bounds).map_err(refused)?;
                 let signed: Vec<_> = patch.signed_by().iter().map(|k| k.id().to_string()).collect();
                 head(patch.manifest(), &signed, session)?;
                 self.keys(patch.iter(), session)?;
+                self.orgs(patch.org_limits(), session)?;
                 for (digest, id, whole) in patch.removals() {
                     let digest = self.digests.then(|| show_digest(&digest));
                     if session.output.json {
@@ -85,12 +88,37 @@ impl Inspect {
         }
     }
 
+    fn orgs<'k>(
+        &self,
+        orgs: impl Iterator<Item = OrgLimits<'k>>,
+        session: &mut Session,
+    ) -> Result<()> {
+        for OrgLimits { org, limits } in orgs.filter(|_| !self.summary) {
+            if session.output.json {
+                let line = json!({ "limits_of_org": org, "limits": to_object(limits) });
+                session.output.json_line(&line)?;
+                continue;
+            }
+            let limits = match limits.is_empty() {
+                true => "none any more".to_owned(),
+                false => {
+                    let shown = limits
+                        .iter()
+                        .map(|n| format!("{}={}", n.policy.as_str(), show_limit(n.limit)));
+                    shown.collect::<Vec<_>>().join(", ")
+                }
+            };
+            session.output.line(&format!("limits of the org {org}: {limits}"))?;
+        }
+        Ok(())
+    }
+
     fn keys<'k>(
         &self,
         keys: impl Iterator<Item = KeyEntry<'k>>,
         session: &mut Session,
     ) -> Result<()> {
-        const TITLES: [&str; 10] = [
+        const TITLES: [&str; 12] = [
             "ID",
             "NAME",
             "ORG",
@@ -100,6 +128,8 @@ impl Inspect {
             "LIMIT",
             "STATUS",
             "EXPIRES",
+            "SUNSET",
+            "OWNER",
             "PUBLIC ID",
         ];
         if self.summary {
@@ -179,10 +209,15 @@ pub fn to_json(key: &KeyEntry<'_>) -> Value {
         "environment": grant.environment.map(Environment::as_str),
         "permissions": grant.permissions.iter().map(Permission::as_str).collect::<Vec<_>>(),
         "networks": grant.networks.iter().map(show_network).collect::<Vec<_>>(),
-        "limit": grant.limit.map(show_limit),
+        "limit": grant.limits.per_key().map(show_limit),
+        "limits": to_object(&grant.limits),
         "status": grant.status.as_str(),
         "not_before": grant.not_before.map(time::show),
         "expires": key.view.expires.map(time::show),
+        "sunset": grant.sunset.map(time::show),
+        "owner": key.owner.map(|owner| json!({
+            "subject": owner.subject, "email": owner.email, "role": owner.role,
+        })),
     })
 }
 
@@ -194,7 +229,7 @@ fn to_json_with_digest(key: &KeyEntry<'_>) -> Value {
     value
 }
 
-fn cells(key: &KeyEntry<'_>) -> [String; 10] {
+fn cells(key: &KeyEntry<'_>) -> [String; 12] {
     let grant = key.view.grant;
     let or_dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
     let networks: Vec<_> = grant.networks.iter().map(show_network).collect();
@@ -205,9 +240,11 @@ fn cells(key: &KeyEntry<'_>) -> [String; 10] {
         grant.environment.map_or("-", Environment::as_str).to_owned(),
         or_dash(grant.permissions.joined().replace(' ', ",")),
         or_dash(networks.join(",")),
-        or_dash(grant.limit.map_or(String::new(), show_limit)),
+        or_dash(show_limits(&grant.limits).join(", ")),
         grant.status.as_str().to_owned(),
         key.view.expires.map_or("never".to_owned(), time::show),
+        grant.sunset.map_or("-".to_owned(), time::show),
+        or_dash(key.owner.map_or(String::new(), |owner| owner.to_string())),
         or_dash(key.public_id.unwrap_or_default().to_owned()),
     ]
 }

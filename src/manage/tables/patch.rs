@@ -13,7 +13,7 @@ use super::super::publish::terms::Terms;
 use super::super::publish::{self, PatchOver};
 use super::super::registry::change::{Change, Check};
 use super::super::session::Session;
-use crate::table::FileKind;
+use crate::table::{FileKind, TableFormat};
 
 #[derive(Debug, clap::Args)]
 pub struct MakePatch {
@@ -29,6 +29,9 @@ pub struct MakePatch {
     /// Go on from this serial, behind something that was published from elsewhere
     #[arg(long, value_name = "N")]
     pub serial: Option<u64>,
+    /// Version of the table format [default: that of the table that the patch is over]
+    #[arg(long, value_name = "N", value_parser = super::build::format)]
+    pub format: Option<TableFormat>,
     #[command(flatten)]
     pub meant: MeantArgs,
 }
@@ -43,6 +46,7 @@ impl MakePatch {
             base: None,
             signers: Vec::new(),
             serial: None,
+            format: None,
             meant: MeantArgs::default(),
         }
     }
@@ -67,7 +71,7 @@ impl MakePatch {
             "the table that the patch is over",
             "give --base, or set `table` under [publish] in the registry",
         )?;
-        let terms = Terms::of(registry, &self.signers, session)?;
+        let terms = Terms { format: self.format, ..Terms::of(registry, &self.signers, session)? };
         head(&base)?;
         let change = match self.serial {
             Some(serial) => change.at_serial(serial)?,

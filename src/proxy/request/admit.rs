@@ -118,6 +118,10 @@ pub(super) fn admit(
         grpc: admission.grpc,
         profile: route.profile.clone(),
         charged,
+        sunset: match &forward {
+            Forward::Admitted(admitted) => admitted.key().grant.sunset,
+            Forward::Observed(_) | Forward::Passed(_) => None,
+        },
         private: carried.in_query && matches!(forward, Forward::Admitted(_)),
         upgrade: upgrade.clone(),
         close: worker.closing.get() && head.version != Version::HTTP_2,

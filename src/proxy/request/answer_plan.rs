@@ -1,5 +1,7 @@
 //! What the answer of the upstream will need of the request, and the fields that keygate adds to it.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -19,6 +21,8 @@ pub(super) struct AnswerPlan {
     pub(super) grpc: bool,
     pub(super) profile: Option<Box<str>>,
     pub(super) charged: Option<Charged>,
+    /// When the key is meant to go out of use, in Unix seconds.
+    pub(super) sunset: Option<u64>,
     /// The credential came in the query: shared caches must not keep the answer (RFC 6750 §2.3).
     pub(super) private: bool,
     /// The upgrade that was passed on.
@@ -33,6 +37,7 @@ pub(super) struct AnswerPlan {
     pub(super) cors: Vec<(HeaderName, HeaderValue)>,
 }
 
+const SUNSET: HeaderName = HeaderName::from_static("sunset");
 /// Room for what is added to an answer, and for what its writer adds.
 const ADDED_BYTES: usize = 384;
 
@@ -64,6 +69,11 @@ impl AnswerPlan {
                     false => fields.set_unique(&name, value),
                 }
             });
+        }
+        if let Some(at) = self.sunset {
+            // RFC 8594 section 3. The key goes, whatever the service says of the resource.
+            let at = UNIX_EPOCH + Duration::from_secs(at);
+            fields.set(&SUNSET, httpdate::fmt_http_date(at).as_bytes());
         }
         fields.set_unique(&self.request_id_name, record.request_id.as_bytes());
     }

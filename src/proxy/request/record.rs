@@ -10,6 +10,7 @@ use super::credentials;
 use crate::config::{LogFields, Settings};
 use crate::core::{KeyId, Now, Reason};
 use crate::proxy::body::{UploadProgress, UploadState};
+use crate::proxy::canary::CanaryUse;
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::target::RequestTarget;
 use crate::proxy::net::io::Moments;
@@ -170,6 +171,16 @@ impl RequestRecord {
         self.outcome = Some(outcome);
         if let DecisionOutcome::Rejected(reason) | DecisionOutcome::Observed(reason) = outcome {
             self.reason = Some(reason);
+            if reason == Reason::Canary {
+                self.worker.cells.canary_used();
+                self.worker.canaries.log(&CanaryUse {
+                    key: self.key,
+                    client: self.client,
+                    path: self.path(),
+                    request_id: self.request_id.to_str().unwrap_or_default(),
+                    now_ns: self.started.mono_ns,
+                });
+            }
         }
         self.worker.cells.decision(self.route_slot, outcome);
     }

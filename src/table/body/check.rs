@@ -6,9 +6,10 @@ use std::ops::Range;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::directory::{Directory, prefix};
+use super::super::format::TableFormat;
 use super::super::layout::{
-    ALIGN, Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawNetwork, RawRecord, Removal, SECTIONS,
-    Section,
+    ALIGN, Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawLimit, RawNetwork, RawOrgLimits,
+    RawRecord, Removal, SECTIONS, Section,
 };
 use super::super::refusal::Refusal;
 use super::{Counts, TableBody};
@@ -29,7 +30,14 @@ impl TableBody {
                 Section::Grants => size_of::<RawGrant>(),
                 Section::Networks => size_of::<RawNetwork>(),
                 Section::Removals => size_of::<Removal>(),
-                Section::Permissions | Section::Orgs | Section::Formats | Section::Texts => 1,
+                Section::Limits => size_of::<RawLimit>(),
+                Section::OrgLimits => size_of::<RawOrgLimits>(),
+                Section::Permissions
+                | Section::Orgs
+                | Section::Formats
+                | Section::Texts
+                | Section::Policies
+                | Section::Owners => 1,
             };
             let length = self.bytes(section).len();
             let what = "length";
@@ -82,10 +90,16 @@ impl TableBody {
             let bad = |what| out_of_range(what, "grant", index);
             order(before, raw.as_bytes(), "grant", index)?;
             before = Some(raw.as_bytes());
-            let status = raw.status().ok_or_else(|| bad("status"))?;
+            let status = raw.status(self.format).ok_or_else(|| bad("status"))?;
             let kind = raw.kind().ok_or_else(|| bad("kind"))?;
             raw.environment().ok_or_else(|| bad("environment"))?;
-            raw.limit().ok_or_else(|| bad("limit"))?;
+            let fits = match self.format {
+                TableFormat::V1 => raw.limit_v1().is_some(),
+                TableFormat::V2 => self.is_limit_set_of(raw),
+            };
+            if !fits {
+                return Err(bad("limit"));
+            }
             if raw.zero != 0 || raw.zero_too.get() != 0 {
                 return Err(Refusal::Padding { what: "in a grant" });
             }
@@ -124,12 +138,14 @@ impl TableBody {
     pub(super) fn check_records(
         &self,
         grants: &[(KeyStatus, KeyKind)],
+        owners: &[u32],
     ) -> Result<(Directory, Counts), Refusal> {
         let records = self.records();
         let (orgs, texts) = (self.bytes(Section::Orgs), self.bytes(Section::Texts));
         let mut by_grant = vec![0u32; grants.len()];
         let mut before: Option<&[u8; 32]> = None;
         let mut last_text: Option<u32> = None;
+        let mut text_end = 0;
         for (index, record) in records.iter().enumerate() {
             let bad = |what| out_of_range(what, "record", index);
             order(before, &record.digest, "record", index)?;
@@ -146,7 +162,20 @@ impl TableBody {
                 }
                 last_text = Some(text);
             }
+            if self.format == TableFormat::V2 {
+                let (_, kind) =
+                    grants.get(record.grant.get() as usize).copied().ok_or_else(|| bad("grant"))?;
+                match (text, kind) {
+                    (NONE, KeyKind::Single) => {}
+                    (NONE, KeyKind::Pair) => return Err(bad("text")),
+                    _ if text as usize != text_end => return Err(bad("text")),
+                    _ => text_end = self.check_text_v2(text, kind, owners, index)?,
+                }
+            }
             KeyId::from_bytes(record.id).map_err(|_| bad("key id"))?;
+        }
+        if self.format == TableFormat::V2 && text_end != texts.len() {
+            return Err(out_of_range("end", "texts", text_end));
         }
         let mut counts = Counts { keys: records.len() as u64, ..Counts::default() };
         for ((status, kind), uses) in grants.iter().zip(by_grant) {
@@ -198,18 +227,28 @@ impl TableBody {
 }
 
 /// The ranges of the sections in the file. Lengths must add up to the file's end, exactly.
-pub(super) fn split(file: &[u8], at: usize) -> Result<[Range<usize>; SECTIONS], Refusal> {
+pub(super) fn split(
+    file: &[u8],
+    at: usize,
+    format: TableFormat,
+) -> Result<[Range<usize>; SECTIONS], Refusal> {
     let bytes = file.get(at..).unwrap_or_default();
     let Ok((header, _)) = Header::ref_from_prefix(bytes) else {
         let missing = (size_of::<Header>() - bytes.len()) as u64;
         return Err(Refusal::Truncated { missing });
     };
-    if header.zero.iter().any(|b| *b != 0) {
+    let known = match format {
+        TableFormat::V1 => Section::Texts as usize + 1,
+        TableFormat::V2 => SECTIONS,
+    };
+    let unknown = header.lengths.iter().skip(known).any(|length| length.get() != 0);
+    if unknown || header.zero.iter().any(|b| *b != 0) {
         return Err(Refusal::Padding { what: "in the body's header" });
     }
     let mut sections = [const { 0..0 }; SECTIONS];
     let mut start = at + size_of::<Header>();
-    for ((slot, length), section) in sections.iter_mut().zip(header.lengths).zip(Section::ALL) {
+    let lengths = sections.iter_mut().zip(header.lengths).zip(Section::ALL);
+    for ((slot, length), section) in lengths {
         let bad = || out_of_range("length", section.name(), 0);
         let length = usize::try_from(length.get()).map_err(|_| bad())?;
         let end = start.checked_add(length).filter(|e| *e <= file.len()).ok_or_else(bad)?;
@@ -228,7 +267,7 @@ pub(super) fn split(file: &[u8], at: usize) -> Result<[Range<usize>; SECTIONS], 
 }
 
 /// A section of strings: each ends with NUL, and they ascend.
-fn check_strings(
+pub(super) fn check_strings(
     bytes: &[u8],
     of: &'static str,
     valid: impl Fn(&[u8]) -> bool,
@@ -250,7 +289,7 @@ fn check_strings(
     Ok(())
 }
 
-fn order<T: Ord + ?Sized>(
+pub(super) fn order<T: Ord + ?Sized>(
     before: Option<&T>,
     this: &T,
     what: &'static str,
@@ -264,10 +303,11 @@ fn order<T: Ord + ?Sized>(
 }
 
 /// Whether a string begins at `offset`.
-fn starts_string(bytes: &[u8], offset: u32) -> bool {
+pub(super) fn starts_string(bytes: &[u8], offset: u32) -> bool {
     let offset = offset as usize;
     offset < bytes.len() && offset.checked_sub(1).is_none_or(|before| bytes.get(before) == Some(&0))
 }
-fn out_of_range(what: &'static str, of: &'static str, index: usize) -> Refusal {
+
+pub(super) fn out_of_range(what: &'static str, of: &'static str, index: usize) -> Refusal {
     Refusal::OutOfRange { what, of, index: index as u64 }
 }

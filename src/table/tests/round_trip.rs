@@ -6,16 +6,20 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::core::{
-    Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeySpec, KeyStatus, Limit, NetworkSet,
-    OrgId, PairLookup,
+    Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeySpec, KeyStatus, Limit, LimitSet,
+    NamedLimit, NetworkSet, OrgId, Owner, OwnerView, PairLookup, PolicyName,
 };
 use crate::table::testkit::*;
 use crate::table::write::{BodyBuilder, InMemory, fold};
 use crate::table::*;
 
 fn grants() -> impl Strategy<Value = Grant> {
-    let status =
-        prop_oneof![Just(KeyStatus::Active), Just(KeyStatus::Disabled), Just(KeyStatus::Revoked)];
+    let status = prop::sample::select(vec![
+        KeyStatus::Active,
+        KeyStatus::Disabled,
+        KeyStatus::Revoked,
+        KeyStatus::Canary,
+    ]);
     let environment =
         prop_oneof![Just(None), Just(Some(Environment::Live)), Just(Some(Environment::Test))];
     let words = prop::sample::subsequence(vec!["*", "read", "send", "manage"], 0..4);
@@ -23,27 +27,43 @@ fn grants() -> impl Strategy<Value = Grant> {
         vec!["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32", "::/0", "0.0.0.0/0"],
         0..4,
     );
-    let limit = prop::option::of((1u32..1000, 1u64..100_000));
-    (status, environment, prop::option::of(1u64..1 << 40), words, networks, limit).prop_map(
-        |(status, environment, not_before, words, networks, limit)| Grant {
+    let limits = prop::collection::vec(prop::option::of((1u32..1000, 1u64..100_000)), 3);
+    let times = (prop::option::of(1u64..1 << 40), prop::option::of(1u64..1 << 32));
+    (status, environment, times, words, networks, limits).prop_map(
+        |(status, environment, (not_before, sunset), words, networks, limits)| Grant {
             status,
             kind: KeyKind::Single,
             environment,
             not_before,
             permissions: permissions(&words),
             networks: NetworkSet::new(networks.iter().map(|n| n.parse().unwrap())),
-            limit: limit.map(|(n, ms)| Limit::new(n, Duration::from_millis(ms), n).unwrap()),
+            limits: LimitSet::new(
+                ["burst", "daily", "per-key"].into_iter().zip(limits).filter_map(
+                    |(name, limit)| {
+                        let (n, ms) = limit?;
+                        let limit = Limit::new(n, Duration::from_millis(ms), n).unwrap();
+                        Some(NamedLimit { policy: PolicyName::parse(name).unwrap(), limit })
+                    },
+                ),
+            ),
+            sunset,
         },
     )
 }
 
 /// Keys with distinct ids and digests; about a third are pairs, some of them in rotation.
 pub(super) fn keys(most: usize) -> impl Strategy<Value = Vec<KeySpec>> {
-    let key =
-        (grants(), prop::option::of(1u64..u32::MAX.into()), "\\PC{0,20}", 0u8..6, "[a-z]{1,4}");
+    let key = (
+        grants(),
+        prop::option::of(1u64..u32::MAX.into()),
+        "\\PC{0,20}",
+        0u8..6,
+        "[a-z]{1,4}",
+        prop::option::of(("[a-c]{1,2}", "[a-c]{0,2}", "[ab]{0,1}")),
+    );
     prop::collection::vec(key, 0..most).prop_map(|list| {
         let mut specs = Vec::new();
-        for (n, (grant, expires, name, form, org)) in list.into_iter().enumerate() {
+        for (n, (grant, expires, name, form, org, owner)) in list.into_iter().enumerate() {
             let mut spec = KeySpec {
                 id: KeyId::parse(&format!("key_{n}")).unwrap(),
                 org: OrgId::parse(&org).unwrap(),
@@ -52,6 +72,7 @@ pub(super) fn keys(most: usize) -> impl Strategy<Value = Vec<KeySpec>> {
                 public_id: None,
                 expires,
                 grant,
+                owner: owner.map(|(s, e, r)| Owner::new(&s, &e, &r).unwrap()),
             };
             if form < 2 {
                 spec.grant.kind = KeyKind::Pair;
@@ -91,6 +112,8 @@ proptest! {
                     let view = set.single(&spec.digest).unwrap();
                     prop_assert_eq!(view.id, spec.id);
                     prop_assert_eq!(view.grant, &spec.grant);
+                    let owner = set.owner(&spec.digest).as_ref().and_then(OwnerView::to_owner);
+                    prop_assert_eq!(&owner, &spec.owner);
                 }
                 Some(public) => {
                     prop_assert!(set.single(&spec.digest).is_none(), "a pair is no single key");

@@ -5,6 +5,7 @@ mod bad;
 mod bodies;
 mod forge;
 mod good;
+mod v2;
 
 #[cfg(test)]
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::core::Now;
+use crate::core::{Limit, LimitSet, Now};
 use crate::table::testkit::*;
 use crate::table::*;
 
@@ -59,6 +60,7 @@ fn folder() -> PathBuf {
 fn vectors() -> Vec<Vector> {
     let mut all = good::vectors();
     all.extend(bad::vectors());
+    all.extend(v2::vectors());
     all
 }
 
@@ -113,9 +115,9 @@ fn content(
     content
 }
 
-fn key(entry: &KeyEntry<'_>) -> Value {
+fn key(entry: &KeyEntry<'_>, format: TableFormat) -> Value {
     let grant = entry.view.grant;
-    json!({
+    let mut content = json!({
         "digest": BodyHash(entry.digest.0),
         "id": entry.view.id.to_string(),
         "org": entry.view.org,
@@ -127,19 +129,45 @@ fn key(entry: &KeyEntry<'_>) -> Value {
         "not_before": grant.not_before,
         "permissions": grant.permissions.joined(),
         "networks": grant.networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "limit": grant.limit.map(|l| {
-            json!({
-                "count": l.count(),
-                "window_ms": l.window().as_millis() as u64,
-                "burst": l.burst(),
-            })
-        }),
+    });
+    let value = &mut content;
+    match format {
+        TableFormat::V1 => value["limit"] = grant.limits.per_key().map(limit).into(),
+        TableFormat::V2 => {
+            value["limits"] = limits(&grant.limits);
+            value["sunset"] = grant.sunset.into();
+            value["owner"] = entry.owner.map(|o| json!([o.subject, o.email, o.role])).into();
+        }
+    }
+    content
+}
+
+fn limit(limit: Limit) -> Value {
+    json!({
+        "count": limit.count(),
+        "window_ms": limit.window().as_millis() as u64,
+        "burst": limit.burst(),
     })
+}
+
+fn limits(limits: &LimitSet) -> Value {
+    let named = limits.iter().map(|n| (n.policy.as_str().to_owned(), limit(n.limit)));
+    Value::Object(named.collect())
+}
+
+fn org_limits<'k>(stated: impl Iterator<Item = OrgLimits<'k>>) -> Value {
+    Value::Object(stated.map(|s| (s.org.to_owned(), limits(s.limits))).collect())
 }
 
 fn content_of_table(table: Table) -> Value {
     let set = KeySet::new(Arc::new(table), None, &[], None);
-    content(set.table().manifest(), set.iter().map(|entry| key(&entry)), Vec::new())
+    let format = set.table().format();
+    let entries = set.iter().map(|entry| key(&entry, format));
+    let mut content = content(set.table().manifest(), entries, Vec::new());
+    if format == TableFormat::V2 {
+        content["org_limits"] = org_limits(set.iter_org_limits());
+    }
+    content
 }
 
 fn content_of_patch(patch: &Patch) -> Value {
@@ -150,8 +178,12 @@ fn content_of_patch(patch: &Patch) -> Value {
             "whole": removal.whole == 1,
         })
     });
-    let entries = patch.body().iter().map(|found| key(&found.entry()));
-    content(patch.manifest(), entries, removed.collect())
+    let entries = patch.body().iter().map(|found| key(&found.entry(), patch.format()));
+    let mut content = content(patch.manifest(), entries, removed.collect());
+    if patch.format() == TableFormat::V2 {
+        content["org_limits"] = org_limits(patch.org_limits());
+    }
+    content
 }
 
 fn trust() -> Trust {

@@ -3,66 +3,45 @@
 //! Imports core only.
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 
 use zerocopy::IntoBytes;
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::U64;
 
+use super::fault::BuildError;
 use super::output::BodyOutput;
+use super::sections::{Interned, Sections, Uses};
 use super::sort::{Sorted, Sorter, Spool};
+use super::unheld::UnheldBy;
 use crate::core::format::KeyFormat;
-use crate::core::{Digest, Grant, KeyId, KeyKind, KeySpec};
+use crate::core::{Digest, KeyId, KeyKind, KeySpec, LimitSet, OrgId};
 use crate::table::body::Counts;
+use crate::table::format::TableFormat;
 use crate::table::layout::{
-    Header, MAX_KEYS, NONE, PairEntry, RawGrant, RawNetwork, RawRecord, Removal, SECTIONS,
-    environment_code, kind_code, status_code,
+    Header, MAX_KEYS, NONE, PairEntry, RawOrgLimits, RawRecord, Removal, SECTIONS,
 };
 use crate::table::manifest::BodyHash;
-
-/// Why keys do not make a table. Everything but `Io` is the registry's author's to mend.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    #[error("{0} and {1} have one digest: the same secret twice")]
-    DuplicateDigest(KeyId, KeyId),
-    #[error("{0} is the id of two keys\nhint: only a pair in rotation has two secrets")]
-    DuplicateId(KeyId),
-    #[error("{0} and {1} are pairs with one public id")]
-    DuplicatePublicId(KeyId, KeyId),
-    #[error(
-        "{0} expires after 2106-02-07, which the format cannot hold\nhint: leave `expires` out"
-    )]
-    Expiry(KeyId),
-    #[error(
-        "cannot write the table: {0}\nhint: nothing was published; free space where temporary files go and try again"
-    )]
-    Io(#[from] io::Error),
-    #[error("{0}: the name must be at most 200 bytes of UTF-8 without control characters")]
-    Name(KeyId),
-    #[error("{0}: a pair has a public id, a single key has none")]
-    PairWithoutId(KeyId),
-    #[error("{0}: the public id must be 1 to 128 visible ASCII characters")]
-    PublicId(KeyId),
-    #[error("{0}: a pair has at most two secrets, during a rotation")]
-    ThirdSecret(KeyId),
-    #[error("more than the format holds: {0}")]
-    TooMany(&'static str),
-}
 
 /// Takes keys in any order and writes them as the body of a table or patch.
 pub struct BodyBuilder<S: Spool> {
     spool: S,
     memory: usize,
+    format: TableFormat,
     records: Sorter<S::File>,
     /// Key id, then the hash of the public id: shows an id that is used twice.
     ids: Sorter<S::File>,
-    orgs: Interner<Box<str>>,
-    grants: Interner<Grant>,
+    sections: Sections,
+    org_limits: BTreeMap<OrgId, LimitSet>,
+    /// How many texts name each owner.
+    owned: Uses,
+    unheld: UnheldBy,
     formats: Vec<KeyFormat>,
     removals: BTreeMap<Digest, (KeyId, RemovalOf)>,
     keys: u64,
     pairs: u64,
+    /// Without what the owners add.
     text_bytes: u64,
+    texts: u64,
 }
 
 /// What a removal takes away.
@@ -77,6 +56,7 @@ pub enum RemovalOf {
 /// A finished body, with what its manifest states of it.
 #[derive(Debug)]
 pub struct BuiltBody<F> {
+    pub(crate) format: TableFormat,
     pub(crate) file: F,
     pub(crate) bytes: u64,
     pub(crate) sha256: BodyHash,
@@ -84,26 +64,8 @@ pub struct BuiltBody<F> {
     pub(crate) removed: u64,
 }
 
-/// Numbers for values, in the order of their first appearance.
-struct Interner<T> {
-    numbers: HashMap<T, u32>,
-}
-
-/// The side tables in their final order, and what the numbers of the interners became.
-struct Interned {
-    grants: Vec<RawGrant>,
-    grant_of: Vec<u32>,
-    /// Status and kind, by final index.
-    states: Vec<Grant>,
-    networks: Vec<RawNetwork>,
-    permissions: Vec<u8>,
-    orgs: Vec<u8>,
-    org_of: Vec<u32>,
-    formats: Vec<u8>,
-}
-
-/// Bytes of a sorted entry before its texts: digest, id, org, grant, expires.
-const ENTRY: usize = 32 + 16 + 4 + 4 + 4;
+/// Bytes of a sorted entry before its texts: digest, id, org, grant, expires, owner.
+const ENTRY: usize = 32 + 16 + 4 + 4 + 4 + 4;
 
 // === impl BodyBuilder ===
 
@@ -117,20 +79,40 @@ impl<S: Spool> BodyBuilder<S> {
         Self {
             spool,
             memory,
+            format: TableFormat::NEWEST,
             records: Sorter::new(memory / 2),
             ids: Sorter::new(memory / 4),
-            orgs: Interner::default(),
-            grants: Interner::default(),
+            sections: Sections::default(),
+            org_limits: BTreeMap::new(),
+            owned: Uses::default(),
+            unheld: UnheldBy::new(TableFormat::NEWEST),
             formats: Vec::new(),
             removals: BTreeMap::new(),
             keys: 0,
             pairs: 0,
             text_bytes: 0,
+            texts: 0,
         }
     }
 
     pub fn formats(&mut self, formats: impl IntoIterator<Item = KeyFormat>) {
         self.formats = formats.into_iter().collect();
+    }
+
+    /// The version to write, [`TableFormat::NEWEST`] unless it is set. Before any key.
+    pub fn set_format(&mut self, format: TableFormat) {
+        self.format = format;
+        self.unheld = UnheldBy::new(format);
+    }
+
+    /// States the limits of an org. None of them: a patch takes them away.
+    pub fn org_limits(&mut self, org: &OrgId, limits: &LimitSet) -> Result<(), BuildError> {
+        if limits.len() > LimitSet::MOST {
+            return Err(BuildError::Limits(org.as_str().into()));
+        }
+        self.unheld.org(org);
+        self.org_limits.insert(org.clone(), limits.clone());
+        Ok(())
     }
 
     pub fn push(&mut self, spec: &KeySpec) -> Result<(), BuildError> {
@@ -139,8 +121,13 @@ impl<S: Spool> BodyBuilder<S> {
         if self.keys > MAX_KEYS {
             return Err(BuildError::TooMany("keys"));
         }
-        let org = self.orgs.number(spec.org.as_str().into());
-        let grant = self.grants.number(spec.grant.clone());
+        self.unheld.key(spec);
+        let org = self.sections.orgs.number(spec.org.as_str().into());
+        let grant = self.sections.grants.number(spec.grant.clone());
+        let owner = match &spec.owner {
+            Some(owner) => self.sections.owners.number(owner.clone()),
+            None => NONE,
+        };
         let expires = match spec.expires {
             None => 0,
             // A key that expired at the epoch has expired all the same a second later.
@@ -149,11 +136,13 @@ impl<S: Spool> BodyBuilder<S> {
         let mut entry = Vec::with_capacity(ENTRY + spec.name.len() + 40);
         entry.extend_from_slice(&spec.digest.0);
         entry.extend_from_slice(spec.id.as_bytes());
-        for number in [org, grant, expires] {
+        for number in [org, grant, expires, owner] {
             entry.extend_from_slice(&number.to_le_bytes());
         }
         let public_id = spec.public_id.as_deref();
-        if !spec.name.is_empty() || public_id.is_some() {
+        if !spec.name.is_empty() || public_id.is_some() || spec.owner.is_some() {
+            self.texts += 1;
+            self.owned.add(owner);
             entry.extend_from_slice(spec.name.as_bytes());
             entry.push(0);
         }
@@ -182,7 +171,24 @@ impl<S: Spool> BodyBuilder<S> {
     pub fn finish(mut self) -> Result<BuiltBody<S::File>, BuildError> {
         let ids = std::mem::replace(&mut self.ids, Sorter::new(0));
         check_ids(ids.finish(&mut self.spool)?)?;
-        let side = self.intern()?;
+        self.unheld.refuse()?;
+        for org in self.org_limits.keys() {
+            self.sections.orgs.number(org.as_str().into());
+        }
+        let sections = std::mem::take(&mut self.sections);
+        let side = sections.intern(self.format, &self.org_limits)?;
+        let formats = match self.formats.is_empty() {
+            true => Vec::new(),
+            false => serde_json::to_vec(&self.formats).map_err(io::Error::from)?,
+        };
+        let text_bytes = match self.format {
+            TableFormat::V1 => self.text_bytes,
+            TableFormat::V2 => self.text_bytes + self.owned.bytes(&side) + self.texts,
+        };
+        if text_bytes >= NONE.into() {
+            return Err(BuildError::TooMany("names (4 GiB)"));
+        }
+        let org_limits: &[RawOrgLimits] = &side.org_limits;
         let mut removals = Vec::with_capacity(self.removals.len());
         for (digest, (id, of)) in &self.removals {
             removals.push(Removal {
@@ -200,21 +206,26 @@ impl<S: Spool> BodyBuilder<S> {
             side.networks.as_bytes().len() as u64,
             side.permissions.len() as u64,
             side.orgs.len() as u64,
-            side.formats.len() as u64,
+            formats.len() as u64,
             removals.as_bytes().len() as u64,
-            self.text_bytes,
+            text_bytes,
+            side.policies.len() as u64,
+            side.limits.as_bytes().len() as u64,
+            org_limits.as_bytes().len() as u64,
+            side.owners.len() as u64,
         ];
         lengths.iter_mut().zip(sizes).for_each(|(to, size)| *to = size.into());
         let mut out = BodyOutput::new(self.spool.fresh()?);
-        out.write(Header { lengths, zero: [0; 56] }.as_bytes())?;
+        out.write(Header { lengths, zero: [0; 24] }.as_bytes())?;
 
         let mut texts = BufWriter::new(self.spool.fresh()?);
         let mut tags = Sorter::new(self.memory / 4);
         let records = std::mem::replace(&mut self.records, Sorter::new(0));
         let mut records = records.finish(&mut self.spool)?;
-        let counts = write_records(&mut records, &side, &mut out, &mut texts, |tag| {
-            tags.push(tag, &mut self.spool)
-        })?;
+        let counts =
+            write_records(self.format, &mut records, &side, &mut out, &mut texts, |tag| {
+                tags.push(tag, &mut self.spool)
+            })?;
         drop(records);
         out.pad()?;
         write_pairs(tags.finish(&mut self.spool)?, &mut out)?;
@@ -224,7 +235,7 @@ impl<S: Spool> BodyBuilder<S> {
             side.networks.as_bytes(),
             &side.permissions,
             &side.orgs,
-            &side.formats,
+            &formats,
             removals.as_bytes(),
         ] {
             out.write(section)?;
@@ -234,82 +245,14 @@ impl<S: Spool> BodyBuilder<S> {
         texts.seek(SeekFrom::Start(0))?;
         out.copy(texts)?;
         out.pad()?;
+        for section in [&side.policies, side.limits.as_bytes(), org_limits.as_bytes(), &side.owners]
+        {
+            out.write(section)?;
+            out.pad()?;
+        }
         let (file, bytes, sha256) = out.finish()?;
-        Ok(BuiltBody { file, bytes, sha256, counts, removed: removals.len() as u64 })
-    }
-
-    /// Side tables in canonical order: what is equal is written in equal bytes, whatever order
-    /// the keys came in.
-    fn intern(&mut self) -> Result<Interned, BuildError> {
-        let (orgs, org_of) = strings(self.orgs.take(), |org| org.to_string());
-        let grants = self.grants.take();
-        let words = |grant: &Grant| grant.permissions.joined().to_owned();
-        let (permissions, permissions_of) = strings(grants.clone(), words);
-        let mut sets: Vec<Vec<RawNetwork>> = Vec::new();
-        let mut by_text = BTreeMap::new();
-        for grant in grants.iter().filter(|g| !g.networks.is_empty()) {
-            by_text
-                .entry(&grant.networks)
-                .or_insert_with(|| grant.networks.iter().map(RawNetwork::of));
-        }
-        let mut networks_of = HashMap::new();
-        let mut at = 0u32;
-        for (set, raw) in by_text {
-            let raw: Vec<_> = raw.collect();
-            networks_of.insert(set, (at, raw.len() as u32));
-            at = at.checked_add(raw.len() as u32).ok_or(BuildError::TooMany("networks"))?;
-            sets.push(raw);
-        }
-        let mut raws: Vec<(RawGrant, usize)> = Vec::with_capacity(grants.len());
-        for (number, grant) in grants.iter().enumerate() {
-            let (network, networks) = networks_of.get(&grant.networks).copied().unwrap_or((0, 0));
-            let limit = grant.limit;
-            raws.push((
-                RawGrant {
-                    status: status_code(grant.status),
-                    kind: kind_code(grant.kind),
-                    environment: environment_code(grant.environment),
-                    zero: 0,
-                    permissions: permissions_of.get(number).copied().unwrap_or(NONE).into(),
-                    network: network.into(),
-                    networks: networks.into(),
-                    count: limit.map_or(0, |l| l.count()).into(),
-                    window_ms: limit.map_or(0, |l| l.window().as_millis() as u32).into(),
-                    burst: limit.map_or(0, |l| l.burst()).into(),
-                    zero_too: U32::ZERO,
-                    not_before: grant.not_before.unwrap_or(0).into(),
-                },
-                number,
-            ));
-        }
-        raws.sort_unstable_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
-        let mut grant_of = vec![NONE; raws.len()];
-        let mut distinct: Vec<RawGrant> = Vec::with_capacity(raws.len());
-        let mut states = Vec::with_capacity(raws.len());
-        for (raw, number) in raws {
-            // `not_before` 0 and none are written alike, so that two grants may become one.
-            if distinct.last() != Some(&raw) {
-                distinct.push(raw);
-                states.extend(grants.get(number).cloned());
-            }
-            if let Some(slot) = grant_of.get_mut(number) {
-                *slot = distinct.len() as u32 - 1;
-            }
-        }
-        let formats = match self.formats.is_empty() {
-            true => Vec::new(),
-            false => serde_json::to_vec(&self.formats).map_err(io::Error::from)?,
-        };
-        Ok(Interned {
-            grants: distinct,
-            grant_of,
-            states,
-            networks: sets.concat(),
-            permissions,
-            orgs,
-            org_of,
-            formats,
-        })
+        let format = self.format;
+        Ok(BuiltBody { format, file, bytes, sha256, counts, removed: removals.len() as u64 })
     }
 }
 
@@ -318,6 +261,12 @@ fn check(spec: &KeySpec) -> Result<(), BuildError> {
     let id = spec.id;
     if spec.name.len() > 200 || spec.name.chars().any(char::is_control) {
         return Err(BuildError::Name(id));
+    }
+    if spec.grant.limits.len() > LimitSet::MOST {
+        return Err(BuildError::Limits(id.to_string().into()));
+    }
+    if spec.grant.sunset.is_some_and(|at| u32::try_from(at).is_err()) {
+        return Err(BuildError::Sunset(id));
     }
     match (&spec.public_id, spec.grant.kind) {
         (Some(public), KeyKind::Pair) => {
@@ -356,6 +305,7 @@ fn check_ids<F: Read>(mut ids: Sorted<F>) -> Result<(), BuildError> {
 }
 
 fn write_records<F: Read, G: Write>(
+    format: TableFormat,
     sorted: &mut Sorted<F>,
     side: &Interned,
     out: &mut BodyOutput<G>,
@@ -369,8 +319,8 @@ fn write_records<F: Read, G: Write>(
     while let Some(entry) = sorted.next()? {
         let Some((digest, rest)) = entry.split_first_chunk::<32>() else { continue };
         let Some((id, rest)) = rest.split_first_chunk::<16>() else { continue };
-        let Some((numbers, text)) = rest.split_first_chunk::<12>() else { continue };
-        let [org, grant, expires] = numbers_of(numbers);
+        let Some((numbers, text)) = rest.split_first_chunk::<16>() else { continue };
+        let [org, grant, expires, owner] = numbers_of(numbers);
         if index > 0 && *digest == before.0 {
             let (one, other) = (KeyId::from_checked(before.1), KeyId::from_checked(*id));
             return Err(BuildError::DuplicateDigest(one, other));
@@ -399,6 +349,12 @@ fn write_records<F: Read, G: Write>(
         }
         texts.write_all(text)?;
         text_at += text.len() as u32;
+        if format == TableFormat::V2 && !text.is_empty() {
+            let owner = side.owner_text(owner);
+            texts.write_all(owner.as_bytes())?;
+            texts.write_all(&[0])?;
+            text_at += owner.len() as u32 + 1;
+        }
         index += 1;
     }
     Ok(counts)
@@ -436,42 +392,7 @@ fn write_pairs<F: Read, G: Write>(
     Ok(())
 }
 
-fn numbers_of(bytes: &[u8; 12]) -> [u32; 3] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = *bytes;
-    [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_le_bytes)
-}
-
-/// A section of strings, sorted and without repetition, and the offset of each given one.
-fn strings<T>(items: Vec<T>, text: impl Fn(&T) -> String) -> (Vec<u8>, Vec<u32>) {
-    let mut offsets: BTreeMap<String, u32> = items.iter().map(|i| (text(i), 0)).collect();
-    let mut bytes = Vec::new();
-    for (text, offset) in &mut offsets {
-        *offset = bytes.len() as u32;
-        bytes.extend_from_slice(text.as_bytes());
-        bytes.push(0);
-    }
-    let of = items.iter().map(|i| offsets.get(&text(i)).copied().unwrap_or(NONE)).collect();
-    (bytes, of)
-}
-
-// === impl Interner ===
-
-impl<T: std::hash::Hash + Eq> Interner<T> {
-    fn number(&mut self, value: T) -> u32 {
-        let next = self.numbers.len() as u32;
-        *self.numbers.entry(value).or_insert(next)
-    }
-
-    /// The values by their numbers.
-    fn take(&mut self) -> Vec<T> {
-        let mut pairs: Vec<_> = std::mem::take(&mut self.numbers).into_iter().collect();
-        pairs.sort_unstable_by_key(|(_, number)| *number);
-        pairs.into_iter().map(|(value, _)| value).collect()
-    }
-}
-
-impl<T> Default for Interner<T> {
-    fn default() -> Self {
-        Self { numbers: HashMap::new() }
-    }
+fn numbers_of(bytes: &[u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_le_bytes)
 }

@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 
-use super::build::{BodyBuilder, BuildError, RemovalOf};
+use super::build::{BodyBuilder, RemovalOf};
+use super::fault::BuildError;
 use super::seal::Draft;
 use super::sort::InMemory;
 use crate::core::format::KeyFormat;
-use crate::core::{Digest, KeyId, KeySpec};
+use crate::core::{Digest, KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::file::{Patch, Table};
+use crate::table::format::TableFormat;
 use crate::table::keyset::KeySet;
 use crate::table::manifest::{Base, Issue};
 use crate::table::refusal::Refusal;
@@ -18,7 +20,9 @@ use crate::table::refusal::Refusal;
 #[derive(Debug)]
 pub struct PatchDraft {
     base: Base,
+    format: TableFormat,
     changes: BTreeMap<Digest, PatchChange>,
+    org_limits: BTreeMap<OrgId, LimitSet>,
     formats: Vec<KeyFormat>,
 }
 
@@ -43,7 +47,9 @@ impl PatchDraft {
     pub fn over(table: &Table) -> Self {
         Self {
             base: table.manifest().as_base(),
+            format: table.format(),
             changes: BTreeMap::new(),
+            org_limits: BTreeMap::new(),
             formats: table.formats().iter().cloned().collect(),
         }
     }
@@ -52,11 +58,16 @@ impl PatchDraft {
     pub fn after(patch: &Patch) -> Option<Self> {
         let mut draft = Self {
             base: patch.manifest().base?,
+            format: patch.format(),
             changes: BTreeMap::new(),
+            org_limits: BTreeMap::new(),
             formats: patch.body().formats().iter().cloned().collect(),
         };
         for found in patch.body().iter() {
             draft.put(found.entry().to_spec()?);
+        }
+        for stated in patch.org_limits() {
+            draft.org_limits.insert(OrgId::parse(stated.org).ok()?, stated.limits.clone());
         }
         for removal in patch.body().removals() {
             let id = KeyId::from_checked(removal.id);
@@ -110,6 +121,28 @@ impl PatchDraft {
         self.changes.insert(digest, PatchChange::Remove { id, of });
     }
 
+    /// The version to write, unless it is to be that of what it is drafted from: readers of the
+    /// base have to read the patch as well.
+    pub fn set_format(&mut self, format: TableFormat) {
+        self.format = format;
+    }
+
+    /// States the limits of orgs as they now are: those of `table` that differ, and those that it
+    /// has and `target` has not.
+    pub fn org_limits(&mut self, table: &Table, target: &BTreeMap<OrgId, LimitSet>) {
+        let body = table.body();
+        self.org_limits = target
+            .iter()
+            .filter(|(org, limits)| body.limits_of_org(org.as_str()) != Some(*limits))
+            .map(|(org, limits)| (org.clone(), limits.clone()))
+            .collect();
+        for gone in body.org_limits().filter_map(|stated| OrgId::parse(stated.org).ok()) {
+            if !target.contains_key(&gone) {
+                self.org_limits.insert(gone, LimitSet::default());
+            }
+        }
+    }
+
     pub fn formats(&mut self, formats: impl IntoIterator<Item = KeyFormat>) {
         self.formats = formats.into_iter().collect();
     }
@@ -120,16 +153,20 @@ impl PatchDraft {
     }
 
     pub fn len(&self) -> usize {
-        self.changes.len()
+        self.changes.len() + self.org_limits.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.changes.is_empty() && self.org_limits.is_empty()
     }
 
     pub fn build(self, issue: Issue) -> Result<Draft<Cursor<Vec<u8>>>, PatchError> {
         let mut builder = BodyBuilder::new(InMemory, usize::MAX);
+        builder.set_format(self.format);
         builder.formats(self.formats);
+        for (org, limits) in &self.org_limits {
+            builder.org_limits(org, limits)?;
+        }
         for (digest, change) in self.changes {
             match change {
                 PatchChange::Put(spec) => builder.push(&spec)?,

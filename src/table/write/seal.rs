@@ -6,8 +6,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use aws_lc_rs::digest::{Context, SHA256};
 
 use super::build::BuiltBody;
-use crate::table::envelope::{Envelope, FORMAT, MAX_MANIFEST, MAX_SIGNATURES, SignatureEntry};
+use crate::table::envelope::{Envelope, MAX_MANIFEST, MAX_SIGNATURES, SignatureEntry};
 use crate::table::file_kind::FileKind;
+use crate::table::format::TableFormat;
 use crate::table::manifest::{Base, BodyHash, Issue, Manifest};
 use crate::table::refusal::Refusal;
 use crate::table::signer_id::SignerId;
@@ -52,6 +53,10 @@ impl<F> BuiltBody<F> {
         self.bytes
     }
 
+    pub fn format(&self) -> TableFormat {
+        self.format
+    }
+
     pub fn sha256(&self) -> BodyHash {
         self.sha256
     }
@@ -73,7 +78,7 @@ impl<F> BuiltBody<F> {
         issue: Issue,
     ) -> Result<Draft<F>, Refusal> {
         let manifest = Manifest {
-            format: FORMAT,
+            format: self.format.number(),
             kind,
             serial: issue.serial,
             includes_through: issue.includes_through,
@@ -95,8 +100,8 @@ impl<F> BuiltBody<F> {
             return Err(bad(format!("{} bytes, at most {MAX_MANIFEST} are allowed", text.len())));
         }
         // What a reader would refuse is not worth a signature.
-        let manifest = Manifest::parse(&text)?;
-        let message = Envelope::message_of(&text);
+        let message = Envelope::message_of(self.format, &text);
+        let manifest = Manifest::parse(&Envelope::parse(&Envelope::head_of(&message, &[]))?)?;
         Ok(Draft { manifest, message, signatures: Vec::new(), body: self.file, body_at: 0 })
     }
 }
@@ -112,7 +117,7 @@ impl<F: Read + Seek> Draft<F> {
         let mut head = Vec::with_capacity(bound);
         (&mut file).take(bound as u64).read_to_end(&mut head)?;
         let envelope = Envelope::parse(&head)?;
-        let manifest = Manifest::parse(envelope.manifest)?;
+        let manifest = Manifest::parse(&envelope)?;
         let mut draft = Self {
             manifest,
             message: envelope.message.to_vec(),

@@ -18,7 +18,9 @@ import tempfile
 HERE = pathlib.Path(__file__).parent
 NOW, AUDIENCE, MAX_BYTES, BRAKE = 1_767_225_600, "test", 16_384, 0.5
 NONE = 2**32 - 1
+NEWEST = 2
 SECTIONS = "records pairs grants networks permissions orgs formats removals texts".split()
+ADDED = "policies limits org_limits owners".split()
 SPKI = bytes.fromhex("302a300506032b6570032100")
 P = 2**255 - 19
 SMALL_ORDER = {0, 1, P - 1} | {
@@ -75,7 +77,8 @@ def take(data, at, count):
 def open_file(data, kind, trusted, required):
     need(len(data) <= MAX_BYTES, "too_large")
     need(take(data, 0, 7) == b"keygate", "magic")
-    need(take(data, 7, 1) == b"\x01", "format")
+    version = take(data, 7, 1)[0]
+    need(1 <= version <= NEWEST, "format")
     (length,) = struct.unpack("<I", take(data, 8, 4))
     need(length <= 4096, "manifest")
     text = take(data, 12, length)
@@ -99,7 +102,7 @@ def open_file(data, kind, trusted, required):
     for key, signature in entries:
         need(signature_holds(key, message, signature), "bad_signature")
 
-    manifest = read_manifest(text)
+    manifest = read_manifest(text, version)
     need(manifest["kind"] == kind, "kind")
     for key, _ in entries:
         need(signer_id(key) in manifest["signers"], "manifest")
@@ -108,7 +111,7 @@ def open_file(data, kind, trusted, required):
     need(len(body) >= manifest["body_bytes"], "truncated")
     need(len(body) <= manifest["body_bytes"], "trailing")
     need(hashlib.sha256(body).hexdigest() == manifest["body_sha256"], "body_hash")
-    content = read_body(body)
+    content = read_body(body, version, kind)
     stated = manifest["keys"], manifest["active"], manifest.get("removed", 0)
     active = sum(key["status"] == "active" for key in content["keys"])
     need(stated == (len(content["keys"]), active, len(content["removed"])), "counts")
@@ -117,7 +120,7 @@ def open_file(data, kind, trusted, required):
     return {"manifest": manifest, **content}
 
 
-def read_manifest(text):
+def read_manifest(text, version):
     names = "format kind serial includes_through issued_at_ms audience signers keys active body_bytes body_sha256"
     optional = {"expires_at", "removed", "base", "acknowledge"}
     try:
@@ -126,7 +129,7 @@ def read_manifest(text):
         raise Refused("manifest") from None
     fields = set(manifest)
     need(set(names.split()) <= fields <= set(names.split()) | optional, "manifest")
-    need(manifest["format"] == 1, "manifest")
+    need(manifest["format"] == version, "manifest")
     need(1 <= manifest["serial"] < 2**53, "manifest")
     need(manifest["includes_through"] <= manifest["serial"], "manifest")
     need((manifest["kind"] == "patch") == ("base" in manifest), "manifest")
@@ -135,11 +138,13 @@ def read_manifest(text):
     return manifest
 
 
-def split_body(body):
+def split_body(body, version):
     need(len(body) >= 128, "truncated")
-    need(not any(body[72:128]), "padding")
-    sections, at = {}, 128
-    for name, length in zip(SECTIONS, struct.unpack("<9Q", body[:72])):
+    names = SECTIONS + ADDED * (version == 2)
+    need(not any(body[8 * len(names) : 128]), "padding")
+    sections, at = {name: b"" for name in ADDED}, 128
+    lengths = struct.unpack_from(f"<{len(names)}Q", body)
+    for name, length in zip(names, lengths):
         end = at + length
         after = -(-end // 64) * 64
         need(after <= len(body), "out_of_range")
@@ -177,8 +182,8 @@ def key_id(raw):
     return "key_" + text
 
 
-def read_body(body):
-    s = split_body(body)
+def read_body(body, version, kind):
+    s = split_body(body, version)
     records = rows(s["records"], "<32s16sIIII")
     pairs = rows(s["pairs"], "<II")
     networks = [read_network(*row) for row in rows(s["networks"], "<BB16s")]
@@ -193,28 +198,54 @@ def read_body(body):
     need(texts == "" or texts[-1] == "\0", "out_of_range")
     need(not re.search(r"[\x01-\x1f\x7f]", texts), "out_of_range")
     ascending([s["grants"][40 * i : 40 * i + 40] for i in range(len(grants))])
-    grants = [read_grant(grant, networks, s["permissions"]) for grant in grants]
+    strings(s["policies"], lambda t: re.fullmatch(r"[a-z0-9_-]{1,64}", t))
+    limits = [read_limit(row, s["policies"]) for row in rows(s["limits"], "<IIII")]
+    owners = read_owners(s["owners"])
+    states = 3 if version == 1 else 4
+    grants = [read_grant(grant, networks, s["permissions"], states) for grant in grants]
+    for grant in grants:
+        by_format = grant.pop("by_format")
+        if version == 1:
+            grant["limit"] = read_plain_limit(*by_format)
+        else:
+            grant["limits"] = limit_set(limits, *by_format[:2])
+            grant["sunset"] = by_format[2] or None
+    org_limits = read_org_limits(s, limits, kind)
     read_formats(s["formats"])
 
     ascending([record[0] for record in records])
-    keys, last, paired = [], -1, 0
+    keys, last, paired, end = [], -1, 0, 0
     for digest, ident, org, grant, expires, text in records:
         need(grant < len(grants), "out_of_range")
-        name, public = "", None
+        name, public, owner = "", None, None
         org = string_at(s["orgs"], org)
         pair = grants[grant]["kind"] == 2
         if text != NONE:
             need(text > last, "out_of_range")
             last = text
+            need(version == 1 or text == end, "out_of_range")
             name = string_at(s["texts"], text)
+            end = text + len(name.encode()) + 1
             if pair:
-                public = string_at(s["texts"], text + len(name.encode()) + 1)
+                public = string_at(s["texts"], end)
+                end += len(public.encode()) + 1
+            if version == 2:
+                number = string_at(s["texts"], end)
+                end += len(number) + 1
+                need(re.fullmatch("0|[1-9][0-9]*|", number), "out_of_range")
+                need(not number or int(number) in owners, "out_of_range")
+                owner = owners[int(number)] if number else None
+                need(len(name.encode()) <= 200, "out_of_range")
+                need(not pair or re.fullmatch("[!-~]{1,128}", public), "out_of_range")
+        need(version == 1 or text != NONE or not pair, "out_of_range")
         paired += pair
         keys.append(
             {"digest": digest.hex(), "id": key_id(ident), "org": org, "name": name}
             | {"public_id": public, "expires": expires or None}
             | {k: v for k, v in grants[grant].items() if k != "kind"}
+            | ({"owner": owner} if version == 2 else {})
         )
+    need(version == 1 or end == len(s["texts"]), "out_of_range")
     need(len(pairs) == paired, "counts")
     ascending(pairs)
     need(all(record < len(records) for _, record in pairs), "out_of_range")
@@ -227,7 +258,62 @@ def read_body(body):
         fits = whole <= 1 and not any(zero) and digest.hex() not in [key["digest"] for key in keys]
         need(fits, "out_of_range")
         removed.append({"digest": digest.hex(), "id": key_id(ident), "whole": whole == 1})
-    return {"keys": keys, "removed": removed}
+    content = {"keys": keys, "removed": removed}
+    return content if version == 1 else content | {"org_limits": org_limits}
+
+
+def read_limit(row, policies):
+    policy, count, window, burst = row
+    policy = string_at(policies, policy)
+    need(count, "out_of_range")
+    return policy, read_plain_limit(count, window, burst)
+
+
+def read_plain_limit(count, window, burst):
+    if (count, window, burst) == (0, 0, 0):
+        return None
+    need(1 <= window <= 30 * 86_400_000, "out_of_range")
+    need(1 <= count <= 10**9 and count // 10**6 <= window, "out_of_range")
+    need(1 <= burst <= count, "out_of_range")
+    return {"count": count, "window_ms": window, "burst": burst}
+
+
+def limit_set(limits, first, count):
+    need(first + count <= len(limits) and (count or first == 0) and count <= 8, "out_of_range")
+    names = [policy for policy, _ in limits[first : first + count]]
+    need(names == sorted(set(names)), "out_of_range")
+    return dict(limits[first : first + count])
+
+
+def read_org_limits(s, limits, kind):
+    found = rows(s["org_limits"], "<IIII")
+    ascending([row[0] for row in found])
+    stated = {}
+    for org, first, count, zero in found:
+        need(zero == 0, "padding")
+        need(count or kind == "patch", "out_of_range")
+        stated[string_at(s["orgs"], org)] = limit_set(limits, first, count)
+    return stated
+
+
+def read_owners(section):
+    owners, at, before = {}, 0, None
+    while at < len(section):
+        texts = section[at:].split(b"\0", 3)
+        need(len(texts) == 4, "out_of_range")
+        owner = b"\0".join(texts[:3])
+        if before is not None:
+            ascending([before, owner])
+        before = owner
+        try:
+            parts = [text.decode() for text in texts[:3]]
+        except UnicodeDecodeError:
+            raise Refused("out_of_range") from None
+        need(parts[0] and all(len(text) <= 128 for text in texts[:3]), "out_of_range")
+        need(not re.search("[\x00-\x1f\x7f-\x9f]", "".join(parts)), "out_of_range")
+        owners[at] = parts
+        at += len(owner) + 1
+    return owners
 
 
 def permission_set(text):
@@ -247,14 +333,10 @@ def read_network(family, prefix, address):
         raise Refused("out_of_range") from None
 
 
-def read_grant(grant, networks, permissions):
+def read_grant(grant, networks, permissions, states):
     status, kind, environment, zero, words, first, count, *rest = grant
-    limit, window, burst, zero_too, not_before = rest
-    need(1 <= status <= 3 and 1 <= kind <= 2 and environment <= 2, "out_of_range")
-    if (limit, window, burst) != (0, 0, 0):
-        need(1 <= window <= 30 * 86_400_000, "out_of_range")
-        need(1 <= limit <= 10**9 and limit // 10**6 <= window, "out_of_range")
-        need(1 <= burst <= limit, "out_of_range")
+    *by_format, zero_too, not_before = rest
+    need(1 <= status <= states and 1 <= kind <= 2 and environment <= 2, "out_of_range")
     need(zero == 0 and zero_too == 0, "padding")
     words = string_at(permissions, words)
     need(first + count <= len(networks) and (count or first == 0), "out_of_range")
@@ -263,12 +345,12 @@ def read_grant(grant, networks, permissions):
     need(order == sorted(set(order)), "out_of_range")
     return {
         "kind": kind,
-        "status": [None, "active", "disabled", "revoked"][status],
+        "status": [None, "active", "disabled", "revoked", "canary"][status],
         "environment": [None, "live", "test"][environment],
         "not_before": not_before or None,
         "permissions": words,
         "networks": [str(n) for n in mine],
-        "limit": {"count": limit, "window_ms": window, "burst": burst} if limit else None,
+        "by_format": by_format,
     }
 
 

@@ -18,7 +18,7 @@ use super::placeholder;
 use super::rules::AllowedNetworks;
 use super::yaml::Yaml;
 use crate::core::format::KeyFormat;
-use crate::core::{Environment, Limit, OrgId, Permission, Secret};
+use crate::core::{Environment, Limit, OrgId, Permission, PolicyName, Secret};
 
 /// Fewer characters than this hold fewer than 128 bits, however they were chosen.
 const SHORT: usize = 16;
@@ -262,7 +262,9 @@ impl Candidate {
                 *field = default;
             }
         }
-        or(&mut raw.limit, defaults.limit.map(|l| show_limit(l).into()));
+        if !raw.limits.contains_key(PolicyName::PER_KEY) {
+            or(&mut raw.limit, defaults.limit.map(|l| show_limit(l).into()));
+        }
         or(&mut raw.environment, defaults.environment.map(|e| e.as_str().into()));
         or(&mut raw.expires, defaults.expires.map(RawTime::of));
         or(&mut raw.created, Some(RawTime(time::show(defaults.now))));

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::super::super::error::{Error, FileFault, Result};
-use super::super::super::registry::entry::{RawEntry, RawPrevious, RawTime, show_digest};
+use super::super::super::registry::entry::{RawEntry, RawOwner, RawPrevious, RawTime, show_digest};
 use super::collect::{Candidate, ImportItem, Wider};
 use super::text;
 use crate::core::count::count;
@@ -237,11 +237,15 @@ enum Column {
     Expires,
     Id,
     Limit,
+    Limits,
     Name,
     Networks,
     NotBefore,
     Note,
     Org,
+    Owner,
+    OwnerEmail,
+    OwnerRole,
     Permissions,
     Prefix,
     PreviousDigest,
@@ -252,6 +256,7 @@ enum Column {
     Secret,
     Start,
     Status,
+    Sunset,
 }
 
 // === impl Column ===
@@ -274,6 +279,7 @@ impl Column {
             | "expiration_date" | "valid_until" | "valid_to" => Self::Expires,
             "id" | "key_id" => Self::Id,
             "limit" | "rate_limit" | "ratelimit" => Self::Limit,
+            "limits" => Self::Limits,
             "name" => Self::Name,
             "networks" | "allow_ip" | "allow_ips" | "allowed_ip" | "allowed_ips"
             | "allowed_networks" | "ip_allowlist" | "ip_whitelist" | "whitelist" | "allowlist" => {
@@ -282,6 +288,9 @@ impl Column {
             "not_before" | "valid_from" => Self::NotBefore,
             "note" | "comment" | "description" => Self::Note,
             "org" | "organization" | "organisation" => Self::Org,
+            "owner" | "owner_subject" => Self::Owner,
+            "owner_email" => Self::OwnerEmail,
+            "owner_role" => Self::OwnerRole,
             "permissions" | "scopes" | "scope" => Self::Permissions,
             "prefix" => Self::Prefix,
             "previous_digest" => Self::PreviousDigest,
@@ -292,6 +301,7 @@ impl Column {
             "secret" | "key" | "api_key" | "apikey" | "token" => Self::Secret,
             "start" | "key_prefix" => Self::Start,
             "status" => Self::Status,
+            "sunset" => Self::Sunset,
             _ => return None,
         })
     }
@@ -319,11 +329,22 @@ impl Column {
             Self::Expires => raw.expires = time::end_of_day(value).map(RawTime::of).or_else(stamp),
             Self::Id => raw.id = value.to_owned().into(),
             Self::Limit => raw.limit = text(),
+            Self::Limits => {
+                for limit in value.split(';').map(str::trim).filter(|limit| !limit.is_empty()) {
+                    let (policy, limit) = limit
+                        .split_once('=')
+                        .ok_or("must look like `search=2/s; daily=10000/d`")?;
+                    raw.limits.insert(policy.trim().to_owned(), limit.trim().to_owned());
+                }
+            }
             Self::Name => raw.name = value.to_owned().into(),
             Self::Networks => raw.networks = words().map(|w| w.to_owned().into()).collect(),
             Self::NotBefore => raw.not_before = begin(),
             Self::Note => raw.note = text(),
             Self::Org => raw.org = value.to_owned().into(),
+            Self::Owner => owner(raw).subject = value.to_owned().into(),
+            Self::OwnerEmail => owner(raw).email = value.to_owned().into(),
+            Self::OwnerRole => owner(raw).role = value.to_owned().into(),
             Self::Permissions => raw.permissions = words().map(|w| w.to_owned().into()).collect(),
             Self::Prefix => raw.prefix = text(),
             Self::PreviousDigest => previous(raw).digest = digest_text(value).into(),
@@ -334,6 +355,8 @@ impl Column {
             Self::Secret => candidate.secret = Some(Secret::new(value)),
             Self::Start => raw.start = text(),
             Self::Status => raw.status = text(),
+            Self::Sunset if matches!(value, "never" | "null") => {}
+            Self::Sunset => raw.sunset = begin(),
         }
         Ok(())
     }
@@ -343,6 +366,11 @@ impl Column {
 fn previous<'r>(raw: &'r mut RawEntry<'static>) -> &'r mut RawPrevious<'static> {
     raw.previous
         .get_or_insert_with(|| RawPrevious { digest: "".into(), expires: RawTime(String::new()) })
+}
+
+/// The key's owner, of whom three columns tell.
+fn owner<'r>(raw: &'r mut RawEntry<'static>) -> &'r mut RawOwner<'static> {
+    raw.owner.get_or_insert_with(RawOwner::default)
 }
 
 fn yes_or_no(value: &str) -> std::result::Result<bool, &'static str> {
@@ -420,6 +448,12 @@ fn json_key(
             former.expires = RawTime(expires.to_owned());
             continue;
         }
+        if let (Some(fields), true) = (nested(&name), value.is_object()) {
+            if let Err(why) = set_nested(&mut candidate, fields, &value) {
+                return sink(ImportItem::Fault(FileFault::new(path, line, &name, why)));
+            }
+            continue;
+        }
         let Some(column) = Column::of(&name) else {
             let nothing = value.is_null() || value == "";
             if restricts(&name) && !nothing {
@@ -460,6 +494,42 @@ fn json_key(
         }
     }
     sink(ImportItem::Key(candidate.into()))
+}
+
+/// Fields of a key that are objects in JSON.
+#[derive(Clone, Copy)]
+enum Nested {
+    Limits,
+    Owner,
+}
+
+fn nested(name: &str) -> Option<Nested> {
+    match name {
+        "limits" => Some(Nested::Limits),
+        "owner" => Some(Nested::Owner),
+        _ => None,
+    }
+}
+
+fn set_nested(
+    candidate: &mut Candidate,
+    fields: Nested,
+    value: &Value,
+) -> std::result::Result<(), &'static str> {
+    let raw = &mut candidate.raw;
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let text = value.as_str().ok_or("must be an object of texts")?;
+        match (fields, name.as_str()) {
+            (Nested::Limits, policy) => {
+                raw.limits.insert(policy.to_owned(), text.to_owned());
+            }
+            (Nested::Owner, "subject") => owner(raw).subject = text.to_owned().into(),
+            (Nested::Owner, "email") => owner(raw).email = text.to_owned().into(),
+            (Nested::Owner, "role") => owner(raw).role = text.to_owned().into(),
+            (Nested::Owner, _) => return Err("has `subject`, `email` and `role`, nothing else"),
+        }
+    }
+    Ok(())
 }
 
 // htpasswd-like

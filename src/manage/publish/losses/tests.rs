@@ -31,7 +31,7 @@ impl Question {
     fn is_admitted(&self, by: &[KeySpec]) -> bool {
         let Some(spec) = by.iter().find(|spec| spec.digest == self.secret) else { return false };
         let grant = &spec.grant;
-        let limit = grant.limit.is_none_or(|limit| {
+        let limit = grant.limits.iter().all(|NamedLimit { limit, .. }| {
             let minute = u64::from(limit.count()) * 60_000 / limit.window().as_millis() as u64;
             self.burst <= limit.burst() && self.steady <= minute
         });
@@ -79,13 +79,14 @@ prop_compose! {
     fn grant()(
         status in prop::sample::select(vec![
             KeyStatus::Active, KeyStatus::Active, KeyStatus::Active, KeyStatus::Disabled, KeyStatus::Revoked,
+            KeyStatus::Canary,
         ]),
         environment in some(&[Environment::Live, Environment::Test]),
         not_before in some(&TIMES),
         words in prop::sample::subsequence(WORDS.to_vec(), 0..=3),
         all in prop::bool::weighted(0.2),
         networks in prop::sample::subsequence(NETWORKS.to_vec(), 0..=2),
-        limit in some(&LIMITS),
+        limits in prop::collection::vec(some(&LIMITS), 2),
     ) -> Grant {
         let words = words.into_iter().chain(all.then_some("*"));
         Grant {
@@ -95,7 +96,11 @@ prop_compose! {
             not_before,
             permissions: PermissionSet::new(words.map(|word| Permission::parse(word).unwrap())),
             networks: NetworkSet::new(networks.iter().map(|net| net.parse().unwrap())),
-            limit: limit.map(|limit| Limit::parse(limit).unwrap()),
+            limits: LimitSet::new(["per-key", "daily"].into_iter().zip(limits).filter_map(|(name, limit)| {
+                let limit = Limit::parse(limit?).unwrap();
+                Some(NamedLimit { policy: PolicyName::parse(name).unwrap(), limit })
+            })),
+            sunset: None,
         }
     }
 }
@@ -115,6 +120,7 @@ prop_compose! {
             public_id: None,
             expires,
             grant: grant.clone(),
+            owner: None,
         }).collect()
     }
 }
@@ -154,7 +160,7 @@ proptest! {
         // And what is acknowledged is all of it.
         let id = KeyId::parse("key_a").unwrap();
         let key = compared(Baseline::Known(base), &theirs, &ours);
-        let both = Acknowledged { readmit: [id].into(), drop: [id].into() };
+        let both = Acknowledged { readmit: [id].into(), drop: [id].into(), ..Acknowledged::default() };
         prop_assert!(losses([key], &both).is_empty());
     }
 
@@ -182,6 +188,44 @@ fn a_word_of_ours_is_found_behind_an_asterisk() {
     assert_eq!(words(permissions(Some(&both), &read, &all)), ["send"]);
     assert!(permissions(Some(&read), &read, &all).is_empty(), "new in ours");
     assert_eq!(words(permissions(None, &read, &both)), ["send"]);
+}
+
+#[test]
+fn an_owner_is_theirs_to_change_and_a_sunset_is_no_loss() {
+    let owner = |subject: &str| Some(Owner::new(subject, "", "").unwrap());
+    let grant = crate::table::testkit::grant();
+    let of_owner = |owner: Option<Owner>, sunset: Option<u64>| {
+        let mut spec = KeySpec { owner, ..crate::table::testkit::spec(1) };
+        spec.grant = Grant { sunset, ..grant.clone() };
+        vec![spec]
+    };
+    let (kim, lee) = (of_owner(owner("kim"), None), of_owner(owner("lee"), Some(5)));
+    let base = Baseline::Known(kim.clone());
+    assert_eq!(of(&compared(base.clone(), &lee, &kim)), [Difference::Owner(owner("lee"))]);
+    assert_eq!(of(&compared(base.clone(), &kim, &lee)), [], "ours changed it");
+    let told = of_owner(owner("kim"), Some(5));
+    assert_eq!(of(&compared(base, &told, &kim)), [], "callers were told, nothing was refused");
+}
+
+#[test]
+fn limits_of_orgs_that_ours_would_loosen() {
+    let org = |text| OrgId::parse(text).unwrap();
+    let limits = |texts: &[&str]| {
+        let parse = crate::manage::registry::words::parse_named_limit;
+        LimitSet::new(texts.iter().map(|text| parse(text).unwrap()))
+    };
+    let theirs = BTreeMap::from([(org("acme"), limits(&["daily=100/d", "burst=5/s"]))]);
+    let of = |ours: &[&str], meant: &Acknowledged| {
+        let ours = BTreeMap::from([(org("acme"), limits(ours))]);
+        org_losses(&theirs, &ours, meant).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let none = Acknowledged::default();
+    assert_eq!(of(&["daily=100/d", "burst=4/s", "more=1/d"], &none), Vec::<String>::new());
+    let lost = ["the org acme: has the limit 100/d for daily there"];
+    assert_eq!(of(&["daily=101/d", "burst=5/s"], &none), lost);
+    assert_eq!(of(&["burst=5/s"], &none), lost, "without a limit there is none");
+    let meant = Acknowledged { orgs: [org("acme")].into(), ..Acknowledged::default() };
+    assert_eq!(of(&[], &meant), Vec::<String>::new());
 }
 
 #[test]

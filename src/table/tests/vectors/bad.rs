@@ -15,7 +15,7 @@ pub(super) fn vectors() -> Vec<Vector> {
     let mut add = |name, kind, reason, given, why, file| {
         all.push(Vector { name, kind, file, verdict: Verdict::Bad { reason, given, why } });
     };
-    let alone = table_file(&keys(), issue(5), &[&Signer::new(1)]);
+    let alone = table_file_v1(&keys(), issue(5), &[&Signer::new(1)]);
     let why = "signed by one of two trusted signers";
     add("few-signers", FileKind::Table, "few_signers", Given::TwoRequired, why, alone);
     for (name, reason, why, file) in frames() {
@@ -39,7 +39,7 @@ pub(super) fn vectors() -> Vec<Vector> {
 pub(super) type Fault = (&'static str, &'static str, &'static str, Vec<u8>);
 
 pub(super) fn basic_file() -> Vec<u8> {
-    table_file(&keys(), issue(5), &[&Signer::new(1)])
+    table_file_v1(&keys(), issue(5), &[&Signer::new(1)])
 }
 
 /// What is wrong before any signature is looked at, or with the signatures.
@@ -54,7 +54,7 @@ fn frames() -> Vec<Fault> {
     let manifest = u32::from_le_bytes(good[8..12].try_into().unwrap()) as usize;
     let signatures = 12 + manifest + 4;
     let both = Issue { signers: vec![one.key.id(), two.key.id()], ..issue(5) };
-    let by = |signers: &[&Signer]| table_file(&keys(), both.clone(), signers);
+    let by = |signers: &[&Signer]| table_file_v1(&keys(), both.clone(), signers);
     let twice = {
         let mut file = basic_file();
         file[12 + manifest] = 2;
@@ -85,8 +85,8 @@ fn frames() -> Vec<Fault> {
         (
             "format-next",
             "format",
-            "version 2, which this reader cannot know",
-            edited(&|f| f[7] = 2),
+            "version 3, which this reader cannot know",
+            edited(&|f| f[7] = 3),
         ),
         ("format-zero", "format", "version 0 never was", edited(&|f| f[7] = 0)),
         ("nothing", "truncated", "an empty file", Vec::new()),
@@ -115,12 +115,12 @@ fn frames() -> Vec<Fault> {
             }),
         ),
         ("too-large", "too_large", "larger than this reader's bound of 16384 bytes", {
-            table_file(&(0..300).map(spec).collect::<Vec<_>>(), issue(5), &[&one])
+            table_file_v1(&(0..300).map(spec).collect::<Vec<_>>(), issue(5), &[&one])
         }),
-        ("unsigned", "unsigned", "no signature at all", table_file(&keys(), issue(5), &[])),
+        ("unsigned", "unsigned", "no signature at all", table_file_v1(&keys(), issue(5), &[])),
         ("unknown-signer", "unknown_signer", "signed by signer 2, only signer 1 is trusted", {
             let by_two = Issue { signers: vec![two.key.id()], ..issue(5) };
-            table_file(&keys(), by_two, &[&two])
+            table_file_v1(&keys(), by_two, &[&two])
         }),
         (
             "signature-flipped",
@@ -182,8 +182,8 @@ fn manifests() -> Vec<Fault> {
     let other_body = {
         let mut specs = keys();
         specs[0].name = "Kex 1".into();
-        let (mine, other) = (basic_file(), table_file(&specs, issue(5), &[&Signer::new(1)]));
-        let at = mine.len() - body(&keys()).bytes() as usize;
+        let (mine, other) = (basic_file(), table_file_v1(&specs, issue(5), &[&Signer::new(1)]));
+        let at = mine.len() - body_in(TableFormat::V1, &keys()).bytes() as usize;
         [&mine[..at], &other[at..]].concat()
     };
     vec![
@@ -191,7 +191,7 @@ fn manifests() -> Vec<Fault> {
             stated(&|m| m["comment"] = json!("hello"))
         }),
         ("manifest-no-json", "manifest", "not JSON", {
-            let message = envelope::Envelope::message_of(b"serial = 5");
+            let message = envelope::Envelope::message_of(TableFormat::V1, b"serial = 5");
             signed(&message, &body_bytes())
         }),
         ("manifest-format", "manifest", "states another format than the version byte", {
@@ -245,18 +245,18 @@ fn manifests() -> Vec<Fault> {
         ),
         ("expired", "expired", "expired a second ago, and never accepted before", {
             let issue = Issue { expires_at: Some(NOW.unix_secs() - 1), ..issue(5) };
-            table_file(&keys(), issue, &[&Signer::new(1)])
+            table_file_v1(&keys(), issue, &[&Signer::new(1)])
         }),
         (
             "empty",
             "empty",
             "no key, not acknowledged",
-            table_file(&[], issue(5), &[&Signer::new(1)]),
+            table_file_v1(&[], issue(5), &[&Signer::new(1)]),
         ),
         ("empty-none-active", "empty", "its only key is revoked, not acknowledged", {
             let mut revoked = spec(1);
             revoked.grant.status = KeyStatus::Revoked;
-            table_file(&[revoked], issue(5), &[&Signer::new(1)])
+            table_file_v1(&[revoked], issue(5), &[&Signer::new(1)])
         }),
     ]
 }
@@ -265,18 +265,18 @@ fn manifests() -> Vec<Fault> {
 fn successors() -> Vec<Fault> {
     let one = Signer::new(1);
     let file = |serial, includes_through| {
-        table_file(&keys(), Issue { includes_through, ..issue(serial) }, &[&one])
+        table_file_v1(&keys(), Issue { includes_through, ..issue(serial) }, &[&one])
     };
     let mut other = keys();
     other[0].name = "Another".into();
     vec![
         ("rollback", "rollback", "serial 4 after serial 5", file(4, 4)),
         ("equal-serial", "equal_serial", "serial 5 once more, with another content", {
-            table_file(&other, issue(5), &[&one])
+            table_file_v1(&other, issue(5), &[&one])
         }),
         ("stale", "stale", "built from the registry as it was at serial 4", file(6, 4)),
         ("shrink", "shrink", "2 active keys after 6, not acknowledged", {
-            table_file(&[spec(1), spec(2)], issue(6), &[&one])
+            table_file_v1(&[spec(1), spec(2)], issue(6), &[&one])
         }),
     ]
 }
@@ -290,7 +290,7 @@ fn patches() -> Vec<Fault> {
         sealed(draft.build(issue).unwrap(), &[&one])
     };
     let table = |serial, specs: &[crate::core::KeySpec]| {
-        let file = table_file(specs, issue(serial), &[&one]);
+        let file = table_file_v1(specs, issue(serial), &[&one]);
         Table::open(file, &trust(), &Bounds::default()).unwrap()
     };
     vec![
@@ -316,7 +316,7 @@ fn patches() -> Vec<Fault> {
             "patch-is-table",
             "kind",
             "a table where a patch is wanted",
-            table_file(&keys(), issue(6), &[&one]),
+            table_file_v1(&keys(), issue(6), &[&one]),
         ),
         ("patch-removes-and-states", "out_of_range", "a digest both removed and stated", {
             let file = patch_file(issue(6), good::changed());

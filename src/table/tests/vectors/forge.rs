@@ -24,9 +24,18 @@ pub(super) fn add_group_order(scalar: &mut [u8]) {
     }
 }
 
+/// In format 1.
+pub(super) fn table_file_v1(
+    specs: &[crate::core::KeySpec],
+    issue: Issue,
+    signers: &[&Signer],
+) -> Vec<u8> {
+    sealed(body_in(TableFormat::V1, specs).into_table(issue).unwrap(), signers)
+}
+
 pub(super) fn body_bytes() -> Vec<u8> {
     let file = basic_file();
-    let body_bytes = body(&keys()).bytes() as usize;
+    let body_bytes = body_in(TableFormat::V1, &keys()).bytes() as usize;
     file[file.len() - body_bytes..].to_vec()
 }
 
@@ -58,7 +67,7 @@ pub(super) fn reforged(
     manifest["body_sha256"] = json!(BodyHash(Digest::of(&body).0));
     edit(&mut manifest);
     let text = serde_json::to_vec(&manifest).unwrap();
-    signed(&envelope::Envelope::message_of(&text), &body)
+    signed(&envelope::Envelope::message_of(envelope.format, &text), &body)
 }
 
 pub(super) fn signed(message: &[u8], body: &[u8]) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::format::{Alphabet, KeyFormat};
-use crate::core::{Environment, KeySpec, KeyStatus, Limit, NetworkSet};
+use crate::core::{Environment, KeySpec, KeyStatus, Limit, LimitSet, NetworkSet};
 use crate::table::write::{BodyBuilder, InMemory, PatchDraft};
 
 /// 26 symbols of base 36 and six of checksum: no form of a product's, but every reader knows it.
@@ -20,28 +20,37 @@ pub(super) fn vectors() -> Vec<Vector> {
     let acknowledged = Issue { acknowledge: vec![Acknowledge::Empty], ..issue(5) };
     let two = Issue { signers: vec![one.key.id(), Signer::new(2).key.id()], ..issue(5) };
     let mut with_forms = BodyBuilder::new(InMemory, 1 << 20);
+    with_forms.set_format(TableFormat::V1);
     with_forms.formats([KeyFormat::standard("kg_"), whm()]);
     keys().iter().for_each(|spec| with_forms.push(spec).unwrap());
     let with_forms = with_forms.finish().unwrap();
 
     let tables = [
-        ("basic", sealed(body(&keys()).into_table(issue(5)).unwrap(), &[&one])),
-        ("empty", sealed(body(&[]).into_table(acknowledged).unwrap(), &[&one])),
+        ("basic", sealed(body_in(TableFormat::V1, &keys()).into_table(issue(5)).unwrap(), &[&one])),
+        ("empty", sealed(body_in(TableFormat::V1, &[]).into_table(acknowledged).unwrap(), &[&one])),
         ("expires-later", {
             let issue = Issue { expires_at: Some(NOW.unix_secs() + 1), ..issue(5) };
-            sealed(body(&keys()).into_table(issue).unwrap(), &[&one])
+            sealed(body_in(TableFormat::V1, &keys()).into_table(issue).unwrap(), &[&one])
         }),
         ("formats", sealed(with_forms.into_table(issue(5)).unwrap(), &[&one])),
         (
             "many",
             sealed(
-                body(&(0..60).map(spec).collect::<Vec<_>>()).into_table(issue(5)).unwrap(),
+                body_in(TableFormat::V1, &(0..60).map(spec).collect::<Vec<_>>())
+                    .into_table(issue(5))
+                    .unwrap(),
                 &[&one],
             ),
         ),
-        ("one-key", sealed(body(&[spec(1)]).into_table(issue(1)).unwrap(), &[&one])),
+        (
+            "one-key",
+            sealed(body_in(TableFormat::V1, &[spec(1)]).into_table(issue(1)).unwrap(), &[&one]),
+        ),
         ("two-signatures", {
-            sealed(body(&keys()).into_table(two).unwrap(), &[&one, &Signer::new(2)])
+            sealed(
+                body_in(TableFormat::V1, &keys()).into_table(two).unwrap(),
+                &[&one, &Signer::new(2)],
+            )
         }),
     ];
     let mut all: Vec<_> = tables
@@ -71,7 +80,8 @@ pub(super) fn issue(serial: u64) -> Issue {
 
 /// good/basic.kgt.
 pub(super) fn basic() -> Table {
-    let file = sealed(body(&keys()).into_table(issue(5)).unwrap(), &[&Signer::new(1)]);
+    let file =
+        sealed(body_in(TableFormat::V1, &keys()).into_table(issue(5)).unwrap(), &[&Signer::new(1)]);
     Table::open(file, &trust(), &Bounds::default()).unwrap()
 }
 
@@ -88,7 +98,7 @@ pub(super) fn keys() -> Vec<KeySpec> {
     keys[1].grant.permissions = permissions(&["*"]);
     keys[1].grant.environment = None;
     keys[2].grant.status = KeyStatus::Disabled;
-    keys[2].grant.limit = Limit::parse("600/min").ok();
+    keys[2].grant.limits = LimitSet::of_key(Limit::parse("600/min").ok());
     keys[2].expires = Some(4_000_000_000);
     keys[3].grant.status = KeyStatus::Revoked;
     keys[3].grant.environment = Some(Environment::Test);

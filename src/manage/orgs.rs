@@ -1,0 +1,106 @@
+//! `keygatectl orgs …`: what a registry says of organizations. Imports the registry and publishing.
+
+use serde_json::json;
+
+use super::error::Result;
+use super::keys::details::LimitChange;
+use super::output::Columns;
+use super::publish::PublishArgs;
+use super::registry::Registry;
+use super::registry::change::{Change, Check};
+use super::registry::words::{show_limit, to_object};
+use super::session::Session;
+use crate::core::{LimitSet, OrgId};
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Orgs {
+    /// Set or remove limits that all keys of an org have together
+    Limit(Box<SetLimits>),
+    /// Show the orgs that have limits
+    List,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SetLimits {
+    /// The organization
+    #[arg(value_name = "ORG", value_parser = OrgId::parse)]
+    pub org: OrgId,
+    /// `monthly=1000000/30d`, by a policy of the sidecars that is for orgs; `monthly=none` removes it
+    #[arg(value_name = "POLICY=LIMIT", required = true, value_parser = LimitChange::parse_of_org)]
+    pub limits: Vec<LimitChange>,
+    #[command(flatten)]
+    pub publish: PublishArgs,
+}
+
+// === impl Orgs ===
+
+impl Orgs {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        match self {
+            Self::Limit(limit) => limit.run(session),
+            Self::List => list(session),
+        }
+    }
+}
+
+// === impl SetLimits ===
+
+impl SetLimits {
+    fn run(self, session: &mut Session) -> Result<()> {
+        let mut change = Change::begin(&session.registry, session.patience, Check::Touched)?;
+        self.publish.check(change.registry(), session)?;
+        let was = change.settings().orgs.get(&self.org).cloned().unwrap_or_default();
+        let is = LimitChange::apply(&self.limits, &was)?;
+        if was == is {
+            session.output.note(&format!("{} has these limits already", self.org.as_str()));
+            return Ok(());
+        }
+        let orgs = &mut change.settings_mut().orgs;
+        match is.is_empty() {
+            true => orgs.remove(&self.org),
+            false => orgs.insert(self.org.clone(), is.clone()),
+        };
+        self.publish.compare(&change)?;
+        let what = json!({
+            "org": self.org.as_str(), "limits": [to_object(&was), to_object(&is)],
+        });
+        let record = session.record(change.serial(), "orgs limit", what);
+        let committed = change.commit(&[record])?;
+        if session.output.json {
+            let serial = committed.serial;
+            let line =
+                json!({ "serial": serial, "org": self.org.as_str(), "limits": to_object(&is) });
+            session.output.json_line(&line)?;
+        } else {
+            let limits = shown(&is);
+            let line = format!("{}: {limits}; serial {}", self.org.as_str(), committed.serial);
+            session.output.line(&line)?;
+        }
+        session.output.flush()?;
+        self.publish.after(&committed, session)
+    }
+}
+
+fn list(session: &mut Session) -> Result<()> {
+    let registry = Registry::open(&session.registry)?;
+    let orgs = &registry.settings.orgs;
+    if session.output.json {
+        let orgs = orgs
+            .iter()
+            .map(|(org, limits)| json!({ "org": org.as_str(), "limits": to_object(limits) }));
+        return session.output.json(&orgs.collect::<Vec<_>>());
+    }
+    let mut columns = Columns::titled(&["ORG", "LIMITS"]);
+    for (org, limits) in orgs {
+        columns.row([org.as_str().to_owned(), shown(limits)]);
+    }
+    columns.print(&mut session.output)
+}
+
+fn shown(limits: &LimitSet) -> String {
+    let each = limits.iter().map(|n| format!("{}={}", n.policy.as_str(), show_limit(n.limit)));
+    match each.collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => "no limits".to_owned(),
+        limits => limits,
+    }
+}

@@ -1,0 +1,57 @@
+//! Texts and owners of format 2: what a record's text holds, and the owner that it leads to.
+//! Imports core and the layout.
+
+use super::super::layout::Section;
+use super::TableBody;
+use crate::core::{KeyKind, OwnerView};
+
+/// A text of format 2, in parts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TextParts<'t> {
+    pub name: &'t str,
+    /// Exactly for a pair.
+    pub public_id: Option<&'t str>,
+    /// Offset into the owners.
+    pub owner: Option<u32>,
+    /// Where the next text begins.
+    pub end: usize,
+}
+
+impl TableBody {
+    /// The text at `offset` of a key of this kind. `None`: it does not end, or its owner is no
+    /// number.
+    pub(super) fn text_v2(&self, offset: u32, kind: KeyKind) -> Option<TextParts<'_>> {
+        let texts = self.bytes(Section::Texts);
+        let mut end = offset as usize;
+        let mut next = || {
+            let rest = texts.get(end..)?;
+            let length = memchr::memchr(0, rest)?;
+            end += length + 1;
+            std::str::from_utf8(rest.get(..length)?).ok()
+        };
+        let name = next()?;
+        let public_id = match kind {
+            KeyKind::Pair => Some(next()?),
+            KeyKind::Single => None,
+        };
+        let owner = match next()? {
+            "" => None,
+            digits => Some(number(digits)?),
+        };
+        Some(TextParts { name, public_id, owner, end })
+    }
+
+    /// The owner that begins at `offset`; checked when it was opened.
+    pub(super) fn owner_at(&self, offset: u32) -> Option<OwnerView<'_>> {
+        let owners = std::str::from_utf8(self.bytes(Section::Owners).get(offset as usize..)?);
+        let mut texts = owners.ok()?.split('\0');
+        let [subject, email, role] = [texts.next()?, texts.next()?, texts.next()?];
+        Some(OwnerView { subject, email, role })
+    }
+}
+
+/// Decimal, in its one spelling.
+fn number(digits: &str) -> Option<u32> {
+    let value: u32 = digits.parse().ok()?;
+    (value.to_string() == digits).then_some(value)
+}
