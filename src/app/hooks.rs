@@ -1,0 +1,66 @@
+//! What other parts call back for while the sidecar runs: a new configuration, the certificates in force.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::admin::CertificateStatus;
+use crate::check;
+use crate::clock::Clock;
+use crate::config::{self, Config, Noted, Settings, ThisHost};
+use crate::proxy::tls::Reloadable;
+use crate::reload::{Hooks, Reconfigured, Time, Unusable};
+use crate::telemetry::Metrics;
+
+/// What `/status` says of the certificates in force at the time it is asked.
+pub(super) fn certificate_status(
+    targets: &[Arc<dyn Reloadable>],
+    clock: &Clock,
+) -> Box<dyn Fn() -> Vec<CertificateStatus> + Send + Sync> {
+    let (targets, clock) = (targets.to_vec(), clock.clone());
+    Box::new(move || {
+        let now = clock.now();
+        // Before 1970 there is nothing to tell apart.
+        let time = |unix| Time::of_secs(u64::try_from(unix).unwrap_or(0));
+        let all = targets.iter().flat_map(|target| target.certificates());
+        all.map(|certificate| CertificateStatus {
+            not_before: time(certificate.not_before()),
+            expires: time(certificate.expires()),
+            valid: certificate.is_valid(now),
+            name: certificate.name,
+        })
+        .collect()
+    })
+}
+
+/// The metric slot of each route, by its index.
+pub(super) fn route_slots(metrics: &Metrics, settings: &Settings) -> Box<[u32]> {
+    settings.policy.routes.iter().map(|route| metrics.intern_route(&route.id)).collect()
+}
+
+/// What the reload thread does when the configuration file changes. `running` is what this process
+/// was started with; what differs from it outside the settings needs a restart.
+pub(super) fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
+    let watched = running.watched_files();
+    let audience = Cell::new(running.table.audience.clone());
+    let reconfigure = move || {
+        let host = Noted::new(&ThisHost);
+        let next = match Config::load_on(&host, &file) {
+            Ok(next) => next,
+            Err(error) => return Err(Unusable { error: error.to_string(), files: host.files() }),
+        };
+        for finding in check::notes(&next) {
+            tracing::warn!("{}", finding.text());
+        }
+        let control = metrics.control();
+        control.audience_info(&audience.replace(next.table.audience.clone())).set(0);
+        control.audience_info(&next.table.audience).set(1);
+        let needs_restart = config::needs_restart(&running, &next);
+        let needs_restart = needs_restart.into_iter().map(str::to_owned).collect();
+        let watched = next.watched_files();
+        let settings = Arc::new(next.settings);
+        let route_slots = route_slots(&metrics, &settings);
+        Ok(Reconfigured { settings, route_slots, table: next.table, watched, needs_restart })
+    };
+    Hooks { reconfigure: Box::new(reconfigure), files: Vec::new(), watched }
+}

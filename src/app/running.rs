@@ -1,0 +1,201 @@
+//! A sidecar that runs: reload, drain, stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::address_lock::AddressLock;
+use super::watchers::Watchers;
+use crate::admin::{Admin, AdminDoor};
+use crate::clock::Clock;
+use crate::proxy::{LimitStore, Phase};
+use crate::reload::{Reloader, StatusCell};
+use crate::telemetry::log::OperatorLog;
+use crate::telemetry::{AccessLogs, Readiness};
+
+/// A running sidecar.
+#[derive(Debug)]
+pub struct Running {
+    /// Where each listener is bound, in the order of the configuration; `None`: a Unix socket.
+    pub addresses: Vec<Option<SocketAddr>>,
+    pub admin: SocketAddr,
+    /// The second admin listener, where one is configured.
+    pub public_admin: Option<SocketAddr>,
+    pub(super) phase: Arc<watch::Sender<Phase>>,
+    pub(super) workers: Vec<JoinHandle<()>>,
+    pub(super) access: Option<AccessLogs>,
+    pub(super) admin_handle: Admin,
+    pub(super) readiness: Readiness,
+    pub(super) delay: Duration,
+    pub(super) deadline: Duration,
+    pub(super) clock: Clock,
+    pub(super) limits: Arc<LimitStore>,
+    pub(super) watchers: Watchers,
+    pub(super) reloader: Reloader,
+    pub(super) status: StatusCell,
+    /// Whether the sockets of clients, all of them, and of the admin listener outlive the process.
+    pub(super) outlived: Outlived,
+    pub(super) _address_locks: Vec<AddressLock>,
+    /// Dropped last, when nobody logs any more.
+    pub(super) log: Option<Arc<OperatorLog>>,
+}
+
+/// Which sockets outlive the process: a successor takes new connections at once, so nothing is
+/// gained by accepting any longer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outlived {
+    /// All of them.
+    pub(super) clients: bool,
+    pub(super) doors: Vec<AdminDoor>,
+}
+
+/// A phase is never left backwards.
+pub(super) fn advance(phase: &watch::Sender<Phase>, to: Phase) {
+    phase.send_if_modified(|now| {
+        let forward = *now < to;
+        *now = to.max(*now);
+        forward
+    });
+}
+
+// === impl Running ===
+
+impl Running {
+    pub(super) fn announce(&self) {
+        let addresses: Vec<_> = self
+            .addresses
+            .iter()
+            .map(|a| a.map_or_else(|| "unix".to_owned(), |a| a.to_string()))
+            .collect();
+        tracing::info!(
+            addresses = addresses.join(","),
+            admin = %self.admin,
+            public_admin = self.public_admin.map(tracing::field::display),
+            version = env!("KEYGATE_VERSION"),
+            "listening"
+        );
+    }
+
+    /// Where clients connect, for tests with port 0.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.addresses.iter().flatten().next().copied()
+    }
+
+    /// Begins to leave, as SIGTERM does: un-ready now, and after the delay no new connections.
+    pub fn leave(&self) {
+        advance(&self.phase, Phase::Leaving);
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        *self.phase.borrow() >= Phase::Leaving
+    }
+
+    /// Waits until somebody asks to leave.
+    pub async fn left(&self) {
+        let mut phase = self.phase.subscribe();
+        // The sender is ours, so it cannot be gone.
+        let _ = phase.wait_for(|p| *p >= Phase::Leaving).await;
+    }
+
+    /// From un-ready to the end: delay, drain, cut. `hurry` ends it at once.
+    pub async fn drain(&self, hurry: impl Future<Output = ()>) {
+        self.leave();
+        self.readiness.drain();
+        // What is in force here is written down by the successor from now on.
+        self.reloader.leave();
+        for door in &self.outlived.doors {
+            self.admin_handle.leave(*door);
+        }
+        // Load balancers see an address that goes on being served: there is nothing to notice.
+        let delay = if self.outlived.clients { Duration::ZERO } else { self.delay };
+        tracing::info!(
+            delay_ms = delay.as_millis() as u64,
+            deadline_ms = self.deadline.as_millis() as u64,
+            "draining"
+        );
+        let ordered = async {
+            tokio::time::sleep(delay).await;
+            advance(&self.phase, Phase::Draining);
+            let end = tokio::time::Instant::now() + self.deadline;
+            while !self.workers.iter().all(JoinHandle::is_finished) {
+                if tokio::time::Instant::now() >= end {
+                    tracing::warn!("drain deadline passed; cutting what still runs");
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = ordered => {}
+            () = hurry => tracing::warn!("second termination signal; cutting what still runs"),
+        }
+        advance(&self.phase, Phase::Cutting);
+    }
+
+    /// Ends what is left once the workers have.
+    pub fn stop(self) {
+        advance(&self.phase, Phase::Cutting);
+        for worker in self.workers {
+            // A panic of a worker was reported by the panic hook.
+            let _ = worker.join();
+        }
+        // The state file first: nothing else that may take its time is of use to the next start.
+        self.reloader.stop();
+        self.watchers.stop();
+        self.admin_handle.stop();
+        if let Some(access) = self.access {
+            access.stop();
+        }
+        tracing::info!("stopped");
+        drop(self.log);
+    }
+
+    /// Housekeeping off the workers; called about once a minute.
+    pub(super) fn upkeep(&self) {
+        self.limits.sweep(self.clock.now());
+    }
+
+    /// SIGHUP: everything that comes from a file is looked at again, and logs that were rotated away
+    /// are opened anew.
+    /// Returns when configuration, table and patch were looked at.
+    pub(super) async fn reload(&self) {
+        let looked = self.reloader.trigger();
+        self.watchers.look_now();
+        self.reopen_logs();
+        // Where the thread is gone, the process is about to end.
+        let _ = looked.await;
+    }
+
+    /// Whether there is nothing to wait for before clients are sent here: a table is in force. The
+    /// health of the upstream is its own matter, and a predecessor's as well.
+    pub(super) fn serves(&self) -> bool {
+        self.status.load().table.is_some()
+    }
+
+    /// One line for the service manager.
+    pub(super) fn summary(&self) -> String {
+        let status = self.status.load();
+        let mut line = match (&status.table, &status.patch) {
+            (None, _) => "waiting for a table".to_owned(),
+            (Some(table), None) => format!("serving by table {}", table.serial),
+            (Some(table), Some(patch)) => {
+                format!("serving by table {} and patch {}", table.serial, patch.serial)
+            }
+        };
+        if let Some(error) = &status.config.error {
+            let first = error.lines().next().unwrap_or_default();
+            line.push_str(&format!("; the configuration stays as it was: {first}"));
+        }
+        line
+    }
+
+    /// SIGUSR1: logs that were rotated away are opened anew. Standard error stays what it is.
+    pub(super) fn reopen_logs(&self) {
+        if let Some(access) = &self.access {
+            access.reopen();
+        }
+    }
+}
