@@ -3,6 +3,7 @@
 //!
 //! - [`metrics`]: the list of all metric families.
 //! - [`cells`]: what workers record, each into its own memory, summed when `/metrics` is read.
+//! - [`labels`]: the closed lists of label values.
 //! - [`control`]: what everything off the request path records, through the `metrics` crate.
 //! - [`access`]: one line per request, formatted by the worker, written by another thread.
 //! - [`log`]: the operator log.
@@ -11,6 +12,7 @@
 pub mod access;
 pub mod cells;
 pub mod control;
+pub mod labels;
 pub mod log;
 pub mod metrics;
 pub mod readiness;
@@ -19,10 +21,9 @@ mod render;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::access::{AccessLine, AccessLog, AccessLogs, Decided};
-pub use self::cells::{
-    DecisionOutcome, LingerEnd, MethodLabel, RateDecision, TurnedAway, WorkerCells,
-};
+pub use self::cells::WorkerCells;
 pub use self::control::Control;
+pub use self::labels::{DecisionOutcome, LingerEnd, MethodLabel, RateDecision, TurnedAway};
 pub use self::readiness::Readiness;
 
 /// Route label of requests that matched no rule.

@@ -4,11 +4,16 @@
 //! a relaxed store: a read-modify-write instruction costs several times as much, and a counter that
 //! two threads share costs 14 → 77 ns (measured). Cells of different workers share no cache line.
 
+mod cell;
+
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::Method;
-
+use self::cell::add_at;
+pub(super) use self::cell::{Histogram, MetricCell};
+use super::labels::{
+    CODES, DecisionOutcome, LingerEnd, MEMORY_REASONS, MethodLabel, RateDecision, TurnedAway,
+    code_slot,
+};
 use super::metrics::buckets;
 use super::{LISTENER_SLOTS, OTHER_ROUTE, ROUTE_SLOTS};
 use crate::core::Reason;
@@ -69,168 +74,13 @@ pub(super) struct ByReason(pub(super) [MetricCell; Reason::ALL.len()]);
 #[derive(Debug)]
 pub(super) struct ByCode(pub(super) [MetricCell; CODES.len()]);
 
-/// A number that one thread writes and others read.
-#[derive(Debug, Default)]
-pub(super) struct MetricCell(AtomicU64);
-
-/// Counts per bucket and a sum, in nanoseconds.
-#[derive(Debug)]
-pub(super) struct Histogram {
-    pub(super) bounds: &'static [u64],
-    /// One more than `bounds`; the last is beyond all of them.
-    counts: [MetricCell; 17],
-    sum: MetricCell,
-}
-
-/// Value of the label `method`. What is not a standard method is `other`: the word comes from the
-/// client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MethodLabel {
-    Connect,
-    Delete,
-    Get,
-    Head,
-    Options,
-    Other,
-    Patch,
-    Post,
-    Put,
-    Trace,
-}
-
-/// A verdict as it is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DecisionOutcome {
-    Admitted,
-    Observed(Reason),
-    Passed,
-    Rejected(Reason),
-}
-
-/// What a charge against a limit came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RateDecision {
-    Allowed,
-    Limited,
-}
-
-/// What ended the reading on of a connection whose client still sent a body that nobody wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LingerEnd {
-    /// It sent as much as is read on.
-    Bytes,
-    /// The client closed: it has its answer.
-    Closed,
-    /// Too many were read on already, or keygate drained: a second, and no more.
-    NoPlace,
-    /// The client closed with a reset.
-    Reset,
-    /// The client sent nothing for a second.
-    Silent,
-    /// It still sent when its time was over.
-    Time,
-}
-
-/// Why a connection was ended before a request was read from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TurnedAway {
-    /// More connections than configured.
-    Cap,
-    /// More connections of one address than configured.
-    CapPerAddress,
-    /// The TLS or PROXY header took too long.
-    HandshakeTimeout,
-    /// No PROXY header, a bad one, or from a peer that must not send one.
-    ProxyHeader,
-    /// The TLS handshake failed.
-    Tls,
-}
-
-/// Why something was turned away for want of memory, as label values.
-pub const MEMORY_REASONS: [&str; 4] = ["address", "connection", "pressure", "stream"];
-
-/// Status codes that have a label value of their own. The upstream can send any of a thousand;
-/// the rest is counted by class.
-pub(super) const CODES: [(u16, &str); 48] = [
-    (101, "101"),
-    (200, "200"),
-    (201, "201"),
-    (202, "202"),
-    (203, "203"),
-    (204, "204"),
-    (206, "206"),
-    (207, "207"),
-    (301, "301"),
-    (302, "302"),
-    (303, "303"),
-    (304, "304"),
-    (307, "307"),
-    (308, "308"),
-    (400, "400"),
-    (401, "401"),
-    (402, "402"),
-    (403, "403"),
-    (404, "404"),
-    (405, "405"),
-    (406, "406"),
-    (408, "408"),
-    (409, "409"),
-    (410, "410"),
-    (411, "411"),
-    (412, "412"),
-    (413, "413"),
-    (414, "414"),
-    (415, "415"),
-    (416, "416"),
-    (417, "417"),
-    (418, "418"),
-    (421, "421"),
-    (422, "422"),
-    (429, "429"),
-    (431, "431"),
-    (451, "451"),
-    (500, "500"),
-    (501, "501"),
-    (502, "502"),
-    (503, "503"),
-    (504, "504"),
-    // Classes; no status is below 100.
-    (1, "1xx"),
-    (2, "2xx"),
-    (3, "3xx"),
-    (4, "4xx"),
-    (5, "5xx"),
-    (0, "other"),
-];
-
-/// Place in [`CODES`] by status.
-const CODE_SLOTS: [u8; 600] = {
-    let mut slots = [(CODES.len() - 1) as u8; 600];
-    let mut status = 100;
-    while status < 600 {
-        let mut at = 0;
-        while at < CODES.len() {
-            // Exact codes come first; a class is taken only if none matched.
-            if CODES[at].0 == status as u16 || CODES[at].0 == (status / 100) as u16 {
-                slots[status] = at as u8;
-                break;
-            }
-            at += 1;
-        }
-        status += 1;
-    }
-    slots
-};
-
 // === impl WorkerCells ===
 
 impl WorkerCells {
     /// A request was answered with `status`.
     pub fn request(&self, route: u32, method: MethodLabel, status: u16) {
-        let slot = CODE_SLOTS.get(usize::from(status)).copied();
-        let slot = slot.map_or(CODES.len() - 1, usize::from);
         if let Some(by_code) = self.route(route).and_then(|r| r.requests.get(method as usize)) {
-            add_at(&by_code.get_or_init(Box::default).0, slot);
+            add_at(&by_code.get_or_init(Box::default).0, code_slot(status));
         }
     }
 
@@ -397,12 +247,6 @@ impl WorkerCells {
     }
 }
 
-fn add_at(cells: &[MetricCell], at: usize) {
-    if let Some(cell) = cells.get(at) {
-        cell.add(1);
-    }
-}
-
 impl Default for WorkerCells {
     fn default() -> Self {
         Self {
@@ -454,167 +298,9 @@ impl Default for ByCode {
     }
 }
 
-// === impl MetricCell ===
-
-impl MetricCell {
-    fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    fn set(&self, n: u64) {
-        self.0.store(n, Ordering::Relaxed);
-    }
-
-    fn sub(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(n), Ordering::Relaxed);
-    }
-
-    pub(super) fn read(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-// === impl Histogram ===
-
-impl Histogram {
-    fn new(bounds: &'static [u64]) -> Self {
-        Self { bounds, counts: Default::default(), sum: MetricCell::default() }
-    }
-
-    fn record(&self, ns: u64) {
-        // Bounds are inclusive, as `le` says.
-        add_at(&self.counts, self.bounds.partition_point(|bound| *bound < ns));
-        self.sum.add(ns);
-    }
-
-    /// Counts per bucket, the one beyond all bounds last.
-    pub(super) fn counts(&self) -> impl Iterator<Item = u64> {
-        self.counts.iter().take(self.bounds.len() + 1).map(MetricCell::read)
-    }
-
-    pub(super) fn sum_ns(&self) -> u64 {
-        self.sum.read()
-    }
-}
-
-// === impl MethodLabel ===
-
-impl MethodLabel {
-    pub const ALL: [Self; 10] = [
-        Self::Connect,
-        Self::Delete,
-        Self::Get,
-        Self::Head,
-        Self::Options,
-        Self::Other,
-        Self::Patch,
-        Self::Post,
-        Self::Put,
-        Self::Trace,
-    ];
-
-    pub fn of(method: &Method) -> Self {
-        match *method {
-            Method::CONNECT => Self::Connect,
-            Method::DELETE => Self::Delete,
-            Method::GET => Self::Get,
-            Method::HEAD => Self::Head,
-            Method::OPTIONS => Self::Options,
-            Method::PATCH => Self::Patch,
-            Method::POST => Self::Post,
-            Method::PUT => Self::Put,
-            Method::TRACE => Self::Trace,
-            _ => Self::Other,
-        }
-    }
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "CONNECT",
-            Self::Delete => "DELETE",
-            Self::Get => "GET",
-            Self::Head => "HEAD",
-            Self::Options => "OPTIONS",
-            Self::Other => "other",
-            Self::Patch => "PATCH",
-            Self::Post => "POST",
-            Self::Put => "PUT",
-            Self::Trace => "TRACE",
-        }
-    }
-}
-
-// === impl RateDecision ===
-
-impl RateDecision {
-    pub const ALL: [Self; 2] = [Self::Allowed, Self::Limited];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Allowed => "allowed",
-            Self::Limited => "limited",
-        }
-    }
-}
-
-// === impl LingerEnd ===
-
-impl LingerEnd {
-    pub const ALL: [Self; 6] =
-        [Self::Bytes, Self::Closed, Self::NoPlace, Self::Reset, Self::Silent, Self::Time];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Bytes => "bytes",
-            Self::Closed => "closed",
-            Self::NoPlace => "no_place",
-            Self::Reset => "reset",
-            Self::Silent => "silent",
-            Self::Time => "time",
-        }
-    }
-}
-
-// === impl TurnedAway ===
-
-impl TurnedAway {
-    pub const ALL: [Self; 5] =
-        [Self::Cap, Self::CapPerAddress, Self::HandshakeTimeout, Self::ProxyHeader, Self::Tls];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cap => "cap",
-            Self::CapPerAddress => "cap_per_address",
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::ProxyHeader => "proxy_header",
-            Self::Tls => "tls",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn labels_stand_at_their_own_place() {
-        for (at, method) in MethodLabel::ALL.into_iter().enumerate() {
-            assert_eq!(method as usize, at);
-        }
-        for (at, end) in LingerEnd::ALL.into_iter().enumerate() {
-            assert_eq!(end as usize, at);
-        }
-        for (at, why) in TurnedAway::ALL.into_iter().enumerate() {
-            assert_eq!(why as usize, at);
-        }
-        for (at, decision) in RateDecision::ALL.into_iter().enumerate() {
-            assert_eq!(decision as usize, at);
-        }
-        for (at, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, at);
-        }
-        assert!(buckets::AUTH.len() < 17 && buckets::REQUEST.len() < 17);
-    }
 
     #[test]
     fn every_status_has_a_bounded_label() {
@@ -637,16 +323,6 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(label(reason.status()), reason.status().to_string(), "{reason:?}");
         }
-    }
-
-    #[test]
-    fn a_bound_belongs_to_its_bucket() {
-        let histogram = Histogram::new(&[10, 20]);
-        for ns in [0, 10, 11, 20, 21, u64::from(u32::MAX)] {
-            histogram.record(ns);
-        }
-        assert_eq!(histogram.counts().collect::<Vec<_>>(), [2, 2, 2]);
-        assert_eq!(histogram.sum_ns(), 62 + u64::from(u32::MAX));
     }
 
     #[test]

@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::formatting;
 
-use super::cells::{
-    ByReason, CODES, Histogram, LingerEnd, MEMORY_REASONS, MethodLabel, MetricCell, RateDecision,
-    RouteCells, TurnedAway, WorkerCells,
-};
+use super::cells::{ByReason, Histogram, MetricCell, RouteCells, WorkerCells};
+use super::labels::{CODES, LingerEnd, MEMORY_REASONS, MethodLabel, RateDecision, TurnedAway};
 use super::metrics::{self, Family};
 use crate::core::Reason;
 

@@ -1,0 +1,269 @@
+//! Values of labels: closed lists, so that a client cannot make a new series. Imports `core`.
+
+use http::Method;
+
+use crate::core::Reason;
+
+/// Value of the label `method`. What is not a standard method is `other`: the word comes from the
+/// client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MethodLabel {
+    Connect,
+    Delete,
+    Get,
+    Head,
+    Options,
+    Other,
+    Patch,
+    Post,
+    Put,
+    Trace,
+}
+
+/// A verdict as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecisionOutcome {
+    Admitted,
+    Observed(Reason),
+    Passed,
+    Rejected(Reason),
+}
+
+/// What a charge against a limit came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateDecision {
+    Allowed,
+    Limited,
+}
+
+/// What ended the reading on of a connection whose client still sent a body that nobody wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LingerEnd {
+    /// It sent as much as is read on.
+    Bytes,
+    /// The client closed: it has its answer.
+    Closed,
+    /// Too many were read on already, or keygate drained: a second, and no more.
+    NoPlace,
+    /// The client closed with a reset.
+    Reset,
+    /// The client sent nothing for a second.
+    Silent,
+    /// It still sent when its time was over.
+    Time,
+}
+
+/// Why a connection was ended before a request was read from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// More connections than configured.
+    Cap,
+    /// More connections of one address than configured.
+    CapPerAddress,
+    /// The TLS or PROXY header took too long.
+    HandshakeTimeout,
+    /// No PROXY header, a bad one, or from a peer that must not send one.
+    ProxyHeader,
+    /// The TLS handshake failed.
+    Tls,
+}
+
+/// Why something was turned away for want of memory, as label values.
+pub const MEMORY_REASONS: [&str; 4] = ["address", "connection", "pressure", "stream"];
+
+/// Status codes that have a label value of their own. The upstream can send any of a thousand;
+/// the rest is counted by class.
+pub(super) const CODES: [(u16, &str); 48] = [
+    (101, "101"),
+    (200, "200"),
+    (201, "201"),
+    (202, "202"),
+    (203, "203"),
+    (204, "204"),
+    (206, "206"),
+    (207, "207"),
+    (301, "301"),
+    (302, "302"),
+    (303, "303"),
+    (304, "304"),
+    (307, "307"),
+    (308, "308"),
+    (400, "400"),
+    (401, "401"),
+    (402, "402"),
+    (403, "403"),
+    (404, "404"),
+    (405, "405"),
+    (406, "406"),
+    (408, "408"),
+    (409, "409"),
+    (410, "410"),
+    (411, "411"),
+    (412, "412"),
+    (413, "413"),
+    (414, "414"),
+    (415, "415"),
+    (416, "416"),
+    (417, "417"),
+    (418, "418"),
+    (421, "421"),
+    (422, "422"),
+    (429, "429"),
+    (431, "431"),
+    (451, "451"),
+    (500, "500"),
+    (501, "501"),
+    (502, "502"),
+    (503, "503"),
+    (504, "504"),
+    // Classes; no status is below 100.
+    (1, "1xx"),
+    (2, "2xx"),
+    (3, "3xx"),
+    (4, "4xx"),
+    (5, "5xx"),
+    (0, "other"),
+];
+
+/// Place in [`CODES`] by status.
+const CODE_SLOTS: [u8; 600] = {
+    let mut slots = [(CODES.len() - 1) as u8; 600];
+    let mut status = 100;
+    while status < 600 {
+        let mut at = 0;
+        while at < CODES.len() {
+            // Exact codes come first; a class is taken only if none matched.
+            if CODES[at].0 == status as u16 || CODES[at].0 == (status / 100) as u16 {
+                slots[status] = at as u8;
+                break;
+            }
+            at += 1;
+        }
+        status += 1;
+    }
+    slots
+};
+
+/// Place in [`CODES`] of a status.
+pub(super) fn code_slot(status: u16) -> usize {
+    CODE_SLOTS.get(usize::from(status)).map_or(CODES.len() - 1, |slot| usize::from(*slot))
+}
+
+// === impl MethodLabel ===
+
+impl MethodLabel {
+    pub const ALL: [Self; 10] = [
+        Self::Connect,
+        Self::Delete,
+        Self::Get,
+        Self::Head,
+        Self::Options,
+        Self::Other,
+        Self::Patch,
+        Self::Post,
+        Self::Put,
+        Self::Trace,
+    ];
+
+    pub fn of(method: &Method) -> Self {
+        match *method {
+            Method::CONNECT => Self::Connect,
+            Method::DELETE => Self::Delete,
+            Method::GET => Self::Get,
+            Method::HEAD => Self::Head,
+            Method::OPTIONS => Self::Options,
+            Method::PATCH => Self::Patch,
+            Method::POST => Self::Post,
+            Method::PUT => Self::Put,
+            Method::TRACE => Self::Trace,
+            _ => Self::Other,
+        }
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Delete => "DELETE",
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+            Self::Other => "other",
+            Self::Patch => "PATCH",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Trace => "TRACE",
+        }
+    }
+}
+
+// === impl RateDecision ===
+
+impl RateDecision {
+    pub const ALL: [Self; 2] = [Self::Allowed, Self::Limited];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Limited => "limited",
+        }
+    }
+}
+
+// === impl LingerEnd ===
+
+impl LingerEnd {
+    pub const ALL: [Self; 6] =
+        [Self::Bytes, Self::Closed, Self::NoPlace, Self::Reset, Self::Silent, Self::Time];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Closed => "closed",
+            Self::NoPlace => "no_place",
+            Self::Reset => "reset",
+            Self::Silent => "silent",
+            Self::Time => "time",
+        }
+    }
+}
+
+// === impl TurnedAway ===
+
+impl TurnedAway {
+    pub const ALL: [Self; 5] =
+        [Self::Cap, Self::CapPerAddress, Self::HandshakeTimeout, Self::ProxyHeader, Self::Tls];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cap => "cap",
+            Self::CapPerAddress => "cap_per_address",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::ProxyHeader => "proxy_header",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_label_has_the_place_of_its_number() {
+        for (at, method) in MethodLabel::ALL.into_iter().enumerate() {
+            assert_eq!(method as usize, at);
+        }
+        for (at, end) in LingerEnd::ALL.into_iter().enumerate() {
+            assert_eq!(end as usize, at);
+        }
+        for (at, why) in TurnedAway::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, at);
+        }
+        for (at, decision) in RateDecision::ALL.into_iter().enumerate() {
+            assert_eq!(decision as usize, at);
+        }
+        for (at, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, at);
+        }
+    }
+}
