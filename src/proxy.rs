@@ -17,15 +17,17 @@
 //! executor         tasks of hyper's HTTP/2, on the worker's thread
 //! http1/           HTTP/1.1 heads to and from bytes; no I/O, imports core alone
 //! memory/          what connections hold, and who has to go; no I/O
-//! streams limits load ids dropped tunnel/   registries and parts that know nothing of the others
+//! streams limits load ids dropped future_size tunnel/   registries and parts that know nothing of
+//!                  the others
 //! ```
 //!
 //! A request's way:
 //!
 //! ```text
-//! client::listener::accept → client::serve → request::service::handle → facts::read → decide
-//!   → limits.charge → rewrite::rewrite → outbound::UpstreamRequest::new → exchange::send
-//!   → rewrite::answer::to_client | http1::answer_write::Lines | reply::refuse
+//! client::listener::accept → client::serve → request::service::handle
+//!   → request::admit: facts::read → decide → limits.charge → rewrite → UpstreamRequest::new
+//!   → exchange::send → upstream::Lease::send
+//!   → rewrite::answer::to_client | http1::answer_write::AnswerLines | reply::refuse
 //!   → RequestRecord::drop
 //! ```
 
@@ -48,6 +50,7 @@ mod canary;
 mod client;
 mod dropped;
 mod executor;
+mod future_size;
 #[cfg(any(fuzzing, test))]
 pub mod fuzz;
 pub mod health;

@@ -20,6 +20,7 @@ use self::read::{Gone, Read, poll_gone};
 pub(super) use self::refused::refuse;
 use crate::core::Reason;
 use crate::proxy::body::{ClientBody, Coming, Wire};
+use crate::proxy::future_size::at_most;
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::request_read::{Parsed, PlainRequest, parse};
 use crate::proxy::http1::request_refuse::{
@@ -34,6 +35,9 @@ use crate::proxy::request::record::RequestRecord;
 use crate::proxy::request::reply::Reply;
 use crate::proxy::request::service;
 use crate::proxy::worker::Worker;
+
+/// Most bytes of a request that is read here; a part of its connection's.
+const REQUEST_BYTES: usize = 3072;
 
 /// Why this is over.
 pub(super) enum TurnEnd {
@@ -109,12 +113,12 @@ async fn answer_all(
         };
         let record = RequestRecord::begin(worker, &client.moments, &head, client.address.ip());
         let answered = {
-            let mut answer = pin!(service::handle(
+            let mut answer = pin!(at_most::<REQUEST_BYTES, _>(service::handle(
                 Rc::clone(worker),
                 Rc::clone(client),
                 IncomingRequest { head, body, connect: None, writer: Writer::Plain },
                 record,
-            ));
+            )));
             poll_fn(|cx| {
                 if let Some(cut) = client.moments.cut.get() {
                     return Poll::Ready(Err(Gone::Cut(cut)));

@@ -21,6 +21,7 @@ use super::turn::Turn;
 use crate::core::{NetworkSet, Now, Reason, address};
 use crate::proxy::body::Unread;
 use crate::proxy::executor::LocalExecutor;
+use crate::proxy::future_size::at_most;
 use crate::proxy::http1::request_refuse::unfinished;
 use crate::proxy::http1::request_span::RequestSpan;
 use crate::proxy::load::Counted;
@@ -45,13 +46,16 @@ pub(crate) fn start(
     counted: Counted,
 ) {
     let worker = Rc::clone(worker);
-    tokio::task::spawn_local(async move {
+    tokio::task::spawn_local(at_most::<CONNECTION_BYTES, _>(async move {
         let _counted = counted;
         worker.cells.connection_opened(about.slot);
         let _open = Open { worker: Rc::clone(&worker), slot: about.slot };
         serve(&worker, plain, peer, &about).await;
-    });
+    }));
 }
+
+/// Most bytes of a connection's task; idle ones are counted in ten thousands.
+const CONNECTION_BYTES: usize = 4864;
 
 struct Open {
     worker: Rc<Worker>,

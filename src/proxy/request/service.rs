@@ -24,6 +24,7 @@ use super::rewrite::answer;
 use super::{upgrade, upgrade_request};
 use crate::core::{Reason, Rejection};
 use crate::proxy::body::{ClientBody, Coming, HyperBody};
+use crate::proxy::future_size::at_most;
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::location::cut_all;
@@ -42,6 +43,10 @@ pub(crate) struct Gate {
     /// Of HTTP/2: what its streams have left to be sent.
     unsent: Option<Arc<UnsentAnswers>>,
 }
+
+/// Most bytes of a request that hyper has read, and of its exchange with the upstream.
+const HYPER_REQUEST_BYTES: usize = 3840;
+const EXCHANGE_BYTES: usize = 1024;
 
 // === impl Gate ===
 
@@ -83,13 +88,13 @@ impl Service<Request<Incoming>> for Gate {
         let record = RequestRecord::begin(&worker, &client.moments, &head, client.address.ip());
         let body = HyperBody::new(body, client.unread.clone());
         let body = ClientBody::Coming(Coming::Hyper(body));
-        Box::pin(async move {
+        Box::pin(at_most::<HYPER_REQUEST_BYTES, _>(async move {
             let incoming = IncomingRequest { head, body, connect, writer: Writer::Hyper };
             match handle(worker, client, incoming, record).await {
                 Reply::Http(response) => Ok(response.map(|body| CountedBody { body, unsent })),
                 Reply::Lines(..) => Err(Unwritable::Lines),
             }
-        })
+        }))
     }
 }
 
@@ -134,8 +139,15 @@ pub(crate) async fn handle(
     };
     let (timeouts, caps) = (&worker.shared.timeouts, &worker.shared.caps);
     let patience = Patience::new(timeouts, caps, upload.clone(), pace, record.started());
-    let sent =
-        exchange::send(&worker, request, &stream, &patience, &client.address, &mut record).await;
+    let sent = at_most::<EXCHANGE_BYTES, _>(exchange::send(
+        &worker,
+        request,
+        &stream,
+        &patience,
+        &client.address,
+        &mut record,
+    ))
+    .await;
     let (answer, content, lease) = match sent {
         Ok(answered) => answered,
         Err(reason) => {
