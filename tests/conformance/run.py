@@ -369,11 +369,11 @@ def tls(contenders, _upstream):
 
 SUITES = {
     "raw": ("Requests with more than one reading", raw,
-            "Sent as they stand, with a good key. Shown: the status, and whether the request reached the upstream."),
-    "h2": ("Malformed HTTP/2", h2, "Frames made by hand. Shown: the status, or how the stream or connection ended."),
-    "load": ("h2load: 20,000 requests", load, "Each answered with 2xx?"),
-    "slow": ("slowhttptest: 300 slow clients", slow, "Default time-outs of each. Is another client served meanwhile? slowhttptest sends no key, so keygate refuses its slow bodies at once; stalled bodies of key holders are cut by `timeouts.body` (tests/it/gate_limits.rs)."),
-    "tls": ("testssl.sh", tls, "Default settings of each, with the same P-256 certificate."),
+            "Each request goes out byte for byte, with a good key. Shown: the status, and whether the request reached the upstream."),
+    "h2": ("Malformed HTTP/2", h2, "Handmade frames. Shown: the status, or how the stream or connection ended."),
+    "load": ("h2load: 20,000 requests", load, "Does each request get a 2xx answer?"),
+    "slow": ("slowhttptest: 300 slow clients", slow, "Each with its default time-outs. Does another client get an answer meanwhile? slowhttptest sends no key, so keygate refuses its slow bodies at once; `timeouts.body` ends stalled bodies of key holders (tests/it/gate_limits.rs)."),
+    "tls": ("testssl.sh", tls, "Each with its default settings and the same P-256 certificate."),
 }
 
 
@@ -401,14 +401,13 @@ def main():
         versions = ", ".join(c.version for c in contenders)
         head = (
             "# Conformance\n\nWritten by `make conformance` on one machine, in front of one upstream: "
-            f"{versions}. nginx and HAProxy are plain proxies here, with their defaults; where they "
-            "forward what keygate refuses, they do what they promise. Suites that are not to be had from "
-            "package registries (h2spec, Autobahn) are replaced by frames and bytes made by hand, which "
-            "`make test` holds as well (`tests/it/gate_*.rs`).\n\n"
-            "What hyper 1.12 settles before keygate sees the request: a Content-Length beside "
-            "Transfer-Encoding is dropped and the connection ends behind the answer, equal lengths become "
-            "one. 1xx answers of the upstream are consumed "
-            "(hyper's server cannot send 103).\n\n")
+            f"{versions}. nginx and HAProxy are plain proxies here, with their default settings; "
+            "forwarding what keygate refuses is what they are for. No package registry has the suites "
+            "h2spec and Autobahn, so handmade frames and bytes stand in for them; `make test` checks those "
+            "too (`tests/it/gate_*.rs`).\n\n"
+            "Before keygate sees a request, hyper 1.12 drops a Content-Length beside Transfer-Encoding and "
+            "closes the connection after the answer, and merges equal lengths into one. keygate does not pass on 1xx answers of the upstream (hyper's server cannot "
+            "send 103).\n\n")
         page.write_text(head + "".join(f"<!-- {n} -->\n{sections[n]}" for n in SUITES if n in sections))
         print(f"wrote {page.relative_to(ROOT)}")
     finally:
