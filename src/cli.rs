@@ -93,7 +93,7 @@ struct CheckArgs {
     /// Exit with 65 if there is a warning, with 78 if it is about a certificate.
     #[arg(long)]
     strict: bool,
-    /// Report as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -104,7 +104,7 @@ struct ExplainArgs {
     config: ConfigArgs,
     #[command(flatten)]
     table: TableArgs,
-    /// Judge as if the holder of this key had called; no secret is needed.
+    /// Judge a request by the holder of this key; needs no secret.
     #[arg(long, value_name = "ID", group = "credential", value_parser = KeyId::parse)]
     key_id: Option<KeyId>,
     /// Public id of a pair; standard input has its secret.
@@ -116,7 +116,7 @@ struct ExplainArgs {
     /// Judge a request whose credential is not for keygate, such as a user's token.
     #[arg(long, group = "credential")]
     foreign: bool,
-    /// Kind of the carrier of a key from standard input [default: the first configured]
+    /// Where the request carries the key from standard input [default: the first configured]
     #[arg(long, value_name = "KIND", value_parser = SOURCES)]
     source: Option<String>,
     /// Method of the request.
@@ -131,14 +131,14 @@ struct ExplainArgs {
     /// Time of the request, such as 2026-12-31T23:59:59Z [default: now]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     at: Option<Now>,
-    /// Answer as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args)]
 struct VersionArgs {
-    /// Answer as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }

@@ -55,9 +55,9 @@ enum Command {
     /// Limit organizations
     #[command(subcommand)]
     Orgs(orgs::Orgs),
-    /// Write everything that changed since the published table as one small file
+    /// Write what changed since the published table as one small file
     Patch(tables::patch::MakePatch),
-    /// Make and show the key that signs tables
+    /// Create or show the key that signs tables
     #[command(subcommand)]
     Signer(SignerCommand),
     /// Ask sidecars whether a serial is in force
@@ -69,16 +69,16 @@ enum Command {
 
 #[derive(Debug, clap::Subcommand)]
 enum SignerCommand {
-    /// Make an Ed25519 key pair (PKCS#8 PEM, mode 0600) and print its public half
+    /// Create an Ed25519 key pair (PKCS#8 PEM, mode 0600) and print its public key
     New {
-        /// Where the private key goes; never overwritten
+        /// File for the private key; never overwritten
         #[arg(long, short, value_name = "FILE", default_value = "signer.pem")]
         out: PathBuf,
-        /// Also write the public key
+        /// Also write the public key to this file
         #[arg(long, value_name = "FILE")]
         public_out: Option<PathBuf>,
     },
-    /// Print public key and id of a signer
+    /// Print the public key and the id of a signer
     Show {
         /// Private or public key in PEM, or `ed25519:BASE64`
         #[arg(value_name = "KEY")]

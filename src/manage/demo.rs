@@ -22,10 +22,10 @@ use crate::clock::Clock;
 
 #[derive(Debug, clap::Args)]
 pub struct Demo {
-    /// End after the tour, with 1 if a row is not as promised
+    /// Exit after the tour, with 1 if a row does not show what it should
     #[arg(long)]
     pub once: bool,
-    /// The sidecar's program [default: `keygate` beside this program]
+    /// Sidecar to start [default: `keygate` beside this program]
     #[arg(long, value_name = "FILE")]
     pub keygate: Option<PathBuf>,
 }

@@ -23,31 +23,31 @@ use super::session::Session;
 pub enum KeysCommand {
     /// Turn keys into canaries: never valid, and an alarm when somebody uses them
     Canary(edit::KeySelection),
-    /// Read the whole registry and name every fault
+    /// Check the whole registry and report every fault
     Check,
     /// Drop superseded lines of a keys.jsonl
     Compact,
-    /// Issue a key and show its secret, once
+    /// Issue a key and print its secret once
     Create(create::Create),
-    /// Refuse a key for now
+    /// Suspend a key
     Disable(edit::KeySelection),
     /// Change what a key may do
     Edit(edit::Edit),
-    /// Admit a disabled key again
+    /// Admit a suspended key again
     Enable(edit::KeySelection),
     /// Write all keys, without secrets, as TOML, JSON Lines or CSV
     Export(export::Export),
-    /// Take in what was published from another copy of the registry
+    /// Merge what another copy of the registry has published
     Fold(fold::Fold),
-    /// Take over keys that exist already
+    /// Import keys from another program
     Import(import::Import),
-    /// Start a registry
+    /// Create a registry
     Init(init::Init),
     /// Show all keys, or some
     List(list::List),
-    /// Refuse a key for ever
+    /// End a key for good
     Revoke(edit::Revoke),
-    /// Issue a successor, and let the old secret run out
+    /// Issue a successor and let the old secret expire
     Rotate(rotate::Rotate),
     /// Show everything about one key
     Show(list::Show),

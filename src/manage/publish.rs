@@ -32,16 +32,16 @@ use crate::table::{Bounds, KeySet, Table, TableFormat, Trust};
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Publishing")]
 pub struct PublishArgs {
-    /// Build and sign the table afterwards, into this file
+    /// Then build and sign the table into this file
     #[arg(long, value_name = "FILE", conflicts_with = "publish_patch")]
     pub publish: Option<PathBuf>,
-    /// Write and sign a patch over the published table afterwards, into this file
+    /// Then write and sign a patch for the published table into this file
     #[arg(long, value_name = "FILE")]
     pub publish_patch: Option<PathBuf>,
-    /// Change the registry only, whatever its [publish] says
+    /// Only change the registry, whatever its [publish] says
     #[arg(long, conflicts_with_all = ["publish", "publish_patch"])]
     pub no_publish: bool,
-    /// The table that the patch is over [default: `table` of the registry's [publish]]
+    /// Table that the patch applies to [default: `table` of the registry's [publish]]
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
     /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]

@@ -16,17 +16,17 @@ use crate::core::{Digest, Environment, KeyId, Secret};
 /// Options of every command that works on a registry.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Common {
-    /// Registry of keys; `.toml` or `.jsonl` [default: keys.toml, or keys.jsonl if only that is
-    /// there]
+    /// Registry of keys; `.toml` or `.jsonl` [default: keys.toml, or keys.jsonl if only that
+    /// exists]
     #[arg(long, short, global = true, value_name = "FILE")]
     pub registry: Option<PathBuf>,
-    /// Answer in JSON
+    /// Print the result as JSON
     #[arg(long, global = true)]
     pub json: bool,
-    /// Who is doing this, for the audit file [default: the user]
+    /// Who makes the change, for the audit file [default: the user]
     #[arg(long, global = true, value_name = "NAME")]
     pub actor: Option<String>,
-    /// How long to wait for another keygatectl
+    /// How long to wait while another keygatectl writes
     #[arg(long, global = true, value_name = "DURATION", default_value = "30s", value_parser = time::duration)]
     pub lock_timeout: Duration,
 }

@@ -25,13 +25,13 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Debug, clap::Args)]
 pub struct Status {
-    /// The serial that must be in force; without it, only show what is
+    /// Serial that must be in force; without it, only show what is in force
     #[arg(long, value_name = "N")]
     pub serial: Option<u64>,
-    /// Ask again until it is in force everywhere, at most this long
+    /// Keep asking until it is in force everywhere, at most this long
     #[arg(long, value_name = "DURATION", value_parser = time::duration, requires = "serial")]
     pub wait: Option<Duration>,
-    /// File with the bearer token of their `admin.token_file`; sent to every URL
+    /// File with the bearer token of their `admin.token_file`; every URL gets it
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Admin listeners, such as `http://10.0.0.7:9900` or `10.0.0.7:9900`

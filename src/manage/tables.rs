@@ -12,13 +12,13 @@ use super::session::Session;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Tables {
-    /// Add a signature that another program made, or one of another signer
+    /// Add a signature made by another program, or by another signer
     AttachSignature(sign::AttachSignature),
-    /// Build and sign a table of the registry
+    /// Build and sign a table from the registry
     Build(build::Build),
     /// Show which keys two tables treat differently
     Diff(diff::Diff),
-    /// Show what is in a table or patch, whoever signed it
+    /// Show the content of a table or patch, whoever signed it
     Inspect(inspect::Inspect),
     /// Check a table or patch as a sidecar would
     Verify(verify::Verify),

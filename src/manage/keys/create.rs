@@ -18,35 +18,35 @@ use crate::core::{Environment, KeyStatus, LimitSet, OrgId, Permission};
 
 #[derive(Debug, clap::Args)]
 pub struct Create {
-    /// The one organization that the key belongs to
+    /// Organization that the key belongs to
     #[arg(long, value_parser = OrgId::parse)]
     pub org: OrgId,
-    /// What people find the key by
+    /// Name by which people find the key
     #[arg(long, default_value = "", value_parser = name)]
     pub name: String,
-    /// What the key may do; repeat it, or separate by commas. `*`: everything
+    /// What the key may do; repeatable or separated by commas; `*`: everything
     #[arg(long = "permission", value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
     pub permissions: Vec<Permission>,
-    /// Address or network that the key may be used from; repeatable. None: from everywhere
+    /// Address or network from which the key may be used; repeatable [default: everywhere]
     #[arg(long = "allow-ip", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
     pub networks: Vec<IpNet>,
-    /// When it ends: `90d`, `2027-01-31T00:00:00Z` or `never`
+    /// When the key expires: `90d`, `2027-01-31T00:00:00Z` or `never`
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     pub expires: Option<When>,
-    /// When it begins: `1h` from now, or `2027-01-31T00:00:00Z`
+    /// When the key becomes valid: `1h` from now, or `2027-01-31T00:00:00Z`
     #[arg(long, value_name = "WHEN", value_parser = When::parse_begin)]
     pub not_before: Option<When>,
     /// Most requests: `600/min`, `600/min burst 50`; `NAME=LIMIT` under another policy than
     /// `per-key`; repeatable
     #[arg(long = "limit", value_name = "[NAME=]LIMIT", value_parser = LimitChange::parse)]
     pub limits: Vec<LimitChange>,
-    /// `live` or `test`. None: valid in every deployment that does not require one
+    /// `live` or `test` [default: valid wherever the sidecar requires none]
     #[arg(long = "env", value_name = "ENVIRONMENT", value_parser = Environment::parse)]
     pub environment: Option<Environment>,
-    /// A public key id and a secret, for two headers or Basic
+    /// Issue a public id and a secret, for two headers or Basic
     #[arg(long)]
     pub pair: bool,
-    /// Which of the registry's prefixes to issue with
+    /// Prefix of the registry to issue the key with
     #[arg(long, value_name = "NAME")]
     pub prefix: Option<String>,
     /// Free text for those who read the registry

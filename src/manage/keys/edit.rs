@@ -19,13 +19,13 @@ use crate::core::{Environment, KeyStatus, OrgId, Permission};
 /// Which keys.
 #[derive(Debug, Default, clap::Args)]
 pub struct KeySelection {
-    /// Key id, or a name that only one key has; several are changed together
+    /// Key id, or a name that only one key has; several change together
     #[arg(value_name = "KEY", required_unless_present = "secret_stdin")]
     pub keys: Vec<String>,
     /// Look for the name only among the keys of this organization
     #[arg(long, value_parser = OrgId::parse)]
     pub org: Option<OrgId>,
-    /// Read the secret from standard input and find its key: for a secret that leaked
+    /// Read the secret from standard input and find its key: for a leaked secret
     #[arg(long, conflicts_with = "keys")]
     pub secret_stdin: bool,
     #[command(flatten)]
@@ -44,11 +44,12 @@ pub enum Turn {
 
 #[derive(Debug, clap::Args)]
 pub struct Revoke {
-    #[command(flatten)]
-    pub target: KeySelection,
-    /// Revoke what a rotation left behind: the key that was replaced, or the former secret of a pair
+    /// Revoke what a rotation left behind: the replaced key, or the former secret of a pair
     #[arg(long, conflicts_with = "secret_stdin")]
     pub former: bool,
+    // Last: its options have a heading, which would hold for those behind it.
+    #[command(flatten)]
+    pub target: KeySelection,
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,13 +63,13 @@ pub struct Edit {
     /// New name
     #[arg(long, value_parser = create::name)]
     pub name: Option<String>,
-    /// Replace all permissions; repeat it, or separate by commas
+    /// Replace all permissions; repeatable or separated by commas
     #[arg(long = "permission", value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
     pub permissions: Vec<Permission>,
-    /// Give one permission more
+    /// Add a permission
     #[arg(long, value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
     pub add_permission: Vec<Permission>,
-    /// Take one permission away
+    /// Remove a permission
     #[arg(long, value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
     pub remove_permission: Vec<Permission>,
     /// Replace all networks; repeatable
@@ -77,10 +78,11 @@ pub struct Edit {
     /// Allow every address again
     #[arg(long, conflicts_with = "networks")]
     pub any_ip: bool,
-    /// When it ends: `90d` from now, `2027-01-31` (through that day, UTC), `2027-01-31T00:00:00Z` or `never`
+    /// When the key expires: `90d` from now, `2027-01-31` (through that day, UTC),
+    /// `2027-01-31T00:00:00Z` or `never`
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     pub expires: Option<When>,
-    /// When it begins; `never` removes the bound
+    /// When the key becomes valid; `never` removes the bound
     #[arg(long, value_name = "WHEN", value_parser = When::parse_begin)]
     pub not_before: Option<When>,
     /// Most requests: `600/min`, or `NAME=LIMIT` under another policy than `per-key`; `none` and

@@ -13,7 +13,7 @@ use crate::core::OrgId;
 
 #[derive(Debug, clap::Args)]
 pub struct Export {
-    /// The form to write
+    /// Format to write
     #[arg(long, value_enum, default_value = "toml")]
     pub format: ExportFormat,
     /// Where to write [default: standard output]
@@ -22,7 +22,7 @@ pub struct Export {
     /// Only keys of this organization
     #[arg(long, value_parser = OrgId::parse)]
     pub org: Option<OrgId>,
-    /// Leave out the digests: for reading only, not for `keys import`
+    /// Leave out the digests; `keys import` cannot read the result
     #[arg(long)]
     pub no_digests: bool,
 }

@@ -10,7 +10,7 @@ use super::edit::finish;
 
 #[derive(Debug, clap::Args)]
 pub struct Fold {
-    /// Table or patch that was published from another copy of the registry
+    /// Table or patch that another copy of the registry has published
     /// [default: `table` of the registry's [publish]]
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,

@@ -40,47 +40,47 @@ pub struct Import {
     /// File to read; `-` for standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// What the file is
+    /// Format of the file
     #[arg(long, value_enum)]
     pub format: Option<ImportFormat>,
-    /// Organization of keys that name none [default: the client's name in the file]
+    /// Organization of keys without one [default: the client's name in the file]
     #[arg(long, value_parser = OrgId::parse)]
     pub org: Option<OrgId>,
-    /// Permissions of keys that name none; repeat it, or separate by commas
+    /// Permissions of keys without any; repeatable or separated by commas
     #[arg(long = "permission", value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
     pub permissions: Vec<Permission>,
-    /// Networks of keys that name none
+    /// Networks of keys without any
     #[arg(long = "allow-ip", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
     pub networks: Vec<IpNet>,
-    /// End of keys that name none
+    /// Expiry of keys without one
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     pub expires: Option<When>,
-    /// Limit of keys that name none
+    /// Rate limit of keys without one
     #[arg(long, value_parser = parse_limit)]
     pub limit: Option<Limit>,
-    /// Environment of keys that name none
+    /// Environment of keys without one
     #[arg(long = "env", value_name = "ENVIRONMENT", value_parser = Environment::parse)]
     pub environment: Option<Environment>,
-    /// Which of the registry's prefixes their secrets have, where only digests are given
+    /// Prefix of the secrets, if the file has only digests
     #[arg(long, value_name = "NAME")]
     pub prefix: Option<String>,
-    /// The secrets behind imported digests conform to their prefix's checksum
+    /// Vouch that the secrets of imported digests have the checksum of their prefix
     #[arg(long)]
     pub conforming: bool,
-    /// Take secrets of fewer than 16 characters: they can be guessed
+    /// Accept secrets of fewer than 16 characters, which can be guessed
     #[arg(long)]
     pub accept_short: bool,
-    /// Take keys over without this restriction of the other program, as the report names it:
-    /// `PLUGIN` or `PLUGIN:CLIENT`; repeatable. They are then admitted more widely than before
+    /// Import keys without this restriction of the other program, as the report names it: `PLUGIN`
+    /// or `PLUGIN:CLIENT`; repeatable. keygate then admits more than that program did
     #[arg(long, value_name = "NAME")]
     pub allow_wider: Vec<String>,
-    /// Every entry of the Kubernetes Secret of this name is a client's key; repeatable
+    /// Read every entry of the Kubernetes Secret of this name as a client's key; repeatable
     #[arg(long, value_name = "SECRET")]
     pub keys_in: Vec<String>,
-    /// Leave out what cannot be taken over, instead of taking over nothing
+    /// Leave out keys that cannot be imported, instead of importing nothing
     #[arg(long)]
     pub skip_bad: bool,
-    /// ImportReport what would be done, and change nothing
+    /// Report what would happen, and change nothing
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
@@ -101,8 +101,8 @@ pub enum ImportFormat {
     Jsonl,
     /// Kong's declarative configuration, as `decK` or `kong config db_export` writes it
     Kong,
-    /// Kubernetes Secrets of a gateway (Kong, Authorino, Envoy Gateway, NGINX), with what refers
-    /// to them
+    /// Kubernetes Secrets of a gateway (Kong, Authorino, Envoy Gateway, NGINX), with the resources
+    /// that refer to them
     Kubernetes,
     /// An nginx `map` from key to client, alone or in a whole configuration
     NginxMap,

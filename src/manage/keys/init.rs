@@ -23,10 +23,10 @@ pub struct Init {
     /// Word in front of secrets, `kg` for `kg_live_…`; the first is the default
     #[arg(long = "prefix", value_name = "WORD", default_value = "kg")]
     pub prefixes: Vec<String>,
-    /// Secrets as dashed groups of five without prefix, under the name `dashed`
+    /// Write secrets as dashed groups of five without prefix; its name is `dashed`
     #[arg(long)]
     pub dashed: bool,
-    /// 32 characters of a-z and 0-9 behind the prefix, without environment
+    /// Write secrets as 32 characters of a-z and 0-9 after the prefix, without environment
     #[arg(long)]
     pub compact: bool,
     /// Build and sign the table after every change
@@ -35,7 +35,7 @@ pub struct Init {
     /// Private key that signs
     #[arg(long, value_name = "FILE")]
     pub signer: Option<std::path::PathBuf>,
-    /// Copy settings and keys from this registry (to go from keys.toml to keys.jsonl, or back)
+    /// Copy settings and keys from this registry (to move from keys.toml to keys.jsonl, or back)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prefixes", "dashed", "compact", "publish", "audience"])]
     pub copy: Option<std::path::PathBuf>,
 }

@@ -35,7 +35,7 @@ pub struct List {
     /// Only keys in this state
     #[arg(long, value_name = "STATE", value_parser = ["active", "disabled", "revoked", "canary", "expired", "not yet valid"])]
     pub state: Option<String>,
-    /// Only active keys that end within this time, the first to end first
+    /// Only active keys that expire within this time, soonest first
     #[arg(long, value_name = "DURATION", value_parser = time::duration)]
     pub expiring: Option<Duration>,
 }
@@ -51,7 +51,7 @@ pub struct Show {
     /// Read a secret from standard input and show its key
     #[arg(long, conflicts_with = "key")]
     pub secret_stdin: bool,
-    /// Show digests as well
+    /// Also show digests
     #[arg(long)]
     pub digests: bool,
 }

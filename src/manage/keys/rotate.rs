@@ -26,10 +26,10 @@ pub struct Rotate {
     /// When the successor ends [default: when the old key would have]
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     pub expires: Option<When>,
-    /// Issue with another of the registry's prefixes
+    /// Issue the successor with another prefix of the registry
     #[arg(long, value_name = "NAME")]
     pub prefix: Option<String>,
-    /// End a former secret that is still valid from the rotation before
+    /// End the former secret of an earlier rotation that is still valid
     #[arg(long)]
     pub drop_previous: bool,
     #[command(flatten)]

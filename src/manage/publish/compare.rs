@@ -24,11 +24,10 @@ use crate::table::{Bounds, KeySet, Manifest, OrgLimits, Patch, Table, Trust};
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Publishing over somebody else's publication")]
 pub struct MeantArgs {
-    /// Admit again what the published table or patch ended or narrowed for this key; repeatable
+    /// Restore what the published table or patch took away from this key; repeatable
     #[arg(long, value_name = "KEY_ID", value_parser = KeyId::parse)]
     pub readmit: Vec<KeyId>,
-    /// Let go this key (or its rotated secret), which only the published table or patch has;
-    /// repeatable
+    /// Drop this key (or its rotated secret) that only the published table or patch has; repeatable
     #[arg(long, value_name = "KEY_ID", value_parser = KeyId::parse)]
     pub drop: Vec<KeyId>,
     /// Let this org do again more than the limits that are published for it; repeatable

@@ -27,51 +27,54 @@ use crate::table::{FileKind, TableFormat};
 
 #[derive(Debug, clap::Args)]
 pub struct Build {
-    /// The file to write [default: `table` of the registry's [publish]]
+    /// File to write [default: `table` of the registry's [publish]]
     #[arg(long, short, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Build from these files instead of the registry: `.toml`, `.jsonl` or `.csv`, with digests;
-    /// repeatable. The registry is neither read nor changed
+    /// Build from this file instead of the registry: `.toml`, `.jsonl` or `.csv`, with digests;
+    /// repeatable. Neither reads nor changes the registry
     #[arg(long = "from", value_name = "FILE", requires = "serial", requires = "audience")]
     pub sources: Vec<PathBuf>,
-    /// Serial of a table from other sources, or the serial to go on from after a registry was lost
+    /// Serial of a table from other sources, or the serial to continue from after you lost a
+    /// registry
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub serial: Option<u64>,
-    /// Name of the deployments that the table is for [default: of the registry]
+    /// Name of the deployments that the table is for [default: the registry's]
     #[arg(long, value_name = "NAME")]
     pub audience: Option<String>,
     /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]
     #[arg(long = "signer", value_name = "FILE", conflicts_with = "unsigned")]
     pub signers: Vec<PathBuf>,
-    /// Leave the signature to another program; then `keygatectl table attach-signature`
+    /// Do not sign; another program does, and `keygatectl table attach-signature` adds its
+    /// signature
     #[arg(long)]
     pub unsigned: bool,
-    /// Public key that will sign, or sign as well: PEM or `ed25519:BASE64`; repeatable
+    /// Public key of a signer whose signature follows: PEM or `ed25519:BASE64`; repeatable
     #[arg(long = "signer-public", value_name = "KEY")]
     pub named: Vec<String>,
-    /// Also write the bytes that are to be signed
+    /// Also write the bytes to sign into this file
     #[arg(long, value_name = "FILE")]
     pub message: Option<PathBuf>,
     /// When sidecars stop accepting the table: `30d`, an instant, or `never` [default: `life`]
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     pub expires: Option<When>,
-    /// State that this is meant: `empty` (no active key), `shrink` (most are gone); repeatable
+    /// Confirm that you intend this: `empty` (no active key), `shrink` (most keys gone); repeatable
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
     pub acknowledge: Vec<Meant>,
-    /// Take the patch at this place into the registry first [default: `patch` of [publish]]
+    /// Merge this patch into the registry first [default: `patch` of [publish]]
     #[arg(long, value_name = "FILE", conflicts_with = "sources")]
     pub fold_patch: Option<Option<PathBuf>>,
-    /// Most memory to use, such as `64MiB`; what does not fit is sorted on disk
+    /// Memory to use at most, such as `64MiB`; sorts on disk what does not fit
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
     pub memory: usize,
     /// Version of the table format [default: `format` of the registry's [publish], else 1]
     #[arg(long, value_name = "N", value_parser = format)]
     pub format: Option<TableFormat>,
-    #[command(flatten)]
-    pub meant: MeantArgs,
-    /// What to do with a line that cannot be read
+    /// What to do with an unreadable line
     #[arg(long, value_name = "WHAT", value_enum, default_value = "report")]
     pub on_bad_line: OnBadLine,
+    // Last: its options have a heading, which would hold for those behind it.
+    #[command(flatten)]
+    pub meant: MeantArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -82,11 +85,11 @@ pub enum Meant {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnBadLine {
-    /// Read on, name all of them, build nothing
+    /// Report all of them and build nothing
     Report,
-    /// Name all of them, build without them
+    /// Report all of them and build without them
     Skip,
-    /// Name the first, build nothing
+    /// Report the first and build nothing
     Stop,
 }
 

@@ -28,13 +28,13 @@ pub struct Diff {
     /// Table, or registry
     #[arg(value_name = "NEW")]
     pub new: PathBuf,
-    /// Patch over OLD
+    /// Patch that applies to OLD
     #[arg(long, value_name = "FILE")]
     pub old_patch: Option<PathBuf>,
-    /// Patch over NEW
+    /// Patch that applies to NEW
     #[arg(long, value_name = "FILE")]
     pub new_patch: Option<PathBuf>,
-    /// End with 1 if there is a difference
+    /// Exit with 1 if there is a difference
     #[arg(long)]
     pub exit_code: bool,
 }

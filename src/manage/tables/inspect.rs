@@ -22,7 +22,7 @@ pub struct Inspect {
     /// Table or patch, signed or not
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Show digests as well
+    /// Also show digests
     #[arg(long)]
     pub digests: bool,
     /// Show the manifest only, not the keys

@@ -17,16 +17,16 @@ use crate::table::{FileKind, TableFormat};
 
 #[derive(Debug, clap::Args)]
 pub struct MakePatch {
-    /// The file to write [default: `patch` of the registry's [publish]]
+    /// File to write [default: `patch` of the registry's [publish]]
     #[arg(long, short, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// The table that the patch is over [default: `table` of the registry's [publish]]
+    /// Table that the patch applies to [default: `table` of the registry's [publish]]
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
     /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]
     #[arg(long = "signer", value_name = "FILE")]
     pub signers: Vec<PathBuf>,
-    /// Go on from this serial, behind something that was published from elsewhere
+    /// Continue from this serial, after a publication from elsewhere
     #[arg(long, value_name = "N")]
     pub serial: Option<u64>,
     /// Version of the table format [default: that of the table that the patch is over]

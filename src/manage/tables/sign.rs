@@ -33,13 +33,13 @@ pub struct AttachSignature {
     /// Whose signature it is: PEM or `ed25519:BASE64`
     #[arg(long, value_name = "KEY")]
     pub signer_public: Option<String>,
-    /// Sign here and now with this private key
+    /// Sign with this private key
     #[arg(long, value_name = "FILE", conflicts_with = "signature")]
     pub signer: Option<PathBuf>,
     /// Where to write [default: FILE itself]
     #[arg(long, short, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// The table that a patch is over [default: the one of that serial beside it]
+    /// Table that a patch applies to [default: the one with that serial beside it]
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
     #[command(flatten)]

@@ -27,10 +27,10 @@ pub struct Verify {
     /// Table or patch
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Public key that is trusted: PEM or `ed25519:BASE64`; repeatable
+    /// Trusted public key: PEM or `ed25519:BASE64`; repeatable
     #[arg(long = "signer", value_name = "KEY", required_unless_present = "any_signer")]
     pub signers: Vec<String>,
-    /// How many of them must have signed
+    /// Number of them that must have signed
     #[arg(long, value_name = "K", default_value_t = 1)]
     pub required: usize,
     /// Trust whoever signed: finds damage, not forgery
@@ -39,7 +39,7 @@ pub struct Verify {
     /// Name of the deployment
     #[arg(long, value_name = "NAME", required_unless_present = "any_signer")]
     pub audience: Option<String>,
-    /// Table in force, which FILE is to follow: a patch must be over it
+    /// Table in force before FILE; a patch must apply to it
     #[arg(long, visible_alias = "base", value_name = "TABLE")]
     pub after: Option<PathBuf>,
     /// Refuse a serial below this
