@@ -22,10 +22,12 @@ use super::files;
 use super::registry::change::{Change, Committed};
 use super::registry::entry::RegistryEntry;
 use super::registry::settings::OnChange;
-use super::registry::{Filter, Form, Registry};
+use super::registry::{Filter, Registry};
 use super::session::Session;
 use crate::core::{KeyId, KeyStatus};
-use crate::table::write::{BodyBuilder, BuildError, PatchDraft, RemovalOf, UnheldBy};
+use crate::table::write::{
+    BodyBuilder, BuildError, PatchDifference, PatchDraft, RemovalOf, UnheldBy,
+};
 use crate::table::{Bounds, KeySet, Table, TableFormat, Trust};
 
 /// Publishing as a part of a change.
@@ -326,20 +328,19 @@ pub fn patch(
     if stated.serial >= serial {
         return Err(Error::raced(base, stated, serial));
     }
-    // Lines are newer or older than a table of this registry; of another's, that says nothing.
-    let is_own = registry.settings.published.iter().any(|artefact| artefact.is(stated));
-    let mut draft = match registry.form {
-        Form::JsonLines if is_own => {
-            let changed = registry.changed_since(stated.includes_through)?;
-            difference(Arc::clone(&table), &changed)
-        }
-        Form::JsonLines | Form::Toml => {
-            let mut specs = Vec::new();
+    // What was written since this table was made is all that can differ. Where the registry cannot
+    // tell (it was merged, edited, compacted, or the table is another's), all of it is compared.
+    let own = registry.settings.published.iter().find(|artefact| artefact.is(stated));
+    let changed = own.map_or(Ok(None), |artefact| registry.changed_since(artefact))?;
+    let mut draft = match changed {
+        Some(changed) => difference(Arc::clone(&table), &changed),
+        None => {
+            let mut difference = PatchDifference::from(&table);
             registry.scan(&Filter::default(), &mut |located| {
-                specs.extend(located.entry.specs());
+                located.entry.specs().for_each(|spec| difference.push(spec));
                 Ok(())
             })?;
-            PatchDraft::difference(&table, specs)
+            difference.finish()
         }
     };
     draft.formats(registry.settings.prefixes.values().cloned());

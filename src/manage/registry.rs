@@ -20,16 +20,20 @@ pub mod words;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, ErrorKind, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256};
+
 use self::entry::RegistryEntry;
+use self::published::{BuiltFile, MadeOf};
 use self::settings::RegistrySettings;
 use super::error::{Error, FileFault, Result};
 use super::files;
 use crate::core::{Digest, KeyId, OrgId};
+use crate::table::BodyHash;
 
 pub const HINT: &str = "docs/registry.md describes every field; nothing was written";
 
@@ -128,7 +132,7 @@ impl Registry {
             Form::JsonLines => {
                 let content =
                     jsonl::JsonlContent { file: &self.file, path: &self.path, length: self.length };
-                jsonl::scan(content, jsonl::LineSelection { filter, newer_than: 0 }, faults, each)
+                jsonl::scan(content, jsonl::LineSelection { filter, from: 0 }, faults, each)
             }
             Form::Toml => {
                 let mut pieces = self.pieces();
@@ -165,18 +169,58 @@ impl Registry {
         Ok(found)
     }
 
-    /// The keys that a change after `serial` wrote. Only a `keys.jsonl` knows.
-    pub fn changed_since(&self, serial: u64) -> Result<Vec<RegistryEntry>> {
+    /// The keys that were written since `artefact` was made from this registry. `None`: the file does
+    /// not tell, because what was there then has changed (a merge, an edit by hand, `keys compact`),
+    /// or because it is no `keys.jsonl`.
+    pub fn changed_since(&self, artefact: &BuiltFile) -> Result<Option<Vec<RegistryEntry>>> {
+        let Some(made_of) = artefact.made_of.filter(|made_of| made_of.bytes <= self.length) else {
+            return Ok(None);
+        };
+        if self.form != Form::JsonLines || self.sha256_of(made_of.bytes)? != made_of.sha256 {
+            return Ok(None);
+        }
         let mut changed = Vec::new();
         let mut faults = Vec::new();
         let content =
             jsonl::JsonlContent { file: &self.file, path: &self.path, length: self.length };
-        let newer = jsonl::LineSelection { filter: &Filter::default(), newer_than: serial };
+        let newer = jsonl::LineSelection { filter: &Filter::default(), from: made_of.bytes };
         jsonl::scan(content, newer, &mut faults, &mut |located| {
             changed.push(located.entry);
             Ok(())
         })?;
-        if faults.is_empty() { Ok(changed) } else { Err(Error::Faults { faults, hint: HINT }) }
+        if faults.is_empty() {
+            Ok(Some(changed))
+        } else {
+            Err(Error::Faults { faults, hint: HINT })
+        }
+    }
+
+    /// What something that is made from it now is made of.
+    pub fn made_of(&self) -> Result<Option<MadeOf>> {
+        match self.form {
+            Form::Toml => Ok(None),
+            Form::JsonLines => {
+                let sha256 = self.sha256_of(self.length)?;
+                Ok(Some(MadeOf { bytes: self.length, sha256 }))
+            }
+        }
+    }
+
+    fn sha256_of(&self, bytes: u64) -> Result<BodyHash> {
+        let mut hash = Context::new(&SHA256);
+        let mut from = reader(&self.file).take(bytes);
+        loop {
+            let read = from.fill_buf().map_err(Error::read(&self.path))?;
+            if read.is_empty() {
+                break;
+            }
+            hash.update(read);
+            let count = read.len();
+            from.consume(count);
+        }
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(hash.finish().as_ref());
+        Ok(BodyHash(sha256))
     }
 
     /// The one key that `selector` means at `now` (seconds since 1970): an id, or a name that only

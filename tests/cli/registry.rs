@@ -398,3 +398,79 @@ fn the_documented_registries_are_registries() {
     room.write("keys.jsonl", block("json"));
     assert_eq!(room.json(&["-r", "keys.jsonl", "keys", "list"])[0]["state"], "revoked");
 }
+
+/// Two branches of one registry, merged with all lines of both: the next publication holds every
+/// change of both, whoever published what from where and whichever side's lines come first.
+#[test]
+fn after_a_merge_the_next_patch_holds_what_both_sides_changed() {
+    // What each side does behind the common table; `publish` puts a table of that side's own.
+    let sides: [(&[&str], &[&str]); 5] = [
+        (&["revoke p1", "publish"], &["revoke p2"]),
+        (&["revoke p1"], &["revoke p2", "disable p3", "publish"]),
+        (&["revoke p1", "disable p0", "enable p0", "publish"], &["revoke p2"]),
+        (&["revoke p1", "publish"], &["revoke p2", "publish"]),
+        (&["revoke p1"], &["revoke p2"]),
+    ];
+    for (n, (ours, theirs)) in sides.into_iter().enumerate() {
+        for ours_first in [true, false] {
+            // Which side's table is published where sidecars look: that of the side that has one.
+            let published = if ours.contains(&"publish") { "ours.kgt" } else { "theirs.kgt" };
+            let room = room("keys.jsonl");
+            room.ok(&["signer", "new"]);
+            let keys: Vec<_> = (0..4).map(|n| room.create(&["--name", &format!("p{n}")])).collect();
+            let build = |out| ["table", "build", "-o", out, "--signer", "signer.pem"];
+            room.ok(&build("ours.kgt"));
+            fs::copy(room.path("ours.kgt"), room.path("theirs.kgt")).unwrap();
+            let base = room.read("keys.jsonl");
+            let branch = |steps: &[&str], out| {
+                room.write("keys.jsonl", &base);
+                for step in steps {
+                    match step.split_once(' ') {
+                        Some((command, key)) => room.ok(&["keys", command, key]),
+                        None => room.ok(&build(out)),
+                    };
+                }
+                room.read("keys.jsonl").strip_prefix(&base).unwrap().to_owned()
+            };
+            let (ours, theirs) = (branch(ours, "ours.kgt"), branch(theirs, "theirs.kgt"));
+            let merged = if ours_first { ours + &theirs } else { theirs + &ours };
+            room.write("keys.jsonl", format!("{base}{merged}"));
+            fs::remove_file(room.path("keys.unpublished.jsonl")).ok();
+            room.ok(&["keys", "check"]);
+            let states: Vec<Value> = keys
+                .iter()
+                .map(|key| room.json(&["keys", "show", &key.id])["state"].clone())
+                .collect();
+            assert_eq!((&states[1], &states[2]), (&"revoked".into(), &"revoked".into()));
+            let patch = ["patch", "-o", "p.kgp", "--base", published, "--signer", "signer.pem"];
+            room.ok(&patch);
+            // And the change after that, which is made by the same rules.
+            room.ok(&["keys", "revoke", "p0"]);
+            room.ok(&patch);
+            let in_force = room.in_force(published, Some("p.kgp"));
+            for (key, state) in keys.iter().zip(&states) {
+                let there = crate::support::holder(&in_force, &key.secret);
+                let there = there.map(|view| view.grant.status.as_str().to_owned());
+                let state = if key.id == keys[0].id { &Value::from("revoked") } else { state };
+                assert_eq!(there.as_deref(), state.as_str(), "case {n}, ours first: {ours_first}");
+            }
+        }
+    }
+}
+
+/// What stands in the lines that were there before counts as well: an edit by hand is published.
+#[test]
+fn a_line_that_was_edited_by_hand_is_in_the_next_patch() {
+    let room = room("keys.jsonl");
+    room.ok(&["signer", "new"]);
+    let key = room.create(&["--permission", "read"]);
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
+    let edited = room.read("keys.jsonl").replace("[\"read\"]", "[\"send\"]");
+    room.write("keys.jsonl", edited);
+    let listed = room.json(&["keys", "list"]);
+    assert_eq!(listed[0]["published"], false, "{listed}");
+    room.ok(&["patch", "-o", "p.kgp", "--base", "t.kgt", "--signer", "signer.pem"]);
+    let in_force = room.in_force("t.kgt", Some("p.kgp"));
+    let view = crate::support::holder(&in_force, &key.secret).unwrap();
+    assert!(view.grant.permissions.holds(&keygate::core::Permission::parse("send").unwrap()));
+}

@@ -138,13 +138,13 @@ impl Standing {
             .max_by_key(|(_, manifest)| manifest.serial)
     }
 
-    /// Serial up to which everything of the registry that knows these is published here, or was
-    /// published elsewhere.
-    pub fn base_serial(&self, known: &[BuiltFile]) -> Option<u64> {
+    /// The newest of `known` that is published here, or was published elsewhere: everything of the
+    /// registry that knows these is published up to it.
+    pub fn base<'k>(&self, known: &'k [BuiltFile]) -> Option<&'k BuiltFile> {
         let here = known.iter().filter(|artefact| {
             artefact.stage == BuildStage::Published || self.all().any(|(_, m)| artefact.is(m))
         });
-        here.map(|artefact| artefact.serial).max()
+        here.max_by_key(|artefact| artefact.serial)
     }
 
     /// The keys in force of a reader that has all of it.
@@ -222,7 +222,7 @@ impl Standing {
             }
             Ok(())
         })?;
-        ours.fill_bases(self.base_serial(known), &mut keys)?;
+        ours.fill_bases(self.base(known).map(|base| base.serial), &mut keys)?;
         Ok(keys.into_values().collect())
     }
 

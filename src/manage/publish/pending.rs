@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::super::error::Result;
 use super::super::files;
+use super::super::registry::Registry;
 use super::super::registry::published::{self, BuildStage, BuiltFile};
-use super::super::registry::{Form, Registry};
 use super::compare::{Ours, Standing, differing};
 use super::head::head;
 use crate::core::KeyId;
@@ -51,8 +51,9 @@ impl Publishing {
 // === impl UnpublishedKeys ===
 
 impl UnpublishedKeys {
-    /// A `keys.toml` is compared with the published table if that is at hand, so that edits by hand
-    /// are seen as well; otherwise the registry tells what was changed since it was published.
+    /// A `keys.jsonl` tells what was written since the last publication. Where it does not (it was
+    /// merged or edited), and with a `keys.toml`, the published table is compared if that is at hand;
+    /// otherwise the notes beside the registry tell.
     pub fn of(registry: &Registry) -> Result<Self> {
         let table = table_of(registry)?;
         let patch = registry.settings.publish.patch.as_deref().map(|p| registry.relative(p));
@@ -60,21 +61,19 @@ impl UnpublishedKeys {
         let known = &registry.settings.published;
         // What cannot be read is not what the registry is judged by here.
         let standing = Standing::at(table.as_deref(), &patches).unwrap_or_default();
-        if registry.form == Form::Toml
-            && let Ok(Some(keys)) = standing.keys()
-        {
+        let base = standing.base(known);
+        let changed = base.map_or(Ok(None), |artefact| registry.changed_since(artefact))?;
+        if let Some(changed) = changed {
+            return Ok(Self::Keys(changed.iter().map(|entry| entry.id).collect()));
+        }
+        if let Ok(Some(keys)) = standing.keys() {
             return Ok(Self::Keys(differing(&keys, &Ours::Registry(registry))?));
         }
-        let after = standing.base_serial(known).or(standing.includes());
+        let after = base.map(|artefact| artefact.serial).or(standing.includes());
         let Some(after) = after else { return Ok(Self::All) };
-        let changed: Vec<KeyId> = match registry.form {
-            Form::JsonLines => registry.changed_since(after)?.iter().map(|e| e.id).collect(),
-            Form::Toml => {
-                let through = registry.settings.serial;
-                published::changed_since(&registry.real, after, through)?.into_keys().collect()
-            }
-        };
-        Ok(Self::Keys(changed.into_iter().collect()))
+        let through = registry.settings.serial;
+        let changed = published::changed_since(&registry.real, after, through)?;
+        Ok(Self::Keys(changed.into_keys().collect()))
     }
 
     pub fn has(&self, id: KeyId) -> bool {

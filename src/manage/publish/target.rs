@@ -254,18 +254,20 @@ fn write_compared<F: Read + Seek>(
     draft.write(&mut to).map_err(Error::write(&out))?;
     let bytes = to.stream_position().map_err(Error::write(&out))?;
     let known = registry.map_or_else(Vec::new, |registry| registry.settings.published.clone());
-    match place.source {
+    let made_of = match place.source {
         // What the file was made from, which may be older than what the registry says by now.
         PublishOrigin::Free(registry) | PublishOrigin::Held(registry) => {
             place.refuse_losses(ours.serial, &Ours::Registry(registry), &known)?;
+            registry.made_of()?
         }
         PublishOrigin::Draft { .. } | PublishOrigin::Files => {
             place.refuse_losses_of_file(&ours, &mut to, registry)?;
+            None
         }
-    }
+    };
     to.commit()?;
     if let Some(registry) = registry {
-        let artefact = BuiltFile::of(&ours, place.stage(draft, registry));
+        let artefact = BuiltFile { made_of, ..BuiltFile::of(&ours, place.stage(draft, registry)) };
         if let Err(e) = remember(registry, artefact) {
             // It is published. Next time it is taken for somebody else's, and compared.
             eprintln!("warning: published, but the registry could not write that down: {e}");

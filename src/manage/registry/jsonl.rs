@@ -25,6 +25,8 @@ use crate::manage::error::{Error, FileFault, Result};
 const MAX_LINE: u64 = 1 << 20;
 /// How every settings line begins, and no key line.
 const SETTINGS: &[u8] = b"{\"registry\":";
+/// How a key line begins as keygatectl writes it.
+const KEY: &[u8] = b"{\"serial\":";
 /// What a line that supersedes another contains. A name that contains it costs a parse, no more.
 const AFTER: &[u8] = b"\"after\":";
 
@@ -50,6 +52,12 @@ struct LineHead<'a> {
     key: HeadKey<'a>,
 }
 
+/// Only of which change a line is.
+#[derive(Deserialize)]
+struct OfChange {
+    serial: u64,
+}
+
 #[derive(Deserialize)]
 struct HeadKey<'a> {
     #[serde(borrow)]
@@ -60,8 +68,8 @@ struct HeadKey<'a> {
 #[derive(Clone, Copy)]
 pub struct LineSelection<'a> {
     pub filter: &'a Filter,
-    /// Lines of this serial and below are passed over, not even parsed.
-    pub newer_than: u64,
+    /// Lines that begin before this byte are passed over, not even parsed.
+    pub from: u64,
 }
 
 /// The complete part of an open registry.
@@ -113,20 +121,21 @@ impl<R: BufRead> LineReader<R> {
 pub fn open(file: &Arc<File>, path: &Path) -> Result<(RegistrySettings, u64)> {
     let mut lines = LineReader::new(reader(file));
     let mut settings: Option<(u64, Vec<u8>)> = None;
-    let mut last: Option<(u64, Vec<u8>)> = None;
+    // Not always that of the last line: a merge puts one branch's lines behind the other's.
+    let mut newest = 0;
     let mut length = 0;
     while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
         length += line.len() as u64 + 1;
-        if line.starts_with(SETTINGS) {
+        let is_settings = line.starts_with(SETTINGS);
+        if is_settings {
             settings = Some((number, line.to_vec()));
         } else if number == 1 {
             let why = "the first line must hold the settings: {\"registry\":1,\"serial\":0}";
             return Err(Error::fault(FileFault::new(path, 1, "", why), HINT));
         }
-        let last = last.get_or_insert_with(Default::default);
-        last.0 = number;
-        last.1.clear();
-        last.1.extend_from_slice(line);
+        let start: &[u8] = if is_settings { b"{\"registry\":1,\"serial\":" } else { KEY };
+        // A line that cannot be parsed is told with all others, by whoever reads the keys.
+        newest = newest.max(serial_of(line, start).unwrap_or_default());
     }
     let Some((number, line)) = settings else {
         let why = "is empty; its first line must hold the settings";
@@ -135,11 +144,7 @@ pub fn open(file: &Arc<File>, path: &Path) -> Result<(RegistrySettings, u64)> {
     let raw: RawSettings = serde_json::from_slice(&line).map_err(|e| syntax(&e, number, path))?;
     let mut settings = RegistrySettings::from_raw(raw, path, &|_| number)
         .map_err(|faults| Error::Faults { faults, hint: HINT })?;
-    if let Some((number, line)) = last.filter(|(_, line)| !line.starts_with(SETTINGS)) {
-        let head: LineHead<'_> =
-            serde_json::from_slice(&line).map_err(|e| syntax(&e, number, path))?;
-        settings.serial = settings.serial.max(head.serial);
-    }
+    settings.serial = settings.serial.max(newest);
     Ok((settings, length))
 }
 
@@ -152,15 +157,15 @@ pub fn scan(
 ) -> Result<()> {
     let path = content.path;
     let superseding = superseding(content, faults)?;
-    let LineSelection { filter, newer_than } = wanted;
+    let LineSelection { filter, from } = wanted;
+    let mut end = 0;
     let texts = texts_of(filter);
     let texts: Vec<_> = texts.iter().map(Finder::new).collect();
     let mut lines = LineReader::new(reader(content.file).take(content.length));
     while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
-        if line.starts_with(SETTINGS)
-            || cannot_be_meant(line, &texts)
-            || leading_serial(line).is_some_and(|serial| serial <= newer_than)
-        {
+        let begin = end;
+        end = begin + line.len() as u64 + 1;
+        if begin < from || line.starts_with(SETTINGS) || cannot_be_meant(line, &texts) {
             continue;
         }
         let parsed = match serde_json::from_slice::<Line<'_>>(line) {
@@ -218,11 +223,16 @@ fn cannot_be_meant(line: &[u8], texts: &[Finder<'_>]) -> bool {
     texts.iter().any(|text| text.find(line).is_none()) && memchr::memchr(b'\\', line).is_none()
 }
 
-/// The serial of a line as [`print`] writes it, without parsing the line.
-fn leading_serial(line: &[u8]) -> Option<u64> {
-    let rest = line.strip_prefix(b"{\"serial\":")?;
-    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
-    std::str::from_utf8(rest.get(..digits)?).ok()?.parse().ok()
+/// The serial of a line, which it begins with as keygatectl writes it; others are parsed.
+fn serial_of(line: &[u8], start: &[u8]) -> std::result::Result<u64, serde_json::Error> {
+    let digits = line.strip_prefix(start).map(|rest| {
+        let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+        rest.get(..digits).unwrap_or_default()
+    });
+    match digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()) {
+        Some(serial) => Ok(serial),
+        None => serde_json::from_slice::<OfChange>(line).map(|change| change.serial),
+    }
 }
 
 /// Whether the first line holds settings. Otherwise it is plain JSON Lines, as `keys export` and

@@ -31,6 +31,16 @@ pub struct BuiltFile {
     pub serial: u64,
     pub body_sha256: BodyHash,
     pub stage: BuildStage,
+    /// Only of a `keys.jsonl`.
+    pub made_of: Option<MadeOf>,
+}
+
+/// The registry's file when a table or patch was made from it. Serials do not tell which lines that
+/// was: after a merge of two branches a line can be new and have the serial of one that is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MadeOf {
+    pub bytes: u64,
+    pub sha256: BodyHash,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +75,7 @@ struct Dated {
 impl BuiltFile {
     pub fn of(manifest: &Manifest, stage: BuildStage) -> Self {
         let Manifest { kind, serial, body_sha256, .. } = *manifest;
-        Self { kind, serial, body_sha256, stage }
+        Self { kind, serial, body_sha256, stage, made_of: None }
     }
 
     pub fn is(&self, manifest: &Manifest) -> bool {
@@ -73,35 +83,53 @@ impl BuiltFile {
             == (manifest.kind, manifest.serial, manifest.body_sha256)
     }
 
-    /// `table 5 sha256:…`, with `draft` behind it as long as it is one.
+    /// `table 5 sha256:…`; of a `keys.jsonl` with `of BYTES sha256:…` behind it, and as long as it is
+    /// a draft with `draft`.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split(' ');
+        let sha256 = |word: &str| BodyHash::parse(word.strip_prefix("sha256:")?);
+        let mut words = text.split(' ').peekable();
         let kind = match words.next()? {
             "patch" => FileKind::Patch,
             "table" => FileKind::Table,
             _ => return None,
         };
         let serial = words.next()?.parse().ok()?;
-        let body_sha256 = BodyHash::parse(words.next()?.strip_prefix("sha256:")?)?;
+        let body_sha256 = sha256(words.next()?)?;
+        let made_of = match words.next_if_eq(&"of") {
+            Some(_) => {
+                let bytes = words.next()?.parse().ok()?;
+                Some(MadeOf { bytes, sha256: sha256(words.next()?)? })
+            }
+            None => None,
+        };
         let stage = match words.next() {
             None => BuildStage::Published,
             Some("draft") => BuildStage::Draft,
             Some(_) => return None,
         };
-        words.next().is_none().then_some(Self { kind, serial, body_sha256, stage })
+        let all = Self { kind, serial, body_sha256, stage, made_of };
+        words.next().is_none().then_some(all)
     }
 
     pub fn show(&self) -> String {
+        let made_of = self.made_of.map_or_else(String::new, |made_of| {
+            format!(" of {} sha256:{}", made_of.bytes, made_of.sha256)
+        });
         let draft = if self.stage == BuildStage::Draft { " draft" } else { "" };
-        format!("{} {} sha256:{}{draft}", self.kind, self.serial, self.body_sha256)
+        format!("{} {} sha256:{}{made_of}{draft}", self.kind, self.serial, self.body_sha256)
     }
 }
 
 /// The list with one more, the newest last.
-pub fn remember(known: &mut Vec<BuiltFile>, artefact: BuiltFile) {
+pub fn remember(known: &mut Vec<BuiltFile>, mut artefact: BuiltFile) {
     known.retain(|other| {
-        (other.kind, other.serial, other.body_sha256)
-            != (artefact.kind, artefact.serial, artefact.body_sha256)
+        let is_other = (other.kind, other.serial, other.body_sha256)
+            != (artefact.kind, artefact.serial, artefact.body_sha256);
+        if !is_other {
+            // A draft that is published now; the registry may have grown meanwhile.
+            artefact.made_of = other.made_of.or(artefact.made_of);
+        }
+        is_other
     });
     known.push(artefact);
     let kind = |other: &BuiltFile| other.kind == artefact.kind;

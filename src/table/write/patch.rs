@@ -1,7 +1,7 @@
 //! What changed since a table: drafted from a comparison, or change by change over the patch
 //! before. Imports core only.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::io::Cursor;
 
 use super::build::{BodyBuilder, RemovalOf};
@@ -26,6 +26,17 @@ pub struct PatchDraft {
     formats: Vec<KeyFormat>,
 }
 
+/// A table and what it should hold, compared key by key.
+#[derive(Debug)]
+pub struct PatchDifference<'t> {
+    table: &'t Table,
+    draft: PatchDraft,
+    /// Records of the table that the target has as well, changed or not.
+    seen: Vec<bool>,
+    /// Tells a key that is gone from a pair that has ended its rotation.
+    left: HashSet<KeyId>,
+}
+
 #[derive(Debug)]
 enum PatchChange {
     Put(Box<KeySpec>),
@@ -38,6 +49,44 @@ pub enum PatchError {
     Build(#[from] BuildError),
     #[error("{0}")]
     Refused(#[from] Refusal),
+}
+
+// === impl PatchDifference ===
+
+impl<'t> PatchDifference<'t> {
+    /// Compared with no key yet.
+    pub fn from(table: &'t Table) -> Self {
+        let seen = vec![false; table.body().records().len()];
+        Self { table, draft: PatchDraft::over(table), seen, left: HashSet::new() }
+    }
+
+    /// A record that there should be. They come in any order.
+    pub fn push(&mut self, spec: KeySpec) {
+        self.left.insert(spec.id);
+        let body = self.table.body();
+        let index = body.index_of(&spec.digest.0);
+        let there = index.and_then(|index| body.record(index)).and_then(|r| r.entry().to_spec());
+        if let Some(slot) = index.and_then(|index| self.seen.get_mut(index)) {
+            *slot = true;
+        }
+        if there.as_ref() != Some(&spec) {
+            self.draft.put(spec);
+        }
+    }
+
+    /// All were pushed: what is left of the table is gone.
+    pub fn finish(mut self) -> PatchDraft {
+        for (found, seen) in self.table.body().iter().zip(self.seen) {
+            if !seen {
+                let of = match self.left.contains(&found.id()) {
+                    true => RemovalOf::Secret,
+                    false => RemovalOf::Key,
+                };
+                self.draft.remove(found.digest(), found.id(), of);
+            }
+        }
+        self.draft
+    }
 }
 
 // === impl PatchDraft ===
@@ -79,36 +128,9 @@ impl PatchDraft {
 
     /// Everything in which `target` differs from `table`. `target` comes in any order.
     pub fn difference(table: &Table, target: impl IntoIterator<Item = KeySpec>) -> Self {
-        let mut draft = Self::over(table);
-        let body = table.body();
-        let mut seen = vec![false; body.records().len()];
-        // How many secrets of a touched key are left, to tell a key that is gone from a pair that
-        // has ended its rotation.
-        let mut left: HashMap<KeyId, u32> = HashMap::new();
-        for spec in target {
-            *left.entry(spec.id).or_default() += 1;
-            let index = body.index_of(&spec.digest.0);
-            let same = index
-                .and_then(|index| body.record(index))
-                .and_then(|found| found.entry().to_spec())
-                .is_some_and(|there| there == spec);
-            if let Some(slot) = index.and_then(|index| seen.get_mut(index)) {
-                *slot = true;
-            }
-            if !same {
-                draft.put(spec);
-            }
-        }
-        for (found, seen) in body.iter().zip(seen) {
-            if !seen {
-                let of = match left.contains_key(&found.id()) {
-                    true => RemovalOf::Secret,
-                    false => RemovalOf::Key,
-                };
-                draft.remove(found.digest(), found.id(), of);
-            }
-        }
-        draft
+        let mut difference = PatchDifference::from(table);
+        target.into_iter().for_each(|spec| difference.push(spec));
+        difference.finish()
     }
 
     /// States a key: added, or as it now is.
