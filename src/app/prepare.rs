@@ -74,7 +74,7 @@ fn kept<T>(
 // === impl PreparedStart ===
 
 impl PreparedStart {
-    /// Certificates of listeners that are served although their dates do not hold.
+    /// What is taken of certificates, keys and authorities although it is seldom meant.
     pub fn concerns(&self) -> Vec<Finding> {
         let now = self.clock.now();
         let all = self.listener_tls.iter().flatten().flat_map(|tls| tls.certificates());
@@ -88,7 +88,19 @@ impl PreparedStart {
                 hint: Some(hint.to_owned()).filter(|hint| !hint.is_empty()),
             })
         };
-        all.filter_map(fault).collect()
+        let mut findings: Vec<Finding> = all.filter_map(fault).collect();
+        let listeners =
+            self.listener_tls.iter().flatten().map(|tls| ("listen.tls", tls.concerns()));
+        let upstream = self.upstream_tls.iter().map(|tls| ("upstream.tls", tls.concerns()));
+        for (subject, concerns) in listeners.chain(upstream) {
+            findings.extend(concerns.into_iter().map(|concern| Finding {
+                kind: "certificate_files",
+                subject: subject.to_owned(),
+                message: format!("{}: {}", concern.path.display(), concern.message),
+                hint: Some(concern.hint.to_owned()),
+            }));
+        }
+        findings
     }
 
     /// Tries what a start does to the machine, and leaves it as it was: addresses that can be bound,

@@ -8,6 +8,7 @@
 //! clients that do not look at dates, and no better for those that do.
 
 mod client;
+mod concern;
 mod error;
 mod files;
 mod names;
@@ -20,6 +21,7 @@ mod tests;
 mod watch;
 
 pub use self::client::ClientTls;
+pub use self::concern::TlsConcern;
 pub use self::error::TlsError;
 pub use self::server::ServerTls;
 pub use self::subject::{ClientCertificateError, client_subject};

@@ -11,10 +11,19 @@ use super::rules::{Allowance, AllowedNetworks, OneLimit, Quota};
 use super::yaml::{self, Yaml};
 
 /// Credentials of another kind on a consumer; on a route they ask for more than a key.
-const OTHER_WAYS: [&str; 6] =
-    ["basic-auth", "hmac-auth", "jwe-decrypt", "jwt-auth", "ldap-auth", "wolf-rbac"];
-/// Plugins that refuse nobody who has a key: they log, route or rewrite.
-const HARMLESS: [&str; 67] = [
+const OTHER_WAYS: [&str; 7] = [
+    "basic-auth",
+    "hmac-auth",
+    "jwe-decrypt",
+    "jwt-auth",
+    "ldap-auth",
+    "ldap-auth-advanced",
+    "wolf-rbac",
+];
+/// Plugins that refuse nobody who has a key: they log, route or rewrite. Held against
+/// `apisix/plugins` of August 2026.
+const HARMLESS: [&str; 72] = [
+    "ai-cache",
     "ai-prompt-decorator",
     "ai-prompt-template",
     "ai-proxy",
@@ -30,6 +39,7 @@ const HARMLESS: [&str; 67] = [
     "brotli",
     "clickhouse-logger",
     "cors",
+    "data-mask",
     "datadog",
     "degraphql",
     "dubbo-proxy",
@@ -38,8 +48,10 @@ const HARMLESS: [&str; 67] = [
     "error-log-logger",
     "error-page",
     "example-plugin",
+    "exit-transformer",
     "file-logger",
     "google-cloud-logging",
+    "graphql-proxy-cache",
     "grpc-transcode",
     "grpc-web",
     "gzip",
@@ -53,12 +65,12 @@ const HARMLESS: [&str; 67] = [
     "log-rotate",
     "loggly",
     "loki-logger",
-    "mqtt-proxy",
+    "mcp-bridge",
     "mocking",
     "node-status",
     "ocsp-stapling",
-    "opentelemetry",
     "openfunction",
+    "opentelemetry",
     "openwhisk",
     "prometheus",
     "proxy-buffering",
@@ -79,6 +91,7 @@ const HARMLESS: [&str; 67] = [
     "syslog",
     "tcp-logger",
     "tencent-cloud-cls",
+    "traffic-label",
     "traffic-split",
     "udp-logger",
     "zipkin",
@@ -201,7 +214,6 @@ impl<'y> Apisix<'y> {
 
     /// Plugins of global rules, services and routes: a key cannot hold what holds for all.
     fn tell_shared(&self, findings: &mut Findings<'_>) -> Result<()> {
-        let guards = |plugins: &Yaml| plugins.get("key-auth").is_some_and(|p| !is_off(p));
         let somewhere = self.shared.iter().any(|(_, _, plugins)| guards(plugins));
         let everywhere =
             self.shared.iter().any(|(_, whose, plugins)| whose.is_empty() && guards(plugins));
@@ -228,9 +240,7 @@ impl<'y> Apisix<'y> {
     fn could_take_keys(&self, whose: &str) -> bool {
         let of_another_kind =
             |other: &str| !other.is_empty() && other.split('/').next() != whose.split('/').next();
-        self.shared
-            .iter()
-            .any(|(_, other, plugins)| of_another_kind(other) && plugins.get("key-auth").is_some())
+        self.shared.iter().any(|(_, other, plugins)| of_another_kind(other) && guards(plugins))
     }
 
     fn give_consumer(
@@ -433,6 +443,14 @@ impl<'y> Apisix<'y> {
         findings.wider("group_id", client, &spot.down(line, "group_id"), why)?;
         Ok(Vec::new())
     }
+}
+
+/// Whether a route with these plugins takes keys, alone or as one of several ways in (`multi-auth`).
+fn guards(plugins: &Yaml) -> bool {
+    let alone = plugins.get("key-auth").is_some_and(|p| !is_off(p));
+    let several = plugins.get("multi-auth").filter(|p| !is_off(p));
+    let ways = several.map_or(&[][..], |plugin| plugin.list("auth_plugins"));
+    alone || ways.iter().any(|way| way.get("key-auth").is_some())
 }
 
 /// APISIX counts by address unless it is told otherwise.

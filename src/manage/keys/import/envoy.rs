@@ -8,33 +8,54 @@ use super::super::super::error::Result;
 use super::collect::{Candidate, Findings, ImportItem, Spot, secret_of};
 use super::yaml::{self, Yaml};
 
-/// HTTP filters that refuse nobody who has a key.
-const HARMLESS: [&str; 25] = [
+/// HTTP filters that refuse nobody who has a key, by their folder in Envoy's
+/// `api/envoy/extensions/filters/http` (August 2026). Not `composite`, `filter_chain` and
+/// `dynamic_modules`: they run other filters.
+const HARMLESS: [&str; 44] = [
     "adaptive_concurrency",
+    "admission_control",
+    "alternate_protocols_cache",
     "api_key_auth",
+    "aws_lambda",
+    "aws_request_signing",
+    "bandwidth_limit",
     "buffer",
     "cache",
-    "composite",
+    "cache_v2",
     "compressor",
     "connect_grpc_bridge",
+    "connect_stats",
     "cors",
     "credential_injector",
+    "custom_response",
     "decompressor",
     "dynamic_forward_proxy",
     "file_system_buffer",
+    "gcp_authn",
+    "geoip",
+    "grpc_field_extraction",
     "grpc_http1_bridge",
     "grpc_http1_reverse_bridge",
+    "grpc_json_reverse_transcoder",
     "grpc_json_transcoder",
     "grpc_stats",
     "grpc_web",
     "header_mutation",
     "header_to_metadata",
     "health_check",
+    "ip_tagging",
+    "json_to_metadata",
     "kill_request",
     "on_demand",
+    "original_src",
     "router",
+    "set_filter_state",
     "set_metadata",
+    "sse_to_metadata",
+    "stateful_session",
     "tap",
+    "thrift_to_metadata",
+    "upstream_codec",
 ];
 
 pub fn read(
@@ -68,13 +89,13 @@ fn walk(
         for (n, filter) in value.items().iter().enumerate() {
             let called = filter.text("name");
             let spot = Spot::new(filter.line, format!("{}[{n}]", spot.place));
-            let kind = kind_of(filter.get("typed_config")).unwrap_or(called);
+            let kind = kind_of(filter.get("typed_config"));
             let is_off = filter.get("disabled").is_some_and(Yaml::is_true);
             if !is_harmless(kind, called) && !is_off {
                 let why =
                     format!("filter `{called}` may refuse requests, and has no place in a key");
                 findings.wider(called, "", &spot, why)?;
-            } else if is_off && kind.contains("ApiKeyAuth") {
+            } else if is_off && kind.unwrap_or(called).contains("ApiKeyAuth") {
                 *found = true;
                 findings.lost(&spot, "this filter is switched off")?;
                 continue;
@@ -116,10 +137,14 @@ fn kind_of(value: Option<&Yaml>) -> Option<&str> {
     value.map(|value| value.text("@type")).filter(|kind| !kind.is_empty())
 }
 
-fn is_harmless(kind: &str, called: &str) -> bool {
-    let short = called.rsplit('.').next().unwrap_or_default();
-    HARMLESS.contains(&short)
-        || HARMLESS.iter().any(|name| kind.contains(&format!(".filters.http.{name}.")))
+/// Envoy goes by the type, and by the name only where there is none: any filter can have any name.
+fn is_harmless(kind: Option<&str>, called: &str) -> bool {
+    let Some(kind) = kind else {
+        let short = called.strip_prefix("envoy.filters.http.").unwrap_or(called);
+        return HARMLESS.contains(&short);
+    };
+    let folder = kind.rsplit_once(".filters.http.").and_then(|(_, rest)| rest.split('.').next());
+    folder.is_some_and(|folder| HARMLESS.contains(&folder))
 }
 
 fn is_credential(item: &Yaml) -> bool {

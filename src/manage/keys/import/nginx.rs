@@ -77,24 +77,42 @@ const STANDARD: [&str; 62] = [
     "x_requested_with",
     "x_scheme",
 ];
-/// Directives of a server that refuse requests, whatever their key.
-const REFUSING: [&str; 12] = [
+/// Directives of a server that refuse requests, whatever their key: of nginx, nginx Plus and what
+/// is built in most often (OpenResty, ModSecurity).
+const REFUSING: [&str; 25] = [
+    "access_by_lua",
+    "access_by_lua_block",
+    "access_by_lua_file",
     "allow",
+    "app_protect_dos_enable",
+    "app_protect_enable",
     "auth_basic",
+    "auth_digest",
     "auth_jwt",
+    "auth_jwt_require",
+    "auth_oidc",
+    "auth_pam",
     "auth_request",
     "deny",
     "limit_conn",
     "limit_except",
     "limit_req",
+    "modsecurity",
+    "rewrite_by_lua",
+    "rewrite_by_lua_block",
+    "rewrite_by_lua_file",
     "satisfy",
     "secure_link",
     "ssl_verify_client",
     "valid_referers",
 ];
+/// Answers by which a server refuses a client, not a path or a method.
+const REFUSALS: [&str; 4] = ["401", "403", "429", "444"];
 
 /// A block that is open.
 enum Block {
+    /// An `if`; the variables of its condition.
+    If(Vec<String>),
     /// A map whose entries are keys; its result.
     Keys(String),
     Other,
@@ -112,6 +130,10 @@ struct MapReader<'a, 'f> {
     seen: Vec<(String, BTreeSet<Digest>)>,
     /// Refusing directives that were told.
     told: BTreeSet<String>,
+    /// Variables that hold a key, or whose key it is.
+    key_variables: BTreeSet<String>,
+    /// Refusals by a condition: their line and its variables. A map may stand behind them.
+    conditions: Vec<(u64, Vec<String>)>,
     found: bool,
 }
 
@@ -136,6 +158,8 @@ pub fn read(
         has_blocks: false,
         seen: Vec::new(),
         told: BTreeSet::new(),
+        key_variables: BTreeSet::new(),
+        conditions: Vec::new(),
         found: false,
     };
     each_line(source, path, &mut |line, text| {
@@ -181,7 +205,12 @@ impl MapReader<'_, '_> {
                         let result = result.clone();
                         self.entry(&words, &result, line)
                     }
-                    Some(Block::Other) => self.directive(&words, line),
+                    Some(Block::If(variables)) if refuses_clients(&words) => {
+                        let variables = variables.clone();
+                        self.conditions.push((line, variables));
+                        Ok(())
+                    }
+                    Some(Block::If(_) | Block::Other) => self.directive(&words, line),
                     None => {
                         self.bare.push((line, words));
                         Ok(())
@@ -201,6 +230,12 @@ impl MapReader<'_, '_> {
                 self.entry(&words, "", line)?;
             }
         }
+        for (line, variables) in std::mem::take(&mut self.conditions) {
+            // Whoever brings no known key is refused by keygate as well.
+            if !variables.iter().all(|name| self.key_variables.contains(name)) {
+                self.refuses("if", line)?;
+            }
+        }
         if self.found {
             return Ok(());
         }
@@ -216,6 +251,7 @@ impl MapReader<'_, '_> {
             ["map", source, result] => match not_a_carrier(source) {
                 None => {
                     self.found = true;
+                    self.key_variables.extend([variable(source), variable(result)]);
                     Ok(Block::Keys((*result).to_owned()))
                 }
                 Some(why) => {
@@ -224,9 +260,13 @@ impl MapReader<'_, '_> {
                     Ok(Block::Other)
                 }
             },
-            // Its body refuses methods.
-            ["limit_except", ..] => {
-                self.refuses("limit_except", line)?;
+            ["if", condition @ ..] => {
+                let variables = condition.iter().flat_map(|word| variables_of(word)).collect();
+                Ok(Block::If(variables))
+            }
+            // Its body refuses methods, or is Lua.
+            [name, ..] if REFUSING.contains(name) => {
+                self.refuses(name, line)?;
                 Ok(Block::Other)
             }
             _ => Ok(Block::Other),
@@ -240,6 +280,8 @@ impl MapReader<'_, '_> {
                 Ok(())
             }
             ["satisfy", "all"] => Ok(()),
+            ["modsecurity" | "app_protect_enable" | "app_protect_dos_enable", "off"] => Ok(()),
+            ["auth_jwt" | "auth_oidc" | "auth_digest" | "auth_pam", "off"] => Ok(()),
             [name, ..] if REFUSING.contains(name) => self.refuses(name, line),
             _ => Ok(()),
         }
@@ -309,11 +351,30 @@ impl MapReader<'_, '_> {
     }
 }
 
+fn refuses_clients(words: &[Zeroizing<String>]) -> bool {
+    let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
+    matches!(words.as_slice(), ["return", code, ..] if REFUSALS.contains(code))
+}
+
+/// The name in `$name` or `${name}`, as nginx compares it.
+fn variable(word: &str) -> String {
+    let name = word.strip_prefix('$').unwrap_or(word);
+    let name = name.strip_prefix('{').and_then(|n| n.strip_suffix('}')).unwrap_or(name);
+    name.to_ascii_lowercase()
+}
+
+/// Every variable in a word of a condition, such as `($client`.
+fn variables_of(word: &str) -> impl Iterator<Item = String> {
+    word.split('$').skip(1).map(|rest| {
+        let rest = rest.trim_start_matches('{');
+        let name = rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next();
+        name.unwrap_or_default().to_ascii_lowercase()
+    })
+}
+
 /// Why a map over `source` holds no keys: only what a client sends can be one.
 fn not_a_carrier(source: &str) -> Option<&'static str> {
-    let name = source.strip_prefix('$').unwrap_or_default();
-    let name = name.strip_prefix('{').and_then(|n| n.strip_suffix('}')).unwrap_or(name);
-    let name = name.to_ascii_lowercase();
+    let name = if source.starts_with('$') { variable(source) } else { String::new() };
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
         return Some("is over more than one field of the request");
     }

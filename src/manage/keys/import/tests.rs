@@ -306,6 +306,33 @@ http {
 }
 
 #[test]
+fn what_nginx_refuses_beside_the_key_stops() {
+    let map = "map $http_x_api_key $client { a-name-of-20-characters client; }";
+    let cases = [
+        ("if ($client = \"\") { return 401; }", ""),
+        ("if ($http_x_api_key = '') { return 401 \"no key\"; }", ""),
+        ("if ($Client !~ .) { return 403; }", ""),
+        ("if ($blocked) { return 403; }", "if"),
+        ("if ($client$blocked = x) { return 444; }", "if"),
+        ("if ($scheme != https) { return 301 https://$host$request_uri; }", ""),
+        ("if ($request_method = TRACE) { return 405; }", ""),
+        ("access_by_lua_file check.lua;", "access_by_lua_file"),
+        ("access_by_lua_block { ngx.exit(403) }", "access_by_lua_block"),
+        ("location / { limit_except GET { deny all; } }", "limit_except deny"),
+        ("modsecurity on;", "modsecurity"),
+        ("modsecurity off; auth_jwt off;", ""),
+        ("auth_jwt_require $valid;", "auth_jwt_require"),
+    ];
+    for (rest, wider) in cases {
+        for text in [format!("{map}\nserver {{ {rest} }}"), format!("server {{ {rest} }}\n{map}")] {
+            let read = read(Format::NginxMap, &text);
+            assert_eq!(read.wider.join(" "), wider, "{text}");
+            assert_eq!(read.keys.len(), 1, "{text}");
+        }
+    }
+}
+
+#[test]
 fn nginx_map() {
     let text = "map $http_x_api_key $client {\n\
         \x20   volatile; default \"\"; # nobody\n\

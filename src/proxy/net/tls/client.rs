@@ -9,8 +9,9 @@ use rustls::client::{ClientConfig, ClientConnection};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 
+use super::concern::TlsConcern;
 use super::error::TlsError;
-use super::files::{Bundle, Fingerprint};
+use super::files::{Authorities, Bundle, Fingerprint};
 use super::provider::provider;
 use super::watch::{Certificate, Reloadable};
 use crate::clock::Clock;
@@ -34,6 +35,7 @@ struct ClientTlsInForce {
     config: Arc<ClientConfig>,
     fingerprint: Fingerprint,
     certificates: Vec<Certificate>,
+    concerns: Vec<TlsConcern>,
 }
 
 // === impl ClientTls ===
@@ -103,6 +105,10 @@ impl Reloadable for ClientTls {
     fn certificates(&self) -> Vec<Certificate> {
         self.in_force.load().certificates.clone()
     }
+
+    fn concerns(&self) -> Vec<TlsConcern> {
+        self.in_force.load().concerns.clone()
+    }
 }
 
 // === impl ClientTlsInForce ===
@@ -115,9 +121,13 @@ impl ClientTlsInForce {
         provider: &Arc<CryptoProvider>,
         clock: &Clock,
     ) -> Result<Self, TlsError> {
-        let roots = match &files.ca {
-            Some(path) => bundle.roots(path)?,
-            None => RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+        let now = clock.now();
+        let Authorities { store: roots, mut concerns } = match &files.ca {
+            Some(path) => bundle.roots(path, now)?,
+            None => Authorities {
+                store: RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+                concerns: Vec::new(),
+            },
         };
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(rustls::ALL_VERSIONS)
@@ -127,7 +137,8 @@ impl ClientTlsInForce {
         let mut config = match &files.certificate {
             Some(pair) => {
                 let identity = bundle.identity(pair, provider)?;
-                identity.validity.check(&identity.path, clock.now())?;
+                identity.validity.check(&identity.path, now)?;
+                concerns.extend(bundle.concerns(pair, now));
                 certificates.push(Certificate::new(&identity.path, identity.validity));
                 let only = rustls::sign::SingleCertAndKey::from(identity.certified);
                 builder.with_client_cert_resolver(Arc::new(only))
@@ -138,7 +149,12 @@ impl ClientTlsInForce {
             UpstreamProtocol::Http1 => vec![b"http/1.1".to_vec()],
             UpstreamProtocol::Http2 => vec![b"h2".to_vec()],
         };
-        Ok(Self { config: Arc::new(config), fingerprint: bundle.fingerprint(), certificates })
+        Ok(Self {
+            config: Arc::new(config),
+            fingerprint: bundle.fingerprint(),
+            certificates,
+            concerns,
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use rustls::{Error, InconsistentKeys, RootCertStore};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
+use super::concern::{self, TlsConcern};
 use super::error::TlsError;
 use super::pem;
 use crate::config::CertificateFiles;
@@ -43,6 +44,14 @@ pub(super) struct Identity {
     pub(super) certified: CertifiedKey,
     pub(super) path: PathBuf,
     pub(super) validity: Validity,
+}
+
+/// The authorities of a file that are valid now.
+#[derive(Debug)]
+pub(super) struct Authorities {
+    pub(super) store: RootCertStore,
+    /// What of the file is left out.
+    pub(super) concerns: Vec<TlsConcern>,
 }
 
 // === impl Bundle ===
@@ -109,13 +118,35 @@ impl Bundle {
         Ok(Identity { certified, path: files.chain.clone(), validity })
     }
 
-    /// The authorities in `path`, all of them usable.
-    pub(super) fn roots(&self, path: &Path) -> Result<RootCertStore, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in self.certificates(path)? {
-            roots.add(certificate).map_err(|_| TlsError::BadCertificate(path.to_owned()))?;
+    /// The authorities in `path`, all of them usable. What is verified by one of them is not asked
+    /// for its dates again, so one whose dates do not hold is left out; if none is left, that is an
+    /// error.
+    pub(super) fn roots(&self, path: &Path, now: Now) -> Result<Authorities, TlsError> {
+        let mut all = Authorities { store: RootCertStore::empty(), concerns: Vec::new() };
+        let certificates = self.certificates(path)?;
+        let count = certificates.len();
+        let mut left_out = Ok(());
+        for (at, certificate) in certificates.into_iter().enumerate() {
+            let bad = || TlsError::BadCertificate(path.to_owned());
+            let dates = Validity::of(&certificate).ok_or_else(bad)?;
+            if dates.includes(now) {
+                all.store.add(certificate).map_err(|_| bad())?;
+            } else {
+                left_out = dates.check(path, now);
+                all.concerns.push(concern::of_authority(path, at, count, dates, now));
+            }
         }
-        Ok(roots)
+        if all.store.is_empty() { left_out.map(|()| all) } else { Ok(all) }
+    }
+
+    /// What is allowed in the certificate chain and key of `files`, but seldom meant.
+    pub(super) fn concerns(&self, files: &CertificateFiles, now: Now) -> Vec<TlsConcern> {
+        let mut concerns = Vec::new();
+        if let Ok(chain) = self.certificates(&files.chain) {
+            concern::of_chain(&files.chain, &chain, now, &mut concerns);
+        }
+        concern::of_key(&files.key, &mut concerns);
+        concerns
     }
 
     /// Why the first certificate is not that of the key: another one of the chain may be.

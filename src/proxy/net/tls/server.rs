@@ -8,8 +8,9 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig, WebPkiClientVerifier};
 
+use super::concern::TlsConcern;
 use super::error::TlsError;
-use super::files::{Bundle, Fingerprint, Validity};
+use super::files::{Authorities, Bundle, Fingerprint, Validity};
 use super::names::ByName;
 use super::provider::provider;
 use super::watch::{Certificate, Reloadable};
@@ -35,6 +36,7 @@ struct ServerTlsInForce {
     fingerprint: Fingerprint,
     tickets: Tickets,
     certificates: Vec<Certificate>,
+    concerns: Vec<TlsConcern>,
 }
 
 /// What a certificate is measured by whose dates do not hold.
@@ -95,6 +97,10 @@ impl Reloadable for ServerTls {
     fn certificates(&self) -> Vec<Certificate> {
         self.in_force.load().certificates.clone()
     }
+
+    fn concerns(&self) -> Vec<TlsConcern> {
+        self.in_force.load().concerns.clone()
+    }
 }
 
 // === impl ServerTlsInForce ===
@@ -110,11 +116,13 @@ impl ServerTlsInForce {
         let now = clock.now();
         let mut certificates = Vec::new();
         let mut keys = Vec::new();
+        let mut concerns = Vec::new();
         for (index, pair) in files.certificates.iter().enumerate() {
             let identity = bundle.identity(pair, provider)?;
             if before.is_strict(index, now) {
                 identity.validity.check(&identity.path, now)?;
             }
+            concerns.extend(bundle.concerns(pair, now));
             certificates.push(Certificate::new(&identity.path, identity.validity));
             keys.push(identity.certified);
         }
@@ -127,7 +135,8 @@ impl ServerTlsInForce {
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)
             .map_err(TlsError::setup)?;
-        let builder = match verifier(files, bundle, provider)? {
+        let authorities = authority(files).map(|path| bundle.roots(path, now)).transpose()?;
+        let builder = match verifier(files, authorities, &mut concerns, provider)? {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
@@ -146,6 +155,7 @@ impl ServerTlsInForce {
             fingerprint: bundle.fingerprint(),
             tickets,
             certificates,
+            concerns,
         })
     }
 }
@@ -172,11 +182,13 @@ impl<'a> Before<'a> {
 
 fn verifier(
     files: &TlsServer,
-    bundle: &Bundle,
+    authorities: Option<Authorities>,
+    concerns: &mut Vec<TlsConcern>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
-    let Some(path) = authority(files) else { return Ok(None) };
-    let roots = Arc::new(bundle.roots(path)?);
+    let Some(authorities) = authorities else { return Ok(None) };
+    concerns.extend(authorities.concerns);
+    let roots = Arc::new(authorities.store);
     let builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
     let builder = match files.client_auth {
         ClientAuth::Optional { .. } => builder.allow_unauthenticated(),

@@ -92,7 +92,7 @@ fn load_client(files: &TlsClient, host: &str) -> ClientTls {
 
 /// A client from before 2018.
 fn tls12_client(ca: &Path) -> Arc<ClientConfig> {
-    let roots = files::Bundle::read([ca]).unwrap().roots(ca).unwrap();
+    let roots = files::Bundle::read([ca]).unwrap().roots(ca, Clock::system().now()).unwrap().store;
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS12])
         .unwrap()

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::concern::TlsConcern;
 use super::error::TlsError;
 use super::files::{Validity, rfc3339};
 use crate::clock::Clock;
@@ -24,6 +25,9 @@ pub trait Reloadable: std::fmt::Debug + Send + Sync {
 
     /// The certificates in force.
     fn certificates(&self) -> Vec<Certificate>;
+
+    /// What of the files in force is allowed, but seldom meant.
+    fn concerns(&self) -> Vec<TlsConcern>;
 }
 
 /// One configured certificate, for metrics and warnings.
@@ -64,13 +68,15 @@ struct WatchedTls {
     fault: Option<(String, u64)>,
     /// When it was last told that a certificate runs out.
     expiry_told: Option<u64>,
+    /// The concerns that were told.
+    concerns: Vec<TlsConcern>,
 }
 
 // === impl Watcher ===
 
 impl Watcher {
     pub fn new(targets: impl IntoIterator<Item = Arc<dyn Reloadable>>, clock: Clock) -> Self {
-        let target = |tls| WatchedTls { tls, fault: None, expiry_told: None };
+        let target = |tls| WatchedTls { tls, fault: None, expiry_told: None, concerns: Vec::new() };
         Self { targets: targets.into_iter().map(target).collect(), clock }
     }
 
@@ -127,6 +133,7 @@ impl WatchedTls {
             }
         };
         self.tell_expiry(&certificates, now);
+        self.tell_concerns();
         Event { outcome, certificates }
     }
 
@@ -138,6 +145,17 @@ impl WatchedTls {
             error!("certificates not reloaded, the old ones stay in force: {text}");
             self.fault = Some((text, now.unix_secs()));
         }
+    }
+
+    /// Each once, for as long as it lasts.
+    fn tell_concerns(&mut self) {
+        let concerns = self.tls.concerns();
+        for TlsConcern { path, message, hint } in &concerns {
+            if !self.concerns.iter().any(|told| told.path == *path && told.message == *message) {
+                warn!("{}: {message}\nhint: {hint}", path.display());
+            }
+        }
+        self.concerns = concerns;
     }
 
     fn tell_expiry(&mut self, certificates: &[Certificate], now: Now) {

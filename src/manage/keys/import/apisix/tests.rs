@@ -59,7 +59,7 @@ fn groups_credentials_and_rules_for_all() {
         {"key":"/apisix/consumers/jack/credentials/1","value":{"plugins":{"key-auth":{"key":"jack-key-0123456789"}}}}]}"#;
     let one = r#"{"key":"/apisix/consumers/jack","value":{"username":"jack","plugins":{"key-auth":{"key":"jack-key-0123456789"}}}}"#;
     let jack_at = |rest: &str| jack("") + rest;
-    let cases: [(&str, String, &[&str], &str); 13] = [
+    let cases: [(&str, String, &[&str], &str); 14] = [
         ("a group", member.clone() + group, &["jack 10.0.0.0/8 - -"], ""),
         ("a group that is not there", member, &["jack - - -"], "group_id:jack"),
         ("a credential apart", apart.to_owned(), &["jack - - -"], ""),
@@ -91,6 +91,14 @@ fn groups_credentials_and_rules_for_all() {
             jack_at("routes: [{id: r, plugins: {key-auth: {}}}, {id: s, plugins: {jwt-auth: {}}}]"),
             &["jack - - -"],
             "",
+        ),
+        (
+            "a route with keys among other ways",
+            jack_at(
+                "routes: [{id: r, plugins: {multi-auth: {auth_plugins: [{key-auth: {}}, {jwt-auth: {}}], _meta: {disable: false}}, ip-restriction: {whitelist: [10.0.0.1]}}}, {id: s, plugins: {key-auth: {}}}]",
+            ),
+            &["jack - - -"],
+            "multi-auth:route/r ip-restriction:route/r",
         ),
         (
             "a second way in",

@@ -21,6 +21,15 @@ fn a_filter_that_refuses_stops() {
         ("- name: envoy.filters.http.cors", ""),
         ("- name: envoy.filters.http.rbac", "envoy.filters.http.rbac"),
         ("- name: our.own", "our.own"),
+        (
+            "- {name: envoy.filters.http.router, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC}}",
+            "envoy.filters.http.router",
+        ),
+        (
+            "- {name: by-path, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.composite.v3.Composite}}",
+            "by-path",
+        ),
+        ("- name: envoy.filters.http.ip_tagging", ""),
         ("- {name: envoy.filters.http.rbac, disabled: true}", ""),
         (
             "- {name: named-freely, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}",

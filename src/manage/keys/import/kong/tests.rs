@@ -114,6 +114,7 @@ fn what_a_key_cannot_say_stops() {
     let cases = [
         ("an unknown plugin", "plugins: [{name: our-own, consumer: erp}]", "our-own:erp"),
         ("bots", "plugins: [{name: bot-detection}]", "bot-detection"),
+        ("a question", "plugins: [{name: request-callout, consumer: erp}]", "request-callout:erp"),
         (
             "sizes",
             "plugins: [{name: request-size-limiting, consumer: erp}]",

@@ -1,0 +1,113 @@
+//! What is allowed in certificate and key files, but seldom meant: they are taken, and `check` and
+//! the log say what clients will make of them. Imports nothing of the room but its files.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::files::{Validity, rfc3339};
+use crate::core::Now;
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConcern {
+    pub path: PathBuf,
+    pub message: String,
+    pub hint: &'static str,
+}
+
+/// Of the certificates behind the first one: their order (RFC 5246 section 7.4.2 wants each to have
+/// issued the one before; RFC 8446 section 4.4.2 only asks for it, and some clients do not sort), and
+/// their dates.
+pub(super) fn of_chain(
+    path: &Path,
+    chain: &[CertificateDer<'_>],
+    now: Now,
+    concerns: &mut Vec<TlsConcern>,
+) {
+    let mut add = |message, hint| {
+        concerns.push(TlsConcern { path: path.to_owned(), message, hint });
+    };
+    let parsed: Vec<X509Certificate<'_>> =
+        chain.iter().filter_map(|one| Some(X509Certificate::from_der(one).ok()?.1)).collect();
+    let count = parsed.len();
+    for (at, pair) in parsed.windows(2).enumerate() {
+        let [one, next] = pair else { continue };
+        let issuer = one.issuer().as_raw();
+        if next.subject().as_raw() == issuer {
+            continue;
+        }
+        let issued_by = |other: &X509Certificate<'_>| other.subject().as_raw() == issuer;
+        let found = parsed.iter().position(issued_by).filter(|found| *found != at);
+        let (this, next) = (at + 1, at + 2);
+        let instead = match found {
+            Some(found) => format!("number {} did", found + 1),
+            None => "none of them did".to_owned(),
+        };
+        add(
+            format!(
+                "is out of order: certificate number {next} of {count} did not issue number {this}, \
+                 {instead}"
+            ),
+            "put the certificate of the key first, then the one that issued it, and so on; some \
+             clients do not sort them and refuse the connection",
+        );
+        break;
+    }
+    for (at, issuer) in chain.iter().enumerate().skip(1) {
+        if let Some(when) = Validity::of(issuer).and_then(|dates| dates_fault(dates, now)) {
+            add(
+                format!("certificate number {} of {count}, an issuer of the first, {when}", at + 1),
+                "ask the authority for the newer issuer and put that into the chain",
+            );
+        }
+    }
+}
+
+/// Of authorities that were left out because of their dates.
+pub(super) fn of_authority(
+    path: &Path,
+    at: usize,
+    count: usize,
+    dates: Validity,
+    now: Now,
+) -> TlsConcern {
+    let when = dates_fault(dates, now).unwrap_or_default();
+    TlsConcern {
+        path: path.to_owned(),
+        message: format!("authority number {} of {count} {when} and is left out", at + 1),
+        hint: "remove it, or put its successor beside it; what it has issued is refused",
+    }
+}
+
+/// Of a key that more people can read than the process and its group. In a volume of Kubernetes
+/// there are no others, and its files have the mode 0644 unless somebody says otherwise.
+pub(super) fn of_key(path: &Path, concerns: &mut Vec<TlsConcern>) {
+    const OTHERS_READ: u32 = 0o004;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let is_volume = std::fs::symlink_metadata(directory.unwrap_or(Path::new(".")).join("..data"))
+        .is_ok_and(|meta| meta.is_symlink());
+    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    if mode & OTHERS_READ != 0 && !is_volume {
+        concerns.push(TlsConcern {
+            path: path.to_owned(),
+            message: format!(
+                "can be read by everybody on this machine: mode {:04o}",
+                mode & 0o7777
+            ),
+            hint: "chmod o-rwx it, and make keygate's user its owner or a member of its group",
+        });
+    }
+}
+
+fn dates_fault(dates: Validity, now: Now) -> Option<String> {
+    match dates.includes(now) {
+        true => None,
+        false if dates.remaining(now) < 0 => {
+            Some(format!("expired at {}", rfc3339(dates.not_after)))
+        }
+        false => Some(format!("is not valid before {}", rfc3339(dates.not_before))),
+    }
+}
