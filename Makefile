@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: audit bench bench-instructions bench-reload bench-table build check conformance demo fmt \
+.PHONY: audit bench bench-instructions bench-memory bench-reload bench-table build check conformance demo fmt \
 	fuzz help image man release release-notes sbom test tools
 
 CARGO ?= cargo
@@ -55,6 +55,10 @@ bench-reload: ## Latency of requests while tables reload
 
 bench-instructions: ## CPU instructions per request under callgrind; PGO=1: of builds by profile
 	$(WITH_PROFILE) benches/instructions.py
+
+bench-memory: ## Attacks on memory at full size in a cgroup of 256 MiB, and what connections cost (root)
+	$(CARGO) build --release --bins
+	benches/memory.py
 
 conformance: tools ## Public suites against keygate, nginx and HAProxy (minutes)
 	tests/conformance/run.sh

@@ -198,6 +198,8 @@ fn run_check(args: &CheckArgs) -> Result<Exit, CommandFailure> {
     let strict = if concerns.is_empty() { Exit::Data } else { Exit::Config };
     let mut report = check::check(file, config, loaded.as_ref(), now);
     report.findings.splice(0..0, concerns);
+    let table_bytes = loaded.as_ref().map_or(0, |look| look.keys.resident_bytes());
+    report.findings.extend(prepared.memory_concern(table_bytes as u64));
     show(&if args.json { json(&report)? } else { report.to_string() })?;
     Ok(if args.strict && !report.findings.is_empty() { strict } else { Exit::Ok })
 }

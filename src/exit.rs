@@ -61,9 +61,18 @@ impl Exit {
     /// Shows what clap has to say (help and version to stdout, errors to stderr) and gives the
     /// code: clap's own 2 becomes 64.
     pub fn of_clap(error: &clap::Error) -> Self {
+        if error.use_stderr() {
+            let text = error.render().to_string();
+            // clap's last sentence, in the form of every other hint.
+            eprint!(
+                "{}",
+                text.replace("For more information, try '--help'.", "hint: --help says more")
+            );
+            return Self::Usage;
+        }
         // Nothing can be done about a closed stdout here.
         let _ = error.print();
-        if error.use_stderr() { Self::Usage } else { Self::Ok }
+        Self::Ok
     }
 }
 

@@ -74,7 +74,7 @@ mod worker;
 pub use self::client::listener::{Listening, listen};
 pub use self::limits::LimitStore;
 pub use self::load::Load;
-pub use self::memory::Account as MemoryAccount;
+pub use self::memory::{Account as MemoryAccount, shortfall as memory_shortfall};
 pub use self::net::accepted::Accepted;
 pub use self::net::bind::{Bound, BoundSocket, bind, bind_tcp};
 pub use self::net::pipe::PIPE_DESCRIPTORS;

@@ -10,6 +10,7 @@ needs=(
     c++:g++
     cc:gcc
     curl:curl
+    groff:groff-base
     nginx:nginx-light
     node:nodejs
     openssl:openssl

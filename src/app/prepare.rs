@@ -103,6 +103,23 @@ impl PreparedStart {
         findings
     }
 
+    /// Whether the memory budget has room for the table and the connections that are allowed.
+    /// `table_bytes`: of table and patch in memory; 0 without a look at them.
+    pub fn memory_concern(&self, table_bytes: u64) -> Option<Finding> {
+        let limits = &self.config.caps;
+        let limit = super::cgroup::memory_limit();
+        let connections = limits.connections as u64;
+        let message = proxy::memory_shortfall(limits.memory, limit, table_bytes, connections)?;
+        let hint = "raise the memory limit or limits.memory, or lower limits.connections \
+                    (docs/operations.md, Memory, has the formula)";
+        Some(Finding {
+            kind: "memory",
+            subject: "limits.memory".to_owned(),
+            message,
+            hint: Some(hint.to_owned()),
+        })
+    }
+
     /// Tries what a start does to the machine, and leaves it as it was: addresses that can be bound,
     /// files and directories that can be written. Meant for the user and the machine that will serve.
     pub fn rehearse(&self) -> Result<(), config::ConfigError> {

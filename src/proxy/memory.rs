@@ -6,3 +6,15 @@ pub(crate) mod holding;
 pub(crate) mod rule;
 
 pub use self::account::Account;
+use crate::config::MemoryBudget;
+
+/// What of a configured or detected budget is too small for a table of `table_bytes` and so many
+/// connections, in words. `limit`: what the cgroup allows the process, in bytes.
+pub fn shortfall(
+    setting: MemoryBudget,
+    limit: Option<u64>,
+    table_bytes: u64,
+    connections: u64,
+) -> Option<String> {
+    rule::Budget::shortfall(setting, limit, table_bytes, connections)
+}

@@ -16,3 +16,4 @@ mod status;
 mod support;
 mod tables;
 mod unpublished;
+mod words;

@@ -616,3 +616,24 @@ fn addresses_beside_each_other_and_the_mode_of_a_socket() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+/// A budget that cannot hold what the limits allow is said before clients find out.
+#[test]
+fn a_memory_budget_that_is_too_small_is_warned_of() {
+    let setup = Setup::new();
+    for (limits, said) in [
+        (
+            "memory = \"16MiB\"\n",
+            "warning: limits.memory: 16 MiB is room for 1310 idle connections, and \
+             limits.connections allows 16384",
+        ),
+        ("memory = \"16MiB\"\nconnections = 1000\nconnections_per_address = 1000\n", ""),
+        ("memory = \"none\"\n", ""),
+    ] {
+        let more = format!("{ADMIN}[limits]\n{limits}");
+        setup.configure(LISTEN, "state_file = \"state\"\n", &more);
+        let out = setup.check(&[]).out;
+        assert_eq!(out.contains("warning: limits.memory"), !said.is_empty(), "{limits}: {out}");
+        assert!(out.contains(said), "{limits}: {out}");
+    }
+}

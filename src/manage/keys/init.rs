@@ -20,7 +20,7 @@ pub struct Init {
     /// Name of the deployments that the tables are for; sidecars refuse tables for another
     #[arg(long, value_name = "NAME", value_parser = audience, required_unless_present = "copy")]
     pub audience: Option<String>,
-    /// Word in front of secrets, `kg` for `kg_live_…`; the first is the default
+    /// Word in front of secrets, such as `kg` in `kg_live_`; the first is the default
     #[arg(long = "prefix", value_name = "WORD", default_value = "kg")]
     pub prefixes: Vec<String>,
     /// Write secrets as dashed groups of five without prefix; its name is `dashed`

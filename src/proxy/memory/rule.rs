@@ -93,6 +93,41 @@ impl Budget {
         }
     }
 
+    /// What is too small about it for so many connections, in words; `limit` as in [`Budget::of`].
+    pub(crate) fn shortfall(
+        setting: MemoryBudget,
+        limit: Option<u64>,
+        table_bytes: u64,
+        connections: u64,
+    ) -> Option<String> {
+        let budget = Self::of(setting, limit, table_bytes);
+        let bytes = budget.bytes()?;
+        let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+        let whose = match (setting, limit) {
+            (MemoryBudget::Detected, Some(limit)) => {
+                let left = limit.saturating_sub(PROGRAM).saturating_sub(table_bytes * 22 / 10);
+                if left < LEAST {
+                    return Some(format!(
+                        "the memory limit of {} leaves {} for connections beside the program and a \
+                         table of {}: the kernel may end keygate",
+                        mib(limit),
+                        mib(left),
+                        mib(table_bytes)
+                    ));
+                }
+                format!("{}, which the memory limit of {} leaves,", mib(bytes), mib(limit))
+            }
+            _ => mib(bytes),
+        };
+        let fit = bytes / 100 * 80 / CONNECTION;
+        (fit < connections).then(|| {
+            format!(
+                "{whose} is room for {fit} idle connections, and limits.connections allows \
+                 {connections}: new ones are closed before"
+            )
+        })
+    }
+
     pub(crate) const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
     }

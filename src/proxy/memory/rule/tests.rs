@@ -99,3 +99,28 @@ fn room_that_an_address_leaves_counts() {
     // 1100 held; without the surplus of `a` nobody else has to go.
     assert_eq!(closed(1100, &[(a, 200), (a, 200), (b, 240)]), [(0, Shortage::Address)]);
 }
+
+#[test]
+fn a_budget_that_is_too_small_is_put_into_words() {
+    use MemoryBudget::{Bytes, Detected, Off};
+    let mib = |n: u64| n << 20;
+    let cases = [
+        ("fits", Detected, Some(mib(256)), 0, 16_384, ""),
+        ("no limit", Detected, None, mib(900), 16_384, ""),
+        ("off", Off, Some(mib(64)), mib(900), 16_384, ""),
+        ("the table", Detected, Some(mib(256)), mib(100), 16_384, "leaves 4 MiB for connections"),
+        (
+            "connections",
+            Detected,
+            Some(mib(128)),
+            0,
+            16_384,
+            "96 MiB, which the memory limit of 128",
+        ),
+        ("by hand", Bytes(mib(16)), Some(mib(1024)), 0, 2000, "16 MiB is room for 1310 idle"),
+    ];
+    for (name, setting, limit, table, connections, want) in cases {
+        let said = Budget::shortfall(setting, limit, table, connections).unwrap_or_default();
+        assert!(said.contains(want) && said.is_empty() == want.is_empty(), "{name}: {said}");
+    }
+}
