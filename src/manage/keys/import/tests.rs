@@ -325,7 +325,7 @@ fn what_nginx_refuses_beside_the_key_stops() {
     ];
     for (rest, wider) in cases {
         for text in [format!("{map}\nserver {{ {rest} }}"), format!("server {{ {rest} }}\n{map}")] {
-            let read = read(Format::NginxMap, &text);
+            let read = read(ImportFormat::NginxMap, &text);
             assert_eq!(read.wider.join(" "), wider, "{text}");
             assert_eq!(read.keys.len(), 1, "{text}");
         }
