@@ -72,6 +72,9 @@ fn duplex_service(head: &'static str, connections: usize) -> (SocketAddr, mpsc::
     (address, told)
 }
 
+/// That service answers one request of a connection.
+const ONCE: &str = "reuse = \"never\"";
+
 const COUNTED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 33554432\r\n\r\n";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
@@ -188,7 +191,7 @@ fn a_client_that_pauses_is_not_a_silent_service() {
     for head in [COUNTED, CHUNKED] {
         let (service, _told) = duplex_service(head, 3);
         let idle = "[timeouts]\nresponse_idle = \"300ms\"\n";
-        let gate = Gate::before_address(service).also(idle).start();
+        let gate = Gate::before_address(service).upstream_option(ONCE).also(idle).start();
         for fields in ["", "te: trailers\r\nconnection: te\r\n"] {
             let mut client = Client::connect(gate.address);
             client.send(get("a", fields));
@@ -235,7 +238,7 @@ fn the_last_of_a_long_answer_is_sent() {
 fn a_half_closed_client_may_pause() {
     let (service, _told) = duplex_service(COUNTED, 2);
     let times = "[timeouts]\nhalf_closed = \"300ms\"\n";
-    let gate = Gate::before_address(service).also(times).start();
+    let gate = Gate::before_address(service).upstream_option(ONCE).also(times).start();
     for fields in ["", "te: trailers\r\nconnection: te\r\n"] {
         let mut client = Client::connect(gate.address);
         client.send(get("a", fields)).finish();
