@@ -120,7 +120,7 @@ async fn answer_all(
                 record,
             )));
             poll_fn(|cx| {
-                if let Some(cut) = client.moments.cut.get() {
+                if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
                     return Poll::Ready(Err(Gone::Cut(cut)));
                 }
                 if let Poll::Ready(response) = answer.as_mut().poll(cx) {
@@ -165,8 +165,7 @@ fn poll_rest_sent(wire: &Wire, client: &Client, cx: &Context<'_>) -> Poll<Result
     if !wire.owes_body() || client.moments.running.get() == 0 {
         return Poll::Ready(Ok(()));
     }
-    client.moments.watch(cx);
-    if let Some(cut) = client.moments.cut.get() {
+    if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
         return Poll::Ready(Err(Gone::Cut(cut)));
     }
     if wire.is_broken() {
@@ -205,8 +204,7 @@ fn poll_request(
     read: &mut Read<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<PlainRequest, Next>> {
-    client.moments.watch(cx);
-    if let Some(cut) = client.moments.cut.get() {
+    if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
         return Poll::Ready(Err(Next::Cut(cut)));
     }
     let caps = &worker.shared.caps;

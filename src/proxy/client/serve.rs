@@ -172,8 +172,7 @@ fn belongs_to(worker: &Worker, moments: &Moments, peer: Option<SocketAddr>) {
 /// What comes of it; `None`: the memory budget has no room for the connection.
 async fn unless_cut<F: Future + Unpin>(moments: &Moments, mut future: F) -> Option<F::Output> {
     poll_fn(|cx| {
-        moments.watch(cx);
-        if moments.cut.get() == Some(CutReason::Memory) {
+        if moments.poll_cut(cx) == Poll::Ready(CutReason::Memory) {
             return Poll::Ready(None);
         }
         Pin::new(&mut future).poll(cx).map(Some)
@@ -326,8 +325,7 @@ async fn serve_by_hyper(
     let sent_before = moments.bytes_out.get();
     let mut closing = false;
     let end = poll_fn(|cx| {
-        moments.watch(cx);
-        if let Some(cut) = moments.cut.get() {
+        if let Poll::Ready(cut) = moments.poll_cut(cx) {
             return Poll::Ready(ConnectionEnd::Cut(cut));
         }
         if let Poll::Ready(result) = conn.poll_without_shutdown(cx) {
@@ -340,11 +338,8 @@ async fn serve_by_hyper(
                 return Poll::Ready(ConnectionEnd::Done(result));
             }
         }
-        // A body that nobody polls cannot see that its key has ended.
-        if let Some(running) = client.running.get()
-            && worker.streams.is_abandoned(running)
-        {
-            return Poll::Ready(ConnectionEnd::Cut(CutReason::Key));
+        if let Poll::Ready(cut) = client.poll_abandoned(&worker.streams) {
+            return Poll::Ready(ConnectionEnd::Cut(cut));
         }
         // hyper flushes whenever it is polled, so what is still unsent then shows in `blocked_at`. But
         // it yields behind a long answer, with the last of it in its buffer: ask until nothing moves.
@@ -435,16 +430,15 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     let moments = &client.moments;
     let mut closing = false;
     let end = poll_fn(|cx| {
-        moments.watch(cx);
-        match moments.cut.get() {
+        match moments.poll_cut(cx) {
             // An idle connection is told (GOAWAY); its end is then a matter of a round trip.
-            Some(CutReason::Idle) if !closing => {
+            Poll::Ready(CutReason::Idle) if !closing => {
                 closing = true;
                 moments.cut.set(None);
                 conn.as_mut().graceful_shutdown();
             }
-            Some(cut) => return Poll::Ready(ConnectionEnd::Cut(cut)),
-            None => {}
+            Poll::Ready(cut) => return Poll::Ready(ConnectionEnd::Cut(cut)),
+            Poll::Pending => {}
         }
         if worker.draining.get() && !closing {
             closing = true;

@@ -240,6 +240,13 @@ impl Moments {
         }
     }
 
+    /// Whether the connection has to end now. Every loop on a connection asks this before all else
+    /// in each poll, and is woken when it changes.
+    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> Poll<CutReason> {
+        self.watch(cx);
+        self.cut.get().map_or(Poll::Pending, Poll::Ready)
+    }
+
     /// A request's head is complete. Returns when its first byte came.
     pub(crate) fn request_begins(&self) -> u64 {
         self.running.set(self.running.get() + 1);

@@ -2,14 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::Poll;
 
 use http::HeaderValue;
 
 use super::upgrade::Upgraded;
 use crate::proxy::body::Unread;
 use crate::proxy::http1::target::RequestTarget;
-use crate::proxy::net::io::{ClientAddr, Moments};
-use crate::proxy::streams::StreamRef;
+use crate::proxy::net::io::{ClientAddr, CutReason, Moments};
+use crate::proxy::streams::{StreamRef, Streams};
 
 /// What requests of one connection have in common.
 pub(crate) struct Client {
@@ -33,3 +34,16 @@ pub(crate) struct Client {
 }
 
 opaque!(Client);
+
+// === impl Client ===
+
+impl Client {
+    /// Whether the key of the running request has ended unseen: a body that nobody polls cannot see
+    /// it. Ask this after the answer was polled, which ends in better form.
+    pub(crate) fn poll_abandoned(&self, streams: &Streams) -> Poll<CutReason> {
+        match self.running.get() {
+            Some(running) if streams.is_abandoned(running) => Poll::Ready(CutReason::Key),
+            _ => Poll::Pending,
+        }
+    }
+}

@@ -24,8 +24,8 @@ use super::subprotocol::Offer;
 use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
 use crate::core::Reason;
-use crate::proxy::net::io::{CutReason as IoCut, Io};
-use crate::proxy::streams::{RequestEnd as StreamEnd, Stream};
+use crate::proxy::net::io::{CutReason, Io};
+use crate::proxy::streams::{RequestEnd, Stream};
 use crate::proxy::tunnel::{Framing, Limits, Tunnel, TunnelCut, TunnelEnd};
 use crate::proxy::upstream::Lease;
 use crate::proxy::worker::Worker;
@@ -154,18 +154,15 @@ impl Upgraded {
         };
         let ended = tunnel
             .run(|cx| {
-                if let Some(moments) = &moments {
-                    moments.watch(cx);
-                }
-                let cut = moments.as_ref().and_then(|m| m.cut.get());
+                let cut = moments.as_ref().map_or(Poll::Pending, |moments| moments.poll_cut(cx));
                 match (stream.poll_end(cx), cut) {
-                    (Some(StreamEnd::Key(_)), _) => Poll::Ready(close(close_code, "key ended")),
+                    (Some(RequestEnd::Key(_)), _) => Poll::Ready(close(close_code, "key ended")),
                     // The only deadline of a tunnel is that of a client that does not read.
-                    (Some(_), _) | (None, Some(IoCut::Memory | IoCut::Write)) => {
+                    (Some(_), _) | (None, Poll::Ready(CutReason::Memory | CutReason::Write)) => {
                         Poll::Ready(TunnelCut::Abrupt)
                     }
-                    (None, Some(_)) => Poll::Ready(close(1001, "shutting down")),
-                    (None, None) => Poll::Pending,
+                    (None, Poll::Ready(_)) => Poll::Ready(close(1001, "shutting down")),
+                    (None, Poll::Pending) => Poll::Pending,
                 }
             })
             .await;
@@ -177,7 +174,7 @@ impl Upgraded {
             record.bytes_in = ended.to_upstream;
             record.bytes_out = ended.to_client;
             match (ended.end, stream.ended()) {
-                (TunnelEnd::Cut, Some(StreamEnd::Key(reason))) => record.ended_early(reason),
+                (TunnelEnd::Cut, Some(RequestEnd::Key(reason))) => record.ended_early(reason),
                 (TunnelEnd::Upstream(_), _) => record.upstream_broke(),
                 _ => {}
             }

@@ -108,15 +108,11 @@ pub(super) fn poll_gone(
     read: &mut Read<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<Gone> {
-    client.moments.watch(cx);
-    if let Some(cut) = client.moments.cut.get() {
+    if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
         return Poll::Ready(Gone::Cut(cut));
     }
-    // A body that nobody polls cannot see that its key has ended.
-    if let Some(running) = client.running.get()
-        && worker.streams.is_abandoned(running)
-    {
-        return Poll::Ready(Gone::Cut(CutReason::Key));
+    if let Poll::Ready(cut) = client.poll_abandoned(&worker.streams) {
+        return Poll::Ready(Gone::Cut(cut));
     }
     if wire.is_broken() {
         return Poll::Ready(Gone::Broken);
