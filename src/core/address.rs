@@ -46,7 +46,7 @@ fn is_mapped(address: Ipv6Addr) -> bool {
 /// `X-Forwarded-For` from the right. `entries` are all values of all its lines in order.
 ///
 /// Stops at the first untrusted hop, and at an entry that is not an address (oauth2-proxy#3478,
-/// APISIX CVE-2022-24112): what lies to the left of it was written by a stranger.
+/// APISIX CVE-2022-24112): a stranger wrote what is to the left of it.
 pub fn client_address<'a>(
     peer: IpAddr,
     entries: impl DoubleEndedIterator<Item = &'a str>,

@@ -25,7 +25,7 @@ pub struct CorsRule {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
-    /// `*`. Never with credentials: the Fetch standard takes no such answer.
+    /// `*`. Never with credentials: the Fetch standard forbids such an answer.
     Any,
     Listed(Box<[Origin]>),
 }
@@ -96,7 +96,7 @@ impl Cors<'_> {
         self.origin.is_some()
     }
 
-    /// Fields of an answer of ours. `exposed`: names of fields that scripts may read beside the
+    /// Fields of keygate's own answer. `exposed`: names of fields that scripts may read beside the
     /// always readable ones.
     pub fn answer(&self, exposed: &str, mut put: impl FnMut(HeaderName, &[u8])) {
         // Also where the origin is not allowed: a cache must not give this answer to another one.
@@ -163,7 +163,7 @@ impl Origin {
     /// `https://app.example`, `http://localhost:3000` or `https://*.example.com`.
     ///
     /// # Errors
-    /// The text is no such origin, or would take more than anybody means.
+    /// The text is no such origin, or would allow more than anybody intends.
     pub fn parse(text: &str) -> Result<Self, OriginError> {
         if text == "null" {
             return Err(OriginError::Null);

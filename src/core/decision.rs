@@ -27,7 +27,7 @@ pub struct Policy {
 
 /// The keys in force: a table with its patch.
 pub trait KeyLookup {
-    /// False only for a secret that no key can have, told without a look-up (checksum).
+    /// False only for a secret that no key can have by its checksum, so that no look-up is needed.
     fn plausible(&self, secret: &[u8]) -> bool;
     fn single(&self, digest: &Digest) -> Option<KeyView<'_>>;
     /// Takes the same time for an unknown id as for a wrong secret.
@@ -67,7 +67,7 @@ pub struct Facts<'r> {
 /// The one credential of a request.
 #[derive(Clone, Copy)]
 pub enum Presented<'r> {
-    /// A credential in a carrier of ours that is not ours: a user token, a session.
+    /// A credential in a place that keygate reads, but not for keygate: a user token, a session.
     Foreign,
     /// One half of a pair: an attempt with a pair, and never right.
     HalfPair(MissingHalf<'r>),
@@ -199,7 +199,7 @@ fn judge<'k, K: KeyLookup>(
             (Access::Key(_) | Access::KeyOrPass(_), _) => {}
         }
     }
-    // Where no key would help, nobody is told to send one. A key that was sent is judged first: a
+    // Do not ask for a key where none would help. A key that was sent is judged first: a
     // wrong one is wrong whatever it asks for.
     if let Presented::Foreign | Presented::Nothing = facts.presented {
         match found {

@@ -1,7 +1,7 @@
 //! The written form of a secret: prefix, environment, random symbols, checksum, dashes.
 //!
 //! Forms are settings of the registry. A form never changes a status code: a secret that does not
-//! conform is an unknown key, told without a look-up.
+//! conform is an unknown key, and needs no look-up.
 
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +102,7 @@ impl KeyFormat {
         }
     }
 
-    /// What of the beginning of a secret stands behind prefix and environment, at most
+    /// The beginning of a secret after prefix and environment, at most
     /// [`SHOWN`](Self::SHOWN) characters: what people compare who look for a key. A beginning that
     /// was noted without the prefix is given back as it is.
     pub fn behind_prefix<'s>(&self, start: &'s str) -> &'s str {

@@ -5,7 +5,7 @@
 pub enum FieldClass {
     /// `Connection` itself.
     Connection,
-    /// Carries a credential of ours as a whole: removed whenever one of ours was used or tried.
+    /// Its whole value is a credential for keygate: removed whenever one was used or tried.
     Credential,
     /// `Authorization`: ours only by scheme and prefix.
     Authorization,

@@ -1,4 +1,5 @@
-//! What the service is told about the caller: one list of fields, for the proxy and for `explain`.
+//! What keygate tells the service about the caller: one list of fields for the proxy and
+//! `explain`.
 
 use http::HeaderName;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -14,7 +15,7 @@ pub struct IdentityFields {
     pub key_name: Option<HeaderName>,
     pub permissions: Option<HeaderName>,
     pub environment: Option<HeaderName>,
-    /// Set to `true` on requests that passed without a key of ours.
+    /// Set to `true` on requests that passed without a key for keygate.
     pub anonymous: Option<HeaderName>,
     /// Verified client-certificate subject.
     pub client_subject: Option<HeaderName>,
@@ -50,7 +51,7 @@ pub fn identity_fields(
     put(&names.environment, key.grant.environment.map_or("", Environment::as_str));
 }
 
-/// The field that marks a request as forwarded without a key of ours.
+/// The field that marks a request as forwarded without a key for keygate.
 pub fn anonymous_field(names: &IdentityFields) -> Option<(&HeaderName, &'static str)> {
     names.anonymous.as_ref().map(|name| (name, "true"))
 }

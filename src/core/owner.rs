@@ -14,7 +14,7 @@ pub struct Owner {
     role: Box<str>,
 }
 
-/// An [`Owner`] where it lies in a table.
+/// An [`Owner`] in place in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OwnerView<'k> {
     /// Never empty.

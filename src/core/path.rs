@@ -122,7 +122,7 @@ fn scan_odd_segment(segment: &[u8], traits: &mut Traits) -> Result<(), BadPath> 
             }
             b'\\' | 0..=0x1f | 0x7f => return Err(BadPath::EncodedControl),
             // Libraries encode `-`, `.`, `_` and `~` though they need not (RFC 3986 section 2.3); a
-            // letter or a digit is encoded only by who has something to hide.
+            // letter or a digit is encoded only to hide something.
             _ => encoded_alphanumeric |= value.is_ascii_alphanumeric(),
         }
     }

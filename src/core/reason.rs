@@ -102,7 +102,7 @@ reasons! {
 /// How much a refusal tells a caller who has proved possession of a key (ARCHITECTURE invariant 9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Disclosure {
-    /// Expired, not yet valid and wrong environment are told apart from an unknown key.
+    /// Expired, not yet valid and wrong environment read differently from an unknown key.
     #[default]
     Detailed,
     /// Every 401 for a presented key reads the same.

@@ -1,6 +1,6 @@
 //! From a [`Rejection`] to status, fields and body: one match, for every profile.
 //!
-//! What a caller is told depends on [`Reason::code`]'s public view alone, so that an unknown key, a
+//! What a caller learns depends on [`Reason::code`]'s public view alone, so that an unknown key, a
 //! wrong secret and a revoked key get the same bytes.
 
 mod body;
@@ -228,7 +228,7 @@ impl Refusals {
 }
 
 fn status(reason: Reason) -> StatusCode {
-    // A status that is none cannot come out of the enum; if it did, the refusal stands.
+    // The enum has no invalid status; if it had one, the request would still be refused.
     StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
 }
 

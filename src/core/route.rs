@@ -37,9 +37,9 @@ pub struct Route {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// A key of ours with the permissions.
+    /// A key for keygate with the permissions.
     Key(Needs),
-    /// Like `Key` for a credential of ours; anything else is forwarded as anonymous.
+    /// Like `Key` for a credential for keygate; anything else is forwarded as anonymous.
     KeyOrPass(Needs),
     /// No credential looked at.
     Public,

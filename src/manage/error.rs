@@ -43,7 +43,7 @@ pub enum Error {
     Missing { what: &'static str, hint: &'static str },
     #[error("no key `{selector}` in {}\nhint: `keygatectl keys list` shows what there is", .path.display())]
     NoSuchKey { selector: String, path: PathBuf },
-    /// The demo's table has told which.
+    /// The demo's table has shown which.
     #[error("a row of the tour is not as promised")]
     NotAsPromised,
     /// A state that the sidecar or a status request did not reach.

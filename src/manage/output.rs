@@ -15,7 +15,7 @@ pub struct Output {
     to: Box<dyn Write>,
     /// Standard error; nothing in unit tests.
     notes: Box<dyn Write>,
-    /// Nobody is told anything.
+    /// Prints nothing.
     mute: bool,
 }
 

@@ -284,7 +284,7 @@ pub fn finish(
     target::write(&mut draft, place, session)
 }
 
-/// Two keys that cannot both be in a table, with the lines of the registry that they stand on.
+/// Two keys that cannot both be in a table, with their lines in the registry.
 pub fn duplicate(e: BuildError, registry: &Registry, out: &Path) -> Error {
     let ids: Vec<KeyId> = match &e {
         BuildError::DuplicateDigest(a, b) | BuildError::DuplicatePublicId(a, b) => vec![*a, *b],

@@ -83,7 +83,7 @@ pub struct Filter {
     pub digest: Option<Digest>,
 }
 
-/// Watches a stream of keys for what may stand only once.
+/// Watches a stream of keys for what may occur only once.
 #[derive(Debug, Default)]
 pub struct Unique {
     ids: HashMap<KeyId, u64>,
@@ -113,8 +113,8 @@ impl Registry {
         Ok(Self { path, real, form, settings, file, length })
     }
 
-    /// Calls `each` for every key in the order of the file. Faults are gathered and told at once,
-    /// when the whole file was read.
+    /// Calls `each` for every key in the order of the file. Reports all faults
+    /// at once, after it has read the whole file.
     pub fn scan(&self, filter: &Filter, each: &mut dyn FnMut(Located) -> Result<()>) -> Result<()> {
         let mut faults = Vec::new();
         self.scan_with(filter, &mut faults, each)?;
@@ -294,7 +294,7 @@ impl Filter {
 // === impl Unique ===
 
 impl Unique {
-    /// Adds what of `located` stands somewhere else already to `faults`.
+    /// Adds to `faults` what of `located` occurs somewhere else already.
     pub fn check(&mut self, located: &Located, path: &Path, faults: &mut Vec<FileFault>) {
         let Located { entry, line, .. } = located;
         let mut fault = |field: &str, what: &str, first: u64| {

@@ -240,7 +240,7 @@ impl Status {
                 answer.in_force =
                     self.serial.map(|wanted| page.serial.is_some_and(|serial| serial >= wanted));
                 // Why a sidecar stays behind is the next question. A failed reload of the configuration
-                // is told by `config`, whatever was reloaded since.
+                // is reported under `config`, whatever was reloaded since.
                 let failed = page.last_reload.filter(|last| !last.ok && last.what != "config");
                 answer.error = failed.and_then(|last| last.error);
                 if answer.in_force == Some(false) && answer.error.is_none() {

@@ -2,7 +2,7 @@
 //! what was accepted before ([`Ledger`]), what arrives, and the clock's reading.
 //! Imports core only.
 //!
-//! A verified patch that nothing in force includes yet stands on a shelf. The newest one made over
+//! A verified patch that nothing in force includes yet is on a shelf. The newest one made over
 //! the table in force is the patch in force; the removals and restrictions of all the others apply
 //! as well. So a revocation that has once arrived stays in force, whoever publishes next and in
 //! whatever order files arrive, until something that states to include it is in force.

@@ -1,4 +1,4 @@
-//! A verified body where it lies in memory, and the look-ups in it. Built without looking at a
+//! A verified body in place in memory, and the look-ups in it. Built without looking at a
 //! single key as text: one pass over the records checks their order and their ranges and notes
 //! where each bucket of digests begins. Imports core only.
 

@@ -1,4 +1,4 @@
-//! Where the bytes of a file lie while it is in force. Imports nothing of the crate.
+//! The memory that holds a file while it is in force. Imports nothing of the crate.
 //!
 //! A look-up touches two places of a large table that no cache holds. With pages of 4 KiB it then
 //! waits for the page table as well, which is too large for the caches itself: huge pages halve its

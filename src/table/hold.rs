@@ -177,7 +177,7 @@ fn meet(a: &Grant, b: &Grant) -> Option<Grant> {
         permissions: common_permissions(&a.permissions, &b.permissions),
         networks: common_networks(&a.networks, &b.networks)?,
         limits: a.limits.meet(&b.limits),
-        // It forbids nothing: the one that callers were told of stays.
+        // It forbids nothing: the one that callers know stays.
         sunset: earlier(a.sunset, b.sunset),
     })
 }

@@ -1,5 +1,5 @@
 //! The fixed-width structures of a body, as docs/table-format.md lays them down. Little-endian,
-//! without alignment, so that verified bytes are used where they lie. Imports core only.
+//! without alignment, so that verified bytes are used in place. Imports core only.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;

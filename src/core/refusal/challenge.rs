@@ -1,4 +1,4 @@
-//! `WWW-Authenticate`: how to send a key, told by the sources that are configured.
+//! `WWW-Authenticate`: how to send a key, by the configured sources.
 
 use http::{HeaderValue, header};
 

@@ -99,7 +99,7 @@ fn prepare(refusals: &Refusals) -> Vec<Option<PreparedPiece>> {
 }
 
 impl PreparedPiece {
-    /// `None` when the id stands there more than once: then it is rendered anew each time.
+    /// `None` if the id occurs there more than once: then each refusal is rendered anew.
     fn cut(rendered: Rendered) -> Option<Self> {
         let text = std::str::from_utf8(&rendered.body).ok()?;
         let (before, after) = text.split_once(MARK)?;

@@ -64,7 +64,7 @@ const PLACES: [(&str, Place); 8] = [
 // === impl Template ===
 
 impl Template {
-    /// The names that can stand between `{{` and `}}`.
+    /// The names that are allowed between `{{` and `}}`.
     pub fn places() -> impl Iterator<Item = &'static str> {
         PLACES.iter().map(|(name, _)| *name)
     }

@@ -141,7 +141,7 @@ impl Seen {
         self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// What the service tells its caller: what it was told itself.
+    /// The service's answer: what keygate told it.
     fn answer(&self) -> String {
         let fields: serde_json::Map<_, _> =
             self.fields.iter().map(|(n, v)| (n.clone(), v.clone().into())).collect();

@@ -35,7 +35,7 @@ pub struct MeantArgs {
     pub readmit_org: Vec<OrgId>,
 }
 
-/// What is published now, as far as it counts for whoever reads it.
+/// What is published now, as far as a sidecar that reads it is concerned.
 #[derive(Debug, Default)]
 pub struct Standing {
     table: Option<(PathBuf, Manifest)>,
@@ -102,7 +102,7 @@ impl Standing {
         }
         if let Some((path, manifest)) = &table {
             let beside = path.with_extension("kgp");
-            // A stranger's file, or no patch at all, is none of ours to judge.
+            // Do not judge a stranger's file, or one that is no patch at all.
             if there(&beside)?
                 && let Ok(other) = head(&beside)
                 && other.audience == manifest.audience

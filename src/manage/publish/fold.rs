@@ -192,7 +192,7 @@ fn merge_fields(
         org: pick(&base.org, &theirs.org, &ours.org),
         name: pick(&base.name, &theirs.name, &ours.name),
         status: match ours.status {
-            // Final, whoever undoes it.
+            // Final: nothing may undo it.
             status if status.is_final() => status,
             _ => pick(&base.status, &theirs.status, &ours.status),
         },

@@ -136,7 +136,7 @@ impl ThreeWayKey {
                 Baseline::Known(base) if !base.is_empty() && !self.ours.iter().all(is_revoked) => {
                     vec![Difference::Removed]
                 }
-                // A new key of ours.
+                // A new key of this registry.
                 _ => Vec::new(),
             },
             // Nothing of a key that ours revokes is admitted again.

@@ -128,7 +128,7 @@ fn table_of(registry: &Registry) -> Result<Option<PathBuf>> {
     Ok(made.max().map(|(_, path)| path))
 }
 
-/// Whether keygatectl takes this registry without being told.
+/// Whether keygatectl finds this registry without `--registry`.
 fn is_default(path: &Path) -> bool {
     let (toml, lines) = (Path::new("keys.toml"), Path::new("keys.jsonl"));
     path == toml || path == lines && !toml.exists()

@@ -201,7 +201,7 @@ fn is_same(a: &Path, b: &Path) -> bool {
     real(a) == real(b)
 }
 
-/// Puts a finished file in its place, unless something newer stands there or something would be
+/// Puts a finished file in its place, unless something newer is there or something would be
 /// undone, and writes it down in the registry.
 pub fn write<F: Read + Seek>(
     draft: &mut Draft<F>,
@@ -220,7 +220,7 @@ fn write_compared<F: Read + Seek>(
     place: &Destination<'_>,
     session: &Session,
 ) -> Result<Published> {
-    // The registry's lock before the target's, as whoever changes keys takes them.
+    // The registry's lock before the target's: the order in which every change takes them.
     let locked = match place.source {
         PublishOrigin::Draft { registry, .. } | PublishOrigin::Free(registry) => {
             Some(Locked::take(&registry.path, session.patience)?)
@@ -269,7 +269,7 @@ fn write_compared<F: Read + Seek>(
     if let Some(registry) = registry {
         let artefact = BuiltFile { made_of, ..BuiltFile::of(&ours, place.stage(draft, registry)) };
         if let Err(e) = remember(registry, artefact) {
-            // It is published. Next time it is taken for somebody else's, and compared.
+            // It is published. The next publication takes it for somebody else's and compares it.
             eprintln!("warning: published, but the registry could not write that down: {e}");
         }
     }

@@ -56,7 +56,7 @@ pub struct Committed {
     pub serial: u64,
     pub added: Vec<RegistryEntry>,
     pub edited: Vec<(Located, RegistryEntry)>,
-    /// As it stands now.
+    /// Its current state.
     pub registry: Registry,
     _lock: Lock,
 }

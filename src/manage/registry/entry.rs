@@ -1,4 +1,5 @@
-//! One key as the registry holds it: what a file says ([`RawEntry`]) and what it means ([`RegistryEntry`]).
+//! One key as the registry holds it: the text ([`RawEntry`]) and its meaning
+//! ([`RegistryEntry`]).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -37,7 +38,7 @@ pub struct RegistryEntry {
     pub created: Option<u64>,
     pub not_before: Option<u64>,
     pub expires: Option<u64>,
-    /// When it is meant to go out of use: callers are told, and nothing is refused.
+    /// When it is meant to go out of use: keygate tells its callers, and refuses nothing.
     pub sunset: Option<u64>,
     /// Who issued it.
     pub owner: Option<Owner>,
@@ -137,7 +138,7 @@ pub struct RawTime(pub String);
 // === impl RawEntry ===
 
 impl RawEntry<'_> {
-    /// Parses every word; all that is wrong is told at once.
+    /// Parses every word and reports all faults at once.
     pub fn parse(&self) -> Result<RegistryEntry, Vec<FieldFault>> {
         let mut faults = Vec::new();
         let entry = self.parse_into(&mut faults);
@@ -232,7 +233,7 @@ impl RawEntry<'_> {
 // === impl RegistryEntry ===
 
 impl RegistryEntry {
-    /// As a file says it.
+    /// As a file writes it.
     pub fn raw(&self) -> RawEntry<'_> {
         let stamp = |at: Option<u64>| at.map(RawTime::of);
         let text = |text: &'_ str| (!text.is_empty()).then(|| Cow::Owned(text.to_owned()));

@@ -281,7 +281,7 @@ fn superseding(
         if after.find(line).is_none() || line.starts_with(SETTINGS) {
             continue;
         }
-        // What cannot be parsed is told by the pass that parses it.
+        // The pass that parses reports what it cannot parse.
         let Ok(head) = serde_json::from_slice::<LineHead<'_>>(line) else { continue };
         let (Some(after), Ok(id)) = (head.after, KeyId::parse(&head.key.id)) else { continue };
         if head.serial <= after {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::words::{FieldFault, parse_limit, show_limit, taken};
 use crate::core::{LimitSet, NamedLimit, PolicyName};
 
-/// Both fields together; `per-key` may stand among the `limits` where there is no `limit`.
+/// Both fields together; `per-key` may be among the `limits` if there is no `limit`.
 pub(super) fn parse_limits(
     plain: Option<&str>,
     limits: &BTreeMap<String, String>,

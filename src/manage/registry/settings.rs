@@ -116,7 +116,7 @@ impl RawPublish {
 // === impl RegistrySettings ===
 
 impl RegistrySettings {
-    /// From what stands before the first `[[key]]`.
+    /// From what precedes the first `[[key]]`.
     pub fn from_toml(piece: &Piece, path: &Path) -> Result<Self, Vec<FileFault>> {
         let raw: RawSettings = toml::from_str(&piece.text)
             .map_err(|e| vec![syntax_fault(&e, piece, path, "keys are written as `[[key]]`")])?;

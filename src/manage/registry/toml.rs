@@ -1,4 +1,4 @@
-//! `keys.toml`, read and edited in pieces: what stands before the first `[[key]]`, then one piece
+//! `keys.toml`, read and edited in pieces: what precedes the first `[[key]]`, then one piece
 //! per key. A piece is parsed on its own, so memory does not grow with the file, an edit touches
 //! nothing but its own lines, and comments stay.
 //!
@@ -156,7 +156,7 @@ pub fn edit(piece: &str, old: &RegistryEntry, new: &RegistryEntry) -> Option<Str
     let table = document.get_mut("key")?.as_array_of_tables_mut()?.get_mut(0)?;
     let (mut was, is) = (fields(old), fields(new));
     if old.limits != new.limits {
-        // A plain limit may stand among the `limits`, or those may be a section of their own.
+        // A plain limit may be among the `limits`, or those may be a section of their own.
         let named = table.get("limits").and_then(Item::as_table_like);
         let is_odd = |limits: &dyn TableLike| limits.contains_key(PolicyName::PER_KEY);
         if named.is_some_and(is_odd) || table.get("limits").is_some_and(Item::is_table) {

@@ -13,7 +13,7 @@ use crate::core::{KeyKind, LimitSet, OwnerView, PolicyName};
 const MAX_NAME: usize = 200;
 
 impl TableBody {
-    /// Policies and the rows of limits. The sets that they form are checked by whoever names one.
+    /// Policies and the rows of limits. Whatever names a set of them checks that set.
     pub(super) fn check_limits(&self) -> Result<(), Refusal> {
         let policies = self.bytes(Section::Policies);
         check_strings(policies, "policies", PolicyName::is_valid)?;

@@ -46,7 +46,7 @@ pub(super) struct Interned {
 #[derive(Default)]
 pub(super) struct Uses(Vec<u64>);
 
-/// Where each set of limits lies.
+/// The place of each set of limits.
 #[derive(Default)]
 struct LimitSets<'l> {
     rows: Vec<RawLimit>,
@@ -224,7 +224,7 @@ impl<'l> LimitSets<'l> {
     }
 }
 
-/// The networks of all grants, each set once, and where each grant's lie.
+/// The networks of all grants, each set once, and the place of each grant's.
 fn networks(grants: &[Grant]) -> Result<(Vec<RawNetwork>, Vec<[u32; 2]>), BuildError> {
     let sets: BTreeSet<_> =
         grants.iter().map(|g| &g.networks).filter(|networks| !networks.is_empty()).collect();

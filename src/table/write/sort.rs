@@ -20,7 +20,7 @@ pub struct InMemory;
 pub(crate) struct Sorter<F> {
     memory: usize,
     arena: Vec<u8>,
-    /// The first eight bytes, big-endian, and where the string lies: most comparisons need no more.
+    /// The first eight bytes, big-endian, and the place of the string: most comparisons need no more.
     order: Vec<(u64, usize, u16)>,
     runs: Vec<F>,
 }

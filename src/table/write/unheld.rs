@@ -1,4 +1,4 @@
-//! What an old format has no place for: told, never lost. Imports core only.
+//! What an old format has no place for: reported, never lost. Imports core only.
 
 use super::fault::{BuildError, Unheld};
 use crate::core::{KeySpec, KeyStatus, LimitSet, OrgId, PolicyName};

@@ -102,9 +102,9 @@ const HARMLESS: [&str; 72] = [
 struct Apisix<'y> {
     consumers: Vec<(Spot, &'y Yaml)>,
     groups: Vec<(Spot, &'y Yaml)>,
-    /// Credentials that stand apart from their consumer, with its name.
+    /// Credentials apart from their consumer, with its name.
     credentials: Vec<(Spot, String, &'y Yaml)>,
-    /// Where plugins for everybody stand.
+    /// Where the file lists plugins for everybody.
     shared: Vec<(Spot, String, &'y Yaml)>,
 }
 

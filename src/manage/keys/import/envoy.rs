@@ -77,7 +77,7 @@ pub fn read(
     findings.fault(&Spot::default(), why)
 }
 
-/// `name` is what the value stands under.
+/// `name` is the name of the value's entry.
 fn walk(
     value: &Yaml,
     name: &str,

@@ -122,7 +122,7 @@ fn read_document<'y>(
     read_flat(document, &root, shared, kong, findings)
 }
 
-/// What stands at the top and refers to a consumer, a group or a service.
+/// Top-level entries that refer to a consumer, a group or a service.
 fn read_flat<'y>(
     document: &'y Yaml,
     root: &Spot,
@@ -280,7 +280,7 @@ fn read_plugins<'y>(
     }
 }
 
-/// A plugin with the scope of where it stands and of what it refers to itself.
+/// A plugin with the scope of its place in the file and of its own references.
 fn read_plugin<'y>(
     entity: &'y Yaml,
     spot: Spot,

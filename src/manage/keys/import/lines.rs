@@ -149,7 +149,7 @@ fn separator_of(line: &[u8]) -> Separator {
     Separator::Guessed(separators.into_iter().max_by_key(|s| count(*s)).unwrap_or(b','))
 }
 
-/// Whether a column that is not known is likely to say who is *not* admitted.
+/// Whether an unknown column probably says who is *not* admitted.
 fn restricts(header: &str) -> bool {
     const WORDS: [&str; 36] = [
         "access",

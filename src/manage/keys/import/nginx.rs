@@ -128,7 +128,7 @@ struct MapReader<'a, 'f> {
     has_blocks: bool,
     /// Digests of keys, with the result of the map that holds them.
     seen: Vec<(String, BTreeSet<Digest>)>,
-    /// Refusing directives that were told.
+    /// Refusing directives that were reported.
     told: BTreeSet<String>,
     /// Variables that hold a key, or whose key it is.
     key_variables: BTreeSet<String>,

@@ -1,4 +1,4 @@
-//! Texts that stand where a key belongs and are none: places to fill in, references to a secret
+//! Texts in the place of a key that are not keys: placeholders to fill in, references to a secret
 //! that is kept elsewhere, hashes. Pure.
 
 /// Schemes and openings of secret stores, with what they are in a message.
@@ -29,7 +29,7 @@ const ENCRYPTED: [&str; 7] = [
     "age-encryption.org",
     "-----begin age",
 ];
-/// Hashes of passwords: whoever sent one would not be admitted.
+/// Hashes of passwords: nobody would be admitted by sending one.
 const HASHES: [&str; 12] = [
     "$2a$", "$2b$", "$2x$", "$2y$", "$apr1$", "$argon2", "$1$", "$5$", "$6$", "{sha", "{ssha",
     "$pbkdf2",
@@ -232,7 +232,7 @@ fn is_fill_in(text: &str, lower: &str) -> bool {
         return true;
     }
     let words = || lower.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
-    // `xxxx` between separators, whatever stands around it.
+    // `xxxx` between separators, whatever surrounds it.
     if words().any(|word| word.len() >= 4 && word.bytes().all(|b| b == b'x')) {
         return true;
     }

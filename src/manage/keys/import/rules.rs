@@ -1,5 +1,5 @@
 //! What the rules of other gateways come to as networks and limit of a key. Never wider than the
-//! rule: where a key cannot say the same, it says less, or the caller is told. Pure.
+//! rule: if a key cannot say the same, it admits less, or the import reports the difference. Pure.
 
 use ipnet::IpNet;
 

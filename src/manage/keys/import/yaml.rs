@@ -59,7 +59,7 @@ pub fn documents(source: &mut dyn BufRead, path: &Path) -> Result<Vec<Yaml>> {
 // === impl Yaml ===
 
 impl Yaml {
-    /// What stands under `name`; `null` is nothing.
+    /// The value of `name`; `null` counts as absent.
     pub fn get(&self, name: &str) -> Option<&Self> {
         let (_, value) = self.entries().find(|(known, _)| *known == name)?;
         (!value.is_null()).then_some(value)
@@ -70,7 +70,7 @@ impl Yaml {
         names.iter().try_fold(self, |value, name| value.get(name))
     }
 
-    /// Names and values, as they stand in the file.
+    /// Names and values, in the order of the file.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Self)> {
         let entries = match &self.is {
             Is::Map(entries) => entries.as_slice(),

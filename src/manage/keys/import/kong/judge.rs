@@ -1,4 +1,4 @@
-//! What Kong's plugins mean for a key: carried, refused, or told.
+//! What Kong's plugins mean for a key: carried over, refused, or reported.
 
 use super::super::super::super::error::Result;
 use super::super::super::super::registry::entry::RawTime;
@@ -151,7 +151,7 @@ fn tell_plugin(plugin: &Plugin<'_>, kong: &Kong<'_>, findings: &mut Findings<'_>
             );
             findings.lost(spot, why)?;
         }
-        // Whom it denies is told of each consumer.
+        // The report says for each consumer whom it denies.
         return Ok(());
     }
     // Kong has no `acl` of one consumer; whatever wrote it means to refuse somebody.
@@ -196,7 +196,7 @@ fn service_wide(plugin: &Plugin<'_>) -> bool {
     plugin.scope.consumer.is_none() && plugin.scope.group.is_none()
 }
 
-/// Whether requests that the plugin sees come with keys: `key-auth` stands there as well, or
+/// Whether requests that the plugin sees come with keys: `key-auth` is there as well, or
 /// nowhere in this file.
 fn guards_keys(plugin: &Plugin<'_>, kong: &Kong<'_>) -> bool {
     let is_key = |p: &&Plugin<'_>| p.enabled && matches!(&*p.name, "key-auth" | "key-auth-enc");

@@ -8,7 +8,7 @@ use super::super::collect::{Spot, secret_of};
 use super::super::yaml::Yaml;
 use crate::core::Secret;
 
-/// Kinds that are read or told; any other is no Secret.
+/// Kinds that keygatectl reads or reports; any other is not a Secret.
 const KNOWN: [&str; 24] = [
     "AuthConfig",
     "AuthPolicy",
