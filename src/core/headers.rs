@@ -1,4 +1,6 @@
-//! Which header fields are whose. One look-up per field name tells what has to happen to it.
+//! Which header fields are whose, and so which of them are removed from requests: the fixed ones here,
+//! those of the configuration beside them. One look-up per field name tells what happens to it;
+//! `proxy::request::facts` collects the ones to remove, `proxy::request::rewrite` removes them.
 
 /// What a field is to us. Decides what happens to it on the way to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -58,8 +58,8 @@ impl KeySet {
             set.held_orgs.insert(stated.org.into(), limits);
         }
         for digest in set.hold.iter().flat_map(Hold::digests) {
-            if let Some(found) = set.unheld(digest) {
-                match set.held(found) {
+            if let Some(found) = set.patched(digest) {
+                match set.verdict(found) {
                     HeldVerdict::Free => {}
                     HeldVerdict::Removed => counts.take(found),
                     HeldVerdict::Restricted { grant, .. } => {
@@ -140,7 +140,7 @@ impl KeySet {
 
     /// The key that has this digest, of whichever kind, as `inspect` sees it.
     pub fn find_digest(&self, digest: &Digest) -> Option<KeyEntry<'_>> {
-        self.entry(self.unheld(digest)?)
+        self.entry(self.patched(digest)?)
     }
 
     /// Records in force before restrictions.
@@ -154,8 +154,9 @@ impl KeySet {
         kept.chain(over.into_iter().flat_map(|p| p.iter()))
     }
 
-    /// The record in force before restrictions: the patch's, unless it says nothing of it.
-    fn unheld(&self, digest: &Digest) -> Option<FoundRecord<'_>> {
+    /// The record with the patch laid over the table: the patch's record or removal if it has one,
+    /// else the table's. Restrictions of held patches come on top of it ([`KeySet::verdict`]).
+    fn patched(&self, digest: &Digest) -> Option<FoundRecord<'_>> {
         if let Some(patch) = self.patch.as_deref().map(Patch::body) {
             if let Some(found) = patch.find(&digest.0) {
                 return Some(found);
@@ -169,7 +170,7 @@ impl KeySet {
 
     /// The view in force of a record.
     fn view<'k>(&'k self, found: FoundRecord<'k>) -> Option<KeyView<'k>> {
-        match self.held(found) {
+        match self.verdict(found) {
             HeldVerdict::Free => Some(found.view()),
             HeldVerdict::Removed => None,
             HeldVerdict::Restricted { grant, expires } => {
@@ -178,7 +179,8 @@ impl KeySet {
         }
     }
 
-    fn held(&self, found: FoundRecord<'_>) -> HeldVerdict<'_> {
+    /// What the patches on the shelf leave of a record.
+    fn verdict(&self, found: FoundRecord<'_>) -> HeldVerdict<'_> {
         self.hold.as_ref().map_or(HeldVerdict::Free, |hold| hold.against(found))
     }
 
@@ -231,11 +233,11 @@ impl KeyLookup for KeySet {
     }
 
     fn any(&self, digest: &Digest) -> Option<KeyView<'_>> {
-        self.view(self.unheld(digest)?)
+        self.view(self.patched(digest)?)
     }
 
     fn owner(&self, digest: &Digest) -> Option<OwnerView<'_>> {
-        self.unheld(digest)?.owner()
+        self.patched(digest)?.owner()
     }
 
     fn org_limits(&self, org: &str) -> &LimitSet {
