@@ -52,8 +52,8 @@ pub struct Create {
     /// Free text for those who read the registry
     #[arg(long, default_value = "")]
     pub note: String,
-    /// A key that is never valid, to be planted where only a thief looks: whoever uses it is
-    /// refused like a stranger, and the sidecar raises an alarm
+    /// Issue a key that is never valid, to plant where only a thief looks: the sidecar refuses it
+    /// like an unknown key, and raises an alarm
     #[arg(long)]
     pub canary: bool,
     #[command(flatten)]

@@ -8,11 +8,11 @@ use crate::core::{Limit, LimitSet, Owner, PolicyName};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DetailArgs {
-    /// When the key is meant to go out of use: `90d`, an instant, or `never`. Callers are told in the
-    /// field `Sunset`; only `--expires` ends the key
+    /// When the key is due to go out of use: `90d`, an instant, or `never`. keygate tells its callers
+    /// in the field `Sunset`; only `--expires` ends the key
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     pub sunset: Option<When>,
-    /// Who issued the key, as your identity provider knows them; `none` takes the owner away
+    /// Who issued the key, as your identity provider knows them; `none` removes the owner
     #[arg(long, value_name = "SUBJECT")]
     pub owner: Option<String>,
     /// Email address of the owner
