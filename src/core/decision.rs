@@ -15,7 +15,7 @@ use super::reason::{Detail, Reason, Rejection};
 use super::route::{Access, FoundRoute, Mode, Needs, Route, RouteTable};
 use super::secret::Digest;
 
-/// What of the configuration a decision depends on.
+/// The part of the configuration that a decision depends on.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     pub routes: RouteTable,
@@ -110,7 +110,7 @@ pub struct Observed<'k> {
     key: Option<KeyId>,
 }
 
-/// A rejection with what the log may say beside it.
+/// A rejection, and what else the log may say.
 #[derive(Debug)]
 pub struct Refused<'k> {
     pub rejection: Rejection,
@@ -200,7 +200,7 @@ fn judge<'k, K: KeyLookup>(
         }
     }
     // Do not ask for a key where none would help. A key that was sent is judged first: a
-    // wrong one is wrong whatever it asks for.
+    // wrong one is wrong for any request.
     if let Presented::Foreign | Presented::Nothing = facts.presented {
         match found {
             FoundRoute::Nothing => return Err(Reason::Route.into()),
@@ -266,7 +266,7 @@ fn identify<'k, K: KeyLookup>(
     }
 }
 
-/// KeyStatus, window, environment, address: what holds for a key whatever it asks for.
+/// KeyStatus, window, environment, address: what holds for a key on any request.
 fn check_key(policy: &Policy, key: &KeyView<'_>, client: IpAddr, now: Now) -> Result<(), Reason> {
     let grant = key.grant;
     match grant.status {

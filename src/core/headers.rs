@@ -17,7 +17,7 @@ pub enum FieldClass {
     Expect,
     /// `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the like: strangers' claims; we write our own.
     Forwarding,
-    /// `Content-Length`, `Transfer-Encoding`: set anew by the client side.
+    /// `Content-Length`, `Transfer-Encoding`: the upstream connection sets them again.
     Framing,
     Host,
     /// Other hop-by-hop fields (RFC 9110 §7.6.1) and `Proxy-Authorization`.

@@ -60,7 +60,7 @@ pub enum KeyStatus {
     Active,
     /// Refused for now; may become active again.
     Disabled,
-    /// Refused for ever.
+    /// Refused for good.
     Revoked,
     /// Never valid: planted where only a thief looks. Callers cannot tell it from an unknown key;
     /// whoever runs the sidecar learns that somebody used it. Last, so that it outlives every other

@@ -116,7 +116,7 @@ pub struct Rejection {
     pub detail: Detail,
 }
 
-/// What a refusal can tell beside its reason.
+/// What a refusal can say in addition to its reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Detail {
     /// Methods that the path has rules for (405 `Allow`).

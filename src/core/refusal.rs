@@ -59,7 +59,7 @@ pub struct RateFields {
     pub x: bool,
 }
 
-/// What of the request a refusal is rendered for.
+/// The part of the request that a refusal depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'r> {
     pub request_id: &'r str,
@@ -192,7 +192,7 @@ impl Refusals {
         Rendered { status: saying.status, headers, body }
     }
 
-    /// The fields that depend on the reason, whatever the profile.
+    /// The fields that depend on the reason, in every profile.
     fn push_fields(
         &self,
         headers: &mut Vec<(HeaderName, HeaderValue)>,
@@ -323,7 +323,7 @@ impl RateFields {
         let remaining = left.format(remaining);
         let wait = until.format(seconds(wait));
         if self.standard {
-            // `w` is whole seconds; a window that is none is left out, which the draft allows.
+            // `w` is whole seconds; the draft allows leaving out a window that is not.
             let window = limit.window();
             match (window.as_secs(), window.subsec_nanos()) {
                 (w @ 1.., 0) => {

@@ -58,7 +58,7 @@ pub struct Replacement {
     target: PathBuf,
 }
 
-/// Exclusive use of one file among processes, through a file beside it. Let go on drop.
+/// Exclusive use of one file among processes, through a file beside it. Released on drop.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,

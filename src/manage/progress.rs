@@ -47,7 +47,7 @@ impl ProgressLine {
         }
     }
 
-    /// Takes the line away, and begins to count anew.
+    /// Clears the line and starts to count again.
     pub fn end(&mut self) {
         if let Some(to) = self.to.as_mut().filter(|_| self.shown) {
             // `ESC [ K` clears to the end of the line. A terminal that fails is no reason to.

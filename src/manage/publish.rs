@@ -240,7 +240,7 @@ pub fn table(
     finish(builder, registry.settings.serial, place, terms, None, session)
 }
 
-/// Tells the builder of a table what the registry says beside its keys.
+/// Passes the registry's settings to the builder of a table.
 pub fn begin(
     builder: &mut BodyBuilder<Spill>,
     registry: &Registry,
@@ -355,7 +355,7 @@ pub fn patch(
     target::write(&mut draft, &Destination { out, base: Some(base), source, meant }, session)
 }
 
-/// What of `changed` differs from the table, and which of its secrets are gone.
+/// Which of `changed` differ from the table, and which of their secrets are gone.
 fn difference(table: Arc<Table>, changed: &[RegistryEntry]) -> PatchDraft {
     let mut draft = PatchDraft::over(&table);
     let set = KeySet::new(table, None, &[], None);

@@ -46,7 +46,7 @@ pub struct Registry {
     pub real: PathBuf,
     pub form: Form,
     pub settings: RegistrySettings,
-    /// What was opened stays what is read, whatever is renamed over it meanwhile.
+    /// The opened file: reads see it even if another is renamed over it meanwhile.
     file: Arc<File>,
     /// Bytes that were complete when it was opened; a JSON Lines file may grow meanwhile.
     length: u64,
@@ -294,7 +294,7 @@ impl Filter {
 // === impl Unique ===
 
 impl Unique {
-    /// Adds to `faults` what of `located` occurs somewhere else already.
+    /// Adds a fault for each part of `located` that occurs elsewhere already.
     pub fn check(&mut self, located: &Located, path: &Path, faults: &mut Vec<FileFault>) {
         let Located { entry, line, .. } = located;
         let mut fault = |field: &str, what: &str, first: u64| {

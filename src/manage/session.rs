@@ -112,7 +112,7 @@ impl Session {
     }
 }
 
-/// `key_` and 12 symbols: 60 bits, made anew in the unlikely case that it is taken.
+/// `key_` and 12 symbols: 60 bits, generated again in the unlikely case that it is in use.
 pub fn new_key_id() -> Result<KeyId> {
     const SYMBOLS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
     let mut text = String::from(KeyId::PREFIX);

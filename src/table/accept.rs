@@ -28,7 +28,7 @@ const SHELF: usize = 8;
 /// What the configuration says about acceptance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AcceptRules {
-    /// Nothing below this serial is taken, whatever the ledger says.
+    /// No serial below this is accepted, whatever the ledger says.
     pub min_serial: u64,
     /// Share of the active keys that may go at once without acknowledgement.
     pub shrink_brake: f64,

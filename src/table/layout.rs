@@ -13,7 +13,7 @@ use crate::core::{Environment, KeyKind, KeyStatus, Limit};
 
 /// The body and every section of it begin at a multiple of this.
 pub(crate) const ALIGN: usize = 64;
-/// In place of an offset or an index: there is none.
+/// In the place of an offset or an index: none.
 pub(crate) const NONE: u32 = u32::MAX;
 /// Most records of a file: indexes are 32 bits and [`NONE`] is one of them.
 pub(crate) const MAX_KEYS: u64 = NONE as u64 - 1;

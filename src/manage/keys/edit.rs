@@ -347,7 +347,7 @@ fn tell(
     session.output.flush()
 }
 
-/// Refuses what would admit again a key that was ended for ever.
+/// Refuses to admit a revoked key again.
 pub fn refuse_final(entry: &RegistryEntry) -> Result<()> {
     let state = match entry.status {
         KeyStatus::Active | KeyStatus::Disabled => return Ok(()),

@@ -1,4 +1,4 @@
-//! `keys import`: takes over keys that exist already, from other programs' files. Plaintext is
+//! `keys import`: imports existing keys from other programs' files. Plaintext is
 //! hashed on the way and never written.
 
 pub mod apisix;
@@ -183,7 +183,7 @@ impl Import {
         Err(Error::Wider { faults: all, names: names.into_iter().collect() })
     }
 
-    /// Reads the file into the change. What cannot be taken over is returned.
+    /// Reads the file into the change. Returns what it cannot import.
     fn gather(
         &self,
         format: ImportFormat,

@@ -14,7 +14,7 @@ pub fn holder(change: &Change, digest: Digest) -> Result<Located> {
     })
 }
 
-/// The digest of the secret on standard input; a line end behind it is none of it.
+/// The digest of the secret on standard input; a line end after it is not part of it.
 pub fn secret_digest() -> Result<Digest> {
     let mut text = zeroize::Zeroizing::new(String::with_capacity(4096));
     let path = std::path::Path::new("standard input");

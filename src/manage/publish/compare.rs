@@ -87,7 +87,7 @@ impl MeantArgs {
 
 impl Standing {
     /// The table at `table`, and every patch that is over it or that it does not include: those at
-    /// `patches`, and the one beside the table that has its name.
+    /// `patches`, and the one that has the table's name and lies in its folder.
     pub fn at(table: Option<&Path>, patches: &[&Path]) -> Result<Self> {
         let there = |path: &Path| fs::exists(path).map_err(Error::read(path));
         let table = match table {

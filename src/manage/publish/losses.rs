@@ -66,7 +66,7 @@ pub enum Difference {
     OnlyTheirsSecret,
     /// Theirs gave the key to this organization.
     Org(OrgId),
-    /// Theirs gave the key to somebody else, as whom the service may take its callers.
+    /// Theirs gave the key to somebody else: the service may take its callers for them.
     Owner(Option<Owner>),
     /// Theirs took these away.
     Permissions(Vec<Permission>),

@@ -1,4 +1,4 @@
-//! What of a registry is not published as it is, and the command that publishes it.
+//! Which parts of a registry are not published yet, and the command that publishes it.
 //! Imports the registry.
 
 use std::collections::BTreeSet;
@@ -110,7 +110,8 @@ pub fn command(registry: &Registry) -> Result<String> {
     Ok(words.join(" "))
 }
 
-/// Where the registry publishes to: its setting, or the newest table beside it that it has made.
+/// Where the registry publishes to: its setting, or the newest table of its own in the same
+/// folder.
 fn table_of(registry: &Registry) -> Result<Option<PathBuf>> {
     let known = &registry.settings.published;
     if let Some(path) = &registry.settings.publish.table {

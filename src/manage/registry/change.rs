@@ -72,7 +72,7 @@ pub struct Locked {
 
 impl Change {
     pub fn begin(path: &Path, patience: Duration, check: Check) -> Result<Self> {
-        // A lock beside a registry that is not there would be litter.
+        // A lock file without a registry would be litter.
         std::fs::metadata(path).map_err(Error::read(path))?;
         let lock = Lock::take(&files::resolve(path)?, patience)?;
         let registry = Registry::open(path)?;

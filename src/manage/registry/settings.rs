@@ -1,4 +1,4 @@
-//! What a registry says beside its keys: serial, audience, prefixes, where changes are published.
+//! The settings of a registry: serial, audience, prefixes, where changes are published.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub const VERSION: u32 = 1;
 /// Parsed settings.
 #[derive(Clone, Debug)]
 pub struct RegistrySettings {
-    /// Of the last change. The next one, whatever it is, takes the number after.
+    /// Of the last change. The next change, of any kind, takes the next number.
     pub serial: u64,
     pub audience: Option<Box<str>>,
     /// How secrets are written and recognised, by the word in front of them.
@@ -43,7 +43,7 @@ pub struct Publish {
     pub table: Option<PathBuf>,
     pub patch: Option<PathBuf>,
     pub on_change: OnChange,
-    /// How long a table is good for; `None`: for ever.
+    /// How long a table is valid; `None`: without end.
     pub life: Option<Duration>,
     /// Version of the table format to write. Format 1 until it is said that all sidecars read 2.
     pub format: TableFormat,

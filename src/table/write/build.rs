@@ -47,7 +47,7 @@ pub struct BodyBuilder<S: Spool> {
 /// What a removal takes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalOf {
-    /// The key: none of its secrets is left.
+    /// The key: it has no secret left.
     Key,
     /// One secret of a pair: the other one is left.
     Secret,

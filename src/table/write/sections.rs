@@ -56,7 +56,7 @@ struct LimitSets<'l> {
 // === impl Sections ===
 
 impl Sections {
-    /// In canonical order: what is equal is written in equal bytes, whatever order the keys came
+    /// In canonical order: equal content gives equal bytes, in whatever order the keys came
     /// in.
     pub(super) fn intern(
         mut self,

@@ -1,4 +1,4 @@
-//! Kubernetes: the Secrets in which gateways keep keys, and what beside them says whose they are.
+//! Kubernetes: the Secrets in which gateways keep keys, and the resources that say whose they are.
 //! A Secret is taken as its gateway takes it: by type, label or reference, never because it is one.
 
 pub mod resource;

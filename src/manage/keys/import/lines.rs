@@ -41,7 +41,7 @@ pub fn read_csv(
             .map_err(Error::read(path))?;
         match separator_of(&first) {
             Separator::Named(separator) => {
-                // The header is the next line, whatever it has most of.
+                // The header is the next line; this line names the separator.
                 before += 1;
                 first.clear();
                 break separator;
@@ -368,7 +368,7 @@ fn previous<'r>(raw: &'r mut RawEntry<'static>) -> &'r mut RawPrevious<'static> 
         .get_or_insert_with(|| RawPrevious { digest: "".into(), expires: RawTime(String::new()) })
 }
 
-/// The key's owner, of whom three columns tell.
+/// The key's owner, from three columns.
 fn owner<'r>(raw: &'r mut RawEntry<'static>) -> &'r mut RawOwner<'static> {
     raw.owner.get_or_insert_with(RawOwner::default)
 }

@@ -77,7 +77,7 @@ const STANDARD: [&str; 62] = [
     "x_requested_with",
     "x_scheme",
 ];
-/// Directives of a server that refuse requests, whatever their key: of nginx, nginx Plus and what
+/// Directives that make a server refuse requests with any key: of nginx, nginx Plus and what
 /// is built in most often (OpenResty, ModSecurity).
 const REFUSING: [&str; 25] = [
     "access_by_lua",

@@ -211,7 +211,7 @@ fn is_prose(text: &str) -> bool {
         && text.chars().all(|c| c.is_alphanumeric() || " -_.:/'\"(),|=?!%@$[]".contains(c))
 }
 
-/// `op://…` and its like: a scheme and `://` is an address, whatever the store is called.
+/// `op://…` and its like: a scheme and `://` is an address, for any store.
 fn is_reference(lower: &str) -> bool {
     let in_a_project = lower.starts_with("projects/") && lower.contains("/secrets/");
     if in_a_project || REFERENCES.iter().any(|start| lower.starts_with(start)) {
@@ -232,7 +232,7 @@ fn is_fill_in(text: &str, lower: &str) -> bool {
         return true;
     }
     let words = || lower.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
-    // `xxxx` between separators, whatever surrounds it.
+    // `xxxx` between separators, inside any text.
     if words().any(|word| word.len() >= 4 && word.bytes().all(|b| b == b'x')) {
         return true;
     }

@@ -154,7 +154,7 @@ fn tell_plugin(plugin: &Plugin<'_>, kong: &Kong<'_>, findings: &mut Findings<'_>
         // The report says for each consumer whom it denies.
         return Ok(());
     }
-    // Kong has no `acl` of one consumer; whatever wrote it means to refuse somebody.
+    // Kong has no `acl` for one consumer; the author intends to refuse somebody.
     if carried && !bound && name != "acl" {
         return Ok(());
     }

@@ -1,5 +1,5 @@
-//! What of a Kong counts for its keys. [`super`] fills it from a declarative configuration,
-//! [`super::super::kubernetes`] from the resources of its ingress controller.
+//! The parts of a Kong configuration that matter for keys. [`super`] fills it from a declarative
+//! configuration, [`super::super::kubernetes`] from the resources of its ingress controller.
 
 use super::super::collect::Spot;
 use super::super::yaml::Yaml;
@@ -31,7 +31,7 @@ pub struct Consumer {
 #[derive(Debug)]
 pub struct KongKey {
     pub spot: Spot,
-    /// Or why there is none.
+    /// Or why it is missing.
     pub key: Result<Secret, &'static str>,
     /// Unix seconds.
     pub created: Option<u64>,
