@@ -9,6 +9,7 @@
 
 mod client;
 mod concern;
+mod dates;
 mod error;
 mod files;
 mod names;

@@ -1,5 +1,5 @@
 //! What is allowed in certificate and key files, but seldom meant: they are taken, and `check` and
-//! the log say what clients will make of them. Imports nothing of the room but its files.
+//! the log say what clients will make of them. Of the room it imports dates.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::files::{Validity, rfc3339};
+use super::dates::{Validity, rfc3339};
 use crate::core::Now;
 
 /// One of them.

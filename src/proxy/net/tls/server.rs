@@ -9,8 +9,9 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig, WebPkiClientVerifier};
 
 use super::concern::TlsConcern;
+use super::dates::Validity;
 use super::error::TlsError;
-use super::files::{Authorities, Bundle, Fingerprint, Validity};
+use super::files::{Authorities, Bundle, Fingerprint};
 use super::names::ByName;
 use super::provider::provider;
 use super::watch::{Certificate, Reloadable};

@@ -9,7 +9,7 @@ use x509_parser::prelude::{
     AttributeTypeAndValue, FromDer, GeneralName, X509Certificate, X509Name,
 };
 
-use super::files::Validity;
+use super::dates::Validity;
 use crate::core::Now;
 
 /// Everything that is not printable ASCII, and `%` itself, so that it can be undone.

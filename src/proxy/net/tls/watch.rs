@@ -8,8 +8,8 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::concern::TlsConcern;
+use super::dates::{Validity, rfc3339};
 use super::error::TlsError;
-use super::files::{Validity, rfc3339};
 use crate::clock::Clock;
 use crate::core::Now;
 
