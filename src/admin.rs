@@ -1,11 +1,13 @@
 //! The admin listener: metrics, probes, status and drain, on a thread and a runtime of its own, so
-//! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `reload`, `telemetry`.
+//! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `meter`, `reload`,
+//! `telemetry`.
 //!
 //! No endpoint gives out a secret. `pages` says of each who reaches it: probes and metrics everybody,
-//! `/status` this host or who has the token, `/drain` this host alone. A second listener has probes and
+//! `/status` and `/usage` this host or who has the token, `/drain` this host alone. A second listener has probes and
 //! metrics and nothing else.
 
 mod access;
+mod body;
 mod client;
 mod connections;
 mod pages;
@@ -27,6 +29,7 @@ pub use self::access::{AdminAccess, AdminDoor, AdminToken, AdminTokenError};
 pub use self::client::{DrainError, request_drain};
 use self::connections::AdminConnections;
 use crate::clock::Clock;
+use crate::meter::UseBook;
 use crate::reload::{StatusCell, Time, lower_priority};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{Metrics, Readiness};
@@ -42,6 +45,8 @@ pub struct AdminState {
     pub metrics: Metrics,
     pub readiness: Readiness,
     pub status: StatusCell,
+    /// `None`: uses of keys are not counted.
+    pub uses: Option<Arc<UseBook>>,
     /// Those in force when it is called.
     pub certificates: Box<dyn Fn() -> Vec<CertificateStatus> + Send + Sync>,
     pub clock: Clock,

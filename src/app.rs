@@ -11,6 +11,7 @@ mod notify;
 mod prepare;
 mod running;
 mod signals;
+mod uses;
 mod watchers;
 mod workers;
 
@@ -30,6 +31,7 @@ pub use self::prepare::{PreparedStart, prepare};
 pub use self::running::Running;
 use self::running::{Outlived, advance};
 use self::signals::{BlockingStage, Signals};
+use self::uses::{start_meter, use_book};
 use self::watchers::Watchers;
 use self::workers::{fit_descriptors, random, start_worker};
 use crate::admin::{self, AdminAccess, AdminDoor, AdminState, AdminToken};
@@ -37,9 +39,10 @@ use crate::check;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::meter::UseProbe;
 use crate::proxy::tls::Reloadable;
 use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared};
-use crate::reload;
+use crate::reload::{self, Hooks};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
@@ -148,7 +151,12 @@ fn build(
     metrics.control().audience_info(&config.table.audience).set(1);
     let settings = Arc::new(settings);
     let route_slots = route_slots(&metrics, &settings);
-    let store = Arc::new(Store::new(Snapshot { settings, keys: loaded.keys(), route_slots }));
+    let keys = loaded.keys();
+    if let (Some(keys), true) = (&keys, config.usage.enabled) {
+        keys.count_uses();
+    }
+    let store = Arc::new(Store::new(Snapshot { settings, keys, route_slots }));
+    let uses = use_book(&config.usage, &config.table.audience, &store, &clock)?;
 
     let access = match config.log.access {
         true => {
@@ -185,6 +193,7 @@ fn build(
             shared: Arc::clone(&shared),
             cells: metrics.worker(index),
             access: access.as_ref().map_or_else(AccessLog::off, AccessLogs::worker),
+            uses: UseProbe::new(uses.clone()),
             listening: listening.iter().map(|l| l.share()).collect::<io::Result<_>>()?,
             handed,
             random: random()?,
@@ -195,8 +204,9 @@ fn build(
     let reloader = loaded.start(
         Arc::clone(&shared.store),
         file.clone(),
-        hooks(file, running, metrics.clone()),
+        Hooks { uses: uses.clone(), ..hooks(file, running, metrics.clone()) },
     )?;
+    let meter = start_meter(uses.as_ref(), config.usage, config.table, &metrics)?;
     let mut watchers = Watchers::default();
     let certificates = certificate_status(&reloadable, &clock);
     watchers.certificates(reloadable, &clock, &metrics)?;
@@ -210,6 +220,7 @@ fn build(
             metrics: metrics.clone(),
             readiness: readiness.clone(),
             status: status.clone(),
+            uses,
             certificates,
             clock: clock.clone(),
             log: log.clone(),
@@ -232,6 +243,7 @@ fn build(
         limits,
         watchers,
         reloader,
+        meter,
         status,
         outlived,
         _address_locks: address_locks,

@@ -17,6 +17,7 @@ mod section;
 #[cfg(test)]
 mod tests;
 mod units;
+mod usage;
 
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -48,6 +49,7 @@ pub struct Config {
     pub drain: Drain,
     pub http2: Http2Config,
     pub log: Log,
+    pub usage: UsageConfig,
     pub settings: Settings,
     /// What is allowed but deserves a second look; for the log at start and `keygate check`.
     pub warnings: Vec<ConfigFault>,
@@ -77,6 +79,7 @@ pub struct Settings {
     pub log_fields: LogFields,
     /// WebSocket close code when a stream's key ends (1008, or 4000 to 4999).
     pub close_code: u16,
+    pub use_reports: UseReports,
 }
 
 /// What becomes of `traceparent` (W3C Trace Context).
@@ -337,6 +340,28 @@ pub struct Log {
     /// Access log; `None`: standard error with the operator log.
     pub access_file: Option<PathBuf>,
     pub access: bool,
+}
+
+/// Where uses of keys are shown beside `/usage`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UseReports {
+    /// Usage records are posted there.
+    pub post_url: Option<Box<str>>,
+    /// Most keys with a metric of their own; 0: none.
+    pub top_keys: usize,
+    /// Most orgs with a metric of their own; 0: none.
+    pub top_orgs: usize,
+}
+
+/// What becomes of the uses of each key.
+#[derive(Clone, Debug)]
+pub struct UsageConfig {
+    /// They are counted: 8 bytes per key.
+    pub enabled: bool,
+    /// Who counts; `None`: the host's name.
+    pub instance: Option<Box<str>>,
+    /// Usage records are added to it.
+    pub file: Option<PathBuf>,
 }
 
 /// The operator log says this and what is graver. Not the access log.

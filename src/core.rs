@@ -23,6 +23,7 @@ pub mod refusal;
 pub mod route;
 pub mod secret;
 pub mod signer;
+pub mod use_cell;
 pub mod visible;
 
 pub use self::address::NetworkSet;
@@ -40,6 +41,7 @@ pub use self::reason::{Reason, Rejection};
 pub use self::route::{Access, Route, RouteTable};
 pub use self::secret::{Digest, Secret};
 pub use self::signer::{SignerError, SignerKey};
+pub use self::use_cell::{KeyUse, UseCell};
 
 /// One reading of the clock, taken at the edge and handed down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +53,11 @@ pub struct Now {
 }
 
 impl Now {
+    /// Whole minutes since 1970-01-01T00:00:00Z.
+    pub const fn unix_minute(self) -> u32 {
+        (self.unix_ms / 60_000) as u32
+    }
+
     /// Whole seconds since 1970-01-01T00:00:00Z.
     pub const fn unix_secs(self) -> u64 {
         self.unix_ms / 1000

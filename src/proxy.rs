@@ -1,5 +1,5 @@
 //! The network edge: listeners, workers, one request from accept to answer.
-//! Imports core, config, snapshot, clock and telemetry; never manage, reload or admin.
+//! Imports core, config, meter, snapshot, clock and telemetry; never manage, reload or admin.
 //!
 //! Sub-rooms import downwards only, and files never in a circle (`tests/it/layering`). From the top:
 //!

@@ -1,5 +1,5 @@
 //! From files and URLs to what is in force: sources, watching, verification, acceptance, swap.
-//! Imports `clock`, `config`, `core`, `mounts`, `snapshot`, `table`, `telemetry`.
+//! Imports `clock`, `config`, `core`, `meter`, `mounts`, `snapshot`, `table`, `telemetry`.
 //!
 //! ```text
 //! load_first → Loaded → start → Reloader      (a thread of its own; a URL has one as well)
@@ -42,6 +42,7 @@ use self::url::UrlSource;
 use crate::clock::Clock;
 use crate::config::{Settings, TableConfig, TableSource, WatchedFile};
 use crate::core::Now;
+use crate::meter::UseBook;
 use crate::snapshot::Store;
 use crate::table::{KeySet, Refusal, TrustError};
 use crate::telemetry::control::ReloadKind;
@@ -100,6 +101,8 @@ pub struct Hooks {
     pub reconfigure: Box<dyn FnMut() -> Result<Reconfigured, Unusable> + Send>,
     /// Other files that are watched in the same way, such as certificates.
     pub files: Vec<FileHook>,
+    /// Where uses of keys are counted; `None`: they are not.
+    pub uses: Option<Arc<UseBook>>,
     /// All files that somebody watches, to tell which of them are mounted alone.
     pub watched: Vec<WatchedFile>,
 }

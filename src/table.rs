@@ -32,6 +32,7 @@ pub(crate) mod testkit;
 #[cfg(test)]
 mod tests;
 pub mod trust;
+mod use_block;
 pub mod write;
 
 pub use self::accept::{
@@ -48,3 +49,4 @@ pub use self::manifest::{Acknowledge, Base, BodyHash, Issue, Manifest};
 pub use self::refusal::Refusal;
 pub use self::signer_id::SignerId;
 pub use self::trust::{PublicKey, PublicKeyError, Trust, TrustError};
+pub use self::use_block::{UseBlock, UsedKey};

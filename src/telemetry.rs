@@ -38,6 +38,16 @@ pub const ROUTE_SLOTS: usize = 1024;
 /// Most values of the label `listener`. Listeners beyond it share the last one.
 pub const LISTENER_SLOTS: usize = 16;
 
+/// Requests per key and per org, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UseSeries {
+    pub keys: Vec<(String, u64)>,
+    /// All other keys; `None`: keys have no series.
+    pub other_keys: Option<u64>,
+    pub orgs: Vec<(String, u64)>,
+    pub other_orgs: Option<u64>,
+}
+
 /// All metrics of the process. Clones are one and the same.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Inner>);
@@ -91,12 +101,18 @@ impl Metrics {
         self.0.control.run_upkeep();
     }
 
-    /// Prometheus text exposition format 0.0.4.
+    /// Prometheus text exposition format 0.0.4, without what names keys and orgs.
     pub fn render(&self) -> String {
+        self.render_with(&UseSeries::default())
+    }
+
+    /// The same for the operator.
+    pub fn render_with(&self, uses: &UseSeries) -> String {
         let routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut out = String::with_capacity(32 * 1024);
         render::workers(&mut out, &self.0.workers, &routes, &listeners);
+        render::uses(&mut out, uses);
         self.0.control.render(&mut out);
         out
     }

@@ -324,12 +324,12 @@ class Forwarder(Contender):
 
 
 class Keygate(Contender):
-    """Features: `default` has all on (access log to a file, metrics, identity headers, limits);
+    """Features: `default` has all on (access log to a file, metrics, identity headers, limits, uses);
     `no_X` switches one off. Metrics cannot be switched off."""
 
     name = "keygate"
     LIMIT = "1000000000/s"
-    OFF = ("no_log", "no_limit", "no_identity")
+    OFF = ("no_log", "no_limit", "no_identity", "no_usage")
 
     def version(self):
         return tools.version(self.binary(), "--version")
@@ -360,6 +360,7 @@ class Keygate(Contender):
         if "no_identity" in off:
             names = ("key_id", "key_name", "permissions", "environment", "anonymous")
             identity = "[identity]\n" + "\n".join(f"{name} = false" for name in names)
+        usage = "[usage]\nenabled = false" if "no_usage" in off else ""
         patch = f'patch = "{tables}/keys.kgp"' if "patch" in off else ""
         self.admin = free_port()
         config = f"""
@@ -392,6 +393,7 @@ count = {setup.workers}
 [log]
 {log}
 {identity}
+{usage}
 """
         path = os.path.join(directory, "keygate.toml")
         with open(path, "w") as f:

@@ -75,7 +75,8 @@ impl KeyLookup for MapKeys {
 
     fn single(&self, digest: &Digest) -> Option<KeyView<'_>> {
         let id = *self.keys.get(&digest.0)?;
-        Some(KeyView { id, org: "org-1234", name: "ci runner", expires: None, grant: &self.grant })
+        let (org, name) = ("org-1234", "ci runner");
+        Some(KeyView { id, org, name, expires: None, grant: &self.grant, uses: None })
     }
 
     fn pair(&self, _id: &[u8], _secret: &Digest) -> PairLookup<'_> {

@@ -6,14 +6,20 @@ use http_body_util::Full;
 use serde::Serialize;
 
 use super::access::{AdminCaller, DeniedAccess, EndpointReach};
+use super::body::AdminBody;
 use super::{AdminState, CertificateStatus};
+use crate::meter::UsePages;
 use crate::reload::{StatusReport, Time};
+use crate::telemetry::UseSeries;
 use crate::telemetry::readiness::PendingPart;
 
 /// The part of readiness that is the upstream's health check, where one is configured.
 const UPSTREAM: &str = "upstream";
 
 const TEXT: &str = "text/plain; charset=utf-8";
+
+/// One JSON value per line.
+const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
 /// Prometheus text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -36,7 +42,16 @@ struct AdminEndpoint {
     path: &'static str,
     reach: EndpointReach,
     method: AllowedMethod,
-    answer: fn(&AdminState) -> Response<Full<Bytes>>,
+    answer: AdminAnswer,
+}
+
+/// What a page is made of.
+enum AdminAnswer {
+    Page(fn(&AdminState) -> Response<Full<Bytes>>),
+    /// More of it for the operator.
+    Metrics,
+    /// Of the query, and as long as it takes.
+    Stream(fn(&AdminState, &str) -> Response<AdminBody>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,43 +67,49 @@ const ENDPOINTS: &[AdminEndpoint] = &[
         path: "/",
         reach: EndpointReach::Operator,
         method: AllowedMethod::Read,
-        answer: index,
+        answer: AdminAnswer::Page(index),
     },
     AdminEndpoint {
         path: "/drain",
         reach: EndpointReach::ThisHost,
         method: AllowedMethod::Post,
-        answer: drain,
+        answer: AdminAnswer::Page(drain),
     },
     AdminEndpoint {
         path: "/livez",
         reach: EndpointReach::Public,
         method: AllowedMethod::Read,
-        answer: alive,
+        answer: AdminAnswer::Page(alive),
     },
     AdminEndpoint {
         path: "/metrics",
         reach: EndpointReach::Public,
         method: AllowedMethod::Read,
-        answer: metrics,
+        answer: AdminAnswer::Metrics,
     },
     AdminEndpoint {
         path: "/readyz",
         reach: EndpointReach::Public,
         method: AllowedMethod::Read,
-        answer: ready,
+        answer: AdminAnswer::Page(ready),
     },
     AdminEndpoint {
         path: "/startupz",
         reach: EndpointReach::Public,
         method: AllowedMethod::Read,
-        answer: started,
+        answer: AdminAnswer::Page(started),
     },
     AdminEndpoint {
         path: "/status",
         reach: EndpointReach::Operator,
         method: AllowedMethod::Read,
-        answer: status,
+        answer: AdminAnswer::Page(status),
+    },
+    AdminEndpoint {
+        path: "/usage",
+        reach: EndpointReach::Operator,
+        method: AllowedMethod::Read,
+        answer: AdminAnswer::Stream(usage),
     },
 ];
 
@@ -96,24 +117,44 @@ pub(super) fn answer<B>(
     state: &AdminState,
     caller: AdminCaller,
     request: &Request<B>,
-) -> Response<Full<Bytes>> {
+) -> Response<AdminBody> {
+    match page_or_stream(state, caller, request) {
+        Ok(answer) => answer,
+        Err(page) => page.map(AdminBody::Page),
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "either is moved once, and then is the answer")]
+fn page_or_stream<B>(
+    state: &AdminState,
+    caller: AdminCaller,
+    request: &Request<B>,
+) -> Result<Response<AdminBody>, Response<Full<Bytes>>> {
     if let Err(denied) = state.access.hears(caller, request) {
-        return refuse(denied);
+        return Err(refuse(denied));
     }
     let path = request.uri().path();
     let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == path) else {
-        return refuse(DeniedAccess::NoSuchPage);
+        return Err(refuse(DeniedAccess::NoSuchPage));
     };
     if let Err(denied) = state.access.admits(caller, endpoint.reach, request) {
-        return refuse(denied);
+        return Err(refuse(denied));
     }
     if !endpoint.method.has(request.method()) {
         let (text, allow) = endpoint.method.words();
         let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
         refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-        return refusal;
+        return Err(refusal);
     }
-    (endpoint.answer)(state)
+    match endpoint.answer {
+        AdminAnswer::Page(answer) => Err(answer(state)),
+        AdminAnswer::Metrics => {
+            let operator = state.access.admits(caller, EndpointReach::Operator, request).is_ok();
+            let uses = state.uses.as_ref().filter(|_| operator);
+            Err(metrics(state, &uses.map(|uses| uses.series()).unwrap_or_default()))
+        }
+        AdminAnswer::Stream(answer) => Ok(answer(state, request.uri().query().unwrap_or_default())),
+    }
 }
 
 fn refuse(denied: DeniedAccess) -> Response<Full<Bytes>> {
@@ -154,12 +195,12 @@ fn alive(_: &AdminState) -> Response<Full<Bytes>> {
     page(StatusCode::OK, TEXT, "alive\n")
 }
 
-fn metrics(state: &AdminState) -> Response<Full<Bytes>> {
+fn metrics(state: &AdminState, uses: &UseSeries) -> Response<Full<Bytes>> {
     let control = state.metrics.control();
     control.ready.set(u8::from(state.readiness.is_ready()));
     let ill = state.readiness.pending().iter().any(|p| p.part == UPSTREAM);
     control.upstream_healthy.set(u8::from(!ill));
-    page(StatusCode::OK, EXPOSITION, state.metrics.render())
+    page(StatusCode::OK, EXPOSITION, state.metrics.render_with(uses))
 }
 
 fn ready(state: &AdminState) -> Response<Full<Bytes>> {
@@ -208,6 +249,29 @@ fn status(state: &AdminState) -> Response<Full<Bytes>> {
             page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "see the log\n")
         }
     }
+}
+
+/// The usage record, streamed.
+fn usage(state: &AdminState, query: &str) -> Response<AdminBody> {
+    let refuse = |status, text: &'static str| page(status, TEXT, text).map(AdminBody::Page);
+    let Some(book) = &state.uses else {
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "uses of keys are not counted: usage.enabled = false\n",
+        );
+    };
+    let since = match query.strip_prefix("since=") {
+        Some(minute) => minute.parse().ok(),
+        None => query.is_empty().then_some(0),
+    };
+    let Some(since) = since else {
+        let text = "the query may be since=MINUTE, in whole minutes since 1970-01-01T00:00:00Z\n";
+        return refuse(StatusCode::BAD_REQUEST, text);
+    };
+    let mut response = page(StatusCode::OK, TEXT, Bytes::new())
+        .map(|_| AdminBody::Usage(UsePages::new(book, since)));
+    response.headers_mut().insert(header::CONTENT_TYPE, LINES);
+    response
 }
 
 /// A preStop hook calls it from the same host.

@@ -27,6 +27,7 @@ fn start_with(access: AdminAccess) -> Running {
         metrics: metrics.clone(),
         readiness: readiness.clone(),
         status: StatusCell::default(),
+        uses: None,
         certificates: Box::new(Vec::new),
         clock: Clock::manual(1_700_000_000),
         log: None,
@@ -142,6 +143,7 @@ fn drain_from_elsewhere_is_refused() {
         metrics: running.metrics.clone(),
         readiness: running.readiness.clone(),
         status: StatusCell::default(),
+        uses: None,
         certificates: Box::new(Vec::new),
         clock: Clock::manual(0),
         log: None,
@@ -191,6 +193,7 @@ fn state_with(access: AdminAccess) -> AdminState {
         metrics: Metrics::new(1),
         readiness: Readiness::new(),
         status: StatusCell::default(),
+        uses: None,
         certificates: Box::new(Vec::new),
         clock: Clock::manual(0),
         log: None,
@@ -261,7 +264,7 @@ fn the_public_listener_has_probes_and_metrics_alone() {
         assert_eq!(get(path, ""), 200, "{path}");
     }
     let bearer = format!("authorization: Bearer {TOKEN}\r\n");
-    for path in ["/", "/status", "/drain", "/nothing"] {
+    for path in ["/", "/status", "/usage", "/drain", "/nothing"] {
         assert_eq!(get(path, ""), 404, "{path}");
         assert_eq!(get(path, &bearer), 404, "{path}, with the token");
     }
@@ -273,8 +276,8 @@ fn the_public_listener_has_probes_and_metrics_alone() {
 
 #[test]
 fn status_beyond_this_host_needs_the_token() {
-    let request = |token: Option<&str>, host: &str| {
-        let request = http::Request::get("/status").header("host", host);
+    let request = |path: &str, token: Option<&str>, host: &str| {
+        let request = http::Request::get(path).header("host", host);
         let request = match token {
             Some(token) => request.header("authorization", format!("Bearer {token}")),
             None => request,
@@ -303,9 +306,13 @@ fn status_beyond_this_host_needs_the_token() {
         (&without, near, None, "localhost", 200),
         (&without, near, None, "evil.example", 421),
     ] {
-        let answer = pages::answer(state, from(peer), &request(token, host));
-        assert_eq!(answer.status(), want, "{peer} {token:?} {host}");
-        assert_eq!(answer.headers().contains_key("www-authenticate"), want == 401);
+        // Here nothing is counted, and who may not ask does not learn that.
+        for (path, found) in [("/status", 200), ("/usage", 404)] {
+            let answer = pages::answer(state, from(peer), &request(path, token, host));
+            let want = if want == 200 { found } else { want };
+            assert_eq!(answer.status(), want, "{path} {peer} {token:?} {host}");
+            assert_eq!(answer.headers().contains_key("www-authenticate"), want == 401);
+        }
     }
     // Probes and metrics ask for nothing.
     let metrics = http::Request::get("/metrics").header("host", "orders.svc").body(()).unwrap();

@@ -7,6 +7,7 @@ use super::inherited::InheritedError;
 use crate::admin::AdminTokenError;
 use crate::config;
 use crate::exit::Exit;
+use crate::meter::UsageFileError;
 use crate::reload::{self, LoadFailure};
 use crate::telemetry::log::LogError;
 
@@ -33,6 +34,8 @@ pub enum StartError {
     Thread(#[from] io::Error),
     #[error("{0}")]
     Keys(#[from] reload::FirstLoadError),
+    #[error("{0}")]
+    UsageFile(#[from] UsageFileError),
 }
 
 // === impl StartError ===
@@ -40,7 +43,9 @@ pub enum StartError {
 impl StartError {
     pub fn exit(&self) -> Exit {
         match self {
-            Self::AccessLog(_) | Self::AddressLock(_) | Self::Bind { .. } => Exit::CannotCreate,
+            Self::AccessLog(_) | Self::AddressLock(_) | Self::Bind { .. } | Self::UsageFile(_) => {
+                Exit::CannotCreate
+            }
             Self::AdminToken(_) | Self::Config(_) | Self::Inherited(_) | Self::Log(_) => {
                 Exit::Config
             }

@@ -62,5 +62,5 @@ pub(super) fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
         let route_slots = route_slots(&metrics, &settings);
         Ok(Reconfigured { settings, route_slots, table: next.table, watched, needs_restart })
     };
-    Hooks { reconfigure: Box::new(reconfigure), files: Vec::new(), watched }
+    Hooks { reconfigure: Box::new(reconfigure), files: Vec::new(), uses: None, watched }
 }

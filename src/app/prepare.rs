@@ -12,6 +12,7 @@ use rustix::fs::Access;
 use crate::check::Finding;
 use crate::clock::Clock;
 use crate::config::{self, Bind, Config, ConfigFault, UpstreamAddress};
+use crate::meter::check_usage_file;
 use crate::proxy;
 use crate::proxy::tls::{ClientTls, Reloadable as _, ServerTls, TlsError};
 
@@ -163,6 +164,11 @@ impl PreparedStart {
             let hint = "make its directory, and let keygate write there";
             let tried = file_can_be_appended(path);
             faults.extend(unwritable(config, "log.access_file", path, tried, hint));
+        }
+        if let Some(path) = &config.usage.file {
+            let hint = "make its directory, let keygate write there, and give it a file of its own";
+            let tried = check_usage_file(path).and_then(|()| file_can_be_appended(path));
+            faults.extend(unwritable(config, "usage.file", path, tried, hint));
         }
         match faults.is_empty() {
             true => Ok(()),

@@ -11,6 +11,7 @@ use super::address_lock::AddressLock;
 use super::watchers::Watchers;
 use crate::admin::{Admin, AdminDoor};
 use crate::clock::Clock;
+use crate::meter::Meter;
 use crate::proxy::{LimitStore, Phase};
 use crate::reload::{Reloader, StatusCell};
 use crate::telemetry::log::OperatorLog;
@@ -35,6 +36,8 @@ pub struct Running {
     pub(super) limits: Arc<LimitStore>,
     pub(super) watchers: Watchers,
     pub(super) reloader: Reloader,
+    /// `None`: uses of keys are not counted.
+    pub(super) meter: Option<Meter>,
     pub(super) status: StatusCell,
     /// Whether the sockets of clients, all of them, and of the admin listener outlive the process.
     pub(super) outlived: Outlived,
@@ -144,6 +147,9 @@ impl Running {
         }
         // The state file first: nothing else that may take its time is of use to the next start.
         self.reloader.stop();
+        if let Some(meter) = self.meter {
+            meter.stop();
+        }
         self.watchers.stop();
         self.admin_handle.stop();
         if let Some(access) = self.access {

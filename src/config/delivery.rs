@@ -16,7 +16,15 @@ const MAX_BYTES: u64 = 2 << 30;
 const POLL: Duration = Duration::from_secs(10);
 const PATCH_POLL: Duration = Duration::from_secs(1);
 
-pub(super) fn table(section: &ConfigSection<'_>) -> Option<TableConfig> {
+/// What `[table.http]` is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remote {
+    /// Records of use as well (`usage.post_url`).
+    Posts,
+    TablesAlone,
+}
+
+pub(super) fn table(section: &ConfigSection<'_>, posts: Remote) -> Option<TableConfig> {
     let source = source(section);
     let patch = section.parse("patch", |text| match is_url(text) {
         true => url(text),
@@ -68,9 +76,11 @@ pub(super) fn table(section: &ConfigSection<'_>) -> Option<TableConfig> {
         audience: audience?,
     };
     let remote = |s: &TableSource| matches!(s, TableSource::Url(_));
-    if section.has("http") && !remote(&table.source) && !table.patch.as_ref().is_some_and(remote) {
-        let problem =
-            ConfigProblem::new("is for tables from a URL").hint("set table.url, or remove it");
+    let is_used =
+        posts == Remote::Posts || remote(&table.source) || table.patch.as_ref().is_some_and(remote);
+    if section.has("http") && !is_used {
+        let problem = ConfigProblem::new("is for tables from a URL")
+            .hint("set table.url or usage.post_url, or remove it");
         section.fault("http", problem);
     }
     Some(table)
@@ -99,7 +109,7 @@ fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-fn url(text: &str) -> Result<TableSource, ConfigProblem> {
+pub(super) fn url(text: &str) -> Result<TableSource, ConfigProblem> {
     let uri: Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
     let authority = uri.authority().filter(|_| is_url(text));
     match authority {

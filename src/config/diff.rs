@@ -64,6 +64,9 @@ restart! {
     "upstream.send_proxy_protocol" => upstream.send_proxy,
     "upstream.tls" => upstream.tls,
     "upstream.url" => upstream.address,
+    "usage.enabled" => usage.enabled,
+    "usage.file" => usage.file,
+    "usage.instance" => usage.instance,
     "workers.count" => workers.count,
     "workers.pin" => workers.pin,
 }

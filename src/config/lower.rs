@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::uri::{Authority, Uri};
 
+use super::delivery::Remote;
 use super::fault::ConfigProblem;
 use super::raw::ConfigPlace;
 use super::section::ConfigSection;
@@ -16,7 +17,7 @@ use super::{
     Http2Config, Listener, Log, LogFormat, LogLevel, MemoryBudget, Places, Sharing, Timeouts,
     TlsClient, TlsServer, UpstreamAddress, UpstreamConfig, UpstreamProtocol, Workers,
 };
-use super::{addresses, admin, delivery, policy};
+use super::{addresses, admin, delivery, policy, usage};
 use crate::core::NetworkSet;
 use crate::core::address::parse_network;
 
@@ -35,7 +36,7 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     let (mut listeners, places) = listeners(root);
     let upstream_section = root.section("upstream");
     let upstream = upstream(&upstream_section);
-    let table = delivery::table(&root.section("table"));
+    let table = delivery::table(&root.section("table"), posts(root));
     let admin_section = root.section("admin");
     let mut admin = admin::admin(&admin_section);
     if listeners.iter().any(|listener| listener.sharing == Sharing::SameUser) {
@@ -51,7 +52,9 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     let http2 = http2(&root.section("http2"));
     let log_section = root.section("log");
     let log = log(&log_section);
-    let settings = policy::settings(root, &log_section);
+    let usage_section = root.section("usage");
+    let usage = usage::usage(&usage_section);
+    let settings = policy::settings(root, &log_section, &usage_section);
     if let Some(settings) = &settings {
         outlives_balancer(&timeouts_section, timeouts.idle, &settings.trusted_proxies);
     }
@@ -66,10 +69,19 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
         drain,
         http2,
         log,
+        usage,
         settings: settings?,
         warnings: Vec::new(),
         places: Places::default(),
     })
+}
+
+/// Whether records of use are posted, by the same means as tables are fetched.
+fn posts(root: &ConfigSection<'_>) -> Remote {
+    let mut usage = root.section("usage");
+    // Looked at here for one key alone.
+    usage.lose();
+    if usage.has("post_url") { Remote::Posts } else { Remote::TablesAlone }
 }
 
 /// With the place of each one's address.

@@ -7,12 +7,17 @@ use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
     IdentityFields, LogFields, Sampled, Settings, TraceStart, Underscores, cors, refusals, routes,
+    usage,
 };
 use crate::core::address::parse_network;
 use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
 use crate::core::{BasicForm, CredentialSource, Environment, NetworkSet, Policy, Prefixes};
 
-pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Option<Settings> {
+pub(super) fn settings(
+    root: &ConfigSection<'_>,
+    log: &ConfigSection<'_>,
+    usage_section: &ConfigSection<'_>,
+) -> Option<Settings> {
     let environment = root.parse("environment", Environment::parse);
     let require_environment = root.flag("require_environment");
     if require_environment && environment.is_none() && !root.has("environment") {
@@ -68,6 +73,7 @@ pub(super) fn settings(root: &ConfigSection<'_>, log: &ConfigSection<'_>) -> Opt
         log_every,
         log_fields: log_fields(log),
         close_code: close_code(&root.section("streams")),
+        use_reports: usage::reports(usage_section, &root.section("metrics")),
     })
 }
 

@@ -315,6 +315,11 @@ impl<'k> Admitted<'k> {
         keys.owner(&self.digest)
     }
 
+    /// The first bytes of the secret's digest: random, and the same for the same secret.
+    pub fn digest_start(&self) -> u64 {
+        self.digest.0.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+    }
+
     /// What the stream registry keeps of this request.
     pub fn ticket(&self, client: IpAddr) -> Ticket {
         Ticket {

@@ -5,6 +5,7 @@ use super::key::{Environment, KeyId, KeyKind, KeyStatus, OrgId, Permission};
 use super::limit::LimitSet;
 use super::owner::Owner;
 use super::secret::Digest;
+use super::use_cell::UseCell;
 
 /// Everything of a key that many keys have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +43,8 @@ pub struct KeyView<'k> {
     /// Unix seconds from which on the key is refused.
     pub expires: Option<u64>,
     pub grant: &'k Grant,
+    /// Where its uses are counted; `None`: they are not.
+    pub uses: Option<&'k UseCell>,
 }
 
 /// One key as its author states it: what a table is built from. A pair whose secret was rotated is

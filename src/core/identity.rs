@@ -133,7 +133,7 @@ mod tests {
 
     fn shown(name: &str, grant: &Grant, names: &IdentityFields) -> Vec<String> {
         let id = KeyId::parse("key_abc").unwrap();
-        let key = KeyView { id, org: "acme", name, expires: None, grant };
+        let key = KeyView { id, org: "acme", name, expires: None, grant, uses: None };
         let mut shown = Vec::new();
         identity_fields(names, &key, |name, value| shown.push(format!("{name}: {value}")));
         shown

@@ -50,6 +50,7 @@ impl One {
             name: "Büro",
             expires: self.expires,
             grant: &self.grant,
+            uses: None,
         }
     }
 }

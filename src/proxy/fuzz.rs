@@ -24,6 +24,7 @@ use super::upstream::{Connector, UpstreamPool};
 use super::worker::{Phase, Shared, Worker};
 use crate::clock::Clock;
 use crate::config::{Config, MemoryBudget, Settings};
+use crate::meter::UseProbe;
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Metrics};
 
@@ -88,6 +89,7 @@ impl Service {
             clock,
             cells,
             access: AccessLog::off(),
+            uses: UseProbe::default(),
             connections: Rc::default(),
             streams: Rc::default(),
             buffers: Rc::clone(pool.buffers()),

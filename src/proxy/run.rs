@@ -17,6 +17,7 @@ use super::net::io::CutReason;
 use super::upstream::{Connector, UpstreamPool};
 use super::worker::{Date, Phase, Shared, Worker};
 use crate::config::UpstreamAddress;
+use crate::meter::UseProbe;
 use crate::telemetry::{AccessLog, WorkerCells};
 
 /// What a worker thread is started with.
@@ -26,6 +27,7 @@ pub struct Seed {
     pub shared: Arc<Shared>,
     pub cells: Arc<WorkerCells>,
     pub access: AccessLog,
+    pub uses: UseProbe,
     pub listening: Vec<Listening>,
     pub handed: mpsc::UnboundedReceiver<Accepted>,
     /// For [`Ids`].
@@ -43,7 +45,7 @@ pub fn run(seed: Seed) -> std::io::Result<()> {
 }
 
 async fn serve(seed: Seed) {
-    let Seed { index, shared, cells, access, listening, handed, random } = seed;
+    let Seed { index, shared, cells, access, uses, listening, handed, random } = seed;
     let workers = shared.load.workers();
     let connector = Connector::new(
         &shared.upstream,
@@ -72,6 +74,7 @@ async fn serve(seed: Seed) {
         clock: shared.clock.clone(),
         cells,
         access,
+        uses,
         connections: Rc::default(),
         streams: Rc::default(),
         buffers: Rc::clone(upstream.buffers()),

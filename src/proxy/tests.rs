@@ -89,7 +89,7 @@ impl OneKey {
 
     fn view<'k>(&'k self, grant: &'k Grant) -> KeyView<'k> {
         let id = KeyId::parse("key_one").unwrap();
-        KeyView { id, org: "acme", name: "Zoë's key", expires: None, grant }
+        KeyView { id, org: "acme", name: "Zoë's key", expires: None, grant, uses: None }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::{
     Caps, Drain, Http2Config, Timeouts, UpstreamAddress, UpstreamConfig, UpstreamProtocol,
 };
+use crate::meter::UseProbe;
 use crate::proxy::http1::location::OwnAddress;
 use crate::proxy::ids::Ids;
 use crate::proxy::load::Load;
@@ -69,6 +70,7 @@ pub(crate) struct Worker {
     pub(crate) clock: Clock,
     pub(crate) cells: Arc<WorkerCells>,
     pub(crate) access: AccessLog,
+    pub(crate) uses: UseProbe,
     pub(crate) connections: Rc<Connections>,
     pub(crate) streams: Rc<Streams>,
     pub(crate) upstream: Rc<UpstreamPool>,

@@ -1,5 +1,5 @@
 //! The reload thread: one look at everything after each wake-up, poll or signal.
-//! Imports `clock`, `config`, `core`, `snapshot`, `table`, `telemetry`.
+//! Imports `clock`, `config`, `core`, `meter`, `snapshot`, `table`, `telemetry`.
 //!
 //! Loading a large table has a thread of its own at lower priority, so that a patch never waits
 //! behind it and requests do not feel it.
@@ -27,6 +27,7 @@ use super::watch::{Stir, Watch};
 use super::{Hooks, SourceAtStart, lower_priority};
 use crate::clock::Clock;
 use crate::config::{TableConfig, TableSource};
+use crate::meter::UseBook;
 use crate::snapshot::{Snapshot, Store};
 use crate::table::KeySet;
 use crate::telemetry::Metrics;
@@ -124,8 +125,10 @@ pub(super) struct ReloadLoop {
     forcing: bool,
     timers: Timers,
     /// Key sets that a request may still look into. Dropping a table takes milliseconds, and the
-    /// last one to let go pays for it: that must not be a worker.
+    /// last one to let go pays for it: that must not be a worker. Where uses are counted, `uses` has
+    /// them.
     retired: Vec<Arc<KeySet>>,
+    uses: Option<Arc<UseBook>>,
     census: Option<Arc<AtomicBool>>,
     /// Who waits for the end of a forced look.
     told: Vec<oneshot::Sender<()>>,
@@ -216,6 +219,7 @@ impl RunningSource {
 impl ReloadLoop {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { config, keeper, terms, clock, metrics, store, .. } = parts;
+        let uses = parts.hooks.uses.clone();
         let wakes = parts.wakes.clone();
         let files =
             Files::new(&parts.config_file, &config.signer_files, parts.hooks, clock.now().unix_ms);
@@ -237,6 +241,7 @@ impl ReloadLoop {
             forcing: false,
             timers: Timers::default(),
             retired: Vec::new(),
+            uses,
             census: None,
             told: Vec::new(),
             copies: parts.copies,
@@ -405,12 +410,14 @@ impl ReloadLoop {
         if let Some(stop) = &self.census {
             stop.store(true, Ordering::Relaxed);
         }
-        self.store.swap(Snapshot { settings, keys, route_slots });
-        if let Some(old) = old
-            && self.keeper.keys().is_none_or(|new| !Arc::ptr_eq(&new, &old))
-        {
-            self.retired.push(old);
+        let old = old.filter(|old| keys.as_ref().is_none_or(|new| !Arc::ptr_eq(new, old)));
+        if let Some(uses) = &self.uses {
+            keys.iter().for_each(|keys| keys.count_uses());
+            old.into_iter().for_each(|old| uses.retire(old));
+        } else {
+            self.retired.extend(old);
         }
+        self.store.swap(Snapshot { settings, keys, route_slots });
         self.keeper.in_force(placed);
         let large = self.keeper.table().is_some_and(|t| t.manifest().keys > MANY);
         let pause = if large { CENSUS_PAUSE } else { Duration::ZERO };

@@ -116,6 +116,7 @@ impl Folder {
         let (told, also) = (Arc::clone(&hooked), Arc::clone(&hooked));
         let its = file.clone();
         let hooks = Hooks {
+            uses: None,
             reconfigure: Box::new(move || {
                 told.lock().unwrap().push("config");
                 let host = Noted::new(&ThisHost);

@@ -23,7 +23,7 @@ use super::refusal::Refusal;
 use crate::core::format::KeyFormats;
 use crate::core::{
     Digest, Grant, KeyId, KeyKind, KeyStatus, KeyView, LimitSet, NamedLimit, NetworkSet, OwnerView,
-    Permission, PermissionSet, PolicyName,
+    Permission, PermissionSet, PolicyName, UseCell,
 };
 
 /// Bytes of orgs that are worth a second copy.
@@ -44,6 +44,8 @@ pub(crate) struct TableBody {
     org_limits: Box<[OnceLock<Box<LimitSet>>]>,
     formats: KeyFormats,
     counts: Counts,
+    /// One per record, once uses are counted.
+    uses: OnceLock<Box<[UseCell]>>,
 }
 
 /// Records by the state of their key.
@@ -82,6 +84,7 @@ impl TableBody {
             org_limits: Box::default(),
             formats: KeyFormats::default(),
             counts: Counts::default(),
+            uses: OnceLock::new(),
         };
         body.check_widths()?;
         body.check_words()?;
@@ -127,6 +130,17 @@ impl TableBody {
             + self.pairs.resident()
             + self.orgs.len()
             + size_of::<OnceLock<Box<Grant>>>() * (self.grants.len() + self.org_limits.len())
+            + self.uses.get().map_or(0, |uses| size_of_val(&**uses))
+    }
+
+    /// From now on there is a cell for every record.
+    pub(crate) fn count_uses(&self) {
+        self.uses.get_or_init(|| self.records().iter().map(|_| UseCell::default()).collect());
+    }
+
+    /// The cells, in the order of the records; none before [`Self::count_uses`].
+    pub(crate) fn use_cells(&self) -> &[UseCell] {
+        self.uses.get().map_or(&[], |uses| uses)
     }
 
     pub(crate) fn find(&self, digest: &[u8; 32]) -> Option<FoundRecord<'_>> {
@@ -313,15 +327,30 @@ impl<'t> FoundRecord<'t> {
     pub(crate) fn view(&self) -> KeyView<'t> {
         KeyView {
             id: self.id(),
-            org: self.body.org(self.record.org.get()),
+            org: self.org(),
             name: self.name(),
             expires: Some(u64::from(self.record.expires.get())).filter(|at| *at != 0),
             grant: self.body.grant(self.record.grant.get()),
+            uses: self.uses(),
         }
+    }
+
+    /// Where uses of this record are counted.
+    pub(crate) fn uses(&self) -> Option<&'t UseCell> {
+        let uses = self.body.uses.get()?;
+        // By its place in the file: this is on the path of every request.
+        let first = self.body.sections.get(Section::Records as usize)?.start;
+        let from = self.body.file().as_ptr().addr() + first;
+        let at = std::ptr::from_ref(self.record).addr().wrapping_sub(from);
+        uses.get(at / size_of::<RawRecord>())
     }
 
     pub(crate) fn id(&self) -> KeyId {
         KeyId::from_checked(self.record.id)
+    }
+
+    pub(crate) fn org(&self) -> &'t str {
+        self.body.org(self.record.org.get())
     }
 
     pub(crate) fn kind(&self) -> KeyKind {

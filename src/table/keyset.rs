@@ -8,6 +8,7 @@ use super::body::{Counts, FoundRecord};
 use super::entry::{KeyEntry, OrgLimits};
 use super::file::{Patch, Table};
 use super::hold::{HeldVerdict, Hold};
+use super::use_block::UseBlock;
 use crate::core::{
     Digest, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, LimitSet, OwnerView, PairLookup,
 };
@@ -126,6 +127,21 @@ impl KeySet {
         let held = self.held_orgs.values().flat_map(LimitSet::iter).map(|n| n.policy.as_str());
         let held_keys = self.hold.iter().flat_map(Hold::policies);
         stated.chain(held).chain(held_keys).collect()
+    }
+
+    /// Counts uses of every key from now on. Changes nothing where they are counted already.
+    pub fn count_uses(&self) {
+        self.table.body().count_uses();
+        if let Some(patch) = &self.patch {
+            patch.body().count_uses();
+        }
+    }
+
+    /// Where uses of these keys are counted: the patch, and the table. What a table counts goes on
+    /// under every patch over it.
+    pub fn use_blocks(&self) -> impl Iterator<Item = UseBlock> {
+        let patch = self.patch.clone().map(UseBlock::Patch);
+        patch.into_iter().chain([UseBlock::Table(Arc::clone(&self.table))])
     }
 
     /// Every key in force, the table's in the order of their digests, then the patch's.

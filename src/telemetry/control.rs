@@ -106,6 +106,8 @@ impl Control {
         for attempt in [Attempt::Failed, Attempt::Succeeded] {
             self.certificate_reloads(attempt).increment(0);
             self.config_reloads(attempt).increment(0);
+            self.usage_posts(attempt).increment(0);
+            self.usage_writes(attempt).increment(0);
         }
         for log in [LogName::Access, LogName::Operator] {
             self.log_lines_dropped(log).increment(0);
@@ -175,6 +177,14 @@ impl Control {
         self.counter(&families::CONFIG_RELOADS, vec![label("result", result.as_str())])
     }
 
+    pub fn usage_posts(&self, result: Attempt) -> Counter {
+        self.counter(&families::USAGE_POSTS, vec![label("result", result.as_str())])
+    }
+
+    pub fn usage_writes(&self, result: Attempt) -> Counter {
+        self.counter(&families::USAGE_WRITES, vec![label("result", result.as_str())])
+    }
+
     pub fn log_lines_dropped(&self, log: LogName) -> Counter {
         self.counter(&families::LOG_LINES_DROPPED, vec![label("log", log.as_str())])
     }
@@ -241,6 +251,8 @@ const CONTROL: &[Family] = &[
     families::TABLE_RELOAD_FAILURES,
     families::TABLE_SERIAL,
     families::UPSTREAM_HEALTHY,
+    families::USAGE_POSTS,
+    families::USAGE_WRITES,
 ];
 
 const METADATA: Metadata<'static> = Metadata::new("keygate", Level::INFO, None);

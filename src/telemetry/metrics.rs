@@ -109,6 +109,12 @@ families! {
     UPSTREAM_REUSED Counter "keygate_upstream_reused_total" []
         "Requests sent on a kept-alive connection.";
 
+    // Uses of keys, counted beside their records and shown to the operator alone.
+    KEY_REQUESTS Counter "keygate_key_requests_total" ["key"]
+        "Admitted requests of each of the busiest keys, and of all others together.";
+    ORG_REQUESTS Counter "keygate_org_requests_total" ["org"]
+        "Admitted requests of each of the busiest orgs, and of all others together.";
+
     // Everything else, recorded by the threads beside the workers.
     AUDIENCE_INFO Gauge "keygate_audience_info" ["audience"]
         "1 for the audience of the tables that are taken; 0 for an earlier one.";
@@ -166,6 +172,10 @@ families! {
         "Tables and patches that were refused or could not be had; the last good one stays.";
     TABLE_SERIAL Gauge "keygate_table_serial" []
         "Serial of the table in force; 0 without one.";
+    USAGE_POSTS Counter "keygate_usage_posts_total" ["result"]
+        "Posts of usage records to usage.post_url.";
+    USAGE_WRITES Counter "keygate_usage_writes_total" ["result"]
+        "Usage records added to usage.file.";
     UPSTREAM_HEALTHY Gauge "keygate_upstream_healthy" []
         "1 if the last active health check of the upstream succeeded, or there is none.";
 }

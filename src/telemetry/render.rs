@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::formatting;
 
+use super::UseSeries;
 use super::cells::{ByReason, Histogram, MetricCell, RouteCells, WorkerCells};
 use super::labels::{CODES, LingerEnd, MEMORY_REASONS, MethodLabel, RateDecision, TurnedAway};
 use super::metrics::{self, Family};
@@ -58,6 +59,26 @@ pub(super) fn workers(
     page.requests(routes);
     page.connections(listeners);
     page.upstream();
+}
+
+/// No key and no org has a name with a space.
+const OTHER_KEYS: &str = "other keys";
+const OTHER_ORGS: &str = "other orgs";
+
+pub(super) fn uses(out: &mut String, uses: &UseSeries) {
+    let mut page = MetricsPage { out, workers: &[] };
+    for (family, label, series, rest, other) in [
+        (&metrics::KEY_REQUESTS, "key", &uses.keys, OTHER_KEYS, uses.other_keys),
+        (&metrics::ORG_REQUESTS, "org", &uses.orgs, OTHER_ORGS, uses.other_orgs),
+    ] {
+        page.family(family);
+        for (name, count) in series {
+            page.sample(family, "", &[(label, name)], count);
+        }
+        if let Some(other) = other {
+            page.sample(family, "", &[(label, rest)], other);
+        }
+    }
 }
 
 struct MetricsPage<'p> {

@@ -80,7 +80,7 @@ fn the_public_listener_has_no_more_than_probes_and_metrics() {
     for path in ["/livez", "/metrics"] {
         assert_eq!(get(public, path, ""), 200, "{path}");
     }
-    for path in ["/", "/status", "/drain"] {
+    for path in ["/", "/status", "/usage", "/drain"] {
         assert_eq!(get(public, path, ""), 404, "{path}");
     }
     assert_eq!(get(gate.admin, "/status", ""), 200);

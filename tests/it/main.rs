@@ -67,3 +67,4 @@ mod signals;
 #[allow(dead_code, reason = "a vocabulary; not every word is in use at every time")]
 mod support;
 mod table_format;
+mod usage;

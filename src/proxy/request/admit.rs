@@ -258,6 +258,10 @@ impl<'s> Admission<'s> {
                     record.set_route(&route.id, slot_of(route.index));
                 }
                 record.key = key.map(|k| k.id);
+                if let Some(key) = &key {
+                    let uses = &self.worker.uses;
+                    uses.refused(key, rejection.reason, reading.client(), record.started());
+                }
                 record.org = key.and_then(|k| HeaderValue::from_str(k.org).ok());
                 record.decided(DecisionOutcome::Rejected(rejection.reason));
                 let profile = route.and_then(|r| r.profile.as_deref());
@@ -298,12 +302,15 @@ impl<'s> Admission<'s> {
                         }
                         Err(rejection) => {
                             self.worker.cells.ratelimit(RateDecision::Limited);
+                            let (client, now) = (record.client(), record.started());
+                            self.worker.uses.refused(key, rejection.reason, client, now);
                             record.decided(DecisionOutcome::Rejected(rejection.reason));
                             let profile = passage.route.profile.as_deref();
                             return Err(self.refuse(&rejection, profile, record));
                         }
                     }
                 }
+                self.worker.uses.admitted(admitted, record.client(), record.started());
                 record.decided(DecisionOutcome::Admitted);
             }
             Forward::Observed(observed) => {

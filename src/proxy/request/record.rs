@@ -139,6 +139,10 @@ impl RequestRecord {
         self.complete = true;
     }
 
+    pub(crate) fn client(&self) -> IpAddr {
+        self.client
+    }
+
     pub(crate) fn set_client(&mut self, client: IpAddr) {
         self.client = client;
     }

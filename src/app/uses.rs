@@ -1,0 +1,53 @@
+//! Counting which key is used: the book, and the threads beside it.
+
+use std::io;
+use std::sync::Arc;
+
+use super::error::StartError;
+use super::workers::random;
+use crate::clock::Clock;
+use crate::config::{TableConfig, UsageConfig};
+use crate::meter::{BookIdentity, Meter, MeterParts, UseBook, open_usage_file};
+use crate::reload::lower_priority;
+use crate::snapshot::Store;
+use crate::telemetry::Metrics;
+
+/// Where uses of keys are counted; `None`: they are not. The cells of the keys in force are there
+/// already.
+pub(super) fn use_book(
+    usage: &UsageConfig,
+    audience: &str,
+    store: &Arc<Store>,
+    clock: &Clock,
+) -> Result<Option<Arc<UseBook>>, StartError> {
+    if !usage.enabled {
+        return Ok(None);
+    }
+    if let Some(file) = &usage.file {
+        open_usage_file(file)?;
+    }
+    let instance = match &usage.instance {
+        Some(instance) => instance.to_string(),
+        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    };
+    let boot = random()?.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let identity = BookIdentity { instance, boot, audience: audience.to_owned() };
+    Ok(Some(Arc::new(UseBook::new(Arc::clone(store), clock.clone(), identity))))
+}
+
+/// Starts what settles, writes and posts.
+pub(super) fn start_meter(
+    book: Option<&Arc<UseBook>>,
+    usage: UsageConfig,
+    table: TableConfig,
+    metrics: &Metrics,
+) -> io::Result<Option<Meter>> {
+    let Some(book) = book else { return Ok(None) };
+    let parts = MeterParts {
+        metrics: metrics.clone(),
+        file: usage.file,
+        url_options: table.url,
+        begin: lower_priority,
+    };
+    Meter::start(book, parts).map(Some)
+}

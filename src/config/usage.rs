@@ -1,0 +1,99 @@
+//! `[usage]` and `[metrics]`: whether uses of keys are counted, and where the count is shown.
+
+use http::Uri;
+
+use super::fault::ConfigProblem;
+use super::section::ConfigSection;
+use super::{UsageConfig, UseReports};
+
+const TOP_ORGS: u64 = 50;
+/// More series than this are more than a scrape should have.
+const MOST: u64 = 1_000;
+
+pub(super) fn usage(section: &ConfigSection<'_>) -> UsageConfig {
+    let usage = UsageConfig {
+        enabled: section.flag_unless_off("enabled"),
+        instance: section.parse("instance", instance).flatten(),
+        file: section.path("file"),
+    };
+    for key in ["file", "post_url"] {
+        if !usage.enabled && section.has(key) {
+            let problem = ConfigProblem::new("has nothing to say: usage.enabled is false");
+            section.fault(key, problem.hint("remove one of the two"));
+        }
+    }
+    usage
+}
+
+/// What a reload changes.
+pub(super) fn reports(usage: &ConfigSection<'_>, metrics: &ConfigSection<'_>) -> UseReports {
+    let advice = "put it in a file and name it as table.http.bearer_file";
+    usage.refuse("bearer", "a secret does not belong into this file", advice);
+    usage.refuse("bearer_file", "posts have the credential of tables", advice);
+    UseReports {
+        post_url: usage.parse("post_url", post_url),
+        top_keys: metrics.integer("top_keys", 0, 0..=MOST) as usize,
+        top_orgs: metrics.integer("top_orgs", TOP_ORGS, 0..=MOST) as usize,
+    }
+}
+
+/// Empty where a variable of the environment is: `${POD_UID:-}`.
+fn instance(text: &str) -> Result<Option<Box<str>>, ConfigProblem> {
+    match text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(Some(text.into()).filter(|_| !text.is_empty())),
+        false => Err(ConfigProblem::new("must be at most 128 visible ASCII characters")),
+    }
+}
+
+/// The credential goes there, and which key comes from where.
+fn post_url(text: &str) -> Result<Box<str>, ConfigProblem> {
+    let uri: Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
+    let authority = uri.authority().ok_or_else(|| {
+        ConfigProblem::new("is not a URL").hint("for example https://keys.internal/v1/usage")
+    })?;
+    if authority.as_str().contains('@') {
+        return Err(ConfigProblem::new("must not hold a user or password")
+            .hint("put `user:password` in a file and name it as table.http.basic_file"));
+    }
+    let host = authority.host().trim_matches(['[', ']']);
+    let is_here = host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+    match uri.scheme_str() {
+        Some("https") => Ok(text.into()),
+        Some("http") if is_here => Ok(text.into()),
+        Some("http") => Err(ConfigProblem::new("must be https:// beyond this host")
+            .hint("it carries a credential, and which key is used from where")),
+        _ => Err(ConfigProblem::new("must begin with https://")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_records_are_posted() {
+        for (text, ok) in [
+            ("https://keys.internal/v1/usage", true),
+            ("http://127.0.0.1:9000/usage", true),
+            ("http://[::1]:9000/usage", true),
+            ("http://localhost/usage", true),
+            ("http://keys.internal/v1/usage", false),
+            ("http://localhost.evil.example/", false),
+            ("https://user:secret@keys.internal/", false),
+            ("ftp://keys.internal/", false),
+            ("keys.internal", false),
+            ("/v1/usage", false),
+            ("", false),
+        ] {
+            assert_eq!(post_url(text).is_ok(), ok, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_instances() {
+        assert_eq!(instance("").unwrap(), None);
+        assert_eq!(instance("orders-7f").unwrap().as_deref(), Some("orders-7f"));
+        assert!(instance("a b").is_err() && instance(&"a".repeat(129)).is_err());
+    }
+}

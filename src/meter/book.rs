@@ -1,0 +1,335 @@
+//! What all cells say together, and how what was counted in a key set that is no longer in force
+//! gets into the one that is. Imports `clock`, `config`, `core`, `snapshot`, `table`, `telemetry`,
+//! `usage`.
+//!
+//! A key is looked for by its digest and must have the same id: a secret that was given to another
+//! key brings no counts along. Under the lock every use stands in exactly one place, so that no
+//! reader counts one twice or misses one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+
+use super::traces::KeyTraces;
+use crate::clock::Clock;
+use crate::config::UseReports;
+use crate::core::{Digest, KeyId, KeyUse, UseCell};
+use crate::snapshot::Store;
+use crate::table::{KeySet, UseBlock, UsedKey};
+use crate::telemetry::UseSeries;
+use crate::usage::UsageHead;
+use crate::usage::record::VERSION;
+
+/// Records that one step of a walk looks at. A swap waits for so long.
+const STEP: usize = 2_048;
+
+/// Keys that are in no table any more whose uses are still known.
+const MOST_FORMER: usize = 65_536;
+
+/// Records that are settled under one hold of the lock.
+const CHUNK: usize = 8_192;
+
+/// Of this process.
+#[derive(Clone, Debug)]
+pub struct BookIdentity {
+    pub instance: String,
+    /// 16 hexadecimal digits, drawn at the start.
+    pub boot: String,
+    /// As configured; the table's own counts where there is one.
+    pub audience: String,
+}
+
+/// The uses of all keys. Shared by everybody who counts or shows them.
+#[derive(Debug)]
+pub struct UseBook {
+    store: Arc<Store>,
+    clock: Clock,
+    identity: BookIdentity,
+    started: u32,
+    ledger: Mutex<UseLedger>,
+    traces: KeyTraces,
+    /// As of the last walk.
+    series: Mutex<UseSeries>,
+    /// Who settles, to be woken.
+    settler: OnceLock<Thread>,
+}
+
+#[derive(Debug, Default)]
+struct UseLedger {
+    /// No longer in force; a request or a reader may still hold it.
+    retired: Vec<Arc<KeySet>>,
+    /// Nobody counts in it any more. What it holds is on its way to where it belongs.
+    draining: Vec<UseBlock>,
+    /// Uses of secrets that no key has any more, by key.
+    former: HashMap<KeyId, KeyUse>,
+    dropped: u64,
+    /// Uses of the keys that were dropped.
+    forgotten: u64,
+}
+
+/// A key as a walk comes by one of its secrets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WalkedKey<'w> {
+    pub(super) id: KeyId,
+    pub(super) org: &'w str,
+    /// Under this secret.
+    pub(super) here: KeyUse,
+    /// Under all that it has or had.
+    pub(super) total: KeyUse,
+    /// Whether it had secrets that no table has any more.
+    pub(super) has_former: bool,
+}
+
+// === impl UseBook ===
+
+impl UseBook {
+    pub fn new(store: Arc<Store>, clock: Clock, identity: BookIdentity) -> Self {
+        let started = clock.now().unix_minute();
+        Self {
+            store,
+            clock,
+            identity,
+            started,
+            ledger: Mutex::default(),
+            traces: KeyTraces::default(),
+            series: Mutex::default(),
+            settler: OnceLock::new(),
+        }
+    }
+
+    /// `old` is about to be replaced. To be called before the swap: so a reader sees it as long as
+    /// it holds a count.
+    pub fn retire(&self, old: Arc<KeySet>) {
+        self.lock().retired.push(old);
+        if let Some(settler) = self.settler.get() {
+            settler.unpark();
+        }
+    }
+
+    /// Wakes this thread when there is something to settle.
+    pub(super) fn settled_by(&self, thread: Thread) {
+        // A second settler would only find nothing to do.
+        let _ = self.settler.set(thread);
+    }
+
+    /// Brings over what was counted in key sets that nobody holds any more. False: some are still
+    /// held. For one thread.
+    pub fn settle(&self) -> bool {
+        let Some(current) = self.store.load().keys.clone() else {
+            // Nothing is in force, so there is no place to bring it to.
+            return self.lock().retired.is_empty();
+        };
+        let targets: Vec<_> = current.use_blocks().collect();
+        let released = self.lock().release(&targets);
+        // Dropping a table takes milliseconds, which nobody is to wait for.
+        drop(released);
+        while let Some(block) = self.next_draining() {
+            let mut start = 0;
+            while start < block.len() {
+                let end = block.len().min(start + CHUNK);
+                let mut ledger = self.lock();
+                while let Some(at) = block.first_used(start..end) {
+                    ledger.bring_over(&block, at, &targets);
+                    start = at + 1;
+                }
+                start = end;
+            }
+            self.lock().draining.remove(0);
+        }
+        self.traces.sweep();
+        self.lock().retired.is_empty()
+    }
+
+    fn next_draining(&self) -> Option<UseBlock> {
+        self.lock().draining.first().cloned()
+    }
+
+    /// The head of a record of what was used in or since the minute `since`.
+    pub fn head(&self, since: u32) -> UsageHead {
+        let keys = self.store.load().keys.clone();
+        let serial = |keys: &Arc<KeySet>| keys.serial().max(keys.patch_serial().unwrap_or(0));
+        UsageHead {
+            usage: VERSION,
+            instance: self.identity.instance.clone(),
+            boot: self.identity.boot.clone(),
+            audience: match &keys {
+                Some(keys) => keys.table().manifest().audience.to_string(),
+                None => self.identity.audience.clone(),
+            },
+            started: self.started,
+            now: self.now(),
+            since,
+            serial: keys.as_ref().map(serial),
+            dropped: self.lock().dropped + self.traces.dropped(),
+        }
+    }
+
+    /// Metrics per key and org.
+    pub fn series(&self) -> UseSeries {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn show_series(&self, series: UseSeries) {
+        *self.series.lock().unwrap_or_else(PoisonError::into_inner) = series;
+    }
+
+    /// What a reload of the configuration changes.
+    pub(super) fn reports(&self) -> UseReports {
+        self.store.load().settings.use_reports.clone()
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// This minute.
+    pub(super) fn now(&self) -> u32 {
+        self.clock.now().unix_minute()
+    }
+
+    pub(super) fn traces(&self) -> &KeyTraces {
+        &self.traces
+    }
+
+    /// One step of a walk over every key that was ever used, in the order of digests, from `from`
+    /// on. Returns where the next one begins.
+    pub(super) fn walk(
+        &self,
+        from: Option<Digest>,
+        mut each: impl FnMut(WalkedKey<'_>),
+    ) -> Option<Digest> {
+        let (ledger, blocks) = self.read();
+        let start = |block: &UseBlock| from.map_or(0, |digest| block.below(&digest));
+        // The largest block says how far the step goes, the others follow.
+        let largest = blocks.iter().max_by_key(|block| block.len());
+        let until = largest.and_then(|b| b.key(start(b) + STEP)).map(|key| key.digest);
+        let mut used: Vec<UsedKey<'_>> = Vec::new();
+        for block in &blocks {
+            let end = until.map_or(block.len(), |digest| block.below(&digest));
+            let mut at = start(block);
+            while let Some(found) = block.first_used(at..end) {
+                used.extend(block.key(found));
+                at = found + 1;
+            }
+        }
+        used.sort_unstable_by_key(|key| (key.digest, key.id));
+        for same in used.chunk_by(|a, b| (a.digest, a.id) == (b.digest, b.id)) {
+            let Some(key) = same.first() else { continue };
+            let here = sum(same.iter().map(|key| key.uses));
+            let known = match key.public_id {
+                None => here,
+                Some(public) => sum(blocks.iter().flat_map(|b| b.pair_cells(key.id, public))),
+            };
+            let former = ledger.former(key.id);
+            each(WalkedKey {
+                id: key.id,
+                org: key.org,
+                here,
+                total: known.and(former),
+                has_former: former != KeyUse::default(),
+            });
+        }
+        until
+    }
+
+    /// Uses of the key under secrets that it no longer has.
+    pub(super) fn former(&self, id: KeyId) -> KeyUse {
+        self.lock().former(id)
+    }
+
+    /// Keys that were used in or since this minute under secrets that they no longer have.
+    pub(super) fn former_since(&self, minute: u32) -> Vec<KeyId> {
+        let ledger = self.lock();
+        ledger.former.iter().filter(|(_, used)| used.last >= minute).map(|(id, _)| *id).collect()
+    }
+
+    /// Uses under secrets that no table has any more, of all keys.
+    pub(super) fn former_total(&self) -> u64 {
+        let ledger = self.lock();
+        ledger.former.values().fold(ledger.forgotten, |sum, used| sum.saturating_add(used.admitted))
+    }
+
+    /// What counts at this moment, and the lock under which it stays that way.
+    fn read(&self) -> (MutexGuard<'_, UseLedger>, Vec<UseBlock>) {
+        let ledger = self.lock();
+        let mut blocks: Vec<UseBlock> = Vec::new();
+        let current = self.store.load().keys.clone();
+        let sets = current.iter().chain(&ledger.retired);
+        let draining = ledger.draining.iter().cloned();
+        for block in sets.flat_map(|keys| keys.use_blocks()).chain(draining) {
+            if !blocks.iter().any(|known| known.is(&block)) {
+                blocks.push(block);
+            }
+        }
+        (ledger, blocks)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, UseLedger> {
+        // Every step leaves each use in one place, so a panic in between has lost nothing.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl UseLedger ===
+
+impl UseLedger {
+    /// Takes out the key sets that nobody else holds. What only they had counts as drained from now
+    /// on.
+    fn release(&mut self, targets: &[UseBlock]) -> Vec<Arc<KeySet>> {
+        let mut released = Vec::new();
+        let mut at = 0;
+        while let Some(keys) = self.retired.get_mut(at) {
+            // It synchronizes with whoever let go: all that they counted is seen.
+            match Arc::get_mut(keys) {
+                Some(_) => released.push(self.retired.swap_remove(at)),
+                None => at += 1,
+            }
+        }
+        let held: Vec<_> = self.retired.iter().flat_map(|keys| keys.use_blocks()).collect();
+        for block in released.iter().flat_map(|keys| keys.use_blocks()) {
+            let is_it = |known: &UseBlock| known.is(&block);
+            if !held.iter().chain(targets).chain(&self.draining).any(is_it) {
+                self.draining.push(block);
+            }
+        }
+        released
+    }
+
+    fn bring_over(&mut self, block: &UseBlock, at: usize, targets: &[UseBlock]) {
+        let Some(key) = block.key(at) else { return };
+        let used = key.uses.take();
+        let cell = targets.iter().find_map(|target| target.cell(key.id, &key.digest));
+        match cell {
+            Some(cell) => cell.add(used),
+            None => self.keep_former(key.id, used),
+        }
+    }
+
+    fn keep_former(&mut self, id: KeyId, used: KeyUse) {
+        let known = self.former.entry(id).or_default();
+        *known = known.and(used);
+        if self.former.len() > MOST_FORMER {
+            // The longest unused quarter leaves.
+            let mut minutes: Vec<u32> = self.former.values().map(|used| used.last).collect();
+            let (_, oldest_kept, _) = minutes.select_nth_unstable(MOST_FORMER / 4);
+            let (oldest_kept, before) = (*oldest_kept, self.former.len());
+            let mut room = before - MOST_FORMER / 4 * 3;
+            let forgotten = &mut self.forgotten;
+            self.former.retain(|_, used| {
+                let leaves = room > 0 && used.last <= oldest_kept;
+                room -= usize::from(leaves);
+                *forgotten += if leaves { used.admitted } else { 0 };
+                !leaves
+            });
+            self.dropped += (before - self.former.len()) as u64;
+        }
+    }
+
+    fn former(&self, id: KeyId) -> KeyUse {
+        self.former.get(&id).copied().unwrap_or_default()
+    }
+}
+
+fn sum<'c>(cells: impl Iterator<Item = &'c UseCell>) -> KeyUse {
+    cells.fold(KeyUse::default(), |sum, cell| sum.and(cell.read()))
+}

@@ -1,0 +1,193 @@
+//! `usage.file`: every minute the keys that were used since the last time are added to a file of
+//! usage records, which is rotated. Imports `usage`.
+//!
+//! What could not be written is written the next time: the record then begins where the last whole
+//! one ended. A file begins with everything, so that each can be read without the ones before it.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::book::UseBook;
+use super::pages::UsePages;
+use crate::usage::UsageRecord;
+
+/// A file is rotated once it is longer, and longer than four times the record it begins with.
+const LENGTH: u64 = 64 << 20;
+
+/// Older files that are kept, as `NAME.1` to `NAME.4`.
+const KEPT: u32 = 4;
+
+/// Of a head, with room to spare: enough to see whether a file is one of ours.
+const HEAD: u64 = 4096;
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write usage.file {}: {source}", .path.display())]
+pub struct UsageFileError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The file as it was left.
+#[derive(Debug)]
+pub(super) struct UsageFile {
+    path: PathBuf,
+    /// Device and inode of the file that was written to: another one begins anew.
+    known: Option<FileId>,
+    /// How long it was then: a shorter one begins anew too (inodes are used again).
+    left: u64,
+    /// Bytes of the record that the file begins with.
+    first: u64,
+    /// Where the next record begins; `None`: with everything.
+    since: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+// === impl UsageFile ===
+
+impl UsageFile {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), known: None, left: 0, first: 0, since: None }
+    }
+
+    /// Adds one record.
+    pub(super) fn write(&mut self, book: &Arc<UseBook>) -> Result<(), UsageFileError> {
+        self.try_write(book).map_err(|source| UsageFileError { path: self.path.clone(), source })
+    }
+
+    fn try_write(&mut self, book: &Arc<UseBook>) -> io::Result<()> {
+        let mut file = open(&self.path)?;
+        // While one process replaces another both write, and a record stays in one piece.
+        file.try_lock().map_err(|error| match error {
+            TryLockError::Error(error) => error,
+            TryLockError::WouldBlock => io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "another process writes to it\nhint: give each sidecar a file of its own",
+            ),
+        })?;
+        let meta = file.metadata()?;
+        let id = Some(FileId { device: meta.dev(), inode: meta.ino() });
+        let length = whole_lines(&mut file)?;
+        // Somebody else's rotation, or our start.
+        let anew = self.known != id || length < self.left;
+        if length != meta.len() {
+            file.set_len(length)?;
+        }
+        let since = if anew { 0 } else { self.since.unwrap_or(0) };
+        let mut pages = UsePages::new(book, since);
+        let mut written = 0;
+        loop {
+            let mut page = Vec::new();
+            let more = pages.next_page(&mut page);
+            if let Err(error) = file.write_all(&page) {
+                // Half a record would say that the other half was not used.
+                file.set_len(length)?;
+                return Err(error);
+            }
+            written += page.len() as u64;
+            if !more {
+                break;
+            }
+        }
+        if anew {
+            self.first = written;
+        }
+        (self.known, self.since) = (id, Some(pages.now()));
+        self.left = length + written;
+        if length + written > LENGTH.max(self.first * 4) {
+            self.rotate()?;
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |n: u32| match n {
+            0 => self.path.clone(),
+            n => {
+                let mut name = self.path.clone().into_os_string();
+                name.push(format!(".{n}"));
+                PathBuf::from(name)
+            }
+        };
+        for n in (0..KEPT).rev() {
+            match std::fs::rename(numbered(n), numbered(n + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.known = None;
+        Ok(())
+    }
+}
+
+/// Makes sure that the file can be written, without writing to it: an empty one is made where there
+/// is none.
+pub fn open_usage_file(path: &Path) -> Result<(), UsageFileError> {
+    let error = |source| UsageFileError { path: path.to_owned(), source };
+    let mut file = open(path).map_err(error)?;
+    whole_lines(&mut file).map(|_| ()).map_err(error)
+}
+
+/// Whether the file is one that records may be added to. Touches nothing.
+pub fn check_usage_file(path: &Path) -> io::Result<()> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(meta) if !meta.is_file() => Err(no_regular_file()),
+        Ok(_) | Err(_) => whole_lines(&mut File::open(path)?).map(|_| ()),
+    }
+}
+
+/// To read its beginning and to write at its end. Who reads it learns which key comes from where.
+fn open(path: &Path) -> io::Result<File> {
+    match std::fs::metadata(path) {
+        // Opening a pipe would wait for its reader.
+        Ok(meta) if !meta.is_file() => return Err(no_regular_file()),
+        Ok(_) | Err(_) => {}
+    }
+    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+/// How far the file has whole lines: a crash may have left half of one. An error for a file that
+/// holds something else.
+fn whole_lines(file: &mut File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let mut head = Vec::new();
+    Read::by_ref(file).take(HEAD).read_to_end(&mut head)?;
+    let line = head.split(|b| *b == b'\n').next().unwrap_or_default();
+    let ours = length == 0
+        || line.starts_with(b"{\"usage\":")
+            && (line.len() == head.len()
+                || matches!(UsageRecord::parse(line), Ok(UsageRecord::Head(_))));
+    if !ours {
+        return Err(invalid("it holds something else than usage records"));
+    }
+    let mut end = length;
+    let mut block = [0; 4096];
+    while end > 0 {
+        let start = end.saturating_sub(block.len() as u64);
+        file.seek(SeekFrom::Start(start))?;
+        let part = block.get_mut(..(end - start) as usize).unwrap_or_default();
+        file.read_exact(part)?;
+        if let Some(at) = part.iter().rposition(|b| *b == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+fn no_regular_file() -> io::Error {
+    invalid("it is no regular file")
+}
+
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}

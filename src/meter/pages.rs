@@ -1,0 +1,138 @@
+//! A usage record, page by page: the keys in the order of their digests, then those that have no
+//! record. Between two pages key sets may come and go. Imports core, `usage`.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::book::UseBook;
+use super::traces::KeyTrace;
+use crate::core::{Digest, KeyId, KeyUse};
+use crate::usage::UsageLine;
+
+/// Keys on a page of those without a record.
+const KEYS: usize = 2048;
+
+/// Record of what was used or refused in or since one minute.
+#[derive(Debug)]
+pub struct UsePages {
+    book: Arc<UseBook>,
+    since: u32,
+    /// When the record began.
+    now: u32,
+    stage: PageStage,
+    /// Of the keys that the last stage would show once more.
+    shown: HashSet<KeyId>,
+}
+
+/// A key on a page.
+#[derive(Clone, Copy, Debug)]
+struct PageKey {
+    id: KeyId,
+    used: KeyUse,
+    has_former: bool,
+}
+
+#[derive(Debug)]
+enum PageStage {
+    Head,
+    /// Records from this digest on; `None`: from the first.
+    Records(Option<Digest>),
+    Rest(Vec<KeyId>),
+    End,
+}
+
+// === impl UsePages ===
+
+impl UsePages {
+    /// `since`: minutes since 1970; 0: everything.
+    pub fn new(book: &Arc<UseBook>, since: u32) -> Self {
+        let (book, now) = (Arc::clone(book), book.now());
+        Self { book, since, now, stage: PageStage::Head, shown: HashSet::new() }
+    }
+
+    /// The minute that a next record has to begin with, so that nothing is missing between the two.
+    pub fn now(&self) -> u32 {
+        self.now
+    }
+
+    /// Appends whole lines. False: that was the last page. A page may be empty.
+    pub fn next_page(&mut self, out: &mut Vec<u8>) -> bool {
+        match std::mem::replace(&mut self.stage, PageStage::End) {
+            PageStage::Head => {
+                write_line(out, &self.book.head(self.since));
+                self.stage = PageStage::Records(None);
+            }
+            PageStage::Records(from) => {
+                // Written down once the book is free again.
+                let mut keys = Vec::new();
+                let next = self.book.walk(from, |key| {
+                    keys.push(PageKey { id: key.id, used: key.total, has_former: key.has_former });
+                });
+                for key in keys {
+                    self.key(out, key);
+                }
+                self.stage = match next {
+                    Some(next) => PageStage::Records(Some(next)),
+                    None => PageStage::Rest(self.rest()),
+                };
+            }
+            PageStage::Rest(mut ids) => {
+                for id in ids.split_off(ids.len().saturating_sub(KEYS)) {
+                    let trace = self.book.traces().get(id);
+                    let used = trace.as_ref().map(|t| t.used).unwrap_or_default();
+                    write_key(out, id, used.and(self.book.former(id)), trace.as_ref());
+                }
+                if !ids.is_empty() {
+                    self.stage = PageStage::Rest(ids);
+                }
+            }
+            PageStage::End => {}
+        }
+        !matches!(self.stage, PageStage::End)
+    }
+
+    fn key(&mut self, out: &mut Vec<u8>, key: PageKey) {
+        let PageKey { id, used, has_former } = key;
+        let trace = self.book.traces().get(id);
+        let touched = trace.as_ref().map_or(0, |trace| trace.touched);
+        if used.last.max(touched) >= self.since {
+            if trace.is_some() || has_former {
+                self.shown.insert(id);
+            }
+            write_key(out, id, used, trace.as_ref());
+        }
+    }
+
+    /// Keys without a record that was used.
+    fn rest(&self) -> Vec<KeyId> {
+        let mut rest = self.book.traces().since(self.since);
+        rest.extend(self.book.former_since(self.since));
+        rest.retain(|id| !self.shown.contains(id));
+        rest.sort_unstable();
+        rest.dedup();
+        rest
+    }
+}
+
+fn write_key(out: &mut Vec<u8>, id: KeyId, used: KeyUse, trace: Option<&KeyTrace>) {
+    let refused = trace.map(|trace| {
+        let counts = trace.refused.iter();
+        counts.map(|(reason, n)| (Cow::Borrowed(reason.as_str()), u64::from(*n))).collect()
+    });
+    let line = UsageLine {
+        key: id.to_string().into(),
+        last: used.last,
+        admitted: used.admitted,
+        refused: refused.unwrap_or_default(),
+        nets: trace.map(KeyTrace::networks).unwrap_or_default(),
+    };
+    write_line(out, &line);
+}
+
+fn write_line(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    // Writing to memory cannot fail, and neither can these shapes.
+    if serde_json::to_writer(&mut *out, value).is_ok() {
+        out.push(b'\n');
+    }
+}

@@ -1,0 +1,212 @@
+//! The threads beside the count: one settles what retired key sets have counted and keeps the
+//! metrics per key, one writes `usage.file`, one posts. A disk or a server that hangs holds up only
+//! its own. Imports `clock`, `config`, `core`, `telemetry`.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::book::UseBook;
+use super::file::UsageFile;
+use super::post::UsagePoster;
+use super::series::UseSeriesBook;
+use crate::config::UrlOptions;
+use crate::telemetry::Metrics;
+use crate::telemetry::control::Attempt;
+
+/// Between two looks at whether the last reader of a retired key set is gone.
+const RETIRED: Duration = Duration::from_millis(20);
+
+/// Between two looks when there is nothing to settle.
+const IDLE: Duration = Duration::from_secs(1);
+
+const WRITE_EVERY: Duration = Duration::from_secs(60);
+const POST_EVERY: Duration = Duration::from_secs(15);
+const SERIES_EVERY: Duration = Duration::from_secs(15);
+
+/// Walks take at most this part of a core.
+const WALK_SHARE: u32 = 200;
+
+/// At the end the last record has this long to be written or posted. What hangs is left behind.
+const LAST: Duration = Duration::from_secs(2);
+
+/// What the threads need beside the book.
+#[derive(Clone, Debug)]
+pub struct MeterParts {
+    pub metrics: Metrics,
+    /// Usage records are added to it.
+    pub file: Option<PathBuf>,
+    /// Authority and credential of posts: those of the table.
+    pub url_options: UrlOptions,
+    /// Called on each new thread first: lowers its priority.
+    pub begin: fn(),
+}
+
+/// The running threads.
+#[derive(Debug)]
+pub struct Meter {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+    reporters: Vec<Reporter>,
+}
+
+/// A thread that hands on a record now and then, and once more at its end.
+#[derive(Debug)]
+struct Reporter {
+    stop: Sender<()>,
+    ended: Receiver<()>,
+}
+
+// === impl Meter ===
+
+impl Meter {
+    pub fn start(book: &Arc<UseBook>, parts: MeterParts) -> io::Result<Self> {
+        let mut reporters = Vec::new();
+        if let Some(path) = &parts.file {
+            reporters.push(write_file(book, UsageFile::new(path), parts.clone())?);
+        }
+        reporters.push(post(book, parts.clone())?);
+        let (book, stop) = (Arc::clone(book), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
+            (parts.begin)();
+            book.settled_by(std::thread::current());
+            let mut series = UseSeriesBook::default();
+            let mut walk_at = 0;
+            while !stopped.load(Ordering::Acquire) {
+                let settled = book.settle();
+                let now = book.clock().now().mono_ns;
+                if now >= walk_at {
+                    let pause = show_series(&book, &mut series).max(SERIES_EVERY);
+                    walk_at = now.saturating_add(u64::try_from(pause.as_nanos()).unwrap_or(0));
+                }
+                std::thread::park_timeout(if settled { IDLE } else { RETIRED });
+            }
+            book.settle();
+        })?;
+        Ok(Self { stop, thread, reporters })
+    }
+
+    /// Once nobody counts any more. Hands on the last records.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        // A panic of that thread was reported by the panic hook; nothing is left to do.
+        let _ = self.thread.join();
+        // All of them at once: each is told by its dropped sender.
+        let ended: Vec<_> = self.reporters.into_iter().map(Reporter::end).collect();
+        for ended in ended {
+            // Disconnected as soon as the thread is gone.
+            if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LAST) {
+                tracing::warn!("the last usage record could not be handed on in time");
+            }
+        }
+    }
+}
+
+// === impl Reporter ===
+
+impl Reporter {
+    /// Tells the thread. What is returned is disconnected once it is gone.
+    fn end(self) -> Receiver<()> {
+        drop(self.stop);
+        self.ended
+    }
+}
+
+/// Returns how long the next walk has to wait.
+fn show_series(book: &Arc<UseBook>, series: &mut UseSeriesBook) -> Duration {
+    let reports = book.reports();
+    if reports.top_keys == 0 && reports.top_orgs == 0 {
+        book.show_series(Default::default());
+        return Duration::ZERO;
+    }
+    let began = book.clock().now().mono_ns;
+    series.walk(book, reports.top_keys, reports.top_orgs);
+    book.show_series(series.shown());
+    let took = book.clock().now().mono_ns.saturating_sub(began);
+    Duration::from_nanos(took).saturating_mul(WALK_SHARE)
+}
+
+fn write_file(book: &Arc<UseBook>, mut file: UsageFile, parts: MeterParts) -> io::Result<Reporter> {
+    let book = Arc::clone(book);
+    let (stop, stopped) = channel::<()>();
+    let (end, ended) = channel();
+    std::thread::Builder::new().name("usage-file".into()).spawn(move || {
+        let _end: Sender<()> = end;
+        (parts.begin)();
+        let mut failing = false;
+        every(WRITE_EVERY, &stopped, || {
+            let control = parts.metrics.control();
+            match file.write(&book) {
+                Ok(()) => {
+                    control.usage_writes(Attempt::Succeeded).increment(1);
+                    if std::mem::replace(&mut failing, false) {
+                        tracing::info!("usage.file is written again");
+                    }
+                }
+                Err(error) => {
+                    control.usage_writes(Attempt::Failed).increment(1);
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "trying again; no count is lost while this runs");
+                    }
+                }
+            }
+        });
+    })?;
+    Ok(Reporter { stop, ended })
+}
+
+fn post(book: &Arc<UseBook>, parts: MeterParts) -> io::Result<Reporter> {
+    let book = Arc::clone(book);
+    let (stop, stopped) = channel::<()>();
+    let (end, ended) = channel();
+    std::thread::Builder::new().name("usage-post".into()).spawn(move || {
+        let _end: Sender<()> = end;
+        (parts.begin)();
+        let mut failing = false;
+        let mut poster: Option<UsagePoster> = None;
+        every(POST_EVERY, &stopped, || {
+            let Some(url) = book.reports().post_url else {
+                poster = None;
+                return;
+            };
+            let to = match poster.take().filter(|poster| *poster.url() == *url) {
+                Some(known) => poster.insert(known),
+                None => poster.insert(UsagePoster::new(&url, &parts.url_options)),
+            };
+            let control = parts.metrics.control();
+            match to.post(&book) {
+                Ok(()) => {
+                    control.usage_posts(Attempt::Succeeded).increment(1);
+                    if std::mem::replace(&mut failing, false) {
+                        tracing::info!("usage.post_url takes records again");
+                    }
+                }
+                Err(error) => {
+                    control.usage_posts(Attempt::Failed).increment(1);
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(
+                            %error,
+                            "usage.post_url took no record; trying again, and no count is lost \
+                             while this runs"
+                        );
+                    }
+                }
+            }
+        });
+    })?;
+    Ok(Reporter { stop, ended })
+}
+
+/// Until the other end of `stopped` is gone, and then once more.
+fn every(interval: Duration, stopped: &Receiver<()>, mut act: impl FnMut()) {
+    while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(interval) {
+        act();
+    }
+    act();
+}

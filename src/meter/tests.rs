@@ -1,0 +1,509 @@
+//! Counts stay exact over any succession of tables and patches.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::{Config, ThisHost, UrlOptions};
+use crate::core::{Digest, KeyId, KeyLookup, KeySpec, PairLookup, Reason};
+use crate::snapshot::{Snapshot, Store};
+use crate::table::KeySet;
+use crate::table::testkit::{Signer, issue, pair_spec, patch, spec, table};
+use crate::table::write::PatchDraft;
+use crate::telemetry::Metrics;
+use crate::usage::{MergedUse, UsageMerge, UsageRecord};
+
+const MINIMAL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minimal.toml"));
+
+const NOW: u64 = 1_795_000_000;
+
+/// A book over a store whose keys a test swaps.
+struct Bench {
+    store: Arc<Store>,
+    book: Arc<UseBook>,
+    clock: Clock,
+}
+
+impl Bench {
+    fn new(keys: KeySet) -> Self {
+        let text =
+            format!("{MINIMAL}\n[[credentials]]\nsource = \"bearer\"\n[[routes]]\npath = \"/*\"\n");
+        let config = Config::parse(&ThisHost, Path::new("keygate.toml"), &text).unwrap();
+        let clock = Clock::manual(NOW);
+        let keys = counted(keys);
+        let settings = Arc::new(config.settings);
+        let snapshot = Snapshot { settings, keys: Some(keys), route_slots: Box::default() };
+        let store = Arc::new(Store::new(snapshot));
+        let identity =
+            BookIdentity { instance: "here".into(), boot: "1".into(), audience: "test".into() };
+        let book = Arc::new(UseBook::new(Arc::clone(&store), clock.clone(), identity));
+        Self { store, book, clock }
+    }
+
+    /// As the reload thread does it.
+    fn swap(&self, keys: Arc<KeySet>) {
+        let before = self.store.load();
+        let (settings, old) = (Arc::clone(&before.settings), before.keys.clone());
+        drop(before);
+        self.book.retire(old.unwrap());
+        self.store.swap(Snapshot { settings, keys: Some(keys), route_slots: Box::default() });
+    }
+
+    fn count(&self, digest: &Digest) {
+        count(&self.store, &self.clock, digest);
+    }
+
+    /// What a reader of the record gets.
+    fn record(&self, since: u32) -> UsageMerge {
+        let mut pages = UsePages::new(&self.book, since);
+        let (mut merge, mut place, mut more) = (UsageMerge::default(), None, true);
+        while more {
+            let mut page = Vec::new();
+            more = pages.next_page(&mut page);
+            for line in page.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+                match UsageRecord::parse(line).unwrap() {
+                    UsageRecord::Head(head) => place = Some(merge.head(&head)),
+                    UsageRecord::Key(id, line) => merge.line(place.unwrap(), id, &line),
+                }
+            }
+        }
+        merge
+    }
+
+    fn admitted(&self, id: KeyId) -> u64 {
+        self.record(0).key(id).admitted
+    }
+}
+
+fn counted(keys: KeySet) -> Arc<KeySet> {
+    keys.count_uses();
+    Arc::new(keys)
+}
+
+fn set(serial: u64, specs: &[KeySpec]) -> KeySet {
+    KeySet::new(Arc::new(table(serial, specs)), None, &[], None)
+}
+
+/// One admitted request, the guard held as a request holds it.
+fn count(store: &Store, clock: &Clock, digest: &Digest) -> bool {
+    let snapshot = store.load();
+    let view = snapshot.keys.as_ref().and_then(|keys| keys.single(digest));
+    view.map(|view| view.uses.unwrap().count(clock.now())).is_some()
+}
+
+#[test]
+fn a_hundred_swaps_under_load_lose_no_count_and_add_none() {
+    exact_over_swaps(400, 100);
+}
+
+/// `cargo test --release --lib a_million -- --ignored`
+#[test]
+#[ignore = "a minute, and a gigabyte of memory"]
+fn a_million_keys_are_exact_over_a_hundred_swaps() {
+    exact_over_swaps(1_000_000, 100);
+}
+
+/// Every `n`th of `keys` keys is away in every fourth table; patches replace and remove some.
+fn exact_over_swaps(keys: u32, swaps: u64) {
+    let all: Vec<KeySpec> = (0..keys).map(spec).collect();
+    let some: Vec<KeySpec> =
+        all.iter().enumerate().filter(|(n, _)| n % 7 > 0).map(|(_, s)| s.clone()).collect();
+    let tables = [Arc::new(table(1, &all)), Arc::new(table(2, &some))];
+    let bench = Bench::new(KeySet::new(Arc::clone(&tables[0]), None, &[], None));
+    let tally: Arc<Vec<AtomicU64>> = Arc::new((0..keys).map(|_| AtomicU64::new(0)).collect());
+    let stop = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..2u64)
+        .map(|worker| {
+            let (store, clock) = (Arc::clone(&bench.store), bench.clock.clone());
+            let (tally, stop) = (Arc::clone(&tally), Arc::clone(&stop));
+            let digests: Vec<Digest> = all.iter().map(|spec| spec.digest).collect();
+            std::thread::spawn(move || {
+                let mut random = worker * 2 + 1;
+                while !stop.load(Ordering::Relaxed) {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let n = (random >> 33) as usize % digests.len();
+                    if count(&store, &clock, &digests[n]) {
+                        tally[n].fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            })
+        })
+        .collect();
+    let parts = MeterParts {
+        metrics: Metrics::new(1),
+        file: None,
+        url_options: UrlOptions::default(),
+        begin: || {},
+    };
+    let settler = Meter::start(&bench.book, parts).unwrap();
+    for swap in 1..=swaps {
+        let base = &tables[swap as usize / 4 % 2];
+        let over = (swap % 4 > 0).then(|| {
+            let mut draft = PatchDraft::over(base);
+            for n in 0..20 {
+                draft.put(all[(swap as usize * 31 + n * 7) % all.len()].clone());
+            }
+            Arc::new(patch(draft, issue(1000 + swap, &[&Signer::new(1)])))
+        });
+        bench.clock.advance(std::time::Duration::from_secs(7));
+        // A table that was in force before is read from its file again.
+        let base = match swap % 4 {
+            0 => Arc::new(table(10 + swap, if swap / 4 % 2 == 0 { &all } else { &some })),
+            _ => Arc::clone(base),
+        };
+        bench.swap(counted(KeySet::new(base, over, &[], None)));
+        std::thread::yield_now();
+        if keys < 10_000 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+    settler.stop();
+    let exact = |when: &str| {
+        let record = bench.record(0);
+        let (mut sum, mut wrong) = (0, 0);
+        for (n, spec) in all.iter().enumerate() {
+            let counted = tally[n].load(Ordering::Relaxed);
+            sum += counted;
+            wrong += usize::from(record.key(spec.id).admitted != counted);
+        }
+        assert_eq!((wrong, record.dropped()), (0, 0), "{when}: {wrong} of {keys} keys are wrong");
+        assert!(sum > 1000, "only {sum} were counted");
+    };
+    exact("with sets that are still to be settled");
+    for _ in 0..3 {
+        assert!(bench.book.settle(), "nobody holds an old set any more");
+    }
+    exact("settled");
+    let gone = counted(set(1_000_000, &[spec(u32::MAX)]));
+    bench.swap(gone);
+    bench.book.settle();
+    if keys < 10_000 {
+        exact("of keys that are in no table any more");
+    }
+}
+
+#[test]
+fn a_held_snapshot_is_waited_for() {
+    let bench = Bench::new(set(1, &[spec(1)]));
+    let (id, digest) = (spec(1).id, spec(1).digest);
+    let held = bench.store.load().keys.clone().unwrap();
+    bench.count(&digest);
+    bench.swap(counted(set(2, &[spec(1)])));
+    assert!(!bench.book.settle(), "a request may still count there");
+    held.single(&digest).unwrap().uses.unwrap().count(bench.clock.now());
+    bench.count(&digest);
+    assert_eq!(bench.admitted(id), 3, "what waits is shown");
+    drop(held);
+    assert!(bench.book.settle());
+    assert_eq!(bench.admitted(id), 3);
+    assert_eq!(bench.store.load().keys.as_ref().unwrap().use_blocks().count(), 1);
+}
+
+#[test]
+fn a_secret_that_another_key_has_now_brings_no_counts_along() {
+    let bench = Bench::new(set(1, &[spec(1)]));
+    bench.count(&spec(1).digest);
+    let other = KeySpec { id: spec(2).id, ..spec(1) };
+    bench.swap(counted(set(2, std::slice::from_ref(&other))));
+    bench.book.settle();
+    bench.count(&other.digest);
+    bench.count(&other.digest);
+    assert_eq!((bench.admitted(spec(1).id), bench.admitted(spec(2).id)), (1, 2));
+    // And when the first one comes back, its count goes on.
+    bench.swap(counted(set(3, &[spec(1)])));
+    bench.book.settle();
+    bench.count(&spec(1).digest);
+    assert_eq!((bench.admitted(spec(1).id), bench.admitted(spec(2).id)), (2, 2));
+}
+
+#[test]
+fn a_pair_counts_under_each_of_its_secrets() {
+    let successor = KeySpec { digest: Digest::of(b"the next"), ..pair_spec(1) };
+    let last = KeySpec { digest: Digest::of(b"and the next"), ..pair_spec(1) };
+    let bench = Bench::new(set(1, &[pair_spec(1), successor.clone()]));
+    let use_pair = |digest: &Digest| {
+        let snapshot = bench.store.load();
+        let PairLookup::Found(view) = snapshot.keys.as_ref().unwrap().pair(b"pub-1", digest) else {
+            panic!("not found")
+        };
+        view.uses.unwrap().count(bench.clock.now());
+    };
+    use_pair(&pair_spec(1).digest);
+    use_pair(&successor.digest);
+    use_pair(&successor.digest);
+    assert_eq!(bench.admitted(pair_spec(1).id), 3);
+    bench.swap(counted(set(2, &[successor.clone(), last.clone()])));
+    bench.book.settle();
+    use_pair(&last.digest);
+    assert_eq!(bench.admitted(pair_spec(1).id), 4, "the former secret's uses are the key's");
+}
+
+#[test]
+fn a_record_since_a_minute_has_what_was_used_or_refused_since() {
+    let bench = Bench::new(set(1, &[spec(1), spec(2), spec(3), spec(4)]));
+    let minute = |n: u64| bench.clock.advance(std::time::Duration::from_secs(60 * n));
+    let begin = bench.clock.now().unix_minute();
+    bench.count(&spec(1).digest);
+    bench.count(&spec(2).digest);
+    minute(5);
+    bench.count(&spec(2).digest);
+    let probe = UseProbe::new(Some(Arc::clone(&bench.book)));
+    let snapshot = bench.store.load();
+    let view = snapshot.keys.as_ref().unwrap().single(&spec(3).digest).unwrap();
+    let client = "203.0.113.9".parse().unwrap();
+    probe.refused(&view, Reason::RateLimited, client, bench.clock.now());
+    probe.refused(&view, Reason::WrongSecret, "198.51.100.1".parse().unwrap(), bench.clock.now());
+    let keys = |since| {
+        let mut keys: Vec<_> =
+            bench.record(since).keys().map(|(id, used)| (id.to_string(), used)).collect();
+        keys.sort_by(|a, b| a.0.cmp(&b.0));
+        keys.into_iter().collect::<HashMap<_, _>>()
+    };
+    let all = keys(0);
+    assert_eq!(all.len(), 3);
+    assert_eq!(all[&spec(1).id.to_string()].last, begin);
+    let later = keys(begin + 1);
+    assert_eq!(later.len(), 2);
+    assert_eq!(later[&spec(2).id.to_string()].admitted, 2);
+    let refused = &later[&spec(3).id.to_string()];
+    let wanted = MergedUse {
+        refused: [("rate_limited".into(), 1), ("wrong_secret".into(), 1)].into(),
+        nets: vec!["203.0.113.0/24".parse().unwrap()],
+        ..MergedUse::default()
+    };
+    assert_eq!(refused, &wanted);
+    assert!(keys(begin + 6).is_empty());
+}
+
+/// For two days other keys are busy every few hours, tables come and go, and the configuration
+/// allows more and fewer series.
+#[test]
+fn no_series_falls_and_together_they_are_all_requests() {
+    const KEYS: u32 = 60;
+    let specs: Vec<KeySpec> = (0..KEYS).map(spec).collect();
+    let bench = Bench::new(set(1, &specs));
+    let mut book = super::series::UseSeriesBook::default();
+    let (mut random, mut sent, mut serial) = (7_u64, 0_u64, 1);
+    let mut before: HashMap<String, u64> = HashMap::new();
+    // What every series has grown by, ended ones and the others together included.
+    let (mut grown, mut ended, mut most) = (0, 0, 0);
+    for minute in 0..48 * 60_u32 {
+        let top = [5, 5, 8, 3][minute as usize / 700 % 4];
+        let busy = minute / 97 * 13 % KEYS;
+        for _ in 0..20 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let n = match random >> 60 {
+                0..12 => busy + (random >> 33) as u32 % 6,
+                _ => (random >> 33) as u32,
+            };
+            if count(&bench.store, &bench.clock, &spec(n % KEYS).digest) {
+                sent += 1;
+            }
+        }
+        if minute % 300 == 299 {
+            serial += 1;
+            let kept = specs.iter().filter(|_| true).take(KEYS as usize - serial as usize % 5);
+            bench.swap(counted(set(serial, &kept.cloned().collect::<Vec<_>>())));
+            bench.book.settle();
+        }
+        book.walk(&bench.book, top, 2);
+        let shown = book.shown();
+        let all = |list: &[(String, u64)], other: Option<u64>| -> HashMap<String, u64> {
+            list.iter().cloned().chain(other.map(|n| ("other".to_owned(), n))).collect()
+        };
+        let now = all(&shown.keys, shown.other_keys);
+        most = most.max(shown.keys.len());
+        assert!(shown.keys.len() <= 8 && shown.orgs.len() <= 2);
+        for (name, count) in &now {
+            let earlier = before.get(name).copied().unwrap_or(0);
+            assert!(*count >= earlier, "minute {minute}: {name} falls from {earlier} to {count}");
+            grown += count - earlier;
+        }
+        ended += before.keys().filter(|name| !now.contains_key(*name)).count();
+        assert_eq!(grown, sent, "minute {minute}: series and the others together");
+        let orgs = all(&shown.orgs, shown.other_orgs);
+        assert_eq!(orgs.values().sum::<u64>(), sent, "no org was idle for a day");
+        before = now;
+        bench.clock.advance(std::time::Duration::from_secs(60));
+    }
+    assert!(most == 8 && ended > 4, "{ended} series have ended, at most {most} ran");
+    // Whoever was idle for a day gives the place back.
+    bench.clock.advance(std::time::Duration::from_secs(25 * 3600));
+    book.walk(&bench.book, 8, 2);
+    assert!(book.shown().keys.is_empty() && book.shown().orgs.is_empty());
+    assert_eq!(book.shown().other_keys.map(|other| other - before["other"]), Some(0));
+    book.walk(&bench.book, 0, 0);
+    bench.clock.advance(std::time::Duration::from_secs(60));
+    book.walk(&bench.book, 0, 0);
+    assert_eq!((book.shown().other_keys, book.shown().other_orgs), (None, None));
+}
+
+#[test]
+fn a_usage_file_has_every_count_whatever_happens_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("usage.ndjson");
+    let bench = Bench::new(set(1, &[spec(1), spec(2)]));
+    let mut file = super::file::UsageFile::new(&path);
+    let merged = || {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (mut merge, mut place) = (UsageMerge::default(), None);
+        for line in text.lines() {
+            match UsageRecord::parse(line.as_bytes()).unwrap() {
+                UsageRecord::Head(head) => place = Some(merge.head(&head)),
+                UsageRecord::Key(id, line) => merge.line(place.unwrap(), id, &line),
+            }
+        }
+        (merge.key(spec(1).id).admitted, merge.key(spec(2).id).admitted, text.lines().count())
+    };
+    let minute = || bench.clock.advance(std::time::Duration::from_secs(60));
+    bench.count(&spec(1).digest);
+    minute();
+    file.write(&bench.book).unwrap();
+    assert_eq!(merged(), (1, 0, 2));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    minute();
+    minute();
+    bench.count(&spec(2).digest);
+    file.write(&bench.book).unwrap();
+    assert_eq!(merged(), (1, 1, 4), "only what changed");
+    // Half a line, as a crash leaves it, is cut off.
+    let torn = format!("{}{{\"key\":\"key_to", std::fs::read_to_string(&path).unwrap());
+    std::fs::write(&path, torn).unwrap();
+    minute();
+    bench.count(&spec(2).digest);
+    file.write(&bench.book).unwrap();
+    assert_eq!((merged().0, merged().1), (1, 2));
+    // Moved away, it begins anew with everything.
+    std::fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+    minute();
+    file.write(&bench.book).unwrap();
+    assert_eq!(merged(), (1, 2, 3));
+    // While it cannot be written nothing is lost.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    bench.count(&spec(1).digest);
+    let error = file.write(&bench.book).unwrap_err().to_string();
+    assert!(error.contains("no regular file") && error.contains("usage.ndjson"), "{error}");
+    minute();
+    minute();
+    std::fs::remove_dir(&path).unwrap();
+    file.write(&bench.book).unwrap();
+    assert_eq!((merged().0, merged().1), (2, 2));
+    // Another process has the lock: it is not written into.
+    let held = std::fs::File::open(&path).unwrap();
+    held.lock().unwrap();
+    assert!(file.write(&bench.book).unwrap_err().to_string().contains("another process"));
+    drop(held);
+    // A file of somebody else's is left alone.
+    for other in ["[key]\nid = 1\n", "{\"key\":\"key_1\"}\n", "{\"usage\":1}\n", "\n"] {
+        std::fs::write(&path, other).unwrap();
+        assert!(file.write(&bench.book).is_err(), "{other}");
+        assert!(check_usage_file(&path).is_err(), "{other}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), other);
+    }
+}
+
+/// A collector that answers each post as it is told; what was posted.
+fn collector(answers: Vec<&'static str>) -> (String, std::thread::JoinHandle<Vec<String>>) {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/usage", listener.local_addr().unwrap());
+    let thread = std::thread::spawn(move || {
+        let mut posts = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+            let mut got = Vec::new();
+            let whole = |got: &[u8]| {
+                let text = String::from_utf8_lossy(got).to_ascii_lowercase();
+                let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+                let length = head.split("content-length: ").nth(1).unwrap();
+                body.len() >= length.lines().next().unwrap().parse().unwrap()
+            };
+            while !whole(&got) {
+                let mut some = [0; 4096];
+                let n = stream.read(&mut some).unwrap();
+                got.extend_from_slice(&some[..n]);
+            }
+            posts.push(String::from_utf8(got).unwrap());
+            if answer.is_empty() {
+                // Says nothing until the other end has had enough.
+                let _ = stream.read(&mut [0; 1]);
+            } else {
+                let close = "connection: close\r\ncontent-length: 0\r\n\r\n";
+                write!(stream, "HTTP/1.1 {answer}\r\n{close}").unwrap();
+            }
+        }
+        posts
+    });
+    (url, thread)
+}
+
+#[test]
+fn a_post_that_is_not_taken_is_posted_again() {
+    let bench = Bench::new(set(1, &[spec(1), spec(2)]));
+    let minute = || bench.clock.advance(std::time::Duration::from_secs(60));
+    let (url, posts) = collector(vec![
+        "503 Busy",
+        "302 Found\r\nlocation: http://127.0.0.1:1/",
+        "",
+        "204 No Content",
+        "200 OK",
+        "401 Unauthorized",
+        "202 Accepted",
+    ]);
+    let mut poster = super::post::UsagePoster::new(&url, &UrlOptions::default());
+    bench.count(&spec(1).digest);
+    minute();
+    let mut failed = 0;
+    for _ in 0..7 {
+        failed += usize::from(poster.post(&bench.book).is_err());
+        minute();
+        bench.count(&spec(2).digest);
+        minute();
+    }
+    assert_eq!(failed, 4);
+    let posts = posts.join().unwrap();
+    let has = |post: &String, n: u32| post.contains(&spec(n).id.to_string());
+    let seen: Vec<_> = posts.iter().map(|post| (has(post, 1), has(post, 2))).collect();
+    let first = (true, false);
+    let both = (true, true);
+    let changed = (false, true);
+    assert_eq!(seen, [first, both, both, both, changed, changed, changed]);
+    let last = posts[6].lines().last().unwrap();
+    let UsageRecord::Key(_, line) = UsageRecord::parse(last.as_bytes()).unwrap() else {
+        panic!("{last}")
+    };
+    assert_eq!(line.admitted, 6, "of all, also those that were not posted in time");
+}
+
+#[test]
+fn a_long_record_is_posted_in_parts_that_stand_alone() {
+    let specs: Vec<KeySpec> = (0..6000).map(spec).collect();
+    let bench = Bench::new(set(1, &specs));
+    specs.iter().for_each(|spec| bench.count(&spec.digest));
+    let (url, posts) = collector(vec!["204 No Content", "204 No Content"]);
+    let mut poster = super::post::UsagePoster::new(&url, &UrlOptions::default());
+    poster.post(&bench.book).unwrap();
+    let posts = posts.join().unwrap();
+    let mut merge = UsageMerge::default();
+    for post in &posts {
+        let (_, body) = post.split_once("\r\n\r\n").unwrap();
+        assert!(body.len() <= 256 << 10);
+        let mut place = None;
+        for line in body.lines() {
+            match UsageRecord::parse(line.as_bytes()).unwrap() {
+                UsageRecord::Head(head) => place = Some(merge.head(&head)),
+                UsageRecord::Key(id, line) => merge.line(place.unwrap(), id, &line),
+            }
+        }
+    }
+    assert_eq!(merge.keys().count(), 6000);
+    assert!(merge.keys().all(|(_, used)| used.admitted == 1));
+}

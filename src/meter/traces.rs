@@ -1,0 +1,236 @@
+//! What cells do not hold: per key, why requests were refused and which networks it was used from.
+//! A bounded map; the longest untouched leave it. Imports core only.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use foldhash::fast::RandomState;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use smallvec::SmallVec;
+
+use crate::core::{KeyId, KeyUse, Now, Reason};
+
+/// Most keys of which this is known.
+pub(super) const MOST_KEYS: usize = 65_536;
+
+/// A sweep leaves room for as many new ones as come until the next.
+const AFTER_SWEEP: usize = MOST_KEYS / 4 * 3;
+
+/// Networks per key.
+const NETWORKS: usize = 4;
+
+/// Shared by all workers.
+#[derive(Debug, Default)]
+pub(super) struct KeyTraces {
+    /// The quick hash: whose ids are in the table is not up to clients.
+    keys: DashMap<KeyId, KeyTrace, RandomState>,
+    /// As good as `keys.len()`, without a look at every shard.
+    count: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct KeyTrace {
+    /// Minutes since 1970 of the latest refusal or of a new network.
+    pub(super) touched: u32,
+    /// What the cell of the record said then.
+    pub(super) used: KeyUse,
+    pub(super) refused: SmallVec<[(Reason, u32); 2]>,
+    /// The latest last; 0: none.
+    networks: [u64; NETWORKS],
+}
+
+/// A /24 or /48, as one number that is never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ClientNetwork(u64);
+
+// === impl KeyTraces ===
+
+impl KeyTraces {
+    /// Notes a refusal, and where it came from if the caller has proved possession of the key.
+    pub(super) fn refused(
+        &self,
+        id: KeyId,
+        used: KeyUse,
+        reason: Reason,
+        network: Option<ClientNetwork>,
+        now: Now,
+    ) {
+        self.touch(id, now, |trace| {
+            trace.used = trace.used.max(used);
+            match trace.refused.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, count)) => *count = count.saturating_add(1),
+                None => trace.refused.push((reason, 1)),
+            }
+            if let Some(network) = network {
+                trace.came_from(network);
+            }
+        });
+    }
+
+    /// Notes where a key was used from.
+    pub(super) fn used_from(&self, id: KeyId, network: ClientNetwork, now: Now) {
+        self.touch(id, now, |trace| trace.came_from(network));
+    }
+
+    fn touch(&self, id: KeyId, now: Now, change: impl FnOnce(&mut KeyTrace)) {
+        let minute = now.unix_minute();
+        let change = |trace: &mut KeyTrace| {
+            trace.touched = trace.touched.max(minute);
+            change(trace);
+        };
+        if let Some(mut trace) = self.keys.get_mut(&id) {
+            return change(&mut trace);
+        }
+        if self.count.load(Ordering::Relaxed) >= MOST_KEYS {
+            // Until the next sweep, within a second.
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let mut trace = self.keys.entry(id).or_insert_with(|| {
+            self.count.fetch_add(1, Ordering::Relaxed);
+            KeyTrace::default()
+        });
+        change(&mut trace);
+    }
+
+    pub(super) fn get(&self, id: KeyId) -> Option<KeyTrace> {
+        self.keys.get(&id).map(|trace| trace.clone())
+    }
+
+    /// Keys that were refused, or used from a new network, in or since this minute.
+    pub(super) fn since(&self, minute: u32) -> Vec<KeyId> {
+        let touched = self.keys.iter().filter(|trace| trace.touched >= minute);
+        touched.map(|trace| *trace.key()).collect()
+    }
+
+    /// Makes room once the map is almost full. Off the path, about once a second.
+    pub(super) fn sweep(&self) {
+        if self.count.load(Ordering::Relaxed) < MOST_KEYS / 8 * 7 {
+            return;
+        }
+        let mut touched: Vec<u32> = self.keys.iter().map(|trace| trace.touched).collect();
+        let leave = touched.len().saturating_sub(AFTER_SWEEP);
+        if leave == 0 {
+            return;
+        }
+        let (_, newest, _) = touched.select_nth_unstable(leave - 1);
+        let (newest, mut leave) = (*newest, leave);
+        // All that are older, and as many of that minute as it takes.
+        let mut of_minute = leave - touched.iter().filter(|at| **at < newest).count().min(leave);
+        self.keys.retain(|_, trace| {
+            let leaves = match trace.touched.cmp(&newest) {
+                std::cmp::Ordering::Less => leave > 0,
+                std::cmp::Ordering::Equal => of_minute > 0,
+                std::cmp::Ordering::Greater => false,
+            };
+            if leaves {
+                leave = leave.saturating_sub(1);
+                of_minute -= usize::from(trace.touched == newest);
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            !leaves
+        });
+        self.count.store(self.keys.len(), Ordering::Relaxed);
+    }
+
+    /// Keys that left, or found no room.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+// === impl KeyTrace ===
+
+impl KeyTrace {
+    fn came_from(&mut self, network: ClientNetwork) {
+        // It becomes the last; what it stood at, or the oldest, gives way.
+        let at = self.networks.iter().position(|known| *known == network.0).unwrap_or(0);
+        if let Some(behind) = self.networks.get_mut(at..) {
+            behind.rotate_left(1);
+        }
+        if let Some(last) = self.networks.last_mut() {
+            *last = network.0;
+        }
+    }
+
+    pub(super) fn networks(&self) -> Vec<IpNet> {
+        let known = self.networks.iter().filter(|network| **network != 0);
+        known.filter_map(|network| ClientNetwork(*network).network()).collect()
+    }
+}
+
+// === impl ClientNetwork ===
+
+impl ClientNetwork {
+    const IPV4: u64 = 4 << 60;
+    const IPV6: u64 = 6 << 60;
+
+    /// `client` is canonical.
+    pub(super) fn of(client: IpAddr) -> Self {
+        Self(match client {
+            IpAddr::V4(ip) => Self::IPV4 | u64::from(ip.to_bits() >> 8),
+            IpAddr::V6(ip) => Self::IPV6 | (ip.to_bits() >> 80) as u64,
+        })
+    }
+
+    pub(super) fn as_number(self) -> u64 {
+        self.0
+    }
+
+    fn network(self) -> Option<IpNet> {
+        let bits = self.0 & ((1 << 60) - 1);
+        match self.0 & !((1 << 60) - 1) {
+            Self::IPV4 => {
+                let ip = Ipv4Addr::from_bits((bits as u32) << 8);
+                Ipv4Net::new(ip, 24).ok().map(IpNet::V4)
+            }
+            _ => {
+                let ip = Ipv6Addr::from_bits(u128::from(bits) << 80);
+                Ipv6Net::new(ip, 48).ok().map(IpNet::V6)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: usize) -> KeyId {
+        KeyId::parse(&format!("key_{n}")).unwrap()
+    }
+
+    fn at(minute: u64) -> Now {
+        Now { unix_ms: minute * 60_000, mono_ns: 0 }
+    }
+
+    #[test]
+    fn the_last_four_networks_are_known() {
+        let traces = KeyTraces::default();
+        for ip in ["10.0.0.1", "10.0.1.1", "2001:db8:1:2::3", "10.0.2.1", "10.0.1.9", "10.0.3.1"] {
+            traces.used_from(id(1), ClientNetwork::of(ip.parse().unwrap()), at(7));
+        }
+        let networks = traces.get(id(1)).unwrap().networks();
+        let shown: Vec<_> = networks.iter().map(IpNet::to_string).collect();
+        assert_eq!(shown, ["2001:db8:1::/48", "10.0.2.0/24", "10.0.1.0/24", "10.0.3.0/24"]);
+    }
+
+    #[test]
+    fn the_longest_untouched_leave_and_are_counted() {
+        let traces = KeyTraces::default();
+        for n in 0..MOST_KEYS + 10 {
+            let minute = if n < 20_000 { 100 } else { 200 };
+            traces.refused(id(n), KeyUse::default(), Reason::Revoked, None, at(minute));
+        }
+        assert_eq!(traces.keys.len(), MOST_KEYS);
+        assert_eq!(traces.dropped(), 10);
+        traces.sweep();
+        assert_eq!(traces.keys.len(), AFTER_SWEEP);
+        assert_eq!(traces.dropped(), 10 + (MOST_KEYS - AFTER_SWEEP) as u64);
+        assert_eq!(traces.since(200).len(), MOST_KEYS - 20_000, "no younger one has left");
+        traces.refused(id(0), KeyUse::default(), Reason::Revoked, None, at(300));
+        assert_eq!(traces.since(300), [id(0)], "there is room again");
+    }
+}

@@ -1,0 +1,9 @@
+//! The record of which key was used when and how often: its lines, and how records of many sidecars
+//! become one. What `/usage`, `usage.file` and `usage.post_url` write is read here again.
+//! Pure; imports core only.
+
+pub mod merge;
+pub mod record;
+
+pub use self::merge::{MergedUse, UsageMerge};
+pub use self::record::{UsageHead, UsageLine, UsageRecord, UsageRecordError};

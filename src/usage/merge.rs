@@ -1,0 +1,323 @@
+//! Records of many sidecars and many moments as one. Imports core only.
+//!
+//! Per (key, instance, boot) the larger count is the later one; over instances and boots counts are
+//! summed, and the latest `last` counts. So order, repeats and overlaps of records change nothing.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+
+use super::record::{UsageHead, UsageLine};
+use crate::core::KeyId;
+
+/// Minutes between two records of one process, or between the end of one process and the start of
+/// its successor, in which nothing is thought to be missing.
+const GAP: u32 = 60;
+
+/// What is known of all keys.
+#[derive(Clone, Debug, Default)]
+pub struct UsageMerge {
+    processes: Vec<ProcessRecord>,
+    keys: HashMap<KeyId, KeyRecord>,
+}
+
+/// One process: an instance from one start on.
+#[derive(Clone, Debug)]
+struct ProcessRecord {
+    instance: String,
+    boot: String,
+    audience: String,
+    started: u32,
+    /// Minutes of which everything is known, from and to, in no order.
+    covered: Vec<Covered>,
+    dropped: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Covered {
+    from: u32,
+    to: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+struct KeyRecord {
+    last: u32,
+    /// Per process.
+    counts: Vec<ProcessCounts>,
+    nets: Vec<IpNet>,
+}
+
+#[derive(Clone, Debug)]
+struct ProcessCounts {
+    process: u32,
+    admitted: u64,
+    refused: BTreeMap<Box<str>, u64>,
+}
+
+/// What is known of one key, of all processes together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MergedUse {
+    /// Minutes since 1970; 0: never admitted as far as the record goes.
+    pub last: u32,
+    pub admitted: u64,
+    pub refused: BTreeMap<Box<str>, u64>,
+    pub nets: Vec<IpNet>,
+}
+
+/// From when to when the records of one instance say everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceSpan {
+    pub instance: String,
+    /// Minutes since 1970.
+    pub from: u32,
+    pub to: u32,
+}
+
+/// Place of a process in a [`UsageMerge`], for the lines that follow its head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessPlace(u32);
+
+// === impl UsageMerge ===
+
+impl UsageMerge {
+    /// The head of a record; the lines of its keys are [`Self::line`]s of the same place.
+    pub fn head(&mut self, head: &UsageHead) -> ProcessPlace {
+        let covered = Covered { from: head.from(), to: head.now };
+        let known = |p: &ProcessRecord| p.instance == head.instance && p.boot == head.boot;
+        let place = match self.processes.iter().position(known) {
+            Some(place) => place,
+            None => {
+                self.processes.push(ProcessRecord {
+                    instance: head.instance.clone(),
+                    boot: head.boot.clone(),
+                    audience: head.audience.clone(),
+                    started: head.started,
+                    covered: Vec::new(),
+                    dropped: 0,
+                });
+                self.processes.len() - 1
+            }
+        };
+        if let Some(process) = self.processes.get_mut(place) {
+            process.covered.push(covered);
+            process.dropped = process.dropped.max(head.dropped);
+        }
+        ProcessPlace(place as u32)
+    }
+
+    pub fn line(&mut self, place: ProcessPlace, id: KeyId, line: &UsageLine<'_>) {
+        let key = self.keys.entry(id).or_default();
+        key.last = key.last.max(line.last);
+        for net in &line.nets {
+            if !key.nets.contains(net) {
+                key.nets.push(*net);
+            }
+        }
+        let counts = match key.counts.iter().position(|counts| counts.process == place.0) {
+            Some(at) => key.counts.get_mut(at),
+            None => {
+                let refused = BTreeMap::new();
+                key.counts.push(ProcessCounts { process: place.0, admitted: 0, refused });
+                key.counts.last_mut()
+            }
+        };
+        let Some(counts) = counts else { return };
+        counts.admitted = counts.admitted.max(line.admitted);
+        for (reason, count) in &line.refused {
+            let known = counts.refused.entry(Box::from(&**reason)).or_default();
+            *known = (*known).max(*count);
+        }
+    }
+
+    /// Another audience than this one, if there is one.
+    pub fn stranger(&self, audience: &str) -> Option<&str> {
+        self.processes.iter().map(|p| &*p.audience).find(|theirs| *theirs != audience)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.processes.is_empty()
+    }
+
+    /// Keys whose uses, or refusals and networks, may be missing.
+    pub fn dropped(&self) -> u64 {
+        self.processes.iter().map(|p| p.dropped).sum()
+    }
+
+    pub fn key(&self, id: KeyId) -> MergedUse {
+        let Some(key) = self.keys.get(&id) else { return MergedUse::default() };
+        let mut merged = MergedUse { last: key.last, ..MergedUse::default() };
+        for counts in &key.counts {
+            merged.admitted = merged.admitted.saturating_add(counts.admitted);
+            for (reason, count) in &counts.refused {
+                *merged.refused.entry(reason.clone()).or_default() += count;
+            }
+        }
+        merged.nets = key.nets.clone();
+        merged.nets.sort_unstable();
+        merged
+    }
+
+    /// Every key of the records, with what is known of it.
+    pub fn keys(&self) -> impl Iterator<Item = (KeyId, MergedUse)> {
+        self.keys.keys().map(|id| (*id, self.key(*id)))
+    }
+
+    /// The instances whose records, without those of their predecessors, begin after `from`, or end
+    /// before `to`; empty: what was used between the two is known.
+    ///
+    /// A process that began when another ended counts as its successor, whatever their names: pods
+    /// get new ones. `added` names instances that had no predecessor. One that ended before `to`
+    /// is missing only if no process has a record up to there.
+    pub fn gaps(&self, from: u32, to: u32, added: &[String]) -> Vec<InstanceSpan> {
+        let mut spans = self.spans();
+        spans.sort_by_key(|span| (span.from, span.to));
+        let mut open: Vec<usize> = Vec::new();
+        let mut short = Vec::new();
+        for (at, span) in spans.iter().enumerate() {
+            let ends_before = |other: usize| {
+                spans.get(other).is_some_and(|o| {
+                    o.to.saturating_add(GAP) >= span.from && o.to < span.from.saturating_add(GAP)
+                })
+            };
+            let own = |other: usize| spans.get(other).is_some_and(|o| o.instance == span.instance);
+            let predecessor = open
+                .iter()
+                .position(|other| ends_before(*other) && own(*other))
+                .or_else(|| open.iter().position(|other| ends_before(*other)));
+            match predecessor {
+                Some(place) => {
+                    open.remove(place);
+                }
+                None if span.from <= from || added.contains(&span.instance) => {}
+                None => short.push(span.clone()),
+            }
+            open.push(at);
+        }
+        // Records that end in the past are those of processes that are gone, unless all do.
+        let latest = spans.iter().max_by_key(|span| span.to);
+        if let Some(latest) = latest.filter(|span| span.to.saturating_add(GAP) < to) {
+            short.push(latest.clone());
+        }
+        short
+    }
+
+    /// Per process, the last stretch of time of which everything is known.
+    pub fn spans(&self) -> Vec<InstanceSpan> {
+        let span = |process: &ProcessRecord| {
+            let mut covered = process.covered.clone();
+            covered.sort_unstable();
+            let mut run = *covered.first()?;
+            for next in covered {
+                // A record from the start on says all, whatever was missing before.
+                if next.from > run.to.saturating_add(1) && next.from > process.started {
+                    run = next;
+                }
+                run.to = run.to.max(next.to);
+            }
+            Some(InstanceSpan { instance: process.instance.clone(), from: run.from, to: run.to })
+        };
+        self.processes.iter().filter_map(span).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(instance: &str, boot: &str, started: u32, since: u32, now: u32) -> UsageHead {
+        UsageHead {
+            usage: 1,
+            instance: instance.into(),
+            boot: boot.into(),
+            audience: "orders".into(),
+            started,
+            now,
+            since,
+            serial: None,
+            dropped: 0,
+        }
+    }
+
+    fn line(key: &str, last: u32, admitted: u64, limited: u64) -> UsageLine<'_> {
+        UsageLine {
+            key: key.into(),
+            last,
+            admitted,
+            refused: [("rate_limited".into(), limited)].into(),
+            nets: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn order_and_repeats_change_nothing() {
+        let id = KeyId::parse("key_a").unwrap();
+        let records = [
+            (head("a", "1", 100, 0, 110), line("key_a", 105, 5, 1)),
+            (head("a", "1", 100, 0, 120), line("key_a", 118, 9, 1)),
+            (head("a", "2", 130, 0, 140), line("key_a", 131, 2, 0)),
+            (head("b", "1", 100, 0, 140), line("key_a", 101, 7, 4)),
+        ];
+        let orders: [&[usize]; 4] =
+            [&[0, 1, 2, 3], &[3, 2, 1, 0], &[1, 0, 1, 3, 2, 2, 3], &[1, 3, 2]];
+        for order in orders {
+            let mut merge = UsageMerge::default();
+            for at in order {
+                let (head, line) = &records[*at];
+                let place = merge.head(head);
+                merge.line(place, id, line);
+            }
+            let merged = merge.key(id);
+            assert_eq!((merged.last, merged.admitted), (131, 18), "{order:?}");
+            assert_eq!(merged.refused, [("rate_limited".into(), 5)].into(), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_too_young_is_named() {
+        let young = |heads: &[UsageHead], from: u32, to: u32| {
+            let mut merge = UsageMerge::default();
+            for head in heads {
+                merge.head(head);
+            }
+            let gaps = merge.gaps(from, to, &["new".into()]);
+            gaps.into_iter().map(|span| span.instance).collect::<Vec<_>>()
+        };
+        let day = 1440;
+        // One process, long enough, and one that is too young.
+        assert!(young(&[head("a", "1", 0, 0, 100 * day)], 10 * day, 100 * day).is_empty());
+        assert_eq!(young(&[head("a", "1", 20 * day, 0, 100 * day)], 10 * day, 100 * day), ["a"]);
+        // A restart, and a pod that took over under another name.
+        let before = head("a", "1", 0, 0, 50 * day);
+        assert!(
+            young(&[head("a", "2", 50 * day, 0, 100 * day), before.clone()], day, 100 * day)
+                .is_empty()
+        );
+        assert!(
+            young(&[before.clone(), head("b", "2", 50 * day, 0, 100 * day)], day, 100 * day)
+                .is_empty()
+        );
+        // One predecessor is not two.
+        let two = [
+            before.clone(),
+            head("b", "2", 50 * day, 0, 100 * day),
+            head("c", "3", 50 * day, 0, 100 * day),
+        ];
+        assert_eq!(young(&two, day, 100 * day), ["c"]);
+        let added = [
+            before.clone(),
+            head("b", "2", 50 * day, 0, 100 * day),
+            head("new", "3", 50 * day, 0, 100 * day),
+        ];
+        assert!(young(&added, day, 100 * day).is_empty());
+        // A record that ends long ago says nothing of today.
+        assert_eq!(young(std::slice::from_ref(&before), day, 100 * day), ["a"]);
+        // Pages with a hole in between: only what is behind it is known.
+        let pages =
+            [head("a", "1", 0, 0, 10), head("a", "1", 0, 10, 20), head("a", "1", 0, 40, 50)];
+        assert_eq!(young(&pages, 0, 50), ["a"]);
+        assert!(young(&pages, 40, 50).is_empty());
+        let whole = [pages[2].clone(), head("a", "1", 0, 0, 60)];
+        assert!(young(&whole, 0, 60).is_empty());
+    }
+}

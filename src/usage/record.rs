@@ -1,0 +1,154 @@
+//! Lines of a usage record, as JSON: a head, then a line per key. Imports core only.
+//!
+//! All times are whole minutes since 1970 (UTC). All counts are since `boot`, so that the larger of
+//! two is the later one: order and repeats of lines do not matter.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::core::KeyId;
+
+/// The form of the record, in `usage` of its head.
+pub const VERSION: u32 = 1;
+
+/// Whose record it is, and what it covers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageHead {
+    /// [`VERSION`].
+    pub usage: u32,
+    /// `usage.instance`, or the host's name.
+    pub instance: String,
+    /// Random, drawn at each start: counts begin at 0 with it.
+    pub boot: String,
+    /// Of the table.
+    pub audience: String,
+    /// When this process began to count.
+    pub started: u32,
+    /// When the record was made.
+    pub now: u32,
+    /// The record has the keys that were used or refused in or since this minute; 0: all of them.
+    #[serde(default)]
+    pub since: u32,
+    /// Of the table or patch in force, whichever is higher.
+    pub serial: Option<u64>,
+    /// Keys whose refusals and networks were forgotten, and keys no longer in the table whose uses
+    /// were, for want of room.
+    pub dropped: u64,
+}
+
+/// One key. A key may stand in several lines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageLine<'l> {
+    #[serde(borrow)]
+    pub key: Cow<'l, str>,
+    /// The minute of the last admitted request; 0: none was admitted.
+    pub last: u32,
+    /// Requests that were admitted.
+    pub admitted: u64,
+    /// Requests that were refused although they named the key, by reason. At least so many.
+    #[serde(default, borrow, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<Cow<'l, str>, u64>,
+    /// Networks that the key was used from (/24, /48): at most four, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nets: Vec<IpNet>,
+}
+
+/// One line of either kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UsageRecord<'l> {
+    Head(UsageHead),
+    Key(KeyId, UsageLine<'l>),
+}
+
+/// A line that is none of a usage record. Says nothing of its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UsageRecordError {
+    #[error("is not a line of a usage record")]
+    Syntax,
+    #[error("is a usage record of form {0}, and this program knows form 1")]
+    Version(u32),
+}
+
+// === impl UsageRecord ===
+
+impl<'l> UsageRecord<'l> {
+    /// One line, without its end.
+    pub fn parse(line: &'l [u8]) -> Result<Self, UsageRecordError> {
+        if let Ok(line) = serde_json::from_slice::<UsageLine<'l>>(line) {
+            let id = KeyId::parse(&line.key).map_err(|_| UsageRecordError::Syntax)?;
+            return Ok(Self::Key(id, line));
+        }
+        #[derive(Deserialize)]
+        struct Form {
+            usage: u32,
+        }
+        match serde_json::from_slice::<Form>(line) {
+            Ok(Form { usage: VERSION }) => {}
+            Ok(Form { usage }) => return Err(UsageRecordError::Version(usage)),
+            Err(_) => return Err(UsageRecordError::Syntax),
+        }
+        serde_json::from_slice(line).map(Self::Head).map_err(|_| UsageRecordError::Syntax)
+    }
+}
+
+// === impl UsageHead ===
+
+impl UsageHead {
+    /// The first minute of which the record says all.
+    pub fn from(&self) -> u32 {
+        self.since.max(self.started)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_read_as_they_were_written() {
+        let head = UsageHead {
+            usage: VERSION,
+            instance: "orders-7f".into(),
+            boot: "1f".into(),
+            audience: "orders-api".into(),
+            started: 29_900_000,
+            now: 29_900_100,
+            since: 0,
+            serial: Some(7),
+            dropped: 0,
+        };
+        let text = serde_json::to_vec(&head).unwrap();
+        assert_eq!(UsageRecord::parse(&text), Ok(UsageRecord::Head(head)));
+        let line = UsageLine {
+            key: "key_a".into(),
+            last: 29_900_090,
+            admitted: 12,
+            refused: [("rate_limited".into(), 3)].into(),
+            nets: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8::/48".parse().unwrap()],
+        };
+        let text = serde_json::to_string(&line).unwrap();
+        let id = KeyId::parse("key_a").unwrap();
+        assert_eq!(UsageRecord::parse(text.as_bytes()), Ok(UsageRecord::Key(id, line)));
+        // What later versions add is passed over.
+        let more = br#"{"key":"key_a","last":1,"admitted":2,"bytes":5}"#;
+        assert!(matches!(UsageRecord::parse(more), Ok(UsageRecord::Key(..))));
+    }
+
+    #[test]
+    fn other_lines_are_refused() {
+        for (line, want) in [
+            ("", UsageRecordError::Syntax),
+            ("[]", UsageRecordError::Syntax),
+            ("{\"key\":\"key_a\"", UsageRecordError::Syntax),
+            (r#"{"key":"a b","last":1,"admitted":2}"#, UsageRecordError::Syntax),
+            (r#"{"key":"key_a","last":1,"admitted":-2}"#, UsageRecordError::Syntax),
+            (r#"{"usage":1}"#, UsageRecordError::Syntax),
+            (r#"{"usage":2,"instance":"a"}"#, UsageRecordError::Version(2)),
+        ] {
+            assert_eq!(UsageRecord::parse(line.as_bytes()), Err(want), "{line}");
+        }
+    }
+}
