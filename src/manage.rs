@@ -1,6 +1,6 @@
 //! The management side: registry, keys, signer, tables, publishing. `keygatectl` is [`run`].
 //!
-//! Imports core, table, clock and exit; never proxy, reload, admin or telemetry. Secrets exist here
+//! Imports core, table, usage, clock and exit; never proxy, reload, admin or telemetry. Secrets exist here
 //! only between their creation and the one time that they are shown: not in files, not in
 //! arguments, not in messages.
 
@@ -18,6 +18,7 @@ pub mod signer;
 pub mod status;
 pub mod tables;
 pub mod time;
+pub mod usage;
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -100,8 +101,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Err(Error::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
             Exit::Ok.code()
         }
-        // `diff --exit-code` has told it already.
-        Err(Error::Different) => 1,
+        // `diff --exit-code` and `keys safe-to-revoke` have told it already.
+        Err(Error::Different | Error::InUse) => 1,
         Err(e) => {
             session.output.flush().ok();
             session.output.note(&format!("error: {e}"));

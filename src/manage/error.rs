@@ -28,6 +28,9 @@ pub enum Error {
     /// `diff --exit-code` found a difference, and has said so.
     #[error("the two differ")]
     Different,
+    /// `keys safe-to-revoke` found a use, and has said so.
+    #[error("the key is in use")]
+    InUse,
     #[error("{}: already exists, and was not touched\nhint: {hint}", .path.display())]
     Exists { path: PathBuf, hint: &'static str },
     /// Lines of a registry or of an import, all of them at once.
@@ -46,6 +49,9 @@ pub enum Error {
     /// The demo's table has shown which.
     #[error("a row of the tour is not as promised")]
     NotAsPromised,
+    /// Usage records that cannot be had, or do not say enough for an answer.
+    #[error("{0}")]
+    NoUsage(String),
     /// A state that the sidecar or a status request did not reach.
     #[error("{0}")]
     NotInForce(String),
@@ -146,7 +152,7 @@ struct Faults<'a>(&'a [FileFault]);
 impl Error {
     pub fn exit(&self) -> u8 {
         let exit = match self {
-            Self::Different | Self::NotAsPromised => return 1,
+            Self::Different | Self::InUse | Self::NotAsPromised => return 1,
             Self::Argument { .. } | Self::Missing { .. } => Exit::Usage,
             Self::Ambiguous { .. }
             | Self::Faults { .. }
@@ -158,7 +164,9 @@ impl Error {
             Self::NoSuchKey { .. } | Self::Read { .. } => Exit::NoInput,
             Self::Random | Self::Sidecar { .. } => Exit::Internal,
             Self::Exists { .. } | Self::Write { .. } => Exit::CannotCreate,
-            Self::Locked { .. } | Self::NotInForce(_) | Self::Raced { .. } => Exit::TryAgain,
+            Self::Locked { .. } | Self::NoUsage(_) | Self::NotInForce(_) | Self::Raced { .. } => {
+                Exit::TryAgain
+            }
             Self::Setting { .. } => Exit::Config,
             Self::Refused { refusal, .. } | Self::Unreadable { refusal, .. } => {
                 return refusal.exit();

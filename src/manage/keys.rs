@@ -11,6 +11,7 @@ pub mod init;
 pub mod list;
 pub mod lookup;
 pub mod rotate;
+pub mod unused;
 
 use super::error::Result;
 use super::output::count;
@@ -49,8 +50,12 @@ pub enum KeysCommand {
     Revoke(edit::Revoke),
     /// Issue a successor and let the old secret expire
     Rotate(rotate::Rotate),
+    /// Ask the usage records whether anybody still uses a key
+    SafeToRevoke(unused::SafeToRevoke),
     /// Show everything about one key
     Show(list::Show),
+    /// Show keys that nobody has used for a while, by the usage records
+    Unused(unused::Unused),
 }
 
 impl KeysCommand {
@@ -70,7 +75,9 @@ impl KeysCommand {
             Self::List(list) => list.run(session),
             Self::Revoke(revoke) => revoke.run(session),
             Self::Rotate(rotate) => rotate.run(session),
+            Self::SafeToRevoke(question) => question.run(session),
             Self::Show(show) => show.run(session),
+            Self::Unused(unused) => unused.run(session),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `keygatectl status`: asks sidecars whether a serial is in force everywhere, and what troubles them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ impl Status {
             .max_redirects(0)
             .build()
             .into();
-        let bearer = self.bearer()?;
+        let bearer = bearer(self.token_file.as_deref())?;
         let rounds = self.wait.map_or(0, |wait| wait.as_millis() / PAUSE.as_millis());
         let mut answers = self.ask_all(&agent, bearer.as_ref());
         for _ in 0..rounds {
@@ -157,25 +157,6 @@ impl Status {
         match wrong.is_empty() {
             true => Ok(()),
             false => Err(Error::NotInForce(wrong.join("; "))),
-        }
-    }
-
-    /// The value of `Authorization`.
-    fn bearer(&self) -> Result<Option<Zeroizing<String>>> {
-        let Some(path) = &self.token_file else { return Ok(None) };
-        let bytes = Zeroizing::new(files::read(path, MAX_TOKEN)?);
-        let token = std::str::from_utf8(bytes.trim_ascii()).unwrap_or_default();
-        match !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
-            true => Ok(Some(Zeroizing::new(format!("Bearer {token}")))),
-            false => Err(Error::fault(
-                FileFault {
-                    path: path.clone(),
-                    line: 0,
-                    field: String::new(),
-                    why: "holds no bearer token".into(),
-                },
-                "the file that the sidecars' `admin.token_file` names has it",
-            )),
         }
     }
 
@@ -228,7 +209,7 @@ impl Status {
         };
         let fetched = match url.starts_with("https://") {
             true => Err("an admin listener speaks http, not https".to_owned()),
-            false => fetch(agent, bearer, &page_of(url)),
+            false => fetch(agent, bearer, &page_of(url, "/status")),
         };
         match fetched {
             Ok(page) => {
@@ -310,13 +291,34 @@ impl SidecarAnswer {
     }
 }
 
-fn page_of(url: &str) -> String {
+/// The value of `Authorization`, from the file that has the token.
+pub fn bearer(token_file: Option<&Path>) -> Result<Option<Zeroizing<String>>> {
+    let Some(path) = token_file else { return Ok(None) };
+    let bytes = Zeroizing::new(files::read(path, MAX_TOKEN)?);
+    let token = std::str::from_utf8(bytes.trim_ascii()).unwrap_or_default();
+    match !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(Some(Zeroizing::new(format!("Bearer {token}")))),
+        false => Err(Error::fault(
+            FileFault {
+                path: path.to_owned(),
+                line: 0,
+                field: String::new(),
+                why: "holds no bearer token".into(),
+            },
+            "the file that the sidecars' `admin.token_file` names has it",
+        )),
+    }
+}
+
+/// `page` (`/status`) of the admin listener that `url` names.
+pub fn page_of(url: &str, page: &str) -> String {
     let url = url.trim_end_matches('/');
     let url = match url.contains("://") {
         true => url.to_owned(),
         false => format!("http://{url}"),
     };
-    if url.ends_with("/status") { url } else { format!("{url}/status") }
+    let path = url.split('?').next().unwrap_or_default();
+    if path.ends_with(page) { url } else { format!("{url}{page}") }
 }
 
 fn fetch(
@@ -331,20 +333,23 @@ fn fetch(
     let mut response = request.call().map_err(|e| format!("no answer: {e}"))?;
     match response.status().as_u16() {
         200 => {}
-        401 if bearer.is_some() => return Err("answered 401: it has another token".into()),
-        401 => return Err("answered 401: give its token with --token-file".into()),
-        403 => return Err("answered 403: it needs `admin.token_file` to be asked from here".into()),
-        421 => {
-            return Err(
-                "answered 421: add this name to its `admin.hosts`, or use its address".into()
-            );
-        }
-        status => return Err(format!("answered {status}; is this the admin listener?")),
+        status => return Err(why_not(status, bearer)),
     }
     let body = response.body_mut().with_config().limit(MAX_BYTES).read_to_vec();
     let body = body.map_err(|e| format!("answer cut short: {e}"))?;
     serde_json::from_slice(&body)
         .map_err(|_| "answered something else than a status; is this the admin listener?".into())
+}
+
+/// What a status other than 200 says of the request.
+pub fn why_not(status: u16, bearer: Option<&Zeroizing<String>>) -> String {
+    match status {
+        401 if bearer.is_some() => "answered 401: it has another token".into(),
+        401 => "answered 401: give its token with --token-file".into(),
+        403 => "answered 403: it needs `admin.token_file` to be asked from here".into(),
+        421 => "answered 421: add this name to its `admin.hosts`, or use its address".into(),
+        status => format!("answered {status}; is this the admin listener?"),
+    }
 }
 
 #[cfg(test)]
@@ -358,7 +363,7 @@ mod tests {
             ("http://a:1/", "http://a:1/status"),
             ("http://a/status", "http://a/status"),
         ] {
-            assert_eq!(page_of(url), want);
+            assert_eq!(page_of(url, "/status"), want);
         }
     }
 }

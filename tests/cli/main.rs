@@ -16,4 +16,5 @@ mod status;
 mod support;
 mod tables;
 mod unpublished;
+mod usage;
 mod words;

@@ -11,6 +11,7 @@ use super::super::error::{Error, Result};
 use super::super::keys::create::Create;
 use super::super::keys::details::{DetailArgs, LimitChange};
 use super::super::keys::edit::{KeySelection, Turn};
+use super::super::keys::unused::show_minute;
 use super::super::output::Columns;
 use super::super::publish::PublishArgs;
 use super::super::registry::Registry;
@@ -18,10 +19,11 @@ use super::super::session::Session;
 use super::super::status::Status;
 use super::super::tables::build::Build;
 use super::super::time::When;
+use super::super::usage::UsageArgs;
 use super::child::Sidecar;
 use super::upstream::{DemoUpstream, Seen};
 use super::{session_in, write_files};
-use crate::core::{Environment, OrgId, Permission};
+use crate::core::{Environment, KeyId, OrgId, Permission};
 
 /// Between two tries while a change is on its way.
 const POLL: Duration = Duration::from_millis(5);
@@ -207,6 +209,7 @@ impl Tour {
         row.kept &= worked;
         rows.push(row);
         rows.push(self.in_force_everywhere());
+        rows.push(self.last_use());
         print(&rows, session)?;
         Ok(rows.iter().all(|row| row.kept))
     }
@@ -306,6 +309,23 @@ impl Tour {
         }
     }
 
+    /// What `keygatectl keys list --usage URL` shows of the first key.
+    fn last_use(&self) -> Row {
+        /// Requests of the tour that it opens.
+        const REQUESTS: u64 = 3;
+        let records = UsageArgs { usage: vec![self.admin.to_string()], token_file: None };
+        let id = KeyId::parse(&self.full.id).ok();
+        let used = id.and_then(|id| Some(records.read(None).ok()?.key(id))).unwrap_or_default();
+        let when = show_minute(used.last).unwrap_or_else(|| "never".to_owned());
+        Row {
+            what: "keygatectl keys list --usage".to_owned(),
+            request: "GET /usage".to_owned(),
+            status: format!("{} requests, last at {when}", used.admitted),
+            saw: "nothing".to_owned(),
+            kept: used.admitted == REQUESTS && used.last > 0,
+        }
+    }
+
     /// `keys create` has published nothing yet where the demo silences it.
     fn publish(&mut self) -> Result<()> {
         super::super::tables::patch::MakePatch::of_settings().run(&mut self.session)
@@ -362,6 +382,7 @@ impl Tour {
             format!("  curl -i http://{address}/api/orders"),
             String::new(),
             format!("  {this} -r {registry} keys list"),
+            format!("  {this} -r {registry} keys list --usage {admin}"),
             format!(
                 "  {this} -r {registry} keys create --org acme --name mine --permission read --env live"
             ),
@@ -369,6 +390,7 @@ impl Tour {
             String::new(),
             format!("  curl http://{admin}/status"),
             format!("  curl http://{admin}/metrics"),
+            format!("  curl http://{admin}/usage"),
         ];
         lines.iter().try_for_each(|line| session.output.line(line))
     }

@@ -16,9 +16,12 @@ use super::super::registry::words::to_object;
 use super::super::registry::{Filter, Form, Registry};
 use super::super::session::Session;
 use super::super::time;
+use super::super::usage::UsageArgs;
 use super::lookup::secret_digest;
+use super::unused::show_minute;
 use crate::core::format::KeyFormat;
 use crate::core::{Environment, KeyId, OrgId, Permission, PolicyName};
+use crate::usage::MergedUse;
 
 /// Keys whose columns are aligned together; the next ones follow with widths of their own, so that
 /// a million keys need no memory.
@@ -38,6 +41,9 @@ pub struct List {
     /// Only active keys that expire within this time, soonest first
     #[arg(long, value_name = "DURATION", value_parser = time::duration)]
     pub expiring: Option<Duration>,
+    // Shows when each key was last used and how often, as far as the records go.
+    #[command(flatten)]
+    pub records: UsageArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +66,7 @@ pub struct Show {
 
 impl List {
     pub fn run(self, session: &mut Session) -> Result<()> {
-        const TITLES: [&str; 12] = [
+        const TITLES: [&str; 14] = [
             "ID",
             "NAME",
             "ORG",
@@ -73,6 +79,8 @@ impl List {
             "CREATED",
             "EXPIRES",
             "REPLACED BY",
+            "LAST USED",
+            "REQUESTS",
         ];
         let registry = Registry::open(&session.registry)?;
         let now = session.now();
@@ -80,7 +88,15 @@ impl List {
         let successors = successors(&registry)?;
         let mut left = 0u64;
         let filter = Filter { org: self.org.clone(), name: self.name.clone(), ..Filter::default() };
-        let mut columns = Columns::titled(&TITLES);
+        let uses = match self.records.usage.is_empty() {
+            true => None,
+            false => Some(self.records.read(registry.settings.audience.as_deref())?),
+        };
+        let titles = match uses {
+            Some(_) => &TITLES[..],
+            None => TITLES.get(..TITLES.len() - 2).unwrap_or_default(),
+        };
+        let mut columns = Columns::titled(titles);
         let mut pending = 0;
         let mut faults = Vec::new();
         let mut first = true;
@@ -95,6 +111,9 @@ impl List {
                 let mut value = to_json(entry, &registry.settings, now);
                 say_published(&mut value, entry, &unpublished);
                 say_replaced(&mut value, entry, &successors);
+                if let Some(uses) = &uses {
+                    say_used(&mut value, &uses.key(entry.id));
+                }
                 return session.output.json_raw(&value);
             }
             let mut cells = row(entry, &registry.settings, now);
@@ -106,7 +125,8 @@ impl List {
             if let (Some(by), [.., last]) = (successors.get(&entry.id), &mut cells) {
                 *last = by.to_string();
             }
-            columns.row(cells);
+            let used = uses.as_ref().map(|uses| used_cells(&uses.key(entry.id)));
+            columns.row(cells.into_iter().chain(used.into_iter().flatten()));
             pending += 1;
             if pending == ALIGNED {
                 pending = 0;
@@ -134,6 +154,11 @@ impl List {
             session.output.text(if first { "]\n" } else { "\n]\n" })?;
         } else {
             columns.print(&mut session.output)?;
+        }
+        if let Some(uses) = &uses {
+            let from = uses.spans().into_iter().map(|span| span.from).max();
+            let from = from.and_then(show_minute).unwrap_or_default();
+            session.output.note(&format!("uses as far as the records go; one begins at {from}"));
         }
         if left > 0 {
             let is = if left == 1 { "1 key is" } else { &format!("{left} keys are") };
@@ -267,6 +292,21 @@ fn say_replaced(key: &mut Value, entry: &RegistryEntry, successors: &HashMap<Key
         let by = successors.get(&entry.id).map(KeyId::to_string);
         map.insert("replaced_by".into(), by.into());
     }
+}
+
+fn say_used(key: &mut Value, used: &MergedUse) {
+    if let Value::Object(map) = key {
+        map.insert("last_used".into(), show_minute(used.last).into());
+        map.insert("requests".into(), used.admitted.into());
+        map.insert("refused".into(), json!(used.refused));
+        let nets: Vec<_> = used.nets.iter().map(ToString::to_string).collect();
+        map.insert("used_from".into(), nets.into());
+    }
+}
+
+/// LAST USED and REQUESTS.
+fn used_cells(used: &MergedUse) -> [String; 2] {
+    [show_minute(used.last).unwrap_or_else(|| "-".to_owned()), used.admitted.to_string()]
 }
 
 /// The key that replaced each key that was rotated: the newest one, if there are several.

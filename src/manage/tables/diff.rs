@@ -241,6 +241,7 @@ impl DiffSide {
                         name: &spec.name,
                         expires: spec.expires,
                         grant: &spec.grant,
+                        uses: None,
                     };
                     let public_id = spec.public_id.as_deref();
                     let owner = spec.owner.as_ref().map(Owner::view);
@@ -291,7 +292,7 @@ impl Mark {
         owner: Option<OwnerView<'_>>,
         buffer: &mut Vec<u8>,
     ) -> Self {
-        let KeyView { id, org, name, expires, grant } = view;
+        let KeyView { id, org, name, expires, grant, uses: _ } = view;
         buffer.clear();
         // Each text is followed by a byte that none of them holds, each number has its length.
         for text in [*org, *name, public_id.unwrap_or("\u{1}"), grant.permissions.joined()] {
@@ -344,6 +345,7 @@ mod tests {
             name: &spec.name,
             expires: spec.expires,
             grant: &spec.grant,
+            uses: None,
         };
         let owner = spec.owner.as_ref().map(Owner::view);
         Mark::of(&view, &spec.digest, spec.public_id.as_deref(), owner, &mut Vec::new())

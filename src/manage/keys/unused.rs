@@ -1,0 +1,184 @@
+//! `keys unused` and `keys safe-to-revoke`: what the usage records say of keys that may go.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::super::error::{Error, Result};
+use super::super::output::{Columns, count};
+use super::super::registry::entry::RegistryEntry;
+use super::super::registry::{Filter, Registry};
+use super::super::session::Session;
+use super::super::time;
+use super::super::usage::{UsageArgs, UsagePeriod};
+use crate::core::OrgId;
+use crate::usage::MergedUse;
+
+#[derive(Debug, clap::Args)]
+pub struct Unused {
+    /// Keys that nobody used for so long
+    #[arg(long = "for", value_name = "DURATION", value_parser = time::duration)]
+    pub period: Duration,
+    /// Only keys of this organization
+    #[arg(long, value_parser = OrgId::parse)]
+    pub org: Option<OrgId>,
+    #[command(flatten)]
+    pub records: UsageArgs,
+    #[command(flatten)]
+    pub covered: UsagePeriod,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SafeToRevoke {
+    /// Key id, or a name that only one key has
+    #[arg(value_name = "KEY")]
+    pub key: String,
+    /// Look for the name only among the keys of this organization
+    #[arg(long, value_parser = OrgId::parse)]
+    pub org: Option<OrgId>,
+    /// Nobody may have used it for so long
+    #[arg(long = "for", value_name = "DURATION", default_value = "30d", value_parser = time::duration)]
+    pub period: Duration,
+    #[command(flatten)]
+    pub records: UsageArgs,
+    #[command(flatten)]
+    pub covered: UsagePeriod,
+}
+
+/// A minute of a record as people read it.
+pub fn show_minute(minute: u32) -> Option<String> {
+    (minute > 0).then(|| time::show(u64::from(minute) * 60))
+}
+
+fn needs_records(records: &UsageArgs) -> Result<()> {
+    match records.usage.is_empty() {
+        false => Ok(()),
+        true => Err(Error::Missing {
+            what: "the usage record",
+            hint: "name the files or admin listeners of all sidecars: --usage FILE|URL…",
+        }),
+    }
+}
+
+/// Whether the key was used at or after `from` (Unix seconds). The minute of `from` counts.
+fn used_since(used: &MergedUse, from: u64) -> bool {
+    u64::from(used.last) >= from / 60
+}
+
+// === impl Unused ===
+
+impl Unused {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        needs_records(&self.records)?;
+        let registry = Registry::open(&session.registry)?;
+        let merge = self.records.read(registry.settings.audience.as_deref())?;
+        let now = session.now();
+        let from = now.saturating_sub(self.period.as_secs());
+        self.covered.check(&merge, from, now)?;
+        let mut found: Vec<(RegistryEntry, MergedUse)> = Vec::new();
+        let mut young = 0;
+        let filter = Filter { org: self.org.clone(), ..Filter::default() };
+        registry.scan(&filter, &mut |located| {
+            let entry = located.entry;
+            let used = merge.key(entry.id);
+            if entry.state(now) != "active" || used_since(&used, from) {
+                return Ok(());
+            }
+            // Of a key that is younger than the period nothing can be said.
+            match entry.created.is_some_and(|created| created > from) {
+                true => young += 1,
+                false => found.push((entry, used)),
+            }
+            Ok(())
+        })?;
+        found.sort_by_key(|(entry, used)| (used.last, entry.id));
+        if session.output.json {
+            let keys: Vec<Value> = found
+                .iter()
+                .map(|(entry, used)| {
+                    json!({
+                        "id": entry.id.to_string(),
+                        "name": entry.name,
+                        "org": entry.org.as_str(),
+                        "last_used": show_minute(used.last),
+                        "created": entry.created.map(time::show),
+                    })
+                })
+                .collect();
+            return session.output.json(&keys);
+        }
+        let mut columns = Columns::titled(&["ID", "NAME", "ORG", "LAST USED", "CREATED"]);
+        for (entry, used) in &found {
+            columns.row([
+                entry.id.to_string(),
+                if entry.name.is_empty() { "-".to_owned() } else { entry.name.to_string() },
+                entry.org.as_str().to_owned(),
+                show_minute(used.last).unwrap_or_else(|| "not in the records".to_owned()),
+                entry.created.map_or_else(|| "-".to_owned(), time::show),
+            ]);
+        }
+        columns.print(&mut session.output)?;
+        let active = count(found.len() as u64, "active key");
+        session.output.note(&format!("{active} not used since {}", time::show(from)));
+        if young > 0 {
+            let keys = count(young, "key");
+            session.output.note(&format!("{keys} unused, but younger than that"));
+        }
+        Ok(())
+    }
+}
+
+// === impl SafeToRevoke ===
+
+impl SafeToRevoke {
+    pub fn run(self, session: &mut Session) -> Result<()> {
+        needs_records(&self.records)?;
+        let registry = Registry::open(&session.registry)?;
+        let now = session.now();
+        let entry = registry.select(&self.key, self.org.as_ref(), now)?.entry;
+        let merge = self.records.read(registry.settings.audience.as_deref())?;
+        let from = now.saturating_sub(self.period.as_secs());
+        let used = merge.key(entry.id);
+        let in_use = used_since(&used, from);
+        // A use that is there answers the question, however short the records are.
+        if !in_use {
+            self.covered.check(&merge, from, now)?;
+        }
+        let last = show_minute(used.last);
+        if session.output.json {
+            session.output.json(&json!({
+                "id": entry.id.to_string(),
+                "name": entry.name,
+                "org": entry.org.as_str(),
+                "state": entry.state(now),
+                "safe": !in_use,
+                "since": time::show(from),
+                "last_used": last,
+                "admitted": used.admitted,
+                "refused": used.refused,
+                "networks": used.nets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            }))?;
+        } else {
+            let (id, when) = (entry.id, last.unwrap_or_default());
+            session.output.line(&match (in_use, when.as_str()) {
+                (true, when) => format!("{id} is in use: last at {when}"),
+                (false, "") => format!("{id} was not used since {}", time::show(from)),
+                (false, when) => {
+                    format!("{id} was not used since {}; last at {when}", time::show(from))
+                }
+            })?;
+            let nets: Vec<_> = used.nets.iter().map(ToString::to_string).collect();
+            if !nets.is_empty() {
+                session.output.line(&format!("from {}", nets.join(", ")))?;
+            }
+            let refused: u64 = used.refused.values().sum();
+            if refused > 0 {
+                let refused = count(refused, "request");
+                session
+                    .output
+                    .line(&format!("{refused} with it refused; somebody has it still"))?;
+            }
+        }
+        if in_use { Err(Error::InUse) } else { Ok(()) }
+    }
+}
