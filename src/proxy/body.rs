@@ -1,5 +1,15 @@
 //! The bodies of requests on their way through. Never buffered whole; one frame is in our hands at a
 //! time.
+//!
+//! ```text
+//! who reads the client     HyperBody (hyper) | Inflow (a Wire, without hyper)
+//!   as it is handed over   ClientBody: Whole, with the head | Coming: one of the two above
+//!   under its rules        Upload: Coming with the route's limit; UploadProgress is its other end
+//!   as it is sent          RequestBody: Empty | Whole | Stream of an Upload
+//!     by hyper             RequestBody itself, which is a body to hyper
+//!     as bytes             outbound::BodyBehind the head, then upstream::sending::Sending
+//! what nobody wants        Unread: read to its end over HTTP/2, and dropped
+//! ```
 
 mod error;
 mod inflow;
