@@ -5,8 +5,11 @@ machine's load, so two commits can be compared:
 
     make bench-instructions JSON=before.json
     make bench-instructions JSON=after.json BASE=before.json
+
+ONLY=steps,requests,answers: some of it. VARIANTS=keygate: whole requests through that one alone.
 """
 
+import glob
 import json
 import os
 import re
@@ -24,10 +27,12 @@ from rig.procs import Failed
 
 # Start-up is in both and falls out of the difference.
 STEP_FEW, STEP_MANY = 500, 5500
-# What start-up costs differs by some million instructions from run to run (random numbers, clocks), so
-# there are many.
+# What start-up costs differs by some million instructions from run to run (random numbers, clocks). A
+# whole request is counted on the gateway's worker alone: starting is other threads' work.
 REQUEST_FEW, REQUEST_MANY = 200, 5200
 KEYS = 1000
+ONLY = [n for n in os.environ.get("ONLY", "steps,requests,answers").split(",") if n]
+VARIANTS = [n for n in os.environ.get("VARIANTS", "").split(",") if n]
 # Accepted requests for a body; the same number of bytes with a length and in chunks.
 BODIES = {
     "1 KiB counted": "/1k",
@@ -55,31 +60,46 @@ def step(program, name, times):
     return collected(out.stderr, name)
 
 
-def requests(kind, setup, secrets, want, times, path="/", **options):
-    """Instructions of a gateway that lives for so many requests on one connection."""
+def requests(kind, setup, secrets, want, times, path="/", close=False, options=()):
+    """Instructions by thread of a gateway that lives for so many requests, on one connection or on one
+    each. Under `options` of callgrind's the caller reads them himself."""
     bench = kind.bench
     directory = tempfile.mkdtemp(dir=bench.run_dir)
     ports = (procs.free_port(), procs.free_port(), procs.free_port())
     log = os.path.join(directory, "log")
-    command = callgrind(kind.configure(setup, directory, ports), **options)
+    out = os.path.join(directory, "callgrind")
+    by_thread = ("--separate-threads=yes", f"--callgrind-out-file={out}")
+    command = callgrind(kind.configure(setup, directory, ports), options or by_thread)
     process = procs.spawn(command, procs.PROXY_CORE, log, cwd=directory)
     try:
         procs.wait_port(ports[0], process, log, step=0.1)
-        with socket.create_connection(("127.0.0.1", ports[0]), timeout=60) as connection:
-            answers = connection.makefile("rb")
-            for n in range(times):
-                ask(connection, answers, path, secrets[n % len(secrets)], want)
+        for first in range(0, times, 1 if close else times):
+            with connect(ports[0]) as connection, connection.makefile("rb") as answers:
+                for n in range(first, first + 1 if close else times):
+                    ask(connection, answers, path, secrets[n % len(secrets)], want, close)
+                if close and answers.read(1):
+                    raise Failed(f"{kind.name}: it goes on behind the last answer")
         time.sleep(0.2)
         # valgrind hands it on; both gateways end by it.
         process.send_signal(signal.SIGTERM)
         process.wait(60)
     finally:
         procs.stop(process)
-    return collected(procs.tail(log, 20_000), kind.name)
+    counts = {}
+    for file in glob.glob(f"{out}-*"):
+        with open(file) as lines:
+            totals = [int(line.split()[1]) for line in lines if line.startswith("totals:")]
+        counts[file.rpartition("-")[2]] = sum(totals)
+    return counts
 
 
-def ask(connection, answers, path, secret, want):
+def connect(port):
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
+
+
+def ask(connection, answers, path, secret, want, close=False):
     head = f"GET {path} HTTP/1.1\r\nHost: bench\r\nUser-Agent: bench/1.0\r\nAccept: */*\r\n"
+    head += "Connection: close\r\n" if close else ""
     connection.sendall(f"{head}X-Api-Key: {secret}\r\n\r\n".encode())
     status = answers.readline() or fail()
     if not status.startswith(b"HTTP/1.1 %d" % want):
@@ -128,36 +148,45 @@ def main():
 
     print("| | instructions | before | change |\n|---|---|---|---|")
     with Bench(("valgrind", "openssl", "taskset")) as bench:
-        program = bench.example("bench-instructions")
-        listed = subprocess.run([program], capture_output=True, text=True, check=True)
-        for name in listed.stdout.splitlines():
-            few, many = (step(program, name, times) for times in (STEP_FEW, STEP_MANY))
-            show(name, (many - few) / (STEP_MANY - STEP_FEW))
+        if "steps" in ONLY:
+            program = bench.example("bench-instructions")
+            listed = subprocess.run([program], capture_output=True, text=True, check=True)
+            for name in listed.stdout.splitlines():
+                few, many = (step(program, name, times) for times in (STEP_FEW, STEP_MANY))
+                show(name, (many - few) / (STEP_MANY - STEP_FEW))
+
+        def whole(label, gateway, features, **how):
+            setup = Setup(keys=KEYS, features=features)
+            few, many = (
+                requests(gateway, setup, times=times, **how) for times in (REQUEST_FEW, REQUEST_MANY)
+            )
+            # The one worker is the thread that has had to do more.
+            more = max(count - few.get(thread, 0) for thread, count in many.items())
+            show(label, more / (REQUEST_MANY - REQUEST_FEW))
+
         right = [secret for secret, _ in bench.keys(KEYS).sample()]
         wrong = [secret[:-1] + "z" for secret in right]
-        whole = [("keygate", contenders.Keygate, f) for f in contenders.Keygate.variants().values()]
-        whole.append(("hyper", contenders.Hyper, frozenset()))
-        for name, kind, features in whole:
-            off = " ".join(sorted(features - {"default"})).replace("_", " ")
+        kinds = [
+            (name, contenders.Keygate, features)
+            for name, features in contenders.Keygate.variants().items()
+        ]
+        kinds.append(("hyper", contenders.Hyper, frozenset()))
+        for name, kind, features in kinds:
+            if "requests" not in ONLY or (VARIANTS and name not in VARIANTS):
+                continue
+            name = name.replace("_", " ")
             for what, secrets, want in (("accepted", right, 200), ("refused", wrong, 401)):
-                setup = Setup(keys=KEYS, features=features)
-                gateway = kind(bench)
-                few, many = (
-                    requests(gateway, setup, secrets, want, times)
-                    for times in (REQUEST_FEW, REQUEST_MANY)
-                )
-                label = f"request: {name}{' ' + off if off else ''}, {what}"
-                show(label, (many - few) / (REQUEST_MANY - REQUEST_FEW))
-        for label, path in BODIES.items():
-            gateway = contenders.Keygate(bench)
-            setup = Setup(keys=KEYS, features=frozenset({"default"}))
-            few, many = (
-                requests(gateway, setup, right, 200, times, path=path)
-                for times in (REQUEST_FEW, REQUEST_MANY)
-            )
-            show(f"answer: keygate, {label}", (many - few) / (REQUEST_MANY - REQUEST_FEW))
+                asked = {"secrets": secrets, "want": want}
+                whole(f"request: {name}, {what}", kind(bench), features, **asked)
+                if name in ("keygate", "hyper"):
+                    label = f"request: {name}, {what}, connection per request"
+                    whole(label, kind(bench), features, close=True, **asked)
+        for label, path in BODIES.items() if "answers" in ONLY else ():
+            features = frozenset({"default"})
+            label = f"answer: keygate, {label}"
+            whole(label, contenders.Keygate(bench), features, secrets=right, want=200, path=path)
         print()
-        for size in ("1 KiB", "64 KiB"):
+        for size in ("1 KiB", "64 KiB") if "answers" in ONLY else ():
             ratio = found[f"answer: keygate, {size} in chunks"] / found[f"answer: keygate, {size} counted"]
             print(f"{size} in chunks to {size} counted: {ratio:.2f}")
     write_json({"schema": 1, "commit": commit(), "instructions": found})

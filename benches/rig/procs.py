@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import random
 import re
 import resource
 import signal
@@ -31,9 +32,18 @@ def raise_descriptor_limit():
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nothing listens on, and that the kernel gives to no outgoing connection: a load with
+    a connection for each request would take it before its contender has bound it."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as f:
+        lowest_outgoing = int(f.read().split()[0])
+    for port in random.sample(range(10_000, lowest_outgoing), 100):
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise Failed(f"no free port between 10000 and {lowest_outgoing}")
 
 
 def wait_port(port, process, log, deadline=60.0, step=0.002):
