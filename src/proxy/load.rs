@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
+use foldhash::quality::RandomState;
 
 use crate::config::Caps;
 
@@ -13,10 +14,15 @@ use crate::config::Caps;
 pub struct Load {
     workers: Vec<WorkerLoad>,
     total: AtomicUsize,
-    by_address: DashMap<IpAddr, usize>,
+    by_address: AddressCounts,
     lingering: AtomicUsize,
-    lingering_by_address: DashMap<IpAddr, usize>,
+    lingering_by_address: AddressCounts,
 }
+
+/// How many each address has. The hash is quick, with a seed that nobody outside learns: clients
+/// choose their addresses, and there are no more entries than connections.
+#[derive(Debug, Default)]
+struct AddressCounts(DashMap<IpAddr, usize, RandomState>);
 
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -58,9 +64,9 @@ impl Load {
         Self {
             workers: (0..workers.max(1)).map(|_| WorkerLoad::default()).collect(),
             total: AtomicUsize::new(0),
-            by_address: DashMap::new(),
+            by_address: AddressCounts::default(),
             lingering: AtomicUsize::new(0),
-            lingering_by_address: DashMap::new(),
+            lingering_by_address: AddressCounts::default(),
         }
     }
 
@@ -105,14 +111,11 @@ impl Counted {
         }
         let bounded = caps.connections_per_address < caps.connections;
         let address = address.filter(|_| bounded);
-        if let Some(address) = address {
-            let mut count = load.by_address.entry(address).or_insert(0);
-            if *count >= caps.connections_per_address {
-                drop(count);
-                load.total.fetch_sub(1, Ordering::Relaxed);
-                return Err(Full::Address);
-            }
-            *count += 1;
+        if let Some(address) = address
+            && !load.by_address.count_up(address, caps.connections_per_address)
+        {
+            load.total.fetch_sub(1, Ordering::Relaxed);
+            return Err(Full::Address);
         }
         if let Some(own) = load.workers.get(worker) {
             own.connections.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +132,7 @@ impl Drop for Counted {
             own.connections.fetch_sub(1, Ordering::Relaxed);
         }
         if let Some(address) = self.address {
-            count_down(&load.by_address, address);
+            load.by_address.count_down(address);
         }
     }
 }
@@ -141,14 +144,10 @@ impl LingerPlace {
             load.lingering.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let mut count = load.lingering_by_address.entry(address).or_insert(0);
-        if *count >= MOST_LINGERING_PER_ADDRESS {
-            drop(count);
+        if !load.lingering_by_address.count_up(address, MOST_LINGERING_PER_ADDRESS) {
             load.lingering.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        *count += 1;
-        drop(count);
         Some(Self { load: Arc::clone(load), address })
     }
 }
@@ -156,18 +155,28 @@ impl LingerPlace {
 impl Drop for LingerPlace {
     fn drop(&mut self) {
         self.load.lingering.fetch_sub(1, Ordering::Relaxed);
-        count_down(&self.load.lingering_by_address, self.address);
+        self.load.lingering_by_address.count_down(self.address);
     }
 }
 
-/// One less of this address; none leaves no entry.
-fn count_down(counts: &DashMap<IpAddr, usize>, address: IpAddr) {
-    let is_last = counts.get_mut(&address).is_some_and(|mut count| {
-        *count = count.saturating_sub(1);
-        *count == 0
-    });
-    if is_last {
-        counts.remove_if(&address, |_, count| *count == 0);
+// === impl AddressCounts ===
+
+impl AddressCounts {
+    /// One more of this address; false if it has so many already.
+    fn count_up(&self, address: IpAddr, most: usize) -> bool {
+        let mut count = self.0.entry(address).or_insert(0);
+        let fits = *count < most;
+        *count += usize::from(fits);
+        fits
+    }
+
+    /// One less of this address; none leaves no entry.
+    fn count_down(&self, address: IpAddr) {
+        let Entry::Occupied(mut count) = self.0.entry(address) else { return };
+        match count.get().saturating_sub(1) {
+            0 => drop(count.remove()),
+            left => *count.get_mut() = left,
+        }
     }
 }
 
@@ -199,7 +208,7 @@ mod tests {
         assert!(take(255).is_some(), "one came back");
         drop((of_one, others));
         assert_eq!(load.lingering.load(Ordering::Relaxed), 0);
-        assert!(load.lingering_by_address.is_empty());
+        assert!(load.lingering_by_address.0.is_empty());
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Listens, accepts, counts, and hands each connection to the worker with the fewest.
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -103,34 +106,41 @@ pub(crate) async fn accept(worker: Rc<Worker>, listening: Listening) {
         }
     };
     let mut phase = worker.shared.phase.clone();
-    let mut spare = Spare::new();
-    let mut failures = 0;
     // A socket that outlives us is another's as soon as we are to go.
     let last = if about.outlives_us { Phase::Leaving } else { Phase::Draining };
+    let mut leaving = pin!(async move {
+        // An error means that nobody is left who could say it.
+        let _ = phase.wait_for(|p| *p >= last).await;
+    });
+    let mut spare = Spare::new();
+    let mut failures = 0;
     loop {
-        let taken = tokio::select! {
-            biased;
-            _ = phase.wait_for(|p| *p >= last) => break,
-            taken = source.accept() => taken,
-        };
-        match taken {
-            Ok((plain, peer)) => {
-                failures = 0;
-                dispatch(&worker, plain, peer, &about);
+        // Takes all connections that wait; the runtime's budget ends a batch that is too long.
+        let taken = poll_fn(|cx| {
+            if leaving.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
             }
-            Err(error) => {
-                worker.cells.accept_error();
-                failures += 1;
-                recover(&error, failures, &source, &mut spare).await;
+            loop {
+                match ready!(source.poll_accept(cx)) {
+                    Ok((plain, peer)) => {
+                        failures = 0;
+                        dispatch(&worker, plain, peer, &about);
+                    }
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
             }
-        }
+        });
+        let Err(error) = taken.await else { break };
+        worker.cells.accept_error();
+        failures += 1;
+        recover(&error, failures, &source, &mut spare).await;
     }
     if about.outlives_us {
         // Only closed: shut down, it would listen for nobody any more.
         return;
     }
     // What the kernel has completed before we stopped is a client that believes it is connected.
-    while let Some(Ok((plain, peer))) = now_or_never(source.accept()).await {
+    while let Some(Ok((plain, peer))) = source.accept_waiting().await {
         dispatch(&worker, plain, peer, &about);
     }
 }
@@ -209,7 +219,7 @@ async fn recover(error: &io::Error, failures: u32, source: &Source, spare: &mut 
         );
         spare.0 = None;
         // Takes one client off the queue and closes it, which tells it to go elsewhere.
-        drop(now_or_never(source.accept()).await);
+        drop(source.accept_waiting().await);
         *spare = Spare::new();
     } else if !is_of_one_connection(error) {
         tracing::warn!(%error, "accept failed");
@@ -231,26 +241,29 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
-    })
-    .await
-}
-
 impl Source {
-    async fn accept(&self) -> io::Result<(Plain, Option<SocketAddr>)> {
-        match self {
+    fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(Plain, Option<SocketAddr>)>> {
+        Poll::Ready(Ok(match self {
             Self::Tcp(listener) => {
-                let (tcp, peer) = listener.accept().await?;
-                Ok((Plain::Tcp(tcp), Some(peer)))
+                let (tcp, peer) = ready!(listener.poll_accept(cx))?;
+                (Plain::Tcp(tcp), Some(peer))
             }
             Self::Unix(listener) => {
-                let (unix, _) = listener.accept().await?;
-                Ok((Plain::Unix(unix), None))
+                let (unix, _) = ready!(listener.poll_accept(cx))?;
+                (Plain::Unix(unix), None)
             }
-        }
+        }))
+    }
+
+    /// `None`: nobody waits.
+    async fn accept_waiting(&self) -> Option<io::Result<(Plain, Option<SocketAddr>)>> {
+        poll_fn(|cx| match self.poll_accept(cx) {
+            Poll::Ready(taken) => Poll::Ready(Some(taken)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
     }
 }

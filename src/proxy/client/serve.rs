@@ -46,12 +46,14 @@ pub(crate) fn start(
     counted: Counted,
 ) {
     let worker = Rc::clone(worker);
-    tokio::task::spawn_local(at_most::<CONNECTION_BYTES, _>(async move {
+    // Boxed: tokio copies a task's future as a whole when it is spawned, and twice when it ends
+    // (tokio-rs/tokio#4487).
+    tokio::task::spawn_local(Box::pin(at_most::<CONNECTION_BYTES, _>(async move {
         let _counted = counted;
         worker.cells.connection_opened(about.slot);
         let _open = Open { worker: Rc::clone(&worker), slot: about.slot };
         serve(&worker, plain, peer, &about).await;
-    }));
+    })));
 }
 
 /// Most bytes of a connection's task; idle ones are counted in ten thousands.
