@@ -2,10 +2,17 @@
 
 use std::cell::Cell;
 
-use http::HeaderValue;
-
 use crate::config::Sampled;
 use crate::proxy::http1::head::Fields;
+
+/// Names one request in its answer, in the log and towards the service: visible ASCII.
+#[derive(Clone, Debug)]
+pub(crate) enum RequestId {
+    /// Hexadecimal digits.
+    Made([u8; 32]),
+    /// A trusted proxy's.
+    Given(Box<str>),
+}
 
 /// A `traceparent` of ours.
 #[derive(Debug)]
@@ -27,6 +34,34 @@ impl Trace {
     }
 }
 
+// === impl RequestId ===
+
+impl RequestId {
+    /// Most bytes of one that somebody else has made.
+    const LONGEST: usize = 128;
+
+    /// A trusted proxy's. `None`: too long, empty, or not visible ASCII.
+    pub(crate) fn given(value: &[u8]) -> Option<Self> {
+        let fits = (1..=Self::LONGEST).contains(&value.len());
+        let text = std::str::from_utf8(value).ok()?;
+        (fits && value.iter().all(u8::is_ascii_graphic)).then(|| Self::Given(text.into()))
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Made(digits) => digits,
+            Self::Given(text) => text.as_bytes(),
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Made(digits) => std::str::from_utf8(digits).unwrap_or_default(),
+            Self::Given(text) => text,
+        }
+    }
+}
+
 // === impl Ids ===
 
 impl Ids {
@@ -35,18 +70,17 @@ impl Ids {
         Self { high: (seed >> 64) as u64, low: Cell::new(seed as u64) }
     }
 
-    /// 32 hexadecimal digits.
-    pub(crate) fn next(&self) -> HeaderValue {
+    pub(crate) fn next(&self) -> RequestId {
         let mut text = [0; 32];
         let (high, low) = text.split_at_mut(16);
         put_hex(high, self.high);
         put_hex(low, self.step());
-        value_of(&text)
+        RequestId::Made(text)
     }
 
     /// A `traceparent` that begins a trace (W3C Trace Context, version 00). Its trace id is the
     /// request's id, where that has the form of one.
-    pub(crate) fn begin_trace(&self, request_id: &HeaderValue, sampled: Sampled) -> Trace {
+    pub(crate) fn begin_trace(&self, request_id: &RequestId, sampled: Sampled) -> Trace {
         let mut text = match sampled {
             Sampled::Yes => *b"00-................................-................-01",
             Sampled::No => *b"00-................................-................-00",
@@ -100,11 +134,6 @@ fn is_trace_id(bytes: &[u8]) -> bool {
     bytes.len() == 32
         && bytes.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
         && bytes.iter().any(|b| *b != b'0')
-}
-
-/// Hexadecimal digits and dashes are always a value.
-fn value_of(text: &[u8]) -> HeaderValue {
-    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// The trace that a head belongs to: the trace id of its one `traceparent`, if that is valid (W3C
@@ -169,7 +198,9 @@ mod tests {
     #[test]
     fn a_trace_of_ours_is_valid() {
         let ids = Ids::new([7; 16]);
-        let begun = |id: &'static str| ids.begin_trace(&HeaderValue::from_static(id), Sampled::Yes);
+        let begun = |id: &str| {
+            ids.begin_trace(&RequestId::given(id.as_bytes()).unwrap(), Sampled::Yes)
+        };
         // A client's own id, through a trusted proxy, may have any form.
         for id in
             ["request-1", "0af7651916cd43dd8448eb211c80319c", "................................"]
@@ -183,6 +214,17 @@ mod tests {
             begun("0af7651916cd43dd8448eb211c80319c").id().unwrap(),
             *b"0af7651916cd43dd8448eb211c80319c"
         );
+    }
+
+    #[test]
+    fn what_a_given_request_id_is() {
+        let longest = "x".repeat(RequestId::LONGEST);
+        for id in ["1", "a\"b<c>", &longest] {
+            assert_eq!(RequestId::given(id.as_bytes()).unwrap().as_str(), id);
+        }
+        for id in ["", "a b", "a\r\nb", "\u{7f}", "\u{e9}", &format!("{longest}x")] {
+            assert!(RequestId::given(id.as_bytes()).is_none(), "{id:?}");
+        }
     }
 
     #[test]

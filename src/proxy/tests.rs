@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::body::{ClientBody, RequestBody};
 use super::http1::head::RequestHead;
-use super::ids::Ids;
+use super::ids::{Ids, RequestId};
 use super::net::io::{ClientAddr, Io, Moments};
 use super::net::transport::{Plain, Transport};
 use super::outbound::{Forward, UpstreamRequest};
@@ -175,14 +175,13 @@ fn sent_as(
     };
     let carried = reading.carriers.carried();
     let changes = reading.into_changes();
+    let request_id = RequestId::Given("request-1".into());
     let context = RewriteContext {
         settings,
         client: &ClientAddr { peer: Some(peer), local: None },
         https: false,
-        request_id: &HeaderValue::from_static("request-1"),
-        trace: Some(
-            Ids::new([0; 16]).begin_trace(&HeaderValue::from_static("request-1"), Sampled::No),
-        ),
+        request_id: &request_id,
+        trace: Some(Ids::new([0; 16]).begin_trace(&request_id, Sampled::No)),
         host: None,
         authority: &HeaderValue::from_static("upstream:9000"),
         http2: false,

@@ -262,7 +262,7 @@ impl<'s> Admission<'s> {
                     let uses = &self.worker.uses;
                     uses.refused(key, rejection.reason, reading.client(), record.started());
                 }
-                record.org = key.and_then(|k| HeaderValue::from_str(k.org).ok());
+                record.org = key.map(|k| k.org.into());
                 record.decided(DecisionOutcome::Rejected(rejection.reason));
                 let profile = route.and_then(|r| r.profile.as_deref());
                 return Err(self.refuse(&rejection, profile, record));
@@ -293,7 +293,7 @@ impl<'s> Admission<'s> {
                 let key = admitted.key();
                 self.reaches(ConnectionReach::Admitted);
                 record.key = Some(key.id);
-                record.org = HeaderValue::from_str(key.org).ok();
+                record.org = Some(key.org.into());
                 if let Some(charge) = admitted.charge() {
                     match self.worker.shared.limits.charge(charge, record.started()) {
                         Ok(spent) => {

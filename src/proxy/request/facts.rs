@@ -15,6 +15,7 @@ use crate::core::path::{self, Traits};
 use crate::core::{Facts, Reason, Rejection, address};
 use crate::proxy::http1::head::{At, RequestHead, is_extended_connect, text_of};
 use crate::proxy::http1::length::content_length;
+use crate::proxy::ids::RequestId;
 
 /// What was read of one request. Borrows from its head.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ pub(crate) struct HeadChanges {
     pub(crate) upgrade: bool,
     pub(crate) te_trailers: bool,
     /// From a trusted proxy: `X-Request-Id`, `X-Forwarded-For`, `-Proto` and `-Host` of the client.
-    pub(crate) request_id: Option<HeaderValue>,
+    pub(crate) request_id: Option<RequestId>,
     pub(crate) forwarded_for: Vec<HeaderValue>,
     pub(crate) forwarded_proto: Option<HeaderValue>,
     pub(crate) forwarded_host: Option<HeaderValue>,
@@ -405,11 +406,7 @@ fn through_proxies(
         last("x-forwarded-proto").filter(|v| matches!(*v, b"http" | b"https")).and_then(value_of);
     changes.forwarded_host =
         last("x-forwarded-host").filter(|v| is_authority(v)).and_then(value_of);
-    changes.request_id = head
-        .fields
-        .get(&settings.identity.request_id)
-        .filter(|v| (1..=128).contains(&v.len()) && v.iter().all(u8::is_ascii_graphic))
-        .and_then(value_of);
+    changes.request_id = head.fields.get(&settings.identity.request_id).and_then(RequestId::given);
     address::client_address(peer, entries.into_iter(), &settings.trusted_proxies)
 }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use http::{HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderName, Method, Version, header};
 
 use super::credentials;
 use crate::config::{LogFields, Settings};
@@ -13,6 +13,7 @@ use crate::proxy::body::{UploadProgress, UploadState};
 use crate::proxy::canary::CanaryUse;
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::target::RequestTarget;
+use crate::proxy::ids::RequestId;
 use crate::proxy::net::io::Moments;
 use crate::proxy::worker::Worker;
 use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROUTE};
@@ -27,7 +28,7 @@ pub(crate) struct RequestRecord {
     last_ns: u64,
     /// Nothing is left to wait for: the latest reading is the end.
     complete: bool,
-    pub(crate) request_id: HeaderValue,
+    pub(crate) request_id: RequestId,
     method: Method,
     target: RequestTarget,
     version: Version,
@@ -39,7 +40,7 @@ pub(crate) struct RequestRecord {
     /// What ended it early, or why it was refused.
     reason: Option<Reason>,
     pub(crate) key: Option<KeyId>,
-    pub(crate) org: Option<HeaderValue>,
+    pub(crate) org: Option<Box<str>>,
     /// Of the trace that the request belongs to: hexadecimal digits.
     pub(crate) trace_id: Option<[u8; 32]>,
     /// Of the table and the patch that decided.
@@ -181,7 +182,7 @@ impl RequestRecord {
                     key: self.key,
                     client: self.client,
                     path: self.path(),
-                    request_id: self.request_id.to_str().unwrap_or_default(),
+                    request_id: self.request_id.as_str(),
                     now_ns: self.started.mono_ns,
                 });
             }
@@ -282,7 +283,7 @@ impl Drop for RequestRecord {
         };
         worker.access.write(&AccessLine {
             unix_ms: self.started.unix_ms,
-            request_id: self.request_id.to_str().unwrap_or_default(),
+            request_id: self.request_id.as_str(),
             client: self.client,
             protocol: match self.version {
                 Version::HTTP_2 => "HTTP/2",
@@ -296,7 +297,7 @@ impl Drop for RequestRecord {
             decided,
             reason: self.reason,
             key_id: self.key,
-            org: self.org.as_ref().and_then(|o| o.to_str().ok()),
+            org: self.org.as_deref(),
             trace_id: self.trace_id.as_ref().and_then(|id| std::str::from_utf8(id).ok()),
             host: self.host.as_deref(),
             user_agent: self.user_agent.as_deref(),

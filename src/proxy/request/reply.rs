@@ -8,6 +8,7 @@ use crate::config::Settings;
 use crate::core::Rejection;
 use crate::core::refusal::Context;
 use crate::proxy::http1::answer_write::{AddField, AnswerLines, Writer, field_lines};
+use crate::proxy::ids::RequestId;
 
 /// An answer in the shape that its writer wants.
 pub(crate) enum Reply {
@@ -20,7 +21,7 @@ pub(crate) struct RefusalContext<'r> {
     pub(crate) method: &'r Method,
     pub(crate) grpc: bool,
     pub(crate) profile: Option<&'r str>,
-    pub(crate) request_id: &'r HeaderValue,
+    pub(crate) request_id: &'r RequestId,
     /// What lets pages of other origins read it.
     pub(crate) cors: &'r [(HeaderName, HeaderValue)],
 }
@@ -33,7 +34,7 @@ pub(crate) fn refuse(
     asked: &RefusalContext<'_>,
 ) -> Reply {
     let context = Context {
-        request_id: asked.request_id.to_str().unwrap_or_default(),
+        request_id: asked.request_id.as_str(),
         profile: asked.profile,
         grpc: asked.grpc,
     };
@@ -88,7 +89,7 @@ pub(crate) fn no_content(
     fields: Vec<(HeaderName, HeaderValue)>,
     settings: &Settings,
     writer: Writer,
-    request_id: &HeaderValue,
+    request_id: &RequestId,
 ) -> Reply {
     let name = &settings.identity.request_id;
     if writer == Writer::Plain {

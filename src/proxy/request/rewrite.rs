@@ -20,7 +20,7 @@ use crate::proxy::body::RequestBody;
 use crate::proxy::http1::head::{Fields, RequestHead};
 use crate::proxy::http1::request_write::write_head;
 use crate::proxy::http1::target::BadTarget;
-use crate::proxy::ids::Trace;
+use crate::proxy::ids::{RequestId, Trace};
 use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::{Added, Forward, RewrittenRequest, UpstreamRequest};
 
@@ -30,7 +30,7 @@ pub(crate) struct RewriteContext<'a> {
     pub(crate) client: &'a ClientAddr,
     /// The scheme that the client used.
     pub(crate) https: bool,
-    pub(crate) request_id: &'a HeaderValue,
+    pub(crate) request_id: &'a RequestId,
     /// In place of the client's `traceparent` and `tracestate`.
     pub(crate) trace: Option<Trace>,
     /// `Host` to send instead of the client's.
