@@ -198,9 +198,8 @@ mod tests {
     #[test]
     fn a_trace_of_ours_is_valid() {
         let ids = Ids::new([7; 16]);
-        let begun = |id: &str| {
-            ids.begin_trace(&RequestId::given(id.as_bytes()).unwrap(), Sampled::Yes)
-        };
+        let begun =
+            |id: &str| ids.begin_trace(&RequestId::given(id.as_bytes()).unwrap(), Sampled::Yes);
         // A client's own id, through a trusted proxy, may have any form.
         for id in
             ["request-1", "0af7651916cd43dd8448eb211c80319c", "................................"]

@@ -37,7 +37,8 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug)]
 pub struct AccessLine<'a> {
     pub unix_ms: u64,
-    pub request_id: &'a str,
+    /// Visible ASCII.
+    pub request_id: &'a [u8],
     pub client: IpAddr,
     pub protocol: &'static str,
     pub method: &'a str,

@@ -242,10 +242,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl Source {
-    fn poll_accept(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(Plain, Option<SocketAddr>)>> {
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Plain, Option<SocketAddr>)>> {
         Poll::Ready(Ok(match self {
             Self::Tcp(listener) => {
                 let (tcp, peer) = ready!(listener.poll_accept(cx))?;

@@ -283,7 +283,7 @@ impl Drop for RequestRecord {
         };
         worker.access.write(&AccessLine {
             unix_ms: self.started.unix_ms,
-            request_id: self.request_id.as_str(),
+            request_id: self.request_id.as_bytes(),
             client: self.client,
             protocol: match self.version {
                 Version::HTTP_2 => "HTTP/2",
@@ -349,7 +349,7 @@ pub(crate) fn note_unread(worker: &Worker, client: IpAddr, version: Version, rea
     worker.cells.request(NO_ROUTE, MethodLabel::Other, reason.status());
     worker.access.write(&AccessLine {
         unix_ms: worker.clock.now().unix_ms,
-        request_id: "",
+        request_id: b"",
         client,
         protocol: if version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
         method: "",

@@ -33,11 +33,8 @@ pub(crate) fn refuse(
     writer: Writer,
     asked: &RefusalContext<'_>,
 ) -> Reply {
-    let context = Context {
-        request_id: asked.request_id.as_str(),
-        profile: asked.profile,
-        grpc: asked.grpc,
-    };
+    let context =
+        Context { request_id: asked.request_id.as_str(), profile: asked.profile, grpc: asked.grpc };
     let request_id = &settings.identity.request_id;
     if writer == Writer::Plain
         && let Some(ready) = settings.refusals.ready(rejection, &context)

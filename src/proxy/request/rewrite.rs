@@ -5,8 +5,6 @@
 
 pub(crate) mod answer;
 
-use std::net::IpAddr;
-
 use http::Version;
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme};
@@ -16,6 +14,7 @@ use super::credentials::{self, Carried, StripScope};
 use super::facts::HeadChanges;
 use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
+use crate::core::address::AddressText;
 use crate::proxy::body::RequestBody;
 use crate::proxy::http1::head::{Fields, RequestHead};
 use crate::proxy::http1::request_write::write_head;
@@ -209,7 +208,7 @@ fn forwarding(
         list.extend_from_slice(before.as_bytes());
         list.extend_from_slice(b", ");
     }
-    put_address(&mut list, client.ip());
+    list.extend_from_slice(AddressText::of(client.ip()).as_bytes());
     added.put(&X_FORWARDED_FOR, &list);
     match &changes.forwarded_proto {
         Some(proto) => added.put(&X_FORWARDED_PROTO, proto.as_bytes()),
@@ -218,20 +217,5 @@ fn forwarding(
     let forwarded = changes.forwarded_host.as_ref().map(HeaderValue::as_bytes);
     if let Some(host) = forwarded.or(named) {
         added.put(&X_FORWARDED_HOST, host);
-    }
-}
-
-fn put_address(out: &mut SmallVec<[u8; 64]>, address: IpAddr) {
-    match address {
-        IpAddr::V4(v4) => {
-            let mut decimal = itoa::Buffer::new();
-            for (at, octet) in v4.octets().into_iter().enumerate() {
-                if at > 0 {
-                    out.push(b'.');
-                }
-                out.extend_from_slice(decimal.format(octet).as_bytes());
-            }
-        }
-        IpAddr::V6(v6) => out.extend_from_slice(v6.to_string().as_bytes()),
     }
 }

@@ -48,7 +48,7 @@ impl Write for Broken {
 fn line<'a>(path: &'a str) -> AccessLine<'a> {
     AccessLine {
         unix_ms: 1_700_000_000_007,
-        request_id: "01J",
+        request_id: b"01J",
         client: "203.0.113.9".parse().unwrap(),
         protocol: "HTTP/1.1",
         method: "GET",
