@@ -59,6 +59,7 @@ class Run:
     def __init__(self, bench):
         self.bench = bench
         self.kinds = {name: KINDS[name](bench) for name in NAMES}
+        self.failed = []
         self.out = {
             "schema": 2,
             "mode": "full" if FULL else "quick",
@@ -75,6 +76,16 @@ class Run:
             },
             "scenarios": {},
         }
+
+    def attempt(self, what, work, *given):
+        """The figures so far, and those of what follows, are worth keeping if this fails."""
+        try:
+            work(*given)
+            return True
+        except (Failed, OSError) as failure:
+            self.failed.append(f"{what}: {failure}")
+            self.bench.say(self.failed[-1])
+            return False
 
     # --- starting ---
 
@@ -148,26 +159,30 @@ class Run:
             return
         runs = self.start_all(Setup())
         for scenario, work, rounds in scenarios:
-            if not wanted(scenario):
-                continue
-            extra = {}
-            if scenario == "upload_10m" and "nginx" in runs:
-                setup = Setup(keys=1000, features=frozenset({"stream"}))
-                extra["nginx_stream"] = self.start("nginx", setup)
-            able = {
-                name: running
-                for name, running in runs.items()
-                if scenario in (self.kinds[name].scenarios or (scenario,))
-            }
-            self.timed(scenario, {**able, **extra}, work, rounds)
-            for running in extra.values():
-                running.stop()
+            if wanted(scenario):
+                self.attempt(scenario, self.scenario, scenario, runs, work, rounds)
         products = {name: running for name, running in runs.items() if name in PRODUCTS}
         if wanted("latency"):
-            self.latency(products)
+            self.attempt("latency", self.latency, products)
         if wanted("syscalls"):
-            self.syscalls(products)
+            self.attempt("syscalls", self.syscalls, products)
         self.bench.stop_all()
+
+    def scenario(self, scenario, runs, work, rounds):
+        extra = {}
+        if scenario == "upload_10m" and "nginx" in runs:
+            setup = Setup(keys=1000, features=frozenset({"stream"}))
+            extra["nginx_stream"] = self.start("nginx", setup)
+        able = {
+            name: running
+            for name, running in runs.items()
+            if scenario in (self.kinds[name].scenarios or (scenario,))
+        }
+        try:
+            self.timed(scenario, {**able, **extra}, work, rounds)
+        finally:
+            for running in extra.values():
+                running.stop()
 
     def h2load(self):
         def work(running):
@@ -414,21 +429,15 @@ def main():
     with Bench() as bench:
         run = Run(bench)
         steps = (run.start_times, run.job, run.unix, run.key_counts, run.features, run.workers, run.memory)
-        failed = None
         for step in steps:
-            try:
-                step()
-            except (Failed, OSError) as failure:
-                # The figures so far are worth keeping.
-                failed = failure
-                bench.say(f"{step.__name__}: {failure}")
+            if not run.attempt(step.__name__, step):
                 bench.stop_all()
         run.out["seconds_total"] = round(time.monotonic() - bench.began, 1)
         run.out["targets"] = report.targets(run.out)
         print(report.markdown(run.out))
         write_json(run.out)
-    if failed is not None:
-        raise Failed(f"not all could be measured: {failed}")
+    if run.failed:
+        raise Failed("not all could be measured:\n" + "\n".join(run.failed))
 
 
 if __name__ == "__main__":
