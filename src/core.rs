@@ -22,6 +22,7 @@ pub mod reason;
 pub mod refusal;
 pub mod route;
 pub mod secret;
+pub mod shell;
 pub mod signer;
 pub mod use_cell;
 pub mod visible;

@@ -19,7 +19,7 @@ pub enum TimeError {
     Duration,
     #[error("must look like `2027-01-31T00:00:00Z` (RFC 3339, with a zone)")]
     Instant,
-    #[error("must be between 1970-01-01 and 2106-02-07")]
+    #[error("must be between 1970-01-01 and 2106-02-06")]
     Range,
     #[error(
         "must be a duration such as `90d`, a day such as `2027-01-31` (UTC), an instant such as \
@@ -44,6 +44,10 @@ impl When {
     fn parse_with(text: &str, day: fn(&str) -> Option<u64>) -> Result<Self, TimeError> {
         if let Some(at) = day(text) {
             return if at <= LAST { Ok(Self::At(at)) } else { Err(TimeError::Range) };
+        }
+        // A day that is one, but beyond what a record holds.
+        if instant(&format!("{text}T00:00:00Z")) == Err(TimeError::Range) {
+            return Err(TimeError::Range);
         }
         if text == "never" {
             return Ok(Self::Never);
@@ -87,12 +91,17 @@ pub fn day(text: &str) -> Option<u64> {
 
 /// The second that follows a day in UTC: what ends then is valid all through it.
 pub fn end_of_day(text: &str) -> Option<u64> {
-    day(text).map(|at| at + 24 * 3600)
+    day(text)?.checked_add(24 * 3600)
 }
 
-/// `2027-01-31T00:00:00Z`.
+/// `2027-01-31T00:00:00Z`. What lies behind the year 9999 is shown as its last second: RFC 3339 has
+/// no longer years, and a file may hold any number. [`instant`] refuses either.
 pub fn show(seconds: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+    /// 9999-12-31T23:59:59Z.
+    const END: u64 = 253_402_300_799;
+    let after = Duration::from_secs(seconds.min(END));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH.checked_add(after).unwrap_or(UNIX_EPOCH))
+        .to_string()
 }
 
 pub fn duration(text: &str) -> Result<Duration, TimeError> {
@@ -155,7 +164,22 @@ mod tests {
         {
             assert!(When::parse(text).is_err(), "{text}");
         }
-        assert_eq!(When::parse("2106-02-07"), Err(TimeError::Range), "its end is beyond a record");
+        for text in ["2106-02-07", "2200-01-01", "9999-12-31"] {
+            assert_eq!(When::parse(text), Err(TimeError::Range), "{text}: beyond a record");
+        }
+    }
+
+    #[test]
+    fn every_number_is_shown_as_a_time() {
+        for (seconds, want) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+            (1_600_000_000_000, "9999-12-31T23:59:59Z"),
+            (u64::MAX, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(show(seconds), want, "{seconds}");
+        }
+        assert_eq!(instant(&show(u64::MAX)), Err(TimeError::Range));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod apisix;
 pub mod collect;
+pub mod columns;
 pub mod envoy;
 pub mod kong;
 pub mod kubernetes;
@@ -11,6 +12,8 @@ pub mod nginx;
 pub mod placeholder;
 pub mod report;
 pub mod rules;
+pub mod shape;
+pub mod strict_json;
 pub mod text;
 pub mod yaml;
 
@@ -74,7 +77,8 @@ pub struct Import {
     /// or `PLUGIN:CLIENT`; repeatable. keygate then admits more than that program did
     #[arg(long, value_name = "NAME")]
     pub allow_wider: Vec<String>,
-    /// Read every entry of the Kubernetes Secret of this name as a client's key; repeatable
+    /// Read every entry of this Kubernetes Secret, `NAME` or `NAMESPACE/NAME`, as a client's key;
+    /// repeatable
     #[arg(long, value_name = "SECRET")]
     pub keys_in: Vec<String>,
     /// Leave out keys that cannot be imported, instead of importing nothing
@@ -224,7 +228,10 @@ impl Import {
                     return Ok(());
                 }
                 ImportItem::Lost(lost) => {
-                    report.not_carried.push(ReportLine::of(&lost));
+                    let line = ReportLine::of(&lost);
+                    if report.not_carried.last() != Some(&line) {
+                        report.not_carried.push(line);
+                    }
                     return Ok(());
                 }
                 ImportItem::Wider(wider) => {
@@ -233,6 +240,10 @@ impl Import {
                     let allowed = !named.is_empty();
                     used.extend(named);
                     let (name, at) = (wider.name(), ReportLine::of(&wider.fault));
+                    // A plugin for all is told once, whomever it restricts.
+                    if report.wider.iter().any(|told| told.name == name && told.at == at) {
+                        return Ok(());
+                    }
                     report.wider.push(Widened { name, allowed, at });
                     return Ok(());
                 }

@@ -8,6 +8,7 @@ use super::super::super::error::Result;
 use super::super::super::registry::entry::RawTime;
 use super::collect::{Candidate, Findings, ImportItem, Spot, secret_of};
 use super::rules::{Allowance, AllowedNetworks, OneLimit, Quota};
+use super::shape::Shape;
 use super::yaml::{self, Yaml};
 
 /// Credentials of another kind on a consumer; on a route they ask for more than a key.
@@ -97,6 +98,16 @@ const HARMLESS: [&str; 72] = [
     "zipkin",
 ];
 
+/// The lists and mappings that say who may come in. Settings of plugins are judged where they are
+/// read.
+const SHAPE: Shape = Shape {
+    lists: &["consumer_groups", "consumers", "credentials", "plugin_configs", "routes", "services"],
+    maps: &["plugins"],
+    opaque: &["plugins", "config", "upstream", "labels"],
+};
+/// By what a route of APISIX picks its requests beyond host and path.
+const PICKING: [&str; 5] = ["filter_func", "remote_addr", "remote_addrs", "script", "vars"];
+
 /// Consumers, groups and credentials of all documents of a file.
 #[derive(Default)]
 struct Apisix<'y> {
@@ -106,6 +117,8 @@ struct Apisix<'y> {
     credentials: Vec<(Spot, String, &'y Yaml)>,
     /// Where the file lists plugins for everybody.
     shared: Vec<(Spot, String, &'y Yaml)>,
+    /// Conditions of routes.
+    picking: Vec<(Spot, String, &'static str)>,
 }
 
 pub fn read(
@@ -117,6 +130,7 @@ pub fn read(
     let mut findings = Findings::new(path, sink);
     let mut apisix = Apisix::default();
     for document in &documents {
+        SHAPE.check(document, &Spot::default(), &mut findings)?;
         apisix.read_document(document);
     }
     if apisix.consumers.is_empty() && apisix.credentials.is_empty() {
@@ -162,7 +176,7 @@ impl<'y> Apisix<'y> {
         for list in ["global_rules", "plugin_configs", "services", "routes"] {
             let entities = document.get(list);
             // ADC writes global rules as a map of plugins.
-            if let Some(plugins) = entities.filter(|e| e.is_map()) {
+            if let Some(plugins) = entities.filter(|e| list == "global_rules" && e.is_map()) {
                 self.shared.push((root.down(plugins.line, list), String::new(), plugins));
             }
             for (n, entity) in entities.map_or(&[][..], Yaml::items).iter().enumerate() {
@@ -192,6 +206,11 @@ impl<'y> Apisix<'y> {
         for (n, route) in entity.list("routes").iter().enumerate() {
             self.read_shared(spot.item(route.line, "routes", n), "routes", route);
         }
+        for name in PICKING {
+            if let Some(value) = entity.get(name).filter(|value| !value.is_empty()) {
+                self.picking.push((spot.down(value.line, name), kind.clone(), name));
+            }
+        }
         if let Some(plugins) = entity.get("plugins") {
             self.shared.push((spot.down(plugins.line, "plugins"), kind, plugins));
         }
@@ -199,6 +218,10 @@ impl<'y> Apisix<'y> {
 
     fn give_all(&self, findings: &mut Findings<'_>) -> Result<()> {
         self.tell_shared(findings)?;
+        for (spot, whose, name) in &self.picking {
+            let why = "a route with it takes some requests only, and a key is for all";
+            findings.wider(name, whose, spot, why)?;
+        }
         for (spot, consumer) in &self.consumers {
             self.give_consumer(spot, consumer, findings)?;
         }
@@ -371,7 +394,7 @@ impl<'y> Apisix<'y> {
             let mut quota = None;
             match name {
                 "ip-restriction" => {
-                    match AllowedNetworks::of(plugin.list("whitelist"), plugin.list("blacklist")) {
+                    match AllowedNetworks::of(plugin.get("whitelist"), plugin.get("blacklist")) {
                         Ok(reach) => terms.reach = terms.reach.and(reach),
                         Err(why) => {
                             let why = format!("plugin `{name}` has {why}");
@@ -380,7 +403,9 @@ impl<'y> Apisix<'y> {
                     }
                 }
                 "limit-count" => {
+                    // `rules` are limits by other words, in place of or beside this one.
                     let windows = plugin.count("count").zip(plugin.count("time_window"));
+                    let windows = windows.filter(|_| plugin.get("rules").is_none());
                     quota = Some(windows.map(|(count, seconds)| Quota::new(count, seconds)));
                 }
                 "limit-req" => quota = Some(leaky(plugin)),
@@ -431,7 +456,9 @@ impl<'y> Apisix<'y> {
         if let Some(group) = self.groups.iter().find(around) {
             return Ok(vec![group.clone()]);
         }
-        let Some(id) = consumer.get("group_id").and_then(Yaml::word) else { return Ok(Vec::new()) };
+        let Some(group) = consumer.get("group_id") else { return Ok(Vec::new()) };
+        // What is no word names no group that is here.
+        let id = group.word().unwrap_or_else(|| "?".to_owned());
         let named = |(_, group): &&(Spot, &Yaml)| {
             ["id", "name"].iter().any(|f| group.get(f).and_then(Yaml::word).as_ref() == Some(&id))
         };
@@ -462,14 +489,11 @@ fn tell_counting(
     spot: &Spot,
     findings: &mut Findings<'_>,
 ) -> Result<()> {
-    let by = match plugin.text("key") {
-        "" => "remote_addr",
-        key => key,
-    };
+    let by = plugin.get("key").map_or("remote_addr", |key| key.as_text().unwrap_or("?"));
     if keys > 1 {
         let why = format!("is shared by {keys} keys; each of them would have it to itself");
         findings.wider(name, client, spot, format!("plugin `{name}` {why}"))?;
-    } else if !plugin.text("group").is_empty() {
+    } else if plugin.get("group").is_some() {
         let why = format!("plugin `{name}` counts together with others");
         findings.wider(name, client, spot, why)?;
     } else if by != "consumer_name" {

@@ -172,7 +172,7 @@ impl<'a> Findings<'a> {
         }
     }
 
-    fn at(&self, spot: &Spot, why: impl std::fmt::Display) -> FileFault {
+    pub fn at(&self, spot: &Spot, why: impl std::fmt::Display) -> FileFault {
         FileFault::new(self.path, spot.line, &spot.place, why)
     }
 }
@@ -224,7 +224,12 @@ impl Candidate {
             if let Err(why) = check_secret(secret, defaults) {
                 return Ok(Err(vec![FieldFault::new("", format!("the key {why}"))]));
             }
-            raw.digest = show_digest(&secret.digest()).into();
+            let digest = show_digest(&secret.digest());
+            if !raw.digest.is_empty() && !raw.digest.eq_ignore_ascii_case(&digest) {
+                let why = "is not the digest of the key beside it";
+                return Ok(Err(vec![FieldFault::new("digest", why)]));
+            }
+            raw.digest = digest.into();
             raw.start = Some(first_characters(secret, settings).into_string().into());
         } else if raw.digest.is_empty() {
             return Ok(Err(vec![FieldFault::new("", "holds neither a secret nor a digest")]));

@@ -85,6 +85,22 @@ fn walk(
     found: &mut bool,
     findings: &mut Findings<'_>,
 ) -> Result<()> {
+    if matches!(name, "http_filters" | "filters") && !value.is_list() && !value.is_null() {
+        findings.wider(name, "", spot, "is no list: what its filters refuse is not known")?;
+    }
+    if name == "filters" && spot.place.contains("filter_chain") {
+        for (n, filter) in value.items().iter().enumerate() {
+            let called = filter.text("name");
+            let kind = kind_of(filter.get("typed_config")).unwrap_or(called);
+            let manager = ["HttpConnectionManager", "http_connection_manager"];
+            if !manager.iter().any(|name| kind.contains(name)) {
+                let spot = Spot::new(filter.line, format!("{}[{n}]", spot.place));
+                let why =
+                    format!("filter `{called}` may refuse connections, and has no place in a key");
+                findings.wider(called, "", &spot, why)?;
+            }
+        }
+    }
     if name == "http_filters" {
         for (n, filter) in value.items().iter().enumerate() {
             let called = filter.text("name");
@@ -110,7 +126,7 @@ fn walk(
     }
     let kind = kind_of(Some(value));
     if kind.is_some_and(|kind| kind.ends_with(".ApiKeyAuthPerRoute"))
-        && let Some(clients) = value.get("allowed_clients").filter(|c| !c.items().is_empty())
+        && let Some(clients) = value.get("allowed_clients").filter(|c| !c.is_empty())
     {
         let spot = spot.down(clients.line, "allowed_clients");
         let why =

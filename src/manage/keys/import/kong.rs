@@ -10,7 +10,8 @@ use std::path::Path;
 use self::model::{Consumer, Group, Kong, KongKey, Plugin, PluginConfig, Reference, Scope};
 use super::super::super::error::Result;
 use super::collect::{Findings, ImportItem, Spot, secret_of};
-use super::yaml::{self, Yaml};
+use super::shape::Shape;
+use super::yaml::{self, Misshapen, Yaml};
 
 /// Entities that say nothing of who may come in.
 const APART: [&str; 14] = [
@@ -56,6 +57,25 @@ const CONSUMER: [&str; 12] = [
     "type",
 ];
 
+/// The lists that say who may come in. Settings of plugins are judged where they are read.
+const SHAPE: Shape = Shape {
+    lists: &[
+        "acls",
+        "consumer_group_consumers",
+        "consumer_group_plugins",
+        "consumer_groups",
+        "consumers",
+        "groups",
+        "keyauth_credentials",
+        "keyauth_enc_credentials",
+        "plugins",
+        "routes",
+        "services",
+    ],
+    maps: &["_plugin_configs"],
+    opaque: &["config", "_plugin_configs"],
+};
+
 pub fn read(
     source: &mut dyn BufRead,
     path: &Path,
@@ -65,6 +85,7 @@ pub fn read(
     let mut findings = Findings::new(path, sink);
     let mut kong = Kong::default();
     for document in &documents {
+        SHAPE.check(document, &Spot::default(), &mut findings)?;
         read_document(document, &mut kong, &mut findings)?;
     }
     if !kong.has_keys() && kong.consumers.is_empty() {
@@ -156,7 +177,10 @@ fn read_flat<'y>(
         let spot = root.item(entity.line, "acls", n);
         let owner = entity.get("consumer").and_then(Reference::of);
         match owner.as_ref().and_then(|owner| kong.consumer(owner)) {
-            Some(consumer) => consumer.acls.push(entity.text("group").to_owned()),
+            Some(consumer) => match entity.get("group").and_then(Yaml::word) {
+                Some(group) => consumer.acls.push(group),
+                None => tell_group(&spot, findings)?,
+            },
             None => findings.lost(&spot, "its consumer is not in this file")?,
         }
     }
@@ -166,15 +190,18 @@ fn read_flat<'y>(
         let group = reference("consumer_group");
         match (reference("consumer").and_then(|owner| kong.consumer(&owner)), group) {
             (Some(consumer), Some(group)) => consumer.groups.push(group),
+            (Some(_), None) => tell_group(&spot, findings)?,
             _ => findings.lost(&spot, "its consumer is not in this file")?,
         }
     }
-    for (name, entities) in document.entries() {
+    for (name, entities) in document.entries().filter(|(_, entities)| !entities.is_empty()) {
         let spot = root.down(entities.line, name);
-        if OTHER_CREDENTIALS.contains(&name) && !entities.items().is_empty() {
+        if OTHER_CREDENTIALS.contains(&name) {
             findings.lost(&spot, "are credentials of another kind than keys")?;
-        } else if APART.contains(&name) && !entities.items().is_empty() {
+        } else if APART.contains(&name) {
             findings.lost(&spot, "have no place in a key")?;
+        } else if !name.starts_with('_') && !SHAPE.lists.contains(&name) {
+            findings.lost(&spot, "are nothing that this import knows")?;
         }
     }
     Ok(())
@@ -200,7 +227,7 @@ fn read_consumer(
     for (name, value) in entity.entries() {
         let spot = spot.down(value.line, name);
         if OTHER_CREDENTIALS.contains(&name) {
-            if !value.items().is_empty() {
+            if !value.is_empty() {
                 findings.lost(&spot, "are credentials of another kind than keys")?;
             }
         } else if !CONSUMER.contains(&name) && !KEYS.contains(&name) && !value.is_null() {
@@ -210,12 +237,19 @@ fn read_consumer(
     let mut groups = Vec::new();
     for list in ["groups", "consumer_groups", "consumer_group_consumers"] {
         for group in entity.list(list) {
-            let group = group.get("consumer_group").unwrap_or(group);
-            groups.extend(Reference::of(group));
+            match Reference::of(group.get("consumer_group").unwrap_or(group)) {
+                Some(group) => groups.push(group),
+                None => tell_group(&spot.down(group.line, list), findings)?,
+            }
         }
     }
-    let acls = entity.list("acls").iter();
-    let acls = acls.map(|acl| acl.as_text().unwrap_or_else(|| acl.text("group")).to_owned());
+    let mut acls = Vec::new();
+    for (n, acl) in entity.list("acls").iter().enumerate() {
+        match acl.word().or_else(|| acl.get("group")?.word()) {
+            Some(group) => acls.push(group),
+            None => tell_group(&spot.item(acl.line, "acls", n), findings)?,
+        }
+    }
     let mut credentials = Vec::new();
     for list in KEYS {
         for (n, yaml) in entity.list(list).iter().enumerate() {
@@ -226,7 +260,7 @@ fn read_consumer(
     kong.consumers.push(Consumer {
         reference: Reference::named(entity),
         spot: spot.clone(),
-        acls: acls.collect(),
+        acls,
         groups,
         credentials,
     });
@@ -246,9 +280,19 @@ fn read_credential(entity: &Yaml, spot: &Spot, findings: &mut Findings<'_>) -> R
     Ok(KongKey {
         spot: Spot::new(line, spot.place.as_str()),
         key: secret_of(key),
-        created: entity.count("created_at"),
-        ttl: entity.count("ttl").filter(|ttl| *ttl > 0),
+        created: entity.get("created_at").and_then(|at| at.seconds().ok()),
+        ttl: ttl_of(entity.get("ttl")),
     })
+}
+
+/// Kong takes 0 for none.
+pub fn ttl_of(ttl: Option<&Yaml>) -> std::result::Result<Option<u64>, Misshapen> {
+    ttl.map(Yaml::seconds).transpose().map(|ttl| ttl.filter(|ttl| *ttl > 0))
+}
+
+/// A group may let a client in, or keep it out.
+fn tell_group(spot: &Spot, findings: &mut Findings<'_>) -> Result<()> {
+    findings.wider("groups", &spot.place, spot, "names a group in a way that cannot be read")
 }
 
 fn read_route<'y>(
@@ -290,14 +334,26 @@ fn read_plugin<'y>(
     let reference = |name| entity.get(name).and_then(Reference::of);
     let word = |name| reference(name).map(|r: Reference| r.first().to_owned());
     let template = entity.get("_config").and_then(Yaml::as_text);
-    let missing = template.is_some_and(|name| shared.and_then(|s| s.get(name)).is_none());
+    let mut config = PluginConfig {
+        own: entity.get("config"),
+        shared: template.and_then(|name| shared?.get(name)),
+        unknown: None,
+    };
+    let lost = ["consumer", "consumer_group", "service", "route"]
+        .into_iter()
+        .any(|name| entity.get(name).is_some() && reference(name).is_none());
+    config.unknown = if entity.get("_config").is_some() && config.shared.is_none() {
+        Some("its `_config` is not in this file")
+    } else if !config.is_well_formed() {
+        Some("its settings are no mapping")
+    } else if lost {
+        Some("what it is bound to cannot be read")
+    } else {
+        None
+    };
     Plugin {
-        name: entity.text("name").to_owned(),
-        config: PluginConfig {
-            own: entity.get("config"),
-            shared: template.and_then(|name| shared?.get(name)),
-            unknown: missing.then_some("its `_config` is not in this file"),
-        },
+        name: entity.get("name").and_then(Yaml::word).unwrap_or_else(|| "?".to_owned()),
+        config,
         enabled: !entity.says("enabled", "false"),
         scope: Scope {
             consumer: reference("consumer").or_else(|| scope.consumer.clone()),

@@ -7,11 +7,13 @@ use std::io::BufRead;
 use std::path::Path;
 
 use self::resource::{KubernetesResource, KubernetesResources, Selector};
-use super::super::super::error::Result;
+use super::super::super::error::{Error, Result};
 use super::collect::{Candidate, Findings, ImportItem, Spot};
 use super::kong::judge;
 use super::kong::model::{Consumer, Group, Kong, KongKey, Plugin, PluginConfig, Reference, Scope};
-use super::yaml::{self, Yaml};
+use super::shape::Shape;
+use super::yaml::{self, Misshapen, Yaml};
+use crate::core::shell::quoted;
 
 /// Types whose entries are something else than keys of clients, and what.
 const NEVER: [(&str, &str); 14] = [
@@ -53,7 +55,10 @@ const HARMLESS_PARTS: [&str; 11] = [
     "telemetry",
 ];
 
-/// `keys_in`: Secrets whose every entry is said to be a key.
+const SHAPE: Shape =
+    Shape { lists: &["consumerGroups", "credentials"], maps: &[], opaque: &["metadata"] };
+
+/// `keys_in`: Secrets whose every entry is said to be a key, as `NAME` or `NAMESPACE/NAME`.
 pub fn read(
     source: &mut dyn BufRead,
     path: &Path,
@@ -65,6 +70,10 @@ pub fn read(
     let mut findings = Findings::new(path, sink);
     let mut kong = Kong::default();
     let mut found = false;
+    for consumer in resources.of_kind("KongConsumer") {
+        SHAPE.check(consumer.yaml, &consumer.spot, &mut findings)?;
+    }
+    tell_named(&resources, keys_in, &mut findings)?;
     tell_policies(&resources, &mut findings)?;
     read_kong(&resources, &mut kong, &mut findings)?;
     for secret in resources.of_kind("Secret") {
@@ -82,7 +91,7 @@ pub fn read(
         judge::all(kong, &mut findings)?;
     }
     for other in resources.unknown() {
-        let why = format!("a {} is no Secret", other.kind);
+        let why = format!("a resource of kind `{}` is no Secret", other.kind);
         findings.lost(&other.spot, why)?;
     }
     if found {
@@ -93,6 +102,34 @@ pub fn read(
     findings.fault(&Spot::default(), why)
 }
 
+/// Names of `--keys-in` that mean no Secret, or several.
+fn tell_named(
+    resources: &KubernetesResources<'_>,
+    keys_in: &[String],
+    findings: &mut Findings<'_>,
+) -> Result<()> {
+    for given in keys_in {
+        let named: Vec<_> = resources.of_kind("Secret").filter(|s| s.is_named(given)).collect();
+        let option = format!("--keys-in {}", quoted(given));
+        match named.as_slice() {
+            [_] => {}
+            [] => {
+                let why = format!("{option}: no Secret here has this name");
+                findings.fault(&Spot::default(), why)?;
+            }
+            [first, ..] => {
+                // Which of them has keys is not known, so none is read.
+                let all = named.iter().map(|secret| quoted(&secret.full_name()).into_owned());
+                let all = all.collect::<Vec<_>>().join(", ");
+                let why = format!("{option}: several Secrets have this name: {all}");
+                let hint = "say which with --keys-in NAMESPACE/NAME";
+                return Err(Error::fault(findings.at(&first.spot, why), hint));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A Secret of any gateway but Kong; whether it held keys.
 fn give_secret(
     secret: &KubernetesResource<'_>,
@@ -101,10 +138,16 @@ fn give_secret(
     findings: &mut Findings<'_>,
 ) -> Result<bool> {
     let kind = secret.secret_type();
-    let named = keys_in.contains(&secret.name);
+    let named = keys_in.iter().any(|given| secret.is_named(given));
     if NGINX_TYPES.contains(&kind) {
-        let policies = resources.referred("Policy", &["spec", "apiKey", "clientSecret"]);
-        if !policies.is_empty() && !policies.contains(&secret.name) && !named {
+        let names = |policy: &KubernetesResource<'_>| {
+            let name = policy.yaml.at(&["spec", "apiKey", "clientSecret"])?;
+            Some(name.as_text().unwrap_or_default().to_owned())
+        };
+        let policies = || resources.of_kind("Policy");
+        let referred = policies()
+            .any(|p| p.shares_namespace(secret) && names(p).as_ref() == Some(&secret.name));
+        if policies().any(|p| names(p).is_some()) && !referred && !named {
             findings.lost(&secret.spot, "no Policy in this file refers to it")?;
             return Ok(false);
         }
@@ -130,7 +173,7 @@ fn give_secret(
     let why = format!(
         "nothing in this file says that its entries are keys; if each is a client's key, say \
          --keys-in {}",
-        secret.name
+        quoted(&secret.full_name())
     );
     findings.lost(&secret.spot, why)?;
     Ok(false)
@@ -197,12 +240,16 @@ fn read_kong_secret(
             findings.lost(&entry.spot, "has no place in a key")?;
         }
     }
-    let ttl = secret.entry("ttl").and_then(|ttl| ttl.text()?.trim().parse().ok());
+    let ttl = match secret.entry("ttl").map(|ttl| ttl.text().and_then(|t| t.trim().parse().ok())) {
+        None | Some(Some(0)) => Ok(None),
+        Some(Some(ttl)) => Ok(Some(ttl)),
+        Some(None) => Err(Misshapen),
+    };
     let credential = || KongKey {
         spot: key.as_ref().map_or_else(|| secret.spot.clone(), |key| key.spot.clone()),
         key: key.as_ref().map_or(Err("is missing"), |key| key.value()),
         created: None,
-        ttl: ttl.filter(|ttl| *ttl > 0),
+        ttl,
     };
     let owners = resources.of_kind("KongConsumer").filter(|consumer| {
         let names = consumer.yaml.list("credentials").iter().filter_map(Yaml::as_text);
@@ -260,7 +307,8 @@ fn read_kong<'y>(
         let groups = consumer.yaml.list("consumerGroups").iter().filter_map(Reference::of);
         let mut acls = Vec::new();
         for name in consumer.yaml.list("credentials").iter().filter_map(Yaml::as_text) {
-            match resources.of_kind("Secret").find(|secret| secret.name == name) {
+            let mut secrets = resources.of_kind("Secret");
+            match secrets.find(|secret| secret.name == name && secret.shares_namespace(consumer)) {
                 Some(secret) if kong_kind(secret).as_deref() == Some("acl") => {
                     let group = secret.entry("group");
                     acls.extend(group.and_then(|group| Some(group.text()?.trim().to_owned())));
@@ -304,10 +352,20 @@ fn read_kong_plugins<'y>(
 ) {
     let names = bound.annotation(KONG_PLUGINS).unwrap_or_default();
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        let short = name.rsplit([':', '/']).next().unwrap_or(name);
-        let known = ["KongPlugin", "KongClusterPlugin"];
-        let plugin =
-            known.iter().flat_map(|kind| resources.of_kind(kind)).find(|p| p.name == short);
+        let (namespace, short) = match name.rsplit_once([':', '/']) {
+            Some((namespace, short)) => (Some(namespace), short),
+            None => (None, name),
+        };
+        // A plugin of another namespace with the same name may refuse less.
+        let own = resources.of_kind("KongPlugin").find(|plugin| {
+            let beside = match namespace {
+                Some(namespace) => plugin.is_in(namespace),
+                None => plugin.shares_namespace(bound),
+            };
+            plugin.name == short && beside
+        });
+        let mut everywhere = resources.of_kind("KongClusterPlugin");
+        let plugin = own.or_else(|| everywhere.find(|plugin| plugin.name == short));
         kong.plugins.push(match plugin {
             Some(plugin) => kong_plugin(plugin, scope),
             None => Plugin {
@@ -326,13 +384,17 @@ fn read_kong_plugins<'y>(
 
 fn kong_plugin<'y>(plugin: &KubernetesResource<'y>, scope: &Scope) -> Plugin<'y> {
     let elsewhere = ["configFrom", "configPatches"].iter().any(|f| plugin.yaml.get(f).is_some());
+    let mut config = PluginConfig { own: plugin.yaml.get("config"), shared: None, unknown: None };
+    config.unknown = if elsewhere {
+        Some("its settings are in a Secret")
+    } else if !config.is_well_formed() {
+        Some("its settings are no mapping")
+    } else {
+        None
+    };
     Plugin {
-        name: plugin.yaml.text("plugin").to_owned(),
-        config: PluginConfig {
-            own: plugin.yaml.get("config"),
-            shared: None,
-            unknown: elsewhere.then_some("its settings are in a Secret"),
-        },
+        name: plugin.yaml.get("plugin").and_then(Yaml::word).unwrap_or_else(|| "?".to_owned()),
+        config,
         enabled: !plugin.yaml.get("disabled").is_some_and(Yaml::is_true),
         scope: scope.clone(),
         spot: plugin.spot.clone(),
@@ -344,7 +406,7 @@ fn tell_policies(resources: &KubernetesResources<'_>, findings: &mut Findings<'_
     for policy in resources.all() {
         let what = policy.kind.as_str();
         if LIMITING.contains(&what) {
-            let why = format!("a {what} refuses requests, and has no place in a key");
+            let why = format!("`{what}` refuses requests, and has no place in a key");
             findings.wider(what, &policy.name, &policy.spot, why)?;
         }
         let parts: Vec<&str> = match what {

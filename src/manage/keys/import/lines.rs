@@ -1,6 +1,6 @@
 //! Importers of files that are read line by line: CSV, JSON Lines, htpasswd-like.
 
-use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 use std::path::Path;
 
@@ -10,12 +10,12 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::super::super::error::{Error, FileFault, Result};
-use super::super::super::registry::entry::{RawEntry, RawOwner, RawPrevious, RawTime, show_digest};
-use super::collect::{Candidate, ImportItem, Wider};
-use super::text;
+use super::super::super::registry::entry::{RawTime, show_digest};
+use super::collect::{Candidate, ImportItem};
+use super::columns::{Column, digest_text, is_harmless, owner, previous, unknown};
+use super::{strict_json, text};
+use crate::core::Digest;
 use crate::core::count::count;
-use crate::core::{Digest, Secret};
-use crate::manage::time;
 
 /// The longest line that is read: a key is a few hundred bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -62,16 +62,18 @@ pub fn read_csv(
         Err(e) => return csv_fault(e, before, path, sink),
     };
     let columns: Vec<_> = headers.iter().map(Column::of).collect();
-    for (header, column) in headers.iter().zip(&columns) {
-        if column.is_none() && !restricts(header) {
-            let why = "no field of a key has this name; the column was not carried";
-            sink(ImportItem::Lost(FileFault::new(path, before + 1, header, why)))?;
-        }
-    }
+    // Before any of them is named: a table without headings has keys there.
     if !columns.iter().flatten().any(|c| matches!(c, Column::Digest | Column::Secret)) {
         let why = "the first line must name the columns, and one must be `secret` or `digest`";
         return sink(ImportItem::Fault(FileFault::new(path, before + 1, "", why)));
     }
+    refuse_twins(&headers, &columns, before + 1, path)?;
+    for (header, _) in headers.iter().zip(&columns).filter(|(_, column)| column.is_none()) {
+        if is_harmless(header) {
+            sink(unknown(header, before + 1, path))?;
+        }
+    }
+    let mut told = BTreeSet::new();
     let mut record = csv::StringRecord::new();
     loop {
         match reader.read_record(&mut record) {
@@ -88,7 +90,8 @@ pub fn read_csv(
         // Where the record began: its own position is that of the empty lines before it.
         let inside = record.iter().flat_map(str::bytes).filter(|b| *b == b'\n').count() as u64;
         let line = before + reader.position().line().saturating_sub(inside + 1);
-        if record.len() > columns.len() {
+        // A row that is cut short has lost what its last columns say.
+        if record.len() != columns.len() {
             let why = format!(
                 "{} for {}",
                 count(record.len() as u64, "value"),
@@ -107,8 +110,8 @@ pub fn read_csv(
                         bad = Some(FileFault::new(path, line, header, why));
                     }
                 }
-                None if restricts(header) => sink(lost_column(header, line, path))?,
-                None => {}
+                None if is_harmless(header) || !told.insert(header.to_owned()) => {}
+                None => sink(unknown(header, line, path))?,
             }
         }
         match bad {
@@ -116,6 +119,25 @@ pub fn read_csv(
             None => sink(ImportItem::Key(candidate.into()))?,
         }
     }
+}
+
+/// Of two columns for one field, one would be lost.
+fn refuse_twins(
+    headers: &csv::StringRecord,
+    columns: &[Option<Column>],
+    line: u64,
+    path: &Path,
+) -> Result<()> {
+    let mut first: BTreeMap<Column, &str> = BTreeMap::new();
+    for (header, column) in headers.iter().zip(columns) {
+        let Some(column) = column else { continue };
+        if let Some(other) = first.insert(*column, header) {
+            let why = format!("is the same field of a key as `{other}`, another column");
+            let hint = "leave one of the two out; nothing was read";
+            return Err(Error::fault(FileFault::new(path, line, header, why), hint));
+        }
+    }
+    Ok(())
 }
 
 enum Separator {
@@ -149,62 +171,6 @@ fn separator_of(line: &[u8]) -> Separator {
     Separator::Guessed(separators.into_iter().max_by_key(|s| count(*s)).unwrap_or(b','))
 }
 
-/// Whether an unknown column probably says who is *not* admitted.
-fn restricts(header: &str) -> bool {
-    const WORDS: [&str; 36] = [
-        "access",
-        "active",
-        "allow",
-        "ban",
-        "block",
-        "cidr",
-        "deactivated",
-        "deleted",
-        "deny",
-        "disabled",
-        "enabled",
-        "end",
-        "ends",
-        "expiration",
-        "expire",
-        "expires",
-        "expiry",
-        "group",
-        "groups",
-        "ip",
-        "ips",
-        "limit",
-        "limits",
-        "per",
-        "quota",
-        "rate",
-        "restricted",
-        "restriction",
-        "restrictions",
-        "revoked",
-        "role",
-        "roles",
-        "suspended",
-        "ttl",
-        "until",
-        "valid",
-    ];
-    let lower = header.to_ascii_lowercase();
-    lower.split(|c: char| !c.is_alphanumeric()).any(|word| WORDS.contains(&word))
-        || ["whitelist", "allowlist", "blacklist", "denylist", "ratelimit"]
-            .iter()
-            .any(|w| lower.contains(w))
-}
-
-fn lost_column(header: &str, line: u64, path: &Path) -> ImportItem {
-    let why = "no field of a key has this name, and it may restrict the key";
-    ImportItem::Wider(Wider {
-        what: header.to_owned(),
-        whose: String::new(),
-        fault: FileFault::new(path, line, header, why),
-    })
-}
-
 /// The message of the `csv` crate names positions and lengths, never a value.
 fn csv_fault(
     e: csv::Error,
@@ -225,171 +191,6 @@ fn csv_fault(
     }
 }
 
-/// A field of a key, under any of its usual names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Column {
-    Client,
-    Created,
-    Digest,
-    Disabled,
-    Enabled,
-    Environment,
-    Expires,
-    Id,
-    Limit,
-    Limits,
-    Name,
-    Networks,
-    NotBefore,
-    Note,
-    Org,
-    Owner,
-    OwnerEmail,
-    OwnerRole,
-    Permissions,
-    Prefix,
-    PreviousDigest,
-    PreviousExpires,
-    PublicId,
-    Replaces,
-    Revoked,
-    Secret,
-    Start,
-    Status,
-    Sunset,
-}
-
-// === impl Column ===
-
-impl Column {
-    const fn is_yes_or_no(self) -> bool {
-        matches!(self, Self::Disabled | Self::Enabled | Self::Revoked)
-    }
-
-    /// `API Key` and `api-key` are `api_key`.
-    fn of(name: &str) -> Option<Self> {
-        Some(match name.to_ascii_lowercase().replace([' ', '-'], "_").as_str() {
-            "client" | "consumer" | "user" | "username" => Self::Client,
-            "created" | "created_at" | "creation_date" => Self::Created,
-            "digest" | "sha256" | "hash" => Self::Digest,
-            "disabled" | "is_disabled" | "blocked" | "is_blocked" | "suspended" => Self::Disabled,
-            "enabled" | "is_enabled" | "active" | "is_active" => Self::Enabled,
-            "environment" | "env" => Self::Environment,
-            "expires" | "expires_at" | "expires_on" | "expiry" | "expiry_date" | "expiration"
-            | "expiration_date" | "valid_until" | "valid_to" => Self::Expires,
-            "id" | "key_id" => Self::Id,
-            "limit" | "rate_limit" | "ratelimit" => Self::Limit,
-            "limits" => Self::Limits,
-            "name" => Self::Name,
-            "networks" | "allow_ip" | "allow_ips" | "allowed_ip" | "allowed_ips"
-            | "allowed_networks" | "ip_allowlist" | "ip_whitelist" | "whitelist" | "allowlist" => {
-                Self::Networks
-            }
-            "not_before" | "valid_from" => Self::NotBefore,
-            "note" | "comment" | "description" => Self::Note,
-            "org" | "organization" | "organisation" => Self::Org,
-            "owner" | "owner_subject" => Self::Owner,
-            "owner_email" => Self::OwnerEmail,
-            "owner_role" => Self::OwnerRole,
-            "permissions" | "scopes" | "scope" => Self::Permissions,
-            "prefix" => Self::Prefix,
-            "previous_digest" => Self::PreviousDigest,
-            "previous_expires" => Self::PreviousExpires,
-            "public_id" => Self::PublicId,
-            "replaces" => Self::Replaces,
-            "revoked" | "is_revoked" => Self::Revoked,
-            "secret" | "key" | "api_key" | "apikey" | "token" => Self::Secret,
-            "start" | "key_prefix" => Self::Start,
-            "status" => Self::Status,
-            "sunset" => Self::Sunset,
-            _ => return None,
-        })
-    }
-
-    /// Sets the field; what is wrong with a word that no field has as it is.
-    fn set(self, candidate: &mut Candidate, value: &str) -> std::result::Result<(), &'static str> {
-        let raw = &mut candidate.raw;
-        let text = || Some(Cow::Owned(value.to_owned()));
-        let words = || value.split([' ', '|', ';', ',']).filter(|w| !w.is_empty());
-        let stamp = || Some(RawTime(value.to_owned()));
-        let begin = || time::day(value).map(RawTime::of).or_else(stamp);
-        let mut ended = |word: &'static str, is: bool| {
-            if is {
-                raw.status = Some(word.into());
-            }
-        };
-        match self {
-            Self::Client => candidate.client = value.to_owned(),
-            Self::Created => raw.created = begin(),
-            Self::Digest => raw.digest = digest_text(value).into(),
-            Self::Disabled => ended("disabled", yes_or_no(value)?),
-            Self::Enabled => ended("disabled", !yes_or_no(value)?),
-            Self::Environment => raw.environment = text(),
-            Self::Expires if matches!(value, "never" | "null") => {}
-            Self::Expires => raw.expires = time::end_of_day(value).map(RawTime::of).or_else(stamp),
-            Self::Id => raw.id = value.to_owned().into(),
-            Self::Limit => raw.limit = text(),
-            Self::Limits => {
-                for limit in value.split(';').map(str::trim).filter(|limit| !limit.is_empty()) {
-                    let (policy, limit) = limit
-                        .split_once('=')
-                        .ok_or("must look like `search=2/s; daily=10000/d`")?;
-                    raw.limits.insert(policy.trim().to_owned(), limit.trim().to_owned());
-                }
-            }
-            Self::Name => raw.name = value.to_owned().into(),
-            Self::Networks => raw.networks = words().map(|w| w.to_owned().into()).collect(),
-            Self::NotBefore => raw.not_before = begin(),
-            Self::Note => raw.note = text(),
-            Self::Org => raw.org = value.to_owned().into(),
-            Self::Owner => owner(raw).subject = value.to_owned().into(),
-            Self::OwnerEmail => owner(raw).email = value.to_owned().into(),
-            Self::OwnerRole => owner(raw).role = value.to_owned().into(),
-            Self::Permissions => raw.permissions = words().map(|w| w.to_owned().into()).collect(),
-            Self::Prefix => raw.prefix = text(),
-            Self::PreviousDigest => previous(raw).digest = digest_text(value).into(),
-            Self::PreviousExpires => previous(raw).expires = RawTime(value.to_owned()),
-            Self::PublicId => raw.public_id = text(),
-            Self::Replaces => raw.replaces = text(),
-            Self::Revoked => ended("revoked", yes_or_no(value)?),
-            Self::Secret => candidate.secret = Some(Secret::new(value)),
-            Self::Start => raw.start = text(),
-            Self::Status => raw.status = text(),
-            Self::Sunset if matches!(value, "never" | "null") => {}
-            Self::Sunset => raw.sunset = begin(),
-        }
-        Ok(())
-    }
-}
-
-/// The pair's former secret, of which two columns tell.
-fn previous<'r>(raw: &'r mut RawEntry<'static>) -> &'r mut RawPrevious<'static> {
-    raw.previous
-        .get_or_insert_with(|| RawPrevious { digest: "".into(), expires: RawTime(String::new()) })
-}
-
-/// The key's owner, from three columns.
-fn owner<'r>(raw: &'r mut RawEntry<'static>) -> &'r mut RawOwner<'static> {
-    raw.owner.get_or_insert_with(RawOwner::default)
-}
-
-fn yes_or_no(value: &str) -> std::result::Result<bool, &'static str> {
-    match value.to_ascii_lowercase().as_str() {
-        "1" | "t" | "true" | "y" | "yes" | "x" | "wahr" | "ja" | "vrai" | "oui" => Ok(true),
-        "0" | "f" | "false" | "n" | "no" | "falsch" | "nein" | "faux" | "non" => Ok(false),
-        _ => Err("must be `true` or `false`"),
-    }
-}
-
-/// 64 hexadecimal digits, with or without `sha256:`; anything else is left for the fault to name.
-fn digest_text(value: &str) -> String {
-    if value.len() == 64 && value.bytes().all(|b| b.is_ascii_hexdigit()) {
-        format!("sha256:{value}")
-    } else {
-        value.to_owned()
-    }
-}
-
 // JSON Lines
 
 /// Objects with the same names as the columns of a CSV, or the lines of a `keys.jsonl`.
@@ -398,25 +199,19 @@ pub fn read_json_lines(
     path: &Path,
     sink: &mut dyn FnMut(ImportItem) -> Result<()>,
 ) -> Result<()> {
+    let mut told = BTreeSet::new();
     each_line(source, path, &mut |line, text| {
         let text = text.trim();
         if text.is_empty() {
             return Ok(());
         }
-        let mut object = match serde_json::from_str::<Value>(text) {
+        let mut object = match strict_json::parse(text) {
             Ok(Value::Object(object)) => object,
             Ok(_) => {
-                return sink(ImportItem::Fault(FileFault::new(
-                    path,
-                    line,
-                    "",
-                    "is not a JSON object",
-                )));
-            }
-            Err(e) => {
-                let why = format!("is not JSON (column {})", e.column());
+                let why = "is not a JSON object";
                 return sink(ImportItem::Fault(FileFault::new(path, line, "", why)));
             }
+            Err(why) => return sink(ImportItem::Fault(FileFault::new(path, line, "", why))),
         };
         if object.contains_key("registry") {
             return Ok(());
@@ -425,17 +220,29 @@ pub fn read_json_lines(
         if let Some(Value::Object(key)) = object.get_mut("key") {
             object = std::mem::take(key);
         }
-        json_key(object, path, line, sink)
+        json_key(object, &mut told, path, line, sink)
     })
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 fn json_key(
     object: Map<String, Value>,
+    told: &mut BTreeSet<String>,
     path: &Path,
     line: u64,
     sink: &mut dyn FnMut(ImportItem) -> Result<()>,
 ) -> Result<()> {
     let mut candidate = Candidate { line, ..Candidate::default() };
+    let mut first: BTreeMap<Column, String> = BTreeMap::new();
     for (name, value) in object {
         if name == "previous" && !value.is_null() {
             let text = |name| value.get(name).and_then(Value::as_str);
@@ -455,15 +262,18 @@ fn json_key(
             continue;
         }
         let Some(column) = Column::of(&name) else {
-            let nothing = value.is_null() || value == "";
-            if restricts(&name) && !nothing {
-                sink(lost_column(&name, line, path))?;
-            } else {
-                let why = "no field of a key has this name";
-                sink(ImportItem::Lost(FileFault::new(path, line, &name, why)))?;
+            if !is_nothing(&value) && told.insert(name.clone()) {
+                sink(unknown(&name, line, path))?;
             }
             continue;
         };
+        if value.is_null() {
+            continue;
+        }
+        if let Some(other) = first.insert(column, name.clone()) {
+            let why = format!("is the same field of a key as `{other}`");
+            return sink(ImportItem::Fault(FileFault::new(path, line, &name, why)));
+        }
         match value {
             Value::Null => {}
             Value::String(text) => {

@@ -1,13 +1,16 @@
 //! nginx: `map $http_x_api_key $client { "key" client; }` in a whole configuration, in a file of
 //! maps, or the lines that such a map includes.
 
-use std::collections::BTreeSet;
+pub mod condition;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::super::super::error::Result;
+use self::condition::{Condition, KeyVariables, variable};
+use super::super::super::error::{Error, Result};
 use super::collect::{Candidate, Findings, ImportItem, Spot};
 use super::lines::each_line;
 use crate::core::{Digest, Secret};
@@ -106,13 +109,48 @@ const REFUSING: [&str; 25] = [
     "ssl_verify_client",
     "valid_referers",
 ];
-/// Answers by which a server refuses a client, not a path or a method.
-const REFUSALS: [&str; 4] = ["401", "403", "429", "444"];
+/// Beginnings of names of directives that refuse requests, of modules that we do not know as well.
+const REFUSING_KINDS: [&str; 8] = [
+    "access_by_",
+    "app_protect_",
+    "auth_",
+    "js_access",
+    "modsecurity",
+    "naxsi",
+    "rewrite_by_",
+    "server_rewrite_by_",
+];
+/// Settings of those that refuse nothing by themselves.
+const SETTINGS: [&str; 20] = [
+    "app_protect_config_set_timeout",
+    "app_protect_cookie_seed",
+    "app_protect_policy_file",
+    "app_protect_security_log",
+    "app_protect_security_log_enable",
+    "auth_basic_user_file",
+    "auth_delay",
+    "auth_jwt_claim_set",
+    "auth_jwt_header_set",
+    "auth_jwt_key_cache",
+    "auth_jwt_key_file",
+    "auth_jwt_key_request",
+    "auth_jwt_leeway",
+    "auth_jwt_type",
+    "auth_request_set",
+    "modsecurity_rules",
+    "modsecurity_rules_file",
+    "modsecurity_rules_remote",
+    "modsecurity_transaction_id",
+    "modsecurity_use_error_log",
+];
+/// Files that nginx brings along, without rules of their own.
+const PLAIN_INCLUDES: [&str; 6] =
+    ["fastcgi.conf", "fastcgi_params", "mime.types", "proxy_params", "scgi_params", "uwsgi_params"];
 
 /// A block that is open.
 enum Block {
-    /// An `if`; the variables of its condition.
-    If(Vec<String>),
+    /// An `if`.
+    If(Condition),
     /// A map whose entries are keys; its result.
     Keys(String),
     Other,
@@ -131,9 +169,17 @@ struct MapReader<'a, 'f> {
     /// Refusing directives that were reported.
     told: BTreeSet<String>,
     /// Variables that hold a key, or whose key it is.
-    key_variables: BTreeSet<String>,
-    /// Refusals by a condition: their line and its variables. A map may stand behind them.
-    conditions: Vec<(u64, Vec<String>)>,
+    variables: KeyVariables,
+    /// What maps of keys say: their result, a key, and its value.
+    values: Vec<(String, Digest, String)>,
+    /// What maps of keys give to any other one.
+    defaults: BTreeMap<String, String>,
+    /// Refusals by a condition, with their line. A map may stand behind them.
+    conditions: Vec<(u64, Condition)>,
+    /// Variables that are set to something else somewhere.
+    assigned: Vec<(u64, String)>,
+    /// Braces that are open in code of another language.
+    code: usize,
     found: bool,
 }
 
@@ -158,21 +204,30 @@ pub fn read(
         has_blocks: false,
         seen: Vec::new(),
         told: BTreeSet::new(),
-        key_variables: BTreeSet::new(),
+        variables: KeyVariables::default(),
+        values: Vec::new(),
+        defaults: BTreeMap::new(),
         conditions: Vec::new(),
+        assigned: Vec::new(),
+        code: 0,
         found: false,
     };
     each_line(source, path, &mut |line, text| {
         let mut rest = text.trim_start();
-        while !rest.is_empty() && !rest.starts_with('#') {
+        loop {
+            if reader.code > 0 {
+                rest = behind_code(rest, &mut reader.code).trim_start();
+            }
+            if rest.is_empty() || rest.starts_with('#') && reader.code == 0 {
+                return Ok(());
+            }
             let (token, after) = match token(rest) {
                 Ok(found) => found,
-                Err(why) => return reader.findings.fault(&Spot::new(line, ""), why),
+                Err(why) => return Err(reader.broken(line, why)),
             };
             rest = after.trim_start();
             reader.take(token, line)?;
         }
-        Ok(())
     })?;
     reader.finish()
 }
@@ -194,8 +249,9 @@ impl MapReader<'_, '_> {
                 Ok(())
             }
             Token::Close => {
-                self.words.clear();
-                self.open.pop();
+                if !self.words.is_empty() || self.open.pop().is_none() {
+                    return Err(self.broken(line, "a `}` that closes nothing, or no `;` before it"));
+                }
                 Ok(())
             }
             Token::End => {
@@ -205,9 +261,9 @@ impl MapReader<'_, '_> {
                         let result = result.clone();
                         self.entry(&words, &result, line)
                     }
-                    Some(Block::If(variables)) if refuses_clients(&words) => {
-                        let variables = variables.clone();
-                        self.conditions.push((line, variables));
+                    Some(Block::If(condition)) if refuses(&words) => {
+                        let condition = condition.clone();
+                        self.conditions.push((line, condition));
                         Ok(())
                     }
                     Some(Block::If(_) | Block::Other) => self.directive(&words, line),
@@ -220,7 +276,16 @@ impl MapReader<'_, '_> {
         }
     }
 
+    /// A configuration that is cut short may have refused more further down: nothing of it is taken.
+    fn broken(&self, line: u64, why: &str) -> Error {
+        let hint = "`nginx -t` must accept the file; `nginx -T` writes a whole configuration";
+        Error::fault(self.findings.at(&Spot::new(line, ""), why), hint)
+    }
+
     fn finish(mut self) -> Result<()> {
+        if !self.open.is_empty() || !self.words.is_empty() {
+            return Err(self.broken(0, "ends within a block or a directive: it is cut short"));
+        }
         let bare = std::mem::take(&mut self.bare);
         for (line, words) in bare {
             if self.has_blocks {
@@ -230,10 +295,20 @@ impl MapReader<'_, '_> {
                 self.entry(&words, "", line)?;
             }
         }
-        for (line, variables) in std::mem::take(&mut self.conditions) {
+        self.know_values();
+        for (line, condition) in std::mem::take(&mut self.conditions) {
             // Whoever brings no known key is refused by keygate as well.
-            if !variables.iter().all(|name| self.key_variables.contains(name)) {
-                self.refuses("if", line)?;
+            if !condition.spares_keys(&self.variables) {
+                let why = "this `if` refuses requests of some clients, and has no place in a key";
+                let whose = format!("line{line}");
+                self.findings.wider("if", &whose, &Spot::new(line, ""), why)?;
+            }
+        }
+        for (line, name) in std::mem::take(&mut self.assigned) {
+            let known = &self.variables;
+            if known.carriers.contains(&name) || known.results.contains_key(&name) {
+                let why = "sets the variable of a key: whom it then refuses is not known";
+                self.findings.wider("set", &format!("line{line}"), &Spot::new(line, ""), why)?;
             }
         }
         if self.found {
@@ -244,6 +319,23 @@ impl MapReader<'_, '_> {
         self.findings.fault(&Spot::default(), why)
     }
 
+    /// Each variable's values for the keys that are imported. A key that only another map has gets
+    /// the default of this one.
+    fn know_values(&mut self) {
+        let all: BTreeSet<Digest> = self.seen.iter().flat_map(|(_, keys)| keys.clone()).collect();
+        for (name, values) in &mut self.variables.results {
+            let own = self.values.iter().filter(|(map, key, _)| map == name && all.contains(key));
+            let mut keys = BTreeSet::new();
+            for (_, key, value) in own {
+                keys.insert(*key);
+                values.insert(value.clone());
+            }
+            if keys.len() < all.len() {
+                values.insert(self.defaults.get(name).cloned().unwrap_or_default());
+            }
+        }
+    }
+
     /// What begins with `{`.
     fn block(&mut self, words: &[Zeroizing<String>], line: u64) -> Result<Block> {
         let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
@@ -251,7 +343,8 @@ impl MapReader<'_, '_> {
             ["map", source, result] => match not_a_carrier(source) {
                 None => {
                     self.found = true;
-                    self.key_variables.extend([variable(source), variable(result)]);
+                    self.variables.carriers.insert(variable(source));
+                    self.variables.results.entry(variable(result)).or_default();
                     Ok(Block::Keys((*result).to_owned()))
                 }
                 Some(why) => {
@@ -260,16 +353,18 @@ impl MapReader<'_, '_> {
                     Ok(Block::Other)
                 }
             },
-            ["if", condition @ ..] => {
-                let variables = condition.iter().flat_map(|word| variables_of(word)).collect();
-                Ok(Block::If(variables))
-            }
+            ["if", condition @ ..] => Ok(Block::If(Condition::of(condition))),
             // Its body refuses methods, or is Lua.
-            [name, ..] if REFUSING.contains(name) => {
-                self.refuses(name, line)?;
+            [name, ..] => {
+                if is_refusing(name) {
+                    self.refuses(name, line)?;
+                }
+                if name.ends_with("_by_lua_block") {
+                    self.code = 1;
+                }
                 Ok(Block::Other)
             }
-            _ => Ok(Block::Other),
+            [] => Ok(Block::Other),
         }
     }
 
@@ -281,8 +376,20 @@ impl MapReader<'_, '_> {
             }
             ["satisfy", "all"] => Ok(()),
             ["modsecurity" | "app_protect_enable" | "app_protect_dos_enable", "off"] => Ok(()),
-            ["auth_jwt" | "auth_oidc" | "auth_digest" | "auth_pam", "off"] => Ok(()),
-            [name, ..] if REFUSING.contains(name) => self.refuses(name, line),
+            [name, "off"] if name.starts_with("auth_") => Ok(()),
+            ["set", name, ..] => {
+                self.assigned.push((line, variable(name)));
+                Ok(())
+            }
+            ["include", file] => {
+                let name = file.rsplit('/').next().unwrap_or_default();
+                if PLAIN_INCLUDES.contains(&name) || file.contains("modules") {
+                    return Ok(());
+                }
+                let why = "what this file refuses is not known; `nginx -T` writes all files as one";
+                self.findings.wider("include", file, &Spot::new(line, ""), why)
+            }
+            [name, ..] if is_refusing(name) => self.refuses(name, line),
             _ => Ok(()),
         }
     }
@@ -309,6 +416,7 @@ impl MapReader<'_, '_> {
         };
         match key.as_str() {
             "default" => {
+                self.defaults.insert(variable(result), client.to_string());
                 return findings.lost(&spot, "`default`: keygate refuses an unknown key");
             }
             "include" => {
@@ -321,20 +429,26 @@ impl MapReader<'_, '_> {
             "" => return findings.lost(&spot, "an empty key: keygate refuses who brings none"),
             _ => {}
         }
+        // `\default` is a key of that name.
+        let key = key.strip_prefix('\\').unwrap_or(key);
+        let key = match key.split_once(' ') {
+            Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => key.trim(),
+            Some((scheme, key)) if is_scheme(scheme) && !key.trim().contains(' ') => {
+                let why = "the key stands behind a scheme that is not `Bearer`: keygate reads it \
+                           from a header of its own, so give the map that header";
+                return findings.fault(&spot, why);
+            }
+            _ => key,
+        };
+        let secret = Secret::new(key.as_bytes());
+        let digest = secret.digest();
+        self.values.push((variable(result), digest, client.to_string()));
         if client.is_empty() || client.as_str() == "0" {
             return findings.lost(&spot, "a key that the map gives no client");
         }
         if client.starts_with('$') {
             return findings.lost(&spot, "a key whose client is a variable");
         }
-        // `\default` is a key of that name.
-        let key = key.strip_prefix('\\').unwrap_or(key);
-        let key = match key.split_once(' ') {
-            Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => key.trim(),
-            _ => key,
-        };
-        let secret = Secret::new(key.as_bytes());
-        let digest = secret.digest();
         if let Some((first, _)) =
             self.seen.iter().find(|(map, digests)| map != result && digests.contains(&digest))
         {
@@ -351,25 +465,50 @@ impl MapReader<'_, '_> {
     }
 }
 
-fn refuses_clients(words: &[Zeroizing<String>]) -> bool {
+/// `return 403;` and any other answer that is no success and no redirection.
+fn refuses(words: &[Zeroizing<String>]) -> bool {
     let words: Vec<&str> = words.iter().map(|word| word.as_str()).collect();
-    matches!(words.as_slice(), ["return", code, ..] if REFUSALS.contains(code))
+    match words.as_slice() {
+        ["return", code, ..] => code.parse::<u16>().is_ok_and(|code| code >= 400),
+        _ => false,
+    }
 }
 
-/// The name in `$name` or `${name}`, as nginx compares it.
-fn variable(word: &str) -> String {
-    let name = word.strip_prefix('$').unwrap_or(word);
-    let name = name.strip_prefix('{').and_then(|n| n.strip_suffix('}')).unwrap_or(name);
-    name.to_ascii_lowercase()
+/// A word such as `ApiKey` before a key.
+fn is_scheme(word: &str) -> bool {
+    word.bytes().all(|b| b.is_ascii_alphabetic() || b == b'-')
 }
 
-/// Every variable in a word of a condition, such as `($client`.
-fn variables_of(word: &str) -> impl Iterator<Item = String> {
-    word.split('$').skip(1).map(|rest| {
-        let rest = rest.trim_start_matches('{');
-        let name = rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next();
-        name.unwrap_or_default().to_ascii_lowercase()
-    })
+fn is_refusing(name: &str) -> bool {
+    let kind = REFUSING_KINDS.iter().any(|kind| name.starts_with(kind));
+    REFUSING.contains(&name) || kind && !SETTINGS.contains(&name)
+}
+
+/// The text behind code in braces, with the brace that closes it. Braces in its texts and in its
+/// comments count for nothing.
+fn behind_code<'t>(text: &'t str, open: &mut usize) -> &'t str {
+    let mut quote = None;
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match (quote, c) {
+            (Some(_), '\\') => {
+                chars.next();
+            }
+            (Some(end), c) if c == end => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '-') if chars.peek().is_some_and(|(_, next)| *next == '-') => return "",
+            (None, '{') => *open += 1,
+            (None, '}') => {
+                *open -= 1;
+                if *open == 0 {
+                    return text.get(at..).unwrap_or_default();
+                }
+            }
+            (None, _) => {}
+        }
+    }
+    ""
 }
 
 /// Why a map over `source` holds no keys: only what a client sends can be one.

@@ -38,7 +38,7 @@ pub struct Widened {
     pub at: ReportLine,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct ReportLine {
     pub line: u64,
     #[serde(rename = "where")]
@@ -71,7 +71,7 @@ impl ImportReport {
                 session.output.line(&format!("  {}", line.text()))?;
             }
         }
-        for (title, allowed) in [("would be lost", false), ("is lost, as allowed", true)] {
+        for (title, allowed) in [("would be lost", false), ("lost, as allowed", true)] {
             let lines: Vec<_> = self.wider.iter().filter(|w| w.allowed == allowed).collect();
             if lines.is_empty() {
                 continue;

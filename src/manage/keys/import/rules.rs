@@ -3,7 +3,7 @@
 
 use ipnet::IpNet;
 
-use super::yaml::Yaml;
+use super::yaml::{Misshapen, Yaml, list_of};
 use crate::core::address::parse_network;
 
 /// More networks than this in one key are a mistake, or a rule that belongs into a firewall.
@@ -56,10 +56,13 @@ impl Default for Allowance {
 // === impl AllowedNetworks ===
 
 impl AllowedNetworks {
-    /// Lists of addresses and networks: those allowed (none: all) without those denied.
-    pub fn of(allow: &[Yaml], deny: &[Yaml]) -> Result<Self, &'static str> {
+    /// Lists of addresses and networks: those allowed (none: all) without those denied. A rule that
+    /// says neither, or in another shape, is not known; it is never one that allows all.
+    pub fn of(allow: Option<&Yaml>, deny: Option<&Yaml>) -> Result<Self, &'static str> {
+        let list = |value| list_of(value).map_err(|Misshapen| "networks that are no list");
+        let (allow, deny) = (list(allow)?, list(deny)?);
         if allow.is_empty() && deny.is_empty() {
-            return Ok(Self::Anywhere);
+            return Err("neither networks that it allows nor such that it denies");
         }
         let read = |list: &[Yaml]| -> Result<Vec<IpNet>, &'static str> {
             let net = |item: &Yaml| item.as_text().and_then(|text| parse_network(text).ok());
@@ -187,7 +190,7 @@ mod tests {
             let text = format!("[{text}]");
             documents(&mut text.as_bytes(), std::path::Path::new("f")).unwrap().remove(0)
         };
-        AllowedNetworks::of(list(allow).items(), list(deny).items())
+        AllowedNetworks::of(Some(&list(allow)), Some(&list(deny)))
     }
 
     fn networks(allow: &str, deny: &str) -> Vec<String> {
@@ -199,7 +202,7 @@ mod tests {
 
     #[test]
     fn denied_networks_are_cut_out() {
-        assert_eq!(networks("", ""), ["Anywhere"]);
+        assert!(reach("", "").is_err(), "never `anywhere`");
         assert_eq!(networks("10.0.0.1", ""), ["10.0.0.1/32"]);
         assert_eq!(networks("10.0.0.0/30", "10.0.0.1"), ["10.0.0.2/31", "10.0.0.0/32"]);
         assert_eq!(networks("10.0.0.0/30", "10.0.0.0/8"), ["Nowhere"], "never `anywhere`");
@@ -211,6 +214,26 @@ mod tests {
             |ip: &str| rest.iter().any(|n| n.contains(&ip.parse::<std::net::IpAddr>().unwrap()));
         assert!(!allows("203.0.113.7") && allows("203.0.112.255") && allows("2001:db8::1"));
         assert!(reach("'${OFFICE}'", "").is_err() && reach("10.0.0.0/8", "x").is_err());
+    }
+
+    #[test]
+    fn a_rule_of_another_shape_is_never_none() {
+        let shapes = [
+            "10.0.0.0/8",
+            "\"${{ env \\\"X\\\" }}\"",
+            "7",
+            "true",
+            "{a: b}",
+            "[null]",
+            "[[10.0.0.0/8]]",
+        ];
+        for shape in shapes {
+            let yaml =
+                documents(&mut shape.as_bytes(), std::path::Path::new("f")).unwrap().remove(0);
+            assert!(AllowedNetworks::of(Some(&yaml), None).is_err(), "{shape}");
+            assert!(AllowedNetworks::of(None, Some(&yaml)).is_err(), "{shape}");
+        }
+        assert!(AllowedNetworks::of(None, None).is_err());
     }
 
     #[test]

@@ -89,14 +89,12 @@ fn csv() {
         "Name,Org,key,sha256,permissions,expires_at,colour\n\
          \"CRM, old\",acme,secret-of-the-crm-0001,,read send,2027-01-01T00:00:00Z,red\n\
          Batch,acme,,{hash},read|send,never,\n\
-         Bad,acme,too,many,values,here,x,y\n"
+         Bad,acme,too,many,values,here,x,y\n\
+         Short,acme,and,few\n"
     );
     let read = read(ImportFormat::Csv, &text);
-    assert_eq!(
-        read.lost,
-        ["f:1: colour: no field of a key has this name; the column was not carried"]
-    );
-    assert_eq!(read.faults, ["f:4: 8 values for 7 columns"]);
+    assert_eq!(read.lost, ["f:1: colour: no field of a key has this name; it was not carried"]);
+    assert_eq!(read.faults, ["f:4: 8 values for 7 columns", "f:5: 4 values for 7 columns"]);
     let [crm, batch] = read.keys.as_slice() else { panic!("{} keys", read.keys.len()) };
     assert_eq!((secret(crm), crm.line), (&b"secret-of-the-crm-0001"[..], 2));
     assert_eq!(crm.raw.name, "CRM, old");
@@ -163,7 +161,27 @@ fn a_column_that_may_restrict_is_carried_or_stops() {
             || raw.limit.as_deref() == Some(want);
         assert!(has, "{column}");
     }
-    for column in ["role", "Blocked IPs", "requests_per_day", "quota", "denylist", "group", "ttl"] {
+    let others = [
+        "role",
+        "Blocked IPs",
+        "requests_per_day",
+        "quota",
+        "denylist",
+        "group",
+        "ttl",
+        "state",
+        "rpm",
+        "throttle",
+        "max_uses",
+        "read_only",
+        "methods",
+        "allowed_paths",
+        "allowed_origins",
+        "plan",
+        "tenant",
+        "zugelassen",
+    ];
+    for column in others {
         let read = read(ImportFormat::Csv, &format!("name,key,{column}\nx,{key},\ny,{key}1,v\n"));
         assert_eq!(read.wider, [column], "{column}");
         let json = serde_json::json!({ "name": "x", "key": key, column: "v" }).to_string();
@@ -179,11 +197,54 @@ fn a_column_that_may_restrict_is_carried_or_stops() {
 }
 
 #[test]
+fn two_columns_for_one_field_stop() {
+    let (key, digest) = ("0123456789abcdefghij", Digest::of(b"0123456789abcdefghij"));
+    let pairs = [
+        ("expires", "valid_until", "2099-01-01", "2020-01-01"),
+        ("networks", "allowed_ips", "10.0.0.0/8", "192.168.0.0/16"),
+        ("limit", "Rate Limit", "5/s", "9/s"),
+        ("enabled", "isActive", "true", "false"),
+        ("note", "note", "a", "b"),
+        ("not_before", "valid_from", "2020-01-01", "2099-01-01"),
+    ];
+    for (one, other, a, b) in pairs {
+        let text = format!("name,key,{one},{other}\nx,{key},{a},{b}\n");
+        let read = read(ImportFormat::Csv, &text);
+        assert!(read.keys.is_empty(), "{one}, {other}");
+        assert!(read.faults[0].contains("is the same field of a key as"), "{:?}", read.faults);
+        let json = format!(r#"{{"name":"x","key":"{key}","{one}":"{a}","{other}":"{b}"}}"#);
+        let read = super::tests::read(ImportFormat::Jsonl, &json);
+        assert!(read.keys.is_empty() && read.faults.len() == 1, "{json}: {:?}", read.faults);
+    }
+    for text in ["key,key", "api_key,secret", "key,token"] {
+        let read = read(ImportFormat::Csv, &format!("{text}\n{key},{key}\n"));
+        assert!(read.keys.is_empty() && !read.faults[0].contains(key), "{:?}", read.faults);
+    }
+    let digests = [(show_digest(&digest), true), (show_digest(&Digest::of(b"x")), false)];
+    for (digest, agrees) in digests {
+        let mut read =
+            read(ImportFormat::Csv, &format!("name,org,key,sha256\nx,acme,{key},{digest}\n"));
+        let taken = read.keys.remove(0).finish(&defaults(), &settings(), None).unwrap();
+        assert_eq!(taken.is_ok(), agrees, "{digest}");
+    }
+    let read =
+        read(ImportFormat::Jsonl, &format!(r#"{{"name":"x","key":"{key}","key":"{key}2"}}"#));
+    assert_eq!(read.faults, ["f:1: a name stands twice in one object"]);
+}
+
+#[test]
+fn a_begin_in_a_column_of_another_meaning_stops() {
+    let read = read(ImportFormat::Csv, "name,key,start\nx,0123456789abcdefghij,2099-01-01\n");
+    assert!(read.keys.is_empty() && read.faults[0].contains("`not_before`"), "{:?}", read.faults);
+}
+
+#[test]
 fn csv_without_header() {
     let read = read(ImportFormat::Csv, "acme,hunter2hunter2hunter2\n");
     assert!(read.keys.is_empty());
     assert!(read.faults[0].contains("must name the columns"), "{:?}", read.faults);
     assert!(!read.faults[0].contains("hunter2"));
+    assert!(read.lost.is_empty(), "the headings are keys: {:?}", read.lost);
 }
 
 #[test]
@@ -203,7 +264,7 @@ fn json_lines() {
     assert_eq!(secret(&read.keys[0]), b"with spaces is one secret");
     assert_eq!(read.keys[1].raw.id, "key_a");
     assert_eq!(read.faults.len(), 3, "{:?}", read.faults);
-    assert_eq!(read.lost, ["f:8: tier: no field of a key has this name"]);
+    assert_eq!(read.wider, ["tier"]);
 }
 
 #[test]
@@ -296,7 +357,8 @@ http {
             (&b"other-key-0123456789"[..], "silver", 13),
         ]
     );
-    assert_eq!(read.wider, ["allow", "deny", "limit_req"]);
+    // The last key has no `$client`.
+    assert_eq!(read.wider, ["allow", "deny", "limit_req", "if:line18"]);
     assert!(read.faults.is_empty(), "{:?}", read.faults);
     assert!(
         read.lost.iter().any(|l| l.contains("f:13: a key of the map to `$client`")),
@@ -312,10 +374,25 @@ fn what_nginx_refuses_beside_the_key_stops() {
         ("if ($client = \"\") { return 401; }", ""),
         ("if ($http_x_api_key = '') { return 401 \"no key\"; }", ""),
         ("if ($Client !~ .) { return 403; }", ""),
+        ("if ($client = nobody) { return 401; }", ""),
+        ("if ($client != client) { return 401; }", ""),
+        ("if ($client = client) { return 403; }", "if"),
+        ("if ($client) { return 403; }", "if"),
+        ("if ($http_x_api_key = a-name-of-20-characters) { return 403; }", "if"),
         ("if ($blocked) { return 403; }", "if"),
         ("if ($client$blocked = x) { return 444; }", "if"),
+        ("if ($request_method != GET) { return 405; }", "if"),
+        ("if ($blocked) { set $client \"\"; }", "set"),
+        ("js_access main.check;", "js_access"),
+        ("auth_ldap \"x\";", "auth_ldap"),
+        ("include snippets/deny.conf;", "include:snippets/deny.conf"),
+        ("include /etc/nginx/mime.types;", ""),
+        (
+            "access_by_lua_block { local t = { \"}\", #x } -- don't {\n ngx.exit(403) }",
+            "access_by_lua_block",
+        ),
         ("if ($scheme != https) { return 301 https://$host$request_uri; }", ""),
-        ("if ($request_method = TRACE) { return 405; }", ""),
+        ("if ($request_method = TRACE) { return 405; }", "if"),
         ("access_by_lua_file check.lua;", "access_by_lua_file"),
         ("access_by_lua_block { ngx.exit(403) }", "access_by_lua_block"),
         ("location / { limit_except GET { deny all; } }", "limit_except deny"),
@@ -326,10 +403,33 @@ fn what_nginx_refuses_beside_the_key_stops() {
     for (rest, wider) in cases {
         for text in [format!("{map}\nserver {{ {rest} }}"), format!("server {{ {rest} }}\n{map}")] {
             let read = read(ImportFormat::NginxMap, &text);
-            assert_eq!(read.wider.join(" "), wider, "{text}");
+            // The line of an `if` is part of its name.
+            let names = read.wider.iter().map(|name| match name.split_once(":line") {
+                Some((name, _)) => name,
+                None => name,
+            });
+            assert_eq!(names.collect::<Vec<_>>().join(" "), wider, "{text}: {:?}", read.faults);
             assert_eq!(read.keys.len(), 1, "{text}");
         }
     }
+}
+
+#[test]
+fn an_nginx_configuration_that_is_cut_short_is_refused() {
+    let map = "map $http_x_api_key $client {\n  a-name-of-20-characters client;\n";
+    for text in [
+        map.to_owned(),
+        format!("{map}}}\nserver {{ "),
+        format!("{map}}}\nallow 10"),
+        format!("{map}}} }}"),
+    ] {
+        let read = read(ImportFormat::NginxMap, &text);
+        assert!(read.faults.last().unwrap().contains("nginx -t"), "{text}: {:?}", read.faults);
+    }
+    let two = "map $http_x_api_key $client { a-name-of-20-characters one; }\n\
+               map $http_x_api_key $tier { default free; another-name-of-20-characters gold; }\n\
+               server { if ($tier = free) { return 403; } }";
+    assert_eq!(read(ImportFormat::NginxMap, two).wider, ["if:line3"], "the default is a value too");
 }
 
 #[test]

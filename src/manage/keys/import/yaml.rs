@@ -56,6 +56,20 @@ pub fn documents(source: &mut dyn BufRead, path: &Path) -> Result<Vec<Yaml>> {
     })
 }
 
+/// A value of another kind than what belongs there. A restriction of such a shape is not known, and
+/// so must never count as none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Misshapen;
+
+/// The items of what may be a list; nothing is an empty one.
+pub fn list_of(value: Option<&Yaml>) -> std::result::Result<&[Yaml], Misshapen> {
+    match value.map(|value| &value.is) {
+        None | Some(Is::Null) => Ok(&[]),
+        Some(Is::List(items)) => Ok(items),
+        Some(_) => Err(Misshapen),
+    }
+}
+
 // === impl Yaml ===
 
 impl Yaml {
@@ -110,6 +124,32 @@ impl Yaml {
             Is::Number(_) => self.whole().map(|number| number.to_string()),
             _ => None,
         }
+    }
+
+    /// The list under `name`, empty if there is none. `Err`: something else stands there.
+    pub fn try_list(&self, name: &str) -> std::result::Result<&[Self], Misshapen> {
+        list_of(self.get(name))
+    }
+
+    pub const fn is_list(&self) -> bool {
+        matches!(self.is, Is::List(_))
+    }
+
+    /// Neither a list nor a mapping with something in it, nor any other value.
+    pub fn is_empty(&self) -> bool {
+        match &self.is {
+            Is::Null => true,
+            Is::List(items) => items.is_empty(),
+            Is::Map(entries) => entries.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// A whole number of seconds, also as the text that a template leaves.
+    pub fn seconds(&self) -> std::result::Result<u64, Misshapen> {
+        let digits = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let written = || self.as_text().filter(digits).and_then(|text| text.parse().ok());
+        self.whole().or_else(written).ok_or(Misshapen)
     }
 
     pub const fn is_number(&self) -> bool {

@@ -36,6 +36,20 @@ fn plugins_are_carried_told_or_stop() {
         ("proxy-rewrite: {uri: /x}", "jack - - -", ""),
         ("jwt-auth: {key: jack}", "jack - - -", ""),
         ("our-own: {}", "jack - - -", "our-own:jack"),
+        ("ip-restriction: {whitelist: 10.0.0.0/8}", "jack - - -", "ip-restriction:jack"),
+        ("ip-restriction: {blacklist: 10.0.0.0/8}", "jack - - -", "ip-restriction:jack"),
+        ("ip-restriction: {whitelist: {a: b}}", "jack - - -", "ip-restriction:jack"),
+        ("ip-restriction: {whitelist: []}", "jack - - -", "ip-restriction:jack"),
+        ("ip-restriction: null", "jack - - -", "ip-restriction:jack"),
+        ("ip-restriction: x", "jack - - -", "ip-restriction:jack"),
+        ("limit-count: {count: 5, time_window: 60, rules: [{}]}", "jack - - -", "limit-count:jack"),
+        ("limit-count: {count: \"5\", time_window: 60}", "jack - - -", "limit-count:jack"),
+        ("limit-req: {rate: \"1\"}", "jack - - -", "limit-req:jack"),
+        (
+            "limit-count: {count: 5, time_window: 60, group: 7}",
+            "jack - 5/min -",
+            "limit-count:jack",
+        ),
     ];
     for (plugins, key, wider) in cases {
         let read = read(ImportFormat::Apisix, &jack(plugins));
@@ -123,4 +137,31 @@ fn groups_credentials_and_rules_for_all() {
         "consumers:\n- id: jo/credentials/x\n  plugins: {key-auth: {key: jo-key-0123456789}}\n";
     let alone = read(ImportFormat::Apisix, alone);
     assert_eq!((alone.keys.len(), alone.faults.len()), (0, 1), "{:?}", alone.faults);
+}
+
+#[test]
+fn a_file_of_another_shape_stops() {
+    let cases = [
+        (
+            jack("").replace("- username: jack\n", "- username: jack\n  group_id: [g1]\n"),
+            "group_id:jack",
+        ),
+        (jack("") + "routes: {id: r}\n", "routes"),
+        (jack("") + "services: s\n", "services"),
+        (
+            jack("") + "global_rules: [{id: 1, plugins: [ip-restriction]}]\n",
+            "plugins:global_rules[0]",
+        ),
+        (
+            jack("") + "routes: [{id: r, remote_addrs: [10.0.0.0/8], plugins: {key-auth: {}}}]\n",
+            "remote_addrs:route/r",
+        ),
+        (
+            jack("") + "routes: [{id: r, vars: [[http_x, ==, 1]], plugins: {key-auth: {}}}]\n",
+            "vars:route/r",
+        ),
+    ];
+    for (text, wider) in cases {
+        assert_eq!(read(ImportFormat::Apisix, &text).wider.join(" "), wider, "{text}");
+    }
 }

@@ -60,3 +60,20 @@ fn other_lists_of_credentials_are_none() {
         assert_eq!(read.lost.len() + read.faults.len(), 1, "{name}: told once");
     }
 }
+
+#[test]
+fn filters_of_another_shape_or_layer_stop() {
+    let key = "credentials: [{key: one_key_0123456789, client: one}]\n";
+    for (rest, wider) in [
+        ("http_filters: {name: envoy.filters.http.rbac}", "http_filters"),
+        ("http_filters: rbac", "http_filters"),
+        (
+            "filter_chains: [{filters: [{name: envoy.filters.network.rbac}]}]",
+            "envoy.filters.network.rbac",
+        ),
+        ("filter_chains: [{filters: [{name: envoy.filters.network.http_connection_manager}]}]", ""),
+    ] {
+        let read = read(ImportFormat::Envoy, &format!("{key}{rest}\n"));
+        assert_eq!(read.wider.join(" "), wider, "{rest}");
+    }
+}

@@ -4,7 +4,7 @@ use super::super::super::super::error::Result;
 use super::super::super::super::registry::entry::RawTime;
 use super::super::collect::{Candidate, Findings};
 use super::super::rules::{Allowance, AllowedNetworks, DAY, OneLimit, Quota};
-use super::super::yaml::Yaml;
+use super::super::yaml::{Misshapen, Yaml};
 use super::model::{Consumer, Kong, KongKey, Plugin, PluginConfig, Reference, Scope};
 
 /// Plugins that refuse nobody who has a key: they log, route, or rewrite. Held against `kong/plugins`
@@ -143,7 +143,11 @@ fn tell_plugin(plugin: &Plugin<'_>, kong: &Kong<'_>, findings: &mut Findings<'_>
     }
     let carried = CARRIED.contains(&name) && plugin.config.unknown.is_none();
     if carried && name == "acl" && service_wide(plugin) {
-        let allowed = plugin.config.words("allow").join(", ");
+        let Ok(acl) = AclGroups::of(plugin.config) else {
+            let why = "plugin `acl` has groups that cannot be read";
+            return findings.wider(name, "", spot, why);
+        };
+        let allowed = acl.allow.join(", ");
         if !allowed.is_empty() {
             let why = format!(
                 "plugin `acl` asks for one of the groups {allowed}: keys carry them as \
@@ -276,6 +280,18 @@ fn terms_of(
         groups: consumer.acls.clone(),
         refused: None,
     };
+    for group in &consumer.groups {
+        let is_known = kong.groups.iter().any(|known| known.reference.is(group));
+        let has_plugins = kong.plugins.iter().any(|plugin| {
+            plugin.scope.group.as_ref().is_some_and(|meant| meant.first() == group.first())
+        });
+        if !is_known && !has_plugins {
+            let name = group.first();
+            let why =
+                format!("its group `{name}` is not in this file, nor what its plugins refuse");
+            findings.wider("consumer_groups", client, &consumer.spot, why)?;
+        }
+    }
     let find = |name: &'static str| in_force(name, at, consumer, kong, Reaching::Global);
     for plugin in find("request-termination").filter(|p| p.config.unknown.is_none()) {
         if plugin.config.text("trigger").is_empty() {
@@ -286,11 +302,9 @@ fn terms_of(
         }
     }
     for plugin in find("ip-restriction").filter(|p| p.config.unknown.is_none()) {
-        let list = |new, old| match plugin.config.list(new) {
-            [] => plugin.config.list(old),
-            list => list,
-        };
-        match AllowedNetworks::of(list("allow", "whitelist"), list("deny", "blacklist")) {
+        let (allow, deny) =
+            (plugin.config.either("allow", "whitelist"), plugin.config.either("deny", "blacklist"));
+        match AllowedNetworks::of(allow, deny) {
             Ok(reach) => terms.allowance.reach = terms.allowance.reach.and(reach),
             Err(why) => {
                 let why = format!("plugin `ip-restriction` has {why}");
@@ -318,11 +332,16 @@ fn read_quotas(
 ) -> Result<()> {
     let client = consumer.reference.first();
     let Plugin { name, config, spot, .. } = plugin;
-    let quotas = quotas_of(name, *config);
-    let counted = match config.text("limit_by") {
-        "" => config.text("identifier"),
-        by => by,
+    let Ok(quotas) = quotas_of(name, *config) else {
+        let why = format!("plugin `{name}` has a limit that cannot be read");
+        return findings.wider(name, client, spot, why);
     };
+    if config.is_true("enforce_consumer_groups") {
+        let why = format!("plugin `{name}` has limits of its own for consumer groups");
+        findings.wider(name, client, spot, why)?;
+    }
+    let by = config.get("limit_by").or_else(|| config.get("identifier"));
+    let counted = by.map_or("", |by| by.as_text().unwrap_or("something that cannot be read"));
     let own = plugin.scope.consumer.is_some();
     let wider = match counted {
         "" | "consumer" if consumer.credentials.len() > 1 => {
@@ -365,9 +384,10 @@ fn read_quotas(
     Ok(())
 }
 
-/// `minute: 600` of the open plugin, `limit` and `window_size` of the advanced one.
-fn quotas_of(name: &str, config: PluginConfig<'_>) -> Vec<Quota> {
-    let whole = |name: &str| config.get(name).and_then(Yaml::whole);
+/// `minute: 600` of the open plugin, `limit` and `window_size` of the advanced one. `Err`: one of
+/// them is no number.
+fn quotas_of(name: &str, config: PluginConfig<'_>) -> std::result::Result<Vec<Quota>, Misshapen> {
+    let whole = |value: &Yaml| value.whole().ok_or(Misshapen);
     if name == "rate-limiting" {
         let windows = [
             ("second", 1),
@@ -377,22 +397,42 @@ fn quotas_of(name: &str, config: PluginConfig<'_>) -> Vec<Quota> {
             ("month", 31 * DAY),
             ("year", 366 * DAY),
         ];
-        let quota = |(name, seconds)| Some(Quota::new(whole(name)?, seconds));
-        return windows.into_iter().filter_map(quota).collect();
+        let quota = |(name, seconds)| Some((config.get(name)?, seconds));
+        let quotas = windows.into_iter().filter_map(quota);
+        return quotas.map(|(count, seconds)| Ok(Quota::new(whole(count)?, seconds))).collect();
     }
-    let numbers = |name: &str| match (whole(name), config.list(name)) {
-        (Some(one), _) => vec![Some(one)],
-        (None, list) => list.iter().map(Yaml::whole).collect(),
+    let numbers = |name: &str| match config.get(name) {
+        Some(one) if one.is_number() => Ok(vec![whole(one)?]),
+        _ => config.list(name)?.iter().map(whole).collect(),
     };
-    let (limits, windows) = (numbers("limit"), numbers("window_size"));
+    let (limits, windows) = (numbers("limit")?, numbers("window_size")?);
     if limits.len() != windows.len() {
-        return Vec::new();
+        return Err(Misshapen);
     }
     let pairs = limits.into_iter().zip(windows);
-    pairs
-        .map(|(count, seconds)| Some(Quota::new(count?, seconds?)))
-        .collect::<Option<_>>()
-        .unwrap_or_default()
+    Ok(pairs.map(|(count, seconds)| Quota::new(count, seconds)).collect())
+}
+
+/// Groups of the `acl` plugin, in the words of today or of before.
+#[derive(Debug)]
+struct AclGroups {
+    allow: Vec<String>,
+    deny: Vec<String>,
+}
+
+// === impl AclGroups ===
+
+impl AclGroups {
+    fn of(config: PluginConfig<'_>) -> std::result::Result<Self, Misshapen> {
+        let words = |name: &str| -> std::result::Result<Vec<String>, Misshapen> {
+            config.list(name)?.iter().map(|item| item.word().ok_or(Misshapen)).collect()
+        };
+        let (allow, deny) = (words("allow")?, words("deny")?);
+        Ok(match (allow.is_empty(), deny.is_empty()) {
+            (true, true) => Self { allow: words("whitelist")?, deny: words("blacklist")? },
+            _ => Self { allow, deny },
+        })
+    }
 }
 
 fn judge_acls(
@@ -413,13 +453,10 @@ fn judge_acls(
         terms.groups.extend(groups);
     }
     for acl in acls {
-        let (allow, deny) = (acl.config.words("allow"), acl.config.words("deny"));
-        let (allow, deny) = match (allow.is_empty(), deny.is_empty()) {
-            (true, true) => (acl.config.words("whitelist"), acl.config.words("blacklist")),
-            _ => (allow, deny),
-        };
+        // What cannot be read was told of the plugin.
+        let Ok(AclGroups { allow, deny }) = AclGroups::of(acl.config) else { continue };
         let bound = acl.scope.service.is_some() || acl.scope.route.is_some();
-        let is_in = |list: &[&str]| terms.groups.iter().any(|group| list.contains(&group.as_str()));
+        let is_in = |list: &[String]| terms.groups.iter().any(|group| list.contains(group));
         let refused = if deny.is_empty() { !is_in(&allow) } else { is_in(&deny) };
         if refused && !bound {
             terms.refused = Some("`acl` refuses its groups".to_owned());
@@ -455,9 +492,14 @@ fn give(
         candidate.raw.limit = Some(limit.text.into());
     }
     candidate.raw.created = credential.created.map(RawTime::of);
-    if let Some(ttl) = credential.ttl {
+    let Ok(ttl) = credential.ttl else {
+        let why = "`ttl` is no whole number of seconds: its end is not known";
+        return findings.fault(spot, why);
+    };
+    if let Some(ttl) = ttl {
         let Some(created) = credential.created else {
-            let why = "`ttl` counts from `created_at`, which is missing: its end is not known";
+            let why = "`ttl` counts from `created_at`, which is missing or no number of seconds: \
+                       its end is not known";
             return findings.fault(spot, why);
         };
         candidate.raw.expires = Some(RawTime::of(created.saturating_add(ttl)));

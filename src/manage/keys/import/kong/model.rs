@@ -2,7 +2,7 @@
 //! configuration, [`super::super::kubernetes`] from the resources of its ingress controller.
 
 use super::super::collect::Spot;
-use super::super::yaml::Yaml;
+use super::super::yaml::{Misshapen, Yaml, list_of};
 use crate::core::Secret;
 
 #[derive(Debug, Default)]
@@ -33,10 +33,10 @@ pub struct KongKey {
     pub spot: Spot,
     /// Or why it is missing.
     pub key: Result<Secret, &'static str>,
-    /// Unix seconds.
+    /// Unix seconds, if that is what the file says.
     pub created: Option<u64>,
-    /// Seconds from `created` on.
-    pub ttl: Option<u64>,
+    /// Seconds from `created` on; `None`: it never ends. `Err`: when it ends is not known.
+    pub ttl: Result<Option<u64>, Misshapen>,
 }
 
 #[derive(Debug)]
@@ -128,20 +128,27 @@ impl<'y> PluginConfig<'y> {
         own.or_else(|| self.shared.and_then(|config| config.get(name)))
     }
 
-    pub fn list(&self, name: &str) -> &'y [Yaml] {
-        self.get(name).map_or(&[], Yaml::items)
+    /// The list under `name`, empty if there is none.
+    pub fn list(&self, name: &str) -> Result<&'y [Yaml], Misshapen> {
+        list_of(self.get(name))
     }
 
     pub fn text(&self, name: &str) -> &'y str {
         self.get(name).and_then(Yaml::as_text).unwrap_or_default()
     }
 
+    /// What stands under one of two names, of which the second is the old one.
+    pub fn either(&self, new: &str, old: &str) -> Option<&'y Yaml> {
+        self.get(new).filter(|value| !value.is_empty()).or_else(|| self.get(old))
+    }
+
     pub fn is_true(&self, name: &str) -> bool {
         self.get(name).is_some_and(Yaml::is_true)
     }
 
-    pub fn words(&self, name: &str) -> Vec<&'y str> {
-        self.list(name).iter().filter_map(Yaml::as_text).collect()
+    /// The settings stand in a mapping, or nowhere.
+    pub fn is_well_formed(&self) -> bool {
+        [self.own, self.shared].into_iter().flatten().all(Yaml::is_map)
     }
 }
 

@@ -299,3 +299,81 @@ keyauth_credentials:
     }
     assert_eq!(read.faults.len(), faults.len(), "{:?}", read.faults);
 }
+
+#[test]
+fn a_restriction_of_another_shape_stops() {
+    let key = |fields: &str| {
+        format!(
+            "consumers:\n- username: erp\n  keyauth_credentials:\n  - {{key: erp-key-0123456789abc, created_at: 1600000000, {fields}}}\n"
+        )
+    };
+    for ttl in
+        ["\"${{ env \\\"TTL\\\" }}\"", "3600.5", "-5", "[1]", "{a: 1}", "soon", "true", "\"\""]
+    {
+        let read = read(ImportFormat::Kong, &key(&format!("ttl: {ttl}")));
+        assert!(read.keys.is_empty(), "{ttl}");
+        assert!(read.faults[0].contains("`ttl` is no whole number"), "{ttl}: {:?}", read.faults);
+    }
+    for (ttl, want) in [
+        ("\"3600\"", Some(1_600_003_600)),
+        ("3600", Some(1_600_003_600)),
+        ("0", None),
+        ("null", None),
+    ] {
+        let read = read(ImportFormat::Kong, &key(&format!("ttl: {ttl}")));
+        let want = want.map(crate::manage::registry::entry::RawTime::of);
+        assert_eq!(read.keys[0].raw.expires, want, "{ttl}");
+    }
+    for created in ["1600000000000", "18446744073709551615"] {
+        let text = key("ttl: 3600").replace("1600000000", created);
+        let read = read(ImportFormat::Kong, &text);
+        for key in read.keys {
+            assert!(key.raw.parse().is_err(), "{created}: a time that no key can hold");
+        }
+    }
+    let plugin = |config: &str| erp(&format!("plugins: [{{name: ip-restriction, {config}}}]"));
+    let shapes =
+        ["10.0.0.0/8", "\"${{ env \\\"X\\\" }}\"", "{a: b}", "[null]", "[7]", "7", "[]", "null"];
+    for shape in shapes {
+        for list in ["allow", "deny", "whitelist", "blacklist"] {
+            let text = plugin(&format!("config: {{{list}: {shape}}}"));
+            check(&text, &text, &["erp - - -"], &["ip-restriction:erp"]);
+        }
+    }
+    for config in ["tags: [a]", "config: x", "config: []", "config: null", "_config: [x]"] {
+        let read = read(ImportFormat::Kong, &plugin(config));
+        assert_eq!(read.wider.len(), 1, "{config}: {:?}", read.wider);
+    }
+    let limits = [
+        "minute: \"60\"",
+        "minute: [60], hour: 5",
+        "minute: x",
+        "minute: -1, hour: 10",
+        "minute: 1.5",
+    ];
+    for limit in limits {
+        let text = erp(&format!("plugins: [{{name: rate-limiting, config: {{{limit}}}}}]"));
+        check(&text, &text, &["erp - - -"], &["rate-limiting:erp"]);
+    }
+    let elsewhere = [
+        ("plugins: {name: ip-restriction, config: {allow: [10.0.0.0/8]}}", "plugins"),
+        ("plugins: ip-restriction", "plugins"),
+        ("plugins: [[{name: ip-restriction}]]", "plugins"),
+        ("services: {name: s, plugins: []}", "services"),
+        ("acls: gold", "acls"),
+        ("acls: [{consumer: erp, group: [a]}]", "groups:acls[0]"),
+        (
+            "plugins: [{name: ip-restriction, consumer: [erp], config: {allow: [10.0.0.0/8]}}]",
+            "ip-restriction",
+        ),
+        ("plugins: [{name: acl, config: {allow: [gold], deny: banned}}]", "acl"),
+    ];
+    for (rest, wider) in elsewhere {
+        let read = read(ImportFormat::Kong, &erp(rest));
+        assert_eq!(read.wider.first().map(String::as_str), Some(wider), "{rest}");
+    }
+    let member = ERP.replace("  custom_id: x9\n", "  groups: [gold]\n");
+    check("a group that is not there", &member, &["erp - - -"], &["consumer_groups:erp"]);
+    let member = ERP.replace("  custom_id: x9\n", "  plugins: {ip-restriction: {}}\n");
+    check("plugins of a consumer", &member, &["erp - - -"], &["plugins:consumers[0]"]);
+}

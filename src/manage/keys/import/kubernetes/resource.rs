@@ -96,12 +96,6 @@ impl<'y> KubernetesResources<'y> {
         self.0.iter().filter(|resource| !KNOWN.contains(&resource.kind.as_str()))
     }
 
-    /// What resources of a kind say at a place.
-    pub fn referred(&self, kind: &str, at: &[&str]) -> Vec<String> {
-        let text = |r: &KubernetesResource<'y>| Some(r.yaml.at(at)?.as_text()?.to_owned());
-        self.of_kind(kind).filter_map(text).collect()
-    }
-
     /// Whether a policy of Envoy Gateway or of NGINX Gateway Fabric takes its keys from `secret`.
     pub fn is_credential_of_a_policy(&self, secret: &KubernetesResource<'_>) -> bool {
         let named = |list: &[Yaml], policy: &KubernetesResource<'_>| {
@@ -196,6 +190,22 @@ impl<'y> KubernetesResource<'y> {
         self.namespace.is_empty() || namespace.is_empty() || self.namespace == namespace
     }
 
+    /// Whether `NAME` or `NAMESPACE/NAME` names it.
+    pub fn is_named(&self, given: &str) -> bool {
+        match given.split_once('/') {
+            Some((namespace, name)) => self.name == name && self.namespace == namespace,
+            None => self.name == given,
+        }
+    }
+
+    /// With its namespace, if it says one.
+    pub fn full_name(&self) -> String {
+        match self.namespace {
+            "" => self.name.clone(),
+            namespace => format!("{namespace}/{}", self.name),
+        }
+    }
+
     pub fn shares_namespace(&self, other: &Self) -> bool {
         self.is_in(other.namespace)
     }
@@ -210,8 +220,7 @@ impl<'y> KubernetesResource<'y> {
     pub fn authorizations(&self) -> Vec<&'y str> {
         let mut found = Vec::new();
         walk(self.yaml, &mut |name, value| {
-            let some = !value.items().is_empty() || value.entries().next().is_some();
-            if name == "authorization" && some && found.is_empty() {
+            if name == "authorization" && !value.is_empty() && found.is_empty() {
                 found.push(name);
             }
         });
@@ -285,7 +294,8 @@ impl<'y> Selector<'y> {
         let mut count = 0;
         for (name, value) in labels {
             count += 1;
-            if secret.label(name) != value.as_text() {
+            let wanted = value.as_text();
+            if wanted.is_none() || secret.label(name) != wanted {
                 return false;
             }
         }

@@ -186,3 +186,47 @@ fn policies_that_refuse_requests_stop() {
         assert_eq!((read.keys.len(), read.wider), (1, vec![want.to_owned()]), "{want}");
     }
 }
+
+#[test]
+fn a_name_is_of_one_namespace() {
+    let secret = |namespace: &str, entry: &str| {
+        of("keys", &format!("  namespace: {namespace}\n"), &[(entry, KEY)])
+    };
+    let two = secret("gw", "client")
+        + &secret("payments", "stripe").replace(KEY, "live-0123456789abcdef");
+    let read = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        read_keys_in(ImportFormat::Kubernetes, two.as_bytes(), &names)
+    };
+    let both = read(&["keys"]);
+    assert!(
+        both.keys.is_empty() && both.faults[0].contains("gw/keys, payments/keys"),
+        "{:?}",
+        both.faults
+    );
+    assert_eq!(clients(&read(&["gw/keys"])), ["client"]);
+    assert_eq!(clients(&read(&["gw/keys", "payments/keys"])), ["client", "stripe"]);
+    assert!(read(&["other/keys"]).faults[0].contains("no Secret here has this name"));
+    let hint = read(&[]).lost.join(" ");
+    assert!(hint.contains("--keys-in gw/keys"), "{hint}");
+}
+
+#[test]
+fn what_a_kong_secret_or_consumer_says_in_another_shape_stops() {
+    let ttl = of("billing", KIC, &[("key", KEY), ("ttl", "1h")]);
+    let told = read(ImportFormat::Kubernetes, &ttl);
+    assert!(told.keys.is_empty() && told.faults[0].contains("`ttl`"), "{:?}", told.faults);
+    let grouped = of("billing", KIC, &[("key", KEY)])
+        + "kind: KongConsumer\nmetadata: {name: c}\nusername: Billing\ncredentials: [billing]\nconsumerGroups: gold\n";
+    assert_eq!(read(ImportFormat::Kubernetes, &grouped).wider, ["consumerGroups:c"]);
+    let plugin = |namespace: &str, networks: &str| {
+        format!(
+            "kind: KongPlugin\nmetadata: {{name: ip, namespace: {namespace}}}\nplugin: ip-restriction\nconfig: {{allow: [{networks}]}}\n---\n"
+        )
+    };
+    let text = of("billing", &format!("  namespace: a\n{KIC}"), &[("key", KEY)])
+        + &plugin("b", "0.0.0.0/0")
+        + &plugin("a", "10.0.0.0/8")
+        + "kind: KongConsumer\nmetadata: {name: c, namespace: a, annotations: {konghq.com/plugins: ip}}\nusername: Billing\ncredentials: [billing]\n";
+    assert_eq!(read(ImportFormat::Kubernetes, &text).keys(), ["Billing 10.0.0.0/8 - -"]);
+}
