@@ -108,11 +108,13 @@ impl Limit {
         Duration::from_millis(self.window_ms as u64)
     }
 
-    /// The one with the lower steady rate.
+    /// A limit that admits no request that either refuses: the lower steady rate, and of the two
+    /// bursts the smaller one.
     #[must_use]
     pub fn slower(self, other: Self) -> Self {
         let cross = |one: Self, other: Self| u128::from(one.count) * other.window().as_millis();
-        if cross(self, other) <= cross(other, self) { self } else { other }
+        let slow = if cross(self, other) <= cross(other, self) { self } else { other };
+        Self { burst: self.burst.min(other.burst), ..slow }
     }
 
     /// Nanoseconds between two requests at the steady rate; at least 1.

@@ -9,6 +9,7 @@ use super::time;
 use crate::core::KeyId;
 use crate::exit::Exit;
 use crate::table::FileKind;
+use crate::table::manifest::MAX_CHOSEN_SERIAL;
 use crate::table::write::{BuildError, PatchError, SealError};
 use crate::table::{Manifest, Refusal};
 
@@ -46,12 +47,37 @@ pub enum Error {
     Missing { what: &'static str, hint: &'static str },
     #[error("no key `{selector}` in {}\nhint: `keygatectl keys list` shows what there is", .path.display())]
     NoSuchKey { selector: String, path: PathBuf },
+    /// What is to be folded holds nothing that this registry did not have before.
+    #[error(
+        "{}: its serial {serial} is older than {published}, which this registry has published \
+         since; nothing was taken over\n\
+         hint: it would bring back keys that were removed since; what of it counts all the same, \
+         change here by hand",
+        .path.display()
+    )]
+    Older { path: PathBuf, serial: u64, published: u64 },
+    /// What is at the target is for other sidecars.
+    #[error(
+        "{}: is for the audience \"{theirs}\", and this registry publishes for \"{ours}\"; it was \
+         not touched\n\
+         hint: give another file for each audience",
+        .path.display()
+    )]
+    OtherAudience { path: PathBuf, theirs: Box<str>, ours: Box<str> },
     /// The demo's table has shown which.
     #[error("a row of the tour is not as promised")]
     NotAsPromised,
     /// Usage records that cannot be had, or do not say enough for an answer.
     #[error("{0}")]
     NoUsage(String),
+    /// Whoever published it left no serial above it.
+    #[error(
+        "{}: its serial {serial} leaves none for later changes\n\
+         hint: whoever signed it can have meant harm; docs/recipes.md, \"A signer was compromised\", \
+         says how to get rid of it",
+        .path.display()
+    )]
+    NoSerialLeft { path: PathBuf, serial: u64 },
     /// A state that the sidecar or a status request did not reach.
     #[error("{0}")]
     NotInForce(String),
@@ -90,13 +116,13 @@ pub enum Error {
     Unpublished { serial: u64, source: Box<Error> },
     /// A publication from elsewhere is there, and ours does not know it.
     #[error(
-        "{}: the {} of serial {}, published {} by {}, is from elsewhere; serial {ours} would undo \
+        "{}: the {} of serial {}, published {} by {}, {}; serial {ours} would undo \
          what it says about these keys, and nothing was written:{}\n\
-         hint: {}, then run this command again; if a key is meant to be undone, name its id: \
+         hint: {}{}; if a key is meant to be undone, name its id: \
          --readmit KEY_ID for what was taken from it, --drop KEY_ID for what only the published \
          file has",
-        .path.display(), .theirs.kind, .theirs.serial, .theirs.when, .theirs.who, list_all(.keys),
-        .theirs.remedy
+        .path.display(), .theirs.kind, .theirs.serial, .theirs.when, .theirs.who,
+        .theirs.origin, list_all(.keys), .theirs.remedy, .theirs.again
     )]
     Undone {
         path: PathBuf,
@@ -108,7 +134,7 @@ pub enum Error {
     /// What is published cannot be read, so that nothing can be compared with it.
     #[error(
         "{}: {refusal}\n\
-         hint: it may hold changes that this registry does not know, so nothing was written over \
+         hint: it may hold changes that this registry does not know, so nothing was published over \
          it; put a sound copy in its place, from a backup or from where sidecars get it",
         .path.display()
     )]
@@ -138,8 +164,11 @@ pub struct Theirs {
     serial: u64,
     when: String,
     who: String,
+    origin: &'static str,
     /// How ours comes to know what it says.
     remedy: String,
+    /// What follows then.
+    again: &'static str,
 }
 
 const REMEDY_OF_FILES: &str = "bring what this was made from up to date, or run this beside the \
@@ -167,6 +196,11 @@ impl Error {
             Self::Locked { .. } | Self::NoUsage(_) | Self::NotInForce(_) | Self::Raced { .. } => {
                 Exit::TryAgain
             }
+            Self::NoSerialLeft { .. } | Self::Older { .. } => Exit::Data,
+            Self::OtherAudience { theirs, ours, .. } => {
+                let (stated, wanted) = (theirs.clone(), ours.clone());
+                return Refusal::Audience { stated, wanted }.exit();
+            }
             Self::Setting { .. } => Exit::Config,
             Self::Refused { refusal, .. } | Self::Unreadable { refusal, .. } => {
                 return refusal.exit();
@@ -179,6 +213,10 @@ impl Error {
 
     pub fn refused(path: &Path, refusal: Refusal) -> Self {
         Self::Refused { path: path.to_owned(), refusal }
+    }
+
+    pub fn audience(path: &Path, theirs: &str, ours: &str) -> Self {
+        Self::OtherAudience { path: path.to_owned(), theirs: theirs.into(), ours: ours.into() }
     }
 
     pub fn build(path: &Path, e: BuildError) -> Self {
@@ -207,6 +245,9 @@ impl Error {
 
     /// `path` holds something newer than `ours`.
     pub fn raced(path: &Path, theirs: &Manifest, ours: u64) -> Self {
+        if theirs.serial >= MAX_CHOSEN_SERIAL {
+            return Self::NoSerialLeft { path: path.to_owned(), serial: theirs.serial };
+        }
         Self::Raced { path: path.to_owned(), theirs: Theirs::of(path, theirs), ours }
     }
 
@@ -228,6 +269,29 @@ impl Error {
             }
             other => other,
         }
+    }
+
+    /// The same of a draft, which cannot take anything in.
+    pub fn of_draft(self) -> Self {
+        let Self::Undone { path, mut theirs, ours, keys } = self else { return self };
+        theirs.remedy = format!(
+            "the draft does not hold what was published since it was made: bring the registry up \
+             to date (`git pull`), or take what is published into it with `keygatectl keys fold \
+             {}`, then build the draft anew and have it signed",
+            path.display()
+        );
+        theirs.again = "";
+        Self::Undone { path, theirs, ours, keys }
+    }
+
+    /// The same of a registry that has published what is there, and whose lines say otherwise now.
+    pub fn of_lines(self) -> Self {
+        let Self::Undone { path, mut theirs, ours, keys } = self else { return self };
+        theirs.origin = "was published from this registry";
+        theirs.remedy = "a revocation is final, so a merge or an edit by hand has lost it: write \
+                         `revoked` as the status of these keys again"
+            .to_owned();
+        Self::Undone { path, theirs, ours, keys }
     }
 
     pub fn unreadable(path: &Path, refusal: Refusal) -> Self {
@@ -271,6 +335,8 @@ impl Theirs {
             serial: manifest.serial,
             when: time::show(manifest.issued_at_ms / 1000),
             who: signers.join(", "),
+            origin: "is from elsewhere",
+            again: ", then run this command again",
             remedy: format!(
                 "bring the registry up to date (`git pull`), or take what is published into it \
                  with `keygatectl keys fold {path}`{or}"

@@ -202,7 +202,7 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Temporary files of writers that died. Under the lock there is no living one.
-fn remove_leftovers(target: &Path) {
+pub fn remove_leftovers(target: &Path) {
     let prefix = temporary_prefix(target);
     let Ok(entries) = fs::read_dir(directory(target)) else { return };
     for entry in entries.flatten() {

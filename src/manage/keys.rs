@@ -95,7 +95,11 @@ fn commit(
     session: &Session,
 ) -> Result<Committed> {
     publish.compare(&change)?;
-    let records = change.records(action, &session.stamp(change.serial()));
+    let mut records = change.records(action, &session.stamp(change.serial()));
+    if records.is_empty() {
+        let what = serde_json::json!({ "published": "again" });
+        records.push(session.record(change.serial(), action, what));
+    }
     change.commit(&records)
 }
 

@@ -5,14 +5,16 @@ pub mod compare;
 pub mod fold;
 pub mod head;
 pub mod losses;
+pub mod meet;
 pub mod pending;
+pub mod purpose;
 pub mod target;
 pub mod terms;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::compare::MeantArgs;
+use self::compare::{MeantArgs, Ours};
 use self::head::head;
 use self::losses::Acknowledged;
 use self::target::{Destination, PublishOrigin, Published};
@@ -24,7 +26,7 @@ use super::registry::entry::RegistryEntry;
 use super::registry::settings::OnChange;
 use super::registry::{Filter, Registry};
 use super::session::Session;
-use crate::core::{KeyId, KeyStatus};
+use crate::core::{KeyId, KeySpec, KeyStatus};
 use crate::table::write::{
     BodyBuilder, BuildError, PatchDifference, PatchDraft, RemovalOf, UnheldBy,
 };
@@ -141,8 +143,7 @@ impl PublishArgs {
         match plan {
             Plan::Nothing => Ok(None),
             Plan::Table { out } => {
-                let mut terms = self.terms(registry, session)?;
-                terms.ended = ended(committed);
+                let terms = self.terms(registry, session)?;
                 let meant = self.meant.acknowledged();
                 let source = PublishOrigin::Held(registry);
                 let place = Destination { out, base: None, source, meant: &meant };
@@ -215,14 +216,6 @@ pub fn not_published(command: &str, session: &mut Session) {
     ));
 }
 
-/// How many active records a change ends.
-fn ended(committed: &Committed) -> u64 {
-    let active = |entry: &RegistryEntry| {
-        entry.specs().filter(|spec| spec.grant.status == KeyStatus::Active).count() as u64
-    };
-    committed.edited.iter().map(|(old, new)| active(&old.entry).saturating_sub(active(new))).sum()
-}
-
 /// Builds, signs and publishes a table of the registry as it stands.
 pub fn table(
     registry: &Registry,
@@ -270,12 +263,11 @@ pub fn finish(
         Some(registry) => duplicate(e, registry, out),
         None => Error::build(out, e),
     })?;
-    let mut issue = terms.issue(serial, session);
-    for meant in terms.on_purpose(out, body.active()) {
-        if !issue.acknowledge.contains(&meant) {
-            issue.acknowledge.push(meant);
-        }
-    }
+    let purpose = match place.source.registry() {
+        Some(registry) => place.purpose(&Ours::Registry(registry), body.active())?,
+        None => Vec::new(),
+    };
+    let issue = terms.issue(serial, &purpose, session);
     let mut draft = body.into_table(issue).map_err(|e| Error::refused(out, e))?;
     terms.sign(&mut draft, out)?;
     if let Some(message) = message {
@@ -321,8 +313,7 @@ pub fn patch(
     let table = Arc::new(table);
     let stated = table.manifest();
     if *stated.audience != *terms.audience {
-        let (stated, wanted) = (stated.audience.clone(), terms.audience.clone());
-        return Err(Error::refused(base, crate::table::Refusal::Audience { stated, wanted }));
+        return Err(Error::audience(base, &stated.audience, &terms.audience));
     }
     let serial = registry.settings.serial;
     if stated.serial >= serial {
@@ -332,12 +323,20 @@ pub fn patch(
     // tell (it was merged, edited, compacted, or the table is another's), all of it is compared.
     let own = registry.settings.published.iter().find(|artefact| artefact.is(stated));
     let changed = own.map_or(Ok(None), |artefact| registry.changed_since(artefact))?;
+    let mut active = 0;
     let mut draft = match changed {
-        Some(changed) => difference(Arc::clone(&table), &changed),
+        Some(changed) => {
+            let differing = Differing::of(&table, &changed);
+            active = differing.active;
+            differing.draft
+        }
         None => {
             let mut difference = PatchDifference::from(&table);
             registry.scan(&Filter::default(), &mut |located| {
-                located.entry.specs().for_each(|spec| difference.push(spec));
+                for spec in located.entry.specs() {
+                    active += is_active(&spec);
+                    difference.push(spec);
+                }
                 Ok(())
             })?;
             difference.finish()
@@ -348,34 +347,49 @@ pub fn patch(
     if let Some(format) = terms.format {
         draft.set_format(format);
     }
-    let draft = draft.build(terms.issue(serial, session));
+    let source = PublishOrigin::Held(registry);
+    let place = Destination { out, base: Some(base), source, meant };
+    let purpose = place.purpose(&Ours::Registry(registry), active)?;
+    let draft = draft.build(terms.issue(serial, &purpose, session));
     let mut draft = draft.map_err(|e| Error::patch(out, e))?;
     terms.sign(&mut draft, out)?;
-    let source = PublishOrigin::Held(registry);
-    target::write(&mut draft, &Destination { out, base: Some(base), source, meant }, session)
+    target::write(&mut draft, &place, session)
 }
 
-/// Which of `changed` differ from the table, and which of their secrets are gone.
-fn difference(table: Arc<Table>, changed: &[RegistryEntry]) -> PatchDraft {
-    let mut draft = PatchDraft::over(&table);
-    let set = KeySet::new(table, None, &[], None);
-    let now: std::collections::HashMap<KeyId, &RegistryEntry> =
-        changed.iter().map(|entry| (entry.id, entry)).collect();
-    for there in set.iter() {
-        if let Some(entry) = now.get(&there.view.id)
-            && !entry.specs().any(|spec| spec.digest == there.digest)
-        {
-            draft.remove(there.digest, there.view.id, RemovalOf::Secret);
+/// What differs from a table.
+struct Differing {
+    draft: PatchDraft,
+    /// Active records afterwards.
+    active: u64,
+}
+
+impl Differing {
+    /// Which of `changed` differ from the table, and which of their secrets are gone.
+    fn of(table: &Arc<Table>, changed: &[RegistryEntry]) -> Self {
+        let mut draft = PatchDraft::over(table);
+        let set = KeySet::new(Arc::clone(table), None, &[], None);
+        let mut active = set.counts().active;
+        let now: std::collections::HashMap<KeyId, &RegistryEntry> =
+            changed.iter().map(|entry| (entry.id, entry)).collect();
+        for there in set.iter() {
+            if let Some(entry) = now.get(&there.view.id)
+                && !entry.specs().any(|spec| spec.digest == there.digest)
+            {
+                draft.remove(there.digest, there.view.id, RemovalOf::Secret);
+                active -= there.to_spec().as_ref().map_or(0, is_active);
+            }
         }
-    }
-    for spec in changed.iter().flat_map(RegistryEntry::specs) {
-        let same = set
-            .find_digest(&spec.digest)
-            .and_then(|there| there.to_spec())
-            .is_some_and(|there| there == spec);
-        if !same {
-            draft.put(spec);
+        for spec in changed.iter().flat_map(RegistryEntry::specs) {
+            let there = set.find_digest(&spec.digest).and_then(|there| there.to_spec());
+            if there.as_ref() != Some(&spec) {
+                active = active + is_active(&spec) - there.as_ref().map_or(0, is_active);
+                draft.put(spec);
+            }
         }
+        Self { draft, active }
     }
-    draft
+}
+
+fn is_active(spec: &KeySpec) -> u64 {
+    u64::from(spec.grant.status == KeyStatus::Active)
 }

@@ -9,6 +9,7 @@ use super::entry::{KeyEntry, OrgLimits};
 use super::file::{Patch, Table};
 use super::hold::{HeldVerdict, Hold};
 use super::use_block::UseBlock;
+use crate::core::format::KeyFormats;
 use crate::core::{
     Digest, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, LimitSet, OwnerView, PairLookup,
 };
@@ -80,6 +81,11 @@ impl KeySet {
 
     pub fn patch(&self) -> Option<&Arc<Patch>> {
         self.patch.as_ref()
+    }
+
+    /// The forms of secrets in force: a patch carries those of the registry at its time.
+    pub fn formats(&self) -> &KeyFormats {
+        self.patch.as_ref().map_or(self.table.formats(), |patch| patch.body().formats())
     }
 
     /// Serial of the table.
@@ -212,8 +218,7 @@ impl KeySet {
 
 impl KeyLookup for KeySet {
     fn plausible(&self, secret: &[u8]) -> bool {
-        // A patch carries the forms of the registry at its time, which may have become laxer.
-        self.patch.as_ref().map_or(self.table.formats(), |p| p.body().formats()).plausible(secret)
+        self.formats().plausible(secret)
     }
 
     fn single(&self, digest: &Digest) -> Option<KeyView<'_>> {

@@ -12,6 +12,10 @@ use super::signer_id::SignerId;
 /// Highest serial: what every JSON reader can hold exactly.
 pub const MAX_SERIAL: u64 = (1 << 53) - 1;
 
+/// Highest serial that a publisher chooses, or goes on behind: half of what a manifest can state, so
+/// that no choice uses up the serials of the changes to come.
+pub const MAX_CHOSEN_SERIAL: u64 = 1 << 52;
+
 /// What a publisher did on purpose that a sidecar would otherwise refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -6,6 +6,7 @@ mod completion;
 mod demo;
 mod formats;
 mod imports;
+mod interleavings;
 mod publishers;
 mod recipes;
 mod registry;

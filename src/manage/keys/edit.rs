@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::super::error::{Error, Result};
-use super::super::publish::pending::{self, Publishing, UnpublishedKeys};
+use super::super::publish::pending::{Publishing, UnpublishedKeys};
 use super::super::publish::{PublishArgs, not_published};
 use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::RegistryEntry;
@@ -144,10 +144,16 @@ impl KeySelection {
             for entry in &same {
                 session.output.note(&format!("{} is {} already", entry.id, turn.state()));
             }
-            if same.iter().any(|entry| pending.has(entry.id)) {
-                not_published(&pending::command(change.registry())?, session);
+            if !same.iter().any(|entry| pending.has(entry)) {
+                return Ok(());
             }
-            return Ok(());
+            if let Some(command) = self.publish.left_to_do(change.registry())? {
+                not_published(&command, session);
+                return Ok(());
+            }
+            // A publication that failed is made up for.
+            let committed = super::commit(change, turn.action(), &self.publish, session)?;
+            return self.publish.after(&committed, session);
         }
         let committed = super::commit(change, turn.action(), &self.publish, session)?;
         finish(&committed, |entry| turn.became(entry), &self.publish, session)

@@ -30,18 +30,18 @@ impl Fold {
             what: "the table to take in",
             hint: "name it, or set `table` under [publish] in the registry",
         })?;
-        let folded = fold::fold(&file, &mut change)?;
+        let meant = self.publish.meant.acknowledged();
+        let folded = fold::fold(&file, &mut change, &meant, session)?;
         if !folded.is_news {
             let why = "was published from this registry; there is nothing to take in";
             session.output.note(&format!("{} {why}", file.display()));
             return Ok(());
         }
-        if folded.serial >= change.serial() {
-            change = change.at_serial(folded.serial + 1)?;
-        }
+        change = change.behind(folded.serial, &file)?;
         let mut records = change.records("keys fold", &session.stamp(change.serial()));
         if records.is_empty() {
             let what = serde_json::json!({ "file": file.display().to_string() });
+            let what = self.publish.meant.record(what);
             records.push(session.record(change.serial(), "keys fold", what));
         }
         self.publish.compare(&change)?;

@@ -117,7 +117,7 @@ impl List {
                 return session.output.json_raw(&value);
             }
             let mut cells = row(entry, &registry.settings, now);
-            if unpublished.has(entry.id) {
+            if unpublished.has(entry) {
                 left += 1;
                 let [.., status, _, _, _] = &mut cells;
                 status.push_str(" (not published)");
@@ -283,7 +283,7 @@ impl Show {
 
 fn say_published(key: &mut Value, entry: &RegistryEntry, unpublished: &UnpublishedKeys) {
     if let Value::Object(map) = key {
-        map.insert("published".into(), (!unpublished.has(entry.id)).into());
+        map.insert("published".into(), (!unpublished.has(entry)).into());
     }
 }
 

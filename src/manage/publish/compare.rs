@@ -16,7 +16,7 @@ use super::super::registry::published::{self, BuildStage, BuiltFile};
 use super::super::registry::{Filter, Registry};
 use super::head::head;
 use super::losses::{Acknowledged, Baseline, Loss, OrgLoss, ThreeWayKey, losses, org_losses};
-use crate::core::{Digest, KeyId, KeySpec, LimitSet, OrgId};
+use crate::core::{Digest, KeyId, KeySpec, KeyStatus, LimitSet, OrgId};
 use crate::table::FileKind;
 use crate::table::{Bounds, KeySet, Manifest, OrgLimits, Patch, Table, Trust};
 
@@ -41,6 +41,8 @@ pub struct Standing {
     table: Option<(PathBuf, Manifest)>,
     /// Not included by the table, the newest last.
     patches: Vec<(PathBuf, Manifest)>,
+    /// Where it was looked for.
+    places: Vec<PathBuf>,
 }
 
 /// What is about to be published.
@@ -54,6 +56,18 @@ pub enum Ours<'a> {
         keys: &'a KeySet,
         registry: Option<&'a Registry>,
     },
+    /// A file that was just made from others than a registry. Nothing remembers its keys, so those
+    /// that only it has count as new.
+    Sources(&'a KeySet),
+}
+
+/// What a publisher knows of what is published.
+#[derive(Clone, Copy, Debug)]
+pub struct Knowledge<'a> {
+    /// Everything that its registry knows.
+    pub registry: &'a [BuiltFile],
+    /// What of it ours contains.
+    pub contained: &'a [BuiltFile],
 }
 
 // === impl MeantArgs ===
@@ -86,28 +100,26 @@ impl MeantArgs {
 // === impl Standing ===
 
 impl Standing {
-    /// The table at `table`, and every patch that is over it or that it does not include: those at
-    /// `patches`, and the one that has the table's name and lies in its folder.
+    /// The table at `table`, and every patch that it does not include: those at `patches`, and all
+    /// beside the table, whatever their names: sidecars may read any of them.
     pub fn at(table: Option<&Path>, patches: &[&Path]) -> Result<Self> {
         let there = |path: &Path| fs::exists(path).map_err(Error::read(path));
+        let mut places: Vec<PathBuf> = table.into_iter().map(Path::to_owned).collect();
+        let mut candidates: Vec<PathBuf> = patches.iter().map(|path| path.to_path_buf()).collect();
+        places.extend(candidates.iter().cloned());
+        places.extend(table.map(|path| path.with_extension("kgp")));
         let table = match table {
-            Some(table) if there(table)? => Some((table.to_owned(), head(table)?)),
+            Some(table) if there(table)? => Some((table.to_owned(), readable_head(table)?)),
             _ => None,
         };
-        let mut found = BTreeMap::new();
-        for path in patches {
-            if there(path)? {
-                found.insert(files::resolve(path)?, ((*path).to_owned(), head(path)?));
-            }
+        if let Some((path, _)) = &table {
+            candidates.extend(files::siblings(path, "kgp")?);
         }
-        if let Some((path, manifest)) = &table {
-            let beside = path.with_extension("kgp");
-            // Do not judge a stranger's file, or one that is no patch at all.
-            if there(&beside)?
-                && let Ok(other) = head(&beside)
-                && other.audience == manifest.audience
-            {
-                found.entry(files::resolve(&beside)?).or_insert((beside, other));
+        let mut found = BTreeMap::new();
+        for path in candidates {
+            if there(&path)? {
+                let manifest = readable_head(&path)?;
+                found.entry(files::resolve(&path)?).or_insert((path, manifest));
             }
         }
         let includes = table.as_ref().map_or(0, |(_, manifest)| manifest.includes_through);
@@ -119,7 +131,7 @@ impl Standing {
                 && audience.as_ref().is_none_or(|audience| *audience == manifest.audience)
         });
         patches.sort_by_key(|(_, manifest)| manifest.serial);
-        Ok(Self { table, patches })
+        Ok(Self { table, patches, places })
     }
 
     /// The serial that the table includes every change through.
@@ -127,8 +139,25 @@ impl Standing {
         self.table.as_ref().map(|(_, manifest)| manifest.includes_through)
     }
 
+    /// Active records that the table states, without its patches.
+    pub fn stated_active(&self) -> Option<u64> {
+        self.table.as_ref().map(|(_, manifest)| manifest.active)
+    }
+
+    pub fn is_patched(&self) -> bool {
+        !self.patches.is_empty()
+    }
+
     pub fn all(&self) -> impl Iterator<Item = &(PathBuf, Manifest)> {
         self.table.iter().chain(&self.patches)
+    }
+
+    /// Without patches beside the target whose serial is above this one: sidecars go on heeding
+    /// them.
+    pub fn against(mut self, serial: u64) -> Self {
+        let places = &self.places;
+        self.patches.retain(|(path, manifest)| manifest.serial <= serial || places.contains(path));
+        self
     }
 
     /// What this registry did not publish, the newest of it.
@@ -138,13 +167,18 @@ impl Standing {
             .max_by_key(|(_, manifest)| manifest.serial)
     }
 
-    /// The newest of `known` that is published here, or was published elsewhere: everything of the
-    /// registry that knows these is published up to it.
-    pub fn base<'k>(&self, known: &'k [BuiltFile]) -> Option<&'k BuiltFile> {
-        let here = known.iter().filter(|artefact| {
-            artefact.stage == BuildStage::Published || self.all().any(|(_, m)| artefact.is(m))
-        });
-        here.max_by_key(|artefact| artefact.serial)
+    /// The newest that the registry has published in this place, or that stands here: everything of
+    /// the registry is published here up to it. What it has published in other places only is no
+    /// base of what is done to this one.
+    pub fn base<'k>(&self, registry: &Registry, known: &'k [BuiltFile]) -> Option<&'k BuiltFile> {
+        let places: Vec<_> =
+            self.places.iter().map(|path| published::place_of(&registry.real, path)).collect();
+        let is_here = |artefact: &&BuiltFile| {
+            let is_put = artefact.stage == BuildStage::Published
+                && artefact.place.as_ref().is_some_and(|place| places.contains(place));
+            is_put || self.all().any(|(_, manifest)| artefact.is(manifest))
+        };
+        known.iter().filter(is_here).max_by_key(|artefact| artefact.serial)
     }
 
     /// The keys in force of a reader that has all of it.
@@ -164,14 +198,46 @@ impl Standing {
         Ok(Some(KeySet::new(Arc::new(table), over, &patches, None)))
     }
 
-    /// What publishing `ours` would undo of it; `known` is what its registry has published.
+    /// What publishing `ours` would undo of it.
     pub fn losses(
         &self,
         ours: &Ours<'_>,
-        known: &[BuiltFile],
+        known: Knowledge<'_>,
         meant: &Acknowledged,
     ) -> Result<Vec<Loss>> {
-        Ok(losses(self.compared(ours, known)?, meant))
+        let keys = match self.foreign(known.contained) {
+            Some(_) => self.compared(ours, known)?,
+            None => self.revived(ours)?,
+        };
+        Ok(losses(keys, meant))
+    }
+
+    /// Keys that are revoked there and not in ours, although ours contains what is there: lines
+    /// were merged or edited.
+    fn revived(&self, ours: &Ours<'_>) -> Result<Vec<ThreeWayKey>> {
+        if self.all().all(|(_, manifest)| manifest.keys == manifest.active) {
+            return Ok(Vec::new());
+        }
+        let Some(theirs) = self.keys()? else { return Ok(Vec::new()) };
+        let is_revoked = |spec: &KeySpec| spec.grant.status == KeyStatus::Revoked;
+        let mut revoked: HashMap<KeyId, Vec<KeySpec>> = HashMap::new();
+        for spec in theirs.iter().filter_map(|entry| entry.to_spec()).filter(is_revoked) {
+            revoked.entry(spec.id).or_default().push(spec);
+        }
+        let mut keys: BTreeMap<KeyId, ThreeWayKey> = BTreeMap::new();
+        ours.each(&mut |spec| {
+            let by_id = revoked.get(&spec.id).into_iter().flatten().cloned();
+            let by_secret = theirs.find_digest(&spec.digest).and_then(|there| there.to_spec());
+            let by_secret = by_secret.filter(|there| is_revoked(there) && there.id != spec.id);
+            let theirs: Vec<KeySpec> = by_id.chain(by_secret).collect();
+            if !theirs.is_empty() && !is_revoked(&spec) {
+                let (id, base) = (spec.id, Baseline::Contained);
+                let new = ThreeWayKey { id, base, theirs, ours: Vec::new() };
+                keys.entry(id).or_insert(new).ours.push(spec);
+            }
+            Ok(())
+        })?;
+        Ok(keys.into_values().collect())
     }
 
     /// Orgs whose published limits publishing `ours` would loosen. What its registry has published
@@ -198,7 +264,7 @@ impl Standing {
     }
 
     /// Every key that ours does not state as it is published.
-    pub fn compared(&self, ours: &Ours<'_>, known: &[BuiltFile]) -> Result<Vec<ThreeWayKey>> {
+    pub fn compared(&self, ours: &Ours<'_>, known: Knowledge<'_>) -> Result<Vec<ThreeWayKey>> {
         let Some(theirs) = self.keys()? else { return self.compared_with_patches(ours) };
         let differing = differing(&theirs, ours)?;
         if differing.is_empty() {
@@ -217,13 +283,78 @@ impl Standing {
             }
         }
         ours.each(&mut |spec| {
-            if let Some(key) = keys.get_mut(&spec.id) {
-                key.ours.push(spec);
-            }
+            let Some(key) = keys.get_mut(&spec.id) else { return Ok(()) };
+            // The same secret under another id is the same caller.
+            let there = theirs.find_digest(&spec.digest).and_then(|there| there.to_spec());
+            key.theirs.extend(there.filter(|there| there.id != spec.id));
+            key.ours.push(spec);
             Ok(())
         })?;
-        ours.fill_bases(self.base(known).map(|base| base.serial), &mut keys)?;
+        self.fill_bases(ours, known, &mut keys)?;
         Ok(keys.into_values().collect())
+    }
+
+    /// What was published last, in this place, of the keys that differ: as they are in ours, but for
+    /// those that were changed since.
+    fn fill_bases(
+        &self,
+        ours: &Ours<'_>,
+        known: Knowledge<'_>,
+        keys: &mut BTreeMap<KeyId, ThreeWayKey>,
+    ) -> Result<()> {
+        let (registry, change) = match ours {
+            Ours::Changed(change) => (change.registry(), Some(*change)),
+            Ours::Registry(registry) => (*registry, None),
+            Ours::File { registry: Some(registry), .. } => (*registry, None),
+            Ours::File { registry: None, .. } => return Ok(()),
+            Ours::Sources(_) => {
+                for key in keys.values_mut().filter(|key| key.theirs.is_empty()) {
+                    key.base = Baseline::Known(Vec::new());
+                }
+                return Ok(());
+            }
+        };
+        let serial = registry.settings.serial;
+        let anywhere = known.registry.iter().map(|artefact| artefact.serial).max().unwrap_or(0);
+        let here = self.base(registry, known.contained).map(|base| base.serial);
+        let here = match here {
+            Some(after) if published::is_complete(&registry.real, after, serial)? => Some(after),
+            _ => None,
+        };
+        let Some(after) = here else {
+            // Nobody else can have removed what was never published.
+            let mut new: BTreeSet<KeyId> =
+                change.iter().flat_map(|change| change.added()).map(|entry| entry.id).collect();
+            if published::is_complete(&registry.real, anywhere, serial)? {
+                let noted = published::changed_since(&registry.real, anywhere, serial)?;
+                new.extend(noted.iter().filter(|(_, was)| was.is_none()).map(|(id, _)| *id));
+            }
+            for id in new {
+                if let Some(key) = keys.get_mut(&id).filter(|key| key.theirs.is_empty()) {
+                    key.base = Baseline::Known(Vec::new());
+                }
+            }
+            return Ok(());
+        };
+        let mut before = published::changed_since(&registry.real, after, serial)?;
+        for (old, new) in change.iter().flat_map(|change| change.edited()) {
+            before.entry(new.id).or_insert_with(|| Some(old.clone()));
+        }
+        for entry in change.iter().flat_map(|change| change.added()) {
+            before.entry(entry.id).or_insert(None);
+        }
+        for (id, entry) in before {
+            if let Some(key) = keys.get_mut(&id) {
+                key.base = Baseline::Known(entry.iter().flat_map(RegistryEntry::specs).collect());
+            }
+        }
+        // Whatever else ours has may have been published so: what theirs says against it counts.
+        for key in keys.values_mut().filter(|key| key.base == Baseline::Unknown) {
+            if !key.ours.is_empty() {
+                key.base = Baseline::Known(key.ours.clone());
+            }
+        }
+        Ok(())
     }
 
     /// The table is gone, but not what patches over it say.
@@ -269,7 +400,7 @@ impl Ours<'_> {
         match self {
             Self::Changed(change) => change.new_settings().orgs.clone(),
             Self::Registry(registry) => registry.settings.orgs.clone(),
-            Self::File { keys, .. } => {
+            Self::File { keys, .. } | Self::Sources(keys) => {
                 let stated = keys.iter_org_limits();
                 let owned =
                     stated.filter_map(|s| Some((OrgId::parse(s.org).ok()?, s.limits.clone())));
@@ -278,7 +409,7 @@ impl Ours<'_> {
         }
     }
 
-    fn each(&self, each: &mut dyn FnMut(KeySpec) -> Result<()>) -> Result<()> {
+    pub fn each(&self, each: &mut dyn FnMut(KeySpec) -> Result<()>) -> Result<()> {
         match self {
             Self::Changed(change) => {
                 let edited: HashMap<KeyId, &RegistryEntry> =
@@ -292,53 +423,23 @@ impl Ours<'_> {
             Self::Registry(registry) => registry.scan(&Filter::default(), &mut |located| {
                 located.entry.specs().try_for_each(&mut *each)
             }),
-            Self::File { keys, .. } => {
+            Self::File { keys, .. } | Self::Sources(keys) => {
                 keys.iter().filter_map(|entry| entry.to_spec()).try_for_each(each)
             }
         }
     }
+}
 
-    /// What was published last of the keys that differ: as they are, but for those that were
-    /// changed since.
-    fn fill_bases(
-        &self,
-        published: Option<u64>,
-        keys: &mut BTreeMap<KeyId, ThreeWayKey>,
-    ) -> Result<()> {
-        let (registry, change) = match self {
-            Self::Changed(change) => (change.registry(), Some(*change)),
-            Self::Registry(registry) => (*registry, None),
-            Self::File { registry: Some(registry), .. } => (*registry, None),
-            Self::File { registry: None, .. } => return Ok(()),
-        };
-        let Some(after) = published else { return Ok(()) };
-        let through = registry.settings.serial;
-        let mut before = published::changed_since(&registry.real, after, through)?;
-        for (old, new) in change.iter().flat_map(|change| change.edited()) {
-            before.entry(new.id).or_insert_with(|| Some(old.clone()));
-        }
-        for entry in change.iter().flat_map(|change| change.added()) {
-            before.entry(entry.id).or_insert(None);
-        }
-        for (id, entry) in before {
-            if let Some(key) = keys.get_mut(&id) {
-                key.base = Baseline::Known(entry.iter().flat_map(RegistryEntry::specs).collect());
-            }
-        }
-        // Keys that are not in the registry were removed by hand, or never there: unknown.
-        registry.scan(&Filter::default(), &mut |located| {
-            if let Some(key) = keys.get_mut(&located.entry.id)
-                && key.base == Baseline::Unknown
-            {
-                key.base = Baseline::Known(located.entry.specs().collect());
-            }
-            Ok(())
-        })
-    }
+/// The head of a file that counts for whoever reads it.
+fn readable_head(path: &Path) -> Result<Manifest> {
+    head(path).map_err(|e| match e {
+        Error::Refused { path, refusal } => Error::unreadable(&path, refusal),
+        other => other,
+    })
 }
 
 /// The keys that the two do not state alike.
-pub fn differing(theirs: &KeySet, ours: &Ours<'_>) -> Result<BTreeSet<KeyId>> {
+fn differing(theirs: &KeySet, ours: &Ours<'_>) -> Result<BTreeSet<KeyId>> {
     let mut differing = BTreeSet::new();
     let mut seen: HashSet<Digest> = HashSet::new();
     ours.each(&mut |spec| {

@@ -1,27 +1,30 @@
 //! Folding: what somebody else has published is taken into the registry, so that the next
-//! publication includes it. Imports the registry and table.
+//! publication contains it. Imports the registry and table.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::registry::change::{Change, Rebase};
 use super::super::registry::entry::{Previous, RegistryEntry};
-use super::super::registry::published::{BuildStage, BuiltFile};
-use super::super::registry::{Filter, Form, Located};
+use super::super::registry::published::{self, BuildStage, BuiltFile};
+use super::super::registry::{Filter, Located};
 use super::super::session::Session;
-use super::compare::{Ours, Standing};
+use super::compare::{Knowledge, Ours, Standing};
 use super::head::head;
-use super::losses::{Acknowledged, Baseline, Difference, ThreeWayKey, losses};
-use crate::core::{KeyId, KeySpec, KeyStatus, NetworkSet, Permission, PermissionSet};
-use crate::table::FileKind;
+use super::losses::{Acknowledged, Baseline, ThreeWayKey, losses};
+use super::meet::meet;
+use crate::core::format::KeyFormat;
+use crate::core::{Digest, KeyId, KeySpec, NetworkSet, PermissionSet};
+use crate::table::{FileKind, Manifest};
 
 /// The change with the patch at `asked`, or at the registry's own place, folded in. Unasked nothing
 /// is folded: what is published is compared before anything is written over it.
 pub fn published_patch(
     asked: Option<&Option<PathBuf>>,
     mut change: Change,
+    meant: &Acknowledged,
     session: &mut Session,
 ) -> Result<Change> {
     let publish = &change.settings().publish;
@@ -35,59 +38,50 @@ pub fn published_patch(
         })?,
     };
     let serial = head(&path)?.serial;
-    fold(&path, &mut change)?;
+    fold(&path, &mut change, meant, session)?;
     session.output.note(&format!("took the patch of serial {serial} into the registry"));
-    match serial >= change.serial() {
-        true => change.at_serial(serial + 1),
-        false => Ok(change),
-    }
+    change.behind(serial, &path)
 }
 
-/// Takes the table or patch at `path` into the change, with every patch that is over it. Whether
-/// there was anything that the registry had not published itself.
-pub fn fold(path: &Path, change: &mut Change) -> Result<Folded> {
+/// Takes what the table or patch at `path` restricts into the change, with every patch that is over
+/// it, and the keys that only it has. Nothing that this registry refuses is admitted again, and
+/// nothing that the file refuses either: of a key that both have, what both admit stays. `meant`
+/// names keys that stay as they are here, and keys that are not taken.
+pub fn fold(
+    path: &Path,
+    change: &mut Change,
+    meant: &Acknowledged,
+    session: &mut Session,
+) -> Result<Folded> {
     let manifest = head(path)?;
     if let Some(audience) = &change.settings().audience
         && *audience != manifest.audience
     {
-        let (stated, wanted) = (manifest.audience.clone(), audience.clone());
-        return Err(Error::refused(path, crate::table::Refusal::Audience { stated, wanted }));
+        return Err(Error::audience(path, &manifest.audience, audience));
     }
-    let publish = &change.settings().publish;
-    let place = |path: &Option<PathBuf>| path.as_ref().map(|p| change.registry().relative(p));
-    let (table, patch) = (place(&publish.table), place(&publish.patch));
-    let standing = match manifest.kind {
-        FileKind::Table => {
-            let patches: Vec<&Path> = patch.iter().map(PathBuf::as_path).collect();
-            Standing::at(Some(path), &patches)?
-        }
-        FileKind::Patch => {
-            // The table that it is over, if that is at hand.
-            let beside = files::siblings(path, "kgt")?;
-            let is_base = |table: &PathBuf| {
-                head(table).is_ok_and(|head| Some(head.as_base()) == manifest.base)
-            };
-            let table = table.into_iter().chain(beside).find(is_base);
-            Standing::at(table.as_deref(), &[path])?
-        }
-    };
-    let known = change.settings().published.clone();
+    let standing = standing_at(path, &manifest, change)?;
     let newest = standing.all().map(|(_, manifest)| manifest.serial).max().unwrap_or_default();
-    if standing.foreign(&known).is_none() {
+    if standing.foreign(change.known()).is_none() {
         return Ok(Folded { serial: newest, is_news: false });
     }
-    let mut rebase = Rebase { artefacts: Vec::new(), was: Vec::new(), new: Vec::new() };
-    rebase.artefacts = standing
-        .all()
-        .map(|(_, manifest)| BuiltFile::of(manifest, BuildStage::Published))
-        .collect();
-    let keys = standing.compared(&Ours::Changed(change), &known)?;
+    refuse_old(path, newest, change)?;
+    let place = |path: &Path| published::place_of(&change.registry().real, path);
+    let artefact = |(path, manifest): &(PathBuf, Manifest)| {
+        BuiltFile::of(manifest, BuildStage::Published, Some(place(path)))
+    };
+    let artefacts = standing.all().map(artefact).collect();
+    let mut rebase = Rebase { artefacts, was: Vec::new(), new: Vec::new() };
+    let known = change.known().to_vec();
+    let known = Knowledge { registry: &known, contained: &known };
+    let keys = standing.compared(&Ours::Changed(change), known)?;
     for (org, limits) in standing.org_limits()? {
         // Nobody notes how an org was at the last publication: the slower of both holds.
         let orgs = &mut change.settings_mut().orgs;
         let met = orgs.get(&org).map_or_else(|| limits.clone(), |own| own.meet(&limits));
         orgs.insert(org, met);
     }
+    let shared: HashSet<Digest> =
+        keys.iter().flat_map(|key| &key.ours).map(|spec| spec.digest).collect();
     let mut present: HashMap<KeyId, Option<Located>> =
         keys.iter().map(|key| (key.id, None)).collect();
     change.registry().scan(&Filter::default(), &mut |located| {
@@ -96,24 +90,158 @@ pub fn fold(path: &Path, change: &mut Change) -> Result<Folded> {
         }
         Ok(())
     })?;
+    let mut added = 0u64;
     for key in keys {
-        let there = present.remove(&key.id).flatten();
-        let own = there.as_ref().map(|located| located.entry.clone());
-        let merged = merge(&key, there.as_ref().map(|located| &located.entry));
-        let stays = merged.as_ref().or(there.as_ref().map(|located| &located.entry));
-        let stays: Vec<KeySpec> = stays.iter().flat_map(|entry| entry.specs()).collect();
-        match of_specs(&key.theirs, there.as_ref().map(|located| &located.entry)) {
-            Some(published) if !is_alike(&stays, &key.theirs) => rebase.was.push(published),
+        let Some(there) = present.remove(&key.id).flatten() else {
+            added += u64::from(add(change, &key, &shared, meant, session)?);
+            continue;
+        };
+        let own = there.entry.clone();
+        let stays = match meant.readmit.contains(&key.id) {
+            true => own.clone(),
+            false => {
+                let met = meet(&own, &key, session.now());
+                met.open.iter().for_each(|what| tell(&own, what, session));
+                met.entry
+            }
+        };
+        let specs: Vec<KeySpec> = stays.specs().collect();
+        let mine = key.theirs.iter().filter(|spec| spec.id == key.id).cloned();
+        let mine: Vec<KeySpec> = mine.collect();
+        match of_specs(&mine, Some(&own)) {
+            Some(published) if !is_alike(&specs, &mine) => {
+                if is_narrower(&key, &specs) {
+                    tell(&own, "is allowed more there; only restrictions are taken over", session);
+                }
+                rebase.was.push(published);
+            }
             None => rebase.new.push(key.id),
             Some(_) => {}
         }
-        // Patches of a `keys.jsonl` are made of lines that are newer than what is published.
-        let restate = change.registry().form == Form::JsonLines && !is_alike(&stays, &key.theirs);
-        let new = merged.filter(|new| own.as_ref() != Some(new));
-        put(change, there, new.or_else(|| own.filter(|_| restate)));
+        if stays != own {
+            change.replace(there, stays);
+        }
+    }
+    if added > 0 {
+        take_forms(&standing, change)?;
     }
     change.rebase(rebase);
     Ok(Folded { serial: newest, is_news: true })
+}
+
+/// What stands there with the file at `path`.
+fn standing_at(path: &Path, manifest: &Manifest, change: &Change) -> Result<Standing> {
+    let publish = &change.settings().publish;
+    let place = |path: &Option<PathBuf>| path.as_ref().map(|p| change.registry().relative(p));
+    let (table, patch) = (place(&publish.table), place(&publish.patch));
+    match manifest.kind {
+        FileKind::Table => {
+            let patches: Vec<&Path> = patch.iter().map(PathBuf::as_path).collect();
+            Standing::at(Some(path), &patches)
+        }
+        FileKind::Patch => {
+            // The table that it is over, if that is at hand.
+            let beside = files::siblings(path, "kgt")?;
+            let is_base = |table: &PathBuf| {
+                head(table).is_ok_and(|head| Some(head.as_base()) == manifest.base)
+            };
+            let table = table.into_iter().chain(beside).find(is_base);
+            Standing::at(table.as_deref(), &[path])
+        }
+    }
+}
+
+/// Refuses a file that is older than what this registry has published where it publishes to: it
+/// would bring keys back that were removed since.
+fn refuse_old(path: &Path, newest: u64, change: &Change) -> Result<()> {
+    let registry = change.registry();
+    let publish = &registry.settings.publish;
+    let own = [&publish.table, &publish.patch].into_iter().flatten();
+    let mut places: Vec<_> =
+        own.map(|own| published::place_of(&registry.real, &registry.relative(own))).collect();
+    if places.is_empty() {
+        places.push(published::place_of(&registry.real, path));
+    }
+    let is_here = |artefact: &&BuiltFile| {
+        artefact.stage == BuildStage::Published
+            && artefact.place.as_ref().is_some_and(|place| places.contains(place))
+    };
+    let last = change.known().iter().filter(is_here).map(|artefact| artefact.serial).max();
+    match last {
+        Some(last) if newest < last => {
+            Err(Error::Older { path: path.to_owned(), serial: newest, published: last })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds a key that only theirs has. Whether it did.
+fn add(
+    change: &mut Change,
+    key: &ThreeWayKey,
+    shared: &HashSet<Digest>,
+    meant: &Acknowledged,
+    session: &mut Session,
+) -> Result<bool> {
+    let Some(entry) = of_specs(&key.theirs, None) else { return Ok(false) };
+    if meant.drop.contains(&key.id) {
+        return Ok(false);
+    }
+    if matches!(&key.base, Baseline::Known(base) if !base.is_empty()) {
+        tell(&entry, "was removed from this registry, and is not taken back", session);
+        return Ok(false);
+    }
+    if key.theirs.iter().any(|spec| shared.contains(&spec.digest)) {
+        tell(
+            &entry,
+            "has a secret of a key of another id here: that key takes its restrictions over",
+            session,
+        );
+        return Ok(false);
+    }
+    let id = entry.id;
+    match change.add(entry) {
+        true => Ok(true),
+        false => Err(Error::State {
+            id,
+            state: "not taken over: another key here has its public id or its secret".into(),
+            hint: "revoke or remove one of the two",
+        }),
+    }
+}
+
+/// Keys of elsewhere may lack the checksum that this registry's forms promise: as theirs says.
+fn take_forms(standing: &Standing, change: &mut Change) -> Result<()> {
+    let theirs: Vec<KeyFormat> = match standing.keys()? {
+        Some(keys) => keys.formats().iter().cloned().collect(),
+        None => Vec::new(),
+    };
+    let is_lax = |format: &KeyFormat| format.checksummed && !theirs.contains(format);
+    let prefixes = &change.settings().prefixes;
+    let lax: Vec<String> =
+        prefixes.iter().filter(|(_, f)| is_lax(f)).map(|(name, _)| name.clone()).collect();
+    for name in lax {
+        if let Some(format) = change.settings_mut().prefixes.get_mut(&name) {
+            format.checksummed = false;
+        }
+    }
+    Ok(())
+}
+
+/// Says what people may want to settle about a key.
+fn tell(entry: &RegistryEntry, what: &str, session: &mut Session) {
+    let name = match &*entry.name {
+        "" => String::new(),
+        name => format!(" ({name})"),
+    };
+    session.output.note(&format!("{}{name} {what}", entry.id));
+}
+
+/// Whether theirs admits what `stays` does not.
+fn is_narrower(key: &ThreeWayKey, stays: &[KeySpec]) -> bool {
+    let ours = key.theirs.iter().filter(|spec| spec.id == key.id).cloned().collect();
+    let (base, theirs) = (Baseline::Unknown, stays.to_vec());
+    !losses([ThreeWayKey { id: key.id, base, theirs, ours }], &Acknowledged::default()).is_empty()
 }
 
 /// What folding found.
@@ -122,128 +250,6 @@ pub struct Folded {
     /// The newest that is published.
     pub serial: u64,
     pub is_news: bool,
-}
-
-fn put(change: &mut Change, there: Option<Located>, merged: Option<RegistryEntry>) {
-    match (there, merged) {
-        (Some(located), Some(new)) => change.replace(located, new),
-        (None, Some(new)) => {
-            change.add(new);
-        }
-        _ => {}
-    }
-}
-
-/// The key with what both sides did to it. `None`: as it is.
-fn merge(key: &ThreeWayKey, there: Option<&RegistryEntry>) -> Option<RegistryEntry> {
-    let Some(there) = there else { return of_specs(&key.theirs, None) };
-    let base = match &key.base {
-        Baseline::Known(base) => of_specs(base, Some(there)),
-        Baseline::Unknown => None,
-    };
-    let mut new = match (base, of_specs(&key.theirs, Some(there))) {
-        (Some(base), Some(theirs)) => merge_fields(&base, &theirs, there),
-        _ => there.clone(),
-    };
-    // What both changed, or of which nobody knows: ours, without what theirs took away.
-    let ours = new.specs().collect();
-    let lost = losses([ThreeWayKey { ours, ..key.clone() }], &Acknowledged::default());
-    let Some(lost) = lost.first() else { return Some(new) };
-    for difference in &lost.differences {
-        restrict(&mut new, difference, key);
-    }
-    let rotated = [Difference::Carrier, Difference::EndedSecret, Difference::OnlyTheirsSecret];
-    if let Some(theirs) = of_specs(&key.theirs, Some(there))
-        && lost.differences.iter().any(|difference| rotated.contains(difference))
-    {
-        // The secrets are theirs; an end was one of a former secret.
-        new.digest = theirs.digest;
-        new.previous = theirs.previous;
-        new.public_id = theirs.public_id;
-        new.start = theirs.start;
-        new.expires = match (there.expires, theirs.expires) {
-            (Some(own), Some(theirs)) => Some(own.min(theirs)),
-            (one, other) => one.or(other),
-        };
-    }
-    Some(new)
-}
-
-/// Every field as theirs has it where ours is as it was.
-fn merge_fields(
-    base: &RegistryEntry,
-    theirs: &RegistryEntry,
-    ours: &RegistryEntry,
-) -> RegistryEntry {
-    fn pick<T: Clone + PartialEq>(base: &T, theirs: &T, ours: &T) -> T {
-        if ours == base { theirs.clone() } else { ours.clone() }
-    }
-    let secrets = |entry: &RegistryEntry| {
-        (entry.digest, entry.previous, entry.public_id.clone(), entry.start.clone())
-    };
-    let (digest, previous, public_id, start) = match secrets(base).0 == secrets(ours).0
-        && base.previous == ours.previous
-        && base.public_id == ours.public_id
-    {
-        true => secrets(theirs),
-        false => secrets(ours),
-    };
-    RegistryEntry {
-        org: pick(&base.org, &theirs.org, &ours.org),
-        name: pick(&base.name, &theirs.name, &ours.name),
-        status: match ours.status {
-            // Final: nothing may undo it.
-            status if status.is_final() => status,
-            _ => pick(&base.status, &theirs.status, &ours.status),
-        },
-        environment: pick(&base.environment, &theirs.environment, &ours.environment),
-        permissions: pick(&base.permissions, &theirs.permissions, &ours.permissions),
-        networks: pick(&base.networks, &theirs.networks, &ours.networks),
-        limits: pick(&base.limits, &theirs.limits, &ours.limits),
-        sunset: pick(&base.sunset, &theirs.sunset, &ours.sunset),
-        owner: pick(&base.owner, &theirs.owner, &ours.owner),
-        not_before: pick(&base.not_before, &theirs.not_before, &ours.not_before),
-        expires: pick(&base.expires, &theirs.expires, &ours.expires),
-        digest,
-        previous,
-        public_id,
-        start,
-        ..ours.clone()
-    }
-}
-
-/// Takes away from a key what `difference` says.
-fn restrict(entry: &mut RegistryEntry, difference: &Difference, key: &ThreeWayKey) {
-    match difference {
-        Difference::Environment(environment) => entry.environment = *environment,
-        Difference::Expires(at) => {
-            entry.expires = Some(entry.expires.map_or(*at, |own| own.min(*at)));
-        }
-        Difference::Limit(named) => {
-            entry.limits = entry.limits.with(named.policy.clone(), named.limit);
-        }
-        Difference::Networks(networks) => entry.networks = networks.iter().copied().collect(),
-        Difference::NotBefore(at) => entry.not_before = Some(*at),
-        Difference::Carrier
-        | Difference::EndedSecret
-        | Difference::OnlyTheirs
-        | Difference::OnlyTheirsSecret => {}
-        Difference::Org(org) => entry.org = org.clone(),
-        Difference::Owner(owner) => entry.owner.clone_from(owner),
-        Difference::Permissions(taken) => {
-            entry.permissions.retain(|word| !taken.contains(word));
-            if taken.iter().any(|word| word.as_str() == Permission::ALL) {
-                // `*` held what theirs still holds.
-                let left = key.theirs.first().map(|spec| &spec.grant.permissions);
-                let left: Vec<_> = left.into_iter().flat_map(PermissionSet::iter).collect();
-                let missing = left.into_iter().filter(|word| !entry.permissions.contains(word));
-                let missing: Vec<_> = missing.cloned().collect();
-                entry.permissions.extend(missing);
-            }
-        }
-        Difference::Removed => entry.status = KeyStatus::Revoked,
-        Difference::Status(status) => entry.status = entry.status.max(*status),
-    }
 }
 
 /// Whether both are the same records, in any order.

@@ -20,6 +20,7 @@ use crate::core::{
 pub struct ThreeWayKey {
     pub id: KeyId,
     pub base: Baseline,
+    /// Those of this id, and those of other ids that have a secret of ours.
     pub theirs: Vec<KeySpec>,
     pub ours: Vec<KeySpec>,
 }
@@ -27,6 +28,9 @@ pub struct ThreeWayKey {
 /// What the publisher knows of its last publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Baseline {
+    /// Ours contains what is published, whatever that says: it is the base. Only what theirs has
+    /// ended for good is still asked about.
+    Contained,
     /// The key as it was; no record: it was not there.
     Known(Vec<KeySpec>),
     /// The registry was lost, or never said. Theirs is then the base: ours may allow nothing that
@@ -40,6 +44,8 @@ pub struct Loss {
     pub id: KeyId,
     pub org: OrgId,
     pub name: Box<str>,
+    /// Keys of other ids that have a secret of ours there.
+    pub namesakes: Vec<KeyId>,
     /// At least one.
     pub differences: Vec<Difference>,
 }
@@ -61,7 +67,7 @@ pub enum Difference {
     /// Theirs begins later. Unix seconds.
     NotBefore(u64),
     /// Ours does not have the key at all.
-    OnlyTheirs,
+    OnlyTheirs(KeyStatus),
     /// Ours does not have this secret of the key, which theirs rotated.
     OnlyTheirsSecret,
     /// Theirs gave the key to this organization.
@@ -122,27 +128,38 @@ impl ThreeWayKey {
         differences.retain(|difference| !difference.is_meant(self.id, meant));
         let shown = self.theirs.first().or(self.ours.first())?;
         let (org, name) = (shown.org.clone(), shown.name.clone());
-        (!differences.is_empty()).then_some(Loss { id: self.id, org, name, differences })
+        let others = self.theirs.iter().map(|spec| spec.id).filter(|id| *id != self.id);
+        let namesakes = others.collect();
+        let loss = Loss { id: self.id, org, name, namesakes, differences };
+        (!loss.differences.is_empty()).then_some(loss)
     }
 
     fn differences(&self) -> Vec<Difference> {
-        let is_revoked = |spec: &KeySpec| spec.grant.status.is_final();
-        match (self.theirs.is_empty(), self.ours.is_empty()) {
-            (true, true) => Vec::new(),
+        match (self.theirs.first(), self.ours.is_empty()) {
+            _ if self.base == Baseline::Contained => self.revived(),
+            (None, true) => Vec::new(),
             // Ours took out what both had: its author's decision.
-            (false, true) if self.base == Baseline::Known(self.theirs.clone()) => Vec::new(),
-            (false, true) => vec![Difference::OnlyTheirs],
-            (true, false) => match &self.base {
-                Baseline::Known(base) if !base.is_empty() && !self.ours.iter().all(is_revoked) => {
-                    vec![Difference::Removed]
-                }
-                // A new key of this registry.
-                _ => Vec::new(),
-            },
+            (Some(_), true) if self.base == Baseline::Known(self.theirs.clone()) => Vec::new(),
+            (Some(theirs), true) => vec![Difference::OnlyTheirs(theirs.grant.status)],
             // Nothing of a key that ours revokes is admitted again.
-            (false, false) if self.ours.iter().all(is_revoked) => Vec::new(),
-            (false, false) => self.of_both(),
+            (_, false) if self.ours.iter().all(is_revoked) => Vec::new(),
+            (None, false) => match &self.base {
+                // A new key of ours.
+                Baseline::Known(base) if base.is_empty() => Vec::new(),
+                _ => vec![Difference::Removed],
+            },
+            (Some(_), false) => self.of_both(),
         }
+    }
+
+    fn revived(&self) -> Vec<Difference> {
+        let is_back = !self.ours.iter().all(is_revoked) && self.theirs.iter().any(is_revoked);
+        if is_back { vec![Difference::Status(KeyStatus::Revoked)] } else { Vec::new() }
+    }
+
+    /// The record of this id that ends last: in a rotation the current secret's.
+    fn longest_there(&self) -> Option<&KeySpec> {
+        longest(self.theirs.iter().filter(|spec| spec.id == self.id))
     }
 
     /// Both have the key.
@@ -160,16 +177,22 @@ impl ThreeWayKey {
             if is.is_none() && (base.is_none() || was.is_some()) {
                 add(&mut found, Difference::EndedSecret);
             }
-            // What theirs says against a key holds for a secret as well that theirs has not seen.
             let was = was.or_else(|| base.and_then(longest).cloned());
-            if let Some(is) = is.or_else(|| longest(&self.theirs).cloned()) {
-                compare(was.as_ref(), &is, ours, &mut found);
+            if let Some(is) = &is {
+                compare(was.as_ref(), is, ours, &mut found);
+            }
+            // What theirs says against a key holds for a secret as well that theirs has not seen, or
+            // that another key has there.
+            if is.is_none_or(|is| is.id != self.id)
+                && let Some(is) = self.longest_there()
+            {
+                compare(was.as_ref(), is, ours, &mut found);
             }
         }
         let has = |specs: &[KeySpec], wanted: &KeySpec| {
             specs.iter().any(|spec| spec.digest == wanted.digest)
         };
-        for theirs in &self.theirs {
+        for theirs in self.theirs.iter().filter(|spec| spec.id == self.id) {
             let is_ended = theirs.grant.status.is_final();
             if !is_ended && !has(&self.ours, theirs) && !base.is_some_and(|base| has(base, theirs))
             {
@@ -185,7 +208,7 @@ impl ThreeWayKey {
 impl Difference {
     /// Whether it is something that only theirs has, and not something that theirs took away.
     pub fn is_drop(&self) -> bool {
-        matches!(self, Self::OnlyTheirs | Self::OnlyTheirsSecret)
+        matches!(self, Self::OnlyTheirs(_) | Self::OnlyTheirsSecret)
     }
 
     fn is_meant(&self, id: KeyId, meant: &Acknowledged) -> bool {
@@ -200,6 +223,9 @@ impl fmt::Display for Loss {
         match &*self.name {
             "" => write!(f, " ({})", self.org.as_str())?,
             name => write!(f, " ({name}, {})", self.org.as_str())?,
+        }
+        for (n, other) in self.namesakes.iter().enumerate() {
+            write!(f, "{} {other}", if n == 0 { ", whose secret is that of" } else { " and" })?;
         }
         for (n, difference) in self.differences.iter().enumerate() {
             write!(f, "{} {difference}", if n == 0 { ":" } else { "," })?;
@@ -242,7 +268,8 @@ impl fmt::Display for Difference {
                 write!(f, "is for {} only there", networks.join(" "))
             }
             Self::NotBefore(at) => write!(f, "begins {} there", time::show(*at)),
-            Self::OnlyTheirs => f.write_str("is only there"),
+            Self::OnlyTheirs(KeyStatus::Active) => f.write_str("is only there"),
+            Self::OnlyTheirs(status) => write!(f, "is only there, and is {}", status.as_str()),
             Self::OnlyTheirsSecret => f.write_str("has a new secret there"),
             Self::Owner(None) => f.write_str("has no owner there"),
             Self::Owner(Some(owner)) => write!(f, "belongs to {} there", owner.view()),
@@ -251,7 +278,7 @@ impl fmt::Display for Difference {
                 let words: Vec<_> = words.iter().map(Permission::as_str).collect();
                 write!(f, "does not hold `{}` there", words.join(" "))
             }
-            Self::Removed => f.write_str("is removed there"),
+            Self::Removed => f.write_str("is not there"),
             Self::Status(status) => write!(f, "is {} there", status.as_str()),
         }
     }
@@ -263,9 +290,13 @@ fn add(to: &mut Vec<Difference>, difference: Difference) {
     }
 }
 
+fn is_revoked(spec: &KeySpec) -> bool {
+    spec.grant.status == KeyStatus::Revoked
+}
+
 /// The record that ends last: in a rotation the current secret's.
-fn longest(specs: &[KeySpec]) -> Option<&KeySpec> {
-    specs.iter().max_by_key(|spec| spec.expires.unwrap_or(u64::MAX))
+fn longest<'s>(specs: impl IntoIterator<Item = &'s KeySpec>) -> Option<&'s KeySpec> {
+    specs.into_iter().max_by_key(|spec| spec.expires.unwrap_or(u64::MAX))
 }
 
 /// In every dimension: what base allowed (without a base: anything), theirs no longer does, and
@@ -390,4 +421,4 @@ pub(super) fn slower(was: Option<Option<Limit>>, is: Limit, own: Option<Limit>) 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,17 +9,29 @@ use serde_json::Value;
 use super::super::error::Result;
 use super::super::files;
 use super::super::registry::Registry;
+use super::super::registry::entry::RegistryEntry;
 use super::super::registry::published::{self, BuildStage, BuiltFile};
-use super::compare::{Ours, Standing, differing};
+use super::compare::Standing;
 use super::head::head;
-use crate::core::KeyId;
+use crate::core::{KeyId, KeySpec};
+use crate::table::KeySet;
 
-/// Keys that are not published as they are in the registry.
+/// Tells keys that are published as they are in the registry from others.
 #[derive(Debug)]
 pub enum UnpublishedKeys {
     /// Nothing was ever published from it.
     All,
-    Keys(BTreeSet<KeyId>),
+    /// What is published is not at hand: these were changed since.
+    Changed(BTreeSet<KeyId>),
+    Published(Box<InForce>),
+}
+
+/// What is published where the registry publishes to.
+#[derive(Debug)]
+pub struct InForce {
+    keys: KeySet,
+    /// Pairs that have two secrets there.
+    in_rotation: BTreeSet<KeyId>,
 }
 
 /// What a command says in JSON about the publication of what it did.
@@ -61,26 +73,52 @@ impl UnpublishedKeys {
         let known = &registry.settings.published;
         // What cannot be read is not what the registry is judged by here.
         let standing = Standing::at(table.as_deref(), &patches).unwrap_or_default();
-        let base = standing.base(known);
-        let changed = base.map_or(Ok(None), |artefact| registry.changed_since(artefact))?;
+        let base = standing.base(registry, known);
+        let own = base.filter(|_| standing.foreign(known).is_none());
+        let changed = own.map_or(Ok(None), |artefact| registry.changed_since(artefact))?;
         if let Some(changed) = changed {
-            return Ok(Self::Keys(changed.iter().map(|entry| entry.id).collect()));
+            return Ok(Self::Changed(changed.iter().map(|entry| entry.id).collect()));
         }
         if let Ok(Some(keys)) = standing.keys() {
-            return Ok(Self::Keys(differing(&keys, &Ours::Registry(registry))?));
+            return Ok(Self::Published(Box::new(InForce::of(keys))));
         }
         let after = base.map(|artefact| artefact.serial).or(standing.includes());
         let Some(after) = after else { return Ok(Self::All) };
         let through = registry.settings.serial;
-        let changed = published::changed_since(&registry.real, after, through)?;
-        Ok(Self::Keys(changed.into_keys().collect()))
+        let noted = published::changed_since(&registry.real, after, through)?;
+        Ok(Self::Changed(noted.into_keys().collect()))
     }
 
-    pub fn has(&self, id: KeyId) -> bool {
+    /// Whether the key is published otherwise than the registry has it, or not at all.
+    pub fn has(&self, entry: &RegistryEntry) -> bool {
         match self {
             Self::All => true,
-            Self::Keys(keys) => keys.contains(&id),
+            Self::Changed(keys) => keys.contains(&entry.id),
+            Self::Published(there) => !there.has_all(entry),
         }
+    }
+}
+
+// === impl InForce ===
+
+impl InForce {
+    fn of(keys: KeySet) -> Self {
+        let (mut pairs, mut in_rotation) = (BTreeSet::new(), BTreeSet::new());
+        for there in keys.iter().filter(|there| there.public_id.is_some()) {
+            if !pairs.insert(there.view.id) {
+                in_rotation.insert(there.view.id);
+            }
+        }
+        Self { keys, in_rotation }
+    }
+
+    fn has_all(&self, entry: &RegistryEntry) -> bool {
+        let is_there = |spec: KeySpec| {
+            let there = self.keys.find_digest(&spec.digest).and_then(|there| there.to_spec());
+            there.is_some_and(|there| there == spec)
+        };
+        let is_rotated = entry.previous.is_some();
+        is_rotated == self.in_rotation.contains(&entry.id) && entry.specs().all(is_there)
     }
 }
 

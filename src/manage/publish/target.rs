@@ -12,15 +12,16 @@ use super::super::files::{self, Lock, Replacement};
 use super::super::output::count;
 use super::super::registry::Registry;
 use super::super::registry::change::{Change, Locked, remember};
-use super::super::registry::published::{BuildStage, BuiltFile};
+use super::super::registry::published::{BuildStage, BuiltFile, Mention, place_of};
 use super::super::session::Session;
 use super::super::time;
-use super::compare::{Ours, Standing};
+use super::compare::{Knowledge, Ours, Standing};
 use super::head::head;
 use super::losses::Acknowledged;
+use super::purpose::on_purpose;
 use crate::table::FileKind;
 use crate::table::write::Draft;
-use crate::table::{Bounds, KeySet, Manifest, Patch, Refusal, Table, Trust};
+use crate::table::{Acknowledge, Bounds, KeySet, Manifest, Patch, Refusal, Table, Trust};
 
 /// Where a publication goes, and where it comes from.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +37,10 @@ pub struct Destination<'a> {
 pub enum PublishOrigin<'a> {
     /// A file that this registry made before, and that has waited for signatures.
     Draft { registry: &'a Registry, draft: &'a Path },
-    /// No registry: other files, or a draft that a registry elsewhere has made.
+    /// Other files than a registry.
     Files,
+    /// A draft that a registry elsewhere has made.
+    ForeignDraft,
     /// The caller does not hold its lock.
     Free(&'a Registry),
     /// The caller holds its lock.
@@ -57,7 +60,7 @@ pub struct Published {
 impl<'a> PublishOrigin<'a> {
     pub fn registry(self) -> Option<&'a Registry> {
         match self {
-            Self::Files => None,
+            Self::Files | Self::ForeignDraft => None,
             Self::Draft { registry, .. } | Self::Free(registry) | Self::Held(registry) => {
                 Some(registry)
             }
@@ -70,7 +73,9 @@ impl<'a> PublishOrigin<'a> {
 impl Destination<'_> {
     /// Refuses, before anything is written, a change that would undo what is published.
     pub fn refuse_losses_of(&self, change: &Change) -> Result<()> {
-        self.refuse_losses(change.serial(), &Ours::Changed(change), &change.settings().published)
+        let known = change.known();
+        let known = Knowledge { registry: known, contained: known };
+        self.refuse_losses(change.serial(), &Ours::Changed(change), known)
     }
 
     /// Refuses a table or patch that is not of the kind, or not for the audience, of what is there,
@@ -84,6 +89,20 @@ impl Destination<'_> {
         Ok(())
     }
 
+    /// What a publication acknowledges because ours accounts for every key that is gone from what
+    /// is published; `after` are its active records.
+    pub fn purpose(&self, ours: &Ours<'_>, after: u64) -> Result<Vec<Acknowledge>> {
+        let mut purpose: Option<Vec<Acknowledge>> = None;
+        for standing in self.standings()?.iter().filter(|s| s.stated_active().is_some()) {
+            let new = on_purpose(standing, ours, after, self.meant)?;
+            purpose = Some(match purpose {
+                Some(known) => known.into_iter().filter(|meant| new.contains(meant)).collect(),
+                None => new,
+            });
+        }
+        Ok(purpose.unwrap_or_default())
+    }
+
     /// The head of the file that is to be replaced.
     fn there(&self) -> Result<Option<Manifest>> {
         if self.out.exists() { head(self.out).map(Some) } else { Ok(None) }
@@ -95,43 +114,50 @@ impl Destination<'_> {
             return Err(Error::refused(self.out, refusal));
         }
         if *theirs.audience != *audience {
-            let (stated, wanted) = (theirs.audience.clone(), audience.into());
-            return Err(Error::refused(self.out, Refusal::Audience { stated, wanted }));
+            return Err(Error::audience(self.out, &theirs.audience, audience));
         }
         Ok(())
     }
 
-    fn refuse_losses(&self, serial: u64, ours: &Ours<'_>, known: &[BuiltFile]) -> Result<()> {
+    fn refuse_losses(&self, serial: u64, ours: &Ours<'_>, known: Knowledge<'_>) -> Result<()> {
         for standing in self.standings()? {
-            let Some((path, theirs)) = standing.foreign(known) else { continue };
-            if theirs.serial >= serial {
+            let standing = standing.against(serial);
+            let foreign = standing.foreign(known.contained);
+            if let Some((path, theirs)) = foreign
+                && theirs.serial >= serial
+            {
                 return Err(Error::raced(path, theirs, serial));
             }
             let losses = standing.losses(ours, known, self.meant)?;
-            let orgs = standing.org_losses(ours, self.meant)?;
-            if !losses.is_empty() || !orgs.is_empty() {
+            let newest = standing.all().max_by_key(|(_, manifest)| manifest.serial);
+            let orgs = match foreign {
+                Some(_) => standing.org_losses(ours, self.meant)?,
+                None => Vec::new(),
+            };
+            let is_kept = losses.is_empty() && orgs.is_empty();
+            if let (false, Some((path, theirs))) = (is_kept, foreign.or(newest)) {
                 let keys = losses.iter().map(ToString::to_string);
                 let keys = keys.chain(orgs.iter().map(ToString::to_string)).collect();
-                return Err(Error::undone(path, theirs, serial, keys));
+                let undone = Error::undone(path, theirs, serial, keys);
+                return Err(match self.source {
+                    PublishOrigin::Draft { .. } => undone.of_draft(),
+                    _ if foreign.is_none() => undone.of_lines(),
+                    _ => undone,
+                });
             }
         }
         Ok(())
     }
 
-    /// As [`Destination::refuse_losses`], for a file that is written already but not in its place.
-    fn refuse_losses_of_file(
-        &self,
-        ours: &Manifest,
-        file: &mut Replacement,
-        registry: Option<&Registry>,
-    ) -> Result<()> {
+    /// The same for what was written, before it is put in its place: whatever it was made from, its
+    /// own content is held against what is published.
+    fn refuse_losses_of_file(&self, ours: &Manifest, file: &mut Replacement) -> Result<()> {
         if ours.kind == FileKind::Patch && self.base.is_none() {
             // Its table is elsewhere, and no other patch is replaced.
             return Ok(());
         }
-        let mut known = registry.map_or_else(Vec::new, |r| r.settings.published.clone());
-        known.push(BuiltFile::of(ours, BuildStage::Draft));
-        if self.standings()?.iter().all(|standing| standing.foreign(&known).is_none()) {
+        let standings = self.standings()?;
+        if standings.iter().all(|standing| standing.all().next().is_none()) {
             return Ok(());
         }
         let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
@@ -149,8 +175,27 @@ impl Destination<'_> {
                 KeySet::new(Arc::new(table), Some(Arc::new(patch)), &[], None)
             }
         };
-        known.pop();
-        self.refuse_losses(ours.serial, &Ours::File { keys: &keys, registry }, &known)
+        // What the file was made from knew, which may be less than what the registry says by now.
+        let registry = self.source.registry();
+        let all = registry.map_or(&[][..], |registry| &registry.settings.published);
+        let draft = all.iter().find(|artefact| artefact.is(ours));
+        let mentioned: Vec<BuiltFile> = match (self.source, draft) {
+            (PublishOrigin::Draft { .. }, Some(draft)) => {
+                let is_known = |a: &&BuiltFile| draft.after.contains(&a.mention()) || *a == draft;
+                all.iter().filter(is_known).cloned().collect()
+            }
+            _ => Vec::new(),
+        };
+        let contained = match self.source {
+            PublishOrigin::Draft { .. } => &mentioned,
+            _ => all,
+        };
+        let known = Knowledge { registry: all, contained };
+        let ours_keys = match self.source {
+            PublishOrigin::Files => Ours::Sources(&keys),
+            _ => Ours::File { keys: &keys, registry },
+        };
+        self.refuse_losses(ours.serial, &ours_keys, known)
     }
 
     /// What is published at the target; and at the place that the registry publishes to, where the
@@ -173,6 +218,36 @@ impl Destination<'_> {
         Ok(vec![Standing::at(Some(base), &patches)?])
     }
 
+    /// What a draft was made behind.
+    fn known_before(&self, ours: &Manifest, stage: BuildStage) -> Vec<Mention> {
+        let known = self.source.registry().map_or(&[][..], |r| &r.settings.published);
+        match self.source {
+            PublishOrigin::Draft { .. } => {
+                known.iter().find(|artefact| artefact.is(ours)).map(|a| a.after.clone())
+            }
+            _ if stage == BuildStage::Draft => Some(known.iter().map(BuiltFile::mention).collect()),
+            _ => None,
+        }
+        .unwrap_or_default()
+    }
+
+    /// Warns of a place where this registry has published and nothing stands any more.
+    fn tell_if_gone(&self, registry: &Registry) {
+        let place = place_of(&registry.real, self.out);
+        let is_here = |artefact: &&BuiltFile| {
+            artefact.stage == BuildStage::Published && artefact.place.as_deref() == Some(&*place)
+        };
+        let last = registry.settings.published.iter().rfind(is_here);
+        if let Some(last) = last {
+            eprintln!(
+                "warning: {} is gone, where this registry published serial {}: what somebody else \
+                 has published since cannot be compared, and may be undone",
+                self.out.display(),
+                last.serial
+            );
+        }
+    }
+
     /// Published: where the registry publishes to, signed by all who may sign, or a draft that was
     /// put elsewhere.
     fn stage<F: Read + Seek>(&self, draft: &Draft<F>, registry: &Registry) -> BuildStage {
@@ -182,7 +257,10 @@ impl Destination<'_> {
             own.map(|path| registry.relative(path)).any(|path| is_same(&path, self.out));
         let is_put = match self.source {
             PublishOrigin::Draft { draft, .. } => !is_same(draft, self.out),
-            PublishOrigin::Files | PublishOrigin::Free(_) | PublishOrigin::Held(_) => false,
+            PublishOrigin::Files
+            | PublishOrigin::ForeignDraft
+            | PublishOrigin::Free(_)
+            | PublishOrigin::Held(_) => false,
         };
         match is_target || is_put || draft.signed_by().count() >= draft.manifest().signers.len() {
             true => BuildStage::Published,
@@ -210,7 +288,7 @@ pub fn write<F: Read + Seek>(
 ) -> Result<Published> {
     let written = write_compared(draft, place, session);
     match place.source {
-        PublishOrigin::Files => written.map_err(Error::of_files),
+        PublishOrigin::Files | PublishOrigin::ForeignDraft => written.map_err(Error::of_files),
         PublishOrigin::Draft { .. } | PublishOrigin::Free(_) | PublishOrigin::Held(_) => written,
     }
 }
@@ -225,23 +303,32 @@ fn write_compared<F: Read + Seek>(
         PublishOrigin::Draft { registry, .. } | PublishOrigin::Free(registry) => {
             Some(Locked::take(&registry.path, session.patience)?)
         }
-        PublishOrigin::Files | PublishOrigin::Held(_) => None,
+        PublishOrigin::Files | PublishOrigin::ForeignDraft | PublishOrigin::Held(_) => None,
     };
     let registry = locked.as_ref().map(|locked| &locked.registry).or(match place.source {
         PublishOrigin::Held(registry) => Some(registry),
-        PublishOrigin::Draft { .. } | PublishOrigin::Files | PublishOrigin::Free(_) => None,
+        PublishOrigin::Draft { .. }
+        | PublishOrigin::Files
+        | PublishOrigin::ForeignDraft
+        | PublishOrigin::Free(_) => None,
     });
     let out = files::resolve(place.out)?;
     let _lock = Lock::take(&out, session.patience)?;
     let ours = draft.manifest().clone();
-    if let Some(theirs) = place.there()? {
+    let there = place.there()?;
+    if let (None, Some(registry)) = (&there, registry) {
+        place.tell_if_gone(registry);
+    }
+    if let Some(theirs) = there {
         if theirs.serial >= ours.serial && theirs.body_sha256 != ours.body_sha256
             || theirs.serial > ours.serial
         {
             return Err(Error::raced(place.out, &theirs, ours.serial));
         }
         place.refuse_stranger(&theirs, ours.kind, &ours.audience)?;
-        if theirs.issued_at_ms > ours.issued_at_ms {
+        let is_draft =
+            matches!(place.source, PublishOrigin::Draft { .. } | PublishOrigin::ForeignDraft);
+        if !is_draft && theirs.issued_at_ms > ours.issued_at_ms {
             eprintln!(
                 "warning: this machine's clock is behind: {} was issued at {}, which is in its \
                  future",
@@ -253,21 +340,17 @@ fn write_compared<F: Read + Seek>(
     let mut to = Replacement::of(&out)?;
     draft.write(&mut to).map_err(Error::write(&out))?;
     let bytes = to.stream_position().map_err(Error::write(&out))?;
-    let known = registry.map_or_else(Vec::new, |registry| registry.settings.published.clone());
+    place.refuse_losses_of_file(&ours, &mut to)?;
     let made_of = match place.source {
-        // What the file was made from, which may be older than what the registry says by now.
-        PublishOrigin::Free(registry) | PublishOrigin::Held(registry) => {
-            place.refuse_losses(ours.serial, &Ours::Registry(registry), &known)?;
-            registry.made_of()?
-        }
-        PublishOrigin::Draft { .. } | PublishOrigin::Files => {
-            place.refuse_losses_of_file(&ours, &mut to, registry)?;
-            None
-        }
+        PublishOrigin::Free(registry) | PublishOrigin::Held(registry) => registry.made_of()?,
+        PublishOrigin::Draft { .. } | PublishOrigin::Files | PublishOrigin::ForeignDraft => None,
     };
     to.commit()?;
     if let Some(registry) = registry {
-        let artefact = BuiltFile { made_of, ..BuiltFile::of(&ours, place.stage(draft, registry)) };
+        let stage = place.stage(draft, registry);
+        let mut artefact = BuiltFile::of(&ours, stage, Some(place_of(&registry.real, &out)));
+        artefact.after = place.known_before(&ours, stage);
+        artefact.made_of = made_of;
         if let Err(e) = remember(registry, artefact) {
             // It is published. The next publication takes it for somebody else's and compares it.
             eprintln!("warning: published, but the registry could not write that down: {e}");

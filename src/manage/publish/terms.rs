@@ -11,7 +11,6 @@ use super::super::registry::Registry;
 use super::super::session::Session;
 use super::super::signer::{self, Signer};
 use super::super::time;
-use super::head::head;
 use crate::table::write::{Draft, Spool};
 use crate::table::{Acknowledge, Issue, PublicKey, TableFormat};
 
@@ -27,8 +26,6 @@ pub struct Terms {
     pub named: Vec<PublicKey>,
     pub expires_at: Option<u64>,
     pub acknowledge: Vec<Acknowledge>,
-    /// Active records that the change at hand ends, by name and on purpose.
-    pub ended: u64,
     pub memory: usize,
     /// The version to write; `None`: a table's is the registry's, a patch's that of its base.
     pub format: Option<TableFormat>,
@@ -87,13 +84,15 @@ impl Terms {
             signers,
             expires_at,
             acknowledge: Vec::new(),
-            ended: 0,
             memory: MEMORY,
             format: None,
         })
     }
 
-    pub fn issue(&self, serial: u64, session: &Session) -> Issue {
+    /// `purpose` comes on top of what options acknowledge.
+    pub fn issue(&self, serial: u64, purpose: &[Acknowledge], session: &Session) -> Issue {
+        let mut acknowledge = self.acknowledge.clone();
+        acknowledge.extend(purpose.iter().filter(|meant| !self.acknowledge.contains(meant)));
         Issue {
             serial,
             // The registry holds every change that was ever published from it.
@@ -102,19 +101,7 @@ impl Terms {
             expires_at: self.expires_at,
             audience: self.audience.clone(),
             signers: self.named.iter().map(PublicKey::id).collect(),
-            acknowledge: self.acknowledge.clone(),
-        }
-    }
-
-    /// Who revokes a key by name means it: no sidecar shall take the smaller table for an accident
-    /// and keep the key alive. What is missing beyond those keys is an accident still.
-    pub fn on_purpose(&self, out: &Path, after: u64) -> Vec<Acknowledge> {
-        match head(out) {
-            Ok(before) if self.ended > 0 && before.active <= after + self.ended => match after {
-                0 => vec![Acknowledge::Empty, Acknowledge::Shrink],
-                _ => vec![Acknowledge::Shrink],
-            },
-            _ => Vec::new(),
+            acknowledge,
         }
     }
 

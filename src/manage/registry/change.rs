@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use super::audit::{self, AuditStamp, Record};
 use super::entry::RegistryEntry;
-use super::published::{self, BuildStage, BuiltFile};
+use super::published::{self, BuiltFile};
 use super::settings::RegistrySettings;
 use super::{Filter, Form, HINT, Located, Registry, Unique, jsonl, toml};
 use crate::core::{Digest, KeyId};
 
 use crate::manage::error::{Error, FileFault, Result};
 use crate::manage::files::{self, Lock, Replacement};
+use crate::table::manifest::MAX_CHOSEN_SERIAL;
 
 /// A change in the making. Dropped without [`Change::commit`], nothing has happened.
 #[derive(Debug)]
@@ -66,6 +67,17 @@ pub struct Committed {
 pub struct Locked {
     pub registry: Registry,
     _lock: Lock,
+}
+
+/// Refuses a serial that would leave none for later changes.
+pub fn check_serial(serial: u64) -> Result<()> {
+    if serial <= MAX_CHOSEN_SERIAL {
+        return Ok(());
+    }
+    let why = format!(
+        "must be at most {MAX_CHOSEN_SERIAL} (2^52), so that later changes find a higher one"
+    );
+    Err(Error::argument("--serial", why))
 }
 
 // === impl Change ===
@@ -133,15 +145,33 @@ impl Change {
         &self.registry.settings
     }
 
-    /// Goes on from another serial: behind something that was published from elsewhere.
+    /// Everything published that it contains.
+    pub fn known(&self) -> &[BuiltFile] {
+        &self.settings.published
+    }
+
+    /// Goes on from another serial, which its user chose.
     pub fn at_serial(mut self, serial: u64) -> Result<Self> {
         let next = self.serial();
         if serial < next {
             let why = format!("must be at least {next}, the registry's next serial");
             return Err(Error::argument("--serial", why));
         }
+        check_serial(serial)?;
         self.serial = serial;
         Ok(self)
+    }
+
+    /// Goes on behind `published`, the serial of something that was published from elsewhere at
+    /// `path`.
+    pub fn behind(self, published: u64, path: &Path) -> Result<Self> {
+        if published < self.serial() {
+            return Ok(self);
+        }
+        if published >= MAX_CHOSEN_SERIAL {
+            return Err(Error::NoSerialLeft { path: path.to_owned(), serial: published });
+        }
+        self.at_serial(published + 1)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -209,7 +239,7 @@ impl Change {
     pub fn rebase(&mut self, rebase: Rebase) {
         let settings = self.settings_mut();
         for artefact in &rebase.artefacts {
-            published::remember(&mut settings.published, *artefact);
+            published::remember(&mut settings.published, artefact.clone());
         }
         self.rebase = Some(rebase);
     }
@@ -242,8 +272,10 @@ impl Change {
 
     /// So that the next publication knows how these keys were at the last one.
     fn note_unpublished(&self) -> Result<()> {
-        if let Some(Rebase { was, new, .. }) = &self.rebase {
-            published::retain(&self.registry.real, |_| false)?;
+        if let Some(Rebase { artefacts, was, new }) = &self.rebase {
+            // Of what was published before nothing is known from now on.
+            let through = artefacts.iter().map(|artefact| artefact.serial).max();
+            published::begin_after(&self.registry.real, through.unwrap_or_default())?;
             let was: Vec<&RegistryEntry> = was.iter().collect();
             return published::note(&self.registry.real, self.serial, &was, new);
         }
@@ -285,6 +317,7 @@ impl Locked {
 pub fn remember(registry: &Registry, artefact: BuiltFile) -> Result<()> {
     let mut settings = registry.settings.clone();
     published::remember(&mut settings.published, artefact);
+    let unneeded = published::unneeded_through(&settings.published);
     match registry.form {
         Form::Toml => write_toml(registry, &settings, &[], &[])?.commit()?,
         Form::JsonLines => {
@@ -292,10 +325,7 @@ pub fn remember(registry: &Registry, artefact: BuiltFile) -> Result<()> {
             jsonl::append(&registry.real, registry.length, line.as_bytes())?;
         }
     }
-    match artefact.stage {
-        BuildStage::Draft => Ok(()),
-        BuildStage::Published => published::retain(&registry.real, |noted| noted > artefact.serial),
-    }
+    published::forget_through(&registry.real, unneeded)
 }
 
 fn write_toml(

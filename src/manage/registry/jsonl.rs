@@ -6,7 +6,7 @@
 //! A last line without a line end is a write that a crash cut short: it never happened.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -161,6 +161,8 @@ pub fn scan(
     let mut end = 0;
     let texts = texts_of(filter);
     let texts: Vec<_> = texts.iter().map(Finder::new).collect();
+    // Of two edits that were merged, the later line is not known to hold what the other says.
+    let mut in_conflict = HashSet::new();
     let mut lines = LineReader::new(reader(content.file).take(content.length));
     while let Some((number, line)) = lines.next().map_err(|e| super::read_fault(path, e))? {
         let begin = end;
@@ -193,17 +195,19 @@ pub fn scan(
                     && first.after != parsed.serial
                 {
                     faults.push(conflict(path, *first, parsed.serial));
+                    in_conflict.insert(entry.id);
                 }
                 continue;
             };
             if let Some(next) = chain.get(position + 1) {
                 if next.after != parsed.serial {
                     faults.push(conflict(path, *next, parsed.serial));
+                    in_conflict.insert(entry.id);
                 }
                 continue;
             }
         }
-        if filter.takes(&entry) {
+        if filter.takes(&entry) && !in_conflict.contains(&entry.id) {
             each(Located { entry, line: number, serial: Some(parsed.serial) })?;
         }
     }

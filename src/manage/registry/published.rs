@@ -3,8 +3,9 @@
 //!
 //! The registry itself holds serial and hash of its last publications, so that a copy or a backup
 //! of it says what *it* knows of. Keys that were changed since then are in `keys.unpublished.jsonl`
-//! beside it, as they were before: every other key is as it was published. The file may be lost or
-//! old: then more keys look changed, and more is asked, never less.
+//! beside it, as they were before: every other key is as it was published. Its first line says from
+//! which serial on it is complete; for what was published before, or when it is lost, nothing counts
+//! as known, and more is asked, never less.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -20,12 +21,16 @@ use crate::manage::files;
 use crate::table::FileKind;
 use crate::table::{BodyHash, Manifest};
 
-/// How many publications of each kind a registry remembers: enough for drafts that wait for their
-/// signatures. Many patches must not push out the table that they are over.
+/// How many publications of each kind a registry remembers of one place: enough for drafts that wait
+/// for their signatures. Many patches must not push out the table that they are over.
 const REMEMBERED: usize = 4;
 
+/// How many places it remembers of each kind. A place that it has forgotten is one where it never
+/// published.
+const PLACES: usize = 4;
+
 /// A table or patch that was made from this registry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuiltFile {
     pub kind: FileKind,
     pub serial: u64,
@@ -33,6 +38,12 @@ pub struct BuiltFile {
     pub stage: BuildStage,
     /// Only of a `keys.jsonl`.
     pub made_of: Option<MadeOf>,
+    /// Where it was written, relative to the registry: what was published elsewhere, for review or
+    /// for other sidecars, was not published here.
+    pub place: Option<Box<str>>,
+    /// Of a draft: what its registry knew to be published when it was made. What the registry has
+    /// taken in since is not in the draft.
+    pub after: Vec<Mention>,
 }
 
 /// The registry's file when a table or patch was made from it. Serials do not tell which lines that
@@ -41,6 +52,14 @@ pub struct BuiltFile {
 pub struct MadeOf {
     pub bytes: u64,
     pub sha256: BodyHash,
+}
+
+/// An artefact in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mention {
+    serial: u64,
+    /// The first bytes of its body's hash.
+    hash: [u8; 4],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +83,13 @@ struct NotedLine<'a> {
     new: Vec<std::borrow::Cow<'a, str>>,
 }
 
+/// The first line: every change after `since` is noted.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct SinceLine {
+    since: u64,
+}
+
 /// Only what tells whether a line still counts.
 #[derive(Deserialize)]
 struct Dated {
@@ -73,9 +99,9 @@ struct Dated {
 // === impl BuiltFile ===
 
 impl BuiltFile {
-    pub fn of(manifest: &Manifest, stage: BuildStage) -> Self {
+    pub fn of(manifest: &Manifest, stage: BuildStage, place: Option<Box<str>>) -> Self {
         let Manifest { kind, serial, body_sha256, .. } = *manifest;
-        Self { kind, serial, body_sha256, stage, made_of: None }
+        Self { kind, serial, body_sha256, stage, made_of: None, place, after: Vec::new() }
     }
 
     pub fn is(&self, manifest: &Manifest) -> bool {
@@ -83,10 +109,19 @@ impl BuiltFile {
             == (manifest.kind, manifest.serial, manifest.body_sha256)
     }
 
-    /// `table 5 sha256:…`; of a `keys.jsonl` with `of BYTES sha256:…` behind it, and as long as it is
-    /// a draft with `draft`.
+    pub fn mention(&self) -> Mention {
+        let [a, b, c, d, ..] = self.body_sha256.0;
+        Mention { serial: self.serial, hash: [a, b, c, d] }
+    }
+
+    /// `table 5 sha256:… at t.kgt`; of a `keys.jsonl` with `of BYTES sha256:…` behind the hash; of a
+    /// draft then with `draft` and, as `after 3:0f1e2d3c,4:…`, what it was made behind.
     pub fn parse(text: &str) -> Option<Self> {
         let sha256 = |word: &str| BodyHash::parse(word.strip_prefix("sha256:")?);
+        let (text, place) = match text.split_once(" at ") {
+            Some((text, place)) => (text, Some(place.into())),
+            None => (text, None),
+        };
         let mut words = text.split(' ').peekable();
         let kind = match words.next()? {
             "patch" => FileKind::Patch,
@@ -102,13 +137,17 @@ impl BuiltFile {
             }
             None => None,
         };
-        let stage = match words.next() {
+        let stage = match words.next_if_eq(&"draft") {
+            Some(_) => BuildStage::Draft,
             None => BuildStage::Published,
-            Some("draft") => BuildStage::Draft,
+        };
+        let after = match words.next() {
+            None => Vec::new(),
+            Some("after") => words.next()?.split(',').map(Mention::parse).collect::<Option<_>>()?,
             Some(_) => return None,
         };
-        let all = Self { kind, serial, body_sha256, stage, made_of };
-        words.next().is_none().then_some(all)
+        let known = Self { kind, serial, body_sha256, stage, made_of, place, after };
+        words.next().is_none().then_some(known)
     }
 
     pub fn show(&self) -> String {
@@ -116,8 +155,56 @@ impl BuiltFile {
             format!(" of {} sha256:{}", made_of.bytes, made_of.sha256)
         });
         let draft = if self.stage == BuildStage::Draft { " draft" } else { "" };
-        format!("{} {} sha256:{}{made_of}{draft}", self.kind, self.serial, self.body_sha256)
+        let after: Vec<_> = self.after.iter().map(ToString::to_string).collect();
+        let after = match after.is_empty() {
+            true => String::new(),
+            false => format!(" after {}", after.join(",")),
+        };
+        let at = self.place.as_ref().map(|place| format!(" at {place}")).unwrap_or_default();
+        format!(
+            "{} {} sha256:{}{made_of}{draft}{after}{at}",
+            self.kind, self.serial, self.body_sha256
+        )
     }
+}
+
+// === impl Mention ===
+
+impl Mention {
+    fn parse(text: &str) -> Option<Self> {
+        let (serial, hash) = text.split_once(':')?;
+        let is_short = hash.len() == 8 && hash.is_ascii();
+        let hash = is_short.then(|| u32::from_str_radix(hash, 16).ok()).flatten()?;
+        Some(Self { serial: serial.parse().ok()?, hash: hash.to_be_bytes() })
+    }
+}
+
+impl std::fmt::Display for Mention {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{:08x}", self.serial, u32::from_be_bytes(self.hash))
+    }
+}
+
+/// Where a file is, as a registry writes it down: relative to the registry, so that copies of both
+/// agree.
+pub fn place_of(registry: &Path, file: &Path) -> Box<str> {
+    let real = |path: &Path| {
+        let directory = std::fs::canonicalize(files::directory(path));
+        let directory = directory.unwrap_or_else(|_| files::directory(path).to_owned());
+        files::resolve(&directory.join(path.file_name().unwrap_or_default()))
+            .unwrap_or_else(|_| path.to_owned())
+    };
+    let (registry, file) = (real(registry), real(file));
+    let mut from = files::directory(&registry).components().peekable();
+    let mut to = file.components().peekable();
+    while from.peek().is_some() && from.peek() == to.peek() {
+        from.next();
+        to.next();
+    }
+    let mut place = PathBuf::new();
+    from.for_each(|_| place.push(".."));
+    to.for_each(|part| place.push(part));
+    place.to_string_lossy().into()
 }
 
 /// The list with one more, the newest last.
@@ -131,19 +218,56 @@ pub fn remember(known: &mut Vec<BuiltFile>, mut artefact: BuiltFile) {
         }
         is_other
     });
-    known.push(artefact);
-    let kind = |other: &BuiltFile| other.kind == artefact.kind;
-    if known.iter().filter(|other| kind(other)).count() > REMEMBERED
-        && let Some(oldest) = known.iter().position(kind)
+    let kind = artefact.kind;
+    let is_here = |other: &BuiltFile| other.kind == kind && other.place == artefact.place;
+    if known.iter().filter(|other| is_here(other)).count() >= REMEMBERED
+        && let Some(oldest) = known.iter().position(is_here)
     {
         known.remove(oldest);
     }
+    known.push(artefact);
+    // Places by their newest artefact; the one longest unused goes.
+    let mut places: Vec<Option<Box<str>>> = Vec::new();
+    for other in known.iter().rev().filter(|other| other.kind == kind) {
+        if !places.contains(&other.place) {
+            places.push(other.place.clone());
+        }
+    }
+    places.truncate(PLACES);
+    known.retain(|other| other.kind != kind || places.contains(&other.place));
 }
 
-/// The serial up to which everything in the registry was published.
-pub fn through(known: &[BuiltFile]) -> Option<u64> {
+/// The serial from which on changes have to be noted: for every place, what changed since the last
+/// publication there is still to be known.
+pub fn unneeded_through(known: &[BuiltFile]) -> u64 {
     let published = known.iter().filter(|artefact| artefact.stage == BuildStage::Published);
-    published.map(|artefact| artefact.serial).max()
+    let mut newest: BTreeMap<(bool, Option<&str>), u64> = BTreeMap::new();
+    for artefact in published {
+        let place = (artefact.kind == FileKind::Table, artefact.place.as_deref());
+        let serial = newest.entry(place).or_default();
+        *serial = artefact.serial.max(*serial);
+    }
+    newest.into_values().min().unwrap_or_default()
+}
+
+/// Whether every change after `after` of a registry that is at `serial` is noted.
+pub fn is_complete(registry: &Path, after: u64, serial: u64) -> Result<bool> {
+    Ok(after >= serial || since(registry)?.is_some_and(|since| since <= after))
+}
+
+/// Keys that were added when nothing was ever published.
+pub fn never_published(registry: &Path) -> Result<bool> {
+    Ok(since(registry)? == Some(0))
+}
+
+fn since(registry: &Path) -> Result<Option<u64>> {
+    let mut since = None;
+    each_line(registry, &mut |text| {
+        if let Ok(line) = serde_json::from_str::<SinceLine>(text) {
+            since.get_or_insert(line.since);
+        }
+    })?;
+    Ok(since)
 }
 
 /// Keys that a change after `after` and up to `through` touched, as they were before the first of
@@ -172,34 +296,84 @@ pub fn changed_since(
 
 /// Notes a change that is about to be written.
 pub fn note(registry: &Path, serial: u64, was: &[&RegistryEntry], new: &[KeyId]) -> Result<()> {
+    files::remove_leftovers(&path_of(registry));
     // Left by a change that never came about, or by one that a restored backup does not know.
     retain(registry, |noted| noted < serial)?;
     let mut text = String::new();
-    let mut add = |line: &NotedLine<'_>| {
-        text.push_str(&serde_json::to_string(line).unwrap_or_default());
-        text.push('\n');
-    };
+    let before = serial.saturating_sub(1);
+    match since(registry)? {
+        Some(since) if since <= before => {}
+        Some(_) => {
+            forget(registry)?;
+            add_line(&mut text, &SinceLine { since: before });
+        }
+        None => add_line(&mut text, &SinceLine { since: before }),
+    }
     for entry in was {
-        add(&NotedLine { serial, was: Some(entry.raw()), new: Vec::new() });
+        add_line(&mut text, &NotedLine { serial, was: Some(entry.raw()), new: Vec::new() });
     }
     if !new.is_empty() {
         let new = new.iter().map(|id| id.to_string().into()).collect();
-        add(&NotedLine { serial, was: None, new });
-    }
-    if text.is_empty() {
-        return Ok(());
+        add_line(&mut text, &NotedLine { serial, was: None, new });
     }
     let path = path_of(registry);
     let file = OpenOptions::new().create(true).append(true).open(&path);
     file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(Error::write(&path))
 }
 
+fn add_line(text: &mut String, line: &impl Serialize) {
+    text.push_str(&serde_json::to_string(line).unwrap_or_default());
+    text.push('\n');
+}
+
+/// Begins anew: every change after `since` will be noted.
+pub fn begin_after(registry: &Path, since: u64) -> Result<()> {
+    let mut text = String::new();
+    add_line(&mut text, &SinceLine { since });
+    files::replace(&path_of(registry), text.as_bytes())
+}
+
+/// Forgets the changes through this serial.
+pub fn forget_through(registry: &Path, serial: u64) -> Result<()> {
+    let Some(since) = since(registry)? else { return Ok(()) };
+    if since >= serial {
+        return Ok(());
+    }
+    let mut text = String::new();
+    add_line(&mut text, &SinceLine { since: serial });
+    let mut is_kept = false;
+    each_line(registry, &mut |line| {
+        if serde_json::from_str::<Dated>(line).is_ok_and(|dated| dated.serial > serial) {
+            text.push_str(line);
+            text.push('\n');
+            is_kept = true;
+        }
+    })?;
+    match is_kept {
+        true => files::replace(&path_of(registry), text.as_bytes()),
+        false => forget(registry),
+    }
+}
+
+fn forget(registry: &Path) -> Result<()> {
+    let path = path_of(registry);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::Write { path, source: e }),
+        _ => Ok(()),
+    }
+}
+
 /// Forgets the changes whose serial is not to be kept.
-pub fn retain(registry: &Path, keep: impl Fn(u64) -> bool) -> Result<()> {
+fn retain(registry: &Path, keep: impl Fn(u64) -> bool) -> Result<()> {
     let (mut kept, mut dropped) = (String::new(), false);
     each_line(registry, &mut |text| {
+        let is_since = serde_json::from_str::<SinceLine>(text).is_ok();
         match serde_json::from_str::<Dated>(text) {
             Ok(dated) if keep(dated.serial) => {
+                kept.push_str(text);
+                kept.push('\n');
+            }
+            _ if is_since => {
                 kept.push_str(text);
                 kept.push('\n');
             }
@@ -209,7 +383,7 @@ pub fn retain(registry: &Path, keep: impl Fn(u64) -> bool) -> Result<()> {
     let path = path_of(registry);
     match (dropped, kept.is_empty()) {
         (false, _) => Ok(()),
-        (true, true) => std::fs::remove_file(&path).map_err(Error::write(&path)),
+        (true, true) => forget(registry),
         (true, false) => files::replace(&path, kept.as_bytes()),
     }
 }

@@ -13,7 +13,7 @@ use super::super::publish::compare::MeantArgs;
 use super::super::publish::target::{Destination, PublishOrigin, Published};
 use super::super::publish::terms::{MEMORY, Spill, Terms};
 use super::super::publish::{self, fold};
-use super::super::registry::change::{Change, Check};
+use super::super::registry::change::{Change, Check, check_serial};
 use super::super::registry::entry::{FieldFault, RawEntry};
 use super::super::registry::settings::is_audience;
 use super::super::registry::{Filter, Form, Registry, jsonl};
@@ -93,6 +93,18 @@ pub enum OnBadLine {
     Stop,
 }
 
+// === impl Meant ===
+
+impl Meant {
+    /// The word of a manifest.
+    pub fn word(self) -> Acknowledge {
+        match self {
+            Self::Empty => Acknowledge::Empty,
+            Self::Shrink => Acknowledge::Shrink,
+        }
+    }
+}
+
 // === impl Build ===
 
 impl Build {
@@ -137,7 +149,8 @@ impl Build {
     }
 
     fn of_registry(&self, session: &mut Session) -> Result<Published> {
-        let change = Change::begin(&session.registry, session.patience, Check::Touched)?;
+        let check = if self.fold_patch.is_some() { Check::All } else { Check::Touched };
+        let change = Change::begin(&session.registry, session.patience, check)?;
         let terms = self.terms(Some(change.registry()), session)?;
         let out = self.out.clone().or_else(|| {
             let registry = change.registry();
@@ -147,12 +160,12 @@ impl Build {
             what: "the file to write",
             hint: "give --out, or set `table` under [publish] in the registry",
         })?;
-        let change = fold::published_patch(self.fold_patch.as_ref(), change, session)?;
+        let meant = self.meant.acknowledged();
+        let change = fold::published_patch(self.fold_patch.as_ref(), change, &meant, session)?;
         let change = match self.serial {
             Some(serial) => change.at_serial(serial)?,
             None => change,
         };
-        let meant = self.meant.acknowledged();
         let source = PublishOrigin::Held(change.registry());
         let place = Destination { out: &out, base: None, source, meant: &meant };
         place.refuse_rollback(FileKind::Table, &terms.audience, change.serial())?;
@@ -182,7 +195,9 @@ impl Build {
         let meant = self.meant.acknowledged();
         let place =
             Destination { out: &out, base: None, source: PublishOrigin::Files, meant: &meant };
-        self.build(self.serial.unwrap_or_default(), &place, &terms, session)
+        let serial = self.serial.unwrap_or_default();
+        check_serial(serial)?;
+        self.build(serial, &place, &terms, session)
     }
 
     fn terms(&self, registry: Option<&Registry>, session: &Session) -> Result<Terms> {
@@ -218,10 +233,6 @@ impl Build {
             }
             None => None,
         };
-        let meant = |meant: &Meant| match meant {
-            Meant::Empty => Acknowledge::Empty,
-            Meant::Shrink => Acknowledge::Shrink,
-        };
         Ok(Terms {
             audience: audience.ok_or(Error::Missing {
                 what: "the audience",
@@ -230,8 +241,7 @@ impl Build {
             signers,
             named,
             expires_at,
-            acknowledge: self.acknowledge.iter().map(meant).collect(),
-            ended: 0,
+            acknowledge: self.acknowledge.iter().map(|meant| meant.word()).collect(),
             memory: self.memory,
             format: self.format,
         })
@@ -275,7 +285,11 @@ impl Build {
                 if stop {
                     faults.truncate(1);
                 }
-                let hint = "no table was written; --on-bad-line skip builds without these keys";
+                let hint = match registry {
+                    // A left-out key is one that nobody can use.
+                    Some(_) => "no table was written; docs/registry.md describes every field",
+                    None => "no table was written; --on-bad-line skip builds without these keys",
+                };
                 return Err(Error::Faults { faults, hint });
             }
             for fault in &faults {

@@ -13,6 +13,7 @@ use super::super::publish::terms::Terms;
 use super::super::publish::{self, PatchOver};
 use super::super::registry::change::{Change, Check};
 use super::super::session::Session;
+use super::build::Meant;
 use crate::table::{FileKind, TableFormat};
 
 #[derive(Debug, clap::Args)]
@@ -32,6 +33,9 @@ pub struct MakePatch {
     /// Version of the table format [default: that of the table that the patch is over]
     #[arg(long, value_name = "N", value_parser = super::build::format)]
     pub format: Option<TableFormat>,
+    /// State that this is meant: `empty` (no active key), `shrink` (most are gone); repeatable
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub acknowledge: Vec<Meant>,
     #[command(flatten)]
     pub meant: MeantArgs,
 }
@@ -47,6 +51,7 @@ impl MakePatch {
             signers: Vec::new(),
             serial: None,
             format: None,
+            acknowledge: Vec::new(),
             meant: MeantArgs::default(),
         }
     }
@@ -71,7 +76,9 @@ impl MakePatch {
             "the table that the patch is over",
             "give --base, or set `table` under [publish] in the registry",
         )?;
-        let terms = Terms { format: self.format, ..Terms::of(registry, &self.signers, session)? };
+        let acknowledge = self.acknowledge.iter().map(|meant| meant.word()).collect();
+        let terms = Terms::of(registry, &self.signers, session)?;
+        let terms = Terms { format: self.format, acknowledge, ..terms };
         head(&base)?;
         let change = match self.serial {
             Some(serial) => change.at_serial(serial)?,

@@ -84,7 +84,7 @@ impl AttachSignature {
         let base = self.base_of(draft.manifest(), out, registry.as_ref())?;
         let source = match &registry {
             Some(registry) => PublishOrigin::Draft { registry, draft: path },
-            None => PublishOrigin::Files,
+            None => PublishOrigin::ForeignDraft,
         };
         let meant = self.meant.acknowledged();
         let place = Destination { out, base: base.as_deref(), source, meant: &meant };

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::super::registry::entry::{Previous, RawEntry, RegistryEntry, show_digest};
 use super::*;
 use crate::core::{Digest, Grant, KeyKind};
 
@@ -15,12 +16,12 @@ const TIMES: [u64; 3] = [100, 200, 300];
 
 /// A request, and the deployment that it meets.
 #[derive(Clone, Copy, Debug)]
-struct Question {
-    secret: Digest,
+pub(crate) struct Question {
+    pub(crate) secret: Digest,
     word: &'static str,
     address: &'static str,
     at: u64,
-    deployment: u8,
+    pub(crate) deployment: u8,
     /// Requests at once.
     burst: u32,
     /// Requests in a minute.
@@ -28,7 +29,7 @@ struct Question {
 }
 
 impl Question {
-    fn is_admitted(&self, by: &[KeySpec]) -> bool {
+    pub(crate) fn is_admitted(&self, by: &[KeySpec]) -> bool {
         let Some(spec) = by.iter().find(|spec| spec.digest == self.secret) else { return false };
         let grant = &spec.grant;
         let limit = grant.limits.iter().all(|NamedLimit { limit, .. }| {
@@ -45,7 +46,7 @@ impl Question {
     }
 }
 
-fn questions() -> Vec<Question> {
+pub(crate) fn questions() -> Vec<Question> {
     let mut all = Vec::new();
     for secret in SECRETS.map(Digest::of) {
         for word in ["read", "send", "manage", "other"] {
@@ -107,7 +108,7 @@ prop_compose! {
 
 prop_compose! {
     /// One key of at most two secrets, or none. One grant for all of its secrets.
-    fn key()(
+    pub(crate) fn key()(
         grant in grant(),
         secrets in prop::sample::subsequence(SECRETS.to_vec(), 0..=2),
         ends in prop::collection::vec(some(&TIMES), 2),
@@ -123,6 +124,25 @@ prop_compose! {
             owner: None,
         }).collect()
     }
+}
+
+/// The key as a registry holds it: a pair, where it has two secrets, of which the former ends.
+pub(crate) fn as_entry(specs: &[KeySpec]) -> Option<RegistryEntry> {
+    let (current, former) = (specs.first()?, specs.get(1));
+    let raw = RawEntry { id: "key_a".into(), org: "acme".into(), ..RawEntry::default() };
+    let digest = show_digest(&current.digest);
+    let mut entry = RawEntry { digest: digest.into(), ..raw }.parse().ok()?;
+    let grant = &current.grant;
+    entry.status = grant.status;
+    entry.environment = grant.environment;
+    entry.not_before = grant.not_before;
+    entry.permissions = grant.permissions.iter().cloned().collect();
+    entry.networks = grant.networks.iter().copied().collect();
+    entry.limits = grant.limits.clone();
+    entry.expires = current.expires;
+    entry.previous = former
+        .map(|spec| Previous { digest: spec.digest, expires: spec.expires.unwrap_or(u64::MAX) });
+    Some(entry)
 }
 
 fn compared(base: Baseline, theirs: &[KeySpec], ours: &[KeySpec]) -> ThreeWayKey {
