@@ -103,6 +103,12 @@ pub enum Error {
     Signer { path: PathBuf, why: String },
     #[error("{id} is {state}\nhint: {hint}")]
     State { id: KeyId, state: String, hint: &'static str },
+    /// Nobody has seen the secret of a new key.
+    #[error(
+        "standard output did not take the secret of {id}: {source}\n\
+         hint: {then}"
+    )]
+    SecretLost { id: KeyId, source: Box<Error>, then: String },
     /// Keys that do not make a table.
     #[error("{}: {source}", .path.display())]
     Table { path: PathBuf, source: BuildError },
@@ -111,9 +117,9 @@ pub enum Error {
     /// The registry was changed, but its publication failed.
     #[error(
         "{source}\nhint: the change is in the registry with serial {serial}, but is not published; \
-         when the cause is mended, `keygatectl table build` or `keygatectl patch` publishes it"
+         when the cause is mended, this command publishes it:\n  {command}"
     )]
-    Unpublished { serial: u64, source: Box<Error> },
+    Unpublished { serial: u64, command: String, source: Box<Error> },
     /// A publication from elsewhere is there, and ours does not know it.
     #[error(
         "{}: the {} of serial {}, published {} by {}, {}; serial {ours} would undo \
@@ -142,7 +148,7 @@ pub enum Error {
     /// An import would lose restrictions of the other program.
     #[error("{}{}", Faults(.faults), end_of_wider(.names))]
     Wider { faults: Vec<FileFault>, names: Vec<String> },
-    #[error("cannot write {}: {}{}", .path.display(), .source, write_hint(.source))]
+    #[error("cannot write {}: {}{}", .path.display(), .source, write_hint(.path, .source))]
     Write { path: PathBuf, source: io::Error },
 }
 
@@ -206,7 +212,9 @@ impl Error {
                 return refusal.exit();
             }
             Self::Undone { .. } => Exit::Undone,
-            Self::Unpublished { source, .. } => return source.exit(),
+            Self::SecretLost { source, .. } | Self::Unpublished { source, .. } => {
+                return source.exit();
+            }
         };
         exit.code()
     }
@@ -427,8 +435,10 @@ fn read_hint(path: &Path, source: &io::Error) -> &'static str {
     }
 }
 
-fn write_hint(source: &io::Error) -> &'static str {
+fn write_hint(path: &Path, source: &io::Error) -> &'static str {
     match source.kind() {
+        // Which files were written before is not known here.
+        _ if path == Path::new(super::output::STANDARD) => "",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "\nhint: free some space and run the command again; what was there before is unchanged"
         }

@@ -9,6 +9,9 @@ use super::progress::ProgressLine;
 pub use crate::core::count::count;
 use crate::core::visible::{Visible, visible};
 
+/// How messages name standard output.
+pub const STANDARD: &str = "standard output";
+
 /// Where a command's answer goes. `json` is the choice of `--json`.
 pub struct Output {
     pub json: bool,
@@ -41,6 +44,20 @@ impl Output {
     /// Says nothing.
     pub fn sink() -> Self {
         Self { json: false, to: Box::new(io::sink()), notes: Box::new(io::sink()), mute: true }
+    }
+
+    /// Refuses to make a secret that nobody would see: standard output was closed before the
+    /// program began. The runtime then opens `/dev/null` in its place, for reading as well, which
+    /// no shell does.
+    pub fn refuse_closed(&self) -> Result<()> {
+        let to = std::fs::read_link("/proc/self/fd/1").unwrap_or_default();
+        let info = std::fs::read_to_string("/proc/self/fdinfo/1").unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let is_read = flags.is_some_and(|flags| flags.trim().ends_with('2'));
+        match !self.mute && is_read && to == std::path::Path::new("/dev/null") {
+            true => Err(broken(io::Error::other("it is closed, and a secret is shown only once"))),
+            false => Ok(()),
+        }
     }
 
     /// Data, as it is.
@@ -130,5 +147,5 @@ impl Columns {
 
 /// A reader that went away (`| head`) is a normal end: [`super::run`] knows this one by its path.
 pub fn broken(source: io::Error) -> Error {
-    Error::Write { path: "standard output".into(), source }
+    Error::Write { path: STANDARD.into(), source }
 }

@@ -75,14 +75,18 @@ pub struct PatchOver<'a> {
 impl PublishArgs {
     /// Refuses, before anything is changed, what could not be published.
     pub fn check(&self, registry: &Registry, session: &Session) -> Result<()> {
-        match self.plan(registry)? {
+        let plan = self.plan(registry)?;
+        let out = match &plan {
             Plan::Nothing => return Ok(()),
-            Plan::Patch { base, .. } => {
-                head(&base)?;
+            Plan::Patch { out, base } => {
+                head(base)?;
+                out
             }
-            Plan::Table { .. } => {}
-        }
-        self.terms(registry, session).map(|_| ())
+            Plan::Table { out } => out,
+        };
+        let (meant, source) = (Acknowledged::default(), PublishOrigin::Held(registry));
+        let terms = self.terms(registry, session)?;
+        Destination { out, base: None, source, meant: &meant }.refuse_strangers(&terms)
     }
 
     /// Refuses a change whose publication would undo what somebody else has published, before it
@@ -129,7 +133,11 @@ impl PublishArgs {
                 published.tell(session);
                 Ok(())
             }
-            Err(e) => Err(Error::Unpublished { serial: committed.serial, source: Box::new(e) }),
+            Err(e) => Err(Error::Unpublished {
+                serial: committed.serial,
+                command: pending::command_of(&committed.registry, &plan, &self.signers),
+                source: Box::new(e),
+            }),
         }
     }
 

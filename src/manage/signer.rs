@@ -114,7 +114,16 @@ pub fn new(out: &Path, public_out: Option<&Path>, output: &mut Output) -> Result
     if let Some(path) = public_out {
         files::create_new(path, 0o644, signer.public.to_pem().as_bytes(), hint)?;
     }
-    show_public(&signer.public, Some(out), output)
+    let shown = show_public(&signer.public, Some(out), output).and_then(|()| output.flush());
+    if let Err(Error::Write { source, .. }) = &shown
+        && source.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        // The command has failed, so it leaves no key behind that somebody takes for the other.
+        for path in std::iter::once(out).chain(public_out) {
+            std::fs::remove_file(path).ok();
+        }
+    }
+    shown
 }
 
 /// `signer show`.

@@ -8,6 +8,7 @@ mod formats;
 mod imports;
 mod interleavings;
 mod publishers;
+mod publishing;
 mod recipes;
 mod registry;
 mod rotations;

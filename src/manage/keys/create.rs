@@ -6,6 +6,7 @@ use serde_json::json;
 use super::super::error::{Error, Result};
 use super::super::publish::PublishArgs;
 use super::super::publish::pending::Publishing;
+use super::super::registry::Filter;
 use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::{self, RegistryEntry};
 use super::super::registry::settings::RegistrySettings;
@@ -74,10 +75,11 @@ pub struct Shown {
 
 impl Create {
     pub fn run(self, session: &mut Session) -> Result<()> {
+        session.output.refuse_closed()?;
         let (shown, committed) = self.issue(session)?;
         // Before publishing: a publication that fails can be repeated, a secret not shown cannot.
-        shown.print(self.publish.left_to_do(&committed.registry)?, session)?;
-        session.output.flush()?;
+        let committed =
+            shown.show(self.publish.left_to_do(&committed.registry)?, committed, session)?;
         self.publish.after(&committed, session)
     }
 
@@ -133,6 +135,26 @@ impl Create {
 // === impl Shown ===
 
 impl Shown {
+    /// Prints the secret, or takes the key back that nobody has the secret of: keys that were added
+    /// are revoked, and others are as they were before.
+    pub fn show(
+        &self,
+        left_to_do: Option<String>,
+        committed: Committed,
+        session: &mut Session,
+    ) -> Result<Committed> {
+        let printed = self.print(left_to_do, session).and_then(|()| session.output.flush());
+        let Err(e) = printed else { return Ok(committed) };
+        let id = self.entry.id;
+        let then = match take_back(committed, session) {
+            Ok(()) => "nothing was published, and the key was taken back: a new key is revoked, a \
+                       rotated one is as before"
+                .to_owned(),
+            Err(e) => format!("the key is in the registry; revoke it ({e})"),
+        };
+        Err(Error::SecretLost { id, source: Box::new(e), then })
+    }
+
     /// `left_to_do`: the command that publishes it, if nothing does.
     pub fn print(&self, left_to_do: Option<String>, session: &mut Session) -> Result<()> {
         let secret = String::from_utf8_lossy(self.issued.secret.expose());
@@ -164,6 +186,26 @@ impl Shown {
         );
         Ok(())
     }
+}
+
+fn take_back(committed: Committed, session: &Session) -> Result<()> {
+    let former: Vec<RegistryEntry> =
+        committed.edited.iter().map(|(old, _)| old.entry.clone()).collect();
+    let revoked =
+        |entry: &RegistryEntry| RegistryEntry { status: KeyStatus::Revoked, ..entry.clone() };
+    let wanted: Vec<RegistryEntry> =
+        former.into_iter().chain(committed.added.iter().map(revoked)).collect();
+    // It holds the lock.
+    drop(committed);
+    let mut change = super::begin(session, Check::Touched)?;
+    for new in wanted {
+        let filter = Filter { id: Some(new.id), ..Filter::default() };
+        if let Some(there) = change.registry().find(&filter)?.pop() {
+            change.replace(there, new);
+        }
+    }
+    let records = change.records("taken back", &session.stamp(change.serial()));
+    change.commit(&records).map(|_| ())
 }
 
 /// The name of the prefix and its form.

@@ -1,17 +1,20 @@
 //! `keys init`: a registry with its settings, ready for the first key.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::super::error::{Error, Result};
 use super::super::files::{self, Lock, Replacement};
 use super::super::output::count;
+use super::super::publish::head::head;
 use super::super::registry::change::read_all;
+use super::super::registry::published::place_of;
 use super::super::registry::settings::{OnChange, Publish, RegistrySettings, is_audience};
 use super::super::registry::{Filter, Form, Registry, jsonl, toml};
 use super::super::session::Session;
+use super::super::signer::Signer;
 use crate::core::format::{Alphabet, KeyFormat};
 use crate::table::TableFormat;
 
@@ -49,7 +52,8 @@ impl Init {
         if let Some(from) = &self.copy {
             return copy(from, &path, HINT, session);
         }
-        let settings = self.settings()?;
+        self.check_publishing(&path)?;
+        let settings = self.settings(&path)?;
         let text = match Form::of(&path) {
             Form::Toml => template(&settings),
             Form::JsonLines => jsonl::print_settings(&settings),
@@ -66,7 +70,36 @@ impl Init {
         session.output.line(&format!("started the registry {}", path.display()))
     }
 
-    fn settings(&self) -> Result<RegistrySettings> {
+    /// Refuses what the first change could not publish with.
+    fn check_publishing(&self, registry: &Path) -> Result<()> {
+        if let Some(signer) = &self.signer {
+            Signer::load(signer)?;
+        }
+        let Some(table) = &self.publish else { return Ok(()) };
+        let real = |path: &Path| place_of(registry, path);
+        let is_taken = |path: &Path| real(path) == real(table);
+        if is_taken(registry) || self.signer.as_deref().is_some_and(is_taken) {
+            return Err(Error::argument(
+                "--publish",
+                "must be a file of its own, such as table.kgt",
+            ));
+        }
+        if table.exists() {
+            head(table)?;
+        }
+        Ok(())
+    }
+
+    fn settings(&self, registry: &Path) -> Result<RegistrySettings> {
+        // As they are given they are relative to the working directory.
+        let relative = |path: &Option<PathBuf>| {
+            let path = path.as_ref()?;
+            let is_here = files::directory(registry) == Path::new(".");
+            Some(match is_here || path.is_absolute() {
+                true => path.clone(),
+                false => PathBuf::from(place_of(registry, path).as_ref()),
+            })
+        };
         let mut prefixes = std::collections::BTreeMap::new();
         let mut default_prefix = None;
         for word in &self.prefixes {
@@ -86,8 +119,8 @@ impl Init {
         }
         let publish = Publish {
             on_change: if self.publish.is_some() { OnChange::Table } else { OnChange::Nothing },
-            signer: self.signer.clone(),
-            table: self.publish.clone(),
+            signer: relative(&self.signer),
+            table: relative(&self.publish),
             // A registry that begins now has no sidecars of before.
             format: TableFormat::NEWEST,
             ..Publish::default()

@@ -40,6 +40,7 @@ pub struct Rotate {
 
 impl Rotate {
     pub fn run(self, session: &mut Session) -> Result<()> {
+        session.output.refuse_closed()?;
         let now = session.now();
         let mut change = super::begin(session, Check::Touched)?;
         self.publish.check(change.registry(), session)?;
@@ -101,8 +102,8 @@ impl Rotate {
         };
         let committed = super::commit(change, "keys rotate", &self.publish, session)?;
         let shown = Shown { entry: shown, issued, serial: committed.serial };
-        shown.print(self.publish.left_to_do(&committed.registry)?, session)?;
-        session.output.flush()?;
+        let committed =
+            shown.show(self.publish.left_to_do(&committed.registry)?, committed, session)?;
         session.output.note(&format!("the old secret is valid until {}", time::show(end)));
         self.publish.after(&committed, session)
     }

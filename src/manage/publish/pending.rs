@@ -11,6 +11,7 @@ use super::super::files;
 use super::super::registry::Registry;
 use super::super::registry::entry::RegistryEntry;
 use super::super::registry::published::{self, BuildStage, BuiltFile};
+use super::Plan;
 use super::compare::Standing;
 use super::head::head;
 use crate::core::{KeyId, KeySpec};
@@ -146,6 +147,33 @@ pub fn command(registry: &Registry) -> Result<String> {
         words.extend(["--signer".to_owned(), signer]);
     }
     Ok(words.join(" "))
+}
+
+/// The command that publishes what a change has failed to publish, with the same signers.
+pub fn command_of(registry: &Registry, plan: &Plan, signers: &[PathBuf]) -> String {
+    let publish = &registry.settings.publish;
+    let is_set = |set: &Option<PathBuf>, path: &Path| {
+        set.as_ref().is_some_and(|set| registry.relative(set) == path)
+    };
+    let mut named: Vec<(&str, &Path)> = Vec::new();
+    let command = match plan {
+        Plan::Nothing | Plan::Table { .. } => "table build",
+        Plan::Patch { .. } => "patch",
+    };
+    match plan {
+        Plan::Nothing => {}
+        Plan::Table { out } if is_set(&publish.table, out) => {}
+        Plan::Table { out } => named.push(("--out", out)),
+        Plan::Patch { out, base } => {
+            named.push(("--out", out));
+            if !is_set(&publish.table, base) {
+                named.push(("--base", base));
+            }
+        }
+    }
+    named.extend(signers.iter().map(|signer| ("--signer", signer.as_path())));
+    let options = named.iter().map(|(option, path)| format!(" {option} {}", quoted(path)));
+    format!("{} {command}{}", program(registry), options.collect::<String>())
 }
 
 /// Where the registry publishes to: its setting, or the newest table of its own in the same

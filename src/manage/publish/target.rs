@@ -14,14 +14,18 @@ use super::super::registry::Registry;
 use super::super::registry::change::{Change, Locked, remember};
 use super::super::registry::published::{BuildStage, BuiltFile, Mention, place_of};
 use super::super::session::Session;
+use super::super::signer::{Signer, table_key};
 use super::super::time;
 use super::compare::{Knowledge, Ours, Standing};
 use super::head::head;
-use super::losses::Acknowledged;
+use super::losses::{Acknowledged, Difference};
 use super::purpose::on_purpose;
+use super::terms::Terms;
 use crate::table::FileKind;
 use crate::table::write::Draft;
-use crate::table::{Acknowledge, Bounds, KeySet, Manifest, Patch, Refusal, Table, Trust};
+use crate::table::{
+    Acknowledge, Bounds, KeySet, Manifest, Patch, PublicKey, Refusal, SignerId, Table, Trust,
+};
 
 /// Where a publication goes, and where it comes from.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +79,36 @@ impl Destination<'_> {
     pub fn refuse_losses_of(&self, change: &Change) -> Result<()> {
         let known = change.known();
         let known = Knowledge { registry: known, contained: known };
+        self.tell_of_idle(change, known)?;
         self.refuse_losses(change.serial(), &Ours::Changed(change), known)
+    }
+
+    /// Warns of acknowledgements that nothing needs: an id may be mistaken.
+    fn tell_of_idle(&self, change: &Change, known: Knowledge<'_>) -> Result<()> {
+        let mut idle = self.meant.clone();
+        if idle == Acknowledged::default() {
+            return Ok(());
+        }
+        for standing in self.standings()? {
+            let all = Acknowledged::default();
+            let losses =
+                standing.against(change.serial()).losses(&Ours::Changed(change), known, &all)?;
+            for loss in losses {
+                let is_drop = |difference: &Difference| difference.is_drop();
+                if loss.differences.iter().any(is_drop) {
+                    idle.drop.remove(&loss.id);
+                }
+                if !loss.differences.iter().all(is_drop) {
+                    idle.readmit.remove(&loss.id);
+                }
+            }
+        }
+        for (option, ids) in [("--readmit", &idle.readmit), ("--drop", &idle.drop)] {
+            for id in ids {
+                eprintln!("warning: {option} {id} has nothing to undo in what is published");
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a table or patch that is not of the kind, or not for the audience, of what is there,
@@ -101,6 +134,45 @@ impl Destination<'_> {
             });
         }
         Ok(purpose.unwrap_or_default())
+    }
+
+    /// Refuses to replace a file by one that nobody has signed who signed that, nor the registry's
+    /// signer: sidecars would refuse it.
+    pub fn refuse_strangers(&self, terms: &Terms) -> Result<()> {
+        let Some(theirs) = self.there()? else { return Ok(()) };
+        let registry = self.source.registry();
+        let publish = registry.map(|registry| (registry, &registry.settings.publish));
+        let own = publish.and_then(|(registry, publish)| {
+            Signer::load(&registry.relative(publish.signer.as_ref()?)).ok()
+        });
+        let own = own.and_then(|signer| table_key(signer.public()).ok()).map(|key| key.id());
+        let is_target = publish.is_some_and(|(registry, publish)| {
+            let own = [&publish.table, &publish.patch].into_iter().flatten();
+            own.map(|path| registry.relative(path)).any(|path| is_same(&path, self.out))
+        });
+        let signing: Vec<_> = terms.signers.iter().map(|s| table_key(s.public())).collect();
+        let signing: Vec<_> = signing.iter().flatten().map(PublicKey::id).collect();
+        let is_known = |id: &SignerId| theirs.signers.contains(id) || own == Some(*id);
+        let why = match signing.is_empty() {
+            true if is_target => format!(
+                "is published, and would be replaced by a file that nobody has signed yet\n\
+                 hint: give --out for a draft; `keygatectl table attach-signature DRAFT --out {}` \
+                 puts it in its place",
+                self.out.display()
+            ),
+            false if !signing.iter().any(is_known) => {
+                let signing: Vec<_> = signing.iter().map(ToString::to_string).collect();
+                format!(
+                    "none of its signers signs what would replace it ({} does), so that sidecars \
+                     would refuse that\n\
+                     hint: to change the signer, follow docs/recipes.md, \"Rotate the signer\"; \
+                     with --signer twice both sign",
+                    signing.join(", ")
+                )
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::Signer { path: self.out.to_owned(), why })
     }
 
     /// The head of the file that is to be replaced.

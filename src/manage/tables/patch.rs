@@ -87,6 +87,11 @@ impl MakePatch {
         let meant = self.meant.acknowledged();
         let source = PublishOrigin::Held(change.registry());
         let place = Destination { out: &out, base: Some(&base), source, meant: &meant };
+        match place.refuse_strangers(&terms) {
+            // Who names the signers for this one file may be rotating them.
+            Err(e) if !self.signers.is_empty() => eprintln!("warning: {e}"),
+            judged => judged?,
+        }
         place.refuse_rollback(FileKind::Patch, &terms.audience, change.serial())?;
         place.refuse_losses_of(&change)?;
         let what = self.meant.record(json!({
