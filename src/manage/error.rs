@@ -437,8 +437,10 @@ fn read_hint(path: &Path, source: &io::Error) -> &'static str {
 
 fn write_hint(path: &Path, source: &io::Error) -> &'static str {
     match source.kind() {
-        // Which files were written before is not known here.
-        _ if path == Path::new(super::output::STANDARD) => "",
+        // Files may have been written before.
+        io::ErrorKind::StorageFull if path == Path::new(super::output::STANDARD) => {
+            "\nhint: free some space and run the command again"
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "\nhint: free some space and run the command again; what was there before is unchanged"
         }

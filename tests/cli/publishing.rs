@@ -28,25 +28,20 @@ fn follow(room: &Room, told: &str) {
 
 #[test]
 fn a_failed_publication_is_made_up_for() {
-    let (room, keys) = publishing(&["a", "b", "c"]);
-    let published = fs::read(room.path("t.kgt")).unwrap();
-    fs::remove_file(room.path("t.kgt")).unwrap();
-    fs::create_dir(room.path("t.kgt")).unwrap();
-    let ran = room.run(&["keys", "revoke", "a"]);
-    assert_ne!(ran.code, 0);
-    let patch = ["keys", "revoke", "b", "--publish-patch", "p.kgp", "--base", "old.kgt"];
-    fs::write(room.path("old.kgt"), &published).unwrap();
-    fs::remove_dir(room.path("t.kgt")).unwrap();
-    fs::write(room.path("t.kgt"), &published).unwrap();
-    // The same command again, and the command that is printed.
+    let (room, keys) = publishing(&["a", "b"]);
+    let elsewhere = |name: &'static str| ["keys", "revoke", name, "--publish", "none/t.kgt"];
+    let ran = room.run(&elsewhere("a"));
+    assert_eq!(ran.code, 73, "{}", ran.stderr);
+    assert_eq!(status(&room, &keys[0].secret), Some(KeyStatus::Active));
+    // The same change again, and the command that is printed.
     room.ok(&["keys", "revoke", "a"]);
     assert_eq!(status(&room, &keys[0].secret), Some(KeyStatus::Revoked));
-    room.ok(&patch);
-    fs::create_dir(room.path("q.kgp")).unwrap();
-    let told = room.run(&["keys", "revoke", "c", "--publish", "q.kgp"]).stderr;
-    assert!(told.contains("  keygatectl table build --out q.kgp"), "{told}");
-    fs::remove_dir(room.path("q.kgp")).unwrap();
+    let told = room.run(&elsewhere("b")).stderr;
+    assert!(told.contains("  keygatectl table build --out none/t.kgt"), "{told}");
+    fs::create_dir(room.path("none")).unwrap();
     follow(&room, &told);
+    let there = room.in_force("none/t.kgt", None);
+    assert_eq!(holder(&there, &keys[1].secret).unwrap().grant.status, KeyStatus::Revoked);
 }
 
 #[test]
@@ -165,6 +160,7 @@ fn a_review_is_no_publication() {
     fs::copy(room.path("keys.toml"), room.path("copy.toml")).unwrap();
     room.ok(&["keys", "disable", "a"]);
     room.ok(&build("keys.toml", "review.kgt"));
+    room.ok(&["-r", "copy.toml", "keys", "edit", "a", "--note", "x"]);
     room.ok(&["-r", "copy.toml", "keys", "disable", "a"]);
     room.ok(&build("copy.toml", "t.kgt"));
     room.ok(&["keys", "enable", "a"]);

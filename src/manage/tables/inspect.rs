@@ -14,7 +14,6 @@ use super::super::session::Session;
 use super::super::time;
 use crate::core::{Environment, KeyKind, Permission};
 use crate::table::FileKind;
-use crate::table::write::Draft;
 use crate::table::{Bounds, KeyEntry, KeySet, Manifest, OrgLimits, Patch, Table, Trust};
 
 #[derive(Debug, clap::Args)]
@@ -39,15 +38,6 @@ impl Inspect {
         let refused = |e| Error::refused(path, e);
         let read = || files::read(path, Bounds::default().max_bytes);
         let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
-        let unsigned = {
-            let file = std::fs::File::open(path).map_err(Error::read(path))?;
-            let draft = Draft::read(file).map_err(|e| Error::seal(path, e))?;
-            draft.signed_by().next().is_none()
-        };
-        if unsigned {
-            session.output.note("it is not signed yet; its keys are shown when it is");
-            return head(&manifest, &[], session);
-        }
         match manifest.kind {
             FileKind::Table => {
                 let table = Table::open(read()?, &trust, &bounds).map_err(refused)?;
