@@ -13,6 +13,9 @@ use crate::table::manifest::MAX_CHOSEN_SERIAL;
 use crate::table::write::{BuildError, PatchError, SealError};
 use crate::table::{Manifest, Refusal};
 
+/// How messages name standard output.
+pub const STANDARD_OUTPUT: &str = "standard output";
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Ends a `keygatectl` command. The exit code says who is at fault.
@@ -438,7 +441,7 @@ fn read_hint(path: &Path, source: &io::Error) -> &'static str {
 fn write_hint(path: &Path, source: &io::Error) -> &'static str {
     match source.kind() {
         // Files may have been written before.
-        io::ErrorKind::StorageFull if path == Path::new(super::output::STANDARD) => {
+        io::ErrorKind::StorageFull if path == Path::new(STANDARD_OUTPUT) => {
             "\nhint: free some space and run the command again"
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

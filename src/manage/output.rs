@@ -4,13 +4,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::error::{Error, Result};
+use super::error::{Error, Result, STANDARD_OUTPUT};
 use super::progress::ProgressLine;
 pub use crate::core::count::count;
 use crate::core::visible::{Visible, visible};
-
-/// How messages name standard output.
-pub const STANDARD: &str = "standard output";
 
 /// Where a command's answer goes. `json` is the choice of `--json`.
 pub struct Output {
@@ -147,5 +144,5 @@ impl Columns {
 
 /// A reader that went away (`| head`) is a normal end: [`super::run`] knows this one by its path.
 pub fn broken(source: io::Error) -> Error {
-    Error::Write { path: STANDARD.into(), source }
+    Error::Write { path: STANDARD_OUTPUT.into(), source }
 }

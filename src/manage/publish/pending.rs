@@ -24,12 +24,12 @@ pub enum UnpublishedKeys {
     All,
     /// What is published is not at hand: these were changed since.
     Changed(BTreeSet<KeyId>),
-    Published(Box<InForce>),
+    Published(Box<PublishedKeys>),
 }
 
 /// What is published where the registry publishes to.
 #[derive(Debug)]
-pub struct InForce {
+pub struct PublishedKeys {
     keys: KeySet,
     /// Pairs that have two secrets there.
     in_rotation: BTreeSet<KeyId>,
@@ -81,7 +81,7 @@ impl UnpublishedKeys {
             return Ok(Self::Changed(changed.iter().map(|entry| entry.id).collect()));
         }
         if let Ok(Some(keys)) = standing.keys() {
-            return Ok(Self::Published(Box::new(InForce::of(keys))));
+            return Ok(Self::Published(Box::new(PublishedKeys::of(keys))));
         }
         let after = base.map(|artefact| artefact.serial).or(standing.includes());
         let Some(after) = after else { return Ok(Self::All) };
@@ -100,9 +100,9 @@ impl UnpublishedKeys {
     }
 }
 
-// === impl InForce ===
+// === impl PublishedKeys ===
 
-impl InForce {
+impl PublishedKeys {
     fn of(keys: KeySet) -> Self {
         let (mut pairs, mut in_rotation) = (BTreeSet::new(), BTreeSet::new());
         for there in keys.iter().filter(|there| there.public_id.is_some()) {

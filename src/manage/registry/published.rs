@@ -255,11 +255,6 @@ pub fn is_complete(registry: &Path, after: u64, serial: u64) -> Result<bool> {
     Ok(after >= serial || since(registry)?.is_some_and(|since| since <= after))
 }
 
-/// Keys that were added when nothing was ever published.
-pub fn never_published(registry: &Path) -> Result<bool> {
-    Ok(since(registry)? == Some(0))
-}
-
 fn since(registry: &Path) -> Result<Option<u64>> {
     let mut since = None;
     each_line(registry, &mut |text| {
