@@ -90,6 +90,8 @@ impl Rotate {
                 id: new_key_id()?,
                 created: Some(now),
                 replaces: Some(old.id),
+                // The old key was announced to go, and this is what its callers move to.
+                sunset: None,
                 // A successor of a key that was disabled in haste is meant to work.
                 status: KeyStatus::Active,
                 ..successor
