@@ -1,14 +1,17 @@
 //! `keygatectl orgs …`: what a registry says of organizations. Imports the registry and publishing.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::error::Result;
 use super::keys::details::LimitChange;
 use super::output::Columns;
 use super::publish::PublishArgs;
+use super::publish::pending::{self, UnpublishedOrgs};
 use super::registry::Registry;
 use super::registry::change::{Change, Check};
-use super::registry::words::{show_limit, to_object};
+use super::registry::words::{show_limits_of_org, to_object};
 use super::session::Session;
 use crate::core::{LimitSet, OrgId};
 
@@ -16,7 +19,7 @@ use crate::core::{LimitSet, OrgId};
 pub enum Orgs {
     /// Set or remove limits that all keys of an org have together
     Limit(Box<SetLimits>),
-    /// Show the orgs that have limits
+    /// Show the orgs that have limits, and which limits are not published yet
     List,
 }
 
@@ -81,26 +84,33 @@ impl SetLimits {
     }
 }
 
+/// With the orgs whose limits were taken away in the registry but not yet where sidecars look.
 fn list(session: &mut Session) -> Result<()> {
     let registry = Registry::open(&session.registry)?;
-    let orgs = &registry.settings.orgs;
+    let unpublished = UnpublishedOrgs::of(&registry)?;
+    let none = LimitSet::default();
+    let removed = unpublished.removed(&registry).map(|org| (org, &none));
+    let orgs: BTreeMap<_, _> = registry.settings.orgs.iter().chain(removed).collect();
     if session.output.json {
-        let orgs = orgs
-            .iter()
-            .map(|(org, limits)| json!({ "org": org.as_str(), "limits": to_object(limits) }));
+        let orgs = orgs.into_iter().map(|(org, limits)| {
+            let published = unpublished.has(org).map(|differs| !differs);
+            json!({ "org": org.as_str(), "limits": to_object(limits), "published": published })
+        });
         return session.output.json(&orgs.collect::<Vec<_>>());
     }
-    let mut columns = Columns::titled(&["ORG", "LIMITS"]);
+    let mut columns = Columns::titled(&["ORG", "LIMITS", "PUBLISHED"]);
     for (org, limits) in orgs {
-        columns.row([org.as_str().to_owned(), shown(limits)]);
+        let published = match unpublished.has(org) {
+            None => "unknown",
+            Some(true) => "no",
+            Some(false) => "yes",
+        };
+        columns.row([org.as_str().to_owned(), shown(limits), published.to_owned()]);
     }
-    columns.print(&mut session.output)
+    columns.print(&mut session.output)?;
+    pending::note_orgs(&registry, &unpublished, session)
 }
 
 fn shown(limits: &LimitSet) -> String {
-    let each = limits.iter().map(|n| format!("{}={}", n.policy.as_str(), show_limit(n.limit)));
-    match each.collect::<Vec<_>>().join(", ") {
-        none if none.is_empty() => "no limits".to_owned(),
-        limits => limits,
-    }
+    if limits.is_empty() { "no limits".to_owned() } else { show_limits_of_org(limits) }
 }

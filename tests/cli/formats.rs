@@ -40,7 +40,7 @@ fn everything_new_goes_from_option_to_table() {
     room.ok(&["orgs", "limit", "acme", "burst=none"]);
     assert_eq!(
         room.json(&["orgs", "list"]),
-        json!([{ "org": "acme", "limits": { "monthly": "1000000/30days" } }])
+        json!([{ "org": "acme", "limits": { "monthly": "1000000/30days" }, "published": false }])
     );
     room.ok(&BUILD);
     let keys = room.in_force("t.kgt", None);
@@ -248,4 +248,80 @@ fn limits_of_orgs_that_somebody_else_has_published_are_not_loosened() {
     ]);
     room.ok(&[&BUILD[..], &["--serial", "99", "--readmit-org", "acme"]].concat());
     assert_eq!(room.in_force("t.kgt", None).org_limits("acme").get("daily").unwrap().count(), 5);
+}
+
+#[test]
+fn limits_of_orgs_are_compared_and_marked_until_they_are_published() {
+    let room = Room::with_registry();
+    room.create(&["--sunset", "2031-01-01T00:00:00Z", "--owner", "u-17"]);
+    let published = |room: &Room| room.json(&["orgs", "list"])[0]["published"].clone();
+    room.ok(&["orgs", "limit", "acme", "daily=100/d"]);
+    assert_eq!(published(&room), json!(false), "nothing was ever published");
+    let left = "the limits of 1 org are not published";
+    let listed = room.run(&["keys", "list"]);
+    assert!(listed.stderr.contains(left), "{}", listed.stderr);
+    for shown in ["SUNSET", "OWNER", "2031-01-01", "u-17"] {
+        assert!(listed.stdout.contains(shown), "{shown}: {}", listed.stdout);
+    }
+    room.ok(&BUILD);
+    std::fs::copy(room.path("t.kgt"), room.path("old.kgt")).unwrap();
+    assert_eq!(published(&room), json!(true));
+    assert!(room.ok(&["orgs", "list"]).contains("yes"));
+    assert_eq!(room.run(&["keys", "list"]).stderr, "");
+    let same = ["table", "diff", "old.kgt", "keys.toml", "--exit-code"];
+    assert!(room.ok(&same).contains("no difference"));
+    // Changed, added, and taken away, one after the other.
+    room.ok(&["orgs", "limit", "acme", "daily=5/d", "monthly=9/30d"]);
+    room.ok(&["orgs", "limit", "beta", "daily=1/d"]);
+    assert_eq!(published(&room), json!(false));
+    let told = room.run(&same);
+    assert_eq!(told.code, 1, "{}", told.stderr);
+    let wanted = "~ limits of the org acme\n    limits: daily=100/d → daily=5/d, monthly=9/30days\n\
+                  + limits of the org beta\n    limits: - → daily=1/d\n";
+    assert_eq!(told.stdout, wanted);
+    let lines = room.ok(&["table", "diff", "--json", "old.kgt", "keys.toml"]);
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        lines,
+        [
+            json!({ "limits_of_org": "acme", "change": "changed", "fields": { "limits":
+                [{ "daily": "100/d" }, { "daily": "5/d", "monthly": "9/30days" }] } }),
+            json!({ "limits_of_org": "beta", "change": "added", "fields": { "limits":
+                [null, { "daily": "1/d" }] } }),
+        ]
+    );
+    room.ok(&BUILD);
+    room.ok(&["orgs", "limit", "beta", "daily=none"]);
+    let list = room.run(&["orgs", "list"]);
+    let beta = list.stdout.lines().find(|line| line.starts_with("beta")).expect("still in force");
+    assert!(beta.contains("no limits") && beta.ends_with("no"), "{beta}");
+    assert!(list.stderr.contains(left) && list.stderr.contains("table build"), "{}", list.stderr);
+    let gone = room.ok(&["table", "diff", "t.kgt", "keys.toml"]);
+    assert_eq!(gone, "- limits of the org beta\n    limits: daily=1/d → -\n");
+    // A patch publishes it as well.
+    room.ok(&["patch", "--base", "t.kgt", "--out", "t.kgp", "--signer", "signer.pem"]);
+    assert!(!room.ok(&["orgs", "list"]).contains("beta"));
+    // Whose table is somewhere else cannot be judged.
+    for file in ["t.kgt", "t.kgp", "old.kgt"] {
+        std::fs::remove_file(room.path(file)).unwrap();
+    }
+    assert_eq!(published(&room), serde_json::Value::Null);
+    assert!(room.ok(&["orgs", "list"]).contains("unknown"));
+}
+
+#[test]
+fn a_successor_does_not_inherit_the_announced_end() {
+    let room = Room::with_registry();
+    let old = room.create(&["--sunset", "90d", "--owner", "u-1"]);
+    let new = room.json(&["keys", "rotate", &old.id]);
+    let shown = |id: &str| room.json(&["keys", "show", id]);
+    let id = new["id"].as_str().unwrap();
+    assert_eq!(shown(id)["sunset"], serde_json::Value::Null);
+    assert_eq!(shown(id)["owner"]["subject"], "u-1");
+    assert_ne!(shown(&old.id)["sunset"], serde_json::Value::Null);
+    // A pair stays the same key.
+    let pair = room.create(&["--pair", "--sunset", "90d"]);
+    room.ok(&["keys", "rotate", &pair.id]);
+    assert_ne!(shown(&pair.id)["sunset"], serde_json::Value::Null);
 }

@@ -1,6 +1,7 @@
 //! The recipes of docs/recipes.md, step by step.
 
 use std::fs;
+use std::process::Command;
 
 use keygate::table::{Bounds, Refusal, Table, Trust};
 
@@ -178,4 +179,44 @@ fn a_lost_registry_takes_in_what_is_published() {
     room.ok(&["keys", "init", "--audience", "shop"]);
     room.ok(&[&build[..], &["--serial", "100", "--drop", &gone.id]].concat());
     assert_eq!(room.in_force("t.kgt", None).table().counts().keys, 0);
+}
+
+#[test]
+fn a_fleet_moves_to_format_2_and_gets_a_canary() {
+    let room = Room::with_registry();
+    // A registry from before format 2.
+    let text = room.read("keys.toml");
+    let before = text.lines().filter(|line| !line.starts_with("format ="));
+    room.write("keys.toml", before.map(|line| format!("{line}\n")).collect::<String>());
+    let key = room.create(&["--name", "CRM"]);
+    let build = ["table", "build", "-o", "t.kgt", "--signer", "signer.pem"];
+    room.ok(&build);
+    assert_eq!(room.in_force("t.kgt", None).table().manifest().format, 1);
+    // 1. and 2. are the sidecars; the registry says so.
+    let version = Command::new(env!("CARGO_BIN_EXE_keygate")).args(["version", "--json"]).output();
+    let version: serde_json::Value = serde_json::from_slice(&version.unwrap().stdout).unwrap();
+    assert_eq!(version["table_formats"], serde_json::json!([1, 2]));
+    let text = room.read("keys.toml");
+    let text = match text.contains("[publish]") {
+        true => text.replace("[publish]\n", "[publish]\nformat = 2\n"),
+        false => text.replace("[[key]]", "[publish]\nformat = 2\n\n[[key]]"),
+    };
+    room.write("keys.toml", text);
+    room.ok(&build);
+    assert_eq!(room.in_force("t.kgt", None).table().manifest().format, 2);
+    // Back for a sidecar that was overlooked, then forward again.
+    room.ok(&[&build[..], &["--format", "1"]].concat());
+    assert_eq!(room.in_force("t.kgt", None).table().manifest().format, 1);
+    // A canary, and the announced end of a key.
+    let bait = room.create(&["--name", "canary: build server", "--canary"]);
+    room.ok(&["keys", "edit", "CRM", "--sunset", "90d"]);
+    room.fails(65, &[&build[..], &["--format", "1"]].concat());
+    room.ok(&build);
+    let keys = room.in_force("t.kgt", None);
+    assert!(holder(&keys, &key.secret).unwrap().grant.sunset.is_some());
+    assert!(holder(&keys, &bait.secret).unwrap().grant.status.is_final());
+    // A leaked key becomes one.
+    room.ok(&["keys", "canary", "CRM"]);
+    room.ok(&build);
+    assert!(holder(&room.in_force("t.kgt", None), &key.secret).unwrap().grant.status.is_final());
 }

@@ -72,6 +72,46 @@ fn rows_of_limits_are_shown() {
     assert!(seen > 30);
 }
 
+/// docs/keygatectl.md names every command and option of the program, and none that it lacks.
+#[test]
+fn every_command_and_option_of_keygatectl_is_described() {
+    let page = read("docs/keygatectl.md");
+    let words = |text: &str| -> BTreeSet<String> {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let words = text.split(|c| !is_part(c)).filter(|w| w.starts_with("--"));
+        words.filter(|w| w.len() > 3).map(str::to_owned).collect()
+    };
+    let told = words(&page);
+    let mut program = keygate::manage::definition();
+    program.build();
+    let mut known = BTreeSet::from(["--help".to_owned(), "--version".to_owned()]);
+    let mut missing = Vec::new();
+    let mut commands = vec![(String::new(), &program)];
+    let mut seen = 0;
+    while let Some((path, command)) = commands.pop() {
+        seen += 1;
+        // `keys list` in a table or in a sentence.
+        let named = ["`", "keygatectl "].map(|before| page.contains(&format!("{before}{path}")));
+        if !named.contains(&true) {
+            missing.push(path.clone());
+        }
+        for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+            let option = format!("--{option}");
+            if !told.contains(&option) && known.insert(option.clone()) {
+                missing.push(format!("{path} {option}"));
+            }
+            known.insert(option);
+        }
+        let below = command.get_subcommands().filter(|below| below.get_name() != "help");
+        commands
+            .extend(below.map(|b| (format!("{path} {}", b.get_name()).trim_start().to_owned(), b)));
+    }
+    assert!(seen > 25, "{seen} commands");
+    assert!(missing.is_empty(), "docs/keygatectl.md does not tell of {missing:#?}");
+    let gone: Vec<_> = told.difference(&known).collect();
+    assert!(gone.is_empty(), "docs/keygatectl.md tells of options that are not there: {gone:?}");
+}
+
 /// Links between documents lead somewhere.
 #[test]
 fn links_resolve() {

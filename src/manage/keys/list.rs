@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::error::Result;
 use super::super::output::Columns;
-use super::super::publish::pending::{self, UnpublishedKeys};
+use super::super::publish::pending::{self, UnpublishedKeys, UnpublishedOrgs};
 use super::super::registry::entry::{
     RegistryEntry, show_digest, show_limit, show_limits, show_network,
 };
@@ -66,7 +66,7 @@ pub struct Show {
 
 impl List {
     pub fn run(self, session: &mut Session) -> Result<()> {
-        const TITLES: [&str; 14] = [
+        const TITLES: [&str; 16] = [
             "ID",
             "NAME",
             "ORG",
@@ -78,6 +78,8 @@ impl List {
             "STATUS",
             "CREATED",
             "EXPIRES",
+            "SUNSET",
+            "OWNER",
             "REPLACED BY",
             "LAST USED",
             "REQUESTS",
@@ -119,7 +121,7 @@ impl List {
             let mut cells = row(entry, &registry.settings, now);
             if unpublished.has(entry) {
                 left += 1;
-                let [.., status, _, _, _] = &mut cells;
+                let [.., status, _, _, _, _, _] = &mut cells;
                 status.push_str(" (not published)");
             }
             if let (Some(by), [.., last]) = (successors.get(&entry.id), &mut cells) {
@@ -167,6 +169,7 @@ impl List {
                 "{is} not published as shown; this command publishes the registry:\n  {command}"
             ));
         }
+        pending::note_orgs(&registry, &UnpublishedOrgs::of(&registry)?, session)?;
         if faults.is_empty() {
             return Ok(());
         }
@@ -185,7 +188,7 @@ impl List {
     }
 }
 
-fn row(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> [String; 12] {
+fn row(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> [String; 14] {
     let date = |at: Option<u64>, none: &str| match at {
         Some(at) => time::show(at).split('T').next().unwrap_or_default().to_owned(),
         None => none.to_owned(),
@@ -213,6 +216,8 @@ fn row(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> [String;
         entry.state(now).to_owned(),
         date(entry.created, "-"),
         date(entry.expires, "never"),
+        date(entry.sunset, "-"),
+        or_dash(entry.owner.as_ref().map_or("", |owner| owner.view().subject)),
         // Its successor, which the caller knows.
         "-".to_owned(),
     ]

@@ -1,7 +1,7 @@
 //! Which parts of a registry are not published yet, and the command that publishes it.
 //! Imports the registry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -11,11 +11,12 @@ use super::super::files;
 use super::super::registry::Registry;
 use super::super::registry::entry::RegistryEntry;
 use super::super::registry::published::{self, BuildStage, BuiltFile};
+use super::super::session::Session;
 use super::Plan;
 use super::compare::Standing;
 use super::head::head;
-use crate::core::{KeyId, KeySpec};
-use crate::table::KeySet;
+use crate::core::{KeyId, KeySpec, LimitSet, OrgId};
+use crate::table::{KeySet, TableFormat};
 
 /// Tells keys that are published as they are in the registry from others.
 #[derive(Debug)]
@@ -33,6 +34,15 @@ pub struct PublishedKeys {
     keys: KeySet,
     /// Pairs that have two secrets there.
     in_rotation: BTreeSet<KeyId>,
+}
+
+/// Orgs whose limits are not published as they are in the registry.
+#[derive(Debug)]
+pub enum UnpublishedOrgs {
+    /// The registry was published, but not to a file that is at hand.
+    Unknown,
+    /// With the limits that are in force instead: none where nothing is published of the org.
+    Orgs(BTreeMap<OrgId, LimitSet>),
 }
 
 /// What a command says in JSON about the publication of what it did.
@@ -123,6 +133,64 @@ impl PublishedKeys {
     }
 }
 
+// === impl UnpublishedOrgs ===
+
+impl UnpublishedOrgs {
+    /// Compares the registry with what is published. Reads no file of format 1, which holds no
+    /// limits of orgs.
+    pub fn of(registry: &Registry) -> Result<Self> {
+        let settings = &registry.settings;
+        let table = table_of(registry)?;
+        let patch = settings.publish.patch.as_deref().map(|p| registry.relative(p));
+        let patches: Vec<&Path> = patch.iter().map(PathBuf::as_path).collect();
+        // What cannot be read is not what the registry is judged by here.
+        let standing = Standing::at(table.as_deref(), &patches).unwrap_or_default();
+        if standing.includes().is_none() && !settings.published.is_empty() {
+            return Ok(Self::Unknown);
+        }
+        let plain = TableFormat::V1.number();
+        let published = match standing.all().all(|(_, manifest)| manifest.format == plain) {
+            true => BTreeMap::new(),
+            false => match standing.org_limits() {
+                Ok(limits) => limits,
+                Err(_) => return Ok(Self::Unknown),
+            },
+        };
+        let orgs: BTreeSet<&OrgId> = settings.orgs.keys().chain(published.keys()).collect();
+        let in_force = |org: &OrgId| published.get(org).cloned().unwrap_or_default();
+        let differ = |org: &OrgId| {
+            let stated = settings.orgs.get(org);
+            stated.map_or(!in_force(org).is_empty(), |stated| *stated != in_force(org))
+        };
+        let differing = orgs.into_iter().filter(|org| differ(org));
+        Ok(Self::Orgs(differing.map(|org| (org.clone(), in_force(org))).collect()))
+    }
+
+    /// `None`: it cannot be told.
+    pub fn has(&self, org: &OrgId) -> Option<bool> {
+        match self {
+            Self::Unknown => None,
+            Self::Orgs(orgs) => Some(orgs.contains_key(org)),
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Unknown => 0,
+            Self::Orgs(orgs) => orgs.len(),
+        }
+    }
+
+    /// Orgs that have no limits in the registry any more, but still have some in force.
+    pub fn removed<'u>(&'u self, registry: &'u Registry) -> impl Iterator<Item = &'u OrgId> {
+        let orgs = match self {
+            Self::Unknown => None,
+            Self::Orgs(orgs) => Some(orgs.keys()),
+        };
+        orgs.into_iter().flatten().filter(|org| !registry.settings.orgs.contains_key(org))
+    }
+}
+
 /// How a command for this registry begins.
 pub fn program(registry: &Registry) -> String {
     match is_default(&registry.path) {
@@ -174,6 +242,25 @@ pub fn command_of(registry: &Registry, plan: &Plan, signers: &[PathBuf]) -> Stri
     named.extend(signers.iter().map(|signer| ("--signer", signer.as_path())));
     let options = named.iter().map(|(option, path)| format!(" {option} {}", quoted(path)));
     format!("{} {command}{}", program(registry), options.collect::<String>())
+}
+
+/// Says that limits of orgs are not in force as the registry states them.
+pub fn note_orgs(
+    registry: &Registry,
+    unpublished: &UnpublishedOrgs,
+    session: &mut Session,
+) -> Result<()> {
+    let whose = match unpublished.count() {
+        0 => return Ok(()),
+        1 => "1 org".to_owned(),
+        many => format!("{many} orgs"),
+    };
+    let command = command(registry)?;
+    session.output.note(&format!(
+        "the limits of {whose} are not published as `keygatectl orgs list` shows them; this \
+         command publishes the registry:\n  {command}"
+    ));
+    Ok(())
 }
 
 /// Where the registry publishes to: its setting, or the newest table of its own in the same

@@ -100,6 +100,12 @@ pub fn show_limits(limits: &LimitSet) -> Vec<String> {
     plain.into_iter().chain(others).collect()
 }
 
+/// `NAME=LIMIT` of every policy: an org has no plain limit.
+pub fn show_limits_of_org(limits: &LimitSet) -> String {
+    let each = limits.iter().map(|n| format!("{}={}", n.policy.as_str(), show_limit(n.limit)));
+    each.collect::<Vec<_>>().join(", ")
+}
+
 /// One limit of an option or a list: `LIMIT` is that of `per-key`, else `NAME=LIMIT`.
 pub fn parse_named_limit(text: &str) -> Result<NamedLimit, String> {
     let (name, limit) = text.split_once('=').unwrap_or((PolicyName::PER_KEY, text));

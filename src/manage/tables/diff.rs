@@ -1,7 +1,7 @@
 //! `keygatectl table diff`: what changes for callers between two tables, or a table and the
 //! registry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,11 +12,13 @@ use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::progress::ProgressLine;
 use super::super::registry::entry::{show_limit, show_limits, show_network};
+use super::super::registry::words::{show_limits_of_org, to_object};
 use super::super::registry::{Filter, Registry};
 use super::super::session::Session;
 use super::super::time;
 use crate::core::{
-    Digest, Environment, KeyId, KeySpec, KeyView, NamedLimit, Owner, OwnerView, Permission,
+    Digest, Environment, KeyId, KeySpec, KeyView, LimitSet, NamedLimit, OrgId, Owner, OwnerView,
+    Permission,
 };
 use crate::table::{Bounds, KeyEntry, KeySet, Patch, Table, Trust};
 
@@ -91,11 +93,19 @@ impl Diff {
                 tell(change, is.first().or(was.first()), session)?;
             }
         }
-        if ids.is_empty() && !session.output.json {
+        let (was, is) = (old.orgs(), new.orgs());
+        let orgs: BTreeSet<&OrgId> = was.keys().chain(is.keys()).collect();
+        let orgs = orgs.into_iter().filter(|org| was.get(org) != is.get(org));
+        let mut differ = !ids.is_empty();
+        for org in orgs {
+            differ = true;
+            tell_org(org, was.get(org), is.get(org), session)?;
+        }
+        if !differ && !session.output.json {
             session.output.line("no difference")?;
         }
         session.output.flush()?;
-        if self.exit_code && !ids.is_empty() { Err(Error::Different) } else { Ok(()) }
+        if self.exit_code && differ { Err(Error::Different) } else { Ok(()) }
     }
 }
 
@@ -148,6 +158,37 @@ fn tell(mut change: Value, key: Option<&KeySpec>, session: &mut Session) -> Resu
         };
         line.push_str(&format!("\n    {field}: {} → {}", shown(0), shown(1)));
     }
+    session.output.line(&line)
+}
+
+/// An org whose keys may do more or less together than before.
+fn tell_org(
+    org: &OrgId,
+    was: Option<&LimitSet>,
+    is: Option<&LimitSet>,
+    session: &mut Session,
+) -> Result<()> {
+    let (change, sign) = match (was, is) {
+        (None, _) => ("added", '+'),
+        (_, None) => ("removed", '-'),
+        _ => ("changed", '~'),
+    };
+    if session.output.json {
+        let [was, is] = [was, is].map(|limits| limits.map(to_object));
+        let fields = json!({ "limits": [was, is] });
+        let line = json!({ "limits_of_org": org.as_str(), "change": change, "fields": fields });
+        return session.output.json_line(&line);
+    }
+    let shown = |limits: Option<&LimitSet>| match limits {
+        Some(limits) => show_limits_of_org(limits),
+        None => "-".to_owned(),
+    };
+    let line = format!(
+        "{sign} limits of the org {}\n    limits: {} → {}",
+        org.as_str(),
+        shown(was),
+        shown(is)
+    );
     session.output.line(&line)
 }
 
@@ -226,6 +267,19 @@ impl DiffSide {
             None => None,
         };
         Ok(Self::Table(Box::new(KeySet::new(Arc::new(table), patch, &[], None))))
+    }
+
+    /// Limits of orgs, without the orgs that have none.
+    fn orgs(&self) -> BTreeMap<OrgId, LimitSet> {
+        match self {
+            Self::Registry(registry) => registry.settings.orgs.clone(),
+            Self::Table(set) => {
+                let stated = set.iter_org_limits();
+                let owned =
+                    stated.filter_map(|s| Some((OrgId::parse(s.org).ok()?, s.limits.clone())));
+                owned.collect()
+            }
+        }
     }
 
     fn marks(&self, progress: &mut ProgressLine) -> Result<Vec<Mark>> {

@@ -9,7 +9,7 @@ use super::super::files;
 use super::super::output::Columns;
 use super::super::publish::head;
 use super::super::registry::entry::{show_digest, show_limit, show_limits, show_network};
-use super::super::registry::words::to_object;
+use super::super::registry::words::{show_limits_of_org, to_object};
 use super::super::session::Session;
 use super::super::time;
 use crate::core::{Environment, KeyKind, Permission};
@@ -91,12 +91,7 @@ impl Inspect {
             }
             let limits = match limits.is_empty() {
                 true => "none any more".to_owned(),
-                false => {
-                    let shown = limits
-                        .iter()
-                        .map(|n| format!("{}={}", n.policy.as_str(), show_limit(n.limit)));
-                    shown.collect::<Vec<_>>().join(", ")
-                }
+                false => show_limits_of_org(limits),
             };
             session.output.line(&format!("limits of the org {org}: {limits}"))?;
         }

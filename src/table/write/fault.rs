@@ -19,7 +19,7 @@ pub enum BuildError {
     Expiry(KeyId),
     #[error(
         "format 1 cannot hold everything that is stated: {}\n\
-         hint: once every sidecar reads format 2 (`keygate --version` says so), set `format = 2` \
+         hint: once every sidecar reads format 2 (`keygate version` says so), set `format = 2` \
          under [publish] of the registry or give `--format 2`; until then take this away",
         list(.shown, *.more)
     )]
