@@ -1,6 +1,6 @@
 //! The admin listener: metrics, probes, status and drain, on a thread and a runtime of its own, so
-//! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `meter`, `reload`,
-//! `telemetry`.
+//! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `exposure`, `meter`,
+//! `reload`, `telemetry`.
 //!
 //! No endpoint gives out a secret. `pages` says of each who reaches it: probes and metrics everybody,
 //! `/status` and `/usage` this host or who has the token, `/drain` this host alone. A second listener has probes and
@@ -29,6 +29,7 @@ pub use self::access::{AdminAccess, AdminDoor, AdminToken, AdminTokenError};
 pub use self::client::{DrainError, request_drain};
 use self::connections::AdminConnections;
 use crate::clock::Clock;
+use crate::exposure::ExposureCell;
 use crate::meter::UseBook;
 use crate::reload::{StatusCell, Time, lower_priority};
 use crate::telemetry::log::OperatorLog;
@@ -45,6 +46,8 @@ pub struct AdminState {
     pub metrics: Metrics,
     pub readiness: Readiness,
     pub status: StatusCell,
+    /// Whether clients can reach the service around keygate.
+    pub exposure: ExposureCell,
     /// `None`: uses of keys are not counted.
     pub uses: Option<Arc<UseBook>>,
     /// Those in force when it is called.

@@ -39,6 +39,7 @@ use crate::check;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::exposure::{ExposureCell, ExposureCheck};
 use crate::meter::UseProbe;
 use crate::proxy::tls::Reloadable;
 use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared};
@@ -112,6 +113,7 @@ fn build(
     let running = config.clone();
     fit_descriptors(&mut config);
     let readiness = Readiness::new();
+    let exposure_check = ExposureCheck::of(&config);
     let upstream_ready =
         config.upstream.health_path.as_ref().map(|_| readiness.register("upstream"));
     let Config { listeners, upstream, timeouts, caps, http2, drain, settings, .. } = config;
@@ -211,6 +213,8 @@ fn build(
     let certificates = certificate_status(&reloadable, &clock);
     watchers.certificates(reloadable, &clock, &metrics)?;
     watchers.health(&shared, upstream_ready)?;
+    let exposure = ExposureCell::default();
+    watchers.exposure(exposure_check, exposure.clone(), &metrics)?;
 
     let leave = Arc::clone(&phase);
     let admin_handle = admin::serve(
@@ -220,6 +224,7 @@ fn build(
             metrics: metrics.clone(),
             readiness: readiness.clone(),
             status: status.clone(),
+            exposure,
             uses,
             certificates,
             clock: clock.clone(),

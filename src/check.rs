@@ -1,5 +1,5 @@
 //! Are configuration and table fit for each other? Says so before a sidecar is started with them.
-//! Imports core, config, mounts, reload and table.
+//! Imports core, config, exposure, mounts, reload and table.
 
 mod load;
 
@@ -15,6 +15,7 @@ use crate::core::route::{Mode, Needs, Require};
 use crate::core::{
     Access, BasicForm, CredentialSource, Grant, KeyKind, KeyStatus, KeyView, Now, Permission, Route,
 };
+use crate::exposure::ExposureCheck;
 use crate::mounts::Mounts;
 use crate::reload::Preview;
 use crate::table::KeySet;
@@ -84,6 +85,10 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Preview>, now: Now) -
     let mut findings = notes(config);
     if let Ok(mounts) = Mounts::read() {
         mounted_alone(file, config, &mounts, &mut findings);
+    }
+    // A look at the configuration alone says the same on every machine.
+    if loaded.is_some() {
+        exposed(config, &mut findings);
     }
     if let Some(refusal) = loaded.and_then(|l| l.restricted.as_ref()) {
         findings.push(Finding {
@@ -164,6 +169,19 @@ fn mounted_alone(file: &Path, config: &Config, mounts: &Mounts, findings: &mut V
                 hint: Some("mount the directory that holds it, without subPath".to_owned()),
             });
         }
+    }
+}
+
+/// A service that runs here and can be reached without keygate.
+fn exposed(config: &Config, findings: &mut Vec<Finding>) {
+    let found = ExposureCheck::of(config).look();
+    if let Some(message) = found.message() {
+        findings.push(Finding {
+            kind: "upstream_exposed",
+            subject: "upstream.url".to_owned(),
+            message,
+            hint: Some(found.hint().to_owned()),
+        });
     }
 }
 

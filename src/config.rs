@@ -203,6 +203,8 @@ pub struct UpstreamConfig {
     /// Path of the active health check; `None`: none.
     pub health_path: Option<Box<str>>,
     pub health_interval: Duration,
+    /// Look whether clients can reach the service around keygate.
+    pub exposure_check: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ pub mod config;
 pub mod core;
 pub mod exit;
 pub mod explain;
+pub mod exposure;
 pub mod manage;
 pub mod meter;
 pub mod mounts;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::access::{AdminCaller, DeniedAccess, EndpointReach};
 use super::body::AdminBody;
 use super::{AdminState, CertificateStatus};
+use crate::exposure::Exposure;
 use crate::meter::UsePages;
 use crate::reload::{StatusReport, Time};
 use crate::telemetry::UseSeries;
@@ -33,6 +34,8 @@ struct StatusPage<'s> {
     draining: bool,
     pending: Vec<PendingPart>,
     certificates: Vec<CertificateStatus>,
+    /// Whether clients can reach the service around keygate.
+    upstream_exposure: &'s Exposure,
     #[serde(flatten)]
     status: &'s StatusReport,
 }
@@ -229,7 +232,7 @@ fn not_ready(state: &AdminState) -> Response<Full<Bytes>> {
 }
 
 fn status(state: &AdminState) -> Response<Full<Bytes>> {
-    let status = state.status.load();
+    let (status, exposure) = (state.status.load(), state.exposure.load());
     let shown = StatusPage {
         version: env!("CARGO_PKG_VERSION"),
         now: Time { unix_ms: state.clock.now().unix_ms },
@@ -237,6 +240,7 @@ fn status(state: &AdminState) -> Response<Full<Bytes>> {
         draining: state.readiness.is_draining(),
         pending: state.readiness.pending(),
         certificates: (state.certificates)(),
+        upstream_exposure: &exposure,
         status: &status,
     };
     match serde_json::to_vec_pretty(&shown) {

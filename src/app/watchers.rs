@@ -1,12 +1,14 @@
-//! Threads beside the workers that look after something: certificates, the upstream's health.
+//! Threads beside the workers that look after something: certificates, the upstream's health, ways
+//! around the gate.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::exposure::{Exposure, ExposureCell, ExposureCheck, ExposureState};
 use crate::proxy::tls::{Reloadable, TlsReloadOutcome, Watcher};
 use crate::proxy::{Shared, health};
 use crate::reload::lower_priority;
@@ -22,6 +24,8 @@ pub(super) struct Watchers {
 
 /// Certificate files are small; a look at them every few seconds is nothing.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(5);
+
+const EXPOSURE_EVERY: Duration = Duration::from_secs(60);
 
 // === impl Watchers ===
 
@@ -94,6 +98,35 @@ impl Watchers {
         })
     }
 
+    /// Looks whether clients can reach the service around the gate: now and every minute.
+    pub(super) fn exposure(
+        &mut self,
+        check: ExposureCheck,
+        cell: ExposureCell,
+        metrics: &Metrics,
+    ) -> io::Result<()> {
+        if !check.is_needed() {
+            // The gauge says -1 from the start.
+            cell.store(check.look());
+            return Ok(());
+        }
+        let metrics = metrics.clone();
+        self.start("exposure", move |stop| {
+            loop {
+                let found = check.look();
+                let before = cell.load();
+                if !found.says_the_same(&before) {
+                    tell_exposure(&before, &found);
+                }
+                metrics.control().upstream_exposed.set(f64::from(found.gauge()));
+                cell.store(found);
+                if let Err(RecvTimeoutError::Disconnected) = stop.recv_timeout(EXPOSURE_EVERY) {
+                    return;
+                }
+            }
+        })
+    }
+
     fn start(
         &mut self,
         name: &str,
@@ -122,5 +155,20 @@ impl Watchers {
             // A panic of that thread was reported by the panic hook.
             let _ = thread.join();
         }
+    }
+}
+
+/// Once per change.
+fn tell_exposure(before: &Exposure, now: &Exposure) {
+    match (before.state, now.state, now.message()) {
+        (_, _, Some(message)) => tracing::warn!("{message}\nhint: {}", now.hint()),
+        (ExposureState::Exposed, ExposureState::Closed, None) => {
+            tracing::info!("the service can no longer be reached around keygate");
+        }
+        (ExposureState::Exposed, _, None) => {
+            let why = now.why.as_deref().unwrap_or_default();
+            tracing::warn!(why, "whether the service is still reached around keygate is not known");
+        }
+        _ => {}
     }
 }

@@ -52,6 +52,7 @@ restart! {
     "timeouts.total" => timeouts.total,
     "timeouts.upstream_idle" => timeouts.upstream_idle,
     "timeouts.write" => timeouts.write,
+    "upstream.exposure_check" => upstream.exposure_check,
     "upstream.health_interval" => upstream.health_interval,
     "upstream.health_path" => upstream.health_path,
     "upstream.host" => upstream.host,

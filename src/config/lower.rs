@@ -248,6 +248,7 @@ fn upstream(section: &ConfigSection<'_>) -> Option<UpstreamConfig> {
             &[("always", ConnectionReuse::Always), ("never", ConnectionReuse::Never)],
         ),
         rewrite_location: section.flag_unless_off("rewrite_location"),
+        exposure_check: section.flag_unless_off("exposure_check"),
         max_connections: section.integer("max_connections", UPSTREAM_CONNECTIONS, 1..=1_000_000)
             as usize,
         max_queue: section.integer("max_queue", UPSTREAM_QUEUE, 0..=1_000_000) as usize,

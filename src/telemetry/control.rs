@@ -24,6 +24,7 @@ pub struct Control {
     pub table_last_reload_successful: Gauge,
     pub table_last_reload_timestamp: Gauge,
     pub table_serial: Gauge,
+    pub upstream_exposed: Gauge,
     pub upstream_healthy: Gauge,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -82,6 +83,7 @@ impl Control {
             table_last_reload_successful: gauge(families::TABLE_LAST_RELOAD_SUCCESSFUL),
             table_last_reload_timestamp: gauge(families::TABLE_LAST_RELOAD_TIMESTAMP),
             table_serial: gauge(families::TABLE_SERIAL),
+            upstream_exposed: gauge(families::UPSTREAM_EXPOSED),
             upstream_healthy: gauge(families::UPSTREAM_HEALTHY),
             recorder,
             handle,
@@ -101,6 +103,7 @@ impl Control {
             }
         }
         self.config_reload_successful.set(1.0);
+        self.upstream_exposed.set(-1.0);
         self.upstream_healthy.set(1.0);
         self.gauge(&families::BUILD_INFO, vec![label("version", env!("CARGO_PKG_VERSION"))]).set(1);
         for attempt in [Attempt::Failed, Attempt::Succeeded] {
@@ -250,6 +253,7 @@ const CONTROL: &[Family] = &[
     families::TABLE_RELOADS,
     families::TABLE_RELOAD_FAILURES,
     families::TABLE_SERIAL,
+    families::UPSTREAM_EXPOSED,
     families::UPSTREAM_HEALTHY,
     families::USAGE_POSTS,
     families::USAGE_WRITES,

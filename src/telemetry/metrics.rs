@@ -176,6 +176,8 @@ families! {
         "Posts of usage records to usage.post_url.";
     USAGE_WRITES Counter "keygate_usage_writes_total" ["result"]
         "Usage records added to usage.file.";
+    UPSTREAM_EXPOSED Gauge "keygate_upstream_exposed" []
+        "1 if clients can reach the service around keygate, 0 if not, -1 if that is not known.";
     UPSTREAM_HEALTHY Gauge "keygate_upstream_healthy" []
         "1 if the last active health check of the upstream succeeded, or there is none.";
 }

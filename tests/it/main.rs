@@ -17,6 +17,7 @@ mod check_start;
 mod dashboard;
 mod documents;
 mod examples;
+mod exposure;
 mod gate_address;
 mod gate_blank;
 mod gate_bounds;

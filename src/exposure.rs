@@ -1,0 +1,189 @@
+//! Can clients reach the service around the gate? For a service on this machine, its sockets say so.
+//! Imports config.
+//!
+//! A gate protects a service only if nobody can reach it another way, and a service that listens on
+//! every address of the machine (the default of many frameworks) can be reached without a key. It
+//! looks at the sockets of the network namespace that keygate runs in: of a pod, all containers'.
+
+mod own;
+mod ports;
+mod socket_file;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+
+use self::ports::ServicePort;
+use crate::config::{Bind, Config, UpstreamAddress};
+
+/// What a look found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exposure {
+    pub state: ExposureState,
+    /// Sockets and files by which the service can be reached: `0.0.0.0:9000`, `/run/app.sock (mode
+    /// 0777)`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<String>,
+    /// An address of this machine for each such socket, where a connection was accepted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reached: Vec<String>,
+    /// Why nothing is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExposureState {
+    /// No socket of the service can be reached from beyond this machine, or by other users.
+    Closed,
+    Exposed,
+    /// The service is on another machine, or the system did not say.
+    Unknown,
+}
+
+/// The latest [`Exposure`]. Clones are one and the same.
+#[derive(Clone, Debug)]
+pub struct ExposureCell(Arc<ArcSwap<Exposure>>);
+
+/// Where to look.
+#[derive(Debug)]
+pub struct ExposureCheck {
+    target: WatchedUpstream,
+}
+
+#[derive(Debug)]
+enum WatchedUpstream {
+    /// `upstream.exposure_check = false`.
+    Off,
+    /// Its addresses are for a resolver to say, and nothing here asks one.
+    Named(Box<str>),
+    Port(ServicePort),
+    SocketFile(PathBuf),
+}
+
+// === impl ExposureCheck ===
+
+impl ExposureCheck {
+    pub fn of(config: &Config) -> Self {
+        let target = match &config.upstream.address {
+            _ if !config.upstream.exposure_check => WatchedUpstream::Off,
+            UpstreamAddress::Unix(path) => WatchedUpstream::SocketFile(path.clone()),
+            UpstreamAddress::Tcp { host, port } => {
+                let gate = config.listeners.iter().filter_map(|listener| match listener.bind {
+                    Bind::Tcp(at) => Some((at, listener.families)),
+                    Bind::Unix(_) => None,
+                });
+                let admin = &config.admin;
+                let public = admin.public.map(|at| (at, admin.public_families));
+                let ours = gate.chain([(admin.bind, admin.families)]).chain(public);
+                match ServicePort::new(host, *port, ours) {
+                    Some(port) => WatchedUpstream::Port(port),
+                    None => WatchedUpstream::Named(host.clone()),
+                }
+            }
+        };
+        Self { target }
+    }
+
+    /// Whether a later look can find something else.
+    pub fn is_needed(&self) -> bool {
+        matches!(self.target, WatchedUpstream::Port(_) | WatchedUpstream::SocketFile(_))
+    }
+
+    /// Reads `/proc` and connects to addresses of this machine: blocks, at most about a second.
+    pub fn look(&self) -> Exposure {
+        match &self.target {
+            WatchedUpstream::Off => Exposure::unknown("upstream.exposure_check is off"),
+            WatchedUpstream::Named(host) => {
+                Exposure::unknown(&format!("the service has a name, not an address here: {host}"))
+            }
+            WatchedUpstream::Port(port) => port.look(),
+            WatchedUpstream::SocketFile(path) => socket_file::look(path),
+        }
+    }
+}
+
+// === impl Exposure ===
+
+impl Exposure {
+    fn closed() -> Self {
+        Self { state: ExposureState::Closed, sockets: Vec::new(), reached: Vec::new(), why: None }
+    }
+
+    fn exposed(sockets: Vec<String>, reached: Vec<String>) -> Self {
+        Self { state: ExposureState::Exposed, sockets, reached, why: None }
+    }
+
+    fn unknown(why: &str) -> Self {
+        Self { state: ExposureState::Unknown, why: Some(why.to_owned()), ..Self::closed() }
+    }
+
+    /// One line for a person, where the service is exposed.
+    pub fn message(&self) -> Option<String> {
+        if self.state != ExposureState::Exposed {
+            return None;
+        }
+        let sockets = self.sockets.join(", ");
+        Some(match self.reached.as_slice() {
+            [] => {
+                format!("other users of this machine reach the service around keygate: {sockets}")
+            }
+            reached => format!(
+                "clients reach the service around keygate: it listens on {sockets} and answers on {}",
+                reached.join(", ")
+            ),
+        })
+    }
+
+    /// What helps.
+    pub fn hint(&self) -> &'static str {
+        match self.reached.is_empty() {
+            true => {
+                "let only the service's and keygate's user or group write to the socket and its \
+                 directories (chmod o-w)"
+            }
+            false => {
+                "let the service listen on 127.0.0.1, [::1] or a Unix socket. Only where a firewall \
+                 or NetworkPolicy keeps clients off that port, set upstream.exposure_check = false"
+            }
+        }
+    }
+
+    /// Whether both are the same news. Addresses of a machine come and go by themselves.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.state == other.state && self.sockets == other.sockets
+    }
+
+    /// As the metric says it.
+    pub fn gauge(&self) -> i8 {
+        match self.state {
+            ExposureState::Closed => 0,
+            ExposureState::Exposed => 1,
+            ExposureState::Unknown => -1,
+        }
+    }
+}
+
+// === impl ExposureCell ===
+
+impl Default for ExposureCell {
+    fn default() -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(Exposure::unknown("nobody has looked yet"))))
+    }
+}
+
+impl ExposureCell {
+    pub fn load(&self) -> Arc<Exposure> {
+        self.0.load_full()
+    }
+
+    pub fn store(&self, exposure: Exposure) {
+        self.0.store(Arc::new(exposure));
+    }
+}
+
+#[cfg(test)]
+mod tests;
