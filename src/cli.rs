@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::check::{self, Instead};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::core::echo::shown;
 use crate::core::visible::visible;
 use crate::core::{KeyId, Now};
 use crate::exit::Exit;
@@ -154,9 +155,10 @@ const MAX_KEY: u64 = 8 * 1024;
 
 /// The whole program.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return Exit::of_clap(&error),
+        Err(error) => return Exit::of_clap(&error, |text| shown(text, &arguments)),
     };
     let done = match cli.command {
         SidecarCommand::Check(args) => run_check(&args),
@@ -171,7 +173,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(exit) => exit,
         Err(CommandFailure { exit, error }) => {
             // Nothing can be done about a closed stderr.
-            let _ = writeln!(io::stderr(), "error: {}", visible(&format!("{error:#}")));
+            let _ = writeln!(io::stderr(), "error: {}", shown(&format!("{error:#}"), &arguments));
             exit
         }
     }

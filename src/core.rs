@@ -10,6 +10,7 @@ pub mod cors;
 pub mod count;
 pub mod credential;
 pub mod decision;
+pub mod echo;
 pub mod format;
 pub mod grant;
 pub mod headers;

@@ -29,6 +29,7 @@ use clap::{CommandFactory as _, Parser};
 use self::error::Error;
 use self::session::{Common, Session};
 use crate::clock::Clock;
+use crate::core::echo::{shown, told};
 use crate::exit::Exit;
 
 /// Issue, change and publish API keys for keygate sidecars.
@@ -89,9 +90,10 @@ enum SignerCommand {
 
 /// The whole program. Returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let given: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = match Arguments::try_parse_from(&given) {
         Ok(arguments) => arguments,
-        Err(e) => return Exit::of_clap(&e).code(),
+        Err(e) => return Exit::of_clap(&e, |text| shown(text, &given)).code(),
     };
     let mut session = Session::new(&arguments.common, Clock::system());
     let done = dispatch(arguments.command, &mut session).and_then(|()| session.output.flush());
@@ -105,7 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Err(Error::Different | Error::InUse) => 1,
         Err(e) => {
             session.output.flush().ok();
-            session.output.note(&format!("error: {e}"));
+            session.output.note(&format!("error: {}", told(&e.to_string(), &given)));
             e.exit()
         }
     }

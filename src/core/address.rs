@@ -8,6 +8,8 @@ use ipnet::IpNet;
 /// Why a network was refused. Everything here is the author's mistake in config or registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
+    #[error("names a single address of a network; write the network, `{0}`, or the address alone")]
+    HostBits(IpNet),
     #[error("is an IPv4-mapped IPv6 network; write it as IPv4")]
     Mapped,
     #[error("is neither an address nor a network such as 203.0.113.0/24 or 2001:db8::/32")]
@@ -88,6 +90,16 @@ impl AddressText {
             to.copy_from_slice(&text);
             self.length += length;
         }
+    }
+}
+
+/// As [`parse_network`], for what somebody types: `10.0.0.1/8` may mean one address or all of
+/// `10.0.0.0/8`, and is not widened to the network in silence.
+pub fn parse_typed_network(text: &str) -> Result<IpNet, NetworkError> {
+    let net = parse_network(text)?;
+    match text.parse::<IpNet>() {
+        Ok(typed) if typed != net => Err(NetworkError::HostBits(net)),
+        _ => Ok(net),
     }
 }
 

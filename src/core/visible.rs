@@ -46,6 +46,19 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Text of others for a place within a line: line ends and tabs are escaped as well, so that it
+/// cannot look like another line of ours.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_deceptive) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_deceptive(c) { escape(c, &mut out) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
 /// Writes text with deceptive characters escaped. Each `write` has whole characters, as those of
 /// formatters and JSON writers have; bytes that are no text pass as they are.
 #[derive(Clone, Debug)]
@@ -89,6 +102,12 @@ mod tests {
         for c in ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}') {
             assert!(is_deceptive(c), "{c:?}");
         }
+    }
+
+    #[test]
+    fn text_within_a_line_starts_no_other() {
+        assert_eq!(one_line("a\nerror: b\t\u{202e}"), "a\\u000aerror: b\\u0009\\u202e");
+        assert_eq!(one_line("caf\u{e9}"), "caf\u{e9}");
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! What can go wrong on the management side. Every message names the place and the remedy.
 //! Imports core and table only.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::time;
 use crate::core::KeyId;
+use crate::core::echo::is_like_secret;
+use crate::core::shell::{quoted, quoted_path};
+use crate::core::visible::one_line;
 use crate::exit::Exit;
 use crate::table::FileKind;
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
@@ -48,7 +52,7 @@ pub enum Error {
     Locked { path: PathBuf, seconds: u64, holder: String },
     #[error("{what} is neither given nor set\nhint: {hint}")]
     Missing { what: &'static str, hint: &'static str },
-    #[error("no key `{selector}` in {}\nhint: `keygatectl keys list` shows what there is", .path.display())]
+    #[error("no key `{selector}` in {}\nhint: {}", .path.display(), no_key_hint(.selector))]
     NoSuchKey { selector: String, path: PathBuf },
     /// What is to be folded holds nothing that this registry did not have before.
     #[error(
@@ -67,6 +71,16 @@ pub enum Error {
         .path.display()
     )]
     OtherAudience { path: PathBuf, theirs: Box<str>, ours: Box<str> },
+    /// Lines of standard input without a secret of any key.
+    #[error(
+        "standard input: line {lines}: no key in {} has such a secret; nothing was changed\n\
+         hint: give each secret on a line of its own; a secret of another registry is unknown here",
+        .path.display()
+    )]
+    NotHeld { lines: String, path: PathBuf },
+    /// What `table verify` found; its exit code says which refusal it is.
+    #[error("{}: {refusal}", .path.display())]
+    NotVerified { path: PathBuf, refusal: Refusal },
     /// The demo's table has shown which.
     #[error("a row of the tour is not as promised")]
     NotAsPromised,
@@ -199,21 +213,18 @@ impl Error {
             | Self::Table { .. }
             | Self::TooLarge { .. }
             | Self::Wider { .. } => Exit::Data,
-            Self::NoSuchKey { .. } | Self::Read { .. } => Exit::NoInput,
+            Self::NoSuchKey { .. } | Self::NotHeld { .. } | Self::Read { .. } => Exit::NoInput,
             Self::Random | Self::Sidecar { .. } => Exit::Internal,
             Self::Exists { .. } | Self::Write { .. } => Exit::CannotCreate,
             Self::Locked { .. } | Self::NoUsage(_) | Self::NotInForce(_) | Self::Raced { .. } => {
                 Exit::TryAgain
             }
-            Self::NoSerialLeft { .. } | Self::Older { .. } => Exit::Data,
-            Self::OtherAudience { theirs, ours, .. } => {
-                let (stated, wanted) = (theirs.clone(), ours.clone());
-                return Refusal::Audience { stated, wanted }.exit();
+            Self::NoSerialLeft { .. } | Self::Older { .. } | Self::OtherAudience { .. } => {
+                Exit::Data
             }
             Self::Setting { .. } => Exit::Config,
-            Self::Refused { refusal, .. } | Self::Unreadable { refusal, .. } => {
-                return refusal.exit();
-            }
+            Self::NotVerified { refusal, .. } => return refusal.exit(),
+            Self::Refused { .. } | Self::Unreadable { .. } => Exit::Data,
             Self::Undone { .. } => Exit::Undone,
             Self::SecretLost { source, .. } | Self::Unpublished { source, .. } => {
                 return source.exit();
@@ -289,7 +300,7 @@ impl Error {
             "the draft does not hold what was published since it was made: bring the registry up \
              to date (`git pull`), or take what is published into it with `keygatectl keys fold \
              {}`, then build the draft anew and have it signed",
-            path.display()
+            quoted_path(&path)
         );
         theirs.again = "";
         Self::Undone { path, theirs, ours, keys }
@@ -336,7 +347,7 @@ impl Error {
 impl Theirs {
     fn of(path: &Path, manifest: &Manifest) -> Box<Self> {
         let signers: Vec<_> = manifest.signers.iter().map(ToString::to_string).collect();
-        let path = path.display();
+        let path = quoted_path(path);
         let or = match manifest.kind {
             FileKind::Patch => format!(" (or `table build --fold-patch {path}`)"),
             FileKind::Table => String::new(),
@@ -360,7 +371,8 @@ impl Theirs {
 
 impl FileFault {
     pub fn new(path: &Path, line: u64, field: &str, why: impl fmt::Display) -> Self {
-        Self { path: path.to_owned(), line, field: field.to_owned(), why: why.to_string() }
+        let field = one_line(field).into_owned();
+        Self { path: path.to_owned(), line, field, why: why.to_string() }
     }
 }
 
@@ -407,15 +419,27 @@ fn end_of(faults: &[FileFault], hint: &str) -> String {
 }
 
 fn end_of_wider(names: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let flags = names.iter().take(SHOWN).map(|name| format!(" --allow-wider {name}"));
-    let more = if names.len() > SHOWN { " …" } else { "" };
+    /// So many clients by name; of more, what restricts them.
+    const SHOWN: usize = 20;
+    let whole: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let short = || names.iter().map(|name| name.split_once(':').map_or(&**name, |(what, _)| what));
+    let names = if whole.len() > SHOWN { short().collect() } else { whole };
+    let flags = names.iter().map(|name| format!(" --allow-wider {}", quoted(name)));
     format!(
         "\nwithout this, keys would be admitted more widely than before; nothing was imported\n\
          hint: say the same with --allow-ip or --limit, in the file or in the sidecar's routes; \
-         where that is done or not wanted:{}{more}",
+         where that is done or not wanted:{}",
         flags.collect::<String>()
     )
+}
+
+fn no_key_hint(selector: &str) -> &'static str {
+    if is_like_secret(selector) {
+        "this looks like a secret: `keygatectl keys revoke --secret-stdin` reads it from standard \
+         input and finds its key; what stood on a command line is in the history of the shell"
+    } else {
+        "`keygatectl keys list` shows what there is"
+    }
 }
 
 fn list(keys: &[String]) -> String {

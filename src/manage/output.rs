@@ -142,6 +142,11 @@ impl Columns {
     }
 }
 
+/// Something that does not stop a command, on standard error; `text` without `warning: `.
+pub fn warn(text: &str) {
+    eprintln!("warning: {}", visible(text));
+}
+
 /// A reader that went away (`| head`) is a normal end: [`super::run`] knows this one by its path.
 pub fn broken(source: io::Error) -> Error {
     Error::Write { path: STANDARD_OUTPUT.into(), source }

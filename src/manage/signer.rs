@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::error::{Error, Result};
 use super::files;
 use super::output::Output;
+use crate::core::visible::visible;
 use crate::core::{SignerError, SignerKey};
 use crate::table::PublicKey;
 
@@ -110,9 +111,19 @@ pub fn new(out: &Path, public_out: Option<&Path>, output: &mut Output) -> Result
     let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8.as_ref());
     let signer = pair.ok().and_then(Signer::of).ok_or(Error::Random)?;
     let hint = "give another --out; a signer is never overwritten";
+    let public_hint = "give another --public-out; no signer was made";
+    if let Some(path) = public_out
+        && std::fs::symlink_metadata(path).is_ok()
+    {
+        return Err(Error::Exists { path: path.to_owned(), hint: public_hint });
+    }
     files::create_new(out, 0o600, pem.as_bytes(), hint)?;
     if let Some(path) = public_out {
-        files::create_new(path, 0o644, signer.public.to_pem().as_bytes(), hint)?;
+        let public = signer.public.to_pem();
+        files::create_new(path, 0o644, public.as_bytes(), public_hint).inspect_err(|_| {
+            // Half a signer would only be in the way of the next try.
+            std::fs::remove_file(out).ok();
+        })?;
     }
     let shown = show_public(&signer.public, Some(out), output).and_then(|()| output.flush());
     if let Err(Error::Write { source, .. }) = &shown
@@ -161,7 +172,10 @@ fn warn_if_readable(path: &Path) {
     if mode & 0o077 != 0 {
         let colon =
             if std::io::stderr().is_terminal() { "\x1b[33mwarning\x1b[0m" } else { "warning" };
-        eprintln!("{colon}: {} is readable by others; `chmod 600` it", path.display());
+        eprintln!(
+            "{colon}: {} is readable by others; `chmod 600` it",
+            visible(&path.to_string_lossy())
+        );
     }
 }
 

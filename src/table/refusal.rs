@@ -4,6 +4,7 @@
 use super::file_kind::FileKind;
 use super::signer_id::SignerId;
 use crate::core::count::count;
+use crate::core::shell::quoted;
 
 /// Declares [`Refusal::reason`] and [`Refusal::exit`] side by side, and the list of all of them,
 /// so that no variant can go without its own word and its own code.
@@ -31,7 +32,8 @@ macro_rules! reasons {
 pub enum Refusal {
     #[error(
         "made for another audience: {stated:?}, this deployment is {wanted:?}\n\
-         hint: build with `--audience {wanted}`, or correct `audience` in the configuration"
+         hint: build with `--audience {}`, or correct `audience` in the configuration",
+        quoted(.wanted)
     )]
     Audience { stated: Box<str>, wanted: Box<str> },
     #[error(

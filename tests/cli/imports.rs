@@ -299,3 +299,51 @@ fn what_cannot_be_read_is_an_error_and_no_panic() {
     );
     assert!(told.contains("the same field of a key"), "{told}");
 }
+
+#[test]
+fn hints_can_be_typed_whatever_the_names() {
+    let room = Room::with_registry();
+    let names =
+        ["Jane Doe", "$(touch PWNED); x y", "it's", "`id`", "esc\u{1b}[31m\u{202e}", "a\nb"];
+    for name in names {
+        let quoted = serde_json::to_string(name).unwrap();
+        room.write("kong.yaml", format!("consumers:\n- username: {quoted}\n  keyauth_credentials: [{{key: janekeyjanekeyjanekey1}}]\n  plugins: [{{name: bot-detection}}]\n"));
+        let told = room.fails(65, &["keys", "import", "kong.yaml", "--format", "kong"]);
+        let hint = told.lines().find(|line| line.starts_with("hint: ")).unwrap();
+        let (_, flags) = hint.split_once("not wanted:").unwrap();
+        let script = format!("exec \"$0\" keys import kong.yaml --format kong --dry-run{flags}");
+        let ran = std::process::Command::new("bash")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_keygatectl")])
+            .current_dir(room.root())
+            .env("LC_ALL", "C.UTF-8")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        // The key itself may be refused for its name; the flags were understood all the same.
+        assert!(
+            said.contains("restriction lost, as allowed") && !said.contains("warning: --allow"),
+            "{said}"
+        );
+        for text in [&told, &said] {
+            let raw = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+            assert!(!text.contains(raw), "{text:?}");
+        }
+        assert!(!room.path("PWNED").exists(), "{name}");
+    }
+    room.ok(&["-r", "my keys.toml", "keys", "init", "--audience", "shop"]);
+    let ran = room.run(&["-r", "my keys.toml", "keys", "create", "--org", "acme"]);
+    assert!(ran.stderr.contains("keygatectl -r 'my keys.toml' table build"), "{}", ran.stderr);
+}
+
+#[test]
+fn every_lost_restriction_is_in_the_hint() {
+    let room = Room::with_registry();
+    let consumers: String = (0..40)
+        .map(|n| format!("- username: c{n}\n  keyauth_credentials: [{{key: keykeykeykeykeykey{n:02}}}]\n  plugins: [{{name: bot-detection}}]\n"))
+        .collect();
+    room.write("kong.yaml", format!("consumers:\n{consumers}"));
+    let import = ["keys", "import", "kong.yaml", "--format", "kong"];
+    let told = room.fails(65, &import);
+    assert!(told.ends_with("not wanted: --allow-wider bot-detection\n"), "{told}");
+    room.ok(&[&import[..], &["--allow-wider", "bot-detection"]].concat());
+}

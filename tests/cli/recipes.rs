@@ -114,7 +114,7 @@ fn a_signature_that_does_not_fit_is_refused_and_nothing_written() {
     assert!(stranger.contains("not among the signers"), "{stranger}");
     room.write("sig", [7u8; 64]);
     let attach = ["table", "attach-signature", "t.kgt", "--signature", "sig"];
-    let wrong = room.fails(12, &[&attach[..], &["--signer-public", "hsm.pub"]].concat());
+    let wrong = room.fails(65, &[&attach[..], &["--signer-public", "hsm.pub"]].concat());
     assert!(wrong.contains("signature of ed25519:"), "{wrong}");
     room.write("sig", [7u8; 63]);
     let short = room.fails(65, &[&attach[..], &["--signer-public", "hsm.pub"]].concat());

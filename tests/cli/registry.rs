@@ -474,3 +474,109 @@ fn a_line_that_was_edited_by_hand_is_in_the_next_patch() {
     let view = crate::support::holder(&in_force, &key.secret).unwrap();
     assert!(view.grant.permissions.holds(&keygate::core::Permission::parse("send").unwrap()));
 }
+
+#[test]
+fn secrets_are_found_in_whatever_they_were_copied_with() {
+    use std::io::Write as _;
+    let room = Room::with_registry();
+    let feed = |arguments: &[&str], input: &str| {
+        let mut command = room.command(arguments);
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        crate::support::Ran::of(child.wait_with_output().unwrap())
+    };
+    let state = |id: &str| room.json(&["keys", "show", id])["state"].as_str().unwrap().to_owned();
+    let keys: Vec<_> = ["a", "b", "c", "d"].map(|name| room.create(&["--name", name])).into();
+    let revoke = ["keys", "revoke", "--secret-stdin"];
+    let two = format!("{}\n\n  {}\r\n", keys[0].secret, keys[1].secret);
+    assert_eq!(feed(&revoke, &two).code, 0);
+    assert_eq!((&*state(&keys[0].id), &*state(&keys[1].id)), ("revoked", "revoked"));
+    let header = format!("\u{feff}Authorization: Bearer {}\n", keys[2].secret);
+    assert_eq!(feed(&revoke, &header).code, 0);
+    assert_eq!(state(&keys[2].id), "revoked");
+    let mixed = format!("{}\nsome-other-secret-0123456789\n", keys[3].secret);
+    let ran = feed(&revoke, &mixed);
+    assert_eq!(ran.code, 66);
+    assert!(ran.stderr.contains("line 2:") && !ran.stderr.contains("0123456789"), "{}", ran.stderr);
+    assert_eq!(state(&keys[3].id), "active", "all or nothing");
+
+    let pair = room.create(&["--pair", "--name", "pair"]);
+    room.ok(&["keys", "rotate", "pair", "--overlap", "7d"]);
+    let ran = feed(&revoke, &pair.secret);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("has lost its former secret"), "{}", ran.stdout);
+    assert_eq!(state(&pair.id), "active", "the new secret did not leak");
+    assert_eq!(feed(&revoke, &pair.secret).code, 66);
+}
+
+#[test]
+fn no_message_shows_a_secret_or_a_trick_again() {
+    let room = Room::with_registry();
+    let key = room.create(&["--name", "a"]);
+    let told = room.fails(66, &["keys", "revoke", &key.secret]);
+    assert!(!told.contains(&key.secret) && told.contains("--secret-stdin"), "{told}");
+    for arguments in [
+        &["keys", "revoke", "--expires", &key.secret][..],
+        &["keys", "create", "--org", "acme", "--expires", &key.secret],
+        &["keys", "list", &key.secret],
+        &[&*key.secret],
+        &["status", "--serial", &key.secret],
+    ] {
+        let told = room.fails(64, arguments);
+        assert!(!told.contains(&key.secret), "{told}");
+    }
+    let told = room.fails(64, &["keys", "list", "x\u{202e}y\nerror: z"]);
+    assert!(told.contains("x\\u202ey\\u000aerror: z"), "{told}");
+    room.ok(&["keys", "edit", "a", "--note", "n", "--actor", "kim\u{202e}\n\u{1b}"]);
+    let audit = room.read("keys.audit.jsonl");
+    assert!(!audit.contains('\u{202e}') && !audit.contains('\u{1b}'), "{audit}");
+    for line in audit.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+}
+
+#[test]
+fn only_verify_has_a_code_per_reason() {
+    let room = Room::with_registry();
+    room.create(&["--name", "a"]);
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
+    for arguments in [
+        &["table", "inspect", "signer.pem"][..],
+        &["keys", "fold", "signer.pem"],
+        &["table", "build", "-o", "keys.toml", "--signer", "signer.pem"],
+        &["patch", "-o", "t.kgt", "--base", "t.kgt", "--signer", "signer.pem"],
+        &["table", "diff", "t.kgt", "signer.pem"],
+    ] {
+        room.fails(65, arguments);
+    }
+    let verify = ["table", "verify", "signer.pem", "--signer", "signer.pem", "--audience", "shop"];
+    room.fails(23, &verify);
+}
+
+#[test]
+fn a_signer_is_made_whole_or_not_at_all() {
+    let room = Room::new();
+    room.write("public.pem", "somebody's");
+    let told = room.fails(73, &["signer", "new", "-o", "x.pem", "--public-out", "public.pem"]);
+    assert!(told.contains("public.pem") && told.contains("another --public-out"), "{told}");
+    assert!(!room.path("x.pem").exists());
+    assert_eq!(room.read("public.pem"), "somebody's");
+    let told = room.fails(73, &["signer", "new", "-o", "x.pem", "--public-out", "none/public.pem"]);
+    assert!(!room.path("x.pem").exists(), "{told}");
+}
+
+#[test]
+fn what_is_typed_is_not_widened_in_silence() {
+    let room = Room::with_registry();
+    let create = ["keys", "create", "--org", "acme", "--name", "a"];
+    let told = room.fails(64, &[&create[..], &["--allow-ip", "10.0.0.1/8"]].concat());
+    assert!(told.contains("10.0.0.0/8"), "{told}");
+    let told = room.fails(64, &[&create[..], &["--expires", "2200-01-01"]].concat());
+    assert!(told.contains("2106-02-06"), "{told}");
+    let both = ["--expires", "2030-01-01", "--not-before", "2031-01-01"];
+    room.fails(64, &[&create[..], &both].concat());
+    room.ok(&[&create[..], &["--expires", "2030-01-01"]].concat());
+    room.fails(64, &["keys", "edit", "a", "--not-before", "2031-01-01"]);
+    room.fails(64, &["keys", "edit", "a", "--expires", "2030-01-01", "--not-before", "2030-06-01"]);
+}

@@ -13,7 +13,7 @@ use super::super::registry::settings::RegistrySettings;
 use super::super::session::{Issued, Session, issue, new_key_id, new_public_id};
 use super::super::time::{self, When};
 use super::details::{DetailArgs, LimitChange};
-use crate::core::address::parse_network;
+use crate::core::address::parse_typed_network;
 use crate::core::format::KeyFormat;
 use crate::core::{Environment, KeyStatus, LimitSet, OrgId, Permission};
 
@@ -29,7 +29,7 @@ pub struct Create {
     #[arg(long = "permission", value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
     pub permissions: Vec<Permission>,
     /// Address or network from which the key may be used; repeatable [default: everywhere]
-    #[arg(long = "allow-ip", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
+    #[arg(long = "allow-ip", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_typed_network)]
     pub networks: Vec<IpNet>,
     /// When the key expires: `90d`, `2027-01-31T00:00:00Z` or `never`
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
@@ -122,6 +122,9 @@ impl Create {
         self.details.apply(&mut entry, now)?;
         if entry.expires.is_some_and(|at| at <= now) {
             return Err(Error::argument("--expires", "is in the past"));
+        }
+        if entry.expires.zip(entry.not_before).is_some_and(|(end, begin)| end <= begin) {
+            return Err(Error::argument("--not-before", "would end the key before it begins"));
         }
         if !change.add(entry.clone()) {
             // 60 random bits met an id that is there already: the random source is broken.

@@ -1,5 +1,7 @@
 //! `keys edit|disable|enable|revoke`.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 
 use super::super::error::{Error, Result};
@@ -12,8 +14,8 @@ use super::super::time::When;
 use super::create;
 use super::details::{DetailArgs, LimitChange};
 use super::former::{former, has_former_secret, name_both};
-use super::lookup::{holder, secret_digest};
-use crate::core::address::parse_network;
+use super::lookup::{HeldAs, given_lines, holders};
+use crate::core::address::parse_typed_network;
 use crate::core::{Environment, KeyStatus, OrgId, Permission};
 
 /// Which keys.
@@ -73,7 +75,7 @@ pub struct Edit {
     #[arg(long, value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
     pub remove_permission: Vec<Permission>,
     /// Replace all networks; repeatable
-    #[arg(long = "allow-ip", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
+    #[arg(long = "allow-ip", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_typed_network)]
     pub networks: Vec<IpNet>,
     /// Allow every address again
     #[arg(long, conflicts_with = "networks")]
@@ -110,12 +112,20 @@ pub struct OrNone<T>(pub Option<T>);
 impl KeySelection {
     pub fn set(self, turn: Turn, session: &mut Session) -> Result<()> {
         let now = session.now();
-        let digest = if self.secret_stdin { Some(secret_digest()?) } else { None };
+        let given = if self.secret_stdin { Some(given_lines()?) } else { None };
+        let mut leaked_former = BTreeSet::new();
         let mut change = super::begin(session, Check::Touched)?;
         self.publish.check(change.registry(), session)?;
         let mut found = Vec::new();
-        match digest {
-            Some(digest) => found.push(holder(&change, digest)?),
+        match given {
+            Some(given) => {
+                for held in holders(change.registry(), &given)? {
+                    if turn == Turn::Revoke && held.held_as == HeldAs::Former {
+                        leaked_former.insert(held.located.entry.id);
+                    }
+                    found.push(held.located);
+                }
+            }
             None if turn == Turn::RevokeFormer => {
                 for key in &self.keys {
                     found.push(former(change.registry(), key, self.org.as_ref(), now)?);
@@ -134,6 +144,16 @@ impl KeySelection {
         found.dedup_by_key(|located| located.line);
         let mut same = Vec::new();
         for located in found {
+            let turn = match leaked_former.contains(&located.entry.id) {
+                // The pair's other secret did not leak.
+                true if has_former_secret(&located.entry, now) => Turn::RevokeFormer,
+                true => {
+                    let id = located.entry.id;
+                    session.output.note(&format!("{id}: this former secret has expired already"));
+                    continue;
+                }
+                false => turn,
+            };
             match turn.apply(&located.entry, now)? {
                 Some(new) => change.replace(located, new),
                 None => same.push(located.entry),
@@ -156,7 +176,11 @@ impl KeySelection {
             return self.publish.after(&committed, session);
         }
         let committed = super::commit(change, turn.action(), &self.publish, session)?;
-        finish(&committed, |entry| turn.became(entry), &self.publish, session)
+        let became = |entry: &RegistryEntry| match leaked_former.contains(&entry.id) {
+            true => Turn::RevokeFormer.became(entry),
+            false => turn.became(entry),
+        };
+        finish(&committed, became, &self.publish, session)
     }
 }
 
@@ -293,6 +317,12 @@ impl Edit {
         }
         if let Some(when) = self.not_before {
             new.not_before = when.resolve(now).map_err(|e| Error::argument("--not-before", e))?;
+        }
+        if (self.expires.is_some() || self.not_before.is_some())
+            && new.expires.zip(new.not_before).is_some_and(|(end, begin)| end <= begin)
+        {
+            let option = if self.not_before.is_some() { "--not-before" } else { "--expires" };
+            return Err(Error::argument(option, "would end the key before it begins"));
         }
         new.limits = LimitChange::apply(&self.limits, &new.limits)?;
         self.details.apply(&mut new, now)?;

@@ -32,7 +32,9 @@ use super::super::registry::entry::{FieldFault, parse_limit};
 use super::super::session::Session;
 use super::super::time::When;
 use super::create;
-use crate::core::address::parse_network;
+use crate::core::address::parse_typed_network;
+use crate::core::shell::quoted;
+use crate::core::visible::one_line;
 use crate::core::{Environment, Limit, OrgId, Permission};
 
 use self::collect::ImportItem;
@@ -53,7 +55,7 @@ pub struct Import {
     #[arg(long = "permission", value_name = "WORD", value_delimiter = ',', value_parser = Permission::parse)]
     pub permissions: Vec<Permission>,
     /// Networks of keys without any
-    #[arg(long = "allow-ip", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_network)]
+    #[arg(long = "allow-ip", value_name = "NETWORK", value_delimiter = ',', value_parser = parse_typed_network)]
     pub networks: Vec<IpNet>,
     /// Expiry of keys without one
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
@@ -199,6 +201,7 @@ impl Import {
         let mut seen = BTreeMap::new();
         let mut unmarked = BTreeSet::new();
         let mut used = BTreeSet::new();
+        let mut told = BTreeSet::new();
         let mut escaped = BTreeMap::new();
         let now = session.now();
         let expires = match self.expires {
@@ -229,7 +232,7 @@ impl Import {
                 }
                 ImportItem::Lost(lost) => {
                     let line = ReportLine::of(&lost);
-                    if report.not_carried.last() != Some(&line) {
+                    if told.insert((String::new(), line.clone())) {
                         report.not_carried.push(line);
                     }
                     return Ok(());
@@ -241,7 +244,7 @@ impl Import {
                     used.extend(named);
                     let (name, at) = (wider.name(), ReportLine::of(&wider.fault));
                     // A plugin for all is told once, whomever it restricts.
-                    if report.wider.iter().any(|told| told.name == name && told.at == at) {
+                    if !told.insert((name.clone(), at.clone())) {
                         return Ok(());
                     }
                     report.wider.push(Widened { name, allowed, at });
@@ -313,12 +316,15 @@ impl Import {
                 n => format!(", and {} more like it", n - 1),
             };
             report.warnings.push(format!(
-                "the org of `{client}` is written `{org}`{more}: an org is ASCII without spaces; \
-                 --org gives all of them another"
+                "the org of `{}` is written `{org}`{more}: an org is ASCII without spaces; --org gives \
+                 all of them another",
+                one_line(client)
             ));
         }
         for name in self.allow_wider.iter().filter(|name| !used.contains(name.as_str())) {
-            report.warnings.push(format!("--allow-wider {name}: nothing here has this name"));
+            report
+                .warnings
+                .push(format!("--allow-wider {}: nothing here has this name", quoted(name)));
         }
         if format == ImportFormat::NginxMap {
             report.warnings.push(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::error::Result;
+use super::super::error::{Error, Result};
 use super::super::output::Columns;
 use super::super::publish::pending::{self, UnpublishedKeys, UnpublishedOrgs};
 use super::super::registry::entry::{
@@ -17,7 +17,7 @@ use super::super::registry::{Filter, Form, Registry};
 use super::super::session::Session;
 use super::super::time;
 use super::super::usage::UsageArgs;
-use super::lookup::secret_digest;
+use super::lookup::{HeldAs, given_lines, holders};
 use super::unused::show_minute;
 use crate::core::format::KeyFormat;
 use crate::core::{Environment, KeyId, OrgId, Permission, PolicyName};
@@ -232,15 +232,15 @@ impl Show {
         let entry = match &self.key {
             Some(key) => registry.select(key, self.org.as_ref(), now)?.entry,
             None => {
-                let digest = secret_digest()?;
-                let filter = Filter { digest: Some(digest), ..Filter::default() };
-                let found = registry.find(&filter)?.pop();
-                found
-                    .ok_or_else(|| super::super::error::Error::NoSuchKey {
-                        selector: "(the secret from standard input)".into(),
-                        path: session.registry.clone(),
-                    })?
-                    .entry
+                let mut held = holders(&registry, &given_lines()?)?;
+                let (Some(only), true) = (held.pop(), held.is_empty()) else {
+                    let why = "standard input has secrets of several keys; give one";
+                    return Err(Error::argument("--secret-stdin", why));
+                };
+                if only.held_as == HeldAs::Former {
+                    session.output.note("this is the former secret of a pair");
+                }
+                only.located.entry
             }
         };
         let mut value = to_json(&entry, &registry.settings, now);

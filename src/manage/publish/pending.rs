@@ -15,6 +15,7 @@ use super::super::session::Session;
 use super::Plan;
 use super::compare::Standing;
 use super::head::head;
+use crate::core::shell::quoted_path;
 use crate::core::{KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::{KeySet, TableFormat};
 
@@ -195,7 +196,7 @@ impl UnpublishedOrgs {
 pub fn program(registry: &Registry) -> String {
     match is_default(&registry.path) {
         true => "keygatectl".to_owned(),
-        false => format!("keygatectl -r {}", quoted(&registry.path)),
+        false => format!("keygatectl -r {}", quoted_path(&registry.path)),
     }
 }
 
@@ -205,13 +206,14 @@ pub fn command(registry: &Registry) -> Result<String> {
     words.extend(["table".to_owned(), "build".to_owned()]);
     let publish = &registry.settings.publish;
     if publish.table.is_none() {
-        let table = table_of(registry)?.map_or_else(|| "FILE".to_owned(), |path| quoted(&path));
+        let table =
+            table_of(registry)?.map_or_else(|| "FILE".to_owned(), |path| quoted_path(&path));
         words.extend(["--out".to_owned(), table]);
     }
     if publish.signer.is_none() {
         // Where `signer new` puts it.
         let signer = registry.path.with_file_name("signer.pem");
-        let signer = if signer.exists() { quoted(&signer) } else { "FILE".to_owned() };
+        let signer = if signer.exists() { quoted_path(&signer) } else { "FILE".to_owned() };
         words.extend(["--signer".to_owned(), signer]);
     }
     Ok(words.join(" "))
@@ -240,7 +242,7 @@ pub fn command_of(registry: &Registry, plan: &Plan, signers: &[PathBuf]) -> Stri
         }
     }
     named.extend(signers.iter().map(|signer| ("--signer", signer.as_path())));
-    let options = named.iter().map(|(option, path)| format!(" {option} {}", quoted(path)));
+    let options = named.iter().map(|(option, path)| format!(" {option} {}", quoted_path(path)));
     format!("{} {command}{}", program(registry), options.collect::<String>())
 }
 
@@ -286,11 +288,4 @@ fn table_of(registry: &Registry) -> Result<Option<PathBuf>> {
 fn is_default(path: &Path) -> bool {
     let (toml, lines) = (Path::new("keys.toml"), Path::new("keys.jsonl"));
     path == toml || path == lines && !toml.exists()
-}
-
-/// As a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
-    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

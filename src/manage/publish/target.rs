@@ -21,6 +21,8 @@ use super::head::head;
 use super::losses::{Acknowledged, Difference};
 use super::purpose::on_purpose;
 use super::terms::Terms;
+use crate::core::shell::quoted_path;
+use crate::manage::output::warn;
 use crate::table::FileKind;
 use crate::table::write::Draft;
 use crate::table::{
@@ -105,7 +107,7 @@ impl Destination<'_> {
         }
         for (option, ids) in [("--readmit", &idle.readmit), ("--drop", &idle.drop)] {
             for id in ids {
-                eprintln!("warning: {option} {id} has nothing to undo in what is published");
+                warn(&format!("{option} {id} has nothing to undo in what is published"));
             }
         }
         Ok(())
@@ -158,7 +160,7 @@ impl Destination<'_> {
                 "is published, and would be replaced by a file that nobody has signed yet\n\
                  hint: give --out for a draft; `keygatectl table attach-signature DRAFT --out {}` \
                  puts it in its place",
-                self.out.display()
+                quoted_path(self.out)
             ),
             false if !signing.iter().any(is_known) => {
                 let signing: Vec<_> = signing.iter().map(ToString::to_string).collect();
@@ -311,12 +313,12 @@ impl Destination<'_> {
         };
         let last = registry.settings.published.iter().rfind(is_here);
         if let Some(last) = last {
-            eprintln!(
-                "warning: {} is gone, where this registry published serial {}: what somebody else \
+            warn(&format!(
+                "{} is gone, where this registry published serial {}: what somebody else \
                  has published since cannot be compared, and may be undone",
                 self.out.display(),
                 last.serial
-            );
+            ));
         }
     }
 
@@ -401,12 +403,12 @@ fn write_compared<F: Read + Seek>(
         let is_draft =
             matches!(place.source, PublishOrigin::Draft { .. } | PublishOrigin::ForeignDraft);
         if !is_draft && theirs.issued_at_ms > ours.issued_at_ms {
-            eprintln!(
-                "warning: this machine's clock is behind: {} was issued at {}, which is in its \
+            warn(&format!(
+                "this machine's clock is behind: {} was issued at {}, which is in its \
                  future",
                 place.out.display(),
                 time::show(theirs.issued_at_ms / 1000)
-            );
+            ));
         }
     }
     let mut to = Replacement::of(&out)?;
@@ -425,7 +427,7 @@ fn write_compared<F: Read + Seek>(
         artefact.made_of = made_of;
         if let Err(e) = remember(registry, artefact) {
             // It is published. The next publication takes it for somebody else's and compares it.
-            eprintln!("warning: published, but the registry could not write that down: {e}");
+            warn(&format!("published, but the registry could not write that down: {e}"));
         }
     }
     Ok(Published { path: place.out.to_owned(), manifest: ours, bytes })

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::entry::RegistryEntry;
 use crate::core::KeyId;
+use crate::core::visible::one_line;
 use crate::manage::error::{Error, Result};
 use crate::manage::{files, time};
 
@@ -40,17 +41,16 @@ pub fn who(named: Option<&str>) -> String {
         let read = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
         read("SUDO_USER").or_else(|| read("USER")).or_else(|| read("LOGNAME"))
     });
-    let mut who = match user {
-        Some(user) => format!("{user} (uid {uid})"),
+    match user {
+        Some(user) => format!("{} (uid {uid})", one_line(&user)),
         None => format!("uid {uid}"),
-    };
-    who.retain(|c| !c.is_control());
-    who
+    }
 }
 
 pub fn append(registry: &Path, records: &[Record]) -> Result<()> {
-    let lines: Vec<_> =
-        records.iter().filter_map(|record| serde_json::to_string(record).ok()).collect();
+    // People read it with `cat`: what a terminal would not show as it is stays escaped, as JSON may.
+    let json = records.iter().filter_map(|record| serde_json::to_string(record).ok());
+    let lines: Vec<_> = json.map(|line| one_line(&line).into_owned()).collect();
     if lines.is_empty() {
         Ok(())
     } else {

@@ -21,6 +21,7 @@ use super::super::session::Session;
 use super::super::signer::{Signer, load_public, table_key};
 use super::super::time::When;
 use crate::core::KeySpec;
+use crate::manage::output::warn;
 use crate::table::Acknowledge;
 use crate::table::write::BodyBuilder;
 use crate::table::{FileKind, TableFormat};
@@ -170,7 +171,7 @@ impl Build {
         let place = Destination { out: &out, base: None, source, meant: &meant };
         match place.refuse_strangers(&terms) {
             // Who names the signers for this one file may be rotating them.
-            Err(e) if !self.signers.is_empty() => eprintln!("warning: {e}"),
+            Err(e) if !self.signers.is_empty() => warn(&format!("{e}")),
             judged => judged?,
         }
         place.refuse_rollback(FileKind::Table, &terms.audience, change.serial())?;
@@ -298,7 +299,7 @@ impl Build {
                 return Err(Error::Faults { faults, hint });
             }
             for fault in &faults {
-                eprintln!("warning: left out: {fault}");
+                warn(&format!("left out: {fault}"));
             }
         }
         let message = self.message.as_deref();

@@ -58,8 +58,10 @@ impl Verify {
         let (manifest, signed_by) = self.verify(session).map_err(|e| match e {
             Error::TooLarge { path, .. } => {
                 let bytes = std::fs::metadata(&path).map_or(0, |m| m.len());
-                Error::refused(&path, Refusal::TooLarge { bytes, limit: self.max_bytes })
+                let refusal = Refusal::TooLarge { bytes, limit: self.max_bytes };
+                Error::NotVerified { path, refusal }
             }
+            Error::Refused { path, refusal } => Error::NotVerified { path, refusal },
             e => e,
         })?;
         let signers: Vec<_> = signed_by.iter().map(|key| key.id().to_string()).collect();

@@ -18,6 +18,7 @@ use super::placeholder;
 use super::rules::AllowedNetworks;
 use super::yaml::Yaml;
 use crate::core::format::KeyFormat;
+use crate::core::visible::one_line;
 use crate::core::{Environment, Limit, OrgId, Permission, PolicyName, Secret};
 
 /// Fewer characters than this hold fewer than 128 bits, however they were chosen.
@@ -173,7 +174,7 @@ impl<'a> Findings<'a> {
     }
 
     pub fn at(&self, spot: &Spot, why: impl std::fmt::Display) -> FileFault {
-        FileFault::new(self.path, spot.line, &spot.place, why)
+        FileFault::new(self.path, spot.line, &spot.place, one_line(&why.to_string()))
     }
 }
 

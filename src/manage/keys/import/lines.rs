@@ -16,6 +16,7 @@ use super::columns::{Column, digest_text, is_harmless, owner, previous, unknown}
 use super::{strict_json, text};
 use crate::core::Digest;
 use crate::core::count::count;
+use crate::core::visible::one_line;
 
 /// The longest line that is read: a key is a few hundred bytes.
 const MAX_LINE: u64 = 1 << 20;
@@ -132,7 +133,8 @@ fn refuse_twins(
     for (header, column) in headers.iter().zip(columns) {
         let Some(column) = column else { continue };
         if let Some(other) = first.insert(*column, header) {
-            let why = format!("is the same field of a key as `{other}`, another column");
+            let why =
+                format!("is the same field of a key as `{}`, another column", one_line(other));
             let hint = "leave one of the two out; nothing was read";
             return Err(Error::fault(FileFault::new(path, line, header, why), hint));
         }
@@ -271,7 +273,7 @@ fn json_key(
             continue;
         }
         if let Some(other) = first.insert(column, name.clone()) {
-            let why = format!("is the same field of a key as `{other}`");
+            let why = format!("is the same field of a key as `{}`", one_line(&other));
             return sink(ImportItem::Fault(FileFault::new(path, line, &name, why)));
         }
         match value {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::super::super::error::{FileFault, Result};
 use super::super::super::output::count;
 use super::super::super::session::Session;
+use crate::core::shell::quoted;
 
 /// What was done, or would be.
 #[derive(Debug, Default, Serialize)]
@@ -38,7 +39,7 @@ pub struct Widened {
     pub at: ReportLine,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct ReportLine {
     pub line: u64,
     #[serde(rename = "where")]
@@ -79,7 +80,7 @@ impl ImportReport {
             let restrictions = count(lines.len() as u64, "restriction");
             session.output.line(&format!("{restrictions} {title}:"))?;
             for line in lines {
-                session.output.line(&format!("  {} ({})", line.at.text(), line.name))?;
+                session.output.line(&format!("  {} ({})", line.at.text(), quoted(&line.name)))?;
             }
         }
         for warning in &self.warnings {

@@ -50,7 +50,7 @@ pub fn documents(source: &mut dyn BufRead, path: &Path) -> Result<Vec<Yaml>> {
             serde_saphyr::Error::DuplicateMappingKey { .. } => {
                 ("a name stands twice in one mapping", "remove one of the two")
             }
-            _ => ("is not YAML that can be read", "--format says what the file is"),
+            _ => (reason(&text, line), "--format says what the file is"),
         };
         Error::fault(FileFault::new(path, line, "", why), hint)
     })
@@ -67,6 +67,20 @@ pub fn list_of(value: Option<&Yaml>) -> std::result::Result<&[Yaml], Misshapen> 
         None | Some(Is::Null) => Ok(&[]),
         Some(Is::List(items)) => Ok(items),
         Some(_) => Err(Misshapen),
+    }
+}
+
+/// Why a text is no YAML, as far as we see it without quoting from it.
+fn reason(text: &str, line: u64) -> &'static str {
+    let at = usize::try_from(line).unwrap_or_default().saturating_sub(1);
+    let near = text.lines().skip(at.saturating_sub(1)).take(2);
+    let indented = |line: &str| line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t');
+    if near.clone().any(indented) {
+        "is not YAML that can be read: a tab stands in the indentation"
+    } else if text.contains(|c: char| c.is_control() && !matches!(c, '\n' | '\t')) {
+        "is not YAML that can be read: it has control characters"
+    } else {
+        "is not YAML that can be read: a bracket, a quote or the indentation near here is wrong"
     }
 }
 

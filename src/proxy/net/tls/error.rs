@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::core::shell::quoted_path;
+
 /// Why files were not put in force. The operator is at fault; no message has bytes of a file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -25,15 +27,15 @@ pub enum TlsError {
     )]
     ByteOrderMark(PathBuf),
     #[error(
-        "{path}: is DER, not PEM\nhint: `openssl {tool} -inform DER -in {path} -out {path}.pem`, and \
+        "{}: is DER, not PEM\nhint: `openssl {tool} -inform DER -in {} -out {}`, and \
          name that file",
-        path = path.display()
+        path.display(), quoted_path(.path), beside(.path, ".pem")
     )]
     Der { path: PathBuf, tool: &'static str },
     #[error(
-        "{path}: is encrypted with a passphrase, which keygate has nowhere to read\nhint: `openssl pkey \
-         -in {path} -out {path}.clear` decrypts it; let nobody but keygate read the result",
-        path = .0.display()
+        "{}: is encrypted with a passphrase, which keygate has nowhere to read\nhint: `openssl pkey \
+         -in {} -out {}` decrypts it; let nobody but keygate read the result",
+        .0.display(), quoted_path(.0), beside(.0, ".clear")
     )]
     EncryptedKey(PathBuf),
     #[error(
@@ -119,4 +121,11 @@ impl TlsError {
     pub(super) fn setup(error: impl std::fmt::Display) -> Self {
         Self::Setup(error.to_string())
     }
+}
+
+/// The path with something behind it, as a shell takes it.
+fn beside(path: &Path, ending: &str) -> String {
+    let mut path = path.as_os_str().to_owned();
+    path.push(ending);
+    quoted_path(Path::new(&path))
 }
