@@ -41,7 +41,7 @@ pub use self::accept::{
 pub use self::body::Counts;
 pub use self::buffer::Buffer;
 pub use self::entry::{KeyEntry, OrgLimits};
-pub use self::file::{Bounds, Patch, Table};
+pub use self::file::{Bounds, Patch, SignedHead, Table};
 pub use self::file_kind::FileKind;
 pub use self::format::TableFormat;
 pub use self::keyset::KeySet;

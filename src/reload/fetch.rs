@@ -1,6 +1,7 @@
 //! A thread per URL: fetches, verifies, waits for the verdict, keeps the copy on disk.
 //! Imports `clock`, `table`, `reload::{keeper, url, files}`.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,13 +10,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::files;
+use super::files::{self, FileTurn};
 use super::keeper::{LoadFailure, VerifyTerms};
 use super::source::SourceError;
 use super::url::{Fetch, FetchAnswer, TransferDeadline, UrlSource, Validators};
 use crate::clock::Clock;
 use crate::table::FileKind;
-use crate::table::{Buffer, Patch, Refusal, Table};
+use crate::table::{Buffer, Patch, Refusal, SignedHead, Table};
 use crate::telemetry::control::ReloadKind;
 
 /// Longest pause after failures, unless polling is slower still.
@@ -259,17 +260,38 @@ impl Fetcher {
     /// directory being safe.
     fn keep(&self, verified: &Verified) {
         let Some(copy) = self.cache.as_ref().filter(|_| self.copies.are_kept()) else { return };
-        let bytes = match verified {
-            Verified::Patch(patch) => patch.file(),
-            Verified::Table(table) => table.file(),
-        };
-        if let Err(error) = files::place(copy, bytes).and_then(files::Placed::force) {
+        if let Err(error) = self.replace(copy, verified) {
             tracing::error!(
                 copy = %copy.display(), %error,
                 "no copy of what is in force could be kept: keygate cannot start while the URL is \
                  down\nhint: give it a writable cache_dir with room for the table"
             );
         }
+    }
+}
+
+impl Fetcher {
+    /// Never by an older one: another process of this configuration, of which one replaces the other,
+    /// may have kept a newer one while this one was fetched. The state file knows of that, and would
+    /// refuse a start from the older one.
+    fn replace(&self, copy: &Path, verified: &Verified) -> io::Result<()> {
+        let turn = FileTurn::take(copy)?;
+        let (bytes, serial) = match verified {
+            Verified::Patch(patch) => (patch.file(), patch.serial()),
+            Verified::Table(table) => (table.file(), table.serial()),
+        };
+        let kind = match self.artefact {
+            ReloadKind::Patch => FileKind::Patch,
+            ReloadKind::Table => FileKind::Table,
+        };
+        // What cannot be read, or has no good signature, is worth nothing.
+        let there = files::read_head(copy, SignedHead::MAX_BYTES).ok().flatten();
+        let trust = &self.terms.load().trust;
+        let there = there.and_then(|head| SignedHead::open(&head, kind, trust).ok());
+        if there.is_some_and(|there| there.manifest.serial > serial) {
+            return Ok(());
+        }
+        turn.place(bytes)?.force()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,12 +31,6 @@ pub(super) struct FileTurn<'p> {
 const TRIES: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Puts `bytes` in the place of `path` at once, when it is our turn. A crash of the process leaves
-/// the old file or the new one; [`Placed::force`] makes it so for a crash of the machine as well.
-pub(super) fn place(path: &Path, bytes: &[u8]) -> io::Result<Placed> {
-    FileTurn::take(path)?.place(bytes)
-}
-
 // === impl FileTurn ===
 
 impl<'p> FileTurn<'p> {
@@ -58,6 +52,8 @@ impl<'p> FileTurn<'p> {
         Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds its lock"))
     }
 
+    /// Puts `bytes` in the place of the file at once. A crash of the process leaves the old file or
+    /// the new one; [`Placed::force`] makes it so for a crash of the machine as well.
     pub(super) fn place(self, bytes: &[u8]) -> io::Result<Placed> {
         // One writer at a time: the name of the temporary need not be unique, and a left-over one is
         // overwritten instead of piling up.
@@ -119,9 +115,25 @@ pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Buffer>> {
     Ok(Some(bytes))
 }
 
+/// The first bytes of a file, at most `limit`. `None`: there is none.
+pub(super) fn read_head(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut head = Vec::new();
+    file.take(limit).read_to_end(&mut head)?;
+    Ok(Some(head))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn place(path: &Path, bytes: &[u8]) -> io::Result<Placed> {
+        FileTurn::take(path)?.place(bytes)
+    }
 
     fn names(directory: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(directory).unwrap().flatten();

@@ -3,9 +3,10 @@
 use super::body::{Counts, TableBody};
 use super::buffer::Buffer;
 use super::entry::{KeyEntry, OrgLimits};
-use super::envelope::Envelope;
+use super::envelope::{Envelope, MAX_MANIFEST, MAX_SIGNATURES, SignatureEntry};
 use super::file_kind::FileKind;
 use super::format::TableFormat;
+use super::layout::ALIGN;
 use super::manifest::{BodyHash, Manifest};
 use super::refusal::Refusal;
 use super::trust::{PublicKey, Trust};
@@ -25,6 +26,13 @@ pub struct Table(File);
 /// A verified patch: what changed since its base.
 #[derive(Debug)]
 pub struct Patch(File);
+
+/// What a file says of itself before its body. Its signatures hold.
+#[derive(Debug)]
+pub struct SignedHead {
+    pub manifest: Manifest,
+    signed_by: Box<[PublicKey]>,
+}
 
 #[derive(Debug)]
 struct File {
@@ -51,7 +59,34 @@ impl File {
         if bytes > bounds.max_bytes {
             return Err(Refusal::TooLarge { bytes, limit: bounds.max_bytes });
         }
-        let envelope = Envelope::parse(&file)?;
+        let (at, format) = {
+            let envelope = Envelope::parse(&file)?;
+            (envelope.body_at, envelope.format)
+        };
+        let SignedHead { manifest, signed_by } = SignedHead::open(&file, kind, trust)?;
+        let body = file.get(at..).unwrap_or_default();
+        check_body(&manifest, body)?;
+        let body = TableBody::open(file, at, format)?;
+        check_counts(&manifest, &body)?;
+        body.check_org_limits_of(kind)?;
+        Ok(Self { manifest, signed_by, body })
+    }
+}
+
+// === impl SignedHead ===
+
+impl SignedHead {
+    /// Longest head of a file: frame, manifest, signatures and the padding behind them.
+    pub const MAX_BYTES: u64 =
+        (24 + MAX_MANIFEST + MAX_SIGNATURES * size_of::<SignatureEntry>() + ALIGN) as u64;
+
+    /// Opens the head of a file of which `file` is the beginning, or all.
+    ///
+    /// # Errors
+    ///
+    /// As [`Table::open`], but for what is wrong with the body, which is not looked at.
+    pub fn open(file: &[u8], kind: FileKind, trust: &Trust) -> Result<Self, Refusal> {
+        let envelope = Envelope::parse(file)?;
         let signed_by = trust.verify(&envelope)?;
         let manifest = Manifest::parse(&envelope)?;
         if manifest.kind != kind {
@@ -67,13 +102,7 @@ impl File {
             let stated = manifest.audience;
             return Err(Refusal::Audience { stated, wanted: wanted.into() });
         }
-        let (at, format) = (envelope.body_at, envelope.format);
-        let body = file.get(at..).unwrap_or_default();
-        check_body(&manifest, body)?;
-        let body = TableBody::open(file, at, format)?;
-        check_counts(&manifest, &body)?;
-        body.check_org_limits_of(kind)?;
-        Ok(Self { manifest, signed_by: signed_by.into(), body })
+        Ok(Self { manifest, signed_by: signed_by.into() })
     }
 }
 

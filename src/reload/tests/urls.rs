@@ -171,6 +171,33 @@ fn a_table_that_is_refused_does_not_replace_the_copy() {
     assert_eq!(opened(&fs::read(folder.at("cache/table.kgt")).unwrap()).serial(), 6);
 }
 
+/// Two processes of one configuration, of which one replaces the other, share the copy.
+#[test]
+fn a_copy_is_never_replaced_by_an_older_one() {
+    let server = Server::versioned("/t.kgt", &table(5));
+    let folder = folder(&server.url(), "patch = \"\"\n");
+    let running = folder.start();
+    let copy = || fs::read(folder.at("cache/table.kgt")).unwrap();
+    assert_eq!(opened(&copy()).serial(), 5);
+    // The other one was faster, and knows more.
+    folder.publish("cache/table.kgt", &table(7));
+    server.put("/t.kgt", &table(6));
+    running.until_serial(6);
+    running.until("asked again", |r| {
+        r.metric("keygate_source_fetches_total{artefact=\"table\",result=\"unchanged\"}") >= 1.0
+    });
+    assert_eq!(opened(&copy()).serial(), 7);
+    server.put("/t.kgt", &table(8));
+    running.until("a newer copy", |_| opened(&copy()).serial() == 8);
+    // What nobody trusted has signed keeps no place.
+    let mut forged = table(20);
+    forged[40] ^= 1;
+    folder.publish("cache/table.kgt", &forged);
+    server.put("/t.kgt", &table(9));
+    running.until("a good copy", |_| copy() != forged);
+    assert_eq!(opened(&copy()).serial(), 9);
+}
+
 #[test]
 fn a_server_that_waits_is_asked_to() {
     let base = table(1);
