@@ -32,6 +32,7 @@ use self::published::{BuiltFile, MadeOf};
 use self::settings::RegistrySettings;
 use super::error::{Error, FileFault, Result};
 use super::files;
+use crate::core::format::KeyFormat;
 use crate::core::{Digest, KeyId, OrgId};
 use crate::table::BodyHash;
 
@@ -128,6 +129,10 @@ impl Registry {
         faults: &mut Vec<FileFault>,
         each: &mut dyn FnMut(Located) -> Result<()>,
     ) -> Result<()> {
+        let each = &mut |mut located: Located| {
+            cut_prefix(&mut located.entry, &self.settings);
+            each(located)
+        };
         match self.form {
             Form::JsonLines => {
                 let content =
@@ -339,6 +344,25 @@ impl Read for FromStart {
         let read = self.file.read_at(to, self.position)?;
         self.position += read as u64;
         Ok(read)
+    }
+}
+
+/// Leaves the first eight characters behind the prefix, with which an older keygatectl noted them.
+fn cut_prefix(entry: &mut RegistryEntry, settings: &RegistrySettings) {
+    let noted = &*entry.key_prefix;
+    // Only a longer text can be told from eight symbols that begin like a prefix of letters.
+    let is_told = |format: &KeyFormat| {
+        noted.len() > KeyFormat::SHOWN
+            || !format.prefix.ends_with(|last: char| last.is_ascii_alphanumeric())
+    };
+    let has = |format: &&KeyFormat| !format.prefix.is_empty() && noted.starts_with(&*format.prefix);
+    let named = entry.prefix.as_deref().and_then(|name| settings.prefixes.get(name));
+    let format = named.or_else(|| settings.prefixes.values().find(has));
+    if let Some(format) = format.filter(|format| is_told(format)) {
+        let rest = format.behind_prefix(noted);
+        if rest.len() < noted.len() {
+            entry.key_prefix = rest.into();
+        }
     }
 }
 

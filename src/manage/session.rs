@@ -46,8 +46,8 @@ pub struct Session {
 pub struct Issued {
     pub secret: Secret,
     pub digest: Digest,
-    /// Prefix, environment and the first symbols.
-    pub start: Box<str>,
+    /// The first symbols behind prefix and environment.
+    pub key_prefix: Box<str>,
 }
 
 // === impl Session ===
@@ -127,8 +127,9 @@ pub fn issue(format: &KeyFormat, environment: Option<Environment>) -> Result<Iss
     // About one byte in four is passed over; 1 KiB is far beyond the longest form.
     let secret = format.encode(environment, *zeroize::Zeroizing::new(random::<1024>()?));
     let secret = secret.ok_or(Error::Random)?;
-    let shown = format.head_of(secret.expose()) + KeyFormat::SHOWN;
-    Ok(Issued { digest: secret.digest(), start: start_of(secret.expose(), shown), secret })
+    let rest = secret.expose().get(format.head_of(secret.expose())..).unwrap_or_default();
+    let key_prefix = start_of(rest, KeyFormat::SHOWN);
+    Ok(Issued { digest: secret.digest(), key_prefix, secret })
 }
 
 /// A public id in the manner of the form: shorter, without checksum. It need not be secret.

@@ -112,7 +112,7 @@ impl Create {
             sunset: None,
             owner: None,
             prefix,
-            start: issued.start.clone(),
+            key_prefix: issued.key_prefix.clone(),
             public_id: self.pair.then(|| new_public_id(&format, self.environment)).transpose()?,
             digest: issued.digest,
             previous: None,

@@ -363,7 +363,7 @@ fn tell(
     let edited = committed.edited.iter().map(|(_, entry)| entry);
     for entry in edited.chain(&committed.added) {
         if session.output.json {
-            let key = super::list::to_json(entry, &committed.registry.settings, session.now());
+            let key = super::list::to_json(entry, session.now());
             let mut line = serde_json::json!({ "serial": committed.serial, "key": key });
             publishing.into_iter().for_each(|publishing| publishing.say(&mut line));
             session.output.json_line(&line)?;

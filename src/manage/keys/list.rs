@@ -11,7 +11,6 @@ use super::super::publish::pending::{self, UnpublishedKeys, UnpublishedOrgs};
 use super::super::registry::entry::{
     RegistryEntry, show_digest, show_limit, show_limits, show_network,
 };
-use super::super::registry::settings::RegistrySettings;
 use super::super::registry::words::to_object;
 use super::super::registry::{Filter, Form, Registry};
 use super::super::session::Session;
@@ -19,7 +18,6 @@ use super::super::time;
 use super::super::usage::UsageArgs;
 use super::lookup::{HeldAs, given_lines, holders};
 use super::unused::show_minute;
-use crate::core::format::KeyFormat;
 use crate::core::{Environment, KeyId, OrgId, Permission, PolicyName};
 use crate::usage::MergedUse;
 
@@ -110,7 +108,7 @@ impl List {
             if json {
                 session.output.text(if first { "\n" } else { ",\n" })?;
                 first = false;
-                let mut value = to_json(entry, &registry.settings, now);
+                let mut value = to_json(entry, now);
                 say_published(&mut value, entry, &unpublished);
                 say_replaced(&mut value, entry, &successors);
                 if let Some(uses) = &uses {
@@ -118,7 +116,7 @@ impl List {
                 }
                 return session.output.json_raw(&value);
             }
-            let mut cells = row(entry, &registry.settings, now);
+            let mut cells = row(entry, now);
             if unpublished.has(entry) {
                 left += 1;
                 let [.., status, _, _, _, _, _] = &mut cells;
@@ -188,7 +186,7 @@ impl List {
     }
 }
 
-fn row(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> [String; 14] {
+fn row(entry: &RegistryEntry, now: u64) -> [String; 14] {
     let date = |at: Option<u64>, none: &str| match at {
         Some(at) => time::show(at).split('T').next().unwrap_or_default().to_owned(),
         None => none.to_owned(),
@@ -196,7 +194,7 @@ fn row(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> [String;
     // For a pair the public id is what a caller shows, and whole.
     let key = match &entry.public_id {
         Some(id) => id.to_string(),
-        None => match key_prefix(entry, settings) {
+        None => match &*entry.key_prefix {
             "" => "-".to_owned(),
             prefix => format!("{prefix}…"),
         },
@@ -243,7 +241,7 @@ impl Show {
                 only.located.entry
             }
         };
-        let mut value = to_json(&entry, &registry.settings, now);
+        let mut value = to_json(&entry, now);
         say_published(&mut value, &entry, &UnpublishedKeys::of(&registry)?);
         say_replaced(&mut value, &entry, &successors(&registry)?);
         if let Value::Object(map) = &mut value
@@ -328,17 +326,8 @@ pub fn successors(registry: &Registry) -> Result<HashMap<KeyId, KeyId>> {
     Ok(successors)
 }
 
-/// The first eight characters behind the prefix, whether or not `start` was noted with it.
-fn key_prefix<'e>(entry: &'e RegistryEntry, settings: &RegistrySettings) -> &'e str {
-    let named = entry.prefix.as_deref().and_then(|name| settings.prefixes.get(name));
-    let fits =
-        |format: &&KeyFormat| !format.prefix.is_empty() && entry.start.starts_with(&*format.prefix);
-    let format = named.or_else(|| settings.prefixes.values().find(fits));
-    format.map_or(&*entry.start, |format| format.behind_prefix(&entry.start))
-}
-
 /// A key as programs see it. No digest, no secret.
-pub fn to_json(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> Value {
+pub fn to_json(entry: &RegistryEntry, now: u64) -> Value {
     json!({
         "id": entry.id.to_string(),
         "name": entry.name,
@@ -349,7 +338,7 @@ pub fn to_json(entry: &RegistryEntry, settings: &RegistrySettings, now: u64) -> 
             crate::core::KeyKind::Single => "single",
         },
         "public_id": entry.public_id,
-        "key_prefix": key_prefix(entry, settings),
+        "key_prefix": entry.key_prefix,
         "permissions": entry.permissions.iter().map(Permission::as_str).collect::<Vec<_>>(),
         "networks": entry.networks.iter().map(show_network).collect::<Vec<_>>(),
         "limit": entry.limits.per_key().map(show_limit),

@@ -67,7 +67,7 @@ impl Rotate {
         let end = old.expires.map_or(end, |at| at.min(end));
         let successor = RegistryEntry {
             prefix,
-            start: issued.start.clone(),
+            key_prefix: issued.key_prefix.clone(),
             digest: issued.digest,
             expires,
             ..old.clone()

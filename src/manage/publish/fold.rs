@@ -286,7 +286,7 @@ fn of_specs(specs: &[KeySpec], there: Option<&RegistryEntry>) -> Option<Registry
         not_before: grant.not_before,
         expires: current.expires,
         prefix: there.and_then(|there| there.prefix.clone()),
-        start: same.map(|there| there.start.clone()).unwrap_or_default(),
+        key_prefix: same.map(|there| there.key_prefix.clone()).unwrap_or_default(),
         public_id: current.public_id.clone(),
         digest: current.digest,
         previous: former

@@ -109,7 +109,7 @@ impl Met {
             return self.disable("has another secret there");
         }
         if first.digest != entry.digest {
-            entry.start = "".into();
+            entry.key_prefix = "".into();
         }
         entry.digest = first.digest;
         entry.expires = first.end;

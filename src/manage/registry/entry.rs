@@ -20,8 +20,9 @@ use crate::core::{
     Owner, Permission, PermissionSet,
 };
 
-/// First characters of a secret that may be shown: of the random part. FIELD: at most eight.
-pub const MAX_START: usize = 64;
+/// Longest `key_prefix` that a registry may hold: keygatectl notes eight characters, and an older one
+/// noted the prefix in front of them.
+pub const MAX_KEY_PREFIX: usize = 64;
 
 /// A key with all its words parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +45,9 @@ pub struct RegistryEntry {
     pub owner: Option<Owner>,
     /// Which of the registry's prefixes the secret was issued with.
     pub prefix: Option<Box<str>>,
-    /// First characters of the secret, for people who look for a key.
-    pub start: Box<str>,
+    /// First characters of the secret behind its prefix, for people who look for a key. One that an
+    /// older keygatectl wrote has the prefix in front.
+    pub key_prefix: Box<str>,
     /// What a caller of a pair presents as its id. `Some` makes the key a pair.
     pub public_id: Option<Box<str>>,
     pub digest: Digest,
@@ -98,8 +100,9 @@ pub struct RawEntry<'a> {
     pub owner: Option<RawOwner<'a>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<Cow<'a, str>>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<Cow<'a, str>>,
+    /// Its name was `start`.
+    #[serde(borrow, default, alias = "start", skip_serializing_if = "Option::is_none")]
+    pub key_prefix: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub public_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -183,11 +186,11 @@ impl RawEntry<'_> {
             let why = "only a pair (with `public_id`) has two secrets";
             faults.push(FieldFault::new("previous", why));
         }
-        let start = self.start.as_deref().unwrap_or_default();
-        if start.len() > MAX_START || !start.bytes().all(|b| b.is_ascii_graphic()) {
+        let key_prefix = self.key_prefix.as_deref().unwrap_or_default();
+        if key_prefix.len() > MAX_KEY_PREFIX || !key_prefix.bytes().all(|b| b.is_ascii_graphic()) {
             let why =
-                format!("must be the first few characters of the secret, at most {MAX_START}");
-            faults.push(FieldFault::new("start", why));
+                format!("must be the first few characters of the secret, at most {MAX_KEY_PREFIX}");
+            faults.push(FieldFault::new("key_prefix", why));
         }
         if self.note.as_deref().is_some_and(|n| n.chars().any(char::is_control)) {
             let why = "must be one line without control characters";
@@ -218,7 +221,7 @@ impl RawEntry<'_> {
             permissions,
             networks,
             prefix: self.prefix.as_deref().map(Into::into),
-            start: start.into(),
+            key_prefix: key_prefix.into(),
             public_id: self.public_id.as_deref().map(Into::into),
             previous,
             note: self.note.as_deref().unwrap_or_default().into(),
@@ -260,7 +263,7 @@ impl RegistryEntry {
                 }
             }),
             prefix: self.prefix.as_deref().map(Into::into),
-            start: text(&self.start),
+            key_prefix: text(&self.key_prefix),
             public_id: self.public_id.as_deref().map(Into::into),
             digest: show_digest(&self.digest).into(),
             previous: self.previous.map(|p| RawPrevious {
@@ -387,7 +390,7 @@ pub mod tests {
             sunset: Some(1_795_239_000),
             owner: Some(Owner::new("u-17", "kim@example.com", "admin").unwrap()),
             prefix: Some("wa".into()),
-            start: "wa_live_Ab3".into(),
+            key_prefix: "Ab3dE5f6".into(),
             public_id: Some("12345-abcde".into()),
             digest: Digest::of(b"new"),
             previous: Some(Previous { digest: Digest::of(b"old"), expires: 1_795_231_000 }),

@@ -41,7 +41,7 @@ fn entries() -> impl Strategy<Value = RegistryEntry> {
         prop::option::of(prop::array::uniform3("[^\\p{C}]{0,20}")),
     );
     (words, facts, more).prop_map(|(words, facts, (limits, owner))| {
-        let (id, org, name, permissions, public_id, start, note) = words;
+        let (id, org, name, permissions, public_id, key_prefix, note) = words;
         let (status, environment, networks, limit, times, digest, previous) = facts;
         let network = |(address, length): (u32, u8)| {
             let network = ipnet::Ipv4Net::new(address.into(), length % 33).unwrap();
@@ -69,7 +69,7 @@ fn entries() -> impl Strategy<Value = RegistryEntry> {
             not_before: times[1],
             expires: times[2],
             prefix: None,
-            start: start.into(),
+            key_prefix: key_prefix.into(),
             previous: public_id
                 .as_ref()
                 .and(previous)

@@ -126,12 +126,18 @@ pub fn syntax_fault(e: &toml::de::Error, piece: &Piece, path: &Path, top: &str) 
     FileFault::new(path, line, "", why)
 }
 
+/// A key's first characters, and what an older keygatectl called them.
+const KEY_PREFIX: &str = "key_prefix";
+const FORMER_KEY_PREFIX: &str = "start";
+
 fn line_of(piece: &Piece, field: &str) -> u64 {
     let name = field.split('.').next().unwrap_or(field);
     let at = piece.text.lines().position(|line| {
-        let rest = line.trim_start().strip_prefix(name);
+        let line = line.trim_start();
+        let former = (name == KEY_PREFIX).then(|| line.strip_prefix(FORMER_KEY_PREFIX)).flatten();
+        let rest = line.strip_prefix(name).or(former);
         rest.is_some_and(|r| r.trim_start().starts_with('='))
-            || line.trim_start().starts_with(&format!("[key.{name}]"))
+            || line.starts_with(&format!("[key.{name}]"))
     });
     piece.line + at.unwrap_or(0) as u64
 }
@@ -163,6 +169,9 @@ pub fn edit(piece: &str, old: &RegistryEntry, new: &RegistryEntry) -> Option<Str
             table.remove("limits");
             was.retain(|(name, _)| !matches!(*name, "limit" | "limits"));
         }
+    }
+    if old.key_prefix != new.key_prefix {
+        table.remove(FORMER_KEY_PREFIX);
     }
     for (name, _) in &was {
         if !is.iter().any(|(n, _)| n == name) {
@@ -244,7 +253,7 @@ fn fields(entry: &RegistryEntry) -> Vec<(&'static str, Value)> {
         fields.push(("owner", Value::InlineTable(table)));
     }
     for (name, text) in
-        [("prefix", &raw.prefix), ("start", &raw.start), ("public_id", &raw.public_id)]
+        [("prefix", &raw.prefix), (KEY_PREFIX, &raw.key_prefix), ("public_id", &raw.public_id)]
     {
         if let Some(text) = text {
             fields.push((name, text.as_ref().into()));
@@ -288,6 +297,26 @@ mod tests {
         assert_eq!(pieces.iter().map(|p| p.line).collect::<Vec<_>>(), [1, 4, 7]);
         assert_eq!(pieces.into_iter().map(|p| p.text).collect::<String>(), text);
         assert_eq!(super::Pieces::new(&b""[..]).advance().unwrap().unwrap().text, "");
+    }
+
+    /// An older keygatectl wrote `start`, with the prefix in front.
+    #[test]
+    fn the_former_name_of_a_key_prefix_is_read_and_replaced_when_it_changes() {
+        let piece = |text: &str| Piece { line: 7, text: text.to_owned() };
+        let text = minimal("start = \"wa_live_Ab3dE5f6\" # found\nnote = \"n\"");
+        let old = parse(&piece(&text), Path::new("k")).unwrap();
+        assert_eq!(&*old.key_prefix, "wa_live_Ab3dE5f6");
+        let disabled = RegistryEntry { status: KeyStatus::Disabled, ..old.clone() };
+        let edited = edit(&text, &old, &disabled).unwrap();
+        assert!(edited.contains("start = \"wa_live_Ab3dE5f6\" # found\n"), "{edited}");
+        let rotated = RegistryEntry { key_prefix: "Xy9".into(), ..old.clone() };
+        let edited = edit(&text, &old, &rotated).unwrap();
+        assert!(edited.contains("key_prefix = \"Xy9\"\n"), "{edited}");
+        assert_eq!(parse(&piece(&edited), Path::new("k")).unwrap(), rotated);
+
+        let text = minimal(&format!("start = {:?}", "x".repeat(65)));
+        let faults = parse(&piece(&text), Path::new("k")).unwrap_err();
+        assert!(faults[0].to_string().contains("k:11: key_prefix"), "{}", faults[0]);
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl Candidate {
                 return Ok(Err(vec![FieldFault::new("digest", why)]));
             }
             raw.digest = digest.into();
-            raw.start = Some(first_characters(secret, settings).into_string().into());
+            raw.key_prefix = Some(first_characters(secret, settings).into_string().into());
         } else if raw.digest.is_empty() {
             return Ok(Err(vec![FieldFault::new("", "holds neither a secret nor a digest")]));
         }
@@ -322,12 +322,13 @@ fn check_secret(secret: &Secret, defaults: &Defaults<'_>) -> std::result::Result
     }
 }
 
-/// Prefix and a few symbols for a secret of a known prefix, else at most a quarter of it.
+/// A few symbols behind the known prefix, if there is one: at most a quarter of them.
 fn first_characters(secret: &Secret, settings: &RegistrySettings) -> Box<str> {
     let bytes = secret.expose();
     let format = longest_prefix(bytes, settings).and_then(|name| settings.prefixes.get(name));
     let head = format.map_or(0, |format| format.head_of(bytes));
-    start_of(bytes, head + KeyFormat::SHOWN.min((bytes.len() - head) / 4))
+    let rest = bytes.get(head..).unwrap_or_default();
+    start_of(rest, KeyFormat::SHOWN.min(rest.len() / 4))
 }
 
 fn prefix_of(

@@ -100,6 +100,7 @@ pub enum Column {
     Environment,
     Expires,
     Id,
+    KeyPrefix,
     Limit,
     Limits,
     Name,
@@ -118,7 +119,6 @@ pub enum Column {
     Replaces,
     Revoked,
     Secret,
-    Start,
     Status,
     Sunset,
 }
@@ -208,7 +208,7 @@ impl Column {
             "replaces" => Self::Replaces,
             "revoked" | "is_revoked" | "deleted" | "is_deleted" => Self::Revoked,
             "secret" | "key" | "api_key" | "apikey" | "token" => Self::Secret,
-            "start" | "key_prefix" => Self::Start,
+            "key_prefix" | "start" => Self::KeyPrefix,
             "status" => Self::Status,
             "sunset" => Self::Sunset,
             _ => return None,
@@ -263,10 +263,10 @@ impl Column {
             Self::Revoked => ended("revoked", yes_or_no(value)?),
             Self::Secret => candidate.secret = Some(Secret::new(value)),
             // A column of this name may as well say when a key begins.
-            Self::Start if time::day(value.get(..10).unwrap_or_default()).is_some() => {
+            Self::KeyPrefix if time::day(value.get(..10).unwrap_or_default()).is_some() => {
                 return Err("is a time; when a key begins is `not_before`");
             }
-            Self::Start => raw.start = text(),
+            Self::KeyPrefix => raw.key_prefix = text(),
             Self::Status => tighten(raw, status_word(value)),
             Self::Sunset if matches!(value, "never" | "null") => {}
             Self::Sunset => raw.sunset = begin(),

@@ -500,7 +500,7 @@ fn a_candidate_becomes_a_key() {
     assert_eq!(entry.digest, Digest::of(b"wa_0123456789abcdefghij"));
     assert_eq!((entry.org.as_str(), &*entry.name), ("acme", "acme"));
     assert_eq!(entry.prefix.as_deref(), Some("wa"));
-    assert_eq!(&*entry.start, "wa_01234");
+    assert_eq!(&*entry.key_prefix, "01234");
     assert_eq!(
         unmarks(&taken, &settings(), UnknownSecrets::MayNotConform).len(),
         1,
