@@ -43,9 +43,9 @@ struct Descriptor {
 pub enum InheritedError {
     #[error(
         "the admin listener takes TCP only, and descriptor {number} is a Unix socket\n\
-         hint: pass a TCP socket as `admin`, or none"
+         hint: pass a TCP socket as `{name}`, or none"
     )]
-    AdminIsUnix { number: usize },
+    AdminIsUnix { number: usize, name: &'static str },
     #[error(
         "descriptor {number} (`{name}`), passed by LISTEN_FDS, is no listening stream socket\n\
          hint: pass TCP or Unix sockets that listen (ListenStream= of a systemd socket)"
@@ -54,8 +54,8 @@ pub enum InheritedError {
     #[error(
         "descriptor {number} (`{name}`), passed by LISTEN_FDS, belongs to no listener: it is bound \
          to {address}\n\
-         hint: give a listener that address, or name the descriptor `listen` or `admin` \
-         (FileDescriptorName= of a systemd socket)"
+         hint: give a listener that address, or name the descriptor `listen`, \
+         `admin` or `admin-public` (FileDescriptorName= of a systemd socket)"
     )]
     Unclaimed { number: usize, name: String, address: String },
 }
@@ -106,7 +106,7 @@ impl Inherited {
             return match descriptor.socket {
                 BoundSocket::Tcp(listener) => Ok(Some(listener)),
                 BoundSocket::Unix(_) => {
-                    Err(InheritedError::AdminIsUnix { number: descriptor.number })
+                    Err(InheritedError::AdminIsUnix { number: descriptor.number, name })
                 }
             };
         }

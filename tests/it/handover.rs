@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::support::client::{Client, PATIENCE, exchange};
 use crate::support::gate::{Folder, Gate, MANAGER, READER, Setup, keygate};
-use crate::support::process::Process;
+use crate::support::process::{Process, run};
 use crate::support::upstream::{Step, Upstream, ok, send};
 
 fn get(path: &str, key: &str) -> String {
@@ -235,13 +235,152 @@ fn sockets_are_taken_by_address_and_given_up_at_once() {
     assert!(std::path::Path::new(&path).exists(), "the file is the parent's");
 }
 
+/// All by name, whatever their addresses.
+#[test]
+fn the_public_admin_socket_is_taken_by_name() {
+    let upstream = upstream();
+    let folder = Gate::before(&upstream).also("[drain]\ndelay = \"1h\"\n").folder();
+    let text = folder.read("keygate.toml").replace(
+        "[admin]\n",
+        "[admin]\npublic_address = \"127.0.0.1:1\"\n\
+         # listen @2@\n# admin @0@\n# public @1@\n",
+    );
+    folder.write("keygate.toml", &text);
+    let sockets = ["127.0.0.1:0"; 3];
+    let command = activated(&folder, "admin:admin-public:listen", &sockets);
+    let gate = Gate::serve_by(folder, command);
+    gate.wait_ready();
+    let text = gate.folder.read("keygate.toml");
+    let passed = |name: &str| -> SocketAddr {
+        let (_, rest) = text.split_once(&format!("# {name} ")).unwrap();
+        rest.split('\n').next().unwrap().parse().unwrap()
+    };
+    assert_eq!((gate.address, gate.admin), (passed("listen"), passed("admin")));
+    let public = passed("public");
+    assert!(gate.log().contains(&format!("\"public_admin\":\"{public}\"")), "{}", gate.log());
+    let get = |path: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
+        exchange(public, head).status()
+    };
+    assert_eq!([get("/readyz"), get("/metrics"), get("/status")], [200, 200, 404]);
+    gate.process.signal("TERM");
+    assert_eq!(gate.process.wait(PATIENCE).and_then(|s| s.code()), Some(0), "{}", gate.log());
+}
+
+/// systemd, as far as unit files need it, with the services that it has started.
+struct Units(Process);
+
+impl Drop for Units {
+    fn drop(&mut self) {
+        for line in self.0.output().lines().filter_map(|line| line.strip_prefix("main pid ")) {
+            // Those that were stopped have been waited for: their number may be another's.
+            let (unit, pid) = line.split_once(' ').unwrap();
+            if !self.0.output().contains(&format!("systemctl stop {unit} -> ")) {
+                kill(pid.parse().unwrap());
+            }
+        }
+    }
+}
+
+/// The page's commands, with the unit files that ship.
+#[test]
+fn a_second_unit_takes_over_from_the_first() {
+    let upstream = upstream();
+    let (address, admin) = (free(), free());
+    let folder = setup(&upstream).listen(&format!("address = \"{address}\"")).folder();
+    let admin_line = |address: &str| format!("[admin]\naddress = \"{address}\"");
+    let text = folder.read("keygate.toml");
+    folder.write(
+        "keygate.toml",
+        &text.replace(&admin_line("127.0.0.1:0"), &admin_line(&admin.to_string())),
+    );
+    let config = folder.file("keygate.toml").display().to_string();
+    for unit in ["keygate.socket", "keygate.service"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(unit);
+        let text = std::fs::read_to_string(path).unwrap();
+        let text = text
+            .replace("0.0.0.0:8080", &address.to_string())
+            .replace("127.0.0.1:9901", &admin.to_string())
+            .replace("/usr/local/bin/keygate", env!("CARGO_BIN_EXE_keygate"))
+            .replace("/etc/keygate/keygate.toml", &config);
+        folder.write(unit, &text);
+    }
+    folder.write(
+        "bin",
+        "#!/bin/sh\necho \"$*\" > systemctl\nread -r answer < answer\n\
+         [ \"$answer\" = ok ] || { echo \"$answer\" >&2; exit 1; }\n",
+    );
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/py/units.py");
+    let mut command = Command::new("python3");
+    let units =
+        Units(Process::start(command.current_dir(folder.path()).args([script, "keygate.socket"])));
+    units.0.wait_for_line("units are loaded");
+    let shell = |text: &str| {
+        let text = format!("set -e; systemctl() {{ sh ./bin \"$@\"; }}\n{text}");
+        let mut command = Command::new("sh");
+        command.current_dir(folder.path()).args(["-c", &text]);
+        command
+    };
+    run(&mut shell("systemctl start keygate.service"));
+    let mut stream = Client::connect(address);
+    stream.send(get("/v1/stream", MANAGER));
+    assert_eq!(stream.response_head().status(), 200);
+
+    let page = block("shell").replace("/etc/systemd/system", ".");
+    let mut steps = shell(&page);
+    let steps = Process::start(&mut steps);
+    units.0.wait_for_line("systemctl start keygate-next.service -> ok");
+    for _ in 0..50 {
+        assert_eq!(exchange(address, get("/v1/a", READER)).status(), 200);
+    }
+    // The first one finishes what runs, and the admin listener is the second one's.
+    let probe = "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    units.0.eventually("ready", || exchange(admin, probe).status() == 200);
+    assert!(steps.wait(Duration::ZERO).is_none(), "{}", steps.output());
+    drop(stream);
+    let status = steps.wait(PATIENCE).expect("it ends");
+    assert!(status.success(), "{}\n{}", steps.output(), units.0.output());
+    assert_eq!(exchange(address, get("/v1/a", READER)).status(), 200);
+    // The other way round.
+    run(&mut shell("systemctl start keygate.service; systemctl stop keygate-next.service"));
+    assert_eq!(exchange(address, get("/v1/a", READER)).status(), 200);
+    assert_eq!(exchange(admin, probe).status(), 200);
+    run(&mut shell("systemctl stop keygate.service"));
+    assert_sound(&folder);
+}
+
+/// systemd's own judgement of the second unit, where the machine has it.
+fn assert_sound(folder: &Folder) {
+    let unit = folder.read("keygate-next.service");
+    assert!(unit.contains("[Service]\nSockets=keygate.socket\n"), "{unit}");
+    // `notify-reload` is of systemd 253; the unit says what to write before.
+    for name in ["keygate.service", "keygate-next.service"] {
+        folder.write(name, &folder.read(name).replace("=notify-reload", "=notify"));
+    }
+    let verify = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "keygate-next.service"])
+        .current_dir(folder.path())
+        .output();
+    match verify {
+        Ok(verify) => {
+            let said = String::from_utf8_lossy(&verify.stderr).into_owned();
+            assert!(verify.status.success() && said.is_empty(), "{said}");
+        }
+        Err(error) => eprintln!("SKIPPED: systemd-analyze: {error}"),
+    }
+}
+
 #[test]
 fn what_cannot_be_taken_ends_the_start() {
     let folder = Gate::before_url("http://127.0.0.1:9").folder();
+    let text = folder.read("keygate.toml");
+    let public = "[admin]\npublic_address = \"127.0.0.1:0\"\n";
+    folder.write("keygate.toml", &text.replace("[admin]\n", public));
     for (names, socket, word) in [
         ("web", "127.0.0.1:0", "belongs to no listener"),
         ("web", "file:some.txt", "is no listening stream socket"),
         ("admin", "unix:admin.sock", "takes TCP only"),
+        ("admin-public", "unix:public.sock", "pass a TCP socket as `admin-public`"),
     ] {
         let process = Process::start(&mut activated(&folder, names, &[socket]));
         let status = process.wait(PATIENCE).expect("it ends");
