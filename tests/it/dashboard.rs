@@ -126,6 +126,29 @@ fn expressions_are_promql() {
     }
 }
 
+/// Grafana moves a panel that lies on another one, and the rows come apart.
+#[test]
+fn panels_lie_beside_each_other() {
+    for file in dashboards() {
+        let board: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        let panels = board["panels"].as_array().unwrap();
+        let mut taken: BTreeMap<(u64, u64), &str> = BTreeMap::new();
+        let mut ids = BTreeSet::new();
+        for panel in panels {
+            let title = panel["title"].as_str().unwrap();
+            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is another's");
+            let side = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+            assert!(side("x") + side("w") <= 24, "{title} is too wide");
+            for x in side("x")..side("x") + side("w") {
+                for y in side("y")..side("y") + side("h") {
+                    let other = taken.insert((x, y), title);
+                    assert_eq!(other, None, "{title} lies on it");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn expressions_name_what_a_sidecar_exposes() {
     let (families, labels) = (families(), labels());
