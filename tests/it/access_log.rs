@@ -1,8 +1,11 @@
 //! What the access log says of a request, by the real program: fields by choice, time spent on connecting,
 //! and what only a trusted hop may say of a request.
 
-use crate::support::client::exchange;
-use crate::support::gate::{Gate, READER};
+use std::net::{TcpListener, TcpStream};
+
+use crate::support::client::{PATIENCE, exchange};
+use crate::support::gate::{Gate, READER, keygate};
+use crate::support::process::Process;
 use crate::support::upstream::Upstream;
 
 /// The line of the request to `path`.
@@ -103,4 +106,38 @@ fn only_a_trusted_hop_says_id_scheme_and_host() {
         assert_eq!(got.all("x-request-id"), [id.as_str()], "one id everywhere");
         assert_eq!(answer.one("x-request-id"), Some(id));
     }
+}
+
+/// The lowest level is configured, and the access log does not depend on it.
+#[test]
+fn the_level_of_the_operator_log_is_configured() {
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = free();
+    let at = |level: &str| format!("\"level\":\"{level}\"");
+    // At `warn` nothing says where it listens, so it is told.
+    for (level, shown, hidden) in [("debug", "DEBUG", None), ("warn", "WARN", Some("INFO"))] {
+        let address = free();
+        let folder = Gate::before_address(nobody)
+            .listen(&format!("address = \"{address}\""))
+            .also(&format!("[log]\nlevel = \"{level}\"\n"))
+            .folder();
+        // Without a state file a start warns.
+        let text = folder.read("keygate.toml").replace("state_file = \"state\"\n", "");
+        folder.write("keygate.toml", &text);
+        let process = Process::start(keygate(folder.path()).args(["serve"]));
+        process.eventually("it listens", || TcpStream::connect(address).is_ok());
+        let bytes = format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+        assert_eq!(exchange(address, bytes).status(), 502);
+        process.wait_for_line("\"reason\":\"upstream_connect\"");
+        process.wait_for_line(&at(shown));
+        process.signal("TERM");
+        assert!(process.wait(PATIENCE).is_some(), "{}", process.output());
+        let log = process.output();
+        assert!(hidden.is_none_or(|hidden| !log.contains(&at(hidden))), "{level}: {log}");
+    }
+    let gate = Gate::before_address(nobody).start();
+    let bytes = format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+    assert_eq!(exchange(gate.address, bytes).status(), 502);
+    assert_eq!(line_of(&gate, "/v1/a")["reason"], "upstream_connect");
+    assert!(gate.log().contains(&at("INFO")) && !gate.log().contains(&at("DEBUG")));
 }
