@@ -158,6 +158,28 @@ impl Streams {
             .is_some_and(|e| e.generation == which.generation && e.end.is_some() && !e.noticed)
     }
 
+    /// Why this request has to end, if it runs and has to.
+    pub(crate) fn end_of(&self, which: StreamRef) -> Option<RequestEnd> {
+        let slots = self.slots.borrow();
+        let entry = slots.entries.get(which.slot)?;
+        entry.end.filter(|_| entry.generation == which.generation)
+    }
+
+    /// Records that data was queued for a client that may not read it; its time begins. Whoever
+    /// queues it asks again ([`Stream::poll_end`]) once the client has.
+    pub(crate) fn offer(&self, which: StreamRef) {
+        if let Some(entry) = self.slots.borrow_mut().entry_of(which) {
+            entry.offered = OFFERED;
+        }
+    }
+
+    /// The client has taken some of what waits for it: its time begins anew.
+    pub(crate) fn takes_some(&self, which: StreamRef) {
+        if let Some(entry) = self.slots.borrow_mut().entry_of(which) {
+            entry.offer_again();
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         let slots = self.slots.borrow();
         slots.entries.len() - slots.free.len()
@@ -272,6 +294,11 @@ impl Streams {
 }
 
 impl StreamSlots {
+    /// `None`: it is over.
+    fn entry_of(&mut self, which: StreamRef) -> Option<&mut StreamEntry> {
+        self.entries.get_mut(which.slot).filter(|e| e.generation == which.generation)
+    }
+
     fn settings_index(&mut self, wanted: &Arc<Settings>) -> usize {
         if let Some(at) = self.settings.iter().rposition(|(s, _)| Arc::ptr_eq(s, wanted)) {
             if let Some((_, users)) = self.settings.get_mut(at) {
@@ -299,6 +326,12 @@ impl StreamSlots {
 impl StreamEntry {
     fn key_lives(&self) -> bool {
         self.ticket.is_some() && !matches!(self.end, Some(RequestEnd::Key(_)))
+    }
+
+    fn offer_again(&mut self) {
+        if self.offered != NOT_OFFERED {
+            self.offered = OFFERED;
+        }
     }
 
     fn end(&mut self, why: RequestEnd) {
@@ -335,21 +368,18 @@ impl Stream {
         self.all.slots.borrow().entries.get(self.slot)?.end
     }
 
-    /// Records that data was queued for a client that may not read it. The caller asks again
-    /// ([`Stream::poll_end`]) once the client has.
-    pub(crate) fn offer(&self) {
+    /// As [`Streams::takes_some`]: the client is busy with its own body.
+    pub(crate) fn excuse_offer(&self) {
         if let Some(entry) = self.all.slots.borrow_mut().entries.get_mut(self.slot) {
-            entry.offered = OFFERED;
+            entry.offer_again();
         }
     }
 
-    /// As [`Stream::offer`], if anything is offered: the client is busy with its own body.
-    pub(crate) fn excuse_offer(&self) {
-        if let Some(entry) = self.all.slots.borrow_mut().entries.get_mut(self.slot)
-            && entry.offered != NOT_OFFERED
-        {
-            entry.offered = OFFERED;
-        }
+    /// Names it without keeping it registered.
+    pub(crate) fn reference(&self) -> Option<StreamRef> {
+        let slots = self.all.slots.borrow();
+        let generation = slots.entries.get(self.slot)?.generation;
+        Some(StreamRef { slot: self.slot, generation })
     }
 
     /// Another task polls it from now on: no [`StreamRef`] names it any more.

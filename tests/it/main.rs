@@ -54,6 +54,7 @@ mod proto_cut;
 mod proto_duplex;
 mod proto_grpc;
 mod proto_h2;
+mod proto_h2_windows;
 mod proto_http;
 mod proto_live;
 mod proto_turns;

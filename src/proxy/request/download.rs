@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -22,7 +23,7 @@ use crate::core::Reason;
 use crate::proxy::body::{BodyError, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::patience::Patience;
-use crate::proxy::streams::{RequestEnd, Stream};
+use crate::proxy::streams::{RequestEnd, Stream, StreamRef};
 use crate::proxy::upstream::Lease;
 
 /// A response body on its way to the client.
@@ -75,6 +76,8 @@ pub(crate) enum RemainingBody {
     /// [`Lease::poll_body`] reads it.
     Own(AnswerBody),
     Hyper(Incoming),
+    /// All was read, of a body of which the head does not say how long it is.
+    Trailers(Option<Box<HeaderMap>>),
 }
 
 /// What is handed on at a time. An HTTP/2 client that takes one byte of it can leave the rest to us.
@@ -85,6 +88,37 @@ fn next_piece(bytes: &mut Bytes) -> Bytes {
 }
 
 // === impl ResponseBody ===
+
+impl ResponseBody {
+    /// What has come of it and was not handed on.
+    fn with_first<T>(&mut self, look: impl FnOnce(&mut Bytes) -> T) -> Option<T> {
+        match self {
+            Self::Empty => None,
+            Self::Full(bytes) | Self::Unmeasured(bytes) => Some(look(bytes)),
+            Self::Stream(download) => download.first.as_mut().map(look),
+            Self::Duplex(duplex) => duplex.with_answer(|d| d.first.as_mut().map(look)).flatten(),
+        }
+    }
+
+    /// Whether bytes of it are in hand.
+    pub(super) fn holds_some(&mut self) -> bool {
+        self.with_first(|first| !first.is_empty()).unwrap_or_default()
+    }
+
+    /// Puts the same bytes, counted, in the place of those in hand.
+    pub(super) fn count_held(&mut self, count: impl FnOnce(Bytes) -> Bytes) {
+        self.with_first(|first| *first = count(std::mem::take(first)));
+    }
+
+    /// The request that it answers; `None`: keygate's own answer, or one that is over.
+    pub(super) fn stream(&mut self) -> Option<StreamRef> {
+        match self {
+            Self::Empty | Self::Full(_) | Self::Unmeasured(_) => None,
+            Self::Stream(download) => download.stream.reference(),
+            Self::Duplex(duplex) => duplex.with_answer(|d| d.stream.reference()).flatten(),
+        }
+    }
+}
 
 impl Body for ResponseBody {
     type Data = Bytes;
@@ -167,7 +201,7 @@ impl Download {
             if first.is_empty() {
                 self.first = None;
             }
-            self.record.bytes_out += piece.len() as u64;
+            self.came(piece.len());
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let mut frame = self.poll_rest(cx);
@@ -189,6 +223,7 @@ impl Download {
         {
             answer::clean_trailers(trailers, &self.record.worker().shared.store.load().settings);
         }
+        self.let_go_of_upstream();
         frame
     }
 
@@ -218,9 +253,6 @@ impl Download {
 
     fn came(&mut self, bytes: usize) {
         self.record.bytes_out += bytes as u64;
-        if self.http2 {
-            self.stream.offer();
-        }
         // How long the client takes to read it is a matter of `timeouts.write`.
         if self.idle_ns.is_some() || self.patience.is_some() {
             self.silent_ns = u64::MAX;
@@ -264,12 +296,34 @@ impl Download {
         limit > now_ns
     }
 
+    /// An HTTP/2 client may leave an answer to us for long: once all of it was read, it keeps no
+    /// connection from others. Over HTTP/1 this is a matter of the last byte.
+    pub(super) fn let_go_of_upstream(&mut self) {
+        if !self.http2 || self.is_duplex || self.lease.is_none() {
+            return;
+        }
+        if let RemainingBody::Own(body) = &mut self.rest
+            && body.is_over()
+            && body.has_trailers()
+        {
+            // Broken ones are reported when they are due.
+            let Ok(trailers) = body.take_trailers() else { return };
+            self.rest = RemainingBody::Trailers(trailers.map(Box::new));
+            self.finish();
+        } else if self.rest.is_end_stream() {
+            self.finish();
+        }
+    }
+
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let most = if self.http2 { PIECE as u64 } else { u64::MAX };
         match (&mut self.rest, &mut self.lease) {
             (RemainingBody::Own(body), Some(lease)) => lease.poll_body(body, most, cx),
             (RemainingBody::Own(body), None) if body.is_over() => Poll::Ready(None),
             (RemainingBody::Own(_), None) => Poll::Ready(Some(Err(BodyError::Ended))),
+            (RemainingBody::Trailers(trailers), _) => {
+                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
+            }
             (RemainingBody::Hyper(incoming), lease) => {
                 // The channel inside is fed only by our own `Lease::drive` if the upstream
                 // connection is our own, so nobody else needs to wake us for it, unless another
@@ -331,6 +385,16 @@ impl Download {
 
 impl Drop for Download {
     fn drop(&mut self) {
+        // Over HTTP/2 it may be whole and still not taken.
+        if self.http2 && !self.is_over {
+            match self.stream.ended() {
+                Some(end) => {
+                    self.note_end(end);
+                }
+                None if self.first.is_some() => self.record.client_gone(),
+                None => {}
+            }
+        }
         // hyper drops a body of known length with its last byte, without asking for the end.
         if self.is_over || self.rest.is_end_stream() {
             self.finish();
@@ -362,6 +426,7 @@ impl RemainingBody {
         match self {
             Self::Own(body) => body.is_over() && !body.has_trailers(),
             Self::Hyper(incoming) => incoming.is_end_stream(),
+            Self::Trailers(trailers) => trailers.is_none(),
         }
     }
 
@@ -369,6 +434,7 @@ impl RemainingBody {
         match self {
             Self::Own(body) => body.left().map_or_else(SizeHint::new, SizeHint::with_exact),
             Self::Hyper(incoming) => incoming.size_hint(),
+            Self::Trailers(_) => SizeHint::new(),
         }
     }
 }

@@ -20,8 +20,9 @@ pub(super) struct RunningUpload {
     pub(super) patience: Patience,
 }
 
-/// The response's body. A short one that has come already needs nothing more of the upstream: its
-/// connection goes back at once, or sends the rest of the request.
+/// The response's body. One that has come as a whole needs nothing more of the upstream: its
+/// connection goes back at once, or sends the rest of the request. Over HTTP/2 the request goes on
+/// until the client has taken it.
 pub(super) fn response_body(
     content: AnswerContent,
     lease: Lease,
@@ -32,8 +33,15 @@ pub(super) fn response_body(
 ) -> ResponseBody {
     let uploaded =
         upload.as_ref().is_none_or(|upload| !upload.progress.is_open()) && !lease.is_sending();
+    let over_http2 = record.is_http2();
     let mut whole = None;
     let (first, rest) = match content {
+        AnswerContent::Whole(bytes) if over_http2 && !bytes.is_empty() => {
+            (Some(bytes), RemainingBody::Own(AnswerBody::Counted(0)))
+        }
+        AnswerContent::WholeChunked(bytes) if over_http2 && !bytes.is_empty() => {
+            (Some(bytes), RemainingBody::Trailers(None))
+        }
         AnswerContent::Whole(bytes) => {
             record.complete(bytes.len() as u64);
             whole = Some(ResponseBody::Full(bytes));
@@ -59,7 +67,7 @@ pub(super) fn response_body(
                 && uploaded
                 && let Some(bytes) = exchange::first_frame(&mut incoming, length)
             {
-                if bytes.len() as u64 == length {
+                if bytes.len() as u64 == length && !over_http2 {
                     record.complete(length);
                     whole = Some(ResponseBody::Full(bytes));
                 } else {
@@ -80,8 +88,7 @@ pub(super) fn response_body(
     let total_ns = total_ns.unwrap_or(u64::MAX);
     stream.set_deadline(total_ns);
     let (upload, patience) = upload.map(|upload| (upload.progress, upload.patience)).unzip();
-    let over_http2 = record.is_http2();
-    let download = Download {
+    let mut download = Download {
         first,
         rest,
         lease: Some(lease),
@@ -104,6 +111,9 @@ pub(super) fn response_body(
             send_rest(download);
             body
         }
-        None => download.into_body(),
+        None => {
+            download.let_go_of_upstream();
+            download.into_body()
+        }
     }
 }

@@ -14,7 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use super::admit::{AdmittedRequest, IncomingRequest, admit};
 use super::answer_plan::AnswerPlan;
 use super::client::Client;
-use super::counted_body::CountedBody;
+use super::counted_body::{CountedBody, TakenBy};
 use super::download::ResponseBody;
 use super::exchange;
 use super::record::RequestRecord;
@@ -77,7 +77,10 @@ impl Service<Request<Incoming>> for Gate {
             let refused = h2::Error::from(h2::Reason::REFUSED_STREAM);
             return Box::pin(std::future::ready(Err(Unwritable::NoRoom(refused))));
         }
-        let unsent = self.unsent.clone();
+        let taken_by = match client.http2 {
+            true => TakenBy::Http2 { worker: Rc::clone(&worker), unsent: self.unsent.clone() },
+            false => TakenBy::Http1,
+        };
         let (mut parts, body) = request.into_parts();
         let connect = upgrade_request::extended_connect(&mut parts);
         // Now and not with the first poll: hyper may look for the end of the client's side before.
@@ -91,7 +94,7 @@ impl Service<Request<Incoming>> for Gate {
         Box::pin(at_most::<HYPER_REQUEST_BYTES, _>(async move {
             let incoming = IncomingRequest { head, body, connect, writer: Writer::Hyper };
             match handle(worker, client, incoming, record).await {
-                Reply::Http(response) => Ok(response.map(|body| CountedBody { body, unsent })),
+                Reply::Http(response) => Ok(response.map(|body| CountedBody::new(body, taken_by))),
                 Reply::Lines(..) => Err(Unwritable::Lines),
             }
         }))

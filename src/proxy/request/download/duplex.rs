@@ -68,6 +68,10 @@ impl Duplex {
         self.answer.as_ref().is_none_or(|answer| answer.borrow().is_end_stream())
     }
 
+    pub(super) fn with_answer<T>(&self, look: impl FnOnce(&mut Download) -> T) -> Option<T> {
+        self.answer.as_ref().map(|answer| look(&mut answer.borrow_mut()))
+    }
+
     pub(super) fn size_hint(&self) -> SizeHint {
         self.answer.as_ref().map_or_else(SizeHint::new, |answer| answer.borrow().size_hint())
     }
