@@ -405,9 +405,7 @@ def main():
             "forwarding what keygate refuses is what they are for. No package registry has the suites "
             "h2spec and Autobahn, so handmade frames and bytes stand in for them; `make test` checks those "
             "too (`tests/it/gate_*.rs`).\n\n"
-            "Before keygate sees a request, hyper 1.12 drops a Content-Length beside Transfer-Encoding and "
-            "closes the connection after the answer, and merges equal lengths into one. keygate does not pass on 1xx answers of the upstream (hyper's server cannot "
-            "send 103).\n\n")
+            "keygate does not pass on 1xx answers of the upstream (hyper's server cannot send 103).\n\n")
         page.write_text(head + "".join(f"<!-- {n} -->\n{sections[n]}" for n in SUITES if n in sections))
         print(f"wrote {page.relative_to(ROOT)}")
     finally:

@@ -1,6 +1,7 @@
 //! Heads that nobody can serve. What hyper's server would refuse by itself, with an empty answer that
-//! has neither code nor request id, is found here before hyper sees it. More may be found than hyper
-//! refuses, never less: what it takes is judged by `request::facts`.
+//! has neither code nor request id, is found here before hyper sees it, and so is a body of which the
+//! end can be read in two ways: hyper would choose one of them and say nothing. More may be found than
+//! hyper refuses, never less: what it takes is judged by `request::facts`.
 
 #[cfg(test)]
 mod tests;
@@ -11,7 +12,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::{Extensions, Method, Version};
 
-use super::head::{Fields, RequestHead, text_of};
+use super::head::{Fields, RequestHead};
 use super::length::content_length;
 use super::request_span::{RequestBodyEnd, RequestSpan};
 use super::target::RequestTarget;
@@ -110,31 +111,34 @@ fn complete(
     Ok(HyperHead { target, place: begin..begin + text.len(), length, end })
 }
 
-/// As hyper reads the fields that say how long the body is.
+/// The fields that say how long the body is: one of them, once. hyper would merge equal lengths and
+/// drop a length beside `chunked` (RFC 9112 section 6.3 allows both), and nobody behind it would know
+/// that there was a second reading.
 fn framing(head: &httparse::Request<'_, '_>) -> Result<RequestBodyEnd, Rejection> {
     let refuse = |why| Err(Rejection::why(Reason::BadFraming, why));
-    let (mut coding, mut length) = (None, None);
+    let (mut is_chunked, mut length) = (false, None);
     for field in &*head.headers {
         if field.name.eq_ignore_ascii_case("transfer-encoding") {
             if head.version != Some(1) {
                 return refuse("Transfer-Encoding outside HTTP/1.1");
             }
-            coding = Some(field.value);
-        } else if field.name.eq_ignore_ascii_case("content-length") && coding.is_none() {
-            match (content_length(field.value), length) {
-                (None, _) => return refuse("Content-Length is no number below 2^63"),
-                (Some(one), Some(other)) if one != other => {
-                    return refuse("two Content-Lengths that differ");
-                }
-                (one, _) => length = one,
+            if is_chunked || !field.value.eq_ignore_ascii_case(b"chunked") {
+                return refuse("Transfer-Encoding is not `chunked` alone");
+            }
+            is_chunked = true;
+        } else if field.name.eq_ignore_ascii_case("content-length") {
+            let Some(one) = content_length(field.value) else {
+                return refuse("Content-Length is not a number below 2^63");
+            };
+            if length.replace(one).is_some() {
+                return refuse("more than one Content-Length");
             }
         }
     }
-    let Some(coding) = coding else { return Ok(RequestBodyEnd::Counted(length.unwrap_or(0))) };
-    let last = text_of(coding).and_then(|c| c.rsplit(',').next()).unwrap_or_default();
-    match last.trim().eq_ignore_ascii_case("chunked") {
-        true => Ok(RequestBodyEnd::Chunked),
-        false => refuse("Transfer-Encoding is not `chunked` alone"),
+    match (is_chunked, length) {
+        (true, Some(_)) => refuse("Content-Length beside Transfer-Encoding"),
+        (true, None) => Ok(RequestBodyEnd::Chunked),
+        (false, length) => Ok(RequestBodyEnd::Counted(length.unwrap_or(0))),
     }
 }
 

@@ -359,31 +359,21 @@ fn connection(
     Ok(())
 }
 
-/// Content-Length and Transfer-Encoding never travel on: one of them is written anew. Here only what
-/// two servers could read differently is refused.
+/// Content-Length and Transfer-Encoding never travel on: one of them is written anew. Of HTTP/1 they
+/// were judged before anybody read the body (`http1::request_read`, `http1::request_refuse`). Over
+/// HTTP/2 the frames say where the body ends, and a length beside them is one number.
 fn framing(head: &RequestHead, name: &[u8], value: &[u8]) -> Result<(), Rejection> {
-    let refuse = |why| Err(Rejection::why(Reason::BadFraming, why));
-    if name == header::CONTENT_LENGTH.as_str().as_bytes() {
-        return match content_length(value) {
-            Some(_) if head.fields.repeats(name) => refuse("more than one Content-Length"),
-            Some(_) => Ok(()),
-            None => refuse("Content-Length is not a number below 2^63"),
-        };
-    }
-    if name != header::TRANSFER_ENCODING.as_str().as_bytes() {
+    let is_length = name == header::CONTENT_LENGTH.as_str().as_bytes();
+    if head.version != Version::HTTP_2 || !is_length {
         // `transfer_encoding` and the like: not framing to us, maybe to the upstream.
         return Ok(());
     }
-    if head.version != Version::HTTP_11 {
-        return refuse("Transfer-Encoding outside HTTP/1.1");
+    let refuse = |why| Err(Rejection::why(Reason::BadFraming, why));
+    match content_length(value) {
+        Some(_) if head.fields.repeats(name) => refuse("more than one Content-Length"),
+        Some(_) => Ok(()),
+        None => refuse("Content-Length is not a number below 2^63"),
     }
-    if !value.eq_ignore_ascii_case(b"chunked") || head.fields.repeats(name) {
-        return refuse("Transfer-Encoding is not `chunked` alone");
-    }
-    if head.fields.has(header::CONTENT_LENGTH) {
-        return refuse("Content-Length beside Transfer-Encoding");
-    }
-    Ok(())
 }
 
 /// What a trusted proxy says about the client.
