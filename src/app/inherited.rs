@@ -24,6 +24,9 @@ const LISTEN: &str = "listen";
 /// The first descriptor that sd_listen_fds(3) passes.
 const FIRST: usize = 3;
 
+/// More descriptors than any parent passes. The list of them is made before anybody looks at one.
+const MOST: u16 = u16::MAX;
+
 /// What was passed and is not yet taken.
 #[derive(Debug, Default)]
 pub(super) struct Inherited {
@@ -41,6 +44,16 @@ struct Descriptor {
 /// nobody looks at.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritedError {
+    #[error(
+        "LISTEN_FDS is not a number of descriptors from 0 to {MOST}: {value:?}\n\
+         hint: set it to how many sockets you pass from descriptor 3 on, or unset it"
+    )]
+    BadCount { value: String },
+    #[error(
+        "LISTEN_PID is not the number of a process: {value:?}\n\
+         hint: set it to the process id of keygate, or unset LISTEN_PID and LISTEN_FDS"
+    )]
+    BadProcess { value: String },
     #[error(
         "the admin listener takes TCP only, and descriptor {number} is a Unix socket\n\
          hint: pass a TCP socket as `{name}`, or none"
@@ -69,6 +82,10 @@ impl Inherited {
         #[expect(clippy::disallowed_methods, reason = "no configuration: sd_listen_fds(3)")]
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
+        let variable =
+            |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        // `ListenFd` takes what it cannot read for nothing.
+        check(variable("LISTEN_FDS"), variable("LISTEN_PID"), std::process::id())?;
         let mut passed = ListenFd::from_env();
         let mut descriptors = Vec::new();
         for at in 0..passed.len() {
@@ -140,6 +157,29 @@ impl Inherited {
         let at = self.descriptors.iter().position(|descriptor| descriptor.name == name)?;
         Some(self.descriptors.remove(at))
     }
+}
+
+/// Whether the variables of sd_listen_fds(3) can be read, where they are for process `own`. An empty
+/// one counts as absent.
+fn check(count: Option<String>, process: Option<String>, own: u32) -> Result<(), InheritedError> {
+    let Some(count) = count.filter(|count| !count.is_empty()) else { return Ok(()) };
+    if let Some(value) = process.filter(|process| !process.is_empty()) {
+        match number::<u32>(&value) {
+            None => return Err(InheritedError::BadProcess { value }),
+            // Another process's: not ours to judge.
+            Some(process) if process != own => return Ok(()),
+            Some(_) => {}
+        }
+    }
+    match number::<u16>(&count) {
+        Some(_) => Ok(()),
+        None => Err(InheritedError::BadCount { value: count }),
+    }
+}
+
+/// Of digits alone: a sign is none.
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 fn socket(passed: &mut ListenFd, at: usize) -> Option<BoundSocket> {
@@ -240,6 +280,35 @@ mod tests {
         for (address, want) in [("0.0.0.0", true), ("[::]", true), ("127.0.0.1", false)] {
             let bind = Bind::Tcp(format!("{address}:{port}").parse().unwrap());
             assert_eq!(is_bound(&socket, &bind), want, "{address}");
+        }
+    }
+
+    #[test]
+    fn variables_that_cannot_be_read_are_errors() {
+        let check = |count: &str, process: &str| {
+            let given = |text: &str| Some(text).filter(|t| *t != "-").map(str::to_owned);
+            check(given(count), given(process), 42).map_err(|error| error.to_string())
+        };
+        for (count, process) in
+            [("-", "-"), ("", "x"), ("0", "-"), ("2", "42"), ("65535", ""), ("abc", "41")]
+        {
+            assert_eq!(check(count, process), Ok(()), "{count:?} {process:?}");
+        }
+        for (count, process, variable) in [
+            ("abc", "-", "LISTEN_FDS"),
+            ("-1", "42", "LISTEN_FDS"),
+            ("+1", "", "LISTEN_FDS"),
+            (" 1", "-", "LISTEN_FDS"),
+            ("1,2", "-", "LISTEN_FDS"),
+            ("65536", "42", "LISTEN_FDS"),
+            ("4294967297", "-", "LISTEN_FDS"),
+            ("1", "me", "LISTEN_PID"),
+            ("1", "-42", "LISTEN_PID"),
+            ("1", "4294967338", "LISTEN_PID"),
+        ] {
+            let said = check(count, process).unwrap_err();
+            let hint = said.contains("\nhint: ");
+            assert!(said.starts_with(variable) && hint, "{count:?} {process:?}: {said}");
         }
     }
 

@@ -391,6 +391,24 @@ fn what_cannot_be_taken_ends_the_start() {
             assert!(said, "{word}: {}", process.output());
         }
     }
+    // Neither ignored nor taken for a port that somebody else has.
+    for (variable, value) in [
+        ("LISTEN_FDS", "abc"),
+        ("LISTEN_FDS", "-1"),
+        ("LISTEN_FDS", "4294967297"),
+        ("LISTEN_PID", "me"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keygate"));
+        command.current_dir(folder.path()).args(["serve", "--config", "keygate.toml"]);
+        command.env("LISTEN_FDS", "1").env(variable, value);
+        let process = Process::start(&mut command);
+        let status = process.wait(PATIENCE).expect("it ends");
+        assert_eq!(status.code(), Some(78), "{variable}={value}: {}", process.output());
+        for word in [variable, value, "hint: "] {
+            let said = process.soon(PATIENCE, || process.output().contains(word));
+            assert!(said, "{word}: {}", process.output());
+        }
+    }
     // Meant for another process: then they are not ours.
     let mut command = activated(&folder, "web", &["127.0.0.1:0"]);
     command.env("LISTEN_PID", "1");
