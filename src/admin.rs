@@ -22,12 +22,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use self::access::AdminCaller;
 pub use self::access::{AdminAccess, AdminDoor, AdminToken, AdminTokenError};
 pub use self::client::{DrainError, request_drain};
 use self::connections::AdminConnections;
+use self::pages::AnswerTurn;
 use crate::clock::Clock;
 use crate::exposure::ExposureCell;
 use crate::meter::UseBook;
@@ -110,6 +111,7 @@ pub fn serve(
     let doors = [(Some(listener), AdminDoor::Admin), (public, AdminDoor::Public)];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut listeners = Vec::with_capacity(doors.len());
+    let turns = Arc::new(Semaphore::new(1));
     for (listener, door) in doors {
         let Some(listener) = listener else { continue };
         listener.set_nonblocking(true)?;
@@ -121,6 +123,7 @@ pub fn serve(
             door,
             on_loopback,
             places: AdminConnections::default(),
+            turns: Arc::clone(&turns),
         });
     }
     let (stop, stopped) = watch::channel(false);
@@ -140,6 +143,8 @@ struct AdminListener {
     door: AdminDoor,
     on_loopback: bool,
     places: AdminConnections,
+    /// For the one page that is made at a time, whichever listener it is for.
+    turns: Arc<Semaphore>,
 }
 
 async fn run(
@@ -182,6 +187,7 @@ impl AdminListener {
                         stream,
                         caller,
                         self.places.clone(),
+                        Arc::clone(&self.turns),
                         Arc::clone(&state),
                     ));
                 }
@@ -202,13 +208,20 @@ async fn serve_connection(
     stream: tokio::net::TcpStream,
     caller: AdminCaller,
     places: AdminConnections,
+    turns: Arc<Semaphore>,
     state: Arc<AdminState>,
 ) {
     let (place, give_way) = places.take(caller.peer.ip());
     let service = service_fn(|request| {
         place.touch();
-        let answer = pages::answer(&state, caller, &request);
-        async move { Ok::<_, std::convert::Infallible>(answer) }
+        let (state, turns) = (&state, &turns);
+        async move {
+            let answer = || pages::answer(state, caller, &request);
+            Ok::<_, std::convert::Infallible>(match pages::turn_of(&request) {
+                AnswerTurn::AtOnce => answer(),
+                AnswerTurn::Waits => in_turn(turns, answer).await,
+            })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -221,6 +234,16 @@ async fn serve_connection(
         _ = tokio::time::timeout(LIFE, connection) => {}
         _ = give_way => {}
     }
+}
+
+/// Makes a page when it is its turn. Whoever came meanwhile with a probe is answered before the next
+/// page is made: however many pages clients ask for at once, a probe waits for two or three.
+async fn in_turn<T>(turns: &Semaphore, page: impl FnOnce() -> T) -> T {
+    let _turn = turns.acquire().await;
+    let page = page();
+    // With the turn still in hand.
+    tokio::task::yield_now().await;
+    page
 }
 
 /// Once a second.

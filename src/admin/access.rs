@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::{constant_time, digest};
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, Request, Version, header};
 
 use crate::config;
 
@@ -47,6 +47,8 @@ pub(super) enum EndpointReach {
 pub(super) enum DeniedAccess {
     /// The listener does not have the endpoint.
     NoSuchPage,
+    /// HTTP/1.1 without exactly one `Host` (RFC 9112 section 3.2).
+    NotOneHost,
     /// A `Host` that is not of this listener, on loopback: DNS rebinding looks like that.
     Misdirected,
     /// Beyond this host, and there is no token that could be shown.
@@ -100,8 +102,12 @@ impl AdminAccess {
         caller: AdminCaller,
         request: &Request<B>,
     ) -> Result<(), DeniedAccess> {
-        match caller.on_loopback && !self.is_named_by(request) {
-            true => Err(DeniedAccess::Misdirected),
+        if caller.on_loopback && !self.is_named_by(request) {
+            return Err(DeniedAccess::Misdirected);
+        }
+        let hosts = request.headers().get_all(header::HOST).iter().count();
+        match request.version() == Version::HTTP_11 && hosts != 1 {
+            true => Err(DeniedAccess::NotOneHost),
             false => Ok(()),
         }
     }
@@ -312,7 +318,12 @@ mod tests {
             .body(())
             .unwrap();
         assert_eq!(access.hears(caller, &absolute), Err(DeniedAccess::Misdirected));
+        let mut none = http::Request::get("/livez").body(()).unwrap();
+        assert_eq!(access.hears(caller, &none), Err(DeniedAccess::NotOneHost));
+        *none.version_mut() = Version::HTTP_10;
+        assert_eq!(access.hears(caller, &none), Ok(()), "a probe by hand");
         let elsewhere = AdminCaller { on_loopback: false, ..caller };
+        assert_eq!(access.hears(elsewhere, &two), Err(DeniedAccess::NotOneHost));
         assert_eq!(access.hears(elsewhere, &named("orders.svc")), Ok(()), "scrapes by name go on");
     }
 

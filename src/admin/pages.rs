@@ -45,7 +45,17 @@ struct AdminEndpoint {
     path: &'static str,
     reach: EndpointReach,
     method: AllowedMethod,
+    turn: AnswerTurn,
     answer: AdminAnswer,
+}
+
+/// When a page is made. One thread makes them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AnswerTurn {
+    /// A probe: cheap, and nobody may hold it up.
+    AtOnce,
+    /// One at a time on all connections, with a look at the others behind each.
+    Waits,
 }
 
 /// What a page is made of.
@@ -70,51 +80,67 @@ const ENDPOINTS: &[AdminEndpoint] = &[
         path: "/",
         reach: EndpointReach::Operator,
         method: AllowedMethod::Read,
+        turn: AnswerTurn::Waits,
         answer: AdminAnswer::Page(index),
     },
     AdminEndpoint {
         path: "/drain",
         reach: EndpointReach::ThisHost,
         method: AllowedMethod::Post,
+        turn: AnswerTurn::Waits,
         answer: AdminAnswer::Page(drain),
     },
     AdminEndpoint {
         path: "/livez",
         reach: EndpointReach::Public,
         method: AllowedMethod::Read,
+        turn: AnswerTurn::AtOnce,
         answer: AdminAnswer::Page(alive),
     },
     AdminEndpoint {
         path: "/metrics",
         reach: EndpointReach::Public,
         method: AllowedMethod::Read,
+        turn: AnswerTurn::Waits,
         answer: AdminAnswer::Metrics,
     },
     AdminEndpoint {
         path: "/readyz",
         reach: EndpointReach::Public,
         method: AllowedMethod::Read,
+        turn: AnswerTurn::AtOnce,
         answer: AdminAnswer::Page(ready),
     },
     AdminEndpoint {
         path: "/startupz",
         reach: EndpointReach::Public,
         method: AllowedMethod::Read,
+        turn: AnswerTurn::AtOnce,
         answer: AdminAnswer::Page(started),
     },
     AdminEndpoint {
         path: "/status",
         reach: EndpointReach::Operator,
         method: AllowedMethod::Read,
+        turn: AnswerTurn::Waits,
         answer: AdminAnswer::Page(status),
     },
     AdminEndpoint {
         path: "/usage",
         reach: EndpointReach::Operator,
         method: AllowedMethod::Read,
+        turn: AnswerTurn::Waits,
         answer: AdminAnswer::Stream(usage),
     },
 ];
+
+/// When the answer to a request is made.
+pub(super) fn turn_of<B>(request: &Request<B>) -> AnswerTurn {
+    let path = request.uri().path();
+    let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.path == path);
+    // A refusal costs no more than a probe.
+    endpoint.map_or(AnswerTurn::AtOnce, |endpoint| endpoint.turn)
+}
 
 pub(super) fn answer<B>(
     state: &AdminState,
@@ -163,6 +189,9 @@ fn page_or_stream<B>(
 fn refuse(denied: DeniedAccess) -> Response<Full<Bytes>> {
     let (status, text) = match denied {
         DeniedAccess::NoSuchPage => (StatusCode::NOT_FOUND, "no such page\n"),
+        DeniedAccess::NotOneHost => {
+            (StatusCode::BAD_REQUEST, "HTTP/1.1 needs exactly one Host field\n")
+        }
         DeniedAccess::Misdirected => (
             StatusCode::MISDIRECTED_REQUEST,
             "this listener is for an address, localhost, and the names in admin.hosts\n",

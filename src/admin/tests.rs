@@ -108,6 +108,27 @@ fn metrics_and_status_are_served() {
     running.admin.stop();
 }
 
+/// Ten connections with a hundred pages each, and a probe that comes last.
+#[test]
+fn a_probe_waits_for_no_more_than_a_few_pages() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let turns = Arc::new(Semaphore::new(1));
+    let made = Arc::new(AtomicUsize::new(0));
+    let before = runtime.block_on(async {
+        for _ in 0..10 {
+            let (turns, made) = (Arc::clone(&turns), Arc::clone(&made));
+            tokio::spawn(async move {
+                for _ in 0..100 {
+                    in_turn(&turns, || made.fetch_add(1, Ordering::Relaxed)).await;
+                }
+            });
+        }
+        let made = Arc::clone(&made);
+        tokio::spawn(async move { made.load(Ordering::Relaxed) }).await.unwrap()
+    });
+    assert!(before <= 3, "{before} pages came first");
+}
+
 #[test]
 fn wrong_paths_and_methods() {
     let running = start();
@@ -116,6 +137,11 @@ fn wrong_paths_and_methods() {
     let post = "POST /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     assert_eq!(running.ask(post).0, 405);
     assert_eq!(running.ask("nonsense\r\n\r\n").0, 400);
+    for hosts in ["", "host: localhost\r\nhost: localhost\r\n"] {
+        let request = format!("GET /livez HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
+        assert_eq!(running.ask(&request).0, 400, "{hosts:?}");
+    }
+    assert_eq!(running.ask("GET /livez HTTP/1.0\r\n\r\n").0, 200);
     assert_eq!(running.drained.load(Ordering::Relaxed), 0);
     running.admin.stop();
 }
@@ -139,7 +165,7 @@ fn drain_is_for_this_host_and_no_browser() {
 #[test]
 fn drain_from_elsewhere_is_refused() {
     let running = start();
-    let request = http::Request::post("/drain").body(()).unwrap();
+    let request = http::Request::post("/drain").header("host", "orders.svc").body(()).unwrap();
     let state = AdminState {
         metrics: running.metrics.clone(),
         readiness: running.readiness.clone(),
@@ -329,8 +355,8 @@ fn a_new_token_takes_over_and_a_bad_one_changes_nothing() {
     let state = state_with(AdminAccess { hosts: Vec::new(), token: Some(token) });
     let status = |token: &str| {
         let bearer = format!("Bearer {token}");
-        let request =
-            http::Request::get("/status").header("authorization", bearer).body(()).unwrap();
+        let request = http::Request::get("/status").header("host", "orders.svc");
+        let request = request.header("authorization", bearer).body(()).unwrap();
         pages::answer(&state, from("203.0.113.9:1"), &request).status().as_u16()
     };
     let next = "0123456789abcdef-second";
