@@ -8,7 +8,7 @@
 //!   as it is sent          RequestBody: Empty | Whole | Stream of an Upload
 //!     by hyper             RequestBody itself, which is a body to hyper
 //!     as bytes             outbound::BodyBehind the head, then upstream::sending::Sending
-//! what nobody wants        Unread: read to its end over HTTP/2, and dropped
+//! what nobody wants        RequestRest over HTTP/1 | Unread, which reads on and drops, over HTTP/2
 //! ```
 
 mod error;
@@ -18,7 +18,7 @@ mod upload;
 
 pub(crate) use self::error::BodyError;
 pub(crate) use self::inflow::Wire;
-pub(crate) use self::unread::{HyperBody, Unread};
+pub(crate) use self::unread::{HyperBody, RequestRest, RestKeeper, Unread};
 pub(crate) use self::upload::{
     ClientBody, Coming, RequestBody, Upload, UploadProgress, UploadState,
 };

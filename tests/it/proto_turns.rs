@@ -209,3 +209,78 @@ fn a_refusal_has_one_date() {
         assert_eq!(got.all("content-length").len(), 1, "{line}");
     }
 }
+
+const CORS: &str = "[[cors]]\npath = \"/v1/*\"\norigins = [\"https://a.example\"]\n";
+
+/// The answers of keygate's own: name, request line and fields, status.
+const OWN: [(&str, &str, u16); 4] = [
+    ("no key", "POST /v1/a HTTP/1.1\r\n", 401),
+    ("bad path", "POST /v1//a HTTP/1.1\r\n", 400),
+    (
+        "preflight",
+        "OPTIONS /v1/a HTTP/1.1\r\norigin: https://a.example\r\n\
+         access-control-request-method: POST\r\n",
+        204,
+    ),
+    ("no service", "POST /v1/a HTTP/1.1\r\nx-api-key: @KEY@\r\n", 502),
+];
+
+/// Whatever of a body is still to come when keygate answers by itself, and whoever reads it: if the
+/// connection ends behind the answer, the answer says so, and else the next request is answered.
+#[test]
+fn no_connection_ends_unannounced_behind_an_answer_of_ours() {
+    let chunked = "transfer-encoding: chunked\r\n";
+    let nowhere = "http://127.0.0.1:9";
+    let http2 = "http://127.0.0.1:9\"\nprotocol = \"http2\"\n#";
+    for url in [nowhere, http2] {
+        let gate = Gate::before_url(url).also(CORS).start();
+        for (name, line, status) in OWN {
+            for (fields, body) in [
+                (chunked, "5\r\nhello\r\n0\r\n\r\n".to_owned()),
+                (chunked, "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n".to_owned()),
+                (chunked, "1\r\nh\r\n".repeat(20) + "0\r\nx-sum: 1\r\n\r\n"),
+                ("content-length: 5\r\n", "hello".to_owned()),
+                ("content-length: 5\r\nte: trailers\r\n", "hello".to_owned()),
+                ("content-length: 5\r\nexpect: 100-continue\r\n", "hello".to_owned()),
+            ] {
+                for early in [body.len(), body.len() / 2, 0] {
+                    let about = format!("{url} {name} {fields:?}, {early} of {}", body.len());
+                    let line = line.replace("@KEY@", READER);
+                    let (now, late) = body.split_at(early);
+                    let mut client = Client::connect(gate.address);
+                    client.send(format!("{line}host: a\r\n{fields}\r\n{now}"));
+                    let asks = fields.contains("expect") && status == 502;
+                    let mut got = client.response();
+                    if asks && got.status() == 100 {
+                        got = client.response();
+                    }
+                    assert_eq!(got.status(), status, "{about}");
+                    if got.all("connection").contains(&"close".to_owned()) {
+                        assert!(early < body.len() || fields.contains("expect"), "{about}");
+                        assert!(client.send(late).is_closed(), "{about}");
+                        continue;
+                    }
+                    assert!(late.is_empty(), "{about}: {:?}", got.first_line());
+                    client.send("GET /v1/next HTTP/1.1\r\nhost: a\r\n\r\n");
+                    assert_eq!(client.response().status(), 401, "{about}");
+                }
+            }
+        }
+    }
+}
+
+/// HTTP/1.0 with `keep-alive`: it is not promised what does not follow.
+#[test]
+fn an_http_10_client_is_not_told_to_keep_a_connection_that_ends() {
+    let gate = Gate::before_url("http://127.0.0.1:9").start();
+    let head = "POST /v1/a HTTP/1.0\r\nconnection: keep-alive\r\ncontent-length: 5\r\n\r\n";
+    let mut client = Client::connect(gate.address);
+    let got = client.send(head).response();
+    assert_eq!((got.status(), got.all("connection")), (401, vec!["close".to_owned()]));
+    assert!(client.is_closed());
+    let mut client = Client::connect(gate.address);
+    let got = client.send(format!("{head}hello")).response();
+    assert_eq!((got.status(), got.all("connection")), (401, vec!["keep-alive".to_owned()]));
+    client.send("GET /v1/a HTTP/1.0\r\n\r\n");
+    assert_eq!(client.response().status(), 401);
+}

@@ -1,7 +1,8 @@
-//! What nobody wants of the request bodies of one HTTP/2 connection. Some of it is read and dropped
-//! behind the answer, because a client may send all of its body whatever the answer says: a reset
-//! would meet frames that are under way, h2 counts each of them as an error of the stream's, and at
-//! 128 of these it ends the connection with all that runs on it (CVE-2025-8671).
+//! What nobody wants of request bodies. Over HTTP/1 it decides whether the connection can stay, and
+//! the answer says so. Over HTTP/2 some of it is read and dropped behind the answer, because a client
+//! may send all of its body whatever the answer says: a reset would meet frames that are under way,
+//! h2 counts each of them as an error of the stream's, and at 128 of these it ends the connection with
+//! all that runs on it (CVE-2025-8671).
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -42,8 +43,26 @@ struct UnreadBody {
 pub(crate) struct HyperBody {
     /// `None` only while it is dropped.
     incoming: Option<Incoming>,
-    /// Who reads what is left of it. `None`: over HTTP/1, and for a stream that is to end at once.
-    unread: Option<Rc<Unread>>,
+    keeper: RestKeeper,
+}
+
+/// Who gets what is left of a request body that was not read to its end.
+#[derive(Debug)]
+pub(crate) enum RestKeeper {
+    /// Over HTTP/1.
+    Http1(Rc<RequestRest>),
+    /// Over HTTP/2.
+    Http2(Rc<Unread>),
+    /// Its stream is to end at once.
+    Nobody,
+}
+
+/// What is left of a request body over HTTP/1, until its answer begins. hyper closes the connection
+/// behind an answer to a request of which it has to read more than a little, and does not say so.
+#[derive(Debug, Default)]
+pub(crate) struct RequestRest {
+    incoming: RefCell<Option<Incoming>>,
+    has_answer: Cell<bool>,
 }
 
 /// Read and dropped behind an answer, of one stream.
@@ -131,9 +150,8 @@ impl UnreadBody {
 // === impl HyperBody ===
 
 impl HyperBody {
-    /// `unread` is that of its connection, over HTTP/2.
-    pub(crate) fn new(incoming: Incoming, unread: Option<Rc<Unread>>) -> Self {
-        Self { incoming: Some(incoming), unread }
+    pub(crate) fn new(incoming: Incoming, keeper: RestKeeper) -> Self {
+        Self { incoming: Some(incoming), keeper }
     }
 
     pub(crate) fn get(&self) -> Option<&Incoming> {
@@ -146,17 +164,33 @@ impl HyperBody {
 
     /// Its stream is not answered to the end: nothing of it is read any more.
     pub(crate) fn abandon(&mut self) {
-        self.unread = None;
+        self.keeper = RestKeeper::Nobody;
     }
 }
 
 impl Drop for HyperBody {
     fn drop(&mut self) {
-        if let (Some(incoming), Some(unread)) = (self.incoming.take(), self.unread.take())
-            && !incoming.is_end_stream()
-            && !std::thread::panicking()
-        {
-            unread.add(incoming);
+        let Some(incoming) = self.incoming.take() else { return };
+        if incoming.is_end_stream() || std::thread::panicking() {
+            return;
         }
+        match &self.keeper {
+            RestKeeper::Http1(rest) if !rest.has_answer.get() => {
+                *rest.incoming.borrow_mut() = Some(incoming);
+            }
+            RestKeeper::Http2(unread) => unread.add(incoming),
+            RestKeeper::Http1(_) | RestKeeper::Nobody => {}
+        }
+    }
+}
+
+// === impl RequestRest ===
+
+impl RequestRest {
+    /// A body that nobody reads any more. From now on none is kept: the answer has said what becomes
+    /// of the connection.
+    pub(crate) fn take(&self) -> Option<Incoming> {
+        self.has_answer.set(true);
+        self.incoming.take()
     }
 }

@@ -319,9 +319,9 @@ async fn serve_by_hyper(
     if caps.headers > HYPER_HEADERS {
         builder.max_headers(caps.headers);
     }
-    let gate = Gate::new(worker, client);
     let turn = Turn::new(io, span);
     let is_read = turn.over();
+    let gate = Gate::new(worker, client, Rc::clone(&is_read));
     let mut conn = builder.serve_connection(TokioIo::new(turn), gate);
     let moments = &client.moments;
     let sent_before = moments.bytes_out.get();

@@ -16,6 +16,11 @@ pub(crate) enum Reply {
     Lines(AnswerLines, ResponseBody),
 }
 
+/// Marks a response of keygate's own, among its extensions: no service has a use for the rest of the
+/// request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnAnswer;
+
 /// What a refusal's form depends on.
 pub(crate) struct RefusalContext<'r> {
     pub(crate) method: &'r Method,
@@ -66,6 +71,7 @@ pub(crate) fn refuse(
         return Reply::Lines(lines, ResponseBody::Full(rendered.body));
     }
     let mut response = Response::new(ResponseBody::Empty);
+    response.extensions_mut().insert(OwnAnswer);
     *response.status_mut() = rendered.status;
     let headers = response.headers_mut();
     for (name, value) in rendered.headers {
@@ -98,6 +104,7 @@ pub(crate) fn no_content(
         return Reply::Lines(lines, ResponseBody::Empty);
     }
     let mut response = Response::new(ResponseBody::Empty);
+    response.extensions_mut().insert(OwnAnswer);
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.extend(fields);

@@ -1,5 +1,7 @@
 //! One request is one page: [`admit`] (facts → decide → charge → rewrite) → send → answer.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,12 +20,12 @@ use super::counted_body::{CountedBody, TakenBy};
 use super::download::ResponseBody;
 use super::exchange;
 use super::record::RequestRecord;
-use super::reply::{self, Reply};
+use super::reply::{self, OwnAnswer, Reply};
 use super::response_body::{RunningUpload, response_body};
 use super::rewrite::answer;
 use super::{upgrade, upgrade_request};
 use crate::core::{Reason, Rejection};
-use crate::proxy::body::{ClientBody, Coming, HyperBody};
+use crate::proxy::body::{ClientBody, Coming, HyperBody, RequestRest, RestKeeper};
 use crate::proxy::future_size::at_most;
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::head::RequestHead;
@@ -42,6 +44,18 @@ pub(crate) struct Gate {
     client: Rc<Client>,
     /// Of HTTP/2: what its streams have left to be sent.
     unsent: Option<Arc<UnsentAnswers>>,
+    /// Of HTTP/1.
+    arrival: Option<RequestArrival>,
+}
+
+/// How much of the one request of an HTTP/1 connection hyper has.
+#[derive(Clone, Debug)]
+struct RequestArrival {
+    rest: Rc<RequestRest>,
+    /// Set once that is all of it.
+    is_here: Rc<Cell<bool>>,
+    /// It waits to be asked for its body.
+    expects: bool,
 }
 
 /// Most bytes of a request that hyper has read, and of its exchange with the upstream.
@@ -51,17 +65,19 @@ const EXCHANGE_BYTES: usize = 1024;
 // === impl Gate ===
 
 impl Gate {
-    pub(crate) fn new(worker: &Rc<Worker>, client: &Rc<Client>) -> Self {
-        Self::counting(worker, client, None)
+    /// For one request over HTTP/1. `is_here` is set once hyper has all of it.
+    pub(crate) fn new(worker: &Rc<Worker>, client: &Rc<Client>, is_here: Rc<Cell<bool>>) -> Self {
+        let arrival = Some(RequestArrival { rest: Rc::default(), is_here, expects: false });
+        Self { arrival, ..Self::counting(worker, client, None) }
     }
 
-    /// Counts what HTTP/2 takes of answers and does not send.
+    /// For HTTP/2. Counts what it takes of answers and does not send.
     pub(crate) fn counting(
         worker: &Rc<Worker>,
         client: &Rc<Client>,
         unsent: Option<Arc<UnsentAnswers>>,
     ) -> Self {
-        Self { worker: Rc::clone(worker), client: Rc::clone(client), unsent }
+        Self { worker: Rc::clone(worker), client: Rc::clone(client), unsent, arrival: None }
     }
 }
 
@@ -89,17 +105,71 @@ impl Service<Request<Incoming>> for Gate {
             head.target = target;
         }
         let record = RequestRecord::begin(&worker, &client.moments, &head, client.address.ip());
-        let body = HyperBody::new(body, client.unread.clone());
+        let mut arrival = self.arrival.clone();
+        if let Some(arrival) = &mut arrival {
+            arrival.expects = head.fields.has(header::EXPECT);
+        }
+        let keeper = match (&arrival, &client.unread) {
+            (Some(arrival), _) => RestKeeper::Http1(Rc::clone(&arrival.rest)),
+            (None, Some(unread)) => RestKeeper::Http2(Rc::clone(unread)),
+            (None, None) => RestKeeper::Nobody,
+        };
+        let version = head.version;
+        let body = HyperBody::new(body, keeper);
         let body = ClientBody::Coming(Coming::Hyper(body));
         Box::pin(at_most::<HYPER_REQUEST_BYTES, _>(async move {
             let incoming = IncomingRequest { head, body, connect, writer: Writer::Hyper };
             match handle(worker, client, incoming, record).await {
-                Reply::Http(response) => Ok(response.map(|body| CountedBody::new(body, taken_by))),
+                Reply::Http(mut response) => {
+                    if let Some(arrival) = arrival
+                        && !arrival.is_through(&response).await
+                    {
+                        announce_close(&mut response, version);
+                    }
+                    Ok(response.map(|body| CountedBody::new(body, taken_by)))
+                }
                 Reply::Lines(..) => Err(Unwritable::Lines),
             }
         }))
     }
 }
+
+/// hyper closes the connection behind this answer, and does not say so by itself.
+fn announce_close(response: &mut Response<ResponseBody>, request: Version) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if request == Version::HTTP_10 {
+        // Else hyper adds `keep-alive`.
+        *response.version_mut() = Version::HTTP_10;
+    }
+}
+
+// === impl RequestArrival ===
+
+impl RequestArrival {
+    /// Whether hyper can read another request behind this response: the body of this one was read to
+    /// its end, or a service still reads it. What hyper already has of a body that nobody wants is
+    /// dropped for that, which waits for nobody. With an `Expect` it is not: to ask for the body is to
+    /// invite it.
+    async fn is_through<B>(&self, response: &Response<B>) -> bool {
+        let Some(mut rest) = self.rest.take() else {
+            let is_ours = response.extensions().get::<OwnAnswer>().is_some();
+            return !is_ours || Rc::strong_count(&self.rest) <= HOLDERS;
+        };
+        if self.expects || !self.is_here.get() {
+            return false;
+        }
+        loop {
+            match poll_fn(|cx| Pin::new(&mut rest).poll_frame(cx)).await {
+                None => return true,
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return false,
+            }
+        }
+    }
+}
+
+/// Who holds a [`RequestRest`] beside the body itself: the [`Gate`] and the request.
+const HOLDERS: usize = 2;
 
 /// There is no answer that hyper could write.
 #[derive(Debug, thiserror::Error)]
