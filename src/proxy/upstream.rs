@@ -7,6 +7,7 @@
 mod connect;
 mod http1;
 mod http2;
+mod http2_body;
 mod outcome;
 mod resources;
 mod round_trip;
@@ -175,12 +176,12 @@ impl UpstreamPool {
             // The one with the fewest streams; a second is opened only when the first is full.
             if let Some(conn) = shared.iter().filter(|c| c.has_room()).min_by_key(|c| c.streams()) {
                 self.resources.cells.upstream_reused();
-                return Ok(conn.clone());
+                return Ok(conn.share());
             }
         }
         let conn = Http2::open(&self.connector, client).await?;
         if self.keep_alive {
-            self.shared.borrow_mut().push(conn.clone());
+            self.shared.borrow_mut().push(conn.share());
         }
         Ok(conn)
     }
@@ -283,16 +284,20 @@ impl Lease {
         }
     }
 
-    /// Whether something of the request waits to be written. Of what hyper writes nobody can tell.
+    /// Whether something of the request waits to be written. Of what hyper writes over HTTP/1 nobody
+    /// can tell.
     pub(crate) fn is_sending(&self) -> bool {
-        matches!(&self.conn, Held::Http1(conn) if conn.is_sending())
+        match &self.conn {
+            Held::Http1(conn) => conn.is_sending(),
+            Held::Http2(conn) => conn.is_sending(),
+        }
     }
 
     /// Whether the rest of the request can still be sent, now that its answer is over.
     pub(crate) fn may_go_on(&self, upload: &UploadProgress) -> bool {
         match &self.conn {
             Held::Http1(conn) => conn.may_go_on(upload),
-            Held::Http2(_) => upload.is_open(),
+            Held::Http2(conn) => upload.is_open() || conn.is_sending(),
         }
     }
 
@@ -300,8 +305,8 @@ impl Lease {
     pub(crate) fn poll_sent(&mut self, upload: &UploadProgress, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.conn {
             Held::Http1(conn) => conn.poll_sent(cx),
-            // The connection's own task sends it.
-            Held::Http2(_) if upload.is_open() => {
+            // A task of hyper's sends it.
+            Held::Http2(conn) if upload.is_open() || conn.is_sending() => {
                 upload.look_on(cx);
                 Poll::Pending
             }

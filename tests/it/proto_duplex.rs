@@ -398,3 +398,99 @@ fn a_service_that_closes_is_sent_no_rest() {
     assert!(upstream.wait_closed(1, PATIENCE));
     assert!(client.is_closed());
 }
+
+/// A service over HTTP/2 that answers at once and opens no further window. Tells how each request
+/// ended: with its end, or with a reset for this reason.
+fn unreading() -> (SocketAddr, mpsc::Receiver<Option<u32>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ended, ends) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let serve = async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut builder = h2::server::Builder::new();
+            let handshake = builder.initial_window_size(1_000).handshake::<_, bytes::Bytes>(stream);
+            let mut connection = handshake.await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let ended = ended.clone();
+                tokio::spawn(async move {
+                    let mut out = respond.send_response(http::Response::new(()), false).unwrap();
+                    out.send_data("soon".into(), true).unwrap();
+                    let mut body = request.into_body();
+                    let end = loop {
+                        match body.data().await {
+                            None => break None,
+                            Some(Err(error)) => break error.reason().map(u32::from),
+                            Some(Ok(_)) => {}
+                        }
+                    };
+                    let _ = ended.send(end);
+                });
+            }
+        };
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, serve).await.ok() });
+    });
+    (address, ends)
+}
+
+/// A gate before it that knows its window: one request has come back.
+fn before_unreading() -> (Gate, mpsc::Receiver<Option<u32>>) {
+    let (service, ends) = unreading();
+    let limits = "[timeouts]\nbody = \"500ms\"\n[limits]\nbody_rate = 0\n[workers]\ncount = 1\n";
+    let url = format!("http://{service}\"\nprotocol = \"http2\"\n#");
+    let gate = Gate::before_url(&url).also(limits).start();
+    assert_eq!(Client::connect(gate.address).send(get("first", "")).response().status(), 200);
+    assert_eq!(ends.recv_timeout(PATIENCE), Ok(None));
+    (gate, ends)
+}
+
+const CANCEL: u32 = 8;
+
+/// Whatever of the upload waits where: read by nobody yet, in hyper's hands, or all of it.
+#[test]
+fn a_service_without_a_window_does_not_hold_the_rest_of_a_request() {
+    let piece = "x".repeat(5_000);
+    let chunk = format!("1388\r\n{piece}\r\n");
+    for (fields, body) in [
+        ("content-length: 300000\r\n", piece.repeat(4)),
+        ("content-length: 300000\r\nte: trailers\r\n", piece.repeat(4)),
+        ("transfer-encoding: chunked\r\n", chunk.repeat(4)),
+        ("transfer-encoding: chunked\r\n", chunk.repeat(4) + "0\r\n\r\n"),
+    ] {
+        let about = format!("{fields:?}, {} bytes", body.len());
+        let (gate, ends) = before_unreading();
+        let mut client = Client::connect(gate.address);
+        client.send(post(fields));
+        for piece in body.as_bytes().chunks(5_000) {
+            client.send(piece);
+        }
+        assert_eq!(client.response().body_text(), "soon", "{about}");
+        assert_eq!(ends.recv_timeout(PATIENCE), Ok(Some(CANCEL)), "{about}");
+        // It waits for nothing any more: closed, or ready for another request.
+        client.send(get("next", ""));
+        if let Ok(Some(next)) = client.try_response(false) {
+            assert_eq!(next.body_text(), "soon", "{about}");
+        }
+    }
+}
+
+#[test]
+fn a_service_without_a_window_does_not_hold_an_upload_over_http2() {
+    let (gate, ends) = before_unreading();
+    let mut client = H2::connect(gate.address);
+    client.headers(1, 0, &h2raw::request("POST", "/v1/a", READER));
+    for _ in 0..3 {
+        client.data(1, 0, &[b'x'; 5_000]);
+    }
+    let got = client.answer(1);
+    assert!(got.ended && got.body == b"soon", "{got:?}");
+    assert_eq!(ends.recv_timeout(PATIENCE), Ok(Some(CANCEL)));
+    let is_reset = |frame: &h2raw::Frame| frame.kind == h2raw::RST_STREAM && frame.stream == 1;
+    assert!(
+        std::iter::from_fn(|| client.next(PATIENCE)).any(|frame| is_reset(&frame)),
+        "the client's stream goes on"
+    );
+}

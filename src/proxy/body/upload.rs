@@ -61,6 +61,18 @@ pub(crate) struct UploadProgress {
     waker: RefCell<Option<Waker>>,
     /// Who only looks on.
     onlooker: RefCell<Option<Waker>>,
+    hyper_task: Cell<HyperTask>,
+}
+
+/// The task in which hyper sends an upload over HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HyperTask {
+    /// There is none, or none any more.
+    None,
+    /// It may hold bytes for which the service has no window, although all of the upload was read.
+    Runs,
+    /// It is to end, whatever it waits for.
+    Ends,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +163,7 @@ impl Upload {
             abandoned: Cell::new(false),
             waker: RefCell::new(None),
             onlooker: RefCell::new(None),
+            hyper_task: Cell::new(HyperTask::None),
             moments,
         });
         let left = limit.unwrap_or(u64::MAX);
@@ -291,6 +304,14 @@ impl Drop for Upload {
 }
 
 impl RequestBody {
+    /// Of an upload.
+    pub(crate) fn progress(&self) -> Option<Rc<UploadProgress>> {
+        match self {
+            Self::Stream(upload) => Some(upload.progress()),
+            Self::Empty | Self::Whole(_) => None,
+        }
+    }
+
     /// What of it is here already.
     pub(crate) fn here(&self) -> &[u8] {
         match self {
@@ -345,8 +366,43 @@ impl UploadProgress {
         matches!(self.state.get(), UploadState::Ready | UploadState::Waiting)
     }
 
-    fn watch(&self, cx: &Context<'_>) {
+    /// Asks to be woken when it is [stopped](Self::stop).
+    pub(crate) fn watch(&self, cx: &Context<'_>) {
         remember(&self.waker, cx);
+    }
+
+    /// hyper sends it in a task of its own from now on.
+    pub(crate) fn is_sent_by_hyper(&self) {
+        self.hyper_task.set(HyperTask::Runs);
+    }
+
+    /// That task has ended.
+    pub(crate) fn was_sent_by_hyper(&self) {
+        self.hyper_task.set(HyperTask::None);
+        if let Some(waker) = self.onlooker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether hyper still has something of it to send.
+    pub(crate) fn is_with_hyper(&self) -> bool {
+        self.hyper_task.get() == HyperTask::Runs
+    }
+
+    /// The exchange is over: hyper's task ends, and what it still has of the upload is dropped.
+    pub(crate) fn end_with_hyper(&self) {
+        if self.is_with_hyper() {
+            self.hyper_task.set(HyperTask::Ends);
+            self.stop();
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Whether nothing more of it may be sent, not even what was read.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.hyper_task.get() == HyperTask::Ends || self.state.get() == UploadState::Stopped
     }
 
     /// Asks to be woken whenever bytes have come, and at its end, without polling the body.

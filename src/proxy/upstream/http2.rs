@@ -11,21 +11,23 @@ use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::connect::Connector;
+use super::http2_body::{Http2Body, Http2Executor};
 use super::outcome::{AnswerContent, AnswerHeadSource, Failure};
 use crate::clock::Clock;
 use crate::core::Reason;
-use crate::proxy::body::RequestBody;
-use crate::proxy::executor::LocalExecutor;
+use crate::proxy::body::UploadProgress;
 use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::UpstreamRequest;
 use crate::proxy::patience::{Patience, go_on};
 use crate::proxy::streams::Stream;
 
-/// A handle; clones are streams of one connection.
-#[derive(Clone, Debug)]
+/// A handle; each request has [one of its own](Http2::share).
+#[derive(Debug)]
 pub(crate) struct Http2 {
-    sender: SendRequest<RequestBody>,
+    sender: SendRequest<Http2Body>,
     shared: Rc<Http2State>,
+    /// Of the request, which ends with this.
+    upload: Option<Rc<UploadProgress>>,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,7 @@ struct Http2State {
     closed: Cell<bool>,
     idle_at: Cell<u64>,
     connection: tokio::task::AbortHandle,
+    executor: Http2Executor,
     clock: Clock,
 }
 
@@ -45,17 +48,17 @@ const MOST_STREAMS: usize = 100;
 impl Http2 {
     pub(super) async fn open(connector: &Connector, client: &ClientAddr) -> Result<Self, Reason> {
         let io = connector.connect(client).await?;
-        let (sender, connection) =
-            hyper::client::conn::http2::Builder::new(LocalExecutor::default())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_header_list_size(64 * 1024)
-                .keep_alive_interval(Duration::from_secs(30))
-                .keep_alive_timeout(Duration::from_secs(10))
-                .handshake(TokioIo::new(io))
-                .await
-                .map_err(|_| Reason::UpstreamConnect)?;
+        let executor = Http2Executor::default();
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(executor.clone())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(64 * 1024)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|_| Reason::UpstreamConnect)?;
         let task = tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream HTTP/2 connection ended");
@@ -65,9 +68,15 @@ impl Http2 {
             closed: Cell::new(false),
             idle_at: Cell::new(0),
             connection: task.abort_handle(),
+            executor,
             clock: connector.clock().clone(),
         });
-        Ok(Self { sender, shared })
+        Ok(Self { sender, shared, upload: None })
+    }
+
+    /// The same connection, for another request.
+    pub(super) fn share(&self) -> Self {
+        Self { sender: self.sender.clone(), shared: Rc::clone(&self.shared), upload: None }
     }
 
     pub(super) async fn send(
@@ -84,6 +93,8 @@ impl Http2 {
         let Some(request) = outbound.take_http() else {
             return Err(Failure::of(Reason::UpstreamClosed));
         };
+        self.upload = request.body().progress();
+        let request = request.map(|body| Http2Body::new(body, &self.shared.executor));
         let clock = &self.shared.clock;
         let mut reply = pin!(self.sender.try_send_request(request));
         poll_fn(|cx| {
@@ -101,13 +112,21 @@ impl Http2 {
                     Failure {
                         reason: Reason::UpstreamClosed,
                         unprocessed: unprocessed.is_some(),
-                        unsent: error.take_message().map(|m| outbound.put_back(m)).is_some(),
+                        unsent: error
+                            .take_message()
+                            .map(|request| outbound.put_back(request.map(Http2Body::into_inner)))
+                            .is_some(),
                         stale: false,
                     }
                 })
             })
         })
         .await
+    }
+
+    /// Whether hyper still has something of the request to send.
+    pub(super) fn is_sending(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.is_with_hyper())
     }
 
     pub(super) fn is_usable(&self) -> bool {
@@ -132,6 +151,14 @@ impl Http2 {
         }
         let idle_at = self.shared.idle_at.get();
         self.is_usable() && (idle_at == 0 || now_ns.saturating_sub(idle_at) < idle_ns.max(IDLE_NS))
+    }
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        if let Some(upload) = self.upload.take() {
+            upload.end_with_hyper();
+        }
     }
 }
 
