@@ -112,7 +112,7 @@ pub fn read_csv(
                     }
                 }
                 None if is_harmless(header) || !told.insert(header.to_owned()) => {}
-                None => sink(unknown(header, line, path))?,
+                None => sink(unknown(header, before + 1, path))?,
             }
         }
         match bad {
