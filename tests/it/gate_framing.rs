@@ -77,6 +77,35 @@ fn length_beside_transfer_encoding_is_refused() {
     }
 }
 
+/// The service does not even hear of a request whose first chunks are none.
+#[test]
+fn broken_chunks_that_come_with_the_head_reach_nobody() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    for body in [
+        "3\nabc\r\n0\r\n\r\n",
+        "3;a\nb\r\nabc\r\n0\r\n\r\n",
+        "x\r\nabc\r\n0\r\n\r\n",
+        "3\r\nabcd\r\n0\r\n\r\n",
+        "10000000000000000\r\nabc",
+        "-1\r\n\r\n",
+        "\r\n0\r\n\r\n",
+    ] {
+        for fields in
+            ["transfer-encoding: chunked\r\n", "Transfer-Encoding: Chunked\r\nte: trailers\r\n"]
+        {
+            let mut client = Client::connect(gate.address);
+            client.send(post(fields, body));
+            let answer = client.response();
+            let told = (answer.status(), answer.code());
+            assert_eq!(told, (400, "bad_framing".to_owned()), "{body:?}");
+            assert_eq!(answer.all("x-request-id").len(), 1, "{body:?}");
+            assert!(client.is_closed(), "{body:?}: the rest must not be read as a request");
+            assert!(upstream.take().is_empty(), "{body:?}");
+        }
+    }
+}
+
 /// HAProxy 2.6 reads 2^64 as 0 and the body as a request; hyper takes 2^63.
 #[test]
 fn content_length_has_one_reading() {

@@ -12,6 +12,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::{Extensions, Method, Version};
 
+use super::chunks::ChunkReader;
 use super::head::{Fields, RequestHead};
 use super::length::content_length;
 use super::request_span::{RequestBodyEnd, RequestSpan};
@@ -108,6 +109,11 @@ fn complete(
     }
     let begin = text.as_ptr() as usize - read.as_ptr() as usize;
     let end = framing(head)?;
+    // Before the service hears of the request: later it would get a head without the rest.
+    let came = read.get(length..).unwrap_or_default();
+    if end == RequestBodyEnd::Chunked && ChunkReader::default().skip(came).is_err() {
+        return Err(Rejection::why(Reason::BadFraming, "the body is not in well-formed chunks"));
+    }
     Ok(HyperHead { target, place: begin..begin + text.len(), length, end })
 }
 
