@@ -16,22 +16,8 @@ fn get(path: &str, key: &str) -> String {
 
 /// Builds the registry as it stands, in this format.
 fn build(gate: &Gate, format: &str, serial: u64) {
-    let serial_text = serial.to_string();
-    let arguments = [
-        "table",
-        "build",
-        "--registry",
-        "keys.toml",
-        "--signer",
-        "signer.pem",
-        "--out",
-        "keys.kgt",
-        "--format",
-        format,
-        "--serial",
-        &serial_text,
-    ];
-    gate.folder.ctl(&arguments);
+    let options = ["--format", format, "--serial", &serial.to_string()];
+    gate.folder.build_as("keys.kgt", &options);
     gate.wait_serial(serial);
 }
 

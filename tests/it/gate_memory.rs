@@ -36,11 +36,7 @@ fn unfinished_heads_of_one_address_end_with_good_clients_served() {
         .collect();
     // Without the budget: some 44 MB.
     gate.process.eventually("connections closed", || counted(&gate, "address") >= 500);
-    assert_served(&mut before);
-    assert_served(&mut customer(&gate));
-    assert_bounded(&gate, cage.as_ref());
-    drop(attackers);
-    gate.process.eventually("memory given back", || held(&gate) < BUDGET / 10);
+    assert_attack_ends(&gate, cage.as_ref(), &mut before, attackers);
 }
 
 #[test]
@@ -64,11 +60,7 @@ fn streams_behind_closed_windows_end_with_good_clients_served() {
         .collect();
     // Without the budget: some 36 MB.
     gate.process.eventually("connections closed", || counted(&gate, "address") >= 80);
-    assert_served(&mut before);
-    assert_served(&mut customer(&gate));
-    assert_bounded(&gate, cage.as_ref());
-    drop(attackers);
-    gate.process.eventually("memory given back", || held(&gate) < BUDGET / 10);
+    assert_attack_ends(&gate, cage.as_ref(), &mut before, attackers);
 }
 
 /// Many addresses, each within its quarter: nothing new is taken above 80 %, strangers are closed above
@@ -209,6 +201,20 @@ fn counted(gate: &Gate, reason: &str) -> u64 {
 
 fn held(gate: &Gate) -> u64 {
     metric(gate, "keygate_memory_held_bytes")
+}
+
+/// Clients of before and of now are served, and what the attackers held is given back with them.
+fn assert_attack_ends(
+    gate: &Gate,
+    cage: Option<&Cage>,
+    before: &mut Client,
+    attackers: Vec<TcpStream>,
+) {
+    assert_served(before);
+    assert_served(&mut customer(gate));
+    assert_bounded(gate, cage);
+    drop(attackers);
+    gate.process.eventually("memory given back", || held(gate) < BUDGET / 10);
 }
 
 /// What the process took at its peak is within the limit that it was given.

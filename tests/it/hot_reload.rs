@@ -50,18 +50,7 @@ fn ten_thousand_requests_during_a_hundred_reloads() {
     for serial in 2..RELOADS + 2 {
         gate.folder.write("keys.toml", &registry(serial));
         let name = format!("{serial}.kgt");
-        gate.folder.ctl(&[
-            "table",
-            "build",
-            "--registry",
-            "keys.toml",
-            "--signer",
-            "signer.pem",
-            "--out",
-            &name,
-            "--serial",
-            &serial.to_string(),
-        ]);
+        gate.folder.build_as(&name, &["--serial", &serial.to_string()]);
         tables.push((serial, name));
     }
     let (done, finished) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -105,18 +94,7 @@ fn each_way_of_delivery_is_noticed() {
     let upstream = Upstream::start();
     let gate = Gate::before(&upstream).table("poll = \"1h\"").start();
     let build = |serial: u64, out: &str| {
-        gate.folder.ctl(&[
-            "table",
-            "build",
-            "--registry",
-            "keys.toml",
-            "--signer",
-            "signer.pem",
-            "--out",
-            out,
-            "--serial",
-            &serial.to_string(),
-        ]);
+        gate.folder.build_as(out, &["--serial", &serial.to_string()]);
     };
     build(2, "next.kgt");
     std::fs::rename(gate.folder.file("next.kgt"), gate.folder.file("keys.kgt")).unwrap();
@@ -177,18 +155,8 @@ fn kubernetes_secret_swap() {
     for serial in 2..5u64 {
         let new = format!("..{serial}");
         std::fs::create_dir(mount.join(&new)).unwrap();
-        gate.folder.ctl(&[
-            "table",
-            "build",
-            "--registry",
-            "keys.toml",
-            "--signer",
-            "signer.pem",
-            "--out",
-            &format!("mount/{new}/keys.kgt"),
-            "--serial",
-            &serial.to_string(),
-        ]);
+        let table = format!("mount/{new}/keys.kgt");
+        gate.folder.build_as(&table, &["--serial", &serial.to_string()]);
         symlink(&new, mount.join("..data_tmp")).unwrap();
         std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
         std::fs::remove_dir_all(mount.join(format!("..{}", serial - 1))).unwrap();

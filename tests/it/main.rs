@@ -13,6 +13,7 @@
 mod access_log;
 mod admin;
 mod canaries;
+mod check_certificates;
 mod check_start;
 mod dashboard;
 mod documents;

@@ -9,5 +9,6 @@ pub(crate) mod http;
 pub(crate) mod nginx;
 pub(crate) mod process;
 pub(crate) mod relay;
+pub(crate) mod start;
 pub(crate) mod tools;
 pub(crate) mod upstream;

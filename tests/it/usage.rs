@@ -89,8 +89,7 @@ fn three_sidecars_say_together_what_clients_have_sent() {
         // Tables come while the requests run, and pages are read while they do.
         for gate in &gates {
             let serial = (round * 10).to_string();
-            let build = ["table", "build", "--registry", "keys.toml", "--signer", "signer.pem"];
-            gate.folder.ctl(&[&build[..], &["--out", "keys.kgt", "--serial", &serial]].concat());
+            gate.folder.build_as("keys.kgt", &["--serial", &serial]);
             gate.wait_serial(round * 10);
             records.push(record(gate, ""));
         }

@@ -308,16 +308,14 @@ impl Folder {
 
     /// Builds the table from the registry as it stands.
     pub(crate) fn build(&self) {
-        run(keygatectl(self.path()).args([
-            "table",
-            "build",
-            "--registry",
-            "keys.toml",
-            "--signer",
-            "signer.pem",
-            "--out",
-            "keys.kgt",
-        ]));
+        self.build_as("keys.kgt", &[]);
+    }
+
+    /// Builds a table of this name, with these options.
+    pub(crate) fn build_as(&self, table: &str, options: &[&str]) {
+        let build =
+            ["table", "build", "--registry", "keys.toml", "--signer", "signer.pem", "--out"];
+        self.ctl(&[&build[..], &[table], options].concat());
     }
 
     /// One `keygatectl` command in this folder; what it printed.
