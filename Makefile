@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: audit bench bench-instructions bench-memory bench-reload bench-table build check conformance demo fmt \
-	fuzz help image man release release-notes sbom test tools
+	fuzz help image man release release-notes sbom test test-large tools
 
 CARGO ?= cargo
 IMAGE ?= keygate:dev
@@ -20,6 +20,9 @@ test: tools check ## All tests, as CI runs them: format, lints, unit, integratio
 	$(CARGO) test --no-fail-fast --tests
 	$(CARGO) test --no-fail-fast --doc
 	fuzz/run
+
+test-large: ## Tests that take a minute and a gigabyte each, which `make test` leaves out
+	$(CARGO) test --release --lib -- --ignored
 
 check: ## Format and lints, no tests
 	$(CARGO) fmt --all --check

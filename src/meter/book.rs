@@ -24,7 +24,7 @@ use crate::usage::record::VERSION;
 const STEP: usize = 2_048;
 
 /// Keys that are in no table any more whose uses are still known.
-const MOST_FORMER: usize = 65_536;
+pub(super) const MOST_FORMER: usize = 65_536;
 
 /// Records that are settled under one hold of the lock.
 const CHUNK: usize = 8_192;
