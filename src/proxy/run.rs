@@ -138,7 +138,7 @@ async fn tick(worker: Rc<Worker>) {
         tokio::select! {
             _ = interval.tick() => {}
             () = worker.streams.next_expiry(&worker.clock) => {}
-            () = worker.connections.pressed.notified() => {}
+            () = worker.connections.pressed() => {}
         }
         let now = worker.clock.now();
         worker.connections.sweep(now.mono_ns, timeouts);

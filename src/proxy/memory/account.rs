@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
+use foldhash::quality::RandomState;
 
 use super::rule::{Budget, ChargedTo, LEAST, Shortage, StrangerConnection, to_close};
 use crate::config::MemoryBudget;
@@ -17,10 +18,16 @@ pub struct Account {
     limit: Option<u64>,
     budget: AtomicU64,
     held: AtomicU64,
-    /// Bytes on connections on which nothing was admitted.
-    strangers: DashMap<ChargedTo, u64>,
+    /// Bytes on connections on which nothing was admitted. `None`: there never is a budget, so
+    /// nobody asks.
+    strangers: Option<StrangerSums>,
     turned_away: [AtomicU64; Shortage::ALL.len()],
 }
+
+/// The hash is quick, with a seed that nobody outside learns: clients choose their addresses, and
+/// there are no more entries than connections.
+#[derive(Debug, Default)]
+struct StrangerSums(DashMap<ChargedTo, u64, RandomState>);
 
 /// What `/metrics` shows of an [`Account`].
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +49,7 @@ impl Account {
             limit,
             budget: AtomicU64::new(u64::MAX),
             held: AtomicU64::default(),
-            strangers: DashMap::new(),
+            strangers: budget.bytes().map(|_| StrangerSums::default()),
             turned_away: Default::default(),
         };
         account.put(budget, 0);
@@ -96,9 +103,10 @@ impl Account {
 
     /// Whether this address holds more than its part.
     pub(crate) fn is_over_share(&self, holder: ChargedTo) -> bool {
+        let Some(StrangerSums(sums)) = &self.strangers else { return false };
         matches!(holder, ChargedTo::Address(_))
             && self.held_bytes() > self.budget().of_address()
-            && self.strangers.get(&holder).is_some_and(|sum| *sum > self.budget().of_address())
+            && sums.get(&holder).is_some_and(|sum| *sum > self.budget().of_address())
     }
 
     /// A connection holds `now` and no longer `before`, in bytes.
@@ -112,27 +120,28 @@ impl Account {
 
     /// The same for what its holder has without anything admitted.
     pub(super) fn book_stranger(&self, holder: ChargedTo, before: u64, now: u64) {
-        if before == now {
+        let Some(StrangerSums(sums)) = self.strangers.as_ref().filter(|_| before != now) else {
             return;
-        }
+        };
         let gone = {
-            let mut sum = self.strangers.entry(holder).or_insert(0);
+            let mut sum = sums.entry(holder).or_insert(0);
             *sum = sum.saturating_add(now).saturating_sub(before);
             *sum == 0
         };
         if gone {
-            self.strangers.remove_if(&holder, |_, sum| *sum == 0);
+            sums.remove_if(&holder, |_, sum| *sum == 0);
         }
     }
 
     /// Which of a worker's connections have to go.
-    pub(crate) fn to_close(&self, own: &mut Vec<StrangerConnection>) -> Vec<(usize, Shortage)> {
+    pub(crate) fn to_close(&self, own: &mut [StrangerConnection]) -> Vec<(usize, Shortage)> {
+        let Some(StrangerSums(sums)) = &self.strangers else { return Vec::new() };
         let (budget, held) = (self.budget(), self.held_bytes());
         // Nobody can be over a part that all together have not reached.
         if own.is_empty() || held <= budget.of_address() {
             return Vec::new();
         }
-        let strangers: Vec<_> = self.strangers.iter().map(|e| (*e.key(), *e.value())).collect();
+        let strangers: Vec<_> = sums.iter().map(|e| (*e.key(), *e.value())).collect();
         to_close(budget, held, &strangers, own)
     }
 
@@ -152,4 +161,30 @@ impl Account {
 impl Shortage {
     pub(crate) const ALL: [Self; 4] =
         [Self::Address, Self::Connection, Self::Pressure, Self::Stream];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_only_booked_where_there_is_a_budget() {
+        let holder = ChargedTo::Address([192, 0, 2, 1].into());
+        for (setting, limit, counted) in [
+            (MemoryBudget::Off, Some(256 << 20), None),
+            (MemoryBudget::Detected, None, None),
+            (MemoryBudget::Detected, Some(256 << 20), Some(1)),
+            (MemoryBudget::Bytes(64 << 20), None, Some(1)),
+        ] {
+            let account = Account::new(setting, limit);
+            account.book_stranger(holder, 0, 100);
+            let sums = account.strangers.as_ref().map(|sums| sums.0.len());
+            assert_eq!(sums, counted, "{setting:?} {limit:?}");
+            // Another table changes how much, never whether.
+            account.fit(10 << 30);
+            assert_eq!(account.budget().bytes().is_some(), counted.is_some());
+            account.book_stranger(holder, 100, 0);
+            assert!(account.strangers.is_none_or(|sums| sums.0.is_empty()));
+        }
+    }
 }

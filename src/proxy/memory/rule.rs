@@ -1,6 +1,8 @@
 //! The rules of the memory budget, as functions of numbers: what a connection is taken to hold, and
 //! who has to go when it is too much. docs/limits.md and docs/operations.md state them.
 
+use std::borrow::Borrow;
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use crate::config::MemoryBudget;
@@ -52,7 +54,7 @@ pub(crate) struct StrangerConnection {
 }
 
 /// Whose connection it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ChargedTo {
     /// Not known yet, or a Unix socket.
     #[default]
@@ -153,62 +155,83 @@ impl Budget {
     }
 }
 
+/// A holder while connections are chosen.
+#[derive(Clone, Copy, Debug)]
+struct HolderPart {
+    holder: ChargedTo,
+    /// Bytes on connections on which nothing was admitted, in all workers.
+    sum: u64,
+    /// How many of its connections with this worker go, the largest first.
+    taken: usize,
+}
+
 /// Which connections have to go, and why. `held`: by all connections. `strangers`: what each holder
 /// has on connections on which nothing was admitted, in all workers; `own` are those of this worker.
 /// Of one holder, the connection that holds most goes first.
-pub(crate) fn to_close(
+///
+/// An attacker has as many addresses as connections. So the work is that of sorting them, and a
+/// holder who gives nothing up costs one comparison.
+pub(crate) fn to_close<S: Borrow<StrangerConnection>>(
     budget: Budget,
     mut held: u64,
     strangers: &[(ChargedTo, u64)],
-    own: &mut Vec<StrangerConnection>,
+    own: &mut [S],
 ) -> Vec<(usize, Shortage)> {
-    own.sort_unstable_by_key(|one| std::cmp::Reverse(one.bytes));
-    let mut holders = strangers.to_vec();
+    let part =
+        |(holder, sum): &(ChargedTo, u64)| HolderPart { holder: *holder, sum: *sum, taken: 0 };
+    let mut parts: Vec<HolderPart> = strangers.iter().map(part).collect();
+    let is_over = |part: &HolderPart| {
+        matches!(part.holder, ChargedTo::Address(_)) && part.sum > budget.of_address()
+    };
     let mut closed = Vec::new();
-    for (holder, sum) in &mut holders {
-        if matches!(holder, ChargedTo::Address(_)) {
-            close(own, *holder, &mut closed, Shortage::Address, |bytes| {
-                let over = *sum > budget.of_address();
-                if over {
-                    *sum = sum.saturating_sub(bytes);
-                    held = held.saturating_sub(bytes);
-                }
-                over
-            });
+    if !budget.is_pressed(held) && !parts.iter().any(is_over) {
+        return closed;
+    }
+    own.sort_unstable_by_key(|one| (one.borrow().holder, Reverse(one.borrow().bytes)));
+    for part in &mut parts {
+        while is_over(part)
+            && let Some(bytes) = part.close_largest(own, &mut closed, Shortage::Address)
+        {
+            held = held.saturating_sub(bytes);
         }
     }
-    holders.sort_unstable_by_key(|(_, sum)| std::cmp::Reverse(*sum));
-    for (holder, sum) in &mut holders {
-        close(own, *holder, &mut closed, Shortage::Pressure, |bytes| {
-            let pressed = budget.is_pressed(held);
-            if pressed {
-                *sum = sum.saturating_sub(bytes);
-                held = held.saturating_sub(bytes);
-            }
-            pressed
-        });
+    if !budget.is_pressed(held) {
+        return closed;
+    }
+    parts.sort_unstable_by_key(|part| Reverse(part.sum));
+    for part in &mut parts {
+        while budget.is_pressed(held)
+            && let Some(bytes) = part.close_largest(own, &mut closed, Shortage::Pressure)
+        {
+            held = held.saturating_sub(bytes);
+        }
         // The rest of who holds most is with other workers: it is their turn.
-        if *sum > 0 || !budget.is_pressed(held) {
+        if part.sum > 0 || !budget.is_pressed(held) {
             break;
         }
     }
     closed
 }
 
-fn close(
-    own: &mut Vec<StrangerConnection>,
-    holder: ChargedTo,
-    closed: &mut Vec<(usize, Shortage)>,
-    why: Shortage,
-    mut has_to_go: impl FnMut(u64) -> bool,
-) {
-    own.retain(|one| {
-        let goes = one.holder == holder && has_to_go(one.bytes);
-        if goes {
-            closed.push((one.slot, why));
+impl HolderPart {
+    /// Returns the bytes of the connection; `None`: this worker has no more of the holder's. `own`
+    /// is sorted by holder, the largest first.
+    fn close_largest<S: Borrow<StrangerConnection>>(
+        &mut self,
+        own: &[S],
+        closed: &mut Vec<(usize, Shortage)>,
+        why: Shortage,
+    ) -> Option<u64> {
+        let first = own.partition_point(|one| one.borrow().holder < self.holder);
+        let one = own.get(first + self.taken)?.borrow();
+        if one.holder != self.holder {
+            return None;
         }
-        !goes
-    });
+        closed.push((one.slot, why));
+        self.taken += 1;
+        self.sum = self.sum.saturating_sub(one.bytes);
+        Some(one.bytes)
+    }
 }
 
 #[cfg(test)]

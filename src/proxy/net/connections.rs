@@ -1,9 +1,11 @@
 //! The client connections of one worker, and the look at their deadlines.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::io::{CutReason, Moments};
 use crate::config::Timeouts;
@@ -16,7 +18,13 @@ pub(crate) struct Connections {
     slots: RefCell<ConnectionSlots>,
     /// Told when connections hold so much that some have to go.
     pub(crate) pressed: Rc<Notify>,
+    /// When they were last settled.
+    settled: Cell<Option<Instant>>,
 }
+
+/// At least so long between two looks for room: a look at all connections takes a millisecond, and
+/// growing ones ask for it many times as often.
+const PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Default)]
 struct ConnectionSlots {
@@ -63,6 +71,14 @@ impl Connections {
         cut
     }
 
+    /// Returns when room has to be made; at the earliest [`PAUSE`] after connections were settled.
+    pub(crate) async fn pressed(&self) {
+        if let Some(settled) = self.settled.get() {
+            tokio::time::sleep_until(settled + PAUSE).await;
+        }
+        self.pressed.notified().await;
+    }
+
     /// Books what each connection holds, and ends those that the memory budget has no room for.
     pub(crate) fn settle(&self, account: &Account) {
         let slots = self.slots.borrow();
@@ -81,6 +97,7 @@ impl Connections {
                 moments.give_way(why);
             }
         }
+        self.settled.set(Some(Instant::now()));
     }
 
     /// Cuts all, for the end of a drain.
@@ -114,5 +131,35 @@ impl Drop for Registered {
         if slots.free.len() == slots.entries.len() && slots.entries.len() > 1024 {
             *slots = ConnectionSlots::default();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    #[test]
+    fn who_grows_makes_nobody_look_without_a_pause() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let connections = Connections::default();
+            let is_pressed = || {
+                let mut pressed = std::pin::pin!(connections.pressed());
+                let mut cx = Context::from_waker(Waker::noop());
+                matches!(pressed.as_mut().poll(&mut cx), Poll::Ready(()))
+            };
+            connections.pressed.notify_one();
+            assert!(is_pressed(), "the first look is due at once");
+            // As if time had not gone on since the last one.
+            connections.settled.set(Some(Instant::now() + Duration::from_secs(3600)));
+            connections.pressed.notify_one();
+            assert!(!is_pressed(), "the second is not");
+            connections.settled.set(Instant::now().checked_sub(PAUSE));
+            // What was asked for in between is not forgotten.
+            connections.pressed().await;
+            assert!(!is_pressed());
+        });
     }
 }

@@ -1,5 +1,7 @@
 //! Who is closed, by account and budget.
 
+use std::cell::Cell;
+
 use super::*;
 
 fn address(last: u8) -> ChargedTo {
@@ -19,7 +21,7 @@ fn closed(held: u64, connections: &[(ChargedTo, u64)]) -> Vec<(usize, Shortage)>
             None => sums.push((*holder, *bytes)),
         }
     }
-    let mut own = connections
+    let mut own: Vec<_> = connections
         .iter()
         .enumerate()
         .map(|(slot, (holder, bytes))| StrangerConnection { slot, holder: *holder, bytes: *bytes })
@@ -91,6 +93,44 @@ fn what_other_workers_hold_is_left_to_them() {
     // The other worker has the 200 of `a`, who comes first.
     assert_eq!(to_close(budget, 1200, &[(b, 50), (a, 200)], &mut own), []);
     assert_eq!(own.len(), 1);
+}
+
+/// A connection that counts how often it is looked at.
+struct Watched<'w>(StrangerConnection, &'w Cell<u64>);
+
+impl Borrow<StrangerConnection> for Watched<'_> {
+    fn borrow(&self) -> &StrangerConnection {
+        self.1.set(self.1.get() + 1);
+        &self.0
+    }
+}
+
+#[test]
+fn ten_thousand_addresses_cost_no_more_than_a_sort() {
+    const MANY: u32 = 10_000;
+    let looks = Cell::new(0);
+    let holder = |n: u32| ChargedTo::Address(IpAddr::from((0x0a00_0000 + n).to_be_bytes()));
+    let sums: Vec<_> = (0..MANY).map(|n| (holder(n), 10)).collect();
+    let looked_at = |budget: u64, held: u64, sums: &[(ChargedTo, u64)]| {
+        looks.set(0);
+        let mut own: Vec<_> = (0..MANY)
+            .map(|n| (n, holder(n.wrapping_mul(7919) % MANY)))
+            .map(|(n, holder)| StrangerConnection { slot: n as usize, holder, bytes: 10 })
+            .map(|one| Watched(one, &looks))
+            .collect();
+        let closed = to_close(Budget::from_bytes(budget), held, sums, &mut own);
+        (closed.len(), looks.get())
+    };
+    assert_eq!(looked_at(300_000, 100_000, &sums), (0, 0), "nobody has too much");
+    let most = u64::from(MANY) * 200;
+    // Much held by others, so that every address has to give up what it has.
+    let (closed, looks) = looked_at(100_000, 250_000, &sums);
+    assert!(closed == MANY as usize && looks < most, "{closed} closed after {looks} looks");
+    // One address has more than its share, and nobody is pressed.
+    let mut one_over = sums.clone();
+    one_over.push((address(1), 80_000));
+    let (closed, looks) = looked_at(300_000, 180_000, &one_over);
+    assert!(closed == 0 && looks < most, "{closed} closed after {looks} looks");
 }
 
 #[test]
