@@ -50,8 +50,36 @@ impl TableBody {
     }
 }
 
-/// Decimal, in its one spelling.
+/// Decimal, in its one spelling. Allocates nothing: a table has one for each owned key.
 fn number(digits: &str) -> Option<u32> {
-    let value: u32 = digits.parse().ok()?;
-    (value.to_string() == digits).then_some(value)
+    // What is parsed besides: a sign, and zeros in front.
+    match digits.as_bytes() {
+        [b'0'] | [b'1'..=b'9', ..] => digits.parse().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_one_spelling() {
+        for (digits, value) in [
+            ("0", Some(0)),
+            ("10", Some(10)),
+            ("4294967295", Some(u32::MAX)),
+            ("4294967296", None),
+            ("", None),
+            ("00", None),
+            ("010", None),
+            ("+1", None),
+            ("-1", None),
+            (" 1", None),
+            ("1 ", None),
+            ("1a", None),
+        ] {
+            assert_eq!(number(digits), value, "{digits:?}");
+        }
+    }
 }
