@@ -43,7 +43,7 @@ use crate::exposure::{ExposureCell, ExposureCheck};
 use crate::meter::UseProbe;
 use crate::proxy::tls::Reloadable;
 use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared};
-use crate::reload::{self, Hooks};
+use crate::reload::{self, Hooks, UseCounting};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
@@ -148,15 +148,18 @@ fn build(
     };
     let token = admin.token_file.as_deref().map(AdminToken::load).transpose()?;
 
-    let loaded = reload::load_first(&config.table, clock.clone(), metrics.clone(), &readiness)?;
+    let loaded = reload::load_first(
+        &config.table,
+        UseCounting::from(&config.usage),
+        clock.clone(),
+        metrics.clone(),
+        &readiness,
+    )?;
     let status = loaded.status();
     metrics.control().audience_info(&config.table.audience).set(1);
     let settings = Arc::new(settings);
     let route_slots = route_slots(&metrics, &settings);
     let keys = loaded.keys();
-    if let (Some(keys), true) = (&keys, config.usage.enabled) {
-        keys.count_uses();
-    }
     let store = Arc::new(Store::new(Snapshot { settings, keys, route_slots }));
     let uses = use_book(&config.usage, &config.table.audience, &store, &clock)?;
 

@@ -194,7 +194,7 @@ fn run_check(args: &CheckArgs) -> Result<Exit, CommandFailure> {
     let config = &prepared.config;
     let loaded = match args.config_only {
         true => None,
-        false => Some(check::load(&config.table, args.table.instead(), &clock)?),
+        false => Some(check::load(config, args.table.instead(), &clock)?),
     };
     let concerns = prepared.concerns();
     let strict = if concerns.is_empty() { Exit::Data } else { Exit::Config };
@@ -239,7 +239,7 @@ fn run_explain(args: &ExplainArgs) -> Result<Exit, CommandFailure> {
     let now = clock.now();
     let config = Config::load(&args.config.config)?;
     // Whether the table is taken is judged by the clock; the decision, by --at.
-    let loaded = check::load(&config.table, args.table.instead(), &clock)?;
+    let loaded = check::load(&config, args.table.instead(), &clock)?;
     let keys = loaded.keys.as_ref();
     let secret = match args.key_id.is_some() || args.no_key || args.foreign {
         true => Zeroizing::default(),

@@ -48,7 +48,7 @@ use crate::table::{KeySet, Refusal, TrustError};
 use crate::telemetry::control::ReloadKind;
 use crate::telemetry::{Metrics, Readiness};
 
-pub use self::keeper::LoadFailure;
+pub use self::keeper::{LoadFailure, UseCounting};
 pub use self::source::SourceError;
 pub use self::state::StateError;
 pub use self::status::{MountedFileStatus, StatusCell, StatusReport, Time};
@@ -161,11 +161,12 @@ pub fn lower_priority() {
 /// without keys: readiness has a part `table` that says what is awaited.
 pub fn load_first(
     config: &TableConfig,
+    uses: UseCounting,
     clock: Clock,
     metrics: Metrics,
     readiness: &Readiness,
 ) -> Result<LoadedSources, FirstLoadError> {
-    let (mut loaded, result) = try_first(config, Purpose::Start, clock, metrics, readiness)?;
+    let (mut loaded, result) = try_first(config, uses, Purpose::Start, clock, metrics, readiness)?;
     match result {
         Err(error) if !config.wait_for_table => return Err(error),
         Err(error) => tracing::warn!(%error, "starting without keys; wait_for_table is set"),
@@ -179,9 +180,14 @@ pub fn load_first(
 
 /// Loads table and patch as [`load_first`] does, by the same steps, and writes nothing: neither the state
 /// file nor a copy of what a URL gives.
-pub fn look_first(config: &TableConfig, clock: &Clock) -> Result<Preview, FirstLoadError> {
+pub fn look_first(
+    config: &TableConfig,
+    uses: UseCounting,
+    clock: &Clock,
+) -> Result<Preview, FirstLoadError> {
     let (metrics, readiness) = (Metrics::new(1), Readiness::new());
-    let (loaded, result) = try_first(config, Purpose::Look, clock.clone(), metrics, &readiness)?;
+    let (loaded, result) =
+        try_first(config, uses, Purpose::Look, clock.clone(), metrics, &readiness)?;
     result?;
     let refused = || LoadFailure::Refused(Refusal::Empty);
     let keys = loaded.keeper.keys();
@@ -193,6 +199,7 @@ pub fn look_first(config: &TableConfig, clock: &Clock) -> Result<Preview, FirstL
 /// The first look at both sources. The second value says whether there are keys to be served.
 fn try_first(
     config: &TableConfig,
+    uses: UseCounting,
     purpose: Purpose,
     clock: Clock,
     metrics: Metrics,
@@ -202,7 +209,7 @@ fn try_first(
         Purpose::Look => StateFile::look(config.state_file.as_deref())?,
         Purpose::Start => StateFile::open(config.state_file.as_deref()),
     };
-    let terms = VerifyTerms::new(config)?;
+    let terms = VerifyTerms::new(config, uses)?;
     let part = readiness.register("table");
     let keeper = KeysInForce::new(config, &terms, clock.clone(), metrics.clone(), part, state);
     let terms = Arc::new(ArcSwap::from_pointee(terms));

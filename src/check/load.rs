@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::clock::Clock;
-use crate::config::{TableConfig, TableSource};
+use crate::config::{Config, TableConfig, TableSource};
 use crate::exit::Exit;
-use crate::reload::{self, FirstLoadError, LoadFailure, Preview, SourceError};
+use crate::reload::{self, FirstLoadError, LoadFailure, Preview, SourceError, UseCounting};
 
 /// Files to look at instead of those that the configuration names.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,12 +24,9 @@ pub struct LoadError {
 
 /// Reads, verifies and accepts as a start does. The state file is read, so that a rollback shows;
 /// nothing is written.
-pub fn load(
-    config: &TableConfig,
-    instead: Instead<'_>,
-    clock: &Clock,
-) -> Result<Preview, LoadError> {
-    let mut config = config.clone();
+pub fn load(config: &Config, instead: Instead<'_>, clock: &Clock) -> Result<Preview, LoadError> {
+    let uses = UseCounting::from(&config.usage);
+    let mut config = config.table.clone();
     let path = |path: &Path| TableSource::Path(PathBuf::from(path));
     if let Some(table) = instead.table {
         config.source = path(table);
@@ -37,7 +34,7 @@ pub fn load(
     if let Some(patch) = instead.patch {
         config.patch = Some(path(patch));
     }
-    reload::look_first(&config, clock).map_err(|error| LoadError::of(&error, &config))
+    reload::look_first(&config, uses, clock).map_err(|error| LoadError::of(&error, &config))
 }
 
 /// The file itself where a directory holds it; a URL without its query, which may hold a secret.

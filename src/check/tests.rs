@@ -46,7 +46,7 @@ fn report(config: &str, specs: &[KeySpec]) -> CheckReport {
     let dir = folder(config, specs, |_| {});
     let file = dir.path().join("keygate.toml");
     let config = Config::load_on(&ThisHost, &file).unwrap_or_else(|e| panic!("{e}"));
-    let loaded = load(&config.table, Instead::default(), &clock()).unwrap();
+    let loaded = load(&config, Instead::default(), &clock()).unwrap();
     check(&file, &config, Some(&loaded), NOW)
 }
 
@@ -129,7 +129,7 @@ fn what_the_configuration_alone_shows() {
 #[test]
 fn tables_that_a_sidecar_would_refuse() {
     let config = |dir: &tempfile::TempDir| {
-        Config::load_on(&ThisHost, &dir.path().join("keygate.toml")).unwrap().table
+        Config::load_on(&ThisHost, &dir.path().join("keygate.toml")).unwrap()
     };
     let load =
         |dir: &tempfile::TempDir| load(&config(dir), Instead::default(), &clock()).map(|_| ());
@@ -158,13 +158,13 @@ fn tables_that_a_sidecar_would_refuse() {
 fn a_directory_holds_one_table() {
     let config = CONFIG.replace("\"keys.kgt\"", "\".\"");
     let dir = folder(&config, &[testkit::spec(1)], |_| {});
-    let table = Config::load_on(&ThisHost, &dir.path().join("keygate.toml")).unwrap().table;
-    assert!(load(&table, Instead::default(), &clock()).is_ok());
+    let config = Config::load_on(&ThisHost, &dir.path().join("keygate.toml")).unwrap();
+    assert!(load(&config, Instead::default(), &clock()).is_ok());
     std::fs::copy(dir.path().join("keys.kgt"), dir.path().join("other.kgt")).unwrap();
-    let error = load(&table, Instead::default(), &clock()).unwrap_err();
+    let error = load(&config, Instead::default(), &clock()).unwrap_err();
     assert!(error.to_string().contains("holds 2 files ending in .kgt"), "{error}");
     let other = dir.path().join("other.kgt");
-    assert!(load(&table, Instead { table: Some(&other), patch: None }, &clock()).is_ok());
+    assert!(load(&config, Instead { table: Some(&other), patch: None }, &clock()).is_ok());
 }
 
 #[test]

@@ -80,7 +80,8 @@ impl Bench {
 }
 
 fn counted(keys: KeySet) -> Arc<KeySet> {
-    keys.count_uses();
+    keys.table().count_uses().unwrap();
+    keys.patch().map_or(Ok(()), |patch| patch.count_uses()).unwrap();
     Arc::new(keys)
 }
 

@@ -99,10 +99,9 @@ impl Verified {
         bytes: Buffer,
         terms: &VerifyTerms,
     ) -> Result<Self, LoadFailure> {
-        let VerifyTerms { trust, bounds, .. } = terms;
         Ok(match artefact {
-            ReloadKind::Patch => Self::Patch(Arc::new(Patch::open(bytes, trust, bounds)?)),
-            ReloadKind::Table => Self::Table(Arc::new(Table::open(bytes, trust, bounds)?)),
+            ReloadKind::Patch => Self::Patch(terms.open_patch(bytes)?),
+            ReloadKind::Table => Self::Table(terms.open_table(bytes)?),
         })
     }
 

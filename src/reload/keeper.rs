@@ -13,11 +13,11 @@ use super::status::{
     AttemptStatus, ConfigStatus, MountedFileStatus, SourceStatus, StatusCell, StatusReport, Time,
 };
 use crate::clock::Clock;
-use crate::config::{AfterExpiry, TableConfig};
+use crate::config::{AfterExpiry, TableConfig, UsageConfig};
 use crate::core::Now;
 use crate::table::{
-    AcceptOutcome, AcceptRules, Acceptance, Bounds, KeySet, Manifest, Patch, PublicKey, Refusal,
-    Table, Trust, TrustError, clock_behind_ms,
+    AcceptOutcome, AcceptRules, Acceptance, Bounds, Buffer, KeySet, Manifest, Patch, PublicKey,
+    Refusal, Table, Trust, TrustError, clock_behind_ms,
 };
 use crate::telemetry::Metrics;
 use crate::telemetry::control::{FetchResult, ReloadKind};
@@ -40,8 +40,16 @@ pub enum LoadFailure {
 pub(super) struct VerifyTerms {
     pub(super) trust: Trust,
     pub(super) bounds: Bounds,
+    pub(super) uses: UseCounting,
     pub(super) poll: Duration,
     pub(super) patch_poll: Duration,
+}
+
+/// Whether uses of keys are counted. The same as long as the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UseCounting {
+    Off,
+    On,
 }
 
 /// A failure that stands.
@@ -120,18 +128,46 @@ impl LoadFailure {
     }
 }
 
+// === impl UseCounting ===
+
+impl From<&UsageConfig> for UseCounting {
+    fn from(config: &UsageConfig) -> Self {
+        if config.enabled { Self::On } else { Self::Off }
+    }
+}
+
 // === impl VerifyTerms ===
 
 impl VerifyTerms {
-    pub(super) fn new(config: &TableConfig) -> Result<Self, TrustError> {
+    pub(super) fn new(config: &TableConfig, uses: UseCounting) -> Result<Self, TrustError> {
         // The configuration has refused keys that are not safe to trust.
         let signers = config.trusted_signers.iter().filter_map(|k| PublicKey::from_raw(*k).ok());
         Ok(Self {
             trust: Trust::new(signers, config.required_signers, &config.audience)?,
             bounds: Bounds { max_bytes: config.max_bytes },
+            uses,
             poll: config.poll,
             patch_poll: config.patch_poll,
         })
+    }
+
+    /// Verifies a table, and finds room for all that comes with it: once it is accepted nothing may
+    /// fail any more.
+    pub(super) fn open_table(&self, bytes: Buffer) -> Result<Arc<Table>, Refusal> {
+        let table = Table::open(bytes, &self.trust, &self.bounds)?;
+        if self.uses == UseCounting::On {
+            table.count_uses()?;
+        }
+        Ok(Arc::new(table))
+    }
+
+    /// As [`Self::open_table`].
+    pub(super) fn open_patch(&self, bytes: Buffer) -> Result<Arc<Patch>, Refusal> {
+        let patch = Patch::open(bytes, &self.trust, &self.bounds)?;
+        if self.uses == UseCounting::On {
+            patch.count_uses()?;
+        }
+        Ok(Arc::new(patch))
     }
 }
 
@@ -172,6 +208,13 @@ impl KeysInForce {
                 error = %refusal,
                 "a patch remembered in the state file is no longer valid; its removals are lost"
             );
+        }
+        for patch in desk.shelf().iter().filter(|_| terms.uses == UseCounting::On) {
+            // Its restrictions are worth more than a count.
+            if let Err(error) = patch.count_uses() {
+                let serial = patch.serial();
+                tracing::error!(serial, %error, "uses of the keys of a patch are not counted");
+            }
         }
         let mut keeper = Self {
             desk,

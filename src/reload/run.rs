@@ -412,7 +412,6 @@ impl ReloadLoop {
         }
         let old = old.filter(|old| keys.as_ref().is_none_or(|new| !Arc::ptr_eq(new, old)));
         if let Some(uses) = &self.uses {
-            keys.iter().for_each(|keys| keys.count_uses());
             old.into_iter().for_each(|old| uses.retire(old));
         } else {
             self.retired.extend(old);

@@ -98,7 +98,8 @@ impl Folder {
     fn load(&self) -> Result<(LoadedSources, Metrics, Readiness), FirstLoadError> {
         let (metrics, readiness) = (Metrics::new(1), Readiness::new());
         let config = self.config();
-        let loaded = load_first(&config.table, self.clock.clone(), metrics.clone(), &readiness)?;
+        let (clock, uses) = (self.clock.clone(), UseCounting::On);
+        let loaded = load_first(&config.table, uses, clock, metrics.clone(), &readiness)?;
         Ok((loaded, metrics, readiness))
     }
 

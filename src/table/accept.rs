@@ -144,6 +144,11 @@ impl Acceptance {
         self.current.as_ref()
     }
 
+    /// Verified patches that nothing in force includes, by ascending serial.
+    pub fn shelf(&self) -> &[Arc<Patch>] {
+        &self.shelf
+    }
+
     /// What to keep across a restart. Changes with every offer that is accepted.
     pub fn ledger(&self) -> Ledger {
         let shelf = self.shelf.iter().map(|patch| patch.file().to_vec()).collect();

@@ -45,7 +45,7 @@ pub(crate) struct TableBody {
     formats: KeyFormats,
     counts: Counts,
     /// One per record, once uses are counted.
-    uses: OnceLock<Box<[UseCell]>>,
+    uses: OnceLock<Vec<UseCell>>,
 }
 
 /// Records by the state of their key.
@@ -133,9 +133,17 @@ impl TableBody {
             + self.uses.get().map_or(0, |uses| size_of_val(&**uses))
     }
 
-    /// From now on there is a cell for every record.
-    pub(crate) fn count_uses(&self) {
-        self.uses.get_or_init(|| self.records().iter().map(|_| UseCell::default()).collect());
+    /// From now on there is a cell for every record: 8 bytes each.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Memory`]: there is no memory for them.
+    pub(crate) fn count_uses(&self) -> Result<(), Refusal> {
+        if self.uses.get().is_none() {
+            // Of two who come here at once the second only finds its cells in vain.
+            let _ = self.uses.set(cells(self.records().len())?);
+        }
+        Ok(())
     }
 
     /// The cells, in the order of the records; none before [`Self::count_uses`].
@@ -415,6 +423,14 @@ impl Counts {
     }
 }
 
+fn cells(records: usize) -> Result<Vec<UseCell>, Refusal> {
+    let mut cells = Vec::new();
+    let bytes = records.saturating_mul(size_of::<UseCell>()) as u64;
+    cells.try_reserve_exact(records).map_err(|_| Refusal::Memory { bytes })?;
+    cells.resize_with(records, UseCell::default);
+    Ok(cells)
+}
+
 /// The tag of a pair's public id.
 pub(crate) fn pair_tag(id: &[u8]) -> u32 {
     Digest::of(id).0.first_chunk().map_or(0, |first| u32::from_be_bytes(*first))
@@ -436,5 +452,17 @@ fn nothing() -> Grant {
         networks: NetworkSet::default(),
         limits: LimitSet::default(),
         sunset: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_that_cannot_be_had_are_a_refusal() {
+        assert_eq!(cells(3).map(|cells| cells.len()), Ok(3));
+        let refused = cells(1 << 59).err();
+        assert!(matches!(refused, Some(Refusal::Memory { bytes: 0x4000_0000_0000_0000 })));
     }
 }

@@ -175,6 +175,16 @@ impl Table {
         self.0.body.resident()
     }
 
+    /// Counts uses of its keys from now on, which takes 8 bytes for each. Changes nothing where they
+    /// are counted already.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Memory`]: there is no memory for them.
+    pub fn count_uses(&self) -> Result<(), Refusal> {
+        self.0.body.count_uses()
+    }
+
     /// The file itself, to be kept for a start without its source.
     pub fn file(&self) -> &[u8] {
         self.0.body.file()
@@ -229,6 +239,15 @@ impl Patch {
     pub fn removals(&self) -> impl Iterator<Item = (Digest, KeyId, bool)> {
         let removals = self.0.body.removals().iter();
         removals.map(|r| (Digest(r.digest), KeyId::from_checked(r.id), r.whole == 1))
+    }
+
+    /// As [`Table::count_uses`], of the keys that it adds or changes.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Memory`]: there is no memory for them.
+    pub fn count_uses(&self) -> Result<(), Refusal> {
+        self.0.body.count_uses()
     }
 
     /// Whether it was made over this table.

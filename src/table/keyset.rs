@@ -135,14 +135,6 @@ impl KeySet {
         stated.chain(held).chain(held_keys).collect()
     }
 
-    /// Counts uses of every key from now on. Changes nothing where they are counted already.
-    pub fn count_uses(&self) {
-        self.table.body().count_uses();
-        if let Some(patch) = &self.patch {
-            patch.body().count_uses();
-        }
-    }
-
     /// Where uses of these keys are counted: the patch, and the table. What a table counts goes on
     /// under every patch over it.
     pub fn use_blocks(&self) -> impl Iterator<Item = UseBlock> {

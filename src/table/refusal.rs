@@ -90,7 +90,7 @@ pub enum Refusal {
     #[error("bad manifest: {why}")]
     Manifest { why: Box<str> },
     #[error(
-        "there is no memory for its index of {bytes} bytes\n\
+        "there is no memory for {bytes} bytes of its index or its use counts\n\
          hint: raise the memory limit; docs/operations.md says how much a table takes"
     )]
     Memory { bytes: u64 },

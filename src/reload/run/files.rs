@@ -53,7 +53,8 @@ impl ReloadLoop {
     fn try_to_reconfigure(&mut self) {
         let now = self.clock.now();
         let new = self.files.read(now.unix_ms).and_then(|new| {
-            let terms = VerifyTerms::new(&new.table).map_err(|e| e.to_string())?;
+            let uses = self.terms.load().uses;
+            let terms = VerifyTerms::new(&new.table, uses).map_err(|e| e.to_string())?;
             Ok((new, terms))
         });
         let (new, terms) = match new {

@@ -83,9 +83,7 @@ impl ReloadLoop {
         let RunningSource::Path(source) = &mut self.table else { return OfferOutcome::Unchanged };
         let began = self.clock.now();
         let terms = self.terms.load_full();
-        let (result, seen) = open(source, began.unix_ms, |bytes| {
-            Ok(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
-        });
+        let (result, seen) = open(source, began.unix_ms, |bytes| Ok(terms.open_table(bytes)?));
         if how == LookAttempt::Early && result.is_err() {
             return OfferOutcome::Unchanged;
         }
@@ -107,9 +105,7 @@ impl ReloadLoop {
         let spawned = std::thread::Builder::new().name("table-load".into()).spawn(move || {
             lower_priority();
             let began = clock.now();
-            let (result, seen) = open(&source, began.unix_ms, |bytes| {
-                Ok(Arc::new(Table::open(bytes, &terms.trust, &terms.bounds)?))
-            });
+            let (result, seen) = open(&source, began.unix_ms, |bytes| Ok(terms.open_table(bytes)?));
             let took = Duration::from_nanos(clock.now().mono_ns - began.mono_ns);
             let _ =
                 events.send(ReloadEvent::Loaded(Box::new(TableLoad { result, seen, took, terms })));
@@ -154,9 +150,8 @@ impl ReloadLoop {
         let result = match source.may_differ(began.unix_ms) {
             Ok(false) => return self.keeper.same_file(ReloadKind::Patch),
             Ok(true) => {
-                let (result, seen) = open(source, began.unix_ms, |bytes| {
-                    Ok(Arc::new(Patch::open(bytes, &terms.trust, &terms.bounds)?))
-                });
+                let (result, seen) =
+                    open(source, began.unix_ms, |bytes| Ok(terms.open_patch(bytes)?));
                 if let Some(seen) = seen.filter(|_| how == LookAttempt::Final || result.is_ok()) {
                     source.processed(seen);
                 }

@@ -48,6 +48,34 @@ fn a_lost_or_damaged_state_file_leaves_min_serial() {
 }
 
 #[test]
+fn what_is_in_force_has_its_use_cells_from_the_moment_it_was_verified() {
+    let folder = Folder::new();
+    let base = table(5);
+    folder.publish("t.kgt", &base);
+    folder.publish("p.kgp", &revoking(6, &base, &[1]));
+    let cells = |keys: &KeySet| keys.use_blocks().map(|block| block.len()).collect::<Vec<_>>();
+    // No swap and no start of a thread in between: acceptance alone has nothing left to allocate.
+    let (loaded, ..) = folder.load().unwrap();
+    assert_eq!(cells(&loaded.keys().unwrap()), [0, 3], "a removal has no cell");
+    drop(loaded);
+    let running = folder.start();
+    let adds = {
+        let mut draft = PatchDraft::over(&opened(&base));
+        draft.put(spec(9));
+        let signer = Signer::new(1);
+        sealed(draft.build(now(7, &[&signer])).unwrap(), &[&signer])
+    };
+    folder.publish("p.kgp", &adds);
+    running.until_patch(7);
+    assert_eq!(cells(&running.store.load().keys.clone().unwrap()), [1, 3]);
+    // From the state file, without the file that it came in.
+    drop(running);
+    fs::remove_file(folder.at("p.kgp")).unwrap();
+    let (loaded, ..) = folder.load().unwrap();
+    assert_eq!(cells(&loaded.keys().unwrap()), [1, 3]);
+}
+
+#[test]
 fn nowhere_to_write_is_survived_and_shown() {
     let folder = Folder::new();
     folder.publish("t.kgt", &table(5));
