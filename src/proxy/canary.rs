@@ -1,7 +1,7 @@
 //! The alarm of a canary: somebody uses a secret that was planted to be stolen. The caller must not
 //! notice, so the answer is that to an unknown key, and only counter and log tell.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 
 use crate::core::KeyId;
@@ -12,12 +12,16 @@ const PAUSE_NS: u64 = 1_000_000_000;
 const LONGEST_PATH: usize = 256;
 
 /// What one worker has seen of canaries.
+///
+/// A request only leaves a note, and the worker's next sweep writes the line: a thief who measures
+/// the time of an answer must not find the line in it.
 #[derive(Debug, Default)]
 pub(crate) struct Canaries {
-    /// When the next use is logged, by the clock of the requests.
+    /// When the next use is noted, by the clock of the requests.
     quiet_until_ns: Cell<u64>,
-    /// Uses since the last line.
+    /// Uses since the last noted one.
     unlogged: Cell<u64>,
+    noted: RefCell<Option<NotedUse>>,
 }
 
 /// A request with a canary.
@@ -30,26 +34,44 @@ pub(crate) struct CanaryUse<'r> {
     pub(crate) now_ns: u64,
 }
 
+/// What the line says of a use.
+#[derive(Debug)]
+struct NotedUse {
+    key: Option<KeyId>,
+    client: IpAddr,
+    path: Box<str>,
+    request_id: Box<str>,
+    /// Uses before it that no line tells of.
+    unlogged: u64,
+}
+
 // === impl Canaries ===
 
 impl Canaries {
-    /// Logs a use, unless one was logged less than a second ago.
-    pub(crate) fn log(&self, used: &CanaryUse<'_>) {
+    /// Notes a use for [`Self::log_noted`], unless one was noted less than a second ago or waits.
+    pub(crate) fn note(&self, used: &CanaryUse<'_>) {
         let Some(unlogged) = self.due(used.now_ns) else { return };
-        let key = used.key.map(|key| key.to_string()).unwrap_or_default();
-        tracing::warn!(
-            key_id = key,
-            client = %used.client,
-            path = used.path.get(..LONGEST_PATH).unwrap_or(used.path),
-            request_id = used.request_id,
+        let path = used.path.get(..LONGEST_PATH).unwrap_or(used.path);
+        let noted = NotedUse {
+            key: used.key,
+            client: used.client,
+            path: path.into(),
+            request_id: used.request_id.into(),
             unlogged,
-            "a canary was used: its secret is in the hands of a stranger"
-        );
+        };
+        self.noted.replace(Some(noted));
+    }
+
+    /// Logs the use that waits for it. To be called where no answer waits.
+    pub(crate) fn log_noted(&self) {
+        if let Some(noted) = self.noted.take() {
+            noted.log();
+        }
     }
 
     /// How many uses were not logged since the last line; `None`: this one is not logged either.
     fn due(&self, now_ns: u64) -> Option<u64> {
-        if now_ns < self.quiet_until_ns.get() {
+        if now_ns < self.quiet_until_ns.get() || self.noted.borrow().is_some() {
             self.unlogged.set(self.unlogged.get() + 1);
             return None;
         }
@@ -58,8 +80,28 @@ impl Canaries {
     }
 }
 
+// === impl NotedUse ===
+
+impl NotedUse {
+    fn log(&self) {
+        let key = self.key.map(|key| key.to_string()).unwrap_or_default();
+        tracing::warn!(
+            key_id = key,
+            client = %self.client,
+            path = &*self.path,
+            request_id = &*self.request_id,
+            unlogged = self.unlogged,
+            "a canary was used: its secret is in the hands of a stranger"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::*;
 
     #[test]
@@ -70,5 +112,58 @@ mod tests {
         assert_eq!(canaries.due(PAUSE_NS), None);
         assert_eq!(canaries.due(PAUSE_NS + 5), Some(2));
         assert_eq!(canaries.due(3 * PAUSE_NS), Some(0));
+    }
+
+    #[test]
+    fn a_request_leaves_a_note_and_the_sweep_writes_the_line() {
+        let canaries = Canaries::default();
+        let long = format!("/v1/{}", "x".repeat(LONGEST_PATH));
+        let used = |now_ns| CanaryUse {
+            key: KeyId::parse("key_bird").ok(),
+            client: IpAddr::from([127, 0, 0, 1]),
+            path: &long,
+            request_id: "id",
+            now_ns,
+        };
+        let lines = Arc::new(AtomicUsize::new(0));
+        tracing::subscriber::with_default(Lines(Arc::clone(&lines)), || {
+            canaries.note(&used(5));
+            canaries.note(&used(2 * PAUSE_NS));
+            assert_eq!(lines.load(Relaxed), 0, "no line while a request waits");
+            canaries.log_noted();
+            assert_eq!(lines.load(Relaxed), 1);
+            canaries.log_noted();
+            assert_eq!(lines.load(Relaxed), 1, "a use has one line");
+            canaries.note(&used(PAUSE_NS + 5));
+            canaries.note(&used(3 * PAUSE_NS));
+            let noted = canaries.noted.borrow();
+            let noted = noted.as_ref().unwrap();
+            assert_eq!((noted.unlogged, noted.path.len()), (1, LONGEST_PATH));
+        });
+    }
+
+    /// Counts lines.
+    struct Lines(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Lines {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+
+        fn enter(&self, _: &tracing::span::Id) {}
+
+        fn exit(&self, _: &tracing::span::Id) {}
     }
 }

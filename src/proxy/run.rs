@@ -97,6 +97,7 @@ async fn serve(seed: Seed) {
     drain(&worker, if has_successor { FIRST_HEADS } else { Duration::ZERO }).await;
     ticks.abort();
     worker.access.flush();
+    worker.canaries.log_noted();
 }
 
 /// Holds running streams against every new snapshot.
@@ -148,6 +149,7 @@ async fn tick(worker: Rc<Worker>) {
         }
         worker.upstream.sweep(now.mono_ns);
         worker.access.flush();
+        worker.canaries.log_noted();
         worker.report_load();
     }
 }

@@ -178,7 +178,7 @@ impl RequestRecord {
             self.reason = Some(reason);
             if reason == Reason::Canary {
                 self.worker.cells.canary_used();
-                self.worker.canaries.log(&CanaryUse {
+                self.worker.canaries.note(&CanaryUse {
                     key: self.key,
                     client: self.client,
                     path: self.path(),
