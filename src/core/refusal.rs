@@ -287,6 +287,8 @@ impl Profile {
 // === impl RateFields ===
 
 impl RateFields {
+    pub const ALL: Self = Self { standard: true, x: true };
+
     /// Names of all fields that may be sent.
     pub fn names(self) -> impl Iterator<Item = HeaderName> {
         let standard = [RATELIMIT, RATELIMIT_POLICY].into_iter().filter(move |_| self.standard);

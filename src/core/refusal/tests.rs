@@ -335,7 +335,7 @@ fn limit_fields() {
         });
         out
     };
-    let both = RateFields { standard: true, x: true };
+    let both = RateFields::ALL;
     assert_eq!(
         fields(both, "100/min"),
         [

@@ -7,12 +7,13 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::record::RequestRecord;
 use super::reply::RefusalContext;
-use super::rewrite::answer::Trailers;
+use super::rewrite::answer::{SUNSET, Trailers};
 use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
 use crate::core::refusal::RateFields;
 use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::http1::answer_write::{AddField, AnswerLines};
+use crate::proxy::ids::RequestId;
 use crate::proxy::limits::Charged;
 
 /// What of the request its answer depends on.
@@ -37,7 +38,6 @@ pub(super) struct AnswerPlan {
     pub(super) cors: Vec<(HeaderName, HeaderValue)>,
 }
 
-const SUNSET: HeaderName = HeaderName::from_static("sunset");
 /// Room for what is added to an answer, and for what its writer adds.
 const ADDED_BYTES: usize = 384;
 
@@ -60,7 +60,7 @@ impl AnswerPlan {
         &self,
         fields: &mut impl AddField,
         settings: &Settings,
-        record: &RequestRecord,
+        request_id: &RequestId,
     ) {
         if let Some(Charged { charge, spent }) = &self.charged {
             settings.refusals.limit_fields(charge.limit, *spent, |name, value| {
@@ -71,11 +71,11 @@ impl AnswerPlan {
             });
         }
         if let Some(at) = self.sunset {
-            // RFC 8594 section 3. The key goes, whatever the service says of the resource.
+            // The key goes, whatever the service says of the resource.
             let at = UNIX_EPOCH + Duration::from_secs(at);
             fields.set(&SUNSET, httpdate::fmt_http_date(at).as_bytes());
         }
-        fields.set_unique(&self.request_id_name, record.request_id.as_bytes());
+        fields.set_unique(&self.request_id_name, request_id.as_bytes());
     }
 
     /// What depends on the fields that are there.
@@ -96,7 +96,7 @@ impl AnswerPlan {
         record: &RequestRecord,
     ) -> AnswerLines {
         let mut lines = AnswerLines::new(head.status, head.phrase(), head.length() + ADDED_BYTES);
-        self.finish(&mut lines, settings, record);
+        self.finish(&mut lines, settings, &record.request_id);
         let own = record.worker().own_address.as_ref();
         lines.copy_end_to_end(head, &settings.fields, own);
         if self.private && !lines.has(&header::CACHE_CONTROL) {
@@ -104,5 +104,65 @@ impl AnswerPlan {
         }
         lines.closes = self.close;
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::decision::Charge;
+    use crate::core::limit::Spent;
+    use crate::core::reason::Detail;
+    use crate::core::refusal::Context;
+    use crate::core::{KeyId, Limit, Reason, Rejection};
+    use crate::proxy::request::rewrite::answer::clean_trailers;
+    use crate::proxy::tests::settings;
+
+    #[test]
+    fn a_service_cannot_say_in_trailers_what_keygate_says_in_heads() {
+        let mut settings = settings();
+        settings.refusals.rate_fields = RateFields::ALL;
+        let limit = Limit::parse("600/min").unwrap();
+        let charge = Charge { key: KeyId::parse("key_a").unwrap(), limit };
+        let spent = Spent { remaining: 3, full_in: Duration::from_secs(5) };
+        let plan = AnswerPlan {
+            method: Method::GET,
+            grpc: false,
+            profile: None,
+            charged: Some(Charged { charge, spent }),
+            sunset: Some(1_800_000_000),
+            private: true,
+            upgrade: None,
+            close: true,
+            trailers: Trailers::Announced,
+            is_http10: false,
+            request_id_name: settings.identity.request_id.clone(),
+            cors: Vec::new(),
+        };
+        let mut said = HeaderMap::new();
+        plan.finish(&mut said, &settings, &RequestId::given(b"id").unwrap());
+        plan.finish_map(&mut said);
+        assert_eq!(said.len(), RateFields::ALL.names().count() + 4, "{said:?}");
+        let retry_in = Duration::from_secs(1);
+        for (reason, detail) in [
+            (Reason::RateLimited, Detail::RetryAfter { limit, retry_in }),
+            (Reason::Method, Detail::Allow("GET".into())),
+            (Reason::Missing, Detail::None),
+        ] {
+            let context = Context { request_id: "id", profile: None, grpc: false };
+            let rejection = Rejection { reason, detail };
+            said.extend(settings.refusals.render(&rejection, &context).headers);
+        }
+        // What the configuration does not say now it may say with the next reload.
+        settings.refusals.rate_fields = RateFields { standard: false, x: false };
+        clean_trailers(&mut said, &settings);
+        assert!(said.is_empty(), "{said:?}");
+        let theirs = ["grpc-status", "server-timing", "x-checksum", "x-ratelimit-used"];
+        let mut trailers: HeaderMap = theirs
+            .map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1")))
+            .into_iter()
+            .collect();
+        clean_trailers(&mut trailers, &settings);
+        assert_eq!(trailers.len(), theirs.len(), "{trailers:?}");
     }
 }

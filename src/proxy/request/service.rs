@@ -274,7 +274,7 @@ impl Answering<'_> {
         let asked = self.plan.upgrade.take();
         match upgrade::accept(answer, lease, stream, asked, settings) {
             Ok((mut response, upgraded)) => {
-                self.plan.finish(response.headers_mut(), settings, &record);
+                self.plan.finish(response.headers_mut(), settings, &record.request_id);
                 let upgraded = upgraded.with(record);
                 match connect {
                     Some(connect) => upgraded.run_in_stream(self.worker, connect),
@@ -316,7 +316,7 @@ impl Answering<'_> {
         head.version = Version::HTTP_11;
         answer::to_client(&mut head.headers, settings, plan.trailers);
         cut_all(&mut head.headers, self.worker.own_address.as_ref());
-        plan.finish(&mut head.headers, settings, &record);
+        plan.finish(&mut head.headers, settings, &record.request_id);
         plan.finish_map(&mut head.headers);
         let mut body = response_body(content, lease, stream, upload, record, plan);
         if plan.is_http10 && body.size_hint().exact().is_none() {

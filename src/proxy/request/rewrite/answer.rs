@@ -8,6 +8,7 @@ use http::header::{self, HeaderMap, HeaderName};
 
 use crate::config::Settings;
 use crate::core::headers::FieldClass;
+use crate::core::refusal::RateFields;
 use crate::proxy::http1::answer_write::is_end_to_end;
 use crate::proxy::http1::length::{AnswerTo, LengthFields};
 
@@ -57,9 +58,10 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, settings: &Settings) {
         let text = name.as_str();
         let is_plain = settings.fields.classify(text.as_bytes()) == FieldClass::Plain;
         is_plain
-            && *name != settings.identity.request_id
             && !ONLY_IN_HEADS.contains(&text)
+            && !is_said_by_keygate(name, settings)
             && !text.starts_with("access-control-")
+            // Names of all drafts of the standard.
             && !text.starts_with("ratelimit")
     };
     let refused: Vec<HeaderName> =
@@ -69,8 +71,20 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, settings: &Settings) {
     }
 }
 
-const ONLY_IN_HEADS: [&str; 16] = [
+/// Whether keygate writes this field into heads of answers, whatever it is configured to say: a
+/// client that reads trailers as fields of the head must not take the service's word for it.
+fn is_said_by_keygate(name: &HeaderName, settings: &Settings) -> bool {
+    *name == settings.identity.request_id
+        || *name == SUNSET
+        || RateFields::ALL.names().any(|rate_field| rate_field == *name)
+}
+
+/// When the key goes out of use (RFC 8594 section 3).
+pub(crate) const SUNSET: HeaderName = HeaderName::from_static("sunset");
+
+const ONLY_IN_HEADS: [&str; 17] = [
     "age",
+    "allow",
     "cache-control",
     "clear-site-data",
     "content-encoding",
