@@ -12,7 +12,7 @@ use crate::core::path::{self, Traits};
 use crate::core::refusal::Context;
 use crate::core::route::Require;
 use crate::core::{
-    Access, BasicForm, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, LimitSet, Now,
+    Access, BasicForm, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, Now,
     OwnerView, PairLookup, PolicyName, Prefixes, Presented, Reason, Rejection, Route, Verdict,
     anonymous_field, decide, identity_fields,
 };
@@ -289,10 +289,6 @@ impl<K: KeyLookup> KeyLookup for Holder<'_, K> {
         self.owner
     }
 
-    fn org_limits(&self, org: &str) -> &LimitSet {
-        self.all.org_limits(org)
-    }
-
     fn refuse_from(&self) -> Option<u64> {
         self.all.refuse_from()
     }
@@ -470,7 +466,9 @@ impl fmt::Display for ExplainedKey {
         if let Some(limit) = &self.limit {
             write!(f, ", {limit} (not charged here)")?;
         }
-        self.limits.iter().try_for_each(|(policy, limit)| write!(f, ", {policy} {limit}"))
+        self.limits
+            .iter()
+            .try_for_each(|(policy, limit)| write!(f, ", {policy} {limit} (carried, not enforced)"))
     }
 }
 

@@ -91,11 +91,6 @@ impl KeyLookup for MapKeys {
         None
     }
 
-    fn org_limits(&self, _: &str) -> &LimitSet {
-        static NONE: std::sync::LazyLock<LimitSet> = std::sync::LazyLock::new(LimitSet::default);
-        &NONE
-    }
-
     fn refuse_from(&self) -> Option<u64> {
         None
     }

@@ -8,7 +8,7 @@ use super::Now;
 use super::credential::MissingHalf;
 use super::grant::KeyView;
 use super::key::{Environment, KeyId, KeyStatus};
-use super::limit::{Limit, LimitSet};
+use super::limit::Limit;
 use super::owner::OwnerView;
 use super::path::Traits;
 use super::reason::{Detail, Reason, Rejection};
@@ -36,8 +36,6 @@ pub trait KeyLookup {
     fn any(&self, digest: &Digest) -> Option<KeyView<'_>>;
     /// Who issued the key that has this digest. A look-up of its own: most requests need no owner.
     fn owner(&self, digest: &Digest) -> Option<OwnerView<'_>>;
-    /// The limits that the table states for an org; empty if it states none.
-    fn org_limits(&self, org: &str) -> &LimitSet;
     /// Unix seconds from which on nothing is admitted (`after_expiry = "refuse"`).
     fn refuse_from(&self) -> Option<u64>;
 }

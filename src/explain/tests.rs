@@ -5,7 +5,8 @@ use std::path::Path;
 use super::*;
 use crate::config::{Config, ThisHost};
 use crate::core::{
-    Environment, Grant, KeyId, KeyStatus, Limit, LimitSet, NetworkSet, Permission, PermissionSet,
+    Environment, Grant, KeyId, KeyStatus, Limit, LimitSet, NamedLimit, NetworkSet, Permission,
+    PermissionSet, PolicyName,
 };
 
 const CONFIG: &str = concat!(
@@ -76,11 +77,6 @@ impl KeyLookup for One {
         None
     }
 
-    fn org_limits(&self, _: &str) -> &LimitSet {
-        static NONE: std::sync::LazyLock<LimitSet> = std::sync::LazyLock::new(LimitSet::default);
-        &NONE
-    }
-
     fn refuse_from(&self) -> Option<u64> {
         self.refuse_from
     }
@@ -129,6 +125,20 @@ fn admitted_with_the_fields_that_are_sent() {
          x-permissions: read\n  \
          x-environment: live\n"
     );
+}
+
+#[test]
+fn a_limit_that_is_not_enforced_does_not_look_like_one_that_is() {
+    let mut keys = keys();
+    let limit = |policy, text| NamedLimit {
+        policy: PolicyName::parse(policy).unwrap(),
+        limit: Limit::parse(text).unwrap(),
+    };
+    keys.grant.limits = LimitSet::new([limit("per-key", "600/min"), limit("search", "2/s")]);
+    let answer = ask(Some(&keys), Method::GET, "/items/7", Credential::Single(b"wa_good"));
+    let text = answer.to_string();
+    let wanted = ", 600/min (not charged here), search 2/s (carried, not enforced)\n";
+    assert!(text.contains(wanted), "{text}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::file::{Bounds, Patch, Table};
 use super::keyset::KeySet;
 use super::manifest::{Acknowledge, Base, Manifest};
 use super::refusal::Refusal;
-use super::trust::Trust;
+use super::trust::{PublicKey, Trust};
 use crate::core::Now;
 
 /// Most patches on the shelf. A publisher who knows of the others needs one place, or two while
@@ -196,8 +196,9 @@ impl Acceptance {
         dropped
     }
 
-    /// A verified table has arrived.
+    /// A verified table has arrived. A draft that nobody has signed is refused, whoever opened it.
     pub fn offer_table(&mut self, table: Arc<Table>, now: Now) -> Result<AcceptOutcome, Refusal> {
+        refuse_draft(table.signed_by())?;
         let manifest = table.manifest();
         let known = self.ledger.table == Some(manifest.as_base());
         if known && self.table.is_some() {
@@ -217,8 +218,9 @@ impl Acceptance {
         Ok(AcceptOutcome::InForce)
     }
 
-    /// A verified patch has arrived.
+    /// A verified patch has arrived. Drafts are refused as with [`Self::offer_table`].
     pub fn offer_patch(&mut self, patch: Arc<Patch>, now: Now) -> Result<AcceptOutcome, Refusal> {
+        refuse_draft(patch.signed_by())?;
         let manifest = patch.manifest();
         let this = manifest.as_base();
         let serial = manifest.serial;
@@ -374,6 +376,14 @@ impl Acceptance {
 /// slow clock would then be an outage, but expiry and not-before are judged by it.
 pub fn clock_behind_ms(manifest: &Manifest, now: Now) -> Option<u64> {
     manifest.issued_at_ms.checked_sub(now.unix_ms).filter(|behind| *behind > 0)
+}
+
+/// [`Trust::for_inspection`] opens what nobody has signed yet. Such a file must not come into force.
+fn refuse_draft(signed_by: &[PublicKey]) -> Result<(), Refusal> {
+    match signed_by {
+        [] => Err(Refusal::Unsigned),
+        _ => Ok(()),
+    }
 }
 
 fn fresh(manifest: &Manifest, now: Now) -> Result<(), Refusal> {

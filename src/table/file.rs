@@ -1,4 +1,5 @@
-//! [`Table`] and [`Patch`]: values that exist only of verified bytes. Imports core only.
+//! [`Table`] and [`Patch`]: values that exist only of verified bytes. Their one exception, drafts
+//! that nobody has signed yet, is for looking into: `Acceptance` refuses them. Imports core only.
 
 use super::body::{Counts, TableBody};
 use super::buffer::Buffer;

@@ -114,6 +114,16 @@ impl KeySet {
         self.table.resident_bytes() + self.patch.as_ref().map_or(0, |p| p.body().resident())
     }
 
+    /// The limits in force of an org; empty if it has none. No request is charged by them yet.
+    pub fn org_limits(&self, org: &str) -> &LimitSet {
+        static NONE: LazyLock<LimitSet> = LazyLock::new(LimitSet::default);
+        if let Some(held) = self.held_orgs.get(org) {
+            return held;
+        }
+        let patched = self.patch.as_deref().and_then(|patch| patch.body().limits_of_org(org));
+        patched.or_else(|| self.table.body().limits_of_org(org)).unwrap_or(&NONE)
+    }
+
     /// The limits in force of every org that has any, in the order of their names.
     pub fn iter_org_limits(&self) -> impl Iterator<Item = OrgLimits<'_>> {
         let over = self.patch.as_deref().map(Patch::body);
@@ -251,15 +261,6 @@ impl KeyLookup for KeySet {
 
     fn owner(&self, digest: &Digest) -> Option<OwnerView<'_>> {
         self.patched(digest)?.owner()
-    }
-
-    fn org_limits(&self, org: &str) -> &LimitSet {
-        static NONE: LazyLock<LimitSet> = LazyLock::new(LimitSet::default);
-        if let Some(held) = self.held_orgs.get(org) {
-            return held;
-        }
-        let patched = self.patch.as_deref().and_then(|patch| patch.body().limits_of_org(org));
-        patched.or_else(|| self.table.body().limits_of_org(org)).unwrap_or(&NONE)
     }
 
     fn refuse_from(&self) -> Option<u64> {

@@ -126,7 +126,8 @@ impl Trust {
     }
 
     /// Takes any signer that the file names, or a file that nobody has signed yet, for any
-    /// audience. For looking into a file; what it opens must never be put in force.
+    /// audience. For looking into a file: only `manage` asks for it (`tests/it/layering.rs`), and
+    /// [`Acceptance`](super::Acceptance) puts no draft in force.
     pub fn for_inspection() -> Self {
         Self { signers: None, required: 0, audience: None }
     }

@@ -207,6 +207,26 @@ fn only_manage_can_sign() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// What opens files that nobody has signed is for looking into them: the sidecar has no use for it.
+#[test]
+fn only_manage_opens_drafts() {
+    let tree = Tree::read();
+    let mut callers = Vec::new();
+    for file in tree.files.iter().filter(|f| !tree.is_test(f)) {
+        let calls = file.code().filter(|(_, line)| names(line, "for_inspection"));
+        callers.extend(calls.map(|(number, line)| (file, number, line)));
+    }
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        callers.into_iter().partition(|(file, ..)| file.room() == "manage");
+    assert!(!inside.is_empty(), "`for_inspection` has another name now");
+    let faults: Vec<_> = outside
+        .iter()
+        .filter(|(_, _, line)| !line.contains("pub fn for_inspection"))
+        .map(|(file, number, _)| format!("{}:{number}: opens drafts outside manage", file.name()))
+        .collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 #[test]
 fn every_file_says_its_job_and_stays_a_page() {
     let mut faults = Vec::new();

@@ -62,6 +62,26 @@ fn admits(desk: &Acceptance, n: u32) -> bool {
 }
 
 #[test]
+fn a_draft_that_nobody_has_signed_never_comes_into_force() {
+    let (signer, any) = (Signer::new(1), Trust::for_inspection());
+    let file = table_file(&specs(0..3), issue(1, &[&signer]), &[]);
+    let draft = Arc::new(Table::open(file, &any, &Bounds::default()).unwrap());
+    let mut desk = Acceptance::new(AcceptRules::default());
+    assert_eq!(reason(desk.offer_table(draft, NOW)), "unsigned");
+    assert!(desk.current().is_none());
+    assert_eq!(desk.ledger(), Ledger::default());
+    let base = plain(1, &specs(0..3));
+    let mut desk = desk_with(&base);
+    let before = desk.ledger();
+    let changes = PatchDraft::difference(&base, specs(0..2));
+    let file = sealed(changes.build(issue(2, &[&signer])).unwrap(), &[]);
+    let draft = Arc::new(Patch::open(file, &any, &Bounds::default()).unwrap());
+    assert_eq!(reason(desk.offer_patch(draft, NOW)), "unsigned");
+    assert_eq!(desk.ledger(), before);
+    assert!(admits(&desk, 2), "not even its removals hold");
+}
+
+#[test]
 fn rollback_and_equal_serials() {
     let mut desk = desk_with(&plain(5, &specs(0..4)));
     assert_eq!(reason(desk.offer_table(plain(4, &specs(0..4)), NOW)), "rollback");
