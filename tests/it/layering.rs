@@ -49,6 +49,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("snapshot", &["config", "core", "table"]),
     ("table", &["core"]),
     ("telemetry", &["clock", "config", "core"]),
+    ("token", &["core"]),
     ("usage", &["core"]),
 ];
 
@@ -59,7 +60,7 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms and sub-rooms that work without looking outside.
-const PURE: &[&str] = &["core", "proxy/http1", "table", "usage"];
+const PURE: &[&str] = &["core", "proxy/http1", "table", "token", "usage"];
 
 /// Rooms in which no modules import each other in a circle.
 const WITHOUT_CIRCLES: &[&str] = &[
@@ -76,6 +77,7 @@ const WITHOUT_CIRCLES: &[&str] = &[
     "explain",
     "exposure",
     "meter",
+    "token",
     "usage",
 ];
 
