@@ -24,9 +24,9 @@
 //! A request's way:
 //!
 //! ```text
-//! client::listener::accept → client::serve → request::service::handle
+//! client::listener::accept → client::serve
 //!   → request::admit: facts::read → decide → limits.charge → rewrite → UpstreamRequest::new
-//!   → exchange::send → upstream::Lease::send
+//!   → request::service::pass: exchange::send → upstream::Lease::send
 //!   → rewrite::answer::to_client | http1::answer_write::AnswerLines | reply::refuse
 //!   → RequestRecord::drop
 //! ```

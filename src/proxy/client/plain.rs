@@ -1,8 +1,8 @@
 //! Plain HTTP/1.1 with a client, without hyper: a head of which every part has one meaning, no body or
 //! one of declared length. Most requests are such, and for them a codec that can do everything costs
 //! more than all that keygate does (docs/performance.md). Whatever is not as simple as that is handed
-//! to hyper with every byte that was read, unless hyper could only refuse it: that is done here. What may pass is decided elsewhere, for both alike
-//! ([`service::handle`]).
+//! to hyper with every byte that was read, unless hyper could only refuse it: that is done here. What
+//! may pass is decided elsewhere, for both alike ([`service::handle`]).
 
 mod answer;
 mod read;
@@ -112,13 +112,14 @@ async fn answer_all(
             left => ClientBody::Coming(Coming::Plain(wire.body(body, left))),
         };
         let record = RequestRecord::begin(worker, &client.moments, &head, client.address.ip());
-        let answered = {
-            let mut answer = pin!(at_most::<REQUEST_BYTES, _>(service::handle(
-                Rc::clone(worker),
-                Rc::clone(client),
-                IncomingRequest { head, body, connect: None, writer: Writer::Plain },
-                record,
-            )));
+        let incoming = IncomingRequest { head, body, connect: None, writer: Writer::Plain };
+        let answered = 'decided: {
+            // Not a `match` around the wait, which would keep room for a second future.
+            let answer = match service::handle(worker, client, incoming, record) {
+                Ok(answer) => answer,
+                Err(refusal) => break 'decided Ok(refusal),
+            };
+            let mut answer = pin!(at_most::<REQUEST_BYTES, _>(answer));
             poll_fn(|cx| {
                 if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
                     return Poll::Ready(Err(Gone::Cut(cut)));

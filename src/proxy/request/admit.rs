@@ -42,11 +42,14 @@ pub(crate) struct IncomingRequest {
 }
 
 /// A request that may be sent, with what its answer will need.
-pub(super) struct AdmittedRequest {
+pub(crate) struct AdmittedRequest {
     pub(super) request: UpstreamRequest,
     pub(super) plan: AnswerPlan,
     pub(super) stream: Stream,
     pub(super) upload: Option<Rc<UploadProgress>>,
+    /// As in [`IncomingRequest`].
+    pub(super) connect: Option<OnUpgrade>,
+    pub(super) writer: Writer,
 }
 
 /// What every step of one request's admission needs.
@@ -66,18 +69,20 @@ struct Passage<'s> {
     route: &'s Route,
 }
 
-/// Decides whether the request may be sent, and prepares what is sent.
+/// Decides whether the request may be sent, and prepares what is sent. Not a future: most of what
+/// moving one costs would be a refusal's.
 ///
 /// # Errors
 /// The answer to a request that goes no further: a refusal, or keygate's answer to a preflight.
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
-pub(super) fn admit(
+pub(crate) fn admit(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
     incoming: IncomingRequest,
     record: &mut RequestRecord,
 ) -> Result<AdmittedRequest, Reply> {
-    let IncomingRequest { head, body, writer, .. } = incoming;
+    let IncomingRequest { head, body, connect, writer } = incoming;
+    client.moments.body_open.set(!body.has_come());
     let snapshot = worker.shared.store.load();
     let settings = &snapshot.settings;
     record.log_every = settings.log_every;
@@ -153,7 +158,7 @@ pub(super) fn admit(
         subject: client.subject.as_ref(),
     };
     match rewrite::rewrite(forward, head, body, changes, carried, context) {
-        Ok(request) => Ok(AdmittedRequest { request, plan, stream, upload }),
+        Ok(request) => Ok(AdmittedRequest { request, plan, stream, upload, connect, writer }),
         Err(bad) => {
             record.failed(Reason::BadTarget);
             let admission = Admission { cors: plan.cors, ..admission };

@@ -1,4 +1,5 @@
-//! One request is one page: [`admit`] (facts → decide → charge → rewrite) → send → answer.
+//! One request is one page: [`handle`] decides ([`admit`]: facts → decide → charge → rewrite), and
+//! passes what may go on (send → answer).
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -117,21 +118,35 @@ impl Service<Request<Incoming>> for Gate {
         let version = head.version;
         let body = HyperBody::new(body, keeper);
         let body = ClientBody::Coming(Coming::Hyper(body));
+        let incoming = IncomingRequest { head, body, connect, writer: Writer::Hyper };
         Box::pin(at_most::<HYPER_REQUEST_BYTES, _>(async move {
-            let incoming = IncomingRequest { head, body, connect, writer: Writer::Hyper };
-            match handle(worker, client, incoming, record).await {
-                Reply::Http(mut response) => {
-                    if let Some(arrival) = arrival
-                        && !arrival.is_through(&response).await
-                    {
-                        announce_close(&mut response, version);
-                    }
-                    Ok(response.map(|body| CountedBody::new(body, taken_by)))
-                }
-                Reply::Lines(..) => Err(Unwritable::Lines),
-            }
+            // In the task of its stream, which the executor finds by what registers while it polls.
+            let reply = 'decided: {
+                // Not a `match` around the wait, which would keep room for a second future.
+                let answer = match handle(&worker, &client, incoming, record) {
+                    Ok(answer) => answer,
+                    Err(refusal) => break 'decided refusal,
+                };
+                answer.await
+            };
+            to_hyper(reply, arrival, version, taken_by).await
         }))
     }
+}
+
+async fn to_hyper(
+    reply: Reply,
+    arrival: Option<RequestArrival>,
+    version: Version,
+    taken_by: TakenBy,
+) -> Result<Response<CountedBody>, Unwritable> {
+    let Reply::Http(mut response) = reply else { return Err(Unwritable::Lines) };
+    if let Some(arrival) = arrival
+        && !arrival.is_through(&response).await
+    {
+        announce_close(&mut response, version);
+    }
+    Ok(response.map(|body| CountedBody::new(body, taken_by)))
 }
 
 /// hyper closes the connection behind this answer, and does not say so by itself.
@@ -190,20 +205,30 @@ struct Answering<'a> {
     plan: AnswerPlan,
 }
 
-/// From the head of a request to the head of its response.
-pub(crate) async fn handle(
+/// Decides about a request. One that may be sent goes on as a future; a refusal needs none, and
+/// moving what the future holds would be most of its cost.
+///
+/// # Errors
+/// The answer to a request that goes no further.
+#[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
+pub(crate) fn handle(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    incoming: IncomingRequest,
+    mut record: RequestRecord,
+) -> Result<impl Future<Output = Reply> + use<>, Reply> {
+    let admitted = admit(worker, client, incoming, &mut record)?;
+    Ok(pass(Rc::clone(worker), Rc::clone(client), admitted, record))
+}
+
+/// From a request that may be sent to the head of its response.
+async fn pass(
     worker: Rc<Worker>,
     client: Rc<Client>,
-    mut incoming: IncomingRequest,
+    admitted: AdmittedRequest,
     mut record: RequestRecord,
 ) -> Reply {
-    client.moments.body_open.set(!incoming.body.has_come());
-    let (writer, connect) = (incoming.writer, incoming.connect.take());
-    let AdmittedRequest { request, plan, stream, upload } =
-        match admit(&worker, &client, incoming, &mut record) {
-            Ok(admitted) => admitted,
-            Err(reply) => return reply,
-        };
+    let AdmittedRequest { request, plan, stream, upload, connect, writer } = admitted;
     let answering = Answering { worker: &worker, client: &client, writer, plan };
     // A claim alone must not lift the deadlines: over HTTP/1.1 there is no gRPC to wait for.
     let pace = match answering.plan.grpc && worker.upstream_is_http2() {
