@@ -22,5 +22,4 @@ pub mod reload;
 pub mod snapshot;
 pub mod table;
 pub mod telemetry;
-pub mod token;
 pub mod usage;

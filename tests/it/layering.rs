@@ -49,7 +49,6 @@ const RULES: &[(&str, &[&str])] = &[
     ("snapshot", &["config", "core", "table"]),
     ("table", &["core"]),
     ("telemetry", &["clock", "config", "core"]),
-    ("token", &["core"]),
     ("usage", &["core"]),
 ];
 
@@ -60,7 +59,7 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms and sub-rooms that work without looking outside.
-const PURE: &[&str] = &["core", "proxy/http1", "table", "token", "usage"];
+const PURE: &[&str] = &["core", "proxy/http1", "table", "usage"];
 
 /// Rooms in which no modules import each other in a circle.
 const WITHOUT_CIRCLES: &[&str] = &[
@@ -77,7 +76,6 @@ const WITHOUT_CIRCLES: &[&str] = &[
     "explain",
     "exposure",
     "meter",
-    "token",
     "usage",
 ];
 

@@ -80,7 +80,7 @@ pub fn our_answer(bytes: &[u8], cut: usize) -> Option<ReadAnswer> {
     let trailers = reader.take_trailers().ok()?.map(|map| list(&map)).unwrap_or_default();
     let status = found.status.as_u16();
     let head = found.with(head.to_vec());
-    let fields = sorted(head.fields().map(|(n, v)| (n.to_ascii_lowercase(), v.to_vec())));
+    let fields = sorted(head.fields().map(|field| (field.name.to_vec(), field.value.to_vec())));
     Some(ReadAnswer { status, fields, body, trailers })
 }
 

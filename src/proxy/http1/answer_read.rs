@@ -14,7 +14,7 @@ use super::length::{AnswerTo, BodyLength, LengthFields};
 pub(crate) struct AnswerHead {
     pub(crate) status: StatusCode,
     bytes: Vec<u8>,
-    fields: Vec<(Span, Span)>,
+    fields: Vec<FieldLine>,
     /// The phrase behind the status, where it is not the usual one.
     phrase: Option<Span>,
     /// `Connection` names other fields than itself, which go no further.
@@ -37,7 +37,7 @@ pub(crate) struct FoundHead {
     pub(crate) body: BodyLength,
     /// The connection can serve another request behind this answer.
     pub(crate) keeps_alive: bool,
-    fields: Vec<(Span, Span)>,
+    fields: Vec<FieldLine>,
     phrase: Option<Span>,
     names_fields: bool,
 }
@@ -48,6 +48,32 @@ pub(crate) struct FoundHead {
 pub(crate) enum RequestMethod {
     Head,
     Other,
+}
+
+/// Where one field of the head is.
+#[derive(Clone, Copy, Debug)]
+struct FieldLine {
+    name: Span,
+    value: Span,
+    /// Nothing but `: ` is between them, and nothing but the end of the line behind them.
+    is_tidy: bool,
+}
+
+/// A field of the head.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswerField<'h> {
+    /// In lower case.
+    pub(crate) name: &'h [u8],
+    pub(crate) value: &'h [u8],
+    /// Its whole line, where that is as keygate would write it.
+    pub(crate) line: Option<LineRun>,
+}
+
+/// Lines of a head that follow one another.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LineRun {
+    begin: usize,
+    end: usize,
 }
 
 /// What was sent is no answer that has one reading.
@@ -125,7 +151,11 @@ fn describe(
             _ => {}
         }
         let (name, value) = part(name).zip(part(field.value)).ok_or(BadAnswer)?;
-        fields.push((name, value));
+        let line = LineRun::of(name, value);
+        let between = read.get(line.begin + field.name.len()..value.begin as usize);
+        let behind = read.get(line.end - 2..line.end);
+        let is_tidy = between == Some(b": ") && behind == Some(b"\r\n");
+        fields.push(FieldLine { name, value, is_tidy });
     }
     let to = AnswerTo { is_head: asked == RequestMethod::Head, is_http10 };
     let body = lengths.of_answer(status, to).map_err(|_| BadAnswer)?;
@@ -147,16 +177,49 @@ impl FoundHead {
     pub(crate) fn with(self, mut bytes: Vec<u8>) -> AnswerHead {
         bytes.truncate(self.length);
         let Self { status, fields, phrase, names_fields, .. } = self;
+        for FieldLine { name: Span { begin, length }, .. } in &fields {
+            let begin = *begin as usize;
+            if let Some(name) = bytes.get_mut(begin..begin + *length as usize) {
+                name.make_ascii_lowercase();
+            }
+        }
         AnswerHead { status, bytes, fields, phrase, names_fields }
+    }
+}
+
+// === impl LineRun ===
+
+impl LineRun {
+    /// The line of a field that is tidy.
+    fn of(name: Span, value: Span) -> Self {
+        let end = value.begin as usize + value.length as usize + 2;
+        Self { begin: name.begin as usize, end }
+    }
+
+    /// Takes in the line behind the last one; false if `line` is another.
+    pub(crate) fn goes_on(&mut self, line: Self) -> bool {
+        let follows = self.end == line.begin;
+        if follows {
+            self.end = line.end;
+        }
+        follows
     }
 }
 
 // === impl AnswerHead ===
 
 impl AnswerHead {
-    /// Names, in any case, and values.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().map(|(name, value)| (self.part(*name), self.part(*value)))
+    pub(crate) fn fields(&self) -> impl Iterator<Item = AnswerField<'_>> {
+        self.fields.iter().map(|&FieldLine { name, value, is_tidy }| AnswerField {
+            name: self.part(name),
+            value: self.part(value),
+            line: is_tidy.then(|| LineRun::of(name, value)),
+        })
+    }
+
+    /// The text of some lines.
+    pub(crate) fn text(&self, run: LineRun) -> &[u8] {
+        self.bytes.get(run.begin..run.end).unwrap_or_default()
     }
 
     /// The phrase behind the status, where it is not the usual one.
@@ -170,8 +233,8 @@ impl AnswerHead {
         self.names_fields
             && self
                 .fields()
-                .filter(|(field, _)| field.eq_ignore_ascii_case(b"connection"))
-                .any(|(_, value)| tokens(value).any(|token| token.eq_ignore_ascii_case(name)))
+                .filter(|field| field.name == b"connection")
+                .any(|field| tokens(field.value).any(|t| t.eq_ignore_ascii_case(name)))
     }
 
     /// Bytes of the head.
@@ -193,7 +256,7 @@ impl AnswerHead {
             let begin = span.begin as usize;
             bytes.slice(begin..begin + span.length as usize)
         };
-        for (name, value) in self.fields {
+        for FieldLine { name, value, .. } in self.fields {
             let name = HeaderName::from_bytes(&at(name));
             let value = HeaderValue::from_maybe_shared(at(value));
             // A head that was parsed has nothing else.

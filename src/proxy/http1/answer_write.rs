@@ -6,7 +6,7 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use super::answer_read::AnswerHead;
+use super::answer_read::{AnswerField, AnswerHead, LineRun};
 use super::location::{OwnAddress, is_location};
 use super::request_write::put_line;
 use crate::core::headers::{FieldClass, FieldTable};
@@ -97,10 +97,7 @@ impl AnswerLines {
     fn is_own(&self, name: &[u8]) -> bool {
         self.own.iter().any(|&(begin, length)| {
             length == name.len()
-                && self
-                    .text
-                    .get(begin..begin + length)
-                    .is_some_and(|n| n.eq_ignore_ascii_case(name))
+                && self.text.get(begin..begin + length).is_some_and(|own| own == name)
         })
     }
 
@@ -114,26 +111,34 @@ impl AnswerLines {
     ) {
         // A 304 says how long the answer is that the client has (RFC 9110 section 8.6).
         let keeps_length = head.status == StatusCode::NOT_MODIFIED;
-        for (name, value) in head.fields() {
+        // Lines that stay as they are and follow one another are copied as one piece.
+        let mut run = LineRun::default();
+        for AnswerField { name, value, line } in head.fields() {
             match fields.classify(name) {
                 FieldClass::Connection
                 | FieldClass::HopByHop
                 | FieldClass::Te
                 | FieldClass::Upgrade => continue,
-                FieldClass::Framing if name.eq_ignore_ascii_case(b"transfer-encoding") => continue,
+                FieldClass::Framing if name == b"transfer-encoding" => continue,
                 FieldClass::Framing if !keeps_length => continue,
                 _ if self.is_own(name) => continue,
                 _ if head.is_named(name) && !is_end_to_end(name) => continue,
                 _ => {}
             }
-            self.is_dated |= name.eq_ignore_ascii_case(b"date");
-            let begin = self.text.len();
+            self.is_dated |= name == b"date";
             let cut = own.filter(|_| is_location(name)).and_then(|own| own.cut(value));
-            self.put(name, cut.as_deref().unwrap_or(value));
-            if let Some(name) = self.text.get_mut(begin..begin + name.len()) {
-                name.make_ascii_lowercase();
+            match line.filter(|_| cut.is_none()) {
+                Some(line) if run.goes_on(line) => {}
+                Some(line) => {
+                    self.text.extend_from_slice(head.text(std::mem::replace(&mut run, line)));
+                }
+                None => {
+                    self.text.extend_from_slice(head.text(std::mem::take(&mut run)));
+                    self.put(name, cut.as_deref().unwrap_or(value));
+                }
             }
         }
+        self.text.extend_from_slice(head.text(run));
     }
 
     /// Whether a field of this name is there, in lower case.

@@ -112,8 +112,8 @@ pub(crate) fn no_content(
     Reply::Http(response)
 }
 
-/// Room for the head of a refusal.
-const LINES: usize = 512;
+/// Room for a refusal, with its body.
+const LINES: usize = 1024;
 
 /// The status of a rejection, for the record.
 pub(crate) fn status_of(rejection: &Rejection, asked: &RefusalContext<'_>) -> u16 {

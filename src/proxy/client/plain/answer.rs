@@ -77,10 +77,17 @@ pub(super) async fn send(
     client: &Client,
     wire: &Wire,
     read: &mut Read<'_>,
-    head: Vec<u8>,
-    body: ResponseBody,
-    rest: AnswerFraming,
+    mut head: Vec<u8>,
+    mut body: ResponseBody,
+    mut rest: AnswerFraming,
 ) -> Result<(), Gone> {
+    // As one piece, where there is room behind the head: a refusal, mostly.
+    if let (ResponseBody::Full(bytes), AnswerFraming::Counted(_)) = (&body, rest)
+        && bytes.len() <= head.capacity() - head.len()
+    {
+        head.extend_from_slice(bytes);
+        (body, rest) = (ResponseBody::Empty, AnswerFraming::None);
+    }
     let (piece, tail) = (Bytes::new(), &[][..]);
     let mut answer =
         OutgoingAnswer { text: head, sent: 0, piece, tail, ahead: None, looks_ahead: false, rest };
