@@ -310,9 +310,10 @@ impl Error {
     pub fn of_lines(self) -> Self {
         let Self::Undone { path, mut theirs, ours, keys } = self else { return self };
         theirs.origin = "was published from this registry";
-        theirs.remedy = "a revocation is final, so a merge or an edit by hand has lost it: write \
-                         `revoked` as the status of these keys again"
-            .to_owned();
+        theirs.remedy =
+            "a revoked key and a canary are so for good, so a merge or an edit by hand \
+                         has lost it: write the status that is published for these keys again"
+                .to_owned();
         Self::Undone { path, theirs, ours, keys }
     }
 

@@ -95,11 +95,7 @@ fn commit(
     session: &Session,
 ) -> Result<Committed> {
     publish.compare(&change)?;
-    let mut records = change.records(action, &session.stamp(change.serial()));
-    if records.is_empty() {
-        let what = serde_json::json!({ "published": "again" });
-        records.push(session.record(change.serial(), action, what));
-    }
+    let records = change.records(action, &session.stamp(change.serial()));
     change.commit(&records)
 }
 

@@ -7,8 +7,8 @@ use serde_json::json;
 use super::error::Result;
 use super::keys::details::LimitChange;
 use super::output::Columns;
-use super::publish::PublishArgs;
 use super::publish::pending::{self, UnpublishedOrgs};
+use super::publish::{Outstanding, PublishArgs};
 use super::registry::Registry;
 use super::registry::change::{Change, Check};
 use super::registry::words::{show_limits_of_org, to_object};
@@ -56,7 +56,10 @@ impl SetLimits {
         let is = LimitChange::apply(&self.limits, &was)?;
         if was == is {
             session.output.note(&format!("{} has these limits already", self.org.as_str()));
-            return Ok(());
+            let unpublished = UnpublishedOrgs::of(change.registry())?;
+            // Where nobody can tell, publishing once more does no harm.
+            let pending = Outstanding::when(|| unpublished.has(&self.org).unwrap_or(true));
+            return self.publish.make_up(change, pending, "orgs limit", session);
         }
         let orgs = &mut change.settings_mut().orgs;
         match is.is_empty() {

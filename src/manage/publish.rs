@@ -2,12 +2,14 @@
 //! the target, signed, and renamed over it only if nothing newer is there.
 
 pub mod compare;
+pub mod elsewhere;
 pub mod fold;
 pub mod head;
 pub mod losses;
 pub mod meet;
 pub mod pending;
 pub mod purpose;
+pub mod signatures;
 pub mod target;
 pub mod terms;
 
@@ -63,11 +65,26 @@ pub enum Plan {
     Table { out: PathBuf },
 }
 
+/// Whether something that a command was asked for is in the registry and not published so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outstanding {
+    Nothing,
+    Something,
+}
+
 /// A patch and the table that it is over.
 #[derive(Clone, Copy, Debug)]
 pub struct PatchOver<'a> {
     pub out: &'a Path,
     pub base: &'a Path,
+}
+
+// === impl Outstanding ===
+
+impl Outstanding {
+    pub fn when(is_otherwise: impl FnOnce() -> bool) -> Self {
+        if is_otherwise() { Self::Something } else { Self::Nothing }
+    }
 }
 
 // === impl PublishArgs ===
@@ -76,17 +93,19 @@ impl PublishArgs {
     /// Refuses, before anything is changed, what could not be published.
     pub fn check(&self, registry: &Registry, session: &Session) -> Result<()> {
         let plan = self.plan(registry)?;
-        let out = match &plan {
+        let (out, base) = match &plan {
             Plan::Nothing => return Ok(()),
             Plan::Patch { out, base } => {
                 head(base)?;
-                out
+                (out, Some(base.as_path()))
             }
-            Plan::Table { out } => out,
+            Plan::Table { out } => (out, None),
         };
-        let (meant, source) = (Acknowledged::default(), PublishOrigin::Held(registry));
+        let (meant, source) = (self.meant.acknowledged(), PublishOrigin::Held(registry));
         let terms = self.terms(registry, session)?;
-        Destination { out, base: None, source, meant: &meant }.refuse_strangers(&terms)
+        let place = Destination { out, base, source, meant: &meant };
+        place.refuse_strangers(&terms)?;
+        place.refuse_few(&terms)
     }
 
     /// Refuses a change whose publication would undo what somebody else has published, before it
@@ -135,10 +154,33 @@ impl PublishArgs {
             }
             Err(e) => Err(Error::Unpublished {
                 serial: committed.serial,
-                command: pending::command_of(&committed.registry, &plan, &self.signers),
+                command: pending::command_of(&committed.registry, &plan, self),
                 source: Box::new(e),
             }),
         }
+    }
+
+    /// Publishes what an earlier command has failed to publish, where the same command, given
+    /// again, finds nothing to change.
+    pub fn make_up(
+        &self,
+        change: Change,
+        pending: Outstanding,
+        action: &'static str,
+        session: &mut Session,
+    ) -> Result<()> {
+        if pending == Outstanding::Nothing {
+            return Ok(());
+        }
+        if let Some(command) = self.left_to_do(change.registry())? {
+            not_published(&command, session);
+            return Ok(());
+        }
+        self.compare(&change)?;
+        let what = serde_json::json!({ "published": "again" });
+        let record = session.record(change.serial(), action, what);
+        let committed = change.commit(&[record])?;
+        self.after(&committed, session)
     }
 
     fn publish_change(
@@ -238,7 +280,7 @@ pub fn table(
         let pushed = located.entry.specs().try_for_each(|spec| builder.push(&spec));
         pushed.map_err(|e| duplicate(e, registry, out))
     })?;
-    finish(builder, registry.settings.serial, place, terms, None, session)
+    finish(builder, registry.settings.serial, place, terms, session)
 }
 
 /// Passes the registry's settings to the builder of a table.
@@ -256,14 +298,12 @@ pub fn begin(
     stated.map_err(|e| Error::build(out, e))
 }
 
-/// Makes a table of the keys that were pushed, signs it and puts it in its place. The bytes that
-/// are signed go to `message` as well.
+/// Makes a table of the keys that were pushed, signs it and puts it in its place.
 pub fn finish(
     builder: BodyBuilder<Spill>,
     serial: u64,
     place: &Destination<'_>,
     terms: &Terms,
-    message: Option<&Path>,
     session: &Session,
 ) -> Result<Published> {
     let out = place.out;
@@ -278,9 +318,6 @@ pub fn finish(
     let issue = terms.issue(serial, &purpose, session);
     let mut draft = body.into_table(issue).map_err(|e| Error::refused(out, e))?;
     terms.sign(&mut draft, out)?;
-    if let Some(message) = message {
-        files::replace(message, draft.message())?;
-    }
     target::write(&mut draft, place, session)
 }
 

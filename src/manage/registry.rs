@@ -269,6 +269,20 @@ impl Registry {
             None => path.to_owned(),
         }
     }
+
+    /// The registry of the other form that would have the same files beside it: `keys.jsonl` next to
+    /// `keys.toml`, which stayed when one was copied into the other.
+    pub fn twin(path: &Path) -> Option<PathBuf> {
+        let others = ["toml", "jsonl", "ndjson"].map(|extension| path.with_extension(extension));
+        others.into_iter().find(|other| other != path && other.exists())
+    }
+
+    /// The places that its [publish] names, as [`published::place_of`] writes them down.
+    pub fn own_places(&self) -> Vec<Box<str>> {
+        let publish = &self.settings.publish;
+        let own = [&publish.table, &publish.patch].into_iter().flatten();
+        own.map(|path| published::place_of(&self.real, &self.relative(path))).collect()
+    }
 }
 
 // === impl Form ===

@@ -105,6 +105,11 @@ impl SignedHead {
         }
         Ok(Self { manifest, signed_by: signed_by.into() })
     }
+
+    /// Whose signatures hold.
+    pub fn signed_by(&self) -> &[PublicKey] {
+        &self.signed_by
+    }
 }
 
 /// Length and hash of a body as the manifest states them.

@@ -33,6 +33,8 @@ enum Action {
     Draft,
     /// A change and a patch in a place that the others do not look for.
     Emergency(&'static str, usize),
+    /// The same in another folder than the table's.
+    Far(&'static str, usize),
     /// Takes in what is published.
     Fold,
     /// The registry is lost, and begun anew from the secrets.
@@ -49,8 +51,8 @@ enum Action {
     Table,
 }
 
-/// What a caller may: anything, and `send`; of the sidecar with either patch.
-type Admitted = [[bool; 2]; 2];
+/// What a caller may: anything, and `send`; of the sidecar with each patch.
+type Admitted = [[bool; 2]; PATCHES.len()];
 
 /// One publisher as the model knows it.
 #[derive(Clone, Debug)]
@@ -61,16 +63,16 @@ struct Known {
     drafted: Option<Vec<Admitted>>,
 }
 
-/// Two copies of one registry, one place to publish to, and two sidecars.
+/// Two copies of one registry, one place to publish to, and a sidecar for each place of a patch.
 struct World {
     room: Room,
     registries: [String; 2],
     keys: Vec<Issued>,
     trust: Trust,
-    sidecars: [Acceptance; 2],
+    sidecars: [Acceptance; PATCHES.len()],
 }
 
-const PATCHES: [&str; 2] = ["t.kgp", "hot.kgp"];
+const PATCHES: [&str; 3] = ["t.kgp", "hot.kgp", "far/t.kgp"];
 
 fn step() -> impl Strategy<Value = Step> {
     let change = prop::sample::select(vec!["revoke", "disable", "enable", "narrow", "widen"]);
@@ -78,7 +80,8 @@ fn step() -> impl Strategy<Value = Step> {
     let action = prop_oneof![
         5 => change.clone().prop_map(|(change, key)| Action::Change(change, key)),
         2 => change.clone().prop_map(|(change, key)| Action::Publish(change, key)),
-        1 => change.prop_map(|(change, key)| Action::Emergency(change, key)),
+        1 => change.clone().prop_map(|(change, key)| Action::Emergency(change, key)),
+        1 => change.prop_map(|(change, key)| Action::Far(change, key)),
         4 => Just(Action::Table),
         2 => Just(Action::Patch),
         2 => Just(Action::Fold),
@@ -109,6 +112,7 @@ fn step() -> impl Strategy<Value = Step> {
 impl World {
     fn new(extension: &str) -> Self {
         let room = Room::new();
+        fs::create_dir(room.path("far")).unwrap();
         room.ok(&["signer", "new", "--public-out", "signer.pub"]);
         let registries = ["keys", "copy"].map(|name| format!("{name}.{extension}"));
         let first = registries[0].as_str();
@@ -131,7 +135,7 @@ impl World {
             format!("org,name,permissions,key\n{}", secrets.collect::<String>()),
         );
         let trust = room.trust("signer.pem");
-        let sidecars = [(); 2].map(|()| Acceptance::new(AcceptRules::default()));
+        let sidecars = PATCHES.map(|_| Acceptance::new(AcceptRules::default()));
         Self { room, registries, keys, trust, sidecars }
     }
 
@@ -200,6 +204,10 @@ impl World {
             }
             Action::Emergency(word, key) => {
                 let patch = ["--publish-patch", "hot.kgp", "--base", "t.kgt"];
+                change(word, key, &[&patch, &signed[..]].concat())
+            }
+            Action::Far(word, key) => {
+                let patch = ["--publish-patch", "far/t.kgp", "--base", "t.kgt"];
                 change(word, key, &[&patch, &signed[..]].concat())
             }
             Action::Table => build("t.kgt"),
@@ -271,8 +279,8 @@ impl World {
 
 /// Whether a step, when it succeeds, makes its publisher know what is published.
 fn is_sync(action: Action) -> bool {
-    use Action::{Attach, Emergency, Fold, Patch, Publish, Table};
-    matches!(action, Attach | Emergency(..) | Fold | Patch | Publish(..) | Table)
+    use Action::{Attach, Emergency, Far, Fold, Patch, Publish, Table};
+    matches!(action, Attach | Emergency(..) | Far(..) | Fold | Patch | Publish(..) | Table)
 }
 
 fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
@@ -303,7 +311,7 @@ fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
             _ => known[at].synced.clone(),
         };
         for (n, key) in world.keys.iter().enumerate() {
-            for (sidecar, what) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            for (sidecar, what) in (0..PATCHES.len()).flat_map(|at| [(at, 0), (at, 1)]) {
                 let is_back = after[n][sidecar][what] && !before[n][sidecar][what];
                 // Its publisher knew that this was refused, and changed its mind.
                 let is_own = !base[n][sidecar][what];
@@ -321,7 +329,10 @@ fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
             Action::Restore => known[at] = Known { synced: first.clone(), drafted: None },
             Action::Lose => {
                 // It knows of nothing, so it may undo nothing.
-                known[at] = Known { synced: vec![[[true; 2]; 2]; world.keys.len()], drafted: None };
+                known[at] = Known {
+                    synced: vec![[[true; 2]; PATCHES.len()]; world.keys.len()],
+                    drafted: None,
+                };
             }
             Action::Draft if is_done => known[at].drafted = Some(known[at].synced.clone()),
             action if is_done && is_sync(action) => known[at].synced.clone_from(&after),

@@ -14,6 +14,7 @@ mod registry;
 mod rotations;
 mod scale;
 mod sessions;
+mod signers;
 mod status;
 mod support;
 mod tables;

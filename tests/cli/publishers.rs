@@ -353,3 +353,41 @@ fn another_audience_or_a_damaged_table_is_never_written_over() {
     assert!(told.contains("hint: it may hold changes"), "{told}");
     assert_eq!(fs::read(room.path("t.kgt")).unwrap(), damaged);
 }
+
+/// A rotated single key is a new key: its callers are those of the one that it replaced.
+#[test]
+fn a_successor_takes_over_what_is_said_against_the_key_that_it_replaced() {
+    let ways: [(&[&str], &str, &str); 5] = [
+        (&["revoke", "p0"], "state", "disabled"),
+        (&["disable", "p0"], "state", "disabled"),
+        (&["edit", "p0", "--allow-ip", "10.0.0.0/8"], "networks", "10.0.0.0/8"),
+        (&["edit", "p0", "--limit", "1/s"], "limit", "1/s"),
+        (&["edit", "p0", "--expires", "2050-01-01T00:00:00Z"], "expires", "2050-01-01T00:00:00Z"),
+    ];
+    for (way, field, want) in ways {
+        for rotations in [1, 2] {
+            let (room, ids) = copied(2);
+            room.ok(&keys("keys.toml", way));
+            room.ok(&build("keys.toml", &[]));
+            let mut last = ids[0].id.clone();
+            for _ in 0..rotations {
+                let rotated = room.json(&keys(COPY, &["rotate", &last]));
+                last = rotated["id"].as_str().unwrap().to_owned();
+            }
+            room.ok(&keys(COPY, &["rotate", "p1"]));
+            let ran = room.run(&keys(COPY, &["fold", "t.kgt"]));
+            assert!(ran.code == 0 && ran.stderr.contains(&last), "{way:?}: {}", ran.stderr);
+            let shown = room.json(&keys(COPY, &["show", &last]));
+            let shown = match &shown[field] {
+                serde_json::Value::Array(list) => list[0].clone(),
+                one => one.clone(),
+            };
+            assert_eq!(shown, want, "{way:?}");
+            // Of the other key nothing was taken away.
+            let list = room.json(&keys(COPY, &["list", "--name", "p1"]));
+            let list = list.as_array().unwrap();
+            assert!(list.iter().all(|key| key["state"] == "active"), "{way:?}: {list:?}");
+            assert!(list.iter().any(|key| key["expires"].is_null()), "{way:?}: {list:?}");
+        }
+    }
+}

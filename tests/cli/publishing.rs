@@ -171,3 +171,169 @@ fn a_review_is_no_publication() {
     let ran = room.run(&build("copy.toml", "t.kgt"));
     assert!(ran.stderr.contains("warning: t.kgt is gone"), "{}", ran.stderr);
 }
+
+/// A table claims to include every patch below its serial, wherever that is.
+#[test]
+fn a_patch_in_another_folder_is_not_undone() {
+    for with_base in ["given", "set"] {
+        let room = Room::with_registry();
+        fs::create_dir_all(room.path("far/away")).unwrap();
+        let key = room.create(&["--name", "a"]);
+        let build = |registry: &'static str| {
+            ["-r", registry, "table", "build", "-o", "t.kgt", "--signer", "signer.pem"]
+        };
+        room.ok(&build("keys.toml"));
+        fs::copy(room.path("keys.toml"), room.path("copy.toml")).unwrap();
+        if with_base == "set" {
+            let text = room.read("keys.toml");
+            room.write("keys.toml", text.replace("[publish]\n", "[publish]\ntable = \"t.kgt\"\n"));
+        }
+        let patch = ["--publish-patch", "far/away/hot.kgp", "--signer", "signer.pem"];
+        let base = if with_base == "given" { &["--base", "t.kgt"][..] } else { &[] };
+        room.ok(&[&["keys", "revoke", "a"], &patch[..], base].concat());
+        // Other work, so that the other's serial is above the patch's.
+        for name in ["b", "c"] {
+            room.ok(&["-r", "copy.toml", "keys", "create", "--org", "acme", "--name", name]);
+        }
+        let told = room.fails(77, &build("copy.toml"));
+        assert!(told.contains(&key.id) && told.contains("keygatectl keys fold"), "{told}");
+        // A lost registry, too, learns of it from the table's folder.
+        fs::copy(room.path("copy.toml"), room.path("kept.toml")).unwrap();
+        room.ok(&["-r", "lost.toml", "keys", "init", "--audience", "shop"]);
+        room.ok(&["-r", "lost.toml", "keys", "fold", "t.kgt"]);
+        let lost = room.json(&["-r", "lost.toml", "keys", "show", &key.id]);
+        assert_eq!(lost["state"], "revoked");
+        room.ok(&["-r", "copy.toml", "keys", "fold", "t.kgt"]);
+        room.ok(&build("copy.toml"));
+        assert_eq!(status(&room, &key.secret), Some(KeyStatus::Revoked));
+        let left = fs::read_dir(room.root()).unwrap();
+        let left = left.filter(|e| e.as_ref().unwrap().path().extension() == Some("kgp".as_ref()));
+        assert_eq!(left.count(), 0, "the table includes it, so that its copy goes");
+    }
+}
+
+#[test]
+fn a_draft_patch_that_nobody_has_signed_is_in_nobodys_way() {
+    let (room, keys) = publishing(&["a"]);
+    let draft = ["patch", "--out", "d.kgp", "--unsigned", "--signer-public", "signer.pub"];
+    fs::copy(room.path("keys.toml"), room.path("copy.toml")).unwrap();
+    room.ok(&["keys", "revoke", "a", "--no-publish"]);
+    room.ok(&draft);
+    // Its serial is above; what is not signed counts for nobody.
+    let edit = ["-r", "copy.toml", "keys", "edit", "a"];
+    for note in ["x", "y", "z"] {
+        room.ok(&[&edit[..], &["--note", note]].concat());
+    }
+    assert_eq!(status(&room, &keys[0].secret), Some(KeyStatus::Active), "nothing revoked it yet");
+}
+
+/// What the registry remembers of its publications is not what stands there.
+#[test]
+fn what_is_published_is_read_and_not_remembered() {
+    for registry in ["keys.toml", "keys.jsonl"] {
+        let room = Room::new();
+        room.ok(&["signer", "new"]);
+        let publish = ["--signer", "signer.pem", "--publish", "t.kgt"];
+        let init = ["-r", registry, "keys", "init", "--audience", "shop"];
+        room.ok(&[&init[..], &publish[..]].concat());
+        let key = room.create(&["--name", "a"]);
+        let older = fs::read(room.path("t.kgt")).unwrap();
+        room.ok(&["keys", "revoke", "a"]);
+        let published = |room: &Room| room.json(&["keys", "list"])[0]["published"] == true;
+        assert!(published(&room), "{registry}");
+        // Somebody puts the older table back, or takes the table away.
+        for undo in ["older", "gone"] {
+            match undo {
+                "older" => room.write("t.kgt", &older),
+                _ => fs::remove_file(room.path("t.kgt")).unwrap(),
+            }
+            assert!(!published(&room), "{registry}: {undo}");
+            room.ok(&["keys", "revoke", "a"]);
+            assert_eq!(status(&room, &key.secret), Some(KeyStatus::Revoked), "{registry}: {undo}");
+            assert!(published(&room), "{registry}: {undo}");
+        }
+        // The same of a patch.
+        let other = room.create(&["--name", "b"]);
+        let patch = ["--publish-patch", "t.kgp"];
+        for _ in 0..2 {
+            room.ok(&[&["keys", "disable", "b"], &patch[..]].concat());
+            let there = room.in_force("t.kgt", Some("t.kgp"));
+            let view = holder(&there, &other.secret).unwrap();
+            assert_eq!(view.grant.status, KeyStatus::Disabled, "{registry}");
+            fs::remove_file(room.path("t.kgp")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_status_that_is_final_stays_so_whatever_a_hand_or_a_merge_makes_of_it() {
+    for (command, word) in [("canary", "canary"), ("revoke", "revoked")] {
+        let (room, keys) = publishing(&["a"]);
+        room.ok(&["keys", command, "a"]);
+        let text = room.read("keys.toml").replace(&format!("status = \"{word}\"\n"), "");
+        room.write("keys.toml", text);
+        let told = room.fails(77, &["table", "build"]);
+        assert!(told.contains(&format!("is {word} there")), "{told}");
+        assert!(told.contains(&keys[0].id), "{told}");
+        let status = status(&room, &keys[0].secret).unwrap();
+        assert!(status.is_final(), "{word}");
+    }
+}
+
+#[test]
+fn builds_elsewhere_do_not_make_it_forget_its_own_place() {
+    let (room, keys) = publishing(&["a"]);
+    for n in 0..6 {
+        room.ok(&["table", "build", "-o", &format!("review{n}.kgt")]);
+    }
+    // Ordinary work: nothing is asked about.
+    room.ok(&["keys", "disable", "a"]);
+    for n in 0..6 {
+        room.ok(&["table", "build", "-o", &format!("review{n}.kgt")]);
+    }
+    room.ok(&["keys", "enable", "a"]);
+    assert_eq!(status(&room, &keys[0].secret), Some(KeyStatus::Active));
+}
+
+#[test]
+fn a_change_that_is_given_again_is_published() {
+    let (room, keys) = publishing(&["a"]);
+    let limit = ["orgs", "limit", "acme", "monthly=5/30d"];
+    room.ok(&[&limit[..], &["--no-publish"]].concat());
+    room.ok(&["keys", "edit", "a", "--allow-ip", "10.0.0.0/8", "--no-publish"]);
+    room.ok(&limit);
+    assert_eq!(room.in_force("t.kgt", None).iter_org_limits().count(), 1);
+    room.ok(&["keys", "edit", "a", "--limit", "7/s", "--no-publish"]);
+    room.ok(&["keys", "edit", "a", "--limit", "7/s"]);
+    let there = room.in_force("t.kgt", None);
+    assert!(holder(&there, &keys[0].secret).unwrap().grant.limits.per_key().is_some());
+    let before = room.read("keys.toml");
+    for same in [&["keys", "edit", "a", "--limit", "7/s"][..], &limit] {
+        room.ok(same);
+    }
+    assert_eq!(room.read("keys.toml"), before, "as it is published, nothing is left to do");
+}
+
+/// A `keys.toml` and the `keys.jsonl` that it was copied into have the same files beside them.
+#[test]
+fn two_forms_side_by_side_do_not_take_each_others_notes() {
+    let room = Room::with_registry();
+    let key = room.create(&["--name", "a"]);
+    let build = |registry: &'static str| {
+        ["-r", registry, "table", "build", "-o", "t.kgt", "--signer", "signer.pem"]
+    };
+    room.ok(&build("keys.toml"));
+    let copied = room.run(&["-r", "keys.jsonl", "keys", "init", "--copy", "keys.toml"]);
+    assert!(copied.stderr.contains("move keys.toml away"), "{}", copied.stderr);
+    let told = room.run(&["-r", "keys.toml", "keys", "disable", "a"]);
+    assert!(told.stderr.contains("keys.jsonl stands beside keys.toml"), "{}", told.stderr);
+    // The other form takes its own notes; it says nothing of a change that it has not seen.
+    room.ok(&["-r", "keys.jsonl", "keys", "create", "--org", "acme", "--name", "b"]);
+    room.ok(&build("keys.toml"));
+    let told = room.fails(77, &[&build("keys.jsonl")[..], &["--serial", "50"]].concat());
+    assert!(told.contains(&key.id), "{told}");
+    let audit = room.read("keys.audit.jsonl");
+    assert!(!audit.contains("not applied"), "{audit}");
+    let of = |form: &str| audit.lines().filter(|line| line.contains(form)).count();
+    assert_eq!((of("\"keys.toml\""), of("\"keys.jsonl\"")), (2, 1), "{audit}");
+}

@@ -54,8 +54,15 @@ fn a_compromised_signer_is_dropped_and_its_tables_refused() {
     assert_eq!(refused.reason(), "unknown_signer");
     let table = open(&room, "t.kgt", &trust).unwrap();
     assert!(trust.accepts(table.signed_by()).is_ok(), "in force before, in force after");
+    // Until then the old signer alone publishes nothing that sidecars would refuse.
+    for signer in ["signer.pem", "new.pem"] {
+        room.fails(65, &["table", "build", "-o", "t.kgt", "--signer", signer]);
+    }
+    room.ok(&[&["table", "build", "-o", "t.kgt"], &both[..]].concat());
+    assert!(open(&room, "t.kgt", &trust).is_ok());
     // 3. The new one alone.
-    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "new.pem"]);
+    let alone = ["table", "build", "-o", "t.kgt", "--signer", "new.pem", "--fewer-signatures"];
+    room.ok(&alone);
     assert!(open(&room, "t.kgt", &trust).is_ok());
 }
 
@@ -179,6 +186,42 @@ fn a_lost_registry_takes_in_what_is_published() {
     room.ok(&["keys", "init", "--audience", "shop"]);
     room.ok(&[&build[..], &["--serial", "100", "--drop", &gone.id]].concat());
     assert_eq!(room.in_force("t.kgt", None).table().counts().keys, 0);
+}
+
+/// As it is written down, with a patch in a folder that nothing in the new registry names, and that
+/// was published before copies of such patches stood beside the table.
+#[test]
+fn a_lost_registry_takes_in_a_patch_from_another_folder() {
+    let room = Room::with_registry();
+    fs::create_dir(room.path("elsewhere")).unwrap();
+    let key = room.create(&["--name", "a"]);
+    let build = ["table", "build", "--out", "table.kgt", "--signer", "signer.pem"];
+    room.ok(&build);
+    let patch = ["--publish-patch", "elsewhere/table.kgp", "--base", "table.kgt"];
+    room.ok(&[&["keys", "revoke", "a", "--signer", "signer.pem"], &patch[..]].concat());
+    for entry in fs::read_dir(room.root()).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        if name.starts_with("keys.") || name.contains(".elsewhere-") {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    room.ok(&["keys", "init", "--audience", "shop"]);
+    room.ok(&["keys", "fold", "table.kgt"]);
+    room.ok(&["keys", "fold", "elsewhere/table.kgp"]);
+    room.ok(&build);
+    let keys = room.in_force("table.kgt", None);
+    assert!(holder(&keys, &key.secret).unwrap().grant.status.is_final());
+}
+
+/// Two keys of one name, until the old one is ended as the recipe says.
+#[test]
+fn a_rotation_ends_with_one_key_of_the_name() {
+    let room = Room::with_registry();
+    room.create(&["--name", "CRM"]);
+    room.ok(&["keys", "rotate", "CRM", "--overlap", "7d"]);
+    room.fails(65, &["keys", "edit", "CRM", "--sunset", "90d"]);
+    room.ok(&["keys", "revoke", "--former", "CRM"]);
+    room.ok(&["keys", "edit", "CRM", "--sunset", "90d"]);
 }
 
 #[test]

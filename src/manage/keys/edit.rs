@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::super::error::{Error, Result};
 use super::super::publish::pending::{Publishing, UnpublishedKeys};
-use super::super::publish::{PublishArgs, not_published};
+use super::super::publish::{Outstanding, PublishArgs};
 use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::RegistryEntry;
 use super::super::session::Session;
@@ -160,20 +160,12 @@ impl KeySelection {
             }
         }
         if change.is_empty() {
-            let pending = UnpublishedKeys::of(change.registry())?;
+            let unpublished = UnpublishedKeys::of(change.registry())?;
             for entry in &same {
                 session.output.note(&format!("{} is {} already", entry.id, turn.state()));
             }
-            if !same.iter().any(|entry| pending.has(entry)) {
-                return Ok(());
-            }
-            if let Some(command) = self.publish.left_to_do(change.registry())? {
-                not_published(&command, session);
-                return Ok(());
-            }
-            // A publication that failed is made up for.
-            let committed = super::commit(change, turn.action(), &self.publish, session)?;
-            return self.publish.after(&committed, session);
+            let pending = Outstanding::when(|| same.iter().any(|entry| unpublished.has(entry)));
+            return self.publish.make_up(change, pending, turn.action(), session);
         }
         let committed = super::commit(change, turn.action(), &self.publish, session)?;
         let became = |entry: &RegistryEntry| match leaked_former.contains(&entry.id) {
@@ -282,7 +274,9 @@ impl Edit {
         let new = self.apply(&located.entry, session.now())?;
         if new == located.entry {
             session.output.note(&format!("{} is so already; nothing was changed", new.id));
-            return Ok(());
+            let unpublished = UnpublishedKeys::of(change.registry())?;
+            let pending = Outstanding::when(|| unpublished.has(&new));
+            return self.publish.make_up(change, pending, "keys edit", session);
         }
         change.replace(located, new);
         let committed = super::commit(change, "keys edit", &self.publish, session)?;

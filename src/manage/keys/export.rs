@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::super::error::{Error, Result};
 use super::super::files::Replacement;
-use super::super::output::broken;
+use super::super::output::{broken, count};
 use super::super::registry::entry::{RawOwner, RegistryEntry};
 use super::super::registry::{Filter, Registry, toml};
 use super::super::session::Session;
@@ -72,10 +72,20 @@ impl Export {
             Some(path) => {
                 let mut file = Replacement::of(path)?;
                 self.write(&registry, &mut file, &Error::write(path))?;
-                file.commit()
+                file.commit()?;
             }
-            None => self.write(&registry, session.output.writer(), &broken),
+            None => self.write(&registry, session.output.writer(), &broken)?,
         }
+        let orgs = registry.settings.orgs.keys();
+        let left = orgs.filter(|org| self.org.as_ref().is_none_or(|wanted| wanted == *org)).count();
+        if left > 0 {
+            session.output.note(&format!(
+                "the limits of {} are not in it: `keygatectl orgs list` shows them, and `keygatectl \
+                 orgs limit` sets them in another registry",
+                count(left as u64, "org")
+            ));
+        }
+        Ok(())
     }
 
     fn write<F>(&self, registry: &Registry, to: &mut dyn Write, failed: &F) -> Result<()>

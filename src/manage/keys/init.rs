@@ -171,7 +171,15 @@ fn copy(from: &Path, to: &Path, hint: &'static str, session: &mut Session) -> Re
         to.display(),
         count(keys as u64, "key"),
         from.display()
-    ))
+    ))?;
+    if Registry::twin(to).is_some() {
+        session.output.note(&format!(
+            "move {} away before you change a key: commands without --registry use keys.toml if \
+             there is one, and what is changed in one of the two, the other does not know",
+            from.display()
+        ));
+    }
+    Ok(())
 }
 
 /// A `keys.toml` that explains itself.

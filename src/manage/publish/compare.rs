@@ -14,9 +14,9 @@ use super::super::registry::change::Change;
 use super::super::registry::entry::RegistryEntry;
 use super::super::registry::published::{self, BuildStage, BuiltFile};
 use super::super::registry::{Filter, Registry};
-use super::head::head;
+use super::head::{head, is_unsigned};
 use super::losses::{Acknowledged, Baseline, Loss, OrgLoss, ThreeWayKey, losses, org_losses};
-use crate::core::{Digest, KeyId, KeySpec, KeyStatus, LimitSet, OrgId};
+use crate::core::{Digest, KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::FileKind;
 use crate::table::{Bounds, KeySet, Manifest, OrgLimits, Patch, Table, Trust};
 
@@ -33,6 +33,10 @@ pub struct MeantArgs {
     /// Let this org do again more than the limits that are published for it; repeatable
     #[arg(long, value_name = "ORG", value_parser = OrgId::parse)]
     pub readmit_org: Vec<OrgId>,
+    /// Replace a file that more signers have signed; sidecars whose `required_signers` is above
+    /// the new count refuse what is published then
+    #[arg(long)]
+    pub fewer_signatures: bool,
 }
 
 /// What is published now, as far as a sidecar that reads it is concerned.
@@ -79,6 +83,7 @@ impl MeantArgs {
             readmit: set(&self.readmit),
             drop: set(&self.drop),
             orgs: self.readmit_org.iter().cloned().collect(),
+            fewer_signatures: self.fewer_signatures,
         }
     }
 
@@ -87,6 +92,9 @@ impl MeantArgs {
         if let (false, Value::Object(map)) = (self.readmit_org.is_empty(), &mut what) {
             let orgs = self.readmit_org.iter().map(OrgId::as_str);
             map.insert("readmit_org".into(), orgs.collect());
+        }
+        if let (true, Value::Object(map)) = (self.fewer_signatures, &mut what) {
+            map.insert("fewer_signatures".into(), true.into());
         }
         for (name, ids) in [("readmit", &self.readmit), ("drop", &self.drop)] {
             if let (false, Value::Object(map)) = (ids.is_empty(), &mut what) {
@@ -119,6 +127,10 @@ impl Standing {
         for path in candidates {
             if there(&path)? {
                 let manifest = readable_head(&path)?;
+                if is_unsigned(&path)? {
+                    // A draft that waits for its first signature: every sidecar refuses it.
+                    continue;
+                }
                 found.entry(files::resolve(&path)?).or_insert((path, manifest));
             }
         }
@@ -181,6 +193,30 @@ impl Standing {
         known.iter().filter(is_here).max_by_key(|artefact| artefact.serial)
     }
 
+    /// Whether a reader has just this in force: it stands here, nothing newer does, and if it is a
+    /// patch, the table that it is over stands here too.
+    pub fn is_in_force(&self, artefact: &BuiltFile) -> bool {
+        let Some((_, newest)) = self.all().max_by_key(|(_, manifest)| manifest.serial) else {
+            return false;
+        };
+        let table = self.table.as_ref().map(|(_, manifest)| manifest.as_base());
+        artefact.is(newest) && (newest.kind == FileKind::Table || newest.base == table)
+    }
+
+    /// Whether no table stands where the registry publishes to, although it has published one there.
+    pub fn is_gone(&self, registry: &Registry, known: &[BuiltFile]) -> bool {
+        let publish = &registry.settings.publish;
+        let Some(table) = publish.table.as_deref().map(|path| registry.relative(path)) else {
+            return false;
+        };
+        let place = published::place_of(&registry.real, &table);
+        let is_here = |artefact: &BuiltFile| {
+            artefact.kind == FileKind::Table && artefact.place.as_ref() == Some(&place)
+        };
+        // A folder that is not mounted here is another matter.
+        self.table.is_none() && files::directory(&table).exists() && known.iter().any(is_here)
+    }
+
     /// The keys in force of a reader that has all of it.
     pub fn keys(&self) -> Result<Option<KeySet>> {
         let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
@@ -212,25 +248,25 @@ impl Standing {
         Ok(losses(keys, meant))
     }
 
-    /// Keys that are revoked there and not in ours, although ours contains what is there: lines
-    /// were merged or edited.
+    /// Keys that have ended for good there and not in ours, although ours contains what is there:
+    /// lines were merged or edited.
     fn revived(&self, ours: &Ours<'_>) -> Result<Vec<ThreeWayKey>> {
         if self.all().all(|(_, manifest)| manifest.keys == manifest.active) {
             return Ok(Vec::new());
         }
         let Some(theirs) = self.keys()? else { return Ok(Vec::new()) };
-        let is_revoked = |spec: &KeySpec| spec.grant.status == KeyStatus::Revoked;
-        let mut revoked: HashMap<KeyId, Vec<KeySpec>> = HashMap::new();
-        for spec in theirs.iter().filter_map(|entry| entry.to_spec()).filter(is_revoked) {
-            revoked.entry(spec.id).or_default().push(spec);
+        let is_final = |spec: &KeySpec| spec.grant.status.is_final();
+        let mut ended: HashMap<KeyId, Vec<KeySpec>> = HashMap::new();
+        for spec in theirs.iter().filter_map(|entry| entry.to_spec()).filter(is_final) {
+            ended.entry(spec.id).or_default().push(spec);
         }
         let mut keys: BTreeMap<KeyId, ThreeWayKey> = BTreeMap::new();
         ours.each(&mut |spec| {
-            let by_id = revoked.get(&spec.id).into_iter().flatten().cloned();
+            let by_id = ended.get(&spec.id).into_iter().flatten().cloned();
             let by_secret = theirs.find_digest(&spec.digest).and_then(|there| there.to_spec());
-            let by_secret = by_secret.filter(|there| is_revoked(there) && there.id != spec.id);
+            let by_secret = by_secret.filter(|there| is_final(there) && there.id != spec.id);
             let theirs: Vec<KeySpec> = by_id.chain(by_secret).collect();
-            if !theirs.is_empty() && !is_revoked(&spec) {
+            if !theirs.is_empty() && !is_final(&spec) {
                 let (id, base) = (spec.id, Baseline::Contained);
                 let new = ThreeWayKey { id, base, theirs, ours: Vec::new() };
                 keys.entry(id).or_insert(new).ours.push(spec);

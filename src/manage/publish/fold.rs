@@ -14,7 +14,7 @@ use super::super::session::Session;
 use super::compare::{Knowledge, Ours, Standing};
 use super::head::head;
 use super::losses::{Acknowledged, Baseline, ThreeWayKey, losses};
-use super::meet::meet;
+use super::meet::{meet, meet_successor};
 use crate::core::format::KeyFormat;
 use crate::core::{Digest, KeyId, KeySpec, NetworkSet, PermissionSet};
 use crate::table::{FileKind, Manifest};
@@ -84,12 +84,15 @@ pub fn fold(
         keys.iter().flat_map(|key| &key.ours).map(|spec| spec.digest).collect();
     let mut present: HashMap<KeyId, Option<Located>> =
         keys.iter().map(|key| (key.id, None)).collect();
+    let mut replaced: HashMap<KeyId, KeyId> = HashMap::new();
     change.registry().scan(&Filter::default(), &mut |located| {
+        replaced.extend(located.entry.replaces.map(|former| (located.entry.id, former)));
         if let Some(place) = present.get_mut(&located.entry.id) {
             *place = Some(located);
         }
         Ok(())
     })?;
+    let restricted = restricted_successors(&keys, &replaced, meant);
     let mut added = 0u64;
     for key in keys {
         let Some(there) = present.remove(&key.id).flatten() else {
@@ -100,7 +103,12 @@ pub fn fold(
         let stays = match meant.readmit.contains(&key.id) {
             true => own.clone(),
             false => {
-                let met = meet(&own, &key, session.now());
+                let mut met = meet(&own, &key, session.now());
+                if let Some(former) = restricted.get(&key.id) {
+                    let next = meet_successor(&met.entry, former);
+                    met.entry = next.entry;
+                    met.open.extend(next.open);
+                }
                 met.open.iter().for_each(|what| tell(&own, what, session));
                 met.entry
             }
@@ -129,6 +137,47 @@ pub fn fold(
     Ok(Folded { serial: newest, is_news: true })
 }
 
+/// Keys of ours that theirs does not know, each with the key that it replaced, of which theirs has
+/// taken something away. `replaced`: by the successor's id.
+fn restricted_successors(
+    keys: &[ThreeWayKey],
+    replaced: &HashMap<KeyId, KeyId>,
+    meant: &Acknowledged,
+) -> HashMap<KeyId, ThreeWayKey> {
+    let by_id: HashMap<KeyId, &ThreeWayKey> = keys.iter().map(|key| (key.id, key)).collect();
+    let is_there = |key: &ThreeWayKey| key.theirs.iter().any(|spec| spec.id == key.id);
+    let is_new = |key: &ThreeWayKey| {
+        !is_there(key) && matches!(&key.base, Baseline::Known(base) if base.is_empty())
+    };
+    let mut restricted = HashMap::new();
+    for key in keys.iter().filter(|key| !key.ours.is_empty() && !is_there(key)) {
+        // Up the chain to the key that theirs knows; a chain by hand may be a circle.
+        let mut seen = HashSet::from([key.id]);
+        let mut former = replaced.get(&key.id);
+        while let Some(found) = former.and_then(|id| by_id.get(id)).filter(|f| seen.insert(f.id)) {
+            if !is_new(found) {
+                if has_taken(found) && !meant.readmit.contains(&found.id) {
+                    restricted.insert(key.id, (*found).clone());
+                }
+                break;
+            }
+            former = replaced.get(&found.id);
+        }
+    }
+    restricted
+}
+
+/// Whether theirs has taken something away from the key since the base; without one, from ours.
+fn has_taken(key: &ThreeWayKey) -> bool {
+    let before = match &key.base {
+        Baseline::Known(base) if !base.is_empty() => base.clone(),
+        _ => key.ours.clone(),
+    };
+    let (base, ours) = (Baseline::Known(before.clone()), before);
+    let key = ThreeWayKey { id: key.id, base, theirs: key.theirs.clone(), ours };
+    !losses([key], &Acknowledged::default()).is_empty()
+}
+
 /// What stands there with the file at `path`.
 fn standing_at(path: &Path, manifest: &Manifest, change: &Change) -> Result<Standing> {
     let publish = &change.settings().publish;
@@ -155,10 +204,7 @@ fn standing_at(path: &Path, manifest: &Manifest, change: &Change) -> Result<Stan
 /// would bring keys back that were removed since.
 fn refuse_old(path: &Path, newest: u64, change: &Change) -> Result<()> {
     let registry = change.registry();
-    let publish = &registry.settings.publish;
-    let own = [&publish.table, &publish.patch].into_iter().flatten();
-    let mut places: Vec<_> =
-        own.map(|own| published::place_of(&registry.real, &registry.relative(own))).collect();
+    let mut places = registry.own_places();
     if places.is_empty() {
         places.push(published::place_of(&registry.real, path));
     }

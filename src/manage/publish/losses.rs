@@ -90,6 +90,8 @@ pub struct Acknowledged {
     pub drop: BTreeSet<KeyId>,
     /// Orgs that may do again more than theirs allows.
     pub orgs: BTreeSet<OrgId>,
+    /// Fewer may sign than have signed what is replaced.
+    pub fewer_signatures: bool,
 }
 
 /// An org of which ours would lose a limit.
@@ -141,8 +143,8 @@ impl ThreeWayKey {
             // Ours took out what both had: its author's decision.
             (Some(_), true) if self.base == Baseline::Known(self.theirs.clone()) => Vec::new(),
             (Some(theirs), true) => vec![Difference::OnlyTheirs(theirs.grant.status)],
-            // Nothing of a key that ours revokes is admitted again.
-            (_, false) if self.ours.iter().all(is_revoked) => Vec::new(),
+            // Nothing of a key that ours ends for good is admitted again.
+            (_, false) if self.ours.iter().all(is_final) => Vec::new(),
             (None, false) => match &self.base {
                 // A new key of ours.
                 Baseline::Known(base) if base.is_empty() => Vec::new(),
@@ -153,8 +155,12 @@ impl ThreeWayKey {
     }
 
     fn revived(&self) -> Vec<Difference> {
-        let is_back = !self.ours.iter().all(is_revoked) && self.theirs.iter().any(is_revoked);
-        if is_back { vec![Difference::Status(KeyStatus::Revoked)] } else { Vec::new() }
+        // A canary is as final as a revocation: a secret that raised the alarm is with a thief.
+        let ended = self.theirs.iter().map(|spec| spec.grant.status).filter(|s| s.is_final()).max();
+        match ended {
+            Some(status) if !self.ours.iter().all(is_final) => vec![Difference::Status(status)],
+            _ => Vec::new(),
+        }
     }
 
     /// The record of this id that ends last: in a rotation the current secret's.
@@ -290,8 +296,8 @@ fn add(to: &mut Vec<Difference>, difference: Difference) {
     }
 }
 
-fn is_revoked(spec: &KeySpec) -> bool {
-    spec.grant.status == KeyStatus::Revoked
+fn is_final(spec: &KeySpec) -> bool {
+    spec.grant.status.is_final()
 }
 
 /// The record that ends last: in a rotation the current secret's.

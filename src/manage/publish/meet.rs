@@ -53,6 +53,33 @@ pub fn meet(ours: &RegistryEntry, key: &ThreeWayKey, now: u64) -> Met {
     met
 }
 
+/// Ours, a successor that theirs does not know, without what theirs has taken away from `replaced`,
+/// the key that it replaced: its callers are the same. The successor of a key that has ended there
+/// is disabled, because theirs may have meant the old secret alone.
+pub fn meet_successor(ours: &RegistryEntry, replaced: &ThreeWayKey) -> Met {
+    let mut met = Met { entry: ours.clone(), open: BTreeSet::new() };
+    if ours.status.is_final() {
+        return met;
+    }
+    if replaced.theirs.is_empty() {
+        met.disable("replaced a key that is not there, and is disabled here");
+        return met;
+    }
+    for theirs in &replaced.theirs {
+        let mut theirs = theirs.clone();
+        if theirs.grant.status.is_final() {
+            met.disable("replaced a key that has ended there, and is disabled here");
+            theirs.grant.status = KeyStatus::Disabled;
+        }
+        met.restrict(&theirs);
+    }
+    met.entry.expires = earlier(met.entry.expires, end_of(&replaced.theirs));
+    if met.entry != *ours {
+        met.open.insert("takes over what is said there of the key that it replaced");
+    }
+    met
+}
+
 // === impl Met ===
 
 impl Met {
@@ -68,10 +95,11 @@ impl Met {
         entry.not_before = entry.not_before.max(grant.not_before);
         entry.permissions = permissions(&entry.permissions, &grant.permissions);
         entry.limits = entry.limits.meet(&grant.limits);
-        entry.sunset = match (entry.sunset, grant.sunset) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+        let sunset = earlier(entry.sunset, grant.sunset);
+        if sunset != grant.sunset {
+            self.open.insert("has another sunset there; the earlier one, of here, stays");
+        }
+        entry.sunset = sunset;
         let nets: Vec<IpNet> = grant.networks.iter().copied().collect();
         match networks(&entry.networks, &nets) {
             Some(both) => entry.networks = both,
@@ -135,12 +163,12 @@ impl Met {
         let has_own = key.theirs.iter().any(|spec| is_own(&spec));
         let mut kept = Vec::new();
         let own: Vec<KeySpec> = self.entry.specs().collect();
+        // A rotation hands the key's end on to the new secret, so the end that one side has set
+        // holds for a secret that only the other has.
+        let (our_end, their_end) = (end_of(&own), end_of(key.theirs.iter().filter(is_own)));
         for ours in &own {
             let there = key.theirs.iter().find(|spec| spec.digest == ours.digest);
-            let end = match (ours.expires, there.and_then(|there| there.expires)) {
-                (Some(one), Some(other)) => Some(one.min(other)),
-                (one, other) => one.or(other),
-            };
+            let end = earlier(ours.expires, there.map_or(their_end, |there| there.expires));
             // Not there: made here since, or ended there. Who cannot tell takes it for ended.
             if there.is_some() || !has_own || was(ours.digest) == Some(false) {
                 let is_new = was(ours.digest) == Some(false);
@@ -152,7 +180,7 @@ impl Met {
                 continue;
             }
             if was(theirs.digest) == Some(false) {
-                let (digest, end) = (theirs.digest, theirs.expires);
+                let (digest, end) = (theirs.digest, earlier(theirs.expires, our_end));
                 kept.push(KeptSecret { digest, end, is_new: true, is_ours: false });
             } else {
                 self.open.insert("has a secret there that this copy has ended, or never had");
@@ -160,6 +188,16 @@ impl Met {
         }
         kept
     }
+}
+
+/// When a key ends, Unix seconds: with its longest secret, which in a rotation is the current one.
+fn end_of<'s>(specs: impl IntoIterator<Item = &'s KeySpec>) -> Option<u64> {
+    specs.into_iter().map(|spec| spec.expires).max_by_key(|end| end.unwrap_or(u64::MAX)).flatten()
+}
+
+/// The first of two instants, where `None` is never.
+fn earlier(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }
 
 /// Words that both hold, in our order.

@@ -12,17 +12,19 @@ use super::super::registry::Registry;
 use super::super::registry::entry::RegistryEntry;
 use super::super::registry::published::{self, BuildStage, BuiltFile};
 use super::super::session::Session;
-use super::Plan;
 use super::compare::Standing;
-use super::head::head;
+use super::head::{head, signed_by};
+use super::losses::Acknowledged;
+use super::target::{Destination, PublishOrigin};
+use super::{Plan, PublishArgs};
 use crate::core::shell::quoted_path;
 use crate::core::{KeyId, KeySpec, LimitSet, OrgId};
-use crate::table::{KeySet, TableFormat};
+use crate::table::{KeySet, PublicKey, TableFormat};
 
 /// Tells keys that are published as they are in the registry from others.
 #[derive(Debug)]
 pub enum UnpublishedKeys {
-    /// Nothing was ever published from it.
+    /// Nothing was ever published from it, or what was is gone from where the registry publishes to.
     All,
     /// What is published is not at hand: these were changed since.
     Changed(BTreeSet<KeyId>),
@@ -75,9 +77,10 @@ impl Publishing {
 // === impl UnpublishedKeys ===
 
 impl UnpublishedKeys {
-    /// A `keys.jsonl` tells what was written since the last publication. Where it does not (it was
-    /// merged or edited), and with a `keys.toml`, the published table is compared if that is at hand;
-    /// otherwise the notes beside the registry tell.
+    /// A `keys.jsonl` tells what was written since the last publication, if that stands where the
+    /// registry publishes to. If something else does (an older table that somebody put back, or a
+    /// table whose patch is gone), if the file was merged or edited, and with a `keys.toml`, what is
+    /// published is compared. If nothing is at hand, the notes beside the registry tell.
     pub fn of(registry: &Registry) -> Result<Self> {
         let table = table_of(registry)?;
         let patch = registry.settings.publish.patch.as_deref().map(|p| registry.relative(p));
@@ -86,13 +89,19 @@ impl UnpublishedKeys {
         // What cannot be read is not what the registry is judged by here.
         let standing = Standing::at(table.as_deref(), &patches).unwrap_or_default();
         let base = standing.base(registry, known);
-        let own = base.filter(|_| standing.foreign(known).is_none());
+        let is_told = |artefact: &&BuiltFile| {
+            standing.foreign(known).is_none() && standing.is_in_force(artefact)
+        };
+        let own = base.filter(is_told);
         let changed = own.map_or(Ok(None), |artefact| registry.changed_since(artefact))?;
         if let Some(changed) = changed {
             return Ok(Self::Changed(changed.iter().map(|entry| entry.id).collect()));
         }
         if let Ok(Some(keys)) = standing.keys() {
             return Ok(Self::Published(Box::new(PublishedKeys::of(keys))));
+        }
+        if standing.is_gone(registry, known) {
+            return Ok(Self::All);
         }
         let after = base.map(|artefact| artefact.serial).or(standing.includes());
         let Some(after) = after else { return Ok(Self::All) };
@@ -202,6 +211,11 @@ pub fn program(registry: &Registry) -> String {
 
 /// The command that publishes the registry as it is; `FILE` stands for what only its user knows.
 pub fn command(registry: &Registry) -> Result<String> {
+    if let Some(table) = table_of(registry)?
+        && let Some(several) = several(registry, &table)
+    {
+        return Ok(several);
+    }
     let mut words = vec![program(registry)];
     words.extend(["table".to_owned(), "build".to_owned()]);
     let publish = &registry.settings.publish;
@@ -219,8 +233,51 @@ pub fn command(registry: &Registry) -> Result<String> {
     Ok(words.join(" "))
 }
 
-/// The command that publishes what a change has failed to publish, with the same signers.
-pub fn command_of(registry: &Registry, plan: &Plan, signers: &[PathBuf]) -> String {
+/// The commands that publish over a table that several have signed; one signature would not do.
+fn several(registry: &Registry, table: &Path) -> Option<String> {
+    let (meant, source) = (Acknowledged::default(), PublishOrigin::Held(registry));
+    let place = Destination { out: table, base: None, source, meant: &meant };
+    let own = place.own_signer();
+    let mut missing = signed_by(table).ok().filter(|keys| keys.len() > 1)?;
+    match own {
+        Some(own) => missing.retain(|key| key.id() != own),
+        // Whoever signs first with `--signer FILE`.
+        None => drop(missing.pop()),
+    }
+    Some(commands_of_several(registry, &place, &missing))
+}
+
+/// The commands by which several signers publish, each at a machine of its own: `missing` are those
+/// who have signed what is published at `place`, and do not sign here. `FILE` is a private key.
+pub fn commands_of_several(
+    registry: &Registry,
+    place: &Destination<'_>,
+    missing: &[PublicKey],
+) -> String {
+    let program = program(registry);
+    let out = quoted_path(place.out);
+    // No `.kgp` beside a table that is none of the published patches.
+    let (build, draft) = match place.base {
+        Some(base) => (format!("patch --base {}", quoted_path(base)), "patch.draft"),
+        None => ("table build".to_owned(), "table.draft"),
+    };
+    let signer = match &registry.settings.publish.signer {
+        Some(_) => "",
+        None => " --signer FILE",
+    };
+    let named: String = missing.iter().map(|key| format!(" --signer-public {key}")).collect();
+    let mut commands = vec![format!("{program} {build}{signer}{named} --out {draft}")];
+    let base = place.base.map(|base| format!(" --base {}", quoted_path(base))).unwrap_or_default();
+    let attach = format!("{program} table attach-signature {draft} --signer FILE");
+    // All but the last sign the draft itself; with the last it takes its place.
+    commands.extend(missing.iter().skip(1).map(|_| attach.clone()));
+    commands.push(format!("{attach}{base} --out {out}"));
+    commands.join(" && ")
+}
+
+/// The command that publishes what a change has failed to publish, with the same options.
+pub fn command_of(registry: &Registry, plan: &Plan, publish_args: &PublishArgs) -> String {
+    let signers = &publish_args.signers;
     let publish = &registry.settings.publish;
     let is_set = |set: &Option<PathBuf>, path: &Path| {
         set.as_ref().is_some_and(|set| registry.relative(set) == path)
@@ -243,7 +300,8 @@ pub fn command_of(registry: &Registry, plan: &Plan, signers: &[PathBuf]) -> Stri
     }
     named.extend(signers.iter().map(|signer| ("--signer", signer.as_path())));
     let options = named.iter().map(|(option, path)| format!(" {option} {}", quoted_path(path)));
-    format!("{} {command}{}", program(registry), options.collect::<String>())
+    let fewer = if publish_args.meant.fewer_signatures { " --fewer-signatures" } else { "" };
+    format!("{} {command}{}{fewer}", program(registry), options.collect::<String>())
 }
 
 /// Says that limits of orgs are not in force as the registry states them.

@@ -14,19 +14,17 @@ use super::super::registry::Registry;
 use super::super::registry::change::{Change, Locked, remember};
 use super::super::registry::published::{BuildStage, BuiltFile, Mention, place_of};
 use super::super::session::Session;
-use super::super::signer::{Signer, table_key};
 use super::super::time;
 use super::compare::{Knowledge, Ours, Standing};
+use super::elsewhere::{self, PatchAt};
 use super::head::head;
 use super::losses::{Acknowledged, Difference};
 use super::purpose::on_purpose;
-use super::terms::Terms;
-use crate::core::shell::quoted_path;
 use crate::manage::output::warn;
 use crate::table::FileKind;
 use crate::table::write::Draft;
 use crate::table::{
-    Acknowledge, Bounds, KeySet, Manifest, Patch, PublicKey, Refusal, SignerId, Table, Trust,
+    Acknowledge, Bounds, KeySet, Manifest, Patch, PublicKey, Refusal, Table, Trust,
 };
 
 /// Where a publication goes, and where it comes from.
@@ -138,47 +136,8 @@ impl Destination<'_> {
         Ok(purpose.unwrap_or_default())
     }
 
-    /// Refuses to replace a file by one that nobody has signed who signed that, nor the registry's
-    /// signer: sidecars would refuse it.
-    pub fn refuse_strangers(&self, terms: &Terms) -> Result<()> {
-        let Some(theirs) = self.there()? else { return Ok(()) };
-        let registry = self.source.registry();
-        let publish = registry.map(|registry| (registry, &registry.settings.publish));
-        let own = publish.and_then(|(registry, publish)| {
-            Signer::load(&registry.relative(publish.signer.as_ref()?)).ok()
-        });
-        let own = own.and_then(|signer| table_key(signer.public()).ok()).map(|key| key.id());
-        let is_target = publish.is_some_and(|(registry, publish)| {
-            let own = [&publish.table, &publish.patch].into_iter().flatten();
-            own.map(|path| registry.relative(path)).any(|path| is_same(&path, self.out))
-        });
-        let signing: Vec<_> = terms.signers.iter().map(|s| table_key(s.public())).collect();
-        let signing: Vec<_> = signing.iter().flatten().map(PublicKey::id).collect();
-        let is_known = |id: &SignerId| theirs.signers.contains(id) || own == Some(*id);
-        let why = match signing.is_empty() {
-            true if is_target => format!(
-                "is published, and would be replaced by a file that nobody has signed yet\n\
-                 hint: give --out for a draft; `keygatectl table attach-signature DRAFT --out {}` \
-                 puts it in its place",
-                quoted_path(self.out)
-            ),
-            false if !signing.iter().any(is_known) => {
-                let signing: Vec<_> = signing.iter().map(ToString::to_string).collect();
-                format!(
-                    "none of its signers signs what would replace it ({} does), so that sidecars \
-                     would refuse that\n\
-                     hint: to change the signer, follow docs/recipes.md, \"Rotate the signer\"; \
-                     with --signer twice both sign",
-                    signing.join(", ")
-                )
-            }
-            _ => return Ok(()),
-        };
-        Err(Error::Signer { path: self.out.to_owned(), why })
-    }
-
     /// The head of the file that is to be replaced.
-    fn there(&self) -> Result<Option<Manifest>> {
+    pub(super) fn there(&self) -> Result<Option<Manifest>> {
         if self.out.exists() { head(self.out).map(Some) } else { Ok(None) }
     }
 
@@ -292,6 +251,14 @@ impl Destination<'_> {
         Ok(vec![Standing::at(Some(base), &patches)?])
     }
 
+    /// The table that a patch is over, and the one that the registry publishes.
+    fn tables(&self) -> Vec<PathBuf> {
+        let own = self.source.registry().and_then(|registry| {
+            registry.settings.publish.table.as_deref().map(|path| registry.relative(path))
+        });
+        self.base.map(Path::to_owned).into_iter().chain(own).collect()
+    }
+
     /// What a draft was made behind.
     fn known_before(&self, ours: &Manifest, stage: BuildStage) -> Vec<Mention> {
         let known = self.source.registry().map_or(&[][..], |r| &r.settings.published);
@@ -322,13 +289,18 @@ impl Destination<'_> {
         }
     }
 
+    /// Whether it goes where the registry publishes to.
+    pub(super) fn is_own_target(&self) -> bool {
+        self.source.registry().is_some_and(|registry| {
+            let publish = &registry.settings.publish;
+            let own = [&publish.table, &publish.patch].into_iter().flatten();
+            own.map(|path| registry.relative(path)).any(|path| is_same(&path, self.out))
+        })
+    }
+
     /// Published: where the registry publishes to, signed by all who may sign, or a draft that was
     /// put elsewhere.
-    fn stage<F: Read + Seek>(&self, draft: &Draft<F>, registry: &Registry) -> BuildStage {
-        let publish = &registry.settings.publish;
-        let own = [&publish.table, &publish.patch].into_iter().flatten();
-        let is_target =
-            own.map(|path| registry.relative(path)).any(|path| is_same(&path, self.out));
+    fn stage<F: Read + Seek>(&self, draft: &Draft<F>) -> BuildStage {
         let is_put = match self.source {
             PublishOrigin::Draft { draft, .. } => !is_same(draft, self.out),
             PublishOrigin::Files
@@ -336,7 +308,10 @@ impl Destination<'_> {
             | PublishOrigin::Free(_)
             | PublishOrigin::Held(_) => false,
         };
-        match is_target || is_put || draft.signed_by().count() >= draft.manifest().signers.len() {
+        match self.is_own_target()
+            || is_put
+            || draft.signed_by().count() >= draft.manifest().signers.len()
+        {
             true => BuildStage::Published,
             false => BuildStage::Draft,
         }
@@ -344,7 +319,7 @@ impl Destination<'_> {
 }
 
 /// Whether both name one file, or would.
-fn is_same(a: &Path, b: &Path) -> bool {
+pub(super) fn is_same(a: &Path, b: &Path) -> bool {
     let real = |path: &Path| {
         let directory = std::fs::canonicalize(files::directory(path));
         let directory = directory.unwrap_or_else(|_| files::directory(path).to_owned());
@@ -411,6 +386,9 @@ fn write_compared<F: Read + Seek>(
             ));
         }
     }
+    let signed_by: Vec<PublicKey> =
+        draft.signed_by().filter_map(|key| PublicKey::from_raw(key).ok()).collect();
+    place.refuse_fewer(&signed_by, &ours.signers)?;
     let mut to = Replacement::of(&out)?;
     draft.write(&mut to).map_err(Error::write(&out))?;
     let bytes = to.stream_position().map_err(Error::write(&out))?;
@@ -419,9 +397,23 @@ fn write_compared<F: Read + Seek>(
         PublishOrigin::Free(registry) | PublishOrigin::Held(registry) => registry.made_of()?,
         PublishOrigin::Draft { .. } | PublishOrigin::Files | PublishOrigin::ForeignDraft => None,
     };
-    to.commit()?;
+    let stage = place.stage(draft);
+    let copies = match (ours.kind, stage) {
+        (FileKind::Patch, BuildStage::Published) => {
+            let content = to.content()?;
+            let patch = PatchAt { out: place.out, manifest: &ours, content: &content };
+            elsewhere::leave(patch, &place.tables())
+        }
+        _ => Vec::new(),
+    };
+    if let Err(e) = to.commit() {
+        elsewhere::take_back(&copies);
+        return Err(e);
+    }
+    if (ours.kind, stage) == (FileKind::Table, BuildStage::Published) {
+        elsewhere::clear(&out, &ours);
+    }
     if let Some(registry) = registry {
-        let stage = place.stage(draft, registry);
         let mut artefact = BuiltFile::of(&ours, stage, Some(place_of(&registry.real, &out)));
         artefact.after = place.known_before(&ours, stage);
         artefact.made_of = made_of;

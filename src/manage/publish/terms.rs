@@ -29,6 +29,26 @@ pub struct Terms {
     pub memory: usize,
     /// The version to write; `None`: a table's is the registry's, a patch's that of its base.
     pub format: Option<TableFormat>,
+    /// Where the bytes that are signed go as well.
+    pub message: Option<PathBuf>,
+}
+
+/// Who signs, at once or later.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct SigningArgs {
+    /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]
+    #[arg(long = "signer", value_name = "FILE", conflicts_with = "unsigned")]
+    pub signers: Vec<PathBuf>,
+    /// Do not sign; another program does, and `keygatectl table attach-signature` adds its
+    /// signature
+    #[arg(long)]
+    pub unsigned: bool,
+    /// Public key of a signer whose signature follows: PEM or `ed25519:BASE64`; repeatable
+    #[arg(long = "signer-public", value_name = "KEY")]
+    pub named: Vec<String>,
+    /// Also write the bytes to sign into this file
+    #[arg(long, value_name = "FILE")]
+    pub message: Option<PathBuf>,
 }
 
 /// Temporary files in the directory of the target: on its disk, and without a name, so that a
@@ -54,24 +74,73 @@ impl Spool for Spill {
     }
 }
 
+// === impl SigningArgs ===
+
+impl SigningArgs {
+    /// Refuses a publication that nobody could ever sign.
+    pub fn check(&self) -> Result<()> {
+        match self.unsigned && self.named.is_empty() {
+            true => Err(Error::Missing {
+                what: "who will sign",
+                hint: "give --signer-public with the signer's public key: the manifest names it",
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// The signers at hand. Without a registry they have to be given.
+    pub fn signers(&self, registry: Option<&Registry>) -> Result<Vec<Signer>> {
+        let paths = match (self.unsigned, registry) {
+            (true, _) => Vec::new(),
+            (false, Some(registry)) => signer_paths(registry, &self.signers)?,
+            (false, None) if self.signers.is_empty() => {
+                return Err(Error::Missing {
+                    what: "the signer",
+                    hint: "give --signer FILE, or --unsigned",
+                });
+            }
+            (false, None) => self.signers.clone(),
+        };
+        paths.iter().map(|path| Signer::load(path)).collect()
+    }
+
+    /// Everybody who may sign: `signers`, and those whose signatures follow.
+    pub fn named(&self, signers: &[Signer]) -> Result<Vec<PublicKey>> {
+        let later = self.named.iter().map(|text| signer::table_key(&signer::load_public(text)?));
+        let here = signers.iter().map(|signer| signer::table_key(signer.public()));
+        let mut named: Vec<_> = later.chain(here).collect::<Result<_>>()?;
+        named.sort_unstable();
+        named.dedup();
+        Ok(named)
+    }
+}
+
+/// Those given, or the registry's own.
+fn signer_paths(registry: &Registry, given: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    match (given, &registry.settings.publish.signer) {
+        ([], Some(path)) => Ok(vec![registry.relative(path)]),
+        ([], None) => Err(Error::Missing {
+            what: "the signer",
+            hint: "give --signer FILE, or set `signer` under [publish] in the registry; \
+                   `keygatectl signer new` makes one",
+        }),
+        (given, _) => Ok(given.to_vec()),
+    }
+}
+
 // === impl Terms ===
 
 impl Terms {
     /// From the registry's settings; options come on top.
     pub fn of(registry: &Registry, signers: &[PathBuf], session: &Session) -> Result<Self> {
+        let paths = signer_paths(registry, signers)?;
+        let signers = paths.iter().map(|path| Signer::load(path)).collect::<Result<_>>()?;
+        Self::signed_by(registry, signers, session)
+    }
+
+    /// The same, signed by those at hand, if anybody is.
+    pub fn signed_by(registry: &Registry, signers: Vec<Signer>, session: &Session) -> Result<Self> {
         let publish = &registry.settings.publish;
-        let paths: Vec<_> = match (signers, &publish.signer) {
-            ([], Some(path)) => vec![registry.relative(path)],
-            ([], None) => {
-                return Err(Error::Missing {
-                    what: "the signer",
-                    hint: "give --signer FILE, or set `signer` under [publish] in the registry; \
-                           `keygatectl signer new` makes one",
-                });
-            }
-            (given, _) => given.to_vec(),
-        };
-        let signers: Vec<_> = paths.iter().map(|path| Signer::load(path)).collect::<Result<_>>()?;
         let expires_at = match publish.life {
             Some(life) => time::When::In(life).resolve(session.now()).map_err(|e| {
                 Error::setting(&registry.path, format!("publish.life: {e}"), "shorten it")
@@ -86,7 +155,20 @@ impl Terms {
             acknowledge: Vec::new(),
             memory: MEMORY,
             format: None,
+            message: None,
         })
+    }
+
+    /// Those whose signatures it gets at once.
+    pub fn signing(&self) -> Result<Vec<PublicKey>> {
+        let mut keys: Vec<_> = self
+            .signers
+            .iter()
+            .map(|signer| signer::table_key(signer.public()))
+            .collect::<Result<_>>()?;
+        keys.sort_unstable();
+        keys.dedup();
+        Ok(keys)
     }
 
     /// `purpose` comes on top of what options acknowledge.
@@ -105,7 +187,7 @@ impl Terms {
         }
     }
 
-    /// Signs with every signer at hand.
+    /// Signs with every signer at hand, and writes the bytes to sign where they were asked for.
     pub fn sign<F>(&self, draft: &mut Draft<F>, path: &Path) -> Result<()>
     where
         F: Read + Seek,
@@ -116,7 +198,10 @@ impl Terms {
                 .attach(&signer::table_key(signer.public())?, &signature)
                 .map_err(|e| Error::seal(path, e))?;
         }
-        Ok(())
+        match &self.message {
+            Some(message) => files::replace(message, draft.message()),
+            None => Ok(()),
+        }
     }
 }
 

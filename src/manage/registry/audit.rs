@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::Registry;
 use super::entry::RegistryEntry;
 use crate::core::KeyId;
 use crate::core::visible::one_line;
@@ -48,8 +49,17 @@ pub fn who(named: Option<&str>) -> String {
 }
 
 pub fn append(registry: &Path, records: &[Record]) -> Result<()> {
+    #[derive(Serialize)]
+    struct Named<'a> {
+        #[serde(flatten)]
+        record: &'a Record,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        registry: Option<String>,
+    }
+    // Of two registries that share the file, each line says which.
+    let named = |record| Named { record, registry: name_beside_twin(registry) };
     // People read it with `cat`: what a terminal would not show as it is stays escaped, as JSON may.
-    let json = records.iter().filter_map(|record| serde_json::to_string(record).ok());
+    let json = records.iter().filter_map(|record| serde_json::to_string(&named(record)).ok());
     let lines: Vec<_> = json.map(|line| one_line(&line).into_owned()).collect();
     if lines.is_empty() {
         Ok(())
@@ -65,26 +75,47 @@ pub fn reconcile(registry: &Path, serial: u64) -> Result<()> {
     struct NotApplied {
         serial: u64,
         action: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        registry: Option<String>,
     }
     #[derive(serde::Deserialize)]
     struct Last {
         serial: u64,
         action: String,
+        #[serde(default)]
+        registry: Option<String>,
     }
     const ACTION: &str = "not applied";
     let path = path_of(registry);
-    let last = last_line(&path).map_err(Error::read(&path))?;
-    let last = last.and_then(|line| serde_json::from_str::<Last>(&line).ok());
+    let own = name_beside_twin(registry);
+    let is_own = |line: &Last| match (&own, &line.registry) {
+        (None, None) => true,
+        // A line without a name may be the other's.
+        (Some(_), None) => false,
+        (_, Some(of)) => *of == name_of(registry),
+    };
+    let parse = |line: &str| serde_json::from_str::<Last>(line).ok().filter(is_own);
+    let last = last_line(&path, parse).map_err(Error::read(&path))?;
     match last {
         Some(last) if last.serial > serial && last.action != ACTION => {
-            let line = NotApplied { serial: last.serial, action: ACTION };
+            let line = NotApplied { serial: last.serial, action: ACTION, registry: own };
             files::append_line(&path, &serde_json::to_string(&line).unwrap_or_default())
         }
         _ => Ok(()),
     }
 }
 
-fn last_line(path: &Path) -> std::io::Result<Option<String>> {
+/// The name of a registry that shares its audit file with one of the other form.
+fn name_beside_twin(registry: &Path) -> Option<String> {
+    Registry::twin(registry).map(|_| name_of(registry))
+}
+
+fn name_of(registry: &Path) -> String {
+    registry.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The last line of the file that `parse` takes.
+fn last_line<T>(path: &Path, parse: impl Fn(&str) -> Option<T>) -> std::io::Result<Option<T>> {
     const TAIL: u64 = 64 * 1024;
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -96,7 +127,7 @@ fn last_line(path: &Path) -> std::io::Result<Option<String>> {
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail)?;
     let text = String::from_utf8_lossy(&tail);
-    Ok(text.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned))
+    Ok(text.lines().rev().find_map(parse))
 }
 
 /// What differs between two states of a key: `{"field": [before, after]}`. Digests only as changed.

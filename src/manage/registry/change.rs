@@ -14,6 +14,7 @@ use crate::core::{Digest, KeyId};
 
 use crate::manage::error::{Error, FileFault, Result};
 use crate::manage::files::{self, Lock, Replacement};
+use crate::manage::output::warn;
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
 
 /// A change in the making. Dropped without [`Change::commit`], nothing has happened.
@@ -88,6 +89,14 @@ impl Change {
         std::fs::metadata(path).map_err(Error::read(path))?;
         let lock = Lock::take(&files::resolve(path)?, patience)?;
         let registry = Registry::open(path)?;
+        if let Some(twin) = Registry::twin(path) {
+            warn(&format!(
+                "{} stands beside {}: the two do not know of each other's changes\n\
+                 hint: move away the one that is no longer used",
+                twin.display(),
+                path.display()
+            ));
+        }
         let unique = if check == Check::All || registry.form == Form::Toml {
             Some(read_all(&registry)?)
         } else {
@@ -237,9 +246,10 @@ impl Change {
 
     /// Takes in what was published elsewhere.
     pub fn rebase(&mut self, rebase: Rebase) {
+        let own = self.registry.own_places();
         let settings = self.settings_mut();
         for artefact in &rebase.artefacts {
-            published::remember(&mut settings.published, artefact.clone());
+            published::remember(&mut settings.published, artefact.clone(), &own);
         }
         self.rebase = Some(rebase);
     }
@@ -316,7 +326,7 @@ impl Locked {
 /// the registry's lock.
 pub fn remember(registry: &Registry, artefact: BuiltFile) -> Result<()> {
     let mut settings = registry.settings.clone();
-    published::remember(&mut settings.published, artefact);
+    published::remember(&mut settings.published, artefact, &registry.own_places());
     let unneeded = published::unneeded_through(&settings.published);
     match registry.form {
         Form::Toml => write_toml(registry, &settings, &[], &[])?.commit()?,

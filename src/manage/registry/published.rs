@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Registry;
 use super::entry::{RawEntry, RegistryEntry};
 use crate::core::KeyId;
 use crate::manage::error::{Error, Result};
@@ -25,8 +26,8 @@ use crate::table::{BodyHash, Manifest};
 /// for their signatures. Many patches must not push out the table that they are over.
 const REMEMBERED: usize = 4;
 
-/// How many places it remembers of each kind. A place that it has forgotten is one where it never
-/// published.
+/// How many places it remembers of each kind, besides those that it publishes to. A place that it
+/// has forgotten is one where it never published.
 const PLACES: usize = 4;
 
 /// A table or patch that was made from this registry.
@@ -86,8 +87,12 @@ struct NotedLine<'a> {
 /// The first line: every change after `since` is noted.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct SinceLine {
+struct SinceLine<'a> {
     since: u64,
+    /// The registry's file: a `keys.jsonl` beside a `keys.toml` has its notes in the same place, and
+    /// knows nothing of the other's changes.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    of: Option<std::borrow::Cow<'a, str>>,
 }
 
 /// Only what tells whether a line still counts.
@@ -207,8 +212,9 @@ pub fn place_of(registry: &Path, file: &Path) -> Box<str> {
     place.to_string_lossy().into()
 }
 
-/// The list with one more, the newest last.
-pub fn remember(known: &mut Vec<BuiltFile>, mut artefact: BuiltFile) {
+/// The list with one more, the newest last. What was built for the places `own` stays, however much
+/// is built elsewhere: builds to look at must not make a registry forget what it has published.
+pub fn remember(known: &mut Vec<BuiltFile>, mut artefact: BuiltFile, own: &[Box<str>]) {
     known.retain(|other| {
         let is_other = (other.kind, other.serial, other.body_sha256)
             != (artefact.kind, artefact.serial, artefact.body_sha256);
@@ -227,14 +233,15 @@ pub fn remember(known: &mut Vec<BuiltFile>, mut artefact: BuiltFile) {
     }
     known.push(artefact);
     // Places by their newest artefact; the one longest unused goes.
+    let is_own = |other: &BuiltFile| other.place.as_ref().is_some_and(|place| own.contains(place));
     let mut places: Vec<Option<Box<str>>> = Vec::new();
-    for other in known.iter().rev().filter(|other| other.kind == kind) {
+    for other in known.iter().rev().filter(|other| other.kind == kind && !is_own(other)) {
         if !places.contains(&other.place) {
             places.push(other.place.clone());
         }
     }
     places.truncate(PLACES);
-    known.retain(|other| other.kind != kind || places.contains(&other.place));
+    known.retain(|other| other.kind != kind || is_own(other) || places.contains(&other.place));
 }
 
 /// The serial from which on changes have to be noted: for every place, what changed since the last
@@ -256,13 +263,26 @@ pub fn is_complete(registry: &Path, after: u64, serial: u64) -> Result<bool> {
 }
 
 fn since(registry: &Path) -> Result<Option<u64>> {
-    let mut since = None;
+    let mut first = None;
     each_line(registry, &mut |text| {
-        if let Ok(line) = serde_json::from_str::<SinceLine>(text) {
-            since.get_or_insert(line.since);
+        if let Ok(line) = serde_json::from_str::<SinceLine<'_>>(text) {
+            let is_own = match &line.of {
+                Some(of) => *of == name_of(registry),
+                // From before there was a name in it.
+                None => Registry::twin(registry).is_none(),
+            };
+            first.get_or_insert(is_own.then_some(line.since));
         }
     })?;
-    Ok(since)
+    Ok(first.flatten())
+}
+
+fn name_of(registry: &Path) -> String {
+    registry.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn since_line(registry: &Path, since: u64) -> SinceLine<'static> {
+    SinceLine { since, of: Some(name_of(registry).into()) }
 }
 
 /// Keys that a change after `after` and up to `through` touched, as they were before the first of
@@ -273,6 +293,9 @@ pub fn changed_since(
     through: u64,
 ) -> Result<BTreeMap<KeyId, Option<RegistryEntry>>> {
     let mut changed = BTreeMap::new();
+    if since(registry)?.is_none() {
+        return Ok(changed);
+    }
     each_line(registry, &mut |text| {
         // What cannot be read is a key of which nothing is known to have changed.
         let Ok(line) = serde_json::from_str::<NotedLine<'_>>(text) else { return };
@@ -298,11 +321,11 @@ pub fn note(registry: &Path, serial: u64, was: &[&RegistryEntry], new: &[KeyId])
     let before = serial.saturating_sub(1);
     match since(registry)? {
         Some(since) if since <= before => {}
-        Some(_) => {
+        // What is there is of another registry, or of a time that does not reach up to this change.
+        Some(_) | None => {
             forget(registry)?;
-            add_line(&mut text, &SinceLine { since: before });
+            add_line(&mut text, &since_line(registry, before));
         }
-        None => add_line(&mut text, &SinceLine { since: before }),
     }
     for entry in was {
         add_line(&mut text, &NotedLine { serial, was: Some(entry.raw()), new: Vec::new() });
@@ -324,7 +347,7 @@ fn add_line(text: &mut String, line: &impl Serialize) {
 /// Begins anew: every change after `since` will be noted.
 pub fn begin_after(registry: &Path, since: u64) -> Result<()> {
     let mut text = String::new();
-    add_line(&mut text, &SinceLine { since });
+    add_line(&mut text, &since_line(registry, since));
     files::replace(&path_of(registry), text.as_bytes())
 }
 
@@ -335,7 +358,7 @@ pub fn forget_through(registry: &Path, serial: u64) -> Result<()> {
         return Ok(());
     }
     let mut text = String::new();
-    add_line(&mut text, &SinceLine { since: serial });
+    add_line(&mut text, &since_line(registry, serial));
     let mut is_kept = false;
     each_line(registry, &mut |line| {
         if serde_json::from_str::<Dated>(line).is_ok_and(|dated| dated.serial > serial) {
@@ -362,7 +385,7 @@ fn forget(registry: &Path) -> Result<()> {
 fn retain(registry: &Path, keep: impl Fn(u64) -> bool) -> Result<()> {
     let (mut kept, mut dropped) = (String::new(), false);
     each_line(registry, &mut |text| {
-        let is_since = serde_json::from_str::<SinceLine>(text).is_ok();
+        let is_since = serde_json::from_str::<SinceLine<'_>>(text).is_ok();
         match serde_json::from_str::<Dated>(text) {
             Ok(dated) if keep(dated.serial) => {
                 kept.push_str(text);

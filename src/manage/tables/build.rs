@@ -11,14 +11,13 @@ use super::super::keys::import::collect::{ImportItem, Wider};
 use super::super::keys::import::lines::read_csv;
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::target::{Destination, PublishOrigin, Published};
-use super::super::publish::terms::{MEMORY, Spill, Terms};
+use super::super::publish::terms::{MEMORY, SigningArgs, Spill, Terms};
 use super::super::publish::{self, fold};
 use super::super::registry::change::{Change, Check, check_serial};
 use super::super::registry::entry::{FieldFault, RawEntry};
 use super::super::registry::settings::is_audience;
 use super::super::registry::{Filter, Form, Registry, jsonl};
 use super::super::session::Session;
-use super::super::signer::{Signer, load_public, table_key};
 use super::super::time::When;
 use crate::core::KeySpec;
 use crate::manage::output::warn;
@@ -42,19 +41,8 @@ pub struct Build {
     /// Name of the deployments that the table is for [default: the registry's]
     #[arg(long, value_name = "NAME")]
     pub audience: Option<String>,
-    /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]
-    #[arg(long = "signer", value_name = "FILE", conflicts_with = "unsigned")]
-    pub signers: Vec<PathBuf>,
-    /// Do not sign; another program does, and `keygatectl table attach-signature` adds its
-    /// signature
-    #[arg(long)]
-    pub unsigned: bool,
-    /// Public key of a signer whose signature follows: PEM or `ed25519:BASE64`; repeatable
-    #[arg(long = "signer-public", value_name = "KEY")]
-    pub named: Vec<String>,
-    /// Also write the bytes to sign into this file
-    #[arg(long, value_name = "FILE")]
-    pub message: Option<PathBuf>,
+    #[command(flatten)]
+    pub signing: SigningArgs,
     /// When sidecars stop accepting the table: `30d`, an instant, or `never` [default: `life`]
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
     pub expires: Option<When>,
@@ -116,10 +104,7 @@ impl Build {
             sources: Vec::new(),
             serial: None,
             audience: None,
-            signers: Vec::new(),
-            unsigned: false,
-            named: Vec::new(),
-            message: None,
+            signing: SigningArgs::default(),
             expires: None,
             acknowledge: Vec::new(),
             fold_patch: None,
@@ -131,12 +116,7 @@ impl Build {
     }
 
     pub fn run(self, session: &mut Session) -> Result<()> {
-        if self.unsigned && self.named.is_empty() {
-            return Err(Error::Missing {
-                what: "who will sign",
-                hint: "give --signer-public with the signer's public key: the manifest names it",
-            });
-        }
+        self.signing.check()?;
         if let Some(audience) = self.audience.as_deref().filter(|a| !is_audience(a)) {
             let why = format!("`{audience}` must be 1 to 128 visible ASCII characters");
             return Err(Error::argument("--audience", why));
@@ -171,9 +151,10 @@ impl Build {
         let place = Destination { out: &out, base: None, source, meant: &meant };
         match place.refuse_strangers(&terms) {
             // Who names the signers for this one file may be rotating them.
-            Err(e) if !self.signers.is_empty() => warn(&format!("{e}")),
+            Err(e) if !self.signing.signers.is_empty() => warn(&format!("{e}")),
             judged => judged?,
         }
+        place.refuse_few(&terms)?;
         place.refuse_rollback(FileKind::Table, &terms.audience, change.serial())?;
         place.refuse_losses_of(&change)?;
         let what = self.meant.record(json!({ "file": out.display().to_string() }));
@@ -212,26 +193,8 @@ impl Build {
             .as_deref()
             .map(Into::into)
             .or_else(|| registry.and_then(|registry| registry.settings.audience.clone()));
-        let mut named: Vec<_> =
-            self.named.iter().map(|t| table_key(&load_public(t)?)).collect::<Result<_>>()?;
-        let signers = match (self.unsigned, registry) {
-            (true, _) => Vec::new(),
-            (false, Some(registry)) => Terms::of(registry, &self.signers, session)?.signers,
-            (false, None) if self.signers.is_empty() => {
-                return Err(Error::Missing {
-                    what: "the signer",
-                    hint: "give --signer FILE, or --unsigned",
-                });
-            }
-            (false, None) => {
-                self.signers.iter().map(|path| Signer::load(path)).collect::<Result<_>>()?
-            }
-        };
-        for signer in &signers {
-            named.push(table_key(signer.public())?);
-        }
-        named.sort_unstable();
-        named.dedup();
+        let signers = self.signing.signers(registry)?;
+        let named = self.signing.named(&signers)?;
         let life = registry.and_then(|registry| registry.settings.publish.life).map(When::In);
         let expires_at = match self.expires.or(life) {
             Some(when) => {
@@ -250,6 +213,7 @@ impl Build {
             acknowledge: self.acknowledge.iter().map(|meant| meant.word()).collect(),
             memory: self.memory,
             format: self.format,
+            message: self.signing.message.clone(),
         })
     }
 
@@ -302,9 +266,8 @@ impl Build {
                 warn(&format!("left out: {fault}"));
             }
         }
-        let message = self.message.as_deref();
         progress.say("sorting and writing");
-        publish::finish(builder, serial, place, terms, message, session)
+        publish::finish(builder, serial, place, terms, session)
     }
 }
 

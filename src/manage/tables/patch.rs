@@ -9,11 +9,12 @@ use super::super::error::{Error, Result};
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::head::head;
 use super::super::publish::target::{Destination, PublishOrigin};
-use super::super::publish::terms::Terms;
+use super::super::publish::terms::{SigningArgs, Terms};
 use super::super::publish::{self, PatchOver};
 use super::super::registry::change::{Change, Check};
 use super::super::session::Session;
 use super::build::Meant;
+use crate::manage::output::warn;
 use crate::table::{FileKind, TableFormat};
 
 #[derive(Debug, clap::Args)]
@@ -24,9 +25,8 @@ pub struct MakePatch {
     /// Table that the patch applies to [default: `table` of the registry's [publish]]
     #[arg(long, value_name = "FILE")]
     pub base: Option<PathBuf>,
-    /// Private key that signs; repeatable [default: `signer` of the registry's [publish]]
-    #[arg(long = "signer", value_name = "FILE")]
-    pub signers: Vec<PathBuf>,
+    #[command(flatten)]
+    pub signing: SigningArgs,
     /// Continue from this serial, after a publication from elsewhere
     #[arg(long, value_name = "N")]
     pub serial: Option<u64>,
@@ -48,7 +48,7 @@ impl MakePatch {
         Self {
             out: None,
             base: None,
-            signers: Vec::new(),
+            signing: SigningArgs::default(),
             serial: None,
             format: None,
             acknowledge: Vec::new(),
@@ -57,6 +57,7 @@ impl MakePatch {
     }
 
     pub fn run(self, session: &mut Session) -> Result<()> {
+        self.signing.check()?;
         let change = Change::begin(&session.registry, session.patience, Check::Touched)?;
         let registry = change.registry();
         let publish = &registry.settings.publish;
@@ -77,8 +78,11 @@ impl MakePatch {
             "give --base, or set `table` under [publish] in the registry",
         )?;
         let acknowledge = self.acknowledge.iter().map(|meant| meant.word()).collect();
-        let terms = Terms::of(registry, &self.signers, session)?;
-        let terms = Terms { format: self.format, acknowledge, ..terms };
+        let signers = self.signing.signers(Some(registry))?;
+        let named = self.signing.named(&signers)?;
+        let message = self.signing.message.clone();
+        let terms = Terms::signed_by(registry, signers, session)?;
+        let terms = Terms { named, format: self.format, acknowledge, message, ..terms };
         head(&base)?;
         let change = match self.serial {
             Some(serial) => change.at_serial(serial)?,
@@ -89,9 +93,10 @@ impl MakePatch {
         let place = Destination { out: &out, base: Some(&base), source, meant: &meant };
         match place.refuse_strangers(&terms) {
             // Who names the signers for this one file may be rotating them.
-            Err(e) if !self.signers.is_empty() => eprintln!("warning: {e}"),
+            Err(e) if !self.signing.signers.is_empty() => warn(&format!("{e}")),
             judged => judged?,
         }
+        place.refuse_few(&terms)?;
         place.refuse_rollback(FileKind::Patch, &terms.audience, change.serial())?;
         place.refuse_losses_of(&change)?;
         let what = self.meant.record(json!({

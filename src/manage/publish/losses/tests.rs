@@ -20,7 +20,7 @@ pub(crate) struct Question {
     pub(crate) secret: Digest,
     word: &'static str,
     address: &'static str,
-    at: u64,
+    pub(crate) at: u64,
     pub(crate) deployment: u8,
     /// Requests at once.
     burst: u32,

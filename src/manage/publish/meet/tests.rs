@@ -29,10 +29,15 @@ proptest! {
                 continue;
             }
             let has = |specs: &[KeySpec]| specs.iter().any(|spec| spec.digest == question.secret);
-            // A secret that one side has made since is judged by the rest of the other's key.
-            let by_ours = question.is_admitted(&ours) || !has(&ours) && !had(question.secret);
+            // A secret that one side has made since is judged by the rest of the other's key: by
+            // its end as well.
+            let lives = |specs: &[KeySpec]| {
+                specs.iter().any(|spec| spec.expires.is_none_or(|end| question.at < end))
+            };
+            let is_newer = |than: &[KeySpec]| !has(than) && !had(question.secret) && lives(than);
+            let by_ours = question.is_admitted(&ours) || is_newer(&ours);
             let by_theirs = question.is_admitted(&theirs)
-                || !has(&theirs) && !had(question.secret)
+                || is_newer(&theirs)
                 || theirs.is_empty() && is_new_key;
             prop_assert!(by_ours && by_theirs, "{question:?}");
         }
@@ -44,6 +49,34 @@ proptest! {
 fn named_for_one(ours: &[KeySpec], theirs: &[KeySpec], deployment: u8) -> bool {
     let has = |specs: &[KeySpec]| specs.first().is_some_and(|s| s.grant.environment.is_some());
     deployment >= 8 && has(ours) != has(theirs)
+}
+
+/// A pair that one side ended earlier and the other gave a new secret.
+#[test]
+fn an_earlier_end_outlives_the_rotation_of_the_other_side() {
+    let id = KeyId::parse("key_a").unwrap();
+    let of = |secrets: &[(&[u8], Option<u64>)]| -> Vec<KeySpec> {
+        let specs = secrets.iter().map(|(secret, expires)| KeySpec {
+            id,
+            digest: Digest::of(secret),
+            expires: *expires,
+            ..crate::table::testkit::pair_spec(1)
+        });
+        specs.collect()
+    };
+    let base = of(&[(b"a", None)]);
+    let (ended, rotated) = (of(&[(b"a", Some(500))]), of(&[(b"b", None), (b"a", Some(900))]));
+    for (ours, theirs) in [(&ended, &rotated), (&rotated, &ended)] {
+        let mut entry = as_entry(ours).unwrap();
+        entry.org = ours[0].org.clone();
+        entry.public_id = ours[0].public_id.clone();
+        let base = Baseline::Known(base.clone());
+        let key = ThreeWayKey { id, base, theirs: theirs.clone(), ours: ours.clone() };
+        let met = meet(&entry, &key, 0).entry;
+        assert_eq!(met.status, KeyStatus::Active);
+        assert_eq!((met.digest, met.expires), (Digest::of(b"b"), Some(500)));
+        assert_eq!(met.previous.map(|previous| previous.expires), Some(500));
+    }
 }
 
 #[test]
