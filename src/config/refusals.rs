@@ -3,12 +3,13 @@
 use http::header::{self, HeaderName, HeaderValue};
 
 use super::fault::ConfigProblem;
+use super::raw::ConfigText;
 use super::section::ConfigSection;
-use crate::core::CredentialSource;
 use crate::core::reason::Disclosure;
 use crate::core::refusal::{
-    Challenges, PreparedRefusals, Profile, RateFields, Refusals, Scheme, Template,
+    Challenges, PreparedRefusals, Profile, RateFields, Refusals, Scheme, Template, TemplateError,
 };
+use crate::core::{CredentialSource, Reason};
 
 const REALM: &str = "api";
 
@@ -21,7 +22,8 @@ pub(super) fn refusals(section: &ConfigSection<'_>, sources: &[CredentialSource]
     let mut refusals = Refusals {
         disclosure,
         default: Profile::default(),
-        templates: templates(section),
+        by_accept: Vec::new(),
+        templates: templates(section, disclosure),
         challenges: challenges(section, sources),
         rate_fields: rate_fields(section),
         docs: section.parse("docs", |text| {
@@ -38,6 +40,10 @@ pub(super) fn refusals(section: &ConfigSection<'_>, sources: &[CredentialSource]
     let default = section
         .parse("profile", |text| refusals.profile(text).ok_or_else(|| unknown_profile(&refusals)));
     refusals.default = default.unwrap_or_default();
+    refusals.by_accept = section.parse_list("accept", |text| match refusals.has_profile(text) {
+        true => Ok(Box::from(text)),
+        false => Err(unknown_profile(&refusals)),
+    });
     refusals
 }
 
@@ -73,7 +79,7 @@ fn rate_fields(section: &ConfigSection<'_>) -> RateFields {
     }
 }
 
-fn templates(section: &ConfigSection<'_>) -> Vec<(Box<str>, Template)> {
+fn templates(section: &ConfigSection<'_>, disclosure: Disclosure) -> Vec<(Box<str>, Template)> {
     let mut templates = Vec::new();
     for (name, section) in section.named("templates") {
         if Profile::BUILT_IN.iter().any(|(known, _)| *known == name) {
@@ -92,11 +98,12 @@ fn templates(section: &ConfigSection<'_>) -> Vec<(Box<str>, Template)> {
         if !section.has("body") {
             section.missing("body", "for example body = '{\"code\":\"{{code}}\"}'");
         }
-        let template = section.parse("body", |text| {
-            Template::parse(content_type, headers, text).map_err(|error| {
-                let places = Template::places().collect::<Vec<_>>().join(", ");
-                ConfigProblem::from(error).hint(format!("places, written {{{{name}}}}: {places}"))
-            })
+        let template = section
+            .parse("body", |text| Template::parse(content_type, headers, text).map_err(hinted));
+        let bodies = section.pairs("bodies");
+        let template = template.map(|mut template| {
+            bodies_by_code(&section, &bodies, &mut template, disclosure);
+            template
         });
         // A template that is wrong still has its name, so that routes with it add no fault.
         let empty = || Template::parse(HeaderValue::from_static("text/plain"), Vec::new(), "").ok();
@@ -105,6 +112,35 @@ fn templates(section: &ConfigSection<'_>) -> Vec<(Box<str>, Template)> {
         }
     }
     templates
+}
+
+/// Bodies for single codes.
+fn bodies_by_code(
+    section: &ConfigSection<'_>,
+    bodies: &[(ConfigText, ConfigText)],
+    template: &mut Template,
+    disclosure: Disclosure,
+) {
+    let reader = section.reader();
+    for (code, body) in bodies {
+        let code = reader.parse(code, |text| {
+            let mut shown: Vec<_> = Reason::ALL.iter().map(|r| r.code(disclosure)).collect();
+            shown.sort_unstable();
+            shown.dedup();
+            shown.iter().find(|code| **code == text).copied().ok_or_else(|| {
+                let problem = ConfigProblem::new("is no code of a refusal");
+                problem.hint(format!("codes: {}", shown.join(", ")))
+            })
+        });
+        if let Some(code) = code {
+            let _added = reader.parse(body, |text| template.add_body(code, text).map_err(hinted));
+        }
+    }
+}
+
+fn hinted(error: TemplateError) -> ConfigProblem {
+    let places = Template::places().collect::<Vec<_>>().join(", ");
+    ConfigProblem::from(error).hint(format!("places, written {{{{name}}}}: {places}"))
 }
 
 /// Extra fields of a template; none that keygate writes itself.

@@ -497,3 +497,18 @@ fn idle_behind_a_balancer() {
     assert!(warned(google, "75s") && warned(google, "600s"));
     assert!(!warned(google, "620s") && !warned("\"10.0.0.0/8\"", "75s") && !warned("", "75s"));
 }
+
+#[test]
+fn forms_of_refusals_are_checked() {
+    let faults = |rules: &str| parse(&format!("{SMALL}{rules}")).unwrap_err().to_string();
+    let unknown = faults("[refusals]\naccept = [\"pge\"]\n");
+    assert!(unknown.contains("refusals.accept") && unknown.contains("error-message"), "{unknown}");
+    let page = "[refusals.templates.page]\nbody = \"\\\"{{code}}\\\"\"\n";
+    let code = faults(&format!("{page}bodies = {{ missing = \"1\" }}\n"));
+    let named = "refusals.templates.page.bodies.missing";
+    assert!(code.contains(named) && code.contains("missing_key"), "{code}");
+    let body = faults(&format!("{page}bodies = {{ missing_key = \"{{{{cod}}}}\" }}\n"));
+    assert!(body.contains("page.bodies.missing_key") && body.contains("request_id"), "{body}");
+    let json = faults(&format!("{page}bodies = {{ missing_key = \"{{\" }}\n"));
+    assert!(json.contains("is not JSON"), "{json}");
+}

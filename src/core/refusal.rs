@@ -3,6 +3,7 @@
 //! What a caller learns depends on [`Reason::code`]'s public view alone, so that an unknown key, a
 //! wrong secret and a revoked key get the same bytes.
 
+mod accept;
 mod body;
 mod challenge;
 mod prepared;
@@ -27,6 +28,8 @@ pub struct Refusals {
     pub disclosure: Disclosure,
     /// Of routes that name none.
     pub default: Profile,
+    /// Names of the profiles that a client may choose by `Accept` in place of the route's.
+    pub by_accept: Vec<Box<str>>,
     pub templates: Vec<(Box<str>, Template)>,
     pub challenges: Challenges,
     pub rate_fields: RateFields,
@@ -63,7 +66,7 @@ pub struct RateFields {
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'r> {
     pub request_id: &'r str,
-    /// Profile of the route; `None`: the default one.
+    /// The profile that [`Refusals::choose`] names; `None`: the default one.
     pub profile: Option<&'r str>,
     /// The request is gRPC by its content type.
     pub grpc: bool,
@@ -73,7 +76,7 @@ pub struct Context<'r> {
 #[derive(Debug)]
 pub struct Rendered {
     pub status: StatusCode,
-    /// No name twice.
+    /// No name twice but `Vary`.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
 }
@@ -118,6 +121,32 @@ impl Refusals {
             let at = self.templates.iter().position(|(known, _)| known.as_ref() == name);
             at.map(Profile::Template)
         })
+    }
+
+    /// The profile for a route that names `route`, and a client that sends `accept` (the values of
+    /// `Accept`, joined by commas). The route's own is the first offer. A client that takes none of
+    /// the offers gets that one all the same: RFC 9110 section 15.5.7 allows it, and a refusal in
+    /// another form says more than none.
+    pub fn choose<'r>(&'r self, route: Option<&'r str>, accept: Option<&str>) -> Option<&'r str> {
+        let Some(accept) = accept.filter(|_| !self.by_accept.is_empty()) else { return route };
+        let own = route.and_then(|name| self.profile(name)).unwrap_or(self.default);
+        let others = self.by_accept.iter().filter_map(|name| self.profile(name));
+        let offers = std::iter::once(own).chain(others).map(|p| self.content_type(p));
+        let chosen = accept::preferred(accept, offers.map(|t| t.to_str().unwrap_or_default()));
+        match chosen.and_then(|at| at.checked_sub(1)) {
+            Some(at) => self.by_accept.get(at).map(AsRef::as_ref),
+            None => route,
+        }
+    }
+
+    fn content_type(&self, profile: Profile) -> &HeaderValue {
+        match profile {
+            Profile::Envelope | Profile::ErrorMessage => &body::JSON,
+            Profile::ProblemJson => &body::PROBLEM,
+            Profile::Template(at) => {
+                self.templates.get(at).map_or(&body::PROBLEM, |(_, t)| t.content_type())
+            }
+        }
     }
 
     pub fn render(&self, rejection: &Rejection, context: &Context<'_>) -> Rendered {
@@ -175,20 +204,23 @@ impl Refusals {
         if context.grpc {
             return grpc(headers, &saying, &rejection.detail);
         }
+        if !self.by_accept.is_empty() {
+            headers.push((header::VARY, HeaderValue::from_static("Accept")));
+        }
         let profile = context.profile.and_then(|name| self.profile(name)).unwrap_or(self.default);
         let (content_type, body) = match profile {
-            Profile::Envelope => (body::JSON, body::envelope(&saying)),
-            Profile::ErrorMessage => (body::JSON, body::error_message(&saying)),
-            Profile::ProblemJson => (body::PROBLEM, body::problem(&saying)),
+            Profile::Envelope => (&body::JSON, body::envelope(&saying)),
+            Profile::ErrorMessage => (&body::JSON, body::error_message(&saying)),
+            Profile::ProblemJson => (&body::PROBLEM, body::problem(&saying)),
             Profile::Template(at) => match self.templates.get(at) {
                 Some((_, template)) => {
                     headers.extend(template.headers().iter().cloned());
-                    (template.content_type().clone(), template.render(&saying))
+                    (template.content_type(), template.render(&saying))
                 }
-                None => (body::PROBLEM, body::problem(&saying)),
+                None => (&body::PROBLEM, body::problem(&saying)),
             },
         };
-        headers.push((header::CONTENT_TYPE, content_type));
+        headers.push((header::CONTENT_TYPE, content_type.clone()));
         Rendered { status: saying.status, headers, body }
     }
 

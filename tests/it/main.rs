@@ -35,6 +35,7 @@ mod gate_location;
 mod gate_memory;
 mod gate_paths;
 mod gate_readings;
+mod gate_refusals;
 mod gate_secrets;
 mod gate_strays;
 mod gate_targets;

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::Saying;
 
-pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
-pub(super) const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+pub(super) static JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) static PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
 /// RFC 9457, with `code` and `request_id` in each, and what is missing or to be waited for.
 #[derive(Serialize)]

@@ -12,8 +12,14 @@ pub struct Template {
     content_type: HeaderValue,
     headers: Vec<(HeaderName, HeaderValue)>,
     escape: Escape,
-    parts: Vec<TemplatePart>,
+    body: TemplateBody,
+    /// In place of `body`, by code.
+    by_code: Vec<(&'static str, TemplateBody)>,
 }
+
+/// What is written, and what is put in between.
+#[derive(Clone, Debug)]
+struct TemplateBody(Vec<TemplatePart>);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
@@ -69,11 +75,45 @@ impl Template {
         PLACES.iter().map(|(name, _)| *name)
     }
 
+    /// # Errors
+    /// A place that does not exist or has no end, or JSON that is none.
     pub fn parse(
         content_type: HeaderValue,
         headers: Vec<(HeaderName, HeaderValue)>,
         body: &str,
     ) -> Result<Self, TemplateError> {
+        let escape = escape(content_type.to_str().unwrap_or_default());
+        let body = TemplateBody::parse(body, escape)?;
+        Ok(Self { content_type, headers, escape, body, by_code: Vec::new() })
+    }
+
+    /// Gives refusals with this code a body of their own.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn add_body(&mut self, code: &'static str, body: &str) -> Result<(), TemplateError> {
+        self.by_code.push((code, TemplateBody::parse(body, self.escape)?));
+        Ok(())
+    }
+
+    pub(super) fn content_type(&self) -> &HeaderValue {
+        &self.content_type
+    }
+
+    pub(super) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
+    }
+
+    pub(super) fn render(&self, saying: &Saying<'_>) -> Bytes {
+        let own = self.by_code.iter().find(|(code, _)| *code == saying.code);
+        own.map_or(&self.body, |(_, body)| body).render(saying, self.escape)
+    }
+}
+
+// === impl TemplateBody ===
+
+impl TemplateBody {
+    fn parse(body: &str, escape: Escape) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut rest = body;
         while let Some((before, after)) = rest.split_once("{{") {
@@ -88,51 +128,50 @@ impl Template {
             rest = after;
         }
         parts.push(TemplatePart::Literal(rest.into()));
-        let escape = escape(content_type.to_str().unwrap_or_default());
-        let template = Self { content_type, headers, escape, parts };
+        let body = Self(parts);
         if escape == Escape::Json {
-            let sample = template.render(&sample());
+            let sample = body.render(&sample(), escape);
             serde_json::from_slice::<serde::de::IgnoredAny>(&sample)
                 .map_err(|e| TemplateError::Json(e.to_string()))?;
         }
-        Ok(template)
+        Ok(body)
     }
 
-    pub(super) fn content_type(&self) -> &HeaderValue {
-        &self.content_type
-    }
-
-    pub(super) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
-        &self.headers
-    }
-
-    pub(super) fn render(&self, saying: &Saying<'_>) -> Bytes {
+    fn render(&self, saying: &Saying<'_>, escape: Escape) -> Bytes {
         let mut out = String::new();
-        for part in &self.parts {
+        for part in &self.0 {
             match part {
                 TemplatePart::Literal(text) => out.push_str(text),
-                TemplatePart::Place(place) => self.fill(&mut out, *place, saying),
+                TemplatePart::Place(place) => place.fill(&mut out, saying, escape),
             }
         }
         out.into()
     }
+}
 
-    fn fill(&self, out: &mut String, place: Place, saying: &Saying<'_>) {
-        match place {
-            Place::Advice => self.push(out, &saying.advice),
-            Place::Code => self.push(out, saying.code),
-            Place::Message => self.push(out, &saying.message),
-            Place::Permissions => self.push(out, &saying.permissions),
-            Place::RequestId => self.push(out, saying.request_id),
+// === impl Place ===
+
+impl Place {
+    fn fill(self, out: &mut String, saying: &Saying<'_>, escape: Escape) {
+        match self {
+            Place::Advice => escape.push(out, &saying.advice),
+            Place::Code => escape.push(out, saying.code),
+            Place::Message => escape.push(out, &saying.message),
+            Place::Permissions => escape.push(out, &saying.permissions),
+            Place::RequestId => escape.push(out, saying.request_id),
             // A number also where there is nothing to wait for, so that JSON stays JSON.
             Place::RetryAfter => out.push_str(&saying.retry_after.unwrap_or(0).to_string()),
             Place::Status => out.push_str(saying.status.as_str()),
-            Place::Title => self.push(out, phrase(saying)),
+            Place::Title => escape.push(out, phrase(saying)),
         }
     }
+}
 
-    fn push(&self, out: &mut String, text: &str) {
-        match self.escape {
+// === impl Escape ===
+
+impl Escape {
+    fn push(self, out: &mut String, text: &str) {
+        match self {
             Escape::Plain => out.push_str(text),
             Escape::Json => {
                 // A JSON string without the quotes around it, which the template has.

@@ -236,6 +236,56 @@ fn template() {
 }
 
 #[test]
+fn a_template_has_bodies_by_code() {
+    let text = || HeaderValue::from_static("text/plain");
+    let mut template = Template::parse(text(), Vec::new(), "{{code}}").unwrap();
+    template.add_body("missing_key", "sign in at /login ({{request_id}})").unwrap();
+    assert_eq!(template.add_body("forbidden", "{{"), Err(TemplateError::Open));
+    let refusals =
+        Refusals { templates: vec![("page".into(), template)], ..refusals(Profile::Template(0)) };
+    let context = Context { request_id: "r-1", profile: None, grpc: false };
+    let body = |reason: Reason| refusals.render(&reason.into(), &context).body;
+    assert_eq!(&body(Reason::Missing)[..], b"sign in at /login (r-1)");
+    assert_eq!(body(Reason::Expired), Reason::Expired.code(Disclosure::Detailed));
+    // A code that is not shown has no body of its own either.
+    let uniform = Refusals { disclosure: Disclosure::Uniform, ..refusals.clone() };
+    let shown = |reason: Reason| uniform.render(&reason.into(), &context).body;
+    assert_eq!(shown(Reason::Expired), shown(Reason::Unknown));
+}
+
+#[test]
+fn a_client_may_choose_the_form() {
+    let html = HeaderValue::from_static("text/html; charset=utf-8");
+    let page = Template::parse(html, Vec::new(), "<p>{{message}}").unwrap();
+    let one_form =
+        Refusals { templates: vec![("page".into(), page)], ..refusals(Profile::ProblemJson) };
+    let offers = ["envelope", "page"].map(Box::<str>::from).to_vec();
+    let choice = Refusals { by_accept: offers, ..one_form.clone() };
+    for (accept, route, wanted) in [
+        (None, None, None),
+        (None, Some("page"), Some("page")),
+        (Some("*/*"), None, None),
+        (Some("*/*"), Some("error-message"), Some("error-message")),
+        (Some("text/html,*/*;q=0.8"), None, Some("page")),
+        (Some("text/html,*/*;q=0.8"), Some("error-message"), Some("page")),
+        (Some("application/json"), None, Some("envelope")),
+        (Some("application/json"), Some("error-message"), Some("error-message")),
+        (Some("application/problem+json"), None, None),
+        (Some("image/png"), None, None),
+    ] {
+        assert_eq!(choice.choose(route, accept), wanted, "{accept:?} {route:?}");
+        assert_eq!(one_form.choose(route, accept), route, "{accept:?} {route:?}");
+    }
+    let varies = |refusals: &Refusals, grpc| {
+        let context = Context { request_id: "r-1", profile: None, grpc };
+        let rendered = refusals.render(&Reason::Missing.into(), &context);
+        rendered.headers.iter().filter(|(name, _)| name == "vary").count()
+    };
+    assert_eq!((varies(&choice, false), varies(&choice, true)), (1, 0));
+    assert_eq!(varies(&one_form, false), 0);
+}
+
+#[test]
 fn templates_that_are_wrong() {
     let json = || HeaderValue::from_static("application/json");
     let parse = |body: &str| Template::parse(json(), Vec::new(), body).unwrap_err();

@@ -16,7 +16,7 @@ use super::reply::{self, RefusalContext, Reply};
 use super::rewrite::{self, RewriteContext, answer};
 use super::upgrade_request::{self, UpgradeRequest};
 use super::{cors, grpc};
-use crate::config::TraceStart;
+use crate::config::{Settings, TraceStart};
 use crate::core::decision::Refused;
 use crate::core::{Reason, Rejection, Route, Verdict, decide};
 use crate::proxy::body::{ClientBody, RequestBody, Upload, UploadProgress};
@@ -61,6 +61,8 @@ struct Admission<'s> {
     grpc: bool,
     /// Lets pages of other origins read a refusal.
     cors: Vec<(HeaderName, HeaderValue)>,
+    /// `Accept`, where the client may choose the form of a refusal.
+    accept: Option<Box<str>>,
 }
 
 /// A verdict that lets the request through, and the route that it is for.
@@ -95,6 +97,7 @@ pub(crate) fn admit(
         snapshot: &snapshot,
         writer,
         grpc: grpc::is_grpc(&head),
+        accept: accepted(&head, settings),
         cors: rule.map(|cors| cors::of_refusal(&cors, &head, settings)).unwrap_or_default(),
     };
     let reading = admission.read(&head, record)?;
@@ -121,7 +124,10 @@ pub(crate) fn admit(
     let plan = AnswerPlan {
         method: head.method.clone(),
         grpc: admission.grpc,
-        profile: route.profile.clone(),
+        profile: settings
+            .refusals
+            .choose(route.profile.as_deref(), admission.accept.as_deref())
+            .map(Box::from),
         charged,
         sunset: match &forward {
             Forward::Admitted(admitted) => admitted.key().grant.sunset,
@@ -190,6 +196,16 @@ fn upstream_body(
     }
 }
 
+/// The values of `Accept`, as one list. `None` where nothing depends on it.
+fn accepted(head: &RequestHead, settings: &Settings) -> Option<Box<str>> {
+    if settings.refusals.by_accept.is_empty() {
+        return None;
+    }
+    let values = head.fields.iter().filter(|(name, _)| *name == b"accept");
+    let values: Vec<_> = values.filter_map(|(_, value)| std::str::from_utf8(value).ok()).collect();
+    (!values.is_empty()).then(|| values.join(",").into())
+}
+
 // === impl Admission ===
 
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
@@ -200,10 +216,11 @@ impl<'s> Admission<'s> {
         profile: Option<&str>,
         record: &mut RequestRecord,
     ) -> Reply {
+        let refusals = &self.snapshot.settings.refusals;
         let context = RefusalContext {
             method: record.method(),
             grpc: self.grpc,
-            profile,
+            profile: refusals.choose(profile, self.accept.as_deref()),
             request_id: &record.request_id,
             cors: &self.cors,
         };

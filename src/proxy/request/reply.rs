@@ -25,6 +25,7 @@ pub(crate) struct OwnAnswer;
 pub(crate) struct RefusalContext<'r> {
     pub(crate) method: &'r Method,
     pub(crate) grpc: bool,
+    /// Of the route, or the one that the client prefers.
     pub(crate) profile: Option<&'r str>,
     pub(crate) request_id: &'r RequestId,
     /// What lets pages of other origins read it.
@@ -44,7 +45,7 @@ pub(crate) fn refuse(
     if writer == Writer::Plain
         && let Some(ready) = settings.refusals.ready(rejection, &context)
         && !ready.has(request_id)
-        && !asked.cors.iter().any(|(name, _)| ready.has(name))
+        && !asked.cors.iter().any(|(name, _)| name != header::VARY && ready.has(name))
     {
         let mut lines = AnswerLines::new(ready.status(), None, LINES);
         lines.set(request_id, asked.request_id.as_bytes());
