@@ -1,15 +1,16 @@
 //! The admin listener: metrics, probes, status and drain, on a thread and a runtime of its own, so
-//! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `exposure`, `meter`,
-//! `reload`, `telemetry`.
+//! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `core`, `exposure`,
+//! `meter`, `observe`, `reload`, `snapshot`, `telemetry`.
 //!
 //! No endpoint gives out a secret. `pages` says of each who reaches it: probes and metrics everybody,
-//! `/status` and `/usage` this host or who has the token, `/drain` this host alone. A second listener has probes and
+//! `/status`, `/usage` and `/observe` this host or who has the token, `/drain` this host alone. A second listener has probes and
 //! metrics and nothing else.
 
 mod access;
 mod body;
 mod client;
 mod connections;
+mod observing;
 mod pages;
 
 use std::io;
@@ -28,6 +29,7 @@ use self::access::AdminCaller;
 pub use self::access::{AdminAccess, AdminDoor, AdminToken, AdminTokenError};
 pub use self::client::{DrainError, request_drain};
 use self::connections::AdminConnections;
+pub use self::observing::ObserveDesk;
 use self::pages::AnswerTurn;
 use crate::clock::Clock;
 use crate::exposure::ExposureCell;
@@ -51,6 +53,8 @@ pub struct AdminState {
     pub exposure: ExposureCell,
     /// `None`: uses of keys are not counted.
     pub uses: Option<Arc<UseBook>>,
+    /// Who would be refused.
+    pub observe: ObserveDesk,
     /// Those in force when it is called.
     pub certificates: Box<dyn Fn() -> Vec<CertificateStatus> + Send + Sync>,
     pub clock: Clock,

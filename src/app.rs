@@ -31,16 +31,17 @@ pub use self::prepare::{PreparedStart, prepare};
 pub use self::running::Running;
 use self::running::{Outlived, advance};
 use self::signals::{BlockingStage, Signals};
-use self::uses::{start_meter, use_book};
+use self::uses::{instance_name, start_meter, use_book};
 use self::watchers::Watchers;
 use self::workers::{fit_descriptors, random, start_worker};
-use crate::admin::{self, AdminAccess, AdminDoor, AdminState, AdminToken};
+use crate::admin::{self, AdminAccess, AdminDoor, AdminState, AdminToken, ObserveDesk};
 use crate::check;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::exposure::{ExposureCell, ExposureCheck};
 use crate::meter::UseProbe;
+use crate::observe::ObserveBook;
 use crate::proxy::tls::Reloadable;
 use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared};
 use crate::reload::{self, Hooks, UseCounting};
@@ -161,6 +162,7 @@ fn build(
     let route_slots = route_slots(&metrics, &settings);
     let keys = loaded.keys();
     let store = Arc::new(Store::new(Snapshot { settings, keys, route_slots }));
+    let instance = instance_name(&config.usage);
     let uses = use_book(&config.usage, &config.table.audience, &store, &clock)?;
 
     let access = match config.log.access {
@@ -174,11 +176,13 @@ fn build(
     let (handoff, handed): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let phase = Arc::new(watch::Sender::new(Phase::Serving));
     let limits = Arc::new(LimitStore::default());
+    let observed = Arc::new(ObserveBook::default());
     let (delay, deadline) = (drain.delay, drain.deadline);
     let shared = Arc::new(Shared {
         clock: clock.clone(),
         store,
         dropped_names: Default::default(),
+        observed: Arc::clone(&observed),
         limits: Arc::clone(&limits),
         upstream,
         upstream_tls,
@@ -229,6 +233,12 @@ fn build(
             status: status.clone(),
             exposure,
             uses,
+            observe: ObserveDesk {
+                book: observed,
+                store: Arc::clone(&shared.store),
+                instance,
+                started: clock.now(),
+            },
             certificates,
             clock: clock.clone(),
             log: log.clone(),

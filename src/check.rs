@@ -11,13 +11,14 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::core::count::count;
-use crate::core::route::{Mode, Needs, Require};
+use crate::core::observe::{CredentialPassage, Observe, ObserveReach};
+use crate::core::route::{Needs, Require};
 use crate::core::{
     Access, BasicForm, CredentialSource, Grant, KeyKind, KeyStatus, KeyView, Now, Permission, Route,
 };
 use crate::exposure::ExposureCheck;
 use crate::mounts::Mounts;
-use crate::reload::Preview;
+use crate::reload::{Preview, Time};
 use crate::table::KeySet;
 
 pub use self::load::{Instead, LoadError, load};
@@ -138,17 +139,54 @@ fn routes_alone(config: &Config, findings: &mut Vec<Finding>) {
                 "give the source the `prefixes` of your keys",
             ));
         }
-        if route.mode == Mode::Observe {
-            findings.push(Finding::route(
-                route,
-                "observed",
-                "only observes, and breaks what it watches all the same: the service never sees \
-                 the credential, so one that checks keys itself answers 401; rate limits are \
-                 enforced (429); requests with two readings are refused (400)",
-                "observe only before a service that checks no key itself, and set mode = \
-                 \"enforce\" once the log shows no more refusals that surprise",
-            ));
-        }
+    }
+    if let Some(observe) = &settings.policy.observe {
+        observed(observe, findings);
+    }
+}
+
+/// What `[observe]` leaves open.
+fn observed(observe: &Observe, findings: &mut Vec<Finding>) {
+    let whom = match &observe.reach {
+        ObserveReach::WholeGate => "requests",
+        ObserveReach::Routes(_) => "requests of the routes that it names",
+    };
+    let until = match observe.until {
+        Some(until) => format!("until {}", Time::of_secs(until)),
+        None => "and has no end".to_owned(),
+    };
+    findings.push(Finding {
+        kind: "observed",
+        subject: "observe".to_owned(),
+        message: format!(
+            "{whom} are let through, admitted or not, but for {} of the callers, {until}",
+            observe.share
+        ),
+        hint: Some("`keygate observe-report` says who would be refused".to_owned()),
+    });
+    if observe.credentials == CredentialPassage::Forward {
+        findings.push(Finding {
+            kind: "credentials_forwarded",
+            subject: "observe.credentials".to_owned(),
+            message: "credentials for keygate reach the service, in the enforced share and after \
+                      `until` as well"
+                .to_owned(),
+            hint: Some(
+                "set credentials = \"strip\" once the service's own check is switched off"
+                    .to_owned(),
+            ),
+        });
+    }
+    if observe.until.is_none() {
+        findings.push(Finding {
+            kind: "observed_without_end",
+            subject: "observe.until".to_owned(),
+            message: "is not set: observing ends only when somebody ends it".to_owned(),
+            hint: Some(
+                "set the day from which on keygate enforces, as until = 2027-01-31T00:00:00Z"
+                    .to_owned(),
+            ),
+        });
     }
 }
 

@@ -1,11 +1,14 @@
 //! The command line of `keygate`: arguments → configuration → what was asked for → exit code.
 //! Imports everything that a command needs; nothing imports it but the binary.
 
+mod observe_report;
+
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use self::observe_report::ObserveReportArgs;
 use crate::check::{self, Instead};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -44,6 +47,11 @@ enum SidecarCommand {
     ///
     /// Reads the key from standard input, so that no process list or shell history has it.
     Explain(ExplainArgs),
+    /// Report whom keygate would refuse, of the callers that `[observe]` lets through.
+    ///
+    /// Reads /observe of sidecars, and access logs. Exits with 79 while somebody would break who is
+    /// served today.
+    ObserveReport(ObserveReportArgs),
     /// Serve until SIGTERM; a second SIGTERM cuts off what still runs.
     ///
     /// SIGHUP rereads the configuration, the table and the certificates; SIGUSR1 reopens the access
@@ -165,6 +173,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         SidecarCommand::Completion(args) => run_completion(args.shell),
         SidecarCommand::Drain(args) => run_drain(&args.config),
         SidecarCommand::Explain(args) => run_explain(&args),
+        SidecarCommand::ObserveReport(args) => observe_report::run(&args),
         // Says itself what went wrong.
         SidecarCommand::Serve(args) => Ok(app::serve(&args.config)),
         SidecarCommand::Version(args) => show(&version(args.form())),

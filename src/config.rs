@@ -9,6 +9,7 @@ mod diff;
 mod fault;
 mod files;
 mod lower;
+mod observe;
 mod policy;
 mod raw;
 mod refusals;

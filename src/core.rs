@@ -6,6 +6,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod address;
+pub mod client_network;
 pub mod cors;
 pub mod count;
 pub mod credential;
@@ -17,6 +18,7 @@ pub mod headers;
 pub mod identity;
 pub mod key;
 pub mod limit;
+pub mod observe;
 pub mod owner;
 pub mod path;
 pub mod reason;
@@ -29,6 +31,7 @@ pub mod use_cell;
 pub mod visible;
 
 pub use self::address::NetworkSet;
+pub use self::client_network::ClientNetwork;
 pub use self::credential::{BasicForm, CredentialSource, MissingHalf, Prefixes};
 pub use self::decision::{
     Admitted, Charge, Facts, KeyLookup, Observed, PairLookup, Passed, Policy, Presented, Verdict,

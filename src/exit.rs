@@ -22,12 +22,14 @@ pub enum Exit {
     Undone,
     /// Wrong arguments.
     Usage,
+    /// Callers would be refused who are served today.
+    WouldBreak,
 }
 
 // === impl Exit ===
 
 impl Exit {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Ok,
         Self::Usage,
         Self::Data,
@@ -37,6 +39,7 @@ impl Exit {
         Self::TryAgain,
         Self::Undone,
         Self::Config,
+        Self::WouldBreak,
     ];
 
     pub const fn code(self) -> u8 {
@@ -50,6 +53,7 @@ impl Exit {
             Self::TryAgain => 75,
             Self::Undone => 77,
             Self::Usage => 64,
+            Self::WouldBreak => 79,
         }
     }
 

@@ -8,6 +8,7 @@ use http::Method;
 use serde::Serialize;
 
 use crate::config::Settings;
+use crate::core::observe::Conduct;
 use crate::core::path::{self, Traits};
 use crate::core::refusal::Context;
 use crate::core::route::Require;
@@ -53,7 +54,10 @@ pub enum Credential<'a> {
 pub struct Explained {
     /// `admitted`, `passed`, `observed` or `rejected`.
     pub verdict: &'static str,
-    /// Why it is refused, or would be where the route observes: the word of log and metric.
+    /// Nothing is refused and no limit holds: `[observe]` covers this request and this caller.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub observing: bool,
+    /// Why it is refused, or would be were it not observed: the word of log and metric.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
     /// What was wrong, where the reason has more to say.
@@ -87,7 +91,6 @@ pub struct ExplainedRule {
     pub permissions: Vec<String>,
     /// `all` or `any`.
     pub require: &'static str,
-    pub observe: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -131,16 +134,24 @@ pub fn explain<K: KeyLookup>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_
         answer.detail = Some("the target has a fragment, or `<`, `>` or a backtick".to_owned());
         return answer;
     }
-    let traits = match path::scan(path.as_bytes()) {
-        Ok(traits) => traits,
-        Err(why) => {
-            let rejection = Rejection::from(Reason::BadPath);
-            let mut answer = Explained::new(ask, "rejected");
-            answer.refuse(settings, &rejection, None);
-            answer.detail = Some(format!("the path {why}"));
-            return answer;
-        }
+    let (traits, fault) = match path::scan(path.as_bytes()) {
+        Ok(traits) => (traits, None),
+        Err(why) => (Traits::default(), Some((Rejection::from(Reason::BadPath), why))),
     };
+    let target = JudgedTarget { path, traits, fault: fault.as_ref().map(|(fault, _)| fault) };
+    let mut answer = presented(settings, keys, ask, target);
+    if let Some((_, why)) = &fault {
+        answer.detail = Some(format!("the path {why}"));
+    }
+    answer
+}
+
+fn presented<K: KeyLookup>(
+    settings: &Settings,
+    keys: Option<&K>,
+    ask: &Ask<'_>,
+    target: JudgedTarget<'_>,
+) -> Explained {
     match ask.credential {
         Credential::Key { view, owner } => {
             let keys = keys.map(|all| Holder { all, view, owner });
@@ -148,12 +159,12 @@ pub fn explain<K: KeyLookup>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_
                 KeyKind::Pair => Presented::Pair { id: b"", secret: b"" },
                 KeyKind::Single => Presented::Single(b""),
             };
-            told(settings, keys.as_ref(), ask, (path, traits), presented)
+            told(settings, keys.as_ref(), ask, target, presented)
         }
-        Credential::Foreign => told(settings, keys, ask, (path, traits), Presented::Foreign),
-        Credential::Nothing => told(settings, keys, ask, (path, traits), Presented::Nothing),
+        Credential::Foreign => told(settings, keys, ask, target, Presented::Foreign),
+        Credential::Nothing => told(settings, keys, ask, target, Presented::Nothing),
         Credential::Pair { id, secret } => {
-            told(settings, keys, ask, (path, traits), Presented::Pair { id, secret })
+            told(settings, keys, ask, target, Presented::Pair { id, secret })
         }
         Credential::Single(secret) => {
             let mut carriers =
@@ -166,7 +177,7 @@ pub fn explain<K: KeyLookup>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_
                 None => Presented::Nothing,
                 Some(_) => Presented::Foreign,
             };
-            let mut answer = told(settings, keys, ask, (path, traits), presented);
+            let mut answer = told(settings, keys, ask, target, presented);
             answer.source = carrier.map(|(kind, _)| kind);
             answer
         }
@@ -177,13 +188,16 @@ fn told<K: KeyLookup>(
     settings: &Settings,
     keys: Option<&K>,
     ask: &Ask<'_>,
-    (path, traits): (&str, Traits),
+    target: JudgedTarget<'_>,
     presented: Presented<'_>,
 ) -> Explained {
-    let facts =
-        Facts { method: ask.method, path, traits, presented, client: ask.client, preflight: None };
+    let JudgedTarget { path, traits, fault } = target;
+    let (method, client) = (ask.method, ask.client);
+    let facts = Facts { method, path, traits, presented, client, preflight: None, fault };
     let names = &settings.identity;
-    match decide(&settings.policy, keys, &facts, ask.at) {
+    let verdict = decide(&settings.policy, keys, &facts, ask.at);
+    let observing = verdict.conduct() == Conduct::Observed;
+    let answer = match verdict {
         Verdict::Admitted(admitted) => {
             let mut answer = Explained::new(ask, "admitted");
             let owner = keys.and_then(|keys| admitted.owner(keys));
@@ -201,7 +215,9 @@ fn told<K: KeyLookup>(
         }
         Verdict::Observed(observed) => {
             let mut answer = Explained::new(ask, "observed");
-            answer.refuse(settings, observed.rejection(), Some(observed.route()));
+            let route = Some(observed.route()).filter(|route| route.is_rule());
+            answer.key = observed.key().map(ExplainedKey::of);
+            answer.refuse(settings, observed.rejection(), route);
             answer.headers.extend(anonymous_field(names).map(shown));
             answer
         }
@@ -211,7 +227,16 @@ fn told<K: KeyLookup>(
             answer.refuse(settings, &refused.rejection, refused.route);
             answer
         }
-    }
+    };
+    Explained { observing, ..answer }
+}
+
+/// A target that was read, with what is wrong with it.
+#[derive(Clone, Copy)]
+struct JudgedTarget<'t> {
+    path: &'t str,
+    traits: Traits,
+    fault: Option<&'t Rejection>,
 }
 
 /// Kinds of sources that carry a single secret.
@@ -300,6 +325,7 @@ impl Explained {
     fn new(ask: &Ask<'_>, verdict: &'static str) -> Self {
         Self {
             verdict,
+            observing: false,
             reason: None,
             detail: None,
             rule: None,
@@ -330,7 +356,8 @@ impl Explained {
 /// For people; programs take the JSON.
 impl fmt::Display for Explained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "verdict   {}", self.verdict)?;
+        let observing = if self.observing { ", observed: nothing is enforced" } else { "" };
+        writeln!(f, "verdict   {}{observing}", self.verdict)?;
         if let (Some(reason), Some(refusal)) = (self.reason, &self.refusal) {
             let ExplainedRefusal { status, code, .. } = refusal;
             write!(f, "reason    {reason}; the client is told {status} {code}")?;
@@ -358,7 +385,7 @@ impl fmt::Display for Explained {
             }
         }
         if let Some(refusal) = &self.refusal {
-            let would = if self.verdict == "observed" { ", were the rule enforced" } else { "" };
+            let would = if self.verdict == "observed" { ", were it enforced" } else { "" };
             writeln!(f, "\nto the client{would}\n  HTTP {}", refusal.status)?;
             for (name, value) in &refusal.headers {
                 writeln!(f, "  {name}: {value}")?;
@@ -389,7 +416,6 @@ impl ExplainedRule {
                 Some(Require::Any) => "any",
                 _ => "all",
             },
-            observe: route.mode == crate::core::route::Mode::Observe,
         }
     }
 }
@@ -406,7 +432,7 @@ impl fmt::Display for ExplainedRule {
             [one] => write!(f, " with {one}")?,
             some => write!(f, " with {} of {}", self.require, some.join(", "))?,
         }
-        if self.observe { f.write_str(", only observed") } else { Ok(()) }
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ pub mod exposure;
 pub mod manage;
 pub mod meter;
 pub mod mounts;
+pub mod observe;
 pub mod proxy;
 pub mod reload;
 pub mod snapshot;

@@ -13,6 +13,7 @@ mod census;
 mod fetch;
 mod files;
 mod keeper;
+mod observing;
 mod run;
 mod source;
 mod state;

@@ -250,6 +250,7 @@ fn facts(path: &'static str, method: &'static Method, secret: &'static [u8]) -> 
         presented: Presented::Single(secret),
         client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
         preflight: None,
+        fault: None,
     }
 }
 

@@ -61,13 +61,16 @@ path = "/either/*"
 access = "key-or-pass"
 permissions = ["read"]
 [[routes]]
+id = "watched"
 path = "/watched/*"
 permissions = ["write"]
-mode = "observe"
 [[routes]]
 path = "/ws/*"
 permissions = ["read"]
 upgrade = ["websocket"]
+[observe]
+routes = ["watched"]
+credentials = "strip"
 "#
 );
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::access::{AdminCaller, DeniedAccess, EndpointReach};
 use super::body::AdminBody;
+use super::observing::ObserveStatus;
 use super::{AdminState, CertificateStatus};
 use crate::exposure::Exposure;
 use crate::meter::UsePages;
@@ -36,6 +37,8 @@ struct StatusPage<'s> {
     certificates: Vec<CertificateStatus>,
     /// Whether clients can reach the service around keygate.
     upstream_exposure: &'s Exposure,
+    /// `null`: everything is enforced.
+    observe: Option<ObserveStatus>,
     #[serde(flatten)]
     status: &'s StatusReport,
 }
@@ -103,6 +106,13 @@ const ENDPOINTS: &[AdminEndpoint] = &[
         method: AllowedMethod::Read,
         turn: AnswerTurn::Waits,
         answer: AdminAnswer::Metrics,
+    },
+    AdminEndpoint {
+        path: "/observe",
+        reach: EndpointReach::Operator,
+        method: AllowedMethod::Read,
+        turn: AnswerTurn::Waits,
+        answer: AdminAnswer::Page(observe),
     },
     AdminEndpoint {
         path: "/readyz",
@@ -262,14 +272,16 @@ fn not_ready(state: &AdminState) -> Response<Full<Bytes>> {
 
 fn status(state: &AdminState) -> Response<Full<Bytes>> {
     let (status, exposure) = (state.status.load(), state.exposure.load());
+    let now = state.clock.now();
     let shown = StatusPage {
         version: env!("CARGO_PKG_VERSION"),
-        now: Time { unix_ms: state.clock.now().unix_ms },
+        now: Time { unix_ms: now.unix_ms },
         ready: state.readiness.is_ready(),
         draining: state.readiness.is_draining(),
         pending: state.readiness.pending(),
         certificates: (state.certificates)(),
         upstream_exposure: &exposure,
+        observe: state.observe.status(now),
         status: &status,
     };
     match serde_json::to_vec_pretty(&shown) {
@@ -282,6 +294,13 @@ fn status(state: &AdminState) -> Response<Full<Bytes>> {
             page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "see the log\n")
         }
     }
+}
+
+/// Who would be refused, as far as it was observed.
+fn observe(state: &AdminState) -> Response<Full<Bytes>> {
+    let mut response = page(StatusCode::OK, TEXT, state.observe.lines(state.clock.now()));
+    response.headers_mut().insert(header::CONTENT_TYPE, LINES);
+    response
 }
 
 /// The usage record, streamed.

@@ -3,15 +3,36 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::config::{Config, ThisHost};
+use crate::core::observe::UpstreamClass;
+use crate::core::{ClientNetwork, Now, Reason};
+use crate::observe::{RowKind, Sighting, SightingReason};
+use crate::snapshot::{Snapshot, Store};
+
+const MINIMAL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minimal.toml"));
 
 struct Running {
     admin: Admin,
     readiness: Readiness,
     metrics: Metrics,
     drained: Arc<AtomicUsize>,
+}
+
+/// Of a gate that observes.
+fn desk() -> ObserveDesk {
+    let text = format!(
+        "{MINIMAL}\n[[credentials]]\nsource = \"bearer\"\n[[routes]]\nid = \"all\"\npath = \"/*\"\n\
+         [observe]\nenforce = \"10%\"\nroutes = [\"all\"]\nuntil = 2024-01-01T00:00:00Z\n"
+    );
+    let config = Config::parse(&ThisHost, Path::new("keygate.toml"), &text).unwrap();
+    let settings = Arc::new(config.settings);
+    let store = Store::new(Snapshot { settings, keys: None, route_slots: Box::default() });
+    let (book, store) = (Arc::default(), Arc::new(store));
+    ObserveDesk { book, store, instance: "here".into(), started: Now::default() }
 }
 
 fn start() -> Running {
@@ -29,6 +50,7 @@ fn start_with(access: AdminAccess) -> Running {
         status: StatusCell::default(),
         exposure: ExposureCell::default(),
         uses: None,
+        observe: desk(),
         certificates: Box::new(Vec::new),
         clock: Clock::manual(1_700_000_000),
         log: None,
@@ -172,6 +194,7 @@ fn drain_from_elsewhere_is_refused() {
         status: StatusCell::default(),
         exposure: ExposureCell::default(),
         uses: None,
+        observe: desk(),
         certificates: Box::new(Vec::new),
         clock: Clock::manual(0),
         log: None,
@@ -223,6 +246,7 @@ fn state_with(access: AdminAccess) -> AdminState {
         status: StatusCell::default(),
         exposure: ExposureCell::default(),
         uses: None,
+        observe: desk(),
         certificates: Box::new(Vec::new),
         clock: Clock::manual(0),
         log: None,
@@ -378,4 +402,36 @@ fn a_new_token_takes_over_and_a_bad_one_changes_nothing() {
     let shown = format!("{:?}", state.access);
     assert!(!shown.contains("0123456789"), "{shown}");
     assert!(AdminToken::load(&path.with_extension("none")).is_err());
+}
+
+#[test]
+fn the_report_of_observing_is_for_the_operator() {
+    let desk = desk();
+    desk.book.note(&Sighting {
+        kind: RowKind::Deny,
+        reason: SightingReason::Verdict(Reason::Missing),
+        route: "all",
+        key: None,
+        network: ClientNetwork::of("192.0.2.7".parse().unwrap()),
+        upstream: UpstreamClass::Success,
+        request_id: "id",
+        now: Now { unix_ms: 1_700_000_000_000, mono_ns: 0 },
+    });
+    let lines = String::from_utf8(desk.lines(Now { unix_ms: 5, mono_ns: 0 })).unwrap();
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["observe"], 1);
+    assert_eq!((lines[0]["rows"].as_u64(), lines[0]["observing"].as_bool()), (Some(1), Some(true)));
+    assert_eq!(lines[0]["enforced_share"], 0.1);
+    assert_eq!(lines[1]["network"], "192.0.2.0/24");
+    assert_eq!((&lines[1]["breaks"], &lines[1]["upstream"]["2xx"]), (&true.into(), &1.into()));
+    let running = start();
+    let (status, body) = running.get("/status");
+    assert_eq!(status, 200);
+    let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(page["observe"]["credentials"], "forward");
+    assert_eq!(page["observe"]["routes"][0], "all");
+    assert_eq!(page["observe"]["until"], "2024-01-01T00:00:00.000Z");
+    assert_eq!(running.get("/observe").0, 200);
 }

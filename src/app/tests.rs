@@ -116,6 +116,11 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Here {
 
 impl Bench {
     fn run<F: Future<Output = ()>>(test: impl FnOnce(Rc<Self>) -> F) {
+        Self::run_with("", test);
+    }
+
+    /// With more of a configuration.
+    fn run_with<F: Future<Output = ()>>(more: &str, test: impl FnOnce(Rc<Self>) -> F) {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build_local(tokio::runtime::LocalOptions::default())
@@ -125,7 +130,7 @@ impl Bench {
             let socket = folder.path().join("upstream");
             let upstream = UnixListener::bind(&socket).unwrap();
             let url = format!("unix:{}", socket.display());
-            let text = CONFIG.replace("http://127.0.0.1:1", &url);
+            let text = CONFIG.replace("http://127.0.0.1:1", &url) + more;
             let config = Config::parse(&ThisHost, Path::new("keygate.toml"), &text).unwrap();
             let snapshot = |settings, route_slots| Snapshot {
                 settings,
@@ -155,12 +160,17 @@ impl Bench {
 
     /// The upstream's side of the next request that comes over a new connection, its head read.
     async fn accept(&self) -> UnixStream {
+        self.accept_head().await.0
+    }
+
+    /// The same, with the head.
+    async fn accept_head(&self) -> (UnixStream, String) {
         let (mut stream, _) = self.upstream.accept().await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await.unwrap());
         }
-        stream
+        (stream, String::from_utf8(head).unwrap())
     }
 
     fn revoke(&self) {
@@ -319,5 +329,59 @@ fn a_swap_ends_its_streams_at_once() {
         turns().await;
         assert_eq!(drained(&stays), (b"4\r\nlate\r\n".to_vec(), false));
         drop(h2);
+    });
+}
+
+/// `until` needs no reload, no thread and no new connection, and what runs goes on.
+#[test]
+fn observing_ends_by_itself_in_the_middle_of_traffic() {
+    const CLOSES: &[u8] =
+        b"HTTP/1.1 401 X\r\nconnection: close\r\ncontent-length: 7\r\n\r\nservice";
+    Bench::run_with("[observe]\nuntil = 2026-01-01T00:01:00Z\n", async |bench| {
+        let mut client = bench.connect();
+        let ask = head("GET", "/a", "wa_nobody");
+        for _ in 0..2 {
+            client.write_all(&ask).await.unwrap();
+            let (mut upstream, head) = bench.accept_head().await;
+            assert!(head.contains("x-api-key: wa_nobody"), "{head}");
+            upstream.write_all(CLOSES).await.unwrap();
+            drop(upstream);
+            turns().await;
+            let (answer, _) = drained(&client);
+            assert!(answer.ends_with(b"service"), "{}", answer.escape_ascii());
+        }
+        let running = bench.connect();
+        running.try_write(&head("GET", "/events", "wa_nobody")).unwrap();
+        let events = bench.accept().await;
+        events.try_write(CHUNKED).unwrap();
+        events.try_write(b"5\r\nfirst\r\n").unwrap();
+        turns().await;
+        assert!(drained(&running).0.ends_with(b"5\r\nfirst\r\n"));
+
+        bench.service.advance(std::time::Duration::from_millis(59_999));
+        client.write_all(&ask).await.unwrap();
+        drop(bench.accept().await);
+        turns().await;
+        assert!(drained(&client).0.starts_with(b"HTTP/1.1 502"), "the service broke off");
+
+        bench.service.advance(std::time::Duration::from_millis(1));
+        client.write_all(&ask).await.unwrap();
+        turns().await;
+        let (answer, _) = drained(&client);
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        assert!(text.starts_with("HTTP/1.1 401") && text.contains("invalid_key"), "{text}");
+        // A good key is admitted, and reaches the service that checks it still.
+        client.write_all(&head("GET", "/a", STAYS)).await.unwrap();
+        let (mut upstream, head) = bench.accept_head().await;
+        assert!(
+            head.contains(&format!("x-api-key: {STAYS}")) && head.contains("x-key-id"),
+            "{head}"
+        );
+        upstream.write_all(OK).await.unwrap();
+        turns().await;
+        assert!(drained(&client).0.ends_with(b"ok"));
+        events.try_write(b"4\r\nlate\r\n").unwrap();
+        turns().await;
+        assert_eq!(drained(&running), (b"4\r\nlate\r\n".to_vec(), false));
     });
 }

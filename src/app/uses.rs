@@ -26,13 +26,18 @@ pub(super) fn use_book(
     if let Some(file) = &usage.file {
         open_usage_file(file)?;
     }
-    let instance = match &usage.instance {
-        Some(instance) => instance.to_string(),
-        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-    };
+    let instance = instance_name(usage);
     let boot = random()?.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let identity = BookIdentity { instance, boot, audience: audience.to_owned() };
     Ok(Some(Arc::new(UseBook::new(Arc::clone(store), clock.clone(), identity))))
+}
+
+/// Who counts and reports: as configured, else the host's name.
+pub(super) fn instance_name(usage: &UsageConfig) -> String {
+    match &usage.instance {
+        Some(instance) => instance.to_string(),
+        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    }
 }
 
 /// Starts what settles, writes and posts.

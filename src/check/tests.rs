@@ -117,13 +117,17 @@ fn carriers_that_are_missing() {
 #[test]
 fn what_the_configuration_alone_shows() {
     let config = CONFIG.replace("source = \"header\"\nname = \"x-api-key\"", "source = \"bearer\"")
-        + "[[routes]]\npath = \"/a\"\naccess = \"key-or-pass\"\nmode = \"observe\"\n";
+        + "[[routes]]\npath = \"/a\"\naccess = \"key-or-pass\"\n[observe]\nenforce = \"10%\"\n";
     let found = report(&config, &[testkit::spec(1)]);
-    assert_eq!(kinds(&found), ["everything_ours", "observed"]);
-    // What observing breaks is said, and not only that it is on.
-    for word in ["never sees the credential", "401", "limits are enforced", "429", "400"] {
-        assert!(found.findings[1].message.contains(word), "{word}");
-    }
+    let kinds = kinds(&found);
+    let observed = ["observed", "credentials_forwarded", "observed_without_end"];
+    assert_eq!(kinds[0], "everything_ours");
+    assert_eq!(kinds[1..], observed);
+    assert!(found.findings[1].message.contains("but for 10% of the callers"));
+    let ends = config + "until = 2027-01-31T00:00:00Z\ncredentials = \"strip\"\n";
+    let found = report(&ends, &[testkit::spec(1)]);
+    assert_eq!(found.findings.len(), 2, "{found}");
+    assert!(found.findings[1].message.contains("until 2027-01-31T00:00:00.000Z"));
 }
 
 #[test]
@@ -194,7 +198,7 @@ fn every_kind_of_finding_is_documented() {
         .lines()
         .filter_map(|l| l.trim().strip_prefix("kind: \"")?.strip_suffix("\","))
         .collect();
-    kinds.extend(["certificate", "everything_ours", "observed", "permission_not_held"]);
+    kinds.extend(["certificate", "everything_ours", "permission_not_held"]);
     assert!(kinds.len() >= 8, "{kinds:?}");
     for kind in kinds {
         assert!(text.contains(&format!("| `{kind}` |")), "{kind}");

@@ -6,12 +6,14 @@ use super::fault::ConfigProblem;
 use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
-    IdentityFields, LogFields, Sampled, Settings, TraceStart, Underscores, cors, refusals, routes,
-    usage,
+    IdentityFields, LogFields, Sampled, Settings, TraceStart, Underscores, cors, observe, refusals,
+    routes, usage,
 };
 use crate::core::address::parse_network;
 use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
-use crate::core::{BasicForm, CredentialSource, Environment, NetworkSet, Policy, Prefixes};
+use crate::core::{
+    BasicForm, CredentialSource, Environment, NetworkSet, Policy, Prefixes, RouteTable,
+};
 
 pub(super) fn settings(
     root: &ConfigSection<'_>,
@@ -55,12 +57,17 @@ pub(super) fn settings(
             "say where keys are read: [[credentials]] source = \"header\", name = \"x-api-key\"",
         );
     }
-    let routes = routes::table(root, rules)?;
+    let observe_section = root.section("observe");
+    let Some(routes) = routes::table(root, rules) else {
+        let _ = observe::observe(&observe_section, &RouteTable::default());
+        return None;
+    };
+    let observe = observe::observe(&observe_section, &routes).map(Box::new);
     let fields =
         FieldTable::new(owned.names.iter().map(|(name, field, _)| (name.as_str(), *field)));
     let log_every = log.integer("success_every", 1, 0..=1_000_000) as u32;
     Some(Settings {
-        policy: Policy { routes, environment, require_environment },
+        policy: Policy { routes, environment, require_environment, observe },
         sources,
         fields,
         identity,

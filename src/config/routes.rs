@@ -11,7 +11,7 @@ use super::{refusals, units};
 use crate::core::key::NameError;
 use crate::core::path::Traits;
 use crate::core::refusal::Refusals;
-use crate::core::route::{Access, Mode, Needs, Pattern, Require};
+use crate::core::route::{Access, Needs, Pattern, Require};
 use crate::core::{Permission, Route, RouteTable};
 
 /// A rule with the place that messages about it name.
@@ -78,10 +78,10 @@ fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
         true => Ok(Box::<str>::from(text)),
         false => Err(refusals::unknown_profile(known)),
     });
-    let mode = section.choice(
+    section.refuse(
         "mode",
-        Mode::Enforce,
-        &[("enforce", Mode::Enforce), ("observe", Mode::Observe)],
+        "is gone: it removed credentials, enforced limits and so broke what it observed",
+        "leave it out to enforce; to observe this rule, [observe] routes = [\"its id\"]",
     );
     let allow = Traits {
         double_encoding: section.flag("allow_double_encoding"),
@@ -107,7 +107,6 @@ fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
         pattern,
         methods,
         access: access?,
-        mode,
         allow,
         body_limit,
         upgrades,

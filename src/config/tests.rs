@@ -223,7 +223,6 @@ methods = ["GET", "DELETE"]
 access = "key-or-pass"
 permissions = ["read", "manage"]
 require = "any"
-mode = "observe"
 body_limit = "1MiB"
 upgrade = ["websocket"]
 preflight = true
@@ -245,6 +244,11 @@ docs = "https://docs.example/refusals"
 content_type = "application/json"
 body = '{"code":"{{code}}"}'
 headers = { x-fault = "1" }
+[observe]
+until = 2027-01-31T00:00:00Z
+enforce = "10%"
+credentials = "strip"
+routes = ["items"]
 [timeouts]
 total = "1h"
 response_idle = "none"

@@ -5,14 +5,16 @@ use std::net::IpAddr;
 use http::Method;
 
 use super::Now;
+use super::client_network::ClientNetwork;
 use super::credential::MissingHalf;
 use super::grant::KeyView;
 use super::key::{Environment, KeyId, KeyStatus};
 use super::limit::Limit;
+use super::observe::{Conduct, CredentialPassage, Observe, ShareCaller};
 use super::owner::OwnerView;
 use super::path::Traits;
 use super::reason::{Detail, Reason, Rejection};
-use super::route::{Access, FoundRoute, Mode, Needs, Route, RouteTable};
+use super::route::{Access, FoundRoute, Needs, Route, RouteTable};
 use super::secret::Digest;
 
 /// The part of the configuration that a decision depends on.
@@ -23,6 +25,8 @@ pub struct Policy {
     pub environment: Option<Environment>,
     /// Refuse keys that name no environment.
     pub require_environment: bool,
+    /// Who is only observed; `None`: nobody.
+    pub observe: Option<Box<Observe>>,
 }
 
 /// The keys in force: a table with its patch.
@@ -60,6 +64,9 @@ pub struct Facts<'r> {
     pub client: IpAddr,
     /// `Access-Control-Request-Method` of an OPTIONS request that has `Origin` as well.
     pub preflight: Option<&'r Method>,
+    /// What is wrong with the request itself. Refused before anything else is decided, unless the
+    /// caller is only observed.
+    pub fault: Option<&'r Rejection>,
 }
 
 /// The one credential of a request.
@@ -92,20 +99,24 @@ pub struct Admitted<'k> {
     digest: Digest,
     route: &'k Route,
     charge: Option<Charge>,
+    conduct: Conduct,
 }
 
 /// Proof that this route lets the request through without a key. Only [`decide`] makes one.
 #[derive(Debug)]
 pub struct Passed<'k> {
     route: &'k Route,
+    conduct: Conduct,
 }
 
-/// Proof that an observe-mode route lets through what would be refused. Only [`decide`] makes one.
+/// Proof that `[observe]` lets through what would be refused. Only [`decide`] makes one.
 #[derive(Debug)]
 pub struct Observed<'k> {
+    /// The rule, or what stands for it where none matches.
     route: &'k Route,
     rejection: Rejection,
-    key: Option<KeyId>,
+    /// Whose key it is: with [`Reason::WrongSecret`] the caller has only named it.
+    key: Option<KeyView<'k>>,
 }
 
 /// A rejection, and what else the log may say.
@@ -143,9 +154,91 @@ pub fn decide<'k, K: KeyLookup>(
     facts: &Facts<'_>,
     now: Now,
 ) -> Verdict<'k> {
+    match policy.observe.as_deref().filter(|observe| observe.is_on(now)) {
+        None => enforce(policy, keys, facts, now),
+        Some(observe) => {
+            let verdict = enforce(policy, keys, facts, now);
+            carry_out(policy, observe, facts, verdict)
+        }
+    }
+}
+
+/// Makes of a verdict what `[observe]` says: as it is for callers whose requests are enforced, and
+/// for others one that lets the request through.
+fn carry_out<'k>(
+    policy: &'k Policy,
+    observe: &'k Observe,
+    facts: &Facts<'_>,
+    verdict: Verdict<'k>,
+) -> Verdict<'k> {
+    let proved = match &verdict {
+        Verdict::Admitted(admitted) => Some(admitted.key.id),
+        Verdict::Rejected(refused) if refused.rejection.reason != Reason::WrongSecret => {
+            refused.key.map(|key| key.id)
+        }
+        Verdict::Rejected(_) | Verdict::Observed(_) | Verdict::Passed(_) => None,
+    };
+    let caller = match proved {
+        Some(id) => ShareCaller::Key(id),
+        None => ShareCaller::Network(ClientNetwork::of(facts.client)),
+    };
+    if observe.share.holds(caller) {
+        return verdict;
+    }
+    match verdict {
+        Verdict::Admitted(admitted) if observe.reaches(Some(admitted.route)) => {
+            Verdict::Admitted(Admitted { conduct: Conduct::Observed, ..admitted })
+        }
+        Verdict::Passed(passed) if observe.reaches(Some(passed.route)) => {
+            Verdict::Passed(Passed { conduct: Conduct::Observed, ..passed })
+        }
+        Verdict::Rejected(Refused { rejection, route, key })
+            if may_pass(observe, facts.fault, &rejection) =>
+        {
+            let route = route.or_else(|| rule_of(policy, facts));
+            match observe.reaches(route) {
+                true => {
+                    let route = route.unwrap_or(observe.unmatched());
+                    Verdict::Observed(Observed { route, rejection, key })
+                }
+                false => Verdict::Rejected(Refused { rejection, route, key }),
+            }
+        }
+        other => other,
+    }
+}
+
+/// A key in a place where it cannot be found with certainty cannot be removed with certainty
+/// either: with `credentials = "strip"` such a request is refused as ever.
+fn may_pass(observe: &Observe, fault: Option<&Rejection>, rejection: &Rejection) -> bool {
+    observe.credentials == CredentialPassage::Forward
+        || [fault, Some(rejection)].into_iter().flatten().all(|r| r.reason != Reason::Malformed)
+}
+
+/// The rule of a request that was refused before its rule counted.
+fn rule_of<'k>(policy: &'k Policy, facts: &Facts<'_>) -> Option<&'k Route> {
+    // A path that was not scanned to its end has no rule.
+    if facts.fault.is_some_and(|fault| fault.reason == Reason::BadPath) {
+        return None;
+    }
+    match policy.routes.find(facts.method, facts.path, facts.traits) {
+        Ok(FoundRoute::Route(route)) => Some(route),
+        Ok(FoundRoute::Nothing | FoundRoute::OtherMethods(_)) | Err(_) => None,
+    }
+}
+
+fn enforce<'k, K: KeyLookup>(
+    policy: &'k Policy,
+    keys: Option<&'k K>,
+    facts: &Facts<'_>,
+    now: Now,
+) -> Verdict<'k> {
     let refused = |reason: Rejection| {
         Verdict::Rejected(Refused { rejection: reason, route: None, key: None })
     };
+    if let Some(fault) = facts.fault {
+        return refused(fault.clone());
+    }
     let Some(keys) = keys.filter(|k| k.refuse_from().is_none_or(|at| now.unix_secs() < at)) else {
         return refused(Reason::NoTable.into());
     };
@@ -164,17 +257,12 @@ pub fn decide<'k, K: KeyLookup>(
         && let Ok(FoundRoute::Route(target)) = policy.routes.find(wanted, facts.path, facts.traits)
         && target.preflight
     {
-        return Verdict::Passed(Passed { route: target });
+        return Verdict::Passed(Passed { route: target, conduct: Conduct::Enforced });
     }
     let mut seen = None;
     match judge(policy, keys, facts, now, &found, &mut seen) {
         Ok(verdict) => verdict,
-        Err(rejection) => match route {
-            Some(route) if route.mode == Mode::Observe => {
-                Verdict::Observed(Observed { route, rejection, key: seen.map(|k| k.id) })
-            }
-            _ => Verdict::Rejected(Refused { rejection, route, key: seen }),
-        },
+        Err(rejection) => Verdict::Rejected(Refused { rejection, route, key: seen }),
     }
 }
 
@@ -192,7 +280,7 @@ fn judge<'k, K: KeyLookup>(
         match (&route.access, facts.presented) {
             (Access::Public, _)
             | (Access::KeyOrPass(_), Presented::Foreign | Presented::Nothing) => {
-                return Ok(Verdict::Passed(Passed { route }));
+                return Ok(Verdict::Passed(Passed { route, conduct: Conduct::Enforced }));
             }
             (Access::Key(_) | Access::KeyOrPass(_), _) => {}
         }
@@ -221,7 +309,8 @@ fn judge<'k, K: KeyLookup>(
         return Err(Rejection { reason: Reason::Permission, detail });
     }
     let charge = key.grant.limits.per_key().map(|limit| Charge { key: key.id, limit });
-    Ok(Verdict::Admitted(Admitted { key, digest, route, charge }))
+    let conduct = Conduct::Enforced;
+    Ok(Verdict::Admitted(Admitted { key, digest, route, charge, conduct }))
 }
 
 fn other_methods(methods: &[&Method]) -> Rejection {
@@ -293,6 +382,20 @@ fn check_key(policy: &Policy, key: &KeyView<'_>, client: IpAddr, now: Now) -> Re
     Ok(())
 }
 
+// === impl Verdict ===
+
+impl Verdict<'_> {
+    /// Of a rejection: that it is enforced.
+    pub fn conduct(&self) -> Conduct {
+        match self {
+            Self::Admitted(admitted) => admitted.conduct,
+            Self::Observed(_) => Conduct::Observed,
+            Self::Passed(passed) => passed.conduct,
+            Self::Rejected(_) => Conduct::Enforced,
+        }
+    }
+}
+
 // === impl Admitted ===
 
 impl<'k> Admitted<'k> {
@@ -341,6 +444,7 @@ impl<'k> Passed<'k> {
 // === impl Observed ===
 
 impl<'k> Observed<'k> {
+    /// The rule, or what stands for it where none matches: [`Observe::unmatched`].
     pub fn route(&self) -> &'k Route {
         self.route
     }
@@ -349,9 +453,10 @@ impl<'k> Observed<'k> {
         &self.rejection
     }
 
-    /// The key, when it was identified.
-    pub fn key(&self) -> Option<KeyId> {
-        self.key
+    /// The key, when it was identified. With [`Reason::WrongSecret`] the caller has named it without
+    /// proving possession.
+    pub fn key(&self) -> Option<&KeyView<'k>> {
+        self.key.as_ref()
     }
 }
 

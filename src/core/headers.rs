@@ -97,6 +97,14 @@ impl FieldTable {
         table
     }
 
+    /// The name of ours that `name` is a spelling of, folded.
+    pub fn known(&self, name: &[u8]) -> Option<&str> {
+        let bucket = self.by_length.get(name.len())?;
+        let same = |known: &[u8]| known.iter().zip(name).all(|(k, n)| *k == fold(*n));
+        let (known, _) = bucket.iter().find(|(known, _)| same(known))?;
+        std::str::from_utf8(known).ok()
+    }
+
     /// What the field `name` is. Names are compared lower-cased with every non-alphanumeric as `-`
     /// (oauth2-proxy CVE-2025-64484: `X_Forwarded_User` passed where `X-Forwarded-User` did not).
     pub fn classify(&self, name: &[u8]) -> FieldClass {

@@ -22,7 +22,6 @@ pub struct Route {
     /// Empty: every method.
     pub methods: Vec<Method>,
     pub access: Access,
-    pub mode: Mode,
     /// What its paths may contain beyond the strict default.
     pub allow: Traits,
     /// Most bytes of a request body; `None`: no bound.
@@ -57,15 +56,6 @@ pub enum Require {
     #[default]
     All,
     Any,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    #[default]
-    Enforce,
-    /// Decide and record, but forward as anonymous what would be refused. The credential is removed
-    /// and limits are charged all the same: docs/config.md says whom that breaks.
-    Observe,
 }
 
 /// `/a/{b}/c`, or `/a/*` for `/a` and all below it. Literals are compared case-sensitively, by every
@@ -275,6 +265,14 @@ impl fmt::Debug for Pattern {
 // === impl Route ===
 
 impl Route {
+    /// Position of what stands for the rule of a request that matches none.
+    pub const UNMATCHED: usize = usize::MAX;
+
+    /// Whether it is a rule of the configuration.
+    pub fn is_rule(&self) -> bool {
+        self.index != Self::UNMATCHED
+    }
+
     /// A rule on GET answers HEAD as well, unless another rule names HEAD (RFC 9110 §9.3.2).
     fn serves(&self, method: &Method) -> bool {
         self.methods.is_empty() || self.methods.contains(method)

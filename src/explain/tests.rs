@@ -32,8 +32,9 @@ access = "key-or-pass"
 [[routes]]
 id = "watch"
 path = "/watch"
-mode = "observe"
 permissions = ["send"]
+[observe]
+routes = ["watch"]
 "#
 );
 

@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::book::UseBook;
-use super::traces::ClientNetwork;
-use crate::core::{Admitted, KeyView, Now, Reason};
+use crate::core::{Admitted, ClientNetwork, KeyView, Now, Reason};
 
 /// Pairs of key and network that a worker remembers to have noted.
 const SEEN: usize = 4096;

@@ -1,15 +1,14 @@
 //! What cells do not hold: per key, why requests were refused and which networks it was used from.
 //! A bounded map; the longest untouched leave it. Imports core only.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use smallvec::SmallVec;
 
-use crate::core::{KeyId, KeyUse, Now, Reason};
+use crate::core::{ClientNetwork, KeyId, KeyUse, Now, Reason};
 
 /// Most keys of which this is known.
 pub(super) const MOST_KEYS: usize = 65_536;
@@ -40,10 +39,6 @@ pub(super) struct KeyTrace {
     /// The latest last; 0: none.
     networks: [u64; NETWORKS],
 }
-
-/// A /24 or /48, as one number that is never 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ClientNetwork(u64);
 
 // === impl KeyTraces ===
 
@@ -146,51 +141,18 @@ impl KeyTraces {
 impl KeyTrace {
     fn came_from(&mut self, network: ClientNetwork) {
         // It becomes the last; what it stood at, or the oldest, gives way.
-        let at = self.networks.iter().position(|known| *known == network.0).unwrap_or(0);
+        let at = self.networks.iter().position(|known| *known == network.as_number()).unwrap_or(0);
         if let Some(behind) = self.networks.get_mut(at..) {
             behind.rotate_left(1);
         }
         if let Some(last) = self.networks.last_mut() {
-            *last = network.0;
+            *last = network.as_number();
         }
     }
 
     pub(super) fn networks(&self) -> Vec<IpNet> {
         let known = self.networks.iter().filter(|network| **network != 0);
-        known.filter_map(|network| ClientNetwork(*network).network()).collect()
-    }
-}
-
-// === impl ClientNetwork ===
-
-impl ClientNetwork {
-    const IPV4: u64 = 4 << 60;
-    const IPV6: u64 = 6 << 60;
-
-    /// `client` is canonical.
-    pub(super) fn of(client: IpAddr) -> Self {
-        Self(match client {
-            IpAddr::V4(ip) => Self::IPV4 | u64::from(ip.to_bits() >> 8),
-            IpAddr::V6(ip) => Self::IPV6 | (ip.to_bits() >> 80) as u64,
-        })
-    }
-
-    pub(super) fn as_number(self) -> u64 {
-        self.0
-    }
-
-    fn network(self) -> Option<IpNet> {
-        let bits = self.0 & ((1 << 60) - 1);
-        match self.0 & !((1 << 60) - 1) {
-            Self::IPV4 => {
-                let ip = Ipv4Addr::from_bits((bits as u32) << 8);
-                Ipv4Net::new(ip, 24).ok().map(IpNet::V4)
-            }
-            _ => {
-                let ip = Ipv6Addr::from_bits(u128::from(bits) << 80);
-                Ipv6Net::new(ip, 48).ok().map(IpNet::V6)
-            }
-        }
+        known.filter_map(|network| ClientNetwork::from_number(*network).network()).collect()
     }
 }
 

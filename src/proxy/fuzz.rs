@@ -59,6 +59,7 @@ impl Service {
             clock: clock.clone(),
             store: Arc::new(store),
             dropped_names: Default::default(),
+            observed: Default::default(),
             limits: Arc::default(),
             upstream,
             upstream_tls: None,
@@ -123,6 +124,11 @@ impl Service {
     pub fn swap(&self, next: impl FnOnce(&Snapshot) -> Snapshot) {
         let store = &self.worker.shared.store;
         store.swap(next(&store.load()));
+    }
+
+    /// Moves the clock.
+    pub fn advance(&self, by: std::time::Duration) {
+        self.worker.clock.advance(by);
     }
 
     /// Ends what still runs: its client is gone.

@@ -15,6 +15,7 @@ use super::outbound::{Forward, UpstreamRequest};
 use super::request::facts;
 use super::request::rewrite::{RewriteContext, rewrite};
 use crate::config::{Caps, Config, Sampled, Settings, ThisHost};
+use crate::core::observe::CredentialPassage;
 use crate::core::{
     Digest, Environment, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, LimitSet,
     NetworkSet, Now, OwnerView, PairLookup, Permission, PermissionSet, Presented, Reason,
@@ -184,6 +185,7 @@ fn sent_as(
         preserve_case: case == NameCase::AsWritten,
         upgrade: None,
         subject: None,
+        credentials: CredentialPassage::Strip,
     };
     rewrite(forward, head, RequestBody::Empty, changes, carried, context)
         .map_err(|_| Reason::BadTarget)
@@ -513,6 +515,7 @@ proptest! {
             presented,
             client: "192.0.2.7".parse().unwrap(),
             preflight: None,
+            fault: None,
         };
         let now = Now { unix_ms: u64::from(unix) * 1000, mono_ns: 0 };
         if let Verdict::Rejected(refused) = decide(&settings.policy, Some(&keys), &facts, now) {

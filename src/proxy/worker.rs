@@ -19,6 +19,7 @@ use crate::config::{
     Caps, Drain, Http2Config, Timeouts, UpstreamAddress, UpstreamConfig, UpstreamProtocol,
 };
 use crate::meter::UseProbe;
+use crate::observe::ObserveBook;
 use crate::proxy::http1::location::OwnAddress;
 use crate::proxy::ids::Ids;
 use crate::proxy::load::Load;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub phase: watch::Receiver<Phase>,
     pub load: Arc<Load>,
     pub dropped_names: DroppedNames,
+    /// Who would be refused.
+    pub observed: Arc<ObserveBook>,
     pub memory: Arc<Account>,
     /// How to hand a new connection to another worker.
     pub handoff: Vec<mpsc::UnboundedSender<Accepted>>,

@@ -15,6 +15,7 @@ use super::status::{
 use crate::clock::Clock;
 use crate::config::{AfterExpiry, TableConfig, UsageConfig};
 use crate::core::Now;
+use crate::core::observe::Conduct;
 use crate::table::{
     AcceptOutcome, AcceptRules, Acceptance, Bounds, Buffer, KeySet, Manifest, Patch, PublicKey,
     Refusal, Table, Trust, TrustError, clock_behind_ms,
@@ -99,6 +100,8 @@ pub(super) struct KeysInForce {
     restricted: Option<Refusal>,
     /// Written down, and not yet forced to the disk.
     unforced: Option<Placed>,
+    /// Whether requests are let through whatever is in force.
+    conduct: Conduct,
 }
 
 // === impl LoadFailure ===
@@ -236,6 +239,7 @@ impl KeysInForce {
             patch_gone: false,
             restricted: None,
             unforced: None,
+            conduct: Conduct::Enforced,
         };
         keeper.publish();
         keeper
@@ -479,7 +483,8 @@ impl KeysInForce {
     }
 
     /// Once a second, and at the end: ages, expiry, and what could not be written before.
-    pub(super) fn tick(&mut self) {
+    pub(super) fn tick(&mut self, conduct: Conduct) {
+        self.conduct = conduct;
         if !self.state.is_settled()
             && let Some(placed) = self.write_down()
         {

@@ -21,6 +21,7 @@ use self::look::{LookAttempt, TableLoad};
 use super::census::Census;
 use super::fetch::{Copies, FetchCommand, Fetched};
 use super::keeper::{KeysInForce, VerifyTerms};
+use super::observing::ObserveEnd;
 use super::source::PathSource;
 use super::status::{ConfigStatus, SourceStatus, Time};
 use super::watch::{Stir, Watch};
@@ -129,6 +130,7 @@ pub(super) struct ReloadLoop {
     /// them.
     retired: Vec<Arc<KeySet>>,
     uses: Option<Arc<UseBook>>,
+    observing: ObserveEnd,
     census: Option<Arc<AtomicBool>>,
     /// Who waits for the end of a forced look.
     told: Vec<oneshot::Sender<()>>,
@@ -242,6 +244,7 @@ impl ReloadLoop {
             timers: Timers::default(),
             retired: Vec::new(),
             uses,
+            observing: ObserveEnd::default(),
             census: None,
             told: Vec::new(),
             copies: parts.copies,
@@ -270,7 +273,7 @@ impl ReloadLoop {
                 }
                 Ok(ReloadEvent::Loaded(load)) => self.loaded(*load),
                 Ok(ReloadEvent::Stop) | Err(RecvTimeoutError::Disconnected) => {
-                    self.keeper.tick();
+                    self.tick();
                     self.force_the_last(inbox);
                     return;
                 }
@@ -338,7 +341,7 @@ impl ReloadLoop {
         }
         if self.timers.tick <= now {
             self.timers.tick = now + nanos(TICK);
-            self.keeper.tick();
+            self.tick();
             self.force();
         }
         if self.timers.census <= now {
@@ -432,6 +435,12 @@ impl ReloadLoop {
         self.reconfigure();
         self.look(LookAttempt::Final);
         self.look_at_mounts();
+    }
+
+    /// Once a second, and at the end.
+    fn tick(&mut self) {
+        let conduct = self.observing.tick(&self.store, self.clock.now(), &self.metrics);
+        self.keeper.tick(conduct);
     }
 
     /// The next look takes nothing for granted.

@@ -17,6 +17,7 @@ use super::labels::{
 use super::metrics::buckets;
 use super::{LISTENER_SLOTS, OTHER_ROUTE, ROUTE_SLOTS};
 use crate::core::Reason;
+use crate::core::observe::UpstreamClass;
 
 /// All that one worker records.
 ///
@@ -64,12 +65,24 @@ pub(super) struct RouteCells {
     pub(super) admitted: MetricCell,
     pub(super) passed: MetricCell,
     pub(super) observed: OnceLock<Box<ByReason>>,
+    /// Of requests that are only observed.
+    pub(super) compared: OnceLock<Box<ComparedVerdicts>>,
     pub(super) rejected: OnceLock<Box<ByReason>>,
     pub(super) requests: [OnceLock<Box<ByCode>>; MethodLabel::ALL.len()],
 }
 
 #[derive(Debug)]
 pub(super) struct ByReason(pub(super) [MetricCell; Reason::ALL.len()]);
+
+/// Verdicts that were not enforced, beside the service's answers.
+#[derive(Debug)]
+pub(super) struct ComparedVerdicts {
+    pub(super) admitted: ByUpstream,
+    pub(super) denied: [OnceLock<Box<ByUpstream>>; Reason::ALL.len()],
+}
+
+#[derive(Debug, Default)]
+pub(super) struct ByUpstream(pub(super) [MetricCell; UpstreamClass::ALL.len()]);
 
 #[derive(Debug)]
 pub(super) struct ByCode(pub(super) [MetricCell; CODES.len()]);
@@ -84,7 +97,7 @@ impl WorkerCells {
         }
     }
 
-    /// A verdict was reached. An observed one counts as a shadow denial as well.
+    /// A verdict was reached.
     pub fn decision(&self, route: u32, outcome: DecisionOutcome) {
         let Some(cells) = self.route(route) else { return };
         match outcome {
@@ -97,6 +110,21 @@ impl WorkerCells {
                 add_at(&cells.rejected.get_or_init(Box::default).0, reason as usize);
             }
         }
+    }
+
+    /// A request that is only observed met the service's answer. `denied`: what keygate would have
+    /// refused it for.
+    pub fn compared(&self, route: u32, denied: Option<Reason>, upstream: UpstreamClass) {
+        let Some(cells) = self.route(route) else { return };
+        let compared = cells.compared.get_or_init(Box::default);
+        let by_upstream = match denied {
+            None => &compared.admitted,
+            Some(reason) => match compared.denied.get(reason as usize) {
+                Some(by_upstream) => by_upstream.get_or_init(Box::default),
+                None => return,
+            },
+        };
+        add_at(&by_upstream.0, upstream as usize);
     }
 
     /// A canary was presented.
@@ -289,6 +317,12 @@ impl Default for WorkerCells {
 impl Default for ByReason {
     fn default() -> Self {
         Self(std::array::from_fn(|_| MetricCell::default()))
+    }
+}
+
+impl Default for ComparedVerdicts {
+    fn default() -> Self {
+        Self { admitted: ByUpstream::default(), denied: std::array::from_fn(|_| OnceLock::new()) }
     }
 }
 

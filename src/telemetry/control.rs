@@ -11,6 +11,8 @@ use super::metrics::{self as families, ALL, Family, FamilyKind, buckets};
 /// What reloads, certificates, logs and readiness record.
 pub struct Control {
     pub config_reload_successful: Gauge,
+    pub observe_enforced_share: Gauge,
+    pub observe_until: Gauge,
     pub patch_age: Gauge,
     pub patch_serial: Gauge,
     pub process_start_time: Gauge,
@@ -69,6 +71,8 @@ impl Control {
         let gauge = |family: Family| recorder.register_gauge(&key(&family, vec![]), &METADATA);
         let control = Self {
             config_reload_successful: gauge(families::CONFIG_RELOAD_SUCCESSFUL),
+            observe_enforced_share: gauge(families::OBSERVE_ENFORCED_SHARE),
+            observe_until: gauge(families::OBSERVE_UNTIL),
             patch_age: gauge(families::PATCH_AGE),
             patch_serial: gauge(families::PATCH_SERIAL),
             process_start_time: gauge(families::PROCESS_START_TIME),
@@ -103,6 +107,7 @@ impl Control {
             }
         }
         self.config_reload_successful.set(1.0);
+        self.observe_enforced_share.set(1.0);
         self.upstream_exposed.set(-1.0);
         self.upstream_healthy.set(1.0);
         self.gauge(&families::BUILD_INFO, vec![label("version", env!("CARGO_PKG_VERSION"))]).set(1);
@@ -235,6 +240,8 @@ const CONTROL: &[Family] = &[
     families::KEYS,
     families::KEYS_EXPIRING,
     families::LOG_LINES_DROPPED,
+    families::OBSERVE_ENFORCED_SHARE,
+    families::OBSERVE_UNTIL,
     families::PATCH_AGE,
     families::PATCH_SERIAL,
     families::PROCESS_START_TIME,

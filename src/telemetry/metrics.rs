@@ -74,6 +74,8 @@ families! {
         "What client connections hold of the memory, by estimate.";
     MEMORY_TURNED_AWAY Counter "keygate_memory_turned_away_total" ["reason"]
         "Client connections and HTTP/2 streams that the memory budget had no room for.";
+    OBSERVED Counter "keygate_observe_total" ["reason", "route", "upstream", "verdict"]
+        "Requests that are only observed: what keygate would do, and what the service did.";
     PANICS Counter "keygate_panics_total" []
         "Requests that ended because of a fault in keygate itself.";
     RATELIMIT_DECISIONS Counter "keygate_ratelimit_decisions_total" ["decision", "policy"]
@@ -86,8 +88,6 @@ families! {
         "Requests that are being answered now.";
     REQUEST_DURATION Histogram "keygate_request_duration_seconds" []
         "Time from a request's head to the last byte of its answer.";
-    SHADOW_DENIALS Counter "keygate_shadow_denials_total" ["reason", "route"]
-        "Requests of observe-mode routes that enforcement would have refused.";
     STREAMS_ENDED Counter "keygate_streams_ended_total" ["reason"]
         "Responses and upgraded connections ended because their key no longer opens them.";
     STREAMS_OPEN Gauge "keygate_streams_open" []
@@ -136,6 +136,10 @@ families! {
         "Active keys that run out within the window.";
     LOG_LINES_DROPPED Counter "keygate_log_lines_dropped_total" ["log"]
         "Log lines lost because they could not be written fast enough or at all.";
+    OBSERVE_ENFORCED_SHARE Gauge "keygate_observe_enforced_share" []
+        "Share of callers whose requests are enforced, 0 to 1; 1 where nothing is observed.";
+    OBSERVE_UNTIL Gauge "keygate_observe_until_timestamp_seconds" []
+        "When observing ends by itself, in Unix time; 0 if never, or if nothing is observed.";
     PATCH_AGE Gauge "keygate_patch_age_seconds" []
         "Time since the patch in force was issued; 0 without one.";
     PATCH_SERIAL Gauge "keygate_patch_serial" []

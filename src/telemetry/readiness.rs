@@ -88,6 +88,11 @@ impl ReadinessPart {
         tracing::info!(part = self.name, still_pending = left, "ready");
     }
 
+    /// Whether everything was ready once.
+    pub fn has_started(&self) -> bool {
+        self.all.is_started()
+    }
+
     /// Not ready, from now until [`Self::ready`]. `why` is for people.
     pub fn blocked(&self, why: &str) {
         let mut state = self.all.state();

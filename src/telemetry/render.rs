@@ -10,6 +10,7 @@ use super::cells::{ByReason, Histogram, MetricCell, RouteCells, WorkerCells};
 use super::labels::{CODES, LingerEnd, MEMORY_REASONS, MethodLabel, RateDecision, TurnedAway};
 use super::metrics::{self, Family};
 use crate::core::Reason;
+use crate::core::observe::UpstreamClass;
 
 /// Reasons that [`WorkerCells::upstream_error`] is called with, shown from the start.
 const UPSTREAM_REASONS: [Reason; 6] = [
@@ -130,16 +131,7 @@ impl MetricsPage<'_> {
                 }
             }
         }
-        self.family(&metrics::SHADOW_DENIALS);
-        for (slot, route) in routes.iter().enumerate() {
-            for reason in Reason::ALL {
-                let sum = self.reason_sum(slot, *reason, |r| r.observed.get());
-                if sum > 0 {
-                    let labels = [("reason", reason.as_str()), ("route", &**route)];
-                    self.sample(&metrics::SHADOW_DENIALS, "", &labels, sum);
-                }
-            }
-        }
+        self.compared(routes);
         self.histogram(&metrics::REQUEST_DURATION, |w| &w.request_duration);
         self.histogram(&metrics::AUTH_DURATION, |w| &w.auth_duration);
         self.plain(&metrics::REQUESTS_ABORTED, |w| &w.aborted);
@@ -154,6 +146,35 @@ impl MetricsPage<'_> {
         }
         self.plain(&metrics::STREAMS_OPEN, |w| &w.streams_open);
         self.by_reason(&metrics::STREAMS_ENDED, &STREAM_REASONS, |w| &w.streams_ended);
+    }
+
+    /// Verdicts on requests that are only observed.
+    fn compared(&mut self, routes: &[Box<str>]) {
+        self.family(&metrics::OBSERVED);
+        for (slot, route) in routes.iter().enumerate() {
+            let denied = Reason::ALL.iter().map(|reason| Some(*reason));
+            for reason in std::iter::once(None).chain(denied) {
+                for class in UpstreamClass::ALL {
+                    let sum = self.route_sum(slot, |r| {
+                        let compared = r.compared.get()?;
+                        let by_upstream = match reason {
+                            None => &compared.admitted,
+                            Some(reason) => compared.denied.get(reason as usize)?.get()?,
+                        };
+                        by_upstream.0.get(class as usize).map(MetricCell::read)
+                    });
+                    if sum > 0 {
+                        let labels = [
+                            ("reason", reason.map_or("", Reason::as_str)),
+                            ("route", &**route),
+                            ("upstream", class.as_str()),
+                            ("verdict", if reason.is_none() { "admit" } else { "deny" }),
+                        ];
+                        self.sample(&metrics::OBSERVED, "", &labels, sum);
+                    }
+                }
+            }
+        }
     }
 
     fn connections(&mut self, listeners: &[Box<str>]) {

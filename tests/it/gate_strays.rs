@@ -36,9 +36,12 @@ permissions = ["read"]
 path = "/public/*"
 access = "public"
 [[routes]]
+id = "watched"
 path = "/watched/*"
 permissions = ["manage"]
-mode = "observe"
+[observe]
+routes = ["watched"]
+credentials = "strip"
 "#;
 
 const PATHS: [&str; 4] = ["/key/a", "/either/a", "/public/a", "/watched/a"];

@@ -118,10 +118,14 @@ fn check_without_and_with_warnings() {
     let said = keygate(dir.path(), &["check", "--config-only", "--strict"], "");
     assert_eq!((said.code, said.err.as_str()), (0, ""));
     assert!(said.out.ends_with("ok\n"), "{}", said.out);
-    let dir = folder("mode = \"observe\"\n");
+    let dir = folder("[observe]\n");
     let said = keygate(dir.path(), &["check", "--config-only"], "");
     assert_eq!(said.code, 0);
-    assert!(said.out.contains("warning: route `/*`: only observes"), "{}", said.out);
+    assert!(
+        said.out.contains("warning: observe: requests are let through, admitted or not"),
+        "{}",
+        said.out
+    );
     assert_eq!(keygate(dir.path(), &["check", "--config-only", "--strict"], "").code, 65);
 }
 

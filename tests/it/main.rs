@@ -33,6 +33,7 @@ mod gate_limits;
 mod gate_lingering;
 mod gate_location;
 mod gate_memory;
+mod gate_observe;
 mod gate_paths;
 mod gate_readings;
 mod gate_refusals;

@@ -11,7 +11,6 @@ fn route(id: &str, methods: &[&str], pattern: &str) -> Route {
         pattern: Pattern::parse(pattern).unwrap(),
         methods: methods.iter().map(|m| m.parse().unwrap()).collect(),
         access: Access::Public,
-        mode: Mode::Enforce,
         allow: Traits::default(),
         body_limit: None,
         upgrades: Vec::new(),

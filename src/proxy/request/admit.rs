@@ -10,15 +10,17 @@ use hyper::upgrade::OnUpgrade;
 use super::answer_plan::AnswerPlan;
 use super::client::Client;
 use super::credentials::Carried;
-use super::facts::{self, HeadChanges, RequestReading};
+use super::facts::{self, HeadChanges, KeptWith, RequestReading};
 use super::record::RequestRecord;
 use super::reply::{self, RefusalContext, Reply};
 use super::rewrite::{self, RewriteContext, answer};
-use super::upgrade_request::{self, UpgradeRequest};
+use super::upgrade_request::{self, UpgradeAsked, UpgradeRequest};
 use super::{cors, grpc};
 use crate::config::{Settings, TraceStart};
 use crate::core::decision::Refused;
+use crate::core::observe::{Conduct, CredentialPassage, ObserveReach};
 use crate::core::{Reason, Rejection, Route, Verdict, decide};
+use crate::observe::HeadNotice;
 use crate::proxy::body::{ClientBody, RequestBody, Upload, UploadProgress};
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::head::{RequestHead, is_extended_connect};
@@ -69,6 +71,8 @@ struct Admission<'s> {
 struct Passage<'s> {
     forward: Forward<'s>,
     route: &'s Route,
+    conduct: Conduct,
+    credentials: CredentialPassage,
 }
 
 /// Decides whether the request may be sent, and prepares what is sent. Not a future: most of what
@@ -101,26 +105,44 @@ pub(crate) fn admit(
         cors: rule.map(|cors| cors::of_refusal(&cors, &head, settings)).unwrap_or_default(),
     };
     let reading = admission.read(&head, record)?;
-    if let Some(rule) = &rule
-        && let Some(method) = facts::preflight(&head)
-        && let Some(fields) = cors::of_preflight(rule, &head, &method)
-    {
-        record.status = StatusCode::NO_CONTENT.as_u16();
-        record.decided(DecisionOutcome::Passed);
-        return Err(reply::no_content(fields, settings, writer, &record.request_id));
+    let preflight = rule
+        .as_ref()
+        .filter(|_| reading.fault.is_none())
+        .and_then(|rule| cors::of_preflight(rule, &head, &facts::preflight(&head)?));
+    if let Some(fields) = preflight {
+        if !admission.observes(&reading, record) {
+            record.status = StatusCode::NO_CONTENT.as_u16();
+            record.decided(DecisionOutcome::Passed);
+            return Err(reply::no_content(fields, settings, writer, &record.request_id));
+        }
+        record.answers_preflight();
     }
     let passage = admission.judge(&reading, record)?;
-    let charged = admission.charge(&passage, record)?;
-    admission.check_body(&passage, &body, record)?;
+    let is_observed = passage.conduct == Conduct::Observed;
+    let mut charged = None;
+    if is_observed {
+        admission.observe(&passage, &reading, &body, record);
+    } else {
+        charged = admission.charge(&passage, record)?;
+        admission.check_body(&passage, &body, record)?;
+    }
     let ticket = match &passage.forward {
-        Forward::Admitted(admitted) => Some(admitted.ticket(reading.client())),
-        Forward::Observed(_) | Forward::Passed(_) => None,
+        // The service alone says when a stream ends that is only observed.
+        Forward::Admitted(admitted) if !is_observed => Some(admitted.ticket(reading.client())),
+        Forward::Admitted(_) | Forward::Observed(_) | Forward::Passed(_) => None,
     };
-    let carried = reading.carriers.carried();
+    let mut carried = reading.carriers.carried();
     let mut changes = reading.into_changes();
+    if passage.credentials == CredentialPassage::Forward {
+        carried = Carried::default();
+        changes.keep(KeptWith::Credentials);
+    }
+    if is_observed && admission.is_whole_gate() {
+        changes.keep(KeptWith::Observed);
+    }
     let upgrade = admission.upgrade(&passage, &head, &mut changes, carried, record)?;
     let trace = admission.start_trace(record);
-    let Passage { forward, route } = passage;
+    let Passage { forward, route, credentials, .. } = passage;
     let plan = AnswerPlan {
         method: head.method.clone(),
         grpc: admission.grpc,
@@ -130,10 +152,10 @@ pub(crate) fn admit(
             .map(Box::from),
         charged,
         sunset: match &forward {
-            Forward::Admitted(admitted) => admitted.key().grant.sunset,
-            Forward::Observed(_) | Forward::Passed(_) => None,
+            Forward::Admitted(admitted) if !is_observed => admitted.key().grant.sunset,
+            Forward::Admitted(_) | Forward::Observed(_) | Forward::Passed(_) => None,
         },
-        private: carried.in_query && matches!(forward, Forward::Admitted(_)),
+        private: carried.in_query && !is_observed && matches!(forward, Forward::Admitted(_)),
         upgrade: upgrade.clone(),
         close: worker.closing.get() && head.version != Version::HTTP_2,
         trailers: match changes.te_trailers || client.http2 {
@@ -144,7 +166,8 @@ pub(crate) fn admit(
         request_id_name: settings.identity.request_id.clone(),
         cors: admission.cors,
     };
-    let (body, upload) = upstream_body(body, route, client, record);
+    let body_limit = route.body_limit.filter(|_| !is_observed);
+    let (body, upload) = upstream_body(body, body_limit, client, record);
     let stream = worker.streams.register(ticket, settings, route.index);
     if !client.http2 {
         client.running.set(worker.streams.take_latest());
@@ -162,6 +185,7 @@ pub(crate) fn admit(
         preserve_case: worker.shared.upstream.preserve_case,
         upgrade,
         subject: client.subject.as_ref(),
+        credentials,
     };
     match rewrite::rewrite(forward, head, body, changes, carried, context) {
         Ok(request) => Ok(AdmittedRequest { request, plan, stream, upload, connect, writer }),
@@ -177,13 +201,13 @@ pub(crate) fn admit(
 /// The body as the upstream gets it, and its progress if the client still sends it.
 fn upstream_body(
     body: ClientBody,
-    route: &Route,
+    limit: Option<u64>,
     client: &Client,
     record: &mut RequestRecord,
 ) -> (RequestBody, Option<Rc<UploadProgress>>) {
     match body {
         ClientBody::Coming(incoming) if !incoming.is_end_stream() => {
-            let upload = Upload::new(incoming, route.body_limit, Rc::clone(&client.moments));
+            let upload = Upload::new(incoming, limit, Rc::clone(&client.moments));
             let progress = upload.progress();
             record.upload = Some(Rc::clone(&progress));
             (RequestBody::Stream(upload), Some(progress))
@@ -246,11 +270,12 @@ impl<'s> Admission<'s> {
             Ok(reading) => reading,
             Err(rejection) => {
                 record.decided(DecisionOutcome::Rejected(rejection.reason));
+                record.refused_while_observing(rejection.reason);
                 return Err(self.refuse(&rejection, None, record));
             }
         };
         record.set_client(reading.client());
-        if reading.changes.dropped > 0 {
+        if reading.changes.dropped > 0 && reading.fault.is_none() {
             self.worker.cells.fields_dropped(u64::from(reading.changes.dropped));
             for (name, _) in head.fields.iter().filter(|(name, _)| name.contains(&b'_')) {
                 shared.dropped_names.note(name);
@@ -274,7 +299,9 @@ impl<'s> Admission<'s> {
             record.serials = (Some(keys.serial()), keys.patch_serial());
         }
         let slot_of = |index: usize| route_slots.get(index).copied().unwrap_or_default();
-        let passage = match decide(&settings.policy, keys, &reading.facts(), record.started()) {
+        let verdict = decide(&settings.policy, keys, &reading.facts(), record.started());
+        let conduct = verdict.conduct();
+        let (forward, route) = match verdict {
             Verdict::Rejected(Refused { rejection, route, key }) => {
                 if let Some(route) = route {
                     record.set_route(&route.id, slot_of(route.index));
@@ -286,21 +313,103 @@ impl<'s> Admission<'s> {
                 }
                 record.org = key.map(|k| k.org.into());
                 record.decided(DecisionOutcome::Rejected(rejection.reason));
+                // A key that cannot be removed with certainty may not be sent on, whoever calls.
+                let observe = settings.policy.observe.as_deref();
+                if rejection.reason == Reason::Malformed
+                    && observe.is_some_and(|o| o.credentials == CredentialPassage::Strip)
+                {
+                    record.refused_while_observing(rejection.reason);
+                }
                 let profile = route.and_then(|r| r.profile.as_deref());
                 return Err(self.refuse(&rejection, profile, record));
             }
             Verdict::Admitted(admitted) => {
-                Passage { route: admitted.route(), forward: Forward::Admitted(admitted) }
+                let route = admitted.route();
+                (Forward::Admitted(admitted), route)
             }
             Verdict::Observed(observed) => {
-                Passage { route: observed.route(), forward: Forward::Observed(observed) }
+                let route = observed.route();
+                (Forward::Observed(observed), route)
             }
             Verdict::Passed(passed) => {
-                Passage { route: passed.route(), forward: Forward::Passed(passed) }
+                let route = passed.route();
+                (Forward::Passed(passed), route)
             }
         };
-        record.set_route(&passage.route.id, slot_of(passage.route.index));
-        Ok(passage)
+        if route.is_rule() {
+            record.set_route(&route.id, slot_of(route.index));
+        }
+        let credentials = match settings.policy.observe.as_deref() {
+            Some(observe) if observe.forwards_credentials(route) => CredentialPassage::Forward,
+            Some(_) | None => CredentialPassage::Strip,
+        };
+        Ok(Passage { forward, route, conduct, credentials })
+    }
+
+    /// Whether the caller of this request is only observed.
+    fn observes(&self, reading: &RequestReading<'_>, record: &RequestRecord) -> bool {
+        let Snapshot { settings, keys, .. } = self.snapshot;
+        settings.policy.observe.is_some() && {
+            let now = record.started();
+            let verdict = decide(&settings.policy, keys.as_deref(), &reading.facts(), now);
+            verdict.conduct() == Conduct::Observed
+        }
+    }
+
+    /// Whether no rule is enforced beside those that are observed: then nothing that names another
+    /// target than the one that was judged can lead around a rule.
+    fn is_whole_gate(&self) -> bool {
+        let observe = self.snapshot.settings.policy.observe.as_deref();
+        observe.is_some_and(|observe| observe.reach == ObserveReach::WholeGate)
+    }
+
+    /// Records what would have been refused, and refuses nothing. The limit is charged, so that it
+    /// shows who would meet it.
+    fn observe(
+        &self,
+        passage: &Passage<'_>,
+        reading: &RequestReading<'_>,
+        body: &ClientBody,
+        record: &mut RequestRecord,
+    ) {
+        let route = passage.route;
+        let mut denied = None;
+        let mut key = None;
+        match &passage.forward {
+            Forward::Admitted(admitted) => {
+                self.reaches(ConnectionReach::Admitted);
+                key = Some(*admitted.key());
+                if let Some(charge) = admitted.charge() {
+                    let charged = self.worker.shared.limits.charge(charge, record.started());
+                    self.worker.cells.ratelimit(match charged {
+                        Ok(_) => RateDecision::Allowed,
+                        Err(_) => RateDecision::Limited,
+                    });
+                    denied = charged.err().map(|rejection| rejection.reason);
+                }
+                self.worker.uses.admitted(admitted, record.client(), record.started());
+            }
+            Forward::Observed(observed) => {
+                self.reaches(ConnectionReach::Passed);
+                key = observed.key().copied();
+                denied = Some(observed.rejection().reason);
+            }
+            Forward::Passed(_) => self.reaches(ConnectionReach::Passed),
+        }
+        let is_too_large = route.body_limit.is_some_and(|limit| body.least() > limit);
+        let denied = denied.or(is_too_large.then_some(Reason::BodyTooLarge));
+        record.key = key.map(|key| key.id);
+        record.org = key.map(|key| key.org.into());
+        let told = reading.changes.told.clone().unwrap_or_default();
+        let is_admitted = matches!(passage.forward, Forward::Admitted(_));
+        let denied = record.observed(denied, told, route.body_limit);
+        record.decided(match denied {
+            Some(reason) => DecisionOutcome::Observed(reason),
+            None if is_admitted => DecisionOutcome::Admitted,
+            None => DecisionOutcome::Passed,
+        });
+        let took_ns = record.now_ns().saturating_sub(record.started().mono_ns);
+        self.worker.cells.auth_duration(took_ns);
     }
 
     /// Charges the key's limit, if it has one, and records the outcome of the decision.
@@ -335,12 +444,8 @@ impl<'s> Admission<'s> {
                 self.worker.uses.admitted(admitted, record.client(), record.started());
                 record.decided(DecisionOutcome::Admitted);
             }
-            Forward::Observed(observed) => {
-                self.reaches(ConnectionReach::Passed);
-                record.key = observed.key();
-                record.decided(DecisionOutcome::Observed(observed.rejection().reason));
-            }
-            Forward::Passed(_) => {
+            // `decide` observes nobody whose requests are enforced.
+            Forward::Observed(_) | Forward::Passed(_) => {
                 self.reaches(ConnectionReach::Passed);
                 record.decided(DecisionOutcome::Passed);
             }
@@ -384,10 +489,22 @@ impl<'s> Admission<'s> {
         record: &mut RequestRecord,
     ) -> Result<Option<UpgradeRequest>, Reply> {
         let (settings, route) = (&self.snapshot.settings, passage.route);
-        let upgrade = upgrade_request::read(head, changes, route, settings, carried)
+        let asked = UpgradeAsked {
+            route,
+            carried,
+            conduct: passage.conduct,
+            credentials: passage.credentials,
+        };
+        let upgrade = upgrade_request::read(head, changes, &asked, settings)
             .filter(|_| !self.worker.upstream_is_http2());
+        if let Some(upgrade) = &upgrade
+            && !upgrade.is_of(route)
+        {
+            record.tell(HeadNotice::Upgrade);
+        }
         if upgrade.is_none() && is_extended_connect(head) {
             record.failed(Reason::Method);
+            record.refused_while_observing(Reason::Method);
             let rejection = Reason::Method.into();
             return Err(self.refuse(&rejection, route.profile.as_deref(), record));
         }

@@ -158,6 +158,8 @@ pub(crate) fn is_field_of(source: &CredentialSource, name: &[u8]) -> bool {
 pub(crate) enum StripScope {
     /// Every configured carrier: the request was admitted.
     EveryCarrier,
+    /// None: `[observe]` forwards them.
+    Nothing,
     /// Our keys (ARCHITECTURE.md, invariant 5) and carriers that are empty.
     OursAndEmpty,
 }
@@ -169,7 +171,11 @@ pub(crate) fn strip(
     carried: &Carried,
     scope: StripScope,
 ) {
-    let all = scope == StripScope::EveryCarrier;
+    let all = match scope {
+        StripScope::EveryCarrier => true,
+        StripScope::Nothing => return,
+        StripScope::OursAndEmpty => false,
+    };
     for source in sources {
         match source {
             CredentialSource::Header { name, prefixes } => {
@@ -224,6 +230,19 @@ pub(crate) struct Carried {
 // === impl Carriers ===
 
 impl<'r> Carriers<'r> {
+    /// Of a request whose credential could not be read: there may be one in any carrier.
+    pub(crate) fn unread() -> Self {
+        Self {
+            found: FoundCredential::Nothing,
+            foreign: false,
+            blank: true,
+            in_query: true,
+            in_cookie: true,
+            in_subprotocol: true,
+            in_authorization: true,
+        }
+    }
+
     pub(crate) fn presented(&self) -> Presented<'_> {
         match &self.found {
             FoundCredential::Pair { id, secret } => {

@@ -13,6 +13,7 @@ use crate::config::{Caps, Settings, Underscores};
 use crate::core::headers::FieldClass;
 use crate::core::path::{self, Traits};
 use crate::core::{Facts, Reason, Rejection, address};
+use crate::observe::HeadNotice;
 use crate::proxy::http1::head::{At, RequestHead, is_extended_connect, text_of};
 use crate::proxy::http1::length::content_length;
 use crate::proxy::ids::RequestId;
@@ -25,6 +26,8 @@ pub(crate) struct RequestReading<'r> {
     traits: Traits,
     client: IpAddr,
     preflight: Option<Method>,
+    /// What keygate refuses unless the caller is only observed.
+    pub(crate) fault: Option<Rejection>,
     pub(crate) carriers: Carriers<'r>,
     /// What to remove before keygate inserts its own fields.
     pub(crate) changes: HeadChanges,
@@ -39,6 +42,11 @@ pub(crate) struct HeadChanges {
     pub(crate) remove_named: Vec<HeaderName>,
     /// How many of them go for an underscore in their name.
     pub(crate) dropped: u32,
+    /// Those among them that some requests keep.
+    pub(crate) kept: SmallVec<[KeptField; 2]>,
+    /// What of the head differs from what the client sent, for the report of `[observe]`; `None`:
+    /// nobody asks.
+    pub(crate) told: Option<SmallVec<[HeadNotice; 1]>>,
     /// Among those to remove is one that only we may set.
     pub(crate) claims_identity: bool,
     /// `Connection` asks for an upgrade.
@@ -53,8 +61,27 @@ pub(crate) struct HeadChanges {
     pub(crate) subprotocols: Option<Option<HeaderValue>>,
 }
 
+/// A field that goes, unless the request is let through as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeptField {
+    at: At,
+    with: KeptWith,
+}
+
+/// When a field that goes is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeptWith {
+    /// Credentials reach the service.
+    Credentials,
+    /// The caller is only observed.
+    Observed,
+}
+
 /// Reads and checks the head. The order of checks is the order of RFC 9112: target, Host, framing,
 /// fields, credential.
+///
+/// What makes the request itself doubtful (target, Host, framing, syntax) is an error; what only the
+/// rules forbid is a fact, [`RequestReading::fault`], for `decide` to judge.
 ///
 /// # Errors
 /// A [`Rejection`] with a fixed sentence; nothing of the request is in it.
@@ -65,19 +92,33 @@ pub(crate) fn read<'r>(
     peer: IpAddr,
 ) -> Result<RequestReading<'r>, Rejection> {
     let path = target(head, caps)?;
-    let traits = path::scan(path.as_bytes())
-        .map_err(|_| Rejection::why(Reason::BadPath, "the path has more than one reading"))?;
+    let mut fault = None;
+    let traits = path::scan(path.as_bytes()).unwrap_or_else(|_| {
+        fault = Some(Rejection::why(Reason::BadPath, "the path has more than one reading"));
+        Traits::default()
+    });
     let mut changes = HeadChanges::default();
-    fields(head, settings, caps, &mut changes)?;
+    fields(head, settings, caps, &mut changes, &mut fault)?;
     let trusted = !settings.trusted_proxies.is_empty() && settings.trusted_proxies.allows(peer);
     let client = if trusted { through_proxies(head, settings, peer, &mut changes) } else { peer };
-    let carriers = credentials::read(head, &settings.sources)?;
+    if trusted && let Some(told) = &mut changes.told {
+        told.retain(|told| !matches!(told, HeadNotice::Forwarding | HeadNotice::RequestId(_)));
+    }
+    let carriers = credentials::read(head, &settings.sources).unwrap_or_else(|rejection| {
+        // A key that is nowhere in particular outweighs the others: what cannot be found cannot be
+        // removed.
+        if fault.is_none() || rejection.reason == Reason::Malformed {
+            fault = Some(rejection);
+        }
+        Carriers::unread()
+    });
     Ok(RequestReading {
         method: &head.method,
         path,
         traits,
         client,
         preflight: preflight(head),
+        fault,
         carriers,
         changes,
     })
@@ -118,6 +159,7 @@ impl<'r> RequestReading<'r> {
             presented: self.carriers.presented(),
             client: self.client,
             preflight: self.preflight.as_ref(),
+            fault: self.fault.as_ref(),
         }
     }
 
@@ -229,7 +271,9 @@ fn fields(
     settings: &Settings,
     caps: &Caps,
     changes: &mut HeadChanges,
+    fault: &mut Option<Rejection>,
 ) -> Result<(), Rejection> {
+    changes.told = settings.policy.observe.is_some().then(SmallVec::new);
     if head.fields.len() > caps.headers {
         return Err(Reason::HeadersTooLarge.into());
     }
@@ -242,33 +286,51 @@ fn fields(
             // A client that misspells these must learn of it, and they must never get through.
             match field {
                 FieldClass::Credential | FieldClass::Subprotocol => {
-                    return Err(misspelt(CREDENTIAL));
+                    fault.get_or_insert_with(|| misspelt(CREDENTIAL));
+                    changes.removes(at, KeptWith::Credentials);
+                    continue;
                 }
                 FieldClass::Framing => return Err(misspelt(FRAMING)),
                 _ => {}
             }
             match settings.underscores {
                 Underscores::Refuse => {
-                    return Err(Rejection::why(
-                        Reason::BadHeader,
-                        "a field name has an underscore",
-                    ));
+                    fault.get_or_insert_with(|| {
+                        Rejection::why(Reason::BadHeader, "a field name has an underscore")
+                    });
                 }
-                Underscores::Drop => {
-                    changes.remove.push(at);
-                    changes.dropped += 1;
-                    continue;
-                }
+                Underscores::Drop => changes.dropped += 1,
                 Underscores::Allow => {}
             }
+            if settings.underscores != Underscores::Allow {
+                match field {
+                    FieldClass::Plain | FieldClass::Override => {
+                        changes.removes(at, KeptWith::Observed);
+                        changes.tell(HeadNotice::Underscore);
+                    }
+                    _ => {
+                        changes.remove.push(at);
+                        changes.tell_class(field, name, settings);
+                    }
+                }
+                continue;
+            }
         }
+        changes.tell_class(field, name, settings);
         let goes = match field {
             FieldClass::Plain => false,
             // What these carry is looked at by name; another spelling is only removed.
             FieldClass::Authorization => name != header::AUTHORIZATION.as_str().as_bytes(),
             FieldClass::Cookie => name != header::COOKIE.as_str().as_bytes(),
             FieldClass::Credential => {
-                !settings.sources.iter().any(|s| credentials::is_field_of(s, name))
+                if !settings.sources.iter().any(|s| credentials::is_field_of(s, name)) {
+                    changes.removes(at, KeptWith::Credentials);
+                }
+                false
+            }
+            FieldClass::Override => {
+                changes.removes(at, KeptWith::Observed);
+                false
             }
             FieldClass::Subprotocol => name != header::SEC_WEBSOCKET_PROTOCOL.as_str().as_bytes(),
             FieldClass::Host => name != header::HOST.as_str().as_bytes(),
@@ -294,10 +356,7 @@ fn fields(
                 changes.claims_identity = true;
                 true
             }
-            FieldClass::Forwarding
-            | FieldClass::HopByHop
-            | FieldClass::Override
-            | FieldClass::Upgrade => true,
+            FieldClass::Forwarding | FieldClass::HopByHop | FieldClass::Upgrade => true,
         };
         if goes {
             changes.remove.push(at);
@@ -310,6 +369,52 @@ fn fields(
     }
     Ok(())
 }
+
+// === impl HeadChanges ===
+
+impl HeadChanges {
+    fn removes(&mut self, at: At, kept: KeptWith) {
+        self.remove.push(at);
+        self.kept.push(KeptField { at, with: kept });
+    }
+
+    /// Leaves in the head what requests of this kind keep.
+    pub(crate) fn keep(&mut self, with: KeptWith) {
+        let Self { remove, kept, .. } = self;
+        remove.retain(|at| !kept.iter().any(|field| field.at == *at && field.with == with));
+    }
+
+    fn tell(&mut self, notice: HeadNotice) {
+        if let Some(told) = &mut self.told
+            && told.len() < MOST_TOLD
+            && !told.contains(&notice)
+        {
+            told.push(notice);
+        }
+    }
+
+    /// Tells of a field of this class that does not reach the service as it came.
+    fn tell_class(&mut self, field: FieldClass, name: &[u8], settings: &Settings) {
+        match field {
+            FieldClass::Identity if self.told.is_some() => {
+                // The spelling of the configuration: that of a client is not bounded.
+                if let Some(known) = settings.fields.known(name) {
+                    let is_request_id = settings.identity.request_id.as_str() == known;
+                    self.tell(match is_request_id {
+                        true => HeadNotice::RequestId(known.into()),
+                        false => HeadNotice::Owned(known.into()),
+                    });
+                }
+            }
+            FieldClass::Forwarding => self.tell(HeadNotice::Forwarding),
+            FieldClass::Override => self.tell(HeadNotice::Override),
+            _ => {}
+        }
+    }
+}
+
+/// Notices of one request.
+const MOST_TOLD: usize = 8;
 
 fn misspelt(why: &'static str) -> Rejection {
     Rejection::why(Reason::BadHeader, why)

@@ -1,11 +1,14 @@
 //! What is known of one request while it runs. Its drop is the end of the request: the one place
 //! that writes the access line and the counters.
 
+mod observed;
+
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use http::{HeaderName, Method, Version, header};
 
+use self::observed::AwaitedComparison;
 use super::credentials;
 use crate::config::{LogFields, Settings};
 use crate::core::{KeyId, Now, Reason};
@@ -57,6 +60,8 @@ pub(crate) struct RequestRecord {
     pub(crate) upload: Option<Rc<UploadProgress>>,
     trailers_sent: bool,
     aborted: bool,
+    /// Of a request that is only observed.
+    observed: Option<Box<AwaitedComparison>>,
 }
 
 // === impl RequestRecord ===
@@ -102,6 +107,7 @@ impl RequestRecord {
             upload: None,
             trailers_sent: false,
             aborted: false,
+            observed: None,
         }
     }
 
@@ -244,18 +250,20 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        let worker = &self.worker;
-        let cells = &worker.cells;
-        let now_ns = if self.complete { self.last_ns } else { worker.clock.now().mono_ns };
+        let now_ns = if self.complete { self.last_ns } else { self.worker.clock.now().mono_ns };
         let took = now_ns.saturating_sub(self.started.mono_ns);
         self.moments.request_ends(now_ns);
-        cells.request_ended();
+        self.worker.cells.request_ended();
         if let Some(upload) = &self.upload {
             self.bytes_in = upload.bytes.get();
             if upload.state.get() == UploadState::Done {
                 self.moments.body_open.set(false);
             }
         }
+        if self.observed.is_some() {
+            self.end_comparison();
+        }
+        let (worker, cells) = (&self.worker, &self.worker.cells);
         // Dropped before there was an answer: the client left, or keygate itself failed.
         // 499 is what nginx and its users call a client that did not wait.
         let (aborted, status) = match self.status {
@@ -345,6 +353,7 @@ fn known_method(method: &Method) -> &str {
 
 /// A head that hyper could not parse and answered by itself.
 pub(crate) fn note_unread(worker: &Worker, client: IpAddr, version: Version, reason: Reason) {
+    observed::note_unread(worker, client, reason);
     worker.cells.request_failed(reason);
     worker.cells.request(NO_ROUTE, MethodLabel::Other, reason.status());
     worker.access.write(&AccessLine {

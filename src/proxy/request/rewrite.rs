@@ -15,6 +15,7 @@ use super::facts::HeadChanges;
 use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
 use crate::core::address::AddressText;
+use crate::core::observe::CredentialPassage;
 use crate::proxy::body::RequestBody;
 use crate::proxy::http1::head::{Fields, RequestHead};
 use crate::proxy::http1::request_write::write_head;
@@ -46,6 +47,7 @@ pub(crate) struct RewriteContext<'a> {
     pub(crate) upgrade: Option<UpgradeRequest>,
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<&'a HeaderValue>,
+    pub(crate) credentials: CredentialPassage,
 }
 
 /// Makes the upstream's request out of the client's and the verdict.
@@ -74,8 +76,13 @@ pub(crate) fn rewrite(
     for name in &changes.remove_named {
         head.fields.remove(name);
     }
-    let admitted = matches!(forward, Forward::Admitted(_));
-    let scope = if admitted { StripScope::EveryCarrier } else { StripScope::OursAndEmpty };
+    let scope = match (context.credentials, &forward) {
+        (CredentialPassage::Forward, _) => StripScope::Nothing,
+        (CredentialPassage::Strip, Forward::Admitted(_)) => StripScope::EveryCarrier,
+        (CredentialPassage::Strip, Forward::Observed(_) | Forward::Passed(_)) => {
+            StripScope::OursAndEmpty
+        }
+    };
     credentials::strip(&mut head, &settings.sources, &carried, scope);
     let named = set_target(&mut head, &context);
     if context.trace.is_some() {

@@ -256,6 +256,7 @@ async fn pass(
         }
     };
     record.answered(answer.status().as_u16());
+    record.compare_with(&answer);
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return answering.switch_protocols(answer.into_parts(), lease, stream, connect, record);
     }

@@ -12,6 +12,7 @@ use super::credentials::Carried;
 use super::facts::{self, HeadChanges};
 use super::subprotocol::Offer;
 use crate::config::Settings;
+use crate::core::observe::{Conduct, CredentialPassage};
 use crate::core::{CredentialSource, Route};
 use crate::proxy::http1::head::{RequestHead, is_extended_connect};
 
@@ -26,21 +27,34 @@ pub(crate) struct UpgradeRequest {
     pub(crate) close_code: u16,
 }
 
+/// On what an upgrade depends beside the head.
+pub(crate) struct UpgradeAsked<'r> {
+    pub(crate) route: &'r Route,
+    pub(crate) carried: Carried,
+    pub(crate) conduct: Conduct,
+    pub(crate) credentials: CredentialPassage,
+}
+
 /// The upgrade that the request asks for, if its route allows it. Any other is dropped without a
 /// word, as a server does that does not know it (RFC 9110 §7.8).
 pub(crate) fn read(
     head: &RequestHead,
     changes: &mut HeadChanges,
-    route: &Route,
+    asked: &UpgradeAsked<'_>,
     settings: &Settings,
-    carried: Carried,
 ) -> Option<UpgradeRequest> {
+    let UpgradeAsked { route, carried, conduct, credentials } = *asked;
     let token = facts::read_upgrade(head, changes)?;
     // A body and a switch in one request is how bytes get past a gate (Pingora CVE-2026-2833).
     let bodiless = !head.fields.has(header::TRANSFER_ENCODING)
         && head.fields.get(header::CONTENT_LENGTH).is_none_or(|v| v == b"0");
     let websocket = token == "websocket";
-    if !route.upgrades.iter().any(|u| **u == *token)
+    // Other HTTP in the tunnel would bring requests that nobody reads, and forged identity in them.
+    let may_pass = match conduct {
+        Conduct::Enforced => false,
+        Conduct::Observed => !matches!(&*token, "h2c" | "tls") && !token.starts_with("http/"),
+    };
+    if !(may_pass || route.upgrades.iter().any(|u| **u == *token))
         || !bodiless
         // A preflight comes without a key: it opens nothing but itself.
         || head.method == Method::OPTIONS
@@ -52,7 +66,11 @@ pub(crate) fn read(
     let key = is_extended_connect(head).then(websocket_key);
     let mut offer = Offer::default();
     if websocket {
-        let markers = markers(settings);
+        let markers = match credentials {
+            // The service is offered all that the client offers.
+            CredentialPassage::Forward => Vec::new(),
+            CredentialPassage::Strip => markers(settings),
+        };
         let values = head.fields.all(&header::SEC_WEBSOCKET_PROTOCOL);
         let values: Vec<_> = values.filter_map(|v| HeaderValue::from_bytes(v).ok()).collect();
         offer = Offer::new(&values, &markers).ok()?;
@@ -81,6 +99,15 @@ fn websocket_key() -> HeaderValue {
     // Without randomness the key is only less useful: it guards against nothing here.
     let _ = aws_lc_rs::rand::fill(&mut random);
     HeaderValue::from_str(&BASE64_STANDARD.encode(random)).unwrap_or(HeaderValue::from_static(""))
+}
+
+// === impl UpgradeRequest ===
+
+impl UpgradeRequest {
+    /// Whether the rule allows it.
+    pub(crate) fn is_of(&self, route: &Route) -> bool {
+        route.upgrades.iter().any(|token| token.as_bytes() == self.protocol.as_bytes())
+    }
 }
 
 fn markers(settings: &Settings) -> Vec<&str> {

@@ -6,6 +6,7 @@ use http::{StatusCode, response};
 use hyper::body::Incoming;
 
 use crate::core::Reason;
+use crate::core::observe::UpstreamClass;
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::AnswerHead;
 
@@ -52,6 +53,20 @@ impl AnswerHeadSource {
         match self {
             Self::Hyper(parts) => parts.status,
             Self::Own(head) => head.status,
+        }
+    }
+
+    /// What it says to the caller. A gRPC call that failed at once has HTTP 200 and its status in the
+    /// head.
+    pub(crate) fn class(&self) -> UpstreamClass {
+        let status = self.status();
+        let grpc = match self {
+            Self::Hyper(parts) if status == StatusCode::OK => parts.headers.get("grpc-status"),
+            Self::Hyper(_) | Self::Own(_) => None,
+        };
+        match grpc.and_then(|status| status.to_str().ok()?.parse().ok()) {
+            Some(status) => UpstreamClass::of_grpc(status),
+            None => UpstreamClass::of(status.as_u16()),
         }
     }
 

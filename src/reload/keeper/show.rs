@@ -7,6 +7,7 @@ use super::super::status::{InForceStatus, KeyCounts, Persistence, Time};
 use super::KeysInForce;
 use crate::config::AfterExpiry;
 use crate::core::Now;
+use crate::core::observe::Conduct;
 use crate::table::{Manifest, PublicKey};
 
 /// Between two lines about an expired table.
@@ -87,7 +88,12 @@ impl KeysInForce {
         }
         match self.keys() {
             Some(keys) => match crate::core::KeyLookup::refuse_from(&*keys) {
-                Some(at) if now.unix_secs() >= at => {
+                // Requests pass while they are observed: to send none here would be the outage that
+                // observing rules out. At a start nobody is sent here yet.
+                Some(at)
+                    if now.unix_secs() >= at
+                        && (self.conduct == Conduct::Enforced || !self.part.has_started()) =>
+                {
                     self.part
                         .blocked("the table in force has expired and `after_expiry` is refuse");
                 }

@@ -20,6 +20,8 @@ fn busy() -> Metrics {
         cells.decision(route, DecisionOutcome::Admitted);
         cells.decision(route, DecisionOutcome::Rejected(Reason::Unknown));
         cells.decision(route, DecisionOutcome::Observed(Reason::Permission));
+        cells.compared(route, Some(Reason::Permission), UpstreamClass::Success);
+        cells.compared(route, None, UpstreamClass::Unauthorized);
         cells.decision(super::super::NO_ROUTE, DecisionOutcome::Rejected(Reason::Route));
         cells.duration(3_000_000);
         cells.auth_duration(1_500);
@@ -97,7 +99,8 @@ fn workers_are_summed() {
         r#"keygate_requests_total{code="200",method="GET",route="we\"ird\\id"} 2"#,
         r#"keygate_auth_decisions_total{decision="admitted",reason="",route="we\"ird\\id"} 2"#,
         r#"keygate_auth_decisions_total{decision="rejected",reason="route",route="none"} 2"#,
-        r#"keygate_shadow_denials_total{reason="permission",route="we\"ird\\id"} 2"#,
+        r#"keygate_observe_total{reason="permission",route="we\"ird\\id",upstream="2xx",verdict="deny"} 2"#,
+        r#"keygate_observe_total{reason="",route="we\"ird\\id",upstream="401",verdict="admit"} 2"#,
         r#"keygate_streams_ended_total{reason="revoked"} 2"#,
         r#"keygate_streams_ended_total{reason="expired"} 0"#,
         r#"keygate_connections_open{listener="0.0.0.0:8080",worker="1"} 1"#,

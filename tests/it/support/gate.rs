@@ -80,7 +80,6 @@ body_limit = "10B"
 id = "watched"
 path = "/watched/*"
 permissions = ["manage"]
-mode = "observe"
 "#;
 
 /// One key of the registry.

@@ -59,6 +59,7 @@ fn write(
     record: &mut RequestRecord,
 ) -> Vec<u8> {
     record.failed(rejection.reason);
+    record.refused_while_observing(rejection.reason);
     let snapshot = worker.shared.store.load();
     let asked = RefusalContext {
         method: record.method(),

@@ -1,0 +1,96 @@
+//! What `/observe` and `/status` say of observing. Imports `core`, `observe`, `reload`, `snapshot`.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::core::Now;
+use crate::core::observe::{CredentialPassage, EnforcedShare, ObserveReach};
+use crate::observe::{ObserveBook, ObserveHead};
+use crate::reload::Time;
+use crate::snapshot::Store;
+
+/// Where the pages find it.
+#[derive(Debug)]
+pub struct ObserveDesk {
+    pub book: Arc<ObserveBook>,
+    pub store: Arc<Store>,
+    /// Who reports.
+    pub instance: String,
+    pub started: Now,
+}
+
+/// `[observe]` as it is in force.
+#[derive(Debug, Serialize)]
+pub(super) struct ObserveStatus {
+    /// Whether requests are observed at this time.
+    observing: bool,
+    until: Option<Time>,
+    /// Of callers; after `until` all.
+    enforced: String,
+    /// `forward` or `strip`.
+    credentials: &'static str,
+    /// `None`: the whole gate.
+    routes: Option<Vec<String>>,
+}
+
+// === impl ObserveDesk ===
+
+impl ObserveDesk {
+    /// `None`: the configuration has no `[observe]`.
+    pub(super) fn status(&self, now: Now) -> Option<ObserveStatus> {
+        let snapshot = self.store.load();
+        let policy = &snapshot.settings.policy;
+        let observe = policy.observe.as_deref()?;
+        let is_observed = |index: usize, these: &[bool]| these.get(index).copied() == Some(true);
+        Some(ObserveStatus {
+            observing: observe.is_on(now),
+            until: observe.until.map(Time::of_secs),
+            enforced: observe.share_at(now).to_string(),
+            credentials: match observe.credentials {
+                CredentialPassage::Forward => "forward",
+                CredentialPassage::Strip => "strip",
+            },
+            routes: match &observe.reach {
+                ObserveReach::WholeGate => None,
+                ObserveReach::Routes(these) => {
+                    let named = policy.routes.iter().filter(|r| is_observed(r.index, these));
+                    Some(named.map(|route| route.id.to_string()).collect())
+                }
+            },
+        })
+    }
+
+    /// The whole report: a head, and a line for each row.
+    pub(super) fn lines(&self, now: Now) -> Vec<u8> {
+        let (rows, dropped) = self.book.rows();
+        let snapshot = self.store.load();
+        let observe = snapshot.settings.policy.observe.as_deref();
+        let head = ObserveHead {
+            observe: ObserveHead::VERSION,
+            instance: self.instance.clone(),
+            started_ms: self.started.unix_ms,
+            now_ms: now.unix_ms,
+            observing: observe.is_some_and(|observe| observe.is_on(now)),
+            until: observe.and_then(|observe| observe.until),
+            enforced_share: observe.map_or(EnforcedShare::ALL, |o| o.share_at(now)).as_ratio(),
+            requests: self.book.requests(),
+            rows: rows.len() as u64,
+            dropped,
+        };
+        drop(snapshot);
+        let mut out = Vec::with_capacity(256 * (rows.len() + 1));
+        write_line(&mut out, &head);
+        for row in &rows {
+            write_line(&mut out, row);
+        }
+        out
+    }
+}
+
+fn write_line(out: &mut Vec<u8>, value: &impl Serialize) {
+    // Writing to memory cannot fail, and neither can these shapes.
+    if serde_json::to_writer(&mut *out, value).is_ok() {
+        out.push(b'\n');
+    }
+}

@@ -1,0 +1,49 @@
+//! What observing has seen: rows of who would be refused and why, kept by the sidecar, and the report
+//! that is made of them. Imports `core`.
+//!
+//! ```text
+//! a worker → ObserveBook → /observe, as lines
+//! lines of sidecars, access logs → ObserveReport → keygate observe-report
+//! ```
+
+mod book;
+mod lines;
+mod report;
+
+pub use self::book::{ObserveBook, Sighting, SightingReason};
+pub use self::lines::{ObserveHead, ObserveLine, RowKind};
+pub use self::report::{
+    ObserveReport, ReportLine, ReportSummary, ReportView, UnknownReportVersion,
+};
+
+/// Something of a request's head that does not reach the service as the client sent it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HeadNotice {
+    /// A field that says who the client is, from nobody in `trusted_proxies`: removed.
+    Forwarding,
+    /// A field that names target or method once more: removed where it is enforced.
+    Override,
+    /// A field that keygate alone may set, by its name in the configuration: removed.
+    Owned(Box<str>),
+    /// The request id, by the name of its field, from nobody in `trusted_proxies`: replaced.
+    RequestId(Box<str>),
+    /// A field with `_` in its name: removed where it is enforced.
+    Underscore,
+    /// An upgrade that the rule does not allow: not passed on where it is enforced.
+    Upgrade,
+}
+
+// === impl HeadNotice ===
+
+impl HeadNotice {
+    /// The word in reports.
+    pub fn word(&self) -> String {
+        match self {
+            Self::Forwarding => "forwarding".to_owned(),
+            Self::Override => "override".to_owned(),
+            Self::Owned(name) | Self::RequestId(name) => format!("field:{name}"),
+            Self::Underscore => "underscore".to_owned(),
+            Self::Upgrade => "upgrade".to_owned(),
+        }
+    }
+}

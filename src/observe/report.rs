@@ -1,0 +1,340 @@
+//! The rows of any number of sidecars and access logs, as one report. Imports core only.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::lines::{ObserveHead, ObserveLine, RowKind};
+use crate::core::ClientNetwork;
+use crate::core::count::count;
+use crate::core::observe::UpstreamClass;
+
+/// What was seen of all sources.
+#[derive(Debug, Default)]
+pub struct ObserveReport {
+    rows: BTreeMap<ReportKey, ObserveLine>,
+    /// Requests that were compared.
+    requests: u64,
+    dropped: u64,
+    /// Sidecars that observe nobody at this time.
+    idle: Vec<String>,
+}
+
+/// What a line was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportLine {
+    /// Of `/observe` or of an access log.
+    Known,
+    /// Something else: a log may have lines of others, and a torn end.
+    Other,
+}
+
+/// A report of another form than the ones that are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is a report of version {0}, and this program reads version 1")]
+pub struct UnknownReportVersion(u32);
+
+/// What is looked at, and what is known already.
+#[derive(Clone, Debug, Default)]
+pub struct ReportView {
+    /// Rows that were last seen before are left out, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Reasons by which callers may break.
+    pub accepted: Vec<String>,
+}
+
+/// For programs.
+#[derive(Debug, Serialize)]
+pub struct ReportSummary<'r> {
+    pub requests: u64,
+    /// Rows by which somebody would break whom nobody has accepted.
+    pub breaks: usize,
+    pub dropped: u64,
+    pub rows: Vec<&'r ObserveLine>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ReportKey {
+    kind: RowKind,
+    reason: String,
+    route: String,
+    caller: String,
+}
+
+/// A line of the access log, as far as it is of use here.
+#[derive(Deserialize)]
+struct LoggedRequest {
+    time: String,
+    request_id: String,
+    client: IpAddr,
+    status: u16,
+    verdict: String,
+    reason: Option<String>,
+    key_id: Option<String>,
+    route: Option<String>,
+    upstream_us: Option<u64>,
+}
+
+/// Rows that are shown, at most: the gravest come first.
+const SHOWN: usize = 200;
+
+// === impl ObserveReport ===
+
+impl ObserveReport {
+    /// Adds one line of a source.
+    ///
+    /// # Errors
+    /// It is the head of a report that is newer than this program.
+    pub fn add(&mut self, line: &[u8]) -> Result<ReportLine, UnknownReportVersion> {
+        let Ok(value) = serde_json::from_slice::<Value>(line) else { return Ok(ReportLine::Other) };
+        if let Some(version) = value.get("observe").and_then(Value::as_u64) {
+            if version != u64::from(ObserveHead::VERSION) {
+                return Err(UnknownReportVersion(u32::try_from(version).unwrap_or(u32::MAX)));
+            }
+            let Ok(head) = serde_json::from_value::<ObserveHead>(value) else {
+                return Ok(ReportLine::Other);
+            };
+            self.requests = self.requests.saturating_add(head.requests);
+            self.dropped = self.dropped.saturating_add(head.dropped);
+            if !head.observing {
+                self.idle.push(head.instance);
+            }
+            return Ok(ReportLine::Known);
+        }
+        if value.get("kind").is_some() {
+            return Ok(match serde_json::from_value::<ObserveLine>(value) {
+                Ok(row) => {
+                    self.merge(row);
+                    ReportLine::Known
+                }
+                Err(_) => ReportLine::Other,
+            });
+        }
+        Ok(match serde_json::from_value::<LoggedRequest>(value) {
+            Ok(logged) => {
+                self.add_logged(logged);
+                ReportLine::Known
+            }
+            Err(_) => ReportLine::Other,
+        })
+    }
+
+    fn add_logged(&mut self, logged: LoggedRequest) {
+        let upstream = match logged.upstream_us {
+            Some(_) => UpstreamClass::of(logged.status),
+            None => UpstreamClass::None,
+        };
+        let turned_away =
+            matches!(upstream, UpstreamClass::Unauthorized | UpstreamClass::Forbidden);
+        let (kind, reason) = match (&*logged.verdict, logged.reason) {
+            ("observed", Some(reason)) => (RowKind::Deny, reason),
+            ("admitted", _) if turned_away => (RowKind::Admit, "admitted".to_owned()),
+            ("admitted" | "passed", _) => {
+                self.requests = self.requests.saturating_add(1);
+                return;
+            }
+            // Enforced, or over before there was a verdict.
+            _ => return,
+        };
+        self.requests = self.requests.saturating_add(1);
+        let time = humantime::parse_rfc3339(&logged.time).unwrap_or(UNIX_EPOCH);
+        let at_ms = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let network = match logged.key_id {
+            Some(_) => None,
+            None => ClientNetwork::of(logged.client.to_canonical()).network(),
+        };
+        self.merge(ObserveLine {
+            kind,
+            reason,
+            route: logged.route.unwrap_or_else(|| "none".to_owned()),
+            key: logged.key_id,
+            network,
+            count: 1,
+            first_ms: at_ms,
+            last_ms: at_ms,
+            upstream: [(upstream.as_str().to_owned(), 1)].into(),
+            request_id: logged.request_id,
+            breaks: kind == RowKind::Deny && upstream.is_served(),
+        });
+    }
+
+    fn merge(&mut self, row: ObserveLine) {
+        let key = ReportKey {
+            kind: row.kind,
+            reason: row.reason.clone(),
+            route: row.route.clone(),
+            caller: row.caller(),
+        };
+        let Some(known) = self.rows.get_mut(&key) else {
+            self.rows.insert(key, row);
+            return;
+        };
+        // One that was served says more than one that was not.
+        if (row.breaks, row.last_ms) > (known.breaks, known.last_ms) {
+            known.request_id = row.request_id;
+        }
+        known.count = known.count.saturating_add(row.count);
+        known.first_ms = known.first_ms.min(row.first_ms);
+        known.last_ms = known.last_ms.max(row.last_ms);
+        known.breaks |= row.breaks;
+        for (class, more) in row.upstream {
+            let of_class = known.upstream.entry(class).or_default();
+            *of_class = of_class.saturating_add(more);
+        }
+    }
+
+    /// Requests that were compared, by all sources.
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// The rows in view, the gravest first.
+    pub fn summary(&self, view: &ReportView) -> ReportSummary<'_> {
+        let in_view = self.rows.values().filter(|row| row.last_ms >= view.since_ms);
+        let mut rows: Vec<&ObserveLine> = in_view.collect();
+        rows.sort_by(|one, other| ObserveLine::by_weight(one, other));
+        let breaks = rows.iter().filter(|row| view.counts(row)).count();
+        ReportSummary { requests: self.requests, breaks, dropped: self.dropped, rows }
+    }
+
+    /// For people.
+    pub fn text(&self, view: &ReportView) -> String {
+        let summary = self.summary(view);
+        let mut text = format!("{} compared\n", count(self.requests, "request"));
+        for instance in &self.idle {
+            text.push_str(&format!("{instance} observes nobody at this time\n"));
+        }
+        for row in summary.rows.iter().take(SHOWN) {
+            let mark = match (view.counts(row), row.breaks) {
+                (true, _) => "BREAKS  ",
+                (false, true) => "accepted",
+                (false, false) => "        ",
+            };
+            text.push_str(&format!("{mark} {row}\n"));
+        }
+        if let Some(more @ 1..) = summary.rows.len().checked_sub(SHOWN) {
+            text.push_str(&format!("and {}; --json has all\n", count(more as u64, "more row")));
+        }
+        if summary.dropped > 0 {
+            let dropped = count(summary.dropped, "row");
+            text.push_str(&format!("{dropped} left for want of room, harmless ones first\n"));
+        }
+        text.push_str(&match summary.breaks {
+            0 => "nobody would break\n".to_owned(),
+            rows => format!("{} would break somebody\n", count(rows as u64, "row")),
+        });
+        text
+    }
+}
+
+// === impl ReportView ===
+
+impl ReportView {
+    /// Whether somebody would break by this row, and nobody has said that they may.
+    fn counts(&self, row: &ObserveLine) -> bool {
+        row.breaks && !self.accepted.contains(&row.reason)
+    }
+}
+
+impl fmt::Display for ObserveLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            RowKind::Admit => "admit",
+            RowKind::Changed => "changed",
+            RowKind::Deny => "deny",
+            RowKind::Refused => "refused",
+        };
+        let answers: Vec<_> = self.upstream.iter().map(|(c, n)| format!("{c} {n}")).collect();
+        let last = UNIX_EPOCH + Duration::from_millis(self.last_ms.min(LAST_MS));
+        write!(
+            f,
+            "{kind:<7} {:<18} {:<12} {:<20} {}; last {}, request {}",
+            self.reason,
+            self.route,
+            self.caller(),
+            answers.join(", "),
+            humantime::format_rfc3339_seconds(last),
+            self.request_id,
+        )
+    }
+}
+
+/// Beyond the year 9999 the form of times ends.
+const LAST_MS: u64 = 253_402_300_799_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = r#"{"observe":1,"instance":"a","started_ms":1,"now_ms":2,"observing":true,"enforced_share":0.0,"requests":9,"rows":1,"dropped":2}"#;
+    const ROW: &str = r#"{"kind":"deny","reason":"missing","route":"all","network":"192.0.2.0/24","count":3,"first_ms":5,"last_ms":9,"upstream":{"2xx":2,"401":1},"request_id":"r1","breaks":true}"#;
+    const LOGGED: &str = r#"{"time":"2026-11-28T10:00:00.000Z","request_id":"r2","client":"192.0.2.77","protocol":"HTTP/1.1","method":"GET","path":"/a","status":200,"verdict":"observed","reason":"missing","route":"all","duration_us":5,"upstream_us":4}"#;
+
+    fn read(lines: &[&str]) -> ObserveReport {
+        let mut report = ObserveReport::default();
+        for line in lines {
+            assert_eq!(report.add(line.as_bytes()), Ok(ReportLine::Known), "{line}");
+        }
+        report
+    }
+
+    #[test]
+    fn sidecars_and_logs_are_one_report() {
+        let report = read(&[HEAD, ROW, HEAD, ROW, LOGGED]);
+        let summary = report.summary(&ReportView::default());
+        assert_eq!((summary.requests, summary.breaks, summary.dropped), (19, 1, 4));
+        let row = summary.rows[0];
+        assert_eq!((row.count, row.upstream["2xx"], row.first_ms), (7, 5, 5));
+        assert_eq!(row.request_id, "r2", "the latest");
+    }
+
+    #[test]
+    fn what_a_log_says() {
+        let status = |verdict: &str, status: u16, more: &str| {
+            let line = LOGGED.replace("\"observed\"", &format!("\"{verdict}\""));
+            line.replace("200", &status.to_string()).replace(",\"upstream_us\":4", more)
+        };
+        let answered = ",\"upstream_us\":4";
+        for (line, kind, breaks, requests) in [
+            (status("observed", 200, answered), Some(RowKind::Deny), 1, 1),
+            (status("observed", 401, answered), Some(RowKind::Deny), 0, 1),
+            (status("observed", 502, ""), Some(RowKind::Deny), 0, 1),
+            (status("admitted", 401, answered), Some(RowKind::Admit), 0, 1),
+            (status("admitted", 200, answered), None, 0, 1),
+            (status("rejected", 401, ""), None, 0, 0),
+        ] {
+            let report = read(&[&line]);
+            let summary = report.summary(&ReportView::default());
+            assert_eq!(summary.rows.first().map(|row| row.kind), kind, "{line}");
+            assert_eq!((summary.breaks, summary.requests), (breaks, requests), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_old_or_accepted_does_not_count() {
+        let report = read(&[HEAD, ROW]);
+        let view = |since_ms, accepted: &[&str]| {
+            let accepted = accepted.iter().map(|word| (*word).to_owned()).collect();
+            ReportView { since_ms, accepted }
+        };
+        assert_eq!(report.summary(&view(9, &["route"])).breaks, 1);
+        assert_eq!(report.summary(&view(10, &[])).breaks, 0);
+        assert_eq!(report.summary(&view(0, &["missing"])).breaks, 0);
+        let text = report.text(&view(0, &["missing"]));
+        assert!(text.contains("accepted deny") && text.ends_with("nobody would break\n"), "{text}");
+        assert!(report.text(&view(0, &[])).contains("BREAKS   deny    missing"));
+    }
+
+    #[test]
+    fn other_lines_and_newer_forms() {
+        let mut report = ObserveReport::default();
+        for line in ["", "nonsense", "{\"level\":\"info\"}", &ROW[..40], "[]"] {
+            assert_eq!(report.add(line.as_bytes()), Ok(ReportLine::Other), "{line}");
+        }
+        assert!(report.add(HEAD.replace("\"observe\":1", "\"observe\":2").as_bytes()).is_err());
+    }
+}
