@@ -47,7 +47,7 @@ impl Demo {
         let upstream = DemoUpstream::start().map_err(Error::write(Path::new("127.0.0.1:0")))?;
         let mut tour = Tour::prepare(root, &upstream)?;
         let mut sidecar = Sidecar::start(&keygate, root)?;
-        tour.meet(&sidecar);
+        tour.meet(&sidecar, keygate);
         session.output.note(&format!(
             "upstream {} (knows nothing of keys), keygate {}\n",
             upstream.address(),

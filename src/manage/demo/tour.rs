@@ -1,7 +1,9 @@
 //! The scripted tour: requests with what each must lead to.
 
+mod observed;
+
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +40,8 @@ pub struct Tour {
     agent: ureq::Agent,
     address: SocketAddr,
     admin: SocketAddr,
+    /// The program of the sidecar.
+    keygate: PathBuf,
     full: Key,
     reader: Key,
     expired: Key,
@@ -113,6 +117,7 @@ impl Tour {
             agent,
             address: nowhere,
             admin: nowhere,
+            keygate: PathBuf::new(),
             full,
             reader,
             expired,
@@ -121,7 +126,8 @@ impl Tour {
         })
     }
 
-    pub fn meet(&mut self, sidecar: &Sidecar) {
+    pub fn meet(&mut self, sidecar: &Sidecar, keygate: PathBuf) {
+        self.keygate = keygate;
         self.address = sidecar.address();
         self.admin = sidecar.admin();
     }
@@ -210,6 +216,7 @@ impl Tour {
         rows.push(row);
         rows.push(self.in_force_everywhere());
         rows.push(self.last_use());
+        rows.extend(self.observed()?);
         print(&rows, session)?;
         Ok(rows.iter().all(|row| row.kept))
     }
@@ -391,6 +398,7 @@ impl Tour {
             format!("  curl http://{admin}/status"),
             format!("  curl http://{admin}/metrics"),
             format!("  curl http://{admin}/usage"),
+            format!("  curl http://{admin}/observe"),
         ];
         lines.iter().try_for_each(|line| session.output.line(line))
     }
