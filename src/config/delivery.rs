@@ -93,7 +93,7 @@ fn source(section: &ConfigSection<'_>) -> Option<TableSource> {
         (true, true) => {
             section.fault(
                 "url",
-                ConfigProblem::new("stands beside table.path").hint("keep one of them"),
+                ConfigProblem::new("cannot be combined with table.path").hint("keep one of them"),
             );
         }
         (false, false) => {
@@ -221,7 +221,8 @@ fn url_options(section: &ConfigSection<'_>) -> UrlOptions {
         long_poll: section.pause("long_poll", Duration::ZERO),
     };
     if options.bearer_file.is_some() && options.basic_file.is_some() {
-        let problem = ConfigProblem::new("stands beside bearer_file").hint("keep one of them");
+        let problem =
+            ConfigProblem::new("cannot be combined with bearer_file").hint("keep one of them");
         section.fault("basic_file", problem);
     }
     options

@@ -139,8 +139,8 @@ fn bodies_by_code(
 }
 
 fn hinted(error: TemplateError) -> ConfigProblem {
-    let places = Template::places().collect::<Vec<_>>().join(", ");
-    ConfigProblem::from(error).hint(format!("places, written {{{{name}}}}: {places}"))
+    let known = Template::placeholders().collect::<Vec<_>>().join(", ");
+    ConfigProblem::from(error).hint(format!("placeholders, written {{{{name}}}}: {known}"))
 }
 
 /// Extra fields of a template; none that keygate writes itself.
@@ -163,7 +163,7 @@ fn headers(section: &ConfigSection<'_>) -> Vec<(HeaderName, HeaderValue)> {
         let parsed = reader.parse(&name, |text| match HeaderName::from_bytes(text.as_bytes()) {
             Ok(name) if OURS.contains(&name) => Err(ConfigProblem::new("is written by keygate")),
             Ok(name) if fields.iter().any(|(known, _)| *known == name) => {
-                Err(ConfigProblem::new("is there twice"))
+                Err(ConfigProblem::new("is listed twice"))
             }
             Ok(name) => Ok(name),
             Err(_) => Err(ConfigProblem::new("is not a header name")),

@@ -388,7 +388,7 @@ fn what_is_refused() {
             "both",
             "path = \"keys",
             "url = \"http://a/b\"\npath = \"keys",
-            "stands beside table.path",
+            "cannot be combined with table.path",
         ),
         (
             "secret in the file",
@@ -440,7 +440,7 @@ fn what_is_refused() {
             "template",
             "[listen]",
             "[refusals.templates.a]\nbody = '{{cod}}'\n[listen]",
-            "refusals.templates.a.body: has an unknown place `{{cod}}`",
+            "refusals.templates.a.body: has an unknown placeholder `{{cod}}`",
         ),
         (
             "duration",

@@ -18,7 +18,7 @@ pub(super) fn usage(section: &ConfigSection<'_>) -> UsageConfig {
     };
     for key in ["file", "post_url"] {
         if !usage.enabled && section.has(key) {
-            let problem = ConfigProblem::new("has nothing to say: usage.enabled is false");
+            let problem = ConfigProblem::new("has no effect while usage.enabled is false");
             section.fault(key, problem.hint("remove one of the two"));
         }
     }

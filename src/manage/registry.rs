@@ -317,7 +317,7 @@ impl Unique {
     pub fn check(&mut self, located: &Located, path: &Path, faults: &mut Vec<FileFault>) {
         let Located { entry, line, .. } = located;
         let mut fault = |field: &str, what: &str, first: u64| {
-            let why = format!("{what} stands at line {first} already");
+            let why = format!("{what} is already at line {first}");
             faults.push(FileFault::new(path, *line, field, why));
         };
         if let Some(first) = self.ids.insert(entry.id, *line) {

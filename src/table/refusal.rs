@@ -121,9 +121,9 @@ pub enum Refusal {
         count(*.bytes, "byte")
     )]
     TooLarge { bytes: u64, limit: u64 },
-    #[error("it goes on behind the end that the manifest states, for {}", count(*.extra, "byte"))]
+    #[error("it continues past the end that the manifest states, by {}", count(*.extra, "byte"))]
     Trailing { extra: u64 },
-    #[error("it ends before the end that the manifest states, by {}", count(*.missing, "byte"))]
+    #[error("it stops short of the end that the manifest states, by {}", count(*.missing, "byte"))]
     Truncated { missing: u64 },
     #[error(
         "none of its signers is trusted here: {signers}\n\

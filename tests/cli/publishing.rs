@@ -326,7 +326,7 @@ fn two_forms_side_by_side_do_not_take_each_others_notes() {
     let copied = room.run(&["-r", "keys.jsonl", "keys", "init", "--copy", "keys.toml"]);
     assert!(copied.stderr.contains("move keys.toml away"), "{}", copied.stderr);
     let told = room.run(&["-r", "keys.toml", "keys", "disable", "a"]);
-    assert!(told.stderr.contains("keys.jsonl stands beside keys.toml"), "{}", told.stderr);
+    assert!(told.stderr.contains("keys.jsonl is in one folder with keys.toml"), "{}", told.stderr);
     // The other form takes its own notes; it says nothing of a change that it has not seen.
     room.ok(&["-r", "keys.jsonl", "keys", "create", "--org", "acme", "--name", "b"]);
     room.ok(&build("keys.toml"));

@@ -212,7 +212,7 @@ fn faults_are_named_by_line_and_nothing_is_written() {
         (
             "the same id",
             key("key_a", &digest) + &key("key_a", &other),
-            "keys.toml:8: id: key_a stands at line 4",
+            "keys.toml:8: id: key_a is already at line 4",
         ),
         (
             "the same digest",

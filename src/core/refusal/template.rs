@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use super::Saying;
 use super::body::phrase;
 
-/// A body with places: `{"code":"{{code}}"}`. What is put in is escaped for the content type.
+/// A body with placeholders: `{"code":"{{code}}"}`. Their values are escaped for the content type.
 #[derive(Clone, Debug)]
 pub struct Template {
     content_type: HeaderValue,
@@ -23,22 +23,22 @@ struct TemplateBody(Vec<TemplatePart>);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    #[error("is not JSON once its places are filled: {0}")]
+    #[error("is not JSON once its placeholders are filled: {0}")]
     Json(String),
     #[error("has a `{{{{` without `}}}}`")]
     Open,
-    #[error("has an unknown place `{{{{{0}}}}}`")]
-    Place(String),
+    #[error("has an unknown placeholder `{{{{{0}}}}}`")]
+    Placeholder(String),
 }
 
 #[derive(Clone, Debug)]
 enum TemplatePart {
     Literal(Box<str>),
-    Place(Place),
+    Placeholder(Placeholder),
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum Placeholder {
     Advice,
     Code,
     Message,
@@ -56,23 +56,23 @@ enum Escape {
     Plain,
 }
 
-const PLACES: [(&str, Place); 8] = [
-    ("advice", Place::Advice),
-    ("code", Place::Code),
-    ("message", Place::Message),
-    ("permissions", Place::Permissions),
-    ("request_id", Place::RequestId),
-    ("retry_after", Place::RetryAfter),
-    ("status", Place::Status),
-    ("title", Place::Title),
+const PLACEHOLDERS: [(&str, Placeholder); 8] = [
+    ("advice", Placeholder::Advice),
+    ("code", Placeholder::Code),
+    ("message", Placeholder::Message),
+    ("permissions", Placeholder::Permissions),
+    ("request_id", Placeholder::RequestId),
+    ("retry_after", Placeholder::RetryAfter),
+    ("status", Placeholder::Status),
+    ("title", Placeholder::Title),
 ];
 
 // === impl Template ===
 
 impl Template {
     /// The names that are allowed between `{{` and `}}`.
-    pub fn places() -> impl Iterator<Item = &'static str> {
-        PLACES.iter().map(|(name, _)| *name)
+    pub fn placeholders() -> impl Iterator<Item = &'static str> {
+        PLACEHOLDERS.iter().map(|(name, _)| *name)
     }
 
     /// # Errors
@@ -119,12 +119,12 @@ impl TemplateBody {
         while let Some((before, after)) = rest.split_once("{{") {
             let (name, after) = after.split_once("}}").ok_or(TemplateError::Open)?;
             let name = name.trim();
-            let (_, place) = PLACES
+            let (_, place) = PLACEHOLDERS
                 .iter()
                 .find(|(known, _)| *known == name)
-                .ok_or_else(|| TemplateError::Place(name.to_owned()))?;
+                .ok_or_else(|| TemplateError::Placeholder(name.to_owned()))?;
             parts.push(TemplatePart::Literal(before.into()));
-            parts.push(TemplatePart::Place(*place));
+            parts.push(TemplatePart::Placeholder(*place));
             rest = after;
         }
         parts.push(TemplatePart::Literal(rest.into()));
@@ -142,27 +142,27 @@ impl TemplateBody {
         for part in &self.0 {
             match part {
                 TemplatePart::Literal(text) => out.push_str(text),
-                TemplatePart::Place(place) => place.fill(&mut out, saying, escape),
+                TemplatePart::Placeholder(place) => place.fill(&mut out, saying, escape),
             }
         }
         out.into()
     }
 }
 
-// === impl Place ===
+// === impl Placeholder ===
 
-impl Place {
+impl Placeholder {
     fn fill(self, out: &mut String, saying: &Saying<'_>, escape: Escape) {
         match self {
-            Place::Advice => escape.push(out, &saying.advice),
-            Place::Code => escape.push(out, saying.code),
-            Place::Message => escape.push(out, &saying.message),
-            Place::Permissions => escape.push(out, &saying.permissions),
-            Place::RequestId => escape.push(out, saying.request_id),
+            Placeholder::Advice => escape.push(out, &saying.advice),
+            Placeholder::Code => escape.push(out, saying.code),
+            Placeholder::Message => escape.push(out, &saying.message),
+            Placeholder::Permissions => escape.push(out, &saying.permissions),
+            Placeholder::RequestId => escape.push(out, saying.request_id),
             // A number also where there is nothing to wait for, so that JSON stays JSON.
-            Place::RetryAfter => out.push_str(&saying.retry_after.unwrap_or(0).to_string()),
-            Place::Status => out.push_str(saying.status.as_str()),
-            Place::Title => escape.push(out, phrase(saying)),
+            Placeholder::RetryAfter => out.push_str(&saying.retry_after.unwrap_or(0).to_string()),
+            Placeholder::Status => out.push_str(saying.status.as_str()),
+            Placeholder::Title => escape.push(out, phrase(saying)),
         }
     }
 }

@@ -289,7 +289,7 @@ fn a_client_may_choose_the_form() {
 fn templates_that_are_wrong() {
     let json = || HeaderValue::from_static("application/json");
     let parse = |body: &str| Template::parse(json(), Vec::new(), body).unwrap_err();
-    assert_eq!(parse("{{cod}}"), TemplateError::Place("cod".to_owned()));
+    assert_eq!(parse("{{cod}}"), TemplateError::Placeholder("cod".to_owned()));
     assert_eq!(parse("{{code"), TemplateError::Open);
     assert!(matches!(parse("{\"a\":{{code}}}"), TemplateError::Json(_)));
     let html =

@@ -91,7 +91,7 @@ impl Change {
         let registry = Registry::open(path)?;
         if let Some(twin) = Registry::twin(path) {
             warn(&format!(
-                "{} stands beside {}: the two do not know of each other's changes\n\
+                "{} is in one folder with {}: the two do not know of each other's changes\n\
                  hint: move away the one that is no longer used",
                 twin.display(),
                 path.display()
