@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::core::count::count;
+use crate::wording::count::count;
 use crate::core::observe::{CredentialPassage, Observe, ObserveReach};
 use crate::core::route::{Needs, Require};
 use crate::core::{

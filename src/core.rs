@@ -8,10 +8,8 @@
 pub mod address;
 pub mod client_network;
 pub mod cors;
-pub mod count;
 pub mod credential;
 pub mod decision;
-pub mod echo;
 pub mod format;
 pub mod grant;
 pub mod headers;
@@ -25,10 +23,8 @@ pub mod reason;
 pub mod refusal;
 pub mod route;
 pub mod secret;
-pub mod shell;
 pub mod signer;
 pub mod use_cell;
-pub mod visible;
 
 pub use self::address::NetworkSet;
 pub use self::client_network::ClientNetwork;

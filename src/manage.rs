@@ -1,8 +1,8 @@
 //! The management side: registry, keys, signer, tables, publishing. `keygatectl` is [`run`].
 //!
-//! Imports core, table, usage, clock and exit; never proxy, reload, admin or telemetry. Secrets exist here
-//! only between their creation and the one time that they are shown: not in files, not in
-//! arguments, not in messages.
+//! Imports core, table, usage, wording, clock and exit; never proxy, reload, admin or telemetry.
+//! Secrets exist here only between their creation and the one time that they are shown: not in
+//! files, not in arguments, not in messages.
 
 pub mod demo;
 pub mod error;
@@ -29,8 +29,8 @@ use clap::{CommandFactory as _, Parser};
 use self::error::Error;
 use self::session::{Common, Session};
 use crate::clock::Clock;
-use crate::core::echo::{shown, told};
 use crate::exit::Exit;
+use crate::wording::echo::{shown, told};
 
 /// Issue, change and publish API keys for keygate sidecars.
 #[derive(Debug, Parser)]

@@ -1,5 +1,5 @@
 //! What observing has seen: rows of who would be refused and why, kept by the sidecar, and the report
-//! that is made of them. Imports `core`.
+//! that is made of them. Imports `core` and `wording`.
 //!
 //! ```text
 //! a worker → ObserveBook → /observe, as lines

@@ -1,5 +1,6 @@
 //! The network edge: listeners, workers, one request from accept to answer.
-//! Imports core, config, meter, snapshot, clock and telemetry; never manage, reload or admin.
+//! Imports core, config, meter, snapshot, clock, telemetry and wording; never manage, reload or
+//! admin.
 //!
 //! Sub-rooms import downwards only, and files never in a circle (`tests/it/layering`). From the top:
 //!

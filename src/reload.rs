@@ -1,5 +1,5 @@
 //! From files and URLs to what is in force: sources, watching, verification, acceptance, swap.
-//! Imports `clock`, `config`, `core`, `meter`, `mounts`, `snapshot`, `table`, `telemetry`.
+//! Imports `clock`, `config`, `core`, `meter`, `mounts`, `remote`, `snapshot`, `table`, `telemetry`.
 //!
 //! ```text
 //! load_first → Loaded → start → Reloader      (a thread of its own; a URL has one as well)
@@ -377,7 +377,7 @@ impl FirstLoadError {
         match failure {
             LoadFailure::Refused(_) => DATA,
             LoadFailure::Source(error) => match error {
-                SourceError::Credential { .. } => CONFIG,
+                SourceError::Credential(_) => CONFIG,
                 SourceError::Encoding(_) | SourceError::TooLarge { .. } => DATA,
                 SourceError::Io { .. }
                 | SourceError::Missing { .. }

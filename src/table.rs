@@ -1,6 +1,6 @@
 //! The key table: format, verification, look-up, patch overlay, acceptance. docs/table-format.md is
-//! the normative description. Imports core only. No I/O but through what it is handed, no clock,
-//! no log.
+//! the normative description. Imports core and wording only. No I/O but through what it is handed,
+//! no clock, no log.
 //!
 //! ```text
 //! registry → BodyBuilder → BuiltBody → Draft → signature → file              write/, manage alone

@@ -78,7 +78,7 @@ impl LoadError {
             ),
             // These name their path.
             LoadFailure::Source(
-                named @ (SourceError::Credential { .. }
+                named @ (SourceError::Credential(_)
                 | SourceError::NotRegular { .. }
                 | SourceError::Several { .. }),
             ) => named.to_string(),

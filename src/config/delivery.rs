@@ -109,7 +109,12 @@ fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-pub(super) fn url(text: &str) -> Result<TableSource, ConfigProblem> {
+fn url(text: &str) -> Result<TableSource, ConfigProblem> {
+    remote_url(text).map(|_| TableSource::Url(text.into()))
+}
+
+/// A URL of a server that keygate asks or posts to, with the credential of `[table.http]`.
+pub(super) fn remote_url(text: &str) -> Result<Uri, ConfigProblem> {
     let uri: Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
     let authority = uri.authority().filter(|_| is_url(text));
     match authority {
@@ -118,7 +123,7 @@ pub(super) fn url(text: &str) -> Result<TableSource, ConfigProblem> {
             Err(ConfigProblem::new("must not hold a user or password")
                 .hint("put `user:password` in a file and name it as table.http.basic_file"))
         }
-        Some(_) => Ok(TableSource::Url(text.into())),
+        Some(_) => Ok(uri),
     }
 }
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use super::time;
 use crate::core::KeyId;
-use crate::core::echo::is_like_secret;
-use crate::core::shell::{quoted, quoted_path};
-use crate::core::visible::one_line;
+use crate::wording::echo::is_like_secret;
+use crate::wording::shell::{quoted, quoted_path};
+use crate::wording::visible::one_line;
 use crate::exit::Exit;
 use crate::table::FileKind;
 use crate::table::manifest::MAX_CHOSEN_SERIAL;

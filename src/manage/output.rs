@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::error::{Error, Result, STANDARD_OUTPUT};
 use super::progress::ProgressLine;
-pub use crate::core::count::count;
-use crate::core::visible::{Visible, visible};
+pub use crate::wording::count::count;
+use crate::wording::visible::{Visible, visible};
 
 /// Where a command's answer goes. `json` is the choice of `--json`.
 pub struct Output {

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::error::{Error, Result};
 use super::files;
 use super::output::Output;
-use crate::core::visible::visible;
+use crate::wording::visible::visible;
 use crate::core::{SignerError, SignerKey};
 use crate::table::PublicKey;
 

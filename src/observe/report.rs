@@ -1,4 +1,5 @@
-//! The rows of any number of sidecars and access logs, as one report. Imports core only.
+//! The rows of any number of sidecars and access logs, as one report. Imports core and
+//! wording only.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use super::lines::{ObserveHead, ObserveLine, RowKind};
 use crate::core::ClientNetwork;
-use crate::core::count::count;
+use crate::wording::count::count;
 use crate::core::observe::UpstreamClass;
 
 /// What was seen of all sources.

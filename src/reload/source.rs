@@ -1,5 +1,5 @@
 //! Reading a table or patch from a path: bounded, once, and only when it may have changed.
-//! Imports `core` for its digest, `table` for its buffer.
+//! Imports `core` for its digest, `table` for its buffer, `remote` for its error.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::core::Digest;
+use crate::remote::RemoteFileError;
 use crate::table::Buffer;
 
 /// Why a source gave nothing. The word is a metric label.
@@ -15,8 +16,8 @@ use crate::table::Buffer;
 pub enum SourceError {
     #[error("changed while it was read; the publisher should rename a finished file into place")]
     Changing,
-    #[error("cannot read the configured credential file {path}: {source}")]
-    Credential { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Credential(#[from] RemoteFileError),
     #[error("the server compressed it (`content-encoding: {0}`), which was not asked for")]
     Encoding(String),
     #[error("cannot read {path}: {source}{}", hint_of(source))]
@@ -115,7 +116,7 @@ impl SourceError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Changing => "changing",
-            Self::Credential { .. } => "credential",
+            Self::Credential(_) => "credential",
             Self::Encoding(_) => "encoding",
             Self::Io { .. } => "read",
             Self::Missing { .. } => "missing",

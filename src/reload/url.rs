@@ -1,16 +1,14 @@
 //! Fetching a table or patch from an http(s) URL. Trust comes from the signature, not from here;
-//! what is guarded here is memory, time and the credential. Imports `config` and `reload::source`.
+//! what is guarded here is memory, time and the credential. Imports `config`, `remote` and
+//! `reload::source`.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, header};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
-use zeroize::Zeroizing;
 
 use super::source::SourceError;
 use crate::config::UrlOptions;
+use crate::remote;
 use crate::table::Buffer;
 
 /// Redirects that are followed; never from https to http.
@@ -19,6 +17,7 @@ const MAX_REDIRECTS: u32 = 5;
 /// Most bytes of a response head.
 const MAX_HEAD: usize = 32 * 1024;
 
+/// To resolve the name, and to send a request.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// For the head of a response, beside the long poll's own wait.
@@ -74,28 +73,12 @@ pub(super) enum TransferDeadline {
 
 impl UrlSource {
     pub(super) fn new(url: &str, options: &UrlOptions) -> Result<Self, SourceError> {
-        let tls = TlsConfig::builder()
-            .root_certs(match &options.ca {
-                Some(path) => roots(path)?,
-                None => RootCerts::WebPki,
-            })
-            .unversioned_rustls_crypto_provider(Arc::new(
-                rustls::crypto::aws_lc_rs::default_provider(),
-            ))
-            .build();
-        let agent = ureq::Agent::config_builder()
-            .tls_config(tls)
-            .https_only(url.starts_with("https:"))
-            .http_status_as_error(false)
+        let agent = remote::agent(url, options)?
             .max_redirects(MAX_REDIRECTS)
             .max_response_header_size(MAX_HEAD)
-            // An environment variable must not decide where keys come from.
-            .proxy(None)
-            .user_agent(concat!("keygate/", env!("CARGO_PKG_VERSION")))
             .accept("application/octet-stream, */*")
             .accept_encoding("identity")
             .timeout_resolve(Some(CONNECT))
-            .timeout_connect(Some(CONNECT))
             .timeout_send_request(Some(CONNECT))
             .timeout_per_read(Some(STALL + options.long_poll))
             .timeout_recv_response(Some(RESPONSE + options.long_poll))
@@ -124,7 +107,8 @@ impl UrlSource {
         if patience == TransferDeadline::Wait && wait > 0 && known {
             request = request.header("prefer", format!("wait={wait}"));
         }
-        if let Some(value) = self.authorization()? {
+        // Never sent on to another host (ureq's default).
+        if let Some(value) = remote::authorization(&self.options)? {
             request = request.header(header::AUTHORIZATION, value);
         }
         let mut response = request.call().map_err(SourceError::of_ureq)?;
@@ -168,37 +152,6 @@ impl UrlSource {
     pub(super) fn forget(&mut self) {
         self.taken = Validators::default();
     }
-
-    /// Read anew each time: the file may be rotated. Never followed to another host (ureq's
-    /// default), never logged.
-    fn authorization(&self) -> Result<Option<HeaderValue>, SourceError> {
-        let (path, scheme) = match (&self.options.bearer_file, &self.options.basic_file) {
-            (Some(path), _) => (path, "Bearer "),
-            (None, Some(path)) => (path, "Basic "),
-            (None, None) => return Ok(None),
-        };
-        let text = std::fs::read_to_string(path)
-            .map(Zeroizing::new)
-            .map_err(|source| SourceError::Credential { path: path.clone(), source })?;
-        let text = text.trim();
-        let credential = match scheme {
-            "Basic " => {
-                use base64::Engine as _;
-                Zeroizing::new(base64::prelude::BASE64_STANDARD.encode(text))
-            }
-            _ => Zeroizing::new(text.to_owned()),
-        };
-        let mut value = HeaderValue::try_from(&*Zeroizing::new([scheme, &credential].concat()))
-            .map_err(|_| SourceError::Credential {
-                path: path.clone(),
-                source: std::io::Error::new(
-                    std::io::ErrorKind::InvalidData,
-                    "holds bytes that no header can have",
-                ),
-            })?;
-        value.set_sensitive(true);
-        Ok(Some(value))
-    }
 }
 
 impl std::fmt::Debug for UrlSource {
@@ -227,22 +180,6 @@ fn read_body(body: &mut ureq::Body, limit: u64) -> Result<Buffer, SourceError> {
         return Err(SourceError::Network(format!("{got} of {stated} bytes came")));
     }
     Ok(bytes)
-}
-
-fn roots(path: &Path) -> Result<RootCerts, SourceError> {
-    let error = |source| SourceError::Credential { path: path.to_owned(), source };
-    let pem = std::fs::read(path).map_err(error)?;
-    let certificates: Vec<Certificate<'static>> = ureq::tls::parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    if certificates.is_empty() {
-        let none = std::io::Error::new(std::io::ErrorKind::InvalidData, "holds no certificate");
-        return Err(error(none));
-    }
-    Ok(RootCerts::from(certificates))
 }
 
 impl SourceError {

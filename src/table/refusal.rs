@@ -3,8 +3,8 @@
 
 use super::file_kind::FileKind;
 use super::signer_id::SignerId;
-use crate::core::count::count;
-use crate::core::shell::quoted;
+use crate::wording::count::count;
+use crate::wording::shell::quoted;
 
 /// Declares [`Refusal::reason`] and [`Refusal::exit`] side by side, and the list of all of them,
 /// so that no variant can go without its own word and its own code.

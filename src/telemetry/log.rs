@@ -13,7 +13,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use super::Metrics;
 use super::control::LogName;
 use crate::config::{LogFormat, LogLevel};
-use crate::core::visible::Visible;
+use crate::wording::visible::Visible;
 
 /// Lines that may wait for standard error.
 const QUEUE: usize = 4096;

@@ -42,16 +42,20 @@ const RULES: &[(&str, &[&str])] = &[
             "snapshot",
             "table",
             "telemetry",
+            "wording",
         ],
     ),
     ("bin/keygate", &["cli"]),
     ("bin/keygatectl", &["exit", "manage"]),
-    ("check", &["clock", "config", "core", "exit", "exposure", "mounts", "reload", "table"]),
+    (
+        "check",
+        &["clock", "config", "core", "exit", "exposure", "mounts", "reload", "table", "wording"],
+    ),
     (
         "cli",
         &[
-            "admin", "app", "check", "clock", "config", "core", "exit", "explain", "observe",
-            "table",
+            "admin", "app", "check", "clock", "config", "core", "exit", "explain", "observe", "table",
+            "wording",
         ],
     ),
     ("clock", &["core"]),
@@ -61,16 +65,31 @@ const RULES: &[(&str, &[&str])] = &[
     ("explain", &["clock", "config", "core", "exit", "table"]),
     ("exposure", &["config"]),
     ("lib", &[]),
-    ("manage", &["clock", "config", "core", "exit", "table", "usage"]),
-    ("meter", &["clock", "config", "core", "snapshot", "table", "telemetry", "usage"]),
+    ("manage", &["clock", "config", "core", "exit", "table", "usage", "wording"]),
+    ("meter", &["clock", "config", "core", "remote", "snapshot", "table", "telemetry", "usage"]),
     ("mounts", &[]),
-    ("observe", &["core"]),
-    ("proxy", &["clock", "config", "core", "meter", "observe", "snapshot", "telemetry"]),
-    ("reload", &["clock", "config", "core", "meter", "mounts", "snapshot", "table", "telemetry"]),
+    ("observe", &["core", "wording"]),
+    ("proxy", &["clock", "config", "core", "meter", "observe", "snapshot", "telemetry", "wording"]),
+    (
+        "reload",
+        &[
+            "clock",
+            "config",
+            "core",
+            "meter",
+            "mounts",
+            "remote",
+            "snapshot",
+            "table",
+            "telemetry",
+        ],
+    ),
+    ("remote", &["config"]),
     ("snapshot", &["config", "core", "table"]),
-    ("table", &["core"]),
-    ("telemetry", &["clock", "config", "core"]),
+    ("table", &["core", "wording"]),
+    ("telemetry", &["clock", "config", "core", "wording"]),
     ("usage", &["core"]),
+    ("wording", &["core"]),
 ];
 
 /// Sub-rooms that are not open to everybody: who may import them, beside their own files and tests.
@@ -80,7 +99,7 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms and sub-rooms that work without looking outside.
-const PURE: &[&str] = &["core", "proxy/http1", "table", "usage"];
+const PURE: &[&str] = &["core", "proxy/http1", "table", "usage", "wording"];
 
 /// Rooms in which no modules import each other in a circle.
 const WITHOUT_CIRCLES: &[&str] = &[
@@ -99,6 +118,7 @@ const WITHOUT_CIRCLES: &[&str] = &[
     "meter",
     "observe",
     "usage",
+    "wording",
 ];
 
 /// What a pure room cannot name: files, sockets, clocks, threads, logs, the process around it.

@@ -33,8 +33,8 @@ use super::super::session::Session;
 use super::super::time::When;
 use super::create;
 use crate::core::address::parse_typed_network;
-use crate::core::shell::quoted;
-use crate::core::visible::one_line;
+use crate::wording::shell::quoted;
+use crate::wording::visible::one_line;
 use crate::core::{Environment, Limit, OrgId, Permission};
 
 use self::collect::ImportItem;

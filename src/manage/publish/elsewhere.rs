@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::super::files;
 use super::head::head;
 use crate::core::Digest;
-use crate::core::shell::quoted_path;
+use crate::wording::shell::quoted_path;
 use crate::manage::output::warn;
 use crate::table::Manifest;
 

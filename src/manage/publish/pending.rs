@@ -17,7 +17,7 @@ use super::head::{head, signed_by};
 use super::losses::Acknowledged;
 use super::target::{Destination, PublishOrigin};
 use super::{Plan, PublishArgs};
-use crate::core::shell::quoted_path;
+use crate::wording::shell::quoted_path;
 use crate::core::{KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::{KeySet, PublicKey, TableFormat};
 

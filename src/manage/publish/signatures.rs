@@ -9,8 +9,8 @@ use super::head::{head, signed_by};
 use super::pending;
 use super::target::Destination;
 use super::terms::Terms;
-use crate::core::count::count;
-use crate::core::shell::quoted_path;
+use crate::wording::count::count;
+use crate::wording::shell::quoted_path;
 use crate::table::{Manifest, PublicKey, SignerId};
 
 /// A published file that a publication replaces, or that a patch lies over.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::Registry;
 use super::entry::RegistryEntry;
 use crate::core::KeyId;
-use crate::core::visible::one_line;
+use crate::wording::visible::one_line;
 use crate::manage::error::{Error, Result};
 use crate::manage::{files, time};
 

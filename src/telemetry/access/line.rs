@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::AccessLine;
 use crate::core::address::AddressText;
-use crate::core::visible;
+use crate::wording::visible;
 
 /// Lines of one worker that were not handed over yet.
 #[derive(Debug, Default)]

@@ -18,7 +18,7 @@ use super::placeholder;
 use super::rules::AllowedNetworks;
 use super::yaml::Yaml;
 use crate::core::format::KeyFormat;
-use crate::core::visible::one_line;
+use crate::wording::visible::one_line;
 use crate::core::{Environment, Limit, OrgId, Permission, PolicyName, Secret};
 
 /// Fewer characters than this hold fewer than 128 bits, however they were chosen.

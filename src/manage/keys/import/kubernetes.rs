@@ -13,7 +13,7 @@ use super::kong::judge;
 use super::kong::model::{Consumer, Group, Kong, KongKey, Plugin, PluginConfig, Reference, Scope};
 use super::shape::Shape;
 use super::yaml::{self, Misshapen, Yaml};
-use crate::core::shell::quoted;
+use crate::wording::shell::quoted;
 
 /// Types whose entries are something else than keys of clients, and what.
 const NEVER: [(&str, &str); 14] = [

@@ -15,8 +15,8 @@ use super::collect::{Candidate, ImportItem};
 use super::columns::{Column, digest_text, is_harmless, owner, previous, unknown};
 use super::{strict_json, text};
 use crate::core::Digest;
-use crate::core::count::count;
-use crate::core::visible::one_line;
+use crate::wording::count::count;
+use crate::wording::visible::one_line;
 
 /// The longest line that is read: a key is a few hundred bytes.
 const MAX_LINE: u64 = 1 << 20;

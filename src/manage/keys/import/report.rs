@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::super::super::error::{FileFault, Result};
 use super::super::super::output::count;
 use super::super::super::session::Session;
-use crate::core::shell::quoted;
+use crate::wording::shell::quoted;
 
 /// What was done, or would be.
 #[derive(Debug, Default, Serialize)]

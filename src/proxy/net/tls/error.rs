@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::core::shell::quoted_path;
+use crate::wording::shell::quoted_path;
 
 /// Why files were not put in force. The operator is at fault; no message has bytes of a file.
 #[derive(Debug, thiserror::Error)]

@@ -4,8 +4,8 @@
 
 use std::ffi::OsString;
 
-use super::key::KeyId;
 use super::visible::{is_deceptive, one_line, visible};
+use crate::core::KeyId;
 
 /// The shortest text that counts as a secret: keys have at least 16 characters.
 const SHORTEST: usize = 16;
