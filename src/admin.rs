@@ -2,9 +2,9 @@
 //! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `core`, `exposure`,
 //! `meter`, `observe`, `reload`, `snapshot`, `telemetry`.
 //!
-//! No endpoint gives out a secret. `pages` says of each who reaches it: probes and metrics everybody,
-//! `/status`, `/usage` and `/observe` this host or who has the token, `/drain` this host alone. A second listener has probes and
-//! metrics and nothing else.
+//! No endpoint gives out a secret. `pages` says of each who reaches it: probes and metrics
+//! everybody, `/status`, `/usage` and `/observe` this host or who has the token, `/drain` this host
+//! alone. A second listener has probes and metrics and nothing else.
 
 mod access;
 mod body;
@@ -220,7 +220,7 @@ async fn serve_connection(
         place.touch();
         let (state, turns) = (&state, &turns);
         async move {
-            let answer = || pages::answer(state, caller, &request);
+            let answer = || pages::answer(state, caller, &request, turns);
             Ok::<_, std::convert::Infallible>(match pages::turn_of(&request) {
                 AnswerTurn::AtOnce => answer(),
                 AnswerTurn::Waits => in_turn(turns, answer).await,

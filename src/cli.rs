@@ -12,11 +12,11 @@ use self::observe_report::ObserveReportArgs;
 use crate::check::{self, Instead};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::wording::echo::shown;
-use crate::wording::visible::visible;
 use crate::core::{KeyId, Now};
 use crate::exit::Exit;
 use crate::explain::{Ask, Credential, SOURCES, explain};
+use crate::wording::echo::shown;
+use crate::wording::visible::visible;
 use crate::{admin, app, table};
 use anyhow::{Context as _, anyhow};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -211,6 +211,7 @@ fn run_check(args: &CheckArgs) -> Result<Exit, CommandFailure> {
     report.findings.splice(0..0, concerns);
     let table_bytes = loaded.as_ref().map_or(0, |look| look.keys.resident_bytes());
     report.findings.extend(prepared.memory_concern(table_bytes as u64));
+    report.findings.extend(prepared.usage_concern().filter(|_| !args.config_only));
     show(&if args.json { json(&report)? } else { report.to_string() })?;
     Ok(if args.strict && !report.findings.is_empty() { strict } else { Exit::Ok })
 }

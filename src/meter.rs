@@ -1,9 +1,10 @@
 //! Counts which key is used: cells beside the records, refusals and networks beside them, all of it
-//! carried over swaps, and shown as a usage record. Imports `clock`, `config`, `core`, `snapshot`,
-//! `table`, `telemetry`, `usage`.
+//! carried over swaps, and shown as a usage record. Imports `clock`, `config`, `core`, `remote`,
+//! `snapshot`, `table`, `telemetry`, `usage`.
 //!
 //! ```text
-//! UseProbe (a worker) → UseCell, KeyTraces     counts; never waits for another thread's walk
+//! UseProbe (a worker) → UseCell, KeyTraces     counts: the cell without a lock; the traces under
+//!                                              that of one shard, seldom, and in batches
 //! UseBook ← retired key sets                   settles what they counted, off the path
 //! UseBook → UsePages                           /usage, usage.file, usage.post_url
 //! ```
@@ -20,7 +21,7 @@ mod tests;
 mod traces;
 
 pub use self::book::{BookIdentity, UseBook};
-pub use self::file::{UsageFileError, check_usage_file, open_usage_file};
+pub use self::file::{UsageFileError, check_usage_file, open_mode, open_usage_file};
 pub use self::pages::UsePages;
 pub use self::probe::UseProbe;
 pub use self::run::{Meter, MeterParts};

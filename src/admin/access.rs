@@ -53,7 +53,9 @@ pub(super) enum DeniedAccess {
     Misdirected,
     /// Beyond this host, and there is no token that could be shown.
     NoTokenConfigured,
-    /// The token is missing or another one.
+    /// Beyond this host, without the token.
+    NoTokenShown,
+    /// Another token is shown, here or beyond.
     WrongToken,
     NotThisHost,
     Browser,
@@ -152,7 +154,7 @@ impl AdminAccess {
             },
             _ if here && self.is_named_by(request) => Ok(()),
             _ if here => Err(DeniedAccess::Misdirected),
-            Some(_) => Err(DeniedAccess::WrongToken),
+            Some(_) => Err(DeniedAccess::NoTokenShown),
             None => Err(DeniedAccess::NoTokenConfigured),
         }
     }

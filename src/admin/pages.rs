@@ -1,12 +1,15 @@
 //! What each admin path answers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use super::access::{AdminCaller, DeniedAccess, EndpointReach};
-use super::body::AdminBody;
+use super::body::{AdminBody, UsageBody};
 use super::observing::ObserveStatus;
 use super::{AdminState, CertificateStatus};
 use crate::exposure::Exposure;
@@ -66,8 +69,8 @@ enum AdminAnswer {
     Page(fn(&AdminState) -> Response<Full<Bytes>>),
     /// More of it for the operator.
     Metrics,
-    /// Of the query, and as long as it takes.
-    Stream(fn(&AdminState, &str) -> Response<AdminBody>),
+    /// Of the query, and as long as it takes: each part of it has its own turn.
+    Stream(fn(&AdminState, &str, &Arc<Semaphore>) -> Response<AdminBody>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,12 +155,14 @@ pub(super) fn turn_of<B>(request: &Request<B>) -> AnswerTurn {
     endpoint.map_or(AnswerTurn::AtOnce, |endpoint| endpoint.turn)
 }
 
+/// `turns`: for what is made while the answer is sent.
 pub(super) fn answer<B>(
     state: &AdminState,
     caller: AdminCaller,
     request: &Request<B>,
+    turns: &Arc<Semaphore>,
 ) -> Response<AdminBody> {
-    match page_or_stream(state, caller, request) {
+    match page_or_stream(state, caller, request, turns) {
         Ok(answer) => answer,
         Err(page) => page.map(AdminBody::Page),
     }
@@ -168,6 +173,7 @@ fn page_or_stream<B>(
     state: &AdminState,
     caller: AdminCaller,
     request: &Request<B>,
+    turns: &Arc<Semaphore>,
 ) -> Result<Response<AdminBody>, Response<Full<Bytes>>> {
     if let Err(denied) = state.access.hears(caller, request) {
         return Err(refuse(denied));
@@ -188,11 +194,17 @@ fn page_or_stream<B>(
     match endpoint.answer {
         AdminAnswer::Page(answer) => Err(answer(state)),
         AdminAnswer::Metrics => {
-            let operator = state.access.admits(caller, EndpointReach::Operator, request).is_ok();
-            let uses = state.uses.as_ref().filter(|_| operator);
+            let operator = state.access.admits(caller, EndpointReach::Operator, request);
+            // Whoever shows a token wants what it is for, and is told that it is not the one.
+            if operator == Err(DeniedAccess::WrongToken) {
+                return Err(refuse(DeniedAccess::WrongToken));
+            }
+            let uses = state.uses.as_ref().filter(|_| operator.is_ok());
             Err(metrics(state, &uses.map(|uses| uses.series()).unwrap_or_default()))
         }
-        AdminAnswer::Stream(answer) => Ok(answer(state, request.uri().query().unwrap_or_default())),
+        AdminAnswer::Stream(answer) => {
+            Ok(answer(state, request.uri().query().unwrap_or_default(), turns))
+        }
     }
 }
 
@@ -210,14 +222,14 @@ fn refuse(denied: DeniedAccess) -> Response<Full<Bytes>> {
             StatusCode::FORBIDDEN,
             "only from this host, or with the bearer token of admin.token_file: none is configured\n",
         ),
-        DeniedAccess::WrongToken => {
+        DeniedAccess::NoTokenShown | DeniedAccess::WrongToken => {
             (StatusCode::UNAUTHORIZED, "send the bearer token of admin.token_file\n")
         }
         DeniedAccess::NotThisHost => (StatusCode::FORBIDDEN, "only from this host\n"),
         DeniedAccess::Browser => (StatusCode::FORBIDDEN, "not from a browser\n"),
     };
     let mut refusal = page(status, TEXT, text);
-    if denied == DeniedAccess::WrongToken {
+    if status == StatusCode::UNAUTHORIZED {
         let challenge = HeaderValue::from_static("Bearer realm=\"keygate admin\"");
         refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }
@@ -304,13 +316,11 @@ fn observe(state: &AdminState) -> Response<Full<Bytes>> {
 }
 
 /// The usage record, streamed.
-fn usage(state: &AdminState, query: &str) -> Response<AdminBody> {
-    let refuse = |status, text: &'static str| page(status, TEXT, text).map(AdminBody::Page);
+fn usage(state: &AdminState, query: &str, turns: &Arc<Semaphore>) -> Response<AdminBody> {
+    let refuse = |status, text: String| page(status, TEXT, text).map(AdminBody::Page);
     let Some(book) = &state.uses else {
-        return refuse(
-            StatusCode::NOT_FOUND,
-            "uses of keys are not counted: usage.enabled = false\n",
-        );
+        let text = "uses of keys are not counted: usage.enabled = false\n";
+        return refuse(StatusCode::NOT_FOUND, text.to_owned());
     };
     let since = match query.strip_prefix("since=") {
         Some(minute) => minute.parse().ok(),
@@ -318,10 +328,16 @@ fn usage(state: &AdminState, query: &str) -> Response<AdminBody> {
     };
     let Some(since) = since else {
         let text = "the query may be since=MINUTE, in whole minutes since 1970-01-01T00:00:00Z\n";
-        return refuse(StatusCode::BAD_REQUEST, text);
+        return refuse(StatusCode::BAD_REQUEST, text.to_owned());
     };
+    // Seconds or milliseconds, or another clock: an empty record would say that nothing was used.
+    let now = book.now();
+    if since > now {
+        let text = format!("since is in the future, and counts minutes: now is {now}\n");
+        return refuse(StatusCode::BAD_REQUEST, text);
+    }
     let mut response = page(StatusCode::OK, TEXT, Bytes::new())
-        .map(|_| AdminBody::Usage(UsePages::new(book, since)));
+        .map(|_| AdminBody::Usage(UsageBody::new(UsePages::new(book, since), turns)));
     response.headers_mut().insert(header::CONTENT_TYPE, LINES);
     response
 }

@@ -75,6 +75,14 @@ impl Running {
     }
 }
 
+fn page_of(
+    state: &AdminState,
+    caller: AdminCaller,
+    request: &http::Request<()>,
+) -> http::Response<body::AdminBody> {
+    pages::answer(state, caller, request, &Arc::new(Semaphore::new(1)))
+}
+
 fn ask(address: SocketAddr, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -202,12 +210,12 @@ fn drain_from_elsewhere_is_refused() {
         access: AdminAccess::default(),
     };
     for peer in ["203.0.113.9:1", "[::ffff:203.0.113.9]:1", "[2001:db8::1]:1"] {
-        let answer = pages::answer(&state, from(peer), &request);
+        let answer = page_of(&state, from(peer), &request);
         assert_eq!(answer.status(), 403, "{peer}");
     }
     // On this host, under a name that is not its own: a page in a browser, by DNS rebinding.
     let rebound = http::Request::post("/drain").header("host", "evil.example").body(()).unwrap();
-    assert_eq!(pages::answer(&state, from("127.0.0.1:1"), &rebound).status(), 421);
+    assert_eq!(page_of(&state, from("127.0.0.1:1"), &rebound).status(), 421);
     assert!(!running.readiness.is_draining());
     running.admin.stop();
 }
@@ -361,15 +369,29 @@ fn status_beyond_this_host_needs_the_token() {
     ] {
         // Here nothing is counted, and who may not ask does not learn that.
         for (path, found) in [("/status", 200), ("/usage", 404)] {
-            let answer = pages::answer(state, from(peer), &request(path, token, host));
+            let answer = page_of(state, from(peer), &request(path, token, host));
             let want = if want == 200 { found } else { want };
             assert_eq!(answer.status(), want, "{path} {peer} {token:?} {host}");
             assert_eq!(answer.headers().contains_key("www-authenticate"), want == 401);
         }
     }
-    // Probes and metrics ask for nothing.
-    let metrics = http::Request::get("/metrics").header("host", "orders.svc").body(()).unwrap();
-    assert_eq!(pages::answer(&with, from(far), &metrics).status(), 200);
+    // Metrics ask for nothing, and judge a token that is shown and that they would need.
+    let other = Some("0123456789abcdef-other");
+    for (state, peer, token, want) in [
+        (&with, far, None, 200),
+        (&with, far, Some(TOKEN), 200),
+        (&with, far, other, 401),
+        (&with, near, other, 401),
+        (&with, near, None, 200),
+        (&without, far, other, 200),
+    ] {
+        let answer = page_of(state, from(peer), &request("/metrics", token, "127.0.0.1"));
+        assert_eq!(answer.status(), want, "{peer} {token:?}");
+        assert_eq!(answer.headers().contains_key("www-authenticate"), want == 401);
+    }
+    let public = AdminCaller { door: AdminDoor::Public, ..from(far) };
+    let answer = page_of(&with, public, &request("/metrics", other, "orders.svc"));
+    assert_eq!(answer.status(), 200, "there no token is of use");
 }
 
 #[test]
@@ -381,7 +403,7 @@ fn a_new_token_takes_over_and_a_bad_one_changes_nothing() {
         let bearer = format!("Bearer {token}");
         let request = http::Request::get("/status").header("host", "orders.svc");
         let request = request.header("authorization", bearer).body(()).unwrap();
-        pages::answer(&state, from("203.0.113.9:1"), &request).status().as_u16()
+        page_of(&state, from("203.0.113.9:1"), &request).status().as_u16()
     };
     let next = "0123456789abcdef-second";
     std::fs::write(&path, next).unwrap();

@@ -12,9 +12,10 @@ use rustix::fs::Access;
 use crate::check::Finding;
 use crate::clock::Clock;
 use crate::config::{self, Bind, Config, ConfigFault, UpstreamAddress};
-use crate::meter::check_usage_file;
+use crate::meter::{check_usage_file, open_mode};
 use crate::proxy;
 use crate::proxy::tls::{ClientTls, Reloadable as _, ServerTls, TlsError};
+use crate::wording::shell::quoted_path;
 
 /// A configuration with all that its files hold, fit to be started.
 #[derive(Debug)]
@@ -118,6 +119,18 @@ impl PreparedStart {
             subject: "limits.memory".to_owned(),
             message,
             hint: Some(hint.to_owned()),
+        })
+    }
+
+    /// Whether everybody on this machine learns from `usage.file` which key comes from where.
+    pub fn usage_concern(&self) -> Option<Finding> {
+        let path = self.config.usage.file.as_ref()?;
+        let mode = open_mode(path)?;
+        Some(Finding {
+            kind: "usage_file",
+            subject: "usage.file".to_owned(),
+            message: format!("can be read by everybody on this machine: mode {mode:04o}"),
+            hint: Some(format!("chmod o-rwx {}", quoted_path(path))),
         })
     }
 

@@ -147,14 +147,15 @@ impl Running {
         }
         // The state file first: nothing else that may take its time is of use to the next start.
         self.reloader.stop();
+        // Before what may hang at a disk or a server: nobody writes a line any more.
+        if let Some(access) = self.access {
+            access.stop();
+        }
         if let Some(meter) = self.meter {
             meter.stop();
         }
         self.watchers.stop();
         self.admin_handle.stop();
-        if let Some(access) = self.access {
-            access.stop();
-        }
         tracing::info!("stopped");
         drop(self.log);
     }

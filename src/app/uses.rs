@@ -7,7 +7,7 @@ use super::error::StartError;
 use super::workers::random;
 use crate::clock::Clock;
 use crate::config::{TableConfig, UsageConfig};
-use crate::meter::{BookIdentity, Meter, MeterParts, UseBook, open_usage_file};
+use crate::meter::{BookIdentity, Meter, MeterParts, UseBook, open_mode, open_usage_file};
 use crate::reload::lower_priority;
 use crate::snapshot::Store;
 use crate::telemetry::Metrics;
@@ -25,6 +25,14 @@ pub(super) fn use_book(
     }
     if let Some(file) = &usage.file {
         open_usage_file(file)?;
+        if let Some(mode) = open_mode(file) {
+            tracing::warn!(
+                path = %file.display(),
+                mode = format!("{mode:04o}"),
+                "everybody on this machine can read usage.file, which says which key is used from \
+                 where\nhint: chmod o-rwx it"
+            );
+        }
     }
     let instance = instance_name(usage);
     let boot = random()?.iter().take(8).map(|byte| format!("{byte:02x}")).collect();

@@ -62,6 +62,7 @@ struct UseLedger {
     draining: Vec<UseBlock>,
     /// Uses of secrets that no key has any more, by key.
     former: HashMap<KeyId, KeyUse>,
+    /// Keys that had to leave `former`.
     dropped: u64,
     /// Uses of the keys that were dropped.
     forgotten: u64,
@@ -160,7 +161,8 @@ impl UseBook {
             now: self.now(),
             since,
             serial: keys.as_ref().map(serial),
-            dropped: self.lock().dropped + self.traces.dropped(),
+            dropped: self.lock().dropped,
+            dropped_traces: self.traces.dropped(),
         }
     }
 
@@ -182,8 +184,8 @@ impl UseBook {
         &self.clock
     }
 
-    /// This minute.
-    pub(super) fn now(&self) -> u32 {
+    /// This minute, since 1970.
+    pub fn now(&self) -> u32 {
         self.clock.now().unix_minute()
     }
 

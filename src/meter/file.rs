@@ -6,9 +6,10 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::book::UseBook;
 use super::pages::UsePages;
@@ -22,6 +23,11 @@ const KEPT: u32 = 4;
 
 /// Of a head, with room to spare: enough to see whether a file is one of ours.
 const HEAD: u64 = 4096;
+
+/// Tries and pauses while another process writes, which takes it milliseconds: a second. Less than
+/// the last record has at the end of the process.
+const TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,14 +71,7 @@ impl UsageFile {
 
     fn try_write(&mut self, book: &Arc<UseBook>) -> io::Result<()> {
         let mut file = open(&self.path)?;
-        // While one process replaces another both write, and a record stays in one piece.
-        file.try_lock().map_err(|error| match error {
-            TryLockError::Error(error) => error,
-            TryLockError::WouldBlock => io::Error::new(
-                io::ErrorKind::ResourceBusy,
-                "another process writes to it\nhint: give each sidecar a file of its own",
-            ),
-        })?;
+        lock(&file)?;
         let meta = file.metadata()?;
         let id = Some(FileId { device: meta.dev(), inode: meta.ino() });
         let length = whole_lines(&mut file)?;
@@ -128,6 +127,21 @@ impl UsageFile {
     }
 }
 
+/// While one process replaces another both write, and each record has to stay in one piece.
+fn lock(file: &File) -> io::Result<()> {
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        "another process writes to it\nhint: give each sidecar a file of its own",
+    ))
+}
+
 /// Makes sure that the file can be written, without writing to it: an empty one is made where there
 /// is none.
 pub fn open_usage_file(path: &Path) -> Result<(), UsageFileError> {
@@ -143,6 +157,14 @@ pub fn check_usage_file(path: &Path) -> io::Result<()> {
         Ok(meta) if !meta.is_file() => Err(no_regular_file()),
         Ok(_) | Err(_) => whole_lines(&mut File::open(path)?).map(|_| ()),
     }
+}
+
+/// The mode of a file that is there already and that everybody on this machine may read. It stays as
+/// it is: a group that ships the file may have been given it.
+pub fn open_mode(path: &Path) -> Option<u32> {
+    const OTHERS_READ: u32 = 0o004;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
+    (mode & OTHERS_READ != 0).then_some(mode)
 }
 
 /// To read its beginning and to write at its end. Who reads it learns which key comes from where.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
+use std::thread::Thread;
 use std::time::Duration;
 
 use super::book::UseBook;
@@ -31,8 +31,9 @@ const SERIES_EVERY: Duration = Duration::from_secs(15);
 /// Walks take at most this part of a core.
 const WALK_SHARE: u32 = 200;
 
-/// At the end the last record has this long to be written or posted. What hangs is left behind.
-const LAST: Duration = Duration::from_secs(2);
+/// At the end the last records have this long to be written and posted, together. What hangs is
+/// left behind.
+const LAST: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(2) };
 
 /// What the threads need beside the book.
 #[derive(Clone, Debug)]
@@ -50,14 +51,11 @@ pub struct MeterParts {
 #[derive(Debug)]
 pub struct Meter {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-    reporters: Vec<Reporter>,
-}
-
-/// A thread that hands on a record now and then, and once more at its end.
-#[derive(Debug)]
-struct Reporter {
-    stop: Sender<()>,
+    settler: Thread,
+    /// Of each thread that hands on a record now and then, and once more at its end: it is told by
+    /// its dropped sender.
+    reporters: Vec<Sender<()>>,
+    /// Disconnected once all threads are gone.
     ended: Receiver<()>,
 }
 
@@ -65,14 +63,17 @@ struct Reporter {
 
 impl Meter {
     pub fn start(book: &Arc<UseBook>, parts: MeterParts) -> io::Result<Self> {
+        let (end, ended) = channel();
         let mut reporters = Vec::new();
         if let Some(path) = &parts.file {
-            reporters.push(write_file(book, UsageFile::new(path), parts.clone())?);
+            let file = UsageFile::new(path);
+            reporters.push(write_file(book, file, parts.clone(), end.clone())?);
         }
-        reporters.push(post(book, parts.clone())?);
+        reporters.push(post(book, parts.clone(), end.clone())?);
         let (book, stop) = (Arc::clone(book), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
+            let _end = end;
             (parts.begin)();
             book.settled_by(std::thread::current());
             let mut series = UseSeriesBook::default();
@@ -86,35 +87,19 @@ impl Meter {
                 }
                 std::thread::park_timeout(if settled { IDLE } else { RETIRED });
             }
-            book.settle();
         })?;
-        Ok(Self { stop, thread, reporters })
+        Ok(Self { stop, settler: thread.thread().clone(), reporters, ended })
     }
 
-    /// Once nobody counts any more. Hands on the last records.
+    /// Once nobody counts any more. Hands on the last records: they have what key sets that were
+    /// replaced have counted, settled or not. Waits for [`LAST`] in all.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Release);
-        self.thread.thread().unpark();
-        // A panic of that thread was reported by the panic hook; nothing is left to do.
-        let _ = self.thread.join();
-        // All of them at once: each is told by its dropped sender.
-        let ended: Vec<_> = self.reporters.into_iter().map(Reporter::end).collect();
-        for ended in ended {
-            // Disconnected as soon as the thread is gone.
-            if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(LAST) {
-                tracing::warn!("the last usage record could not be handed on in time");
-            }
+        self.settler.unpark();
+        drop(self.reporters);
+        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(LAST) {
+            tracing::warn!("the last usage record could not be handed on in time");
         }
-    }
-}
-
-// === impl Reporter ===
-
-impl Reporter {
-    /// Tells the thread. What is returned is disconnected once it is gone.
-    fn end(self) -> Receiver<()> {
-        drop(self.stop);
-        self.ended
     }
 }
 
@@ -132,12 +117,16 @@ fn show_series(book: &Arc<UseBook>, series: &mut UseSeriesBook) -> Duration {
     Duration::from_nanos(took).saturating_mul(WALK_SHARE)
 }
 
-fn write_file(book: &Arc<UseBook>, mut file: UsageFile, parts: MeterParts) -> io::Result<Reporter> {
+fn write_file(
+    book: &Arc<UseBook>,
+    mut file: UsageFile,
+    parts: MeterParts,
+    end: Sender<()>,
+) -> io::Result<Sender<()>> {
     let book = Arc::clone(book);
     let (stop, stopped) = channel::<()>();
-    let (end, ended) = channel();
     std::thread::Builder::new().name("usage-file".into()).spawn(move || {
-        let _end: Sender<()> = end;
+        let _end = end;
         (parts.begin)();
         let mut failing = false;
         every(WRITE_EVERY, &stopped, || {
@@ -158,15 +147,14 @@ fn write_file(book: &Arc<UseBook>, mut file: UsageFile, parts: MeterParts) -> io
             }
         });
     })?;
-    Ok(Reporter { stop, ended })
+    Ok(stop)
 }
 
-fn post(book: &Arc<UseBook>, parts: MeterParts) -> io::Result<Reporter> {
+fn post(book: &Arc<UseBook>, parts: MeterParts, end: Sender<()>) -> io::Result<Sender<()>> {
     let book = Arc::clone(book);
     let (stop, stopped) = channel::<()>();
-    let (end, ended) = channel();
     std::thread::Builder::new().name("usage-post".into()).spawn(move || {
-        let _end: Sender<()> = end;
+        let _end = end;
         (parts.begin)();
         let mut failing = false;
         let mut poster: Option<UsagePoster> = None;
@@ -200,7 +188,7 @@ fn post(book: &Arc<UseBook>, parts: MeterParts) -> io::Result<Reporter> {
             }
         });
     })?;
-    Ok(Reporter { stop, ended })
+    Ok(stop)
 }
 
 /// Until the other end of `stopped` is gone, and then once more.
@@ -209,4 +197,29 @@ fn every(interval: Duration, stopped: &Receiver<()>, mut act: impl FnMut()) {
         act();
     }
     act();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_hangs_does_not_hold_up_the_end() {
+        let (end, ended) = channel::<()>();
+        let (reporter, told) = channel::<()>();
+        let (free, freed) = channel::<()>();
+        // One that is told, and whose disk never answers.
+        let hung = std::thread::spawn(move || {
+            let told = told.recv().is_err();
+            let _ = freed.recv();
+            drop(end);
+            told
+        });
+        let (stop, settler) = (Arc::new(AtomicBool::new(false)), std::thread::current());
+        let reporters = vec![reporter];
+        Meter { stop: Arc::clone(&stop), settler, reporters, ended }.stop();
+        assert!(stop.load(Ordering::Acquire) && !hung.is_finished(), "it was left behind");
+        drop(free);
+        assert!(hung.join().unwrap(), "every reporter is told");
+    }
 }

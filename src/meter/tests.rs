@@ -9,7 +9,7 @@ use super::book::MOST_FORMER;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Config, ThisHost, UrlOptions};
-use crate::core::{Digest, KeyId, KeyLookup, KeySpec, PairLookup, Reason};
+use crate::core::{Digest, KeyId, KeyLookup, KeySpec, KeyUse, PairLookup, Reason};
 use crate::snapshot::{Snapshot, Store};
 use crate::table::KeySet;
 use crate::table::testkit::{Signer, issue, pair_spec, patch, spec, table};
@@ -190,6 +190,22 @@ fn exact_over_swaps(keys: u32, swaps: u64) {
     }
 }
 
+/// Every used key leaves a trace: what is true of the uses must not depend on room for those.
+#[test]
+fn forgotten_traces_are_no_forgotten_uses() {
+    let bench = Bench::new(set(1, &[spec(1)]));
+    bench.count(&spec(1).digest);
+    let now = bench.clock.now();
+    for n in 0..super::traces::MOST_KEYS + 10 {
+        let id = KeyId::parse(&format!("key_{n}")).unwrap();
+        let refusal = super::traces::KeyRefusal { id, reason: Reason::Revoked, network: None };
+        bench.book.traces().refused(refusal, 1, KeyUse::default(), now);
+    }
+    let head = bench.book.head(0);
+    assert_eq!((head.dropped, head.dropped_traces), (0, 10));
+    assert_eq!(bench.record(0).dropped(), 0);
+}
+
 #[test]
 fn a_held_snapshot_is_waited_for() {
     let bench = Bench::new(set(1, &[spec(1)]));
@@ -261,6 +277,8 @@ fn a_record_since_a_minute_has_what_was_used_or_refused_since() {
     let client = "203.0.113.9".parse().unwrap();
     probe.refused(&view, Reason::RateLimited, client, bench.clock.now());
     probe.refused(&view, Reason::WrongSecret, "198.51.100.1".parse().unwrap(), bench.clock.now());
+    assert!(bench.record(begin + 1).key(spec(3).id).refused.is_empty(), "it keeps them for now");
+    probe.hand_on();
     let keys = |since| {
         let mut keys: Vec<_> =
             bench.record(since).keys().map(|(id, used)| (id.to_string(), used)).collect();
@@ -402,7 +420,18 @@ fn a_usage_file_has_every_count_whatever_happens_to_it() {
     let held = std::fs::File::open(&path).unwrap();
     held.lock().unwrap();
     assert!(file.write(&bench.book).unwrap_err().to_string().contains("another process"));
-    drop(held);
+    // It is waited for while it writes its own record.
+    bench.count(&spec(2).digest);
+    let (tried, trying) = std::sync::mpsc::channel();
+    let other = std::thread::spawn(move || {
+        trying.recv().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(held);
+    });
+    tried.send(()).unwrap();
+    file.write(&bench.book).unwrap();
+    other.join().unwrap();
+    assert_eq!((merged().0, merged().1), (2, 3));
     // A file of somebody else's is left alone.
     for other in ["[key]\nid = 1\n", "{\"key\":\"key_1\"}\n", "{\"usage\":1}\n", "\n"] {
         std::fs::write(&path, other).unwrap();

@@ -40,25 +40,28 @@ pub(super) struct KeyTrace {
     networks: [u64; NETWORKS],
 }
 
+/// A request that named a key and was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct KeyRefusal {
+    pub(super) id: KeyId,
+    pub(super) reason: Reason,
+    /// Where it came from, if the caller has proved possession of the key.
+    pub(super) network: Option<ClientNetwork>,
+}
+
 // === impl KeyTraces ===
 
 impl KeyTraces {
-    /// Notes a refusal, and where it came from if the caller has proved possession of the key.
-    pub(super) fn refused(
-        &self,
-        id: KeyId,
-        used: KeyUse,
-        reason: Reason,
-        network: Option<ClientNetwork>,
-        now: Now,
-    ) {
-        self.touch(id, now, |trace| {
+    /// Notes so many refusals. `used`: what the key's cell said at the last of them, `now`.
+    pub(super) fn refused(&self, refusal: KeyRefusal, times: u32, used: KeyUse, now: Now) {
+        self.touch(refusal.id, now, |trace| {
             trace.used = trace.used.max(used);
-            match trace.refused.iter_mut().find(|(known, _)| *known == reason) {
-                Some((_, count)) => *count = count.saturating_add(1),
-                None => trace.refused.push((reason, 1)),
+            let is_same = |(known, _): &&mut (Reason, u32)| *known == refusal.reason;
+            match trace.refused.iter_mut().find(is_same) {
+                Some((_, count)) => *count = count.saturating_add(times),
+                None => trace.refused.push((refusal.reason, times)),
             }
-            if let Some(network) = network {
+            if let Some(network) = refusal.network {
                 trace.came_from(network);
             }
         });
@@ -130,7 +133,7 @@ impl KeyTraces {
         self.count.store(self.keys.len(), Ordering::Relaxed);
     }
 
-    /// Keys that left, or found no room.
+    /// How many times a key left, or what was to be noted of one found no room.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -164,6 +167,10 @@ mod tests {
         KeyId::parse(&format!("key_{n}")).unwrap()
     }
 
+    fn revoked(n: usize) -> KeyRefusal {
+        KeyRefusal { id: id(n), reason: Reason::Revoked, network: None }
+    }
+
     fn at(minute: u64) -> Now {
         Now { unix_ms: minute * 60_000, mono_ns: 0 }
     }
@@ -184,7 +191,7 @@ mod tests {
         let traces = KeyTraces::default();
         for n in 0..MOST_KEYS + 10 {
             let minute = if n < 20_000 { 100 } else { 200 };
-            traces.refused(id(n), KeyUse::default(), Reason::Revoked, None, at(minute));
+            traces.refused(revoked(n), 1, KeyUse::default(), at(minute));
         }
         assert_eq!(traces.keys.len(), MOST_KEYS);
         assert_eq!(traces.dropped(), 10);
@@ -192,7 +199,7 @@ mod tests {
         assert_eq!(traces.keys.len(), AFTER_SWEEP);
         assert_eq!(traces.dropped(), 10 + (MOST_KEYS - AFTER_SWEEP) as u64);
         assert_eq!(traces.since(200).len(), MOST_KEYS - 20_000, "no younger one has left");
-        traces.refused(id(0), KeyUse::default(), Reason::Revoked, None, at(300));
+        traces.refused(revoked(0), 1, KeyUse::default(), at(300));
         assert_eq!(traces.since(300), [id(0)], "there is room again");
     }
 }

@@ -98,6 +98,7 @@ async fn serve(seed: Seed) {
     ticks.abort();
     worker.access.flush();
     worker.canaries.log_noted();
+    worker.uses.hand_on();
 }
 
 /// Holds running streams against every new snapshot.
@@ -150,6 +151,7 @@ async fn tick(worker: Rc<Worker>) {
         worker.upstream.sweep(now.mono_ns);
         worker.access.flush();
         worker.canaries.log_noted();
+        worker.uses.hand_on();
         worker.report_load();
     }
 }

@@ -236,6 +236,7 @@ mod tests {
             since,
             serial: None,
             dropped: 0,
+            dropped_traces: 0,
         }
     }
 

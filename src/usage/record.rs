@@ -34,9 +34,12 @@ pub struct UsageHead {
     pub since: u32,
     /// Of the table or patch in force, whichever is higher.
     pub serial: Option<u64>,
-    /// Keys whose refusals and networks were forgotten, and keys no longer in the table whose uses
-    /// were, for want of room.
+    /// Keys no longer in the table whose uses were forgotten for want of room.
     pub dropped: u64,
+    /// How many times the refusals and networks of a key were forgotten, or not noted, for want of
+    /// room. Says nothing of uses.
+    #[serde(default)]
+    pub dropped_traces: u64,
 }
 
 /// One key. A key may stand in several lines.
@@ -68,7 +71,7 @@ pub enum UsageRecord<'l> {
 pub enum UsageRecordError {
     #[error("is not a line of a usage record")]
     Syntax,
-    #[error("is a usage record of form {0}, and this program knows form 1")]
+    #[error("is a usage record of form {0}, and this program knows form {VERSION}")]
     Version(u32),
 }
 
@@ -119,6 +122,7 @@ mod tests {
             since: 0,
             serial: Some(7),
             dropped: 0,
+            dropped_traces: 0,
         };
         let text = serde_json::to_vec(&head).unwrap();
         assert_eq!(UsageRecord::parse(&text), Ok(UsageRecord::Head(head)));
@@ -132,7 +136,9 @@ mod tests {
         let text = serde_json::to_string(&line).unwrap();
         let id = KeyId::parse("key_a").unwrap();
         assert_eq!(UsageRecord::parse(text.as_bytes()), Ok(UsageRecord::Key(id, line)));
-        // What later versions add is passed over.
+        // What later versions add is passed over, and may be missing.
+        let older = br#"{"usage":1,"instance":"a","boot":"1","audience":"o","started":1,"now":2,"serial":1,"dropped":0}"#;
+        assert!(matches!(UsageRecord::parse(older), Ok(UsageRecord::Head(_))));
         let more = br#"{"key":"key_a","last":1,"admitted":2,"bytes":5}"#;
         assert!(matches!(UsageRecord::parse(more), Ok(UsageRecord::Key(..))));
     }

@@ -109,6 +109,8 @@ fn a_record_that_does_not_reach_is_no_answer() {
     room.write("ended", head("a", "1", now - 200 * DAY, now - 40 * DAY));
     room.write("stranger", old.replace("shop", "other"));
     room.write("dropped", old.replace("\"dropped\":0", "\"dropped\":3"));
+    // Of refusals and networks alone: what was used is known all the same.
+    room.write("traces", old.replace("\"dropped\":0", "\"dropped\":0,\"dropped_traces\":9000"));
     room.write("nothing", "");
     room.write("torn", format!("{old}{}", line(&quiet, now - 1, 1).trim_end_matches(['}', '\n'])));
     room.write("foreign", "id,last\nkey_a,5\n");
@@ -116,6 +118,7 @@ fn a_record_that_does_not_reach_is_no_answer() {
     for (records, code, why) in [
         (&["--usage", "a"][..], 0, ""),
         (&["--usage", "torn"], 0, ""),
+        (&["--usage", "traces"], 0, ""),
         (&["--usage", "a", "young", "--added", "b"], 0, ""),
         (&["--usage", "a", "young"], 75, "b is known from"),
         (&["--usage", "young"], 75, "b is known from"),
