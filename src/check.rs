@@ -1,5 +1,5 @@
 //! Are configuration and table fit for each other? Says so before a sidecar is started with them.
-//! Imports core, config, exposure, mounts, reload and table.
+//! Imports core, config, exposure, mounts, reload, table and wording.
 
 mod load;
 
@@ -10,7 +10,6 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::wording::count::count;
 use crate::core::observe::{CredentialPassage, Observe, ObserveReach};
 use crate::core::route::{Needs, Require};
 use crate::core::{
@@ -20,6 +19,7 @@ use crate::exposure::ExposureCheck;
 use crate::mounts::Mounts;
 use crate::reload::{Preview, Time};
 use crate::table::KeySet;
+use crate::wording::count::count;
 
 pub use self::load::{Instead, LoadError, load};
 
@@ -45,6 +45,8 @@ pub struct TableReport {
     pub active: u64,
     pub disabled: u64,
     pub revoked: u64,
+    /// Keys that are planted to be stolen.
+    pub canary: u64,
     /// Keys that are active, have not run out, and fit this deployment's environment.
     pub usable: u64,
 }
@@ -314,6 +316,7 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
         active: counts.active,
         disabled: counts.disabled,
         revoked: counts.revoked,
+        canary: counts.canary,
         usable,
     }
 }
@@ -427,7 +430,13 @@ impl fmt::Display for TableReport {
         }
         write!(f, ", signed by {}; {}", self.signers.join(", "), count(self.keys, "key"))?;
         write!(f, ", {} active, {} disabled", self.active, self.disabled)?;
-        write!(f, ", {} revoked, {} usable here", self.revoked, self.usable)
+        write!(f, ", {} revoked", self.revoked)?;
+        match self.canary {
+            0 => {}
+            1 => write!(f, ", 1 canary")?,
+            n => write!(f, ", {n} canaries")?,
+        }
+        write!(f, ", {} usable here", self.usable)
     }
 }
 

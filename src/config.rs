@@ -317,6 +317,7 @@ pub enum MemoryBudget {
     Detected,
     /// No bound but those of the other limits.
     Off,
+    /// At least [`MemoryBudget::LEAST`].
     Bytes(u64),
 }
 
@@ -458,6 +459,13 @@ pub struct Noted<'h> {
 
 /// Files that a configuration names are keys and certificates, never longer.
 const MAX_FILE: u64 = 1 << 20;
+
+// === impl MemoryBudget ===
+
+impl MemoryBudget {
+    /// In bytes. With less, a handful of clients would find the gate closed.
+    pub const LEAST: u64 = 8 << 20;
+}
 
 // === impl Config ===
 

@@ -1,5 +1,5 @@
 //! Everything that is measured and logged, declared once; handles are held, never looked up by
-//! name while a request runs. Imports `core`, `clock` and `config`.
+//! name while a request runs. Imports `core`, `clock`, `config` and `wording`.
 //!
 //! - [`metrics`]: the list of all metric families.
 //! - [`cells`]: what workers record, each into its own memory, summed when `/metrics` is read.
@@ -23,7 +23,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use self::access::{AccessLine, AccessLog, AccessLogs, Decided};
 pub use self::cells::WorkerCells;
 pub use self::control::Control;
-pub use self::labels::{DecisionOutcome, LingerEnd, MethodLabel, RateDecision, TurnedAway};
+pub use self::labels::{
+    DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway,
+};
 pub use self::readiness::Readiness;
 
 /// Route label of requests that matched no rule.

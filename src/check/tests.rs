@@ -74,6 +74,22 @@ fn nothing_to_say() {
 }
 
 #[test]
+fn canaries_are_in_the_sum() {
+    let canary = |n| {
+        let mut spec = testkit::spec(n);
+        spec.grant.status = crate::core::KeyStatus::Canary;
+        spec
+    };
+    for (keys, want) in [
+        (vec![testkit::spec(1), canary(2)], "2 keys, 1 active, 0 disabled, 0 revoked, 1 canary, 1"),
+        (vec![testkit::spec(1), canary(2), canary(3)], "0 revoked, 2 canaries, 1 usable here"),
+    ] {
+        let text = report(CONFIG, &keys).to_string();
+        assert!(text.contains(want), "{text}");
+    }
+}
+
+#[test]
 fn routes_that_no_key_opens_and_keys_that_open_nothing() {
     let config = CONFIG.to_owned()
         + "[[routes]]\nid = \"typo\"\npath = \"/a\"\npermissions = [\"sned\"]\n"

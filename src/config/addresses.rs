@@ -1,5 +1,5 @@
-//! Where keygate listens, as a whole: no address twice, none that is the service's own, and what the file
-//! of a Unix socket is to look like.
+//! Where keygate listens, as a whole: no address twice, none that is the service's own, and what the
+//! file of a Unix socket is to look like.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
@@ -18,8 +18,8 @@ struct ClaimedAddress<'a> {
     place: &'a ConfigPlace,
 }
 
-/// Refuses addresses that cannot be bound beside each other. `[::]` leaves IPv4 to a `0.0.0.0` of the
-/// same port, so that these two can.
+/// Refuses addresses that cannot be bound beside each other. `[::]` leaves IPv4 to a `0.0.0.0` of
+/// the same port, so that these two can.
 pub(super) fn settle(
     root: &ConfigSection<'_>,
     listeners: &mut [Listener],
@@ -37,7 +37,8 @@ pub(super) fn settle(
     all.push(ClaimedAddress { bind: Bind::Tcp(admin.bind), place: &admin_place });
     all.extend(admin.public.map(|at| ClaimedAddress { bind: Bind::Tcp(at), place: &public_place }));
     let everywhere = |port| {
-        let any = |t: &ClaimedAddress<'_>| matches!(&t.bind, Bind::Tcp(a) if is_any_ipv4(a) && a.port() == port);
+        let is_it = |at: &SocketAddr| is_any_ipv4(at) && at.port() == port;
+        let any = |t: &ClaimedAddress<'_>| matches!(&t.bind, Bind::Tcp(at) if is_it(at));
         port != 0 && all.iter().any(any)
     };
     let families = |bind: &SocketAddr| match is_any_ipv6(bind) && everywhere(bind.port()) {
@@ -128,7 +129,8 @@ pub(super) fn socket_path(path: &str) -> Result<PathBuf, ConfigProblem> {
     Ok(PathBuf::from(path))
 }
 
-/// `socket_mode`, `socket_owner` and `socket_group`. `bind`: `None` where the address is at fault itself.
+/// `socket_mode`, `socket_owner` and `socket_group`. `bind`: `None` where the address is at fault
+/// itself.
 pub(super) fn socket_file(section: &ConfigSection<'_>, bind: Option<&Bind>) -> SocketFile {
     let mode = section.parse("socket_mode", |text| {
         let digits = text.strip_prefix("0o").unwrap_or(text);
@@ -153,8 +155,8 @@ pub(super) fn socket_file(section: &ConfigSection<'_>, bind: Option<&Bind>) -> S
     SocketFile { mode, owner, group }
 }
 
-/// A numeric id, or that of a name in `file` (passwd(5), group(5)). Other name services are not asked:
-/// a static binary has none.
+/// A numeric id, or that of a name in `file` (passwd(5), group(5)). Other name services are not
+/// asked: a static binary has none.
 fn id(section: &ConfigSection<'_>, text: &str, file: &'static str) -> Result<u32, ConfigProblem> {
     if let Ok(id) = text.parse() {
         return Ok(id);

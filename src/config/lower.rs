@@ -384,7 +384,7 @@ fn memory_budget(section: &ConfigSection<'_>) -> MemoryBudget {
     let read = |text: &str| match text {
         "none" => Ok(MemoryBudget::Off),
         text => match super::units::size(text)? {
-            bytes if bytes >= LEAST_MEMORY => Ok(MemoryBudget::Bytes(bytes)),
+            bytes if bytes >= MemoryBudget::LEAST => Ok(MemoryBudget::Bytes(bytes)),
             _ => Err(ConfigProblem::new(
                 "must be at least 8MiB: one address may have a quarter of it, and a client with \
                  a full head or HTTP/2 takes some hundred KiB",
@@ -394,9 +394,6 @@ fn memory_budget(section: &ConfigSection<'_>) -> MemoryBudget {
     };
     section.parse("memory", read).unwrap_or(MemoryBudget::Detected)
 }
-
-/// With less, a handful of clients would find the gate closed.
-const LEAST_MEMORY: u64 = 8 << 20;
 
 fn drain(section: &ConfigSection<'_>) -> Drain {
     Drain {

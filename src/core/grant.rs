@@ -66,6 +66,23 @@ pub struct KeySpec {
     pub owner: Option<Owner>,
 }
 
+// === impl KeySpec ===
+
+impl KeySpec {
+    /// Most bytes of a name.
+    pub const MAX_NAME: usize = 200;
+
+    /// Whether this can be the name of a key. It may be empty.
+    pub fn is_name(text: &str) -> bool {
+        text.len() <= Self::MAX_NAME && !text.chars().any(char::is_control)
+    }
+
+    /// Whether this can be the public id of a pair: 1 to 128 visible ASCII characters.
+    pub fn is_public_id(text: &str) -> bool {
+        (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+    }
+}
+
 // === impl PermissionSet ===
 
 impl PermissionSet {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-use super::limit::{Limit, Spent};
+use super::limit::{Limit, PolicyName, Spent};
 use super::reason::{Detail, Disclosure, Reason, Rejection};
 
 pub use self::challenge::{Challenges, Scheme};
@@ -357,15 +357,17 @@ impl RateFields {
         let remaining = left.format(remaining);
         let wait = until.format(seconds(wait));
         if self.standard {
+            let policy = PolicyName::PER_KEY;
             // `w` is whole seconds; the draft allows leaving out a window that is not.
             let window = limit.window();
             match (window.as_secs(), window.subsec_nanos()) {
                 (w @ 1.., 0) => {
-                    put(RATELIMIT_POLICY, &["\"per-key\";q=", count, ";w=", width.format(w)]);
+                    let width = width.format(w);
+                    put(RATELIMIT_POLICY, &["\"", policy, "\";q=", count, ";w=", width]);
                 }
-                _ => put(RATELIMIT_POLICY, &["\"per-key\";q=", count]),
+                _ => put(RATELIMIT_POLICY, &["\"", policy, "\";q=", count]),
             }
-            put(RATELIMIT, &["\"per-key\";r=", remaining, ";t=", wait]);
+            put(RATELIMIT, &["\"", policy, "\";r=", remaining, ";t=", wait]);
         }
         if self.x {
             put(X_LIMIT, &[count]);

@@ -38,7 +38,7 @@ impl UseCell {
     /// Counts one admitted request.
     pub fn count(&self, now: Now) {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
-        let stamp = (now.unix_ms / 60_000).wrapping_sub(EPOCH);
+        let stamp = u64::from(now.unix_minute()).wrapping_sub(EPOCH);
         if before >> COUNT_BITS < stamp {
             self.raise(stamp_of(now), 0);
         }
@@ -73,7 +73,7 @@ impl UseCell {
 }
 
 fn stamp_of(now: Now) -> u64 {
-    (now.unix_ms / 60_000).saturating_sub(EPOCH).min(LAST_STAMP)
+    u64::from(now.unix_minute()).saturating_sub(EPOCH).min(LAST_STAMP)
 }
 
 // === impl KeyUse ===

@@ -1,5 +1,5 @@
 //! What can go wrong on the management side. Every message names the place and the remedy.
-//! Imports core and table only.
+//! Imports core, table and wording only.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use super::time;
 use crate::core::KeyId;
-use crate::wording::echo::is_like_secret;
-use crate::wording::shell::{quoted, quoted_path};
-use crate::wording::visible::one_line;
 use crate::exit::Exit;
 use crate::table::FileKind;
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
 use crate::table::write::{BuildError, PatchError, SealError};
 use crate::table::{Manifest, Refusal};
+use crate::wording::echo::is_like_secret;
+use crate::wording::shell::{quoted, quoted_path};
+use crate::wording::visible::one_line;
 
 /// How messages name standard output.
 pub const STANDARD_OUTPUT: &str = "standard output";

@@ -84,7 +84,7 @@ impl KeysCommand {
 
 /// Begins a change of the session's registry.
 fn begin(session: &Session, check: Check) -> Result<Change> {
-    Change::begin(&session.registry, session.patience, check)
+    Change::begin(&session.registry, session.patience, check, &session.output)
 }
 
 /// Writes a change that can be published, with the same record for every key that it adds or edits.
@@ -94,7 +94,7 @@ fn commit(
     publish: &PublishArgs,
     session: &Session,
 ) -> Result<Committed> {
-    publish.compare(&change)?;
+    publish.compare(&change, session)?;
     let records = change.records(action, &session.stamp(change.serial()));
     change.commit(&records)
 }

@@ -50,7 +50,8 @@ impl Orgs {
 
 impl SetLimits {
     fn run(self, session: &mut Session) -> Result<()> {
-        let mut change = Change::begin(&session.registry, session.patience, Check::Touched)?;
+        let mut change =
+            Change::begin(&session.registry, session.patience, Check::Touched, &session.output)?;
         self.publish.check(change.registry(), session)?;
         let was = change.settings().orgs.get(&self.org).cloned().unwrap_or_default();
         let is = LimitChange::apply(&self.limits, &was)?;
@@ -66,7 +67,7 @@ impl SetLimits {
             true => orgs.remove(&self.org),
             false => orgs.insert(self.org.clone(), is.clone()),
         };
-        self.publish.compare(&change)?;
+        self.publish.compare(&change, session)?;
         let what = json!({
             "org": self.org.as_str(), "limits": [to_object(&was), to_object(&is)],
         });

@@ -89,6 +89,14 @@ impl Output {
         writeln!(self.notes, "{}", visible(text)).ok();
     }
 
+    /// Something that does not stop a command, on standard error; `text` without `warning: `. Not
+    /// said by a command inside a command.
+    pub fn warn(&self, text: &str) {
+        if !self.mute {
+            eprintln!("warning: {}", visible(text));
+        }
+    }
+
     /// How far long work is, if a person looks on.
     pub fn progress(&self) -> ProgressLine {
         if self.json || self.mute { ProgressLine::none() } else { ProgressLine::standard() }
@@ -140,11 +148,6 @@ impl Columns {
         }
         Ok(())
     }
-}
-
-/// Something that does not stop a command, on standard error; `text` without `warning: `.
-pub fn warn(text: &str) {
-    eprintln!("warning: {}", visible(text));
 }
 
 /// A reader that went away (`| head`) is a normal end: [`super::run`] knows this one by its path.

@@ -110,7 +110,7 @@ impl PublishArgs {
 
     /// Refuses a change whose publication would undo what somebody else has published, before it
     /// is written.
-    pub fn compare(&self, change: &Change) -> Result<()> {
+    pub fn compare(&self, change: &Change, session: &Session) -> Result<()> {
         let plan = self.plan(change.registry())?;
         let meant = self.meant.acknowledged();
         let source = PublishOrigin::Held(change.registry());
@@ -122,7 +122,7 @@ impl PublishArgs {
                 Destination { out, base: Some(base), source, meant: &meant }
             }
         };
-        match place.refuse_losses_of(change) {
+        match place.refuse_losses_of(change, &session.output) {
             // Nothing is written over what is newer. The change is made all the same, and whoever
             // made it is told when it cannot be published.
             Err(Error::Raced { .. }) => Ok(()),
@@ -176,7 +176,7 @@ impl PublishArgs {
             not_published(&command, session);
             return Ok(());
         }
-        self.compare(&change)?;
+        self.compare(&change, session)?;
         let what = serde_json::json!({ "published": "again" });
         let record = session.record(change.serial(), action, what);
         let committed = change.commit(&[record])?;

@@ -18,7 +18,7 @@ pub mod settings;
 pub mod toml;
 pub mod words;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
@@ -81,7 +81,8 @@ pub struct Filter {
     pub id: Option<KeyId>,
     pub name: Option<String>,
     pub org: Option<OrgId>,
-    pub digest: Option<Digest>,
+    /// Keys that have one of these secrets, now or before the last rotation.
+    pub digests: Option<HashSet<Digest>>,
 }
 
 /// Watches a stream of keys for what may occur only once.
@@ -259,7 +260,7 @@ impl Registry {
     pub fn matching(&self, selector: &str, org: Option<&OrgId>) -> Result<Vec<Located>> {
         let by_id = KeyId::parse(selector).ok();
         let name = by_id.is_none().then(|| selector.to_owned());
-        self.find(&Filter { id: by_id, name, org: org.cloned(), digest: None })
+        self.find(&Filter { id: by_id, name, org: org.cloned(), digests: None })
     }
 
     /// A path of the settings, which is relative to the registry.
@@ -303,9 +304,9 @@ impl Filter {
         self.id.is_none_or(|id| id == entry.id)
             && self.name.as_deref().is_none_or(|name| name == &*entry.name)
             && self.org.as_ref().is_none_or(|org| *org == entry.org)
-            && self.digest.as_ref().is_none_or(|digest| {
-                *digest == entry.digest
-                    || entry.previous.is_some_and(|previous| *digest == previous.digest)
+            && self.digests.as_ref().is_none_or(|digests| {
+                digests.contains(&entry.digest)
+                    || entry.previous.is_some_and(|previous| digests.contains(&previous.digest))
             })
     }
 }

@@ -15,9 +15,9 @@ use zeroize::Zeroizing;
 use super::error::{Error, Result};
 use super::files;
 use super::output::Output;
-use crate::wording::visible::visible;
 use crate::core::{SignerError, SignerKey};
 use crate::table::PublicKey;
+use crate::wording::visible::visible;
 
 /// A PEM key is about 120 bytes; more than this is another file.
 const MAX_PEM: u64 = 64 * 1024;

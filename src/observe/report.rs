@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::lines::{ObserveHead, ObserveLine, RowKind};
 use crate::core::ClientNetwork;
-use crate::wording::count::count;
 use crate::core::observe::UpstreamClass;
+use crate::wording::count::count;
 
 /// What was seen of all sources.
 #[derive(Debug, Default)]

@@ -65,6 +65,8 @@ pub struct Counts {
 pub(crate) struct FoundRecord<'t> {
     pub body: &'t TableBody,
     pub record: &'t RawRecord,
+    /// Its place among the records, and that of its cell among the cells.
+    pub index: usize,
 }
 
 // === impl TableBody ===
@@ -152,9 +154,9 @@ impl TableBody {
     }
 
     pub(crate) fn find(&self, digest: &[u8; 32]) -> Option<FoundRecord<'_>> {
-        let range = self.records.bucket(prefix(digest));
-        let record = position(self.records(), range, digest)?;
-        Some(FoundRecord { body: self, record })
+        let records = self.records();
+        let index = position(records, self.records.bucket(prefix(digest)), digest)?;
+        records.get(index).map(|record| FoundRecord { body: self, record, index })
     }
 
     /// The secrets of the pair with this public id.
@@ -181,19 +183,17 @@ impl TableBody {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = FoundRecord<'_>> {
-        self.records().iter().map(|record| FoundRecord { body: self, record })
+        let records = self.records().iter().enumerate();
+        records.map(|(index, record)| FoundRecord { body: self, record, index })
     }
 
     pub(crate) fn record(&self, index: usize) -> Option<FoundRecord<'_>> {
-        self.records().get(index).map(|record| FoundRecord { body: self, record })
+        self.records().get(index).map(|record| FoundRecord { body: self, record, index })
     }
 
     /// Index of a record of this body.
     pub(crate) fn index_of(&self, digest: &[u8; 32]) -> Option<usize> {
-        let range = self.records.bucket(prefix(digest));
-        let start = range.start;
-        let at = self.records().get(range)?.binary_search_by(|r| r.digest.cmp(digest)).ok()?;
-        Some(start + at)
+        position(self.records(), self.records.bucket(prefix(digest)), digest)
     }
 
     pub(crate) fn records(&self) -> &[RawRecord] {
@@ -345,12 +345,7 @@ impl<'t> FoundRecord<'t> {
 
     /// Where uses of this record are counted.
     pub(crate) fn uses(&self) -> Option<&'t UseCell> {
-        let uses = self.body.uses.get()?;
-        // By its place in the file: this is on the path of every request.
-        let first = self.body.sections.get(Section::Records as usize)?.start;
-        let from = self.body.file().as_ptr().addr() + first;
-        let at = std::ptr::from_ref(self.record).addr().wrapping_sub(from);
-        uses.get(at / size_of::<RawRecord>())
+        self.body.uses.get()?.get(self.index)
     }
 
     pub(crate) fn id(&self) -> KeyId {

@@ -1,5 +1,5 @@
 //! Why a table or patch was not put in force. One closed enum for logs, metrics, `/status` and exit
-//! codes. Imports core only.
+//! codes. Imports core and wording only.
 
 use super::file_kind::FileKind;
 use super::signer_id::SignerId;

@@ -11,8 +11,7 @@ use std::sync::OnceLock;
 use self::cell::add_at;
 pub(super) use self::cell::{Histogram, MetricCell};
 use super::labels::{
-    CODES, DecisionOutcome, LingerEnd, MEMORY_REASONS, MethodLabel, RateDecision, TurnedAway,
-    code_slot,
+    CODES, DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway, code_slot,
 };
 use super::metrics::buckets;
 use super::{LISTENER_SLOTS, OTHER_ROUTE, ROUTE_SLOTS};
@@ -39,7 +38,7 @@ pub struct WorkerCells {
     pub(super) in_flight: MetricCell,
     pub(super) memory_budget: MetricCell,
     pub(super) memory_held: MetricCell,
-    pub(super) memory_turned_away: [MetricCell; MEMORY_REASONS.len()],
+    pub(super) memory_turned_away: [MetricCell; Shortage::ALL.len()],
     pub(super) panics: MetricCell,
     pub(super) ratelimit: [MetricCell; RateDecision::ALL.len()],
     pub(super) request_duration: Histogram,
@@ -230,8 +229,8 @@ impl WorkerCells {
     }
 
     /// What the process's account of memory says; one worker records it. `turned_away` is in the order
-    /// of [`MEMORY_REASONS`].
-    pub fn memory(&self, held: u64, budget: Option<u64>, turned_away: [u64; MEMORY_REASONS.len()]) {
+    /// of [`Shortage::ALL`].
+    pub fn memory(&self, held: u64, budget: Option<u64>, turned_away: [u64; Shortage::ALL.len()]) {
         self.memory_held.set(held);
         self.memory_budget.set(budget.unwrap_or(0));
         for (cell, count) in self.memory_turned_away.iter().zip(turned_away) {

@@ -68,8 +68,18 @@ pub enum TurnedAway {
     Tls,
 }
 
-/// Why something was turned away for want of memory, as label values.
-pub const MEMORY_REASONS: [&str; 4] = ["address", "connection", "pressure", "stream"];
+/// Why something was turned away or ended for want of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Its address held more than its part.
+    Address,
+    /// A new connection found too much in use.
+    Connection,
+    /// Room had to be made.
+    Pressure,
+    /// A new HTTP/2 stream found too much in use.
+    Stream,
+}
 
 /// Status codes that have a label value of their own. The upstream can send any of a thousand;
 /// the rest is counted by class.
@@ -244,6 +254,21 @@ impl TurnedAway {
     }
 }
 
+// === impl Shortage ===
+
+impl Shortage {
+    pub const ALL: [Self; 4] = [Self::Address, Self::Connection, Self::Pressure, Self::Stream];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Connection => "connection",
+            Self::Pressure => "pressure",
+            Self::Stream => "stream",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +277,9 @@ mod tests {
     fn each_label_has_the_place_of_its_number() {
         for (at, method) in MethodLabel::ALL.into_iter().enumerate() {
             assert_eq!(method as usize, at);
+        }
+        for (at, why) in Shortage::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, at);
         }
         for (at, end) in LingerEnd::ALL.into_iter().enumerate() {
             assert_eq!(end as usize, at);

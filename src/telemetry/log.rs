@@ -1,5 +1,5 @@
 //! The operator log: `tracing` events to standard error, by a thread that never holds the caller.
-//! Imports `config` and `telemetry::control`.
+//! Imports `config`, `wording` and `telemetry::control`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;

@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::formatting;
 
 use super::UseSeries;
 use super::cells::{ByReason, Histogram, MetricCell, RouteCells, WorkerCells};
-use super::labels::{CODES, LingerEnd, MEMORY_REASONS, MethodLabel, RateDecision, TurnedAway};
+use super::labels::{CODES, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway};
 use super::metrics::{self, Family};
 use crate::core::Reason;
 use crate::core::observe::UpstreamClass;
@@ -209,9 +209,9 @@ impl MetricsPage<'_> {
         self.plain(&metrics::MEMORY_BUDGET, |w| &w.memory_budget);
         self.plain(&metrics::MEMORY_HELD, |w| &w.memory_held);
         self.family(&metrics::MEMORY_TURNED_AWAY);
-        for (at, reason) in MEMORY_REASONS.iter().enumerate() {
-            let sum = self.sum(|w| w.memory_turned_away.get(at));
-            self.sample(&metrics::MEMORY_TURNED_AWAY, "", &[("reason", reason)], sum);
+        for why in Shortage::ALL {
+            let sum = self.sum(|w| w.memory_turned_away.get(why as usize));
+            self.sample(&metrics::MEMORY_TURNED_AWAY, "", &[("reason", why.as_str())], sum);
         }
     }
 

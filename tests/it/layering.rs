@@ -54,8 +54,8 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "admin", "app", "check", "clock", "config", "core", "exit", "explain", "observe", "table",
-            "wording",
+            "admin", "app", "check", "clock", "config", "core", "exit", "explain", "observe",
+            "table", "wording",
         ],
     ),
     ("clock", &["core"]),
@@ -72,17 +72,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("proxy", &["clock", "config", "core", "meter", "observe", "snapshot", "telemetry", "wording"]),
     (
         "reload",
-        &[
-            "clock",
-            "config",
-            "core",
-            "meter",
-            "mounts",
-            "remote",
-            "snapshot",
-            "table",
-            "telemetry",
-        ],
+        &["clock", "config", "core", "meter", "mounts", "remote", "snapshot", "table", "telemetry"],
     ),
     ("remote", &["config"]),
     ("snapshot", &["config", "core", "table"]),

@@ -44,7 +44,7 @@ impl Fold {
             let what = self.publish.meant.record(what);
             records.push(session.record(change.serial(), "keys fold", what));
         }
-        self.publish.compare(&change)?;
+        self.publish.compare(&change, session)?;
         let committed = change.commit(&records)?;
         session.output.note(&format!(
             "{} holds what {} says; serial {}",

@@ -33,9 +33,9 @@ use super::super::session::Session;
 use super::super::time::When;
 use super::create;
 use crate::core::address::parse_typed_network;
+use crate::core::{Environment, Limit, OrgId, Permission};
 use crate::wording::shell::quoted;
 use crate::wording::visible::one_line;
-use crate::core::{Environment, Limit, OrgId, Permission};
 
 use self::collect::ImportItem;
 use self::report::{ImportReport, ReportLine, Widened};
@@ -164,7 +164,7 @@ impl Import {
             what["allowed_wider"] = json!(names);
         }
         let record = session.record(change.serial(), "keys import", what);
-        self.publish.compare(&change)?;
+        self.publish.compare(&change, session)?;
         let committed = change.commit(&[record])?;
         report.serial = Some(committed.serial);
         report.publish_with = self.publish.left_to_do(&committed.registry)?;

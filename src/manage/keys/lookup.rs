@@ -1,6 +1,6 @@
 //! The keys of secrets that turned up somewhere. Imports the registry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read as _;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::core::{Digest, KeyId};
 
 /// More than this on standard input is no list of secrets.
 const MAX_BYTES: u64 = 64 * 1024;
-/// Each word of a line costs a scan of the registry.
+/// A line with more words is no line that holds a secret, but a text.
 const MAX_WORDS: usize = 64;
 
 /// A line of standard input that holds a secret, perhaps among other words.
@@ -34,7 +34,7 @@ pub enum HeldAs {
 }
 
 /// A key that has one of the secrets.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Held {
     pub located: Located,
     pub held_as: HeldAs,
@@ -82,36 +82,34 @@ fn digest_of(text: &str) -> Digest {
     Digest::of(text.as_bytes())
 }
 
-/// The keys that have these secrets, each once. Fails if a line has none of any key.
+/// The keys that have these secrets, each once. Fails if a line has none of any key. Reads the
+/// registry once, however many words there are.
 pub fn holders(registry: &Registry, given: &[GivenLine]) -> Result<Vec<Held>> {
+    let wanted: HashSet<Digest> = given.iter().flat_map(|line| &line.digests).copied().collect();
+    let known = by_digest(registry, wanted)?;
     let mut held: BTreeMap<KeyId, Held> = BTreeMap::new();
     let mut strange = Vec::new();
     for line in given {
-        let mut found = Vec::new();
-        for digest in &line.digests {
-            let filter = Filter { digest: Some(*digest), ..Filter::default() };
-            found.extend(registry.find(&filter)?.into_iter().map(|located| Held {
-                held_as: match located.entry.digest == *digest {
-                    true => HeldAs::Current,
-                    false => HeldAs::Former,
-                },
-                located,
-            }));
-            // The line as it is: its words need no look.
-            if line.digests.first() == Some(digest) && !found.is_empty() {
-                break;
-            }
-        }
-        if found.is_empty() {
-            strange.push(line.number.to_string());
-        }
+        let of = |digest: &Digest| known.get(digest).map(Vec::as_slice).unwrap_or_default();
+        let (whole, words) = match line.digests.split_first() {
+            Some((whole, words)) => (of(whole), words),
+            None => continue,
+        };
+        // The line as it is: its words need no look.
+        let words = if whole.is_empty() { words } else { &[] };
+        let found = whole.iter().chain(words.iter().flat_map(of));
+        let mut is_strange = true;
         for new in found {
+            is_strange = false;
             match held.get_mut(&new.located.entry.id) {
                 Some(known) => known.held_as = known.held_as.min(new.held_as),
                 None => {
-                    held.insert(new.located.entry.id, new);
+                    held.insert(new.located.entry.id, new.clone());
                 }
             }
+        }
+        if is_strange {
+            strange.push(line.number.to_string());
         }
     }
     if strange.is_empty() {
@@ -119,6 +117,21 @@ pub fn holders(registry: &Registry, given: &[GivenLine]) -> Result<Vec<Held>> {
     } else {
         Err(Error::NotHeld { lines: strange.join(", "), path: registry.path.clone() })
     }
+}
+
+/// Those of `wanted` that are the secret of a key, with the key.
+fn by_digest(registry: &Registry, wanted: HashSet<Digest>) -> Result<HashMap<Digest, Vec<Held>>> {
+    let filter = Filter { digests: Some(wanted), ..Filter::default() };
+    let mut known: HashMap<Digest, Vec<Held>> = HashMap::new();
+    for located in registry.find(&filter)? {
+        let former = located.entry.previous.map(|previous| (previous.digest, HeldAs::Former));
+        let current = (located.entry.digest, HeldAs::Current);
+        for (digest, held_as) in std::iter::once(current).chain(former) {
+            let held = Held { located: located.clone(), held_as };
+            known.entry(digest).or_default().push(held);
+        }
+    }
+    Ok(known)
 }
 
 #[cfg(test)]
@@ -141,5 +154,50 @@ mod tests {
             assert!(digests_of(line).contains(&digest_of(secret)), "{line:?}");
         }
         assert!(digests_of(" \u{feff}\0 ").is_empty());
+    }
+
+    #[test]
+    fn every_line_finds_its_key_in_one_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.toml");
+        let shown = |text: &str| crate::manage::registry::words::show_digest(&digest_of(text));
+        let single = |n: usize| {
+            let digest = shown(&format!("secret-{n}"));
+            format!("[[key]]\nid = \"key_{n}\"\norg = \"acme\"\ndigest = \"{digest}\"\n")
+        };
+        let pair = format!(
+            "[[key]]\nid = \"key_pair\"\norg = \"acme\"\npublic_id = \"pub_1\"\ndigest = \"{}\"\n\
+             [key.previous]\ndigest = \"{}\"\nexpires = 2027-01-01T00:00:00Z\n",
+            shown("new"),
+            shown("old")
+        );
+        let settings = "registry = 1\nserial = 0\n".to_owned();
+        let keys = (0..5).map(single).chain([pair]);
+        std::fs::write(&path, std::iter::once(settings).chain(keys).collect::<String>()).unwrap();
+        let registry = Registry::open(&path).unwrap();
+        let given = |lines: &[&str]| -> Vec<GivenLine> {
+            let of =
+                |(n, line): (usize, &&str)| GivenLine { number: n + 1, digests: digests_of(line) };
+            lines.iter().enumerate().map(of).collect()
+        };
+        let found = |lines: &[&str]| {
+            let held = holders(&registry, &given(lines)).map_err(|error| error.to_string())?;
+            let shown = |held: &Held| (held.located.entry.id.to_string(), held.held_as);
+            Ok::<_, String>(held.iter().map(shown).collect::<Vec<_>>())
+        };
+        let (one, three) = ("key_1".to_owned(), "key_3".to_owned());
+        let pair = "key_pair".to_owned();
+        use HeldAs::{Current, Former};
+        for (lines, want) in [
+            (&["x: secret-1 y", "secret-3"][..], vec![(one.clone(), Current), (three, Current)]),
+            (&["secret-1", "k=secret-1"], vec![(one, Current)]),
+            (&["old"], vec![(pair.clone(), Former)]),
+            (&["old", "new"], vec![(pair.clone(), Current)]),
+            (&["a new b old"], vec![(pair, Current)]),
+        ] {
+            assert_eq!(found(lines), Ok(want), "{lines:?}");
+        }
+        let strange = found(&["secret-1", "nothing of ours", "secret-9"]).unwrap_err();
+        assert!(strange.contains("2, 3"), "{strange}");
     }
 }

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use super::super::files;
 use super::head::head;
 use crate::core::Digest;
-use crate::wording::shell::quoted_path;
-use crate::manage::output::warn;
+use crate::manage::output::Output;
 use crate::table::Manifest;
+use crate::wording::shell::quoted_path;
 
 /// Between the table's name and the word for the place.
 const MARK: &str = ".elsewhere-";
@@ -26,7 +26,7 @@ pub struct PatchAt<'a> {
 /// Leaves a copy of the patch beside each of `tables` that is in another folder: that which it is
 /// over, and that which its registry publishes. What was written. A failure is a warning: a
 /// revocation must not wait for a disk.
-pub fn leave(patch: PatchAt<'_>, tables: &[PathBuf]) -> Vec<PathBuf> {
+pub fn leave(patch: PatchAt<'_>, tables: &[PathBuf], output: &Output) -> Vec<PathBuf> {
     let PatchAt { out, manifest, content } = patch;
     let mut written: Vec<PathBuf> = Vec::new();
     for table in tables {
@@ -40,7 +40,7 @@ pub fn leave(patch: PatchAt<'_>, tables: &[PathBuf]) -> Vec<PathBuf> {
         }
         match files::replace(&copy, content) {
             Ok(()) => written.push(copy),
-            Err(e) => warn(&format!(
+            Err(e) => output.warn(&format!(
                 "no copy of the patch was left beside {}: {e}\n\
                  hint: whoever builds the next table from another copy of the registry has to take \
                  the patch in first, or that table undoes it: `keygatectl keys fold {}`",

@@ -17,9 +17,9 @@ use super::head::{head, signed_by};
 use super::losses::Acknowledged;
 use super::target::{Destination, PublishOrigin};
 use super::{Plan, PublishArgs};
-use crate::wording::shell::quoted_path;
 use crate::core::{KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::{KeySet, PublicKey, TableFormat};
+use crate::wording::shell::quoted_path;
 
 /// Tells keys that are published as they are in the registry from others.
 #[derive(Debug)]

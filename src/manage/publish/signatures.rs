@@ -9,9 +9,9 @@ use super::head::{head, signed_by};
 use super::pending;
 use super::target::Destination;
 use super::terms::Terms;
+use crate::table::{Manifest, PublicKey, SignerId};
 use crate::wording::count::count;
 use crate::wording::shell::quoted_path;
-use crate::table::{Manifest, PublicKey, SignerId};
 
 /// A published file that a publication replaces, or that a patch lies over.
 #[derive(Debug)]

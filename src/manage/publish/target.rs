@@ -20,7 +20,7 @@ use super::elsewhere::{self, PatchAt};
 use super::head::head;
 use super::losses::{Acknowledged, Difference};
 use super::purpose::on_purpose;
-use crate::manage::output::warn;
+use crate::manage::output::Output;
 use crate::table::FileKind;
 use crate::table::write::Draft;
 use crate::table::{
@@ -76,15 +76,15 @@ impl<'a> PublishOrigin<'a> {
 
 impl Destination<'_> {
     /// Refuses, before anything is written, a change that would undo what is published.
-    pub fn refuse_losses_of(&self, change: &Change) -> Result<()> {
+    pub fn refuse_losses_of(&self, change: &Change, output: &Output) -> Result<()> {
         let known = change.known();
         let known = Knowledge { registry: known, contained: known };
-        self.tell_of_idle(change, known)?;
+        self.tell_of_idle(change, known, output)?;
         self.refuse_losses(change.serial(), &Ours::Changed(change), known)
     }
 
     /// Warns of acknowledgements that nothing needs: an id may be mistaken.
-    fn tell_of_idle(&self, change: &Change, known: Knowledge<'_>) -> Result<()> {
+    fn tell_of_idle(&self, change: &Change, known: Knowledge<'_>, output: &Output) -> Result<()> {
         let mut idle = self.meant.clone();
         if idle == Acknowledged::default() {
             return Ok(());
@@ -105,7 +105,7 @@ impl Destination<'_> {
         }
         for (option, ids) in [("--readmit", &idle.readmit), ("--drop", &idle.drop)] {
             for id in ids {
-                warn(&format!("{option} {id} has nothing to undo in what is published"));
+                output.warn(&format!("{option} {id} has nothing to undo in what is published"));
             }
         }
         Ok(())
@@ -273,14 +273,14 @@ impl Destination<'_> {
     }
 
     /// Warns of a place where this registry has published and nothing stands any more.
-    fn tell_if_gone(&self, registry: &Registry) {
+    fn tell_if_gone(&self, registry: &Registry, output: &Output) {
         let place = place_of(&registry.real, self.out);
         let is_here = |artefact: &&BuiltFile| {
             artefact.stage == BuildStage::Published && artefact.place.as_deref() == Some(&*place)
         };
         let last = registry.settings.published.iter().rfind(is_here);
         if let Some(last) = last {
-            warn(&format!(
+            output.warn(&format!(
                 "{} is gone, where this registry published serial {}: what somebody else \
                  has published since cannot be compared, and may be undone",
                 self.out.display(),
@@ -366,7 +366,7 @@ fn write_compared<F: Read + Seek>(
     let ours = draft.manifest().clone();
     let there = place.there()?;
     if let (None, Some(registry)) = (&there, registry) {
-        place.tell_if_gone(registry);
+        place.tell_if_gone(registry, &session.output);
     }
     if let Some(theirs) = there {
         if theirs.serial >= ours.serial && theirs.body_sha256 != ours.body_sha256
@@ -378,7 +378,7 @@ fn write_compared<F: Read + Seek>(
         let is_draft =
             matches!(place.source, PublishOrigin::Draft { .. } | PublishOrigin::ForeignDraft);
         if !is_draft && theirs.issued_at_ms > ours.issued_at_ms {
-            warn(&format!(
+            session.output.warn(&format!(
                 "this machine's clock is behind: {} was issued at {}, which is in its \
                  future",
                 place.out.display(),
@@ -402,7 +402,7 @@ fn write_compared<F: Read + Seek>(
         (FileKind::Patch, BuildStage::Published) => {
             let content = to.content()?;
             let patch = PatchAt { out: place.out, manifest: &ours, content: &content };
-            elsewhere::leave(patch, &place.tables())
+            elsewhere::leave(patch, &place.tables(), &session.output)
         }
         _ => Vec::new(),
     };
@@ -419,7 +419,8 @@ fn write_compared<F: Read + Seek>(
         artefact.made_of = made_of;
         if let Err(e) = remember(registry, artefact) {
             // It is published. The next publication takes it for somebody else's and compares it.
-            warn(&format!("published, but the registry could not write that down: {e}"));
+            let told = format!("published, but the registry could not write that down: {e}");
+            session.output.warn(&told);
         }
     }
     Ok(Published { path: place.out.to_owned(), manifest: ours, bytes })

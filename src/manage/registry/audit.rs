@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 use super::Registry;
 use super::entry::RegistryEntry;
 use crate::core::KeyId;
-use crate::wording::visible::one_line;
 use crate::manage::error::{Error, Result};
 use crate::manage::{files, time};
+use crate::wording::visible::one_line;
 
 /// One line of the audit file.
 #[derive(Clone, Debug, Serialize)]

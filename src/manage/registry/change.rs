@@ -14,7 +14,7 @@ use crate::core::{Digest, KeyId};
 
 use crate::manage::error::{Error, FileFault, Result};
 use crate::manage::files::{self, Lock, Replacement};
-use crate::manage::output::warn;
+use crate::manage::output::Output;
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
 
 /// A change in the making. Dropped without [`Change::commit`], nothing has happened.
@@ -84,13 +84,13 @@ pub fn check_serial(serial: u64) -> Result<()> {
 // === impl Change ===
 
 impl Change {
-    pub fn begin(path: &Path, patience: Duration, check: Check) -> Result<Self> {
+    pub fn begin(path: &Path, patience: Duration, check: Check, output: &Output) -> Result<Self> {
         // A lock file without a registry would be litter.
         std::fs::metadata(path).map_err(Error::read(path))?;
         let lock = Lock::take(&files::resolve(path)?, patience)?;
         let registry = Registry::open(path)?;
         if let Some(twin) = Registry::twin(path) {
-            warn(&format!(
+            output.warn(&format!(
                 "{} is in one folder with {}: the two do not know of each other's changes\n\
                  hint: move away the one that is no longer used",
                 twin.display(),

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::core::limit::LimitError;
-use crate::core::{Digest, Limit, LimitSet, NamedLimit, PolicyName};
+use crate::core::{Digest, KeySpec, Limit, LimitSet, NamedLimit, PolicyName};
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +21,6 @@ impl FieldFault {
         Self { field, why: why.into() }
     }
 }
-
-/// Bytes of a key's name.
-const MAX_NAME: usize = 200;
 
 /// `sha256:` and 64 hexadecimal digits.
 pub fn parse_digest(text: &str) -> Result<Digest, &'static str> {
@@ -131,9 +128,9 @@ pub fn show_network(network: &IpNet) -> String {
 }
 
 pub fn check_name(name: &str) -> Result<(), &'static str> {
-    if name.len() > MAX_NAME {
+    if name.len() > KeySpec::MAX_NAME {
         Err("must be at most 200 bytes of UTF-8")
-    } else if name.chars().any(char::is_control) {
+    } else if !KeySpec::is_name(name) {
         Err("must not contain control characters")
     } else {
         Ok(())
@@ -141,7 +138,7 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
 }
 
 pub fn check_public_id(id: &str) -> Result<(), &'static str> {
-    let ok = (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    let ok = KeySpec::is_public_id(id) && !id.contains(':');
     if ok { Ok(()) } else { Err("must be 1 to 128 visible ASCII characters without `:`") }
 }
 

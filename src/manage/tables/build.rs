@@ -20,7 +20,6 @@ use super::super::registry::{Filter, Form, Registry, jsonl};
 use super::super::session::Session;
 use super::super::time::When;
 use crate::core::KeySpec;
-use crate::manage::output::warn;
 use crate::table::Acknowledge;
 use crate::table::write::BodyBuilder;
 use crate::table::{FileKind, TableFormat};
@@ -131,7 +130,7 @@ impl Build {
 
     fn of_registry(&self, session: &mut Session) -> Result<Published> {
         let check = if self.fold_patch.is_some() { Check::All } else { Check::Touched };
-        let change = Change::begin(&session.registry, session.patience, check)?;
+        let change = Change::begin(&session.registry, session.patience, check, &session.output)?;
         let terms = self.terms(Some(change.registry()), session)?;
         let out = self.out.clone().or_else(|| {
             let registry = change.registry();
@@ -151,12 +150,12 @@ impl Build {
         let place = Destination { out: &out, base: None, source, meant: &meant };
         match place.refuse_strangers(&terms) {
             // Who names the signers for this one file may be rotating them.
-            Err(e) if !self.signing.signers.is_empty() => warn(&format!("{e}")),
+            Err(e) if !self.signing.signers.is_empty() => session.output.warn(&e.to_string()),
             judged => judged?,
         }
         place.refuse_few(&terms)?;
         place.refuse_rollback(FileKind::Table, &terms.audience, change.serial())?;
-        place.refuse_losses_of(&change)?;
+        place.refuse_losses_of(&change, &session.output)?;
         let what = self.meant.record(json!({ "file": out.display().to_string() }));
         let record = session.record(change.serial(), "table build", what);
         let mut records = change.records("table build: fold", &session.stamp(change.serial()));
@@ -263,7 +262,7 @@ impl Build {
                 return Err(Error::Faults { faults, hint });
             }
             for fault in &faults {
-                warn(&format!("left out: {fault}"));
+                session.output.warn(&format!("left out: {fault}"));
             }
         }
         progress.say("sorting and writing");

@@ -14,7 +14,6 @@ use super::super::publish::{self, PatchOver};
 use super::super::registry::change::{Change, Check};
 use super::super::session::Session;
 use super::build::Meant;
-use crate::manage::output::warn;
 use crate::table::{FileKind, TableFormat};
 
 #[derive(Debug, clap::Args)]
@@ -58,7 +57,8 @@ impl MakePatch {
 
     pub fn run(self, session: &mut Session) -> Result<()> {
         self.signing.check()?;
-        let change = Change::begin(&session.registry, session.patience, Check::Touched)?;
+        let change =
+            Change::begin(&session.registry, session.patience, Check::Touched, &session.output)?;
         let registry = change.registry();
         let publish = &registry.settings.publish;
         let place = |given: &Option<PathBuf>, set: &Option<PathBuf>, what, hint| {
@@ -93,12 +93,12 @@ impl MakePatch {
         let place = Destination { out: &out, base: Some(&base), source, meant: &meant };
         match place.refuse_strangers(&terms) {
             // Who names the signers for this one file may be rotating them.
-            Err(e) if !self.signing.signers.is_empty() => warn(&format!("{e}")),
+            Err(e) if !self.signing.signers.is_empty() => session.output.warn(&e.to_string()),
             judged => judged?,
         }
         place.refuse_few(&terms)?;
         place.refuse_rollback(FileKind::Patch, &terms.audience, change.serial())?;
-        place.refuse_losses_of(&change)?;
+        place.refuse_losses_of(&change, &session.output)?;
         let what = self.meant.record(json!({
             "file": out.display().to_string(),
             "base": base.display().to_string(),

@@ -12,9 +12,9 @@ use super::super::publish::target::{self, Destination, PublishOrigin};
 use super::super::registry::Registry;
 use super::super::session::Session;
 use super::super::signer::{Signer, load_public, table_key};
-use crate::wording::count::count;
 use crate::table::Manifest;
 use crate::table::write::Draft;
+use crate::wording::count::count;
 
 #[derive(Debug, clap::Args)]
 pub struct AttachSignature {

@@ -124,7 +124,7 @@ impl Inflow {
         let most = self.room.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let mut read = BytesMut::with_capacity(most).limit(most);
         let result = pin!(wire.io.borrow_mut().read_buf(&mut read)).poll(cx);
-        let count = ready!(self.came(&wire, result, cx));
+        let count = ready!(self.note_read(&wire, result, cx));
         if count == self.room {
             self.room = (self.room * 2).min(LARGEST_READ);
         }
@@ -150,11 +150,12 @@ impl Inflow {
         {
             return Poll::Ready(Err(BodyError::Unmoved));
         }
-        self.came(&wire, result, cx).map(Ok)
+        self.note_read(&wire, result, cx).map(Ok)
     }
 
-    /// So many bytes were read of it.
-    fn came(
+    /// Notes what a read of the body came to. Pending: nothing has come, and `cx` is woken when
+    /// something does.
+    fn note_read(
         &mut self,
         wire: &Wire,
         read: Poll<io::Result<usize>>,

@@ -16,13 +16,12 @@ use tokio::sync::mpsc;
 use crate::config::Listener;
 use crate::core::address;
 use crate::proxy::load::{Counted, Full};
-use crate::proxy::memory::rule::Shortage;
 use crate::proxy::net::accepted::{About, Accepted, AcceptedSocket};
 use crate::proxy::net::bind::{Bound, BoundSocket};
 use crate::proxy::net::tls::ServerTls;
 use crate::proxy::net::transport::Plain;
 use crate::proxy::worker::{Phase, Worker};
-use crate::telemetry::TurnedAway;
+use crate::telemetry::{Shortage, TurnedAway};
 
 /// A bound socket, not yet part of a runtime. Every worker gets a clone of it.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
-//! Plain HTTP/1.1 with a client, without hyper: a head of which every part has one meaning, no body or
-//! one of declared length. Most requests are such, and for them a codec that can do everything costs
-//! more than all that keygate does (docs/performance.md). Whatever is not as simple as that is handed
-//! to hyper with every byte that was read, unless hyper could only refuse it: that is done here. What
-//! may pass is decided elsewhere, for both alike ([`service::handle`]).
+//! Plain HTTP/1.1 with a client, without hyper: a head of which every part has one meaning, no body
+//! or one of declared length. Most requests are such, and for them a codec that can do everything
+//! costs more than all that keygate does (docs/performance.md). Whatever is not as simple as that is
+//! handed to hyper with every byte that was read, unless hyper could only refuse it: that is done
+//! here. What may pass is decided elsewhere, for both alike ([`service::handle`]).
 
 mod answer;
 mod read;

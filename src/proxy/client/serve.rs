@@ -26,7 +26,7 @@ use crate::proxy::http1::request_refuse::unfinished;
 use crate::proxy::http1::request_span::RequestSpan;
 use crate::proxy::load::Counted;
 use crate::proxy::memory::holding::Holding;
-use crate::proxy::memory::rule::{ChargedTo, Shortage};
+use crate::proxy::memory::rule::ChargedTo;
 use crate::proxy::net::accepted::About;
 use crate::proxy::net::connections::Registered;
 use crate::proxy::net::io::{ClientAddr, CutReason, Io, Moments};
@@ -35,7 +35,7 @@ use crate::proxy::net::{proxy_protocol, tls};
 use crate::proxy::request::client::Client;
 use crate::proxy::request::service::Gate;
 use crate::proxy::worker::Worker;
-use crate::telemetry::TurnedAway;
+use crate::telemetry::{Shortage, TurnedAway};
 
 /// Makes a task of an accepted connection. It ends itself.
 pub(crate) fn start(

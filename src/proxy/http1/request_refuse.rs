@@ -215,5 +215,6 @@ fn readable(head: &httparse::Request<'_, '_>) -> RequestHead {
     }
 }
 
-/// A method of nobody, which the log shows as any other that it does not know.
+/// Stands for the method of a head that could not be read. No method has this name, so the log
+/// shows it like every other method that it does not know.
 const UNREAD: &[u8] = b"UNREAD";

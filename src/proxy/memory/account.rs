@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use foldhash::quality::RandomState;
 
-use super::rule::{Budget, ChargedTo, LEAST, Shortage, StrangerConnection, to_close};
+use super::rule::{Budget, ChargedTo, StrangerConnection, to_close};
 use crate::config::MemoryBudget;
+use crate::telemetry::Shortage;
 
 /// The account of the process.
 #[derive(Debug)]
@@ -64,7 +65,8 @@ impl Account {
     fn put(&self, budget: Budget, table_bytes: u64) {
         let bytes = budget.bytes().unwrap_or(u64::MAX);
         let before = self.budget.swap(bytes, Ordering::Relaxed);
-        if before != bytes && bytes == LEAST && self.setting == MemoryBudget::Detected {
+        if before != bytes && bytes == MemoryBudget::LEAST && self.setting == MemoryBudget::Detected
+        {
             tracing::warn!(
                 limit = self.limit,
                 table_bytes,
@@ -154,13 +156,6 @@ impl Account {
             }),
         }
     }
-}
-
-// === impl Shortage ===
-
-impl Shortage {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Address, Self::Connection, Self::Pressure, Self::Stream];
 }
 
 #[cfg(test)]

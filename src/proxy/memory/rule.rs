@@ -1,11 +1,13 @@
 //! The rules of the memory budget, as functions of numbers: what a connection is taken to hold, and
-//! who has to go when it is too much. docs/limits.md and docs/operations.md state them.
+//! who has to go when it is too much. docs/limits.md and docs/operations.md state them. Imports
+//! `config` and `telemetry`.
 
 use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use crate::config::MemoryBudget;
+use crate::telemetry::Shortage;
 
 /// How many bytes connections may hold. Without one, nothing is turned away for memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +15,6 @@ pub(crate) struct Budget(u64);
 
 /// What the program needs beside tables and connections.
 const PROGRAM: u64 = 32 << 20;
-/// With less, a handful of clients would find the gate closed.
-pub(crate) const LEAST: u64 = 8 << 20;
 
 /// An open connection: sockets, tasks, a buffer to read into.
 pub(crate) const CONNECTION: u64 = 10 << 10;
@@ -64,19 +64,6 @@ pub(crate) enum ChargedTo {
     Address(IpAddr),
 }
 
-/// Why something was turned away or ended for want of memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Shortage {
-    /// Its address held more than its part.
-    Address,
-    /// A new connection found too much in use.
-    Connection,
-    /// Room had to be made.
-    Pressure,
-    /// A new HTTP/2 stream found too much in use.
-    Stream,
-}
-
 // === impl Budget ===
 
 impl Budget {
@@ -87,9 +74,7 @@ impl Budget {
         match (setting, limit) {
             (MemoryBudget::Bytes(bytes), _) => Self(bytes),
             (MemoryBudget::Detected, Some(limit)) => {
-                // While the next table is verified, both are in memory.
-                let tables = table_bytes.saturating_mul(22) / 10;
-                Self(limit.saturating_sub(PROGRAM).saturating_sub(tables).max(LEAST))
+                Self(left_by(limit, table_bytes).max(MemoryBudget::LEAST))
             }
             (MemoryBudget::Detected, None) | (MemoryBudget::Off, _) => Self::NONE,
         }
@@ -107,8 +92,8 @@ impl Budget {
         let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
         let whose = match (setting, limit) {
             (MemoryBudget::Detected, Some(limit)) => {
-                let left = limit.saturating_sub(PROGRAM).saturating_sub(table_bytes * 22 / 10);
-                if left < LEAST {
+                let left = left_by(limit, table_bytes);
+                if left < MemoryBudget::LEAST {
                     return Some(format!(
                         "the memory limit of {} leaves {} for connections beside the program and a \
                          table of {}: the kernel may end keygate",
@@ -121,7 +106,7 @@ impl Budget {
             }
             _ => mib(bytes),
         };
-        let fit = bytes / 100 * 80 / CONNECTION;
+        let fit = budget.for_new() / CONNECTION;
         (fit < connections).then(|| {
             format!(
                 "{whose} is room for {fit} idle connections, and limits.connections allows \
@@ -146,13 +131,25 @@ impl Budget {
 
     /// Whether a new connection or stream is taken while so much is held.
     pub(crate) const fn takes_new(self, held: u64) -> bool {
-        held <= self.0 / 100 * 80
+        held <= self.for_new()
+    }
+
+    /// As long as no more than this is held, new connections and streams are taken.
+    const fn for_new(self) -> u64 {
+        self.0 / 100 * 80
     }
 
     /// Whether room has to be made.
     pub(crate) const fn is_pressed(self, held: u64) -> bool {
         held > self.0 / 100 * 95
     }
+}
+
+/// What a memory limit leaves for connections beside the program and a table.
+const fn left_by(limit: u64, table_bytes: u64) -> u64 {
+    // While the next table is verified, both are in memory.
+    let tables = table_bytes.saturating_mul(22) / 10;
+    limit.saturating_sub(PROGRAM).saturating_sub(tables)
 }
 
 /// A holder while connections are chosen.

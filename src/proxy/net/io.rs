@@ -19,8 +19,7 @@ use super::transport::{Plain, Transport, hand_out};
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::proxy::memory::holding::{Holding, InUse};
-use crate::proxy::memory::rule::Shortage;
-use crate::telemetry::WorkerCells;
+use crate::telemetry::{Shortage, WorkerCells};
 
 /// A transport with bytes that were read ahead, reporting to [`Moments`].
 pub(crate) struct Io {

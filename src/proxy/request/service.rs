@@ -32,11 +32,11 @@ use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::location::cut_all;
 use crate::proxy::memory::holding::UnsentAnswers;
-use crate::proxy::memory::rule::Shortage;
 use crate::proxy::patience::{Patience, UploadPace};
 use crate::proxy::streams::Stream;
 use crate::proxy::upstream::{AnswerContent, AnswerHeadSource, Lease};
 use crate::proxy::worker::Worker;
+use crate::telemetry::Shortage;
 
 /// The service of one connection that hyper reads.
 #[derive(Debug)]

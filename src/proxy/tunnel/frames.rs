@@ -153,8 +153,10 @@ mod tests {
             lengths in proptest::collection::vec((0usize..70_000, any::<bool>()), 1..5),
             cut in any::<prop::sample::Index>(),
         ) {
-            let bytes: Vec<u8> =
-                lengths.iter().flat_map(|(l, masked)| frame(0x01, *l, masked.then_some(MASKING_KEY))).collect();
+            let of = |(length, masked): &(usize, bool)| {
+                frame(0x01, *length, masked.then_some(MASKING_KEY))
+            };
+            let bytes: Vec<u8> = lengths.iter().flat_map(of).collect();
             let mut frames = Frames::default();
             let (a, b) = bytes.split_at(cut.index(bytes.len()));
             frames.advance(a);

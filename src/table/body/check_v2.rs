@@ -7,10 +7,7 @@ use super::super::refusal::Refusal;
 use super::TableBody;
 use super::check::{check_strings, order, out_of_range, starts_string};
 use super::text::TextParts;
-use crate::core::{KeyKind, LimitSet, OwnerView, PolicyName};
-
-/// Most bytes of a name, as the writer has it.
-const MAX_NAME: usize = 200;
+use crate::core::{KeyKind, KeySpec, LimitSet, OwnerView, PolicyName};
 
 impl TableBody {
     /// Policies and the rows of limits. Whatever names a set of them checks that set.
@@ -107,12 +104,10 @@ impl TableBody {
         let bad = |what| out_of_range(what, "record", index);
         let TextParts { name, public_id, owner, end } =
             self.text_v2(offset, kind).ok_or_else(|| bad("text"))?;
-        if name.len() > MAX_NAME {
+        if !KeySpec::is_name(name) {
             return Err(bad("name"));
         }
-        let fits =
-            |id: &str| (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
-        if public_id.is_some_and(|id| !fits(id)) {
+        if public_id.is_some_and(|id| !KeySpec::is_public_id(id)) {
             return Err(bad("public id"));
         }
         if owner.is_some_and(|owner| owners.binary_search(&owner).is_err()) {

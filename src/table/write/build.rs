@@ -259,7 +259,7 @@ impl<S: Spool> BodyBuilder<S> {
 /// What holds of one key by itself.
 fn check(spec: &KeySpec) -> Result<(), BuildError> {
     let id = spec.id;
-    if spec.name.len() > 200 || spec.name.chars().any(char::is_control) {
+    if !KeySpec::is_name(&spec.name) {
         return Err(BuildError::Name(id));
     }
     if spec.grant.limits.len() > LimitSet::MOST {
@@ -270,8 +270,7 @@ fn check(spec: &KeySpec) -> Result<(), BuildError> {
     }
     match (&spec.public_id, spec.grant.kind) {
         (Some(public), KeyKind::Pair) => {
-            let valid = (1..=128).contains(&public.len());
-            if !valid || !public.bytes().all(|b| b.is_ascii_graphic()) {
+            if !KeySpec::is_public_id(public) {
                 return Err(BuildError::PublicId(id));
             }
         }

@@ -1,4 +1,5 @@
-//! How a line of the access log is written. Imports `telemetry::access`.
+//! How a line of the access log is written. Imports `wording` and
+//! `telemetry::access`.
 
 use std::time::Duration;
 

@@ -119,7 +119,10 @@ fn what_a_client_sent_cannot_forge_a_line_or_a_field() {
     for format in [LogFormat::Json, LogFormat::Text] {
         let out = written(format, &[line(hostile), line("/next")]);
         assert_eq!(out.lines().count(), 2, "{out}");
-        assert!(out.chars().all(|c| c == '\n' || !crate::wording::visible::is_deceptive(c)), "{out}");
+        assert!(
+            out.chars().all(|c| c == '\n' || !crate::wording::visible::is_deceptive(c)),
+            "{out}"
+        );
     }
     let out = written(LogFormat::Json, &[line(hostile)]);
     let value: serde_json::Value = serde_json::from_str(&out).unwrap();

@@ -236,6 +236,7 @@ def read_body(body, version, kind):
                 need(not number or int(number) in owners, "out_of_range")
                 owner = owners[int(number)] if number else None
                 need(len(name.encode()) <= 200, "out_of_range")
+                need(not re.search("[\x00-\x1f\x7f-\x9f]", name), "out_of_range")
                 need(not pair or re.fullmatch("[!-~]{1,128}", public), "out_of_range")
         need(version == 1 or text != NONE or not pair, "out_of_range")
         paired += pair

@@ -18,8 +18,8 @@ use super::placeholder;
 use super::rules::AllowedNetworks;
 use super::yaml::Yaml;
 use crate::core::format::KeyFormat;
-use crate::wording::visible::one_line;
 use crate::core::{Environment, Limit, OrgId, Permission, PolicyName, Secret};
+use crate::wording::visible::one_line;
 
 /// Fewer characters than this hold fewer than 128 bits, however they were chosen.
 const SHORT: usize = 16;

@@ -30,16 +30,19 @@ pub(super) fn of_chain(
     let mut add = |message, hint| {
         concerns.push(TlsConcern { path: path.to_owned(), message, hint });
     };
-    let parsed: Vec<X509Certificate<'_>> =
-        chain.iter().filter_map(|one| Some(X509Certificate::from_der(one).ok()?.1)).collect();
-    let count = parsed.len();
+    // A certificate that cannot be read keeps its place: people count all of them.
+    let parsed: Vec<Option<X509Certificate<'_>>> =
+        chain.iter().map(|one| Some(X509Certificate::from_der(one).ok()?.1)).collect();
+    let count = chain.len();
     for (at, pair) in parsed.windows(2).enumerate() {
-        let [one, next] = pair else { continue };
+        let [Some(one), Some(next)] = pair else { continue };
         let issuer = one.issuer().as_raw();
         if next.subject().as_raw() == issuer {
             continue;
         }
-        let issued_by = |other: &X509Certificate<'_>| other.subject().as_raw() == issuer;
+        let issued_by = |other: &Option<X509Certificate<'_>>| {
+            other.as_ref().is_some_and(|other| other.subject().as_raw() == issuer)
+        };
         let found = parsed.iter().position(issued_by).filter(|found| *found != at);
         let (this, next) = (at + 1, at + 2);
         let instead = match found {
@@ -109,5 +112,49 @@ fn dates_fault(dates: Validity, now: Now) -> Option<String> {
             Some(format!("expired at {}", rfc3339(dates.not_after)))
         }
         false => Some(format!("is not valid before {}", rfc3339(dates.not_before))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, Issuer, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    fn params(name: &str, until_year: i32) -> CertificateParams {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.not_after = date_time_ymd(until_year, 1, 1);
+        params
+    }
+
+    #[test]
+    fn numbers_count_certificates_that_cannot_be_read() {
+        let root_key = KeyPair::generate().unwrap();
+        let root = params("root", 2090).self_signed(&root_key).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let issuer = Issuer::new(params("root", 2090), root_key);
+        let leaf = params("leaf", 2090).signed_by(&key, &issuer).unwrap();
+        let other = params("other", 2090).self_signed(&key).unwrap();
+        let old = params("root", 2000).self_signed(&key).unwrap();
+        let garbage = CertificateDer::from(&b"no certificate"[..]);
+        let now = Now { unix_ms: 1_795_000_000_000, mono_ns: 0 };
+        let told = |chain: &[CertificateDer<'_>]| {
+            let mut concerns = Vec::new();
+            of_chain(Path::new("chain.pem"), chain, now, &mut concerns);
+            concerns.into_iter().map(|concern| concern.message).collect::<Vec<_>>()
+        };
+        let [leaf, root, other, old] = [&leaf, &root, &other, &old].map(|c| c.der().clone());
+        let chain = [leaf.clone(), other.clone(), garbage.clone(), root.clone()];
+        assert_eq!(
+            told(&chain),
+            ["is out of order: certificate number 2 of 4 did not issue number 1, number 4 did"]
+        );
+        let expired = told(&[leaf.clone(), garbage.clone(), old]);
+        assert_eq!(expired.len(), 1, "{expired:?}");
+        assert!(expired[0].starts_with("certificate number 3 of 3, "), "{expired:?}");
+        // Who stands beside something that cannot be read has nobody to be compared with.
+        assert!(told(&[leaf, garbage, root]).is_empty());
+        assert!(told(&[other]).is_empty());
     }
 }

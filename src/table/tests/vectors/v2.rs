@@ -234,6 +234,16 @@ fn faults() -> Vec<Fault> {
                 body[start..start + 26].copy_from_slice(&b"u-1\0kim@exa\0\0".repeat(2));
             })
         }),
+        ("v2-text-name-control", bad, "a line feed in the name of a key", {
+            find(Texts, b"Key 1\x000\0", b"Key\n1\x000\0")
+        }),
+        ("v2-text-public-id", bad, "a space in the public id of a pair", {
+            in_body(&|body| {
+                let range = range(body, Texts);
+                let at = body[range.clone()].windows(3).position(|w| w == b"pub").unwrap();
+                body[range.start + at + 1] = b' ';
+            })
+        }),
         ("v2-text-owner", bad, "an owner that begins inside another", {
             find(Texts, b"Key 1\x000\0", b"Key 1\x004\0")
         }),
