@@ -153,15 +153,15 @@ fn observed(observe: &Observe, findings: &mut Vec<Finding>) {
         ObserveReach::WholeGate => "requests",
         ObserveReach::Routes(_) => "requests of the routes that it names",
     };
-    let until = match observe.until {
-        Some(until) => format!("until {}", Time::of_secs(until)),
-        None => "and has no end".to_owned(),
+    let end = match observe.until {
+        Some(until) => format!("; from {} on all is enforced", Time::of_secs(until)),
+        None => String::new(),
     };
     findings.push(Finding {
         kind: "observed",
         subject: "observe".to_owned(),
         message: format!(
-            "{whom} are let through, admitted or not, but for {} of the callers, {until}",
+            "{whom} are let through, admitted or not, but for {} of the callers{end}",
             observe.share
         ),
         hint: Some("`keygate observe-report` says who would be refused".to_owned()),

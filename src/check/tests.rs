@@ -143,7 +143,7 @@ fn what_the_configuration_alone_shows() {
     let ends = config + "until = 2027-01-31T00:00:00Z\ncredentials = \"strip\"\n";
     let found = report(&ends, &[testkit::spec(1)]);
     assert_eq!(found.findings.len(), 2, "{found}");
-    assert!(found.findings[1].message.contains("until 2027-01-31T00:00:00.000Z"));
+    assert!(found.findings[1].message.contains("from 2027-01-31T00:00:00.000Z on"));
 }
 
 #[test]

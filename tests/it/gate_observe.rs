@@ -466,3 +466,117 @@ fn the_former_mode_of_routes_is_an_error_that_names_its_successor() {
     assert_eq!(said.status.code(), Some(78), "{text}");
     assert!(text.contains("routes[0].mode") && text.contains("[observe]"), "{text}");
 }
+
+/// Exit code, standard output and standard error of `keygate observe-report`.
+fn observe_report(gate: &Gate, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = keygate(gate.folder.path());
+    let said = command.arg("observe-report").args(arguments).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (said.status.code().unwrap(), text(said.stdout), text(said.stderr))
+}
+
+/// The report of a sidecar, of its access log, and of both: a gate for a pipeline.
+#[test]
+fn the_report_is_a_gate_for_a_pipeline() {
+    let upstream = service();
+    let log = "[log]\naccess_file = \"access.log\"";
+    let gate = gate(&upstream, "[observe]").also(log).start();
+    let url = format!("http://{}", gate.admin);
+    let ask =
+        |target: &str| format!("GET {target} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+
+    let (code, out, err) = observe_report(&gate, &[&url]);
+    assert_eq!((code, out.as_str()), (75, ""), "nothing is known yet: {err}");
+    assert!(err.contains("no request was compared yet") && err.contains("\nhint: "), "{err}");
+
+    assert_eq!(exchange(gate.address, ask("/v1/a")).status(), 200);
+    let (code, out, err) = observe_report(&gate, &[&url]);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert_eq!(out, "1 request compared\nnobody would break\n");
+
+    assert_eq!(exchange(gate.address, ask("/elsewhere")).status(), 200);
+    let (code, out, _) = observe_report(&gate, &[&url]);
+    assert_eq!(code, 79, "{out}");
+    let row = out.lines().find(|line| line.starts_with("BREAKS")).unwrap();
+    let words: Vec<_> = row.split_whitespace().collect();
+    assert_eq!(words[1..5], ["deny", "route", "none", "key_reader"], "{out}");
+    assert!(out.ends_with("1 row would break somebody\n"), "{out}");
+
+    let (code, out, _) = observe_report(&gate, &[&url, "--accept", "route"]);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("accepted deny") && out.ends_with("nobody would break\n"), "{out}");
+    let (code, out, _) = observe_report(&gate, &[&url, "--since", "1h", "--json"]);
+    let summary: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &summary["breaks"]), (79, &1.into()), "{out}");
+    assert_eq!(summary["rows"][0]["reason"], "route");
+
+    let logged = || std::fs::read_to_string(gate.folder.file("access.log")).unwrap_or_default();
+    gate.process.eventually("the log", || logged().lines().count() >= 2);
+    let (code, out, err) = observe_report(&gate, &["access.log"]);
+    assert_eq!(code, 79, "{out}{err}");
+    assert!(out.starts_with("2 requests compared\n") && out.contains("deny    route"), "{out}");
+    gate.folder.write("saved.ndjson", &gate.probe("/observe").body_text());
+    assert_eq!(observe_report(&gate, &["saved.ndjson"]).0, 79);
+
+    gate.folder.write("other.txt", "not a log\n");
+    for (source, want, word) in [
+        ("other.txt", 65, "no line of /observe"),
+        ("nowhere.log", 66, "cannot be read"),
+        ("http://127.0.0.1:1", 75, "no answer"),
+    ] {
+        let (code, out, err) = observe_report(&gate, &[source]);
+        assert_eq!((code, out.as_str()), (want, ""), "{source}: {err}");
+        assert!(err.contains(word), "{source}: {err}");
+    }
+}
+
+/// keygate answers preflights only where it enforces.
+#[test]
+fn preflights_reach_the_service_that_answers_them_today() {
+    let upstream = Upstream::answering(|_| answer("204 No Content", "x-by: service\r\n", ""));
+    let cors = "[[cors]]\npath = \"/*\"\norigins = [\"https://app.example\"]\n";
+    let preflight = "OPTIONS /v1/a HTTP/1.1\r\nhost: a\r\norigin: https://app.example\r\n\
+                     access-control-request-method: GET\r\n\r\n";
+    let observing = gate(&upstream, &format!("{cors}[observe]")).start();
+    assert_eq!(exchange(observing.address, preflight).one("x-by").as_deref(), Some("service"));
+    assert!(breakers(&observing).is_empty(), "keygate would answer it");
+    let enforcing = gate(&upstream, &format!("{cors}[observe]\nenforce = \"100%\"")).start();
+    let answer = exchange(enforcing.address, preflight);
+    assert_eq!((answer.status(), answer.one("x-by")), (204, None));
+}
+
+/// Every spelling of a name of ours is removed as ever.
+#[test]
+fn nobody_can_claim_an_identity_while_observing() {
+    let upstream = service();
+    let gate = gate(&upstream, "[observe]").start();
+    for spelling in ["x-org-id", "X-Org-Id", "x_org_id", "x.org!id"] {
+        let fields = format!("{spelling}: evil\r\nx-api-key: {READER}\r\n");
+        let request = format!("GET /v1/a HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+        assert_eq!(exchange(gate.address, request).status(), 200, "{spelling}");
+        let got = upstream.only();
+        assert_eq!(got.all("x-org-id"), ["acme"], "{spelling}");
+        assert!(!String::from_utf8_lossy(&got.head).contains("evil"), "{spelling}");
+    }
+    assert_eq!(breakers(&gate), [("field:x-org-id".to_owned(), "v1".to_owned())].into());
+    let anonymous = "GET /v1/a HTTP/1.1\r\nhost: a\r\nx-key-id: key_manager\r\n\r\n";
+    exchange(gate.address, anonymous);
+    let got = upstream.only();
+    assert_eq!((got.all("x-key-id"), got.all("x-anonymous")), (vec![], vec!["true".to_owned()]));
+}
+
+/// A table that runs out under `after_expiry = "refuse"` is an outage everywhere else.
+#[test]
+fn requests_pass_when_the_table_has_expired() {
+    let upstream = service();
+    let setup = gate(&upstream, "[observe]").table("after_expiry = \"refuse\"");
+    let folder = setup.folder();
+    folder.build_as("keys.kgt", &["--expires", "6s"]);
+    let gate = Gate::serve(folder);
+    gate.wait_ready();
+    gate.process.eventually("the expiry", || gate.metrics().contains("keygate_table_expired 1\n"));
+    let ask = format!("GET /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+    assert_eq!(exchange(gate.address, ask).status(), 200);
+    assert_eq!(gate.probe("/readyz").status(), 200, "un-ready it would be taken out of service");
+    assert!(breakers(&gate).contains(&("no_table".to_owned(), "v1".to_owned())));
+}

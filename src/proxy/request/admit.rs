@@ -191,6 +191,7 @@ pub(crate) fn admit(
         Ok(request) => Ok(AdmittedRequest { request, plan, stream, upload, connect, writer }),
         Err(bad) => {
             record.failed(Reason::BadTarget);
+            record.refused_while_observing(Reason::BadTarget);
             let admission = Admission { cors: plan.cors, ..admission };
             let rejection = Rejection::why(Reason::BadTarget, bad.why());
             Err(admission.refuse(&rejection, route.profile.as_deref(), record))
