@@ -449,8 +449,8 @@ fn code_of(body: &str) -> Option<String> {
 }
 
 fn saw(seen: Option<&Seen>) -> String {
-    const SHOWN: [&str; 5] =
-        ["x-org-id", "x-key-name", "x-permissions", "x-api-key", "authorization"];
+    const SHOWN: [&str; 6] =
+        ["x-org-id", "x-key-name", "x-permissions", "x-api-key", "authorization", "x-anonymous"];
     let Some(seen) = seen else { return "nothing".to_owned() };
     let shown = SHOWN.iter().filter_map(|name| Some(format!("{name}: {}", seen.field(name)?)));
     shown.collect::<Vec<_>>().join("  ")
