@@ -18,7 +18,7 @@ mod upload;
 
 pub(crate) use self::error::BodyError;
 pub(crate) use self::inflow::Wire;
-pub(crate) use self::unread::{HyperBody, RequestRest, RestKeeper, Unread};
+pub(crate) use self::unread::{HyperBody, RequestRest, RestKeeper, RestOfBody, Unread};
 pub(crate) use self::upload::{
     ClientBody, Coming, RequestBody, Upload, UploadProgress, UploadState,
 };

@@ -90,6 +90,14 @@ fn broken_chunks_that_come_with_the_head_reach_nobody() {
         "10000000000000000\r\nabc",
         "-1\r\n\r\n",
         "\r\n0\r\n\r\n",
+        "3\r\nabc\r\n0\r\nno colon\r\n\r\n",
+        "0\r\na : b\r\n\r\n",
+        "0\r\na: b\r\n c: d\r\n\r\n",
+        "0\r\na: b\0\r\n\r\n",
+        "0\r\n: b\r\n\r\n",
+        &format!("0\r\na: {}\r\n\r\n", "b".repeat(17_000)),
+        &format!("0\r\n{}\r\n", "a: b\r\n".repeat(101)),
+        &format!("{}3\r\nabc\r\n0\r\n\r\n", "0".repeat(17_000)),
     ] {
         for fields in
             ["transfer-encoding: chunked\r\n", "Transfer-Encoding: Chunked\r\nte: trailers\r\n"]
@@ -102,6 +110,26 @@ fn broken_chunks_that_come_with_the_head_reach_nobody() {
             assert_eq!(answer.all("x-request-id").len(), 1, "{body:?}");
             assert!(client.is_closed(), "{body:?}: the rest must not be read as a request");
             assert!(upstream.take().is_empty(), "{body:?}");
+        }
+    }
+}
+
+/// RFC 9112 section 7.1: `1*HEXDIG`, and its last chunk is `1*("0")`. The service gets sizes as keygate
+/// writes them.
+#[test]
+fn a_chunk_size_may_begin_with_zeros() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    for zeros in [1, 15, 16, 17, 40, 5_000] {
+        let zeros = "0".repeat(zeros);
+        let body = format!("{zeros}3\r\nabc\r\n{zeros}\r\n\r\n");
+        for cut in [0, 1, zeros.len(), zeros.len() + 1, body.len() - 4, body.len()] {
+            let mut client = Client::connect(gate.address);
+            client.send(post("transfer-encoding: chunked\r\n", &body[..cut]));
+            std::thread::sleep(Duration::from_millis(5));
+            assert_eq!(client.send(&body[cut..]).response().status(), 200, "{} {cut}", zeros.len());
+            assert_eq!(upstream.only().body_text(), "abc", "{} {cut}", zeros.len());
+            assert!(!upstream.saw(b"003"));
         }
     }
 }

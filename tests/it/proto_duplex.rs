@@ -333,6 +333,34 @@ fn the_rest_of_a_request_follows_its_answer() {
     }
 }
 
+/// The same with trailers, cut anywhere: they go no further, the service gets the end of the body, and
+/// the client's connection its next request.
+#[test]
+fn an_upload_with_trailers_ends_behind_its_answer() {
+    let body = "5\r\nhello\r\n1;a=b\r\n!\r\n0\r\nx-sum: 1\r\nx-org-id: evil\r\n\r\n";
+    for first in EARLY {
+        let upstream = early(first);
+        let gate = Gate::before(&upstream).start();
+        let text = first.split_once("\r\n\r\n").unwrap().1;
+        for cut in [0, 4, 10, 21, 24, 31, 33, body.len() - 2, body.len() - 1] {
+            let about = format!("{first:?} cut at {cut}");
+            let (now, later) = body.split_at(cut);
+            let mut client = Client::connect(gate.address);
+            client.send(post("transfer-encoding: chunked\r\n") + now);
+            let got = client.response();
+            assert!(got.complete && text.contains(&*got.body_text()), "{about}: {got:?}");
+            assert_eq!(got.one("connection"), None, "{about}");
+            client.send(later.to_owned() + &get("next", ""));
+            assert_eq!(client.response().body_text(), "next", "{about}");
+            let arrived = upstream.wait_for(2);
+            let upload = arrived.iter().find(|got| got.first_line().starts_with("POST")).unwrap();
+            assert_eq!((upload.complete, &*upload.body_text()), (true, "hello!"), "{about}");
+            assert!(!upstream.saw(b"evil"), "{about}");
+            upstream.take();
+        }
+    }
+}
+
 #[test]
 fn the_rest_of_a_request_over_http2_follows_its_answer() {
     for first in EARLY {

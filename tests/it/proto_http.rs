@@ -126,6 +126,36 @@ fn continue_is_said_after_admission() {
     assert_eq!((got.one("expect"), got.body_text().as_str()), (None, "hello"));
 }
 
+/// A body that was asked for and read to its end leaves nothing behind: its connection goes on.
+#[test]
+fn an_upload_that_was_asked_for_keeps_its_connection() {
+    let upstream = Upstream::start();
+    let gate = Gate::before(&upstream).start();
+    for (fields, body) in [
+        ("content-length: 5\r\n", "hello"),
+        ("transfer-encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n"),
+        ("transfer-encoding: chunked\r\n", "2\r\nhe\r\n3\r\nllo\r\n0\r\nx-sum: 1\r\n\r\n"),
+    ] {
+        for (expect, cut) in [("expect: 100-continue\r\n", body.len() - 2), ("", 0), ("", 3)] {
+            let about = format!("{fields}{expect}{body:?} cut at {cut}");
+            let mut client = Client::connect(gate.address);
+            for _ in 0..3 {
+                client.send(format!(
+                    "POST /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n{fields}{expect}\r\n"
+                ));
+                if !expect.is_empty() {
+                    assert_eq!(client.response().status(), 100, "{about}");
+                }
+                client.send(&body[..cut]);
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                let got = client.send(&body[cut..]).response();
+                assert_eq!((got.status(), got.one("connection")), (200, None), "{about}");
+                assert_eq!(upstream.only().body_text(), "hello", "{about}");
+            }
+        }
+    }
+}
+
 #[test]
 fn header_case_is_kept_where_it_must_be() {
     let upstream = Upstream::start();

@@ -11,9 +11,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Incoming, SizeHint};
 use tokio::time::Sleep;
 
+use super::error::BodyError;
 use crate::proxy::net::io::Moments;
 
 /// The bodies of one connection that are read and dropped, by the task that serves it. A stream
@@ -44,6 +45,8 @@ pub(crate) struct HyperBody {
     /// `None` only while it is dropped.
     incoming: Option<Incoming>,
     keeper: RestKeeper,
+    /// Its end was read, which hyper does not remember of a body in chunks. Over HTTP/1 only.
+    is_over: bool,
 }
 
 /// Who gets what is left of a request body that was not read to its end.
@@ -61,8 +64,20 @@ pub(crate) enum RestKeeper {
 /// behind an answer to a request of which it has to read more than a little, and does not say so.
 #[derive(Debug, Default)]
 pub(crate) struct RequestRest {
-    incoming: RefCell<Option<Incoming>>,
+    body: RefCell<RestOfBody>,
     has_answer: Cell<bool>,
+}
+
+/// What becomes of a request body over HTTP/1.
+#[derive(Debug, Default)]
+pub(crate) enum RestOfBody {
+    /// Somebody may still read it.
+    #[default]
+    Held,
+    /// It was read to its end.
+    Over,
+    /// Nobody reads it any more.
+    Left(Incoming),
 }
 
 /// Read and dropped behind an answer, of one stream.
@@ -151,15 +166,44 @@ impl UnreadBody {
 
 impl HyperBody {
     pub(crate) fn new(incoming: Incoming, keeper: RestKeeper) -> Self {
-        Self { incoming: Some(incoming), keeper }
+        Self { incoming: Some(incoming), keeper, is_over: false }
     }
 
-    pub(crate) fn get(&self) -> Option<&Incoming> {
-        self.incoming.as_ref()
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.is_over || self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
-    pub(crate) fn get_mut(&mut self) -> Option<&mut Incoming> {
-        self.incoming.as_mut()
+    pub(super) fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(SizeHint::new, Body::size_hint)
+    }
+
+    /// The next bytes of it, and none of its trailers. CVE-2013-5704: a trailer must never become a
+    /// header behind our back. No protocol needs those of a request; gRPC has them in answers only.
+    /// hyper is handed none of an HTTP/1 body (`http1::request_span`).
+    pub(super) fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let Some(incoming) = self.incoming.as_mut().filter(|_| !self.is_over) else {
+            return Poll::Ready(None);
+        };
+        loop {
+            match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                None => {
+                    if let RestKeeper::Http1(rest) = &self.keeper {
+                        self.is_over = true;
+                        *rest.body.borrow_mut() = RestOfBody::Over;
+                    }
+                    return Poll::Ready(None);
+                }
+            }
+        }
     }
 
     /// Its stream is not answered to the end: nothing of it is read any more.
@@ -170,16 +214,18 @@ impl HyperBody {
 
 impl Drop for HyperBody {
     fn drop(&mut self) {
+        let is_over = self.is_end_stream();
         let Some(incoming) = self.incoming.take() else { return };
-        if incoming.is_end_stream() || std::thread::panicking() {
+        if std::thread::panicking() {
             return;
         }
         match &self.keeper {
+            RestKeeper::Http1(rest) if is_over => *rest.body.borrow_mut() = RestOfBody::Over,
             RestKeeper::Http1(rest) if !rest.has_answer.get() => {
-                *rest.incoming.borrow_mut() = Some(incoming);
+                *rest.body.borrow_mut() = RestOfBody::Left(incoming);
             }
-            RestKeeper::Http2(unread) => unread.add(incoming),
-            RestKeeper::Http1(_) | RestKeeper::Nobody => {}
+            RestKeeper::Http2(unread) if !is_over => unread.add(incoming),
+            RestKeeper::Http1(_) | RestKeeper::Http2(_) | RestKeeper::Nobody => {}
         }
     }
 }
@@ -187,10 +233,10 @@ impl Drop for HyperBody {
 // === impl RequestRest ===
 
 impl RequestRest {
-    /// A body that nobody reads any more. From now on none is kept: the answer has said what becomes
+    /// What has become of the body. From now on nothing of it is kept: the answer says what becomes
     /// of the connection.
-    pub(crate) fn take(&self) -> Option<Incoming> {
+    pub(crate) fn take(&self) -> RestOfBody {
         self.has_answer.set(true);
-        self.incoming.take()
+        self.body.take()
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -119,34 +119,21 @@ impl ClientBody {
 impl Coming {
     pub(crate) fn is_end_stream(&self) -> bool {
         match self {
-            Self::Hyper(body) => body.get().is_none_or(Body::is_end_stream),
+            Self::Hyper(body) => body.is_end_stream(),
             Self::Plain(inflow) => inflow.is_at_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Hyper(body) => body.get().map_or_else(SizeHint::new, Body::size_hint),
+            Self::Hyper(body) => body.size_hint(),
             Self::Plain(inflow) => SizeHint::with_exact(inflow.left()),
         }
     }
 
-    /// The next bytes of it, and none of its trailers. CVE-2013-5704: a trailer must never become a
-    /// header behind our back. No protocol needs those of a request; gRPC has them in answers only.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match self {
-            Self::Hyper(body) => loop {
-                let Some(incoming) = body.get_mut() else { return Poll::Ready(None) };
-                match ready!(Pin::new(incoming).poll_frame(cx)) {
-                    None => return Poll::Ready(None),
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-                    Some(Ok(frame)) => {
-                        if let Ok(data) = frame.into_data() {
-                            return Poll::Ready(Some(Ok(data)));
-                        }
-                    }
-                }
-            },
+            Self::Hyper(body) => body.poll_data(cx),
             Self::Plain(inflow) => inflow.poll_data(cx),
         }
     }

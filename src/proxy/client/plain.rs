@@ -26,7 +26,6 @@ use crate::proxy::http1::request_read::{Parsed, PlainRequest, parse};
 use crate::proxy::http1::request_refuse::{
     ForHyper, HeadBounds, HyperHead, Judged, RefusedHead, judge, unfinished,
 };
-use crate::proxy::http1::request_span::RequestSpan;
 use crate::proxy::net::buffers::BUFFER;
 use crate::proxy::net::io::{CutReason, Io};
 use crate::proxy::request::admit::IncomingRequest;
@@ -44,8 +43,8 @@ pub(super) enum TurnEnd {
     /// The connection is through.
     Done(Io),
     Cut(Io, CutReason),
-    /// The next request is for hyper, which takes its head.
-    Hyper(Io, RequestSpan),
+    /// The next request is for hyper.
+    Hyper(Io, ForHyper),
     Refused(Io, Box<RefusedHead>),
     /// Nothing is left of it.
     Gone,
@@ -65,12 +64,7 @@ pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -
         }
         (Some(io), Over::Cut(cut)) => TurnEnd::Cut(io, cut),
         (Some(io), Over::Refused(refused)) => TurnEnd::Refused(io, refused),
-        (Some(mut io), Over::Hyper(read, head)) => {
-            let ForHyper { bytes, span, target } = head.hand_over(read);
-            io.put_back(bytes);
-            *client.target.borrow_mut() = Some(target);
-            TurnEnd::Hyper(io, span)
-        }
+        (Some(io), Over::Hyper(read, head)) => TurnEnd::Hyper(io, head.hand_over(read)),
         // An upgraded or aborted answer took the connection with it.
         (None, _) => TurnEnd::Gone,
     }

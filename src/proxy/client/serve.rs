@@ -22,8 +22,7 @@ use crate::core::{NetworkSet, Now, Reason, address};
 use crate::proxy::body::Unread;
 use crate::proxy::executor::LocalExecutor;
 use crate::proxy::future_size::at_most;
-use crate::proxy::http1::request_refuse::unfinished;
-use crate::proxy::http1::request_span::RequestSpan;
+use crate::proxy::http1::request_refuse::{ForHyper, unfinished};
 use crate::proxy::load::Counted;
 use crate::proxy::memory::holding::Holding;
 use crate::proxy::memory::rule::ChargedTo;
@@ -278,7 +277,7 @@ enum ConnectionEnd {
 /// HTTP/1, by turns: what is [plain] without hyper, and hyper for a request that is not.
 async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
     loop {
-        let span;
+        let for_hyper;
         match plain::converse(worker, io, client).await {
             plain::TurnEnd::Done(io) if io.ends_by_itself() => return,
             plain::TurnEnd::Done(io) => {
@@ -288,11 +287,11 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
             plain::TurnEnd::Refused(io, refused) => {
                 return Box::pin(plain::refuse(worker, client, io, *refused)).await;
             }
-            plain::TurnEnd::Hyper(rest, request) => (io, span) = (rest, request),
+            plain::TurnEnd::Hyper(rest, request) => (io, for_hyper) = (rest, request),
             plain::TurnEnd::Gone => return,
         }
         // Boxed: most connections never need it.
-        let end = Box::pin(serve_by_hyper(worker, io, span, client)).await;
+        let end = Box::pin(serve_by_hyper(worker, io, for_hyper, client)).await;
         match end {
             Some(idle) => io = idle,
             None => return,
@@ -305,7 +304,7 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
 async fn serve_by_hyper(
     worker: &Rc<Worker>,
     io: Io,
-    span: RequestSpan,
+    request: ForHyper,
     client: &Rc<Client>,
 ) -> Option<Io> {
     let caps = &worker.shared.caps;
@@ -319,7 +318,8 @@ async fn serve_by_hyper(
     if caps.headers > HYPER_HEADERS {
         builder.max_headers(caps.headers);
     }
-    let turn = Turn::new(io, span);
+    *client.target.borrow_mut() = Some(request.target.clone());
+    let turn = Turn::new(io, request);
     let is_read = turn.over();
     let gate = Gate::new(worker, client, Rc::clone(&is_read));
     let mut conn = builder.serve_connection(TokioIo::new(turn), gate);

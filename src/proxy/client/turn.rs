@@ -1,6 +1,6 @@
 //! A client's connection while hyper reads one request of it. hyper sees the bytes of this request
-//! and no others: it would answer a head that it cannot parse by itself, with neither code nor request
-//! id. What comes behind stays here, for [`super::plain`] to judge.
+//! without its trailers, and no others: it would answer a head that it cannot parse by itself, with
+//! neither code nor request id. What comes behind stays here, for [`super::plain`] to judge.
 
 use std::cell::Cell;
 use std::io;
@@ -11,12 +11,16 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::proxy::http1::request_span::RequestSpan;
+use crate::proxy::http1::request_refuse::ForHyper;
+use crate::proxy::http1::request_span::{RequestSpan, SpanBytes};
 use crate::proxy::net::io::Io;
+use crate::proxy::net::transport::hand_out;
 
 /// The connection.
 pub(super) struct Turn {
     io: Io,
+    /// What has come of the request, to be handed to hyper first.
+    first: Bytes,
     span: RequestSpan,
     is_over: Rc<Cell<bool>>,
 }
@@ -27,8 +31,10 @@ const AHEAD: usize = 2048;
 // === impl Turn ===
 
 impl Turn {
-    pub(super) fn new(io: Io, span: RequestSpan) -> Self {
-        Self { io, span, is_over: Rc::default() }
+    pub(super) fn new(mut io: Io, request: ForHyper) -> Self {
+        let ForHyper { bytes: first, behind, span, .. } = request;
+        io.put_back(behind);
+        Self { io, first, span, is_over: Rc::default() }
     }
 
     /// Set once all of the request was handed to hyper.
@@ -36,8 +42,9 @@ impl Turn {
         Rc::clone(&self.is_over)
     }
 
-    /// The connection, with what has come behind the request.
-    pub(super) fn into_io(self) -> Io {
+    /// The connection, with what has come and was not handed to hyper.
+    pub(super) fn into_io(mut self) -> Io {
+        self.io.put_back(self.first);
         self.io
     }
 
@@ -66,20 +73,34 @@ impl AsyncRead for Turn {
         if self.is_over.get() {
             return self.poll_ahead(cx);
         }
-        // To hyper, a body of broken chunks ends too early.
-        if self.span.is_broken() {
+        if hand_out(&mut self.first, buf) {
+            self.is_over.set(self.first.is_empty() && self.span.is_over());
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        let fresh = buf.filled().get(before..).unwrap_or_default();
-        let count = self.span.read(fresh);
-        if !self.span.is_broken() {
-            let behind = fresh.get(count..).unwrap_or_default();
-            self.io.put_back(Bytes::copy_from_slice(behind));
+        // To hyper, a body of broken chunks ends too early.
+        while !self.span.is_broken() {
+            ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+            let fresh = buf.filled_mut().get_mut(before..).unwrap_or_default();
+            if fresh.is_empty() {
+                break;
+            }
+            let Ok(SpanBytes { used, trailers }) = self.span.read(fresh) else {
+                buf.set_filled(before);
+                break;
+            };
+            let behind = Bytes::copy_from_slice(fresh.get(used..).unwrap_or_default());
+            self.io.put_back(behind);
+            if !trailers.is_empty() {
+                fresh.copy_within(trailers.end..used, trailers.start);
+            }
+            buf.set_filled(before + used - trailers.len());
+            self.is_over.set(self.span.is_over());
+            // Nothing would be the end of the connection to hyper.
+            if buf.filled().len() > before {
+                break;
+            }
         }
-        buf.set_filled(before + count);
-        self.is_over.set(self.span.is_over());
         Poll::Ready(Ok(()))
     }
 }

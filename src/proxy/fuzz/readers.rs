@@ -19,6 +19,7 @@ use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS, RequestMethod, find_head};
 use crate::proxy::http1::request_read::{Parsed, parse};
 use crate::proxy::http1::request_refuse::{ForHyper, HeadBounds, Judged, judge};
+use crate::proxy::http1::request_span::SpanBytes;
 use crate::proxy::http1::target::RequestTarget;
 
 /// An answer, read to its end.
@@ -213,16 +214,29 @@ pub enum HypersSpan {
 /// handed. `None`: it is ours, refused, or not whole.
 pub fn our_span(bytes: &[u8]) -> Option<(ReadSpan, Vec<u8>)> {
     let bounds = HeadBounds { bytes: LONGEST_REQUEST_HEAD, fields: 100 };
-    let Judged::Servable(head) = judge(bytes, bounds) else { return None };
-    let ForHyper { bytes, mut span, target } = head.hand_over(Bytes::copy_from_slice(bytes));
-    // In two pieces, as from a socket.
-    let (first, second) = bytes.split_at_checked(bytes.len() / 2)?;
-    let mut length = span.read(first);
-    if length == first.len() {
-        length += span.read(second);
+    // In two pieces if the head is in the first, as from a socket.
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let (judged, first, second) = match judge(first, bounds) {
+        Judged::Servable(head) => (Judged::Servable(head), first, second),
+        _ => (judge(bytes, bounds), bytes, &[][..]),
+    };
+    let Judged::Servable(head) = judged else { return None };
+    let ForHyper { bytes, behind, mut span, target } =
+        head.hand_over(Bytes::copy_from_slice(first));
+    let mut handed = bytes.to_vec();
+    let mut rest = [&*behind, second].concat();
+    if !span.is_over() {
+        let SpanBytes { used, trailers } = span.read(second).ok()?;
+        handed.extend_from_slice(second.get(..trailers.start.min(used))?);
+        if !trailers.is_empty() {
+            handed.extend_from_slice(second.get(trailers.end..used)?);
+        }
+        rest = second.get(used..)?.to_vec();
     }
+    let length = handed.len();
+    handed.append(&mut rest);
     let target = if target.is_uri() { target.as_str().to_owned() } else { "*".to_owned() };
-    span.is_over().then(|| (ReadSpan { length, target }, bytes.to_vec()))
+    span.is_over().then_some((ReadSpan { length, target }, handed))
 }
 
 /// The same as hyper's server reads it.

@@ -14,10 +14,10 @@ pub(crate) struct ChunkReader {
     step: ChunkState,
     /// Bytes of this chunk's data that are to come; while its size is being read, the size so far.
     left: u64,
-    /// Digits of the size that is being read.
+    /// Digits of the size that is being read, up to [`USUAL_DIGITS`].
     digits: u8,
-    /// Bytes of extensions and padding, of all chunks together.
-    extensions: usize,
+    /// Bytes of extensions, padding and zeros beyond the usual digits, of all chunks together.
+    extra: usize,
     /// The trailer section, line ends included.
     trailers: Vec<u8>,
 }
@@ -55,6 +55,15 @@ pub(crate) struct Unchunked {
     pub(crate) used: usize,
 }
 
+/// What one call passed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SkippedChunks {
+    /// Bytes that belonged to the body. What follows them is not the body's: the body is over.
+    pub(crate) used: usize,
+    /// Where among them the lines of the trailer section are.
+    pub(crate) trailers: Range<usize>,
+}
+
 /// The body does not keep to the grammar, or exceeds a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadChunk {
@@ -64,17 +73,18 @@ pub(crate) enum BadChunk {
     TooLong,
     #[error("a line of the chunked coding does not end with CR LF")]
     LineEnd,
-    #[error("chunk extensions are longer than 16 KiB")]
-    Extensions,
+    #[error("chunk extensions, padding and leading zeros are longer than 16 KiB")]
+    Extra,
     #[error("the trailer section is not valid, or longer than 16 KiB")]
     Trailers,
 }
 
-/// Bytes of extensions and of trailers that one body may have. Nobody needs them, and a sender
-/// could hide any amount of work in them (CVE-2023-39326).
+/// Bytes of extensions, padding and needless zeros, and bytes of trailers, that one body may have.
+/// Nobody needs them, and a sender could hide any amount of work in them (CVE-2023-39326).
 const MOST_EXTRA: usize = 16 * 1024;
-/// Digits of a size, leading zeros included.
-const MOST_DIGITS: u8 = 16;
+/// Digits of the largest size. RFC 9112 section 7.1 allows any number of leading zeros: those that
+/// make a size longer than this count as extra bytes.
+const USUAL_DIGITS: u8 = 16;
 /// Fields that a trailer section may have.
 const MOST_TRAILERS: usize = 100;
 /// Bytes that a chunk has around its data, at most: 16 digits and two line ends.
@@ -91,54 +101,64 @@ impl ChunkReader {
     pub(crate) fn read(&mut self, bytes: &mut [u8]) -> Result<Unchunked, BadChunk> {
         let mut data = 0..0;
         let mut at = 0;
-        while self.step != ChunkState::Over {
-            if self.step == ChunkState::Data {
-                let here = bytes.len() - at;
-                let count = usize::try_from(self.left).map_or(here, |left| left.min(here));
-                if data.is_empty() {
-                    data = at..at + count;
-                } else {
-                    bytes.copy_within(at..at + count, data.end);
-                    data.end += count;
-                }
-                at += count;
-                self.left -= count as u64;
-                if self.left > 0 {
-                    break;
-                }
-                self.step = ChunkState::DataCr;
+        while let Some(found) = self.next_data(bytes, &mut at)? {
+            if data.is_empty() {
+                data = found;
+            } else {
+                let end = data.end + found.len();
+                bytes.copy_within(found, data.end);
+                data.end = end;
             }
-            let Some(byte) = bytes.get(at) else { break };
-            self.advance(*byte)?;
-            at += 1;
         }
         Ok(Unchunked { data, used: at })
     }
 
-    /// Reads on and leaves the bytes as they are. Returns how many of them belong to the body.
-    /// Trailers are neither kept nor bounded: that is left to who reads the body.
+    /// Reads on and leaves the bytes as they are. The trailer section is looked at when it is
+    /// whole, and then forgotten.
     ///
     /// # Errors
     /// [`BadChunk`]; nothing more can be read then.
-    pub(crate) fn skip(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
-        let mut at = 0;
-        while self.step != ChunkState::Over {
-            if self.step == ChunkState::Data {
-                let here = bytes.len() - at;
-                let count = usize::try_from(self.left).map_or(here, |left| left.min(here));
-                at += count;
-                self.left -= count as u64;
-                if self.left > 0 {
-                    break;
-                }
-                self.step = ChunkState::DataCr;
-            }
-            let Some(byte) = bytes.get(at) else { break };
-            self.advance(*byte)?;
-            self.trailers.clear();
-            at += 1;
+    pub(crate) fn skip(&mut self, bytes: &[u8]) -> Result<SkippedChunks, BadChunk> {
+        let (mut at, before) = (0, self.trailers.len());
+        while self.next_data(bytes, &mut at)?.is_some() {}
+        let fresh = self.trailers.len() - before;
+        // Behind the trailers there is only the line end of the section.
+        let end = match self.step {
+            ChunkState::Over => at.saturating_sub(2),
+            ChunkState::LastLf => at.saturating_sub(1),
+            _ => at,
+        };
+        let trailers = if fresh > 0 { end - fresh..end } else { 0..0 };
+        if self.is_over() {
+            self.take_trailers()?;
         }
-        Ok(at)
+        Ok(SkippedChunks { used: at, trailers })
+    }
+
+    /// Reads on from `at` up to the next data, and over it: returns where it is. `None`: the body is
+    /// over, or its next bytes have not come.
+    fn next_data(
+        &mut self,
+        bytes: &[u8],
+        at: &mut usize,
+    ) -> Result<Option<Range<usize>>, BadChunk> {
+        while self.step != ChunkState::Over {
+            let Some(byte) = bytes.get(*at) else { break };
+            if self.step == ChunkState::Data {
+                let here = bytes.len() - *at;
+                let count = usize::try_from(self.left).map_or(here, |left| left.min(here));
+                let data = *at..*at + count;
+                *at = data.end;
+                self.left -= count as u64;
+                if self.left == 0 {
+                    self.step = ChunkState::DataCr;
+                }
+                return Ok(Some(data));
+            }
+            self.advance(*byte)?;
+            *at += 1;
+        }
+        Ok(None)
     }
 
     /// The last chunk and the trailers behind it were read.
@@ -182,9 +202,11 @@ impl ChunkReader {
         self.step = match (self.step, byte) {
             (ChunkState::Start | ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = (byte as char).to_digit(16).ok_or(BadChunk::Size)?;
-                self.digits = if self.step == ChunkState::Start { 1 } else { self.digits + 1 };
-                if self.digits > MOST_DIGITS {
-                    return Err(BadChunk::TooLong);
+                self.digits = if self.step == ChunkState::Start { 0 } else { self.digits };
+                if self.digits < USUAL_DIGITS {
+                    self.digits += 1;
+                } else {
+                    self.count_extra()?;
                 }
                 self.left = self
                     .left
@@ -195,7 +217,8 @@ impl ChunkReader {
                 ChunkState::Size
             }
             (ChunkState::Size | ChunkState::Padding, b' ' | b'\t') => {
-                self.extra(ChunkState::Padding)?
+                self.count_extra()?;
+                ChunkState::Padding
             }
             (ChunkState::Size | ChunkState::Padding, b';') => ChunkState::Extension,
             (ChunkState::Size | ChunkState::Padding | ChunkState::Extension, b'\r') => {
@@ -206,7 +229,10 @@ impl ChunkReader {
             }
             // TERM.EXT: a reader that ends the line here finds another chunk (CVE-2025-22871).
             (ChunkState::Extension, b'\n') => return Err(BadChunk::LineEnd),
-            (ChunkState::Extension, _) => self.extra(ChunkState::Extension)?,
+            (ChunkState::Extension, _) => {
+                self.count_extra()?;
+                ChunkState::Extension
+            }
             (ChunkState::SizeEnd, b'\n') if self.left == 0 => ChunkState::Line,
             (ChunkState::SizeEnd, b'\n') => ChunkState::Data,
             (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
@@ -234,9 +260,9 @@ impl ChunkReader {
         Ok(())
     }
 
-    fn extra(&mut self, next: ChunkState) -> Result<ChunkState, BadChunk> {
-        self.extensions += 1;
-        if self.extensions >= MOST_EXTRA { Err(BadChunk::Extensions) } else { Ok(next) }
+    fn count_extra(&mut self) -> Result<(), BadChunk> {
+        self.extra += 1;
+        if self.extra >= MOST_EXTRA { Err(BadChunk::Extra) } else { Ok(()) }
     }
 
     fn trailer(&mut self, byte: u8, next: ChunkState) -> Result<ChunkState, BadChunk> {

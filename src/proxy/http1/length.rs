@@ -19,6 +19,15 @@ pub(crate) enum BodyLength {
     UntilClose,
 }
 
+/// How the end of a request's body shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestBodyEnd {
+    /// The last chunk says so.
+    Chunked,
+    /// The body has this many bytes; without a body 0.
+    Counted(u64),
+}
+
 /// What the fields of one head say about the length of its body.
 #[derive(Debug, Default)]
 pub(crate) struct LengthFields {

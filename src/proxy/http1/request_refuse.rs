@@ -12,10 +12,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::{Extensions, Method, Version};
 
-use super::chunks::ChunkReader;
 use super::head::{Fields, RequestHead};
-use super::length::content_length;
-use super::request_span::{RequestBodyEnd, RequestSpan};
+use super::length::{RequestBodyEnd, content_length};
+use super::request_span::{RequestSpan, SpanBytes};
 use super::target::RequestTarget;
 use crate::core::{Reason, Rejection};
 
@@ -32,15 +31,19 @@ pub(crate) struct HyperHead {
     target: RequestTarget,
     /// Where the target is.
     place: Range<usize>,
-    /// Bytes of the head.
-    length: usize,
-    end: RequestBodyEnd,
+    /// Has read everything that came with the head.
+    span: RequestSpan,
+    /// What that is.
+    came: SpanBytes,
 }
 
 /// What of a request is for hyper, and what is not.
 pub(crate) struct ForHyper {
-    /// To be read by hyper, as far as `span` goes.
+    /// What has come of the request, without its trailers.
     pub(crate) bytes: Bytes,
+    /// What has come behind it.
+    pub(crate) behind: Bytes,
+    /// Has read both.
     pub(crate) span: RequestSpan,
     /// The target as it was received. hyper may have another one.
     pub(crate) target: RequestTarget,
@@ -108,13 +111,12 @@ fn complete(
         return Err(Reason::HeadersTooLarge.into());
     }
     let begin = text.as_ptr() as usize - read.as_ptr() as usize;
-    let end = framing(head)?;
+    let mut span = RequestSpan::new(length, framing(head)?);
     // Before the service hears of the request: later it would get a head without the rest.
-    let came = read.get(length..).unwrap_or_default();
-    if end == RequestBodyEnd::Chunked && ChunkReader::default().skip(came).is_err() {
-        return Err(Rejection::why(Reason::BadFraming, "the body is not in well-formed chunks"));
-    }
-    Ok(HyperHead { target, place: begin..begin + text.len(), length, end })
+    let came = span
+        .read(read)
+        .map_err(|_| Rejection::why(Reason::BadFraming, "the body is not in well-formed chunks"))?;
+    Ok(HyperHead { target, place: begin..begin + text.len(), span, came })
 }
 
 /// The fields that say how long the body is: one of them, once. hyper would merge equal lengths and
@@ -170,17 +172,21 @@ fn syntax(head: &httparse::Request<'_, '_>, error: httparse::Error) -> Rejection
 // === impl HyperHead ===
 
 impl HyperHead {
-    /// `read` is what was judged, and what has come behind it.
-    pub(crate) fn hand_over(self, read: Bytes) -> ForHyper {
-        let Self { target, place, length, end } = self;
-        if target.is_uri() {
-            return ForHyper { bytes: read, span: RequestSpan::new(length, end), target };
+    /// `read` is what was judged.
+    pub(crate) fn hand_over(self, mut read: Bytes) -> ForHyper {
+        let Self { target, place, span, came: SpanBytes { used, trailers } } = self;
+        let behind = read.split_off(used.min(read.len()));
+        if target.is_uri() && trailers.is_empty() {
+            return ForHyper { bytes: read, behind, span, target };
         }
-        let before = read.get(..place.start).unwrap_or_default();
-        let behind = read.get(place.end..).unwrap_or_default();
-        let bytes = [before, STAND_IN, behind].concat().into();
-        let span = RequestSpan::new(length - place.len() + STAND_IN.len(), end);
-        ForHyper { bytes, span, target }
+        let part = |part: Range<usize>| read.get(part).unwrap_or_default();
+        let written = if target.is_uri() { part(place.clone()) } else { STAND_IN };
+        let (body, end) = match trailers.is_empty() {
+            true => (place.end..used, used..used),
+            false => (place.end..trailers.start, trailers.end..used),
+        };
+        let bytes = [part(0..place.start), written, part(body), part(end)].concat().into();
+        ForHyper { bytes, behind, span, target }
     }
 }
 

@@ -1,19 +1,14 @@
 //! Where a request ends that hyper reads: what comes behind it is the next one's, and is judged before
-//! anybody reads it.
+//! anybody reads it. Its trailers are not for hyper either. Nobody wants them (CVE-2013-5704), and
+//! behind them hyper does not say that the body is over once the answer is.
 
 #[cfg(test)]
 mod tests;
 
-use super::chunks::ChunkReader;
+use std::ops::Range;
 
-/// How the end of a request's body shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequestBodyEnd {
-    /// The last chunk says so.
-    Chunked,
-    /// The body has this many bytes; without a body 0.
-    Counted(u64),
-}
+use super::chunks::{BadChunk, ChunkReader};
+use super::length::RequestBodyEnd;
 
 /// The bytes of one request, from the first of its head on.
 pub(crate) struct RequestSpan {
@@ -21,6 +16,15 @@ pub(crate) struct RequestSpan {
     left: u64,
     chunks: Option<ChunkReader>,
     is_broken: bool,
+}
+
+/// What some bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SpanBytes {
+    /// So many are the request's. The others are the next one's.
+    pub(crate) used: usize,
+    /// Which of those are its trailers.
+    pub(crate) trailers: Range<usize>,
 }
 
 // === impl RequestSpan ===
@@ -39,24 +43,25 @@ impl RequestSpan {
         }
     }
 
-    /// Reads on: returns how many of these bytes are the request's. Of broken chunks none are.
-    pub(crate) fn read(&mut self, bytes: &[u8]) -> usize {
+    /// Reads on.
+    ///
+    /// # Errors
+    /// The chunks are broken, or the trailers are: nobody can say where the request ends.
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<SpanBytes, BadChunk> {
         let counted = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
         self.left -= counted as u64;
         let rest = bytes.get(counted..).unwrap_or_default();
         match &mut self.chunks {
-            Some(chunks) if !rest.is_empty() => match chunks.skip(rest) {
-                Ok(of_body) => counted + of_body,
-                Err(_) => {
-                    self.is_broken = true;
-                    counted
-                }
-            },
-            _ => counted,
+            Some(chunks) if !rest.is_empty() => {
+                let found = chunks.skip(rest).inspect_err(|_| self.is_broken = true)?;
+                let trailers = counted + found.trailers.start..counted + found.trailers.end;
+                Ok(SpanBytes { used: counted + found.used, trailers })
+            }
+            _ => Ok(SpanBytes { used: counted, trailers: 0..0 }),
         }
     }
 
-    /// Its chunks are none: nobody can say where it ends.
+    /// A part of it was broken.
     pub(crate) fn is_broken(&self) -> bool {
         self.is_broken
     }

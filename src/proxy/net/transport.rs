@@ -55,7 +55,7 @@ impl Transport {
 }
 
 /// Fills `buf` from what was read ahead, if there is any left.
-pub(super) fn hand_out(ahead: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
+pub(crate) fn hand_out(ahead: &mut Bytes, buf: &mut ReadBuf<'_>) -> bool {
     if ahead.is_empty() {
         return false;
     }

@@ -26,7 +26,7 @@ use super::response_body::{RunningUpload, response_body};
 use super::rewrite::answer;
 use super::{upgrade, upgrade_request};
 use crate::core::{Reason, Rejection};
-use crate::proxy::body::{ClientBody, Coming, HyperBody, RequestRest, RestKeeper};
+use crate::proxy::body::{ClientBody, Coming, HyperBody, RequestRest, RestKeeper, RestOfBody};
 use crate::proxy::future_size::at_most;
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::head::RequestHead;
@@ -166,9 +166,10 @@ impl RequestArrival {
     /// dropped for that, which waits for nobody. With an `Expect` it is not: to ask for the body is to
     /// invite it.
     async fn is_through<B>(&self, response: &Response<B>) -> bool {
-        let Some(mut rest) = self.rest.take() else {
-            let is_ours = response.extensions().get::<OwnAnswer>().is_some();
-            return !is_ours || Rc::strong_count(&self.rest) <= HOLDERS;
+        let mut rest = match self.rest.take() {
+            RestOfBody::Over => return true,
+            RestOfBody::Held => return response.extensions().get::<OwnAnswer>().is_none(),
+            RestOfBody::Left(rest) => rest,
         };
         if self.expects || !self.is_here.get() {
             return false;
@@ -182,9 +183,6 @@ impl RequestArrival {
         }
     }
 }
-
-/// Who holds a [`RequestRest`] beside the body itself: the [`Gate`] and the request.
-const HOLDERS: usize = 2;
 
 /// There is no answer that hyper could write.
 #[derive(Debug, thiserror::Error)]

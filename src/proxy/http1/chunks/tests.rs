@@ -27,6 +27,12 @@ fn bodies_are_read_however_they_are_split() {
         ("one chunk", b"5\r\nhello\r\n0\r\n\r\n", b"hello", 0),
         ("several", b"5\r\nhello\r\n1\r\n \r\n5\r\nworld\r\n0\r\n\r\n", b"hello world", 0),
         ("capitals and zeros", b"000A\r\n0123456789\r\n00\r\n\r\n", b"0123456789", 0),
+        (
+            "zeros beyond 16 digits",
+            b"00000000000000000000005\r\nhello\r\n000000000000000000\r\n\r\n",
+            b"hello",
+            0,
+        ),
         ("padded size", b"5  \t\r\nhello\r\n0 \r\n\r\n", b"hello", 0),
         ("extensions", b"5;a=b;c=\"d\"\r\nhello\r\n0;z\r\n\r\n", b"hello", 0),
         ("data that looks like chunks", b"7\r\n0\r\n\r\nab\r\n0\r\n\r\n", b"0\r\n\r\nab", 0),
@@ -50,6 +56,8 @@ fn bodies_are_read_however_they_are_split() {
 fn what_is_no_chunked_body() {
     let long = format!("1;{}\r\n", "x".repeat(MOST_EXTRA));
     let trailers = format!("0\r\nx: {}\r\n\r\n", "y".repeat(MOST_EXTRA));
+    let zeros = format!("{}5\r\nhello\r\n", "0".repeat(MOST_EXTRA + 16));
+    let zeros_of_all = format!("{}1\r\na\r\n", "0".repeat(1000)).repeat(20);
     let bodies: &[(&str, &[u8], BadChunk)] = &[
         ("no size", b"\r\nhello\r\n0\r\n\r\n", BadChunk::Size),
         ("a sign", b"+5\r\nhello\r\n", BadChunk::Size),
@@ -59,13 +67,15 @@ fn what_is_no_chunked_body() {
         ("no digit", b"g\r\n", BadChunk::Size),
         ("2^63", b"8000000000000000\r\n", BadChunk::TooLong),
         ("2^64", b"10000000000000000\r\n", BadChunk::TooLong),
-        ("zeros without end", b"00000000000000000", BadChunk::TooLong),
+        ("2^64 behind a zero", b"010000000000000000\r\n", BadChunk::TooLong),
+        ("zeros without end", zeros.as_bytes(), BadChunk::Extra),
+        ("zeros of many chunks", zeros_of_all.as_bytes(), BadChunk::Extra),
         ("a bare line feed behind the size", b"5\nhello\r\n0\r\n\r\n", BadChunk::Size),
         ("a bare line feed in an extension", b"5;a\nhello\r\n", BadChunk::LineEnd),
         ("a bare carriage return", b"5\rhello\r\n", BadChunk::LineEnd),
         ("data too long", b"5\r\nhello!\r\n", BadChunk::LineEnd),
         ("a bare line feed behind the data", b"5\r\nhello\n0\r\n\r\n", BadChunk::LineEnd),
-        ("long extensions", long.as_bytes(), BadChunk::Extensions),
+        ("long extensions", long.as_bytes(), BadChunk::Extra),
         ("long trailers", trailers.as_bytes(), BadChunk::Trailers),
         ("a trailer without a name", b"0\r\n: x\r\n\r\n", BadChunk::Trailers),
         ("a folded trailer", b"0\r\na: b\r\n c\r\n\r\n", BadChunk::Trailers),
@@ -84,6 +94,37 @@ fn trailers_are_fields() {
     let sums: Vec<_> = trailers.get_all("x-sum").iter().collect();
     assert_eq!(sums, ["1", "2"]);
     assert_eq!(trailers["empty"], "");
+}
+
+/// What `skip` leaves of a body without its trailers, in pieces of `room` bytes.
+fn without_trailers(body: &[u8], room: usize) -> Result<Vec<u8>, BadChunk> {
+    let mut reader = ChunkReader::default();
+    let mut kept = Vec::new();
+    for piece in body.chunks(room) {
+        let found = reader.skip(piece)?;
+        kept.extend_from_slice(&piece[..found.trailers.start.min(found.used)]);
+        kept.extend_from_slice(&piece[found.trailers.end..found.used]);
+    }
+    Ok(kept)
+}
+
+#[test]
+fn trailers_can_be_cut_out_however_they_are_split() {
+    for (body, want) in [
+        (&b"5\r\nhello\r\n0\r\n\r\n"[..], &b"5\r\nhello\r\n0\r\n\r\n"[..]),
+        (b"1\r\na\r\n0;x\r\na: b\r\nc:\r\n\r\n", b"1\r\na\r\n0;x\r\n\r\n"),
+        (b"0\r\na: b\r\n\r\nGET", b"0\r\n\r\n"),
+    ] {
+        for room in 1..=body.len() {
+            let kept = without_trailers(body, room).unwrap();
+            assert_eq!(kept.escape_ascii().to_string(), want.escape_ascii().to_string(), "{room}");
+        }
+    }
+    for broken in ["0\r\nno colon\r\n\r\n", "0\r\na : b\r\n\r\n", "0\r\na: b\0\r\n\r\n"] {
+        for room in 1..=broken.len() {
+            assert_eq!(without_trailers(broken.as_bytes(), room), Err(BadChunk::Trailers));
+        }
+    }
 }
 
 proptest! {

@@ -4,17 +4,19 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::super::chunks::ChunkReader;
-use super::{RequestBodyEnd, RequestSpan};
+use super::super::length::RequestBodyEnd;
+use super::RequestSpan;
 
 /// Bytes of the request in `all`, which comes in two pieces. `None`: its chunks are broken.
 fn length(head: usize, end: RequestBodyEnd, all: &[u8], cut: usize) -> Option<(usize, bool)> {
     let mut span = RequestSpan::new(head, end);
     let (first, second) = all.split_at(cut);
-    let mut found = span.read(first);
+    let mut found = span.read(first).ok()?.used;
     if found == first.len() {
-        found += span.read(second);
+        found += span.read(second).ok()?.used;
     }
-    (!span.is_broken()).then(|| (found, span.is_over()))
+    assert!(!span.is_broken());
+    Some((found, span.is_over()))
 }
 
 #[test]
@@ -29,14 +31,23 @@ fn where_a_request_ends() {
         (RequestBodyEnd::Chunked, b"hhhh0\r\n\r\n", Some((9, true))),
         (RequestBodyEnd::Chunked, b"hhhh5\r\nhel", Some((10, false))),
         (RequestBodyEnd::Chunked, b"hhhhx", None),
+        (RequestBodyEnd::Chunked, b"hhhh0\r\nt\r\n\r\n", None),
     ] {
         for cut in 0..=all.len() {
             assert_eq!(length(4, end, all, cut), want, "{} cut at {cut}", all.escape_ascii());
         }
     }
-    // What bounds trailers is not this.
     let long = format!("0\r\nt: {}\r\n\r\n", "x".repeat(100_000));
-    assert_eq!(length(0, RequestBodyEnd::Chunked, long.as_bytes(), 9), Some((long.len(), true)));
+    assert_eq!(length(0, RequestBodyEnd::Chunked, long.as_bytes(), 9), None);
+}
+
+/// The head counts for the place of the trailers too.
+#[test]
+fn which_bytes_are_trailers() {
+    let mut span = RequestSpan::new(4, RequestBodyEnd::Chunked);
+    let found = span.read(b"hhhh1\r\nx\r\n0\r\nt: x\r\n\r\nGET").unwrap();
+    assert_eq!((found.used, found.trailers), (21, 13..19));
+    assert!(span.is_over());
 }
 
 const PIECES: &[&str] =
@@ -50,7 +61,14 @@ proptest! {
     ) {
         let all = pieces.concat().into_bytes();
         let mut reader = ChunkReader::default();
-        let read = reader.read(&mut all.clone()).ok().map(|found| (found.used, reader.is_over()));
-        prop_assert_eq!(length(0, RequestBodyEnd::Chunked, &all, cut.min(all.len())), read);
+        let read = reader.read(&mut all.clone()).and_then(|found| {
+            let is_over = reader.is_over();
+            if is_over {
+                reader.take_trailers()?;
+            }
+            Ok((found.used, is_over))
+        });
+        let found = length(0, RequestBodyEnd::Chunked, &all, cut.min(all.len()));
+        prop_assert_eq!(found, read.ok());
     }
 }
