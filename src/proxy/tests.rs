@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::body::{ClientBody, RequestBody};
 use super::http1::head::RequestHead;
+use super::http1::length::LengthFields;
 use super::ids::{Ids, RequestId};
 use super::net::io::{ClientAddr, Io, Moments};
 use super::net::transport::{Plain, Transport};
@@ -160,7 +161,8 @@ fn sent_as(
     let keys = OneKey::new();
     let (parts, ()) = request.into_parts();
     let peer: SocketAddr = "192.0.2.7:4711".parse().unwrap();
-    let head = RequestHead::from(parts);
+    let lengths = LengthFields::of_map(&parts.headers).and_then(|l| l.of_request(parts.version));
+    let head = RequestHead::read_by_hyper(parts, lengths.map(|(_, framing)| framing));
     let reading = facts::read(&head, settings, &caps(), peer.ip()).map_err(|r| r.reason)?;
     let now = Now { unix_ms: 1_700_000_000_000, mono_ns: 1 };
     let forward = match decide(&settings.policy, Some(&keys), &reading.facts(), now) {

@@ -137,7 +137,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
         unread: http2.then(|| Unread::new(&moments)),
         moments,
         upgraded: RefCell::default(),
-        target: RefCell::default(),
+        judged: RefCell::default(),
         running: Cell::default(),
         until_close: Cell::default(),
     });
@@ -318,7 +318,7 @@ async fn serve_by_hyper(
     if caps.headers > HYPER_HEADERS {
         builder.max_headers(caps.headers);
     }
-    *client.target.borrow_mut() = Some(request.target.clone());
+    *client.judged.borrow_mut() = Some(request.judged.clone());
     let turn = Turn::new(io, request);
     let is_read = turn.over();
     let gate = Gate::new(worker, client, Rc::clone(&is_read));

@@ -221,7 +221,7 @@ pub fn our_span(bytes: &[u8]) -> Option<(ReadSpan, Vec<u8>)> {
         _ => (judge(bytes, bounds), bytes, &[][..]),
     };
     let Judged::Servable(head) = judged else { return None };
-    let ForHyper { bytes, behind, mut span, target } =
+    let ForHyper { bytes, behind, mut span, judged } =
         head.hand_over(Bytes::copy_from_slice(first));
     let mut handed = bytes.to_vec();
     let mut rest = [&*behind, second].concat();
@@ -235,6 +235,7 @@ pub fn our_span(bytes: &[u8]) -> Option<(ReadSpan, Vec<u8>)> {
     }
     let length = handed.len();
     handed.append(&mut rest);
+    let target = &judged.target;
     let target = if target.is_uri() { target.as_str().to_owned() } else { "*".to_owned() };
     span.is_over().then_some((ReadSpan { length, target }, handed))
 }

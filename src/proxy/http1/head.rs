@@ -6,6 +6,7 @@ use http::request::Parts;
 use http::{Extensions, Method, Request, Version};
 use hyper::ext::Protocol;
 
+use super::length::{BadLength, FramedOnce};
 use super::target::{BadTarget, RequestTarget};
 
 /// A request's head, whoever has read it. Not `Debug`: a target and values may hold a key.
@@ -14,6 +15,8 @@ pub(crate) struct RequestHead {
     pub(crate) target: RequestTarget,
     pub(crate) version: Version,
     pub(crate) fields: Fields,
+    /// What its fields say about the length of its body.
+    pub(crate) framing: Result<FramedOnce, BadLength>,
     /// hyper's: how names were written, what an upgrade waits for.
     pub(crate) extensions: Extensions,
 }
@@ -39,19 +42,18 @@ pub(crate) struct At(u32);
 
 // === impl RequestHead ===
 
-impl From<Parts> for RequestHead {
-    fn from(parts: Parts) -> Self {
+impl RequestHead {
+    /// A head that hyper has read. `framing` is of the head as the client has sent it.
+    pub(crate) fn read_by_hyper(parts: Parts, framing: Result<FramedOnce, BadLength>) -> Self {
         let Parts { method, uri, version, headers, extensions, .. } = parts;
         let length = headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
         let mut fields = Fields::with_capacity(length, headers.len());
         for (name, value) in &headers {
             fields.push(name.as_str().as_bytes(), value.as_bytes());
         }
-        Self { method, target: uri.into(), version, fields, extensions }
+        Self { method, target: uri.into(), version, fields, framing, extensions }
     }
-}
 
-impl RequestHead {
     /// For hyper.
     ///
     /// # Errors

@@ -4,7 +4,8 @@
 #[cfg(test)]
 mod tests;
 
-use http::StatusCode;
+use http::header::HeaderMap;
+use http::{StatusCode, Version};
 
 /// How the end of an answer's body shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +36,23 @@ pub(crate) struct LengthFields {
     is_chunked: bool,
 }
 
+/// The fields of a request's head leave one reading of where its body ends. Only
+/// [`LengthFields::of_request`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FramedOnce(());
+
 /// The head has two readings, or one that nobody may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the length of the body is not stated in exactly one way")]
-pub(crate) struct BadLength;
+#[error("{}", self.why())]
+pub(crate) enum BadLength {
+    NoNumber,
+    Repeated,
+    OtherCoding,
+    CodingOutsideHttp11,
+    Both,
+    /// Of a head that could not be read.
+    Unread,
+}
 
 /// The value of a `Content-Length` field: digits alone, at most 2^63 - 1.
 ///
@@ -64,20 +78,52 @@ impl LengthFields {
     pub(crate) fn read(&mut self, name: &[u8], value: &[u8]) -> Result<(), BadLength> {
         match name.len() {
             14 if name.eq_ignore_ascii_case(b"content-length") => {
-                let length = content_length(value).ok_or(BadLength)?;
+                let length = content_length(value).ok_or(BadLength::NoNumber)?;
                 if self.counted.replace(length).is_some() {
-                    return Err(BadLength);
+                    return Err(BadLength::Repeated);
                 }
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
                 if self.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                    return Err(BadLength);
+                    return Err(BadLength::OtherCoding);
                 }
                 self.is_chunked = true;
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Those of a head that hyper has read.
+    ///
+    /// # Errors
+    /// As [`LengthFields::read`].
+    pub(crate) fn of_map(map: &HeaderMap) -> Result<Self, BadLength> {
+        let mut lengths = Self::default();
+        for (name, value) in map {
+            lengths.read(name.as_str().as_bytes(), value.as_bytes())?;
+        }
+        Ok(lengths)
+    }
+
+    /// Where a request's body ends. Over HTTP/1, whoever reads the body must not have chosen already:
+    /// hyper merges equal lengths and drops a length beside `chunked` (RFC 9112 section 6.3 allows
+    /// both), and nobody behind it would know that there was a second reading. Over HTTP/2 the frames
+    /// say where the body ends, and h2 holds a length against them.
+    ///
+    /// # Errors
+    /// Both fields are there, or a request outside HTTP/1.1 is chunked.
+    pub(crate) fn of_request(
+        self,
+        version: Version,
+    ) -> Result<(RequestBodyEnd, FramedOnce), BadLength> {
+        let end = match (self.is_chunked, self.counted) {
+            (true, _) if version != Version::HTTP_11 => return Err(BadLength::CodingOutsideHttp11),
+            (true, Some(_)) => return Err(BadLength::Both),
+            (true, None) => RequestBodyEnd::Chunked,
+            (false, length) => RequestBodyEnd::Counted(length.unwrap_or(0)),
+        };
+        Ok((end, FramedOnce(())))
     }
 
     /// The length of an answer's body (RFC 9112 section 6.3).
@@ -89,8 +135,11 @@ impl LengthFields {
         status: StatusCode,
         to: AnswerTo,
     ) -> Result<BodyLength, BadLength> {
-        if self.is_chunked && (self.counted.is_some() || to.is_http10) {
-            return Err(BadLength);
+        if self.is_chunked && self.counted.is_some() {
+            return Err(BadLength::Both);
+        }
+        if self.is_chunked && to.is_http10 {
+            return Err(BadLength::CodingOutsideHttp11);
         }
         let has_no_body = to.is_head
             || status.is_informational()
@@ -101,6 +150,22 @@ impl LengthFields {
             None if self.is_chunked => BodyLength::Chunked,
             None => BodyLength::UntilClose,
         })
+    }
+}
+
+// === impl BadLength ===
+
+impl BadLength {
+    /// For the client that has sent it.
+    pub(crate) const fn why(self) -> &'static str {
+        match self {
+            Self::NoNumber => "Content-Length is not a number below 2^63",
+            Self::Repeated => "more than one Content-Length",
+            Self::OtherCoding => "Transfer-Encoding is not `chunked` alone",
+            Self::CodingOutsideHttp11 => "Transfer-Encoding outside HTTP/1.1",
+            Self::Both => "Content-Length beside Transfer-Encoding",
+            Self::Unread => "the fields of the head were not read",
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Extensions, Method, Version};
 
 use super::head::{Fields, RequestHead};
-use super::length::content_length;
+use super::length::{LengthFields, RequestBodyEnd};
 use super::target::RequestTarget;
 
 /// Fields of a head that is read here.
@@ -58,7 +58,7 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
         return None;
     }
     let target = RequestTarget::parse(head.path?).ok()?;
-    let mut declared = None;
+    let mut lengths = LengthFields::default();
     let mut closes = false;
     let mut fields = Fields::with_capacity(head_length, head.headers.len());
     for field in &*head.headers {
@@ -75,23 +75,21 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
                     return None;
                 }
             }
-            14 if name.eq_ignore_ascii_case(b"content-length")
-                && declared.replace(content_length(value)?).is_some() =>
-            {
-                return None;
-            }
+            14 => lengths.read(name, value).ok()?,
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => return None,
             _ => {}
         }
         fields.push_folded(name, value);
     }
     // No body is longer, and what comes behind it can be counted.
-    let declared = usize::try_from(declared.unwrap_or(0)).ok().filter(|d| *d <= LONGEST_BODY)?;
+    let (end, framing) = lengths.of_request(Version::HTTP_11).ok()?;
+    let RequestBodyEnd::Counted(declared) = end else { return None };
+    let declared = usize::try_from(declared).ok().filter(|d| *d <= LONGEST_BODY)?;
     let behind = read.get(head_length..)?;
     let body = behind.get(..declared).unwrap_or(behind);
     let (here, left) = (body.len(), (declared - body.len()) as u64);
     let body = Bytes::copy_from_slice(body);
-    let (version, extensions) = (Version::HTTP_11, Extensions::new());
-    let head = RequestHead { method, target, version, fields, extensions };
+    let (version, framing, extensions) = (Version::HTTP_11, Ok(framing), Extensions::new());
+    let head = RequestHead { method, target, version, fields, framing, extensions };
     Some(Parsed::Asked(PlainRequest { head, body, left, closes }, head_length + here))
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{Extensions, Method, Version};
 
 use super::head::{Fields, RequestHead};
-use super::length::{RequestBodyEnd, content_length};
+use super::length::{BadLength, FramedOnce, LengthFields};
 use super::request_span::{RequestSpan, SpanBytes};
 use super::target::RequestTarget;
 use crate::core::{Reason, Rejection};
@@ -28,7 +28,7 @@ pub(crate) enum Judged {
 
 /// A whole head that is hyper's to read.
 pub(crate) struct HyperHead {
-    target: RequestTarget,
+    judged: JudgedHead,
     /// Where the target is.
     place: Range<usize>,
     /// Has read everything that came with the head.
@@ -45,8 +45,15 @@ pub(crate) struct ForHyper {
     pub(crate) behind: Bytes,
     /// Has read both.
     pub(crate) span: RequestSpan,
+    pub(crate) judged: JudgedHead,
+}
+
+/// What hyper does not hand on of a head that it reads.
+#[derive(Clone)]
+pub(crate) struct JudgedHead {
     /// The target as it was received. hyper may have another one.
     pub(crate) target: RequestTarget,
+    pub(crate) framing: FramedOnce,
 }
 
 /// Why a head is refused, and what could be read of it: no fields.
@@ -111,43 +118,20 @@ fn complete(
         return Err(Reason::HeadersTooLarge.into());
     }
     let begin = text.as_ptr() as usize - read.as_ptr() as usize;
-    let mut span = RequestSpan::new(length, framing(head)?);
+    let mut lengths = LengthFields::default();
+    let read_all =
+        head.headers.iter().try_for_each(|field| lengths.read(field.name.as_bytes(), field.value));
+    let version = if head.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let (end, framing) = read_all
+        .and_then(|()| lengths.of_request(version))
+        .map_err(|bad| Rejection::why(Reason::BadFraming, bad.why()))?;
+    let mut span = RequestSpan::new(length, end);
     // Before the service hears of the request: later it would get a head without the rest.
     let came = span
         .read(read)
         .map_err(|_| Rejection::why(Reason::BadFraming, "the body is not in well-formed chunks"))?;
-    Ok(HyperHead { target, place: begin..begin + text.len(), span, came })
-}
-
-/// The fields that say how long the body is: one of them, once. hyper would merge equal lengths and
-/// drop a length beside `chunked` (RFC 9112 section 6.3 allows both), and nobody behind it would know
-/// that there was a second reading.
-fn framing(head: &httparse::Request<'_, '_>) -> Result<RequestBodyEnd, Rejection> {
-    let refuse = |why| Err(Rejection::why(Reason::BadFraming, why));
-    let (mut is_chunked, mut length) = (false, None);
-    for field in &*head.headers {
-        if field.name.eq_ignore_ascii_case("transfer-encoding") {
-            if head.version != Some(1) {
-                return refuse("Transfer-Encoding outside HTTP/1.1");
-            }
-            if is_chunked || !field.value.eq_ignore_ascii_case(b"chunked") {
-                return refuse("Transfer-Encoding is not `chunked` alone");
-            }
-            is_chunked = true;
-        } else if field.name.eq_ignore_ascii_case("content-length") {
-            let Some(one) = content_length(field.value) else {
-                return refuse("Content-Length is not a number below 2^63");
-            };
-            if length.replace(one).is_some() {
-                return refuse("more than one Content-Length");
-            }
-        }
-    }
-    match (is_chunked, length) {
-        (true, Some(_)) => refuse("Content-Length beside Transfer-Encoding"),
-        (true, None) => Ok(RequestBodyEnd::Chunked),
-        (false, length) => Ok(RequestBodyEnd::Counted(length.unwrap_or(0))),
-    }
+    let judged = JudgedHead { target, framing };
+    Ok(HyperHead { judged, place: begin..begin + text.len(), span, came })
 }
 
 fn syntax(head: &httparse::Request<'_, '_>, error: httparse::Error) -> Rejection {
@@ -174,19 +158,20 @@ fn syntax(head: &httparse::Request<'_, '_>, error: httparse::Error) -> Rejection
 impl HyperHead {
     /// `read` is what was judged.
     pub(crate) fn hand_over(self, mut read: Bytes) -> ForHyper {
-        let Self { target, place, span, came: SpanBytes { used, trailers } } = self;
+        let Self { judged, place, span, came: SpanBytes { used, trailers } } = self;
+        let is_uri = judged.target.is_uri();
         let behind = read.split_off(used.min(read.len()));
-        if target.is_uri() && trailers.is_empty() {
-            return ForHyper { bytes: read, behind, span, target };
+        if is_uri && trailers.is_empty() {
+            return ForHyper { bytes: read, behind, span, judged };
         }
         let part = |part: Range<usize>| read.get(part).unwrap_or_default();
-        let written = if target.is_uri() { part(place.clone()) } else { STAND_IN };
+        let written = if is_uri { part(place.clone()) } else { STAND_IN };
         let (body, end) = match trailers.is_empty() {
             true => (place.end..used, used..used),
             false => (place.end..trailers.start, trailers.end..used),
         };
         let bytes = [part(0..place.start), written, part(body), part(end)].concat().into();
-        ForHyper { bytes, behind, span, target }
+        ForHyper { bytes, behind, span, judged }
     }
 }
 
@@ -217,6 +202,7 @@ fn readable(head: &httparse::Request<'_, '_>) -> RequestHead {
         target: target.unwrap_or_else(RequestTarget::unread),
         version: if head.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 },
         fields: Fields::default(),
+        framing: Err(BadLength::Unread),
         extensions: Extensions::new(),
     }
 }

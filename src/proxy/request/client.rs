@@ -8,7 +8,7 @@ use http::HeaderValue;
 
 use super::upgrade::Upgraded;
 use crate::proxy::body::Unread;
-use crate::proxy::http1::target::RequestTarget;
+use crate::proxy::http1::request_refuse::JudgedHead;
 use crate::proxy::net::io::{ClientAddr, CutReason, Moments};
 use crate::proxy::streams::{StreamRef, Streams};
 
@@ -24,8 +24,8 @@ pub(crate) struct Client {
     pub(crate) unread: Option<Rc<Unread>>,
     /// Set by a request that switched protocols; the connection task takes over from there.
     pub(crate) upgraded: RefCell<Option<Box<Upgraded>>>,
-    /// As it was received, that of the HTTP/1 request which hyper reads now.
-    pub(crate) target: RefCell<Option<RequestTarget>>,
+    /// Of the HTTP/1 request which hyper reads now.
+    pub(crate) judged: RefCell<Option<JudgedHead>>,
     /// The one request that an HTTP/1 connection runs.
     pub(crate) running: Cell<Option<StreamRef>>,
     /// Only the end of the connection ends the answer: unless that is a reset, half of the answer

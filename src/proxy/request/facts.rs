@@ -15,7 +15,6 @@ use crate::core::path::{self, Traits};
 use crate::core::{Facts, Reason, Rejection, address};
 use crate::observe::HeadNotice;
 use crate::proxy::http1::head::{At, RequestHead, is_extended_connect, text_of};
-use crate::proxy::http1::length::content_length;
 use crate::proxy::ids::RequestId;
 
 /// What was read of one request. Borrows from its head.
@@ -344,10 +343,6 @@ fn fields(
                 }
                 true
             }
-            FieldClass::Framing => {
-                framing(head, name, value)?;
-                true
-            }
             FieldClass::Te => {
                 changes.te_trailers |= value.eq_ignore_ascii_case(b"trailers");
                 true
@@ -356,12 +351,17 @@ fn fields(
                 changes.claims_identity = true;
                 true
             }
-            FieldClass::Forwarding | FieldClass::HopByHop | FieldClass::Upgrade => true,
+            // What says how long the body is, is written anew.
+            FieldClass::Forwarding
+            | FieldClass::Framing
+            | FieldClass::HopByHop
+            | FieldClass::Upgrade => true,
         };
         if goes {
             changes.remove.push(at);
         }
     }
+    head.framing.map_err(|bad| Rejection::why(Reason::BadFraming, bad.why()))?;
     // RFC 9113 §8.2.1 calls it malformed; h2 lets it pass. An HTTP/1.1 upstream would trim it, and
     // read ` Bearer KEY`, which to us has no scheme that we know.
     if head.version == Version::HTTP_2 && head.fields.iter().any(|(_, v)| is_padded(v)) {
@@ -462,23 +462,6 @@ fn connection(
         }
     }
     Ok(())
-}
-
-/// Content-Length and Transfer-Encoding never travel on: one of them is written anew. Of HTTP/1 they
-/// were judged before anybody read the body (`http1::request_read`, `http1::request_refuse`). Over
-/// HTTP/2 the frames say where the body ends, and a length beside them is one number.
-fn framing(head: &RequestHead, name: &[u8], value: &[u8]) -> Result<(), Rejection> {
-    let is_length = name == header::CONTENT_LENGTH.as_str().as_bytes();
-    if head.version != Version::HTTP_2 || !is_length {
-        // `transfer_encoding` and the like: not framing to us, maybe to the upstream.
-        return Ok(());
-    }
-    let refuse = |why| Err(Rejection::why(Reason::BadFraming, why));
-    match content_length(value) {
-        Some(_) if head.fields.repeats(name) => refuse("more than one Content-Length"),
-        Some(_) => Ok(()),
-        None => refuse("Content-Length is not a number below 2^63"),
-    }
 }
 
 /// What a trusted proxy says about the client.

@@ -30,7 +30,9 @@ use crate::proxy::body::{ClientBody, Coming, HyperBody, RequestRest, RestKeeper,
 use crate::proxy::future_size::at_most;
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::head::RequestHead;
+use crate::proxy::http1::length::LengthFields;
 use crate::proxy::http1::location::cut_all;
+use crate::proxy::http1::request_refuse::JudgedHead;
 use crate::proxy::memory::holding::UnsentAnswers;
 use crate::proxy::patience::{Patience, UploadPace};
 use crate::proxy::streams::Stream;
@@ -101,10 +103,18 @@ impl Service<Request<Incoming>> for Gate {
         let (mut parts, body) = request.into_parts();
         let connect = upgrade_request::extended_connect(&mut parts);
         // Now and not with the first poll: hyper may look for the end of the client's side before.
-        let mut head = RequestHead::from(parts);
-        if let Some(target) = client.target.take() {
-            head.target = target;
-        }
+        let head = match client.judged.take() {
+            Some(JudgedHead { target, framing }) => {
+                let head = RequestHead::read_by_hyper(parts, Ok(framing));
+                RequestHead { target, ..head }
+            }
+            None if client.http2 => {
+                let framing = LengthFields::of_map(&parts.headers)
+                    .and_then(|lengths| lengths.of_request(parts.version));
+                RequestHead::read_by_hyper(parts, framing.map(|(_, framing)| framing))
+            }
+            None => return Box::pin(std::future::ready(Err(Unwritable::Unjudged))),
+        };
         let record = RequestRecord::begin(&worker, &client.moments, &head, client.address.ip());
         let mut arrival = self.arrival.clone();
         if let Some(arrival) = &mut arrival {
@@ -190,6 +200,9 @@ pub(crate) enum Unwritable {
     /// It came as lines, which were not asked for.
     #[error("the answer has the shape of another writer")]
     Lines,
+    /// hyper has found a request that was not handed to it.
+    #[error("the request was not judged")]
+    Unjudged,
     /// hyper resets the stream with the source's reason.
     #[error("no memory is left for another stream")]
     NoRoom(#[source] h2::Error),
