@@ -7,6 +7,7 @@ use http::{Method, Request};
 use crate::core::identity::{IdentityFields, anonymous_field, identity_fields};
 use crate::core::{Admitted, Observed, Passed};
 use crate::proxy::body::{RequestBody, Upload};
+use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::request_write::put_line;
 use crate::proxy::http1::target::BadTarget;
@@ -15,6 +16,8 @@ use crate::proxy::http1::target::BadTarget;
 /// does not compile.
 pub(crate) struct UpstreamRequest {
     idempotent: bool,
+    /// What is kept of an answer in chunks, unless hyper reads it.
+    chunks: ChunkForm,
     shape: Shape,
 }
 
@@ -50,6 +53,8 @@ pub(crate) struct RewrittenRequest {
     pub(crate) head: RequestHead,
     pub(crate) body: RequestBody,
     pub(crate) added: Added,
+    /// What the writer of the answer takes of one in chunks.
+    pub(crate) chunks: ChunkForm,
 }
 
 /// The verdicts that let a request through.
@@ -75,6 +80,8 @@ pub(crate) struct Sendable<'a> {
     pub(crate) bytes: &'a [u8],
     /// The answer has no body, whatever its head says.
     pub(crate) is_head: bool,
+    /// What is kept of an answer in chunks.
+    pub(crate) chunks: ChunkForm,
     /// The body that the client still sends.
     pub(crate) coming: Option<Upload>,
 }
@@ -93,7 +100,7 @@ impl UpstreamRequest {
         draft: RewrittenRequest,
         names: &IdentityFields,
     ) -> Result<Self, BadTarget> {
-        let RewrittenRequest { head, body, mut added } = draft;
+        let RewrittenRequest { head, body, mut added, chunks } = draft;
         let idempotent = head.method.is_idempotent();
         let is_head = head.method == Method::HEAD;
         let mut put = |name: &HeaderName, value: &str| added.put_told(name, value);
@@ -127,7 +134,7 @@ impl UpstreamRequest {
                 Shape::Http(Some(Box::new(Request::from_parts(parts, body))))
             }
         };
-        Ok(Self { idempotent, shape })
+        Ok(Self { idempotent, chunks, shape })
     }
 
     /// Whether doing it twice is doing it once (RFC 9110 §9.2.2).
@@ -166,7 +173,7 @@ impl UpstreamRequest {
             // Without its body the head would take the next request for it.
             BodyBehind::Gone => return None,
         };
-        Some(Sendable { bytes, is_head: *is_head, coming })
+        Some(Sendable { bytes, is_head: *is_head, chunks: self.chunks, coming })
     }
 
     /// None of it was sent.

@@ -7,6 +7,7 @@ use http::{HeaderValue, Method, Request, Version};
 use proptest::prelude::*;
 
 use super::body::{ClientBody, RequestBody};
+use super::http1::chunks::ChunkForm;
 use super::http1::head::RequestHead;
 use super::http1::length::LengthFields;
 use super::ids::{Ids, RequestId};
@@ -188,6 +189,7 @@ fn sent_as(
         upgrade: None,
         subject: None,
         credentials: CredentialPassage::Strip,
+        chunks: ChunkForm::Data,
     };
     rewrite(forward, head, RequestBody::Empty, changes, carried, context)
         .map_err(|_| Reason::BadTarget)

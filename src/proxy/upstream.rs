@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 pub(crate) use self::connect::Connector;
 use self::http1::Http1;
 use self::http2::Http2;
-pub(crate) use self::outcome::{AnswerContent, AnswerHeadSource, Failure};
+pub(crate) use self::outcome::{AnswerContent, AnswerHeadSource, Failure, WholeChunks};
 use self::resources::ExchangeResources;
 use super::streams::Stream;
 use crate::config::{ConnectionReuse, UpstreamConfig, UpstreamProtocol};
@@ -270,7 +270,7 @@ impl Lease {
         }
     }
 
-    /// The next piece of a body that is [coming](Content::Coming), of `most` bytes at most, or its
+    /// The next piece of a body that is [coming](AnswerContent::Coming), of `most` bytes at most, or its
     /// trailers. `None`: it is over.
     pub(crate) fn poll_body(
         &mut self,

@@ -113,6 +113,63 @@ fn every_answer_arrives_wherever_it_is_cut() {
     }
 }
 
+/// A service's chunks go to a client of HTTP/1.1 as they are, without what nobody needs of their
+/// lines; wherever the service's packets end, and also if they are large. The log counts the data.
+#[test]
+fn chunks_of_an_answer_arrive_as_chunks() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let odd = "5\r\nhello\r\n000000000000000000001;a=\"b\"\r\n,\r\n6 \t\r\n world\r\n0;c\r\nx-a: b\r\n\r\n";
+    let large = |line: &str, count: usize| {
+        format!("{line}\r\n{}\r\n", "x".repeat(0x1000)).repeat(count) + "0\r\n\r\n"
+    };
+    for (name, body, want, data) in [
+        ("odd", odd.to_owned(), "5\r\nhello\r\n1\r\n,\r\n6\r\n world\r\n0\r\n\r\n".into(), 12),
+        ("usual", large("1000", 40), large("1000", 40), 40 * 0x1000),
+        ("extended", large("1000;a=b", 40), large("1000", 40), 40 * 0x1000),
+    ] {
+        let text = format!("{HEAD}{body}").into_bytes();
+        let cuts: Vec<usize> = match name {
+            "odd" => (0..text.len()).collect(),
+            _ => [0, HEAD.len(), HEAD.len() + 3, 5_000, 70_001, text.len() - 5].into(),
+        };
+        let steps: Vec<Vec<Step>> = cuts
+            .iter()
+            .map(|cut| {
+                let (first, rest) = text.split_at(*cut);
+                let mut steps = vec![Step::Send(first.to_vec())];
+                steps.push(Step::Wait(Duration::from_millis(2)));
+                steps.push(Step::Send(rest.to_vec()));
+                steps.retain(|step| !matches!(step, Step::Send(bytes) if bytes.is_empty()));
+                steps
+            })
+            .collect();
+        let upstream = Upstream::answering(move |message| {
+            let line = message.first_line();
+            let at: usize = line.split(['/', ' ']).nth(3).unwrap().parse().unwrap();
+            steps[at].clone()
+        });
+        let gate = Gate::before(&upstream).start();
+        for (at, cut) in cuts.iter().enumerate() {
+            let mut client = Client::connect(gate.address);
+            let fields = "connection: close\r\n";
+            let got = client.send(get(&at.to_string(), fields)).response();
+            assert!(got.complete && client.is_closed(), "{name} cut at {cut}");
+            assert_eq!(got.body.len(), data, "{name} cut at {cut}");
+            let head = got.head.len();
+            let chunks = &client.seen()[head..];
+            let same = chunks == String::as_bytes(&want);
+            assert!(
+                same,
+                "{name} cut at {cut}: {}",
+                chunks[..200.min(chunks.len())].escape_ascii()
+            );
+        }
+        gate.process.eventually("every answer is logged", || {
+            gate.log().matches(&format!("\"bytes_out\":{data}}}")).count() == cuts.len()
+        });
+    }
+}
+
 #[test]
 fn every_answer_arrives_over_http2() {
     let upstream = upstream();

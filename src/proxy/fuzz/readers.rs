@@ -17,6 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS, RequestMethod, find_head};
+use crate::proxy::http1::chunks::{BODY_END, ChunkForm};
+use crate::proxy::http1::length::BodyLength;
 use crate::proxy::http1::request_read::{Parsed, parse};
 use crate::proxy::http1::request_refuse::{ForHyper, HeadBounds, Judged, judge};
 use crate::proxy::http1::request_span::SpanBytes;
@@ -69,20 +71,41 @@ pub fn our_answer(bytes: &[u8], cut: usize) -> Option<ReadAnswer> {
             break (found, head);
         }
     };
-    let mut reader = AnswerBody::from(found.body);
-    let mut body = Vec::new();
-    let (first, second) = rest.split_at(cut.min(rest.len()));
-    for piece in [first, second] {
-        let mut piece = piece.to_vec();
-        let unchunked = reader.read(&mut piece).ok()?;
-        body.extend_from_slice(piece.get(unchunked.data)?);
-    }
+    let mut reader = AnswerBody::new(found.body, ChunkForm::Data);
+    let body = kept(&mut reader, rest, cut)?;
     reader.close().ok()?;
+    if found.body == BodyLength::Chunked {
+        let mut of_chunks = AnswerBody::new(found.body, ChunkForm::Chunks);
+        let chunks = [&*kept(&mut of_chunks, rest, cut)?, BODY_END].concat();
+        let mut again = AnswerBody::new(BodyLength::Chunked, ChunkForm::Data);
+        // As a client reads it that gets the chunks.
+        if kept(&mut again, &chunks, chunks.len())? != body || !again.is_over() {
+            return Some(ReadAnswer {
+                status: 0,
+                fields: Vec::new(),
+                body: chunks,
+                trailers: Vec::new(),
+            });
+        }
+    }
     let trailers = reader.take_trailers().ok()?.map(|map| list(&map)).unwrap_or_default();
     let status = found.status.as_u16();
     let head = found.with(head.to_vec());
     let fields = sorted(head.fields().map(|field| (field.name.to_vec(), field.value.to_vec())));
     Some(ReadAnswer { status, fields, body, trailers })
+}
+
+/// What is kept of a body that comes in two pieces.
+fn kept(reader: &mut AnswerBody, bytes: &[u8], cut: usize) -> Option<Vec<u8>> {
+    let mut all = Vec::new();
+    let (first, second) = bytes.split_at(cut.min(bytes.len()));
+    for piece in [first, second] {
+        let room = reader.room();
+        let mut piece = [&vec![b'!'; room][..], piece].concat();
+        let found = reader.read(&mut piece, room).ok()?;
+        all.extend_from_slice(piece.get(found.kept)?);
+    }
+    Some(all)
 }
 
 /// The same as hyper's client reads it. `None`: it takes it for no answer, or for a broken one.
@@ -227,10 +250,8 @@ pub fn our_span(bytes: &[u8]) -> Option<(ReadSpan, Vec<u8>)> {
     let mut rest = [&*behind, second].concat();
     if !span.is_over() {
         let SpanBytes { used, trailers } = span.read(second).ok()?;
-        handed.extend_from_slice(second.get(..trailers.start.min(used))?);
-        if !trailers.is_empty() {
-            handed.extend_from_slice(second.get(trailers.end..used)?);
-        }
+        handed.extend_from_slice(second.get(..trailers.start)?);
+        handed.extend_from_slice(second.get(trailers.end..used)?);
         rest = second.get(used..)?.to_vec();
     }
     let length = handed.len();

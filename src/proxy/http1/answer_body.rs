@@ -5,7 +5,7 @@ mod tests;
 
 use http::header::HeaderMap;
 
-use super::chunks::{BadChunk, ChunkReader, Unchunked};
+use super::chunks::{BadChunk, ChunkForm, ChunkReader, KeptBody};
 use super::length::BodyLength;
 
 /// Finds the data of a body in the bytes that come.
@@ -26,27 +26,52 @@ pub(crate) struct Truncated;
 
 // === impl AnswerBody ===
 
-impl From<BodyLength> for AnswerBody {
-    fn from(length: BodyLength) -> Self {
+impl AnswerBody {
+    /// `form`: what is kept of one in chunks.
+    pub(crate) fn new(length: BodyLength, form: ChunkForm) -> Self {
         match length {
             BodyLength::None => Self::Counted(0),
             BodyLength::Counted(length) => Self::Counted(length),
-            BodyLength::Chunked => Self::Chunked(Box::default()),
+            BodyLength::Chunked => Self::Chunked(Box::new(ChunkReader::keeping(form))),
             BodyLength::UntilClose => Self::UntilClose,
         }
     }
-}
 
-impl AnswerBody {
-    /// Finds the data in `bytes`, and moves it together. Bytes that are not used are not the
-    /// body's: the upstream said more than it was asked.
+    /// What is kept of its chunks. Nothing but data, of one that is not in chunks.
+    pub(crate) fn form(&self) -> ChunkForm {
+        match self {
+            Self::Chunked(chunks) => chunks.form(),
+            Self::Counted(_) | Self::UntilClose | Self::Closed => ChunkForm::Data,
+        }
+    }
+
+    /// Room that [`read`](Self::read) needs before the bytes of a body that has begun.
+    pub(crate) fn room(&self) -> usize {
+        match self {
+            Self::Chunked(chunks) => chunks.room(),
+            Self::Counted(_) | Self::UntilClose | Self::Closed => 0,
+        }
+    }
+
+    /// Bytes of data in a piece of `length` bytes, which is all that was read since the last call.
+    pub(crate) fn data_in(&mut self, length: usize) -> u64 {
+        match self {
+            Self::Chunked(chunks) if chunks.form() == ChunkForm::Chunks => {
+                chunks.take_data_length()
+            }
+            _ => length as u64,
+        }
+    }
+
+    /// Finds the body in `bytes` from `begin` on, and moves together what is kept of it. Bytes that
+    /// are not used are not the body's: the upstream said more than it was asked.
     ///
     /// # Errors
     /// The chunks are not what RFC 9112 section 7.1 says.
-    pub(crate) fn read(&mut self, bytes: &mut [u8]) -> Result<Unchunked, BadChunk> {
-        let all = bytes.len();
+    pub(crate) fn read(&mut self, bytes: &mut [u8], begin: usize) -> Result<KeptBody, BadChunk> {
+        let all = bytes.len().saturating_sub(begin);
         let used = match self {
-            Self::Chunked(chunks) => return chunks.read(bytes),
+            Self::Chunked(chunks) => return chunks.read(bytes, begin),
             Self::Counted(left) => {
                 let used = usize::try_from(*left).map_or(all, |left| left.min(all));
                 *left -= used as u64;
@@ -55,7 +80,7 @@ impl AnswerBody {
             Self::UntilClose => all,
             Self::Closed => 0,
         };
-        Ok(Unchunked { data: 0..used, used })
+        Ok(KeptBody { kept: begin..begin + used, used })
     }
 
     /// The connection was closed.

@@ -8,9 +8,10 @@ use std::ops::Range;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// Takes the coding off a body.
+/// Takes the coding off a body, or leaves no more of it than the lines of its chunks.
 #[derive(Debug, Default)]
 pub(crate) struct ChunkReader {
+    form: ChunkForm,
     step: ChunkState,
     /// Bytes of this chunk's data that are to come; while its size is being read, the size so far.
     left: u64,
@@ -20,6 +21,20 @@ pub(crate) struct ChunkReader {
     extra: usize,
     /// The trailer section, line ends included.
     trailers: Vec<u8>,
+    /// Bytes of data that were read and not [asked for](Self::take_data_length).
+    data_read: u64,
+}
+
+/// What is kept of a body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ChunkForm {
+    /// Its data.
+    #[default]
+    Data,
+    /// Its chunks, each size in one to sixteen digits without anything behind them. The last chunk,
+    /// which has no data, and the trailers are left out. For a writer who goes on in chunks: nothing
+    /// has to move.
+    Chunks,
 }
 
 /// The place in the grammar.
@@ -48,11 +63,23 @@ enum ChunkState {
 
 /// What one call found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unchunked {
-    /// Where the data is now: in one piece, whatever it was cut into.
-    pub(crate) data: Range<usize>,
+pub(crate) struct KeptBody {
+    /// Where the data is now, or the chunks: in one piece, whatever it was cut into.
+    pub(crate) kept: Range<usize>,
     /// Bytes that belonged to the body. What follows them is not the body's: the body is over.
     pub(crate) used: usize,
+}
+
+/// A part of the coding, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ChunkPart {
+    Data(Range<usize>),
+    /// A usual line: the size of a chunk with data, or the end of its data.
+    Line(Range<usize>),
+    /// The end of a line with a size that is not as usual, or that was cut.
+    OtherSize,
+    /// The end of the line end behind data, which was cut.
+    OtherEnd,
 }
 
 /// What one call passed over.
@@ -87,30 +114,64 @@ const MOST_EXTRA: usize = 16 * 1024;
 const USUAL_DIGITS: u8 = 16;
 /// Fields that a trailer section may have.
 const MOST_TRAILERS: usize = 100;
-/// Bytes that a chunk has around its data, at most: 16 digits and two line ends.
-const FRAME: usize = 20;
+/// Bytes of a line that says a size: 16 digits and a line end.
+const SIZE_LINE: usize = USUAL_DIGITS as usize + CHUNK_END.len();
+/// Digits of a size that are read at once. No chunk of more than 4 GiB is usual.
+const QUICK_DIGITS: usize = 8;
 
 // === impl ChunkReader ===
 
 impl ChunkReader {
-    /// Reads on. The data of all chunks in `bytes` is moved together, so that many small chunks
-    /// cost no more hand-overs than a large one.
+    /// For a body of which this is kept.
+    pub(crate) fn keeping(form: ChunkForm) -> Self {
+        Self { form, ..Self::default() }
+    }
+
+    pub(crate) fn form(&self) -> ChunkForm {
+        self.form
+    }
+
+    /// Bytes of data since the last call.
+    pub(crate) fn take_data_length(&mut self) -> u64 {
+        std::mem::take(&mut self.data_read)
+    }
+
+    /// Room that [`read`](Self::read) needs before the bytes of a body that has begun: a line of
+    /// which the beginning came before is written whole.
+    pub(crate) fn room(&self) -> usize {
+        match self.form {
+            ChunkForm::Data => 0,
+            ChunkForm::Chunks => SIZE_LINE,
+        }
+    }
+
+    /// Reads on, from `begin`. What is kept of all chunks in `bytes` is in one piece then, so that
+    /// many small chunks cost no more hand-overs than a large one.
     ///
     /// # Errors
     /// [`BadChunk`]; nothing more can be read then.
-    pub(crate) fn read(&mut self, bytes: &mut [u8]) -> Result<Unchunked, BadChunk> {
-        let mut data = 0..0;
-        let mut at = 0;
-        while let Some(found) = self.next_data(bytes, &mut at)? {
-            if data.is_empty() {
-                data = found;
-            } else {
-                let end = data.end + found.len();
-                bytes.copy_within(found, data.end);
-                data.end = end;
+    pub(crate) fn read(&mut self, bytes: &mut [u8], begin: usize) -> Result<KeptBody, BadChunk> {
+        let keeps_lines = self.form == ChunkForm::Chunks;
+        let mut kept = begin..begin;
+        let mut at = begin;
+        while let Some(part) = self.next_part(bytes, &mut at)? {
+            match part {
+                ChunkPart::Data(data) => {
+                    self.data_read += data.len() as u64;
+                    keep(bytes, &mut kept, data);
+                }
+                ChunkPart::Line(line) if keeps_lines => keep(bytes, &mut kept, line),
+                ChunkPart::OtherSize if keeps_lines => {
+                    let line = SizeLine::of(self.left);
+                    put(bytes, &mut kept, at, line.text()).ok_or(BadChunk::Size)?;
+                }
+                ChunkPart::OtherEnd if keeps_lines => {
+                    put(bytes, &mut kept, at, CHUNK_END).ok_or(BadChunk::LineEnd)?;
+                }
+                ChunkPart::Line(_) | ChunkPart::OtherSize | ChunkPart::OtherEnd => {}
             }
         }
-        Ok(Unchunked { data, used: at })
+        Ok(KeptBody { kept, used: at - begin })
     }
 
     /// Reads on and leaves the bytes as they are. The trailer section is looked at when it is
@@ -120,7 +181,7 @@ impl ChunkReader {
     /// [`BadChunk`]; nothing more can be read then.
     pub(crate) fn skip(&mut self, bytes: &[u8]) -> Result<SkippedChunks, BadChunk> {
         let (mut at, before) = (0, self.trailers.len());
-        while self.next_data(bytes, &mut at)?.is_some() {}
+        while self.next_part(bytes, &mut at)?.is_some() {}
         let fresh = self.trailers.len() - before;
         // Behind the trailers there is only the line end of the section.
         let end = match self.step {
@@ -135,28 +196,42 @@ impl ChunkReader {
         Ok(SkippedChunks { used: at, trailers })
     }
 
-    /// Reads on from `at` up to the next data, and over it: returns where it is. `None`: the body is
-    /// over, or its next bytes have not come.
-    fn next_data(
-        &mut self,
-        bytes: &[u8],
-        at: &mut usize,
-    ) -> Result<Option<Range<usize>>, BadChunk> {
-        while self.step != ChunkState::Over {
-            let Some(byte) = bytes.get(*at) else { break };
-            if self.step == ChunkState::Data {
-                let here = bytes.len() - *at;
-                let count = usize::try_from(self.left).map_or(here, |left| left.min(here));
-                let data = *at..*at + count;
-                *at = data.end;
-                self.left -= count as u64;
-                if self.left == 0 {
-                    self.step = ChunkState::DataCr;
+    /// Reads on from `at` to the end of the next part. `None`: the body is over, or its next bytes
+    /// have not come.
+    fn next_part(&mut self, bytes: &[u8], at: &mut usize) -> Result<Option<ChunkPart>, BadChunk> {
+        while let Some(rest @ [byte, ..]) = bytes.get(*at..) {
+            let before = self.step;
+            match before {
+                ChunkState::Over => break,
+                ChunkState::Data => {
+                    let here = rest.len();
+                    let count = usize::try_from(self.left).map_or(here, |left| left.min(here));
+                    self.left -= count as u64;
+                    if self.left == 0 {
+                        self.step = ChunkState::DataCr;
+                    }
+                    return Ok(Some(ChunkPart::Data(pass(at, count))));
                 }
-                return Ok(Some(data));
+                ChunkState::DataCr if rest.starts_with(CHUNK_END) => {
+                    self.step = ChunkState::Start;
+                    return Ok(Some(ChunkPart::Line(pass(at, CHUNK_END.len()))));
+                }
+                ChunkState::Start => {
+                    if let Some(size) = QuickSize::read(rest) {
+                        self.left = size.size;
+                        self.step = ChunkState::Data;
+                        return Ok(Some(ChunkPart::Line(pass(at, size.length))));
+                    }
+                }
+                _ => {}
             }
             self.advance(*byte)?;
             *at += 1;
+            match (before, self.step) {
+                (ChunkState::SizeEnd, ChunkState::Data) => return Ok(Some(ChunkPart::OtherSize)),
+                (ChunkState::DataLf, ChunkState::Start) => return Ok(Some(ChunkPart::OtherEnd)),
+                _ => {}
+            }
         }
         Ok(None)
     }
@@ -271,25 +346,106 @@ impl ChunkReader {
     }
 }
 
+/// A size above 0 as most are: a few digits, and the line end. They are here to the last.
+struct QuickSize {
+    size: u64,
+    /// Bytes of the line.
+    length: usize,
+}
+
+impl QuickSize {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut size = 0;
+        for (at, byte) in bytes.iter().take(QUICK_DIGITS + 1).enumerate() {
+            let digit = match byte {
+                b'0'..=b'9' => byte - b'0',
+                b'a'..=b'f' => byte - b'a' + 10,
+                b'A'..=b'F' => byte - b'A' + 10,
+                b'\r' if at > 0 && size > 0 && bytes.get(at + 1) == Some(&b'\n') => {
+                    return Some(Self { size, length: at + CHUNK_END.len() });
+                }
+                _ => return None,
+            };
+            size = size << 4 | u64::from(digit);
+        }
+        None
+    }
+}
+
+/// The next `count` bytes, which are behind us now.
+fn pass(at: &mut usize, count: usize) -> Range<usize> {
+    let begin = *at;
+    *at += count;
+    begin..*at
+}
+
+/// Keeps a part that is in `bytes` as it is to be. It moves only if something before it was left out.
+fn keep(bytes: &mut [u8], kept: &mut Range<usize>, part: Range<usize>) {
+    if kept.start == kept.end {
+        *kept = part;
+        return;
+    }
+    let end = kept.end + part.len();
+    if kept.end != part.start {
+        bytes.copy_within(part, kept.end);
+    }
+    kept.end = end;
+}
+
+/// Keeps `text` instead of a line that ends at `at`, and is no shorter if it is all here. `None`:
+/// there is no room for it, which [`ChunkReader::room`] rules out.
+fn put(bytes: &mut [u8], kept: &mut Range<usize>, at: usize, text: &[u8]) -> Option<()> {
+    if kept.start == kept.end {
+        let begin = at.checked_sub(text.len())?;
+        *kept = begin..begin;
+    }
+    let end = kept.end + text.len();
+    bytes.get_mut(kept.end..end).filter(|_| end <= at)?.copy_from_slice(text);
+    kept.end = end;
+    Some(())
+}
+
 // --- written ---
+
+/// The line that starts a chunk.
+struct SizeLine {
+    text: [u8; SIZE_LINE],
+    begin: usize,
+}
+
+impl SizeLine {
+    fn of(size: u64) -> Self {
+        let mut line = Self { text: [0; SIZE_LINE], begin: SIZE_LINE };
+        for byte in CHUNK_END.iter().rev() {
+            line.push_front(*byte);
+        }
+        let mut rest = size;
+        loop {
+            line.push_front(char::from_digit((rest % 16) as u32, 16).map_or(b'0', |c| c as u8));
+            rest /= 16;
+            if rest == 0 {
+                return line;
+            }
+        }
+    }
+
+    fn push_front(&mut self, byte: u8) {
+        if let Some(begin) = self.begin.checked_sub(1)
+            && let Some(place) = self.text.get_mut(begin)
+        {
+            (*place, self.begin) = (byte, begin);
+        }
+    }
+
+    fn text(&self) -> &[u8] {
+        self.text.get(self.begin..).unwrap_or_default()
+    }
+}
 
 /// Starts a chunk of `length` bytes, which must not be 0: that would end the body.
 pub(crate) fn put_chunk_size(out: &mut Vec<u8>, length: usize) {
     debug_assert!(length > 0, "a chunk of no bytes ends the body");
-    out.reserve(FRAME);
-    let mut digits = [0; 16];
-    let mut begin = digits.len();
-    let mut rest = length;
-    while let Some(digit) = begin.checked_sub(1).and_then(|at| digits.get_mut(at)) {
-        *digit = char::from_digit((rest % 16) as u32, 16).map_or(b'0', |c| c as u8);
-        begin -= 1;
-        rest /= 16;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(begin..).unwrap_or_default());
-    out.extend_from_slice(CHUNK_END);
+    out.extend_from_slice(SizeLine::of(length as u64).text());
 }
 
 /// What follows the data of a chunk.

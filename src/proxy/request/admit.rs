@@ -23,6 +23,7 @@ use crate::core::{Reason, Rejection, Route, Verdict, decide};
 use crate::observe::HeadNotice;
 use crate::proxy::body::{ClientBody, RequestBody, Upload, UploadProgress};
 use crate::proxy::http1::answer_write::Writer;
+use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::http1::head::{RequestHead, is_extended_connect};
 use crate::proxy::ids::{Trace, trace_id};
 use crate::proxy::limits::Charged;
@@ -186,6 +187,10 @@ pub(crate) fn admit(
         upgrade,
         subject: client.subject.as_ref(),
         credentials,
+        chunks: match writer {
+            Writer::Plain => ChunkForm::Chunks,
+            Writer::Hyper => ChunkForm::Data,
+        },
     };
     match rewrite::rewrite(forward, head, body, changes, carried, context) {
         Ok(request) => Ok(AdmittedRequest { request, plan, stream, upload, connect, writer }),

@@ -22,6 +22,7 @@ use super::rewrite::answer;
 use crate::core::Reason;
 use crate::proxy::body::{BodyError, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
+use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::patience::Patience;
 use crate::proxy::streams::{RequestEnd, Stream, StreamRef};
 use crate::proxy::upstream::Lease;
@@ -33,6 +34,8 @@ pub(crate) enum ResponseBody {
     Full(Bytes),
     /// All of a body of which the head does not say how long it is.
     Unmeasured(Bytes),
+    /// The same in chunks, which go to the client as they are.
+    Chunks(Bytes),
     Stream(Box<Download>),
     /// The request is not over yet.
     Duplex(Duplex),
@@ -94,9 +97,19 @@ impl ResponseBody {
     fn with_first<T>(&mut self, look: impl FnOnce(&mut Bytes) -> T) -> Option<T> {
         match self {
             Self::Empty => None,
-            Self::Full(bytes) | Self::Unmeasured(bytes) => Some(look(bytes)),
+            Self::Full(bytes) | Self::Unmeasured(bytes) | Self::Chunks(bytes) => Some(look(bytes)),
             Self::Stream(download) => download.first.as_mut().map(look),
             Self::Duplex(duplex) => duplex.with_answer(|d| d.first.as_mut().map(look)).flatten(),
+        }
+    }
+
+    /// What its data frames are.
+    pub(crate) fn form(&self) -> ChunkForm {
+        match self {
+            Self::Empty | Self::Full(_) | Self::Unmeasured(_) => ChunkForm::Data,
+            Self::Chunks(_) => ChunkForm::Chunks,
+            Self::Stream(download) => download.rest.form(),
+            Self::Duplex(duplex) => duplex.with_answer(|d| d.rest.form()).unwrap_or_default(),
         }
     }
 
@@ -113,7 +126,7 @@ impl ResponseBody {
     /// The request that it answers; `None`: keygate's own answer, or one that is over.
     pub(super) fn stream(&mut self) -> Option<StreamRef> {
         match self {
-            Self::Empty | Self::Full(_) | Self::Unmeasured(_) => None,
+            Self::Empty | Self::Full(_) | Self::Unmeasured(_) | Self::Chunks(_) => None,
             Self::Stream(download) => download.stream.reference(),
             Self::Duplex(duplex) => duplex.with_answer(|d| d.stream.reference()).flatten(),
         }
@@ -137,7 +150,9 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(Frame::data(piece))))
             }
-            Self::Unmeasured(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Unmeasured(bytes) | Self::Chunks(bytes) if bytes.is_empty() => Poll::Ready(None),
+            // No piece of it can be taken for another.
+            Self::Chunks(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Unmeasured(bytes) => Poll::Ready(Some(Ok(Frame::data(next_piece(bytes))))),
             Self::Stream(download) => download.poll_frame(cx),
             Self::Duplex(duplex) => duplex.poll_frame(cx),
@@ -149,7 +164,7 @@ impl Body for ResponseBody {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             // hyper would say that its length is 0.
-            Self::Unmeasured(_) => false,
+            Self::Unmeasured(_) | Self::Chunks(_) => false,
             Self::Stream(download) => download.is_end_stream(),
             Self::Duplex(duplex) => duplex.is_end_stream(),
         }
@@ -159,7 +174,7 @@ impl Body for ResponseBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Unmeasured(_) => SizeHint::default(),
+            Self::Unmeasured(_) | Self::Chunks(_) => SizeHint::default(),
             Self::Stream(download) => download.size_hint(),
             Self::Duplex(duplex) => duplex.size_hint(),
         }
@@ -197,11 +212,15 @@ impl Download {
             return Poll::Ready(self.end(end));
         }
         if let Some(first) = &mut self.first {
-            let piece = next_piece(first);
+            let piece = match self.rest.form() {
+                ChunkForm::Data => next_piece(first),
+                // So that its data can be counted.
+                ChunkForm::Chunks => std::mem::take(first),
+            };
             if first.is_empty() {
                 self.first = None;
             }
-            self.came(piece.len());
+            self.came(&piece);
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let mut frame = self.poll_rest(cx);
@@ -214,7 +233,7 @@ impl Download {
         }
         match &frame {
             Poll::Pending => self.waits(),
-            Poll::Ready(Some(Ok(frame))) => self.came(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Ok(frame))) => self.came(frame.data_ref().unwrap_or(&Bytes::new())),
             Poll::Ready(Some(Err(_))) => self.broke(),
             Poll::Ready(None) => self.ends(),
         }
@@ -251,8 +270,9 @@ impl Download {
         }
     }
 
-    fn came(&mut self, bytes: usize) {
-        self.record.bytes_out += bytes as u64;
+    /// A piece of it goes to the client.
+    fn came(&mut self, piece: &Bytes) {
+        self.record.bytes_out += self.rest.data_in(piece.len());
         // How long the client takes to read it is a matter of `timeouts.write`.
         if self.idle_ns.is_some() || self.patience.is_some() {
             self.silent_ns = u64::MAX;
@@ -422,6 +442,21 @@ impl Drop for Download {
 // === impl RemainingBody ===
 
 impl RemainingBody {
+    fn form(&self) -> ChunkForm {
+        match self {
+            Self::Own(body) => body.form(),
+            Self::Hyper(_) | Self::Trailers(_) => ChunkForm::Data,
+        }
+    }
+
+    /// Bytes of data in the piece of `length` bytes that was read last.
+    fn data_in(&mut self, length: usize) -> u64 {
+        match self {
+            Self::Own(body) => body.data_in(length),
+            Self::Hyper(_) | Self::Trailers(_) => length as u64,
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_over() && !body.has_trailers(),

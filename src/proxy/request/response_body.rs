@@ -10,9 +10,10 @@ use super::exchange;
 use super::record::RequestRecord;
 use crate::proxy::body::UploadProgress;
 use crate::proxy::http1::answer_body::AnswerBody;
+use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::patience::Patience;
 use crate::proxy::streams::Stream;
-use crate::proxy::upstream::{AnswerContent, Lease};
+use crate::proxy::upstream::{AnswerContent, Lease, WholeChunks};
 
 /// An upload that may outlast the head of its answer, and the deadlines that it keeps.
 pub(super) struct RunningUpload {
@@ -39,17 +40,20 @@ pub(super) fn response_body(
         AnswerContent::Whole(bytes) if over_http2 && !bytes.is_empty() => {
             (Some(bytes), RemainingBody::Own(AnswerBody::Counted(0)))
         }
-        AnswerContent::WholeChunked(bytes) if over_http2 && !bytes.is_empty() => {
-            (Some(bytes), RemainingBody::Trailers(None))
+        AnswerContent::WholeChunked(whole) if over_http2 && !whole.bytes.is_empty() => {
+            (Some(whole.bytes), RemainingBody::Trailers(None))
         }
         AnswerContent::Whole(bytes) => {
             record.complete(bytes.len() as u64);
             whole = Some(ResponseBody::Full(bytes));
             (None, RemainingBody::Own(AnswerBody::Counted(0)))
         }
-        AnswerContent::WholeChunked(bytes) => {
-            record.complete(bytes.len() as u64);
-            whole = Some(ResponseBody::Unmeasured(bytes));
+        AnswerContent::WholeChunked(WholeChunks { bytes, form, data }) => {
+            record.complete(data);
+            whole = Some(match form {
+                ChunkForm::Data => ResponseBody::Unmeasured(bytes),
+                ChunkForm::Chunks => ResponseBody::Chunks(bytes),
+            });
             (None, RemainingBody::Own(AnswerBody::Counted(0)))
         }
         AnswerContent::Coming { first, body } => {

@@ -17,6 +17,7 @@ use crate::config::Settings;
 use crate::core::address::AddressText;
 use crate::core::observe::CredentialPassage;
 use crate::proxy::body::RequestBody;
+use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::http1::head::{Fields, RequestHead};
 use crate::proxy::http1::request_write::write_head;
 use crate::proxy::http1::target::BadTarget;
@@ -48,6 +49,8 @@ pub(crate) struct RewriteContext<'a> {
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<&'a HeaderValue>,
     pub(crate) credentials: CredentialPassage,
+    /// What the writer of the answer takes of one in chunks.
+    pub(crate) chunks: ChunkForm,
 }
 
 /// Makes the upstream's request out of the client's and the verdict.
@@ -62,7 +65,7 @@ pub(crate) fn rewrite(
     carried: Carried,
     mut context: RewriteContext<'_>,
 ) -> Result<UpstreamRequest, BadTarget> {
-    let RewriteContext { settings, .. } = context;
+    let RewriteContext { settings, chunks, .. } = context;
     let had_length = head.fields.has(header::CONTENT_LENGTH);
     // hyper keeps the spellings in an extension that cannot be edited. If one of them belongs to a
     // field of keygate, drop them all: a client must not choose the spelling of that field.
@@ -143,7 +146,11 @@ pub(crate) fn rewrite(
     if let (Some(name), Some(subject)) = (&settings.identity.client_subject, context.subject) {
         added.put(name, subject.as_bytes());
     }
-    UpstreamRequest::new(forward, RewrittenRequest { head, body, added }, &settings.identity)
+    UpstreamRequest::new(
+        forward,
+        RewrittenRequest { head, body, added, chunks },
+        &settings.identity,
+    )
 }
 
 /// Fields that a rewrite adds, usually at most.

@@ -119,13 +119,13 @@ impl Http1 {
             }
             Reader::Nobody => return Err(Failure::of(Reason::UpstreamClosed)),
         };
-        let Some(Sendable { bytes, is_head, coming }) = outbound.begin() else {
+        let Some(Sendable { bytes, is_head, chunks, coming }) = outbound.begin() else {
             return Err(Failure::of(Reason::UpstreamClosed));
         };
         self.sending = coming.map(|upload| Box::new(Sending::new(upload, &resources.pipes)));
         let buffers = &resources.buffers;
         let around = round_trip::ExchangeContext { stream, patience, buffers, clock: &self.clock };
-        let request = round_trip::WrittenRequest { bytes, is_head, is_reused };
+        let request = round_trip::WrittenRequest { bytes, is_head, chunks, is_reused };
         let sent =
             round_trip::exchange(io, &request, &mut self.sending, &mut self.learnt, &around).await;
         match sent {

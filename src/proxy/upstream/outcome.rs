@@ -9,6 +9,7 @@ use crate::core::Reason;
 use crate::core::observe::UpstreamClass;
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::AnswerHead;
+use crate::proxy::http1::chunks::ChunkForm;
 
 /// Why there is no response. Says what the client gets and whether another try may help.
 #[derive(Debug)]
@@ -36,14 +37,24 @@ pub(crate) enum AnswerContent {
     Whole(Bytes),
     /// All of it came with the head, in chunks. It goes on in chunks too, as it would if its end
     /// had come a moment later.
-    WholeChunked(Bytes),
-    /// What of its data came with the head, and how the rest is to be read
+    WholeChunked(WholeChunks),
+    /// What of it came with the head, and how the rest is to be read
     /// ([`Lease::poll_body`](super::Lease::poll_body)).
     Coming {
         first: Bytes,
         body: AnswerBody,
     },
     Hyper(Incoming),
+}
+
+/// A body that came in chunks.
+#[derive(Debug)]
+pub(crate) struct WholeChunks {
+    pub(crate) bytes: Bytes,
+    /// What `bytes` are.
+    pub(crate) form: ChunkForm,
+    /// Bytes of its data.
+    pub(crate) data: u64,
 }
 
 // === impl AnswerHeadSource ===

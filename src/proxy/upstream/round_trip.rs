@@ -12,7 +12,7 @@ use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::task::coop::unconstrained;
 
-use super::outcome::{AnswerContent, Failure};
+use super::outcome::{AnswerContent, Failure, WholeChunks};
 use super::sending::{Sending, Stopped};
 use crate::clock::Clock;
 use crate::core::Reason;
@@ -21,6 +21,7 @@ use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{
     AnswerHead, FoundHead, LONGEST_HEAD, RequestMethod, find_head,
 };
+use crate::proxy::http1::chunks::{ChunkForm, KeptBody};
 use crate::proxy::net::buffers::{BUFFER, Buffers};
 use crate::proxy::net::io::Io;
 use crate::proxy::patience::{Patience, go_on};
@@ -52,6 +53,8 @@ pub(super) struct WrittenRequest<'a> {
     pub(super) bytes: &'a [u8],
     /// The answer has no body, whatever its head says.
     pub(super) is_head: bool,
+    /// What is kept of an answer in chunks.
+    pub(super) chunks: ChunkForm,
     /// The connection was used before: it may be closed by now.
     pub(super) is_reused: bool,
 }
@@ -122,7 +125,7 @@ pub(super) async fn exchange(
         is_flushed = true;
         let read = ready!(reader.poll_head(io, learnt, around.buffers, cx));
         Poll::Ready(match read {
-            Ok(head) => take_apart(head, learnt),
+            Ok(head) => take_apart(head, request.chunks, learnt),
             Err(HeadError::Bad) => Err(Failure::of(Reason::UpstreamBadResponse)),
             Err(HeadError::Closed { is_begun }) => {
                 let stale = request.is_reused && !is_begun;
@@ -217,29 +220,33 @@ impl HeadReader {
 
 /// Takes head and body apart. A short body is copied, so that its buffer can be used again; a long
 /// one is not.
-fn take_apart(head: FinalHead, learnt: &mut Learnt) -> Result<Answered, Failure> {
+fn take_apart(head: FinalHead, form: ChunkForm, learnt: &mut Learnt) -> Result<Answered, Failure> {
     let FinalHead { found, mut read, interim } = head;
-    let mut body = AnswerBody::from(found.body);
+    let mut body = AnswerBody::new(found.body, form);
     let all = body.left().and_then(|left| usize::try_from(left).ok());
     let needed = all.map_or(read.len(), |all| found.length.saturating_add(all));
     learnt.room = needed.saturating_add(1).next_power_of_two().min(LARGEST_READ);
-    let behind = read.get_mut(found.length..).unwrap_or_default();
-    let unchunked = body.read(behind).map_err(|_| Failure::of(Reason::UpstreamBadResponse))?;
-    let is_clean = unchunked.used == behind.len();
-    let (begin, end) = (found.length + unchunked.data.start, found.length + unchunked.data.end);
+    // No line of the body has begun before, which would need room.
+    let behind = read.len().saturating_sub(found.length);
+    let KeptBody { kept, used } =
+        body.read(&mut read, found.length).map_err(|_| Failure::of(Reason::UpstreamBadResponse))?;
+    let is_clean = used == behind;
     learnt.keeps_alive = found.keeps_alive && is_clean;
     learnt.piece = FIRST_READ;
     let (head, first) = if read.capacity() > BUFFER {
         let read = Bytes::from(read);
         let head = Vec::from(read.get(..found.length).unwrap_or_default());
-        (found.with(head), read.slice(begin..end))
+        (found.with(head), read.slice(kept))
     } else {
-        let first = Bytes::copy_from_slice(read.get(begin..end).unwrap_or_default());
+        let first = Bytes::copy_from_slice(read.get(kept).unwrap_or_default());
         (found.with(read), first)
     };
     let content = match body {
         body if !body.is_over() || body.has_trailers() => AnswerContent::Coming { first, body },
-        AnswerBody::Chunked(_) => AnswerContent::WholeChunked(first),
+        AnswerBody::Chunked(mut chunks) => {
+            let (form, data) = (chunks.form(), chunks.take_data_length());
+            AnswerContent::WholeChunked(WholeChunks { bytes: first, form, data })
+        }
         _ => AnswerContent::Whole(first),
     };
     Ok(Answered { head, content, interim })
@@ -264,7 +271,10 @@ pub(super) fn poll_body(
     while !body.is_over() {
         let wanted = body.left().unwrap_or(learnt.piece as u64).min(most);
         let wanted = usize::try_from(wanted).unwrap_or(LARGEST_READ).min(LARGEST_READ);
-        let mut read = BytesMut::with_capacity(wanted).limit(wanted);
+        let room = body.room();
+        let mut read = BytesMut::with_capacity(room + wanted);
+        read.put_bytes(0, room);
+        let mut read = read.limit(wanted);
         let count = match ready!(poll_read(io, &mut read, cx)) {
             Ok(count) => count,
             Err(error) => return Poll::Ready(Some(Err(error.into()))),
@@ -282,17 +292,16 @@ pub(super) fn poll_body(
             learnt.piece = wanted.saturating_mul(2).min(LARGEST_READ);
         }
         let mut read = read.into_inner();
-        let unchunked = match body.read(&mut read) {
-            Ok(unchunked) => unchunked,
+        let KeptBody { kept, used } = match body.read(&mut read, room) {
+            Ok(found) => found,
             Err(error) => return Poll::Ready(Some(Err(error.into()))),
         };
-        learnt.keeps_alive &= unchunked.used == count;
-        let data = unchunked.data;
-        if !data.is_empty() {
-            let bytes = if data.len() < wanted / WORTH_KEEPING {
-                Bytes::copy_from_slice(read.get(data).unwrap_or_default())
+        learnt.keeps_alive &= used == count;
+        if !kept.is_empty() {
+            let bytes = if kept.len() < wanted / WORTH_KEEPING {
+                Bytes::copy_from_slice(read.get(kept).unwrap_or_default())
             } else {
-                read.freeze().slice(data)
+                read.freeze().slice(kept)
             };
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }

@@ -1,7 +1,7 @@
 //! An answer on its way to a client that is read without hyper.
 
 use std::future::poll_fn;
-use std::io::{self, Write as _};
+use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -13,6 +13,9 @@ use tokio::io::AsyncWrite;
 use super::read::{Gone, Read, poll_gone};
 use crate::proxy::body::{BodyError, Wire};
 use crate::proxy::http1::answer_write::AnswerLines;
+use crate::proxy::http1::chunks::{
+    BODY_END, CHUNK_AND_BODY_END, CHUNK_END, ChunkForm, put_chunk_size,
+};
 use crate::proxy::request::client::Client;
 use crate::proxy::request::download::ResponseBody;
 use crate::proxy::worker::Worker;
@@ -24,6 +27,8 @@ pub(super) enum AnswerFraming {
     Counted(u64),
     /// Nobody knows: each piece says how long it is (RFC 9112 section 7.1).
     Chunks,
+    /// The same, and the pieces are chunks already.
+    ReadyChunks,
     /// By its status it has none.
     None,
 }
@@ -33,8 +38,13 @@ impl AnswerFraming {
         match (status, body.size_hint().exact()) {
             (StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED, _) => Self::None,
             (_, Some(length)) => Self::Counted(length),
+            (_, None) if body.form() == ChunkForm::Chunks => Self::ReadyChunks,
             (_, None) => Self::Chunks,
         }
+    }
+
+    fn is_chunked(self) -> bool {
+        matches!(self, Self::Chunks | Self::ReadyChunks)
     }
 
     fn is_over(self) -> bool {
@@ -208,8 +218,8 @@ impl OutgoingAnswer {
         };
         let bytes = match next {
             Some(Ok(bytes)) => bytes,
-            None if self.rest == AnswerFraming::Chunks => {
-                self.text.extend_from_slice(b"0\r\n\r\n");
+            None if self.rest.is_chunked() => {
+                self.text.extend_from_slice(BODY_END);
                 self.end(body);
                 return Poll::Ready(Ok(()));
             }
@@ -217,14 +227,17 @@ impl OutgoingAnswer {
             Some(Err(_)) | None => return Poll::Ready(Err(Gone::Broken)),
         };
         self.took(bytes.len(), body)?;
-        if self.rest == AnswerFraming::Chunks {
-            let _ = write!(self.text, "{:x}\r\n", bytes.len());
-            self.tail = b"\r\n";
+        if self.rest.is_chunked() {
+            let mut end = BODY_END;
+            if self.rest == AnswerFraming::Chunks {
+                put_chunk_size(&mut self.text, bytes.len());
+                (self.tail, end) = (CHUNK_END, CHUNK_AND_BODY_END);
+            }
             // The end goes with it, if it is known.
             self.look_ahead(body, cx);
             if matches!(self.ahead, Some(None)) {
                 self.ahead = None;
-                self.tail = b"\r\n0\r\n\r\n";
+                self.tail = end;
                 self.end(body);
             }
         }
@@ -290,7 +303,9 @@ pub(super) fn finish(
             text.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
             text.extend_from_slice(b"\r\n");
         }
-        AnswerFraming::Chunks => text.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        AnswerFraming::Chunks | AnswerFraming::ReadyChunks => {
+            text.extend_from_slice(b"transfer-encoding: chunked\r\n")
+        }
         // RFC 9110 section 8.6: an answer that has no body by its status says no length of it.
         AnswerFraming::None => {}
     }

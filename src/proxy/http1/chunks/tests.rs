@@ -11,8 +11,8 @@ fn read(pieces: &[&[u8]]) -> Result<(Vec<u8>, usize, Option<HeaderMap>), BadChun
     let mut surplus = 0;
     for piece in pieces {
         let mut bytes = piece.to_vec();
-        let found = reader.read(&mut bytes)?;
-        data.extend_from_slice(&bytes[found.data]);
+        let found = reader.read(&mut bytes, 0)?;
+        data.extend_from_slice(&bytes[found.kept]);
         surplus += bytes.len() - found.used;
         assert!(found.used == bytes.len() || reader.is_over(), "bytes were left lying");
     }
@@ -96,6 +96,64 @@ fn trailers_are_fields() {
     assert_eq!(trailers["empty"], "");
 }
 
+/// What is kept of a body in [`ChunkForm::Chunks`] that comes in these pieces, and how much data that is.
+fn kept_chunks(pieces: &[&[u8]]) -> Result<(Vec<u8>, u64), BadChunk> {
+    let mut reader = ChunkReader::keeping(ChunkForm::Chunks);
+    let mut all = Vec::new();
+    let mut length = 0;
+    for piece in pieces {
+        let room = reader.room();
+        let mut bytes = [&vec![b'!'; room][..], piece].concat();
+        let found = reader.read(&mut bytes, room)?;
+        all.extend_from_slice(&bytes[found.kept]);
+        length += reader.take_data_length();
+    }
+    assert!(reader.is_over(), "not over");
+    Ok((all, length))
+}
+
+/// Nothing is left of a chunk but size and data, and of a size nothing but its digits.
+#[test]
+fn chunks_are_kept_without_what_nobody_needs() {
+    let cases: &[(&[u8], &[u8], u64)] = &[
+        (b"0\r\n\r\n", b"", 0),
+        (b"5\r\nhello\r\n0\r\n\r\n", b"5\r\nhello\r\n", 5),
+        (b"5;a=b\r\nhello\r\n1 \r\n!\r\n0;c\r\n\r\n", b"5\r\nhello\r\n1\r\n!\r\n", 6),
+        (b"1\r\na\r\n00000000000000000002\r\nbc\r\n0\r\n\r\n", b"1\r\na\r\n2\r\nbc\r\n", 3),
+        (b"1\r\na\r\n0\r\nx: y\r\n\r\nHTTP", b"1\r\na\r\n", 1),
+    ];
+    for (body, want, length) in cases {
+        let got = kept_chunks(&[body]).unwrap();
+        assert_eq!((&*got.0, got.1), (*want, *length), "{}", body.escape_ascii());
+        let mut end = body.len();
+        while body[..end].ends_with(b"HTTP") {
+            end -= 4;
+        }
+        for at in 0..=end {
+            let (before, behind) = body[..end].split_at(at);
+            let got = kept_chunks(&[before, behind]).unwrap();
+            assert_eq!((&*got.0, got.1), (*want, *length), "{} cut at {at}", body.escape_ascii());
+        }
+        let bytes: Vec<&[u8]> = body[..end].chunks(1).collect();
+        assert_eq!(&*kept_chunks(&bytes).unwrap().0, *want, "{}", body.escape_ascii());
+    }
+}
+
+/// What the lines of `chunks` are, if each is a size as keygate writes it and the data is that long.
+fn sizes(mut chunks: &[u8]) -> Option<Vec<u8>> {
+    let mut data = Vec::new();
+    while !chunks.is_empty() {
+        let end = chunks.windows(2).position(|w| w == CHUNK_END)?;
+        let digits = std::str::from_utf8(&chunks[..end]).ok()?;
+        let is_size = (1..=16).contains(&digits.len()) && !digits.starts_with('+');
+        let size = usize::from_str_radix(digits, 16).ok().filter(|size| is_size && *size > 0)?;
+        let rest = chunks.get(end + 2..)?;
+        data.extend_from_slice(rest.get(..size)?);
+        chunks = rest.get(size..)?.strip_prefix(CHUNK_END)?;
+    }
+    Some(data)
+}
+
 /// What `skip` leaves of a body without its trailers, in pieces of `room` bytes.
 fn without_trailers(body: &[u8], room: usize) -> Result<Vec<u8>, BadChunk> {
     let mut reader = ChunkReader::default();
@@ -127,7 +185,58 @@ fn trailers_can_be_cut_out_however_they_are_split() {
     }
 }
 
+const PARTS: &[&str] = &[
+    "5\r\nhello\r\n",
+    "1;a\r\nx\r\n",
+    "A\r\n0123456789\r\n",
+    "3  \r\n\r\n0\r\n",
+    "000000003\r\nabc\r\n",
+    "00000000000000000000f;x=y\r\n0123456789abcde\r\n",
+    "0\r\n",
+    "\r\n",
+    "t: x\r\n",
+    "5\n",
+    "x",
+];
+
 proptest! {
+    /// Whatever comes, in whatever pieces: chunks are kept exactly if the data would be, and say the
+    /// same in the plainest form.
+    #[test]
+    fn both_forms_say_the_same(
+        parts in prop::collection::vec(prop::sample::select(PARTS), 0..12),
+        room in 1usize..40,
+    ) {
+        let all = parts.concat().into_bytes();
+        let pieces: Vec<&[u8]> = all.chunks(room).collect();
+        let mut plain = ChunkReader::default();
+        let mut lines = ChunkReader::keeping(ChunkForm::Chunks);
+        let (mut data, mut chunks, mut length) = (Vec::new(), Vec::new(), 0);
+        for piece in pieces {
+            let mut bytes = piece.to_vec();
+            let of_data = plain.read(&mut bytes, 0).map(|found| {
+                data.extend_from_slice(&bytes[found.kept]);
+                found.used
+            });
+            let begin = lines.room();
+            let mut bytes = [&vec![b'!'; begin][..], piece].concat();
+            let of_lines = lines.read(&mut bytes, begin).map(|found| {
+                chunks.extend_from_slice(&bytes[found.kept]);
+                found.used
+            });
+            length += lines.take_data_length();
+            prop_assert_eq!(of_data, of_lines);
+            if of_data.is_err() {
+                return Ok(());
+            }
+        }
+        prop_assert_eq!(plain.is_over(), lines.is_over());
+        prop_assert_eq!(length, data.len() as u64);
+        if lines.is_over() {
+            prop_assert_eq!(sizes(&chunks), Some(data));
+        }
+    }
+
     /// What is written is read back, wherever the reads end.
     #[test]
     fn written_and_read_again(

@@ -61,7 +61,7 @@ proptest! {
     ) {
         let all = pieces.concat().into_bytes();
         let mut reader = ChunkReader::default();
-        let read = reader.read(&mut all.clone()).and_then(|found| {
+        let read = reader.read(&mut all.clone(), 0).and_then(|found| {
             let is_over = reader.is_over();
             if is_over {
                 reader.take_trailers()?;
