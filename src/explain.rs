@@ -204,13 +204,13 @@ fn told<K: KeyLookup>(
             let owner = owner.map(|owner| owner.to_string());
             answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(admitted.key()) });
             answer.rule = Some(ExplainedRule::of(admitted.route()));
-            identity_fields(names, admitted.key(), |n, v| answer.headers.push(shown((n, v))));
+            identity_fields(names, admitted.key(), |n, v| answer.headers.push(shown(n, v)));
             answer
         }
         Verdict::Passed(passed) => {
             let mut answer = Explained::new(ask, "passed");
             answer.rule = Some(ExplainedRule::of(passed.route()));
-            answer.headers.extend(anonymous_field(names).map(shown));
+            answer.headers.extend(anonymous_field(names).map(|(n, v)| shown(n, v)));
             answer
         }
         Verdict::Observed(observed) => {
@@ -218,7 +218,7 @@ fn told<K: KeyLookup>(
             let route = Some(observed.route()).filter(|route| route.is_rule());
             answer.key = observed.key().map(ExplainedKey::of);
             answer.refuse(settings, observed.rejection(), route);
-            answer.headers.extend(anonymous_field(names).map(shown));
+            answer.headers.extend(anonymous_field(names).map(|(n, v)| shown(n, v)));
             answer
         }
         Verdict::Rejected(refused) => {
@@ -269,7 +269,7 @@ fn prefixes(source: &CredentialSource) -> Option<Prefixes> {
     }
 }
 
-fn shown((name, value): (&http::HeaderName, &str)) -> (String, String) {
+fn shown(name: &http::HeaderName, value: &str) -> (String, String) {
     (name.to_string(), value.to_owned())
 }
 

@@ -24,21 +24,10 @@ pub(crate) struct UpstreamRequest {
 /// The shape that its connection needs.
 enum Shape {
     /// Asking for nothing but a response: head and body as they go over an HTTP/1.1 connection,
-    /// but for what the client still sends.
-    Bytes { bytes: Vec<u8>, is_head: bool, body: BodyBehind },
+    /// but for what the client still sends. Without `body`, that has gone and does not come back.
+    Bytes { bytes: Vec<u8>, is_head: bool, body: Option<RequestBody> },
     /// hyper writes it. `None`: one with a body has gone, and did not come back.
     Http(Option<Box<Request<RequestBody>>>),
-}
-
-/// The body of a request in [bytes](Shape::Bytes).
-enum BodyBehind {
-    None,
-    /// With the head.
-    Here,
-    /// The client still sends it.
-    Coming(Upload),
-    /// It has gone, and does not come back.
-    Gone,
 }
 
 /// The fields of ours, in the shape of their request. Lines are a whole head but for its last.
@@ -118,12 +107,7 @@ impl UpstreamRequest {
             Added::Lines(mut bytes) => {
                 bytes.extend_from_slice(b"\r\n");
                 bytes.extend_from_slice(body.here());
-                let body = match body {
-                    RequestBody::Stream(upload) => BodyBehind::Coming(upload),
-                    RequestBody::Whole(_) => BodyBehind::Here,
-                    RequestBody::Empty => BodyBehind::None,
-                };
-                Shape::Bytes { bytes, is_head, body }
+                Shape::Bytes { bytes, is_head, body: Some(body) }
             }
             Added::Fields(fields) => {
                 let mut parts = head.into_parts()?;
@@ -145,7 +129,7 @@ impl UpstreamRequest {
     /// Whether it can be made again, for another try: it has no body.
     pub(crate) fn is_repeatable(&self) -> bool {
         match &self.shape {
-            Shape::Bytes { body, .. } => matches!(body, BodyBehind::None),
+            Shape::Bytes { body, .. } => matches!(body, Some(RequestBody::Empty)),
             Shape::Http(request) => {
                 request.as_ref().is_some_and(|r| matches!(r.body(), RequestBody::Empty))
             }
@@ -164,22 +148,21 @@ impl UpstreamRequest {
     /// `None`: hyper must send it, or its body is gone.
     pub(crate) fn begin(&mut self) -> Option<Sendable<'_>> {
         let Shape::Bytes { bytes, is_head, body } = &mut self.shape else { return None };
-        let coming = match body {
-            BodyBehind::None | BodyBehind::Here => None,
-            BodyBehind::Coming(_) => match std::mem::replace(body, BodyBehind::Gone) {
-                BodyBehind::Coming(upload) => Some(upload),
-                _ => None,
-            },
-            // Without its body the head would take the next request for it.
-            BodyBehind::Gone => return None,
+        // Without its body the head would take the next request for it.
+        let coming = match body.take()? {
+            RequestBody::Stream(upload) => Some(upload),
+            here => {
+                *body = Some(here);
+                None
+            }
         };
         Some(Sendable { bytes, is_head: *is_head, chunks: self.chunks, coming })
     }
 
     /// None of it was sent.
     pub(crate) fn put_back_body(&mut self, upload: Upload) {
-        if let Shape::Bytes { body: body @ BodyBehind::Gone, .. } = &mut self.shape {
-            *body = BodyBehind::Coming(upload);
+        if let Shape::Bytes { body: body @ None, .. } = &mut self.shape {
+            *body = Some(RequestBody::Stream(upload));
         }
     }
 

@@ -14,16 +14,10 @@ use super::unread::HyperBody;
 use crate::proxy::net::io::Moments;
 use crate::proxy::net::pipe::Pipe;
 
-/// A request body as it comes from the client.
+/// A request body as the client sends it.
 pub(crate) enum ClientBody {
-    Coming(Coming),
     /// All of it came with the head; of most requests nothing.
     Whole(Bytes),
-}
-
-/// A request body of which something is still to come.
-#[derive(Debug)]
-pub(crate) enum Coming {
     /// hyper reads it.
     Hyper(HyperBody),
     /// Of a declared length, from a client that is read without hyper.
@@ -40,7 +34,7 @@ pub(crate) enum RequestBody {
 
 /// A request body that the client still sends.
 pub(crate) struct Upload {
-    incoming: Coming,
+    incoming: ClientBody,
     /// Bytes that its route still allows.
     left: u64,
     progress: Rc<UploadProgress>,
@@ -97,28 +91,20 @@ opaque!(ClientBody, RequestBody, Upload);
 // === impl ClientBody ===
 
 impl ClientBody {
-    /// Whether nothing (more) of it is to come.
+    /// Whether all of it is here.
     pub(crate) fn has_come(&self) -> bool {
-        match self {
-            Self::Coming(coming) => coming.is_end_stream(),
-            Self::Whole(_) => true,
-        }
+        matches!(self, Self::Whole(_)) || self.is_end_stream()
     }
 
     /// Bytes that it has at least.
     pub(crate) fn least(&self) -> u64 {
-        match self {
-            Self::Coming(coming) => coming.size_hint().lower(),
-            Self::Whole(bytes) => bytes.len() as u64,
-        }
+        self.size_hint().lower()
     }
-}
 
-// === impl Coming ===
-
-impl Coming {
-    pub(crate) fn is_end_stream(&self) -> bool {
+    /// Whether nothing of it is left to be read.
+    fn is_end_stream(&self) -> bool {
         match self {
+            Self::Whole(bytes) => bytes.is_empty(),
             Self::Hyper(body) => body.is_end_stream(),
             Self::Plain(inflow) => inflow.is_at_end(),
         }
@@ -126,6 +112,7 @@ impl Coming {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Hyper(body) => body.size_hint(),
             Self::Plain(inflow) => SizeHint::with_exact(inflow.left()),
         }
@@ -133,6 +120,10 @@ impl Coming {
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match self {
+            Self::Whole(bytes) => {
+                let all = std::mem::take(bytes);
+                Poll::Ready(Some(all).filter(|all| !all.is_empty()).map(Ok))
+            }
             Self::Hyper(body) => body.poll_data(cx),
             Self::Plain(inflow) => inflow.poll_data(cx),
         }
@@ -142,7 +133,7 @@ impl Coming {
 // === impl Upload ===
 
 impl Upload {
-    pub(crate) fn new(incoming: Coming, limit: Option<u64>, moments: Rc<Moments>) -> Self {
+    pub(crate) fn new(incoming: ClientBody, limit: Option<u64>, moments: Rc<Moments>) -> Self {
         let progress = Rc::new(UploadProgress {
             at_ns: Cell::new(moments.clock().now().mono_ns),
             bytes: Cell::new(0),
@@ -169,8 +160,8 @@ impl Upload {
     /// Whether what comes next can be [moved](Self::poll_move).
     pub(crate) fn can_move(&self) -> bool {
         match &self.incoming {
-            Coming::Hyper(_) => false,
-            Coming::Plain(inflow) => inflow.can_move(),
+            ClientBody::Whole(_) | ClientBody::Hyper(_) => false,
+            ClientBody::Plain(inflow) => inflow.can_move(),
         }
     }
 
@@ -185,7 +176,7 @@ impl Upload {
         pipe: &mut Pipe,
         cx: &mut Context<'_>,
     ) -> Poll<Result<usize, BodyError>> {
-        let Coming::Plain(inflow) = &mut self.incoming else {
+        let ClientBody::Plain(inflow) = &mut self.incoming else {
             return Poll::Ready(Err(BodyError::Unmoved));
         };
         if self.progress.state.get() == UploadState::Stopped {
@@ -282,7 +273,7 @@ impl Drop for Upload {
                 false => UploadState::Unwanted,
             });
         }
-        if let Coming::Hyper(body) = &mut self.incoming
+        if let ClientBody::Hyper(body) = &mut self.incoming
             && self.progress.abandoned.get()
         {
             body.abandon();

@@ -19,7 +19,7 @@ use self::answer::AnswerFraming;
 use self::read::{Gone, Read, poll_gone};
 pub(super) use self::refused::refuse;
 use crate::core::Reason;
-use crate::proxy::body::{ClientBody, Coming, Wire};
+use crate::proxy::body::{ClientBody, Wire};
 use crate::proxy::future_size::at_most;
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::request_read::{Parsed, PlainRequest, parse};
@@ -103,7 +103,7 @@ async fn answer_all(
         let PlainRequest { head, body, left, closes } = asked;
         let body = match left {
             0 => ClientBody::Whole(body),
-            left => ClientBody::Coming(Coming::Plain(wire.body(body, left))),
+            left => ClientBody::Plain(wire.body(body, left)),
         };
         let record = RequestRecord::begin(worker, &client.moments, &head, client.address.ip());
         let incoming = IncomingRequest { head, body, connect: None, writer: Writer::Plain };

@@ -1,6 +1,8 @@
 //! The head of a request while it is judged and rewritten: its fields lie in one piece of text, so
 //! that a head costs two allocations however many fields it has, and a look at a field no hash.
 
+use std::ops::Range;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Extensions, Method, Request, Version};
@@ -32,8 +34,15 @@ pub(crate) struct Fields {
 /// Where a field is in the text.
 #[derive(Clone, Copy, Debug)]
 struct Field {
-    name: (u32, u32),
-    value: (u32, u32),
+    name: TextSpan,
+    value: TextSpan,
+}
+
+/// Where some text begins in that of the fields, and how many bytes it has.
+#[derive(Clone, Copy, Debug)]
+struct TextSpan {
+    begin: u32,
+    length: u32,
 }
 
 /// Names the field at one position, for as long as none was removed.
@@ -90,18 +99,17 @@ impl Fields {
     /// As [`Fields::push`], of a name in any case.
     pub(crate) fn push_folded(&mut self, name: &[u8], value: &[u8]) {
         self.push(name, value);
-        if let Some(Field { name: (begin, length), .. }) = self.list.last() {
-            let (begin, length) = (*begin as usize, *length as usize);
-            if let Some(name) = self.text.get_mut(begin..begin + length) {
-                name.make_ascii_lowercase();
-            }
+        if let Some(field) = self.list.last()
+            && let Some(name) = self.text.get_mut(field.name.range())
+        {
+            name.make_ascii_lowercase();
         }
     }
 
-    fn put(&mut self, text: &[u8]) -> (u32, u32) {
+    fn put(&mut self, text: &[u8]) -> TextSpan {
         let begin = self.text.len() as u32;
         self.text.extend_from_slice(text);
-        (begin, text.len() as u32)
+        TextSpan { begin, length: text.len() as u32 }
     }
 
     /// Name and value of each.
@@ -141,13 +149,13 @@ impl Fields {
 
     pub(crate) fn remove(&mut self, name: impl AsRef<[u8]>) {
         let (name, text) = (name.as_ref(), &self.text);
-        self.list.retain(|f| part(text, f.name) != name);
+        self.list.retain(|f| f.name.of(text) != name);
     }
 
     /// Removes those of this name of which the value is to go.
     pub(crate) fn remove_if(&mut self, name: impl AsRef<[u8]>, goes: impl Fn(&[u8]) -> bool) {
         let (name, text) = (name.as_ref(), &self.text);
-        self.list.retain(|f| part(text, f.name) != name || !goes(part(text, f.value)));
+        self.list.retain(|f| f.name.of(text) != name || !goes(f.value.of(text)));
     }
 
     /// Removes the fields at these places, which are in order.
@@ -169,7 +177,7 @@ impl Fields {
 
     /// Bytes of all names and values, with what stands between and behind them in HTTP/1.1.
     pub(crate) fn wire_length(&self) -> usize {
-        self.list.iter().map(|f| f.name.1 as usize + f.value.1 as usize + 4).sum()
+        self.list.iter().map(|f| f.name.length as usize + f.value.length as usize + 4).sum()
     }
 
     fn to_map(&self) -> HeaderMap {
@@ -187,16 +195,25 @@ impl Fields {
     }
 
     fn is_named(&self, field: &Field, name: &[u8]) -> bool {
-        field.name.1 as usize == name.len() && self.part(field.name) == name
+        field.name.length as usize == name.len() && self.part(field.name) == name
     }
 
-    fn part(&self, place: (u32, u32)) -> &[u8] {
-        part(&self.text, place)
+    fn part(&self, span: TextSpan) -> &[u8] {
+        span.of(&self.text)
     }
 }
 
-fn part(text: &[u8], (begin, length): (u32, u32)) -> &[u8] {
-    text.get(begin as usize..begin as usize + length as usize).unwrap_or_default()
+// === impl TextSpan ===
+
+impl TextSpan {
+    fn range(self) -> Range<usize> {
+        let begin = self.begin as usize;
+        begin..begin + self.length as usize
+    }
+
+    fn of(self, text: &[u8]) -> &[u8] {
+        text.get(self.range()).unwrap_or_default()
+    }
 }
 
 /// Whether the request asks for an upgrade, allowed or not.

@@ -212,17 +212,17 @@ fn upstream_body(
     record: &mut RequestRecord,
 ) -> (RequestBody, Option<Rc<UploadProgress>>) {
     match body {
-        ClientBody::Coming(incoming) if !incoming.is_end_stream() => {
-            let upload = Upload::new(incoming, limit, Rc::clone(&client.moments));
-            let progress = upload.progress();
-            record.upload = Some(Rc::clone(&progress));
-            (RequestBody::Stream(upload), Some(progress))
-        }
         ClientBody::Whole(bytes) if !bytes.is_empty() => {
             record.bytes_in = bytes.len() as u64;
             (RequestBody::Whole(bytes), None)
         }
-        ClientBody::Coming(_) | ClientBody::Whole(_) => (RequestBody::Empty, None),
+        body if body.has_come() => (RequestBody::Empty, None),
+        body => {
+            let upload = Upload::new(body, limit, Rc::clone(&client.moments));
+            let progress = upload.progress();
+            record.upload = Some(Rc::clone(&progress));
+            (RequestBody::Stream(upload), Some(progress))
+        }
     }
 }
 

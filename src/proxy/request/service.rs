@@ -26,7 +26,7 @@ use super::response_body::{RunningUpload, response_body};
 use super::rewrite::answer;
 use super::{upgrade, upgrade_request};
 use crate::core::{Reason, Rejection};
-use crate::proxy::body::{ClientBody, Coming, HyperBody, RequestRest, RestKeeper, RestOfBody};
+use crate::proxy::body::{ClientBody, HyperBody, RequestRest, RestKeeper, RestOfBody};
 use crate::proxy::future_size::at_most;
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::head::RequestHead;
@@ -126,8 +126,7 @@ impl Service<Request<Incoming>> for Gate {
             (None, None) => RestKeeper::Nobody,
         };
         let version = head.version;
-        let body = HyperBody::new(body, keeper);
-        let body = ClientBody::Coming(Coming::Hyper(body));
+        let body = ClientBody::Hyper(HyperBody::new(body, keeper));
         let incoming = IncomingRequest { head, body, connect, writer: Writer::Hyper };
         Box::pin(at_most::<HYPER_REQUEST_BYTES, _>(async move {
             // In the task of its stream, which the executor finds by what registers while it polls.

@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::clock::Clock;
-use crate::proxy::body::{Coming, Wire};
+use crate::proxy::body::{ClientBody, Wire};
 use crate::proxy::net::io::Moments;
 use crate::proxy::net::transport::{Plain, Transport};
 
@@ -21,7 +21,7 @@ fn pair() -> (UnixStream, Io) {
 
 fn sending(wire: &Rc<Wire>, length: u64) -> Sending {
     let moments = Rc::clone(wire.io().moments());
-    let body = Coming::Plain(wire.body(Bytes::new(), length));
+    let body = ClientBody::Plain(wire.body(Bytes::new(), length));
     Sending::new(Upload::new(body, None, moments), &Rc::default())
 }
 
