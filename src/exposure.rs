@@ -142,8 +142,8 @@ impl Exposure {
     pub fn hint(&self) -> &'static str {
         match self.reached.is_empty() {
             true => {
-                "let only the service's and keygate's user or group write to the socket and its \
-                 directories (chmod o-w)"
+                "let only the service's and keygate's user or group own and write to the socket and \
+                 the directories on the way to it (chmod o-w, chown, chgrp)"
             }
             false => {
                 "let the service listen on 127.0.0.1, [::1] or a Unix socket. Only where a firewall \

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -122,4 +122,74 @@ fn a_socket_that_is_missing_can_be_made_by_others() {
     assert_eq!(socket_file::look(&dir.path().join("none/app.sock")), Exposure::closed());
     chmod(dir.path(), 0o1777);
     assert_eq!(named(&socket_file::look(&path)), [dir.path().to_str().unwrap()]);
+}
+
+/// Every link of a chain lies in a directory of its own, and what a directory on the way is.
+#[test]
+fn a_chain_of_links_is_open_where_one_of_them_can_be_replaced() {
+    let Some(dir) = open_dir() else { return };
+    let [real, middle, links] = ["real", "middle", "links"].map(|name| {
+        let path = dir.path().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    });
+    let _service = UnixListener::bind(real.join("app.sock")).unwrap();
+    chmod(&real.join("app.sock"), 0o660);
+    // By an absolute path, by a relative one, and by a directory that is a link itself.
+    symlink(real.join("app.sock"), middle.join("to-socket")).unwrap();
+    symlink("../middle/to-socket", links.join("relative")).unwrap();
+    symlink("../middle", links.join("directory")).unwrap();
+    for path in [links.join("relative"), links.join("directory/to-socket")] {
+        assert_eq!(socket_file::look(&path), Exposure::closed(), "{path:?}");
+        for open in [&real, &middle, &links] {
+            chmod(open, 0o777);
+            assert_eq!(named(&socket_file::look(&path)), [open.to_str().unwrap()], "{path:?}");
+            chmod(open, 0o755);
+        }
+    }
+    symlink("circle", links.join("circle")).unwrap();
+    assert_eq!(socket_file::look(&links.join("circle")).state, ExposureState::Unknown);
+}
+
+/// Needs the right to give files away: elsewhere it tests nothing.
+#[test]
+fn a_directory_of_a_third_user_or_group_is_open() {
+    let Some(dir) = open_dir() else { return };
+    let (user, group) = (Some(54_321), Some(54_322));
+    let inner = dir.path().join("app");
+    fs::create_dir(&inner).unwrap();
+    let path = inner.join("app.sock");
+    let _service = UnixListener::bind(&path).unwrap();
+    chmod(&path, 0o660);
+    if chown(&inner, user, None).is_err() {
+        return;
+    }
+    let look = || socket_file::look(&path);
+    assert_eq!(look().sockets, [format!("{} (owner 54321)", inner.display())]);
+    chmod(&inner, 0o1755);
+    assert_eq!(look().state, ExposureState::Exposed, "whose own directory is sticky");
+    // The service's own directory, and one that no stranger gets to.
+    chown(&path, user, None).unwrap();
+    assert_eq!(look(), Exposure::closed());
+    chown(&path, Some(0), None).unwrap();
+    chmod(dir.path(), 0o750);
+    assert_eq!(look(), Exposure::closed());
+    chmod(dir.path(), 0o755);
+    chown(&inner, Some(0), group).unwrap();
+    chmod(&inner, 0o755);
+    assert_eq!(look(), Exposure::closed(), "who may not write");
+    chmod(&inner, 0o775);
+    assert_eq!(look().sockets, [format!("{} (mode 0775, group 54322)", inner.display())]);
+    chmod(&inner, 0o1775);
+    assert_eq!(look(), Exposure::closed(), "sticky: the socket is not theirs");
+    // The socket itself.
+    chown(&inner, None, Some(0)).unwrap();
+    chown(&path, None, group).unwrap();
+    assert_eq!(look().sockets, [format!("{} (mode 0660, group 54322)", path.display())]);
+    chmod(&path, 0o640);
+    assert_eq!(look(), Exposure::closed());
+    // A group of the service's user alone.
+    chmod(&path, 0o660);
+    chown(&path, group, group).unwrap();
+    assert_eq!(look(), Exposure::closed());
 }
