@@ -154,6 +154,8 @@ enum Block {
     /// A map whose entries are keys; its result.
     Keys(String),
     Other,
+    /// A named location: what is answered there was refused elsewhere.
+    Page,
 }
 
 struct MapReader<'a, 'f> {
@@ -266,7 +268,13 @@ impl MapReader<'_, '_> {
                         self.conditions.push((line, condition));
                         Ok(())
                     }
-                    Some(Block::If(_) | Block::Other) => self.directive(&words, line),
+                    Some(Block::Other) if refuses(&words) => {
+                        let why = "refuses whoever comes here, with whatever key: a route of the \
+                                   sidecar can say that, and no key can";
+                        let whose = format!("line{line}");
+                        self.findings.wider("return", &whose, &Spot::new(line, ""), why)
+                    }
+                    Some(Block::If(_) | Block::Other | Block::Page) => self.directive(&words, line),
                     None => {
                         self.bare.push((line, words));
                         Ok(())
@@ -354,6 +362,8 @@ impl MapReader<'_, '_> {
                 }
             },
             ["if", condition @ ..] => Ok(Block::If(Condition::of(condition))),
+            // What refused elsewhere is answered from there; no client asks for it.
+            ["location", page] if page.starts_with('@') => Ok(Block::Page),
             // Its body refuses methods, or is Lua.
             [name, ..] => {
                 if is_refusing(name) {

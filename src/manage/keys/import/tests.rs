@@ -399,6 +399,10 @@ fn what_nginx_refuses_beside_the_key_stops() {
         ("modsecurity on;", "modsecurity"),
         ("modsecurity off; auth_jwt off;", ""),
         ("auth_jwt_require $valid;", "auth_jwt_require"),
+        ("location /admin { return 403; }", "return"),
+        ("return 444;", "return"),
+        ("location /up { return 200; } location /old { return 301 /new; }", ""),
+        ("error_page 401 @denied; location @denied { return 401 \"no\"; }", ""),
     ];
     for (rest, wider) in cases {
         for text in [format!("{map}\nserver {{ {rest} }}"), format!("server {{ {rest} }}\n{map}")] {

@@ -37,6 +37,8 @@ pub fn documents(source: &mut dyn BufRead, path: &Path) -> Result<Vec<Yaml>> {
     options.with_snippet = false;
     // A hexadecimal key such as `7e9123` looks like a number beyond all bounds.
     options.non_finite_float_policy = NonFiniteFloatPolicy::PassThrough;
+    // `!vault` and the like: what stands there is not the value but a way to it.
+    options.reject_unsupported_tags = true;
     if let Some(budget) = &mut options.budget {
         // The file is bounded, and so are aliases; these are for documents of many keys.
         budget.max_events = 100_000_000;
@@ -49,6 +51,13 @@ pub fn documents(source: &mut dyn BufRead, path: &Path) -> Result<Vec<Yaml>> {
         let (why, hint) = match e {
             serde_saphyr::Error::DuplicateMappingKey { .. } => {
                 ("a name stands twice in one mapping", "remove one of the two")
+            }
+            serde_saphyr::Error::UnsupportedTag { .. } => {
+                ("has a tag that keygatectl does not know", "write the value itself, without a tag")
+            }
+            serde_saphyr::Error::BinaryNotUtf8 { .. }
+            | serde_saphyr::Error::InvalidBinaryBase64 { .. } => {
+                ("is `!!binary` and no text", "write the value itself, as text in quotes")
             }
             _ => (reason(&text, line), "--format says what the file is"),
         };
@@ -316,6 +325,43 @@ mod tests {
         }
         assert_eq!(read("a: 7").count("a"), Some(7));
         assert_eq!(read("a: 0.5").count("a"), None);
+    }
+
+    /// What a tag says of a value is obeyed, or the file is refused: never is a text taken for a
+    /// secret that stands for another one.
+    #[test]
+    fn tags_are_obeyed_or_refused() {
+        for value in [
+            "!!binary aHVudGVyMg==",
+            "!!binary \"aHVudGVyMg==\"",
+            "!!binary |\n  aHVudGVyMg==\n",
+            "!<tag:yaml.org,2002:binary> aHVudGVyMg==",
+            "!!str hunter2",
+            "hunter2",
+        ] {
+            for text in [
+                format!("a: {value}\n"),
+                format!("a: &b {value}\n"),
+                format!("%TAG !y! tag:yaml.org,2002:\n---\na: {}\n", value.replace("!!", "!y!")),
+            ] {
+                assert_eq!(read(&text).text("a"), "hunter2", "{text}");
+            }
+        }
+        for value in [
+            "!!binary hunter2!",
+            "!!binary /w==",
+            "!vault aHVudGVyMg==",
+            "!vault |\n  aHVudGVyMg==\n",
+            "!Base64 aHVudGVyMg==",
+            "!!custom hunter2",
+        ] {
+            let text = format!("b: 1\na: {value}\n");
+            let told = documents(&mut text.as_bytes(), Path::new("f")).unwrap_err().to_string();
+            // The tag of a block is found where its text begins.
+            let line = if value.contains('|') { "f:3: " } else { "f:2: " };
+            assert!(told.contains(line), "{value}: {told}");
+            assert!(!told.contains("hunter2") && !told.contains("aHVu"), "{told}");
+        }
     }
 
     #[test]
