@@ -5,5 +5,5 @@
 pub mod merge;
 pub mod record;
 
-pub use self::merge::{MergedUse, UsageMerge};
+pub use self::merge::{KnownInstances, MergedUse, UsageMerge};
 pub use self::record::{UsageHead, UsageLine, UsageRecord, UsageRecordError};

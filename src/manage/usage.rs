@@ -12,10 +12,13 @@ use super::error::{Error, FileFault, Result};
 use super::status;
 use super::time;
 use crate::usage::merge::InstanceSpan;
-use crate::usage::{UsageMerge, UsageRecord, UsageRecordError};
+use crate::usage::{KnownInstances, UsageMerge, UsageRecord, UsageRecordError};
 
 /// To read a record of a sidecar with many keys.
 const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Minutes by which the clock of a sidecar may be ahead.
+const AHEAD: u32 = 10;
 
 /// Of a line. Ours are shorter by far.
 const MAX_LINE: u64 = 64 << 10;
@@ -37,6 +40,9 @@ pub struct UsagePeriod {
     /// Instance that replaced no other: its record may be younger than that
     #[arg(long, value_name = "INSTANCE")]
     pub added: Vec<String>,
+    /// Instance that ended and that no other replaced: its records may end before now
+    #[arg(long, value_name = "INSTANCE")]
+    pub gone: Vec<String>,
 }
 
 // === impl UsageArgs ===
@@ -88,7 +94,16 @@ impl UsagePeriod {
                  record of a use proves nothing\nhint: look at the keys one by one in the access log"
             )));
         }
-        let gaps = merge.gaps(minute(from), minute(now), &self.added);
+        if let Some(span) = merge.after(minute(now).saturating_add(AHEAD)) {
+            return Err(Error::NoUsage(format!(
+                "the record of {} is from the future: {}\n\
+                 hint: the clock of that sidecar or of this machine is wrong",
+                span.instance,
+                time::show(u64::from(span.to) * 60)
+            )));
+        }
+        let known = KnownInstances { added: &self.added, gone: &self.gone };
+        let gaps = merge.gaps(minute(from), minute(now), known);
         if gaps.is_empty() {
             return Ok(());
         }
@@ -96,7 +111,8 @@ impl UsagePeriod {
         Err(Error::NoUsage(format!(
             "the records do not cover the time since {}:{shown}\n\
              hint: name also the records of the sidecars that ran before these, and of those that run \
-             now; if one was added and replaced none, say --added INSTANCE",
+             now; if one was added and replaced none, say --added INSTANCE, and if one ended and none \
+             replaced it, --gone INSTANCE",
             time::show(from)
         )))
     }
@@ -141,6 +157,7 @@ fn add(path: &Path, from: impl BufRead, last: LastLine, merge: &mut UsageMerge) 
                 None => return Err(fault("stands before the head of its record".into())),
             },
             Err(UsageRecordError::Syntax) if !is_whole && last == LastLine::MayBeTorn => {
+                place.into_iter().for_each(|place| merge.cut(place));
                 return Ok(());
             }
             Err(error) => return Err(fault(error.to_string())),

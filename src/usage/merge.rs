@@ -15,6 +15,9 @@ use crate::core::KeyId;
 /// its successor, in which nothing is thought to be missing.
 const GAP: u32 = 60;
 
+/// The reason of a refusal that tells of a pair's public id only.
+const WRONG_SECRET: &str = "wrong_secret";
+
 /// What is known of all keys.
 #[derive(Clone, Debug, Default)]
 pub struct UsageMerge {
@@ -72,6 +75,17 @@ pub struct InstanceSpan {
     /// Minutes since 1970.
     pub from: u32,
     pub to: u32,
+    /// Whether it begins with its process, and not behind a hole in the records of it.
+    pub is_from_start: bool,
+}
+
+/// Instances of which somebody says how they began and ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KnownInstances<'a> {
+    /// Those that replaced no other when they began.
+    pub added: &'a [String],
+    /// Those that ended, and that no other replaced.
+    pub gone: &'a [String],
 }
 
 /// Place of a process in a [`UsageMerge`], for the lines that follow its head.
@@ -83,7 +97,8 @@ pub struct ProcessPlace(u32);
 impl UsageMerge {
     /// The head of a record; the lines of its keys are [`Self::line`]s of the same place.
     pub fn head(&mut self, head: &UsageHead) -> ProcessPlace {
-        let covered = Covered { from: head.from(), to: head.now };
+        // A `since` beyond its own moment covers nothing.
+        let covered = Covered { from: head.from().min(head.now), to: head.now };
         let known = |p: &ProcessRecord| p.instance == head.instance && p.boot == head.boot;
         let place = match self.processes.iter().position(known) {
             Some(place) => place,
@@ -104,6 +119,33 @@ impl UsageMerge {
             process.dropped = process.dropped.max(head.dropped);
         }
         ProcessPlace(place as u32)
+    }
+
+    /// The record whose head came last at this place was cut short: its lines count, but what it
+    /// does not say may have stood in the part that is missing.
+    pub fn cut(&mut self, place: ProcessPlace) {
+        let Some(process) = self.processes.get_mut(place.0 as usize) else { return };
+        let Some(last) = process.covered.pop() else { return };
+        if process.covered.is_empty() {
+            process.covered.push(Covered { from: last.to, to: last.to });
+        }
+    }
+
+    /// A record that was made after this minute, if there is one.
+    pub fn after(&self, minute: u32) -> Option<InstanceSpan> {
+        self.spans().into_iter().find(|span| span.to > minute)
+    }
+
+    /// Requests with the key that were refused, in records that reach `from` (a minute) or a later
+    /// one. Not those that only named the public id of a pair: whoever sent them has no secret.
+    pub fn refused_since(&self, id: KeyId, from: u32) -> u64 {
+        let reaches = |counts: &&ProcessCounts| {
+            let process = self.processes.get(counts.process as usize);
+            process.is_some_and(|process| process.covered.iter().any(|c| c.to >= from))
+        };
+        let counts = self.keys.get(&id).into_iter().flat_map(|key| &key.counts).filter(reaches);
+        let refused = counts.flat_map(|counts| &counts.refused);
+        refused.filter(|(reason, _)| &***reason != WRONG_SECRET).map(|(_, count)| *count).sum()
     }
 
     pub fn line(&mut self, place: ProcessPlace, id: KeyId, line: &UsageLine<'_>) {
@@ -163,40 +205,59 @@ impl UsageMerge {
         self.keys.keys().map(|id| (*id, self.key(*id)))
     }
 
-    /// The instances whose records, without those of their predecessors, begin after `from`, or end
-    /// before `to`; empty: what was used between the two is known.
+    /// The instances whose records, without those of their predecessors, begin after `from`, or
+    /// without those of their successors end before `to`; empty: what was used between the two is
+    /// known.
     ///
     /// A process that began when another ended counts as its successor, whatever their names: pods
-    /// get new ones. `added` names instances that had no predecessor. One that ended before `to`
-    /// is missing only if no process has a record up to there.
-    pub fn gaps(&self, from: u32, to: u32, added: &[String]) -> Vec<InstanceSpan> {
+    /// get new ones. One whose records begin behind a hole succeeds none: it ran before.
+    pub fn gaps(&self, from: u32, to: u32, known: KnownInstances<'_>) -> Vec<InstanceSpan> {
         let mut spans = self.spans();
         spans.sort_by_key(|span| (span.from, span.to));
         let mut open: Vec<usize> = Vec::new();
         let mut short = Vec::new();
+        let of = |at: usize, span: &InstanceSpan| {
+            spans.get(at).is_some_and(|other| other.instance == span.instance)
+        };
         for (at, span) in spans.iter().enumerate() {
             let ends_before = |other: usize| {
-                spans.get(other).is_some_and(|o| {
-                    o.to.saturating_add(GAP) >= span.from && o.to < span.from.saturating_add(GAP)
-                })
+                span.is_from_start
+                    && spans.get(other).is_some_and(|o| {
+                        o.to.saturating_add(GAP) >= span.from
+                            && o.to < span.from.saturating_add(GAP)
+                    })
             };
-            let own = |other: usize| spans.get(other).is_some_and(|o| o.instance == span.instance);
             let predecessor = open
                 .iter()
-                .position(|other| ends_before(*other) && own(*other))
+                .position(|other| ends_before(*other) && of(*other, span))
                 .or_else(|| open.iter().position(|other| ends_before(*other)));
+            // It was added once, when its first process began.
+            let is_added = span.is_from_start
+                && known.added.contains(&span.instance)
+                && !(0..at).any(|before| of(before, span));
             match predecessor {
                 Some(place) => {
                     open.remove(place);
                 }
-                None if span.from <= from || added.contains(&span.instance) => {}
+                None if span.from <= from || is_added => {}
                 None => short.push(span.clone()),
             }
             open.push(at);
         }
-        // Records that end in the past are those of processes that are gone, unless all do.
+        for at in open {
+            let Some(span) = spans.get(at) else { continue };
+            let ends_early = span.to >= from && span.to.saturating_add(GAP) < to;
+            let is_gone =
+                known.gone.contains(&span.instance) && !(at + 1..spans.len()).any(|n| of(n, span));
+            if ends_early && !is_gone && !short.contains(span) {
+                short.push(span.clone());
+            }
+        }
+        // Whatever is said of the others: of today somebody has to know.
         let latest = spans.iter().max_by_key(|span| span.to);
-        if let Some(latest) = latest.filter(|span| span.to.saturating_add(GAP) < to) {
+        if let Some(latest) = latest.filter(|span| span.to.saturating_add(GAP) < to)
+            && !short.contains(latest)
+        {
             short.push(latest.clone());
         }
         short
@@ -215,7 +276,8 @@ impl UsageMerge {
                 }
                 run.to = run.to.max(next.to);
             }
-            Some(InstanceSpan { instance: process.instance.clone(), from: run.from, to: run.to })
+            let (instance, is_from_start) = (process.instance.clone(), run.from <= process.started);
+            Some(InstanceSpan { instance, from: run.from, to: run.to, is_from_start })
         };
         self.processes.iter().filter_map(span).collect()
     }
@@ -275,13 +337,40 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_was_cut_covers_nothing() {
+        let mut merge = UsageMerge::default();
+        let place = merge.head(&head("a", "1", 100, 0, 110));
+        merge.head(&head("a", "1", 100, 110, 120));
+        merge.cut(place);
+        assert_eq!(merge.spans()[0].to, 110);
+        merge.cut(place);
+        assert_eq!((merge.spans()[0].from, merge.spans()[0].to), (110, 110));
+        assert_eq!(merge.after(109).map(|span| span.instance), Some("a".into()));
+        assert_eq!(merge.after(110), None);
+    }
+
+    #[test]
+    fn a_refused_request_counts_where_its_record_reaches() {
+        let id = KeyId::parse("key_a").unwrap();
+        let mut merge = UsageMerge::default();
+        for (boot, now) in [("1", 110), ("2", 220)] {
+            let place = merge.head(&head("a", boot, now - 10, 0, now));
+            let refused = [("rate_limited".into(), 3), ("wrong_secret".into(), 50)].into();
+            merge.line(place, id, &UsageLine { refused, ..line("key_a", 0, 0, 0) });
+        }
+        let refused = [50, 110, 111, 220, 221].map(|from| merge.refused_since(id, from));
+        assert_eq!(refused, [6, 6, 3, 3, 0]);
+    }
+
+    #[test]
     fn a_record_that_is_too_young_is_named() {
         let young = |heads: &[UsageHead], from: u32, to: u32| {
             let mut merge = UsageMerge::default();
             for head in heads {
                 merge.head(head);
             }
-            let gaps = merge.gaps(from, to, &["new".into()]);
+            let (added, gone) = (["new".into()], ["gone".into()]);
+            let gaps = merge.gaps(from, to, KnownInstances { added: &added, gone: &gone });
             gaps.into_iter().map(|span| span.instance).collect::<Vec<_>>()
         };
         let day = 1440;
@@ -313,6 +402,24 @@ mod tests {
         assert!(young(&added, day, 100 * day).is_empty());
         // A record that ends long ago says nothing of today.
         assert_eq!(young(std::slice::from_ref(&before), day, 100 * day), ["a"]);
+        // Nor does one that ends while another goes on, unless somebody says that it is gone.
+        let other = head("b", "1", 0, 0, 100 * day);
+        assert_eq!(young(&[before.clone(), other.clone()], day, 100 * day), ["a"]);
+        assert!(young(&[before.clone(), other.clone()], 60 * day, 100 * day).is_empty());
+        let gone = head("gone", "1", 0, 0, 50 * day);
+        assert!(young(&[gone.clone(), other.clone()], day, 100 * day).is_empty());
+        let back = head("gone", "2", 60 * day, 0, 90 * day);
+        let both_ends = ["gone", "gone"];
+        assert_eq!(young(&[gone, back, other.clone()], day, 100 * day), both_ends, "of a hole");
+        // What was added was added once.
+        let (first, again) =
+            (head("new", "1", 20 * day, 0, 50 * day), head("new", "2", 80 * day, 0, 100 * day));
+        let holed = head("new", "1", 20 * day, 80 * day, 100 * day);
+        assert_eq!(young(&[first, again, other.clone()], day, 100 * day), ["new", "new"]);
+        assert_eq!(young(&[holed, other.clone()], day, 100 * day), ["new"]);
+        // Who has a hole ran before, and is nobody's successor.
+        let holed = head("c", "1", 10 * day, 50 * day, 100 * day);
+        assert_eq!(young(&[before.clone(), holed, other], day, 100 * day), ["c", "a"]);
         // Pages with a hole in between: only what is behind it is known.
         let pages =
             [head("a", "1", 0, 0, 10), head("a", "1", 0, 10, 20), head("a", "1", 0, 40, 50)];

@@ -107,6 +107,8 @@ fn a_record_that_does_not_reach_is_no_answer() {
     room.write("a", &old);
     room.write("young", head("b", "1", now - 10 * DAY, now));
     room.write("ended", head("a", "1", now - 200 * DAY, now - 40 * DAY));
+    room.write("stopped", head("b", "1", now - 200 * DAY, now - 10 * DAY));
+    room.write("future", head("a", "1", now - 200 * DAY, now + DAY));
     room.write("stranger", old.replace("shop", "other"));
     room.write("dropped", old.replace("\"dropped\":0", "\"dropped\":3"));
     // Of refusals and networks alone: what was used is known all the same.
@@ -117,8 +119,15 @@ fn a_record_that_does_not_reach_is_no_answer() {
     let unused = |more: &[&str]| room.run(&[&["keys", "unused", "--for", "90d"], more].concat());
     for (records, code, why) in [
         (&["--usage", "a"][..], 0, ""),
-        (&["--usage", "torn"], 0, ""),
         (&["--usage", "traces"], 0, ""),
+        // The rest of a record that was cut may have been a use; those before it count.
+        (&["--usage", "torn"], 75, "a is known from"),
+        (&["--usage", "a", "torn"], 0, ""),
+        (&["--usage", "a", "stopped"], 75, "b is known from"),
+        (&["--usage", "a", "stopped", "--gone", "b"], 0, ""),
+        (&["--usage", "a", "stopped", "--gone", "a"], 75, "b is known from"),
+        (&["--usage", "stopped", "--gone", "b"], 75, "b is known from"),
+        (&["--usage", "future"], 75, "is from the future"),
         (&["--usage", "a", "young", "--added", "b"], 0, ""),
         (&["--usage", "a", "young"], 75, "b is known from"),
         (&["--usage", "young"], 75, "b is known from"),
@@ -148,6 +157,45 @@ fn a_record_that_does_not_reach_is_no_answer() {
         "{}",
         ran.stderr
     );
+}
+
+/// Who is refused has the key still; of a key without an age nobody knows how long it was unused.
+#[test]
+fn what_is_tried_or_of_unknown_age_is_not_unused() {
+    let (room, [busy, quiet, idle]) = room();
+    let now = now();
+    let refused = |key: &str, reason: &str| {
+        let line = format!("{{\"key\":\"{key}\",\"last\":0,\"admitted\":0,");
+        format!("{line}\"refused\":{{\"{reason}\":7}}}}\n")
+    };
+    let record = head("a", "1", now - 200 * DAY, now)
+        + &refused(&busy, "rate_limited")
+        + &refused(&idle, "wrong_secret");
+    room.write("a", record);
+    let with = |command: &[&'static str]| [command, &["--usage", "a"]].concat();
+    let ran = room.run(&with(&["keys", "safe-to-revoke", "busy"]));
+    assert_eq!(ran.code, 1, "{}", ran.stdout);
+    assert!(ran.stdout.contains("7 requests with it refused"), "{}", ran.stdout);
+    let said = room.run(&[&with(&["keys", "safe-to-revoke", "busy"])[..], &["--json"]].concat());
+    assert!(said.stdout.contains("\"safe\": false"), "{}", said.stdout);
+    assert_eq!(room.run(&with(&["keys", "safe-to-revoke", "idle"])).code, 0);
+    let text = room.read("keys.toml");
+    let at = text.find(&quiet).unwrap();
+    let (before, behind) = text.split_at(at);
+    let behind = behind.replacen("created = 2025-01-01T00:00:00Z\n", "", 1);
+    room.write("keys.toml", format!("{before}{behind}"));
+    let ran = room.run(&with(&["keys", "unused", "--for", "90d"]));
+    assert!(ran.code == 0 && ran.stdout.contains(&idle), "{}", ran.stderr);
+    assert!(!ran.stdout.contains(&busy) && !ran.stdout.contains(&quiet), "{}", ran.stdout);
+    assert!(ran.stderr.contains("1 key unused, but without `created`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("1 key unused, but refused"), "{}", ran.stderr);
+    // Keys that a fold brings are as old as the fold.
+    let build = ["table", "build", "-o", "t.kgt", "--signer", "signer.pem"];
+    room.ok(&build);
+    room.ok(&["-r", "new.toml", "keys", "init", "--audience", "shop"]);
+    room.ok(&["-r", "new.toml", "keys", "fold", "t.kgt"]);
+    let ran = room.run(&with(&["-r", "new.toml", "keys", "unused", "--for", "90d"]));
+    assert!(ran.stderr.contains("2 keys unused, but younger"), "{}", ran.stderr);
 }
 
 /// Answers with this, until the test ends; what it was asked is the first line of the request.

@@ -60,6 +60,10 @@ fn needs_records(records: &UsageArgs) -> Result<()> {
     }
 }
 
+fn minute(secs: u64) -> u32 {
+    u32::try_from(secs / 60).unwrap_or(u32::MAX)
+}
+
 /// Whether the key was used at or after `from` (Unix seconds). The minute of `from` counts.
 fn used_since(used: &MergedUse, from: u64) -> bool {
     u64::from(used.last) >= from / 60
@@ -76,7 +80,7 @@ impl Unused {
         let from = now.saturating_sub(self.period.as_secs());
         self.covered.check(&merge, from, now)?;
         let mut found: Vec<(RegistryEntry, MergedUse)> = Vec::new();
-        let mut young = 0;
+        let (mut young, mut ageless, mut refused) = (0, 0, 0);
         let filter = Filter { org: self.org.clone(), ..Filter::default() };
         registry.scan(&filter, &mut |located| {
             let entry = located.entry;
@@ -84,10 +88,13 @@ impl Unused {
             if entry.state(now) != "active" || used_since(&used, from) {
                 return Ok(());
             }
-            // Of a key that is younger than the period nothing can be said.
-            match entry.created.is_some_and(|created| created > from) {
-                true => young += 1,
-                false => found.push((entry, used)),
+            // Of a key that is younger than the period nothing can be said, and whoever is refused
+            // has the key still.
+            match entry.created {
+                _ if merge.refused_since(entry.id, minute(from)) > 0 => refused += 1,
+                None => ageless += 1,
+                Some(created) if created > from => young += 1,
+                Some(_) => found.push((entry, used)),
             }
             Ok(())
         })?;
@@ -120,9 +127,17 @@ impl Unused {
         columns.print(&mut session.output)?;
         let active = count(found.len() as u64, "active key");
         session.output.note(&format!("{active} not used since {}", time::show(from)));
-        if young > 0 {
-            let keys = count(young, "key");
-            session.output.note(&format!("{keys} unused, but younger than that"));
+        for (number, what) in [
+            (young, "younger than that"),
+            (ageless, "without `created`, so that nobody knows how old they are"),
+            (
+                refused,
+                "refused when somebody tried: `keygatectl keys safe-to-revoke` shows how often",
+            ),
+        ] {
+            if number > 0 {
+                session.output.note(&format!("{} unused, but {what}", count(number, "key")));
+            }
         }
         Ok(())
     }
@@ -139,7 +154,10 @@ impl SafeToRevoke {
         let merge = self.records.read(registry.settings.audience.as_deref())?;
         let from = now.saturating_sub(self.period.as_secs());
         let used = merge.key(entry.id);
-        let in_use = used_since(&used, from);
+        let refused = merge.refused_since(entry.id, minute(from));
+        // Whoever is refused, by a limit or because the key was disabled to see who complains, has
+        // the key still.
+        let in_use = used_since(&used, from) || refused > 0;
         // A use that is there answers the question, however short the records are.
         if !in_use {
             self.covered.check(&merge, from, now)?;
@@ -161,7 +179,10 @@ impl SafeToRevoke {
         } else {
             let (id, when) = (entry.id, last.unwrap_or_default());
             session.output.line(&match (in_use, when.as_str()) {
-                (true, when) => format!("{id} is in use: last at {when}"),
+                (true, when) if used_since(&used, from) => {
+                    format!("{id} is in use: last at {when}")
+                }
+                (true, _) => format!("{id} is tried still, but was not admitted"),
                 (false, "") => format!("{id} was not used since {}", time::show(from)),
                 (false, when) => {
                     format!("{id} was not used since {}; last at {when}", time::show(from))
@@ -171,7 +192,6 @@ impl SafeToRevoke {
             if !nets.is_empty() {
                 session.output.line(&format!("from {}", nets.join(", ")))?;
             }
-            let refused: u64 = used.refused.values().sum();
             if refused > 0 {
                 let refused = count(refused, "request");
                 session

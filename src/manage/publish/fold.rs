@@ -246,6 +246,8 @@ fn add(
         return Ok(false);
     }
     let id = entry.id;
+    // A table does not say when. As with keys that are imported: when they came here.
+    let entry = RegistryEntry { created: Some(session.now()), ..entry };
     match change.add(entry) {
         true => Ok(true),
         false => Err(Error::State {
