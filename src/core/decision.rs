@@ -463,6 +463,15 @@ impl<'k> Observed<'k> {
 // === impl Ticket ===
 
 impl Ticket {
+    /// Notes that a request with this key runs still.
+    pub fn touch<K: KeyLookup>(&self, keys: &K, now: Now) {
+        if let Some(key) = keys.any(&self.digest).filter(|key| key.id == self.id)
+            && let Some(uses) = key.uses
+        {
+            uses.touch(now);
+        }
+    }
+
     /// Whether the key that opened a stream would still open it, and until when (Unix seconds).
     ///
     /// `needs` are those of the route at the time of the request.

@@ -44,6 +44,14 @@ impl UseCell {
         }
     }
 
+    /// A request that was counted before runs still: its key is in use in this minute too.
+    pub fn touch(&self, now: Now) {
+        let stamp = stamp_of(now);
+        if self.0.load(Ordering::Relaxed) >> COUNT_BITS < stamp {
+            self.raise(stamp, 0);
+        }
+    }
+
     pub fn read(&self) -> KeyUse {
         KeyUse::of(self.0.load(Ordering::Relaxed))
     }
@@ -123,6 +131,16 @@ mod tests {
         cell.add(other.take());
         assert_eq!(other.read(), KeyUse::default());
         assert_eq!(cell.read(), KeyUse { last: 29_900_009, admitted: 15 });
+    }
+
+    #[test]
+    fn what_runs_on_moves_the_minute_and_not_the_count() {
+        let cell = UseCell::default();
+        cell.count(at(29_900_000));
+        for minute in [29_900_005, 29_900_003, 29_900_005] {
+            cell.touch(at(minute));
+        }
+        assert_eq!(cell.read(), KeyUse { last: 29_900_005, admitted: 1 });
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! What could not be written is written the next time: the record then begins where the last whole
 //! one ended. A file begins with everything, so that each can be read without the ones before it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,9 @@ const LENGTH: u64 = 64 << 20;
 
 /// Older files that are kept, as `NAME.1` to `NAME.4`.
 const KEPT: u32 = 4;
+
+/// The bits of a mode that are for anybody; a group may be meant to read it.
+const OTHERS: u32 = 0o007;
 
 /// Of a head, with room to spare: enough to see whether a file is one of ours.
 const HEAD: u64 = 4096;
@@ -174,7 +177,13 @@ fn open(path: &Path) -> io::Result<File> {
         Ok(meta) if !meta.is_file() => return Err(no_regular_file()),
         Ok(_) | Err(_) => {}
     }
-    OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    if mode & OTHERS != 0 {
+        // Made with `touch`, or by another program. What belongs to somebody else stays as it is.
+        file.set_permissions(Permissions::from_mode(mode & 0o7777 & !OTHERS)).ok();
+    }
+    Ok(file)
 }
 
 /// How far the file has whole lines: a crash may have left half of one. An error for a file that

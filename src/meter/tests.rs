@@ -388,6 +388,16 @@ fn a_usage_file_has_every_count_whatever_happens_to_it() {
     assert_eq!(merged(), (1, 0, 2));
     let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+    // A file that somebody has made beforehand is open to nobody else either.
+    for (before, after) in [(0o644, 0o640), (0o666, 0o660), (0o640, 0o640)] {
+        let other = folder.path().join(format!("{before:o}"));
+        std::fs::write(&other, "").unwrap();
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(before);
+        std::fs::set_permissions(&other, permissions).unwrap();
+        super::file::open_usage_file(&other).unwrap();
+        let now = other.metadata().unwrap().permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&now) & 0o777, after);
+    }
     minute();
     minute();
     bench.count(&spec(2).digest);

@@ -148,6 +148,9 @@ async fn tick(worker: Rc<Worker>) {
         for _ in 0..worker.streams.sweep(now, write_ns) {
             worker.cells.stream_ended(crate::core::Reason::Expired);
         }
+        if let Some(keys) = &worker.shared.store.load().keys {
+            worker.streams.touch_some(&**keys, now);
+        }
         worker.upstream.sweep(now.mono_ns);
         worker.access.flush();
         worker.canaries.log_noted();

@@ -31,6 +31,15 @@ pub(crate) struct Streams {
     earlier: Notify,
     /// What ends the tasks that hyper runs for tunnels over HTTP/2, by slot.
     kills: RefCell<HashMap<usize, Rc<Kill>>>,
+    /// The minute of which [`Self::touch_some`] has noted uses, and how many slots of it.
+    touched: Cell<TouchedSlots>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct TouchedSlots {
+    /// Since 1970.
+    minute: u64,
+    slots: usize,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +97,9 @@ pub(crate) struct Kill {
     fired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
+
+/// Look-ups of keys at one go: a fraction of a millisecond.
+const TOUCHED_AT_ONCE: usize = 2048;
 
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -216,6 +228,27 @@ impl Streams {
         }
         self.expiry.set(if next == u64::MAX { 0 } else { next });
         ended
+    }
+
+    /// Once a minute notes for every running request that its key is in use, some at each call: a
+    /// stream that has been open for days is no less a use than a request of today.
+    pub(crate) fn touch_some<K: KeyLookup>(&self, keys: &K, now: Now) {
+        let minute = now.unix_ms / 60_000;
+        let mut touched = self.touched.get();
+        if touched.minute != minute {
+            touched = TouchedSlots { minute, slots: 0 };
+        }
+        let slots = self.slots.borrow();
+        let some = slots.entries.iter().skip(touched.slots).take(TOUCHED_AT_ONCE);
+        for entry in some {
+            touched.slots += 1;
+            if entry.end.is_none()
+                && let Some(ticket) = &entry.ticket
+            {
+                ticket.touch(keys, now);
+            }
+        }
+        self.touched.set(touched);
     }
 
     fn expires(&self, at: u64) {

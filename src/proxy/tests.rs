@@ -554,3 +554,72 @@ fn nothing_that_holds_a_clients_bytes_prints_them() {
     // As a vector of bytes.
     assert!(!shown.contains("118, 105, 115"), "{shown}");
 }
+
+/// [`OneKey`] with a memory of its uses.
+struct UsedKey(OneKey, crate::core::UseCell);
+
+impl KeyLookup for UsedKey {
+    fn plausible(&self, _: &[u8]) -> bool {
+        true
+    }
+
+    fn single(&self, digest: &Digest) -> Option<KeyView<'_>> {
+        self.0.single(digest).map(|view| KeyView { uses: Some(&self.1), ..view })
+    }
+
+    fn pair(&self, id: &[u8], secret: &Digest) -> PairLookup<'_> {
+        self.0.pair(id, secret)
+    }
+
+    fn any(&self, digest: &Digest) -> Option<KeyView<'_>> {
+        self.single(digest)
+    }
+
+    fn owner(&self, _: &Digest) -> Option<OwnerView<'_>> {
+        None
+    }
+
+    fn refuse_from(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// A stream that has been open for days is no less a use than a request of today.
+#[test]
+fn a_running_request_is_a_use_in_every_minute() {
+    use super::streams::Streams;
+    let settings = std::sync::Arc::new(settings());
+    let keys = UsedKey(OneKey::new(), crate::core::UseCell::default());
+    let client = "192.0.2.7".parse().unwrap();
+    let facts = crate::core::Facts {
+        method: &Method::GET,
+        path: "/x",
+        traits: Default::default(),
+        presented: Presented::Single(SECRET.as_bytes()),
+        client,
+        preflight: None,
+        fault: None,
+    };
+    let at = |minute: u64| Now { unix_ms: minute * 60_000, mono_ns: 1 };
+    let minute = 29_900_000;
+    let Verdict::Admitted(admitted) = decide(&settings.policy, Some(&keys), &facts, at(minute))
+    else {
+        panic!("the key opens the route");
+    };
+    keys.1.count(at(minute));
+    let streams = std::rc::Rc::new(Streams::default());
+    // More than are looked at in one go, so that the last one's turn comes later.
+    let waiting: Vec<_> = (0..5000).map(|_| streams.register(None, &settings, 0)).collect();
+    let stream = streams.register(Some(admitted.ticket(client)), &settings, 0);
+    let last = |now: u64| {
+        (0..4).for_each(|_| streams.touch_some(&keys, at(now)));
+        keys.1.read()
+    };
+    let used = |last: u64| crate::core::KeyUse { last: last as u32, admitted: 1 };
+    for now in [minute, minute + 1, minute + 2000] {
+        assert_eq!(last(now), used(now));
+    }
+    drop(stream);
+    assert_eq!(last(minute + 3000), used(minute + 2000), "it is over");
+    drop(waiting);
+}
