@@ -74,6 +74,7 @@ impl ObserveDesk {
             observing: observe.is_some_and(|observe| observe.is_on(now)),
             until: observe.and_then(|observe| observe.until),
             enforced_share: observe.map_or(EnforcedShare::ALL, |o| o.share_at(now)).as_ratio(),
+            since_ms: self.book.since_ms(),
             requests: self.book.requests(),
             rows: rows.len() as u64,
             dropped,

@@ -75,7 +75,15 @@ pub(super) fn run(args: &ObserveReportArgs) -> Result<Exit, CommandFailure> {
     let view = ReportView { since_ms, accepted: args.accept.clone() };
     let summary = report.summary(&view);
     show(&if args.json { json(&summary)? } else { report.text(&view) })?;
-    Ok(if summary.breaks > 0 { Exit::WouldBreak } else { Exit::Ok })
+    match report.began_late(&view) {
+        _ if summary.breaks > 0 => Ok(Exit::WouldBreak),
+        None => Ok(Exit::Ok),
+        Some(instance) => Err(Exit::TryAgain.because(anyhow!(
+            "{instance} has not compared requests for so long: what went before is not known\n\
+             hint: its rows began with its first request since it started; wait, or ask for less \
+             with --since"
+        ))),
+    }
 }
 
 /// Bound to all addresses: reached over loopback.

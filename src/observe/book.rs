@@ -18,6 +18,8 @@ pub struct ObserveBook {
     rows: Mutex<RowStore>,
     /// Requests that were compared with the service's answer.
     requests: AtomicU64,
+    /// When the first of them was compared, in milliseconds since 1970; 0: none yet.
+    first_ms: AtomicU64,
 }
 
 /// One request that is worth a row.
@@ -88,8 +90,15 @@ struct ObservedRow {
 
 impl ObserveBook {
     /// One more request was compared.
-    pub fn compared(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    pub fn compared(&self, now: Now) {
+        if self.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.first_ms.store(now.unix_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// When the first request was compared, in milliseconds since 1970. `None`: none was yet.
+    pub fn since_ms(&self) -> Option<u64> {
+        Some(self.first_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
     }
 
     /// Requests that were compared.

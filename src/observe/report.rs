@@ -23,6 +23,8 @@ pub struct ObserveReport {
     dropped: u64,
     /// Sidecars that observe nobody at this time.
     idle: Vec<String>,
+    /// Sidecars, and since when each has compared requests, in milliseconds since 1970.
+    since: Vec<(String, Option<u64>)>,
 }
 
 /// What a line was.
@@ -101,6 +103,7 @@ impl ObserveReport {
             };
             self.requests = self.requests.saturating_add(head.requests);
             self.dropped = self.dropped.saturating_add(head.dropped);
+            self.since.push((head.instance.clone(), head.since_ms));
             if !head.observing {
                 self.idle.push(head.instance);
             }
@@ -202,6 +205,15 @@ impl ObserveReport {
         ReportSummary { requests: self.requests, breaks, dropped: self.dropped, rows }
     }
 
+    /// A sidecar that has not compared requests for all of the time that is looked at: its rows
+    /// began later, so that nothing is known of what went before. Access logs say for themselves
+    /// from when on they are.
+    pub fn began_late(&self, view: &ReportView) -> Option<&str> {
+        let is_late = |since: Option<u64>| since.is_none_or(|ms| ms > view.since_ms);
+        let late = self.since.iter().find(|(_, since)| view.since_ms > 0 && is_late(*since));
+        late.map(|(instance, _)| instance.as_str())
+    }
+
     /// For people.
     pub fn text(&self, view: &ReportView) -> String {
         let summary = self.summary(view);
@@ -291,6 +303,20 @@ mod tests {
         let row = summary.rows[0];
         assert_eq!((row.count, row.upstream["2xx"], row.first_ms), (7, 5, 5));
         assert_eq!(row.request_id, "r2", "the latest");
+    }
+
+    #[test]
+    fn a_sidecar_that_began_later_knows_nothing_of_before() {
+        let head = |since: &str| HEAD.replace("\"requests\":9", &format!("{since}\"requests\":9"));
+        let (early, late) = (head("\"since_ms\":5,"), head("\"since_ms\":9,"));
+        let began_late = |lines: &[&str], since_ms| {
+            let view = ReportView { since_ms, accepted: Vec::new() };
+            read(lines).began_late(&view).is_some()
+        };
+        assert!(!began_late(&[&early], 5) && began_late(&[&early], 4));
+        assert!(began_late(&[&early, &late], 5) && began_late(&[&early, HEAD], 5));
+        assert!(!began_late(&[&late, HEAD], 0), "the whole record was asked for");
+        assert!(!began_late(&[LOGGED], 5), "a log has its own times");
     }
 
     #[test]

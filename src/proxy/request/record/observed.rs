@@ -102,7 +102,7 @@ impl RequestRecord {
         observed.upstream = Some(upstream);
         let (denied, told) = (observed.denied, std::mem::take(&mut observed.told));
         self.worker.cells.compared(self.route_slot, denied, upstream);
-        self.worker.shared.observed.compared();
+        self.worker.shared.observed.compared(self.started());
         let is_turned_away =
             matches!(upstream, UpstreamClass::Unauthorized | UpstreamClass::Forbidden);
         match denied {
