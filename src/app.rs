@@ -44,7 +44,7 @@ use crate::meter::UseProbe;
 use crate::observe::ObserveBook;
 use crate::proxy::tls::Reloadable;
 use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared};
-use crate::reload::{self, Hooks, UseCounting};
+use crate::reload::{self, Hooks, IssuerParts, UseCounting};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
@@ -163,6 +163,9 @@ fn build(
     let keys = loaded.keys();
     let store = Arc::new(Store::new(Snapshot { settings, keys, route_slots }));
     let instance = instance_name(&config.usage);
+    let issuers =
+        IssuerParts { store: Arc::clone(&store), clock: clock.clone(), metrics: metrics.clone() };
+    issuers.load_first();
     let uses = use_book(&config.usage, &config.table.audience, &store, &clock)?;
 
     let access = match config.log.access {
@@ -183,6 +186,7 @@ fn build(
         store,
         dropped_names: Default::default(),
         observed: Arc::clone(&observed),
+        token_budgets: Default::default(),
         limits: Arc::clone(&limits),
         upstream,
         upstream_tls,
@@ -219,6 +223,7 @@ fn build(
     let mut watchers = Watchers::default();
     let certificates = certificate_status(&reloadable, &clock);
     watchers.certificates(reloadable, &clock, &metrics)?;
+    watchers.issuers(issuers)?;
     watchers.health(&shared, upstream_ready)?;
     let exposure = ExposureCell::default();
     watchers.exposure(exposure_check, exposure.clone(), &metrics)?;

@@ -17,6 +17,7 @@ mod routes;
 mod section;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod units;
 mod usage;
 
@@ -24,6 +25,7 @@ use std::cell::RefCell;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::cors::CorsRules;
@@ -36,6 +38,8 @@ pub use self::diff::needs_restart;
 pub use self::fault::{ConfigError, ConfigFault};
 pub use self::files::WatchedFile;
 pub use self::raw::{Host, Places};
+pub(crate) use self::tokens::MOST_ISSUERS;
+pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};
 
 /// Everything. The parts outside [`Settings`] need a restart to change.
 #[derive(Clone, Debug)]
@@ -81,6 +85,8 @@ pub struct Settings {
     /// WebSocket close code when a stream's key ends (1008, or 4000 to 4999).
     pub close_code: u16,
     pub use_reports: UseReports,
+    /// Behind a pointer: whoever keeps what was verified by it compares that.
+    pub tokens: Arc<TokenSettings>,
 }
 
 /// What becomes of `traceparent` (W3C Trace Context).

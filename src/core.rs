@@ -25,6 +25,7 @@ pub mod route;
 pub mod secret;
 pub mod signer;
 pub mod use_cell;
+pub mod user_token;
 
 pub use self::address::NetworkSet;
 pub use self::client_network::ClientNetwork;
@@ -34,7 +35,7 @@ pub use self::decision::{
     decide,
 };
 pub use self::grant::{Grant, KeySpec, KeyView, PermissionSet};
-pub use self::identity::{IdentityFields, anonymous_field, identity_fields};
+pub use self::identity::{IdentityFields, anonymous_field, identity_fields, token_fields};
 pub use self::key::{Environment, KeyId, KeyKind, KeyStatus, NameError, OrgId, Permission};
 pub use self::limit::{Limit, LimitSet, NamedLimit, PolicyName};
 pub use self::owner::{Owner, OwnerView};
@@ -43,6 +44,9 @@ pub use self::route::{Access, Route, RouteTable};
 pub use self::secret::{Digest, Secret};
 pub use self::signer::{SignerError, SignerKey};
 pub use self::use_cell::{KeyUse, UseCell};
+pub use self::user_token::{
+    KnownOrgs, SignerPrint, TokenFault, TokenOnward, TokenSigners, UserToken,
+};
 
 /// One reading of the clock, taken at the edge and handed down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

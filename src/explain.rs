@@ -14,8 +14,8 @@ use crate::core::refusal::Context;
 use crate::core::route::Require;
 use crate::core::{
     Access, BasicForm, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, Now,
-    OwnerView, PairLookup, PolicyName, Prefixes, Presented, Reason, Rejection, Route, Verdict,
-    anonymous_field, decide, identity_fields,
+    OwnerView, PairLookup, PolicyName, Prefixes, Presented, Reason, Rejection, Route, UserToken,
+    Verdict, anonymous_field, decide, identity_fields, token_fields,
 };
 
 /// The request to explain.
@@ -68,6 +68,8 @@ pub struct Explained {
     pub rule: Option<ExplainedRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<ExplainedKey>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<ExplainedToken>,
     /// Kind of the source that a secret was taken to be carried in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<&'static str>,
@@ -86,7 +88,7 @@ pub struct ExplainedRule {
     pub id: String,
     pub path: String,
     pub methods: Vec<String>,
-    /// `key`, `key-or-pass` or `public`.
+    /// `key`, `key-or-pass`, `key-or-token`, `public` or `token`.
     pub access: &'static str,
     pub permissions: Vec<String>,
     /// `all` or `any`.
@@ -112,6 +114,17 @@ pub struct ExplainedKey {
     /// Of other policies than `per-key`.
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub limits: std::collections::BTreeMap<String, String>,
+}
+
+/// A user token, as it was verified.
+#[derive(Debug, Serialize)]
+pub struct ExplainedToken {
+    pub issuer: String,
+    pub subject: String,
+    pub org: String,
+    pub permissions: Vec<String>,
+    /// RFC 3339.
+    pub expires: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -202,9 +215,15 @@ fn told<K: KeyLookup>(
             let mut answer = Explained::new(ask, "admitted");
             let owner = keys.and_then(|keys| admitted.owner(keys));
             let owner = owner.map(|owner| owner.to_string());
-            answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(admitted.key()) });
             answer.rule = Some(ExplainedRule::of(admitted.route()));
-            identity_fields(names, admitted.key(), |n, v| answer.headers.push(shown(n, v)));
+            if let Some(key) = admitted.key() {
+                answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(key) });
+                identity_fields(names, key, |n, v| answer.headers.push(shown(n, v)));
+            }
+            if let Some(token) = admitted.token() {
+                answer.token = Some(ExplainedToken::of(token));
+                token_fields(names, token, |n, v| answer.headers.push(shown(n, v)));
+            }
             answer
         }
         Verdict::Passed(passed) => {
@@ -314,6 +333,10 @@ impl<K: KeyLookup> KeyLookup for Holder<'_, K> {
         self.owner
     }
 
+    fn knows_org(&self, org: &str) -> bool {
+        self.all.knows_org(org)
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         self.all.refuse_from()
     }
@@ -330,6 +353,7 @@ impl Explained {
             detail: None,
             rule: None,
             key: None,
+            token: None,
             source: None,
             headers: Vec::new(),
             refusal: None,
@@ -396,6 +420,20 @@ impl fmt::Display for Explained {
     }
 }
 
+// === impl ExplainedToken ===
+
+impl ExplainedToken {
+    fn of(token: &UserToken) -> Self {
+        Self {
+            issuer: token.issuer.to_string(),
+            subject: token.subject.to_string(),
+            org: token.org.to_string(),
+            permissions: token.permissions.iter().map(|p| p.as_str().to_owned()).collect(),
+            expires: time(token.expires),
+        }
+    }
+}
+
 // === impl ExplainedRule ===
 
 impl ExplainedRule {
@@ -403,7 +441,9 @@ impl ExplainedRule {
         let (access, needs) = match &route.access {
             Access::Key(needs) => ("key", Some(needs)),
             Access::KeyOrPass(needs) => ("key-or-pass", Some(needs)),
+            Access::KeyOrToken(needs) => ("key-or-token", Some(needs)),
             Access::Public => ("public", None),
+            Access::Token(needs) => ("token", Some(needs)),
         };
         let words = needs.map(|n| n.permissions.iter().map(|p| p.as_str().to_owned()).collect());
         Self {

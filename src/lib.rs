@@ -24,5 +24,6 @@ pub mod remote;
 pub mod snapshot;
 pub mod table;
 pub mod telemetry;
+pub mod token;
 pub mod usage;
 pub mod wording;

@@ -18,8 +18,8 @@
 //! executor         tasks of hyper's HTTP/2, on the worker's thread
 //! http1/           HTTP/1.1 heads to and from bytes; no I/O, imports core alone
 //! memory/          what connections hold, and who has to go; no I/O
-//! streams limits load ids dropped future_size tunnel/   registries and parts that know nothing of
-//!                  the others
+//! streams limits load tokens ids dropped future_size tunnel/   registries and parts that know
+//!                  nothing of the others
 //! ```
 //!
 //! A request's way:
@@ -68,6 +68,7 @@ mod run;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod tokens;
 pub mod tunnel;
 mod upstream;
 mod worker;

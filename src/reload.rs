@@ -12,6 +12,7 @@
 mod census;
 mod fetch;
 mod files;
+mod issuers;
 mod keeper;
 mod observing;
 mod run;
@@ -49,6 +50,7 @@ use crate::table::{KeySet, Refusal, TrustError};
 use crate::telemetry::control::ReloadKind;
 use crate::telemetry::{Metrics, Readiness};
 
+pub use self::issuers::{IssuerParts, read_issuer_keys};
 pub use self::keeper::{LoadFailure, UseCounting};
 pub use self::source::SourceError;
 pub use self::state::StateError;

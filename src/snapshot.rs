@@ -1,11 +1,14 @@
 //! What is in force: one value behind one atomic pointer. A request loads it once.
 
+mod issuers;
+
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
-use crate::config::Settings;
+pub use self::issuers::{FetchWish, HeldKeys, IssuerKeys, IssuersInForce, WishEnd};
+use crate::config::{Settings, TokenSettings};
 use crate::table::KeySet;
 
 /// Settings and keys that were put in force together. A decision never sees two serials.
@@ -22,6 +25,7 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct Store {
     current: ArcSwap<Snapshot>,
+    issuers: ArcSwap<IssuerKeys>,
     /// Counts swaps; workers wake on it to hold their streams against the new snapshot.
     swaps: watch::Sender<u64>,
 }
@@ -30,7 +34,11 @@ pub struct Store {
 
 impl Store {
     pub fn new(first: Snapshot) -> Self {
-        Self { current: ArcSwap::from_pointee(first), swaps: watch::Sender::new(0) }
+        Self {
+            current: ArcSwap::from_pointee(first),
+            issuers: ArcSwap::default(),
+            swaps: watch::Sender::new(0),
+        }
     }
 
     /// The snapshot in force. Hold the guard only for synchronous work: it may keep a whole table
@@ -41,6 +49,23 @@ impl Store {
 
     pub fn swap(&self, next: Snapshot) {
         self.current.store(Arc::new(next));
+        self.swaps.send_modify(|n| *n += 1);
+    }
+
+    /// The signing keys of issuers in force.
+    pub fn issuers(&self) -> Guard<Arc<IssuerKeys>> {
+        self.issuers.load()
+    }
+
+    /// Puts one issuer's keys in force. Streams whose token another key has signed end.
+    pub fn put_issuer(&self, held: &HeldKeys) {
+        self.issuers.rcu(|before| before.with(held.clone()));
+        self.swaps.send_modify(|n| *n += 1);
+    }
+
+    /// Forgets the keys of issuers that are not in `settings`.
+    pub fn keep_issuers(&self, settings: &TokenSettings) {
+        self.issuers.rcu(|before| before.only(settings));
         self.swaps.send_modify(|n| *n += 1);
     }
 

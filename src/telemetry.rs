@@ -24,7 +24,7 @@ pub use self::access::{AccessLine, AccessLog, AccessLogs, Decided};
 pub use self::cells::WorkerCells;
 pub use self::control::Control;
 pub use self::labels::{
-    DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway,
+    CacheResult, DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway,
 };
 pub use self::readiness::Readiness;
 

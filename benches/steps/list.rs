@@ -91,6 +91,10 @@ impl KeyLookup for MapKeys {
         None
     }
 
+    fn knows_org(&self, _: &str) -> bool {
+        true
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         None
     }

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::exposure::{Exposure, ExposureCell, ExposureCheck, ExposureState};
 use crate::proxy::tls::{Reloadable, TlsReloadOutcome, Watcher};
 use crate::proxy::{Shared, health};
-use crate::reload::lower_priority;
+use crate::reload::{IssuerParts, lower_priority};
 use crate::telemetry::Metrics;
 use crate::telemetry::control::Attempt;
 use crate::telemetry::readiness::ReadinessPart;
@@ -125,6 +125,11 @@ impl Watchers {
                 }
             }
         })
+    }
+
+    /// Keeps the signing keys of the issuers of user tokens.
+    pub(super) fn issuers(&mut self, parts: IssuerParts) -> io::Result<()> {
+        self.start("issuers", move |stop| parts.supervise(stop))
     }
 
     fn start(

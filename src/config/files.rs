@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{ClientAuth, Config, TableSource};
+use super::{ClientAuth, Config, JwksSource, TableSource};
 
 /// A file whose replacement is to be seen without a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,12 @@ impl Config {
             add("upstream.tls.ca", tls.ca.as_deref());
             add("upstream.tls.certificate", tls.certificate.as_ref().map(|c| c.chain.as_path()));
             add("upstream.tls.key", tls.certificate.as_ref().map(|c| c.key.as_path()));
+        }
+        for issuer in &self.settings.tokens.issuers {
+            match &issuer.jwks {
+                JwksSource::Path(path) => add("tokens.jwks", Some(path)),
+                JwksSource::Url { ca, .. } => add("tokens.jwks_ca", ca.as_deref()),
+            }
         }
         files
     }

@@ -1,13 +1,15 @@
 //! The parts that a reload puts in force: credentials, identity, and with `routes` the policy.
 
+use std::sync::Arc;
+
 use http::HeaderName;
 
 use super::fault::ConfigProblem;
 use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
-    IdentityFields, LogFields, Sampled, Settings, TraceStart, Underscores, cors, observe, refusals,
-    routes, usage,
+    IdentityFields, LogFields, Sampled, Settings, TokenSettings, TraceStart, Underscores, cors,
+    observe, refusals, routes, tokens, usage,
 };
 use crate::core::address::parse_network;
 use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
@@ -46,8 +48,13 @@ pub(super) fn settings(
     );
     let mut owned = OwnedNames::default();
     let sources = credentials(root, &mut owned);
-    let identity = identity(&root.section("identity"), &mut owned);
-    let refusals = refusals::refusals(&root.section("refusals"), &sources);
+    let tokens = tokens::tokens(root);
+    let identity = identity(&root.section("identity"), &mut owned, &tokens);
+    let refusal_section = root.section("refusals");
+    let mut refusals = refusals::refusals(&refusal_section, &sources);
+    if !tokens.is_empty() && !refusal_section.has("challenges") {
+        refusals.challenges = refusals.challenges.with_tokens();
+    }
     let cors_exposed = cors::exposed(&refusals, &identity);
     let cors = cors::rules(root);
     let rules = routes::rules(root, &refusals);
@@ -57,6 +64,7 @@ pub(super) fn settings(
             "say where keys are read: [[credentials]] source = \"header\", name = \"x-api-key\"",
         );
     }
+    tokens::fit(root, &rules, &sources, &tokens);
     let observe_section = root.section("observe");
     let Some(routes) = routes::table(root, rules) else {
         let _ = observe::observe(&observe_section, &RouteTable::default());
@@ -81,6 +89,7 @@ pub(super) fn settings(
         log_fields: log_fields(log),
         close_code: close_code(&root.section("streams")),
         use_reports: usage::reports(usage_section, &root.section("metrics")),
+        tokens: Arc::new(tokens),
     })
 }
 
@@ -336,8 +345,14 @@ fn prefixes(section: &ConfigSection<'_>) -> Prefixes {
 
 // IdentityFields.
 
-fn identity(section: &ConfigSection<'_>, owned: &mut OwnedNames) -> IdentityFields {
+fn identity(
+    section: &ConfigSection<'_>,
+    owned: &mut OwnedNames,
+    tokens: &TokenSettings,
+) -> IdentityFields {
     let default = IdentityFields::default();
+    // Where no token is taken nobody is told of one, and the names stay the client's.
+    let with_tokens = |name| (!tokens.is_empty()).then(|| HeaderName::from_static(name));
     let mut name = |key: &'static str, default: Option<HeaderName>| {
         let off = section.ask(key).is_some_and(|(_, value)| value.as_bool() == Some(false));
         let chosen = match off {
@@ -359,6 +374,8 @@ fn identity(section: &ConfigSection<'_>, owned: &mut OwnedNames) -> IdentityFiel
         environment: name("environment", default.environment),
         anonymous: name("anonymous", default.anonymous),
         client_subject: name("client_subject", default.client_subject),
+        subject: name("subject", with_tokens("x-subject")),
+        credential: name("credential", with_tokens("x-credential")),
         request_id: {
             let off = section.ask("request_id").is_some_and(|(_, v)| v.as_str().is_none());
             if off {

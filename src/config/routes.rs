@@ -21,7 +21,19 @@ pub(super) struct Rule {
 }
 
 pub(super) fn needs_key(rule: &Rule) -> bool {
-    rule.route.access != Access::Public
+    rule.route.access.takes_keys()
+}
+
+// === impl Rule ===
+
+impl Rule {
+    pub(super) fn access(&self) -> &Access {
+        &self.route.access
+    }
+
+    pub(super) fn place(&self) -> &ConfigPlace {
+        &self.place
+    }
 }
 
 pub(super) fn rules(root: &ConfigSection<'_>, refusals: &Refusals) -> Vec<Rule> {
@@ -143,7 +155,9 @@ fn upgrade(text: &str) -> Result<Box<str>, ConfigProblem> {
 enum RouteGate {
     Key,
     KeyOrPass,
+    KeyOrToken,
     Public,
+    Token,
 }
 
 fn access(section: &ConfigSection<'_>) -> Option<Access> {
@@ -156,7 +170,9 @@ fn access(section: &ConfigSection<'_>) -> Option<Access> {
             let words = [
                 ("key", RouteGate::Key),
                 ("key-or-pass", RouteGate::KeyOrPass),
+                ("key-or-token", RouteGate::KeyOrToken),
                 ("public", RouteGate::Public),
+                ("token", RouteGate::Token),
             ];
             pick(text, &words)
         }),
@@ -174,6 +190,8 @@ fn access(section: &ConfigSection<'_>) -> Option<Access> {
     match gate? {
         RouteGate::Key => Some(Access::Key(needs)),
         RouteGate::KeyOrPass => Some(Access::KeyOrPass(needs)),
+        RouteGate::KeyOrToken => Some(Access::KeyOrToken(needs)),
+        RouteGate::Token => Some(Access::Token(needs)),
         RouteGate::Public => {
             if !needs.permissions.is_empty() {
                 let problem = ConfigProblem::new("a public route looks at no key");

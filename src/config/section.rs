@@ -317,6 +317,29 @@ impl<'a> ConfigSection<'a> {
         table.iter().filter_map(pair).collect()
     }
 
+    /// Names that its author chose, each with a list of strings.
+    pub(super) fn lists(&self, key: &'static str) -> Vec<(ConfigText, Vec<ConfigText>)> {
+        let mut section = self.section(key);
+        section.lose();
+        let Some(table) = section.table else { return Vec::new() };
+        let mut lists = Vec::new();
+        for (name, value) in table {
+            let path = format!("{}.{}", section.path, name.get_ref());
+            let place = ConfigPlace { path: path.clone(), span: name.span() };
+            let Some(list) = value.get_ref().as_array() else {
+                self.reader.wrong(&place, "a list of strings", value.get_ref());
+                continue;
+            };
+            let text = name.get_ref().to_string();
+            let name = ConfigText { text, place, from_environment: false };
+            let item = |(i, item): (usize, &'a Spanned<DeValue<'a>>)| {
+                self.string(format!("{path}[{i}]"), item.span(), item.get_ref())
+            };
+            lists.push((name, list.iter().enumerate().filter_map(item).collect()));
+        }
+        lists
+    }
+
     /// The raw value: for keys that take more than one type.
     pub(super) fn ask(&self, key: &'static str) -> Option<(Range<usize>, &'a DeValue<'a>)> {
         self.asked.borrow_mut().push(key);

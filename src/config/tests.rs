@@ -130,7 +130,7 @@ fn all_faults_are_told_at_once_with_line_key_and_remedy() {
             "15:16: routes[0].permissions[0]: must be 1 to 64 visible ASCII characters without \
              `\"` and `\\` (RFC 6749 scope-token), got \"re ad\"",
             "15:25: routes[0].permissions[1]: must be a string, got an integer",
-            "16:1: routes[0].access: must be one of `key`, `key-or-pass`, `public`, got \"keys\"\n\
+            "16:1: routes[0].access: must be one of `key`, `key-or-pass`, `key-or-token`, `public`, `token`, got \"keys\"\n\
              hint: did you mean `key`?",
         ]
     );
@@ -233,6 +233,18 @@ allow_double_encoding = true
 [[routes]]
 path = "/healthz"
 access = "public"
+[[routes]]
+path = "/users/*"
+access = "token"
+[[tokens]]
+issuer = "https://idp.example/"
+audiences = ["orders"]
+algorithms = ["ES256"]
+jwks = "https://idp.example/jwks.json"
+jwks_copy = "idp.json"
+org_claim = "org_id"
+permissions_claim = "scope"
+permissions = { "orders:read" = ["read"] }
 [refusals]
 profile = "error-message"
 disclosure = "uniform"

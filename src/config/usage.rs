@@ -1,5 +1,7 @@
 //! `[usage]` and `[metrics]`: whether uses of keys are counted, and where the count is shown.
 
+use http::Uri;
+
 use super::delivery::remote_url;
 use super::fault::ConfigProblem;
 use super::section::ConfigSection;
@@ -47,14 +49,20 @@ fn instance(text: &str) -> Result<Option<Box<str>>, ConfigProblem> {
 /// The credential goes there, and which key comes from where.
 fn post_url(text: &str) -> Result<Box<str>, ConfigProblem> {
     let uri = remote_url(text)?;
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_here = host == "localhost"
-        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
     match uri.scheme_str() {
-        Some("http") if !is_here => Err(ConfigProblem::new("must be https:// beyond this host")
-            .hint("it carries a credential, and which key is used from where")),
+        Some("http") if !is_this_host(&uri) => {
+            Err(ConfigProblem::new("must be https:// beyond this host")
+                .hint("it carries a credential, and which key is used from where"))
+        }
         _ => Ok(text.into()),
     }
+}
+
+/// Whether a URL's host is this one by its name alone: nobody else hears what is sent there.
+pub(super) fn is_this_host(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 #[cfg(test)]

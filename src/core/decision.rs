@@ -1,13 +1,14 @@
 //! [`decide`]: who is calling, and may they do this here and now?
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::Method;
 
 use super::Now;
 use super::client_network::ClientNetwork;
 use super::credential::MissingHalf;
-use super::grant::KeyView;
+use super::grant::{KeyView, PermissionSet};
 use super::key::{Environment, KeyId, KeyStatus};
 use super::limit::Limit;
 use super::observe::{Conduct, CredentialPassage, Observe, ShareCaller};
@@ -16,6 +17,7 @@ use super::path::Traits;
 use super::reason::{Detail, Reason, Rejection};
 use super::route::{Access, FoundRoute, Needs, Route, RouteTable};
 use super::secret::Digest;
+use super::user_token::{KnownOrgs, SignerPrint, TokenFault, TokenSigners, UserToken};
 
 /// The part of the configuration that a decision depends on.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +42,8 @@ pub trait KeyLookup {
     fn any(&self, digest: &Digest) -> Option<KeyView<'_>>;
     /// Who issued the key that has this digest. A look-up of its own: most requests need no owner.
     fn owner(&self, digest: &Digest) -> Option<OwnerView<'_>>;
+    /// Whether the table or the patch names this org.
+    fn knows_org(&self, org: &str) -> bool;
     /// Unix seconds from which on nothing is admitted (`after_expiry = "refuse"`).
     fn refuse_from(&self) -> Option<u64>;
 }
@@ -72,7 +76,10 @@ pub struct Facts<'r> {
 /// The one credential of a request.
 #[derive(Clone, Copy)]
 pub enum Presented<'r> {
-    /// A credential in a place that keygate reads, but not for keygate: a user token, a session.
+    /// A user token that does not hold.
+    FaultyToken(TokenFault),
+    /// A credential in a place that keygate reads, but not for keygate: a session, or a user token
+    /// on a route that takes none.
     Foreign,
     /// One half of a pair: an attempt with a pair, and never right.
     HalfPair(MissingHalf<'r>),
@@ -82,6 +89,8 @@ pub enum Presented<'r> {
         secret: &'r [u8],
     },
     Single(&'r [u8]),
+    /// A verified user token.
+    Token(&'r Arc<UserToken>),
 }
 
 #[derive(Debug)]
@@ -92,14 +101,20 @@ pub enum Verdict<'k> {
     Rejected(Refused<'k>),
 }
 
-/// Proof that a key opened this route. Only [`decide`] makes one.
+/// Proof that a key or a user token opened this route. Only [`decide`] makes one.
 #[derive(Debug)]
 pub struct Admitted<'k> {
-    key: KeyView<'k>,
-    digest: Digest,
+    caller: AdmittedCaller<'k>,
     route: &'k Route,
     charge: Option<Charge>,
     conduct: Conduct,
+}
+
+/// Who is admitted.
+#[derive(Debug)]
+enum AdmittedCaller<'k> {
+    Key { key: KeyView<'k>, digest: Digest },
+    Token(Arc<UserToken>),
 }
 
 /// Proof that this route lets the request through without a key. Only [`decide`] makes one.
@@ -139,12 +154,17 @@ pub struct Charge {
 /// What is kept of an admitted request while its response runs, to hold it against later tables.
 #[derive(Clone, Debug)]
 pub struct Ticket {
-    pub id: KeyId,
-    digest: Digest,
+    holder: TicketHolder,
     org: u64,
     client: IpAddr,
     /// Unix seconds.
     pub expires: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+enum TicketHolder {
+    Key { id: KeyId, digest: Digest },
+    Token { issuer: Arc<str>, signed_by: SignerPrint },
 }
 
 /// The verdict on one request. Total: every input has a verdict, every refusal a reason.
@@ -172,7 +192,7 @@ fn carry_out<'k>(
     verdict: Verdict<'k>,
 ) -> Verdict<'k> {
     let proved = match &verdict {
-        Verdict::Admitted(admitted) => Some(admitted.key.id),
+        Verdict::Admitted(admitted) => admitted.key().map(|key| key.id),
         Verdict::Rejected(refused) if refused.rejection.reason != Reason::WrongSecret => {
             refused.key.map(|key| key.id)
         }
@@ -279,15 +299,33 @@ fn judge<'k, K: KeyLookup>(
     if let FoundRoute::Route(route) = found {
         match (&route.access, facts.presented) {
             (Access::Public, _)
-            | (Access::KeyOrPass(_), Presented::Foreign | Presented::Nothing) => {
+            | (
+                Access::KeyOrPass(_),
+                Presented::FaultyToken(_)
+                | Presented::Foreign
+                | Presented::Nothing
+                | Presented::Token(_),
+            ) => {
                 return Ok(Verdict::Passed(Passed { route, conduct: Conduct::Enforced }));
             }
-            (Access::Key(_) | Access::KeyOrPass(_), _) => {}
+            (Access::KeyOrToken(_) | Access::Token(_), Presented::Token(token)) => {
+                return judge_token(keys, token, route, now).map(Verdict::Admitted);
+            }
+            (Access::KeyOrToken(_) | Access::Token(_), Presented::FaultyToken(fault)) => {
+                return Err(fault.into());
+            }
+            // A key opens nothing here, so nobody learns whether it is one.
+            (Access::Token(_), _) => return Err(Reason::TokenNeeded.into()),
+            (Access::Key(_) | Access::KeyOrPass(_) | Access::KeyOrToken(_), _) => {}
         }
     }
     // Do not ask for a key where none would help. A key that was sent is judged first: a
     // wrong one is wrong for any request.
-    if let Presented::Foreign | Presented::Nothing = facts.presented {
+    if let Presented::FaultyToken(_)
+    | Presented::Foreign
+    | Presented::Nothing
+    | Presented::Token(_) = facts.presented
+    {
         match found {
             FoundRoute::Nothing => return Err(Reason::Route.into()),
             FoundRoute::OtherMethods(methods) => return Err(other_methods(methods)),
@@ -309,8 +347,32 @@ fn judge<'k, K: KeyLookup>(
         return Err(Rejection { reason: Reason::Permission, detail });
     }
     let charge = key.grant.limits.per_key().map(|limit| Charge { key: key.id, limit });
+    let caller = AdmittedCaller::Key { key, digest };
     let conduct = Conduct::Enforced;
-    Ok(Verdict::Admitted(Admitted { key, digest, route, charge, conduct }))
+    Ok(Verdict::Admitted(Admitted { caller, route, charge, conduct }))
+}
+
+/// What the table says of a verified token, and what the route needs of it.
+fn judge_token<'k, K: KeyLookup>(
+    keys: &'k K,
+    token: &Arc<UserToken>,
+    route: &'k Route,
+    now: Now,
+) -> Result<Admitted<'k>, Rejection> {
+    if token.expires <= now.unix_secs() {
+        return Err(TokenFault::Expired.into());
+    }
+    if token.orgs == KnownOrgs::InTable && !keys.knows_org(&token.org) {
+        return Err(TokenFault::Org.into());
+    }
+    if let Some(needs) = route.access.needs()
+        && !needs.met_by(&token.permissions)
+    {
+        let detail = Detail::Permissions(needs.permissions.clone());
+        return Err(Rejection { reason: Reason::Permission, detail });
+    }
+    let (caller, conduct) = (AdmittedCaller::Token(Arc::clone(token)), Conduct::Enforced);
+    Ok(Admitted { caller, route, charge: None, conduct })
 }
 
 fn other_methods(methods: &[&Method]) -> Rejection {
@@ -324,7 +386,9 @@ fn identify<'k, K: KeyLookup>(
     seen: &mut Option<KeyView<'k>>,
 ) -> Result<(KeyView<'k>, Digest), Rejection> {
     match presented {
-        Presented::Foreign => Err(Reason::Foreign.into()),
+        Presented::FaultyToken(_) | Presented::Foreign | Presented::Token(_) => {
+            Err(Reason::Foreign.into())
+        }
         Presented::HalfPair(missing) => Err(Rejection::told(
             Reason::Unknown,
             format!("{missing} is missing"),
@@ -399,8 +463,35 @@ impl Verdict<'_> {
 // === impl Admitted ===
 
 impl<'k> Admitted<'k> {
-    pub fn key(&self) -> &KeyView<'k> {
-        &self.key
+    /// `None`: a user token opened the route.
+    pub fn key(&self) -> Option<&KeyView<'k>> {
+        match &self.caller {
+            AdmittedCaller::Key { key, .. } => Some(key),
+            AdmittedCaller::Token(_) => None,
+        }
+    }
+
+    /// `None`: a key opened the route.
+    pub fn token(&self) -> Option<&UserToken> {
+        match &self.caller {
+            AdmittedCaller::Key { .. } => None,
+            AdmittedCaller::Token(token) => Some(token),
+        }
+    }
+
+    /// The org on whose behalf the caller acts.
+    pub fn org(&self) -> &str {
+        match &self.caller {
+            AdmittedCaller::Key { key, .. } => key.org,
+            AdmittedCaller::Token(token) => &token.org,
+        }
+    }
+
+    pub fn permissions(&self) -> &PermissionSet {
+        match &self.caller {
+            AdmittedCaller::Key { key, .. } => &key.grant.permissions,
+            AdmittedCaller::Token(token) => &token.permissions,
+        }
     }
 
     pub fn route(&self) -> &'k Route {
@@ -411,25 +502,38 @@ impl<'k> Admitted<'k> {
         self.charge
     }
 
-    /// Who issued the key: in `keys`, which decided.
+    /// Who issued the key: in `keys`, which decided. A user token has no owner.
     pub fn owner<'o>(&self, keys: &'o impl KeyLookup) -> Option<OwnerView<'o>> {
-        keys.owner(&self.digest)
+        match &self.caller {
+            AdmittedCaller::Key { digest, .. } => keys.owner(digest),
+            AdmittedCaller::Token(_) => None,
+        }
     }
 
-    /// The first bytes of the secret's digest: random, and the same for the same secret.
+    /// The first bytes of the secret's digest: random, and the same for the same secret. 0 for a
+    /// user token.
     pub fn digest_start(&self) -> u64 {
-        self.digest.0.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+        match &self.caller {
+            AdmittedCaller::Key { digest, .. } => {
+                digest.0.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+            }
+            AdmittedCaller::Token(_) => 0,
+        }
     }
 
     /// What the stream registry keeps of this request.
     pub fn ticket(&self, client: IpAddr) -> Ticket {
-        Ticket {
-            id: self.key.id,
-            digest: self.digest,
-            org: fingerprint(self.key.org),
-            client,
-            expires: self.key.expires,
-        }
+        let (holder, expires) = match &self.caller {
+            AdmittedCaller::Key { key, digest } => {
+                (TicketHolder::Key { id: key.id, digest: *digest }, key.expires)
+            }
+            AdmittedCaller::Token(token) => {
+                let issuer = Arc::clone(&token.issuer);
+                let holder = TicketHolder::Token { issuer, signed_by: token.signed_by };
+                (holder, Some(token.expires))
+            }
+        };
+        Ticket { holder, org: fingerprint(self.org()), client, expires }
     }
 }
 
@@ -463,27 +567,48 @@ impl<'k> Observed<'k> {
 // === impl Ticket ===
 
 impl Ticket {
-    /// Notes that a request with this key runs still.
+    /// Notes that a request with this key runs still. Uses of a user token are not counted.
     pub fn touch<K: KeyLookup>(&self, keys: &K, now: Now) {
-        if let Some(key) = keys.any(&self.digest).filter(|key| key.id == self.id)
+        let TicketHolder::Key { id, digest } = &self.holder else { return };
+        if let Some(key) = keys.any(digest).filter(|key| key.id == *id)
             && let Some(uses) = key.uses
         {
             uses.touch(now);
         }
     }
 
-    /// Whether the key that opened a stream would still open it, and until when (Unix seconds).
+    /// Why its stream ends when [`Ticket::expires`] has come.
+    pub fn expired(&self) -> Reason {
+        match self.holder {
+            TicketHolder::Key { .. } => Reason::Expired,
+            TicketHolder::Token { .. } => Reason::TokenExpired,
+        }
+    }
+
+    /// Whether the key or token that opened a stream would still open it, and until when (Unix
+    /// seconds).
     ///
-    /// `needs` are those of the route at the time of the request.
+    /// `needs` are those of the route at the time of the request. Of a token only its signing key
+    /// can change; its claims were checked against them then.
     pub fn recheck<K: KeyLookup>(
         &self,
         policy: &Policy,
         keys: &K,
+        signers: &impl TokenSigners,
         needs: Option<&Needs>,
         now: Now,
     ) -> Result<Option<u64>, Reason> {
-        let key = keys.any(&self.digest).ok_or(Reason::Revoked)?;
-        if key.id != self.id || fingerprint(key.org) != self.org {
+        let (held, digest) = match &self.holder {
+            TicketHolder::Key { id, digest } => (id, digest),
+            TicketHolder::Token { issuer, signed_by } => {
+                return match signers.trusts(issuer, *signed_by) {
+                    true => Ok(self.expires),
+                    false => Err(Reason::TokenKeyUnknown),
+                };
+            }
+        };
+        let key = keys.any(digest).ok_or(Reason::Revoked)?;
+        if key.id != *held || fingerprint(key.org) != self.org {
             return Err(Reason::Revoked);
         }
         check_key(policy, &key, self.client, now)?;
@@ -504,11 +629,13 @@ fn fingerprint(text: &str) -> u64 {
 impl std::fmt::Debug for Presented<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::FaultyToken(_) => "FaultyToken(..)",
             Self::Foreign => "Foreign",
             Self::HalfPair(_) => "HalfPair(..)",
             Self::Nothing => "Nothing",
             Self::Pair { .. } => "Pair(..)",
             Self::Single(_) => "Single(..)",
+            Self::Token(_) => "Token(..)",
         })
     }
 }

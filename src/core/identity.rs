@@ -6,6 +6,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::grant::KeyView;
 use super::key::{Environment, KeyId};
+use super::user_token::UserToken;
 
 /// Names of the identity fields; `None`: not sent (but still removed from requests).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub struct IdentityFields {
     pub anonymous: Option<HeaderName>,
     /// Verified client-certificate subject.
     pub client_subject: Option<HeaderName>,
+    /// Subject of a user token.
+    pub subject: Option<HeaderName>,
+    /// Whether a `key` or a `token` opened the route.
+    pub credential: Option<HeaderName>,
     /// Default `x-request-id`.
     pub request_id: HeaderName,
 }
@@ -49,6 +54,26 @@ pub fn identity_fields(
     put(&names.key_name, &encode_name(key.name));
     put(&names.permissions, key.grant.permissions.joined());
     put(&names.environment, key.grant.environment.map_or("", Environment::as_str));
+    put(&names.credential, "key");
+}
+
+/// The same for a user token. It has a subject in place of a key's id, name and environment.
+pub fn token_fields(
+    names: &IdentityFields,
+    token: &UserToken,
+    mut put: impl FnMut(&HeaderName, &str),
+) {
+    let mut put = |name: &Option<HeaderName>, text: &str| {
+        if let Some(name) = name
+            && !text.is_empty()
+        {
+            put(name, text);
+        }
+    };
+    put(&names.org, &token.org);
+    put(&names.subject, &encode_name(&token.subject));
+    put(&names.permissions, token.permissions.joined());
+    put(&names.credential, "token");
 }
 
 /// The field that marks a request as forwarded without a key for keygate.
@@ -94,6 +119,8 @@ impl IdentityFields {
             &self.environment,
             &self.anonymous,
             &self.client_subject,
+            &self.subject,
+            &self.credential,
         ]
         .into_iter()
         .flatten()
@@ -111,6 +138,9 @@ impl Default for IdentityFields {
             environment: Some(HeaderName::from_static("x-environment")),
             anonymous: Some(HeaderName::from_static("x-anonymous")),
             client_subject: Some(HeaderName::from_static("x-client-subject")),
+            // Without user tokens there is nothing to tell apart.
+            subject: None,
+            credential: None,
             request_id: HeaderName::from_static("x-request-id"),
         }
     }

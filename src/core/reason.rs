@@ -83,6 +83,19 @@ reasons! {
     Revoked "revoked" "invalid_key" 401,
     /// No route rule matches: refused by default.
     Route "route" "no_route" 403,
+    /// Too many tokens with a bad signature came from this address. This one was not verified.
+    TokenBudget "token_budget" "too_many_attempts" 429,
+    TokenExpired "token_expired" "expired_token" 401,
+    /// A user token with a fault in its form, claims or signature.
+    TokenInvalid "token_invalid" "invalid_token" 401,
+    /// A user token that names a signing key which its issuer does not publish, or not yet.
+    TokenKeyUnknown "token_key_unknown" "invalid_token" 401,
+    /// The keys of a token's issuer cannot be had, or are too old. Fails closed.
+    TokenKeysMissing "token_keys_missing" "unavailable" 503,
+    /// The route takes user tokens, and there is none.
+    TokenNeeded "token_needed" "token_required" 401,
+    /// A user token without an org, or of one that is not known.
+    TokenOrg "token_org" "unknown_org" 403,
     /// No key has this secret.
     Unknown "unknown" "invalid_key" 401,
     /// The upstream's answer is not HTTP that we would pass on.

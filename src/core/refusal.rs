@@ -272,7 +272,11 @@ fn seconds(duration: Duration) -> u64 {
 fn retry_after(reason: Reason, detail: &Detail) -> Option<u64> {
     match (reason, detail) {
         (_, Detail::RetryAfter { retry_in, .. }) => Some(seconds(*retry_in).max(1)),
-        (Reason::NoTable | Reason::Overloaded | Reason::RateLimited, _) => Some(1),
+        (
+            Reason::NoTable | Reason::Overloaded | Reason::RateLimited | Reason::TokenKeysMissing,
+            _,
+        ) => Some(1),
+        (Reason::TokenBudget, _) => Some(60),
         _ => None,
     }
 }

@@ -40,8 +40,12 @@ pub enum Access {
     Key(Needs),
     /// Like `Key` for a credential for keygate; anything else is forwarded as anonymous.
     KeyOrPass(Needs),
+    /// A key as with `Key`, or a user token with the permissions.
+    KeyOrToken(Needs),
     /// No credential looked at.
     Public,
+    /// A user token with the permissions.
+    Token(Needs),
 }
 
 /// Permissions that a rule requires. None: any valid key.
@@ -154,9 +158,22 @@ impl Needs {
 impl Access {
     pub fn needs(&self) -> Option<&Needs> {
         match self {
-            Self::Key(needs) | Self::KeyOrPass(needs) => Some(needs),
+            Self::Key(needs)
+            | Self::KeyOrPass(needs)
+            | Self::KeyOrToken(needs)
+            | Self::Token(needs) => Some(needs),
             Self::Public => None,
         }
+    }
+
+    /// Whether a user token can open the route.
+    pub fn takes_tokens(&self) -> bool {
+        matches!(self, Self::KeyOrToken(_) | Self::Token(_))
+    }
+
+    /// Whether a key can open the route.
+    pub fn takes_keys(&self) -> bool {
+        matches!(self, Self::Key(_) | Self::KeyOrPass(_) | Self::KeyOrToken(_))
     }
 }
 

@@ -78,6 +78,10 @@ impl KeyLookup for One {
         None
     }
 
+    fn knows_org(&self, _: &str) -> bool {
+        true
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         self.refuse_from
     }

@@ -61,7 +61,7 @@ impl UseProbe {
     /// A request was admitted. `client` is canonical. The snapshot that `admitted` is of must still
     /// be held.
     pub fn admitted(&self, admitted: &Admitted<'_>, client: IpAddr, now: Now) {
-        let Some(uses) = admitted.key().uses else { return };
+        let Some(uses) = admitted.key().and_then(|key| key.uses) else { return };
         uses.count(now);
         let network = ClientNetwork::of(client);
         // Digests are random already. Anew about once an hour, so that what is in use does not
@@ -107,8 +107,8 @@ impl UseProbe {
 
     #[cold]
     fn note(&self, admitted: &Admitted<'_>, network: ClientNetwork, now: Now) {
-        if let Some(book) = &self.book {
-            book.traces().used_from(admitted.key().id, network, now);
+        if let (Some(book), Some(key)) = (&self.book, admitted.key()) {
+            book.traces().used_from(key.id, network, now);
         }
     }
 

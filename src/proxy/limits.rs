@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use crate::core::decision::Charge;
 use crate::core::limit::{Exhausted, Spent};
 use crate::core::reason::Detail;
-use crate::core::{KeyId, Now, Reason, Rejection};
+use crate::core::{KeyId, Limit, Now, Reason, Rejection};
 
 /// Shared by all workers: a limit holds for the sidecar, not per core.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub struct LimitStore {
 
 /// What the RateLimit fields of an admitted response say.
 pub(crate) struct Charged {
-    pub(crate) charge: Charge,
+    pub(crate) limit: Limit,
     pub(crate) spent: Spent,
 }
 
@@ -35,7 +35,7 @@ impl LimitStore {
             None => charge.limit.charge(&self.spent.entry(charge.key).or_default(), now.mono_ns),
         };
         match result {
-            Ok(spent) => Ok(Charged { charge, spent }),
+            Ok(spent) => Ok(Charged { limit: charge.limit, spent }),
             Err(Exhausted { retry_in }) => Err(Rejection {
                 reason: Reason::RateLimited,
                 detail: Detail::RetryAfter { limit: charge.limit, retry_in },

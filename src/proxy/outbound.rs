@@ -4,7 +4,7 @@
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, Request};
 
-use crate::core::identity::{IdentityFields, anonymous_field, identity_fields};
+use crate::core::identity::{IdentityFields, anonymous_field, identity_fields, token_fields};
 use crate::core::{Admitted, Observed, Passed};
 use crate::proxy::body::{RequestBody, Upload};
 use crate::proxy::http1::chunks::ChunkForm;
@@ -94,9 +94,11 @@ impl UpstreamRequest {
         let is_head = head.method == Method::HEAD;
         let mut put = |name: &HeaderName, value: &str| added.put_told(name, value);
         match &forward {
-            Forward::Admitted(admitted) => {
-                identity_fields(names, admitted.key(), put);
-            }
+            Forward::Admitted(admitted) => match (admitted.key(), admitted.token()) {
+                (Some(key), _) => identity_fields(names, key, put),
+                (None, Some(token)) => token_fields(names, token, put),
+                (None, None) => {}
+            },
             Forward::Observed(_) | Forward::Passed(_) => {
                 if let Some((name, value)) = anonymous_field(names) {
                     put(name, value);

@@ -83,6 +83,7 @@ async fn serve(seed: Seed) {
         closing: Cell::new(false),
         draining: Cell::new(false),
         canaries: Canaries::default(),
+        tokens: Default::default(),
         labels: RefCell::default(),
         date: Date::default(),
         shared,
@@ -107,7 +108,8 @@ pub(crate) async fn watch_snapshots(worker: Rc<Worker>) {
     while swaps.changed().await.is_ok() {
         let now = worker.clock.now();
         let snapshot = worker.shared.store.load();
-        for reason in worker.streams.recheck(&snapshot, now) {
+        let keys = worker.shared.store.issuers();
+        for reason in worker.streams.recheck(&snapshot, &keys, now) {
             worker.cells.stream_ended(reason);
         }
     }
@@ -145,8 +147,8 @@ async fn tick(worker: Rc<Worker>) {
         let now = worker.clock.now();
         worker.connections.sweep(now.mono_ns, timeouts);
         worker.settle_memory();
-        for _ in 0..worker.streams.sweep(now, write_ns) {
-            worker.cells.stream_ended(crate::core::Reason::Expired);
+        for reason in worker.streams.sweep(now, write_ns) {
+            worker.cells.stream_ended(reason);
         }
         if let Some(keys) = &worker.shared.store.load().keys {
             worker.streams.touch_some(&**keys, now);

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::core::decision::Ticket;
 use crate::core::{KeyLookup, Now, Reason};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{IssuerKeys, IssuersInForce, Snapshot};
 
 /// All running requests of a worker.
 #[derive(Debug, Default)]
@@ -198,10 +198,10 @@ impl Streams {
     }
 
     /// Marks and wakes every request of which the deadline has passed, whose client has taken
-    /// nothing for `write_ns`, or whose key has expired; the latter are counted.
-    pub(crate) fn sweep(&self, now: Now, write_ns: u64) -> usize {
+    /// nothing for `write_ns`, or whose key or token has expired. Returns why the latter ended.
+    pub(crate) fn sweep(&self, now: Now, write_ns: u64) -> Vec<Reason> {
         let mut slots = self.slots.borrow_mut();
-        let mut ended = 0;
+        let mut ended = Vec::new();
         let mut next = u64::MAX;
         for entry in &mut slots.entries {
             if entry.deadline <= now.mono_ns && entry.end.is_none() {
@@ -215,13 +215,14 @@ impl Streams {
                 }
                 _ => {}
             }
-            let Some(expires) = entry.ticket.as_ref().and_then(|t| t.expires) else { continue };
+            let Some(ticket) = &entry.ticket else { continue };
+            let (Some(expires), why) = (ticket.expires, ticket.expired()) else { continue };
             if !entry.key_lives() {
                 continue;
             }
             if expires <= now.unix_secs() {
-                entry.end(RequestEnd::Key(Reason::Expired));
-                ended += 1;
+                entry.end(RequestEnd::Key(why));
+                ended.push(why);
             } else {
                 next = next.min(expires);
             }
@@ -293,7 +294,13 @@ impl Streams {
     }
 
     /// Holds every running request against a new snapshot. Returns why those ended that did.
-    pub(crate) fn recheck(&self, snapshot: &Snapshot, now: Now) -> Vec<Reason> {
+    pub(crate) fn recheck(
+        &self,
+        snapshot: &Snapshot,
+        issuer_keys: &IssuerKeys,
+        now: Now,
+    ) -> Vec<Reason> {
+        let signers = IssuersInForce { settings: &snapshot.settings.tokens, keys: issuer_keys };
         let mut slots = self.slots.borrow_mut();
         let StreamSlots { entries, settings, .. } = &mut *slots;
         let mut ended = Vec::new();
@@ -305,7 +312,7 @@ impl Streams {
                 .and_then(|r| r.access.needs());
             let verdict = match &snapshot.keys {
                 Some(keys) if keys.refuse_from().is_none_or(|at| now.unix_secs() < at) => {
-                    ticket.recheck(&snapshot.settings.policy, &**keys, needs, now)
+                    ticket.recheck(&snapshot.settings.policy, &**keys, &signers, needs, now)
                 }
                 _ => Err(Reason::NoTable),
             };

@@ -121,6 +121,10 @@ impl KeyLookup for OneKey {
         None
     }
 
+    fn knows_org(&self, _: &str) -> bool {
+        true
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         None
     }
@@ -577,6 +581,10 @@ impl KeyLookup for UsedKey {
 
     fn owner(&self, _: &Digest) -> Option<OwnerView<'_>> {
         None
+    }
+
+    fn knows_org(&self, _: &str) -> bool {
+        true
     }
 
     fn refuse_from(&self) -> Option<u64> {

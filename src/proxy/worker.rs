@@ -13,6 +13,7 @@ use super::canary::Canaries;
 use super::dropped::DroppedNames;
 use super::limits::LimitStore;
 use super::streams::Streams;
+use super::tokens::{TokenBudgets, TokenDesk};
 use super::upstream::UpstreamPool;
 use crate::clock::Clock;
 use crate::config::{
@@ -48,6 +49,7 @@ pub struct Shared {
     pub dropped_names: DroppedNames,
     /// Who would be refused.
     pub observed: Arc<ObserveBook>,
+    pub token_budgets: TokenBudgets,
     pub memory: Arc<Account>,
     /// How to hand a new connection to another worker.
     pub handoff: Vec<mpsc::UnboundedSender<Accepted>>,
@@ -87,6 +89,7 @@ pub(crate) struct Worker {
     /// Connections close as soon as nothing runs on them.
     pub(crate) draining: Cell<bool>,
     pub(crate) canaries: Canaries,
+    pub(crate) tokens: TokenDesk,
     /// Route labels by slot.
     pub(super) labels: RefCell<Vec<Option<Rc<str>>>>,
     pub(super) date: Date,

@@ -237,7 +237,7 @@ impl Fetcher {
         patience: TransferDeadline,
     ) -> Result<(Option<VerifiedArrival>, bool), LoadFailure> {
         let terms = self.terms.load_full();
-        let Fetch { answer, waited } = self.source.fetch(patience, terms.bounds.max_bytes)?;
+        let Fetch { answer, waited, .. } = self.source.fetch(patience, terms.bounds.max_bytes)?;
         match answer {
             FetchAnswer::Unchanged => Ok((None, waited)),
             FetchAnswer::Changed { bytes, validators } => {

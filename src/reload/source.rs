@@ -263,7 +263,7 @@ impl PathSource {
 }
 
 impl SourceError {
-    fn of_io(path: &Path, source: io::Error) -> Self {
+    pub(super) fn of_io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
             io::ErrorKind::NotFound => Self::Missing { path },
@@ -273,7 +273,7 @@ impl SourceError {
 }
 
 /// A named pipe would hold an open without NONBLOCK for ever.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }

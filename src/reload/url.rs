@@ -2,9 +2,12 @@
 //! what is guarded here is memory, time and the credential. Imports `config`, `remote` and
 //! `reload::source`.
 
+use std::path::Path;
 use std::time::Duration;
 
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
+use ureq::config::ConfigBuilder;
+use ureq::typestate::AgentScope;
 
 use super::source::SourceError;
 use crate::config::UrlOptions;
@@ -25,6 +28,9 @@ const RESPONSE: Duration = Duration::from_secs(10);
 
 /// Longest pause between two bytes of a body.
 const STALL: Duration = Duration::from_secs(15);
+
+/// For an issuer's keys, from the first step to the last byte.
+const KEYS: Duration = Duration::from_secs(15);
 
 /// For a whole body.
 const BODY: Duration = Duration::from_secs(15 * 60);
@@ -59,6 +65,8 @@ pub(super) enum FetchAnswer {
 pub(super) struct Fetch {
     pub(super) answer: FetchAnswer,
     pub(super) waited: bool,
+    /// How long it holds, by `Cache-Control`.
+    pub(super) max_age: Option<Duration>,
 }
 
 /// Whether the server may hold the answer back.
@@ -73,13 +81,9 @@ pub(super) enum TransferDeadline {
 
 impl UrlSource {
     pub(super) fn new(url: &str, options: &UrlOptions) -> Result<Self, SourceError> {
-        let agent = remote::agent(url, options)?
+        let agent = agent(url, options)?
             .max_redirects(MAX_REDIRECTS)
-            .max_response_header_size(MAX_HEAD)
             .accept("application/octet-stream, */*")
-            .accept_encoding("identity")
-            .timeout_resolve(Some(CONNECT))
-            .timeout_send_request(Some(CONNECT))
             .timeout_per_read(Some(STALL + options.long_poll))
             .timeout_recv_response(Some(RESPONSE + options.long_poll))
             .timeout_recv_body(Some(BODY))
@@ -87,6 +91,19 @@ impl UrlSource {
             .new_agent();
         let (url, options) = (url.into(), options.clone());
         Ok(Self { url, agent, options, taken: Validators::default() })
+    }
+
+    /// One that gives an issuer's signing keys: small, at once, and from nowhere else.
+    pub(super) fn of_keys(url: &str, ca: Option<&Path>) -> Result<Self, SourceError> {
+        let options = UrlOptions { ca: ca.map(Path::to_owned), ..UrlOptions::default() };
+        let agent = agent(url, &options)?
+            .max_redirects(0)
+            .max_redirects_will_error(true)
+            .accept("application/jwk-set+json, application/json")
+            .timeout_global(Some(KEYS))
+            .build()
+            .new_agent();
+        Ok(Self { url: url.into(), agent, options, taken: Validators::default() })
     }
 
     /// Asks for what is newer than what was taken. More than `max_bytes` are refused.
@@ -117,8 +134,11 @@ impl UrlSource {
             .get_all("preference-applied")
             .iter()
             .any(|v| v.as_bytes().to_ascii_lowercase().windows(4).any(|w| w == b"wait"));
+        let max_age = max_age(response.headers());
         match response.status().as_u16() {
-            304 if known => return Ok(Fetch { answer: FetchAnswer::Unchanged, waited }),
+            304 if known => {
+                return Ok(Fetch { answer: FetchAnswer::Unchanged, waited, max_age });
+            }
             200 => {}
             status => {
                 let after = response.headers().get(header::RETRY_AFTER);
@@ -140,7 +160,7 @@ impl UrlSource {
             last_modified: response.headers().get(header::LAST_MODIFIED).cloned(),
         };
         let bytes = read_body(response.body_mut(), max_bytes)?;
-        Ok(Fetch { answer: FetchAnswer::Changed { bytes, validators }, waited })
+        Ok(Fetch { answer: FetchAnswer::Changed { bytes, validators }, waited, max_age })
     }
 
     /// The version with these validators was dealt with: only a newer one is wanted.
@@ -158,6 +178,26 @@ impl std::fmt::Debug for UrlSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UrlSource").field("url", &self.url).finish_non_exhaustive()
     }
+}
+
+/// What every fetch has in common.
+fn agent(url: &str, options: &UrlOptions) -> Result<ConfigBuilder<AgentScope>, SourceError> {
+    Ok(remote::agent(url, options)?
+        .max_response_header_size(MAX_HEAD)
+        .accept_encoding("identity")
+        .timeout_resolve(Some(CONNECT))
+        .timeout_send_request(Some(CONNECT)))
+}
+
+/// `max-age` of `Cache-Control` (RFC 9111 section 5.2.2.1).
+fn max_age(fields: &HeaderMap) -> Option<Duration> {
+    let directives = fields.get_all(header::CACHE_CONTROL).iter().filter_map(|v| v.to_str().ok());
+    let ages = directives.flat_map(|v| v.split(',')).filter_map(|directive| {
+        let (name, value) = directive.trim().split_once('=')?;
+        let age = name.eq_ignore_ascii_case("max-age").then(|| value.trim_matches('"'))?;
+        age.parse().ok().map(Duration::from_secs)
+    });
+    ages.min()
 }
 
 fn read_body(body: &mut ureq::Body, limit: u64) -> Result<Buffer, SourceError> {

@@ -272,6 +272,25 @@ impl TableBody {
         str_until_nul(rest)
     }
 
+    /// Whether it names this org: the orgs are sorted, and each ends with a NUL.
+    pub(crate) fn has_org(&self, org: &str) -> bool {
+        let mut rest = self.bytes(Section::Orgs);
+        while !rest.is_empty() {
+            let before = rest.get(..rest.len() / 2).unwrap_or_default();
+            let start = memchr::memrchr(0, before).map_or(0, |nul| nul + 1);
+            let Some(len) = memchr::memchr(0, rest.get(start..).unwrap_or_default()) else {
+                return false;
+            };
+            let middle = rest.get(start..start + len).unwrap_or_default();
+            rest = match middle.cmp(org.as_bytes()) {
+                std::cmp::Ordering::Equal => return true,
+                std::cmp::Ordering::Less => rest.get(start + len + 1..).unwrap_or_default(),
+                std::cmp::Ordering::Greater => rest.get(..start).unwrap_or_default(),
+            };
+        }
+        false
+    }
+
     /// An org's name. Every look-up asks for one, and a loop over its letters would wait for the
     /// record: so it is sliced from text that was checked before, where its end is found at once.
     fn org(&self, offset: u32) -> &str {

@@ -263,6 +263,11 @@ impl KeyLookup for KeySet {
         self.patched(digest)?.owner()
     }
 
+    fn knows_org(&self, org: &str) -> bool {
+        let patched = self.patch.as_deref().is_some_and(|patch| patch.body().has_org(org));
+        patched || self.table.body().has_org(org)
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         self.refuse_from
     }

@@ -50,6 +50,9 @@ pub struct AccessLine<'a> {
     pub reason: Option<Reason>,
     pub key_id: Option<KeyId>,
     pub org: Option<&'a str>,
+    /// Of a user token: its issuer, as configured, and its subject.
+    pub issuer: Option<&'a str>,
+    pub subject: Option<&'a str>,
     /// Of the trace that the request belongs to (W3C Trace Context).
     pub trace_id: Option<&'a str>,
     /// `Host` as the client wrote it, cut. By choice.

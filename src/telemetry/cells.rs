@@ -1,4 +1,4 @@
-//! What a worker records: plain numbers in memory of its own. Imports `core`.
+//! What a worker records: plain numbers in memory of its own. Imports `core` and `config`.
 //!
 //! Only the worker's thread writes; the admin thread reads. A write is therefore a relaxed load and
 //! a relaxed store: a read-modify-write instruction costs several times as much, and a counter that
@@ -11,12 +11,14 @@ use std::sync::OnceLock;
 use self::cell::add_at;
 pub(super) use self::cell::{Histogram, MetricCell};
 use super::labels::{
-    CODES, DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway, code_slot,
+    CODES, CacheResult, DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage,
+    TurnedAway, code_slot,
 };
 use super::metrics::buckets;
 use super::{LISTENER_SLOTS, OTHER_ROUTE, ROUTE_SLOTS};
-use crate::core::Reason;
+use crate::config::MOST_ISSUERS;
 use crate::core::observe::UpstreamClass;
+use crate::core::{Reason, TokenFault};
 
 /// All that one worker records.
 ///
@@ -46,6 +48,9 @@ pub struct WorkerCells {
     pub(super) streams_ended: [MetricCell; Reason::ALL.len()],
     pub(super) streams_open: MetricCell,
     pub(super) turned_away: [MetricCell; TurnedAway::ALL.len()],
+    pub(super) token_cache: [MetricCell; CacheResult::ALL.len()],
+    /// By issuer, in the order of their first token here; those beyond share the last.
+    pub(super) tokens: [OnceLock<Box<TokenCells>>; ISSUER_SLOTS],
     pub(super) lingered: [MetricCell; LingerEnd::ALL.len()],
     pub(super) upstream_connections: MetricCell,
     pub(super) upstream_errors: [MetricCell; Reason::ALL.len()],
@@ -69,6 +74,21 @@ pub(super) struct RouteCells {
     pub(super) rejected: OnceLock<Box<ByReason>>,
     pub(super) requests: [OnceLock<Box<ByCode>>; MethodLabel::ALL.len()],
 }
+
+/// What is recorded per issuer of user tokens.
+#[derive(Debug)]
+pub(super) struct TokenCells {
+    /// Empty: one that is not configured, or none at all.
+    pub(super) issuer: Box<str>,
+    /// Accepted, then by [`TokenFault`].
+    pub(super) results: [MetricCell; TOKEN_RESULTS],
+}
+
+/// Most values of the label `issuer` of one worker: those configured, that of strangers, and room
+/// for reloads.
+const ISSUER_SLOTS: usize = 2 * MOST_ISSUERS;
+
+pub(super) const TOKEN_RESULTS: usize = 1 + TokenFault::ALL.len();
 
 #[derive(Debug)]
 pub(super) struct ByReason(pub(super) [MetricCell; Reason::ALL.len()]);
@@ -124,6 +144,24 @@ impl WorkerCells {
             },
         };
         add_at(&by_upstream.0, upstream as usize);
+    }
+
+    /// A user token was looked at. `issuer`: if it is configured. `fault`: none, it was accepted.
+    pub fn token(&self, issuer: Option<&str>, fault: Option<TokenFault>) {
+        let issuer = issuer.unwrap_or_default();
+        let new = || Box::new(TokenCells::new(issuer));
+        let mine = self.tokens.iter().find_map(|slot| {
+            let cells = slot.get_or_init(new);
+            (*cells.issuer == *issuer).then_some(cells)
+        });
+        let mine = mine.or_else(|| self.tokens.last()?.get());
+        if let Some(cells) = mine {
+            add_at(&cells.results, fault.map_or(0, |fault| 1 + fault as usize));
+        }
+    }
+
+    pub fn token_cache(&self, result: CacheResult) {
+        add_at(&self.token_cache, result as usize);
     }
 
     /// A canary was presented.
@@ -298,6 +336,8 @@ impl Default for WorkerCells {
             streams_ended: std::array::from_fn(|_| MetricCell::default()),
             streams_open: MetricCell::default(),
             turned_away: Default::default(),
+            token_cache: Default::default(),
+            tokens: Default::default(),
             lingered: Default::default(),
             upstream_connections: MetricCell::default(),
             upstream_errors: std::array::from_fn(|_| MetricCell::default()),
@@ -308,6 +348,14 @@ impl Default for WorkerCells {
             upstream_reused: MetricCell::default(),
             routes: (0..ROUTE_SLOTS).map(|_| OnceLock::new()).collect(),
         }
+    }
+}
+
+// === impl TokenCells ===
+
+impl TokenCells {
+    fn new(issuer: &str) -> Self {
+        Self { issuer: issuer.into(), results: std::array::from_fn(|_| MetricCell::default()) }
     }
 }
 

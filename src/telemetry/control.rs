@@ -159,6 +159,17 @@ impl Control {
         self.gauge(&families::TABLE_INFO, vec![label("signer", signer)])
     }
 
+    /// `issuer` is a configured one.
+    pub fn jwks_age(&self, issuer: &str) -> Gauge {
+        self.gauge(&families::JWKS_AGE, vec![label("issuer", issuer)])
+    }
+
+    /// See [`Control::jwks_age`].
+    pub fn jwks_fetches(&self, issuer: &str, result: FetchResult) -> Counter {
+        let labels = vec![label("issuer", issuer), label("result", result.as_str())];
+        self.counter(&families::JWKS_FETCHES, labels)
+    }
+
     pub fn keys(&self, state: &'static str) -> Gauge {
         self.gauge(&families::KEYS, vec![label("state", state)])
     }
@@ -237,6 +248,8 @@ const CONTROL: &[Family] = &[
     families::CERTIFICATE_VALID,
     families::CONFIG_RELOADS,
     families::CONFIG_RELOAD_SUCCESSFUL,
+    families::JWKS_AGE,
+    families::JWKS_FETCHES,
     families::KEYS,
     families::KEYS_EXPIRING,
     families::LOG_LINES_DROPPED,

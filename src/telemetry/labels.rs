@@ -36,6 +36,13 @@ pub enum RateDecision {
     Limited,
 }
 
+/// Whether a user token had been verified before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheResult {
+    Hit,
+    Miss,
+}
+
 /// What ended the reading on of a connection whose client still sent a body that nobody wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LingerEnd {
@@ -215,6 +222,19 @@ impl RateDecision {
         match self {
             Self::Allowed => "allowed",
             Self::Limited => "limited",
+        }
+    }
+}
+
+// === impl CacheResult ===
+
+impl CacheResult {
+    pub const ALL: [Self; 2] = [Self::Hit, Self::Miss];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
         }
     }
 }

@@ -92,6 +92,10 @@ families! {
         "Responses and upgraded connections ended because their key no longer opens them.";
     STREAMS_OPEN Gauge "keygate_streams_open" []
         "Responses and upgraded connections that are held against every new table.";
+    TOKENS Counter "keygate_tokens_total" ["issuer", "result"]
+        "User tokens on routes that take them: accepted, or what was wrong.";
+    TOKEN_CACHE Counter "keygate_token_cache_total" ["result"]
+        "User tokens that had been verified before (hit) or had not (miss).";
     UPSTREAM_CONNECTIONS Counter "keygate_upstream_connections_total" []
         "Connections opened to the upstream.";
     UPSTREAM_CONNECTIONS_OPEN Gauge "keygate_upstream_connections_open" []
@@ -130,6 +134,10 @@ families! {
         "Attempts to load the configuration file again.";
     CONFIG_RELOAD_SUCCESSFUL Gauge "keygate_config_last_reload_successful" []
         "1 if the last attempt to load the configuration file succeeded.";
+    JWKS_AGE Gauge "keygate_jwks_age_seconds" ["issuer"]
+        "Time since an issuer's signing keys were last had from their source; -1: never.";
+    JWKS_FETCHES Counter "keygate_jwks_fetches_total" ["issuer", "result"]
+        "Times that an issuer's signing keys were asked for: changed, unchanged or failed.";
     KEYS Gauge "keygate_keys" ["state"]
         "Keys of the table in force by state; those not active are also counted by their window.";
     KEYS_EXPIRING Gauge "keygate_keys_expiring" ["window"]

@@ -1,16 +1,19 @@
 //! The workers' cells as Prometheus text: summed over workers, named as `metrics` declares.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use metrics_exporter_prometheus::formatting;
 
 use super::UseSeries;
-use super::cells::{ByReason, Histogram, MetricCell, RouteCells, WorkerCells};
-use super::labels::{CODES, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway};
+use super::cells::{ByReason, Histogram, MetricCell, RouteCells, TOKEN_RESULTS, WorkerCells};
+use super::labels::{
+    CODES, CacheResult, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway,
+};
 use super::metrics::{self, Family};
-use crate::core::Reason;
 use crate::core::observe::UpstreamClass;
+use crate::core::{Reason, TokenFault};
 
 /// Reasons that [`WorkerCells::upstream_error`] is called with, shown from the start.
 const UPSTREAM_REASONS: [Reason; 6] = [
@@ -38,7 +41,7 @@ const FAILED_REASONS: [Reason; 11] = [
 ];
 
 /// Reasons that end a stream, shown from the start.
-const STREAM_REASONS: [Reason; 9] = [
+const STREAM_REASONS: [Reason; 11] = [
     Reason::Address,
     Reason::Canary,
     Reason::Disabled,
@@ -47,6 +50,8 @@ const STREAM_REASONS: [Reason; 9] = [
     Reason::NotYetValid,
     Reason::Permission,
     Reason::Revoked,
+    Reason::TokenExpired,
+    Reason::TokenKeyUnknown,
     Reason::WrongEnvironment,
 ];
 
@@ -144,6 +149,7 @@ impl MetricsPage<'_> {
             let labels = [("decision", decision.as_str()), ("policy", "key")];
             self.sample(&metrics::RATELIMIT_DECISIONS, "", &labels, sum);
         }
+        self.tokens();
         self.plain(&metrics::STREAMS_OPEN, |w| &w.streams_open);
         self.by_reason(&metrics::STREAMS_ENDED, &STREAM_REASONS, |w| &w.streams_ended);
     }
@@ -174,6 +180,29 @@ impl MetricsPage<'_> {
                     }
                 }
             }
+        }
+    }
+
+    fn tokens(&mut self) {
+        let mut sums = BTreeMap::<&str, [u64; TOKEN_RESULTS]>::new();
+        for cells in self.workers.iter().flat_map(|w| &w.tokens).filter_map(OnceLock::get) {
+            let sums = sums.entry(&cells.issuer).or_insert([0; TOKEN_RESULTS]);
+            for (sum, cell) in sums.iter_mut().zip(&cells.results) {
+                *sum += cell.read();
+            }
+        }
+        self.family(&metrics::TOKENS);
+        let faults = TokenFault::ALL.iter().map(|fault| fault.as_str());
+        let words: Vec<_> = std::iter::once("accepted").chain(faults).collect();
+        for (issuer, sums) in sums {
+            for (word, sum) in words.iter().zip(sums).filter(|(_, sum)| *sum > 0) {
+                self.sample(&metrics::TOKENS, "", &[("issuer", issuer), ("result", word)], sum);
+            }
+        }
+        self.family(&metrics::TOKEN_CACHE);
+        for result in CacheResult::ALL {
+            let sum = self.sum(|w| w.token_cache.get(result as usize));
+            self.sample(&metrics::TOKEN_CACHE, "", &[("result", result.as_str())], sum);
         }
     }
 

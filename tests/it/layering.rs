@@ -59,7 +59,7 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("clock", &["core"]),
-    ("config", &["core"]),
+    ("config", &["core", "token"]),
     ("core", &[]),
     ("exit", &[]),
     ("explain", &["clock", "config", "core", "exit", "table"]),
@@ -69,15 +69,40 @@ const RULES: &[(&str, &[&str])] = &[
     ("meter", &["clock", "config", "core", "remote", "snapshot", "table", "telemetry", "usage"]),
     ("mounts", &[]),
     ("observe", &["core", "wording"]),
-    ("proxy", &["clock", "config", "core", "meter", "observe", "snapshot", "telemetry", "wording"]),
+    (
+        "proxy",
+        &[
+            "clock",
+            "config",
+            "core",
+            "meter",
+            "observe",
+            "snapshot",
+            "telemetry",
+            "token",
+            "wording",
+        ],
+    ),
     (
         "reload",
-        &["clock", "config", "core", "meter", "mounts", "remote", "snapshot", "table", "telemetry"],
+        &[
+            "clock",
+            "config",
+            "core",
+            "meter",
+            "mounts",
+            "remote",
+            "snapshot",
+            "table",
+            "telemetry",
+            "token",
+        ],
     ),
     ("remote", &["config"]),
-    ("snapshot", &["config", "core", "table"]),
+    ("snapshot", &["config", "core", "table", "token"]),
     ("table", &["core", "wording"]),
     ("telemetry", &["clock", "config", "core", "wording"]),
+    ("token", &["core"]),
     ("usage", &["core"]),
     ("wording", &["core"]),
 ];
@@ -89,7 +114,7 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms and sub-rooms that work without looking outside.
-const PURE: &[&str] = &["core", "proxy/http1", "table", "usage", "wording"];
+const PURE: &[&str] = &["core", "proxy/http1", "table", "token", "usage", "wording"];
 
 /// Rooms in which no modules import each other in a circle.
 const WITHOUT_CIRCLES: &[&str] = &[
@@ -107,6 +132,7 @@ const WITHOUT_CIRCLES: &[&str] = &[
     "exposure",
     "meter",
     "observe",
+    "token",
     "usage",
     "wording",
 ];

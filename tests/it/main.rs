@@ -72,4 +72,5 @@ mod signals;
 #[allow(dead_code, reason = "a vocabulary; not every word is in use at every time")]
 mod support;
 mod table_format;
+mod tokens;
 mod usage;

@@ -80,7 +80,12 @@ fn documented_defaults_are_the_defaults() {
         let text = match key.rsplit_once('.') {
             None => format!("{key} = {value}\n{SMALL}"),
             // Only with TLS, of another kind of source, in a list or inside a template.
-            Some(("cors" | "listen.tls" | "table.http" | "refusals.templates.NAME", _)) => continue,
+            Some((
+                "cors" | "listen.tls" | "table.http" | "refusals.templates.NAME" | "tokens",
+                _,
+            )) => {
+                continue;
+            }
             Some(("credentials", "form")) => continue,
             Some((table, key)) => {
                 let (one, many) = (format!("[{table}]\n"), format!("[[{table}]]\n"));

@@ -47,6 +47,16 @@ impl Challenges {
         Self { realm: realm.into(), schemes: unique.into(), advice: advice.into() }
     }
 
+    /// With the scheme of user tokens, whether or not keys come by it too.
+    #[must_use]
+    pub fn with_tokens(mut self) -> Self {
+        if !self.schemes.contains(&Scheme::Bearer) {
+            let schemes = self.schemes.iter().copied().chain([Scheme::Bearer]);
+            self.schemes = schemes.collect();
+        }
+        self
+    }
+
     /// How to send a key.
     pub(super) fn advice(&self) -> &str {
         &self.advice
@@ -57,7 +67,7 @@ impl Challenges {
         let error = match (shown, shown.status()) {
             (Reason::Duplicate | Reason::Malformed, _) => Some("invalid_request"),
             // No credential at all: no error code (RFC 6750 §3.1).
-            (Reason::Missing, _) => None,
+            (Reason::Missing | Reason::TokenNeeded, _) => None,
             (Reason::Permission, _) => Some("insufficient_scope"),
             (_, 401) => Some("invalid_token"),
             _ => return None,

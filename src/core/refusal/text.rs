@@ -87,6 +87,30 @@ pub(super) fn text(shown: Reason) -> Explanation {
             "No rule opens this path",
             "check the path; if it is right, the service's operator has to open it",
         ),
+        Reason::TokenBudget => (
+            "Too many tokens with a bad signature came from this address",
+            "wait for a minute, then send a valid token",
+        ),
+        Reason::TokenExpired => ("Token has expired", "get a new token from its issuer"),
+        Reason::TokenInvalid => (
+            "Token is not valid",
+            "get a new token from its issuer; if that fails too, report the request id",
+        ),
+        Reason::TokenKeyUnknown => (
+            "Token is signed with an unknown key",
+            "try again in a minute; if it lasts, get a new token from its issuer",
+        ),
+        Reason::TokenKeysMissing => {
+            ("Tokens cannot be verified now", "try again; if it lasts, report the request id")
+        }
+        Reason::TokenNeeded => (
+            "A user token is needed",
+            "send a token of the identity provider as `Authorization: Bearer TOKEN`",
+        ),
+        Reason::TokenOrg => (
+            "Token names no organization of this service",
+            "get a token for an organization of this service",
+        ),
         Reason::Canary
         | Reason::Disabled
         | Reason::Revoked

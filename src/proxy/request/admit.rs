@@ -2,6 +2,7 @@
 //! charge → rewrite. Sends nothing and waits for nothing, so that the guard of the snapshot ends here.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{StatusCode, Version};
@@ -19,7 +20,12 @@ use super::{cors, grpc};
 use crate::config::{Settings, TraceStart};
 use crate::core::decision::Refused;
 use crate::core::observe::{Conduct, CredentialPassage, ObserveReach};
-use crate::core::{Reason, Rejection, Route, Verdict, decide};
+use crate::core::reason::Detail;
+use crate::core::route::FoundRoute;
+use crate::core::{
+    Admitted, Facts, Now, Presented, Reason, Rejection, Route, TokenFault, UserToken, Verdict,
+    decide,
+};
 use crate::observe::HeadNotice;
 use crate::proxy::body::{ClientBody, RequestBody, Upload, UploadProgress};
 use crate::proxy::http1::answer_write::Writer;
@@ -30,6 +36,7 @@ use crate::proxy::limits::Charged;
 use crate::proxy::memory::rule::ConnectionReach;
 use crate::proxy::outbound::{Forward, UpstreamRequest};
 use crate::proxy::streams::Stream;
+use crate::proxy::tokens::TokenAsk;
 use crate::proxy::worker::Worker;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{DecisionOutcome, RateDecision};
@@ -153,7 +160,9 @@ pub(crate) fn admit(
             .map(Box::from),
         charged,
         sunset: match &forward {
-            Forward::Admitted(admitted) if !is_observed => admitted.key().grant.sunset,
+            Forward::Admitted(admitted) if !is_observed => {
+                admitted.key().and_then(|key| key.grant.sunset)
+            }
             Forward::Admitted(_) | Forward::Observed(_) | Forward::Passed(_) => None,
         },
         private: carried.in_query && !is_observed && matches!(forward, Forward::Admitted(_)),
@@ -305,7 +314,15 @@ impl<'s> Admission<'s> {
             record.serials = (Some(keys.serial()), keys.patch_serial());
         }
         let slot_of = |index: usize| route_slots.get(index).copied().unwrap_or_default();
-        let verdict = decide(&settings.policy, keys, &reading.facts(), record.started());
+        let mut facts = reading.facts();
+        let token = self.token(reading, &facts, record.started());
+        match &token {
+            Some(Ok(Ok(token))) => facts.presented = Presented::Token(token),
+            Some(Ok(Err(fault))) => facts.presented = Presented::FaultyToken(*fault),
+            Some(Err(both)) => facts.fault = Some(both),
+            None => {}
+        }
+        let verdict = decide(&settings.policy, keys, &facts, record.started());
         let conduct = verdict.conduct();
         let (forward, route) = match verdict {
             Verdict::Rejected(Refused { rejection, route, key }) => {
@@ -381,12 +398,16 @@ impl<'s> Admission<'s> {
         let route = passage.route;
         let mut denied = None;
         let mut key = None;
+        let mut org = None;
         match &passage.forward {
             Forward::Admitted(admitted) => {
                 self.reaches(ConnectionReach::Admitted);
-                key = Some(*admitted.key());
-                if let Some(charge) = admitted.charge() {
-                    let charged = self.worker.shared.limits.charge(charge, record.started());
+                key = admitted.key().copied();
+                if let Some(token) = admitted.token() {
+                    record.user = Some((Arc::clone(&token.issuer), token.subject.clone()));
+                    org = Some(token.org.clone());
+                }
+                if let Some(charged) = self.spend(admitted, record.started()) {
                     self.worker.cells.ratelimit(match charged {
                         Ok(_) => RateDecision::Allowed,
                         Err(_) => RateDecision::Limited,
@@ -405,7 +426,7 @@ impl<'s> Admission<'s> {
         let is_too_large = route.body_limit.is_some_and(|limit| body.least() > limit);
         let denied = denied.or(is_too_large.then_some(Reason::BodyTooLarge));
         record.key = key.map(|key| key.id);
-        record.org = key.map(|key| key.org.into());
+        record.org = org.or(key.map(|key| key.org.into()));
         let told = reading.changes.told.clone().unwrap_or_default();
         let is_admitted = matches!(passage.forward, Forward::Admitted(_));
         let denied = record.observed(denied, told, route.body_limit);
@@ -427,12 +448,14 @@ impl<'s> Admission<'s> {
         let mut charged = None;
         match &passage.forward {
             Forward::Admitted(admitted) => {
-                let key = admitted.key();
                 self.reaches(ConnectionReach::Admitted);
-                record.key = Some(key.id);
-                record.org = Some(key.org.into());
-                if let Some(charge) = admitted.charge() {
-                    match self.worker.shared.limits.charge(charge, record.started()) {
+                record.key = admitted.key().map(|key| key.id);
+                record.org = Some(admitted.org().into());
+                if let Some(token) = admitted.token() {
+                    record.user = Some((Arc::clone(&token.issuer), token.subject.clone()));
+                }
+                if let Some(spent) = self.spend(admitted, record.started()) {
+                    match spent {
                         Ok(spent) => {
                             self.worker.cells.ratelimit(RateDecision::Allowed);
                             charged = Some(spent);
@@ -440,7 +463,9 @@ impl<'s> Admission<'s> {
                         Err(rejection) => {
                             self.worker.cells.ratelimit(RateDecision::Limited);
                             let (client, now) = (record.client(), record.started());
-                            self.worker.uses.refused(key, rejection.reason, client, now);
+                            if let Some(key) = admitted.key() {
+                                self.worker.uses.refused(key, rejection.reason, client, now);
+                            }
                             record.decided(DecisionOutcome::Rejected(rejection.reason));
                             let profile = passage.route.profile.as_deref();
                             return Err(self.refuse(&rejection, profile, record));
@@ -459,6 +484,52 @@ impl<'s> Admission<'s> {
         let took_ns = record.now_ns().saturating_sub(record.started().mono_ns);
         self.worker.cells.auth_duration(took_ns);
         Ok(charged)
+    }
+
+    /// Takes one request out of the limit of a key, or of a user token's subject. `None`: it has
+    /// none.
+    fn spend(&self, admitted: &Admitted<'_>, now: Now) -> Option<Result<Charged, Rejection>> {
+        let shared = &self.worker.shared;
+        if let Some(charge) = admitted.charge() {
+            return Some(shared.limits.charge(charge, now));
+        }
+        let token = admitted.token()?;
+        let limit = self.snapshot.settings.tokens.find(&token.issuer)?.rules.limit?;
+        let spent = shared.token_budgets.charge(token, limit, now);
+        Some(spent.map(|spent| Charged { limit, spent }).map_err(|exhausted| Rejection {
+            reason: Reason::RateLimited,
+            detail: Detail::RetryAfter { limit, retry_in: exhausted.retry_in },
+        }))
+    }
+
+    /// The user token of the request, verified or not, if its route takes one. `None`: there is
+    /// none, or it is not for keygate here. An error: a key is there as well.
+    fn token(
+        &self,
+        reading: &RequestReading<'_>,
+        facts: &Facts<'_>,
+        now: Now,
+    ) -> Option<Result<Result<Arc<UserToken>, TokenFault>, Rejection>> {
+        let token = reading.carriers.token.filter(|_| facts.fault.is_none())?;
+        let settings = &self.snapshot.settings;
+        // Verifying costs more than finding the route a second time.
+        match settings.policy.routes.find(facts.method, facts.path, facts.traits) {
+            Ok(FoundRoute::Route(route)) if route.access.takes_tokens() => {}
+            _ => return None,
+        }
+        if !matches!(facts.presented, Presented::Foreign | Presented::Nothing) {
+            let why = "there is a key, and a user token";
+            return Some(Err(Rejection::why(Reason::Duplicate, why)));
+        }
+        Some(Ok(self.worker.tokens.present(&TokenAsk {
+            token,
+            client: reading.client(),
+            settings: &settings.tokens,
+            store: &self.worker.shared.store,
+            budgets: &self.worker.shared.token_budgets,
+            cells: &self.worker.cells,
+            now,
+        })))
     }
 
     /// How far a connection has come decides whether the memory budget may end it.

@@ -62,8 +62,8 @@ impl AnswerPlan {
         settings: &Settings,
         request_id: &RequestId,
     ) {
-        if let Some(Charged { charge, spent }) = &self.charged {
-            settings.refusals.limit_fields(charge.limit, *spent, |name, value| {
+        if let Some(Charged { limit, spent }) = &self.charged {
+            settings.refusals.limit_fields(*limit, *spent, |name, value| {
                 match RateFields::is_constant(&name) {
                     true => fields.set(&name, value),
                     false => fields.set_unique(&name, value),
@@ -110,11 +110,10 @@ impl AnswerPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::decision::Charge;
     use crate::core::limit::Spent;
     use crate::core::reason::Detail;
     use crate::core::refusal::Context;
-    use crate::core::{KeyId, Limit, Reason, Rejection};
+    use crate::core::{Limit, Reason, Rejection};
     use crate::proxy::request::rewrite::answer::clean_trailers;
     use crate::proxy::tests::settings;
 
@@ -123,13 +122,12 @@ mod tests {
         let mut settings = settings();
         settings.refusals.rate_fields = RateFields::ALL;
         let limit = Limit::parse("600/min").unwrap();
-        let charge = Charge { key: KeyId::parse("key_a").unwrap(), limit };
         let spent = Spent { remaining: 3, full_in: Duration::from_secs(5) };
         let plan = AnswerPlan {
             method: Method::GET,
             grpc: false,
             profile: None,
-            charged: Some(Charged { charge, spent }),
+            charged: Some(Charged { limit, spent }),
             sunset: Some(1_800_000_000),
             private: true,
             upgrade: None,

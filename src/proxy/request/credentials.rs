@@ -10,8 +10,10 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use http::header::{self, HeaderName};
 use zeroize::Zeroize;
 
+use crate::config::TokenSettings;
 use crate::core::{BasicForm, CredentialSource, MissingHalf, Presented, Reason, Rejection};
 use crate::proxy::http1::head::{Fields, RequestHead, asks_for_upgrade};
+use crate::token::looks_like_token;
 
 mod blank;
 mod cookie;
@@ -32,6 +34,8 @@ pub(crate) struct Carriers<'r> {
     pub(crate) in_subprotocol: bool,
     /// `Authorization` holds a credential of ours.
     pub(crate) in_authorization: bool,
+    /// What has the form of a user token, where any is taken.
+    pub(crate) token: Option<&'r [u8]>,
 }
 
 #[derive(Default)]
@@ -57,6 +61,7 @@ struct Bytes<'r>(Cow<'r, [u8]>);
 pub(crate) fn read<'r>(
     head: &'r RequestHead,
     sources: &'r [CredentialSource],
+    tokens: &TokenSettings,
 ) -> Result<Carriers<'r>, Rejection> {
     let mut carriers = Carriers::default();
     let authorization = carriers.authorization(&head.fields, sources)?;
@@ -136,6 +141,14 @@ pub(crate) fn read<'r>(
     {
         return Err(strays::refused());
     }
+    // By its form and by not being a key: prefixes are looked at first, and here once.
+    if !tokens.is_empty()
+        && !carriers.in_authorization
+        && let Some(token) = authorization.and_then(|v| after_scheme(v, b"bearer"))
+    {
+        carriers.foreign = true;
+        carriers.token = Some(token).filter(|token| looks_like_token(token));
+    }
     Ok(carriers)
 }
 
@@ -158,6 +171,8 @@ pub(crate) fn is_field_of(source: &CredentialSource, name: &[u8]) -> bool {
 pub(crate) enum StripScope {
     /// Every configured carrier: the request was admitted.
     EveryCarrier,
+    /// Every configured carrier but `Authorization`: its user token is forwarded by choice.
+    AllButToken,
     /// None: `[observe]` forwards them.
     Nothing,
     /// Our keys (ARCHITECTURE.md, invariant 5) and carriers that are empty.
@@ -171,11 +186,16 @@ pub(crate) fn strip(
     carried: &Carried,
     scope: StripScope,
 ) {
-    let all = match scope {
-        StripScope::EveryCarrier => true,
+    let (all, all_schemes) = match scope {
+        StripScope::AllButToken => (true, false),
+        StripScope::EveryCarrier => (true, true),
         StripScope::Nothing => return,
-        StripScope::OursAndEmpty => false,
+        StripScope::OursAndEmpty => (false, false),
     };
+    if all_schemes && carried.token {
+        // It may be that no source reads this field.
+        head.fields.remove(header::AUTHORIZATION);
+    }
     for source in sources {
         match source {
             CredentialSource::Header { name, prefixes } => {
@@ -187,7 +207,7 @@ pub(crate) fn strip(
                 head.fields.remove(secret);
             }
             CredentialSource::Basic { .. } | CredentialSource::Bearer { .. } => {
-                if all || carried.in_authorization {
+                if all_schemes || carried.in_authorization {
                     head.fields.remove(header::AUTHORIZATION);
                 } else if carried.blank {
                     let goes = |value: &[u8]| blank::is_blank_authorization(value, sources);
@@ -225,6 +245,8 @@ pub(crate) struct Carried {
     in_cookie: bool,
     pub(crate) in_query: bool,
     pub(crate) in_subprotocol: bool,
+    /// `Authorization` holds what has the form of a user token.
+    token: bool,
 }
 
 // === impl Carriers ===
@@ -240,6 +262,7 @@ impl<'r> Carriers<'r> {
             in_cookie: true,
             in_subprotocol: true,
             in_authorization: true,
+            token: None,
         }
     }
 
@@ -262,6 +285,7 @@ impl<'r> Carriers<'r> {
             in_cookie: self.in_cookie,
             in_query: self.in_query,
             in_subprotocol: self.in_subprotocol,
+            token: self.token.is_some(),
         }
     }
 

@@ -103,7 +103,8 @@ pub(crate) fn read<'r>(
     if trusted && let Some(told) = &mut changes.told {
         told.retain(|told| !matches!(told, HeadNotice::Forwarding | HeadNotice::RequestId(_)));
     }
-    let carriers = credentials::read(head, &settings.sources).unwrap_or_else(|rejection| {
+    let carriers = credentials::read(head, &settings.sources, &settings.tokens);
+    let carriers = carriers.unwrap_or_else(|rejection| {
         // A key that is nowhere in particular outweighs the others: what cannot be found cannot be
         // removed.
         if fault.is_none() || rejection.reason == Reason::Malformed {

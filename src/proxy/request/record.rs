@@ -5,6 +5,7 @@ mod observed;
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::{HeaderName, Method, Version, header};
 
@@ -44,6 +45,8 @@ pub(crate) struct RequestRecord {
     reason: Option<Reason>,
     pub(crate) key: Option<KeyId>,
     pub(crate) org: Option<Box<str>>,
+    /// Of a user token: issuer and subject.
+    pub(crate) user: Option<(Arc<str>, Box<str>)>,
     /// Of the trace that the request belongs to: hexadecimal digits.
     pub(crate) trace_id: Option<[u8; 32]>,
     /// Of the table and the patch that decided.
@@ -94,6 +97,7 @@ impl RequestRecord {
             reason: None,
             key: None,
             org: None,
+            user: None,
             trace_id: None,
             serials: (None, None),
             host: None,
@@ -306,6 +310,8 @@ impl Drop for RequestRecord {
             reason: self.reason,
             key_id: self.key,
             org: self.org.as_deref(),
+            issuer: self.user.as_ref().map(|(issuer, _)| &**issuer),
+            subject: self.user.as_ref().map(|(_, subject)| &**subject),
             trace_id: self.trace_id.as_ref().and_then(|id| std::str::from_utf8(id).ok()),
             host: self.host.as_deref(),
             user_agent: self.user_agent.as_deref(),
@@ -369,6 +375,8 @@ pub(crate) fn note_unread(worker: &Worker, client: IpAddr, version: Version, rea
         reason: Some(reason),
         key_id: None,
         org: None,
+        issuer: None,
+        subject: None,
         trace_id: None,
         host: None,
         user_agent: None,

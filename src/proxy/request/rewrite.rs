@@ -14,6 +14,7 @@ use super::credentials::{self, Carried, StripScope};
 use super::facts::HeadChanges;
 use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
+use crate::core::TokenOnward;
 use crate::core::address::AddressText;
 use crate::core::observe::CredentialPassage;
 use crate::proxy::body::RequestBody;
@@ -81,7 +82,12 @@ pub(crate) fn rewrite(
     }
     let scope = match (context.credentials, &forward) {
         (CredentialPassage::Forward, _) => StripScope::Nothing,
-        (CredentialPassage::Strip, Forward::Admitted(_)) => StripScope::EveryCarrier,
+        (CredentialPassage::Strip, Forward::Admitted(admitted)) => {
+            match admitted.token().map(|token| token.onward) {
+                Some(TokenOnward::Forward) => StripScope::AllButToken,
+                Some(TokenOnward::Remove) | None => StripScope::EveryCarrier,
+            }
+        }
         (CredentialPassage::Strip, Forward::Observed(_) | Forward::Passed(_)) => {
             StripScope::OursAndEmpty
         }

@@ -49,6 +49,8 @@ impl LineBuffer {
             self.put("\"");
         }
         self.word(",\"org\":\"", line.org);
+        self.word(",\"issuer\":\"", line.issuer);
+        self.word(",\"subject\":\"", line.subject);
         self.word(",\"route\":\"", line.route);
         self.word(",\"trace_id\":\"", line.trace_id);
         self.word(",\"host\":\"", line.host);
@@ -86,6 +88,8 @@ impl LineBuffer {
             self.bytes(id.suffix().as_bytes());
         }
         self.word(" org=\"", line.org);
+        self.word(" issuer=\"", line.issuer);
+        self.word(" subject=\"", line.subject);
         self.word(" route=\"", line.route);
         self.put(" request_id=\"");
         self.escaped_ascii(line.request_id);

@@ -59,6 +59,8 @@ fn line<'a>(path: &'a str) -> AccessLine<'a> {
         reason: Some(Reason::Permission),
         key_id: Some(KeyId::parse("key_abc").unwrap()),
         org: Some("acme"),
+        issuer: None,
+        subject: None,
         trace_id: None,
         host: None,
         user_agent: None,
@@ -222,6 +224,8 @@ fn samples_one_in_so_many() {
 #[test]
 fn every_field_is_documented() {
     let whole = AccessLine {
+        issuer: Some("https://idp.example/"),
+        subject: Some("user-7"),
         trace_id: Some("0af7651916cd43dd8448eb211c80319c"),
         host: Some("api.example"),
         user_agent: Some("curl/8"),

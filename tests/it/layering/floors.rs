@@ -6,7 +6,18 @@ use super::imports::Tree;
 /// above it; a new one must say here where it stands. `proxy.rs` itself is the door: it only says
 /// what is there, and nothing inside goes through it.
 const FLOORS: &[&[&str]] = &[
-    &["canary", "dropped", "future_size", "http1", "limits", "load", "memory", "streams", "tunnel"],
+    &[
+        "canary",
+        "dropped",
+        "future_size",
+        "http1",
+        "limits",
+        "load",
+        "memory",
+        "streams",
+        "tokens",
+        "tunnel",
+    ],
     &["ids", "net"],
     &["body", "executor"],
     &["outbound", "patience"],

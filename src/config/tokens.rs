@@ -1,0 +1,292 @@
+//! `[[tokens]]`: issuers of user tokens, and what their claims mean here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Uri, header};
+
+use super::fault::ConfigProblem;
+use super::routes::Rule;
+use super::section::ConfigSection;
+use super::usage::is_this_host;
+use crate::core::{CredentialSource, KnownOrgs, Limit, Permission, TokenOnward};
+use crate::token::{IssuerRules, TokenAlgorithm};
+
+const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
+const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// Most issuers: each has series of its own.
+pub(crate) const MOST_ISSUERS: usize = 16;
+
+/// Whose user tokens are taken.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenSettings {
+    pub issuers: Vec<TokenIssuer>,
+}
+
+/// One issuer, and where its keys are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenIssuer {
+    pub rules: IssuerRules,
+    pub jwks: JwksSource,
+    /// How long keys are used after they were last had from their source.
+    pub stale: Duration,
+}
+
+/// Where an issuer's keys are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JwksSource {
+    Path(PathBuf),
+    Url {
+        url: Box<str>,
+        /// Certificates to trust; `None`: the built-in roots.
+        ca: Option<PathBuf>,
+        /// Where the last good set is kept; `None`: in memory alone.
+        copy: Option<PathBuf>,
+    },
+}
+
+// === impl TokenSettings ===
+
+impl TokenSettings {
+    pub fn is_empty(&self) -> bool {
+        self.issuers.is_empty()
+    }
+
+    pub fn find(&self, issuer: &str) -> Option<&TokenIssuer> {
+        self.issuers.iter().find(|known| *known.rules.issuer == *issuer)
+    }
+}
+
+pub(super) fn tokens(root: &ConfigSection<'_>) -> TokenSettings {
+    let mut issuers: Vec<TokenIssuer> = Vec::new();
+    let sections = root.sections("tokens");
+    if sections.len() > MOST_ISSUERS {
+        let problem = ConfigProblem::new(format!("has more than {MOST_ISSUERS} issuers"));
+        root.fault("tokens", problem);
+    }
+    for section in &sections {
+        let Some(issuer) = issuer(section) else { continue };
+        if issuers.iter().any(|known| known.rules.issuer == issuer.rules.issuer) {
+            let problem = ConfigProblem::new("is the issuer of an earlier [[tokens]]");
+            section.fault("issuer", problem.hint("list all its audiences in one"));
+        }
+        issuers.push(issuer);
+    }
+    TokenSettings { issuers }
+}
+
+fn issuer(section: &ConfigSection<'_>) -> Option<TokenIssuer> {
+    for (key, hint) in [
+        ("issuer", "the `iss` of its tokens, for example issuer = \"https://idp.example/\""),
+        ("audiences", "the `aud` that its tokens for this service have: audiences = [\"orders\"]"),
+        ("algorithms", "those that its keys are for, such as algorithms = [\"ES256\"]"),
+        ("jwks", "the URL of its keys (`jwks_uri` in its OpenID configuration), or a file"),
+        ("org_claim", "the claim that names the org, for example org_claim = \"org_id\""),
+    ] {
+        if !section.has(key) {
+            section.missing(key, hint);
+        }
+    }
+    let issuer = section.parse("issuer", |text| name("an issuer", text));
+    let audiences = section.parse_list("audiences", |text| name("an audience", text));
+    let algorithms = section.parse_list("algorithms", algorithm);
+    for key in ["audiences", "algorithms"] {
+        if section.has(key) && section.texts(key).is_empty() {
+            section.fault(key, ConfigProblem::new("is empty"));
+        }
+    }
+    let types = section.parse_list("types", |text| name("a type", &text.to_ascii_lowercase()));
+    let types = types.iter().map(|typ| typ.strip_prefix("application/").unwrap_or(typ).into());
+    let max_life = section.duration("max_life", MAX_LIFE);
+    if max_life > LONGEST_LIFE {
+        let problem = ConfigProblem::new("must be at most 30d")
+            .hint("a token cannot be revoked: its end is what ends it");
+        section.fault("max_life", problem);
+    }
+    let permissions_claim = section.parse("permissions_claim", |text| name("a claim", text));
+    let permissions = permissions(section);
+    match (section.has("permissions_claim"), section.has("permissions")) {
+        (true, false) => section.missing(
+            "permissions",
+            "what the claim's words stand for: permissions = { \"orders:read\" = [\"read\"] }",
+        ),
+        (false, true) => section.missing(
+            "permissions_claim",
+            "the claim whose words these are, for example permissions_claim = \"scope\"",
+        ),
+        _ => {}
+    }
+    let rules = IssuerRules {
+        issuer: Arc::from(issuer.as_deref().unwrap_or_default()),
+        audiences,
+        algorithms,
+        types: types.collect(),
+        max_life,
+        org_claim: section.parse("org_claim", |text| name("a claim", text)).unwrap_or_default(),
+        orgs: section.choice(
+            "orgs",
+            KnownOrgs::Any,
+            &[("any", KnownOrgs::Any), ("table", KnownOrgs::InTable)],
+        ),
+        permissions_claim,
+        permissions,
+        onward: match section.flag("forward") {
+            true => TokenOnward::Forward,
+            false => TokenOnward::Remove,
+        },
+        limit: section.parse("limit", Limit::parse),
+    };
+    let stale = section.duration("jwks_stale", STALE);
+    let jwks = jwks(section);
+    issuer?;
+    Some(TokenIssuer { rules, jwks: jwks?, stale })
+}
+
+fn jwks(section: &ConfigSection<'_>) -> Option<JwksSource> {
+    let source = section.parse("jwks", |text| match text.contains("://") {
+        true => url(text).map(|url| JwksSource::Url { url, ca: None, copy: None }),
+        false => section.reader().resolve(text).map(JwksSource::Path),
+    });
+    let (ca, copy) = (section.file("jwks_ca"), section.path("jwks_copy"));
+    match source? {
+        JwksSource::Path(path) => {
+            for key in ["jwks_ca", "jwks_copy"] {
+                if section.has(key) {
+                    let problem = ConfigProblem::new("is for keys from a URL");
+                    section.fault(key, problem.hint("remove it: tokens.jwks is a file"));
+                }
+            }
+            Some(JwksSource::Path(path))
+        }
+        JwksSource::Url { url, .. } => {
+            if !section.has("jwks_copy") {
+                let problem = ConfigProblem::new(
+                    "is not set: after a restart no token is taken until its issuer answers",
+                );
+                section.warn("jwks_copy", problem.hint("name a file that outlives the process"));
+            }
+            Some(JwksSource::Url { url, ca, copy })
+        }
+    }
+}
+
+/// Whoever answers there can sign as every user.
+fn url(text: &str) -> Result<Box<str>, ConfigProblem> {
+    let bad = || {
+        ConfigProblem::new("is not a URL")
+            .hint("for example https://idp.example/.well-known/jwks.json")
+    };
+    let uri: Uri = text.parse().map_err(|_| bad())?;
+    let authority = uri.authority().ok_or_else(bad)?;
+    if authority.as_str().contains('@') {
+        return Err(ConfigProblem::new("must not hold a user or password")
+            .hint("the keys of an issuer are public"));
+    }
+    match uri.scheme_str() {
+        Some("https") => Ok(text.into()),
+        Some("http") if is_this_host(&uri) => Ok(text.into()),
+        Some("http") => Err(ConfigProblem::new("must be https:// beyond this host")
+            .hint("whoever changes the keys on the way signs as every user")),
+        _ => Err(ConfigProblem::new("must begin with https://")),
+    }
+}
+
+fn name(what: &str, text: &str) -> Result<Box<str>, ConfigProblem> {
+    match (1..=512).contains(&text.len()) && !text.chars().any(char::is_control) {
+        true => Ok(text.into()),
+        false => Err(ConfigProblem::new(format!("is not {what}: 1 to 512 characters"))),
+    }
+}
+
+fn algorithm(text: &str) -> Result<TokenAlgorithm, ConfigProblem> {
+    if let Some(known) = TokenAlgorithm::parse(text) {
+        return Ok(known);
+    }
+    let words = TokenAlgorithm::ALL.map(TokenAlgorithm::as_str).join(", ");
+    Err(match text.starts_with("HS") || text == "none" {
+        true => ConfigProblem::new("lets everybody who can verify a token make one")
+            .hint(format!("have the issuer sign with one of {words}")),
+        false => ConfigProblem::new("is not an algorithm that keygate verifies")
+            .hint(format!("algorithms: {words}")),
+    })
+}
+
+/// What each word of the claim stands for.
+fn permissions(section: &ConfigSection<'_>) -> BTreeMap<Box<str>, Vec<Permission>> {
+    let mut map = BTreeMap::new();
+    for (word, permissions) in section.lists("permissions") {
+        if word.text.is_empty() || word.text.contains(' ') {
+            let problem = ConfigProblem::new("is not one word");
+            section.reader().fault(&word.place, problem.hint("a claim has words between spaces"));
+        }
+        let reader = section.reader();
+        let parsed = permissions.iter().filter_map(|text| reader.parse(text, Permission::parse));
+        map.insert(word.text.as_str().into(), parsed.collect());
+    }
+    map
+}
+
+/// Whether routes, credentials and issuers fit together.
+pub(super) fn fit(
+    root: &ConfigSection<'_>,
+    rules: &[Rule],
+    sources: &[CredentialSource],
+    tokens: &TokenSettings,
+) {
+    let taking: Vec<_> = rules.iter().filter(|rule| rule.access().takes_tokens()).collect();
+    let Some(first) = taking.first() else {
+        if !tokens.is_empty() {
+            let problem = ConfigProblem::new("has no effect: no route takes user tokens");
+            root.warn("tokens", problem.hint("set access = \"key-or-token\" or \"token\""));
+        }
+        return;
+    };
+    if !root.has("tokens") {
+        let problem = ConfigProblem::new("takes user tokens, and no issuer is configured");
+        root.reader().fault(first.place(), problem.hint("add [[tokens]] (docs/config.md)"));
+    }
+    let takes_every = |source: &CredentialSource| match source {
+        CredentialSource::Bearer { prefixes } => prefixes.own(b""),
+        CredentialSource::Header { name, .. } => *name == header::AUTHORIZATION,
+        _ => false,
+    };
+    if sources.iter().any(takes_every) {
+        let problem = ConfigProblem::new(
+            "takes user tokens, but every `Authorization: Bearer` counts as a key",
+        );
+        let hint = "give source = \"bearer\" the prefixes of your keys";
+        root.reader().fault(first.place(), problem.hint(hint));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_keys_may_come_from() {
+        for (text, ok) in [
+            ("https://idp.example/jwks.json", true),
+            ("http://127.0.0.1:9000/jwks", true),
+            ("http://[::1]:9000/jwks", true),
+            ("http://idp.example/jwks.json", false),
+            ("http://localhost.evil.example/", false),
+            ("https://user:secret@idp.example/", false),
+            ("ftp://idp.example/", false),
+        ] {
+            assert_eq!(url(text).is_ok(), ok, "{text}");
+        }
+    }
+
+    #[test]
+    fn algorithms_that_share_a_secret_are_refused() {
+        for text in ["HS256", "HS512", "none", "ES256K", "es256", ""] {
+            assert!(algorithm(text).is_err(), "{text}");
+        }
+        assert_eq!(algorithm("EdDSA").unwrap(), TokenAlgorithm::EdDsa);
+    }
+}

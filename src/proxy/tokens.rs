@@ -1,0 +1,143 @@
+//! User tokens on their way into a decision: found in the worker's cache, or verified, or refused
+//! before that because their sender has sent too many bad ones. Waits for nobody.
+
+use std::cell::RefCell;
+use std::hash::BuildHasher as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use crate::config::TokenSettings;
+use crate::core::limit::{Exhausted, Spent};
+use crate::core::{Digest, Limit, Now, TokenFault, UserToken};
+use crate::snapshot::{IssuersInForce, Store};
+use crate::telemetry::{CacheResult, WorkerCells};
+use crate::token::buckets::subject_of;
+use crate::token::verify::UnreadToken;
+use crate::token::{BoundedBuckets, LONGEST_TOKEN, TokenCache, Unverified, network_of};
+
+/// Bad signatures of one address: each costs up to 100 µs, twelve times what a refusal costs.
+const BAD_SIGNATURES: &str = "30/min";
+
+/// What strangers and users have spent, for all workers: a budget holds for the sidecar.
+#[derive(Debug)]
+pub struct TokenBudgets {
+    bad_signatures: BoundedBuckets,
+    budget: Option<Limit>,
+    subjects: BoundedBuckets,
+}
+
+/// One worker's verified tokens.
+#[derive(Debug, Default)]
+pub(crate) struct TokenDesk {
+    kept: RefCell<KeptTokens>,
+}
+
+#[derive(Debug, Default)]
+struct KeptTokens {
+    cache: TokenCache,
+    /// By which the tokens were verified.
+    settings: Option<Arc<TokenSettings>>,
+}
+
+/// A token and what it is judged by.
+pub(crate) struct TokenAsk<'r> {
+    pub(crate) token: &'r [u8],
+    pub(crate) client: IpAddr,
+    pub(crate) settings: &'r Arc<TokenSettings>,
+    pub(crate) store: &'r Store,
+    pub(crate) budgets: &'r TokenBudgets,
+    pub(crate) cells: &'r WorkerCells,
+    pub(crate) now: Now,
+}
+
+// === impl TokenBudgets ===
+
+impl Default for TokenBudgets {
+    fn default() -> Self {
+        let random = RandomState::default();
+        Self {
+            bad_signatures: BoundedBuckets::new(random.hash_one(1_u8)),
+            budget: Limit::parse(BAD_SIGNATURES).ok(),
+            subjects: BoundedBuckets::new(random.hash_one(2_u8)),
+        }
+    }
+}
+
+impl TokenBudgets {
+    /// Takes one request out of a subject's limit.
+    pub(crate) fn charge(
+        &self,
+        token: &UserToken,
+        limit: Limit,
+        now: Now,
+    ) -> Result<Spent, Exhausted> {
+        self.subjects.charge(subject_of(&token.issuer, &token.subject), limit, now)
+    }
+}
+
+// === impl TokenDesk ===
+
+impl TokenDesk {
+    /// The token, if it holds.
+    ///
+    /// # Errors
+    /// Why it does not. Counted, with the issuer where it is one of ours.
+    pub(crate) fn present(&self, ask: &TokenAsk<'_>) -> Result<Arc<UserToken>, TokenFault> {
+        if ask.token.len() > LONGEST_TOKEN {
+            ask.cells.token(None, Some(TokenFault::Size));
+            return Err(TokenFault::Size);
+        }
+        let keys = ask.store.issuers();
+        let digest = Digest::of(ask.token);
+        if let Some(token) = self.kept_for(ask, keys.generation, &digest) {
+            ask.cells.token_cache(CacheResult::Hit);
+            ask.cells.token(Some(&token.issuer), None);
+            return Ok(token);
+        }
+        ask.cells.token_cache(CacheResult::Miss);
+        let issuers = IssuersInForce { settings: ask.settings, keys: &keys };
+        let unverified = Unverified::read(ask.token, &issuers, ask.now).map_err(|unread| {
+            let UnreadToken { fault, issuer } = unread;
+            let issuer = issuer.map(|rules| &*rules.issuer);
+            if fault == TokenFault::KeyUnknown
+                && let Some(held) = issuer.and_then(|issuer| keys.find(issuer))
+            {
+                held.wish.make();
+            }
+            ask.cells.token(issuer, Some(fault));
+            fault
+        })?;
+        let issuer = Arc::clone(&unverified.issuer().issuer);
+        let budgets = ask.budgets;
+        let from = network_of(ask.client);
+        let verified = match budgets.budget {
+            Some(budget) if budgets.bad_signatures.look(from, budget, ask.now).is_err() => {
+                Err(TokenFault::Budget)
+            }
+            budget => unverified.verify().inspect_err(|_| {
+                if let Some(budget) = budget {
+                    // Whether anything is left is asked before the next signature.
+                    let _ = budgets.bad_signatures.charge(from, budget, ask.now);
+                }
+            }),
+        };
+        ask.cells.token(Some(&issuer), verified.as_ref().err().copied());
+        let token = verified?;
+        self.kept.borrow_mut().cache.insert(&digest, Arc::clone(&token));
+        Ok(token)
+    }
+
+    fn kept_for(&self, ask: &TokenAsk<'_>, keys: u64, digest: &Digest) -> Option<Arc<UserToken>> {
+        let mut kept = self.kept.borrow_mut();
+        if kept.settings.as_ref().is_none_or(|known| !Arc::ptr_eq(known, ask.settings)) {
+            *kept = KeptTokens {
+                cache: TokenCache::default(),
+                settings: Some(Arc::clone(ask.settings)),
+            };
+        }
+        kept.cache.settle(keys);
+        kept.cache.find(digest, ask.now)
+    }
+}

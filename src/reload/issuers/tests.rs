@@ -1,0 +1,227 @@
+//! An issuer that is down, slow, redirects, rotates, lies: what stays in force.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::config::{Config, Settings};
+use crate::core::SignerPrint;
+use crate::snapshot::Snapshot;
+
+/// Two public keys (RFC 8037 appendix A.2, and another).
+const ONE: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"one",
+    "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+const TWO: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"two",
+    "x":"PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw"}]}"#;
+
+/// Answers with what it is told to, at most some times, and counts.
+struct Idp {
+    address: std::net::SocketAddr,
+    answer: Arc<Mutex<String>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Idp {
+    fn start(answer: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (answer, asked) =
+            (Arc::new(Mutex::new(answer.to_owned())), Arc::<AtomicUsize>::default());
+        let (its, count) = (Arc::clone(&answer), Arc::clone(&asked));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().take(50) {
+                count.fetch_add(1, Ordering::SeqCst);
+                let _ = respond(stream.unwrap(), &its.lock().unwrap().clone());
+            }
+        });
+        Self { address, answer, asked }
+    }
+
+    fn says(&self, answer: String) {
+        *self.answer.lock().unwrap() = answer;
+    }
+}
+
+fn respond(mut stream: TcpStream, answer: &str) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte)? == 1 {
+        head.extend_from_slice(&byte);
+    }
+    stream.write_all(answer.as_bytes())
+}
+
+fn ok(body: &str, more: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n{more}connection: close\r\n\r\n{body}")
+}
+
+fn settings(jwks: &str, more: &str) -> Settings {
+    let text = include_str!("../../../tests/data/minimal.toml").to_owned()
+        + &format!(
+            "\n[[routes]]\npath = \"/*\"\naccess = \"token\"\n[[tokens]]\nissuer = \"https://idp.example/\"\naudiences = [\"orders\"]\n\
+             algorithms = [\"EdDSA\"]\norg_claim = \"org\"\njwks = \"{jwks}\"\n{more}\n"
+        );
+    Config::parse(&crate::config::ThisHost, Path::new("keygate.toml"), &text).unwrap().settings
+}
+
+struct Kept {
+    keeper: IssuerKeeper,
+    store: Arc<Store>,
+    clock: Clock,
+}
+
+fn kept(jwks: &str, more: &str) -> Kept {
+    let settings = Arc::new(settings(jwks, more));
+    let issuer = settings.tokens.issuers[0].clone();
+    let snapshot = Snapshot { settings, keys: None, route_slots: Box::default() };
+    let store = Arc::new(Store::new(snapshot));
+    let clock = Clock::manual(4_000_000_000);
+    let metrics = Metrics::new(1);
+    let parts = IssuerParts { store: Arc::clone(&store), clock: clock.clone(), metrics };
+    Kept { keeper: IssuerKeeper::new(&parts, &issuer), store, clock }
+}
+
+impl Kept {
+    /// The kid in force.
+    fn kid(&self) -> Option<&'static str> {
+        let issuers = self.store.issuers();
+        let keys = issuers.find("https://idp.example/")?.keys.clone()?;
+        let has = |set: &str| {
+            let set =
+                JwkSet::parse(set.as_bytes(), &[crate::token::TokenAlgorithm::EdDsa]).unwrap();
+            keys.is_same(&set)
+        };
+        if has(ONE) { Some("one") } else { has(TWO).then_some("two") }
+    }
+}
+
+#[test]
+fn a_failure_of_any_kind_keeps_the_last_good_set() {
+    let idp = Idp::start(&ok(ONE, "cache-control: public, max-age=600\r\n"));
+    let mut kept = kept(&format!("http://{}/jwks", idp.address), "");
+    let pause = kept.keeper.look();
+    assert_eq!(kept.kid(), Some("one"));
+    assert!((Duration::from_secs(540)..=Duration::from_secs(660)).contains(&pause), "{pause:?}");
+    let oct = r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#;
+    let elsewhere = Idp::start(&ok(TWO, ""));
+    for (name, answer) in [
+        ("no JSON", ok("<html>", "")),
+        ("a symmetric key", ok(oct, "")),
+        ("no key", ok(r#"{"keys":[]}"#, "")),
+        ("too long", ok(&" ".repeat(LONGEST_SET + 1), "")),
+        ("an error", "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into()),
+        (
+            "a redirect",
+            format!(
+                "HTTP/1.1 302 Found\r\nlocation: http://{}/jwks\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+                elsewhere.address
+            ),
+        ),
+        ("half a body", ok(TWO, "").replace(&TWO[20..], "")),
+        ("compressed", ok(TWO, "content-encoding: gzip\r\n")),
+        ("nothing", String::new()),
+    ] {
+        idp.says(answer);
+        let pause = kept.keeper.look();
+        assert_eq!(kept.kid(), Some("one"), "{name}");
+        assert!(pause >= Duration::from_secs(27), "{name}: {pause:?}");
+    }
+    assert_eq!(elsewhere.asked.load(Ordering::SeqCst), 0, "no redirect is followed");
+    idp.says(ok(TWO, ""));
+    kept.keeper.look();
+    assert_eq!(kept.kid(), Some("two"), "it rotates as soon as it is there");
+}
+
+#[test]
+fn keys_that_are_too_old_go_out_of_force() {
+    let idp = Idp::start(&ok(ONE, ""));
+    let mut kept = kept(&format!("http://{}/jwks", idp.address), "jwks_stale = \"1h\"");
+    kept.keeper.look();
+    idp.says(String::new());
+    kept.clock.advance(Duration::from_secs(3599));
+    kept.keeper.look();
+    kept.keeper.settle();
+    assert_eq!(kept.kid(), Some("one"));
+    kept.clock.advance(Duration::from_secs(1));
+    kept.keeper.settle();
+    assert_eq!(kept.kid(), None);
+    idp.says(ok(ONE, ""));
+    kept.keeper.look();
+    kept.keeper.settle();
+    assert_eq!(kept.kid(), Some("one"), "and come back");
+}
+
+#[test]
+fn a_copy_serves_while_the_issuer_is_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("idp.json");
+    let idp = Idp::start(&ok(ONE, ""));
+    let url = format!("http://{}/jwks", idp.address);
+    let more = format!("jwks_copy = \"{}\"", copy.display());
+    kept(&url, &more).keeper.look();
+    idp.says(String::new());
+    let mut after = kept(&url, &more);
+    // The manual clock is ahead of the disk's, so the copy's age is that from its time on.
+    let at = modified(&copy).unwrap();
+    let now = after.keeper.now();
+    File::options()
+        .write(true)
+        .open(&copy)
+        .unwrap()
+        .set_modified(UNIX_EPOCH + Duration::from_secs(now.max(at) - 60))
+        .unwrap();
+    after.keeper.load_first();
+    assert_eq!(after.kid(), Some("one"));
+    after.clock.advance(Duration::from_secs(24 * 3600 - 60));
+    after.keeper.settle();
+    assert_eq!(after.kid(), None, "a restart makes no key younger");
+    std::fs::write(&copy, "{").unwrap();
+    let mut broken = kept(&url, &more);
+    broken.keeper.load_first();
+    assert_eq!(broken.kid(), None);
+}
+
+#[test]
+fn a_file_is_looked_at_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("jwks.json");
+    std::fs::write(&file, ONE).unwrap();
+    let mut kept = kept(&file.display().to_string(), "");
+    kept.keeper.load_first();
+    assert_eq!(kept.kid(), Some("one"));
+    std::fs::write(&file, "{").unwrap();
+    assert_eq!(kept.keeper.look(), FILE_EVERY);
+    assert_eq!(kept.kid(), Some("one"));
+    std::fs::write(&file, TWO).unwrap();
+    kept.keeper.look();
+    assert_eq!(kept.kid(), Some("two"));
+    let print = SignerPrint(0);
+    let issuers = kept.store.issuers();
+    assert!(!issuers.find("https://idp.example/").unwrap().keys.as_ref().unwrap().has(print));
+}
+
+/// A wish is heard at once only if the last look is long ago; wishes meanwhile are one.
+#[test]
+fn wishes_do_not_flood_the_issuer() {
+    let idp = Idp::start(&ok(ONE, ""));
+    let Kept { mut keeper, store, .. } = kept(&format!("http://{}/jwks", idp.address), "");
+    let wish = Arc::clone(&keeper.wish);
+    let thread = std::thread::spawn(move || keeper.run());
+    let mut tries = 0;
+    while store.issuers().find("https://idp.example/").is_none() {
+        tries += 1;
+        assert!(tries < 2000, "never fetched");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for _ in 0..10_000 {
+        wish.make();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(idp.asked.load(Ordering::SeqCst), 1);
+    wish.end();
+    thread.join().unwrap();
+}

@@ -1,0 +1,165 @@
+//! The signing keys of issuers in force. Beside the snapshot, not in it: they change by themselves,
+//! and the threads that fetch them must not race with the one that swaps tables.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::config::{JwksSource, TokenSettings};
+use crate::core::{SignerPrint, TokenSigners};
+use crate::token::verify::Issuers;
+use crate::token::{IssuerRules, JwkSet};
+
+/// What every issuer's source gave last.
+#[derive(Clone, Debug, Default)]
+pub struct IssuerKeys {
+    /// Another one for every other set of keys.
+    pub generation: u64,
+    held: Vec<HeldKeys>,
+}
+
+/// The keys of one issuer.
+#[derive(Clone, Debug)]
+pub struct HeldKeys {
+    pub issuer: Arc<str>,
+    /// Keys from another source are not this one's.
+    pub source: JwksSource,
+    /// `None`: too old.
+    pub keys: Option<Arc<JwkSet>>,
+    /// Unix seconds of the last time that the source had them.
+    pub had_at: u64,
+    pub wish: Arc<FetchWish>,
+}
+
+/// Rules and keys together: what a token is verified by.
+#[derive(Debug)]
+pub struct IssuersInForce<'s> {
+    pub settings: &'s TokenSettings,
+    pub keys: &'s IssuerKeys,
+}
+
+/// A request has named a key that is not there: whoever fetches keys may look sooner. Nobody waits
+/// for it.
+#[derive(Debug, Default)]
+pub struct FetchWish {
+    made: AtomicBool,
+    told: Mutex<WishState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct WishState {
+    wished: bool,
+    ended: bool,
+}
+
+/// What ended a wait for a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WishEnd {
+    /// Nobody needs the keys any more.
+    Ended,
+    TimedOut,
+    Wished,
+}
+
+// === impl IssuerKeys ===
+
+impl IssuerKeys {
+    pub fn find(&self, issuer: &str) -> Option<&HeldKeys> {
+        self.held.iter().find(|held| *held.issuer == *issuer)
+    }
+
+    /// The same with other keys of one issuer.
+    #[must_use]
+    pub(super) fn with(&self, new: HeldKeys) -> Self {
+        let same = |old: &HeldKeys| match (&old.keys, &new.keys) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            _ => false,
+        };
+        // What was verified with the same keys stays verified.
+        let is_same = self.find(&new.issuer).is_some_and(same);
+        let generation = self.generation + u64::from(!is_same);
+        let mut held = self.held.clone();
+        held.retain(|held| held.issuer != new.issuer);
+        held.push(new);
+        Self { generation, held }
+    }
+
+    /// The same without the issuers that are not in `settings`.
+    #[must_use]
+    pub(super) fn only(&self, settings: &TokenSettings) -> Self {
+        let mut held = self.held.clone();
+        held.retain(|held| settings.find(&held.issuer).is_some());
+        Self { generation: self.generation + 1, held }
+    }
+}
+
+// === impl IssuersInForce ===
+
+impl Issuers for IssuersInForce<'_> {
+    fn rules(&self, issuer: &str) -> Option<&IssuerRules> {
+        self.settings.find(issuer).map(|found| &found.rules)
+    }
+
+    fn keys(&self, issuer: &str) -> Option<&JwkSet> {
+        let source = &self.settings.find(issuer)?.jwks;
+        let held = self.keys.find(issuer).filter(|held| held.source == *source)?;
+        held.keys.as_deref()
+    }
+}
+
+impl TokenSigners for IssuersInForce<'_> {
+    fn trusts(&self, issuer: &str, signer: SignerPrint) -> bool {
+        self.keys(issuer).is_some_and(|keys| keys.has(signer))
+    }
+}
+
+// === impl FetchWish ===
+
+impl FetchWish {
+    /// Cheap when it was wished already.
+    pub fn make(&self) {
+        if !self.made.swap(true, Ordering::Relaxed) {
+            self.tell(|state| state.wished = true);
+        }
+    }
+
+    /// Whoever waits has nothing to wait for any more.
+    pub fn end(&self) {
+        self.tell(|state| state.ended = true);
+    }
+
+    /// Waits at most `longest` for a wish, or for the end.
+    pub fn wait(&self, longest: Duration) -> WishEnd {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = |state: &mut WishState| !state.wished && !state.ended;
+        let waited = self.changed.wait_timeout_while(told, longest, idle);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if state.ended {
+            return WishEnd::Ended;
+        }
+        match std::mem::take(&mut state.wished) {
+            true => WishEnd::Wished,
+            false => WishEnd::TimedOut,
+        }
+    }
+
+    /// Waits `pause`, whatever is wished meanwhile. False: it has ended.
+    pub fn sleep(&self, pause: Duration) -> bool {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(told, pause, |state| !state.ended);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !state.ended
+    }
+
+    /// From now on a request can wish again: what it wished for has been tried.
+    pub fn tried(&self) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).wished = false;
+        self.made.store(false, Ordering::Relaxed);
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut WishState)) {
+        change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_all();
+    }
+}

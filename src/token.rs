@@ -1,0 +1,24 @@
+//! JSON Web Tokens (RFC 7519): those of users, which identity providers sign and keygate verifies.
+//!
+//! Pure: no I/O, no clock, no log. Callers pass in bytes and the time. Imports only `core`.
+//!
+//! - [`rules`]: what is configured of one issuer.
+//! - [`claims`]: whether the claims hold, and what they mean.
+//! - [`jwks`]: an issuer's public keys (RFC 7517).
+//! - [`verify`]: from the bytes of a token to a [`UserToken`](crate::core::UserToken).
+//! - [`cache`]: tokens that have been verified.
+//! - [`buckets`]: a bounded number of rates, by address or subject.
+
+pub mod buckets;
+pub mod cache;
+pub mod claims;
+mod json;
+pub mod jwks;
+pub mod rules;
+pub mod verify;
+
+pub use self::buckets::{BoundedBuckets, network_of};
+pub use self::cache::TokenCache;
+pub use self::jwks::{JwkSet, JwksError};
+pub use self::rules::{IssuerRules, TokenAlgorithm};
+pub use self::verify::{LONGEST_TOKEN, Unverified, looks_like_token};
