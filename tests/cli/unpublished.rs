@@ -133,6 +133,19 @@ fn a_draft_is_not_published_before_it_is_in_its_place() {
     assert_eq!(marks(&room), [true], "two of three are enough for whoever puts it there");
 }
 
+/// Sidecars refuse what a former signer signs, so no hint names it.
+#[test]
+fn a_former_signer_is_in_no_hint() {
+    let room = Room::with_registry();
+    room.ok(&["signer", "new", "-o", "new.pem"]);
+    for (signer, named) in [("signer.pem", "signer.pem"), ("new.pem", "FILE")] {
+        room.ok(&["table", "build", "-o", "t.kgt", "--signer", signer]);
+        let ran = room.run(&["keys", "create", "--org", "acme"]);
+        let command = format!("  keygatectl table build --out t.kgt --signer {named}\n");
+        assert!(ran.stderr.contains(&command), "{}", ran.stderr);
+    }
+}
+
 #[test]
 fn edits_by_hand_are_marked_too() {
     let room = Room::with_registry();

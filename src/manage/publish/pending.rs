@@ -12,6 +12,7 @@ use super::super::registry::Registry;
 use super::super::registry::entry::RegistryEntry;
 use super::super::registry::published::{self, BuildStage, BuiltFile};
 use super::super::session::Session;
+use super::super::signer::{Signer, table_key};
 use super::compare::Standing;
 use super::head::{head, signed_by};
 use super::losses::Acknowledged;
@@ -219,18 +220,27 @@ pub fn command(registry: &Registry) -> Result<String> {
     let mut words = vec![program(registry)];
     words.extend(["table".to_owned(), "build".to_owned()]);
     let publish = &registry.settings.publish;
+    let there = table_of(registry)?;
     if publish.table.is_none() {
-        let table =
-            table_of(registry)?.map_or_else(|| "FILE".to_owned(), |path| quoted_path(&path));
+        let table = there.as_deref().map_or_else(|| "FILE".to_owned(), quoted_path);
         words.extend(["--out".to_owned(), table]);
     }
     if publish.signer.is_none() {
-        // Where `signer new` puts it.
+        // Where `signer new` puts it. Once the signer has changed, sidecars refuse what the one of
+        // before signs.
         let signer = registry.path.with_file_name("signer.pem");
-        let signer = if signer.exists() { quoted_path(&signer) } else { "FILE".to_owned() };
+        let is_good = signer.exists() && there.is_none_or(|table| is_named(&signer, &table));
+        let signer = if is_good { quoted_path(&signer) } else { "FILE".to_owned() };
         words.extend(["--signer".to_owned(), signer]);
     }
     Ok(words.join(" "))
+}
+
+/// Whether the published table names this signer. Without a table anybody may sign.
+fn is_named(signer: &Path, table: &Path) -> bool {
+    let Ok(manifest) = head(table) else { return true };
+    let key = Signer::load(signer).and_then(|signer| table_key(signer.public()));
+    key.is_ok_and(|key| manifest.signers.contains(&key.id()))
 }
 
 /// The commands that publish over a table that several have signed; one signature would not do.
