@@ -1,6 +1,7 @@
 //! Are configuration and table fit for each other? Says so before a sidecar is started with them.
 //! Imports core, config, exposure, mounts, reload, table and wording.
 
+mod limits;
 mod load;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use crate::reload::{Preview, Time};
 use crate::table::KeySet;
 use crate::wording::count::count;
 
+use self::limits::LimitFindings;
 pub use self::load::{Instead, LoadError, load};
 
 /// What was looked at, and what deserves a second look.
@@ -32,6 +34,9 @@ pub struct CheckReport {
     /// `None`: the table was not looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub table: Option<TableReport>,
+    /// What is wrong between the two; a start would go on all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<Finding>,
     pub findings: Vec<Finding>,
 }
 
@@ -113,11 +118,16 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Preview>, now: Now) -
         });
     }
     let table = loaded.map(|l| together(config, &l.keys, now, &mut findings));
+    let policy = &config.settings.policy;
+    let limits = loaded.map(|l| limits::look(&policy.limits, &policy.routes, &l.keys));
+    let LimitFindings { errors, warnings } = limits.unwrap_or_default();
+    findings.extend(warnings);
     CheckReport {
         config: file.display().to_string(),
         routes: config.settings.policy.routes.len(),
         sources: config.settings.sources.len(),
         table,
+        errors,
         findings,
     }
 }
@@ -404,7 +414,7 @@ impl fmt::Display for Finding {
 /// For people; programs take the JSON.
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { config, routes, sources, table, findings } = self;
+        let Self { config, routes, sources, table, errors, findings } = self;
         let routes = count(*routes as u64, "route");
         let sources = count(*sources as u64, "credential source");
         writeln!(f, "configuration {config}: {routes}, {sources}")?;
@@ -412,10 +422,14 @@ impl fmt::Display for CheckReport {
             Some(table) => writeln!(f, "{table}")?,
             None => writeln!(f, "table: not looked at")?,
         }
+        for error in errors {
+            writeln!(f, "error: {}", error.text())?;
+        }
         for finding in findings {
             writeln!(f, "{finding}")?;
         }
         match findings.len() {
+            _ if !errors.is_empty() => writeln!(f, "{}", count(errors.len() as u64, "error")),
             0 => writeln!(f, "ok"),
             n => writeln!(f, "ok, with {}", count(n as u64, "warning")),
         }

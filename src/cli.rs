@@ -213,6 +213,9 @@ fn run_check(args: &CheckArgs) -> Result<Exit, CommandFailure> {
     report.findings.extend(prepared.memory_concern(table_bytes as u64));
     report.findings.extend(prepared.usage_concern().filter(|_| !args.config_only));
     show(&if args.json { json(&report)? } else { report.to_string() })?;
+    if !report.errors.is_empty() {
+        return Ok(Exit::Data);
+    }
     Ok(if args.strict && !report.findings.is_empty() { strict } else { Exit::Ok })
 }
 

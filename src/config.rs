@@ -8,6 +8,7 @@ mod delivery;
 mod diff;
 mod fault;
 mod files;
+mod limits;
 mod lower;
 mod observe;
 mod policy;

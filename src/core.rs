@@ -6,6 +6,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod address;
+pub mod charge;
 pub mod client_network;
 pub mod cors;
 pub mod credential;
@@ -19,6 +20,7 @@ pub mod limit;
 pub mod observe;
 pub mod owner;
 pub mod path;
+pub mod rate_fields;
 pub mod reason;
 pub mod refusal;
 pub mod route;
@@ -28,11 +30,11 @@ pub mod use_cell;
 pub mod user_token;
 
 pub use self::address::NetworkSet;
+pub use self::charge::{Charge, LimitPolicies, LimitPolicy, PolicyScope};
 pub use self::client_network::ClientNetwork;
 pub use self::credential::{BasicForm, CredentialSource, MissingHalf, Prefixes};
 pub use self::decision::{
-    Admitted, Charge, Facts, KeyLookup, Observed, PairLookup, Passed, Policy, Presented, Verdict,
-    decide,
+    Admitted, Facts, KeyLookup, Observed, PairLookup, Passed, Policy, Presented, Verdict, decide,
 };
 pub use self::grant::{Grant, KeySpec, KeyView, PermissionSet};
 pub use self::identity::{IdentityFields, anonymous_field, identity_fields, token_fields};

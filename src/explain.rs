@@ -1,19 +1,22 @@
 //! One decision, told in full: the same [`decide`] as the proxy's, without a request. Imports core
 //! and config; the keys are handed in. What it says is for the operator, not for callers.
 
+mod charges;
+
 use std::fmt;
 use std::net::IpAddr;
 
 use http::Method;
 use serde::Serialize;
 
+pub use self::charges::ExplainedCharge;
 use crate::config::Settings;
 use crate::core::observe::Conduct;
 use crate::core::path::{self, Traits};
 use crate::core::refusal::Context;
 use crate::core::route::Require;
 use crate::core::{
-    Access, BasicForm, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, Now,
+    Access, BasicForm, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, LimitSet, Now,
     OwnerView, PairLookup, PolicyName, Prefixes, Presented, Reason, Rejection, Route, UserToken,
     Verdict, anonymous_field, decide, identity_fields, token_fields,
 };
@@ -70,6 +73,9 @@ pub struct Explained {
     pub key: Option<ExplainedKey>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<ExplainedToken>,
+    /// The limits that the request would be charged under, all of them or none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub charges: Vec<ExplainedCharge>,
     /// Kind of the source that a secret was taken to be carried in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<&'static str>,
@@ -93,6 +99,10 @@ pub struct ExplainedRule {
     pub permissions: Vec<String>,
     /// `all` or `any`.
     pub require: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// How many requests one of its requests counts as.
+    pub cost: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -218,6 +228,12 @@ fn told<K: KeyLookup>(
             answer.rule = Some(ExplainedRule::of(admitted.route()));
             if let Some(key) = admitted.key() {
                 answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(key) });
+                if let Some(keys) = keys {
+                    let charge = admitted.charge(&settings.policy, keys);
+                    let stated = [Some(&key.grant.limits), keys.org_limits(key.org)];
+                    answer.charges =
+                        charge.map(|c| ExplainedCharge::all(&c, stated)).unwrap_or_default();
+                }
                 identity_fields(names, key, |n, v| answer.headers.push(shown(n, v)));
             }
             if let Some(token) = admitted.token() {
@@ -337,6 +353,10 @@ impl<K: KeyLookup> KeyLookup for Holder<'_, K> {
         self.all.knows_org(org)
     }
 
+    fn org_limits(&self, org: &str) -> Option<&LimitSet> {
+        self.all.org_limits(org)
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         self.all.refuse_from()
     }
@@ -354,6 +374,7 @@ impl Explained {
             rule: None,
             key: None,
             token: None,
+            charges: Vec::new(),
             source: None,
             headers: Vec::new(),
             refusal: None,
@@ -396,6 +417,10 @@ impl fmt::Display for Explained {
         }
         if let Some(key) = &self.key {
             writeln!(f, "key       {key}")?;
+        }
+        for (at, charge) in self.charges.iter().enumerate() {
+            let label = if at == 0 { "charges   " } else { "          " };
+            writeln!(f, "{label}{charge}")?;
         }
         if let Some(source) = self.source {
             writeln!(f, "carrier   {source}")?;
@@ -456,6 +481,8 @@ impl ExplainedRule {
                 Some(Require::Any) => "any",
                 _ => "all",
             },
+            class: route.class.as_deref().map(str::to_owned),
+            cost: route.cost,
         }
     }
 }
@@ -471,6 +498,12 @@ impl fmt::Display for ExplainedRule {
             [] => {}
             [one] => write!(f, " with {one}")?,
             some => write!(f, " with {} of {}", self.require, some.join(", "))?,
+        }
+        if let Some(class) = &self.class {
+            write!(f, ", class {class}")?;
+        }
+        if self.cost != 1 {
+            write!(f, ", cost {}", self.cost)?;
         }
         Ok(())
     }
@@ -530,11 +563,9 @@ impl fmt::Display for ExplainedKey {
             write!(f, ", sunset {at}")?;
         }
         if let Some(limit) = &self.limit {
-            write!(f, ", {limit} (not charged here)")?;
+            write!(f, ", {limit}")?;
         }
-        self.limits
-            .iter()
-            .try_for_each(|(policy, limit)| write!(f, ", {policy} {limit} (carried, not enforced)"))
+        self.limits.iter().try_for_each(|(policy, limit)| write!(f, ", {policy} {limit}"))
     }
 }
 

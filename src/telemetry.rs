@@ -7,6 +7,7 @@
 //! - [`control`]: what everything off the request path records, through the `metrics` crate.
 //! - [`access`]: one line per request, formatted by the worker, written by another thread.
 //! - [`log`]: the operator log.
+//! - `policies`: values of the label `policy`.
 //! - [`readiness`]: which parts are ready.
 
 pub mod access;
@@ -15,6 +16,7 @@ pub mod control;
 pub mod labels;
 pub mod log;
 pub mod metrics;
+mod policies;
 pub mod readiness;
 mod render;
 
@@ -26,6 +28,7 @@ pub use self::control::Control;
 pub use self::labels::{
     CacheResult, DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway,
 };
+use self::policies::PolicyLabels;
 pub use self::readiness::Readiness;
 
 /// Route label of requests that matched no rule.
@@ -60,6 +63,7 @@ struct Inner {
     /// Text of the label `route` by slot. Only grows: a rule that comes back has its old series.
     routes: Mutex<Vec<Box<str>>>,
     listeners: Mutex<Vec<Box<str>>>,
+    policies: Arc<PolicyLabels>,
     control: Control,
 }
 
@@ -67,10 +71,14 @@ struct Inner {
 
 impl Metrics {
     pub fn new(workers: usize) -> Self {
+        let policies = Arc::new(PolicyLabels::default());
         Self(Arc::new(Inner {
-            workers: (0..workers.max(1)).map(|_| Arc::new(WorkerCells::default())).collect(),
+            workers: (0..workers.max(1))
+                .map(|_| Arc::new(WorkerCells::new(Arc::clone(&policies))))
+                .collect(),
             routes: Mutex::new(vec!["none".into()]),
             listeners: Mutex::new(Vec::new()),
+            policies,
             control: Control::new(),
         }))
     }
@@ -113,7 +121,7 @@ impl Metrics {
         let routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut out = String::with_capacity(32 * 1024);
-        render::workers(&mut out, &self.0.workers, &routes, &listeners);
+        render::workers(&mut out, &self.0.workers, &routes, &listeners, &self.0.policies);
         render::uses(&mut out, uses);
         self.0.control.render(&mut out);
         out

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and is missing: Debian packages and a Python environment under
-# target/. Starts no service and leaves the machine's service policy as it was. Without root it says
+# Installs what the tests need and is missing: Debian packages, a Python environment and the packages
+# of tests/node/package-lock.json under target/. Starts no service and leaves the machine's service policy as it was. Without root it says
 # what to install and fails, so that a test is never skipped in silence.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,6 +13,7 @@ needs=(
     groff:groff-base
     nginx:nginx-light
     node:nodejs
+    npm:npm
     openssl:openssl
     promtool:prometheus
     python3:python3
@@ -60,4 +61,13 @@ if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]
     python3 -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${wheels[@]}"
     printf '%s' "$wanted" >"$stamp"
+fi
+
+# HTTP clients in JavaScript, at the versions and checksums of the lock file.
+node_modules=target/tools/node
+if ! cmp -s tests/node/package-lock.json "$node_modules/installed"; then
+    mkdir -p "$node_modules"
+    cp tests/node/package.json tests/node/package-lock.json "$node_modules/"
+    npm ci --prefix "$node_modules" --ignore-scripts --no-audit --no-fund --silent
+    cp tests/node/package-lock.json "$node_modules/installed"
 fi

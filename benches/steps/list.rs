@@ -13,15 +13,18 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use keygate::config::{Config, Host, Settings};
+use keygate::core::charge::{ChargedLimits, PolicyCharge};
 use keygate::core::headers::FieldClass;
 use keygate::core::identity::identity_fields;
+use keygate::core::rate_fields::{LimitReport, LimitState};
 use keygate::core::reason::Detail;
 use keygate::core::refusal::Context;
 use keygate::core::{
-    Digest, Environment, Facts, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView, Limit,
-    LimitSet, NetworkSet, Now, OwnerView, PairLookup, Permission, PermissionSet, Presented, Reason,
-    Rejection, Verdict, decide, path,
+    Charge, Digest, Environment, Facts, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView,
+    Limit, LimitSet, NetworkSet, Now, OwnerView, PairLookup, Permission, PermissionSet, PolicyName,
+    PolicyScope, Presented, Reason, Rejection, Verdict, decide, path,
 };
+use keygate::proxy::LimitStore;
 use keygate::telemetry::{DecisionOutcome, MethodLabel, WorkerCells};
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
@@ -93,6 +96,10 @@ impl KeyLookup for MapKeys {
 
     fn knows_org(&self, _: &str) -> bool {
         true
+    }
+
+    fn org_limits(&self, _: &str) -> Option<&LimitSet> {
+        None
     }
 
     fn refuse_from(&self) -> Option<u64> {
@@ -280,15 +287,43 @@ fn limit(steps: &mut Vec<Step>) -> Result<(), Failure> {
     let mut now = 1_000_000_000;
     push(steps, "limit: charge", move || {
         now += 10_000;
-        let _ = black_box(limit.charge(&state, black_box(now)));
+        let _ = black_box(limit.charge(1, &state, black_box(now)));
     });
+    let names: &'static [PolicyName] = Box::leak(
+        ["per-key", "search", "daily", "burst"]
+            .into_iter()
+            .map(PolicyName::parse)
+            .collect::<Result<_, _>>()?,
+    );
+    let several = move |many: usize| {
+        let charged = names.iter().take(many).map(move |policy| PolicyCharge {
+            policy,
+            scope: PolicyScope::Key,
+            limit,
+        });
+        ChargedLimits::Several(charged.collect())
+    };
+    let key = KeyId::parse("key_bench")?;
+    for (name, limits) in [
+        ("limits: one policy, in the store", ChargedLimits::PerKey(limit)),
+        ("limits: two policies, in the store", several(2)),
+        ("limits: four policies, in the store", several(4)),
+    ] {
+        let store = LimitStore::default();
+        let charge = Charge { key, org: "org-1234", cost: 1, limits };
+        let mut now = NOW;
+        push(steps, name, move || {
+            now.mono_ns += 10_000;
+            let _ = black_box(store.charge(black_box(&charge), now));
+        });
+    }
     Ok(())
 }
 
 fn refusals(steps: &mut Vec<Step>, settings: &'static Settings) -> Result<(), Failure> {
     let permission = Detail::Permissions([Permission::parse("write")?].into());
-    let retry =
-        Detail::RetryAfter { limit: Limit::parse("600/min")?, retry_in: Duration::from_millis(90) };
+    let (limit, wait) = (Limit::parse("600/min")?, Duration::from_millis(90));
+    let retry = Detail::RetryAfter(LimitReport::PerKey(LimitState { limit, remaining: 0, wait }));
     for (name, rejection, profile) in [
         ("refusal: 401 problem+json", Reason::Unknown.into(), "problem+json"),
         ("refusal: 401 error-message", Reason::Unknown.into(), "error-message"),

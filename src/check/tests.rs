@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::Clock;
 use crate::config::ThisHost;
-use crate::core::{Environment, KeySpec};
+use crate::core::{Environment, KeySpec, Limit, LimitSet, NamedLimit, PolicyName};
 use crate::exit::Exit;
 use crate::table::testkit::{self, Signer};
 use crate::table::{Acknowledge, Issue};
@@ -207,11 +207,48 @@ fn codes_of_refused_tables_are_documented() {
 }
 
 #[test]
+fn limits_of_the_table_against_policies_and_costs() {
+    let config = CONFIG
+        .replace("path = \"/read\"", "path = \"/read\"\nclass = \"search\"\ncost = 3")
+        + "[[policies]]\nname = \"search\"\nclasses = [\"search\"]\nlimit = \"5/s\"\n"
+        + "[[policies]]\nname = \"daily\"\nscope = \"org\"\nlimit = \"900/d\"\n";
+    let limited = |n: u32, limits: &[(&str, &str)]| {
+        let mut spec = may(n, &["read"]);
+        spec.grant.limits = LimitSet::new(limits.iter().map(|(policy, limit)| NamedLimit {
+            policy: PolicyName::parse(policy).unwrap(),
+            limit: Limit::parse(limit).unwrap(),
+        }));
+        spec
+    };
+    let fits = report(&config, &[limited(1, &[("per-key", "9/s"), ("search", "3/s")])]);
+    assert_eq!((fits.findings.len(), fits.errors.len()), (0, 0), "{fits}");
+    let specs = [
+        limited(1, &[("search", "2/s"), ("burst", "100/s")]),
+        limited(2, &[("search", "3/s"), ("daily", "5/d")]),
+    ];
+    let found = report(&config, &specs);
+    assert_eq!(kinds(&found), ["policy_unknown", "policy_scope"], "{found}");
+    let text = found.to_string();
+    assert!(text.contains("warning: policy `burst`: the table states limits for it"), "{text}");
+    assert!(text.contains("warning: policy `daily`: its scope is `org`"), "{text}");
+    assert!(
+        text.contains(
+            "error: route `read`: its cost of 3 is above the burst of 2 that `key_00000001` has \
+             under policy `search` (the smallest of that and 1 grant): such a request takes all \
+             of it\n"
+        ),
+        "{text}"
+    );
+    assert!(text.ends_with("\n1 error\n"), "{text}");
+}
+
+#[test]
 fn every_kind_of_finding_is_documented() {
     let text = include_str!("../../docs/keygate.md");
-    let source = include_str!("../check.rs");
-    let mut kinds: Vec<&str> = source
-        .lines()
+    let sources = [include_str!("../check.rs"), include_str!("limits.rs")];
+    let mut kinds: Vec<&str> = sources
+        .into_iter()
+        .flat_map(str::lines)
         .filter_map(|l| l.trim().strip_prefix("kind: \"")?.strip_suffix("\","))
         .collect();
     kinds.extend(["certificate", "everything_ours", "permission_not_held"]);

@@ -9,7 +9,7 @@ use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
     IdentityFields, LogFields, Sampled, Settings, TokenSettings, TraceStart, Underscores, cors,
-    observe, refusals, routes, tokens, usage,
+    limits, observe, refusals, routes, tokens, usage,
 };
 use crate::core::address::parse_network;
 use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
@@ -65,6 +65,7 @@ pub(super) fn settings(
         );
     }
     tokens::fit(root, &rules, &sources, &tokens);
+    let limits = limits::policies(root, &rules);
     let observe_section = root.section("observe");
     let Some(routes) = routes::table(root, rules) else {
         let _ = observe::observe(&observe_section, &RouteTable::default());
@@ -75,7 +76,7 @@ pub(super) fn settings(
         FieldTable::new(owned.names.iter().map(|(name, field, _)| (name.as_str(), *field)));
     let log_every = log.integer("success_every", 1, 0..=1_000_000) as u32;
     Some(Settings {
-        policy: Policy { routes, environment, require_environment, observe },
+        policy: Policy { routes, environment, require_environment, observe, limits },
         sources,
         fields,
         identity,

@@ -12,12 +12,14 @@ use crate::core::key::NameError;
 use crate::core::path::Traits;
 use crate::core::refusal::Refusals;
 use crate::core::route::{Access, Needs, Pattern, Require};
-use crate::core::{Permission, Route, RouteTable};
+use crate::core::{Permission, PolicyName, Route, RouteTable};
 
 /// A rule with the place that messages about it name.
 pub(super) struct Rule {
     route: Route,
     place: ConfigPlace,
+    class: ConfigPlace,
+    cost: ConfigPlace,
 }
 
 pub(super) fn needs_key(rule: &Rule) -> bool {
@@ -33,6 +35,23 @@ impl Rule {
 
     pub(super) fn place(&self) -> &ConfigPlace {
         &self.place
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    pub(super) fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// Of what the rule says of its limits: `cost` is the key of the file.
+    pub(super) fn cost_place(&self) -> &ConfigPlace {
+        &self.cost
+    }
+
+    pub(super) fn class_place(&self) -> &ConfigPlace {
+        &self.class
     }
 }
 
@@ -60,7 +79,8 @@ pub(super) fn rules(root: &ConfigSection<'_>, refusals: &Refusals) -> Vec<Rule> 
         } else {
             ids.insert(route.id.clone(), at);
         }
-        rules.push(Rule { route, place });
+        let (class, cost) = (section.place_of("class"), section.place_of("cost"));
+        rules.push(Rule { route, place, class, cost });
     }
     rules
 }
@@ -105,6 +125,14 @@ fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
     let body_limit = section.parse("body_limit", units::size);
     let upgrades = section.parse_list("upgrade", upgrade);
     let preflight = section.flag("preflight");
+    let class = section.parse("class", class);
+    let cost = section.integer("cost", 1, 0..=u64::from(Route::MAX_COST)) as u32;
+    if access.as_ref().is_some_and(|access| *access == Access::Public) {
+        for key in ["class", "cost"].into_iter().filter(|key| section.has(key)) {
+            let problem = ConfigProblem::new("a public route looks at no key, and charges none");
+            section.fault(key, problem.hint("remove it, or set access = \"key\""));
+        }
+    }
     let pattern = pattern?;
     let id = id.unwrap_or_else(|| {
         let words: Vec<_> = methods.iter().map(Method::as_str).collect();
@@ -124,7 +152,17 @@ fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
         upgrades,
         preflight,
         profile,
+        class,
+        cost,
     })
+}
+
+/// The word for a group of routes, as `routes.class` and `policies.classes` write it.
+pub(super) fn class(text: &str) -> Result<Box<str>, ConfigProblem> {
+    match PolicyName::is_valid(text.as_bytes()) {
+        true => Ok(text.into()),
+        false => Err(ConfigProblem::new("must be 1 to 64 of `a` to `z`, `0` to `9`, `-` and `_`")),
+    }
 }
 
 fn method(text: &str) -> Result<Method, ConfigProblem> {

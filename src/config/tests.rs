@@ -2,6 +2,7 @@
 
 mod cors;
 mod documents;
+mod limits;
 
 use std::collections::HashMap;
 use std::io;
@@ -230,6 +231,8 @@ profile = "acme"
 allow_encoded_slash = true
 allow_semicolon = true
 allow_double_encoding = true
+class = "search"
+cost = 5
 [[routes]]
 path = "/healthz"
 access = "public"
@@ -245,6 +248,11 @@ jwks_copy = "idp.json"
 org_claim = "org_id"
 permissions_claim = "scope"
 permissions = { "orders:read" = ["read"] }
+[[policies]]
+name = "search"
+scope = "key"
+classes = ["search"]
+limit = "60/min burst 10"
 [refusals]
 profile = "error-message"
 disclosure = "uniform"

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use http::Method;
 
 use super::Now;
+use super::charge::{Charge, LimitPolicies};
 use super::client_network::ClientNetwork;
 use super::credential::MissingHalf;
 use super::grant::{KeyView, PermissionSet};
 use super::key::{Environment, KeyId, KeyStatus};
-use super::limit::Limit;
+use super::limit::LimitSet;
 use super::observe::{Conduct, CredentialPassage, Observe, ShareCaller};
 use super::owner::OwnerView;
 use super::path::Traits;
@@ -29,6 +30,8 @@ pub struct Policy {
     pub require_environment: bool,
     /// Who is only observed; `None`: nobody.
     pub observe: Option<Box<Observe>>,
+    /// What admitted requests are charged under.
+    pub limits: LimitPolicies,
 }
 
 /// The keys in force: a table with its patch.
@@ -44,6 +47,8 @@ pub trait KeyLookup {
     fn owner(&self, digest: &Digest) -> Option<OwnerView<'_>>;
     /// Whether the table or the patch names this org.
     fn knows_org(&self, org: &str) -> bool;
+    /// The limits that all keys of an org share; `None`: no org has any, or this one has none.
+    fn org_limits(&self, org: &str) -> Option<&LimitSet>;
     /// Unix seconds from which on nothing is admitted (`after_expiry = "refuse"`).
     fn refuse_from(&self) -> Option<u64>;
 }
@@ -106,7 +111,6 @@ pub enum Verdict<'k> {
 pub struct Admitted<'k> {
     caller: AdmittedCaller<'k>,
     route: &'k Route,
-    charge: Option<Charge>,
     conduct: Conduct,
 }
 
@@ -142,13 +146,6 @@ pub struct Refused<'k> {
     /// The key, when it was identified. For the log only: with [`Reason::WrongSecret`] the caller
     /// has named it without proving possession.
     pub key: Option<KeyView<'k>>,
-}
-
-/// What the limit store has yet to take for an admitted request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Charge {
-    pub key: KeyId,
-    pub limit: Limit,
 }
 
 /// What is kept of an admitted request while its response runs, to hold it against later tables.
@@ -346,10 +343,9 @@ fn judge<'k, K: KeyLookup>(
         let detail = Detail::Permissions(needs.permissions.clone());
         return Err(Rejection { reason: Reason::Permission, detail });
     }
-    let charge = key.grant.limits.per_key().map(|limit| Charge { key: key.id, limit });
     let caller = AdmittedCaller::Key { key, digest };
     let conduct = Conduct::Enforced;
-    Ok(Verdict::Admitted(Admitted { caller, route, charge, conduct }))
+    Ok(Verdict::Admitted(Admitted { caller, route, conduct }))
 }
 
 /// What the table says of a verified token, and what the route needs of it.
@@ -372,7 +368,7 @@ fn judge_token<'k, K: KeyLookup>(
         return Err(Rejection { reason: Reason::Permission, detail });
     }
     let (caller, conduct) = (AdmittedCaller::Token(Arc::clone(token)), Conduct::Enforced);
-    Ok(Admitted { caller, route, charge: None, conduct })
+    Ok(Admitted { caller, route, conduct })
 }
 
 fn other_methods(methods: &[&Method]) -> Rejection {
@@ -498,8 +494,12 @@ impl<'k> Admitted<'k> {
         self.route
     }
 
-    pub fn charge(&self) -> Option<Charge> {
-        self.charge
+    /// What the limit store has yet to take; `None`: nothing, or a user token opened it. `policy` and `keys` are those that
+    /// decided.
+    #[inline]
+    pub fn charge(&self, policy: &'k Policy, keys: &'k impl KeyLookup) -> Option<Charge<'k>> {
+        let key = self.key()?;
+        policy.limits.charge(key, keys.org_limits(key.org), self.route)
     }
 
     /// Who issued the key: in `keys`, which decided. A user token has no owner.

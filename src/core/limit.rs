@@ -1,4 +1,4 @@
-//! GCRA: a rate limit in one `u64` per key. The limit is passed with each call, so that a reload
+//! GCRA: a rate limit in one `u64` per bucket. The limit is passed with each call, so that a reload
 //! may change it without losing what was already spent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,16 @@ pub struct Limit {
 /// The name of a policy: 1 to 64 of `a-z 0-9 - _`. So it is a TOML key, a metric label and an
 /// RFC 9651 String without quoting, and no two differ by case alone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PolicyName(Box<str>);
+pub struct PolicyName {
+    text: Box<str>,
+    id: PolicyId,
+}
+
+/// 48 bits of a hash of a policy's name: what a bucket keeps of it. The same in every process and
+/// after every reload; of a hundred names two share one once in 57,000,000,000 deployments, and
+/// then share a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PolicyId([u8; 6]);
 
 /// What a key or an org may do under one policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,7 +50,10 @@ pub enum LimitError {
     Burst,
     #[error("the count must be 1 to 1,000,000,000, and at most 1,000,000 per millisecond")]
     Count,
-    #[error("must look like `600/min`: a count, `/`, then s, min, h, d or a duration such as 30s")]
+    #[error(
+        "must look like `600/min` or `600/min burst 50`: a count, `/`, then s, min, h, d or a \
+         duration such as 30s"
+    )]
     Syntax,
     #[error("the window must be 1 ms to 30 days")]
     Window,
@@ -50,7 +62,7 @@ pub enum LimitError {
 /// What a charge left over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spent {
-    /// How many more requests would be admitted right now.
+    /// How many more requests of cost 1 would be admitted right now.
     pub remaining: u32,
     /// Until the whole burst is available again.
     pub full_in: Duration,
@@ -59,8 +71,17 @@ pub struct Spent {
 /// The limit is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted {
-    /// Until the next request would be admitted.
+    /// Until a request of this cost would be admitted.
     pub retry_in: Duration,
+}
+
+/// A charge worked out, and not yet taken: with several limits, all are looked at before any is
+/// charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitStep {
+    /// What becomes the state, in nanoseconds.
+    pub arrival: u64,
+    pub spent: Spent,
 }
 
 // === impl Limit ===
@@ -82,8 +103,13 @@ impl Limit {
         Ok(Self { count, window_ms, burst })
     }
 
-    /// `600/min`, `10/s`, `5000/1h30m`; the burst is the whole count.
+    /// `600/min`, `10/s`, `5000/1h30m`, `600/min burst 50`; without a burst it is the whole count.
     pub fn parse(text: &str) -> Result<Self, LimitError> {
+        if let Some((rate, burst)) = text.split_once(" burst ") {
+            let whole = Self::parse(rate)?;
+            let burst = burst.trim().parse().map_err(|_| LimitError::Syntax)?;
+            return Self::new(whole.count, whole.window(), burst);
+        }
         let (count, window) = text.split_once('/').ok_or(LimitError::Syntax)?;
         let count: u32 = count.trim().parse().map_err(|_| LimitError::Syntax)?;
         let window = match window.trim() {
@@ -123,27 +149,40 @@ impl Limit {
         if ns == 0 { 1 } else { ns }
     }
 
-    /// Takes one request out of `state`, the theoretical arrival time in nanoseconds on the
-    /// clock that `now_ns` is read from. Zero is a state that was never charged.
-    pub fn charge(self, state: &AtomicU64, now_ns: u64) -> Result<Spent, Exhausted> {
+    /// What a request of this cost makes of `arrival`, the theoretical arrival time in nanoseconds
+    /// on the clock that `now_ns` is read from. Zero is a state that was never charged.
+    ///
+    /// A cost above the burst takes the whole burst: such a request would never be admitted
+    /// otherwise, however long its caller waits.
+    ///
+    /// # Errors
+    /// [`Exhausted`]: less is left than the cost.
+    #[inline]
+    pub fn step(self, cost: u32, arrival: u64, now_ns: u64) -> Result<LimitStep, Exhausted> {
         let interval = self.interval_ns();
         let tolerance = interval.saturating_mul(u64::from(self.burst));
+        // A limit that shrank on reload must not keep a debt longer than its own burst.
+        let arrival = arrival.clamp(now_ns, now_ns.saturating_add(tolerance));
+        let cost = if cost > self.burst { self.burst } else { cost };
+        let next = arrival.saturating_add(interval.saturating_mul(u64::from(cost)));
+        let ahead = next - now_ns;
+        if ahead > tolerance {
+            return Err(Exhausted { retry_in: Duration::from_nanos(ahead - tolerance) });
+        }
+        let remaining = ((tolerance - ahead) / interval) as u32;
+        Ok(LimitStep {
+            arrival: next,
+            spent: Spent { remaining, full_in: Duration::from_nanos(ahead) },
+        })
+    }
+
+    /// Takes a request of this cost out of `state`, as [`Limit::step`] says.
+    pub fn charge(self, cost: u32, state: &AtomicU64, now_ns: u64) -> Result<Spent, Exhausted> {
         let mut seen = state.load(Ordering::Relaxed);
         loop {
-            // A limit that shrank on reload must not keep a debt longer than its own burst.
-            let arrival = seen.clamp(now_ns, now_ns.saturating_add(tolerance));
-            let next = arrival.saturating_add(interval);
-            let ahead = next - now_ns;
-            if ahead > tolerance {
-                return Err(Exhausted { retry_in: Duration::from_nanos(ahead - tolerance) });
-            }
-            match state.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => {
-                    return Ok(Spent {
-                        remaining: ((tolerance - ahead) / interval) as u32,
-                        full_in: Duration::from_nanos(ahead),
-                    });
-                }
+            let LimitStep { arrival, spent } = self.step(cost, seen, now_ns)?;
+            match state.compare_exchange_weak(seen, arrival, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Ok(spent),
                 Err(other) => seen = other,
             }
         }
@@ -156,8 +195,23 @@ impl PolicyName {
     /// The policy of a key's plain `limit`, and of every limit in a table of format 1.
     pub const PER_KEY: &'static str = "per-key";
 
+    /// What the label `policy` of a metric says of `per-key`: nothing else may take the name.
+    pub const METRIC_OF_PER_KEY: &'static str = "key";
+
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        if Self::is_valid(text.as_bytes()) { Ok(Self(text.into())) } else { Err(NameError::Policy) }
+        if !Self::is_valid(text.as_bytes()) {
+            return Err(NameError::Policy);
+        }
+        Ok(Self::of_valid(text))
+    }
+
+    /// The name of the policy of a key's plain `limit`.
+    pub fn per_key() -> Self {
+        Self::of_valid(Self::PER_KEY)
+    }
+
+    fn of_valid(text: &str) -> Self {
+        Self { text: text.into(), id: PolicyId::of(text) }
     }
 
     pub fn is_valid(bytes: &[u8]) -> bool {
@@ -167,7 +221,28 @@ impl PolicyName {
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    pub const fn id(&self) -> PolicyId {
+        self.id
+    }
+}
+
+// === impl PolicyId ===
+
+impl PolicyId {
+    pub const PER_KEY: Self = Self::of(PolicyName::PER_KEY);
+
+    /// FNV-1a, 64 bits of which the upper 16 are folded into the lower 48.
+    const fn of(name: &str) -> Self {
+        let (mut hash, mut rest) = (0xcbf2_9ce4_8422_2325_u64, name.as_bytes());
+        while let [byte, behind @ ..] = rest {
+            hash = (hash ^ *byte as u64).wrapping_mul(0x0000_0100_0000_01b3);
+            rest = behind;
+        }
+        let [a, b, c, d, e, f, ..] = (hash ^ (hash >> 48)).to_le_bytes();
+        Self([a, b, c, d, e, f])
     }
 }
 
@@ -189,8 +264,7 @@ impl LimitSet {
 
     /// As a table of format 1 states it.
     pub fn of_key(limit: Option<Limit>) -> Self {
-        let policy = PolicyName(PolicyName::PER_KEY.into());
-        Self::new(limit.map(|limit| NamedLimit { policy, limit }))
+        Self::new(limit.map(|limit| NamedLimit { policy: PolicyName::per_key(), limit }))
     }
 
     /// The limit of the policy `per-key`.
@@ -235,6 +309,11 @@ impl LimitSet {
         })
     }
 
+    /// Whether it has no limit but that of `per-key`, if any.
+    pub const fn is_plain(&self) -> bool {
+        self.named.len() == self.per_key.is_some() as usize
+    }
+
     pub fn is_empty(&self) -> bool {
         self.named.is_empty()
     }
@@ -244,14 +323,19 @@ impl LimitSet {
     }
 }
 
+/// As [`Limit::parse`] reads it.
 impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.window_ms {
-            1_000 => write!(f, "{}/s", self.count),
-            60_000 => write!(f, "{}/min", self.count),
-            3_600_000 => write!(f, "{}/h", self.count),
-            86_400_000 => write!(f, "{}/d", self.count),
-            _ => write!(f, "{}/{}", self.count, humantime::format_duration(self.window())),
+            1_000 => write!(f, "{}/s", self.count)?,
+            60_000 => write!(f, "{}/min", self.count)?,
+            3_600_000 => write!(f, "{}/h", self.count)?,
+            86_400_000 => write!(f, "{}/d", self.count)?,
+            _ => write!(f, "{}/{}", self.count, humantime::format_duration(self.window()))?,
+        }
+        match self.burst == self.count {
+            true => Ok(()),
+            false => write!(f, " burst {}", self.burst),
         }
     }
 }
@@ -271,11 +355,43 @@ mod tests {
         let limit = Limit::parse("3/s").unwrap();
         let state = AtomicU64::new(0);
         let now = 10_000_000_000;
-        let left: Vec<_> = (0..3).map(|_| limit.charge(&state, now).unwrap().remaining).collect();
+        let left: Vec<_> =
+            (0..3).map(|_| limit.charge(1, &state, now).unwrap().remaining).collect();
         assert_eq!(left, [2, 1, 0]);
-        let retry = limit.charge(&state, now).unwrap_err().retry_in;
+        let retry = limit.charge(1, &state, now).unwrap_err().retry_in;
         assert!(retry <= Duration::from_millis(334), "{retry:?}");
-        assert!(limit.charge(&state, now + retry.as_nanos() as u64).is_ok());
+        assert!(limit.charge(1, &state, now + retry.as_nanos() as u64).is_ok());
+    }
+
+    #[test]
+    fn a_cost_is_that_many_requests_at_once() {
+        let limit = Limit::parse("10/s").unwrap();
+        let (state, now) = (AtomicU64::new(0), 10_000_000_000);
+        assert_eq!(limit.charge(7, &state, now).unwrap().remaining, 3);
+        let retry = limit.charge(4, &state, now).unwrap_err().retry_in;
+        assert_eq!(retry, Duration::from_millis(100));
+        assert_eq!(limit.charge(3, &state, now).unwrap().remaining, 0);
+        assert!(limit.charge(4, &state, now + 399_999_999).is_err());
+        assert!(limit.charge(4, &state, now + 400_000_000).is_ok());
+    }
+
+    #[test]
+    fn a_cost_above_the_burst_takes_all_of_it_and_locks_nobody_out() {
+        let limit = Limit::parse("3/s").unwrap();
+        let (state, now) = (AtomicU64::new(0), 10_000_000_000);
+        assert_eq!(limit.charge(100, &state, now).unwrap().remaining, 0);
+        let retry = limit.charge(100, &state, now).unwrap_err().retry_in;
+        assert!(limit.charge(100, &state, now + retry.as_nanos() as u64).is_ok());
+    }
+
+    #[test]
+    fn ids_of_names_differ() {
+        let names: Vec<_> =
+            (0..2000).map(|n| PolicyName::parse(&format!("p{n}")).unwrap()).collect();
+        let ids: std::collections::BTreeSet<_> = names.iter().map(PolicyName::id).collect();
+        assert_eq!(ids.len(), names.len());
+        assert_eq!(PolicyName::per_key().id(), PolicyId::PER_KEY);
+        assert!(!ids.contains(&PolicyId::default()));
     }
 
     #[test]
@@ -283,10 +399,10 @@ mod tests {
         let state = AtomicU64::new(0);
         let wide = Limit::parse("1000/d").unwrap();
         for _ in 0..1000 {
-            wide.charge(&state, 0).unwrap();
+            wide.charge(1, &state, 0).unwrap();
         }
         let narrow = Limit::parse("1/s").unwrap();
-        let retry = narrow.charge(&state, 0).unwrap_err().retry_in;
+        let retry = narrow.charge(1, &state, 0).unwrap_err().retry_in;
         assert!(retry <= Duration::from_secs(1), "{retry:?}");
     }
 
@@ -309,6 +425,10 @@ mod tests {
     fn text() {
         assert_eq!(Limit::parse("600/min").unwrap().to_string(), "600/min");
         assert_eq!(Limit::parse("5/90s").unwrap().to_string(), "5/1m 30s");
+        let burst = Limit::parse("600/min burst 50").unwrap();
+        assert_eq!((burst.burst(), burst.to_string().as_str()), (50, "600/min burst 50"));
+        assert_eq!(Limit::parse("600/min burst x"), Err(LimitError::Syntax));
+        assert_eq!(Limit::parse("600/min burst 601"), Err(LimitError::Burst));
         assert_eq!(Limit::parse("600"), Err(LimitError::Syntax));
         assert_eq!(Limit::parse("0/s"), Err(LimitError::Count));
         assert_eq!(Limit::parse("1/40d"), Err(LimitError::Window));
@@ -333,7 +453,7 @@ mod tests {
             for step in steps {
                 clock.advance(Duration::from_millis(step));
                 now += step * 1_000_000;
-                prop_assert_eq!(limit.charge(&state, now).is_ok(), oracle.check().is_ok());
+                prop_assert_eq!(limit.charge(1, &state, now).is_ok(), oracle.check().is_ok());
             }
         }
     }

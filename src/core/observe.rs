@@ -166,6 +166,8 @@ impl Observe {
             upgrades: Vec::new(),
             preflight: false,
             profile: None,
+            class: None,
+            cost: 1,
         };
         Ok(Self { until, share, credentials, reach, unmatched })
     }

@@ -1,9 +1,7 @@
 //! Every way to be refused: one closed enum for logs, metric labels and refusal bodies.
 
-use std::time::Duration;
-
 use super::key::Permission;
-use super::limit::Limit;
+use super::rate_fields::LimitReport;
 
 /// Declares the enum with, per reason: the word in logs and metrics, the stable code that a client
 /// sees, and the status.
@@ -138,8 +136,8 @@ pub enum Detail {
     None,
     /// The permissions that the route requires (403 `scope`).
     Permissions(Box<[Permission]>),
-    /// The limit and how long to wait (429).
-    RetryAfter { limit: Limit, retry_in: Duration },
+    /// The limits that refused it, and how long to wait (429).
+    RetryAfter(LimitReport),
     /// What was wrong, and what to do about it, in words that name what is configured. Never contains
     /// client bytes.
     Told { why: Box<str>, advice: Box<str> },

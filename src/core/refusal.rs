@@ -10,17 +10,16 @@ mod prepared;
 mod template;
 mod text;
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-use super::limit::{Limit, PolicyName, Spent};
+use super::rate_fields::{LimitReport, whole_seconds};
 use super::reason::{Detail, Disclosure, Reason, Rejection};
 
 pub use self::challenge::{Challenges, Scheme};
 pub use self::prepared::{PreparedRefusals, Ready};
 pub use self::template::{Template, TemplateError};
+pub use super::rate_fields::RateFields;
 
 /// The configured profiles and what all refusals share.
 #[derive(Clone, Debug, Default)]
@@ -51,15 +50,6 @@ pub enum Profile {
     ProblemJson,
     /// Position in [`Refusals::templates`].
     Template(usize),
-}
-
-/// Which fields tell a caller of its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateFields {
-    /// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10).
-    pub standard: bool,
-    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, the last in seconds left.
-    pub x: bool,
 }
 
 /// The part of the request that a refusal depends on.
@@ -93,14 +83,10 @@ struct Saying<'r> {
     /// Joined by spaces; empty unless a permission is missing.
     permissions: String,
     retry_after: Option<u64>,
+    /// Names of the policies that refused it.
+    violated: Vec<&'r str>,
     docs: Option<&'r str>,
 }
-
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
-const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
-const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 // === impl Refusals ===
 
@@ -175,7 +161,7 @@ impl Refusals {
             }
             Detail::Why(why) => format!("{}: {why}", text.message),
             Detail::Told { why, .. } => format!("{}: {why}", text.message),
-            Detail::Allow(_) | Detail::None | Detail::RetryAfter { .. } => text.message.to_owned(),
+            Detail::Allow(_) | Detail::None | Detail::RetryAfter(_) => text.message.to_owned(),
         };
         let advice = match (&rejection.detail, text.advice) {
             (Detail::Told { advice, .. }, _) => advice.to_string(),
@@ -196,6 +182,10 @@ impl Refusals {
             request_id: context.request_id,
             permissions,
             retry_after: retry_after(shown, &rejection.detail),
+            violated: match &rejection.detail {
+                Detail::RetryAfter(report) => report.shown().map(|(name, _)| name).collect(),
+                _ => Vec::new(),
+            },
             docs: self.docs.as_deref(),
         };
         let mut headers = Vec::with_capacity(8);
@@ -244,8 +234,8 @@ impl Refusals {
         if let Some(seconds) = saying.retry_after {
             headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
         }
-        if let Detail::RetryAfter { limit, retry_in } = detail {
-            self.rate_fields.each(*limit, 0, *retry_in, |name, value| {
+        if let Detail::RetryAfter(report) = detail {
+            self.rate_fields.each(report, |name, value| {
                 if let Ok(value) = HeaderValue::from_bytes(value) {
                     headers.push((name, value));
                 }
@@ -253,9 +243,9 @@ impl Refusals {
         }
     }
 
-    /// The fields that tell an admitted caller what is left of its limit.
-    pub fn limit_fields(&self, limit: Limit, spent: Spent, add: impl FnMut(HeaderName, &[u8])) {
-        self.rate_fields.each(limit, spent.remaining, spent.full_in, add);
+    /// The fields that tell an admitted caller what is left of its limits.
+    pub fn limit_fields(&self, report: &LimitReport, add: impl FnMut(HeaderName, &[u8])) {
+        self.rate_fields.each(report, add);
     }
 }
 
@@ -264,14 +254,9 @@ fn status(reason: Reason) -> StatusCode {
     StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
 }
 
-/// Whole seconds, rounded up: a caller that waits them is not early.
-fn seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
-}
-
 fn retry_after(reason: Reason, detail: &Detail) -> Option<u64> {
     match (reason, detail) {
-        (_, Detail::RetryAfter { retry_in, .. }) => Some(seconds(*retry_in).max(1)),
+        (_, Detail::RetryAfter(report)) => Some(whole_seconds(report.longest_wait()).max(1)),
         (
             Reason::NoTable | Reason::Overloaded | Reason::RateLimited | Reason::TokenKeysMissing,
             _,
@@ -303,8 +288,8 @@ fn grpc(
     if let Ok(value) = HeaderValue::from_str(&body::grpc_message(&text)) {
         headers.push((HeaderName::from_static("grpc-message"), value));
     }
-    if let Detail::RetryAfter { retry_in, .. } = detail {
-        let ms = retry_in.as_millis().max(1).min(u128::from(u32::MAX)) as u32;
+    if let Detail::RetryAfter(report) = detail {
+        let ms = report.longest_wait().as_millis().max(1).min(u128::from(u32::MAX)) as u32;
         headers.push((HeaderName::from_static("grpc-retry-pushback-ms"), HeaderValue::from(ms)));
     }
     Rendered { status: StatusCode::OK, headers, body: Bytes::new() }
@@ -318,76 +303,6 @@ impl Profile {
         ("error-message", Self::ErrorMessage),
         ("envelope", Self::Envelope),
     ];
-}
-
-// === impl RateFields ===
-
-impl RateFields {
-    pub const ALL: Self = Self { standard: true, x: true };
-
-    /// Names of all fields that may be sent.
-    pub fn names(self) -> impl Iterator<Item = HeaderName> {
-        let standard = [RATELIMIT, RATELIMIT_POLICY].into_iter().filter(move |_| self.standard);
-        standard.chain([X_LIMIT, X_REMAINING, X_RESET].into_iter().filter(move |_| self.x))
-    }
-
-    /// Whether the field says of a key the same with every answer.
-    pub fn is_constant(name: &HeaderName) -> bool {
-        *name == RATELIMIT_POLICY || *name == X_LIMIT
-    }
-
-    fn each(
-        self,
-        limit: Limit,
-        remaining: u32,
-        wait: Duration,
-        mut add: impl FnMut(HeaderName, &[u8]),
-    ) {
-        // On the path of every limited request: no formatting machinery, no allocation.
-        let mut put = |name: HeaderName, parts: &[&str]| {
-            let mut text = [0; LONGEST_RATE_FIELD];
-            let mut used = 0;
-            for part in parts {
-                if let Some(place) = text.get_mut(used..used + part.len()) {
-                    place.copy_from_slice(part.as_bytes());
-                    used += part.len();
-                }
-            }
-            add(name, text.get(..used).unwrap_or_default());
-        };
-        let (mut count, mut left, mut width, mut until) =
-            (itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new());
-        let count = count.format(limit.count());
-        let remaining = left.format(remaining);
-        let wait = until.format(seconds(wait));
-        if self.standard {
-            let policy = PolicyName::PER_KEY;
-            // `w` is whole seconds; the draft allows leaving out a window that is not.
-            let window = limit.window();
-            match (window.as_secs(), window.subsec_nanos()) {
-                (w @ 1.., 0) => {
-                    let width = width.format(w);
-                    put(RATELIMIT_POLICY, &["\"", policy, "\";q=", count, ";w=", width]);
-                }
-                _ => put(RATELIMIT_POLICY, &["\"", policy, "\";q=", count]),
-            }
-            put(RATELIMIT, &["\"", policy, "\";r=", remaining, ";t=", wait]);
-        }
-        if self.x {
-            put(X_LIMIT, &[count]);
-            put(X_REMAINING, &[remaining]);
-            put(X_RESET, &[wait]);
-        }
-    }
-}
-
-/// Two numbers of 64 bits, and the words around them.
-const LONGEST_RATE_FIELD: usize = 64;
-
-impl Default for RateFields {
-    fn default() -> Self {
-        Self { standard: true, x: false }
-    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,10 @@ pub struct Route {
     pub preflight: bool,
     /// Refusal profile by name; `None`: the default one.
     pub profile: Option<Box<str>>,
+    /// Which policies charge its requests beside those for all routes.
+    pub class: Option<Box<str>>,
+    /// How many requests one of its requests counts as, 0 to [`Route::MAX_COST`]. 0: none.
+    pub cost: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -282,6 +286,8 @@ impl fmt::Debug for Pattern {
 // === impl Route ===
 
 impl Route {
+    pub const MAX_COST: u32 = 1_000_000;
+
     /// Position of what stands for the rule of a request that matches none.
     pub const UNMATCHED: usize = usize::MAX;
 

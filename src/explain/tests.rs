@@ -82,6 +82,10 @@ impl KeyLookup for One {
         true
     }
 
+    fn org_limits(&self, _: &str) -> Option<&LimitSet> {
+        None
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         self.refuse_from
     }
@@ -118,7 +122,8 @@ fn admitted_with_the_fields_that_are_sent() {
         "verdict   admitted\n\
          rule      items (GET /items/{id}): key with read\n\
          key       key_abc \"Büro\" of acme, active, live, may read, expires \
-         1970-01-01T00:33:20Z, 600/min (not charged here)\n\
+         1970-01-01T00:33:20Z, 600/min\n\
+         charges   1 under per-key, 600/min of the key, by the table\n\
          carrier   bearer\n\
          client    203.0.113.9\n\
          at        1970-01-01T00:16:40Z\n\
@@ -133,17 +138,31 @@ fn admitted_with_the_fields_that_are_sent() {
 }
 
 #[test]
-fn a_limit_that_is_not_enforced_does_not_look_like_one_that_is() {
+fn the_limits_that_a_request_would_be_charged_under_are_named() {
     let mut keys = keys();
     let limit = |policy, text| NamedLimit {
         policy: PolicyName::parse(policy).unwrap(),
         limit: Limit::parse(text).unwrap(),
     };
-    keys.grant.limits = LimitSet::new([limit("per-key", "600/min"), limit("search", "2/s")]);
-    let answer = ask(Some(&keys), Method::GET, "/items/7", Credential::Single(b"wa_good"));
-    let text = answer.to_string();
-    let wanted = ", 600/min (not charged here), search 2/s (carried, not enforced)\n";
+    let ask_now = |keys: &One| {
+        ask(Some(keys), Method::GET, "/items/7", Credential::Single(b"wa_good")).to_string()
+    };
+    keys.grant.limits = LimitSet::new([limit("per-key", "600/min")]);
+    let text = ask_now(&keys);
+    assert!(text.contains(", 600/min\n"), "{text}");
+    assert!(
+        text.contains("\ncharges   1 under per-key, 600/min of the key, by the table\ncarrier "),
+        "{text}"
+    );
+    let both = [limit("per-key", "600/min burst 50"), limit("search", "2/s")];
+    keys.grant.limits = LimitSet::new(both);
+    let text = ask_now(&keys);
+    assert!(text.contains(", 600/min burst 50, search 2/s\n"), "{text}");
+    let wanted = "charges   1 under per-key, 600/min burst 50 of the key, by the table\n          \
+                  1 under search, 2/s of the key, by the table\n";
     assert!(text.contains(wanted), "{text}");
+    keys.grant.limits = LimitSet::default();
+    assert!(!ask_now(&keys).contains("charges"));
 }
 
 #[test]

@@ -1,80 +1,177 @@
-//! What keys have spent of their limits. Lives outside every table, keyed by key id, so that a
-//! reload never resets a limit; has entries only for keys that were seen and are limited.
+//! What keys and orgs have spent of their limits. Lives outside every table, by key id and org, so
+//! that a reload never resets a limit; has entries only for those that were seen and are limited.
+
+mod buckets;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use dashmap::mapref::one::RefMut;
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
-use crate::core::decision::Charge;
-use crate::core::limit::{Exhausted, Spent};
-use crate::core::reason::Detail;
-use crate::core::{KeyId, Limit, Now, Reason, Rejection};
+use self::buckets::Buckets;
+use crate::core::charge::{ChargedLimits, PolicyCharge};
+use crate::core::limit::{Exhausted, LimitStep, PolicyId, Spent};
+use crate::core::rate_fields::{LimitReport, LimitState};
+use crate::core::{Charge, KeyId, Limit, Now, PolicyScope};
 
 /// Shared by all workers: a limit holds for the sidecar, not per core.
+///
+/// Locks are taken in the order of the maps below, one shard of each, so that no two charges wait
+/// for each other.
 #[derive(Debug, Default)]
 pub struct LimitStore {
+    /// Of keys that were charged under several policies: all their buckets.
+    several: DashMap<KeyId, Buckets, RandomState>,
+    /// Of all other keys: the bucket of `per-key`, charged without a lock of its own. A key is in
+    /// one of these two maps, never in both.
+    ///
     /// The quick hash: whose ids are in the table is not up to clients.
-    spent: DashMap<KeyId, AtomicU64, RandomState>,
-}
-
-/// What the RateLimit fields of an admitted response say.
-pub(crate) struct Charged {
-    pub(crate) limit: Limit,
-    pub(crate) spent: Spent,
+    lone: DashMap<KeyId, AtomicU64, RandomState>,
+    /// What all keys of an org have spent together.
+    orgs: DashMap<Box<str>, Buckets, RandomState>,
 }
 
 // === impl LimitStore ===
 
 impl LimitStore {
-    /// Takes one request out of the key's limit.
-    pub(crate) fn charge(&self, charge: Charge, now: Now) -> Result<Charged, Rejection> {
+    /// Takes one request out of all its limits, or out of none.
+    ///
+    /// # Errors
+    /// What the refusal says: which limits have less left than the request costs.
+    #[inline]
+    pub fn charge(&self, charge: &Charge<'_>, now: Now) -> Result<LimitReport, LimitReport> {
+        let limit = match &charge.limits {
+            ChargedLimits::PerKey(limit) => *limit,
+            ChargedLimits::Several(limits) => return self.charge_several(charge, limits, now),
+        };
+        let found = self.lone.get(&charge.key);
         // Charged under the map's lock, so that a sweep cannot drop the state in between.
-        let result = match self.spent.get(&charge.key) {
-            Some(state) => charge.limit.charge(&state, now.mono_ns),
-            None => charge.limit.charge(&self.spent.entry(charge.key).or_default(), now.mono_ns),
+        let result = match found {
+            Some(state) => limit.charge(charge.cost, &state, now.mono_ns),
+            None => self.charge_elsewhere(charge, limit, now),
         };
         match result {
-            Ok(spent) => Ok(Charged { limit: charge.limit, spent }),
-            Err(Exhausted { retry_in }) => Err(Rejection {
-                reason: Reason::RateLimited,
-                detail: Detail::RetryAfter { limit: charge.limit, retry_in },
-            }),
+            Ok(Spent { remaining, full_in }) => {
+                Ok(LimitReport::PerKey(LimitState { limit, remaining, wait: full_in }))
+            }
+            Err(Exhausted { retry_in }) => {
+                Err(LimitReport::PerKey(LimitState { limit, remaining: 0, wait: retry_in }))
+            }
         }
     }
 
-    /// Forgets keys whose whole burst is available again: their state says nothing any more.
-    /// Called about once a minute, off the workers.
-    pub fn sweep(&self, now: Now) {
-        self.spent.retain(|_, state| state.load(Ordering::Relaxed) > now.mono_ns);
+    /// Of a key that `lone` does not have: it is new, or it had several limits before a reload.
+    fn charge_elsewhere(
+        &self,
+        charge: &Charge<'_>,
+        limit: Limit,
+        now: Now,
+    ) -> Result<Spent, Exhausted> {
+        // While the place in `several` is locked, nobody else brings the key into either map.
+        match self.several.entry(charge.key) {
+            Entry::Occupied(mut found) => {
+                let buckets = found.get_mut();
+                let seen = buckets.arrival(PolicyId::PER_KEY);
+                let LimitStep { arrival, spent } = limit.step(charge.cost, seen, now.mono_ns)?;
+                buckets.set(PolicyId::PER_KEY, arrival, now.mono_ns);
+                Ok(spent)
+            }
+            Entry::Vacant(_place) => {
+                let state = self.lone.entry(charge.key).or_default();
+                limit.charge(charge.cost, &state, now.mono_ns)
+            }
+        }
     }
 
+    fn charge_several(
+        &self,
+        charge: &Charge<'_>,
+        limits: &[PolicyCharge<'_>],
+        now: Now,
+    ) -> Result<LimitReport, LimitReport> {
+        let is_of = |scope: PolicyScope| limits.iter().any(|limit| limit.scope == scope);
+        let mut of_key = is_of(PolicyScope::Key).then(|| self.buckets_of_key(charge.key));
+        let mut of_org = is_of(PolicyScope::Org).then(|| self.buckets_of_org(charge.org));
+        let mut steps: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
+        let mut spent: SmallVec<[Spent; 4]> = SmallVec::new();
+        let mut waits: SmallVec<[Option<Duration>; 4]> = SmallVec::new();
+        for one in limits {
+            let id = one.policy.id();
+            let buckets = match one.scope {
+                PolicyScope::Key => of_key.as_deref(),
+                PolicyScope::Org => of_org.as_deref(),
+            };
+            let seen = buckets.map_or(0, |buckets| buckets.arrival(id));
+            match one.limit.step(charge.cost, seen, now.mono_ns) {
+                Ok(step) => {
+                    steps.push((id, one.scope, step.arrival));
+                    spent.push(step.spent);
+                    waits.push(None);
+                }
+                Err(Exhausted { retry_in }) => waits.push(Some(retry_in)),
+            }
+        }
+        if steps.len() < limits.len() {
+            return Err(LimitReport::refused(limits, &waits));
+        }
+        for (id, scope, arrival) in steps {
+            let buckets = match scope {
+                PolicyScope::Key => of_key.as_deref_mut(),
+                PolicyScope::Org => of_org.as_deref_mut(),
+            };
+            if let Some(buckets) = buckets {
+                buckets.set(id, arrival, now.mono_ns);
+            }
+        }
+        // Nothing is locked while the report is written.
+        drop((of_key, of_org));
+        Ok(LimitReport::spent(limits, &spent))
+    }
+
+    /// With what it has spent under `per-key` before it got a second limit.
+    fn buckets_of_key(&self, key: KeyId) -> RefMut<'_, KeyId, Buckets> {
+        if let Some(found) = self.several.get_mut(&key) {
+            return found;
+        }
+        match self.several.entry(key) {
+            Entry::Occupied(found) => found.into_ref(),
+            Entry::Vacant(place) => {
+                let before = self.lone.remove(&key).map(|(_, state)| state.into_inner());
+                place.insert(match before {
+                    Some(arrival) => Buckets::of_one(PolicyId::PER_KEY, arrival),
+                    None => Buckets::default(),
+                })
+            }
+        }
+    }
+
+    fn buckets_of_org(&self, org: &str) -> RefMut<'_, Box<str>, Buckets> {
+        match self.orgs.get_mut(org) {
+            Some(found) => found,
+            None => self.orgs.entry(org.into()).or_default(),
+        }
+    }
+
+    /// Forgets keys and orgs whose whole bursts are available again: their state says nothing any
+    /// more. Called about once a minute, off the workers.
+    pub fn sweep(&self, now: Now) {
+        self.several.retain(|_, buckets| buckets.is_spent(now.mono_ns));
+        self.lone.retain(|_, state| state.load(Ordering::Relaxed) > now.mono_ns);
+        self.orgs.retain(|_, buckets| buckets.is_spent(now.mono_ns));
+    }
+
+    /// Keys and orgs that it has an entry for.
     pub fn len(&self) -> usize {
-        self.spent.len()
+        self.several.len() + self.lone.len() + self.orgs.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.spent.is_empty()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::Limit;
-
-    #[test]
-    fn state_goes_when_it_says_nothing() {
-        let store = LimitStore::default();
-        let key = KeyId::parse("key_a").unwrap();
-        let charge = Charge { key, limit: Limit::parse("2/s").unwrap() };
-        let at = |mono_ns| Now { unix_ms: 0, mono_ns };
-        assert!(store.charge(charge, at(0)).is_ok());
-        store.sweep(at(1));
-        assert_eq!(store.len(), 1, "half a second of debt is left");
-        assert!(store.charge(charge, at(1)).is_ok());
-        assert!(store.charge(charge, at(2)).is_err(), "the sweep reset nothing");
-        store.sweep(at(2_000_000_000));
-        assert!(store.is_empty());
+        self.len() == 0
     }
 }

@@ -125,6 +125,10 @@ impl KeyLookup for OneKey {
         true
     }
 
+    fn org_limits(&self, _: &str) -> Option<&LimitSet> {
+        None
+    }
+
     fn refuse_from(&self) -> Option<u64> {
         None
     }
@@ -585,6 +589,10 @@ impl KeyLookup for UsedKey {
 
     fn knows_org(&self, _: &str) -> bool {
         true
+    }
+
+    fn org_limits(&self, org: &str) -> Option<&LimitSet> {
+        self.0.org_limits(org)
     }
 
     fn refuse_from(&self) -> Option<u64> {

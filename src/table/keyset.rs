@@ -25,6 +25,8 @@ pub struct KeySet {
     counts: Counts,
     /// Limits of orgs that held patches lower.
     held_orgs: BTreeMap<Box<str>, LimitSet>,
+    /// Whether any org may have a limit: most tables have none, and then no request looks.
+    has_org_limits: bool,
 }
 
 // === impl KeySet ===
@@ -53,7 +55,16 @@ impl KeySet {
         let hold = (!held.is_empty()).then(|| Hold::of(held));
         let held_orgs = BTreeMap::new();
         let held_patches = held.len();
-        let mut set = Self { table, patch, hold, held_patches, refuse_from, counts, held_orgs };
+        let mut set = Self {
+            table,
+            patch,
+            hold,
+            held_patches,
+            refuse_from,
+            counts,
+            held_orgs,
+            has_org_limits: false,
+        };
         for stated in held.iter().flat_map(|patch| patch.org_limits()) {
             // Met with what is in force, and with what the held patches before have left.
             let limits = set.org_limits(stated.org).meet(stated.limits);
@@ -72,6 +83,8 @@ impl KeySet {
             }
         }
         set.counts = counts;
+        let has_org_limits = set.iter_org_limits().next().is_some();
+        set.has_org_limits = has_org_limits;
         set
     }
 
@@ -114,7 +127,7 @@ impl KeySet {
         self.table.resident_bytes() + self.patch.as_ref().map_or(0, |p| p.body().resident())
     }
 
-    /// The limits in force of an org; empty if it has none. No request is charged by them yet.
+    /// The limits in force of an org; empty if it has none.
     pub fn org_limits(&self, org: &str) -> &LimitSet {
         static NONE: LazyLock<LimitSet> = LazyLock::new(LimitSet::default);
         if let Some(held) = self.held_orgs.get(org) {
@@ -266,6 +279,14 @@ impl KeyLookup for KeySet {
     fn knows_org(&self, org: &str) -> bool {
         let patched = self.patch.as_deref().is_some_and(|patch| patch.body().has_org(org));
         patched || self.table.body().has_org(org)
+    }
+
+    #[inline]
+    fn org_limits(&self, org: &str) -> Option<&LimitSet> {
+        if !self.has_org_limits {
+            return None;
+        }
+        Some(Self::org_limits(self, org)).filter(|limits| !limits.is_empty())
     }
 
     fn refuse_from(&self) -> Option<u64> {

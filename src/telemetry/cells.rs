@@ -6,7 +6,7 @@
 
 mod cell;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use self::cell::add_at;
 pub(super) use self::cell::{Histogram, MetricCell};
@@ -15,10 +15,13 @@ use super::labels::{
     TurnedAway, code_slot,
 };
 use super::metrics::buckets;
+use super::policies::{POLICY_SLOTS, PolicyLabels};
 use super::{LISTENER_SLOTS, OTHER_ROUTE, ROUTE_SLOTS};
 use crate::config::MOST_ISSUERS;
+use crate::core::charge::ChargedLimits;
 use crate::core::observe::UpstreamClass;
-use crate::core::{Reason, TokenFault};
+use crate::core::rate_fields::LimitReport;
+use crate::core::{PolicyName, Reason, TokenFault};
 
 /// All that one worker records.
 ///
@@ -42,7 +45,12 @@ pub struct WorkerCells {
     pub(super) memory_held: MetricCell,
     pub(super) memory_turned_away: [MetricCell; Shortage::ALL.len()],
     pub(super) panics: MetricCell,
+    /// Of the policy `per-key`.
     pub(super) ratelimit: [MetricCell; RateDecision::ALL.len()],
+    /// Of all others, by their place in `policies`. Made when the first of them is charged.
+    pub(super) ratelimit_named:
+        OnceLock<Box<[[MetricCell; RateDecision::ALL.len()]; POLICY_SLOTS]>>,
+    policies: Arc<PolicyLabels>,
     pub(super) request_duration: Histogram,
     pub(super) requests_failed: [MetricCell; Reason::ALL.len()],
     pub(super) streams_ended: [MetricCell; Reason::ALL.len()],
@@ -181,8 +189,37 @@ impl WorkerCells {
         self.upstream_response.record(ns);
     }
 
-    pub fn ratelimit(&self, decision: RateDecision) {
-        add_at(&self.ratelimit, decision as usize);
+    /// A request was charged under these limits, or refused by some of them.
+    #[inline]
+    pub fn ratelimit(&self, limits: &ChargedLimits<'_>, result: &Result<LimitReport, LimitReport>) {
+        match (limits, result) {
+            (ChargedLimits::PerKey(_), Ok(_)) => {
+                add_at(&self.ratelimit, RateDecision::Allowed as usize);
+            }
+            (ChargedLimits::Several(limits), Ok(_)) => {
+                for limit in limits {
+                    self.ratelimit_of(limit.policy.as_str(), RateDecision::Allowed);
+                }
+            }
+            (_, Err(report)) => {
+                for (policy, _) in report.shown() {
+                    self.ratelimit_of(policy, RateDecision::Limited);
+                }
+            }
+        }
+    }
+
+    fn ratelimit_of(&self, policy: &str, decision: RateDecision) {
+        if policy == PolicyName::PER_KEY {
+            add_at(&self.ratelimit, decision as usize);
+            return;
+        }
+        let cells = self
+            .ratelimit_named
+            .get_or_init(|| Box::new(std::array::from_fn(|_| Default::default())));
+        if let Some(cells) = cells.get(self.policies.slot(policy)) {
+            add_at(cells, decision as usize);
+        }
     }
 
     pub fn request_started(&self) {
@@ -314,7 +351,15 @@ impl WorkerCells {
 
 impl Default for WorkerCells {
     fn default() -> Self {
+        Self::new(Arc::default())
+    }
+}
+
+impl WorkerCells {
+    pub(super) fn new(policies: Arc<PolicyLabels>) -> Self {
         Self {
+            policies,
+            ratelimit_named: OnceLock::new(),
             accept_errors: MetricCell::default(),
             aborted: MetricCell::default(),
             auth_duration: Histogram::new(buckets::AUTH),

@@ -12,8 +12,9 @@ use super::labels::{
     CODES, CacheResult, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway,
 };
 use super::metrics::{self, Family};
+use super::policies::PolicyLabels;
 use crate::core::observe::UpstreamClass;
-use crate::core::{Reason, TokenFault};
+use crate::core::{PolicyName, Reason, TokenFault};
 
 /// Reasons that [`WorkerCells::upstream_error`] is called with, shown from the start.
 const UPSTREAM_REASONS: [Reason; 6] = [
@@ -60,9 +61,10 @@ pub(super) fn workers(
     workers: &[Arc<WorkerCells>],
     routes: &[Box<str>],
     listeners: &[Box<str>],
+    policies: &PolicyLabels,
 ) {
     let mut page = MetricsPage { out, workers };
-    page.requests(routes);
+    page.requests(routes, policies);
     page.connections(listeners);
     page.upstream();
 }
@@ -95,7 +97,7 @@ struct MetricsPage<'p> {
 // === impl MetricsPage ===
 
 impl MetricsPage<'_> {
-    fn requests(&mut self, routes: &[Box<str>]) {
+    fn requests(&mut self, routes: &[Box<str>], policies: &PolicyLabels) {
         self.family(&metrics::REQUESTS);
         for (slot, route) in routes.iter().enumerate() {
             for method in MethodLabel::ALL {
@@ -146,8 +148,21 @@ impl MetricsPage<'_> {
         self.family(&metrics::RATELIMIT_DECISIONS);
         for decision in RateDecision::ALL {
             let sum = self.sum(|w| w.ratelimit.get(decision as usize));
-            let labels = [("decision", decision.as_str()), ("policy", "key")];
+            let labels =
+                [("decision", decision.as_str()), ("policy", PolicyName::METRIC_OF_PER_KEY)];
             self.sample(&metrics::RATELIMIT_DECISIONS, "", &labels, sum);
+        }
+        for (slot, policy) in policies.iter() {
+            let sums = RateDecision::ALL.map(|decision| {
+                self.sum(|w| w.ratelimit_named.get()?.get(slot)?.get(decision as usize))
+            });
+            // Both, once one of them has happened.
+            for (decision, sum) in RateDecision::ALL.into_iter().zip(sums) {
+                if sums.iter().any(|sum| *sum > 0) {
+                    let labels = [("decision", decision.as_str()), ("policy", policy)];
+                    self.sample(&metrics::RATELIMIT_DECISIONS, "", &labels, sum);
+                }
+            }
         }
         self.tokens();
         self.plain(&metrics::STREAMS_OPEN, |w| &w.streams_open);

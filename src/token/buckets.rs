@@ -68,7 +68,7 @@ impl BoundedBuckets {
     /// # Errors
     /// Nothing is left.
     pub fn charge(&self, caller: u128, limit: Limit, now: Now) -> Result<Spent, Exhausted> {
-        self.with(caller, now, |state| limit.charge(state, now.mono_ns))
+        self.with(caller, now, |state| limit.charge(1, state, now.mono_ns))
     }
 
     /// Whether one could be taken. Takes none, and makes no room for a new caller.
@@ -82,7 +82,7 @@ impl BoundedBuckets {
         let found = set.and_then(|set| set.slots.iter().find(|slot| slot.caller == caller));
         // Charging a copy takes nothing from the caller.
         let state = AtomicU64::new(found.map_or(0, |slot| slot.state.load(Relaxed)));
-        limit.charge(&state, now.mono_ns).map(drop)
+        limit.charge(1, &state, now.mono_ns).map(drop)
     }
 
     fn with<T>(&self, caller: u128, now: Now, charge: impl FnOnce(&AtomicU64) -> T) -> T {
@@ -198,10 +198,10 @@ mod tests {
         let mut set = BucketSet::default();
         let limit = Limit::parse("30/min").unwrap();
         for caller in 1..=8 {
-            let _ = limit.charge(&set.slot(caller, at(0)).unwrap().state, at(0).mono_ns);
+            let _ = limit.charge(1, &set.slot(caller, at(0)).unwrap().state, at(0).mono_ns);
         }
         // The hand passes all; then one is used again, and another comes.
-        let _ = limit.charge(&set.slot(9, at(0)).unwrap().state, at(0).mono_ns);
+        let _ = limit.charge(1, &set.slot(9, at(0)).unwrap().state, at(0).mono_ns);
         let left: Vec<_> = set.slots.iter().map(|slot| slot.caller).collect();
         let busy = *left.iter().find(|caller| **caller < 9).unwrap();
         set.slot(busy, at(0));

@@ -35,6 +35,7 @@ mod gate_location;
 mod gate_memory;
 mod gate_observe;
 mod gate_paths;
+mod gate_policies;
 mod gate_readings;
 mod gate_refusals;
 mod gate_secrets;

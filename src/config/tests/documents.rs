@@ -81,7 +81,12 @@ fn documented_defaults_are_the_defaults() {
             None => format!("{key} = {value}\n{SMALL}"),
             // Only with TLS, of another kind of source, in a list or inside a template.
             Some((
-                "cors" | "listen.tls" | "table.http" | "refusals.templates.NAME" | "tokens",
+                "cors"
+                | "policies"
+                | "listen.tls"
+                | "table.http"
+                | "refusals.templates.NAME"
+                | "tokens",
                 _,
             )) => {
                 continue;

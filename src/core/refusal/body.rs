@@ -1,5 +1,7 @@
 //! The built-in bodies.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -14,7 +16,7 @@ pub(super) static PROBLEM: HeaderValue = HeaderValue::from_static("application/p
 #[derive(Serialize)]
 struct ProblemJson<'s> {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    kind: Option<String>,
+    kind: Option<Cow<'static, str>>,
     title: &'s str,
     status: u16,
     detail: String,
@@ -24,6 +26,8 @@ struct ProblemJson<'s> {
     required_permissions: Vec<&'s str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
+    #[serde(rename = "violated-policies", skip_serializing_if = "<[_]>::is_empty")]
+    violated: &'s [&'s str],
 }
 
 #[derive(Serialize)]
@@ -43,10 +47,16 @@ struct ErrorEnvelope<'s> {
     request_id: &'s str,
 }
 
+/// The problem type of a limit that is used up (draft-ietf-httpapi-ratelimit-headers-10, Problem
+/// Types).
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
 pub(super) fn problem(saying: &Saying<'_>) -> Bytes {
+    let standard = (!saying.violated.is_empty()).then_some(Cow::Borrowed(QUOTA_EXCEEDED));
+    let page = saying.docs.map(|page| Cow::Owned(format!("{page}#{}", saying.code)));
     json(&ProblemJson {
-        // Without a page the type is about:blank, for which the title is the status's phrase.
-        kind: saying.docs.map(|page| format!("{page}#{}", saying.code)),
+        // Without either the type is about:blank, for which the title is the status's phrase.
+        kind: page.or(standard),
         title: phrase(saying),
         status: saying.status.as_u16(),
         detail: format!("{}; {}", saying.message, saying.advice),
@@ -54,6 +64,7 @@ pub(super) fn problem(saying: &Saying<'_>) -> Bytes {
         request_id: saying.request_id,
         required_permissions: saying.permissions.split(' ').filter(|w| !w.is_empty()).collect(),
         retry_after: saying.retry_after,
+        violated: &saying.violated,
     })
 }
 

@@ -213,6 +213,7 @@ fn sample() -> Saying<'static> {
         request_id: "id",
         permissions: String::new(),
         retry_after: None,
+        violated: Vec::new(),
         docs: None,
     }
 }

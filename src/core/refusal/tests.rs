@@ -1,10 +1,16 @@
 //! Golden bytes per profile.
 
 use std::collections::HashSet;
+use std::time::Duration;
+
+use sfv::{BareItem, ListEntry, Parser};
 
 use super::*;
+use crate::core::charge::{PolicyCharge, PolicyScope};
 use crate::core::credential::{CredentialSource, Prefixes};
 use crate::core::key::Permission;
+use crate::core::limit::{Limit, PolicyName, Spent};
+use crate::core::rate_fields::LimitState;
 
 fn sources() -> Vec<CredentialSource> {
     vec![
@@ -46,8 +52,9 @@ fn lacking() -> Rejection {
 
 fn exhausted() -> Rejection {
     let limit = Limit::parse("100/min").unwrap();
-    let retry_in = Duration::from_millis(16_200);
-    Rejection { reason: Reason::RateLimited, detail: Detail::RetryAfter { limit, retry_in } }
+    let state = LimitState { limit, remaining: 0, wait: Duration::from_millis(16_200) };
+    let report = LimitReport::PerKey(state);
+    Rejection { reason: Reason::RateLimited, detail: Detail::RetryAfter(report) }
 }
 
 #[test]
@@ -116,9 +123,10 @@ fn problem_rate_limited() {
             "ratelimit: \"per-key\";r=0;t=17\n",
             "content-type: application/problem+json\n",
             "\n",
-            r#"{"title":"Too Many Requests","status":429,"detail":"Rate limit exceeded; wait for "#,
+            r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","#,
+            r#""title":"Too Many Requests","status":429,"detail":"Rate limit exceeded; wait for "#,
             r#"the seconds in Retry-After, then send more slowly","code":"rate_limited","#,
-            r#""request_id":"r-1","retry_after":17}"#,
+            r#""request_id":"r-1","retry_after":17,"violated-policies":["per-key"]}"#,
         )
     );
 }
@@ -378,9 +386,10 @@ fn challenges_follow_the_sources() {
 fn limit_fields() {
     let fields = |rate_fields, limit: &str| {
         let refusals = Refusals { rate_fields, ..Refusals::default() };
-        let spent = Spent { remaining: 42, full_in: Duration::from_millis(17_001) };
+        let (limit, wait) = (Limit::parse(limit).unwrap(), Duration::from_millis(17_001));
+        let report = LimitReport::PerKey(LimitState { limit, remaining: 42, wait });
         let mut out = Vec::new();
-        refusals.limit_fields(Limit::parse(limit).unwrap(), spent, |name, value| {
+        refusals.limit_fields(&report, |name, value| {
             out.push(format!("{name}: {}", std::str::from_utf8(value).unwrap()));
         });
         out
@@ -401,6 +410,86 @@ fn limit_fields() {
         "ratelimit-policy: \"per-key\";q=100"
     );
     assert!(fields(RateFields { standard: false, x: false }, "1/s").is_empty());
+}
+
+/// A list of items, each a name with its numbers, by a parser of RFC 9651.
+fn parsed(value: &str) -> Vec<(String, Vec<(String, i64)>)> {
+    let list = Parser::new(value).parse::<sfv::List>().unwrap();
+    let item = |entry: ListEntry| {
+        let ListEntry::Item(item) = entry else { panic!("an inner list: {value}") };
+        let BareItem::String(name) = item.bare_item else { panic!("not a String: {value}") };
+        let number = |(key, value): (sfv::Key, BareItem)| match value {
+            BareItem::Integer(number) => (key.as_str().to_owned(), i64::from(number)),
+            other => panic!("{key:?} is not an Integer: {other:?}"),
+        };
+        (name.as_str().to_owned(), item.params.into_iter().map(number).collect())
+    };
+    list.into_iter().map(item).collect()
+}
+
+fn sent(fields: &[(HeaderName, HeaderValue)], name: &str) -> String {
+    let found: Vec<_> = fields.iter().filter(|(n, _)| *n == name).collect();
+    assert_eq!(found.len(), 1, "{name}");
+    found[0].1.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn fields_of_several_policies_are_structured_fields() {
+    let names = ["burst", "monthly", "search"].map(|name| PolicyName::parse(name).unwrap());
+    let limits = ["100/min", "1000000/30d", "2/1500ms"].map(|text| Limit::parse(text).unwrap());
+    let charges: Vec<PolicyCharge<'_>> = names
+        .iter()
+        .zip(limits)
+        .map(|(policy, limit)| PolicyCharge { policy, scope: PolicyScope::Key, limit })
+        .collect();
+    let spent = |remaining, secs| Spent { remaining, full_in: Duration::from_secs(secs) };
+    let report = LimitReport::spent(&charges, &[spent(50, 30), spent(7, 2_000_000), spent(7, 1)]);
+    let refusals = Refusals { rate_fields: RateFields::ALL, ..refusals(Profile::ProblemJson) };
+    let mut fields = Vec::new();
+    refusals.limit_fields(&report, |name, value| {
+        fields.push((name, HeaderValue::from_bytes(value).unwrap()));
+    });
+    let number = |key: &str, value| (key.to_owned(), value);
+    let all = [
+        ("burst".to_owned(), vec![number("q", 100), number("w", 60)]),
+        ("monthly".to_owned(), vec![number("q", 1_000_000), number("w", 2_592_000)]),
+        ("search".to_owned(), vec![number("q", 2)]),
+    ];
+    assert_eq!(parsed(&sent(&fields, "ratelimit-policy")), all);
+    // Two have as little left: the one that takes longer.
+    assert_eq!(
+        parsed(&sent(&fields, "ratelimit")),
+        [("monthly".to_owned(), vec![number("r", 7), number("t", 2_000_000)])]
+    );
+    let x = ["limit", "remaining", "reset"].map(|n| sent(&fields, &format!("x-ratelimit-{n}")));
+    assert_eq!(x, ["1000000", "7", "2000000"]);
+
+    let waits = [Some(Duration::from_millis(16_200)), None, Some(Duration::from_millis(40_001))];
+    let detail = Detail::RetryAfter(LimitReport::refused(&charges, &waits));
+    let rejection = Rejection { reason: Reason::RateLimited, detail };
+    let context = Context { request_id: "r-1", profile: None, grpc: false };
+    let rendered = refusals.render(&rejection, &context);
+    assert_eq!(parsed(&sent(&rendered.headers, "ratelimit-policy")), all);
+    assert_eq!(
+        parsed(&sent(&rendered.headers, "ratelimit")),
+        [
+            ("burst".to_owned(), vec![number("r", 0), number("t", 17)]),
+            ("search".to_owned(), vec![number("r", 0), number("t", 41)]),
+        ]
+    );
+    assert_eq!(sent(&rendered.headers, "retry-after"), "41");
+    assert_eq!(sent(&rendered.headers, "x-ratelimit-limit"), "2");
+    let body: serde_json::Value = serde_json::from_slice(&rendered.body).unwrap();
+    assert_eq!(body["violated-policies"], serde_json::json!(["burst", "search"]));
+    assert_eq!(body["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
+    let grpc = refusals.render(&rejection, &Context { grpc: true, ..context });
+    assert_eq!(sent(&grpc.headers, "grpc-retry-pushback-ms"), "40001");
+
+    let docs = Refusals { docs: Some("https://docs.example/e".into()), ..refusals };
+    let body = docs.render(&rejection, &context).body;
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["type"], "https://docs.example/e#rate_limited", "the configured page counts");
+    assert_eq!(body["violated-policies"][1], "search");
 }
 
 #[test]

@@ -16,6 +16,8 @@ fn route(id: &str, methods: &[&str], pattern: &str) -> Route {
         upgrades: Vec::new(),
         preflight: false,
         profile: None,
+        class: None,
+        cost: 1,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::error::{Error, Result};
 use super::super::registry::entry::{RegistryEntry, parse_limit};
-use super::super::registry::words::parse_named_limit;
+use super::super::registry::words::{parse_named_limit, parse_policy};
 use super::super::time::When;
 use crate::core::{Limit, LimitSet, Owner, PolicyName};
 
@@ -75,7 +75,7 @@ impl LimitChange {
                 return Ok(Self { policy: named.policy, limit: Some(named.limit) });
             }
         };
-        let policy = PolicyName::parse(name).map_err(|e| format!("the name of the policy {e}"))?;
+        let policy = parse_policy(name).map_err(|e| format!("the name of the policy {e}"))?;
         Ok(Self { policy, limit: None })
     }
 

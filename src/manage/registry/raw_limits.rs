@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::words::{FieldFault, parse_limit, show_limit, taken};
+use super::words::{FieldFault, parse_limit, parse_policy, show_limit, taken};
 use crate::core::{LimitSet, NamedLimit, PolicyName};
 
 /// Both fields together; `per-key` may be among the `limits` if there is no `limit`.
@@ -22,7 +22,7 @@ pub(super) fn parse_limits(
         .into_iter()
         .chain(named)
         .filter_map(|(name, text, field)| {
-            let policy = taken(field, PolicyName::parse(name), faults)?;
+            let policy = taken(field, parse_policy(name), faults)?;
             let limit = taken(field, parse_limit(text), faults)?;
             Some(NamedLimit { policy, limit })
         })

@@ -64,14 +64,7 @@ pub fn show_digest(digest: &Digest) -> String {
 
 /// `600/min`, or `600/min burst 50`.
 pub fn parse_limit(text: &str) -> Result<Limit, LimitError> {
-    match text.split_once(" burst ") {
-        None => Limit::parse(text),
-        Some((rate, burst)) => {
-            let all = Limit::parse(rate)?;
-            let burst = burst.trim().parse().map_err(|_| LimitError::Syntax)?;
-            Limit::new(all.count(), all.window(), burst)
-        }
-    }
+    Limit::parse(text)
 }
 
 pub fn show_limit(limit: Limit) -> String {
@@ -103,11 +96,20 @@ pub fn show_limits_of_org(limits: &LimitSet) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
+/// A policy's name, and not the word by which metrics call `per-key`.
+pub fn parse_policy(name: &str) -> Result<PolicyName, String> {
+    match PolicyName::parse(name) {
+        Ok(name) if name.as_str() == PolicyName::METRIC_OF_PER_KEY => {
+            Err(format!("must not be `{}`, as metrics call `per-key`", name.as_str()))
+        }
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
+}
+
 /// One limit of an option or a list: `LIMIT` is that of `per-key`, else `NAME=LIMIT`.
 pub fn parse_named_limit(text: &str) -> Result<NamedLimit, String> {
     let (name, limit) = text.split_once('=').unwrap_or((PolicyName::PER_KEY, text));
-    let policy =
-        PolicyName::parse(name.trim()).map_err(|e| format!("the name of the policy {e}"))?;
+    let policy = parse_policy(name.trim()).map_err(|e| format!("the name of the policy {e}"))?;
     let limit = parse_limit(limit.trim()).map_err(|e| e.to_string())?;
     Ok(NamedLimit { policy, limit })
 }
@@ -169,7 +171,7 @@ mod tests {
         let texts = ["600/min burst 50", "daily=10000/d", "search=2/s"];
         let set = LimitSet::new(texts.map(|text| parse_named_limit(text).unwrap()));
         assert_eq!(show_limits(&set), texts);
-        for text in ["Daily=1/d", "=1/d", "daily=", "daily"] {
+        for text in ["Daily=1/d", "=1/d", "daily=", "daily", "key=1/s"] {
             assert!(parse_named_limit(text).is_err(), "{text}");
         }
     }

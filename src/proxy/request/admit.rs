@@ -18,8 +18,10 @@ use super::rewrite::{self, RewriteContext, answer};
 use super::upgrade_request::{self, UpgradeAsked, UpgradeRequest};
 use super::{cors, grpc};
 use crate::config::{Settings, TraceStart};
+use crate::core::charge::ChargedLimits;
 use crate::core::decision::Refused;
 use crate::core::observe::{Conduct, CredentialPassage, ObserveReach};
+use crate::core::rate_fields::{LimitReport, LimitState};
 use crate::core::reason::Detail;
 use crate::core::route::FoundRoute;
 use crate::core::{
@@ -32,14 +34,13 @@ use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::http1::head::{RequestHead, is_extended_connect};
 use crate::proxy::ids::{Trace, trace_id};
-use crate::proxy::limits::Charged;
 use crate::proxy::memory::rule::ConnectionReach;
 use crate::proxy::outbound::{Forward, UpstreamRequest};
 use crate::proxy::streams::Stream;
 use crate::proxy::tokens::TokenAsk;
 use crate::proxy::worker::Worker;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{DecisionOutcome, RateDecision};
+use crate::telemetry::DecisionOutcome;
 
 /// A request as the reader of its connection hands it over.
 pub(crate) struct IncomingRequest {
@@ -407,13 +408,10 @@ impl<'s> Admission<'s> {
                     record.user = Some((Arc::clone(&token.issuer), token.subject.clone()));
                     org = Some(token.org.clone());
                 }
-                if let Some(charged) = self.spend(admitted, record.started()) {
-                    self.worker.cells.ratelimit(match charged {
-                        Ok(_) => RateDecision::Allowed,
-                        Err(_) => RateDecision::Limited,
-                    });
-                    denied = charged.err().map(|rejection| rejection.reason);
-                }
+                denied = match self.take(admitted, record.started()) {
+                    Some(Err(_)) => Some(Reason::RateLimited),
+                    Some(Ok(_)) | None => None,
+                };
                 self.worker.uses.admitted(admitted, record.client(), record.started());
             }
             Forward::Observed(observed) => {
@@ -439,12 +437,12 @@ impl<'s> Admission<'s> {
         self.worker.cells.auth_duration(took_ns);
     }
 
-    /// Charges the key's limit, if it has one, and records the outcome of the decision.
+    /// Charges the limits of key and org, if they have any, and records the outcome of the decision.
     fn charge(
         &self,
         passage: &Passage<'_>,
         record: &mut RequestRecord,
-    ) -> Result<Option<Charged>, Reply> {
+    ) -> Result<Option<LimitReport>, Reply> {
         let mut charged = None;
         match &passage.forward {
             Forward::Admitted(admitted) => {
@@ -454,23 +452,20 @@ impl<'s> Admission<'s> {
                 if let Some(token) = admitted.token() {
                     record.user = Some((Arc::clone(&token.issuer), token.subject.clone()));
                 }
-                if let Some(spent) = self.spend(admitted, record.started()) {
-                    match spent {
-                        Ok(spent) => {
-                            self.worker.cells.ratelimit(RateDecision::Allowed);
-                            charged = Some(spent);
+                match self.take(admitted, record.started()) {
+                    Some(Ok(report)) => charged = Some(report),
+                    Some(Err(report)) => {
+                        let reason = Reason::RateLimited;
+                        let rejection = Rejection { reason, detail: Detail::RetryAfter(report) };
+                        let (client, now) = (record.client(), record.started());
+                        if let Some(key) = admitted.key() {
+                            self.worker.uses.refused(key, reason, client, now);
                         }
-                        Err(rejection) => {
-                            self.worker.cells.ratelimit(RateDecision::Limited);
-                            let (client, now) = (record.client(), record.started());
-                            if let Some(key) = admitted.key() {
-                                self.worker.uses.refused(key, rejection.reason, client, now);
-                            }
-                            record.decided(DecisionOutcome::Rejected(rejection.reason));
-                            let profile = passage.route.profile.as_deref();
-                            return Err(self.refuse(&rejection, profile, record));
-                        }
+                        record.decided(DecisionOutcome::Rejected(reason));
+                        let profile = passage.route.profile.as_deref();
+                        return Err(self.refuse(&rejection, profile, record));
                     }
+                    None => {}
                 }
                 self.worker.uses.admitted(admitted, record.client(), record.started());
                 record.decided(DecisionOutcome::Admitted);
@@ -486,20 +481,26 @@ impl<'s> Admission<'s> {
         Ok(charged)
     }
 
-    /// Takes one request out of the limit of a key, or of a user token's subject. `None`: it has
-    /// none.
-    fn spend(&self, admitted: &Admitted<'_>, now: Now) -> Option<Result<Charged, Rejection>> {
-        let shared = &self.worker.shared;
-        if let Some(charge) = admitted.charge() {
-            return Some(shared.limits.charge(charge, now));
-        }
-        let token = admitted.token()?;
-        let limit = self.snapshot.settings.tokens.find(&token.issuer)?.rules.limit?;
-        let spent = shared.token_budgets.charge(token, limit, now);
-        Some(spent.map(|spent| Charged { limit, spent }).map_err(|exhausted| Rejection {
-            reason: Reason::RateLimited,
-            detail: Detail::RetryAfter { limit, retry_in: exhausted.retry_in },
-        }))
+    /// Takes the request out of all limits of its key and org, or out of none; of a user token, out
+    /// of its subject's. `None`: it has no limit.
+    #[inline]
+    fn take(&self, admitted: &Admitted<'s>, now: Now) -> Option<Result<LimitReport, LimitReport>> {
+        let Snapshot { settings, keys, .. } = self.snapshot;
+        let (shared, cells) = (&self.worker.shared, &self.worker.cells);
+        let Some(token) = admitted.token() else {
+            let charge = admitted.charge(&settings.policy, keys.as_deref()?)?;
+            let result = shared.limits.charge(&charge, now);
+            cells.ratelimit(&charge.limits, &result);
+            return Some(result);
+        };
+        let limit = settings.tokens.find(&token.issuer)?.rules.limit?;
+        let state = |remaining, wait| LimitReport::PerKey(LimitState { limit, remaining, wait });
+        let result = match shared.token_budgets.charge(token, limit, now) {
+            Ok(spent) => Ok(state(spent.remaining, spent.full_in)),
+            Err(exhausted) => Err(state(0, exhausted.retry_in)),
+        };
+        cells.ratelimit(&ChargedLimits::PerKey(limit), &result);
+        Some(result)
     }
 
     /// The user token of the request, verified or not, if its route takes one. `None`: there is

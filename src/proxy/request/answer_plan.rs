@@ -10,18 +10,18 @@ use super::reply::RefusalContext;
 use super::rewrite::answer::{SUNSET, Trailers};
 use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
-use crate::core::refusal::RateFields;
+use crate::core::rate_fields::{LimitReport, RateFields};
 use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::http1::answer_write::{AddField, AnswerLines};
 use crate::proxy::ids::RequestId;
-use crate::proxy::limits::Charged;
 
 /// What of the request its answer depends on.
 pub(super) struct AnswerPlan {
     pub(super) method: Method,
     pub(super) grpc: bool,
     pub(super) profile: Option<Box<str>>,
-    pub(super) charged: Option<Charged>,
+    /// What is left of the limits that it was charged under.
+    pub(super) charged: Option<LimitReport>,
     /// When the key is meant to go out of use, in Unix seconds.
     pub(super) sunset: Option<u64>,
     /// The credential came in the query: shared caches must not keep the answer (RFC 6750 §2.3).
@@ -62,8 +62,8 @@ impl AnswerPlan {
         settings: &Settings,
         request_id: &RequestId,
     ) {
-        if let Some(Charged { limit, spent }) = &self.charged {
-            settings.refusals.limit_fields(*limit, *spent, |name, value| {
+        if let Some(report) = &self.charged {
+            settings.refusals.limit_fields(report, |name, value| {
                 match RateFields::is_constant(&name) {
                     true => fields.set(&name, value),
                     false => fields.set_unique(&name, value),
@@ -110,7 +110,7 @@ impl AnswerPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::limit::Spent;
+    use crate::core::rate_fields::LimitState;
     use crate::core::reason::Detail;
     use crate::core::refusal::Context;
     use crate::core::{Limit, Reason, Rejection};
@@ -122,12 +122,13 @@ mod tests {
         let mut settings = settings();
         settings.refusals.rate_fields = RateFields::ALL;
         let limit = Limit::parse("600/min").unwrap();
-        let spent = Spent { remaining: 3, full_in: Duration::from_secs(5) };
+        let report =
+            LimitReport::PerKey(LimitState { limit, remaining: 3, wait: Duration::from_secs(5) });
         let plan = AnswerPlan {
             method: Method::GET,
             grpc: false,
             profile: None,
-            charged: Some(Charged { limit, spent }),
+            charged: Some(report.clone()),
             sunset: Some(1_800_000_000),
             private: true,
             upgrade: None,
@@ -141,9 +142,8 @@ mod tests {
         plan.finish(&mut said, &settings, &RequestId::given(b"id").unwrap());
         plan.finish_map(&mut said);
         assert_eq!(said.len(), RateFields::ALL.names().count() + 4, "{said:?}");
-        let retry_in = Duration::from_secs(1);
         for (reason, detail) in [
-            (Reason::RateLimited, Detail::RetryAfter { limit, retry_in }),
+            (Reason::RateLimited, Detail::RetryAfter(report)),
             (Reason::Method, Detail::Allow("GET".into())),
             (Reason::Missing, Detail::None),
         ] {

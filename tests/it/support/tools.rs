@@ -19,3 +19,13 @@ pub(crate) fn python() -> Command {
     command.env("NO_PROXY", "*").env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
+
+/// Node with a script of tests/node and the packages of its lock file.
+pub(crate) fn node(script: &str) -> Command {
+    let modules = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/node/node_modules");
+    assert!(std::path::Path::new(modules).exists(), "{modules} is missing\nhint: make tools");
+    let mut command = self::command("node");
+    let script = format!("{}/tests/node/{script}", env!("CARGO_MANIFEST_DIR"));
+    command.env("NODE_PATH", modules).arg(script);
+    command
+}

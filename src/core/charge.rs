@@ -1,0 +1,187 @@
+//! Which limits a request is charged under. A policy has a name; the configuration says which routes
+//! it is for and what holds by default, the table states limits by that name for keys and orgs.
+
+use smallvec::SmallVec;
+
+use super::grant::KeyView;
+use super::key::KeyId;
+use super::limit::{Limit, LimitSet, PolicyName};
+use super::route::Route;
+
+/// Whose requests are counted together by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyScope {
+    Key,
+    /// All keys of one org.
+    Org,
+}
+
+/// One `[[policies]]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitPolicy {
+    pub name: PolicyName,
+    pub scope: PolicyScope,
+    /// Classes of the routes that it is for. Empty: all routes.
+    pub classes: Box<[Box<str>]>,
+    /// What holds for keys or orgs that the table states nothing for; `None`: no limit.
+    pub limit: Option<Limit>,
+}
+
+/// All policies of the configuration, in the order of their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitPolicies {
+    list: Box<[LimitPolicy]>,
+    /// None of them can charge a key under anything but `per-key`, whatever its route.
+    at_most_per_key: bool,
+    /// Some org-wide policy has a default.
+    has_org_default: bool,
+}
+
+/// What an admitted request has yet to be charged: all of it, or nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Charge<'c> {
+    pub key: KeyId,
+    pub org: &'c str,
+    /// In requests; at least 1.
+    pub cost: u32,
+    pub limits: ChargedLimits<'c>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChargedLimits<'c> {
+    /// `per-key`, on a key that no route charges under anything else.
+    PerKey(Limit),
+    /// The key's first, then its org's.
+    Several(SmallVec<[PolicyCharge<'c>; 4]>),
+}
+
+/// One limit that a request is charged under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyCharge<'c> {
+    pub policy: &'c PolicyName,
+    /// Whose bucket it is.
+    pub scope: PolicyScope,
+    pub limit: Limit,
+}
+
+// === impl LimitPolicy ===
+
+impl LimitPolicy {
+    /// Whether requests on this route are charged under it.
+    pub fn is_for(&self, route: &Route) -> bool {
+        let among = |class: &str| self.classes.iter().any(|known| **known == *class);
+        self.classes.is_empty() || route.class.as_deref().is_some_and(among)
+    }
+}
+
+// === impl LimitPolicies ===
+
+impl LimitPolicies {
+    /// Most policies of a configuration.
+    pub const MOST: usize = 16;
+
+    /// The caller has seen to it that no name comes twice.
+    pub fn new(policies: impl IntoIterator<Item = LimitPolicy>) -> Self {
+        let mut list: Vec<_> = policies.into_iter().collect();
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        let may_charge_more = |policy: &LimitPolicy| {
+            policy.limit.is_some()
+                && (policy.scope == PolicyScope::Org || policy.name.as_str() != PolicyName::PER_KEY)
+        };
+        let has_org_default =
+            list.iter().any(|policy| policy.scope == PolicyScope::Org && policy.limit.is_some());
+        let at_most_per_key = !list.iter().any(may_charge_more);
+        Self { list: list.into(), at_most_per_key, has_org_default }
+    }
+
+    /// In the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &LimitPolicy> {
+        self.list.iter()
+    }
+
+    pub fn get(&self, name: &PolicyName) -> Option<&LimitPolicy> {
+        self.list.iter().find(|policy| policy.name == *name)
+    }
+
+    /// What a request with this key on this route is charged; `None`: nothing.
+    ///
+    /// A limit that the table states counts in whose name it is stated, the key's or the org's. A
+    /// name that only the table knows is for every route: what somebody limited must not become
+    /// unlimited because a configuration does not name it.
+    #[inline]
+    pub fn charge<'c>(
+        &'c self,
+        key: &KeyView<'c>,
+        org_limits: Option<&'c LimitSet>,
+        route: &Route,
+    ) -> Option<Charge<'c>> {
+        let limits = match org_limits {
+            None if self.has_no_part_in(key) => ChargedLimits::PerKey(key.grant.limits.per_key()?),
+            _ => self.limits(key, org_limits, route)?,
+        };
+        let cost = Some(route.cost).filter(|cost| *cost > 0)?;
+        Some(Charge { key: key.id, org: key.org, cost, limits })
+    }
+
+    /// Without `[[policies]]`, and for a key that has but the one limit.
+    fn has_no_part_in(&self, key: &KeyView<'_>) -> bool {
+        self.list.is_empty() && key.grant.limits.is_plain()
+    }
+
+    fn limits<'c>(
+        &'c self,
+        key: &KeyView<'c>,
+        org_limits: Option<&'c LimitSet>,
+        route: &Route,
+    ) -> Option<ChargedLimits<'c>> {
+        let mut charges = SmallVec::new();
+        self.add(&mut charges, PolicyScope::Key, Some(&key.grant.limits), route);
+        let is_lone = self.at_most_per_key && key.grant.limits.is_plain() && org_limits.is_none();
+        if org_limits.is_some() || self.has_org_default {
+            self.add(&mut charges, PolicyScope::Org, org_limits, route);
+        }
+        match charges.first() {
+            None => None,
+            Some(first) if is_lone => Some(ChargedLimits::PerKey(first.limit)),
+            Some(_) => Some(ChargedLimits::Several(charges)),
+        }
+    }
+
+    /// Of one scope: what the table states, and the defaults of what it does not.
+    fn add<'c>(
+        &'c self,
+        charges: &mut SmallVec<[PolicyCharge<'c>; 4]>,
+        scope: PolicyScope,
+        stated: Option<&'c LimitSet>,
+        route: &Route,
+    ) {
+        for named in stated.into_iter().flat_map(LimitSet::iter) {
+            if self.get(&named.policy).is_none_or(|policy| policy.is_for(route)) {
+                charges.push(PolicyCharge { policy: &named.policy, scope, limit: named.limit });
+            }
+        }
+        for policy in self.list.iter().filter(|policy| policy.scope == scope) {
+            let is_stated = || stated.is_some_and(|set| set.get(policy.name.as_str()).is_some());
+            if let Some(limit) = policy.limit
+                && policy.is_for(route)
+                && !is_stated()
+            {
+                charges.push(PolicyCharge { policy: &policy.name, scope, limit });
+            }
+        }
+    }
+}
+
+// === impl PolicyScope ===
+
+impl PolicyScope {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Org => "org",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

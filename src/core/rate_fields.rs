@@ -1,0 +1,253 @@
+//! What the RateLimit fields say of a request, and their text: RateLimit header fields for HTTP,
+//! draft-ietf-httpapi-ratelimit-headers, by its revision 10 of 27 September 2025. Revision 11 of 23
+//! May 2026 is announced; its text could not be read when this was written.
+
+use std::time::Duration;
+
+use http::HeaderName;
+use smallvec::SmallVec;
+
+use super::charge::PolicyCharge;
+use super::limit::{Limit, PolicyName, Spent};
+
+/// Which fields tell a caller of its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateFields {
+    /// `RateLimit-Policy` and `RateLimit`.
+    pub standard: bool,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, the last in seconds left.
+    pub x: bool,
+}
+
+/// How one limit stands after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitState {
+    pub limit: Limit,
+    /// Requests of cost 1.
+    pub remaining: u32,
+    /// Of an admitted request: until the whole burst is available again. That is later than when
+    /// more is available, and so the careful reading of `t`: who sends what is left and then waits
+    /// for it never meets a 429. Of a refused request: until it would be admitted.
+    pub wait: Duration,
+}
+
+/// The limits that one request was charged under, or refused by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LimitReport {
+    /// The policy `per-key`, alone.
+    PerKey(LimitState),
+    Several(Box<SeveralLimits>),
+}
+
+/// More than one limit, or one of another name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeveralLimits {
+    /// The value of `RateLimit-Policy`: of all of them.
+    policies: String,
+    /// What `RateLimit` says: the one with the least left, or all that refused.
+    shown: SmallVec<[ShownLimit; 1]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ShownLimit {
+    /// Where `policies` has its name: of the first letter.
+    at: usize,
+    /// Bytes of the name.
+    len: usize,
+    state: LimitState,
+}
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const X_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// Two numbers of 64 bits, and the words around them.
+const LONGEST_RATE_FIELD: usize = 64;
+
+/// Room for one item of `RateLimit-Policy`.
+const POLICY_ITEM: usize = 40;
+
+/// Whole seconds, rounded up: a caller that waits them is not early.
+pub fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+// === impl LimitReport ===
+
+impl LimitReport {
+    /// Of an admitted request: `spent` in the order of `charges`.
+    pub fn spent(charges: &[PolicyCharge<'_>], spent: &[Spent]) -> Self {
+        let states = || {
+            charges.iter().zip(spent).map(|(charge, spent)| LimitState {
+                limit: charge.limit,
+                remaining: spent.remaining,
+                wait: spent.full_in,
+            })
+        };
+        // Of those with as little left, the one that takes longest.
+        let least = states().enumerate().min_by_key(|(_, state)| {
+            let LimitState { remaining, wait, .. } = *state;
+            (remaining, std::cmp::Reverse(wait))
+        });
+        let least = least.map(|(at, _)| at);
+        let shown = states().enumerate().map(|(at, state)| (least == Some(at)).then_some(state));
+        Self::several(charges, shown)
+    }
+
+    /// Of a refused request: how long each limit makes it wait, `None`: it has enough left.
+    pub fn refused(charges: &[PolicyCharge<'_>], waits: &[Option<Duration>]) -> Self {
+        let shown = charges.iter().zip(waits).map(|(charge, wait)| {
+            wait.map(|wait| LimitState { limit: charge.limit, remaining: 0, wait })
+        });
+        Self::several(charges, shown)
+    }
+
+    fn several(
+        charges: &[PolicyCharge<'_>],
+        states: impl Iterator<Item = Option<LimitState>>,
+    ) -> Self {
+        let names: usize = charges.iter().map(|charge| charge.policy.as_str().len()).sum();
+        let mut policies = String::with_capacity(names + charges.len() * POLICY_ITEM);
+        let mut shown = SmallVec::new();
+        for (charge, state) in charges.iter().zip(states) {
+            let name = charge.policy.as_str();
+            policies.push_str(if policies.is_empty() { "\"" } else { ", \"" });
+            if let Some(state) = state {
+                shown.push(ShownLimit { at: policies.len(), len: name.len(), state });
+            }
+            policies.push_str(name);
+            policies.push_str("\";q=");
+            policies.push_str(itoa::Buffer::new().format(charge.limit.count()));
+            if let Some(seconds) = whole_window(charge.limit) {
+                policies.push_str(";w=");
+                policies.push_str(itoa::Buffer::new().format(seconds));
+            }
+        }
+        Self::Several(Box::new(SeveralLimits { policies, shown }))
+    }
+
+    /// The limits that `RateLimit` speaks of, by name: of a refused request all that refused it.
+    pub fn shown(&self) -> impl Iterator<Item = (&str, LimitState)> {
+        let (lone, several) = match self {
+            Self::PerKey(state) => (Some((PolicyName::PER_KEY, *state)), None),
+            Self::Several(several) => (None, Some(several)),
+        };
+        let named = several.into_iter().flat_map(|several| {
+            several.shown.iter().map(|shown| {
+                let name = several.policies.get(shown.at..shown.at + shown.len);
+                (name.unwrap_or_default(), shown.state)
+            })
+        });
+        lone.into_iter().chain(named)
+    }
+
+    /// The longest wait of all that are shown.
+    pub fn longest_wait(&self) -> Duration {
+        self.shown().map(|(_, state)| state.wait).max().unwrap_or_default()
+    }
+}
+
+// === impl RateFields ===
+
+impl RateFields {
+    pub const ALL: Self = Self { standard: true, x: true };
+
+    /// Names of all fields that may be sent.
+    pub fn names(self) -> impl Iterator<Item = HeaderName> {
+        let standard = [RATELIMIT, RATELIMIT_POLICY].into_iter().filter(move |_| self.standard);
+        standard.chain([X_LIMIT, X_REMAINING, X_RESET].into_iter().filter(move |_| self.x))
+    }
+
+    /// Whether the field says of a key the same with every answer.
+    pub fn is_constant(name: &HeaderName) -> bool {
+        *name == RATELIMIT_POLICY || *name == X_LIMIT
+    }
+
+    /// Hands over each field that is to be sent, with its value.
+    pub fn each(self, report: &LimitReport, add: impl FnMut(HeaderName, &[u8])) {
+        match report {
+            LimitReport::PerKey(state) => self.lone(*state, add),
+            LimitReport::Several(several) => self.several(report, several, add),
+        }
+    }
+
+    fn lone(self, state: LimitState, mut add: impl FnMut(HeaderName, &[u8])) {
+        // On the path of every limited request: no formatting machinery, no allocation.
+        let mut put = |name: HeaderName, parts: &[&str]| {
+            let mut text = [0; LONGEST_RATE_FIELD];
+            let mut used = 0;
+            for part in parts {
+                if let Some(place) = text.get_mut(used..used + part.len()) {
+                    place.copy_from_slice(part.as_bytes());
+                    used += part.len();
+                }
+            }
+            add(name, text.get(..used).unwrap_or_default());
+        };
+        let LimitState { limit, remaining, wait } = state;
+        let (mut count, mut left, mut width, mut until) =
+            (itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new(), itoa::Buffer::new());
+        let count = count.format(limit.count());
+        let remaining = left.format(remaining);
+        let wait = until.format(whole_seconds(wait));
+        if self.standard {
+            let policy = PolicyName::PER_KEY;
+            match whole_window(limit) {
+                Some(w) => {
+                    let width = width.format(w);
+                    put(RATELIMIT_POLICY, &["\"", policy, "\";q=", count, ";w=", width]);
+                }
+                None => put(RATELIMIT_POLICY, &["\"", policy, "\";q=", count]),
+            }
+            put(RATELIMIT, &["\"", policy, "\";r=", remaining, ";t=", wait]);
+        }
+        if self.x {
+            put(X_LIMIT, &[count]);
+            put(X_REMAINING, &[remaining]);
+            put(X_RESET, &[wait]);
+        }
+    }
+
+    fn several(
+        self,
+        report: &LimitReport,
+        several: &SeveralLimits,
+        mut add: impl FnMut(HeaderName, &[u8]),
+    ) {
+        if self.standard {
+            add(RATELIMIT_POLICY, several.policies.as_bytes());
+            let mut text = String::with_capacity(several.shown.len() * (64 + POLICY_ITEM));
+            for (name, state) in report.shown() {
+                text.push_str(if text.is_empty() { "\"" } else { ", \"" });
+                text.push_str(name);
+                text.push_str("\";r=");
+                text.push_str(itoa::Buffer::new().format(state.remaining));
+                text.push_str(";t=");
+                text.push_str(itoa::Buffer::new().format(whole_seconds(state.wait)));
+            }
+            add(RATELIMIT, text.as_bytes());
+        }
+        // These speak of one limit: the one to wait for longest.
+        if let Some((_, state)) = report.shown().max_by_key(|(_, state)| state.wait)
+            && self.x
+        {
+            add(X_LIMIT, itoa::Buffer::new().format(state.limit.count()).as_bytes());
+            add(X_REMAINING, itoa::Buffer::new().format(state.remaining).as_bytes());
+            add(X_RESET, itoa::Buffer::new().format(whole_seconds(state.wait)).as_bytes());
+        }
+    }
+}
+
+/// `w` is whole seconds; the draft allows leaving out a window that is not.
+fn whole_window(limit: Limit) -> Option<u64> {
+    let window = limit.window();
+    Some(window.as_secs()).filter(|seconds| *seconds > 0 && window.subsec_nanos() == 0)
+}
+
+impl Default for RateFields {
+    fn default() -> Self {
+        Self { standard: true, x: false }
+    }
+}

@@ -1,0 +1,55 @@
+//! The limits that an explained request would be charged under. Imports core only.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::core::charge::{ChargedLimits, PolicyCharge};
+use crate::core::{Charge, LimitSet, PolicyName, PolicyScope};
+
+#[derive(Debug, Serialize)]
+pub struct ExplainedCharge {
+    pub policy: String,
+    /// `key`, or `org`: all keys of the org together.
+    pub scope: &'static str,
+    pub limit: String,
+    /// In requests.
+    pub cost: u32,
+    /// `configuration`: the default of a policy. `table`: stated for this key or org.
+    pub stated_by: &'static str,
+}
+
+// === impl ExplainedCharge ===
+
+impl ExplainedCharge {
+    /// `stated`: what the table states for the key, and for its org.
+    pub(super) fn all(charge: &Charge<'_>, stated: [Option<&LimitSet>; 2]) -> Vec<Self> {
+        let per_key = PolicyName::per_key();
+        let limits = match &charge.limits {
+            ChargedLimits::PerKey(limit) => {
+                vec![PolicyCharge { policy: &per_key, scope: PolicyScope::Key, limit: *limit }]
+            }
+            ChargedLimits::Several(limits) => limits.to_vec(),
+        };
+        let [of_key, of_org] = stated;
+        let by_table = |one: &PolicyCharge<'_>| {
+            let set = if one.scope == PolicyScope::Key { of_key } else { of_org };
+            set.is_some_and(|set| set.get(one.policy.as_str()).is_some())
+        };
+        let explained = |one: PolicyCharge<'_>| Self {
+            policy: one.policy.as_str().to_owned(),
+            scope: one.scope.as_str(),
+            limit: one.limit.to_string(),
+            cost: charge.cost,
+            stated_by: if by_table(&one) { "table" } else { "configuration" },
+        };
+        limits.into_iter().map(explained).collect()
+    }
+}
+
+impl fmt::Display for ExplainedCharge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { policy, scope, limit, cost, stated_by } = self;
+        write!(f, "{cost} under {policy}, {limit} of the {scope}, by the {stated_by}")
+    }
+}

@@ -1,0 +1,116 @@
+//! The buckets of one key or one org: what it has spent under each policy. Imports `core` only.
+
+use crate::core::limit::PolicyId;
+
+/// Of one key or org, by policy. 64 bytes; beyond four policies a list of its own.
+#[derive(Debug, Default)]
+pub(super) struct Buckets {
+    /// Arrival times in nanoseconds ([`crate::core::Limit::step`]); zero is a free place.
+    arrivals: [u64; INLINE],
+    policies: [PolicyId; INLINE],
+    more: Option<Box<MoreBuckets>>,
+}
+
+/// Few callers have as many as this.
+const INLINE: usize = 4;
+
+#[derive(Debug, Default)]
+struct MoreBuckets {
+    list: Vec<(PolicyId, u64)>,
+}
+
+// === impl Buckets ===
+
+impl Buckets {
+    pub(super) fn of_one(policy: PolicyId, arrival: u64) -> Self {
+        let mut buckets = Self::default();
+        if let (Some(first), Some(named)) =
+            (buckets.arrivals.first_mut(), buckets.policies.first_mut())
+        {
+            (*first, *named) = (arrival, policy);
+        }
+        buckets
+    }
+
+    /// The arrival time under this policy; zero if it was never charged.
+    #[inline]
+    pub(super) fn arrival(&self, policy: PolicyId) -> u64 {
+        for (known, arrival) in self.policies.iter().zip(self.arrivals) {
+            if *known == policy && arrival != 0 {
+                return arrival;
+            }
+        }
+        let more = self.more.iter().flat_map(|more| &more.list);
+        more.copied().find(|(known, _)| *known == policy).map_or(0, |(_, arrival)| arrival)
+    }
+
+    /// What `now_ns` is past says nothing any more, and gives its place away.
+    #[inline]
+    pub(super) fn set(&mut self, policy: PolicyId, arrival: u64, now_ns: u64) {
+        let mut free = None;
+        for (at, (known, seen)) in self.policies.iter().zip(&mut self.arrivals).enumerate() {
+            if *known == policy && *seen != 0 {
+                *seen = arrival;
+                return;
+            }
+            if *seen <= now_ns {
+                free = free.or(Some(at));
+            }
+        }
+        if let Some(more) = &mut self.more {
+            if let Some((_, seen)) = more.list.iter_mut().find(|(known, _)| *known == policy) {
+                *seen = arrival;
+                return;
+            }
+            more.list.retain(|(_, seen)| *seen > now_ns);
+        }
+        let place =
+            free.and_then(|at| Some((self.policies.get_mut(at)?, self.arrivals.get_mut(at)?)));
+        match place {
+            Some((known, seen)) => (*known, *seen) = (policy, arrival),
+            None => self.more.get_or_insert_default().list.push((policy, arrival)),
+        }
+    }
+
+    /// Whether any of them still says something at `now_ns`.
+    pub(super) fn is_spent(&self, now_ns: u64) -> bool {
+        let more = self.more.iter().flat_map(|more| &more.list).map(|(_, arrival)| *arrival);
+        self.arrivals.into_iter().chain(more).any(|arrival| arrival > now_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::PolicyName;
+
+    fn id(n: u32) -> PolicyId {
+        PolicyName::parse(&format!("p{n}")).unwrap().id()
+    }
+
+    #[test]
+    fn more_policies_than_places_lose_nothing() {
+        let mut buckets = Buckets::default();
+        for n in 0..12 {
+            buckets.set(id(n), 100 + u64::from(n), 0);
+        }
+        for n in 0..12 {
+            assert_eq!(buckets.arrival(id(n)), 100 + u64::from(n), "{n}");
+        }
+        // Places of what is over are used again, and nothing else changes.
+        buckets.set(id(50), 900, 102);
+        assert_eq!(buckets.arrival(id(0)), 0);
+        assert_eq!(buckets.arrival(id(11)), 111);
+        assert_eq!(buckets.arrival(id(50)), 900);
+        assert!(buckets.is_spent(899) && !buckets.is_spent(900));
+        for n in 100..200 {
+            buckets.set(id(n), 1_000 + u64::from(n), 900 + u64::from(n));
+        }
+        assert!(buckets.more.unwrap().list.len() < 200, "bounded by what still says something");
+    }
+
+    #[test]
+    fn a_key_with_several_policies_takes_80_bytes() {
+        assert_eq!(size_of::<(crate::core::KeyId, Buckets)>(), 80);
+    }
+}

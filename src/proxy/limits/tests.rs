@@ -1,0 +1,282 @@
+//! The store of limits against two oracles: a sequential one, and the crate `governor`.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Barrier;
+
+use governor::clock::FakeRelativeClock;
+use governor::{Quota, RateLimiter};
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::PolicyName;
+
+const NAMES: [&str; 4] = ["per-key", "search", "daily", "burst"];
+
+fn at(mono_ns: u64) -> Now {
+    Now { unix_ms: 0, mono_ns }
+}
+
+fn key(n: u32) -> KeyId {
+    KeyId::parse(&format!("key_{n}")).unwrap()
+}
+
+fn lone(limit: &str) -> Charge<'static> {
+    let limits = ChargedLimits::PerKey(Limit::parse(limit).unwrap());
+    Charge { key: key(1), org: "acme", cost: 1, limits }
+}
+
+#[derive(Clone, Debug)]
+struct TestPolicy {
+    name: PolicyName,
+    scope: PolicyScope,
+    limit: Limit,
+}
+
+fn charge<'c>(policies: impl IntoIterator<Item = &'c TestPolicy>, cost: u32) -> Charge<'c> {
+    let limits = policies.into_iter().map(|policy| PolicyCharge {
+        policy: &policy.name,
+        scope: policy.scope,
+        limit: policy.limit,
+    });
+    Charge { key: key(1), org: "acme", cost, limits: ChargedLimits::Several(limits.collect()) }
+}
+
+/// Arrival times in a wider number, one policy after the other.
+#[derive(Default)]
+struct Oracle(BTreeMap<PolicyName, u128>);
+
+impl Oracle {
+    fn interval(policy: &TestPolicy) -> u128 {
+        policy.limit.window().as_nanos() / u128::from(policy.limit.count())
+    }
+
+    /// How much of the burst is taken at `now`, in nanoseconds, with `cost` more.
+    fn ahead(&self, policy: &TestPolicy, cost: u32, now: u64) -> u128 {
+        let arrival = self.0.get(&policy.name).copied().unwrap_or(0).max(now.into());
+        arrival + Self::interval(policy) * u128::from(cost) - u128::from(now)
+    }
+
+    fn fits(&self, policy: &TestPolicy, cost: u32, now: u64) -> bool {
+        let burst = u128::from(policy.limit.burst());
+        self.ahead(policy, cost, now) <= Self::interval(policy) * burst
+    }
+
+    fn take(&mut self, policy: &TestPolicy, cost: u32, now: u64) {
+        let ahead = self.ahead(policy, cost, now);
+        self.0.insert(policy.name.clone(), u128::from(now) + ahead);
+    }
+}
+
+fn quota(policy: &TestPolicy) -> Quota {
+    let interval = Duration::from_nanos(Oracle::interval(policy) as u64);
+    let burst = NonZeroU32::new(policy.limit.burst()).unwrap();
+    Quota::with_period(interval).unwrap().allow_burst(burst)
+}
+
+prop_compose! {
+    fn policies()(
+        several in prop::collection::vec((1u32..40, 1u64..20_000, 1u32..40, any::<bool>()), 1..=4),
+    ) -> Vec<TestPolicy> {
+        let policy = |(at, (count, window_ms, burst, of_key)): (usize, (u32, u64, u32, bool))| {
+            TestPolicy {
+                name: PolicyName::parse(NAMES[at]).unwrap(),
+                scope: if of_key { PolicyScope::Key } else { PolicyScope::Org },
+                limit: Limit::new(count, Duration::from_millis(window_ms), burst.min(count)).unwrap(),
+            }
+        };
+        several.into_iter().enumerate().map(policy).collect()
+    }
+}
+
+/// At most the smallest burst: a larger cost counts as the burst, which no oracle knows.
+fn bounded(cost: u32, policies: &[TestPolicy]) -> u32 {
+    policies.iter().map(|policy| policy.limit.burst()).min().unwrap().min(cost)
+}
+
+proptest! {
+    /// Verdict by verdict: what all oracles have room for is admitted, and nothing else; what is
+    /// refused is charged nowhere; the wait that is told is enough, and no more than enough.
+    #[test]
+    fn several_policies_agree_with_two_oracles(
+        policies in policies(),
+        steps in prop::collection::vec((0u64..400, 1u32..8), 1..150),
+    ) {
+        let clock = FakeRelativeClock::default();
+        let governor = |p| RateLimiter::direct_with_clock(quota(p), clock.clone());
+        let governors: Vec<_> = policies.iter().map(governor).collect();
+        let (store, mut oracle, mut now) = (LimitStore::default(), Oracle::default(), 1_000_000);
+        for (wait, cost) in steps {
+            let cost = bounded(cost, &policies);
+            clock.advance(Duration::from_millis(wait));
+            now += wait * 1_000_000;
+            let fits = policies.iter().all(|policy| oracle.fits(policy, cost, now));
+            let asked = charge(&policies, cost);
+            match store.charge(&asked, at(now)) {
+                Ok(report) => {
+                    prop_assert!(fits, "admitted above a limit");
+                    let cost = NonZeroU32::new(cost).unwrap();
+                    for (policy, governor) in policies.iter().zip(&governors) {
+                        prop_assert!(governor.check_n(cost).unwrap().is_ok());
+                        oracle.take(policy, cost.get(), now);
+                    }
+                    let (name, least) = report.shown().next().unwrap();
+                    let left = |policy: &&TestPolicy| {
+                        (1..=policy.limit.burst()).take_while(|n| oracle.fits(policy, *n, now)).count()
+                    };
+                    let lowest = policies.iter().map(|policy| left(&policy)).min().unwrap();
+                    prop_assert_eq!(least.remaining as usize, lowest, "{}", name);
+                }
+                Err(report) => {
+                    prop_assert!(!fits, "refused below all limits");
+                    let refused: Vec<_> = report.shown().map(|(name, _)| name.to_owned()).collect();
+                    for (policy, governor) in policies.iter().zip(&governors) {
+                        let is_full = !oracle.fits(policy, cost, now);
+                        let name = policy.name.as_str();
+                        prop_assert_eq!(refused.iter().any(|n| n == name), is_full, "{}", name);
+                        if is_full {
+                            prop_assert!(governor.check_n(NonZeroU32::new(cost).unwrap()).unwrap().is_err());
+                        }
+                    }
+                    let wait = report.longest_wait().as_nanos() as u64;
+                    let later = |wait| policies.iter().all(|p| oracle.fits(p, cost, now + wait));
+                    prop_assert!(later(wait) && !later(wait - 1), "waits {}", wait);
+                }
+            }
+        }
+    }
+
+    /// Two threads at once, under changing sets of policies and with a key that begins with one
+    /// limit: together they take exactly what was admitted, and nobody is refused who had room.
+    #[test]
+    fn two_threads_take_all_that_is_there_and_no_more(
+        policies in policies(),
+        rounds in prop::collection::vec((0u64..400, [asks(), asks()]), 1..12),
+    ) {
+        let (store, mut oracle, mut now) = (LimitStore::default(), Oracle::default(), 1_000_000);
+        for (wait, asked) in rounds {
+            now += wait * 1_000_000;
+            let start = Barrier::new(2);
+            let run = |asks: &[(u32, u32)]| {
+                start.wait();
+                let one = |(cost, mask): &(u32, u32)| {
+                    let chosen = chosen(&policies, *mask);
+                    let cost = bounded(*cost, &chosen);
+                    // A key's only limit is charged in the other map.
+                    let asked = match chosen.as_slice() {
+                        [only] if only.scope == PolicyScope::Key && only.name.as_str() == "per-key" => {
+                            let limits = ChargedLimits::PerKey(only.limit);
+                            Charge { limits, ..charge([], cost) }
+                        }
+                        several => charge(several, cost),
+                    };
+                    let admitted = store.charge(&asked, at(now)).is_ok();
+                    (chosen.clone(), cost, admitted)
+                };
+                asks.iter().map(one).collect::<Vec<_>>()
+            };
+            let results = std::thread::scope(|scope| {
+                let other = scope.spawn(|| run(&asked[1]));
+                let mut results = run(&asked[0]);
+                results.extend(other.join().unwrap());
+                results
+            });
+            for (chosen, cost, _) in results.iter().filter(|(_, _, admitted)| *admitted) {
+                for policy in chosen {
+                    prop_assert!(oracle.fits(policy, *cost, now), "above {policy:?}");
+                    oracle.take(policy, *cost, now);
+                }
+            }
+            for (chosen, cost, _) in results.iter().filter(|(_, _, admitted)| !*admitted) {
+                prop_assert!(chosen.iter().any(|p| !oracle.fits(p, *cost, now)), "too soon");
+            }
+            prop_assert!(store.several.get(&key(1)).is_none() || store.lone.get(&key(1)).is_none());
+        }
+    }
+}
+
+/// Costs, and which policies each is charged under.
+fn asks() -> impl Strategy<Value = Vec<(u32, u32)>> {
+    prop::collection::vec((1u32..5, any::<u32>()), 0..8)
+}
+
+/// The policies of the mask's bits; the first one if it has none.
+fn chosen(policies: &[TestPolicy], mask: u32) -> Vec<TestPolicy> {
+    let among = |(at, policy): (usize, &TestPolicy)| (mask >> at & 1 == 1).then(|| policy.clone());
+    let chosen: Vec<_> = policies.iter().enumerate().filter_map(among).collect();
+    if chosen.is_empty() { policies.iter().take(1).cloned().collect() } else { chosen }
+}
+
+fn policy(name: &str, scope: PolicyScope, limit: &str) -> TestPolicy {
+    let name = PolicyName::parse(name).unwrap();
+    TestPolicy { name, scope, limit: Limit::parse(limit).unwrap() }
+}
+
+#[test]
+fn state_goes_when_it_says_nothing() {
+    let store = LimitStore::default();
+    let org = policy("daily", PolicyScope::Org, "2/s");
+    assert!(store.charge(&lone("2/s"), at(0)).is_ok());
+    assert!(store.charge(&charge([&org], 1), at(0)).is_ok());
+    store.sweep(at(1));
+    assert_eq!(store.len(), 2, "half a second of debt is left");
+    assert!(store.charge(&lone("2/s"), at(1)).is_ok());
+    assert!(store.charge(&lone("2/s"), at(2)).is_err(), "the sweep reset nothing");
+    store.sweep(at(2_000_000_000));
+    assert!(store.is_empty());
+}
+
+#[test]
+fn a_second_limit_does_not_forget_what_the_first_has_spent_nor_the_way_back() {
+    let store = LimitStore::default();
+    for _ in 0..3 {
+        store.charge(&lone("5/min"), at(0)).unwrap();
+    }
+    let two = ["per-key", "search"].map(|name| policy(name, PolicyScope::Key, "5/min"));
+    // As after a reload that brought a second policy.
+    let report = store.charge(&charge(&two, 1), at(0)).unwrap();
+    assert_eq!(report.shown().next().unwrap().1.remaining, 1);
+    assert_eq!((store.several.len(), store.lone.len()), (1, 0));
+    // And after one that took it away again.
+    store.charge(&lone("5/min"), at(0)).unwrap();
+    assert!(store.charge(&lone("5/min"), at(0)).is_err());
+    assert_eq!((store.several.len(), store.lone.len()), (1, 0));
+    store.sweep(at(61_000_000_000));
+    store.charge(&lone("5/min"), at(61_000_000_000)).unwrap();
+    assert_eq!((store.several.len(), store.lone.len()), (0, 1));
+}
+
+#[test]
+fn what_one_limit_refuses_costs_no_other_one_and_no_bystander() {
+    let store = LimitStore::default();
+    let org = policy("daily", PolicyScope::Org, "10/d");
+    let tight = policy("burst", PolicyScope::Key, "1/min");
+    let of = |n: u32| Charge { key: key(n), ..charge([&tight, &org], 1) };
+    store.charge(&of(1), at(0)).unwrap();
+    for _ in 0..50 {
+        let refused = store.charge(&of(1), at(0)).unwrap_err();
+        assert_eq!(refused.shown().map(|(name, _)| name).collect::<Vec<_>>(), ["burst"]);
+    }
+    // The org has nine left for its other keys.
+    for n in 2..11 {
+        store.charge(&of(n), at(0)).unwrap();
+    }
+    let refused = store.charge(&of(11), at(0)).unwrap_err();
+    assert_eq!(refused.shown().map(|(name, _)| name).collect::<Vec<_>>(), ["daily"]);
+    let refused = store.charge(&of(1), at(0)).unwrap_err();
+    assert_eq!(refused.shown().map(|(name, _)| name).collect::<Vec<_>>(), ["burst", "daily"]);
+    assert_eq!(refused.longest_wait(), Duration::from_secs(8640), "the longer of both");
+}
+
+#[test]
+fn a_renewed_limit_keeps_what_was_spent_under_its_name() {
+    let store = LimitStore::default();
+    let daily = policy("daily", PolicyScope::Key, "10/d");
+    for _ in 0..10 {
+        store.charge(&charge([&daily], 1), at(0)).unwrap();
+    }
+    let wider = policy("daily", PolicyScope::Key, "20/d");
+    assert!(store.charge(&charge([&wider], 1), at(0)).is_err());
+    let other = policy("hourly", PolicyScope::Key, "10/d");
+    assert!(store.charge(&charge([&other], 1), at(0)).is_ok(), "another policy is another bucket");
+}
