@@ -73,6 +73,11 @@ pub(crate) struct KeptBody {
 /// A part of the coding, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ChunkPart {
+    /// A usual chunk that is here to its last byte, and the data in it.
+    Chunk {
+        all: Range<usize>,
+        data: Range<usize>,
+    },
     Data(Range<usize>),
     /// A usual line: the size of a chunk with data, or the end of its data.
     Line(Range<usize>),
@@ -156,6 +161,23 @@ impl ChunkReader {
         let mut at = begin;
         while let Some(part) = self.next_part(bytes, &mut at)? {
             match part {
+                ChunkPart::Chunk { mut all, data } => {
+                    self.data_read += data.len() as u64;
+                    if !keeps_lines {
+                        keep(bytes, &mut kept, data);
+                        continue;
+                    }
+                    // Others like it are kept with it.
+                    while let Some(rest) = bytes.get(at..)
+                        && let Some(size) = QuickSize::read(rest)
+                        && let Some(end) = size.chunk_end(rest)
+                    {
+                        self.data_read += size.size;
+                        at += end + CHUNK_END.len();
+                        all.end = at;
+                    }
+                    keep(bytes, &mut kept, all);
+                }
                 ChunkPart::Data(data) => {
                     self.data_read += data.len() as u64;
                     keep(bytes, &mut kept, data);
@@ -218,6 +240,11 @@ impl ChunkReader {
                 }
                 ChunkState::Start => {
                     if let Some(size) = QuickSize::read(rest) {
+                        if let Some(end) = size.chunk_end(rest) {
+                            let all = pass(at, end + CHUNK_END.len());
+                            let data = all.start + size.length..all.start + end;
+                            return Ok(Some(ChunkPart::Chunk { all, data }));
+                        }
                         self.left = size.size;
                         self.step = ChunkState::Data;
                         return Ok(Some(ChunkPart::Line(pass(at, size.length))));
@@ -369,6 +396,12 @@ impl QuickSize {
             size = size << 4 | u64::from(digit);
         }
         None
+    }
+
+    /// Where the data of the chunk ends that begins with this line, if all of it is in `bytes`.
+    fn chunk_end(&self, bytes: &[u8]) -> Option<usize> {
+        let end = usize::try_from(self.size).ok()?.checked_add(self.length)?;
+        bytes.get(end..)?.starts_with(CHUNK_END).then_some(end)
     }
 }
 
