@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::net::io::Moments;
-use super::streams::{Kill, StreamRef, Streams};
+use super::streams::{StreamRef, Streams, TaskAbort};
 use crate::telemetry::WorkerCells;
 
 /// Spawns on the current worker.
@@ -25,7 +25,7 @@ struct Watched<F> {
     moments: Rc<Moments>,
     which: Option<StreamRef>,
     /// Of a tunnel's task, which outlives the one that spawned it.
-    kill: Option<Rc<Kill>>,
+    abort: Option<Rc<TaskAbort>>,
 }
 
 // === impl LocalExecutor ===
@@ -61,14 +61,14 @@ where
                     held.stream_begins();
                     moments.grow();
                 }
-                let kill = streams.kill_for_current();
+                let abort = streams.abort_for_current();
                 tokio::task::spawn_local(Watched {
                     inner,
                     streams,
                     cells,
                     moments,
                     which: None,
-                    kill,
+                    abort,
                 });
             }
         }
@@ -91,14 +91,14 @@ impl<F: Future> Future for Watched<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { inner: slot, streams, which, kill, .. } = &mut *self;
+        let Self { inner: slot, streams, which, abort, .. } = &mut *self;
         let Some(inner) = slot else { return Poll::Ready(()) };
         // A request registers while its task is polled, so the latest one is this task's.
         streams.take_latest();
         streams.set_current(*which);
         let done = inner.as_mut().poll(cx).is_ready();
         streams.set_current(None);
-        if done || kill.as_ref().is_some_and(|kill| kill.poll(cx)) {
+        if done || abort.as_ref().is_some_and(|abort| abort.poll(cx)) {
             *slot = None;
             return Poll::Ready(());
         }

@@ -30,7 +30,7 @@ pub(crate) struct Streams {
     /// Told when `expiry` becomes earlier.
     earlier: Notify,
     /// What ends the tasks that hyper runs for tunnels over HTTP/2, by slot.
-    kills: RefCell<HashMap<usize, Rc<Kill>>>,
+    aborts: RefCell<HashMap<usize, Rc<TaskAbort>>>,
     /// The minute of which [`Self::touch_some`] has noted uses, and how many slots of it.
     touched: Cell<TouchedSlots>,
 }
@@ -93,7 +93,7 @@ const OFFERED: u64 = 1;
 
 /// Ends a task from outside.
 #[derive(Debug, Default)]
-pub(crate) struct Kill {
+pub(crate) struct TaskAbort {
     fired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -285,12 +285,12 @@ impl Streams {
         self.current.set(which);
     }
 
-    /// A [`Kill`] for a task that is spawned on behalf of the request whose task is being polled.
-    pub(crate) fn kill_for_current(&self) -> Option<Rc<Kill>> {
+    /// A [`TaskAbort`] for a task that is spawned on behalf of the request whose task is being polled.
+    pub(crate) fn abort_for_current(&self) -> Option<Rc<TaskAbort>> {
         let current = self.current.get()?;
-        let kill = Rc::<Kill>::default();
-        self.kills.borrow_mut().insert(current.slot, Rc::clone(&kill));
-        Some(kill)
+        let abort = Rc::<TaskAbort>::default();
+        self.aborts.borrow_mut().insert(current.slot, Rc::clone(&abort));
+        Some(abort)
     }
 
     /// Holds every running request against a new snapshot. Returns why those ended that did.
@@ -432,8 +432,8 @@ impl Stream {
     }
 
     /// What ends the task that was spawned for this request, if one was.
-    pub(crate) fn take_kill(&self) -> Option<Rc<Kill>> {
-        self.all.kills.borrow_mut().remove(&self.slot)
+    pub(crate) fn take_abort(&self) -> Option<Rc<TaskAbort>> {
+        self.all.aborts.borrow_mut().remove(&self.slot)
     }
 
     /// The moment after which the present phase has failed; `u64::MAX`: never. Forgets a
@@ -471,9 +471,9 @@ impl Drop for Stream {
     }
 }
 
-// === impl Kill ===
+// === impl TaskAbort ===
 
-impl Kill {
+impl TaskAbort {
     pub(crate) fn fire(&self) {
         self.fired.set(true);
         if let Some(waker) = self.waker.take() {

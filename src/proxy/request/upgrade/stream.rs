@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;
 use crate::proxy::net::io::{Io, Moments};
-use crate::proxy::streams::{Kill, Stream};
+use crate::proxy::streams::{Stream, TaskAbort};
 
 /// The client's side of a tunnel.
 pub(super) trait ClientSide: AsyncRead + AsyncWrite + Unpin {
@@ -42,7 +42,7 @@ pub(super) struct InStream {
     write_ns: u64,
     /// The client takes nothing, and the deadline runs.
     stalled: bool,
-    task: Option<Rc<Kill>>,
+    task: Option<Rc<TaskAbort>>,
 }
 
 // === impl InStream ===
@@ -54,7 +54,7 @@ impl InStream {
         clock: Clock,
         write_ns: u64,
     ) -> Self {
-        let task = stream.take_kill();
+        let task = stream.take_abort();
         Self { io: TokioIo::new(upgraded), stream, clock, write_ns, stalled: false, task }
     }
 
