@@ -13,10 +13,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-
 use self::answer::AnswerFraming;
-use self::read::{Gone, Read, poll_gone};
+use self::read::{AnswerAbort, Read, poll_abort};
 pub(super) use self::refused::refuse;
 use crate::core::Reason;
 use crate::proxy::body::{ClientBody, Wire};
@@ -47,35 +45,36 @@ pub(super) enum TurnEnd {
     Hyper(Io, ForHyper),
     Refused(Io, Box<RefusedHead>),
     /// Nothing is left of it.
-    Gone,
+    Nothing,
 }
 
 /// Answers requests for as long as they are plain.
 pub(super) async fn converse(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) -> TurnEnd {
     let wire = Wire::new(io);
     let mut read = Read::new(&worker.buffers);
-    let over = answer_all(worker, &wire, client, &mut read).await;
-    match (wire.into_io(), over) {
-        (Some(mut io), Over::Done) => {
+    let end = answer_all(worker, &wire, client, &mut read).await;
+    match (wire.into_io(), end) {
+        (Some(mut io), PlainEnd::Done) => {
             // Nobody answers it any more, but whoever ends the connection has to know of it.
             read.answered();
             io.put_back(read.take());
             TurnEnd::Done(io)
         }
-        (Some(io), Over::Cut(cut)) => TurnEnd::Cut(io, cut),
-        (Some(io), Over::Refused(refused)) => TurnEnd::Refused(io, refused),
-        (Some(io), Over::Hyper(read, head)) => TurnEnd::Hyper(io, head.hand_over(read)),
+        (Some(io), PlainEnd::Cut(cut)) => TurnEnd::Cut(io, cut),
+        (Some(io), PlainEnd::Refused(refused)) => TurnEnd::Refused(io, refused),
+        (Some(io), PlainEnd::Hyper(head)) => TurnEnd::Hyper(io, head.hand_over(read.take())),
         // An upgraded or aborted answer took the connection with it.
-        (None, _) => TurnEnd::Gone,
+        (None, _) => TurnEnd::Nothing,
     }
 }
 
-/// As [`TurnEnd`], without the connection.
-enum Over {
+/// Why no further request is read here. As [`TurnEnd`], without the connection.
+enum PlainEnd {
+    /// The client is done, or we are.
     Done,
     Cut(CutReason),
-    /// With what was read for it.
-    Hyper(Bytes, Box<HyperHead>),
+    /// The head of the next request was read, and is for hyper.
+    Hyper(Box<HyperHead>),
     Refused(Box<RefusedHead>),
 }
 
@@ -84,21 +83,18 @@ async fn answer_all(
     wire: &Rc<Wire>,
     client: &Rc<Client>,
     read: &mut Read<'_>,
-) -> Over {
+) -> PlainEnd {
     loop {
         if read.holds_more() {
             client.moments.head_begins();
         }
         let asked = match poll_fn(|cx| poll_request(worker, client, wire, read, cx)).await {
             Ok(asked) => asked,
-            Err(Next::Cut(CutReason::Header)) if read.holds_more() => {
+            Err(PlainEnd::Cut(CutReason::Header)) if read.holds_more() => {
                 let late = unfinished(&read.bytes, Reason::HeaderTimeout);
-                return Over::Refused(Box::new(late));
+                return PlainEnd::Refused(Box::new(late));
             }
-            Err(Next::Cut(cut)) => return Over::Cut(cut),
-            Err(Next::Refused(refused)) => return Over::Refused(refused),
-            Err(Next::End) => return Over::Done,
-            Err(Next::Hyper(head)) => return Over::Hyper(read.take(), head),
+            Err(end) => return end,
         };
         let PlainRequest { head, body, left, closes } = asked;
         let body = match left {
@@ -116,24 +112,24 @@ async fn answer_all(
             let mut answer = pin!(at_most::<REQUEST_BYTES, _>(answer));
             poll_fn(|cx| {
                 if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
-                    return Poll::Ready(Err(Gone::Cut(cut)));
+                    return Poll::Ready(Err(AnswerAbort::Cut(cut)));
                 }
                 if let Poll::Ready(response) = answer.as_mut().poll(cx) {
                     return Poll::Ready(Ok(response));
                 }
-                poll_gone(worker, client, wire, read, cx).map(Err)
+                poll_abort(worker, client, wire, read, cx).map(Err)
             })
             .await
         };
         let (mut lines, body, rest) = match answered {
-            Err(gone) => return gone.end(),
+            Err(abort) => return abort.end(),
             Ok(Reply::Lines(lines, body)) => {
                 let rest = AnswerFraming::of(lines.status, &body);
                 (lines, body, rest)
             }
             Ok(Reply::Http(response)) => match answer::to_lines(response) {
                 Some(answer) => answer,
-                None => return Over::Done,
+                None => return PlainEnd::Done,
             },
         };
         read.answered();
@@ -144,49 +140,40 @@ async fn answer_all(
         let head = answer::finish(worker, client, lines, rest);
         match answer::send(worker, client, wire, read, head, body, rest).await {
             Ok(()) => client.moments.is_answering.set(false),
-            Err(gone) => return gone.end(),
+            Err(abort) => return abort.end(),
         }
-        if let Err(gone) = poll_fn(|cx| poll_rest_sent(wire, client, cx)).await {
-            return gone.end();
+        if let Err(abort) = poll_fn(|cx| poll_rest_sent(wire, client, cx)).await {
+            return abort.end();
         }
         if closes {
-            return Over::Done;
+            return PlainEnd::Done;
         }
     }
 }
 
 /// Waits for the rest of a body that still goes to the service, behind the end of the answer.
-fn poll_rest_sent(wire: &Wire, client: &Client, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
+fn poll_rest_sent(wire: &Wire, client: &Client, cx: &Context<'_>) -> Poll<Result<(), AnswerAbort>> {
     if !wire.owes_body() || client.moments.running.get() == 0 {
         return Poll::Ready(Ok(()));
     }
     if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
-        return Poll::Ready(Err(Gone::Cut(cut)));
+        return Poll::Ready(Err(AnswerAbort::Cut(cut)));
     }
     if wire.is_broken() {
-        return Poll::Ready(Err(Gone::Broken));
+        return Poll::Ready(Err(AnswerAbort::Broken));
     }
     Poll::Pending
 }
 
-// === impl Gone ===
+// === impl AnswerAbort ===
 
-impl Gone {
-    fn end(self) -> Over {
+impl AnswerAbort {
+    fn end(self) -> PlainEnd {
         match self {
-            Self::Broken => Over::Done,
-            Self::Cut(cut) => Over::Cut(cut),
+            Self::Broken => PlainEnd::Done,
+            Self::Cut(cut) => PlainEnd::Cut(cut),
         }
     }
-}
-
-/// What comes instead of a plain request.
-enum Next {
-    Cut(CutReason),
-    /// The client is done, or we are.
-    End,
-    Hyper(Box<HyperHead>),
-    Refused(Box<RefusedHead>),
 }
 
 /// Fields that hyper takes in any head.
@@ -198,9 +185,9 @@ fn poll_request(
     wire: &Wire,
     read: &mut Read<'_>,
     cx: &mut Context<'_>,
-) -> Poll<Result<PlainRequest, Next>> {
+) -> Poll<Result<PlainRequest, PlainEnd>> {
     if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
-        return Poll::Ready(Err(Next::Cut(cut)));
+        return Poll::Ready(Err(PlainEnd::Cut(cut)));
     }
     let caps = &worker.shared.caps;
     // hyper takes so many fields whatever the limit; `request::facts` counts them then.
@@ -221,9 +208,9 @@ fn poll_request(
                 Parsed::Partial if read.bytes.len() < most => {}
                 Parsed::Partial | Parsed::Other => match judge(&read.bytes, bounds) {
                     Judged::Partial => {}
-                    Judged::Servable(head) => return Poll::Ready(Err(Next::Hyper(head))),
+                    Judged::Servable(head) => return Poll::Ready(Err(PlainEnd::Hyper(head))),
                     Judged::Refused(refused) => {
-                        return Poll::Ready(Err(Next::Refused(refused)));
+                        return Poll::Ready(Err(PlainEnd::Refused(refused)));
                     }
                 },
             }
@@ -236,19 +223,19 @@ fn poll_request(
         };
         // A head that has begun is still served, or refused.
         if worker.draining.get() && read.bytes.is_empty() {
-            return Poll::Ready(Err(Next::End));
+            return Poll::Ready(Err(PlainEnd::Done));
         }
         match ready!(read.poll_more(wire, room, cx)) {
             // Empty lines are what some clients send behind a body.
             Ok(0) if read.bytes.iter().all(|b| matches!(b, b'\r' | b'\n')) => {
-                return Poll::Ready(Err(Next::End));
+                return Poll::Ready(Err(PlainEnd::Done));
             }
             Ok(0) => {
                 let cut = unfinished(&read.bytes, Reason::BadHeader);
-                return Poll::Ready(Err(Next::Refused(Box::new(cut))));
+                return Poll::Ready(Err(PlainEnd::Refused(Box::new(cut))));
             }
             Ok(_) => {}
-            Err(_) => return Poll::Ready(Err(Next::End)),
+            Err(_) => return Poll::Ready(Err(PlainEnd::Done)),
         }
     }
 }

@@ -288,7 +288,7 @@ async fn serve_http1(worker: &Rc<Worker>, mut io: Io, client: &Rc<Client>) {
                 return Box::pin(plain::refuse(worker, client, io, *refused)).await;
             }
             plain::TurnEnd::Hyper(rest, request) => (io, for_hyper) = (rest, request),
-            plain::TurnEnd::Gone => return,
+            plain::TurnEnd::Nothing => return,
         }
         // Boxed: most connections never need it.
         let end = Box::pin(serve_by_hyper(worker, io, for_hyper, client)).await;

@@ -14,6 +14,7 @@ const RETIRED: &[&str] = &[
     "Artefact",  // ReloadKind, BuiltFile
     "Asked",     // PlainRequest, RefusalContext, UpgradeRequest
     "Cell",      // std has one: MetricCell
+    "Coming",    // ClientBody
     "Compared",  // DiffSide, ThreeWayKey
     "Content",   // AnswerContent, JsonlContent
     "Cut",       // CutReason, TunnelCut
@@ -26,16 +27,20 @@ const RETIRED: &[&str] = &[
     "First",     // SourceAtStart
     "Format",    // ExportFormat, ImportFormat, KeyFormat
     "Found",     // FoundCredential, ImportItem
+    "Gone",      // AnswerAbort
     "Head",      // RequestHead, AnswerHead, LineHead
     "InForce",   // ClientTlsInForce, ServerTlsInForce, KeysInForce
     "Keeper",    // KeysInForce
     "Keeping",   // FirstLoad
     "Keys",      // KeysCommand, KeySet
+    "Kill",      // TaskAbort
     "Lines",     // AnswerLines, LineReader
     "Look",      // LookAttempt, Preview
     "Loop",      // ReloadLoop
+    "Next",      // PlainEnd
     "Outcome",   // CopyOutcome, TlsReloadOutcome
     "Outgoing",  // WrittenRequest, HeadChanges
+    "Over",      // PlainEnd
     "Pending",   // PendingPart, UnpublishedKeys
     "Prepared",  // PreparedStart, PreparedRefusals
     "Progress",  // UploadProgress, HeaderProgress, ProgressLine
@@ -50,6 +55,7 @@ const RETIRED: &[&str] = &[
     "Taken",     // ClaimedAddress, AcceptedKey
     "Target",    // KeySelection, WatchedTls
     "Turned",    // TurnedAway
+    "Unchunked", // KeptBody
     "Upstream",  // UpstreamPool, UpstreamConfig, DemoUpstream
     "Wanted",    // LineSelection, DemoKey, PemKind
 ];

@@ -10,7 +10,7 @@ use http::{Response, StatusCode, header};
 use hyper::body::Body;
 use tokio::io::AsyncWrite;
 
-use super::read::{Gone, Read, poll_gone};
+use super::read::{AnswerAbort, Read, poll_abort};
 use crate::proxy::body::{BodyError, Wire};
 use crate::proxy::http1::answer_write::AnswerLines;
 use crate::proxy::http1::chunks::{
@@ -90,7 +90,7 @@ pub(super) async fn send(
     mut head: Vec<u8>,
     mut body: ResponseBody,
     mut rest: AnswerFraming,
-) -> Result<(), Gone> {
+) -> Result<(), AnswerAbort> {
     // As one piece, where there is room behind the head: a refusal, mostly.
     if let (ResponseBody::Full(bytes), AnswerFraming::Counted(_)) = (&body, rest)
         && bytes.len() <= head.capacity() - head.len()
@@ -103,7 +103,7 @@ pub(super) async fn send(
         OutgoingAnswer { text: head, sent: 0, piece, tail, ahead: None, looks_ahead: false, rest };
     let mut body = pin!(body);
     poll_fn(|cx| match answer.poll_send(wire, &mut body, cx) {
-        Poll::Pending => poll_gone(worker, client, wire, read, cx).map(Err),
+        Poll::Pending => poll_abort(worker, client, wire, read, cx).map(Err),
         ready => ready,
     })
     .await
@@ -133,7 +133,7 @@ impl OutgoingAnswer {
         wire: &Wire,
         body: &mut Pin<&mut ResponseBody>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Gone>> {
+    ) -> Poll<Result<(), AnswerAbort>> {
         loop {
             ready!(self.poll_written(wire, body, cx))?;
             if self.rest.is_over() {
@@ -145,11 +145,11 @@ impl OutgoingAnswer {
             }
             // What was written must not wait for what is to come.
             return match Pin::new(&mut *wire.io()).poll_flush(cx) {
-                Poll::Ready(Err(_)) => Poll::Ready(Err(Gone::Broken)),
+                Poll::Ready(Err(_)) => Poll::Ready(Err(AnswerAbort::Broken)),
                 _ => Poll::Pending,
             };
         }
-        Pin::new(&mut *wire.io()).poll_flush(cx).map_err(|_| Gone::Broken)
+        Pin::new(&mut *wire.io()).poll_flush(cx).map_err(|_| AnswerAbort::Broken)
     }
 
     /// Writes what is in hand.
@@ -158,7 +158,7 @@ impl OutgoingAnswer {
         wire: &Wire,
         body: &mut Pin<&mut ResponseBody>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Gone>> {
+    ) -> Poll<Result<(), AnswerAbort>> {
         loop {
             let is_bodiless = self.piece.is_empty() && self.tail.is_empty();
             if self.sent == self.text.len() && is_bodiless {
@@ -181,7 +181,7 @@ impl OutgoingAnswer {
                 _ => io.poll_write_vectored(cx, &pieces),
             };
             match written {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Gone::Broken)),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(AnswerAbort::Broken)),
                 Poll::Ready(Ok(count)) => self.wrote(count),
                 Poll::Pending => {
                     if self.looks_ahead {
@@ -210,7 +210,7 @@ impl OutgoingAnswer {
         &mut self,
         body: &mut Pin<&mut ResponseBody>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Gone>> {
+    ) -> Poll<Result<(), AnswerAbort>> {
         self.looks_ahead = false;
         let next = match self.ahead.take() {
             Some(next) => next,
@@ -224,7 +224,7 @@ impl OutgoingAnswer {
                 return Poll::Ready(Ok(()));
             }
             // One that ends early says another length than was promised.
-            Some(Err(_)) | None => return Poll::Ready(Err(Gone::Broken)),
+            Some(Err(_)) | None => return Poll::Ready(Err(AnswerAbort::Broken)),
         };
         self.took(bytes.len(), body)?;
         if self.rest.is_chunked() {
@@ -259,10 +259,10 @@ impl OutgoingAnswer {
     }
 
     /// So many bytes of the body are in hand.
-    fn took(&mut self, count: usize, body: &mut Pin<&mut ResponseBody>) -> Result<(), Gone> {
+    fn took(&mut self, count: usize, body: &mut Pin<&mut ResponseBody>) -> Result<(), AnswerAbort> {
         if let AnswerFraming::Counted(left) = &mut self.rest {
             // Nor may it go on behind its end.
-            *left = left.checked_sub(count as u64).ok_or(Gone::Broken)?;
+            *left = left.checked_sub(count as u64).ok_or(AnswerAbort::Broken)?;
             if *left == 0 {
                 self.end(body);
             }

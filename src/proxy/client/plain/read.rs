@@ -25,7 +25,7 @@ pub(super) struct Read<'w> {
 }
 
 /// Why an answer is wanted no more.
-pub(super) enum Gone {
+pub(super) enum AnswerAbort {
     /// The client has reset the connection, or the answer broke off.
     Broken,
     Cut(CutReason),
@@ -99,23 +99,24 @@ impl Drop for Read<'_> {
     }
 }
 
-/// Whether the client is gone, while its answer is waited for or written. (That it has only closed
-/// its sending side shows in [`crate::proxy::net::io::Moments`].) Reads ahead no more than once.
-pub(super) fn poll_gone(
+/// Whether the answer is to stop, while it is waited for or written: the client has gone, or the
+/// connection has to end. (That the client has only closed its sending side shows in
+/// [`crate::proxy::net::io::Moments`].) Reads ahead no more than once.
+pub(super) fn poll_abort(
     worker: &Worker,
     client: &Client,
     wire: &Wire,
     read: &mut Read<'_>,
     cx: &mut Context<'_>,
-) -> Poll<Gone> {
+) -> Poll<AnswerAbort> {
     if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
-        return Poll::Ready(Gone::Cut(cut));
+        return Poll::Ready(AnswerAbort::Cut(cut));
     }
     if let Poll::Ready(cut) = client.poll_abandoned(&worker.streams) {
-        return Poll::Ready(Gone::Cut(cut));
+        return Poll::Ready(AnswerAbort::Cut(cut));
     }
     if wire.is_broken() {
-        return Poll::Ready(Gone::Broken);
+        return Poll::Ready(AnswerAbort::Broken);
     }
     // Once the answer is complete, further bytes are the next request, whose time has not started.
     // Before the end of the body they are the body.
@@ -125,7 +126,7 @@ pub(super) fn poll_gone(
         && read.bytes.len() < BUFFER
         && let Poll::Ready(Err(_)) = read.poll_more(wire, BUFFER, cx)
     {
-        return Poll::Ready(Gone::Broken);
+        return Poll::Ready(AnswerAbort::Broken);
     }
     Poll::Pending
 }
