@@ -24,6 +24,8 @@ use crate::wording::count::count;
 
 use self::limits::LimitFindings;
 pub use self::load::{Instead, LoadError, load};
+/// A user token, judged by the files on this machine.
+pub use crate::reload::judge_offline;
 
 /// What was looked at, and what deserves a second look.
 #[derive(Debug, Serialize)]

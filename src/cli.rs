@@ -12,9 +12,10 @@ use self::observe_report::ObserveReportArgs;
 use crate::check::{self, Instead};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::core::{KeyId, Now};
+use crate::core::{CredentialSource, KeyId, Now};
 use crate::exit::Exit;
 use crate::explain::{Ask, Credential, SOURCES, explain};
+use crate::token::looks_like_token;
 use crate::wording::echo::shown;
 use crate::wording::visible::visible;
 use crate::{admin, app, table};
@@ -258,6 +259,17 @@ fn run_explain(args: &ExplainArgs) -> Result<Exit, CommandFailure> {
         true => Zeroizing::default(),
         false => secret_from_stdin()?,
     };
+    let at = args.at.unwrap_or(now);
+    let tokens = &config.settings.tokens;
+    // As the proxy does: a key by its prefix, else a token by its form.
+    let is_token = args.source.as_deref().is_none_or(|source| source == "bearer")
+        && !tokens.is_empty()
+        && looks_like_token(&secret)
+        && !config.settings.sources.iter().any(|source| match source {
+            CredentialSource::Bearer { prefixes } => prefixes.own(&secret),
+            _ => false,
+        });
+    let judged = is_token.then(|| check::judge_offline(tokens, &secret, at));
     let credential = match (args.key_id, &args.pair_id) {
         (Some(id), _) => {
             let table::KeyEntry { view, owner, .. } = holder(keys, id)?;
@@ -266,7 +278,10 @@ fn run_explain(args: &ExplainArgs) -> Result<Exit, CommandFailure> {
         (None, Some(id)) => Credential::Pair { id: id.as_bytes(), secret: &secret },
         (None, None) if args.foreign => Credential::Foreign,
         (None, None) if secret.is_empty() => Credential::Nothing,
-        (None, None) => Credential::Single(&secret),
+        (None, None) => match &judged {
+            Some(judged) => Credential::Token(judged),
+            None => Credential::Single(&secret),
+        },
     };
     let ask = Ask {
         method: &args.method,
@@ -274,7 +289,7 @@ fn run_explain(args: &ExplainArgs) -> Result<Exit, CommandFailure> {
         client: args.from,
         credential,
         source: args.source.as_deref(),
-        at: args.at.unwrap_or(now),
+        at,
     };
     let answer = explain(&config.settings, Some(keys), &ask);
     show(&if args.json { json(&answer)? } else { answer.to_string() })

@@ -5,6 +5,7 @@ mod charges;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::Method;
 use serde::Serialize;
@@ -17,8 +18,8 @@ use crate::core::refusal::Context;
 use crate::core::route::Require;
 use crate::core::{
     Access, BasicForm, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, LimitSet, Now,
-    OwnerView, PairLookup, PolicyName, Prefixes, Presented, Reason, Rejection, Route, UserToken,
-    Verdict, anonymous_field, decide, identity_fields, token_fields,
+    OwnerView, PairLookup, PolicyName, Prefixes, Presented, Reason, Rejection, Route, TokenFault,
+    UserToken, Verdict, anonymous_field, decide, identity_fields, token_fields,
 };
 
 /// The request to explain.
@@ -50,6 +51,8 @@ pub enum Credential<'a> {
         secret: &'a [u8],
     },
     Single(&'a [u8]),
+    /// A user token, judged.
+    Token(&'a Result<Arc<UserToken>, TokenFault>),
 }
 
 /// What would happen, and why.
@@ -188,6 +191,15 @@ fn presented<K: KeyLookup>(
         Credential::Nothing => told(settings, keys, ask, target, Presented::Nothing),
         Credential::Pair { id, secret } => {
             told(settings, keys, ask, target, Presented::Pair { id, secret })
+        }
+        Credential::Token(judged) => {
+            let presented = match judged {
+                Ok(token) => Presented::Token(token),
+                Err(fault) => Presented::FaultyToken(*fault),
+            };
+            let mut answer = told(settings, keys, ask, target, presented);
+            answer.source = Some("bearer");
+            answer
         }
         Credential::Single(secret) => {
             let mut carriers =
@@ -422,6 +434,13 @@ impl fmt::Display for Explained {
             let label = if at == 0 { "charges   " } else { "          " };
             writeln!(f, "{label}{charge}")?;
         }
+        if let Some(ExplainedToken { issuer, subject, org, permissions, expires }) = &self.token {
+            let words = permissions.join(", ");
+            writeln!(
+                f,
+                "token     {subject} of {org}, by {issuer}, may [{words}], until {expires}"
+            )?;
+        }
         if let Some(source) = self.source {
             writeln!(f, "carrier   {source}")?;
         }
@@ -577,6 +596,7 @@ impl fmt::Debug for Credential<'_> {
             Self::Nothing => f.write_str("Nothing"),
             Self::Pair { .. } => f.write_str("Pair(..)"),
             Self::Single(_) => f.write_str("Single(..)"),
+            Self::Token(_) => f.write_str("Token(..)"),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -21,11 +22,13 @@ use keygate::core::reason::Detail;
 use keygate::core::refusal::Context;
 use keygate::core::{
     Charge, Digest, Environment, Facts, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView,
-    Limit, LimitSet, NetworkSet, Now, OwnerView, PairLookup, Permission, PermissionSet, PolicyName,
-    PolicyScope, Presented, Reason, Rejection, Verdict, decide, path,
+    KnownOrgs, Limit, LimitSet, NetworkSet, Now, OwnerView, PairLookup, Permission, PermissionSet,
+    PolicyName, PolicyScope, Presented, Reason, Rejection, SignerPrint, TokenOnward, UserToken,
+    Verdict, decide, path,
 };
 use keygate::proxy::LimitStore;
 use keygate::telemetry::{DecisionOutcome, MethodLabel, WorkerCells};
+use keygate::token::TokenCache;
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
@@ -49,6 +52,21 @@ prefixes = ["kg_"]
 
 const SECRET: &[u8] = b"kg_live_9f86d081884c7d659a2feaa0c55ad015a3bf4f1b";
 const UNKNOWN: &[u8] = b"kg_live_0000000000000000000000000000000000000000";
+/// As long as an ES256 token with a dozen claims.
+const TOKEN: &[u8] = &[b'x'; 600];
+const TOKENS: &str = r#"
+[[tokens]]
+issuer = "https://idp.example/"
+audiences = ["orders"]
+algorithms = ["ES256"]
+jwks = "jwks.json"
+org_claim = "org"
+[[routes]]
+path = "/api/v1/token"
+methods = ["GET"]
+access = "token"
+permissions = ["read"]
+"#;
 const NOW: Now = Now { unix_ms: 1_790_000_000_000, mono_ns: 1_000_000_000 };
 
 /// No file is read: the configuration names none that must be there.
@@ -116,6 +134,7 @@ pub(crate) fn all() -> Result<Vec<Step>, Failure> {
     routes(&mut steps, settings);
     headers(&mut steps, settings, keys)?;
     decisions(&mut steps, settings, keys);
+    cached_token(&mut steps, keys)?;
     limit(&mut steps)?;
     refusals(&mut steps, settings)?;
     metrics(&mut steps);
@@ -132,6 +151,10 @@ fn leak<T>(value: T) -> &'static T {
 }
 
 fn settings() -> Result<&'static Settings, Failure> {
+    settings_with("")
+}
+
+fn settings_with(more: &str) -> Result<&'static Settings, Failure> {
     let mut text = CONFIG.to_owned();
     for resource in ["items", "orders", "users", "invoices", "messages", "reports", "hooks"] {
         for (method, path, permission) in
@@ -143,6 +166,7 @@ fn settings() -> Result<&'static Settings, Failure> {
             ));
         }
     }
+    text.push_str(more);
     let config = Config::parse(&NoFiles, Path::new("keygate.toml"), &text)?;
     Ok(leak(config.settings))
 }
@@ -279,6 +303,34 @@ fn decisions(steps: &mut Vec<Step>, settings: &'static Settings, keys: &'static 
             black_box(verdict);
         });
     }
+}
+
+/// As a worker does with a user token that it has verified before.
+fn cached_token(steps: &mut Vec<Step>, keys: &'static MapKeys) -> Result<(), Failure> {
+    let settings = settings_with(TOKENS)?;
+    let token = Arc::new(UserToken {
+        issuer: "https://idp.example/".into(),
+        subject: "user-0123456789".into(),
+        org: "acme".into(),
+        permissions: PermissionSet::new([Permission::parse("read")?]),
+        expires: NOW.unix_secs() + 60,
+        signed_by: SignerPrint(1),
+        orgs: KnownOrgs::Any,
+        onward: TokenOnward::Remove,
+    });
+    let mut cache = TokenCache::default();
+    cache.insert(&Digest::of(TOKEN), token);
+    push(steps, "digest: SHA-256 of a user token", || {
+        black_box(Digest::of(black_box(TOKEN)));
+    });
+    push(steps, "decide: admitted by a cached user token", move || {
+        let Some(token) = cache.find(&Digest::of(black_box(TOKEN)), NOW) else { return };
+        let mut facts = facts("/api/v1/token", &Method::GET, SECRET);
+        facts.presented = Presented::Token(&token);
+        let verdict: Verdict<'_> = decide(&settings.policy, Some(keys), black_box(&facts), NOW);
+        black_box(verdict);
+    });
+    Ok(())
 }
 
 fn limit(steps: &mut Vec<Step>) -> Result<(), Failure> {

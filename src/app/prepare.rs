@@ -11,10 +11,11 @@ use rustix::fs::Access;
 
 use crate::check::Finding;
 use crate::clock::Clock;
-use crate::config::{self, Bind, Config, ConfigFault, UpstreamAddress};
+use crate::config::{self, Bind, Config, ConfigFault, JwksSource, UpstreamAddress};
 use crate::meter::{check_usage_file, open_mode};
 use crate::proxy;
 use crate::proxy::tls::{ClientTls, Reloadable as _, ServerTls, TlsError};
+use crate::reload::read_issuer_keys;
 use crate::wording::shell::quoted_path;
 
 /// A configuration with all that its files hold, fit to be started.
@@ -39,6 +40,18 @@ pub fn prepare(file: &Path, clock: &Clock) -> Result<PreparedStart, config::Conf
         listener_tls.push(kept(loaded, &config, &key, &mut faults));
     }
     let upstream_tls = kept(upstream_tls(&config, clock), &config, "upstream.tls", &mut faults);
+    for (index, issuer) in config.settings.tokens.issuers.iter().enumerate() {
+        if let JwksSource::Path(path) = &issuer.jwks
+            && let Err(why) = read_issuer_keys(path, issuer)
+        {
+            let message = format!(
+                "{}: {why}\nhint: save the issuer's JWK Set there, as its jwks_uri gives it",
+                path.display()
+            );
+            let keys = [format!("tokens[{index}].jwks"), "tokens.jwks".to_owned()];
+            faults.push(config.places.fault(&keys.each_ref().map(String::as_str), message));
+        }
+    }
     if !faults.is_empty() {
         return Err(config::ConfigError::Invalid { file: file.to_owned(), faults });
     }
@@ -177,6 +190,14 @@ impl PreparedStart {
             let hint = "make its directory, and let keygate write there";
             let tried = file_can_be_appended(path);
             faults.extend(unwritable(config, "log.access_file", path, tried, hint));
+        }
+        for (index, issuer) in config.settings.tokens.issuers.iter().enumerate() {
+            if let JwksSource::Url { copy: Some(path), .. } = &issuer.jwks {
+                let hint = "make its directory, and let keygate write there; without the copy no \
+                            token is taken after a restart until the issuer answers";
+                let key = format!("tokens[{index}].jwks_copy");
+                faults.extend(unwritable(config, &key, path, file_can_be_replaced(path), hint));
+            }
         }
         if let Some(path) = &config.usage.file {
             let hint = "make its directory, let keygate write there, and give it a file of its own";

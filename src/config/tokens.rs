@@ -96,7 +96,7 @@ fn issuer(section: &ConfigSection<'_>) -> Option<TokenIssuer> {
     let algorithms = section.parse_list("algorithms", algorithm);
     for key in ["audiences", "algorithms"] {
         if section.has(key) && section.texts(key).is_empty() {
-            section.fault(key, ConfigProblem::new("is empty"));
+            section.fault(key, ConfigProblem::new("is empty").hint("name at least one"));
         }
     }
     let types = section.parse_list("types", |text| name("a type", &text.to_ascii_lowercase()));

@@ -19,10 +19,13 @@ use super::source::{self, SourceError};
 use super::url::{FetchAnswer, TransferDeadline, UrlSource};
 use crate::clock::Clock;
 use crate::config::{JwksSource, TokenIssuer, TokenSettings};
+use crate::core::{Now, TokenFault, UserToken};
 use crate::snapshot::{FetchWish, HeldKeys, Store, WishEnd};
 use crate::telemetry::Metrics;
 use crate::telemetry::control::FetchResult;
+use crate::token::IssuerRules;
 use crate::token::jwks::{JwkSet, JwksError, LONGEST_SET};
+use crate::token::verify::{Issuers, Unverified};
 
 /// Between two looks at a URL that says nothing of its own.
 const FETCH_EVERY: Duration = Duration::from_secs(300);
@@ -450,6 +453,47 @@ impl IssuerKeeper {
 
     fn since(&self, began_ns: u64) -> Duration {
         Duration::from_nanos(self.parts.clock.now().mono_ns.saturating_sub(began_ns))
+    }
+}
+
+/// What one issuer's files on this machine hold.
+struct OfflineIssuers<'s> {
+    settings: &'s TokenSettings,
+    /// In the order of the settings.
+    sets: Vec<Option<JwkSet>>,
+}
+
+/// Judges a token by the key files and copies on this machine, for `explain`. Asks no issuer.
+///
+/// # Errors
+/// Why a sidecar with the same keys would not take it.
+pub fn judge_offline(
+    settings: &TokenSettings,
+    token: &[u8],
+    now: Now,
+) -> Result<Arc<UserToken>, TokenFault> {
+    let set = |issuer: &TokenIssuer| {
+        let path = match &issuer.jwks {
+            JwksSource::Path(path) => Some(path),
+            JwksSource::Url { copy, .. } => copy.as_ref(),
+        };
+        read_issuer_keys(path?, issuer).ok()
+    };
+    let sets = settings.issuers.iter().map(set).collect();
+    let issuers = OfflineIssuers { settings, sets };
+    Unverified::read(token, &issuers, now).map_err(|unread| unread.fault)?.verify()
+}
+
+// === impl OfflineIssuers ===
+
+impl Issuers for OfflineIssuers<'_> {
+    fn rules(&self, issuer: &str) -> Option<&IssuerRules> {
+        self.settings.find(issuer).map(|found| &found.rules)
+    }
+
+    fn keys(&self, issuer: &str) -> Option<&JwkSet> {
+        let mut both = self.settings.issuers.iter().zip(&self.sets);
+        both.find(|(known, _)| *known.rules.issuer == *issuer)?.1.as_ref()
     }
 }
 

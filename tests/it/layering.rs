@@ -55,7 +55,7 @@ const RULES: &[(&str, &[&str])] = &[
         "cli",
         &[
             "admin", "app", "check", "clock", "config", "core", "exit", "explain", "observe",
-            "table", "wording",
+            "table", "token", "wording",
         ],
     ),
     ("clock", &["core"]),

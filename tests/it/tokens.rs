@@ -11,7 +11,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, exchange};
-use crate::support::gate::{Gate, MANAGER, READER, Setup};
+use crate::support::gate::{Gate, MANAGER, READER, Setup, keygate};
 use crate::support::upstream::{Step, Upstream, answer};
 
 const ROUTES: &str = r#"
@@ -551,4 +551,103 @@ fn the_dependencies_of_tokens_are_two() {
     let (all, others) = (reached(""), reached("jsonwebtoken"));
     let more: Vec<_> = all.difference(&others).map(String::as_str).collect();
     assert_eq!(more, ["jsonwebtoken", "signature"]);
+}
+
+#[test]
+fn check_names_each_fault_with_its_line_and_a_remedy() {
+    let upstream = Upstream::start();
+    let issuer = Signer::new(1);
+    let check = |rules: &str, tokens: &str, set: &str| {
+        let folder = Gate::before(&upstream).rules(rules).also(tokens).folder();
+        folder.write("jwks.json", set);
+        let mut command = keygate(folder.path());
+        let said = command.args(["check", "--config", "keygate.toml", "--config-only"]).output();
+        let said = said.unwrap();
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        (said.status.code(), text + &String::from_utf8_lossy(&said.stdout))
+    };
+    let set = jwks(&[issuer.jwk("one")]);
+    let good = tokens("jwks.json", "");
+    let (code, said) = check(ROUTES, &good, &set);
+    assert_eq!(code, Some(0), "{said}");
+    let bearer = "prefixes = [\"wa_\"]\n";
+    let url = "https://idp.example/jwks";
+    for (name, rules, tokens, set, want) in [
+        ("no issuer", ROUTES.to_owned(), String::new(), set.as_str(), "no issuer is configured"),
+        ("every bearer", ROUTES.replace(bearer, ""), good.clone(), &set, "counts as a key"),
+        ("HMAC", ROUTES.into(), good.replace("EdDSA", "HS256"), &set, "make one"),
+        ("clear text", ROUTES.into(), tokens("http://idp.example/", ""), &set, "https://"),
+        ("no such file", ROUTES.into(), tokens("nowhere.json", ""), &set, "nowhere.json"),
+        ("no set", ROUTES.into(), good.clone(), "{}", "not a JWK Set"),
+        (
+            "a secret",
+            ROUTES.into(),
+            good.clone(),
+            r#"{"keys":[{"kty":"oct","k":"AA"}]}"#,
+            "symmetric",
+        ),
+        (
+            "a long life",
+            ROUTES.into(),
+            tokens("jwks.json", "max_life = \"90d\""),
+            &set,
+            "at most 30d",
+        ),
+        (
+            "a copy of a file",
+            ROUTES.into(),
+            tokens("jwks.json", "jwks_copy = \"x\""),
+            &set,
+            "from a URL",
+        ),
+        ("no CA", ROUTES.into(), tokens(url, "jwks_ca = \"no.pem\""), &set, "no.pem"),
+        ("orgs", ROUTES.into(), tokens("jwks.json", "orgs = \"some\""), &set, "`any`, `table`"),
+        ("a limit", ROUTES.into(), tokens("jwks.json", "limit = \"many\""), &set, "tokens"),
+        ("twice", ROUTES.into(), format!("{good}{good}"), &set, "earlier [[tokens]]"),
+        ("no audience", ROUTES.into(), good.replace("[\"orders\"]", "[]"), &set, "is empty"),
+        ("no claim", ROUTES.into(), good.replace("org_claim = \"org\"\n", ""), &set, "org_claim"),
+        ("a typo", ROUTES.into(), tokens("jwks.json", "forwrad = true"), &set, "`forward`"),
+        ("a word", ROUTES.into(), good.replace("orders:read\" =", "a b\" ="), &set, "one word"),
+        ("no map", ROUTES.into(), good.replace("permissions = {", "#"), &set, "permissions"),
+    ] {
+        let (code, said) = check(&rules, &tokens, set);
+        assert_eq!(code, Some(78), "{name}: {said}");
+        assert!(said.contains(want), "{name}: {said}");
+        assert!(said.contains("keygate.toml:"), "{name}: {said}");
+        // Those two say in the message itself what may stand there.
+        let says_it = ["a limit", "orgs"].contains(&name);
+        assert!(said.contains("hint: ") || says_it, "{name}: {said}");
+    }
+}
+
+#[test]
+fn explain_judges_a_token_without_its_issuer() {
+    let upstream = Upstream::start();
+    let issuer = Signer::new(1);
+    let folder = Gate::before(&upstream).rules(ROUTES).also(&tokens("jwks.json", "")).folder();
+    folder.write("jwks.json", &jwks(&[issuer.jwk("one")]));
+    let explain = |path: &str, token: &str| {
+        folder.write("token", token);
+        let input = std::fs::File::open(folder.file("token")).unwrap();
+        let mut command = keygate(folder.path());
+        command
+            .args(["explain", "--config", "keygate.toml", "--path", path, "--json"])
+            .stdin(input);
+        serde_json::from_slice::<Value>(&command.output().unwrap().stdout).unwrap()
+    };
+    let told = explain("/both/a", &issuer.token("one", json!({})));
+    assert_eq!(told["verdict"], "admitted", "{told}");
+    assert_eq!(told["token"]["subject"], "user-7");
+    assert!(
+        told["headers"].as_array().unwrap().contains(&json!(["x-credential", "token"])),
+        "{told}"
+    );
+    let over = explain("/both/a", &issuer.token("one", json!({"exp": now() - 5})));
+    assert_eq!((&over["verdict"], &over["reason"]), (&json!("rejected"), &json!("token_expired")));
+    let forged = explain("/both/a", &Signer::new(2).token("one", json!({})));
+    assert_eq!(forged["reason"], "token_invalid", "{forged}");
+    assert_eq!(explain("/keys/a", &issuer.token("one", json!({})))["reason"], "foreign");
+    assert_eq!(explain("/pass/a", &issuer.token("one", json!({})))["verdict"], "passed");
+    let key = explain("/both/a", READER);
+    assert_eq!((&key["verdict"], &key["key"]["id"]), (&json!("admitted"), &json!("key_reader")));
 }
