@@ -580,3 +580,16 @@ fn requests_pass_when_the_table_has_expired() {
     assert_eq!(gate.probe("/readyz").status(), 200, "un-ready it would be taken out of service");
     assert!(breakers(&gate).contains(&("no_table".to_owned(), "v1".to_owned())));
 }
+
+/// A stranger's token that the service refuses says nothing of keys.
+#[test]
+fn a_users_token_is_no_key_that_is_missing() {
+    let upstream = service();
+    let rules = RULES.replace("id = \"v1\"", "id = \"v1\"\naccess = \"key-or-pass\"");
+    let gate = Gate::before(&upstream).rules(&format!("{rules}\n[observe]\n")).start();
+    let ask = "GET /v1/a HTTP/1.1\r\nhost: a\r\nauthorization: Bearer eyJ.user.token\r\n\r\n";
+    assert_eq!(exchange(gate.address, ask).status(), 401);
+    assert_eq!(report(&gate).len(), 1, "no row");
+    let line = r#"keygate_observe_total{reason="",route="v1",upstream="401",verdict="admit"} 1"#;
+    assert!(gate.metrics().contains(line));
+}

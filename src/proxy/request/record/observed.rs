@@ -107,7 +107,8 @@ impl RequestRecord {
             matches!(upstream, UpstreamClass::Unauthorized | UpstreamClass::Forbidden);
         match denied {
             Some(reason) => self.sight(RowKind::Deny, SightingReason::Verdict(reason), upstream),
-            None if is_turned_away => {
+            // Without a key there is none that the service could lack: a user's token, say.
+            None if is_turned_away && self.key.is_some() => {
                 self.sight(RowKind::Admit, SightingReason::Admitted, upstream);
             }
             None => {}
