@@ -325,7 +325,8 @@ impl<'s> Admission<'s> {
         }
         let verdict = decide(&settings.policy, keys, &facts, record.started());
         let conduct = verdict.conduct();
-        let (forward, route) = match verdict {
+        let credentials = CredentialPassage::Strip;
+        let mut passage = match verdict {
             Verdict::Rejected(Refused { rejection, route, key }) => {
                 if let Some(route) = route {
                     record.set_route(&route.id, slot_of(route.index));
@@ -349,25 +350,27 @@ impl<'s> Admission<'s> {
             }
             Verdict::Admitted(admitted) => {
                 let route = admitted.route();
-                (Forward::Admitted(admitted), route)
+                Passage { forward: Forward::Admitted(admitted), route, conduct, credentials }
             }
             Verdict::Observed(observed) => {
                 let route = observed.route();
-                (Forward::Observed(observed), route)
+                Passage { forward: Forward::Observed(observed), route, conduct, credentials }
             }
             Verdict::Passed(passed) => {
                 let route = passed.route();
-                (Forward::Passed(passed), route)
+                Passage { forward: Forward::Passed(passed), route, conduct, credentials }
             }
         };
+        let route = passage.route;
         if route.is_rule() {
             record.set_route(&route.id, slot_of(route.index));
         }
-        let credentials = match settings.policy.observe.as_deref() {
-            Some(observe) if observe.forwards_credentials(route) => CredentialPassage::Forward,
-            Some(_) | None => CredentialPassage::Strip,
-        };
-        Ok(Passage { forward, route, conduct, credentials })
+        if let Some(observe) = settings.policy.observe.as_deref()
+            && observe.forwards_credentials(route)
+        {
+            passage.credentials = CredentialPassage::Forward;
+        }
+        Ok(passage)
     }
 
     /// Whether the caller of this request is only observed.
@@ -425,7 +428,8 @@ impl<'s> Admission<'s> {
         let denied = denied.or(is_too_large.then_some(Reason::BodyTooLarge));
         record.key = key.map(|key| key.id);
         record.org = org.or(key.map(|key| key.org.into()));
-        let told = reading.changes.told.clone().unwrap_or_default();
+        let watched = reading.changes.watched.as_ref();
+        let told = watched.map(|watched| watched.told.clone()).unwrap_or_default();
         let is_admitted = matches!(passage.forward, Forward::Admitted(_));
         let denied = record.observed(denied, told, route.body_limit);
         record.decided(match denied {

@@ -26,7 +26,7 @@ pub(crate) struct RequestReading<'r> {
     client: IpAddr,
     preflight: Option<Method>,
     /// What keygate refuses unless the caller is only observed.
-    pub(crate) fault: Option<Rejection>,
+    pub(crate) fault: Option<Box<Rejection>>,
     pub(crate) carriers: Carriers<'r>,
     /// What to remove before keygate inserts its own fields.
     pub(crate) changes: HeadChanges,
@@ -41,11 +41,8 @@ pub(crate) struct HeadChanges {
     pub(crate) remove_named: Vec<HeaderName>,
     /// How many of them go for an underscore in their name.
     pub(crate) dropped: u32,
-    /// Those among them that some requests keep.
-    pub(crate) kept: SmallVec<[KeptField; 2]>,
-    /// What of the head differs from what the client sent, for the report of `[observe]`; `None`:
-    /// nobody asks.
-    pub(crate) told: Option<SmallVec<[HeadNotice; 1]>>,
+    /// What `[observe]` wants to know; `None`: it is not configured, and costs nothing.
+    pub(crate) watched: Option<Box<WatchedChanges>>,
     /// Among those to remove is one that only we may set.
     pub(crate) claims_identity: bool,
     /// `Connection` asks for an upgrade.
@@ -58,6 +55,15 @@ pub(crate) struct HeadChanges {
     pub(crate) forwarded_host: Option<HeaderValue>,
     /// What stays of `Sec-WebSocket-Protocol` without the credential.
     pub(crate) subprotocols: Option<Option<HeaderValue>>,
+}
+
+/// How the head of a request that may be observed changes.
+#[derive(Debug, Default)]
+pub(crate) struct WatchedChanges {
+    /// Fields among those to remove that some requests keep.
+    kept: SmallVec<[KeptField; 2]>,
+    /// What differs from what the client sent.
+    pub(crate) told: SmallVec<[HeadNotice; 1]>,
 }
 
 /// A field that goes, unless the request is let through as it came.
@@ -93,22 +99,25 @@ pub(crate) fn read<'r>(
     let path = target(head, caps)?;
     let mut fault = None;
     let traits = path::scan(path.as_bytes()).unwrap_or_else(|_| {
-        fault = Some(Rejection::why(Reason::BadPath, "the path has more than one reading"));
+        let why = "the path has more than one reading";
+        fault = Some(Box::new(Rejection::why(Reason::BadPath, why)));
         Traits::default()
     });
     let mut changes = HeadChanges::default();
     fields(head, settings, caps, &mut changes, &mut fault)?;
     let trusted = !settings.trusted_proxies.is_empty() && settings.trusted_proxies.allows(peer);
     let client = if trusted { through_proxies(head, settings, peer, &mut changes) } else { peer };
-    if trusted && let Some(told) = &mut changes.told {
-        told.retain(|told| !matches!(told, HeadNotice::Forwarding | HeadNotice::RequestId(_)));
+    if trusted && let Some(watched) = &mut changes.watched {
+        watched
+            .told
+            .retain(|told| !matches!(told, HeadNotice::Forwarding | HeadNotice::RequestId(_)));
     }
     let carriers = credentials::read(head, &settings.sources, &settings.tokens);
     let carriers = carriers.unwrap_or_else(|rejection| {
         // A key that is nowhere in particular outweighs the others: what cannot be found cannot be
         // removed.
         if fault.is_none() || rejection.reason == Reason::Malformed {
-            fault = Some(rejection);
+            fault = Some(Box::new(rejection));
         }
         Carriers::unread()
     });
@@ -159,7 +168,7 @@ impl<'r> RequestReading<'r> {
             presented: self.carriers.presented(),
             client: self.client,
             preflight: self.preflight.as_ref(),
-            fault: self.fault.as_ref(),
+            fault: self.fault.as_deref(),
         }
     }
 
@@ -271,9 +280,9 @@ fn fields(
     settings: &Settings,
     caps: &Caps,
     changes: &mut HeadChanges,
-    fault: &mut Option<Rejection>,
+    fault: &mut Option<Box<Rejection>>,
 ) -> Result<(), Rejection> {
-    changes.told = settings.policy.observe.is_some().then(SmallVec::new);
+    changes.watched = settings.policy.observe.is_some().then(Box::default);
     if head.fields.len() > caps.headers {
         return Err(Reason::HeadersTooLarge.into());
     }
@@ -286,7 +295,7 @@ fn fields(
             // A client that misspells these must learn of it, and they must never get through.
             match field {
                 FieldClass::Credential | FieldClass::Subprotocol => {
-                    fault.get_or_insert_with(|| misspelt(CREDENTIAL));
+                    fault.get_or_insert_with(|| Box::new(misspelt(CREDENTIAL)));
                     changes.removes(at, KeptWith::Credentials);
                     continue;
                 }
@@ -296,7 +305,8 @@ fn fields(
             match settings.underscores {
                 Underscores::Refuse => {
                     fault.get_or_insert_with(|| {
-                        Rejection::why(Reason::BadHeader, "a field name has an underscore")
+                        let why = "a field name has an underscore";
+                        Box::new(Rejection::why(Reason::BadHeader, why))
                     });
                 }
                 Underscores::Drop => changes.dropped += 1,
@@ -316,7 +326,6 @@ fn fields(
                 continue;
             }
         }
-        changes.tell_class(field, name, settings);
         let goes = match field {
             FieldClass::Plain => false,
             // What these carry is looked at by name; another spelling is only removed.
@@ -329,6 +338,7 @@ fn fields(
                 false
             }
             FieldClass::Override => {
+                changes.tell_class(field, name, settings);
                 changes.removes(at, KeptWith::Observed);
                 false
             }
@@ -350,13 +360,15 @@ fn fields(
             }
             FieldClass::Identity => {
                 changes.claims_identity = true;
+                changes.tell_class(field, name, settings);
                 true
             }
             // What says how long the body is, is written anew.
-            FieldClass::Forwarding
-            | FieldClass::Framing
-            | FieldClass::HopByHop
-            | FieldClass::Upgrade => true,
+            FieldClass::Framing | FieldClass::HopByHop | FieldClass::Upgrade => true,
+            FieldClass::Forwarding => {
+                changes.tell_class(field, name, settings);
+                true
+            }
         };
         if goes {
             changes.remove.push(at);
@@ -376,17 +388,22 @@ fn fields(
 impl HeadChanges {
     fn removes(&mut self, at: At, kept: KeptWith) {
         self.remove.push(at);
-        self.kept.push(KeptField { at, with: kept });
+        if let Some(watched) = &mut self.watched {
+            watched.kept.push(KeptField { at, with: kept });
+        }
     }
 
     /// Leaves in the head what requests of this kind keep.
     pub(crate) fn keep(&mut self, with: KeptWith) {
-        let Self { remove, kept, .. } = self;
-        remove.retain(|at| !kept.iter().any(|field| field.at == *at && field.with == with));
+        let Self { remove, watched, .. } = self;
+        if let Some(watched) = watched {
+            let keeps = |at| watched.kept.iter().any(|f| f.at == at && f.with == with);
+            remove.retain(|at| !keeps(*at));
+        }
     }
 
     fn tell(&mut self, notice: HeadNotice) {
-        if let Some(told) = &mut self.told
+        if let Some(WatchedChanges { told, .. }) = self.watched.as_deref_mut()
             && told.len() < MOST_TOLD
             && !told.contains(&notice)
         {
@@ -397,7 +414,7 @@ impl HeadChanges {
     /// Tells of a field of this class that does not reach the service as it came.
     fn tell_class(&mut self, field: FieldClass, name: &[u8], settings: &Settings) {
         match field {
-            FieldClass::Identity if self.told.is_some() => {
+            FieldClass::Identity if self.watched.is_some() => {
                 // The spelling of the configuration: that of a client is not bounded.
                 if let Some(known) = settings.fields.known(name) {
                     let is_request_id = settings.identity.request_id.as_str() == known;
