@@ -2,9 +2,9 @@
 //! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `core`, `exposure`,
 //! `meter`, `observe`, `reload`, `snapshot`, `telemetry`.
 //!
-//! No endpoint gives out a secret. `pages` says of each who reaches it: probes and metrics
-//! everybody, `/status`, `/usage` and `/observe` this host or who has the token, `/drain` this host
-//! alone. A second listener has probes and metrics and nothing else.
+//! No endpoint gives out a secret. `pages` says of each who reaches it: probes, metrics and public
+//! keys everybody, `/status`, `/usage` and `/observe` this host or who has the token, `/drain` this
+//! host alone. A second listener has what is for everybody and nothing else.
 
 mod access;
 mod body;
@@ -57,6 +57,8 @@ pub struct AdminState {
     pub observe: ObserveDesk,
     /// Those in force when it is called.
     pub certificates: Box<dyn Fn() -> Vec<CertificateStatus> + Send + Sync>,
+    /// The JSON Web Key Set of the assertion when it is called; `None`: there is no assertion.
+    pub public_keys: Box<dyn Fn() -> Option<String> + Send + Sync>,
     pub clock: Clock,
     /// Told how many lines the operator log lost; `None`: another one writes it.
     pub log: Option<Arc<OperatorLog>>,

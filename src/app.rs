@@ -2,6 +2,7 @@
 //! meet.
 
 mod address_lock;
+mod assertion;
 mod cgroup;
 mod error;
 mod hooks;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use self::assertion::AssertionKeys;
 pub use self::error::StartError;
 use self::hooks::{certificate_status, hooks, route_slots};
 use self::inherited::Inherited;
@@ -111,7 +113,10 @@ fn build(
     let PreparedStart { mut config, file, clock, listener_tls, upstream_tls } = prepared;
     // What the file says: `config` is fitted to this machine and taken apart below, and a reload
     // compares with the whole.
-    let running = config.clone();
+    let mut running = config.clone();
+    // What a reload replaces is wiped then, and not kept here for comparison.
+    running.settings.assertion = None;
+    running.settings.credential = None;
     fit_descriptors(&mut config);
     let readiness = Readiness::new();
     let exposure_check = ExposureCheck::of(&config);
@@ -166,6 +171,7 @@ fn build(
     let issuers =
         IssuerParts { store: Arc::clone(&store), clock: clock.clone(), metrics: metrics.clone() };
     issuers.load_first();
+    let assertion_keys = AssertionKeys::new(&store, clock.clone());
     let uses = use_book(&config.usage, &config.table.audience, &store, &clock)?;
 
     let access = match config.log.access {
@@ -217,7 +223,10 @@ fn build(
     let reloader = loaded.start(
         Arc::clone(&shared.store),
         file.clone(),
-        Hooks { uses: uses.clone(), ..hooks(file, running, metrics.clone()) },
+        Hooks {
+            uses: uses.clone(),
+            ..hooks(file, running, metrics.clone(), Arc::clone(&assertion_keys))
+        },
     )?;
     let meter = start_meter(uses.as_ref(), config.usage, config.table, &metrics)?;
     let mut watchers = Watchers::default();
@@ -245,6 +254,7 @@ fn build(
                 started: clock.now(),
             },
             certificates,
+            public_keys: Box::new(move || assertion_keys.jwk_set()),
             clock: clock.clone(),
             log: log.clone(),
             drain: Box::new(move || advance(&leave, Phase::Leaving)),

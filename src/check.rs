@@ -19,7 +19,7 @@ use crate::core::{
 use crate::exposure::ExposureCheck;
 use crate::mounts::Mounts;
 use crate::reload::{Preview, Time};
-use crate::table::KeySet;
+use crate::table::{KeyEntry, KeySet};
 use crate::wording::count::count;
 
 use self::limits::LimitFindings;
@@ -248,6 +248,7 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
     let (mut usable, mut idle_keys) = (0u64, 0u64);
     let mut stranded: [u64; 2] = [0, 0];
     let carried = carried(&config.settings.sources);
+    let mut nameless = NamelessKeys::default();
     // Many keys share a grant; whether it opens anything is asked once for each.
     let mut verdicts: HashMap<*const Grant, bool> = HashMap::new();
     for entry in keys.iter() {
@@ -256,6 +257,7 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
             continue;
         }
         usable += 1;
+        nameless.look_at(config, &entry);
         let grant = view.grant;
         match grant.kind {
             KeyKind::Pair if !carried.pairs => stranded[0] += 1,
@@ -299,6 +301,7 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
             hint: Some("add a permission to them, or revoke them".to_owned()),
         });
     }
+    findings.extend(nameless.finding());
     for (held, kind, want) in [(stranded[0], "pair", "pair"), (stranded[1], "single key", "header")]
     {
         if held > 0 {
@@ -330,6 +333,47 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
         revoked: counts.revoked,
         canary: counts.canary,
         usable,
+    }
+}
+
+/// Keys that the upstream credential has no claims for, by the claim that is missing first.
+#[derive(Default)]
+struct NamelessKeys {
+    count: u64,
+    /// The first ones.
+    named: Vec<String>,
+}
+
+// === impl NamelessKeys ===
+
+impl NamelessKeys {
+    fn look_at(&mut self, config: &Config, entry: &KeyEntry<'_>) {
+        let Some(credential) = &config.settings.credential else { return };
+        let Some(slot) = credential.missing(&entry.view, entry.owner) else { return };
+        self.count += 1;
+        if self.named.len() < NAMED {
+            let name = slot.as_str().trim_start_matches('$');
+            self.named.push(format!("{} ({name})", entry.view.id));
+        }
+    }
+
+    fn finding(self) -> Option<Finding> {
+        let more = self.count.saturating_sub(self.named.len() as u64);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (self.count > 0).then(|| Finding {
+            kind: "no_upstream_identity",
+            subject: self.named.join(", ") + &more,
+            message: format!(
+                "{}: every request is 403 no_upstream_identity, because the claims of \
+                 upstream.credential ask for what the key does not have",
+                count(self.count, "key")
+            ),
+            hint: Some(
+                "state the owner of each (`keygatectl keys edit ID --owner …`), and publish in \
+                 format 2"
+                    .to_owned(),
+            ),
+        })
     }
 }
 

@@ -1,5 +1,5 @@
 //! What the configuration means. `raw` is what the TOML says; [`Config`] is what the rest of the
-//! program sees: parsed, defaulted, checked as a whole. Imports only `core`.
+//! program sees: parsed, defaulted, checked as a whole. Imports `core` and `token`.
 
 mod addresses;
 mod admin;
@@ -15,7 +15,9 @@ mod policy;
 mod raw;
 mod refusals;
 mod routes;
+mod secrets;
 mod section;
+mod signing;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -33,11 +35,13 @@ use crate::core::cors::CorsRules;
 use crate::core::headers::FieldTable;
 pub use crate::core::identity::IdentityFields;
 use crate::core::{CredentialSource, NetworkSet, Policy};
+use crate::token::sign::assertion::Assertions;
+use crate::token::sign::credential::UpstreamCredential;
 
 pub use self::admin::{read_secret, token as admin_token};
 pub use self::diff::needs_restart;
 pub use self::fault::{ConfigError, ConfigFault};
-pub use self::files::WatchedFile;
+pub use self::files::{FileAccess, WatchedFile};
 pub use self::raw::{Host, Places};
 pub(crate) use self::tokens::MOST_ISSUERS;
 pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};
@@ -61,6 +65,8 @@ pub struct Config {
     pub warnings: Vec<ConfigFault>,
     /// Where its keys stand, for faults of what they name.
     pub places: Places,
+    /// Files whose secrets are in `settings`. A change of one is a change of the configuration.
+    pub secret_files: Vec<WatchedFile>,
 }
 
 /// What a reload of the configuration file puts in force at once, together with the table.
@@ -88,6 +94,10 @@ pub struct Settings {
     pub use_reports: UseReports,
     /// Behind a pointer: whoever keeps what was verified by it compares that.
     pub tokens: Arc<TokenSettings>,
+    /// `None`: keygate signs no assertion.
+    pub assertion: Option<Arc<Assertions>>,
+    /// `None`: the service gets no credential.
+    pub credential: Option<Arc<UpstreamCredential>>,
 }
 
 /// What becomes of `traceparent` (W3C Trace Context).
@@ -506,10 +516,12 @@ impl Config {
             true => lower::config(&section::ConfigSection::root(&reader, &table)),
             false => None,
         };
-        let places = reader.places();
+        let (places, secret_files) = (reader.places(), reader.secrets());
         let (faults, warnings) = reader.finish();
         match config {
-            Some(config) if faults.is_empty() => Ok(Self { warnings, places, ..config }),
+            Some(config) if faults.is_empty() => {
+                Ok(Self { warnings, places, secret_files, ..config })
+            }
             _ => Err(ConfigError::Invalid { file: file.to_owned(), faults }),
         }
     }
@@ -562,6 +574,10 @@ impl Host for Noted<'_> {
     fn is_open_to_all(&self, path: &Path) -> bool {
         self.host.is_open_to_all(path)
     }
+
+    fn access(&self, path: &Path) -> FileAccess {
+        self.host.access(path)
+    }
 }
 
 // === impl ThisHost ===
@@ -573,8 +589,11 @@ impl Host for ThisHost {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+        let file = std::fs::File::open(path)?;
+        // All of it at once: a buffer that grows leaves pieces of a secret behind.
+        let length = file.metadata()?.len().min(MAX_FILE);
+        let mut bytes = Vec::with_capacity(length as usize + 1);
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is longer than 1 MiB"));
         }
@@ -584,5 +603,13 @@ impl Host for ThisHost {
     fn is_open_to_all(&self, path: &Path) -> bool {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0)
+    }
+
+    fn access(&self, path: &Path) -> FileAccess {
+        use std::os::unix::fs::MetadataExt as _;
+        // What cannot be looked at cannot be read either, which is said then.
+        let Ok(meta) = std::fs::metadata(path) else { return FileAccess::default() };
+        let user = rustix::process::geteuid().as_raw();
+        FileAccess::of(meta.mode(), meta.uid(), user)
     }
 }

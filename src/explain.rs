@@ -151,6 +151,10 @@ pub struct ExplainedRefusal {
 /// Stands for the id that each request gets.
 const REQUEST_ID: &str = "REQUEST-ID";
 
+/// Stand for tokens, which nobody needs to see here.
+const ASSERTION: &str = "ASSERTION";
+const CREDENTIAL: &str = "CREDENTIAL";
+
 /// `keys`: `None` where no table is loaded.
 pub fn explain<K: KeyLookup>(settings: &Settings, keys: Option<&K>, ask: &Ask<'_>) -> Explained {
     let path = ask.target.split_once('?').map_or(ask.target, |(path, _)| path);
@@ -234,11 +238,26 @@ fn told<K: KeyLookup>(
     let observing = verdict.conduct() == Conduct::Observed;
     let answer = match verdict {
         Verdict::Admitted(admitted) => {
-            let mut answer = Explained::new(ask, "admitted");
+            let (key, route) = (admitted.key(), admitted.route());
             let owner = keys.and_then(|keys| admitted.owner(keys));
-            let owner = owner.map(|owner| owner.to_string());
-            answer.rule = Some(ExplainedRule::of(admitted.route()));
-            if let Some(key) = admitted.key() {
+            let observe = settings.policy.observe.as_deref();
+            let forwards = observing || observe.is_some_and(|o| o.forwards_credentials(route));
+            let credential = settings.credential.as_ref().filter(|_| !forwards);
+            if let (Some(key), Some(credential)) = (key, credential)
+                && let Some(slot) = credential.missing(key, owner)
+            {
+                let mut answer = Explained::new(ask, "rejected");
+                let owner = owner.map(|owner| owner.to_string());
+                answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(key) });
+                answer.refuse(settings, &slot.rejection(), Some(route));
+                answer.detail =
+                    Some(format!("the claims of upstream.credential need {}", slot.as_str()));
+                return answer;
+            }
+            let mut answer = Explained::new(ask, "admitted");
+            answer.rule = Some(ExplainedRule::of(route));
+            if let Some(key) = key {
+                let owner = owner.map(|owner| owner.to_string());
                 answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(key) });
                 if let Some(keys) = keys {
                     let charge = admitted.charge(&settings.policy, keys);
@@ -247,6 +266,10 @@ fn told<K: KeyLookup>(
                         charge.map(|c| ExplainedCharge::all(&c, stated)).unwrap_or_default();
                 }
                 identity_fields(names, key, |n, v| answer.headers.push(shown(n, v)));
+                let assertion = settings.assertion.as_ref().map(|a| (&a.field, ASSERTION));
+                let credential = credential.map(|credential| (&credential.field, CREDENTIAL));
+                let tokens = assertion.into_iter().chain(credential);
+                answer.headers.extend(tokens.map(|(name, value)| shown(name, value)));
             }
             if let Some(token) = admitted.token() {
                 answer.token = Some(ExplainedToken::of(token));

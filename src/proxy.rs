@@ -18,8 +18,8 @@
 //! executor         tasks of hyper's HTTP/2, on the worker's thread
 //! http1/           HTTP/1.1 heads to and from bytes; no I/O, imports core alone
 //! memory/          what connections hold, and who has to go; no I/O
-//! streams limits load tokens ids dropped future_size tunnel/   registries and parts that know
-//!                  nothing of the others
+//! streams limits load tokens ids dropped minted future_size tunnel/   registries and parts that
+//!                  know nothing of the others
 //! ```
 //!
 //! A request's way:
@@ -60,6 +60,7 @@ mod ids;
 mod limits;
 mod load;
 mod memory;
+mod minted;
 mod net;
 mod outbound;
 mod patience;

@@ -84,6 +84,8 @@ pub struct Reconfigured {
     pub route_slots: Box<[u32]>,
     pub table: TableConfig,
     pub watched: Vec<WatchedFile>,
+    /// Files that were read together with the configuration: keys of signers, secrets.
+    pub read: Vec<PathBuf>,
     /// Keys outside [`Settings`] and `[table]` that differ and stay as they are until a restart.
     pub needs_restart: Vec<String>,
 }
@@ -108,6 +110,8 @@ pub struct Hooks {
     pub uses: Option<Arc<UseBook>>,
     /// All files that somebody watches, to tell which of them are mounted alone.
     pub watched: Vec<WatchedFile>,
+    /// Files that were read together with the configuration at start.
+    pub read: Vec<PathBuf>,
 }
 
 /// Files that are read again by someone else when they change.

@@ -26,7 +26,8 @@ pub use self::access::{AccessLine, AccessLog, AccessLogs, Decided};
 pub use self::cells::WorkerCells;
 pub use self::control::Control;
 pub use self::labels::{
-    CacheResult, DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway,
+    CacheResult, DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage, TokenOrigin,
+    TurnedAway,
 };
 use self::policies::PolicyLabels;
 pub use self::readiness::Readiness;

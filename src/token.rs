@@ -1,4 +1,5 @@
-//! JSON Web Tokens (RFC 7519): those of users, which identity providers sign and keygate verifies.
+//! JSON Web Tokens (RFC 7519): those of users, which identity providers sign and keygate verifies,
+//! and those that keygate makes for the service, of what it has decided.
 //!
 //! Pure: no I/O, no clock, no log. Callers pass in bytes and the time. Imports only `core`.
 //!
@@ -7,6 +8,7 @@
 //! - [`jwks`]: an issuer's public keys (RFC 7517).
 //! - [`verify`]: from the bytes of a token to a [`UserToken`](crate::core::UserToken).
 //! - [`cache`]: tokens that have been verified.
+//! - [`sign`]: tokens that keygate makes for the service.
 //! - [`buckets`]: a bounded number of rates, by address or subject.
 
 pub mod buckets;
@@ -15,6 +17,7 @@ pub mod claims;
 mod json;
 pub mod jwks;
 pub mod rules;
+pub mod sign;
 pub mod verify;
 
 pub use self::buckets::{BoundedBuckets, network_of};

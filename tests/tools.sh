@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and is missing: Debian packages, a Python environment and the packages
-# of tests/node/package-lock.json under target/. Starts no service and leaves the machine's service policy as it was. Without root it says
+# of two npm lock files under target/. Starts no service and leaves the machine's service policy as it was. Without root it says
 # what to install and fails, so that a test is never skipped in silence.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +10,7 @@ needs=(
     c++:g++
     cc:gcc
     curl:curl
+    go:golang-go
     groff:groff-base
     nginx:nginx-light
     node:nodejs
@@ -18,11 +19,11 @@ needs=(
     promtool:prometheus
     python3:python3
 )
-# Packages from PyPI: the documented Python examples, the public HTTP/2, gRPC and WebSocket clients, and
-# the schemas of Compose files and of SBOMs.
+# Packages from PyPI: the documented Python examples, the public HTTP/2, gRPC and WebSocket clients,
+# the schemas of Compose files and of SBOMs, and a reader of JSON Web Tokens.
 wheels=(
     'requests' 'websockets' 'grpcio' 'httpx[http2]' 'h2'
-    'compose-spec' 'cyclonedx-python-lib[json-validation]'
+    'compose-spec' 'cyclonedx-python-lib[json-validation]' 'pyjwt[crypto]'
 )
 venv=target/tools/venv
 
@@ -70,4 +71,13 @@ if ! cmp -s tests/node/package-lock.json "$node_modules/installed"; then
     cp tests/node/package.json tests/node/package-lock.json "$node_modules/"
     npm ci --prefix "$node_modules" --ignore-scripts --no-audit --no-fund --silent
     cp tests/node/package-lock.json "$node_modules/installed"
+fi
+
+# Packages from npm, as tests/it/js/package-lock.json pins them: the documented JavaScript examples.
+js=target/tools/js
+if ! cmp -s tests/it/js/package-lock.json "$js/installed"; then
+    mkdir -p "$js"
+    cp tests/it/js/package.json tests/it/js/package-lock.json "$js"
+    npm ci --prefix "$js" --silent --no-audit --no-fund
+    cp tests/it/js/package-lock.json "$js/installed"
 fi

@@ -21,14 +21,19 @@ use keygate::core::rate_fields::{LimitReport, LimitState};
 use keygate::core::reason::Detail;
 use keygate::core::refusal::Context;
 use keygate::core::{
-    Charge, Digest, Environment, Facts, Grant, KeyId, KeyKind, KeyLookup, KeyStatus, KeyView,
-    KnownOrgs, Limit, LimitSet, NetworkSet, Now, OwnerView, PairLookup, Permission, PermissionSet,
-    PolicyName, PolicyScope, Presented, Reason, Rejection, SignerPrint, TokenOnward, UserToken,
-    Verdict, decide, path,
+    Admitted, Charge, Digest, Environment, Facts, Grant, KeyId, KeyKind, KeyLookup, KeyStatus,
+    KeyView, KnownOrgs, Limit, LimitSet, NetworkSet, Now, OwnerView, PairLookup, Permission,
+    PermissionSet, PolicyName, PolicyScope, Presented, Reason, Rejection, SignerPrint, TokenOnward,
+    UserToken, Verdict, decide, path,
 };
 use keygate::proxy::LimitStore;
 use keygate::telemetry::{DecisionOutcome, MethodLabel, WorkerCells};
 use keygate::token::TokenCache;
+use keygate::token::sign::TokenKey;
+use keygate::token::sign::assertion::{AssertionBinding, Assertions};
+use keygate::token::sign::cache::MintedCache;
+use keygate::token::sign::credential::UpstreamTokens;
+use keygate::token::sign::template::ClaimsTemplate;
 
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
@@ -136,6 +141,7 @@ pub(crate) fn all() -> Result<Vec<Step>, Failure> {
     decisions(&mut steps, settings, keys);
     cached_token(&mut steps, keys)?;
     limit(&mut steps)?;
+    minted(&mut steps, settings, keys)?;
     refusals(&mut steps, settings)?;
     metrics(&mut steps);
     Ok(steps)
@@ -188,6 +194,65 @@ fn keys() -> Result<&'static MapKeys, Failure> {
         sunset: None,
     };
     Ok(leak(MapKeys { keys, grant }))
+}
+
+/// RFC 8037 appendix A.1, as PKCS#8.
+const TOKEN_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+                         MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+                         -----END PRIVATE KEY-----\n";
+
+/// What an assertion costs, and the token of an upstream credential.
+fn minted(
+    steps: &mut Vec<Step>,
+    settings: &'static Settings,
+    keys: &'static MapKeys,
+) -> Result<(), Failure> {
+    let facts = Facts {
+        method: &Method::GET,
+        path: "/api/v1/items",
+        traits: path::Traits::default(),
+        presented: Presented::Single(SECRET),
+        client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
+        preflight: None,
+        fault: None,
+    };
+    let Verdict::Admitted(admitted) = decide(&settings.policy, Some(keys), &facts, NOW) else {
+        return Err("the key is not admitted".into());
+    };
+    let admitted: &'static Admitted<'static> = leak(admitted);
+    let key = admitted.key().ok_or("a key is admitted")?;
+    let mut signing = TokenKey::from_pem(TOKEN_KEY.as_bytes(), None)?;
+    let assertions: &'static Assertions = leak(Assertions {
+        field: HeaderName::from_static("x-identity-assertion"),
+        issuer: "keygate".into(),
+        audience: "orders".into(),
+        life: 60,
+        binding: AssertionBinding::Key,
+        key: signing.pop().ok_or("no key")?,
+        also_published: Vec::new(),
+    });
+    let cache = MintedCache::default();
+    let none = || -> Failure { "the token was not kept".into() };
+    drop(cache.keep(admitted, assertions.mint(key, None, NOW)?));
+    cache.get(admitted, NOW.mono_ns).ok_or_else(none)?;
+    push(steps, "assertion: cached", move || {
+        let _ = black_box(cache.get(black_box(admitted), NOW.mono_ns));
+    });
+    push(steps, "assertion: signed", move || {
+        let _ = black_box(assertions.mint(black_box(key), None, NOW));
+    });
+    let credential = UpstreamTokens {
+        key: TokenKey::hs256(b"0123456789abcdef0123456789abcdef", None),
+        claims: ClaimsTemplate::parse(
+            r#"{"organization_id":"$org","permissions":"$permissions","exp":"$exp"}"#,
+        )?,
+        life: 60,
+        scheme: "Bearer ",
+    };
+    push(steps, "upstream credential: signed, HS256", move || {
+        let _ = black_box(credential.mint(black_box(key), None, NOW));
+    });
+    Ok(())
 }
 
 fn paths(steps: &mut Vec<Step>) {

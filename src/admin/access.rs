@@ -32,8 +32,8 @@ pub(super) struct AdminCaller {
 /// Who reaches an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EndpointReach {
-    /// Everybody who reaches either listener: probes, and metrics. Those that name keys and orgs
-    /// are for the operator all the same.
+    /// Everybody who reaches either listener: probes, metrics, public keys. Metrics that name keys
+    /// and orgs are for the operator all the same.
     Public,
     /// This host, or who has the token; on `admin.address` only. For what names keys, files,
     /// networks of callers.

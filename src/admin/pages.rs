@@ -26,6 +26,9 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// One JSON value per line.
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
+/// RFC 7517 section 8.5.2.
+const KEY_SET: &str = "application/jwk-set+json";
+
 /// Prometheus text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -95,6 +98,13 @@ const ENDPOINTS: &[AdminEndpoint] = &[
         method: AllowedMethod::Post,
         turn: AnswerTurn::Waits,
         answer: AdminAnswer::Page(drain),
+    },
+    AdminEndpoint {
+        path: "/jwks.json",
+        reach: EndpointReach::Public,
+        method: AllowedMethod::Read,
+        turn: AnswerTurn::AtOnce,
+        answer: AdminAnswer::Page(public_keys),
     },
     AdminEndpoint {
         path: "/livez",
@@ -243,6 +253,16 @@ fn index(_: &AdminState) -> Response<Full<Bytes>> {
         text.push_str(&format!("{method}{}\n", endpoint.path));
     }
     page(StatusCode::OK, TEXT, text)
+}
+
+/// Public keys: whoever verifies an assertion asks for them.
+fn public_keys(state: &AdminState) -> Response<Full<Bytes>> {
+    match (state.public_keys)() {
+        Some(set) => page(StatusCode::OK, KEY_SET, set),
+        None => {
+            page(StatusCode::NOT_FOUND, TEXT, "no assertion is signed: there is no [assertion]\n")
+        }
+    }
 }
 
 fn alive(_: &AdminState) -> Response<Full<Bytes>> {

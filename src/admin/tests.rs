@@ -52,6 +52,7 @@ fn start_with(access: AdminAccess) -> Running {
         uses: None,
         observe: desk(),
         certificates: Box::new(Vec::new),
+        public_keys: Box::new(|| None),
         clock: Clock::manual(1_700_000_000),
         log: None,
         drain: Box::new(move || {
@@ -204,6 +205,7 @@ fn drain_from_elsewhere_is_refused() {
         uses: None,
         observe: desk(),
         certificates: Box::new(Vec::new),
+        public_keys: Box::new(|| None),
         clock: Clock::manual(0),
         log: None,
         drain: Box::new(|| panic!("must not drain")),
@@ -256,6 +258,7 @@ fn state_with(access: AdminAccess) -> AdminState {
         uses: None,
         observe: desk(),
         certificates: Box::new(Vec::new),
+        public_keys: Box::new(|| None),
         clock: Clock::manual(0),
         log: None,
         drain: Box::new(|| {}),

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::assertion::AssertionKeys;
 use crate::admin::CertificateStatus;
 use crate::check;
 use crate::clock::Clock;
@@ -40,8 +41,13 @@ pub(super) fn route_slots(metrics: &Metrics, settings: &Settings) -> Box<[u32]> 
 
 /// What the reload thread does when the configuration file changes. `running` is what this process
 /// was started with; what differs from it outside the settings needs a restart.
-pub(super) fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
-    let watched = running.watched_files();
+pub(super) fn hooks(
+    file: PathBuf,
+    running: Config,
+    metrics: Metrics,
+    assertion_keys: Arc<AssertionKeys>,
+) -> Hooks {
+    let (watched, read) = (running.watched_files(), running.read_files());
     let audience = Cell::new(running.table.audience.clone());
     let reconfigure = move || {
         let host = Noted::new(&ThisHost);
@@ -57,10 +63,11 @@ pub(super) fn hooks(file: PathBuf, running: Config, metrics: Metrics) -> Hooks {
         control.audience_info(&next.table.audience).set(1);
         let needs_restart = config::needs_restart(&running, &next);
         let needs_restart = needs_restart.into_iter().map(str::to_owned).collect();
-        let watched = next.watched_files();
+        let (watched, read) = (next.watched_files(), next.read_files());
+        assertion_keys.take(&next.settings);
         let settings = Arc::new(next.settings);
         let route_slots = route_slots(&metrics, &settings);
-        Ok(Reconfigured { settings, route_slots, table: next.table, watched, needs_restart })
+        Ok(Reconfigured { settings, route_slots, table: next.table, watched, read, needs_restart })
     };
-    Hooks { reconfigure: Box::new(reconfigure), files: Vec::new(), uses: None, watched }
+    Hooks { reconfigure: Box::new(reconfigure), files: Vec::new(), uses: None, watched, read }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::clock::Clock;
 use crate::config::ThisHost;
-use crate::core::{Environment, KeySpec, Limit, LimitSet, NamedLimit, PolicyName};
+use crate::core::{Environment, KeySpec, Limit, LimitSet, NamedLimit, Owner, PolicyName};
 use crate::exit::Exit;
 use crate::table::testkit::{self, Signer};
 use crate::table::{Acknowledge, Issue};
@@ -204,6 +204,43 @@ fn codes_of_refused_tables_are_documented() {
         .map(|(word, code)| ((*word).to_owned(), *code))
         .collect();
     assert_eq!(documented, reasons);
+}
+
+/// Each key that the claims of the upstream credential have no value for, and no other.
+#[test]
+fn keys_without_what_the_service_wants_to_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, [b'x'; 32]).unwrap();
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let config = CONFIG.to_owned()
+        + &format!(
+            "[upstream.credential]\nkind = \"jwt\"\nalgorithm = \"HS256\"\nsecret_file = {secret:?}\n\
+             claims = '{{\"sub\":\"$owner.subject\",\"email\":\"$owner.email\",\"exp\":\"$exp\"}}'\n"
+        );
+    let owned = |n: u32, owner: Option<(&str, &str)>| {
+        let mut spec = may(n, &["read"]);
+        spec.owner = owner.map(|(subject, email)| Owner::new(subject, email, "").unwrap());
+        spec
+    };
+    let mut gone = owned(4, None);
+    gone.grant.status = KeyStatus::Revoked;
+    let keys = [owned(1, Some(("u-1", "a@b"))), owned(2, None), owned(3, Some(("u-3", ""))), gone];
+    let told = report(&config, &keys);
+    assert_eq!(kinds(&told), ["no_upstream_identity"]);
+    let finding = &told.findings[0];
+    let mut named: Vec<_> = finding.subject.split(", ").collect();
+    named.sort_unstable();
+    let id = |n: usize| keys[n].id.to_string();
+    let mut want = [format!("{} (owner.subject)", id(1)), format!("{} (owner.email)", id(2))];
+    want.sort_unstable();
+    assert_eq!(named, want);
+    assert!(finding.message.starts_with("2 keys: every request is 403"), "{}", finding.message);
+    assert!(report(&config, &keys[..1]).findings.is_empty());
+    let many: Vec<_> = (0..30).map(|n| owned(n, None)).collect();
+    let told = report(&config, &many);
+    assert!(told.findings[0].message.starts_with("30 keys: "), "{:?}", told.findings);
+    assert!(told.findings[0].subject.ends_with(" and 10 more"), "{:?}", told.findings);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use http::uri::{Authority, Uri};
 
 use super::delivery::Remote;
 use super::fault::ConfigProblem;
+use super::policy::SettingsSections;
 use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
@@ -54,7 +55,13 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     let log = log(&log_section);
     let usage_section = root.section("usage");
     let usage = usage::usage(&usage_section);
-    let settings = policy::settings(root, &log_section, &usage_section);
+    let trusted = table.as_ref().map(|table| table.trusted_signers.as_slice()).unwrap_or_default();
+    let parts = SettingsSections {
+        log: &log_section,
+        usage: &usage_section,
+        credential: &upstream_section.section("credential"),
+    };
+    let settings = policy::settings(root, &parts, trusted);
     if let Some(settings) = &settings {
         outlives_balancer(&timeouts_section, timeouts.idle, &settings.trusted_proxies);
     }
@@ -73,6 +80,7 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
         settings: settings?,
         warnings: Vec::new(),
         places: Places::default(),
+        secret_files: Vec::new(),
     })
 }
 

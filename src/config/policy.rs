@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, header};
 
 use super::fault::ConfigProblem;
 use super::raw::ConfigPlace;
 use super::section::ConfigSection;
+use super::units::field_name;
 use super::{
     IdentityFields, LogFields, Sampled, Settings, TokenSettings, TraceStart, Underscores, cors,
-    limits, observe, refusals, routes, tokens, usage,
+    limits, observe, refusals, routes, signing, tokens, usage,
 };
 use crate::core::address::parse_network;
 use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
@@ -17,11 +18,21 @@ use crate::core::{
     BasicForm, CredentialSource, Environment, NetworkSet, Policy, Prefixes, RouteTable,
 };
 
+/// Sections of which a part belongs to [`Settings`].
+pub(super) struct SettingsSections<'s> {
+    pub(super) log: &'s ConfigSection<'s>,
+    pub(super) usage: &'s ConfigSection<'s>,
+    /// `[upstream.credential]`.
+    pub(super) credential: &'s ConfigSection<'s>,
+}
+
+/// `trusted`: raw public keys of those who may sign tables.
 pub(super) fn settings(
     root: &ConfigSection<'_>,
-    log: &ConfigSection<'_>,
-    usage_section: &ConfigSection<'_>,
+    parts: &SettingsSections<'_>,
+    trusted: &[[u8; 32]],
 ) -> Option<Settings> {
+    let log = parts.log;
     let environment = root.parse("environment", Environment::parse);
     let require_environment = root.flag("require_environment");
     if require_environment && environment.is_none() && !root.has("environment") {
@@ -50,6 +61,16 @@ pub(super) fn settings(
     let sources = credentials(root, &mut owned);
     let tokens = tokens::tokens(root);
     let identity = identity(&root.section("identity"), &mut owned, &tokens);
+    let assertion_section = root.section("assertion");
+    let assertion = signing::assertion(&assertion_section, trusted);
+    if let Some(assertion) = &assertion {
+        owned.claim(&assertion_section, "field", &assertion.field, FieldClass::Identity);
+    }
+    let credential = signing::credential(parts.credential, trusted);
+    if let Some(credential) = credential.as_ref().filter(|c| c.field != header::AUTHORIZATION) {
+        owned.claim(parts.credential, "field", &credential.field, FieldClass::Identity);
+    }
+    signing::share_no_key(parts.credential, assertion.as_deref(), credential.as_deref());
     let refusal_section = root.section("refusals");
     let mut refusals = refusals::refusals(&refusal_section, &sources);
     if !tokens.is_empty() && !refusal_section.has("challenges") {
@@ -89,8 +110,10 @@ pub(super) fn settings(
         log_every,
         log_fields: log_fields(log),
         close_code: close_code(&root.section("streams")),
-        use_reports: usage::reports(usage_section, &root.section("metrics")),
+        use_reports: usage::reports(parts.usage, &root.section("metrics")),
         tokens: Arc::new(tokens),
+        assertion,
+        credential,
     })
 }
 
@@ -327,11 +350,6 @@ fn field(
     let name = required(section, key, "a header name such as \"x-api-key\"", field_name)?;
     owned.claim(section, key, &name, FieldClass::Credential);
     Some(name)
-}
-
-fn field_name(text: &str) -> Result<HeaderName, ConfigProblem> {
-    // Any spelling is taken; it is written lower-case.
-    HeaderName::from_bytes(text.as_bytes()).map_err(|_| ConfigProblem::new("is not a header name"))
 }
 
 fn prefixes(section: &ConfigSection<'_>) -> Prefixes {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use super::fault::{ConfigFault, ConfigProblem};
+use super::files::{FileAccess, WatchedFile};
 
 /// What of the machine a configuration may refer to.
 pub trait Host {
@@ -21,6 +22,10 @@ pub trait Host {
     /// Whether everybody on the machine may read the file, as far as can be told.
     fn is_open_to_all(&self, _path: &Path) -> bool {
         false
+    }
+    /// Who may use the file beside its owner, as far as can be told.
+    fn access(&self, _path: &Path) -> FileAccess {
+        FileAccess::default()
     }
 }
 
@@ -35,6 +40,7 @@ pub(super) struct ConfigReader<'a> {
     /// Every key that was asked for, without positions in lists: `routes.access`.
     asked: RefCell<BTreeSet<String>>,
     found: RefCell<Places>,
+    secrets: RefCell<Vec<WatchedFile>>,
 }
 
 /// Where the keys of a file stand, for faults that show only when what they name is used.
@@ -74,6 +80,7 @@ impl<'a> ConfigReader<'a> {
             warnings: RefCell::default(),
             asked: RefCell::default(),
             found: RefCell::default(),
+            secrets: RefCell::default(),
         }
     }
 
@@ -91,6 +98,16 @@ impl<'a> ConfigReader<'a> {
 
     pub(super) fn places(&self) -> Places {
         self.found.borrow().clone()
+    }
+
+    /// Remembers a file whose secret is part of what is read here.
+    pub(super) fn holds_secret(&self, file: WatchedFile) {
+        self.secrets.borrow_mut().push(file);
+    }
+
+    /// Those of [`ConfigReader::holds_secret`].
+    pub(super) fn secrets(&self) -> Vec<WatchedFile> {
+        self.secrets.borrow().clone()
     }
 
     /// Remembers that `key` is one that a configuration may have.
@@ -147,6 +164,10 @@ impl<'a> ConfigReader<'a> {
 
     pub(super) fn is_open_to_all(&self, path: &Path) -> bool {
         self.host.is_open_to_all(path)
+    }
+
+    pub(super) fn access(&self, path: &Path) -> FileAccess {
+        self.host.access(path)
     }
 
     fn position(&self, offset: usize) -> (usize, usize) {

@@ -104,6 +104,21 @@ impl<'a> ConfigSection<'a> {
         self.reader.parse(&text, parse)
     }
 
+    /// A string in which `$` has a meaning of its own: no variable is put in its place. Faults do not
+    /// show it.
+    pub(super) fn parse_as_written<T>(
+        &self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, ConfigProblem>,
+    ) -> Option<T> {
+        let (span, value) = self.ask(key)?;
+        let Some(text) = value.as_str() else {
+            self.wrong(key, &span, "a string", value);
+            return None;
+        };
+        parse(text).map_err(|problem| self.fault(key, problem)).ok()
+    }
+
     /// The words of a list of strings, each parsed; an empty list where the key is not there.
     pub(super) fn parse_list<T, E: Into<ConfigProblem>>(
         &self,

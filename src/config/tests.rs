@@ -3,6 +3,7 @@
 mod cors;
 mod documents;
 mod limits;
+mod signing;
 
 use std::collections::HashMap;
 use std::io;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::core::SignerKey;
+use crate::core::headers::FieldClass;
 use crate::core::route::Access;
 
 /// RFC 8032 §7.1, test 1.
@@ -21,6 +23,7 @@ const KEY: &str = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
 struct Machine {
     variables: HashMap<String, String>,
     files: HashMap<PathBuf, Vec<u8>>,
+    access: HashMap<PathBuf, FileAccess>,
 }
 
 impl Host for Machine {
@@ -30,6 +33,10 @@ impl Host for Machine {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn access(&self, path: &Path) -> FileAccess {
+        self.access.get(path).copied().unwrap_or_default()
     }
 }
 
@@ -53,6 +60,7 @@ fn machine() -> Machine {
         ]
         .into(),
         files: files.map(|(p, t)| (PathBuf::from(p), t.as_bytes().to_vec())).into(),
+        access: HashMap::new(),
     }
 }
 

@@ -1,6 +1,8 @@
-//! Values with a unit in their text: `30s`, `64KiB`, `50%`.
+//! Values with a form of their own: `30s`, `64KiB`, `50%`, names of fields.
 
 use std::time::Duration;
+
+use http::HeaderName;
 
 use super::fault::ConfigProblem;
 
@@ -51,6 +53,11 @@ pub(super) fn share(text: &str) -> Result<f64, ConfigProblem> {
             Err(ConfigProblem::new("is not a share").hint("shares look like 50%, from 0% to 100%"))
         }
     }
+}
+
+pub(super) fn field_name(text: &str) -> Result<HeaderName, ConfigProblem> {
+    // Any spelling is taken; it is written lower-case.
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| ConfigProblem::new("is not a header name"))
 }
 
 #[cfg(test)]

@@ -73,6 +73,8 @@ reasons! {
     Missing "missing" "missing_key" 401,
     /// No table is loaded, or the one in force ran out under `after_expiry = "refuse"`.
     NoTable "no_table" "unavailable" 503,
+    /// The service gets a credential with claims, and the key has no value for one of them.
+    NoUpstreamIdentity "no_upstream_identity" "no_upstream_identity" 403,
     NotYetValid "not_yet_valid" "key_not_yet_valid" 401,
     /// The queue for an upstream connection is full.
     Overloaded "overloaded" "overloaded" 503,

@@ -16,6 +16,7 @@ use super::client::serve;
 use super::ids::Ids;
 use super::load::{Counted, Load};
 use super::memory::Account as MemoryAccount;
+use super::minted::Minted;
 use super::net::accepted::About;
 use super::net::io::CutReason;
 use super::net::transport::Plain;
@@ -101,6 +102,7 @@ impl Service {
             draining: Cell::new(false),
             canaries: Canaries::default(),
             tokens: Default::default(),
+            minted: Minted::default(),
             labels: RefCell::default(),
             date: Default::default(),
             shared,

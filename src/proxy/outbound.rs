@@ -204,6 +204,19 @@ impl Added {
         }
     }
 
+    /// A field that no log and no table of header compression keeps (RFC 7541 section 7.1.3).
+    pub(crate) fn put_secret(&mut self, name: &HeaderName, value: &str) {
+        match self {
+            Self::Fields(fields) => {
+                if let Ok(mut value) = HeaderValue::from_str(value) {
+                    value.set_sensitive(true);
+                    fields.push((name.clone(), value));
+                }
+            }
+            Self::Lines(lines) => put_line(lines, name.as_str().as_bytes(), value.as_bytes()),
+        }
+    }
+
     /// A field with a value out of the table. It was checked there; one that could end a line is left
     /// out all the same.
     fn put_told(&mut self, name: &HeaderName, value: &str) {

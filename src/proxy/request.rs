@@ -15,6 +15,7 @@ pub(crate) mod record;
 pub(crate) mod reply;
 mod response_body;
 pub(crate) mod rewrite;
+mod sent_tokens;
 pub(crate) mod service;
 pub mod subprotocol;
 pub(crate) mod upgrade;

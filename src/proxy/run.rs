@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use super::canary::Canaries;
 use super::client::listener::{self, Listening};
 use super::ids::Ids;
+use super::minted::Minted;
 use super::net::accepted::Accepted;
 use super::net::io::CutReason;
 use super::upstream::{Connector, UpstreamPool};
@@ -84,6 +85,7 @@ async fn serve(seed: Seed) {
         draining: Cell::new(false),
         canaries: Canaries::default(),
         tokens: Default::default(),
+        minted: Minted::default(),
         labels: RefCell::default(),
         date: Date::default(),
         shared,

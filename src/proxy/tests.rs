@@ -198,6 +198,8 @@ fn sent_as(
         subject: None,
         credentials: CredentialPassage::Strip,
         chunks: ChunkForm::Data,
+        assertion: None,
+        credential: None,
     };
     rewrite(forward, head, RequestBody::Empty, changes, carried, context)
         .map_err(|_| Reason::BadTarget)

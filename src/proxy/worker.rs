@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::canary::Canaries;
 use super::dropped::DroppedNames;
 use super::limits::LimitStore;
+use super::minted::Minted;
 use super::streams::Streams;
 use super::tokens::{TokenBudgets, TokenDesk};
 use super::upstream::UpstreamPool;
@@ -90,6 +91,7 @@ pub(crate) struct Worker {
     pub(crate) draining: Cell<bool>,
     pub(crate) canaries: Canaries,
     pub(crate) tokens: TokenDesk,
+    pub(crate) minted: Minted,
     /// Route labels by slot.
     pub(super) labels: RefCell<Vec<Option<Rc<str>>>>,
     pub(super) date: Date,

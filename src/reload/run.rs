@@ -223,8 +223,7 @@ impl ReloadLoop {
         let Parts { config, keeper, terms, clock, metrics, store, .. } = parts;
         let uses = parts.hooks.uses.clone();
         let wakes = parts.wakes.clone();
-        let files =
-            Files::new(&parts.config_file, &config.signer_files, parts.hooks, clock.now().unix_ms);
+        let files = Files::new(&parts.config_file, parts.hooks, clock.now().unix_ms);
         let mut reload = Self {
             config,
             keeper,

@@ -107,6 +107,7 @@ impl Folder {
         let (loaded, metrics, readiness) = self.load().unwrap();
         let cell = loaded.status();
         let config = self.config();
+        let read = config.read_files();
         let store = Arc::new(Store::new(Snapshot {
             settings: Arc::new(config.settings),
             keys: loaded.keys(),
@@ -124,11 +125,12 @@ impl Folder {
                 let config = Config::load_on(&host, &its);
                 let config =
                     config.map_err(|e| Unusable { error: e.to_string(), files: host.files() })?;
-                let watched = config.watched_files();
+                let (watched, read) = (config.watched_files(), config.read_files());
                 Ok(Reconfigured {
                     settings: Arc::new(config.settings),
                     route_slots: Box::new([7]),
                     watched,
+                    read,
                     table: config.table,
                     needs_restart: Vec::new(),
                 })
@@ -138,6 +140,7 @@ impl Folder {
                 changed: Box::new(move || also.lock().unwrap().push("cert")),
             }],
             watched: Vec::new(),
+            read,
         };
         let reloader = loaded.start(Arc::clone(&store), file, hooks).unwrap();
         let running = Running { store, cell, metrics, readiness, reloader: Some(reloader), hooked };

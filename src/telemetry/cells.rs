@@ -12,7 +12,7 @@ use self::cell::add_at;
 pub(super) use self::cell::{Histogram, MetricCell};
 use super::labels::{
     CODES, CacheResult, DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage,
-    TurnedAway, code_slot,
+    TokenOrigin, TurnedAway, code_slot,
 };
 use super::metrics::buckets;
 use super::policies::{POLICY_SLOTS, PolicyLabels};
@@ -32,6 +32,7 @@ use crate::core::{PolicyName, Reason, TokenFault};
 pub struct WorkerCells {
     pub(super) accept_errors: MetricCell,
     pub(super) aborted: MetricCell,
+    pub(super) assertions: [MetricCell; TokenOrigin::ALL.len()],
     pub(super) auth_duration: Histogram,
     pub(super) bytes_received: MetricCell,
     pub(super) bytes_sent: MetricCell,
@@ -61,6 +62,8 @@ pub struct WorkerCells {
     pub(super) tokens: [OnceLock<Box<TokenCells>>; ISSUER_SLOTS],
     pub(super) lingered: [MetricCell; LingerEnd::ALL.len()],
     pub(super) upstream_connections: MetricCell,
+    pub(super) upstream_credentials: [MetricCell; TokenOrigin::ALL.len()],
+    pub(super) upstream_credential_refused: MetricCell,
     pub(super) upstream_errors: [MetricCell; Reason::ALL.len()],
     pub(super) upstream_informational: MetricCell,
     pub(super) upstream_open: MetricCell,
@@ -222,6 +225,21 @@ impl WorkerCells {
         }
     }
 
+    /// An assertion was sent.
+    pub fn assertion(&self, source: TokenOrigin) {
+        add_at(&self.assertions, source as usize);
+    }
+
+    /// A token was sent as the upstream credential.
+    pub fn upstream_credential(&self, source: TokenOrigin) {
+        add_at(&self.upstream_credentials, source as usize);
+    }
+
+    /// The service answered 401 to a request with the upstream credential.
+    pub fn upstream_credential_refused(&self) {
+        self.upstream_credential_refused.add(1);
+    }
+
     pub fn request_started(&self) {
         self.in_flight.add(1);
     }
@@ -362,6 +380,7 @@ impl WorkerCells {
             ratelimit_named: OnceLock::new(),
             accept_errors: MetricCell::default(),
             aborted: MetricCell::default(),
+            assertions: Default::default(),
             auth_duration: Histogram::new(buckets::AUTH),
             bytes_received: MetricCell::default(),
             bytes_sent: MetricCell::default(),
@@ -385,6 +404,8 @@ impl WorkerCells {
             tokens: Default::default(),
             lingered: Default::default(),
             upstream_connections: MetricCell::default(),
+            upstream_credentials: Default::default(),
+            upstream_credential_refused: MetricCell::default(),
             upstream_errors: std::array::from_fn(|_| MetricCell::default()),
             upstream_informational: MetricCell::default(),
             upstream_open: MetricCell::default(),

@@ -43,6 +43,14 @@ pub enum CacheResult {
     Miss,
 }
 
+/// Where a token for the service came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenOrigin {
+    /// It was made for an earlier request.
+    Cached,
+    Signed,
+}
+
 /// What ended the reading on of a connection whose client still sent a body that nobody wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LingerEnd {
@@ -239,6 +247,19 @@ impl CacheResult {
     }
 }
 
+// === impl TokenOrigin ===
+
+impl TokenOrigin {
+    pub const ALL: [Self; 2] = [Self::Cached, Self::Signed];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::Signed => "signed",
+        }
+    }
+}
+
 // === impl LingerEnd ===
 
 impl LingerEnd {
@@ -309,6 +330,9 @@ mod tests {
         }
         for (at, decision) in RateDecision::ALL.into_iter().enumerate() {
             assert_eq!(decision as usize, at);
+        }
+        for (at, origin) in TokenOrigin::ALL.into_iter().enumerate() {
+            assert_eq!(origin as usize, at, "{origin:?}");
         }
         for (at, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, at);

@@ -46,6 +46,8 @@ families! {
     // Requests, recorded by workers.
     ACCEPT_ERRORS Counter "keygate_accept_errors_total" []
         "Failed accepts, most often because the process had no file descriptor left.";
+    ASSERTIONS Counter "keygate_assertions_total" ["result"]
+        "Assertions sent to the service: signed for this request, or for an earlier one.";
     AUTH_DECISIONS Counter "keygate_auth_decisions_total" ["decision", "reason", "route"]
         "Verdicts on requests: admitted, passed, observed or rejected, and why.";
     AUTH_DURATION Histogram "keygate_auth_duration_seconds" []
@@ -100,6 +102,10 @@ families! {
         "Connections opened to the upstream.";
     UPSTREAM_CONNECTIONS_OPEN Gauge "keygate_upstream_connections_open" []
         "Connections to the upstream open now, idle ones included.";
+    UPSTREAM_CREDENTIALS Counter "keygate_upstream_credentials_total" ["result"]
+        "Tokens sent to the service as its credential: signed for this request, or for an earlier one.";
+    UPSTREAM_CREDENTIAL_REFUSED Counter "keygate_upstream_credential_refused_total" []
+        "Requests with the credential of keygate that the service answered with 401.";
     REQUESTS_FAILED Counter "keygate_requests_failed_total" ["reason"]
         "Requests that came to nothing after the verdict or before one could be reached.";
     UPSTREAM_ERRORS Counter "keygate_upstream_errors_total" ["reason"]

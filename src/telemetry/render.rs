@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::formatting;
 use super::UseSeries;
 use super::cells::{ByReason, Histogram, MetricCell, RouteCells, TOKEN_RESULTS, WorkerCells};
 use super::labels::{
-    CODES, CacheResult, LingerEnd, MethodLabel, RateDecision, Shortage, TurnedAway,
+    CODES, CacheResult, LingerEnd, MethodLabel, RateDecision, Shortage, TokenOrigin, TurnedAway,
 };
 use super::metrics::{self, Family};
 use super::policies::PolicyLabels;
@@ -165,6 +165,11 @@ impl MetricsPage<'_> {
             }
         }
         self.tokens();
+        self.family(&metrics::ASSERTIONS);
+        for source in TokenOrigin::ALL {
+            let sum = self.sum(|w| w.assertions.get(source as usize));
+            self.sample(&metrics::ASSERTIONS, "", &[("result", source.as_str())], sum);
+        }
         self.plain(&metrics::STREAMS_OPEN, |w| &w.streams_open);
         self.by_reason(&metrics::STREAMS_ENDED, &STREAM_REASONS, |w| &w.streams_ended);
     }
@@ -262,6 +267,12 @@ impl MetricsPage<'_> {
     fn upstream(&mut self) {
         self.plain(&metrics::UPSTREAM_CONNECTIONS, |w| &w.upstream_connections);
         self.plain(&metrics::UPSTREAM_CONNECTIONS_OPEN, |w| &w.upstream_open);
+        self.family(&metrics::UPSTREAM_CREDENTIALS);
+        for source in TokenOrigin::ALL {
+            let sum = self.sum(|w| w.upstream_credentials.get(source as usize));
+            self.sample(&metrics::UPSTREAM_CREDENTIALS, "", &[("result", source.as_str())], sum);
+        }
+        self.plain(&metrics::UPSTREAM_CREDENTIAL_REFUSED, |w| &w.upstream_credential_refused);
         self.by_reason(&metrics::REQUESTS_FAILED, &FAILED_REASONS, |w| &w.requests_failed);
         self.by_reason(&metrics::UPSTREAM_ERRORS, &UPSTREAM_REASONS, |w| &w.upstream_errors);
         self.plain(&metrics::UPSTREAM_INFORMATIONAL, |w| &w.upstream_informational);

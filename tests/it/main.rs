@@ -12,6 +12,7 @@
 
 mod access_log;
 mod admin;
+mod assertion;
 mod canaries;
 mod check_certificates;
 mod check_start;
@@ -74,4 +75,5 @@ mod signals;
 mod support;
 mod table_format;
 mod tokens;
+mod upstream_credential;
 mod usage;

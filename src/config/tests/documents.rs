@@ -44,6 +44,10 @@ fn samples() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let mut machine = Machine::default();
         machine.files.insert(folder.join("signer.pub"), signer.clone().into_bytes());
+        for name in ["wa-gateway", "weshape", "whatomate"] {
+            let secret = b"0123456789abcdef0123456789abcdef".to_vec();
+            machine.files.insert(folder.join(format!("{name}.jwt-secret")), secret);
+        }
         for entry in std::fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
@@ -79,18 +83,19 @@ fn documented_defaults_are_the_defaults() {
         let value = if bare { default.to_owned() } else { format!("\"{default}\"") };
         let text = match key.rsplit_once('.') {
             None => format!("{key} = {value}\n{SMALL}"),
-            // Only with TLS, of another kind of source, in a list or inside a template.
+            // Only with TLS, of another kind of source, in a list, inside a template, or of a table
+            // that is there as a whole.
             Some((
-                "cors"
-                | "policies"
+                "assertion"
+                | "cors"
                 | "listen.tls"
                 | "table.http"
+                | "policies"
+                | "upstream.credential"
                 | "refusals.templates.NAME"
                 | "tokens",
                 _,
-            )) => {
-                continue;
-            }
+            )) => continue,
             Some(("credentials", "form")) => continue,
             Some((table, key)) => {
                 let (one, many) = (format!("[{table}]\n"), format!("[[{table}]]\n"));

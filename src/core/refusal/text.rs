@@ -74,6 +74,10 @@ pub(super) fn text(shown: Reason) -> Explanation {
             ("Method is not allowed for this path", "use one of the methods in the Allow field")
         }
         Reason::Missing => return to_send("API key is missing"),
+        Reason::NoUpstreamIdentity => (
+            "API key names nobody whom the service knows",
+            "use a key that was issued by a user of the service",
+        ),
         Reason::NotYetValid => ("API key is not valid yet", "use it from its start time on"),
         Reason::Overloaded => ("The service is overloaded", "try again after the pause given"),
         Reason::Permission => (

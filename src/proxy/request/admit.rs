@@ -15,6 +15,7 @@ use super::facts::{self, HeadChanges, KeptWith, RequestReading};
 use super::record::RequestRecord;
 use super::reply::{self, RefusalContext, Reply};
 use super::rewrite::{self, RewriteContext, answer};
+use super::sent_tokens::{self, SentCredential};
 use super::upgrade_request::{self, UpgradeAsked, UpgradeRequest};
 use super::{cors, grpc};
 use crate::config::{Settings, TraceStart};
@@ -128,10 +129,11 @@ pub(crate) fn admit(
     }
     let passage = admission.judge(&reading, record)?;
     let is_observed = passage.conduct == Conduct::Observed;
-    let mut charged = None;
+    let (mut charged, mut credential) = (None, None);
     if is_observed {
         admission.observe(&passage, &reading, &body, record);
     } else {
+        credential = admission.credential(&snapshot, &passage, record)?;
         charged = admission.charge(&passage, record)?;
         admission.check_body(&passage, &body, record)?;
     }
@@ -151,6 +153,7 @@ pub(crate) fn admit(
     }
     let upgrade = admission.upgrade(&passage, &head, &mut changes, carried, record)?;
     let trace = admission.start_trace(record);
+    let assertion = admission.assertion(&snapshot, &passage, &head, record)?;
     let Passage { forward, route, credentials, .. } = passage;
     let plan = AnswerPlan {
         method: head.method.clone(),
@@ -167,6 +170,7 @@ pub(crate) fn admit(
             Forward::Admitted(_) | Forward::Observed(_) | Forward::Passed(_) => None,
         },
         private: carried.in_query && !is_observed && matches!(forward, Forward::Admitted(_)),
+        has_credential: credential.is_some(),
         upgrade: upgrade.clone(),
         close: worker.closing.get() && head.version != Version::HTTP_2,
         trailers: match changes.te_trailers || client.http2 {
@@ -201,6 +205,8 @@ pub(crate) fn admit(
             Writer::Plain => ChunkForm::Chunks,
             Writer::Hyper => ChunkForm::Data,
         },
+        assertion,
+        credential,
     };
     match rewrite::rewrite(forward, head, body, changes, carried, context) {
         Ok(request) => Ok(AdmittedRequest { request, plan, stream, upload, connect, writer }),
@@ -415,6 +421,9 @@ impl<'s> Admission<'s> {
                     Some(Err(_)) => Some(Reason::RateLimited),
                     Some(Ok(_)) | None => None,
                 };
+                if denied.is_none() && sent_tokens::lacks_claim(self.snapshot, admitted) {
+                    denied = Some(Reason::NoUpstreamIdentity);
+                }
                 self.worker.uses.admitted(admitted, record.client(), record.started());
             }
             Forward::Observed(observed) => {
@@ -439,6 +448,48 @@ impl<'s> Admission<'s> {
         });
         let took_ns = record.now_ns().saturating_sub(record.started().mono_ns);
         self.worker.cells.auth_duration(took_ns);
+    }
+
+    /// The credential that the service is to get: none as long as it gets that of the caller. A key
+    /// without what the credential says is refused here, before anything is charged.
+    fn credential(
+        &self,
+        snapshot: &'s Arc<Snapshot>,
+        passage: &Passage<'_>,
+        record: &mut RequestRecord,
+    ) -> Result<Option<SentCredential<'s>>, Reply> {
+        if passage.credentials == CredentialPassage::Forward {
+            return Ok(None);
+        }
+        let sent = sent_tokens::credential(self.worker, snapshot, &passage.forward, record);
+        sent.map_err(|rejection| {
+            if let Forward::Admitted(admitted) = &passage.forward
+                && let Some(key) = admitted.key()
+            {
+                record.key = Some(key.id);
+                record.org = Some(key.org.into());
+                let (client, now) = (record.client(), record.started());
+                self.worker.uses.refused(key, rejection.reason, client, now);
+            }
+            record.decided(DecisionOutcome::Rejected(rejection.reason));
+            self.refuse(&rejection, passage.route.profile.as_deref(), record)
+        })
+    }
+
+    /// What the service is told of the caller in a form that it can verify.
+    fn assertion(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        passage: &Passage<'_>,
+        head: &RequestHead,
+        record: &mut RequestRecord,
+    ) -> Result<Option<Rc<str>>, Reply> {
+        sent_tokens::assertion(self.worker, snapshot, &passage.forward, head, record).map_err(
+            |reason| {
+                record.failed(reason);
+                self.refuse(&reason.into(), passage.route.profile.as_deref(), record)
+            },
+        )
     }
 
     /// Charges the limits of key and org, if they have any, and records the outcome of the decision.

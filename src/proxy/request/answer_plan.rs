@@ -26,6 +26,8 @@ pub(super) struct AnswerPlan {
     pub(super) sunset: Option<u64>,
     /// The credential came in the query: shared caches must not keep the answer (RFC 6750 §2.3).
     pub(super) private: bool,
+    /// The service judges a credential of keygate, not of the caller.
+    pub(super) has_credential: bool,
     /// The upgrade that was passed on.
     pub(super) upgrade: Option<UpgradeRequest>,
     /// Say that the connection is about to close.
@@ -131,6 +133,7 @@ mod tests {
             charged: Some(report.clone()),
             sunset: Some(1_800_000_000),
             private: true,
+            has_credential: false,
             upgrade: None,
             close: true,
             trailers: Trailers::Announced,

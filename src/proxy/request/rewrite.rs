@@ -5,6 +5,8 @@
 
 pub(crate) mod answer;
 
+use std::rc::Rc;
+
 use http::Version;
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, Scheme};
@@ -12,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::credentials::{self, Carried, StripScope};
 use super::facts::HeadChanges;
+use super::sent_tokens::SentCredential;
 use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
 use crate::core::TokenOnward;
@@ -52,6 +55,10 @@ pub(crate) struct RewriteContext<'a> {
     pub(crate) credentials: CredentialPassage,
     /// What the writer of the answer takes of one in chunks.
     pub(crate) chunks: ChunkForm,
+    /// Of an admitted request.
+    pub(crate) assertion: Option<Rc<str>>,
+    /// Of an admitted request, in place of what the client sent in its field.
+    pub(crate) credential: Option<SentCredential<'a>>,
 }
 
 /// Makes the upstream's request out of the client's and the verdict.
@@ -70,7 +77,10 @@ pub(crate) fn rewrite(
     let had_length = head.fields.has(header::CONTENT_LENGTH);
     // hyper keeps the spellings in an extension that cannot be edited. If one of them belongs to a
     // field of keygate, drop them all: a client must not choose the spelling of that field.
-    if !context.preserve_case || changes.claims_identity {
+    let credential_field = context.credential.as_ref().and(settings.credential.as_ref());
+    let credential_field = credential_field.map(|credential| &credential.field);
+    let replaces = credential_field.is_some_and(|field| head.fields.has(field));
+    if !context.preserve_case || changes.claims_identity || replaces {
         head.extensions.clear();
     } else {
         head.extensions.remove::<hyper::upgrade::OnUpgrade>();
@@ -93,6 +103,9 @@ pub(crate) fn rewrite(
         }
     };
     credentials::strip(&mut head, &settings.sources, &carried, scope);
+    if let Some(field) = credential_field {
+        head.fields.remove(field);
+    }
     let named = set_target(&mut head, &context);
     if context.trace.is_some() {
         head.fields.remove(TRACEPARENT);
@@ -151,6 +164,12 @@ pub(crate) fn rewrite(
     }
     if let (Some(name), Some(subject)) = (&settings.identity.client_subject, context.subject) {
         added.put(name, subject.as_bytes());
+    }
+    if let (Some(field), Some(credential)) = (credential_field, &context.credential) {
+        added.put_secret(field, credential.as_str());
+    }
+    if let (Some(assertions), Some(assertion)) = (&settings.assertion, &context.assertion) {
+        added.put_secret(&assertions.field, assertion);
     }
     UpstreamRequest::new(
         forward,

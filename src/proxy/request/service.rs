@@ -267,6 +267,10 @@ async fn pass(
     };
     record.answered(answer.status().as_u16());
     record.compare_with(&answer);
+    if answering.plan.has_credential && answer.status() == StatusCode::UNAUTHORIZED {
+        worker.cells.upstream_credential_refused();
+        worker.minted.tell_refusal(record.last_ns());
+    }
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return answering.switch_protocols(answer.into_parts(), lease, stream, connect, record);
     }

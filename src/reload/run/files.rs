@@ -16,7 +16,7 @@ use crate::telemetry::control::Attempt;
 
 /// The files beside table and patch.
 pub(super) struct Files {
-    /// The configuration, and what it is read together with: the keys of trusted signers.
+    /// The configuration, and what it is read together with: keys of trusted signers, secrets.
     config: Vec<PathSource>,
     reconfigure: Box<dyn FnMut() -> Result<Reconfigured, Unusable> + Send>,
     /// The last one could not be used.
@@ -103,7 +103,7 @@ impl ReloadLoop {
         let now = self.clock.now().unix_ms;
         let loaded_at = Some(Time { unix_ms: now });
         self.keeper.show_config(ConfigStatus { loaded_at, error: None, needs_restart });
-        self.files.keep(&self.config.signer_files);
+        self.files.keep(&new.read);
         self.files.watched = new.watched;
         self.watch_files();
         self.look_at_mounts();
@@ -139,7 +139,7 @@ impl ReloadLoop {
             }
         }
         if note(&mut self.files.config, wall_ms) {
-            tracing::info!("the configuration or a file of a trusted signer changed");
+            tracing::info!("the configuration or a file that it is read with changed");
             self.reconfigure();
         } else if self.files.failed.as_ref().is_some_and(|f| f.retry_ns <= now.mono_ns) {
             self.try_to_reconfigure();
@@ -151,7 +151,7 @@ impl ReloadLoop {
 
 impl Files {
     /// What is there now is what was loaded at start.
-    pub(super) fn new(config_file: &Path, signers: &[PathBuf], hooks: Hooks, wall_ms: u64) -> Self {
+    pub(super) fn new(config_file: &Path, hooks: Hooks, wall_ms: u64) -> Self {
         let watched = |hook: FileHook| WatchedFiles {
             paths: hook.paths.iter().map(|path| source(path)).collect(),
             changed: hook.changed,
@@ -163,7 +163,7 @@ impl Files {
             hooks: hooks.files.into_iter().map(watched).collect(),
             watched: hooks.watched,
         };
-        files.add(signers);
+        files.add(&hooks.read);
         files.take_note(wall_ms);
         files
     }
@@ -193,10 +193,10 @@ impl Files {
     }
 
     /// A configuration is in force: what only another one named is of no interest any more.
-    fn keep(&mut self, signers: &[PathBuf]) {
+    fn keep(&mut self, read: &[PathBuf]) {
         let file = self.config.first().map(|config| config.path().to_owned());
         self.config.retain(|source| {
-            Some(source.path()) == file.as_deref() || signers.iter().any(|s| s == source.path())
+            Some(source.path()) == file.as_deref() || read.iter().any(|file| file == source.path())
         });
     }
 
@@ -233,7 +233,7 @@ impl Files {
 
 fn named(read: &Result<Reconfigured, Unusable>) -> &[PathBuf] {
     match read {
-        Ok(new) => &new.table.signer_files,
+        Ok(new) => &new.read,
         Err(unusable) => &unusable.files,
     }
 }

@@ -14,6 +14,7 @@ const FLOORS: &[&[&str]] = &[
         "limits",
         "load",
         "memory",
+        "minted",
         "streams",
         "tokens",
         "tunnel",

@@ -105,6 +105,8 @@ pub(crate) struct Setup {
     listen: String,
     keys: Vec<Key>,
     has_table: bool,
+    /// Of the table: 1 or 2.
+    format: &'static str,
 }
 
 /// A running sidecar.
@@ -225,6 +227,12 @@ impl Setup {
         self
     }
 
+    /// The table is of format 2, which has owners.
+    pub(crate) fn format_2(mut self) -> Self {
+        self.format = "2";
+        self
+    }
+
     pub(crate) fn without_table(mut self) -> Self {
         self.has_table = false;
         self.table("wait_for_table = true")
@@ -240,7 +248,7 @@ impl Setup {
             &format!("registry = 1\nserial = 0\naudience = \"{AUDIENCE}\"\n{keys}"),
         );
         if self.has_table {
-            folder.build();
+            folder.build_as("keys.kgt", &["--format", self.format]);
         }
         folder.write("keygate.toml", &self.config());
         folder
@@ -293,6 +301,15 @@ impl Folder {
 
     pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.file(name), text).expect("write");
+    }
+
+    /// Puts a file for its owner alone in place, by rename.
+    pub(crate) fn write_secret(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let new = format!("{name}.new");
+        self.write(&new, text);
+        fs::set_permissions(self.file(&new), fs::Permissions::from_mode(0o600)).expect("chmod");
+        fs::rename(self.file(&new), self.file(name)).expect("rename");
     }
 
     pub(crate) fn read(&self, name: &str) -> String {
@@ -363,6 +380,7 @@ impl Gate {
             listen: "address = \"127.0.0.1:0\"".into(),
             keys: vec![reader.with("environment = \"live\""), manager],
             has_table: true,
+            format: "1",
         }
     }
 

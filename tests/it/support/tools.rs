@@ -11,6 +11,19 @@ pub(crate) fn command(name: &str) -> Command {
     Command::new(found.unwrap_or_else(|| panic!("`{name}` is missing\nhint: make tools")))
 }
 
+/// Node with the packages of tests/tools.sh in reach of a script in `folder`.
+pub(crate) fn node_in(folder: &std::path::Path) -> Command {
+    let modules = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/js/node_modules");
+    assert!(std::path::Path::new(modules).exists(), "{modules} is missing\nhint: make tools");
+    let link = folder.join("node_modules");
+    if !link.exists() {
+        std::os::unix::fs::symlink(modules, link).expect("a link to the packages");
+    }
+    let mut command = command("node");
+    command.current_dir(folder).env("NO_PROXY", "*");
+    command
+}
+
 /// Python with the packages of tests/tools.sh.
 pub(crate) fn python() -> Command {
     let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/venv/bin/python");

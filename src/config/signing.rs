@@ -1,0 +1,278 @@
+//! `[assertion]` and `[upstream.credential]`: tokens that keygate makes for the service.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, header};
+use zeroize::Zeroizing;
+
+use super::fault::ConfigProblem;
+use super::secrets::secret;
+use super::section::ConfigSection;
+use super::units::field_name;
+use crate::token::sign::assertion::{AssertionBinding, Assertions};
+use crate::token::sign::credential::{
+    CredentialForm, FixedCredential, UpstreamCredential, UpstreamTokens,
+};
+use crate::token::sign::template::{ClaimSlot, ClaimsTemplate, TemplateFault};
+use crate::token::sign::{PublicTokenKey, TokenKey, TokenKeyError};
+
+const ASSERTION_FIELD: HeaderName = HeaderName::from_static("x-identity-assertion");
+const ISSUER: &str = "keygate";
+const LIFE: Duration = Duration::from_secs(60);
+const LIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+
+/// Shorter ones can be guessed from one token; RFC 7518 section 3.2 asks for 32 bytes.
+const SHORT_SECRET: usize = 32;
+const LEAST_SECRET: usize = 16;
+
+const KEY_HINT: &str = "`openssl genpkey -algorithm ed25519` makes one; keep the file at mode 0600";
+
+/// `[assertion]`. `trusted`: raw public keys of those who may sign tables.
+pub(super) fn assertion(
+    section: &ConfigSection<'_>,
+    trusted: &[[u8; 32]],
+) -> Option<Arc<Assertions>> {
+    let field = section.parse("field", field_name);
+    let key_file = secret(section, "key_file", "assertion.key_file");
+    let audience = section.parse("audience", word);
+    let issuer = section.parse("issuer", word);
+    let life = life(section);
+    let bindings = [("key", AssertionBinding::Key), ("request", AssertionBinding::Request)];
+    let binding = section.choice("bind", AssertionBinding::Key, &bindings);
+    if !section.is_there() {
+        return None;
+    }
+    if !section.has("key_file") {
+        section.missing("key_file", KEY_HINT);
+    }
+    if !section.has("audience") {
+        section
+            .missing("audience", "the service that believes the assertion: audience = \"orders\"");
+    }
+    let mut keys = ed25519(section, "key_file", &key_file?, None, trusted)?.into_iter();
+    Some(Arc::new(Assertions {
+        field: field.unwrap_or(ASSERTION_FIELD),
+        issuer: issuer.unwrap_or_else(|| ISSUER.into()),
+        audience: audience?,
+        life,
+        binding,
+        key: keys.next()?,
+        also_published: keys.filter_map(|key| key.public()).collect(),
+    }))
+}
+
+/// `[upstream.credential]`.
+pub(super) fn credential(
+    section: &ConfigSection<'_>,
+    trusted: &[[u8; 32]],
+) -> Option<Arc<UpstreamCredential>> {
+    let kinds = [("jwt", Kind::Jwt), ("fixed", Kind::Fixed)];
+    let kind = section.parse("kind", |text| super::raw::pick(text, &kinds));
+    let field = section.parse("field", field_name).unwrap_or(header::AUTHORIZATION);
+    let hint = "put it in a file of mode 0600 and name the file as secret_file";
+    section.refuse("secret", "a secret does not belong into this file; use `secret_file`", hint);
+    let secret = secret(section, "secret_file", "upstream.credential.secret_file");
+    let algorithms = [("HS256", Algorithm::Hs256), ("EdDSA", Algorithm::EdDsa)];
+    let algorithm = section.parse("algorithm", |text| super::raw::pick(text, &algorithms));
+    let key_id = section.parse("key_id", word);
+    // As it is written: `$` begins a slot there, not a variable.
+    let claims =
+        section.parse_as_written("claims", |text| ClaimsTemplate::parse(text).map_err(with_hint));
+    let life = life(section);
+    if !section.is_there() {
+        return None;
+    }
+    if !section.has("kind") {
+        section.missing(
+            "kind",
+            "kind = \"jwt\" makes tokens, kind = \"fixed\" sends what is in a file",
+        );
+    }
+    if !section.has("secret_file") {
+        section.missing("secret_file", "the file of mode 0600 that holds the secret");
+    }
+    let form = match kind? {
+        Kind::Fixed => {
+            for key in ["algorithm", "key_id", "claims", "life"] {
+                if section.has(key) {
+                    let problem = ConfigProblem::new("is for kind = \"jwt\"");
+                    section
+                        .fault(key, problem.hint("a fixed credential is sent as the file has it"));
+                }
+            }
+            CredentialForm::Fixed(fixed(section, &secret?)?)
+        }
+        Kind::Jwt => {
+            if !section.has("algorithm") {
+                section.missing(
+                    "algorithm",
+                    "algorithm = \"HS256\" or \"EdDSA\", as the service verifies",
+                );
+            }
+            if !section.has("claims") {
+                section.missing("claims", CLAIMS_HINT);
+            }
+            let key = match algorithm? {
+                Algorithm::EdDsa => {
+                    let keys =
+                        ed25519(section, "secret_file", &secret?, key_id.as_deref(), trusted)?;
+                    if keys.len() > 1 {
+                        let problem = ConfigProblem::new("the file holds more than one key");
+                        section.fault("secret_file", problem.hint("leave the one that signs"));
+                    }
+                    keys.into_iter().next()?
+                }
+                Algorithm::Hs256 => hs256(section, &secret?, key_id.as_deref())?,
+            };
+            let scheme = if field == header::AUTHORIZATION { "Bearer " } else { "" };
+            CredentialForm::Token(UpstreamTokens { key, claims: claims?, life, scheme })
+        }
+    };
+    Some(Arc::new(UpstreamCredential { field, form }))
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Fixed,
+    Jwt,
+}
+
+#[derive(Clone, Copy)]
+enum Algorithm {
+    EdDsa,
+    Hs256,
+}
+
+/// A service that takes one for the other must not be able to: each has a key of its own.
+pub(super) fn share_no_key(
+    section: &ConfigSection<'_>,
+    assertion: Option<&Assertions>,
+    credential: Option<&UpstreamCredential>,
+) {
+    let (Some(assertion), Some(credential)) = (assertion, credential) else { return };
+    let CredentialForm::Token(tokens) = &credential.form else { return };
+    let Some(public) = tokens.key.public() else { return };
+    if assertion.public_keys().contains(&public) {
+        let problem = ConfigProblem::new("the key in the file is that of assertion.key_file");
+        section.fault("secret_file", problem.hint(KEY_HINT));
+    }
+}
+
+/// In seconds.
+fn life(section: &ConfigSection<'_>) -> u64 {
+    let life = section.parse("life", |text| match super::units::duration(text)? {
+        life if !LIVES.contains(&life) => Err(ConfigProblem::new("must be 1s to 5m")
+            .hint("a short life is what makes a stolen token worth little")),
+        life if life.subsec_nanos() > 0 => Err(ConfigProblem::new("must be whole seconds")),
+        life => Ok(life),
+    });
+    life.unwrap_or(LIFE).as_secs()
+}
+
+/// Issuer, audience or key id.
+fn word(text: &str) -> Result<Box<str>, ConfigProblem> {
+    match (1..=256).contains(&text.len()) && !text.chars().any(char::is_control) {
+        true => Ok(text.into()),
+        false => Err(ConfigProblem::new("must be 1 to 256 bytes without control characters")),
+    }
+}
+
+/// The keys of a PEM file, none of which may sign tables.
+fn ed25519(
+    section: &ConfigSection<'_>,
+    key: &'static str,
+    pem: &Zeroizing<Vec<u8>>,
+    key_id: Option<&str>,
+    trusted: &[[u8; 32]],
+) -> Option<Vec<TokenKey>> {
+    let keys = match TokenKey::from_pem(pem, key_id) {
+        Ok(keys) => keys,
+        Err(error) => {
+            let hint = match error {
+                TokenKeyError::TooMany => {
+                    "the first signs, the second is only published; remove the others"
+                }
+                _ => KEY_HINT,
+            };
+            section.fault(key, ConfigProblem::new(error.to_string()).hint(hint));
+            return None;
+        }
+    };
+    let signs_tables = |public: PublicTokenKey| trusted.contains(public.as_bytes());
+    if keys.iter().filter_map(TokenKey::public).any(signs_tables) {
+        let problem = ConfigProblem::new(
+            "the key in the file is a trusted signer of tables: whoever has this file could issue keys",
+        );
+        section.fault(key, problem.hint(KEY_HINT));
+    }
+    Some(keys)
+}
+
+/// A shared secret as the file has it, but for one line end at its end.
+fn hs256(
+    section: &ConfigSection<'_>,
+    bytes: &Zeroizing<Vec<u8>>,
+    key_id: Option<&str>,
+) -> Option<TokenKey> {
+    let secret = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+    if secret.windows(PEM.len()).any(|window| window == PEM) {
+        let problem =
+            ConfigProblem::new("the file holds a key in PEM, and HS256 takes a shared secret");
+        section.fault(
+            "secret_file",
+            problem.hint("name the file of the secret, or algorithm = \"EdDSA\""),
+        );
+        return None;
+    }
+    if secret.len() < LEAST_SECRET {
+        let problem =
+            ConfigProblem::new(format!("the secret is shorter than {LEAST_SECRET} bytes"));
+        section.fault("secret_file", problem.hint(SECRET_HINT));
+        return None;
+    }
+    if secret.len() < SHORT_SECRET {
+        let problem = ConfigProblem::new(format!(
+            "the secret is shorter than the {SHORT_SECRET} bytes that HS256 asks for (RFC 7518 section 3.2)"
+        ));
+        section.warn("secret_file", problem.hint(SECRET_HINT));
+    }
+    Some(TokenKey::hs256(secret, key_id))
+}
+
+const PEM: &[u8] = b"-----BEGIN ";
+const SECRET_HINT: &str = "`openssl rand -hex 32` makes one; the service needs the same, and whoever guesses it is every user";
+
+fn fixed(section: &ConfigSection<'_>, bytes: &Zeroizing<Vec<u8>>) -> Option<FixedCredential> {
+    let value = FixedCredential::of(bytes);
+    if value.is_none() {
+        let problem = ConfigProblem::new(
+            "the file must hold one line of 1 to 4,096 visible ASCII characters",
+        );
+        section.fault(
+            "secret_file",
+            problem.hint("the field's whole value, such as `Bearer` and a token"),
+        );
+    }
+    value
+}
+
+const CLAIMS_HINT: &str =
+    "for example claims = '{\"sub\":\"$owner.subject\",\"org\":\"$org\",\"exp\":\"$exp\"}'";
+
+fn with_hint(fault: TemplateFault) -> ConfigProblem {
+    let hint = match &fault {
+        TemplateFault::NoSlot(_) => {
+            let slots: Vec<_> = ClaimSlot::ALL.into_iter().map(ClaimSlot::as_str).collect();
+            format!("slots: {}; a dollar sign is `$$`", slots.join(", "))
+        }
+        TemplateFault::Inside(_) => "a dollar sign is `$$`; texts are not put together".to_owned(),
+        TemplateFault::Name(_) => "write the name as it is to be sent".to_owned(),
+        TemplateFault::Twice(_) => "keep one of them: readers choose differently".to_owned(),
+        TemplateFault::NoExpiry => "add \"exp\":\"$exp\" to the outermost object".to_owned(),
+        TemplateFault::Syntax(_) => CLAIMS_HINT.to_owned(),
+    };
+    ConfigProblem::new(fault.to_string()).hint(hint)
+}
