@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -19,6 +20,11 @@ fn folder() -> tempfile::TempDir {
     for entry in fs::read_dir(examples).unwrap() {
         let path = entry.unwrap().path();
         fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    for product in ["wa-gateway", "whatomate", "weshape"] {
+        let secret = dir.path().join(format!("{product}.jwt-secret"));
+        fs::write(&secret, "jwt-secret-of-the-service-0123456789").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
     }
     let ctl = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keygatectl"));

@@ -42,6 +42,7 @@ impl Product {
         std::fs::copy(examples.join(format!("{name}.toml")), folder.file("keygate.toml")).unwrap();
         std::fs::copy(examples.join(format!("{name}.keys.toml")), folder.file("keys.toml"))
             .unwrap();
+        folder.write_secret(&format!("{name}.jwt-secret"), JWT_SECRET);
         folder.signer("signer");
         folder.build();
         let gate = Gate::serve_with(
@@ -70,7 +71,18 @@ impl Product {
     /// `keygatectl keys …`, published at once; waits until it is in force.
     fn keys(&self, arguments: &[&str]) -> Value {
         let publish = ["--json", "--publish", "keys.kgt", "--signer", "signer.pem"];
-        let said = self.gate.folder.ctl(&[&["keys"], arguments, &publish].concat());
+        let owner: &[&str] = match arguments.first() {
+            Some(&"create") if self.name != "we-link" => &[
+                "--owner",
+                "user-1",
+                "--owner-email",
+                "admin@example.com",
+                "--owner-role",
+                "admin",
+            ],
+            _ => &[],
+        };
+        let said = self.gate.folder.ctl(&[&["keys"], arguments, owner, &publish].concat());
         let first = said.lines().next().unwrap_or_default();
         let said: Value = serde_json::from_str(first).unwrap_or_else(|e| panic!("{e}: {said}"));
         let serial = said["serial"].as_u64().unwrap_or_else(|| panic!("no serial in {said}"));
@@ -117,10 +129,26 @@ impl Answer {
     }
 }
 
-/// The identity fields that arrived, and no credential.
+/// What the samples' services verify their tokens with.
+const JWT_SECRET: &str = "jwt-secret-of-the-service-0123456789";
+
+/// The claims of the one token that keygate has made for the service.
+fn token(got: &Recorded) -> Value {
+    let sent = got.all("authorization");
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    let token = sent[0].strip_prefix("Bearer ").unwrap_or_else(|| panic!("{sent:?}"));
+    let script = "import json, jwt, sys\n\
+                  print(json.dumps(jwt.decode(sys.argv[1], sys.argv[2], algorithms=['HS256'])))";
+    serde_json::from_str(&run(tools::python().args(["-c", script, token, JWT_SECRET]))).unwrap()
+}
+
+/// The identity fields that arrived, and no credential of the caller.
 fn identity(got: &Recorded) -> Vec<String> {
-    for carrier in ["authorization", "x-api-key", "x-api-secret"] {
+    for carrier in ["x-api-key", "x-api-secret"] {
         assert!(got.all(carrier).is_empty(), "{carrier} arrived");
+    }
+    for sent in got.all("authorization") {
+        assert!(sent.starts_with("Bearer eyJ"), "{sent}");
     }
     let ours =
         ["x-org-id", "x-key-id", "x-key-name", "x-permissions", "x-environment", "x-anonymous"];
@@ -163,7 +191,15 @@ fn in_front_of_a_real_nginx() {
         let answer = product.curl(&printed.replace("HOST", &product.url()).replace("KEY", key));
         assert_eq!(answer.status, 200, "{name}: {}", answer.body);
         assert!(answer.head.contains("server: nginx"), "{name}: {}", answer.head);
-        assert_eq!(answer.body, format!("org={org} key= auth= secret=\n"), "{name}");
+        let body = answer.body.as_str();
+        match name {
+            "we-link" => assert_eq!(body, format!("org={org} key= auth= secret=\n"), "{name}"),
+            // A token of the service's own, and nothing of the caller's.
+            _ => {
+                assert!(body.starts_with(&format!("org={org} key= auth=Bearer eyJ")), "{body}");
+                assert!(body.ends_with(" secret=\n") && !body.contains(key), "{body}");
+            }
+        }
         let refused =
             product.curl(&printed.replace("HOST", &product.url()).replace("KEY", "wa_nope"));
         assert_eq!(refused.status, 401, "{name}");

@@ -97,6 +97,7 @@ fn websocket() {
             );
         }
         folder.write("keygate.toml", &config);
+        folder.write_secret("wa-gateway.jwt-secret", "jwt-secret-of-the-service-0123456789");
         folder.signer("signer");
         folder.build();
         let upstream = format!("http://{}", service.address);

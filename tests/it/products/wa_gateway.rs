@@ -29,6 +29,7 @@ fn wa_gateway_as_documented() {
                 "x-permissions: events manage read",
             ]
         );
+        assert_eq!(token(&got)["org"], "org_acme");
         assert!(!upstream.saw(b"wa_example"));
         product.refused(401, "invalid_key", &product.curl(&page(printed, "wa_wrong")));
         let lacking = product.curl(&page(printed, "wa_example_notifier"));

@@ -22,6 +22,16 @@ fn whatomate_as_documented() {
             "x-key-name: Production Integration"
         ]
     );
+    // An unmodified Whatomate finds a token as it gives its own users: of the key's owner.
+    let mut claims = token(&got);
+    assert!(claims["exp"].take().is_u64());
+    assert_eq!(
+        claims,
+        json!({
+            "user_id": "user-1", "organization_id": "my-organization",
+            "email": "admin@example.com", "role": "admin", "exp": null,
+        })
+    );
     // Errors come in the product's envelope.
     let wrong = product.curl(&printed.replace("whm_a1b2", "whm_zzzz"));
     assert_eq!(wrong.status, 401);
