@@ -334,6 +334,17 @@ fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
                     drafted: None,
                 };
             }
+            Action::Merge if extension == "jsonl" => {
+                // Its registry now says what the other one knows: to change that is a decision.
+                let theirs = known[1 - at].synced.clone();
+                for (ours, theirs) in
+                    known[at].synced.iter_mut().flatten().zip(theirs.iter().flatten())
+                {
+                    for (ours, theirs) in ours.iter_mut().zip(theirs) {
+                        *ours &= theirs;
+                    }
+                }
+            }
             Action::Draft if is_done => known[at].drafted = Some(known[at].synced.clone()),
             action if is_done && is_sync(action) => known[at].synced.clone_from(&after),
             _ => {}
