@@ -23,6 +23,7 @@ mod tests;
 mod tokens;
 mod units;
 mod usage;
+mod watched;
 
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -41,10 +42,10 @@ use crate::token::sign::credential::UpstreamCredential;
 pub use self::admin::{read_secret, token as admin_token};
 pub use self::diff::needs_restart;
 pub use self::fault::{ConfigError, ConfigFault};
-pub use self::files::{FileAccess, WatchedFile};
 pub use self::raw::{Host, Places};
 pub(crate) use self::tokens::MOST_ISSUERS;
 pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};
+pub use self::watched::{FileAccess, WatchedFile};
 
 /// Everything. The parts outside [`Settings`] need a restart to change.
 #[derive(Clone, Debug)]

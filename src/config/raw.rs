@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use super::fault::{ConfigFault, ConfigProblem};
-use super::files::{FileAccess, WatchedFile};
+use super::watched::{FileAccess, WatchedFile};
 
 /// What of the machine a configuration may refer to.
 pub trait Host {

@@ -3,8 +3,8 @@
 use zeroize::Zeroizing;
 
 use super::fault::ConfigProblem;
-use super::files::{FileAccess, WatchedFile};
 use super::section::ConfigSection;
+use super::watched::{FileAccess, WatchedFile};
 
 /// What the file under `key` holds, and that it is one that keygate reads again when it changes.
 /// The path is not shown: a secret pasted here by mistake would be.
