@@ -14,7 +14,7 @@ use super::key::{Environment, KeyId, KeyStatus};
 use super::limit::LimitSet;
 use super::observe::{Conduct, CredentialPassage, Observe, ShareCaller};
 use super::owner::OwnerView;
-use super::path::Traits;
+use super::path::{self, Traits};
 use super::reason::{Detail, Reason, Rejection};
 use super::route::{Access, FoundRoute, Needs, Route, RouteTable};
 use super::secret::Digest;
@@ -233,13 +233,14 @@ fn may_pass(observe: &Observe, fault: Option<&Rejection>, rejection: &Rejection)
 }
 
 /// The rule of a request that was refused before its rule counted.
+///
+/// `None` as well where a path has readings that the rule does not allow: a service that decodes the
+/// slash, or cuts at the `;`, may take it to another rule, and that one may be enforced.
 fn rule_of<'k>(policy: &'k Policy, facts: &Facts<'_>) -> Option<&'k Route> {
-    // A path that was not scanned to its end has no rule.
-    if facts.fault.is_some_and(|fault| fault.reason == Reason::BadPath) {
-        return None;
-    }
-    match policy.routes.find(facts.method, facts.path, facts.traits) {
-        Ok(FoundRoute::Route(route)) => Some(route),
+    // Scanned again: another fault may have replaced the one of the path.
+    let traits = path::scan(facts.path.as_bytes()).ok()?;
+    match policy.routes.find(facts.method, facts.path, traits) {
+        Ok(FoundRoute::Route(route)) => Some(route).filter(|r| traits.within(r.allow).is_ok()),
         Ok(FoundRoute::Nothing | FoundRoute::OtherMethods(_)) | Err(_) => None,
     }
 }

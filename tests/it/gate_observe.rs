@@ -399,6 +399,78 @@ fn routes_narrow_it() {
     assert_eq!(upstream.only().one("x-api-key"), None, "stripped where nothing is observed");
 }
 
+/// A service that decodes once more, cuts at `;` or merges slashes takes these to `admin`, which is
+/// enforced; whatever else is wrong with the request.
+#[test]
+fn no_reading_of_an_observed_path_opens_an_enforced_rule() {
+    let upstream = Upstream::start();
+    let rules = r#"
+[[credentials]]
+source = "header"
+name = "x-api-key"
+prefixes = ["wa_"]
+[[credentials]]
+source = "bearer"
+prefixes = ["wa_"]
+[[routes]]
+id = "admin"
+path = "/v1/admin/*"
+permissions = ["manage"]
+[[routes]]
+id = "item"
+path = "/v1/{item}"
+[[routes]]
+id = "open"
+path = "/v1/open/*"
+access = "public"
+[[routes]]
+id = "vouched"
+path = "/v1/vouched/{name}"
+allow_encoded_slash = true
+"#;
+    for passage in ["", "credentials = \"strip\""] {
+        let observe = format!("[observe]\nroutes = [\"item\", \"open\", \"vouched\"]\n{passage}\n");
+        let gate = Gate::before(&upstream).rules(&format!("{rules}{observe}")).start();
+        for path in [
+            "/v1/admin%2fusers",
+            "/v1/%2fadmin%2fusers",
+            "/v1/admin%2F",
+            "/v1/admin;x",
+            "/v1/admin%252fusers",
+            "/v1/%2561dmin",
+            "/v1/%61dmin",
+            "/v1/open//../admin/a",
+            "/v1/open/%252e%252e/admin/a",
+            "/v1/open/..%2fadmin/a",
+            "/v1/open/a%2fb",
+            "/v1/open/..;/admin/a",
+            "/v1//admin",
+            "//v1/item",
+            "/v1/x/../admin/a",
+            "/v1/vouched/a;b",
+        ] {
+            for fields in [
+                String::new(),
+                format!("x-api-key: {READER}\r\n"),
+                // Other faults of the request, one of which outweighs that of the path.
+                "x_api_key: junk\r\n".to_owned(),
+                format!("x-api-key: {READER}\r\nx-api-key: {MANAGER}\r\n"),
+                format!("authorization: ApiKey {READER}\r\n"),
+            ] {
+                let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+                let answer = exchange(gate.address, &request);
+                assert_eq!(answer.status(), 400, "{passage} {path} {fields}");
+            }
+        }
+        assert!(upstream.take().is_empty(), "{passage}: one has reached the service");
+        for path in ["/v1/item", "/v1/vouched/a%2fb", "/v1/open/a"] {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+            assert_eq!(exchange(gate.address, request).status(), 200, "{passage} {path}");
+        }
+        assert_eq!(upstream.take().len(), 3);
+    }
+}
+
 /// What nobody may send on is refused, and reported.
 #[test]
 fn hard_refusals_stay_and_are_reported() {
