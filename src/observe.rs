@@ -29,7 +29,8 @@ pub enum HeadNotice {
     RequestId(Box<str>),
     /// A field with `_` in its name: removed where it is enforced.
     Underscore,
-    /// An upgrade that the rule does not allow: not passed on where it is enforced.
+    /// An upgrade that the rule does not allow: dropped where it is enforced, and unless it is to
+    /// `websocket` everywhere.
     Upgrade,
 }
 

@@ -471,6 +471,60 @@ allow_encoded_slash = true
     }
 }
 
+/// A tunnel to anything else could bring requests that nobody reads.
+#[test]
+fn only_websockets_upgrade_without_a_rule() {
+    let switching = Upstream::answering(|asked: &Message| match asked.one("upgrade") {
+        Some(protocol) => {
+            let mut steps = send(format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n"
+            ));
+            steps.push(Step::Echo);
+            steps
+        }
+        None => ok(),
+    });
+    let rules = "[[credentials]]\nsource = \"header\"\nname = \"x-api-key\"\n\
+                 [[routes]]\nid = \"v1\"\npath = \"/v1/*\"\n\
+                 [[routes]]\nid = \"own\"\npath = \"/own/*\"\nupgrade = [\"acme\"]\n[observe]\n";
+    let gate = Gate::before(&switching).rules(rules).start();
+    let status = |path: &str, protocol: &str| {
+        let mut client = Client::connect(gate.address);
+        client.send(format!(
+            "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n"
+        ));
+        client.response_head().status()
+    };
+    for protocol in [
+        "h2c",
+        "h2",
+        "tls",
+        "TLS/1.0",
+        "TLS/1.2",
+        "tls/1.3",
+        "HTTP/2.0",
+        "SPDY/3.1",
+        "connect-udp",
+        "connect-ip",
+        "foo/1",
+        "acme/1",
+        "websocket/13",
+        "websocket2",
+        "h2c, websocket",
+        "masque",
+    ] {
+        assert_eq!(status("/v1/a", protocol), 200, "{protocol}");
+        assert_eq!(switching.only().one("upgrade"), None, "{protocol}");
+    }
+    assert_eq!(status("/own/a", "acme"), 101, "its rule allows it");
+    gate.process.eventually("the row", || {
+        let rows = report(&gate);
+        let row = rows.iter().find(|row| row["reason"] == "upgrade");
+        row.is_some_and(|row| row["count"] == 16 && row["route"] == "v1")
+    });
+}
+
 /// What nobody may send on is refused, and reported.
 #[test]
 fn hard_refusals_stay_and_are_reported() {

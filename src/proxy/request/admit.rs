@@ -630,8 +630,8 @@ impl<'s> Admission<'s> {
         };
         let upgrade = upgrade_request::read(head, changes, &asked, settings)
             .filter(|_| !self.worker.upstream_is_http2());
-        if let Some(upgrade) = &upgrade
-            && !upgrade.is_of(route)
+        if facts::asks_upgrade(head, changes)
+            && !upgrade.as_ref().is_some_and(|upgrade| upgrade.is_of(route))
         {
             record.tell(HeadNotice::Upgrade);
         }

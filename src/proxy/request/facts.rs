@@ -515,6 +515,11 @@ pub(crate) fn preflight(head: &RequestHead) -> Option<Method> {
     Method::from_bytes(wanted).ok()
 }
 
+/// Whether the request asks for an upgrade, to whatever protocol.
+pub(crate) fn asks_upgrade(head: &RequestHead, changes: &HeadChanges) -> bool {
+    is_extended_connect(head) || (changes.upgrade && head.fields.has(header::UPGRADE))
+}
+
 /// The one protocol that `Upgrade` asks for, lower-case, when `Connection` says so too.
 pub(crate) fn read_upgrade<'r>(
     head: &'r RequestHead,

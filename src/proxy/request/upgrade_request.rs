@@ -49,12 +49,11 @@ pub(crate) fn read(
     let bodiless = !head.fields.has(header::TRANSFER_ENCODING)
         && head.fields.get(header::CONTENT_LENGTH).is_none_or(|v| v == b"0");
     let websocket = token == "websocket";
-    // Other HTTP in the tunnel would bring requests that nobody reads, and forged identity in them.
-    let may_pass = match conduct {
-        Conduct::Enforced => false,
-        Conduct::Observed => !matches!(&*token, "h2c" | "tls") && !token.starts_with("http/"),
-    };
-    if !(may_pass || route.upgrades.iter().any(|u| **u == *token))
+    let is_of_route = route.upgrades.iter().any(|u| **u == *token);
+    // Of the others nobody knows what the tunnel would bring: `h2c` and `TLS/1.2` bring requests that
+    // nobody reads, and forged identity in them.
+    let may_pass = is_of_route || (conduct == Conduct::Observed && websocket);
+    if !may_pass
         || !bodiless
         // A preflight comes without a key: it opens nothing but itself.
         || head.method == Method::OPTIONS
