@@ -10,6 +10,7 @@ pub mod files;
 pub mod keys;
 pub mod orgs;
 pub mod output;
+pub mod plans;
 pub mod progress;
 pub mod publish;
 pub mod registry;
@@ -53,12 +54,15 @@ enum Command {
     Demo(demo::Demo),
     /// Issue, change, list, import and export keys
     #[command(subcommand)]
-    Keys(keys::KeysCommand),
+    Keys(Box<keys::KeysCommand>),
     /// Limit organizations
     #[command(subcommand)]
     Orgs(orgs::Orgs),
     /// Write what changed since the published table as one small file
     Patch(tables::patch::MakePatch),
+    /// Name sets of limits that keys and orgs share
+    #[command(subcommand, alias = "plan")]
+    Plans(plans::Plans),
     /// Create or show the key that signs tables
     #[command(subcommand)]
     Signer(SignerCommand),
@@ -128,6 +132,7 @@ fn dispatch(command: Command, session: &mut Session) -> error::Result<()> {
         Command::Demo(demo) => demo.run(session),
         Command::Keys(keys) => keys.run(session),
         Command::Orgs(orgs) => orgs.run(session),
+        Command::Plans(plans) => plans.run(session),
         Command::Patch(patch) => patch.run(session),
         Command::Signer(SignerCommand::New { out, public_out }) => {
             signer::new(&out, public_out.as_deref(), &mut session.output)

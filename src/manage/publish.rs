@@ -250,8 +250,8 @@ fn refuse_inexpressible(plan: &Plan, change: &Change) -> Result<()> {
     for spec in edited.chain(change.added()).flat_map(RegistryEntry::specs) {
         unheld.key(&spec);
     }
-    let (was, is) = (&change.settings().orgs, &change.new_settings().orgs);
-    for (org, limits) in is {
+    let (was, is) = (change.settings().org_limits(), change.new_settings().org_limits());
+    for (org, limits) in &is {
         if was.get(org) != Some(limits) {
             unheld.org(org);
         }
@@ -293,8 +293,8 @@ pub fn begin(
     let settings = &registry.settings;
     builder.set_format(terms.format.unwrap_or(settings.publish.format));
     builder.formats(settings.prefixes.values().cloned());
-    let mut orgs = settings.orgs.iter();
-    let stated = orgs.try_for_each(|(org, limits)| builder.org_limits(org, limits));
+    let limits = settings.org_limits();
+    let stated = limits.iter().try_for_each(|(org, limits)| builder.org_limits(org, limits));
     stated.map_err(|e| Error::build(out, e))
 }
 
@@ -388,7 +388,7 @@ pub fn patch(
         }
     };
     draft.formats(registry.settings.prefixes.values().cloned());
-    draft.org_limits(&table, &registry.settings.orgs);
+    draft.org_limits(&table, &registry.settings.org_limits());
     if let Some(format) = terms.format {
         draft.set_format(format);
     }

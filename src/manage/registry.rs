@@ -10,6 +10,7 @@ pub mod audit;
 pub mod change;
 pub mod entry;
 pub mod jsonl;
+pub mod plans;
 #[cfg(test)]
 mod properties;
 pub mod published;
@@ -27,7 +28,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 
-use self::entry::RegistryEntry;
+use self::entry::{FieldFault, RegistryEntry};
+use self::jsonl::{JsonlContent, LineSelection};
 use self::published::{BuiltFile, MadeOf};
 use self::settings::RegistrySettings;
 use super::error::{Error, FileFault, Result};
@@ -110,7 +112,9 @@ impl Registry {
                     .map_err(|faults| Error::Faults { faults, hint: HINT })?;
                 (settings, 0)
             }
-            Form::JsonLines => jsonl::open(&file, &path)?,
+            Form::JsonLines => {
+                jsonl::open(JsonlContent { file: &file, path: &path, length: u64::MAX })?
+            }
         };
         Ok(Self { path, real, form, settings, file, length })
     }
@@ -130,16 +134,8 @@ impl Registry {
         faults: &mut Vec<FileFault>,
         each: &mut dyn FnMut(Located) -> Result<()>,
     ) -> Result<()> {
-        let each = &mut |mut located: Located| {
-            cut_prefix(&mut located.entry, &self.settings);
-            each(located)
-        };
         match self.form {
-            Form::JsonLines => {
-                let content =
-                    jsonl::JsonlContent { file: &self.file, path: &self.path, length: self.length };
-                jsonl::scan(content, jsonl::LineSelection { filter, from: 0 }, faults, each)
-            }
+            Form::JsonLines => self.scan_lines(&LineSelection { filter, from: 0 }, faults, each),
             Form::Toml => {
                 let mut pieces = self.pieces();
                 let mut first = true;
@@ -147,7 +143,17 @@ impl Registry {
                     if std::mem::take(&mut first) {
                         continue;
                     }
-                    match toml::parse(&piece, &self.path) {
+                    let parsed = toml::parse(&piece, &self.path).and_then(|mut entry| {
+                        cut_prefix(&mut entry, &self.settings);
+                        match entry.resolve_plan(&self.settings.plans) {
+                            Ok(()) => Ok(entry),
+                            Err(FieldFault { field, why }) => {
+                                let line = toml::line_of(&piece, field);
+                                Err(vec![FileFault::new(&self.path, line, field, why)])
+                            }
+                        }
+                    });
+                    match parsed {
                         Ok(entry) if filter.takes(&entry) => {
                             each(Located { entry, line: piece.line, serial: None })?;
                         }
@@ -158,6 +164,31 @@ impl Registry {
                 Ok(())
             }
         }
+    }
+
+    /// Keys of a `keys.jsonl`, with the limits of their plans.
+    fn scan_lines(
+        &self,
+        wanted: &LineSelection<'_>,
+        faults: &mut Vec<FileFault>,
+        each: &mut dyn FnMut(Located) -> Result<()>,
+    ) -> Result<()> {
+        let mut without_plan = Vec::new();
+        jsonl::scan(self.content(), *wanted, faults, &mut |mut located| {
+            cut_prefix(&mut located.entry, &self.settings);
+            if let Err(FieldFault { field, why }) = located.entry.resolve_plan(&self.settings.plans)
+            {
+                without_plan.push(FileFault::new(&self.path, located.line, field, why));
+                return Ok(());
+            }
+            each(located)
+        })?;
+        faults.append(&mut without_plan);
+        Ok(())
+    }
+
+    fn content(&self) -> JsonlContent<'_> {
+        JsonlContent { file: &self.file, path: &self.path, length: self.length }
     }
 
     /// The text of a `keys.toml` in pieces.
@@ -177,7 +208,7 @@ impl Registry {
 
     /// The keys that were written since `artefact` was made from this registry. `None`: the file does
     /// not tell, because what was there then has changed (a merge, an edit by hand, `keys compact`),
-    /// or because it is no `keys.jsonl`.
+    /// because a plan has, whose keys have no new lines, or because it is no `keys.jsonl`.
     pub fn changed_since(&self, artefact: &BuiltFile) -> Result<Option<Vec<RegistryEntry>>> {
         let Some(made_of) = artefact.made_of.filter(|made_of| made_of.bytes <= self.length) else {
             return Ok(None);
@@ -185,12 +216,18 @@ impl Registry {
         if self.form != Form::JsonLines || self.sha256_of(made_of.bytes)? != made_of.sha256 {
             return Ok(None);
         }
+        // A key that named a plan which is gone has a new line.
+        if !self.settings.plans.is_empty() {
+            let then = JsonlContent { length: made_of.bytes, ..self.content() };
+            let (settings, _) = jsonl::open(then)?;
+            if settings.plans != self.settings.plans {
+                return Ok(None);
+            }
+        }
         let mut changed = Vec::new();
         let mut faults = Vec::new();
-        let content =
-            jsonl::JsonlContent { file: &self.file, path: &self.path, length: self.length };
-        let newer = jsonl::LineSelection { filter: &Filter::default(), from: made_of.bytes };
-        jsonl::scan(content, newer, &mut faults, &mut |located| {
+        let newer = LineSelection { filter: &Filter::default(), from: made_of.bytes };
+        self.scan_lines(&newer, &mut faults, &mut |located| {
             changed.push(located.entry);
             Ok(())
         })?;

@@ -40,7 +40,9 @@ fn everything_new_goes_from_option_to_table() {
     room.ok(&["orgs", "limit", "acme", "burst=none"]);
     assert_eq!(
         room.json(&["orgs", "list"]),
-        json!([{ "org": "acme", "limits": { "monthly": "1000000/30days" }, "published": false }])
+        json!([{
+            "org": "acme", "plan": null, "limits": { "monthly": "1000000/30days" }, "published": false,
+        }])
     );
     room.ok(&BUILD);
     let keys = room.in_force("t.kgt", None);

@@ -7,6 +7,7 @@ mod demo;
 mod formats;
 mod imports;
 mod interleavings;
+mod plans;
 mod publishers;
 mod publishing;
 mod recipes;

@@ -106,6 +106,7 @@ impl Create {
             permissions: self.permissions.clone(),
             networks: self.networks.clone(),
             limits: LimitChange::apply(&self.limits, &LimitSet::default())?,
+            plan: None,
             created: Some(now),
             not_before: resolve("--not-before", self.not_before)?,
             expires: resolve("--expires", self.expires)?,
@@ -119,7 +120,7 @@ impl Create {
             replaces: None,
             note: self.note.as_str().into(),
         };
-        self.details.apply(&mut entry, now)?;
+        self.details.apply(&mut entry, change.settings(), now)?;
         if entry.expires.is_some_and(|at| at <= now) {
             return Err(Error::argument("--expires", "is in the past"));
         }

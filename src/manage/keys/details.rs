@@ -1,13 +1,19 @@
-//! Options of `keys create` and `keys edit` that both have: limits by policy, sunset, owner.
+//! Options of `keys create` and `keys edit` that both have: limits by policy, plan, sunset, owner.
 
 use super::super::error::{Error, Result};
-use super::super::registry::entry::{RegistryEntry, parse_limit};
+use super::super::registry::entry::{FieldFault, RegistryEntry, parse_limit};
+use super::super::registry::plans::{AppliedPlan, PlanName};
+use super::super::registry::settings::RegistrySettings;
 use super::super::registry::words::{parse_named_limit, parse_policy};
 use super::super::time::When;
 use crate::core::{Limit, LimitSet, Owner, PolicyName};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DetailArgs {
+    /// Plan of the registry whose limits the key has; those of `--limit` stand in their place; `none`
+    /// removes the plan
+    #[arg(long, value_name = "NAME", value_parser = PlanChange::parse)]
+    pub plan: Option<PlanChange>,
     /// When the key is due to go out of use: `90d`, an instant, or `never`. keygate tells its callers
     /// in the field `Sunset`; only `--expires` ends the key
     #[arg(long, value_name = "WHEN", value_parser = When::parse)]
@@ -23,6 +29,10 @@ pub struct DetailArgs {
     pub owner_role: Option<String>,
 }
 
+/// A value of `--plan`: `None` takes the plan away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanChange(pub Option<PlanName>);
+
 /// One value of `--limit`: the policy, and `None` to take its limit away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitChange {
@@ -33,7 +43,19 @@ pub struct LimitChange {
 // === impl DetailArgs ===
 
 impl DetailArgs {
-    pub fn apply(&self, entry: &mut RegistryEntry, now: u64) -> Result<()> {
+    pub fn apply(
+        &self,
+        entry: &mut RegistryEntry,
+        settings: &RegistrySettings,
+        now: u64,
+    ) -> Result<()> {
+        if let Some(PlanChange(plan)) = &self.plan {
+            entry.plan = plan.clone().map(AppliedPlan::unresolved);
+        }
+        entry.resolve_plan(&settings.plans).map_err(|FieldFault { field, why }| {
+            let option = if field == "plan" { "--plan" } else { "--limit" };
+            Error::argument(option, why)
+        })?;
         if let Some(when) = self.sunset {
             entry.sunset = when.resolve(now).map_err(|e| Error::argument("--sunset", e))?;
         }
@@ -59,6 +81,17 @@ impl DetailArgs {
         let owner = Owner::new(subject, email.unwrap_or_default(), role.unwrap_or_default());
         entry.owner = Some(owner.map_err(|e| Error::argument("--owner", e))?);
         Ok(())
+    }
+}
+
+// === impl PlanChange ===
+
+impl PlanChange {
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            name => PlanName::parse(name).map(|name| Self(Some(name))),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::super::publish::pending::{Publishing, UnpublishedKeys};
 use super::super::publish::{Outstanding, PublishArgs};
 use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::RegistryEntry;
+use super::super::registry::settings::RegistrySettings;
 use super::super::session::Session;
 use super::super::time::When;
 use super::create;
@@ -271,7 +272,7 @@ impl Edit {
         if located.entry.status == KeyStatus::Revoked {
             refuse_final(&located.entry)?;
         }
-        let new = self.apply(&located.entry, session.now())?;
+        let new = self.apply(&located.entry, change.settings(), session.now())?;
         if new == located.entry {
             session.output.note(&format!("{} is so already; nothing was changed", new.id));
             let unpublished = UnpublishedKeys::of(change.registry())?;
@@ -283,7 +284,12 @@ impl Edit {
         finish(&committed, |_| "changed", &self.publish, session)
     }
 
-    fn apply(&self, entry: &RegistryEntry, now: u64) -> Result<RegistryEntry> {
+    fn apply(
+        &self,
+        entry: &RegistryEntry,
+        settings: &RegistrySettings,
+        now: u64,
+    ) -> Result<RegistryEntry> {
         let mut new = entry.clone();
         if let Some(name) = &self.name {
             new.name = name.as_str().into();
@@ -319,7 +325,7 @@ impl Edit {
             return Err(Error::argument(option, "would end the key before it begins"));
         }
         new.limits = LimitChange::apply(&self.limits, &new.limits)?;
-        self.details.apply(&mut new, now)?;
+        self.details.apply(&mut new, settings, now)?;
         if let Some(OrNone(environment)) = self.environment {
             new.environment = environment;
         }

@@ -85,6 +85,12 @@ impl Export {
                 count(left as u64, "org")
             ));
         }
+        if !registry.settings.plans.is_empty() {
+            session.output.note(
+                "plans are not in it: a key that has one is written with the limits that the plan \
+                 gives it",
+            );
+        }
         Ok(())
     }
 
@@ -98,8 +104,8 @@ impl Export {
         }
         registry.scan(&filter, &mut |located| {
             let text = match self.format {
-                ExportFormat::Jsonl => self.json_line(&located.entry),
-                ExportFormat::Csv | ExportFormat::Toml => self.toml(&located.entry),
+                ExportFormat::Jsonl => self.json_line(&located.entry.without_plan()),
+                ExportFormat::Csv | ExportFormat::Toml => self.toml(&located.entry.without_plan()),
             };
             to.write_all(text.as_bytes()).map_err(failed)
         })?;
@@ -120,7 +126,7 @@ impl Export {
         let mut csv = csv::Writer::from_writer(to);
         csv.write_record(COLUMNS.iter().take(columns)).map_err(|e| failed(e.into()))?;
         registry.scan(filter, &mut |located| {
-            let cells = cells(&located.entry);
+            let cells = cells(&located.entry.without_plan());
             csv.write_record(cells.iter().take(columns)).map_err(|e| failed(e.into()))
         })?;
         csv.flush().map_err(failed)

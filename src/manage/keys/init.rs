@@ -132,6 +132,7 @@ impl Init {
             prefixes,
             default_prefix,
             publish,
+            plans: std::collections::BTreeMap::new(),
             orgs: std::collections::BTreeMap::new(),
             published: Vec::new(),
         })
@@ -252,11 +253,11 @@ pub fn template(settings: &RegistrySettings) -> String {
         let format = publish.format;
         text.push_str(&format!("format = {format} # every sidecar reads it; 1 for older ones\n"));
     }
-    if settings.published.is_empty() && settings.orgs.is_empty() {
+    if settings.published.is_empty() && settings.orgs.is_empty() && settings.plans.is_empty() {
         return text;
     }
-    let orgs = std::collections::BTreeMap::new();
-    let bare = RegistrySettings { published: Vec::new(), orgs, ..settings.clone() };
+    let (plans, orgs) = Default::default();
+    let bare = RegistrySettings { published: Vec::new(), plans, orgs, ..settings.clone() };
     settings.edit_toml(&text, &bare).unwrap_or(text)
 }
 

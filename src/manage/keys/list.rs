@@ -210,7 +210,7 @@ fn row(entry: &RegistryEntry, now: u64) -> [String; 14] {
         key,
         or_dash(&words.join(",")),
         or_dash(&networks.join(",")),
-        or_dash(&show_limits(&entry.limits).join(", ")),
+        or_dash(&limits_with_plan(entry)),
         entry.state(now).to_owned(),
         date(entry.created, "-"),
         date(entry.expires, "never"),
@@ -219,6 +219,15 @@ fn row(entry: &RegistryEntry, now: u64) -> [String; 14] {
         // Its successor, which the caller knows.
         "-".to_owned(),
     ]
+}
+
+/// The limits in force, behind the name of the plan that they are of.
+fn limits_with_plan(entry: &RegistryEntry) -> String {
+    let limits = show_limits(&entry.limits_in_force()).join(", ");
+    match &entry.plan {
+        Some(plan) => format!("{}: {limits}", plan.name),
+        None => limits,
+    }
 }
 
 // === impl Show ===
@@ -328,6 +337,7 @@ pub fn successors(registry: &Registry) -> Result<HashMap<KeyId, KeyId>> {
 
 /// A key as programs see it. No digest, no secret.
 pub fn to_json(entry: &RegistryEntry, now: u64) -> Value {
+    let limits = entry.limits_in_force();
     json!({
         "id": entry.id.to_string(),
         "name": entry.name,
@@ -341,8 +351,9 @@ pub fn to_json(entry: &RegistryEntry, now: u64) -> Value {
         "key_prefix": entry.key_prefix,
         "permissions": entry.permissions.iter().map(Permission::as_str).collect::<Vec<_>>(),
         "networks": entry.networks.iter().map(show_network).collect::<Vec<_>>(),
-        "limit": entry.limits.per_key().map(show_limit),
-        "limits": to_object(&entry.limits.without(PolicyName::PER_KEY)),
+        "plan": entry.plan.as_ref().map(|plan| plan.name.as_str()),
+        "limit": limits.per_key().map(show_limit),
+        "limits": to_object(&limits.without(PolicyName::PER_KEY)),
         "status": entry.status.as_str(),
         "state": entry.state(now),
         "created": entry.created.map(time::show),

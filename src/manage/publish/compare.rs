@@ -434,8 +434,8 @@ impl Standing {
 impl Ours<'_> {
     fn org_limits(&self) -> BTreeMap<OrgId, LimitSet> {
         match self {
-            Self::Changed(change) => change.new_settings().orgs.clone(),
-            Self::Registry(registry) => registry.settings.orgs.clone(),
+            Self::Changed(change) => change.new_settings().org_limits(),
+            Self::Registry(registry) => registry.settings.org_limits(),
             Self::File { keys, .. } | Self::Sources(keys) => {
                 let stated = keys.iter_org_limits();
                 let owned =

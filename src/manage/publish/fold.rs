@@ -76,9 +76,10 @@ pub fn fold(
     let keys = standing.compared(&Ours::Changed(change), known)?;
     for (org, limits) in standing.org_limits()? {
         // Nobody notes how an org was at the last publication: the slower of both holds.
-        let orgs = &mut change.settings_mut().orgs;
-        let met = orgs.get(&org).map_or_else(|| limits.clone(), |own| own.meet(&limits));
-        orgs.insert(org, met);
+        let settings = change.settings_mut();
+        let terms = settings.orgs.get(&org).cloned().unwrap_or_default();
+        let met = terms.in_force(&settings.plans).meet(&limits);
+        settings.orgs.insert(org, terms.with_limits(&met, &settings.plans));
     }
     let shared: HashSet<Digest> =
         keys.iter().flat_map(|key| &key.ours).map(|spec| spec.digest).collect();
@@ -328,6 +329,8 @@ fn of_specs(specs: &[KeySpec], there: Option<&RegistryEntry>) -> Option<Registry
             _ => grant.networks.iter().copied().collect(),
         },
         limits: grant.limits.clone(),
+        // A table knows no plans.
+        plan: None,
         sunset: grant.sunset,
         owner: current.owner.clone(),
         created: there.and_then(|there| there.created),

@@ -94,7 +94,7 @@ impl Met {
         entry.status = entry.status.max(grant.status);
         entry.not_before = entry.not_before.max(grant.not_before);
         entry.permissions = permissions(&entry.permissions, &grant.permissions);
-        entry.limits = entry.limits.meet(&grant.limits);
+        entry.set_limits_in_force(entry.limits_in_force().meet(&grant.limits));
         let sunset = earlier(entry.sunset, grant.sunset);
         if sunset != grant.sunset {
             self.open.insert("has another sunset there; the earlier one, of here, stays");

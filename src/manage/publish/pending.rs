@@ -167,11 +167,12 @@ impl UnpublishedOrgs {
                 Err(_) => return Ok(Self::Unknown),
             },
         };
-        let orgs: BTreeSet<&OrgId> = settings.orgs.keys().chain(published.keys()).collect();
+        let stated = settings.org_limits();
+        let orgs: BTreeSet<&OrgId> = stated.keys().chain(published.keys()).collect();
         let in_force = |org: &OrgId| published.get(org).cloned().unwrap_or_default();
         let differ = |org: &OrgId| {
-            let stated = settings.orgs.get(org);
-            stated.map_or(!in_force(org).is_empty(), |stated| *stated != in_force(org))
+            let own = stated.get(org);
+            own.map_or(!in_force(org).is_empty(), |own| *own != in_force(org))
         };
         let differing = orgs.into_iter().filter(|org| differ(org));
         Ok(Self::Orgs(differing.map(|org| (org.clone(), in_force(org))).collect()))

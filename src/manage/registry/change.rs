@@ -304,7 +304,11 @@ impl Change {
             lines.push_str(&jsonl::print_settings(&self.settings));
         }
         for (old, new) in &self.edited {
-            lines.push_str(&jsonl::print(new, serial, old.serial));
+            let line = jsonl::print(new, serial, old.serial);
+            // A key whose plan alone has changed is written as it was.
+            if line != jsonl::print(&old.entry, serial, old.serial) {
+                lines.push_str(&line);
+            }
         }
         for entry in &self.added {
             lines.push_str(&jsonl::print(entry, serial, None));

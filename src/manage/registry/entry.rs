@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::super::time;
+use super::plans::{AppliedPlan, PlanName, overridden, own_part};
 use super::raw_limits::{parse_limits, raw_limit, raw_limits};
 use super::words::taken;
 pub use super::words::{
@@ -34,7 +35,9 @@ pub struct RegistryEntry {
     pub environment: Option<Environment>,
     pub permissions: Vec<Permission>,
     pub networks: Vec<IpNet>,
+    /// Its own, by policy; they stand in place of those of its plan.
     pub limits: LimitSet,
+    pub plan: Option<AppliedPlan>,
     /// Unix seconds, as all times here.
     pub created: Option<u64>,
     pub not_before: Option<u64>,
@@ -81,6 +84,8 @@ pub struct RawEntry<'a> {
     pub environment: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Cow<'a, str>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Cow<'a, str>>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Cow<'a, str>>,
     /// By policy; `limit` is that of `per-key`.
@@ -213,6 +218,9 @@ impl RawEntry<'_> {
                 taken("owner", Owner::new(subject, email, role), faults)
             }),
             limits: parse_limits(self.limit.as_deref(), &self.limits, faults),
+            plan: self.plan.as_ref().and_then(|name| {
+                taken("plan", PlanName::parse(name), faults).map(AppliedPlan::unresolved)
+            }),
             replaces: self
                 .replaces
                 .as_ref()
@@ -247,6 +255,7 @@ impl RegistryEntry {
             permissions: self.permissions.iter().map(|p| p.as_str().into()).collect(),
             environment: self.environment.map(|e| e.as_str().into()),
             networks: self.networks.iter().map(|n| show_network(n).into()).collect(),
+            plan: self.plan.as_ref().map(|plan| plan.name.as_str().into()),
             limit: raw_limit(&self.limits).map(Into::into),
             limits: raw_limits(&self.limits),
             status: (self.status != KeyStatus::Active).then(|| self.status.as_str().into()),
@@ -275,12 +284,52 @@ impl RegistryEntry {
         }
     }
 
+    /// Its limits with those of its plan: what a table states.
+    pub fn limits_in_force(&self) -> LimitSet {
+        match &self.plan {
+            Some(plan) => overridden(&plan.limits, &self.limits),
+            None => self.limits.clone(),
+        }
+    }
+
+    /// Gives it just these limits. The plan goes if it limits a policy that `limits` does not.
+    pub fn set_limits_in_force(&mut self, limits: LimitSet) {
+        let own = self.plan.as_ref().map(|plan| own_part(&plan.limits, &self.limits, &limits));
+        match own {
+            Some(Some(own)) => self.limits = own,
+            Some(None) | None => {
+                self.limits = limits;
+                self.plan = None;
+            }
+        }
+    }
+
+    /// The same key with the limits of its plan as its own: for whoever does not know the plan.
+    #[must_use]
+    pub fn without_plan(&self) -> Self {
+        Self { limits: self.limits_in_force(), plan: None, ..self.clone() }
+    }
+
+    /// Takes the limits of its plan from `plans`.
+    pub fn resolve_plan(&mut self, plans: &BTreeMap<PlanName, LimitSet>) -> Result<(), FieldFault> {
+        let Some(plan) = &mut self.plan else { return Ok(()) };
+        *plan = AppliedPlan::of(&plan.name, plans).map_err(|why| FieldFault::new("plan", why))?;
+        match self.limits_in_force().len() > LimitSet::MOST {
+            true => {
+                let why = format!("at most {} limits, with those of its plan", LimitSet::MOST);
+                Err(FieldFault::new("limits", why))
+            }
+            false => Ok(()),
+        }
+    }
+
     pub fn kind(&self) -> KeyKind {
         if self.public_id.is_some() { KeyKind::Pair } else { KeyKind::Single }
     }
 
     /// What a table is built from: one record per secret.
     pub fn specs(&self) -> impl Iterator<Item = KeySpec> {
+        let limits = self.limits_in_force();
         let spec = |digest, expires| KeySpec {
             id: self.id,
             org: self.org.clone(),
@@ -295,7 +344,7 @@ impl RegistryEntry {
                 not_before: self.not_before,
                 permissions: PermissionSet::new(self.permissions.iter().cloned()),
                 networks: NetworkSet::new(self.networks.iter().copied()),
-                limits: self.limits.clone(),
+                limits: limits.clone(),
                 sunset: self.sunset,
             },
             owner: self.owner.clone(),
@@ -384,6 +433,7 @@ pub mod tests {
                 crate::core::PolicyName::parse("search").unwrap(),
                 parse_limit("2/s").unwrap(),
             ),
+            plan: Some(AppliedPlan::unresolved(PlanName::parse("gold").unwrap())),
             created: Some(1_795_230_000),
             not_before: Some(1_795_230_001),
             expires: Some(1_795_240_000),

@@ -118,8 +118,9 @@ impl<R: BufRead> LineReader<R> {
 }
 
 /// The newest settings, the serial of the last change, and how many bytes are complete.
-pub fn open(file: &Arc<File>, path: &Path) -> Result<(RegistrySettings, u64)> {
-    let mut lines = LineReader::new(reader(file));
+pub fn open(content: JsonlContent<'_>) -> Result<(RegistrySettings, u64)> {
+    let path = content.path;
+    let mut lines = LineReader::new(reader(content.file).take(content.length));
     let mut settings: Option<(u64, Vec<u8>)> = None;
     // Not always that of the last line: a merge puts one branch's lines behind the other's.
     let mut newest = 0;

@@ -5,6 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::entry::{Previous, RawEntry, RegistryEntry, parse_limit};
+use super::plans::{AppliedPlan, PlanName};
 use super::toml::{self, Piece};
 use crate::core::{
     Digest, Environment, KeyId, KeyStatus, Limit, LimitSet, OrgId, Owner, Permission, PolicyName,
@@ -39,8 +40,9 @@ fn entries() -> impl Strategy<Value = RegistryEntry> {
     let more = (
         prop::collection::vec(("[a-z0-9_-]{1,10}", limit), 0..4),
         prop::option::of(prop::array::uniform3("[^\\p{C}]{0,20}")),
+        prop::option::of("[a-z0-9_-]{5,10}"),
     );
-    (words, facts, more).prop_map(|(words, facts, (limits, owner))| {
+    (words, facts, more).prop_map(|(words, facts, (limits, owner, plan))| {
         let (id, org, name, permissions, public_id, key_prefix, note) = words;
         let (status, environment, networks, limit, times, digest, previous) = facts;
         let network = |(address, length): (u32, u8)| {
@@ -62,6 +64,7 @@ fn entries() -> impl Strategy<Value = RegistryEntry> {
             limits: limits.into_iter().fold(LimitSet::of_key(limit), |set, (name, limit)| {
                 set.with(PolicyName::parse(&name).unwrap(), limit)
             }),
+            plan: plan.map(|name| AppliedPlan::unresolved(PlanName::parse(&name).unwrap())),
             sunset: times[3],
             owner: owner
                 .and_then(|[subject, email, role]| Owner::new(&subject, &email, &role).ok()),

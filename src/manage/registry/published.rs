@@ -328,6 +328,8 @@ pub fn note(registry: &Path, serial: u64, was: &[&RegistryEntry], new: &[KeyId])
         }
     }
     for entry in was {
+        // With the limits that it had: its plan may say others by the time that this is read.
+        let entry = entry.without_plan();
         add_line(&mut text, &NotedLine { serial, was: Some(entry.raw()), new: Vec::new() });
     }
     if !new.is_empty() {

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value};
+use toml_edit::{DocumentMut, Item, Value};
 
+use super::plans::{
+    OrgTerms, PlanName, RawOrg, RawPlan, edit_orgs, edit_plans, limits_of_orgs, parse_orgs,
+    parse_plans, raw_orgs, raw_plans,
+};
 use super::published::BuiltFile;
-use super::raw_limits::parse_limits;
 use super::toml::{Piece, syntax_fault};
-use super::words::{FieldFault, show_limit};
 use crate::core::format::KeyFormat;
 use crate::core::{LimitSet, OrgId};
 use crate::manage::error::FileFault;
@@ -30,8 +32,11 @@ pub struct RegistrySettings {
     pub prefixes: BTreeMap<String, KeyFormat>,
     pub default_prefix: Option<String>,
     pub publish: Publish,
-    /// Limits of orgs by policy; orgs without any are not here.
-    pub orgs: BTreeMap<OrgId, LimitSet>,
+    /// Sets of limits that keys and orgs name.
+    pub plans: BTreeMap<PlanName, LimitSet>,
+    /// Orgs that have limits or a plan, as the registry says them: [`RegistrySettings::org_limits`]
+    /// are those in force.
+    pub orgs: BTreeMap<OrgId, OrgTerms>,
     /// The last tables and patches that were made from this registry, the newest last.
     pub published: Vec<BuiltFile>,
 }
@@ -74,18 +79,12 @@ pub struct RawSettings {
     #[serde(default, skip_serializing_if = "RawPublish::is_empty")]
     pub publish: RawPublish,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<RawPlan>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub org: Vec<RawOrg>,
     /// What keygatectl writes down of its publications.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<String>,
-}
-
-/// What a registry says of an org.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct RawOrg {
-    pub id: String,
-    pub limits: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -179,7 +178,8 @@ impl RegistrySettings {
                 TableFormat::default()
             }
         };
-        let orgs = parse_orgs(&raw.org, |why| fault(line_of("[org]"), "org", why));
+        let plans = parse_plans(&raw.plan, |why| fault(line_of("[plan]"), "plan", why));
+        let orgs = parse_orgs(&raw.org, &plans, |why| fault(line_of("[org]"), "org", why));
         let publish = Publish {
             signer: raw.publish.signer,
             table: raw.publish.table,
@@ -218,6 +218,7 @@ impl RegistrySettings {
             prefixes: raw.prefixes,
             default_prefix: raw.default_prefix,
             publish,
+            plans,
             orgs,
             published: known.into_iter().flatten().collect(),
         })
@@ -242,9 +243,15 @@ impl RegistrySettings {
                 format: (publish.format != TableFormat::default())
                     .then_some(publish.format.number()),
             },
-            org: self.orgs.iter().map(|(org, limits)| RawOrg::of(org, limits)).collect(),
+            plan: raw_plans(&self.plans),
+            org: raw_orgs(&self.orgs),
             published: self.published.iter().map(BuiltFile::show).collect(),
         }
+    }
+
+    /// Limits in force of every org that has any, with those of its plan.
+    pub fn org_limits(&self) -> BTreeMap<OrgId, LimitSet> {
+        limits_of_orgs(&self.orgs, &self.plans)
     }
 
     /// The form that a new secret takes: the named prefix, the default, the only one, or ours.
@@ -257,8 +264,8 @@ impl RegistrySettings {
         self.prefixes.get_key_value(name).map(|(name, format)| (name.as_str(), format))
     }
 
-    /// The text with what differs from `old` changed: the serial, what was published, limits of
-    /// orgs, and which prefixes are checksummed. Everything else of it is for people to edit.
+    /// The text with what differs from `old` changed: the serial, what was published, plans,
+    /// limits of orgs, and which prefixes are checksummed. Everything else of it is for people to edit.
     pub fn edit_toml(&self, text: &str, old: &Self) -> Option<String> {
         let mut document: DocumentMut = text.parse().ok()?;
         if self.serial != old.serial {
@@ -280,8 +287,11 @@ impl RegistrySettings {
                 }
             }
         }
+        if self.plans != old.plans {
+            edit_plans(&mut document, &self.plans, &old.plans)?;
+        }
         if self.orgs != old.orgs {
-            self.edit_orgs(&mut document, old)?;
+            edit_orgs(&mut document, &self.orgs, &old.orgs)?;
         }
         for (name, format) in &self.prefixes {
             if old.prefixes.get(name) != Some(format) {
@@ -294,76 +304,6 @@ impl RegistrySettings {
         }
         Some(document.to_string())
     }
-}
-
-impl RegistrySettings {
-    /// Sections `[[org]]` of orgs that have other limits now; the others stay as they are written.
-    fn edit_orgs(&self, document: &mut DocumentMut, old: &Self) -> Option<()> {
-        let of = |org: &Table| OrgId::parse(org.get("id")?.as_str()?).ok();
-        let orgs = document.entry("org").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
-        let orgs = orgs.as_array_of_tables_mut()?;
-        orgs.retain(|org| of(org).is_none_or(|org| self.orgs.contains_key(&org)));
-        for (org, limits) in &self.orgs {
-            if old.orgs.get(org) == Some(limits) {
-                continue;
-            }
-            let mut value = InlineTable::new();
-            for (policy, limit) in RawOrg::of(org, limits).limits {
-                value.insert(&policy, limit.into());
-            }
-            let at = orgs.iter().position(|table| of(table).as_ref() == Some(org));
-            match at.and_then(|at| orgs.get_mut(at)) {
-                Some(table) => {
-                    table.insert("limits", toml_edit::value(value));
-                }
-                None => {
-                    let mut table = Table::new();
-                    table.insert("id", toml_edit::value(org.as_str()));
-                    table.insert("limits", toml_edit::value(value));
-                    table.decor_mut().set_prefix("\n");
-                    orgs.push(table);
-                }
-            }
-        }
-        if orgs.is_empty() {
-            document.remove("org");
-        }
-        Some(())
-    }
-}
-
-// === impl RawOrg ===
-
-impl RawOrg {
-    fn of(org: &OrgId, limits: &LimitSet) -> Self {
-        let limits = limits.iter().map(|n| (n.policy.as_str().to_owned(), show_limit(n.limit)));
-        Self { id: org.as_str().to_owned(), limits: limits.collect() }
-    }
-}
-
-fn parse_orgs(raw: &[RawOrg], mut fault: impl FnMut(String)) -> BTreeMap<OrgId, LimitSet> {
-    let mut orgs = BTreeMap::new();
-    for RawOrg { id, limits } in raw {
-        let org = match OrgId::parse(id) {
-            Ok(org) => org,
-            Err(e) => {
-                fault(format!("an id {e}"));
-                continue;
-            }
-        };
-        let mut faults = Vec::new();
-        let limits = parse_limits(None, limits, &mut faults);
-        for FieldFault { why, .. } in faults {
-            fault(format!("limits of {id}: {why}"));
-        }
-        if limits.is_empty() {
-            fault(format!("{id} has no limits; leave its section out"));
-        }
-        if orgs.insert(org, limits).is_some() {
-            fault(format!("{id} stands twice"));
-        }
-    }
-    orgs
 }
 
 /// Replaces a value and keeps the spaces and the comment around it.
@@ -426,9 +366,10 @@ mod tests {
         let limits =
             |text: &str| LimitSet::new([super::super::words::parse_named_limit(text).unwrap()]);
         let org = |text| OrgId::parse(text).unwrap();
-        assert_eq!(old.orgs[&org("acme")], limits("monthly=9000/30d"));
+        assert_eq!(old.org_limits()[&org("acme")], limits("monthly=9000/30d"));
         let mut new = old.clone();
-        new.orgs.insert(org("b.c"), limits("monthly=1/d"));
+        let terms = OrgTerms { limits: limits("monthly=1/d"), plan: None };
+        new.orgs.insert(org("b.c"), terms);
         let added = new.edit_toml(&text, &old).unwrap();
         assert!(added.starts_with(text.trim_end()), "{added}");
         assert_eq!(read(&added).unwrap().orgs, new.orgs, "{added}");
@@ -449,6 +390,42 @@ mod tests {
             ("9000/30d", "x", "keys.toml:20: org: limits of acme: must look like"),
             ("monthly", "Monthly", "keys.toml:20: org: limits of acme: must be 1 to 64"),
             ("format = 2", "format = 3", "keys.toml:17: publish.format: this keygatectl"),
+        ];
+        for (from, to, want) in cases {
+            let faults = read(&text.replace(from, to)).unwrap_err();
+            assert!(faults[0].to_string().contains(want), "{}", faults[0]);
+        }
+    }
+
+    #[test]
+    fn plans_are_read_edited_and_turned_to_json() {
+        let text = format!(
+            "{TEXT}\n# sold\n[[plan]]\nname = \"gold\" # dear\nlimit = \"600/min\"\n\
+             limits = {{ search = \"2/s\" }}\n\n[[org]]\nid = \"acme\"\nplan = \"gold\"\n"
+        );
+        let limits = |texts: &[&str]| {
+            let named = texts.iter().map(|t| super::super::words::parse_named_limit(t).unwrap());
+            LimitSet::new(named)
+        };
+        let name = |text| PlanName::parse(text).unwrap();
+        let (old, acme) = (read(&text).unwrap(), OrgId::parse("acme").unwrap());
+        assert_eq!(old.plans[&name("gold")], limits(&["600/min", "search=2/s"]));
+        assert_eq!(old.org_limits()[&acme], old.plans[&name("gold")]);
+        assert_eq!(old.edit_toml(&text, &old).unwrap(), text);
+        let mut new = old.clone();
+        new.plans.insert(name("gold"), limits(&["700/min"]));
+        new.plans.insert(name("free"), limits(&["1/s"]));
+        let edited = new.edit_toml(&text, &old).unwrap();
+        assert!(edited.contains("# sold\n[[plan]]\nname = \"gold\" # dear\n"), "{edited}");
+        assert_eq!(read(&edited).unwrap().plans, new.plans, "{edited}");
+        assert_eq!(read(&edited).unwrap().org_limits()[&acme], limits(&["700/min"]), "{edited}");
+        let json = serde_json::to_string(&new.raw()).unwrap();
+        let raw = serde_json::from_str(&json).unwrap();
+        let again = RegistrySettings::from_raw(raw, Path::new("k"), &|_| 1).unwrap();
+        assert_eq!((again.plans, again.orgs), (new.plans, new.orgs));
+        let cases = [
+            ("600/min", "x", "keys.toml:19: plan: limits of gold: must look like"),
+            ("plan = \"gold\"", "plan = \"gild\"", "keys.toml:24: org: acme: no plan `gild`"),
         ];
         for (from, to, want) in cases {
             let faults = read(&text.replace(from, to)).unwrap_err();

@@ -130,7 +130,7 @@ pub fn syntax_fault(e: &toml::de::Error, piece: &Piece, path: &Path, top: &str) 
 const KEY_PREFIX: &str = "key_prefix";
 const FORMER_KEY_PREFIX: &str = "start";
 
-fn line_of(piece: &Piece, field: &str) -> u64 {
+pub fn line_of(piece: &Piece, field: &str) -> u64 {
     let name = field.split('.').next().unwrap_or(field);
     let at = piece.text.lines().position(|line| {
         let line = line.trim_start();
@@ -220,6 +220,9 @@ fn fields(entry: &RegistryEntry) -> Vec<(&'static str, Value)> {
     }
     if !raw.networks.is_empty() {
         fields.push(("networks", list(&raw.networks)));
+    }
+    if let Some(plan) = &raw.plan {
+        fields.push(("plan", plan.as_ref().into()));
     }
     if let Some(limit) = &raw.limit {
         fields.push(("limit", limit.as_ref().into()));

@@ -1,5 +1,6 @@
 //! `keygatectl table build`: a table of the registry, or of other sources, within a bound of memory.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use super::super::publish::target::{Destination, PublishOrigin, Published};
 use super::super::publish::terms::{MEMORY, SigningArgs, Spill, Terms};
 use super::super::publish::{self, fold};
 use super::super::registry::change::{Change, Check, check_serial};
-use super::super::registry::entry::{FieldFault, RawEntry};
+use super::super::registry::entry::{FieldFault, RawEntry, RegistryEntry};
 use super::super::registry::settings::is_audience;
 use super::super::registry::{Filter, Form, Registry, jsonl};
 use super::super::session::Session;
@@ -298,7 +299,7 @@ fn read_source(
                     let why = "is plaintext; `keygatectl keys import` hashes it on the way";
                     return Err(Error::fault(FileFault::new(path, line, "secret", why), ""));
                 }
-                match candidate.raw.parse() {
+                match without_registry(&candidate.raw) {
                     Ok(entry) => entry.specs().try_for_each(|spec| push(&spec)),
                     Err(new) => {
                         let place =
@@ -316,7 +317,7 @@ fn read_source(
         });
     }
     if Form::of(path) == Form::JsonLines && !jsonl::is_registry(path)? {
-        return jsonl::plain(path, faults, &mut |raw: RawEntry<'_>| match raw.parse() {
+        return jsonl::plain(path, faults, &mut |raw: RawEntry<'_>| match without_registry(&raw) {
             Ok(entry) => entry.specs().try_for_each(|spec| push(&spec)).map(|()| Vec::new()),
             Err(faults) => Ok(faults),
         });
@@ -325,6 +326,13 @@ fn read_source(
     registry.scan_with(&Filter::default(), faults, &mut |located| {
         located.entry.specs().try_for_each(|spec| push(&spec))
     })
+}
+
+/// A key of a file that is no registry, and so has no plans.
+fn without_registry(raw: &RawEntry<'_>) -> std::result::Result<RegistryEntry, Vec<FieldFault>> {
+    let mut entry = raw.parse()?;
+    entry.resolve_plan(&BTreeMap::new()).map_err(|fault| vec![fault])?;
+    Ok(entry)
 }
 
 /// `1` or `2`.

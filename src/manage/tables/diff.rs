@@ -272,7 +272,7 @@ impl DiffSide {
     /// Limits of orgs, without the orgs that have none.
     fn orgs(&self) -> BTreeMap<OrgId, LimitSet> {
         match self {
-            Self::Registry(registry) => registry.settings.orgs.clone(),
+            Self::Registry(registry) => registry.settings.org_limits(),
             Self::Table(set) => {
                 let stated = set.iter_org_limits();
                 let owned =

@@ -46,6 +46,7 @@ fn settings() -> RegistrySettings {
         prefixes: [("wa".to_owned(), KeyFormat::standard("wa_"))].into(),
         default_prefix: None,
         publish: Default::default(),
+        plans: std::collections::BTreeMap::new(),
         orgs: std::collections::BTreeMap::new(),
         published: Vec::new(),
     }

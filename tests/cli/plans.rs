@@ -1,0 +1,234 @@
+//! Plans: sets of limits that keys and orgs share, in both forms of a registry.
+
+use serde_json::json;
+
+use crate::support::{Room, holder};
+
+/// Both forms of a registry with its plan `gold`, which publish nothing by themselves.
+fn rooms() -> [(Room, &'static str); 2] {
+    ["keys.toml", "keys.jsonl"].map(|registry| {
+        let room = Room::with_registry();
+        if registry == "keys.jsonl" {
+            room.ok(&["-r", registry, "keys", "init", "--copy", "keys.toml"]);
+            std::fs::remove_file(room.path("keys.toml")).unwrap();
+        }
+        room.ok(&["plans", "set", "gold", "600/min", "search=2/s"]);
+        (room, registry)
+    })
+}
+
+const TABLE: [&str; 6] = ["table", "build", "--out", "t.kgt", "--signer", "signer.pem"];
+const PATCH: [&str; 7] = ["patch", "--base", "t.kgt", "--out", "t.kgp", "--signer", "signer.pem"];
+
+/// The limits of a key as a sidecar has them.
+fn limits(room: &Room, patch: Option<&str>, secret: &str) -> Vec<String> {
+    let keys = room.in_force("t.kgt", patch);
+    let limits = &holder(&keys, secret).unwrap().grant.limits;
+    limits.iter().map(|named| format!("{}={}", named.policy.as_str(), named.limit)).collect()
+}
+
+#[test]
+fn a_plan_goes_to_the_table_and_a_change_of_it_into_the_patch() {
+    for (room, registry) in rooms() {
+        let plain = room.create(&["--plan", "gold", "--name", "plain"]);
+        let own = room.create(&["--plan", "gold", "--limit", "search=9/s", "--limit", "daily=5/d"]);
+        let other = room.create(&["--limit", "1/s"]);
+        room.ok(&TABLE);
+        assert_eq!(limits(&room, None, &plain.secret), ["per-key=600/min", "search=2/s"]);
+        let overridden = ["daily=5/d", "per-key=600/min", "search=9/s"];
+        assert_eq!(limits(&room, None, &own.secret), overridden, "{registry}");
+        let shown = room.json(&["keys", "show", "plain"]);
+        assert_eq!((&shown["plan"], &shown["limit"]), (&json!("gold"), &json!("600/min")));
+        assert_eq!(
+            (&shown["limits"], &shown["published"]),
+            (&json!({"search": "2/s"}), &json!(true))
+        );
+        assert!(room.ok(&["keys", "list"]).contains("gold: 600/min, search=2/s"));
+
+        // No line of a key changes; the keys are other than published all the same.
+        let before = room.read(registry);
+        let told = room.ok(&["plan", "set", "gold", "700/min", "search=none", "burst=50/s"]);
+        assert!(told.contains("gold: 700/min, burst=50/s; 2 keys and 0 orgs; serial 6"), "{told}");
+        if registry == "keys.jsonl" {
+            assert_eq!(room.read(registry).lines().count(), before.lines().count() + 1);
+        }
+        for (key, published) in [(&plain, false), (&own, false), (&other, true)] {
+            assert_eq!(room.json(&["keys", "show", &key.id])["published"], json!(published));
+        }
+        let differing = room.ok(&["table", "diff", "t.kgt", registry]);
+        assert!(differing.contains(&plain.id) && !differing.contains(&other.id), "{differing}");
+        room.ok(&PATCH);
+        let patch = Some("t.kgp");
+        assert_eq!(limits(&room, patch, &plain.secret), ["burst=50/s", "per-key=700/min"]);
+        let overridden = ["burst=50/s", "daily=5/d", "per-key=700/min", "search=9/s"];
+        assert_eq!(limits(&room, patch, &own.secret), overridden);
+        assert_eq!(limits(&room, patch, &other.secret), ["per-key=1/s"]);
+
+        // A patch is made over the table, whatever was in the patch before.
+        room.ok(&["keys", "edit", &other.id, "--limit", "2/s"]);
+        room.ok(&PATCH);
+        assert_eq!(limits(&room, patch, &plain.secret), ["burst=50/s", "per-key=700/min"]);
+        assert_eq!(limits(&room, patch, &other.secret), ["per-key=2/s"]);
+        room.ok(&TABLE);
+        assert_eq!(limits(&room, None, &plain.secret), ["burst=50/s", "per-key=700/min"]);
+        room.ok(&["keys", "edit", "plain", "--plan", "none"]);
+        room.ok(&PATCH);
+        assert!(limits(&room, patch, &plain.secret).is_empty(), "{registry}");
+        room.ok(&["keys", "check"]);
+        let audit = room.read("keys.audit.jsonl");
+        assert!(
+            audit.contains(r#""action":"plans set""#) && audit.contains(r#""keys":2"#),
+            "{audit}"
+        );
+    }
+}
+
+#[test]
+fn a_plan_of_an_org_is_published_and_its_change_too() {
+    for (room, registry) in rooms() {
+        room.create(&[]);
+        room.ok(&["plans", "set", "big", "monthly=100/30d", "daily=9/d"]);
+        room.ok(&["orgs", "limit", "acme", "--plan", "big", "daily=5/d"]);
+        room.ok(&TABLE);
+        let of = |patch, policy| {
+            let keys = room.in_force("t.kgt", patch);
+            keys.org_limits("acme").get(policy).map(|limit| limit.count())
+        };
+        assert_eq!((of(None, "monthly"), of(None, "daily")), (Some(100), Some(5)));
+        let list = room.json(&["orgs", "list"]);
+        assert_eq!((&list[0]["plan"], &list[0]["published"]), (&json!("big"), &json!(true)));
+        room.ok(&["plans", "set", "big", "monthly=200/30d"]);
+        assert_eq!(room.json(&["orgs", "list"])[0]["published"], json!(false), "{registry}");
+        room.ok(&PATCH);
+        assert_eq!(of(Some("t.kgp"), "monthly"), Some(200));
+        assert_eq!(
+            room.json(&["plans", "list"]),
+            json!([
+                { "name": "big", "limits": { "daily": "9/d", "monthly": "200/30days" },
+                  "keys": 0, "orgs": 1 },
+                { "name": "gold", "limits": { "per-key": "600/min", "search": "2/s" },
+                  "keys": 0, "orgs": 0 },
+            ])
+        );
+        let told = room.fails(64, &["plans", "remove", "big"]);
+        assert!(told.contains("`big` is the plan of 0 keys and 1 org"), "{told}");
+        room.ok(&["orgs", "limit", "acme", "--plan", "none"]);
+        room.ok(&["plans", "remove", "big"]);
+        assert_eq!(room.json(&["orgs", "list"])[0]["limits"], json!({ "daily": "5/d" }));
+    }
+}
+
+#[test]
+fn a_plan_that_is_not_there_is_a_fault_with_its_line() {
+    for (room, registry) in rooms() {
+        let told = room.fails(64, &["keys", "create", "--org", "acme", "--plan", "gild"]);
+        assert!(told.contains("--plan: no plan `gild`: the registry has gold"), "{told}");
+        let told = room.fails(64, &["orgs", "limit", "acme", "--plan", "gild"]);
+        assert!(told.contains("--plan: no plan `gild`: the registry has gold"), "{told}");
+        room.create(&["--plan", "gold"]);
+        let told = room.fails(64, &["plans", "remove", "gold"]);
+        assert!(told.contains("`gold` is the plan of 1 key and 0 orgs"), "{told}");
+        assert!(told.contains("hint: `keygatectl keys edit KEY --plan none`"), "{told}");
+        let told = room.fails(64, &["plans", "set", "gold", "none", "search=none"]);
+        assert!(told.contains("would leave gold without a limit"), "{told}");
+
+        // Taken out by hand.
+        let text = room.read(registry);
+        let (text, line) = match registry {
+            "keys.toml" => {
+                let text = text.replace("plan = \"gold\"", "plan = \"gild\"");
+                let line = text.lines().position(|line| line.starts_with("plan =")).unwrap() + 1;
+                (text, line)
+            }
+            _ => {
+                let text = text.replace("\"plan\":\"gold\"", "\"plan\":\"gild\"");
+                (text.clone(), text.lines().position(|l| l.contains("gild")).unwrap() + 1)
+            }
+        };
+        room.write(registry, text);
+        let want = format!("{registry}:{line}: plan: no plan `gild`: the registry has gold");
+        for command in [&["keys", "check"][..], &TABLE, &["keys", "list"]] {
+            let told = room.fails(65, command);
+            assert!(told.contains(&want), "{told}");
+        }
+    }
+}
+
+#[test]
+fn what_somebody_else_has_published_is_met_without_their_plan() {
+    for (room, registry) in rooms() {
+        let key = room.create(&["--plan", "gold"]);
+        room.ok(&TABLE);
+        let other = registry.replace("keys", "other");
+        std::fs::copy(room.path(registry), room.path(&other)).unwrap();
+        let there = |arguments: &[&str]| {
+            let publish = ["--publish", "t.kgt", "--signer", "signer.pem"];
+            room.ok(&[&["-r", other.as_str()], arguments, &publish[..]].concat());
+        };
+        there(&["plans", "set", "gold", "5/min", "search=3/s"]);
+        let told = room.fails(77, &[&TABLE[..], &["--serial", "90"]].concat());
+        assert!(told.contains("has the limit 5/min there"), "{told}");
+        room.ok(&["keys", "fold", "t.kgt"]);
+        // Theirs is slower for `per-key`, ours for `search`: the key has both, the plan stays ours.
+        let shown = room.json(&["keys", "show", &key.id]);
+        assert_eq!(
+            (&shown["plan"], &shown["limit"], &shown["limits"]),
+            (&json!("gold"), &json!("5/min"), &json!({ "search": "2/s" })),
+            "{registry}"
+        );
+        assert_eq!(room.json(&["plans", "list"])[0]["limits"]["per-key"], "600/min");
+        room.ok(&TABLE);
+        assert_eq!(limits(&room, None, &key.secret), ["per-key=5/min", "search=2/s"]);
+    }
+}
+
+#[test]
+fn a_copy_keeps_the_plans_and_an_export_the_limits() {
+    for (room, registry) in rooms() {
+        room.create(&["--plan", "gold", "--name", "a"]);
+        let exported = room.run(&["keys", "export"]);
+        assert!(exported.stdout.contains("limit = \"600/min\"\nlimits = { search = \"2/s\" }"));
+        assert!(!exported.stdout.contains("plan ="), "{}", exported.stdout);
+        assert!(exported.stderr.contains("plans are not in it"), "{}", exported.stderr);
+        let form = if registry == "keys.toml" { "copy.jsonl" } else { "copy.toml" };
+        room.ok(&["-r", form, "keys", "init", "--copy", registry]);
+        assert_eq!(room.json(&["-r", form, "plans", "list"])[0]["keys"], 1, "{form}");
+        // A file of keys has no plans of its own.
+        room.write(
+            "in.jsonl",
+            r#"{"id":"key_x","org":"acme","plan":"gold","digest":""#.to_owned()
+                + &format!("sha256:{}\"}}\n", "0".repeat(64)),
+        );
+        let told = room.fails(65, &["keys", "import", "in.jsonl"]);
+        assert!(told.contains("in.jsonl:1: plan: "), "{registry}: {told}");
+        let from = ["table", "build", "--from", "in.jsonl", "--serial", "1", "--audience", "shop"];
+        let out = ["--out", "x.kgt", "--signer", "signer.pem"];
+        let told = room.fails(65, &[&from[..], &out].concat());
+        assert!(told.contains("in.jsonl:1: plan: no plan `gold`"), "{told}");
+    }
+}
+
+/// Somebody has written a plan by hand, into the last line of settings.
+#[test]
+fn a_plan_that_was_edited_by_hand_is_compared_too() {
+    for (room, registry) in rooms() {
+        let key = room.create(&["--plan", "gold"]);
+        room.ok(&TABLE);
+        let text = room.read(registry);
+        let edited = text.replace("600/min", "900/min");
+        let text = match registry {
+            "keys.toml" => edited,
+            // Appended, so that what the table was made of is as it was.
+            _ => {
+                let settings =
+                    edited.lines().rfind(|line| line.starts_with("{\"registry\"")).unwrap();
+                format!("{text}{settings}\n")
+            }
+        };
+        room.write(registry, text);
+        assert_eq!(room.json(&["keys", "show", &key.id])["published"], json!(false), "{registry}");
+        room.ok(&["keys", "create", "--org", "acme"]);
+        room.ok(&PATCH);
+        assert_eq!(limits(&room, Some("t.kgp"), &key.secret), ["per-key=900/min", "search=2/s"]);
+    }
+}
