@@ -3,6 +3,7 @@
 
 mod addresses;
 mod admin;
+mod copies;
 mod cors;
 mod delivery;
 mod diff;
@@ -521,7 +522,12 @@ impl Config {
         let (faults, warnings) = reader.finish();
         match config {
             Some(config) if faults.is_empty() => {
-                Ok(Self { warnings, places, secret_files, ..config })
+                let config = Self { warnings, places, secret_files, ..config };
+                let faults = config.copies_in_the_way(file);
+                match faults.is_empty() {
+                    true => Ok(config),
+                    false => Err(ConfigError::Invalid { file: file.to_owned(), faults }),
+                }
             }
             _ => Err(ConfigError::Invalid { file: file.to_owned(), faults }),
         }

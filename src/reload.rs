@@ -13,6 +13,7 @@ mod census;
 mod fetch;
 mod files;
 mod issuers;
+mod jwks_copy;
 mod keeper;
 mod observing;
 mod run;

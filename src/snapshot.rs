@@ -63,6 +63,11 @@ impl Store {
         self.swaps.send_modify(|n| *n += 1);
     }
 
+    /// Keys of an issuer have become too old, or young again: streams are to be looked at.
+    pub fn recheck_issuers(&self) {
+        self.swaps.send_modify(|n| *n += 1);
+    }
+
     /// Forgets the keys of issuers that are not in `settings`.
     pub fn keep_issuers(&self, settings: &TokenSettings) {
         self.issuers.rcu(|before| before.only(settings));

@@ -167,6 +167,9 @@ impl OwnedNames {
                 .fault(key, ConfigProblem::new(format!("must be at most {MAX_NAME} characters")));
         } else if let Some(what) = reserved(&folded) {
             section.fault(key, ConfigProblem::new(format!("`{name}` is {what}")));
+        } else if place.path.starts_with("identity.") && TAKEN.contains(&folded.as_str()) {
+            let problem = ConfigProblem::new(format!("`{name}` has a meaning of its own in HTTP"));
+            section.fault(key, problem.hint("name a field of your own, such as x-caller"));
         } else if let Some((_, _, other)) = self.names.iter().find(|(n, _, _)| fold(n) == folded) {
             let line = section.reader().line(other);
             let problem =
@@ -180,6 +183,49 @@ impl OwnedNames {
 /// Fields that every request gets; a second one of the name would be read by some, and not by others.
 const WRITTEN: [&str; 5] =
     ["traceparent", "tracestate", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
+
+/// Fields of requests that clients, services and what is between them read and write. As the name of
+/// an identity field they would be removed from every request, and mean something else.
+const TAKEN: [&str; 38] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "authorization",
+    "cache-control",
+    "date",
+    "dnt",
+    "early-data",
+    "forwarded",
+    "from",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "last-event-id",
+    "link",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "prefer",
+    "priority",
+    "proxy-authorization",
+    "range",
+    "referer",
+    "sec-fetch-dest",
+    "sec-fetch-mode",
+    "sec-fetch-site",
+    "sec-fetch-user",
+    "set-cookie",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "warning",
+    "www-authenticate",
+];
 
 /// Fields that mean something to HTTP itself.
 fn reserved(folded: &str) -> Option<&'static str> {
@@ -385,7 +431,7 @@ fn identity(
         }
         if off { None } else { effective }
     };
-    IdentityFields {
+    let fields = IdentityFields {
         org: name("org", default.org),
         key_id: name("key_id", default.key_id),
         key_name: name("key_name", default.key_name),
@@ -394,6 +440,7 @@ fn identity(
         anonymous: name("anonymous", default.anonymous),
         client_subject: name("client_subject", default.client_subject),
         subject: name("subject", with_tokens("x-subject")),
+        issuer: name("issuer", with_tokens("x-token-issuer")),
         credential: name("credential", with_tokens("x-credential")),
         request_id: {
             let off = section.ask("request_id").is_some_and(|(_, v)| v.as_str().is_none());
@@ -404,5 +451,12 @@ fn identity(
                 name("request_id", Some(default.request_id.clone())).unwrap_or(default.request_id)
             }
         },
+    };
+    if tokens.issuers.len() > 1 && fields.subject.is_some() && fields.issuer.is_none() {
+        let problem = ConfigProblem::new(
+            "is off: the service cannot tell a subject of one issuer from that of another",
+        );
+        section.warn("issuer", problem.hint("leave it out: identity.issuer names the issuer"));
     }
+    fields
 }

@@ -22,6 +22,8 @@ pub struct IdentityFields {
     pub client_subject: Option<HeaderName>,
     /// Subject of a user token.
     pub subject: Option<HeaderName>,
+    /// Issuer of a user token: subjects of two issuers may have one name.
+    pub issuer: Option<HeaderName>,
     /// Whether a `key` or a `token` opened the route.
     pub credential: Option<HeaderName>,
     /// Default `x-request-id`.
@@ -72,6 +74,7 @@ pub fn token_fields(
     };
     put(&names.org, &token.org);
     put(&names.subject, &encode_name(&token.subject));
+    put(&names.issuer, &encode_name(&token.issuer));
     put(&names.permissions, token.permissions.joined());
     put(&names.credential, "token");
 }
@@ -120,6 +123,7 @@ impl IdentityFields {
             &self.anonymous,
             &self.client_subject,
             &self.subject,
+            &self.issuer,
             &self.credential,
         ]
         .into_iter()
@@ -140,6 +144,7 @@ impl Default for IdentityFields {
             client_subject: Some(HeaderName::from_static("x-client-subject")),
             // Without user tokens there is nothing to tell apart.
             subject: None,
+            issuer: None,
             credential: None,
             request_id: HeaderName::from_static("x-request-id"),
         }

@@ -300,7 +300,8 @@ impl Streams {
         issuer_keys: &IssuerKeys,
         now: Now,
     ) -> Vec<Reason> {
-        let signers = IssuersInForce { settings: &snapshot.settings.tokens, keys: issuer_keys };
+        let signers =
+            IssuersInForce { settings: &snapshot.settings.tokens, keys: issuer_keys, now };
         let mut slots = self.slots.borrow_mut();
         let StreamSlots { entries, settings, .. } = &mut *slots;
         let mut ended = Vec::new();

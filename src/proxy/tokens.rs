@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 
 use crate::config::TokenSettings;
 use crate::core::limit::{Exhausted, Spent};
-use crate::core::{Digest, Limit, Now, TokenFault, UserToken};
+use crate::core::{Digest, Limit, Now, TokenFault, TokenSigners as _, UserToken};
 use crate::snapshot::{IssuersInForce, Store};
 use crate::telemetry::{CacheResult, WorkerCells};
 use crate::token::buckets::subject_of;
@@ -91,13 +91,15 @@ impl TokenDesk {
         }
         let keys = ask.store.issuers();
         let digest = Digest::of(ask.token);
-        if let Some(token) = self.kept_for(ask, keys.generation, &digest) {
+        let issuers = IssuersInForce { settings: ask.settings, keys: &keys, now: ask.now };
+        // Keys become too old without another generation.
+        let kept = self.kept_for(ask, keys.generation, &digest);
+        if let Some(token) = kept.filter(|token| issuers.trusts(&token.issuer, token.signed_by)) {
             ask.cells.token_cache(CacheResult::Hit);
             ask.cells.token(Some(&token.issuer), None);
             return Ok(token);
         }
         ask.cells.token_cache(CacheResult::Miss);
-        let issuers = IssuersInForce { settings: ask.settings, keys: &keys };
         let unverified = Unverified::read(ask.token, &issuers, ask.now).map_err(|unread| {
             let UnreadToken { fault, issuer } = unread;
             let issuer = issuer.map(|rules| &*rules.issuer);

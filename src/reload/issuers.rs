@@ -1,20 +1,20 @@
 //! Keeps the signing keys of issuers: a thread for each, which fetches, checks, puts in force and
 //! keeps a copy. No request waits for it. Imports `clock`, `config`, `snapshot`, `token`,
-//! `reload::{files, source, url}`.
+//! `reload::{jwks_copy, source, url}`.
 //!
 //! A request with an unknown `kid` is refused now and makes a wish. A wish brings the next look
 //! forward, but never to less than 30 s after the last one began, whatever came of that: a stranger
 //! who makes up kids must not make keygate flood the identity provider.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use super::files::FileTurn;
+use super::jwks_copy::{CopyError, KeptSet};
 use super::source::{self, SourceError};
 use super::url::{FetchAnswer, TransferDeadline, UrlSource};
 use crate::clock::Clock;
@@ -51,7 +51,7 @@ const SHOW_EVERY: Duration = Duration::from_secs(15);
 /// How often the supervisor looks whether the configuration has other issuers.
 const CONFIG_EVERY: Duration = Duration::from_secs(1);
 
-/// A copy on disk says when it was had by its time, which is set again when it is this old.
+/// A copy on disk says when its set was had. That is written again when it is this old.
 const COPY_AGE: Duration = Duration::from_secs(60);
 
 /// Why an issuer's keys could not be had. Those before stay in force.
@@ -61,6 +61,10 @@ enum IssuerFailure {
     Set(#[from] JwksError),
     #[error("{0}")]
     Source(#[from] SourceError),
+    #[error("no key in it verifies one of the configured algorithms")]
+    Empty,
+    #[error("it has a symmetric key or the private part of one, which anybody can read now")]
+    NotPublic,
 }
 
 /// What every issuer's thread needs.
@@ -95,9 +99,11 @@ enum OpenedSource {
 
 struct HadKeys {
     keys: Arc<JwkSet>,
-    /// Unix seconds of the last time that the source had them.
-    at: u64,
+    /// Unix seconds of the last time that the source had them; shared with what is in force.
+    at: Arc<AtomicU64>,
     in_force: bool,
+    /// As it was told last.
+    is_fresh: bool,
 }
 
 /// What came of one look.
@@ -123,6 +129,7 @@ impl IssuerParts {
     pub fn supervise(&self, stop: &Receiver<()>) {
         let mut running: Vec<(TokenIssuer, Arc<FetchWish>, JoinHandle<()>)> = Vec::new();
         let mut seen: Option<Arc<TokenSettings>> = None;
+        let mut stale = Vec::new();
         loop {
             let settings = Arc::clone(&self.store.load().settings.tokens);
             if seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, &settings)) {
@@ -140,6 +147,13 @@ impl IssuerParts {
                 }
                 seen = Some(settings);
             }
+            // Requests look at the clock themselves. Streams are told, also while the issuer's thread
+            // waits for an answer.
+            let stale_now = self.stale();
+            if stale_now != stale {
+                self.store.recheck_issuers();
+                stale = stale_now;
+            }
             match stop.recv_timeout(CONFIG_EVERY) {
                 Err(RecvTimeoutError::Timeout) => {}
                 // SIGHUP: look again, as soon as the pause allows.
@@ -147,6 +161,17 @@ impl IssuerParts {
                 Err(RecvTimeoutError::Disconnected) => return end(running),
             }
         }
+    }
+
+    /// Issuers whose keys are too old.
+    fn stale(&self) -> Vec<Arc<str>> {
+        let (held, now) = (self.store.issuers(), self.clock.now());
+        let settings = Arc::clone(&self.store.load().settings.tokens);
+        let is_stale = |issuer: &&TokenIssuer| {
+            held.find(&issuer.rules.issuer).is_some_and(|held| held.age(now) >= issuer.stale)
+        };
+        let stale = settings.issuers.iter().filter(is_stale);
+        stale.map(|issuer| Arc::clone(&issuer.rules.issuer)).collect()
     }
 
     fn start(&self, issuer: &TokenIssuer) -> Option<(TokenIssuer, Arc<FetchWish>, JoinHandle<()>)> {
@@ -188,10 +213,12 @@ impl IssuerKeeper {
         };
         let known = parts.store.issuers();
         let known = known.find(&issuer.rules.issuer).filter(|held| held.source == issuer.jwks);
-        let had = known.and_then(|held| {
-            let keys = Arc::clone(held.keys.as_ref()?);
+        let had = known.map(|held| HadKeys {
+            keys: Arc::clone(&held.keys),
+            at: Arc::clone(&held.had_at),
             // Not yet with this one's wish.
-            Some(HadKeys { keys, at: held.had_at, in_force: false })
+            in_force: false,
+            is_fresh: true,
         });
         Self {
             parts: parts.clone(),
@@ -215,21 +242,20 @@ impl IssuerKeeper {
             JwksSource::Path(_) => {
                 self.look();
             }
-            JwksSource::Url { copy: Some(copy), .. } => {
-                let had = read(copy).and_then(|bytes| Ok(self.parse(&bytes)?));
-                let at = modified(copy).unwrap_or(0).min(now);
-                match had {
-                    Ok(keys) => {
-                        self.had = Some(HadKeys { keys: Arc::new(keys), at, in_force: false });
-                        self.settle();
-                    }
-                    Err(IssuerFailure::Source(SourceError::Missing { .. })) => {}
-                    Err(error) => {
-                        let issuer = &*self.issuer.rules.issuer;
-                        tracing::warn!(issuer, copy = %copy.display(), %error, "the copy is no use");
-                    }
+            JwksSource::Url { copy: Some(copy), .. } => match read_copy(copy, &self.issuer) {
+                Ok((keys, fetched)) => {
+                    self.had = Some(HadKeys::new(keys, fetched.min(now)));
+                    self.settle();
                 }
-            }
+                Err(CopyError::Missing) => {}
+                Err(error) => {
+                    let issuer = &*self.issuer.rules.issuer;
+                    tracing::warn!(
+                        issuer, copy = %copy.display(), %error,
+                        "the copy of its signing keys is ignored"
+                    );
+                }
+            },
             JwksSource::Url { copy: None, .. } => {}
         }
         self.show();
@@ -246,19 +272,15 @@ impl IssuerKeeper {
             }
             self.settle();
             self.show();
-            let until_stale = self.had.as_ref().filter(|had| had.in_force);
+            let until_stale = self.had.as_ref().filter(|had| had.is_fresh);
             let until_stale = until_stale.map_or(Duration::MAX, |had| self.left(had));
             let wait = next.min(SHOW_EVERY).min(until_stale);
             match self.wish.wait(wait) {
                 WishEnd::Ended => return,
                 WishEnd::TimedOut => next = next.saturating_sub(wait),
                 WishEnd::Wished => {
-                    let rest = self.wish_pause().saturating_sub(self.since(began));
-                    // Shown meanwhile or not: half a minute is no matter.
-                    if !self.wish.sleep(rest) {
-                        return;
-                    }
-                    next = Duration::ZERO;
+                    // There is no other wish before the next look.
+                    next = next.min(self.wish_pause().saturating_sub(self.since(began)));
                 }
             }
         }
@@ -330,8 +352,8 @@ impl IssuerKeeper {
                 match fetched.answer {
                     FetchAnswer::Unchanged => {
                         let now = self.now();
-                        if let Some(had) = &mut self.had {
-                            had.at = now;
+                        if let Some(had) = &self.had {
+                            had.at.store(now, Ordering::Relaxed);
                         }
                         self.renew_copy();
                         Ok(LookedAt { result: FetchResult::Unchanged, max_age: fetched.max_age })
@@ -344,7 +366,8 @@ impl IssuerKeeper {
                         let result = self.take(keys);
                         match result {
                             FetchResult::Changed => self.keep_copy(&bytes),
-                            FetchResult::Failed | FetchResult::Unchanged => self.renew_copy(),
+                            // Without a copy so far, this is one.
+                            FetchResult::Failed | FetchResult::Unchanged => self.keep_copy(&bytes),
                         }
                         Ok(LookedAt { result, max_age: fetched.max_age })
                     }
@@ -365,79 +388,106 @@ impl IssuerKeeper {
     /// The source has these keys now.
     fn take(&mut self, keys: JwkSet) -> FetchResult {
         let now = self.now();
-        if let Some(had) = self.had.as_mut().filter(|had| had.keys.is_same(&keys)) {
-            had.at = now;
+        if let Some(had) = self.had.as_ref().filter(|had| had.keys.is_same(&keys)) {
+            had.at.store(now, Ordering::Relaxed);
             return FetchResult::Unchanged;
         }
-        tracing::info!(
-            issuer = &*self.issuer.rules.issuer,
-            keys = keys.len(),
-            ignored = keys.ignored,
-            "signing keys in force"
-        );
-        self.had = Some(HadKeys { keys: Arc::new(keys), at: now, in_force: false });
+        let issuer = &*self.issuer.rules.issuer;
+        if keys.leaked > 0 {
+            tracing::error!(
+                issuer,
+                leaked = keys.leaked,
+                "its key set shows private or symmetric keys: they are not believed\n\
+                 hint: tell the issuer; whoever has read the set can sign with them"
+            );
+        }
+        match keys.is_empty() {
+            true => tracing::error!(
+                issuer,
+                ignored = keys.ignored,
+                leaked = keys.leaked,
+                "its key set has no usable key: its tokens are refused\n\
+                 hint: see what the issuer publishes, and tokens.algorithms"
+            ),
+            false => tracing::info!(
+                issuer,
+                keys = keys.len(),
+                ignored = keys.ignored,
+                "signing keys in force"
+            ),
+        }
+        self.had = Some(HadKeys::new(keys, now));
         self.settle();
         FetchResult::Changed
     }
 
-    /// Puts in force what was had, or takes it out of force when it is too old.
+    /// Puts in force what was had, and tells when it gets too old. Whoever uses the keys compares
+    /// their age with the clock.
     fn settle(&mut self) {
         let is_fresh = self.had.as_ref().is_some_and(|had| !self.left(had).is_zero());
         let Some(had) = &mut self.had else { return };
-        if had.in_force == is_fresh {
-            return;
-        }
-        had.in_force = is_fresh;
-        let keys = is_fresh.then(|| Arc::clone(&had.keys));
-        let had_at = had.at;
-        if !is_fresh {
+        if had.is_fresh && !is_fresh {
             tracing::error!(
                 issuer = &*self.issuer.rules.issuer,
                 "its signing keys are too old: its tokens are refused\n\
                  hint: see why the issuer cannot be reached, or raise tokens.jwks_stale"
             );
         }
-        self.parts.store.put_issuer(&HeldKeys {
-            issuer: Arc::clone(&self.issuer.rules.issuer),
-            source: self.issuer.jwks.clone(),
-            keys,
-            had_at,
-            wish: Arc::clone(&self.wish),
-        });
+        let changed = had.is_fresh != is_fresh;
+        had.is_fresh = is_fresh;
+        if !had.in_force {
+            had.in_force = true;
+            self.parts.store.put_issuer(&HeldKeys {
+                issuer: Arc::clone(&self.issuer.rules.issuer),
+                source: self.issuer.jwks.clone(),
+                keys: Arc::clone(&had.keys),
+                had_at: Arc::clone(&had.at),
+                wish: Arc::clone(&self.wish),
+            });
+        } else if changed {
+            self.parts.store.recheck_issuers();
+        }
     }
 
     /// How long these keys may still be used.
     fn left(&self, had: &HadKeys) -> Duration {
-        let age = Duration::from_secs(self.now().saturating_sub(had.at));
-        self.issuer.stale.saturating_sub(age)
+        self.issuer.stale.saturating_sub(Duration::from_secs(self.age(had)))
+    }
+
+    /// Seconds since the source had them.
+    fn age(&self, had: &HadKeys) -> u64 {
+        self.now().saturating_sub(had.at.load(Ordering::Relaxed))
     }
 
     fn show(&self) {
-        let gauge = self.parts.metrics.control().jwks_age(&self.issuer.rules.issuer);
-        gauge.set(match &self.had {
-            Some(had) => self.now().saturating_sub(had.at) as f64,
-            None => -1.0,
-        });
+        let (control, issuer) = (self.parts.metrics.control(), &self.issuer.rules.issuer);
+        let had = self.had.as_ref();
+        control.jwks_age(issuer).set(had.map_or(-1.0, |had| self.age(had) as f64));
+        control.jwks_keys(issuer).set(had.map_or(-1.0, |had| had.keys.len() as f64));
     }
 
     fn keep_copy(&self, bytes: &[u8]) {
-        let JwksSource::Url { copy: Some(copy), .. } = &self.issuer.jwks else { return };
-        if let Err(error) = FileTurn::take(copy).and_then(|turn| turn.place(bytes)) {
+        let JwksSource::Url { url, copy: Some(copy), .. } = &self.issuer.jwks else { return };
+        let kept = KeptSet::new(&self.issuer.rules.issuer, url, self.now(), bytes);
+        if let Err(error) = kept.and_then(|kept| kept.place(copy)) {
             let issuer = &*self.issuer.rules.issuer;
             tracing::warn!(issuer, copy = %copy.display(), %error, "cannot keep a copy of its keys");
         }
     }
 
-    /// The copy was right just now: its time says so to a successor.
+    /// The copy was right just now, which a successor is to know.
     fn renew_copy(&self) {
-        let JwksSource::Url { copy: Some(copy), .. } = &self.issuer.jwks else { return };
+        let JwksSource::Url { url, copy: Some(copy), .. } = &self.issuer.jwks else { return };
+        let Ok(mut kept) = KeptSet::read(copy) else { return };
         let now = self.now();
-        if modified(copy).is_some_and(|at| now.saturating_sub(at) < COPY_AGE.as_secs()) {
+        if !kept.is_of(&self.issuer.rules.issuer, url)
+            || now.saturating_sub(kept.fetched) < COPY_AGE.as_secs()
+        {
             return;
         }
-        let at = UNIX_EPOCH + Duration::from_secs(now);
+        kept.fetched = now;
         // A copy that is older than it need be is of use for a shorter time, and that is all.
-        let _ = File::options().write(true).open(copy).and_then(|file| file.set_modified(at));
+        let _ = kept.place(copy);
     }
 
     /// Up to a tenth more or less.
@@ -453,6 +503,16 @@ impl IssuerKeeper {
 
     fn since(&self, began_ns: u64) -> Duration {
         Duration::from_nanos(self.parts.clock.now().mono_ns.saturating_sub(began_ns))
+    }
+}
+
+// === impl HadKeys ===
+
+impl HadKeys {
+    /// `at`: Unix seconds.
+    fn new(keys: JwkSet, at: u64) -> Self {
+        let at = Arc::new(AtomicU64::new(at));
+        Self { keys: Arc::new(keys), at, in_force: false, is_fresh: true }
     }
 }
 
@@ -472,12 +532,13 @@ pub fn judge_offline(
     token: &[u8],
     now: Now,
 ) -> Result<Arc<UserToken>, TokenFault> {
-    let set = |issuer: &TokenIssuer| {
-        let path = match &issuer.jwks {
-            JwksSource::Path(path) => Some(path),
-            JwksSource::Url { copy, .. } => copy.as_ref(),
-        };
-        read_issuer_keys(path?, issuer).ok()
+    let set = |issuer: &TokenIssuer| match &issuer.jwks {
+        JwksSource::Path(path) => read_issuer_keys(path, issuer).ok(),
+        JwksSource::Url { copy, .. } => {
+            let (keys, fetched) = read_copy(copy.as_ref()?, issuer).ok()?;
+            let age = Duration::from_secs(now.unix_secs().saturating_sub(fetched));
+            (age < issuer.stale).then_some(keys)
+        }
     };
     let sets = settings.issuers.iter().map(set).collect();
     let issuers = OfflineIssuers { settings, sets };
@@ -502,8 +563,26 @@ impl Issuers for OfflineIssuers<'_> {
 /// # Errors
 /// It cannot be read, or is too long, or is no set of usable keys.
 pub fn read_issuer_keys(path: &Path, issuer: &TokenIssuer) -> Result<JwkSet, String> {
-    let keys = read(path).and_then(|bytes| Ok(JwkSet::parse(&bytes, &issuer.rules.algorithms)?));
-    keys.map_err(|error| error.to_string())
+    let read = || {
+        let keys = JwkSet::parse(&read(path)?, &issuer.rules.algorithms)?;
+        match (keys.leaked, keys.is_empty()) {
+            (1.., _) => Err(IssuerFailure::NotPublic),
+            (0, true) => Err(IssuerFailure::Empty),
+            (0, false) => Ok(keys),
+        }
+    };
+    read().map_err(|error| error.to_string())
+}
+
+/// The kept set of this issuer, and when it was fetched (Unix seconds).
+fn read_copy(path: &Path, issuer: &TokenIssuer) -> Result<(JwkSet, u64), CopyError> {
+    let JwksSource::Url { url, .. } = &issuer.jwks else { return Err(CopyError::Missing) };
+    let kept = KeptSet::read(path)?;
+    if !kept.is_of(&issuer.rules.issuer, url) {
+        return Err(CopyError::Other);
+    }
+    let keys = JwkSet::parse(kept.jwks.to_string().as_bytes(), &issuer.rules.algorithms)?;
+    Ok((keys, kept.fetched))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, IssuerFailure> {
@@ -515,12 +594,6 @@ fn read(path: &Path) -> Result<Vec<u8>, IssuerFailure> {
     let mut bytes = Vec::new();
     file.take(LONGEST_SET as u64 + 1).read_to_end(&mut bytes).map_err(of_io)?;
     Ok(bytes)
-}
-
-/// Unix seconds.
-fn modified(path: &Path) -> Option<u64> {
-    let time = std::fs::metadata(path).ok()?.modified().ok()?;
-    Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 #[cfg(test)]

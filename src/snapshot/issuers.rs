@@ -1,12 +1,12 @@
 //! The signing keys of issuers in force. Beside the snapshot, not in it: they change by themselves,
 //! and the threads that fetch them must not race with the one that swaps tables.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::{JwksSource, TokenSettings};
-use crate::core::{SignerPrint, TokenSigners};
+use crate::core::{Now, SignerPrint, TokenSigners};
 use crate::token::verify::Issuers;
 use crate::token::{IssuerRules, JwkSet};
 
@@ -24,10 +24,9 @@ pub struct HeldKeys {
     pub issuer: Arc<str>,
     /// Keys from another source are not this one's.
     pub source: JwksSource,
-    /// `None`: too old.
-    pub keys: Option<Arc<JwkSet>>,
-    /// Unix seconds of the last time that the source had them.
-    pub had_at: u64,
+    pub keys: Arc<JwkSet>,
+    /// Unix seconds of the last time that the source had them. Whoever fetches them sets it.
+    pub had_at: Arc<AtomicU64>,
     pub wish: Arc<FetchWish>,
 }
 
@@ -36,6 +35,8 @@ pub struct HeldKeys {
 pub struct IssuersInForce<'s> {
     pub settings: &'s TokenSettings,
     pub keys: &'s IssuerKeys,
+    /// Decides whether keys are too old: not the thread that fetches them, which may be waiting.
+    pub now: Now,
 }
 
 /// A request has named a key that is not there: whoever fetches keys may look sooner. Nobody waits
@@ -72,10 +73,7 @@ impl IssuerKeys {
     /// The same with other keys of one issuer.
     #[must_use]
     pub(super) fn with(&self, new: HeldKeys) -> Self {
-        let same = |old: &HeldKeys| match (&old.keys, &new.keys) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            _ => false,
-        };
+        let same = |old: &HeldKeys| Arc::ptr_eq(&old.keys, &new.keys);
         // What was verified with the same keys stays verified.
         let is_same = self.find(&new.issuer).is_some_and(same);
         let generation = self.generation + u64::from(!is_same);
@@ -94,6 +92,15 @@ impl IssuerKeys {
     }
 }
 
+// === impl HeldKeys ===
+
+impl HeldKeys {
+    /// Since their source had them.
+    pub fn age(&self, now: Now) -> Duration {
+        Duration::from_secs(now.unix_secs().saturating_sub(self.had_at.load(Ordering::Relaxed)))
+    }
+}
+
 // === impl IssuersInForce ===
 
 impl Issuers for IssuersInForce<'_> {
@@ -102,9 +109,9 @@ impl Issuers for IssuersInForce<'_> {
     }
 
     fn keys(&self, issuer: &str) -> Option<&JwkSet> {
-        let source = &self.settings.find(issuer)?.jwks;
-        let held = self.keys.find(issuer).filter(|held| held.source == *source)?;
-        held.keys.as_deref()
+        let known = self.settings.find(issuer)?;
+        let held = self.keys.find(issuer).filter(|held| held.source == known.jwks)?;
+        (held.age(self.now) < known.stale).then_some(&*held.keys)
     }
 }
 
@@ -142,14 +149,6 @@ impl FetchWish {
             true => WishEnd::Wished,
             false => WishEnd::TimedOut,
         }
-    }
-
-    /// Waits `pause`, whatever is wished meanwhile. False: it has ended.
-    pub fn sleep(&self, pause: Duration) -> bool {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(told, pause, |state| !state.ended);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        !state.ended
     }
 
     /// From now on a request can wish again: what it wished for has been tried.

@@ -165,6 +165,11 @@ impl Control {
     }
 
     /// See [`Control::jwks_age`].
+    pub fn jwks_keys(&self, issuer: &str) -> Gauge {
+        self.gauge(&families::JWKS_KEYS, vec![label("issuer", issuer)])
+    }
+
+    /// See [`Control::jwks_age`].
     pub fn jwks_fetches(&self, issuer: &str, result: FetchResult) -> Counter {
         let labels = vec![label("issuer", issuer), label("result", result.as_str())];
         self.counter(&families::JWKS_FETCHES, labels)
@@ -250,6 +255,7 @@ const CONTROL: &[Family] = &[
     families::CONFIG_RELOAD_SUCCESSFUL,
     families::JWKS_AGE,
     families::JWKS_FETCHES,
+    families::JWKS_KEYS,
     families::KEYS,
     families::KEYS_EXPIRING,
     families::LOG_LINES_DROPPED,

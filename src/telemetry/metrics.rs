@@ -144,6 +144,8 @@ families! {
         "Time since an issuer's signing keys were last had from their source; -1: never.";
     JWKS_FETCHES Counter "keygate_jwks_fetches_total" ["issuer", "result"]
         "Times that an issuer's signing keys were asked for: changed, unchanged or failed.";
+    JWKS_KEYS Gauge "keygate_jwks_keys" ["issuer"]
+        "Signing keys that an issuer's set has for its configured algorithms; -1: no set so far.";
     KEYS Gauge "keygate_keys" ["state"]
         "Keys of the table in force by state; those not active are also counted by their window.";
     KEYS_EXPIRING Gauge "keygate_keys_expiring" ["window"]

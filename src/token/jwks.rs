@@ -28,6 +28,9 @@ pub struct JwkSet {
     keys: Vec<SigningJwk>,
     /// Entries that keygate has no use for: for encryption, or of other kinds.
     pub ignored: usize,
+    /// Entries with a private part, or a symmetric key. Anybody can sign with them now, so that
+    /// the set has none of their keys, under whatever name.
+    pub leaked: usize,
 }
 
 struct SigningJwk {
@@ -38,13 +41,20 @@ struct SigningJwk {
     print: SignerPrint,
 }
 
+/// The public part of a key, whatever else its entry says.
+struct KeyMaterial {
+    /// What keys of this kind can verify.
+    can: &'static [TokenAlgorithm],
+    public: Vec<u8>,
+}
+
+/// Members of a key that its owner alone may know (RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1;
+/// `priv` of `AKP` keys).
+const PRIVATE: [&str; 9] = ["d", "dp", "dq", "k", "oth", "p", "priv", "q", "qi"];
+
 /// Why a set is not taken. The one before stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwksError {
-    #[error("no key in it verifies one of the configured algorithms")]
-    Empty,
-    #[error("it has a symmetric key or the private part of one, which anybody can read now")]
-    NotPublic,
     #[error("it is not a JWK Set: an object whose `keys` is a list of objects")]
     NotASet,
     #[error("two keys have the kid {0:?}")]
@@ -58,6 +68,8 @@ pub enum JwksError {
 // === impl JwkSet ===
 
 impl JwkSet {
+    /// A set without a key that keygate can use is one all the same: its issuer trusts none.
+    ///
     /// # Errors
     /// See [`JwksError`].
     pub fn parse(json: &[u8], wanted: &[TokenAlgorithm]) -> Result<Self, JwksError> {
@@ -70,22 +82,26 @@ impl JwkSet {
             return Err(JwksError::TooMany);
         }
         let mut found = Self::default();
+        let mut leaks = Vec::new();
         for entry in entries {
             let Value::Object(members) = entry else { return Err(JwksError::NotASet) };
-            // RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1.
-            if members.contains_key("d") || members.contains_key("k") {
-                return Err(JwksError::NotPublic);
-            }
-            if members.get("kty").and_then(Value::as_str) == Some("oct") {
-                return Err(JwksError::NotPublic);
+            let is_symmetric = members.get("kty").is_some_and(|kty| kty == "oct");
+            if is_symmetric || PRIVATE.iter().any(|name| members.contains_key(*name)) {
+                leaks.push(entry);
+                continue;
             }
             match SigningJwk::of(entry, wanted) {
                 Some(key) => found.add(key)?,
                 None => found.ignored += 1,
             }
         }
-        if found.keys.is_empty() {
-            return Err(JwksError::Empty);
+        found.leaked = leaks.len();
+        for leak in leaks {
+            let print = KeyMaterial::of(leak).map(|material| material.print());
+            let kid = leak.get("kid").and_then(Value::as_str);
+            found.keys.retain(|key| {
+                Some(key.print) != print && (kid.is_none() || key.kid.as_deref() != kid)
+            });
         }
         Ok(found)
     }
@@ -167,15 +183,42 @@ impl JwkSet {
 impl SigningJwk {
     /// `None`: it is for something else, or its members contradict each other.
     fn of(entry: &Value, wanted: &[TokenAlgorithm]) -> Option<Self> {
-        let text = |name: &str| entry.get(name).and_then(Value::as_str);
-        let bytes = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(text(name)?).ok();
         if entry.get("use").is_some_and(|usage| usage != "sig") {
             return None;
         }
         if let Some(operations) = entry.get("key_ops") {
             operations.as_array()?.iter().find(|operation| *operation == "verify")?;
         }
-        let (can, material): (&[TokenAlgorithm], Vec<u8>) = match (text("kty")?, text("crv")) {
+        let material = KeyMaterial::of(entry)?;
+        let stated = match entry.get("alg") {
+            Some(alg) => Some(TokenAlgorithm::parse(alg.as_str()?)?),
+            None => None,
+        };
+        let fits = |algorithm: &&TokenAlgorithm| {
+            stated.is_none_or(|stated| stated == **algorithm) && wanted.contains(algorithm)
+        };
+        let algorithms: Vec<_> = material.can.iter().filter(fits).copied().collect();
+        if algorithms.is_empty() {
+            return None;
+        }
+        let kid = match entry.get("kid") {
+            Some(kid) => Some(kid.as_str()?.into()),
+            None => None,
+        };
+        let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(entry.clone()).ok()?;
+        let key = DecodingKey::from_jwk(&jwk).ok()?;
+        Some(Self { kid, algorithms, key, print: material.print() })
+    }
+}
+
+// === impl KeyMaterial ===
+
+impl KeyMaterial {
+    /// `None`: it is of another kind, or has not what a key of its kind has.
+    fn of(entry: &Value) -> Option<Self> {
+        let text = |name: &str| entry.get(name).and_then(Value::as_str);
+        let bytes = |name: &str| BASE64_URL_SAFE_NO_PAD.decode(text(name)?).ok();
+        let (can, public): (&[TokenAlgorithm], Vec<u8>) = match (text("kty")?, text("crv")) {
             ("EC", Some("P-256")) => {
                 (&[TokenAlgorithm::Es256], point(&bytes("x")?, &bytes("y")?, 32)?)
             }
@@ -194,26 +237,12 @@ impl SigningJwk {
             }
             _ => return None,
         };
-        let stated = match entry.get("alg") {
-            Some(alg) => Some(TokenAlgorithm::parse(alg.as_str()?)?),
-            None => None,
-        };
-        let fits = |algorithm: &&TokenAlgorithm| {
-            stated.is_none_or(|stated| stated == **algorithm) && wanted.contains(algorithm)
-        };
-        let algorithms: Vec<_> = can.iter().filter(fits).copied().collect();
-        if algorithms.is_empty() {
-            return None;
-        }
-        let kid = match entry.get("kid") {
-            Some(kid) => Some(kid.as_str()?.into()),
-            None => None,
-        };
-        let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(entry.clone()).ok()?;
-        let key = DecodingKey::from_jwk(&jwk).ok()?;
-        let hash = digest::digest(&digest::SHA256, &material);
-        let print = hash.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
-        Some(Self { kid, algorithms, key, print: SignerPrint(print) })
+        Some(Self { can, public })
+    }
+
+    fn print(&self) -> SignerPrint {
+        let hash = digest::digest(&digest::SHA256, &self.public);
+        SignerPrint(hash.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first)))
     }
 }
 

@@ -120,12 +120,13 @@ fn keys_and_tokens_share_routes() {
     for path in ["/both/a", "/users/a"] {
         let forged = bearer(path, &token).replace(
             "\r\n\r\n",
-            "\r\nx-subject: root\r\nX_Credential: key\r\nx-key-id: key_x\r\n\r\n",
+            "\r\nx-subject: root\r\nx-token-issuer: https://evil/\r\nX_Credential: key\r\nx-key-id: key_x\r\n\r\n",
         );
         assert_eq!(exchange(gate.address, forged).status(), 200, "{path}");
         let got = upstream.only();
         for (name, want) in [
             ("x-subject", "user-7"),
+            ("x-token-issuer", "https://idp.example/"),
             ("x-org-id", "acme"),
             ("x-permissions", "read"),
             ("x-credential", "token"),
@@ -412,12 +413,82 @@ fn a_copy_on_disk_serves_while_the_issuer_is_down() {
     let source = "http://127.0.0.1:1/jwks";
     let also = tokens(source, "jwks_copy = \"idp.json\"");
     let folder = Gate::before(&upstream).rules(ROUTES).also(&also).folder();
-    folder.write("idp.json", &jwks(&[issuer.jwk("one")]));
+    let copy = |url: &str| {
+        let set = json!({"keys": [issuer.jwk("one")]});
+        json!({"issuer": "https://idp.example/", "url": url, "fetched": now(), "jwks": set})
+    };
+    folder.write("idp.json", &copy(source).to_string());
     let gate = Gate::serve(folder);
     gate.wait_ready();
     let token = issuer.token("one", json!({}));
     assert_eq!(exchange(gate.address, bearer("/both/a", &token)).status(), 200);
     assert!(gate.log_soon("cannot get its signing keys"));
+    // Keys of a URL that the operator has left are believed no longer.
+    let folder = Gate::before(&upstream).rules(ROUTES).also(&also).folder();
+    folder.write("idp.json", &copy("http://127.0.0.1:1/old").to_string());
+    let gate = Gate::serve(folder);
+    gate.wait_ready();
+    assert_eq!(exchange(gate.address, bearer("/both/a", &token)).status(), 503);
+    assert!(gate.log_soon("is ignored"));
+}
+
+/// Two issuers know the same name.
+#[test]
+fn subjects_of_two_issuers_are_two() {
+    let upstream = Upstream::start();
+    let (one, other) = (Signer::new(1), Signer::new(2));
+    let more = tokens("other.json", "limit = \"1/h\"").replace("//idp.", "//other.");
+    let folder = Gate::before(&upstream)
+        .rules(ROUTES)
+        .also(&(tokens("jwks.json", "limit = \"1/h\"") + &more))
+        .folder();
+    folder.write("jwks.json", &jwks(&[one.jwk("one")]));
+    folder.write("other.json", &jwks(&[other.jwk("one")]));
+    let gate = Gate::serve(folder);
+    gate.wait_ready();
+    for (signer, issuer) in [(&one, "https://idp.example/"), (&other, "https://other.example/")] {
+        let token = signer.token("one", json!({"iss": issuer}));
+        assert_eq!(exchange(gate.address, bearer("/both/a", &token)).status(), 200, "{issuer}");
+        let got = upstream.only();
+        assert_eq!(got.one("x-token-issuer").as_deref(), Some(issuer));
+        assert_eq!(got.one("x-subject").as_deref(), Some("user-7"));
+        assert_eq!(exchange(gate.address, bearer("/both/a", &token)).status(), 429, "{issuer}");
+    }
+}
+
+#[test]
+fn a_copy_never_takes_the_place_of_another_file() {
+    let upstream = Upstream::start();
+    let url = "https://idp.example/jwks";
+    let check = |tokens: &str, top: &str| {
+        let folder = Gate::before(&upstream).rules(ROUTES).also(tokens).top(top).folder();
+        let mut command = keygate(folder.path());
+        let said = command.args(["check", "--config", "keygate.toml", "--config-only"]).output();
+        let said = said.unwrap();
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        (said.status.code(), text + &String::from_utf8_lossy(&said.stdout))
+    };
+    let copy = |name: &str| tokens(url, &format!("jwks_copy = \"{name}\""));
+    let twice = copy("c.json") + &copy("./c.json").replace("//idp.", "//other.");
+    for tokens in [twice, copy("keygate.toml"), copy("keys.kgt"), copy("./keys.kgt")] {
+        let (code, said) = check(&tokens, "");
+        assert_eq!(code, Some(78), "{tokens}{said}");
+        assert!(said.contains("as well"), "{said}");
+        assert!(said.contains("hint: give every copy a file of its own"), "{said}");
+    }
+    let (code, said) = check(&copy("c.json"), "");
+    assert_eq!(code, Some(0), "{said}");
+    let two = copy("c.json") + &copy("d.json").replace("//idp.", "//other.");
+    let (code, said) = check(&(two + "[identity]\nissuer = false\n"), "");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("identity.issuer") && said.contains("cannot tell a subject"), "{said}");
+    for name in ["authorization", "origin", "user-agent", "cookie", "host", "x_api_key"] {
+        for key in ["subject", "issuer", "org"] {
+            let named = format!("{}[identity]\n{key} = \"{name}\"\n", copy("c.json"));
+            let (code, said) = check(&named, "");
+            assert_eq!(code, Some(78), "{name}: {said}");
+        }
+    }
 }
 
 #[test]

@@ -89,13 +89,21 @@ impl Kept {
     /// The kid in force.
     fn kid(&self) -> Option<&'static str> {
         let issuers = self.store.issuers();
-        let keys = issuers.find("https://idp.example/")?.keys.clone()?;
+        let settings = &self.store.load().settings;
+        let now = self.clock.now();
+        let in_force =
+            crate::snapshot::IssuersInForce { settings: &settings.tokens, keys: &issuers, now };
+        let keys = in_force.keys("https://idp.example/")?;
         let has = |set: &str| {
             let set =
                 JwkSet::parse(set.as_bytes(), &[crate::token::TokenAlgorithm::EdDsa]).unwrap();
             keys.is_same(&set)
         };
-        if has(ONE) { Some("one") } else { has(TWO).then_some("two") }
+        match keys.is_empty() {
+            true => Some("none"),
+            false if has(ONE) => Some("one"),
+            false => has(TWO).then_some("two"),
+        }
     }
 }
 
@@ -106,12 +114,9 @@ fn a_failure_of_any_kind_keeps_the_last_good_set() {
     let pause = kept.keeper.look();
     assert_eq!(kept.kid(), Some("one"));
     assert!((Duration::from_secs(540)..=Duration::from_secs(660)).contains(&pause), "{pause:?}");
-    let oct = r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#;
     let elsewhere = Idp::start(&ok(TWO, ""));
     for (name, answer) in [
         ("no JSON", ok("<html>", "")),
-        ("a symmetric key", ok(oct, "")),
-        ("no key", ok(r#"{"keys":[]}"#, "")),
         ("too long", ok(&" ".repeat(LONGEST_SET + 1), "")),
         ("an error", "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".into()),
         (
@@ -165,24 +170,92 @@ fn a_copy_serves_while_the_issuer_is_down() {
     kept(&url, &more).keeper.look();
     idp.says(String::new());
     let mut after = kept(&url, &more);
-    // The manual clock is ahead of the disk's, so the copy's age is that from its time on.
-    let at = modified(&copy).unwrap();
-    let now = after.keeper.now();
-    File::options()
-        .write(true)
-        .open(&copy)
-        .unwrap()
-        .set_modified(UNIX_EPOCH + Duration::from_secs(now.max(at) - 60))
-        .unwrap();
+    after.clock.advance(Duration::from_secs(60));
     after.keeper.load_first();
     assert_eq!(after.kid(), Some("one"));
     after.clock.advance(Duration::from_secs(24 * 3600 - 60));
-    after.keeper.settle();
     assert_eq!(after.kid(), None, "a restart makes no key younger");
-    std::fs::write(&copy, "{").unwrap();
-    let mut broken = kept(&url, &more);
-    broken.keeper.load_first();
-    assert_eq!(broken.kid(), None);
+    let good = std::fs::read_to_string(&copy).unwrap();
+    for (name, text) in [
+        ("no JSON", "{".to_owned()),
+        ("a bare set", ONE.to_owned()),
+        ("another issuer's", good.replace("idp.example", "other.example")),
+        ("another URL's", good.replace("/jwks\"", "/old\"")),
+    ] {
+        assert_ne!(text, good, "{name}");
+        std::fs::write(&copy, text).unwrap();
+        let mut broken = kept(&url, &more);
+        broken.keeper.load_first();
+        assert_eq!(broken.kid(), None, "{name}");
+    }
+    std::fs::write(&copy, good).unwrap();
+    let mut right = kept(&url, &more);
+    right.keeper.load_first();
+    assert_eq!(right.kid(), Some("one"));
+}
+
+/// Whatever is in the place of the copy: nobody has asked keygate to replace it.
+#[test]
+fn a_file_that_is_no_copy_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("precious");
+    let idp = Idp::start(&ok(ONE, ""));
+    let url = format!("http://{}/jwks", idp.address);
+    let more = format!("jwks_copy = \"{}\"", copy.display());
+    for precious in ["table\0", ONE, "{\"issuer\":1}"] {
+        std::fs::write(&copy, precious).unwrap();
+        let mut kept = kept(&url, &more);
+        kept.keeper.look();
+        assert_eq!(kept.kid(), Some("one"));
+        assert_eq!(std::fs::read_to_string(&copy).unwrap(), precious);
+    }
+    std::fs::write(&copy, "").unwrap();
+    kept(&url, &more).keeper.look();
+    assert!(std::fs::read_to_string(&copy).unwrap().contains("11qYAYKxCrfVS"));
+}
+
+/// The issuer has answered, and trusts no key: that is no failure to be sat out.
+#[test]
+fn a_set_without_a_usable_key_is_taken_at_its_word() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("idp.json");
+    let more = format!("jwks_copy = \"{}\"", copy.display());
+    let leaked = ONE.replace("\"kid\"", "\"d\":\"AAAA\",\"kid\"");
+    for set in [
+        r#"{"keys":[]}"#,
+        r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#,
+        r#"{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}"#,
+        &leaked,
+    ] {
+        let idp = Idp::start(&ok(ONE, ""));
+        let url = format!("http://{}/jwks", idp.address);
+        let mut before = kept(&url, &more);
+        before.keeper.look();
+        assert_eq!(before.kid(), Some("one"), "{set}");
+        idp.says(ok(set, ""));
+        before.keeper.look();
+        assert_eq!(before.kid(), Some("none"), "{set}");
+        idp.says(String::new());
+        before.keeper.look();
+        let mut after = kept(&url, &more);
+        after.keeper.load_first();
+        assert_eq!(after.kid(), Some("none"), "the copy says so too: {set}");
+    }
+}
+
+/// Nobody has told that they are old: the thread is somewhere in a fetch.
+#[test]
+fn keys_are_too_old_by_the_clock_alone() {
+    let idp = Idp::start(&ok(ONE, ""));
+    let mut kept = kept(&format!("http://{}/jwks", idp.address), "jwks_stale = \"1h\"");
+    kept.keeper.look();
+    kept.clock.advance(Duration::from_secs(1800));
+    kept.keeper.look();
+    kept.clock.advance(Duration::from_secs(3599));
+    assert_eq!(kept.kid(), Some("one"), "counted from the last look");
+    kept.clock.advance(Duration::from_secs(1));
+    assert_eq!(kept.kid(), None);
+    assert_eq!(kept.keeper.parts.stale(), [Arc::<str>::from("https://idp.example/")]);
 }
 
 #[test]
@@ -201,7 +274,7 @@ fn a_file_is_looked_at_again() {
     assert_eq!(kept.kid(), Some("two"));
     let print = SignerPrint(0);
     let issuers = kept.store.issuers();
-    assert!(!issuers.find("https://idp.example/").unwrap().keys.as_ref().unwrap().has(print));
+    assert!(!issuers.find("https://idp.example/").unwrap().keys.has(print));
 }
 
 /// A wish is heard at once only if the last look is long ago; wishes meanwhile are one.
