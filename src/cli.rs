@@ -130,7 +130,7 @@ struct ExplainArgs {
     #[arg(long, value_name = "KIND", value_parser = SOURCES)]
     source: Option<String>,
     /// Method of the request.
-    #[arg(long, default_value = "GET")]
+    #[arg(long, default_value = "GET", value_parser = method)]
     method: http::Method,
     /// Path of the request; a query is cut off.
     #[arg(long)]
@@ -186,6 +186,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             let _ = writeln!(io::stderr(), "error: {}", shown(&format!("{error:#}"), &arguments));
             exit
         }
+    }
+}
+
+/// As sidecars take it.
+fn method(text: &str) -> Result<http::Method, String> {
+    match text.bytes().any(|b| b.is_ascii_lowercase()) {
+        true => Err("sidecars refuse a method with a small letter (405)".to_owned()),
+        false => text.parse().map_err(|_| "is not a method".to_owned()),
     }
 }
 

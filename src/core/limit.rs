@@ -71,8 +71,10 @@ pub struct Spent {
 /// The limit is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted {
-    /// Until a request of this cost would be admitted.
+    /// Until a request of this cost would be admitted, if the state becomes `arrival`.
     pub retry_in: Duration,
+    /// What the state has to become: it is less than it was if the limit shrank meanwhile.
+    pub arrival: u64,
 }
 
 /// A charge worked out, and not yet taken: with several limits, all are looked at before any is
@@ -167,7 +169,7 @@ impl Limit {
         let next = arrival.saturating_add(interval.saturating_mul(u64::from(cost)));
         let ahead = next - now_ns;
         if ahead > tolerance {
-            return Err(Exhausted { retry_in: Duration::from_nanos(ahead - tolerance) });
+            return Err(Exhausted { retry_in: Duration::from_nanos(ahead - tolerance), arrival });
         }
         let remaining = ((tolerance - ahead) / interval) as u32;
         Ok(LimitStep {
@@ -180,9 +182,13 @@ impl Limit {
     pub fn charge(self, cost: u32, state: &AtomicU64, now_ns: u64) -> Result<Spent, Exhausted> {
         let mut seen = state.load(Ordering::Relaxed);
         loop {
-            let LimitStep { arrival, spent } = self.step(cost, seen, now_ns)?;
+            let (arrival, charged) = match self.step(cost, seen, now_ns) {
+                Ok(LimitStep { arrival, spent }) => (arrival, Ok(spent)),
+                Err(exhausted) if exhausted.arrival < seen => (exhausted.arrival, Err(exhausted)),
+                Err(exhausted) => return Err(exhausted),
+            };
             match state.compare_exchange_weak(seen, arrival, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Ok(spent),
+                Ok(_) => return charged,
                 Err(other) => seen = other,
             }
         }
@@ -361,6 +367,17 @@ mod tests {
         let retry = limit.charge(1, &state, now).unwrap_err().retry_in;
         assert!(retry <= Duration::from_millis(334), "{retry:?}");
         assert!(limit.charge(1, &state, now + retry.as_nanos() as u64).is_ok());
+    }
+
+    #[test]
+    fn a_debt_of_a_longer_window_does_not_outlive_the_limit() {
+        let (hourly, quick) =
+            (Limit::parse("5/h").unwrap(), Limit::parse("60/min burst 1").unwrap());
+        let (state, now) = (AtomicU64::new(0), 10_000_000_000);
+        while hourly.charge(1, &state, now).is_ok() {}
+        let retry = quick.charge(1, &state, now).unwrap_err().retry_in;
+        assert_eq!(retry, Duration::from_secs(1));
+        assert!(quick.charge(1, &state, now + retry.as_nanos() as u64).is_ok());
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl LimitStore {
             Ok(Spent { remaining, full_in }) => {
                 Ok(LimitReport::PerKey(LimitState { limit, remaining, wait: full_in }))
             }
-            Err(Exhausted { retry_in }) => {
+            Err(Exhausted { retry_in, .. }) => {
                 Err(LimitReport::PerKey(LimitState { limit, remaining: 0, wait: retry_in }))
             }
         }
@@ -78,9 +78,12 @@ impl LimitStore {
             Entry::Occupied(mut found) => {
                 let buckets = found.get_mut();
                 let seen = buckets.arrival(PolicyId::PER_KEY);
-                let LimitStep { arrival, spent } = limit.step(charge.cost, seen, now.mono_ns)?;
+                let (arrival, charged) = match limit.step(charge.cost, seen, now.mono_ns) {
+                    Ok(LimitStep { arrival, spent }) => (arrival, Ok(spent)),
+                    Err(exhausted) => (exhausted.arrival, Err(exhausted)),
+                };
                 buckets.set(PolicyId::PER_KEY, arrival, now.mono_ns);
-                Ok(spent)
+                charged
             }
             Entry::Vacant(_place) => {
                 let state = self.lone.entry(charge.key).or_default();
@@ -99,6 +102,7 @@ impl LimitStore {
         let mut of_key = is_of(PolicyScope::Key).then(|| self.buckets_of_key(charge.key));
         let mut of_org = is_of(PolicyScope::Org).then(|| self.buckets_of_org(charge.org));
         let mut steps: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
+        let mut shrunk: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
         let mut spent: SmallVec<[Spent; 4]> = SmallVec::new();
         let mut waits: SmallVec<[Option<Duration>; 4]> = SmallVec::new();
         for one in limits {
@@ -114,13 +118,15 @@ impl LimitStore {
                     spent.push(step.spent);
                     waits.push(None);
                 }
-                Err(Exhausted { retry_in }) => waits.push(Some(retry_in)),
+                Err(Exhausted { retry_in, arrival }) => {
+                    waits.push(Some(retry_in));
+                    shrunk.extend((arrival < seen).then_some((id, one.scope, arrival)));
+                }
             }
         }
-        if steps.len() < limits.len() {
-            return Err(LimitReport::refused(limits, &waits));
-        }
-        for (id, scope, arrival) in steps {
+        let is_refused = spent.len() < limits.len();
+        // All limits or none; of a debt that is longer than its limit's burst only the burst is kept.
+        for (id, scope, arrival) in if is_refused { shrunk } else { steps } {
             let buckets = match scope {
                 PolicyScope::Key => of_key.as_deref_mut(),
                 PolicyScope::Org => of_org.as_deref_mut(),
@@ -131,6 +137,9 @@ impl LimitStore {
         }
         // Nothing is locked while the report is written.
         drop((of_key, of_org));
+        if is_refused {
+            return Err(LimitReport::refused(limits, &waits));
+        }
         Ok(LimitReport::spent(limits, &spent))
     }
 

@@ -280,3 +280,17 @@ fn a_renewed_limit_keeps_what_was_spent_under_its_name() {
     let other = policy("hourly", PolicyScope::Key, "10/d");
     assert!(store.charge(&charge([&other], 1), at(0)).is_ok(), "another policy is another bucket");
 }
+
+#[test]
+fn a_limit_with_a_shorter_window_admits_after_its_own_wait() {
+    let long = [policy("a", PolicyScope::Key, "3/d"), policy("b", PolicyScope::Org, "100/min")];
+    let short = [policy("a", PolicyScope::Key, "600/min burst 1"), long[1].clone()];
+    let store = LimitStore::default();
+    for _ in 0..4 {
+        let _ = store.charge(&charge(&long, 1), at(0));
+    }
+    let refused = store.charge(&charge(&short, 1), at(1)).unwrap_err();
+    let wait = refused.longest_wait().as_nanos() as u64;
+    assert!(wait <= 100_000_000, "{wait}");
+    assert!(store.charge(&charge(&short, 1), at(1 + wait)).is_ok());
+}

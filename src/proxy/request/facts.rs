@@ -186,6 +186,11 @@ fn target<'r>(head: &'r RequestHead, caps: &Caps) -> Result<&'r str, Rejection> 
     if matches!(head.method, Method::CONNECT | Method::TRACE) || head.method.as_str() == "TRACK" {
         return Err(Reason::Method.into());
     }
+    // Methods are case-sensitive, and many frameworks fold them all the same: `delete` would pass the
+    // rule for DELETE by, and be carried out as one.
+    if head.method.as_str().bytes().any(|b| b.is_ascii_lowercase()) {
+        return Err(Rejection::why(Reason::Method, "a method is written in capitals"));
+    }
     let target = &head.target;
     if target.as_str().len() > caps.uri_bytes {
         return Err(Reason::UriTooLong.into());
