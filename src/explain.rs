@@ -12,6 +12,7 @@ use serde::Serialize;
 
 pub use self::charges::ExplainedCharge;
 use crate::config::Settings;
+use crate::core::decision::KeyCandidates;
 use crate::core::observe::Conduct;
 use crate::core::path::{self, Traits};
 use crate::core::refusal::Context;
@@ -232,7 +233,9 @@ fn told<K: KeyLookup>(
 ) -> Explained {
     let JudgedTarget { path, traits, fault } = target;
     let (method, client) = (ask.method, ask.client);
-    let facts = Facts { method, path, traits, presented, client, preflight: None, fault };
+    let candidates = KeyCandidates::Certain;
+    let facts =
+        Facts { method, path, traits, presented, client, preflight: None, candidates, fault };
     let names = &settings.identity;
     let verdict = decide(&settings.policy, keys, &facts, ask.at);
     let observing = verdict.conduct() == Conduct::Observed;

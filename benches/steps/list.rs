@@ -214,6 +214,7 @@ fn minted(
         presented: Presented::Single(SECRET),
         client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
         preflight: None,
+        candidates: Default::default(),
         fault: None,
     };
     let Verdict::Admitted(admitted) = decide(&settings.policy, Some(keys), &facts, NOW) else {
@@ -350,6 +351,7 @@ fn facts(path: &'static str, method: &'static Method, secret: &'static [u8]) -> 
         presented: Presented::Single(secret),
         client: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)),
         preflight: None,
+        candidates: Default::default(),
         fault: None,
     }
 }

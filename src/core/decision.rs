@@ -1,5 +1,8 @@
 //! [`decide`]: who is calling, and may they do this here and now?
 
+mod conduct;
+mod ticket;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -7,18 +10,20 @@ use http::Method;
 
 use super::Now;
 use super::charge::{Charge, LimitPolicies};
-use super::client_network::ClientNetwork;
 use super::credential::MissingHalf;
 use super::grant::{KeyView, PermissionSet};
-use super::key::{Environment, KeyId, KeyStatus};
+use super::key::{Environment, KeyStatus};
 use super::limit::LimitSet;
-use super::observe::{Conduct, CredentialPassage, Observe, ShareCaller};
+use super::observe::{Conduct, Observe};
 use super::owner::OwnerView;
-use super::path::{self, Traits};
+use super::path::Traits;
 use super::reason::{Detail, Reason, Rejection};
-use super::route::{Access, FoundRoute, Needs, Route, RouteTable};
+use super::route::{Access, FoundRoute, Route, RouteTable};
 use super::secret::Digest;
-use super::user_token::{KnownOrgs, SignerPrint, TokenFault, TokenSigners, UserToken};
+use super::user_token::{KnownOrgs, TokenFault, UserToken};
+
+use self::ticket::ObservedOrigin;
+pub use self::ticket::Ticket;
 
 /// The part of the configuration that a decision depends on.
 #[derive(Clone, Debug, Default)]
@@ -73,9 +78,22 @@ pub struct Facts<'r> {
     pub client: IpAddr,
     /// `Access-Control-Request-Method` of an OPTIONS request that has `Origin` as well.
     pub preflight: Option<&'r Method>,
+    /// What may be a key, for the share alone.
+    pub candidates: KeyCandidates<'r>,
     /// What is wrong with the request itself. Refused before anything else is decided, unless the
     /// caller is only observed.
     pub fault: Option<&'r Rejection>,
+}
+
+/// What of a request may be a key where its credential is not certain: two of them, a malformed or
+/// a misspelt one. None of it opens anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum KeyCandidates<'r> {
+    /// [`Presented`] says it all.
+    #[default]
+    Certain,
+    These(&'r [Digest]),
+    TooMany,
 }
 
 /// The one credential of a request.
@@ -136,6 +154,7 @@ pub struct Observed<'k> {
     rejection: Rejection,
     /// Whose key it is: with [`Reason::WrongSecret`] the caller has only named it.
     key: Option<KeyView<'k>>,
+    origin: Box<ObservedOrigin>,
 }
 
 /// A rejection, and what else the log may say.
@@ -146,22 +165,6 @@ pub struct Refused<'k> {
     /// The key, when it was identified. For the log only: with [`Reason::WrongSecret`] the caller
     /// has named it without proving possession.
     pub key: Option<KeyView<'k>>,
-}
-
-/// What is kept of an admitted request while its response runs, to hold it against later tables.
-#[derive(Clone, Debug)]
-pub struct Ticket {
-    holder: TicketHolder,
-    org: u64,
-    client: IpAddr,
-    /// Unix seconds.
-    pub expires: Option<u64>,
-}
-
-#[derive(Clone, Debug)]
-enum TicketHolder {
-    Key { id: KeyId, digest: Digest },
-    Token { issuer: Arc<str>, signed_by: SignerPrint },
 }
 
 /// The verdict on one request. Total: every input has a verdict, every refusal a reason.
@@ -175,73 +178,8 @@ pub fn decide<'k, K: KeyLookup>(
         None => enforce(policy, keys, facts, now),
         Some(observe) => {
             let verdict = enforce(policy, keys, facts, now);
-            carry_out(policy, observe, facts, verdict)
+            conduct::carry_out(policy, observe, keys, facts, verdict)
         }
-    }
-}
-
-/// Makes of a verdict what `[observe]` says: as it is for callers whose requests are enforced, and
-/// for others one that lets the request through.
-fn carry_out<'k>(
-    policy: &'k Policy,
-    observe: &'k Observe,
-    facts: &Facts<'_>,
-    verdict: Verdict<'k>,
-) -> Verdict<'k> {
-    let proved = match &verdict {
-        Verdict::Admitted(admitted) => admitted.key().map(|key| key.id),
-        Verdict::Rejected(refused) if refused.rejection.reason != Reason::WrongSecret => {
-            refused.key.map(|key| key.id)
-        }
-        Verdict::Rejected(_) | Verdict::Observed(_) | Verdict::Passed(_) => None,
-    };
-    let caller = match proved {
-        Some(id) => ShareCaller::Key(id),
-        None => ShareCaller::Network(ClientNetwork::of(facts.client)),
-    };
-    if observe.share.holds(caller) {
-        return verdict;
-    }
-    match verdict {
-        Verdict::Admitted(admitted) if observe.reaches(Some(admitted.route)) => {
-            Verdict::Admitted(Admitted { conduct: Conduct::Observed, ..admitted })
-        }
-        Verdict::Passed(passed) if observe.reaches(Some(passed.route)) => {
-            Verdict::Passed(Passed { conduct: Conduct::Observed, ..passed })
-        }
-        Verdict::Rejected(Refused { rejection, route, key })
-            if may_pass(observe, facts.fault, &rejection) =>
-        {
-            let route = route.or_else(|| rule_of(policy, facts));
-            match observe.reaches(route) {
-                true => {
-                    let route = route.unwrap_or(observe.unmatched());
-                    Verdict::Observed(Observed { route, rejection, key })
-                }
-                false => Verdict::Rejected(Refused { rejection, route, key }),
-            }
-        }
-        other => other,
-    }
-}
-
-/// A key in a place where it cannot be found with certainty cannot be removed with certainty
-/// either: with `credentials = "strip"` such a request is refused as ever.
-fn may_pass(observe: &Observe, fault: Option<&Rejection>, rejection: &Rejection) -> bool {
-    observe.credentials == CredentialPassage::Forward
-        || [fault, Some(rejection)].into_iter().flatten().all(|r| r.reason != Reason::Malformed)
-}
-
-/// The rule of a request that was refused before its rule counted.
-///
-/// `None` as well where a path has readings that the rule does not allow: a service that decodes the
-/// slash, or cuts at the `;`, may take it to another rule, and that one may be enforced.
-fn rule_of<'k>(policy: &'k Policy, facts: &Facts<'_>) -> Option<&'k Route> {
-    // Scanned again: another fault may have replaced the one of the path.
-    let traits = path::scan(facts.path.as_bytes()).ok()?;
-    match policy.routes.find(facts.method, facts.path, traits) {
-        Ok(FoundRoute::Route(route)) => Some(route).filter(|r| traits.within(r.allow).is_ok()),
-        Ok(FoundRoute::Nothing | FoundRoute::OtherMethods(_)) | Err(_) => None,
     }
 }
 
@@ -521,21 +459,6 @@ impl<'k> Admitted<'k> {
             AdmittedCaller::Token(_) => 0,
         }
     }
-
-    /// What the stream registry keeps of this request.
-    pub fn ticket(&self, client: IpAddr) -> Ticket {
-        let (holder, expires) = match &self.caller {
-            AdmittedCaller::Key { key, digest } => {
-                (TicketHolder::Key { id: key.id, digest: *digest }, key.expires)
-            }
-            AdmittedCaller::Token(token) => {
-                let issuer = Arc::clone(&token.issuer);
-                let holder = TicketHolder::Token { issuer, signed_by: token.signed_by };
-                (holder, Some(token.expires))
-            }
-        };
-        Ticket { holder, org: fingerprint(self.org()), client, expires }
-    }
 }
 
 // === impl Passed ===
@@ -563,68 +486,6 @@ impl<'k> Observed<'k> {
     pub fn key(&self) -> Option<&KeyView<'k>> {
         self.key.as_ref()
     }
-}
-
-// === impl Ticket ===
-
-impl Ticket {
-    /// Notes that a request with this key runs still. Uses of a user token are not counted.
-    pub fn touch<K: KeyLookup>(&self, keys: &K, now: Now) {
-        let TicketHolder::Key { id, digest } = &self.holder else { return };
-        if let Some(key) = keys.any(digest).filter(|key| key.id == *id)
-            && let Some(uses) = key.uses
-        {
-            uses.touch(now);
-        }
-    }
-
-    /// Why its stream ends when [`Ticket::expires`] has come.
-    pub fn expired(&self) -> Reason {
-        match self.holder {
-            TicketHolder::Key { .. } => Reason::Expired,
-            TicketHolder::Token { .. } => Reason::TokenExpired,
-        }
-    }
-
-    /// Whether the key or token that opened a stream would still open it, and until when (Unix
-    /// seconds).
-    ///
-    /// `needs` are those of the route at the time of the request. Of a token only its signing key
-    /// can change; its claims were checked against them then.
-    pub fn recheck<K: KeyLookup>(
-        &self,
-        policy: &Policy,
-        keys: &K,
-        signers: &impl TokenSigners,
-        needs: Option<&Needs>,
-        now: Now,
-    ) -> Result<Option<u64>, Reason> {
-        let (held, digest) = match &self.holder {
-            TicketHolder::Key { id, digest } => (id, digest),
-            TicketHolder::Token { issuer, signed_by } => {
-                return match signers.trusts(issuer, *signed_by) {
-                    true => Ok(self.expires),
-                    false => Err(Reason::TokenKeyUnknown),
-                };
-            }
-        };
-        let key = keys.any(digest).ok_or(Reason::Revoked)?;
-        if key.id != *held || fingerprint(key.org) != self.org {
-            return Err(Reason::Revoked);
-        }
-        check_key(policy, &key, self.client, now)?;
-        match needs {
-            Some(needs) if !needs.met_by(&key.grant.permissions) => Err(Reason::Permission),
-            _ => Ok(key.expires),
-        }
-    }
-}
-
-/// FNV-1a. Tells a changed org apart without keeping a copy of its name per stream.
-fn fingerprint(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 impl std::fmt::Debug for Presented<'_> {

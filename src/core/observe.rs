@@ -1,6 +1,8 @@
 //! Observing: requests that keygate would refuse go on to the service, and what it would have done is
 //! only recorded. Who is observed, from when on nobody is, and what becomes of credentials meanwhile.
 
+use smallvec::{SmallVec, smallvec};
+
 use super::Now;
 use super::client_network::ClientNetwork;
 use super::key::KeyId;
@@ -54,7 +56,15 @@ pub enum ShareCaller {
     /// Proved by its secret.
     Key(KeyId),
     Network(ClientNetwork),
+    /// There is more that may be a key than anybody looks up: in every share but none.
+    Unsure,
 }
+
+/// By whom the share of one request is counted: usually one. Several where the credential is not
+/// certain, and then one of them in the share is enough: a second key or a misspelt field must not
+/// lead out of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareCallers(SmallVec<[ShareCaller; 1]>);
 
 /// The part of all callers whose requests are enforced, in hundredths of a percent: 0 to 10,000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,6 +216,25 @@ impl Observe {
     }
 }
 
+// === impl ShareCallers ===
+
+impl ShareCallers {
+    pub fn add(&mut self, caller: ShareCaller) {
+        self.0.push(caller);
+    }
+
+    /// Whether one of them is among those whose requests are enforced.
+    pub fn any_in(&self, share: EnforcedShare) -> bool {
+        self.0.iter().any(|caller| share.holds(*caller))
+    }
+}
+
+impl From<ShareCaller> for ShareCallers {
+    fn from(caller: ShareCaller) -> Self {
+        Self(smallvec![caller])
+    }
+}
+
 // === impl EnforcedShare ===
 
 impl EnforcedShare {
@@ -245,6 +274,7 @@ impl EnforcedShare {
         let hash = match caller {
             ShareCaller::Key(id) => spread(id.suffix().bytes()),
             ShareCaller::Network(network) => spread(network.as_number().to_le_bytes().into_iter()),
+            ShareCaller::Unsure => 0,
         };
         // The upper bits of a product: every hundredth of a percent gets as many hashes.
         let place = (u128::from(hash) * u128::from(Self::ALL.0)) >> 64;
@@ -308,6 +338,19 @@ mod tests {
             let share = EnforcedShare(share);
             prop_assert_eq!(share.holds(network(ip)), share.holds(network(ip ^ 0xff)));
         }
+    }
+
+    /// Doubt ends where anybody is enforced.
+    #[test]
+    fn one_caller_in_the_share_is_enough() {
+        let (inside, outside) = (key(HELD[0]), key(0));
+        let share = EnforcedShare(1_000);
+        let mut callers = ShareCallers::from(outside);
+        assert!(!callers.any_in(share));
+        callers.add(inside);
+        assert!(callers.any_in(share));
+        let unsure = ShareCallers::from(ShareCaller::Unsure);
+        assert!(unsure.any_in(EnforcedShare(1)) && !unsure.any_in(EnforcedShare::default()));
     }
 
     #[test]

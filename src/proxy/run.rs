@@ -18,6 +18,7 @@ use super::net::io::CutReason;
 use super::upstream::{Connector, UpstreamPool};
 use super::worker::{Date, Phase, Shared, Worker};
 use crate::config::UpstreamAddress;
+use crate::core::Now;
 use crate::meter::UseProbe;
 use crate::telemetry::{AccessLog, WorkerCells};
 
@@ -108,12 +109,15 @@ async fn serve(seed: Seed) {
 pub(crate) async fn watch_snapshots(worker: Rc<Worker>) {
     let mut swaps = worker.shared.store.subscribe();
     while swaps.changed().await.is_ok() {
-        let now = worker.clock.now();
-        let snapshot = worker.shared.store.load();
-        let keys = worker.shared.store.issuers();
-        for reason in worker.streams.recheck(&snapshot, &keys, now) {
-            worker.cells.stream_ended(reason);
-        }
+        recheck_streams(&worker, worker.clock.now());
+    }
+}
+
+fn recheck_streams(worker: &Worker, now: Now) {
+    let snapshot = worker.shared.store.load();
+    let keys = worker.shared.store.issuers();
+    for reason in worker.streams.recheck(&snapshot, &keys, now) {
+        worker.cells.stream_ended(reason);
     }
 }
 
@@ -151,6 +155,9 @@ async fn tick(worker: Rc<Worker>) {
         worker.settle_memory();
         for reason in worker.streams.sweep(now, write_ns) {
             worker.cells.stream_ended(reason);
+        }
+        if worker.streams.take_rejudge() {
+            recheck_streams(&worker, now);
         }
         if let Some(keys) = &worker.shared.store.load().keys {
             worker.streams.touch_some(&**keys, now);

@@ -29,6 +29,8 @@ pub(crate) struct Streams {
     expiry: Cell<u64>,
     /// Told when `expiry` becomes earlier.
     earlier: Notify,
+    /// A request that was only observed has come to the end of that.
+    rejudge: Cell<bool>,
     /// What ends the tasks that hyper runs for tunnels over HTTP/2, by slot.
     aborts: RefCell<HashMap<usize, Rc<TaskAbort>>>,
     /// The minute of which [`Self::touch_some`] has noted uses, and how many slots of it.
@@ -52,7 +54,7 @@ struct StreamSlots {
 
 #[derive(Debug)]
 struct StreamEntry {
-    /// `None` in a free slot and for requests without a key.
+    /// `None` in a free slot and for requests that need no key.
     ticket: Option<Ticket>,
     /// Position of the deciding settings, and of the route in them.
     settings: usize,
@@ -113,7 +115,7 @@ pub(crate) struct Stream {
 // === impl Streams ===
 
 impl Streams {
-    /// `ticket` is `None` for a request that passed without a key: it has deadlines only.
+    /// `ticket` is `None` for a request that needs no key: it has deadlines only.
     pub(crate) fn register(
         self: &Rc<Self>,
         ticket: Option<Ticket>,
@@ -216,19 +218,27 @@ impl Streams {
                 _ => {}
             }
             let Some(ticket) = &entry.ticket else { continue };
-            let (Some(expires), why) = (ticket.expires, ticket.expired()) else { continue };
+            let Some(expires) = ticket.expires else { continue };
             if !entry.key_lives() {
                 continue;
             }
-            if expires <= now.unix_secs() {
-                entry.end(RequestEnd::Key(why));
-                ended.push(why);
-            } else {
-                next = next.min(expires);
+            match ticket.expired() {
+                _ if expires > now.unix_secs() => next = next.min(expires),
+                Some(why) => {
+                    entry.end(RequestEnd::Key(why));
+                    ended.push(why);
+                }
+                None => self.rejudge.set(true),
             }
         }
         self.expiry.set(if next == u64::MAX { 0 } else { next });
         ended
+    }
+
+    /// Whether the last sweep has met a request that has to be held against the snapshot in force,
+    /// because observing has ended ([`Self::recheck`]).
+    pub(crate) fn take_rejudge(&self) -> bool {
+        self.rejudge.take()
     }
 
     /// Once a minute notes for every running request that its key is in use, some at each call: a
@@ -307,16 +317,11 @@ impl Streams {
         let mut ended = Vec::new();
         for entry in entries.iter_mut().filter(|e| e.key_lives()) {
             let Some(ticket) = &mut entry.ticket else { continue };
-            let needs = settings
+            let route = settings
                 .get(entry.settings)
-                .and_then(|(s, _)| s.policy.routes.iter().nth(entry.route))
-                .and_then(|r| r.access.needs());
-            let verdict = match &snapshot.keys {
-                Some(keys) if keys.refuse_from().is_none_or(|at| now.unix_secs() < at) => {
-                    ticket.recheck(&snapshot.settings.policy, &**keys, &signers, needs, now)
-                }
-                _ => Err(Reason::NoTable),
-            };
+                .and_then(|(s, _)| s.policy.routes.iter().nth(entry.route));
+            let (policy, keys) = (&snapshot.settings.policy, snapshot.keys.as_deref());
+            let verdict = ticket.recheck(policy, keys, &signers, route, now);
             match verdict {
                 Ok(expires) => {
                     ticket.expires = expires;

@@ -529,6 +529,7 @@ proptest! {
             presented,
             client: "192.0.2.7".parse().unwrap(),
             preflight: None,
+            candidates: Default::default(),
             fault: None,
         };
         let now = Now { unix_ms: u64::from(unix) * 1000, mono_ns: 0 };
@@ -616,6 +617,7 @@ fn a_running_request_is_a_use_in_every_minute() {
         presented: Presented::Single(SECRET.as_bytes()),
         client,
         preflight: None,
+        candidates: Default::default(),
         fault: None,
     };
     let at = |minute: u64| Now { unix_ms: minute * 60_000, mono_ns: 1 };
@@ -628,7 +630,7 @@ fn a_running_request_is_a_use_in_every_minute() {
     let streams = std::rc::Rc::new(Streams::default());
     // More than are looked at in one go, so that the last one's turn comes later.
     let waiting: Vec<_> = (0..5000).map(|_| streams.register(None, &settings, 0)).collect();
-    let stream = streams.register(Some(admitted.ticket(client)), &settings, 0);
+    let stream = streams.register(Some(admitted.ticket(client, &settings.policy)), &settings, 0);
     let last = |now: u64| {
         (0..4).for_each(|_| streams.touch_some(&keys, at(now)));
         keys.1.read()

@@ -137,10 +137,11 @@ pub(crate) fn admit(
         charged = admission.charge(&passage, record)?;
         admission.check_body(&passage, &body, record)?;
     }
+    let (client_ip, policy) = (reading.client(), &settings.policy);
     let ticket = match &passage.forward {
-        // The service alone says when a stream ends that is only observed.
-        Forward::Admitted(admitted) if !is_observed => Some(admitted.ticket(reading.client())),
-        Forward::Admitted(_) | Forward::Observed(_) | Forward::Passed(_) => None,
+        Forward::Admitted(admitted) => Some(admitted.ticket(client_ip, policy)),
+        Forward::Observed(observed) => observed.ticket(client_ip, policy),
+        Forward::Passed(_) => None,
     };
     let mut carried = reading.carriers.carried();
     let mut changes = reading.into_changes();

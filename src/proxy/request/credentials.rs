@@ -16,9 +16,12 @@ use crate::proxy::http1::head::{Fields, RequestHead, asks_for_upgrade};
 use crate::token::looks_like_token;
 
 mod blank;
+mod candidates;
 mod cookie;
 mod query;
 mod strays;
+
+pub(crate) use self::candidates::{Candidates, candidates};
 
 /// What the carriers of one request hold.
 #[derive(Default)]

@@ -8,8 +8,9 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Version};
 use smallvec::SmallVec;
 
-use super::credentials::{self, Carriers};
+use super::credentials::{self, Candidates, Carriers};
 use crate::config::{Caps, Settings, Underscores};
+use crate::core::decision::KeyCandidates;
 use crate::core::headers::FieldClass;
 use crate::core::path::{self, Traits};
 use crate::core::{Facts, Reason, Rejection, address};
@@ -25,6 +26,8 @@ pub(crate) struct RequestReading<'r> {
     traits: Traits,
     client: IpAddr,
     preflight: Option<Method>,
+    /// Where `[observe]` is configured and the credential is not certain.
+    candidates: Option<Candidates>,
     /// What keygate refuses unless the caller is only observed.
     pub(crate) fault: Option<Box<Rejection>>,
     pub(crate) carriers: Carriers<'r>,
@@ -62,6 +65,8 @@ pub(crate) struct HeadChanges {
 pub(crate) struct WatchedChanges {
     /// Fields among those to remove that some requests keep.
     kept: SmallVec<[KeptField; 2]>,
+    /// A field that carries a credential is misspelt.
+    misspelt: Option<MisspeltCredential>,
     /// What differs from what the client sent.
     pub(crate) told: SmallVec<[HeadNotice; 1]>,
 }
@@ -72,6 +77,10 @@ pub(crate) struct KeptField {
     at: At,
     with: KeptWith,
 }
+
+/// Proof that one was there.
+#[derive(Clone, Copy, Debug)]
+struct MisspeltCredential;
 
 /// When a field that goes is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +122,12 @@ pub(crate) fn read<'r>(
             .retain(|told| !matches!(told, HeadNotice::Forwarding | HeadNotice::RequestId(_)));
     }
     let carriers = credentials::read(head, &settings.sources, &settings.tokens);
+    let is_certain = carriers.is_ok()
+        && changes.watched.as_ref().is_none_or(|watched| watched.misspelt.is_none());
+    let candidates = match changes.watched {
+        Some(_) if !is_certain => Some(credentials::candidates(head, settings)),
+        _ => None,
+    };
     let carriers = carriers.unwrap_or_else(|rejection| {
         // A key that is nowhere in particular outweighs the others: what cannot be found cannot be
         // removed.
@@ -127,6 +142,7 @@ pub(crate) fn read<'r>(
         traits,
         client,
         preflight: preflight(head),
+        candidates,
         fault,
         carriers,
         changes,
@@ -168,6 +184,11 @@ impl<'r> RequestReading<'r> {
             presented: self.carriers.presented(),
             client: self.client,
             preflight: self.preflight.as_ref(),
+            candidates: match &self.candidates {
+                None => KeyCandidates::Certain,
+                Some(Candidates::These(digests)) => KeyCandidates::These(digests),
+                Some(Candidates::TooMany) => KeyCandidates::TooMany,
+            },
             fault: self.fault.as_deref(),
         }
     }
@@ -301,6 +322,9 @@ fn fields(
             match field {
                 FieldClass::Credential | FieldClass::Subprotocol => {
                     fault.get_or_insert_with(|| Box::new(misspelt(CREDENTIAL)));
+                    if let Some(watched) = &mut changes.watched {
+                        watched.misspelt = Some(MisspeltCredential);
+                    }
                     changes.removes(at, KeptWith::Credentials);
                     continue;
                 }

@@ -159,7 +159,7 @@ impl Key {
         self
     }
 
-    fn toml(&self) -> String {
+    pub(crate) fn toml(&self) -> String {
         let words: Vec<_> = self.permissions.iter().map(|p| format!("{p:?}")).collect();
         format!(
             "\n[[key]]\nid = {:?}\norg = {:?}\nname = {}\npermissions = [{}]\ndigest = {:?}\n{}\n",

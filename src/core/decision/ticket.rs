@@ -1,0 +1,242 @@
+//! What is kept of a request while its response runs: whether it would still be let through.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Admitted, AdmittedCaller, Facts, KeyLookup, Observed, Policy, Presented, check_key};
+use crate::core::Now;
+use crate::core::client_network::ClientNetwork;
+use crate::core::grant::KeyView;
+use crate::core::key::KeyId;
+use crate::core::observe::{Conduct, ShareCaller, ShareCallers};
+use crate::core::reason::{Reason, Rejection};
+use crate::core::route::{Access, Route};
+use crate::core::secret::Digest;
+use crate::core::user_token::{SignerPrint, TokenSigners};
+
+/// What is kept of a request while its response runs, to hold it against later tables and
+/// configurations.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    holder: TicketHolder,
+    org: u64,
+    client: IpAddr,
+    /// While it is only observed: by whom the share is counted.
+    observed: Option<Box<ShareCallers>>,
+    /// Unix seconds. While the request is only observed, the end of that.
+    pub expires: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+enum TicketHolder {
+    /// It would not have been let through. With a digest, because of the key, which another table
+    /// may let in.
+    Denied {
+        reason: Reason,
+        digest: Option<Digest>,
+    },
+    Key {
+        id: KeyId,
+        digest: Digest,
+    },
+    Token {
+        issuer: Arc<str>,
+        signed_by: SignerPrint,
+        /// Unix seconds.
+        expires: u64,
+    },
+}
+
+/// What is kept of a request that `[observe]` lets through, for its ticket.
+#[derive(Debug)]
+pub(super) struct ObservedOrigin {
+    callers: ShareCallers,
+    digest: Option<Digest>,
+}
+
+// === impl ObservedOrigin ===
+
+impl ObservedOrigin {
+    /// `key`: the one that was identified, if any was.
+    pub(super) fn of(
+        callers: ShareCallers,
+        facts: &Facts<'_>,
+        key: Option<&KeyView<'_>>,
+        rejection: &Rejection,
+    ) -> Self {
+        let digest = match (rejection.reason, facts.presented) {
+            (
+                Reason::Address
+                | Reason::Canary
+                | Reason::Disabled
+                | Reason::Expired
+                | Reason::NoTable
+                | Reason::NotYetValid
+                | Reason::Permission
+                | Reason::Revoked
+                | Reason::Unknown
+                | Reason::WrongEnvironment,
+                Presented::Single(secret),
+            ) => Some(Digest::of(secret)),
+            (reason, Presented::Pair { secret, .. })
+                if key.is_some()
+                    && !matches!(reason, Reason::WrongSecret | Reason::Route | Reason::Method) =>
+            {
+                Some(Digest::of(secret))
+            }
+            _ => None,
+        };
+        Self { callers, digest }
+    }
+}
+
+// === impl Admitted ===
+
+impl Admitted<'_> {
+    /// What the stream registry keeps of this request, which `policy` has decided.
+    pub fn ticket(&self, client: IpAddr, policy: &Policy) -> Ticket {
+        let (holder, caller, expires) = match &self.caller {
+            AdmittedCaller::Key { key, digest } => {
+                let holder = TicketHolder::Key { id: key.id, digest: *digest };
+                (holder, ShareCaller::Key(key.id), key.expires)
+            }
+            AdmittedCaller::Token(token) => {
+                let issuer = Arc::clone(&token.issuer);
+                let (signed_by, expires) = (token.signed_by, token.expires);
+                let holder = TicketHolder::Token { issuer, signed_by, expires };
+                let network = ShareCaller::Network(ClientNetwork::of(client));
+                (holder, network, Some(token.expires))
+            }
+        };
+        let (observed, expires) = match self.conduct {
+            Conduct::Enforced => (None, expires),
+            Conduct::Observed => (Some(Box::new(caller.into())), end_of_observing(policy)),
+        };
+        Ticket { holder, org: fingerprint(self.org()), client, observed, expires }
+    }
+}
+
+// === impl Observed ===
+
+impl Observed<'_> {
+    /// What the stream registry keeps of this request, which `policy` has decided. `None`: it would
+    /// be let through with any table.
+    pub fn ticket(&self, client: IpAddr, policy: &Policy) -> Option<Ticket> {
+        let ObservedOrigin { callers, digest } = &*self.origin;
+        let reason = self.rejection.reason;
+        let passes = matches!(self.route.access, Access::Public | Access::KeyOrPass(_));
+        if passes && digest.is_none() && reason == Reason::NoTable {
+            return None;
+        }
+        Some(Ticket {
+            holder: TicketHolder::Denied { reason, digest: *digest },
+            org: 0,
+            client,
+            observed: Some(Box::new(callers.clone())),
+            expires: end_of_observing(policy),
+        })
+    }
+}
+
+fn end_of_observing(policy: &Policy) -> Option<u64> {
+    policy.observe.as_deref().and_then(|observe| observe.until)
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// Notes that a request with this key runs still. Uses of a user token are not counted.
+    pub fn touch<K: KeyLookup>(&self, keys: &K, now: Now) {
+        let TicketHolder::Key { id, digest } = &self.holder else { return };
+        if let Some(key) = keys.any(digest).filter(|key| key.id == *id)
+            && let Some(uses) = key.uses
+        {
+            uses.touch(now);
+        }
+    }
+
+    /// Why its stream ends when [`Ticket::expires`] has come. `None`: it is only observed, and what
+    /// comes is a [`Ticket::recheck`].
+    pub fn expired(&self) -> Option<Reason> {
+        match (&self.observed, &self.holder) {
+            (Some(_), _) => None,
+            (None, TicketHolder::Denied { .. } | TicketHolder::Key { .. }) => Some(Reason::Expired),
+            (None, TicketHolder::Token { .. }) => Some(Reason::TokenExpired),
+        }
+    }
+
+    /// Whether the request would be let through still, and until when (Unix seconds) nothing has to
+    /// be looked at again. One that was only observed is, for as long as its caller is; from then on
+    /// it is judged as any other.
+    ///
+    /// `route` is the one at the time of the request. Of a token only its signing key can change; its
+    /// claims were checked against the route then.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn recheck<K: KeyLookup>(
+        &mut self,
+        policy: &Policy,
+        keys: Option<&K>,
+        signers: &impl TokenSigners,
+        route: Option<&Route>,
+        now: Now,
+    ) -> Result<Option<u64>, Reason> {
+        if let Some(callers) = &self.observed {
+            match is_observed(policy, callers, route, now) {
+                Conduct::Observed => return Ok(end_of_observing(policy)),
+                Conduct::Enforced => self.observed = None,
+            }
+        }
+        let keys = keys.filter(|keys| keys.refuse_from().is_none_or(|at| now.unix_secs() < at));
+        let keys = keys.ok_or(Reason::NoTable)?;
+        let needs = route.and_then(|route| route.access.needs());
+        let key = match &self.holder {
+            TicketHolder::Denied { reason, digest } => {
+                digest.and_then(|digest| keys.any(&digest)).ok_or(*reason)?
+            }
+            TicketHolder::Key { id, digest } => {
+                let key = keys.any(digest).ok_or(Reason::Revoked)?;
+                if key.id != *id || fingerprint(key.org) != self.org {
+                    return Err(Reason::Revoked);
+                }
+                key
+            }
+            TicketHolder::Token { issuer, signed_by, expires } => {
+                return match signers.trusts(issuer, *signed_by) {
+                    true => Ok(Some(*expires)),
+                    false => Err(Reason::TokenKeyUnknown),
+                };
+            }
+        };
+        check_key(policy, &key, self.client, now)?;
+        match needs {
+            Some(needs) if !needs.met_by(&key.grant.permissions) => Err(Reason::Permission),
+            _ => Ok(key.expires),
+        }
+    }
+}
+
+fn is_observed(
+    policy: &Policy,
+    callers: &ShareCallers,
+    route: Option<&Route>,
+    now: Now,
+) -> Conduct {
+    let Some(observe) = policy.observe.as_deref().filter(|observe| observe.is_on(now)) else {
+        return Conduct::Enforced;
+    };
+    // The rule may stand at another place in a later configuration.
+    let rule = route.and_then(|route| policy.routes.iter().find(|rule| rule.id == route.id));
+    match observe.reaches(rule) && !callers.any_in(observe.share) {
+        true => Conduct::Observed,
+        false => Conduct::Enforced,
+    }
+}
+
+/// FNV-1a. Tells a changed org apart without keeping a copy of its name per stream.
+fn fingerprint(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
