@@ -213,7 +213,13 @@ impl World {
             Action::Table => build("t.kgt"),
             Action::Review => build("review.kgt"),
             Action::Draft => {
-                let unsigned = ["--unsigned", "--signer-public", "signer.pub"];
+                // No [publish] says which table it is to replace, so that it cannot tell by itself
+                // that it ends most keys on purpose.
+                let unsigned = [
+                    ["--unsigned", "--acknowledge", "empty"],
+                    ["--acknowledge", "shrink", "--signer-public=signer.pub"],
+                ]
+                .concat();
                 of(&[&["table", "build", "-o", &draft], &unsigned[..], &flags].concat())
             }
             Action::Attach => {
