@@ -1,5 +1,6 @@
 //! The parts that a reload puts in force: credentials, identity, and with `routes` the policy.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use http::{HeaderName, header};
@@ -39,6 +40,14 @@ pub(super) fn settings(
         root.missing("environment", "require_environment needs environment = \"live\" or \"test\"");
     }
     let trusted_proxies = NetworkSet::new(root.parse_list("trusted_proxies", parse_network));
+    let everybody = [IpAddr::V4(Ipv4Addr::BROADCAST), IpAddr::V6(Ipv6Addr::from_bits(u128::MAX))];
+    if !trusted_proxies.is_empty() && everybody.into_iter().any(|at| trusted_proxies.allows(at)) {
+        let problem = ConfigProblem::new(
+            "believes every client: who sends X-Forwarded-For chooses the address that networks of \
+             keys, budgets of addresses and the log see",
+        );
+        root.warn("trusted_proxies", problem.hint("name the networks of your load balancers"));
+    }
     let underscores = root.choice(
         "underscores",
         Underscores::Drop,

@@ -18,6 +18,9 @@ const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
+/// Between two fetches of a key set, at most: an hour and a tenth.
+const LONGEST_REFRESH: Duration = Duration::from_secs(66 * 60);
+
 /// Most issuers: each has series of its own.
 pub(crate) const MOST_ISSUERS: usize = 16;
 
@@ -142,12 +145,19 @@ fn issuer(section: &ConfigSection<'_>) -> Option<TokenIssuer> {
     };
     let stale = section.duration("jwks_stale", STALE);
     let jwks = jwks(section);
+    if stale < LONGEST_REFRESH && matches!(jwks, Some(JwksSource::Url { .. })) {
+        let problem = ConfigProblem::new(
+            "is shorter than the time between two fetches: five minutes, or up to an hour where the \
+             issuer's max-age says so; its tokens get 503 in between",
+        );
+        section.warn("jwks_stale", problem.hint("jwks_stale = \"1h10m\" or more"));
+    }
     issuer?;
     Some(TokenIssuer { rules, jwks: jwks?, stale })
 }
 
 fn jwks(section: &ConfigSection<'_>) -> Option<JwksSource> {
-    let source = section.parse("jwks", |text| match text.contains("://") {
+    let source = section.parse("jwks", |text| match is_meant_as_url(text) {
         true => url(text).map(|url| JwksSource::Url { url, ca: None, copy: None }),
         false => section.reader().resolve(text).map(JwksSource::Path),
     });
@@ -172,6 +182,12 @@ fn jwks(section: &ConfigSection<'_>) -> Option<JwksSource> {
             Some(JwksSource::Url { url, ca, copy })
         }
     }
+}
+
+/// `https:/idp.example/jwks` would be a file in a folder named `https:`.
+fn is_meant_as_url(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    text.contains("://") || ["http:", "https:"].iter().any(|scheme| lower.starts_with(scheme))
 }
 
 /// Whoever answers there can sign as every user.
@@ -230,6 +246,9 @@ fn permissions(section: &ConfigSection<'_>) -> BTreeMap<Box<str>, Vec<Permission
     map
 }
 
+/// `{"alg":"` and `{"typ":"` in Base64 have this start in common.
+const TOKEN_START: &[u8] = b"eyJ";
+
 /// Whether routes, credentials and issuers fit together.
 pub(super) fn fit(
     root: &ConfigSection<'_>,
@@ -254,6 +273,17 @@ pub(super) fn fit(
         CredentialSource::Header { name, .. } => *name == header::AUTHORIZATION,
         _ => false,
     };
+    let takes_some = |source: &CredentialSource| match source {
+        CredentialSource::Bearer { prefixes } => prefixes.own(TOKEN_START),
+        _ => false,
+    };
+    if !sources.iter().any(takes_every) && sources.iter().any(takes_some) {
+        let problem = ConfigProblem::new(
+            "has a prefix that user tokens begin with: they count as keys, and are refused",
+        );
+        let hint = "every signed token begins with `eyJ`: give your keys another prefix";
+        root.warn("credentials", problem.hint(hint));
+    }
     if sources.iter().any(takes_every) {
         let problem = ConfigProblem::new(
             "takes user tokens, but every `Authorization: Bearer` counts as a key",
@@ -280,6 +310,21 @@ mod tests {
         ] {
             assert_eq!(url(text).is_ok(), ok, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_meant_as_a_url() {
+        for (text, want) in [
+            ("https:/idp.example/jwks", true),
+            ("HTTPS:idp.example", true),
+            ("http:/127.0.0.1/jwks", true),
+            ("ftp://idp.example/", true),
+            ("jwks.json", false),
+            ("/etc/https/jwks.json", false),
+        ] {
+            assert_eq!(is_meant_as_url(text), want, "{text}");
+        }
+        assert!(url("https:/idp.example/jwks").is_err());
     }
 
     #[test]

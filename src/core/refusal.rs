@@ -261,7 +261,8 @@ fn retry_after(reason: Reason, detail: &Detail) -> Option<u64> {
             Reason::NoTable | Reason::Overloaded | Reason::RateLimited | Reason::TokenKeysMissing,
             _,
         ) => Some(1),
-        (Reason::TokenBudget, _) => Some(60),
+        // Thirty a minute: one comes back within two seconds.
+        (Reason::TokenBudget, _) => Some(2),
         _ => None,
     }
 }

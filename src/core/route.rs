@@ -175,6 +175,11 @@ impl Access {
         matches!(self, Self::KeyOrToken(_) | Self::Token(_))
     }
 
+    /// Whether requests without a key pass, with whatever credential they have.
+    pub fn lets_strangers_pass(&self) -> bool {
+        matches!(self, Self::KeyOrPass(_) | Self::Public)
+    }
+
     /// Whether a key can open the route.
     pub fn takes_keys(&self) -> bool {
         matches!(self, Self::Key(_) | Self::KeyOrPass(_) | Self::KeyOrToken(_))

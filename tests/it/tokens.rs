@@ -350,7 +350,7 @@ fn bad_signatures_have_a_budget() {
     let fresh =
         client.send(bearer("/both/a", &issuer.token("one", json!({"sub": "new"})))).response();
     assert_eq!((fresh.status(), code(&fresh.body_text())), (429, "too_many_attempts".into()));
-    assert!(fresh.one("retry-after").is_some());
+    assert_eq!(fresh.one("retry-after").as_deref(), Some("2"));
     assert_eq!(client.send(bearer("/both/a", &known)).response().status(), 200, "verified before");
     assert_eq!(client.send(bearer("/both/a", READER)).response().status(), 200, "a key");
     let metrics = gate.metrics();
@@ -432,6 +432,43 @@ fn a_copy_on_disk_serves_while_the_issuer_is_down() {
     assert!(gate.log_soon("is ignored"));
 }
 
+/// What the service would not see enforced it does not see observed.
+#[test]
+fn observing_with_strip_forwards_no_token() {
+    let upstream = Upstream::start();
+    let issuer = Signer::new(1);
+    let headers =
+        ROUTES.replace("[[credentials]]\nsource = \"bearer\"\nprefixes = [\"wa_\"]\n", "");
+    assert_ne!(headers, ROUTES);
+    for routes in [ROUTES, &headers] {
+        let more = tokens("jwks.json", "") + "[observe]\ncredentials = \"strip\"\n";
+        let folder = Gate::before(&upstream).rules(routes).also(&more).folder();
+        folder.write("jwks.json", &jwks(&[issuer.jwk("one")]));
+        let gate = Gate::serve(folder);
+        gate.wait_ready();
+        let good = issuer.token("one", json!({}));
+        let twice = bearer("/both/a", &good)
+            .replace("\r\n\r\n", &format!("\r\nauthorization: Bearer {good}\r\n\r\n"));
+        let key = format!("\r\nx-api-key: {READER}\r\n\r\n");
+        for (name, request) in [
+            ("good", bearer("/both/a", &good)),
+            ("expired", bearer("/both/a", &issuer.token("one", json!({"exp": now() - 5})))),
+            ("no permission", bearer("/admin/a", &good)),
+            ("a bad path", bearer("/both//a", &good)),
+            ("on a rule for keys", bearer("/keys/a", &good)),
+            ("twice", twice),
+            ("beside a key", bearer("/both/a", &good).replace("\r\n\r\n", &key)),
+        ] {
+            exchange(gate.address, request);
+            for got in upstream.take() {
+                assert_eq!(got.one("authorization"), None, "{name}");
+            }
+        }
+        exchange(gate.address, bearer("/open/a", &good));
+        assert!(upstream.only().one("authorization").is_some(), "the service's own");
+    }
+}
+
 /// Two issuers know the same name.
 #[test]
 fn subjects_of_two_issuers_are_two() {
@@ -478,6 +515,11 @@ fn a_copy_never_takes_the_place_of_another_file() {
     }
     let (code, said) = check(&copy("c.json"), "");
     assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("jwks_stale") && !said.contains("trusted_proxies"), "{said}");
+    let stale = copy("c.json") + "jwks_stale = \"10m\"\n";
+    let (code, said) = check(&stale, "trusted_proxies = [\"0.0.0.0/0\"]");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("between two fetches") && said.contains("every client"), "{said}");
     let two = copy("c.json") + &copy("d.json").replace("//idp.", "//other.");
     let (code, said) = check(&(two + "[identity]\nissuer = false\n"), "");
     assert_eq!(code, Some(0), "{said}");
@@ -648,6 +690,7 @@ fn check_names_each_fault_with_its_line_and_a_remedy() {
         ("every bearer", ROUTES.replace(bearer, ""), good.clone(), &set, "counts as a key"),
         ("HMAC", ROUTES.into(), good.replace("EdDSA", "HS256"), &set, "make one"),
         ("clear text", ROUTES.into(), tokens("http://idp.example/", ""), &set, "https://"),
+        ("a slash", ROUTES.into(), tokens("https:/idp.example/", ""), &set, "is not a URL"),
         ("no such file", ROUTES.into(), tokens("nowhere.json", ""), &set, "nowhere.json"),
         ("no set", ROUTES.into(), good.clone(), "{}", "not a JWK Set"),
         (

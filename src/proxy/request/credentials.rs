@@ -180,6 +180,8 @@ pub(crate) enum StripScope {
     Nothing,
     /// Our keys (ARCHITECTURE.md, invariant 5) and carriers that are empty.
     OursAndEmpty,
+    /// Those, and user tokens, however many and whatever is wrong with them.
+    OursTokensAndEmpty,
 }
 
 /// Takes the credentials out of the head.
@@ -193,8 +195,14 @@ pub(crate) fn strip(
         StripScope::AllButToken => (true, false),
         StripScope::EveryCarrier => (true, true),
         StripScope::Nothing => return,
-        StripScope::OursAndEmpty => (false, false),
+        StripScope::OursAndEmpty | StripScope::OursTokensAndEmpty => (false, false),
     };
+    if scope == StripScope::OursTokensAndEmpty {
+        // By its form alone: a fault of the request may have kept keygate from reading it.
+        head.fields.remove_if(header::AUTHORIZATION, |value: &[u8]| {
+            after_scheme(value, b"bearer").is_some_and(looks_like_token)
+        });
+    }
     if all_schemes && carried.token {
         // It may be that no source reads this field.
         head.fields.remove(header::AUTHORIZATION);

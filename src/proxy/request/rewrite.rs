@@ -17,9 +17,9 @@ use super::facts::HeadChanges;
 use super::sent_tokens::SentCredential;
 use super::upgrade_request::UpgradeRequest;
 use crate::config::Settings;
-use crate::core::TokenOnward;
 use crate::core::address::AddressText;
 use crate::core::observe::CredentialPassage;
+use crate::core::{Route, TokenOnward};
 use crate::proxy::body::RequestBody;
 use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::http1::head::{Fields, RequestHead};
@@ -90,6 +90,7 @@ pub(crate) fn rewrite(
     for name in &changes.remove_named {
         head.fields.remove(name);
     }
+    let lets_pass = |route: &Route| route.is_rule() && route.access.lets_strangers_pass();
     let scope = match (context.credentials, &forward) {
         (CredentialPassage::Forward, _) => StripScope::Nothing,
         (CredentialPassage::Strip, Forward::Admitted(admitted)) => {
@@ -97,6 +98,13 @@ pub(crate) fn rewrite(
                 Some(TokenOnward::Forward) => StripScope::AllButToken,
                 Some(TokenOnward::Remove) | None => StripScope::EveryCarrier,
             }
+        }
+        // Enforced, such a request would not reach the service, and its token not either. On rules
+        // that let strangers pass it may be the service's own.
+        (CredentialPassage::Strip, Forward::Observed(observed))
+            if !settings.tokens.is_empty() && !lets_pass(observed.route()) =>
+        {
+            StripScope::OursTokensAndEmpty
         }
         (CredentialPassage::Strip, Forward::Observed(_) | Forward::Passed(_)) => {
             StripScope::OursAndEmpty
