@@ -244,8 +244,11 @@ fn told<K: KeyLookup>(
             let (key, route) = (admitted.key(), admitted.route());
             let owner = keys.and_then(|keys| admitted.owner(keys));
             let observe = settings.policy.observe.as_deref();
-            let forwards = observing || observe.is_some_and(|o| o.forwards_credentials(route));
-            let credential = settings.credential.as_ref().filter(|_| !forwards);
+            let forwards = observe.is_some_and(|o| o.forwards_credentials(route));
+            let credential = settings.credential.as_ref().filter(|credential| {
+                let is_there = || key.is_none_or(|key| credential.missing(key, owner).is_none());
+                !forwards && (!observing || is_there())
+            });
             if let (Some(key), Some(credential)) = (key, credential)
                 && let Some(slot) = credential.missing(key, owner)
             {

@@ -132,6 +132,11 @@ pub(crate) fn admit(
     let (mut charged, mut credential) = (None, None);
     if is_observed {
         admission.observe(&passage, &reading, &body, record);
+        if passage.credentials == CredentialPassage::Strip {
+            // Its own is gone. Without the claims there is none, and the report says so.
+            let sent = sent_tokens::credential(worker, &snapshot, &passage.forward, record);
+            credential = sent.unwrap_or_default();
+        }
     } else {
         credential = admission.credential(&snapshot, &passage, record)?;
         charged = admission.charge(&passage, record)?;

@@ -33,7 +33,7 @@ impl SentCredential<'_> {
 }
 
 /// The credential that the request takes along: of one alone that a key has opened. Never asked for while the
-/// request is only observed, or while the service gets the caller's own.
+/// service gets the caller's own.
 ///
 /// # Errors
 /// The claims ask for what the key does not have, or the token could not be signed.
