@@ -13,7 +13,7 @@ mod report;
 pub use self::book::{ObserveBook, Sighting, SightingReason};
 pub use self::lines::{ObserveHead, ObserveLine, RowKind};
 pub use self::report::{
-    ObserveReport, ReportLine, ReportSummary, ReportView, UnknownReportVersion,
+    ObserveReport, ReportLine, ReportSummary, ReportView, SourceDoubt, UnknownReportVersion,
 };
 
 /// Something of a request's head that does not reach the service as the client sent it.

@@ -14,7 +14,7 @@ use super::{Because as _, CommandFailure, ConfigArgs, json, show};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::exit::Exit;
-use crate::observe::{ObserveReport, ReportLine, ReportView};
+use crate::observe::{ObserveReport, ReportLine, ReportView, SourceDoubt};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -52,6 +52,7 @@ pub(super) fn run(args: &ObserveReportArgs) -> Result<Exit, CommandFailure> {
         sources.push(format!("http://{}", reachable(config.admin.bind)));
     }
     for source in &sources {
+        report.begin(source);
         match url(source) {
             Some(url) => fetch(&url, bearer.as_ref(), &mut report)?,
             None => {
@@ -75,6 +76,14 @@ pub(super) fn run(args: &ObserveReportArgs) -> Result<Exit, CommandFailure> {
     let view = ReportView { since_ms, accepted: args.accept.clone() };
     let summary = report.summary(&view);
     show(&if args.json { json(&summary)? } else { report.text(&view) })?;
+    if summary.breaks == 0
+        && let Some((source, doubt)) = report.doubt(&view, now_ms)
+    {
+        return Err(Exit::TryAgain.because(anyhow!(
+            "{source} {doubt}\nhint: that nobody would break is not known; {}",
+            remedy(doubt)
+        )));
+    }
     match report.began_late(&view) {
         _ if summary.breaks > 0 => Ok(Exit::WouldBreak),
         None => Ok(Exit::Ok),
@@ -83,6 +92,17 @@ pub(super) fn run(args: &ObserveReportArgs) -> Result<Exit, CommandFailure> {
              hint: its rows began with its first request since it started; wait, or ask for less \
              with --since"
         ))),
+    }
+}
+
+fn remedy(doubt: SourceDoubt) -> &'static str {
+    match doubt {
+        SourceDoubt::Cut { .. } | SourceDoubt::Unread(_) => "save or fetch it again, whole",
+        SourceDoubt::Old => "take a newer one",
+        SourceDoubt::NothingCompared => {
+            "see that its [observe] is on and that requests come its way, or leave it out"
+        }
+        SourceDoubt::Enforces => "look at its requests with `verdict` `rejected`",
     }
 }
 

@@ -100,10 +100,13 @@ fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
     let access = access(section);
     let id = section.parse("id", |text| {
         let ok = (1..=128).contains(&text.len()) && !text.chars().any(char::is_control);
-        if ok {
-            Ok(Box::<str>::from(text))
-        } else {
-            Err(ConfigProblem::new("must be 1 to 128 characters"))
+        match (ok, text) {
+            (true, "none") => {
+                let problem = ConfigProblem::new("stands for requests without a rule");
+                Err(problem.hint("give the rule another id"))
+            }
+            (true, _) => Ok(Box::<str>::from(text)),
+            (false, _) => Err(ConfigProblem::new("must be 1 to 128 characters")),
         }
     });
     let profile = section.parse("profile", |text| match known.has_profile(text) {

@@ -227,6 +227,8 @@ impl RowKey {
             {
                 Breaks::Somebody
             }
+            // Already, and whatever is enforced.
+            (RowKind::Refused, _) => Breaks::Somebody,
             _ => Breaks::Nobody,
         }
     }

@@ -42,7 +42,7 @@ pub enum RowKind {
     Changed,
     /// keygate would admit it, and the service did not.
     Admit,
-    /// keygate has refused it: such a request is never let through.
+    /// keygate has refused it, or the service's answer: neither is ever let through.
     Refused,
 }
 
@@ -63,7 +63,7 @@ pub struct ObserveLine {
     /// Requests by what the service answered.
     pub upstream: BTreeMap<String, u64>,
     pub request_id: String,
-    /// Somebody who is served today would not be.
+    /// Somebody who is served today would not be, or, of [`RowKind::Refused`], is not any more.
     pub breaks: bool,
 }
 

@@ -25,6 +25,43 @@ pub struct ObserveReport {
     idle: Vec<String>,
     /// Sidecars, and since when each has compared requests, in milliseconds since 1970.
     since: Vec<(String, Option<u64>)>,
+    /// Sources before the one that is read.
+    sources: Vec<ReportSource>,
+    current: Option<ReportSource>,
+}
+
+/// What one source has told, to see what it has not.
+#[derive(Debug, Default)]
+struct ReportSource {
+    name: String,
+    requests: u64,
+    /// Rows that heads of `/observe` announce, and those that followed.
+    announced: u64,
+    rows: u64,
+    has_head: bool,
+    /// Lines that should be rows or requests, and cannot be read.
+    unread: u64,
+    /// When the report was made, or the last request was logged: the earliest of several reports, in
+    /// milliseconds since 1970.
+    made_ms: Option<u64>,
+    logged_ms: Option<u64>,
+    /// When keygate last refused a request that it would let through while observing.
+    refused_ms: Option<u64>,
+}
+
+/// Why it is not known whether somebody would break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceDoubt {
+    #[error("announces {announced} rows and has {rows}: it was cut off")]
+    Cut { announced: u64, rows: u64 },
+    #[error("has lines of a report or an access log that cannot be read: {0}")]
+    Unread(u64),
+    #[error("ends before the time that --since asks about")]
+    Old,
+    #[error("has not compared any request")]
+    NothingCompared,
+    #[error("is of a gate that enforces and has refused requests: who breaks has no row")]
+    Enforces,
 }
 
 /// What a line was.
@@ -88,19 +125,49 @@ const SHOWN: usize = 200;
 // === impl ObserveReport ===
 
 impl ObserveReport {
+    /// The lines that follow are of this source.
+    pub fn begin(&mut self, name: &str) {
+        let next = ReportSource { name: name.to_owned(), ..ReportSource::default() };
+        self.sources.extend(self.current.replace(next));
+    }
+
+    /// The first source by which it is not known whether somebody would break, and why. `now_ms`:
+    /// milliseconds since 1970.
+    pub fn doubt(&self, view: &ReportView, now_ms: u64) -> Option<(&str, SourceDoubt)> {
+        let mut sources = self.sources.iter().chain(&self.current);
+        sources.find_map(|source| Some((&*source.name, source.doubt(view, now_ms)?)))
+    }
+
+    fn source(&mut self) -> &mut ReportSource {
+        self.current.get_or_insert_default()
+    }
+
     /// Adds one line of a source.
     ///
     /// # Errors
     /// It is the head of a report that is newer than this program.
     pub fn add(&mut self, line: &[u8]) -> Result<ReportLine, UnknownReportVersion> {
-        let Ok(value) = serde_json::from_slice::<Value>(line) else { return Ok(ReportLine::Other) };
+        let Ok(value) = serde_json::from_slice::<Value>(line) else {
+            // A log may have lines of others; a report has none.
+            let source = self.source();
+            if source.has_head && !line.trim_ascii().is_empty() {
+                source.unread += 1;
+            }
+            return Ok(ReportLine::Other);
+        };
         if let Some(version) = value.get("observe").and_then(Value::as_u64) {
             if version != u64::from(ObserveHead::VERSION) {
                 return Err(UnknownReportVersion(u32::try_from(version).unwrap_or(u32::MAX)));
             }
             let Ok(head) = serde_json::from_value::<ObserveHead>(value) else {
+                self.source().unread += 1;
                 return Ok(ReportLine::Other);
             };
+            let source = self.source();
+            source.has_head = true;
+            source.requests = source.requests.saturating_add(head.requests);
+            source.announced = source.announced.saturating_add(head.rows);
+            source.made_ms = Some(source.made_ms.map_or(head.now_ms, |ms| ms.min(head.now_ms)));
             self.requests = self.requests.saturating_add(head.requests);
             self.dropped = self.dropped.saturating_add(head.dropped);
             self.since.push((head.instance.clone(), head.since_ms));
@@ -112,22 +179,41 @@ impl ObserveReport {
         if value.get("kind").is_some() {
             return Ok(match serde_json::from_value::<ObserveLine>(value) {
                 Ok(row) => {
+                    self.source().rows += 1;
                     self.merge(row);
                     ReportLine::Known
                 }
-                Err(_) => ReportLine::Other,
+                Err(_) => {
+                    self.source().unread += 1;
+                    ReportLine::Other
+                }
             });
         }
+        let is_request = value.get("verdict").is_some() && value.get("request_id").is_some();
         Ok(match serde_json::from_value::<LoggedRequest>(value) {
             Ok(logged) => {
                 self.add_logged(logged);
                 ReportLine::Known
             }
-            Err(_) => ReportLine::Other,
+            Err(_) => {
+                self.source().unread += u64::from(is_request);
+                ReportLine::Other
+            }
         })
     }
 
     fn add_logged(&mut self, logged: LoggedRequest) {
+        let time = humantime::parse_rfc3339(&logged.time).unwrap_or(UNIX_EPOCH);
+        let at_ms = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let is_compared = matches!(&*logged.verdict, "observed" | "admitted" | "passed");
+        let source = self.source();
+        source.requests = source.requests.saturating_add(u64::from(is_compared));
+        source.logged_ms = source.logged_ms.max(Some(at_ms));
+        if logged.verdict == "rejected"
+            && logged.reason.as_deref().is_some_and(|reason| !REFUSED_ANYWAY.contains(&reason))
+        {
+            source.refused_ms = source.refused_ms.max(Some(at_ms));
+        }
         let upstream = match logged.upstream_us {
             Some(_) => UpstreamClass::of(logged.status),
             None => UpstreamClass::None,
@@ -145,8 +231,6 @@ impl ObserveReport {
             _ => return,
         };
         self.requests = self.requests.saturating_add(1);
-        let time = humantime::parse_rfc3339(&logged.time).unwrap_or(UNIX_EPOCH);
-        let at_ms = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         let network = match logged.key_id {
             Some(_) => None,
             None => ClientNetwork::of(logged.client.to_canonical()).network(),
@@ -244,6 +328,50 @@ impl ObserveReport {
     }
 }
 
+// === impl ReportSource ===
+
+impl ReportSource {
+    fn doubt(&self, view: &ReportView, now_ms: u64) -> Option<SourceDoubt> {
+        let is_old =
+            |at: Option<u64>, slack| at.is_some_and(|ms| ms.saturating_add(slack) < now_ms);
+        let asked_ms = now_ms.saturating_sub(view.since_ms);
+        match self {
+            Self { unread: unread @ 1.., .. } => Some(SourceDoubt::Unread(*unread)),
+            Self { announced, rows, .. } if rows < announced => {
+                Some(SourceDoubt::Cut { announced: *announced, rows: *rows })
+            }
+            Self { refused_ms: Some(at), .. } if *at >= view.since_ms => {
+                Some(SourceDoubt::Enforces)
+            }
+            Self { requests: 0, .. } => Some(SourceDoubt::NothingCompared),
+            // A log ends with its last request, which may be a while ago.
+            _ if view.since_ms > 0
+                && (is_old(self.made_ms, STALE_MS) || is_old(self.logged_ms, asked_ms)) =>
+            {
+                Some(SourceDoubt::Old)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A saved report that is older says nothing of the last hours.
+const STALE_MS: u64 = 3_600_000;
+
+/// Reasons for which keygate refuses requests while it observes, too: nothing of them says that it
+/// enforces.
+const REFUSED_ANYWAY: [&str; 9] = [
+    "bad_connection",
+    "bad_expect",
+    "bad_framing",
+    "bad_header",
+    "bad_host",
+    "bad_target",
+    "headers_too_large",
+    "malformed",
+    "uri_too_long",
+];
+
 // === impl ReportView ===
 
 impl ReportView {
@@ -339,6 +467,53 @@ mod tests {
             assert_eq!(summary.rows.first().map(|row| row.kind), kind, "{line}");
             assert_eq!((summary.breaks, summary.requests), (breaks, requests), "{line}");
         }
+    }
+
+    #[test]
+    fn a_source_that_does_not_know_is_in_doubt() {
+        let rows = |rows: u64| HEAD.replace("\"rows\":1", &format!("\"rows\":{rows}"));
+        let now_ms = 10 * STALE_MS;
+        let made = |ms: u64| rows(0).replace("\"now_ms\":2", &format!("\"now_ms\":{ms}"));
+        let idle = rows(0).replace("\"requests\":9", "\"requests\":0");
+        let verdict = |word: &str| LOGGED.replace("\"observed\"", &format!("\"{word}\""));
+        let rejected = verdict("rejected");
+        let framing = rejected.replace("\"missing\"", "\"bad_framing\"");
+        let odd = ROW.replace("\"count\":3", "\"count\":-3");
+        let cases: Vec<(Vec<String>, u64, Option<SourceDoubt>)> = vec![
+            (vec![HEAD.to_owned(), ROW.to_owned()], 0, None),
+            (vec![rows(0)], 0, None),
+            (vec![rows(3), ROW.to_owned()], 0, Some(SourceDoubt::Cut { announced: 3, rows: 1 })),
+            (vec![HEAD.to_owned(), odd.to_owned()], 0, Some(SourceDoubt::Unread(1))),
+            (vec![HEAD.to_owned(), ROW[..50].to_owned()], 0, Some(SourceDoubt::Unread(1))),
+            (vec![idle.to_owned()], 0, Some(SourceDoubt::NothingCompared)),
+            (vec![], 0, Some(SourceDoubt::NothingCompared)),
+            (vec![made(8 * STALE_MS)], 1, Some(SourceDoubt::Old)),
+            (vec![made(8 * STALE_MS)], 0, None),
+            (vec![made(now_ms - 9)], 1, None),
+            (vec![LOGGED.to_owned(), "words of others".to_owned(), "{\"torn".to_owned()], 0, None),
+            (vec![verdict("admitted"), rejected.to_owned()], 0, Some(SourceDoubt::Enforces)),
+            (vec![verdict("admitted"), framing.to_owned()], 0, None),
+        ];
+        for (lines, since_ms, want) in cases {
+            let mut report = ObserveReport::default();
+            report.begin("good");
+            report.add(made(now_ms).as_bytes()).unwrap();
+            report.begin("other");
+            for line in &lines {
+                report.add(line.as_bytes()).unwrap();
+            }
+            let view = ReportView { since_ms, accepted: Vec::new() };
+            let doubt = report.doubt(&view, now_ms);
+            assert_eq!(doubt, want.map(|doubt| ("other", doubt)), "{lines:?} {since_ms}");
+        }
+        let logged_ms = 1_795_860_000_000;
+        let mut report = read(&[&verdict("admitted")]);
+        let view = |since_ms| ReportView { since_ms, accepted: Vec::new() };
+        assert_eq!(report.doubt(&view(logged_ms - 1), logged_ms + 9), None);
+        let old = report.doubt(&view(logged_ms + 5), logged_ms + 9);
+        assert_eq!(old, Some(("", SourceDoubt::Old)));
+        report.begin("empty");
+        assert_eq!(report.doubt(&view(0), 0), Some(("empty", SourceDoubt::NothingCompared)));
     }
 
     #[test]

@@ -742,7 +742,26 @@ fn hard_refusals_stay_and_are_reported() {
             report(&gate).iter().any(|row| row["reason"] == name && row["kind"] == "refused")
         });
     }
-    assert!(breakers(&gate).is_empty(), "nobody is served who would not be");
+    let broken: Vec<_> = breakers(&gate).into_iter().map(|(reason, _)| reason).collect();
+    assert_eq!(broken, ["bad_framing", "bad_host", "bad_target", "uri_too_long"], "they fail now");
+}
+
+/// What the service answers and keygate cannot pass on is a caller who fails now.
+#[test]
+fn answers_that_keygate_cannot_pass_on_have_a_row() {
+    let upstream =
+        Upstream::answering(|asked: &Message| match asked.first_line().contains("slow") {
+            true => vec![Step::Drain],
+            false => send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok"),
+        });
+    let gate = gate(&upstream, "[observe]\n[timeouts]\nfirst_byte = \"500ms\"").start();
+    for (path, status, reason) in
+        [("/v1/a", 502, "upstream_bad_response"), ("/v1/slow", 504, "upstream_timeout")]
+    {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+        assert_eq!(exchange(gate.address, request).status(), status);
+        gate.process.eventually(reason, || breakers(&gate).contains(&(reason.into(), "v1".into())));
+    }
 }
 
 /// No table is no reason to be in the way of a service that does without.
@@ -787,6 +806,18 @@ fn the_former_mode_of_routes_is_an_error_that_names_its_successor() {
     let text = String::from_utf8_lossy(&said.stderr).into_owned();
     assert_eq!(said.status.code(), Some(78), "{text}");
     assert!(text.contains("routes[0].mode") && text.contains("[observe]"), "{text}");
+}
+
+/// The report names requests without a rule so.
+#[test]
+fn no_rule_has_the_id_none() {
+    let upstream = Upstream::answering(|_| ok());
+    let rules = RULES.replace("id = \"v1\"", "id = \"none\"");
+    let folder = Gate::before(&upstream).rules(&rules).folder();
+    let said = keygate(folder.path()).args(["check", "--config", "keygate.toml"]).output().unwrap();
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert_eq!(said.status.code(), Some(78), "{text}");
+    assert!(text.contains("routes[0].id: stands for requests without a rule"), "{text}");
 }
 
 /// Exit code, standard output and standard error of `keygate observe-report`.
@@ -839,6 +870,34 @@ fn the_report_is_a_gate_for_a_pipeline() {
     assert!(out.starts_with("2 requests compared\n") && out.contains("deny    route"), "{out}");
     gate.folder.write("saved.ndjson", &gate.probe("/observe").body_text());
     assert_eq!(observe_report(&gate, &["saved.ndjson"]).0, 79);
+
+    // What does not know is named.
+    let saved = gate.folder.read("saved.ndjson");
+    let (head, rows) = saved.split_once('\n').unwrap();
+    let quiet = head.replace("\"rows\":1", "\"rows\":0");
+    let enforced = logged().lines().next().unwrap().replace("\"admitted\"", "\"rejected\"");
+    let enforced = enforced.replacen('{', "{\"reason\":\"missing\",", 1);
+    let mut old: serde_json::Value = serde_json::from_str(&quiet).unwrap();
+    old["now_ms"] = 1_700_000_000_000_u64.into();
+    let old = old.to_string();
+    for (file, text, more, word) in [
+        ("cut.ndjson", head, "", "announces 1 rows and has 0"),
+        ("torn.ndjson", &saved[..saved.len() - 40], "", "cannot be read"),
+        ("odd.ndjson", &format!("{head}\n{}", rows.replace("deny", "odd")), "", "cannot be read"),
+        ("empty.ndjson", "", "", "has not compared any request"),
+        ("old.ndjson", &old, "24h", "ends before the time"),
+        ("enforced.log", &enforced, "", "gate that enforces"),
+    ] {
+        gate.folder.write("quiet.ndjson", &quiet);
+        gate.folder.write(file, text);
+        let mut arguments = vec!["quiet.ndjson", file];
+        if !more.is_empty() {
+            arguments.extend(["--since", more]);
+        }
+        let (code, _, err) = observe_report(&gate, &arguments);
+        assert_eq!(code, 75, "{file}: {err}");
+        assert!(err.contains(&format!("{file} ")) && err.contains(word), "{file}: {err}");
+    }
 
     gate.folder.write("other.txt", "not a log\n");
     for (source, want, word) in [

@@ -82,7 +82,16 @@ impl RequestRecord {
     /// The request is over: without an answer, or with more of a body than was known of.
     pub(super) fn end_comparison(&mut self) {
         match self.observed.as_ref().and_then(|observed| observed.upstream) {
-            None => self.compare(UpstreamClass::None),
+            None => {
+                self.compare(UpstreamClass::None);
+                // The caller would have had the service's answer without keygate.
+                if let Some(reason @ (Reason::UpstreamBadResponse | Reason::UpstreamTimeout)) =
+                    self.reason
+                {
+                    let reason = SightingReason::Verdict(reason);
+                    self.sight(RowKind::Refused, reason, UpstreamClass::None);
+                }
+            }
             Some(upstream) => {
                 if self.has_too_large_body() {
                     let reason = SightingReason::Verdict(Reason::BodyTooLarge);
