@@ -13,7 +13,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use keygate::core::charge::{ChargedLimits, PolicyCharge};
+use keygate::core::charge::{ChargedCaller, ChargedLimits, PolicyCharge};
 use keygate::core::{Charge, KeyId, Limit, Now, PolicyName, PolicyScope};
 use keygate::proxy::LimitStore;
 
@@ -69,12 +69,12 @@ fn child((name, of_key, of_org): (&str, usize, usize), keys: u32) {
         true => ChargedLimits::PerKey(limit),
         false => ChargedLimits::Several(several.as_slice().into()),
     };
-    let mut charge = Charge { key: ids[0], org: &orgs[0], cost: 1, limits };
+    let mut charge = Charge { caller: ChargedCaller::Key(ids[0]), org: &orgs[0], cost: 1, limits };
     let store = LimitStore::default();
     let now = Now { unix_ms: 0, mono_ns: 1 };
     let before = resident();
     for (n, id) in ids.iter().enumerate() {
-        (charge.key, charge.org) = (*id, &orgs[n % orgs.len()]);
+        (charge.caller, charge.org) = (ChargedCaller::Key(*id), &orgs[n % orgs.len()]);
         black_box(store.charge(&charge, now)).unwrap();
     }
     let bytes = (resident() - before) as f64 / f64::from(keys);
@@ -91,7 +91,7 @@ fn child((name, of_key, of_org): (&str, usize, usize), keys: u32) {
     let mut run = |walk: &mut dyn Iterator<Item = usize>| {
         let begun = Instant::now();
         for n in walk {
-            (charge.key, charge.org) = (ids[n], &orgs[n % orgs.len()]);
+            (charge.caller, charge.org) = (ChargedCaller::Key(ids[n]), &orgs[n % orgs.len()]);
             let _ = black_box(store.charge(black_box(&charge), now));
         }
         begun.elapsed().as_nanos() as f64 / f64::from(CHECKS)

@@ -279,6 +279,12 @@ fn told<K: KeyLookup>(
             }
             if let Some(token) = admitted.token() {
                 answer.token = Some(ExplainedToken::of(token));
+                if let Some(keys) = keys {
+                    let charge = admitted.charge(&settings.policy, keys);
+                    let stated = [None, keys.org_limits(&token.org)];
+                    answer.charges =
+                        charge.map(|c| ExplainedCharge::all(&c, stated)).unwrap_or_default();
+                }
                 token_fields(names, token, |n, v| answer.headers.push(shown(n, v)));
             }
             answer

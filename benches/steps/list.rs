@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use keygate::config::{Config, Host, Settings};
-use keygate::core::charge::{ChargedLimits, PolicyCharge};
+use keygate::core::charge::{ChargedCaller, ChargedLimits, PolicyCharge};
 use keygate::core::headers::FieldClass;
 use keygate::core::identity::identity_fields;
 use keygate::core::rate_fields::{LimitReport, LimitState};
@@ -384,6 +384,7 @@ fn cached_token(steps: &mut Vec<Step>, keys: &'static MapKeys) -> Result<(), Fai
         signed_by: SignerPrint(1),
         orgs: KnownOrgs::Any,
         onward: TokenOnward::Remove,
+        limit: None,
     });
     let mut cache = TokenCache::default();
     cache.insert(&Digest::of(TOKEN), token);
@@ -429,7 +430,7 @@ fn limit(steps: &mut Vec<Step>) -> Result<(), Failure> {
         ("limits: four policies, in the store", several(4)),
     ] {
         let store = LimitStore::default();
-        let charge = Charge { key, org: "org-1234", cost: 1, limits };
+        let charge = Charge { caller: ChargedCaller::Key(key), org: "org-1234", cost: 1, limits };
         let mut now = NOW;
         push(steps, name, move || {
             now.mono_ns += 10_000;

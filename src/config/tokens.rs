@@ -291,6 +291,26 @@ pub(super) fn fit(
         let hint = "give source = \"bearer\" the prefixes of your keys";
         root.reader().fault(first.place(), problem.hint(hint));
     }
+    for rule in taking {
+        costs(root, rule, tokens);
+    }
+}
+
+/// A cost above the burst of a subject's limit: the request would take all of it.
+fn costs(root: &ConfigSection<'_>, rule: &Rule, tokens: &TokenSettings) {
+    let cost = rule.route().cost;
+    for issuer in &tokens.issuers {
+        if let Some(limit) = issuer.rules.limit.filter(|limit| cost > limit.burst()) {
+            let problem = ConfigProblem::new(format!(
+                "{cost} is above the burst of tokens.limit of `{}`, which is {}",
+                issuer.rules.issuer,
+                limit.burst()
+            ));
+            let hint = "lower the cost, or raise the limit: no more than its burst can be asked for \
+                        at once";
+            root.reader().fault(rule.cost_place(), problem.hint(hint));
+        }
+    }
 }
 
 #[cfg(test)]

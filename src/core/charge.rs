@@ -1,6 +1,8 @@
 //! Which limits a request is charged under. A policy has a name; the configuration says which routes
 //! it is for and what holds by default, the table states limits by that name for keys and orgs.
 
+use std::sync::LazyLock;
+
 use smallvec::SmallVec;
 
 use super::grant::KeyView;
@@ -11,8 +13,9 @@ use super::route::Route;
 /// Whose requests are counted together by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PolicyScope {
+    /// Of a user token: its subject.
     Key,
-    /// All keys of one org.
+    /// All keys and user tokens of one org.
     Org,
 }
 
@@ -40,18 +43,35 @@ pub struct LimitPolicies {
 /// What an admitted request has yet to be charged: all of it, or nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge<'c> {
-    pub key: KeyId,
+    pub caller: ChargedCaller<'c>,
     pub org: &'c str,
     /// In requests; at least 1.
     pub cost: u32,
     pub limits: ChargedLimits<'c>,
 }
 
+/// Who has the limits that are not the org's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChargedCaller<'c> {
+    Key(KeyId),
+    Subject(ChargedSubject<'c>),
+}
+
+/// Whom a user token speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChargedSubject<'c> {
+    pub issuer: &'c str,
+    pub subject: &'c str,
+    pub org: &'c str,
+    /// Of each subject of its issuer.
+    pub limit: Option<Limit>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChargedLimits<'c> {
-    /// `per-key`, on a key that no route charges under anything else.
+    /// `per-key`, on a key or subject that no route charges under anything else.
     PerKey(Limit),
-    /// The key's first, then its org's.
+    /// The caller's first, then its org's.
     Several(SmallVec<[PolicyCharge<'c>; 4]>),
 }
 
@@ -63,6 +83,9 @@ pub struct PolicyCharge<'c> {
     pub scope: PolicyScope,
     pub limit: Limit,
 }
+
+/// The name of the limit that each subject of an issuer has: callers and metrics know it from keys.
+static OF_SUBJECTS: LazyLock<PolicyName> = LazyLock::new(PolicyName::per_key);
 
 // === impl LimitPolicy ===
 
@@ -120,7 +143,35 @@ impl LimitPolicies {
             _ => self.limits(key, org_limits, route)?,
         };
         let cost = Some(route.cost).filter(|cost| *cost > 0)?;
-        Some(Charge { key: key.id, org: key.org, cost, limits })
+        Some(Charge { caller: ChargedCaller::Key(key.id), org: key.org, cost, limits })
+    }
+
+    /// What a request with this user token on this route is charged; `None`: nothing.
+    ///
+    /// Under the limit that its issuer's subjects have, and under what holds for its org. Policies
+    /// with the scope `key` are not for tokens.
+    pub fn charge_token<'c>(
+        &'c self,
+        subject: ChargedSubject<'c>,
+        org_limits: Option<&'c LimitSet>,
+        route: &Route,
+    ) -> Option<Charge<'c>> {
+        let mut charges = SmallVec::new();
+        charges.extend(subject.limit.map(|limit| PolicyCharge {
+            policy: &OF_SUBJECTS,
+            scope: PolicyScope::Key,
+            limit,
+        }));
+        if org_limits.is_some() || self.has_org_default {
+            self.add(&mut charges, PolicyScope::Org, org_limits, route);
+        }
+        let limits = match charges.as_slice() {
+            [] => return None,
+            [PolicyCharge { scope: PolicyScope::Key, limit, .. }] => ChargedLimits::PerKey(*limit),
+            _ => ChargedLimits::Several(charges),
+        };
+        let cost = Some(route.cost).filter(|cost| *cost > 0)?;
+        Some(Charge { caller: ChargedCaller::Subject(subject), org: subject.org, cost, limits })
     }
 
     /// Without `[[policies]]`, and for a key that has but the one limit.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::Method;
 
 use super::Now;
-use super::charge::{Charge, LimitPolicies};
+use super::charge::{Charge, ChargedSubject, LimitPolicies};
 use super::credential::MissingHalf;
 use super::grant::{KeyView, PermissionSet};
 use super::key::{Environment, KeyStatus};
@@ -433,12 +433,27 @@ impl<'k> Admitted<'k> {
         self.route
     }
 
-    /// What the limit store has yet to take; `None`: nothing, or a user token opened it. `policy` and `keys` are those that
+    /// What the limit store has yet to take; `None`: nothing. `policy` and `keys` are those that
     /// decided.
     #[inline]
-    pub fn charge(&self, policy: &'k Policy, keys: &'k impl KeyLookup) -> Option<Charge<'k>> {
-        let key = self.key()?;
-        policy.limits.charge(key, keys.org_limits(key.org), self.route)
+    pub fn charge<'c>(
+        &'c self,
+        policy: &'c Policy,
+        keys: &'c impl KeyLookup,
+    ) -> Option<Charge<'c>> {
+        let of_org = keys.org_limits(self.org());
+        match &self.caller {
+            AdmittedCaller::Key { key, .. } => policy.limits.charge(key, of_org, self.route),
+            AdmittedCaller::Token(token) => {
+                let subject = ChargedSubject {
+                    issuer: &token.issuer,
+                    subject: &token.subject,
+                    org: &token.org,
+                    limit: token.limit,
+                };
+                policy.limits.charge_token(subject, of_org, self.route)
+            }
+        }
     }
 
     /// Who issued the key: in `keys`, which decided. A user token has no owner.

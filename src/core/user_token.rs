@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::grant::PermissionSet;
+use super::limit::Limit;
 use super::reason::{Reason, Rejection};
 
 /// A token whose signature and claims hold. Only `token::Unverified` makes one from a request.
@@ -23,6 +24,8 @@ pub struct UserToken {
     pub signed_by: SignerPrint,
     pub orgs: KnownOrgs,
     pub onward: TokenOnward,
+    /// Of its subject.
+    pub limit: Option<Limit>,
 }
 
 /// Tells the keys of one issuer apart: the first bytes of a digest of the public key.

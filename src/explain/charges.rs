@@ -10,7 +10,7 @@ use crate::core::{Charge, LimitSet, PolicyName, PolicyScope};
 #[derive(Debug, Serialize)]
 pub struct ExplainedCharge {
     pub policy: String,
-    /// `key`, or `org`: all keys of the org together.
+    /// `key`: of a user token its subject; or `org`: all its keys and tokens together.
     pub scope: &'static str,
     pub limit: String,
     /// In requests.

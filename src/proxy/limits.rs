@@ -1,10 +1,12 @@
-//! What keys and orgs have spent of their limits. Lives outside every table, by key id and org, so
-//! that a reload never resets a limit; has entries only for those that were seen and are limited.
+//! What keys, subjects of user tokens and orgs have spent of their limits. Lives outside every table,
+//! by key id, subject and org, so that a reload never resets a limit; has entries only for those that
+//! were seen and are limited.
 
 mod buckets;
 #[cfg(test)]
 mod tests;
 
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -15,17 +17,21 @@ use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use self::buckets::Buckets;
-use crate::core::charge::{ChargedLimits, PolicyCharge};
+use crate::core::charge::{ChargedCaller, ChargedLimits, PolicyCharge};
 use crate::core::limit::{Exhausted, LimitStep, PolicyId, Spent};
 use crate::core::rate_fields::{LimitReport, LimitState};
 use crate::core::{Charge, KeyId, Limit, Now, PolicyScope};
+use crate::token::BoundedBuckets;
+use crate::token::buckets::subject_of;
 
 /// Shared by all workers: a limit holds for the sidecar, not per core.
 ///
 /// Locks are taken in the order of the maps below, one shard of each, so that no two charges wait
 /// for each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LimitStore {
+    /// Of subjects of user tokens, whose number is up to their issuers: the bucket of `per-key`.
+    subjects: BoundedBuckets,
     /// Of keys that were charged under several policies: all their buckets.
     several: DashMap<KeyId, Buckets, RandomState>,
     /// Of all other keys: the bucket of `per-key`, charged without a lock of its own. A key is in
@@ -33,11 +39,30 @@ pub struct LimitStore {
     ///
     /// The quick hash: whose ids are in the table is not up to clients.
     lone: DashMap<KeyId, AtomicU64, RandomState>,
-    /// What all keys of an org have spent together.
+    /// What all keys and subjects of an org have spent together.
     orgs: DashMap<Box<str>, Buckets, RandomState>,
 }
 
+/// What became of a request that several limits were asked for.
+enum AllOrNone {
+    /// By each limit.
+    Spent(SmallVec<[Spent; 4]>),
+    /// How long each limit makes it wait, if it does. None of them was charged.
+    Refused(SmallVec<[Option<Duration>; 4]>),
+}
+
 // === impl LimitStore ===
+
+impl Default for LimitStore {
+    fn default() -> Self {
+        Self {
+            subjects: BoundedBuckets::new(RandomState::default().hash_one(0_u8)),
+            several: DashMap::default(),
+            lone: DashMap::default(),
+            orgs: DashMap::default(),
+        }
+    }
+}
 
 impl LimitStore {
     /// Takes one request out of all its limits, or out of none.
@@ -50,11 +75,17 @@ impl LimitStore {
             ChargedLimits::PerKey(limit) => *limit,
             ChargedLimits::Several(limits) => return self.charge_several(charge, limits, now),
         };
-        let found = self.lone.get(&charge.key);
-        // Charged under the map's lock, so that a sweep cannot drop the state in between.
-        let result = match found {
-            Some(state) => limit.charge(charge.cost, &state, now.mono_ns),
-            None => self.charge_elsewhere(charge, limit, now),
+        let result = match charge.caller {
+            ChargedCaller::Key(key) => match self.lone.get(&key) {
+                // Charged under the map's lock, so that a sweep cannot drop the state in between.
+                Some(state) => limit.charge(charge.cost, &state, now.mono_ns),
+                None => self.charge_elsewhere(key, charge.cost, limit, now),
+            },
+            ChargedCaller::Subject(of) => {
+                let subject = subject_of(of.issuer, of.subject);
+                let take = |state: &AtomicU64| limit.charge(charge.cost, state, now.mono_ns);
+                self.subjects.with(subject, now, take)
+            }
         };
         match result {
             Ok(Spent { remaining, full_in }) => {
@@ -69,16 +100,17 @@ impl LimitStore {
     /// Of a key that `lone` does not have: it is new, or it had several limits before a reload.
     fn charge_elsewhere(
         &self,
-        charge: &Charge<'_>,
+        key: KeyId,
+        cost: u32,
         limit: Limit,
         now: Now,
     ) -> Result<Spent, Exhausted> {
         // While the place in `several` is locked, nobody else brings the key into either map.
-        match self.several.entry(charge.key) {
+        match self.several.entry(key) {
             Entry::Occupied(mut found) => {
                 let buckets = found.get_mut();
                 let seen = buckets.arrival(PolicyId::PER_KEY);
-                let (arrival, charged) = match limit.step(charge.cost, seen, now.mono_ns) {
+                let (arrival, charged) = match limit.step(cost, seen, now.mono_ns) {
                     Ok(LimitStep { arrival, spent }) => (arrival, Ok(spent)),
                     Err(exhausted) => (exhausted.arrival, Err(exhausted)),
                 };
@@ -86,8 +118,8 @@ impl LimitStore {
                 charged
             }
             Entry::Vacant(_place) => {
-                let state = self.lone.entry(charge.key).or_default();
-                limit.charge(charge.cost, &state, now.mono_ns)
+                let state = self.lone.entry(key).or_default();
+                limit.charge(cost, &state, now.mono_ns)
             }
         }
     }
@@ -99,8 +131,40 @@ impl LimitStore {
         now: Now,
     ) -> Result<LimitReport, LimitReport> {
         let is_of = |scope: PolicyScope| limits.iter().any(|limit| limit.scope == scope);
-        let mut of_key = is_of(PolicyScope::Key).then(|| self.buckets_of_key(charge.key));
-        let mut of_org = is_of(PolicyScope::Org).then(|| self.buckets_of_org(charge.org));
+        let taken = match charge.caller {
+            ChargedCaller::Key(key) => {
+                let mut of_key = is_of(PolicyScope::Key).then(|| self.buckets_of_key(key));
+                self.charge_all(charge, limits, of_key.as_deref_mut(), now)
+            }
+            ChargedCaller::Subject(of) if is_of(PolicyScope::Key) => {
+                let subject = subject_of(of.issuer, of.subject);
+                self.subjects.with(subject, now, |state| {
+                    let before = state.load(Ordering::Relaxed);
+                    let mut of_subject = Buckets::of_one(PolicyId::PER_KEY, before);
+                    let taken = self.charge_all(charge, limits, Some(&mut of_subject), now);
+                    state.store(of_subject.arrival(PolicyId::PER_KEY), Ordering::Relaxed);
+                    taken
+                })
+            }
+            ChargedCaller::Subject(_) => self.charge_all(charge, limits, None, now),
+        };
+        // Nothing is locked while the report is written.
+        match taken {
+            AllOrNone::Spent(spent) => Ok(LimitReport::spent(limits, &spent)),
+            AllOrNone::Refused(waits) => Err(LimitReport::refused(limits, &waits)),
+        }
+    }
+
+    /// `of_caller`: of the key or subject, locked; `None`: it has no limit of its own.
+    fn charge_all(
+        &self,
+        charge: &Charge<'_>,
+        limits: &[PolicyCharge<'_>],
+        mut of_caller: Option<&mut Buckets>,
+        now: Now,
+    ) -> AllOrNone {
+        let has_org = limits.iter().any(|limit| limit.scope == PolicyScope::Org);
+        let mut of_org = has_org.then(|| self.buckets_of_org(charge.org));
         let mut steps: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
         let mut shrunk: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
         let mut spent: SmallVec<[Spent; 4]> = SmallVec::new();
@@ -108,7 +172,7 @@ impl LimitStore {
         for one in limits {
             let id = one.policy.id();
             let buckets = match one.scope {
-                PolicyScope::Key => of_key.as_deref(),
+                PolicyScope::Key => of_caller.as_deref(),
                 PolicyScope::Org => of_org.as_deref(),
             };
             let seen = buckets.map_or(0, |buckets| buckets.arrival(id));
@@ -128,19 +192,17 @@ impl LimitStore {
         // All limits or none; of a debt that is longer than its limit's burst only the burst is kept.
         for (id, scope, arrival) in if is_refused { shrunk } else { steps } {
             let buckets = match scope {
-                PolicyScope::Key => of_key.as_deref_mut(),
+                PolicyScope::Key => of_caller.as_deref_mut(),
                 PolicyScope::Org => of_org.as_deref_mut(),
             };
             if let Some(buckets) = buckets {
                 buckets.set(id, arrival, now.mono_ns);
             }
         }
-        // Nothing is locked while the report is written.
-        drop((of_key, of_org));
-        if is_refused {
-            return Err(LimitReport::refused(limits, &waits));
+        match is_refused {
+            true => AllOrNone::Refused(waits),
+            false => AllOrNone::Spent(spent),
         }
-        Ok(LimitReport::spent(limits, &spent))
     }
 
     /// With what it has spent under `per-key` before it got a second limit.

@@ -9,23 +9,20 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use crate::config::TokenSettings;
-use crate::core::limit::{Exhausted, Spent};
 use crate::core::{Digest, Limit, Now, TokenFault, TokenSigners as _, UserToken};
 use crate::snapshot::{IssuersInForce, Store};
 use crate::telemetry::{CacheResult, WorkerCells};
-use crate::token::buckets::subject_of;
 use crate::token::verify::UnreadToken;
 use crate::token::{BoundedBuckets, LONGEST_TOKEN, TokenCache, Unverified, network_of};
 
 /// Bad signatures of one address: each costs up to 100 µs, twelve times what a refusal costs.
 const BAD_SIGNATURES: &str = "30/min";
 
-/// What strangers and users have spent, for all workers: a budget holds for the sidecar.
+/// What strangers have spent, for all workers: a budget holds for the sidecar.
 #[derive(Debug)]
 pub struct TokenBudgets {
     bad_signatures: BoundedBuckets,
     budget: Option<Limit>,
-    subjects: BoundedBuckets,
 }
 
 /// One worker's verified tokens.
@@ -56,24 +53,10 @@ pub(crate) struct TokenAsk<'r> {
 
 impl Default for TokenBudgets {
     fn default() -> Self {
-        let random = RandomState::default();
         Self {
-            bad_signatures: BoundedBuckets::new(random.hash_one(1_u8)),
+            bad_signatures: BoundedBuckets::new(RandomState::default().hash_one(0_u8)),
             budget: Limit::parse(BAD_SIGNATURES).ok(),
-            subjects: BoundedBuckets::new(random.hash_one(2_u8)),
         }
-    }
-}
-
-impl TokenBudgets {
-    /// Takes one request out of a subject's limit.
-    pub(crate) fn charge(
-        &self,
-        token: &UserToken,
-        limit: Limit,
-        now: Now,
-    ) -> Result<Spent, Exhausted> {
-        self.subjects.charge(subject_of(&token.issuer, &token.subject), limit, now)
     }
 }
 

@@ -85,7 +85,8 @@ impl BoundedBuckets {
         limit.charge(1, &state, now.mono_ns).map(drop)
     }
 
-    fn with<T>(&self, caller: u128, now: Now, charge: impl FnOnce(&AtomicU64) -> T) -> T {
+    /// Hands over the caller's state ([`Limit::charge`]), which is nobody else's meanwhile.
+    pub fn with<T>(&self, caller: u128, now: Now, charge: impl FnOnce(&AtomicU64) -> T) -> T {
         let caller = caller.max(1);
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         if sets.is_empty() {

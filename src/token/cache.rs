@@ -97,6 +97,7 @@ mod tests {
             signed_by: SignerPrint(1),
             orgs: KnownOrgs::Any,
             onward: TokenOnward::Remove,
+            limit: None,
         })
     }
 

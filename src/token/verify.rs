@@ -131,6 +131,7 @@ impl<'t> Unverified<'t> {
             signed_by: signer,
             orgs: rules.orgs,
             onward: rules.onward,
+            limit: rules.limit,
         }))
     }
 }

@@ -373,6 +373,94 @@ fn each_subject_has_its_limit() {
     assert!(refused.one("retry-after").unwrap().parse::<u64>().unwrap() > 1000);
 }
 
+/// Users and keys of one org share what the table and the configuration state for it; what one limit
+/// refuses takes nothing from another.
+#[test]
+fn tokens_are_charged_by_the_policies_of_their_org() {
+    const POLICIES: &str = r#"
+[[policies]]
+name = "per-key"
+limit = "3/h"
+[[policies]]
+name = "monthly"
+scope = "org"
+[[policies]]
+name = "search"
+scope = "org"
+classes = ["search"]
+limit = "4/h"
+[[routes]]
+id = "search"
+path = "/search"
+access = "key-or-token"
+class = "search"
+cost = 3
+[[routes]]
+id = "free"
+path = "/free"
+access = "token"
+cost = 0
+"#;
+    let upstream = Upstream::start();
+    let issuer = Signer::new(1);
+    let rules = format!("{ROUTES}{POLICIES}");
+    let settings = tokens("jwks.json", "limit = \"5/h\"");
+    let folder = Gate::before(&upstream).rules(&rules).also(&settings).folder();
+    folder.write("jwks.json", &jwks(&[issuer.jwk("one")]));
+    let org = "[[org]]\nid = \"acme\"\nlimits = { monthly = \"8/h\" }\n[[key]]\n";
+    folder.write("keys.toml", &folder.read("keys.toml").replacen("[[key]]\n", org, 1));
+    folder.build_as("keys.kgt", &["--format", "2"]);
+    let gate = Gate::serve(folder);
+    gate.wait_ready();
+    let ask = |path: &str, sub: &str, org: &str| {
+        let token = issuer.token("one", json!({"sub": sub, "org": org}));
+        exchange(gate.address, bearer(path, &token))
+    };
+    let first = ask("/both/a", "a", "acme");
+    assert_eq!(first.status(), 200);
+    let policies = r#""per-key";q=5;w=3600, "monthly";q=8;w=3600"#;
+    assert_eq!(first.one("ratelimit-policy").as_deref(), Some(policies));
+    assert!(first.one("ratelimit").unwrap().starts_with(r#""per-key";r=4;"#));
+    // Three more each under `monthly` (4 left), `search` (1 left) and the subject's (1 left).
+    assert_eq!(ask("/search", "a", "acme").status(), 200);
+    // Another subject of the org has a limit of its own left, and the class has not.
+    for _ in 0..5 {
+        let refused = ask("/search", "b", "acme");
+        assert_eq!(refused.status(), 429);
+        assert!(refused.one("ratelimit").unwrap().starts_with(r#""search";r=0;"#), "by name");
+        assert!(!refused.one("ratelimit").unwrap().contains(','), "by no other");
+    }
+    // None of these took anything: b has five, and the org four.
+    for left in [4, 3, 2] {
+        let answer = ask("/users/a", "b", "acme");
+        assert_eq!(answer.status(), 200);
+        let limits = answer.one("ratelimit").unwrap();
+        let monthly = format!(r#""monthly";r={};"#, left - 1);
+        assert!(limits.starts_with(&monthly), "{limits}");
+    }
+    // A key takes the org's last, and then neither key nor user gets more.
+    assert_eq!(exchange(gate.address, bearer("/both/a", READER)).status(), 200);
+    let refused = ask("/both/a", "b", "acme");
+    assert_eq!((refused.status(), code(&refused.body_text())), (429, "rate_limited".into()));
+    assert!(refused.one("ratelimit").unwrap().starts_with(r#""monthly";r=0;"#));
+    assert_eq!(exchange(gate.address, bearer("/both/a", READER)).status(), 429);
+    assert_eq!(ask("/free", "b", "acme").status(), 200, "no cost");
+    // Another org is another matter: it has the class's default, and no `monthly`.
+    assert_eq!(ask("/search", "a", "globex").status(), 429, "one is left to the subject");
+    assert_eq!(ask("/search", "c", "globex").status(), 200);
+    assert_eq!(ask("/search", "d", "globex").status(), 429, "and one to its class");
+    assert_eq!(ask("/both/a", "d", "globex").status(), 200);
+    let text = exchange(gate.admin, "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").body_text();
+    for (series, count) in [
+        ("decision=\"limited\",policy=\"search\"", 6),
+        ("decision=\"limited\",policy=\"monthly\"", 2),
+        ("decision=\"allowed\",policy=\"monthly\"", 6),
+    ] {
+        let line = format!("keygate_ratelimit_decisions_total{{{series}}} {count}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+}
+
 /// The issuer answers only when it is told to. Until then nobody has waited for it.
 #[test]
 fn no_request_waits_for_an_issuer() {
@@ -699,6 +787,13 @@ fn check_names_each_fault_with_its_line_and_a_remedy() {
             good.clone(),
             r#"{"keys":[{"kty":"oct","k":"AA"}]}"#,
             "symmetric",
+        ),
+        (
+            "a cost above the burst",
+            ROUTES.replace("\"token\"\n", "\"token\"\ncost = 3\n"),
+            tokens("jwks.json", "limit = \"60/min burst 2\""),
+            &set,
+            "3 is above the burst of tokens.limit of `https://idp.example/`, which is 2",
         ),
         (
             "a long life",

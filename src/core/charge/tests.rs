@@ -62,8 +62,31 @@ fn charged(
     let org_limits = set(org_limits);
     let of_org = Some(&org_limits).filter(|set| !set.is_empty());
     let Some(charge) = policies.charge(&key, of_org, route) else { return String::new() };
-    assert_eq!((charge.key, charge.org, charge.cost), (id, "acme", route.cost));
-    match charge.limits {
+    let caller = ChargedCaller::Key(id);
+    assert_eq!((charge.caller, charge.org, charge.cost), (caller, "acme", route.cost));
+    text(&charge.limits)
+}
+
+/// The same for a user token whose subject has this limit.
+fn charged_token(
+    policies: &LimitPolicies,
+    limit: Option<&str>,
+    org_limits: &[(&str, &str)],
+    route: &Route,
+) -> String {
+    let limit = limit.map(|text| Limit::parse(text).unwrap());
+    let subject =
+        ChargedSubject { issuer: "https://idp.example/", subject: "ann", org: "acme", limit };
+    let org_limits = set(org_limits);
+    let of_org = Some(&org_limits).filter(|set| !set.is_empty());
+    let Some(charge) = policies.charge_token(subject, of_org, route) else { return String::new() };
+    let caller = ChargedCaller::Subject(subject);
+    assert_eq!((charge.caller, charge.org, charge.cost), (caller, "acme", route.cost));
+    text(&charge.limits)
+}
+
+fn text(limits: &ChargedLimits<'_>) -> String {
+    match limits {
         ChargedLimits::PerKey(limit) => format!("*{limit}"),
         ChargedLimits::Several(limits) => limits
             .iter()
@@ -147,4 +170,40 @@ fn whether_a_key_has_one_limit_does_not_depend_on_the_route() {
     // A policy without a default charges only who states it.
     let policies = LimitPolicies::new([policy("search", Key, &["search"], None)]);
     assert_eq!(charged(&policies, &[("per-key", "9/s")], &[], &route(None, 1)), "*9/s");
+}
+
+#[test]
+fn a_user_token_is_charged_by_its_subject_and_its_org() {
+    use PolicyScope::{Key, Org};
+    let none = LimitPolicies::default();
+    let policies = LimitPolicies::new([
+        policy("per-key", Key, &["search"], Some("1/s")),
+        policy("daily", Org, &[], Some("1000/d")),
+        policy("search", Org, &["search"], Some("2/s")),
+    ]);
+    let (plain, search) = (route(None, 1), route(Some("search"), 5));
+    for (name, policies, subject, org, route, want) in [
+        ("no limit", &none, None, [].as_slice(), &plain, ""),
+        ("the subject's alone", &none, Some("9/s"), &[], &plain, "*9/s"),
+        ("the org's alone", &none, None, &[("daily", "7/d")], &plain, "org.daily 7/d"),
+        (
+            "no default of keys, and the subject's on every route",
+            &policies,
+            Some("9/s"),
+            &[],
+            &plain,
+            "key.per-key 9/s, org.daily 1000/d",
+        ),
+        (
+            "what the table states for its org, and classes",
+            &policies,
+            Some("9/s"),
+            &[("daily", "7/d")],
+            &search,
+            "key.per-key 9/s, org.daily 7/d, org.search 2/s",
+        ),
+        ("free of charge", &policies, Some("9/s"), &[], &self::route(None, 0), ""),
+    ] {
+        assert_eq!(charged_token(policies, subject, org, route), want, "{name}");
+    }
 }

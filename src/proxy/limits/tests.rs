@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::PolicyName;
+use crate::core::charge::ChargedSubject;
 
 const NAMES: [&str; 4] = ["per-key", "search", "daily", "burst"];
 
@@ -23,7 +24,7 @@ fn key(n: u32) -> KeyId {
 
 fn lone(limit: &str) -> Charge<'static> {
     let limits = ChargedLimits::PerKey(Limit::parse(limit).unwrap());
-    Charge { key: key(1), org: "acme", cost: 1, limits }
+    Charge { caller: ChargedCaller::Key(key(1)), org: "acme", cost: 1, limits }
 }
 
 #[derive(Clone, Debug)]
@@ -39,7 +40,8 @@ fn charge<'c>(policies: impl IntoIterator<Item = &'c TestPolicy>, cost: u32) -> 
         scope: policy.scope,
         limit: policy.limit,
     });
-    Charge { key: key(1), org: "acme", cost, limits: ChargedLimits::Several(limits.collect()) }
+    let limits = ChargedLimits::Several(limits.collect());
+    Charge { caller: ChargedCaller::Key(key(1)), org: "acme", cost, limits }
 }
 
 /// Arrival times in a wider number, one policy after the other.
@@ -251,7 +253,7 @@ fn what_one_limit_refuses_costs_no_other_one_and_no_bystander() {
     let store = LimitStore::default();
     let org = policy("daily", PolicyScope::Org, "10/d");
     let tight = policy("burst", PolicyScope::Key, "1/min");
-    let of = |n: u32| Charge { key: key(n), ..charge([&tight, &org], 1) };
+    let of = |n: u32| Charge { caller: ChargedCaller::Key(key(n)), ..charge([&tight, &org], 1) };
     store.charge(&of(1), at(0)).unwrap();
     for _ in 0..50 {
         let refused = store.charge(&of(1), at(0)).unwrap_err();
@@ -266,6 +268,40 @@ fn what_one_limit_refuses_costs_no_other_one_and_no_bystander() {
     let refused = store.charge(&of(1), at(0)).unwrap_err();
     assert_eq!(refused.shown().map(|(name, _)| name).collect::<Vec<_>>(), ["burst", "daily"]);
     assert_eq!(refused.longest_wait(), Duration::from_secs(8640), "the longer of both");
+}
+
+fn user(subject: &str) -> ChargedSubject<'_> {
+    ChargedSubject { issuer: "https://idp.example/", subject, org: "acme", limit: None }
+}
+
+#[test]
+fn subjects_of_user_tokens_share_their_org_with_keys() {
+    let store = LimitStore::default();
+    let org = policy("daily", PolicyScope::Org, "10/d");
+    let own = policy("per-key", PolicyScope::Key, "3/min");
+    let (ann, bob) = (user("ann"), user("bob"));
+    let of = |user| Charge { caller: ChargedCaller::Subject(user), ..charge([&own, &org], 1) };
+    let names = |report: LimitReport| report.shown().map(|n| n.0.to_owned()).collect::<Vec<_>>();
+    for _ in 0..3 {
+        store.charge(&of(ann), at(0)).unwrap();
+    }
+    for _ in 0..50 {
+        assert_eq!(names(store.charge(&of(ann), at(0)).unwrap_err()), ["per-key"]);
+    }
+    for _ in 0..2 {
+        store.charge(&of(bob), at(0)).unwrap();
+    }
+    // Five of the org's ten are left to a key. What that refuses leaves bob his third.
+    store.charge(&charge([&org], 5), at(0)).unwrap();
+    for _ in 0..50 {
+        assert_eq!(names(store.charge(&of(bob), at(0)).unwrap_err()), ["daily"]);
+    }
+    let alone = ChargedLimits::PerKey(own.limit);
+    let alone = Charge { limits: alone, ..of(bob) };
+    store.charge(&alone, at(0)).unwrap();
+    assert_eq!(names(store.charge(&alone, at(0)).unwrap_err()), ["per-key"]);
+    // Of the store's maps only that of orgs has anything of them.
+    assert_eq!((store.several.len(), store.lone.len(), store.orgs.len()), (0, 0, 1));
 }
 
 #[test]

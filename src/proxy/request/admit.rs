@@ -19,10 +19,9 @@ use super::sent_tokens::{self, SentCredential};
 use super::upgrade_request::{self, UpgradeAsked, UpgradeRequest};
 use super::{cors, grpc};
 use crate::config::{Settings, TraceStart};
-use crate::core::charge::ChargedLimits;
 use crate::core::decision::Refused;
 use crate::core::observe::{Conduct, CredentialPassage, ObserveReach};
-use crate::core::rate_fields::{LimitReport, LimitState};
+use crate::core::rate_fields::LimitReport;
 use crate::core::reason::Detail;
 use crate::core::route::FoundRoute;
 use crate::core::{
@@ -542,25 +541,15 @@ impl<'s> Admission<'s> {
         Ok(charged)
     }
 
-    /// Takes the request out of all limits of its key and org, or out of none; of a user token, out
-    /// of its subject's. `None`: it has no limit.
+    /// Takes the request out of all limits of its key or subject and of its org, or out of none.
+    /// `None`: it has no limit.
     #[inline]
     fn take(&self, admitted: &Admitted<'s>, now: Now) -> Option<Result<LimitReport, LimitReport>> {
         let Snapshot { settings, keys, .. } = self.snapshot;
         let (shared, cells) = (&self.worker.shared, &self.worker.cells);
-        let Some(token) = admitted.token() else {
-            let charge = admitted.charge(&settings.policy, keys.as_deref()?)?;
-            let result = shared.limits.charge(&charge, now);
-            cells.ratelimit(&charge.limits, &result);
-            return Some(result);
-        };
-        let limit = settings.tokens.find(&token.issuer)?.rules.limit?;
-        let state = |remaining, wait| LimitReport::PerKey(LimitState { limit, remaining, wait });
-        let result = match shared.token_budgets.charge(token, limit, now) {
-            Ok(spent) => Ok(state(spent.remaining, spent.full_in)),
-            Err(exhausted) => Err(state(0, exhausted.retry_in)),
-        };
-        cells.ratelimit(&ChargedLimits::PerKey(limit), &result);
+        let charge = admitted.charge(&settings.policy, keys.as_deref()?)?;
+        let result = shared.limits.charge(&charge, now);
+        cells.ratelimit(&charge.limits, &result);
         Some(result)
     }
 
