@@ -63,7 +63,7 @@ fn explain(folder: &Path, product: &str, arguments: &[&str], secret: &str) -> Va
 #[test]
 fn examples_check_without_a_warning() {
     let dir = folder();
-    for product in PRODUCTS {
+    for product in PRODUCTS.into_iter().chain(["wa-gateway-tokens"]) {
         let config = format!("{product}.toml");
         let said = run(Command::new(env!("CARGO_BIN_EXE_keygate"))
             .args(["check", "--strict", "--config", &config])
@@ -82,7 +82,7 @@ fn examples_decide_as_their_pages_say() {
     };
     let sessions: &[&str] = &["--path", "/api/v1/sessions"];
     type Case<'a> = (&'a str, &'a [&'a str], &'a str, &'a str, Option<&'a str>);
-    let cases: [Case<'_>; 16] = [
+    let cases: [Case<'_>; 18] = [
         ("we-link", login, "98765-zyxwv-43210-utsrq\n", "admitted", None),
         ("we-link", login, "98765-zyxwv-43210-utsrQ", "rejected", Some("wrong_secret")),
         ("we-link", &staging("203.0.113.9"), "", "admitted", None),
@@ -91,6 +91,8 @@ fn examples_decide_as_their_pages_say() {
         ("wa-gateway", sessions, "wa_example_dashboard", "admitted", None),
         ("wa-gateway", sessions, "wa_example_notifier", "rejected", Some("permission")),
         ("wa-gateway", sessions, "eyJhbGciOi.user.token", "passed", None),
+        ("wa-gateway-tokens", sessions, "wa_example_dashboard", "admitted", None),
+        ("wa-gateway-tokens", sessions, "wa_example_notifier", "rejected", Some("permission")),
         ("wa-gateway", &["--path", "/api/v1/events"], "wa_example_dashboard", "admitted", None),
         (
             "whatomate",

@@ -60,7 +60,7 @@ fn samples() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 5);
+    assert_eq!(seen, 6);
 }
 
 /// Stating a documented default changes nothing.
