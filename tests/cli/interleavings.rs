@@ -327,8 +327,8 @@ fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
         for (n, key) in world.keys.iter().enumerate() {
             for (sidecar, what) in (0..PATCHES.len()).flat_map(|at| [(at, 0), (at, 1)]) {
                 let is_back = after[n][sidecar][what] && !before[n][sidecar][what];
-                // Its publisher knew that this was refused, and changed its mind.
-                let is_own = !base[n][sidecar][what];
+                // Its publisher knew that this was refused somewhere, and changed its mind.
+                let is_own = base[n].iter().any(|with| !with[what]);
                 // What the table refuses, a patch that is published behind it admits.
                 let is_later = !by_table[n][what] && before[n].iter().any(|with| with[what]);
                 let is_known = is_own || is_later;
