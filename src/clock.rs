@@ -28,7 +28,7 @@ impl Clock {
         Self(Arc::new(TimeSource::System { origin, unix_offset_ms: AtomicU64::new(wall_ms()) }))
     }
 
-    /// A clock that stands still at `unix_secs` until [`Clock::advance`] is called.
+    /// A clock that stays at `unix_secs` until [`Clock::advance`] is called.
     pub fn manual(unix_secs: u64) -> Self {
         Self(Arc::new(TimeSource::Manual {
             unix_ms: AtomicU64::new(unix_secs.saturating_mul(1000)),

@@ -65,7 +65,7 @@ pub struct Config {
     pub settings: Settings,
     /// What is allowed but deserves a second look; for the log at start and `keygate check`.
     pub warnings: Vec<ConfigFault>,
-    /// Where its keys stand, for faults of what they name.
+    /// The places of its keys, for faults of what they name.
     pub places: Places,
     /// Files whose secrets are in `settings`. A change of one is a change of the configuration.
     pub secret_files: Vec<WatchedFile>,
@@ -102,7 +102,7 @@ pub struct Settings {
     pub credential: Option<Arc<UpstreamCredential>>,
 }
 
-/// What becomes of `traceparent` (W3C Trace Context).
+/// How keygate treats `traceparent` (W3C Trace Context).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceStart {
     /// It passes with `tracestate` as the client wrote them, or none does.
@@ -153,7 +153,7 @@ pub enum Families {
     /// `[::]` takes IPv4 as well, as Linux does by itself.
     #[default]
     Both,
-    /// IPv6 alone: `0.0.0.0` with the same port stands beside it.
+    /// IPv6 alone: `0.0.0.0` with the same port is configured as well.
     OnlyIpv6,
 }
 
@@ -376,7 +376,7 @@ pub struct UseReports {
     pub top_orgs: usize,
 }
 
-/// What becomes of the uses of each key.
+/// How keygate counts and reports the uses of each key.
 #[derive(Clone, Debug)]
 pub struct UsageConfig {
     /// They are counted: 8 bytes per key.

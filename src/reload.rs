@@ -68,7 +68,7 @@ pub enum FirstLoadError {
     Trust(#[from] TrustError),
 }
 
-/// What a start would put in force, for whoever only wants to know.
+/// What a start would put in force, for commands that only report it.
 #[derive(Clone, Debug)]
 pub struct Preview {
     pub keys: Arc<KeySet>,
@@ -139,7 +139,7 @@ pub struct LoadedSources {
 /// Why keys are loaded for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
-    /// To know what a start would come to: nothing is written, neither the state file nor a copy.
+    /// To know what a start would do: nothing is written, neither the state file nor a copy.
     Look,
     Start,
 }
@@ -459,7 +459,7 @@ impl Reloader {
         looked
     }
 
-    /// The process is about to end: what is in force goes on changing, but state file and copies are
+    /// The process is about to end: what is in force still changes, but state file and copies are
     /// a successor's from now on. Returns at once.
     pub fn leave(&self) {
         let _ = self.events.send(ReloadEvent::Leave);

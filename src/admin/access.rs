@@ -11,7 +11,7 @@ use http::{HeaderMap, Request, Version, header};
 
 use crate::config;
 
-/// Which listener a request came to.
+/// Which listener received a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminDoor {
     /// `admin.address`.

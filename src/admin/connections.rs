@@ -29,7 +29,7 @@ struct HeldConnections {
 #[derive(Debug)]
 struct ConnectionHolder {
     address: IpAddr,
-    /// When it last asked for something, or came.
+    /// When it last sent a request, or was accepted.
     busy: u64,
     /// Dropped, it ends the connection.
     _end: oneshot::Sender<()>,
@@ -89,7 +89,7 @@ impl HeldConnections {
 // === impl AdminConnection ===
 
 impl AdminConnection {
-    /// A request came: this connection is the last to give way now.
+    /// A request has arrived: this connection is now the last to give way.
     pub(super) fn touch(&self) {
         let mut held = self.places.lock();
         let now = held.tick();

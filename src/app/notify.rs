@@ -1,12 +1,12 @@
 //! Tells the service manager how far the process is: sd_notify(3). Nothing waits for it: a manager
-//! that does not read loses what it is told.
+//! that does not read loses the messages.
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use crate::clock;
 
-/// What the manager is told through; without one, nothing is said.
+/// The socket of the manager; without one, nothing is sent.
 #[derive(Debug, Default)]
 pub(super) struct Notifier(Option<Manager>);
 

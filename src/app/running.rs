@@ -112,7 +112,7 @@ impl Running {
         for door in &self.outlived.doors {
             self.admin_handle.leave(*door);
         }
-        // Load balancers see an address that goes on being served: there is nothing to notice.
+        // Load balancers see an address that is still served: there is nothing to notice.
         let delay = if self.outlived.clients { Duration::ZERO } else { self.delay };
         tracing::info!(
             delay_ms = delay.as_millis() as u64,

@@ -88,7 +88,7 @@ impl Signals {
         Ok(Self { runtime, streams })
     }
 
-    /// Does `work` on a thread of its own, which nobody waits for once the process is told to end,
+    /// Does `work` on a thread of its own, which nobody waits for once the process has to end,
     /// or after `limit`: then `None`. What may block for ever, such as a write to a pipe that nobody
     /// reads, is done so.
     pub(super) fn unless_told<T: Send + 'static>(

@@ -59,7 +59,7 @@ pub(super) fn settle(
         let Some(other) = earlier.iter().find(|other| clash(&other.bind, &one.bind)) else {
             continue;
         };
-        // The default of `admin.address` stands nowhere: then the fault is the listener's.
+        // The default of `admin.address` has no line: then the fault is the listener's.
         let (at, with) = match one.place.path.starts_with("admin") && !root.has("admin") {
             true => (other.place, "the default of admin.address".to_owned()),
             false => {
@@ -180,7 +180,7 @@ fn clash(a: &Bind, b: &Bind) -> bool {
             let (x, y) = (a.ip().to_canonical(), b.ip().to_canonical());
             let one_family = x.is_ipv4() == y.is_ipv4();
             let whole = x.is_unspecified() || y.is_unspecified();
-            // `[::]` takes IPv4 too, but for where `0.0.0.0` stands beside it.
+            // `[::]` takes IPv4 too, except where `0.0.0.0` is configured as well.
             let both = (is_any_ipv6(a) && !is_any_ipv4(b)) || (is_any_ipv6(b) && !is_any_ipv4(a));
             a.port() == b.port() && a.port() != 0 && (x == y || (one_family && whole) || both)
         }

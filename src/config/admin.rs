@@ -42,7 +42,7 @@ fn address(section: &ConfigSection<'_>, key: &'static str, example: &str) -> Opt
     })
 }
 
-/// A name as it stands in `Host`, without the port.
+/// A name as `Host` has it, without the port.
 fn host(text: &str) -> Result<Box<str>, ConfigProblem> {
     let is_label = |label: &str| {
         !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))

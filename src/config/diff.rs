@@ -6,7 +6,7 @@ use super::{Config, TableSource};
 macro_rules! restart {
     ($( $key:literal => $($field:ident).+, )*) => {
         /// Keys whose change has no effect before a restart, and whether two configurations differ
-        /// in them. `listen` stands for all below it.
+        /// in them. `listen` includes all below it.
         const RESTART: &[(&str, fn(&Config, &Config) -> bool)] = &[
             $( ($key, |old, new| old.$($field).+ != new.$($field).+), )*
         ];

@@ -355,7 +355,7 @@ fn timeouts(section: &ConfigSection<'_>) -> Timeouts {
 }
 
 /// Google's front ends keep idle connections for 600 s, and answer 502 to a request that meets one
-/// which is just being closed. Their networks are published; who trusts them stands behind them.
+/// which is just being closed. Their networks are published; whoever trusts them runs behind them.
 fn outlives_balancer(section: &ConfigSection<'_>, idle: Duration, trusted: &NetworkSet) {
     const FRONT_ENDS: [IpAddr; 2] =
         [IpAddr::V4(Ipv4Addr::new(35, 191, 0, 1)), IpAddr::V4(Ipv4Addr::new(130, 211, 0, 1))];

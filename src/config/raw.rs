@@ -43,7 +43,7 @@ pub(super) struct ConfigReader<'a> {
     secrets: RefCell<Vec<WatchedFile>>,
 }
 
-/// Where the keys of a file stand, for faults that show only when what they name is used.
+/// The places of a file's keys, for faults that show only when what they name is used.
 #[derive(Clone, Default)]
 pub struct Places {
     /// Line and column, both from 1, by key path.
@@ -52,7 +52,7 @@ pub struct Places {
     files: BTreeMap<PathBuf, String>,
 }
 
-/// Where a value stands.
+/// The place of a value.
 #[derive(Clone, Debug)]
 pub(super) struct ConfigPlace {
     pub(super) path: String,
@@ -84,7 +84,7 @@ impl<'a> ConfigReader<'a> {
         }
     }
 
-    /// Remembers where a key stands that the file has.
+    /// Remembers the place of a key that the file has.
     pub(super) fn found(&self, place: &ConfigPlace) {
         let at = self.position(place.span.start);
         self.found.borrow_mut().keys.insert(place.path.clone(), at);

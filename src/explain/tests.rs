@@ -1,4 +1,4 @@
-//! Answers against keys that stand in for a table.
+//! Answers against keys that take the place of a table.
 
 use std::path::Path;
 

@@ -3,7 +3,7 @@
 //! `usage`.
 //!
 //! A key is looked for by its digest and must have the same id: a secret that was given to another
-//! key brings no counts along. Under the lock every use stands in exactly one place, so that no
+//! key brings no counts along. Under the lock every use is in exactly one place, so that no
 //! reader counts one twice or misses one.
 
 use std::collections::HashMap;
@@ -281,7 +281,7 @@ impl UseLedger {
         let mut released = Vec::new();
         let mut at = 0;
         while let Some(keys) = self.retired.get_mut(at) {
-            // It synchronizes with whoever let go: all that they counted is seen.
+            // It synchronizes with the threads that let go: all that they counted is seen.
             match Arc::get_mut(keys) {
                 Some(_) => released.push(self.retired.swap_remove(at)),
                 None => at += 1,

@@ -28,7 +28,7 @@ pub(crate) struct Canaries {
 pub(crate) struct CanaryUse<'r> {
     pub(crate) key: Option<KeyId>,
     pub(crate) client: IpAddr,
-    /// Without the query, where a secret may stand.
+    /// Without the query, which may hold a secret.
     pub(crate) path: &'r str,
     pub(crate) request_id: &'r str,
     pub(crate) now_ns: u64,

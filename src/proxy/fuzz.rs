@@ -29,7 +29,7 @@ use crate::meter::UseProbe;
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::{AccessLog, Metrics};
 
-/// One worker that serves what it is handed. Its clock stands still, so no deadline passes.
+/// One worker that serves the connections it is given. Its clock does not move, so no deadline passes.
 #[derive(Debug)]
 pub struct Service {
     worker: Rc<Worker>,

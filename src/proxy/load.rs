@@ -39,7 +39,7 @@ pub(crate) struct Counted {
     address: Option<IpAddr>,
 }
 
-/// The right of a connection that is through to be read on for a while; given back on drop.
+/// The right of a connection to be read for a while after its last answer; given back on drop.
 #[derive(Debug)]
 pub(crate) struct LingerPlace {
     load: Arc<Load>,

@@ -65,7 +65,7 @@ struct StreamEntry {
     /// the next sweep puts a time to it.
     offered: u64,
     end: Option<RequestEnd>,
-    /// Whoever polls the request has seen the end.
+    /// The task that polls the request has seen the end.
     noticed: bool,
     waker: Option<Waker>,
     /// Tells the users of one slot apart.
@@ -340,7 +340,7 @@ impl Streams {
 }
 
 impl StreamSlots {
-    /// `None`: it is over.
+    /// `None`: it has ended.
     fn entry_of(&mut self, which: StreamRef) -> Option<&mut StreamEntry> {
         self.entries.get_mut(which.slot).filter(|e| e.generation == which.generation)
     }

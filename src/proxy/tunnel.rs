@@ -192,7 +192,7 @@ where
                 (TunnelEnd::Idle, !close(client, frame, limits.write).await)
             }
             CopyOutcome::Ended(TunnelEnd::Upstream(kind)) if !to_client.is_done() => {
-                // What came before the fault was handed on; it still has to leave our buffers.
+                // What arrived before the fault was handed on; it still has to leave our buffers.
                 let flushed = timeout(limits.write, client.shutdown()).await;
                 let cut_short = framing == Framing::Opaque;
                 (TunnelEnd::Upstream(kind), cut_short || !matches!(flushed, Ok(Ok(()))))
@@ -209,7 +209,7 @@ where
 }
 
 /// Sends the last frame, ends our half and waits until the client has ended its own, so that no
-/// reset overtakes the frame. False: it did not come to that in time, or no frame could be sent.
+/// reset overtakes the frame. False: that did not happen in time, or no frame could be sent.
 async fn close<C>(client: &mut C, frame: Option<Bytes>, limit: Duration) -> bool
 where
     C: AsyncRead + AsyncWrite + Unpin,

@@ -261,7 +261,7 @@ impl Lease {
         self.pool.resources.buffers.give_back(head.into_bytes());
     }
 
-    /// Moves the connection on: reads what came, writes what waits. Whether more of the answer may
+    /// Drives the connection: reads what has arrived, writes what waits. Whether more of the answer may
     /// be there now.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.conn {
@@ -271,7 +271,7 @@ impl Lease {
     }
 
     /// The next piece of a body that is [coming](AnswerContent::Coming), of `most` bytes at most, or its
-    /// trailers. `None`: it is over.
+    /// trailers. `None`: it has ended.
     pub(crate) fn poll_body(
         &mut self,
         body: &mut AnswerBody,
@@ -293,7 +293,7 @@ impl Lease {
         }
     }
 
-    /// Whether the rest of the request can still be sent, now that its answer is over.
+    /// Whether the rest of the request can still be sent, now that its answer has ended.
     pub(crate) fn may_go_on(&self, upload: &UploadProgress) -> bool {
         match &self.conn {
             Held::Http1(conn) => conn.may_go_on(upload),
@@ -301,7 +301,7 @@ impl Lease {
         }
     }
 
-    /// Sends the rest of a request whose answer is over. Ready: that was all, or no more can be sent.
+    /// Sends the rest of a request whose answer has ended. Ready: that was all, or no more can be sent.
     pub(crate) fn poll_sent(&mut self, upload: &UploadProgress, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.conn {
             Held::Http1(conn) => conn.poll_sent(cx),

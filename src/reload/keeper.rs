@@ -53,7 +53,7 @@ pub enum UseCounting {
     On,
 }
 
-/// A failure that stands.
+/// A failure that persists.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     text: String,
@@ -61,7 +61,7 @@ struct Said {
     refused: bool,
 }
 
-/// What came of an arrival.
+/// The result of an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum OfferOutcome {
     /// Other keys are to be put in force.
@@ -96,7 +96,7 @@ pub(super) struct KeysInForce {
     starting: bool,
     /// It was said that the patch's file went away.
     patch_gone: bool,
-    /// Why the patch that came last is refused as a patch, although its restrictions hold.
+    /// Why the latest patch is refused as a patch, although its restrictions hold.
     restricted: Option<Refusal>,
     /// Written down, and not yet forced to the disk.
     unforced: Option<Placed>,
@@ -383,7 +383,7 @@ impl KeysInForce {
         self.publish();
     }
 
-    /// A look found the file that was dealt with before, whatever came of it.
+    /// A look found the file that was dealt with before, whatever the result.
     pub(super) fn same_file(&mut self, artefact: ReloadKind) -> OfferOutcome {
         if self.said(artefact).as_ref().is_some_and(|said| said.refused) {
             self.metrics.control().source_fetches(artefact, FetchResult::Unchanged).increment(1);
@@ -396,7 +396,7 @@ impl KeysInForce {
     pub(super) fn unchanged(&mut self, artefact: ReloadKind) -> OfferOutcome {
         self.metrics.control().source_fetches(artefact, FetchResult::Unchanged).increment(1);
         if self.said(artefact).take().is_some() {
-            // What failed before has come right without another version.
+            // What failed before now succeeds without another version.
             self.right_again(artefact, None);
             self.publish();
         }
@@ -449,7 +449,7 @@ impl KeysInForce {
         self.state.place(&self.desk.ledger())
     }
 
-    /// After the swap: what people are told. The disk is left to the next tick: a revocation does
+    /// After the swap: what is reported. The disk is left to the next tick: a revocation does
     /// not wait for it, and neither does the next one.
     pub(super) fn in_force(&mut self, placed: Option<Placed>) {
         if let Some(issued_ms) = self.lag_from.take() {

@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 1 << 30;
 pub(super) struct StateFile {
     /// `None`: nowhere. Only `min_serial` guards against an older table after a restart.
     path: Option<PathBuf>,
-    /// What stands there; `None`: it is to be written, again or for the first time.
+    /// What the file holds; `None`: it is to be written, again or for the first time.
     written: Option<String>,
     /// The ledger that was last put there, before it was raised by another process's.
     placed: Option<String>,
@@ -119,7 +119,7 @@ impl StateFile {
             Err(error) => {
                 let mut aside = path.as_os_str().to_owned();
                 aside.push(".corrupt");
-                // Kept for whoever wants to know what happened; of no use to keygate.
+                // Kept for people who want to know what happened; of no use to keygate.
                 let _ = std::fs::rename(path, &aside);
                 tracing::error!(
                     path = %path.display(), %error,
@@ -175,12 +175,12 @@ impl StateFile {
         self.left = true;
     }
 
-    /// What a signer had issued that is no longer trusted binds nobody: the next ledger stands alone.
+    /// What a signer had issued that is no longer trusted binds nobody: the next ledger starts anew.
     pub(super) fn begin_anew(&mut self) {
         self.anew = true;
     }
 
-    /// What came of forcing it to the disk.
+    /// The result of forcing it to the disk.
     pub(super) fn forced(&mut self, result: io::Result<()>) {
         match result {
             Ok(()) if !std::mem::take(&mut self.disk_fails) => {}

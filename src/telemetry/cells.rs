@@ -253,7 +253,7 @@ impl WorkerCells {
         self.aborted.add(1);
     }
 
-    /// A request that was let through came to nothing, or a head never came whole.
+    /// A request that was let through failed, or a head never arrived whole.
     pub fn request_failed(&self, reason: Reason) {
         add_at(&self.requests_failed, reason as usize);
     }

@@ -39,7 +39,7 @@ pub enum ReloadKind {
     Table,
 }
 
-/// What looking at a source came to.
+/// The result of looking at a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchResult {
     Changed,

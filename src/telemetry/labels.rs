@@ -29,7 +29,7 @@ pub enum DecisionOutcome {
     Rejected(Reason),
 }
 
-/// What a charge against a limit came to.
+/// The result of a charge against a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateDecision {
     Allowed,

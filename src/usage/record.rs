@@ -42,7 +42,7 @@ pub struct UsageHead {
     pub dropped_traces: u64,
 }
 
-/// One key. A key may stand in several lines.
+/// One key. A key may have several lines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageLine<'l> {
     #[serde(borrow)]

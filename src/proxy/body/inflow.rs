@@ -29,7 +29,7 @@ pub(crate) struct Wire {
 /// The body of the request that is being answered. Ends with the connection: it does not own it.
 pub(crate) struct Inflow {
     wire: Weak<Wire>,
-    /// Came with the head.
+    /// Arrived with the head.
     first: Bytes,
     /// Bytes that were not read.
     left: u64,
@@ -79,7 +79,7 @@ impl Wire {
         self.broken.get()
     }
 
-    /// The client has gone in the middle of its body: whoever answers it is told.
+    /// The client has left in the middle of its body, which ends the answer too.
     fn break_off(&self) {
         self.broken.set(true);
         self.io.borrow().moments().wake();

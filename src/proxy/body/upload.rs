@@ -16,7 +16,7 @@ use crate::proxy::net::pipe::Pipe;
 
 /// A request body as the client sends it.
 pub(crate) enum ClientBody {
-    /// All of it came with the head; of most requests nothing.
+    /// All of it arrived with the head; of most requests nothing.
     Whole(Bytes),
     /// hyper reads it.
     Hyper(HyperBody),
@@ -45,7 +45,7 @@ pub(crate) struct Upload {
 pub(crate) struct UploadProgress {
     /// Of the client's connection.
     pub(crate) moments: Rc<Moments>,
-    /// When the last bytes came, or the body was first asked for.
+    /// When the last bytes arrived, or the body was first asked for.
     pub(crate) at_ns: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
     pub(crate) state: Cell<UploadState>,
@@ -206,7 +206,7 @@ impl Upload {
                 self.advance(UploadState::Failed);
                 Poll::Ready(Some(Err(error)))
             }
-            // hyper shows a stream that its client has reset with NO_ERROR as one that is over.
+            // hyper shows a stream that its client has reset with NO_ERROR as one that has ended.
             Poll::Ready(None)
                 if self.progress.moments.raw.get() && !self.incoming.is_end_stream() =>
             {
@@ -367,7 +367,7 @@ impl UploadProgress {
         self.hyper_task.get() == HyperTask::Runs
     }
 
-    /// The exchange is over: hyper's task ends, and what it still has of the upload is dropped.
+    /// The exchange has ended: so does hyper's task, and what it still has of the upload is dropped.
     pub(crate) fn end_with_hyper(&self) {
         if self.is_with_hyper() {
             self.hyper_task.set(HyperTask::Ends);

@@ -39,7 +39,7 @@ struct LingerBounds {
     bytes: usize,
 }
 
-/// Ends a connection that is through. A client that needs more than a second takes one place of a
+/// Ends a connection after its last answer. A client that needs more than a second takes one place of a
 /// few, which lets it be read on for longer. A client beyond them, and every client while keygate
 /// drains, gets a second. Nobody takes a place before it needs one: they are few for an address, and
 /// many clients may share it.

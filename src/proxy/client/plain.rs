@@ -36,9 +36,9 @@ use crate::proxy::worker::Worker;
 /// Most bytes of a request that is read here; a part of its connection's.
 const REQUEST_BYTES: usize = 3072;
 
-/// Why this is over.
+/// Why the turn ends.
 pub(super) enum TurnEnd {
-    /// The connection is through.
+    /// The connection has served its last request.
     Done(Io),
     Cut(Io, CutReason),
     /// The next request is for hyper.

@@ -266,7 +266,7 @@ async fn sniff(transport: &mut Transport, ahead: &mut BytesMut) -> Option<bool> 
 /// Holds the head of most requests, and goes back when it was handed on.
 const FIRST_READ: usize = 2048;
 
-/// How a connection's HTTP came to its end.
+/// How a connection's HTTP ended.
 enum ConnectionEnd {
     Cut(CutReason),
     Done(Result<(), hyper::Error>),
@@ -433,7 +433,7 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     let mut closing = false;
     let end = poll_fn(|cx| {
         match moments.poll_cut(cx) {
-            // An idle connection is told (GOAWAY); its end is then a matter of a round trip.
+            // An idle connection gets GOAWAY; it then ends within a round trip.
             Poll::Ready(CutReason::Idle) if !closing => {
                 closing = true;
                 moments.cut.set(None);

@@ -116,7 +116,7 @@ impl AnswerBody {
         }
     }
 
-    /// The trailers of a body that is over, once.
+    /// The trailers of a body that has ended, once.
     ///
     /// # Errors
     /// They are no fields.

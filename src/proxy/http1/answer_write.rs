@@ -85,7 +85,7 @@ impl AnswerLines {
         Self { status, text, is_dated: false, closes: false, own: SmallVec::new() }
     }
 
-    /// A field, which may stand beside others of its name. Name and value were checked when their
+    /// A field, which may be one of several of its name. Name and value were checked when their
     /// types were made or their head was parsed: neither can end a line.
     pub(crate) fn put(&mut self, name: &[u8], value: &[u8]) {
         self.text.extend_from_slice(name);

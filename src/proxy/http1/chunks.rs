@@ -66,7 +66,7 @@ enum ChunkState {
 pub(crate) struct KeptBody {
     /// Where the data is now, or the chunks: in one piece, whatever it was cut into.
     pub(crate) kept: Range<usize>,
-    /// Bytes that belonged to the body. What follows them is not the body's: the body is over.
+    /// Bytes that belonged to the body. What follows them is not the body's: the body has ended.
     pub(crate) used: usize,
 }
 
@@ -90,7 +90,7 @@ enum ChunkPart {
 /// What one call passed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SkippedChunks {
-    /// Bytes that belonged to the body. What follows them is not the body's: the body is over.
+    /// Bytes that belonged to the body. What follows them is not the body's: the body has ended.
     pub(crate) used: usize,
     /// Where among them the lines of the trailer section are.
     pub(crate) trailers: Range<usize>,
@@ -272,7 +272,7 @@ impl ChunkReader {
         !self.trailers.is_empty()
     }
 
-    /// The trailers, once the body [is over](Self::is_over). `None`: there are none.
+    /// The trailers, once the body [has ended](Self::is_over). `None`: there are none.
     ///
     /// # Errors
     /// They are no fields.

@@ -11,7 +11,7 @@ use hyper::ext::Protocol;
 use super::length::{BadLength, FramedOnce};
 use super::target::{BadTarget, RequestTarget};
 
-/// A request's head, whoever has read it. Not `Debug`: a target and values may hold a key.
+/// A request's head, of either reader. Not `Debug`: a target and values may hold a key.
 pub(crate) struct RequestHead {
     pub(crate) method: Method,
     pub(crate) target: RequestTarget,
@@ -175,7 +175,7 @@ impl Fields {
         self.push(name.as_str().as_bytes(), value.as_bytes());
     }
 
-    /// Bytes of all names and values, with what stands between and behind them in HTTP/1.1.
+    /// Bytes of all names and values, with what is between and behind them in HTTP/1.1.
     pub(crate) fn wire_length(&self) -> usize {
         self.list.iter().map(|f| f.name.length as usize + f.value.length as usize + 4).sum()
     }
@@ -222,7 +222,7 @@ pub(crate) fn asks_for_upgrade(head: &RequestHead) -> bool {
 }
 
 /// Whether this is an extended CONNECT for a WebSocket (RFC 8441) which was turned into the
-/// GET that it stands for.
+/// GET that it replaces.
 pub(crate) fn is_extended_connect(head: &RequestHead) -> bool {
     head.version == Version::HTTP_2
         && head.method == Method::GET

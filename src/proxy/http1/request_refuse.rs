@@ -18,7 +18,7 @@ use super::request_span::{RequestSpan, SpanBytes};
 use super::target::RequestTarget;
 use crate::core::{Reason, Rejection};
 
-/// What a head that is not plain comes to.
+/// What is done with a head that is not plain.
 pub(crate) enum Judged {
     /// hyper takes it.
     Servable(Box<HyperHead>),
@@ -178,7 +178,7 @@ impl HyperHead {
 /// In place of a target that hyper would refuse. Nothing is served under it.
 const STAND_IN: &[u8] = b"*";
 
-/// What the log may show of it: method and path, if they came.
+/// What the log may show of it: method and path, if they have arrived.
 fn readable(head: &httparse::Request<'_, '_>) -> RequestHead {
     let method = head.method.and_then(|m| Method::from_bytes(m.as_bytes()).ok());
     let path = head.path.unwrap_or_default();

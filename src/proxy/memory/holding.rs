@@ -41,7 +41,7 @@ pub(crate) struct UnsentAnswers {
     pieces: AtomicU64,
 }
 
-/// One of them: counted until whoever sends it lets go.
+/// One of them: counted until its sender lets go.
 struct UnsentPiece {
     piece: Bytes,
     all: Arc<UnsentAnswers>,

@@ -32,7 +32,7 @@ pub(crate) const UPLOAD: u64 = 256 << 10;
 pub(crate) const STREAM_UPLOAD: u64 = 64 << 10;
 pub(crate) const STREAM_UPLOADS: u64 = 1 << 20;
 
-/// What a connection may cost is judged by how far it has come.
+/// How far a connection is decides what it may cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ConnectionReach {
     /// Nothing of it has reached the service.
@@ -59,7 +59,7 @@ pub(crate) enum ChargedTo {
     /// Not known yet, or a Unix socket.
     #[default]
     Nobody,
-    /// An address that stands for many clients (`trusted_proxies`).
+    /// An address of many clients (`trusted_proxies`).
     Proxy(IpAddr),
     Address(IpAddr),
 }

@@ -1,4 +1,4 @@
-//! Takes addresses, before anybody may connect: a start goes on to listen on them, `check` lets them go.
+//! Binds addresses before anybody may connect: a start then listens on them, `check` releases them.
 //! Imports `config` alone.
 
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::config::{Bind, Families, Listener, Sharing, SocketFile};
 pub enum Bound {
     Tcp(Socket),
     Unix(Socket),
-    /// A parent listens on it already, and goes on when we are gone.
+    /// A parent listens on it already, and still does when we have ended.
     Inherited(BoundSocket),
 }
 

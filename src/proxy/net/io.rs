@@ -246,7 +246,7 @@ impl Moments {
         self.cut.get().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// A request's head is complete. Returns when its first byte came.
+    /// A request's head is complete. Returns when its first byte arrived.
     pub(crate) fn request_begins(&self) -> u64 {
         self.running.set(self.running.get() + 1);
         self.is_answering.set(true);

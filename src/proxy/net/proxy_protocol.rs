@@ -52,7 +52,7 @@ enum HeaderProgress {
     Needs(usize),
 }
 
-/// Reads the header that must stand here. Gives the client's address (`None` where the header
+/// Reads the header, which must be here. Gives the client's address (`None` where the header
 /// says that there is none to tell: `LOCAL`, `UNKNOWN`, a Unix socket), in canonical form, and the
 /// bytes behind the header that came with it.
 ///
@@ -76,7 +76,7 @@ pub async fn read_header<S: AsyncRead + Unpin>(
     }
 }
 
-/// A v2 header that tells the upstream who the client is and which address it came to.
+/// A v2 header that tells the upstream who the client is and which address it connected to.
 /// When only one of both is IPv4, it is written as IPv4-mapped IPv6.
 pub fn write_v2(source: SocketAddr, destination: SocketAddr) -> Bytes {
     let (source_ip, destination_ip) = (canonical(source.ip()), canonical(destination.ip()));

@@ -24,7 +24,7 @@ pub(super) struct AnswerPlan {
     pub(super) charged: Option<LimitReport>,
     /// When the key is meant to go out of use, in Unix seconds.
     pub(super) sunset: Option<u64>,
-    /// The credential came in the query: shared caches must not keep the answer (RFC 6750 §2.3).
+    /// The credential was in the query: shared caches must not keep the answer (RFC 6750 §2.3).
     pub(super) private: bool,
     /// The service judges a credential of keygate, not of the caller.
     pub(super) has_credential: bool,

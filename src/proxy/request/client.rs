@@ -1,4 +1,4 @@
-//! What a request knows of the connection that it came on.
+//! What a request knows of its connection.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -519,7 +519,7 @@ fn after_scheme<'r>(value: &'r [u8], scheme: &[u8]) -> Option<&'r [u8]> {
     fits.then(|| token.trim_ascii_end())
 }
 
-/// RFC 8959: `secret-token:` may stand before a key.
+/// RFC 8959: `secret-token:` may precede a key.
 fn unwrap_secret_token(token: &[u8]) -> &[u8] {
     token.strip_prefix(b"secret-token:").unwrap_or(token)
 }

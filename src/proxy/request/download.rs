@@ -45,7 +45,7 @@ pub(crate) enum ResponseBody {
 /// driven by one task, and the request's place in the registry.
 #[derive(Debug)]
 pub(crate) struct Download {
-    /// Came with the head; handed on first.
+    /// Arrived with the head; handed on first.
     pub(crate) first: Option<Bytes>,
     pub(crate) rest: RemainingBody,
     pub(crate) lease: Option<Lease>,
@@ -59,7 +59,7 @@ pub(crate) struct Download {
     pub(crate) idle_ns: Option<u64>,
     /// When the upstream has been silent for too long; `u64::MAX` while nobody waits for it.
     pub(crate) silent_ns: u64,
-    /// Of the upload, when the answer came before its end.
+    /// Of the upload, when the answer arrived before its end.
     pub(crate) patience: Option<Patience>,
     /// That upload is what took too long.
     pub(crate) stalled: bool,
@@ -93,7 +93,7 @@ fn next_piece(bytes: &mut Bytes) -> Bytes {
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    /// What has come of it and was not handed on.
+    /// What has arrived of it and was not handed on.
     fn with_first<T>(&mut self, look: impl FnOnce(&mut Bytes) -> T) -> Option<T> {
         match self {
             Self::Empty => None,
@@ -123,7 +123,7 @@ impl ResponseBody {
         self.with_first(|first| *first = count(std::mem::take(first)));
     }
 
-    /// The request that it answers; `None`: keygate's own answer, or one that is over.
+    /// The request that it answers; `None`: keygate's own answer, or one that has ended.
     pub(super) fn stream(&mut self) -> Option<StreamRef> {
         match self {
             Self::Empty | Self::Full(_) | Self::Unmeasured(_) | Self::Chunks(_) => None,

@@ -66,7 +66,7 @@ pub(crate) async fn send(
     Err(Reason::UpstreamClosed)
 }
 
-/// What has come of a short body with the head.
+/// The part of a short body that arrived with the head.
 pub(crate) fn first_frame(incoming: &mut Incoming, length: u64) -> Option<Bytes> {
     if length > WHOLE {
         return None;
@@ -78,5 +78,5 @@ pub(crate) fn first_frame(incoming: &mut Incoming, length: u64) -> Option<Bytes>
     }
 }
 
-/// Bodies up to this length are looked for in what came with the head.
+/// Bodies up to this length are looked for in what arrived with the head.
 const WHOLE: u64 = 8 * 1024;

@@ -196,7 +196,7 @@ impl RequestArrival {
 /// There is no answer that hyper could write.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unwritable {
-    /// It came as lines, which were not asked for.
+    /// It has the form of lines, which were not asked for.
     #[error("the answer has the shape of another writer")]
     Lines,
     /// hyper has found a request that was not handed to it.
@@ -285,7 +285,7 @@ async fn pass(
 // === impl Answering ===
 
 impl Answering<'_> {
-    /// The exchange with the upstream came to nothing.
+    /// The exchange with the upstream failed.
     fn fail(&self, reason: Reason, mut record: RequestRecord) -> Reply {
         record.failed(reason);
         if !reason.is_client_fault() {

@@ -31,7 +31,7 @@ pub enum OfferError {
 #[error("the upstream selected a subprotocol that it was not offered")]
 pub struct Unoffered;
 
-/// What becomes of an offer. Holds no credential.
+/// What is sent on of an offer. Holds no credential.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offer {
     /// What the upstream is offered, as one value; `None`: the field is left out.

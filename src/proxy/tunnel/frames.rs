@@ -8,7 +8,7 @@ const MAX_HEADER: usize = 14;
 const MAX_REASON: usize = 123;
 const OPCODE_CLOSE: u8 = 0x8;
 
-/// Where in the sequence of frames a stream of bytes stands.
+/// The position of a stream of bytes in its sequence of frames.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Frames {
     header: [u8; MAX_HEADER],

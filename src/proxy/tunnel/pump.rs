@@ -37,7 +37,7 @@ pub(super) struct Pump {
 enum State {
     Copying,
     Done,
-    /// The reader has ended; the writer is told once it has taken everything.
+    /// The reader has ended; so does the writer once it has taken everything.
     Ending,
 }
 

@@ -176,7 +176,7 @@ impl Http1 {
         self.sending.as_ref().is_some_and(|sending| sending.is_going_on())
     }
 
-    /// Whether the rest of the request can still be sent, now that its answer is over.
+    /// Whether the rest of the request can still be sent, now that its answer has ended.
     pub(super) fn may_go_on(&self, upload: &UploadProgress) -> bool {
         match &self.reader {
             Reader::Own(_) => self.is_sending() && self.learnt.keeps_alive,
@@ -187,7 +187,7 @@ impl Http1 {
         }
     }
 
-    /// Sends the rest of a request whose answer is over. Ready: that was all, or no more can be sent.
+    /// Sends the rest of a request whose answer has ended. Ready: that was all, or no more can be sent.
     pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.drive(cx);
         let is_sending = self.is_sending();
@@ -205,7 +205,7 @@ impl Http1 {
         }
     }
 
-    /// The next piece of an answer that we read. `None`: it is over.
+    /// The next piece of an answer that we read. `None`: it has ended.
     pub(super) fn poll_body(
         &mut self,
         body: &mut AnswerBody,

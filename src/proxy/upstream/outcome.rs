@@ -33,9 +33,9 @@ pub(crate) enum AnswerHeadSource {
 /// What comes behind the head of a response.
 #[derive(Debug)]
 pub(crate) enum AnswerContent {
-    /// All of it came with the head, which says how long it is.
+    /// All of it arrived with the head, which says how long it is.
     Whole(Bytes),
-    /// All of it came with the head, in chunks. It goes on in chunks too, as it would if its end
+    /// All of it arrived with the head, in chunks. It is sent on in chunks too, as it would if its end
     /// had come a moment later.
     WholeChunked(WholeChunks),
     /// What of it came with the head, and how the rest is to be read

@@ -27,7 +27,7 @@ use crate::proxy::net::io::Io;
 use crate::proxy::patience::{Patience, go_on};
 use crate::proxy::streams::Stream;
 
-/// What came back.
+/// The answer.
 pub(super) struct Answered {
     pub(super) head: AnswerHead,
     pub(super) content: AnswerContent,
@@ -148,7 +148,7 @@ struct FinalHead {
     found: FoundHead,
     /// Everything that was read, from the head's first byte on.
     read: Vec<u8>,
-    /// Heads that came before.
+    /// Heads that arrived before it.
     interim: u32,
 }
 
@@ -257,7 +257,7 @@ fn poll_read(io: &mut Io, into: &mut impl BufMut, cx: &mut Context<'_>) -> Poll<
 }
 
 /// The next piece of `body`, of `most` bytes at most and never one byte that is not the body's, or
-/// its trailers. `None`: it is over.
+/// its trailers. `None`: it has ended.
 ///
 /// # Errors
 /// The connection broke or ended before its time, or the chunks are no chunks.

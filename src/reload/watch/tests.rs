@@ -17,7 +17,7 @@ fn watch(paths: Vec<PathBuf>) -> (Watch, Receiver<Stir>) {
     (watch, stirs)
 }
 
-/// Everything that comes until nothing has come for a while.
+/// Everything that arrives until nothing has arrived for a while.
 fn settle(stirs: &Receiver<Stir>) -> Vec<Stir> {
     let mut seen = Vec::new();
     while let Ok(what) = stirs.recv_timeout(Duration::from_millis(150)) {

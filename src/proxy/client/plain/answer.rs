@@ -322,7 +322,7 @@ pub(super) fn finish(
     text
 }
 
-/// Unix seconds. The clock was read when a request that is over was.
+/// Unix seconds. The clock was read with an earlier request.
 fn answered_at(worker: &Worker, client: &Client) -> u64 {
     let moments = &client.moments;
     match moments.running.get() {

@@ -50,7 +50,7 @@ impl ClientTls {
         clock: Clock,
     ) -> Result<Self, TlsError> {
         let name = config.server_name.as_deref().unwrap_or(host);
-        // An IPv6 host of a URL stands in brackets.
+        // An IPv6 host of a URL is in brackets.
         let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
         let server_name =
             ServerName::try_from(bare.to_owned()).map_err(|_| TlsError::ServerName(name.into()))?;

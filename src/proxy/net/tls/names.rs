@@ -15,7 +15,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 pub(super) struct ByName {
     all: Vec<Arc<CertifiedKey>>,
     exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
-    /// By what follows `*.`; a wildcard stands for exactly one label.
+    /// By what follows `*.`; a wildcard matches exactly one label.
     wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
 }
 
@@ -51,7 +51,7 @@ impl ByName {
         });
         let groups = || named.into_iter().flatten().chain([&self.all]);
         let usable = |c: &&Arc<CertifiedKey>| c.key.choose_scheme(schemes).is_some();
-        // A client that can verify none of them is told so by the handshake.
+        // The handshake tells a client that can verify none of them.
         groups()
             .find_map(|group| group.iter().find(usable))
             .or_else(|| groups().find_map(|group| group.first()))

@@ -63,7 +63,7 @@ fn pair(cookie: &[u8]) -> Option<(&[u8], Cow<'_, [u8]>)> {
     let equals = cookie.iter().position(|b| *b == b'=')?;
     let (name, value) = cookie.split_at_checked(equals)?;
     let value = value.get(1..).unwrap_or_default().trim_ascii();
-    // RFC 6265 §4.1.1: a value may stand in double quotes.
+    // RFC 6265 §4.1.1: a value may be in double quotes.
     let bare = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
     Some((name.trim_ascii(), percent_decode(bare).into()))
 }

@@ -25,10 +25,10 @@ pub(crate) struct Duplex {
     writer: Rc<RefCell<Option<Waker>>>,
 }
 
-/// What the task that sends the rest of the request is told.
+/// Messages to the task that sends the rest of the request.
 #[derive(Debug, Default)]
 struct Uplink {
-    /// The answer is over. What is left of the exchange is the task's.
+    /// The answer has ended. What is left of the exchange is the task's.
     rest: RefCell<Option<Rc<RefCell<Download>>>>,
     task: RefCell<Option<Waker>>,
 }
@@ -161,7 +161,7 @@ impl Download {
     fn goes_on(&mut self) -> bool {
         let is_whole = self.is_over || self.is_end_stream();
         let (Some(lease), Some(upload)) = (&self.lease, &self.upload) else { return false };
-        // A gRPC call is over with its trailers.
+        // A gRPC call ends with its trailers.
         if !is_whole || self.grpc || !lease.may_go_on(upload) {
             return false;
         }

@@ -19,7 +19,7 @@ pub(super) trait ClientSide: AsyncRead + AsyncWrite + Unpin {
         None
     }
 
-    /// A clean end would tell the client a lie.
+    /// A clean end would be a lie to the client.
     fn reset(&self);
 }
 
