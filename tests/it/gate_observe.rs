@@ -875,7 +875,9 @@ fn the_report_is_a_gate_for_a_pipeline() {
     let saved = gate.folder.read("saved.ndjson");
     let (head, rows) = saved.split_once('\n').unwrap();
     let quiet = head.replace("\"rows\":1", "\"rows\":0");
-    let enforced = logged().lines().next().unwrap().replace("\"admitted\"", "\"rejected\"");
+    let log = logged();
+    let admitted = log.lines().find(|line| line.contains("\"admitted\"")).unwrap();
+    let enforced = admitted.replace("\"admitted\"", "\"rejected\"");
     let enforced = enforced.replacen('{', "{\"reason\":\"missing\",", 1);
     let mut old: serde_json::Value = serde_json::from_str(&quiet).unwrap();
     old["now_ms"] = 1_700_000_000_000_u64.into();
