@@ -107,10 +107,12 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         _ => {
-            if JwkSet::parse(data, &TokenAlgorithm::ALL).is_ok() {
+            if let Ok(found) = JwkSet::parse(data, &TokenAlgorithm::ALL) {
                 let set: Value = serde_json::from_slice(data).expect("JSON");
                 let keys = set["keys"].as_array().expect("a list");
-                assert!(keys.iter().all(|key| key["kty"] != "oct" && key.get("d").is_none()));
+                // Nothing that everybody can sign with counts.
+                let is_public = |key: &&Value| key["kty"] != "oct" && key.get("d").is_none();
+                assert!(found.len() <= keys.iter().filter(is_public).count());
             }
         }
     }
