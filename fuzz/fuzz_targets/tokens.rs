@@ -71,7 +71,9 @@ fn judge(token: &[u8]) -> Result<(), TokenFault> {
     let now = Now { unix_ms: NOW * 1000, mono_ns: 0 };
     let unverified = Unverified::read(token, &*ISSUER, now).map_err(|unread| unread.fault)?;
     let token = unverified.verify()?;
-    assert!(token.expires > NOW && !token.subject.is_empty() && token.permissions.joined().is_empty());
+    assert!(
+        token.expires > NOW && !token.subject.is_empty() && token.permissions.joined().is_empty()
+    );
     Ok(())
 }
 
