@@ -255,7 +255,6 @@ async fn in_turn<T>(turns: &Semaphore, page: impl FnOnce() -> T) -> T {
 /// Once a second.
 fn upkeep(state: &AdminState) {
     state.clock.resync();
-    state.metrics.run_upkeep();
     if let Some(token) = &state.access.token {
         token.refresh();
     }

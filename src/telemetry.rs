@@ -107,11 +107,6 @@ impl Metrics {
         &self.0.control
     }
 
-    /// Keeps histograms of the control plane small between scrapes; the admin thread calls it.
-    pub fn run_upkeep(&self) {
-        self.0.control.run_upkeep();
-    }
-
     /// Prometheus text exposition format 0.0.4, without what names keys and orgs.
     pub fn render(&self) -> String {
         self.render_with(&UseSeries::default())
@@ -124,6 +119,7 @@ impl Metrics {
         let mut out = String::with_capacity(32 * 1024);
         render::workers(&mut out, &self.0.workers, &routes, &listeners, &self.0.policies);
         render::uses(&mut out, uses);
+        render::reloads(&mut out, &self.0.control);
         self.0.control.render(&mut out);
         out
     }

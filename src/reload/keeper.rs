@@ -418,7 +418,7 @@ impl KeysInForce {
     }
 
     pub(super) fn took(&self, artefact: ReloadKind, took: Duration) {
-        self.metrics.control().table_load_duration(artefact).record(took.as_secs_f64());
+        self.metrics.control().table_load_duration(artefact, took);
     }
 
     /// Holds what is in force against a changed configuration.
@@ -453,9 +453,8 @@ impl KeysInForce {
     /// not wait for it, and neither does the next one.
     pub(super) fn in_force(&mut self, placed: Option<Placed>) {
         if let Some(issued_ms) = self.lag_from.take() {
-            let lag = self.clock.now().unix_ms.saturating_sub(issued_ms) as f64 / 1000.0;
-            self.metrics.control().revocation_lag.record(lag);
-            self.metrics.control().revocation_lag_last.set(lag);
+            let lag = self.clock.now().unix_ms.saturating_sub(issued_ms);
+            self.metrics.control().revocation_lag(Duration::from_millis(lag));
         }
         if placed.is_some() {
             self.unforced = placed;

@@ -1,11 +1,12 @@
 //! Metrics of everything off the request path: handles of the `metrics` crate on a recorder of our
 //! own (no global one, so that tests run beside each other). Imports nothing of the crate.
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
-use metrics_exporter_prometheus::{
-    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-};
+use std::time::Duration;
 
+use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder as _};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use super::cells::Histogram;
 use super::metrics::{self as families, ALL, Family, FamilyKind, buckets};
 
 /// What reloads, certificates, logs and readiness record.
@@ -17,8 +18,7 @@ pub struct Control {
     pub patch_serial: Gauge,
     pub process_start_time: Gauge,
     pub ready: Gauge,
-    pub revocation_lag: Histogram,
-    pub revocation_lag_last: Gauge,
+    revocation_lag_last: Gauge,
     pub state_persistent: Gauge,
     pub table_age: Gauge,
     pub table_expired: Gauge,
@@ -30,6 +30,11 @@ pub struct Control {
     pub upstream_healthy: Gauge,
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    // Not the recorder's: a scrape takes its samples away, and one that is recorded at that moment
+    // is lost (metrics-util 0.20, `AtomicBucket::clear_with`).
+    pub(super) revocation_lag: Histogram<19>,
+    table_load: Histogram,
+    patch_load: Histogram,
 }
 
 /// What a reload was about.
@@ -66,7 +71,7 @@ pub enum LogName {
 impl Control {
     #[expect(clippy::new_without_default, reason = "made once, by `Metrics`")]
     pub fn new() -> Self {
-        let recorder = builder().build_recorder();
+        let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         let gauge = |family: Family| recorder.register_gauge(&key(&family, vec![]), &METADATA);
         let control = Self {
@@ -77,8 +82,6 @@ impl Control {
             patch_serial: gauge(families::PATCH_SERIAL),
             process_start_time: gauge(families::PROCESS_START_TIME),
             ready: gauge(families::READY),
-            revocation_lag: recorder
-                .register_histogram(&key(&families::REVOCATION_LAG, vec![]), &METADATA),
             revocation_lag_last: gauge(families::REVOCATION_LAG_LAST),
             state_persistent: gauge(families::STATE_PERSISTENT),
             table_age: gauge(families::TABLE_AGE),
@@ -91,6 +94,9 @@ impl Control {
             upstream_healthy: gauge(families::UPSTREAM_HEALTHY),
             recorder,
             handle,
+            revocation_lag: Histogram::new(buckets::LAG),
+            table_load: Histogram::new(buckets::LOAD),
+            patch_load: Histogram::new(buckets::LOAD),
         };
         control.show_zeros();
         control
@@ -122,7 +128,6 @@ impl Control {
         }
         for artefact in [ReloadKind::Patch, ReloadKind::Table] {
             self.table_reloads(artefact).increment(0);
-            let _ = self.table_load_duration(artefact);
             for fetched in [FetchResult::Changed, FetchResult::Failed, FetchResult::Unchanged] {
                 self.source_fetches(artefact, fetched).increment(0);
             }
@@ -144,9 +149,23 @@ impl Control {
         self.counter(&families::TABLE_RELOAD_FAILURES, labels)
     }
 
-    pub fn table_load_duration(&self, artefact: ReloadKind) -> Histogram {
-        let labels = vec![label("artefact", artefact.as_str())];
-        self.recorder.register_histogram(&key(&families::TABLE_LOAD_DURATION, labels), &METADATA)
+    /// How long it took from the issue of a patch until it was in force. One thread at a time calls
+    /// this, the one that reloads.
+    pub fn revocation_lag(&self, lag: Duration) {
+        self.revocation_lag.record(nanos(lag));
+        self.revocation_lag_last.set(lag.as_secs_f64());
+    }
+
+    /// From the first byte read to the result. Called as [`Self::revocation_lag`] is.
+    pub fn table_load_duration(&self, artefact: ReloadKind, took: Duration) {
+        self.load(artefact).record(nanos(took));
+    }
+
+    pub(super) fn load(&self, artefact: ReloadKind) -> &Histogram {
+        match artefact {
+            ReloadKind::Patch => &self.patch_load,
+            ReloadKind::Table => &self.table_load,
+        }
     }
 
     /// `audience` is the configured one.
@@ -213,10 +232,6 @@ impl Control {
         self.counter(&families::LOG_LINES_DROPPED, vec![label("log", log.as_str())])
     }
 
-    pub(super) fn run_upkeep(&self) {
-        self.handle.run_upkeep();
-    }
-
     pub(super) fn render(&self, out: &mut String) {
         let text = self.handle.render();
         out.push_str(&text);
@@ -265,7 +280,6 @@ const CONTROL: &[Family] = &[
     families::PATCH_SERIAL,
     families::PROCESS_START_TIME,
     families::READY,
-    families::REVOCATION_LAG,
     families::REVOCATION_LAG_LAST,
     families::SOURCE_FETCHES,
     families::STATE_PERSISTENT,
@@ -275,7 +289,6 @@ const CONTROL: &[Family] = &[
     families::TABLE_INFO,
     families::TABLE_LAST_RELOAD_SUCCESSFUL,
     families::TABLE_LAST_RELOAD_TIMESTAMP,
-    families::TABLE_LOAD_DURATION,
     families::TABLE_RELOADS,
     families::TABLE_RELOAD_FAILURES,
     families::TABLE_SERIAL,
@@ -287,16 +300,8 @@ const CONTROL: &[Family] = &[
 
 const METADATA: Metadata<'static> = Metadata::new("keygate", Level::INFO, None);
 
-/// Without explicit buckets the exporter shows a histogram as a summary, which cannot be summed
-/// over sidecars.
-fn builder() -> PrometheusBuilder {
-    let lag = Matcher::Full(families::REVOCATION_LAG.name.to_owned());
-    let load = Matcher::Full(families::TABLE_LOAD_DURATION.name.to_owned());
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(lag, buckets::LAG)
-        .and_then(|b| b.set_buckets_for_metric(load, buckets::LOAD))
-        // Only an empty list of buckets is refused, and ours are constants.
-        .unwrap_or_default()
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn key(family: &Family, labels: Vec<Label>) -> Key {

@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::formatting;
 
 use super::UseSeries;
 use super::cells::{ByReason, Histogram, MetricCell, RouteCells, TOKEN_RESULTS, WorkerCells};
+use super::control::{Control, ReloadKind};
 use super::labels::{
     CODES, CacheResult, LingerEnd, MethodLabel, RateDecision, Shortage, TokenOrigin, TurnedAway,
 };
@@ -67,6 +68,18 @@ pub(super) fn workers(
     page.requests(routes, policies);
     page.connections(listeners);
     page.upstream();
+}
+
+/// The histograms of what is off the request path.
+pub(super) fn reloads(out: &mut String, control: &Control) {
+    let mut page = MetricsPage { out, workers: &[] };
+    page.family(&metrics::REVOCATION_LAG);
+    page.buckets(&metrics::REVOCATION_LAG, None, [&control.revocation_lag]);
+    page.family(&metrics::TABLE_LOAD_DURATION);
+    for artefact in [ReloadKind::Patch, ReloadKind::Table] {
+        let label = Some(("artefact", artefact.as_str()));
+        page.buckets(&metrics::TABLE_LOAD_DURATION, label, [control.load(artefact)]);
+    }
 }
 
 /// No key and no org has a name with a space.
@@ -305,11 +318,21 @@ impl MetricsPage<'_> {
 
     fn histogram(&mut self, family: &Family, of: impl Fn(&WorkerCells) -> &Histogram) {
         self.family(family);
-        let Some(bounds) = self.workers.first().map(|w| of(w).bounds) else { return };
+        self.buckets(family, None, self.workers.iter().map(|worker| of(worker)));
+    }
+
+    /// The samples of one series: of all these together, which have the same bounds.
+    fn buckets<'h, const CELLS: usize>(
+        &mut self,
+        family: &Family,
+        label: Option<(&str, &str)>,
+        of: impl IntoIterator<Item = &'h Histogram<CELLS>>,
+    ) {
+        let mut of = of.into_iter().peekable();
+        let Some(bounds) = of.peek().map(|histogram| histogram.bounds) else { return };
         let mut totals = vec![0u64; bounds.len() + 1];
         let mut sum_ns = 0u64;
-        for worker in self.workers {
-            let histogram = of(worker);
+        for histogram in of {
             for (total, count) in totals.iter_mut().zip(histogram.counts()) {
                 *total += count;
             }
@@ -323,10 +346,12 @@ impl MetricsPage<'_> {
                 Some(bound) => seconds(*bound).to_string(),
                 None => "+Inf".to_owned(),
             };
-            self.sample(family, "_bucket", &[("le", &le)], running);
+            let labels: Vec<_> = label.into_iter().chain([("le", le.as_str())]).collect();
+            self.sample(family, "_bucket", &labels, running);
         }
-        self.sample(family, "_sum", &[], seconds(sum_ns));
-        self.sample(family, "_count", &[], running);
+        let labels: Vec<_> = label.into_iter().collect();
+        self.sample(family, "_sum", &labels, seconds(sum_ns));
+        self.sample(family, "_count", &labels, running);
     }
 
     fn family(&mut self, family: &Family) {

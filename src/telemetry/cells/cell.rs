@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Default)]
 pub(in crate::telemetry) struct MetricCell(AtomicU64);
 
-/// Counts per bucket and a sum, in nanoseconds.
+/// Counts per bucket and a sum, in nanoseconds. `CELLS` is at least one more than the bounds.
 #[derive(Debug)]
-pub(in crate::telemetry) struct Histogram {
+pub(in crate::telemetry) struct Histogram<const CELLS: usize = 17> {
     pub(in crate::telemetry) bounds: &'static [u64],
-    /// One more than `bounds`; the last is beyond all of them.
-    counts: [MetricCell; 17],
+    /// The one behind the last bound is beyond all of them.
+    counts: [MetricCell; CELLS],
     sum: MetricCell,
 }
 
@@ -37,9 +37,10 @@ impl MetricCell {
 
 // === impl Histogram ===
 
-impl Histogram {
+impl<const CELLS: usize> Histogram<CELLS> {
     pub(in crate::telemetry) fn new(bounds: &'static [u64]) -> Self {
-        Self { bounds, counts: Default::default(), sum: MetricCell::default() }
+        let counts = std::array::from_fn(|_| MetricCell::default());
+        Self { bounds, counts, sum: MetricCell::default() }
     }
 
     pub(in crate::telemetry) fn record(&self, ns: u64) {
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_bound_belongs_to_its_bucket() {
-        let histogram = Histogram::new(&[10, 20]);
+        let histogram: Histogram = Histogram::new(&[10, 20]);
         for ns in [0, 10, 11, 20, 21, u64::from(u32::MAX)] {
             histogram.record(ns);
         }
@@ -83,5 +84,6 @@ mod tests {
     #[test]
     fn every_bucket_has_a_cell() {
         assert!(buckets::AUTH.len() < 17 && buckets::REQUEST.len() < 17);
+        assert!(buckets::LOAD.len() < 17 && buckets::LAG.len() < 19);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::super::control::{Attempt, ReloadKind};
 use super::super::metrics::{ALL, FamilyKind};
@@ -35,8 +36,30 @@ fn busy() -> Metrics {
     control.table_reload_failures(ReloadKind::Table, "signature").increment(1);
     control.certificate_expiry("cert.pem").set(1.8e9);
     control.certificate_reloads(Attempt::Failed).increment(1);
-    control.revocation_lag.record(0.012);
+    control.revocation_lag(Duration::from_millis(12));
     metrics
+}
+
+/// A revocation whose lag is recorded while somebody scrapes is counted all the same.
+#[test]
+fn no_scrape_loses_what_is_recorded_meanwhile() {
+    const MANY: u64 = 200_000;
+    let metrics = Metrics::new(1);
+    std::thread::scope(|scope| {
+        let recording = scope.spawn(|| {
+            for _ in 0..MANY {
+                metrics.control().revocation_lag(Duration::from_millis(12));
+            }
+        });
+        let mut page = String::new();
+        while !recording.is_finished() {
+            page.clear();
+            reloads(&mut page, metrics.control());
+        }
+    });
+    let text = metrics.render();
+    let count = text.lines().find_map(|l| l.strip_prefix("keygate_revocation_lag_seconds_count "));
+    assert_eq!(count, Some(MANY.to_string().as_str()));
 }
 
 /// Families of an exposition with their kinds, and their samples' label names.
