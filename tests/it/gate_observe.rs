@@ -5,20 +5,20 @@ use std::collections::BTreeSet;
 
 use crate::proto_ws::{handshake, text};
 use crate::support::client::{Client, exchange};
-use crate::support::gate::{Gate, Key, MANAGER, READER, Setup, keygate};
+use crate::support::gate::{Gate, Key, MANAGER, READER, Setup};
 use crate::support::h2raw::H2;
 use crate::support::http::Message;
-use crate::support::upstream::{Step, Upstream, answer, ok, send};
+use crate::support::upstream::{Step, Upstream, answer, send};
 
 /// In the table, and unknown to the service.
-const NEW: &str = "wa_New0123456789abcdefghijklmnop";
+pub(crate) const NEW: &str = "wa_New0123456789abcdefghijklmnop";
 /// Known to the service, and in no table.
 const LEGACY: &str = "old-style-key-of-the-service";
 const LIMITED: &str = "wa_Limited0123456789abcdefghijk";
 /// Revoked in the table, and good for the service.
-const REVOKED: &str = "wa_Revoked0123456789abcdefghijk";
+pub(crate) const REVOKED: &str = "wa_Revoked0123456789abcdefghijk";
 
-const RULES: &str = r#"
+pub(crate) const RULES: &str = r#"
 [[credentials]]
 source = "header"
 name = "x-api-key"
@@ -43,7 +43,7 @@ permissions = ["manage"]
 "#;
 
 /// Answers by keys of its own, and says what it was asked.
-fn service() -> Upstream {
+pub(crate) fn service() -> Upstream {
     Upstream::answering(|asked: &Message| {
         if let Some(key) = asked.one("sec-websocket-key") {
             let accept = crate::proto_ws::accept(&key);
@@ -76,7 +76,7 @@ fn service() -> Upstream {
     })
 }
 
-fn gate(upstream: &Upstream, observe: &str) -> Setup {
+pub(crate) fn gate(upstream: &Upstream, observe: &str) -> Setup {
     Gate::before(upstream)
         .rules(&format!("{RULES}\n{observe}\n"))
         .key(Key::new("key_new", NEW).may("read"))
@@ -176,7 +176,7 @@ fn seen(answer: &Message) -> (u16, String, BTreeSet<String>) {
     (answer.status(), answer.body_text(), lines.collect())
 }
 
-fn report(gate: &Gate) -> Vec<serde_json::Value> {
+pub(crate) fn report(gate: &Gate) -> Vec<serde_json::Value> {
     let page = gate.probe("/observe");
     assert_eq!(page.status(), 200);
     let text = page.body_text();
@@ -184,7 +184,7 @@ fn report(gate: &Gate) -> Vec<serde_json::Value> {
 }
 
 /// Reason and rule of every row by which somebody would break.
-fn breakers(gate: &Gate) -> BTreeSet<(String, String)> {
+pub(crate) fn breakers(gate: &Gate) -> BTreeSet<(String, String)> {
     let rows = report(gate).into_iter().skip(1).filter(|row| row["breaks"] == true);
     let word = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     rows.map(|row| (word(&row["reason"]), word(&row["route"]))).collect()
@@ -378,392 +378,6 @@ fn stripping_observes_without_credentials() {
     assert!(report(&gate).iter().any(|row| row["reason"] == "malformed"));
 }
 
-#[test]
-fn routes_narrow_it() {
-    let upstream = service();
-    let gate = gate(&upstream, "[observe]\nroutes = [\"v1\"]").start();
-    let ask =
-        |target: &str, fields: &str| format!("GET {target} HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
-    let (good, bad) =
-        (format!("x-api-key: {READER}\r\n"), "x-api-key: wa_nobody_has_this_key_012345\r\n");
-    assert_eq!(exchange(gate.address, ask("/v1/a", &good)).status(), 200);
-    assert_eq!(upstream.only().one("x-api-key").as_deref(), Some(READER));
-    let observed = exchange(gate.address, ask("/v1/a", bad));
-    assert_eq!((observed.status(), observed.body_text().contains("service")), (401, true));
-    upstream.take();
-    gate.refuses("another route", ask("/admin/a", bad), 401, "invalid_key");
-    gate.refuses("no route", ask("/b", &good), 403, "no_route");
-    gate.refuses("no certain route", ask("/v1/../admin/a", &good), 400, "bad_path");
-    let admin = ask("/admin/a", &format!("x-api-key: {MANAGER}\r\n"));
-    exchange(gate.address, admin);
-    assert_eq!(upstream.only().one("x-api-key"), None, "stripped where nothing is observed");
-}
-
-/// A service that decodes once more, cuts at `;` or merges slashes takes these to `admin`, which is
-/// enforced; whatever else is wrong with the request.
-#[test]
-fn no_reading_of_an_observed_path_opens_an_enforced_rule() {
-    let upstream = Upstream::start();
-    let rules = r#"
-[[credentials]]
-source = "header"
-name = "x-api-key"
-prefixes = ["wa_"]
-[[credentials]]
-source = "bearer"
-prefixes = ["wa_"]
-[[routes]]
-id = "admin"
-path = "/v1/admin/*"
-permissions = ["manage"]
-[[routes]]
-id = "item"
-path = "/v1/{item}"
-[[routes]]
-id = "open"
-path = "/v1/open/*"
-access = "public"
-[[routes]]
-id = "vouched"
-path = "/v1/vouched/{name}"
-allow_encoded_slash = true
-"#;
-    for passage in ["", "credentials = \"strip\""] {
-        let observe = format!("[observe]\nroutes = [\"item\", \"open\", \"vouched\"]\n{passage}\n");
-        let gate = Gate::before(&upstream).rules(&format!("{rules}{observe}")).start();
-        for path in [
-            "/v1/admin%2fusers",
-            "/v1/%2fadmin%2fusers",
-            "/v1/admin%2F",
-            "/v1/admin;x",
-            "/v1/admin%252fusers",
-            "/v1/%2561dmin",
-            "/v1/%61dmin",
-            "/v1/open//../admin/a",
-            "/v1/open/%252e%252e/admin/a",
-            "/v1/open/..%2fadmin/a",
-            "/v1/open/a%2fb",
-            "/v1/open/..;/admin/a",
-            "/v1//admin",
-            "//v1/item",
-            "/v1/x/../admin/a",
-            "/v1/vouched/a;b",
-        ] {
-            for fields in [
-                String::new(),
-                format!("x-api-key: {READER}\r\n"),
-                // Other faults of the request, one of which outweighs that of the path.
-                "x_api_key: junk\r\n".to_owned(),
-                format!("x-api-key: {READER}\r\nx-api-key: {MANAGER}\r\n"),
-                format!("authorization: ApiKey {READER}\r\n"),
-            ] {
-                let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
-                let answer = exchange(gate.address, &request);
-                assert_eq!(answer.status(), 400, "{passage} {path} {fields}");
-            }
-        }
-        assert!(upstream.take().is_empty(), "{passage}: one has reached the service");
-        for path in ["/v1/item", "/v1/vouched/a%2fb", "/v1/open/a"] {
-            let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
-            assert_eq!(exchange(gate.address, request).status(), 200, "{passage} {path}");
-        }
-        assert_eq!(upstream.take().len(), 3);
-    }
-}
-
-/// A tunnel to anything else could bring requests that nobody reads.
-#[test]
-fn only_websockets_upgrade_without_a_rule() {
-    let switching = Upstream::answering(|asked: &Message| match asked.one("upgrade") {
-        Some(protocol) => {
-            let mut steps = send(format!(
-                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {protocol}\r\n\r\n"
-            ));
-            steps.push(Step::Echo);
-            steps
-        }
-        None => ok(),
-    });
-    let rules = "[[credentials]]\nsource = \"header\"\nname = \"x-api-key\"\n\
-                 [[routes]]\nid = \"v1\"\npath = \"/v1/*\"\n\
-                 [[routes]]\nid = \"own\"\npath = \"/own/*\"\nupgrade = [\"acme\"]\n[observe]\n";
-    let gate = Gate::before(&switching).rules(rules).start();
-    let status = |path: &str, protocol: &str| {
-        let mut client = Client::connect(gate.address);
-        client.send(format!(
-            "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\
-             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n"
-        ));
-        client.response_head().status()
-    };
-    for protocol in [
-        "h2c",
-        "h2",
-        "tls",
-        "TLS/1.0",
-        "TLS/1.2",
-        "tls/1.3",
-        "HTTP/2.0",
-        "SPDY/3.1",
-        "connect-udp",
-        "connect-ip",
-        "foo/1",
-        "acme/1",
-        "websocket/13",
-        "websocket2",
-        "h2c, websocket",
-        "masque",
-    ] {
-        assert_eq!(status("/v1/a", protocol), 200, "{protocol}");
-        assert_eq!(switching.only().one("upgrade"), None, "{protocol}");
-    }
-    assert_eq!(status("/own/a", "acme"), 101, "its rule allows it");
-    gate.process.eventually("the row", || {
-        let rows = report(&gate);
-        let row = rows.iter().find(|row| row["reason"] == "upgrade");
-        row.is_some_and(|row| row["count"] == 16 && row["route"] == "v1")
-    });
-}
-
-/// Switches to an echo, or answers with a stream that does not end.
-fn endless() -> Upstream {
-    Upstream::answering(|asked: &Message| {
-        let (mut steps, last) = match asked.one("sec-websocket-key") {
-            Some(key) => {
-                let accept = crate::proto_ws::accept(&key);
-                let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n";
-                (
-                    send(format!(
-                        "{head}Upgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
-                    )),
-                    Step::Echo,
-                )
-            }
-            None => {
-                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
-                (send(format!("{head}transfer-encoding: chunked\r\n\r\n1\r\nx\r\n")), Step::Drain)
-            }
-        };
-        steps.push(last);
-        steps
-    })
-}
-
-fn tunnel(gate: &Gate, key: &str) -> Client {
-    let mut client = Client::connect(gate.address);
-    client.send(handshake("/v1/ws", &format!("x-api-key: {key}\r\n")));
-    assert_eq!(client.response_head().status(), 101, "{key}");
-    client
-}
-
-fn events(gate: &Gate, fields: &str) -> Client {
-    let mut client = Client::connect(gate.address);
-    client.send(format!("GET /v1/events HTTP/1.1\r\nhost: a\r\n{fields}\r\n"));
-    assert_eq!(client.response_head().status(), 200, "{fields}");
-    client
-}
-
-fn echoes(client: &mut Client) {
-    client.send(text("hello"));
-    assert!(crate::proto_ws::frame(client).1.ends_with(b"hello"));
-}
-
-/// Waits for it; a client that waits in vain panics.
-fn ends(client: &mut Client) {
-    while !client.read_some().is_empty() {}
-}
-
-const STREAMS: &str = r#"
-[[credentials]]
-source = "header"
-name = "x-api-key"
-prefixes = ["wa_"]
-[[routes]]
-id = "v1"
-path = "/v1/*"
-permissions = ["read"]
-upgrade = ["websocket"]
-"#;
-
-/// What began while it was observed is judged when that ends: what would not be let through ends,
-/// and the rest follows the table as any other stream.
-#[test]
-fn streams_that_were_observed_end_once_they_are_enforced() {
-    let upstream = endless();
-    let start = |observe: &str| {
-        Gate::before(&upstream)
-            .rules(&format!("{STREAMS}{observe}\n"))
-            .key(Key::new("key_revoked", REVOKED).may("read").with("status = \"revoked\""))
-            .start()
-    };
-    for (observe, later) in [
-        ("[observe]", ""),
-        ("[observe]", "[observe]\nenforce = \"100%\""),
-        ("[observe]", "[observe]\nuntil = 2020-01-01T00:00:00Z"),
-    ] {
-        let gate = start(observe);
-        let mut good = tunnel(&gate, READER);
-        let mut revoked = tunnel(&gate, REVOKED);
-        let mut unknown = tunnel(&gate, "wa_nobody_has_this_key_012345");
-        let mut anonymous = events(&gate, "");
-        let mut forbidden = events(&gate, "x-api-key: old-style-key\r\n");
-        for client in [&mut good, &mut revoked, &mut unknown] {
-            echoes(client);
-        }
-        let config = gate.folder.read("keygate.toml");
-        gate.folder.write("keygate.toml", &config.replace("[observe]", later));
-        for client in [&mut revoked, &mut unknown, &mut anonymous, &mut forbidden] {
-            ends(client);
-        }
-        echoes(&mut good);
-        let registry = gate.folder.read("keys.toml");
-        let revoking = "id = \"key_reader\"\nstatus = \"revoked\"";
-        gate.folder.write("keys.toml", &registry.replace("id = \"key_reader\"", revoking));
-        gate.folder.build();
-        ends(&mut good);
-    }
-}
-
-#[test]
-fn streams_that_were_observed_end_at_its_end() {
-    let upstream = endless();
-    let until = std::time::SystemTime::now() + std::time::Duration::from_secs(6);
-    let until = humantime::format_rfc3339_seconds(until);
-    let rules = format!("{STREAMS}[observe]\nuntil = {until}\n");
-    let gate = Gate::before(&upstream).rules(&rules).start();
-    let mut good = tunnel(&gate, READER);
-    let mut unknown = tunnel(&gate, "wa_nobody_has_this_key_012345");
-    let mut anonymous = events(&gate, "");
-    echoes(&mut unknown);
-    ends(&mut unknown);
-    ends(&mut anonymous);
-    echoes(&mut good);
-}
-
-/// A table that lets a key in keeps its stream, and a revoked one goes on while it is observed.
-#[test]
-fn streams_follow_the_table_only_once_they_are_enforced() {
-    let upstream = endless();
-    let gate = Gate::before(&upstream).rules(&format!("{STREAMS}[observe]\n")).start();
-    let (mut reader, mut new) = (tunnel(&gate, READER), tunnel(&gate, NEW));
-    let registry = gate.folder.read("keys.toml");
-    let revoked =
-        registry.replace("id = \"key_reader\"", "id = \"key_reader\"\nstatus = \"revoked\"");
-    gate.folder
-        .write("keys.toml", &format!("{revoked}{}", Key::new("key_new", NEW).may("read").toml()));
-    gate.folder.build();
-    gate.wait_serial(2);
-    echoes(&mut reader);
-    let config = gate.folder.read("keygate.toml");
-    gate.folder.write("keygate.toml", &config.replace("[observe]", ""));
-    ends(&mut reader);
-    echoes(&mut new);
-}
-
-/// By a second key, a misspelt field or a path with two readings nobody leaves the share that is
-/// enforced.
-#[test]
-fn no_fault_leads_out_of_the_enforced_share() {
-    let upstream = Upstream::start();
-    let (inside, outside) = ("wa_InTheShare0123456789abcdefgh", "wa_OutOfIt0123456789abcdefghijkl");
-    let rules = format!("{RULES}\n[observe]\nenforce = \"10%\"\n");
-    let gate = Gate::before(&upstream)
-        .top("trusted_proxies = [\"127.0.0.1/32\"]")
-        .rules(&rules)
-        // Of `key_0` to `key_59`, 4, 23, 27 and 48 are in the first tenth.
-        .key(Key::new("key_4", inside).may("read"))
-        .key(Key::new("key_0", outside).may("read"))
-        .start();
-    let ask = |network: u32, path: &str, fields: &str| {
-        exchange(
-            gate.address,
-            format!(
-                "GET {path} HTTP/1.1\r\nhost: a\r\nx-forwarded-for: 198.51.{network}.7\r\n{fields}\r\n"
-            ),
-        )
-        .status()
-    };
-    let enforced = (0..250).find(|n| ask(*n, "/v1/a", "") == 401).unwrap();
-    let observed = (0..250).find(|n| ask(*n, "/v1/a", "") == 200).unwrap();
-    let with = |key: &str, more: &str| format!("x-api-key: {key}\r\n{more}");
-    let junk = "wa_junk0123456789abcdefghijklmno";
-    let doubtful = |key: &str| {
-        let basic = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, format!("{key}:"));
-        [
-            with(key, "x_api_key: junk\r\n"),
-            with(junk, &format!("x_api_key: {key}\r\n")),
-            with(key, &format!("x-api-key: {key}\r\n")),
-            with(key, &format!("x-api-key: {junk}\r\n")),
-            with(junk, &format!("x-api-key: {key}\r\n")),
-            with(junk, &format!("authorization: Bearer {key}\r\n")),
-            with(junk, &format!("authorization: Basic {basic}\r\n")),
-            format!("authorization: ApiKey {key}\r\n"),
-        ]
-    };
-    for network in [observed, enforced] {
-        assert_eq!(ask(network, "/admin/a", &with(inside, "")), 403);
-        assert_eq!(ask(network, "/admin/a", &with(outside, "")), 200);
-        for path in ["//admin/a", "/admin/../v1/a", "/admin/a;b", "/admin/a%2fb"] {
-            assert_eq!(ask(network, path, &with(inside, "")), 400, "{path}");
-            assert_eq!(ask(network, path, &with(outside, "")), 200, "{path}");
-        }
-        for fields in doubtful(inside) {
-            assert_eq!(ask(network, "/v1/a", &fields), 400, "{fields}");
-        }
-        for fields in doubtful(outside) {
-            let want = if network == observed { 200 } else { 400 };
-            assert_eq!(ask(network, "/v1/a", &fields), want, "{fields}");
-        }
-    }
-    let many = "x-api-key: wa_many_0123456789abcdefghijklmn\r\n".repeat(20);
-    let lists = format!("x-api-key: {}\r\n", "junk ".repeat(300));
-    assert_eq!(ask(observed, "/v1/a", &many), 200);
-    assert_eq!(ask(observed, "/v1/a", &format!("{many}{lists}")), 400, "too many to look at");
-}
-
-/// What nobody may send on is refused, and reported.
-#[test]
-fn hard_refusals_stay_and_are_reported() {
-    let upstream = service();
-    let gate = gate(&upstream, "[observe]").start();
-    for (name, request) in [
-        ("bad_host", format!("GET /v1/a HTTP/1.1\r\nhost: a b\r\nx-api-key: {READER}\r\n\r\n")),
-        (
-            "bad_framing",
-            "POST /v1/a HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx"
-                .into(),
-        ),
-        ("bad_target", "GET * HTTP/1.1\r\nhost: a\r\n\r\n".into()),
-        ("uri_too_long", format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(9000))),
-    ] {
-        let status = if name == "uri_too_long" { 414 } else { 400 };
-        gate.refuses_bytes(name, request.as_bytes(), status);
-        gate.process.eventually(name, || {
-            report(&gate).iter().any(|row| row["reason"] == name && row["kind"] == "refused")
-        });
-    }
-    let broken: Vec<_> = breakers(&gate).into_iter().map(|(reason, _)| reason).collect();
-    assert_eq!(broken, ["bad_framing", "bad_host", "bad_target", "uri_too_long"], "they fail now");
-}
-
-/// What the service answers and keygate cannot pass on is a caller who fails now.
-#[test]
-fn answers_that_keygate_cannot_pass_on_have_a_row() {
-    let upstream =
-        Upstream::answering(|asked: &Message| match asked.first_line().contains("slow") {
-            true => vec![Step::Drain],
-            false => send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok"),
-        });
-    let gate = gate(&upstream, "[observe]\n[timeouts]\nfirst_byte = \"500ms\"").start();
-    for (path, status, reason) in
-        [("/v1/a", 502, "upstream_bad_response"), ("/v1/slow", 504, "upstream_timeout")]
-    {
-        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
-        assert_eq!(exchange(gate.address, request).status(), status);
-        gate.process.eventually(reason, || breakers(&gate).contains(&(reason.into(), "v1".into())));
-    }
-}
-
 /// No table is no reason to be in the way of a service that does without.
 #[test]
 fn requests_pass_without_a_table() {
@@ -795,122 +409,6 @@ fn a_reload_begins_and_ends_it() {
     gate.folder.write("keygate.toml", &config);
     gate.process.eventually("observed again", by_service);
     assert!(gate.metrics().contains("keygate_observe_until_timestamp_seconds 0\n"));
-}
-
-#[test]
-fn the_former_mode_of_routes_is_an_error_that_names_its_successor() {
-    let upstream = Upstream::answering(|_| ok());
-    let rules = RULES.replace("body_limit = \"10B\"", "mode = \"observe\"");
-    let folder = Gate::before(&upstream).rules(&rules).folder();
-    let said = keygate(folder.path()).args(["check", "--config", "keygate.toml"]).output().unwrap();
-    let text = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert_eq!(said.status.code(), Some(78), "{text}");
-    assert!(text.contains("routes[0].mode") && text.contains("[observe]"), "{text}");
-}
-
-/// The report names requests without a rule so.
-#[test]
-fn no_rule_has_the_id_none() {
-    let upstream = Upstream::answering(|_| ok());
-    let rules = RULES.replace("id = \"v1\"", "id = \"none\"");
-    let folder = Gate::before(&upstream).rules(&rules).folder();
-    let said = keygate(folder.path()).args(["check", "--config", "keygate.toml"]).output().unwrap();
-    let text = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert_eq!(said.status.code(), Some(78), "{text}");
-    assert!(text.contains("routes[0].id: stands for requests without a rule"), "{text}");
-}
-
-/// Exit code, standard output and standard error of `keygate observe-report`.
-fn observe_report(gate: &Gate, arguments: &[&str]) -> (i32, String, String) {
-    let mut command = keygate(gate.folder.path());
-    let said = command.arg("observe-report").args(arguments).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (said.status.code().unwrap(), text(said.stdout), text(said.stderr))
-}
-
-/// The report of a sidecar, of its access log, and of both: a gate for a pipeline.
-#[test]
-fn the_report_is_a_gate_for_a_pipeline() {
-    let upstream = service();
-    let log = "[log]\naccess_file = \"access.log\"";
-    let gate = gate(&upstream, "[observe]").also(log).start();
-    let url = format!("http://{}", gate.admin);
-    let ask =
-        |target: &str| format!("GET {target} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
-
-    let (code, out, err) = observe_report(&gate, &[&url]);
-    assert_eq!((code, out.as_str()), (75, ""), "nothing is known yet: {err}");
-    assert!(err.contains("no request was compared yet") && err.contains("\nhint: "), "{err}");
-
-    assert_eq!(exchange(gate.address, ask("/v1/a")).status(), 200);
-    let (code, out, err) = observe_report(&gate, &[&url]);
-    assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    assert_eq!(out, "1 request compared\nnobody would break\n");
-
-    assert_eq!(exchange(gate.address, ask("/elsewhere")).status(), 200);
-    let (code, out, _) = observe_report(&gate, &[&url]);
-    assert_eq!(code, 79, "{out}");
-    let row = out.lines().find(|line| line.starts_with("BREAKS")).unwrap();
-    let words: Vec<_> = row.split_whitespace().collect();
-    assert_eq!(words[1..5], ["deny", "route", "none", "key_reader"], "{out}");
-    assert!(out.ends_with("1 row would break somebody\n"), "{out}");
-
-    let (code, out, _) = observe_report(&gate, &[&url, "--accept", "route"]);
-    assert_eq!(code, 0, "{out}");
-    assert!(out.contains("accepted deny") && out.ends_with("nobody would break\n"), "{out}");
-    let (code, out, _) = observe_report(&gate, &[&url, "--since", "1h", "--json"]);
-    let summary: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, &summary["breaks"]), (79, &1.into()), "{out}");
-    assert_eq!(summary["rows"][0]["reason"], "route");
-
-    let logged = || std::fs::read_to_string(gate.folder.file("access.log")).unwrap_or_default();
-    gate.process.eventually("the log", || logged().lines().count() >= 2);
-    let (code, out, err) = observe_report(&gate, &["access.log"]);
-    assert_eq!(code, 79, "{out}{err}");
-    assert!(out.starts_with("2 requests compared\n") && out.contains("deny    route"), "{out}");
-    gate.folder.write("saved.ndjson", &gate.probe("/observe").body_text());
-    assert_eq!(observe_report(&gate, &["saved.ndjson"]).0, 79);
-
-    // What does not know is named.
-    let saved = gate.folder.read("saved.ndjson");
-    let (head, rows) = saved.split_once('\n').unwrap();
-    let quiet = head.replace("\"rows\":1", "\"rows\":0");
-    let log = logged();
-    let admitted = log.lines().find(|line| line.contains("\"admitted\"")).unwrap();
-    let enforced = admitted.replace("\"admitted\"", "\"rejected\"");
-    let enforced = enforced.replacen('{', "{\"reason\":\"missing\",", 1);
-    let mut old: serde_json::Value = serde_json::from_str(&quiet).unwrap();
-    old["now_ms"] = 1_700_000_000_000_u64.into();
-    let old = old.to_string();
-    for (file, text, more, word) in [
-        ("cut.ndjson", head, "", "announces 1 rows and has 0"),
-        ("torn.ndjson", &saved[..saved.len() - 40], "", "cannot be read"),
-        ("odd.ndjson", &format!("{head}\n{}", rows.replace("deny", "odd")), "", "cannot be read"),
-        ("empty.ndjson", "", "", "has not compared any request"),
-        ("old.ndjson", &old, "24h", "ends before the time"),
-        ("enforced.log", &enforced, "", "gate that enforces"),
-    ] {
-        gate.folder.write("quiet.ndjson", &quiet);
-        gate.folder.write(file, text);
-        let mut arguments = vec!["quiet.ndjson", file];
-        if !more.is_empty() {
-            arguments.extend(["--since", more]);
-        }
-        let (code, _, err) = observe_report(&gate, &arguments);
-        assert_eq!(code, 75, "{file}: {err}");
-        assert!(err.contains(&format!("{file} ")) && err.contains(word), "{file}: {err}");
-    }
-
-    gate.folder.write("other.txt", "not a log\n");
-    for (source, want, word) in [
-        ("other.txt", 65, "no line of /observe"),
-        ("nowhere.log", 66, "cannot be read"),
-        ("http://127.0.0.1:1", 75, "no answer"),
-    ] {
-        let (code, out, err) = observe_report(&gate, &[source]);
-        assert_eq!((code, out.as_str()), (want, ""), "{source}: {err}");
-        assert!(err.contains(word), "{source}: {err}");
-    }
 }
 
 /// keygate answers preflights only where it enforces.

@@ -51,6 +51,8 @@ mod keygate_cli;
 mod layering;
 mod lifecycle;
 mod mounts;
+mod observe_enforcing;
+mod observe_report;
 mod products;
 mod proto_answers;
 mod proto_bodies;
@@ -74,6 +76,8 @@ mod signals;
 #[allow(dead_code, reason = "a vocabulary; not every word is in use at every time")]
 mod support;
 mod table_format;
+mod token_commands;
+mod token_issuers;
 mod tokens;
 mod upstream_credential;
 mod usage;

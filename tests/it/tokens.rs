@@ -1,9 +1,7 @@
 //! User tokens beside keys: what the service learns, what is refused, and an identity provider that
 //! is down, slow, or rotates its keys.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -11,10 +9,10 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, exchange};
-use crate::support::gate::{Gate, MANAGER, READER, Setup, keygate};
-use crate::support::upstream::{Step, Upstream, answer};
+use crate::support::gate::{Gate, MANAGER, READER, Setup};
+use crate::support::upstream::{Step, Upstream};
 
-const ROUTES: &str = r#"
+pub(crate) const ROUTES: &str = r#"
 [[credentials]]
 source = "header"
 name = "x-api-key"
@@ -43,26 +41,26 @@ access = "public"
 "#;
 
 /// Signs as the issuer, or as somebody else.
-struct Signer(Ed25519KeyPair);
+pub(crate) struct Signer(Ed25519KeyPair);
 
 impl Signer {
-    fn new(seed: u8) -> Self {
+    pub(crate) fn new(seed: u8) -> Self {
         Self(Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap())
     }
 
-    fn jwk(&self, kid: &str) -> Value {
+    pub(crate) fn jwk(&self, kid: &str) -> Value {
         let x = b64(self.0.public_key());
         json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "alg": "EdDSA", "use": "sig", "x": x})
     }
 
-    fn sign(&self, header: &Value, claims: &Value) -> String {
+    pub(crate) fn sign(&self, header: &Value, claims: &Value) -> String {
         let message = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
         let signature = self.0.sign(message.as_bytes());
         format!("{message}.{}", b64(signature))
     }
 
     /// A token of `kid` with these claims changed.
-    fn token(&self, kid: &str, changes: Value) -> String {
+    pub(crate) fn token(&self, kid: &str, changes: Value) -> String {
         let mut claims = json!({
             "iss": "https://idp.example/", "aud": "orders", "sub": "user-7", "org": "acme",
             "exp": now() + 600, "scope": "orders:read",
@@ -78,15 +76,15 @@ fn b64(bytes: impl AsRef<[u8]>) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-fn jwks(keys: &[Value]) -> String {
+pub(crate) fn jwks(keys: &[Value]) -> String {
     json!({ "keys": keys }).to_string()
 }
 
-fn tokens(source: &str, more: &str) -> String {
+pub(crate) fn tokens(source: &str, more: &str) -> String {
     format!(
         "[[tokens]]\nissuer = \"https://idp.example/\"\naudiences = [\"orders\"]\n\
          algorithms = [\"EdDSA\"]\njwks = \"{source}\"\norg_claim = \"org\"\n\
@@ -95,7 +93,7 @@ fn tokens(source: &str, more: &str) -> String {
 }
 
 /// A sidecar whose issuer's keys are a file.
-fn with_file(setup: Setup, keys: &[Value], more: &str) -> Gate {
+pub(crate) fn with_file(setup: Setup, keys: &[Value], more: &str) -> Gate {
     let folder = setup.rules(ROUTES).also(&tokens("jwks.json", more)).folder();
     folder.write("jwks.json", &jwks(keys));
     let gate = Gate::serve(folder);
@@ -103,11 +101,11 @@ fn with_file(setup: Setup, keys: &[Value], more: &str) -> Gate {
     gate
 }
 
-fn bearer(path: &str, token: &str) -> String {
+pub(crate) fn bearer(path: &str, token: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n")
 }
 
-fn code(body: &str) -> String {
+pub(crate) fn code(body: &str) -> String {
     serde_json::from_str::<Value>(body).unwrap()["code"].as_str().unwrap().to_owned()
 }
 
@@ -461,65 +459,6 @@ cost = 0
     }
 }
 
-/// The issuer answers only when it is told to. Until then nobody has waited for it.
-#[test]
-fn no_request_waits_for_an_issuer() {
-    let upstream = Upstream::start();
-    let issuer = Signer::new(1);
-    let released = Arc::new(AtomicBool::new(false));
-    let (its, set) = (Arc::clone(&released), jwks(&[issuer.jwk("one")]));
-    let idp = Upstream::answering(move |_| {
-        for _ in 0..800 {
-            if its.load(Ordering::SeqCst) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        answer("200 OK", "", &set)
-    });
-    let source = format!("http://{}/jwks", idp.address);
-    let gate = Gate::before(&upstream).rules(ROUTES).also(&tokens(&source, "")).start();
-    let token = issuer.token("one", json!({}));
-    for _ in 0..5 {
-        let refused = exchange(gate.address, bearer("/both/a", &token));
-        assert_eq!((refused.status(), code(&refused.body_text())), (503, "unavailable".into()));
-        assert!(refused.one("retry-after").is_some());
-    }
-    assert!(!released.load(Ordering::SeqCst), "the issuer was still silent");
-    assert_eq!(exchange(gate.address, bearer("/both/a", READER)).status(), 200, "keys do not care");
-    released.store(true, Ordering::SeqCst);
-    gate.process.eventually("the keys are there", || {
-        exchange(gate.address, bearer("/both/a", &token)).status() == 200
-    });
-}
-
-#[test]
-fn a_copy_on_disk_serves_while_the_issuer_is_down() {
-    let upstream = Upstream::start();
-    let issuer = Signer::new(1);
-    // Nothing listens there.
-    let source = "http://127.0.0.1:1/jwks";
-    let also = tokens(source, "jwks_copy = \"idp.json\"");
-    let folder = Gate::before(&upstream).rules(ROUTES).also(&also).folder();
-    let copy = |url: &str| {
-        let set = json!({"keys": [issuer.jwk("one")]});
-        json!({"issuer": "https://idp.example/", "url": url, "fetched": now(), "jwks": set})
-    };
-    folder.write("idp.json", &copy(source).to_string());
-    let gate = Gate::serve(folder);
-    gate.wait_ready();
-    let token = issuer.token("one", json!({}));
-    assert_eq!(exchange(gate.address, bearer("/both/a", &token)).status(), 200);
-    assert!(gate.log_soon("cannot get its signing keys"));
-    // Keys of a URL that the operator has left are believed no longer.
-    let folder = Gate::before(&upstream).rules(ROUTES).also(&also).folder();
-    folder.write("idp.json", &copy("http://127.0.0.1:1/old").to_string());
-    let gate = Gate::serve(folder);
-    gate.wait_ready();
-    assert_eq!(exchange(gate.address, bearer("/both/a", &token)).status(), 503);
-    assert!(gate.log_soon("is ignored"));
-}
-
 /// What the service would not see enforced it does not see observed.
 #[test]
 fn observing_with_strip_forwards_no_token() {
@@ -582,121 +521,6 @@ fn subjects_of_two_issuers_are_two() {
 }
 
 #[test]
-fn a_copy_never_takes_the_place_of_another_file() {
-    let upstream = Upstream::start();
-    let url = "https://idp.example/jwks";
-    let check = |tokens: &str, top: &str| {
-        let folder = Gate::before(&upstream).rules(ROUTES).also(tokens).top(top).folder();
-        let mut command = keygate(folder.path());
-        let said = command.args(["check", "--config", "keygate.toml", "--config-only"]).output();
-        let said = said.unwrap();
-        let text = String::from_utf8_lossy(&said.stderr).into_owned();
-        (said.status.code(), text + &String::from_utf8_lossy(&said.stdout))
-    };
-    let copy = |name: &str| tokens(url, &format!("jwks_copy = \"{name}\""));
-    let twice = copy("c.json") + &copy("./c.json").replace("//idp.", "//other.");
-    for tokens in [twice, copy("keygate.toml"), copy("keys.kgt"), copy("./keys.kgt")] {
-        let (code, said) = check(&tokens, "");
-        assert_eq!(code, Some(78), "{tokens}{said}");
-        assert!(said.contains("as well"), "{said}");
-        assert!(said.contains("hint: give every copy a file of its own"), "{said}");
-    }
-    let (code, said) = check(&copy("c.json"), "");
-    assert_eq!(code, Some(0), "{said}");
-    assert!(!said.contains("jwks_stale") && !said.contains("trusted_proxies"), "{said}");
-    let stale = copy("c.json") + "jwks_stale = \"10m\"\n";
-    let (code, said) = check(&stale, "trusted_proxies = [\"0.0.0.0/0\"]");
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("between two fetches") && said.contains("every client"), "{said}");
-    let two = copy("c.json") + &copy("d.json").replace("//idp.", "//other.");
-    let (code, said) = check(&(two + "[identity]\nissuer = false\n"), "");
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("identity.issuer") && said.contains("cannot tell a subject"), "{said}");
-    for name in ["authorization", "origin", "user-agent", "cookie", "host", "x_api_key"] {
-        for key in ["subject", "issuer", "org"] {
-            let named = format!("{}[identity]\n{key} = \"{name}\"\n", copy("c.json"));
-            let (code, said) = check(&named, "");
-            assert_eq!(code, Some(78), "{name}: {said}");
-        }
-    }
-}
-
-#[test]
-fn made_up_kids_do_not_flood_the_issuer() {
-    let upstream = Upstream::start();
-    let issuer = Signer::new(1);
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (count, set) = (Arc::clone(&asked), jwks(&[issuer.jwk("one")]));
-    let idp = Upstream::answering(move |_| {
-        count.fetch_add(1, Ordering::SeqCst);
-        answer("200 OK", "", &set)
-    });
-    let source = format!("http://{}/jwks", idp.address);
-    let gate = Gate::before(&upstream).rules(ROUTES).also(&tokens(&source, "")).start();
-    let good = issuer.token("one", json!({}));
-    gate.process.eventually("the keys are there", || {
-        exchange(gate.address, bearer("/both/a", &good)).status() == 200
-    });
-    let mut client = Client::connect(gate.address);
-    for n in 0..10_000 {
-        let token = issuer.token(&format!("kid-{n}"), json!({}));
-        assert_eq!(client.send(bearer("/both/a", &token)).response().status(), 401);
-    }
-    assert_eq!(client.send(bearer("/both/a", &good)).response().status(), 200);
-    // The first fetch, and one for every half minute that this may have taken.
-    assert!(asked.load(Ordering::SeqCst) <= 2, "{}", asked.load(Ordering::SeqCst));
-}
-
-/// Rotation under load: whoever has a good token at any moment is served, and the old key's tokens
-/// and streams end when it leaves the set.
-#[test]
-fn keys_rotate_under_load_and_streams_end_with_them() {
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
-    let upstream =
-        Upstream::answering(move |request| match request.first_line().contains("stream") {
-            true => vec![Step::Send(format!("{head}data: 1\n\n").into()), Step::Drain],
-            false => answer("200 OK", "", "ok"),
-        });
-    let (old, new) = (Signer::new(1), Signer::new(2));
-    let gate = with_file(Gate::before(&upstream), &[old.jwk("old")], "");
-    let (old_token, new_token) = (old.token("old", json!({})), new.token("new", json!({})));
-    let mut stream = Client::connect(gate.address);
-    stream.send(bearer("/both/stream", &old_token));
-    assert_eq!(stream.response_head().status(), 200);
-    let failures = Arc::new(Mutex::new(Vec::new()));
-    let stop = Arc::new(AtomicBool::new(false));
-    let load = {
-        let (failures, stop, address) = (Arc::clone(&failures), Arc::clone(&stop), gate.address);
-        let token = old_token.clone();
-        std::thread::spawn(move || {
-            let mut client = Client::connect(address);
-            while !stop.load(Ordering::SeqCst) {
-                let status = client.send(bearer("/both/a", &token)).response().status();
-                if status != 200 {
-                    failures.lock().unwrap().push(status);
-                }
-            }
-        })
-    };
-    assert_eq!(exchange(gate.address, bearer("/both/a", &new_token)).status(), 401);
-    gate.folder.write("jwks.json", &jwks(&[old.jwk("old"), new.jwk("new")]));
-    gate.process.eventually("the new key counts", || {
-        exchange(gate.address, bearer("/both/a", &new_token)).status() == 200
-    });
-    stop.store(true, Ordering::SeqCst);
-    load.join().unwrap();
-    assert!(failures.lock().unwrap().is_empty(), "{failures:?}");
-    gate.folder.write("jwks.json", &jwks(&[new.jwk("new")]));
-    gate.process.eventually("the old key is gone", || {
-        exchange(gate.address, bearer("/both/a", &old_token)).status() == 401
-    });
-    while !stream.read_some().is_empty() {}
-    assert_eq!(exchange(gate.address, bearer("/both/a", &new_token)).status(), 200);
-    let ended = r#"keygate_streams_ended_total{reason="token_key_unknown"} 1"#;
-    gate.process.eventually("the stream is counted", || gate.metrics().contains(ended));
-}
-
-#[test]
 fn streams_end_at_exp() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: 1\n\n";
     let upstream = Upstream::answering(move |_| vec![Step::Send(head.into()), Step::Drain]);
@@ -708,155 +532,4 @@ fn streams_end_at_exp() {
     while !stream.read_some().is_empty() {}
     let ended = r#"keygate_streams_ended_total{reason="token_expired"} 1"#;
     gate.process.eventually("the stream is counted", || gate.metrics().contains(ended));
-}
-
-#[test]
-fn issuers_come_and_go_with_the_configuration() {
-    let upstream = Upstream::start();
-    let issuer = Signer::new(1);
-    let gate = with_file(Gate::before(&upstream), &[issuer.jwk("one")], "");
-    let token = issuer.token("one", json!({}));
-    assert_eq!(exchange(gate.address, bearer("/both/a", &token)).status(), 200);
-    let config = gate.folder.read("keygate.toml");
-    gate.folder.write("keygate.toml", &config.replace("[\"orders\"]", "[\"billing\"]"));
-    gate.process.eventually("the audience is another", || {
-        exchange(gate.address, bearer("/both/a", &token)).status() == 401
-    });
-    let billing = issuer.token("one", json!({"aud": "billing"}));
-    gate.process.eventually("and its tokens are taken", || {
-        exchange(gate.address, bearer("/both/a", &billing)).status() == 200
-    });
-}
-
-/// User tokens have cost the sidecar two packages.
-#[test]
-fn the_dependencies_of_tokens_are_two() {
-    let lock: toml::Table = include_str!("../../Cargo.lock").parse().unwrap();
-    let packages = lock["package"].as_array().unwrap();
-    let reached = |without: &str| {
-        let mut seen = std::collections::BTreeSet::new();
-        let mut open = vec!["keygate".to_owned()];
-        while let Some(name) = open.pop() {
-            let bare = name.split(' ').next().unwrap().to_owned();
-            if bare == without || !seen.insert(bare.clone()) {
-                continue;
-            }
-            for package in packages.iter().filter(|p| p["name"].as_str() == Some(&bare)) {
-                let needs = package.get("dependencies").and_then(|d| d.as_array());
-                let needs = needs.into_iter().flatten().filter_map(|d| d.as_str());
-                open.extend(needs.map(str::to_owned));
-            }
-        }
-        seen
-    };
-    let (all, others) = (reached(""), reached("jsonwebtoken"));
-    let more: Vec<_> = all.difference(&others).map(String::as_str).collect();
-    assert_eq!(more, ["jsonwebtoken", "signature"]);
-}
-
-#[test]
-fn check_names_each_fault_with_its_line_and_a_remedy() {
-    let upstream = Upstream::start();
-    let issuer = Signer::new(1);
-    let check = |rules: &str, tokens: &str, set: &str| {
-        let folder = Gate::before(&upstream).rules(rules).also(tokens).folder();
-        folder.write("jwks.json", set);
-        let mut command = keygate(folder.path());
-        let said = command.args(["check", "--config", "keygate.toml", "--config-only"]).output();
-        let said = said.unwrap();
-        let text = String::from_utf8_lossy(&said.stderr).into_owned();
-        (said.status.code(), text + &String::from_utf8_lossy(&said.stdout))
-    };
-    let set = jwks(&[issuer.jwk("one")]);
-    let good = tokens("jwks.json", "");
-    let (code, said) = check(ROUTES, &good, &set);
-    assert_eq!(code, Some(0), "{said}");
-    let bearer = "prefixes = [\"wa_\"]\n";
-    let url = "https://idp.example/jwks";
-    for (name, rules, tokens, set, want) in [
-        ("no issuer", ROUTES.to_owned(), String::new(), set.as_str(), "no issuer is configured"),
-        ("every bearer", ROUTES.replace(bearer, ""), good.clone(), &set, "counts as a key"),
-        ("HMAC", ROUTES.into(), good.replace("EdDSA", "HS256"), &set, "make one"),
-        ("clear text", ROUTES.into(), tokens("http://idp.example/", ""), &set, "https://"),
-        ("a slash", ROUTES.into(), tokens("https:/idp.example/", ""), &set, "is not a URL"),
-        ("no such file", ROUTES.into(), tokens("nowhere.json", ""), &set, "nowhere.json"),
-        ("no set", ROUTES.into(), good.clone(), "{}", "not a JWK Set"),
-        (
-            "a secret",
-            ROUTES.into(),
-            good.clone(),
-            r#"{"keys":[{"kty":"oct","k":"AA"}]}"#,
-            "symmetric",
-        ),
-        (
-            "a cost above the burst",
-            ROUTES.replace("\"token\"\n", "\"token\"\ncost = 3\n"),
-            tokens("jwks.json", "limit = \"60/min burst 2\""),
-            &set,
-            "3 is above the burst of tokens.limit of `https://idp.example/`, which is 2",
-        ),
-        (
-            "a long life",
-            ROUTES.into(),
-            tokens("jwks.json", "max_life = \"90d\""),
-            &set,
-            "at most 30d",
-        ),
-        (
-            "a copy of a file",
-            ROUTES.into(),
-            tokens("jwks.json", "jwks_copy = \"x\""),
-            &set,
-            "from a URL",
-        ),
-        ("no CA", ROUTES.into(), tokens(url, "jwks_ca = \"no.pem\""), &set, "no.pem"),
-        ("orgs", ROUTES.into(), tokens("jwks.json", "orgs = \"some\""), &set, "`any`, `table`"),
-        ("a limit", ROUTES.into(), tokens("jwks.json", "limit = \"many\""), &set, "tokens"),
-        ("twice", ROUTES.into(), format!("{good}{good}"), &set, "earlier [[tokens]]"),
-        ("no audience", ROUTES.into(), good.replace("[\"orders\"]", "[]"), &set, "is empty"),
-        ("no claim", ROUTES.into(), good.replace("org_claim = \"org\"\n", ""), &set, "org_claim"),
-        ("a typo", ROUTES.into(), tokens("jwks.json", "forwrad = true"), &set, "`forward`"),
-        ("a word", ROUTES.into(), good.replace("orders:read\" =", "a b\" ="), &set, "one word"),
-        ("no map", ROUTES.into(), good.replace("permissions = {", "#"), &set, "permissions"),
-    ] {
-        let (code, said) = check(&rules, &tokens, set);
-        assert_eq!(code, Some(78), "{name}: {said}");
-        assert!(said.contains(want), "{name}: {said}");
-        assert!(said.contains("keygate.toml:"), "{name}: {said}");
-        // Those two say in the message itself what may stand there.
-        let says_it = ["a limit", "orgs"].contains(&name);
-        assert!(said.contains("hint: ") || says_it, "{name}: {said}");
-    }
-}
-
-#[test]
-fn explain_judges_a_token_without_its_issuer() {
-    let upstream = Upstream::start();
-    let issuer = Signer::new(1);
-    let folder = Gate::before(&upstream).rules(ROUTES).also(&tokens("jwks.json", "")).folder();
-    folder.write("jwks.json", &jwks(&[issuer.jwk("one")]));
-    let explain = |path: &str, token: &str| {
-        folder.write("token", token);
-        let input = std::fs::File::open(folder.file("token")).unwrap();
-        let mut command = keygate(folder.path());
-        command
-            .args(["explain", "--config", "keygate.toml", "--path", path, "--json"])
-            .stdin(input);
-        serde_json::from_slice::<Value>(&command.output().unwrap().stdout).unwrap()
-    };
-    let told = explain("/both/a", &issuer.token("one", json!({})));
-    assert_eq!(told["verdict"], "admitted", "{told}");
-    assert_eq!(told["token"]["subject"], "user-7");
-    assert!(
-        told["headers"].as_array().unwrap().contains(&json!(["x-credential", "token"])),
-        "{told}"
-    );
-    let over = explain("/both/a", &issuer.token("one", json!({"exp": now() - 5})));
-    assert_eq!((&over["verdict"], &over["reason"]), (&json!("rejected"), &json!("token_expired")));
-    let forged = explain("/both/a", &Signer::new(2).token("one", json!({})));
-    assert_eq!(forged["reason"], "token_invalid", "{forged}");
-    assert_eq!(explain("/keys/a", &issuer.token("one", json!({})))["reason"], "foreign");
-    assert_eq!(explain("/pass/a", &issuer.token("one", json!({})))["verdict"], "passed");
-    let key = explain("/both/a", READER);
-    assert_eq!((&key["verdict"], &key["key"]["id"]), (&json!("admitted"), &json!("key_reader")));
 }
