@@ -20,6 +20,7 @@ mod run;
 mod source;
 mod state;
 mod status;
+mod terms;
 mod url;
 mod watch;
 
@@ -37,10 +38,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
 use self::fetch::{Copies, Fetcher, Verified, VerifiedArrival, cache_file};
-use self::keeper::{KeysInForce, VerifyTerms};
+use self::keeper::KeysInForce;
 use self::run::{ReloadEvent, ReloadLoop, RunningSource, Wakes};
 use self::source::PathSource;
 use self::state::StateFile;
+use self::terms::VerifyTerms;
 use self::url::UrlSource;
 use crate::clock::Clock;
 use crate::config::{Settings, TableConfig, TableSource, WatchedFile};
@@ -52,10 +54,10 @@ use crate::telemetry::control::ReloadKind;
 use crate::telemetry::{Metrics, Readiness};
 
 pub use self::issuers::{IssuerParts, judge_offline, read_issuer_keys};
-pub use self::keeper::{LoadFailure, UseCounting};
 pub use self::source::SourceError;
 pub use self::state::StateError;
 pub use self::status::{MountedFileStatus, StatusCell, StatusReport, Time};
+pub use self::terms::{LoadFailure, UseCounting};
 
 /// Why keygate cannot start with keys.
 #[derive(Debug, thiserror::Error)]

@@ -11,8 +11,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::files::{self, FileTurn};
-use super::keeper::{LoadFailure, VerifyTerms};
 use super::source::SourceError;
+use super::terms::{LoadFailure, VerifyTerms};
 use super::url::{Fetch, FetchAnswer, TransferDeadline, UrlSource, Validators};
 use crate::clock::Clock;
 use crate::table::FileKind;

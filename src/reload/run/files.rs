@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::keeper::VerifyTerms;
 use super::super::source::PathSource;
 use super::super::status::{ConfigStatus, MountedFileStatus, Time};
+use super::super::terms::VerifyTerms;
 use super::super::{FileHook, Hooks, Reconfigured, Unusable};
 use super::look::LookAttempt;
 use super::{ReloadLoop, RunningSource, TICK, nanos};

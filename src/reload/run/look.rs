@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::fetch::{FetchOutcome, Fetched, Verified};
-use super::super::keeper::{LoadFailure, OfferOutcome, VerifyTerms};
+use super::super::keeper::OfferOutcome;
 use super::super::lower_priority;
 use super::super::source::{Contents, PathSource, SeenFile};
+use super::super::terms::{LoadFailure, VerifyTerms};
 use super::{PATIENCE, ReloadEvent, ReloadLoop, RunningSource, forget, nanos};
 use crate::table::{Buffer, Patch, Table};
 use crate::telemetry::control::ReloadKind;
