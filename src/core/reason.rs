@@ -4,9 +4,15 @@ use super::key::Permission;
 use super::rate_fields::LimitReport;
 
 /// Declares the enum with, per reason: the word in logs and metrics, the stable code that a client
-/// sees, and the status.
+/// sees, and the status. `anyway` marks what keygate always refuses also while it observes: it sends
+/// such requests on for nobody. `bad_header` and `malformed` stand for requests of both kinds.
 macro_rules! reasons {
-    ($( $(#[doc = $doc:expr])* $name:ident $word:literal $code:literal $status:literal, )*) => {
+    (@is_anyway anyway) => { true };
+    (@is_anyway) => { false };
+    ($(
+        $(#[doc = $doc:expr])*
+        $name:ident $word:literal $code:literal $status:literal $($anyway:ident)?,
+    )*) => {
         /// Why a request was refused. Alphabetical; the word is stable.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason { $( $(#[doc = $doc])* $name, )* }
@@ -28,6 +34,12 @@ macro_rules! reasons {
             pub const fn status(self) -> u16 {
                 match self { $( Self::$name => $status, )* }
             }
+
+            /// Whether keygate refuses requests for this reason also while it observes, so that such
+            /// a refusal does not say that it enforces.
+            pub const fn is_refused_anyway(self) -> bool {
+                match self { $( Self::$name => reasons!(@is_anyway $($anyway)?), )* }
+            }
         }
     };
 }
@@ -36,19 +48,22 @@ reasons! {
     /// The client's address is not in the key's networks.
     Address "ip" "address_not_allowed" 403,
     /// A `Connection` token names an owned, credential, framing or Host field.
-    BadConnection "bad_connection" "bad_connection_header" 400,
+    BadConnection "bad_connection" "bad_connection_header" 400 anyway,
     /// `Expect` other than `100-continue`.
-    BadExpect "bad_expect" "expectation_failed" 417,
+    BadExpect "bad_expect" "expectation_failed" 417 anyway,
     /// Transfer-Encoding or Content-Length that has more than one reading.
-    BadFraming "bad_framing" "bad_framing" 400,
+    BadFraming "bad_framing" "bad_framing" 400 anyway,
     /// A header name or value that another server could read differently.
     BadHeader "bad_header" "bad_header" 400,
     /// No Host, more than one, or one that contradicts the target.
-    BadHost "bad_host" "bad_host" 400,
+    BadHost "bad_host" "bad_host" 400 anyway,
+    /// A method that keygate never forwards: CONNECT, TRACE, TRACK, or one with a small letter. Of an
+    /// extended CONNECT: the service speaks HTTP/2, where keygate opens no tunnels.
+    BadMethod "bad_method" "method_not_allowed" 405 anyway,
     /// A path that cannot be judged safely.
     BadPath "bad_path" "bad_path" 400,
     /// A request target that is not in origin form.
-    BadTarget "bad_target" "bad_target" 400,
+    BadTarget "bad_target" "bad_target" 400 anyway,
     /// The body stalled.
     BodyTimeout "body_timeout" "request_timeout" 408,
     /// The body is longer than the route allows.
@@ -64,11 +79,12 @@ reasons! {
     Foreign "foreign" "not_an_api_key" 401,
     /// The head took too long.
     HeaderTimeout "header_timeout" "request_timeout" 408,
-    HeadersTooLarge "headers_too_large" "headers_too_large" 431,
+    HeadersTooLarge "headers_too_large" "headers_too_large" 431 anyway,
     /// A fault of keygate's own. Fails closed.
     Internal "internal" "unavailable" 503,
     /// A credential with bytes that none can have (NUL, control, 8-bit).
     Malformed "malformed" "malformed_credential" 400,
+    /// No rule for the path takes the method.
     Method "method" "method_not_allowed" 405,
     Missing "missing" "missing_key" 401,
     /// No table is loaded, or the one in force ran out under `after_expiry = "refuse"`.
@@ -106,7 +122,7 @@ reasons! {
     UpstreamConnectTimeout "upstream_connect_timeout" "gateway_timeout" 504,
     /// No response head in time.
     UpstreamTimeout "upstream_timeout" "gateway_timeout" 504,
-    UriTooLong "uri_too_long" "uri_too_long" 414,
+    UriTooLong "uri_too_long" "uri_too_long" 414 anyway,
     WrongEnvironment "wrong_environment" "wrong_environment" 401,
     /// The pair's id exists, its secret is another.
     WrongSecret "wrong_secret" "invalid_key" 401,
@@ -164,6 +180,11 @@ impl Reason {
     pub const fn is_client_fault(self) -> bool {
         self.status() < 500
     }
+
+    /// The reason that logs and metrics call so. `None`: this version has none of that name.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == word)
+    }
 }
 
 // === impl Rejection ===
@@ -202,6 +223,25 @@ mod tests {
         for reason in Reason::ALL {
             assert!((400..600).contains(&reason.status()), "{reason:?}");
         }
+    }
+
+    #[test]
+    fn what_observing_lets_through_is_not_refused_anyway() {
+        let anyway: Vec<_> =
+            Reason::ALL.iter().filter(|r| r.is_refused_anyway()).map(|r| r.as_str()).collect();
+        let want = [
+            "bad_connection",
+            "bad_expect",
+            "bad_framing",
+            "bad_host",
+            "bad_method",
+            "bad_target",
+            "headers_too_large",
+            "uri_too_long",
+        ];
+        assert_eq!(anyway, want);
+        assert_eq!(Reason::of_word("bad_method"), Some(Reason::BadMethod));
+        assert_eq!(Reason::of_word("later"), None);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lines::{ObserveHead, ObserveLine, RowKind};
-use crate::core::ClientNetwork;
 use crate::core::observe::UpstreamClass;
+use crate::core::{ClientNetwork, Reason};
 use crate::wording::count::count;
 
 /// What was seen of all sources.
@@ -209,9 +209,7 @@ impl ObserveReport {
         let source = self.source();
         source.requests = source.requests.saturating_add(u64::from(is_compared));
         source.logged_ms = source.logged_ms.max(Some(at_ms));
-        if logged.verdict == "rejected"
-            && logged.reason.as_deref().is_some_and(|reason| !REFUSED_ANYWAY.contains(&reason))
-        {
+        if logged.verdict == "rejected" && logged.reason.as_deref().is_some_and(is_enforced) {
             source.refused_ms = source.refused_ms.max(Some(at_ms));
         }
         let upstream = match logged.upstream_us {
@@ -358,19 +356,11 @@ impl ReportSource {
 /// A saved report that is older says nothing of the last hours.
 const STALE_MS: u64 = 3_600_000;
 
-/// Reasons for which keygate refuses requests while it observes, too: nothing of them says that it
-/// enforces.
-const REFUSED_ANYWAY: [&str; 9] = [
-    "bad_connection",
-    "bad_expect",
-    "bad_framing",
-    "bad_header",
-    "bad_host",
-    "bad_target",
-    "headers_too_large",
-    "malformed",
-    "uri_too_long",
-];
+/// Whether keygate would let such a request through while observing. A word of another version
+/// counts: nothing says that it would not.
+fn is_enforced(reason: &str) -> bool {
+    !Reason::of_word(reason).is_some_and(Reason::is_refused_anyway)
+}
 
 // === impl ReportView ===
 
@@ -477,7 +467,7 @@ mod tests {
         let idle = rows(0).replace("\"requests\":9", "\"requests\":0");
         let verdict = |word: &str| LOGGED.replace("\"observed\"", &format!("\"{word}\""));
         let rejected = verdict("rejected");
-        let framing = rejected.replace("\"missing\"", "\"bad_framing\"");
+        let because = |reason: &str| rejected.replace("missing", reason);
         let odd = ROW.replace("\"count\":3", "\"count\":-3");
         let cases: Vec<(Vec<String>, u64, Option<SourceDoubt>)> = vec![
             (vec![HEAD.to_owned(), ROW.to_owned()], 0, None),
@@ -492,7 +482,10 @@ mod tests {
             (vec![made(now_ms - 9)], 1, None),
             (vec![LOGGED.to_owned(), "words of others".to_owned(), "{\"torn".to_owned()], 0, None),
             (vec![verdict("admitted"), rejected.to_owned()], 0, Some(SourceDoubt::Enforces)),
-            (vec![verdict("admitted"), framing.to_owned()], 0, None),
+            (vec![verdict("admitted"), because("bad_framing")], 0, None),
+            (vec![verdict("admitted"), because("bad_method")], 0, None),
+            (vec![verdict("admitted"), because("method")], 0, Some(SourceDoubt::Enforces)),
+            (vec![verdict("admitted"), because("later")], 0, Some(SourceDoubt::Enforces)),
         ];
         for (lines, since_ms, want) in cases {
             let mut report = ObserveReport::default();

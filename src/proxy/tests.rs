@@ -430,7 +430,7 @@ fn heads_with_two_readings() {
     }
     let mut trace = get("/a", &[key]);
     *trace.method_mut() = Method::TRACE;
-    assert_eq!(through(trace, &settings()).err(), Some(Reason::Method));
+    assert_eq!(through(trace, &settings()).err(), Some(Reason::BadMethod));
     for length in ["+5", "9223372036854775808", "1, 1"] {
         let mut odd = get("/a", &[key, ("content-length", length)]);
         *odd.version_mut() = Version::HTTP_2;

@@ -191,6 +191,12 @@ fn methods() {
         let request = format!("{method} /public/a HTTP/1.1\r\nhost: a\r\n\r\n");
         gate.refuses(method, request, 405, "method_not_allowed");
     }
+    // What a rule could allow, and what none can, are two reasons.
+    let reasons = |gate: &Gate, word: &str| {
+        gate.log().matches(&format!("\"verdict\":\"rejected\",\"reason\":\"{word}\"")).count()
+    };
+    gate.process.eventually("the log", || reasons(&gate, "bad_method") == 12);
+    assert_eq!(reasons(&gate, "method"), 3);
     let delete = format!("DELETE /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
     let allow = exchange(gate.address, delete).one("allow").expect("Allow");
     assert!(allow.contains("GET") && allow.contains("POST"), "{allow}");

@@ -19,16 +19,22 @@ fn hard_refusals_stay_and_are_reported() {
                 .into(),
         ),
         ("bad_target", "GET * HTTP/1.1\r\nhost: a\r\n\r\n".into()),
+        ("bad_method", format!("get /v1/a HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n")),
         ("uri_too_long", format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(9000))),
     ] {
-        let status = if name == "uri_too_long" { 414 } else { 400 };
+        let status = match name {
+            "bad_method" => 405,
+            "uri_too_long" => 414,
+            _ => 400,
+        };
         gate.refuses_bytes(name, request.as_bytes(), status);
         gate.process.eventually(name, || {
             report(&gate).iter().any(|row| row["reason"] == name && row["kind"] == "refused")
         });
     }
     let broken: Vec<_> = breakers(&gate).into_iter().map(|(reason, _)| reason).collect();
-    assert_eq!(broken, ["bad_framing", "bad_host", "bad_target", "uri_too_long"], "they fail now");
+    let want = ["bad_framing", "bad_host", "bad_method", "bad_target", "uri_too_long"];
+    assert_eq!(broken, want, "they fail now");
 }
 
 /// What the service answers and keygate cannot pass on is a caller who fails now.

@@ -216,6 +216,7 @@ fn grpc_is_trailers_only() {
     assert_eq!(code(Reason::UpstreamConnect), "14");
     assert_eq!(code(Reason::UpstreamTimeout), "14");
     assert_eq!(code(Reason::Method), "12");
+    assert_eq!(code(Reason::BadMethod), "12");
 }
 
 #[test]

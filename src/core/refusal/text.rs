@@ -44,6 +44,10 @@ pub(super) fn text(shown: Reason) -> Explanation {
             "use letters, digits and dashes in names, and no control characters in values",
         ),
         Reason::BadHost => ("Host is missing, repeated or contradicts the target", "send one Host"),
+        Reason::BadMethod => (
+            "Method is never forwarded",
+            "use another method than CONNECT, TRACE and TRACK, and write it in capitals",
+        ),
         Reason::BadPath => (
             "The path cannot be read safely",
             "send a plain path: no dot segments, empty segments or needless encoding",

@@ -631,10 +631,14 @@ impl<'s> Admission<'s> {
             record.tell(HeadNotice::Upgrade);
         }
         if upgrade.is_none() && is_extended_connect(head) {
-            record.failed(Reason::Method);
-            record.refused_while_observing(Reason::Method);
-            let rejection = Reason::Method.into();
-            return Err(self.refuse(&rejection, route.profile.as_deref(), record));
+            let reason = match self.worker.upstream_is_http2() {
+                // No rule could allow it.
+                true => Reason::BadMethod,
+                false => Reason::Method,
+            };
+            record.failed(reason);
+            record.refused_while_observing(reason);
+            return Err(self.refuse(&reason.into(), route.profile.as_deref(), record));
         }
         Ok(upgrade)
     }

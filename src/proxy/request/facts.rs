@@ -205,12 +205,12 @@ impl<'r> RequestReading<'r> {
 /// The path, from an origin-form target, or an absolute one that names the same authority as Host.
 fn target<'r>(head: &'r RequestHead, caps: &Caps) -> Result<&'r str, Rejection> {
     if matches!(head.method, Method::CONNECT | Method::TRACE) || head.method.as_str() == "TRACK" {
-        return Err(Reason::Method.into());
+        return Err(Reason::BadMethod.into());
     }
     // Methods are case-sensitive, and many frameworks fold them all the same: `delete` would pass the
     // rule for DELETE by, and be carried out as one.
     if head.method.as_str().bytes().any(|b| b.is_ascii_lowercase()) {
-        return Err(Rejection::why(Reason::Method, "a method is written in capitals"));
+        return Err(Rejection::why(Reason::BadMethod, "a method is written in capitals"));
     }
     let target = &head.target;
     if target.as_str().len() > caps.uri_bytes {
