@@ -154,12 +154,14 @@ fn build(
     };
     let token = admin.token_file.as_deref().map(AdminToken::load).transpose()?;
 
+    let instance = instance_name(&config.usage);
     let loaded = reload::load_first(
         &config.table,
         UseCounting::from(&config.usage),
         clock.clone(),
         metrics.clone(),
         &readiness,
+        &instance,
     )?;
     let status = loaded.status();
     metrics.control().audience_info(&config.table.audience).set(1);
@@ -167,7 +169,6 @@ fn build(
     let route_slots = route_slots(&metrics, &settings);
     let keys = loaded.keys();
     let store = Arc::new(Store::new(Snapshot { settings, keys, route_slots }));
-    let instance = instance_name(&config.usage);
     let issuers =
         IssuerParts { store: Arc::clone(&store), clock: clock.clone(), metrics: metrics.clone() };
     issuers.load_first();

@@ -16,6 +16,7 @@ mod issuers;
 mod jwks_copy;
 mod keeper;
 mod observing;
+mod pace;
 mod run;
 mod source;
 mod state;
@@ -140,10 +141,13 @@ pub struct LoadedSources {
 
 /// Why keys are loaded for the first time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    /// To know what a start would do: nothing is written, neither the state file nor a copy.
+enum Purpose<'i> {
+    /// To know what a start would do: nothing is written, neither the state file nor a copy, and no
+    /// server hears the name of a sidecar.
     Look,
-    Start,
+    Start {
+        instance: &'i str,
+    },
 }
 
 /// A source at start, before its thread runs.
@@ -168,15 +172,18 @@ pub fn lower_priority() {
 /// Loads table and patch for the first time.
 ///
 /// Without a table that can be put in force this is an error, or with `wait_for_table` a start
-/// without keys: readiness has a part `table` that says what is awaited.
+/// without keys: readiness has a part `table` that says what is awaited. `instance` names this
+/// sidecar to the servers that it asks.
 pub fn load_first(
     config: &TableConfig,
     uses: UseCounting,
     clock: Clock,
     metrics: Metrics,
     readiness: &Readiness,
+    instance: &str,
 ) -> Result<LoadedSources, FirstLoadError> {
-    let (mut loaded, result) = try_first(config, uses, Purpose::Start, clock, metrics, readiness)?;
+    let purpose = Purpose::Start { instance };
+    let (mut loaded, result) = try_first(config, uses, purpose, clock, metrics, readiness)?;
     match result {
         Err(error) if !config.wait_for_table => return Err(error),
         Err(error) => tracing::warn!(%error, "starting without keys; wait_for_table is set"),
@@ -210,14 +217,14 @@ pub fn look_first(
 fn try_first(
     config: &TableConfig,
     uses: UseCounting,
-    purpose: Purpose,
+    purpose: Purpose<'_>,
     clock: Clock,
     metrics: Metrics,
     readiness: &Readiness,
 ) -> Result<(LoadedSources, Result<(), FirstLoadError>), FirstLoadError> {
     let state = match purpose {
         Purpose::Look => StateFile::look(config.state_file.as_deref())?,
-        Purpose::Start => StateFile::open(config.state_file.as_deref()),
+        Purpose::Start { .. } => StateFile::open(config.state_file.as_deref()),
     };
     let terms = VerifyTerms::new(config, uses)?;
     let part = readiness.register("table");
@@ -225,7 +232,7 @@ fn try_first(
     let terms = Arc::new(ArcSwap::from_pointee(terms));
     let copies = Copies::default();
     let first = |what, source: &TableSource| {
-        SourceAtStart::new(what, source, config, &terms, &clock, &copies)
+        SourceAtStart::new(what, source, config, purpose, &terms, &clock, &copies)
     };
     let keys_error = |what: &'static str| move |failure| FirstLoadError::Keys { what, failure };
     let mut table = first(ReloadKind::Table, &config.source).map_err(keys_error("table"))?;
@@ -251,8 +258,19 @@ struct FirstLoad<'k> {
     keeper: KeysInForce,
     terms: &'k ArcSwap<VerifyTerms>,
     clock: &'k Clock,
-    purpose: Purpose,
+    purpose: Purpose<'k>,
     unused: Option<Refusal>,
+}
+
+// === impl Purpose ===
+
+impl<'i> Purpose<'i> {
+    fn instance(self) -> Option<&'i str> {
+        match self {
+            Self::Look => None,
+            Self::Start { instance } => Some(instance),
+        }
+    }
 }
 
 // === impl FirstLoad ===
@@ -300,7 +318,7 @@ impl FirstLoad<'_> {
     }
 
     fn taken(&self, source: &mut SourceAtStart, arrived: Option<VerifiedArrival>) {
-        if self.purpose == Purpose::Start {
+        if let Purpose::Start { .. } = self.purpose {
             source.taken(arrived);
         }
     }
@@ -317,6 +335,7 @@ impl SourceAtStart {
         artefact: ReloadKind,
         source: &TableSource,
         config: &TableConfig,
+        purpose: Purpose<'_>,
         terms: &Arc<ArcSwap<VerifyTerms>>,
         clock: &Clock,
         copies: &Copies,
@@ -328,7 +347,7 @@ impl SourceAtStart {
         Ok(match source {
             TableSource::Path(path) => Self::Path(PathSource::new(path, suffix, config.max_bytes)),
             TableSource::Url(url) => Self::Url(Box::new(Fetcher {
-                source: UrlSource::new(url, &config.url)?,
+                source: UrlSource::of_instance(url, &config.url, purpose.instance())?,
                 artefact,
                 cache: config.cache_dir.as_deref().map(|dir| cache_file(dir, artefact)),
                 terms: Arc::clone(terms),

@@ -330,6 +330,8 @@ class Keygate(Contender):
     name = "keygate"
     LIMIT = "1000000000/s"
     OFF = ("no_log", "no_limit", "no_identity", "no_usage")
+    # Where the patch comes from instead of a file.
+    patch_url = None
 
     def version(self):
         return tools.version(self.binary(), "--version")
@@ -361,7 +363,8 @@ class Keygate(Contender):
             names = ("key_id", "key_name", "permissions", "environment", "anonymous")
             identity = "[identity]\n" + "\n".join(f"{name} = false" for name in names)
         usage = "[usage]\nenabled = false" if "no_usage" in off else ""
-        patch = f'patch = "{tables}/keys.kgp"' if "patch" in off else ""
+        patch = f'patch = "{self.patch_url or tables + "/keys.kgp"}"' if "patch" in off else ""
+        patch += '\nhttp.long_poll = "30s"' if self.patch_url else ""
         self.admin = free_port()
         config = f"""
 environment = "live"

@@ -1,5 +1,5 @@
 //! A thread per URL: fetches, verifies, waits for the verdict, keeps the copy on disk.
-//! Imports `clock`, `table`, `reload::{keeper, url, files}`.
+//! Imports `clock`, `table`, `reload::{files, pace, url}`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::files::{self, FileTurn};
+use super::pace::{FetchEnd, NextFetch, Pace, WaitClaim};
 use super::source::SourceError;
 use super::terms::{LoadFailure, VerifyTerms};
 use super::url::{Fetch, FetchAnswer, TransferDeadline, UrlSource, Validators};
@@ -18,12 +19,6 @@ use crate::clock::Clock;
 use crate::table::FileKind;
 use crate::table::{Buffer, Patch, Refusal, SignedHead, Table};
 use crate::telemetry::control::ReloadKind;
-
-/// Longest pause after failures, unless polling is slower still.
-const MAX_PAUSE: Duration = Duration::from_secs(300);
-
-/// Shortest pause after a failure, and between two answers of a server that waits.
-const MIN_PAUSE: Duration = Duration::from_millis(500);
 
 /// What a source gave, verified.
 #[derive(Clone, Debug)]
@@ -53,7 +48,10 @@ pub(super) struct Fetched {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FetchOutcome {
     Refused,
+    /// It is in force now.
     Taken,
+    /// It was in force already.
+    Unchanged,
 }
 
 /// What the reload thread tells a fetcher.
@@ -67,6 +65,13 @@ pub(super) enum FetchCommand {
 /// successor's. Clones are one and the same.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Copies(Arc<AtomicBool>);
+
+/// One request's answer, verified.
+struct Poll {
+    /// `Ok(None)`: nothing new.
+    result: Result<Option<VerifiedArrival>, LoadFailure>,
+    claim: WaitClaim,
+}
 
 /// One fetcher's belongings.
 pub(super) struct Fetcher {
@@ -124,17 +129,27 @@ impl Verified {
     }
 }
 
+// === impl FetchEnd ===
+
+impl FetchEnd {
+    fn of(verdict: FetchOutcome) -> Self {
+        match verdict {
+            FetchOutcome::Refused => Self::Failed { retry_after: None },
+            FetchOutcome::Taken => Self::New,
+            FetchOutcome::Unchanged => Self::Known,
+        }
+    }
+}
+
 // === impl Fetcher ===
 
 impl Fetcher {
     /// The first fetch, at start: what the server has, or else the copy on disk.
     pub(super) fn first(&mut self) -> Result<VerifiedArrival, LoadFailure> {
-        let failure = match self.fetch(TransferDeadline::AtOnce) {
-            Ok((Some(arrived), _)) => return Ok(arrived),
+        let failure = match self.fetch(TransferDeadline::AtOnce).result {
+            Ok(Some(arrived)) => return Ok(arrived),
             // Nothing was asked for that could be unmodified.
-            Ok((None, _)) => {
-                LoadFailure::Source(SourceError::Status { status: 304, retry_after: None })
-            }
+            Ok(None) => LoadFailure::Source(SourceError::Status { status: 304, retry_after: None }),
             Err(failure) => failure,
         };
         let Some(copy) = &self.cache else { return Err(failure) };
@@ -165,10 +180,14 @@ impl Fetcher {
 
     /// Until nobody listens any more: `tell` says false.
     pub(super) fn run(mut self, commands: &Receiver<FetchCommand>, tell: impl Fn(Fetched) -> bool) {
-        let mut failures = 0u32;
-        let mut pause = jittered(self.poll());
+        let mut pace = Pace::default();
+        let mut rest = match self.source.waits() {
+            // What came since the first fetch must not wait for a poll.
+            true => Duration::ZERO,
+            false => NextFetch::After(self.poll()).rest(Duration::ZERO),
+        };
         loop {
-            let patience = match commands.recv_timeout(pause) {
+            let patience = match commands.recv_timeout(rest) {
                 Ok(FetchCommand::Again) => {
                     // Any number of them is one.
                     while commands.try_recv().is_ok() {}
@@ -179,72 +198,79 @@ impl Fetcher {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let began = self.clock.now().mono_ns;
-            let poll = self.poll();
-            let fetched = self.fetch(patience);
-            let took = Duration::from_nanos(self.clock.now().mono_ns.saturating_sub(began));
+            let Poll { result, claim } = self.fetch(patience);
+            let took = self.since(began);
             let (verdict, answer) = sync_channel(1);
             let message = |result| Fetched { artefact: self.artefact, result, took, verdict };
-            let (heard, next) = match fetched {
-                Ok((None, waited)) => {
-                    failures = 0;
-                    // A server that holds the answer back paces us itself; one that says so and
-                    // does not must not be asked in a loop.
-                    let paced = waited && took >= MIN_PAUSE;
-                    (tell(message(Ok(None))), if paced { MIN_PAUSE } else { poll })
-                }
-                Ok((Some(VerifiedArrival { verified, validators }), waited)) => {
+            let (heard, end) = match result {
+                Ok(None) => (tell(message(Ok(None))), FetchEnd::Nothing),
+                Ok(Some(VerifiedArrival { verified, validators })) => {
                     let copy = verified.clone();
                     let heard = tell(message(Ok(Some(verified))));
-                    if answer.recv() == Ok(FetchOutcome::Taken) {
-                        failures = 0;
+                    let outcome = answer.recv().unwrap_or(FetchOutcome::Refused);
+                    if outcome != FetchOutcome::Refused {
                         self.taken(&copy, validators.unwrap_or_default());
-                        (heard, if waited { MIN_PAUSE } else { poll })
-                    } else {
-                        failures += 1;
-                        (heard, back_off(poll, failures, None))
                     }
+                    (heard, FetchEnd::of(outcome))
                 }
                 Err(failure) => {
-                    let retry_after = match &failure {
-                        // Nothing was published yet: that is no trouble of the server's.
-                        f if f.is_missing() && self.artefact == ReloadKind::Patch => None,
-                        LoadFailure::Source(SourceError::Status { retry_after, .. }) => {
-                            failures += 1;
-                            *retry_after
-                        }
-                        _ => {
-                            failures += 1;
-                            None
-                        }
-                    };
-                    let pause = match failures {
-                        0 => poll,
-                        n => back_off(poll, n, retry_after),
-                    };
-                    (tell(message(Err(failure))), pause)
+                    let end = self.end_of(&failure, took, claim);
+                    (tell(message(Err(failure))), end)
                 }
             };
             if !heard {
                 return;
             }
-            pause = jittered(next);
+            let next = match (end, patience) {
+                (FetchEnd::New | FetchEnd::Known | FetchEnd::Nothing, TransferDeadline::AtOnce)
+                    if self.source.waits() =>
+                {
+                    NextFetch::AtOnce
+                }
+                _ => pace.after(end, claim, took, self.poll()),
+            };
+            rest = next.rest(self.since(began));
         }
     }
 
-    /// `None`: nothing new. The second part: whether the server held the answer back.
-    fn fetch(
-        &self,
-        patience: TransferDeadline,
-    ) -> Result<(Option<VerifiedArrival>, bool), LoadFailure> {
-        let terms = self.terms.load_full();
-        let Fetch { answer, waited, .. } = self.source.fetch(patience, terms.bounds.max_bytes)?;
-        match answer {
-            FetchAnswer::Unchanged => Ok((None, waited)),
-            FetchAnswer::Changed { bytes, validators } => {
-                let verified = Verified::open(self.artefact, bytes, &terms)?;
-                Ok((Some(VerifiedArrival { verified, validators: Some(validators) }), waited))
+    fn end_of(&self, failure: &LoadFailure, took: Duration, claim: WaitClaim) -> FetchEnd {
+        match failure {
+            // Nothing was published yet: that is no trouble of the server's.
+            failure if failure.is_missing() && self.artefact == ReloadKind::Patch => {
+                FetchEnd::Nothing
             }
+            // Without a table there is trouble, but not with a server that waits for it with us.
+            failure if failure.is_missing() && claim.is_true_of(took) => FetchEnd::Nothing,
+            LoadFailure::Source(SourceError::Status { retry_after, .. }) => {
+                FetchEnd::Failed { retry_after: *retry_after }
+            }
+            _ => FetchEnd::Failed { retry_after: None },
         }
+    }
+
+    /// Asks once, and verifies what comes.
+    fn fetch(&self, patience: TransferDeadline) -> Poll {
+        let terms = self.terms.load_full();
+        let missing = |retry_after| SourceError::Status { status: 404, retry_after };
+        match self.source.fetch(patience, terms.bounds.max_bytes) {
+            Ok(Fetch { answer, claim, .. }) => {
+                let result = match answer {
+                    FetchAnswer::Unchanged => Ok(None),
+                    FetchAnswer::Missing { retry_after } => Err(missing(retry_after).into()),
+                    FetchAnswer::Changed { bytes, validators } => {
+                        let verified = Verified::open(self.artefact, bytes, &terms);
+                        let validators = Some(validators);
+                        verified.map(|verified| Some(VerifiedArrival { verified, validators }))
+                    }
+                };
+                Poll { result, claim }
+            }
+            Err(error) => Poll { result: Err(error.into()), claim: WaitClaim::NotAsked },
+        }
+    }
+
+    fn since(&self, began_ns: u64) -> Duration {
+        Duration::from_nanos(self.clock.now().mono_ns.saturating_sub(began_ns))
     }
 
     fn poll(&self) -> Duration {
@@ -300,44 +326,4 @@ pub(super) fn cache_file(directory: &Path, artefact: ReloadKind) -> PathBuf {
         ReloadKind::Patch => "patch.kgp",
         ReloadKind::Table => "table.kgt",
     })
-}
-
-/// Doubles with each failure. A server's own word counts, within reason.
-fn back_off(poll: Duration, failures: u32, retry_after: Option<Duration>) -> Duration {
-    let longest = MAX_PAUSE.max(poll);
-    let doubled = poll.max(MIN_PAUSE).saturating_mul(1 << failures.min(16));
-    doubled.max(retry_after.unwrap_or_default()).min(longest)
-}
-
-/// Up to a quarter less or more, so that a fleet that was started together does not ask together.
-fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0u8; 2];
-    // Without randomness the fleet asks together; that is all.
-    let _ = aws_lc_rs::rand::fill(&mut byte);
-    pause.mul_f64(0.75 + f64::from(u16::from_le_bytes(byte)) / f64::from(u16::MAX) / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_with_failures_and_have_an_end() {
-        let poll = Duration::from_secs(10);
-        assert_eq!(back_off(poll, 1, None), Duration::from_secs(20));
-        assert_eq!(back_off(poll, 3, None), Duration::from_secs(80));
-        assert_eq!(back_off(poll, 99, None), MAX_PAUSE);
-        assert_eq!(back_off(poll, 1, Some(Duration::from_secs(60))), Duration::from_secs(60));
-        assert_eq!(back_off(poll, 1, Some(Duration::from_secs(86_400))), MAX_PAUSE);
-        assert_eq!(back_off(Duration::ZERO, 1, None), MIN_PAUSE * 2);
-        let hour = Duration::from_secs(3600);
-        assert_eq!(back_off(hour, 5, None), hour, "never asks more often than when all is well");
-    }
-
-    #[test]
-    fn jitter_spreads_within_a_quarter() {
-        let pauses: Vec<_> = (0..200).map(|_| jittered(Duration::from_secs(100))).collect();
-        assert!(pauses.iter().all(|p| (75.0..=125.0).contains(&p.as_secs_f64())));
-        assert!(pauses.iter().any(|p| *p != pauses[0]));
-    }
 }

@@ -350,6 +350,9 @@ impl IssuerKeeper {
             (OpenedSource::Url(source), _) => {
                 let fetched = source.fetch(TransferDeadline::AtOnce, LONGEST_SET as u64)?;
                 match fetched.answer {
+                    FetchAnswer::Missing { retry_after } => {
+                        Err(SourceError::Status { status: 404, retry_after }.into())
+                    }
                     FetchAnswer::Unchanged => {
                         let now = self.now();
                         if let Some(had) = &self.had {

@@ -99,7 +99,8 @@ impl Folder {
         let (metrics, readiness) = (Metrics::new(1), Readiness::new());
         let config = self.config();
         let (clock, uses) = (self.clock.clone(), UseCounting::On);
-        let loaded = load_first(&config.table, uses, clock, metrics.clone(), &readiness)?;
+        let loaded =
+            load_first(&config.table, uses, clock, metrics.clone(), &readiness, "sidecar-1")?;
         Ok((loaded, metrics, readiness))
     }
 

@@ -1,14 +1,15 @@
 //! Fetching a table or patch from an http(s) URL. Trust comes from the signature, not from here;
 //! what is guarded here is memory, time and the credential. Imports `config`, `remote` and
-//! `reload::source`.
+//! `reload::{pace, source}`.
 
 use std::path::Path;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ureq::config::ConfigBuilder;
 use ureq::typestate::AgentScope;
 
+use super::pace::WaitClaim;
 use super::source::SourceError;
 use crate::config::UrlOptions;
 use crate::remote;
@@ -35,11 +36,17 @@ const KEYS: Duration = Duration::from_secs(15);
 /// For a whole body.
 const BODY: Duration = Duration::from_secs(15 * 60);
 
+/// The request field that names the sidecar. With `If-None-Match`, which names what the sidecar has
+/// taken, a server knows which of its sidecars is where.
+const INSTANCE: HeaderName = HeaderName::from_static("keygate-instance");
+
 /// One URL that is fetched again and again.
 pub(super) struct UrlSource {
     url: Box<str>,
     agent: ureq::Agent,
     options: UrlOptions,
+    /// Who asks; `None`: nobody who serves.
+    instance: Option<HeaderValue>,
     /// Of what was last taken, so that it is not sent again.
     taken: Validators,
 }
@@ -58,13 +65,17 @@ pub(super) enum FetchAnswer {
         bytes: Buffer,
         validators: Validators,
     },
+    /// 404: nothing was published there.
+    Missing {
+        retry_after: Option<Duration>,
+    },
     Unchanged,
 }
 
-/// An answer, and whether the server held it back until there was something to say.
+/// An answer, and whether the server says that it held it back until there was something to say.
 pub(super) struct Fetch {
     pub(super) answer: FetchAnswer,
-    pub(super) waited: bool,
+    pub(super) claim: WaitClaim,
     /// How long it holds, by `Cache-Control`.
     pub(super) max_age: Option<Duration>,
 }
@@ -90,7 +101,23 @@ impl UrlSource {
             .build()
             .new_agent();
         let (url, options) = (url.into(), options.clone());
-        Ok(Self { url, agent, options, taken: Validators::default() })
+        Ok(Self { url, agent, options, instance: None, taken: Validators::default() })
+    }
+
+    /// As [`Self::new`], and says with each request who asks. A name that no header can have is
+    /// left out.
+    pub(super) fn of_instance(
+        url: &str,
+        options: &UrlOptions,
+        instance: Option<&str>,
+    ) -> Result<Self, SourceError> {
+        let instance = instance.and_then(|name| HeaderValue::from_str(name).ok());
+        Ok(Self { instance, ..Self::new(url, options)? })
+    }
+
+    /// Whether the server is asked to hold answers back.
+    pub(super) fn waits(&self) -> bool {
+        self.options.long_poll.as_secs() > 0
     }
 
     /// One that gives an issuer's signing keys: small, at once, and from nowhere else.
@@ -103,7 +130,7 @@ impl UrlSource {
             .timeout_global(Some(KEYS))
             .build()
             .new_agent();
-        Ok(Self { url: url.into(), agent, options, taken: Validators::default() })
+        Ok(Self { url: url.into(), agent, options, instance: None, taken: Validators::default() })
     }
 
     /// Asks for what is newer than what was taken. More than `max_bytes` are refused.
@@ -118,35 +145,40 @@ impl UrlSource {
         } else if let Some(date) = &self.taken.last_modified {
             request = request.header(header::IF_MODIFIED_SINCE, date);
         }
-        let wait = self.options.long_poll.as_secs();
         let known = self.taken.etag.is_some() || self.taken.last_modified.is_some();
-        // RFC 7240 §4.3. Without a version to compare with there is nothing to wait for.
-        if patience == TransferDeadline::Wait && wait > 0 && known {
+        // RFC 7240 section 4.3. A server that has something answers at once; one that has nothing
+        // yet may wait for it.
+        let asked = patience == TransferDeadline::Wait && self.waits();
+        if asked {
+            let wait = self.options.long_poll.as_secs();
             request = request.header("prefer", format!("wait={wait}"));
+        }
+        if let Some(instance) = &self.instance {
+            request = request.header(INSTANCE, instance);
         }
         // Never sent on to another host (ureq's default).
         if let Some(value) = remote::authorization(&self.options)? {
             request = request.header(header::AUTHORIZATION, value);
         }
         let mut response = request.call().map_err(SourceError::of_ureq)?;
-        let waited = response
-            .headers()
-            .get_all("preference-applied")
-            .iter()
-            .any(|v| v.as_bytes().to_ascii_lowercase().windows(4).any(|w| w == b"wait"));
+        let claim = if asked { WaitClaim::of(response.headers()) } else { WaitClaim::NotAsked };
         let max_age = max_age(response.headers());
+        let retry_after = || {
+            let after = response.headers().get(header::RETRY_AFTER);
+            let seconds = after.and_then(|v| v.to_str().ok()?.trim().parse().ok());
+            seconds.map(Duration::from_secs)
+        };
         match response.status().as_u16() {
             304 if known => {
-                return Ok(Fetch { answer: FetchAnswer::Unchanged, waited, max_age });
+                return Ok(Fetch { answer: FetchAnswer::Unchanged, claim, max_age });
             }
             200 => {}
+            404 => {
+                let answer = FetchAnswer::Missing { retry_after: retry_after() };
+                return Ok(Fetch { answer, claim, max_age });
+            }
             status => {
-                let after = response.headers().get(header::RETRY_AFTER);
-                let retry_after = after.and_then(|v| v.to_str().ok()?.trim().parse().ok());
-                return Err(SourceError::Status {
-                    status,
-                    retry_after: retry_after.map(Duration::from_secs),
-                });
+                return Err(SourceError::Status { status, retry_after: retry_after() });
             }
         }
         if let Some(coding) = response.headers().get(header::CONTENT_ENCODING)
@@ -160,7 +192,7 @@ impl UrlSource {
             last_modified: response.headers().get(header::LAST_MODIFIED).cloned(),
         };
         let bytes = read_body(response.body_mut(), max_bytes)?;
-        Ok(Fetch { answer: FetchAnswer::Changed { bytes, validators }, waited, max_age })
+        Ok(Fetch { answer: FetchAnswer::Changed { bytes, validators }, claim, max_age })
     }
 
     /// The version with these validators was dealt with: only a newer one is wanted.
@@ -171,6 +203,15 @@ impl UrlSource {
     /// The next fetch asks for whatever there is.
     pub(super) fn forget(&mut self) {
         self.taken = Validators::default();
+    }
+}
+
+impl WaitClaim {
+    fn of(fields: &HeaderMap) -> Self {
+        let mut applied = fields.get_all("preference-applied").iter();
+        let is_wait =
+            |v: &HeaderValue| v.as_bytes().to_ascii_lowercase().windows(4).any(|w| w == b"wait");
+        if applied.any(is_wait) { Self::Claimed } else { Self::Silent }
     }
 }
 

@@ -225,12 +225,11 @@ impl ReloadLoop {
         if outcome == OfferOutcome::Changed {
             self.swap(None);
         }
-        let taken = if outcome == OfferOutcome::Failed {
-            FetchOutcome::Refused
-        } else {
-            FetchOutcome::Taken
-        };
-        let _ = verdict.send(taken);
+        let _ = verdict.send(match outcome {
+            OfferOutcome::Changed => FetchOutcome::Taken,
+            OfferOutcome::Failed => FetchOutcome::Refused,
+            OfferOutcome::Unchanged => FetchOutcome::Unchanged,
+        });
         self.show_sources();
     }
 }

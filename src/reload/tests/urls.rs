@@ -198,54 +198,185 @@ fn a_copy_is_never_replaced_by_an_older_one() {
     assert_eq!(opened(&copy()).serial(), 9);
 }
 
+/// A folder whose table and patch come from a server that may hold answers back. Polling alone would
+/// take ten minutes.
+fn waiting_folder(server: &Server) -> Folder {
+    let folder = Folder::new();
+    folder.configure(&format!(
+        "url = \"{0}/t.kgt\"\npatch = \"{0}/p.kgp\"\npoll = \"10m\"\npatch_poll = \"10m\"\n\
+         [table.http]\nlong_poll = \"20s\"\n",
+        server.url()
+    ));
+    folder
+}
+
+/// What the last request for `path` said that it has.
+fn last_has(server: &Server, path: &str) -> Option<String> {
+    let asked = server.requests();
+    let last = asked.iter().rfind(|r| r.path == path).unwrap();
+    last.field("if-none-match").map(str::to_owned)
+}
+
 #[test]
-fn a_server_that_waits_is_asked_to() {
+fn a_server_that_waits_is_asked_again_at_once() {
     let base = table(1);
     let server = Server::versioned("/t.kgt", &base);
     server.put("/p.kgp", &revoking(2, &base, &[3]));
-    // Polling alone would take ten minutes.
-    let more = "[table.http]\nlong_poll = \"20s\"\n";
-    let folder = Folder::new();
-    folder.configure(&format!(
-        "url = \"{0}/t.kgt\"\npatch = \"{0}/p.kgp\"\npoll = \"10m\"\npatch_poll = \"1s\"\n{more}",
-        server.url()
-    ));
+    let folder = waiting_folder(&server);
     let running = folder.start();
-    running.until("waiting", |_| server.waiting() >= 1);
+    running.until("waiting", |_| server.waiting() == 2);
     let asked = server.requests();
     let waits = asked.iter().find(|r| r.field("prefer").is_some()).unwrap();
     assert_eq!(waits.field("prefer"), Some("wait=20"));
-    assert!(waits.field("if-none-match").is_some());
-    for n in 3..=6 {
-        running.until("waiting", |_| server.waiting() >= 1);
-        let clock = Clock::system();
+    assert_eq!(waits.field("if-none-match"), Some("\"1\""));
+    assert!(asked.iter().all(|r| r.field("keygate-instance") == Some("sidecar-1")), "{asked:?}");
+    for n in 3..=40 {
+        // Whether it is held back by then or not.
         server.put("/p.kgp", &revoking(n, &base, &[1]));
         running.until_patch(n);
-        let took = Duration::from_nanos(clock.now().mono_ns);
-        assert!(took < Duration::from_secs(3), "{took:?}");
     }
     assert!(!running.has(1));
+    server.put("/t.kgt", &table_of(41, &[spec(2)]));
+    running.until_serial(41);
+    // A table brings the patch with it, and then both are waited for again.
+    running.until("waiting", |_| server.waiting() == 2);
+    assert_eq!(last_has(&server, "/t.kgt").as_deref(), Some("\"2\""));
+}
+
+/// It may keep it from the request: RFC 7240 section 3.
+#[test]
+fn a_server_may_wait_and_not_say_so() {
+    let base = table(1);
+    let server = Server::versioned("/t.kgt", &base);
+    server.say_nothing_of_waits();
+    server.let_go_after(Duration::from_millis(2_100));
+    let folder = waiting_folder(&server);
+    let running = folder.start();
+    running.until("held twice", |_| {
+        server.requests().iter().filter(|r| r.path == "/p.kgp").count() >= 3
+            && server.waiting() == 2
+    });
+    server.put("/p.kgp", &revoking(2, &base, &[1]));
+    running.until_patch(2);
+    server.put("/p.kgp", &revoking(3, &base, &[1, 2]));
+    running.until_patch(3);
+}
+
+#[test]
+fn a_patch_that_is_not_there_is_waited_for() {
+    let base = table(1);
+    let server = Server::versioned("/t.kgt", &base);
+    let folder = waiting_folder(&server);
+    let running = folder.start();
+    running.until("waiting", |_| server.waiting() == 2);
+    let asked = server.requests();
+    let patch = asked.iter().rfind(|r| r.path == "/p.kgp").unwrap();
+    assert_eq!((patch.field("prefer"), patch.field("if-none-match")), (Some("wait=20"), None));
+    server.put("/p.kgp", &revoking(2, &base, &[1]));
+    running.until_patch(2);
+    assert!(!running.has(1));
+    assert_eq!(running.failures("patch", "status"), 0.0);
+}
+
+#[test]
+fn a_table_that_is_not_there_is_waited_for() {
+    let base = table(1);
+    let server = Server::versioned("/else", b"");
+    let folder = Folder::new();
+    folder.configure(&format!(
+        "url = \"{}/t.kgt\"\npatch = \"\"\npoll = \"10m\"\nwait_for_table = true\n\
+         [table.http]\nlong_poll = \"20s\"\n",
+        server.url()
+    ));
+    let running = folder.start();
+    running.until("waiting", |_| server.waiting() == 1);
+    server.put("/t.kgt", &base);
+    running.until_serial(1);
+    running.until("waiting", |_| server.waiting() == 1);
+    assert_eq!(last_has(&server, "/t.kgt").as_deref(), Some("\"1\""));
+}
+
+/// What a sidecar says that it has is in force, so that the server may count on it.
+#[test]
+fn what_was_refused_is_not_named_as_taken() {
+    let base = table(5);
+    let server = Server::versioned("/t.kgt", &base);
+    server.put("/p.kgp", &revoking(6, &base, &[1]));
+    let folder = folder(&server.url(), "[table.http]\nlong_poll = \"20s\"\n");
+    let running = folder.start();
+    running.until("waiting", |_| server.waiting() == 2);
+    assert_eq!(last_has(&server, "/t.kgt").as_deref(), Some("\"1\""));
+    // Genuine, and older than what is in force.
+    server.put("/t.kgt", &table(4));
+    running.until("refused", |r| r.failures("table", "rollback") >= 1.0);
+    let before = server.requests().len();
+    running.until("asked again", |_| {
+        server.requests().iter().skip(before).any(|r| r.path == "/t.kgt")
+    });
+    assert_eq!(last_has(&server, "/t.kgt").as_deref(), Some("\"1\""));
+    assert_eq!((running.serial(), running.patch()), (Some(5), Some(6)));
+    server.put("/t.kgt", &table_of(7, &[spec(2)]));
+    running.until_serial(7);
+    running.until("waiting", |_| server.waiting() == 2);
+    assert_eq!(last_has(&server, "/t.kgt").as_deref(), Some("\"3\""));
+}
+
+/// How many requests come in two seconds, from the fifth one on.
+fn asked_in_two_seconds(server: &Server, more: &str) -> usize {
+    let folder = folder(&server.url(), more);
+    let running = folder.start();
+    running.until("asked", |_| server.requests().len() >= 5);
+    let before = server.requests().len();
+    std::thread::sleep(Duration::from_secs(2));
+    server.requests().len() - before
 }
 
 #[test]
 fn a_server_that_says_it_waits_and_does_not_is_not_asked_in_a_loop() {
+    for claim in ["wait=20", "none"] {
+        let bytes = table(1);
+        let server = Server::scripted(move |request| {
+            let answer = match (&*request.path, request.field("if-none-match")) {
+                ("/t.kgt", Some(_)) => Answer::new(304),
+                ("/t.kgt", None) => Answer::new(200).field("etag", "\"1\"").body(&bytes),
+                _ => Answer::new(404),
+            };
+            answer.field("preference-applied", claim)
+        });
+        let asked = asked_in_two_seconds(&server, "[table.http]\nlong_poll = \"20s\"\n");
+        // Two sources that poll each second, and the one request each that is forgiven.
+        assert!(asked <= 8, "{asked} requests in two seconds ({claim})");
+    }
+}
+
+/// A server without validators sends the same again and again, and one that is broken in another
+/// way has something new whenever it is asked.
+#[test]
+fn no_server_is_asked_more_than_fifty_times_a_second() {
     let bytes = table(1);
-    let server = Server::scripted(move |request| {
-        if request.field("if-none-match").is_some() {
-            return Answer::new(304).field("preference-applied", "wait=20");
-        }
-        match &*request.path {
-            "/t.kgt" => Answer::new(200).field("etag", "\"1\"").body(&bytes),
-            _ => Answer::new(404),
+    let server = Server::scripted(move |request| match &*request.path {
+        "/t.kgt" => Answer::new(200).field("preference-applied", "wait=20").body(&bytes),
+        _ => Answer::new(404),
+    });
+    let asked = asked_in_two_seconds(&server, "[table.http]\nlong_poll = \"20s\"\n");
+    assert!(asked <= 8, "{asked} tables in two seconds that are no news");
+
+    let base = table(1);
+    let serial = std::sync::atomic::AtomicU64::new(1);
+    let its = base.clone();
+    let server = Server::scripted(move |request| match &*request.path {
+        "/t.kgt" => Answer::new(200).body(&its),
+        _ => {
+            let serial = serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+            let etag = format!("\"{serial}\"");
+            Answer::new(200)
+                .field("etag", &etag)
+                .field("preference-applied", "wait")
+                .body(&revoking(serial, &its, &[1]))
         }
     });
-    let folder = folder(&server.url(), "[table.http]\nlong_poll = \"20s\"\n");
-    let running = folder.start();
-    running.until("asked", |_| server.requests().len() >= 4);
-    let before = server.requests().len();
-    std::thread::sleep(Duration::from_secs(2));
-    let asked = server.requests().len() - before;
-    assert!(asked <= 6, "{asked} requests in two seconds by two sources that poll each second");
+    let asked = asked_in_two_seconds(&server, "[table.http]\nlong_poll = \"20s\"\n");
+    assert!(asked <= 110, "{asked} requests in two seconds, all with news");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ struct Versions {
     files: Mutex<HashMap<String, (u64, Vec<u8>)>>,
     changed: Condvar,
     waiting: AtomicUsize,
+    silent: AtomicBool,
+    /// In milliseconds; 0: as long as the client prefers.
+    longest: AtomicU64,
 }
 
 trait Stream: Read + Write {}
@@ -184,6 +187,16 @@ impl Server {
         self.versions.changed.notify_all();
     }
 
+    /// It holds answers back and does not say so.
+    pub(super) fn say_nothing_of_waits(&self) {
+        self.versions.silent.store(true, Ordering::Relaxed);
+    }
+
+    /// It holds no answer back for longer, whatever a client prefers.
+    pub(super) fn let_go_after(&self, longest: Duration) {
+        self.versions.longest.store(longest.as_millis() as u64, Ordering::Relaxed);
+    }
+
     /// Requests that are held back now.
     pub(super) fn waiting(&self) -> usize {
         self.versions.waiting.load(Ordering::SeqCst)
@@ -195,24 +208,31 @@ impl Versions {
         let mut files = self.files.lock().unwrap();
         let known = request.field("if-none-match").map(str::to_owned);
         let wait = request.field("prefer").and_then(|p| p.strip_prefix("wait=")?.parse().ok());
+        let longest = match self.longest.load(Ordering::Relaxed) {
+            0 => Duration::MAX,
+            ms => Duration::from_millis(ms),
+        };
         if let Some(wait) = wait {
+            let wait = longest.min(Duration::from_secs(wait));
             self.waiting.fetch_add(1, Ordering::SeqCst);
             let is_known = |files: &mut HashMap<String, (u64, Vec<u8>)>| {
                 files.get(&request.path).map(|(v, _)| format!("\"{v}\"")) == known
             };
-            (files, _) = self
-                .changed
-                .wait_timeout_while(files, Duration::from_secs(wait), is_known)
-                .unwrap();
+            (files, _) = self.changed.wait_timeout_while(files, wait, is_known).unwrap();
             self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
-        let Some((version, body)) = files.get(&request.path) else { return Answer::new(404) };
+        let says = |answer: Answer| match wait {
+            Some(_) if !self.silent.load(Ordering::Relaxed) => {
+                answer.field("preference-applied", "wait")
+            }
+            _ => answer,
+        };
+        let Some((version, body)) = files.get(&request.path) else { return says(Answer::new(404)) };
         let etag = format!("\"{version}\"");
-        let applied = if wait.is_some() { "wait" } else { "none" };
         let answer = match known.as_ref() == Some(&etag) {
             true => Answer::new(304),
             false => Answer::new(200).body(body),
         };
-        answer.field("etag", &etag).field("preference-applied", applied)
+        says(answer.field("etag", &etag))
     }
 }
