@@ -65,6 +65,16 @@ pub struct ChargedSubject<'c> {
     pub org: &'c str,
     /// Of each subject of its issuer.
     pub limit: Option<Limit>,
+    pub org_source: OrgSource,
+}
+
+/// Who brings the name of a caller's org.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrgSource {
+    /// The table names it as well, so that there are no more such orgs than the table has.
+    Table,
+    /// The token alone: how many there are is up to its issuer.
+    Token,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +104,18 @@ impl LimitPolicy {
     pub fn is_for(&self, route: &Route) -> bool {
         let among = |class: &str| self.classes.iter().any(|known| **known == *class);
         self.classes.is_empty() || route.class.as_deref().is_some_and(among)
+    }
+}
+
+// === impl Charge ===
+
+impl Charge<'_> {
+    /// Who brings the name of [`Self::org`]. Every key's is the table's.
+    pub fn org_source(&self) -> OrgSource {
+        match self.caller {
+            ChargedCaller::Key(_) => OrgSource::Table,
+            ChargedCaller::Subject(subject) => subject.org_source,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use http::Method;
 
 use super::Now;
-use super::charge::{Charge, ChargedSubject, LimitPolicies};
+use super::charge::{Charge, ChargedSubject, LimitPolicies, OrgSource};
 use super::credential::MissingHalf;
 use super::grant::{KeyView, PermissionSet};
 use super::key::{Environment, KeyStatus};
@@ -445,11 +445,14 @@ impl<'k> Admitted<'k> {
         match &self.caller {
             AdmittedCaller::Key { key, .. } => policy.limits.charge(key, of_org, self.route),
             AdmittedCaller::Token(token) => {
+                let is_named = of_org.is_some() || keys.knows_org(&token.org);
+                let org_source = if is_named { OrgSource::Table } else { OrgSource::Token };
                 let subject = ChargedSubject {
                     issuer: &token.issuer,
                     subject: &token.subject,
                     org: &token.org,
                     limit: token.limit,
+                    org_source,
                 };
                 policy.limits.charge_token(subject, of_org, self.route)
             }

@@ -1,6 +1,6 @@
 //! What keys, subjects of user tokens and orgs have spent of their limits. Lives outside every table,
 //! by key id, subject and org, so that a reload never resets a limit; has entries only for those that
-//! were seen and are limited.
+//! were seen and are limited. What only a token names has a place in a table of fixed size.
 
 mod buckets;
 #[cfg(test)]
@@ -17,17 +17,17 @@ use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use self::buckets::Buckets;
-use crate::core::charge::{ChargedCaller, ChargedLimits, PolicyCharge};
+use crate::core::charge::{ChargedCaller, ChargedLimits, OrgSource, PolicyCharge};
 use crate::core::limit::{Exhausted, LimitStep, PolicyId, Spent};
 use crate::core::rate_fields::{LimitReport, LimitState};
 use crate::core::{Charge, KeyId, Limit, Now, PolicyScope};
 use crate::token::BoundedBuckets;
-use crate::token::buckets::subject_of;
+use crate::token::buckets::{BucketState as _, org_of, subject_of};
 
 /// Shared by all workers: a limit holds for the sidecar, not per core.
 ///
-/// Locks are taken in the order of the maps below, one shard of each, so that no two charges wait
-/// for each other.
+/// Locks are taken in the order of the maps below, one shard (or one part of a table) of each, so
+/// that no two charges wait for each other.
 #[derive(Debug)]
 pub struct LimitStore {
     /// Of subjects of user tokens, whose number is up to their issuers: the bucket of `per-key`.
@@ -39,8 +39,11 @@ pub struct LimitStore {
     ///
     /// The quick hash: whose ids are in the table is not up to clients.
     lone: DashMap<KeyId, AtomicU64, RandomState>,
-    /// What all keys and subjects of an org have spent together.
+    /// What all keys and subjects of an org have spent together: of orgs that the table knows, or
+    /// knew when they got their entry.
     orgs: DashMap<Box<str>, Buckets, RandomState>,
+    /// Of all other orgs: user tokens bring any number of names.
+    foreign_orgs: BoundedBuckets<Buckets>,
 }
 
 /// What became of a request that several limits were asked for.
@@ -60,6 +63,7 @@ impl Default for LimitStore {
             several: DashMap::default(),
             lone: DashMap::default(),
             orgs: DashMap::default(),
+            foreign_orgs: BoundedBuckets::new(RandomState::default().hash_one(1_u8)),
         }
     }
 }
@@ -83,7 +87,7 @@ impl LimitStore {
             },
             ChargedCaller::Subject(of) => {
                 let subject = subject_of(of.issuer, of.subject);
-                let take = |state: &AtomicU64| limit.charge(charge.cost, state, now.mono_ns);
+                let take = |state: &mut AtomicU64| limit.charge(charge.cost, state, now.mono_ns);
                 self.subjects.with(subject, now, take)
             }
         };
@@ -160,48 +164,28 @@ impl LimitStore {
         &self,
         charge: &Charge<'_>,
         limits: &[PolicyCharge<'_>],
-        mut of_caller: Option<&mut Buckets>,
+        of_caller: Option<&mut Buckets>,
         now: Now,
     ) -> AllOrNone {
-        let has_org = limits.iter().any(|limit| limit.scope == PolicyScope::Org);
-        let mut of_org = has_org.then(|| self.buckets_of_org(charge.org));
-        let mut steps: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
-        let mut shrunk: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
-        let mut spent: SmallVec<[Spent; 4]> = SmallVec::new();
-        let mut waits: SmallVec<[Option<Duration>; 4]> = SmallVec::new();
-        for one in limits {
-            let id = one.policy.id();
-            let buckets = match one.scope {
-                PolicyScope::Key => of_caller.as_deref(),
-                PolicyScope::Org => of_org.as_deref(),
-            };
-            let seen = buckets.map_or(0, |buckets| buckets.arrival(id));
-            match one.limit.step(charge.cost, seen, now.mono_ns) {
-                Ok(step) => {
-                    steps.push((id, one.scope, step.arrival));
-                    spent.push(step.spent);
-                    waits.push(None);
-                }
-                Err(Exhausted { retry_in, arrival }) => {
-                    waits.push(Some(retry_in));
-                    shrunk.extend((arrival < seen).then_some((id, one.scope, arrival)));
-                }
-            }
+        if !limits.iter().any(|limit| limit.scope == PolicyScope::Org) {
+            return charge_buckets(charge.cost, limits, of_caller, None, now);
         }
-        let is_refused = spent.len() < limits.len();
-        // All limits or none; of a debt that is longer than its limit's burst only the burst is kept.
-        for (id, scope, arrival) in if is_refused { shrunk } else { steps } {
-            let buckets = match scope {
-                PolicyScope::Key => of_caller.as_deref_mut(),
-                PolicyScope::Org => of_org.as_deref_mut(),
-            };
-            if let Some(buckets) = buckets {
-                buckets.set(id, arrival, now.mono_ns);
-            }
+        // Who has an entry keeps it, should the table no longer know the org.
+        if let Some(mut found) = self.orgs.get_mut(charge.org) {
+            return charge_buckets(charge.cost, limits, of_caller, Some(&mut found), now);
         }
-        match is_refused {
-            true => AllOrNone::Refused(waits),
-            false => AllOrNone::Spent(spent),
+        let foreign = org_of(charge.org);
+        match charge.org_source() {
+            OrgSource::Table => {
+                let place = self.orgs.entry(charge.org.into());
+                // With what its tokens have spent before the table knew it.
+                let before = || self.foreign_orgs.take(foreign).unwrap_or_default();
+                let mut new = place.or_insert_with(before);
+                charge_buckets(charge.cost, limits, of_caller, Some(&mut new), now)
+            }
+            OrgSource::Token => self.foreign_orgs.with(foreign, now, |of_org| {
+                charge_buckets(charge.cost, limits, of_caller, Some(of_org), now)
+            }),
         }
     }
 
@@ -222,13 +206,6 @@ impl LimitStore {
         }
     }
 
-    fn buckets_of_org(&self, org: &str) -> RefMut<'_, Box<str>, Buckets> {
-        match self.orgs.get_mut(org) {
-            Some(found) => found,
-            None => self.orgs.entry(org.into()).or_default(),
-        }
-    }
-
     /// Forgets keys and orgs whose whole bursts are available again: their state says nothing any
     /// more. Called about once a minute, off the workers.
     pub fn sweep(&self, now: Now) {
@@ -237,12 +214,60 @@ impl LimitStore {
         self.orgs.retain(|_, buckets| buckets.is_spent(now.mono_ns));
     }
 
-    /// Keys and orgs that it has an entry for.
+    /// Keys and orgs that it has an entry for, without those in a table of fixed size.
     pub fn len(&self) -> usize {
         self.several.len() + self.lone.len() + self.orgs.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+/// All of `limits`, or none. `of_org`: of the caller's org, locked; `None`: it has no limit.
+fn charge_buckets(
+    cost: u32,
+    limits: &[PolicyCharge<'_>],
+    mut of_caller: Option<&mut Buckets>,
+    mut of_org: Option<&mut Buckets>,
+    now: Now,
+) -> AllOrNone {
+    let mut steps: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
+    let mut shrunk: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
+    let mut spent: SmallVec<[Spent; 4]> = SmallVec::new();
+    let mut waits: SmallVec<[Option<Duration>; 4]> = SmallVec::new();
+    for one in limits {
+        let id = one.policy.id();
+        let buckets = match one.scope {
+            PolicyScope::Key => of_caller.as_deref(),
+            PolicyScope::Org => of_org.as_deref(),
+        };
+        let seen = buckets.map_or(0, |buckets| buckets.arrival(id));
+        match one.limit.step(cost, seen, now.mono_ns) {
+            Ok(step) => {
+                steps.push((id, one.scope, step.arrival));
+                spent.push(step.spent);
+                waits.push(None);
+            }
+            Err(Exhausted { retry_in, arrival }) => {
+                waits.push(Some(retry_in));
+                shrunk.extend((arrival < seen).then_some((id, one.scope, arrival)));
+            }
+        }
+    }
+    let is_refused = spent.len() < limits.len();
+    // All limits or none; of a debt that is longer than its limit's burst only the burst is kept.
+    for (id, scope, arrival) in if is_refused { shrunk } else { steps } {
+        let buckets = match scope {
+            PolicyScope::Key => of_caller.as_deref_mut(),
+            PolicyScope::Org => of_org.as_deref_mut(),
+        };
+        if let Some(buckets) = buckets {
+            buckets.set(id, arrival, now.mono_ns);
+        }
+    }
+    match is_refused {
+        true => AllOrNone::Refused(waits),
+        false => AllOrNone::Spent(spent),
     }
 }

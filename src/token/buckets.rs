@@ -5,39 +5,58 @@
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::core::limit::{Exhausted, Spent};
 use crate::core::{Digest, Limit, Now};
 
-/// Callers of one table: 2 MiB.
+/// Callers of one table: 2 MiB with a rate for each.
 const SLOTS: usize = 65_536;
 
 /// Slots that one caller can have; a power of two.
 const WAYS: usize = 8;
 
-/// At most [`SLOTS`] rates. Made when it is first used.
-pub struct BoundedBuckets {
-    sets: Mutex<Vec<BucketSet>>,
+/// Parts of one table, each with a lock of its own: whoever waits for another lock while it holds
+/// one keeps only this share of all callers waiting.
+const PARTS: usize = 64;
+
+/// Sets of one part.
+const PART_SETS: usize = SLOTS / WAYS / PARTS;
+
+/// What a table keeps of a caller.
+pub trait BucketState: Default {
+    /// Whether it still says something at `now_ns`, on the clock of [`Now::mono_ns`]. What does not
+    /// may be forgotten.
+    fn is_spent(&self, now_ns: u64) -> bool;
+}
+
+/// The states of at most [`SLOTS`] callers. A part of the table is made when it is first used.
+pub struct BoundedBuckets<S = AtomicU64> {
+    parts: [Mutex<Vec<BucketSet<S>>>; PARTS],
     /// Mixed into the place of a caller, so that nobody can choose eight that collide.
     seed: u64,
 }
 
 #[derive(Debug, Default)]
-struct BucketSet {
-    slots: [Bucket; WAYS],
+struct BucketSet<S> {
+    slots: [Bucket<S>; WAYS],
 }
 
-/// One caller's rate.
+/// One caller's state.
 #[derive(Debug, Default)]
-struct Bucket {
+struct Bucket<S> {
     /// Zero: nobody's.
     caller: u128,
-    /// See [`Limit::charge`].
-    state: AtomicU64,
+    state: S,
     /// Since the clock's hand has passed. The set's hand is in the first slot of it.
     used: u32,
     hand: u32,
+}
+
+/// Where a caller's state is.
+struct BucketPlace {
+    part: usize,
+    set: usize,
 }
 
 /// The network that a budget is for: one IPv4 address, or a /64 of IPv6, which is one customer's.
@@ -51,18 +70,30 @@ pub fn network_of(address: IpAddr) -> u128 {
 
 /// A subject of an issuer, as a caller of a table.
 pub fn subject_of(issuer: &str, subject: &str) -> u128 {
-    let digest = Digest::of(format!("{issuer}\0{subject}").as_bytes());
-    digest.0.first_chunk().map_or(1, |first| u128::from_be_bytes(*first))
+    caller_of(format!("{issuer}\0{subject}").as_bytes())
+}
+
+/// An org, as a caller of a table.
+pub fn org_of(org: &str) -> u128 {
+    caller_of(org.as_bytes())
+}
+
+fn caller_of(name: &[u8]) -> u128 {
+    Digest::of(name).0.first_chunk().map_or(1, |first| u128::from_be_bytes(*first))
+}
+
+// === impl BucketState ===
+
+impl BucketState for AtomicU64 {
+    /// See [`Limit::charge`].
+    fn is_spent(&self, now_ns: u64) -> bool {
+        self.load(Relaxed) > now_ns
+    }
 }
 
 // === impl BoundedBuckets ===
 
 impl BoundedBuckets {
-    /// `seed` must be random.
-    pub fn new(seed: u64) -> Self {
-        Self { sets: Mutex::new(Vec::new()), seed }
-    }
-
     /// Takes one out of the caller's rate.
     ///
     /// # Errors
@@ -76,39 +107,68 @@ impl BoundedBuckets {
     /// # Errors
     /// Nothing is left.
     pub fn look(&self, caller: u128, limit: Limit, now: Now) -> Result<(), Exhausted> {
-        let sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         let caller = caller.max(1);
-        let set = sets.get(self.place(caller));
+        let place = self.place(caller);
+        let sets = self.part(&place);
+        let set = sets.get(place.set);
         let found = set.and_then(|set| set.slots.iter().find(|slot| slot.caller == caller));
         // Charging a copy takes nothing from the caller.
         let state = AtomicU64::new(found.map_or(0, |slot| slot.state.load(Relaxed)));
         limit.charge(1, &state, now.mono_ns).map(drop)
     }
+}
 
-    /// Hands over the caller's state ([`Limit::charge`]), which is nobody else's meanwhile.
-    pub fn with<T>(&self, caller: u128, now: Now, charge: impl FnOnce(&AtomicU64) -> T) -> T {
+impl<S: BucketState> BoundedBuckets<S> {
+    /// `seed` must be random.
+    pub fn new(seed: u64) -> Self {
+        Self { parts: std::array::from_fn(|_| Mutex::default()), seed }
+    }
+
+    /// Hands over the caller's state, which is nobody else's meanwhile. `charge` may take locks that
+    /// nobody holds while waiting for this table.
+    pub fn with<T>(&self, caller: u128, now: Now, charge: impl FnOnce(&mut S) -> T) -> T {
         let caller = caller.max(1);
-        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        if sets.is_empty() {
-            sets.resize_with(SLOTS / WAYS, BucketSet::default);
-        }
         let place = self.place(caller);
-        match sets.get_mut(place).and_then(|set| set.slot(caller, now)) {
-            Some(slot) => charge(&slot.state),
-            None => charge(&AtomicU64::new(0)),
+        let mut sets = self.part(&place);
+        if sets.is_empty() {
+            sets.resize_with(PART_SETS, BucketSet::default);
+        }
+        match sets.get_mut(place.set).and_then(|set| set.slot(caller, now)) {
+            Some(slot) => charge(&mut slot.state),
+            None => charge(&mut S::default()),
         }
     }
 
-    fn place(&self, caller: u128) -> usize {
+    /// Forgets the caller. `None`: the table has nothing of it.
+    pub fn take(&self, caller: u128) -> Option<S> {
+        let caller = caller.max(1);
+        let place = self.place(caller);
+        let mut sets = self.part(&place);
+        let mut slots = sets.get_mut(place.set)?.slots.iter_mut();
+        let slot = slots.find(|slot| slot.caller == caller)?;
+        slot.caller = 0;
+        Some(std::mem::take(&mut slot.state))
+    }
+}
+
+impl<S> BoundedBuckets<S> {
+    fn part(&self, place: &BucketPlace) -> MutexGuard<'_, Vec<BucketSet<S>>> {
+        let [first, ..] = &self.parts;
+        let part = self.parts.get(place.part).unwrap_or(first);
+        part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, caller: u128) -> BucketPlace {
         let low = u128::from(caller as u64 ^ self.seed) * 0x9e37_79b9_7f4a_7c15;
         let high = u128::from((caller >> 64) as u64 ^ self.seed.rotate_left(32));
         let mixed = low ^ (high * 0xd6e8_feb8_6659_fd93);
         let mixed = (mixed as u64) ^ (mixed >> 64) as u64;
-        (mixed as usize) % (SLOTS / WAYS)
+        let place = (mixed as usize) % (PARTS * PART_SETS);
+        BucketPlace { part: place / PART_SETS, set: place % PART_SETS }
     }
 }
 
-impl std::fmt::Debug for BoundedBuckets {
+impl<S> std::fmt::Debug for BoundedBuckets<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("BoundedBuckets(..)")
     }
@@ -116,11 +176,11 @@ impl std::fmt::Debug for BoundedBuckets {
 
 // === impl BucketSet ===
 
-impl BucketSet {
+impl<S: BucketState> BucketSet<S> {
     /// The caller's slot: its own, or one that it gets.
-    fn slot(&mut self, caller: u128, now: Now) -> Option<&mut Bucket> {
+    fn slot(&mut self, caller: u128, now: Now) -> Option<&mut Bucket<S>> {
         let own = self.slots.iter().position(|slot| slot.caller == caller);
-        let full = |slot: &Bucket| slot.caller == 0 || slot.state.load(Relaxed) <= now.mono_ns;
+        let full = |slot: &Bucket<S>| slot.caller == 0 || !slot.state.is_spent(now.mono_ns);
         let at = own.or_else(|| self.slots.iter().position(full)).unwrap_or_else(|| self.oldest());
         let slot = self.slots.get_mut(at)?;
         if slot.caller != caller {
@@ -157,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_rate_per_caller_by_steps() {
-        assert_eq!(size_of::<Bucket>(), 32);
+        assert_eq!(size_of::<Bucket<AtomicU64>>(), 32);
         let buckets = BoundedBuckets::new(7);
         let limit = Limit::parse("30/min").unwrap();
         let one = network_of("192.0.2.1".parse().unwrap());
@@ -188,10 +248,39 @@ mod tests {
         for n in 0..200_000_u32 {
             let _ = buckets.charge(network_of(IpAddr::from(n.to_be_bytes())), limit, at(0));
         }
-        let sets = buckets.sets.lock().unwrap();
-        assert_eq!(sets.len() * WAYS, SLOTS);
-        let taken = sets.iter().flat_map(|s| &s.slots).filter(|slot| slot.caller != 0).count();
+        let (mut room, mut taken) = (0, 0);
+        for part in &buckets.parts {
+            let sets = part.lock().unwrap();
+            room += sets.len() * WAYS;
+            taken += sets.iter().flat_map(|s| &s.slots).filter(|slot| slot.caller != 0).count();
+        }
+        assert_eq!(room, SLOTS);
         assert!(taken > SLOTS * 9 / 10, "places are spread: {taken}");
+    }
+
+    #[test]
+    fn who_holds_one_caller_keeps_others_waiting_only_in_its_part() {
+        let buckets = BoundedBuckets::new(7);
+        let limit = Limit::parse("30/min").unwrap();
+        let part_of = |caller| buckets.place(caller).part;
+        let other = (2..).find(|caller| part_of(*caller) != part_of(1)).unwrap();
+        // With one lock for all, this would wait for itself.
+        buckets.with(1, at(0), |_| buckets.charge(other, limit, at(0)).unwrap());
+        let parts: std::collections::BTreeSet<_> = (1..10_000).map(part_of).collect();
+        assert_eq!(parts.len(), PARTS, "callers are in all parts");
+    }
+
+    #[test]
+    fn what_is_taken_out_is_there_no_more() {
+        let buckets = BoundedBuckets::new(7);
+        let limit = Limit::parse("1/min").unwrap();
+        assert!(buckets.take(1).is_none());
+        buckets.charge(1, limit, at(0)).unwrap();
+        buckets.charge(2, limit, at(0)).unwrap();
+        assert!(buckets.take(1).unwrap().is_spent(at(0).mono_ns));
+        assert!(buckets.take(1).is_none());
+        assert!(buckets.charge(1, limit, at(0)).is_ok());
+        assert!(buckets.charge(2, limit, at(0)).is_err(), "another's is still there");
     }
 
     #[test]

@@ -75,8 +75,13 @@ fn charged_token(
     route: &Route,
 ) -> String {
     let limit = limit.map(|text| Limit::parse(text).unwrap());
-    let subject =
-        ChargedSubject { issuer: "https://idp.example/", subject: "ann", org: "acme", limit };
+    let subject = ChargedSubject {
+        issuer: "https://idp.example/",
+        subject: "ann",
+        org: "acme",
+        limit,
+        org_source: OrgSource::Token,
+    };
     let org_limits = set(org_limits);
     let of_org = Some(&org_limits).filter(|set| !set.is_empty());
     let Some(charge) = policies.charge_token(subject, of_org, route) else { return String::new() };

@@ -1,6 +1,7 @@
-//! The buckets of one key or one org: what it has spent under each policy. Imports `core` only.
+//! The buckets of one key or one org: what it has spent under each policy. Imports core, `token`.
 
 use crate::core::limit::PolicyId;
+use crate::token::buckets::BucketState;
 
 /// Of one key or org, by policy. 64 bytes; beyond four policies a list of its own.
 #[derive(Debug, Default)]
@@ -71,9 +72,11 @@ impl Buckets {
             None => self.more.get_or_insert_default().list.push((policy, arrival)),
         }
     }
+}
 
-    /// Whether any of them still says something at `now_ns`.
-    pub(super) fn is_spent(&self, now_ns: u64) -> bool {
+impl BucketState for Buckets {
+    /// Whether any of them still says something.
+    fn is_spent(&self, now_ns: u64) -> bool {
         let more = self.more.iter().flat_map(|more| &more.list).map(|(_, arrival)| *arrival);
         self.arrivals.into_iter().chain(more).any(|arrival| arrival > now_ns)
     }

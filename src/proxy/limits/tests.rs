@@ -271,7 +271,41 @@ fn what_one_limit_refuses_costs_no_other_one_and_no_bystander() {
 }
 
 fn user(subject: &str) -> ChargedSubject<'_> {
-    ChargedSubject { issuer: "https://idp.example/", subject, org: "acme", limit: None }
+    ChargedSubject {
+        issuer: "https://idp.example/",
+        subject,
+        org: "acme",
+        limit: None,
+        org_source: OrgSource::Table,
+    }
+}
+
+#[test]
+fn orgs_that_only_tokens_name_stay_in_their_room() {
+    let store = LimitStore::default();
+    let org = policy("daily", PolicyScope::Org, "2/d");
+    let foreign = ChargedSubject { org_source: OrgSource::Token, ..user("ann") };
+    let caller = ChargedCaller::Subject(foreign);
+    let of = |org_name| Charge { caller, org: org_name, ..charge([&org], 1) };
+    for n in 0..100_000 {
+        let name = format!("org-{n}");
+        let charged = Charge { caller, org: &name, ..charge([&org], 1) };
+        assert!(store.charge(&charged, at(0)).is_ok());
+    }
+    assert_eq!(store.len(), 0, "no name of theirs is kept");
+    // Each has its limit, whole or not at all.
+    store.charge(&of("last"), at(0)).unwrap();
+    store.charge(&of("last"), at(0)).unwrap();
+    assert!(store.charge(&of("last"), at(0)).is_err());
+    // The table learns of the org: what was spent stays spent, by keys as well.
+    let named = |org_name| Charge { org: org_name, ..charge([&org], 1) };
+    assert!(store.charge(&named("last"), at(0)).is_err());
+    assert!(store.charge(&named("other"), at(0)).is_ok());
+    assert_eq!(store.orgs.len(), 2);
+    // The table forgets it again.
+    assert!(store.charge(&of("last"), at(0)).is_err());
+    store.charge(&of("other"), at(0)).unwrap();
+    assert!(store.charge(&of("other"), at(0)).is_err(), "one of its two was a key's");
 }
 
 #[test]
