@@ -102,7 +102,7 @@ impl UsageFile {
         if anew {
             self.first = written;
         }
-        (self.known, self.since) = (id, Some(pages.now()));
+        (self.known, self.since) = (id, Some(pages.next_since()));
         self.left = length + written;
         if length + written > LENGTH.max(self.first * 4) {
             self.rotate()?;

@@ -52,8 +52,10 @@ impl UsePages {
     }
 
     /// The minute that a next record has to begin with, so that nothing is missing between the two.
-    pub fn now(&self) -> u32 {
-        self.now
+    /// The one before this record's: a worker reads the clock before it counts, and may count for a
+    /// minute that has just ended.
+    pub fn next_since(&self) -> u32 {
+        self.now.saturating_sub(1)
     }
 
     /// Appends whole lines. False: that was the last page. A page may be empty.
@@ -81,7 +83,8 @@ impl UsePages {
                 for id in ids.split_off(ids.len().saturating_sub(KEYS)) {
                     let trace = self.book.traces().get(id);
                     let used = trace.as_ref().map(|t| t.used).unwrap_or_default();
-                    write_key(out, id, used.and(self.book.former(id)), trace.as_ref());
+                    // What the trace has seen may be among the former uses by now.
+                    write_key(out, id, used.max(self.book.former(id)), trace.as_ref());
                 }
                 if !ids.is_empty() {
                     self.stage = PageStage::Rest(ids);

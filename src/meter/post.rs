@@ -81,7 +81,7 @@ impl UsagePoster {
         if sent == 0 || body.len() > head.len() {
             send(&agent, &self.url, authorization.as_ref(), &body)?;
         }
-        self.since = pages.now();
+        self.since = pages.next_since();
         Ok(())
     }
 }

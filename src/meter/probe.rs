@@ -41,7 +41,6 @@ struct KeptRefusals {
     times: u32,
     /// At the last of them.
     used: KeyUse,
-    now: Now,
 }
 
 // === impl UseProbe ===
@@ -79,7 +78,7 @@ impl UseProbe {
     }
 
     /// A request named the key and was refused. Others see it after [`Self::hand_on`].
-    pub fn refused(&self, key: &KeyView<'_>, reason: Reason, client: IpAddr, now: Now) {
+    pub fn refused(&self, key: &KeyView<'_>, reason: Reason, client: IpAddr) {
         let Some(uses) = key.uses.filter(|_| self.book.is_some()) else { return };
         // Who only knows a pair's id has used nothing.
         let proved = reason != Reason::WrongSecret;
@@ -89,7 +88,7 @@ impl UseProbe {
             let mut kept = self.kept.borrow_mut();
             let before = kept.get(&refusal).map_or(0, |known| known.times);
             let times = before.saturating_add(1);
-            kept.insert(refusal, KeptRefusals { times, used: uses.read(), now });
+            kept.insert(refusal, KeptRefusals { times, used: uses.read() });
             kept.len()
         };
         if different >= KEPT {
@@ -100,7 +99,10 @@ impl UseProbe {
     /// Hands on the refusals that were kept. A few times a second.
     pub fn hand_on(&self) {
         let Some(book) = &self.book else { return };
-        for (refusal, KeptRefusals { times, used, now }) in self.kept.borrow_mut().drain() {
+        // They become visible now: by the minute in which they happened, a record that was made in
+        // between would have missed them, and the next one too.
+        let now = book.clock().now();
+        for (refusal, KeptRefusals { times, used }) in self.kept.borrow_mut().drain() {
             book.traces().refused(refusal, times, used, now);
         }
     }

@@ -9,7 +9,7 @@ use super::book::MOST_FORMER;
 use super::*;
 use crate::clock::Clock;
 use crate::config::{Config, ThisHost, UrlOptions};
-use crate::core::{Digest, KeyId, KeyLookup, KeySpec, KeyUse, PairLookup, Reason};
+use crate::core::{ClientNetwork, Digest, KeyId, KeyLookup, KeySpec, KeyUse, PairLookup, Reason};
 use crate::snapshot::{Snapshot, Store};
 use crate::table::KeySet;
 use crate::table::testkit::{Signer, issue, pair_spec, patch, spec, table};
@@ -275,8 +275,8 @@ fn a_record_since_a_minute_has_what_was_used_or_refused_since() {
     let snapshot = bench.store.load();
     let view = snapshot.keys.as_ref().unwrap().single(&spec(3).digest).unwrap();
     let client = "203.0.113.9".parse().unwrap();
-    probe.refused(&view, Reason::RateLimited, client, bench.clock.now());
-    probe.refused(&view, Reason::WrongSecret, "198.51.100.1".parse().unwrap(), bench.clock.now());
+    probe.refused(&view, Reason::RateLimited, client);
+    probe.refused(&view, Reason::WrongSecret, "198.51.100.1".parse().unwrap());
     assert!(bench.record(begin + 1).key(spec(3).id).refused.is_empty(), "it keeps them for now");
     probe.hand_on();
     let keys = |since| {
@@ -299,6 +299,66 @@ fn a_record_since_a_minute_has_what_was_used_or_refused_since() {
     };
     assert_eq!(refused, &wanted);
     assert!(keys(begin + 6).is_empty());
+}
+
+/// A worker counts at the end of a minute, and others see it when a record of the next minute is
+/// made already. The record after that one has to have it.
+#[test]
+fn nothing_that_is_counted_late_is_missing_from_the_records_of_changes() {
+    for seconds_late in [0, 1, 30, 61, 600] {
+        let bench = Bench::new(set(1, &[spec(1), spec(2), spec(3), spec(4)]));
+        let wait = |secs| bench.clock.advance(std::time::Duration::from_secs(secs));
+        wait(59 - NOW % 60);
+        let minute = bench.clock.now().unix_minute();
+        let snapshot = bench.store.load();
+        let view = |n: u32| snapshot.keys.as_ref().unwrap().single(&spec(n).digest).unwrap();
+        let client = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+        let probe = UseProbe::new(Some(Arc::clone(&bench.book)));
+        // Two workers judge requests in the last second of the minute.
+        let judged = bench.clock.now();
+        probe.refused(&view(1), Reason::RateLimited, client("203.0.113.9"));
+        probe.refused(&view(1), Reason::Revoked, client("198.51.100.1"));
+        probe.refused(&view(2), Reason::WrongSecret, client("203.0.113.9"));
+        wait(1);
+        let since = UsePages::new(&bench.book, 0).next_since();
+        let missed = bench.record(0);
+        assert_eq!(missed.keys().count(), 0, "nobody has seen anything yet");
+        // The request itself is counted within a minute, refusals are handed on whenever there is time.
+        view(3).uses.unwrap().count(judged);
+        let network = ClientNetwork::of(client("192.0.2.1"));
+        bench.book.traces().used_from(spec(4).id, network, judged);
+        wait(seconds_late);
+        probe.hand_on();
+        let next = bench.record(since);
+        let of = |n: u32| next.key(spec(n).id);
+        let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<_>>();
+        let refused = [("rate_limited".into(), 1), ("revoked".into(), 1)].into();
+        let of_networks = nets(&["198.51.100.0/24", "203.0.113.0/24"]);
+        let wanted = MergedUse { refused, nets: of_networks, ..MergedUse::default() };
+        assert_eq!(of(1), wanted, "{seconds_late} s late");
+        assert_eq!(of(2).refused, [("wrong_secret".into(), 1)].into(), "{seconds_late} s late");
+        assert_eq!((of(3).last, of(3).admitted), (minute, 1), "{seconds_late} s late");
+        assert_eq!(of(4).nets, nets(&["192.0.2.0/24"]), "{seconds_late} s late");
+    }
+}
+
+#[test]
+fn what_a_refusal_has_seen_of_a_key_is_not_counted_twice() {
+    let bench = Bench::new(set(1, &[spec(1)]));
+    for _ in 0..5 {
+        bench.count(&spec(1).digest);
+    }
+    let probe = UseProbe::new(Some(Arc::clone(&bench.book)));
+    let snapshot = bench.store.load();
+    let view = snapshot.keys.as_ref().unwrap().single(&spec(1).digest).unwrap();
+    probe.refused(&view, Reason::RateLimited, "203.0.113.9".parse().unwrap());
+    probe.hand_on();
+    drop(snapshot);
+    assert_eq!(bench.admitted(spec(1).id), 5);
+    // The table drops the key: its uses are former ones now.
+    bench.swap(counted(set(2, &[spec(2)])));
+    assert!(bench.book.settle());
+    assert_eq!(bench.admitted(spec(1).id), 5);
 }
 
 /// For two days other keys are busy every few hours, tables come and go, and the configuration
@@ -383,6 +443,7 @@ fn a_usage_file_has_every_count_whatever_happens_to_it() {
     };
     let minute = || bench.clock.advance(std::time::Duration::from_secs(60));
     bench.count(&spec(1).digest);
+    minute();
     minute();
     file.write(&bench.book).unwrap();
     assert_eq!(merged(), (1, 0, 2));

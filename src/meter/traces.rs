@@ -31,7 +31,8 @@ pub(super) struct KeyTraces {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyTrace {
-    /// Minutes since 1970 of the latest refusal or of a new network.
+    /// Minutes since 1970 when the latest refusal or new network was noted here, which may be later
+    /// than when it happened.
     pub(super) touched: u32,
     /// What the cell of the record said then.
     pub(super) used: KeyUse,
@@ -52,7 +53,8 @@ pub(super) struct KeyRefusal {
 // === impl KeyTraces ===
 
 impl KeyTraces {
-    /// Notes so many refusals. `used`: what the key's cell said at the last of them, `now`.
+    /// Notes so many refusals. `used`: what the key's cell said at the last of them. `now`: of
+    /// noting them.
     pub(super) fn refused(&self, refusal: KeyRefusal, times: u32, used: KeyUse, now: Now) {
         self.touch(refusal.id, now, |trace| {
             trace.used = trace.used.max(used);

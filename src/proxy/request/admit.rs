@@ -344,8 +344,7 @@ impl<'s> Admission<'s> {
                 }
                 record.key = key.map(|k| k.id);
                 if let Some(key) = &key {
-                    let uses = &self.worker.uses;
-                    uses.refused(key, rejection.reason, reading.client(), record.started());
+                    self.worker.uses.refused(key, rejection.reason, reading.client());
                 }
                 record.org = key.map(|k| k.org.into());
                 record.decided(DecisionOutcome::Rejected(rejection.reason));
@@ -473,8 +472,7 @@ impl<'s> Admission<'s> {
             {
                 record.key = Some(key.id);
                 record.org = Some(key.org.into());
-                let (client, now) = (record.client(), record.started());
-                self.worker.uses.refused(key, rejection.reason, client, now);
+                self.worker.uses.refused(key, rejection.reason, record.client());
             }
             record.decided(DecisionOutcome::Rejected(rejection.reason));
             self.refuse(&rejection, passage.route.profile.as_deref(), record)
@@ -517,9 +515,8 @@ impl<'s> Admission<'s> {
                     Some(Err(report)) => {
                         let reason = Reason::RateLimited;
                         let rejection = Rejection { reason, detail: Detail::RetryAfter(report) };
-                        let (client, now) = (record.client(), record.started());
                         if let Some(key) = admitted.key() {
-                            self.worker.uses.refused(key, reason, client, now);
+                            self.worker.uses.refused(key, reason, record.client());
                         }
                         record.decided(DecisionOutcome::Rejected(reason));
                         let profile = passage.route.profile.as_deref();
