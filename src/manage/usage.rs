@@ -51,7 +51,12 @@ impl UsageArgs {
     /// Reads all of them. Anything that cannot be read ends the command: an answer without it could
     /// be wrong.
     pub fn read(&self, audience: Option<&str>) -> Result<UsageMerge> {
-        let mut merge = UsageMerge::default();
+        self.read_since(audience, 0)
+    }
+
+    /// The same, for who asks what was refused in or since this minute (since 1970).
+    pub fn read_since(&self, audience: Option<&str>, minute: u32) -> Result<UsageMerge> {
+        let mut merge = UsageMerge::asked_since(minute);
         let bearer = status::bearer(self.token_file.as_deref())?;
         for source in &self.usage {
             match url(source) {

@@ -18,7 +18,7 @@ use crate::snapshot::Store;
 use crate::table::{KeySet, UseBlock, UsedKey};
 use crate::telemetry::UseSeries;
 use crate::usage::UsageHead;
-use crate::usage::record::VERSION;
+use crate::usage::record::{RecordPart, VERSION};
 
 /// Records that one step of a walk looks at. A swap waits for so long.
 const STEP: usize = 2_048;
@@ -160,6 +160,7 @@ impl UseBook {
             started: self.started,
             now: self.now(),
             since,
+            part: RecordPart::Last,
             serial: keys.as_ref().map(serial),
             dropped: self.lock().dropped,
             dropped_traces: self.traces.dropped(),

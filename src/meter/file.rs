@@ -186,8 +186,8 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// How far the file has whole lines: a crash may have left half of one. An error for a file that
-/// holds something else.
+/// How far the file has records that may stay: a crash may have left half a line. An error for a
+/// file that holds something else.
 fn whole_lines(file: &mut File) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let mut head = Vec::new();
@@ -208,11 +208,40 @@ fn whole_lines(file: &mut File) -> io::Result<u64> {
         let part = block.get_mut(..(end - start) as usize).unwrap_or_default();
         file.read_exact(part)?;
         if let Some(at) = part.iter().rposition(|b| *b == b'\n') {
-            return Ok(start + at as u64 + 1);
+            let whole = start + at as u64 + 1;
+            return if whole == length { Ok(whole) } else { before_torn(file, whole) };
         }
         end = start;
     }
     Ok(0)
+}
+
+/// How far the file has records that can stay when the line that begins at `torn` goes. One whose
+/// head claims it whole cannot: it would say that what is missing was not used.
+fn before_torn(file: &mut File, torn: u64) -> io::Result<u64> {
+    const BEGIN: &[u8] = b"\n{\"usage\":";
+    let mut end = torn;
+    let at = loop {
+        let start = end.saturating_sub(4096);
+        // A beginning that the last block has cut is whole in this one.
+        let stop = torn.min(end + BEGIN.len() as u64);
+        file.seek(SeekFrom::Start(start))?;
+        let mut block = Vec::new();
+        Read::by_ref(file).take(stop - start).read_to_end(&mut block)?;
+        match block.windows(BEGIN.len()).rposition(|bytes| bytes == BEGIN) {
+            Some(found) => break start + found as u64 + 1,
+            None if start == 0 => break 0,
+            None => end = start,
+        }
+    };
+    file.seek(SeekFrom::Start(at))?;
+    let mut head = Vec::new();
+    Read::by_ref(file).take(HEAD).read_to_end(&mut head)?;
+    let line = head.split(|b| *b == b'\n').next().unwrap_or_default();
+    match UsageRecord::parse(line) {
+        Ok(UsageRecord::Head(head)) if !head.part.is_last() => Ok(torn),
+        _ => Ok(at),
+    }
 }
 
 fn no_regular_file() -> io::Error {

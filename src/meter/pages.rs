@@ -1,5 +1,8 @@
 //! A usage record, page by page: the keys in the order of their digests, then those that have no
 //! record. Between two pages key sets may come and go. Imports core, `usage`.
+//!
+//! A record may end anywhere: a crash, a full disk, a connection that lived too long. So only the
+//! head that stands before the last lines says that the record is whole.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -8,10 +11,14 @@ use std::sync::Arc;
 use super::book::UseBook;
 use super::traces::KeyTrace;
 use crate::core::{Digest, KeyId, KeyUse};
-use crate::usage::UsageLine;
+use crate::usage::record::RecordPart;
+use crate::usage::{UsageHead, UsageLine};
 
 /// Keys on a page of those without a record.
 const KEYS: usize = 2048;
+
+/// Pages that are made at once in the hope that they are the whole record, which then has one head.
+const AT_ONCE: usize = 4;
 
 /// Record of what was used or refused in or since one minute.
 #[derive(Debug)]
@@ -21,6 +28,7 @@ pub struct UsePages {
     /// When the record began.
     now: u32,
     stage: PageStage,
+    heads: HeadStage,
     /// Of the keys that the last stage would show once more.
     shown: HashSet<KeyId>,
 }
@@ -33,9 +41,15 @@ struct PageKey {
     has_former: bool,
 }
 
+#[derive(Debug, PartialEq, Eq)]
+enum HeadStage {
+    First,
+    /// The first one said that more comes.
+    Last,
+}
+
 #[derive(Debug)]
 enum PageStage {
-    Head,
     /// Records from this digest on; `None`: from the first.
     Records(Option<Digest>),
     Rest(Vec<KeyId>),
@@ -48,7 +62,8 @@ impl UsePages {
     /// `since`: minutes since 1970; 0: everything.
     pub fn new(book: &Arc<UseBook>, since: u32) -> Self {
         let (book, now) = (Arc::clone(book), book.now());
-        Self { book, since, now, stage: PageStage::Head, shown: HashSet::new() }
+        let (stage, heads) = (PageStage::Records(None), HeadStage::First);
+        Self { book, since, now, stage, heads, shown: HashSet::new() }
     }
 
     /// The minute that a next record has to begin with, so that nothing is missing between the two.
@@ -58,13 +73,37 @@ impl UsePages {
         self.now.saturating_sub(1)
     }
 
-    /// Appends whole lines. False: that was the last page. A page may be empty.
+    /// Appends whole lines, heads included. False: that was the last page. A page may be empty.
     pub fn next_page(&mut self, out: &mut Vec<u8>) -> bool {
-        match std::mem::replace(&mut self.stage, PageStage::End) {
-            PageStage::Head => {
-                write_line(out, &self.book.head(self.since));
-                self.stage = PageStage::Records(None);
+        let mut lines = Vec::new();
+        let mut more = self.next_lines(&mut lines);
+        if self.heads == HeadStage::First {
+            for _ in 1..AT_ONCE {
+                more = more && self.next_lines(&mut lines);
             }
+            out.append(&mut self.head(if more { RecordPart::More } else { RecordPart::Last }));
+            out.append(&mut lines);
+            self.heads = HeadStage::Last;
+        } else {
+            out.append(&mut lines);
+            if !more {
+                out.append(&mut self.head(RecordPart::Last));
+            }
+        }
+        more
+    }
+
+    /// A head of this record.
+    pub(super) fn head(&self, part: RecordPart) -> Vec<u8> {
+        let mut line = Vec::new();
+        // What is counted from now on may be missing.
+        write_line(&mut line, &UsageHead { now: self.now, part, ..self.book.head(self.since) });
+        line
+    }
+
+    /// Appends whole lines of keys. False: those were the last ones. There may be none.
+    pub(super) fn next_lines(&mut self, out: &mut Vec<u8>) -> bool {
+        match std::mem::replace(&mut self.stage, PageStage::End) {
             PageStage::Records(from) => {
                 // Written down once the book is free again.
                 let mut keys = Vec::new();

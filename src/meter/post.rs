@@ -13,6 +13,7 @@ use super::book::UseBook;
 use super::pages::UsePages;
 use crate::config::UrlOptions;
 use crate::remote::{self, RemoteFileError};
+use crate::usage::record::RecordPart;
 
 /// Bytes of one post, except that a line is never cut.
 const POST: usize = 256 << 10;
@@ -62,25 +63,25 @@ impl UsagePoster {
             .new_agent();
         let authorization = remote::authorization(&self.options)?;
         let mut pages = UsePages::new(book, self.since);
-        let mut head = Vec::new();
-        let mut more = pages.next_page(&mut head);
-        let (mut body, mut sent) = (head.clone(), 0);
+        let send = |head: &[u8], lines: &[u8]| {
+            send(&agent, &self.url, authorization.as_ref(), &[head, lines].concat())
+        };
+        let head = pages.head(RecordPart::More);
+        // A head is much shorter than a post, so there is room for lines behind it.
+        let room = POST.saturating_sub(head.len());
+        let (mut lines, mut more) = (Vec::new(), true);
         while more {
-            more = pages.next_page(&mut body);
-            while body.len() > POST {
-                let lines = body.get(..POST).unwrap_or_default();
-                let end = lines.iter().rposition(|b| *b == b'\n').unwrap_or_default() + 1;
-                // The head is shorter than that, so there is a line behind it.
-                let rest = body.split_off(end.max(head.len()));
-                send(&agent, &self.url, authorization.as_ref(), &body)?;
-                sent += 1;
-                body = [head.as_slice(), &rest].concat();
+            more = pages.next_lines(&mut lines);
+            while lines.len() > room {
+                let part = lines.get(..room).unwrap_or_default();
+                let end = part.iter().rposition(|b| *b == b'\n').map_or(lines.len(), |at| at + 1);
+                let rest = lines.split_off(end);
+                send(&head, &lines)?;
+                lines = rest;
             }
         }
-        // One at least: it says that nothing else was used.
-        if sent == 0 || body.len() > head.len() {
-            send(&agent, &self.url, authorization.as_ref(), &body)?;
-        }
+        // It says that nothing else was used, now that all the others are stored.
+        send(&pages.head(RecordPart::Last), &lines)?;
         self.since = pages.next_since();
         Ok(())
     }

@@ -55,7 +55,8 @@ pub struct Meter {
     /// Of each thread that hands on a record now and then, and once more at its end: it is told by
     /// its dropped sender.
     reporters: Vec<Sender<()>>,
-    /// Disconnected once all threads are gone.
+    /// Disconnected once all reporters are gone. The settler holds nothing of it: the end waits for
+    /// the last records, not for a walk over millions of keys.
     ended: Receiver<()>,
 }
 
@@ -69,11 +70,10 @@ impl Meter {
             let file = UsageFile::new(path);
             reporters.push(write_file(book, file, parts.clone(), end.clone())?);
         }
-        reporters.push(post(book, parts.clone(), end.clone())?);
+        reporters.push(post(book, parts.clone(), end)?);
         let (book, stop) = (Arc::clone(book), Arc::new(AtomicBool::new(false)));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("meter".into()).spawn(move || {
-            let _end = end;
             (parts.begin)();
             book.settled_by(std::thread::current());
             let mut series = UseSeriesBook::default();
@@ -100,6 +100,15 @@ impl Meter {
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(LAST) {
             tracing::warn!("the last usage record could not be handed on in time");
         }
+    }
+}
+
+#[cfg(test)]
+impl Meter {
+    /// Whether all reporters end once they are told.
+    pub(super) fn reporters_end(self) -> bool {
+        drop(self.reporters);
+        self.ended.recv_timeout(Duration::from_secs(30)) == Err(RecvTimeoutError::Disconnected)
     }
 }
 

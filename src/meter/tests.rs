@@ -609,4 +609,79 @@ fn a_long_record_is_posted_in_parts_that_stand_alone() {
     }
     assert_eq!(merge.keys().count(), 6000);
     assert!(merge.keys().all(|(_, used)| used.admitted == 1));
+    let heads: Vec<_> = posts.iter().map(|post| post.contains(r#""part":"more""#)).collect();
+    assert_eq!(heads, [true, false], "only the last part says that nothing else was used");
+}
+
+/// Where a record ends early, as a whole line or not, nothing says that the rest was not used.
+#[test]
+fn what_is_left_of_a_record_claims_nothing() {
+    let specs: Vec<KeySpec> = (0..20_000).map(spec).collect();
+    let bench = Bench::new(set(1, &specs));
+    specs.iter().for_each(|spec| bench.count(&spec.digest));
+    bench.clock.advance(std::time::Duration::from_secs(7 * 60));
+    let (begin, now) = (bench.book.head(0).started, bench.book.now());
+    let (mut pages, mut text, mut more) = (UsePages::new(&bench.book, 0), Vec::new(), true);
+    while more {
+        more = pages.next_page(&mut text);
+    }
+    let lines: Vec<&[u8]> = text.split_inclusive(|b| *b == b'\n').collect();
+    assert_eq!(lines.len(), 20_002, "a head on either side");
+    let spans = |lines: &[&[u8]]| {
+        let (mut merge, mut place) = (UsageMerge::default(), None);
+        for line in lines {
+            match UsageRecord::parse(line).unwrap() {
+                UsageRecord::Head(head) => place = Some(merge.head(&head)),
+                UsageRecord::Key(id, line) => merge.line(place.unwrap(), id, &line),
+            }
+        }
+        (merge.keys().count(), merge.spans()[0].from, merge.spans()[0].to)
+    };
+    assert_eq!(spans(&lines), (20_000, begin, now));
+    for cut in [1, 2, 10_000, 20_001] {
+        assert_eq!(spans(&lines[..cut]), (cut - 1, now, now), "{cut}");
+    }
+    // In a file: of a short record nothing stays, of a long one its whole lines do.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("usage.ndjson");
+    let short = {
+        let bench = Bench::new(set(1, &[spec(1)]));
+        bench.count(&spec(1).digest);
+        let mut text = Vec::new();
+        assert!(!UsePages::new(&bench.book, 0).next_page(&mut text));
+        text
+    };
+    let long = lines[..5_000].concat();
+    let torn = &lines[5_000][..20];
+    for (text, kept) in [
+        ([short.as_slice(), torn].concat(), 0),
+        ([short.as_slice(), &short, torn].concat(), short.len()),
+        ([short.as_slice(), &long, torn].concat(), short.len() + long.len()),
+        ([&long, short.as_slice(), torn].concat(), long.len()),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        let mut file = super::file::UsageFile::new(&path);
+        file.write(&bench.book).unwrap();
+        let after = std::fs::read(&path).unwrap();
+        assert_eq!(after[..kept], text[..kept]);
+        assert!(after[kept..].starts_with(b"{\"usage\":1,"), "{kept}");
+        assert_eq!(after.len() - kept, lines.concat().len());
+    }
+}
+
+/// The last record is handed on, and whatever else still runs is not waited for.
+#[test]
+fn a_walk_over_many_keys_does_not_hold_up_the_end() {
+    static WALKS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let bench = Bench::new(set(1, &[spec(1)]));
+    let walks = WALKS.lock().unwrap();
+    let begin = || {
+        if std::thread::current().name() == Some("meter") {
+            drop(WALKS.lock());
+        }
+    };
+    let (metrics, url_options) = (Metrics::new(1), UrlOptions::default());
+    let meter = Meter::start(&bench.book, MeterParts { metrics, file: None, url_options, begin });
+    assert!(meter.unwrap().reporters_end(), "the settler is still at it");
+    drop(walks);
 }

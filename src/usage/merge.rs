@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use ipnet::IpNet;
 
-use super::record::{UsageHead, UsageLine};
+use super::record::{RecordPart, UsageHead, UsageLine};
 use crate::core::KeyId;
 
 /// Minutes between two records of one process, or between the end of one process and the start of
@@ -23,6 +23,8 @@ const WRONG_SECRET: &str = "wrong_secret";
 pub struct UsageMerge {
     processes: Vec<ProcessRecord>,
     keys: HashMap<KeyId, KeyRecord>,
+    /// The first minute of what [`Self::refused_since`] answers for.
+    asked: u32,
 }
 
 /// One process: an instance from one start on.
@@ -55,7 +57,29 @@ struct KeyRecord {
 struct ProcessCounts {
     process: u32,
     admitted: u64,
-    refused: BTreeMap<Box<str>, u64>,
+    refused: BTreeMap<Box<str>, RefusalCount>,
+}
+
+/// Refusals of one key by one process for one reason.
+#[derive(Clone, Copy, Debug, Default)]
+struct RefusalCount {
+    most: u64,
+    /// In the latest record that was made before the minute that is asked for.
+    before: CountAt,
+    /// In the records that were made since; `None`: there is none.
+    since: Option<CountRange>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct CountAt {
+    minute: u32,
+    count: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct CountRange {
+    least: u64,
+    most: u64,
 }
 
 /// What is known of one key, of all processes together.
@@ -88,15 +112,26 @@ pub struct KnownInstances<'a> {
     pub gone: &'a [String],
 }
 
-/// Place of a process in a [`UsageMerge`], for the lines that follow its head.
+/// Place of a head in a [`UsageMerge`], for the lines that follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProcessPlace(u32);
+pub struct RecordPlace {
+    process: u32,
+    /// The minute of the record.
+    now: u32,
+    part: RecordPart,
+}
 
 // === impl UsageMerge ===
 
 impl UsageMerge {
-    /// The head of a record; the lines of its keys are [`Self::line`]s of the same place.
-    pub fn head(&mut self, head: &UsageHead) -> ProcessPlace {
+    /// Merges for who asks [what was refused since](Self::refused_since) this minute.
+    pub fn asked_since(minute: u32) -> Self {
+        Self { asked: minute, ..Self::default() }
+    }
+
+    /// The head of a record or of a part of it; the lines of its keys are [`Self::line`]s of the
+    /// same place.
+    pub fn head(&mut self, head: &UsageHead) -> RecordPlace {
         // A `since` beyond its own moment covers nothing.
         let covered = Covered { from: head.from().min(head.now), to: head.now };
         let known = |p: &ProcessRecord| p.instance == head.instance && p.boot == head.boot;
@@ -115,19 +150,23 @@ impl UsageMerge {
             }
         };
         if let Some(process) = self.processes.get_mut(place) {
-            process.covered.push(covered);
+            match head.part {
+                RecordPart::Last => process.covered.push(covered),
+                // The others may never have come.
+                RecordPart::More => process.seen(head.now),
+            }
             process.dropped = process.dropped.max(head.dropped);
         }
-        ProcessPlace(place as u32)
+        RecordPlace { process: place as u32, now: head.now, part: head.part }
     }
 
     /// The record whose head came last at this place was cut short: its lines count, but what it
     /// does not say may have stood in the part that is missing.
-    pub fn cut(&mut self, place: ProcessPlace) {
-        let Some(process) = self.processes.get_mut(place.0 as usize) else { return };
-        let Some(last) = process.covered.pop() else { return };
-        if process.covered.is_empty() {
-            process.covered.push(Covered { from: last.to, to: last.to });
+    pub fn cut(&mut self, place: RecordPlace) {
+        let process = self.processes.get_mut(place.process as usize);
+        let Some(process) = process.filter(|_| place.part.is_last()) else { return };
+        if let Some(last) = process.covered.pop() {
+            process.seen(last.to);
         }
     }
 
@@ -136,19 +175,17 @@ impl UsageMerge {
         self.spans().into_iter().find(|span| span.to > minute)
     }
 
-    /// Requests with the key that were refused, in records that reach `from` (a minute) or a later
-    /// one. Not those that only named the public id of a pair: whoever sent them has no secret.
-    pub fn refused_since(&self, id: KeyId, from: u32) -> u64 {
-        let reaches = |counts: &&ProcessCounts| {
-            let process = self.processes.get(counts.process as usize);
-            process.is_some_and(|process| process.covered.iter().any(|c| c.to >= from))
-        };
-        let counts = self.keys.get(&id).into_iter().flat_map(|key| &key.counts).filter(reaches);
+    /// Requests with the key that were refused in or since the minute of [`Self::asked_since`], as
+    /// far as the records tell: where none was made before that minute, all that the process has
+    /// refused. Not those that only named the public id of a pair: whoever sent them has no secret.
+    pub fn refused_since(&self, id: KeyId) -> u64 {
+        let counts = self.keys.get(&id).into_iter().flat_map(|key| &key.counts);
         let refused = counts.flat_map(|counts| &counts.refused);
-        refused.filter(|(reason, _)| &***reason != WRONG_SECRET).map(|(_, count)| *count).sum()
+        let refused = refused.filter(|(reason, _)| &***reason != WRONG_SECRET);
+        refused.map(|(_, count)| count.since()).sum()
     }
 
-    pub fn line(&mut self, place: ProcessPlace, id: KeyId, line: &UsageLine<'_>) {
+    pub fn line(&mut self, place: RecordPlace, id: KeyId, line: &UsageLine<'_>) {
         let key = self.keys.entry(id).or_default();
         key.last = key.last.max(line.last);
         for net in &line.nets {
@@ -156,11 +193,11 @@ impl UsageMerge {
                 key.nets.push(*net);
             }
         }
-        let counts = match key.counts.iter().position(|counts| counts.process == place.0) {
+        let counts = match key.counts.iter().position(|counts| counts.process == place.process) {
             Some(at) => key.counts.get_mut(at),
             None => {
                 let refused = BTreeMap::new();
-                key.counts.push(ProcessCounts { process: place.0, admitted: 0, refused });
+                key.counts.push(ProcessCounts { process: place.process, admitted: 0, refused });
                 key.counts.last_mut()
             }
         };
@@ -168,7 +205,7 @@ impl UsageMerge {
         counts.admitted = counts.admitted.max(line.admitted);
         for (reason, count) in &line.refused {
             let known = counts.refused.entry(Box::from(&**reason)).or_default();
-            *known = (*known).max(*count);
+            known.add(CountAt { minute: place.now, count: *count }, self.asked);
         }
     }
 
@@ -192,7 +229,7 @@ impl UsageMerge {
         for counts in &key.counts {
             merged.admitted = merged.admitted.saturating_add(counts.admitted);
             for (reason, count) in &counts.refused {
-                *merged.refused.entry(reason.clone()).or_default() += count;
+                *merged.refused.entry(reason.clone()).or_default() += count.most;
             }
         }
         merged.nets = key.nets.clone();
@@ -283,6 +320,41 @@ impl UsageMerge {
     }
 }
 
+// === impl ProcessRecord ===
+
+impl ProcessRecord {
+    /// The process counted in this minute; no more is known.
+    fn seen(&mut self, minute: u32) {
+        if self.covered.is_empty() {
+            self.covered.push(Covered { from: minute, to: minute });
+        }
+    }
+}
+
+// === impl RefusalCount ===
+
+impl RefusalCount {
+    fn add(&mut self, seen: CountAt, asked: u32) {
+        self.most = self.most.max(seen.count);
+        if seen.minute < asked {
+            self.before = self.before.max(seen);
+            return;
+        }
+        let known = self.since.unwrap_or(CountRange { least: seen.count, most: seen.count });
+        let (least, most) = (known.least.min(seen.count), known.most.max(seen.count));
+        self.since = Some(CountRange { least, most });
+    }
+
+    fn since(&self) -> u64 {
+        match self.since {
+            None => 0,
+            // The process had forgotten the key, and counted anew.
+            Some(since) if since.least < self.before.count => since.most,
+            Some(since) => since.most - self.before.count,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,6 +368,7 @@ mod tests {
             started,
             now,
             since,
+            part: RecordPart::Last,
             serial: None,
             dropped: 0,
             dropped_traces: 0,
@@ -352,14 +425,62 @@ mod tests {
     #[test]
     fn a_refused_request_counts_where_its_record_reaches() {
         let id = KeyId::parse("key_a").unwrap();
-        let mut merge = UsageMerge::default();
-        for (boot, now) in [("1", 110), ("2", 220)] {
-            let place = merge.head(&head("a", boot, now - 10, 0, now));
-            let refused = [("rate_limited".into(), 3), ("wrong_secret".into(), 50)].into();
-            merge.line(place, id, &UsageLine { refused, ..line("key_a", 0, 0, 0) });
-        }
-        let refused = [50, 110, 111, 220, 221].map(|from| merge.refused_since(id, from));
+        let refused_since = |records: &[(&str, &str, u32, u64)], from: u32| {
+            let merge = |records: &mut dyn Iterator<Item = &(&str, &str, u32, u64)>| {
+                let mut merge = UsageMerge::asked_since(from);
+                for (instance, boot, now, limited) in records {
+                    let place = merge.head(&head(instance, boot, 100, 0, *now));
+                    let refused = [("rate_limited".into(), *limited), ("wrong_secret".into(), 50)];
+                    let refused = refused.into();
+                    merge.line(place, id, &UsageLine { refused, ..line("key_a", 0, 0, 0) });
+                }
+                merge.refused_since(id)
+            };
+            let refused = merge(&mut records.iter());
+            assert_eq!(merge(&mut records.iter().rev().chain(records)), refused, "in any order");
+            refused
+        };
+        let restarted = [("a", "1", 110, 3), ("a", "2", 220, 3)];
+        let refused = [50, 110, 111, 220, 221].map(|from| refused_since(&restarted, from));
         assert_eq!(refused, [6, 6, 3, 3, 0]);
+        // One process, which goes on: what it had refused before is not of the time asked about.
+        let goes_on = [("a", "1", 110, 3), ("a", "1", 150, 3), ("a", "1", 220, 5)];
+        let refused = [110, 111, 151, 220, 221].map(|from| refused_since(&goes_on, from));
+        assert_eq!(refused, [5, 2, 2, 2, 0]);
+        // Two at once, of which one refused the key long ago and the other does now.
+        let two =
+            [("a", "1", 110, 40), ("a", "1", 220, 40), ("b", "1", 110, 1), ("b", "1", 220, 2)];
+        assert_eq!([110, 111].map(|from| refused_since(&two, from)), [42, 1]);
+        // Whoever has forgotten a key counts it anew, below what it had told.
+        let forgot = [("a", "1", 110, 40), ("a", "1", 220, 2)];
+        assert_eq!(refused_since(&forgot, 111), 2);
+    }
+
+    #[test]
+    fn parts_of_a_record_cover_its_time_once_the_last_is_there() {
+        let day = 1440;
+        let part = |since, now, part| UsageHead { part, ..head("a", "1", 0, since, now) };
+        let (first, second) = (part(0, 5 * day, RecordPart::Last), 10 * day);
+        let more = part(5 * day, second, RecordPart::More);
+        let last = part(5 * day, second, RecordPart::Last);
+        let span = |heads: &[&UsageHead]| {
+            let mut merge = UsageMerge::default();
+            heads.iter().for_each(|head| {
+                merge.head(head);
+            });
+            let spans = merge.spans();
+            (spans[0].from, spans[0].to)
+        };
+        assert_eq!(span(&[&first, &more]), (0, 5 * day));
+        assert_eq!(span(&[&more]), (second, second), "it counted then, and no more is known");
+        assert_eq!(span(&[&first, &more, &more, &last]), (0, second));
+        assert_eq!(span(&[&last, &more, &first]), (0, second));
+        // A line that is torn off in a part that covers nothing takes nothing from the others.
+        let mut merge = UsageMerge::default();
+        merge.head(&first);
+        let place = merge.head(&more);
+        merge.cut(place);
+        assert_eq!(merge.spans()[0].to, 5 * day);
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub struct UsageHead {
     /// The record has the keys that were used or refused in or since this minute; 0: all of them.
     #[serde(default)]
     pub since: u32,
+    /// More of the record follows behind another head, the last of which says that it is all. So a
+    /// key that is in no part so far may be in one that never came.
+    #[serde(default, skip_serializing_if = "RecordPart::is_last")]
+    pub part: RecordPart,
     /// Of the table or patch in force, whichever is higher.
     pub serial: Option<u64>,
     /// Keys no longer in the table whose uses were forgotten for want of room.
@@ -40,6 +44,16 @@ pub struct UsageHead {
     /// room. Says nothing of uses.
     #[serde(default)]
     pub dropped_traces: u64,
+}
+
+/// Which part of its record stands behind a head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordPart {
+    /// With the parts before it the record is whole.
+    #[default]
+    Last,
+    More,
 }
 
 /// One key. A key may have several lines.
@@ -97,6 +111,14 @@ impl<'l> UsageRecord<'l> {
     }
 }
 
+// === impl RecordPart ===
+
+impl RecordPart {
+    pub fn is_last(&self) -> bool {
+        *self == Self::Last
+    }
+}
+
 // === impl UsageHead ===
 
 impl UsageHead {
@@ -120,12 +142,18 @@ mod tests {
             started: 29_900_000,
             now: 29_900_100,
             since: 0,
+            part: RecordPart::Last,
             serial: Some(7),
             dropped: 0,
             dropped_traces: 0,
         };
-        let text = serde_json::to_vec(&head).unwrap();
-        assert_eq!(UsageRecord::parse(&text), Ok(UsageRecord::Head(head)));
+        let text = serde_json::to_string(&head).unwrap();
+        assert!(!text.contains("part"), "{text}");
+        assert_eq!(UsageRecord::parse(text.as_bytes()), Ok(UsageRecord::Head(head.clone())));
+        let more = UsageHead { part: RecordPart::More, ..head };
+        let text = serde_json::to_string(&more).unwrap();
+        assert!(text.contains(r#","part":"more","#), "{text}");
+        assert_eq!(UsageRecord::parse(text.as_bytes()), Ok(UsageRecord::Head(more)));
         let line = UsageLine {
             key: "key_a".into(),
             last: 29_900_090,

@@ -75,9 +75,10 @@ impl Unused {
     pub fn run(self, session: &mut Session) -> Result<()> {
         needs_records(&self.records)?;
         let registry = Registry::open(&session.registry)?;
-        let merge = self.records.read(registry.settings.audience.as_deref())?;
         let now = session.now();
         let from = now.saturating_sub(self.period.as_secs());
+        let audience = registry.settings.audience.as_deref();
+        let merge = self.records.read_since(audience, minute(from))?;
         self.covered.check(&merge, from, now)?;
         let mut found: Vec<(RegistryEntry, MergedUse)> = Vec::new();
         let (mut young, mut ageless, mut refused) = (0, 0, 0);
@@ -91,7 +92,7 @@ impl Unused {
             // Of a key that is younger than the period nothing can be said, and whoever is refused
             // has the key still.
             match entry.created {
-                _ if merge.refused_since(entry.id, minute(from)) > 0 => refused += 1,
+                _ if merge.refused_since(entry.id) > 0 => refused += 1,
                 None => ageless += 1,
                 Some(created) if created > from => young += 1,
                 Some(_) => found.push((entry, used)),
@@ -151,10 +152,11 @@ impl SafeToRevoke {
         let registry = Registry::open(&session.registry)?;
         let now = session.now();
         let entry = registry.select(&self.key, self.org.as_ref(), now)?.entry;
-        let merge = self.records.read(registry.settings.audience.as_deref())?;
         let from = now.saturating_sub(self.period.as_secs());
+        let audience = registry.settings.audience.as_deref();
+        let merge = self.records.read_since(audience, minute(from))?;
         let used = merge.key(entry.id);
-        let refused = merge.refused_since(entry.id, minute(from));
+        let refused = merge.refused_since(entry.id);
         // Whoever is refused, by a limit or because the key was disabled to see who complains, has
         // the key still.
         let in_use = used_since(&used, from) || refused > 0;
