@@ -36,11 +36,7 @@ impl Rule {
     pub(super) fn place(&self) -> &ConfigPlace {
         &self.place
     }
-}
 
-// === impl Rule ===
-
-impl Rule {
     pub(super) fn route(&self) -> &Route {
         &self.route
     }

@@ -15,6 +15,7 @@ use super::ids::Ids;
 use super::minted::Minted;
 use super::net::accepted::Accepted;
 use super::net::io::CutReason;
+use super::streams::RecheckNeed;
 use super::upstream::{Connector, UpstreamPool};
 use super::worker::{Date, Phase, Shared, Worker};
 use crate::config::UpstreamAddress;
@@ -153,10 +154,11 @@ async fn tick(worker: Rc<Worker>) {
         let now = worker.clock.now();
         worker.connections.sweep(now.mono_ns, timeouts);
         worker.settle_memory();
-        for reason in worker.streams.sweep(now, write_ns) {
+        let sweep = worker.streams.sweep(now, write_ns);
+        for reason in sweep.ended {
             worker.cells.stream_ended(reason);
         }
-        if worker.streams.take_rejudge() {
+        if sweep.recheck == RecheckNeed::ObservingEnded {
             recheck_streams(&worker, now);
         }
         if let Some(keys) = &worker.shared.store.load().keys {

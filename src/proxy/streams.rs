@@ -29,8 +29,6 @@ pub(crate) struct Streams {
     expiry: Cell<u64>,
     /// Told when `expiry` becomes earlier.
     earlier: Notify,
-    /// A request that was only observed has come to the end of that.
-    rejudge: Cell<bool>,
     /// What ends the tasks that hyper runs for tunnels over HTTP/2, by slot.
     aborts: RefCell<HashMap<usize, Rc<TaskAbort>>>,
     /// The minute of which [`Self::touch_some`] has noted uses, and how many slots of it.
@@ -70,6 +68,22 @@ struct StreamEntry {
     waker: Option<Waker>,
     /// Tells the users of one slot apart.
     generation: u32,
+}
+
+/// What a look at all running requests has found.
+#[derive(Debug)]
+pub(crate) struct StreamSweep {
+    /// Why requests ended whose key or token has expired.
+    pub(crate) ended: Vec<Reason>,
+    pub(crate) recheck: RecheckNeed,
+}
+
+/// Whether requests have to be held against the snapshot in force ([`Streams::recheck`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RecheckNeed {
+    None,
+    /// Some are observed no longer.
+    ObservingEnded,
 }
 
 /// Names a running request without keeping it registered.
@@ -200,10 +214,10 @@ impl Streams {
     }
 
     /// Marks and wakes every request of which the deadline has passed, whose client has taken
-    /// nothing for `write_ns`, or whose key or token has expired. Returns why the latter ended.
-    pub(crate) fn sweep(&self, now: Now, write_ns: u64) -> Vec<Reason> {
+    /// nothing for `write_ns`, or whose key or token has expired.
+    pub(crate) fn sweep(&self, now: Now, write_ns: u64) -> StreamSweep {
         let mut slots = self.slots.borrow_mut();
-        let mut ended = Vec::new();
+        let mut sweep = StreamSweep { ended: Vec::new(), recheck: RecheckNeed::None };
         let mut next = u64::MAX;
         for entry in &mut slots.entries {
             if entry.deadline <= now.mono_ns && entry.end.is_none() {
@@ -226,19 +240,13 @@ impl Streams {
                 _ if expires > now.unix_secs() => next = next.min(expires),
                 Some(why) => {
                     entry.end(RequestEnd::Key(why));
-                    ended.push(why);
+                    sweep.ended.push(why);
                 }
-                None => self.rejudge.set(true),
+                None => sweep.recheck = RecheckNeed::ObservingEnded,
             }
         }
         self.expiry.set(if next == u64::MAX { 0 } else { next });
-        ended
-    }
-
-    /// Whether the last sweep has met a request that has to be held against the snapshot in force,
-    /// because observing has ended ([`Self::recheck`]).
-    pub(crate) fn take_rejudge(&self) -> bool {
-        self.rejudge.take()
+        sweep
     }
 
     /// Once a minute notes for every running request that its key is in use, some at each call: a
