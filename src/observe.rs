@@ -10,10 +10,11 @@ mod book;
 mod lines;
 mod report;
 
-pub use self::book::{ObserveBook, Sighting, SightingReason};
+pub use self::book::{ObserveBook, ObservedRows, Sighting, SightingReason};
 pub use self::lines::{ObserveHead, ObserveLine, RowKind};
 pub use self::report::{
-    ObserveReport, ReportLine, ReportSummary, ReportView, SourceDoubt, UnknownReportVersion,
+    ObserveReport, ReportKnowledge, ReportLine, ReportSummary, ReportView, SourceDoubt,
+    UnknownReportVersion,
 };
 
 /// Something of a request's head that does not reach the service as the client sent it.

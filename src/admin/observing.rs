@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::core::Now;
 use crate::core::observe::{CredentialPassage, EnforcedShare, ObserveReach};
-use crate::observe::{ObserveBook, ObserveHead};
+use crate::observe::{ObserveBook, ObserveHead, ObservedRows};
 use crate::reload::Time;
 use crate::snapshot::Store;
 
@@ -63,7 +63,7 @@ impl ObserveDesk {
 
     /// The whole report: a head, and a line for each row.
     pub(super) fn lines(&self, now: Now) -> Vec<u8> {
-        let (rows, dropped) = self.book.rows();
+        let ObservedRows { lines: rows, dropped, lost } = self.book.rows();
         let snapshot = self.store.load();
         let observe = snapshot.settings.policy.observe.as_deref();
         let head = ObserveHead {
@@ -78,6 +78,7 @@ impl ObserveDesk {
             requests: self.book.requests(),
             rows: rows.len() as u64,
             dropped,
+            lost: Some(lost),
         };
         drop(snapshot);
         let mut out = Vec::with_capacity(256 * (rows.len() + 1));

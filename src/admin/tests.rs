@@ -449,6 +449,7 @@ fn the_report_of_observing_is_for_the_operator() {
     assert_eq!(lines[0]["observe"], 1);
     assert_eq!((lines[0]["rows"].as_u64(), lines[0]["observing"].as_bool()), (Some(1), Some(true)));
     assert_eq!(lines[0]["enforced_share"], 0.1);
+    assert_eq!(lines[0]["lost"], serde_json::json!({}));
     assert_eq!(lines[1]["network"], "192.0.2.0/24");
     assert_eq!((&lines[1]["breaks"], &lines[1]["upstream"]["2xx"]), (&true.into(), &1.into()));
     let running = start();

@@ -14,7 +14,7 @@ use super::{Because as _, CommandFailure, ConfigArgs, json, show};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::exit::Exit;
-use crate::observe::{ObserveReport, ReportLine, ReportView, SourceDoubt};
+use crate::observe::{ObserveReport, ReportKnowledge, ReportLine, ReportView, SourceDoubt};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -74,17 +74,22 @@ pub(super) fn run(args: &ObserveReportArgs) -> Result<Exit, CommandFailure> {
         now_ms.saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     });
     let view = ReportView { since_ms, accepted: args.accept.clone() };
-    let summary = report.summary(&view);
-    show(&if args.json { json(&summary)? } else { report.text(&view) })?;
+    let (doubt, late) = (report.doubt(&view, now_ms), report.began_late(&view));
+    let knows = match (doubt, late) {
+        (None, None) => ReportKnowledge::Complete,
+        _ => ReportKnowledge::Partial,
+    };
+    let summary = report.summary(&view, knows);
+    show(&if args.json { json(&summary)? } else { report.text(&view, knows) })?;
     if summary.breaks == 0
-        && let Some((source, doubt)) = report.doubt(&view, now_ms)
+        && let Some((source, doubt)) = doubt
     {
         return Err(Exit::TryAgain.because(anyhow!(
             "{source} {doubt}\nhint: that nobody would break is not known; {}",
             remedy(doubt)
         )));
     }
-    match report.began_late(&view) {
+    match late {
         _ if summary.breaks > 0 => Ok(Exit::WouldBreak),
         None => Ok(Exit::Ok),
         Some(instance) => Err(Exit::TryAgain.because(anyhow!(
@@ -103,6 +108,12 @@ fn remedy(doubt: SourceDoubt) -> &'static str {
             "see that its [observe] is on and that requests come its way, or leave it out"
         }
         SourceDoubt::Enforces => "look at its requests with `verdict` `rejected`",
+        SourceDoubt::EnforcesAll | SourceDoubt::ObservesNobody => {
+            "look at its requests with `verdict` `rejected`, or leave it out"
+        }
+        SourceDoubt::Lost => {
+            "restart it to begin anew, or --accept the reasons that its head names as lost"
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use super::lines::{ObserveLine, RowKind};
 use crate::core::observe::UpstreamClass;
 use crate::core::{ClientNetwork, KeyId, Now, Reason};
 
-/// Most rows. The longest unseen one leaves, and one by which somebody would break last of all.
+/// Most rows. The longest unseen one leaves: first of those that break nobody, then of those that
+/// keygate itself has refused, which any scanner can make.
 const MOST_ROWS: usize = 10_000;
 
 /// What all workers have seen. Takes part of a request only while it is observed.
@@ -46,14 +47,28 @@ pub enum SightingReason<'s> {
     Verdict(Reason),
 }
 
+/// All rows at one time.
+#[derive(Debug)]
+pub struct ObservedRows {
+    /// Those first by which somebody would break.
+    pub lines: Vec<ObserveLine>,
+    /// How many have left.
+    pub dropped: u64,
+    /// As in [`super::ObserveHead::lost`].
+    pub lost: BTreeMap<String, u64>,
+}
+
 #[derive(Debug, Default)]
 struct RowStore {
     rows: HashMap<Arc<RowKey>, ObservedRow>,
-    /// By the turn in which they were last seen: rows that break nobody, and those that do.
+    /// By the turn in which they were last seen.
     harmless: BTreeMap<u64, Arc<RowKey>>,
+    refused: BTreeMap<u64, Arc<RowKey>>,
     breaking: BTreeMap<u64, Arc<RowKey>>,
     turn: u64,
     dropped: u64,
+    /// When a row by which somebody would break was last seen, of those that left.
+    lost: HashMap<RowReason, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,7 +98,8 @@ struct ObservedRow {
     first_ms: u64,
     last_ms: u64,
     upstream: [u64; UpstreamClass::ALL.len()],
-    request_id: Box<str>,
+    /// Shared, so that a report copies rows fast.
+    request_id: Arc<str>,
 }
 
 // === impl ObserveBook ===
@@ -110,15 +126,17 @@ impl ObserveBook {
         self.lock().note(sighting);
     }
 
-    /// Rows, those first by which somebody would break, and how many have left.
-    pub fn rows(&self) -> (Vec<ObserveLine>, u64) {
-        let (mut lines, dropped) = {
+    /// Workers wait only while the rows are copied, not while they become text.
+    pub fn rows(&self) -> ObservedRows {
+        let (rows, dropped, lost) = {
             let store = self.lock();
-            let lines: Vec<_> = store.rows.iter().map(|(key, row)| row.line(key)).collect();
-            (lines, store.dropped)
+            let rows = store.rows.iter().map(|(key, row)| (Arc::clone(key), row.clone()));
+            (rows.collect::<Vec<_>>(), store.dropped, store.lost.clone())
         };
+        let mut lines: Vec<_> = rows.iter().map(|(key, row)| row.line(key)).collect();
         lines.sort_by(ObserveLine::by_weight);
-        (lines, dropped)
+        let lost = lost.iter().map(|(reason, last_ms)| (reason.word(), *last_ms)).collect();
+        ObservedRows { lines, dropped, lost }
     }
 
     fn lock(&self) -> MutexGuard<'_, RowStore> {
@@ -137,7 +155,7 @@ impl RowStore {
         let now_ms = sighting.now.unix_ms;
         let (key, mut row) = match self.rows.remove_entry(&key) {
             Some((key, row)) => {
-                self.order(key.breaks(&row.upstream)).remove(&row.turn);
+                self.order(key.weight(&row.upstream)).remove(&row.turn);
                 (key, row)
             }
             None => {
@@ -147,7 +165,7 @@ impl RowStore {
                     first_ms: now_ms,
                     last_ms: now_ms,
                     upstream: [0; UpstreamClass::ALL.len()],
-                    request_id: Box::default(),
+                    request_id: Arc::default(),
                 };
                 (Arc::new(key), row)
             }
@@ -161,14 +179,15 @@ impl RowStore {
         if row.request_id.is_empty() || sighting.upstream.is_served() {
             row.request_id = sighting.request_id.into();
         }
-        self.order(key.breaks(&row.upstream)).insert(turn, Arc::clone(&key));
+        self.order(key.weight(&row.upstream)).insert(turn, Arc::clone(&key));
         self.rows.insert(key, row);
     }
 
-    fn order(&mut self, breaks: Breaks) -> &mut BTreeMap<u64, Arc<RowKey>> {
-        match breaks {
-            Breaks::Nobody => &mut self.harmless,
-            Breaks::Somebody => &mut self.breaking,
+    fn order(&mut self, weight: RowWeight) -> &mut BTreeMap<u64, Arc<RowKey>> {
+        match weight {
+            RowWeight::Harmless => &mut self.harmless,
+            RowWeight::Refused => &mut self.refused,
+            RowWeight::Breaking => &mut self.breaking,
         }
     }
 
@@ -176,19 +195,39 @@ impl RowStore {
         if self.rows.len() < MOST_ROWS {
             return;
         }
-        let oldest = self.harmless.pop_first().or_else(|| self.breaking.pop_first());
-        if let Some((_, key)) = oldest {
-            self.rows.remove(&key);
-            self.dropped += 1;
+        let Self { harmless, refused, breaking, .. } = self;
+        let oldest = [harmless, refused, breaking].into_iter().find_map(BTreeMap::pop_first);
+        let Some((_, key)) = oldest else { return };
+        let Some(row) = self.rows.remove(&key) else { return };
+        self.dropped += 1;
+        if key.weight(&row.upstream) != RowWeight::Harmless {
+            let last_ms = self.lost.entry(key.reason.clone()).or_default();
+            *last_ms = row.last_ms.max(*last_ms);
         }
     }
 }
 
-/// Whether somebody who is served today would not be.
+/// How much a report would miss a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Breaks {
-    Nobody,
-    Somebody,
+enum RowWeight {
+    /// Nobody breaks who is served today.
+    Harmless,
+    /// Somebody breaks already, whatever is enforced.
+    Refused,
+    /// Somebody would break.
+    Breaking,
+}
+
+// === impl RowReason ===
+
+impl RowReason {
+    fn word(&self) -> String {
+        match self {
+            Self::Admitted => "admitted".to_owned(),
+            Self::Notice(notice) => notice.word(),
+            Self::Verdict(reason) => reason.as_str().to_owned(),
+        }
+    }
 }
 
 // === impl RowKey ===
@@ -210,26 +249,17 @@ impl RowKey {
         }
     }
 
-    fn reason(&self) -> String {
-        match &self.reason {
-            RowReason::Admitted => "admitted".to_owned(),
-            RowReason::Notice(notice) => notice.word(),
-            RowReason::Verdict(reason) => reason.as_str().to_owned(),
-        }
-    }
-
-    fn breaks(&self, upstream: &[u64; UpstreamClass::ALL.len()]) -> Breaks {
+    fn weight(&self, upstream: &[u64; UpstreamClass::ALL.len()]) -> RowWeight {
         let counts = UpstreamClass::ALL.iter().zip(upstream);
         let is_served = counts.into_iter().any(|(class, count)| class.is_served() && *count > 0);
         match (self.kind, &self.reason) {
             (RowKind::Deny, _) | (RowKind::Changed, RowReason::Notice(HeadNotice::Owned(_)))
                 if is_served =>
             {
-                Breaks::Somebody
+                RowWeight::Breaking
             }
-            // Already, and whatever is enforced.
-            (RowKind::Refused, _) => Breaks::Somebody,
-            _ => Breaks::Nobody,
+            (RowKind::Refused, _) => RowWeight::Refused,
+            _ => RowWeight::Harmless,
         }
     }
 }
@@ -245,7 +275,7 @@ impl ObservedRow {
         let counts = UpstreamClass::ALL.iter().zip(self.upstream).filter(|(_, count)| *count > 0);
         ObserveLine {
             kind: key.kind,
-            reason: key.reason(),
+            reason: key.reason.word(),
             route: key.route.to_string(),
             key: key_id,
             network,
@@ -254,7 +284,7 @@ impl ObservedRow {
             last_ms: self.last_ms,
             upstream: counts.map(|(class, count)| (class.as_str().to_owned(), count)).collect(),
             request_id: self.request_id.to_string(),
-            breaks: key.breaks(&self.upstream) == Breaks::Somebody,
+            breaks: key.weight(&self.upstream) != RowWeight::Harmless,
         }
     }
 }
@@ -286,18 +316,41 @@ mod tests {
         for n in 10..most + 500 {
             book.note(&sighting(n, UpstreamClass::Unauthorized));
         }
-        let (lines, dropped) = book.rows();
-        assert_eq!((lines.len(), dropped), (MOST_ROWS, 500));
+        let ObservedRows { lines, dropped, lost } = book.rows();
+        assert_eq!((lines.len(), dropped, lost.len()), (MOST_ROWS, 500, 0));
         assert_eq!(lines.iter().filter(|line| line.breaks).count(), 10);
         assert!(lines.iter().take(10).all(|line| line.breaks), "they come first");
         for n in 0..most {
             book.note(&sighting(n + 2 * most, UpstreamClass::Success));
         }
-        let (lines, dropped) = book.rows();
+        let ObservedRows { lines, dropped, lost } = book.rows();
         assert_eq!((lines.len(), dropped), (MOST_ROWS, u64::from(most) + 500));
         assert!(lines.iter().all(|line| line.first_ms >= u64::from(2 * most)), "the oldest left");
+        assert_eq!(lost, [("missing".to_owned(), 9)].into(), "the last of the first ten");
         let store = book.lock();
-        assert_eq!(store.rows.len(), store.harmless.len() + store.breaking.len());
+        let ordered = store.harmless.len() + store.refused.len() + store.breaking.len();
+        assert_eq!(store.rows.len(), ordered);
+    }
+
+    /// Who can fill the book with heads that keygate refuses must not hide anybody who would break.
+    #[test]
+    fn refused_rows_leave_before_those_who_would_break() {
+        let book = ObserveBook::default();
+        let most = MOST_ROWS as u32;
+        for n in 0..10 {
+            book.note(&sighting(n, UpstreamClass::Success));
+        }
+        for n in 0..most + 5 {
+            book.note(&Sighting {
+                kind: RowKind::Refused,
+                reason: SightingReason::Verdict(Reason::BadFraming),
+                ..sighting(n, UpstreamClass::None)
+            });
+        }
+        let ObservedRows { lines, dropped, lost } = book.rows();
+        let denied = lines.iter().filter(|line| line.kind == RowKind::Deny).count();
+        assert_eq!((lines.len(), dropped, denied), (MOST_ROWS, 15, 10));
+        assert_eq!(lost, [("bad_framing".to_owned(), 14)].into(), "and the report says so");
     }
 
     #[test]
@@ -315,7 +368,7 @@ mod tests {
         };
         book.note(&changed(&owned));
         book.note(&changed(&HeadNotice::Forwarding));
-        let (lines, _) = book.rows();
+        let lines = book.rows().lines;
         let said: Vec<_> = lines
             .iter()
             .map(|l| (l.reason.as_str(), l.route.as_str(), l.count, l.breaks))

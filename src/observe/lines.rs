@@ -30,6 +30,10 @@ pub struct ObserveHead {
     pub rows: u64,
     /// Rows that left for want of room.
     pub dropped: u64,
+    /// The reasons of those among them by which somebody would break, and when the last of each was
+    /// last seen, in milliseconds since 1970. `None`: the sidecar does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<BTreeMap<String, u64>>,
 }
 
 /// What a row is about.

@@ -47,6 +47,25 @@ struct ReportSource {
     logged_ms: Option<u64>,
     /// When keygate last refused a request that it would let through while observing.
     refused_ms: Option<u64>,
+    /// What the sidecar does at the time of its report.
+    coverage: SourceCoverage,
+    /// Reasons of rows that left by which somebody would break, and when each was last seen, in
+    /// milliseconds since 1970.
+    lost: BTreeMap<String, u64>,
+    /// Rows that left of which the sidecar does not say what they were.
+    untold: u64,
+}
+
+/// Whose requests of a source may make a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum SourceCoverage {
+    /// Of those who are not in the enforced share. Of an access log: it has its own doubts.
+    #[default]
+    Some,
+    /// Nobody's: all are enforced.
+    EnforcesAll,
+    /// Nobody's: observing is off.
+    ObservesNobody,
 }
 
 /// Why it is not known whether somebody would break.
@@ -62,6 +81,20 @@ pub enum SourceDoubt {
     NothingCompared,
     #[error("is of a gate that enforces and has refused requests: who breaks has no row")]
     Enforces,
+    #[error("enforces for all callers: who breaks has no row")]
+    EnforcesAll,
+    #[error("observes nobody at this time: who breaks has no row")]
+    ObservesNobody,
+    #[error("has dropped rows by which somebody would break, for want of room")]
+    Lost,
+}
+
+/// Whether a report knows of all who would break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportKnowledge {
+    Complete,
+    /// A source is in doubt, or its rows began too late.
+    Partial,
 }
 
 /// What a line was.
@@ -93,6 +126,8 @@ pub struct ReportSummary<'r> {
     pub requests: u64,
     /// Rows by which somebody would break whom nobody has accepted.
     pub breaks: usize,
+    /// Whether these are all: `false` where a source does not know.
+    pub complete: bool,
     pub dropped: u64,
     pub rows: Vec<&'r ObserveLine>,
 }
@@ -168,6 +203,20 @@ impl ObserveReport {
             source.requests = source.requests.saturating_add(head.requests);
             source.announced = source.announced.saturating_add(head.rows);
             source.made_ms = Some(source.made_ms.map_or(head.now_ms, |ms| ms.min(head.now_ms)));
+            match head.lost {
+                Some(lost) => {
+                    for (reason, last_ms) in lost {
+                        let known = source.lost.entry(reason).or_default();
+                        *known = last_ms.max(*known);
+                    }
+                }
+                None => source.untold = source.untold.saturating_add(head.dropped),
+            }
+            source.coverage = source.coverage.max(match (head.observing, head.enforced_share) {
+                (false, _) => SourceCoverage::ObservesNobody,
+                (true, share) if share >= 1.0 => SourceCoverage::EnforcesAll,
+                (true, _) => SourceCoverage::Some,
+            });
             self.requests = self.requests.saturating_add(head.requests);
             self.dropped = self.dropped.saturating_add(head.dropped);
             self.since.push((head.instance.clone(), head.since_ms));
@@ -279,12 +328,13 @@ impl ObserveReport {
     }
 
     /// The rows in view, the gravest first.
-    pub fn summary(&self, view: &ReportView) -> ReportSummary<'_> {
+    pub fn summary(&self, view: &ReportView, knows: ReportKnowledge) -> ReportSummary<'_> {
         let in_view = self.rows.values().filter(|row| row.last_ms >= view.since_ms);
         let mut rows: Vec<&ObserveLine> = in_view.collect();
         rows.sort_by(|one, other| ObserveLine::by_weight(one, other));
         let breaks = rows.iter().filter(|row| view.counts(row)).count();
-        ReportSummary { requests: self.requests, breaks, dropped: self.dropped, rows }
+        let complete = knows == ReportKnowledge::Complete;
+        ReportSummary { requests: self.requests, breaks, complete, dropped: self.dropped, rows }
     }
 
     /// A sidecar that has not compared requests for all of the time that is looked at: its rows
@@ -297,8 +347,8 @@ impl ObserveReport {
     }
 
     /// For people.
-    pub fn text(&self, view: &ReportView) -> String {
-        let summary = self.summary(view);
+    pub fn text(&self, view: &ReportView, knows: ReportKnowledge) -> String {
+        let summary = self.summary(view, knows);
         let mut text = format!("{} compared\n", count(self.requests, "request"));
         for instance in &self.idle {
             text.push_str(&format!("{instance} observes nobody at this time\n"));
@@ -319,7 +369,8 @@ impl ObserveReport {
             text.push_str(&format!("{dropped} left for want of room, harmless ones first\n"));
         }
         text.push_str(&match summary.breaks {
-            0 => "nobody would break\n".to_owned(),
+            0 if summary.complete => "nobody would break\n".to_owned(),
+            0 => "whether somebody would break is not known\n".to_owned(),
             rows => format!("{} would break somebody\n", count(rows as u64, "row")),
         });
         text
@@ -342,6 +393,14 @@ impl ReportSource {
                 Some(SourceDoubt::Enforces)
             }
             Self { requests: 0, .. } => Some(SourceDoubt::NothingCompared),
+            Self { coverage: SourceCoverage::ObservesNobody, .. } => {
+                Some(SourceDoubt::ObservesNobody)
+            }
+            Self { coverage: SourceCoverage::EnforcesAll, .. } => Some(SourceDoubt::EnforcesAll),
+            Self { untold: 1.., .. } => Some(SourceDoubt::Lost),
+            Self { lost, .. } if lost.iter().any(|(reason, at)| view.misses(reason, *at)) => {
+                Some(SourceDoubt::Lost)
+            }
             // A log ends with its last request, which may be a while ago.
             _ if view.since_ms > 0
                 && (is_old(self.made_ms, STALE_MS) || is_old(self.logged_ms, asked_ms)) =>
@@ -368,6 +427,11 @@ impl ReportView {
     /// Whether somebody would break by this row, and nobody has said that they may.
     fn counts(&self, row: &ObserveLine) -> bool {
         row.breaks && !self.accepted.contains(&row.reason)
+    }
+
+    /// Whether a row that is gone would have counted. `last_ms`: milliseconds since 1970.
+    fn misses(&self, reason: &str, last_ms: u64) -> bool {
+        last_ms >= self.since_ms && !self.accepted.iter().any(|accepted| accepted == reason)
     }
 }
 
@@ -401,7 +465,7 @@ const LAST_MS: u64 = 253_402_300_799_000;
 mod tests {
     use super::*;
 
-    const HEAD: &str = r#"{"observe":1,"instance":"a","started_ms":1,"now_ms":2,"observing":true,"enforced_share":0.0,"requests":9,"rows":1,"dropped":2}"#;
+    const HEAD: &str = r#"{"observe":1,"instance":"a","started_ms":1,"now_ms":2,"observing":true,"enforced_share":0.0,"requests":9,"rows":1,"dropped":2,"lost":{}}"#;
     const ROW: &str = r#"{"kind":"deny","reason":"missing","route":"all","network":"192.0.2.0/24","count":3,"first_ms":5,"last_ms":9,"upstream":{"2xx":2,"401":1},"request_id":"r1","breaks":true}"#;
     const LOGGED: &str = r#"{"time":"2026-11-28T10:00:00.000Z","request_id":"r2","client":"192.0.2.77","protocol":"HTTP/1.1","method":"GET","path":"/a","status":200,"verdict":"observed","reason":"missing","route":"all","duration_us":5,"upstream_us":4}"#;
 
@@ -416,7 +480,7 @@ mod tests {
     #[test]
     fn sidecars_and_logs_are_one_report() {
         let report = read(&[HEAD, ROW, HEAD, ROW, LOGGED]);
-        let summary = report.summary(&ReportView::default());
+        let summary = report.summary(&ReportView::default(), ReportKnowledge::Complete);
         assert_eq!((summary.requests, summary.breaks, summary.dropped), (19, 1, 4));
         let row = summary.rows[0];
         assert_eq!((row.count, row.upstream["2xx"], row.first_ms), (7, 5, 5));
@@ -453,7 +517,7 @@ mod tests {
             (status("rejected", 401, ""), None, 0, 0),
         ] {
             let report = read(&[&line]);
-            let summary = report.summary(&ReportView::default());
+            let summary = report.summary(&ReportView::default(), ReportKnowledge::Complete);
             assert_eq!(summary.rows.first().map(|row| row.kind), kind, "{line}");
             assert_eq!((summary.breaks, summary.requests), (breaks, requests), "{line}");
         }
@@ -469,6 +533,10 @@ mod tests {
         let rejected = verdict("rejected");
         let because = |reason: &str| rejected.replace("missing", reason);
         let odd = ROW.replace("\"count\":3", "\"count\":-3");
+        let head = |observing: &str| HEAD.replace("\"observing\":true", observing);
+        let idle_doubt = Some(SourceDoubt::ObservesNobody);
+        let all = HEAD.replace("\"enforced_share\":0.0", "\"enforced_share\":1.0");
+        let lost = HEAD.replace("{}", "{\"route\":7}");
         let cases: Vec<(Vec<String>, u64, Option<SourceDoubt>)> = vec![
             (vec![HEAD.to_owned(), ROW.to_owned()], 0, None),
             (vec![rows(0)], 0, None),
@@ -486,6 +554,13 @@ mod tests {
             (vec![verdict("admitted"), because("bad_method")], 0, None),
             (vec![verdict("admitted"), because("method")], 0, Some(SourceDoubt::Enforces)),
             (vec![verdict("admitted"), because("later")], 0, Some(SourceDoubt::Enforces)),
+            (vec![head("\"observing\":false"), ROW.to_owned()], 0, idle_doubt),
+            (vec![all.replace("\"rows\":1", "\"rows\":0")], 0, Some(SourceDoubt::EnforcesAll)),
+            (vec![HEAD.replace("0.0", "0.9999"), ROW.to_owned()], 0, None),
+            (vec![HEAD.replace(",\"lost\":{}", ""), ROW.to_owned()], 0, Some(SourceDoubt::Lost)),
+            (vec![lost.clone(), ROW.to_owned()], 0, Some(SourceDoubt::Lost)),
+            (vec![made(now_ms).replace("{}", "{\"route\":7}")], 7, Some(SourceDoubt::Lost)),
+            (vec![made(now_ms).replace("{}", "{\"route\":7}")], 8, None),
         ];
         for (lines, since_ms, want) in cases {
             let mut report = ObserveReport::default();
@@ -499,6 +574,11 @@ mod tests {
             let doubt = report.doubt(&view, now_ms);
             assert_eq!(doubt, want.map(|doubt| ("other", doubt)), "{lines:?} {since_ms}");
         }
+        // What somebody has accepted may leave.
+        let report = read(&[&lost, ROW]);
+        let view = |accepted: &str| ReportView { since_ms: 0, accepted: vec![accepted.to_owned()] };
+        assert_eq!(report.doubt(&view("route"), now_ms), None);
+        assert_eq!(report.doubt(&view("missing"), now_ms), Some(("", SourceDoubt::Lost)));
         let logged_ms = 1_795_860_000_000;
         let mut report = read(&[&verdict("admitted")]);
         let view = |since_ms| ReportView { since_ms, accepted: Vec::new() };
@@ -516,12 +596,17 @@ mod tests {
             let accepted = accepted.iter().map(|word| (*word).to_owned()).collect();
             ReportView { since_ms, accepted }
         };
-        assert_eq!(report.summary(&view(9, &["route"])).breaks, 1);
-        assert_eq!(report.summary(&view(10, &[])).breaks, 0);
-        assert_eq!(report.summary(&view(0, &["missing"])).breaks, 0);
-        let text = report.text(&view(0, &["missing"]));
+        let breaks = |view: &ReportView| report.summary(view, ReportKnowledge::Complete).breaks;
+        assert_eq!(breaks(&view(9, &["route"])), 1);
+        assert_eq!(breaks(&view(10, &[])), 0);
+        assert_eq!(breaks(&view(0, &["missing"])), 0);
+        let text = report.text(&view(0, &["missing"]), ReportKnowledge::Complete);
         assert!(text.contains("accepted deny") && text.ends_with("nobody would break\n"), "{text}");
-        assert!(report.text(&view(0, &[])).contains("BREAKS   deny    missing"));
+        let partial = report.text(&view(0, &["missing"]), ReportKnowledge::Partial);
+        assert!(partial.ends_with("whether somebody would break is not known\n"), "{partial}");
+        let text = report.text(&view(0, &[]), ReportKnowledge::Partial);
+        assert!(text.contains("BREAKS   deny    missing"), "{text}");
+        assert!(text.ends_with("1 row would break somebody\n"), "{text}");
     }
 
     #[test]

@@ -140,12 +140,18 @@ fn the_report_is_a_gate_for_a_pipeline() {
     let mut old: serde_json::Value = serde_json::from_str(&quiet).unwrap();
     old["now_ms"] = 1_700_000_000_000_u64.into();
     let old = old.to_string();
+    let lost = quiet.replace("\"lost\":{}", "\"lost\":{\"missing\":1}");
+    let idle = quiet.replace("\"observing\":true", "\"observing\":false");
+    let all = quiet.replace("\"enforced_share\":0.0", "\"enforced_share\":1.0");
     for (file, text, more, word) in [
         ("cut.ndjson", head, "", "announces 1 rows and has 0"),
         ("torn.ndjson", &saved[..saved.len() - 40], "", "cannot be read"),
         ("odd.ndjson", &format!("{head}\n{}", rows.replace("deny", "odd")), "", "cannot be read"),
         ("empty.ndjson", "", "", "has not compared any request"),
         ("old.ndjson", &old, "24h", "ends before the time"),
+        ("lost.ndjson", &lost, "", "has dropped rows by which somebody would break"),
+        ("idle.ndjson", &idle, "", "observes nobody at this time"),
+        ("all.ndjson", &all, "", "enforces for all callers"),
         ("enforced.log", &enforced, "", "gate that enforces"),
     ] {
         gate.folder.write("quiet.ndjson", &quiet);
@@ -154,8 +160,9 @@ fn the_report_is_a_gate_for_a_pipeline() {
         if !more.is_empty() {
             arguments.extend(["--since", more]);
         }
-        let (code, _, err) = observe_report(&gate, &arguments);
+        let (code, out, err) = observe_report(&gate, &arguments);
         assert_eq!(code, 75, "{file}: {err}");
+        assert!(!out.contains("nobody would break"), "{file}: {out}");
         assert!(err.contains(&format!("{file} ")) && err.contains(word), "{file}: {err}");
     }
 
