@@ -1,6 +1,8 @@
 //! [`decide`]: who is calling, and may they do this here and now?
 
 mod conduct;
+#[cfg(test)]
+mod tests;
 mod ticket;
 
 use std::net::IpAddr;
@@ -93,7 +95,9 @@ pub enum KeyCandidates<'r> {
     #[default]
     Certain,
     These(&'r [Digest]),
-    TooMany,
+    /// There are too many of them, or nobody is told apart by one at this time
+    /// ([`Observe::depends_on_caller`]).
+    NotRead,
 }
 
 /// The one credential of a request.
@@ -165,6 +169,16 @@ pub struct Refused<'k> {
     /// The key, when it was identified. For the log only: with [`Reason::WrongSecret`] the caller
     /// has named it without proving possession.
     pub key: Option<KeyView<'k>>,
+    /// Of the secret, where it was looked up.
+    digest: Option<Digest>,
+}
+
+/// What has come to light of the caller, whatever the verdict is.
+#[derive(Debug, Default)]
+struct SeenCaller<'k> {
+    key: Option<KeyView<'k>>,
+    /// Of the secret, where it was looked up.
+    digest: Option<Digest>,
 }
 
 /// The verdict on one request. Total: every input has a verdict, every refusal a reason.
@@ -190,7 +204,7 @@ fn enforce<'k, K: KeyLookup>(
     now: Now,
 ) -> Verdict<'k> {
     let refused = |reason: Rejection| {
-        Verdict::Rejected(Refused { rejection: reason, route: None, key: None })
+        Verdict::Rejected(Refused { rejection: reason, route: None, key: None, digest: None })
     };
     if let Some(fault) = facts.fault {
         return refused(fault.clone());
@@ -215,10 +229,13 @@ fn enforce<'k, K: KeyLookup>(
     {
         return Verdict::Passed(Passed { route: target, conduct: Conduct::Enforced });
     }
-    let mut seen = None;
+    let mut seen = SeenCaller::default();
     match judge(policy, keys, facts, now, &found, &mut seen) {
         Ok(verdict) => verdict,
-        Err(rejection) => Verdict::Rejected(Refused { rejection, route, key: seen }),
+        Err(rejection) => {
+            let SeenCaller { key, digest } = seen;
+            Verdict::Rejected(Refused { rejection, route, key, digest })
+        }
     }
 }
 
@@ -230,7 +247,7 @@ fn judge<'k, K: KeyLookup>(
     facts: &Facts<'_>,
     now: Now,
     found: &FoundRoute<'k>,
-    seen: &mut Option<KeyView<'k>>,
+    seen: &mut SeenCaller<'k>,
 ) -> Result<Verdict<'k>, Rejection> {
     if let FoundRoute::Route(route) = found {
         match (&route.access, facts.presented) {
@@ -269,7 +286,7 @@ fn judge<'k, K: KeyLookup>(
         }
     }
     let (key, digest) = identify(keys, facts.presented, seen)?;
-    *seen = Some(key);
+    seen.key = Some(key);
     check_key(policy, &key, facts.client, now)?;
     let route = match found {
         FoundRoute::Route(route) => *route,
@@ -318,7 +335,7 @@ fn other_methods(methods: &[&Method]) -> Rejection {
 fn identify<'k, K: KeyLookup>(
     keys: &'k K,
     presented: Presented<'_>,
-    seen: &mut Option<KeyView<'k>>,
+    seen: &mut SeenCaller<'k>,
 ) -> Result<(KeyView<'k>, Digest), Rejection> {
     match presented {
         Presented::FaultyToken(_) | Presented::Foreign | Presented::Token(_) => {
@@ -334,17 +351,17 @@ fn identify<'k, K: KeyLookup>(
             if !keys.plausible(secret) {
                 return Err(Reason::Unknown.into());
             }
-            let digest = Digest::of(secret);
+            let digest = *seen.digest.insert(Digest::of(secret));
             let key = keys.single(&digest).ok_or(Reason::Unknown)?;
             Ok((key, digest))
         }
         Presented::Pair { id, secret } => {
-            let digest = Digest::of(secret);
+            let digest = *seen.digest.insert(Digest::of(secret));
             match keys.pair(id, &digest) {
                 PairLookup::Found(key) => Ok((key, digest)),
                 PairLookup::UnknownId => Err(Reason::Unknown.into()),
                 PairLookup::WrongSecret(key) => {
-                    *seen = Some(key);
+                    seen.key = Some(key);
                     Err(Reason::WrongSecret.into())
                 }
             }

@@ -56,7 +56,7 @@ pub enum ShareCaller {
     /// Proved by its secret.
     Key(KeyId),
     Network(ClientNetwork),
-    /// There is more that may be a key than anybody looks up: in every share but none.
+    /// Something may be a key, and nobody has looked it up: in every share but none.
     Unsure,
 }
 
@@ -190,6 +190,12 @@ impl Observe {
     /// The share in force at this time.
     pub fn share_at(&self, now: Now) -> EnforcedShare {
         if self.is_on(now) { self.share } else { EnforcedShare::ALL }
+    }
+
+    /// Whether it depends on the caller, at this time, whether a request is enforced.
+    pub fn depends_on_caller(&self, now: Now) -> bool {
+        let is_part = EnforcedShare::default() < self.share && self.share < EnforcedShare::ALL;
+        is_part && self.is_on(now)
     }
 
     /// Whether requests for this rule may be observed. `None`: no rule matches, or nobody can say
@@ -363,6 +369,20 @@ mod tests {
                 let wanted = usize::from(percent) * 200;
                 assert!(found.abs_diff(wanted) < 300, "{percent} %: {found} of 20,000");
             }
+        }
+    }
+
+    /// Only then is a credential that is not certain looked up.
+    #[test]
+    fn a_share_between_none_and_all_depends_on_the_caller() {
+        let now = |secs: u64| Now { unix_ms: secs * 1000, mono_ns: 0 };
+        for (share, at, want) in
+            [(0, 5, false), (1, 5, true), (9_999, 5, true), (10_000, 5, false), (1, 10, false)]
+        {
+            let passage = CredentialPassage::Forward;
+            let reach = ObserveReach::WholeGate;
+            let observe = Observe::new(Some(10), EnforcedShare(share), passage, reach).unwrap();
+            assert_eq!(observe.depends_on_caller(now(at)), want, "{share} {at}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Route rules: method + path pattern → access. The most specific match wins; no match refuses.
 
 mod find;
+mod loose;
 #[cfg(test)]
 mod tests;
 
@@ -131,6 +132,8 @@ struct Node {
 #[derive(Clone, Debug)]
 struct Literal {
     decoded: Box<[u8]>,
+    /// As [`loose`] compares it.
+    folded: Box<str>,
     /// As the rules have it.
     spellings: Vec<Box<[u8]>>,
     next: usize,
@@ -362,7 +365,9 @@ impl RouteTable {
                         Ok(i) => i,
                         Err(i) => {
                             let (decoded, spellings) = (decoded.clone(), Vec::new());
-                            node.literals.insert(i, Literal { decoded, spellings, next: fresh });
+                            let folded = loose::fold(&decoded).into();
+                            let literal = Literal { decoded, folded, spellings, next: fresh };
+                            node.literals.insert(i, literal);
                             i
                         }
                     };

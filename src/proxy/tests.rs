@@ -172,8 +172,8 @@ fn sent_as(
     let peer: SocketAddr = "192.0.2.7:4711".parse().unwrap();
     let lengths = LengthFields::of_map(&parts.headers).and_then(|l| l.of_request(parts.version));
     let head = RequestHead::read_by_hyper(parts, lengths.map(|(_, framing)| framing));
-    let reading = facts::read(&head, settings, &caps(), peer.ip()).map_err(|r| r.reason)?;
     let now = Now { unix_ms: 1_700_000_000_000, mono_ns: 1 };
+    let reading = facts::read(&head, settings, &caps(), peer.ip(), now).map_err(|r| r.reason)?;
     let forward = match decide(&settings.policy, Some(&keys), &reading.facts(), now) {
         Verdict::Admitted(admitted) => Forward::Admitted(admitted),
         Verdict::Observed(observed) => Forward::Observed(observed),

@@ -245,6 +245,8 @@ fn nothing_changes_for_anybody_who_is_observed() {
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
+    assert!(metrics.contains("\nkeygate_fields_dropped_total 0\n"), "kept: {metrics}");
+    assert!(!gate.log().contains("its name has an underscore"), "{}", gate.log());
     let status = gate.probe("/status").json();
     assert_eq!(status["observe"]["credentials"], "forward");
     assert!(gate.log_soon("credentials for keygate reach the service"), "{}", gate.log());

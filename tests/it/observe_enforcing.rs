@@ -17,6 +17,10 @@ fn routes_narrow_it() {
         (format!("x-api-key: {READER}\r\n"), "x-api-key: wa_nobody_has_this_key_012345\r\n");
     assert_eq!(exchange(gate.address, ask("/v1/a", &good)).status(), 200);
     assert_eq!(upstream.only().one("x-api-key").as_deref(), Some(READER));
+    let underscore = format!("{good}my_header: 1\r\n");
+    assert_eq!(exchange(gate.address, ask("/v1/a", &underscore)).status(), 200);
+    assert_eq!(upstream.only().one("my_header"), None, "dropped beside rules that are enforced");
+    assert!(gate.metrics().contains("\nkeygate_fields_dropped_total 1\n"), "{}", gate.metrics());
     let observed = exchange(gate.address, ask("/v1/a", bad));
     assert_eq!((observed.status(), observed.body_text().contains("service")), (401, true));
     upstream.take();
@@ -77,6 +81,7 @@ allow_encoded_slash = true
             "//v1/item",
             "/v1/x/../admin/a",
             "/v1/vouched/a;b",
+            "/v1/vouched/%252e%252e",
         ] {
             for fields in [
                 String::new(),
@@ -90,6 +95,13 @@ allow_encoded_slash = true
                 let answer = exchange(gate.address, &request);
                 assert_eq!(answer.status(), 400, "{passage} {path} {fields}");
             }
+        }
+        // Of these keygate knows the rule, and a service that is not so strict another one.
+        for path in ["/v1/Admin", "/v1/admin.", "/v1/admin%2e", "/v1/ADMIN%20", "/v1/open/../Admin"]
+        {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+            let answer = exchange(gate.address, &request);
+            assert!([400, 401].contains(&answer.status()), "{passage} {path}: {answer:?}");
         }
         assert!(upstream.take().is_empty(), "{passage}: one has reached the service");
         for path in ["/v1/item", "/v1/vouched/a%2fb", "/v1/open/a"] {

@@ -166,6 +166,39 @@ fn keys_and_tokens_share_routes() {
     }
 }
 
+/// Whose token it is, the signature has proved; whether it opens anything is another question.
+#[test]
+fn a_refused_token_is_logged_with_its_user() {
+    let upstream = Upstream::start();
+    let issuer = Signer::new(1);
+    let gate = with_file(Gate::before(&upstream), &[issuer.jwk("one")], "limit = \"1/h\"");
+    let user = "\"issuer\":\"https://idp.example/\",\"subject\":";
+    let token = |sub: &str, scope: &str| issuer.token("one", json!({"sub": sub, "scope": scope}));
+    for (name, sent, status, reason) in [
+        ("no-permission", token("no-permission", "other"), 403, "permission"),
+        ("too-fast", token("too-fast", "orders:read"), 200, "rate_limited"),
+    ] {
+        assert_eq!(exchange(gate.address, bearer("/both/a", &sent)).status(), status, "{name}");
+        if reason == "rate_limited" {
+            assert_eq!(exchange(gate.address, bearer("/both/a", &sent)).status(), 429);
+        }
+        let line = || {
+            let log = gate.log();
+            let of_reason = format!("\"reason\":\"{reason}\"");
+            log.lines().find(|line| line.contains(&of_reason)).map(str::to_owned)
+        };
+        gate.process.eventually(name, || line().is_some());
+        let line = line().unwrap();
+        assert!(line.contains(&format!("{user}\"{name}\"")), "{line}");
+        assert!(line.contains("\"org\":\"acme\""), "{line}");
+    }
+    // Nobody has proved anything by a token that somebody else has signed.
+    let forged = Signer::new(2).token("one", json!({"sub": "forged"}));
+    assert_eq!(exchange(gate.address, bearer("/both/a", &forged)).status(), 401);
+    assert!(gate.log_soon("\"reason\":\"token_invalid\""), "{}", gate.log());
+    assert!(!gate.log().contains("forged"), "{}", gate.log());
+}
+
 #[test]
 fn what_is_wrong_with_a_token_is_told() {
     let upstream = Upstream::start();

@@ -1,11 +1,16 @@
 //! What `[observe]` makes of a verdict, and by whom its share is counted.
 
+use http::Method;
+
 use super::ticket::ObservedOrigin;
 use super::{
-    Admitted, Facts, KeyCandidates, KeyLookup, Observed, Passed, Policy, Refused, Verdict, identify,
+    Admitted, Facts, KeyCandidates, KeyLookup, Observed, Passed, Policy, Refused, SeenCaller,
+    Verdict, identify,
 };
 use crate::core::client_network::ClientNetwork;
-use crate::core::observe::{Conduct, CredentialPassage, Observe, ShareCaller, ShareCallers};
+use crate::core::observe::{
+    Conduct, CredentialPassage, EnforcedShare, Observe, ObserveReach, ShareCaller, ShareCallers,
+};
 use crate::core::path;
 use crate::core::reason::{Reason, Rejection};
 use crate::core::route::{FoundRoute, Route};
@@ -17,30 +22,37 @@ pub(super) fn carry_out<'k, K: KeyLookup>(
     observe: &'k Observe,
     keys: Option<&'k K>,
     facts: &Facts<'_>,
-    verdict: Verdict<'k>,
+    mut verdict: Verdict<'k>,
 ) -> Verdict<'k> {
-    let callers = callers(&verdict, keys, facts);
+    if observe.share == EnforcedShare::ALL {
+        return verdict;
+    }
+    let callers = callers(&mut verdict, keys, facts);
     if callers.any_in(observe.share) {
         return verdict;
     }
+    let covers = |route: Option<&Route>, method: &Method| {
+        observe.reaches(route) && leads_nowhere_else(policy, observe, facts.path, method)
+    };
     match verdict {
-        Verdict::Admitted(admitted) if observe.reaches(Some(admitted.route)) => {
+        Verdict::Admitted(admitted) if covers(Some(admitted.route), facts.method) => {
             Verdict::Admitted(Admitted { conduct: Conduct::Observed, ..admitted })
         }
-        Verdict::Passed(passed) if observe.reaches(Some(passed.route)) => {
+        Verdict::Passed(passed)
+            if covers(Some(passed.route), facts.preflight.unwrap_or(facts.method)) =>
+        {
             Verdict::Passed(Passed { conduct: Conduct::Observed, ..passed })
         }
-        Verdict::Rejected(Refused { rejection, route, key })
-            if may_pass(observe, facts.fault, &rejection) =>
-        {
-            let route = route.or_else(|| rule_of(policy, facts));
-            match observe.reaches(route) {
+        Verdict::Rejected(refused) if may_pass(observe, facts.fault, &refused.rejection) => {
+            let route = refused.route.or_else(|| rule_of(policy, facts));
+            match covers(route, facts.method) {
                 true => {
-                    let origin = ObservedOrigin::of(callers, facts, key.as_ref(), &rejection);
+                    let origin = Box::new(ObservedOrigin::of(callers, facts, &refused));
+                    let Refused { rejection, key, .. } = refused;
                     let route = route.unwrap_or(observe.unmatched());
-                    Verdict::Observed(Observed { route, rejection, key, origin: Box::new(origin) })
+                    Verdict::Observed(Observed { route, rejection, key, origin })
                 }
-                false => Verdict::Rejected(Refused { rejection, route, key }),
+                false => Verdict::Rejected(Refused { route, ..refused }),
             }
         }
         other => other,
@@ -50,7 +62,7 @@ pub(super) fn carry_out<'k, K: KeyLookup>(
 /// By whom the share is counted: by the key, also of a request that was refused before anybody
 /// looked it up, so that no `//` and no misspelt field moves a caller out of the share.
 fn callers<K: KeyLookup>(
-    verdict: &Verdict<'_>,
+    verdict: &mut Verdict<'_>,
     keys: Option<&K>,
     facts: &Facts<'_>,
 ) -> ShareCallers {
@@ -58,7 +70,7 @@ fn callers<K: KeyLookup>(
     let by_key = |id: Option<_>| id.map_or(network, ShareCaller::Key);
     match (verdict, facts.candidates) {
         (Verdict::Admitted(admitted), _) => by_key(admitted.key().map(|key| key.id)).into(),
-        (_, KeyCandidates::TooMany) => ShareCaller::Unsure.into(),
+        (_, KeyCandidates::NotRead) => ShareCaller::Unsure.into(),
         (_, KeyCandidates::These(digests)) => {
             let mut callers = ShareCallers::from(network);
             let known = digests.iter().filter_map(|digest| keys?.any(digest));
@@ -68,11 +80,18 @@ fn callers<K: KeyLookup>(
         (Verdict::Rejected(refused), KeyCandidates::Certain)
             if refused.rejection.reason != Reason::WrongSecret =>
         {
-            let looked_up = || {
-                let (key, _) = identify(keys?, facts.presented, &mut None).ok()?;
-                Some(key.id)
+            let id = match (refused.key, refused.digest, keys) {
+                (Some(key), _, _) => Some(key.id),
+                (None, None, Some(keys)) => {
+                    let mut seen = SeenCaller::default();
+                    let found = identify(keys, facts.presented, &mut seen);
+                    refused.digest = seen.digest;
+                    found.ok().map(|(key, _)| key.id)
+                }
+                // Nobody's, or nobody knows whose.
+                (None, _, _) => None,
             };
-            by_key(refused.key.map(|key| key.id).or_else(looked_up)).into()
+            by_key(id).into()
         }
         (_, KeyCandidates::Certain) => network.into(),
     }
@@ -95,5 +114,18 @@ fn rule_of<'k>(policy: &'k Policy, facts: &Facts<'_>) -> Option<&'k Route> {
     match policy.routes.find(facts.method, facts.path, traits) {
         Ok(FoundRoute::Route(route)) => Some(route).filter(|r| traits.within(r.allow).is_ok()),
         Ok(FoundRoute::Nothing | FoundRoute::OtherMethods(_)) | Err(_) => None,
+    }
+}
+
+/// Whether a service that reads paths loosely would find nothing enforced under this one either:
+/// `/v1/Admin` is `/v1/admin` to many (Express, IIS). An enforced rule says what a path needs; that
+/// an observed one beside it needs nothing must not open it under another spelling.
+fn leads_nowhere_else(policy: &Policy, observe: &Observe, path: &str, method: &Method) -> bool {
+    match observe.reach {
+        ObserveReach::WholeGate => true,
+        ObserveReach::Routes(_) => policy
+            .routes
+            .find_loosely(method, path)
+            .is_some_and(|found| found.iter().all(|route| observe.reaches(*route))),
     }
 }

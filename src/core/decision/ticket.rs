@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Admitted, AdmittedCaller, Facts, KeyLookup, Observed, Policy, Presented, check_key};
+use super::{
+    Admitted, AdmittedCaller, Facts, KeyLookup, Observed, Policy, Presented, Refused, check_key,
+};
 use crate::core::Now;
 use crate::core::client_network::ClientNetwork;
-use crate::core::grant::KeyView;
 use crate::core::key::KeyId;
 use crate::core::observe::{Conduct, ShareCaller, ShareCallers};
-use crate::core::reason::{Reason, Rejection};
+use crate::core::reason::Reason;
 use crate::core::route::{Access, Route};
 use crate::core::secret::Digest;
 use crate::core::user_token::{SignerPrint, TokenSigners};
@@ -57,14 +58,9 @@ pub(super) struct ObservedOrigin {
 // === impl ObservedOrigin ===
 
 impl ObservedOrigin {
-    /// `key`: the one that was identified, if any was.
-    pub(super) fn of(
-        callers: ShareCallers,
-        facts: &Facts<'_>,
-        key: Option<&KeyView<'_>>,
-        rejection: &Rejection,
-    ) -> Self {
-        let digest = match (rejection.reason, facts.presented) {
+    pub(super) fn of(callers: ShareCallers, facts: &Facts<'_>, refused: &Refused<'_>) -> Self {
+        let digest_of = |secret| refused.digest.unwrap_or_else(|| Digest::of(secret));
+        let digest = match (refused.rejection.reason, facts.presented) {
             (
                 Reason::Address
                 | Reason::Canary
@@ -77,12 +73,12 @@ impl ObservedOrigin {
                 | Reason::Unknown
                 | Reason::WrongEnvironment,
                 Presented::Single(secret),
-            ) => Some(Digest::of(secret)),
+            ) => Some(digest_of(secret)),
             (reason, Presented::Pair { secret, .. })
-                if key.is_some()
+                if refused.key.is_some()
                     && !matches!(reason, Reason::WrongSecret | Reason::Route | Reason::Method) =>
             {
-                Some(Digest::of(secret))
+                Some(digest_of(secret))
             }
             _ => None,
         };

@@ -33,11 +33,20 @@ enum Slashes {
 }
 
 /// A look-up.
-struct Search<'m, 't> {
+pub(super) struct Search<'m, 't> {
     method: &'m Method,
     reading: PathReading,
     /// Rules for the path, but not for the method.
-    others: Vec<&'t Route>,
+    pub(super) others: Vec<&'t Route>,
+}
+
+// === impl Search ===
+
+impl<'m> Search<'m, '_> {
+    pub(super) fn new(method: &'m Method) -> Self {
+        let reading = PathReading { segments: Segments::Decoded, slashes: Slashes::Kept };
+        Self { method, reading, others: Vec::new() }
+    }
 }
 
 // === impl RouteTable ===
@@ -69,7 +78,7 @@ impl RouteTable {
     }
 
     fn search(&self, method: &Method, path: &str, reading: PathReading) -> FoundRoute<'_> {
-        let mut search = Search { method, reading, others: Vec::new() };
+        let mut search = Search { reading, ..Search::new(method) };
         let rest = path.strip_prefix('/').unwrap_or(path).as_bytes();
         match self.walk(0, Some(rest), &mut search) {
             Some(route) => FoundRoute::Route(route),
@@ -113,7 +122,11 @@ impl RouteTable {
             .or_else(|| self.pick(&node.rests, search))
     }
 
-    fn pick<'t>(&'t self, candidates: &[usize], search: &mut Search<'_, 't>) -> Option<&'t Route> {
+    pub(super) fn pick<'t>(
+        &'t self,
+        candidates: &[usize],
+        search: &mut Search<'_, 't>,
+    ) -> Option<&'t Route> {
         let method = search.method;
         let routes = || candidates.iter().filter_map(|i| self.routes.get(*i));
         let named = routes().find(|r| r.methods.contains(method));
@@ -155,7 +168,7 @@ impl Node {
 impl Literal {
     /// Whether a server that compares bytes takes `raw` for this literal: rules have it so, or it is
     /// encoded no more than it has to be.
-    fn is_written(&self, raw: &[u8]) -> bool {
+    pub(super) fn is_written(&self, raw: &[u8]) -> bool {
         self.spellings.iter().any(|known| **known == *raw)
             || path::encode(&self.decoded).as_bytes() == raw
     }

@@ -156,6 +156,7 @@ pub(crate) fn admit(
     if is_observed && admission.is_whole_gate() {
         changes.keep(KeptWith::Observed);
     }
+    admission.note_dropped(&changes, &head);
     let upgrade = admission.upgrade(&passage, &head, &mut changes, carried, record)?;
     let trace = admission.start_trace(record);
     let assertion = admission.assertion(&snapshot, &passage, &head, record)?;
@@ -291,8 +292,10 @@ impl<'s> Admission<'s> {
         's: 'r,
     {
         let (settings, shared) = (&self.snapshot.settings, &self.worker.shared);
-        let reading = facts::fits(head, shared.http2.header_list_bytes)
-            .and_then(|()| facts::read(head, settings, &shared.caps, self.client.address.ip()));
+        let reading = facts::fits(head, shared.http2.header_list_bytes).and_then(|()| {
+            let peer = self.client.address.ip();
+            facts::read(head, settings, &shared.caps, peer, record.started())
+        });
         let reading = match reading {
             Ok(reading) => reading,
             Err(rejection) => {
@@ -302,16 +305,18 @@ impl<'s> Admission<'s> {
             }
         };
         record.set_client(reading.client());
-        if reading.changes.dropped > 0 && reading.fault.is_none() {
-            self.worker.cells.fields_dropped(u64::from(reading.changes.dropped));
-            for (name, _) in head.fields.iter().filter(|(name, _)| name.contains(&b'_')) {
-                shared.dropped_names.note(name);
-            }
-        }
         if let Some(id) = &reading.changes.request_id {
             record.request_id = id.clone();
         }
         Ok(reading)
+    }
+
+    /// Notes the fields that the service does not get for an underscore in their name.
+    fn note_dropped(&self, changes: &HeadChanges, head: &RequestHead) {
+        for name in changes.dropped(head, &self.snapshot.settings) {
+            self.worker.cells.fields_dropped(1);
+            self.worker.shared.dropped_names.note(name);
+        }
     }
 
     /// Looks up the key and decides; a rejection is recorded and answered here.
@@ -329,7 +334,12 @@ impl<'s> Admission<'s> {
         let mut facts = reading.facts();
         let token = self.token(reading, &facts, record.started());
         match &token {
-            Some(Ok(Ok(token))) => facts.presented = Presented::Token(token),
+            Some(Ok(Ok(token))) => {
+                // Its signature holds, whatever becomes of the request.
+                record.user = Some((Arc::clone(&token.issuer), token.subject.clone()));
+                record.org = Some(token.org.clone());
+                facts.presented = Presented::Token(token);
+            }
             Some(Ok(Err(fault))) => facts.presented = Presented::FaultyToken(*fault),
             Some(Err(both)) => facts.fault = Some(both),
             None => {}
@@ -338,7 +348,7 @@ impl<'s> Admission<'s> {
         let conduct = verdict.conduct();
         let credentials = CredentialPassage::Strip;
         let mut passage = match verdict {
-            Verdict::Rejected(Refused { rejection, route, key }) => {
+            Verdict::Rejected(Refused { rejection, route, key, .. }) => {
                 if let Some(route) = route {
                     record.set_route(&route.id, slot_of(route.index));
                 }
@@ -346,7 +356,7 @@ impl<'s> Admission<'s> {
                 if let Some(key) = &key {
                     self.worker.uses.refused(key, rejection.reason, reading.client());
                 }
-                record.org = key.map(|k| k.org.into());
+                record.org = key.map(|k| k.org.into()).or(record.org.take());
                 record.decided(DecisionOutcome::Rejected(rejection.reason));
                 // A key that cannot be removed with certainty may not be sent on, whoever calls.
                 let observe = settings.policy.observe.as_deref();
@@ -412,15 +422,10 @@ impl<'s> Admission<'s> {
         let route = passage.route;
         let mut denied = None;
         let mut key = None;
-        let mut org = None;
         match &passage.forward {
             Forward::Admitted(admitted) => {
                 self.reaches(ConnectionReach::Admitted);
                 key = admitted.key().copied();
-                if let Some(token) = admitted.token() {
-                    record.user = Some((Arc::clone(&token.issuer), token.subject.clone()));
-                    org = Some(token.org.clone());
-                }
                 denied = match self.take(admitted, record.started()) {
                     Some(Err(_)) => Some(Reason::RateLimited),
                     Some(Ok(_)) | None => None,
@@ -440,7 +445,7 @@ impl<'s> Admission<'s> {
         let is_too_large = route.body_limit.is_some_and(|limit| body.least() > limit);
         let denied = denied.or(is_too_large.then_some(Reason::BodyTooLarge));
         record.key = key.map(|key| key.id);
-        record.org = org.or(key.map(|key| key.org.into()));
+        record.org = key.map(|key| key.org.into()).or(record.org.take());
         let watched = reading.changes.watched.as_ref();
         let told = watched.map(|watched| watched.told.clone()).unwrap_or_default();
         let is_admitted = matches!(passage.forward, Forward::Admitted(_));
@@ -507,9 +512,6 @@ impl<'s> Admission<'s> {
                 self.reaches(ConnectionReach::Admitted);
                 record.key = admitted.key().map(|key| key.id);
                 record.org = Some(admitted.org().into());
-                if let Some(token) = admitted.token() {
-                    record.user = Some((Arc::clone(&token.issuer), token.subject.clone()));
-                }
                 match self.take(admitted, record.started()) {
                     Some(Ok(report)) => charged = Some(report),
                     Some(Err(report)) => {

@@ -13,7 +13,7 @@ use crate::config::{Caps, Settings, Underscores};
 use crate::core::decision::KeyCandidates;
 use crate::core::headers::FieldClass;
 use crate::core::path::{self, Traits};
-use crate::core::{Facts, Reason, Rejection, address};
+use crate::core::{Facts, Now, Reason, Rejection, address};
 use crate::observe::HeadNotice;
 use crate::proxy::http1::head::{At, RequestHead, is_extended_connect, text_of};
 use crate::proxy::ids::RequestId;
@@ -42,8 +42,8 @@ pub(crate) struct HeadChanges {
     pub(crate) remove: SmallVec<[At; 8]>,
     /// Names of fields to remove, which `Connection` has named.
     pub(crate) remove_named: Vec<HeaderName>,
-    /// How many of them go for an underscore in their name.
-    pub(crate) dropped: u32,
+    /// Fields among them go for an underscore in their name, unless the request keeps them.
+    may_drop: Option<DroppedName>,
     /// What `[observe]` wants to know; `None`: it is not configured, and costs nothing.
     pub(crate) watched: Option<Box<WatchedChanges>>,
     /// Among those to remove is one that only we may set.
@@ -82,6 +82,10 @@ pub(crate) struct KeptField {
 #[derive(Clone, Copy, Debug)]
 struct MisspeltCredential;
 
+/// Proof that there was at least one.
+#[derive(Clone, Copy, Debug)]
+struct DroppedName;
+
 /// When a field that goes is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeptWith {
@@ -104,6 +108,7 @@ pub(crate) fn read<'r>(
     settings: &'r Settings,
     caps: &Caps,
     peer: IpAddr,
+    now: Now,
 ) -> Result<RequestReading<'r>, Rejection> {
     let path = target(head, caps)?;
     let mut fault = None;
@@ -124,8 +129,12 @@ pub(crate) fn read<'r>(
     let carriers = credentials::read(head, &settings.sources, &settings.tokens);
     let is_certain = carriers.is_ok()
         && changes.watched.as_ref().is_none_or(|watched| watched.misspelt.is_none());
-    let candidates = match changes.watched {
-        Some(_) if !is_certain => Some(credentials::candidates(head, settings)),
+    let candidates = match &settings.policy.observe {
+        Some(observe) if !is_certain => Some(match observe.depends_on_caller(now) {
+            true => credentials::candidates(head, settings),
+            // Hashing all that may be a key is work for nobody.
+            false => Candidates::NotRead,
+        }),
         _ => None,
     };
     let carriers = carriers.unwrap_or_else(|rejection| {
@@ -187,7 +196,7 @@ impl<'r> RequestReading<'r> {
             candidates: match &self.candidates {
                 None => KeyCandidates::Certain,
                 Some(Candidates::These(digests)) => KeyCandidates::These(digests),
-                Some(Candidates::TooMany) => KeyCandidates::TooMany,
+                Some(Candidates::NotRead) => KeyCandidates::NotRead,
             },
             fault: self.fault.as_deref(),
         }
@@ -338,7 +347,7 @@ fn fields(
                         Box::new(Rejection::why(Reason::BadHeader, why))
                     });
                 }
-                Underscores::Drop => changes.dropped += 1,
+                Underscores::Drop => changes.may_drop = Some(DroppedName),
                 Underscores::Allow => {}
             }
             if settings.underscores != Underscores::Allow {
@@ -429,6 +438,22 @@ impl HeadChanges {
             let keeps = |at| watched.kept.iter().any(|f| f.at == at && f.with == with);
             remove.retain(|at| !keeps(*at));
         }
+    }
+
+    /// Names of the fields that go for an underscore in them. Credentials are not among them.
+    pub(crate) fn dropped<'h>(
+        &self,
+        head: &'h RequestHead,
+        settings: &Settings,
+    ) -> impl Iterator<Item = &'h [u8]> {
+        let places = self.may_drop.map(|DroppedName| head.fields.places()).into_iter().flatten();
+        places
+            .filter(|(at, name, _)| name.contains(&b'_') && self.remove.contains(at))
+            .map(|(_, name, _)| name)
+            .filter(|name| {
+                let field = settings.fields.classify(name);
+                !matches!(field, FieldClass::Credential | FieldClass::Subprotocol)
+            })
     }
 
     fn tell(&mut self, notice: HeadNotice) {

@@ -14,7 +14,7 @@ use crate::proxy::http1::head::RequestHead;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Candidates {
     These(Vec<Digest>),
-    TooMany,
+    NotRead,
 }
 
 /// Most that are looked up for one request.
@@ -43,7 +43,7 @@ pub(crate) fn candidates(head: &RequestHead, settings: &Settings) -> Candidates 
         found.value(parameter, &settings.sources);
     }
     match found.is_full {
-        true => Candidates::TooMany,
+        true => Candidates::NotRead,
         false => Candidates::These(found.digests),
     }
 }
@@ -52,9 +52,12 @@ pub(crate) fn candidates(head: &RequestHead, settings: &Settings) -> Candidates 
 
 impl Collected {
     fn value(&mut self, value: &[u8], sources: &[CredentialSource]) {
+        if self.is_full {
+            return;
+        }
         self.piece(value, sources);
         for piece in value.split(|b| matches!(b, b' ' | b'\t' | b',' | b';')) {
-            if piece.len() < value.len() {
+            if piece.len() < value.len() && !self.is_full {
                 self.piece(piece, sources);
             }
         }
