@@ -7,17 +7,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::config::{Config, ThisHost};
+use crate::config::{Config, Settings, ThisHost};
 use crate::core::{Digest, KeySpec, KeyStatus};
 use crate::proxy::fuzz::Service;
 use crate::snapshot::Snapshot;
 use crate::table::{KeySet, testkit};
+use crate::token::sign::TokenKey;
+use crate::token::sign::assertion::{AssertionBinding, Assertions};
+use crate::token::sign::credential::{CredentialForm, UpstreamCredential, UpstreamTokens};
+use crate::token::sign::template::ClaimsTemplate;
 
 const CONFIG: &str = concat!(
     "environment = \"live\"\n",
@@ -384,4 +389,53 @@ fn observing_ends_by_itself_in_the_middle_of_traffic() {
         turns().await;
         assert_eq!(drained(&running), (b"4\r\nlate\r\n".to_vec(), false));
     });
+}
+
+/// A fault of keygate's own is nothing that a caller who is only observed may feel.
+#[test]
+fn what_cannot_be_signed_refuses_nobody_who_is_observed() {
+    for passage in ["forward", "strip"] {
+        let observe = format!("[observe]\ncredentials = \"{passage}\"\n");
+        Bench::run_with(&observe, async |bench| {
+            let unsigned = |settings: &Settings| {
+                let claims = ClaimsTemplate::parse(r#"{"org":"$org","exp":"$exp"}"#).unwrap();
+                let tokens =
+                    UpstreamTokens { key: TokenKey::broken(), claims, life: 60, scheme: "Bearer " };
+                let credential = UpstreamCredential {
+                    field: http::header::AUTHORIZATION,
+                    form: CredentialForm::Token(tokens),
+                };
+                let assertion = Assertions {
+                    field: HeaderName::from_static("x-identity-assertion"),
+                    issuer: "keygate".into(),
+                    audience: "orders".into(),
+                    life: 60,
+                    binding: AssertionBinding::Request,
+                    key: TokenKey::broken(),
+                    also_published: Vec::new(),
+                };
+                Settings {
+                    assertion: Some(Arc::new(assertion)),
+                    credential: Some(Arc::new(credential)),
+                    ..settings.clone()
+                }
+            };
+            bench.service.swap(|now| Snapshot {
+                settings: Arc::new(unsigned(&now.settings)),
+                keys: now.keys.clone(),
+                route_slots: now.route_slots.clone(),
+            });
+            let mut client = bench.connect();
+            client.write_all(&head("GET", "/a", STAYS)).await.unwrap();
+            let (mut upstream, head) = bench.accept_head().await;
+            assert!(head.contains("x-key-id") && !head.contains("x-identity-assertion"), "{head}");
+            upstream.write_all(OK).await.unwrap();
+            turns().await;
+            assert!(drained(&client).0.ends_with(b"ok"));
+            bench.shows(
+                "keygate_observe_total{reason=\"internal\",route=\"/*\",upstream=\"2xx\",\
+                 verdict=\"deny\"} 1",
+            );
+        });
+    }
 }

@@ -28,6 +28,9 @@ enum TokenSecret {
     EdDsa(Ed25519KeyPair, PublicTokenKey),
     /// An `hmac::Key` would leave copies of itself behind wherever it is moved.
     Hs256(Zeroizing<Vec<u8>>),
+    /// Never signs.
+    #[cfg(test)]
+    Broken,
 }
 
 /// The public part of an Ed25519 [`TokenKey`], as verifiers get it.
@@ -107,6 +110,11 @@ impl TokenKey {
         Self { secret, head: jose_head("HS256", key_id) }
     }
 
+    #[cfg(test)]
+    pub fn broken() -> Self {
+        Self { secret: TokenSecret::Broken, head: jose_head("HS256", None) }
+    }
+
     /// Every private key of a PEM file, one or two: PKCS#8, Ed25519, as `keygatectl signer new` and
     /// `openssl genpkey -algorithm ed25519` write it. Its key id is `key_id`, or else its thumbprint.
     ///
@@ -149,6 +157,8 @@ impl TokenKey {
         match &self.secret {
             TokenSecret::EdDsa(_, public) => Some(*public),
             TokenSecret::Hs256(_) => None,
+            #[cfg(test)]
+            TokenSecret::Broken => None,
         }
     }
 
@@ -169,6 +179,8 @@ impl TokenKey {
                 let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
                 BASE64_URL_SAFE_NO_PAD.encode_string(hmac::sign(&key, signed).as_ref(), &mut token);
             }
+            #[cfg(test)]
+            TokenSecret::Broken => return Err(SigningFailed),
         }
         Ok(token)
     }

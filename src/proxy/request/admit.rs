@@ -15,7 +15,7 @@ use super::facts::{self, HeadChanges, KeptWith, RequestReading};
 use super::record::RequestRecord;
 use super::reply::{self, RefusalContext, Reply};
 use super::rewrite::{self, RewriteContext, answer};
-use super::sent_tokens::{self, SentCredential};
+use super::sent_tokens::{self, ObservedTokens, SentCredential};
 use super::upgrade_request::{self, UpgradeAsked, UpgradeRequest};
 use super::{cors, grpc};
 use crate::config::{Settings, TraceStart};
@@ -128,14 +128,14 @@ pub(crate) fn admit(
     }
     let passage = admission.judge(&reading, record)?;
     let is_observed = passage.conduct == Conduct::Observed;
-    let (mut charged, mut credential) = (None, None);
+    let (mut charged, mut assertion) = (None, None);
+    let credential;
     if is_observed {
-        admission.observe(&passage, &reading, &body, record);
-        if passage.credentials == CredentialPassage::Strip {
-            // Its own is gone. Without the claims there is none, and the report says so.
-            let sent = sent_tokens::credential(worker, &snapshot, &passage.forward, record);
-            credential = sent.unwrap_or_default();
-        }
+        let passes = passage.credentials;
+        let sent =
+            sent_tokens::observed(worker, &snapshot, &passage.forward, passes, &head, record);
+        admission.observe(&passage, &reading, &body, &sent, record);
+        (credential, assertion) = (sent.credential, sent.assertion);
     } else {
         credential = admission.credential(&snapshot, &passage, record)?;
         charged = admission.charge(&passage, record)?;
@@ -159,7 +159,9 @@ pub(crate) fn admit(
     admission.note_dropped(&changes, &head);
     let upgrade = admission.upgrade(&passage, &head, &mut changes, carried, record)?;
     let trace = admission.start_trace(record);
-    let assertion = admission.assertion(&snapshot, &passage, &head, record)?;
+    if !is_observed {
+        assertion = admission.assertion(&snapshot, &passage, &head, record)?;
+    }
     let Passage { forward, route, credentials, .. } = passage;
     let plan = AnswerPlan {
         method: head.method.clone(),
@@ -417,21 +419,18 @@ impl<'s> Admission<'s> {
         passage: &Passage<'_>,
         reading: &RequestReading<'_>,
         body: &ClientBody,
+        sent: &ObservedTokens<'_>,
         record: &mut RequestRecord,
     ) {
         let route = passage.route;
-        let mut denied = None;
+        let mut denied = sent.no_credential;
         let mut key = None;
         match &passage.forward {
             Forward::Admitted(admitted) => {
                 self.reaches(ConnectionReach::Admitted);
                 key = admitted.key().copied();
-                denied = match self.take(admitted, record.started()) {
-                    Some(Err(_)) => Some(Reason::RateLimited),
-                    Some(Ok(_)) | None => None,
-                };
-                if denied.is_none() && sent_tokens::lacks_claim(self.snapshot, admitted) {
-                    denied = Some(Reason::NoUpstreamIdentity);
+                if let Some(Err(_)) = self.take(admitted, record.started()) {
+                    denied = denied.or(Some(Reason::RateLimited));
                 }
                 self.worker.uses.admitted(admitted, record.client(), record.started());
             }
@@ -444,6 +443,7 @@ impl<'s> Admission<'s> {
         }
         let is_too_large = route.body_limit.is_some_and(|limit| body.least() > limit);
         let denied = denied.or(is_too_large.then_some(Reason::BodyTooLarge));
+        let denied = denied.or(sent.no_assertion);
         record.key = key.map(|key| key.id);
         record.org = key.map(|key| key.org.into()).or(record.org.take());
         let watched = reading.changes.watched.as_ref();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::record::RequestRecord;
 use crate::config::Settings;
+use crate::core::observe::CredentialPassage;
 use crate::core::{Admitted, Reason, Rejection};
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::outbound::Forward;
@@ -19,6 +20,16 @@ use crate::token::sign::credential::{CredentialForm, FixedCredential, NoToken};
 pub(crate) enum SentCredential<'s> {
     Fixed(&'s FixedCredential),
     Token(Rc<str>),
+}
+
+/// What goes along with a request that is only observed, and why the rest does not: enforced, the
+/// request would be refused for that.
+#[derive(Default)]
+pub(super) struct ObservedTokens<'s> {
+    pub(super) credential: Option<SentCredential<'s>>,
+    pub(super) assertion: Option<Rc<str>>,
+    pub(super) no_credential: Option<Reason>,
+    pub(super) no_assertion: Option<Reason>,
 }
 
 // === impl SentCredential ===
@@ -105,9 +116,38 @@ pub(super) fn assertion(
     Ok(Some(worker.minted.assertions.keep(admitted, minted)))
 }
 
+/// Both, as far as they can be made: a fault of keygate's own must not refuse what it only observes.
+pub(super) fn observed<'s>(
+    worker: &Worker,
+    snapshot: &'s Arc<Snapshot>,
+    forward: &Forward<'_>,
+    passage: CredentialPassage,
+    head: &RequestHead,
+    record: &RequestRecord,
+) -> ObservedTokens<'s> {
+    let mut sent = ObservedTokens::default();
+    match (passage, forward) {
+        // The service gets the caller's own.
+        (CredentialPassage::Forward, Forward::Admitted(admitted)) => {
+            let is_missing = lacks_claim(snapshot, admitted);
+            sent.no_credential = is_missing.then_some(Reason::NoUpstreamIdentity);
+        }
+        (CredentialPassage::Forward, Forward::Observed(_) | Forward::Passed(_)) => {}
+        (CredentialPassage::Strip, _) => match credential(worker, snapshot, forward, record) {
+            Ok(credential) => sent.credential = credential,
+            Err(rejection) => sent.no_credential = Some(rejection.reason),
+        },
+    }
+    match assertion(worker, snapshot, forward, head, record) {
+        Ok(assertion) => sent.assertion = assertion,
+        Err(reason) => sent.no_assertion = Some(reason),
+    }
+    sent
+}
+
 /// Whether the credential's claims ask for what the key does not have: enforced, its requests would be
 /// refused.
-pub(super) fn lacks_claim(snapshot: &Snapshot, admitted: &Admitted<'_>) -> bool {
+fn lacks_claim(snapshot: &Snapshot, admitted: &Admitted<'_>) -> bool {
     snapshot.settings.credential.as_ref().is_some_and(|credential| {
         let owner = snapshot.keys.as_deref().and_then(|keys| admitted.owner(keys));
         admitted.key().is_some_and(|key| credential.missing(key, owner).is_some())
