@@ -8,6 +8,7 @@ pub mod demo;
 pub mod error;
 pub mod files;
 pub mod keys;
+pub mod operation;
 pub mod orgs;
 pub mod output;
 pub mod plans;

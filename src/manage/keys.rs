@@ -10,14 +10,17 @@ pub mod import;
 pub mod init;
 pub mod list;
 pub mod lookup;
+pub mod refused;
 pub mod rotate;
 pub mod unused;
 
 use super::error::Result;
+use super::operation::{OperationSettings, StatusChange};
 use super::output::count;
 use super::publish::PublishArgs;
 use super::registry::Registry;
 use super::registry::change::{Change, Check, Committed, read_all};
+use super::registry::settings::RegistrySettings;
 use super::session::Session;
 
 #[derive(Debug, clap::Subcommand)]
@@ -61,13 +64,13 @@ pub enum KeysCommand {
 impl KeysCommand {
     pub fn run(self, session: &mut Session) -> Result<()> {
         match self {
-            Self::Canary(target) => target.set(edit::Turn::Canary, session),
+            Self::Canary(target) => target.set(StatusChange::Canary, session),
             Self::Check => check(session),
             Self::Compact => compact(session),
             Self::Create(create) => create.run(session),
-            Self::Disable(target) => target.set(edit::Turn::Disable, session),
+            Self::Disable(target) => target.set(StatusChange::Disable, session),
             Self::Edit(edit) => edit.run(session),
-            Self::Enable(target) => target.set(edit::Turn::Enable, session),
+            Self::Enable(target) => target.set(StatusChange::Enable, session),
             Self::Export(export) => export.run(session),
             Self::Fold(fold) => fold.run(session),
             Self::Import(import) => import.run(session),
@@ -79,6 +82,15 @@ impl KeysCommand {
             Self::Show(show) => show.run(session),
             Self::Unused(unused) => unused.run(session),
         }
+    }
+}
+
+/// What operations need to know of a registry.
+fn operation_settings(settings: &RegistrySettings) -> OperationSettings<'_> {
+    OperationSettings {
+        prefixes: &settings.prefixes,
+        default_prefix: settings.default_prefix.as_deref(),
+        plans: &settings.plans,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::error::{Error, Result};
-use super::keys::details::{LimitChange, PlanChange};
+use super::operation::{LimitChange, PlanChange};
 use super::output::Columns;
 use super::publish::pending::{self, UnpublishedOrgs};
 use super::publish::{Outstanding, PublishArgs};
@@ -60,7 +60,8 @@ impl Orgs {
 impl SetLimits {
     /// What the registry will say of the org.
     fn terms(&self, before: &OrgTerms, change: &Change) -> Result<OrgTerms> {
-        let limits = LimitChange::apply(&self.limits, &before.limits)?;
+        let limits = LimitChange::apply(&self.limits, &before.limits);
+        let limits = limits.map_err(|why| Error::argument("--limit", why))?;
         let plan = match &self.plan {
             Some(PlanChange(plan)) => plan.clone(),
             None => before.plan.clone(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::error::{Error, Result};
-use super::keys::details::LimitChange;
+use super::operation::LimitChange;
 use super::output::{Columns, count};
 use super::publish::pending::{UnpublishedKeys, UnpublishedOrgs};
 use super::publish::{Outstanding, PublishArgs};
@@ -75,7 +75,8 @@ impl Set {
             Change::begin(&session.registry, session.patience, Check::Touched, &session.output)?;
         self.publish.check(change.registry(), session)?;
         let was = change.settings().plans.get(&self.name).cloned().unwrap_or_default();
-        let is = LimitChange::apply(&self.limits, &was)?;
+        let is = LimitChange::apply(&self.limits, &was);
+        let is = is.map_err(|why| Error::argument("LIMIT", why))?;
         if is.is_empty() {
             let why = format!(
                 "would leave {} without a limit\nhint: `keygatectl plans remove` removes a plan",

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 
-use super::error::{Error, Result};
+use super::operation::{NoRandomness, RandomSource};
 use super::output::Output;
 use super::registry::audit::{self, AuditStamp, Record};
 use super::time;
 use crate::clock::Clock;
-use crate::core::format::KeyFormat;
-use crate::core::{Digest, Environment, KeyId, Secret};
 
 /// Options of every command that works on a registry.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,14 +39,9 @@ pub struct Session {
     who: String,
 }
 
-/// A secret just made, with what may be kept of it.
-#[derive(Debug)]
-pub struct Issued {
-    pub secret: Secret,
-    pub digest: Digest,
-    /// The first symbols behind prefix and environment.
-    pub key_prefix: Box<str>,
-}
+/// The random source of the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemRandomness;
 
 // === impl Session ===
 
@@ -112,46 +105,10 @@ impl Session {
     }
 }
 
-/// `key_` and 12 symbols: 60 bits, generated again in the unlikely case that it is in use.
-pub fn new_key_id() -> Result<KeyId> {
-    const SYMBOLS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-    let mut text = String::from(KeyId::PREFIX);
-    for byte in random::<12>()? {
-        text.push(char::from(*SYMBOLS.get(usize::from(byte & 31)).unwrap_or(&b'0')));
+// === impl SystemRandomness ===
+
+impl RandomSource for SystemRandomness {
+    fn fill(&mut self, to: &mut [u8]) -> std::result::Result<(), NoRandomness> {
+        SystemRandom::new().fill(to).map_err(|_| NoRandomness)
     }
-    KeyId::parse(&text).map_err(|_| Error::Random)
-}
-
-/// A new secret in this form.
-pub fn issue(format: &KeyFormat, environment: Option<Environment>) -> Result<Issued> {
-    // About one byte in four is passed over; 1 KiB is far beyond the longest form.
-    let secret = format.encode(environment, *zeroize::Zeroizing::new(random::<1024>()?));
-    let secret = secret.ok_or(Error::Random)?;
-    let rest = secret.expose().get(format.head_of(secret.expose())..).unwrap_or_default();
-    let key_prefix = start_of(rest, KeyFormat::SHOWN);
-    Ok(Issued { digest: secret.digest(), key_prefix, secret })
-}
-
-/// A public id in the manner of the form: shorter, without checksum. It need not be secret.
-pub fn new_public_id(format: &KeyFormat, environment: Option<Environment>) -> Result<Box<str>> {
-    let form = KeyFormat {
-        random: if format.group == 0 { 16 } else { format.group.saturating_mul(4) },
-        checksum: 0,
-        checksummed: false,
-        ..format.clone()
-    };
-    let id = form.encode(environment, random::<1024>()?).ok_or(Error::Random)?;
-    Ok(String::from_utf8_lossy(id.expose()).into())
-}
-
-/// The first `count` characters, as far as they are visible ASCII.
-pub fn start_of(secret: &[u8], count: usize) -> Box<str> {
-    let shown = secret.iter().take(count).take_while(|b| b.is_ascii_graphic());
-    shown.map(|b| char::from(*b)).collect::<String>().into()
-}
-
-fn random<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| Error::Random)?;
-    Ok(bytes)
 }

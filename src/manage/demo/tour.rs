@@ -11,9 +11,10 @@ use zeroize::Zeroizing;
 
 use super::super::error::{Error, Result};
 use super::super::keys::create::Create;
-use super::super::keys::details::{DetailArgs, LimitChange};
-use super::super::keys::edit::{KeySelection, Turn};
+use super::super::keys::details::DetailArgs;
+use super::super::keys::edit::KeySelection;
 use super::super::keys::unused::show_minute;
+use super::super::operation::{LimitChange, StatusChange};
 use super::super::output::Columns;
 use super::super::publish::PublishArgs;
 use super::super::registry::Registry;
@@ -285,7 +286,7 @@ impl Tour {
             secret_stdin: false,
             publish: PublishArgs::default(),
         };
-        revoke.set(Turn::Revoke, &mut self.session)?;
+        revoke.set(StatusChange::Revoke, &mut self.session)?;
         let (answer, took) = self.until(401, key)?;
         let code = code_of(&answer.body);
         Ok(Row {

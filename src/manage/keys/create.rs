@@ -4,18 +4,18 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::super::error::{Error, Result};
+use super::super::operation::{self, CreateRequest, IssuedKey, IssuedSecret, LimitChange};
 use super::super::publish::PublishArgs;
 use super::super::publish::pending::Publishing;
 use super::super::registry::Filter;
 use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::{self, RegistryEntry};
-use super::super::registry::settings::RegistrySettings;
-use super::super::session::{Issued, Session, issue, new_key_id, new_public_id};
+use super::super::session::{Session, SystemRandomness};
 use super::super::time::{self, When};
-use super::details::{DetailArgs, LimitChange};
+use super::details::DetailArgs;
+use super::refused::refused;
 use crate::core::address::parse_typed_network;
-use crate::core::format::KeyFormat;
-use crate::core::{Environment, KeyStatus, LimitSet, OrgId, Permission};
+use crate::core::{Environment, KeyKind, KeyStatus, OrgId, Permission};
 
 #[derive(Debug, clap::Args)]
 pub struct Create {
@@ -67,7 +67,7 @@ pub struct Create {
 #[derive(Debug)]
 pub struct Shown {
     pub entry: RegistryEntry,
-    pub issued: Issued,
+    pub issued: IssuedSecret,
     pub serial: u64,
 }
 
@@ -85,54 +85,36 @@ impl Create {
 
     /// Puts a new key into the registry. Nothing is shown or published yet.
     pub fn issue(&self, session: &Session) -> Result<(Shown, Committed)> {
-        if self.note.chars().any(char::is_control) {
-            return Err(Error::argument("--note", "must be one line"));
-        }
-        let now = session.now();
+        let request = self.request()?;
         let mut change = super::begin(session, Check::Touched)?;
         self.publish.check(change.registry(), session)?;
-        let (prefix, format) = form(change.settings(), self.prefix.as_deref(), session)?;
-        let issued = issue(&format, self.environment)?;
-        let resolve = |option, when: Option<When>| match when {
-            Some(when) => when.resolve(now).map_err(|e| Error::argument(option, e)),
-            None => Ok(None),
-        };
-        let mut entry = RegistryEntry {
-            id: new_key_id()?,
-            org: self.org.clone(),
-            name: self.name.as_str().into(),
-            status: if self.canary { KeyStatus::Canary } else { KeyStatus::Active },
-            environment: self.environment,
-            permissions: self.permissions.clone(),
-            networks: self.networks.clone(),
-            limits: LimitChange::apply(&self.limits, &LimitSet::default())?,
-            plan: None,
-            created: Some(now),
-            not_before: resolve("--not-before", self.not_before)?,
-            expires: resolve("--expires", self.expires)?,
-            sunset: None,
-            owner: None,
-            prefix,
-            key_prefix: issued.key_prefix.clone(),
-            public_id: self.pair.then(|| new_public_id(&format, self.environment)).transpose()?,
-            digest: issued.digest,
-            previous: None,
-            replaces: None,
-            note: self.note.as_str().into(),
-        };
-        self.details.apply(&mut entry, change.settings(), now)?;
-        if entry.expires.is_some_and(|at| at <= now) {
-            return Err(Error::argument("--expires", "is in the past"));
-        }
-        if entry.expires.zip(entry.not_before).is_some_and(|(end, begin)| end <= begin) {
-            return Err(Error::argument("--not-before", "would end the key before it begins"));
-        }
+        let settings = super::operation_settings(change.settings());
+        let made = operation::create(&settings, &request, session.now(), &mut SystemRandomness);
+        let IssuedKey { entry, issued } = made.map_err(refused)?;
         if !change.add(entry.clone()) {
             // 60 random bits met an id that is there already: the random source is broken.
             return Err(Error::Random);
         }
         let committed = super::commit(change, "keys create", &self.publish, session)?;
         Ok((Shown { entry, issued, serial: committed.serial }, committed))
+    }
+
+    fn request(&self) -> Result<CreateRequest> {
+        Ok(CreateRequest {
+            org: self.org.clone(),
+            name: self.name.clone(),
+            permissions: self.permissions.clone(),
+            networks: self.networks.clone(),
+            expires: self.expires,
+            not_before: self.not_before,
+            limits: self.limits.clone(),
+            environment: self.environment,
+            kind: if self.pair { KeyKind::Pair } else { KeyKind::Single },
+            prefix: self.prefix.clone(),
+            note: self.note.clone(),
+            canary: self.canary,
+            details: self.details.request()?,
+        })
     }
 }
 
@@ -210,37 +192,6 @@ fn take_back(committed: Committed, session: &Session) -> Result<()> {
     }
     let records = change.records("taken back", &session.stamp(change.serial()));
     change.commit(&records).map(|_| ())
-}
-
-/// The name of the prefix and its form.
-pub fn form(
-    settings: &RegistrySettings,
-    prefix: Option<&str>,
-    session: &Session,
-) -> Result<(Option<Box<str>>, KeyFormat)> {
-    match (settings.format(prefix), prefix) {
-        (Some((name, format)), _) => Ok((Some(name.into()), format.clone())),
-        (None, Some(name)) => Err(Error::argument(
-            "--prefix",
-            format!(
-                "no `{name}` in {}\nhint: it has {}",
-                session.registry.display(),
-                known(settings)
-            ),
-        )),
-        (None, None) if settings.prefixes.is_empty() => Ok((None, KeyFormat::standard("kg_"))),
-        (None, None) => Err(Error::Missing {
-            what: "the prefix of the new secret",
-            hint: "give --prefix, or set `default_prefix` in the registry",
-        }),
-    }
-}
-
-fn known(settings: &RegistrySettings) -> String {
-    match settings.prefixes.keys().map(String::as_str).collect::<Vec<_>>().join(", ") {
-        none if none.is_empty() => "no [prefixes] at all; docs/registry.md shows some".into(),
-        names => names,
-    }
 }
 
 pub fn name(text: &str) -> std::result::Result<String, &'static str> {

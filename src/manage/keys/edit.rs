@@ -4,20 +4,21 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::super::error::{Error, Result};
+use super::super::error::Result;
+use super::super::operation::{self, EditRequest, KeyAdvice, LimitChange, StatusChange};
 use super::super::publish::pending::{Publishing, UnpublishedKeys};
 use super::super::publish::{Outstanding, PublishArgs};
 use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::RegistryEntry;
-use super::super::registry::settings::RegistrySettings;
 use super::super::session::Session;
 use super::super::time::When;
 use super::create;
-use super::details::{DetailArgs, LimitChange};
-use super::former::{former, has_former_secret, name_both};
+use super::details::DetailArgs;
+use super::former::{former, name_both};
 use super::lookup::{HeldAs, given_lines, holders};
+use super::refused::{refused, warning};
 use crate::core::address::parse_typed_network;
-use crate::core::{Environment, KeyStatus, OrgId, Permission};
+use crate::core::{Environment, OrgId, Permission};
 
 /// Which keys.
 #[derive(Debug, Default, clap::Args)]
@@ -33,16 +34,6 @@ pub struct KeySelection {
     pub secret_stdin: bool,
     #[command(flatten)]
     pub publish: PublishArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    Canary,
-    Disable,
-    Enable,
-    Revoke,
-    /// What a rotation has left behind.
-    RevokeFormer,
 }
 
 #[derive(Debug, clap::Args)]
@@ -111,7 +102,7 @@ pub struct OrNone<T>(pub Option<T>);
 // === impl KeySelection ===
 
 impl KeySelection {
-    pub fn set(self, turn: Turn, session: &mut Session) -> Result<()> {
+    pub fn set(self, turn: StatusChange, session: &mut Session) -> Result<()> {
         let now = session.now();
         let given = if self.secret_stdin { Some(given_lines()?) } else { None };
         let mut leaked_former = BTreeSet::new();
@@ -121,13 +112,13 @@ impl KeySelection {
         match given {
             Some(given) => {
                 for held in holders(change.registry(), &given)? {
-                    if turn == Turn::Revoke && held.held_as == HeldAs::Former {
+                    if turn == StatusChange::Revoke && held.held_as == HeldAs::Former {
                         leaked_former.insert(held.located.entry.id);
                     }
                     found.push(held.located);
                 }
             }
-            None if turn == Turn::RevokeFormer => {
+            None if turn == StatusChange::RevokeFormer => {
                 for key in &self.keys {
                     found.push(former(change.registry(), key, self.org.as_ref(), now)?);
                 }
@@ -136,7 +127,7 @@ impl KeySelection {
                 for key in &self.keys {
                     let located = change.registry().select(key, self.org.as_ref(), now);
                     found.push(located.map_err(|e| {
-                        name_both(e, change.registry(), turn.action(), self.org.as_ref(), now)
+                        name_both(e, change.registry(), action(turn), self.org.as_ref(), now)
                     })?);
                 }
             }
@@ -147,7 +138,7 @@ impl KeySelection {
         for located in found {
             let turn = match leaked_former.contains(&located.entry.id) {
                 // The pair's other secret did not leak.
-                true if has_former_secret(&located.entry, now) => Turn::RevokeFormer,
+                true if located.entry.has_former_secret(now) => StatusChange::RevokeFormer,
                 true => {
                     let id = located.entry.id;
                     session.output.note(&format!("{id}: this former secret has expired already"));
@@ -155,7 +146,7 @@ impl KeySelection {
                 }
                 false => turn,
             };
-            match turn.apply(&located.entry, now)? {
+            match turn.apply(&located.entry, now).map_err(refused)? {
                 Some(new) => change.replace(located, new),
                 None => same.push(located.entry),
             }
@@ -163,15 +154,15 @@ impl KeySelection {
         if change.is_empty() {
             let unpublished = UnpublishedKeys::of(change.registry())?;
             for entry in &same {
-                session.output.note(&format!("{} is {} already", entry.id, turn.state()));
+                session.output.note(&format!("{} is {} already", entry.id, state(turn)));
             }
             let pending = Outstanding::when(|| same.iter().any(|entry| unpublished.has(entry)));
-            return self.publish.make_up(change, pending, turn.action(), session);
+            return self.publish.make_up(change, pending, action(turn), session);
         }
-        let committed = super::commit(change, turn.action(), &self.publish, session)?;
+        let committed = super::commit(change, action(turn), &self.publish, session)?;
         let became = |entry: &RegistryEntry| match leaked_former.contains(&entry.id) {
-            true => Turn::RevokeFormer.became(entry),
-            false => turn.became(entry),
+            true => became(StatusChange::RevokeFormer, entry),
+            false => became(turn, entry),
         };
         finish(&committed, became, &self.publish, session)
     }
@@ -181,60 +172,8 @@ impl KeySelection {
 
 impl Revoke {
     pub fn run(self, session: &mut Session) -> Result<()> {
-        let turn = if self.former { Turn::RevokeFormer } else { Turn::Revoke };
+        let turn = if self.former { StatusChange::RevokeFormer } else { StatusChange::Revoke };
         self.target.set(turn, session)
-    }
-}
-
-// === impl Turn ===
-
-impl Turn {
-    const fn action(self) -> &'static str {
-        match self {
-            Self::Canary => "keys canary",
-            Self::Disable => "keys disable",
-            Self::Enable => "keys enable",
-            Self::Revoke | Self::RevokeFormer => "keys revoke",
-        }
-    }
-
-    const fn state(self) -> &'static str {
-        match self {
-            Self::Canary => "a canary",
-            Self::Disable => "disabled",
-            Self::Enable => "active",
-            Self::Revoke | Self::RevokeFormer => "revoked",
-        }
-    }
-
-    /// What a changed key has become.
-    fn became(self, entry: &RegistryEntry) -> &'static str {
-        match self {
-            Self::RevokeFormer if !entry.status.is_final() => "has lost its former secret",
-            _ => self.state(),
-        }
-    }
-
-    /// The key afterwards; `None` if it is so already.
-    fn apply(self, entry: &RegistryEntry, now: u64) -> Result<Option<RegistryEntry>> {
-        let status = match self {
-            Self::Canary => KeyStatus::Canary,
-            Self::Disable => KeyStatus::Disabled,
-            Self::Enable => KeyStatus::Active,
-            Self::RevokeFormer if has_former_secret(entry, now) => {
-                refuse_final(entry)?;
-                return Ok(Some(RegistryEntry { previous: None, ..entry.clone() }));
-            }
-            Self::Revoke | Self::RevokeFormer => KeyStatus::Revoked,
-        };
-        if entry.status == status {
-            return Ok(None);
-        }
-        // Between revoked and canary nothing is admitted, only an alarm goes or comes.
-        if !status.is_final() {
-            refuse_final(entry)?;
-        }
-        Ok(Some(RegistryEntry { status, ..entry.clone() }))
     }
 }
 
@@ -263,76 +202,42 @@ impl Edit {
     }
 
     pub fn run(self, session: &mut Session) -> Result<()> {
-        if self.note.as_ref().is_some_and(|n| n.chars().any(char::is_control)) {
-            return Err(Error::argument("--note", "must be one line"));
-        }
+        let request = self.request()?;
         let mut change = super::begin(session, Check::Touched)?;
         self.publish.check(change.registry(), session)?;
         let located = change.registry().select(&self.key, self.org.as_ref(), session.now())?;
-        if located.entry.status == KeyStatus::Revoked {
-            refuse_final(&located.entry)?;
-        }
-        let new = self.apply(&located.entry, change.settings(), session.now())?;
+        let settings = super::operation_settings(change.settings());
+        let new = operation::edit(&settings, &located.entry, &request, session.now());
+        let new = new.map_err(refused)?;
         if new == located.entry {
             session.output.note(&format!("{} is so already; nothing was changed", new.id));
             let unpublished = UnpublishedKeys::of(change.registry())?;
             let pending = Outstanding::when(|| unpublished.has(&new));
             return self.publish.make_up(change, pending, "keys edit", session);
         }
+        let advice = KeyAdvice::of(Some(&located.entry), &new);
         change.replace(located, new);
         let committed = super::commit(change, "keys edit", &self.publish, session)?;
+        advice.iter().for_each(|advice| session.output.warn(&warning(advice)));
         finish(&committed, |_| "changed", &self.publish, session)
     }
 
-    fn apply(
-        &self,
-        entry: &RegistryEntry,
-        settings: &RegistrySettings,
-        now: u64,
-    ) -> Result<RegistryEntry> {
-        let mut new = entry.clone();
-        if let Some(name) = &self.name {
-            new.name = name.as_str().into();
-        }
-        if !self.permissions.is_empty() {
-            new.permissions.clone_from(&self.permissions);
-        }
-        for permission in &self.add_permission {
-            if !new.permissions.contains(permission) {
-                new.permissions.push(permission.clone());
-            }
-        }
-        for permission in &self.remove_permission {
-            if !new.permissions.contains(permission) {
-                let why = format!("{} does not hold `{}`", entry.id, permission.as_str());
-                return Err(Error::argument("--remove-permission", why));
-            }
-            new.permissions.retain(|p| p != permission);
-        }
-        if !self.networks.is_empty() || self.any_ip {
-            new.networks.clone_from(&self.networks);
-        }
-        if let Some(when) = self.expires {
-            new.expires = when.resolve(now).map_err(|e| Error::argument("--expires", e))?;
-        }
-        if let Some(when) = self.not_before {
-            new.not_before = when.resolve(now).map_err(|e| Error::argument("--not-before", e))?;
-        }
-        if (self.expires.is_some() || self.not_before.is_some())
-            && new.expires.zip(new.not_before).is_some_and(|(end, begin)| end <= begin)
-        {
-            let option = if self.not_before.is_some() { "--not-before" } else { "--expires" };
-            return Err(Error::argument(option, "would end the key before it begins"));
-        }
-        new.limits = LimitChange::apply(&self.limits, &new.limits)?;
-        self.details.apply(&mut new, settings, now)?;
-        if let Some(OrNone(environment)) = self.environment {
-            new.environment = environment;
-        }
-        if let Some(note) = &self.note {
-            new.note = note.as_str().into();
-        }
-        Ok(new)
+    fn request(&self) -> Result<EditRequest> {
+        let is_stated = |n: usize| n > 0;
+        Ok(EditRequest {
+            name: self.name.clone(),
+            permissions: is_stated(self.permissions.len()).then(|| self.permissions.clone()),
+            add_permissions: self.add_permission.clone(),
+            remove_permissions: self.remove_permission.clone(),
+            networks: (is_stated(self.networks.len()) || self.any_ip)
+                .then(|| self.networks.clone()),
+            expires: self.expires,
+            not_before: self.not_before,
+            limits: self.limits.clone(),
+            environment: self.environment.map(|OrNone(environment)| environment),
+            note: self.note.clone(),
+            details: self.details.request()?,
+        })
     }
 }
 
@@ -383,18 +288,30 @@ fn tell(
     session.output.flush()
 }
 
-/// Refuses to admit a revoked key again.
-pub fn refuse_final(entry: &RegistryEntry) -> Result<()> {
-    let state = match entry.status {
-        KeyStatus::Active | KeyStatus::Disabled => return Ok(()),
-        KeyStatus::Revoked => "revoked, which is final",
-        KeyStatus::Canary => "a canary, which is never valid",
-    };
-    Err(Error::State {
-        id: entry.id,
-        state: state.into(),
-        hint: "`keygatectl keys create` issues a new key",
-    })
+const fn action(turn: StatusChange) -> &'static str {
+    match turn {
+        StatusChange::Canary => "keys canary",
+        StatusChange::Disable => "keys disable",
+        StatusChange::Enable => "keys enable",
+        StatusChange::Revoke | StatusChange::RevokeFormer => "keys revoke",
+    }
+}
+
+const fn state(turn: StatusChange) -> &'static str {
+    match turn {
+        StatusChange::Canary => "a canary",
+        StatusChange::Disable => "disabled",
+        StatusChange::Enable => "active",
+        StatusChange::Revoke | StatusChange::RevokeFormer => "revoked",
+    }
+}
+
+/// What a changed key has become.
+fn became(turn: StatusChange, entry: &RegistryEntry) -> &'static str {
+    match turn {
+        StatusChange::RevokeFormer if !entry.status.is_final() => "has lost its former secret",
+        _ => state(turn),
+    }
 }
 
 fn environment_or_none(text: &str) -> std::result::Result<OrNone<Environment>, &'static str> {

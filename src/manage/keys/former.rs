@@ -29,7 +29,7 @@ pub fn former(
     }
     let successors = successors(registry)?;
     found.retain(|Located { entry, .. }| {
-        successors.contains_key(&entry.id) || has_former_secret(entry, now)
+        successors.contains_key(&entry.id) || entry.has_former_secret(now)
     });
     if found.iter().any(|located| lives(&located.entry, now)) {
         found.retain(|located| lives(&located.entry, now));
@@ -80,11 +80,6 @@ fn both(
          `{program} {action} {}` for its successor",
         replaced.id, successor.id
     )
-}
-
-/// Whether a pair has a second secret at `now` (seconds since 1970).
-pub fn has_former_secret(entry: &RegistryEntry, now: u64) -> bool {
-    entry.previous.is_some_and(|previous| previous.expires > now)
 }
 
 fn lives(entry: &RegistryEntry, now: u64) -> bool {

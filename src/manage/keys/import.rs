@@ -26,12 +26,13 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::super::error::{Error, FileFault, Result};
+use super::super::operation::{KeyField, RequestFault};
 use super::super::publish::PublishArgs;
 use super::super::registry::change::{Change, Check};
 use super::super::registry::entry::{FieldFault, parse_limit};
 use super::super::session::Session;
 use super::super::time::When;
-use super::create;
+use super::refused::refused;
 use crate::core::address::parse_typed_network;
 use crate::core::{Environment, Limit, OrgId, Permission};
 use crate::wording::shell::quoted;
@@ -128,7 +129,9 @@ impl Import {
         if let Some(name) = &self.prefix
             && !change.settings().prefixes.contains_key(name)
         {
-            create::form(change.settings(), Some(name), session)?;
+            let settings = super::operation_settings(change.settings());
+            let unknown = |why| refused(RequestFault { field: KeyField::Prefix, why }.into());
+            settings.form(Some(name)).map_err(unknown)?;
         }
         let mut report = ImportReport {
             format: format.as_str(),

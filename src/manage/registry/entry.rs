@@ -373,6 +373,11 @@ impl RegistryEntry {
         )
     }
 
+    /// Whether a pair has a second secret at `now` (Unix seconds).
+    pub fn has_former_secret(&self, now: u64) -> bool {
+        self.previous.is_some_and(|previous| previous.expires > now)
+    }
+
     /// The status that a caller meets at `now`: the stored one, or what the clock made of it.
     pub fn state(&self, now: u64) -> &'static str {
         match self.status {

@@ -8,12 +8,14 @@ use ipnet::IpNet;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::super::super::error::{FileFault, Result};
+use super::super::super::operation::secret::{new_key_id, start_of};
 use super::super::super::registry::entry::{
     FieldFault, RawEntry, RawTime, RegistryEntry, show_digest, show_limit, show_network,
 };
 use super::super::super::registry::settings::RegistrySettings;
-use super::super::super::session::{new_key_id, start_of};
+use super::super::super::session::SystemRandomness;
 use super::super::super::time;
+use super::super::refused::refused;
 use super::placeholder;
 use super::rules::AllowedNetworks;
 use super::yaml::Yaml;
@@ -236,7 +238,7 @@ impl Candidate {
             return Ok(Err(vec![FieldFault::new("", "holds neither a secret nor a digest")]));
         }
         if raw.id.is_empty() {
-            raw.id = new_key_id()?.to_string().into();
+            raw.id = new_key_id(&mut SystemRandomness).map_err(refused)?.to_string().into();
         }
         if raw.org.is_empty() {
             raw.org = match defaults.org {
