@@ -11,6 +11,7 @@ pub mod create;
 pub mod details;
 pub mod edit;
 pub mod fault;
+pub mod may;
 pub mod rotate;
 pub mod secret;
 pub mod status;

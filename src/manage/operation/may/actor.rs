@@ -1,0 +1,132 @@
+//! Who asks for a change, and what they hold. Imports the registry's entries.
+
+use ipnet::IpNet;
+
+use super::super::super::registry::entry::RegistryEntry;
+use super::NotAllowed;
+use crate::core::{Environment, KeyId, KeyStatus, OrgId, Owner, PermissionSet};
+
+/// Whoever asks. Each holds at most what a change may grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// An account of the host that the service runs on: what it wants, it could do to the database.
+    Host,
+    /// A key with management words, as [`Actor::of_key`] makes it.
+    Key { id: KeyId, org: OrgId, owner: Option<Owner>, holds: HeldRights },
+    Person {
+        role: PersonRole,
+        /// The org in which they have the role; of an operator it says nothing.
+        org: OrgId,
+        /// Themselves, as their keys name them.
+        owner: Owner,
+        /// What their product lets them do, where it says so.
+        holds: HeldRights,
+    },
+}
+
+/// The role of a person in an org, or, of an operator, in the installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PersonRole {
+    /// All keys, and the members below.
+    Admin,
+    /// Sees keys, usage and audit.
+    Auditor,
+    /// Their own keys, within what members may have.
+    Member,
+    /// Sees and ends keys of every org; issues nothing.
+    Operator,
+    /// All keys, members and the policy.
+    Owner,
+}
+
+/// What somebody holds and may therefore grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldRights {
+    pub permissions: HeldPermissions,
+    /// Empty: from everywhere.
+    pub networks: Vec<IpNet>,
+    pub environments: HeldEnvironments,
+    /// Unix seconds; `None`: without end.
+    pub ends: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeldPermissions {
+    /// Every word, those that manage keys among them. Only people hold this.
+    All,
+    These(PermissionSet),
+}
+
+/// A key without environment is valid where one of `live` is not, and the other way round, so each
+/// can grant its own only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeldEnvironments {
+    All,
+    Only(Option<Environment>),
+}
+
+// === impl Actor ===
+
+impl Actor {
+    /// The key that asks, at `now` (Unix seconds), as it is stored: not as the sidecar let it in.
+    ///
+    /// # Errors
+    ///
+    /// A key that is not in force.
+    pub fn of_key(entry: &RegistryEntry, now: u64) -> Result<Self, NotAllowed> {
+        match entry.state(now) {
+            state if state == KeyStatus::Active.as_str() => Ok(Self::Key {
+                id: entry.id,
+                org: entry.org.clone(),
+                owner: entry.owner.clone(),
+                holds: HeldRights::of_key(entry),
+            }),
+            ended => Err(NotAllowed::ActorEnded(ended)),
+        }
+    }
+}
+
+// === impl HeldRights ===
+
+impl HeldRights {
+    pub fn everything() -> Self {
+        Self {
+            permissions: HeldPermissions::All,
+            networks: Vec::new(),
+            environments: HeldEnvironments::All,
+            ends: None,
+        }
+    }
+
+    /// What a key holds while it is in force.
+    pub fn of_key(entry: &RegistryEntry) -> Self {
+        let permissions = PermissionSet::new(entry.permissions.iter().cloned());
+        Self {
+            permissions: HeldPermissions::These(permissions),
+            networks: entry.networks.clone(),
+            environments: HeldEnvironments::Only(entry.environment),
+            ends: entry.expires,
+        }
+    }
+}
+
+// === impl PersonRole ===
+
+impl PersonRole {
+    pub const ALL: [Self; 5] =
+        [Self::Admin, Self::Auditor, Self::Member, Self::Operator, Self::Owner];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Auditor => "auditor",
+            Self::Member => "member",
+            Self::Operator => "operator",
+            Self::Owner => "owner",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text)
+    }
+}

@@ -1,0 +1,591 @@
+//! Who may what, row by row; and chains of allowed actions that must never gain anything.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::super::super::registry::entry::tests::full;
+use super::super::super::time::When;
+use super::super::tests::{Counting, Shop};
+use super::super::{
+    CreateRequest, DetailRequest, EditRequest, FormerSecret, OwnerChange, RotateRequest, create,
+    edit, rotate,
+};
+use super::*;
+use crate::core::{KeyId, KeyStatus, OrgId, PermissionSet};
+
+const NOW: u64 = 1_795_232_000;
+const DAY: u64 = 86_400;
+const WORDS: [&str; 9] = [
+    "send",
+    "read",
+    "*",
+    "keys:read",
+    "keys:write",
+    "keys:revoke",
+    "usage:read",
+    "audit:read",
+    "embed:create",
+];
+
+fn word(text: &str) -> Permission {
+    Permission::parse(text).unwrap()
+}
+
+fn set(words: &[&str]) -> PermissionSet {
+    PermissionSet::new(words.iter().map(|text| word(text)))
+}
+
+fn rules() -> AccessRules {
+    AccessRules {
+        words: ManagementWords::standard().unwrap(),
+        star: StarCovers::ProductOnly,
+        member: set(&["send", "read"]),
+        offered: None,
+    }
+}
+
+fn org(text: &str) -> OrgId {
+    OrgId::parse(text).unwrap()
+}
+
+fn person(subject: &str) -> Owner {
+    Owner::new(subject, "", "").unwrap()
+}
+
+/// A key of `acme` with these words, no restriction and no owner.
+fn key(id: &str, words: &[&str]) -> RegistryEntry {
+    RegistryEntry {
+        id: KeyId::parse(id).unwrap(),
+        status: KeyStatus::Active,
+        environment: None,
+        permissions: words.iter().map(|text| word(text)).collect(),
+        networks: Vec::new(),
+        created: Some(NOW - DAY),
+        not_before: None,
+        expires: None,
+        sunset: None,
+        owner: None,
+        plan: None,
+        public_id: None,
+        previous: None,
+        ..full()
+    }
+}
+
+fn owned(subject: &str, entry: RegistryEntry) -> RegistryEntry {
+    RegistryEntry { owner: Some(person(subject)), ..entry }
+}
+
+fn actor(role: PersonRole) -> Actor {
+    Actor::Person { role, org: org("acme"), owner: person("kim"), holds: HeldRights::everything() }
+}
+
+fn by(entry: &RegistryEntry) -> Actor {
+    Actor::of_key(entry, NOW).unwrap()
+}
+
+fn may(actor: &Actor, action: KeyAction<'_>, entry: &RegistryEntry) -> Result<(), NotAllowed> {
+    let (rules, policy) = (rules(), OrgPolicy::default());
+    Access { rules: &rules, policy: &policy, now: NOW }.may(actor, action, entry)
+}
+
+/// What there is to do with a key that would become `to`.
+fn actions(to: &RegistryEntry) -> [KeyAction<'_>; 11] {
+    [
+        KeyAction::See,
+        KeyAction::SeeUsage,
+        KeyAction::SeeAudit,
+        KeyAction::Create { living: 0 },
+        KeyAction::Edit { to },
+        KeyAction::Rotate { to },
+        KeyAction::SetStatus(StatusChange::Enable),
+        KeyAction::SetStatus(StatusChange::Disable),
+        KeyAction::SetStatus(StatusChange::Revoke),
+        KeyAction::SetStatus(StatusChange::RevokeFormer),
+        KeyAction::SetStatus(StatusChange::Canary),
+    ]
+}
+
+/// One letter for each of [`actions`] that is allowed.
+fn allowed(actor: &Actor, entry: &RegistryEntry) -> String {
+    let letters = "sua".chars().chain("CERedrfc".chars());
+    let all = actions(entry).into_iter().zip(letters);
+    all.filter(|(action, _)| may(actor, *action, entry).is_ok()).map(|(_, letter)| letter).collect()
+}
+
+#[test]
+fn each_role_may_what_it_is_for() {
+    let kims = owned("kim", key("key_a", &["send"]));
+    let others = owned("lee", key("key_b", &["send"]));
+    let nobodys = key("key_c", &["send"]);
+    let foreign = RegistryEntry { org: org("other"), ..kims.clone() };
+    let all = "suaCERedrfc";
+    for (role, own, another, ownerless, abroad) in [
+        (PersonRole::Owner, all, all, all, ""),
+        (PersonRole::Admin, all, all, all, ""),
+        (PersonRole::Auditor, "sua", "sua", "sua", ""),
+        (PersonRole::Member, all, "", "", ""),
+        (PersonRole::Operator, "suadrfc", "suadrfc", "suadrfc", "suadrfc"),
+    ] {
+        let actor = actor(role);
+        assert_eq!(allowed(&actor, &kims), own, "{role:?}, their own");
+        assert_eq!(allowed(&actor, &others), another, "{role:?}, another's");
+        assert_eq!(allowed(&actor, &nobodys), ownerless, "{role:?}, nobody's");
+        assert_eq!(allowed(&actor, &foreign), abroad, "{role:?}, of another org");
+    }
+    assert_eq!(allowed(&Actor::Host, &foreign), all);
+    let unseen = may(&actor(PersonRole::Member), KeyAction::See, &others);
+    assert_eq!(unseen, Err(NotAllowed::Unseen), "a member is told of no such key");
+}
+
+#[test]
+fn a_key_may_what_its_words_say() {
+    let target = key("key_t", &["send"]);
+    for (words, want) in [
+        (&["send"][..], ""),
+        (&["send", "keys:read"], "s"),
+        (&["send", "usage:read"], "u"),
+        (&["send", "audit:read"], "a"),
+        (&["send", "keys:write"], "CERed"),
+        (&["send", "keys:revoke"], "drfc"),
+        (&["*"], ""),
+        (&["*", "keys:write", "keys:revoke"], "CERedrfc"),
+        (&["read", "keys:write", "keys:revoke"], ""),
+    ] {
+        let actor = by(&key("key_k", words));
+        assert_eq!(allowed(&actor, &target), want, "{words:?}");
+        let foreign = RegistryEntry { org: org("other"), ..target.clone() };
+        assert_eq!(allowed(&actor, &foreign), "", "{words:?}");
+        let own = key("key_k", words);
+        for action in actions(&own).into_iter().filter(|action| is_end_or_look(*action)) {
+            assert_eq!(may(&actor, action, &own), Ok(()), "{words:?}: {action:?} of itself");
+        }
+    }
+}
+
+#[test]
+fn a_star_covers_management_only_where_it_is_said() {
+    let (full, target) = (key("key_k", &["*"]), key("key_t", &["*"]));
+    let policy = OrgPolicy::default();
+    for (star, want) in [(StarCovers::ProductOnly, false), (StarCovers::Everything, true)] {
+        let rules = AccessRules { star, ..rules() };
+        let access = Access { rules: &rules, policy: &policy, now: NOW };
+        for action in actions(&target) {
+            let is_allowed = access.may(&by(&full), action, &target).is_ok();
+            assert_eq!(is_allowed, want, "{star:?}: {action:?}");
+        }
+        // Said word for word, they are for people even so.
+        let manager = key("key_t", &["keys:write"]);
+        let made = access.may(&by(&full), KeyAction::Create { living: 0 }, &manager);
+        assert!(made.is_err(), "{star:?}: {made:?}");
+    }
+}
+
+#[test]
+fn what_is_granted_lies_within_what_the_actor_holds() {
+    let net = |text: &str| vec![text.parse().unwrap()];
+    let holder = RegistryEntry {
+        networks: net("10.0.0.0/8"),
+        environment: Some(Environment::Live),
+        expires: Some(NOW + 30 * DAY),
+        ..key("key_k", &["send", "keys:write", "keys:revoke"])
+    };
+    let within = RegistryEntry {
+        networks: net("10.1.0.0/16"),
+        environment: Some(Environment::Live),
+        expires: Some(NOW + 30 * DAY),
+        ..key("key_t", &["send"])
+    };
+    let actor = by(&holder);
+    let create = |entry: &RegistryEntry| may(&actor, KeyAction::Create { living: 0 }, entry);
+    assert_eq!(create(&within), Ok(()));
+    let and = |change: &dyn Fn(&mut RegistryEntry)| {
+        let mut entry = within.clone();
+        change(&mut entry);
+        entry
+    };
+    for (entry, field) in [
+        (and(&|e| e.permissions.push(word("read"))), KeyField::Permissions),
+        (and(&|e| e.permissions.push(word("*"))), KeyField::Permissions),
+        (and(&|e| e.permissions.push(word("keys:write"))), KeyField::Permissions),
+        (and(&|e| e.networks.clear()), KeyField::Networks),
+        (and(&|e| e.networks = net("0.0.0.0/0")), KeyField::Networks),
+        (and(&|e| e.networks = net("::/0")), KeyField::Networks),
+        (and(&|e| e.environment = None), KeyField::Environment),
+        (and(&|e| e.environment = Some(Environment::Test)), KeyField::Environment),
+        (and(&|e| e.expires = None), KeyField::Expires),
+        (and(&|e| e.expires = Some(NOW + 30 * DAY + 1)), KeyField::Expires),
+        (and(&|e| e.owner = Some(person("boss"))), KeyField::Owner),
+    ] {
+        assert_eq!(create(&entry).unwrap_err().field(), Some(field), "{entry:?}");
+        let edited = may(&actor, KeyAction::Edit { to: &entry }, &within);
+        assert_eq!(edited.unwrap_err().field(), Some(field), "{entry:?}");
+        let touched = may(&actor, KeyAction::Edit { to: &within }, &entry);
+        let is_told = matches!(touched, Err(NotAllowed::HoldsMore(_)));
+        // Taking a management word away, and naming no owner, grant nothing.
+        let is_less = entry.owner.is_some() || entry.permissions.contains(&word("keys:write"));
+        assert!(is_told || is_less && touched.is_ok(), "{entry:?}: {touched:?}");
+        let rotated = may(&actor, KeyAction::Rotate { to: &entry }, &entry);
+        assert!(rotated.is_err(), "a secret of {entry:?}");
+    }
+    // One that ends later can be ended by one that ends sooner, not by one that may less.
+    let revoke = KeyAction::SetStatus(StatusChange::Revoke);
+    assert_eq!(may(&actor, revoke, &and(&|e| e.expires = None)), Ok(()));
+    let stronger = and(&|e| e.permissions.push(word("read")));
+    assert!(matches!(may(&actor, revoke, &stronger), Err(NotAllowed::HoldsMore(_))));
+}
+
+#[test]
+fn two_networks_that_make_one_are_one() {
+    let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let halves = RegistryEntry {
+        networks: nets(&["10.0.0.0/9", "10.128.0.0/9"]),
+        ..key("key_k", &["send", "keys:write"])
+    };
+    let whole = RegistryEntry { networks: nets(&["10.0.0.0/8"]), ..key("key_t", &["send"]) };
+    assert_eq!(may(&by(&halves), KeyAction::Create { living: 0 }, &whole), Ok(()));
+}
+
+#[test]
+fn a_key_that_has_ended_asks_for_nothing() {
+    let entry = key("key_k", &["send", "keys:write"]);
+    for (ended, state) in [
+        (RegistryEntry { status: KeyStatus::Revoked, ..entry.clone() }, "revoked"),
+        (RegistryEntry { status: KeyStatus::Disabled, ..entry.clone() }, "disabled"),
+        (RegistryEntry { status: KeyStatus::Canary, ..entry.clone() }, "canary"),
+        (RegistryEntry { expires: Some(NOW), ..entry.clone() }, "expired"),
+        (RegistryEntry { not_before: Some(NOW + 1), ..entry.clone() }, "not yet valid"),
+    ] {
+        assert_eq!(Actor::of_key(&ended, NOW), Err(NotAllowed::ActorEnded(state)));
+    }
+}
+
+#[test]
+fn a_member_stays_within_the_set_and_issues_for_nobody_else() {
+    let member = actor(PersonRole::Member);
+    let create = |entry| may(&member, KeyAction::Create { living: 0 }, &entry);
+    assert_eq!(create(owned("kim", key("key_t", &["send"]))), Ok(()));
+    for entry in [
+        owned("kim", key("key_t", &["pay"])),
+        owned("kim", key("key_t", &["keys:write"])),
+        owned("lee", key("key_t", &["send"])),
+        key("key_t", &["send"]),
+        RegistryEntry { owner: Owner::new("kim", "", "admin").ok(), ..key("key_t", &["send"]) },
+    ] {
+        assert!(create(entry.clone()).is_err(), "{entry:?}");
+    }
+    // An admin has given it more than members have: its owner can end it, and no more.
+    let stronger = owned("kim", key("key_t", &["send", "pay"]));
+    assert_eq!(allowed(&member, &stronger), "suadrfc");
+}
+
+#[test]
+fn a_secret_of_somebody_elses_key_speaks_for_them() {
+    let manager = owned("kim", key("key_k", &["send", "keys:write"]));
+    let rotate =
+        |entry: RegistryEntry| may(&by(&manager), KeyAction::Rotate { to: &entry }, &entry);
+    assert_eq!(rotate(owned("kim", key("key_t", &["send"]))), Ok(()));
+    assert_eq!(rotate(key("key_t", &["send"])), Ok(()));
+    let theirs = rotate(owned("boss", key("key_t", &["send"])));
+    assert_eq!(theirs, Err(NotAllowed::HoldsMore(Excess::Owner)));
+}
+
+#[test]
+fn a_policy_caps_whoever_asks() {
+    let rules = AccessRules { offered: Some(set(&["send", "read"])), ..rules() };
+    let policy = OrgPolicy {
+        longest_life: Some(90 * DAY),
+        networks: RequiredNetworks::Required,
+        most_keys: Some(3),
+        permissions: Some(set(&["send", "keys:read"])),
+    };
+    let access = Access { rules: &rules, policy: &policy, now: NOW };
+    let good = RegistryEntry {
+        created: Some(NOW),
+        expires: Some(NOW + 90 * DAY),
+        networks: vec!["10.0.0.0/8".parse().unwrap()],
+        ..owned("kim", key("key_t", &["send", "keys:read"]))
+    };
+    let too_long = RegistryEntry { expires: Some(NOW + 90 * DAY + 1), ..good.clone() };
+    let endless = RegistryEntry { expires: None, ..good.clone() };
+    let open = RegistryEntry { networks: Vec::new(), ..good.clone() };
+    let not_offered = RegistryEntry { permissions: vec![word("read")], ..good.clone() };
+    let unknown = RegistryEntry { permissions: vec![word("pay")], ..good.clone() };
+    let star = RegistryEntry { permissions: vec![word("*")], ..good.clone() };
+    for actor in [Actor::Host, actor(PersonRole::Owner), actor(PersonRole::Admin)] {
+        let create = |living, entry| access.may(&actor, KeyAction::Create { living }, entry);
+        assert_eq!(create(2, &good), Ok(()));
+        let most = NotAllowed::Policy(PolicyFault::TooManyKeys { most: 3 });
+        assert_eq!(create(3, &good), Err(most));
+        assert_eq!(access.may(&actor, KeyAction::Rotate { to: &good }, &good), Ok(()));
+        for bad in [&too_long, &endless, &open, &not_offered, &unknown, &star] {
+            assert!(matches!(create(0, bad), Err(NotAllowed::Policy(_))), "{bad:?}");
+            let to = |to| access.may(&actor, KeyAction::Edit { to }, &good);
+            assert!(matches!(to(bad), Err(NotAllowed::Policy(_))), "{bad:?}");
+            let rotated = access.may(&actor, KeyAction::Rotate { to: bad }, bad);
+            assert!(matches!(rotated, Err(NotAllowed::Policy(_))), "{bad:?}");
+            // What is there from before the policy can be renamed, ended, and brought to it.
+            let renamed = RegistryEntry { name: "new".into(), ..bad.clone() };
+            assert_eq!(access.may(&actor, KeyAction::Edit { to: &renamed }, bad), Ok(()));
+            assert_eq!(access.may(&actor, KeyAction::Edit { to: &good }, bad), Ok(()));
+            let revoke = KeyAction::SetStatus(StatusChange::Revoke);
+            assert_eq!(access.may(&actor, revoke, bad), Ok(()));
+        }
+    }
+    // A little longer each time is longer all the same.
+    let old = RegistryEntry { created: Some(NOW - 60 * DAY), expires: Some(NOW + DAY), ..good };
+    let longer = RegistryEntry { expires: Some(NOW + 60 * DAY), ..old.clone() };
+    let edit = access.may(&Actor::Host, KeyAction::Edit { to: &longer }, &old);
+    assert!(matches!(edit, Err(NotAllowed::Policy(PolicyFault::LifeTooLong { .. }))));
+    assert_eq!(access.may(&Actor::Host, KeyAction::Rotate { to: &longer }, &old), Ok(()));
+}
+
+#[test]
+fn people_manage_people_below_them_and_an_owner_stays() {
+    let (rules, policy) = (rules(), OrgPolicy::default());
+    let access = Access { rules: &rules, policy: &policy, now: NOW };
+    let change = |role, from, to, owners| {
+        let action = OrgAction::ChangeMember { from, to, owners };
+        access.may_in(&actor(role), action, &org("acme"))
+    };
+    let (admin, member) = (Some(PersonRole::Admin), Some(PersonRole::Member));
+    let (auditor, owner) = (Some(PersonRole::Auditor), Some(PersonRole::Owner));
+    assert_eq!(change(PersonRole::Admin, None, member, 1), Ok(()));
+    assert_eq!(change(PersonRole::Admin, member, auditor, 1), Ok(()));
+    for (from, to) in [(None, admin), (member, owner), (owner, None), (admin, member)] {
+        assert!(change(PersonRole::Admin, from, to, 2).is_err(), "{from:?} → {to:?}");
+        assert!(change(PersonRole::Owner, from, to, 2).is_ok(), "{from:?} → {to:?}");
+        for role in [PersonRole::Member, PersonRole::Auditor, PersonRole::Operator] {
+            assert!(change(role, from, to, 2).is_err(), "{role:?}: {from:?} → {to:?}");
+        }
+    }
+    assert!(change(PersonRole::Owner, None, Some(PersonRole::Operator), 2).is_err());
+    assert_eq!(change(PersonRole::Owner, owner, admin, 1), Err(NotAllowed::LastOwner));
+    assert_eq!(change(PersonRole::Owner, owner, owner, 1), Ok(()));
+    let alone = OrgAction::ChangeMember { from: owner, to: None, owners: 1 };
+    assert_eq!(access.may_in(&Actor::Host, alone, &org("acme")), Err(NotAllowed::LastOwner));
+    let embed = set(&["send"]);
+    let embed = OrgAction::MakeEmbedToken(&embed);
+    let holder = by(&key("key_k", &["send", "embed:create"]));
+    assert_eq!(access.may_in(&holder, embed, &org("acme")), Ok(()));
+    assert_eq!(access.may_in(&holder, embed, &org("other")), Err(NotAllowed::Unseen));
+    let less = by(&key("key_k", &["read", "embed:create"]));
+    assert!(access.may_in(&less, embed, &org("acme")).is_err());
+    assert!(access.may_in(&by(&key("key_k", &["send"])), embed, &org("acme")).is_err());
+}
+
+/// What a step of a chain asks for.
+#[derive(Clone, Debug)]
+struct Wish {
+    actor: usize,
+    target: usize,
+    kind: u8,
+    rights: Rights,
+}
+
+#[derive(Clone, Debug)]
+struct Rights {
+    words: Vec<usize>,
+    networks: Vec<usize>,
+    environment: Option<Environment>,
+    ends: Option<u64>,
+}
+
+const NETWORKS: [&str; 4] = ["10.0.0.0/8", "10.1.0.0/16", "10.0.0.0/9", "2001:db8::/32"];
+
+fn rights() -> impl Strategy<Value = Rights> {
+    let environment = prop::sample::select(vec![Environment::Live, Environment::Test]);
+    (
+        prop::collection::vec(0..WORDS.len(), 0..5),
+        prop::collection::vec(0..NETWORKS.len(), 0..3),
+        prop::option::weighted(0.3, environment),
+        prop::option::weighted(0.5, 1..4u64),
+    )
+        .prop_map(|(words, networks, environment, ends)| Rights {
+            words,
+            networks,
+            environment,
+            ends: ends.map(|days| NOW + days * DAY),
+        })
+}
+
+fn wishes() -> impl Strategy<Value = Vec<Wish>> {
+    let wish = (any::<usize>(), any::<usize>(), 0..8u8, rights());
+    let wish = wish.prop_map(|(actor, target, kind, rights)| Wish { actor, target, kind, rights });
+    prop::collection::vec(wish, 1..20)
+}
+
+impl Rights {
+    fn permissions(&self) -> Vec<Permission> {
+        self.words.iter().map(|n| word(WORDS[*n])).collect()
+    }
+
+    fn networks(&self) -> Vec<ipnet::IpNet> {
+        self.networks.iter().map(|n| NETWORKS[*n].parse().unwrap()).collect()
+    }
+
+    fn entry(&self, n: usize) -> RegistryEntry {
+        RegistryEntry {
+            permissions: self.permissions(),
+            networks: self.networks(),
+            environment: self.environment,
+            expires: self.ends,
+            ..key(&format!("key_world{n}"), &[])
+        }
+    }
+}
+
+/// Everything that a key could ever do, tried one by one as a sidecar would judge it: what, from
+/// where, in which deployment, when.
+fn powers(entry: &RegistryEntry, star: StarCovers) -> Vec<bool> {
+    let words = ["send", "read", "pay", "keys:read", "keys:write", "keys:revoke", "usage:read"];
+    let addresses = ["10.1.2.3", "10.200.0.1", "192.0.2.1", "2001:db8::1", "2001:db9::1"];
+    let deployments = [None, Some(Environment::Live), Some(Environment::Test)];
+    let specs: Vec<_> = entry.specs().collect();
+    let mut powers = Vec::new();
+    for asked in words {
+        let asked = word(asked);
+        let is_management = asked.as_str().contains(':');
+        for address in addresses {
+            let address: IpAddr = address.parse().unwrap();
+            for deployment in deployments {
+                for is_required in [false, true] {
+                    for at in [NOW, NOW + DAY, NOW + 2 * DAY, NOW + 3 * DAY, NOW + 9 * DAY] {
+                        powers.push(specs.iter().any(|spec| {
+                            let grant = &spec.grant;
+                            let fits = match (deployment, grant.environment) {
+                                (_, None) => !is_required,
+                                (Some(a), Some(b)) => a == b,
+                                (None, Some(_)) => true,
+                            };
+                            let exactly = grant.permissions.iter().any(|held| *held == asked);
+                            let by_star = grant.permissions.holds(&asked)
+                                && (!is_management || star == StarCovers::Everything);
+                            grant.status == KeyStatus::Active
+                                && spec.expires.is_none_or(|ends| at < ends)
+                                && grant.networks.allows(address)
+                                && fits
+                                && (exactly || by_star)
+                        }));
+                    }
+                }
+            }
+        }
+    }
+    powers
+}
+
+/// Whether every one of `some` is in one of `all`.
+fn is_within(some: &[bool], all: &[&[bool]]) -> bool {
+    some.iter().enumerate().all(|(n, can)| !can || all.iter().any(|powers| powers[n]))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Whoever has one key, and every secret that this key and its descendants ever hand out, can
+    /// do no more than with the one; and makes no other key stronger than that.
+    #[test]
+    fn no_chain_of_allowed_actions_yields_more_than_its_beginning(
+        first in rights(),
+        others in prop::collection::vec((rights(), any::<bool>()), 1..4),
+        is_covering in any::<bool>(),
+        wishes in wishes(),
+    ) {
+        let star = if is_covering { StarCovers::Everything } else { StarCovers::ProductOnly };
+        let rules = AccessRules { star, ..rules() };
+        let policy = OrgPolicy::default();
+        let access = Access { rules: &rules, policy: &policy, now: NOW };
+        let shop = Shop::new();
+        let mut random = Counting::default();
+        let mut world = vec![RegistryEntry {
+            // So that chains begin at all.
+            permissions: [first.permissions(), vec![word("keys:write")]].concat(),
+            ..first.entry(0)
+        }];
+        for (n, (rights, is_disabled)) in others.iter().enumerate() {
+            let status = if *is_disabled { KeyStatus::Disabled } else { KeyStatus::Active };
+            world.push(RegistryEntry { status, ..rights.entry(n + 1) });
+        }
+        let beginning: Vec<Vec<bool>> = world.iter().map(|entry| powers(entry, star)).collect();
+        let mut held = vec![0];
+        for Wish { actor, target, kind, rights } in wishes {
+            let Ok(actor) = Actor::of_key(&world[held[actor % held.len()]], NOW) else { continue };
+            let target = target % world.len();
+            let entry = world[target].clone();
+            let settings = shop.settings();
+            match kind {
+                0 | 1 => {
+                    let request = CreateRequest {
+                        permissions: rights.permissions(),
+                        networks: rights.networks(),
+                        environment: rights.environment,
+                        expires: rights.ends.map(When::At),
+                        ..CreateRequest::plain(org("acme"))
+                    };
+                    let made = create(&settings, &request, NOW, &mut random).unwrap().entry;
+                    if access.may(&actor, KeyAction::Create { living: 0 }, &made).is_ok() {
+                        held.push(world.len());
+                        world.push(made);
+                    }
+                }
+                2 | 3 => {
+                    let request = EditRequest {
+                        permissions: Some(rights.permissions()),
+                        networks: Some(rights.networks()),
+                        environment: Some(rights.environment),
+                        expires: Some(rights.ends.map_or(When::Never, When::At)),
+                        details: DetailRequest {
+                            owner: OwnerChange::Keep,
+                            ..DetailRequest::default()
+                        },
+                        ..EditRequest::default()
+                    };
+                    let Ok(to) = edit(&settings, &entry, &request, NOW) else { continue };
+                    if access.may(&actor, KeyAction::Edit { to: &to }, &entry).is_ok() {
+                        world[target] = to;
+                    }
+                }
+                4 | 5 => {
+                    let request = RotateRequest {
+                        overlap: Duration::from_secs(DAY),
+                        expires: (kind == 5).then(|| rights.ends.map_or(When::Never, When::At)),
+                        prefix: None,
+                        former: FormerSecret::Drop,
+                    };
+                    let made = rotate(&settings, &entry, &request, NOW, &mut random);
+                    let Ok(made) = made else { continue };
+                    let action = KeyAction::Rotate { to: &made.shown.entry };
+                    if access.may(&actor, action, &entry).is_ok() {
+                        world[target] = made.changed;
+                        held.push(world.len());
+                        world.push(made.added.unwrap());
+                    }
+                }
+                kind => {
+                    let change =
+                        if kind == 6 { StatusChange::Enable } else { StatusChange::Disable };
+                    let Ok(Some(to)) = change.apply(&entry, NOW) else { continue };
+                    if access.may(&actor, KeyAction::SetStatus(change), &entry).is_ok() {
+                        world[target] = to;
+                    }
+                }
+            }
+            for (n, entry) in world.iter().enumerate() {
+                let now = powers(entry, star);
+                let is_ours = held.contains(&n);
+                let own = beginning.get(n).filter(|_| !is_ours || n == 0);
+                let all: Vec<&[bool]> =
+                    own.into_iter().chain([&beginning[0]]).map(Vec::as_slice).collect();
+                prop_assert!(is_within(&now, &all), "{entry:?} can do more than the first key");
+                let manages = |word: &Permission| rules.words.contain(word);
+                prop_assert!(
+                    !is_ours || n == 0 || !entry.permissions.iter().any(manages),
+                    "{entry:?} was made a manager by a key"
+                );
+            }
+        }
+    }
+}
