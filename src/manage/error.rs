@@ -101,8 +101,8 @@ pub enum Error {
     /// Something else was published in between.
     #[error(
         "{}: holds serial {} already, published {} by {}; serial {ours} was not written over it\n\
-         hint: somebody published from elsewhere; {}, then publish again",
-        .path.display(), .theirs.serial, .theirs.when, .theirs.who, .theirs.remedy
+         hint: somebody published from elsewhere; {}, then publish again{}",
+        .path.display(), .theirs.serial, .theirs.when, .theirs.who, .theirs.remedy, .theirs.caution
     )]
     Raced { path: PathBuf, theirs: Box<Theirs>, ours: u64 },
     #[error("cannot read {}: {}{}", .path.display(), .source, read_hint(.path, .source))]
@@ -143,9 +143,9 @@ pub enum Error {
          what it says about these keys, and nothing was written:{}\n\
          hint: {}{}; if a key is meant to be undone, name its id: \
          --readmit KEY_ID for what was taken from it, --drop KEY_ID for what only the published \
-         file has",
+         file has{}",
         .path.display(), .theirs.kind, .theirs.serial, .theirs.when, .theirs.who,
-        .theirs.origin, list_all(.keys), .theirs.remedy, .theirs.again
+        .theirs.origin, list_all(.keys), .theirs.remedy, .theirs.again, .theirs.caution
     )]
     Undone {
         path: PathBuf,
@@ -192,6 +192,8 @@ pub struct Theirs {
     remedy: String,
     /// What follows then.
     again: &'static str,
+    /// Where the remedy would do harm.
+    caution: &'static str,
 }
 
 const REMEDY_OF_FILES: &str = "bring what this was made from up to date, or run this beside the \
@@ -283,10 +285,12 @@ impl Error {
         match self {
             Self::Raced { path, mut theirs, ours } => {
                 theirs.remedy = REMEDY_OF_FILES.to_owned();
+                theirs.caution = "";
                 Self::Raced { path, theirs, ours }
             }
             Self::Undone { path, mut theirs, ours, keys } => {
                 theirs.remedy = REMEDY_OF_FILES.to_owned();
+                theirs.caution = "";
                 Self::Undone { path, theirs, ours, keys }
             }
             other => other,
@@ -310,6 +314,7 @@ impl Error {
     pub fn of_lines(self) -> Self {
         let Self::Undone { path, mut theirs, ours, keys } = self else { return self };
         theirs.origin = "was published from this registry";
+        theirs.caution = "";
         theirs.remedy =
             "a revoked key and a canary are so for good, so a merge or an edit by hand \
                          has lost it: write the status that is published for these keys again"
@@ -360,6 +365,8 @@ impl Theirs {
             who: signers.join(", "),
             origin: "is from elsewhere",
             again: ", then run this command again",
+            caution: "; if a stranger published it, take nothing in: docs/recipes.md, \"A signer \
+                      was compromised\"",
             remedy: format!(
                 "bring the registry up to date (`git pull`), or take what is published into it \
                  with `keygatectl keys fold {path}`{or}"
@@ -457,7 +464,10 @@ fn read_hint(path: &Path, source: &io::Error) -> &'static str {
         return "";
     }
     match path.extension().and_then(|e| e.to_str()) {
-        Some("pem") => "\nhint: `keygatectl signer new` makes a signer",
+        Some("pem") => {
+            "\nhint: put it back from a backup, or `keygatectl signer new` makes a signer; over what \
+             is published it signs only once sidecars trust it: docs/recipes.md, \"Rotate the signer\""
+        }
         Some("toml" | "jsonl") => "\nhint: `keygatectl keys init` starts a registry",
         _ => "",
     }

@@ -12,6 +12,7 @@ pub mod purpose;
 pub mod signatures;
 pub mod target;
 pub mod terms;
+pub mod trusted;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,11 +29,12 @@ use super::registry::entry::RegistryEntry;
 use super::registry::settings::OnChange;
 use super::registry::{Filter, Registry};
 use super::session::Session;
+use super::signer::{Signer, table_key};
 use crate::core::{KeyId, KeySpec, KeyStatus};
 use crate::table::write::{
     BodyBuilder, BuildError, PatchDifference, PatchDraft, RemovalOf, UnheldBy,
 };
-use crate::table::{Bounds, KeySet, Table, TableFormat, Trust};
+use crate::table::{Bounds, KeySet, PublicKey, Table, TableFormat, Trust};
 
 /// Publishing as a part of a change.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -104,8 +106,7 @@ impl PublishArgs {
         let (meant, source) = (self.meant.acknowledged(), PublishOrigin::Held(registry));
         let terms = self.terms(registry, session)?;
         let place = Destination { out, base, source, meant: &meant };
-        place.refuse_strangers(&terms)?;
-        place.refuse_few(&terms)
+        place.refuse_signers_of(&terms)
     }
 
     /// Refuses a change whose publication would undo what somebody else has published, before it
@@ -229,6 +230,11 @@ impl PublishArgs {
             (OnChange::Patch, _, Some(out)) => Plan::Patch { out, base: base()? },
             _ => Plan::Nothing,
         })
+    }
+
+    /// The public keys of each --signer.
+    pub fn signing(&self) -> Result<Vec<PublicKey>> {
+        self.signers.iter().map(|path| table_key(Signer::load(path)?.public())).collect()
     }
 
     pub fn terms(&self, registry: &Registry, session: &Session) -> Result<Terms> {

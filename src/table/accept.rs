@@ -112,6 +112,24 @@ impl Default for AcceptRules {
     }
 }
 
+// === impl AcceptRules ===
+
+impl AcceptRules {
+    /// Refuses a sudden loss of active keys that the manifest does not acknowledge. `before` and
+    /// `after`: active records in force, patches included.
+    pub fn brake(&self, manifest: &Manifest, before: u64, after: u64) -> Result<(), Refusal> {
+        let empty = manifest.acknowledges(Acknowledge::Empty);
+        if after == 0 {
+            return if empty { Ok(()) } else { Err(Refusal::Empty) };
+        }
+        let least = before as f64 * (1.0 - self.shrink_brake);
+        if (after as f64) < least && !manifest.acknowledges(Acknowledge::Shrink) {
+            return Err(Refusal::Shrink { before, after });
+        }
+        Ok(())
+    }
+}
+
 // === impl Acceptance ===
 
 impl Acceptance {
@@ -256,7 +274,7 @@ impl Acceptance {
         let in_force = next.current.as_ref().and_then(|set| set.patch()).is_some_and(is_it);
         let after = next.current.as_ref().map(|set| set.counts().active);
         if let (Some(before), Some(after)) = (self.ledger.active, after) {
-            self.brake(manifest, before, after)?;
+            self.rules.brake(manifest, before, after)?;
         }
         *self = next;
         Ok(match refusal {
@@ -309,7 +327,7 @@ impl Acceptance {
         }
         fresh(manifest, now)?;
         let active = table.counts().active;
-        self.brake(manifest, self.ledger.active.unwrap_or(0), active)
+        self.rules.brake(manifest, self.ledger.active.unwrap_or(0), active)
     }
 
     /// Of a patch that was not accepted before.
@@ -320,18 +338,6 @@ impl Acceptance {
             return Err(Refusal::EqualSerial { serial });
         }
         fresh(manifest, now)
-    }
-
-    fn brake(&self, manifest: &Manifest, before: u64, after: u64) -> Result<(), Refusal> {
-        let empty = manifest.acknowledges(Acknowledge::Empty);
-        if after == 0 {
-            return if empty { Ok(()) } else { Err(Refusal::Empty) };
-        }
-        let least = before as f64 * (1.0 - self.rules.shrink_brake);
-        if (after as f64) < least && !manifest.acknowledges(Acknowledge::Shrink) {
-            return Err(Refusal::Shrink { before, after });
-        }
-        Ok(())
     }
 
     /// Takes from the shelf what is included, and makes what is in force from the rest.

@@ -327,7 +327,7 @@ fn drafts_that_wait_for_signatures_are_ordinary_work() {
     for change in [["disable", "p0"], ["enable", "p0"], ["revoke", "p1"]] {
         room.ok(&keys("keys.toml", &change));
         room.ok(&draft);
-        room.ok(&attach);
+        room.ok(&[&attach[..], &["--new-signer"]].concat());
         fs::remove_file(room.path("draft.kgt")).unwrap();
     }
     let told = room.run(&["table", "verify", "t.kgt", "--signer", "b.pub", "--audience", "shop"]);

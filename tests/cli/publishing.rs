@@ -82,14 +82,60 @@ fn what_sidecars_would_refuse_does_not_replace_what_they_accept() {
     assert!(told.contains("--out for a draft"), "{told}");
     room.fails(65, &["keys", "revoke", "a", "--signer", "other.pem"]);
     assert_eq!((fs::read(room.path("t.kgt")).unwrap(), room.read("keys.toml")), before);
-    // Who rotates the signer names it, and is warned.
-    let ran = room.run(&["table", "build", "--signer", "other.pem"]);
-    assert!(ran.code == 0 && ran.stderr.contains("warning: t.kgt: none of its"), "{}", ran.stderr);
+    // Naming a signer for this one file does not make sidecars trust it.
+    let told = room.fails(65, &["table", "build", "--signer", "other.pem"]);
+    assert!(told.contains("t.kgt: none of its signers"), "{told}");
+    room.fails(65, &["patch", "--out", "t.kgp", "--signer", "other.pem"]);
+    assert_eq!((fs::read(room.path("t.kgt")).unwrap(), room.read("keys.toml")), before);
+    assert!(!room.path("t.kgp").exists());
+    // Who rotates the signer says so.
+    room.ok(&["table", "build", "--signer", "other.pem", "--new-signer"]);
+    assert!(room.read("keys.audit.jsonl").contains("\"new_signer\":true"));
     room.ok(&["keys", "revoke", "a", "--signer", "other.pem"]);
     let draft = ["table", "build", "--unsigned", "--signer-public", "signer.pub", "-o", "d.kgt"];
     room.ok(&draft);
     assert!(room.ok(&["table", "inspect", "d.kgt"]).contains(&keys[1].id), "for who will sign it");
     room.ok(&["table", "diff", "t.kgt", "d.kgt"]);
+}
+
+/// The private key is lost, and somebody follows the hint that one can be made.
+#[test]
+fn a_new_key_in_the_place_of_the_signer_publishes_nothing_unnoticed() {
+    let (room, keys) = publishing(&["a", "b"]);
+    let table = || fs::read(room.path("t.kgt")).unwrap();
+    let published = table();
+    fs::remove_file(room.path("signer.pem")).unwrap();
+    let told = room.fails(66, &["keys", "revoke", "a"]);
+    assert!(told.contains("signer new") && told.contains("trust"), "{told}");
+    room.ok(&["signer", "new", "--public-out", "new.pub"]);
+    room.ok(&["-r", "from.jsonl", "keys", "init", "--copy", "keys.toml"]);
+    let registry = room.read("keys.toml");
+    let from = ["table", "build", "--from", "from.jsonl", "--serial", "100", "--audience", "shop"];
+    let signed = ["--signer", "signer.pem"];
+    let refused: [&[&str]; 6] = [
+        &["keys", "revoke", "a"],
+        &["keys", "create", "--org", "acme"],
+        &["keys", "revoke", "a", "--publish-patch", "t.kgp"],
+        &["table", "build"],
+        &["patch", "--out", "t.kgp"],
+        &[&from[..], &["--out", "t.kgt"], &signed].concat(),
+    ];
+    for command in refused {
+        let told = room.fails(65, command);
+        assert!(told.contains("--new-signer") && told.contains("Rotate the signer"), "{told}");
+        assert!(table() == published && !room.path("t.kgp").exists(), "{command:?}");
+        assert_eq!(room.read("keys.toml"), registry, "{command:?}");
+    }
+    // Nor does a signature that is added later.
+    room.ok(&["keys", "disable", "b", "--no-publish"]);
+    room.ok(&["table", "build", "--unsigned", "--signer-public", "new.pub", "--out", "d.kgt"]);
+    let attach = ["table", "attach-signature", "d.kgt", "--out", "t.kgt", "--signer", "signer.pem"];
+    room.fails(65, &attach);
+    assert_eq!(table(), published);
+    // Once every sidecar trusts the new one, it is introduced once.
+    room.ok(&[&attach[..], &["--new-signer"]].concat());
+    room.ok(&["keys", "revoke", "a"]);
+    assert_eq!(status(&room, &keys[0].secret), Some(KeyStatus::Revoked));
 }
 
 #[test]
@@ -336,4 +382,103 @@ fn two_forms_side_by_side_do_not_take_each_others_notes() {
     assert!(!audit.contains("not applied"), "{audit}");
     let of = |form: &str| audit.lines().filter(|line| line.contains(form)).count();
     assert_eq!((of("\"keys.toml\""), of("\"keys.jsonl\"")), (2, 1), "{audit}");
+}
+
+/// What a stranger, or a thief of a place, has put where tables lie.
+#[test]
+fn nothing_is_taken_in_that_no_known_signer_has_signed() {
+    for registry in ["keys.toml", "keys.jsonl"] {
+        let room = Room::new();
+        let publish = ["--signer", "signer.pem", "--publish", "t.kgt"];
+        room.ok(&["signer", "new", "--public-out", "signer.pub"]);
+        let init = ["-r", registry, "keys", "init", "--audience", "shop"];
+        room.ok(&[&init[..], &publish].concat());
+        room.create(&["--name", "a"]);
+        // The thief's registry, of the same audience and with a higher serial.
+        room.ok(&["signer", "new", "-o", "thief.pem", "--public-out", "thief.pub"]);
+        fs::create_dir(room.path("theirs")).unwrap();
+        let evil = ["-r", "theirs/keys.toml", "keys"];
+        room.ok(&[&evil[..], &["init", "--audience", "shop"]].concat());
+        room.ok(&[&evil[..], &["create", "--org", "acme", "--name", "evil"]].concat());
+        let build = ["-r", "theirs/keys.toml", "table", "build"];
+        let signed = ["--signer", "thief.pem"];
+        let evil_table = ["-o", "theirs/evil.kgt", "--serial", "600"];
+        let unsigned = ["-o", "unsigned.kgt", "--serial", "500", "--unsigned", "--signer-public"];
+        room.ok(&[&build[..], &unsigned, &["signer.pub"]].concat());
+        room.ok(&[&build[..], &evil_table, &signed].concat());
+        let patch = ["-r", "theirs/keys.toml", "patch", "--base", "theirs/evil.kgt", "-o"];
+        room.ok(&[&evil[..], &["create", "--org", "acme", "--name", "more"]].concat());
+        room.ok(&[&patch[..], &["theirs/evil.kgp"], &signed].concat());
+        let before = room.read(registry);
+        let own = |words: &[&'static str]| -> Vec<&'static str> {
+            let registry = if registry == "keys.toml" { "keys.toml" } else { "keys.jsonl" };
+            [&["-r", registry], words].concat()
+        };
+        for file in ["theirs/evil.kgt", "unsigned.kgt", "theirs/evil.kgp"] {
+            let told = room.fails(65, &own(&["keys", "fold", file]));
+            let is_told = told.contains("--trusted-signer") && told.contains("compromised");
+            assert!(is_told && told.contains("nothing was taken"), "{registry}: {file}: {told}");
+            assert_eq!(room.read(registry), before, "{registry}: {file}");
+        }
+        let told = room.fails(65, &own(&["table", "build", "--fold-patch", "theirs/evil.kgp"]));
+        assert!(told.contains("--trusted-signer"), "{told}");
+        // In the place where the registry publishes, with the hint of the refusal followed.
+        let good = fs::read(room.path("t.kgt")).unwrap();
+        room.write("t.kgt", fs::read(room.path("theirs/evil.kgt")).unwrap());
+        room.run(&own(&["keys", "disable", "a"]));
+        room.fails(65, &own(&["keys", "fold"]));
+        // A forged patch beside the genuine table is not taken in with it either.
+        room.write("t.kgt", &good);
+        fs::copy(room.path("theirs/evil.kgp"), room.path("t.kgp")).unwrap();
+        let told = room.fails(65, &own(&["keys", "fold"]));
+        assert!(told.contains("t.kgp"), "{told}");
+        fs::remove_file(room.path("t.kgp")).unwrap();
+        let listed = room.json(&own(&["keys", "list"]));
+        assert!(listed.as_array().unwrap().iter().all(|k| k["name"] != "evil"), "{listed}");
+        // Who knows the signer names it; whoever else is at hand does not count then.
+        let trusting = ["keys", "fold", "theirs/evil.kgt", "--trusted-signer"];
+        room.fails(65, &own(&[&trusting[..], &["signer.pub"]].concat()));
+        room.ok(&own(&[&trusting[..], &["thief.pub", "--no-publish"]].concat()));
+        let listed = room.json(&own(&["keys", "list"]));
+        assert!(listed.as_array().unwrap().iter().any(|k| k["name"] == "evil"), "{listed}");
+    }
+}
+
+/// Without a registry's setting, `signer.pem` beside it counts, and nobody where that is gone.
+#[test]
+fn without_a_known_signer_nothing_is_taken_in() {
+    let room = Room::with_registry();
+    room.create(&["--name", "a"]);
+    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "signer.pem"]);
+    room.ok(&["-r", "lost.toml", "keys", "init", "--audience", "shop"]);
+    fs::rename(room.path("signer.pem"), room.path("away.pem")).unwrap();
+    let told = room.fails(65, &["-r", "lost.toml", "keys", "fold", "t.kgt"]);
+    assert!(told.contains("no signer is known here"), "{told}");
+    room.ok(&["-r", "lost.toml", "keys", "fold", "t.kgt", "--trusted-signer", "away.pem"]);
+}
+
+/// A loss that sidecars take for an accident is not written over what they have.
+#[test]
+fn a_signature_is_not_attached_to_what_sidecars_would_brake() {
+    for (lost, word) in [(3, "shrink"), (4, "empty")] {
+        let (room, keys) = publishing(&["a", "b", "c", "d"]);
+        // By hand: no line says that they were revoked.
+        let text = room.read("keys.toml");
+        let pieces: Vec<&str> = text.split("[[key]]").collect();
+        room.write("keys.toml", pieces[..pieces.len() - lost].join("[[key]]"));
+        let published = fs::read(room.path("t.kgt")).unwrap();
+        let draft = ["table", "build", "--unsigned", "--signer-public", "signer.pub"];
+        let draft = [&draft[..], &["--out", "d.kgt"]].concat();
+        let attach = ["table", "attach-signature", "d.kgt", "--signer", "signer.pem"];
+        let attach = [&attach[..], &["--out", "t.kgt"]].concat();
+        room.ok(&draft);
+        let told = room.fails(65, &attach);
+        assert!(told.contains(&format!("--acknowledge {word}")), "{told}");
+        let told = room.fails(65, &["table", "build"]);
+        assert!(told.contains(&format!("--acknowledge {word}")), "{told}");
+        assert_eq!(fs::read(room.path("t.kgt")).unwrap(), published, "{word}");
+        room.ok(&[&draft[..], &["--acknowledge", word]].concat());
+        room.ok(&attach);
+        assert_eq!(status(&room, &keys[3].secret), None, "{word}");
+    }
 }

@@ -27,8 +27,13 @@ fn a_signer_is_rotated_without_a_gap() {
     let both = trusting(&room, &["signer.pem", "new.pub"], 1);
     assert!(open(&room, "t.kgt", &old_only).is_ok());
     assert!(open(&room, "t.kgt", &both).is_ok());
-    // 3. The new one signs.
-    room.ok(&["table", "build", "-o", "t.kgt", "--signer", "new.pem"]);
+    // 3. The new one signs, and nothing more has to be said afterwards.
+    let build = ["table", "build", "-o", "t.kgt", "--signer", "new.pem"];
+    let told = room.fails(65, &build);
+    assert!(told.contains("--new-signer publishes"), "{told}");
+    assert!(open(&room, "t.kgt", &old_only).is_ok(), "untouched");
+    room.ok(&[&build[..], &["--new-signer"]].concat());
+    room.ok(&build);
     assert!(open(&room, "t.kgt", &both).is_ok());
     assert!(matches!(open(&room, "t.kgt", &old_only), Err(Refusal::UnknownSigner { .. })));
     // 4. Sidecars drop the old one.

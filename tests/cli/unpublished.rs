@@ -139,7 +139,7 @@ fn a_former_signer_is_in_no_hint() {
     let room = Room::with_registry();
     room.ok(&["signer", "new", "-o", "new.pem"]);
     for (signer, named) in [("signer.pem", "signer.pem"), ("new.pem", "FILE")] {
-        room.ok(&["table", "build", "-o", "t.kgt", "--signer", signer]);
+        room.ok(&["table", "build", "-o", "t.kgt", "--signer", signer, "--new-signer"]);
         let ran = room.run(&["keys", "create", "--org", "acme"]);
         let command = format!("  keygatectl table build --out t.kgt --signer {named}\n");
         assert!(ran.stderr.contains(&command), "{}", ran.stderr);

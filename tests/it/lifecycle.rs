@@ -128,6 +128,7 @@ fn a_table_that_cannot_be_had_ends_the_start() {
                 "keys.toml",
                 "--signer",
                 "other.pem",
+                "--new-signer",
                 "--out",
                 "keys.kgt",
             ]);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::error::{Error, Result};
+use super::super::publish::trusted::TrustedArgs;
 use super::super::publish::{PublishArgs, fold};
 use super::super::registry::change::Check;
 use super::super::session::Session;
@@ -14,6 +15,8 @@ pub struct Fold {
     /// [default: `table` of the registry's [publish]]
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub trusted: TrustedArgs,
     #[command(flatten)]
     pub publish: PublishArgs,
 }
@@ -31,7 +34,9 @@ impl Fold {
             hint: "name it, or set `table` under [publish] in the registry",
         })?;
         let meant = self.publish.meant.acknowledged();
-        let folded = fold::fold(&file, &mut change, &meant, session)?;
+        let signing = self.publish.signing()?;
+        let trusted = self.trusted.signers(change.registry(), &signing)?;
+        let folded = fold::fold(&file, &mut change, &trusted, &meant, session)?;
         if !folded.is_news {
             let why = "was published from this registry; there is nothing to take in";
             session.output.note(&format!("{} {why}", file.display()));

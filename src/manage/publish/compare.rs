@@ -16,9 +16,10 @@ use super::super::registry::published::{self, BuildStage, BuiltFile};
 use super::super::registry::{Filter, Registry};
 use super::head::{head, is_unsigned};
 use super::losses::{Acknowledged, Baseline, Loss, OrgLoss, ThreeWayKey, losses, org_losses};
+use super::trusted::{DemandedSignatures, TrustedSigners};
 use crate::core::{Digest, KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::FileKind;
-use crate::table::{Bounds, KeySet, Manifest, OrgLimits, Patch, Table, Trust};
+use crate::table::{Bounds, KeySet, Manifest, OrgLimits, Patch, Table};
 
 /// What a publisher means to undo.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -37,6 +38,9 @@ pub struct MeantArgs {
     /// the new count refuse what is published then
     #[arg(long)]
     pub fewer_signatures: bool,
+    /// Publish with a signer that has not signed here before; every sidecar must trust it already
+    #[arg(long)]
+    pub new_signer: bool,
 }
 
 /// What is published now, as far as a sidecar that reads it is concerned.
@@ -47,6 +51,7 @@ pub struct Standing {
     patches: Vec<(PathBuf, Manifest)>,
     /// Where it was looked for.
     places: Vec<PathBuf>,
+    demanded: DemandedSignatures,
 }
 
 /// What is about to be published.
@@ -84,6 +89,7 @@ impl MeantArgs {
             drop: set(&self.drop),
             orgs: self.readmit_org.iter().cloned().collect(),
             fewer_signatures: self.fewer_signatures,
+            new_signer: self.new_signer,
         }
     }
 
@@ -93,8 +99,11 @@ impl MeantArgs {
             let orgs = self.readmit_org.iter().map(OrgId::as_str);
             map.insert("readmit_org".into(), orgs.collect());
         }
-        if let (true, Value::Object(map)) = (self.fewer_signatures, &mut what) {
-            map.insert("fewer_signatures".into(), true.into());
+        let flags = [("fewer_signatures", self.fewer_signatures), ("new_signer", self.new_signer)];
+        for (name, _) in flags.iter().filter(|(_, is_given)| *is_given) {
+            if let Value::Object(map) = &mut what {
+                map.insert((*name).into(), true.into());
+            }
         }
         for (name, ids) in [("readmit", &self.readmit), ("drop", &self.drop)] {
             if let (false, Value::Object(map)) = (ids.is_empty(), &mut what) {
@@ -143,7 +152,16 @@ impl Standing {
                 && audience.as_ref().is_none_or(|audience| *audience == manifest.audience)
         });
         patches.sort_by_key(|(_, manifest)| manifest.serial);
-        Ok(Self { table, patches, places })
+        Ok(Self { table, patches, places, demanded: DemandedSignatures::default() })
+    }
+
+    /// Reads nothing of it that others have published than `signers`, or this registry (`own`).
+    pub fn signed_by(mut self, signers: &TrustedSigners, own: &[BuiltFile]) -> Result<Self> {
+        self.demanded = DemandedSignatures::of(signers, own);
+        for (path, manifest) in self.all() {
+            self.demanded.refuse_strangers(path, manifest)?;
+        }
+        Ok(self)
     }
 
     /// The serial that the table includes every change through.
@@ -219,19 +237,26 @@ impl Standing {
 
     /// The keys in force of a reader that has all of it.
     pub fn keys(&self) -> Result<Option<KeySet>> {
-        let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
         let Some((path, _)) = &self.table else { return Ok(None) };
-        let table = Table::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
-            .map_err(|e| Error::unreadable(path, e))?;
-        let mut patches = Vec::new();
-        for (path, _) in &self.patches {
-            let patch = Patch::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
-                .map_err(|e| Error::unreadable(path, e))?;
-            patches.push(Arc::new(patch));
-        }
+        let bounds = Bounds::default();
+        let file = files::read(path, bounds.max_bytes)?;
+        let trust = self.demanded.trust(&file);
+        let table = Table::open(file, &trust, &bounds).map_err(|e| Error::unreadable(path, e))?;
+        let mut patches = self.opened()?;
         let over = patches.iter().rposition(|patch| patch.is_over(&table));
         let over = over.map(|at| patches.remove(at));
         Ok(Some(KeySet::new(Arc::new(table), over, &patches, None)))
+    }
+
+    fn opened(&self) -> Result<Vec<Arc<Patch>>> {
+        let bounds = Bounds::default();
+        let open = |path: &Path| {
+            let file = files::read(path, bounds.max_bytes)?;
+            let trust = self.demanded.trust(&file);
+            let patch = Patch::open(file, &trust, &bounds);
+            Ok(Arc::new(patch.map_err(|e| Error::unreadable(path, e))?))
+        };
+        self.patches.iter().map(|(path, _)| open(path)).collect()
     }
 
     /// What publishing `ours` would undo of it.
@@ -289,11 +314,8 @@ impl Standing {
         if let Some(keys) = self.keys()? {
             return Ok(keys.iter_org_limits().filter_map(owned).collect());
         }
-        let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
         let mut orgs = BTreeMap::new();
-        for (path, _) in &self.patches {
-            let patch = Patch::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
-                .map_err(|e| Error::unreadable(path, e))?;
+        for patch in self.opened()? {
             orgs.extend(patch.org_limits().filter_map(owned));
         }
         Ok(orgs)
@@ -395,12 +417,9 @@ impl Standing {
 
     /// The table is gone, but not what patches over it say.
     fn compared_with_patches(&self, ours: &Ours<'_>) -> Result<Vec<ThreeWayKey>> {
-        let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
         let mut keys: BTreeMap<KeyId, ThreeWayKey> = BTreeMap::new();
         let mut removed = HashSet::new();
-        for (path, _) in &self.patches {
-            let patch = Patch::open(files::read(path, bounds.max_bytes)?, &trust, &bounds)
-                .map_err(|e| Error::unreadable(path, e))?;
+        for patch in self.opened()? {
             let ids = patch.iter().map(|entry| entry.view.id);
             for id in ids.chain(patch.removals().map(|(_, id, _)| id)) {
                 // The newest patch says all that the ones before said.

@@ -5,11 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::files;
+use super::super::error::Result;
+use super::super::files::{self, Replacement};
 use super::head::head;
 use crate::core::Digest;
 use crate::manage::output::Output;
-use crate::table::Manifest;
+use crate::table::{Bounds, Manifest};
 use crate::wording::shell::quoted_path;
 
 /// Between the table's name and the word for the place.
@@ -23,39 +24,99 @@ pub struct PatchAt<'a> {
     pub content: &'a [u8],
 }
 
-/// Leaves a copy of the patch beside each of `tables` that is in another folder: that which it is
-/// over, and that which its registry publishes. What was written. A failure is a warning: a
-/// revocation must not wait for a disk.
-pub fn leave(patch: PatchAt<'_>, tables: &[PathBuf], output: &Output) -> Vec<PathBuf> {
+/// A copy beside a table.
+#[derive(Debug)]
+struct LeftCopy {
+    path: PathBuf,
+    /// What was there before: a copy of the patch that is being replaced, which is still published
+    /// if this one cannot be.
+    before: FormerCopy,
+}
+
+#[derive(Debug)]
+enum FormerCopy {
+    Bytes(Vec<u8>),
+    /// Nothing was there.
+    Gone,
+    /// It could not be read.
+    Unreadable,
+}
+
+/// Puts a finished patch in its place, and leaves a copy of it beside each of `tables` that is in
+/// another folder: that which it is over, and that which its registry publishes. The copies come
+/// first, so that no table is built in between without them.
+pub fn put(to: Replacement, patch: PatchAt<'_>, tables: &[PathBuf], output: &Output) -> Result<()> {
+    let copies = leave(patch, tables, output);
+    let put = to.commit();
+    if put.is_err() && !may_be_there(patch) {
+        take_back(&copies, output);
+    }
+    put
+}
+
+/// A failure is a warning: a revocation must not wait for a disk.
+fn leave(patch: PatchAt<'_>, tables: &[PathBuf], output: &Output) -> Vec<LeftCopy> {
     let PatchAt { out, manifest, content } = patch;
-    let mut written: Vec<PathBuf> = Vec::new();
+    let mut left: Vec<LeftCopy> = Vec::new();
     for table in tables {
         let is_ours = head(table).is_ok_and(|theirs| theirs.audience == manifest.audience);
         if !is_ours || folder(table) == folder(out) {
             continue;
         }
-        let copy = copy_of(table, out);
-        if written.contains(&copy) {
+        let path = copy_of(table, out);
+        if left.iter().any(|copy| copy.path == path) {
             continue;
         }
-        match files::replace(&copy, content) {
-            Ok(()) => written.push(copy),
-            Err(e) => output.warn(&format!(
+        let before = match files::read(&path, Bounds::default().max_bytes) {
+            Ok(bytes) => FormerCopy::Bytes(bytes),
+            Err(_) if !path.exists() => FormerCopy::Gone,
+            Err(_) => FormerCopy::Unreadable,
+        };
+        if let Err(e) = files::replace(&path, content) {
+            output.warn(&format!(
                 "no copy of the patch was left beside {}: {e}\n\
                  hint: whoever builds the next table from another copy of the registry has to take \
                  the patch in first, or that table undoes it: `keygatectl keys fold {}`",
                 table.display(),
                 quoted_path(out)
-            )),
+            ));
         }
+        // It may be there in spite of the error.
+        left.push(LeftCopy { path, before });
     }
-    written
+    left
 }
 
-/// Removes copies of a patch that was not published after all.
-pub fn take_back(copies: &[PathBuf]) {
-    for copy in copies {
-        std::fs::remove_file(copy).ok();
+/// Whether the patch is in its place in spite of an error: the rename came before the fault. If
+/// that cannot be told, it may be.
+fn may_be_there(patch: PatchAt<'_>) -> bool {
+    let PatchAt { out, manifest, .. } = patch;
+    let same = |theirs: Manifest| {
+        (theirs.serial, theirs.body_sha256) == (manifest.serial, manifest.body_sha256)
+    };
+    head(out).map_or_else(|_| out.exists(), same)
+}
+
+/// Puts back what was there before the copies of a patch that was not published after all. A copy
+/// of the patch that is published still may be the only one that others see.
+fn take_back(copies: &[LeftCopy], output: &Output) {
+    for LeftCopy { path, before } in copies {
+        let put_back = match before {
+            FormerCopy::Bytes(bytes) => files::replace(path, bytes),
+            FormerCopy::Gone => {
+                std::fs::remove_file(path).ok();
+                Ok(())
+            }
+            // The new copy stays: it can only make others ask more.
+            FormerCopy::Unreadable => Ok(()),
+        };
+        if let Err(e) = put_back {
+            output.warn(&format!(
+                "{} is a copy of a patch that was not published, and the former copy could not be \
+                 put back: {e}",
+                path.display()
+            ));
+        }
     }
 }
 
@@ -84,4 +145,112 @@ fn copy_of(table: &Path, patch: &Path) -> PathBuf {
 fn folder(path: &Path) -> PathBuf {
     let folder = files::directory(path);
     std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::table::testkit::{Signer, issue, sealed, spec, table_file};
+    use crate::table::write::PatchDraft;
+    use crate::table::{Table, Trust};
+
+    /// A table, and another folder for its patches.
+    struct Room {
+        _directory: tempfile::TempDir,
+        table: PathBuf,
+        out: PathBuf,
+    }
+
+    // === impl Room ===
+
+    impl Room {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let table = directory.path().join("t.kgt");
+            let signer = Signer::new(1);
+            let file = table_file(&[spec(1), spec(2)], issue(1, &[&signer]), &[&signer]);
+            fs::write(&table, file).unwrap();
+            let far = directory.path().join("far");
+            fs::create_dir(&far).unwrap();
+            Self { table, out: far.join("t.kgp"), _directory: directory }
+        }
+
+        /// A patch of this serial over the table.
+        fn patch(&self, serial: u64) -> Vec<u8> {
+            let file = fs::read(&self.table).unwrap();
+            let table = Table::open(file, &Trust::for_inspection(), &Bounds::default()).unwrap();
+            let mut draft = PatchDraft::over(&table);
+            draft.put(spec(serial as u32));
+            let signer = Signer::new(1);
+            sealed(draft.build(issue(serial, &[&signer])).unwrap(), &[&signer])
+        }
+
+        /// Puts it in its place, after `meanwhile`.
+        fn put(&self, content: &[u8], meanwhile: impl FnOnce()) -> Result<()> {
+            let mut to = Replacement::of(&self.out)?;
+            std::io::Write::write_all(&mut to, content).unwrap();
+            meanwhile();
+            let manifest = Manifest::unverified(content).unwrap();
+            let patch = PatchAt { out: &self.out, manifest: &manifest, content };
+            put(to, patch, std::slice::from_ref(&self.table), &Output::sink())
+        }
+
+        fn copy(&self) -> Option<Vec<u8>> {
+            fs::read(copy_of(&self.table, &self.out)).ok()
+        }
+
+        /// Nothing can be renamed over a folder that is not empty.
+        fn block(&self) {
+            fs::create_dir_all(self.out.join("in the way")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_copy_of_what_is_published_stays_when_its_successor_fails() {
+        let room = Room::new();
+        let first = room.patch(3);
+        room.put(&first, || ()).unwrap();
+        assert_eq!(fs::read(&room.out).unwrap(), first);
+        assert_eq!(room.copy(), Some(first.clone()));
+        // The folder of the patch goes, and with it the patch that readers still have.
+        let gone = || fs::remove_dir_all(files::directory(&room.out)).unwrap();
+        room.put(&room.patch(4), gone).unwrap_err();
+        assert_eq!(room.copy(), Some(first), "the only one that others see");
+    }
+
+    #[test]
+    fn a_copy_of_what_was_never_published_goes() {
+        let room = Room::new();
+        let gone = || fs::remove_dir_all(files::directory(&room.out)).unwrap();
+        room.put(&room.patch(3), gone).unwrap_err();
+        assert_eq!(room.copy(), None);
+    }
+
+    #[test]
+    fn a_copy_stays_where_nobody_can_tell_whether_its_patch_is_there() {
+        let room = Room::new();
+        let content = room.patch(3);
+        room.put(&content, || room.block()).unwrap_err();
+        assert_eq!(room.copy(), Some(content.clone()));
+        // The rename was done, and what came after it failed.
+        let room = Room::new();
+        let manifest = Manifest::unverified(&content).unwrap();
+        fs::write(&room.out, &content).unwrap();
+        assert!(may_be_there(PatchAt { out: &room.out, manifest: &manifest, content: &content }));
+        let other = room.patch(4);
+        fs::write(&room.out, &other).unwrap();
+        assert!(!may_be_there(PatchAt { out: &room.out, manifest: &manifest, content: &content }));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_put_back() {
+        let room = Room::new();
+        let path = copy_of(&room.table, &room.out);
+        fs::create_dir_all(path.join("in the way")).unwrap();
+        let gone = || fs::remove_dir_all(files::directory(&room.out)).unwrap();
+        room.put(&room.patch(3), gone).unwrap_err();
+        assert!(path.join("in the way").exists());
+    }
 }

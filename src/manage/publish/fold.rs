@@ -15,6 +15,7 @@ use super::compare::{Knowledge, Ours, Standing};
 use super::head::head;
 use super::losses::{Acknowledged, Baseline, ThreeWayKey, losses};
 use super::meet::{meet, meet_successor};
+use super::trusted::TrustedSigners;
 use crate::core::format::KeyFormat;
 use crate::core::{Digest, KeyId, KeySpec, NetworkSet, PermissionSet};
 use crate::table::{FileKind, Manifest};
@@ -24,6 +25,7 @@ use crate::table::{FileKind, Manifest};
 pub fn published_patch(
     asked: Option<&Option<PathBuf>>,
     mut change: Change,
+    trusted: &TrustedSigners,
     meant: &Acknowledged,
     session: &mut Session,
 ) -> Result<Change> {
@@ -38,7 +40,7 @@ pub fn published_patch(
         })?,
     };
     let serial = head(&path)?.serial;
-    fold(&path, &mut change, meant, session)?;
+    fold(&path, &mut change, trusted, meant, session)?;
     session.output.note(&format!("took the patch of serial {serial} into the registry"));
     change.behind(serial, &path)
 }
@@ -46,10 +48,12 @@ pub fn published_patch(
 /// Takes what the table or patch at `path` restricts into the change, with every patch that is over
 /// it, and the keys that only it has. Nothing that this registry refuses is admitted again, and
 /// nothing that the file refuses either: of a key that both have, what both admit stays. `meant`
-/// names keys that stay as they are here, and keys that are not taken.
+/// names keys that stay as they are here, and keys that are not taken. Refuses what `trusted` have
+/// not signed, unless this registry has published it.
 pub fn fold(
     path: &Path,
     change: &mut Change,
+    trusted: &TrustedSigners,
     meant: &Acknowledged,
     session: &mut Session,
 ) -> Result<Folded> {
@@ -64,6 +68,7 @@ pub fn fold(
     if standing.foreign(change.known()).is_none() {
         return Ok(Folded { serial: newest, is_news: false });
     }
+    let standing = standing.signed_by(trusted, change.known())?;
     refuse_old(path, newest, change)?;
     let place = |path: &Path| published::place_of(&change.registry().real, path);
     let artefact = |(path, manifest): &(PathBuf, Manifest)| {

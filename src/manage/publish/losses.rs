@@ -92,6 +92,8 @@ pub struct Acknowledged {
     pub orgs: BTreeSet<OrgId>,
     /// Fewer may sign than have signed what is replaced.
     pub fewer_signatures: bool,
+    /// Sidecars trust signers that no published file names.
+    pub new_signer: bool,
 }
 
 /// An org of which ours would lose a limit.

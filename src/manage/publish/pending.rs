@@ -311,8 +311,10 @@ pub fn command_of(registry: &Registry, plan: &Plan, publish_args: &PublishArgs) 
     }
     named.extend(signers.iter().map(|signer| ("--signer", signer.as_path())));
     let options = named.iter().map(|(option, path)| format!(" {option} {}", quoted_path(path)));
-    let fewer = if publish_args.meant.fewer_signatures { " --fewer-signatures" } else { "" };
-    format!("{} {command}{}{fewer}", program(registry), options.collect::<String>())
+    let meant = &publish_args.meant;
+    let fewer = if meant.fewer_signatures { " --fewer-signatures" } else { "" };
+    let new = if meant.new_signer { " --new-signer" } else { "" };
+    format!("{} {command}{}{fewer}{new}", program(registry), options.collect::<String>())
 }
 
 /// Says that limits of orgs are not in force as the registry states them.

@@ -2,6 +2,8 @@
 //! signers that they trust, and how many they ask for, only the published file tells here.
 //! Imports the registry, signers and table.
 
+use std::path::{Path, PathBuf};
+
 use super::super::error::{Error, Result};
 use super::super::registry::published::{BuildStage, BuiltFile, place_of};
 use super::super::signer::{Signer, table_key};
@@ -16,6 +18,7 @@ use crate::wording::shell::quoted_path;
 /// A published file that a publication replaces, or that a patch lies over.
 #[derive(Debug)]
 struct SignedFile {
+    path: PathBuf,
     manifest: Manifest,
     signed_by: Vec<PublicKey>,
     /// Whether the publication replaces it.
@@ -25,69 +28,82 @@ struct SignedFile {
 // === impl Destination ===
 
 impl Destination<'_> {
-    /// Refuses to replace a file by one that nobody has signed who signed that, nor the registry's
-    /// signer: sidecars would refuse it. The same of a patch and the table that it is over.
-    pub fn refuse_strangers(&self, terms: &Terms) -> Result<()> {
-        let base = match self.base {
-            Some(base) if base.exists() => Some(head(base)?),
-            _ => None,
-        };
-        let Some(theirs) = self.there()?.or(base) else { return Ok(()) };
-        let own = self.own_signer();
-        let signing: Vec<_> = terms.signing()?.iter().map(PublicKey::id).collect();
-        let is_known = |id: &SignerId| theirs.signers.contains(id) || own == Some(*id);
-        let why = match signing.is_empty() {
-            true if self.is_own_target() && self.out.exists() => format!(
-                "is published, and would be replaced by a file that nobody has signed yet\n\
-                 hint: give --out for a draft; `keygatectl table attach-signature DRAFT --out {}` \
-                 puts it in its place",
-                quoted_path(self.out)
-            ),
-            false if !signing.iter().any(is_known) => {
-                let signing: Vec<_> = signing.iter().map(ToString::to_string).collect();
-                format!(
-                    "none of its signers signs what would replace it ({} does), so that sidecars \
-                     would refuse that\n\
-                     hint: to change the signer, follow docs/recipes.md, \"Rotate the signer\"; \
-                     with --signer twice both sign",
-                    signing.join(", ")
-                )
-            }
-            _ => return Ok(()),
-        };
-        Err(Error::Signer { path: self.out.to_owned(), why })
+    /// Refuses, before anything is changed, what sidecars would refuse for who signs it.
+    pub fn refuse_signers_of(&self, terms: &Terms) -> Result<()> {
+        let named: Vec<_> = terms.named.iter().map(PublicKey::id).collect();
+        self.refuse_signers(&terms.signing()?, &named)
     }
 
-    /// Refuses, before anything is changed, what too few of those at hand would sign.
-    pub fn refuse_few(&self, terms: &Terms) -> Result<()> {
-        let named: Vec<_> = terms.named.iter().map(PublicKey::id).collect();
-        self.refuse_fewer(&terms.signing()?, &named)
+    /// Refuses what none of those signs who may sign the file that it replaces, or the table that it
+    /// is over; and what fewer sign. `named` may sign.
+    pub fn refuse_signers(&self, signing: &[PublicKey], named: &[SignerId]) -> Result<()> {
+        let files = self.signed_files()?;
+        self.refuse_strangers(&files, signing, named)?;
+        self.refuse_fewer(&files, signing, named)
+    }
+
+    /// Refuses what none of the signers that the published files name signs: no sidecar is known to
+    /// trust anybody else, whatever key file the registry names by now.
+    fn refuse_strangers(
+        &self,
+        files: &[SignedFile],
+        signing: &[PublicKey],
+        named: &[SignerId],
+    ) -> Result<()> {
+        for theirs in files {
+            // Nobody accepts what nobody has signed.
+            let is_accepted = !theirs.signed_by.is_empty();
+            let is_published = is_accepted || self.is_own_target();
+            if signing.is_empty() && theirs.is_replaced && is_published {
+                return Err(self.unsigned(theirs));
+            }
+            if is_accepted && !theirs.waits(signing, named) && !self.knows_any(files, signing) {
+                return Err(theirs.strangers(signing));
+            }
+        }
+        Ok(())
+    }
+
+    fn knows_any(&self, files: &[SignedFile], signing: &[PublicKey]) -> bool {
+        signing.iter().any(|key| self.knows(files, key))
+    }
+
+    /// Whether sidecars that accept the published files are known to trust this signer.
+    fn knows(&self, files: &[SignedFile], key: &PublicKey) -> bool {
+        // A patch may name fewer than the table that it is over.
+        self.meant.new_signer || files.iter().any(|file| file.manifest.signers.contains(&key.id()))
     }
 
     /// Refuses what fewer signers have signed than the file that it replaces, or the table that it
     /// is over: sidecars may require as many, would refuse it and go on admitting what it revokes.
-    /// Only signers count that the published files name, or that the registry has. `named` may sign.
-    pub fn refuse_fewer(&self, signing: &[PublicKey], named: &[SignerId]) -> Result<()> {
+    fn refuse_fewer(
+        &self,
+        files: &[SignedFile],
+        signing: &[PublicKey],
+        named: &[SignerId],
+    ) -> Result<()> {
         if self.meant.fewer_signatures {
             return Ok(());
         }
-        let own = self.own_signer();
-        let files = self.signed_files()?;
-        // A patch may name fewer than the table that it is over.
-        let is_known = |id: &SignerId| {
-            own == Some(*id) || files.iter().any(|file| file.manifest.signers.contains(id))
-        };
-        let has = signing.iter().filter(|key| is_known(&key.id())).count();
-        for theirs in &files {
+        let has = signing.iter().filter(|key| self.knows(files, key)).count();
+        for theirs in files {
             let had = theirs.signed_by.len();
-            // Where others may sign later it is a draft, which no sidecar is to accept yet.
-            let waits = !theirs.is_replaced && named.len() > signing.len();
-            if had < 2 || has >= had || waits {
+            if had < 2 || has >= had || theirs.waits(signing, named) {
                 continue;
             }
             return Err(self.too_few(theirs, signing, has));
         }
         Ok(())
+    }
+
+    fn unsigned(&self, theirs: &SignedFile) -> Error {
+        let why = format!(
+            "is published, and would be replaced by a file that nobody has signed yet\n\
+             hint: give --out for a draft; `keygatectl table attach-signature DRAFT --out {}` puts \
+             it in its place",
+            quoted_path(self.out)
+        );
+        Error::Signer { path: theirs.path.clone(), why }
     }
 
     fn too_few(&self, theirs: &SignedFile, signing: &[PublicKey], has: usize) -> Error {
@@ -109,7 +125,9 @@ impl Destination<'_> {
              require more refuse it, and go on with what they have\n\
              hint: if all keys are here, repeat --signer. Otherwise change keys with --no-publish, \
              and let each signer add a signature; FILE is the private key:\n  {commands}\n\
-             Where sidecars require fewer signatures, --fewer-signatures publishes it",
+             A signer counts that the published file names; --new-signer counts others, which every \
+             sidecar has to trust. Where sidecars require fewer signatures, --fewer-signatures \
+             publishes it",
             count(theirs.signed_by.len() as u64, "signer"),
             had.join(", "),
         );
@@ -129,14 +147,12 @@ impl Destination<'_> {
         if let Some(manifest) = self.there()?
             && !self.is_draft(&manifest)
         {
-            let signed_by = signed_by(self.out)?;
-            files.push(SignedFile { manifest, signed_by, is_replaced: true });
+            files.push(SignedFile::replaced(self.out, manifest)?);
         }
         if let Some(base) = self.base
             && base.exists()
         {
-            let (manifest, signed_by) = (head(base)?, signed_by(base)?);
-            files.push(SignedFile { manifest, signed_by, is_replaced: false });
+            files.push(SignedFile::base(base)?);
         }
         Ok(files)
     }
@@ -151,5 +167,42 @@ impl Destination<'_> {
             artefact.stage == BuildStage::Published && artefact.place.as_ref() == Some(&place)
         };
         !self.is_own_target() && known.is_some_and(|artefact| !is_put(artefact))
+    }
+}
+
+// === impl SignedFile ===
+
+impl SignedFile {
+    fn replaced(path: &Path, manifest: Manifest) -> Result<Self> {
+        let signed_by = signed_by(path)?;
+        Ok(Self { path: path.to_owned(), manifest, signed_by, is_replaced: true })
+    }
+
+    fn base(path: &Path) -> Result<Self> {
+        let (manifest, signed_by) = (head(path)?, signed_by(path)?);
+        Ok(Self { path: path.to_owned(), manifest, signed_by, is_replaced: false })
+    }
+
+    /// Where others may sign later it is a draft, which no sidecar is to accept yet.
+    fn waits(&self, signing: &[PublicKey], named: &[SignerId]) -> bool {
+        !self.is_replaced && named.len() > signing.len()
+    }
+
+    fn strangers(&self, signing: &[PublicKey]) -> Error {
+        let list = |ids: Vec<String>| ids.join(", ");
+        let theirs = list(self.manifest.signers.iter().map(ToString::to_string).collect());
+        let ours = list(signing.iter().map(|key| key.id().to_string()).collect());
+        let what = match self.is_replaced {
+            true => "signs what would replace it",
+            false => "signs the patch that would lie over it",
+        };
+        let why = format!(
+            "none of its signers ({theirs}) {what} ({ours} does): sidecars that do not trust \
+             another signer yet refuse that, and go on with what they have\n\
+             hint: sign with one of its signers; --signer twice makes both sign. If that key is \
+             lost or to be replaced, make every sidecar trust the new one first, as \
+             docs/recipes.md, \"Rotate the signer\", says; then --new-signer publishes"
+        );
+        Error::Signer { path: self.path.clone(), why }
     }
 }

@@ -24,7 +24,7 @@ use crate::manage::output::Output;
 use crate::table::FileKind;
 use crate::table::write::Draft;
 use crate::table::{
-    Acknowledge, Bounds, KeySet, Manifest, Patch, PublicKey, Refusal, Table, Trust,
+    AcceptRules, Acknowledge, Bounds, KeySet, Manifest, Patch, PublicKey, Refusal, Table, Trust,
 };
 
 /// Where a publication goes, and where it comes from.
@@ -184,7 +184,12 @@ impl Destination<'_> {
 
     /// The same for what was written, before it is put in its place: whatever it was made from, its
     /// own content is held against what is published.
-    fn refuse_losses_of_file(&self, ours: &Manifest, file: &mut Replacement) -> Result<()> {
+    fn refuse_losses_of_file(
+        &self,
+        ours: &Manifest,
+        file: &mut Replacement,
+        stage: BuildStage,
+    ) -> Result<()> {
         if ours.kind == FileKind::Patch && self.base.is_none() {
             // Its table is elsewhere, and no other patch is replaced.
             return Ok(());
@@ -208,6 +213,9 @@ impl Destination<'_> {
                 KeySet::new(Arc::new(table), Some(Arc::new(patch)), &[], None)
             }
         };
+        if stage == BuildStage::Published {
+            self.refuse_braked(ours, keys.counts().active, &standings)?;
+        }
         // What the file was made from knew, which may be less than what the registry says by now.
         let registry = self.source.registry();
         let all = registry.map_or(&[][..], |registry| &registry.settings.published);
@@ -229,6 +237,21 @@ impl Destination<'_> {
             _ => Ours::File { keys: &keys, registry },
         };
         self.refuse_losses(ours.serial, &ours_keys, known)
+    }
+
+    /// Refuses what sidecars would take for an accident: they keep what they have, and a revocation
+    /// in it would never come into force. `after`: active records of ours, with its table.
+    fn refuse_braked(&self, ours: &Manifest, after: u64, standings: &[Standing]) -> Result<()> {
+        let rules = AcceptRules::default();
+        for standing in standings {
+            let before = standing.keys()?.map_or(0, |keys| keys.counts().active);
+            // Where nothing was admitted, nothing is lost.
+            if before > 0 {
+                let judged = rules.brake(ours, before, after);
+                judged.map_err(|e| Error::refused(self.out, e))?;
+            }
+        }
+        Ok(())
     }
 
     /// What is published at the target; and at the place that the registry publishes to, where the
@@ -388,27 +411,23 @@ fn write_compared<F: Read + Seek>(
     }
     let signed_by: Vec<PublicKey> =
         draft.signed_by().filter_map(|key| PublicKey::from_raw(key).ok()).collect();
-    place.refuse_fewer(&signed_by, &ours.signers)?;
+    place.refuse_signers(&signed_by, &ours.signers)?;
     let mut to = Replacement::of(&out)?;
     draft.write(&mut to).map_err(Error::write(&out))?;
     let bytes = to.stream_position().map_err(Error::write(&out))?;
-    place.refuse_losses_of_file(&ours, &mut to)?;
+    let stage = place.stage(draft);
+    place.refuse_losses_of_file(&ours, &mut to, stage)?;
     let made_of = match place.source {
         PublishOrigin::Free(registry) | PublishOrigin::Held(registry) => registry.made_of()?,
         PublishOrigin::Draft { .. } | PublishOrigin::Files | PublishOrigin::ForeignDraft => None,
     };
-    let stage = place.stage(draft);
-    let copies = match (ours.kind, stage) {
+    match (ours.kind, stage) {
         (FileKind::Patch, BuildStage::Published) => {
             let content = to.content()?;
             let patch = PatchAt { out: place.out, manifest: &ours, content: &content };
-            elsewhere::leave(patch, &place.tables(), &session.output)
+            elsewhere::put(to, patch, &place.tables(), &session.output)?;
         }
-        _ => Vec::new(),
-    };
-    if let Err(e) = to.commit() {
-        elsewhere::take_back(&copies);
-        return Err(e);
+        _ => to.commit()?,
     }
     if (ours.kind, stage) == (FileKind::Table, BuildStage::Published) {
         elsewhere::clear(&out, &ours);

@@ -13,6 +13,7 @@ use super::super::keys::import::lines::read_csv;
 use super::super::publish::compare::MeantArgs;
 use super::super::publish::target::{Destination, PublishOrigin, Published};
 use super::super::publish::terms::{MEMORY, SigningArgs, Spill, Terms};
+use super::super::publish::trusted::TrustedArgs;
 use super::super::publish::{self, fold};
 use super::super::registry::change::{Change, Check, check_serial};
 use super::super::registry::entry::{FieldFault, RawEntry, RegistryEntry};
@@ -52,6 +53,8 @@ pub struct Build {
     /// Merge this patch into the registry first [default: `patch` of [publish]]
     #[arg(long, value_name = "FILE", conflicts_with = "sources")]
     pub fold_patch: Option<Option<PathBuf>>,
+    #[command(flatten)]
+    pub trusted: TrustedArgs,
     /// Memory to use at most, such as `64MiB`; sorts on disk what does not fit
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "256MiB")]
     pub memory: usize,
@@ -108,6 +111,7 @@ impl Build {
             expires: None,
             acknowledge: Vec::new(),
             fold_patch: None,
+            trusted: TrustedArgs::default(),
             memory: MEMORY,
             format: None,
             meant: MeantArgs::default(),
@@ -142,19 +146,16 @@ impl Build {
             hint: "give --out, or set `table` under [publish] in the registry",
         })?;
         let meant = self.meant.acknowledged();
-        let change = fold::published_patch(self.fold_patch.as_ref(), change, &meant, session)?;
+        let trusted = self.trusted.signers(change.registry(), &terms.named)?;
+        let fold_patch = self.fold_patch.as_ref();
+        let change = fold::published_patch(fold_patch, change, &trusted, &meant, session)?;
         let change = match self.serial {
             Some(serial) => change.at_serial(serial)?,
             None => change,
         };
         let source = PublishOrigin::Held(change.registry());
         let place = Destination { out: &out, base: None, source, meant: &meant };
-        match place.refuse_strangers(&terms) {
-            // Who names the signers for this one file may be rotating them.
-            Err(e) if !self.signing.signers.is_empty() => session.output.warn(&e.to_string()),
-            judged => judged?,
-        }
-        place.refuse_few(&terms)?;
+        place.refuse_signers_of(&terms)?;
         place.refuse_rollback(FileKind::Table, &terms.audience, change.serial())?;
         place.refuse_losses_of(&change, &session.output)?;
         let what = self.meant.record(json!({ "file": out.display().to_string() }));

@@ -91,12 +91,7 @@ impl MakePatch {
         let meant = self.meant.acknowledged();
         let source = PublishOrigin::Held(change.registry());
         let place = Destination { out: &out, base: Some(&base), source, meant: &meant };
-        match place.refuse_strangers(&terms) {
-            // Who names the signers for this one file may be rotating them.
-            Err(e) if !self.signing.signers.is_empty() => session.output.warn(&e.to_string()),
-            judged => judged?,
-        }
-        place.refuse_few(&terms)?;
+        place.refuse_signers_of(&terms)?;
         place.refuse_rollback(FileKind::Patch, &terms.audience, change.serial())?;
         place.refuse_losses_of(&change, &session.output)?;
         let what = self.meant.record(json!({
