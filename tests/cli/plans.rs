@@ -1,5 +1,7 @@
 //! Plans: sets of limits that keys and orgs share, in both forms of a registry.
 
+use std::fs;
+
 use serde_json::json;
 
 use crate::support::{Room, holder};
@@ -10,7 +12,7 @@ fn rooms() -> [(Room, &'static str); 2] {
         let room = Room::with_registry();
         if registry == "keys.jsonl" {
             room.ok(&["-r", registry, "keys", "init", "--copy", "keys.toml"]);
-            std::fs::remove_file(room.path("keys.toml")).unwrap();
+            fs::remove_file(room.path("keys.toml")).unwrap();
         }
         room.ok(&["plans", "set", "gold", "600/min", "search=2/s"]);
         (room, registry)
@@ -231,4 +233,79 @@ fn a_plan_that_was_edited_by_hand_is_compared_too() {
         room.ok(&PATCH);
         assert_eq!(limits(&room, Some("t.kgp"), &key.secret), ["per-key=900/min", "search=2/s"]);
     }
+}
+
+/// The lines of two branches, as `merge=union` puts them into one file.
+fn merged(room: &Room, first: &str, second: &str, into: &str) {
+    let (mut text, theirs) = (room.read(first), room.read(second));
+    for line in theirs.lines().filter(|line| !room.read(first).contains(*line)) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    room.write(into, text);
+}
+
+/// The last settings line counts as a whole: what the other branch has changed must not get lost
+/// without a word.
+#[test]
+fn a_merge_that_loses_settings_is_told_with_its_remedy() {
+    let room = Room::new();
+    room.ok(&["signer", "new"]);
+    let (a, b, both) = ("a.jsonl", "b.jsonl", "both.jsonl");
+    room.ok(&["-r", a, "keys", "init", "--audience", "shop"]);
+    room.ok(&["-r", a, "plans", "set", "gold", "10/s"]);
+    room.ok(&["-r", a, "keys", "create", "--org", "acme", "--plan", "gold", "--name", "p0"]);
+    let build = ["table", "build", "--signer", "signer.pem", "--out"];
+    let publish = |registry: &str, out: &str| {
+        room.ok(&[&["-r", registry], &build[..], &[out]].concat());
+    };
+    publish(a, "t.kgt");
+    fs::copy(room.path(a), room.path(b)).unwrap();
+    // Both publish, and neither changes a setting.
+    publish(a, "a.kgt");
+    publish(b, "b.kgt");
+    for (first, second) in [(a, b), (b, a)] {
+        merged(&room, first, second, both);
+        room.ok(&["-r", both, "keys", "check"]);
+    }
+    // One changes a plan.
+    room.ok(&["-r", a, "plans", "set", "gold", "1/s"]);
+    merged(&room, b, a, both);
+    room.ok(&["-r", both, "keys", "check"]);
+    let shown = room.json(&["-r", both, "keys", "show", "p0"]);
+    assert_eq!(shown["limit"], "1/s");
+    // Where its lines come first, those of the other would undo it.
+    merged(&room, a, b, both);
+    let before = room.read(both);
+    let revoke: [&[&str]; 3] = [&["keys", "check"], &["keys", "revoke", "p0"], &["plans", "list"]];
+    for command in revoke {
+        let told = room.fails(65, &[&["-r", both], command].concat());
+        assert!(told.contains("after: these settings were not made on those of line"), "{told}");
+        assert_eq!(room.read(both), before);
+    }
+    // Both have made the same change: nothing is lost.
+    room.ok(&["-r", b, "plans", "set", "gold", "1/s"]);
+    merged(&room, a, b, both);
+    room.ok(&["-r", both, "keys", "check"]);
+    // Each has another one. The remedy: both in the last line, without `after`.
+    room.ok(&["-r", b, "plans", "set", "silver", "5/s"]);
+    room.ok(&["-r", a, "plans", "set", "bronze", "2/s"]);
+    merged(&room, a, b, both);
+    room.fails(65, &["-r", both, "keys", "check"]);
+    let text = room.read(both);
+    let last = text.lines().rfind(|line| line.starts_with("{\"registry\"")).unwrap();
+    let mut settings: serde_json::Value = serde_json::from_str(last).unwrap();
+    settings.as_object_mut().unwrap().remove("after").unwrap();
+    let bronze = json!({ "name": "bronze", "limit": "2/s" });
+    settings["plan"].as_array_mut().unwrap().push(bronze);
+    let settings = settings.to_string();
+    // The version tells a line of settings, and stands first.
+    let rest = settings.replace("\"registry\":1,", "").replace(",\"registry\":1", "");
+    let mended = format!("{{\"registry\":1,{}", &rest[1..]);
+    room.write(both, text.replace(last, &mended));
+    room.ok(&["-r", both, "keys", "check"]);
+    assert_eq!(room.json(&["-r", both, "plans", "list"]).as_array().unwrap().len(), 3);
+    // And the next change goes on from there.
+    room.ok(&["-r", both, "plans", "set", "gold", "3/s"]);
+    room.ok(&["-r", both, "keys", "revoke", "p0"]);
 }

@@ -56,7 +56,7 @@ impl Init {
         let settings = self.settings(&path)?;
         let text = match Form::of(&path) {
             Form::Toml => template(&settings),
-            Form::JsonLines => jsonl::print_settings(&settings),
+            Form::JsonLines => jsonl::print_settings(&settings, None),
         };
         files::create_new(&path, 0o644, text.as_bytes(), HINT)?;
         // What was written must be what is read.
@@ -153,7 +153,7 @@ fn copy(from: &Path, to: &Path, hint: &'static str, session: &mut Session) -> Re
     let form = Form::of(to);
     let first = match form {
         Form::Toml => template(settings),
-        Form::JsonLines => jsonl::print_settings(settings),
+        Form::JsonLines => jsonl::print_settings(settings, None),
     };
     copy.write_all(first.as_bytes()).map_err(failed())?;
     source.scan(&Filter::default(), &mut |located| {

@@ -209,7 +209,7 @@ impl Change {
         let mut to = Replacement::of(path)?;
         let mut settings = self.settings.clone();
         settings.serial = self.serial();
-        let first = jsonl::print_settings(&settings);
+        let first = jsonl::print_settings(&settings, None);
         let mut after = first.len() as u64;
         to.write_all(first.as_bytes()).map_err(Error::write(path))?;
         self.registry.scan(&Filter::default(), &mut |located| {
@@ -301,7 +301,8 @@ impl Change {
         let serial = self.settings.serial;
         let mut lines = String::new();
         if self.settings_changed || (self.added.is_empty() && self.edited.is_empty()) {
-            lines.push_str(&jsonl::print_settings(&self.settings));
+            let former = Some(&self.registry.settings);
+            lines.push_str(&jsonl::print_settings(&self.settings, former));
         }
         for (old, new) in &self.edited {
             let line = jsonl::print(new, serial, old.serial);
@@ -335,7 +336,7 @@ pub fn remember(registry: &Registry, artefact: BuiltFile) -> Result<()> {
     match registry.form {
         Form::Toml => write_toml(registry, &settings, &[], &[])?.commit()?,
         Form::JsonLines => {
-            let line = jsonl::print_settings(&settings);
+            let line = jsonl::print_settings(&settings, Some(&registry.settings));
             jsonl::append(&registry.real, registry.length, line.as_bytes())?;
         }
     }

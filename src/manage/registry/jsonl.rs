@@ -1,7 +1,7 @@
 //! `keys.jsonl`: one JSON value per line. The first line holds the settings; each further line a
 //! key, or newer settings. A change appends: the line of a changed key carries `after`, the serial
 //! of the line that it supersedes, so that two edits of one key made on two branches are found
-//! when the branches are merged. `keys compact` drops what was superseded.
+//! when the branches are merged; newer settings carry what the former ones were, for the same. `keys compact` drops what was superseded.
 //!
 //! A last line without a line end is a write that a crash cut short: it never happened.
 
@@ -80,6 +80,21 @@ pub struct JsonlContent<'a> {
     pub length: u64,
 }
 
+/// A settings line, and what was merged with it.
+struct SettingsLine {
+    number: u64,
+    text: Vec<u8>,
+    lost: Option<LostSettings>,
+}
+
+/// Settings of one branch that the other branch's line, which came behind them, does not hold.
+#[derive(Clone)]
+struct LostSettings {
+    /// [`RawSettings::content`].
+    content: String,
+    fault: FileFault,
+}
+
 /// A line that supersedes another.
 #[derive(Clone, Copy)]
 struct Superseding {
@@ -121,7 +136,7 @@ impl<R: BufRead> LineReader<R> {
 pub fn open(content: JsonlContent<'_>) -> Result<(RegistrySettings, u64)> {
     let path = content.path;
     let mut lines = LineReader::new(reader(content.file).take(content.length));
-    let mut settings: Option<(u64, Vec<u8>)> = None;
+    let mut settings: Option<SettingsLine> = None;
     // Not always that of the last line: a merge puts one branch's lines behind the other's.
     let mut newest = 0;
     let mut length = 0;
@@ -129,7 +144,7 @@ pub fn open(content: JsonlContent<'_>) -> Result<(RegistrySettings, u64)> {
         length += line.len() as u64 + 1;
         let is_settings = line.starts_with(SETTINGS);
         if is_settings {
-            settings = Some((number, line.to_vec()));
+            settings = Some(SettingsLine::behind(settings, number, line, path));
         } else if number == 1 {
             let why = "the first line must hold the settings: {\"registry\":1,\"serial\":0}";
             return Err(Error::fault(FileFault::new(path, 1, "", why), HINT));
@@ -138,15 +153,64 @@ pub fn open(content: JsonlContent<'_>) -> Result<(RegistrySettings, u64)> {
         // A line that cannot be parsed is told with all others, by whoever reads the keys.
         newest = newest.max(serial_of(line, start).unwrap_or_default());
     }
-    let Some((number, line)) = settings else {
+    let Some(SettingsLine { number, text, lost }) = settings else {
         let why = "is empty; its first line must hold the settings";
         return Err(Error::fault(FileFault::new(path, 0, "", why), HINT));
     };
-    let raw: RawSettings = serde_json::from_slice(&line).map_err(|e| syntax(&e, number, path))?;
+    let raw: RawSettings = serde_json::from_slice(&text).map_err(|e| syntax(&e, number, path))?;
+    if let Some(lost) = lost {
+        return Err(Error::fault(lost.fault, HINT));
+    }
     let mut settings = RegistrySettings::from_raw(raw, path, &|_| number)
         .map_err(|faults| Error::Faults { faults, hint: HINT })?;
     settings.serial = settings.serial.max(newest);
     Ok((settings, length))
+}
+
+// === impl SettingsLine ===
+
+impl SettingsLine {
+    /// A later line of settings supersedes all of the former one. It names that by `after`, so that
+    /// a merge of two branches is found where the later one does not hold what the other has
+    /// changed. A line without `after` was written by somebody who has looked at both.
+    fn behind(former: Option<Self>, number: u64, line: &[u8], path: &Path) -> Self {
+        let lost = match &former {
+            Some(former) if Finder::new(AFTER).find(line).is_some() => {
+                former.lost_in(number, line, path)
+            }
+            _ => None,
+        };
+        Self { number, text: line.to_vec(), lost }
+    }
+
+    fn lost_in(&self, number: u64, line: &[u8], path: &Path) -> Option<LostSettings> {
+        let later = serde_json::from_slice::<RawSettings>(line).ok()?;
+        let after = later.after.clone()?;
+        if let Some(lost) = &self.lost {
+            // Unless it makes the same settings of it in the end.
+            let is_lost = content_of(later, path).is_none_or(|content| content != lost.content);
+            return is_lost.then(|| lost.clone());
+        }
+        let content = content_of(serde_json::from_slice(&self.text).ok()?, path)?;
+        if after == content || content_of(later, path)? == content {
+            return None;
+        }
+        let why = format!(
+            "these settings were not made on those of line {}: two branches were merged, and what \
+             one of them says of plans, orgs, prefixes or [publish] is lost; write the settings of \
+             both into the last line of settings, and remove `after` from it",
+            self.number
+        );
+        let fault = FileFault::new(path, number, "after", why);
+        Some(LostSettings { content, fault })
+    }
+}
+
+/// In the words of keygatectl: a person may write a duration in others. `None` of what cannot be
+/// read, which is told elsewhere, or superseded.
+fn content_of(raw: RawSettings, path: &Path) -> Option<String> {
+    let settings = RegistrySettings::from_raw(raw, path, &|_| 0).ok()?;
+    Some(settings.raw().content())
 }
 
 /// Calls `each` for every key in force. Lines that cannot be meant are not parsed.
@@ -313,8 +377,11 @@ pub fn print(entry: &RegistryEntry, serial: u64, after: Option<u64>) -> String {
     serde_json::to_string(&line).unwrap_or_default() + "\n"
 }
 
-pub fn print_settings(settings: &RegistrySettings) -> String {
-    serde_json::to_string(&settings.raw()).unwrap_or_default() + "\n"
+/// Settings as a line. `former` are those that it supersedes; `None` in a new file.
+pub fn print_settings(settings: &RegistrySettings, former: Option<&RegistrySettings>) -> String {
+    let after = former.map(|former| former.raw().content());
+    let raw = RawSettings { after, ..settings.raw() };
+    serde_json::to_string(&raw).unwrap_or_default() + "\n"
 }
 
 /// Appends complete lines behind the complete part of the file, and flushes them to the disk.

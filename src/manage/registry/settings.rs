@@ -14,7 +14,7 @@ use super::plans::{
 use super::published::BuiltFile;
 use super::toml::{Piece, syntax_fault};
 use crate::core::format::KeyFormat;
-use crate::core::{LimitSet, OrgId};
+use crate::core::{Digest, LimitSet, OrgId};
 use crate::manage::error::FileFault;
 use crate::manage::time;
 use crate::table::TableFormat;
@@ -70,6 +70,10 @@ pub struct RawSettings {
     /// Version of the registry's form. Stands first: it tells a settings line of JSON Lines.
     pub registry: u32,
     pub serial: u64,
+    /// Of a line of JSON Lines: what the settings were that it supersedes,
+    /// [`RawSettings::content`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audience: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,6 +108,19 @@ pub struct RawPublish {
     pub format: Option<u8>,
 }
 
+// === impl RawSettings ===
+
+impl RawSettings {
+    /// The first 32 bits of the SHA-256, as hexadecimal digits, of what people set: not of the
+    /// serial, nor of what keygatectl notes of its publications.
+    pub fn content(mut self) -> String {
+        (self.serial, self.after, self.published) = (0, None, Vec::new());
+        let text = serde_json::to_string(&self).unwrap_or_default();
+        let Digest([a, b, c, d, ..]) = Digest::of(text.as_bytes());
+        format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
+    }
+}
+
 // === impl RawPublish ===
 
 impl RawPublish {
@@ -119,6 +136,10 @@ impl RegistrySettings {
     pub fn from_toml(piece: &Piece, path: &Path) -> Result<Self, Vec<FileFault>> {
         let raw: RawSettings = toml::from_str(&piece.text)
             .map_err(|e| vec![syntax_fault(&e, piece, path, "keys are written as `[[key]]`")])?;
+        if raw.after.is_some() {
+            let why = "belongs to lines of a keys.jsonl; remove it";
+            return Err(vec![FileFault::new(path, piece.line, "after", why)]);
+        }
         let line_of = |field: &str| {
             let at = piece.text.lines().position(|line| {
                 let line = line.trim_start();
@@ -229,6 +250,7 @@ impl RegistrySettings {
         RawSettings {
             registry: VERSION,
             serial: self.serial,
+            after: None,
             audience: self.audience.as_deref().map(Into::into),
             default_prefix: self.default_prefix.clone(),
             prefixes: self.prefixes.clone(),
