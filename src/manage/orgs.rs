@@ -11,7 +11,7 @@ use super::publish::pending::{self, UnpublishedOrgs};
 use super::publish::{Outstanding, PublishArgs};
 use super::registry::Registry;
 use super::registry::change::{Change, Check};
-use super::registry::plans::{OrgTerms, unknown};
+use super::registry::plans::{OrgTerms, behind_plan, unknown};
 use super::registry::words::{show_limits_of_org, to_object};
 use super::session::Session;
 use crate::core::{LimitSet, OrgId};
@@ -152,14 +152,11 @@ fn list(session: &mut Session) -> Result<()> {
     pending::note_orgs(&registry, &unpublished, session)
 }
 
-/// The limits in force, behind the name of the plan that they are of.
+/// The limits in force, and their plan.
 fn shown(limits: &LimitSet, terms: &OrgTerms) -> String {
     let limits = match limits.is_empty() {
         true => "no limits".to_owned(),
         false => show_limits_of_org(limits),
     };
-    match &terms.plan {
-        Some(plan) => format!("{plan}: {limits}"),
-        None => limits,
-    }
+    behind_plan(terms.plan.as_ref(), limits)
 }

@@ -11,6 +11,7 @@ use super::super::publish::pending::{self, UnpublishedKeys, UnpublishedOrgs};
 use super::super::registry::entry::{
     RegistryEntry, show_digest, show_limit, show_limits, show_network,
 };
+use super::super::registry::plans::behind_plan;
 use super::super::registry::words::to_object;
 use super::super::registry::{Filter, Form, Registry};
 use super::super::session::Session;
@@ -221,13 +222,10 @@ fn row(entry: &RegistryEntry, now: u64) -> [String; 14] {
     ]
 }
 
-/// The limits in force, behind the name of the plan that they are of.
+/// The limits in force, and their plan.
 fn limits_with_plan(entry: &RegistryEntry) -> String {
     let limits = show_limits(&entry.limits_in_force()).join(", ");
-    match &entry.plan {
-        Some(plan) => format!("{}: {limits}", plan.name),
-        None => limits,
-    }
+    behind_plan(entry.plan.as_ref().map(|plan| &plan.name), limits)
 }
 
 // === impl Show ===

@@ -109,6 +109,14 @@ impl AppliedPlan {
     }
 }
 
+/// Limits in force as a table shows them, behind the name of the plan that they are of.
+pub fn behind_plan(plan: Option<&PlanName>, limits: String) -> String {
+    match plan {
+        Some(plan) => format!("{plan}: {limits}"),
+        None => limits,
+    }
+}
+
 /// What is wrong with a plan that is not there.
 pub fn unknown(name: &PlanName, plans: &BTreeMap<PlanName, LimitSet>) -> String {
     let known: Vec<_> = plans.keys().map(PlanName::as_str).collect();
