@@ -21,22 +21,22 @@ struct KnownKeys {
     /// Of the settings that were read last. Those in force may be older, should the rest of the
     /// reload have failed.
     newest: Vec<PublicTokenKey>,
-    /// In seconds, of the tokens in force.
-    life: u64,
-    former: Vec<FormerKey>,
+    /// What was in force at one of the last reloads, each key once.
+    signed: Vec<SignedKey>,
 }
 
 #[derive(Debug)]
-struct FormerKey {
+struct SignedKey {
     key: PublicTokenKey,
-    /// On the process's clock: none of its tokens is taken any more.
+    /// On the process's clock: whoever verifies takes none of its tokens any more, unless the key
+    /// is still in force.
     until_ns: u64,
 }
 
 /// Verifiers' clocks differ, and so do their leeways.
 const LEEWAY_SECS: u64 = 60;
 
-/// Former keys that are shown, at most: each change of the file within their time makes one.
+/// Former keys that are kept, at most: each change of the file within their time makes one.
 const MOST_FORMER: usize = 8;
 
 // === impl AssertionKeys ===
@@ -48,24 +48,24 @@ impl AssertionKeys {
         Arc::new(keys)
     }
 
-    /// These settings are about to come into force. Whoever verifies finds a new key here before the
-    /// first token of it.
+    /// The reload thread has read these settings, and is about to put them in force unless
+    /// something else of the reload fails. Whoever verifies finds a new key here before the first
+    /// token of it.
     pub(super) fn take(&self, settings: &Settings) {
         let now = self.clock.now().mono_ns;
+        let in_force = Arc::clone(&self.store.load().settings);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = public_keys(settings);
-        let until_ns = now.saturating_add((known.life + LEEWAY_SECS) * 1_000_000_000);
-        let before = std::mem::take(&mut known.newest);
-        known.former.retain(|former| former.until_ns > now && !next.contains(&former.key));
-        for key in before.into_iter().filter(|key| !next.contains(key)) {
-            known.former.push(FormerKey { key, until_ns });
+        known.signed.retain(|signed| signed.until_ns > now);
+        // The store knows what has signed: settings that failed after they were read have not. The
+        // thread that calls this also swaps the store, so nothing comes into force in between.
+        if let Some(assertion) = &in_force.assertion {
+            let until_ns = now.saturating_add((assertion.life + LEEWAY_SECS) * 1_000_000_000);
+            for key in assertion.public_keys() {
+                known.signed_until(key, until_ns);
+            }
         }
-        let over = known.former.len().saturating_sub(MOST_FORMER);
-        known.former.drain(..over);
-        if let Some(assertion) = &settings.assertion {
-            known.life = assertion.life;
-        }
-        known.newest = next;
+        known.newest = public_keys(settings);
+        known.forget_the_oldest(&public_keys(&in_force));
     }
 
     /// `None`: there is no assertion to verify.
@@ -73,7 +73,8 @@ impl AssertionKeys {
         let now = self.clock.now().mono_ns;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut keys = public_keys(&self.store.load().settings);
-        let former = known.former.iter().filter(|f| f.until_ns > now).map(|former| former.key);
+        let former = known.signed.iter().filter(|signed| signed.until_ns > now);
+        let former = former.map(|signed| signed.key);
         for key in known.newest.iter().copied().chain(former) {
             if !keys.contains(&key) {
                 keys.push(key);
@@ -83,6 +84,33 @@ impl AssertionKeys {
     }
 }
 
+// === impl KnownKeys ===
+
+impl KnownKeys {
+    /// A shorter life, set by a reload, does not shorten the life of the tokens before it.
+    fn signed_until(&mut self, key: PublicTokenKey, until_ns: u64) {
+        match self.signed.iter_mut().find(|signed| signed.key == key) {
+            Some(signed) => signed.until_ns = signed.until_ns.max(until_ns),
+            None => self.signed.push(SignedKey { key, until_ns }),
+        }
+    }
+
+    /// Keeps all of `in_force` and of the newest, and of others those whose tokens live longest.
+    fn forget_the_oldest(&mut self, in_force: &[PublicTokenKey]) {
+        let Self { newest, signed } = self;
+        signed.sort_by_key(|signed| std::cmp::Reverse(signed.until_ns));
+        let mut former = 0;
+        signed.retain(|signed| {
+            let needed = in_force.contains(&signed.key) || newest.contains(&signed.key);
+            former += usize::from(!needed);
+            needed || former <= MOST_FORMER
+        });
+    }
+}
+
 fn public_keys(settings: &Settings) -> Vec<PublicTokenKey> {
     settings.assertion.as_ref().map(|assertion| assertion.public_keys()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;
