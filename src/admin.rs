@@ -34,7 +34,7 @@ use self::pages::AnswerTurn;
 use crate::clock::Clock;
 use crate::exposure::ExposureCell;
 use crate::meter::UseBook;
-use crate::reload::{StatusCell, Time, lower_priority};
+use crate::reload::{IssuerBoard, StatusCell, Time, lower_priority};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{Metrics, Readiness};
 
@@ -49,6 +49,8 @@ pub struct AdminState {
     pub metrics: Metrics,
     pub readiness: Readiness,
     pub status: StatusCell,
+    /// Whose user tokens are taken.
+    pub issuers: IssuerBoard,
     /// Whether clients can reach the service around keygate.
     pub exposure: ExposureCell,
     /// `None`: uses of keys are not counted.

@@ -46,7 +46,7 @@ use crate::meter::UseProbe;
 use crate::observe::ObserveBook;
 use crate::proxy::tls::Reloadable;
 use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared};
-use crate::reload::{self, Hooks, IssuerParts, UseCounting};
+use crate::reload::{self, Hooks, IssuerBoard, IssuerParts, UseCounting};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
@@ -169,8 +169,13 @@ fn build(
     let route_slots = route_slots(&metrics, &settings);
     let keys = loaded.keys();
     let store = Arc::new(Store::new(Snapshot { settings, keys, route_slots }));
-    let issuers =
-        IssuerParts { store: Arc::clone(&store), clock: clock.clone(), metrics: metrics.clone() };
+    let board = IssuerBoard::default();
+    let issuers = IssuerParts {
+        store: Arc::clone(&store),
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        board: board.clone(),
+    };
     issuers.load_first();
     let assertion_keys = AssertionKeys::new(&store, clock.clone());
     let uses = use_book(&config.usage, &config.table.audience, &store, &clock)?;
@@ -246,6 +251,7 @@ fn build(
             metrics: metrics.clone(),
             readiness: readiness.clone(),
             status: status.clone(),
+            issuers: board,
             exposure,
             uses,
             observe: ObserveDesk {

@@ -3,6 +3,7 @@
 
 mod limits;
 mod load;
+mod writable;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -87,6 +88,7 @@ pub fn notes(config: &Config) -> Vec<Finding> {
         })
         .collect();
     routes_alone(config, &mut findings);
+    writable::look(config, &mut findings);
     findings
 }
 

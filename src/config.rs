@@ -47,7 +47,7 @@ pub use self::host::{Noted, ThisHost};
 pub use self::raw::{Host, Places};
 pub(crate) use self::tokens::MOST_ISSUERS;
 pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};
-pub use self::watched::{FileAccess, WatchedFile};
+pub use self::watched::{FileAccess, FileWriters, WatchedFile};
 
 /// Everything. The parts outside [`Settings`] need a restart to change.
 #[derive(Clone, Debug)]

@@ -41,13 +41,14 @@ pub use self::identity::{IdentityFields, anonymous_field, identity_fields, token
 pub use self::key::{Environment, KeyId, KeyKind, KeyStatus, NameError, OrgId, Permission};
 pub use self::limit::{Limit, LimitSet, NamedLimit, PolicyName};
 pub use self::owner::{Owner, OwnerView};
-pub use self::reason::{Reason, Rejection};
+pub use self::reason::{CallerKind, Reason, Rejection};
 pub use self::route::{Access, Route, RouteTable};
 pub use self::secret::{Digest, Secret};
 pub use self::signer::{SignerError, SignerKey};
 pub use self::use_cell::{KeyUse, UseCell};
 pub use self::user_token::{
-    KnownOrgs, SignerPrint, TokenFault, TokenOnward, TokenSigners, UserToken,
+    ClaimReading, IssuersNow, KnownOrgs, SignerPrint, TokenFault, TokenOnward, UserToken,
+    VerifiedToken,
 };
 
 /// One reading of the clock, taken at the edge and handed down.

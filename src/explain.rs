@@ -19,9 +19,9 @@ use crate::core::observe::Conduct;
 use crate::core::path::{self, Traits};
 use crate::core::refusal::Context;
 use crate::core::{
-    BasicForm, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, LimitSet, Now,
-    OwnerView, PairLookup, Prefixes, Presented, Reason, Rejection, Route, TokenFault, UserToken,
-    Verdict, anonymous_field, decide, identity_fields, token_fields,
+    BasicForm, CallerKind, CredentialSource, Digest, Facts, KeyKind, KeyLookup, KeyView, LimitSet,
+    Now, OwnerView, PairLookup, Prefixes, Presented, Reason, Rejection, Route, TokenFault,
+    UserToken, Verdict, anonymous_field, decide, identity_fields, token_fields,
 };
 
 /// The request to explain.
@@ -111,6 +111,7 @@ fn presented<K: KeyLookup>(
                 Err(fault) => Presented::FaultyToken(*fault),
             };
             let mut answer = told(settings, keys, ask, target, presented);
+            answer.token = judged.as_ref().ok().map(|token| ExplainedToken::of(token));
             answer.source = Some("bearer");
             answer
         }
@@ -176,8 +177,9 @@ fn told<K: KeyLookup>(
                 if let Some(keys) = keys {
                     let charge = admitted.charge(&settings.policy, keys);
                     let stated = [Some(&key.grant.limits), keys.org_limits(key.org)];
-                    answer.charges =
-                        charge.map(|c| ExplainedCharge::all(&c, stated)).unwrap_or_default();
+                    answer.charges = charge
+                        .map(|c| ExplainedCharge::all(&c, CallerKind::Key, stated))
+                        .unwrap_or_default();
                 }
                 identity_fields(names, key, |n, v| answer.headers.push(shown(n, v)));
                 let assertion = settings.assertion.as_ref().map(|a| (&a.field, ASSERTION));
@@ -186,12 +188,12 @@ fn told<K: KeyLookup>(
                 answer.headers.extend(tokens.map(|(name, value)| shown(name, value)));
             }
             if let Some(token) = admitted.token() {
-                answer.token = Some(ExplainedToken::of(token));
                 if let Some(keys) = keys {
                     let charge = admitted.charge(&settings.policy, keys);
-                    let stated = [None, keys.org_limits(&token.org)];
-                    answer.charges =
-                        charge.map(|c| ExplainedCharge::all(&c, stated)).unwrap_or_default();
+                    let stated = [None, keys.org_limits(token.org())];
+                    answer.charges = charge
+                        .map(|c| ExplainedCharge::all(&c, CallerKind::Token, stated))
+                        .unwrap_or_default();
                 }
                 token_fields(names, token, |n, v| answer.headers.push(shown(n, v)));
             }

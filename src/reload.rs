@@ -54,7 +54,7 @@ use crate::table::{KeySet, Refusal, TrustError};
 use crate::telemetry::control::ReloadKind;
 use crate::telemetry::{Metrics, Readiness};
 
-pub use self::issuers::{IssuerParts, judge_offline, read_issuer_keys};
+pub use self::issuers::{IssuerBoard, IssuerParts, IssuerStatus, judge_offline, read_issuer_keys};
 pub use self::source::SourceError;
 pub use self::state::StateError;
 pub use self::status::{MountedFileStatus, StatusCell, StatusReport, Time};

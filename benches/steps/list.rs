@@ -2,7 +2,7 @@
 //! for instruction counts (`instructions.rs`). Inputs are those of a small API: 20 route rules, a
 //! request of 12 fields, a key with two permissions and a limit.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::hint::black_box;
 use std::io;
@@ -21,10 +21,10 @@ use keygate::core::rate_fields::{LimitReport, LimitState};
 use keygate::core::reason::Detail;
 use keygate::core::refusal::Context;
 use keygate::core::{
-    Admitted, Charge, Digest, Environment, Facts, Grant, KeyId, KeyKind, KeyLookup, KeyStatus,
-    KeyView, KnownOrgs, Limit, LimitSet, NetworkSet, Now, OwnerView, PairLookup, Permission,
-    PermissionSet, PolicyName, PolicyScope, Presented, Reason, Rejection, SignerPrint, TokenOnward,
-    UserToken, Verdict, decide, path,
+    Admitted, CallerKind, Charge, ClaimReading, Digest, Environment, Facts, Grant, KeyId, KeyKind,
+    KeyLookup, KeyStatus, KeyView, KnownOrgs, Limit, LimitSet, NetworkSet, Now, OwnerView,
+    PairLookup, Permission, PermissionSet, PolicyName, PolicyScope, Presented, Reason, Rejection,
+    SignerPrint, TokenOnward, UserToken, Verdict, VerifiedToken, decide, path,
 };
 use keygate::proxy::LimitStore;
 use keygate::telemetry::{DecisionOutcome, MethodLabel, WorkerCells};
@@ -375,19 +375,28 @@ fn decisions(steps: &mut Vec<Step>, settings: &'static Settings, keys: &'static 
 /// As a worker does with a user token that it has verified before.
 fn cached_token(steps: &mut Vec<Step>, keys: &'static MapKeys) -> Result<(), Failure> {
     let settings = settings_with(TOKENS)?;
-    let token = Arc::new(UserToken {
+    let said = VerifiedToken {
         issuer: "https://idp.example/".into(),
         subject: "user-0123456789".into(),
         org: "acme".into(),
-        permissions: PermissionSet::new([Permission::parse("read")?]),
+        words: "orders:read".into(),
         expires: NOW.unix_secs() + 60,
+        issued: Some(NOW.unix_secs()),
+        audiences: "orders".into(),
+        typ: "jwt".into(),
+        algorithm: "ES256",
         signed_by: SignerPrint(1),
-        orgs: KnownOrgs::Any,
         onward: TokenOnward::Remove,
         limit: None,
-    });
+    };
+    let reading = ClaimReading {
+        org_claim: "org".into(),
+        orgs: KnownOrgs::Any,
+        permissions_claim: Some("scope".into()),
+        permissions: BTreeMap::from([("orders:read".into(), vec![Permission::parse("read")?])]),
+    };
     let mut cache = TokenCache::default();
-    cache.insert(&Digest::of(TOKEN), token);
+    cache.insert(&Digest::of(TOKEN), Arc::new(UserToken::verified(said, &Arc::new(reading))));
     push(steps, "digest: SHA-256 of a user token", || {
         black_box(Digest::of(black_box(TOKEN)));
     });
@@ -441,7 +450,8 @@ fn limit(steps: &mut Vec<Step>) -> Result<(), Failure> {
 }
 
 fn refusals(steps: &mut Vec<Step>, settings: &'static Settings) -> Result<(), Failure> {
-    let permission = Detail::Permissions([Permission::parse("write")?].into());
+    let words = [Permission::parse("write")?].into();
+    let permission = Detail::Permissions { words, caller: CallerKind::Key };
     let (limit, wait) = (Limit::parse("600/min")?, Duration::from_millis(90));
     let retry = Detail::RetryAfter(LimitReport::PerKey(LimitState { limit, remaining: 0, wait }));
     for (name, rejection, profile) in [

@@ -2,14 +2,13 @@
 
 #![no_main]
 
-use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use keygate::core::{KnownOrgs, Now, TokenFault, TokenOnward};
+use keygate::core::{ClaimReading, Now, TokenFault, TokenOnward};
 use keygate::token::verify::Issuers;
 use keygate::token::{IssuerRules, JwkSet, TokenAlgorithm, Unverified};
 use libfuzzer_sys::fuzz_target;
@@ -37,10 +36,11 @@ static ISSUER: LazyLock<OneIssuer> = LazyLock::new(|| {
         algorithms: TokenAlgorithm::ALL.to_vec(),
         types: Vec::new(),
         max_life: Duration::from_secs(3600),
-        org_claim: "org".into(),
-        orgs: KnownOrgs::Any,
-        permissions_claim: Some("scope".into()),
-        permissions: BTreeMap::new(),
+        reading: Arc::new(ClaimReading {
+            org_claim: "org".into(),
+            permissions_claim: Some("scope".into()),
+            ..ClaimReading::default()
+        }),
         onward: TokenOnward::Remove,
         limit: None,
     };
@@ -72,7 +72,9 @@ fn judge(token: &[u8]) -> Result<(), TokenFault> {
     let unverified = Unverified::read(token, &*ISSUER, now).map_err(|unread| unread.fault)?;
     let token = unverified.verify()?;
     assert!(
-        token.expires > NOW && !token.subject.is_empty() && token.permissions.joined().is_empty()
+        token.expires() > NOW
+            && !token.subject().is_empty()
+            && token.permissions().joined().is_empty()
     );
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::observing::ObserveStatus;
 use super::{AdminState, CertificateStatus};
 use crate::exposure::Exposure;
 use crate::meter::UsePages;
-use crate::reload::{StatusReport, Time};
+use crate::reload::{IssuerStatus, StatusReport, Time};
 use crate::telemetry::UseSeries;
 use crate::telemetry::readiness::PendingPart;
 
@@ -41,6 +41,7 @@ struct StatusPage<'s> {
     draining: bool,
     pending: Vec<PendingPart>,
     certificates: Vec<CertificateStatus>,
+    issuers: Vec<IssuerStatus>,
     /// Whether clients can reach the service around keygate.
     upstream_exposure: &'s Exposure,
     /// `null`: everything is enforced.
@@ -312,6 +313,7 @@ fn status(state: &AdminState) -> Response<Full<Bytes>> {
         draining: state.readiness.is_draining(),
         pending: state.readiness.pending(),
         certificates: (state.certificates)(),
+        issuers: state.issuers.all(now),
         upstream_exposure: &exposure,
         observe: state.observe.status(now),
         status: &status,

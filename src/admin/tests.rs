@@ -11,6 +11,7 @@ use crate::config::{Config, ThisHost};
 use crate::core::observe::UpstreamClass;
 use crate::core::{ClientNetwork, Now, Reason};
 use crate::observe::{RowKind, Sighting, SightingReason};
+use crate::reload::IssuerBoard;
 use crate::snapshot::{Snapshot, Store};
 
 const MINIMAL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minimal.toml"));
@@ -48,6 +49,7 @@ fn start_with(access: AdminAccess) -> Running {
         metrics: metrics.clone(),
         readiness: readiness.clone(),
         status: StatusCell::default(),
+        issuers: IssuerBoard::default(),
         exposure: ExposureCell::default(),
         uses: None,
         observe: desk(),
@@ -201,6 +203,7 @@ fn drain_from_elsewhere_is_refused() {
         metrics: running.metrics.clone(),
         readiness: running.readiness.clone(),
         status: StatusCell::default(),
+        issuers: IssuerBoard::default(),
         exposure: ExposureCell::default(),
         uses: None,
         observe: desk(),
@@ -254,6 +257,7 @@ fn state_with(access: AdminAccess) -> AdminState {
         metrics: Metrics::new(1),
         readiness: Readiness::new(),
         status: StatusCell::default(),
+        issuers: IssuerBoard::default(),
         exposure: ExposureCell::default(),
         uses: None,
         observe: desk(),

@@ -42,12 +42,8 @@ pub fn prepare(file: &Path, clock: &Clock) -> Result<PreparedStart, config::Conf
     let upstream_tls = kept(upstream_tls(&config, clock), &config, "upstream.tls", &mut faults);
     for (index, issuer) in config.settings.tokens.issuers.iter().enumerate() {
         if let JwksSource::Path(path) = &issuer.jwks
-            && let Err(why) = read_issuer_keys(path, issuer)
+            && let Err(message) = read_issuer_keys(path, issuer)
         {
-            let message = format!(
-                "{}: {why}\nhint: save the issuer's JWK Set there, as its jwks_uri gives it",
-                path.display()
-            );
             let keys = [format!("tokens[{index}].jwks"), "tokens.jwks".to_owned()];
             faults.push(config.places.fault(&keys.each_ref().map(String::as_str), message));
         }

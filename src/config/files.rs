@@ -55,6 +55,26 @@ impl Config {
         files
     }
 
+    /// Files that say whom to trust: whoever writes one of them can sign, or answer, as somebody else.
+    pub fn trust_files(&self) -> Vec<WatchedFile> {
+        const KEYS: [&str; 6] = [
+            "listen.tls.client_ca",
+            "table.http.ca",
+            "table.trusted_signers",
+            "tokens.jwks",
+            "tokens.jwks_ca",
+            "upstream.tls.ca",
+        ];
+        let mut files = self.watched_files();
+        files.retain(|file| KEYS.contains(&file.key));
+        for issuer in &self.settings.tokens.issuers {
+            if let JwksSource::Url { copy: Some(copy), .. } = &issuer.jwks {
+                files.push(WatchedFile { key: "tokens.jwks_copy", path: copy.clone() });
+            }
+        }
+        files
+    }
+
     /// Files that are read together with the configuration: a change of one is a change of it.
     pub fn read_files(&self) -> Vec<PathBuf> {
         let secrets = self.secret_files.iter().map(|secret| secret.path.clone());

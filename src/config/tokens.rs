@@ -1,6 +1,7 @@
 //! `[[tokens]]`: issuers of user tokens, and what their claims mean here.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use super::fault::ConfigProblem;
 use super::routes::Rule;
 use super::section::ConfigSection;
 use super::usage::is_this_host;
-use crate::core::{CredentialSource, KnownOrgs, Limit, Permission, TokenOnward};
+use crate::core::{ClaimReading, CredentialSource, KnownOrgs, Limit, Permission, TokenOnward};
 use crate::token::{IssuerRules, TokenAlgorithm};
 
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -50,6 +51,31 @@ pub enum JwksSource {
         /// Where the last good set is kept; `None`: in memory alone.
         copy: Option<PathBuf>,
     },
+}
+
+// === impl JwksSource ===
+
+impl JwksSource {
+    /// Whether both have the same keys. Where a copy is kept says nothing of them.
+    pub fn has_keys_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Path(one), Self::Path(another)) => one == another,
+            (Self::Url { url, ca, .. }, Self::Url { url: to, ca: trusted, .. }) => {
+                url == to && ca == trusted
+            }
+            (Self::Path(_), Self::Url { .. }) | (Self::Url { .. }, Self::Path(_)) => false,
+        }
+    }
+}
+
+/// For people: without the query of a URL, which may hold a secret.
+impl fmt::Display for JwksSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Url { url, .. } => f.write_str(url.split(['?', '#']).next().unwrap_or_default()),
+        }
+    }
 }
 
 // === impl TokenSettings ===
@@ -129,14 +155,16 @@ fn issuer(section: &ConfigSection<'_>) -> Option<TokenIssuer> {
         algorithms,
         types: types.collect(),
         max_life,
-        org_claim: section.parse("org_claim", |text| name("a claim", text)).unwrap_or_default(),
-        orgs: section.choice(
-            "orgs",
-            KnownOrgs::Any,
-            &[("any", KnownOrgs::Any), ("table", KnownOrgs::InTable)],
-        ),
-        permissions_claim,
-        permissions,
+        reading: Arc::new(ClaimReading {
+            org_claim: section.parse("org_claim", |text| name("a claim", text)).unwrap_or_default(),
+            orgs: section.choice(
+                "orgs",
+                KnownOrgs::Any,
+                &[("any", KnownOrgs::Any), ("table", KnownOrgs::InTable)],
+            ),
+            permissions_claim,
+            permissions,
+        }),
         onward: match section.flag("forward") {
             true => TokenOnward::Forward,
             false => TokenOnward::Remove,

@@ -1,6 +1,9 @@
 //! One file that a configuration names, and who else may use it. Imports nothing of its room.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 /// A file whose replacement is to be seen without a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +27,39 @@ pub enum FileAccess {
     TooMany(u32),
 }
 
+/// Permission bits of a file that others than its owner may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileWriters {
+    mode: u32,
+}
+
+// === impl FileWriters ===
+
+impl FileWriters {
+    /// `None`: only its owner may write it, or there is no such file.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok().filter(Metadata::is_file)?;
+        Self::of_mode(metadata.permissions().mode())
+    }
+
+    fn of_mode(mode: u32) -> Option<Self> {
+        (mode & 0o022 != 0).then_some(Self { mode: mode & 0o7777 })
+    }
+
+    pub const fn who(self) -> &'static str {
+        match self.mode & 0o002 {
+            0 => "its group",
+            _ => "everybody on this machine",
+        }
+    }
+}
+
+impl fmt::Display for FileWriters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mode is {:04o}", self.mode)
+    }
+}
+
 // === impl FileAccess ===
 
 impl FileAccess {
@@ -40,6 +76,20 @@ impl FileAccess {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_may_write_a_file() {
+        for mode in [0o100644, 0o100400, 0o100755, 0o100604] {
+            assert_eq!(FileWriters::of_mode(mode), None, "{mode:o}");
+        }
+        for (mode, who) in [
+            (0o100666, "everybody on this machine"),
+            (0o100602, "everybody on this machine"),
+            (0o100664, "its group"),
+        ] {
+            assert_eq!(FileWriters::of_mode(mode).map(FileWriters::who), Some(who), "{mode:o}");
+        }
+    }
 
     #[test]
     fn who_may_use_a_file() {

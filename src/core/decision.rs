@@ -19,8 +19,8 @@ use super::limit::LimitSet;
 use super::observe::{Conduct, Observe};
 use super::owner::OwnerView;
 use super::path::Traits;
-use super::reason::{Detail, Reason, Rejection};
-use super::route::{Access, FoundRoute, Route, RouteTable};
+use super::reason::{CallerKind, Detail, Reason, Rejection};
+use super::route::{Access, FoundRoute, Needs, Route, RouteTable};
 use super::secret::Digest;
 use super::user_token::{KnownOrgs, TokenFault, UserToken};
 
@@ -296,8 +296,7 @@ fn judge<'k, K: KeyLookup>(
     if let Some(needs) = route.access.needs()
         && !needs.met_by(&key.grant.permissions)
     {
-        let detail = Detail::Permissions(needs.permissions.clone());
-        return Err(Rejection { reason: Reason::Permission, detail });
+        return Err(lacking(needs, CallerKind::Key));
     }
     let caller = AdmittedCaller::Key { key, digest };
     let conduct = Conduct::Enforced;
@@ -311,20 +310,29 @@ fn judge_token<'k, K: KeyLookup>(
     route: &'k Route,
     now: Now,
 ) -> Result<Admitted<'k>, Rejection> {
-    if token.expires <= now.unix_secs() {
+    if token.expires() <= now.unix_secs() {
         return Err(TokenFault::Expired.into());
     }
-    if token.orgs == KnownOrgs::InTable && !keys.knows_org(&token.org) {
-        return Err(TokenFault::Org.into());
-    }
+    check_org(keys, token)?;
     if let Some(needs) = route.access.needs()
-        && !needs.met_by(&token.permissions)
+        && !needs.met_by(token.permissions())
     {
-        let detail = Detail::Permissions(needs.permissions.clone());
-        return Err(Rejection { reason: Reason::Permission, detail });
+        return Err(lacking(needs, CallerKind::Token));
     }
     let (caller, conduct) = (AdmittedCaller::Token(Arc::clone(token)), Conduct::Enforced);
     Ok(Admitted { caller, route, conduct })
+}
+
+fn lacking(needs: &Needs, caller: CallerKind) -> Rejection {
+    let detail = Detail::Permissions { words: needs.permissions.clone(), caller };
+    Rejection { reason: Reason::Permission, detail }
+}
+
+fn check_org<K: KeyLookup>(keys: &K, token: &UserToken) -> Result<(), TokenFault> {
+    match token.orgs() {
+        KnownOrgs::InTable if !keys.knows_org(token.org()) => Err(TokenFault::Org),
+        KnownOrgs::Any | KnownOrgs::InTable => Ok(()),
+    }
 }
 
 fn other_methods(methods: &[&Method]) -> Rejection {
@@ -424,7 +432,7 @@ impl<'k> Admitted<'k> {
     }
 
     /// `None`: a key opened the route.
-    pub fn token(&self) -> Option<&UserToken> {
+    pub fn token(&self) -> Option<&Arc<UserToken>> {
         match &self.caller {
             AdmittedCaller::Key { .. } => None,
             AdmittedCaller::Token(token) => Some(token),
@@ -435,14 +443,14 @@ impl<'k> Admitted<'k> {
     pub fn org(&self) -> &str {
         match &self.caller {
             AdmittedCaller::Key { key, .. } => key.org,
-            AdmittedCaller::Token(token) => &token.org,
+            AdmittedCaller::Token(token) => token.org(),
         }
     }
 
     pub fn permissions(&self) -> &PermissionSet {
         match &self.caller {
             AdmittedCaller::Key { key, .. } => &key.grant.permissions,
-            AdmittedCaller::Token(token) => &token.permissions,
+            AdmittedCaller::Token(token) => token.permissions(),
         }
     }
 
@@ -462,13 +470,13 @@ impl<'k> Admitted<'k> {
         match &self.caller {
             AdmittedCaller::Key { key, .. } => policy.limits.charge(key, of_org, self.route),
             AdmittedCaller::Token(token) => {
-                let is_named = of_org.is_some() || keys.knows_org(&token.org);
+                let is_named = of_org.is_some() || keys.knows_org(token.org());
                 let org_source = if is_named { OrgSource::Table } else { OrgSource::Token };
                 let subject = ChargedSubject {
-                    issuer: &token.issuer,
-                    subject: &token.subject,
-                    org: &token.org,
-                    limit: token.limit,
+                    issuer: token.issuer(),
+                    subject: token.subject(),
+                    org: token.org(),
+                    limit: token.limit(),
                     org_source,
                 };
                 policy.limits.charge_token(subject, of_org, self.route)

@@ -72,10 +72,10 @@ pub fn token_fields(
             put(name, text);
         }
     };
-    put(&names.org, &token.org);
-    put(&names.subject, &encode_name(&token.subject));
-    put(&names.issuer, &encode_name(&token.issuer));
-    put(&names.permissions, token.permissions.joined());
+    put(&names.org, token.org());
+    put(&names.subject, &encode_name(token.subject()));
+    put(&names.issuer, &encode_name(token.issuer()));
+    put(&names.permissions, token.permissions().joined());
     put(&names.credential, "token");
 }
 

@@ -145,6 +145,13 @@ pub struct Rejection {
     pub detail: Detail,
 }
 
+/// By what a caller is known: people who have sent a token do not know of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallerKind {
+    Key,
+    Token,
+}
+
 /// What a refusal can say in addition to its reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Detail {
@@ -153,7 +160,7 @@ pub enum Detail {
     #[default]
     None,
     /// The permissions that the route requires (403 `scope`).
-    Permissions(Box<[Permission]>),
+    Permissions { words: Box<[Permission]>, caller: CallerKind },
     /// The limits that refused it, and how long to wait (429).
     RetryAfter(LimitReport),
     /// What was wrong, and what to do about it, in words that name what is configured. Never contains

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::rate_fields::{LimitReport, whole_seconds};
-use super::reason::{Detail, Disclosure, Reason, Rejection};
+use super::reason::{CallerKind, Detail, Disclosure, Reason, Rejection};
 
 pub use self::challenge::{Challenges, Scheme};
 pub use self::prepared::{PreparedRefusals, Ready};
@@ -77,6 +77,8 @@ struct Saying<'r> {
     code: &'static str,
     /// One short sentence.
     message: String,
+    /// The same without what is particular to this one.
+    description: &'static str,
     /// What to do about it.
     advice: String,
     request_id: &'r str,
@@ -153,9 +155,12 @@ impl Refusals {
 
     fn render_anew(&self, rejection: &Rejection, context: &Context<'_>) -> Rendered {
         let shown = text::shown(rejection.reason, self.disclosure);
-        let text = text::text(shown);
+        let text = match &rejection.detail {
+            Detail::Permissions { caller: CallerKind::Token, .. } => text::TOKEN_LACKS_PERMISSION,
+            _ => text::text(shown),
+        };
         let message = match &rejection.detail {
-            Detail::Permissions(words) => {
+            Detail::Permissions { words, .. } => {
                 let words: Vec<_> = words.iter().map(|w| w.as_str()).collect();
                 format!("{}: {}", text.message, words.join(", "))
             }
@@ -169,7 +174,7 @@ impl Refusals {
             (_, None) => self.challenges.advice().to_owned(),
         };
         let permissions = match &rejection.detail {
-            Detail::Permissions(words) => {
+            Detail::Permissions { words, .. } => {
                 words.iter().map(|w| w.as_str()).collect::<Vec<_>>().join(" ")
             }
             _ => String::new(),
@@ -178,6 +183,7 @@ impl Refusals {
             status: status(shown),
             code: shown.code(self.disclosure),
             message,
+            description: text.message,
             advice,
             request_id: context.request_id,
             permissions,
@@ -222,7 +228,7 @@ impl Refusals {
         saying: &Saying<'_>,
         detail: &Detail,
     ) {
-        let challenge = self.challenges.for_refusal(shown, &saying.permissions);
+        let challenge = self.challenges.for_refusal(shown, saying.description, &saying.permissions);
         if let Some(value) = challenge {
             headers.push((header::WWW_AUTHENTICATE, value));
         }

@@ -1,31 +1,64 @@
 //! What a user's token says once it is verified, and every way in which it can fail. `token` makes
 //! both; a decision reads them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Now;
 use super::grant::PermissionSet;
+use super::key::Permission;
 use super::limit::Limit;
 use super::reason::{Reason, Rejection};
 
-/// A token whose signature and claims hold. Only `token::Unverified` makes one from a request.
+/// A token whose signature and claims hold. Only the verifier makes one, `token::verify`: a test
+/// reads the sources for that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserToken {
+    said: VerifiedToken,
+    permissions: PermissionSet,
+    reading: Arc<ClaimReading>,
+}
+
+/// What a token says, once its signature and claims hold. It keeps what the rules of its issuer ask
+/// about, because these may change while a stream of it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedToken {
     /// The issuer, as configured.
     pub issuer: Arc<str>,
     /// `sub`: 1 to 255 bytes without control characters.
     pub subject: Box<str>,
     /// A legal [`super::OrgId`].
     pub org: Box<str>,
-    /// What the claim's words map to.
-    pub permissions: PermissionSet,
+    /// Of the claim that lists what the user may do: its words, with one space between two.
+    pub words: Box<str>,
     /// `exp`, in Unix seconds: from then on the token is refused, and its streams end.
     pub expires: u64,
+    /// `iat`, in Unix seconds.
+    pub issued: Option<u64>,
+    /// `aud`: one a line. One with a control character is no name that can be configured, and is
+    /// not here.
+    pub audiences: Box<str>,
+    /// `typ` in lower case, without `application/`; empty: there is none.
+    pub typ: Box<str>,
+    /// `alg`.
+    pub algorithm: &'static str,
     /// The issuer's key that has signed it.
     pub signed_by: SignerPrint,
-    pub orgs: KnownOrgs,
     pub onward: TokenOnward,
     /// Of its subject.
     pub limit: Option<Limit>,
+}
+
+/// Which claims of an issuer's tokens are read, and what they mean here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClaimReading {
+    /// The claim that names the org.
+    pub org_claim: Box<str>,
+    pub orgs: KnownOrgs,
+    /// The claim that lists what the user may do; `None`: tokens have no permission.
+    pub permissions_claim: Option<Box<str>>,
+    /// What each of its words stands for. A word that is not here stands for nothing.
+    pub permissions: BTreeMap<Box<str>, Vec<Permission>>,
 }
 
 /// Tells the keys of one issuer apart: the first bytes of a digest of the public key.
@@ -51,9 +84,17 @@ pub enum TokenOnward {
     Remove,
 }
 
-/// Whether the key that signed a token is still one of its issuer's.
-pub trait TokenSigners {
-    fn trusts(&self, issuer: &str, signer: SignerPrint) -> bool;
+/// The issuers in force, asked about a token whose stream runs still.
+pub trait IssuersNow {
+    /// The token as it would be verified now, if it would.
+    ///
+    /// # Errors
+    /// Why a request with it would be refused.
+    fn verified_again(
+        &self,
+        token: &Arc<UserToken>,
+        now: Now,
+    ) -> Result<Arc<UserToken>, TokenFault>;
 }
 
 /// Declares the enum with, per fault: the word in the metric, the reason of the refusal, and the
@@ -114,6 +155,89 @@ faults! {
     Size "size" TokenInvalid "it is longer than 8 KiB",
     /// `typ` is none of those configured.
     Type "type" TokenInvalid "its typ is not taken",
+}
+
+// === impl UserToken ===
+
+impl UserToken {
+    /// For the verifier alone. `reading`: that of its issuer.
+    pub fn verified(said: VerifiedToken, reading: &Arc<ClaimReading>) -> Self {
+        let permissions = reading.permissions_of(&said.words);
+        Self { said, permissions, reading: Arc::clone(reading) }
+    }
+
+    /// The same token where its claims are to be read in another way. Without a copy where nothing
+    /// has changed.
+    ///
+    /// # Errors
+    /// [`TokenFault::Claims`]: other claims than before are to be read, and nobody has kept those.
+    pub fn read_again(
+        self: &Arc<Self>,
+        reading: &Arc<ClaimReading>,
+    ) -> Result<Arc<Self>, TokenFault> {
+        let before = &self.reading;
+        if Arc::ptr_eq(before, reading) {
+            return Ok(Arc::clone(self));
+        }
+        let kept = before.org_claim == reading.org_claim
+            && (reading.permissions_claim.is_none()
+                || before.permissions_claim == reading.permissions_claim);
+        match kept {
+            true => Ok(Arc::new(Self::verified(self.said.clone(), reading))),
+            false => Err(TokenFault::Claims),
+        }
+    }
+
+    /// What it says.
+    pub fn said(&self) -> &VerifiedToken {
+        &self.said
+    }
+
+    pub fn issuer(&self) -> &Arc<str> {
+        &self.said.issuer
+    }
+
+    pub fn subject(&self) -> &str {
+        &self.said.subject
+    }
+
+    pub fn org(&self) -> &str {
+        &self.said.org
+    }
+
+    /// What the claim's words map to.
+    pub fn permissions(&self) -> &PermissionSet {
+        &self.permissions
+    }
+
+    /// In Unix seconds.
+    pub fn expires(&self) -> u64 {
+        self.said.expires
+    }
+
+    pub fn orgs(&self) -> KnownOrgs {
+        self.reading.orgs
+    }
+
+    pub fn onward(&self) -> TokenOnward {
+        self.said.onward
+    }
+
+    /// Of its subject.
+    pub fn limit(&self) -> Option<Limit> {
+        self.said.limit
+    }
+}
+
+// === impl ClaimReading ===
+
+impl ClaimReading {
+    /// `words`: with one space between two.
+    fn permissions_of(&self, words: &str) -> PermissionSet {
+        let words = words.split(' ').filter(|_| self.permissions_claim.is_some());
+        let mapped = words.filter_map(|word| self.permissions.get(word));
+        PermissionSet::new(mapped.flatten().cloned())
+    }
 }
 
 // === impl TokenFault ===

@@ -162,11 +162,11 @@ impl fmt::Display for Explained {
 impl ExplainedToken {
     pub(super) fn of(token: &UserToken) -> Self {
         Self {
-            issuer: token.issuer.to_string(),
-            subject: token.subject.to_string(),
-            org: token.org.to_string(),
-            permissions: token.permissions.iter().map(|p| p.as_str().to_owned()).collect(),
-            expires: time(token.expires),
+            issuer: token.issuer().to_string(),
+            subject: token.subject().to_owned(),
+            org: token.org().to_owned(),
+            permissions: token.permissions().iter().map(|p| p.as_str().to_owned()).collect(),
+            expires: time(token.expires()),
         }
     }
 }

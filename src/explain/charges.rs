@@ -5,12 +5,12 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::core::charge::{ChargedLimits, PolicyCharge};
-use crate::core::{Charge, LimitSet, PolicyName, PolicyScope};
+use crate::core::{CallerKind, Charge, LimitSet, PolicyName, PolicyScope};
 
 #[derive(Debug, Serialize)]
 pub struct ExplainedCharge {
     pub policy: String,
-    /// `key`: of a user token its subject; or `org`: all its keys and tokens together.
+    /// `key`; of a user token its `subject`; or `org`: all its keys and tokens together.
     pub scope: &'static str,
     pub limit: String,
     /// In requests.
@@ -23,7 +23,11 @@ pub struct ExplainedCharge {
 
 impl ExplainedCharge {
     /// `stated`: what the table states for the key, and for its org.
-    pub(super) fn all(charge: &Charge<'_>, stated: [Option<&LimitSet>; 2]) -> Vec<Self> {
+    pub(super) fn all(
+        charge: &Charge<'_>,
+        caller: CallerKind,
+        stated: [Option<&LimitSet>; 2],
+    ) -> Vec<Self> {
         let per_key = PolicyName::per_key();
         let limits = match &charge.limits {
             ChargedLimits::PerKey(limit) => {
@@ -38,7 +42,10 @@ impl ExplainedCharge {
         };
         let explained = |one: PolicyCharge<'_>| Self {
             policy: one.policy.as_str().to_owned(),
-            scope: one.scope.as_str(),
+            scope: match (one.scope, caller) {
+                (PolicyScope::Key, CallerKind::Token) => "subject",
+                (scope, _) => scope.as_str(),
+            },
             limit: one.limit.to_string(),
             cost: charge.cost,
             stated_by: if by_table(&one) { "table" } else { "configuration" },

@@ -318,7 +318,7 @@ impl Streams {
         issuer_keys: &IssuerKeys,
         now: Now,
     ) -> Vec<Reason> {
-        let signers =
+        let issuers =
             IssuersInForce { settings: &snapshot.settings.tokens, keys: issuer_keys, now };
         let mut slots = self.slots.borrow_mut();
         let StreamSlots { entries, settings, .. } = &mut *slots;
@@ -329,7 +329,7 @@ impl Streams {
                 .get(entry.settings)
                 .and_then(|(s, _)| s.policy.routes.iter().nth(entry.route));
             let (policy, keys) = (&snapshot.settings.policy, snapshot.keys.as_deref());
-            let verdict = ticket.recheck(policy, keys, &signers, route, now);
+            let verdict = ticket.recheck(policy, keys, &issuers, route, now);
             match verdict {
                 Ok(expires) => {
                     ticket.expires = expires;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use crate::config::TokenSettings;
-use crate::core::{Digest, Limit, Now, TokenFault, TokenSigners as _, UserToken};
+use crate::core::{Digest, Limit, Now, TokenFault, UserToken};
 use crate::snapshot::{IssuersInForce, Store};
 use crate::telemetry::{CacheResult, WorkerCells};
 use crate::token::verify::UnreadToken;
@@ -77,9 +77,9 @@ impl TokenDesk {
         let issuers = IssuersInForce { settings: ask.settings, keys: &keys, now: ask.now };
         // Keys become too old without another generation.
         let kept = self.kept_for(ask, keys.generation, &digest);
-        if let Some(token) = kept.filter(|token| issuers.trusts(&token.issuer, token.signed_by)) {
+        if let Some(token) = kept.filter(|token| issuers.trusts(token)) {
             ask.cells.token_cache(CacheResult::Hit);
-            ask.cells.token(Some(&token.issuer), None);
+            ask.cells.token(Some(token.issuer()), None);
             return Ok(token);
         }
         ask.cells.token_cache(CacheResult::Miss);

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::config::{JwksSource, TokenSettings};
-use crate::core::{Now, SignerPrint, TokenSigners};
+use crate::config::{JwksSource, TokenIssuer, TokenSettings};
+use crate::core::{IssuersNow, Now, TokenFault, UserToken};
 use crate::token::verify::Issuers;
 use crate::token::{IssuerRules, JwkSet};
 
@@ -46,12 +46,22 @@ pub struct FetchWish {
     made: AtomicBool,
     told: Mutex<WishState>,
     changed: Condvar,
+    /// Apart from `told`, which requests wait for: this is held while a copy is written.
+    tenure: Mutex<Tenure>,
 }
 
 #[derive(Debug, Default)]
 struct WishState {
     wished: bool,
     ended: bool,
+}
+
+/// Whether whoever fetches may still put anything in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Tenure {
+    #[default]
+    Current,
+    Over,
 }
 
 /// What ended a wait for a wish.
@@ -68,6 +78,12 @@ pub enum WishEnd {
 impl IssuerKeys {
     pub fn find(&self, issuer: &str) -> Option<&HeldKeys> {
         self.held.iter().find(|held| *held.issuer == *issuer)
+    }
+
+    /// The keys from the source that is configured now.
+    pub fn of(&self, issuer: &TokenIssuer) -> Option<&HeldKeys> {
+        let held = self.find(&issuer.rules.issuer)?;
+        held.source.has_keys_of(&issuer.jwks).then_some(held)
     }
 
     /// The same with other keys of one issuer.
@@ -99,6 +115,11 @@ impl HeldKeys {
     pub fn age(&self, now: Now) -> Duration {
         Duration::from_secs(now.unix_secs().saturating_sub(self.had_at.load(Ordering::Relaxed)))
     }
+
+    /// Whether they are too old to be used, by what is configured of their issuer.
+    pub fn is_stale(&self, issuer: &TokenIssuer, now: Now) -> bool {
+        self.age(now) >= issuer.stale
+    }
 }
 
 // === impl IssuersInForce ===
@@ -110,14 +131,31 @@ impl Issuers for IssuersInForce<'_> {
 
     fn keys(&self, issuer: &str) -> Option<&JwkSet> {
         let known = self.settings.find(issuer)?;
-        let held = self.keys.find(issuer).filter(|held| held.source == known.jwks)?;
-        (held.age(self.now) < known.stale).then_some(&*held.keys)
+        let held = self.keys.of(known).filter(|held| !held.is_stale(known, self.now))?;
+        Some(&*held.keys)
     }
 }
 
-impl TokenSigners for IssuersInForce<'_> {
-    fn trusts(&self, issuer: &str, signer: SignerPrint) -> bool {
-        self.keys(issuer).is_some_and(|keys| keys.has(signer))
+impl IssuersInForce<'_> {
+    /// Whether the key that has signed it is still one of its issuer's.
+    pub fn trusts(&self, token: &UserToken) -> bool {
+        self.keys(token.issuer()).is_some_and(|keys| keys.has(token.said().signed_by))
+    }
+}
+
+impl IssuersNow for IssuersInForce<'_> {
+    fn verified_again(
+        &self,
+        token: &Arc<UserToken>,
+        now: Now,
+    ) -> Result<Arc<UserToken>, TokenFault> {
+        let rules = self.rules(token.issuer()).ok_or(TokenFault::Issuer)?;
+        rules.take(token.said(), now)?;
+        let keys = self.keys(token.issuer()).ok_or(TokenFault::KeysMissing)?;
+        if !keys.has(token.said().signed_by) {
+            return Err(TokenFault::KeyUnknown);
+        }
+        token.read_again(&rules.reading)
     }
 }
 
@@ -131,9 +169,18 @@ impl FetchWish {
         }
     }
 
-    /// Whoever waits has nothing to wait for any more.
+    /// Whoever waits has nothing to wait for any more. What [`Self::while_in_charge`] has begun is
+    /// done when this returns, and nothing more will be.
     pub fn end(&self) {
         self.tell(|state| state.ended = true);
+        *self.tenure.lock().unwrap_or_else(PoisonError::into_inner) = Tenure::Over;
+    }
+
+    /// Does what only one may do at a time: a fetch may take longer than the settings that asked for
+    /// it last, and its successor's keys and copy are newer. `None`: the end has come.
+    pub fn while_in_charge<T>(&self, act: impl FnOnce() -> T) -> Option<T> {
+        let tenure = self.tenure.lock().unwrap_or_else(PoisonError::into_inner);
+        (*tenure == Tenure::Current).then(act)
     }
 
     /// Waits at most `longest` for a wish, or for the end.

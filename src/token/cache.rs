@@ -47,11 +47,11 @@ impl TokenCache {
     /// A token that was verified before and is still valid at `now`.
     pub fn find(&mut self, digest: &Digest, now: Now) -> Option<Arc<UserToken>> {
         if let Some(token) = self.young.tokens.get(&digest.0) {
-            return Some(Arc::clone(token)).filter(|token| token.expires > now.unix_secs());
+            return Some(Arc::clone(token)).filter(|token| token.expires() > now.unix_secs());
         }
         let token = self.old.tokens.remove(&digest.0)?;
         self.old.text = self.old.text.saturating_sub(text_of(&token));
-        if token.expires <= now.unix_secs() {
+        if token.expires() <= now.unix_secs() {
             return None;
         }
         self.insert(digest, Arc::clone(&token));
@@ -78,27 +78,33 @@ impl TokenCache {
 
 /// Bytes on the heap beside the entry, roughly.
 fn text_of(token: &UserToken) -> usize {
-    let words: usize = token.permissions.iter().map(|word| word.as_str().len() + 16).sum();
-    token.subject.len() + token.org.len() + token.permissions.joined().len() + words
+    let (said, permissions) = (token.said(), token.permissions());
+    let words: usize = permissions.iter().map(|word| word.as_str().len() + 16).sum();
+    let kept = [&said.subject, &said.org, &said.words, &said.audiences, &said.typ];
+    kept.iter().map(|text| text.len()).sum::<usize>() + permissions.joined().len() + words
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{KnownOrgs, PermissionSet, SignerPrint, TokenOnward};
+    use crate::core::{ClaimReading, SignerPrint, TokenOnward, VerifiedToken};
 
     fn token(subject: &str, expires: u64) -> Arc<UserToken> {
-        Arc::new(UserToken {
+        let said = VerifiedToken {
             issuer: "https://idp.example/".into(),
             subject: subject.into(),
             org: "acme".into(),
-            permissions: PermissionSet::new([]),
+            words: "orders:read".into(),
             expires,
+            issued: None,
+            audiences: "orders".into(),
+            typ: "at+jwt".into(),
+            algorithm: "EdDSA",
             signed_by: SignerPrint(1),
-            orgs: KnownOrgs::Any,
             onward: TokenOnward::Remove,
             limit: None,
-        })
+        };
+        Arc::new(UserToken::verified(said, &Arc::<ClaimReading>::default()))
     }
 
     fn at(secs: u64) -> Now {

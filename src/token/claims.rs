@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::json::UniqueObject;
 use super::rules::IssuerRules;
-use crate::core::{Now, OrgId, Permission, PermissionSet, TokenFault};
+use crate::core::{ClaimReading, Now, OrgId, TokenFault};
 
 /// How far the clock of an issuer may be ahead of ours, in seconds: for `nbf` and `iat`, since a
 /// client uses its token at once. `exp` has no leeway.
@@ -19,14 +19,17 @@ const LONGEST_SUBJECT: usize = 255;
 #[derive(Debug)]
 pub struct Claims(UniqueObject);
 
-/// What claims that hold say.
+/// What claims that hold say. The fields are those of [`crate::core::VerifiedToken`].
 #[derive(Debug)]
 pub struct ClaimsMeaning {
     pub subject: Box<str>,
     pub org: Box<str>,
-    pub permissions: PermissionSet,
+    pub words: Box<str>,
     /// Unix seconds.
     pub expires: u64,
+    /// Unix seconds.
+    pub issued: Option<u64>,
+    pub audiences: Box<str>,
 }
 
 // === impl Claims ===
@@ -51,47 +54,43 @@ impl Claims {
         if self.issuer() != Some(&*rules.issuer) {
             return Err(TokenFault::Issuer);
         }
-        if !self.is_for(rules) {
+        let audiences = self.audiences().ok_or(TokenFault::Audience)?;
+        if !audiences.iter().any(|audience| rules.is_for(audience)) {
             return Err(TokenFault::Audience);
         }
-        let now = now.unix_secs();
+        let at = now.unix_secs();
         let expires = self.time("exp")?.ok_or(TokenFault::Claims)?;
-        if expires <= now {
+        if expires <= at {
             return Err(TokenFault::Expired);
         }
         let issued = self.time("iat")?;
         let not_before = self.time("nbf")?;
-        if [issued, not_before].into_iter().flatten().any(|at| at > now + AHEAD_SECS) {
+        if [issued, not_before].into_iter().flatten().any(|time| time > at + AHEAD_SECS) {
             return Err(TokenFault::NotYetValid);
         }
-        // Without `iat` it lives at least from now on.
-        if expires - issued.unwrap_or(now).min(expires) > rules.max_life.as_secs() {
-            return Err(TokenFault::Lifetime);
-        }
+        rules.take_life(issued, expires, now)?;
         let subject = self.0.text("sub").ok_or(TokenFault::Claims)?;
         let is_subject = (1..=LONGEST_SUBJECT).contains(&subject.len());
         if !is_subject || subject.chars().any(char::is_control) {
             return Err(TokenFault::Claims);
         }
-        let org = self.0.text(&rules.org_claim).ok_or(TokenFault::Org)?;
+        let org = self.0.text(&rules.reading.org_claim).ok_or(TokenFault::Org)?;
         let org = OrgId::parse(org).map_err(|_| TokenFault::Org)?;
         Ok(ClaimsMeaning {
             subject: subject.into(),
             org: org.as_str().into(),
-            permissions: self.permissions(rules)?,
+            words: self.words(&rules.reading)?,
             expires,
+            issued,
+            audiences: lines(&audiences),
         })
     }
 
     /// `aud` is one string or a list of them.
-    fn is_for(&self, rules: &IssuerRules) -> bool {
-        let is_ours = |value: &Value| {
-            value.as_str().is_some_and(|text| rules.audiences.iter().any(|known| **known == *text))
-        };
-        match self.0.get("aud") {
-            Some(Value::Array(all)) => all.iter().all(Value::is_string) && all.iter().any(is_ours),
-            Some(one) => is_ours(one),
-            None => false,
+    fn audiences(&self) -> Option<Vec<&str>> {
+        match self.0.get("aud")? {
+            Value::Array(all) => all.iter().map(Value::as_str).collect(),
+            one => Some(vec![one.as_str()?]),
         }
     }
 
@@ -108,26 +107,28 @@ impl Claims {
         Ok(Some(number as u64))
     }
 
-    /// A string of words between spaces (RFC 8693 section 4.2), or a list of strings. What the map
-    /// does not have is dropped.
-    fn permissions(&self, rules: &IssuerRules) -> Result<PermissionSet, TokenFault> {
-        let Some(name) = &rules.permissions_claim else { return Ok(none()) };
-        let words: Vec<&str> = match self.0.get(name) {
-            None | Some(Value::Null) => return Ok(none()),
-            Some(Value::String(text)) => text.split(' ').collect(),
+    /// A string of words between spaces (RFC 8693 section 4.2), or a list of strings. A string of
+    /// the list that no map can have, since it is no word, is dropped.
+    fn words(&self, reading: &ClaimReading) -> Result<Box<str>, TokenFault> {
+        let Some(name) = &reading.permissions_claim else { return Ok(Box::default()) };
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(Box::default()),
+            Some(Value::String(text)) => Ok(text.as_str().into()),
             Some(Value::Array(all)) => {
-                let words: Option<_> = all.iter().map(Value::as_str).collect();
-                words.ok_or(TokenFault::Claims)?
+                let words: Option<Vec<_>> = all.iter().map(Value::as_str).collect();
+                let mut words = words.ok_or(TokenFault::Claims)?;
+                words.retain(|word| !word.contains(' '));
+                Ok(words.join(" ").into())
             }
-            Some(_) => return Err(TokenFault::Claims),
-        };
-        let mapped = words.into_iter().filter_map(|word| rules.permissions.get(word));
-        Ok(PermissionSet::new(mapped.flatten().map(Permission::clone)))
+            Some(_) => Err(TokenFault::Claims),
+        }
     }
 }
 
-fn none() -> PermissionSet {
-    PermissionSet::new([])
+/// Those that can be configured: without control characters.
+fn lines(audiences: &[&str]) -> Box<str> {
+    let possible = audiences.iter().filter(|name| !name.chars().any(char::is_control));
+    possible.copied().collect::<Vec<_>>().join("\n").into()
 }
 
 #[cfg(test)]

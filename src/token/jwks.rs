@@ -26,8 +26,9 @@ const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 #[derive(Debug, Default)]
 pub struct JwkSet {
     keys: Vec<SigningJwk>,
-    /// Entries that keygate has no use for: for encryption, or of other kinds.
-    pub ignored: usize,
+    /// Entries that keygate has no use for: for encryption, of other kinds, or for algorithms that
+    /// are not configured. Each as a person would name it.
+    pub ignored: Vec<String>,
     /// Entries with a private part, or a symmetric key. Anybody can sign with them now, so that
     /// the set has none of their keys, under whatever name.
     pub leaked: usize,
@@ -47,6 +48,9 @@ struct KeyMaterial {
     can: &'static [TokenAlgorithm],
     public: Vec<u8>,
 }
+
+/// Most characters of a member that are shown to a person.
+const SHOWN: usize = 64;
 
 /// Members of a key that its owner alone may know (RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1;
 /// `priv` of `AKP` keys).
@@ -92,7 +96,7 @@ impl JwkSet {
             }
             match SigningJwk::of(entry, wanted) {
                 Some(key) => found.add(key)?,
-                None => found.ignored += 1,
+                None => found.ignored.push(shown(members)),
             }
         }
         found.leaked = leaks.len();
@@ -171,7 +175,7 @@ impl JwkSet {
         if let Some(kid) = &key.kid
             && self.keys.iter().any(|known| known.kid.as_ref() == Some(kid))
         {
-            return Err(JwksError::SameKid(kid.chars().take(64).collect()));
+            return Err(JwksError::SameKid(kid.chars().take(SHOWN).collect()));
         }
         self.keys.push(key);
         Ok(())
@@ -249,6 +253,30 @@ impl KeyMaterial {
 impl std::fmt::Debug for SigningJwk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SigningJwk").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// Never the key itself.
+impl std::fmt::Debug for KeyMaterial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyMaterial").field("can", &self.can).finish_non_exhaustive()
+    }
+}
+
+/// `kid "one" (kty RSA, alg RS512)`. A stranger may have written it, so it is in quotes, escaped and short.
+fn shown(entry: &serde_json::Map<String, Value>) -> String {
+    let member = |name: &str| {
+        let text = entry.get(name)?.as_str()?;
+        Some(format!("{:?}", text.chars().take(SHOWN).collect::<String>()))
+    };
+    let kid =
+        member("kid").map_or_else(|| "one without a kid".to_owned(), |kid| format!("kid {kid}"));
+    let facts = ["kty", "crv", "alg", "use"].iter();
+    let facts: Vec<_> =
+        facts.filter_map(|name| Some(format!("{name} {}", member(name)?))).collect();
+    match facts.is_empty() {
+        true => kid,
+        false => format!("{kid} ({})", facts.join(", ")),
     }
 }
 

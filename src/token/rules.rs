@@ -1,10 +1,9 @@
 //! What is configured of one issuer of user tokens.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::{KnownOrgs, Limit, Permission, TokenOnward};
+use crate::core::{ClaimReading, Limit, Now, TokenFault, TokenOnward, VerifiedToken};
 
 /// What a token of this issuer must be, and what it means.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,13 +18,8 @@ pub struct IssuerRules {
     pub types: Vec<Box<str>>,
     /// Longest life of a token.
     pub max_life: Duration,
-    /// The claim that names the org.
-    pub org_claim: Box<str>,
-    pub orgs: KnownOrgs,
-    /// The claim that lists what the user may do; `None`: tokens have no permission.
-    pub permissions_claim: Option<Box<str>>,
-    /// What each of its words stands for. A word that is not here stands for nothing.
-    pub permissions: BTreeMap<Box<str>, Vec<Permission>>,
+    /// What its claims mean. Tokens share it: they tell by it whether anything has changed.
+    pub reading: Arc<ClaimReading>,
     pub onward: TokenOnward,
     /// Of each subject.
     pub limit: Option<Limit>,
@@ -39,6 +33,54 @@ pub enum TokenAlgorithm {
     Es384,
     Ps256,
     Rs256,
+}
+
+// === impl IssuerRules ===
+
+impl IssuerRules {
+    /// Whether a token that was verified by other rules of this issuer is right by these.
+    ///
+    /// # Errors
+    /// The first thing wrong, in the order of a request's.
+    pub fn take(&self, token: &VerifiedToken, now: Now) -> Result<(), TokenFault> {
+        if !self.algorithms.iter().any(|known| known.as_str() == token.algorithm) {
+            return Err(TokenFault::Algorithm);
+        }
+        self.take_type(&token.typ)?;
+        if !token.audiences.lines().any(|audience| self.is_for(audience)) {
+            return Err(TokenFault::Audience);
+        }
+        if token.expires <= now.unix_secs() {
+            return Err(TokenFault::Expired);
+        }
+        self.take_life(token.issued, token.expires, now)
+    }
+
+    /// `typ`: in lower case, without `application/`; empty: there is none.
+    pub(super) fn take_type(&self, typ: &str) -> Result<(), TokenFault> {
+        match self.types.is_empty() || self.types.iter().any(|known| **known == *typ) {
+            true => Ok(()),
+            false => Err(TokenFault::Type),
+        }
+    }
+
+    pub(super) fn is_for(&self, audience: &str) -> bool {
+        self.audiences.iter().any(|known| **known == *audience)
+    }
+
+    /// In Unix seconds. Without `issued` a token lives at least from now on.
+    pub(super) fn take_life(
+        &self,
+        issued: Option<u64>,
+        expires: u64,
+        now: Now,
+    ) -> Result<(), TokenFault> {
+        let from = issued.unwrap_or(now.unix_secs()).min(expires);
+        match expires - from > self.max_life.as_secs() {
+            true => Err(TokenFault::Lifetime),
+            false => Ok(()),
+        }
+    }
 }
 
 // === impl TokenAlgorithm ===

@@ -10,7 +10,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use super::claims::{Claims, ClaimsMeaning};
 use super::jwks::JwkSet;
 use super::rules::{IssuerRules, TokenAlgorithm};
-use crate::core::{Now, SignerPrint, TokenFault, UserToken};
+use crate::core::{Now, SignerPrint, TokenFault, UserToken, VerifiedToken};
 
 /// Longest token that is read, in bytes.
 pub const LONGEST_TOKEN: usize = 8 * 1024;
@@ -22,6 +22,8 @@ pub struct Unverified<'t> {
     keys: &'t JwkSet,
     signer: SignerPrint,
     algorithm: TokenAlgorithm,
+    /// As [`VerifiedToken::typ`].
+    typ: Box<str>,
     /// Header and claims, as they were signed.
     message: &'t [u8],
     signature: &'t str,
@@ -93,19 +95,15 @@ impl<'t> Unverified<'t> {
         let algorithm = TokenAlgorithm::from_library(header.alg)
             .filter(|algorithm| rules.algorithms.contains(algorithm))
             .ok_or(TokenFault::Algorithm)?;
-        if !rules.types.is_empty() {
-            // RFC 7515 section 4.1.9: `application/` may be left out, and case does not count.
-            let typ = header.typ.as_deref().unwrap_or_default().to_ascii_lowercase();
-            let typ = typ.strip_prefix("application/").unwrap_or(&typ);
-            if !rules.types.iter().any(|known| **known == *typ) {
-                return Err(TokenFault::Type);
-            }
-        }
+        // RFC 7515 section 4.1.9: `application/` may be left out, and case does not count.
+        let typ = header.typ.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let typ: Box<str> = typ.strip_prefix("application/").unwrap_or(&typ).into();
+        rules.take_type(&typ)?;
         let meaning = claims.check(rules, now)?;
         // `jku`, `x5u`, `x5c` and `jwk` are not looked at: they would let a token choose its key.
         let keys = issuers.keys(&rules.issuer).ok_or(TokenFault::KeysMissing)?;
         let signer = keys.signer(header.kid.as_deref(), algorithm)?;
-        Ok(Self { rules, keys, signer, algorithm, message, signature, meaning })
+        Ok(Self { rules, keys, signer, algorithm, typ, message, signature, meaning })
     }
 
     pub fn issuer(&self) -> &'t IssuerRules {
@@ -117,22 +115,26 @@ impl<'t> Unverified<'t> {
     /// # Errors
     /// [`TokenFault::Signature`].
     pub fn verify(self) -> Result<Arc<UserToken>, TokenFault> {
-        let Self { rules, keys, signer, algorithm, message, signature, meaning } = self;
+        let Self { rules, keys, signer, algorithm, typ, message, signature, meaning } = self;
         if !keys.verifies(signer, algorithm, message, signature) {
             return Err(TokenFault::Signature);
         }
-        let ClaimsMeaning { subject, org, permissions, expires } = meaning;
-        Ok(Arc::new(UserToken {
+        let ClaimsMeaning { subject, org, words, expires, issued, audiences } = meaning;
+        let said = VerifiedToken {
             issuer: Arc::clone(&rules.issuer),
             subject,
             org,
-            permissions,
+            words,
             expires,
+            issued,
+            audiences,
+            typ,
+            algorithm: algorithm.as_str(),
             signed_by: signer,
-            orgs: rules.orgs,
             onward: rules.onward,
             limit: rules.limit,
-        }))
+        };
+        Ok(Arc::new(UserToken::verified(said, &rules.reading)))
     }
 }
 

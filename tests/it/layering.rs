@@ -326,6 +326,23 @@ fn only_manage_opens_drafts() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// A user token says that a signature and claims hold: only the verifier may say so. Its fields are
+/// private, so nobody else can change one.
+#[test]
+fn only_the_verifier_makes_user_tokens() {
+    let tree = Tree::read();
+    let mut makers = Vec::new();
+    for file in tree.files.iter().filter(|f| !tree.is_test(f)) {
+        let makes = |line: &str| {
+            names(line, "verified") && line.contains("verified(")
+                || names(line, "VerifiedToken") && line.contains("VerifiedToken {")
+        };
+        makers.extend(file.code().filter(|(_, line)| makes(line)).map(|_| file.name()));
+    }
+    makers.dedup();
+    assert_eq!(makers, ["src/core/user_token.rs", "src/token/verify.rs"]);
+}
+
 #[test]
 fn every_file_says_its_job_and_stays_a_page() {
     let mut faults = Vec::new();

@@ -78,6 +78,7 @@ mod support;
 mod table_format;
 mod token_commands;
 mod token_issuers;
+mod token_streams;
 mod tokens;
 mod upstream_credential;
 mod usage;

@@ -1,5 +1,7 @@
 //! What `keygate check` and `keygate explain` say of user tokens, and what they cost the build.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use serde_json::{Value, json};
 
 use crate::support::gate::{Gate, READER, keygate};
@@ -107,11 +109,71 @@ fn check_names_each_fault_with_its_line_and_a_remedy() {
     }
 }
 
+/// What is wrong with a key file, whose it is, and what to do about it.
+#[test]
+fn check_says_what_a_key_file_lacks() {
+    let upstream = Upstream::start();
+    let issuer = Signer::new(1);
+    let check = |set: &str, mode: u32| {
+        let folder = Gate::before(&upstream).rules(ROUTES).also(&tokens("jwks.json", "")).folder();
+        if !set.is_empty() {
+            folder.write("jwks.json", set);
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(folder.file("jwks.json"), permissions).unwrap();
+        }
+        let mut command = keygate(folder.path());
+        let said = command.args(["check", "--config", "keygate.toml"]).output().unwrap();
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        (said.status.code(), text + &String::from_utf8_lossy(&said.stdout))
+    };
+    let good = issuer.jwk("one");
+    let other =
+        json!({"kty": "EC", "crv": "P-256", "kid": "two", "alg": "ES256", "x": "AA", "y": "AA"});
+    let leaked = json!({"kty": "oct", "kid": "three", "k": "AA"});
+    for (name, set, words) in [
+        ("nothing", String::new(), ["jwks.json: it does not exist", "the issuer's JWK Set"]),
+        ("no key", jwks(&[]), ["no key in it is for EdDSA: it is empty", "jwks_uri"]),
+        (
+            "another algorithm",
+            jwks(std::slice::from_ref(&other)),
+            [
+                r#"it has kid "two" (kty "EC", crv "P-256", alg "ES256")"#,
+                "add the alg of its keys to tokens.algorithms",
+            ],
+        ),
+        (
+            "one kid twice",
+            jwks(&[good.clone(), Signer::new(2).jwk("one")]),
+            [r#"two keys have the kid "one""#, "keep one key of each kid in "],
+        ),
+        ("a secret", jwks(&[leaked]), ["symmetric", "its public part alone"]),
+    ] {
+        let (code, said) = check(&set, 0o600);
+        assert_eq!(code, Some(78), "{name}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{name}: {said}");
+        }
+        assert!(!said.contains("table there") && said.contains("jwks.json"), "{name}: {said}");
+    }
+    for (mode, who) in [(0o666, Some("everybody")), (0o664, Some("its group")), (0o644, None)] {
+        let (code, said) = check(&jwks(std::slice::from_ref(&good)), mode);
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(said.contains("may write"), who.is_some(), "{said}");
+        if let Some(who) = who {
+            assert!(said.contains(who) && said.contains("chmod go-w "), "{said}");
+            assert!(said.contains("sign as every user of the issuer"), "{said}");
+        }
+    }
+}
+
 #[test]
 fn explain_judges_a_token_without_its_issuer() {
     let upstream = Upstream::start();
     let issuer = Signer::new(1);
-    let folder = Gate::before(&upstream).rules(ROUTES).also(&tokens("jwks.json", "")).folder();
+    let folder = Gate::before(&upstream)
+        .rules(ROUTES)
+        .also(&tokens("jwks.json", "limit = \"600/min\""))
+        .folder();
     folder.write("jwks.json", &jwks(&[issuer.jwk("one")]));
     let explain = |path: &str, token: &str| {
         folder.write("token", token);
@@ -125,10 +187,18 @@ fn explain_judges_a_token_without_its_issuer() {
     let told = explain("/both/a", &issuer.token("one", json!({})));
     assert_eq!(told["verdict"], "admitted", "{told}");
     assert_eq!(told["token"]["subject"], "user-7");
+    assert_eq!(told["charges"][0]["scope"], "subject", "{told}");
     assert!(
         told["headers"].as_array().unwrap().contains(&json!(["x-credential", "token"])),
         "{told}"
     );
+    // People who have sent a token read of a token.
+    let lacking = explain("/admin/a", &issuer.token("one", json!({})));
+    assert_eq!(lacking["reason"], "permission", "{lacking}");
+    assert_eq!(lacking["token"]["subject"], "user-7", "{lacking}");
+    let body = lacking["refusal"]["body"].as_str().unwrap();
+    assert!(body.contains("Token lacks required permissions: manage"), "{body}");
+    assert!(!lacking["refusal"].to_string().contains("key"), "{lacking}");
     let over = explain("/both/a", &issuer.token("one", json!({"exp": now() - 5})));
     assert_eq!((&over["verdict"], &over["reason"]), (&json!("rejected"), &json!("token_expired")));
     let forged = explain("/both/a", &Signer::new(2).token("one", json!({})));

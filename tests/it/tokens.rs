@@ -61,6 +61,11 @@ impl Signer {
 
     /// A token of `kid` with these claims changed.
     pub(crate) fn token(&self, kid: &str, changes: Value) -> String {
+        self.token_with(&json!({"alg": "EdDSA", "kid": kid}), changes)
+    }
+
+    /// The same with a header of one's own.
+    pub(crate) fn token_with(&self, header: &Value, changes: Value) -> String {
         let mut claims = json!({
             "iss": "https://idp.example/", "aud": "orders", "sub": "user-7", "org": "acme",
             "exp": now() + 600, "scope": "orders:read",
@@ -68,7 +73,7 @@ impl Signer {
         for (name, value) in changes.as_object().unwrap() {
             claims.as_object_mut().unwrap().insert(name.clone(), value.clone());
         }
-        self.sign(&json!({"alg": "EdDSA", "kid": kid}), &claims)
+        self.sign(header, &claims)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Admitted, AdmittedCaller, Facts, KeyLookup, Observed, Policy, Presented, Refused, check_key,
+    check_org,
 };
 use crate::core::Now;
 use crate::core::client_network::ClientNetwork;
@@ -13,7 +14,7 @@ use crate::core::observe::{Conduct, ShareCaller, ShareCallers};
 use crate::core::reason::Reason;
 use crate::core::route::{Access, Route};
 use crate::core::secret::Digest;
-use crate::core::user_token::{SignerPrint, TokenSigners};
+use crate::core::user_token::{IssuersNow, TokenFault, UserToken};
 
 /// What is kept of a request while its response runs, to hold it against later tables and
 /// configurations.
@@ -40,12 +41,8 @@ enum TicketHolder {
         id: KeyId,
         digest: Digest,
     },
-    Token {
-        issuer: Arc<str>,
-        signed_by: SignerPrint,
-        /// Unix seconds.
-        expires: u64,
-    },
+    /// As its issuer's rules read it last.
+    Token(Arc<UserToken>),
 }
 
 /// What is kept of a request that `[observe]` lets through, for its ticket.
@@ -97,11 +94,8 @@ impl Admitted<'_> {
                 (holder, ShareCaller::Key(key.id), key.expires)
             }
             AdmittedCaller::Token(token) => {
-                let issuer = Arc::clone(&token.issuer);
-                let (signed_by, expires) = (token.signed_by, token.expires);
-                let holder = TicketHolder::Token { issuer, signed_by, expires };
                 let network = ShareCaller::Network(ClientNetwork::of(client));
-                (holder, network, Some(token.expires))
+                (TicketHolder::Token(Arc::clone(token)), network, Some(token.expires()))
             }
         };
         let (observed, expires) = match self.conduct {
@@ -157,7 +151,7 @@ impl Ticket {
         match (&self.observed, &self.holder) {
             (Some(_), _) => None,
             (None, TicketHolder::Denied { .. } | TicketHolder::Key { .. }) => Some(Reason::Expired),
-            (None, TicketHolder::Token { .. }) => Some(Reason::TokenExpired),
+            (None, TicketHolder::Token(_)) => Some(Reason::TokenExpired),
         }
     }
 
@@ -165,8 +159,8 @@ impl Ticket {
     /// be looked at again. One that was only observed is, for as long as its caller is; from then on
     /// it is judged as any other.
     ///
-    /// `route` is the one at the time of the request. Of a token only its signing key can change; its
-    /// claims were checked against the route then.
+    /// `route` is the one at the time of the request. A token is held against the rules and keys of
+    /// its issuer as a request with it would be, and its org against the table.
     ///
     /// # Errors
     /// Why it would not.
@@ -174,7 +168,7 @@ impl Ticket {
         &mut self,
         policy: &Policy,
         keys: Option<&K>,
-        signers: &impl TokenSigners,
+        issuers: &impl IssuersNow,
         route: Option<&Route>,
         now: Now,
     ) -> Result<Option<u64>, Reason> {
@@ -187,7 +181,7 @@ impl Ticket {
         let keys = keys.filter(|keys| keys.refuse_from().is_none_or(|at| now.unix_secs() < at));
         let keys = keys.ok_or(Reason::NoTable)?;
         let needs = route.and_then(|route| route.access.needs());
-        let key = match &self.holder {
+        let key = match &mut self.holder {
             TicketHolder::Denied { reason, digest } => {
                 digest.and_then(|digest| keys.any(&digest)).ok_or(*reason)?
             }
@@ -198,11 +192,14 @@ impl Ticket {
                 }
                 key
             }
-            TicketHolder::Token { issuer, signed_by, expires } => {
-                return match signers.trusts(issuer, *signed_by) {
-                    true => Ok(Some(*expires)),
-                    false => Err(Reason::TokenKeyUnknown),
-                };
+            TicketHolder::Token(token) => {
+                let now_read = issuers.verified_again(token, now).map_err(TokenFault::reason)?;
+                check_org(keys, &now_read).map_err(TokenFault::reason)?;
+                if needs.is_some_and(|needs| !needs.met_by(now_read.permissions())) {
+                    return Err(Reason::Permission);
+                }
+                *token = now_read;
+                return Ok(Some(token.expires()));
             }
         };
         check_key(policy, &key, self.client, now)?;

@@ -63,7 +63,13 @@ impl Challenges {
     }
 
     /// Every 401 has challenges (RFC 9110 §15.5.2); RFC 6750 §3.1 has one for 403 and 400 too.
-    pub(super) fn for_refusal(&self, shown: Reason, scope: &str) -> Option<HeaderValue> {
+    /// `description`: the refusal's message (RFC 6750 §3).
+    pub(super) fn for_refusal(
+        &self,
+        shown: Reason,
+        description: &str,
+        scope: &str,
+    ) -> Option<HeaderValue> {
         let error = match (shown, shown.status()) {
             (Reason::Duplicate | Reason::Malformed, _) => Some("invalid_request"),
             // No credential at all: no error code (RFC 6750 §3.1).
@@ -90,7 +96,6 @@ impl Challenges {
                 Scheme::Bearer => {
                     text.push_str(&format!("Bearer realm=\"{realm}\""));
                     if let Some(error) = error {
-                        let description = super::text::text(shown).message;
                         text.push_str(&format!(
                             ", error=\"{error}\", error_description=\"{description}\""
                         ));

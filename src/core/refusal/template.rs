@@ -209,6 +209,7 @@ fn sample() -> Saying<'static> {
         status: http::StatusCode::UNAUTHORIZED,
         code: "code",
         message: "message".to_owned(),
+        description: "message",
         advice: "advice".to_owned(),
         request_id: "id",
         permissions: String::new(),

@@ -11,6 +11,7 @@ use crate::core::credential::{CredentialSource, Prefixes};
 use crate::core::key::Permission;
 use crate::core::limit::{Limit, PolicyName, Spent};
 use crate::core::rate_fields::LimitState;
+use crate::core::reason::CallerKind;
 
 fn sources() -> Vec<CredentialSource> {
     vec![
@@ -47,7 +48,10 @@ fn render(profile: Profile, rejection: &Rejection) -> String {
 
 fn lacking() -> Rejection {
     let words = ["read", "send"].map(|w| Permission::parse(w).unwrap());
-    Rejection { reason: Reason::Permission, detail: Detail::Permissions(words.into()) }
+    Rejection {
+        reason: Reason::Permission,
+        detail: Detail::Permissions { words: words.into(), caller: CallerKind::Key },
+    }
 }
 
 fn exhausted() -> Rejection {
@@ -368,7 +372,7 @@ fn challenges_follow_the_sources() {
         secret: HeaderName::from_static("x-api-secret"),
     };
     let header = |challenges: &Challenges| {
-        let value = challenges.for_refusal(Reason::Unknown, "");
+        let value = challenges.for_refusal(Reason::Unknown, "no", "");
         value.map(|v| v.to_str().unwrap().to_owned())
     };
     let only_pair = Challenges::new("we\"link", None, &[pair]);
@@ -377,7 +381,7 @@ fn challenges_follow_the_sources() {
         only_pair.advice(),
         "send the key in the header `x-api-key` and its secret in `x-api-secret`"
     );
-    assert!(only_pair.for_refusal(Reason::Permission, "send").is_none());
+    assert!(only_pair.for_refusal(Reason::Permission, "no", "send").is_none());
     assert_eq!(header(&Challenges::default()).unwrap(), "ApiKey realm=\"api\"");
     let chosen = Challenges::new("api", Some(vec![Scheme::Bearer, Scheme::Bearer]), &sources());
     assert_eq!(header(&chosen).unwrap().matches("Bearer").count(), 1);

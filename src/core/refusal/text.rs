@@ -23,6 +23,12 @@ pub(super) fn shown(reason: Reason, disclosure: Disclosure) -> Reason {
     }
 }
 
+/// [`Reason::Permission`] to somebody who has sent a user token.
+pub(super) const TOKEN_LACKS_PERMISSION: Explanation = Explanation {
+    message: "Token lacks required permissions",
+    advice: Some("get a token that has them from its issuer, or have them granted to you there"),
+};
+
 /// One match from reason to words.
 pub(super) fn text(shown: Reason) -> Explanation {
     let (message, advice) = match shown {
@@ -59,7 +65,7 @@ pub(super) fn text(shown: Reason) -> Explanation {
         Reason::BodyTimeout => ("The request body stalled", "send it again without a pause"),
         Reason::BodyTooLarge => ("The request body is too large", "send less in one request"),
         Reason::Duplicate => {
-            ("More than one credential in the request", "send the key once, in one place")
+            ("More than one credential in the request", "send the credential once, in one place")
         }
         Reason::Expired => ("API key has expired", "create a new key and switch to it"),
         Reason::Foreign => return to_send("Credential is not an API key of this service"),

@@ -340,8 +340,8 @@ impl<'s> Admission<'s> {
         match &token {
             Some(Ok(Ok(token))) => {
                 // Its signature holds, whatever becomes of the request.
-                record.user = Some((Arc::clone(&token.issuer), token.subject.clone()));
-                record.org = Some(token.org.clone());
+                record.user = Some(Arc::clone(token));
+                record.org = Some(token.org().into());
                 facts.presented = Presented::Token(token);
             }
             Some(Ok(Err(fault))) => facts.presented = Presented::FaultyToken(*fault),
@@ -506,8 +506,8 @@ impl<'s> Admission<'s> {
             _ => return None,
         }
         if !matches!(facts.presented, Presented::Foreign | Presented::Nothing) {
-            let why = "there is a key, and a user token";
-            return Some(Err(Rejection::why(Reason::Duplicate, why)));
+            let (why, advice) = ("there is a key, and a user token", "send one of them");
+            return Some(Err(Rejection::told(Reason::Duplicate, why.into(), advice.into())));
         }
         Some(Ok(self.worker.tokens.present(&TokenAsk {
             token,

@@ -12,7 +12,7 @@ use http::{HeaderName, Method, Version, header};
 use self::observed::AwaitedComparison;
 use super::credentials;
 use crate::config::{LogFields, Settings};
-use crate::core::{KeyId, Now, Reason};
+use crate::core::{KeyId, Now, Reason, UserToken};
 use crate::proxy::body::{UploadProgress, UploadState};
 use crate::proxy::canary::CanaryUse;
 use crate::proxy::http1::head::RequestHead;
@@ -45,8 +45,8 @@ pub(crate) struct RequestRecord {
     reason: Option<Reason>,
     pub(crate) key: Option<KeyId>,
     pub(crate) org: Option<Box<str>>,
-    /// Of a user token: issuer and subject.
-    pub(crate) user: Option<(Arc<str>, Box<str>)>,
+    /// The user token that has opened the route.
+    pub(crate) user: Option<Arc<UserToken>>,
     /// Of the trace that the request belongs to: hexadecimal digits.
     pub(crate) trace_id: Option<[u8; 32]>,
     /// Of the table and the patch that decided.
@@ -310,8 +310,8 @@ impl Drop for RequestRecord {
             reason: self.reason,
             key_id: self.key,
             org: self.org.as_deref(),
-            issuer: self.user.as_ref().map(|(issuer, _)| &**issuer),
-            subject: self.user.as_ref().map(|(_, subject)| &**subject),
+            issuer: self.user.as_ref().map(|token| &**token.issuer()),
+            subject: self.user.as_ref().map(|token| token.subject()),
             trace_id: self.trace_id.as_ref().and_then(|id| std::str::from_utf8(id).ok()),
             host: self.host.as_deref(),
             user_agent: self.user_agent.as_deref(),

@@ -94,7 +94,7 @@ pub(crate) fn rewrite(
     let scope = match (context.credentials, &forward) {
         (CredentialPassage::Forward, _) => StripScope::Nothing,
         (CredentialPassage::Strip, Forward::Admitted(admitted)) => {
-            match admitted.token().map(|token| token.onward) {
+            match admitted.token().map(|token| token.onward()) {
                 Some(TokenOnward::Forward) => StripScope::AllButToken,
                 Some(TokenOnward::Remove) | None => StripScope::EveryCarrier,
             }

@@ -1,12 +1,15 @@
 //! Which claims hold, by row, and what they mean.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::*;
-use crate::core::{KnownOrgs, TokenOnward};
+use crate::core::{
+    KnownOrgs, Permission, PermissionSet, SignerPrint, TokenOnward, UserToken, VerifiedToken,
+};
 use crate::token::TokenAlgorithm;
 
 const NOW: u64 = 1_800_000_000;
@@ -19,17 +22,39 @@ fn rules() -> IssuerRules {
         algorithms: TokenAlgorithm::ALL.to_vec(),
         types: Vec::new(),
         max_life: Duration::from_secs(3600),
-        org_claim: "org_id".into(),
-        orgs: KnownOrgs::Any,
-        permissions_claim: Some("scope".into()),
-        permissions: BTreeMap::from([
-            ("orders:read".into(), vec![permission("read")]),
-            ("admin".into(), vec![permission("*")]),
-            ("both".into(), vec![permission("read"), permission("send")]),
-        ]),
+        reading: Arc::new(ClaimReading {
+            org_claim: "org_id".into(),
+            orgs: KnownOrgs::Any,
+            permissions_claim: Some("scope".into()),
+            permissions: BTreeMap::from([
+                ("orders:read".into(), vec![permission("read")]),
+                ("admin".into(), vec![permission("*")]),
+                ("both".into(), vec![permission("read"), permission("send")]),
+            ]),
+        }),
         onward: TokenOnward::Remove,
         limit: None,
     }
+}
+
+fn permissions_of(meaning: ClaimsMeaning) -> PermissionSet {
+    let ClaimsMeaning { subject, org, words, expires, issued, audiences } = meaning;
+    let rules = rules();
+    let said = VerifiedToken {
+        issuer: rules.issuer,
+        subject,
+        org,
+        words,
+        expires,
+        issued,
+        audiences,
+        typ: "".into(),
+        algorithm: "ES256",
+        signed_by: SignerPrint(1),
+        onward: TokenOnward::Remove,
+        limit: None,
+    };
+    UserToken::verified(said, &rules.reading).permissions().clone()
 }
 
 fn good() -> Value {
@@ -65,8 +90,8 @@ fn with(changes: Value) -> Result<ClaimsMeaning, TokenFault> {
 fn what_holds_has_a_meaning() {
     let meaning = check(&good()).unwrap();
     assert_eq!((&*meaning.subject, &*meaning.org), ("user-7", "acme"));
-    assert_eq!(meaning.permissions.joined(), "read");
-    assert_eq!(meaning.expires, NOW + 60);
+    assert_eq!(permissions_of(meaning).joined(), "read");
+    assert_eq!(check(&good()).unwrap().expires, NOW + 60);
 }
 
 #[test]
@@ -127,10 +152,14 @@ fn what_is_near_the_edge_holds() {
 
 #[test]
 fn only_the_map_gives_permissions() {
-    let joined = |scope| with(json!({"scope": scope})).unwrap().permissions.joined().to_owned();
+    let joined = |scope| {
+        let meaning = with(json!({"scope": scope})).unwrap();
+        permissions_of(meaning).joined().to_owned()
+    };
     assert_eq!(joined(json!("read send *")), "", "words stand for nothing by themselves");
     assert_eq!(joined(json!("both orders:read")), "read send");
     assert_eq!(joined(json!(["both", "nothing"])), "read send");
+    assert_eq!(joined(json!(["admin orders:read"])), "", "one text of a list is one word");
     assert_eq!(joined(json!("admin")), "*");
     assert_eq!(joined(json!("")), "");
     assert_eq!(joined(Value::Null), "");

@@ -1,6 +1,5 @@
 //! Forged, odd and foreign tokens.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -10,7 +9,7 @@ use aws_lc_rs::signature::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::core::{KnownOrgs, TokenOnward};
+use crate::core::{ClaimReading, TokenOnward};
 
 const NOW: Now = Now { unix_ms: 1_800_000_000_000, mono_ns: 0 };
 
@@ -52,10 +51,7 @@ impl OneIssuer {
             algorithms: vec![TokenAlgorithm::EdDsa, TokenAlgorithm::Es256],
             types: Vec::new(),
             max_life: Duration::from_secs(3600),
-            org_claim: "org".into(),
-            orgs: KnownOrgs::Any,
-            permissions_claim: None,
-            permissions: BTreeMap::new(),
+            reading: Arc::new(ClaimReading { org_claim: "org".into(), ..ClaimReading::default() }),
             onward: TokenOnward::Remove,
             limit: None,
         };
@@ -99,7 +95,7 @@ fn a_good_token_says_who_it_is() {
         json!({"alg": "ES256", "kid": "ec", "typ": "JWT"}),
     ] {
         let token = issuer.judge(&issuer.sign(&header, &claims())).unwrap();
-        assert_eq!((&*token.subject, &*token.org), ("u", "acme"), "{header}");
+        assert_eq!((token.subject(), token.org()), ("u", "acme"), "{header}");
     }
 }
 
@@ -249,4 +245,62 @@ fn tokens_of_other_libraries() {
         }
     }
     assert!(seen >= 30, "{seen}");
+}
+
+/// A token that was verified is asked by later rules what a request with it would be.
+#[test]
+fn rules_that_change_are_asked_again() {
+    use TokenFault::*;
+    let issuer = OneIssuer::new();
+    let mut claims = claims();
+    claims["aud"] = json!(["orders", "billing", "two\nlines"]);
+    claims["iat"] = json!(NOW.unix_secs());
+    let header = json!({"alg": "EdDSA", "kid": "ed", "typ": "application/AT+JWT"});
+    let token = issuer.judge(&issuer.sign(&header, &claims)).unwrap();
+    type Change = fn(&mut IssuerRules);
+    let changes: [(&str, Change, Result<(), TokenFault>); 9] = [
+        ("nothing", |_| {}, Ok(())),
+        ("another of its audiences", |r| r.audiences = vec!["billing".into()], Ok(())),
+        ("no audience of its own", |r| r.audiences = vec!["other".into()], Err(Audience)),
+        ("half of an audience", |r| r.audiences = vec!["lines".into()], Err(Audience)),
+        ("other algorithms", |r| r.algorithms = vec![TokenAlgorithm::Es256], Err(Algorithm)),
+        ("its type", |r| r.types = vec!["at+jwt".into()], Ok(())),
+        ("another type", |r| r.types = vec!["jwt".into()], Err(Type)),
+        ("as long a life", |r| r.max_life = Duration::from_secs(60), Ok(())),
+        ("a shorter life", |r| r.max_life = Duration::from_secs(59), Err(Lifetime)),
+    ];
+    for (name, change, want) in changes {
+        let mut rules = issuer.rules.clone();
+        change(&mut rules);
+        assert_eq!(rules.take(token.said(), NOW), want, "{name}");
+    }
+    let later = Now { unix_ms: NOW.unix_ms + 60_000, ..NOW };
+    assert_eq!(issuer.rules.take(token.said(), later), Err(Expired));
+}
+
+/// The words of the permission claim are kept, so that another map gives other permissions.
+#[test]
+fn claims_are_read_again_by_another_map() {
+    let mut issuer = OneIssuer::new();
+    let reading = |claim: Option<&str>, permission: &str| {
+        let permission = crate::core::Permission::parse(permission).unwrap();
+        Arc::new(ClaimReading {
+            org_claim: "org".into(),
+            permissions_claim: claim.map(Into::into),
+            permissions: [("orders:read".into(), vec![permission])].into(),
+            ..ClaimReading::default()
+        })
+    };
+    issuer.rules.reading = reading(Some("scope"), "read");
+    let mut claims = claims();
+    claims["scope"] = json!("orders:read other");
+    let token = issuer.judge(&issuer.sign(&json!({"alg": "EdDSA"}), &claims)).unwrap();
+    assert!(Arc::ptr_eq(&token, &token.read_again(&issuer.rules.reading).unwrap()));
+    let joined = |reading| token.read_again(&reading).map(|t| t.permissions().joined().to_owned());
+    assert_eq!(joined(reading(Some("scope"), "read")), Ok("read".to_owned()));
+    assert_eq!(joined(reading(Some("scope"), "send")), Ok("send".to_owned()));
+    assert_eq!(joined(reading(None, "send")), Ok(String::new()), "no permission is for sure");
+    assert_eq!(joined(reading(Some("roles"), "read")), Err(TokenFault::Claims), "not kept");
+    let other = ClaimReading { org_claim: "tenant".into(), ..ClaimReading::default() };
+    assert_eq!(joined(Arc::new(other)), Err(TokenFault::Claims), "not kept");
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,6 +10,7 @@ use super::*;
 use crate::config::{Config, Settings};
 use crate::core::SignerPrint;
 use crate::snapshot::Snapshot;
+use crate::token::verify::Issuers as _;
 
 /// Two public keys (RFC 8037 appendix A.2, and another).
 const ONE: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"one",
@@ -60,7 +62,7 @@ fn ok(body: &str, more: &str) -> String {
 }
 
 fn settings(jwks: &str, more: &str) -> Settings {
-    let text = include_str!("../../../tests/data/minimal.toml").to_owned()
+    let text = include_str!("../../../../tests/data/minimal.toml").to_owned()
         + &format!(
             "\n[[routes]]\npath = \"/*\"\naccess = \"token\"\n[[tokens]]\nissuer = \"https://idp.example/\"\naudiences = [\"orders\"]\n\
              algorithms = [\"EdDSA\"]\norg_claim = \"org\"\njwks = \"{jwks}\"\n{more}\n"
@@ -81,7 +83,8 @@ fn kept(jwks: &str, more: &str) -> Kept {
     let store = Arc::new(Store::new(snapshot));
     let clock = Clock::manual(4_000_000_000);
     let metrics = Metrics::new(1);
-    let parts = IssuerParts { store: Arc::clone(&store), clock: clock.clone(), metrics };
+    let board = IssuerBoard::default();
+    let parts = IssuerParts { store: Arc::clone(&store), clock: clock.clone(), metrics, board };
     Kept { keeper: IssuerKeeper::new(&parts, &issuer), store, clock }
 }
 
@@ -297,4 +300,91 @@ fn wishes_do_not_flood_the_issuer() {
     assert_eq!(idp.asked.load(Ordering::SeqCst), 1);
     wish.end();
     thread.join().unwrap();
+}
+
+/// A fetch outlives the settings that asked for it. Meanwhile its successor's keys are in force.
+#[test]
+fn what_an_ended_keeper_finds_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("idp.json");
+    let more = format!("jwks_copy = \"{}\"", copy.display());
+    let (old, new) = (Idp::start(&ok(ONE, "")), Idp::start(&ok(TWO, "")));
+    let Kept { mut keeper, store, clock } = kept(&format!("http://{}/jwks", old.address), &more);
+    let (parts, wish) = (keeper.parts.clone(), Arc::clone(&keeper.wish));
+    let silent = old.answer.lock().unwrap();
+    let before = std::thread::spawn(move || {
+        keeper.load_first();
+        keeper.run();
+    });
+    let mut tries = 0;
+    while old.asked.load(Ordering::SeqCst) == 0 {
+        tries += 1;
+        assert!(tries < 2000, "never asked");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    wish.end();
+    let settings = Arc::new(settings(&format!("http://{}/jwks", new.address), &more));
+    let issuer = settings.tokens.issuers[0].clone();
+    store.swap(Snapshot { settings, keys: None, route_slots: Box::default() });
+    let mut keeper = IssuerKeeper::new(&parts, &issuer);
+    keeper.look();
+    keeper.show();
+    let successor = Kept { keeper, store, clock };
+    assert_eq!(successor.kid(), Some("two"));
+    let copied = std::fs::read(&copy).unwrap();
+    drop(silent);
+    before.join().unwrap();
+    assert_eq!(successor.kid(), Some("two"));
+    assert_eq!(std::fs::read(&copy).unwrap(), copied, "the copy stays its successor's");
+    let shown = parts.board.all(successor.clock.now());
+    assert_eq!(shown.len(), 1);
+    assert!(shown[0].from.contains(&new.address.to_string()), "{shown:?}");
+}
+
+/// The same while the source is one: settings that want other algorithms know of other keys.
+#[test]
+fn nothing_is_done_in_the_name_of_settings_that_were_replaced() {
+    let idp = Idp::start(&ok(ONE, ""));
+    let mut kept = kept(&format!("http://{}/jwks", idp.address), "");
+    kept.keeper.wish.end();
+    kept.keeper.load_first();
+    kept.keeper.look();
+    assert_eq!(kept.kid(), None);
+    assert!(kept.keeper.parts.board.all(kept.clock.now()).is_empty());
+}
+
+/// Where the copy is kept says nothing of the keys.
+#[test]
+fn another_place_for_the_copy_leaves_the_keys_in_force() {
+    let directory = tempfile::tempdir().unwrap();
+    let idp = Idp::start(&ok(ONE, ""));
+    let url = format!("http://{}/jwks", idp.address);
+    let copy = |name: &str| format!("jwks_copy = \"{}\"", directory.path().join(name).display());
+    let mut kept = kept(&url, &copy("a.json"));
+    kept.keeper.look();
+    let settings = Arc::new(settings(&url, &copy("b.json")));
+    kept.store.swap(Snapshot { settings, keys: None, route_slots: Box::default() });
+    assert_eq!(kept.kid(), Some("one"));
+}
+
+#[test]
+fn the_board_says_what_is_in_force_and_what_failed() {
+    let idp = Idp::start(&ok(ONE, ""));
+    let url = format!("http://{}/jwks", idp.address);
+    let mut kept = kept(&format!("{url}?token=secret"), "jwks_stale = \"2h\"");
+    kept.keeper.load_first();
+    let board = kept.keeper.parts.board.clone();
+    let shown = board.all(kept.clock.now());
+    assert_eq!((shown[0].keys, shown[0].age_seconds, shown[0].stale), (None, None, false));
+    kept.keeper.look();
+    kept.keeper.show();
+    idp.says(ok("{}", ""));
+    kept.clock.advance(Duration::from_secs(7200));
+    kept.keeper.look();
+    kept.keeper.show();
+    let shown = board.all(kept.clock.now());
+    assert_eq!(shown[0].from, url, "a query may hold a secret");
+    assert_eq!((shown[0].keys, shown[0].age_seconds, shown[0].stale), (Some(1), Some(7200), true));
+    let error = shown[0].last_error.as_ref().unwrap();
+    assert!(error.error.contains("not a JWK Set"), "{}", error.error);
 }

@@ -1,0 +1,492 @@
+//! One issuer's keeper. A request with an unknown `kid` is refused now and makes a wish. A wish brings
+//! the next look forward, but never to less than 30 s after the last one began, whatever came of that:
+//! a stranger who makes up kids must not make keygate flood the identity provider.
+//!
+//! A keeper whose settings were replaced may be in a fetch. What comes of that is nobody's any more:
+//! it neither puts keys in force, nor writes the copy, the metrics or the log.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::board::{IssuerBoard, IssuerEntry, IssuerError};
+use super::offline::{IssuerFailure, read, read_copy};
+use crate::clock::Clock;
+use crate::config::{FileWriters, JwksSource, TokenIssuer};
+use crate::reload::jwks_copy::{CopyError, KeptSet};
+use crate::reload::source::SourceError;
+use crate::reload::status::Time;
+use crate::reload::url::{FetchAnswer, TransferDeadline, UrlSource, Validators};
+use crate::snapshot::{FetchWish, HeldKeys, Store, WishEnd};
+use crate::table::Buffer;
+use crate::telemetry::Metrics;
+use crate::telemetry::control::FetchResult;
+use crate::token::jwks::{JwkSet, JwksError, LONGEST_SET};
+
+/// Between two looks at a URL that says nothing of its own.
+const FETCH_EVERY: Duration = Duration::from_secs(300);
+
+/// What `max-age` of an answer can make of it.
+const SHORTEST_AGE: Duration = Duration::from_secs(60);
+const LONGEST_AGE: Duration = Duration::from_secs(3600);
+
+/// Between two looks at a file.
+const FILE_EVERY: Duration = Duration::from_secs(5);
+
+/// From one look to the next that a wish brings.
+const WISH_PAUSE: Duration = Duration::from_secs(30);
+
+/// First pause after a failure; it doubles up to [`FETCH_EVERY`]. Before any keys were had it is
+/// shorter: nobody can wish then.
+const FAILURE_PAUSE: Duration = Duration::from_secs(30);
+const FIRST_FAILURE_PAUSE: Duration = Duration::from_secs(1);
+
+/// The age of the keys is shown at least this often.
+const SHOW_EVERY: Duration = Duration::from_secs(15);
+
+/// A copy on disk says when its set was had. That is written again when it is this old.
+const COPY_AGE: Duration = Duration::from_secs(60);
+
+/// What every issuer's thread needs.
+#[derive(Clone, Debug)]
+pub struct IssuerParts {
+    pub store: Arc<Store>,
+    pub clock: Clock,
+    pub metrics: Metrics,
+    pub board: IssuerBoard,
+}
+
+/// One issuer's keys, and where they come from.
+pub(super) struct IssuerKeeper {
+    parts: IssuerParts,
+    issuer: TokenIssuer,
+    pub(super) wish: Arc<FetchWish>,
+    source: OpenedSource,
+    had: Option<HadKeys>,
+    /// In a row.
+    failures: u32,
+    /// As it was told last.
+    told: Option<String>,
+    /// Stays after a success.
+    last_error: Option<IssuerError>,
+    /// Who beside its owner may write the file; `None`: nobody has looked.
+    writers: Option<Option<FileWriters>>,
+    /// Spreads the looks of a fleet; any number.
+    jitter: u64,
+}
+
+enum OpenedSource {
+    File,
+    Url(Box<UrlSource>),
+    /// It cannot even be tried.
+    Unusable(String),
+}
+
+struct HadKeys {
+    keys: Arc<JwkSet>,
+    /// Unix seconds of the last time that the source had them; shared with what is in force.
+    at: Arc<AtomicU64>,
+    in_force: bool,
+    /// As it was told last.
+    is_fresh: bool,
+}
+
+/// What the source has.
+enum FoundKeys {
+    File(JwkSet),
+    /// What it had before.
+    Same {
+        max_age: Option<Duration>,
+    },
+    Url {
+        keys: JwkSet,
+        bytes: Buffer,
+        validators: Validators,
+        max_age: Option<Duration>,
+    },
+}
+
+// === impl IssuerKeeper ===
+
+impl IssuerKeeper {
+    pub(super) fn new(parts: &IssuerParts, issuer: &TokenIssuer) -> Self {
+        let source = match &issuer.jwks {
+            JwksSource::Path(_) => OpenedSource::File,
+            JwksSource::Url { url, ca, .. } => match UrlSource::of_keys(url, ca.as_deref()) {
+                Ok(source) => OpenedSource::Url(Box::new(source)),
+                Err(error) => OpenedSource::Unusable(error.to_string()),
+            },
+        };
+        let known = parts.store.issuers();
+        let had = known.of(issuer).map(|held| HadKeys {
+            keys: Arc::clone(&held.keys),
+            at: Arc::clone(&held.had_at),
+            // Not yet with this one's wish.
+            in_force: false,
+            is_fresh: true,
+        });
+        Self {
+            parts: parts.clone(),
+            issuer: issuer.clone(),
+            wish: Arc::default(),
+            source,
+            had,
+            failures: 0,
+            told: None,
+            last_error: None,
+            writers: None,
+            jitter: u64::from(std::process::id()),
+        }
+    }
+
+    /// The file itself, or the copy of what a URL gave.
+    pub(super) fn load_first(&mut self) {
+        if self.had.is_none() && matches!(self.issuer.jwks, JwksSource::Path(_)) {
+            self.look();
+        }
+        let wish = Arc::clone(&self.wish);
+        wish.while_in_charge(|| {
+            if self.had.is_none() {
+                self.had = self.kept();
+            }
+            self.settle();
+            self.show();
+        });
+    }
+
+    /// The keys of the copy, where there is one.
+    fn kept(&self) -> Option<HadKeys> {
+        let JwksSource::Url { copy: Some(copy), .. } = &self.issuer.jwks else { return None };
+        match read_copy(copy, &self.issuer) {
+            Ok((keys, fetched)) => Some(HadKeys::new(keys, fetched.min(self.now()))),
+            Err(CopyError::Missing) => None,
+            Err(error) => {
+                let issuer = &*self.issuer.rules.issuer;
+                tracing::warn!(
+                    issuer, copy = %copy.display(), %error,
+                    "the copy of its signing keys is ignored"
+                );
+                None
+            }
+        }
+    }
+
+    pub(super) fn run(&mut self) {
+        let mut next = Duration::ZERO;
+        let mut began = self.parts.clock.now().mono_ns;
+        loop {
+            if next.is_zero() {
+                self.wish.tried();
+                began = self.parts.clock.now().mono_ns;
+                next = self.look();
+            }
+            let wish = Arc::clone(&self.wish);
+            wish.while_in_charge(|| {
+                self.settle();
+                self.show();
+            });
+            let until_stale = self.had.as_ref().filter(|had| had.is_fresh);
+            let until_stale = until_stale.map_or(Duration::MAX, |had| self.left(had));
+            let wait = next.min(SHOW_EVERY).min(until_stale);
+            match self.wish.wait(wait) {
+                WishEnd::Ended => return,
+                WishEnd::TimedOut => next = next.saturating_sub(wait),
+                WishEnd::Wished => {
+                    // There is no other wish before the next look.
+                    next = next.min(self.wish_pause().saturating_sub(self.since(began)));
+                }
+            }
+        }
+    }
+
+    /// A file on this machine can be looked at as often as one likes.
+    fn wish_pause(&self) -> Duration {
+        match self.source {
+            OpenedSource::File => Duration::from_secs(1),
+            OpenedSource::Url(_) | OpenedSource::Unusable(_) => WISH_PAUSE,
+        }
+    }
+
+    /// Looks at the source once. Returns the pause until the next look.
+    fn look(&mut self) -> Duration {
+        let found = self.ask();
+        let wish = Arc::clone(&self.wish);
+        wish.while_in_charge(|| self.hear(found)).unwrap_or(FETCH_EVERY)
+    }
+
+    /// What the source has now. Takes as long as a fetch takes, and changes nothing.
+    fn ask(&self) -> Result<FoundKeys, IssuerFailure> {
+        match (&self.source, &self.issuer.jwks) {
+            (OpenedSource::File, JwksSource::Path(path)) => {
+                Ok(FoundKeys::File(self.parse(&read(path)?)?))
+            }
+            (OpenedSource::Url(source), _) => {
+                let fetched = source.fetch(TransferDeadline::AtOnce, LONGEST_SET as u64)?;
+                let max_age = fetched.max_age;
+                match fetched.answer {
+                    FetchAnswer::Missing { retry_after } => {
+                        Err(SourceError::Status { status: 404, retry_after }.into())
+                    }
+                    FetchAnswer::Unchanged => Ok(FoundKeys::Same { max_age }),
+                    FetchAnswer::Changed { bytes, validators } => {
+                        let keys = self.parse(&bytes)?;
+                        Ok(FoundKeys::Url { keys, bytes, validators, max_age })
+                    }
+                }
+            }
+            (OpenedSource::Unusable(why), _) => Err(SourceError::Network(why.clone()).into()),
+            // Opened as what it is.
+            (OpenedSource::File, JwksSource::Url { .. }) => {
+                Err(SourceError::Network("not a file".to_owned()).into())
+            }
+        }
+    }
+
+    /// Takes what was found. Returns the pause until the next look.
+    fn hear(&mut self, found: Result<FoundKeys, IssuerFailure>) -> Duration {
+        match found {
+            Ok(found) => {
+                let max_age = match &found {
+                    FoundKeys::File(_) => None,
+                    FoundKeys::Same { max_age } | FoundKeys::Url { max_age, .. } => *max_age,
+                };
+                let result = self.take(found);
+                self.succeeded(result, max_age)
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn take(&mut self, found: FoundKeys) -> FetchResult {
+        match found {
+            FoundKeys::File(keys) => {
+                self.tell_writers();
+                self.take_keys(keys)
+            }
+            FoundKeys::Same { .. } => {
+                if let Some(had) = &self.had {
+                    had.at.store(self.now(), Ordering::Relaxed);
+                }
+                self.renew_copy();
+                FetchResult::Unchanged
+            }
+            FoundKeys::Url { keys, bytes, validators, .. } => {
+                if let OpenedSource::Url(source) = &mut self.source {
+                    source.taken(validators);
+                }
+                let result = self.take_keys(keys);
+                // Also of keys that are the same: without a copy so far, this is one.
+                self.keep_copy(&bytes);
+                result
+            }
+        }
+    }
+
+    /// A start and a reload say it too, of every file of this kind: here only what has changed since.
+    fn tell_writers(&mut self) {
+        let JwksSource::Path(path) = &self.issuer.jwks else { return };
+        let writers = FileWriters::of(path);
+        if let Some(writers) = writers.filter(|_| self.writers.is_some_and(|told| told.is_none())) {
+            tracing::warn!(
+                issuer = &*self.issuer.rules.issuer,
+                file = %path.display(),
+                "{} may write its signing keys, and so sign as every user: the file's {writers}\n\
+                 hint: let its owner alone write it",
+                writers.who()
+            );
+        }
+        self.writers = Some(writers);
+    }
+
+    fn succeeded(&mut self, result: FetchResult, max_age: Option<Duration>) -> Duration {
+        let issuer = Arc::clone(&self.issuer.rules.issuer);
+        self.parts.metrics.control().jwks_fetches(&issuer, result).increment(1);
+        self.failures = 0;
+        if self.told.take().is_some() {
+            tracing::info!(issuer = &*issuer, "its signing keys can be had again");
+        }
+        match self.source {
+            OpenedSource::File => FILE_EVERY,
+            OpenedSource::Url(_) | OpenedSource::Unusable(_) => {
+                let every = max_age.unwrap_or(FETCH_EVERY);
+                self.spread(every.clamp(SHORTEST_AGE, LONGEST_AGE))
+            }
+        }
+    }
+
+    fn failed(&mut self, failure: &IssuerFailure) -> Duration {
+        let error = failure.to_string();
+        let issuer = Arc::clone(&self.issuer.rules.issuer);
+        self.parts.metrics.control().jwks_fetches(&issuer, FetchResult::Failed).increment(1);
+        if self.told.as_ref() != Some(&error) {
+            tracing::warn!(
+                issuer = &*issuer,
+                from = %self.issuer.jwks,
+                error,
+                "cannot get its signing keys; those had before stay in force\nhint: {}",
+                failure.hint(&self.issuer.jwks)
+            );
+            self.told = Some(error.clone());
+        }
+        let at = Time { unix_ms: self.parts.clock.now().unix_ms };
+        self.last_error = Some(IssuerError { at, error });
+        let first = match self.had {
+            Some(_) => FAILURE_PAUSE,
+            None => FIRST_FAILURE_PAUSE,
+        };
+        let pause = first.saturating_mul(1 << self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        match self.source {
+            OpenedSource::File => FILE_EVERY,
+            OpenedSource::Url(_) | OpenedSource::Unusable(_) => self.spread(pause.min(FETCH_EVERY)),
+        }
+    }
+
+    fn parse(&self, bytes: &[u8]) -> Result<JwkSet, JwksError> {
+        JwkSet::parse(bytes, &self.issuer.rules.algorithms)
+    }
+
+    /// The source has these keys now.
+    fn take_keys(&mut self, keys: JwkSet) -> FetchResult {
+        let now = self.now();
+        if let Some(had) = self.had.as_ref().filter(|had| had.keys.is_same(&keys)) {
+            had.at.store(now, Ordering::Relaxed);
+            return FetchResult::Unchanged;
+        }
+        let issuer = &*self.issuer.rules.issuer;
+        if keys.leaked > 0 {
+            tracing::error!(
+                issuer,
+                leaked = keys.leaked,
+                "its key set shows private or symmetric keys: they are not believed\n\
+                 hint: tell the issuer; whoever has read the set can sign with them"
+            );
+        }
+        match keys.is_empty() {
+            true => {
+                let failure = IssuerFailure::empty(&self.issuer, &keys);
+                tracing::error!(
+                    issuer,
+                    from = %self.issuer.jwks,
+                    leaked = keys.leaked,
+                    "its key set has no usable key: its tokens are refused: {failure}\nhint: {}",
+                    failure.hint(&self.issuer.jwks)
+                );
+            }
+            false => tracing::info!(
+                issuer,
+                keys = keys.len(),
+                ignored = keys.ignored.len(),
+                "signing keys in force"
+            ),
+        }
+        self.had = Some(HadKeys::new(keys, now));
+        self.settle();
+        FetchResult::Changed
+    }
+
+    /// Puts in force what was had, and tells when it gets too old. Whoever uses the keys compares
+    /// their age with the clock.
+    fn settle(&mut self) {
+        let is_fresh = self.had.as_ref().is_some_and(|had| !self.left(had).is_zero());
+        let Some(had) = &mut self.had else { return };
+        if had.is_fresh && !is_fresh {
+            tracing::error!(
+                issuer = &*self.issuer.rules.issuer,
+                "its signing keys are too old: its tokens are refused\n\
+                 hint: see why the issuer cannot be reached, or raise tokens.jwks_stale"
+            );
+        }
+        let changed = had.is_fresh != is_fresh;
+        had.is_fresh = is_fresh;
+        if !had.in_force {
+            had.in_force = true;
+            self.parts.store.put_issuer(&HeldKeys {
+                issuer: Arc::clone(&self.issuer.rules.issuer),
+                source: self.issuer.jwks.clone(),
+                keys: Arc::clone(&had.keys),
+                had_at: Arc::clone(&had.at),
+                wish: Arc::clone(&self.wish),
+            });
+        } else if changed {
+            self.parts.store.recheck_issuers();
+        }
+    }
+
+    /// How long these keys may still be used.
+    fn left(&self, had: &HadKeys) -> Duration {
+        self.issuer.stale.saturating_sub(Duration::from_secs(self.age(had)))
+    }
+
+    /// Seconds since the source had them.
+    fn age(&self, had: &HadKeys) -> u64 {
+        self.now().saturating_sub(had.at.load(Ordering::Relaxed))
+    }
+
+    fn show(&self) {
+        let (control, issuer) = (self.parts.metrics.control(), &self.issuer.rules.issuer);
+        let had = self.had.as_ref();
+        control.jwks_age(issuer).set(had.map_or(-1.0, |had| self.age(had) as f64));
+        control.jwks_keys(issuer).set(had.map_or(-1.0, |had| had.keys.len() as f64));
+        self.parts.board.put(IssuerEntry {
+            issuer: Arc::clone(issuer),
+            source: self.issuer.jwks.to_string(),
+            keys: had.map(|had| Arc::clone(&had.keys)),
+            had_at: had.map(|had| Arc::clone(&had.at)),
+            stale: self.issuer.stale,
+            last_error: self.last_error.clone(),
+        });
+    }
+
+    fn keep_copy(&self, bytes: &[u8]) {
+        let JwksSource::Url { url, copy: Some(copy), .. } = &self.issuer.jwks else { return };
+        let kept = KeptSet::new(&self.issuer.rules.issuer, url, self.now(), bytes);
+        if let Err(error) = kept.and_then(|kept| kept.place(copy)) {
+            let issuer = &*self.issuer.rules.issuer;
+            tracing::warn!(issuer, copy = %copy.display(), %error, "cannot keep a copy of its keys");
+        }
+    }
+
+    /// The copy was right just now, which a successor is to know.
+    fn renew_copy(&self) {
+        let JwksSource::Url { url, copy: Some(copy), .. } = &self.issuer.jwks else { return };
+        let Ok(mut kept) = KeptSet::read(copy) else { return };
+        let now = self.now();
+        if !kept.is_of(&self.issuer.rules.issuer, url)
+            || now.saturating_sub(kept.fetched) < COPY_AGE.as_secs()
+        {
+            return;
+        }
+        kept.fetched = now;
+        // A copy that is older than it need be is of use for a shorter time, and that is all.
+        let _ = kept.place(copy);
+    }
+
+    /// Up to a tenth more or less.
+    fn spread(&mut self, pause: Duration) -> Duration {
+        let seed = self.jitter ^ self.parts.clock.now().mono_ns;
+        self.jitter = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17);
+        pause.mul_f64(0.9 + (self.jitter % 1000) as f64 / 5000.0)
+    }
+
+    fn now(&self) -> u64 {
+        self.parts.clock.now().unix_secs()
+    }
+
+    fn since(&self, began_ns: u64) -> Duration {
+        Duration::from_nanos(self.parts.clock.now().mono_ns.saturating_sub(began_ns))
+    }
+}
+
+// === impl HadKeys ===
+
+impl HadKeys {
+    /// `at`: Unix seconds.
+    fn new(keys: JwkSet, at: u64) -> Self {
+        let at = Arc::new(AtomicU64::new(at));
+        Self { keys: Arc::new(keys), at, in_force: false, is_fresh: true }
+    }
+}
+
+#[cfg(test)]
+mod tests;
