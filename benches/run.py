@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from rig import check, contenders, load, procs, report, stats, tools
+from rig import check, contenders, load, options, procs, report, stats, tools
 from rig.bench import Bench, build, build_keygate, commit, machine, write_json
 from rig.check import Http2
 from rig.contenders import Setup
@@ -134,7 +134,7 @@ class Run:
         def work(running):
             port = running.tls if scheme == "https" else running.http1
             port = running.refusing if kind == "refused" else port
-            keys = self.bench.keys(running.keys)
+            keys = self.bench.keys(running.keys).sample_file()
             return load.wrk(f"{scheme}://127.0.0.1:{port}/", kind, keys, connections, SECONDS)
 
         return work
@@ -231,6 +231,31 @@ class Run:
         for label, on in contenders.Keygate.variants().items():
             runs[label] = self.start("keygate", Setup(keys=1000, features=on))
         self.timed("features", runs, self.wrk("accepted", 64), FEW)
+        self.bench.stop_all()
+
+    def options(self):
+        """What is off by default, each on in turn, beside the same keygate with all of them off."""
+        if not wanted("options") or "keygate" not in NAMES:
+            return
+        runs = {name: self.start("keygate", Setup(keys=1000)) for name in ("keygate", "keygate_twin")}
+        for on in options.names():
+            setup = Setup(keys=1000, features=frozenset({"default", on}))
+            if on == "with_observe":
+                # It refuses nobody, which is what every other contender is asked for.
+                runs[f"keygate_{on}"] = self.kinds["keygate"].start(setup)
+            else:
+                runs[f"keygate_{on}"] = self.start("keygate", setup)
+        with_tokens = Setup(keys=1000, features=frozenset({"default", "with_tokens"}))
+        users = runs["keygate_by_token"] = self.start("keygate", with_tokens)
+        of_keys = self.wrk("accepted", 64)
+
+        def work(running):
+            if running is not users:
+                return of_keys(running)
+            url = f"http://127.0.0.1:{running.http1}/"
+            return load.wrk(url, "token", options.tokens_file(running), 64, SECONDS)
+
+        self.timed("options", runs, work, FEW, reference="keygate")
         self.bench.stop_all()
 
     # --- latency ---
@@ -428,7 +453,7 @@ def main():
     build("bench-upstream", "bench-open-loop", "bench-make-table", "bench-forwarder")
     with Bench() as bench:
         run = Run(bench)
-        steps = (run.start_times, run.job, run.unix, run.key_counts, run.features, run.workers, run.memory)
+        steps = (run.start_times, run.job, run.unix, run.key_counts, run.features, run.options, run.workers, run.memory)
         for step in steps:
             if not run.attempt(step.__name__, step):
                 bench.stop_all()

@@ -7,7 +7,7 @@ import os
 import subprocess
 import time
 
-from . import tools
+from . import options, tools
 from .procs import PROXY_CORE, Failed, free_port, memory_kib, spawn, stop, usage, wait_port
 
 
@@ -325,7 +325,8 @@ class Forwarder(Contender):
 
 class Keygate(Contender):
     """Features: `default` has all on (access log to a file, metrics, identity headers, limits, uses);
-    `no_X` switches one off. Metrics cannot be switched off."""
+    `no_X` switches one off. Metrics cannot be switched off. `with_X` switches on what is off by
+    default (rig/options.py)."""
 
     name = "keygate"
     LIMIT = "1000000000/s"
@@ -365,6 +366,8 @@ class Keygate(Contender):
         usage = "[usage]\nenabled = false" if "no_usage" in off else ""
         patch = f'patch = "{self.patch_url or tables + "/keys.kgp"}"' if "patch" in off else ""
         patch += '\nhttp.long_poll = "30s"' if self.patch_url else ""
+        access = 'access = "key-or-token"' if "with_tokens" in off else ""
+        more = options.configuration(off, directory)
         self.admin = free_port()
         config = f"""
 environment = "live"
@@ -389,6 +392,7 @@ source = "header"
 name = "x-api-key"
 [[routes]]
 path = "/*"
+{access}
 [admin]
 address = "127.0.0.1:{self.admin}"
 [workers]
@@ -397,6 +401,7 @@ count = {setup.workers}
 {log}
 {identity}
 {usage}
+{more}
 """
         path = os.path.join(directory, "keygate.toml")
         with open(path, "w") as f:

@@ -19,13 +19,14 @@ def run(argv, timeout):
     return out.stdout
 
 
-def wrk(url, kind, keys, connections, seconds):
-    """Requests done, refused ones among them, seconds. Fails on lost requests."""
+def wrk(url, kind, credentials, connections, seconds):
+    """Requests done, refused ones among them, seconds. Fails on lost requests. `credentials`: file of
+    those to send, one in a line."""
     script = os.path.join(HERE, "wrk", "common.lua")
     argv = [tools.path("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s"]
     # wrk takes whole seconds only.
     argv[3] = f"-d{max(1, round(seconds))}s"
-    out = run([*argv, "-s", script, url, "--", kind, keys.sample_file()], seconds + 30)
+    out = run([*argv, "-s", script, url, "--", kind, credentials], seconds + 30)
     found = re.search(r"^BENCH (.*)$", out, re.MULTILINE)
     if not found:
         raise Failed(f"wrk printed no report:\n{out}")

@@ -16,6 +16,7 @@ TITLES = {
     "unix": "upstream over a Unix socket, beside TCP",
     "keys": "keys in the table (ratio to the first)",
     "features": "features of keygate, each off in turn",
+    "options": "options of keygate, each on in turn (ratio to all off)",
     "workers": "one and two workers",
 }
 
@@ -173,7 +174,7 @@ def summary(out):
     rows = []
     for name, scenario in out["scenarios"].items():
         cells, noise = scenario["cpu_us_per_request"], scenario["null_spread"]
-        if name in ("unix", "keys", "features", "workers"):
+        if name in ("unix", "keys", "features", "options", "workers"):
             continue
         cell = {n: cells.get(n, {}).get("ratios", {}).get(scenario["reference"]) for n in names}
         bare = cells.get("keygate_bare", {}).get("ratios", {}).get("nginx")

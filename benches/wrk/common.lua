@@ -1,5 +1,6 @@
 -- Requests of one scenario, and a report that the driver can read.
--- Arguments: KIND KEYS_FILE; KIND is accepted, refused, think, close, upload, or a path.
+-- Arguments: KIND FILE; KIND is accepted, refused, think, close, upload, token, or a path. A line of
+-- FILE begins with a key, or is a user token.
 local heads = {}
 local at = 0
 
@@ -21,6 +22,10 @@ function init(args)
       secret = secret:sub(1, -2) .. "z"
     end
     local headers = { ["X-Api-Key"] = secret, ["User-Agent"] = "bench/1.0", ["Accept"] = "*/*" }
+    if kind == "token" then
+      headers["X-Api-Key"] = nil
+      headers["Authorization"] = "Bearer " .. secret
+    end
     for k, v in pairs(extra) do headers[k] = v end
     heads[#heads + 1] = wrk.format(method, path, headers, body)
     if body and #heads == 8 then break end

@@ -162,8 +162,8 @@ pub fn check_usage_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The mode of a file that is there already and that everybody on this machine may read. It stays as
-/// it is: a group that ships the file may have been given it.
+/// The mode of a file that is there already and that everybody on this machine may read. After
+/// [`open_usage_file`]: one that belongs to somebody else, so that keygate could not change it.
 pub fn open_mode(path: &Path) -> Option<u32> {
     const OTHERS_READ: u32 = 0o004;
     let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o7777;
