@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Debug, clap::Args)]
 pub struct Status {
-    /// Serial that must be in force; without it, only show what is in force
+    /// Serial that must be in force; without it, any table, and the last one offered
     #[arg(long, value_name = "N")]
     pub serial: Option<u64>,
     /// Keep asking until it is in force everywhere, at most this long
@@ -54,6 +54,9 @@ struct SidecarAnswer {
     patch: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     active_keys: Option<u64>,
+    /// The last table or patch was not taken.
+    #[serde(skip)]
+    refused: bool,
     /// No answer, or why the last table or patch was not taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -139,6 +142,8 @@ impl Status {
         let count = |is: fn(&SidecarAnswer) -> bool| answers.iter().filter(|a| is(a)).count();
         let silent = count(|a| !a.answered);
         let behind = count(|a| a.in_force == Some(false));
+        let bare = count(|a| a.answered && a.serial.is_none());
+        let refusing = count(|a| a.answered && a.serial.is_some() && a.refused);
         let ill = count(|a| a.config_error.is_some());
         let of = super::output::count(answers.len() as u64, "sidecar");
         let mut wrong = Vec::new();
@@ -148,6 +153,15 @@ impl Status {
             }
             None if silent > 0 => wrong.push(format!("{silent} of {of} did not answer")),
             _ => {}
+        }
+        // With a serial, all that is asked is whether it is in force.
+        if self.serial.is_none() {
+            if bare > 0 {
+                wrong.push(format!("no table is in force on {bare} of {of}"));
+            }
+            if refusing > 0 {
+                wrong.push(format!("the last table or patch was not taken on {refusing} of {of}"));
+            }
         }
         if ill > 0 {
             wrong.push(format!(
@@ -202,6 +216,7 @@ impl Status {
             table: None,
             patch: None,
             active_keys: None,
+            refused: false,
             error: None,
             config_loaded_at: None,
             config_error: None,
@@ -223,6 +238,7 @@ impl Status {
                 // Why a sidecar stays behind is the next question. A failed reload of the configuration
                 // is reported under `config`, whatever was reloaded since.
                 let failed = page.last_reload.filter(|last| !last.ok && last.what != "config");
+                answer.refused = failed.is_some();
                 answer.error = failed.and_then(|last| last.error);
                 if answer.in_force == Some(false) && answer.error.is_none() {
                     answer.error = page.mounted_files.iter().find_map(MountedFile::why);

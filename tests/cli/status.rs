@@ -29,6 +29,9 @@ const AT_42: &str =
 const AT_40: &str = r#"{"serial":40,"table":{"serial":40},"patch":null,"keys":null,
     "last_reload":{"ok":false,"error":"none of its signers is trusted here"}}"#;
 
+const WITHOUT_TABLE: &str = r#"{"serial":null,"table":null,"patch":null,"keys":null,
+    "last_reload":{"ok":false,"what":"table","error":"keys.kgt does not exist"}}"#;
+
 #[test]
 fn in_force_everywhere_is_0_and_anything_else_75() {
     let room = Room::new();
@@ -38,7 +41,12 @@ fn in_force_everywhere_is_0_and_anything_else_75() {
     let other = answering("404 Not Found", "no").to_string();
     let page = answering("200 OK", "<html>").to_string();
     room.ok(&["status", "--serial", "42", &ahead]);
-    room.ok(&["status", &ahead, &behind]);
+    room.ok(&["status", &ahead]);
+    let told = room.fails(75, &["status", &ahead, &behind]);
+    assert!(told.contains("the last table or patch was not taken on 1 of 2 sidecars"), "{told}");
+    let bare = answering("200 OK", WITHOUT_TABLE).to_string();
+    let told = room.fails(75, &["status", &ahead, &bare]);
+    assert!(told.contains("no table is in force on 1 of 2 sidecars"), "{told}");
     let all = ["status", "--serial", "42", &ahead, &behind, &down, &other, &page];
     let told = room.run(&all);
     assert_eq!(told.code, 75);
