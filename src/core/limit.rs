@@ -329,6 +329,22 @@ impl LimitSet {
     }
 }
 
+/// In days and smaller units, as people type it and `humantime` reads it: `30d`, `1h30m`. What is
+/// less than a millisecond is left out.
+pub fn show_duration(duration: Duration) -> String {
+    const UNITS: [(&str, u128); 5] =
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    let mut left = duration.as_millis();
+    let mut text = String::new();
+    for (unit, millis) in UNITS {
+        if left >= millis {
+            text.push_str(&format!("{}{unit}", left / millis));
+            left %= millis;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 /// As [`Limit::parse`] reads it.
 impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -337,7 +353,7 @@ impl std::fmt::Display for Limit {
             60_000 => write!(f, "{}/min", self.count)?,
             3_600_000 => write!(f, "{}/h", self.count)?,
             86_400_000 => write!(f, "{}/d", self.count)?,
-            _ => write!(f, "{}/{}", self.count, humantime::format_duration(self.window()))?,
+            _ => write!(f, "{}/{}", self.count, show_duration(self.window()))?,
         }
         match self.burst == self.count {
             true => Ok(()),
@@ -441,7 +457,7 @@ mod tests {
     #[test]
     fn text() {
         assert_eq!(Limit::parse("600/min").unwrap().to_string(), "600/min");
-        assert_eq!(Limit::parse("5/90s").unwrap().to_string(), "5/1m 30s");
+        assert_eq!(Limit::parse("5/90s").unwrap().to_string(), "5/1m30s");
         let burst = Limit::parse("600/min burst 50").unwrap();
         assert_eq!((burst.burst(), burst.to_string().as_str()), (50, "600/min burst 50"));
         assert_eq!(Limit::parse("600/min burst x"), Err(LimitError::Syntax));

@@ -36,12 +36,12 @@ fn everything_new_goes_from_option_to_table() {
         "admin",
     ]);
     let canary = room.create(&["--canary", "--name", "bait"]);
-    room.ok(&["orgs", "limit", "acme", "monthly=1000000/30days", "burst=50/s"]);
+    room.ok(&["orgs", "limit", "acme", "monthly=1000000/30d", "burst=50/s"]);
     room.ok(&["orgs", "limit", "acme", "burst=none"]);
     assert_eq!(
         room.json(&["orgs", "list"]),
         json!([{
-            "org": "acme", "plan": null, "limits": { "monthly": "1000000/30days" }, "published": false,
+            "org": "acme", "plan": null, "limits": { "monthly": "1000000/30d" }, "published": false,
         }])
     );
     room.ok(&BUILD);
@@ -79,7 +79,7 @@ fn everything_new_goes_from_option_to_table() {
     assert!(room.ok(&["keys", "list", "--state", "canary"]).contains("bait"));
     assert!(
         room.ok(&["table", "inspect", "t.kgt"])
-            .contains("limits of the org acme: monthly=1000000/30days")
+            .contains("limits of the org acme: monthly=1000000/30d")
     );
     // An edit of each, told by `table diff`.
     room.ok(&[
@@ -278,7 +278,7 @@ fn limits_of_orgs_are_compared_and_marked_until_they_are_published() {
     assert_eq!(published(&room), json!(false));
     let told = room.run(&same);
     assert_eq!(told.code, 1, "{}", told.stderr);
-    let wanted = "~ limits of the org acme\n    limits: daily=100/d → daily=5/d, monthly=9/30days\n\
+    let wanted = "~ limits of the org acme\n    limits: daily=100/d → daily=5/d, monthly=9/30d\n\
                   + limits of the org beta\n    limits: - → daily=1/d\n";
     assert_eq!(told.stdout, wanted);
     let lines = room.ok(&["table", "diff", "--json", "old.kgt", "keys.toml"]);
@@ -288,7 +288,7 @@ fn limits_of_orgs_are_compared_and_marked_until_they_are_published() {
         lines,
         [
             json!({ "limits_of_org": "acme", "change": "changed", "fields": { "limits":
-                [{ "daily": "100/d" }, { "daily": "5/d", "monthly": "9/30days" }] } }),
+                [{ "daily": "100/d" }, { "daily": "5/d", "monthly": "9/30d" }] } }),
             json!({ "limits_of_org": "beta", "change": "added", "fields": { "limits":
                 [null, { "daily": "1/d" }] } }),
         ]

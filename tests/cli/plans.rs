@@ -106,7 +106,7 @@ fn a_plan_of_an_org_is_published_and_its_change_too() {
         assert_eq!(
             room.json(&["plans", "list"]),
             json!([
-                { "name": "big", "limits": { "daily": "9/d", "monthly": "200/30days" },
+                { "name": "big", "limits": { "daily": "9/d", "monthly": "200/30d" },
                   "keys": 0, "orgs": 1 },
                 { "name": "gold", "limits": { "per-key": "600/min", "search": "2/s" },
                   "keys": 0, "orgs": 0 },

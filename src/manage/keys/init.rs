@@ -16,6 +16,7 @@ use super::super::registry::{Filter, Form, Registry, jsonl, toml};
 use super::super::session::Session;
 use super::super::signer::Signer;
 use crate::core::format::{Alphabet, KeyFormat};
+use crate::core::limit::show_duration;
 use crate::table::TableFormat;
 
 #[derive(Debug, clap::Args)]
@@ -244,8 +245,7 @@ pub fn template(settings: &RegistrySettings) -> String {
     }
     match publish.life {
         Some(life) => {
-            let life = humantime::format_duration(life).to_string().replace(' ', "");
-            text.push_str(&format!("life = \"{life}\"\n"));
+            text.push_str(&format!("life = \"{}\"\n", show_duration(life)));
         }
         None => text.push_str("# life = \"30d\" # a table older than this is refused\n"),
     }

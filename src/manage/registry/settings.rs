@@ -14,6 +14,7 @@ use super::plans::{
 use super::published::BuiltFile;
 use super::toml::{Piece, syntax_fault};
 use crate::core::format::KeyFormat;
+use crate::core::limit::show_duration;
 use crate::core::{Digest, LimitSet, OrgId};
 use crate::manage::error::FileFault;
 use crate::manage::time;
@@ -259,9 +260,7 @@ impl RegistrySettings {
                 table: publish.table.clone(),
                 patch: publish.patch.clone(),
                 on_change: (publish.on_change != OnChange::Nothing).then_some(publish.on_change),
-                life: publish
-                    .life
-                    .map(|l| humantime::format_duration(l).to_string().replace(' ', "")),
+                life: publish.life.map(show_duration),
                 format: (publish.format != TableFormat::default())
                     .then_some(publish.format.number()),
             },

@@ -68,18 +68,7 @@ pub fn parse_limit(text: &str) -> Result<Limit, LimitError> {
 }
 
 pub fn show_limit(limit: Limit) -> String {
-    let window = match limit.window().as_millis() {
-        1_000 => "s".to_owned(),
-        60_000 => "min".to_owned(),
-        3_600_000 => "h".to_owned(),
-        86_400_000 => "d".to_owned(),
-        _ => humantime::format_duration(limit.window()).to_string().replace(' ', ""),
-    };
-    let burst = match limit.burst() {
-        all if all == limit.count() => String::new(),
-        burst => format!(" burst {burst}"),
-    };
-    format!("{}/{window}{burst}", limit.count())
+    limit.to_string()
 }
 
 /// The plain limit first, as `600/min`, then `NAME=LIMIT` of every other policy.
@@ -159,7 +148,9 @@ mod tests {
 
     #[test]
     fn limits_print_as_they_are_read() {
-        for text in ["600/min", "10/s", "5/h", "1/d", "7/1h30m", "600/min burst 50", "3/30s"] {
+        for text in
+            ["600/min", "10/s", "5/h", "1/d", "7/1h30m", "600/min burst 50", "3/30s", "9/30d"]
+        {
             assert_eq!(show_limit(parse_limit(text).unwrap()), text);
         }
         assert!(parse_limit("600/min burst 0").is_err());
