@@ -378,6 +378,11 @@ impl Theirs {
 // === impl FileFault ===
 
 impl FileFault {
+    /// Whether something to fill in stands in the place of a key.
+    pub fn is_placeholder(&self) -> bool {
+        self.why.ends_with("is a placeholder")
+    }
+
     pub fn new(path: &Path, line: u64, field: &str, why: impl fmt::Display) -> Self {
         let field = one_line(field).into_owned();
         Self { path: path.to_owned(), line, field, why: why.to_string() }
@@ -460,8 +465,10 @@ fn list(keys: &[String]) -> String {
 }
 
 fn read_hint(path: &Path, source: &io::Error) -> &'static str {
-    if source.kind() != io::ErrorKind::NotFound {
-        return "";
+    match source.kind() {
+        io::ErrorKind::IsADirectory => return "\nhint: name the file in it",
+        io::ErrorKind::NotFound => {}
+        _ => return "",
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some("pem") => {

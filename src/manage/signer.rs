@@ -17,6 +17,7 @@ use super::files;
 use super::output::Output;
 use crate::core::{SignerError, SignerKey};
 use crate::table::PublicKey;
+use crate::wording::shell::quoted_path;
 use crate::wording::visible::visible;
 
 /// A PEM key is about 120 bytes; more than this is another file.
@@ -34,6 +35,10 @@ impl Signer {
     /// PKCS#8 PEM, of `signer new` or of `openssl genpkey -algorithm ed25519`.
     pub fn load(path: &Path) -> Result<Self> {
         let pem = Zeroizing::new(files::read(path, MAX_PEM)?);
+        if pem.trim_ascii().is_empty() {
+            let hint = "`keygatectl signer new --out FILE` makes a signer";
+            return Err(bad(path, format!("is empty\nhint: {hint}")));
+        }
         let Ok(der) = PrivatePkcs8KeyDer::from_pem_slice(&pem) else {
             return Err(bad(
                 path,
@@ -81,6 +86,11 @@ pub fn load_public(text: &str) -> Result<SignerKey> {
     }
     let path = Path::new(text);
     let pem = Zeroizing::new(files::read(path, MAX_PEM)?);
+    if pem.trim_ascii().is_empty() {
+        let name = quoted_path(path);
+        let hint = format!("`keygatectl signer show SIGNER.pem > {name}` writes the public key");
+        return Err(bad(path, format!("is empty\nhint: {hint}")));
+    }
     match std::str::from_utf8(&pem).map_err(|_| SignerError::Syntax).and_then(SignerKey::from_pem) {
         Ok(keys) => match keys.as_slice() {
             [key] => Ok(*key),
@@ -173,8 +183,9 @@ fn warn_if_readable(path: &Path) {
         let colon =
             if std::io::stderr().is_terminal() { "\x1b[33mwarning\x1b[0m" } else { "warning" };
         eprintln!(
-            "{colon}: {} is readable by others; `chmod 600` it",
-            visible(&path.to_string_lossy())
+            "{colon}: others can read {}\nhint: `chmod 600 {}`",
+            visible(&path.to_string_lossy()),
+            quoted_path(path)
         );
     }
 }

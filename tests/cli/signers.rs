@@ -33,9 +33,19 @@ fn status(room: &Room, trust: &Trust, secret: &str) -> KeyStatus {
     holder(&keys, secret).unwrap().grant.status
 }
 
-/// Runs the commands of a hint as a shell does; `FILE` is `b.pem`.
+/// Runs the commands of a hint as a shell does. `FILE-OF-ID` is the private key with that id; `FILE`
+/// is `b.pem`.
 fn follow(room: &Room, told: &str) {
     let line = told.lines().find_map(|line| line.strip_prefix("  keygatectl ")).unwrap();
+    let mut line = line.to_owned();
+    for entry in fs::read_dir(room.root()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".pem") {
+            let id = room.json(&["signer", "show", &name])["id"].as_str().unwrap().to_owned();
+            line = line.replace(&format!("FILE-OF-{}", id.trim_start_matches("ed25519:")), &name);
+        }
+    }
+    assert!(!line.contains("FILE-OF-"), "no key of this id: {line}");
     for command in line.replace("FILE", "b.pem").split(" && ") {
         let words = command.split(' ').filter(|word| *word != "keygatectl");
         room.ok(&words.collect::<Vec<_>>());

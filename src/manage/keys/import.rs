@@ -143,8 +143,16 @@ impl Import {
             self.stop_if_wider(&report, &faults)?;
         }
         if !faults.is_empty() && !self.skip_bad && !self.dry_run {
-            let hint = "nothing was imported; --dry-run shows the whole report, --skip-bad leaves \
-                        these out";
+            let hint = match faults.iter().any(FileFault::is_placeholder) {
+                true => {
+                    "nothing was imported; give a file with the real keys where it has \
+                     placeholders; --dry-run shows the whole report, --skip-bad leaves these out"
+                }
+                false => {
+                    "nothing was imported; --dry-run shows the whole report, --skip-bad leaves \
+                     these out"
+                }
+            };
             return Err(Error::Faults { faults, hint });
         }
         report.refused = faults.iter().map(ReportLine::of).collect();
@@ -153,7 +161,16 @@ impl Import {
             session.output.flush()?;
             self.stop_if_wider(&report, &faults)?;
             return match (self.dry_run, faults.is_empty()) {
-                (true, false) => Err(Error::Faults { faults, hint: "--skip-bad leaves these out" }),
+                (true, false) => {
+                    let hint = match faults.iter().any(FileFault::is_placeholder) {
+                        true => {
+                            "give a file with the real keys where it has placeholders; \
+                             --skip-bad leaves these out"
+                        }
+                        false => "--skip-bad leaves these out",
+                    };
+                    Err(Error::Faults { faults, hint })
+                }
                 _ => Ok(()),
             };
         }

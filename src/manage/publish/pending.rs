@@ -259,7 +259,8 @@ fn several(registry: &Registry, table: &Path) -> Option<String> {
 }
 
 /// The commands by which several signers publish, each at a machine of its own: `missing` are those
-/// who have signed what is published at `place`, and do not sign here. `FILE` is a private key.
+/// who have signed what is published at `place`, and do not sign here. `FILE` is the private key of
+/// whoever builds, `FILE-OF-ID` that of a signer by its id.
 pub fn commands_of_several(
     registry: &Registry,
     place: &Destination<'_>,
@@ -279,10 +280,18 @@ pub fn commands_of_several(
     let named: String = missing.iter().map(|key| format!(" --signer-public {key}")).collect();
     let mut commands = vec![format!("{program} {build}{signer}{named} --out {draft}")];
     let base = place.base.map(|base| format!(" --base {}", quoted_path(base))).unwrap_or_default();
-    let attach = format!("{program} table attach-signature {draft} --signer FILE");
     // All but the last sign the draft itself; with the last it takes its place.
-    commands.extend(missing.iter().skip(1).map(|_| attach.clone()));
-    commands.push(format!("{attach}{base} --out {out}"));
+    for (at, key) in missing.iter().enumerate() {
+        let id = key.id().to_string();
+        let file = id.trim_start_matches("ed25519:");
+        let target = match at + 1 == missing.len() {
+            true => format!("{base} --out {out}"),
+            false => String::new(),
+        };
+        commands.push(format!(
+            "{program} table attach-signature {draft} --signer FILE-OF-{file}{target}"
+        ));
+    }
     commands.join(" && ")
 }
 

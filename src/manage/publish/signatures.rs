@@ -124,12 +124,15 @@ impl Destination<'_> {
             "{what} {} ({}), and this publication by {has} of those who may sign: sidecars that \
              require more refuse it, and go on with what they have\n\
              hint: if all keys are here, repeat --signer. Otherwise change keys with --no-publish, \
-             and let each signer add a signature; FILE is the private key:\n  {commands}\n\
-             A signer counts that the published file names; --new-signer counts others, which every \
-             sidecar has to trust. Where sidecars require fewer signatures, --fewer-signatures \
-             publishes it",
+             and let each signer add a signature; FILE-OF-ID is the private key of the signer with \
+             that id:\n  {commands}\n\
+             If that ends most keys, and {} is not `table` under [publish], the first command also \
+             needs --acknowledge shrink, and --acknowledge empty if it ends the last one. A signer \
+             counts that the published file names; --new-signer counts others, which every sidecar \
+             has to trust. Where sidecars require fewer signatures, --fewer-signatures publishes it",
             count(theirs.signed_by.len() as u64, "signer"),
             had.join(", "),
+            self.out.display(),
         );
         Error::Signer { path: self.out.to_owned(), why }
     }
