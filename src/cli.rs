@@ -100,7 +100,7 @@ struct CheckArgs {
     /// Check neither the table nor this machine (addresses, directories, state file).
     #[arg(long, conflicts_with_all = ["table", "patch"])]
     config_only: bool,
-    /// Exit with 65 if there is a warning, with 78 if it is about a certificate.
+    /// Exit with 65 if there is a warning, with 78 if one is about certificates or their files.
     #[arg(long)]
     strict: bool,
     /// Print the result as JSON.
@@ -115,7 +115,7 @@ struct ExplainArgs {
     #[command(flatten)]
     table: TableArgs,
     /// Judge a request by the holder of this key; needs no secret.
-    #[arg(long, value_name = "ID", group = "credential", value_parser = KeyId::parse)]
+    #[arg(long, value_name = "ID", group = "credential", value_parser = key_id)]
     key_id: Option<KeyId>,
     /// Public id of a pair; standard input has its secret.
     #[arg(long, value_name = "ID", group = "credential")]
@@ -310,7 +310,7 @@ fn holder(keys: &table::KeySet, id: KeyId) -> Result<table::KeyEntry<'_>, Comman
         let serial = keys.serial();
         Exit::NoInput.because(anyhow!(
             "the table of serial {serial} has no key {id}\n\
-             hint: `keygatectl table inspect` lists its keys"
+             hint: `keygatectl table inspect FILE` lists the keys of a table"
         ))
     })
 }
@@ -356,6 +356,12 @@ fn version(form: AnswerForm) -> String {
             format!("keygate {version}, reads table formats {oldest} to {newest}\n")
         }
     }
+}
+
+/// People know keys by their names.
+fn key_id(text: &str) -> Result<KeyId, String> {
+    KeyId::parse(text)
+        .map_err(|error| format!("{error}; `keygatectl keys show NAME` tells the id of a key"))
 }
 
 fn parse_time(text: &str) -> Result<Now, String> {

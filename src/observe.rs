@@ -17,6 +17,10 @@ pub use self::report::{
     UnknownReportVersion,
 };
 
+/// Words of rows that are no reasons of a decision, beside `field:NAME`.
+pub const REASONS_OF_CHANGES: [&str; 5] =
+    ["admitted", "forwarding", "override", "underscore", "upgrade"];
+
 /// Something of a request's head that does not reach the service as the client sent it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HeadNotice {

@@ -47,10 +47,7 @@ impl ObserveDesk {
             observing: observe.is_on(now),
             until: observe.until.map(Time::of_secs),
             enforced: observe.share_at(now).to_string(),
-            credentials: match observe.credentials {
-                CredentialPassage::Forward => "forward",
-                CredentialPassage::Strip => "strip",
-            },
+            credentials: word_of(observe.credentials),
             routes: match &observe.reach {
                 ObserveReach::WholeGate => None,
                 ObserveReach::Routes(these) => {
@@ -74,6 +71,7 @@ impl ObserveDesk {
             observing: observe.is_some_and(|observe| observe.is_on(now)),
             until: observe.and_then(|observe| observe.until),
             enforced_share: observe.map_or(EnforcedShare::ALL, |o| o.share_at(now)).as_ratio(),
+            credentials: observe.map(|observe| word_of(observe.credentials).to_owned()),
             since_ms: self.book.since_ms(),
             requests: self.book.requests(),
             rows: rows.len() as u64,
@@ -87,6 +85,14 @@ impl ObserveDesk {
             write_line(&mut out, row);
         }
         out
+    }
+}
+
+/// As the configuration has it.
+const fn word_of(passage: CredentialPassage) -> &'static str {
+    match passage {
+        CredentialPassage::Forward => "forward",
+        CredentialPassage::Strip => "strip",
     }
 }
 

@@ -13,8 +13,11 @@ use zeroize::Zeroizing;
 use super::{Because as _, CommandFailure, ConfigArgs, json, show};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::core::Reason;
 use crate::exit::Exit;
-use crate::observe::{ObserveReport, ReportKnowledge, ReportLine, ReportView, SourceDoubt};
+use crate::observe::{
+    ObserveReport, REASONS_OF_CHANGES, ReportKnowledge, ReportLine, ReportView, SourceDoubt,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -36,7 +39,7 @@ pub(super) struct ObserveReportArgs {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     since: Option<Duration>,
     /// Let callers break for this reason: they still show, and do not count
-    #[arg(long, value_name = "REASON")]
+    #[arg(long, value_name = "REASON", value_parser = reason)]
     accept: Vec<String>,
     /// Print the result as JSON.
     #[arg(long)]
@@ -98,6 +101,23 @@ pub(super) fn run(args: &ObserveReportArgs) -> Result<Exit, CommandFailure> {
              with --since"
         ))),
     }
+}
+
+/// A reason that a row may have.
+fn reason(word: &str) -> Result<String, String> {
+    let known = Reason::ALL.iter().map(|reason| reason.as_str());
+    let known: Vec<&str> = known.chain(REASONS_OF_CHANGES).collect();
+    let is_field = word.strip_prefix("field:").is_some_and(|name| {
+        name.parse::<http::HeaderName>().is_ok_and(|parsed| parsed.as_str() == name)
+    });
+    if is_field || known.contains(&word) {
+        return Ok(word.to_owned());
+    }
+    let near = known.iter().map(|known| (strsim::damerau_levenshtein(word, known), known)).min();
+    Err(match near.filter(|(distance, known)| *distance <= 1 + known.len() / 4) {
+        Some((_, near)) => format!("no row has this reason; did you mean `{near}`?"),
+        None => "no row has this reason; docs/observe.md has all".to_owned(),
+    })
 }
 
 fn remedy(doubt: SourceDoubt) -> &'static str {
@@ -226,6 +246,17 @@ fn add(source: &str, input: impl Read, report: &mut ObserveReport) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_reasons_of_rows_are_accepted() {
+        for word in ["route", "bad_framing", "admitted", "forwarding", "field:x-org-id"] {
+            assert_eq!(reason(word).as_deref(), Ok(word));
+        }
+        assert!(reason("routes").is_err_and(|why| why.contains("`route`")));
+        for word in ["", "bogus-words", "field:", "field:X-Org-Id", "2xx"] {
+            assert!(reason(word).is_err(), "{word}");
+        }
+    }
 
     #[test]
     fn addresses_and_files() {

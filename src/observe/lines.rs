@@ -22,6 +22,9 @@ pub struct ObserveHead {
     pub until: Option<u64>,
     /// Of callers, 0 to 1.
     pub enforced_share: f64,
+    /// Whether credentials for keygate reach the service: `forward` or `strip`; none: no `[observe]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<String>,
     /// When the first request was compared, in milliseconds since 1970; none: no request was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<u64>,

@@ -23,6 +23,8 @@ pub struct ObserveReport {
     dropped: u64,
     /// Sidecars that observe nobody at this time.
     idle: Vec<String>,
+    /// Sidecars that remove credentials for keygate from requests.
+    strips: Vec<String>,
     /// Sidecars, and since when each has compared requests, in milliseconds since 1970.
     since: Vec<(String, Option<u64>)>,
     /// Sources before the one that is read.
@@ -220,6 +222,9 @@ impl ObserveReport {
             self.requests = self.requests.saturating_add(head.requests);
             self.dropped = self.dropped.saturating_add(head.dropped);
             self.since.push((head.instance.clone(), head.since_ms));
+            if head.credentials.as_deref() == Some("strip") {
+                self.strips.push(head.instance.clone());
+            }
             if !head.observing {
                 self.idle.push(head.instance);
             }
@@ -373,6 +378,15 @@ impl ObserveReport {
             0 => "whether somebody would break is not known\n".to_owned(),
             rows => format!("{} would break somebody\n", count(rows as u64, "row")),
         });
+        // Not a key that the service lacks: it got none.
+        if let Some(instance) = self.strips.first()
+            && summary.rows.iter().any(|row| row.kind == RowKind::Admit)
+        {
+            text.push_str(&format!(
+                "hint: {instance} has credentials = \"strip\", so the service gets no key: set \
+                 \"forward\" while it still checks keys\n"
+            ));
+        }
         text
     }
 }
