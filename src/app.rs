@@ -96,7 +96,7 @@ fn start(file: &Path, inherited: Inherited) -> Result<Running, StartError> {
     let config = &prepared.config;
     let metrics = Metrics::new(config.workers.count);
     let log = crate::telemetry::log::start(config.log.format, config.log.level, &metrics)?;
-    for finding in check::notes(config) {
+    for finding in check::notes(config, prepared.clock.now()) {
         tracing::warn!("{}", finding.text());
     }
     build(prepared, metrics, Some(Arc::new(log)), inherited)
@@ -231,7 +231,7 @@ fn build(
         file.clone(),
         Hooks {
             uses: uses.clone(),
-            ..hooks(file, running, metrics.clone(), Arc::clone(&assertion_keys))
+            ..hooks(file, running, &clock, metrics.clone(), Arc::clone(&assertion_keys))
         },
     )?;
     let meter = start_meter(uses.as_ref(), config.usage, config.table, &metrics)?;

@@ -5,7 +5,7 @@ mod limits;
 mod load;
 mod writable;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
 
@@ -76,7 +76,7 @@ const NAMED: usize = 20;
 
 /// What can be said of the configuration without a table. `serve` logs the same at its start and
 /// after a reload.
-pub fn notes(config: &Config) -> Vec<Finding> {
+pub fn notes(config: &Config, now: Now) -> Vec<Finding> {
     let mut findings: Vec<Finding> = config
         .warnings
         .iter()
@@ -89,12 +89,15 @@ pub fn notes(config: &Config) -> Vec<Finding> {
         .collect();
     routes_alone(config, &mut findings);
     writable::look(config, &mut findings);
+    if let Some(observe) = &config.settings.policy.observe {
+        observed(observe, now, &mut findings);
+    }
     findings
 }
 
 /// `loaded`: `None` to look at the configuration alone.
 pub fn check(file: &Path, config: &Config, loaded: Option<&Preview>, now: Now) -> CheckReport {
-    let mut findings = notes(config);
+    let mut findings = notes(config, now);
     if let Ok(mounts) = Mounts::read() {
         mounted_alone(file, config, &mounts, &mut findings);
     }
@@ -156,29 +159,40 @@ fn routes_alone(config: &Config, findings: &mut Vec<Finding>) {
             ));
         }
     }
-    if let Some(observe) = &settings.policy.observe {
-        observed(observe, findings);
-    }
 }
 
-/// What `[observe]` leaves open.
-fn observed(observe: &Observe, findings: &mut Vec<Finding>) {
-    let whom = match &observe.reach {
-        ObserveReach::WholeGate => "requests",
-        ObserveReach::Routes(_) => "requests of the routes that it names",
-    };
-    let end = match observe.until {
-        Some(until) => format!("; from {} on all is enforced", Time::of_secs(until)),
-        None => String::new(),
-    };
-    findings.push(Finding {
-        kind: "observed",
-        subject: "observe".to_owned(),
-        message: format!(
-            "{whom} are let through, admitted or not, but for {} of the callers{end}",
-            observe.share
-        ),
-        hint: Some("`keygate observe-report` says who would be refused".to_owned()),
+/// What `[observe]` leaves open at this time.
+fn observed(observe: &Observe, now: Now, findings: &mut Vec<Finding>) {
+    findings.push(match observe.until {
+        Some(until) if !observe.is_on(now) => Finding {
+            kind: "observing_over",
+            subject: "observe.until".to_owned(),
+            message: format!(
+                "observing ended at {}: keygate enforces every verdict, and of [observe] only \
+                 `credentials` still counts",
+                Time::of_secs(until)
+            ),
+            hint: Some("remove [observe], or set a later `until` to observe again".to_owned()),
+        },
+        until => {
+            let whom = match &observe.reach {
+                ObserveReach::WholeGate => "requests",
+                ObserveReach::Routes(_) => "requests of the routes that it names",
+            };
+            let end = match until {
+                Some(until) => format!("; from {} on, keygate enforces all", Time::of_secs(until)),
+                None => String::new(),
+            };
+            Finding {
+                kind: "observed",
+                subject: "observe".to_owned(),
+                message: format!(
+                    "keygate lets {whom} through, admitted or not, but for {} of the callers{end}",
+                    observe.share
+                ),
+                hint: Some("`keygate observe-report` says who would be refused".to_owned()),
+            }
+        }
     });
     if observe.credentials == CredentialPassage::Forward {
         findings.push(Finding {
@@ -311,7 +325,7 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
                 kind: "no_carrier",
                 subject: "credentials".to_owned(),
                 message: format!("the table has {}, and no source takes such", count(held, kind)),
-                hint: Some(format!("add [[credentials]] source = \"{want}\"")),
+                hint: Some(format!("add a [[credentials]] with source = \"{want}\"")),
             });
         }
     }
@@ -344,6 +358,8 @@ struct NamelessKeys {
     count: u64,
     /// The first ones.
     named: Vec<String>,
+    /// Options of `keys edit` that state what is missing.
+    options: BTreeSet<&'static str>,
 }
 
 // === impl NamelessKeys ===
@@ -351,11 +367,20 @@ struct NamelessKeys {
 impl NamelessKeys {
     fn look_at(&mut self, config: &Config, entry: &KeyEntry<'_>) {
         let Some(credential) = &config.settings.credential else { return };
-        let Some(slot) = credential.missing(&entry.view, entry.owner) else { return };
+        let missing = credential.all_missing(&entry.view, entry.owner);
+        if missing.is_empty() {
+            return;
+        }
         self.count += 1;
+        self.options.extend(missing.iter().map(|slot| match slot.as_str() {
+            "$owner.email" => "--owner-email EMAIL",
+            "$owner.role" => "--owner-role ROLE",
+            // Every key has the others.
+            _ => "--owner SUBJECT",
+        }));
         if self.named.len() < NAMED {
-            let name = slot.as_str().trim_start_matches('$');
-            self.named.push(format!("{} ({name})", entry.view.id));
+            let first = missing.first().map_or("", |slot| slot.as_str());
+            self.named.push(format!("{} ({})", entry.view.id, first.trim_start_matches('$')));
         }
     }
 
@@ -370,11 +395,10 @@ impl NamelessKeys {
                  upstream.credential ask for what the key does not have",
                 count(self.count, "key")
             ),
-            hint: Some(
-                "state the owner of each (`keygatectl keys edit ID --owner …`), and publish in \
-                 format 2"
-                    .to_owned(),
-            ),
+            hint: Some(format!(
+                "state what each lacks (`keygatectl keys edit ID {}`), and publish in format 2",
+                self.options.into_iter().collect::<Vec<_>>().join(" ")
+            )),
         })
     }
 }

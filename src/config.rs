@@ -24,6 +24,7 @@ mod signing;
 mod tests;
 mod tokens;
 mod units;
+mod unknown;
 mod usage;
 mod watched;
 

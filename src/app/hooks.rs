@@ -44,10 +44,12 @@ pub(super) fn route_slots(metrics: &Metrics, settings: &Settings) -> Box<[u32]> 
 pub(super) fn hooks(
     file: PathBuf,
     running: Config,
+    clock: &Clock,
     metrics: Metrics,
     assertion_keys: Arc<AssertionKeys>,
 ) -> Hooks {
     let (watched, read) = (running.watched_files(), running.read_files());
+    let clock = clock.clone();
     let audience = Cell::new(running.table.audience.clone());
     let reconfigure = move || {
         let host = Noted::new(&ThisHost);
@@ -55,7 +57,7 @@ pub(super) fn hooks(
             Ok(next) => next,
             Err(error) => return Err(Unusable { error: error.to_string(), files: host.files() }),
         };
-        for finding in check::notes(&next) {
+        for finding in check::notes(&next, clock.now()) {
             tracing::warn!("{}", finding.text());
         }
         let control = metrics.control();

@@ -108,7 +108,7 @@ impl PreparedStart {
                 kind: "certificate_files",
                 subject: subject.to_owned(),
                 message: format!("{}: {}", concern.path.display(), concern.message),
-                hint: Some(concern.hint.to_owned()),
+                hint: Some(concern.hint.into_owned()),
             }));
         }
         findings
@@ -139,7 +139,7 @@ impl PreparedStart {
             kind: "usage_file",
             subject: "usage.file".to_owned(),
             message: format!("can be read by everybody on this machine: mode {mode:04o}"),
-            hint: Some(format!("chmod o-rwx {}", quoted_path(path))),
+            hint: Some(format!("`chmod o-rwx {}`", quoted_path(path))),
         })
     }
 

@@ -11,6 +11,7 @@ use crate::meter::{BookIdentity, Meter, MeterParts, UseBook, open_mode, open_usa
 use crate::reload::lower_priority;
 use crate::snapshot::Store;
 use crate::telemetry::Metrics;
+use crate::wording::shell::quoted_path;
 
 /// Where uses of keys are counted; `None`: they are not. The cells of the keys in force are there
 /// already.
@@ -30,7 +31,8 @@ pub(super) fn use_book(
                 path = %file.display(),
                 mode = format!("{mode:04o}"),
                 "everybody on this machine can read usage.file, which says which key is used from \
-                 where\nhint: chmod o-rwx it"
+                 where\nhint: `chmod o-rwx {}`",
+                quoted_path(file)
             );
         }
     }

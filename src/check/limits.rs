@@ -105,7 +105,7 @@ impl LimitFindings {
                       on every route"
                 .to_owned(),
             hint: Some(format!(
-                "add [[policies]] name = \"{name}\" with the classes of its routes; without \
+                "add a [[policies]] with name = \"{name}\" and the classes of its routes; without \
                  classes it is for all of them"
             )),
         });

@@ -8,14 +8,17 @@ use zeroize::Zeroizing;
 
 use super::fault::ConfigProblem;
 use super::raw::Host as _;
+use super::secrets::{made_by, unreadable_secret};
 use super::section::ConfigSection;
 use super::{AdminConfig, Families, Sharing, ThisHost};
+use crate::wording::shell::quoted_path;
 
 const ADDRESS: &str = "127.0.0.1:9901";
 
 /// Shorter ones could be guessed.
 const MIN_TOKEN: usize = 16;
 const MAX_TOKEN: usize = 1024;
+const MAKE_TOKEN: &str = "openssl rand -hex 32 > FILE";
 
 pub(super) fn admin(section: &ConfigSection<'_>) -> AdminConfig {
     let bind = address(section, "address", "or 0.0.0.0:9901 for scrapes from other hosts");
@@ -63,21 +66,21 @@ fn token_file(section: &ConfigSection<'_>) -> Option<PathBuf> {
     );
     let path = section.path("token_file")?;
     let reader = section.reader();
-    let read = reader.read(&path).map(Zeroizing::new);
-    let read =
-        read.map_err(|error| ConfigProblem::new(format!("the file cannot be read: {error}")));
-    let checked = read.and_then(|bytes| match token(&bytes) {
-        Ok(_) => Ok(()),
-        Err(why) => Err(ConfigProblem::new(why)),
-    });
+    let name = quoted_path(&path);
+    let checked = match reader.read(&path).map(Zeroizing::new) {
+        Err(error) => Err(unreadable_secret(&path, &error, MAKE_TOKEN)),
+        Ok(bytes) => token(&bytes).map(drop).map_err(|why| {
+            ConfigProblem::new(format!("{name}: {why}")).hint(made_by(MAKE_TOKEN, "FILE"))
+        }),
+    };
     if let Err(problem) = checked {
-        let make = "`umask 077; openssl rand -hex 32 > FILE` makes one";
-        section.fault("token_file", problem.hint(make));
+        section.fault("token_file", problem);
     } else if reader.is_open_to_all(&path) {
         section.warn(
             "token_file",
-            ConfigProblem::new("everybody on this machine can read the file")
-                .hint("chmod 640, or 0440 as `defaultMode` of a mounted Secret with an fsGroup"),
+            ConfigProblem::new(format!("everybody on this machine can read {name}")).hint(format!(
+                "`chmod 640 {name}`, or 0440 as `defaultMode` of a mounted Secret with an fsGroup"
+            )),
         );
     }
     Some(path)

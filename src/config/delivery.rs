@@ -7,10 +7,11 @@ use http::Uri;
 
 use super::fault::ConfigProblem;
 use super::raw::ConfigText;
+use super::secrets::secret_path;
 use super::section::ConfigSection;
 use super::units;
 use super::{AfterExpiry, TableConfig, TableSource, UrlOptions};
-use crate::core::SignerKey;
+use crate::core::{SignerError, SignerKey};
 
 const MAX_BYTES: u64 = 2 << 30;
 const POLL: Duration = Duration::from_secs(10);
@@ -97,7 +98,7 @@ fn source(section: &ConfigSection<'_>) -> Option<TableSource> {
             );
         }
         (false, false) => {
-            let hint = "say where the key table is: [table] path = \"FILE or directory\", or url";
+            let hint = "say under [table] where the key table is: path = \"keys.kgt\", a directory, or a url";
             section.missing("path", hint);
         }
         _ => {}
@@ -207,7 +208,21 @@ fn signer(
     files.push(path.clone());
     let keys = read.and_then(|bytes| {
         let pem = String::from_utf8_lossy(&bytes);
-        SignerKey::from_pem(&pem).map_err(|e| ConfigProblem::new(format!("the key in {shown} {e}")))
+        if pem.trim().is_empty() {
+            // `signer new > signer.pub` leaves it so where the signer was there already.
+            let hint =
+                format!("`keygatectl signer show SIGNER.pem > {shown}` writes the public key");
+            return Err(ConfigProblem::new(format!("{shown} is empty")).hint(hint));
+        }
+        SignerKey::from_pem(&pem).map_err(|e| {
+            let problem = ConfigProblem::new(format!("the key in {shown} {e}"));
+            match e {
+                SignerError::Private => problem.hint(format!(
+                    "name the public one: `keygatectl signer show {shown} > signer.pub` writes it"
+                )),
+                _ => problem.hint("`keygatectl signer show SIGNER.pem` prints the public key"),
+            }
+        })
     });
     keys.unwrap_or_else(|problem| {
         reader.fault(&text.place, problem);
@@ -221,8 +236,8 @@ fn url_options(section: &ConfigSection<'_>) -> UrlOptions {
     section.refuse("basic", "a secret does not belong into this file; use `basic_file`", hint);
     let options = UrlOptions {
         ca: section.file("ca"),
-        bearer_file: section.secret_file("bearer_file"),
-        basic_file: section.secret_file("basic_file"),
+        bearer_file: secret_path(section, "bearer_file"),
+        basic_file: secret_path(section, "basic_file"),
         long_poll: section.pause("long_poll", Duration::ZERO),
     };
     if options.bearer_file.is_some() && options.basic_file.is_some() {

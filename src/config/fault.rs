@@ -32,15 +32,23 @@ fn remedy(error: &io::Error) -> &'static str {
 /// One fault, or one thing that deserves a second look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ConfigFault {
-    /// From 1.
+    /// From 1; 0: the file does not have the key, and its default is meant.
+    #[serde(skip_serializing_if = "is_default")]
     pub line: usize,
-    /// From 1, in characters.
+    /// From 1, in characters; 0 like the line.
+    #[serde(skip_serializing_if = "is_default")]
     pub column: usize,
     /// `routes[2].access`; empty where the file is not TOML at all.
     pub key: String,
     pub message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+// `serde` asks by reference.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that `serde` asks for")]
+fn is_default(place: &usize) -> bool {
+    *place == 0
 }
 
 /// What is wrong with one value, before its place is known.
@@ -66,9 +74,14 @@ fn shown(file: &Path, faults: &[ConfigFault]) -> String {
 impl fmt::Display for ConfigFault {
     /// To follow a file name and a colon.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.line, self.column)?;
-        if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
+        match self.line {
+            0 => write!(f, " {} (its default): ", self.key)?,
+            line => {
+                write!(f, "{line}:{}: ", self.column)?;
+                if !self.key.is_empty() {
+                    write!(f, "{}: ", self.key)?;
+                }
+            }
         }
         f.write_str(&self.message)?;
         match &self.hint {

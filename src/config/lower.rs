@@ -96,7 +96,10 @@ fn posts(root: &ConfigSection<'_>) -> Remote {
 fn listeners(root: &ConfigSection<'_>) -> (Vec<Listener>, Vec<ConfigPlace>) {
     let sections = root.sections("listen");
     if sections.is_empty() && !root.has("listen") {
-        root.missing("listen", "say where clients connect: [listen] address = \"0.0.0.0:8080\"");
+        root.missing(
+            "listen",
+            "put at the top of the file: listen = { address = \"0.0.0.0:8080\" }",
+        );
     }
     let (mut listeners, mut places) = (Vec::new(), Vec::new());
     for section in &sections {
@@ -216,8 +219,11 @@ fn certificate(
 
 fn upstream(section: &ConfigSection<'_>) -> Option<UpstreamConfig> {
     if !section.has("url") {
-        section
-            .missing("url", "the service to protect: [upstream] url = \"http://127.0.0.1:9000\"");
+        let hint = match section.is_there() {
+            true => "the service to protect: url = \"http://127.0.0.1:9000\"",
+            false => "put at the top of the file: upstream = { url = \"http://127.0.0.1:9000\" }",
+        };
+        section.missing("url", hint);
     }
     let target = section.parse("url", upstream_url);
     let protocol = section.choice(

@@ -91,7 +91,7 @@ pub(super) fn settings(
     if sources.is_empty() && !root.has("credentials") && rules.iter().any(routes::needs_key) {
         root.missing(
             "credentials",
-            "say where keys are read: [[credentials]] source = \"header\", name = \"x-api-key\"",
+            "put at the top of the file: credentials = [{ source = \"header\", name = \"x-api-key\" }]",
         );
     }
     tokens::fit(root, &rules, &sources, &tokens);

@@ -11,7 +11,12 @@ use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
 use super::fault::{ConfigFault, ConfigProblem};
+use super::unknown::{UnknownKey, nearest};
 use super::watched::{FileAccess, WatchedFile};
+
+/// Sections of which a configuration may have several.
+pub(super) const LISTS: [&str; 6] =
+    ["cors", "credentials", "listen", "policies", "routes", "tokens"];
 
 /// What of the machine a configuration may refer to.
 pub trait Host {
@@ -41,6 +46,9 @@ pub(super) struct ConfigReader<'a> {
     asked: RefCell<BTreeSet<String>>,
     found: RefCell<Places>,
     secrets: RefCell<Vec<WatchedFile>>,
+    unknown: RefCell<Vec<(ConfigPlace, UnknownKey)>>,
+    /// Sections that are lists of tables.
+    lists: RefCell<BTreeSet<String>>,
 }
 
 /// The places of a file's keys, for faults that show only when what they name is used.
@@ -81,6 +89,8 @@ impl<'a> ConfigReader<'a> {
             asked: RefCell::default(),
             found: RefCell::default(),
             secrets: RefCell::default(),
+            unknown: RefCell::default(),
+            lists: RefCell::default(),
         }
     }
 
@@ -115,14 +125,34 @@ impl<'a> ConfigReader<'a> {
         self.asked.borrow_mut().insert(key);
     }
 
+    /// Remembers that `key` is a list of tables.
+    pub(super) fn note_list(&self, key: String) {
+        self.lists.borrow_mut().insert(key);
+    }
+
+    /// A key that its section does not have; which one was meant shows when all sections are read.
+    pub(super) fn unknown(&self, place: ConfigPlace, key: UnknownKey) {
+        self.unknown.borrow_mut().push((place, key));
+    }
+
     /// Faults in the order of the file, and warnings likewise.
     pub(super) fn finish(self) -> (Vec<ConfigFault>, Vec<ConfigFault>) {
+        for (place, key) in self.unknown.take() {
+            let problem = key.problem(&self.asked.borrow(), &self.lists.borrow());
+            self.fault(&place, problem);
+        }
         let sort = |mut list: Vec<ConfigFault>| {
             list.sort_by(|a, b| (a.line, a.column, &a.key).cmp(&(b.line, b.column, &b.key)));
             list.dedup();
             list
         };
         (sort(self.faults.into_inner()), sort(self.warnings.into_inner()))
+    }
+
+    /// Those of [`ConfigReader::note_list`].
+    #[cfg(test)]
+    pub(super) fn lists(&self) -> BTreeSet<String> {
+        self.lists.borrow().clone()
     }
 
     #[cfg(test)]
@@ -146,15 +176,25 @@ impl<'a> ConfigReader<'a> {
     }
 
     pub(super) fn syntax(&self, error: &toml::de::Error) {
-        let place = ConfigPlace { path: String::new(), span: error.span().unwrap_or(0..0) };
-        self.fault(&place, ConfigProblem::new(error.message()));
+        let span = error.span().unwrap_or(0..0);
+        let problem = ConfigProblem::new(error.message());
+        let name = self.text.get(span.clone()).unwrap_or_default();
+        let place = ConfigPlace { path: String::new(), span };
+        self.fault(
+            &place,
+            match LISTS.contains(&name) {
+                // The second `[policies]` is no second policy.
+                true => problem.hint(format!("write [[{name}]] for each, also for the first")),
+                false => problem,
+            },
+        );
     }
 
     /// The whole file is in another format.
     pub(super) fn foreign(&self, format: &str) {
         let place = ConfigPlace { path: String::new(), span: 0..0 };
         let problem = ConfigProblem::new(format!("is {format}, and keygate reads TOML"));
-        self.fault(&place, problem.hint("docs/config.md has every key; [listen] address = \"…\""));
+        self.fault(&place, problem.hint("docs/config.md has every key; the first line may be listen = { address = \"0.0.0.0:8080\" }"));
     }
 
     /// The file is opened and read, at most one MiB of it kept.
@@ -231,11 +271,11 @@ impl fmt::Debug for Places {
 }
 
 impl Places {
-    /// A fault at the first of `keys` that the file has; without one, at its beginning.
+    /// A fault at the first of `keys` that the file has; without one, of the first one's default.
     pub fn fault(&self, keys: &[&str], message: impl Into<String>) -> ConfigFault {
         let known = keys.iter().find_map(|key| Some((*key, *self.keys.get(*key)?)));
         let fallback = keys.first().copied().unwrap_or_default();
-        let (key, (line, column)) = known.unwrap_or((fallback, (1, 1)));
+        let (key, (line, column)) = known.unwrap_or((fallback, (0, 0)));
         let message = message.into();
         let (message, hint) = match message.split_once("\nhint: ") {
             Some((message, hint)) => (message.to_owned(), Some(hint.to_owned())),
@@ -312,13 +352,4 @@ pub(super) fn pick<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Conf
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None => problem,
     })
-}
-
-/// The word that was probably meant.
-pub(super) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    words
-        .map(|word| (strsim::damerau_levenshtein(typed, word), word))
-        .filter(|(distance, word)| *distance <= 1 + word.len() / 4 || word.starts_with(typed))
-        .min()
-        .map(|(_, word)| word)
 }

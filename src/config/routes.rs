@@ -58,7 +58,10 @@ pub(super) fn rules(root: &ConfigSection<'_>, refusals: &Refusals) -> Vec<Rule> 
             ConfigProblem::new("is missing: without a rule every request would be refused");
         root.fault(
             "routes",
-            problem.hint("begin with [[routes]] path = \"/*\", which lets every valid key in"),
+            problem.hint(
+                "put at the top of the file: routes = [{ path = \"/*\" }], which lets every valid \
+                 key in",
+            ),
         );
     }
     let mut rules: Vec<Rule> = Vec::new();
@@ -112,7 +115,8 @@ fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
     section.refuse(
         "mode",
         "is gone: it removed credentials, enforced limits and so broke what it observed",
-        "leave it out to enforce; to observe this rule, [observe] routes = [\"its id\"]",
+        "leave it out to enforce; to observe this rule, write its id under [observe]: \
+         routes = [\"ID\"]",
     );
     let allow = Traits {
         double_encoding: section.flag("allow_double_encoding"),

@@ -1,41 +1,111 @@
-//! Files that hold a secret which keygate uses: read here, never shown, and for their owner alone.
+//! Files that hold a secret: read here, never shown, and for their owner alone.
+//!
+//! A message names a file only if it is there: somebody may have pasted the secret itself where the
+//! path belongs.
+
+use std::io;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::fault::ConfigProblem;
-use super::section::ConfigSection;
+use super::section::{ConfigSection, unreadable};
 use super::watched::{FileAccess, WatchedFile};
+use crate::wording::shell::quoted_path;
+
+/// What a file holds, and how a message names it.
+pub(super) struct SecretFile {
+    pub(super) bytes: Zeroizing<Vec<u8>>,
+    /// As a word of a shell.
+    pub(super) name: String,
+}
+
+// === impl SecretFile ===
+
+impl SecretFile {
+    /// What is wrong with its content, and where it is.
+    pub(super) fn problem(&self, what: &str) -> ConfigProblem {
+        ConfigProblem::new(format!("{}: {what}", self.name))
+    }
+}
 
 /// What the file under `key` holds, and that it is one that keygate reads again when it changes.
-/// The path is not shown: a secret pasted here by mistake would be.
+/// `make`: the command that makes such a file, `FILE` in place of its name.
 pub(super) fn secret(
     section: &ConfigSection<'_>,
     key: &'static str,
     known_as: &'static str,
-) -> Option<Zeroizing<Vec<u8>>> {
+    make: &str,
+) -> Option<SecretFile> {
     let path = section.path(key)?;
     let reader = section.reader();
     reader.names(&section.place_of(key), &path);
     reader.holds_secret(WatchedFile { key: known_as, path: path.clone() });
+    let name = quoted_path(&path);
+    let read = reader.read(&path).map(Zeroizing::new);
+    let is_file = !matches!(&read, Err(error) if error.kind() == io::ErrorKind::IsADirectory);
     match reader.access(&path) {
-        FileAccess::OwnerAlone => {}
-        FileAccess::GroupReads => {
-            let problem = ConfigProblem::new("the group of the file can read the secret as well");
+        FileAccess::GroupReads if is_file => {
+            let problem =
+                ConfigProblem::new(format!("the group of {name} can read the secret as well"));
             section.warn(key, problem.hint("let nobody else be in that group"));
         }
-        FileAccess::TooMany(mode) => {
+        FileAccess::TooMany(mode) if is_file => {
             let problem = ConfigProblem::new(format!(
-                "others than its owner may use the file: its mode is {mode:04o}"
+                "others than its owner may use {name}: its mode is {mode:04o}"
             ));
-            section.fault(key, problem.hint("chmod 600, owned by the user that runs keygate"));
+            let hint = format!("`chmod 600 {name}`, owned by the user that runs keygate");
+            section.fault(key, problem.hint(hint));
         }
+        _ => {}
     }
-    match reader.read(&path).map(Zeroizing::new) {
-        Ok(bytes) => Some(bytes),
+    match read {
+        Ok(bytes) if bytes.trim_ascii().is_empty() => {
+            let problem = ConfigProblem::new(format!("{name} is empty"));
+            section.fault(key, problem.hint(made_by(make, &name)));
+            None
+        }
+        Ok(bytes) => Some(SecretFile { bytes, name }),
         Err(error) => {
-            let problem = ConfigProblem::new(format!("the file cannot be read: {error}"));
-            section.fault(key, problem.hint(super::section::unreadable(&error)));
+            section.fault(key, unreadable_secret(&path, &error, make));
             None
         }
     }
+}
+
+/// A file that holds a secret and is read later.
+pub(super) fn secret_path(section: &ConfigSection<'_>, key: &'static str) -> Option<PathBuf> {
+    let path = section.path(key)?;
+    if let Err(error) = section.reader().read(&path) {
+        section.fault(key, unreadable_secret(&path, &error, "cat > FILE"));
+    }
+    section.reader().names(&section.place_of(key), &path);
+    Some(path)
+}
+
+/// Why there is no secret. `make`: see [`secret`].
+pub(super) fn unreadable_secret(path: &Path, error: &io::Error, make: &str) -> ConfigProblem {
+    let name = quoted_path(path);
+    match error.kind() {
+        io::ErrorKind::IsADirectory => {
+            ConfigProblem::new(format!("{name} is a directory")).hint("name the file in it")
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::FileTooLarge => {
+            ConfigProblem::new(format!("{name} cannot be read: {error}")).hint(unreadable(error))
+        }
+        io::ErrorKind::NotFound => {
+            let hint = format!(
+                "give the path of a file, relative to the configuration file; {}",
+                made_by(make, "FILE")
+            );
+            ConfigProblem::new(format!("the file cannot be read: {error}")).hint(hint)
+        }
+        _ => ConfigProblem::new(format!("the file cannot be read: {error}"))
+            .hint("give the path of a file that holds the secret"),
+    }
+}
+
+/// The command that makes the file, for its owner alone.
+pub(super) fn made_by(make: &str, name: &str) -> String {
+    format!("`(umask 077; {})` makes it for its owner alone", make.replace("FILE", name))
 }

@@ -10,8 +10,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::ConfigProblem;
-use super::raw::{ConfigPlace, ConfigReader, ConfigText, nearest, pick};
+use super::raw::{ConfigPlace, ConfigReader, ConfigText, pick};
 use super::units;
+use super::unknown::UnknownKey;
 
 /// One table of the file, or none: then every key has its default.
 pub(super) struct ConfigSection<'a> {
@@ -245,24 +246,19 @@ impl<'a> ConfigSection<'a> {
         Some(path)
     }
 
-    /// A file that holds a secret. Its name is not shown: a secret pasted here by mistake would be.
-    pub(super) fn secret_file(&self, key: &'static str) -> Option<PathBuf> {
-        let path = self.path(key)?;
-        if let Err(error) = self.reader.read(&path) {
-            let problem = ConfigProblem::new(format!("the file cannot be read: {error}"));
-            self.fault(key, problem.hint("give the path of a file that holds the secret"));
-        }
-        self.reader.names(&self.place_of(key), &path);
-        Some(path)
-    }
-
     /// The table under `key`; without it, an empty one.
     pub(super) fn section(&self, key: &'static str) -> ConfigSection<'a> {
         let found = self.ask(key);
         let table = found.as_ref().and_then(|(span, value)| {
             let table = value.as_table();
-            if table.is_none() {
-                self.wrong(key, span, "a table", value);
+            match value.as_array() {
+                Some(_) => {
+                    let name = self.join(key);
+                    let problem = ConfigProblem::new("is one table, got a list");
+                    self.fault(key, problem.hint(format!("write [{name}], not [[{name}]]")));
+                }
+                None if table.is_none() => self.wrong(key, span, "a table", value),
+                None => {}
             }
             table
         });
@@ -272,6 +268,7 @@ impl<'a> ConfigSection<'a> {
 
     /// A table, or a list of them.
     pub(super) fn sections(&self, key: &'static str) -> Vec<ConfigSection<'a>> {
+        self.reader.note_list(self.generic_of(key));
         let Some((span, value)) = self.ask(key) else { return Vec::new() };
         if let Some(table) = value.as_table() {
             return vec![self.child(self.join(key), key, Some(table), span)];
@@ -358,11 +355,7 @@ impl<'a> ConfigSection<'a> {
     /// The raw value: for keys that take more than one type.
     pub(super) fn ask(&self, key: &'static str) -> Option<(Range<usize>, &'a DeValue<'a>)> {
         self.asked.borrow_mut().push(key);
-        let generic = match self.generic.as_str() {
-            "" => key.to_owned(),
-            generic => format!("{generic}.{key}"),
-        };
-        self.reader.note(generic);
+        self.reader.note(self.generic_of(key));
         let found = self.find(key);
         if let Some((span, _)) = &found {
             self.reader.found(&ConfigPlace { path: self.join(key), span: span.clone() });
@@ -402,12 +395,17 @@ impl<'a> ConfigSection<'a> {
         table: Option<&'a DeTable<'a>>,
         span: Range<usize>,
     ) -> ConfigSection<'a> {
-        let generic = match self.generic.as_str() {
-            "" => key.to_owned(),
-            generic => format!("{generic}.{key}"),
-        };
+        let generic = self.generic_of(key);
         let asked = RefCell::default();
         ConfigSection { reader: self.reader, path, generic, table, span, asked, lost: false }
+    }
+
+    /// Without positions in lists.
+    fn generic_of(&self, key: &str) -> String {
+        match self.generic.as_str() {
+            "" => key.to_owned(),
+            generic => format!("{generic}.{key}"),
+        }
     }
 
     fn join(&self, key: &str) -> String {
@@ -441,16 +439,7 @@ impl Drop for ConfigSection<'_> {
                 continue;
             }
             let place = ConfigPlace { path: self.join(name.get_ref()), span: name.span() };
-            let problem = ConfigProblem::new("unknown key");
-            let hint = nearest(name.get_ref(), asked.iter().copied())
-                .map(|near| format!("did you mean `{near}`?"))
-                .unwrap_or_else(|| {
-                    let mut known: Vec<_> = asked.clone();
-                    known.sort_unstable();
-                    known.dedup();
-                    format!("keys here: {}", known.join(", "))
-                });
-            self.reader.fault(&place, problem.hint(hint));
+            self.reader.unknown(place, UnknownKey::new(name.get_ref(), &self.path, &asked));
         }
     }
 }

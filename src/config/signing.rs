@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, header};
-use zeroize::Zeroizing;
 
 use super::fault::ConfigProblem;
-use super::secrets::secret;
+use super::secrets::{SecretFile, made_by, secret};
 use super::section::ConfigSection;
 use super::units::field_name;
 use crate::token::sign::assertion::{AssertionBinding, Assertions};
@@ -27,7 +26,10 @@ const LIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_
 const SHORT_SECRET: usize = 32;
 const LEAST_SECRET: usize = 16;
 
-const KEY_HINT: &str = "`openssl genpkey -algorithm ed25519` makes one; keep the file at mode 0600";
+const MAKE_KEY: &str = "openssl genpkey -algorithm ed25519 -out FILE";
+const MAKE_SECRET: &str = "openssl rand -hex 32 > FILE";
+const KEY_HINT: &str =
+    "`(umask 077; openssl genpkey -algorithm ed25519 -out FILE)` makes one for its owner alone";
 
 /// `[assertion]`. `trusted`: raw public keys of those who may sign tables.
 pub(super) fn assertion(
@@ -35,7 +37,7 @@ pub(super) fn assertion(
     trusted: &[[u8; 32]],
 ) -> Option<Arc<Assertions>> {
     let field = section.parse("field", field_name);
-    let key_file = secret(section, "key_file", "assertion.key_file");
+    let key_file = secret(section, "key_file", "assertion.key_file", MAKE_KEY);
     let audience = section.parse("audience", word);
     let issuer = section.parse("issuer", word);
     let life = life(section);
@@ -73,9 +75,13 @@ pub(super) fn credential(
     let field = section.parse("field", field_name).unwrap_or(header::AUTHORIZATION);
     let hint = "put it in a file of mode 0600 and name the file as secret_file";
     section.refuse("secret", "a secret does not belong into this file; use `secret_file`", hint);
-    let secret = secret(section, "secret_file", "upstream.credential.secret_file");
-    let algorithms = [("HS256", Algorithm::Hs256), ("EdDSA", Algorithm::EdDsa)];
-    let algorithm = section.parse("algorithm", |text| super::raw::pick(text, &algorithms));
+    let algorithm = section.parse("algorithm", algorithm);
+    let make = match (kind, algorithm) {
+        (Some(Kind::Fixed), _) => "cat > FILE",
+        (_, Some(Algorithm::EdDsa)) => MAKE_KEY,
+        _ => MAKE_SECRET,
+    };
+    let secret = secret(section, "secret_file", "upstream.credential.secret_file", make);
     let key_id = section.parse("key_id", word);
     // As it is written: `$` begins a slot there, not a variable.
     let claims =
@@ -91,7 +97,8 @@ pub(super) fn credential(
         );
     }
     if !section.has("secret_file") {
-        section.missing("secret_file", "the file of mode 0600 that holds the secret");
+        let hint = format!("the file that holds the secret; {}", made_by(make, "FILE"));
+        section.missing("secret_file", &hint);
     }
     let form = match kind? {
         Kind::Fixed => {
@@ -102,7 +109,7 @@ pub(super) fn credential(
                         .fault(key, problem.hint("a fixed credential is sent as the file has it"));
                 }
             }
-            CredentialForm::Fixed(fixed(section, &secret?)?)
+            CredentialForm::Fixed(fixed(section, &field, &secret?)?)
         }
         Kind::Jwt => {
             if !section.has("algorithm") {
@@ -145,6 +152,29 @@ enum Algorithm {
     Hs256,
 }
 
+/// To a service that verifies by a public key of another kind, HS256 would be no near miss but a
+/// hole: its public key is no secret.
+fn algorithm(text: &str) -> Result<Algorithm, ConfigProblem> {
+    let algorithms = [("HS256", Algorithm::Hs256), ("EdDSA", Algorithm::EdDsa)];
+    let is_public_key = ["RS", "PS", "ES"].iter().any(|kind| {
+        text.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(kind))
+            && text.get(2..).is_some_and(|size| ["256", "384", "512"].contains(&size))
+    });
+    match is_public_key {
+        true => Err(ConfigProblem::new("is not an algorithm that keygate signs with").hint(
+            "let the service take \"EdDSA\" beside it (`openssl pkey -in FILE -pubout` writes its \
+             public key), and not \"HS256\" with the key that it verifies with now",
+        )),
+        false => super::raw::pick(text, &algorithms).or_else(|problem| {
+            let known = algorithms.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+            known.map_or(Err(problem), |(word, _)| {
+                Err(ConfigProblem::new("is not an algorithm that keygate signs with")
+                    .hint(format!("did you mean `{word}`?")))
+            })
+        }),
+    }
+}
+
 /// A service that takes one for the other must not be able to: each has a key of its own.
 pub(super) fn share_no_key(
     section: &ConfigSection<'_>,
@@ -183,11 +213,11 @@ fn word(text: &str) -> Result<Box<str>, ConfigProblem> {
 fn ed25519(
     section: &ConfigSection<'_>,
     key: &'static str,
-    pem: &Zeroizing<Vec<u8>>,
+    file: &SecretFile,
     key_id: Option<&str>,
     trusted: &[[u8; 32]],
 ) -> Option<Vec<TokenKey>> {
-    let keys = match TokenKey::from_pem(pem, key_id) {
+    let keys = match TokenKey::from_pem(&file.bytes, key_id) {
         Ok(keys) => keys,
         Err(error) => {
             let hint = match error {
@@ -196,13 +226,13 @@ fn ed25519(
                 }
                 _ => KEY_HINT,
             };
-            section.fault(key, ConfigProblem::new(error.to_string()).hint(hint));
+            section.fault(key, file.problem(&error.to_string()).hint(hint));
             return None;
         }
     };
     let signs_tables = |public: PublicTokenKey| trusted.contains(public.as_bytes());
     if keys.iter().filter_map(TokenKey::public).any(signs_tables) {
-        let problem = ConfigProblem::new(
+        let problem = file.problem(
             "the key in the file is a trusted signer of tables: whoever has this file could issue keys",
         );
         section.fault(key, problem.hint(KEY_HINT));
@@ -211,16 +241,12 @@ fn ed25519(
 }
 
 /// A shared secret as the file has it, but for one line end at its end.
-fn hs256(
-    section: &ConfigSection<'_>,
-    bytes: &Zeroizing<Vec<u8>>,
-    key_id: Option<&str>,
-) -> Option<TokenKey> {
+fn hs256(section: &ConfigSection<'_>, file: &SecretFile, key_id: Option<&str>) -> Option<TokenKey> {
+    let bytes = &*file.bytes;
     let secret = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
     if secret.windows(PEM.len()).any(|window| window == PEM) {
-        let problem =
-            ConfigProblem::new("the file holds a key in PEM, and HS256 takes a shared secret");
+        let problem = file.problem("the file holds a key in PEM, and HS256 takes a shared secret");
         section.fault(
             "secret_file",
             problem.hint("name the file of the secret, or algorithm = \"EdDSA\""),
@@ -228,13 +254,12 @@ fn hs256(
         return None;
     }
     if secret.len() < LEAST_SECRET {
-        let problem =
-            ConfigProblem::new(format!("the secret is shorter than {LEAST_SECRET} bytes"));
+        let problem = file.problem(&format!("the secret is shorter than {LEAST_SECRET} bytes"));
         section.fault("secret_file", problem.hint(SECRET_HINT));
         return None;
     }
     if secret.len() < SHORT_SECRET {
-        let problem = ConfigProblem::new(format!(
+        let problem = file.problem(&format!(
             "the secret is shorter than the {SHORT_SECRET} bytes that HS256 asks for (RFC 7518 section 3.2)"
         ));
         section.warn("secret_file", problem.hint(SECRET_HINT));
@@ -245,16 +270,30 @@ fn hs256(
 const PEM: &[u8] = b"-----BEGIN ";
 const SECRET_HINT: &str = "`openssl rand -hex 32` makes one; the service needs the same, and whoever guesses it is every user";
 
-fn fixed(section: &ConfigSection<'_>, bytes: &Zeroizing<Vec<u8>>) -> Option<FixedCredential> {
-    let value = FixedCredential::of(bytes);
-    if value.is_none() {
-        let problem = ConfigProblem::new(
-            "the file must hold one line of 1 to 4,096 visible ASCII characters",
-        );
-        section.fault(
-            "secret_file",
-            problem.hint("the field's whole value, such as `Bearer` and a token"),
-        );
+fn fixed(
+    section: &ConfigSection<'_>,
+    field: &HeaderName,
+    file: &SecretFile,
+) -> Option<FixedCredential> {
+    let value = FixedCredential::of(&file.bytes);
+    match &value {
+        None => {
+            let problem =
+                file.problem("the file must hold one line of 1 to 4,096 visible ASCII characters");
+            section.fault(
+                "secret_file",
+                problem.hint("the field's whole value, such as `Bearer` and a token"),
+            );
+        }
+        // A scheme, a space and the rest (RFC 9110 section 11.4).
+        Some(value) if *field == header::AUTHORIZATION && !value.as_str().contains(' ') => {
+            let problem = file.problem("the value has no scheme, such as `Bearer`, in front");
+            section.warn(
+                "secret_file",
+                problem.hint("write `Bearer`, a space and the token, as the service expects it"),
+            );
+        }
+        Some(_) => {}
     }
     value
 }

@@ -2,6 +2,7 @@
 
 mod cors;
 mod documents;
+mod hints;
 mod limits;
 mod signing;
 

@@ -254,8 +254,14 @@ fn algorithm(text: &str) -> Result<TokenAlgorithm, ConfigProblem> {
     Err(match text.starts_with("HS") || text == "none" {
         true => ConfigProblem::new("lets everybody who can verify a token make one")
             .hint(format!("have the issuer sign with one of {words}")),
-        false => ConfigProblem::new("is not an algorithm that keygate verifies")
-            .hint(format!("algorithms: {words}")),
+        false => {
+            let known = TokenAlgorithm::ALL.map(TokenAlgorithm::as_str);
+            let meant = known.into_iter().find(|word| word.eq_ignore_ascii_case(text));
+            ConfigProblem::new("is not an algorithm that keygate verifies").hint(match meant {
+                Some(word) => format!("did you mean `{word}`?"),
+                None => format!("algorithms: {words}; RS256 is what most issuers sign with"),
+            })
+        }
     })
 }
 

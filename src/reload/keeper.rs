@@ -264,14 +264,19 @@ impl KeysInForce {
         let refused = matches!(failure, LoadFailure::Refused(_));
         let said = Said { text: text.clone(), refused };
         if !self.starting && self.said(artefact).as_ref() != Some(&said) {
+            let current = self.desk.current();
             tracing::error!(
                 what = artefact.as_str(),
                 reason = failure.reason(),
                 refused_serial = serial,
-                in_force_serial = self.desk.current().map(|set| set.serial()),
-                in_force_patch = self.desk.current().and_then(|set| set.patch_serial()),
+                in_force_serial = current.map(|set| set.serial()),
+                in_force_patch = current.and_then(|set| set.patch_serial()),
                 error = %text,
-                "not put in force; the last good one stays"
+                "not put in force; {}",
+                match current {
+                    Some(_) => "what is in force stays",
+                    None => "no table is in force",
+                }
             );
         }
         let attempted = AttemptStatus {
@@ -336,13 +341,16 @@ impl KeysInForce {
             self.state.begin_anew();
         }
         for (what, refusal) in dropped {
+            let error = refusal.to_string();
             tracing::error!(
                 serial = what.serial,
                 reason = refusal.reason(),
-                error = %refusal,
+                // Its own remedy would be to trust the signer again.
+                error = error.lines().next(),
                 in_force_serial = self.desk.current().map(|set| set.serial()),
                 in_force_patch = self.desk.current().and_then(|set| set.patch_serial()),
-                "taken out of force: its signer is no longer trusted"
+                "taken out of force: its signer is no longer trusted\n\
+                 hint: publish anew with a signer that is: `keygatectl table build --signer FILE`"
             );
         }
         self.reminded = None;

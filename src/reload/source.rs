@@ -24,7 +24,7 @@ pub enum SourceError {
     Io { path: PathBuf, source: io::Error },
     #[error(
         "{path} does not exist\n\
-         hint: publish a table there, or set `wait_for_table = true` to start without one"
+         hint: `keygatectl table build` makes one; with `wait_for_table = true` keygate starts without it"
     )]
     Missing { path: PathBuf },
     #[error("{0}")]

@@ -127,7 +127,8 @@ pub enum Refusal {
     Truncated { missing: u64 },
     #[error(
         "none of its signers is trusted here: {signers}\n\
-         hint: add the signer's public key to `trusted_signers` if it is yours"
+         hint: publish with a trusted signer; add this one's public key to `trusted_signers` only if \
+         nobody but you has its private key"
     )]
     UnknownSigner { signers: Box<str> },
     #[error("it is not signed\nhint: `keygatectl table attach-signature` signs it")]

@@ -189,7 +189,7 @@ families! {
     TABLE_RELOADS Counter "keygate_table_reloads_total" ["artefact"]
         "Tables and patches put in force.";
     TABLE_RELOAD_FAILURES Counter "keygate_table_reload_failures_total" ["artefact", "reason"]
-        "Tables and patches that were refused or could not be had; the last good one stays.";
+        "Tables and patches that were refused or could not be had; what is in force stays.";
     TABLE_SERIAL Gauge "keygate_table_serial" []
         "Serial of the table in force; 0 without one.";
     USAGE_POSTS Counter "keygate_usage_posts_total" ["result"]

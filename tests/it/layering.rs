@@ -60,7 +60,7 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("clock", &["core"]),
-    ("config", &["core", "token"]),
+    ("config", &["core", "token", "wording"]),
     ("core", &[]),
     ("exit", &[]),
     ("explain", &["clock", "config", "core", "exit", "table"]),

@@ -87,10 +87,7 @@ fn what_is_refused_of_an_assertion() {
     let keyed = |file: &str| ASSERTION.replace("other.pem", file);
     one("[assertion]\naudience = \"a\"\n", "assertion.key_file: is missing");
     one("[assertion]\nkey_file = \"other.pem\"\n", "assertion.audience: is missing");
-    one(
-        &keyed("signer.pem"),
-        "assertion.key_file: the key in the file is a trusted signer of tables",
-    );
+    one(&keyed("signer.pem"), "signer.pem: the key in the file is a trusted signer of tables");
     one(&keyed("and-signer.pem"), "is a trusted signer of tables");
     one(&keyed("three.pem"), "more than two keys");
     one(&keyed("public.pem"), "holds a public key");
@@ -150,7 +147,9 @@ fn credentials() {
     assert_eq!(value.as_str(), "Bearer hunter2");
     assert!(!format!("{config:?}").contains("hunter"));
     // Allowed, but said.
-    for (file, want) in [("short", "shorter than the 32 bytes"), ("mounted", "group of the file")] {
+    for (file, want) in
+        [("short", "shorter than the 32 bytes"), ("mounted", "the group of /etc/keygate/mounted")]
+    {
         let warnings = warned(&read(&jwt(file, CLAIMS)).unwrap());
         assert!(warnings.len() == 1 && warnings[0].contains(want), "{warnings:?}");
     }
@@ -166,7 +165,7 @@ fn what_is_refused_of_a_credential() {
         &format!("{head}kind = \"jwt\"\nalgorithm = \"HS256\"\nsecret_file = \"secret\"\n"),
         "claims: is missing",
     );
-    one(&jwt("open", CLAIMS), "others than its owner may use the file: its mode is 0644");
+    one(&jwt("open", CLAIMS), "others than its owner may use /etc/keygate/open: its mode is 0644");
     one(&jwt("tiny", CLAIMS), "the secret is shorter than 16 bytes");
     one(&jwt("other.pem", CLAIMS), "holds a key in PEM, and HS256 takes a shared secret");
     one(&jwt("nowhere", CLAIMS), "the file cannot be read");
@@ -175,7 +174,7 @@ fn what_is_refused_of_a_credential() {
         "does not belong into this file",
     );
     let signed = |file: &str| jwt(file, CLAIMS).replace("HS256", "EdDSA");
-    one(&signed("signer.pem"), "secret_file: the key in the file is a trusted signer of tables");
+    one(&signed("signer.pem"), "signer.pem: the key in the file is a trusted signer of tables");
     one(&signed("both.pem"), "more than one key");
     one(&signed("secret"), "no PKCS#8 private key");
     one(&format!("{ASSERTION}{}", signed("other.pem")), "is that of assertion.key_file");

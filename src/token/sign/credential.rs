@@ -54,7 +54,15 @@ impl UpstreamCredential {
     pub fn missing(&self, key: &KeyView<'_>, owner: Option<OwnerView<'_>>) -> Option<ClaimSlot> {
         match &self.form {
             CredentialForm::Fixed(_) => None,
-            CredentialForm::Token(tokens) => tokens.claims.missing(key, owner),
+            CredentialForm::Token(tokens) => tokens.claims.missing(key, owner).next(),
+        }
+    }
+
+    /// Every claim that asks for what `key` does not have.
+    pub fn all_missing(&self, key: &KeyView<'_>, owner: Option<OwnerView<'_>>) -> Vec<ClaimSlot> {
+        match &self.form {
+            CredentialForm::Fixed(_) => Vec::new(),
+            CredentialForm::Token(tokens) => tokens.claims.missing(key, owner).collect(),
         }
     }
 }

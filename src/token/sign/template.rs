@@ -146,9 +146,13 @@ impl ClaimsTemplate {
         Ok(Self { pieces: compiled.finish() })
     }
 
-    /// The first slot that this key has no value for. `None`: a token can be made for it.
-    pub fn missing(&self, key: &KeyView<'_>, owner: Option<OwnerView<'_>>) -> Option<ClaimSlot> {
-        self.slots().find(|slot| slot.text(key, owner.as_ref()).is_none())
+    /// The slots that this key has no value for. None: a token can be made for it.
+    pub fn missing<'t>(
+        &'t self,
+        key: &'t KeyView<'_>,
+        owner: Option<OwnerView<'t>>,
+    ) -> impl Iterator<Item = ClaimSlot> + 't {
+        self.slots().filter(move |slot| slot.text(key, owner.as_ref()).is_none())
     }
 
     fn slots(&self) -> impl Iterator<Item = ClaimSlot> {

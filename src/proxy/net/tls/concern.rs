@@ -1,6 +1,7 @@
 //! What is allowed in certificate and key files, but seldom meant: they are taken, and `check` and
 //! the log say what clients will make of them. Of the room it imports dates.
 
+use std::borrow::Cow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -9,13 +10,14 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::dates::{Validity, rfc3339};
 use crate::core::Now;
+use crate::wording::shell::quoted_path;
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConcern {
     pub path: PathBuf,
     pub message: String,
-    pub hint: &'static str,
+    pub hint: Cow<'static, str>,
 }
 
 /// Of the certificates behind the first one: their order (RFC 5246 section 7.4.2 wants each to have
@@ -27,8 +29,8 @@ pub(super) fn of_chain(
     now: Now,
     concerns: &mut Vec<TlsConcern>,
 ) {
-    let mut add = |message, hint| {
-        concerns.push(TlsConcern { path: path.to_owned(), message, hint });
+    let mut add = |message, hint: &'static str| {
+        concerns.push(TlsConcern { path: path.to_owned(), message, hint: hint.into() });
     };
     // A certificate that cannot be read keeps its place: people count all of them.
     let parsed: Vec<Option<X509Certificate<'_>>> =
@@ -81,7 +83,7 @@ pub(super) fn of_authority(
     TlsConcern {
         path: path.to_owned(),
         message: format!("authority number {} of {count} {when} and is left out", at + 1),
-        hint: "remove it, or put its successor beside it; what it has issued is refused",
+        hint: "remove it, or put its successor beside it; what it has issued is refused".into(),
     }
 }
 
@@ -100,7 +102,11 @@ pub(super) fn of_key(path: &Path, concerns: &mut Vec<TlsConcern>) {
                 "can be read by everybody on this machine: mode {:04o}",
                 mode & 0o7777
             ),
-            hint: "chmod o-rwx it, and make keygate's user its owner or a member of its group",
+            hint: format!(
+                "`chmod o-rwx {}`, and make keygate's user its owner or a member of its group",
+                quoted_path(path)
+            )
+            .into(),
         });
     }
 }
