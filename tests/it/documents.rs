@@ -239,3 +239,22 @@ fn every_reason_is_on_the_page_of_logs() {
         .collect();
     assert_eq!(rows, wanted);
 }
+
+/// docs/keygate.md has every kind of warning and error of `keygate check`, and no other.
+#[test]
+fn every_finding_of_check_is_described() {
+    let files = ["check.rs", "check/limits.rs", "check/writable.rs", "app/prepare.rs"];
+    let code = files.map(|file| read(&format!("src/{file}"))).join("\n");
+    let mut kinds: BTreeSet<String> = named(&code, "kind: ").collect();
+    // The kind follows the route.
+    let routes = code.split("Finding::route(").skip(1);
+    kinds.extend(routes.filter_map(|call| literal(call.split_once(',')?.1)));
+    let page = read("docs/keygate.md");
+    let section = page.split("## keygate check").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let told: BTreeSet<String> =
+        rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned())).collect();
+    assert!(told.len() > 20, "{told:?}");
+    assert_eq!(told, kinds);
+}

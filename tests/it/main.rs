@@ -17,6 +17,7 @@ mod canaries;
 mod check_certificates;
 mod check_start;
 mod dashboard;
+mod doc_samples;
 mod documents;
 mod examples;
 mod exposure;
