@@ -126,14 +126,16 @@ fn made_up_kids_do_not_flood_the_issuer() {
     gate.process.eventually("the keys are there", || {
         exchange(gate.address, bearer("/both/a", &good)).status() == 200
     });
+    let began = std::time::Instant::now();
     let mut client = Client::connect(gate.address);
     for n in 0..10_000 {
         let token = issuer.token(&format!("kid-{n}"), json!({}));
         assert_eq!(client.send(bearer("/both/a", &token)).response().status(), 401);
     }
     assert_eq!(client.send(bearer("/both/a", &good)).response().status(), 200);
-    // The first fetch, and one for every half minute that this may have taken.
-    assert!(asked.load(Ordering::SeqCst) <= 2, "{}", asked.load(Ordering::SeqCst));
+    // The first fetch, and one for every half minute that this has taken on a busy machine.
+    let (asked, took) = (asked.load(Ordering::SeqCst), began.elapsed());
+    assert!(asked as u64 <= 2 + took.as_secs() / 30, "{asked} in {took:?}");
 }
 
 /// Rotation under load: whoever has a good token at any moment is served, and the old key's tokens
