@@ -1,13 +1,17 @@
-//! A model of two publishers: whatever they do in whatever order, with every flag but an
-//! acknowledgement, nothing that is published against a key is undone by one who does not know of
-//! it, and sidecars accept what a command says is published.
+//! A model of two publishers, who do anything in any order, with every flag but an acknowledgement.
+//! What is published against a key, nobody undoes whose own registry does not say the same; a revoked
+//! key stays so. What a publisher's registry refuses, its publication refuses, also after two
+//! branches of a `keys.jsonl` were merged. And no running sidecar takes for an accident what a
+//! command says is published.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
 
 use keygate::core::{KeyStatus, Now, Permission};
-use keygate::table::{AcceptRules, Acceptance, Bounds, KeySet, Patch, Refusal, Table, Trust};
+use keygate::table::{
+    AcceptRules, Acceptance, Bounds, KeySet, Manifest, Patch, Refusal, Table, Trust,
+};
 use proptest::prelude::*;
 
 use crate::support::{Issued, Room, holder};
@@ -51,16 +55,30 @@ enum Action {
     Table,
 }
 
-/// What a caller may: anything, and `send`; of the sidecar with each patch.
-type Admitted = [[bool; 2]; PATCHES.len()];
+/// What somebody says of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Said {
+    /// Active, disabled or final.
+    status: KeyStatus,
+    /// Whether it holds `send`, whatever its status is.
+    may_send: bool,
+}
+
+/// What can be refused to the callers of a key, each by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Refused {
+    all: bool,
+    send: bool,
+}
 
 /// One publisher as the model knows it.
 #[derive(Clone, Debug)]
 struct Known {
-    /// What was in force when it published last or took in what is published.
-    synced: Vec<Admitted>,
+    /// What its registry has refused at some time since it published last or took in what is
+    /// published: to admit that again is its own decision.
+    refused: Vec<Refused>,
     /// The same of its draft.
-    drafted: Option<Vec<Admitted>>,
+    drafted: Option<Vec<Refused>>,
 }
 
 /// Two copies of one registry, one place to publish to, and a sidecar for each place of a patch.
@@ -213,13 +231,7 @@ impl World {
             Action::Table => build("t.kgt"),
             Action::Review => build("review.kgt"),
             Action::Draft => {
-                // No [publish] says which table it is to replace, so that it cannot tell by itself
-                // that it ends most keys on purpose.
-                let unsigned = [
-                    ["--unsigned", "--acknowledge", "empty"],
-                    ["--acknowledge", "shrink", "--signer-public=signer.pub"],
-                ]
-                .concat();
+                let unsigned = ["--unsigned", "--signer-public=signer.pub"];
                 of(&[&["table", "build", "-o", &draft], &unsigned[..], &flags].concat())
             }
             Action::Attach => {
@@ -247,30 +259,52 @@ impl World {
         KeySet::new(Arc::new(table), patch, &held, None)
     }
 
-    fn admitted(&self, key: &Issued) -> Admitted {
-        PATCHES.map(|patch| self.admitted_with(patch, key))
+    /// Whether the table does not include this patch, so that a sidecar that reads it heeds it.
+    fn is_live(&self, patch: &str) -> bool {
+        let table = fs::read(self.room.path("t.kgt")).unwrap();
+        let table = Manifest::unverified(&table).unwrap();
+        let patch = fs::read(self.room.path(patch)).ok();
+        let patch = patch.map(|patch| Manifest::unverified(&patch).unwrap());
+        patch.is_some_and(|patch| patch.serial > table.includes_through)
     }
 
-    fn admitted_with(&self, patch: &str, key: &Issued) -> [bool; 2] {
-        let send = Permission::parse("send").unwrap();
+    fn said_with(&self, patch: &str, key: &Issued) -> Said {
         let keys = self.in_force(patch);
-        let grant = holder(&keys, &key.secret).map(|view| view.grant);
-        let grant = grant.filter(|grant| grant.status == KeyStatus::Active);
-        [grant.is_some(), grant.is_some_and(|grant| grant.permissions.holds(&send))]
+        holder(&keys, &key.secret).map_or(Said::GONE, |view| Said {
+            status: view.grant.status,
+            may_send: view.grant.permissions.holds(&Permission::parse("send").unwrap()),
+        })
     }
 
     /// What the table says without any patch.
-    fn by_table(&self) -> Vec<[bool; 2]> {
-        self.keys.iter().map(|key| self.admitted_with("none.kgp", key)).collect()
+    fn by_table(&self) -> Vec<Said> {
+        self.keys.iter().map(|key| self.said_with("none.kgp", key)).collect()
     }
 
-    fn all_admitted(&self) -> Vec<Admitted> {
-        self.keys.iter().map(|key| self.admitted(key)).collect()
+    /// What every sidecar has in force of every key.
+    fn in_force_everywhere(&self) -> Vec<[Said; PATCHES.len()]> {
+        self.keys.iter().map(|key| PATCHES.map(|patch| self.said_with(patch, key))).collect()
     }
 
-    fn is_revoked(&self, key: &Issued, patch: &str) -> bool {
-        let keys = self.in_force(patch);
-        holder(&keys, &key.secret).is_some_and(|view| view.grant.status == KeyStatus::Revoked)
+    /// What a registry refuses. `None`: it has to be mended before it says anything.
+    fn refused_by(&self, publisher: usize) -> Option<Vec<Refused>> {
+        let own = self.registries[publisher].as_str();
+        let ran = self.room.run(&["-r", own, "keys", "list", "--json"]);
+        if ran.code != 0 {
+            return None;
+        }
+        let list: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        let refused = (0..self.keys.len()).map(|n| {
+            let name = format!("p{n}");
+            let named = list.as_array().unwrap().iter().filter(|key| key["name"] == *name);
+            let (mut all, mut send) = (true, true);
+            for key in named {
+                all &= key["status"] != "active";
+                send &= !key["permissions"].as_array().unwrap().iter().any(|word| word == "send");
+            }
+            Refused { all, send }
+        });
+        Some(refused.collect())
     }
 
     /// What running sidecars say to what is there now.
@@ -290,26 +324,70 @@ impl World {
     }
 }
 
-/// Whether a step, when it succeeds, makes its publisher know what is published.
-fn is_sync(action: Action) -> bool {
-    use Action::{Attach, Emergency, Far, Fold, Patch, Publish, Table};
-    matches!(action, Attach | Emergency(..) | Far(..) | Fold | Patch | Publish(..) | Table)
+// === impl Said ===
+
+impl Said {
+    const GONE: Self = Self { status: KeyStatus::Disabled, may_send: false };
+
+    fn refused(self) -> Refused {
+        Refused { all: self.status != KeyStatus::Active, send: !self.may_send }
+    }
+}
+
+// === impl Refused ===
+
+impl Refused {
+    /// What this refuses and the other does not.
+    fn without(self, other: Self) -> Self {
+        Self { all: self.all && !other.all, send: self.send && !other.send }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self { all: self.all || other.all, send: self.send || other.send }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { all: self.all && other.all, send: self.send && other.send }
+    }
+}
+
+/// Where a step, when it succeeds, publishes: `None` where it does not.
+fn target(action: Action) -> Option<&'static str> {
+    match action {
+        Action::Emergency(..) => Some("hot.kgp"),
+        Action::Far(..) => Some("far/t.kgp"),
+        Action::Patch => Some("t.kgp"),
+        Action::Attach | Action::Publish(..) | Action::Table => Some("t.kgt"),
+        Action::Change(..)
+        | Action::Draft
+        | Action::Fold
+        | Action::Lose
+        | Action::Merge
+        | Action::Restore
+        | Action::Review => None,
+    }
 }
 
 fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut world = World::new(extension);
     world.refused();
-    let mut before = world.all_admitted();
-    let mut by_table = world.by_table();
-    let first = before.clone();
-    let known = Known { synced: before.clone(), drafted: None };
+    let mut before = world.in_force_everywhere();
+    let nothing = vec![Refused::default(); world.keys.len()];
+    let known = Known { refused: nothing.clone(), drafted: None };
     let mut known = [known.clone(), known];
     let mut revoked = BTreeSet::new();
     let mut serial = 100;
     for step in steps {
         serial += 100;
-        let ran = world.run(step, &serial.to_string());
         let at = step.publisher;
+        let by_table = world.by_table();
+        let live: Vec<bool> = PATCHES.iter().map(|patch| world.is_live(patch)).collect();
+        let place = target(step.action);
+        let content = |world: &World| place.map(|place| fs::read(world.room.path(place)).ok());
+        let there = content(&world);
+        let ran = world.run(step, &serial.to_string());
+        // A change that is made already publishes nothing.
+        let is_published = content(&world) != there;
         if let Some((code, told)) = &ran {
             let codes = [0, 64, 65, 66, 75, UNDONE];
             prop_assert!(codes.contains(code), "{step:?}: {code}: {told}");
@@ -319,62 +397,83 @@ fn play(extension: &str, steps: &[Step]) -> Result<(), TestCaseError> {
         let is_braked =
             |refusal: &Refusal| matches!(refusal, Refusal::Empty | Refusal::Shrink { .. });
         prop_assert!(!refused.iter().any(is_braked), "{step:?}: {refused:?}");
-        let after = world.all_admitted();
-        let base = match step.action {
-            Action::Attach => known[at].drafted.clone().unwrap_or_else(|| known[at].synced.clone()),
-            _ => known[at].synced.clone(),
+        let after = world.in_force_everywhere();
+        let own = match step.action {
+            Action::Attach => known[at].drafted.as_ref().unwrap_or(&nothing),
+            _ => &known[at].refused,
         };
         for (n, key) in world.keys.iter().enumerate() {
-            for (sidecar, what) in (0..PATCHES.len()).flat_map(|at| [(at, 0), (at, 1)]) {
-                let is_back = after[n][sidecar][what] && !before[n][sidecar][what];
-                // Its publisher knew that this was refused somewhere, and changed its mind.
-                let is_own = base[n].iter().any(|with| !with[what]);
-                // What the table refuses, a patch that is published behind it admits.
-                let is_later = !by_table[n][what] && before[n].iter().any(|with| with[what]);
-                let is_known = is_own || is_later;
-                prop_assert!(
-                    !is_back || is_known,
-                    "{step:?}: {} with {}",
-                    key.id,
-                    PATCHES[sidecar]
-                );
-            }
+            // What the table refuses, patches that are published behind it admit, all of them.
+            let patched = before[n].iter().zip(&live).filter(|(_, is_live)| **is_live);
+            let later = patched.map(|(said, _)| by_table[n].refused().without(said.refused()));
+            let later = later.reduce(Refused::and).unwrap_or_default();
             for (sidecar, patch) in PATCHES.iter().enumerate() {
-                if world.is_revoked(key, patch) {
+                let (was, is) = (before[n][sidecar], after[n][sidecar]);
+                let back = was.refused().without(is.refused()).without(own[n].or(later));
+                // A revoked key may say anything of what it may no longer do.
+                let is_harmless = back == Refused::default() || is.status.is_final();
+                prop_assert!(is_harmless, "{step:?}: {back:?} of {} with {patch}", key.id);
+                if is.status == KeyStatus::Revoked {
                     revoked.insert((n, sidecar));
                 }
-                let is_final = !after[n][sidecar][0] || !revoked.contains(&(n, sidecar));
-                prop_assert!(is_final, "{step:?}: {} was revoked", key.id);
+                let is_kept = is.status != KeyStatus::Active || !revoked.contains(&(n, sidecar));
+                prop_assert!(is_kept, "{step:?}: {} was revoked", key.id);
             }
         }
-        match step.action {
-            Action::Restore => known[at] = Known { synced: first.clone(), drafted: None },
-            Action::Lose => {
-                // It knows of nothing, so it may undo nothing.
-                known[at] = Known {
-                    synced: vec![[[true; 2]; PATCHES.len()]; world.keys.len()],
-                    drafted: None,
+        let says = world.refused_by(at);
+        if let (true, Some(place), Some(says)) = (is_done && is_published, place, &says) {
+            // A draft says what its registry said then.
+            let is_whole = !matches!(step.action, Action::Attach);
+            for (n, key) in world.keys.iter().enumerate().filter(|_| is_whole) {
+                let is = if place == "t.kgt" {
+                    by_table_now(&world, n)
+                } else {
+                    world.said_with(place, key)
                 };
+                let lost = says[n].without(is.refused());
+                prop_assert!(lost == Refused::default(), "{step:?}: {lost:?} of {}", key.id);
             }
-            Action::Merge if extension == "jsonl" => {
-                // Its registry now says what the other one knows: to change that is a decision.
-                let theirs = known[1 - at].synced.clone();
-                for (ours, theirs) in
-                    known[at].synced.iter_mut().flatten().zip(theirs.iter().flatten())
-                {
-                    for (ours, theirs) in ours.iter_mut().zip(theirs) {
-                        *ours &= theirs;
-                    }
-                }
-            }
-            Action::Draft if is_done => known[at].drafted = Some(known[at].synced.clone()),
-            action if is_done && is_sync(action) => known[at].synced.clone_from(&after),
-            _ => {}
         }
+        let drafted = known[at].drafted.take();
+        known[at] = match (step.action, says) {
+            (Action::Restore | Action::Lose, says) => {
+                Known { refused: says.unwrap_or_else(|| nothing.clone()), drafted: None }
+            }
+            // Of what both did before only what the merged registry says counts.
+            (Action::Merge, Some(says)) => Known { refused: says, drafted },
+            (Action::Draft, Some(says)) if is_done => {
+                let refused = join(&known[at].refused, &says);
+                Known { refused: refused.clone(), drafted: Some(refused) }
+            }
+            (action, Some(says)) if is_done && (is_published || is_fold(action)) => {
+                Known { refused: says, drafted }
+            }
+            (_, Some(says)) => Known { refused: join(&known[at].refused, &says), drafted },
+            (_, None) => Known { refused: known[at].refused.clone(), drafted },
+        };
         before = after;
-        by_table = world.by_table();
     }
     Ok(())
+}
+
+fn by_table_now(world: &World, n: usize) -> Said {
+    world.said_with("none.kgp", &world.keys[n])
+}
+
+fn is_fold(action: Action) -> bool {
+    matches!(action, Action::Fold)
+}
+
+fn join(one: &[Refused], other: &[Refused]) -> Vec<Refused> {
+    one.iter().zip(other).map(|(one, other)| one.or(*other)).collect()
+}
+
+fn of(publisher: usize, action: Action) -> Step {
+    Step { publisher, action, flags: Vec::new() }
+}
+
+fn above(publisher: usize, action: Action) -> Step {
+    Step { publisher, action, flags: vec!["--serial", "above"] }
 }
 
 proptest! {
@@ -391,4 +490,142 @@ proptest! {
     fn no_interleaving_of_lines_admits_again(steps in prop::collection::vec(step(), 4..12)) {
         play("jsonl", &steps)?;
     }
+}
+
+/// Both forms of registry.
+fn holds(steps: &[Step]) {
+    for extension in ["toml", "jsonl"] {
+        play(extension, steps).unwrap();
+    }
+}
+
+#[test]
+fn a_draft_that_waited_undoes_nothing() {
+    holds(&[
+        of(0, Action::Change("disable", 1)),
+        above(0, Action::Draft),
+        of(1, Action::Publish("revoke", 0)),
+        of(0, Action::Attach),
+        above(0, Action::Table),
+    ]);
+}
+
+/// No setting says which table the draft is to replace, so that it does not say that it means it.
+#[test]
+fn a_draft_that_ends_every_key_is_not_put_in_its_place() {
+    let steps = [
+        of(0, Action::Change("revoke", 0)),
+        of(0, Action::Change("revoke", 1)),
+        of(0, Action::Draft),
+        of(0, Action::Attach),
+    ];
+    holds(&steps);
+    let world = World::new("toml");
+    let codes: Vec<_> = steps.iter().map(|step| world.run(step, "100").unwrap()).collect();
+    assert!(codes[..3].iter().all(|(code, _)| *code == 0), "{codes:?}");
+    assert!(codes[3].0 == 65 && codes[3].1.contains("--acknowledge empty"), "{codes:?}");
+}
+
+#[test]
+fn a_table_to_look_at_is_no_publication() {
+    holds(&[
+        of(1, Action::Publish("narrow", 0)),
+        of(0, Action::Review),
+        of(0, Action::Change("enable", 0)),
+        above(0, Action::Table),
+    ]);
+}
+
+#[test]
+fn a_patch_in_any_place_is_not_undone() {
+    for emergency in [Action::Far("revoke", 0), Action::Emergency("disable", 0)] {
+        holds(&[
+            of(0, emergency),
+            of(1, Action::Change("narrow", 1)),
+            above(1, Action::Table),
+            above(1, Action::Patch),
+            of(1, Action::Fold),
+            above(1, Action::Table),
+        ]);
+    }
+}
+
+/// The table refuses what a patch behind it admits: to take both in admits it for whoever reads the
+/// table alone.
+#[test]
+fn what_a_later_patch_admits_is_admitted_by_the_next_table() {
+    holds(&[
+        of(0, Action::Publish("disable", 0)),
+        of(0, Action::Emergency("enable", 0)),
+        of(1, Action::Fold),
+        above(1, Action::Table),
+    ]);
+}
+
+#[test]
+fn who_refused_something_in_one_place_changes_its_mind_in_all() {
+    holds(&[
+        of(0, Action::Emergency("disable", 0)),
+        of(0, Action::Far("narrow", 0)),
+        of(0, Action::Change("enable", 0)),
+        of(0, Action::Publish("widen", 0)),
+    ]);
+}
+
+#[test]
+fn a_restored_or_lost_registry_undoes_nothing() {
+    for back in [Action::Restore, Action::Lose] {
+        holds(&[
+            of(0, Action::Publish("revoke", 0)),
+            of(0, Action::Publish("narrow", 1)),
+            of(0, back),
+            of(0, Action::Change("disable", 1)),
+            above(0, Action::Table),
+            of(0, Action::Change("enable", 1)),
+            above(0, Action::Patch),
+            of(0, Action::Fold),
+            above(0, Action::Table),
+        ]);
+    }
+}
+
+/// Lines of both are in one file: what either refuses, the next table and patch refuse, whatever
+/// length of the file the last publication was made of.
+#[test]
+fn merged_lines_are_published_whole() {
+    for publish in [Action::Table, Action::Patch] {
+        holds(&[
+            of(0, Action::Publish("disable", 0)),
+            of(1, Action::Change("narrow", 1)),
+            of(1, Action::Merge),
+            of(1, publish),
+            of(1, Action::Change("enable", 0)),
+            above(1, publish),
+            of(0, Action::Merge),
+            above(0, publish),
+        ]);
+    }
+}
+
+/// Who merged knows what the merged registry refuses, and nothing of what it refused before.
+#[test]
+fn two_edits_of_one_key_are_no_leave_to_admit_it() {
+    holds(&[
+        of(0, Action::Publish("narrow", 0)),
+        of(1, Action::Change("disable", 0)),
+        of(1, Action::Merge),
+        of(1, Action::Change("enable", 0)),
+        above(1, Action::Table),
+    ]);
+}
+
+/// The model itself: what is in force already is not published once more.
+#[test]
+fn a_change_that_is_made_already_may_publish_nothing() {
+    holds(&[
+        of(1, Action::Change("narrow", 0)),
+        of(1, Action::Patch),
+        of(1, Action::Publish("enable", 0)),
+        of(0, Action::Change("revoke", 0)),
+    ]);
 }
