@@ -44,7 +44,7 @@ use crate::token::sign::credential::UpstreamCredential;
 pub use self::admin::{read_secret, token as admin_token};
 pub use self::diff::needs_restart;
 pub use self::fault::{ConfigError, ConfigFault};
-pub use self::host::{Noted, ThisHost};
+pub use self::host::{Noted, ThisHost, open_regular};
 pub use self::raw::{Host, Places};
 pub(crate) use self::tokens::MOST_ISSUERS;
 pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};

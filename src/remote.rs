@@ -1,6 +1,7 @@
 //! Servers that keygate itself asks or posts to: who is trusted as one, and the credential for them
 //! (`[table.http]`). Imports `config`.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,16 +14,26 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
 use zeroize::Zeroizing;
 
-use crate::config::UrlOptions;
+use crate::config::{UrlOptions, read_secret};
 
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// A file of `[table.http]` is of no use. Says nothing of what it holds.
+/// A file that says how to ask a server is of no use. Says nothing of what it holds.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read the configured credential file {}: {source}", .path.display())]
+#[error("cannot use the {purpose} in {}: {source}\nhint: {}", .path.display(), self.hint())]
 pub struct RemoteFileError {
+    purpose: RemoteFilePurpose,
     path: PathBuf,
     source: io::Error,
+}
+
+/// What such a file is for.
+#[derive(Clone, Copy, Debug)]
+enum RemoteFilePurpose {
+    /// `ca`: who is believed to be the server.
+    Authorities,
+    /// `bearer_file`, `basic_file`.
+    Credential,
 }
 
 /// What all connections to such servers have in common; the caller adds time-outs and redirects.
@@ -56,19 +67,22 @@ pub fn authorization(options: &UrlOptions) -> Result<Option<HeaderValue>, Remote
         (None, Some(path)) => (path, "Basic "),
         (None, None) => return Ok(None),
     };
-    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(failed(path))?;
+    let failed = failed(RemoteFilePurpose::Credential, path);
+    let bytes = read_secret(path).map_err(&failed)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| failed(invalid("it is no text")))?;
     let credential = match scheme {
         "Basic " => Zeroizing::new(base64::prelude::BASE64_STANDARD.encode(text.trim())),
         _ => Zeroizing::new(text.trim().to_owned()),
     };
     let mut value = HeaderValue::try_from(&*Zeroizing::new([scheme, &credential].concat()))
-        .map_err(|_| failed(path)(invalid("it holds bytes that no header can have")))?;
+        .map_err(|_| failed(invalid("it holds bytes that no header can have")))?;
     value.set_sensitive(true);
     Ok(Some(value))
 }
 
 fn roots(path: &Path) -> Result<RootCerts, RemoteFileError> {
-    let pem = std::fs::read(path).map_err(failed(path))?;
+    let failed = failed(RemoteFilePurpose::Authorities, path);
+    let pem = read_secret(path).map_err(&failed)?;
     let certificates: Vec<Certificate<'static>> = ureq::tls::parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),
@@ -76,17 +90,51 @@ fn roots(path: &Path) -> Result<RootCerts, RemoteFileError> {
         })
         .collect();
     match certificates.is_empty() {
-        true => Err(failed(path)(invalid("it holds no certificate"))),
+        true => Err(failed(invalid("it holds no certificate"))),
         false => Ok(RootCerts::from(certificates)),
     }
 }
 
-fn failed(path: &Path) -> impl Fn(io::Error) -> RemoteFileError {
-    move |source| RemoteFileError { path: path.to_owned(), source }
+fn failed(purpose: RemoteFilePurpose, path: &Path) -> impl Fn(io::Error) -> RemoteFileError {
+    move |source| RemoteFileError { purpose, path: path.to_owned(), source }
 }
 
 fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
+}
+
+// === impl RemoteFileError ===
+
+impl RemoteFileError {
+    fn hint(&self) -> &'static str {
+        match (self.source.kind(), self.purpose) {
+            (io::ErrorKind::InvalidData, RemoteFilePurpose::Authorities) => {
+                "it has to be PEM: `-----BEGIN CERTIFICATE-----` begins the certificate of each \
+                 authority"
+            }
+            (io::ErrorKind::InvalidData, RemoteFilePurpose::Credential) => {
+                "it has to hold the credential alone, in one line"
+            }
+            (io::ErrorKind::NotFound, _) => {
+                "put the file there; keygate reads it anew whenever it asks"
+            }
+            (io::ErrorKind::PermissionDenied, _) => {
+                "the user that runs keygate needs to read it, and to enter every directory above it"
+            }
+            _ => "it has to be a regular file on a disk that is well",
+        }
+    }
+}
+
+// === impl RemoteFilePurpose ===
+
+impl fmt::Display for RemoteFilePurpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Authorities => "certificate authorities",
+            Self::Credential => "credential",
+        })
+    }
 }
 
 #[cfg(test)]
@@ -115,9 +163,20 @@ mod tests {
         ] {
             let error = authorization(&options).unwrap_err().to_string();
             assert!(error.contains(&format!("/{name}: ")) && !error.contains("hunter2"), "{error}");
+            assert!(error.starts_with("cannot use the credential in "), "{error}");
+            assert!(error.contains("\nhint: "), "{error}");
         }
-        let ca = UrlOptions { ca: write("e", "hunter2"), ..none };
-        let error = agent("https://a/", &ca).err().map(|error| error.to_string()).unwrap();
-        assert!(error.ends_with("/e: it holds no certificate"), "{error}");
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+        for (ca, want) in [
+            (write("e", "hunter2"), "/e: it holds no certificate\nhint: it has to be PEM"),
+            (Some(folder.path().join("f")), "\nhint: put the file there"),
+            (Some(pipe), "/pipe: it is no regular file\nhint: it has to be a regular file"),
+        ] {
+            let ca = UrlOptions { ca, ..none.clone() };
+            let error = agent("https://a/", &ca).err().map(|error| error.to_string()).unwrap();
+            assert!(error.starts_with("cannot use the certificate authorities in /"), "{error}");
+            assert!(error.contains(want) && !error.contains("hunter2"), "{error}");
+        }
     }
 }

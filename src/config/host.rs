@@ -1,7 +1,9 @@
 //! The machine that a configuration refers to: environment and files. Imports only its neighbours.
 
 use std::cell::RefCell;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::raw::Host;
@@ -19,6 +21,27 @@ pub struct Noted<'h> {
 
 /// Files that a configuration names are keys and certificates, never longer.
 const MAX_FILE: u64 = 1 << 20;
+
+/// Opens a file that is read to its end at once.
+///
+/// # Errors
+/// Whatever opening it gives, and `InvalidInput` for what is no regular file: a named pipe would hold
+/// the start, or a reload, until somebody writes into it. What the shell gives below `/dev`
+/// (`/dev/stdin`, `<(…)`) has its writer already.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    if path.starts_with("/dev") {
+        return File::open(path);
+    }
+    // Opening a pipe waits too, without this.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    // Reading a directory says what it is.
+    if kind.is_file() || kind.is_dir() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
+}
 
 // === impl Noted ===
 
@@ -61,7 +84,7 @@ impl Host for ThisHost {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let file = std::fs::File::open(path)?;
+        let file = open_regular(path)?;
         // All of it at once: a buffer that grows leaves pieces of a secret behind.
         let length = file.metadata()?.len().min(MAX_FILE);
         let mut bytes = Vec::with_capacity(length as usize + 1);

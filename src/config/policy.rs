@@ -176,7 +176,7 @@ impl OwnedNames {
                 .fault(key, ConfigProblem::new(format!("must be at most {MAX_NAME} characters")));
         } else if let Some(what) = reserved(&folded) {
             section.fault(key, ConfigProblem::new(format!("`{name}` is {what}")));
-        } else if place.path.starts_with("identity.") && TAKEN.contains(&folded.as_str()) {
+        } else if field == FieldClass::Identity && TAKEN.contains(&folded.as_str()) {
             let problem = ConfigProblem::new(format!("`{name}` has a meaning of its own in HTTP"));
             section.fault(key, problem.hint("name a field of your own, such as x-caller"));
         } else if let Some((_, _, other)) = self.names.iter().find(|(n, _, _)| fold(n) == folded) {
@@ -194,7 +194,8 @@ const WRITTEN: [&str; 5] =
     ["traceparent", "tracestate", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
 
 /// Fields of requests that clients, services and what is between them read and write. As the name of
-/// an identity field they would be removed from every request, and mean something else.
+/// a field that keygate writes they would be removed from every request, and mean something else.
+/// `authorization` is that of `[upstream.credential]` alone, which does not claim it here.
 const TAKEN: [&str; 38] = [
     "accept",
     "accept-charset",

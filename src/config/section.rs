@@ -423,6 +423,7 @@ pub(super) fn unreadable(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "the user that runs keygate needs to read it, and to enter every directory above it"
         }
+        io::ErrorKind::InvalidInput => "name a regular file, no pipe, socket or device",
         io::ErrorKind::IsADirectory => "name a file in it",
         io::ErrorKind::FileTooLarge => "is it the right file? keys and certificates are short",
         _ => "see whether the disk and the mount are well",

@@ -40,10 +40,11 @@ pub enum LimitReport {
 }
 
 /// More than one limit, or one of another name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SeveralLimits {
-    /// The value of `RateLimit-Policy`: of all of them.
-    policies: String,
+    /// The value of `RateLimit-Policy`: of all of them, in ASCII. Most have room here, so that a
+    /// report is one allocation.
+    policies: SmallVec<[u8; 2 * POLICY_ITEM]>,
     /// What `RateLimit` says: the one with the least left, or all that refused.
     shown: SmallVec<[ShownLimit; 1]>,
 }
@@ -108,24 +109,24 @@ impl LimitReport {
         charges: &[PolicyCharge<'_>],
         states: impl Iterator<Item = Option<LimitState>>,
     ) -> Self {
-        let names: usize = charges.iter().map(|charge| charge.policy.as_str().len()).sum();
-        let mut policies = String::with_capacity(names + charges.len() * POLICY_ITEM);
-        let mut shown = SmallVec::new();
+        // Written where it stays: nothing of it is moved.
+        let mut several = Box::<SeveralLimits>::default();
+        let SeveralLimits { policies, shown } = &mut *several;
         for (charge, state) in charges.iter().zip(states) {
             let name = charge.policy.as_str();
-            policies.push_str(if policies.is_empty() { "\"" } else { ", \"" });
+            policies.extend_from_slice(if policies.is_empty() { b"\"" } else { b", \"" });
             if let Some(state) = state {
                 shown.push(ShownLimit { at: policies.len(), len: name.len(), state });
             }
-            policies.push_str(name);
-            policies.push_str("\";q=");
-            policies.push_str(itoa::Buffer::new().format(charge.limit.count()));
+            policies.extend_from_slice(name.as_bytes());
+            policies.extend_from_slice(b"\";q=");
+            policies.extend_from_slice(itoa::Buffer::new().format(charge.limit.count()).as_bytes());
             if let Some(seconds) = whole_window(charge.limit) {
-                policies.push_str(";w=");
-                policies.push_str(itoa::Buffer::new().format(seconds));
+                policies.extend_from_slice(b";w=");
+                policies.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
             }
         }
-        Self::Several(Box::new(SeveralLimits { policies, shown }))
+        Self::Several(several)
     }
 
     /// The limits that `RateLimit` speaks of, by name: of a refused request all that refused it.
@@ -137,6 +138,7 @@ impl LimitReport {
         let named = several.into_iter().flat_map(|several| {
             several.shown.iter().map(|shown| {
                 let name = several.policies.get(shown.at..shown.at + shown.len);
+                let name = name.and_then(|name| std::str::from_utf8(name).ok());
                 (name.unwrap_or_default(), shown.state)
             })
         });
@@ -217,7 +219,7 @@ impl RateFields {
         mut add: impl FnMut(HeaderName, &[u8]),
     ) {
         if self.standard {
-            add(RATELIMIT_POLICY, several.policies.as_bytes());
+            add(RATELIMIT_POLICY, &several.policies);
             let mut text = String::with_capacity(several.shown.len() * (64 + POLICY_ITEM));
             for (name, state) in report.shown() {
                 text.push_str(if text.is_empty() { "\"" } else { ", \"" });

@@ -54,6 +54,13 @@ enum AllOrNone {
     Refused(SmallVec<[Option<Duration>; 4]>),
 }
 
+/// What one limit says of a request.
+struct ChargeStep {
+    /// The arrival time before it.
+    seen: u64,
+    result: Result<LimitStep, Exhausted>,
+}
+
 // === impl LimitStore ===
 
 impl Default for LimitStore {
@@ -232,42 +239,43 @@ fn charge_buckets(
     mut of_org: Option<&mut Buckets>,
     now: Now,
 ) -> AllOrNone {
-    let mut steps: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
-    let mut shrunk: SmallVec<[(PolicyId, PolicyScope, u64); 4]> = SmallVec::new();
-    let mut spent: SmallVec<[Spent; 4]> = SmallVec::new();
-    let mut waits: SmallVec<[Option<Duration>; 4]> = SmallVec::new();
-    for one in limits {
-        let id = one.policy.id();
+    let step = |one: &PolicyCharge<'_>| {
         let buckets = match one.scope {
             PolicyScope::Key => of_caller.as_deref(),
             PolicyScope::Org => of_org.as_deref(),
         };
-        let seen = buckets.map_or(0, |buckets| buckets.arrival(id));
-        match one.limit.step(cost, seen, now.mono_ns) {
-            Ok(step) => {
-                steps.push((id, one.scope, step.arrival));
-                spent.push(step.spent);
-                waits.push(None);
-            }
-            Err(Exhausted { retry_in, arrival }) => {
-                waits.push(Some(retry_in));
-                shrunk.extend((arrival < seen).then_some((id, one.scope, arrival)));
-            }
-        }
-    }
-    let is_refused = spent.len() < limits.len();
-    // All limits or none; of a debt that is longer than its limit's burst only the burst is kept.
-    for (id, scope, arrival) in if is_refused { shrunk } else { steps } {
-        let buckets = match scope {
+        let seen = buckets.map_or(0, |buckets| buckets.arrival(one.policy.id()));
+        ChargeStep { seen, result: one.limit.step(cost, seen, now.mono_ns) }
+    };
+    let steps: SmallVec<[ChargeStep; 4]> = limits.iter().map(step).collect();
+    let mut set = |one: &PolicyCharge<'_>, arrival| {
+        let buckets = match one.scope {
             PolicyScope::Key => of_caller.as_deref_mut(),
             PolicyScope::Org => of_org.as_deref_mut(),
         };
         if let Some(buckets) = buckets {
-            buckets.set(id, arrival, now.mono_ns);
+            buckets.set(one.policy.id(), arrival, now.mono_ns);
         }
+    };
+    if steps.iter().all(|step| step.result.is_ok()) {
+        let mut spent = SmallVec::new();
+        for (one, step) in limits.iter().zip(&steps) {
+            if let Ok(step) = &step.result {
+                set(one, step.arrival);
+                spent.push(step.spent);
+            }
+        }
+        return AllOrNone::Spent(spent);
     }
-    match is_refused {
-        true => AllOrNone::Refused(waits),
-        false => AllOrNone::Spent(spent),
+    let mut waits = SmallVec::new();
+    for (one, step) in limits.iter().zip(&steps) {
+        if let Err(Exhausted { arrival, .. }) = &step.result
+            && *arrival < step.seen
+        {
+            // Of a debt that is longer than its limit's burst only the burst is kept.
+            set(one, *arrival);
+        }
+        waits.push(step.result.as_ref().err().map(|exhausted| exhausted.retry_in));
     }
+    AllOrNone::Refused(waits)
 }

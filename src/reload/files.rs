@@ -1,4 +1,5 @@
-//! Small files that outlive the process: written whole or not at all. Imports `table` for its buffer.
+//! Small files that outlive the process: written whole or not at all. Imports `config`, and `table` for
+//! its buffer.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::config::open_regular;
 use crate::table::Buffer;
 
 /// A file that stands in its place but was not yet forced to the disk.
@@ -99,7 +101,7 @@ impl Placed {
 
 /// `None`: there is none. More than `limit` bytes are an error.
 pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Buffer>> {
-    let mut file = match File::open(path) {
+    let mut file = match open_regular(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -117,7 +119,7 @@ pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Buffer>> {
 
 /// The first bytes of a file, at most `limit`. `None`: there is none.
 pub(super) fn read_head(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
+    let file = match open_regular(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

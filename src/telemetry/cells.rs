@@ -58,7 +58,7 @@ pub struct WorkerCells {
     pub(super) streams_open: MetricCell,
     pub(super) turned_away: [MetricCell; TurnedAway::ALL.len()],
     pub(super) token_cache: [MetricCell; CacheResult::ALL.len()],
-    /// By issuer, in the order of their first token here; those beyond share the last.
+    /// By issuer, in the order of their first token here; the last is for those beyond.
     pub(super) tokens: [OnceLock<Box<TokenCells>>; ISSUER_SLOTS],
     pub(super) lingered: [MetricCell; LingerEnd::ALL.len()],
     pub(super) upstream_connections: MetricCell,
@@ -96,8 +96,11 @@ pub(super) struct TokenCells {
 }
 
 /// Most values of the label `issuer` of one worker: those configured, that of strangers, and room
-/// for reloads.
+/// for reloads. The last one is [`OTHER_ISSUERS`].
 const ISSUER_SLOTS: usize = 2 * MOST_ISSUERS;
+
+/// Those that came by reloads when all slots were taken. No issuer has this name: theirs are URLs.
+pub(super) const OTHER_ISSUERS: &str = "other";
 
 pub(super) const TOKEN_RESULTS: usize = 1 + TokenFault::ALL.len();
 
@@ -161,12 +164,14 @@ impl WorkerCells {
     pub fn token(&self, issuer: Option<&str>, fault: Option<TokenFault>) {
         let issuer = issuer.unwrap_or_default();
         let new = || Box::new(TokenCells::new(issuer));
-        let mine = self.tokens.iter().find_map(|slot| {
+        let Some((others, named)) = self.tokens.split_last() else { return };
+        let mine = named.iter().find_map(|slot| {
             let cells = slot.get_or_init(new);
             (*cells.issuer == *issuer).then_some(cells)
         });
-        let mine = mine.or_else(|| self.tokens.last()?.get());
-        if let Some(cells) = mine {
+        // Under a name of their own: under another issuer's they would be counted as its.
+        let others = || Some(others.get_or_init(|| Box::new(TokenCells::new(OTHER_ISSUERS))));
+        if let Some(cells) = mine.or_else(others) {
             add_at(&cells.results, fault.map_or(0, |fault| 1 + fault as usize));
         }
     }
@@ -470,6 +475,25 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(label(reason.status()), reason.status().to_string(), "{reason:?}");
         }
+    }
+
+    #[test]
+    fn issuers_beyond_the_slots_are_counted_as_others() {
+        let cells = WorkerCells::default();
+        for n in 0..ISSUER_SLOTS + 8 {
+            let issuer = format!("https://idp-{n}.example/");
+            cells.token(Some(&issuer), None);
+            cells.token(Some(&issuer), Some(TokenFault::Expired));
+        }
+        let counted = cells.tokens.iter().filter_map(OnceLock::get).map(|cells| {
+            let of = cells.results.iter().map(MetricCell::read).sum::<u64>();
+            (&*cells.issuer, of)
+        });
+        let counted: Vec<_> = counted.collect();
+        assert_eq!(counted.len(), ISSUER_SLOTS);
+        let (last, named) = counted.split_last().unwrap();
+        assert_eq!(*last, (OTHER_ISSUERS, 2 * 9));
+        assert!(named.iter().all(|(issuer, count)| issuer.starts_with("https://") && *count == 2));
     }
 
     #[test]

@@ -96,6 +96,7 @@ fn what_is_refused_of_an_assertion() {
     one(&with("life", "6m"), "assertion.life: must be 1s to 5m");
     one(&with("life", "0s"), "must be 1s to 5m");
     one(&with("field", "x-org-id"), "`x-org-id` is taken by identity.org");
+    one(&with("field", "Authorization"), "`authorization` has a meaning of its own in HTTP");
     one(&with("binding", "key"), "unknown key");
     for (key, value, want) in [
         ("life", "1500ms", "must be whole seconds"),

@@ -1,6 +1,5 @@
 //! Certificate, key and authority files: read once, bounded, checked before use.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +15,7 @@ use super::concern::{self, TlsConcern};
 use super::dates::Validity;
 use super::error::TlsError;
 use super::pem;
-use crate::config::CertificateFiles;
+use crate::config::{CertificateFiles, open_regular};
 use crate::core::Now;
 
 const MAX_FILE: u64 = 1 << 20;
@@ -197,7 +196,7 @@ impl Bundle {
 /// Opens once; a file that grows meanwhile is refused, not cut.
 fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let fault = |source| TlsError::Read { path: path.to_owned(), source };
-    let file = File::open(path).map_err(fault)?;
+    let file = open_regular(path).map_err(fault)?;
     let length = file.metadata().map_err(fault)?.len();
     if length > MAX_FILE {
         return Err(TlsError::TooLarge(path.to_owned()));
