@@ -20,6 +20,7 @@ pub mod signer;
 pub mod status;
 pub mod tables;
 pub mod time;
+pub mod typos;
 pub mod usage;
 
 use std::ffi::OsString;

@@ -14,6 +14,7 @@ use super::registry::change::{Change, Check};
 use super::registry::plans::{OrgTerms, behind_plan, unknown};
 use super::registry::words::{show_limits_of_org, to_object};
 use super::session::Session;
+use super::typos::KnownWords;
 use crate::core::{LimitSet, OrgId};
 
 #[derive(Debug, clap::Subcommand)]
@@ -92,6 +93,7 @@ impl SetLimits {
             let pending = Outstanding::when(|| unpublished.has(&self.org).unwrap_or(true));
             return self.publish.make_up(change, pending, "orgs limit", session);
         }
+        let known = KnownWords::of(change.registry())?;
         let orgs = &mut change.settings_mut().orgs;
         match terms == OrgTerms::default() {
             true => orgs.remove(&self.org),
@@ -105,6 +107,8 @@ impl SetLimits {
         });
         let record = session.record(change.serial(), "orgs limit", what);
         let committed = change.commit(&[record])?;
+        known.warn_of_org(&self.org, &session.output);
+        known.warn_of_policies(&self.limits, &session.output);
         if session.output.json {
             let serial = committed.serial;
             let line = json!({

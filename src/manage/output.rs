@@ -1,6 +1,8 @@
 //! What a command says: data to standard output, everything else to standard error.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -93,7 +95,7 @@ impl Output {
     /// said by a command inside a command.
     pub fn warn(&self, text: &str) {
         if !self.mute {
-            eprintln!("warning: {}", visible(text));
+            warn(text);
         }
     }
 
@@ -147,6 +149,16 @@ impl Columns {
             output.line(line.trim_end())?;
         }
         Ok(())
+    }
+}
+
+/// Says something that does not stop a command, on standard error; `text` without `warning: `. What
+/// was said before is not said again: a command reads its signers and its registry more than once.
+pub fn warn(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.insert(text.to_owned()) {
+        eprintln!("warning: {}", visible(text));
     }
 }
 

@@ -16,6 +16,7 @@ use super::registry::plans::{PlanName, unknown};
 use super::registry::words::{show_limits, to_object};
 use super::registry::{Filter, Located, Registry};
 use super::session::Session;
+use super::typos::KnownWords;
 use crate::core::{LimitSet, OrgId};
 
 #[derive(Debug, clap::Subcommand)]
@@ -84,6 +85,7 @@ impl Set {
             );
             return Err(Error::argument("LIMIT", why));
         }
+        let known = KnownWords::of(change.registry())?;
         let keys = keys_of(change.registry(), &self.name)?;
         if was == is {
             session.output.note(&format!("{} has these limits already", self.name));
@@ -115,6 +117,7 @@ impl Set {
         });
         let record = session.record(change.serial(), "plans set", what);
         let committed = change.commit(&[record])?;
+        known.warn_of_policies(&self.limits, &session.output);
         let serial = committed.serial;
         if session.output.json {
             let line = json!({

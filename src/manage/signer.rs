@@ -1,6 +1,6 @@
 //! The Ed25519 key that signs tables and patches, as `openssl` writes and reads it.
 
-use std::io::IsTerminal;
+use std::io::{Read, Seek};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -14,11 +14,11 @@ use zeroize::Zeroizing;
 
 use super::error::{Error, Result};
 use super::files;
-use super::output::Output;
+use super::output::{self, Output};
 use crate::core::{SignerError, SignerKey};
 use crate::table::PublicKey;
+use crate::table::write::Draft;
 use crate::wording::shell::quoted_path;
-use crate::wording::visible::visible;
 
 /// A PEM key is about 120 bytes; more than this is another file.
 const MAX_PEM: u64 = 64 * 1024;
@@ -157,6 +157,23 @@ pub fn table_key(key: &SignerKey) -> Result<PublicKey> {
     PublicKey::from_raw(*key.as_bytes()).map_err(|e| Error::argument("signer", e))
 }
 
+/// Signs a draft with each of `signers`. `place` is what errors name.
+///
+/// # Errors
+///
+/// [`Error::Signer`]: one whom the manifest does not name.
+pub fn sign_all<F>(draft: &mut Draft<F>, signers: &[Signer], place: &Path) -> Result<()>
+where
+    F: Read + Seek,
+{
+    for signer in signers {
+        let signature = signer.sign(draft.message()).ok_or(Error::Random)?;
+        let attached = draft.attach(&table_key(signer.public())?, &signature);
+        attached.map_err(|e| Error::seal(place, e))?;
+    }
+    Ok(())
+}
+
 fn show_public(public: &SignerKey, private: Option<&Path>, output: &mut Output) -> Result<()> {
     if output.json {
         return output.json(&serde_json::json!({
@@ -180,13 +197,11 @@ fn show_public(public: &SignerKey, private: Option<&Path>, output: &mut Output) 
 fn warn_if_readable(path: &Path) {
     let mode = std::fs::metadata(path).map_or(0, |m| m.permissions().mode());
     if mode & 0o077 != 0 {
-        let colon =
-            if std::io::stderr().is_terminal() { "\x1b[33mwarning\x1b[0m" } else { "warning" };
-        eprintln!(
-            "{colon}: others can read {}\nhint: `chmod 600 {}`",
-            visible(&path.to_string_lossy()),
+        output::warn(&format!(
+            "others can read {}\nhint: `chmod 600 {}`",
+            path.display(),
             quoted_path(path)
-        );
+        ));
     }
 }
 

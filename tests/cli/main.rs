@@ -4,6 +4,7 @@
 
 mod completion;
 mod demo;
+mod doubts;
 mod formats;
 mod imports;
 mod interleavings;

@@ -12,6 +12,7 @@ use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::{self, RegistryEntry};
 use super::super::session::{Session, SystemRandomness};
 use super::super::time::{self, When};
+use super::super::typos::KnownWords;
 use super::details::DetailArgs;
 use super::refused::refused;
 use crate::core::address::parse_typed_network;
@@ -88,6 +89,7 @@ impl Create {
         let request = self.request()?;
         let mut change = super::begin(session, Check::Touched)?;
         self.publish.check(change.registry(), session)?;
+        let known = KnownWords::of(change.registry())?;
         let settings = super::operation_settings(change.settings());
         let made = operation::create(&settings, &request, session.now(), &mut SystemRandomness);
         let IssuedKey { entry, issued } = made.map_err(refused)?;
@@ -96,6 +98,8 @@ impl Create {
             return Err(Error::Random);
         }
         let committed = super::commit(change, "keys create", &self.publish, session)?;
+        known.warn_of_org(&self.org, &session.output);
+        known.warn_of_policies(&self.limits, &session.output);
         Ok((Shown { entry, issued, serial: committed.serial }, committed))
     }
 

@@ -12,6 +12,7 @@ use super::super::registry::change::{Check, Committed};
 use super::super::registry::entry::RegistryEntry;
 use super::super::session::Session;
 use super::super::time::When;
+use super::super::typos::KnownWords;
 use super::create;
 use super::details::DetailArgs;
 use super::former::{former, name_both};
@@ -216,9 +217,14 @@ impl Edit {
             return self.publish.make_up(change, pending, "keys edit", session);
         }
         let advice = KeyAdvice::of(Some(&located.entry), &new);
+        let known = match self.limits.is_empty() {
+            true => KnownWords::default(),
+            false => KnownWords::of(change.registry())?,
+        };
         change.replace(located, new);
         let committed = super::commit(change, "keys edit", &self.publish, session)?;
         advice.iter().for_each(|advice| session.output.warn(&warning(advice)));
+        known.warn_of_policies(&self.limits, &session.output);
         finish(&committed, |_| "changed", &self.publish, session)
     }
 
