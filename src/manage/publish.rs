@@ -9,6 +9,7 @@ pub mod losses;
 pub mod meet;
 pub mod pending;
 pub mod purpose;
+pub mod rows;
 pub mod signatures;
 pub mod target;
 pub mod terms;

@@ -13,7 +13,7 @@ mod unheld;
 
 pub use self::build::{BodyBuilder, BuiltBody, RemovalOf};
 pub use self::fault::{BuildError, Unheld};
-pub use self::patch::{PatchDifference, PatchDraft, PatchError, fold};
+pub use self::patch::{PatchBase, PatchDifference, PatchDraft, PatchError, fold};
 pub use self::seal::{Draft, SealError};
 pub use self::sort::{InMemory, Spool};
 pub use self::unheld::UnheldBy;

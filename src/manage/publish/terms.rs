@@ -9,7 +9,7 @@ use super::super::error::{Error, Result};
 use super::super::files;
 use super::super::registry::Registry;
 use super::super::session::Session;
-use super::super::signer::{self, Signer};
+use super::super::signer::{self, Signer, sign_all};
 use super::super::time;
 use crate::table::write::{Draft, Spool};
 use crate::table::{Acknowledge, Issue, PublicKey, TableFormat};
@@ -192,12 +192,7 @@ impl Terms {
     where
         F: Read + Seek,
     {
-        for signer in &self.signers {
-            let signature = signer.sign(draft.message()).ok_or(Error::Random)?;
-            draft
-                .attach(&signer::table_key(signer.public())?, &signature)
-                .map_err(|e| Error::seal(path, e))?;
-        }
+        sign_all(draft, &self.signers, path)?;
         match &self.message {
             Some(message) => files::replace(message, draft.message()),
             None => Ok(()),

@@ -13,7 +13,7 @@ use crate::core::{Digest, KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::file::{Patch, Table};
 use crate::table::format::TableFormat;
 use crate::table::keyset::KeySet;
-use crate::table::manifest::{Base, Issue};
+use crate::table::manifest::{Base, Issue, Manifest};
 use crate::table::refusal::Refusal;
 
 /// A patch being put together. Cumulative: it replaces every earlier patch over its base.
@@ -24,6 +24,16 @@ pub struct PatchDraft {
     changes: BTreeMap<Digest, PatchChange>,
     org_limits: BTreeMap<OrgId, LimitSet>,
     formats: Vec<KeyFormat>,
+}
+
+/// What a patch has to know of the table that it is over. The table itself need not be at hand: its
+/// [manifest](Manifest) says the first two, and who made it knows the third.
+#[derive(Clone, Debug)]
+pub struct PatchBase {
+    pub base: Base,
+    /// Readers of the table have to read the patch as well.
+    pub format: TableFormat,
+    pub formats: Vec<KeyFormat>,
 }
 
 /// A table and what it should hold, compared key by key.
@@ -49,6 +59,20 @@ pub enum PatchError {
     Build(#[from] BuildError),
     #[error("{0}")]
     Refused(#[from] Refusal),
+}
+
+// === impl PatchBase ===
+
+impl PatchBase {
+    /// Of the table with this manifest. `None`: it is written in a version that this program does not
+    /// know.
+    pub fn of(manifest: &Manifest, formats: impl IntoIterator<Item = KeyFormat>) -> Option<Self> {
+        Some(Self {
+            base: manifest.as_base(),
+            format: TableFormat::of_number(manifest.format)?,
+            formats: formats.into_iter().collect(),
+        })
+    }
 }
 
 // === impl PatchDifference ===
@@ -94,13 +118,16 @@ impl<'t> PatchDifference<'t> {
 impl PatchDraft {
     /// No change yet.
     pub fn over(table: &Table) -> Self {
-        Self {
+        Self::over_base(PatchBase {
             base: table.manifest().as_base(),
             format: table.format(),
-            changes: BTreeMap::new(),
-            org_limits: BTreeMap::new(),
             formats: table.formats().iter().cloned().collect(),
-        }
+        })
+    }
+
+    /// No change yet, over a table that need not be at hand.
+    pub fn over_base(PatchBase { base, format, formats }: PatchBase) -> Self {
+        Self { base, format, changes: BTreeMap::new(), org_limits: BTreeMap::new(), formats }
     }
 
     /// Goes on from a patch: everything that it states stays stated. Needs no table.
@@ -163,6 +190,11 @@ impl PatchDraft {
                 self.org_limits.insert(gone, LimitSet::default());
             }
         }
+    }
+
+    /// States the limits of an org as they now are; none take away what the table states.
+    pub fn state_org_limits(&mut self, org: OrgId, limits: LimitSet) {
+        self.org_limits.insert(org, limits);
     }
 
     pub fn formats(&mut self, formats: impl IntoIterator<Item = KeyFormat>) {
