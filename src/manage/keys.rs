@@ -89,6 +89,7 @@ impl KeysCommand {
 fn operation_settings(settings: &RegistrySettings) -> OperationSettings<'_> {
     OperationSettings {
         prefixes: &settings.prefixes,
+        shown: &settings.shown,
         default_prefix: settings.default_prefix.as_deref(),
         plans: &settings.plans,
     }

@@ -37,6 +37,9 @@ use crate::core::format::KeyFormat;
 pub struct OperationSettings<'s> {
     /// How secrets are written, by the name of their prefix.
     pub prefixes: &'s BTreeMap<String, KeyFormat>,
+    /// How many characters of a secret are kept for people, where that is not
+    /// [`KeyFormat::SHOWN`]; by prefix.
+    pub shown: &'s BTreeMap<String, usize>,
     /// The prefix of a new secret that names none.
     pub default_prefix: Option<&'s str>,
     /// Sets of limits that keys name.
@@ -55,14 +58,17 @@ impl<'s> OperationSettings<'s> {
         };
         match (chosen, prefix) {
             (Some((name, format)), _) => {
-                Ok(ChosenForm { prefix: Some(name.as_str().into()), format: format.clone() })
+                let shown = self.shown.get(name).copied().unwrap_or(KeyFormat::SHOWN);
+                let prefix = Some(name.as_str().into());
+                Ok(ChosenForm { prefix, format: format.clone(), shown })
             }
             (None, Some(name)) => Err(FieldError::UnknownPrefix {
                 name: name.into(),
                 known: self.prefixes.keys().cloned().collect(),
             }),
             (None, None) if self.prefixes.is_empty() => {
-                Ok(ChosenForm { prefix: None, format: KeyFormat::standard("kg_") })
+                let format = KeyFormat::standard("kg_");
+                Ok(ChosenForm { prefix: None, format, shown: KeyFormat::SHOWN })
             }
             (None, None) => Err(FieldError::NoPrefix),
         }
@@ -75,4 +81,6 @@ pub struct ChosenForm {
     /// `None`: the registry has no prefixes.
     pub prefix: Option<Box<str>>,
     pub format: KeyFormat,
+    /// Characters behind prefix and environment that are kept for people.
+    pub shown: usize,
 }

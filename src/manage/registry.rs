@@ -403,9 +403,9 @@ impl Read for FromStart {
 fn cut_prefix(entry: &mut RegistryEntry, settings: &RegistrySettings) {
     let noted = &*entry.key_prefix;
     // Only a longer text can be told from eight symbols that begin like a prefix of letters.
+    let longest = settings.shown.values().copied().fold(KeyFormat::SHOWN, usize::max);
     let is_told = |format: &KeyFormat| {
-        noted.len() > KeyFormat::SHOWN
-            || !format.prefix.ends_with(|last: char| last.is_ascii_alphanumeric())
+        noted.len() > longest || !format.prefix.ends_with(|last: char| last.is_ascii_alphanumeric())
     };
     let has = |format: &&KeyFormat| !format.prefix.is_empty() && noted.starts_with(&*format.prefix);
     let named = entry.prefix.as_deref().and_then(|name| settings.prefixes.get(name));

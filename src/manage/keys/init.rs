@@ -131,6 +131,7 @@ impl Init {
             serial: 0,
             audience,
             prefixes,
+            shown: std::collections::BTreeMap::new(),
             default_prefix,
             publish,
             plans: std::collections::BTreeMap::new(),
@@ -223,6 +224,9 @@ pub fn template(settings: &RegistrySettings) -> String {
         }
         if format.checksummed {
             text.push_str("checksummed = true # every key with this prefix conforms\n");
+        }
+        if let Some(shown) = settings.shown.get(name) {
+            text.push_str(&format!("shown = {shown} # characters kept as `key_prefix`\n"));
         }
     }
     let publish = &settings.publish;

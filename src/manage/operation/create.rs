@@ -92,7 +92,7 @@ pub fn create(
         faults.add(KeyField::NotBefore, FieldError::EndsBeforeItBegins);
     }
     let Some(form) = form else { return faults.none_or(None) };
-    let issued = IssuedSecret::new(&form.format, request.environment, random)?;
+    let issued = IssuedSecret::new(&form, request.environment, random)?;
     let public_id = match request.kind {
         KeyKind::Pair => Some(new_public_id(&form.format, request.environment, random)?),
         KeyKind::Single => None,

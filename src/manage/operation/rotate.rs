@@ -76,7 +76,7 @@ pub fn rotate(
     let end = faults.taken(KeyField::Overlap, overlap).flatten().unwrap_or(now);
     let end = old.expires.map_or(end, |at| at.min(end));
     let form = faults.none_or(form)?;
-    let issued = IssuedSecret::new(&form.format, old.environment, random)?;
+    let issued = IssuedSecret::new(&form, old.environment, random)?;
     let successor = RegistryEntry {
         prefix: form.prefix,
         key_prefix: issued.key_prefix.clone(),

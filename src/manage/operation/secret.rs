@@ -1,5 +1,6 @@
 //! New secrets and ids, from random bytes that the caller provides. Imports core.
 
+use super::ChosenForm;
 use super::fault::OperationError;
 use crate::core::format::KeyFormat;
 use crate::core::{Digest, Environment, KeyId, Secret};
@@ -28,15 +29,16 @@ pub struct IssuedSecret {
 impl IssuedSecret {
     /// A new secret in this form.
     pub fn new(
-        format: &KeyFormat,
+        form: &ChosenForm,
         environment: Option<Environment>,
         random: &mut dyn RandomSource,
     ) -> Result<Self, OperationError> {
+        let format = &form.format;
         // About one byte in four is passed over; 1 KiB is far beyond the longest form.
         let bytes = zeroize::Zeroizing::new(bytes::<1024>(random)?);
         let secret = format.encode(environment, *bytes).ok_or(OperationError::NoRandomness)?;
         let rest = secret.expose().get(format.head_of(secret.expose())..).unwrap_or_default();
-        let key_prefix = start_of(rest, KeyFormat::SHOWN);
+        let key_prefix = start_of(rest, form.shown);
         Ok(Self { digest: secret.digest(), key_prefix, secret })
     }
 }

@@ -42,6 +42,7 @@ impl RandomSource for Empty {
 /// One prefix and one plan.
 pub(super) struct Shop {
     prefixes: BTreeMap<String, KeyFormat>,
+    shown: BTreeMap<String, usize>,
     plans: BTreeMap<PlanName, LimitSet>,
 }
 
@@ -50,12 +51,18 @@ impl Shop {
         let limits = LimitSet::of_key(Some(parse_limit("9/s").unwrap()));
         Self {
             prefixes: [("wa".to_owned(), KeyFormat::standard("wa_"))].into(),
+            shown: BTreeMap::new(),
             plans: [(PlanName::parse("gold").unwrap(), limits)].into(),
         }
     }
 
     pub(super) fn settings(&self) -> OperationSettings<'_> {
-        OperationSettings { prefixes: &self.prefixes, default_prefix: None, plans: &self.plans }
+        OperationSettings {
+            prefixes: &self.prefixes,
+            shown: &self.shown,
+            default_prefix: None,
+            plans: &self.plans,
+        }
     }
 }
 
@@ -151,6 +158,17 @@ fn a_new_key_is_what_was_asked_for() {
     assert!(shown.starts_with(&*entry.key_prefix) && entry.key_prefix.len() == 8);
     assert!(!format!("{issued:?}").contains(&*entry.key_prefix.repeat(2)));
     assert_eq!(format!("{:?}", Secret::new(*b"x")), "Secret(..)", "the secret has no `Debug`");
+}
+
+#[test]
+fn a_prefix_says_how_much_of_its_secrets_is_shown() {
+    for shown in [0, 4, 12] {
+        let shop = Shop { shown: [("wa".to_owned(), shown)].into(), ..Shop::new() };
+        let made = create(&shop.settings(), &asked(), NOW, &mut Counting::default()).unwrap();
+        assert_eq!(made.entry.key_prefix.len(), shown);
+        let secret = String::from_utf8_lossy(made.issued.secret.expose()).into_owned();
+        assert!(secret.starts_with(&format!("wa_{}", made.entry.key_prefix)));
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::plans::{
 };
 use super::published::BuiltFile;
 use super::toml::{Piece, syntax_fault};
-use crate::core::format::KeyFormat;
+use crate::core::format::{Alphabet, KeyFormat};
 use crate::core::limit::show_duration;
 use crate::core::{Digest, LimitSet, OrgId};
 use crate::manage::error::FileFault;
@@ -31,6 +31,9 @@ pub struct RegistrySettings {
     pub audience: Option<Box<str>>,
     /// How secrets are written and recognised, by the word in front of them.
     pub prefixes: BTreeMap<String, KeyFormat>,
+    /// How many characters of a secret are kept for people, where that is not
+    /// [`KeyFormat::SHOWN`]; by prefix.
+    pub shown: BTreeMap<String, usize>,
     pub default_prefix: Option<String>,
     pub publish: Publish,
     /// Sets of limits that keys and orgs name.
@@ -80,7 +83,7 @@ pub struct RawSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_prefix: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub prefixes: BTreeMap<String, KeyFormat>,
+    pub prefixes: BTreeMap<String, RawPrefix>,
     #[serde(default, skip_serializing_if = "RawPublish::is_empty")]
     pub publish: RawPublish,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -90,6 +93,27 @@ pub struct RawSettings {
     /// What keygatectl writes down of its publications.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<String>,
+}
+
+/// A form of secrets, which tables state as well, and what only the registry knows of it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawPrefix {
+    prefix: Box<str>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    environment: bool,
+    #[serde(default)]
+    alphabet: Alphabet,
+    random: u8,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    checksum: u8,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    group: u8,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    checksummed: bool,
+    /// Characters of a secret behind its prefix that are kept to recognise its key by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shown: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -119,6 +143,41 @@ impl RawSettings {
         let text = serde_json::to_string(&self).unwrap_or_default();
         let Digest([a, b, c, d, ..]) = Digest::of(text.as_bytes());
         format!("{:08x}", u32::from_be_bytes([a, b, c, d]))
+    }
+}
+
+// === impl RawPrefix ===
+
+impl RawPrefix {
+    /// Most characters that a registry keeps.
+    const MOST_SHOWN: usize = 16;
+    /// Bits of a secret that nobody sees, so that what is shown helps nobody to guess the rest.
+    const UNSEEN_BITS: f64 = 80.0;
+
+    fn of(format: &KeyFormat, shown: Option<usize>) -> Self {
+        let KeyFormat { prefix, environment, alphabet, random, checksum, group, checksummed } =
+            format.clone();
+        Self { prefix, environment, alphabet, random, checksum, group, checksummed, shown }
+    }
+
+    fn format(&self) -> KeyFormat {
+        let Self { prefix, environment, alphabet, random, checksum, group, checksummed, .. } =
+            self.clone();
+        KeyFormat { prefix, environment, alphabet, random, checksum, group, checksummed }
+    }
+
+    fn check_shown(&self) -> Result<(), String> {
+        let Some(shown) = self.shown else { return Ok(()) };
+        let bits = (self.alphabet.symbols().len() as f64).log2();
+        let unseen = f64::from(self.random) * bits - shown as f64 * bits;
+        match shown <= Self::MOST_SHOWN && unseen >= Self::UNSEEN_BITS {
+            true => Ok(()),
+            false => Err(format!(
+                "shown: must be at most {}, and leave {} random bits that nobody sees",
+                Self::MOST_SHOWN,
+                Self::UNSEEN_BITS
+            )),
+        }
     }
 }
 
@@ -172,10 +231,12 @@ impl RegistrySettings {
             let why = "must be 1 to 128 visible ASCII characters".into();
             fault(line_of("audience"), "audience", why);
         }
-        for (name, format) in &raw.prefixes {
+        for (name, prefix) in &raw.prefixes {
             let section = format!("prefixes.{name}");
-            if let Err(e) = format.validate() {
+            if let Err(e) = prefix.format().validate() {
                 fault(line_of(&section), &section, e.to_string());
+            } else if let Err(why) = prefix.check_shown() {
+                fault(line_of(&section), &section, why);
             }
         }
         if let Some(name) = &raw.default_prefix
@@ -237,7 +298,12 @@ impl RegistrySettings {
         Ok(Self {
             serial: raw.serial,
             audience: raw.audience.map(Into::into),
-            prefixes: raw.prefixes,
+            shown: raw
+                .prefixes
+                .iter()
+                .filter_map(|(name, prefix)| Some((name.clone(), prefix.shown?)))
+                .collect(),
+            prefixes: raw.prefixes.iter().map(|(name, p)| (name.clone(), p.format())).collect(),
             default_prefix: raw.default_prefix,
             publish,
             plans,
@@ -254,7 +320,13 @@ impl RegistrySettings {
             after: None,
             audience: self.audience.as_deref().map(Into::into),
             default_prefix: self.default_prefix.clone(),
-            prefixes: self.prefixes.clone(),
+            prefixes: self
+                .prefixes
+                .iter()
+                .map(|(name, format)| {
+                    (name.clone(), RawPrefix::of(format, self.shown.get(name).copied()))
+                })
+                .collect(),
             publish: RawPublish {
                 signer: publish.signer.clone(),
                 table: publish.table.clone(),
@@ -273,6 +345,12 @@ impl RegistrySettings {
     /// Limits in force of every org that has any, with those of its plan.
     pub fn org_limits(&self) -> BTreeMap<OrgId, LimitSet> {
         limits_of_orgs(&self.orgs, &self.plans)
+    }
+
+    /// How many characters of a secret with this prefix are kept for people.
+    pub fn shown(&self, prefix: Option<&str>) -> usize {
+        let set = prefix.and_then(|name| self.shown.get(name)).copied();
+        set.unwrap_or(KeyFormat::SHOWN)
     }
 
     /// The text with what differs from `old` changed: the serial, what was published, plans,
@@ -315,6 +393,10 @@ impl RegistrySettings {
         }
         Some(document.to_string())
     }
+}
+
+fn is_zero(n: &u8) -> bool {
+    *n == 0
 }
 
 /// Replaces a value and keeps the spaces and the comment around it.
@@ -449,6 +531,13 @@ mod tests {
         let cases = [
             ("version", "registry = 1", "registry = 2", "keys.toml:2: registry: "),
             ("prefix", "random = 32", "random = 3", "keys.toml:6: prefixes.wa: fewer"),
+            (
+                "shown",
+                "random = 32",
+                "random = 32\nshown = 17",
+                "prefixes.wa: shown: must be at most",
+            ),
+            ("shown", "random = 32", "random = 25\nshown = 12", "leave 80 random bits"),
             ("life", "30d", "soon", "keys.toml:16: publish.life: "),
             ("no signer", "signer = \"s.pem\"\n", "", "on_change: needs `signer`"),
             ("unknown", "audience", "audiense", "keys.toml:4: unknown field"),

@@ -19,7 +19,6 @@ use super::super::refused::refused;
 use super::placeholder;
 use super::rules::AllowedNetworks;
 use super::yaml::Yaml;
-use crate::core::format::KeyFormat;
 use crate::core::{Environment, Limit, OrgId, Permission, PolicyName, Secret};
 use crate::wording::visible::one_line;
 
@@ -327,10 +326,11 @@ fn check_secret(secret: &Secret, defaults: &Defaults<'_>) -> std::result::Result
 /// A few symbols behind the known prefix, if there is one: at most a quarter of them.
 fn first_characters(secret: &Secret, settings: &RegistrySettings) -> Box<str> {
     let bytes = secret.expose();
-    let format = longest_prefix(bytes, settings).and_then(|name| settings.prefixes.get(name));
+    let name = longest_prefix(bytes, settings);
+    let format = name.and_then(|name| settings.prefixes.get(name));
     let head = format.map_or(0, |format| format.head_of(bytes));
     let rest = bytes.get(head..).unwrap_or_default();
-    start_of(rest, KeyFormat::SHOWN.min(rest.len() / 4))
+    start_of(rest, settings.shown(name).min(rest.len() / 4))
 }
 
 fn prefix_of(

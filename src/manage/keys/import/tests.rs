@@ -44,6 +44,7 @@ fn settings() -> RegistrySettings {
         serial: 0,
         audience: None,
         prefixes: [("wa".to_owned(), KeyFormat::standard("wa_"))].into(),
+        shown: [].into(),
         default_prefix: None,
         publish: Default::default(),
         plans: std::collections::BTreeMap::new(),
