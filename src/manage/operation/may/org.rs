@@ -1,10 +1,11 @@
 //! What an org allows of its keys, and who may do what to the org itself. Imports the registry's
 //! entries.
 
-use std::fmt;
+use std::time::Duration;
 
 use super::super::super::registry::entry::RegistryEntry;
 use super::{Access, Actor, Excess, HeldPermissions, KeyAction, NotAllowed, PersonRole};
+use crate::core::limit::show_duration;
 use crate::core::{OrgId, Permission, PermissionSet};
 use crate::manage::operation::fault::KeyField;
 
@@ -31,7 +32,7 @@ pub enum RequiredNetworks {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyFault {
-    #[error("a key lives at most {}", days(*.longest))]
+    #[error("a key lives at most {}", show_duration(Duration::from_secs(*.longest)))]
     LifeTooLong {
         /// Seconds.
         longest: u64,
@@ -230,8 +231,4 @@ fn keep_an_owner(action: OrgAction<'_>) -> Result<(), NotAllowed> {
         }
         _ => Ok(()),
     }
-}
-
-fn days(seconds: u64) -> impl fmt::Display {
-    humantime::format_duration(std::time::Duration::from_secs(seconds))
 }
