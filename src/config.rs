@@ -15,6 +15,7 @@ mod lower;
 mod observe;
 mod policy;
 mod raw;
+pub(crate) mod reader;
 mod refusals;
 mod routes;
 mod secrets;
@@ -494,52 +495,13 @@ impl Config {
 
     /// Like [`Config::load_on`], for text that was read from `file` before.
     pub fn parse(host: &dyn Host, file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let base = file.parent().unwrap_or(Path::new(""));
-        let reader = raw::ConfigReader::new(text, base, host);
-        let (table, errors) = toml::de::DeTable::parse_recoverable(text);
-        match foreign_format(file, text).filter(|_| !errors.is_empty()) {
-            // What a parser of TOML says of it, line by line, helps nobody.
-            Some(format) => reader.foreign(format),
-            None => errors.iter().for_each(|error| reader.syntax(error)),
+        let read = reader::read_toml(host, file, text, lower::config)?;
+        let reader::ReadToml { value, warnings, places, secret_files, .. } = read;
+        let config = Self { warnings, places, secret_files, ..value };
+        let faults = config.copies_in_the_way(file);
+        match faults.is_empty() {
+            true => Ok(config),
+            false => Err(ConfigError::Invalid { file: file.to_owned(), faults }),
         }
-        // A damaged file would only add faults that are none.
-        let config = match errors.is_empty() {
-            true => lower::config(&section::ConfigSection::root(&reader, &table)),
-            false => None,
-        };
-        let (places, secret_files) = (reader.places(), reader.secrets());
-        let (faults, warnings) = reader.finish();
-        match config {
-            Some(config) if faults.is_empty() => {
-                let config = Self { warnings, places, secret_files, ..config };
-                let faults = config.copies_in_the_way(file);
-                match faults.is_empty() {
-                    true => Ok(config),
-                    false => Err(ConfigError::Invalid { file: file.to_owned(), faults }),
-                }
-            }
-            _ => Err(ConfigError::Invalid { file: file.to_owned(), faults }),
-        }
-    }
-}
-
-/// Another format that a file seems to be in, by its name and its first lines.
-fn foreign_format(file: &Path, text: &str) -> Option<&'static str> {
-    let extension = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    let first = text.lines().map(str::trim).find(|l| !l.is_empty() && !l.starts_with('#'))?;
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '"' | '\'');
-    let yaml = |line: &str| {
-        line == "---"
-            || line.starts_with("- ")
-            || line.split_once(':').is_some_and(|(key, value)| {
-                key.chars().all(is_name) && (value.is_empty() || value.starts_with(' '))
-            })
-    };
-    match extension {
-        _ if first.starts_with('{') => Some("JSON"),
-        _ if yaml(first) => Some("YAML"),
-        "json" => Some("JSON"),
-        "yaml" | "yml" => Some("YAML"),
-        _ => None,
     }
 }

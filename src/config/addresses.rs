@@ -20,7 +20,7 @@ struct ClaimedAddress<'a> {
 
 /// Refuses addresses that cannot be bound beside each other. `[::]` leaves IPv4 to a `0.0.0.0` of
 /// the same port, so that these two can.
-pub(super) fn settle(
+pub(crate) fn settle(
     root: &ConfigSection<'_>,
     listeners: &mut [Listener],
     places: &[ConfigPlace],
@@ -79,7 +79,7 @@ pub(super) fn settle(
 }
 
 /// A service at an address of ours would be keygate itself: every request would come back to it.
-pub(super) fn no_loop(
+pub(crate) fn no_loop(
     section: &ConfigSection<'_>,
     upstream: Option<&UpstreamConfig>,
     listeners: &[Listener],
@@ -115,7 +115,7 @@ pub(super) fn no_loop(
 }
 
 /// An absolute path that a socket address has room for.
-pub(super) fn socket_path(path: &str) -> Result<PathBuf, ConfigProblem> {
+pub(crate) fn socket_path(path: &str) -> Result<PathBuf, ConfigProblem> {
     if !path.starts_with('/') {
         return Err(ConfigProblem::new("a Unix socket needs an absolute path"));
     }
@@ -131,7 +131,7 @@ pub(super) fn socket_path(path: &str) -> Result<PathBuf, ConfigProblem> {
 
 /// `socket_mode`, `socket_owner` and `socket_group`. `bind`: `None` where the address is at fault
 /// itself.
-pub(super) fn socket_file(section: &ConfigSection<'_>, bind: Option<&Bind>) -> SocketFile {
+pub(crate) fn socket_file(section: &ConfigSection<'_>, bind: Option<&Bind>) -> SocketFile {
     let mode = section.parse("socket_mode", |text| {
         let digits = text.strip_prefix("0o").unwrap_or(text);
         match u32::from_str_radix(digits, 8) {

@@ -53,9 +53,9 @@ fn is_default(place: &usize) -> bool {
 
 /// What is wrong with one value, before its place is known.
 #[derive(Debug)]
-pub(super) struct ConfigProblem {
-    pub(super) message: String,
-    pub(super) hint: Option<String>,
+pub(crate) struct ConfigProblem {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
 }
 
 fn shown(file: &Path, faults: &[ConfigFault]) -> String {
@@ -94,11 +94,11 @@ impl fmt::Display for ConfigFault {
 // === impl ConfigProblem ===
 
 impl ConfigProblem {
-    pub(super) fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None }
     }
 
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }

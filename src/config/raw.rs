@@ -15,7 +15,7 @@ use super::unknown::{UnknownKey, nearest};
 use super::watched::{FileAccess, WatchedFile};
 
 /// Sections of which a configuration may have several.
-pub(super) const LISTS: [&str; 6] =
+pub(crate) const LISTS: [&str; 6] =
     ["cors", "credentials", "listen", "policies", "routes", "tokens"];
 
 /// What of the machine a configuration may refer to.
@@ -35,7 +35,7 @@ pub trait Host {
 }
 
 /// Collects what is wrong while the sections are read.
-pub(super) struct ConfigReader<'a> {
+pub(crate) struct ConfigReader<'a> {
     text: &'a str,
     /// Relative paths are relative to the configuration file.
     base: &'a Path,
@@ -62,24 +62,24 @@ pub struct Places {
 
 /// The place of a value.
 #[derive(Clone, Debug)]
-pub(super) struct ConfigPlace {
-    pub(super) path: String,
-    pub(super) span: Range<usize>,
+pub(crate) struct ConfigPlace {
+    pub(crate) path: String,
+    pub(crate) span: Range<usize>,
 }
 
 /// A string with its place.
 #[derive(Clone, Debug)]
-pub(super) struct ConfigText {
-    pub(super) text: String,
-    pub(super) place: ConfigPlace,
+pub(crate) struct ConfigText {
+    pub(crate) text: String,
+    pub(crate) place: ConfigPlace,
     /// Has a part from the environment, which may be secret and is never shown.
-    pub(super) from_environment: bool,
+    pub(crate) from_environment: bool,
 }
 
 // === impl ConfigReader ===
 
 impl<'a> ConfigReader<'a> {
-    pub(super) fn new(text: &'a str, base: &'a Path, host: &'a dyn Host) -> Self {
+    pub(crate) fn new(text: &'a str, base: &'a Path, host: &'a dyn Host) -> Self {
         Self {
             text,
             base,
@@ -95,48 +95,48 @@ impl<'a> ConfigReader<'a> {
     }
 
     /// Remembers the place of a key that the file has.
-    pub(super) fn found(&self, place: &ConfigPlace) {
+    pub(crate) fn found(&self, place: &ConfigPlace) {
         let at = self.position(place.span.start);
         self.found.borrow_mut().keys.insert(place.path.clone(), at);
     }
 
     /// Remembers that `place` names a file.
-    pub(super) fn names(&self, place: &ConfigPlace, file: &Path) {
+    pub(crate) fn names(&self, place: &ConfigPlace, file: &Path) {
         let mut found = self.found.borrow_mut();
         found.files.entry(file.to_owned()).or_insert_with(|| place.path.clone());
     }
 
-    pub(super) fn places(&self) -> Places {
+    pub(crate) fn places(&self) -> Places {
         self.found.borrow().clone()
     }
 
     /// Remembers a file whose secret is part of what is read here.
-    pub(super) fn holds_secret(&self, file: WatchedFile) {
+    pub(crate) fn holds_secret(&self, file: WatchedFile) {
         self.secrets.borrow_mut().push(file);
     }
 
     /// Those of [`ConfigReader::holds_secret`].
-    pub(super) fn secrets(&self) -> Vec<WatchedFile> {
+    pub(crate) fn secrets(&self) -> Vec<WatchedFile> {
         self.secrets.borrow().clone()
     }
 
     /// Remembers that `key` is one that a configuration may have.
-    pub(super) fn note(&self, key: String) {
+    pub(crate) fn note(&self, key: String) {
         self.asked.borrow_mut().insert(key);
     }
 
     /// Remembers that `key` is a list of tables.
-    pub(super) fn note_list(&self, key: String) {
+    pub(crate) fn note_list(&self, key: String) {
         self.lists.borrow_mut().insert(key);
     }
 
     /// A key that its section does not have; which one was meant shows when all sections are read.
-    pub(super) fn unknown(&self, place: ConfigPlace, key: UnknownKey) {
+    pub(crate) fn unknown(&self, place: ConfigPlace, key: UnknownKey) {
         self.unknown.borrow_mut().push((place, key));
     }
 
     /// Faults in the order of the file, and warnings likewise.
-    pub(super) fn finish(self) -> (Vec<ConfigFault>, Vec<ConfigFault>) {
+    pub(crate) fn finish(self) -> (Vec<ConfigFault>, Vec<ConfigFault>) {
         for (place, key) in self.unknown.take() {
             let problem = key.problem(&self.asked.borrow(), &self.lists.borrow());
             self.fault(&place, problem);
@@ -151,31 +151,31 @@ impl<'a> ConfigReader<'a> {
 
     /// Those of [`ConfigReader::note_list`].
     #[cfg(test)]
-    pub(super) fn lists(&self) -> BTreeSet<String> {
+    pub(crate) fn lists(&self) -> BTreeSet<String> {
         self.lists.borrow().clone()
     }
 
     #[cfg(test)]
-    pub(super) fn asked(&self) -> BTreeSet<String> {
+    pub(crate) fn asked(&self) -> BTreeSet<String> {
         self.asked.borrow().clone()
     }
 
-    pub(super) fn fault(&self, place: &ConfigPlace, problem: impl Into<ConfigProblem>) {
+    pub(crate) fn fault(&self, place: &ConfigPlace, problem: impl Into<ConfigProblem>) {
         let fault = self.at(place, problem.into());
         self.faults.borrow_mut().push(fault);
     }
 
-    pub(super) fn warn(&self, place: &ConfigPlace, problem: impl Into<ConfigProblem>) {
+    pub(crate) fn warn(&self, place: &ConfigPlace, problem: impl Into<ConfigProblem>) {
         let fault = self.at(place, problem.into());
         self.warnings.borrow_mut().push(fault);
     }
 
     /// From 1.
-    pub(super) fn line(&self, place: &ConfigPlace) -> usize {
+    pub(crate) fn line(&self, place: &ConfigPlace) -> usize {
         self.position(place.span.start).0
     }
 
-    pub(super) fn syntax(&self, error: &toml::de::Error) {
+    pub(crate) fn syntax(&self, error: &toml::de::Error) {
         let span = error.span().unwrap_or(0..0);
         let problem = ConfigProblem::new(error.message());
         let name = self.text.get(span.clone()).unwrap_or_default();
@@ -191,22 +191,22 @@ impl<'a> ConfigReader<'a> {
     }
 
     /// The whole file is in another format.
-    pub(super) fn foreign(&self, format: &str) {
+    pub(crate) fn foreign(&self, format: &str) {
         let place = ConfigPlace { path: String::new(), span: 0..0 };
         let problem = ConfigProblem::new(format!("is {format}, and keygate reads TOML"));
         self.fault(&place, problem.hint("docs/config.md has every key; the first line may be listen = { address = \"0.0.0.0:8080\" }"));
     }
 
     /// The file is opened and read, at most one MiB of it kept.
-    pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.host.read(path)
     }
 
-    pub(super) fn is_open_to_all(&self, path: &Path) -> bool {
+    pub(crate) fn is_open_to_all(&self, path: &Path) -> bool {
         self.host.is_open_to_all(path)
     }
 
-    pub(super) fn access(&self, path: &Path) -> FileAccess {
+    pub(crate) fn access(&self, path: &Path) -> FileAccess {
         self.host.access(path)
     }
 
@@ -223,7 +223,7 @@ impl<'a> ConfigReader<'a> {
     }
 
     /// `${NAME}` and `${NAME:-default}` replaced, `$$` for a dollar sign.
-    pub(super) fn expand(&self, text: &str) -> Result<(String, bool), ConfigProblem> {
+    pub(crate) fn expand(&self, text: &str) -> Result<(String, bool), ConfigProblem> {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         let mut replaced = false;
@@ -309,7 +309,7 @@ impl ConfigText {
 }
 
 impl ConfigReader<'_> {
-    pub(super) fn parse<T, E: Into<ConfigProblem>>(
+    pub(crate) fn parse<T, E: Into<ConfigProblem>>(
         &self,
         text: &ConfigText,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -325,14 +325,14 @@ impl ConfigReader<'_> {
         }
     }
 
-    pub(super) fn resolve(&self, text: &str) -> Result<PathBuf, ConfigProblem> {
+    pub(crate) fn resolve(&self, text: &str) -> Result<PathBuf, ConfigProblem> {
         if text.is_empty() || text.contains('\0') {
             return Err(ConfigProblem::new("is not a path"));
         }
         Ok(self.base.join(text))
     }
 
-    pub(super) fn wrong(&self, place: &ConfigPlace, want: &str, got: &DeValue<'_>) {
+    pub(crate) fn wrong(&self, place: &ConfigPlace, want: &str, got: &DeValue<'_>) {
         let got = match got.type_str() {
             kind @ ("array" | "integer") => format!("an {kind}"),
             kind => format!("a {kind}"),
@@ -342,7 +342,7 @@ impl ConfigReader<'_> {
 }
 
 /// One of `choices`, or a problem that lists them.
-pub(super) fn pick<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, ConfigProblem> {
+pub(crate) fn pick<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, ConfigProblem> {
     if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }

@@ -14,24 +14,24 @@ use super::watched::{FileAccess, WatchedFile};
 use crate::wording::shell::quoted_path;
 
 /// What a file holds, and how a message names it.
-pub(super) struct SecretFile {
-    pub(super) bytes: Zeroizing<Vec<u8>>,
+pub(crate) struct SecretFile {
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
     /// As a word of a shell.
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
 // === impl SecretFile ===
 
 impl SecretFile {
     /// What is wrong with its content, and where it is.
-    pub(super) fn problem(&self, what: &str) -> ConfigProblem {
+    pub(crate) fn problem(&self, what: &str) -> ConfigProblem {
         ConfigProblem::new(format!("{}: {what}", self.name))
     }
 }
 
 /// What the file under `key` holds, and that it is one that keygate reads again when it changes.
 /// `make`: the command that makes such a file, `FILE` in place of its name.
-pub(super) fn secret(
+pub(crate) fn secret(
     section: &ConfigSection<'_>,
     key: &'static str,
     known_as: &'static str,
@@ -74,7 +74,7 @@ pub(super) fn secret(
 }
 
 /// A file that holds a secret and is read later.
-pub(super) fn secret_path(section: &ConfigSection<'_>, key: &'static str) -> Option<PathBuf> {
+pub(crate) fn secret_path(section: &ConfigSection<'_>, key: &'static str) -> Option<PathBuf> {
     let path = section.path(key)?;
     if let Err(error) = section.reader().read(&path) {
         section.fault(key, unreadable_secret(&path, &error, "cat > FILE"));
@@ -84,7 +84,7 @@ pub(super) fn secret_path(section: &ConfigSection<'_>, key: &'static str) -> Opt
 }
 
 /// Why there is no secret. `make`: see [`secret`].
-pub(super) fn unreadable_secret(path: &Path, error: &io::Error, make: &str) -> ConfigProblem {
+pub(crate) fn unreadable_secret(path: &Path, error: &io::Error, make: &str) -> ConfigProblem {
     let name = quoted_path(path);
     match error.kind() {
         io::ErrorKind::IsADirectory => {
@@ -106,6 +106,6 @@ pub(super) fn unreadable_secret(path: &Path, error: &io::Error, make: &str) -> C
 }
 
 /// The command that makes the file, for its owner alone.
-pub(super) fn made_by(make: &str, name: &str) -> String {
+pub(crate) fn made_by(make: &str, name: &str) -> String {
     format!("`(umask 077; {})` makes it for its owner alone", make.replace("FILE", name))
 }

@@ -15,7 +15,7 @@ use super::units;
 use super::unknown::UnknownKey;
 
 /// One table of the file, or none: then every key has its default.
-pub(super) struct ConfigSection<'a> {
+pub(crate) struct ConfigSection<'a> {
     reader: &'a ConfigReader<'a>,
     /// `routes[2]`; empty at the root.
     path: String,
@@ -31,7 +31,7 @@ pub(super) struct ConfigSection<'a> {
 // === impl ConfigSection ===
 
 impl<'a> ConfigSection<'a> {
-    pub(super) fn root(reader: &'a ConfigReader<'a>, table: &'a Spanned<DeTable<'a>>) -> Self {
+    pub(crate) fn root(reader: &'a ConfigReader<'a>, table: &'a Spanned<DeTable<'a>>) -> Self {
         ConfigSection {
             reader,
             path: String::new(),
@@ -43,60 +43,60 @@ impl<'a> ConfigSection<'a> {
         }
     }
 
-    pub(super) fn reader(&self) -> &'a ConfigReader<'a> {
+    pub(crate) fn reader(&self) -> &'a ConfigReader<'a> {
         self.reader
     }
 
     /// Whether the file has this table.
-    pub(super) fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.table.is_some()
     }
 
-    pub(super) fn place(&self) -> ConfigPlace {
+    pub(crate) fn place(&self) -> ConfigPlace {
         ConfigPlace { path: self.path.clone(), span: self.span.clone() }
     }
 
     /// Of the key, where it is there; else of the table that misses it.
-    pub(super) fn place_of(&self, key: &'static str) -> ConfigPlace {
+    pub(crate) fn place_of(&self, key: &'static str) -> ConfigPlace {
         let span = self.find(key).map_or(self.span.clone(), |(at, _)| at);
         ConfigPlace { path: self.join(key), span }
     }
 
-    pub(super) fn fault(&self, key: &'static str, problem: impl Into<ConfigProblem>) {
+    pub(crate) fn fault(&self, key: &'static str, problem: impl Into<ConfigProblem>) {
         self.reader.fault(&self.place_of(key), problem);
     }
 
-    pub(super) fn warn(&self, key: &'static str, problem: impl Into<ConfigProblem>) {
+    pub(crate) fn warn(&self, key: &'static str, problem: impl Into<ConfigProblem>) {
         self.reader.warn(&self.place_of(key), problem);
     }
 
     /// What this table may hold is not known: its unknown keys are not reported.
-    pub(super) fn lose(&mut self) {
+    pub(crate) fn lose(&mut self) {
         self.lost = true;
     }
 
-    pub(super) fn has(&self, key: &'static str) -> bool {
+    pub(crate) fn has(&self, key: &'static str) -> bool {
         self.find(key).is_some()
     }
 
     /// The key is here only to be refused with advice.
-    pub(super) fn refuse(&self, key: &'static str, message: &str, hint: &str) {
+    pub(crate) fn refuse(&self, key: &'static str, message: &str, hint: &str) {
         if self.find(key).is_some() {
             self.asked.borrow_mut().push(key);
             self.fault(key, ConfigProblem::new(message).hint(hint));
         }
     }
 
-    pub(super) fn missing(&self, key: &'static str, hint: &str) {
+    pub(crate) fn missing(&self, key: &'static str, hint: &str) {
         self.fault(key, ConfigProblem::new("is missing").hint(hint));
     }
 
-    pub(super) fn text(&self, key: &'static str) -> Option<ConfigText> {
+    pub(crate) fn text(&self, key: &'static str) -> Option<ConfigText> {
         let (span, value) = self.ask(key)?;
         self.string(self.join(key), span, value)
     }
 
-    pub(super) fn parse<T, E: Into<ConfigProblem>>(
+    pub(crate) fn parse<T, E: Into<ConfigProblem>>(
         &self,
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -107,7 +107,7 @@ impl<'a> ConfigSection<'a> {
 
     /// A string in which `$` has a meaning of its own: no variable is put in its place. Faults do not
     /// show it.
-    pub(super) fn parse_as_written<T>(
+    pub(crate) fn parse_as_written<T>(
         &self,
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, ConfigProblem>,
@@ -121,7 +121,7 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// The words of a list of strings, each parsed; an empty list where the key is not there.
-    pub(super) fn parse_list<T, E: Into<ConfigProblem>>(
+    pub(crate) fn parse_list<T, E: Into<ConfigProblem>>(
         &self,
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, E>,
@@ -130,7 +130,7 @@ impl<'a> ConfigSection<'a> {
         texts.iter().filter_map(|text| self.reader.parse(text, &parse)).collect()
     }
 
-    pub(super) fn texts(&self, key: &'static str) -> Vec<ConfigText> {
+    pub(crate) fn texts(&self, key: &'static str) -> Vec<ConfigText> {
         let Some((span, value)) = self.ask(key) else { return Vec::new() };
         let Some(list) = value.as_array() else {
             self.wrong(key, &span, "a list of strings", value);
@@ -143,7 +143,7 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(
+    pub(crate) fn choice<T: Copy>(
         &self,
         key: &'static str,
         default: T,
@@ -153,12 +153,12 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// `false` where it is not set.
-    pub(super) fn flag(&self, key: &'static str) -> bool {
+    pub(crate) fn flag(&self, key: &'static str) -> bool {
         self.flag_if_set(key).unwrap_or(false)
     }
 
     /// `true` where it is not set.
-    pub(super) fn flag_unless_off(&self, key: &'static str) -> bool {
+    pub(crate) fn flag_unless_off(&self, key: &'static str) -> bool {
         self.flag_if_set(key).unwrap_or(true)
     }
 
@@ -171,7 +171,7 @@ impl<'a> ConfigSection<'a> {
         flag
     }
 
-    pub(super) fn integer(
+    pub(crate) fn integer(
         &self,
         key: &'static str,
         default: u64,
@@ -194,7 +194,7 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// A duration of at least one millisecond.
-    pub(super) fn duration(&self, key: &'static str, default: Duration) -> Duration {
+    pub(crate) fn duration(&self, key: &'static str, default: Duration) -> Duration {
         self.parse(key, |text| match units::duration(text)? {
             d if d < Duration::from_millis(1) => Err(ConfigProblem::new("must be at least 1ms")
                 .hint("a time-out cannot be switched off")),
@@ -204,12 +204,12 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// A duration that may be zero.
-    pub(super) fn pause(&self, key: &'static str, default: Duration) -> Duration {
+    pub(crate) fn pause(&self, key: &'static str, default: Duration) -> Duration {
         self.parse(key, units::duration).unwrap_or(default)
     }
 
     /// A duration, or `none`.
-    pub(super) fn bound(&self, key: &'static str) -> Option<Duration> {
+    pub(crate) fn bound(&self, key: &'static str) -> Option<Duration> {
         self.parse(key, |text| match text {
             "none" => Ok(None),
             text => units::duration(text).map(Some),
@@ -217,7 +217,7 @@ impl<'a> ConfigSection<'a> {
         .flatten()
     }
 
-    pub(super) fn size(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
+    pub(crate) fn size(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
         self.parse(key, |text| match units::size(text)? {
             n if range.contains(&n) => Ok(n),
             _ => Err(ConfigProblem::new(format!(
@@ -230,12 +230,12 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// A path, relative to the configuration file.
-    pub(super) fn path(&self, key: &'static str) -> Option<PathBuf> {
+    pub(crate) fn path(&self, key: &'static str) -> Option<PathBuf> {
         self.parse(key, |text| self.reader.resolve(text))
     }
 
     /// A file that must be readable now.
-    pub(super) fn file(&self, key: &'static str) -> Option<PathBuf> {
+    pub(crate) fn file(&self, key: &'static str) -> Option<PathBuf> {
         let path = self.path(key)?;
         if let Err(error) = self.reader.read(&path) {
             let shown = path.display();
@@ -247,7 +247,7 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// The table under `key`; without it, an empty one.
-    pub(super) fn section(&self, key: &'static str) -> ConfigSection<'a> {
+    pub(crate) fn section(&self, key: &'static str) -> ConfigSection<'a> {
         let found = self.ask(key);
         let table = found.as_ref().and_then(|(span, value)| {
             let table = value.as_table();
@@ -267,7 +267,7 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// A table, or a list of them.
-    pub(super) fn sections(&self, key: &'static str) -> Vec<ConfigSection<'a>> {
+    pub(crate) fn sections(&self, key: &'static str) -> Vec<ConfigSection<'a>> {
         self.reader.note_list(self.generic_of(key));
         let Some((span, value)) = self.ask(key) else { return Vec::new() };
         if let Some(table) = value.as_table() {
@@ -292,7 +292,7 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// The tables under `key`, each with the name that its author chose.
-    pub(super) fn named(&self, key: &'static str) -> Vec<(String, ConfigSection<'a>)> {
+    pub(crate) fn named(&self, key: &'static str) -> Vec<(String, ConfigSection<'a>)> {
         let section = self.section(key);
         let Some(table) = section.table else { return Vec::new() };
         let mut named = Vec::new();
@@ -314,7 +314,7 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// Names and strings that its author chose: header fields of a template.
-    pub(super) fn pairs(&self, key: &'static str) -> Vec<(ConfigText, ConfigText)> {
+    pub(crate) fn pairs(&self, key: &'static str) -> Vec<(ConfigText, ConfigText)> {
         let mut section = self.section(key);
         section.lose();
         let Some(table) = section.table else { return Vec::new() };
@@ -330,7 +330,7 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// Names that its author chose, each with a list of strings.
-    pub(super) fn lists(&self, key: &'static str) -> Vec<(ConfigText, Vec<ConfigText>)> {
+    pub(crate) fn lists(&self, key: &'static str) -> Vec<(ConfigText, Vec<ConfigText>)> {
         let mut section = self.section(key);
         section.lose();
         let Some(table) = section.table else { return Vec::new() };
@@ -353,7 +353,7 @@ impl<'a> ConfigSection<'a> {
     }
 
     /// The raw value: for keys that take more than one type.
-    pub(super) fn ask(&self, key: &'static str) -> Option<(Range<usize>, &'a DeValue<'a>)> {
+    pub(crate) fn ask(&self, key: &'static str) -> Option<(Range<usize>, &'a DeValue<'a>)> {
         self.asked.borrow_mut().push(key);
         self.reader.note(self.generic_of(key));
         let found = self.find(key);
@@ -417,7 +417,7 @@ impl<'a> ConfigSection<'a> {
 }
 
 /// What helps against a file that cannot be read.
-pub(super) fn unreadable(error: &io::Error) -> &'static str {
+pub(crate) fn unreadable(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "paths are relative to the configuration file",
         io::ErrorKind::PermissionDenied => {

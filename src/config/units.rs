@@ -19,7 +19,7 @@ const SIZES: [(&str, u64); 9] = [
 ];
 
 /// `30s`, `250ms`, `1h 30m`, `90d`.
-pub(super) fn duration(text: &str) -> Result<Duration, ConfigProblem> {
+pub(crate) fn duration(text: &str) -> Result<Duration, ConfigProblem> {
     humantime::parse_duration(text).map_err(|_| {
         let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let hint = if bare { format!("write \"{text}s\" for seconds") } else { examples() };
@@ -32,7 +32,7 @@ fn examples() -> String {
 }
 
 /// `512B`, `64KiB`, `10MB`. Whole numbers only.
-pub(super) fn size(text: &str) -> Result<u64, ConfigProblem> {
+pub(crate) fn size(text: &str) -> Result<u64, ConfigProblem> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let parsed = number.parse::<u64>().ok().and_then(|n| {
@@ -45,7 +45,7 @@ pub(super) fn size(text: &str) -> Result<u64, ConfigProblem> {
 }
 
 /// `50%` as 0.5.
-pub(super) fn share(text: &str) -> Result<f64, ConfigProblem> {
+pub(crate) fn share(text: &str) -> Result<f64, ConfigProblem> {
     let percent = text.strip_suffix('%').and_then(|n| n.trim_end().parse::<f64>().ok());
     match percent {
         Some(p) if (0.0..=100.0).contains(&p) => Ok(p / 100.0),
@@ -55,7 +55,7 @@ pub(super) fn share(text: &str) -> Result<f64, ConfigProblem> {
     }
 }
 
-pub(super) fn field_name(text: &str) -> Result<HeaderName, ConfigProblem> {
+pub(crate) fn field_name(text: &str) -> Result<HeaderName, ConfigProblem> {
     // Any spelling is taken; it is written lower-case.
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| ConfigProblem::new("is not a header name"))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::fault::ConfigProblem;
 
 /// A key of the file that its section does not have.
-pub(super) struct UnknownKey {
+pub(crate) struct UnknownKey {
     name: String,
     /// The path of its section, such as `routes[2]`.
     section: String,
@@ -20,7 +20,7 @@ const NAMED: usize = 3;
 // === impl UnknownKey ===
 
 impl UnknownKey {
-    pub(super) fn new(name: &str, section: &str, known: &[&'static str]) -> Self {
+    pub(crate) fn new(name: &str, section: &str, known: &[&'static str]) -> Self {
         let mut known = known.to_vec();
         known.sort_unstable();
         known.dedup();
@@ -29,7 +29,7 @@ impl UnknownKey {
 
     /// `all`: every key that a configuration may have, as `routes.access`; `lists`: the sections that
     /// are lists of tables.
-    pub(super) fn problem(
+    pub(crate) fn problem(
         &self,
         all: &BTreeSet<String>,
         lists: &BTreeSet<String>,
@@ -79,7 +79,7 @@ fn elsewhere(name: &str, all: &BTreeSet<String>, lists: &BTreeSet<String>) -> Op
 }
 
 /// The word that was probably meant.
-pub(super) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(crate) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     words
         .map(|word| (strsim::damerau_levenshtein(typed, word), word))
         .filter(|(distance, word)| *distance <= 1 + word.len() / 4 || word.starts_with(typed))
