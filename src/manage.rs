@@ -27,7 +27,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use clap::{CommandFactory as _, Parser};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 
 use self::error::Error;
 use self::session::{Common, Session};
@@ -94,16 +94,43 @@ enum SignerCommand {
     },
 }
 
-/// The whole program. Returns its exit code.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+/// A command of another room: this one does not know it, and the binary joins the two.
+#[derive(Clone, Debug)]
+pub struct AddedCommand {
+    /// Its name, options and help. It stands before the commands of this room.
+    pub definition: clap::Command,
+    /// Runs it with what follows its name.
+    pub run: fn(&ArgMatches, &mut Session) -> error::Result<()>,
+}
+
+/// The whole program with the commands that other rooms add. Returns its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, added: &[AddedCommand]) -> u8 {
     let given: Vec<OsString> = arguments.into_iter().collect();
-    let arguments = match Arguments::try_parse_from(&given) {
-        Ok(arguments) => arguments,
+    let parsed = definition(added).try_get_matches_from(&given).and_then(|matches| {
+        let named = matches.subcommand_name();
+        match added.iter().find(|command| Some(command.definition.get_name()) == named) {
+            Some(command) => {
+                Ok((Common::from_arg_matches(&matches)?, ParsedCommand::Added(command, matches)))
+            }
+            None => {
+                let arguments = Arguments::from_arg_matches(&matches)?;
+                Ok((arguments.common, ParsedCommand::Own(Box::new(arguments.command))))
+            }
+        }
+    });
+    let (common, asked) = match parsed {
+        Ok(parsed) => parsed,
         Err(e) => return Exit::of_clap(&e, |text| shown(text, &given)).code(),
     };
-    let mut session = Session::new(&arguments.common, Clock::system());
-    let done = dispatch(arguments.command, &mut session).and_then(|()| session.output.flush());
-    match done {
+    let mut session = Session::new(&common, Clock::system());
+    let done = match asked {
+        ParsedCommand::Own(command) => dispatch(*command, added, &mut session),
+        ParsedCommand::Added(command, matches) => match matches.subcommand() {
+            Some((_, matches)) => (command.run)(matches, &mut session),
+            None => Ok(()),
+        },
+    };
+    match done.and_then(|()| session.output.flush()) {
         Ok(()) => Exit::Ok.code(),
         // The reader of a pipe had enough.
         Err(Error::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
@@ -119,16 +146,23 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-/// Commands and options, for man pages and completion.
-pub fn definition() -> clap::Command {
-    Arguments::command()
+/// What the arguments ask for.
+enum ParsedCommand<'a> {
+    Added(&'a AddedCommand, ArgMatches),
+    Own(Box<Command>),
 }
 
-fn dispatch(command: Command, session: &mut Session) -> error::Result<()> {
+/// Commands and options, for man pages and completion.
+pub fn definition(added: &[AddedCommand]) -> clap::Command {
+    let first = |command: &AddedCommand| command.definition.clone().display_order(0);
+    Arguments::command().subcommands(added.iter().map(first))
+}
+
+fn dispatch(command: Command, added: &[AddedCommand], session: &mut Session) -> error::Result<()> {
     match command {
         Command::Completion { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut definition(), "keygatectl", &mut script);
+            clap_complete::generate(shell, &mut definition(added), "keygatectl", &mut script);
             session.output.text(&String::from_utf8_lossy(&script))
         }
         Command::Demo(demo) => demo.run(session),

@@ -25,6 +25,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Ends a `keygatectl` command. The exit code says who is at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Of a command that another room adds ([`super::AddedCommand`]).
+    #[error("{message}")]
+    Added { message: String, exit: Exit },
     #[error(
         "`{selector}` names {} keys:{}\nhint: {hint}",
         .keys.len(), list(.keys)
@@ -207,6 +210,7 @@ impl Error {
     pub fn exit(&self) -> u8 {
         let exit = match self {
             Self::Different | Self::InUse | Self::NotAsPromised => return 1,
+            Self::Added { exit, .. } => *exit,
             Self::Argument { .. } | Self::Missing { .. } => Exit::Usage,
             Self::Ambiguous { .. }
             | Self::Faults { .. }

@@ -16,7 +16,7 @@ fn paths(command: &clap::Command, path: &str, into: &mut Vec<String>) {
 fn programs() -> [(clap::Command, &'static str); 2] {
     [
         (keygate::cli::definition(), env!("CARGO_BIN_EXE_keygate")),
-        (keygate::manage::definition(), env!("CARGO_BIN_EXE_keygatectl")),
+        (keygate::manage::definition(&[]), env!("CARGO_BIN_EXE_keygatectl")),
     ]
 }
 

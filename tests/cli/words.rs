@@ -109,7 +109,7 @@ fn keys_that_expire_are_listed_by_when() {
 fn man_pages_are_read_without_a_warning() {
     let directory = tempfile::tempdir().unwrap();
     clap_mangen::generate_to(keygate::cli::definition(), directory.path()).unwrap();
-    clap_mangen::generate_to(keygate::manage::definition(), directory.path()).unwrap();
+    clap_mangen::generate_to(keygate::manage::definition(&[]), directory.path()).unwrap();
     let mut pages = 0;
     for page in std::fs::read_dir(directory.path()).unwrap() {
         let page = page.unwrap().path();

@@ -233,7 +233,7 @@ fn fault_of(program: &clap::Command, words: &[String]) -> Option<String> {
 
 /// Of both programs.
 fn programs() -> [(&'static str, clap::Command); 2] {
-    [("keygate", keygate::cli::definition()), ("keygatectl", keygate::manage::definition())].map(
+    [("keygate", keygate::cli::definition()), ("keygatectl", keygate::manage::definition(&[]))].map(
         |(name, mut program)| {
             program.build();
             (name, program)
