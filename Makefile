@@ -17,8 +17,8 @@ demo: build ## Guided tour in a temporary folder; stays up until Ctrl-C (ONCE=1:
 	@target/debug/keygatectl demo $(if $(filter-out 0,$(ONCE)),--once)
 
 test: tools check ## All tests, as CI runs them: format, lints, unit, integration, end to end, docs, fuzz corpus
-	$(CARGO) test --no-fail-fast --tests
-	$(CARGO) test --no-fail-fast --doc
+	$(CARGO) test --no-fail-fast --tests --features admin
+	$(CARGO) test --no-fail-fast --doc --features admin
 	fuzz/run
 
 test-large: ## Tests that take a minute and a gigabyte each, which `make test` leaves out
@@ -26,7 +26,8 @@ test-large: ## Tests that take a minute and a gigabyte each, which `make test` l
 
 check: ## Format and lints, no tests
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --quiet --all-targets -- -D warnings
+	$(CARGO) clippy --quiet --all-targets --features admin -- -D warnings
+	$(CARGO) check --quiet --lib --bins # as the sidecar's image is built: without the management service
 
 fuzz: ## Fuzz targets over their corpus; TARGET=name SECONDS=n: one of them for longer
 	fuzz/run $(if $(TARGET),$(TARGET) $(or $(SECONDS),60))

@@ -15,6 +15,8 @@ pub enum Exit {
     Internal,
     /// An input file is missing or cannot be read.
     NoInput,
+    /// A database was written by a newer program.
+    NewerSchema,
     Ok,
     /// Something that passes: a lock is held, a network is down. Trying again is right.
     TryAgain,
@@ -29,7 +31,7 @@ pub enum Exit {
 // === impl Exit ===
 
 impl Exit {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ok,
         Self::Usage,
         Self::Data,
@@ -40,6 +42,7 @@ impl Exit {
         Self::Undone,
         Self::Config,
         Self::WouldBreak,
+        Self::NewerSchema,
     ];
 
     pub const fn code(self) -> u8 {
@@ -48,6 +51,7 @@ impl Exit {
             Self::Config => 78,
             Self::Data => 65,
             Self::Internal => 70,
+            Self::NewerSchema => 80,
             Self::NoInput => 66,
             Self::Ok => 0,
             Self::TryAgain => 75,

@@ -19,6 +19,8 @@ pub mod meter;
 pub mod mounts;
 pub mod observe;
 pub mod proxy;
+#[cfg(feature = "admin")]
+pub mod registrar;
 pub mod reload;
 pub mod remote;
 pub mod snapshot;

@@ -86,7 +86,7 @@ impl KeysCommand {
 }
 
 /// What operations need to know of a registry.
-fn operation_settings(settings: &RegistrySettings) -> OperationSettings<'_> {
+pub fn operation_settings(settings: &RegistrySettings) -> OperationSettings<'_> {
     OperationSettings {
         prefixes: &settings.prefixes,
         shown: &settings.shown,

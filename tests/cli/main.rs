@@ -3,6 +3,8 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod completion;
+#[cfg(feature = "admin")]
+mod database;
 mod demo;
 mod doubts;
 mod formats;

@@ -47,7 +47,7 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("bin/keygate", &["cli"]),
-    ("bin/keygatectl", &["exit", "manage"]),
+    ("bin/keygatectl", &["exit", "manage", "registrar"]),
     (
         "check",
         &["clock", "config", "core", "exit", "exposure", "mounts", "reload", "table", "wording"],
@@ -84,6 +84,7 @@ const RULES: &[(&str, &[&str])] = &[
             "wording",
         ],
     ),
+    ("registrar", &["clock", "config", "core", "exit", "manage", "table", "usage", "wording"]),
     (
         "reload",
         &[
@@ -115,8 +116,16 @@ const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms and sub-rooms that work without looking outside.
-const PURE: &[&str] =
-    &["core", "manage/operation", "proxy/http1", "table", "token", "usage", "wording"];
+const PURE: &[&str] = &[
+    "core",
+    "manage/operation",
+    "proxy/http1",
+    "registrar/store/audit",
+    "table",
+    "token",
+    "usage",
+    "wording",
+];
 
 /// What operations on keys may import of their room: parsers and nothing that opens files, asks
 /// clocks or knows options. The management service calls them inside a transaction.
@@ -133,6 +142,7 @@ const WITHOUT_CIRCLES: &[&str] = &[
     "core",
     "table",
     "manage",
+    "registrar",
     "proxy",
     "reload",
     "config",
@@ -278,6 +288,31 @@ fn operations_import_what_parses_and_nothing_else() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// The sidecar and the command line have none of what only the management service needs: its
+/// dependencies come with a feature, which is off unless somebody asks for it.
+#[test]
+fn dependencies_of_the_service_come_with_its_feature() {
+    let tree = |features: &[&str]| {
+        let cargo = env!("CARGO");
+        let out = std::process::Command::new(cargo)
+            .args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none"])
+            .args(features)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let text = String::from_utf8(out.stdout).unwrap();
+        let names = text.lines().filter_map(|line| line.split(' ').next().map(str::to_owned));
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    let (plain, with) = (tree(&[]), tree(&["--features", "admin"]));
+    let added: Vec<_> = with.difference(&plain).collect();
+    assert!(added.iter().any(|name| *name == "rusqlite"), "{added:?}");
+    for name in ["askama", "async-trait", "axum", "libsqlite3-sys", "rusqlite", "utoipa"] {
+        assert!(!plain.contains(name), "{name} is in the sidecar");
+    }
 }
 
 /// The sidecar never signs a table: what makes and signs tables is for manage alone, and of the rest

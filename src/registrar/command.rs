@@ -1,0 +1,332 @@
+//! `keygatectl admin …`: what runs and looks after the management service. The binary joins it to the
+//! commands of `manage`, which do not know it.
+
+mod fault;
+mod transfer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
+use serde_json::json;
+
+use self::fault::{of_config, of_store};
+use super::config::AdminToml;
+use super::store::sqlite::{SqliteOptions, SqliteStore};
+use super::store::{
+    AudienceName, ChangeRequest, Channel, KeyChange, KeyRef, Store, StoreActor, Uid,
+};
+use crate::config::ThisHost;
+use crate::core::{KeyId, OrgId};
+use crate::exit::Exit;
+use crate::manage::AddedCommand;
+use crate::manage::error::{Error, Result};
+use crate::manage::files;
+use crate::manage::operation::StatusChange;
+use crate::manage::output::count;
+use crate::manage::session::Session;
+
+/// Most keys that `check` names.
+const NAMED: usize = 20;
+
+#[derive(Debug, Args)]
+struct Admin {
+    /// Configuration of the service
+    #[arg(long, short, global = true, value_name = "FILE", default_value = "admin.toml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: AdminCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminCommand {
+    /// Copy the database into one file while it is in use, and write down what the copy holds
+    Backup {
+        /// File of the copy; never overwritten
+        #[arg(value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Look whether configuration and database are well; change nothing
+    Check,
+    /// Write the keys of an audience as a registry of JSON Lines
+    Export(transfer::Export),
+    /// Put the keys of a registry into the database, as they are
+    Import(transfer::Import),
+    /// Make the database, or bring it up to this program's schema
+    Migrate,
+    /// Revoke a key in the database, also while the service is down
+    Revoke {
+        /// Id or UUID of the key
+        #[arg(value_name = "KEY", value_parser = key_ref)]
+        key: KeyRef,
+        /// Audience of the key [default: the only one]
+        #[arg(long, value_name = "NAME")]
+        audience: Option<String>,
+        /// Refuse unless the key is of this organization
+        #[arg(long, value_parser = OrgId::parse)]
+        org: Option<OrgId>,
+    },
+    /// Look for lines of the audit log that were changed, taken out, put in or cut off
+    VerifyAudit,
+}
+
+/// A configuration with the database that it names.
+struct OpenState {
+    config: AdminToml,
+    store: Arc<dyn Store>,
+}
+
+/// For the binary.
+pub fn added() -> AddedCommand {
+    let about = "Run and look after the management service";
+    let command = clap::Command::new("admin").about(about);
+    AddedCommand { definition: Admin::augment_args(command), run }
+}
+
+fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
+    let Admin { config, command } = Admin::from_arg_matches(matches)
+        .map_err(|e| Error::Added { message: e.to_string(), exit: Exit::Usage })?;
+    let config = AdminToml::load(&ThisHost, &config).map_err(of_config)?;
+    for warning in &config.warnings {
+        session.output.warn(&warning.to_string());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(|e| Error::Added { message: e.to_string(), exit: Exit::Internal })?;
+    match command {
+        AdminCommand::Migrate => migrate(&config, session),
+        AdminCommand::Check => runtime.block_on(check(config, session)),
+        AdminCommand::VerifyAudit => runtime.block_on(verify_audit(config, session)),
+        AdminCommand::Backup { to } => backup(&config, &to, session),
+        AdminCommand::Import(import) => import.run(&runtime, config, session),
+        AdminCommand::Export(export) => export.run(&runtime, config, session),
+        AdminCommand::Revoke { key, audience, org } => {
+            let audience = audience_of(&config, audience.as_deref())?;
+            runtime.block_on(revoke(config, RevokedKey { key, audience, org }, session))
+        }
+    }
+}
+
+/// The database must be there already: a state directory that was mistyped is not made anew.
+fn open(config: AdminToml, session: &Session) -> Result<OpenState> {
+    let path = config.database();
+    if !path.exists() {
+        let message = format!(
+            "{}: there is no database\nhint: `keygatectl admin migrate` makes it, if the directory \
+             is the right one",
+            path.display()
+        );
+        return Err(Error::Added { message, exit: Exit::NoInput });
+    }
+    let options = SqliteOptions {
+        path,
+        audiences: config.audiences.iter().map(|audience| audience.terms()).collect(),
+        patience: config.store.patience,
+        clock: session.clock.clone(),
+    };
+    let store = SqliteStore::open(options).map_err(of_store)?;
+    Ok(OpenState { config, store: Arc::new(store) })
+}
+
+/// The audience that is named, or the only one of the configuration.
+fn audience_of(config: &AdminToml, named: Option<&str>) -> Result<AudienceName> {
+    let known = || {
+        let names = config.audiences.iter().map(|a| a.name.to_string());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    match (named, config.audiences.as_slice()) {
+        (None, [only]) => Ok(only.name.clone()),
+        (None, _) => {
+            let why = format!("is needed: the configuration has {}", known());
+            Err(Error::argument("--audience", why))
+        }
+        (Some(name), audiences) => {
+            let found = audiences.iter().find(|audience| audience.name.as_str() == name);
+            found.map(|audience| audience.name.clone()).ok_or_else(|| {
+                let why = format!("the configuration has no such one\nhint: it has {}", known());
+                Error::argument("--audience", why)
+            })
+        }
+    }
+}
+
+fn migrate(config: &AdminToml, session: &mut Session) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&config.state)
+        .map_err(Error::write(&config.state))?;
+    let (path, patience) = (config.database(), config.store.patience);
+    let done = SqliteStore::migrate(&path, patience, session.clock.now().unix_ms);
+    let done = done.map_err(of_store)?;
+    let schema = SqliteStore::schema(&path, patience).map_err(of_store)?;
+    if session.output.json {
+        let answer = json!({"database": path, "schema": schema.found, "put_in_force": done});
+        return session.output.json_line(&answer);
+    }
+    let what = match done.is_empty() {
+        true => "was there already",
+        false => "is in force now",
+    };
+    session.output.line(&format!("{}: schema {} {what}", path.display(), schema.found))
+}
+
+async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
+    let path = config.database();
+    let schema = match path.exists() {
+        true => Some(SqliteStore::schema(&path, config.store.patience).map_err(of_store)?),
+        false => None,
+    };
+    match schema.filter(|schema| schema.found > 0) {
+        Some(schema) if schema.found < schema.known => {
+            let message = format!(
+                "{}: has schema {}, and this program works on {}\nhint: back it up, then \
+                 `keygatectl admin migrate`",
+                path.display(),
+                schema.found,
+                schema.known
+            );
+            return Err(Error::Added { message, exit: Exit::TryAgain });
+        }
+        Some(_) => {}
+        None => {
+            session.output.note("the configuration is well; there is no database yet");
+            return Ok(());
+        }
+    }
+    let OpenState { config, store } = open(config, session)?;
+    let mut told = Vec::new();
+    for audience in &config.audiences {
+        let publication = store.publication(&audience.name).await.map_err(of_store)?;
+        told.push(json!({
+            "audience": audience.name.as_str(),
+            "serial": publication.serial,
+            "published": publication.published,
+        }));
+        if !session.output.json {
+            let unpublished = publication.serial.saturating_sub(publication.published);
+            let unpublished = match unpublished {
+                0 => "all published".to_owned(),
+                n => format!("{} not published", count(n, "change")),
+            };
+            let serial = publication.serial;
+            session.output.line(&format!("{}: serial {serial}, {unpublished}", audience.name))?;
+        }
+    }
+    let faults = store.verify_audit(Vec::new()).await.map_err(of_store)?;
+    let strange = store.unlogged_keys(NAMED).await.map_err(of_store)?;
+    if session.output.json {
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        let strange: Vec<_> = strange.iter().map(ToString::to_string).collect();
+        let answer = json!({"audiences": told, "audit": faults, "keys_not_in_audit": strange});
+        session.output.json_line(&answer)?;
+    }
+    if !strange.is_empty() {
+        let ids: Vec<_> = strange.iter().map(|id| format!("\n  {id}")).collect();
+        let message = format!(
+            "keys that no line of the audit log tells of:{}\nhint: somebody wrote them into the \
+             database; `keygatectl admin revoke KEY` ends one",
+            ids.concat()
+        );
+        return Err(Error::Added { message, exit: Exit::Data });
+    }
+    refuse_faults(&faults)
+}
+
+async fn verify_audit(config: AdminToml, session: &mut Session) -> Result<()> {
+    let OpenState { store, .. } = open(config, session)?;
+    let head = store.audit_head().await.map_err(of_store)?;
+    let faults = store.verify_audit(vec![head]).await.map_err(of_store)?;
+    if session.output.json {
+        let shown: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        let hash = head.hash.to_string();
+        let answer = json!({"lines": head.seq, "hash": hash, "faults": shown});
+        session.output.json_line(&answer)?;
+    } else if faults.is_empty() {
+        let lines = count(head.seq, "line");
+        session.output.line(&format!("{lines}, the last with hash {}", head.hash))?;
+    }
+    refuse_faults(&faults)
+}
+
+fn refuse_faults(faults: &[super::store::ChainFault]) -> Result<()> {
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<_> = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    let message = format!(
+        "the audit log is not as it was written:{}\nhint: compare it with a backup and with the \
+         checkpoints that were kept elsewhere",
+        shown.concat()
+    );
+    Err(Error::Added { message, exit: Exit::Data })
+}
+
+fn backup(config: &AdminToml, to: &Path, session: &mut Session) -> Result<()> {
+    let path = config.database();
+    if !path.exists() {
+        let message = format!("{}: there is no database to copy", path.display());
+        return Err(Error::Added { message, exit: Exit::NoInput });
+    }
+    if to.exists() {
+        let hint = "give another file; a backup is never overwritten";
+        return Err(Error::Exists { path: to.to_owned(), hint });
+    }
+    let manifest = SqliteStore::backup(&path, to, config.store.patience, session.now());
+    let manifest = manifest.map_err(of_store)?;
+    let beside = files::beside(to, ".json");
+    let text = serde_json::to_string_pretty(&manifest)
+        .map_err(|e| Error::Added { message: e.to_string(), exit: Exit::Internal })?;
+    files::replace(&beside, format!("{text}\n").as_bytes())?;
+    if session.output.json {
+        return session.output.json_line(&manifest);
+    }
+    let size = count(manifest.bytes, "byte");
+    session.output.line(&format!("{}: {size}, sound", to.display()))?;
+    session.output.line(&format!("{}: what it holds", beside.display()))
+}
+
+/// Which key is to be revoked.
+struct RevokedKey {
+    key: KeyRef,
+    audience: AudienceName,
+    org: Option<OrgId>,
+}
+
+async fn revoke(config: AdminToml, revoked: RevokedKey, session: &mut Session) -> Result<()> {
+    let OpenState { store, .. } = open(config, session)?;
+    let RevokedKey { key, audience, org } = revoked;
+    let request = ChangeRequest {
+        audience,
+        org,
+        actor: host_user(session),
+        channel: Channel::default(),
+        at_ms: session.clock.now().unix_ms,
+        idempotency: None,
+        change: KeyChange::SetStatus { key, if_match: None, status: StatusChange::Revoke },
+    };
+    let changed = store.change(request).await.map_err(of_store)?;
+    let entry = &changed.key.entry;
+    if session.output.json {
+        let id = entry.id.to_string();
+        let answer = json!({"id": id, "status": entry.status.as_str(), "serial": changed.serial});
+        return session.output.json_line(&answer);
+    }
+    session.output.line(&format!("{}: revoked, serial {}", entry.describe(), changed.serial))?;
+    session.output.note("sidecars learn of it when the service publishes serial and patch");
+    Ok(())
+}
+
+/// Whoever is at the keyboard.
+fn host_user(session: &Session) -> StoreActor {
+    StoreActor::HostUser(session.stamp(0).who.into())
+}
+
+/// An id or a UUID.
+fn key_ref(text: &str) -> std::result::Result<KeyRef, String> {
+    match Uid::parse(text) {
+        Some(uid) => Ok(KeyRef::Uid(uid)),
+        None => KeyId::parse(text).map(KeyRef::Id).map_err(|e| e.to_string()),
+    }
+}

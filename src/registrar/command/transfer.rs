@@ -1,0 +1,168 @@
+//! `admin import` and `admin export`: keys between a registry's file and the database, in batches.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+use super::super::config::AdminToml;
+use super::super::store::{Channel, ImportBatch, StoreError};
+use super::fault::of_store;
+use super::{OpenState, audience_of, host_user, open};
+use crate::exit::Exit;
+use crate::manage::error::{Error, Result};
+use crate::manage::files::Replacement;
+use crate::manage::output::count;
+use crate::manage::registry::entry::{RawEntry, RegistryEntry};
+use crate::manage::registry::settings::RawSettings;
+use crate::manage::registry::{Filter, Registry};
+use crate::manage::session::Session;
+
+/// Keys of one transaction.
+const BATCH: usize = 1000;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Import {
+    /// Registry to read: keys.toml or keys.jsonl
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Audience that gets the keys [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    audience: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Export {
+    /// File to write; `.jsonl` [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Audience whose keys are written [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    audience: Option<String>,
+}
+
+/// A line of `keys.jsonl` that holds a key.
+#[derive(Serialize)]
+struct KeyLine<'a> {
+    serial: u64,
+    key: RawEntry<'a>,
+}
+
+/// What an import has come to so far.
+#[derive(Default)]
+struct ImportedSoFar {
+    added: u64,
+    known: u64,
+    serial: u64,
+    sent_settings: bool,
+}
+
+// === impl Import ===
+
+impl Import {
+    pub(super) fn run(
+        self,
+        runtime: &Runtime,
+        config: AdminToml,
+        session: &mut Session,
+    ) -> Result<()> {
+        let audience = audience_of(&config, self.audience.as_deref())?;
+        let registry = Registry::open(&self.file)?;
+        let settings = registry.settings.raw();
+        if let Some(theirs) = settings.audience.as_deref().filter(|a| *a != audience.as_str()) {
+            return Err(Error::audience(&self.file, theirs, audience.as_str()));
+        }
+        let OpenState { store, .. } = open(config, session)?;
+        let above = registry.settings.serial;
+        let mut done = ImportedSoFar::default();
+        let mut batch: Vec<RegistryEntry> = Vec::with_capacity(BATCH);
+        let send = |entries: Vec<RegistryEntry>, done: &mut ImportedSoFar| -> Result<()> {
+            let first = !std::mem::replace(&mut done.sent_settings, true);
+            let batch = ImportBatch {
+                audience: audience.clone(),
+                actor: host_user(session),
+                channel: Channel::default(),
+                at_ms: session.clock.now().unix_ms,
+                settings: first.then(|| Box::new(settings.clone())),
+                above,
+                entries,
+            };
+            let imported = runtime.block_on(store.import(batch)).map_err(|e| match e {
+                StoreError::Conflict { why } => Error::Added {
+                    message: format!(
+                        "{}: {why}\nhint: the keys before it are in; export what is there and \
+                         compare, then import again: what is the same is passed over",
+                        self.file.display()
+                    ),
+                    exit: Exit::Data,
+                },
+                e => of_store(e),
+            })?;
+            done.added += imported.added;
+            done.known += imported.known;
+            done.serial = imported.serial;
+            Ok(())
+        };
+        registry.scan(&Filter::default(), &mut |located| {
+            batch.push(located.entry);
+            match batch.len() {
+                BATCH => send(std::mem::take(&mut batch), &mut done),
+                _ => Ok(()),
+            }
+        })?;
+        if !batch.is_empty() || !done.sent_settings {
+            send(batch, &mut done)?;
+        }
+        let ImportedSoFar { added, known, serial, .. } = done;
+        if session.output.json {
+            let answer = serde_json::json!({"added": added, "known": known, "serial": serial});
+            return session.output.json_line(&answer);
+        }
+        let known = match known {
+            0 => String::new(),
+            n => format!(", {} were there", count(n, "key")),
+        };
+        session.output.line(&format!("{} added{known}; serial {serial}", count(added, "key")))
+    }
+}
+
+// === impl Export ===
+
+impl Export {
+    pub(super) fn run(
+        self,
+        runtime: &Runtime,
+        config: AdminToml,
+        session: &mut Session,
+    ) -> Result<()> {
+        let audience = audience_of(&config, self.audience.as_deref())?;
+        let OpenState { store, .. } = open(config, session)?;
+        let settings = runtime.block_on(store.settings(&audience)).map_err(of_store)?;
+        let mut snapshot = runtime.block_on(store.snapshot(&audience, 0)).map_err(of_store)?;
+        let mut file = self.out.as_deref().map(Replacement::of).transpose()?;
+        let settings = RawSettings { serial: snapshot.serial, ..settings };
+        let mut keys = 0;
+        let mut write = |line: String| -> Result<()> {
+            match (&mut file, self.out.as_deref()) {
+                (Some(file), Some(path)) => writeln!(file, "{line}").map_err(Error::write(path)),
+                _ => session.output.text(&format!("{line}\n")),
+            }
+        };
+        let json =
+            |e: serde_json::Error| Error::Added { message: e.to_string(), exit: Exit::Internal };
+        write(serde_json::to_string(&settings).map_err(json)?)?;
+        while let Some(batch) = runtime.block_on(snapshot.keys.recv()) {
+            for key in batch.map_err(of_store)? {
+                let line = KeyLine { serial: key.changed, key: key.entry.raw() };
+                write(serde_json::to_string(&line).map_err(json)?)?;
+                keys += 1;
+            }
+        }
+        if let Some(file) = file {
+            file.commit()?;
+        }
+        session.output.note(&format!("{} of serial {}", count(keys, "key"), settings.serial));
+        Ok(())
+    }
+}

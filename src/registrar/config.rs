@@ -1,0 +1,219 @@
+//! `admin.toml`: what the management service listens on, where it keeps its state, what each audience
+//! offers, who signs and where tables go. Every fault at once, with its line and what to do about it.
+//!
+//! A section of another room of the service has a file of its own below this one, and a line in
+//! [`lower`]. What nobody reads is an unknown key.
+
+mod audiences;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use self::audiences::{AudienceConfig, PermissionSentence, PublishTarget};
+use super::store::AudienceName;
+use crate::config::reader::{
+    ConfigProblem, ConfigSection, SecretFile, read_toml, secret, socket_file, socket_path,
+};
+use crate::config::{Bind, ConfigError, ConfigFault, Host, SocketFile, WatchedFile};
+use crate::core::Digest;
+
+/// Makes a token, for a remedy.
+const MAKE_TOKEN: &str = "openssl rand -hex 32 > FILE";
+
+/// Everything that `admin.toml` says.
+#[derive(Debug)]
+pub struct AdminToml {
+    pub listen: Bind,
+    /// Of a Unix socket's file.
+    pub socket: SocketFile,
+    /// Where people reach the service, such as `https://keys.example.com`: what links begin with.
+    /// `None`: as `listen` says.
+    pub public_url: Option<Box<str>>,
+    /// Holds the database, `high-water.json` and nothing else.
+    pub state: PathBuf,
+    pub store: StoreConfig,
+    /// At least one.
+    pub audiences: Vec<AudienceConfig>,
+    pub fleets: Vec<FleetConfig>,
+    /// What is allowed but deserves a second look.
+    pub warnings: Vec<ConfigFault>,
+    /// Files whose secrets were read.
+    pub secret_files: Vec<WatchedFile>,
+}
+
+/// `[store]`: how the database is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// How long a change waits while another process writes. Default 5 s.
+    pub patience: Duration,
+}
+
+/// `[[fleets]]`: sidecars that share a bearer token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FleetConfig {
+    pub name: Box<str>,
+    /// Whose tables it may fetch, and whose usage it is believed about.
+    pub audiences: Vec<AudienceName>,
+    /// Of the token in its file: the token itself is not kept.
+    pub bearer: Digest,
+}
+
+// === impl AdminToml ===
+
+impl AdminToml {
+    /// The database's file in the state directory.
+    pub const DATABASE: &'static str = "registrar.db";
+
+    /// Reads `file`.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read; all faults of one that can.
+    pub fn load(host: &dyn Host, file: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { file: file.to_owned(), source };
+        let bytes = host.read(file).map_err(unreadable)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|e| unreadable(io::Error::new(io::ErrorKind::InvalidData, e.utf8_error())))?;
+        let read = read_toml(host, file, &text, lower)?;
+        Ok(Self { warnings: read.warnings, secret_files: read.secret_files, ..read.value })
+    }
+
+    /// The database's file.
+    pub fn database(&self) -> PathBuf {
+        self.state.join(Self::DATABASE)
+    }
+
+    pub fn audience(&self, name: &AudienceName) -> Option<&AudienceConfig> {
+        self.audiences.iter().find(|audience| audience.name == *name)
+    }
+}
+
+fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
+    let listen = root.section("listen");
+    let bind = listen.parse("address", bind);
+    let socket = socket_file(&listen, bind.as_ref());
+    let public_url = listen.parse("public_url", public_url);
+    if !listen.has("address") {
+        let hint = "for example address = \"127.0.0.1:9920\", or a Unix socket, \"unix:/run/…\"";
+        listen.missing("address", hint);
+    }
+    if let Some(Bind::Tcp(address)) = &bind
+        && !address.ip().is_loopback()
+        && public_url.is_none()
+    {
+        let problem = ConfigProblem::new("is not on this host alone, and speaks without TLS");
+        let hint = "put a TLS proxy in front of it and name its https:// URL in public_url";
+        listen.fault("address", problem.hint(hint));
+    }
+    let state = root.path("state");
+    if !root.has("state") {
+        root.missing("state", "name a directory on a disk of this host: state = \"/var/lib/…\"");
+    }
+    let store = root.section("store");
+    let store = StoreConfig { patience: store.duration("busy_timeout", Duration::from_secs(5)) };
+    let audiences = audiences::audiences(root);
+    let fleets = fleets(root, &audiences);
+    Some(AdminToml {
+        listen: bind?,
+        socket,
+        public_url,
+        state: state?,
+        store,
+        audiences,
+        fleets,
+        warnings: Vec::new(),
+        secret_files: Vec::new(),
+    })
+}
+
+fn bind(text: &str) -> Result<Bind, ConfigProblem> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return socket_path(path).map(Bind::Unix);
+    }
+    text.parse::<SocketAddr>().map(Bind::Tcp).map_err(|_| {
+        ConfigProblem::new("is not an address")
+            .hint("addresses look like 127.0.0.1:9920, [::1]:9920 or unix:/run/keygate/keys.sock")
+    })
+}
+
+/// Scheme, host and perhaps a port and a path without `/` at the end.
+fn public_url(text: &str) -> Result<Box<str>, ConfigProblem> {
+    let uri: http::Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
+    let local = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    match uri.scheme_str() {
+        Some("https") => {}
+        Some("http") if local => {}
+        _ => {
+            let problem = ConfigProblem::new("must begin with https://");
+            return Err(problem.hint("cookies and secrets go over it; http:// is for this host"));
+        }
+    }
+    let has_user = uri.authority().is_some_and(|a| a.as_str().contains('@'));
+    if has_user || uri.query().is_some() || text.contains('#') {
+        return Err(ConfigProblem::new("must be scheme, host, port and path alone"));
+    }
+    Ok(text.trim_end_matches('/').into())
+}
+
+fn fleets(root: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> Vec<FleetConfig> {
+    let mut fleets: Vec<FleetConfig> = Vec::new();
+    for section in root.sections("fleets") {
+        let name = section.parse("name", name);
+        if !section.has("name") {
+            section.missing("name", "for example name = \"web\": the page shows it");
+        }
+        let of = section.parse_list("audiences", |text| {
+            let known = AudienceName::parse(text)
+                .filter(|name| audiences.iter().any(|audience| audience.name == *name));
+            known.ok_or_else(|| {
+                ConfigProblem::new("is no audience of this file")
+                    .hint("name it as in [[audiences]] name")
+            })
+        });
+        if !section.has("audiences") {
+            section.missing("audiences", "for example audiences = [\"shop\"]");
+        }
+        if !section.has("bearer_file") {
+            let hint = "a file with a random token, mode 0600, that the sidecars have as well";
+            section.missing("bearer_file", hint);
+        }
+        let token = secret(&section, "bearer_file", "fleets.bearer_file", MAKE_TOKEN);
+        let bearer = token.and_then(|token| bearer(&section, &token));
+        let (Some(name), Some(bearer)) = (name, bearer) else { continue };
+        if let Some(other) = fleets.iter().find(|f| f.name == name || f.bearer == bearer) {
+            let what = if other.name == name { "name" } else { "bearer_file" };
+            let problem = ConfigProblem::new(format!("is that of fleet `{}`, too", other.name));
+            section.fault(what, problem.hint("each fleet has a name and a token of its own"));
+            continue;
+        }
+        fleets.push(FleetConfig { name, audiences: of, bearer });
+    }
+    fleets
+}
+
+/// Of the token that a file holds, without the line end behind it.
+fn bearer(section: &ConfigSection<'_>, file: &SecretFile) -> Option<Digest> {
+    const LEAST: usize = 16;
+    let token = file.bytes.trim_ascii();
+    match token.len() >= LEAST && token.iter().all(u8::is_ascii_graphic) {
+        true => Some(Digest::of(token)),
+        false => {
+            let what = format!("must hold one line of at least {LEAST} visible ASCII characters");
+            let hint = "`openssl rand -hex 32` makes one";
+            section.fault("bearer_file", file.problem(&what).hint(hint));
+            None
+        }
+    }
+}
+
+/// A name that people and logs see: 1 to 64 visible ASCII characters.
+fn name(text: &str) -> Result<Box<str>, ConfigProblem> {
+    match (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(text.into()),
+        false => Err(ConfigProblem::new("must be 1 to 64 visible ASCII characters")),
+    }
+}

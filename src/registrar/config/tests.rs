@@ -1,0 +1,175 @@
+//! What `admin.toml` may say, and that every fault names its line and what to do.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::*;
+use crate::config::ThisHost;
+use crate::manage::operation::may::StarCovers;
+
+const FULL: &str = r#"state = "state"
+
+[listen]
+address = "127.0.0.1:9920"
+public_url = "https://keys.example.com/manage/"
+
+[store]
+busy_timeout = "3s"
+
+[[audiences]]
+name = "shop"
+label = "Secret key"
+default_prefix = "wa"
+star = "everything"
+member_permissions = ["read"]
+default_life = "90d"
+table_life = "30d"
+
+[audiences.prefixes.wa]
+prefix = "wa_"
+environment = true
+random = 32
+checksum = 6
+checksummed = true
+
+[[audiences.permissions]]
+word = "read"
+group = "Messages"
+sentence = "Read messages"
+
+[[audiences.permissions]]
+word = "send"
+sentence = "Send messages"
+
+[audiences.management]
+write = "apikeys:write"
+
+[[audiences]]
+name = "back-office"
+
+[[fleets]]
+name = "web"
+audiences = ["shop"]
+bearer_file = "fleet.token"
+"#;
+
+fn load(directory: &Path, text: &str) -> Result<AdminToml, ConfigError> {
+    let file = directory.join("admin.toml");
+    fs::write(&file, text).unwrap();
+    AdminToml::load(&ThisHost, &file)
+}
+
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let token = directory.path().join("fleet.token");
+    fs::write(&token, "0123456789abcdef0123\n").unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    directory
+}
+
+#[test]
+fn all_of_it_is_read() {
+    let directory = directory();
+    let config = load(directory.path(), FULL).unwrap();
+    assert_eq!(config.listen, Bind::Tcp("127.0.0.1:9920".parse().unwrap()));
+    assert_eq!(config.public_url.as_deref(), Some("https://keys.example.com/manage"));
+    assert_eq!(config.database(), directory.path().join("state/registrar.db"));
+    assert_eq!(config.store.patience, Duration::from_secs(3));
+    let shop = config.audience(&AudienceName::parse("shop").unwrap()).unwrap();
+    assert_eq!((&*shop.label, shop.permissions.len()), ("Secret key", 2));
+    assert_eq!(shop.permissions[1].sentence.as_ref(), "Send messages");
+    assert_eq!(shop.prefixes["wa"].checksum, 6);
+    assert_eq!(shop.access.star, StarCovers::Everything);
+    assert_eq!(shop.access.words.write.as_str(), "apikeys:write");
+    assert_eq!(shop.access.words.read.as_str(), "keys:read", "what it does not name");
+    assert_eq!(shop.access.offered.as_ref().unwrap().joined(), "read send");
+    assert_eq!(shop.default_life, Some(Duration::from_secs(90 * 86_400)));
+    assert_eq!(config.audiences[1].access.offered, None, "any, where none is listed");
+    assert_eq!(&*config.audiences[1].label, "API key");
+    let fleet = &config.fleets[0];
+    assert_eq!(fleet.bearer, Digest::of(b"0123456789abcdef0123"));
+    assert!(!format!("{config:?}").contains("0123456789abcdef0123"), "the token is not kept");
+}
+
+#[test]
+fn every_fault_has_its_line_and_a_remedy() {
+    let cases = [
+        ("state = \"state\"\n", "", "state: is missing"),
+        ("127.0.0.1:9920", "localhost", ":4:1: listen.address: is not an address"),
+        ("https://keys.example.com/manage/", "http://keys.example.com", ":5:1: listen.public_url"),
+        ("name = \"shop\"", "name = \"a b\"", ":11:1: audiences[0].name: must be 1 to 128"),
+        ("default_prefix = \"wa\"", "default_prefix = \"x\"", ":13:1: audiences[0].default_prefix"),
+        ("star = \"everything\"", "star = \"every\"", ":14:1: audiences[0].star: must be one of"),
+        ("[\"read\"]", "[\"write\"]", "is none of its permissions"),
+        ("random = 32", "random = 3", "audiences[0].prefixes.wa: fewer than 128 random bits"),
+        ("word = \"send\"", "word = \"read\"", "`read` is there twice"),
+        ("sentence = \"Send messages\"\n", "", "audiences[0].permissions[1].sentence: is missing"),
+        ("write = \"apikeys:write\"", "write = \"*\"", "must not be `*`"),
+        ("name = \"back-office\"", "name = \"shop\"", "audience `shop` is there twice"),
+        ("audiences = [\"shop\"]", "audiences = [\"ship\"]", "is no audience of this file"),
+        ("bearer_file = \"fleet.token\"\n", "", "fleets[0].bearer_file: is missing"),
+        ("\"fleet.token\"", "\"none.token\"", "fleets[0].bearer_file: "),
+        ("label = ", "lable = ", ":12:1: audiences[0].lable: unknown key"),
+    ];
+    for (from, to, want) in cases {
+        let directory = directory();
+        assert!(FULL.contains(from), "{from}");
+        let text = load(directory.path(), &FULL.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(text.contains(want), "{to}: {text}");
+        assert!(text.contains("\nhint: ") || text.contains("got \"every\""), "{to}: {text}");
+    }
+}
+
+/// docs/management.md has every key, and none that nobody reads.
+#[test]
+fn every_key_is_on_the_page() {
+    let directory = directory();
+    let file = directory.path().join("admin.toml");
+    let targets = "[[audiences.targets]]\ndirectory = \"tables\"\n[[fleets]]";
+    let text =
+        FULL.replace("[[fleets]]", targets).replace("[[audiences]]\nname = \"back-office\"\n", "");
+    let signer = directory.path().join("signer.pem");
+    let mut output = crate::manage::output::Output::sink();
+    crate::manage::signer::new(&signer, None, &mut output).unwrap();
+    let text = text.replace("label = ", "signer = \"signer.pem\"\nlabel = ");
+    let read = read_toml(&ThisHost, &file, &text, lower);
+    let asked = read.map(|read| read.asked).unwrap_or_else(|e| panic!("{e}"));
+    let page = include_str!("../../../docs/management.md");
+    let told: std::collections::BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+        .map(|(key, _)| key.to_owned())
+        .filter(|key| !key.starts_with("admin "))
+        .collect();
+    // Tables are told by their keys.
+    let is_table = |key: &&String| asked.iter().any(|other| other.starts_with(&format!("{key}.")));
+    let keys: std::collections::BTreeSet<String> =
+        asked.iter().filter(|key| !is_table(key)).cloned().collect();
+    assert_eq!(told, keys);
+}
+
+/// A clear listener that others than this host reach has a TLS proxy in front of it, and says so.
+#[test]
+fn nobody_listens_to_the_world_in_clear_by_mistake() {
+    let directory = directory();
+    let open = FULL
+        .replace("127.0.0.1:9920", "0.0.0.0:9920")
+        .replace("public_url = \"https://keys.example.com/manage/\"\n", "");
+    let text = load(directory.path(), &open).unwrap_err().to_string();
+    assert!(text.contains("listen.address: is not on this host alone"), "{text}");
+    load(directory.path(), &FULL.replace("127.0.0.1:9920", "0.0.0.0:9920")).unwrap();
+}
+
+#[test]
+fn a_token_that_others_read_is_refused() {
+    let directory = directory();
+    let token = directory.path().join("fleet.token");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+    let text = load(directory.path(), FULL).unwrap_err().to_string();
+    assert!(text.contains("its mode is 0644") && text.contains("chmod 600"), "{text}");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&token, "short").unwrap();
+    let text = load(directory.path(), FULL).unwrap_err().to_string();
+    assert!(text.contains("at least 16") && !text.contains("short"), "{text}");
+}

@@ -1,0 +1,246 @@
+//! Where the management service keeps keys, orgs, people, publications and the audit log: the
+//! contract ([`Store`]) and its rows. Each database has a module; SQLite is [`sqlite`].
+//!
+//! What a change means is decided by the pure rules of `manage`; a store loads what the change
+//! concerns, asks them, and writes rows, audit line and idempotency row in one transaction.
+//! Everything that a method answers is committed and will survive a crash.
+
+pub mod audit;
+pub mod change;
+mod decide;
+pub mod error;
+pub mod import;
+pub mod names;
+pub mod people;
+pub mod publishing;
+pub mod query;
+pub mod rows;
+pub mod sqlite;
+#[cfg(test)]
+pub mod suite;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+pub use self::audit::{AuditHead, AuditLine, ChainFault};
+pub use self::change::{
+    AuditEvent, ChangeRequest, Changed, Channel, IdempotencyKey, KeyChange, KeyRef, Replay,
+    StoreActor,
+};
+pub use self::error::StoreError;
+pub use self::import::{ImportBatch, ImportedBatch};
+pub use self::names::{AudienceName, PersonId, Uid};
+pub use self::people::{
+    Member, MemberChange, OrgChange, OrgRow, OrgRules, OwnerLeaves, Person, SessionKind,
+    SessionRow, SignIn,
+};
+pub use self::publishing::{
+    ArtefactHead, ArtefactKind, ArtefactState, Checkpoint, HeldLease, KeySnapshot, Publication,
+    Serials, SidecarReport, SignerRow, SnapshotKey, StoredArtefact,
+};
+pub use self::query::{
+    AuditPage, AuditQuery, Cursor, KeyCount, KeyPage, KeyQuery, KeySort, KeyState,
+};
+pub use self::rows::{KeyRow, LastUse};
+
+use crate::core::{Digest, KeyId, OrgId};
+use crate::manage::registry::settings::RawSettings;
+
+/// Keys, orgs, people, publications and the audit log in a database.
+///
+/// All times are milliseconds since 1970-01-01T00:00:00Z and come from the caller; a store reads no
+/// clock but for its own waiting. A method that changes something is cancel-safe only in that the
+/// change happens as a whole or not at all: who drops the future does not learn which.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug {
+    // --- changes of keys
+
+    /// Makes one change, or none of it. The audience's serial rises by one with each change that is
+    /// answered [`Replay::Fresh`] and changed anything.
+    async fn change(&self, request: ChangeRequest) -> Result<Changed, StoreError>;
+
+    /// The highest committed serial per audience; wakes the publisher. A change that another process
+    /// makes (`keygatectl admin revoke`) does not wake it: who waits here looks at
+    /// [`Store::publication`] once a second as well.
+    fn watch(&self) -> watch::Receiver<Serials>;
+
+    // --- keys
+
+    /// One page in the order of `query.sort`.
+    async fn keys(&self, query: KeyQuery) -> Result<KeyPage, StoreError>;
+
+    /// How many keys `query` means (its cursor and limit do not count), up to
+    /// [`KeyCount::MOST`].
+    async fn count_keys(&self, query: KeyQuery) -> Result<KeyCount, StoreError>;
+
+    /// One key. `org`: it must belong to that one; else [`StoreError::NoSuchKey`], as for a key that
+    /// is not there.
+    async fn key(
+        &self,
+        audience: &AudienceName,
+        org: Option<&OrgId>,
+        key: KeyRef,
+    ) -> Result<KeyRow, StoreError>;
+
+    /// The key with this secret, now or before the last rotation: for callers with a key. Whether it
+    /// is in force is the caller's to judge. A removed secret finds none.
+    async fn key_of_secret(
+        &self,
+        audience: &AudienceName,
+        digest: Digest,
+    ) -> Result<Option<KeyRow>, StoreError>;
+
+    /// Puts keys of a registry in, as they are, all or none, with one serial: those that are there
+    /// with the same content already are passed over. `settings` are the registry's, if they are to
+    /// take the place of the audience's.
+    async fn import(&self, batch: ImportBatch) -> Result<ImportedBatch, StoreError>;
+
+    /// The settings of an audience as a registry has them: plans, limits of orgs, prefixes.
+    async fn settings(&self, audience: &AudienceName) -> Result<RawSettings, StoreError>;
+
+    // --- orgs and people
+
+    /// An org's policy; an org that nobody has set one for has the default, version 0.
+    async fn org(&self, org: &OrgId) -> Result<OrgRow, StoreError>;
+
+    /// Sets an org's policy, with an audit line.
+    async fn change_org(&self, change: OrgChange) -> Result<OrgRow, StoreError>;
+
+    /// Adds a person, or notes name, address and time of one who is there.
+    async fn put_person(&self, person: Person) -> Result<(), StoreError>;
+
+    async fn person(&self, id: &PersonId) -> Result<Option<Person>, StoreError>;
+
+    /// The members of an org, by name.
+    async fn members(&self, org: &OrgId) -> Result<Vec<Member>, StoreError>;
+
+    /// The orgs of a person, by id of the org.
+    async fn memberships(&self, id: &PersonId) -> Result<Vec<Member>, StoreError>;
+
+    /// Adds, changes or removes a member, with an audit line. The last owner of an org stays:
+    /// [`StoreError::LastOwner`]. Ends the sessions of a person who lost the role.
+    async fn change_member(&self, change: MemberChange) -> Result<(), StoreError>;
+
+    /// Keeps a session under the digest of its token.
+    async fn put_session(&self, session: SessionRow) -> Result<(), StoreError>;
+
+    /// The session with this digest, if it has not ended at `now_ms` and is of the present epoch.
+    async fn session(&self, digest: Digest, now_ms: u64) -> Result<Option<SessionRow>, StoreError>;
+
+    /// Notes that the session was used at `now_ms`, and the org that its person looks at. Callers
+    /// do so at most once a minute: it is a write.
+    async fn touch_session(
+        &self,
+        digest: Digest,
+        now_ms: u64,
+        org: Option<OrgId>,
+    ) -> Result<(), StoreError>;
+
+    /// The living sessions of a person, the newest first.
+    async fn sessions(&self, id: &PersonId, now_ms: u64) -> Result<Vec<SessionRow>, StoreError>;
+
+    /// Ends the session with this public id, if it is that person's. Whether there was one.
+    async fn end_session(&self, id: &PersonId, session: &str) -> Result<bool, StoreError>;
+
+    /// Ends all sessions of a person, and says how many there were.
+    async fn end_sessions(&self, id: &PersonId) -> Result<u64, StoreError>;
+
+    /// Keeps a one-use sign-in under the digest of its token.
+    async fn put_sign_in(&self, sign_in: SignIn) -> Result<(), StoreError>;
+
+    /// Uses a sign-in up. `None`: there is none, it was used, it has ended, or it is of a former
+    /// epoch.
+    async fn take_sign_in(&self, digest: Digest, now_ms: u64)
+    -> Result<Option<SignIn>, StoreError>;
+
+    // --- the audit log
+
+    /// Appends an event that changes no key: a sign-in, a recovery.
+    async fn note(&self, event: AuditEvent) -> Result<AuditHead, StoreError>;
+
+    /// The newest lines first.
+    async fn audit(&self, query: AuditQuery) -> Result<AuditPage, StoreError>;
+
+    /// Where the log ends.
+    async fn audit_head(&self) -> Result<AuditHead, StoreError>;
+
+    /// Reads the whole log and looks for lines that were changed, taken out, put in or cut off.
+    /// `noted`: ends of the log that were noted outside the database.
+    async fn verify_audit(&self, noted: Vec<AuditHead>) -> Result<Vec<ChainFault>, StoreError>;
+
+    /// Up to `most` keys that no line of the log tells of: somebody wrote them into the database.
+    async fn unlogged_keys(&self, most: usize) -> Result<Vec<KeyId>, StoreError>;
+
+    /// Keeps a signature of an end of the log.
+    async fn put_checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError>;
+
+    /// All checkpoints, the oldest first.
+    async fn checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError>;
+
+    // --- publishing
+
+    /// What an audience has published, and what it has not yet.
+    async fn publication(&self, audience: &AudienceName) -> Result<Publication, StoreError>;
+
+    /// The keys that changed after serial `since` (0: all keys), as they are at one serial. Read in
+    /// one transaction of its own, in batches: a slow reader holds up nobody.
+    async fn snapshot(
+        &self,
+        audience: &AudienceName,
+        since: u64,
+    ) -> Result<KeySnapshot, StoreError>;
+
+    /// Keeps an artefact. The first one of an (audience, kind, serial) stays: the answer is what is
+    /// kept, and the caller publishes that.
+    async fn put_artefact(&self, artefact: StoredArtefact) -> Result<StoredArtefact, StoreError>;
+
+    /// An artefact that was kept.
+    async fn artefact(
+        &self,
+        audience: &AudienceName,
+        kind: ArtefactKind,
+        serial: u64,
+    ) -> Result<Option<StoredArtefact>, StoreError>;
+
+    /// Everything up to `serial` is published. Never goes back.
+    async fn set_published(&self, audience: &AudienceName, serial: u64) -> Result<(), StoreError>;
+
+    /// A table of serial `base` is published: patches are for it now. Forgets removed secrets and
+    /// artefacts that no sidecar needs any more: tables before the former base, patches for those.
+    async fn set_base(&self, audience: &AudienceName, base: u64) -> Result<(), StoreError>;
+
+    /// Notes what a sidecar has reported.
+    async fn put_sidecar(&self, report: SidecarReport) -> Result<(), StoreError>;
+
+    /// All sidecars of an audience that were ever heard of, by fleet and name.
+    async fn sidecars(&self, audience: &AudienceName) -> Result<Vec<SidecarReport>, StoreError>;
+
+    /// Forgets sidecars that were last heard of before `before_ms`.
+    async fn forget_sidecars(
+        &self,
+        audience: &AudienceName,
+        before_ms: u64,
+    ) -> Result<u64, StoreError>;
+
+    /// Adds a signer, or changes its note and whether it is retired.
+    async fn put_signer(&self, signer: SignerRow) -> Result<(), StoreError>;
+
+    /// All signers, the oldest first.
+    async fn signers(&self) -> Result<Vec<SignerRow>, StoreError>;
+
+    /// The epoch of the database. A recovery raises it, which ends every session, sign-in and embed
+    /// token.
+    async fn epoch(&self) -> Result<u64, StoreError>;
+
+    /// Raises the epoch and every audience's serial above `above`, after a restored backup.
+    async fn begin_epoch(&self, above: Serials, event: AuditEvent) -> Result<u64, StoreError>;
+
+    /// Takes or renews the lease `name` until `until_ms`. `None`: another holder has it at `now_ms`.
+    async fn lease(
+        &self,
+        name: &str,
+        holder: &str,
+        now_ms: u64,
+        until_ms: u64,
+    ) -> Result<Option<HeldLease>, StoreError>;
+}

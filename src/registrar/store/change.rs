@@ -1,0 +1,183 @@
+//! A change of keys as data: who asks, by which way, for what, and what came of it. The store carries
+//! it out in one transaction.
+
+use std::net::IpAddr;
+
+use super::names::{AudienceName, PersonId, Uid};
+use super::rows::KeyRow;
+use crate::core::{Digest, KeyId, OrgId, Owner, Secret};
+use crate::manage::operation::may::{HeldRights, PersonRole};
+use crate::manage::operation::{CreateRequest, EditRequest, RotateRequest, StatusChange};
+
+/// One change that somebody asks for.
+#[derive(Clone, Debug)]
+pub struct ChangeRequest {
+    pub audience: AudienceName,
+    /// The org whose keys the caller may see: a key of another one is [`StoreError::NoSuchKey`].
+    /// `None`: every org's, for operators and users of the host.
+    ///
+    /// [`StoreError::NoSuchKey`]: super::StoreError::NoSuchKey
+    pub org: Option<OrgId>,
+    pub actor: StoreActor,
+    pub channel: Channel,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub at_ms: u64,
+    pub idempotency: Option<IdempotencyKey>,
+    pub change: KeyChange,
+}
+
+/// Who asks. What they may do is settled inside the transaction, by the rules of `manage`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreActor {
+    /// Somebody signed in to an org, or, as an operator, to the installation.
+    Person {
+        id: PersonId,
+        /// In the org of the request.
+        role: PersonRole,
+        /// Themselves, as the keys that they make name them.
+        owner: Owner,
+        /// What their product lets them do, where it says so.
+        holds: HeldRights,
+    },
+    /// A caller with a key of this audience. Its grant is looked up in the transaction: a revoked
+    /// key does nothing any more.
+    Key(KeyId),
+    /// A user of the host on the command line, as `audit::who` names them. May do everything.
+    HostUser(Box<str>),
+}
+
+/// By which way the request came: for the audit line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Channel {
+    /// Network address of the caller; `None` on the host.
+    pub address: Option<IpAddr>,
+    /// Of the HTTP request, or empty.
+    pub request_id: Box<str>,
+}
+
+/// A name that the caller chose for the request, so that it can be sent again: within 24 h the same
+/// name with the same body changes nothing more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// 1 to 255 visible ASCII characters. Names of different callers do not meet.
+    pub name: Box<str>,
+    /// Of the method, path and body.
+    pub body: Digest,
+}
+
+/// What is to happen.
+#[derive(Clone, Debug)]
+pub enum KeyChange {
+    /// A new key of `request.org`, which must be the org of the [`ChangeRequest`] if that has one.
+    Create(Box<CreateRequest>),
+    Edit {
+        key: KeyRef,
+        /// The version that the caller has read; another one is
+        /// [`StoreError::VersionMismatch`](super::StoreError::VersionMismatch). `None`: whichever.
+        if_match: Option<u64>,
+        request: Box<EditRequest>,
+    },
+    Rotate {
+        key: KeyRef,
+        if_match: Option<u64>,
+        request: Box<RotateRequest>,
+    },
+    /// Disable, enable, revoke, make a canary.
+    SetStatus {
+        key: KeyRef,
+        if_match: Option<u64>,
+        status: StatusChange,
+    },
+}
+
+/// How a caller names a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyRef {
+    Id(KeyId),
+    Uid(Uid),
+}
+
+/// What came of a change. All of it is committed.
+#[derive(Debug)]
+pub struct Changed {
+    /// The audience's serial with this change in force; of a change that found nothing to do, that
+    /// of the last one.
+    pub serial: u64,
+    /// The key as it was; `None`: it is new.
+    pub before: Option<Box<KeyRow>>,
+    /// The key that the caller asked about, as it is now: the new key, the edited one, the successor.
+    pub key: Box<KeyRow>,
+    /// The replaced key, when a single key was rotated: it has an end now.
+    pub replaced: Option<Box<KeyRow>>,
+    /// Shown once and stored nowhere. `None` in a replay, and where no secret was made.
+    pub secret: Option<Secret>,
+    pub replay: Replay,
+}
+
+/// Whether the change happened just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    Fresh,
+    /// The same request was carried out before; the answer is the one of then, without the secret.
+    Replayed,
+}
+
+/// Something that happened and changed no key.
+#[derive(Clone, Debug)]
+pub struct AuditEvent {
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub at_ms: u64,
+    pub audience: Option<AudienceName>,
+    pub org: Option<OrgId>,
+    pub actor: StoreActor,
+    pub channel: Channel,
+    /// `sign in`, `recover`, …
+    pub action: &'static str,
+    /// What it was done to; may be empty.
+    pub object: Box<str>,
+    /// Fields before and after. Never a secret or a digest.
+    pub detail: serde_json::Map<String, serde_json::Value>,
+}
+
+// === impl StoreActor ===
+
+impl StoreActor {
+    /// `person`, `operator`, `key` or `host`, as the audit log has it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Person { role: PersonRole::Operator, .. } => "operator",
+            Self::Person { .. } => "person",
+            Self::Key(_) => "key",
+            Self::HostUser(_) => "host",
+        }
+    }
+
+    /// Who of that kind.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Person { id, .. } => id.to_string(),
+            Self::Key(id) => id.to_string(),
+            Self::HostUser(name) => name.to_string(),
+        }
+    }
+}
+
+// === impl KeyChange ===
+
+impl KeyChange {
+    /// `create`, `edit`, `rotate`, `revoke`, …: as the audit log has it.
+    pub const fn action(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Edit { .. } => "edit",
+            Self::Rotate { .. } => "rotate",
+            Self::SetStatus { status, .. } => match status {
+                StatusChange::Canary => "canary",
+                StatusChange::Disable => "disable",
+                StatusChange::Enable => "enable",
+                StatusChange::Revoke => "revoke",
+                StatusChange::RevokeFormer => "revoke former",
+            },
+        }
+    }
+}

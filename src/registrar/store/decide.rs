@@ -1,0 +1,56 @@
+//! How the rules of `manage` are asked, and how their refusals reach a caller of the store.
+
+use super::change::{ChangeRequest, StoreActor};
+use super::error::{ChangeFault, StoreError};
+use crate::core::OrgId;
+use crate::manage::operation::OperationError;
+use crate::manage::operation::may::{Actor, NotAllowed};
+
+/// Who asks, as the rules see them. A key is the store's to look up: `None`.
+pub(super) fn actor(asking: &StoreActor, org: Option<&OrgId>) -> Option<Actor> {
+    match asking {
+        StoreActor::HostUser(_) => Some(Actor::Host),
+        StoreActor::Key(_) => None,
+        StoreActor::Person { role, owner, holds, .. } => Some(Actor::Person {
+            role: *role,
+            // An operator has none, and asks for none; nobody else comes without.
+            org: org.cloned().or_else(|| OrgId::parse("-").ok())?,
+            owner: owner.clone(),
+            holds: holds.clone(),
+        }),
+    }
+}
+
+/// Of a request for a change of keys.
+pub(super) fn actor_of(request: &ChangeRequest) -> Option<Actor> {
+    actor(&request.actor, request.org.as_ref())
+}
+
+/// What a caller learns who may not.
+pub(super) fn forbidden(why: NotAllowed) -> StoreError {
+    match why {
+        NotAllowed::Unseen => StoreError::NoSuchKey,
+        NotAllowed::LastOwner => StoreError::LastOwner,
+        why => StoreError::Forbidden {
+            field: why.field().map(|field| field.name().into()),
+            why: why.to_string(),
+        },
+    }
+}
+
+/// What a caller learns whose request makes no sense.
+pub(super) fn refused(error: OperationError) -> StoreError {
+    match error {
+        OperationError::Invalid(faults) => StoreError::Invalid {
+            faults: faults
+                .iter()
+                .map(|fault| ChangeFault {
+                    field: fault.field.name().into(),
+                    why: fault.why.to_string().into(),
+                })
+                .collect(),
+        },
+        error @ OperationError::NoRandomness => StoreError::broken(error),
+        error @ OperationError::State { .. } => StoreError::Conflict { why: error.to_string() },
+    }
+}

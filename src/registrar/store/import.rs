@@ -1,0 +1,31 @@
+//! Keys of a registry on their way into the database.
+
+use super::change::{Channel, StoreActor};
+use super::names::AudienceName;
+use crate::manage::registry::entry::RegistryEntry;
+use crate::manage::registry::settings::RawSettings;
+
+/// Some keys of a registry. All go in, or none.
+#[derive(Clone, Debug)]
+pub struct ImportBatch {
+    pub audience: AudienceName,
+    pub actor: StoreActor,
+    pub channel: Channel,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub at_ms: u64,
+    /// In place of the audience's. The audience and the serial in it do not count.
+    pub settings: Option<Box<RawSettings>>,
+    /// The audience's serial goes on above this one: that of the registry, whose tables sidecars
+    /// have.
+    pub above: u64,
+    pub entries: Vec<RegistryEntry>,
+}
+
+/// What a batch has come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ImportedBatch {
+    pub serial: u64,
+    pub added: u64,
+    /// They were there with the same content.
+    pub known: u64,
+}

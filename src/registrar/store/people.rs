@@ -1,0 +1,201 @@
+//! Rows of orgs, people, their sessions and sign-ins.
+
+use serde::{Deserialize, Serialize};
+
+use super::change::{Channel, StoreActor};
+use super::names::PersonId;
+use crate::core::{Digest, OrgId, Permission, PermissionSet};
+use crate::manage::operation::may::{OrgPolicy, PersonRole, RequiredNetworks};
+
+/// What an org has set for all its keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OrgRules {
+    /// Caps on what its keys may be.
+    pub policy: OrgPolicy,
+    /// What becomes of a person's keys when the person loses the role that they need.
+    pub owner_leaves: OwnerLeaves,
+}
+
+/// [`OrgRules`] as a row has them.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawOrgRules {
+    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    longest_life: Option<u64>,
+    networks_required: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    most_keys: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permissions: Option<Vec<String>>,
+    owner_leaves: OwnerLeaves,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnerLeaves {
+    Disable,
+    /// An employee who leaves is no outage.
+    #[default]
+    Keep,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrgRow {
+    pub id: OrgId,
+    pub rules: OrgRules,
+    /// From 1; 0: nobody has set a policy.
+    pub version: u64,
+}
+
+/// A new policy that somebody asks for.
+#[derive(Clone, Debug)]
+pub struct OrgChange {
+    pub org: OrgId,
+    pub rules: OrgRules,
+    /// The version that the caller has read.
+    pub if_match: Option<u64>,
+    pub actor: StoreActor,
+    pub channel: Channel,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub at_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Person {
+    pub id: PersonId,
+    /// For people; proves nothing.
+    pub name: Box<str>,
+    /// Likewise, and possibly empty.
+    pub email: Box<str>,
+    /// Operates the installation.
+    pub operator: bool,
+    /// When the person was seen last, in milliseconds since 1970-01-01T00:00:00Z.
+    pub seen_ms: u64,
+}
+
+/// A person's role in an org.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub org: OrgId,
+    pub id: PersonId,
+    pub role: PersonRole,
+    /// Of the person.
+    pub name: Box<str>,
+    pub email: Box<str>,
+    /// When the person was seen last, in milliseconds since 1970-01-01T00:00:00Z.
+    pub seen_ms: u64,
+}
+
+/// What becomes of a membership.
+#[derive(Clone, Debug)]
+pub struct MemberChange {
+    pub org: OrgId,
+    /// Is there already ([`Store::put_person`](super::Store::put_person)).
+    pub id: PersonId,
+    /// `None` removes the member.
+    pub role: Option<PersonRole>,
+    pub actor: StoreActor,
+    pub channel: Channel,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub at_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionKind {
+    /// A web component's token, for the keys of one org alone.
+    Embed,
+    Person,
+}
+
+/// A session. The token that opens it is not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Of the token of 256 bits.
+    pub digest: Digest,
+    /// By which its person names it in a list; opens nothing.
+    pub id: Box<str>,
+    pub kind: SessionKind,
+    pub person: PersonId,
+    /// The org that the person looks at.
+    pub org: Option<OrgId>,
+    /// What the room that made it keeps with it.
+    pub detail: serde_json::Value,
+    /// Of the database when it began. The store sets it.
+    pub epoch: u64,
+    /// All three in milliseconds since 1970-01-01T00:00:00Z.
+    pub created_ms: u64,
+    pub seen_ms: u64,
+    /// From then on it is none, used or not.
+    pub ends_ms: u64,
+    /// Network address and program of the browser, for its person to recognise it.
+    pub address: Box<str>,
+    pub agent: Box<str>,
+}
+
+/// A sign-in that can be used once: a bootstrap link, the state of a round trip to a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignIn {
+    /// Of the token.
+    pub digest: Digest,
+    /// `bootstrap`, `oidc`, …
+    pub kind: Box<str>,
+    /// What the room that made it keeps with it.
+    pub detail: serde_json::Value,
+    /// Both in milliseconds since 1970-01-01T00:00:00Z.
+    pub created_ms: u64,
+    pub ends_ms: u64,
+}
+
+// === impl OrgRules ===
+
+impl OrgRules {
+    /// As a row and an audit line have them.
+    pub fn to_json(&self) -> serde_json::Value {
+        let OrgPolicy { longest_life, networks, most_keys, permissions } = &self.policy;
+        let words = |set: &PermissionSet| set.iter().map(|p| p.as_str().to_owned()).collect();
+        let raw = RawOrgRules {
+            longest_life: *longest_life,
+            networks_required: *networks == RequiredNetworks::Required,
+            most_keys: *most_keys,
+            permissions: permissions.as_ref().map(words),
+            owner_leaves: self.owner_leaves,
+        };
+        serde_json::to_value(raw).unwrap_or_default()
+    }
+
+    /// `None`: no program of ours has written that.
+    pub(super) fn of_json(text: &str) -> Option<Self> {
+        let raw: RawOrgRules = serde_json::from_str(text).ok()?;
+        let words = |words: Vec<String>| {
+            let parsed: Result<Vec<_>, _> = words.iter().map(|w| Permission::parse(w)).collect();
+            parsed.ok().map(PermissionSet::new)
+        };
+        let networks = match raw.networks_required {
+            true => RequiredNetworks::Required,
+            false => RequiredNetworks::Optional,
+        };
+        let permissions = match raw.permissions {
+            Some(list) => Some(words(list)?),
+            None => None,
+        };
+        let RawOrgRules { longest_life, most_keys, owner_leaves, .. } = raw;
+        let policy = OrgPolicy { longest_life, networks, most_keys, permissions };
+        Some(Self { policy, owner_leaves })
+    }
+}
+
+// === impl SessionKind ===
+
+impl SessionKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::Person => "person",
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        [Self::Embed, Self::Person].into_iter().find(|kind| kind.as_str() == text)
+    }
+}

@@ -1,0 +1,30 @@
+//! A key as the service has it.
+
+use super::names::{AudienceName, Uid};
+use crate::manage::registry::entry::RegistryEntry;
+
+/// One key with what only the service knows of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    pub audience: AudienceName,
+    pub uid: Uid,
+    /// As a registry holds it, its plan resolved.
+    pub entry: RegistryEntry,
+    /// From 1; rises with each change. What `If-Match` names.
+    pub version: u64,
+    /// Serial of the last change.
+    pub changed: u64,
+    /// When that was, in milliseconds since 1970-01-01T00:00:00Z.
+    pub changed_ms: u64,
+    /// `None`: no use was reported yet.
+    pub last_use: Option<LastUse>,
+}
+
+/// When and from where a key was used last, as far as sidecars have reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastUse {
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub at_ms: u64,
+    /// `203.0.113.0/24`, or empty.
+    pub network: Box<str>,
+}

@@ -1,0 +1,383 @@
+//! A change, inside its savepoint: the serial first, then what the change concerns, the rules of
+//! `manage`, rows, audit lines, and the row by which the request can be sent again.
+
+use std::sync::Arc;
+
+use rusqlite::OptionalExtension as _;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+
+use super::super::change::{
+    ChangeRequest, Changed, IdempotencyKey, KeyChange, KeyRef, Replay, StoreActor,
+};
+use super::super::decide;
+use super::super::error::StoreError;
+use super::super::names::{AudienceName, Uid};
+use super::super::rows::KeyRow;
+use super::connection::{AudienceSettings, StoreConnection, standard_access};
+use super::crash::point;
+use super::keys::{self, ChangeStamp, NumberedKey};
+use super::log::{self, Occasion, Subject};
+use super::writer::Work;
+use crate::core::{Digest, OrgId, Secret};
+use crate::manage::operation::may::{Access, AccessRules, Actor, KeyAction};
+use crate::manage::operation::{self, RandomSource};
+use crate::manage::registry::audit::difference;
+use crate::manage::registry::entry::{RawEntry, RegistryEntry};
+
+/// How long a request can be sent again, in milliseconds.
+const IDEMPOTENCY_MS: u64 = 24 * 3_600_000;
+
+/// What is being done, with all that it needs.
+struct Change<'a> {
+    store: &'a StoreConnection,
+    request: &'a ChangeRequest,
+    settings: Arc<AudienceSettings>,
+    stamp: ChangeStamp,
+    actor: Actor,
+    access: AccessRules,
+}
+
+/// What is written for one key.
+struct Written {
+    before: Option<NumberedKey>,
+    after: NumberedKey,
+}
+
+/// A change that was carried out before, as the row of its idempotency key has it.
+#[derive(Deserialize, Serialize)]
+struct StoredAnswer {
+    serial: u64,
+    before: Option<StoredKey>,
+    key: StoredKey,
+    replaced: Option<StoredKey>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct StoredKey {
+    uid: String,
+    version: u64,
+    changed: u64,
+    changed_ms: u64,
+    entry: Json,
+}
+
+/// Carries the change out.
+pub(super) fn change(
+    store: &StoreConnection,
+    request: &ChangeRequest,
+    random: &mut dyn RandomSource,
+) -> Result<Work<Changed>, StoreError> {
+    let serial = store.raise(&request.audience)?;
+    point("after serial");
+    if let Some(replayed) = replayed(store, request)? {
+        return Ok(Work::Undo(replayed));
+    }
+    let settings = store.settings(&request.audience)?;
+    let stamp = ChangeStamp { serial, at_ms: request.at_ms };
+    let actor = acting(store, request)?;
+    let access = match (&settings.access, &actor) {
+        (Some(access), _) => access.clone(),
+        (None, Actor::Host) => standard_access()?,
+        (None, _) => return Err(StoreError::NoSuchAudience),
+    };
+    let change = Change { store, request, settings, stamp, actor, access };
+    let done = match &request.change {
+        KeyChange::Create(wanted) => {
+            let org = request.org.as_ref();
+            if org.is_some_and(|org| *org != wanted.org) {
+                return Err(StoreError::NoSuchKey);
+            }
+            let made =
+                operation::create(&change.settings.operation(), wanted, change.now(), random)
+                    .map_err(decide::refused)?;
+            let living = keys::living(store, &request.audience, &made.entry.org, request.at_ms)?;
+            change.permit(KeyAction::Create { living }, &made.entry)?;
+            let written = change.add(&made.entry, random)?;
+            Done { serial, written, replaced: None, secret: Some(made.issued.secret) }
+        }
+        KeyChange::Edit { key, if_match, request: wanted } => {
+            let old = change.load(*key, |to| KeyAction::Edit { to }, *if_match)?;
+            let entry =
+                operation::edit(&change.settings.operation(), &old.key.entry, wanted, change.now())
+                    .map_err(decide::refused)?;
+            change.permit(KeyAction::Edit { to: &entry }, &old.key.entry)?;
+            if entry == old.key.entry {
+                return Ok(Work::Undo(unchanged(serial, old)));
+            }
+            let written = change.put(old, &entry)?;
+            Done { serial, written, replaced: None, secret: None }
+        }
+        KeyChange::Rotate { key, if_match, request: wanted } => {
+            let old = change.load(*key, |_| KeyAction::See, *if_match)?;
+            let rotated = operation::rotate(
+                &change.settings.operation(),
+                &old.key.entry,
+                wanted,
+                change.now(),
+                random,
+            )
+            .map_err(decide::refused)?;
+            change.permit(KeyAction::Rotate { to: &rotated.shown.entry }, &old.key.entry)?;
+            let secret = Some(rotated.shown.issued.secret);
+            match &rotated.added {
+                None => {
+                    let written = change.put(old, &rotated.changed)?;
+                    Done { serial, written, replaced: None, secret }
+                }
+                Some(successor) => {
+                    let replaced = change.put(old, &rotated.changed)?;
+                    let written = change.add(successor, random)?;
+                    Done { serial, written, replaced: Some(replaced), secret }
+                }
+            }
+        }
+        KeyChange::SetStatus { key, if_match, status } => {
+            let old = change.load(*key, |_| KeyAction::SetStatus(*status), *if_match)?;
+            let entry = status.apply(&old.key.entry, change.now()).map_err(decide::refused)?;
+            match entry {
+                None => return Ok(Work::Undo(unchanged(serial, old))),
+                Some(entry) => {
+                    let written = change.put(old, &entry)?;
+                    Done { serial, written, replaced: None, secret: None }
+                }
+            }
+        }
+    };
+    point("after rows");
+    for written in std::iter::once(&done.written).chain(&done.replaced) {
+        change.log(written)?;
+    }
+    point("after audit");
+    let done = done.told();
+    if let Some(name) = &request.idempotency {
+        remember(store, request, name, &done)?;
+    }
+    Ok(Work::Keep(done))
+}
+
+/// A change that was carried out.
+struct Done {
+    serial: u64,
+    written: Written,
+    replaced: Option<Written>,
+    secret: Option<Secret>,
+}
+
+// === impl Done ===
+
+impl Done {
+    fn told(self) -> Changed {
+        let replaced = self.replaced.map(|written| Box::new(written.after.key));
+        Changed {
+            serial: self.serial,
+            before: self.written.before.map(|old| Box::new(old.key)),
+            key: Box::new(self.written.after.key),
+            replaced,
+            secret: self.secret,
+            replay: Replay::Fresh,
+        }
+    }
+}
+
+// === impl Change ===
+
+impl Change<'_> {
+    /// Unix seconds.
+    fn now(&self) -> u64 {
+        self.request.at_ms / 1000
+    }
+
+    /// The key, if the actor may do this to it: before anything of its state is told.
+    fn load(
+        &self,
+        key: KeyRef,
+        action: impl for<'e> FnOnce(&'e RegistryEntry) -> KeyAction<'e>,
+        if_match: Option<u64>,
+    ) -> Result<NumberedKey, StoreError> {
+        let request = self.request;
+        let found = keys::load(self.store, &request.audience, request.org.as_ref(), key)?;
+        self.permit(action(&found.key.entry), &found.key.entry)?;
+        match if_match {
+            Some(version) if version != found.key.version => {
+                Err(StoreError::VersionMismatch { current: Box::new(found.key) })
+            }
+            _ => Ok(found),
+        }
+    }
+
+    fn permit(&self, action: KeyAction<'_>, entry: &RegistryEntry) -> Result<(), StoreError> {
+        let policy = super::people::org(self.store, &entry.org)?.rules.policy;
+        let access = Access { rules: &self.access, policy: &policy, now: self.now() };
+        access.may(&self.actor, action, entry).map_err(decide::forbidden)
+    }
+
+    fn add(
+        &self,
+        entry: &RegistryEntry,
+        random: &mut dyn RandomSource,
+    ) -> Result<Written, StoreError> {
+        let mut bytes = [0; 16];
+        random.fill(&mut bytes).map_err(|e| decide::refused(e.into()))?;
+        let uid = Uid::of_random(bytes);
+        let after = keys::insert(self.store, &self.request.audience, uid, entry, self.stamp)?;
+        Ok(Written { before: None, after })
+    }
+
+    fn put(&self, old: NumberedKey, entry: &RegistryEntry) -> Result<Written, StoreError> {
+        let after = keys::update(self.store, &old, entry, self.stamp)?;
+        Ok(Written { before: Some(old), after })
+    }
+
+    fn log(&self, written: &Written) -> Result<(), StoreError> {
+        let ChangeRequest { audience, actor, channel, change, .. } = self.request;
+        let entry = &written.after.key.entry;
+        let before = written.before.as_ref().map(|old| &old.key.entry);
+        let detail: Map<String, Json> = difference(before, entry);
+        let occasion = Occasion {
+            at_ms: self.stamp.at_ms,
+            audience: audience.as_str(),
+            serial: self.stamp.serial,
+            actor,
+            channel,
+            action: change.action(),
+        };
+        let object = entry.id.to_string();
+        let subject = Subject { org: entry.org.as_str(), object: &object, detail: &detail };
+        log::append(&self.store.connection, occasion, subject).map(|_| ())
+    }
+}
+
+/// Who asks, with what a calling key holds now.
+fn acting(store: &StoreConnection, request: &ChangeRequest) -> Result<Actor, StoreError> {
+    if let Some(actor) = decide::actor_of(request) {
+        return Ok(actor);
+    }
+    let StoreActor::Key(id) = request.actor else {
+        return Err(StoreError::broken("an actor without rights"));
+    };
+    match keys::load(store, &request.audience, None, KeyRef::Id(id)) {
+        Ok(found) => {
+            let now = request.at_ms / 1000;
+            Actor::of_key(&found.key.entry, now).map_err(decide::forbidden)
+        }
+        Err(StoreError::NoSuchKey) => {
+            let why = "the key that asks is not there".to_owned();
+            Err(StoreError::Forbidden { why, field: None })
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Nothing was to be done. The serial that was raised goes back.
+fn unchanged(serial: u64, old: NumberedKey) -> Changed {
+    Changed {
+        serial: serial.saturating_sub(1),
+        before: Some(Box::new(old.key.clone())),
+        key: Box::new(old.key),
+        replaced: None,
+        secret: None,
+        replay: Replay::Fresh,
+    }
+}
+
+/// What the same request has come to before.
+fn replayed(
+    store: &StoreConnection,
+    request: &ChangeRequest,
+) -> Result<Option<Changed>, StoreError> {
+    let Some(IdempotencyKey { name, body }) = &request.idempotency else { return Ok(None) };
+    let found: Option<([u8; 32], String)> = store
+        .connection
+        .prepare_cached(
+            "SELECT body, answer FROM idempotency WHERE caller = ?1 AND name = ?2 AND at > ?3",
+        )?
+        .query_row(
+            (caller(request), &**name, request.at_ms.saturating_sub(IDEMPOTENCY_MS)),
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let Some((known, answer)) = found else { return Ok(None) };
+    if !Digest(known).matches(body) {
+        return Err(StoreError::IdempotencyConflict);
+    }
+    let settings = store.settings(&request.audience)?;
+    let answer: StoredAnswer = serde_json::from_str(&answer).map_err(StoreError::broken)?;
+    let key = |stored: StoredKey| stored.row(&request.audience, &settings).map(Box::new);
+    Ok(Some(Changed {
+        serial: answer.serial,
+        before: answer.before.map(key).transpose()?,
+        key: key(answer.key)?,
+        replaced: answer.replaced.map(key).transpose()?,
+        secret: None,
+        replay: Replay::Replayed,
+    }))
+}
+
+/// Keeps the answer, without the secret, and forgets those that are too old.
+fn remember(
+    store: &StoreConnection,
+    request: &ChangeRequest,
+    name: &IdempotencyKey,
+    done: &Changed,
+) -> Result<(), StoreError> {
+    let answer = StoredAnswer {
+        serial: done.serial,
+        before: done.before.as_deref().map(StoredKey::of),
+        key: StoredKey::of(&done.key),
+        replaced: done.replaced.as_deref().map(StoredKey::of),
+    };
+    let answer = serde_json::to_string(&answer).map_err(StoreError::broken)?;
+    let old = request.at_ms.saturating_sub(IDEMPOTENCY_MS);
+    store.connection.prepare_cached("DELETE FROM idempotency WHERE at <= ?1")?.execute([old])?;
+    store
+        .connection
+        .prepare_cached(
+            "INSERT INTO idempotency (caller, name, body, answer, at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute((caller(request), &*name.name, name.body.0, answer, request.at_ms))?;
+    Ok(())
+}
+
+/// Whose idempotency keys these are: two callers, audiences or orgs never share one.
+fn caller(request: &ChangeRequest) -> String {
+    let org = request.org.as_ref().map_or("", OrgId::as_str);
+    let actor = &request.actor;
+    format!("{} {} {} {}", request.audience, org, actor.kind(), actor.name())
+}
+
+// === impl StoredKey ===
+
+impl StoredKey {
+    fn of(row: &KeyRow) -> Self {
+        Self {
+            uid: row.uid.to_string(),
+            version: row.version,
+            changed: row.changed,
+            changed_ms: row.changed_ms,
+            entry: serde_json::to_value(row.entry.raw()).unwrap_or_default(),
+        }
+    }
+
+    fn row(
+        &self,
+        audience: &AudienceName,
+        settings: &AudienceSettings,
+    ) -> Result<KeyRow, StoreError> {
+        let odd = || StoreError::broken("a stored answer cannot be read");
+        let text = self.entry.to_string();
+        let raw: RawEntry<'_> = serde_json::from_str(&text).map_err(|_| odd())?;
+        let mut entry = raw.parse().map_err(|_| odd())?;
+        // A plan that has gone since is shown by its name alone.
+        entry.resolve_plan(&settings.registry.plans).ok();
+        Ok(KeyRow {
+            audience: audience.clone(),
+            uid: Uid::parse(&self.uid).ok_or_else(odd)?,
+            entry,
+            version: self.version,
+            changed: self.changed,
+            changed_ms: self.changed_ms,
+            last_use: None,
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! A connection with what its thread knows beside it: the audiences of the configuration, and the
+//! settings that the database has for each.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::super::error::StoreError;
+use super::super::names::AudienceName;
+use super::super::publishing::Serials;
+use crate::core::PermissionSet;
+use crate::core::format::KeyFormat;
+use crate::manage::keys::operation_settings;
+use crate::manage::operation::OperationSettings;
+use crate::manage::operation::may::{AccessRules, ManagementWords, StarCovers};
+use crate::manage::registry::settings::{RawSettings, RegistrySettings, VERSION};
+
+/// What the configuration says of an audience's secrets.
+#[derive(Clone, Debug)]
+pub struct AudienceTerms {
+    pub name: AudienceName,
+    /// How secrets are written, by the name of their prefix. Empty: as an imported registry says.
+    pub prefixes: BTreeMap<String, KeyFormat>,
+    pub default_prefix: Option<String>,
+    /// Who may do what to its keys.
+    pub access: AccessRules,
+}
+
+/// One thread's connection.
+#[derive(Debug)]
+pub(super) struct StoreConnection {
+    pub(super) connection: Connection,
+    audiences: Arc<Vec<AudienceTerms>>,
+    settings: RefCell<BTreeMap<AudienceName, KnownSettings>>,
+    /// Serials that the transaction has raised.
+    pub(super) raised: RefCell<Vec<RaisedSerial>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct RaisedSerial {
+    pub(super) audience: AudienceName,
+    pub(super) serial: u64,
+}
+
+#[derive(Debug)]
+struct KnownSettings {
+    text: String,
+    settings: Arc<AudienceSettings>,
+}
+
+/// What changes and rows of an audience go by.
+#[derive(Debug)]
+pub(super) struct AudienceSettings {
+    pub(super) registry: RegistrySettings,
+    /// `None`: the configuration does not name the audience, so nobody but the host changes its
+    /// keys.
+    pub(super) access: Option<AccessRules>,
+}
+
+// === impl StoreConnection ===
+
+impl StoreConnection {
+    pub(super) fn new(connection: Connection, audiences: Arc<Vec<AudienceTerms>>) -> Self {
+        let (settings, raised) = (RefCell::default(), RefCell::default());
+        Self { connection, audiences, settings, raised }
+    }
+
+    /// Of an audience that the database has. Parsed again when somebody changed them.
+    pub(super) fn settings(
+        &self,
+        audience: &AudienceName,
+    ) -> Result<Arc<AudienceSettings>, StoreError> {
+        let text: Option<String> = self
+            .connection
+            .prepare_cached("SELECT settings FROM audience WHERE name = ?1")?
+            .query_row([audience.as_str()], |row| row.get(0))
+            .optional()?;
+        let text = text.ok_or(StoreError::NoSuchAudience)?;
+        if let Some(known) = self.settings.borrow().get(audience)
+            && known.text == text
+        {
+            return Ok(Arc::clone(&known.settings));
+        }
+        let mut registry = parse(&text)?;
+        let terms = self.audiences.iter().find(|terms| terms.name == *audience);
+        if let Some(terms) = terms.filter(|terms| !terms.prefixes.is_empty()) {
+            registry.prefixes.clone_from(&terms.prefixes);
+            registry.default_prefix.clone_from(&terms.default_prefix);
+        }
+        let settings =
+            Arc::new(AudienceSettings { registry, access: terms.map(|t| t.access.clone()) });
+        let known = KnownSettings { text, settings: Arc::clone(&settings) };
+        self.settings.borrow_mut().insert(audience.clone(), known);
+        Ok(settings)
+    }
+
+    /// The rules of some audience: for what has to do with an org and no audience.
+    pub(super) fn any_access(&self) -> Result<AccessRules, StoreError> {
+        match self.audiences.first() {
+            Some(terms) => Ok(terms.access.clone()),
+            None => standard_access(),
+        }
+    }
+
+    /// Raises the audience's serial: first of all in a change, so that serials become visible in
+    /// order.
+    pub(super) fn raise(&self, audience: &AudienceName) -> Result<u64, StoreError> {
+        let serial: Option<u64> = self
+            .connection
+            .prepare_cached(
+                "UPDATE audience SET serial = serial + 1 WHERE name = ?1 RETURNING serial",
+            )?
+            .query_row([audience.as_str()], |row| row.get(0))
+            .optional()?;
+        let serial = serial.ok_or(StoreError::NoSuchAudience)?;
+        if serial >= crate::table::manifest::MAX_SERIAL {
+            return Err(StoreError::broken("the audience has no serial left"));
+        }
+        self.raised.borrow_mut().push(RaisedSerial { audience: audience.clone(), serial });
+        Ok(serial)
+    }
+}
+
+// === impl AudienceSettings ===
+
+impl AudienceSettings {
+    pub(super) fn operation(&self) -> OperationSettings<'_> {
+        operation_settings(&self.registry)
+    }
+}
+
+/// Those that bind nobody but by the words that manage keys.
+pub(super) fn standard_access() -> Result<AccessRules, StoreError> {
+    Ok(AccessRules {
+        words: ManagementWords::standard().map_err(StoreError::broken)?,
+        star: StarCovers::default(),
+        member: PermissionSet::default(),
+        offered: None,
+    })
+}
+
+fn parse(text: &str) -> Result<RegistrySettings, StoreError> {
+    let raw: RawSettings = serde_json::from_str(text).map_err(StoreError::broken)?;
+    RegistrySettings::from_raw(raw, Path::new("settings"), &|_| 0).map_err(|faults| {
+        let why = faults.first().map(|f| f.why.clone()).unwrap_or_default();
+        StoreError::broken(format!("settings of an audience: {why}"))
+    })
+}
+
+/// Rows for audiences of the configuration that the database does not have yet.
+pub(super) fn add_audiences(
+    connection: &Connection,
+    audiences: &[AudienceTerms],
+) -> Result<(), StoreError> {
+    for AudienceTerms { name, .. } in audiences {
+        let raw = RawSettings {
+            registry: VERSION,
+            audience: Some(name.as_str().to_owned()),
+            ..RawSettings::default()
+        };
+        let text = serde_json::to_string(&raw).map_err(StoreError::broken)?;
+        connection.execute(
+            "INSERT INTO audience (name, settings) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+            (name.as_str(), text),
+        )?;
+    }
+    Ok(())
+}
+
+/// Of all audiences of the database.
+pub(super) fn serials(connection: &Connection) -> Result<Serials, StoreError> {
+    let mut statement = connection.prepare("SELECT name, serial FROM audience")?;
+    let mut rows = statement.query([])?;
+    let mut serials = Serials::default();
+    while let Some(row) = rows.next()? {
+        let name = AudienceName::parse(&row.get::<_, String>(0)?);
+        let name = name.ok_or_else(|| StoreError::broken("a strange audience"))?;
+        serials.0.insert(name, row.get(1)?);
+    }
+    Ok(serials)
+}

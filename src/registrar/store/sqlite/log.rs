@@ -1,0 +1,233 @@
+//! The audit log's rows: appended in the transaction of what they tell, read in pages, checked as a
+//! whole.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, Row, params_from_iter};
+use serde_json::{Map, Value as Json};
+
+use super::super::audit::{AuditHead, AuditLine, ChainCheck, ChainFault, ChainHash};
+use super::super::change::{AuditEvent, Channel, StoreActor};
+use super::super::error::StoreError;
+use super::super::publishing::Checkpoint;
+use super::super::query::{AuditPage, AuditQuery, KeyQuery};
+use crate::core::KeyId;
+
+const COLUMNS: &str = "seq, at, audience, serial, org, actor_kind, actor, address, request_id, \
+    action, object, detail, prev, hash";
+
+/// What the lines of one change have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Occasion<'a> {
+    pub(super) at_ms: u64,
+    pub(super) audience: &'a str,
+    pub(super) serial: u64,
+    pub(super) actor: &'a StoreActor,
+    pub(super) channel: &'a Channel,
+    pub(super) action: &'a str,
+}
+
+/// What a line tells of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) org: &'a str,
+    pub(super) object: &'a str,
+    pub(super) detail: &'a Map<String, Json>,
+}
+
+/// Appends a line. The head row is locked with it, so that no other line follows the same one.
+pub(super) fn append(
+    connection: &Connection,
+    occasion: Occasion<'_>,
+    subject: Subject<'_>,
+) -> Result<AuditHead, StoreError> {
+    let detail = serde_json::to_string(subject.detail).map_err(StoreError::broken)?;
+    let line = AuditLine {
+        seq: 0,
+        at_ms: occasion.at_ms,
+        audience: occasion.audience.into(),
+        serial: occasion.serial,
+        org: subject.org.into(),
+        actor_kind: occasion.actor.kind().into(),
+        actor: occasion.actor.name().into(),
+        address: occasion.channel.address.map(|a| a.to_string()).unwrap_or_default().into(),
+        request_id: occasion.channel.request_id.clone(),
+        action: occasion.action.into(),
+        object: subject.object.into(),
+        detail: detail.into(),
+        prev: ChainHash::default(),
+        hash: ChainHash::default(),
+    };
+    let line = line.behind(head(connection)?);
+    connection
+        .prepare_cached(&format!(
+            "INSERT INTO audit ({COLUMNS}) VALUES \
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
+        ))?
+        .execute((
+            line.seq,
+            line.at_ms,
+            &*line.audience,
+            line.serial,
+            &*line.org,
+            &*line.actor_kind,
+            &*line.actor,
+            &*line.address,
+            &*line.request_id,
+            &*line.action,
+            &*line.object,
+            &*line.detail,
+            line.prev.0,
+            line.hash.0,
+        ))?;
+    connection
+        .prepare_cached("UPDATE audit_head SET seq = ?1, hash = ?2 WHERE one = 1")?
+        .execute((line.seq, line.hash.0))?;
+    Ok(line.head())
+}
+
+/// Appends an event that changes no key.
+pub(super) fn note(connection: &Connection, event: &AuditEvent) -> Result<AuditHead, StoreError> {
+    let audience = event.audience.as_ref().map_or("", |name| name.as_str());
+    let AuditEvent { at_ms, actor, channel, action, object, detail, .. } = event;
+    let occasion = Occasion { at_ms: *at_ms, audience, serial: 0, actor, channel, action };
+    let org = event.org.as_ref().map_or("", |org| org.as_str());
+    append(connection, occasion, Subject { org, object, detail })
+}
+
+/// Where the log ends.
+pub(super) fn head(connection: &Connection) -> Result<AuditHead, StoreError> {
+    let mut statement =
+        connection.prepare_cached("SELECT seq, hash FROM audit_head WHERE one = 1")?;
+    Ok(statement
+        .query_row([], |row| Ok(AuditHead { seq: row.get(0)?, hash: ChainHash(row.get(1)?) }))?)
+}
+
+/// A page, the newest first.
+pub(super) fn page(connection: &Connection, query: &AuditQuery) -> Result<AuditPage, StoreError> {
+    let limit = query.limit.clamp(1, KeyQuery::MOST);
+    let mut conditions = Vec::new();
+    let mut values: Vec<Value> = Vec::new();
+    let texts = [
+        ("org = ?", query.org.as_ref().map(|org| org.as_str())),
+        ("object = ?", query.object.as_deref()),
+    ];
+    for (condition, text) in texts {
+        if let Some(text) = text {
+            conditions.push(condition);
+            values.push(text.to_owned().into());
+        }
+    }
+    if let Some(before) = query.before {
+        conditions.push("seq < ?");
+        values.push(i64::try_from(before).unwrap_or(i64::MAX).into());
+    }
+    let conditions = match conditions.is_empty() {
+        true => String::new(),
+        false => format!("WHERE {}", conditions.join(" AND ")),
+    };
+    let sql =
+        format!("SELECT {COLUMNS} FROM audit {conditions} ORDER BY seq DESC LIMIT {}", limit + 1);
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut lines: Vec<AuditLine> =
+        statement.query_map(params_from_iter(values), line)?.collect::<Result<_, _>>()?;
+    let more = lines.len() > limit;
+    lines.truncate(limit);
+    let next = lines.last().filter(|_| more).map(|line| line.seq);
+    Ok(AuditPage { lines, next })
+}
+
+/// Walks over the whole log, past the signed checkpoints.
+pub(super) fn verify(
+    connection: &Connection,
+    noted: &[AuditHead],
+) -> Result<Vec<ChainFault>, StoreError> {
+    // One transaction: what is appended meanwhile is not seen, and so not missed.
+    let view = connection.unchecked_transaction()?;
+    let mut known: Vec<AuditHead> = checkpoints(&view)?.into_iter().map(|c| c.head).collect();
+    known.extend(noted);
+    known.sort_by_key(|head| head.seq);
+    let mut check = ChainCheck::default();
+    let mut next = known.iter().peekable();
+    let mut statement = view.prepare(&format!("SELECT {COLUMNS} FROM audit ORDER BY seq"))?;
+    for found in statement.query_map([], line)? {
+        let found = found?;
+        check.line(&found);
+        while let Some(noted) = next.next_if(|head| head.seq <= found.seq) {
+            check.passes(*noted);
+        }
+    }
+    let mut ends: Vec<_> = next.copied().collect();
+    ends.push(head(&view)?);
+    Ok(check.finish(&ends))
+}
+
+/// Keys that no line has made.
+pub(super) fn unlogged_keys(
+    connection: &Connection,
+    most: usize,
+) -> Result<Vec<KeyId>, StoreError> {
+    let mut statement = connection.prepare(
+        "SELECT k.id FROM key k WHERE NOT EXISTS (SELECT 1 FROM audit a WHERE a.object = k.id \
+         AND a.audience = k.audience) AND k.id NOT IN (SELECT i.value FROM audit a, \
+         json_each(a.detail, '$.keys') i WHERE a.action = 'import') ORDER BY k.row LIMIT ?1",
+    )?;
+    let mut rows = statement.query([most as u64])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let id = KeyId::parse(&row.get::<_, String>(0)?);
+        found.push(id.map_err(|_| StoreError::broken("a key has a strange `id`"))?);
+    }
+    Ok(found)
+}
+
+pub(super) fn put_checkpoint(
+    connection: &Connection,
+    checkpoint: &Checkpoint,
+) -> Result<(), StoreError> {
+    connection.execute(
+        "INSERT INTO checkpoint (seq, hash, signer, signature, at) VALUES (?1, ?2, ?3, ?4, ?5) \
+         ON CONFLICT DO NOTHING",
+        (
+            checkpoint.head.seq,
+            checkpoint.head.hash.0,
+            &*checkpoint.signer,
+            &checkpoint.signature,
+            checkpoint.at_ms,
+        ),
+    )?;
+    Ok(())
+}
+
+pub(super) fn checkpoints(connection: &Connection) -> Result<Vec<Checkpoint>, StoreError> {
+    let mut statement = connection
+        .prepare_cached("SELECT seq, hash, signer, signature, at FROM checkpoint ORDER BY seq")?;
+    let rows = statement.query_map([], |row| {
+        Ok(Checkpoint {
+            head: AuditHead { seq: row.get(0)?, hash: ChainHash(row.get(1)?) },
+            signer: row.get::<_, String>(2)?.into(),
+            signature: row.get(3)?,
+            at_ms: row.get(4)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn line(row: &Row<'_>) -> rusqlite::Result<AuditLine> {
+    let text = |column: &str| row.get::<_, String>(column).map(Box::from);
+    Ok(AuditLine {
+        seq: row.get("seq")?,
+        at_ms: row.get("at")?,
+        audience: text("audience")?,
+        serial: row.get("serial")?,
+        org: text("org")?,
+        actor_kind: text("actor_kind")?,
+        actor: text("actor")?,
+        address: text("address")?,
+        request_id: text("request_id")?,
+        action: text("action")?,
+        object: text("object")?,
+        detail: text("detail")?,
+        prev: ChainHash(row.get("prev")?),
+        hash: ChainHash(row.get("hash")?),
+    })
+}

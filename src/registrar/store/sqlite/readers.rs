@@ -1,0 +1,61 @@
+//! Four threads that read, each with a connection that cannot write.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::super::error::StoreError;
+use super::connection::{AudienceTerms, StoreConnection};
+use super::open::{self, ConnectionPurpose};
+
+const READERS: usize = 4;
+/// Reads that wait. More are refused as busy.
+const QUEUE: usize = 1024;
+
+/// Something to read, with its answer's way back.
+pub(super) struct ReadJob(pub(super) Box<dyn FnOnce(&StoreConnection) + Send>);
+
+#[derive(Debug)]
+pub(super) struct Readers {
+    queue: SyncSender<ReadJob>,
+}
+
+// === impl Readers ===
+
+impl Readers {
+    pub(super) fn start(
+        path: &Path,
+        patience: Duration,
+        audiences: &Arc<Vec<AudienceTerms>>,
+    ) -> Result<Self, StoreError> {
+        let (queue, readings) = sync_channel::<ReadJob>(QUEUE);
+        let readings = Arc::new(Mutex::new(readings));
+        for number in 0..READERS {
+            let connection = open::connect(path, ConnectionPurpose::Read, patience)?;
+            let store = StoreConnection::new(connection, Arc::clone(audiences));
+            let readings = Arc::clone(&readings);
+            std::thread::Builder::new()
+                .name(format!("store-read-{number}"))
+                .spawn(move || {
+                    while let Some(reading) = next(&readings) {
+                        (reading.0)(&store);
+                    }
+                })
+                .map_err(StoreError::broken)?;
+        }
+        Ok(Self { queue })
+    }
+
+    pub(super) fn send(&self, reading: ReadJob) -> Result<(), StoreError> {
+        self.queue.try_send(reading).map_err(|e| match e {
+            TrySendError::Full(_) => super::fault::busy(),
+            TrySendError::Disconnected(_) => super::ended(),
+        })
+    }
+}
+
+/// Whoever waits for one holds the lock; the others wait for the lock.
+fn next(readings: &Mutex<Receiver<ReadJob>>) -> Option<ReadJob> {
+    readings.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}

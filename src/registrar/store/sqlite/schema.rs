@@ -1,0 +1,125 @@
+//! Versions of the schema. Each is a file, put in force in one transaction together with the row
+//! that says so: after a crash the database has it as a whole or not at all.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::super::error::StoreError;
+
+/// One step from one version of the schema to the next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Migration {
+    pub(super) version: u32,
+    /// The oldest version whose programs still work on what this step leaves: one before it, so that a
+    /// program of the release before runs until it is replaced.
+    pub(super) serves: u32,
+    pub(super) sql: &'static str,
+}
+
+pub(super) const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, serves: 1, sql: include_str!("001.sql") }];
+
+/// What a database has, and what this program makes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchemaState {
+    /// 0: the database is empty.
+    pub found: u32,
+    pub known: u32,
+}
+
+/// The version of the schema. One that this program cannot work on is refused.
+pub(super) fn state(
+    connection: &Connection,
+    migrations: &[Migration],
+) -> Result<SchemaState, StoreError> {
+    let known = migrations.last().map_or(0, |m| m.version);
+    let exists: bool = connection.query_row(
+        "SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'schema_version'",
+        [],
+        |row| row.get(0),
+    )?;
+    if !exists {
+        return Ok(SchemaState { found: 0, known });
+    }
+    let (found, serves): (u32, u32) = connection.query_row(
+        "SELECT version, serves FROM schema_version ORDER BY version DESC LIMIT 1",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    match serves > known {
+        true => Err(StoreError::NewerSchema { found, known }),
+        false => Ok(SchemaState { found, known }),
+    }
+}
+
+/// Brings the schema up to the last of `migrations`, at `now_ms`. What it did.
+pub(super) fn migrate(
+    connection: &mut Connection,
+    migrations: &[Migration],
+    now_ms: u64,
+) -> Result<Vec<u32>, StoreError> {
+    let mut done = Vec::new();
+    for migration in migrations {
+        // Another process may be doing the same: the version counts that the lock holder sees.
+        let step = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if state(&step, migrations)?.found >= migration.version {
+            continue;
+        }
+        step.execute_batch(
+            "CREATE TABLE IF NOT EXISTS schema_version (
+                 version INTEGER PRIMARY KEY, serves INTEGER NOT NULL, at INTEGER NOT NULL
+             ) STRICT;",
+        )?;
+        step.execute_batch(migration.sql)?;
+        step.execute(
+            "INSERT INTO schema_version (version, serves, at) VALUES (?1, ?2, ?3)",
+            (migration.version, migration.serves, now_ms),
+        )?;
+        step.commit()?;
+        done.push(migration.version);
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_version_is_put_in_force_once() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        assert_eq!(state(&connection, MIGRATIONS).unwrap().found, 0);
+        assert_eq!(migrate(&mut connection, MIGRATIONS, 5).unwrap(), [1]);
+        assert!(migrate(&mut connection, MIGRATIONS, 6).unwrap().is_empty());
+        assert_eq!(state(&connection, MIGRATIONS).unwrap(), SchemaState { found: 1, known: 1 });
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_nothing() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let broken = [
+            MIGRATIONS[0],
+            Migration { version: 2, serves: 1, sql: "CREATE TABLE extra (a); SELECT nonsense;" },
+        ];
+        migrate(&mut connection, &broken, 5).unwrap_err();
+        assert_eq!(state(&connection, &broken).unwrap(), SchemaState { found: 1, known: 2 });
+        let extra = "SELECT count(*) FROM sqlite_schema WHERE name = 'extra'";
+        assert_eq!(connection.query_row(extra, [], |r| r.get::<_, u64>(0)).unwrap(), 0);
+    }
+
+    /// The release before runs on the next schema; the one before that does not.
+    #[test]
+    fn a_newer_schema_is_refused_once_it_says_so() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let next = [
+            MIGRATIONS[0],
+            Migration { version: 2, serves: 1, sql: "CREATE TABLE extra (a);" },
+            Migration { version: 3, serves: 2, sql: "DROP TABLE extra;" },
+        ];
+        migrate(&mut connection, &next[..2], 5).unwrap();
+        assert_eq!(state(&connection, &next[..1]).unwrap(), SchemaState { found: 2, known: 1 });
+        migrate(&mut connection, &next, 5).unwrap();
+        let refused = state(&connection, &next[..1]).unwrap_err();
+        assert!(matches!(refused, StoreError::NewerSchema { found: 3, known: 1 }), "{refused}");
+        state(&connection, &next[..2]).unwrap();
+    }
+}

@@ -1,0 +1,294 @@
+//! Changes of keys: what comes of them, their serials, what callers that meet learn of each other.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::*;
+use crate::core::{Digest, KeyStatus};
+use crate::manage::operation::may::{OrgPolicy, RequiredNetworks};
+use crate::manage::operation::{DetailRequest, PlanChange};
+use crate::manage::registry::entry::tests::full;
+use crate::manage::registry::plans::PlanName;
+use crate::manage::registry::settings::{RawSettings, VERSION};
+use crate::registrar::store::{
+    AuditQuery, IdempotencyKey, ImportBatch, OrgChange, OrgRules, Replay,
+};
+
+pub(crate) async fn a_key_lives_from_creation_to_revocation(store: Arc<dyn Store>) {
+    let made = create(&store, "CRM").await;
+    assert_eq!((made.serial, made.key.version, made.replay), (1, 1, Replay::Fresh));
+    let secret = made.secret.unwrap();
+    let (id, uid) = (made.key.entry.id, made.key.uid);
+    let acme = org("acme");
+    let by_id = store.key(&audience(), Some(&acme), KeyRef::Id(id)).await.unwrap();
+    let by_uid = store.key(&audience(), Some(&acme), KeyRef::Uid(uid)).await.unwrap();
+    let by_secret = store.key_of_secret(&audience(), secret.digest()).await.unwrap();
+    assert_eq!(by_id, *made.key);
+    assert_eq!(by_uid, *made.key);
+    assert_eq!(by_secret, Some(*made.key));
+    let renamed = rename(&store, id, "CRM 2", Some(1)).await.unwrap();
+    assert_eq!((renamed.serial, renamed.key.version), (2, 2));
+    assert_eq!(&*renamed.before.unwrap().entry.name, "CRM");
+    let rotated = store.change(request(admin("kim"), rotation(id, 3600))).await.unwrap();
+    let successor = rotated.key.entry.clone();
+    assert_eq!(successor.replaces, Some(id));
+    let replaced = rotated.replaced.unwrap();
+    assert_eq!((replaced.entry.id, replaced.entry.expires), (id, Some(NOW / 1000 + 3600)));
+    assert_eq!((replaced.changed, rotated.key.changed), (3, 3), "one change, one serial");
+    let revoked = revoke(&store, id).await;
+    assert_eq!(revoked.key.entry.status, KeyStatus::Revoked);
+    let again = store.change(request(admin("kim"), set(id, StatusChange::Enable))).await;
+    assert!(matches!(again, Err(StoreError::Conflict { .. })), "{again:?}");
+}
+
+pub(crate) async fn sixty_four_callers_get_serials_without_gaps(store: Arc<dyn Store>) {
+    let watch = store.watch();
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..64 {
+        let store = Arc::clone(&store);
+        callers.spawn(async move {
+            let mut serials = Vec::new();
+            for n in 0..4 {
+                let made = create(&store, &format!("key {caller}.{n}")).await;
+                // What is answered is there for everybody, at once.
+                let found = store.key(&audience(), None, KeyRef::Id(made.key.entry.id)).await;
+                assert_eq!(found.unwrap().changed, made.serial);
+                serials.push(made.serial);
+            }
+            assert!(serials.is_sorted(), "{serials:?}");
+            serials
+        });
+    }
+    let serials = callers.join_all().await.concat();
+    let all: BTreeSet<u64> = serials.iter().copied().collect();
+    assert_eq!(all, (1..=256).collect());
+    assert_eq!(watch.borrow().of(&audience()), 256);
+    let lines =
+        store.audit(AuditQuery { limit: 200, ..AuditQuery::default() }).await.unwrap().lines;
+    assert!(lines.iter().rev().map(|line| line.serial).is_sorted(), "the log is in their order");
+    assert_eq!(store.verify_audit(Vec::new()).await.unwrap(), []);
+}
+
+pub(crate) async fn a_change_that_fails_takes_nothing_from_the_others(store: Arc<dyn Store>) {
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..64 {
+        let store = Arc::clone(&store);
+        callers.spawn(async move {
+            let mut wanted = new_key(&format!("key {caller}"));
+            if caller % 2 == 1 {
+                let plan = PlanChange(Some(PlanName::parse("none-such").unwrap()));
+                wanted.details = DetailRequest { plan: Some(plan), ..DetailRequest::default() };
+            }
+            store.change(request(admin("kim"), KeyChange::Create(Box::new(wanted)))).await
+        });
+    }
+    let done = callers.join_all().await;
+    let serials: BTreeSet<u64> = done.iter().flatten().map(|made| made.serial).collect();
+    assert_eq!(serials, (1..=32).collect());
+    let fields: BTreeSet<String> = done
+        .iter()
+        .filter_map(|made| match made {
+            Err(StoreError::Invalid { faults }) => Some(faults[0].field.to_string()),
+            Err(other) => panic!("{other}"),
+            Ok(_) => None,
+        })
+        .collect();
+    assert_eq!(fields, BTreeSet::from(["plan".to_owned()]));
+    assert_eq!(store.audit_head().await.unwrap().seq, 32);
+}
+
+pub(crate) async fn of_two_editors_the_second_learns_of_the_first(store: Arc<dyn Store>) {
+    let made = create(&store, "CRM").await;
+    let id = made.key.entry.id;
+    rename(&store, id, "first", Some(1)).await.unwrap();
+    match rename(&store, id, "second", Some(1)).await {
+        Err(StoreError::VersionMismatch { current }) => {
+            assert_eq!((current.version, &*current.entry.name), (2, "first"));
+        }
+        other => panic!("{other:?}"),
+    }
+    rename(&store, id, "second", Some(2)).await.unwrap();
+    assert_eq!(store.publication(&audience()).await.unwrap().serial, 3);
+}
+
+pub(crate) async fn the_same_request_twice_makes_one_key(store: Arc<dyn Store>) {
+    let twice = |body: &str| {
+        let name = IdempotencyKey { name: "form-1".into(), body: Digest::of(body.as_bytes()) };
+        let change = KeyChange::Create(Box::new(new_key("CRM")));
+        ChangeRequest { idempotency: Some(name), ..request(admin("kim"), change) }
+    };
+    let first = store.change(twice("a")).await.unwrap();
+    let second = store.change(twice("a")).await.unwrap();
+    assert_eq!(second.replay, Replay::Replayed);
+    assert!(first.secret.is_some() && second.secret.is_none());
+    assert_eq!((first.serial, &first.key), (second.serial, &second.key));
+    let other = store.change(twice("b")).await;
+    assert!(matches!(other, Err(StoreError::IdempotencyConflict)), "{other:?}");
+    assert_eq!(store.publication(&audience()).await.unwrap().serial, 1);
+    // Both at once.
+    let at_once = || {
+        let name = IdempotencyKey { name: "form-2".into(), body: Digest::of(b"a") };
+        let change = KeyChange::Create(Box::new(new_key("CRM")));
+        ChangeRequest { idempotency: Some(name), ..request(admin("kim"), change) }
+    };
+    let (one, other) = tokio::join!(store.change(at_once()), store.change(at_once()));
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert_eq!(one.key.entry.id, other.key.entry.id);
+    assert_ne!(one.replay, other.replay);
+}
+
+pub(crate) async fn an_idempotency_key_is_one_callers_for_a_day(store: Arc<dyn Store>) {
+    let send = |sub: &str, at_ms: u64| {
+        let name = IdempotencyKey { name: "form-1".into(), body: Digest::of(b"a") };
+        let change = KeyChange::Create(Box::new(new_key("CRM")));
+        let request = request(admin(sub), change);
+        store.change(ChangeRequest { idempotency: Some(name), at_ms, ..request })
+    };
+    let day = 24 * 3_600_000;
+    assert_eq!(send("kim", NOW).await.unwrap().replay, Replay::Fresh);
+    assert_eq!(send("lee", NOW).await.unwrap().replay, Replay::Fresh);
+    assert_eq!(send("kim", NOW + day - 1).await.unwrap().replay, Replay::Replayed);
+    assert_eq!(send("kim", NOW + day).await.unwrap().replay, Replay::Fresh);
+}
+
+pub(crate) async fn a_foreign_key_is_none(store: Arc<dyn Store>) {
+    let made = create(&store, "CRM").await;
+    let id = made.key.entry.id;
+    let other = org("other");
+    let read = store.key(&audience(), Some(&other), KeyRef::Id(id)).await;
+    assert!(matches!(read, Err(StoreError::NoSuchKey)), "{read:?}");
+    for change in [set(id, StatusChange::Revoke), rotation(id, 0)] {
+        let request = ChangeRequest { org: Some(other.clone()), ..request(admin("kim"), change) };
+        let refused = store.change(request).await;
+        assert!(matches!(refused, Err(StoreError::NoSuchKey)), "{refused:?}");
+    }
+    let into_acme = KeyChange::Create(Box::new(new_key("theirs")));
+    let request = ChangeRequest { org: Some(other), ..request(admin("kim"), into_acme) };
+    let refused = store.change(request).await;
+    assert!(matches!(refused, Err(StoreError::NoSuchKey)), "{refused:?}");
+    let nowhere = AudienceName::parse("nowhere").unwrap();
+    let read = store.key(&nowhere, None, KeyRef::Id(id)).await;
+    assert!(matches!(read, Err(StoreError::NoSuchAudience)), "{read:?}");
+}
+
+pub(crate) async fn a_key_that_asks_is_looked_up_in_the_transaction(store: Arc<dyn Store>) {
+    let wanted =
+        CreateRequest { permissions: words(&["keys:write", "read"]), ..new_key("provisioner") };
+    let change = KeyChange::Create(Box::new(wanted));
+    let manager = store.change(request(admin("kim"), change)).await.unwrap().key.entry.id;
+    let by_key = |wanted: CreateRequest| {
+        let change = KeyChange::Create(Box::new(wanted));
+        store.change(request(StoreActor::Key(manager), change))
+    };
+    by_key(new_key("made by a key")).await.unwrap();
+    let more = CreateRequest { permissions: words(&["read", "send"]), ..new_key("more") };
+    match by_key(more).await {
+        Err(StoreError::Forbidden { why, field }) => {
+            assert_eq!(field.as_deref(), Some("permissions"));
+            assert!(why.contains("`send`"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    revoke(&store, manager).await;
+    match by_key(new_key("too late")).await {
+        Err(StoreError::Forbidden { why, .. }) => assert!(why.contains("revoked"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) async fn a_policy_caps_what_is_new(store: Arc<dyn Store>) {
+    let before = create(&store, "before").await.key.entry.id;
+    let change = |most_keys, if_match| OrgChange {
+        org: org("acme"),
+        rules: OrgRules {
+            policy: OrgPolicy {
+                most_keys: Some(most_keys),
+                networks: RequiredNetworks::Required,
+                ..OrgPolicy::default()
+            },
+            ..OrgRules::default()
+        },
+        if_match,
+        actor: StoreActor::Person {
+            id: person("kim"),
+            role: PersonRole::Owner,
+            owner: Owner::new("kim", "", "").unwrap(),
+            holds: HeldRights::everything(),
+        },
+        channel: Channel::default(),
+        at_ms: NOW,
+    };
+    let set = store.change_org(change(2, Some(0))).await.unwrap();
+    assert_eq!(store.org(&org("acme")).await.unwrap(), set);
+    let late = store.change_org(change(3, Some(0))).await;
+    assert!(matches!(late, Err(StoreError::OrgVersionMismatch { current: 1 })), "{late:?}");
+    let by_admin = OrgChange { actor: admin("lee"), ..change(3, None) };
+    let refused = store.change_org(by_admin).await;
+    assert!(matches!(refused, Err(StoreError::Forbidden { .. })), "{refused:?}");
+    let make = |networks: &str| {
+        let networks = networks.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        let wanted = CreateRequest { networks, ..new_key("new") };
+        store.change(request(admin("kim"), KeyChange::Create(Box::new(wanted))))
+    };
+    match make("").await {
+        Err(StoreError::Forbidden { field, .. }) => assert_eq!(field.as_deref(), Some("networks")),
+        other => panic!("{other:?}"),
+    }
+    make("192.0.2.0/24").await.unwrap();
+    let third = make("192.0.2.0/24").await;
+    assert!(matches!(third, Err(StoreError::Forbidden { .. })), "{third:?}");
+    rename(&store, before, "what was there stays", None).await.unwrap();
+}
+
+pub(crate) async fn a_change_of_nothing_has_no_serial(store: Arc<dyn Store>) {
+    let id = create(&store, "CRM").await.key.entry.id;
+    revoke(&store, id).await;
+    let again = revoke(&store, id).await;
+    assert_eq!((again.serial, again.key.version), (2, 2));
+    let other = create(&store, "ERP").await.key.entry.id;
+    let same = rename(&store, other, "ERP", None).await.unwrap();
+    assert_eq!((same.serial, same.key.version), (3, 1));
+    assert_eq!(store.publication(&audience()).await.unwrap().serial, 3);
+    assert_eq!(store.watch().borrow().of(&audience()), 3);
+    assert_eq!(store.audit_head().await.unwrap().seq, 3);
+}
+
+pub(crate) async fn an_import_goes_in_as_a_whole(store: Arc<dyn Store>) {
+    let plans: RawSettings = serde_json::from_str(&format!(
+        r#"{{"registry":{VERSION},"serial":0,"plan":[{{"name":"gold","limit":"9/s"}}]}}"#
+    ))
+    .unwrap();
+    let batch = |entries| ImportBatch {
+        audience: audience(),
+        actor: host(),
+        channel: Channel::default(),
+        at_ms: NOW,
+        settings: Some(Box::new(plans.clone())),
+        above: 40,
+        entries,
+    };
+    let done = store.import(batch(vec![full()])).await.unwrap();
+    assert_eq!((done.serial, done.added, done.known), (41, 1, 0));
+    let there = store.key(&audience(), None, KeyRef::Id(full().id)).await.unwrap();
+    assert_eq!(there.entry.without_plan().limits.len(), 2, "the plan's limit and its own");
+    let raw = |entry: &crate::manage::registry::entry::RegistryEntry| {
+        serde_json::to_string(&entry.raw()).unwrap()
+    };
+    assert_eq!(raw(&there.entry), raw(&full()), "nothing is lost");
+    let again = store.import(batch(vec![full()])).await.unwrap();
+    assert_eq!((again.added, again.known), (0, 1));
+    let mut other = full();
+    other.id = KeyId::parse("key_other").unwrap();
+    let refused = store.import(batch(vec![other.clone()])).await;
+    assert!(matches!(refused, Err(StoreError::Conflict { .. })), "the same secret: {refused:?}");
+    other.digest = Digest::of(b"another");
+    other.previous = None;
+    other.public_id = None;
+    let mut changed = full();
+    changed.name = "changed".into();
+    let refused = store.import(batch(vec![other.clone(), changed])).await;
+    assert!(matches!(refused, Err(StoreError::Conflict { .. })), "{refused:?}");
+    let none = store.key(&audience(), None, KeyRef::Id(other.id)).await;
+    assert!(matches!(none, Err(StoreError::NoSuchKey)), "all or none: {none:?}");
+    assert_eq!(store.verify_audit(Vec::new()).await.unwrap(), []);
+}
