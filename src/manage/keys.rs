@@ -107,9 +107,8 @@ fn commit(
     publish: &PublishArgs,
     session: &Session,
 ) -> Result<Committed> {
-    publish.compare(&change, session)?;
     let records = change.records(action, &session.stamp(change.serial()));
-    change.commit(&records)
+    publish.commit(change, records, session)
 }
 
 fn check(session: &mut Session) -> Result<()> {

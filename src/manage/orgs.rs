@@ -100,13 +100,12 @@ impl SetLimits {
             false => orgs.insert(self.org.clone(), terms.clone()),
         };
         let plan = terms.plan.as_ref().map(ToString::to_string);
-        self.publish.compare(&change, session)?;
         let what = json!({
             "org": self.org.as_str(), "limits": [to_object(&was), to_object(&is)],
             "plan": [before.plan.as_ref().map(ToString::to_string), plan.clone()],
         });
         let record = session.record(change.serial(), "orgs limit", what);
-        let committed = change.commit(&[record])?;
+        let committed = self.publish.commit(change, vec![record], session)?;
         known.warn_of_org(&self.org, &session.output);
         known.warn_of_policies(&self.limits, &session.output);
         if session.output.json {

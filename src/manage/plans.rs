@@ -110,13 +110,12 @@ impl Set {
             let new = with_plan(&key.entry, &plans)?;
             change.replace(key, new);
         }
-        self.publish.compare(&change, session)?;
         let what = json!({
             "plan": self.name.as_str(), "limits": [to_object(&was), to_object(&is)],
             "keys": users.keys, "orgs": users.orgs,
         });
         let record = session.record(change.serial(), "plans set", what);
-        let committed = change.commit(&[record])?;
+        let committed = self.publish.commit(change, vec![record], session)?;
         known.warn_of_policies(&self.limits, &session.output);
         let serial = committed.serial;
         if session.output.json {

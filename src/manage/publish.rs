@@ -25,6 +25,7 @@ use self::target::{Destination, PublishOrigin, Published};
 use self::terms::{Spill, Terms};
 use super::error::{Error, Result};
 use super::files;
+use super::registry::audit::Record;
 use super::registry::change::{Change, Committed};
 use super::registry::entry::RegistryEntry;
 use super::registry::settings::OnChange;
@@ -110,9 +111,24 @@ impl PublishArgs {
         place.refuse_signers_of(&terms)
     }
 
+    /// Writes a change, unless its publication would undo what somebody else has published. Its
+    /// records say what is undone on purpose.
+    pub fn commit(
+        &self,
+        change: Change,
+        mut records: Vec<Record>,
+        session: &Session,
+    ) -> Result<Committed> {
+        self.compare(&change, session)?;
+        for record in &mut records {
+            self.meant.note_in(&mut record.what);
+        }
+        change.commit(&records)
+    }
+
     /// Refuses a change whose publication would undo what somebody else has published, before it
     /// is written.
-    pub fn compare(&self, change: &Change, session: &Session) -> Result<()> {
+    fn compare(&self, change: &Change, session: &Session) -> Result<()> {
         let plan = self.plan(change.registry())?;
         let meant = self.meant.acknowledged();
         let source = PublishOrigin::Held(change.registry());
@@ -178,10 +194,9 @@ impl PublishArgs {
             not_published(&command, session);
             return Ok(());
         }
-        self.compare(&change, session)?;
         let what = serde_json::json!({ "published": "again" });
         let record = session.record(change.serial(), action, what);
-        let committed = change.commit(&[record])?;
+        let committed = self.commit(change, vec![record], session)?;
         self.after(&committed, session)
     }
 

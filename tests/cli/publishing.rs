@@ -138,6 +138,26 @@ fn a_new_key_in_the_place_of_the_signer_publishes_nothing_unnoticed() {
     assert_eq!(status(&room, &keys[0].secret), Some(KeyStatus::Revoked));
 }
 
+/// Whatever command introduces it: the audit file says so.
+#[test]
+fn the_audit_file_tells_of_a_new_signer() {
+    let commands: [&[&str]; 4] = [
+        &["keys", "revoke", "a"],
+        &["keys", "create", "--org", "acme"],
+        &["orgs", "limit", "acme", "bulk=9/s"],
+        &["table", "build"],
+    ];
+    for command in commands {
+        let (room, _) = publishing(&["a", "b"]);
+        fs::remove_file(room.path("signer.pem")).unwrap();
+        room.ok(&["signer", "new"]);
+        room.ok(&[command, &["--new-signer"]].concat());
+        let audit = room.read("keys.audit.jsonl");
+        let last = audit.lines().last().unwrap();
+        assert!(last.contains(r#""new_signer":true"#), "{command:?}: {last}");
+    }
+}
+
 #[test]
 fn a_registry_elsewhere_names_its_files_from_there() {
     let room = Room::new();

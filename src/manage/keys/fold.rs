@@ -46,11 +46,9 @@ impl Fold {
         let mut records = change.records("keys fold", &session.stamp(change.serial()));
         if records.is_empty() {
             let what = serde_json::json!({ "file": file.display().to_string() });
-            let what = self.publish.meant.record(what);
             records.push(session.record(change.serial(), "keys fold", what));
         }
-        self.publish.compare(&change, session)?;
-        let committed = change.commit(&records)?;
+        let committed = self.publish.commit(change, records, session)?;
         session.output.note(&format!(
             "{} holds what {} says; serial {}",
             session.registry.display(),

@@ -184,8 +184,7 @@ impl Import {
             what["allowed_wider"] = json!(names);
         }
         let record = session.record(change.serial(), "keys import", what);
-        self.publish.compare(&change, session)?;
-        let committed = change.commit(&[record])?;
+        let committed = self.publish.commit(change, vec![record], session)?;
         report.serial = Some(committed.serial);
         report.publish_with = self.publish.left_to_do(&committed.registry)?;
         report.published = report.publish_with.is_some().then_some(false);

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::super::error::{Error, Result};
 use super::super::files;
@@ -95,22 +95,27 @@ impl MeantArgs {
 
     /// An audit record that says what was undone on purpose.
     pub fn record(&self, mut what: Value) -> Value {
-        if let (false, Value::Object(map)) = (self.readmit_org.is_empty(), &mut what) {
-            let orgs = self.readmit_org.iter().map(OrgId::as_str);
-            map.insert("readmit_org".into(), orgs.collect());
-        }
-        let flags = [("fewer_signatures", self.fewer_signatures), ("new_signer", self.new_signer)];
-        for (name, _) in flags.iter().filter(|(_, is_given)| *is_given) {
-            if let Value::Object(map) = &mut what {
-                map.insert((*name).into(), true.into());
-            }
-        }
-        for (name, ids) in [("readmit", &self.readmit), ("drop", &self.drop)] {
-            if let (false, Value::Object(map)) = (ids.is_empty(), &mut what) {
-                map.insert(name.into(), ids.iter().map(ToString::to_string).collect());
-            }
+        if let Value::Object(map) = &mut what {
+            self.note_in(map);
         }
         what
+    }
+
+    /// Adds to an audit record what was undone on purpose.
+    pub fn note_in(&self, what: &mut Map<String, Value>) {
+        if !self.readmit_org.is_empty() {
+            let orgs = self.readmit_org.iter().map(OrgId::as_str);
+            what.insert("readmit_org".into(), orgs.collect());
+        }
+        let flags = [("fewer_signatures", self.fewer_signatures), ("new_signer", self.new_signer)];
+        for (name, _) in flags.into_iter().filter(|(_, is_given)| *is_given) {
+            what.insert(name.into(), true.into());
+        }
+        for (name, ids) in [("readmit", &self.readmit), ("drop", &self.drop)] {
+            if !ids.is_empty() {
+                what.insert(name.into(), ids.iter().map(ToString::to_string).collect());
+            }
+        }
     }
 }
 
