@@ -233,7 +233,7 @@ fn fault_of(program: &clap::Command, words: &[String]) -> Option<String> {
 
 /// Of both programs.
 fn programs() -> [(&'static str, clap::Command); 2] {
-    [("keygate", keygate::cli::definition()), ("keygatectl", keygate::manage::definition(&[]))].map(
+    [("keygate", keygate::cli::definition()), ("keygatectl", keygatectl())].map(
         |(name, mut program)| {
             program.build();
             (name, program)
@@ -386,4 +386,13 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Service).serve_forever()
     assert!(said.contains("BREAKS   deny    unknown            orders"), "{said}");
     let log = fs::read_to_string(path("keygate.log")).unwrap();
     assert!(log.contains("\"verdict\":\"admitted\""), "{log}");
+}
+
+/// keygatectl with the commands of the features that this build has.
+fn keygatectl() -> clap::Command {
+    #[cfg(feature = "admin")]
+    let added = [keygate::registrar::command::added()];
+    #[cfg(not(feature = "admin"))]
+    let added = [];
+    keygate::manage::definition(&added)
 }
