@@ -45,7 +45,7 @@ use crate::exposure::{ExposureCell, ExposureCheck};
 use crate::meter::UseProbe;
 use crate::observe::ObserveBook;
 use crate::proxy::tls::Reloadable;
-use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared};
+use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared, SharedUpstream};
 use crate::reload::{self, Hooks, IssuerBoard, IssuerParts, UseCounting};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::OperatorLog;
@@ -117,15 +117,33 @@ fn build(
     // What a reload replaces is wiped then, and not kept here for comparison.
     running.settings.assertion = None;
     running.settings.credential = None;
+    running.settings.upstreams.clear();
     fit_descriptors(&mut config);
     let readiness = Readiness::new();
-    let exposure_check = ExposureCheck::of(&config);
+    let exposure_check = ExposureCheck::of(&config, &config.upstream);
+    let named_exposure: Vec<_> = config
+        .upstreams
+        .iter()
+        .map(|named| (named.name.clone(), ExposureCheck::of(&config, &named.config)))
+        .collect();
     let upstream_ready =
         config.upstream.health_path.as_ref().map(|_| readiness.register("upstream"));
-    let Config { listeners, upstream, timeouts, caps, http2, drain, settings, .. } = config;
+    let Config { listeners, upstream, upstreams, timeouts, caps, http2, drain, settings, .. } =
+        config;
     let mut reloadable: Vec<Arc<dyn Reloadable>> = Vec::new();
     reloadable.extend(listener_tls.iter().flatten().map(|tls| Arc::clone(tls) as Arc<_>));
-    reloadable.extend(upstream_tls.iter().map(|tls| Arc::clone(tls) as Arc<_>));
+    reloadable.extend(upstream_tls.iter().flatten().map(|tls| Arc::clone(tls) as Arc<_>));
+    metrics.name_upstreams(upstreams.iter().map(|named| named.name.clone()).collect());
+    let mut upstream_tls = upstream_tls.into_iter();
+    let mut shared_upstream = |name, config| {
+        let tls = upstream_tls.next().flatten();
+        SharedUpstream { name, config, tls }
+    };
+    let upstream = shared_upstream(None, upstream);
+    let upstreams: Vec<_> = upstreams
+        .into_iter()
+        .map(|named| shared_upstream(Some(named.name), named.config))
+        .collect();
     let binds: Vec<_> = listeners.iter().map(|listener| &listener.bind).collect();
     let sockets = inherited.listeners(&binds);
     let admin = &config.admin;
@@ -201,7 +219,7 @@ fn build(
         token_budgets: Default::default(),
         limits: Arc::clone(&limits),
         upstream,
-        upstream_tls,
+        upstreams,
         timeouts,
         memory: Arc::new(MemoryAccount::new(caps.memory, cgroup::memory_limit())),
         caps,
@@ -239,9 +257,15 @@ fn build(
     let certificates = certificate_status(&reloadable, &clock);
     watchers.certificates(reloadable, &clock, &metrics)?;
     watchers.issuers(issuers)?;
-    watchers.health(&shared, upstream_ready)?;
+    watchers.health(&shared, upstream_ready, &metrics)?;
     let exposure = ExposureCell::default();
-    watchers.exposure(exposure_check, exposure.clone(), &metrics)?;
+    let gauge = metrics.control().upstream_exposed.clone();
+    watchers.exposure(None, exposure_check, exposure.clone(), gauge)?;
+    for (name, check) in named_exposure {
+        let gauge = metrics.control().named_upstream_exposed(&name);
+        gauge.set(-1.0);
+        watchers.exposure(Some(name), check, ExposureCell::default(), gauge)?;
+    }
 
     let leave = Arc::clone(&phase);
     let admin_handle = admin::serve(

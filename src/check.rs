@@ -5,7 +5,7 @@ mod limits;
 mod load;
 mod writable;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
 
@@ -33,6 +33,9 @@ pub use crate::reload::judge_offline;
 pub struct CheckReport {
     pub config: String,
     pub routes: usize,
+    /// Ids of the routes that go to each of `[upstreams.NAME]`; all others go to `[upstream]`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub upstreams: BTreeMap<String, Vec<String>>,
     pub sources: usize,
     /// `None`: the table was not looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,11 +135,26 @@ pub fn check(file: &Path, config: &Config, loaded: Option<&Preview>, now: Now) -
     CheckReport {
         config: file.display().to_string(),
         routes: config.settings.policy.routes.len(),
+        upstreams: routes_by_upstream(config),
         sources: config.settings.sources.len(),
         table,
         errors,
         findings,
     }
+}
+
+/// Ids of the routes that go to each of `[upstreams.NAME]`.
+fn routes_by_upstream(config: &Config) -> BTreeMap<String, Vec<String>> {
+    let mut by_name = BTreeMap::<String, Vec<String>>::new();
+    for named in &config.upstreams {
+        by_name.entry(named.name.to_string()).or_default();
+    }
+    for route in config.settings.policy.routes.iter() {
+        if let Some(name) = config.settings.upstream_name(route.upstream) {
+            by_name.entry(name.to_owned()).or_default().push(route.id.to_string());
+        }
+    }
+    by_name
 }
 
 /// What can be said of the routes without a table.
@@ -242,14 +260,16 @@ fn mounted_alone(file: &Path, config: &Config, mounts: &Mounts, findings: &mut V
 
 /// A service that runs here and can be reached without keygate.
 fn exposed(config: &Config, findings: &mut Vec<Finding>) {
-    let found = ExposureCheck::of(config).look();
-    if let Some(message) = found.message() {
-        findings.push(Finding {
-            kind: "upstream_exposed",
-            subject: "upstream.url".to_owned(),
-            message,
-            hint: Some(found.hint().to_owned()),
-        });
+    for (key, upstream) in config.all_upstreams() {
+        let found = ExposureCheck::of(config, upstream).look();
+        if let Some(message) = found.message() {
+            findings.push(Finding {
+                kind: "upstream_exposed",
+                subject: format!("{key}.url"),
+                message,
+                hint: Some(found.hint().to_owned()),
+            });
+        }
     }
 }
 
@@ -264,7 +284,7 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
     let (mut usable, mut idle_keys) = (0u64, 0u64);
     let mut stranded: [u64; 2] = [0, 0];
     let carried = carried(&config.settings.sources);
-    let mut nameless = NamelessKeys::default();
+    let mut nameless: Vec<_> = (0..=config.upstreams.len()).map(NamelessKeys::of).collect();
     // Many keys share a grant; whether it opens anything is asked once for each.
     let mut verdicts: HashMap<*const Grant, bool> = HashMap::new();
     for entry in keys.iter() {
@@ -273,7 +293,7 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
             continue;
         }
         usable += 1;
-        nameless.look_at(config, &entry);
+        nameless.iter_mut().for_each(|of| of.look_at(config, &entry));
         let grant = view.grant;
         match grant.kind {
             KeyKind::Pair if !carried.pairs => stranded[0] += 1,
@@ -317,7 +337,7 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
             hint: Some("add a permission to them, or revoke them".to_owned()),
         });
     }
-    findings.extend(nameless.finding());
+    findings.extend(nameless.into_iter().filter_map(|of| of.finding(config)));
     for (held, kind, want) in [(stranded[0], "pair", "pair"), (stranded[1], "single key", "header")]
     {
         if held > 0 {
@@ -352,9 +372,11 @@ fn together(config: &Config, keys: &KeySet, now: Now, findings: &mut Vec<Finding
     }
 }
 
-/// Keys that the upstream credential has no claims for, by the claim that is missing first.
+/// Keys that the credential of one upstream has no claims for, by the claim that is missing first.
 #[derive(Default)]
 struct NamelessKeys {
+    /// 0: `[upstream]`; n: the n-th of `[upstreams.NAME]`.
+    upstream: usize,
     count: u64,
     /// The first ones.
     named: Vec<String>,
@@ -365,8 +387,12 @@ struct NamelessKeys {
 // === impl NamelessKeys ===
 
 impl NamelessKeys {
+    fn of(upstream: usize) -> Self {
+        Self { upstream, ..Self::default() }
+    }
+
     fn look_at(&mut self, config: &Config, entry: &KeyEntry<'_>) {
-        let Some(credential) = &config.settings.credential else { return };
+        let Some(credential) = config.settings.credential_for(self.upstream) else { return };
         let missing = credential.all_missing(&entry.view, entry.owner);
         if missing.is_empty() {
             return;
@@ -384,15 +410,19 @@ impl NamelessKeys {
         }
     }
 
-    fn finding(self) -> Option<Finding> {
+    fn finding(self, config: &Config) -> Option<Finding> {
+        let (of, requests) = match config.settings.upstream_name(self.upstream) {
+            None => ("upstream".to_owned(), "every request".to_owned()),
+            Some(name) => (format!("upstreams.{name}"), format!("every request to {name}")),
+        };
         let more = self.count.saturating_sub(self.named.len() as u64);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         (self.count > 0).then(|| Finding {
             kind: "no_upstream_identity",
             subject: self.named.join(", ") + &more,
             message: format!(
-                "{}: every request is 403 no_upstream_identity, because the claims of \
-                 upstream.credential ask for what the key does not have",
+                "{}: {requests} is 403 no_upstream_identity, because the claims of {of}.credential ask \
+                 for what the key does not have",
                 count(self.count, "key")
             ),
             hint: Some(format!(
@@ -486,10 +516,16 @@ impl fmt::Display for Finding {
 /// For people; programs take the JSON.
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { config, routes, sources, table, errors, findings } = self;
+        let Self { config, routes, upstreams, sources, table, errors, findings } = self;
         let routes = count(*routes as u64, "route");
         let sources = count(*sources as u64, "credential source");
         writeln!(f, "configuration {config}: {routes}, {sources}")?;
+        for (name, routes) in upstreams {
+            match routes.as_slice() {
+                [] => writeln!(f, "upstream {name}: no route")?,
+                routes => writeln!(f, "upstream {name}: {}", routes.join(", "))?,
+            }
+        }
         match table {
             Some(table) => writeln!(f, "{table}")?,
             None => writeln!(f, "table: not looked at")?,

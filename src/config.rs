@@ -3,6 +3,7 @@
 
 mod addresses;
 mod admin;
+mod certificate;
 mod copies;
 mod cors;
 mod delivery;
@@ -26,6 +27,7 @@ mod tests;
 mod tokens;
 mod units;
 mod unknown;
+mod upstream;
 mod usage;
 mod watched;
 
@@ -49,6 +51,7 @@ pub use self::host::{Noted, ThisHost, open_regular};
 pub use self::raw::{Host, Places};
 pub(crate) use self::tokens::MOST_ISSUERS;
 pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};
+pub(crate) use self::upstream::MOST_UPSTREAMS;
 pub use self::watched::{FileAccess, FileWriters, WatchedFile};
 
 /// Everything. The parts outside [`Settings`] need a restart to change.
@@ -58,6 +61,8 @@ pub struct Config {
     pub admin: AdminConfig,
     pub workers: Workers,
     pub upstream: UpstreamConfig,
+    /// `[upstreams.NAME]`. Upstream 0 of a route is `upstream`, upstream n the n-th of these.
+    pub upstreams: Vec<NamedUpstream>,
     pub table: TableConfig,
     pub timeouts: Timeouts,
     pub caps: Caps,
@@ -103,6 +108,18 @@ pub struct Settings {
     pub assertion: Option<Arc<Assertions>>,
     /// `None`: the service gets no credential.
     pub credential: Option<Arc<UpstreamCredential>>,
+    /// What the services of `[upstreams.NAME]` get instead, in their order.
+    pub upstreams: Vec<UpstreamTrust>,
+}
+
+/// What one of `[upstreams.NAME]` gets to believe keygate by: nothing that is meant for another.
+#[derive(Clone, Debug)]
+pub struct UpstreamTrust {
+    pub name: Box<str>,
+    pub credential: Option<Arc<UpstreamCredential>>,
+    /// `aud` of its assertions; `None`: it gets none, since one for another service could be used
+    /// there.
+    pub audience: Option<Box<str>>,
 }
 
 /// How keygate treats `traceparent` (W3C Trace Context).
@@ -205,7 +222,15 @@ pub enum ClientAuth {
     },
 }
 
-#[derive(Clone, Debug)]
+/// One of `[upstreams.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedUpstream {
+    /// In routes, logs and metrics.
+    pub name: Box<str>,
+    pub config: UpstreamConfig,
+}
+
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamConfig {
     pub address: UpstreamAddress,
     pub protocol: UpstreamProtocol,
@@ -476,9 +501,65 @@ impl MemoryBudget {
     pub const LEAST: u64 = 8 << 20;
 }
 
+// === impl Settings ===
+
+impl Settings {
+    /// The name of the upstream that a route goes to; `None`: `[upstream]`.
+    pub fn upstream_name(&self, upstream: usize) -> Option<&str> {
+        Some(&self.upstreams.get(upstream.checked_sub(1)?)?.name)
+    }
+
+    /// What requests to the upstream get in place of the caller's key. 0: `[upstream]`.
+    pub fn credential_for(&self, upstream: usize) -> Option<&Arc<UpstreamCredential>> {
+        match upstream.checked_sub(1) {
+            None => self.credential.as_ref(),
+            Some(at) => self.upstreams.get(at)?.credential.as_ref(),
+        }
+    }
+
+    /// What signs the assertions for the upstream, and whose `aud` they have. 0: `[upstream]`.
+    pub fn assertion_for(&self, upstream: usize) -> Option<(&Arc<Assertions>, &str)> {
+        let assertions = self.assertion.as_ref()?;
+        match upstream.checked_sub(1) {
+            None => Some((assertions, &assertions.audience)),
+            Some(at) => Some((assertions, self.upstreams.get(at)?.audience.as_deref()?)),
+        }
+    }
+
+    /// Gives routes and upstreams the order of `running`, which a process keeps as long as it runs.
+    ///
+    /// # Errors
+    /// The name of an upstream that a route goes to and the process does not have.
+    pub fn fit_upstreams(&mut self, running: &[NamedUpstream]) -> Result<(), Box<str>> {
+        if self.upstreams.iter().map(|u| &u.name).eq(running.iter().map(|u| &u.name)) {
+            return Ok(());
+        }
+        let place = |name: &str| running.iter().position(|known| *known.name == *name);
+        let known = &self.upstreams;
+        self.policy.routes.move_upstreams(|from| {
+            let Some(of) = from.checked_sub(1).and_then(|at| known.get(at)) else { return Ok(0) };
+            place(&of.name).map(|at| at + 1).ok_or_else(|| of.name.clone())
+        })?;
+        let none =
+            |name: &str| UpstreamTrust { name: name.into(), credential: None, audience: None };
+        let of = |running: &NamedUpstream| {
+            let found = self.upstreams.iter().find(|known| known.name == running.name);
+            found.cloned().unwrap_or_else(|| none(&running.name))
+        };
+        self.upstreams = running.iter().map(of).collect();
+        Ok(())
+    }
+}
+
 // === impl Config ===
 
 impl Config {
+    /// `[upstream]`, then each of `[upstreams.NAME]`, with the key of the file.
+    pub fn all_upstreams(&self) -> impl Iterator<Item = (String, &UpstreamConfig)> {
+        let named = self.upstreams.iter().map(|u| (format!("upstreams.{}", u.name), &u.config));
+        std::iter::once(("upstream".to_owned(), &self.upstream)).chain(named)
+    }
+
     /// Reads `file`. Every fault is reported at once.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         Self::load_on(&ThisHost, file)

@@ -154,7 +154,7 @@ fn told<K: KeyLookup>(
             let owner = keys.and_then(|keys| admitted.owner(keys));
             let observe = settings.policy.observe.as_deref();
             let forwards = observe.is_some_and(|o| o.forwards_credentials(route));
-            let credential = settings.credential.as_ref().filter(|credential| {
+            let credential = settings.credential_for(route.upstream).filter(|credential| {
                 let is_there = || key.is_none_or(|key| credential.missing(key, owner).is_none());
                 !forwards && (!observing || is_there())
             });
@@ -165,12 +165,16 @@ fn told<K: KeyLookup>(
                 let owner = owner.map(|owner| owner.to_string());
                 answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(key) });
                 answer.refuse(settings, &slot.rejection(), Some(route));
+                let of = match settings.upstream_name(route.upstream) {
+                    None => "upstream".to_owned(),
+                    Some(name) => format!("upstreams.{name}"),
+                };
                 answer.detail =
-                    Some(format!("the claims of upstream.credential need {}", slot.as_str()));
+                    Some(format!("the claims of {of}.credential need {}", slot.as_str()));
                 return answer;
             }
             let mut answer = Explained::new(ask, "admitted");
-            answer.rule = Some(ExplainedRule::of(route));
+            answer.rule = Some(ExplainedRule::of(route, settings));
             if let Some(key) = key {
                 let owner = owner.map(|owner| owner.to_string());
                 answer.key = Some(ExplainedKey { owner, ..ExplainedKey::of(key) });
@@ -182,7 +186,8 @@ fn told<K: KeyLookup>(
                         .unwrap_or_default();
                 }
                 identity_fields(names, key, |n, v| answer.headers.push(shown(n, v)));
-                let assertion = settings.assertion.as_ref().map(|a| (&a.field, ASSERTION));
+                let assertion = settings.assertion_for(route.upstream);
+                let assertion = assertion.map(|(a, _)| (&a.field, ASSERTION));
                 let credential = credential.map(|credential| (&credential.field, CREDENTIAL));
                 let tokens = assertion.into_iter().chain(credential);
                 answer.headers.extend(tokens.map(|(name, value)| shown(name, value)));
@@ -201,7 +206,7 @@ fn told<K: KeyLookup>(
         }
         Verdict::Passed(passed) => {
             let mut answer = Explained::new(ask, "passed");
-            answer.rule = Some(ExplainedRule::of(passed.route()));
+            answer.rule = Some(ExplainedRule::of(passed.route(), settings));
             answer.headers.extend(anonymous_field(names).map(|(n, v)| shown(n, v)));
             answer
         }
@@ -338,7 +343,7 @@ impl Explained {
         let context = Context { request_id: REQUEST_ID, profile, grpc: false };
         let rendered = settings.refusals.render(rejection, &context);
         self.reason = Some(rejection.reason.as_str());
-        self.rule = route.map(ExplainedRule::of);
+        self.rule = route.map(|route| ExplainedRule::of(route, settings));
         self.refusal = Some(ExplainedRefusal {
             status: rendered.status.as_u16(),
             code: rejection.reason.code(settings.refusals.disclosure),

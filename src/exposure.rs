@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use serde::Serialize;
 
 use self::ports::ServicePort;
-use crate::config::{Bind, Config, UpstreamAddress};
+use crate::config::{Bind, Config, UpstreamAddress, UpstreamConfig};
 
 /// What a look found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -67,9 +67,10 @@ enum WatchedUpstream {
 // === impl ExposureCheck ===
 
 impl ExposureCheck {
-    pub fn of(config: &Config) -> Self {
-        let target = match &config.upstream.address {
-            _ if !config.upstream.exposure_check => WatchedUpstream::Off,
+    /// `upstream`: one of `config`.
+    pub fn of(config: &Config, upstream: &UpstreamConfig) -> Self {
+        let target = match &upstream.address {
+            _ if !upstream.exposure_check => WatchedUpstream::Off,
             UpstreamAddress::Unix(path) => WatchedUpstream::SocketFile(path.clone()),
             UpstreamAddress::Tcp { host, port } => {
                 let gate = config.listeners.iter().filter_map(|listener| match listener.bind {

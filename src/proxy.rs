@@ -10,6 +10,7 @@
 //! request/         one request: service.rs is the page, the other files are its steps
 //! health           the active health check
 //! worker           what one worker has, and what all share
+//! upstreams        one upstream as a worker has it
 //! upstream/        the pool of upstream connections, and one exchange over one of them
 //! outbound         a request that may be sent: made of a verdict
 //! patience         deadlines of an exchange
@@ -72,6 +73,7 @@ mod tests;
 mod tokens;
 pub mod tunnel;
 mod upstream;
+mod upstreams;
 mod worker;
 
 pub use self::client::listener::{Listening, listen};
@@ -84,4 +86,5 @@ pub use self::net::pipe::PIPE_DESCRIPTORS;
 pub use self::net::{proxy_protocol, tls};
 pub use self::request::subprotocol;
 pub use self::run::{Seed, run};
+pub use self::upstreams::SharedUpstream;
 pub use self::worker::{Phase, Shared};

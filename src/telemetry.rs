@@ -9,6 +9,7 @@
 //! - [`log`]: the operator log.
 //! - `policies`: values of the label `policy`.
 //! - [`readiness`]: which parts are ready.
+//! - `upstream`: what workers record of each upstream.
 
 pub mod access;
 pub mod cells;
@@ -19,8 +20,9 @@ pub mod metrics;
 mod policies;
 pub mod readiness;
 mod render;
+mod upstream;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use self::access::{AccessLine, AccessLog, AccessLogs, Decided};
 pub use self::cells::WorkerCells;
@@ -31,6 +33,7 @@ pub use self::labels::{
 };
 use self::policies::PolicyLabels;
 pub use self::readiness::Readiness;
+pub use self::upstream::UpstreamMeter;
 
 /// Route label of requests that matched no rule.
 pub const NO_ROUTE: u32 = 0;
@@ -64,6 +67,8 @@ struct Inner {
     /// Text of the label `route` by slot. Only grows: a rule that comes back has its old series.
     routes: Mutex<Vec<Box<str>>>,
     listeners: Mutex<Vec<Box<str>>>,
+    /// Names of `[upstreams.NAME]`, in their order.
+    upstreams: OnceLock<Vec<Box<str>>>,
     policies: Arc<PolicyLabels>,
     control: Control,
 }
@@ -79,6 +84,7 @@ impl Metrics {
                 .collect(),
             routes: Mutex::new(vec!["none".into()]),
             listeners: Mutex::new(Vec::new()),
+            upstreams: OnceLock::new(),
             policies,
             control: Control::new(),
         }))
@@ -103,6 +109,12 @@ impl Metrics {
         intern(&mut listeners, name, LISTENER_SLOTS) as u32
     }
 
+    /// The upstreams beside `[upstream]`, once and for all: their series are there from then on.
+    pub fn name_upstreams(&self, names: Vec<Box<str>>) {
+        // They are those that the process was started with.
+        let _ = self.0.upstreams.set(names);
+    }
+
     pub fn control(&self) -> &Control {
         &self.0.control
     }
@@ -117,7 +129,13 @@ impl Metrics {
         let routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let listeners = self.0.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut out = String::with_capacity(32 * 1024);
-        render::workers(&mut out, &self.0.workers, &routes, &listeners, &self.0.policies);
+        let labels = render::WorkerLabels {
+            routes: &routes,
+            listeners: &listeners,
+            policies: &self.0.policies,
+            upstreams: self.0.upstreams.get().map(Vec::as_slice).unwrap_or_default(),
+        };
+        render::workers(&mut out, &self.0.workers, &labels);
         render::uses(&mut out, uses);
         render::reloads(&mut out, &self.0.control);
         self.0.control.render(&mut out);

@@ -27,7 +27,7 @@ use keygate::core::{
     SignerPrint, TokenOnward, UserToken, Verdict, VerifiedToken, decide, path,
 };
 use keygate::proxy::LimitStore;
-use keygate::telemetry::{DecisionOutcome, MethodLabel, WorkerCells};
+use keygate::telemetry::{DecisionOutcome, MethodLabel, UpstreamMeter, WorkerCells};
 use keygate::token::TokenCache;
 use keygate::token::sign::TokenKey;
 use keygate::token::sign::assertion::{AssertionBinding, Assertions};
@@ -234,13 +234,13 @@ fn minted(
     });
     let cache = MintedCache::default();
     let none = || -> Failure { "the token was not kept".into() };
-    drop(cache.keep(admitted, assertions.mint(key, None, NOW)?));
+    drop(cache.keep(admitted, assertions.mint(key, &assertions.audience, None, NOW)?));
     cache.get(admitted, NOW.mono_ns).ok_or_else(none)?;
     push(steps, "assertion: cached", move || {
         let _ = black_box(cache.get(black_box(admitted), NOW.mono_ns));
     });
     push(steps, "assertion: signed", move || {
-        let _ = black_box(assertions.mint(black_box(key), None, NOW));
+        let _ = black_box(assertions.mint(black_box(key), &assertions.audience, None, NOW));
     });
     let credential = UpstreamTokens {
         key: TokenKey::hs256(b"0123456789abcdef0123456789abcdef", None),
@@ -480,14 +480,15 @@ fn refusals(steps: &mut Vec<Step>, settings: &'static Settings) -> Result<(), Fa
 
 fn metrics(steps: &mut Vec<Step>) {
     // Not through `Metrics`: making one calibrates a clock, which takes ever other instructions.
-    let cells = WorkerCells::default();
+    let cells = Arc::<WorkerCells>::default();
+    let upstream = UpstreamMeter::new(Arc::clone(&cells), 0);
     let route = 1;
     push(steps, "metrics: all of one request", move || {
         cells.request_started();
         cells.auth_duration(black_box(800));
         cells.decision(route, DecisionOutcome::Admitted);
-        cells.upstream_reused();
-        cells.upstream_response(black_box(90_000));
+        upstream.reused();
+        upstream.response(black_box(90_000));
         cells.request(route, MethodLabel::Get, black_box(200));
         cells.duration(black_box(95_000));
         cells.bytes_received(200);

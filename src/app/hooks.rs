@@ -53,10 +53,18 @@ pub(super) fn hooks(
     let audience = Cell::new(running.table.audience.clone());
     let reconfigure = move || {
         let host = Noted::new(&ThisHost);
-        let next = match Config::load_on(&host, &file) {
+        let mut next = match Config::load_on(&host, &file) {
             Ok(next) => next,
             Err(error) => return Err(Unusable { error: error.to_string(), files: host.files() }),
         };
+        // A route to a service that this process has no connections to would be 502.
+        if let Err(name) = next.settings.fit_upstreams(&running.upstreams) {
+            let error = format!(
+                "a route goes to an upstream that was added since the start: {name}\n\
+                 hint: restart keygate; until then nothing of this configuration is in force"
+            );
+            return Err(Unusable { error, files: host.files() });
+        }
         for finding in check::notes(&next, clock.now()) {
             tracing::warn!("{}", finding.text());
         }

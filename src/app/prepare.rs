@@ -11,7 +11,7 @@ use rustix::fs::Access;
 
 use crate::check::Finding;
 use crate::clock::Clock;
-use crate::config::{self, Bind, Config, ConfigFault, JwksSource, UpstreamAddress};
+use crate::config::{self, Bind, Config, ConfigFault, JwksSource, UpstreamAddress, UpstreamConfig};
 use crate::meter::{check_usage_file, open_mode};
 use crate::proxy;
 use crate::proxy::tls::{ClientTls, Reloadable as _, ServerTls, TlsError};
@@ -26,7 +26,8 @@ pub struct PreparedStart {
     pub(super) clock: Clock,
     /// By listener.
     pub(super) listener_tls: Vec<Option<Arc<ServerTls>>>,
-    pub(super) upstream_tls: Option<Arc<ClientTls>>,
+    /// Of `[upstream]`, then of each of `[upstreams.NAME]`.
+    pub(super) upstream_tls: Vec<Option<Arc<ClientTls>>>,
 }
 
 /// Reads `file` and everything that it names but the table. Every fault is reported at once.
@@ -39,7 +40,11 @@ pub fn prepare(file: &Path, clock: &Clock) -> Result<PreparedStart, config::Conf
         let key = format!("listen[{index}].tls");
         listener_tls.push(kept(loaded, &config, &key, &mut faults));
     }
-    let upstream_tls = kept(upstream_tls(&config, clock), &config, "upstream.tls", &mut faults);
+    let mut upstream_tls = Vec::new();
+    for (key, upstream) in config.all_upstreams() {
+        let key = format!("{key}.tls");
+        upstream_tls.push(kept(client_tls(upstream, clock), &config, &key, &mut faults));
+    }
     for (index, issuer) in config.settings.tokens.issuers.iter().enumerate() {
         if let JwksSource::Path(path) = &issuer.jwks
             && let Err(message) = read_issuer_keys(path, issuer)
@@ -55,8 +60,7 @@ pub fn prepare(file: &Path, clock: &Clock) -> Result<PreparedStart, config::Conf
     Ok(PreparedStart { config, file, clock, listener_tls, upstream_tls })
 }
 
-fn upstream_tls(config: &Config, clock: &Clock) -> Option<Result<ClientTls, TlsError>> {
-    let upstream = &config.upstream;
+fn client_tls(upstream: &UpstreamConfig, clock: &Clock) -> Option<Result<ClientTls, TlsError>> {
     let tls = upstream.tls.as_ref()?;
     let host = match &upstream.address {
         UpstreamAddress::Tcp { host, .. } => host,
@@ -102,11 +106,14 @@ impl PreparedStart {
         let mut findings: Vec<Finding> = all.filter_map(fault).collect();
         let listeners =
             self.listener_tls.iter().flatten().map(|tls| ("listen.tls", tls.concerns()));
-        let upstream = self.upstream_tls.iter().map(|tls| ("upstream.tls", tls.concerns()));
-        for (subject, concerns) in listeners.chain(upstream) {
+        let listeners = listeners.map(|(subject, concerns)| (subject.to_owned(), concerns));
+        let upstreams = self.config.all_upstreams().zip(&self.upstream_tls);
+        let upstreams = upstreams
+            .filter_map(|((key, _), tls)| Some((format!("{key}.tls"), tls.as_ref()?.concerns())));
+        for (subject, concerns) in listeners.chain(upstreams) {
             findings.extend(concerns.into_iter().map(|concern| Finding {
                 kind: "certificate_files",
-                subject: subject.to_owned(),
+                subject: subject.clone(),
                 message: format!("{}: {}", concern.path.display(), concern.message),
                 hint: Some(concern.hint.into_owned()),
             }));

@@ -7,10 +7,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use metrics::Gauge;
+
 use crate::clock::Clock;
 use crate::exposure::{Exposure, ExposureCell, ExposureCheck, ExposureState};
 use crate::proxy::tls::{Reloadable, TlsReloadOutcome, Watcher};
-use crate::proxy::{Shared, health};
+use crate::proxy::{Shared, SharedUpstream, health};
 use crate::reload::{IssuerParts, lower_priority};
 use crate::telemetry::Metrics;
 use crate::telemetry::control::Attempt;
@@ -63,62 +65,92 @@ impl Watchers {
         })
     }
 
-    /// Readiness follows the upstream's health, where a check is configured.
+    /// Readiness follows the health of `[upstream]`, where a check is configured. That of
+    /// `[upstreams.NAME]` is shown alone: without one of them the other routes still work.
     pub(super) fn health(
         &mut self,
         shared: &Arc<Shared>,
         part: Option<ReadinessPart>,
+        metrics: &Metrics,
     ) -> io::Result<()> {
-        let Some((path, part)) = shared.upstream.health_path.clone().zip(part) else {
+        if let Some(part) = part {
+            self.health_of(shared, 0, move |result| match result {
+                Ok(()) => part.ready(),
+                Err(why) => part.blocked(why),
+            })?;
+        }
+        for (named, index) in shared.upstreams.iter().zip(1..) {
+            let Some(name) = &named.name else { continue };
+            let gauge = metrics.control().named_upstream_healthy(name);
+            gauge.set(1.0);
+            self.health_of(shared, index, move |result| {
+                gauge.set(f64::from(u8::from(result.is_ok())))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Checks one upstream, by its index, if it has a path for that.
+    fn health_of(
+        &mut self,
+        shared: &Arc<Shared>,
+        index: usize,
+        show: impl Fn(Result<(), &str>) + Send + 'static,
+    ) -> io::Result<()> {
+        let has_path = |upstream: &SharedUpstream| upstream.config.health_path.is_some();
+        if !shared.all_upstreams().nth(index).is_some_and(has_path) {
             return Ok(());
-        };
+        }
         let shared = Arc::clone(shared);
         self.start("health", move |stop| {
+            let Some(upstream) = shared.all_upstreams().nth(index) else { return };
+            let Some(path) = &upstream.config.health_path else { return };
+            let name = upstream.name.as_deref();
             let mut healthy = true;
-            let report = |result: Result<(), String>| match result {
-                Ok(()) => {
-                    if !healthy {
-                        tracing::info!("the upstream is healthy again");
+            let report = |result: Result<(), String>| {
+                match &result {
+                    Ok(()) if !healthy => {
+                        tracing::info!(upstream = name, "the upstream is healthy again");
                     }
-                    healthy = true;
-                    part.ready();
-                }
-                Err(why) => {
-                    if healthy {
-                        tracing::warn!(why, "the upstream fails its health check");
+                    Err(why) if healthy => {
+                        tracing::warn!(upstream = name, why, "the upstream fails its health check");
                     }
-                    healthy = false;
-                    part.blocked(&why);
+                    Ok(()) | Err(_) => {}
                 }
+                healthy = result.is_ok();
+                show(match &result {
+                    Ok(()) => Ok(()),
+                    Err(why) => Err(why),
+                });
             };
-            let interval = shared.upstream.health_interval;
-            if let Err(error) = health::watch(&shared, &path, interval, stop, report) {
+            if let Err(error) = health::watch(&shared, upstream, path, stop, report) {
                 tracing::error!(%error, "the health check could not start");
             }
         })
     }
 
-    /// Looks whether clients can reach the service around the gate: now and every minute.
+    /// Looks whether clients can reach a service around the gate: now and every minute. `upstream`:
+    /// one of `[upstreams.NAME]`.
     pub(super) fn exposure(
         &mut self,
+        upstream: Option<Box<str>>,
         check: ExposureCheck,
         cell: ExposureCell,
-        metrics: &Metrics,
+        gauge: Gauge,
     ) -> io::Result<()> {
         if !check.is_needed() {
             // The gauge says -1 from the start.
             cell.store(check.look());
             return Ok(());
         }
-        let metrics = metrics.clone();
         self.start("exposure", move |stop| {
             loop {
                 let found = check.look();
                 let before = cell.load();
                 if !found.says_the_same(&before) {
-                    tell_exposure(&before, &found);
+                    tell_exposure(upstream.as_deref(), &before, &found);
                 }
-                metrics.control().upstream_exposed.set(f64::from(found.gauge()));
+                gauge.set(f64::from(found.gauge()));
                 cell.store(found);
                 if let Err(RecvTimeoutError::Disconnected) = stop.recv_timeout(EXPOSURE_EVERY) {
                     return;
@@ -164,15 +196,19 @@ impl Watchers {
 }
 
 /// Once per change.
-fn tell_exposure(before: &Exposure, now: &Exposure) {
+fn tell_exposure(upstream: Option<&str>, before: &Exposure, now: &Exposure) {
     match (before.state, now.state, now.message()) {
-        (_, _, Some(message)) => tracing::warn!("{message}\nhint: {}", now.hint()),
+        (_, _, Some(message)) => tracing::warn!(upstream, "{message}\nhint: {}", now.hint()),
         (ExposureState::Exposed, ExposureState::Closed, None) => {
-            tracing::info!("the service can no longer be reached around keygate");
+            tracing::info!(upstream, "the service can no longer be reached around keygate");
         }
         (ExposureState::Exposed, _, None) => {
             let why = now.why.as_deref().unwrap_or_default();
-            tracing::warn!(why, "whether the service is still reached around keygate is not known");
+            tracing::warn!(
+                upstream,
+                why,
+                "whether the service is still reached around keygate is not known"
+            );
         }
         _ => {}
     }

@@ -36,7 +36,8 @@ pub(super) fn fit_descriptors(config: &mut Config) {
     const OURS: u64 = 128;
     let ours = OURS + (config.workers.count * crate::proxy::PIPE_DESCRIPTORS) as u64;
     let limit = getrlimit(Resource::Nofile);
-    let upstream = config.upstream.max_connections as u64;
+    let upstream: u64 =
+        config.all_upstreams().map(|(_, upstream)| upstream.max_connections as u64).sum();
     let wanted = (config.caps.connections as u64).saturating_add(upstream).saturating_add(ours);
     let Some(now) = limit.current.filter(|now| *now < wanted) else { return };
     let most = limit.maximum.map_or(wanted, |max| max.min(wanted));

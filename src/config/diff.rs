@@ -83,6 +83,9 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             TableSource::Url(_) => "table.url",
         });
     }
+    if old.upstreams != new.upstreams {
+        keys.push("upstreams");
+    }
     keys.sort_unstable();
     keys
 }

@@ -43,6 +43,11 @@ impl Config {
             add("upstream.tls.certificate", tls.certificate.as_ref().map(|c| c.chain.as_path()));
             add("upstream.tls.key", tls.certificate.as_ref().map(|c| c.key.as_path()));
         }
+        for tls in self.upstreams.iter().filter_map(|named| named.config.tls.as_ref()) {
+            add("upstreams.tls.ca", tls.ca.as_deref());
+            add("upstreams.tls.certificate", tls.certificate.as_ref().map(|c| c.chain.as_path()));
+            add("upstreams.tls.key", tls.certificate.as_ref().map(|c| c.key.as_path()));
+        }
         for issuer in &self.settings.tokens.issuers {
             match &issuer.jwks {
                 JwksSource::Path(path) => add("tokens.jwks", Some(path)),

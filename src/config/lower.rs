@@ -2,31 +2,24 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZero;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use http::HeaderValue;
-use http::uri::{Authority, Uri};
-
+use super::certificate::certificate;
 use super::delivery::Remote;
 use super::fault::ConfigProblem;
 use super::policy::SettingsSections;
 use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::{
-    Bind, Caps, CertificateFiles, ClientAuth, Config, ConnectionReuse, Drain, Families,
-    Http2Config, Listener, Log, LogFormat, LogLevel, MemoryBudget, Places, Sharing, Timeouts,
-    TlsClient, TlsServer, UpstreamAddress, UpstreamConfig, UpstreamProtocol, Workers,
+    Bind, Caps, ClientAuth, Config, Drain, Families, Http2Config, Listener, Log, LogFormat,
+    LogLevel, MemoryBudget, Places, Sharing, Timeouts, TlsServer, Workers,
 };
-use super::{addresses, admin, delivery, policy, usage};
+use super::{addresses, admin, delivery, policy, upstream, usage};
 use crate::core::NetworkSet;
 use crate::core::address::parse_network;
 
 const CONNECTIONS: u64 = 16_384;
 const CONNECTIONS_PER_ADDRESS: u64 = 10_000;
-const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
-const UPSTREAM_CONNECTIONS: u64 = 1_024;
-const UPSTREAM_QUEUE: u64 = 1_024;
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -36,7 +29,9 @@ const fn secs(n: u64) -> Duration {
 pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     let (mut listeners, places) = listeners(root);
     let upstream_section = root.section("upstream");
-    let upstream = upstream(&upstream_section);
+    let upstream = upstream::upstream(&upstream_section);
+    let named_sections = upstream::sections(root);
+    let upstreams = upstream::named(&named_sections);
     let table = delivery::table(&root.section("table"), posts(root));
     let admin_section = root.section("admin");
     let mut admin = admin::admin(&admin_section);
@@ -44,6 +39,9 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
         admin.sharing = Sharing::SameUser;
     }
     addresses::no_loop(&upstream_section, upstream.as_ref(), &listeners, &admin);
+    for (section, named) in named_sections.iter().zip(&upstreams) {
+        addresses::no_loop(&section.section, named.as_ref().map(|u| &u.config), &listeners, &admin);
+    }
     addresses::settle(root, &mut listeners, &places, &mut admin, &admin_section);
     let workers = workers(&root.section("workers"));
     let timeouts_section = root.section("timeouts");
@@ -60,6 +58,7 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
         log: &log_section,
         usage: &usage_section,
         credential: &upstream_section.section("credential"),
+        upstreams: &named_sections,
     };
     let settings = policy::settings(root, &parts, trusted);
     if let Some(settings) = &settings {
@@ -70,6 +69,7 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
         admin,
         workers,
         upstream: upstream?,
+        upstreams: upstreams.into_iter().collect::<Option<_>>()?,
         table: table?,
         timeouts,
         caps,
@@ -202,131 +202,6 @@ fn tls_server(section: &ConfigSection<'_>) -> Option<TlsServer> {
     section.is_there().then_some(TlsServer { certificates, client_auth, only_tls13, http2 })
 }
 
-fn certificate(
-    section: &ConfigSection<'_>,
-    chain_key: &'static str,
-    key_key: &'static str,
-) -> Option<CertificateFiles> {
-    let chain = section.file(chain_key);
-    let key = section.file(key_key);
-    match (section.has(chain_key), section.has(key_key)) {
-        (true, false) => section.missing(key_key, "the private key of the certificate"),
-        (false, true) => section.missing(chain_key, "the certificate chain of the key"),
-        _ => {}
-    }
-    Some(CertificateFiles { chain: chain?, key: key? })
-}
-
-fn upstream(section: &ConfigSection<'_>) -> Option<UpstreamConfig> {
-    if !section.has("url") {
-        let hint = match section.is_there() {
-            true => "the service to protect: url = \"http://127.0.0.1:9000\"",
-            false => "put at the top of the file: upstream = { url = \"http://127.0.0.1:9000\" }",
-        };
-        section.missing("url", hint);
-    }
-    let target = section.parse("url", upstream_url);
-    let protocol = section.choice(
-        "protocol",
-        UpstreamProtocol::Http1,
-        &[("http1", UpstreamProtocol::Http1), ("http2", UpstreamProtocol::Http2)],
-    );
-    let client = tls_client(&section.section("tls"));
-    let secure = target.as_ref().is_some_and(|(_, secure)| *secure);
-    if !secure && target.is_some() && section.has("tls") {
-        section.fault(
-            "tls",
-            ConfigProblem::new("is for an https:// upstream").hint("change upstream.url"),
-        );
-    }
-    let host = section.parse("host", |text| {
-        let authority: Authority =
-            text.parse().map_err(|_| ConfigProblem::new("is not a host with an optional port"))?;
-        HeaderValue::from_str(authority.as_str()).map_err(ConfigProblem::from)
-    });
-    let health_path = section.parse("health_path", |text| {
-        match text.starts_with('/') && text.parse::<Uri>().is_ok() {
-            true => Ok(Box::<str>::from(text)),
-            false => Err(ConfigProblem::new("must be a path that begins with `/`")),
-        }
-    });
-    let upstream = UpstreamConfig {
-        protocol,
-        tls: secure.then_some(client),
-        host,
-        send_proxy: section.flag("send_proxy_protocol"),
-        preserve_case: section.flag("preserve_header_case"),
-        reuse: section.choice(
-            "reuse",
-            ConnectionReuse::Always,
-            &[("always", ConnectionReuse::Always), ("never", ConnectionReuse::Never)],
-        ),
-        rewrite_location: section.flag_unless_off("rewrite_location"),
-        exposure_check: section.flag_unless_off("exposure_check"),
-        max_connections: section.integer("max_connections", UPSTREAM_CONNECTIONS, 1..=1_000_000)
-            as usize,
-        max_queue: section.integer("max_queue", UPSTREAM_QUEUE, 0..=1_000_000) as usize,
-        health_path,
-        health_interval: section.duration("health_interval", HEALTH_INTERVAL),
-        address: target?.0,
-    };
-    if upstream.protocol == UpstreamProtocol::Http2 && upstream.preserve_case {
-        let problem = ConfigProblem::new("HTTP/2 has only lower-case names");
-        section.fault("preserve_header_case", problem);
-    }
-    Some(upstream)
-}
-
-/// Where to connect, and whether with TLS.
-fn upstream_url(text: &str) -> Result<(UpstreamAddress, bool), ConfigProblem> {
-    let forms = "upstreams look like http://127.0.0.1:9000, https://app:8443 or unix:/run/app.sock";
-    if let Some(path) = text.strip_prefix("unix:") {
-        return match path.starts_with('/') {
-            true => Ok((UpstreamAddress::Unix(PathBuf::from(path)), false)),
-            false => Err(ConfigProblem::new("a Unix socket needs an absolute path").hint(forms)),
-        };
-    }
-    let bad = || ConfigProblem::new("is not an upstream").hint(forms);
-    let uri: Uri = text.parse().map_err(|_| bad())?;
-    let (secure, default) = match uri.scheme_str() {
-        Some("http") => (false, 80),
-        Some("https") => (true, 443),
-        _ => return Err(bad()),
-    };
-    let authority = uri.authority().ok_or_else(bad)?;
-    if authority.as_str().contains('@') {
-        return Err(ConfigProblem::new("must not hold a user or password"));
-    }
-    if uri.path() != "/" || uri.query().is_some() {
-        return Err(ConfigProblem::new("must not have a path")
-            .hint("keygate sends the path that it judged, byte for byte"));
-    }
-    // A port that is no number up to 65535 reads as none; then something is left behind the host.
-    let port = match authority.port_u16() {
-        Some(port) => port,
-        None if authority.as_str() == authority.host() => default,
-        None => 0,
-    };
-    if port == 0 {
-        return Err(bad());
-    }
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    Ok((UpstreamAddress::Tcp { host: host.into(), port }, secure))
-}
-
-fn tls_client(section: &ConfigSection<'_>) -> TlsClient {
-    let server_name =
-        section.parse("server_name", |text| match rustls::pki_types::ServerName::try_from(text) {
-            Ok(_) => Ok(Box::<str>::from(text)),
-            Err(_) => Err(ConfigProblem::new("is not a host name or address")),
-        });
-    TlsClient {
-        ca: section.file("ca"),
-        server_name,
-        certificate: certificate(section, "certificate", "key"),
-    }
-}
-
 fn workers(section: &ConfigSection<'_>) -> Workers {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let count = match section.ask("count") {
@@ -445,33 +320,5 @@ fn log(section: &ConfigSection<'_>) -> Log {
         format,
         access_file: section.path("access_file"),
         access: section.flag_unless_off("access"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn upstream_urls() {
-        let tcp = |host: &str, port| UpstreamAddress::Tcp { host: host.into(), port };
-        let cases = [
-            ("http://127.0.0.1:9000", Some((tcp("127.0.0.1", 9000), false))),
-            ("http://app", Some((tcp("app", 80), false))),
-            ("https://app.svc/", Some((tcp("app.svc", 443), true))),
-            ("http://[::1]:9000", Some((tcp("::1", 9000), false))),
-            ("unix:/run/app.sock", Some((UpstreamAddress::Unix("/run/app.sock".into()), false))),
-            ("unix:app.sock", None),
-            ("127.0.0.1:9000", None),
-            ("ftp://app", None),
-            ("http://app/base", None),
-            ("http://user:secret@app", None),
-            ("http://app:", None),
-            ("http://app:0", None),
-            ("http://app:99999", None),
-        ];
-        for (text, want) in cases {
-            assert_eq!(upstream_url(text).ok(), want, "{text}");
-        }
     }
 }

@@ -9,15 +9,18 @@ use super::fault::ConfigProblem;
 use super::raw::ConfigPlace;
 use super::section::ConfigSection;
 use super::units::field_name;
+use super::upstream::{UpstreamSection, warn_of_unused};
 use super::{
-    IdentityFields, LogFields, Sampled, Settings, TokenSettings, TraceStart, Underscores, cors,
-    limits, observe, refusals, routes, signing, tokens, usage,
+    IdentityFields, LogFields, Sampled, Settings, TokenSettings, TraceStart, Underscores,
+    UpstreamTrust, cors, limits, observe, refusals, routes, signing, tokens, usage,
 };
 use crate::core::address::parse_network;
 use crate::core::headers::{FieldClass, FieldTable, MAX_NAME};
 use crate::core::{
     BasicForm, CredentialSource, Environment, NetworkSet, Policy, Prefixes, RouteTable,
 };
+use crate::token::sign::assertion::Assertions;
+use crate::token::sign::credential::UpstreamCredential;
 
 /// Sections of which a part belongs to [`Settings`].
 pub(super) struct SettingsSections<'s> {
@@ -25,6 +28,8 @@ pub(super) struct SettingsSections<'s> {
     pub(super) usage: &'s ConfigSection<'s>,
     /// `[upstream.credential]`.
     pub(super) credential: &'s ConfigSection<'s>,
+    /// `[upstreams.NAME]`.
+    pub(super) upstreams: &'s [UpstreamSection<'s>],
 }
 
 /// `trusted`: raw public keys of those who may sign tables.
@@ -75,11 +80,14 @@ pub(super) fn settings(
     if let Some(assertion) = &assertion {
         owned.claim(&assertion_section, "field", &assertion.field, FieldClass::Identity);
     }
-    let credential = signing::credential(parts.credential, trusted);
+    let known_as = "upstream.credential.secret_file";
+    let credential = signing::credential(parts.credential, known_as, trusted);
     if let Some(credential) = credential.as_ref().filter(|c| c.field != header::AUTHORIZATION) {
         owned.claim(parts.credential, "field", &credential.field, FieldClass::Identity);
     }
     signing::share_no_key(parts.credential, assertion.as_deref(), credential.as_deref());
+    let upstreams =
+        upstream_trust(parts, assertion.as_deref(), credential.as_deref(), trusted, &mut owned);
     let refusal_section = root.section("refusals");
     let mut refusals = refusals::refusals(&refusal_section, &sources);
     if !tokens.is_empty() && !refusal_section.has("challenges") {
@@ -87,7 +95,7 @@ pub(super) fn settings(
     }
     let cors_exposed = cors::exposed(&refusals, &identity);
     let cors = cors::rules(root);
-    let rules = routes::rules(root, &refusals);
+    let rules = routes::rules(root, &refusals, parts.upstreams);
     if sources.is_empty() && !root.has("credentials") && rules.iter().any(routes::needs_key) {
         root.missing(
             "credentials",
@@ -95,6 +103,8 @@ pub(super) fn settings(
         );
     }
     tokens::fit(root, &rules, &sources, &tokens);
+    let goes_to = |at| rules.iter().any(|rule| rule.route().upstream == at);
+    warn_of_unused(root, parts.upstreams, goes_to);
     let limits = limits::policies(root, &rules);
     let observe_section = root.section("observe");
     let Some(routes) = routes::table(root, rules) else {
@@ -123,7 +133,41 @@ pub(super) fn settings(
         tokens: Arc::new(tokens),
         assertion,
         credential,
+        upstreams,
     })
+}
+
+/// What each of `[upstreams.NAME]` gets to believe keygate by.
+fn upstream_trust(
+    parts: &SettingsSections<'_>,
+    assertion: Option<&Assertions>,
+    of_default: Option<&UpstreamCredential>,
+    trusted: &[[u8; 32]],
+    owned: &mut OwnedNames,
+) -> Vec<UpstreamTrust> {
+    let mut all: Vec<UpstreamTrust> = Vec::new();
+    for UpstreamSection { name, section, audience } in parts.upstreams {
+        let of = section.section("credential");
+        let credential = signing::credential(&of, "upstreams.credential.secret_file", trusted);
+        let others = all.iter().filter_map(|trust| trust.credential.as_deref()).chain(of_default);
+        let mut others = others.map(|other| &other.field);
+        // Two services may have a field of one name: keygate takes a client's out for both.
+        if let Some(credential) = &credential
+            && credential.field != header::AUTHORIZATION
+            && !others.any(|field| *field == credential.field)
+        {
+            owned.claim(&of, "field", &credential.field, FieldClass::Identity);
+        }
+        signing::share_no_key(&of, assertion, credential.as_deref());
+        if audience.is_some() && assertion.is_none() {
+            let problem = ConfigProblem::new("there is no [assertion] to sign for it");
+            let place = section.place_of("assertion_audience");
+            section.reader().fault(&place, problem.hint("add [assertion], or remove it"));
+        }
+        let (name, audience) = (name.clone(), audience.clone());
+        all.push(UpstreamTrust { name, credential, audience });
+    }
+    all
 }
 
 /// `log.fields`.

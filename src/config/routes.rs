@@ -7,6 +7,7 @@ use http::{HeaderName, Method};
 use super::fault::ConfigProblem;
 use super::raw::{ConfigPlace, pick};
 use super::section::ConfigSection;
+use super::upstream::{UpstreamSection, index_of};
 use super::{refusals, units};
 use crate::core::key::NameError;
 use crate::core::path::Traits;
@@ -51,7 +52,11 @@ impl Rule {
     }
 }
 
-pub(super) fn rules(root: &ConfigSection<'_>, refusals: &Refusals) -> Vec<Rule> {
+pub(super) fn rules(
+    root: &ConfigSection<'_>,
+    refusals: &Refusals,
+    upstreams: &[UpstreamSection<'_>],
+) -> Vec<Rule> {
     let sections = root.sections("routes");
     if sections.is_empty() {
         let problem =
@@ -67,7 +72,7 @@ pub(super) fn rules(root: &ConfigSection<'_>, refusals: &Refusals) -> Vec<Rule> 
     let mut rules: Vec<Rule> = Vec::new();
     let mut ids: HashMap<Box<str>, ConfigPlace> = HashMap::new();
     for section in &sections {
-        let Some(route) = route(section, refusals) else { continue };
+        let Some(route) = route(section, refusals, upstreams) else { continue };
         let place = section.place_of("path");
         let at = if section.has("id") { section.place_of("id") } else { place.clone() };
         if let Some(other) = ids.get(&route.id) {
@@ -84,7 +89,11 @@ pub(super) fn rules(root: &ConfigSection<'_>, refusals: &Refusals) -> Vec<Rule> 
     rules
 }
 
-fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
+fn route(
+    section: &ConfigSection<'_>,
+    known: &Refusals,
+    upstreams: &[UpstreamSection<'_>],
+) -> Option<Route> {
     if !section.has("path") {
         section.missing("path", "for example path = \"/api/v1/items/{id}\" or path = \"/*\"");
     }
@@ -129,6 +138,7 @@ fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
     let upgrades = section.parse_list("upgrade", upgrade);
     let preflight = section.flag("preflight");
     let class = section.parse("class", class);
+    let upstream = section.parse("upstream", |text| index_of(text, upstreams));
     let cost = section.integer("cost", 1, 0..=u64::from(Route::MAX_COST)) as u32;
     if access.as_ref().is_some_and(|access| *access == Access::Public) {
         for key in ["class", "cost"].into_iter().filter(|key| section.has(key)) {
@@ -157,6 +167,7 @@ fn route(section: &ConfigSection<'_>, known: &Refusals) -> Option<Route> {
         profile,
         class,
         cost,
+        upstream: upstream.unwrap_or_default(),
     })
 }
 

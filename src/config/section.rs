@@ -75,6 +75,12 @@ impl<'a> ConfigSection<'a> {
         self.lost = true;
     }
 
+    /// Its keys are those that docs/config.md has under `generic`.
+    pub(super) fn documented_as(mut self, generic: &str) -> Self {
+        generic.clone_into(&mut self.generic);
+        self
+    }
+
     pub(crate) fn has(&self, key: &'static str) -> bool {
         self.find(key).is_some()
     }

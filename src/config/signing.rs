@@ -65,9 +65,11 @@ pub(super) fn assertion(
     }))
 }
 
-/// `[upstream.credential]`.
+/// `[upstream.credential]`, or that of one of `[upstreams.NAME]`. `secret_file`: the key under which
+/// the file is known.
 pub(super) fn credential(
     section: &ConfigSection<'_>,
+    secret_file: &'static str,
     trusted: &[[u8; 32]],
 ) -> Option<Arc<UpstreamCredential>> {
     let kinds = [("jwt", Kind::Jwt), ("fixed", Kind::Fixed)];
@@ -81,7 +83,7 @@ pub(super) fn credential(
         (_, Some(Algorithm::EdDsa)) => MAKE_KEY,
         _ => MAKE_SECRET,
     };
-    let secret = secret(section, "secret_file", "upstream.credential.secret_file", make);
+    let secret = secret(section, "secret_file", secret_file, make);
     let key_id = section.parse("key_id", word);
     // As it is written: `$` begins a slot there, not a variable.
     let claims =
@@ -202,7 +204,7 @@ fn life(section: &ConfigSection<'_>) -> u64 {
 }
 
 /// Issuer, audience or key id.
-fn word(text: &str) -> Result<Box<str>, ConfigProblem> {
+pub(super) fn word(text: &str) -> Result<Box<str>, ConfigProblem> {
     match (1..=256).contains(&text.len()) && !text.chars().any(char::is_control) {
         true => Ok(text.into()),
         false => Err(ConfigProblem::new("must be 1 to 256 bytes without control characters")),

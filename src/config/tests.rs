@@ -5,6 +5,7 @@ mod documents;
 mod hints;
 mod limits;
 mod signing;
+mod upstreams;
 
 use std::collections::HashMap;
 use std::io;
@@ -181,6 +182,8 @@ ca = "ca.pem"
 server_name = "app"
 certificate = "tls.crt"
 key = "tls.key"
+[upstreams.keys]
+url = "unix:/run/keygate/registrar.sock"
 [table]
 url = "https://keys.example/orders.kgt"
 patch = "https://keys.example/orders.kgp"
@@ -242,6 +245,7 @@ allow_semicolon = true
 allow_double_encoding = true
 class = "search"
 cost = 5
+upstream = "keys"
 [[routes]]
 path = "/healthz"
 access = "public"
@@ -485,7 +489,7 @@ fn what_is_refused() {
         ),
         ("zero", "[listen]", "[timeouts]\nidle = \"0s\"\n[listen]", "must be at least 1ms"),
         ("range", "[listen]", "[workers]\ncount = 0\n[listen]", "must be 1 to 1024, got 0"),
-        ("unknown table", "[listen]", "[upstreams]\n[listen]", "upstreams: unknown key"),
+        ("unknown table", "[listen]", "[services]\n[listen]", "services: unknown key"),
         (
             "tls",
             "[upstream]",

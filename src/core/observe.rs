@@ -178,6 +178,7 @@ impl Observe {
             profile: None,
             class: None,
             cost: 1,
+            upstream: 0,
         };
         Ok(Self { until, share, credentials, reach, unmatched })
     }

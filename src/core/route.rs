@@ -37,6 +37,8 @@ pub struct Route {
     pub class: Option<Box<str>>,
     /// How many requests one of its requests counts as, 0 to [`Route::MAX_COST`]. 0: none.
     pub cost: u32,
+    /// The service that its requests go to: 0 is `[upstream]`, n the n-th of `[upstreams.NAME]`.
+    pub upstream: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -342,6 +344,20 @@ impl RouteTable {
 
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
+    }
+
+    /// Gives every rule the upstream that `place` puts in the place of its own.
+    ///
+    /// # Errors
+    /// That of `place`; some rules may have changed then.
+    pub fn move_upstreams<E>(
+        &mut self,
+        place: impl Fn(usize) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        for route in &mut self.routes {
+            route.upstream = place(route.upstream)?;
+        }
+        Ok(())
     }
 
     pub fn len(&self) -> usize {

@@ -1,4 +1,4 @@
-//! The answer, for programs and for people. Imports core and its neighbour.
+//! The answer, for programs and for people. Imports config, core and its neighbour.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,6 +7,7 @@ use http::Method;
 use serde::Serialize;
 
 use super::charges::ExplainedCharge;
+use crate::config::Settings;
 use crate::core::route::Require;
 use crate::core::{Access, KeyView, PolicyName, Route, UserToken};
 
@@ -61,6 +62,9 @@ pub struct ExplainedRule {
     pub class: Option<String>,
     /// How many requests one of its requests counts as.
     pub cost: u32,
+    /// The one of `[upstreams.NAME]` that its requests go to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -174,7 +178,7 @@ impl ExplainedToken {
 // === impl ExplainedRule ===
 
 impl ExplainedRule {
-    pub(super) fn of(route: &Route) -> Self {
+    pub(super) fn of(route: &Route, settings: &Settings) -> Self {
         let (access, needs) = match &route.access {
             Access::Key(needs) => ("key", Some(needs)),
             Access::KeyOrPass(needs) => ("key-or-pass", Some(needs)),
@@ -195,6 +199,7 @@ impl ExplainedRule {
             },
             class: route.class.as_deref().map(str::to_owned),
             cost: route.cost,
+            upstream: settings.upstream_name(route.upstream).map(str::to_owned),
         }
     }
 }
@@ -216,6 +221,9 @@ impl fmt::Display for ExplainedRule {
         }
         if self.cost != 1 {
             write!(f, ", cost {}", self.cost)?;
+        }
+        if let Some(upstream) = &self.upstream {
+            write!(f, ", to upstream {upstream}")?;
         }
         Ok(())
     }

@@ -16,12 +16,11 @@ use super::client::serve;
 use super::ids::Ids;
 use super::load::{Counted, Load};
 use super::memory::Account as MemoryAccount;
-use super::minted::Minted;
 use super::net::accepted::About;
 use super::net::io::CutReason;
 use super::net::transport::Plain;
 use super::run;
-use super::upstream::{Connector, UpstreamPool};
+use super::upstreams::{ExchangeRoom, SharedUpstream, UpstreamTerms, WorkerUpstream};
 use super::worker::{Phase, Shared, Worker};
 use crate::clock::Clock;
 use crate::config::{Config, MemoryBudget, Settings};
@@ -63,8 +62,8 @@ impl Service {
             observed: Default::default(),
             token_budgets: Default::default(),
             limits: Arc::default(),
-            upstream,
-            upstream_tls: None,
+            upstream: SharedUpstream { name: None, config: upstream, tls: None },
+            upstreams: Vec::new(),
             timeouts,
             caps,
             http2,
@@ -74,35 +73,39 @@ impl Service {
             handoff: Vec::new(),
         });
         let cells = metrics.worker(0);
-        let connector = Connector::new(
-            &shared.upstream,
-            None,
-            shared.timeouts.connect,
-            clock.clone(),
-            Arc::clone(&cells),
-        );
-        let pool =
-            UpstreamPool::new(connector, &shared.upstream, &shared.timeouts, 1, Arc::clone(&cells));
+        let room = ExchangeRoom::default();
+        let with = UpstreamTerms {
+            timeouts: &shared.timeouts,
+            clock: &shared.clock,
+            workers: shared.load.workers(),
+            cells: &cells,
+            room: &room,
+        };
+        // Without its address: what services send of it stays.
+        let upstream = WorkerUpstream {
+            own_address: None,
+            authority: http::HeaderValue::from_static("localhost"),
+            ..WorkerUpstream::new(0, &shared.upstream, &with)
+        };
         let slot = metrics.intern_listener("fuzz");
         let about = About { slot, tls: None, proxy_from: None, outlives_us: false };
         let worker = Rc::new(Worker {
             index: 0,
-            own_address: None,
-            authority: http::HeaderValue::from_static("localhost"),
             clock,
             cells,
             access: AccessLog::off(),
             uses: UseProbe::default(),
             connections: Rc::default(),
             streams: Rc::default(),
-            buffers: Rc::clone(pool.buffers()),
-            upstream: pool,
+            buffers: room.buffers,
+            upstream,
+            upstreams: Box::default(),
+            keeps_case: shared.keeps_case(),
             ids: Ids::new([7; 16]),
             closing: Cell::new(false),
             draining: Cell::new(false),
             canaries: Canaries::default(),
             tokens: Default::default(),
-            minted: Minted::default(),
             labels: RefCell::default(),
             date: Default::default(),
             shared,
@@ -142,7 +145,7 @@ impl Service {
 
     /// Lets go of idle connections that the upstream has ended, as a worker does now and then.
     pub fn sweep(&self) {
-        self.worker.upstream.sweep(self.worker.clock.now().mono_ns);
+        self.worker.upstream.pool.sweep(self.worker.clock.now().mono_ns);
     }
 
     pub fn open(&self) -> usize {

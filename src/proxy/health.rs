@@ -3,26 +3,26 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
 
 use http::{Request, header};
 use hyper_util::rt::TokioIo;
 
 use super::body::RequestBody;
 use super::upstream::Connector;
+use super::upstreams::SharedUpstream;
 use super::worker::Shared;
 use crate::config::UpstreamProtocol;
 use crate::proxy::executor::LocalExecutor;
 use crate::proxy::net::io::ClientAddr;
-use crate::telemetry::WorkerCells;
+use crate::telemetry::{UpstreamMeter, WorkerCells};
 
-/// Asks for `path` every `interval` until the other end of `stop` is gone, and tells `report` each
+/// Asks `upstream` for `path` at its interval until the other end of `stop` is gone, and tells `report` each
 /// time how it went. Healthy is any status below 500: a 401 or a 404 was answered by a living
 /// service.
 pub fn watch(
     shared: &Shared,
+    upstream: &SharedUpstream,
     path: &str,
-    interval: Duration,
     stop: &Receiver<()>,
     mut report: impl FnMut(Result<(), String>),
 ) -> std::io::Result<()> {
@@ -30,15 +30,11 @@ pub fn watch(
         .enable_io()
         .enable_time()
         .build_local(tokio::runtime::LocalOptions::default())?;
-    let connector = Connector::new(
-        &shared.upstream,
-        shared.upstream_tls.clone(),
-        shared.timeouts.connect,
-        shared.clock.clone(),
-        // Its connections are not the workers'; nobody reads these cells.
-        Arc::new(WorkerCells::default()),
-    );
-    let host = match (&shared.upstream.host, &shared.upstream.address) {
+    // Its connections are not the workers'; nobody reads these cells.
+    let meter = UpstreamMeter::new(Arc::new(WorkerCells::default()), 0);
+    let connector = upstream.connector(&shared.timeouts, &shared.clock, meter);
+    let interval = upstream.config.health_interval;
+    let host = match (&upstream.config.host, &upstream.config.address) {
         (Some(host), _) => host.clone(),
         (None, crate::config::UpstreamAddress::Tcp { host, .. }) => {
             http::HeaderValue::from_str(host).unwrap_or(LOCALHOST)

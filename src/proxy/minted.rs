@@ -1,4 +1,4 @@
-//! Tokens that a worker has made for the service, by key, while they may be used again.
+//! Tokens that a worker has made for one upstream, by key, while they may be used again.
 //! Imports `snapshot` and `token`.
 //!
 //! They belong to one snapshot: whatever comes into force, a table, a patch, a restriction, other
@@ -39,13 +39,17 @@ impl Minted {
     }
 
     /// The service has answered 401 to a request with our credential: said once a minute.
-    pub(crate) fn tell_refusal(&self, now_ns: u64) {
+    ///
+    /// `upstream`: one of `[upstreams.NAME]`.
+    pub(crate) fn tell_refusal(&self, upstream: Option<&str>, now_ns: u64) {
         let told = self.refusal_told_ns.get();
         if told.is_none_or(|told| now_ns.saturating_sub(told) >= REFUSAL_EVERY_NS) {
             self.refusal_told_ns.set(Some(now_ns));
+            let key = upstream.map_or("upstream".to_owned(), |name| format!("upstreams.{name}"));
             tracing::warn!(
+                upstream,
                 "the service answered 401 to the credential that keygate sends it\n\
-                 hint: compare secret, algorithm and claims of upstream.credential with what the \
+                 hint: compare secret, algorithm and claims of {key}.credential with what the \
                  service verifies; the callers are not at fault"
             );
         }

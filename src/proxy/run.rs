@@ -6,19 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio::sync::mpsc;
 
 use super::canary::Canaries;
 use super::client::listener::{self, Listening};
 use super::ids::Ids;
-use super::minted::Minted;
 use super::net::accepted::Accepted;
 use super::net::io::CutReason;
 use super::streams::RecheckNeed;
-use super::upstream::{Connector, UpstreamPool};
+use super::upstreams::{ExchangeRoom, UpstreamTerms, WorkerUpstream};
 use super::worker::{Date, Phase, Shared, Worker};
-use crate::config::UpstreamAddress;
 use crate::core::Now;
 use crate::meter::UseProbe;
 use crate::telemetry::{AccessLog, WorkerCells};
@@ -49,45 +46,35 @@ pub fn run(seed: Seed) -> std::io::Result<()> {
 
 async fn serve(seed: Seed) {
     let Seed { index, shared, cells, access, uses, listening, handed, random } = seed;
-    let workers = shared.load.workers();
-    let connector = Connector::new(
-        &shared.upstream,
-        shared.upstream_tls.clone(),
-        shared.timeouts.connect,
-        shared.clock.clone(),
-        Arc::clone(&cells),
-    );
-    let upstream = UpstreamPool::new(
-        connector,
-        &shared.upstream,
-        &shared.timeouts,
-        workers,
-        Arc::clone(&cells),
-    );
-    let authority = match &shared.upstream.address {
-        UpstreamAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-        UpstreamAddress::Tcp { host, port } => format!("{host}:{port}"),
-        UpstreamAddress::Unix(_) => "localhost".to_owned(),
+    let room = ExchangeRoom::default();
+    let with = UpstreamTerms {
+        timeouts: &shared.timeouts,
+        clock: &shared.clock,
+        workers: shared.load.workers(),
+        cells: &cells,
+        room: &room,
     };
+    let upstream = WorkerUpstream::new(0, &shared.upstream, &with);
+    let named = shared.upstreams.iter().zip(1..);
+    let upstreams =
+        named.map(|(named, index)| Rc::new(WorkerUpstream::new(index, named, &with))).collect();
     let worker = Rc::new(Worker {
         index,
-        own_address: shared.own_address(),
-        authority: HeaderValue::try_from(authority)
-            .unwrap_or(HeaderValue::from_static("localhost")),
         clock: shared.clock.clone(),
         cells,
         access,
         uses,
         connections: Rc::default(),
         streams: Rc::default(),
-        buffers: Rc::clone(upstream.buffers()),
+        buffers: room.buffers,
         upstream,
+        upstreams,
+        keeps_case: shared.keeps_case(),
         ids: Ids::new(random),
         closing: Cell::new(false),
         draining: Cell::new(false),
         canaries: Canaries::default(),
         tokens: Default::default(),
-        minted: Minted::default(),
         labels: RefCell::default(),
         date: Date::default(),
         shared,
@@ -164,7 +151,7 @@ async fn tick(worker: Rc<Worker>) {
         if let Some(keys) = &worker.shared.store.load().keys {
             worker.streams.touch_some(&**keys, now);
         }
-        worker.upstream.sweep(now.mono_ns);
+        worker.all_upstreams().for_each(|upstream| upstream.pool.sweep(now.mono_ns));
         worker.access.flush();
         worker.canaries.log_noted();
         worker.uses.hand_on();

@@ -200,6 +200,7 @@ fn sent_as(
         chunks: ChunkForm::Data,
         assertion: None,
         credential: None,
+        credential_field: None,
     };
     rewrite(forward, head, RequestBody::Empty, changes, carried, context)
         .map_err(|_| Reason::BadTarget)

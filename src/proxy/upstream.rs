@@ -1,4 +1,4 @@
-//! The upstream side of a worker: its own connections, never shared with another thread.
+//! A worker's side of one upstream: its own connections, never shared with another thread.
 //!
 //! An HTTP/1.1 connection is driven by the task of the request that holds it, not by a task of its
 //! own: the two sockets of one request then share one wake-up, and what is not polled is not read.
@@ -29,20 +29,18 @@ pub(crate) use self::connect::Connector;
 use self::http1::Http1;
 use self::http2::Http2;
 pub(crate) use self::outcome::{AnswerContent, AnswerHeadSource, Failure, WholeChunks};
-use self::resources::ExchangeResources;
+pub(crate) use self::resources::ExchangeResources;
 use super::streams::Stream;
 use crate::config::{ConnectionReuse, UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
 use crate::proxy::body::{BodyError, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::AnswerHead;
-use crate::proxy::net::buffers::Buffers;
 use crate::proxy::net::io::{ClientAddr, Io};
 use crate::proxy::outbound::{ConnectionNeeds, UpstreamRequest};
 use crate::proxy::patience::Patience;
-use crate::telemetry::WorkerCells;
 
-/// The pool of one worker.
+/// The pool of one worker and one upstream.
 #[derive(Debug)]
 pub(crate) struct UpstreamPool {
     connector: Connector,
@@ -101,12 +99,12 @@ impl UpstreamPool {
         config: &UpstreamConfig,
         timeouts: &crate::config::Timeouts,
         workers: usize,
-        cells: std::sync::Arc<WorkerCells>,
+        resources: ExchangeResources,
     ) -> Rc<Self> {
         let share = |all: usize| all.div_ceil(workers.max(1)).max(1);
         Rc::new(Self {
             connector,
-            resources: ExchangeResources { cells, buffers: Rc::default(), pipes: Rc::default() },
+            resources,
             idle: RefCell::default(),
             shared: RefCell::default(),
             active: Cell::new(0),
@@ -117,10 +115,6 @@ impl UpstreamPool {
             queue: timeouts.queue,
             keep_alive: !config.send_proxy && config.reuse == ConnectionReuse::Always,
         })
-    }
-
-    pub(crate) fn buffers(&self) -> &Rc<Buffers> {
-        &self.resources.buffers
     }
 
     /// A connection for one request.
@@ -141,7 +135,7 @@ impl UpstreamPool {
         };
         let pool = Rc::clone(self);
         if let Some(conn) = kept {
-            self.resources.cells.upstream_reused();
+            self.resources.meter.reused();
             return Ok(Lease { conn: Held::Http1(conn), begun_ns: now_ns, pool, _slot: slot });
         }
         // Boxed: the rare path must not make every request's future larger.
@@ -175,7 +169,7 @@ impl UpstreamPool {
             shared.retain(Http2::is_usable);
             // The one with the fewest streams; a second is opened only when the first is full.
             if let Some(conn) = shared.iter().filter(|c| c.has_room()).min_by_key(|c| c.streams()) {
-                self.resources.cells.upstream_reused();
+                self.resources.meter.reused();
                 return Ok(conn.share());
             }
         }

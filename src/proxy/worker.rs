@@ -6,30 +6,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio::sync::{mpsc, watch};
 
 use super::canary::Canaries;
 use super::dropped::DroppedNames;
 use super::limits::LimitStore;
-use super::minted::Minted;
 use super::streams::Streams;
 use super::tokens::{TokenBudgets, TokenDesk};
-use super::upstream::UpstreamPool;
+use super::upstreams::{SharedUpstream, WorkerUpstream};
 use crate::clock::Clock;
-use crate::config::{
-    Caps, Drain, Http2Config, Timeouts, UpstreamAddress, UpstreamConfig, UpstreamProtocol,
-};
+use crate::config::{Caps, Drain, Http2Config, Timeouts};
 use crate::meter::UseProbe;
 use crate::observe::ObserveBook;
-use crate::proxy::http1::location::OwnAddress;
 use crate::proxy::ids::Ids;
 use crate::proxy::load::Load;
 use crate::proxy::memory::Account;
 use crate::proxy::net::accepted::Accepted;
 use crate::proxy::net::buffers::Buffers;
 use crate::proxy::net::connections::Connections;
-use crate::proxy::net::tls::ClientTls;
 use crate::snapshot::Store;
 use crate::telemetry::{AccessLog, OTHER_ROUTE, WorkerCells};
 
@@ -39,8 +33,10 @@ pub struct Shared {
     pub clock: Clock,
     pub store: Arc<Store>,
     pub limits: Arc<LimitStore>,
-    pub upstream: UpstreamConfig,
-    pub upstream_tls: Option<Arc<ClientTls>>,
+    /// `[upstream]`.
+    pub upstream: SharedUpstream,
+    /// `[upstreams.NAME]`, in the order of the configuration.
+    pub upstreams: Vec<SharedUpstream>,
     pub timeouts: Timeouts,
     pub caps: Caps,
     pub http2: Http2Config,
@@ -79,11 +75,12 @@ pub(crate) struct Worker {
     pub(crate) uses: UseProbe,
     pub(crate) connections: Rc<Connections>,
     pub(crate) streams: Rc<Streams>,
-    pub(crate) upstream: Rc<UpstreamPool>,
-    /// The upstream's own name, for requests that name no host.
-    pub(crate) authority: HeaderValue,
-    /// What is cut off of the service's `Location`.
-    pub(crate) own_address: Option<OwnAddress>,
+    /// `[upstream]`.
+    pub(crate) upstream: WorkerUpstream,
+    /// As [`Shared::keeps_case`].
+    pub(crate) keeps_case: bool,
+    /// `[upstreams.NAME]`: index n of a route is the n-th, from 1.
+    pub(crate) upstreams: Box<[Rc<WorkerUpstream>]>,
     pub(crate) ids: Ids,
     /// Answers say that their connection is about to close.
     pub(crate) closing: Cell<bool>,
@@ -91,7 +88,6 @@ pub(crate) struct Worker {
     pub(crate) draining: Cell<bool>,
     pub(crate) canaries: Canaries,
     pub(crate) tokens: TokenDesk,
-    pub(crate) minted: Minted,
     /// Route labels by slot.
     pub(super) labels: RefCell<Vec<Option<Rc<str>>>>,
     pub(super) date: Date,
@@ -108,19 +104,20 @@ pub(super) struct Date {
 // === impl Shared ===
 
 impl Shared {
-    /// Scheme and authority of `upstream.url`, to be cut off of the service's `Location`. `None`: a
-    /// Unix socket has no address that a client could follow, or it is switched off.
-    pub(crate) fn own_address(&self) -> Option<OwnAddress> {
-        let (scheme, default_port) = match self.upstream.tls {
-            Some(_) => ("https", 443),
-            None => ("http", 80),
-        };
-        match &self.upstream.address {
-            UpstreamAddress::Tcp { host, port } if self.upstream.rewrite_location => {
-                Some(OwnAddress::new(scheme, default_port, host.clone(), *port))
-            }
-            UpstreamAddress::Tcp { .. } | UpstreamAddress::Unix(_) => None,
-        }
+    /// `[upstream]`, then each of `[upstreams.NAME]`.
+    pub fn all_upstreams(&self) -> impl Iterator<Item = &SharedUpstream> {
+        std::iter::once(&self.upstream).chain(&self.upstreams)
+    }
+
+    /// Whether an upstream needs field names as clients wrote them: which one a request is for is
+    /// not known before its head is read.
+    pub(crate) fn keeps_case(&self) -> bool {
+        self.all_upstreams().any(|upstream| upstream.config.preserve_case)
+    }
+
+    /// Whether an upstream is told which address a client has connected to.
+    pub(crate) fn sends_proxy(&self) -> bool {
+        self.all_upstreams().any(|upstream| upstream.config.send_proxy)
     }
 }
 
@@ -154,12 +151,8 @@ impl Worker {
         self.date.text.get()
     }
 
-    pub(crate) fn upstream_host(&self) -> Option<&HeaderValue> {
-        self.shared.upstream.host.as_ref()
-    }
-
-    pub(crate) fn upstream_is_http2(&self) -> bool {
-        self.shared.upstream.protocol == UpstreamProtocol::Http2
+    pub(crate) fn all_upstreams(&self) -> impl Iterator<Item = &WorkerUpstream> {
+        std::iter::once(&self.upstream).chain(self.upstreams.iter().map(|named| &**named))
     }
 
     /// Adds up what connections hold, ends those that have to go, and shows it.

@@ -45,6 +45,8 @@ pub struct AccessLine<'a> {
     /// As the client wrote it, without the query.
     pub path: &'a str,
     pub route: Option<&'a str>,
+    /// One of `[upstreams.NAME]`.
+    pub upstream: Option<&'a str>,
     pub status: u16,
     pub decided: Decided,
     pub reason: Option<Reason>,

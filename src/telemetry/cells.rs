@@ -5,11 +5,12 @@
 //! two threads share costs 14 → 77 ns (measured). Cells of different workers share no cache line.
 
 mod cell;
+mod upstream;
 
 use std::sync::{Arc, OnceLock};
 
-use self::cell::add_at;
-pub(super) use self::cell::{Histogram, MetricCell};
+pub(super) use self::cell::{Histogram, MetricCell, add_at};
+pub(super) use self::upstream::UpstreamCells;
 use super::labels::{
     CODES, CacheResult, DecisionOutcome, LingerEnd, MethodLabel, RateDecision, Shortage,
     TokenOrigin, TurnedAway, code_slot,
@@ -17,7 +18,7 @@ use super::labels::{
 use super::metrics::buckets;
 use super::policies::{POLICY_SLOTS, PolicyLabels};
 use super::{LISTENER_SLOTS, OTHER_ROUTE, ROUTE_SLOTS};
-use crate::config::MOST_ISSUERS;
+use crate::config::{MOST_ISSUERS, MOST_UPSTREAMS};
 use crate::core::charge::ChargedLimits;
 use crate::core::observe::UpstreamClass;
 use crate::core::rate_fields::LimitReport;
@@ -61,15 +62,10 @@ pub struct WorkerCells {
     /// By issuer, in the order of their first token here; the last is for those beyond.
     pub(super) tokens: [OnceLock<Box<TokenCells>>; ISSUER_SLOTS],
     pub(super) lingered: [MetricCell; LingerEnd::ALL.len()],
-    pub(super) upstream_connections: MetricCell,
-    pub(super) upstream_credentials: [MetricCell; TokenOrigin::ALL.len()],
-    pub(super) upstream_credential_refused: MetricCell,
-    pub(super) upstream_errors: [MetricCell; Reason::ALL.len()],
-    pub(super) upstream_informational: MetricCell,
-    pub(super) upstream_open: MetricCell,
-    pub(super) upstream_response: Histogram,
-    pub(super) upstream_retries: MetricCell,
-    pub(super) upstream_reused: MetricCell,
+    /// Of `[upstream]`.
+    upstream: UpstreamCells,
+    /// Of each of `[upstreams.NAME]`, made when it is first used.
+    named_upstreams: [OnceLock<Box<UpstreamCells>>; MOST_UPSTREAMS],
     /// Made when a route is first used, so that an idle sidecar stays small.
     routes: Box<[OnceLock<Box<RouteCells>>]>,
 }
@@ -193,8 +189,20 @@ impl WorkerCells {
         self.auth_duration.record(ns);
     }
 
-    pub fn upstream_response(&self, ns: u64) {
-        self.upstream_response.record(ns);
+    /// Of upstream 0, `[upstream]`, or of the n-th of `[upstreams.NAME]`.
+    pub(super) fn of_upstream(&self, upstream: usize) -> &UpstreamCells {
+        match upstream.checked_sub(1).and_then(|at| self.named_upstreams.get(at)) {
+            None => &self.upstream,
+            Some(cells) => cells.get_or_init(Box::default),
+        }
+    }
+
+    /// As [`Self::of_upstream`]; `None`: nothing was recorded of it.
+    pub(super) fn used_upstream(&self, upstream: usize) -> Option<&UpstreamCells> {
+        match upstream.checked_sub(1) {
+            None => Some(&self.upstream),
+            Some(at) => self.named_upstreams.get(at)?.get().map(|cells| &**cells),
+        }
     }
 
     /// A request was charged under these limits, or refused by some of them.
@@ -235,16 +243,6 @@ impl WorkerCells {
         add_at(&self.assertions, source as usize);
     }
 
-    /// A token was sent as the upstream credential.
-    pub fn upstream_credential(&self, source: TokenOrigin) {
-        add_at(&self.upstream_credentials, source as usize);
-    }
-
-    /// The service answered 401 to a request with the upstream credential.
-    pub fn upstream_credential_refused(&self) {
-        self.upstream_credential_refused.add(1);
-    }
-
     pub fn request_started(&self) {
         self.in_flight.add(1);
     }
@@ -274,31 +272,6 @@ impl WorkerCells {
     /// A stream was ended because its key no longer opens it.
     pub fn stream_ended(&self, reason: Reason) {
         add_at(&self.streams_ended, reason as usize);
-    }
-
-    pub fn upstream_connection_opened(&self) {
-        self.upstream_connections.add(1);
-        self.upstream_open.add(1);
-    }
-
-    pub fn upstream_connection_closed(&self) {
-        self.upstream_open.sub(1);
-    }
-
-    pub fn upstream_reused(&self) {
-        self.upstream_reused.add(1);
-    }
-
-    pub fn upstream_retried(&self) {
-        self.upstream_retries.add(1);
-    }
-
-    pub fn upstream_error(&self, reason: Reason) {
-        add_at(&self.upstream_errors, reason as usize);
-    }
-
-    pub fn upstream_informational(&self) {
-        self.upstream_informational.add(1);
     }
 
     pub fn connection_opened(&self, listener: u32) {
@@ -408,15 +381,8 @@ impl WorkerCells {
             token_cache: Default::default(),
             tokens: Default::default(),
             lingered: Default::default(),
-            upstream_connections: MetricCell::default(),
-            upstream_credentials: Default::default(),
-            upstream_credential_refused: MetricCell::default(),
-            upstream_errors: std::array::from_fn(|_| MetricCell::default()),
-            upstream_informational: MetricCell::default(),
-            upstream_open: MetricCell::default(),
-            upstream_response: Histogram::new(buckets::REQUEST),
-            upstream_retries: MetricCell::default(),
-            upstream_reused: MetricCell::default(),
+            upstream: UpstreamCells::default(),
+            named_upstreams: Default::default(),
             routes: (0..ROUTE_SLOTS).map(|_| OnceLock::new()).collect(),
         }
     }

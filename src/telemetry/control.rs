@@ -178,6 +178,16 @@ impl Control {
         self.gauge(&families::TABLE_INFO, vec![label("signer", signer)])
     }
 
+    /// `upstream` is the name of one of `[upstreams.NAME]`.
+    pub fn named_upstream_exposed(&self, upstream: &str) -> Gauge {
+        self.gauge(&families::UPSTREAM_EXPOSED, vec![label(UPSTREAM, upstream)])
+    }
+
+    /// As [`Control::named_upstream_exposed`].
+    pub fn named_upstream_healthy(&self, upstream: &str) -> Gauge {
+        self.gauge(&families::UPSTREAM_HEALTHY, vec![label(UPSTREAM, upstream)])
+    }
+
     /// `issuer` is a configured one.
     pub fn jwks_age(&self, issuer: &str) -> Gauge {
         self.gauge(&families::JWKS_AGE, vec![label("issuer", issuer)])
@@ -298,6 +308,8 @@ const CONTROL: &[Family] = &[
     families::USAGE_WRITES,
 ];
 
+const UPSTREAM: &str = "upstream";
+
 const METADATA: Metadata<'static> = Metadata::new("keygate", Level::INFO, None);
 
 fn nanos(duration: Duration) -> u64 {
@@ -305,7 +317,12 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 fn key(family: &Family, labels: Vec<Label>) -> Key {
-    debug_assert!(labels.iter().map(Label::key).eq(family.labels.iter().copied()));
+    // The series of `[upstream]` have no label for that.
+    let of_default = family.labels.iter().copied().filter(|name| *name != UPSTREAM);
+    debug_assert!(
+        labels.iter().map(Label::key).eq(family.labels.iter().copied())
+            || labels.iter().map(Label::key).eq(of_default)
+    );
     Key::from_parts(family.name, labels)
 }
 

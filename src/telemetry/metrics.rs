@@ -98,25 +98,25 @@ families! {
         "User tokens on routes that take them: accepted, or what was wrong.";
     TOKEN_CACHE Counter "keygate_token_cache_total" ["result"]
         "User tokens that had been verified before (hit) or had not (miss).";
-    UPSTREAM_CONNECTIONS Counter "keygate_upstream_connections_total" []
+    UPSTREAM_CONNECTIONS Counter "keygate_upstream_connections_total" ["upstream"]
         "Connections opened to the upstream.";
-    UPSTREAM_CONNECTIONS_OPEN Gauge "keygate_upstream_connections_open" []
+    UPSTREAM_CONNECTIONS_OPEN Gauge "keygate_upstream_connections_open" ["upstream"]
         "Connections to the upstream open now, idle ones included.";
-    UPSTREAM_CREDENTIALS Counter "keygate_upstream_credentials_total" ["result"]
+    UPSTREAM_CREDENTIALS Counter "keygate_upstream_credentials_total" ["result", "upstream"]
         "Tokens sent to the service as its credential: signed for this request, or for an earlier one.";
-    UPSTREAM_CREDENTIAL_REFUSED Counter "keygate_upstream_credential_refused_total" []
+    UPSTREAM_CREDENTIAL_REFUSED Counter "keygate_upstream_credential_refused_total" ["upstream"]
         "Requests with the credential of keygate that the service answered with 401.";
     REQUESTS_FAILED Counter "keygate_requests_failed_total" ["reason"]
         "Requests that came to nothing after the verdict or before one could be reached.";
-    UPSTREAM_ERRORS Counter "keygate_upstream_errors_total" ["reason"]
+    UPSTREAM_ERRORS Counter "keygate_upstream_errors_total" ["reason", "upstream"]
         "Requests that the upstream did not answer properly.";
-    UPSTREAM_INFORMATIONAL Counter "keygate_upstream_informational_responses_total" []
+    UPSTREAM_INFORMATIONAL Counter "keygate_upstream_informational_responses_total" ["upstream"]
         "Interim 1xx responses of the upstream that were consumed.";
-    UPSTREAM_RESPONSE Histogram "keygate_upstream_response_seconds" []
+    UPSTREAM_RESPONSE Histogram "keygate_upstream_response_seconds" ["upstream"]
         "Time from a request sent to the head of the upstream's response.";
-    UPSTREAM_RETRIES Counter "keygate_upstream_retries_total" []
+    UPSTREAM_RETRIES Counter "keygate_upstream_retries_total" ["upstream"]
         "Requests sent again on another connection.";
-    UPSTREAM_REUSED Counter "keygate_upstream_reused_total" []
+    UPSTREAM_REUSED Counter "keygate_upstream_reused_total" ["upstream"]
         "Requests sent on a kept-alive connection.";
 
     // Uses of keys, counted beside their records and shown to the operator alone.
@@ -196,9 +196,9 @@ families! {
         "Posts of usage records to usage.post_url.";
     USAGE_WRITES Counter "keygate_usage_writes_total" ["result"]
         "Usage records added to usage.file.";
-    UPSTREAM_EXPOSED Gauge "keygate_upstream_exposed" []
+    UPSTREAM_EXPOSED Gauge "keygate_upstream_exposed" ["upstream"]
         "1 if clients can reach the service around keygate, 0 if not, -1 if that is not known.";
-    UPSTREAM_HEALTHY Gauge "keygate_upstream_healthy" []
+    UPSTREAM_HEALTHY Gauge "keygate_upstream_healthy" ["upstream"]
         "1 if the last active health check of the upstream succeeded, or there is none.";
 }
 

@@ -7,7 +7,9 @@ use std::sync::{Arc, OnceLock};
 use metrics_exporter_prometheus::formatting;
 
 use super::UseSeries;
-use super::cells::{ByReason, Histogram, MetricCell, RouteCells, TOKEN_RESULTS, WorkerCells};
+use super::cells::{
+    ByReason, Histogram, MetricCell, RouteCells, TOKEN_RESULTS, UpstreamCells, WorkerCells,
+};
 use super::control::{Control, ReloadKind};
 use super::labels::{
     CODES, CacheResult, LingerEnd, MethodLabel, RateDecision, Shortage, TokenOrigin, TurnedAway,
@@ -57,17 +59,20 @@ const STREAM_REASONS: [Reason; 11] = [
     Reason::WrongEnvironment,
 ];
 
-pub(super) fn workers(
-    out: &mut String,
-    workers: &[Arc<WorkerCells>],
-    routes: &[Box<str>],
-    listeners: &[Box<str>],
-    policies: &PolicyLabels,
-) {
+/// Label values by slot.
+pub(super) struct WorkerLabels<'l> {
+    pub(super) routes: &'l [Box<str>],
+    pub(super) listeners: &'l [Box<str>],
+    pub(super) policies: &'l PolicyLabels,
+    /// Names of `[upstreams.NAME]`.
+    pub(super) upstreams: &'l [Box<str>],
+}
+
+pub(super) fn workers(out: &mut String, workers: &[Arc<WorkerCells>], labels: &WorkerLabels<'_>) {
     let mut page = MetricsPage { out, workers };
-    page.requests(routes, policies);
-    page.connections(listeners);
-    page.upstream();
+    page.requests(labels.routes, labels.policies);
+    page.connections(labels.listeners);
+    page.upstreams(labels.upstreams);
 }
 
 /// The histograms of what is off the request path.
@@ -277,21 +282,69 @@ impl MetricsPage<'_> {
         }
     }
 
-    fn upstream(&mut self) {
-        self.plain(&metrics::UPSTREAM_CONNECTIONS, |w| &w.upstream_connections);
-        self.plain(&metrics::UPSTREAM_CONNECTIONS_OPEN, |w| &w.upstream_open);
+    /// The series of `[upstream]` have no label `upstream`, those of `[upstreams.NAME]` its name.
+    fn upstreams(&mut self, names: &[Box<str>]) {
+        self.of_upstreams(&metrics::UPSTREAM_CONNECTIONS, names, |u| &u.connections);
+        self.of_upstreams(&metrics::UPSTREAM_CONNECTIONS_OPEN, names, |u| &u.open);
         self.family(&metrics::UPSTREAM_CREDENTIALS);
-        for source in TokenOrigin::ALL {
-            let sum = self.sum(|w| w.upstream_credentials.get(source as usize));
-            self.sample(&metrics::UPSTREAM_CREDENTIALS, "", &[("result", source.as_str())], sum);
+        for (at, name) in upstream_labels(names) {
+            for source in TokenOrigin::ALL {
+                let sum = self.upstream_sum(at, |u| u.credentials.get(source as usize));
+                let labels = std::iter::once(("result", source.as_str())).chain(name);
+                let labels: Vec<_> = labels.collect();
+                self.sample(&metrics::UPSTREAM_CREDENTIALS, "", &labels, sum);
+            }
         }
-        self.plain(&metrics::UPSTREAM_CREDENTIAL_REFUSED, |w| &w.upstream_credential_refused);
+        self.of_upstreams(&metrics::UPSTREAM_CREDENTIAL_REFUSED, names, |u| &u.credential_refused);
         self.by_reason(&metrics::REQUESTS_FAILED, &FAILED_REASONS, |w| &w.requests_failed);
-        self.by_reason(&metrics::UPSTREAM_ERRORS, &UPSTREAM_REASONS, |w| &w.upstream_errors);
-        self.plain(&metrics::UPSTREAM_INFORMATIONAL, |w| &w.upstream_informational);
-        self.histogram(&metrics::UPSTREAM_RESPONSE, |w| &w.upstream_response);
-        self.plain(&metrics::UPSTREAM_RETRIES, |w| &w.upstream_retries);
-        self.plain(&metrics::UPSTREAM_REUSED, |w| &w.upstream_reused);
+        self.family(&metrics::UPSTREAM_ERRORS);
+        for (at, name) in upstream_labels(names) {
+            for reason in Reason::ALL {
+                let sum = self.upstream_sum(at, |u| u.errors.get(*reason as usize));
+                if sum > 0 || UPSTREAM_REASONS.contains(reason) {
+                    let labels = std::iter::once(("reason", reason.as_str())).chain(name);
+                    let labels: Vec<_> = labels.collect();
+                    self.sample(&metrics::UPSTREAM_ERRORS, "", &labels, sum);
+                }
+            }
+        }
+        self.of_upstreams(&metrics::UPSTREAM_INFORMATIONAL, names, |u| &u.informational);
+        self.family(&metrics::UPSTREAM_RESPONSE);
+        for (at, name) in upstream_labels(names) {
+            // One that no worker has used yet has its zeros all the same.
+            let unused = UpstreamCells::default();
+            let used = self.workers.iter().filter_map(|w| w.used_upstream(at));
+            let of: Vec<_> = used.chain([&unused]).map(|cells| &cells.response).collect();
+            self.buckets(&metrics::UPSTREAM_RESPONSE, name, of);
+        }
+        self.of_upstreams(&metrics::UPSTREAM_RETRIES, names, |u| &u.retries);
+        self.of_upstreams(&metrics::UPSTREAM_REUSED, names, |u| &u.reused);
+    }
+
+    /// A family with one series for each upstream.
+    fn of_upstreams(
+        &mut self,
+        family: &Family,
+        names: &[Box<str>],
+        cell: impl Fn(&UpstreamCells) -> &MetricCell,
+    ) {
+        self.family(family);
+        for (at, name) in upstream_labels(names) {
+            let sum = self.upstream_sum(at, |u| Some(cell(u)));
+            let labels: Vec<_> = name.into_iter().collect();
+            self.sample(family, "", &labels, sum);
+        }
+    }
+
+    fn upstream_sum(
+        &self,
+        upstream: usize,
+        cell: impl Fn(&UpstreamCells) -> Option<&MetricCell>,
+    ) -> u64 {
+        self.workers
+            .iter()
+            .filter_map(|w| cell(w.used_upstream(upstream)?).map(MetricCell::read))
+            .fold(0, u64::wrapping_add)
     }
 
     fn plain(&mut self, family: &Family, cell: impl Fn(&WorkerCells) -> &MetricCell) {
@@ -403,6 +456,12 @@ impl MetricsPage<'_> {
     ) -> u64 {
         self.route_sum(slot, |r| of(r)?.0.get(reason as usize).map(MetricCell::read))
     }
+}
+
+/// Each upstream by its index, with its label.
+fn upstream_labels(names: &[Box<str>]) -> impl Iterator<Item = (usize, Option<(&str, &str)>)> {
+    let named = names.iter().map(|name| Some(("upstream", &**name)));
+    std::iter::once(None).chain(named).enumerate()
 }
 
 fn seconds(ns: u64) -> f64 {

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::support::client::PATIENCE;
+use crate::support::client::{PATIENCE, exchange};
 use crate::support::gate::{Folder, Gate, READER, Setup};
 use crate::support::upstream::{Step, Upstream};
 
@@ -67,6 +67,7 @@ fn world_before(upstream: Upstream, client_auth: &str) -> World {
     files.write("server.pem", &chain);
     files.write("server.key", &key);
     files.write("ca.pem", &authority.pem);
+    files.write("servers.pem", &servers.pem);
     let path = |name: &str| files.file(name).display().to_string();
     let listen = format!(
         "address = \"127.0.0.1:0\"\n[listen.tls]\ncertificate = \"{}\"\nkey = \"{}\"\n\
@@ -201,4 +202,38 @@ fn a_cut_answer_of_unknown_length_ends_without_goodbye() {
         let end = tls.read_to_end(&mut Vec::new());
         assert_eq!(end.is_ok(), is_whole, "{end:?}");
     }
+}
+
+/// Towards a service that believes certificates: each named upstream shows its own, and `[upstream]`
+/// none of them.
+#[test]
+fn a_named_upstream_gets_the_certificate_that_is_meant_for_it() {
+    let service = world("required");
+    let (chain, key) = service.authority.issue(&[], &[(DnType::CommonName, "keygate")]);
+    let main = Upstream::start();
+    let https = format!("https://localhost:{}", service.gate.address.port());
+    let ca = service.files.file("servers.pem").display().to_string();
+    let rules = "[[credentials]]\nsource = \"header\"\nname = \"x-api-key\"\n\
+                 [[routes]]\npath = \"/*\"\n\
+                 [[routes]]\npath = \"/public/*\"\nupstream = \"keys\"\n\
+                 [[routes]]\npath = \"/either/*\"\nupstream = \"bare\"\n";
+    let named = format!(
+        "[upstreams.keys]\nurl = \"{https}\"\ntls.ca = \"{ca}\"\ntls.certificate = \"c.pem\"\n\
+         tls.key = \"k.pem\"\n[upstreams.bare]\nurl = \"{https}\"\ntls.ca = \"{ca}\"\n"
+    );
+    let folder = Gate::before(&main).rules(rules).also(&named).folder();
+    folder.write("c.pem", &chain);
+    folder.write_secret("k.pem", &key);
+    let gate = Gate::serve(folder);
+    gate.wait_ready();
+    let get = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+        exchange(gate.address, request).status()
+    };
+    assert_eq!(get("/public/a"), 200);
+    let got = service.upstream.only();
+    assert_eq!(got.one("x-client-subject").as_deref(), Some("CN=keygate"));
+    assert_eq!(get("/either/a"), 502, "without a certificate there is no connection");
+    assert_eq!(get("/v1/a"), 200);
+    assert_eq!((service.upstream.take().len(), main.take().len()), (0, 1));
 }

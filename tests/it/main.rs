@@ -52,6 +52,7 @@ mod keygate_cli;
 mod layering;
 mod lifecycle;
 mod mounts;
+mod named_upstreams;
 mod observe_enforcing;
 mod observe_report;
 mod products;

@@ -37,6 +37,7 @@ fn route(class: Option<&str>, cost: u32) -> Route {
         profile: None,
         class: class.map(Into::into),
         cost,
+        upstream: 0,
     }
 }
 

@@ -68,6 +68,7 @@ fn route(id: &str, methods: &[&str], allow: Traits) -> Route {
         profile: None,
         class: None,
         cost: 1,
+        upstream: 0,
     }
 }
 

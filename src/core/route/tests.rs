@@ -18,6 +18,7 @@ fn route(id: &str, methods: &[&str], pattern: &str) -> Route {
         profile: None,
         class: None,
         cost: 1,
+        upstream: 0,
     }
 }
 

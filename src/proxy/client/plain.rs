@@ -196,7 +196,7 @@ fn poll_request(
     loop {
         if !read.bytes.is_empty() && (read.may_be_whole() || read.bytes.len() >= bounds.bytes) {
             // hyper alone knows how a client wrote the names of its fields.
-            let parsed = match worker.shared.upstream.preserve_case {
+            let parsed = match worker.keeps_case {
                 true => Parsed::Other,
                 false => parse(&read.bytes, most),
             };

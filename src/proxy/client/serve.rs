@@ -84,7 +84,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     moments.settle();
     let registered = worker.connections.register(Rc::clone(&moments));
     // One system call more; only an outgoing PROXY header needs it.
-    let local = if worker.shared.upstream.send_proxy { plain.local() } else { None };
+    let local = if worker.shared.sends_proxy() { plain.local() } else { None };
     let address = ClientAddr { peer, local };
     let arrived = if about.needs_handshake() {
         // What is rare is boxed here and below: a connection is as large as its largest state.
@@ -314,7 +314,7 @@ async fn serve_by_hyper(
         .header_read_timeout(None)
         .max_header_size(caps.head_bytes)
         .max_buf_size(caps.head_bytes.max(READ_BUFFER))
-        .preserve_header_case(worker.shared.upstream.preserve_case);
+        .preserve_header_case(worker.keeps_case);
     if caps.headers > HYPER_HEADERS {
         builder.max_headers(caps.headers);
     }

@@ -8,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -19,7 +18,7 @@ use super::transport::{Plain, Transport, hand_out};
 use crate::clock::Clock;
 use crate::config::Timeouts;
 use crate::proxy::memory::holding::{Holding, InUse};
-use crate::telemetry::{Shortage, WorkerCells};
+use crate::telemetry::{Shortage, UpstreamMeter};
 
 /// A transport with bytes that were read ahead, reporting to [`Moments`].
 pub(crate) struct Io {
@@ -56,7 +55,7 @@ pub(crate) struct Moments {
     pub(crate) cut: Cell<Option<CutReason>>,
     waker: RefCell<Option<Waker>>,
     /// Told when an upstream connection is gone; `None` on the client side.
-    counted: Option<Arc<WorkerCells>>,
+    counted: Option<UpstreamMeter>,
     /// Bytes that had been read when the head began that is not complete yet.
     head_from: Cell<u64>,
     /// What the connection holds of the memory budget; `None` on the upstream's side.
@@ -115,12 +114,12 @@ impl Moments {
     }
 
     /// A connection to the upstream, counted while it is open.
-    pub(crate) fn counted(clock: Clock, cells: Arc<WorkerCells>) -> Rc<Self> {
-        cells.upstream_connection_opened();
-        Self::with(clock, Some(cells), None)
+    pub(crate) fn counted(clock: Clock, meter: UpstreamMeter) -> Rc<Self> {
+        meter.connection_opened();
+        Self::with(clock, Some(meter), None)
     }
 
-    fn with(clock: Clock, counted: Option<Arc<WorkerCells>>, holding: Option<Holding>) -> Rc<Self> {
+    fn with(clock: Clock, counted: Option<UpstreamMeter>, holding: Option<Holding>) -> Rc<Self> {
         let now = clock.now().mono_ns.max(1);
         Rc::new(Self {
             clock,
@@ -327,8 +326,8 @@ impl Moments {
 
 impl Drop for Moments {
     fn drop(&mut self) {
-        if let Some(cells) = &self.counted {
-            cells.upstream_connection_closed();
+        if let Some(meter) = &self.counted {
+            meter.connection_closed();
         }
     }
 }

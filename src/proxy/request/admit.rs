@@ -129,6 +129,7 @@ pub(crate) fn admit(
         record.answers_preflight();
     }
     let passage = admission.judge(&reading, record)?;
+    admission.choose_upstream(&passage, record)?;
     let is_observed = passage.conduct == Conduct::Observed;
     let (mut charged, mut assertion) = (None, None);
     let credential;
@@ -197,17 +198,19 @@ pub(crate) fn admit(
     if !client.http2 {
         client.running.set(worker.streams.take_latest());
     }
+    let upstream = record.upstream();
+    let credential_field = settings.credential_for(upstream.index).map(|of| &of.field);
     let context = RewriteContext {
         settings,
         client: &client.address,
         https: client.https,
         request_id: &record.request_id,
         trace,
-        host: worker.upstream_host(),
-        authority: &worker.authority,
-        http2: worker.upstream_is_http2(),
-        upstream_https: worker.shared.upstream_tls.is_some(),
-        preserve_case: worker.shared.upstream.preserve_case,
+        host: upstream.host.as_ref(),
+        authority: &upstream.authority,
+        http2: upstream.is_http2(),
+        upstream_https: upstream.is_https,
+        preserve_case: upstream.preserve_case,
         upgrade,
         subject: client.subject.as_ref(),
         credentials,
@@ -217,6 +220,7 @@ pub(crate) fn admit(
         },
         assertion,
         credential,
+        credential_field,
     };
     match rewrite::rewrite(forward, head, body, changes, carried, context) {
         Ok(request) => Ok(AdmittedRequest { request, plan, stream, upload, connect, writer }),
@@ -397,6 +401,21 @@ impl<'s> Admission<'s> {
         Ok(passage)
     }
 
+    /// Names the upstream of the route. A reload keeps to those that the process has, so that each
+    /// route has one; a request never goes to another instead.
+    fn choose_upstream(
+        &self,
+        passage: &Passage<'_>,
+        record: &mut RequestRecord,
+    ) -> Result<(), Reply> {
+        let route = passage.route;
+        record.goes_to(route.upstream).ok_or_else(|| {
+            let reason = Reason::UpstreamConnect;
+            record.failed(reason);
+            self.refuse(&reason.into(), route.profile.as_deref(), record)
+        })
+    }
+
     /// The credential that the service is to get: none as long as it gets that of the caller. A key
     /// without what the credential says is refused here, before anything is charged.
     fn credential(
@@ -408,7 +427,7 @@ impl<'s> Admission<'s> {
         if passage.credentials == CredentialPassage::Forward {
             return Ok(None);
         }
-        let sent = sent_tokens::credential(self.worker, snapshot, &passage.forward, record);
+        let sent = sent_tokens::credential(snapshot, &passage.forward, record);
         sent.map_err(|rejection| {
             if let Forward::Admitted(admitted) = &passage.forward
                 && let Some(key) = admitted.key()
@@ -561,14 +580,14 @@ impl<'s> Admission<'s> {
             credentials: passage.credentials,
         };
         let upgrade = upgrade_request::read(head, changes, &asked, settings)
-            .filter(|_| !self.worker.upstream_is_http2());
+            .filter(|_| !record.upstream().is_http2());
         if facts::asks_upgrade(head, changes)
             && !upgrade.as_ref().is_some_and(|upgrade| upgrade.is_of(route))
         {
             record.tell(HeadNotice::Upgrade);
         }
         if upgrade.is_none() && is_extended_connect(head) {
-            let reason = match self.worker.upstream_is_http2() {
+            let reason = match record.upstream().is_http2() {
                 // No rule could allow it.
                 true => Reason::BadMethod,
                 false => Reason::Method,

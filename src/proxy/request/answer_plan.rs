@@ -99,7 +99,7 @@ impl AnswerPlan {
     ) -> AnswerLines {
         let mut lines = AnswerLines::new(head.status, head.phrase(), head.length() + ADDED_BYTES);
         self.finish(&mut lines, settings, &record.request_id);
-        let own = record.worker().own_address.as_ref();
+        let own = record.upstream().own_address.as_ref();
         lines.copy_end_to_end(head, &settings.fields, own);
         if self.private && !lines.has(&header::CACHE_CONTROL) {
             lines.put(b"cache-control", b"private");

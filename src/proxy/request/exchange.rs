@@ -2,7 +2,6 @@
 //! that is safe.
 
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -15,7 +14,6 @@ use crate::proxy::outbound::UpstreamRequest;
 use crate::proxy::patience::Patience;
 use crate::proxy::streams::Stream;
 use crate::proxy::upstream::{AnswerContent, AnswerHeadSource, Lease, Reuse};
-use crate::proxy::worker::Worker;
 
 /// Connections tried for one request, at most: an upstream that closes each one at once must not
 /// be hammered.
@@ -29,7 +27,6 @@ const MOST_TRIES: usize = 4;
 /// connection was a kept-alive one (hyperium/hyper#2136: the upstream closed it at the same
 /// moment).
 pub(crate) async fn send(
-    worker: &Rc<Worker>,
     mut request: UpstreamRequest,
     stream: &Stream,
     patience: &Patience,
@@ -39,7 +36,7 @@ pub(crate) async fn send(
     let mut reuse = Reuse::IfPossible;
     for _ in 0..MOST_TRIES {
         let (before, needs) = (record.last_ns(), request.needs());
-        let leased = worker.upstream.lease(needs, reuse, before, client).await;
+        let leased = record.upstream().pool.lease(needs, reuse, before, client).await;
         let mut lease = match leased {
             Ok(lease) => lease,
             Err(reason) => {
@@ -60,7 +57,7 @@ pub(crate) async fn send(
         if !(failure.unsent || nothing_done && request.is_repeatable()) {
             return Err(patience.blame(failure.reason));
         }
-        worker.cells.upstream_retried();
+        record.upstream().meter.retried();
         reuse = Reuse::Never;
     }
     Err(Reason::UpstreamClosed)

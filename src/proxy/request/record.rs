@@ -19,6 +19,7 @@ use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::target::RequestTarget;
 use crate::proxy::ids::RequestId;
 use crate::proxy::net::io::Moments;
+use crate::proxy::upstreams::WorkerUpstream;
 use crate::proxy::worker::Worker;
 use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROUTE};
 
@@ -39,6 +40,8 @@ pub(crate) struct RequestRecord {
     client: IpAddr,
     route: Option<Rc<str>>,
     route_slot: u32,
+    /// `None`: `[upstream]`.
+    upstream: Option<Rc<WorkerUpstream>>,
     pub(crate) status: u16,
     outcome: Option<DecisionOutcome>,
     /// What ended it early, or why it was refused.
@@ -92,6 +95,7 @@ impl RequestRecord {
             client,
             route: None,
             route_slot: NO_ROUTE,
+            upstream: None,
             status: 0,
             outcome: None,
             reason: None,
@@ -117,6 +121,23 @@ impl RequestRecord {
 
     pub(crate) fn worker(&self) -> &Rc<Worker> {
         &self.worker
+    }
+
+    /// Where the request goes, or would.
+    pub(crate) fn upstream(&self) -> &WorkerUpstream {
+        match &self.upstream {
+            None => &self.worker.upstream,
+            Some(named) => named,
+        }
+    }
+
+    /// Names the upstream of its route, by index. `None`: the worker has no such one.
+    #[must_use]
+    pub(crate) fn goes_to(&mut self, upstream: usize) -> Option<()> {
+        if let Some(at) = upstream.checked_sub(1) {
+            self.upstream = Some(Rc::clone(self.worker.upstreams.get(at)?));
+        }
+        Some(())
     }
 
     pub(crate) fn method(&self) -> &Method {
@@ -222,13 +243,13 @@ impl RequestRecord {
         self.status = status;
         let took = self.now_ns().saturating_sub(self.upstream_sent_ns);
         self.upstream_ns = Some(took);
-        self.worker.cells.upstream_response(took);
+        self.upstream().meter.response(took);
     }
 
     /// The upstream broke off in the middle of its response.
     pub(crate) fn upstream_broke(&mut self) {
         self.failed(Reason::UpstreamClosed);
-        self.worker.cells.upstream_error(Reason::UpstreamClosed);
+        self.upstream().meter.error(Reason::UpstreamClosed);
     }
 
     /// keygate ended the response: its key ended, or its time.
@@ -305,6 +326,7 @@ impl Drop for RequestRecord {
             method: known_method(&self.method),
             path: self.path(),
             route: self.route.as_deref(),
+            upstream: self.upstream.as_ref().and_then(|upstream| upstream.name.as_deref()),
             status,
             decided,
             reason: self.reason,
@@ -370,6 +392,7 @@ pub(crate) fn note_unread(worker: &Worker, client: IpAddr, version: Version, rea
         method: "",
         path: "",
         route: None,
+        upstream: None,
         status: reason.status(),
         decided: Decided::None,
         reason: Some(reason),

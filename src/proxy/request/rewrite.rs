@@ -59,6 +59,8 @@ pub(crate) struct RewriteContext<'a> {
     pub(crate) assertion: Option<Rc<str>>,
     /// Of an admitted request, in place of what the client sent in its field.
     pub(crate) credential: Option<SentCredential<'a>>,
+    /// The field of the credential for this upstream.
+    pub(crate) credential_field: Option<&'a HeaderName>,
 }
 
 /// Makes the upstream's request out of the client's and the verdict.
@@ -77,8 +79,7 @@ pub(crate) fn rewrite(
     let had_length = head.fields.has(header::CONTENT_LENGTH);
     // hyper keeps the spellings in an extension that cannot be edited. If one of them belongs to a
     // field of keygate, drop them all: a client must not choose the spelling of that field.
-    let credential_field = context.credential.as_ref().and(settings.credential.as_ref());
-    let credential_field = credential_field.map(|credential| &credential.field);
+    let credential_field = context.credential.as_ref().and(context.credential_field);
     let replaces = credential_field.is_some_and(|field| head.fields.has(field));
     if !context.preserve_case || changes.claims_identity || replaces {
         head.extensions.clear();

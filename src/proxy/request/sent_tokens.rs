@@ -1,11 +1,10 @@
-//! What keygate signs or adds for the service, of an admitted request: the assertion, and the
-//! credential of `[upstream.credential]`.
+//! What keygate signs or adds for the service that an admitted request goes to: the assertion, and
+//! the credential of `[upstream.credential]` or of one of `[upstreams.NAME]`.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::record::RequestRecord;
-use crate::config::Settings;
 use crate::core::observe::CredentialPassage;
 use crate::core::{Admitted, Reason, Rejection};
 use crate::proxy::http1::head::RequestHead;
@@ -49,12 +48,12 @@ impl SentCredential<'_> {
 /// # Errors
 /// The claims ask for what the key does not have, or the token could not be signed.
 pub(super) fn credential<'s>(
-    worker: &Worker,
     snapshot: &'s Arc<Snapshot>,
     forward: &Forward<'_>,
     record: &RequestRecord,
 ) -> Result<Option<SentCredential<'s>>, Rejection> {
-    let Settings { credential: Some(credential), .. } = &*snapshot.settings else {
+    let upstream = record.upstream();
+    let Some(credential) = snapshot.settings.credential_for(upstream.index) else {
         return Ok(None);
     };
     let Forward::Admitted(admitted) = forward else { return Ok(None) };
@@ -64,9 +63,9 @@ pub(super) fn credential<'s>(
         CredentialForm::Token(tokens) => tokens,
     };
     let now = record.started();
-    worker.minted.follow(snapshot);
-    if let Some(text) = worker.minted.credentials.get(admitted, now.mono_ns) {
-        worker.cells.upstream_credential(TokenOrigin::Cached);
+    upstream.minted.follow(snapshot);
+    if let Some(text) = upstream.minted.credentials.get(admitted, now.mono_ns) {
+        upstream.meter.credential(TokenOrigin::Cached);
         return Ok(Some(SentCredential::Token(text)));
     }
     let owner = snapshot.keys.as_deref().and_then(|keys| admitted.owner(keys));
@@ -74,8 +73,8 @@ pub(super) fn credential<'s>(
         NoToken::Failed => Reason::Internal.into(),
         NoToken::Missing(slot) => slot.rejection(),
     })?;
-    worker.cells.upstream_credential(TokenOrigin::Signed);
-    let text = worker.minted.credentials.keep(admitted, minted);
+    upstream.meter.credential(TokenOrigin::Signed);
+    let text = upstream.minted.credentials.keep(admitted, minted);
     Ok(Some(SentCredential::Token(text)))
 }
 
@@ -90,10 +89,11 @@ pub(super) fn assertion(
     head: &RequestHead,
     record: &RequestRecord,
 ) -> Result<Option<Rc<str>>, Reason> {
-    let (Some(assertions), Forward::Admitted(admitted)) = (&snapshot.settings.assertion, forward)
-    else {
+    let upstream = record.upstream();
+    let Some((assertions, audience)) = snapshot.settings.assertion_for(upstream.index) else {
         return Ok(None);
     };
+    let Forward::Admitted(admitted) = forward else { return Ok(None) };
     let (cells, now) = (&worker.cells, record.started());
     let Some(key) = admitted.key() else { return Ok(None) };
     if assertions.binding == AssertionBinding::Request {
@@ -102,18 +102,19 @@ pub(super) fn assertion(
             path: head.target.path(),
             request_id: record.request_id.as_str(),
         };
-        let minted = assertions.mint(key, Some(bound), now).map_err(|_| Reason::Internal)?;
+        let minted =
+            assertions.mint(key, audience, Some(bound), now).map_err(|_| Reason::Internal)?;
         cells.assertion(TokenOrigin::Signed);
         return Ok(Some(minted.text.into()));
     }
-    worker.minted.follow(snapshot);
-    if let Some(text) = worker.minted.assertions.get(admitted, now.mono_ns) {
+    upstream.minted.follow(snapshot);
+    if let Some(text) = upstream.minted.assertions.get(admitted, now.mono_ns) {
         cells.assertion(TokenOrigin::Cached);
         return Ok(Some(text));
     }
-    let minted = assertions.mint(key, None, now).map_err(|_| Reason::Internal)?;
+    let minted = assertions.mint(key, audience, None, now).map_err(|_| Reason::Internal)?;
     cells.assertion(TokenOrigin::Signed);
-    Ok(Some(worker.minted.assertions.keep(admitted, minted)))
+    Ok(Some(upstream.minted.assertions.keep(admitted, minted)))
 }
 
 /// Both, as far as they can be made: a fault of keygate's own must not refuse what it only observes.
@@ -129,11 +130,11 @@ pub(super) fn observed<'s>(
     match (passage, forward) {
         // The service gets the caller's own.
         (CredentialPassage::Forward, Forward::Admitted(admitted)) => {
-            let is_missing = lacks_claim(snapshot, admitted);
+            let is_missing = lacks_claim(snapshot, admitted, record);
             sent.no_credential = is_missing.then_some(Reason::NoUpstreamIdentity);
         }
         (CredentialPassage::Forward, Forward::Observed(_) | Forward::Passed(_)) => {}
-        (CredentialPassage::Strip, _) => match credential(worker, snapshot, forward, record) {
+        (CredentialPassage::Strip, _) => match credential(snapshot, forward, record) {
             Ok(credential) => sent.credential = credential,
             Err(rejection) => sent.no_credential = Some(rejection.reason),
         },
@@ -147,8 +148,9 @@ pub(super) fn observed<'s>(
 
 /// Whether the credential's claims ask for what the key does not have: enforced, its requests would be
 /// refused.
-fn lacks_claim(snapshot: &Snapshot, admitted: &Admitted<'_>) -> bool {
-    snapshot.settings.credential.as_ref().is_some_and(|credential| {
+fn lacks_claim(snapshot: &Snapshot, admitted: &Admitted<'_>, record: &RequestRecord) -> bool {
+    let credential = snapshot.settings.credential_for(record.upstream().index);
+    credential.is_some_and(|credential| {
         let owner = snapshot.keys.as_deref().and_then(|keys| admitted.owner(keys));
         admitted.key().is_some_and(|key| credential.missing(key, owner).is_some())
     })

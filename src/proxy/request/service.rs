@@ -241,14 +241,13 @@ async fn pass(
     let AdmittedRequest { request, plan, stream, upload, connect, writer } = admitted;
     let answering = Answering { worker: &worker, client: &client, writer, plan };
     // A claim alone must not lift the deadlines: over HTTP/1.1 there is no gRPC to wait for.
-    let pace = match answering.plan.grpc && worker.upstream_is_http2() {
+    let pace = match answering.plan.grpc && record.upstream().is_http2() {
         true => UploadPace::Any,
         false => UploadPace::Steady,
     };
     let (timeouts, caps) = (&worker.shared.timeouts, &worker.shared.caps);
     let patience = Patience::new(timeouts, caps, upload.clone(), pace, record.started());
     let sent = at_most::<EXCHANGE_BYTES, _>(exchange::send(
-        &worker,
         request,
         &stream,
         &patience,
@@ -268,8 +267,9 @@ async fn pass(
     record.answered(answer.status().as_u16());
     record.compare_with(&answer);
     if answering.plan.has_credential && answer.status() == StatusCode::UNAUTHORIZED {
-        worker.cells.upstream_credential_refused();
-        worker.minted.tell_refusal(record.last_ns());
+        let upstream = record.upstream();
+        upstream.meter.credential_refused();
+        upstream.minted.tell_refusal(upstream.name.as_deref(), record.last_ns());
     }
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return answering.switch_protocols(answer.into_parts(), lease, stream, connect, record);
@@ -289,7 +289,7 @@ impl Answering<'_> {
     fn fail(&self, reason: Reason, mut record: RequestRecord) -> Reply {
         record.failed(reason);
         if !reason.is_client_fault() {
-            self.worker.cells.upstream_error(reason);
+            record.upstream().meter.error(reason);
         }
         let rejection = Rejection::new(reason);
         let snapshot = self.worker.shared.store.load();
@@ -355,7 +355,7 @@ impl Answering<'_> {
         // The version is that of a hop: ours, whatever the upstream speaks.
         head.version = Version::HTTP_11;
         answer::to_client(&mut head.headers, settings, plan.trailers);
-        cut_all(&mut head.headers, self.worker.own_address.as_ref());
+        cut_all(&mut head.headers, record.upstream().own_address.as_ref());
         plan.finish(&mut head.headers, settings, &record.request_id);
         plan.finish_map(&mut head.headers);
         let mut body = response_body(content, lease, stream, upload, record, plan);

@@ -15,7 +15,7 @@ use crate::proxy::net::io::{ClientAddr, Io, Moments};
 use crate::proxy::net::proxy_protocol::{write_v2, write_v2_local};
 use crate::proxy::net::tls::ClientTls;
 use crate::proxy::net::transport::{Plain, Rewound, Transport};
-use crate::telemetry::WorkerCells;
+use crate::telemetry::UpstreamMeter;
 
 /// How to reach the upstream.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct Connector {
     preserve_case: bool,
     timeout: Duration,
     clock: Clock,
-    cells: Arc<WorkerCells>,
+    meter: UpstreamMeter,
 }
 
 // === impl Connector ===
@@ -38,7 +38,7 @@ impl Connector {
         tls: Option<Arc<ClientTls>>,
         timeout: Duration,
         clock: Clock,
-        cells: Arc<WorkerCells>,
+        meter: UpstreamMeter,
     ) -> Self {
         Self {
             address: config.address.clone(),
@@ -48,7 +48,7 @@ impl Connector {
             preserve_case: config.preserve_case,
             timeout,
             clock,
-            cells,
+            meter,
         }
     }
 
@@ -68,7 +68,7 @@ impl Connector {
     pub(crate) async fn connect(&self, client: &ClientAddr) -> Result<Io, Reason> {
         match tokio::time::timeout(self.timeout, self.open(client)).await {
             Ok(Ok(transport)) => {
-                let moments = Moments::counted(self.clock.clone(), Arc::clone(&self.cells));
+                let moments = Moments::counted(self.clock.clone(), self.meter.clone());
                 Ok(Io::new(transport, Bytes::new(), moments))
             }
             Ok(Err(error)) => {

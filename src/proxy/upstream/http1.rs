@@ -3,7 +3,6 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -131,7 +130,7 @@ impl Http1 {
         match sent {
             Ok(answered) => {
                 for _ in 0..answered.interim {
-                    resources.cells.upstream_informational();
+                    resources.meter.informational();
                 }
                 Ok((AnswerHeadSource::Own(answered.head), answered.content))
             }
@@ -279,8 +278,8 @@ impl Hyper {
         let Some(mut request) = outbound.take_http() else {
             return Err(Failure::of(Reason::UpstreamClosed));
         };
-        let cells = Arc::clone(&resources.cells);
-        hyper::ext::on_informational(&mut request, move |_| cells.upstream_informational());
+        let meter = resources.meter.clone();
+        hyper::ext::on_informational(&mut request, move |_| meter.informational());
         let Self { sender, conn, ended, is_http10 } = self;
         let mut reply = pin!(sender.try_send_request(request));
         // With a budget, a task that has used up its turn would take what is there for not there,

@@ -1,16 +1,15 @@
-//! What the exchanges of one worker with the upstream share.
+//! What the exchanges of one worker with one upstream share.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::proxy::net::buffers::Buffers;
 use crate::proxy::net::pipe::Pipes;
-use crate::telemetry::WorkerCells;
+use crate::telemetry::UpstreamMeter;
 
 /// Handed to every exchange.
 #[derive(Debug)]
-pub(super) struct ExchangeResources {
-    pub(super) cells: Arc<WorkerCells>,
-    pub(super) buffers: Rc<Buffers>,
-    pub(super) pipes: Rc<Pipes>,
+pub(crate) struct ExchangeResources {
+    pub(crate) meter: UpstreamMeter,
+    pub(crate) buffers: Rc<Buffers>,
+    pub(crate) pipes: Rc<Pipes>,
 }

@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::{Connector, UpstreamPool};
+use super::{Connector, ExchangeResources, UpstreamPool};
 use crate::clock::Clock;
 use crate::config::{Config, ThisHost};
 use crate::core::Reason;
-use crate::telemetry::WorkerCells;
+use crate::telemetry::{UpstreamMeter, WorkerCells};
 
 const CONFIG: &str = concat!(
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minimal.toml")),
@@ -26,11 +26,12 @@ path = "/*"
 fn pool() -> Rc<UpstreamPool> {
     let text = CONFIG.replace("[upstream]", "[upstream]\nmax_connections = 1\nmax_queue = 2");
     let config = Config::parse(&ThisHost, Path::new("keygate.toml"), &text).unwrap();
-    let cells = Arc::<WorkerCells>::default();
+    let meter = UpstreamMeter::new(Arc::<WorkerCells>::default(), 0);
     let (upstream, timeouts) = (&config.upstream, &config.timeouts);
     let clock = Clock::manual(0);
-    let connector = Connector::new(upstream, None, timeouts.connect, clock, Arc::clone(&cells));
-    UpstreamPool::new(connector, upstream, timeouts, 1, cells)
+    let connector = Connector::new(upstream, None, timeouts.connect, clock, meter.clone());
+    let resources = ExchangeResources { meter, buffers: Rc::default(), pipes: Rc::default() };
+    UpstreamPool::new(connector, upstream, timeouts, 1, resources)
 }
 
 /// A waiter may go between the moment its turn comes and the moment it runs: the slot must go to

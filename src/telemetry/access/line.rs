@@ -52,6 +52,7 @@ impl LineBuffer {
         self.word(",\"issuer\":\"", line.issuer);
         self.word(",\"subject\":\"", line.subject);
         self.word(",\"route\":\"", line.route);
+        self.word(",\"upstream\":\"", line.upstream);
         self.word(",\"trace_id\":\"", line.trace_id);
         self.word(",\"host\":\"", line.host);
         self.word(",\"user_agent\":\"", line.user_agent);
@@ -91,6 +92,7 @@ impl LineBuffer {
         self.word(" issuer=\"", line.issuer);
         self.word(" subject=\"", line.subject);
         self.word(" route=\"", line.route);
+        self.word(" upstream=\"", line.upstream);
         self.put(" request_id=\"");
         self.escaped_ascii(line.request_id);
         self.put("\"");

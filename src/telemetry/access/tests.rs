@@ -54,6 +54,7 @@ fn line<'a>(path: &'a str) -> AccessLine<'a> {
         method: "GET",
         path,
         route: Some("messages"),
+        upstream: None,
         status: 403,
         decided: Decided::Rejected,
         reason: Some(Reason::Permission),
@@ -224,6 +225,7 @@ fn samples_one_in_so_many() {
 #[test]
 fn every_field_is_documented() {
     let whole = AccessLine {
+        upstream: Some("keys"),
         issuer: Some("https://idp.example/"),
         subject: Some("user-7"),
         trace_id: Some("0af7651916cd43dd8448eb211c80319c"),

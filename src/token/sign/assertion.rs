@@ -70,20 +70,22 @@ impl Assertions {
         self.key.public().into_iter().chain(self.also_published.iter().copied()).collect()
     }
 
-    /// What keygate says of a request with `key`. `bound`: only of this one.
+    /// What keygate says of a request with `key` to the service of `audience`. `bound`: only of this
+    /// one.
     ///
     /// # Errors
     /// The library could not sign.
     pub fn mint(
         &self,
         key: &KeyView<'_>,
+        audience: &str,
         bound: Option<BoundRequest<'_>>,
         now: Now,
     ) -> Result<MintedToken, SigningFailed> {
         let life = TokenLife::of(now, self.life, key.expires);
         let claims = AssertionClaims {
             iss: &self.issuer,
-            aud: &self.audience,
+            aud: audience,
             sub: &key.id.to_string(),
             org: key.org,
             scope: key.grant.permissions.joined(),

@@ -81,7 +81,7 @@ fn the_public_part_and_its_thumbprint() {
 fn an_assertion_says_who_calls_and_is_verified_by_the_public_key() {
     let grant = grant(&["send", "read"], Some(Environment::Live));
     let assertions = assertions(AssertionBinding::Key);
-    let token = assertions.mint(&key(&grant), None, NOW).unwrap();
+    let token = assertions.mint(&key(&grant), &assertions.audience, None, NOW).unwrap();
     assert_eq!(token.renew_ns, NOW.mono_ns + 30_000_000_000, "half of its life");
     let [head, _, signature] = parts(&token.text);
     let head: Value = serde_json::from_slice(&head).unwrap();
@@ -98,7 +98,7 @@ fn an_assertion_says_who_calls_and_is_verified_by_the_public_key() {
     let public = *assertions.key.public().unwrap().as_bytes();
     UnparsedPublicKey::new(&ED25519, public).verify(signed.as_bytes(), &signature).unwrap();
     let bound = BoundRequest { method: "GET", path: "/v1/a%20b", request_id: "r-\"1" };
-    let token = assertions.mint(&key(&grant), Some(bound), NOW).unwrap();
+    let token = assertions.mint(&key(&grant), &assertions.audience, Some(bound), NOW).unwrap();
     let said = claims(&token.text);
     assert_eq!((&said["method"], &said["path"]), (&json!("GET"), &json!("/v1/a%20b")));
     assert_eq!(said["request_id"], "r-\"1");
@@ -109,7 +109,7 @@ fn an_assertion_says_who_calls_and_is_verified_by_the_public_key() {
 fn a_token_ends_with_its_key() {
     let grant = grant(&[], None);
     let key = KeyView { expires: Some(NOW.unix_secs() + 10), ..key(&grant) };
-    let token = assertions(AssertionBinding::Key).mint(&key, None, NOW).unwrap();
+    let token = assertions(AssertionBinding::Key).mint(&key, "orders", None, NOW).unwrap();
     let said = claims(&token.text);
     assert_eq!(said["exp"], NOW.unix_secs() + 10);
     assert_eq!(token.renew_ns, NOW.mono_ns + 5_000_000_000);
@@ -192,7 +192,7 @@ fn nothing_is_shown() {
     let fixed = FixedCredential::of(b"  Bearer s3cret-s3cret \n").unwrap();
     assert_eq!(fixed.as_str(), "Bearer s3cret-s3cret");
     let grant = grant(&[], None);
-    let token = assertions(AssertionBinding::Key).mint(&key(&grant), None, NOW).unwrap();
+    let token = assertions(AssertionBinding::Key).mint(&key(&grant), "orders", None, NOW).unwrap();
     let tokens = tokens(r#"{"exp":"$exp"}"#);
     let shown = format!("{fixed:?} {tokens:?} {token:?} {:?}", assertions(AssertionBinding::Key));
     assert!(!shown.contains("s3cret") && !shown.contains("01234567") && !shown.contains("eyJ"));

@@ -23,6 +23,7 @@ const FLOORS: &[&[&str]] = &[
     &["body", "executor"],
     &["outbound", "patience"],
     &["upstream"],
+    &["upstreams"],
     &["worker"],
     &["health", "request"],
     &["client"],
