@@ -121,6 +121,49 @@ fn the_machine_is_looked_at_as_a_start_would() {
     assert!(!setup.path().join("a.sock").exists() && !setup.path().join("state").exists());
 }
 
+/// Opening a pipe waits for somebody who writes into it: a start must not.
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_at_once() {
+    let setup = StartFolder::new();
+    let pipe = setup.path().join("pipe");
+    let made = Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let url = "http.bearer_file = \"pipe\"\n";
+    let signers = "trusted_signers = [\"pipe\"]\n";
+    let tls = "address = \"127.0.0.1:0\"\ntls.certificate = \"pipe\"\ntls.key = \"pipe\"\n";
+    let admin = format!("{ADMIN}token_file = \"pipe\"\n");
+    let assertion = format!("{ADMIN}[assertion]\nkey_file = \"pipe\"\naudience = \"a\"\n");
+    let credential =
+        format!("{ADMIN}[upstream.credential]\nkind = \"fixed\"\nsecret_file = \"pipe\"\n");
+    let issuer = format!(
+        "{ADMIN}[[tokens]]\nissuer = \"https://idp.example/\"\naudiences = [\"a\"]\n\
+         algorithms = [\"EdDSA\"]\njwks = \"https://idp.example/jwks\"\njwks_ca = \"pipe\"\n\
+         org_claim = \"org\"\n"
+    );
+    for (listen, table, more, place) in [
+        (LISTEN, "", &*admin, "admin.token_file"),
+        (LISTEN, "", &assertion, "assertion.key_file"),
+        (LISTEN, "", &credential, "upstream.credential.secret_file"),
+        (LISTEN, "", &issuer, "tokens[0].jwks_ca"),
+        (LISTEN, url, ADMIN, "table.http.bearer_file"),
+        (LISTEN, signers, ADMIN, "table.trusted_signers"),
+        (tls, "", ADMIN, "listen.tls"),
+    ] {
+        setup.configure(listen, table, more);
+        if table == signers {
+            let text = fs::read_to_string(setup.path().join("keygate.toml")).unwrap();
+            let text = text.replacen("trusted_signers = [\"signer.pub\"]\n", "", 1);
+            setup.write("keygate.toml", text.as_bytes());
+        }
+        for said in [setup.check(&[]), setup.serve()] {
+            assert_eq!(said.code, 78, "{place}: {}{}", said.out, said.err);
+            assert!(said.err.contains(place), "{place}: {}", said.err);
+            assert!(said.err.contains("it is no regular file"), "{place}: {}", said.err);
+            assert!(said.err.contains("\nhint: "), "{place}: {}", said.err);
+        }
+    }
+}
+
 /// A service at keygate's own address would be a loop.
 #[test]
 fn the_service_is_somebody_else() {
