@@ -233,7 +233,7 @@ fn fault_of(program: &clap::Command, words: &[String]) -> Option<String> {
 
 /// Of both programs.
 fn programs() -> [(&'static str, clap::Command); 2] {
-    [("keygate", keygate::cli::definition()), ("keygatectl", keygatectl())].map(
+    [("keygate", keygate::cli::definition()), ("keygatectl", definition_of_keygatectl())].map(
         |(name, mut program)| {
             program.build();
             (name, program)
@@ -389,7 +389,7 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Service).serve_forever()
 }
 
 /// keygatectl with the commands of the features that this build has.
-fn keygatectl() -> clap::Command {
+fn definition_of_keygatectl() -> clap::Command {
     #[cfg(feature = "admin")]
     let added = [keygate::registrar::command::added()];
     #[cfg(not(feature = "admin"))]
