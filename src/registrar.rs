@@ -1,9 +1,14 @@
 //! The management service: keys of many organizations in a database, changed by people and
 //! machines, published to sidecars. Only with the feature `admin`.
 //!
-//! Imports clock, config, core, exit, manage, table and wording. `manage` does not know this room:
-//! the binary joins them.
+//! Imports clock, config, core, exit, manage, table, token and wording. `manage` does not know this
+//! room: the binary joins them.
 
+pub mod app;
 pub mod command;
 pub mod config;
+pub mod metrics;
+pub mod people;
+pub mod request;
+pub mod serve;
 pub mod store;

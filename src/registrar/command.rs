@@ -2,6 +2,7 @@
 //! commands of `manage`, which do not know it.
 
 mod fault;
+mod serving;
 mod transfer;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,8 @@ enum AdminCommand {
         #[arg(value_name = "FILE")]
         to: PathBuf,
     },
+    /// Print a link by which somebody signs in: once, within 15 minutes
+    Bootstrap(serving::Bootstrap),
     /// Look whether configuration and database are well; change nothing
     Check,
     /// Write the keys of an audience as a registry of JSON Lines
@@ -66,6 +69,8 @@ enum AdminCommand {
         #[arg(long, value_parser = OrgId::parse)]
         org: Option<OrgId>,
     },
+    /// Run the service until SIGTERM or SIGINT
+    Serve,
     /// Look for lines of the audit log that were changed, taken out, put in or cut off
     VerifyAudit,
 }
@@ -90,6 +95,9 @@ fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
     for warning in &config.warnings {
         session.output.warn(&warning.to_string());
     }
+    if matches!(command, AdminCommand::Serve) {
+        return serving::serve(config, session);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|e| Error::Added { message: e.to_string(), exit: Exit::Internal })?;
@@ -97,6 +105,8 @@ fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
         AdminCommand::Migrate => migrate(&config, session),
         AdminCommand::Check => runtime.block_on(check(config, session)),
         AdminCommand::VerifyAudit => runtime.block_on(verify_audit(config, session)),
+        AdminCommand::Serve => Ok(()),
+        AdminCommand::Bootstrap(bootstrap) => runtime.block_on(bootstrap.run(config, session)),
         AdminCommand::Backup { to } => backup(&config, &to, session),
         AdminCommand::Import(import) => import.run(&runtime, config, session),
         AdminCommand::Export(export) => export.run(&runtime, config, session),

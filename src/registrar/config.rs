@@ -5,6 +5,7 @@
 //! [`lower`]. What nobody reads is an unknown key.
 
 mod audiences;
+mod people;
 #[cfg(test)]
 mod tests;
 
@@ -14,12 +15,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::audiences::{AudienceConfig, PermissionSentence, PublishTarget};
+pub use self::people::PeopleConfig;
 use super::store::AudienceName;
 use crate::config::reader::{
     ConfigProblem, ConfigSection, SecretFile, read_toml, secret, socket_file, socket_path,
 };
 use crate::config::{Bind, ConfigError, ConfigFault, Host, SocketFile, WatchedFile};
-use crate::core::Digest;
+use crate::core::address::parse_network;
+use crate::core::{Digest, NetworkSet};
 
 /// Makes a token, for a remedy.
 const MAKE_TOKEN: &str = "openssl rand -hex 32 > FILE";
@@ -33,12 +36,17 @@ pub struct AdminToml {
     /// Where people reach the service, such as `https://keys.example.com`: what links begin with.
     /// `None`: as `listen` says.
     pub public_url: Option<Box<str>>,
+    /// Proxies in front of it, whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: NetworkSet,
+    /// Of the token that opens `/metrics`; `None`: they are for this host alone.
+    pub metrics_bearer: Option<Digest>,
     /// Holds the database, `high-water.json` and nothing else.
     pub state: PathBuf,
     pub store: StoreConfig,
     /// At least one.
     pub audiences: Vec<AudienceConfig>,
     pub fleets: Vec<FleetConfig>,
+    pub people: PeopleConfig,
     /// What is allowed but deserves a second look.
     pub warnings: Vec<ConfigFault>,
     /// Files whose secrets were read.
@@ -109,6 +117,10 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         let hint = "put a TLS proxy in front of it and name its https:// URL in public_url";
         listen.fault("address", problem.hint(hint));
     }
+    let trusted_proxies = NetworkSet::new(listen.parse_list("trusted_proxies", parse_network));
+    let metrics_bearer =
+        secret(&listen, "metrics_bearer_file", "listen.metrics_bearer_file", MAKE_TOKEN)
+            .and_then(|token| bearer(&listen, "metrics_bearer_file", &token));
     let state = root.path("state");
     if !root.has("state") {
         root.missing("state", "name a directory on a disk of this host: state = \"/var/lib/…\"");
@@ -121,10 +133,13 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         listen: bind?,
         socket,
         public_url,
+        trusted_proxies,
+        metrics_bearer,
         state: state?,
         store,
         audiences,
         fleets,
+        people: people::people(root),
         warnings: Vec::new(),
         secret_files: Vec::new(),
     })
@@ -159,6 +174,24 @@ fn public_url(text: &str) -> Result<Box<str>, ConfigProblem> {
     Ok(text.trim_end_matches('/').into())
 }
 
+/// Scheme, host and perhaps a port, as browsers send it in `Origin`.
+fn origin(text: &str) -> Result<Box<str>, ConfigProblem> {
+    let url = public_url(text)?;
+    match origin_of(&url) == *url {
+        true => Ok(url),
+        false => Err(ConfigProblem::new("must be scheme, host and port alone")
+            .hint("for example https://app.example.com")),
+    }
+}
+
+/// The origin of a URL that [`public_url`] has taken, without a port that its scheme implies.
+pub fn origin_of(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
+    let authority = rest.split('/').next().unwrap_or_default().to_ascii_lowercase();
+    let implied = if scheme == "https" { ":443" } else { ":80" };
+    format!("{scheme}://{}", authority.strip_suffix(implied).unwrap_or(&authority))
+}
+
 fn fleets(root: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> Vec<FleetConfig> {
     let mut fleets: Vec<FleetConfig> = Vec::new();
     for section in root.sections("fleets") {
@@ -182,7 +215,7 @@ fn fleets(root: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> Vec<FleetCo
             section.missing("bearer_file", hint);
         }
         let token = secret(&section, "bearer_file", "fleets.bearer_file", MAKE_TOKEN);
-        let bearer = token.and_then(|token| bearer(&section, &token));
+        let bearer = token.and_then(|token| bearer(&section, "bearer_file", &token));
         let (Some(name), Some(bearer)) = (name, bearer) else { continue };
         if let Some(other) = fleets.iter().find(|f| f.name == name || f.bearer == bearer) {
             let what = if other.name == name { "name" } else { "bearer_file" };
@@ -196,7 +229,7 @@ fn fleets(root: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> Vec<FleetCo
 }
 
 /// Of the token that a file holds, without the line end behind it.
-fn bearer(section: &ConfigSection<'_>, file: &SecretFile) -> Option<Digest> {
+fn bearer(section: &ConfigSection<'_>, key: &'static str, file: &SecretFile) -> Option<Digest> {
     const LEAST: usize = 16;
     let token = file.bytes.trim_ascii();
     match token.len() >= LEAST && token.iter().all(u8::is_ascii_graphic) {
@@ -204,7 +237,7 @@ fn bearer(section: &ConfigSection<'_>, file: &SecretFile) -> Option<Digest> {
         false => {
             let what = format!("must hold one line of at least {LEAST} visible ASCII characters");
             let hint = "`openssl rand -hex 32` makes one";
-            section.fault("bearer_file", file.problem(&what).hint(hint));
+            section.fault(key, file.problem(&what).hint(hint));
             None
         }
     }

@@ -84,7 +84,10 @@ const RULES: &[(&str, &[&str])] = &[
             "wording",
         ],
     ),
-    ("registrar", &["clock", "config", "core", "exit", "manage", "table", "usage", "wording"]),
+    (
+        "registrar",
+        &["clock", "config", "core", "exit", "manage", "table", "token", "usage", "wording"],
+    ),
     (
         "reload",
         &[

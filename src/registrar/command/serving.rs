@@ -1,0 +1,142 @@
+//! `admin serve` and `admin bootstrap`: the running service, and the first way into it.
+
+use std::io::IsTerminal as _;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use super::fault::of_store;
+use super::{OpenState, open};
+use crate::config::Bind;
+use crate::core::OrgId;
+use crate::exit::Exit;
+use crate::manage::error::{Error, Result};
+use crate::manage::operation::may::PersonRole;
+use crate::manage::session::Session;
+use crate::registrar::app::App;
+use crate::registrar::config::AdminToml;
+use crate::registrar::people::{AuthError, BootstrapFor, bootstrap_link};
+use crate::registrar::serve::{ServiceListener, router, serve as serve_connections};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Bootstrap {
+    /// Organization of the person; without it an operator of the installation
+    #[arg(long, value_parser = OrgId::parse)]
+    org: Option<OrgId>,
+    /// Role in the organization
+    #[arg(long, requires = "org", value_parser = role, default_value = "owner")]
+    role: PersonRole,
+    /// What the person is called; the same name is the same person [default: the user]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+}
+
+fn role(text: &str) -> std::result::Result<PersonRole, String> {
+    let found = PersonRole::parse(text).filter(|role| *role != PersonRole::Operator);
+    found.ok_or_else(|| "must be owner, admin, member or auditor".to_owned())
+}
+
+// === impl Bootstrap ===
+
+impl Bootstrap {
+    pub(super) async fn run(self, config: AdminToml, session: &mut Session) -> Result<()> {
+        session.output.refuse_closed()?;
+        let url = reached_by(&config);
+        let OpenState { store, .. } = open(config, session)?;
+        let by: Box<str> = session.stamp(0).who.into();
+        let name = match &self.name {
+            Some(name) => name.trim().to_owned(),
+            None => by.split(" (uid").next().unwrap_or_default().to_owned(),
+        };
+        if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
+            return Err(Error::argument("--name", "must be one line of 1 to 100 bytes"));
+        }
+        let role = match &self.org {
+            Some(_) => self.role,
+            None => PersonRole::Operator,
+        };
+        let wanted = BootstrapFor {
+            name: name.into(),
+            org: self.org.as_ref().map(|org| org.as_str().to_owned()),
+            role: role.as_str().to_owned(),
+            by,
+        };
+        let now_ms = session.clock.now().unix_ms;
+        let link = bootstrap_link(&*store, &url, &wanted, now_ms).await.map_err(of_auth)?;
+        if session.output.json {
+            let answer = serde_json::json!({"url": *link, "name": wanted.name,
+                "org": wanted.org, "role": wanted.role});
+            return session.output.json_line(&answer);
+        }
+        session.output.line(&link)?;
+        let whom = match &self.org {
+            Some(org) => format!("as {} of {}", role.as_str(), org.as_str()),
+            None => "as an operator".to_owned(),
+        };
+        let note = format!("signs `{}` in {whom}; good once, within 15 minutes", wanted.name);
+        session.output.note(&note);
+        Ok(())
+    }
+}
+
+/// What links begin with.
+fn reached_by(config: &AdminToml) -> String {
+    match (&config.public_url, &config.listen) {
+        (Some(url), _) => url.to_string(),
+        (None, Bind::Tcp(address)) => format!("http://{address}"),
+        // Whoever listens on a Unix socket alone is reached through something that we do not know.
+        (None, Bind::Unix(_)) => String::new(),
+    }
+}
+
+fn of_auth(error: AuthError) -> Error {
+    match error {
+        AuthError::Store(error) => of_store(error),
+        other => Error::Added { message: other.to_string(), exit: Exit::Internal },
+    }
+}
+
+/// Until a signal says to stop.
+pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
+    let internal =
+        |error: std::io::Error| Error::Added { message: error.to_string(), exit: Exit::Internal };
+    let filter = EnvFilter::new("info,tower=warn,hyper=warn");
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second one in the same process is a test's, and the first one serves both.
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("registrar")
+        .enable_all()
+        .build()
+        .map_err(internal)?;
+    let OpenState { config, store } = open(config, session)?;
+    runtime.block_on(async {
+        let listener = ServiceListener::bind(&config.listen, config.socket).map_err(|error| {
+            let at = match &config.listen {
+                Bind::Tcp(address) => address.to_string(),
+                Bind::Unix(path) => format!("unix:{}", path.display()),
+            };
+            let message =
+                format!("cannot listen on {at}: {error}\nhint: listen.address names another one");
+            Error::Added { message, exit: Exit::CannotCreate }
+        })?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
+        let app = App::new(store, config, session.clock.clone());
+        let (stop, stopped) = watch::channel(false);
+        session.output.line(&format!("listening on {listener}"))?;
+        session.output.flush()?;
+        let routes = router(app.clone());
+        let served = tokio::spawn(serve_connections(app, listener, routes, stopped));
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.send_replace(true);
+        // A panic of that task was reported already.
+        let _ = served.await;
+        Ok(())
+    })
+}

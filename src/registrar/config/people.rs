@@ -1,0 +1,93 @@
+//! `[people]`: how long sessions last, where keys may be, and by which ways people come.
+
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::origin;
+use crate::config::reader::{ConfigProblem, ConfigSection};
+
+/// Longest that a session may be set to: it is to end within a working day.
+const LONGEST_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
+const LONGEST_IDLE: Duration = Duration::from_secs(30 * 60);
+const LONGEST_RECENT: Duration = Duration::from_secs(10 * 60);
+
+/// `[people]`.
+#[derive(Clone, Debug)]
+pub struct PeopleConfig {
+    /// A session that nobody uses for so long has ended. At most 30 min, the default.
+    pub session_idle: Duration,
+    /// However much it is used. At most 12 h, the default.
+    pub session_life: Duration,
+    /// How old the sign-in may be of whoever changes members. At most 10 min, the default.
+    pub recent_sign_in: Duration,
+    /// Origins of the page beside that of `listen.public_url`, such as that of a product that has it
+    /// on one of its paths.
+    pub origins: Vec<Box<str>>,
+    /// Fields that a key may be in, beside `Authorization: Bearer`.
+    pub key_fields: Vec<HeaderName>,
+    /// The field with the public id of a pair.
+    pub public_id_field: Option<HeaderName>,
+}
+
+// === impl PeopleConfig ===
+
+impl Default for PeopleConfig {
+    fn default() -> Self {
+        Self {
+            session_idle: LONGEST_IDLE,
+            session_life: LONGEST_LIFE,
+            recent_sign_in: LONGEST_RECENT,
+            origins: Vec::new(),
+            key_fields: vec![HeaderName::from_static("x-api-key")],
+            public_id_field: None,
+        }
+    }
+}
+
+pub(super) fn people(root: &ConfigSection<'_>) -> PeopleConfig {
+    let section = root.section("people");
+    let standard = PeopleConfig::default();
+    let mut key_fields = section.parse_list("key_fields", field);
+    if !section.has("key_fields") {
+        key_fields = standard.key_fields;
+    }
+    let public_id_field = section.parse("public_id_field", field);
+    if public_id_field.as_ref().is_some_and(|id| key_fields.contains(id)) {
+        let problem = ConfigProblem::new("is one of people.key_fields as well");
+        let hint = "a pair has two fields: the secret is in one of key_fields, its id here";
+        section.fault("public_id_field", problem.hint(hint));
+    }
+    PeopleConfig {
+        session_idle: at_most(&section, "session_idle", LONGEST_IDLE),
+        session_life: at_most(&section, "session_life", LONGEST_LIFE),
+        recent_sign_in: at_most(&section, "recent_sign_in", LONGEST_RECENT),
+        origins: section.parse_list("origins", origin),
+        key_fields,
+        public_id_field,
+    }
+}
+
+/// A duration that can be made shorter than the default alone.
+fn at_most(section: &ConfigSection<'_>, key: &'static str, most: Duration) -> Duration {
+    let found = section.duration(key, most);
+    if found > most {
+        let shown = humantime::format_duration(most);
+        let problem = ConfigProblem::new(format!("must be at most {shown}"));
+        section.fault(key, problem.hint("leave it out for the longest"));
+    }
+    found.min(most)
+}
+
+/// The name of a header field that a credential may be in.
+fn field(text: &str) -> Result<HeaderName, ConfigProblem> {
+    let name: HeaderName =
+        text.parse().map_err(|_| ConfigProblem::new("is not the name of a header field"))?;
+    match name.as_str() {
+        "authorization" | "cookie" | "host" | "origin" => {
+            let problem = ConfigProblem::new("has a meaning of its own");
+            Err(problem.hint("a key may be in `Authorization: Bearer` without being named here"))
+        }
+        _ => Ok(name),
+    }
+}

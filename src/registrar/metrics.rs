@@ -1,0 +1,92 @@
+//! Metrics of the service, on a recorder of its own. docs/admin.md describes each.
+
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use metrics::{Key, Label, Level, Metadata, Recorder as _};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+const REQUESTS: &str = "keygate_admin_requests_total";
+const DURATION: &str = "keygate_admin_request_duration_seconds";
+const FAILURES: &str = "keygate_admin_auth_failures_total";
+
+/// Seconds.
+const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0];
+
+const METADATA: Metadata<'static> = Metadata::new("keygate", Level::INFO, None);
+
+pub struct ServiceMetrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+}
+
+// === impl ServiceMetrics ===
+
+impl ServiceMetrics {
+    #[expect(clippy::new_without_default, reason = "made once, by `App`")]
+    pub fn new() -> Self {
+        let builder = PrometheusBuilder::new();
+        let recorder =
+            match builder.set_buckets_for_metric(Matcher::Full(DURATION.to_owned()), &BUCKETS) {
+                Ok(builder) => builder.build_recorder(),
+                // Only without a bucket.
+                Err(_) => PrometheusBuilder::new().build_recorder(),
+            };
+        let told = [
+            (REQUESTS, "Requests to the management service."),
+            (FAILURES, "Requests whose credential was refused, and why."),
+        ];
+        for (name, help) in told {
+            recorder.describe_counter(name.into(), None, help.into());
+        }
+        let help = "From the head of a request to the head of its answer.";
+        recorder.describe_histogram(DURATION.into(), None, help.into());
+        let handle = recorder.handle();
+        Self { recorder, handle }
+    }
+
+    /// `path` is the route's pattern, never what a client has sent.
+    pub fn answered(&self, method: &Method, path: &str, status: StatusCode, took: Duration) {
+        let method = match *method {
+            Method::DELETE => "DELETE",
+            Method::GET => "GET",
+            Method::HEAD => "HEAD",
+            Method::PATCH => "PATCH",
+            Method::POST => "POST",
+            Method::PUT => "PUT",
+            _ => "other",
+        };
+        let labels = vec![
+            Label::from_static_parts("method", method),
+            Label::new("route", path.to_owned()),
+            Label::new("status", status.as_u16().to_string()),
+        ];
+        let key = Key::from_parts(REQUESTS, labels);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
+        let key = Key::from_parts(DURATION, vec![Label::new("route", path.to_owned())]);
+        self.recorder.register_histogram(&key, &METADATA).record(took.as_secs_f64());
+    }
+
+    pub fn refused(&self, code: &'static str) {
+        let key = Key::from_parts(FAILURES, vec![Label::from_static_parts("code", code)]);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// As Prometheus reads it.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Keeps samples small while nobody scrapes. Called every few seconds.
+    pub fn tidy(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+impl std::fmt::Debug for ServiceMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceMetrics").finish_non_exhaustive()
+    }
+}

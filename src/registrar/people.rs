@@ -1,0 +1,377 @@
+//! Who asks: people with a session, machines with a key. One function, [`Authenticator::caller`],
+//! makes a [`Caller`] of a request, or says why not. What a caller may do is settled by the rules of
+//! `manage`, inside the store's transaction.
+//!
+//! A request has one credential. A key or a token goes before cookies, which browsers send unasked:
+//! with it they are not looked at, and it needs no protection from forged requests.
+
+mod bootstrap;
+mod csrf;
+mod error;
+mod key;
+mod routes;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{FromRef, FromRequestParts};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
+
+pub use self::bootstrap::{BootstrapFor, SIGN_IN, bootstrap_link};
+pub use self::csrf::FormToken;
+pub use self::error::AuthError;
+pub use self::routes::routes;
+pub use self::session::{NewSession, clear_cookie};
+use super::config::AdminToml;
+use super::metrics::ServiceMetrics;
+use super::request::{Peer, channel_of, client_of};
+use super::store::{
+    AudienceName, Channel, Member, Person, PersonId, SessionRow, Store, StoreActor,
+};
+use crate::clock::Clock;
+use crate::core::{Limit, OrgId, Owner};
+use crate::manage::operation::may::{HeldRights, PersonRole};
+use crate::token::{BoundedBuckets, network_of};
+
+/// Failures of one address (of IPv6: of one /64) before it is told to wait.
+const FAILURES: (u32, std::time::Duration) = (30, std::time::Duration::from_secs(60));
+
+/// Field and member of the query that name an audience, where there are several.
+const AUDIENCE: HeaderName = HeaderName::from_static("keygate-audience");
+
+/// Who asks, in which org and audience.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// For the store's change requests.
+    pub actor: StoreActor,
+    /// The org that the caller is in. `None`: an operator, who is in none; or somebody in several
+    /// who has chosen none yet (see `orgs`). Whatever reads or changes keys asks [`Caller::scope`].
+    org: Option<OrgId>,
+    pub audience: AudienceName,
+    /// `None`: a machine.
+    pub person: Option<Person>,
+    /// Of the person in `org`; of an operator [`PersonRole::Operator`].
+    pub role: Option<PersonRole>,
+    /// For audit lines.
+    pub channel: Channel,
+    pub by: CallerBy,
+    /// The orgs that the person can choose from, by id. Empty for others than sessions.
+    pub orgs: Vec<Member>,
+    /// When the person proved who they are, in milliseconds since 1970-01-01T00:00:00Z; `None`: not
+    /// here.
+    pub signed_in_ms: Option<u64>,
+    /// Public id of the session.
+    pub session: Option<Box<str>>,
+    /// What forms of the page carry, where a cookie says who asks.
+    pub form: Option<FormToken>,
+}
+
+/// How a caller has shown who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallerBy {
+    /// A token for a web component.
+    Embed,
+    /// A sidecar has said it.
+    Identity,
+    Key,
+    ProductSession,
+    ProductToken,
+    /// Our own cookie.
+    Session,
+}
+
+/// Finds out who asks. Clones share everything.
+#[derive(Clone)]
+pub struct Authenticator {
+    store: Arc<dyn Store>,
+    settings: Arc<AdminToml>,
+    clock: Clock,
+    metrics: Arc<ServiceMetrics>,
+    failures: Arc<BoundedBuckets>,
+    limit: Option<Limit>,
+}
+
+/// A key as a request shows it.
+struct ShownKey<'r> {
+    secret: &'r [u8],
+    /// Of a pair.
+    public_id: Option<&'r [u8]>,
+}
+
+// === impl CallerBy ===
+
+impl CallerBy {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Embed => "embed",
+            Self::Identity => "identity",
+            Self::Key => "key",
+            Self::ProductSession => "product-session",
+            Self::ProductToken => "product-token",
+            Self::Session => "session",
+        }
+    }
+
+    /// Whether a browser adds it to requests that nobody has meant.
+    pub const fn is_cookie(self) -> bool {
+        matches!(self, Self::ProductSession | Self::Session)
+    }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// The same caller in `org`, for paths that name one. An org that the caller is not in is not
+    /// told from one that is not there.
+    ///
+    /// # Errors
+    /// [`AuthError::NotFound`].
+    pub fn in_org(mut self, org: &OrgId) -> Result<Self, AuthError> {
+        if self.org.as_ref() == Some(org) {
+            return Ok(self);
+        }
+        let StoreActor::Person { role, .. } = &mut self.actor else {
+            return Err(AuthError::NotFound);
+        };
+        let member = self.orgs.iter().find(|member| member.org == *org);
+        let is_operator = self.person.as_ref().is_some_and(|person| person.operator);
+        *role = match member {
+            Some(member) => member.role,
+            None if is_operator => PersonRole::Operator,
+            None => return Err(AuthError::NotFound),
+        };
+        self.role = Some(*role);
+        self.org = Some(org.clone());
+        Ok(self)
+    }
+
+    /// To be shown; see [`Caller::scope`].
+    pub fn org(&self) -> Option<&OrgId> {
+        self.org.as_ref()
+    }
+
+    /// Fit for [`ChangeRequest::org`](super::store::ChangeRequest): `None` for an operator, who sees
+    /// every org's keys.
+    ///
+    /// # Errors
+    /// [`AuthError::ChooseOrg`]: somebody who is in an org, but has not said which.
+    pub fn scope(&self) -> Result<Option<&OrgId>, AuthError> {
+        match (&self.org, self.role) {
+            (Some(org), _) => Ok(Some(org)),
+            (None, Some(PersonRole::Operator)) => Ok(None),
+            (None, _) => Err(AuthError::ChooseOrg),
+        }
+    }
+
+    /// For changes of members and for recovery.
+    ///
+    /// # Errors
+    /// [`AuthError::SignInAgain`]: the sign-in is older than `people.recent_sign_in`.
+    pub fn recently_signed_in(&self, people: &Authenticator) -> Result<(), AuthError> {
+        let longest = people.settings.people.recent_sign_in.as_millis() as u64;
+        let now = people.clock.now().unix_ms;
+        match self.signed_in_ms {
+            Some(at) if now.saturating_sub(at) <= longest => Ok(()),
+            _ => Err(AuthError::SignInAgain),
+        }
+    }
+
+    /// Of a form of the page: the token that it carries, beside the fields that browsers set.
+    ///
+    /// # Errors
+    /// [`AuthError::CrossSite`].
+    pub fn check_form(&self, token: &str) -> Result<(), AuthError> {
+        match &self.form {
+            Some(form) if form.matches(token) => Ok(()),
+            Some(_) => Err(AuthError::CrossSite),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<S> FromRequestParts<S> for Caller
+where
+    Authenticator: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = AuthError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, AuthError> {
+        let people = Authenticator::from_ref(state);
+        let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
+        let found = people.caller(parts, &peer).await;
+        if let Err(error) = &found {
+            people.metrics.refused(error.code());
+        }
+        found
+    }
+}
+
+// === impl Authenticator ===
+
+impl Authenticator {
+    pub fn new(
+        store: Arc<dyn Store>,
+        settings: Arc<AdminToml>,
+        clock: Clock,
+        metrics: Arc<ServiceMetrics>,
+    ) -> Self {
+        let seed = session::random::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let (count, window) = FAILURES;
+        let limit = Limit::new(count, window, count).ok();
+        let failures = Arc::new(BoundedBuckets::new(seed));
+        Self { store, settings, clock, metrics, failures, limit }
+    }
+
+    /// Whether the peer is a sidecar of ours: its identity fields, its request ids and the addresses
+    /// that it has seen count.
+    pub fn believes(&self, _peer: &Peer) -> bool {
+        false
+    }
+
+    /// Who asks. A request that changes something is checked for forgery as well.
+    ///
+    /// # Errors
+    /// No credential, one that opens nothing, two, or a request that another site has made a browser
+    /// send.
+    pub async fn caller(&self, parts: &Parts, peer: &Peer) -> Result<Caller, AuthError> {
+        let found = self.identify(parts, peer).await;
+        if let Err(error) = &found
+            && error.is_failure()
+        {
+            self.failed(client_of(parts))?;
+        }
+        let caller = found?;
+        csrf::check(parts, &caller, &self.settings)?;
+        Ok(caller)
+    }
+
+    async fn identify(&self, parts: &Parts, _peer: &Peer) -> Result<Caller, AuthError> {
+        if let Some(key) = self.shown_key(&parts.headers)? {
+            return self.by_key(parts, &key).await;
+        }
+        if let Some(token) = session::token_of(&parts.headers)? {
+            return self.by_session(parts, token).await;
+        }
+        Err(AuthError::NoCredential)
+    }
+
+    /// The key in the one place where there is one.
+    fn shown_key<'r>(&self, fields: &'r HeaderMap) -> Result<Option<ShownKey<'r>>, AuthError> {
+        let mut found: Option<&[u8]> = None;
+        let mut take = |secret: &'r [u8]| match found.replace(secret) {
+            None => Ok(()),
+            Some(_) => Err(AuthError::TwoCredentials),
+        };
+        for value in fields.get_all(AUTHORIZATION) {
+            let value = value.as_bytes();
+            match value.split_first_chunk::<7>() {
+                Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => {
+                    take(token.trim_ascii())?;
+                }
+                _ => return Err(AuthError::Unknown),
+            }
+        }
+        let people = &self.settings.people;
+        for value in people.key_fields.iter().flat_map(|name| fields.get_all(name)) {
+            take(value.as_bytes().trim_ascii())?;
+        }
+        let mut ids = people.public_id_field.iter().flat_map(|name| fields.get_all(name));
+        let public_id = ids.next().map(|value| value.as_bytes().trim_ascii());
+        match (found, public_id, ids.next()) {
+            (_, _, Some(_)) => Err(AuthError::TwoCredentials),
+            (None, Some(_), None) => Err(AuthError::Unknown),
+            (Some(secret), public_id, None) => Ok(Some(ShownKey { secret, public_id })),
+            (None, None, None) => Ok(None),
+        }
+    }
+
+    /// The audience that a person means: the named one, or the only one.
+    fn audience_of(&self, parts: &Parts) -> Result<AudienceName, AuthError> {
+        let in_query = parts.uri.query().and_then(|query| {
+            let mut members = query.split('&');
+            members.find_map(|member| member.strip_prefix("audience="))
+        });
+        let in_query = in_query.map(|value| percent_encoding::percent_decode_str(value));
+        let in_query = in_query.and_then(|value| value.decode_utf8().ok());
+        let in_field = parts.headers.get(AUDIENCE).and_then(|value| value.to_str().ok());
+        match (in_field.or(in_query.as_deref()), self.settings.audiences.as_slice()) {
+            (None, [only]) => Ok(only.name.clone()),
+            (None, [first, ..]) => Ok(first.name.clone()),
+            (named, audiences) => {
+                let found = audiences.iter().find(|a| Some(a.name.as_str()) == named);
+                found.map(|audience| audience.name.clone()).ok_or(AuthError::NotFound)
+            }
+        }
+    }
+
+    /// Counts a failure of the address.
+    fn failed(&self, address: Option<IpAddr>) -> Result<(), AuthError> {
+        let (Some(address), Some(limit)) = (address, self.limit) else { return Ok(()) };
+        let now = self.clock.now();
+        let charged = self.failures.charge(network_of(address), limit, now);
+        charged.map(drop).map_err(|exhausted| AuthError::TooMany { wait: exhausted.retry_in })
+    }
+
+    /// Somebody with a session, in the org that it is for.
+    async fn person_caller(
+        &self,
+        parts: &Parts,
+        row: &SessionRow,
+        form: FormToken,
+    ) -> Result<Caller, AuthError> {
+        let person = self.store.person(&row.person).await?.ok_or(AuthError::Unknown)?;
+        let orgs = self.store.memberships(&row.person).await?;
+        let member = match (&row.org, orgs.as_slice()) {
+            (Some(chosen), orgs) => orgs.iter().find(|member| member.org == *chosen),
+            (None, [only]) if !person.operator => Some(only),
+            (None, _) => None,
+        };
+        let (org, role) = match member {
+            Some(member) => (Some(member.org.clone()), member.role),
+            None if person.operator => (None, PersonRole::Operator),
+            // In several, and none chosen; or in none any more.
+            None if orgs.is_empty() => return Err(AuthError::NoRole),
+            None => (None, PersonRole::Auditor),
+        };
+        Ok(Caller {
+            actor: StoreActor::Person {
+                id: row.person.clone(),
+                role,
+                owner: owner(&row.person, &person, role)?,
+                holds: HeldRights::everything(),
+            },
+            role: (org.is_some() || role == PersonRole::Operator).then_some(role),
+            org,
+            audience: self.audience_of(parts)?,
+            person: Some(person),
+            channel: channel_of(parts),
+            by: CallerBy::Session,
+            orgs,
+            signed_in_ms: Some(row.created_ms),
+            session: Some(row.id.clone()),
+            form: Some(form),
+        })
+    }
+}
+
+impl std::fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authenticator").finish_non_exhaustive()
+    }
+}
+
+/// A person as their keys name them. Of people that come by other ways than a product, the subject
+/// begins with that way: a product's user of the same name is somebody else.
+fn owner(id: &PersonId, person: &Person, role: PersonRole) -> Result<Owner, AuthError> {
+    let subject = match &*id.iss {
+        bootstrap::ISSUER => format!("{}:{}", bootstrap::ISSUER, id.sub),
+        _ => id.sub.to_string(),
+    };
+    Owner::new(&subject, &person.email, role.as_str()).map_err(|_| AuthError::Unknown)
+}

@@ -1,0 +1,133 @@
+//! Signing in and out. The page's own look is elsewhere; this is what works without it.
+
+use axum::extract::{Form, FromRef, Request, State};
+use axum::http::header::{CONTENT_TYPE, LOCATION, SET_COOKIE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{RequestExt as _, Router};
+use serde::Deserialize;
+
+use super::session::{self, clear_cookie};
+use super::{AuthError, Authenticator, Caller, SIGN_IN, csrf};
+use crate::core::{Digest, OrgId};
+
+#[derive(Deserialize)]
+struct SignInForm {
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct OrgForm {
+    org: String,
+    #[serde(default)]
+    form: String,
+}
+
+#[derive(Deserialize)]
+struct PlainForm {
+    #[serde(default)]
+    form: String,
+}
+
+/// `/sign-in`, `/sign-out`, `/session/org`.
+pub fn routes<S>() -> Router<S>
+where
+    Authenticator: FromRef<S>,
+    S: Clone + Send + Sync + 'static,
+{
+    Router::new()
+        .route(SIGN_IN, get(sign_in_page).post(sign_in))
+        .route("/sign-in.js", get(sign_in_script))
+        .route("/sign-out", post(sign_out))
+        .route("/session/org", post(choose_org))
+}
+
+async fn sign_in_page() -> Response {
+    let html = include_str!("sign_in.html");
+    ([(CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
+}
+
+async fn sign_in_script() -> Response {
+    let script = include_str!("sign_in.js");
+    ([(CONTENT_TYPE, "text/javascript; charset=utf-8")], script).into_response()
+}
+
+/// Nobody is signed in here by another site: it would make them work in somebody else's name.
+async fn sign_in(State(people): State<Authenticator>, request: Request) -> Response {
+    match begin(&people, request).await {
+        Ok(cookie) => see_other("/", cookie),
+        Err(error) => {
+            people.metrics.refused(error.code());
+            error.into_response()
+        }
+    }
+}
+
+async fn begin(people: &Authenticator, request: Request) -> Result<HeaderValue, AuthError> {
+    let (parts, body) = request.into_parts();
+    csrf::same_origin(&parts.headers, &people.settings)?;
+    let request = Request::from_parts(parts.clone(), body);
+    let form: Form<SignInForm> = request.extract().await.map_err(|_| AuthError::Unknown)?;
+    // Whoever had a session in this browser has another one now.
+    end_present(people, &parts.headers).await?;
+    people.sign_in(&parts, &form.0.token).await
+}
+
+async fn sign_out(
+    State(people): State<Authenticator>,
+    caller: Result<Caller, AuthError>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let caller = match caller {
+        Ok(caller) => caller,
+        // There is no session any more: that is what was asked for.
+        Err(AuthError::Unknown | AuthError::NoCredential) => {
+            return see_other(SIGN_IN, clear_cookie());
+        }
+        Err(error) => return error.into_response(),
+    };
+    let fields = parts.headers.clone();
+    let form: Result<Form<PlainForm>, _> = Request::from_parts(parts, body).extract().await;
+    let form = form.map(|form| form.0.form).unwrap_or_default();
+    if let Err(error) = caller.check_form(&form) {
+        return error.into_response();
+    }
+    match end_present(&people, &fields).await {
+        Ok(()) => see_other(SIGN_IN, clear_cookie()),
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Ends the session of the request's cookie.
+async fn end_present(
+    people: &Authenticator,
+    fields: &axum::http::HeaderMap,
+) -> Result<(), AuthError> {
+    let Some(token) = session::token_of(fields)? else { return Ok(()) };
+    let now_ms = people.clock.now().unix_ms;
+    if let Some(row) = people.store.session(Digest::of(token.as_bytes()), now_ms).await? {
+        people.store.end_session(&row.person, &row.id).await?;
+    }
+    Ok(())
+}
+
+async fn choose_org(
+    State(people): State<Authenticator>,
+    caller: Caller,
+    request: Request,
+) -> Result<Response, AuthError> {
+    let (parts, body) = request.into_parts();
+    let request = Request::from_parts(parts.clone(), body);
+    let form: Form<OrgForm> = request.extract().await.map_err(|_| AuthError::NotFound)?;
+    caller.check_form(&form.0.form)?;
+    let org = OrgId::parse(&form.0.org).map_err(|_| AuthError::NotFound)?;
+    people.choose_org(&parts, &caller, org).await?;
+    Ok((StatusCode::SEE_OTHER, [(LOCATION, "/")]).into_response())
+}
+
+fn see_other(to: &'static str, cookie: HeaderValue) -> Response {
+    let fields = [(LOCATION, HeaderValue::from_static(to)), (SET_COOKIE, cookie)];
+    (StatusCode::SEE_OTHER, fields).into_response()
+}

@@ -1,0 +1,157 @@
+//! Sessions of people who have signed in here: 256 random bits in a cookie, of which the database
+//! has the SHA-256 alone.
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use axum::http::header::{COOKIE as COOKIE_FIELD, HeaderMap, HeaderValue, USER_AGENT};
+use axum::http::request::Parts;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use zeroize::Zeroizing;
+
+use super::{AuthError, Authenticator, Caller, FormToken};
+use crate::core::{Digest, OrgId};
+use crate::registrar::request::{SESSION_COOKIE, client_of};
+use crate::registrar::store::{PersonId, SessionKind, SessionRow};
+
+/// Most characters of a browser's name that are kept, for its person to recognise it.
+const AGENT: usize = 200;
+
+/// Uses are noted at most so often: each is a write.
+const TOUCH_MS: u64 = 60_000;
+
+/// A session to be begun.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    pub person: PersonId,
+    pub org: Option<OrgId>,
+    /// How the person has signed in: `bootstrap`, …
+    pub by: &'static str,
+}
+
+// === impl Authenticator ===
+
+impl Authenticator {
+    /// Begins a session, under a token that nobody had before. The value of `Set-Cookie`.
+    ///
+    /// # Errors
+    /// The store's; no randomness.
+    pub async fn begin_session(
+        &self,
+        parts: &Parts,
+        new: NewSession,
+    ) -> Result<HeaderValue, AuthError> {
+        let token = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(*random::<32>()?));
+        let now_ms = self.clock.now().unix_ms;
+        let life = self.settings.people.session_life.as_millis() as u64;
+        let agent = parts.headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
+        let agent: String = agent.unwrap_or_default().chars().take(AGENT).collect();
+        let row = SessionRow {
+            digest: Digest::of(token.as_bytes()),
+            id: BASE64_URL_SAFE_NO_PAD.encode(*random::<12>()?).into(),
+            kind: SessionKind::Person,
+            person: new.person,
+            org: new.org,
+            detail: serde_json::json!({"by": new.by}),
+            epoch: 0,
+            created_ms: now_ms,
+            seen_ms: now_ms,
+            ends_ms: now_ms.saturating_add(life),
+            address: client_of(parts).map(|a| a.to_string()).unwrap_or_default().into(),
+            agent: agent.into(),
+        };
+        self.store.put_session(row).await?;
+        let text = Zeroizing::new(format!("{SESSION_COOKIE}={}; {ATTRIBUTES}", *token));
+        let mut value = HeaderValue::try_from(&**text).map_err(|_| AuthError::Unknown)?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    pub(super) async fn by_session(&self, parts: &Parts, token: &str) -> Result<Caller, AuthError> {
+        let digest = Digest::of(token.as_bytes());
+        let now_ms = self.clock.now().unix_ms;
+        let row = self.store.session(digest, now_ms).await?;
+        let row = row.filter(|row| row.kind == SessionKind::Person).ok_or(AuthError::Unknown)?;
+        let idle = self.settings.people.session_idle.as_millis() as u64;
+        if now_ms.saturating_sub(row.seen_ms) > idle {
+            self.store.end_session(&row.person, &row.id).await?;
+            return Err(AuthError::Unknown);
+        }
+        let caller = self.person_caller(parts, &row, FormToken::of(token)).await?;
+        if now_ms.saturating_sub(row.seen_ms) >= TOUCH_MS {
+            // A database that takes no changes now does not sign people out.
+            if let Err(error) = self.store.touch_session(digest, now_ms, None).await {
+                tracing::warn!(%error, "the use of a session was not noted");
+            }
+        }
+        Ok(caller)
+    }
+
+    /// Lets the session of this request look at another org of its person.
+    ///
+    /// # Errors
+    /// [`AuthError::NotFound`]: the person is not in it.
+    pub async fn choose_org(
+        &self,
+        parts: &Parts,
+        caller: &Caller,
+        org: OrgId,
+    ) -> Result<(), AuthError> {
+        let token = token_of(&parts.headers)?.ok_or(AuthError::NoCredential)?;
+        if !caller.orgs.iter().any(|member| member.org == org) {
+            return Err(AuthError::NotFound);
+        }
+        let now_ms = self.clock.now().unix_ms;
+        let digest = Digest::of(token.as_bytes());
+        Ok(self.store.touch_session(digest, now_ms, Some(org)).await?)
+    }
+}
+
+const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Lax";
+
+/// Makes a browser forget the session.
+pub fn clear_cookie() -> HeaderValue {
+    HeaderValue::from_static(concat!(
+        "__Host-keygate=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0"
+    ))
+}
+
+/// The token in the cookie.
+///
+/// # Errors
+/// The cookie is there twice with different values: somebody has planted one.
+pub(super) fn token_of(fields: &HeaderMap) -> Result<Option<&str>, AuthError> {
+    cookie(fields, SESSION_COOKIE)
+}
+
+/// The value of a cookie (RFC 6265 section 4.2.1).
+pub(super) fn cookie<'r>(fields: &'r HeaderMap, name: &str) -> Result<Option<&'r str>, AuthError> {
+    let mut found = None;
+    for line in fields.get_all(COOKIE_FIELD) {
+        // What is not ASCII is no cookie of ours.
+        let Ok(line) = line.to_str() else { continue };
+        for pair in line.split(';') {
+            let Some((is, value)) = pair.trim().split_once('=') else { continue };
+            if is != name {
+                continue;
+            }
+            match found.replace(value) {
+                Some(other) if other != value => return Err(AuthError::TwoCredentials),
+                _ => {}
+            }
+        }
+    }
+    Ok(found.filter(|value| !value.is_empty()))
+}
+
+/// Bytes that nobody can guess.
+///
+/// # Errors
+/// The system has none.
+pub(super) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, AuthError> {
+    let mut bytes = Zeroizing::new([0; N]);
+    let filled = SystemRandom::new().fill(&mut *bytes);
+    filled.map(|()| bytes).map_err(|_| {
+        let what = "no randomness".into();
+        AuthError::Store(crate::registrar::store::StoreError::Broken { what })
+    })
+}

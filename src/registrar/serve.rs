@@ -1,0 +1,189 @@
+//! The running service: what its handlers share, its routes, and what happens around every request:
+//! a request id, deadlines, a limit for bodies, the fields that browsers heed, metrics.
+
+mod listen;
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Router, http};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{StatusCode, request::Parts};
+use http_body_util::Limited;
+
+pub use self::listen::{ServiceListener, serve};
+use super::app::App;
+use super::people;
+use super::request::{ClientAddress, Peer, Problem, RequestId, bearer};
+use crate::core::Digest;
+use crate::core::address::client_address;
+
+/// Longest body of a request.
+pub const BODY_LIMIT: usize = 64 * 1024;
+
+/// From the head of a request to the head of its answer.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// Longest that `/healthz` waits for the database.
+const HEALTH: Duration = Duration::from_secs(2);
+
+/// Paths whose handlers bound bodies and time themselves: sidecars wait there, and post much.
+const OWN_BOUNDS: [&str; 2] = ["/artefacts/", "/usage"];
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What browsers are told of every answer that does not say otherwise. No page of the service is
+/// framed, sends anything elsewhere, or runs a script that is not its own. `same-origin`, not
+/// `no-referrer`: with that, browsers send `Origin: null` with our own forms.
+const BROWSER_FIELDS: [(HeaderName, &str); 7] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+         connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'; \
+         require-trusted-types-for 'script'",
+    ),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (header::REFERRER_POLICY, "same-origin"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+];
+
+/// Every route of the service.
+pub fn router(app: App) -> Router {
+    assemble(app, people::routes())
+}
+
+/// `rooms`: the routes of the other rooms.
+fn assemble(app: App, rooms: Router<App>) -> Router {
+    rooms
+        .route("/healthz", get(health))
+        .route("/metrics", get(show_metrics))
+        .fallback(nothing)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn_with_state(app.clone(), around))
+        .with_state(app)
+}
+
+async fn nothing() -> Response {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here").into_response()
+}
+
+/// Whether the database answers.
+async fn health(State(app): State<App>) -> Response {
+    match tokio::time::timeout(HEALTH, app.store.epoch()).await {
+        Ok(Ok(_)) => "ok\n".into_response(),
+        Ok(Err(_)) | Err(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response()
+        }
+    }
+}
+
+/// For the configured token; without one for this host alone, where nothing says that a proxy
+/// brings requests of others.
+async fn show_metrics(State(app): State<App>, request: Request) -> Response {
+    let peer = request.extensions().get::<Peer>();
+    let is_open = match &app.settings.metrics_bearer {
+        Some(token) => bearer(request.headers()).is_some_and(|t| Digest::of(t).matches(token)),
+        None => {
+            let address = peer.and_then(|peer| peer.address);
+            app.settings.public_url.is_none()
+                && app.settings.trusted_proxies.is_empty()
+                && address.is_some_and(|address| address.to_canonical().is_loopback())
+        }
+    };
+    match is_open {
+        true => {
+            let form = "text/plain; version=0.0.4; charset=utf-8";
+            ([(header::CONTENT_TYPE, form)], app.metrics.render()).into_response()
+        }
+        false => nothing().await,
+    }
+}
+
+/// What happens around every request.
+async fn around(State(app): State<App>, request: Request, next: Next) -> Response {
+    let begin = app.clock.now();
+    let (mut parts, body) = request.into_parts();
+    let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
+    let id = request_id(&app, &parts, &peer);
+    parts.extensions.insert(ClientAddress(address_of(&app, &parts, &peer)));
+    parts.extensions.insert(id.clone());
+    let method = parts.method.clone();
+    let path: Box<str> = match parts.extensions.get::<MatchedPath>() {
+        Some(path) => path.as_str().into(),
+        None => "other".into(),
+    };
+    let has_own_bounds = OWN_BOUNDS.iter().any(|start| parts.uri.path().starts_with(start));
+    let stated = parts.headers.get(header::CONTENT_LENGTH);
+    let stated = stated.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let mut answer = if has_own_bounds {
+        next.run(Request::from_parts(parts, body)).await
+    } else if stated.is_some_and(|length| length > BODY_LIMIT as u64) {
+        let why = "a request body is at most 64 KiB";
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", why).into_response()
+    } else {
+        let body = Body::new(Limited::new(body, BODY_LIMIT));
+        let run = next.run(Request::from_parts(parts, body));
+        tokio::time::timeout(ANSWER, run).await.unwrap_or_else(|_| {
+            let why = "the request took too long";
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", why).into_response()
+        })
+    };
+    let fields = answer.headers_mut();
+    for (name, value) in BROWSER_FIELDS {
+        if !fields.contains_key(&name) {
+            fields.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    if app.settings.public_url.as_ref().is_some_and(|url| url.starts_with("https:")) {
+        let year = HeaderValue::from_static("max-age=31536000");
+        fields.insert(header::STRICT_TRANSPORT_SECURITY, year);
+    }
+    if let Ok(value) = HeaderValue::try_from(&*id.0) {
+        fields.insert(REQUEST_ID, value);
+    }
+    let took = app.clock.now().mono_ns.saturating_sub(begin.mono_ns);
+    app.metrics.answered(&method, &path, answer.status(), Duration::from_nanos(took));
+    answer
+}
+
+/// A sidecar's own id, where it is one that we believe; else a random one.
+fn request_id(app: &App, parts: &Parts, peer: &Peer) -> RequestId {
+    let sent = parts.headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let fits =
+        |id: &&str| (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
+    if let Some(id) = sent.filter(fits)
+        && app.people.believes(peer)
+    {
+        return RequestId(id.into());
+    }
+    let mut random = [0; 16];
+    // Without randomness nothing else works either; an id of zeros is the least of it.
+    let _ = SystemRandom::new().fill(&mut random);
+    RequestId(format!("{:032x}", u128::from_be_bytes(random)).into())
+}
+
+/// The last address that nobody but trusted proxies and sidecars has written.
+fn address_of(app: &App, parts: &Parts, peer: &Peer) -> Option<IpAddr> {
+    let entries = parts.headers.get_all("x-forwarded-for").iter();
+    let entries: Vec<&str> =
+        entries.filter_map(|value| value.to_str().ok()).flat_map(|line| line.split(',')).collect();
+    let trusted = &app.settings.trusted_proxies;
+    if app.people.believes(peer) {
+        // A sidecar writes the address that it has seen at the end.
+        let (last, rest) = entries.split_last()?;
+        let last = last.trim().parse().ok()?;
+        return Some(client_address(last, rest.iter().copied(), trusted));
+    }
+    Some(client_address(peer.address?, entries.into_iter(), trusted))
+}

@@ -1,0 +1,232 @@
+//! The listener: TCP or a Unix socket, connections that end, and a stop that lets answers out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tower_service::Service as _;
+
+use super::super::app::App;
+use super::super::request::Peer;
+use crate::config::{Bind, SocketFile};
+
+/// Until the head of a request is there: of the first, or of the next on an idle connection.
+const HEAD: Duration = Duration::from_secs(30);
+
+/// Longest head of a request.
+const LONGEST_HEAD: usize = 32 * 1024;
+
+/// Connections at a time. More wait to be accepted.
+const MOST_CONNECTIONS: usize = 1024;
+
+/// Until answers under way are out, after a stop.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// A client that takes nothing of an answer for so long is gone.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// After an accept that failed for want of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound address.
+#[derive(Debug)]
+pub enum ServiceListener {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+// === impl ServiceListener ===
+
+impl ServiceListener {
+    /// Takes the address, inside a runtime. A socket's file has its mode and owner before anybody
+    /// can connect.
+    ///
+    /// # Errors
+    /// The address is taken, or may not be.
+    pub fn bind(to: &Bind, file: SocketFile) -> io::Result<Self> {
+        match to {
+            Bind::Tcp(address) => {
+                let listener = std::net::TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener).map(Self::Tcp)
+            }
+            Bind::Unix(path) => bind_unix(path, file).map(|l| Self::Unix(l, path.clone())),
+        }
+    }
+
+    /// Where it listens, if that is TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(..) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for ServiceListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => write!(f, "http://{address}"),
+                Err(error) => write!(f, "an unknown address ({error})"),
+            },
+            Self::Unix(_, path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+fn bind_unix(path: &Path, file: SocketFile) -> io::Result<UnixListener> {
+    // A socket that a dead process left behind is in the way; anything else is not ours.
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    let shaped = shape(path, file).and_then(|()| socket.listen(1024));
+    if let Err(error) = shaped {
+        // Nobody listens on it: it would only be in the way of the next start.
+        let _ = std::fs::remove_file(path);
+        return Err(error);
+    }
+    UnixListener::from_std(socket.into())
+}
+
+fn shape(path: &Path, file: SocketFile) -> io::Result<()> {
+    if file.owner.is_some() || file.group.is_some() {
+        std::os::unix::fs::chown(path, file.owner, file.group)?;
+    }
+    match file.mode {
+        Some(mode) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)),
+        None => Ok(()),
+    }
+}
+
+/// Serves until `stop` says true, then lets requests under way end, 10 s at most.
+pub async fn serve(
+    app: App,
+    listener: ServiceListener,
+    router: Router,
+    stop: watch::Receiver<bool>,
+) {
+    let mut told = stop.clone();
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut tidy = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = told_to_stop(&mut told) => break,
+            _ = tidy.tick() => {
+                app.clock.resync();
+                app.metrics.tidy();
+                continue;
+            }
+            accepted = accept(&listener, &places, &router, &stop) => accepted,
+        };
+        if let Err(error) = accepted
+            && is_lasting(&error)
+        {
+            tracing::warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    if let ServiceListener::Unix(_, path) = &listener {
+        let _ = std::fs::remove_file(path);
+    }
+    drop(listener);
+    let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
+    if tokio::time::timeout(LEAVE, places.acquire_many(all)).await.is_err() {
+        tracing::warn!("some requests had not ended and were cut");
+    }
+}
+
+async fn accept(
+    listener: &ServiceListener,
+    places: &Arc<Semaphore>,
+    router: &Router,
+    stop: &watch::Receiver<bool>,
+) -> io::Result<()> {
+    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let rest = ConnectionRest { place, stop: stop.clone() };
+    match listener {
+        ServiceListener::Tcp(listener) => {
+            let (stream, address) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+            let peer = Peer { address: Some(address.ip().to_canonical()), uid: None };
+            tokio::spawn(connection(stream, peer, router.clone(), rest));
+        }
+        ServiceListener::Unix(listener, _) => {
+            let (stream, _) = listener.accept().await?;
+            let uid = stream.peer_cred()?.uid();
+            let peer = Peer { address: None, uid: Some(uid) };
+            tokio::spawn(connection(stream, peer, router.clone(), rest));
+        }
+    }
+    Ok(())
+}
+
+/// What a connection gives back at its end.
+struct ConnectionRest {
+    place: OwnedSemaphorePermit,
+    stop: watch::Receiver<bool>,
+}
+
+async fn connection<S>(stream: S, peer: Peer, router: Router, rest: ConnectionRest)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let ConnectionRest { place, mut stop } = rest;
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut router = router.clone();
+        let mut request: Request = request.map(Body::new);
+        request.extensions_mut().insert(peer.clone());
+        async move { router.call(request).await }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(LONGEST_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // How it ends concerns the client alone.
+        _ = connection.as_mut() => {}
+        () = told_to_stop(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+    drop(place);
+}
+
+/// Ends once the service is to stop, or nobody is left to say so.
+async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Trying again at once is no use.
+fn is_lasting(error: &io::Error) -> bool {
+    !matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
