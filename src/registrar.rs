@@ -7,6 +7,7 @@
 pub mod app;
 pub mod command;
 pub mod config;
+pub mod dialect;
 pub mod metrics;
 pub mod people;
 pub mod request;

@@ -5,6 +5,7 @@
 //! [`lower`]. What nobody reads is an unknown key.
 
 mod audiences;
+mod dialects;
 mod people;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use self::audiences::{AudienceConfig, PermissionSentence, PublishTarget};
 pub use self::people::PeopleConfig;
+use super::dialect::operation::Dialect;
 use super::store::AudienceName;
 use crate::config::reader::{
     ConfigProblem, ConfigSection, SecretFile, read_toml, secret, socket_file, socket_path,
@@ -46,6 +48,8 @@ pub struct AdminToml {
     /// At least one.
     pub audiences: Vec<AudienceConfig>,
     pub fleets: Vec<FleetConfig>,
+    /// Documented endpoints of products.
+    pub dialects: Vec<Dialect>,
     pub people: PeopleConfig,
     /// What is allowed but deserves a second look.
     pub warnings: Vec<ConfigFault>,
@@ -129,6 +133,7 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     let store = StoreConfig { patience: store.duration("busy_timeout", Duration::from_secs(5)) };
     let audiences = audiences::audiences(root);
     let fleets = fleets(root, &audiences);
+    let dialects = dialects::dialects(root, &audiences);
     Some(AdminToml {
         listen: bind?,
         socket,
@@ -139,6 +144,7 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         store,
         audiences,
         fleets,
+        dialects,
         people: people::people(root),
         warnings: Vec::new(),
         secret_files: Vec::new(),

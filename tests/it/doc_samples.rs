@@ -86,6 +86,20 @@ path = "/*"
 permissions = ["read"]
 "#;
 
+/// Likewise for a block of the management service's configuration.
+const REST_OF_ADMIN: &str = r#"
+state = "state"
+
+[listen]
+address = "127.0.0.1:0"
+
+[[audiences]]
+name = "orders-api"
+"#;
+
+/// By these a block shows that it is of `admin.toml`.
+const OF_ADMIN: [&str; 5] = ["audiences", "dialect", "fleets", "people", "state"];
+
 /// Puts into `block` what it leaves out.
 fn complete(block: &mut toml::Table, rest: &toml::Table) {
     for (key, value) in rest {
@@ -146,6 +160,15 @@ fn every_block_of_toml_is_taken() {
                     folder.write("shown.toml", &format!("{head}{}", with_digests(&block)));
                     let mut command = keygatectl(folder.path());
                     said(command.args(["--registry", "shown.toml", "keys", "check"]))
+                }
+                // Programs without the service do not know its configuration.
+                Ok(mut table) if OF_ADMIN.iter().any(|key| table.contains_key(*key)) => {
+                    complete(&mut table, &REST_OF_ADMIN.parse().unwrap());
+                    folder.write("admin.toml", &toml::to_string(&table).unwrap());
+                    match cfg!(feature = "admin") {
+                        true => said(keygatectl(folder.path()).args(["admin", "check"])),
+                        false => Ok(()),
+                    }
                 }
                 Ok(mut table) => {
                     complete(&mut table, &rest);

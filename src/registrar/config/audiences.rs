@@ -9,7 +9,7 @@ use super::super::store::AudienceName;
 use super::super::store::sqlite::AudienceTerms;
 use crate::config::reader::{ConfigProblem, ConfigSection};
 use crate::core::format::{Alphabet, KeyFormat};
-use crate::core::{Permission, PermissionSet};
+use crate::core::{KeyKind, Permission, PermissionSet};
 use crate::manage::operation::may::{AccessRules, ManagementWords, StarCovers};
 use crate::manage::signer::Signer;
 use crate::table::TableFormat;
@@ -25,6 +25,8 @@ pub struct AudienceConfig {
     /// How secrets are written, by the name of their prefix.
     pub prefixes: BTreeMap<String, KeyFormat>,
     pub default_prefix: Option<String>,
+    /// Of new keys.
+    pub kind: KeyKind,
     /// In the order of the page.
     pub permissions: Vec<PermissionSentence>,
     pub access: AccessRules,
@@ -59,6 +61,13 @@ pub struct PublishTarget {
 // === impl AudienceConfig ===
 
 impl AudienceConfig {
+    /// Whether its keys can be granted this word.
+    pub fn offers(&self, word: &Permission) -> bool {
+        let AccessRules { words, offered, .. } = &self.access;
+        let is_listed = |offered: &PermissionSet| offered.iter().any(|known| known == word);
+        words.contain(word) || offered.as_ref().is_none_or(is_listed)
+    }
+
     /// What the store has to know of it.
     pub fn terms(&self) -> AudienceTerms {
         AudienceTerms {
@@ -104,6 +113,8 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
             false => Err(ConfigProblem::new("is none of its prefixes")
                 .hint(format!("[audiences.prefixes.{text}] prefix = \"…\""))),
         });
+    let kinds = [("single", KeyKind::Single), ("pair", KeyKind::Pair)];
+    let kind = section.choice("kind", KeyKind::Single, &kinds);
     let permissions = permissions(section);
     let access = access(section, &permissions);
     let signer = section.file("signer");
@@ -125,6 +136,7 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
         label,
         prefixes,
         default_prefix,
+        kind,
         permissions,
         access: access?,
         default_life: section.bound("default_life"),
@@ -260,7 +272,7 @@ fn targets(section: &ConfigSection<'_>) -> Vec<PublishTarget> {
 }
 
 /// One line for people: 1 to 200 bytes without control characters.
-fn sentence(text: &str) -> Result<Box<str>, ConfigProblem> {
+pub(super) fn sentence(text: &str) -> Result<Box<str>, ConfigProblem> {
     match (1..=200).contains(&text.len()) && !text.chars().any(char::is_control) {
         true => Ok(text.into()),
         false => Err(ConfigProblem::new("must be one line of 1 to 200 bytes")),

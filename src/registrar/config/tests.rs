@@ -21,6 +21,7 @@ busy_timeout = "3s"
 name = "shop"
 label = "Secret key"
 default_prefix = "wa"
+kind = "pair"
 star = "everything"
 member_permissions = ["read"]
 default_life = "90d"
@@ -52,6 +53,32 @@ name = "back-office"
 name = "web"
 audiences = ["shop"]
 bearer_file = "fleet.token"
+
+[[dialect]]
+name = "shop"
+audience = "shop"
+error = '{"message":"$message"}'
+messages = { name_missing = "Name is required" }
+
+[[dialect.operation]]
+does = "list"
+on = "GET /api/keys"
+answer = '["$keys"]'
+key = '{"id":"$id"}'
+
+[[dialect.operation]]
+does = "create"
+on = "POST /api/keys"
+grants = ["read"]
+request = '{"name":"$name!"}'
+answer = '{"key":"$secret"}'
+status = 201
+
+[[dialect.operation]]
+does = "rotate"
+on = "POST /api/keys/{id}/rotate"
+answer = '{"key":"$secret"}'
+overlap = "1h"
 "#;
 
 fn load(directory: &Path, text: &str) -> Result<AdminToml, ConfigError> {
@@ -100,7 +127,7 @@ fn every_fault_has_its_line_and_a_remedy() {
         ("https://keys.example.com/manage/", "http://keys.example.com", ":5:1: listen.public_url"),
         ("name = \"shop\"", "name = \"a b\"", ":11:1: audiences[0].name: must be 1 to 128"),
         ("default_prefix = \"wa\"", "default_prefix = \"x\"", ":13:1: audiences[0].default_prefix"),
-        ("star = \"everything\"", "star = \"every\"", ":14:1: audiences[0].star: must be one of"),
+        ("star = \"everything\"", "star = \"every\"", ":15:1: audiences[0].star: must be one of"),
         ("[\"read\"]", "[\"write\"]", "is none of its permissions"),
         ("random = 32", "random = 3", "audiences[0].prefixes.wa: fewer than 128 random bits"),
         ("word = \"send\"", "word = \"read\"", "`read` is there twice"),

@@ -1,0 +1,241 @@
+//! A dialect, compiled: which URLs it answers, what each of them does to a key, and in which form.
+//! Imports its own skeletons and codes, core, and names of the store.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::Method;
+
+use super::code::{DialectError, DialectMessages};
+use super::map::{ErrorValues, RequestSkeleton, Skeleton};
+use crate::core::Permission;
+use crate::registrar::store::AudienceName;
+
+/// The documented endpoints of one product.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    pub name: Box<str>,
+    /// Whose keys they are.
+    pub audience: AudienceName,
+    pub error: Skeleton,
+    pub messages: DialectMessages,
+    pub operations: Vec<DialectOperation>,
+}
+
+/// What some URLs do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DialectOperation {
+    pub verb: DialectVerb,
+    /// At least one.
+    pub routes: Vec<DialectRoute>,
+    /// Of an answer: 200 to 299.
+    pub status: u16,
+    pub answer: Skeleton,
+    /// One key of a list; only of [`DialectVerb::List`].
+    pub key: Option<Skeleton>,
+    pub request: RequestSkeleton,
+    /// What a new key may do that does not say it itself.
+    pub grants: Vec<Permission>,
+    /// How long the old secret stays valid after a rotation.
+    pub overlap: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialectVerb {
+    Create,
+    Get,
+    List,
+    Revoke,
+    Rotate,
+    Update,
+}
+
+/// A method and a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DialectRoute {
+    pub method: Method,
+    pub segments: Vec<RouteSegment>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteSegment {
+    /// `{id}`: the key, by its id or UUID.
+    Key,
+    Literal(Box<str>),
+    /// `{org}`: must be the caller's.
+    Org,
+}
+
+/// Why a text is no route.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteFault {
+    #[error("`{0}` is not a method and a path")]
+    Form(Box<str>),
+    #[error("`{method}` cannot {verb}")]
+    Method { method: Method, verb: DialectVerb },
+    #[error("`{0}` is no parameter")]
+    Parameter(Box<str>),
+    #[error("`{0}` is there twice")]
+    Twice(&'static str),
+    #[error("has no {{id}}: which key is meant?")]
+    NoKey,
+    #[error("has {{id}}, and what it does is about no single key")]
+    KeyOfNone,
+    #[error("`/{0}` is of the service itself")]
+    Taken(Box<str>),
+}
+
+/// What a request's path says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathWords<'p> {
+    pub key: Option<&'p str>,
+    pub org: Option<&'p str>,
+}
+
+// === impl Dialect ===
+
+impl Dialect {
+    /// The body of an answer about what went wrong.
+    pub fn refuse(&self, error: &DialectError) -> String {
+        self.error.of_error(ErrorValues { code: error.code, message: self.messages.of(error) })
+    }
+}
+
+// === impl DialectVerb ===
+
+impl DialectVerb {
+    pub const ALL: [Self; 6] =
+        [Self::Create, Self::Get, Self::List, Self::Revoke, Self::Rotate, Self::Update];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Revoke => "revoke",
+            Self::Rotate => "rotate",
+            Self::Update => "update",
+        }
+    }
+
+    /// A GET changes nothing: browsers, previews and caches send it unasked.
+    pub const fn methods(self) -> &'static [&'static str] {
+        match self {
+            Self::Get | Self::List => &["GET"],
+            Self::Create | Self::Rotate => &["POST", "PUT"],
+            Self::Revoke => &["DELETE", "POST"],
+            Self::Update => &["PUT", "PATCH", "POST"],
+        }
+    }
+
+    /// Whether it is about one key that is there.
+    pub const fn is_of_key(self) -> bool {
+        !matches!(self, Self::Create | Self::List)
+    }
+}
+
+impl fmt::Display for DialectVerb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+// === impl DialectRoute ===
+
+impl DialectRoute {
+    /// First segments of paths that the service has for itself.
+    const TAKEN: [&'static str; 6] = ["artefacts", "healthz", "livez", "metrics", "readyz", "v1"];
+
+    /// Reads `GET /api/keys/{id}`.
+    ///
+    /// # Errors
+    ///
+    /// See [`RouteFault`].
+    pub fn parse(text: &str, verb: DialectVerb) -> Result<Self, RouteFault> {
+        let form = || RouteFault::Form(text.into());
+        let (method, path) = text.split_once(' ').ok_or_else(form)?;
+        let method: Method = method.parse().map_err(|_| form())?;
+        let path = path.strip_prefix('/').ok_or_else(form)?;
+        let segments = path.split('/').map(|segment| match segment {
+            "{id}" => Ok(RouteSegment::Key),
+            "{org}" => Ok(RouteSegment::Org),
+            "" | "." | ".." => Err(form()),
+            text if text.contains(['{', '}', ':', '*']) => Err(RouteFault::Parameter(text.into())),
+            text => {
+                let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+                let literal = RouteSegment::Literal(text.into());
+                if text.bytes().all(is_plain) { Ok(literal) } else { Err(form()) }
+            }
+        });
+        let segments = segments.collect::<Result<Vec<_>, _>>()?;
+        let count = |segment| segments.iter().filter(|other| **other == segment).count();
+        let (keys, orgs) = (count(RouteSegment::Key), count(RouteSegment::Org));
+        if !verb.methods().contains(&method.as_str()) {
+            return Err(RouteFault::Method { method, verb });
+        }
+        match (keys, orgs) {
+            (2.., _) => Err(RouteFault::Twice("{id}")),
+            (_, 2..) => Err(RouteFault::Twice("{org}")),
+            (0, _) if verb.is_of_key() => Err(RouteFault::NoKey),
+            (1, _) if !verb.is_of_key() => Err(RouteFault::KeyOfNone),
+            _ => match segments.first() {
+                Some(RouteSegment::Literal(first)) if Self::TAKEN.contains(&&**first) => {
+                    Err(RouteFault::Taken(first.clone()))
+                }
+                Some(RouteSegment::Literal(_)) => Ok(Self { method, segments }),
+                // It would stand for every page of the service.
+                _ => Err(RouteFault::Form(text.into())),
+            },
+        }
+    }
+
+    /// The path with its parameters by their place, as a router takes it: whatever two routes call
+    /// them, they share the tree.
+    pub fn pattern(&self) -> String {
+        let segment = |(at, segment): (usize, &RouteSegment)| match segment {
+            RouteSegment::Literal(text) => format!("/{text}"),
+            RouteSegment::Key | RouteSegment::Org => format!("/{{p{at}}}"),
+        };
+        self.segments.iter().enumerate().map(segment).collect()
+    }
+
+    /// What the path of a request that came by this route says.
+    pub fn words<'p>(&self, path: &'p str) -> PathWords<'p> {
+        let mut words = PathWords::default();
+        for (segment, text) in self.segments.iter().zip(path.split('/').skip(1)) {
+            match segment {
+                RouteSegment::Key => words.key = Some(text),
+                RouteSegment::Org => words.org = Some(text),
+                RouteSegment::Literal(_) => {}
+            }
+        }
+        words
+    }
+}
+
+impl fmt::Display for DialectRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.pattern())
+    }
+}
+
+// === impl RouteFault ===
+
+impl RouteFault {
+    /// What helps.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Form(_) => "for example on = \"DELETE /api/api-keys/{id}\"".into(),
+            Self::Method { verb, .. } => {
+                format!("{verb} takes {}", verb.methods().join(" or "))
+            }
+            Self::Parameter(_) => {
+                "{id} is the key, {org} its organization, each a whole segment".into()
+            }
+            Self::Twice(_) => "leave one of the two".into(),
+            Self::NoKey => "for example /api/api-keys/{id}".into(),
+            Self::KeyOfNone => "take it out".into(),
+            Self::Taken(_) => "the product's own paths belong here, such as /api/api-keys".into(),
+        }
+    }
+}
