@@ -4,6 +4,7 @@
 //! Imports clock, config, core, exit, manage, table, token and wording. `manage` does not know this
 //! room: the binary joins them.
 
+pub mod api;
 pub mod app;
 pub mod command;
 pub mod config;

@@ -14,6 +14,9 @@ use super::store::Channel;
 /// alone (RFC 6265bis section 4.1.3.2): no sibling host can plant one.
 pub const SESSION_COOKIE: &str = "__Host-keygate";
 
+/// Longest body of a request, in bytes.
+pub const BODY_LIMIT: usize = 64 * 1024;
+
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {

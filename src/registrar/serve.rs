@@ -20,14 +20,12 @@ use http::{StatusCode, request::Parts};
 use http_body_util::Limited;
 
 pub use self::listen::{ServiceListener, serve};
+use super::api;
 use super::app::App;
 use super::people;
-use super::request::{ClientAddress, Peer, Problem, RequestId, bearer};
+use super::request::{BODY_LIMIT, ClientAddress, Peer, Problem, RequestId, bearer};
 use crate::core::Digest;
 use crate::core::address::client_address;
-
-/// Longest body of a request.
-pub const BODY_LIMIT: usize = 64 * 1024;
 
 /// From the head of a request to the head of its answer.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -60,7 +58,7 @@ const BROWSER_FIELDS: [(HeaderName, &str); 7] = [
 
 /// Every route of the service.
 pub fn router(app: App) -> Router {
-    assemble(app, people::routes())
+    assemble(app, people::routes().merge(api::routes()))
 }
 
 /// `rooms`: the routes of the other rooms.

@@ -110,9 +110,7 @@ const ATTRIBUTES: &str = "Path=/; Secure; HttpOnly; SameSite=Lax";
 
 /// Makes a browser forget the session.
 pub fn clear_cookie() -> HeaderValue {
-    HeaderValue::from_static(concat!(
-        "__Host-keygate=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0"
-    ))
+    HeaderValue::from_static("__Host-keygate=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0")
 }
 
 /// The token in the cookie.

@@ -18,6 +18,7 @@ use tower_service::Service as _;
 use super::assemble;
 use crate::clock::Clock;
 use crate::config::ThisHost;
+use crate::registrar::api;
 use crate::registrar::app::App;
 use crate::registrar::config::AdminToml;
 use crate::registrar::people::{self, Caller};
@@ -98,7 +99,10 @@ impl TestDesk {
         let options = SqliteOptions { path, audiences, patience, clock: clock.clone() };
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).unwrap());
         let app = App::new(Arc::clone(&store), settings, clock.clone());
-        let rooms = people::routes().route("/who", any(who)).route("/take", post(take));
+        let rooms = people::routes()
+            .merge(api::routes())
+            .route("/who", any(who))
+            .route("/take", post(take));
         let router = assemble(app, rooms);
         Self { _folder: folder, store, clock, router }
     }
@@ -162,6 +166,12 @@ impl Ask {
 
     pub(in crate::registrar) fn form(self, body: &str) -> Self {
         let mut ask = self.with("content-type", "application/x-www-form-urlencoded");
+        *ask.request.body_mut() = Body::from(body.to_owned());
+        ask
+    }
+
+    pub(in crate::registrar) fn body(self, kind: &str, body: &str) -> Self {
+        let mut ask = self.with("content-type", kind);
         *ask.request.body_mut() = Body::from(body.to_owned());
         ask
     }

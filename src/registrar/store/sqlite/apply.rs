@@ -21,7 +21,7 @@ use super::log::{self, Occasion, Subject};
 use super::writer::Work;
 use crate::core::{Digest, OrgId, Secret};
 use crate::manage::operation::may::{Access, AccessRules, Actor, KeyAction};
-use crate::manage::operation::{self, RandomSource};
+use crate::manage::operation::{self, RandomSource, StatusChange};
 use crate::manage::registry::audit::difference;
 use crate::manage::registry::entry::{RawEntry, RegistryEntry};
 
@@ -109,7 +109,10 @@ pub(super) fn change(
             Done { serial, written, replaced: None, secret: None }
         }
         KeyChange::Rotate { key, if_match, request: wanted } => {
-            let old = change.load(*key, |_| KeyAction::See, *if_match)?;
+            // The rules of a rotation need the successor; whoever may not admit the key cannot
+            // rotate it either, and learns nothing of its state.
+            let admit = KeyAction::SetStatus(StatusChange::Enable);
+            let old = change.load(*key, |_| admit, *if_match)?;
             let rotated = operation::rotate(
                 &change.settings.operation(),
                 &old.key.entry,

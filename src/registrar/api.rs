@@ -1,0 +1,78 @@
+//! The API of the service, `/v1`: what people's scripts and machines call. A handler reads a request,
+//! asks the store and shows what it answers; the store and the rules of `manage` decide.
+//!
+//! v1 grows only: docs/openapi.json says what it is, is made from the handlers, and a test holds it
+//! against removals.
+
+pub mod access;
+pub mod document;
+pub mod head;
+pub mod keys;
+pub mod lists;
+pub mod members;
+pub mod openapi;
+pub mod problem;
+pub mod requests;
+#[cfg(test)]
+mod tests;
+
+use std::sync::OnceLock;
+
+use axum::{Json, Router};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::problem::{ApiProblem, ProblemCode};
+use super::app::App;
+
+/// Routes below `/v1`, each with what the document says of it.
+fn described() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::head())
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::show, keys::change, keys::delete))
+        .routes(routes!(keys::rotate))
+        .routes(routes!(keys::disable))
+        .routes(routes!(keys::enable))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(keys::audit))
+        .routes(routes!(lists::permissions))
+        .routes(routes!(lists::publications))
+        .routes(routes!(lists::signers))
+        .routes(routes!(lists::members, lists::put_member))
+        .routes(routes!(lists::sessions))
+        .routes(routes!(lists::end_session))
+        .routes(routes!(lists::audit))
+        .routes(routes!(lists::whoami))
+        .routes(routes!(document))
+}
+
+/// The API as OpenAPI 3.1.
+pub fn openapi() -> &'static serde_json::Value {
+    static DOCUMENT: OnceLock<serde_json::Value> = OnceLock::new();
+    DOCUMENT.get_or_init(|| openapi::finished(&described().into_openapi()))
+}
+
+/// Everything under `/v1`.
+pub fn routes() -> Router<App> {
+    let (router, _) = described().split_for_parts();
+    let router = router.fallback(nothing).method_not_allowed_fallback(method);
+    Router::new().nest("/v1", router)
+}
+
+/// This document
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "callers", operation_id = "openapi",
+    security(()),
+    responses((status = 200, body = serde_json::Value)),
+)]
+async fn document() -> Json<&'static serde_json::Value> {
+    Json(openapi())
+}
+
+async fn nothing() -> ApiProblem {
+    ApiProblem::not_found()
+}
+
+async fn method() -> ApiProblem {
+    ApiProblem::new(ProblemCode::MethodNotAllowed, "the path does not know this method")
+}

@@ -1,0 +1,533 @@
+//! `/v1/orgs/ORG/keys`: list, create, show, change, rotate, suspend, admit again, end.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::access::{AskingCaller, CallerSight, key_ref};
+use super::document::{
+    AuditPageDocument, ChangeDocument, ChangedSince, InForceDocument, KeyDocument, KeyPageDocument,
+};
+use super::head::{ChangeCall, PathNames, QueryParameters};
+use super::lists::{audit_page, audit_query};
+use super::problem::{ApiProblem, ProblemDocument};
+use super::requests::{self, KeyCreation, KeyPatch, KeyRotation};
+use crate::core::{Environment, OrgId, Permission};
+use crate::manage::operation::may::{KeyAction, OrgAction};
+use crate::manage::operation::{OwnerChange, StatusChange};
+use crate::manage::time::{self, When};
+use crate::registrar::app::App;
+use crate::registrar::store::{
+    AuditQuery, ChangeRequest, Changed, Cursor, KeyChange, KeyCount, KeyQuery, KeyRef, KeySort,
+    KeyState, Replay, StoreActor, StoreError,
+};
+
+const SERIAL: HeaderName = HeaderName::from_static("keygate-serial");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+const LIST: &[&str] = &[
+    "cursor",
+    "environment",
+    "expires_before",
+    "limit",
+    "permission",
+    "q",
+    "sort",
+    "state",
+    "unused_since",
+];
+
+/// A path of a key.
+type KeyPath = PathNames<(String, String)>;
+
+/// What a change is answered with, beside its document.
+struct ChangeAnswer {
+    status: StatusCode,
+    changed: Changed,
+}
+
+/// List the keys of an organization
+///
+/// A member sees their own keys. Pages go by `cursor`; the filters have to stay the same.
+#[utoipa::path(
+    get, path = "/orgs/{org}/keys", tag = "keys", operation_id = "listKeys",
+    params(
+        ("org" = String, Path),
+        ("q" = Option<String>, Query, description = "A part of the name, of the id, or of the \
+         first characters of the secret. One or two characters mean the beginning of the name."),
+        ("state" = Option<String>, Query, description = "`active`, `canary`, `disabled`, \
+         `expired`, `kept` (all but revoked keys and canaries), `not_yet_valid` or `revoked`."),
+        ("permission" = Option<String>, Query, description = "Keys that hold it, also by `*`."),
+        ("environment" = Option<String>, Query, description = "`live` or `test`."),
+        ("expires_before" = Option<String>, Query, description = "A time from now, such as `14d`, \
+         a day or an instant."),
+        ("unused_since" = Option<String>, Query, description = "Keys that nobody was seen to use \
+         since: a time before now, such as `90d`, a day or an instant."),
+        ("sort" = Option<String>, Query, description = "`newest` (the default), `oldest`, `name` \
+         or `expires` (keys without an end are left out)."),
+        ("limit" = Option<u32>, Query, description = "1 to 200; 50 if left out."),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before."),
+    ),
+    responses((status = 200, body = KeyPageDocument), super::openapi::Problems),
+)]
+pub async fn list(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    PathNames(org): PathNames<String>,
+    parts: Parts,
+) -> Result<Json<KeyPageDocument>, ApiProblem> {
+    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    sight.may_in(OrgAction::ListKeys)?;
+    let query = list_query(&sight, &parts)?;
+    let is_first = query.cursor.is_none();
+    let counting = async {
+        match is_first {
+            true => app.store.count_keys(query.clone()).await.map(Some),
+            false => Ok(None),
+        }
+    };
+    let (page, count) = tokio::join!(app.store.keys(query.clone()), counting);
+    let page = page?;
+    Ok(Json(KeyPageDocument {
+        keys: page.keys.iter().map(|row| KeyDocument::of(row, sight.now_ms)).collect(),
+        next: page.next.map(|cursor| cursor.as_str().to_owned()),
+        count: count?.map(|count| match count {
+            KeyCount::Exactly(number) => number.to_string(),
+            KeyCount::More => format!("{}+", KeyCount::MOST),
+        }),
+    }))
+}
+
+/// Create a key
+///
+/// The answer holds the secret, once.
+#[utoipa::path(
+    post, path = "/orgs/{org}/keys", tag = "keys", operation_id = "createKey",
+    params(
+        ("org" = String, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = "A name of yours for this \
+         request. Within 24 h the same request under the same name makes no second key: its \
+         answer is that of the first, without the secret and with `Idempotency-Replayed: true`."),
+        ("Prefer" = Option<String>, Header, description = "`wait=5` waits up to 5 s until the \
+         change is in force on every sidecar that is known."),
+    ),
+    request_body = KeyCreation,
+    responses(
+        (status = 201, body = ChangeDocument, headers(
+            ("Location" = String), ("ETag" = String), ("Keygate-Serial" = u64),
+        )),
+        super::openapi::Problems,
+    ),
+)]
+pub async fn create(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    PathNames(org): PathNames<String>,
+    call: ChangeCall,
+) -> Result<Response, ApiProblem> {
+    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    let org = sight.org.clone().ok_or_else(ApiProblem::not_found)?;
+    let life = app.settings.audience(sight.audience()).and_then(|a| a.default_life);
+    let mut wanted = requests::new_key(&call.body, org, life)?;
+    // People's keys are theirs, unless they say otherwise.
+    if let (OwnerChange::Keep, StoreActor::Person { owner, .. }) =
+        (&wanted.details.owner, &sight.caller.actor)
+    {
+        let owner = owner.view();
+        wanted.details.owner = OwnerChange::State {
+            subject: Some(owner.subject.to_owned()),
+            email: Some(owner.email.to_owned()),
+            role: Some(owner.role.to_owned()),
+        };
+    }
+    let change = KeyChange::Create(Box::new(wanted));
+    let changed = carry_out(&app, &sight, &call, change).await?;
+    answer(&app, &sight, &call, ChangeAnswer { status: StatusCode::CREATED, changed }).await
+}
+
+/// Show a key
+#[utoipa::path(
+    get, path = "/orgs/{org}/keys/{key}", tag = "keys", operation_id = "getKey",
+    params(("org" = String, Path), ("key" = String, Path, description = "Its id or UUID.")),
+    responses(
+        (status = 200, body = KeyDocument, headers(("ETag" = String))),
+        super::openapi::Problems,
+    ),
+)]
+pub async fn show(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    PathNames((org, key)): KeyPath,
+) -> Result<Response, ApiProblem> {
+    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    let row = sight.key(&app, &key, KeyAction::See).await?;
+    let etag = [(header::ETAG, format!("\"{}\"", row.version))];
+    Ok((etag, Json(KeyDocument::of(&row, sight.now_ms))).into_response())
+}
+
+/// Change a key
+///
+/// Needs `If-Match` with the `ETag` that you have read, so that nobody undoes what somebody else did
+/// meanwhile: a 412 tells what that was.
+#[utoipa::path(
+    patch, path = "/orgs/{org}/keys/{key}", tag = "keys", operation_id = "changeKey",
+    params(
+        ("org" = String, Path), ("key" = String, Path),
+        ("If-Match" = String, Header, description = "The `ETag` of the key, or `*`."),
+        ("Idempotency-Key" = Option<String>, Header), ("Prefer" = Option<String>, Header),
+    ),
+    request_body(content = KeyPatch, content_type = "application/json"),
+    responses(
+        (status = 200, body = ChangeDocument, headers(
+            ("ETag" = String), ("Keygate-Serial" = u64),
+        )),
+        (status = 412, body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 428, body = ProblemDocument, content_type = "application/problem+json"),
+        super::openapi::Problems,
+    ),
+)]
+pub async fn change(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    PathNames((org, key)): KeyPath,
+    call: ChangeCall,
+) -> Result<Response, ApiProblem> {
+    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    let key = key_ref(&key)?;
+    let request = Box::new(requests::key_patch(&call.body)?);
+    call.needs_match()?;
+    let change = KeyChange::Edit { key, if_match: call.version(), request };
+    of_key(&app, &sight, &call, change).await
+}
+
+/// Rotate a key
+///
+/// A single key gets a successor, a pair a second secret. The old secret stays valid for `overlap`.
+#[utoipa::path(
+    post, path = "/orgs/{org}/keys/{key}/rotate", tag = "keys", operation_id = "rotateKey",
+    params(
+        ("org" = String, Path), ("key" = String, Path), ("If-Match" = Option<String>, Header),
+        ("Idempotency-Key" = Option<String>, Header), ("Prefer" = Option<String>, Header),
+    ),
+    request_body = Option<KeyRotation>,
+    responses(
+        (status = 200, body = ChangeDocument, headers(
+            ("ETag" = String), ("Keygate-Serial" = u64),
+        )),
+        (status = 412, body = ProblemDocument, content_type = "application/problem+json"),
+        super::openapi::Problems,
+    ),
+)]
+pub async fn rotate(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    PathNames((org, key)): KeyPath,
+    call: ChangeCall,
+) -> Result<Response, ApiProblem> {
+    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    let key = key_ref(&key)?;
+    let request = Box::new(requests::rotation(&call.body)?);
+    let change = KeyChange::Rotate { key, if_match: call.version(), request };
+    of_key(&app, &sight, &call, change).await
+}
+
+macro_rules! status_change {
+    ($(#[$doc:meta])* $name:ident, $method:ident, $path:literal, $operation:literal, $change:expr) => {
+        $(#[$doc])*
+        #[utoipa::path(
+            $method, path = $path, tag = "keys", operation_id = $operation,
+            params(
+                ("org" = String, Path), ("key" = String, Path),
+                ("If-Match" = Option<String>, Header),
+                ("Idempotency-Key" = Option<String>, Header), ("Prefer" = Option<String>, Header),
+            ),
+            responses(
+                (status = 200, body = ChangeDocument, headers(
+                    ("ETag" = String), ("Keygate-Serial" = u64),
+                )),
+                (
+                    status = 412, body = ProblemDocument,
+                    content_type = "application/problem+json"
+                ),
+                super::openapi::Problems,
+            ),
+        )]
+        pub async fn $name(
+            State(app): State<App>,
+            AskingCaller(caller): AskingCaller,
+            PathNames((org, key)): KeyPath,
+            call: ChangeCall,
+        ) -> Result<Response, ApiProblem> {
+            let sight = CallerSight::in_org(&app, caller, &org).await?;
+            let key = key_ref(&key)?;
+            requests::nothing(&call.body)?;
+            let change =
+                KeyChange::SetStatus { key, if_match: call.version(), status: $change };
+            of_key(&app, &sight, &call, change).await
+        }
+    };
+}
+
+status_change! {
+    /// Suspend a key
+    ///
+    /// It is refused until somebody enables it.
+    disable, post, "/orgs/{org}/keys/{key}/disable", "disableKey", StatusChange::Disable
+}
+
+status_change! {
+    /// Admit a suspended key again
+    enable, post, "/orgs/{org}/keys/{key}/enable", "enableKey", StatusChange::Enable
+}
+
+status_change! {
+    /// Revoke a key
+    ///
+    /// Final. Its record stays.
+    revoke, post, "/orgs/{org}/keys/{key}/revoke", "revokeKey", StatusChange::Revoke
+}
+
+status_change! {
+    /// Revoke a key
+    ///
+    /// As `POST …/revoke`: its record stays.
+    delete, delete, "/orgs/{org}/keys/{key}", "deleteKey", StatusChange::Revoke
+}
+
+/// What happened to a key, the newest first
+#[utoipa::path(
+    get, path = "/orgs/{org}/keys/{key}/audit", tag = "keys", operation_id = "getKeyAudit",
+    params(
+        ("org" = String, Path), ("key" = String, Path),
+        ("before" = Option<u64>, Query, description = "`next` of the page before."),
+        ("limit" = Option<u32>, Query, description = "1 to 200; 50 if left out."),
+    ),
+    responses((status = 200, body = AuditPageDocument), super::openapi::Problems),
+)]
+pub async fn audit(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    PathNames((org, key)): KeyPath,
+    parts: Parts,
+) -> Result<Json<AuditPageDocument>, ApiProblem> {
+    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    let row = sight.key(&app, &key, KeyAction::SeeAudit).await?;
+    let query = audit_query(&parts)?;
+    let object = Some(row.entry.id.to_string().into());
+    audit_page(&app, AuditQuery { org: Some(row.entry.org), object, ..query }).await
+}
+
+fn list_query(sight: &CallerSight, parts: &Parts) -> Result<KeyQuery, ApiProblem> {
+    let mut given = QueryParameters::of(parts, LIST)?;
+    let now = sight.now_ms / 1000;
+    let at = |when: When| when.resolve(now).map_err(|e| e.to_string());
+    let instant = |text: &str| {
+        let at = When::parse_begin(text).map_err(|e| e.to_string()).and_then(at)?;
+        at.ok_or_else(|| "must be a time".to_owned())
+    };
+    let ago = |text: &str| match time::duration(text) {
+        Ok(ago) => Ok(now.saturating_sub(ago.as_secs())),
+        Err(_) => instant(text),
+    };
+    let all = KeyQuery::all(sight.audience().clone(), sight.org.clone(), sight.now_ms);
+    let query = KeyQuery {
+        search: given.take("q", search),
+        state: given.take("state", state),
+        permission: given
+            .take("permission", |word| Permission::parse(word).map_err(|e| e.to_string())),
+        environment: given.take("environment", |word| {
+            Environment::parse(word).map_err(|_| "must be `live` or `test`".to_owned())
+        }),
+        expires_before_ms: given.take("expires_before", instant).map(|at| at.saturating_mul(1000)),
+        unused_since_ms: given.take("unused_since", ago).map(|at| at.saturating_mul(1000)),
+        owner: sight.own_keys_only(),
+        sort: given.take("sort", sort).unwrap_or_default(),
+        limit: given.limit().unwrap_or(all.limit),
+        cursor: given.take("cursor", |text| Ok(Cursor::of(text))),
+        ..all
+    };
+    given.end(query)
+}
+
+fn search(text: &str) -> Result<Box<str>, String> {
+    match text.len() <= 200 && !text.chars().any(char::is_control) {
+        true => Ok(text.into()),
+        false => Err("must be at most 200 bytes without control characters".to_owned()),
+    }
+}
+
+fn state(word: &str) -> Result<KeyState, String> {
+    Ok(match word {
+        "active" => KeyState::Active,
+        "canary" => KeyState::Canary,
+        "disabled" => KeyState::Disabled,
+        "expired" => KeyState::Expired,
+        "kept" => KeyState::Kept,
+        "not_yet_valid" => KeyState::NotYetValid,
+        "revoked" => KeyState::Revoked,
+        _ => {
+            return Err("must be `active`, `canary`, `disabled`, `expired`, `kept`, \
+                        `not_yet_valid` or `revoked`"
+                .to_owned());
+        }
+    })
+}
+
+fn sort(word: &str) -> Result<KeySort, String> {
+    Ok(match word {
+        "expires" => KeySort::Expires,
+        "name" => KeySort::Name,
+        "newest" => KeySort::Newest,
+        "oldest" => KeySort::Oldest,
+        _ => return Err("must be `newest`, `oldest`, `name` or `expires`".to_owned()),
+    })
+}
+
+/// A change of a key that is there.
+async fn of_key(
+    app: &App,
+    sight: &CallerSight,
+    call: &ChangeCall,
+    change: KeyChange,
+) -> Result<Response, ApiProblem> {
+    let changed = carry_out(app, sight, call, change).await?;
+    answer(app, sight, call, ChangeAnswer { status: StatusCode::OK, changed }).await
+}
+
+async fn carry_out(
+    app: &App,
+    sight: &CallerSight,
+    call: &ChangeCall,
+    change: KeyChange,
+) -> Result<Changed, ApiProblem> {
+    let key = match &change {
+        KeyChange::Create(_) => None,
+        KeyChange::Edit { key, .. }
+        | KeyChange::Rotate { key, .. }
+        | KeyChange::SetStatus { key, .. } => Some(*key),
+    };
+    let request = ChangeRequest {
+        audience: sight.audience().clone(),
+        org: sight.org.clone(),
+        actor: sight.caller.actor.clone(),
+        channel: sight.caller.channel.clone(),
+        at_ms: sight.now_ms,
+        idempotency: call.idempotency.clone(),
+        change,
+    };
+    match (app.store.change(request).await, key) {
+        (Ok(changed), _) => Ok(changed),
+        (Err(error), Some(key)) => Err(refusal(app, sight, call, key, error).await),
+        (Err(error), None) => Err(error.into()),
+    }
+}
+
+/// What a caller is told of a change of this key.
+async fn refusal(
+    app: &App,
+    sight: &CallerSight,
+    call: &ChangeCall,
+    key: KeyRef,
+    error: StoreError,
+) -> ApiProblem {
+    match &error {
+        // Who may not see it must not learn that it is there.
+        StoreError::Forbidden { .. } if !sight.sees(app, key).await => ApiProblem::not_found(),
+        StoreError::VersionMismatch { current } => {
+            let document = KeyDocument::of(current, sight.now_ms);
+            let changed = changes_since(app, call.version(), current.version, &document.id).await;
+            ApiProblem::from(error).with_current(document, changed)
+        }
+        _ => error.into(),
+    }
+}
+
+/// What was changed after the version that the caller has read. Each version has one line.
+async fn changes_since(app: &App, read: Option<u64>, now: u64, id: &str) -> Vec<ChangedSince> {
+    let missed = now.saturating_sub(read.unwrap_or_default());
+    let limit = usize::try_from(missed).unwrap_or(usize::MAX).min(50);
+    if limit == 0 {
+        return Vec::new();
+    }
+    let query = AuditQuery { object: Some(id.into()), limit, ..AuditQuery::default() };
+    match app.store.audit(query).await {
+        Ok(page) => page.lines.iter().map(ChangedSince::of).collect(),
+        // The mismatch is what matters.
+        Err(_) => Vec::new(),
+    }
+}
+
+async fn answer(
+    app: &App,
+    sight: &CallerSight,
+    call: &ChangeCall,
+    done: ChangeAnswer,
+) -> Result<Response, ApiProblem> {
+    let ChangeAnswer { status, changed } = done;
+    let mut document = ChangeDocument::of(&changed, sight.now_ms);
+    if let Some(wait) = call.wait {
+        document.in_force = Some(in_force(app, sight, changed.serial, wait).await?);
+    }
+    let location = location(&changed.key.entry.org, &document.key.id);
+    let etag = format!("\"{}\"", changed.key.version);
+    let mut response = (status, Json(document)).into_response();
+    let head = response.headers_mut();
+    head.insert(SERIAL, HeaderValue::from(changed.serial));
+    if let Ok(etag) = HeaderValue::try_from(etag) {
+        head.insert(header::ETAG, etag);
+    }
+    if status == StatusCode::CREATED
+        && let Ok(location) = HeaderValue::try_from(location)
+    {
+        head.insert(header::LOCATION, location);
+    }
+    if changed.replay == Replay::Replayed {
+        head.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    if let Some(wait) = call.wait {
+        let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs()));
+        if let Ok(applied) = applied {
+            head.insert(HeaderName::from_static("preference-applied"), applied);
+        }
+    }
+    Ok(response)
+}
+
+fn location(org: &OrgId, key: &str) -> String {
+    format!("/v1/orgs/{}/keys/{key}", org.as_str())
+}
+
+/// Waits until every sidecar that is known has the serial, `wait` at most.
+async fn in_force(
+    app: &App,
+    sight: &CallerSight,
+    serial: u64,
+    wait: Duration,
+) -> Result<InForceDocument, ApiProblem> {
+    const LOOK: Duration = Duration::from_millis(25);
+    let audience = sight.audience();
+    let mut over = pin!(tokio::time::sleep(wait));
+    loop {
+        let published = app.store.publication(audience).await?.published >= serial;
+        let known = app.store.sidecars(audience).await?;
+        let missing: Vec<String> = known
+            .iter()
+            .filter(|sidecar| sidecar.serial < serial)
+            .map(|sidecar| sidecar.instance.to_string())
+            .collect();
+        let of = known.len() as u64;
+        let sidecars = of.saturating_sub(missing.len() as u64);
+        if published && missing.is_empty() || over.is_elapsed() {
+            return Ok(InForceDocument { published, sidecars, of, missing });
+        }
+        tokio::select! {
+            () = over.as_mut() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}

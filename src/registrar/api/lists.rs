@@ -1,0 +1,460 @@
+//! What callers can look up beside keys: themselves, permissions, publications, signers, members,
+//! sessions, the audit log.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::access::{AskingCaller, CallerSight};
+use super::document::{AuditLineDocument, AuditPageDocument, show_ms};
+use super::head::{ChangeCall, PathNames, QueryParameters};
+use super::problem::ApiProblem;
+use super::requests::{self, MemberAssignment};
+use crate::manage::operation::may::{Actor, HeldPermissions, OrgAction, PersonRole};
+use crate::registrar::app::App;
+use crate::registrar::store::{
+    ArtefactHead, AudienceName, AuditQuery, MemberChange, SidecarReport, StoreActor,
+};
+
+/// Who you are to the service.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WhoamiDocument {
+    /// `person`, `operator` or `key`.
+    pub kind: &'static str,
+    /// Of a key its id, of a person issuer and subject.
+    pub id: String,
+    pub name: Option<String>,
+    pub audience: String,
+    pub org: Option<String>,
+    pub role: Option<&'static str>,
+    /// The organizations that you can choose from.
+    pub orgs: Vec<OrgRoleDocument>,
+    /// What you hold, and can grant at most; null: everything that is on offer.
+    pub permissions: Option<Vec<String>>,
+    /// How you have shown who you are.
+    pub by: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OrgRoleDocument {
+    pub org: String,
+    pub role: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PermissionListDocument {
+    pub permissions: Vec<PermissionDocument>,
+}
+
+/// A permission that keys can be granted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PermissionDocument {
+    pub word: String,
+    /// Under which heading; may be empty.
+    pub group: String,
+    /// What it allows.
+    pub sentence: String,
+}
+
+/// How far an audience is published.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PublicationDocument {
+    pub audience: String,
+    /// Of the last change.
+    pub serial: u64,
+    /// Up to which changes are published.
+    pub published: u64,
+    pub epoch: u64,
+    pub table: Option<ArtefactDocument>,
+    pub patch: Option<ArtefactDocument>,
+    /// Null: you may not see them.
+    pub sidecars: Option<Vec<SidecarDocument>>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ArtefactDocument {
+    pub serial: u64,
+    /// Serial of the table that a patch is for; of a table its own.
+    pub base: u64,
+    /// `signed`, or `draft` while others have to sign it.
+    pub state: &'static str,
+    pub bytes: u64,
+    #[schema(format = "date-time")]
+    pub made: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SidecarDocument {
+    pub fleet: String,
+    pub instance: String,
+    /// That it has in force.
+    pub serial: u64,
+    pub base: u64,
+    #[schema(format = "date-time")]
+    pub seen: String,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SignerListDocument {
+    pub signers: Vec<SignerDocument>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SignerDocument {
+    pub id: String,
+    /// Raw Ed25519 key, in base64.
+    pub public_key: String,
+    pub note: String,
+    #[schema(format = "date-time")]
+    pub added: String,
+    #[schema(format = "date-time")]
+    pub retired: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MemberListDocument {
+    pub members: Vec<MemberDocument>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MemberDocument {
+    pub issuer: String,
+    pub subject: String,
+    pub name: String,
+    pub email: String,
+    pub role: &'static str,
+    #[schema(format = "date-time")]
+    pub seen: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SessionListDocument {
+    pub sessions: Vec<SessionDocument>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SessionDocument {
+    pub id: String,
+    pub org: Option<String>,
+    #[schema(format = "date-time")]
+    pub created: String,
+    #[schema(format = "date-time")]
+    pub seen: String,
+    #[schema(format = "date-time")]
+    pub ends: String,
+    pub address: String,
+    /// The browser, as it calls itself.
+    pub agent: String,
+    /// Whether it is the one that you ask with.
+    pub current: bool,
+}
+
+/// Who you are to the service
+#[utoipa::path(
+    get, path = "/whoami", tag = "callers", operation_id = "whoami",
+    responses((status = 200, body = WhoamiDocument), super::openapi::Problems),
+)]
+pub async fn whoami(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+) -> Result<Json<WhoamiDocument>, ApiProblem> {
+    let permissions = match &caller.actor {
+        StoreActor::Key(_) => {
+            let sight = CallerSight::in_own_org(&app, caller.clone()).await?;
+            match sight.actor {
+                Actor::Key { holds, .. } => words_of(&holds.permissions),
+                Actor::Host | Actor::Person { .. } => None,
+            }
+        }
+        StoreActor::Person { role: PersonRole::Member, .. } => {
+            let audience = app.settings.audience(&caller.audience);
+            audience.map(|a| a.access.member.iter().map(|p| p.as_str().to_owned()).collect())
+        }
+        StoreActor::Person { holds, .. } => words_of(&holds.permissions),
+        StoreActor::HostUser(_) => None,
+    };
+    let orgs = caller.orgs.iter().map(|member| OrgRoleDocument {
+        org: member.org.as_str().to_owned(),
+        role: member.role.as_str(),
+    });
+    Ok(Json(WhoamiDocument {
+        kind: caller.actor.kind(),
+        id: caller.actor.name(),
+        name: caller.person.as_ref().map(|person| person.name.to_string()),
+        audience: caller.audience.to_string(),
+        org: caller.org().map(|org| org.as_str().to_owned()),
+        role: caller.role.map(PersonRole::as_str),
+        orgs: orgs.collect(),
+        permissions,
+        by: caller.by.as_str(),
+    }))
+}
+
+/// Permissions on offer
+///
+/// With what each allows, in the order of the page. The policy of an organization may offer fewer.
+#[utoipa::path(
+    get, path = "/permissions", tag = "keys", operation_id = "listPermissions",
+    responses((status = 200, body = PermissionListDocument), super::openapi::Problems),
+)]
+pub async fn permissions(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+) -> Result<Json<PermissionListDocument>, ApiProblem> {
+    let audience = app.settings.audience(&caller.audience).ok_or_else(ApiProblem::not_found)?;
+    let offered = match caller.org() {
+        Some(org) => app.store.org(org).await?.rules.policy.permissions,
+        None => None,
+    };
+    let is_offered = |word: &crate::core::Permission| {
+        offered.as_ref().is_none_or(|set| set.iter().any(|offered| offered == word))
+    };
+    let permissions =
+        audience.permissions.iter().filter(|p| is_offered(&p.word)).map(|p| PermissionDocument {
+            word: p.word.as_str().to_owned(),
+            group: p.group.to_string(),
+            sentence: p.sentence.to_string(),
+        });
+    Ok(Json(PermissionListDocument { permissions: permissions.collect() }))
+}
+
+/// How far an audience is published
+#[utoipa::path(
+    get, path = "/audiences/{audience}/publications", tag = "publishing",
+    operation_id = "getPublication", params(("audience" = String, Path)),
+    responses((status = 200, body = PublicationDocument), super::openapi::Problems),
+)]
+pub async fn publications(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    PathNames(audience): PathNames<String>,
+) -> Result<Json<PublicationDocument>, ApiProblem> {
+    let sight = CallerSight::in_own_org(&app, caller).await?;
+    let audience = AudienceName::parse(&audience).filter(|name| name == sight.audience());
+    let audience = audience.ok_or_else(ApiProblem::not_found)?;
+    let found = app.store.publication(&audience).await?;
+    let sidecars = match sight.may_in(OrgAction::SeeAudit) {
+        Ok(()) => Some(app.store.sidecars(&audience).await?),
+        Err(_) => None,
+    };
+    Ok(Json(PublicationDocument {
+        audience: audience.to_string(),
+        serial: found.serial,
+        published: found.published,
+        epoch: found.epoch,
+        table: found.table.as_ref().map(ArtefactDocument::of),
+        patch: found.patch.as_ref().map(ArtefactDocument::of),
+        sidecars: sidecars.map(|all| all.iter().map(SidecarDocument::of).collect()),
+    }))
+}
+
+/// Who signs tables
+#[utoipa::path(
+    get, path = "/signers", tag = "publishing", operation_id = "listSigners",
+    responses((status = 200, body = SignerListDocument), super::openapi::Problems),
+)]
+pub async fn signers(
+    State(app): State<App>,
+    _caller: AskingCaller,
+) -> Result<Json<SignerListDocument>, ApiProblem> {
+    let signers = app.store.signers().await?;
+    let signers = signers.iter().map(|signer| SignerDocument {
+        id: signer.id.to_string(),
+        public_key: BASE64_STANDARD.encode(signer.public_key),
+        note: signer.note.to_string(),
+        added: show_ms(signer.added_ms),
+        retired: signer.retired_ms.map(show_ms),
+    });
+    Ok(Json(SignerListDocument { signers: signers.collect() }))
+}
+
+/// The members of your organization
+#[utoipa::path(
+    get, path = "/members", tag = "people", operation_id = "listMembers",
+    responses((status = 200, body = MemberListDocument), super::openapi::Problems),
+)]
+pub async fn members(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+) -> Result<Json<MemberListDocument>, ApiProblem> {
+    let sight = CallerSight::in_own_org(&app, caller).await?;
+    sight.may_in(OrgAction::SeeMembers)?;
+    let org = sight.org.as_ref().ok_or_else(ApiProblem::not_found)?;
+    let members = app.store.members(org).await?;
+    let members = members.iter().map(|member| MemberDocument {
+        issuer: member.id.iss.to_string(),
+        subject: member.id.sub.to_string(),
+        name: member.name.to_string(),
+        email: member.email.to_string(),
+        role: member.role.as_str(),
+        seen: show_ms(member.seen_ms),
+    });
+    Ok(Json(MemberListDocument { members: members.collect() }))
+}
+
+/// Give a person of your organization a role, or none
+///
+/// Needs a sign-in of the last minutes. The last owner stays.
+#[utoipa::path(
+    put, path = "/members", tag = "people", operation_id = "putMember",
+    request_body = MemberAssignment,
+    responses(
+        (status = 204, description = "Done."), super::openapi::Problems,
+    ),
+)]
+pub async fn put_member(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    call: ChangeCall,
+) -> Result<StatusCode, ApiProblem> {
+    let sight = CallerSight::in_own_org(&app, caller).await?;
+    sight.may_in(OrgAction::SeeMembers)?;
+    sight.caller.recently_signed_in(&app.people)?;
+    let org = sight.org.clone().ok_or_else(ApiProblem::not_found)?;
+    let assigned = requests::member(&call.body)?;
+    // Only somebody who was here before has a person to be a member.
+    if app.store.person(&assigned.id).await?.is_none() {
+        let fault = super::problem::ProblemFault::at(
+            "/subject",
+            "is nobody who has signed in here; they have to sign in once",
+        );
+        return Err(ApiProblem::invalid(vec![fault]));
+    }
+    let change = MemberChange {
+        org,
+        id: assigned.id,
+        role: assigned.role,
+        actor: sight.caller.actor.clone(),
+        channel: sight.caller.channel.clone(),
+        at_ms: sight.now_ms,
+    };
+    app.store.change_member(change).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Your sessions, the newest first
+#[utoipa::path(
+    get, path = "/sessions", tag = "people", operation_id = "listSessions",
+    responses((status = 200, body = SessionListDocument), super::openapi::Problems),
+)]
+pub async fn sessions(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+) -> Result<Json<SessionListDocument>, ApiProblem> {
+    let StoreActor::Person { id, .. } = &caller.actor else { return Err(ApiProblem::not_found()) };
+    let sessions = app.store.sessions(id, app.clock.now().unix_ms).await?;
+    let sessions = sessions.iter().map(|session| SessionDocument {
+        id: session.id.to_string(),
+        org: session.org.as_ref().map(|org| org.as_str().to_owned()),
+        created: show_ms(session.created_ms),
+        seen: show_ms(session.seen_ms),
+        ends: show_ms(session.ends_ms),
+        address: session.address.to_string(),
+        agent: session.agent.to_string(),
+        current: caller.session.as_ref() == Some(&session.id),
+    });
+    Ok(Json(SessionListDocument { sessions: sessions.collect() }))
+}
+
+/// End one of your sessions
+#[utoipa::path(
+    delete, path = "/sessions/{session}", tag = "people", operation_id = "endSession",
+    params(("session" = String, Path)),
+    responses((status = 204, description = "Ended."), super::openapi::Problems),
+)]
+pub async fn end_session(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    PathNames(session): PathNames<String>,
+) -> Result<StatusCode, ApiProblem> {
+    let StoreActor::Person { id, .. } = &caller.actor else { return Err(ApiProblem::not_found()) };
+    match app.store.end_session(id, &session).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(ApiProblem::not_found()),
+    }
+}
+
+/// What happened in your organization, the newest first
+///
+/// An operator who is in no organization sees all of it.
+#[utoipa::path(
+    get, path = "/audit", tag = "audit", operation_id = "listAudit",
+    params(
+        ("before" = Option<u64>, Query, description = "`next` of the page before."),
+        ("limit" = Option<u32>, Query, description = "1 to 200; 50 if left out."),
+    ),
+    responses((status = 200, body = AuditPageDocument), super::openapi::Problems),
+)]
+pub async fn audit(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    parts: Parts,
+) -> Result<Json<AuditPageDocument>, ApiProblem> {
+    let sight = CallerSight::in_own_org(&app, caller).await?;
+    sight.may_in(OrgAction::SeeAudit)?;
+    let query = audit_query(&parts)?;
+    audit_page(&app, AuditQuery { org: sight.org, ..query }).await
+}
+
+/// The place of a page in the audit log.
+pub fn audit_query(parts: &Parts) -> Result<AuditQuery, ApiProblem> {
+    let mut given = QueryParameters::of(parts, &["before", "limit"])?;
+    let number = |text: &str| text.parse().map_err(|_| "must be a number".to_owned());
+    let query = AuditQuery {
+        before: given.take("before", number),
+        limit: given.limit().unwrap_or(50),
+        ..AuditQuery::default()
+    };
+    given.end(query)
+}
+
+pub async fn audit_page(
+    app: &App,
+    query: AuditQuery,
+) -> Result<Json<AuditPageDocument>, ApiProblem> {
+    let page = app.store.audit(query).await?;
+    let lines = page.lines.iter().map(AuditLineDocument::of).collect();
+    Ok(Json(AuditPageDocument { lines, next: page.next }))
+}
+
+fn words_of(held: &HeldPermissions) -> Option<Vec<String>> {
+    match held {
+        HeldPermissions::All => None,
+        HeldPermissions::These(set) => Some(set.iter().map(|p| p.as_str().to_owned()).collect()),
+    }
+}
+
+// === impl ArtefactDocument ===
+
+impl ArtefactDocument {
+    fn of(head: &ArtefactHead) -> Self {
+        Self {
+            serial: head.serial,
+            base: head.base,
+            state: head.state.as_str(),
+            bytes: head.bytes,
+            made: show_ms(head.made_ms),
+        }
+    }
+}
+
+// === impl SidecarDocument ===
+
+impl SidecarDocument {
+    fn of(report: &SidecarReport) -> Self {
+        Self {
+            fleet: report.fleet.to_string(),
+            instance: report.instance.to_string(),
+            serial: report.serial,
+            base: report.base,
+            seen: show_ms(report.seen_ms),
+            error: report.error.as_ref().map(ToString::to_string),
+        }
+    }
+}
