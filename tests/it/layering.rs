@@ -46,6 +46,7 @@ const RULES: &[(&str, &[&str])] = &[
             "wording",
         ],
     ),
+    ("artefacts", &["core"]),
     ("bin/keygate", &["cli"]),
     ("bin/keygatectl", &["exit", "manage", "registrar"]),
     (
@@ -86,7 +87,18 @@ const RULES: &[(&str, &[&str])] = &[
     ),
     (
         "registrar",
-        &["clock", "config", "core", "exit", "manage", "table", "token", "usage", "wording"],
+        &[
+            "artefacts",
+            "clock",
+            "config",
+            "core",
+            "exit",
+            "manage",
+            "table",
+            "token",
+            "usage",
+            "wording",
+        ],
     ),
     (
         "reload",
@@ -126,6 +138,7 @@ const PURE: &[&str] = &[
     "registrar/dialect/code",
     "registrar/dialect/map",
     "registrar/dialect/operation",
+    "registrar/publish/behind",
     "registrar/store/audit",
     "table",
     "token",
@@ -155,6 +168,7 @@ const WITHOUT_CIRCLES: &[&str] = &[
     "telemetry",
     "admin",
     "app",
+    "artefacts",
     "check",
     "explain",
     "exposure",

@@ -12,6 +12,7 @@
 
 mod access_log;
 mod admin;
+mod artefacts;
 mod assertion;
 mod canaries;
 mod check_certificates;

@@ -1,0 +1,16 @@
+//! Tables and patches over HTTP, from memory, to sidecars that wait for the next one:
+//! `GET /artefacts/AUDIENCE/table.kgt` and `…/patch.kgp`, for fleets with a bearer token. Whoever
+//! publishes puts files on the [`ArtefactShelf`]; that wakes all who wait for them at once. Imports
+//! core only: it verifies nothing, and sidecars trust signatures, not this.
+
+mod etag;
+mod places;
+mod prefer;
+mod service;
+mod shelf;
+#[cfg(test)]
+mod tests;
+
+pub use self::etag::ArtefactTag;
+pub use self::service::{ArtefactConnection, ArtefactFleet, ArtefactPoll, ArtefactService};
+pub use self::shelf::{ArtefactName, ArtefactShelf, ServedArtefact, ServedArtefacts};

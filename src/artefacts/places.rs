@@ -1,0 +1,121 @@
+//! How many polls wait, of each caller, of each fleet and in all. Imports nothing of the crate.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Of one caller: a sidecar waits for a table and a patch of each audience.
+pub(super) const OF_A_CALLER: usize = 16;
+
+/// Of one fleet, so that no fleet keeps out the others.
+pub(super) const OF_A_FLEET: usize = 4096;
+
+/// In all.
+pub(super) const IN_ALL: usize = 16_384;
+
+/// The polls that wait. Clones are one and the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WaitingPolls(Arc<Mutex<WaitCounts>>);
+
+#[derive(Debug, Default)]
+struct WaitCounts {
+    all: usize,
+    fleets: HashMap<Box<str>, usize>,
+    callers: HashMap<PollCaller, usize>,
+}
+
+/// Who waits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PollCaller {
+    pub(super) fleet: Box<str>,
+    /// Its own name, or else its address.
+    pub(super) name: Box<str>,
+}
+
+/// The right to wait; given back when dropped.
+#[derive(Debug)]
+pub(super) struct WaitingPlace {
+    polls: WaitingPolls,
+    caller: PollCaller,
+}
+
+/// Why somebody may not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPlace {
+    /// This caller waits often enough.
+    Caller,
+    /// Too many wait.
+    All,
+}
+
+// === impl WaitingPolls ===
+
+impl WaitingPolls {
+    pub(super) fn take(&self, caller: &PollCaller) -> Result<WaitingPlace, NoPlace> {
+        let mut counts = self.lock();
+        let of_fleet = counts.fleets.get(&caller.fleet).copied().unwrap_or(0);
+        if counts.all >= IN_ALL || of_fleet >= OF_A_FLEET {
+            return Err(NoPlace::All);
+        }
+        if counts.callers.get(caller).copied().unwrap_or(0) >= OF_A_CALLER {
+            return Err(NoPlace::Caller);
+        }
+        counts.all += 1;
+        *counts.fleets.entry(caller.fleet.clone()).or_default() += 1;
+        *counts.callers.entry(caller.clone()).or_default() += 1;
+        Ok(WaitingPlace { polls: self.clone(), caller: caller.clone() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, WaitCounts> {
+        // Counts are whole at every point where a thread could panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for WaitingPlace {
+    fn drop(&mut self) {
+        let mut counts = self.polls.lock();
+        counts.all = counts.all.saturating_sub(1);
+        fall(&mut counts.fleets, &self.caller.fleet);
+        fall(&mut counts.callers, &self.caller);
+    }
+}
+
+/// One less; who has none is forgotten.
+fn fall<K, Q>(counts: &mut HashMap<K, usize>, name: &Q)
+where
+    K: std::borrow::Borrow<Q> + std::hash::Hash + Eq,
+    Q: std::hash::Hash + Eq + ?Sized,
+{
+    if let Some(count) = counts.get_mut(name) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(fleet: &str, name: impl ToString) -> PollCaller {
+        PollCaller { fleet: fleet.into(), name: name.to_string().into() }
+    }
+
+    #[test]
+    fn nobody_takes_all_places() {
+        let polls = WaitingPolls::default();
+        let take = |caller: PollCaller| polls.take(&caller);
+        let own: Vec<_> = (0..OF_A_CALLER).map(|_| take(caller("web", "a")).unwrap()).collect();
+        assert_eq!(take(caller("web", "a")).unwrap_err(), NoPlace::Caller);
+        let rest: Vec<_> =
+            (OF_A_CALLER..OF_A_FLEET).map(|n| take(caller("web", n)).unwrap()).collect();
+        assert_eq!(take(caller("web", "z")).unwrap_err(), NoPlace::All);
+        assert!(take(caller("mobile", "a")).is_ok(), "another fleet");
+        drop(own);
+        assert!(take(caller("web", "a")).is_ok());
+        drop(rest);
+        let counts = polls.lock();
+        assert_eq!((counts.all, counts.fleets.len(), counts.callers.len()), (0, 0, 0));
+    }
+}

@@ -1,0 +1,339 @@
+//! Answers requests for artefacts, at once or when there is something new.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use percent_encoding::percent_decode_str;
+use tokio::sync::watch;
+
+use super::etag::{ArtefactTag, KnownTags};
+use super::places::{NoPlace, PollCaller, WaitingPlace, WaitingPolls};
+use super::prefer::{PREFERENCE_APPLIED, wait};
+use super::shelf::{ArtefactName, ArtefactShelf, ServedArtefacts};
+use crate::core::Digest;
+
+/// What all paths begin with.
+const ROOT: &str = "/artefacts/";
+
+/// Who asks, in its own words.
+const INSTANCE: &str = "keygate-instance";
+
+/// Longest name of a sidecar.
+const INSTANCE_MAX: usize = 128;
+
+/// Sidecars that share a bearer token.
+#[derive(Clone, Debug)]
+pub struct ArtefactFleet {
+    pub name: Box<str>,
+    /// Whose artefacts it sees. Of all others it cannot tell whether they are there.
+    pub audiences: Vec<Box<str>>,
+    /// Of the token.
+    pub bearer: Digest,
+}
+
+/// What a request says of who sent it. The fleet is proved by its token; the rest is the sidecar's
+/// word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArtefactPoll {
+    pub fleet: Box<str>,
+    pub audience: Box<str>,
+    pub name: ArtefactName,
+    /// `Keygate-Instance`; `None`: it does not say.
+    pub instance: Option<Box<str>>,
+    pub peer: Option<IpAddr>,
+    /// What it has in force, by its `If-None-Match`; `None`: nothing of ours.
+    pub has: Option<ArtefactTag>,
+}
+
+/// Serves the artefacts of a shelf. Clones are one and the same.
+#[derive(Clone)]
+pub struct ArtefactService(Arc<Serving>);
+
+struct Serving {
+    shelf: ArtefactShelf,
+    fleets: Vec<ArtefactFleet>,
+    polls: WaitingPolls,
+    told: Box<dyn Fn(ArtefactPoll) + Send + Sync>,
+}
+
+/// The service for one connection, as hyper calls it.
+#[derive(Clone, Debug)]
+pub struct ArtefactConnection {
+    service: ArtefactService,
+    peer: Option<IpAddr>,
+}
+
+/// Why there is no artefact. The words are the `code` of the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoArtefact {
+    /// No token, or one that is no fleet's.
+    Unauthorized,
+    Method,
+    /// No such path, or one of another fleet's audiences.
+    NotFound,
+    /// Nothing was published there yet.
+    Unpublished,
+    TooManyPolls,
+    Busy,
+}
+
+// === impl ArtefactService ===
+
+impl ArtefactService {
+    /// `told` hears of every request of a fleet before it is answered. It must not wait.
+    pub fn new(
+        shelf: ArtefactShelf,
+        fleets: Vec<ArtefactFleet>,
+        told: impl Fn(ArtefactPoll) + Send + Sync + 'static,
+    ) -> Self {
+        let polls = WaitingPolls::default();
+        Self(Arc::new(Serving { shelf, fleets, polls, told: Box::new(told) }))
+    }
+
+    /// For a connection from `peer`; `None`: it came over a Unix socket.
+    pub fn connection(&self, peer: Option<IpAddr>) -> ArtefactConnection {
+        ArtefactConnection { service: self.clone(), peer }
+    }
+
+    /// Answers one request; its body is not read. With `Prefer: wait` that takes up to a minute, and
+    /// ends as soon as the caller drops the future.
+    pub async fn answer<B>(
+        &self,
+        request: &Request<B>,
+        peer: Option<IpAddr>,
+    ) -> Response<Full<Bytes>> {
+        let asked = match self.asked(request, peer) {
+            Ok(asked) => asked,
+            Err(refused) => return refused.response(),
+        };
+        self.find(asked).await
+    }
+
+    fn asked<B>(
+        &self,
+        request: &Request<B>,
+        peer: Option<IpAddr>,
+    ) -> Result<ArtefactRequest, NoArtefact> {
+        let fleet = self.fleet(request.headers()).ok_or(NoArtefact::Unauthorized)?;
+        let path = request.uri().path().strip_prefix(ROOT).ok_or(NoArtefact::NotFound)?;
+        let (audience, file) = path.split_once('/').ok_or(NoArtefact::NotFound)?;
+        let audience = percent_decode_str(audience).decode_utf8().ok();
+        let audience = audience.ok_or(NoArtefact::NotFound)?;
+        let name = ArtefactName::of_file(file).ok_or(NoArtefact::NotFound)?;
+        if !fleet.audiences.iter().any(|own| **own == *audience) {
+            return Err(NoArtefact::NotFound);
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(NoArtefact::Method);
+        }
+        let instance = instance(request.headers());
+        let address = peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default();
+        let caller = PollCaller {
+            fleet: fleet.name.clone(),
+            name: instance.clone().unwrap_or_else(|| address.into()),
+        };
+        let known = KnownTags::of(request.headers());
+        let has = KnownTags::of(request.headers()).newest();
+        let audience: Box<str> = audience.into();
+        (self.0.told)(ArtefactPoll {
+            fleet: fleet.name.clone(),
+            audience: audience.clone(),
+            name,
+            instance,
+            peer,
+            has,
+        });
+        Ok(ArtefactRequest { audience, name, known, caller, wait: wait(request.headers()) })
+    }
+
+    /// The fleet whose token it is. All are compared, each in constant time.
+    fn fleet(&self, fields: &HeaderMap) -> Option<&ArtefactFleet> {
+        let mut values = fields.get_all(header::AUTHORIZATION).iter();
+        let (value, None) = (values.next()?, values.next()) else { return None };
+        let (scheme, token) = value.as_bytes().split_at_checked(7)?;
+        if !scheme.eq_ignore_ascii_case(b"bearer ") {
+            return None;
+        }
+        let digest = Digest::of(token.trim_ascii());
+        let mut found = None;
+        for fleet in &self.0.fleets {
+            if fleet.bearer.matches(&digest) {
+                found = Some(fleet);
+            }
+        }
+        found
+    }
+
+    async fn find(&self, asked: ArtefactRequest) -> Response<Full<Bytes>> {
+        let mut board = self.0.shelf.watch(&asked.audience);
+        let mut answer = asked.look(&board.borrow_and_update());
+        if asked.wait.is_zero() || matches!(answer, ArtefactFinding::New(_)) {
+            return answer.response();
+        }
+        let place = match self.0.polls.take(&asked.caller) {
+            Ok(place) => place,
+            Err(NoPlace::Caller) => return NoArtefact::TooManyPolls.response(),
+            Err(NoPlace::All) => return NoArtefact::Busy.response(),
+        };
+        // However it ends, the answer is the one of now.
+        let _ = tokio::time::timeout(asked.wait, asked.news(&mut board, &mut answer, &place)).await;
+        let mut response = answer.response();
+        if let Ok(applied) = HeaderValue::from_str(&format!("wait={}", asked.wait.as_secs())) {
+            response.headers_mut().insert(PREFERENCE_APPLIED, applied);
+        }
+        response
+    }
+}
+
+impl std::fmt::Debug for ArtefactService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ArtefactService").field("shelf", &self.0.shelf).finish_non_exhaustive()
+    }
+}
+
+impl<B> hyper::service::Service<Request<B>> for ArtefactConnection
+where
+    B: Send + 'static,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<B>) -> Self::Future {
+        let (service, peer) = (self.service.clone(), self.peer);
+        // The body is of no use, and need not be shared between threads.
+        let request = request.map(drop);
+        Box::pin(async move { Ok(service.answer(&request, peer).await) })
+    }
+}
+
+/// A request of a fleet for one of its artefacts.
+struct ArtefactRequest {
+    audience: Box<str>,
+    name: ArtefactName,
+    known: KnownTags,
+    caller: PollCaller,
+    wait: Duration,
+}
+
+enum ArtefactFinding {
+    New(super::ServedArtefact),
+    Unchanged(ArtefactTag),
+    Nothing,
+}
+
+// === impl ArtefactRequest ===
+
+impl ArtefactRequest {
+    fn look(&self, artefacts: &ServedArtefacts) -> ArtefactFinding {
+        match artefacts.get(self.name) {
+            Some(artefact) if self.known.has(&artefact.tag) => {
+                ArtefactFinding::Unchanged(artefact.tag.clone())
+            }
+            Some(artefact) => ArtefactFinding::New(artefact.clone()),
+            None => ArtefactFinding::Nothing,
+        }
+    }
+
+    /// Until there is something new, or nobody publishes any more.
+    async fn news(
+        &self,
+        board: &mut watch::Receiver<ServedArtefacts>,
+        answer: &mut ArtefactFinding,
+        _place: &WaitingPlace,
+    ) {
+        while board.changed().await.is_ok() {
+            *answer = self.look(&board.borrow_and_update());
+            if matches!(answer, ArtefactFinding::New(_)) {
+                return;
+            }
+        }
+    }
+}
+
+// === impl ArtefactFinding ===
+
+impl ArtefactFinding {
+    fn response(self) -> Response<Full<Bytes>> {
+        let (status, tag, bytes) = match self {
+            Self::New(artefact) => (StatusCode::OK, artefact.tag, artefact.bytes),
+            Self::Unchanged(tag) => (StatusCode::NOT_MODIFIED, tag, Bytes::new()),
+            Self::Nothing => return NoArtefact::Unpublished.response(),
+        };
+        let mut response = Response::new(Full::new(bytes));
+        *response.status_mut() = status;
+        let fields = response.headers_mut();
+        if let Ok(tag) = HeaderValue::from_str(&tag.to_field()) {
+            fields.insert(header::ETAG, tag);
+        }
+        if status == StatusCode::OK {
+            let octets = HeaderValue::from_static("application/octet-stream");
+            fields.insert(header::CONTENT_TYPE, octets);
+        }
+        uncached(fields);
+        response
+    }
+}
+
+// === impl NoArtefact ===
+
+impl NoArtefact {
+    fn response(self) -> Response<Full<Bytes>> {
+        let (status, code, detail) = match self {
+            Self::Unauthorized => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "a fleet's bearer token is needed")
+            }
+            Self::Method => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "only GET and HEAD are")
+            }
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "there is no such artefact"),
+            Self::Unpublished => {
+                (StatusCode::NOT_FOUND, "not_published", "nothing was published here yet")
+            }
+            Self::TooManyPolls => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_polls",
+                "as many requests of this caller wait as may",
+            ),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "as many requests wait as may"),
+        };
+        let title = status.canonical_reason().unwrap_or_default();
+        let body = serde_json::json!({
+            "type": "about:blank", "title": title, "status": status.as_u16(), "code": code,
+            "detail": detail,
+        });
+        let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+        *response.status_mut() = status;
+        let fields = response.headers_mut();
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let (name, value) = match self {
+            Self::Unauthorized => (header::WWW_AUTHENTICATE, "Bearer realm=\"artefacts\""),
+            Self::Method => (header::ALLOW, "GET, HEAD"),
+            Self::TooManyPolls | Self::Busy => (header::RETRY_AFTER, "1"),
+            Self::NotFound | Self::Unpublished => (header::VARY, "authorization"),
+        };
+        fields.insert(name, HeaderValue::from_static(value));
+        uncached(fields);
+        response
+    }
+}
+
+/// A cache in between would hand out yesterday's table, and one fleet's to another.
+fn uncached(fields: &mut HeaderMap) {
+    let value = HeaderValue::from_static("private, no-cache");
+    fields.insert(header::CACHE_CONTROL, value);
+}
+
+/// A name that is too long, or that no configuration can have, is none.
+fn instance(fields: &HeaderMap) -> Option<Box<str>> {
+    let text = fields.get(INSTANCE)?.to_str().ok()?.trim();
+    let is_name =
+        (1..=INSTANCE_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    is_name.then(|| text.into())
+}

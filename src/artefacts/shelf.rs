@@ -1,0 +1,116 @@
+//! The artefacts of each audience that are served now.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::etag::ArtefactTag;
+use crate::core::Digest;
+
+/// Which file of an audience.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ArtefactName {
+    Patch,
+    Table,
+}
+
+/// A file as it is sent.
+#[derive(Clone, Debug)]
+pub struct ServedArtefact {
+    pub tag: ArtefactTag,
+    pub bytes: Bytes,
+}
+
+/// What an audience has; `None`: nothing was published yet.
+#[derive(Clone, Debug, Default)]
+pub struct ServedArtefacts {
+    pub table: Option<ServedArtefact>,
+    pub patch: Option<ServedArtefact>,
+}
+
+/// Artefacts by audience. Clones are one and the same.
+#[derive(Clone, Debug, Default)]
+pub struct ArtefactShelf(Arc<Mutex<ShelfBoards>>);
+
+#[derive(Debug, Default)]
+struct ShelfBoards {
+    is_closed: bool,
+    audiences: BTreeMap<Box<str>, watch::Sender<ServedArtefacts>>,
+}
+
+// === impl ArtefactName ===
+
+impl ArtefactName {
+    /// The last part of its path.
+    pub const fn file(self) -> &'static str {
+        match self {
+            Self::Patch => "patch.kgp",
+            Self::Table => "table.kgt",
+        }
+    }
+
+    pub(super) fn of_file(file: &str) -> Option<Self> {
+        [Self::Patch, Self::Table].into_iter().find(|name| name.file() == file)
+    }
+}
+
+// === impl ServedArtefact ===
+
+impl ServedArtefact {
+    pub fn new(serial: u64, bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self { tag: ArtefactTag::of(serial, &Digest::of(&bytes)), bytes }
+    }
+}
+
+// === impl ServedArtefacts ===
+
+impl ServedArtefacts {
+    pub fn get(&self, name: ArtefactName) -> Option<&ServedArtefact> {
+        match name {
+            ArtefactName::Patch => self.patch.as_ref(),
+            ArtefactName::Table => self.table.as_ref(),
+        }
+    }
+}
+
+// === impl ArtefactShelf ===
+
+impl ArtefactShelf {
+    /// Serves these from now on, both in one step, and wakes all who wait for either.
+    pub fn put(&self, audience: &str, artefacts: ServedArtefacts) {
+        self.sender(audience).send_replace(artefacts);
+    }
+
+    /// What is served now.
+    pub fn get(&self, audience: &str) -> ServedArtefacts {
+        self.sender(audience).borrow().clone()
+    }
+
+    /// Lets all who wait go, now and from now on: the process is about to end.
+    pub fn close(&self) {
+        let mut boards = self.lock();
+        boards.is_closed = true;
+        // Who holds a receiver is told that nobody sends any more.
+        boards.audiences.clear();
+    }
+
+    pub(super) fn watch(&self, audience: &str) -> watch::Receiver<ServedArtefacts> {
+        self.sender(audience).subscribe()
+    }
+
+    fn sender(&self, audience: &str) -> watch::Sender<ServedArtefacts> {
+        let mut boards = self.lock();
+        match boards.is_closed {
+            true => watch::Sender::default(),
+            false => boards.audiences.entry(audience.into()).or_default().clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ShelfBoards> {
+        // The map is whole at every point where a thread could panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

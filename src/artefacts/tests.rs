@@ -1,0 +1,238 @@
+//! Who gets which artefact, and when.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+
+use super::places::OF_A_CALLER;
+use super::*;
+use crate::core::Digest;
+
+const WEB: &str = "Bearer web-token-0123456789";
+const MOBILE: &str = "bearer mobile-token-0123456";
+
+struct Peer {
+    shelf: ArtefactShelf,
+    service: ArtefactService,
+    told: Arc<Mutex<Vec<ArtefactPoll>>>,
+}
+
+type Answer = Response<Full<bytes::Bytes>>;
+
+impl Peer {
+    fn new() -> Self {
+        let fleet = |name: &str, audiences: &[&str], token: &str| ArtefactFleet {
+            name: name.into(),
+            audiences: audiences.iter().map(|a| (*a).into()).collect(),
+            bearer: Digest::of(token.split(' ').nth(1).unwrap().as_bytes()),
+        };
+        let fleets = vec![fleet("web", &["shop", "a/b c"], WEB), fleet("mobile", &["app"], MOBILE)];
+        let (shelf, told) = (ArtefactShelf::default(), Arc::default());
+        let service = ArtefactService::new(shelf.clone(), fleets, {
+            let told: Arc<Mutex<Vec<ArtefactPoll>>> = Arc::clone(&told);
+            move |poll| told.lock().unwrap().push(poll)
+        });
+        Self { shelf, service, told }
+    }
+
+    fn put(&self, table: u64, patch: Option<u64>) {
+        let artefact = |serial: u64| ServedArtefact::new(serial, format!("file {serial}"));
+        let artefacts =
+            ServedArtefacts { table: Some(artefact(table)), patch: patch.map(artefact) };
+        self.shelf.put("shop", artefacts);
+    }
+
+    async fn send(&self, request: http::request::Builder) -> Answer {
+        let request = request.body(()).unwrap();
+        self.service.answer(&request, Some("192.0.2.1".parse().unwrap())).await
+    }
+
+    async fn get(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let request = Request::get(path).header("authorization", WEB);
+        self.send(fields.iter().fold(request, |r, (name, value)| r.header(*name, *value))).await
+    }
+
+    fn last(&self) -> ArtefactPoll {
+        self.told.lock().unwrap().last().cloned().unwrap()
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let bounded = async { tokio::time::timeout(Duration::from_secs(30), test).await };
+    runtime.block_on(bounded).expect("within half a minute");
+}
+
+async fn body(answer: Answer) -> String {
+    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+fn field<'a>(answer: &'a Answer, name: &str) -> &'a str {
+    answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+const TABLE: &str = "/artefacts/shop/table.kgt";
+const PATCH: &str = "/artefacts/shop/patch.kgp";
+
+#[test]
+fn a_fleet_sees_its_own_audiences_alone() {
+    run(async {
+        let peer = Peer::new();
+        peer.put(7, None);
+        for authorization in ["", "Bearer ", "Bearer x", "Basic d2ViOng=", &WEB[..20], MOBILE] {
+            let request = Request::get(TABLE).header("authorization", authorization);
+            let answer = peer.send(request).await;
+            let wanted = match authorization {
+                MOBILE => StatusCode::NOT_FOUND,
+                _ => StatusCode::UNAUTHORIZED,
+            };
+            assert_eq!(answer.status(), wanted, "{authorization}");
+        }
+        let twice = Request::get(TABLE).header("authorization", WEB).header("authorization", WEB);
+        assert_eq!(peer.send(twice).await.status(), StatusCode::UNAUTHORIZED);
+        assert!(peer.told.lock().unwrap().is_empty(), "nobody proved to be of a fleet");
+        for path in [
+            "/artefacts/shop",
+            "/artefacts/shop/",
+            "/artefacts/shop/keys.kgt",
+            "/x",
+            "/artefacts/app/table.kgt",
+            "/artefacts/shop/table.kgt/x",
+            "/artefacts/%ff/table.kgt",
+        ] {
+            let answer = peer.get(path, &[("prefer", "wait=20")]).await;
+            assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
+            assert!(body(answer).await.contains("\"not_found\""), "{path}");
+        }
+        let answer = peer.get("/artefacts/a%2Fb%20c/table.kgt", &[]).await;
+        assert!(body(answer).await.contains("\"not_published\""));
+        assert_eq!(&*peer.last().audience, "a/b c");
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
+            let request = Request::builder().method(method).uri(TABLE);
+            let answer = peer.send(request.header("authorization", WEB)).await;
+            assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+            assert_eq!(field(&answer, "allow"), "GET, HEAD");
+        }
+    });
+}
+
+#[test]
+fn what_the_caller_has_is_not_sent_again() {
+    run(async {
+        let peer = Peer::new();
+        peer.put(7, Some(9));
+        let answer = peer.get(TABLE, &[("keygate-instance", "a-1")]).await;
+        let tag = field(&answer, "etag").to_owned();
+        assert_eq!(
+            (answer.status(), field(&answer, "content-type")),
+            (StatusCode::OK, "application/octet-stream")
+        );
+        assert_eq!(field(&answer, "cache-control"), "private, no-cache");
+        assert_eq!(body(answer).await, "file 7");
+        let poll = peer.last();
+        assert_eq!((poll.has, poll.instance.as_deref()), (None, Some("a-1")));
+        assert_eq!((poll.name, &*poll.fleet), (ArtefactName::Table, "web"));
+        let answer = peer.get(TABLE, &[("if-none-match", &tag)]).await;
+        assert_eq!((answer.status(), field(&answer, "etag")), (StatusCode::NOT_MODIFIED, &*tag));
+        assert_eq!(body(answer).await, "");
+        assert_eq!(peer.last().has.map(|has| has.serial), Some(7));
+        assert_eq!(peer.last().instance, None);
+        // Two files of one serial are two, and what is older than the caller's is sent all the same.
+        for other in [tag.replace('7', "8"), tag.replace('"', "\"x")] {
+            let answer = peer.get(TABLE, &[("if-none-match", &other)]).await;
+            assert_eq!(answer.status(), StatusCode::OK, "{other}");
+        }
+        let head = Request::head(PATCH).header("authorization", WEB);
+        let answer = peer.send(head).await;
+        assert!(field(&answer, "etag").starts_with("\"9-"), "{answer:?}");
+        for name in ["", "a b", &"x".repeat(129)] {
+            peer.get(TABLE, &[("keygate-instance", name)]).await;
+            assert_eq!(peer.last().instance, None, "{name}");
+        }
+    });
+}
+
+#[test]
+fn who_waits_hears_at_once_of_what_is_new() {
+    run(async {
+        let peer = Peer::new();
+        let wait = ("prefer", "wait=20");
+        // Neither is there yet.
+        let waits = [wait];
+        let (table, patch, ()) =
+            tokio::join!(peer.get(TABLE, &waits), peer.get(PATCH, &waits), async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                peer.put(7, Some(8));
+            });
+        assert_eq!(field(&table, "preference-applied"), "wait=20");
+        assert!(field(&table, "etag").starts_with("\"7-"));
+        let tag = field(&patch, "etag").to_owned();
+        assert_eq!(body(patch).await, "file 8");
+        // A new table alone says nothing to who waits for a patch.
+        let known = [wait, ("if-none-match", &*tag)];
+        let (patch, ()) = tokio::join!(peer.get(PATCH, &known), async {
+            for table in 20..25 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                peer.put(table, Some(8));
+            }
+            peer.put(25, Some(30));
+        });
+        assert!(field(&patch, "etag").starts_with("\"30-"), "{patch:?}");
+        // Without news it ends when the time is over, and says that it was held.
+        let tag = field(&patch, "etag").to_owned();
+        let known = [("prefer", "wait=1"), ("if-none-match", &*tag)];
+        let answer = peer.get(PATCH, &known).await;
+        assert_eq!(answer.status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(field(&answer, "preference-applied"), "wait=1");
+        // The end of the process lets everybody go.
+        let known = [wait, ("if-none-match", &*tag)];
+        let (answer, ()) = tokio::join!(peer.get(PATCH, &known), async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            peer.shelf.close();
+        });
+        assert_eq!(answer.status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(peer.get(PATCH, &known).await.status(), StatusCode::NOT_FOUND);
+    });
+}
+
+#[test]
+fn a_caller_has_so_many_waits_and_no_more() {
+    run(async {
+        let peer = Arc::new(Peer::new());
+        let held: Vec<_> = (0..OF_A_CALLER)
+            .map(|_| {
+                let peer = Arc::clone(&peer);
+                tokio::spawn(async move {
+                    let fields = [("prefer", "wait=60"), ("keygate-instance", "a")];
+                    peer.get(PATCH, &fields).await.status()
+                })
+            })
+            .collect();
+        while peer.told.lock().unwrap().len() < OF_A_CALLER {
+            tokio::task::yield_now().await;
+        }
+        let more = |instance: &'static str| {
+            let peer = Arc::clone(&peer);
+            async move {
+                let fields = [("prefer", "wait=1"), ("keygate-instance", instance)];
+                peer.get(PATCH, &fields).await
+            }
+        };
+        let refused = more("a").await;
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(field(&refused, header::RETRY_AFTER.as_str()), "1");
+        assert_eq!(peer.get(PATCH, &[("keygate-instance", "a")]).await.status(), 404, "at once");
+        assert_eq!(more("b").await.status(), StatusCode::NOT_FOUND, "has waited");
+        // Whoever hangs up gives the place back.
+        let mut held = held;
+        held.pop().unwrap().abort();
+        tokio::task::yield_now().await;
+        assert_eq!(more("a").await.status(), StatusCode::NOT_FOUND);
+        peer.put(1, Some(2));
+        for held in held {
+            assert_eq!(held.await.unwrap(), StatusCode::OK);
+        }
+    });
+}

@@ -1,0 +1,133 @@
+//! Tables and patches over HTTP to real sidecars, which wait for the next one.
+
+use std::sync::{Arc, Mutex};
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use keygate::artefacts::{
+    ArtefactFleet, ArtefactName, ArtefactPoll, ArtefactService, ArtefactShelf, ServedArtefact,
+    ServedArtefacts,
+};
+use keygate::core::Digest;
+
+use crate::support::client::exchange;
+use crate::support::gate::{AUDIENCE, Folder, Gate, READER};
+use crate::support::upstream::Upstream;
+
+const TOKEN: &str = "a-token-of-the-fleet-1";
+
+/// Serves a shelf until it is dropped.
+struct Server {
+    port: u16,
+    shelf: ArtefactShelf,
+    told: Arc<Mutex<Vec<ArtefactPoll>>>,
+    /// Dropped, it ends the server.
+    _end: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Server {
+    fn start() -> Self {
+        let told: Arc<Mutex<Vec<ArtefactPoll>>> = Arc::default();
+        let shelf = ArtefactShelf::default();
+        let fleet = ArtefactFleet {
+            name: "web".into(),
+            audiences: vec![AUDIENCE.into()],
+            bearer: Digest::of(TOKEN.as_bytes()),
+        };
+        let polls = Arc::clone(&told);
+        let service = ArtefactService::new(shelf.clone(), vec![fleet], move |poll| {
+            polls.lock().unwrap().push(poll);
+        });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let serve = async {
+                    while let Ok((stream, peer)) = listener.accept().await {
+                        let serving =
+                            http1::Builder::new().timer(TokioTimer::new()).serve_connection(
+                                TokioIo::new(stream),
+                                service.connection(Some(peer.ip())),
+                            );
+                        tokio::spawn(serving);
+                    }
+                };
+                tokio::select! { () = serve => {} _ = ended => {} }
+            });
+        });
+        Self { port, shelf, told, _end: end }
+    }
+
+    /// Serves what the folder holds.
+    fn put(&self, folder: &Folder, table: u64, patch: Option<u64>) {
+        let served = |name: &str, serial| {
+            ServedArtefact::new(serial, std::fs::read(folder.file(name)).unwrap())
+        };
+        let artefacts = ServedArtefacts {
+            table: Some(served("keys.kgt", table)),
+            patch: patch.map(|serial| served("keys.kgp", serial)),
+        };
+        self.shelf.put(AUDIENCE, artefacts);
+    }
+
+    /// The serial that the sidecar has last said to have.
+    fn has(&self, name: ArtefactName) -> Option<u64> {
+        let told = self.told.lock().unwrap();
+        let poll = told.iter().rfind(|poll| poll.name == name && poll.has.is_some())?;
+        assert_eq!(poll.instance.as_deref(), Some("gate-1"), "{poll:?}");
+        poll.has.as_ref().map(|has| has.serial)
+    }
+}
+
+/// The sidecar waits for a patch that is not there yet, gets each change at once, and what it says
+/// to have is in force. Polling alone would take ten minutes.
+#[test]
+fn a_sidecar_gets_each_change_while_it_waits() {
+    let upstream = Upstream::start();
+    let server = Server::start();
+    let folder = Gate::before(&upstream).folder();
+    let url = format!("http://127.0.0.1:{}/artefacts/{AUDIENCE}", server.port);
+    let config = folder.read("keygate.toml").replace(
+        "path = \"keys.kgt\"",
+        &format!(
+            "url = \"{url}/table.kgt\"\npatch = \"{url}/patch.kgp\"\n\
+             poll = \"10m\"\npatch_poll = \"10m\""
+        ),
+    );
+    let more = "\n[table.http]\nlong_poll = \"20s\"\nbearer_file = \"token\"\n\
+                [usage]\ninstance = \"gate-1\"\n";
+    folder.write("keygate.toml", &format!("{config}{more}"));
+    folder.write_secret("token", TOKEN);
+    let table = serial(&folder);
+    server.put(&folder, table, None);
+    let gate = Gate::serve(folder);
+    gate.wait_ready();
+    let request = format!("GET /v1/x HTTP/1.1\r\nhost: a\r\nx-api-key: {READER}\r\n\r\n");
+    let status = || exchange(gate.address, &request).status();
+    assert_eq!(status(), 200);
+    let in_force = |name, serial| {
+        gate.process.eventually("the artefact in force", || server.has(name) == Some(serial));
+    };
+    in_force(ArtefactName::Table, table);
+    for (command, wanted) in [("disable", 401), ("enable", 200), ("revoke", 401)] {
+        let registry = ["--registry", "keys.toml", "--signer", "signer.pem"];
+        let publish = ["--publish-patch", "keys.kgp", "--base", "keys.kgt"];
+        gate.folder.ctl(&[&["keys", command, "key_reader"], &registry[..], &publish].concat());
+        let serial = serial(&gate.folder);
+        server.put(&gate.folder, table, Some(serial));
+        in_force(ArtefactName::Patch, serial);
+        assert_eq!(status(), wanted, "{command}");
+    }
+}
+
+/// Of the last change of the registry.
+fn serial(folder: &Folder) -> u64 {
+    let registry = folder.read("keys.toml");
+    let line = registry.lines().find_map(|line| line.strip_prefix("serial = ")).unwrap();
+    line.trim().parse().unwrap()
+}
