@@ -7,7 +7,9 @@ use axum::extract::FromRef;
 use super::config::AdminToml;
 use super::metrics::ServiceMetrics;
 use super::people::Authenticator;
+use super::publish::PublisherHandle;
 use super::store::Store;
+use crate::artefacts::ArtefactService;
 use crate::clock::Clock;
 
 /// The state of every router. Clones share everything.
@@ -18,13 +20,23 @@ pub struct App {
     pub clock: Clock,
     pub people: Authenticator,
     pub metrics: Arc<ServiceMetrics>,
+    /// `None`: nothing is published here, as in tests of the other rooms.
+    pub publishing: Option<Publishing>,
+}
+
+/// Publishing as handlers see it.
+#[derive(Clone, Debug)]
+pub struct Publishing {
+    pub publisher: PublisherHandle,
+    pub artefacts: ArtefactService,
 }
 
 // === impl App ===
 
 impl App {
-    pub fn new(store: Arc<dyn Store>, settings: AdminToml, clock: Clock) -> Self {
-        let settings = Arc::new(settings);
+    /// Without publishing.
+    pub fn new(store: Arc<dyn Store>, settings: impl Into<Arc<AdminToml>>, clock: Clock) -> Self {
+        let settings = settings.into();
         let metrics = Arc::new(ServiceMetrics::new());
         let people = Authenticator::new(
             Arc::clone(&store),
@@ -32,7 +44,7 @@ impl App {
             clock.clone(),
             Arc::clone(&metrics),
         );
-        Self { store, settings, clock, people, metrics }
+        Self { store, settings, clock, people, metrics, publishing: None }
     }
 }
 

@@ -2,6 +2,7 @@
 //! commands of `manage`, which do not know it.
 
 mod fault;
+mod recover;
 mod serving;
 mod transfer;
 
@@ -13,10 +14,13 @@ use serde_json::json;
 
 use self::fault::{of_config, of_store};
 use super::config::AdminToml;
+use super::publish::fleet::SidecarBook;
+use super::publish::{Publisher, PublisherOptions, compare, is_behind};
 use super::store::sqlite::{SqliteOptions, SqliteStore};
 use super::store::{
     AudienceName, ChangeRequest, Channel, KeyChange, KeyRef, Store, StoreActor, Uid,
 };
+use crate::artefacts::ArtefactShelf;
 use crate::config::ThisHost;
 use crate::core::{KeyId, OrgId};
 use crate::exit::Exit;
@@ -57,6 +61,8 @@ enum AdminCommand {
     Import(transfer::Import),
     /// Make the database, or bring it up to this program's schema
     Migrate,
+    /// Take what was published into a database that was restored from a backup
+    Recover(recover::Recover),
     /// Revoke a key in the database, also while the service is down
     Revoke {
         /// Id or UUID of the key
@@ -77,7 +83,7 @@ enum AdminCommand {
 
 /// A configuration with the database that it names.
 struct OpenState {
-    config: AdminToml,
+    config: Arc<AdminToml>,
     store: Arc<dyn Store>,
 }
 
@@ -110,6 +116,7 @@ fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
         AdminCommand::Backup { to } => backup(&config, &to, session),
         AdminCommand::Import(import) => import.run(&runtime, config, session),
         AdminCommand::Export(export) => export.run(&runtime, config, session),
+        AdminCommand::Recover(recover) => recover.run(&runtime, config, session),
         AdminCommand::Revoke { key, audience, org } => {
             let audience = audience_of(&config, audience.as_deref())?;
             runtime.block_on(revoke(config, RevokedKey { key, audience, org }, session))
@@ -117,8 +124,23 @@ fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
     }
 }
 
+/// A database that may be changed: one that is behind what was published is refused.
+async fn open_to_change(config: AdminToml, session: &Session) -> Result<OpenState> {
+    let state = open_as_it_is(config, session)?;
+    refuse_behind(&state, session).await?;
+    Ok(state)
+}
+
+async fn refuse_behind(OpenState { config, store }: &OpenState, session: &Session) -> Result<()> {
+    let compared = compare(config, store, &session.clock).await?;
+    match compared.into_iter().find_map(|compared| compared.behind) {
+        Some(behind) => Err(is_behind(&behind)),
+        None => Ok(()),
+    }
+}
+
 /// The database must be there already: a state directory that was mistyped is not made anew.
-fn open(config: AdminToml, session: &Session) -> Result<OpenState> {
+fn open_as_it_is(config: AdminToml, session: &Session) -> Result<OpenState> {
     let path = config.database();
     if !path.exists() {
         let message = format!(
@@ -135,7 +157,7 @@ fn open(config: AdminToml, session: &Session) -> Result<OpenState> {
         clock: session.clock.clone(),
     };
     let store = SqliteStore::open(options).map_err(of_store)?;
-    Ok(OpenState { config, store: Arc::new(store) })
+    Ok(OpenState { config: Arc::new(config), store: Arc::new(store) })
 }
 
 /// The audience that is named, or the only one of the configuration.
@@ -205,7 +227,7 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
             return Ok(());
         }
     }
-    let OpenState { config, store } = open(config, session)?;
+    let OpenState { config, store } = open_as_it_is(config, session)?;
     let mut told = Vec::new();
     for audience in &config.audiences {
         let publication = store.publication(&audience.name).await.map_err(of_store)?;
@@ -223,6 +245,10 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
             let serial = publication.serial;
             session.output.line(&format!("{}: serial {serial}, {unpublished}", audience.name))?;
         }
+    }
+    let compared = compare(&config, &store, &session.clock).await?;
+    if let Some(behind) = compared.into_iter().find_map(|compared| compared.behind) {
+        return Err(is_behind(&behind));
     }
     let faults = store.verify_audit(Vec::new()).await.map_err(of_store)?;
     let strange = store.unlogged_keys(NAMED).await.map_err(of_store)?;
@@ -245,7 +271,7 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
 }
 
 async fn verify_audit(config: AdminToml, session: &mut Session) -> Result<()> {
-    let OpenState { store, .. } = open(config, session)?;
+    let OpenState { store, .. } = open_as_it_is(config, session)?;
     let head = store.audit_head().await.map_err(of_store)?;
     let faults = store.verify_audit(vec![head]).await.map_err(of_store)?;
     if session.output.json {
@@ -305,10 +331,10 @@ struct RevokedKey {
 }
 
 async fn revoke(config: AdminToml, revoked: RevokedKey, session: &mut Session) -> Result<()> {
-    let OpenState { store, .. } = open(config, session)?;
+    let OpenState { store, config } = open_to_change(config, session).await?;
     let RevokedKey { key, audience, org } = revoked;
     let request = ChangeRequest {
-        audience,
+        audience: audience.clone(),
         org,
         actor: host_user(session),
         channel: Channel::default(),
@@ -321,10 +347,32 @@ async fn revoke(config: AdminToml, revoked: RevokedKey, session: &mut Session) -
     if session.output.json {
         let id = entry.id.to_string();
         let answer = json!({"id": id, "status": entry.status.as_str(), "serial": changed.serial});
-        return session.output.json_line(&answer);
+        session.output.json_line(&answer)?;
+        return publish_once(config, store, &audience, session).await;
     }
     session.output.line(&format!("{}: revoked, serial {}", entry.describe(), changed.serial))?;
-    session.output.note("sidecars learn of it when the service publishes serial and patch");
+    publish_once(config, store, &audience, session).await
+}
+
+/// The service publishes what is changed here while it runs; while it is down, this command does.
+async fn publish_once(
+    config: Arc<AdminToml>,
+    store: Arc<dyn Store>,
+    audience: &AudienceName,
+    session: &mut Session,
+) -> Result<()> {
+    let options = PublisherOptions {
+        store,
+        settings: config,
+        shelf: ArtefactShelf::default(),
+        book: SidecarBook::default(),
+        clock: session.clock.clone(),
+    };
+    let told = match Publisher::once(options, audience).await? {
+        true => "published into the directories of its targets",
+        false => "sidecars learn of it as soon as the service, which runs or starts, publishes it",
+    };
+    session.output.note(told);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Router, http};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{StatusCode, request::Parts};
@@ -21,7 +21,7 @@ use http_body_util::Limited;
 
 pub use self::listen::{ServiceListener, serve};
 use super::api;
-use super::app::App;
+use super::app::{App, Publishing};
 use super::people;
 use super::request::{BODY_LIMIT, ClientAddress, Peer, Problem, RequestId, bearer};
 use crate::core::Digest;
@@ -66,6 +66,7 @@ fn assemble(app: App, rooms: Router<App>) -> Router {
     rooms
         .route("/healthz", get(health))
         .route("/metrics", get(show_metrics))
+        .route("/artefacts/{*path}", any(artefacts))
         .fallback(nothing)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(from_fn_with_state(app.clone(), around))
@@ -102,10 +103,20 @@ async fn show_metrics(State(app): State<App>, request: Request) -> Response {
     match is_open {
         true => {
             let form = "text/plain; version=0.0.4; charset=utf-8";
-            ([(header::CONTENT_TYPE, form)], app.metrics.render()).into_response()
+            let published = app.publishing.map(|publishing| publishing.publisher.metrics());
+            let text = app.metrics.render() + &published.unwrap_or_default();
+            ([(header::CONTENT_TYPE, form)], text).into_response()
         }
         false => nothing().await,
     }
+}
+
+/// Tables and patches, for the tokens of fleets.
+async fn artefacts(State(app): State<App>, request: Request) -> Response {
+    let Some(Publishing { artefacts, .. }) = app.publishing else { return nothing().await };
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+    // Nobody reads the body.
+    artefacts.answer(&request.map(drop), peer).await.map(Body::new)
 }
 
 /// What happens around every request.

@@ -22,13 +22,13 @@ pub mod suite;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-pub use self::audit::{AuditHead, AuditLine, ChainFault};
+pub use self::audit::{AuditHead, AuditLine, ChainFault, ChainHash};
 pub use self::change::{
     AuditEvent, ChangeRequest, Changed, Channel, IdempotencyKey, KeyChange, KeyRef, Replay,
     StoreActor,
 };
 pub use self::error::StoreError;
-pub use self::import::{ImportBatch, ImportedBatch};
+pub use self::import::{ImportBatch, ImportedBatch, RecoveredKeys};
 pub use self::names::{AudienceName, PersonId, Uid};
 pub use self::people::{
     Member, MemberChange, OrgChange, OrgRow, OrgRules, OwnerLeaves, Person, SessionKind,
@@ -36,7 +36,7 @@ pub use self::people::{
 };
 pub use self::publishing::{
     ArtefactHead, ArtefactKind, ArtefactState, Checkpoint, HeldLease, KeySnapshot, Publication,
-    Serials, SidecarReport, SignerRow, SnapshotKey, StoredArtefact,
+    PublishedBase, Serials, SidecarReport, SignerRow, SnapshotKey, StoredArtefact,
 };
 pub use self::query::{
     AuditPage, AuditQuery, Cursor, KeyCount, KeyPage, KeyQuery, KeySort, KeyState,
@@ -205,9 +205,22 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Everything up to `serial` is published. Never goes back.
     async fn set_published(&self, audience: &AudienceName, serial: u64) -> Result<(), StoreError>;
 
-    /// A table of serial `base` is published: patches are for it now. Forgets removed secrets and
-    /// artefacts that no sidecar needs any more: tables before the former base, patches for those.
-    async fn set_base(&self, audience: &AudienceName, base: u64) -> Result<(), StoreError>;
+    /// Takes the next `count` serials for artefacts that change no key, and answers the last of them.
+    async fn claim_serials(&self, audience: &AudienceName, count: u64) -> Result<u64, StoreError>;
+
+    /// The table `base` is published: patches are for it now. Forgets the secrets that were removed
+    /// up to the change that it includes, and artefacts that no sidecar needs any more: tables before
+    /// the former base, patches for those.
+    async fn set_base(&self, base: PublishedBase) -> Result<(), StoreError>;
+
+    /// Refuses changes of an audience's keys and of orgs from now on, as
+    /// [`StoreError::ReadOnly`], until it is told `None`: the database is behind what was published.
+    fn refuse_changes(&self, audience: &AudienceName, why: Option<Box<str>>);
+
+    /// Puts keys in as a published table has them, whatever the database says of them, also while
+    /// changes are refused. All or none, with one serial above `above`; what the database has of
+    /// artefacts is forgotten, so that a new table is published.
+    async fn recover(&self, batch: RecoveredKeys) -> Result<u64, StoreError>;
 
     /// Notes what a sidecar has reported.
     async fn put_sidecar(&self, report: SidecarReport) -> Result<(), StoreError>;

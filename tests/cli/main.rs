@@ -14,6 +14,8 @@ mod plans;
 mod publishers;
 mod publishing;
 mod recipes;
+#[cfg(feature = "admin")]
+mod recovery;
 mod registry;
 mod rotations;
 mod scale;

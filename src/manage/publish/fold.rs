@@ -312,7 +312,7 @@ fn is_alike(a: &[KeySpec], b: &[KeySpec]) -> bool {
 }
 
 /// One key of its one or two records; what a record does not say stays as it was.
-fn of_specs(specs: &[KeySpec], there: Option<&RegistryEntry>) -> Option<RegistryEntry> {
+pub fn of_specs(specs: &[KeySpec], there: Option<&RegistryEntry>) -> Option<RegistryEntry> {
     // In rotation the record that ends first is the former one.
     let current = specs.iter().max_by_key(|spec| spec.expires.unwrap_or(u64::MAX))?;
     let former = specs.iter().find(|spec| spec.digest != current.digest);

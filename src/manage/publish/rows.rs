@@ -17,9 +17,9 @@ use super::terms::Spill;
 use crate::core::format::KeyFormat;
 use crate::core::{Digest, KeyId, LimitSet, OrgId};
 use crate::table::write::{
-    BodyBuilder, BuildError, Draft, PatchBase, PatchDraft, PatchError, RemovalOf,
+    BodyBuilder, BuildError, BuiltBody, Draft, PatchBase, PatchDraft, PatchError, RemovalOf,
 };
-use crate::table::{Issue, Manifest, TableFormat};
+use crate::table::{Issue, Manifest, PublicKey, TableFormat};
 
 /// Everything in which the keys differ from a table. Cumulative: it replaces every patch over the
 /// table that came before.
@@ -44,6 +44,42 @@ pub struct GoneSecret {
 
 /// A table that is put together row by row, in any order and in bounded memory.
 pub struct TableOfRows(BodyBuilder<Spill>);
+
+/// A table whose content is fixed, before it has a serial.
+#[derive(Debug)]
+pub struct BuiltTable(BuiltBody<File>);
+
+/// Signs, with a key at hand or by asking whoever has it.
+pub trait SignsTables {
+    /// What verifies its signatures.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be asked.
+    fn public(&self) -> std::result::Result<PublicKey, String>;
+
+    /// A plain Ed25519 signature of the message.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none; trying again later may be right.
+    fn sign(&self, message: &[u8]) -> std::result::Result<[u8; 64], String>;
+}
+
+/// Why there is no signed file.
+#[derive(Debug, thiserror::Error)]
+pub enum RowsError {
+    #[error("cannot put it together: {0}")]
+    Build(#[from] BuildError),
+    #[error("cannot put it together: {0}")]
+    Make(#[from] PatchError),
+    #[error("the base is in a format that this program does not know")]
+    UnknownFormat,
+    #[error("the signer does not sign: {0}")]
+    Signer(String),
+    #[error("cannot read what was put together: {0}")]
+    Read(#[from] std::io::Error),
+}
 
 /// A file with all signatures that it gets here, ready to be written where sidecars find it.
 #[derive(Debug)]
@@ -104,6 +140,15 @@ impl TableOfRows {
         entry.specs().try_for_each(|spec| self.0.push(&spec))
     }
 
+    /// Fixes the content: the long part, after which only serial and signature are missing.
+    ///
+    /// # Errors
+    ///
+    /// [`PatchError`]: keys that cannot be in one table, or a disk that takes no more.
+    pub fn built(self) -> std::result::Result<BuiltTable, PatchError> {
+        Ok(BuiltTable(self.0.finish()?))
+    }
+
     /// # Errors
     ///
     /// [`PatchError`]: keys that cannot be in one table, or a disk that takes no more.
@@ -116,6 +161,73 @@ impl fmt::Debug for TableOfRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TableOfRows").finish_non_exhaustive()
     }
+}
+
+// === impl GoneSecret ===
+
+impl GoneSecret {
+    /// A secret that a key has lost and that lives on with others.
+    pub fn of_key(digest: Digest, id: KeyId) -> Self {
+        Self { digest, id, of: RemovalOf::Secret }
+    }
+}
+
+// === impl BuiltTable ===
+
+impl BuiltTable {
+    /// Records of keys that are active.
+    pub fn active(&self) -> u64 {
+        self.0.active()
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes()
+    }
+
+    /// Gives it serial and signature.
+    ///
+    /// # Errors
+    ///
+    /// A signer who does not sign; nothing is lost by building the table again.
+    pub fn signed(
+        self,
+        issue: Issue,
+        signer: &dyn SignsTables,
+    ) -> std::result::Result<SealedFile, RowsError> {
+        signed(self.0.into_table(issue).map_err(PatchError::from)?, signer)
+    }
+}
+
+/// A patch over the table with this manifest, signed.
+///
+/// # Errors
+///
+/// Keys that cannot be in one patch, or that the format of the table cannot hold; a signer who does
+/// not sign.
+pub fn signed_patch(
+    base: &Manifest,
+    formats: impl IntoIterator<Item = KeyFormat>,
+    rows: ChangedRows<'_>,
+    issue: Issue,
+    signer: &dyn SignsTables,
+) -> std::result::Result<SealedFile, RowsError> {
+    let base = PatchBase::of(base, formats).ok_or(RowsError::UnknownFormat)?;
+    signed(patch_of_rows(base, rows, issue)?, signer)
+}
+
+fn signed<F>(
+    mut draft: Draft<F>,
+    signer: &dyn SignsTables,
+) -> std::result::Result<SealedFile, RowsError>
+where
+    F: Read + Seek,
+{
+    let key = signer.public().map_err(RowsError::Signer)?;
+    let signature = signer.sign(draft.message()).map_err(RowsError::Signer)?;
+    draft.attach(&key, &signature).map_err(|e| RowsError::Signer(e.to_string()))?;
+    let mut bytes = Cursor::new(Vec::new());
+    draft.write(&mut bytes)?;
+    Ok(SealedFile { manifest: draft.manifest().clone(), bytes: bytes.into_inner() })
 }
 
 /// Signs a draft and hands out its bytes.

@@ -511,6 +511,14 @@ async fn in_force(
 ) -> Result<InForceDocument, ApiProblem> {
     const LOOK: Duration = Duration::from_millis(25);
     let audience = sight.audience();
+    if let Some(publishing) = &app.publishing {
+        let found = publishing.publisher.in_force(audience, serial, wait).await;
+        let of = found.sidecars as u64;
+        let sidecars = of.saturating_sub(found.late.len() as u64);
+        let missing = found.late.iter().map(ToString::to_string).collect();
+        return Ok(InForceDocument { published: found.published, sidecars, of, missing });
+    }
+    // Without publishing here, what another process has noted.
     let mut over = pin!(tokio::time::sleep(wait));
     loop {
         let published = app.store.publication(audience).await?.published >= serial;

@@ -1,22 +1,26 @@
 //! `admin serve` and `admin bootstrap`: the running service, and the first way into it.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use super::fault::of_store;
-use super::{OpenState, open};
+use super::{OpenState, open_as_it_is};
+use crate::artefacts::{ArtefactFleet, ArtefactService, ArtefactShelf};
 use crate::config::Bind;
 use crate::core::OrgId;
 use crate::exit::Exit;
 use crate::manage::error::{Error, Result};
 use crate::manage::operation::may::PersonRole;
 use crate::manage::session::Session;
-use crate::registrar::app::App;
+use crate::registrar::app::{App, Publishing};
 use crate::registrar::config::AdminToml;
 use crate::registrar::people::{AuthError, BootstrapFor, bootstrap_link};
+use crate::registrar::publish::fleet::SidecarBook;
+use crate::registrar::publish::{Publisher, PublisherOptions};
 use crate::registrar::serve::{ServiceListener, router, serve as serve_connections};
 
 #[derive(Debug, clap::Args)]
@@ -43,7 +47,7 @@ impl Bootstrap {
     pub(super) async fn run(self, config: AdminToml, session: &mut Session) -> Result<()> {
         session.output.refuse_closed()?;
         let url = reached_by(&config);
-        let OpenState { store, .. } = open(config, session)?;
+        let OpenState { store, .. } = open_as_it_is(config, session)?;
         let by: Box<str> = session.stamp(0).who.into();
         let name = match &self.name {
             Some(name) => name.trim().to_owned(),
@@ -110,7 +114,7 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         .enable_all()
         .build()
         .map_err(internal)?;
-    let OpenState { config, store } = open(config, session)?;
+    let OpenState { config, store } = open_as_it_is(config, session)?;
     runtime.block_on(async {
         let listener = ServiceListener::bind(&config.listen, config.socket).map_err(|error| {
             let at = match &config.listen {
@@ -123,7 +127,18 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         })?;
         let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
-        let app = App::new(store, config, session.clock.clone());
+        let mut app = App::new(store, config, session.clock.clone());
+        let (shelf, book) = (ArtefactShelf::default(), SidecarBook::default());
+        let publisher = Publisher::start(PublisherOptions {
+            store: Arc::clone(&app.store),
+            settings: Arc::clone(&app.settings),
+            shelf: shelf.clone(),
+            book: book.clone(),
+            clock: app.clock.clone(),
+        })
+        .await?;
+        let artefacts = artefacts(&app, shelf.clone(), book);
+        app.publishing = Some(Publishing { publisher: publisher.handle(), artefacts });
         let (stop, stopped) = watch::channel(false);
         session.output.line(&format!("listening on {listener}"))?;
         session.output.flush()?;
@@ -135,8 +150,24 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         }
         tracing::info!("stopping");
         stop.send_replace(true);
+        // Those who wait for artefacts are let go.
+        shelf.close();
         // A panic of that task was reported already.
         let _ = served.await;
+        publisher.stop();
         Ok(())
+    })
+}
+
+/// What fleets may fetch, and what is noted of it.
+fn artefacts(app: &App, shelf: ArtefactShelf, book: SidecarBook) -> ArtefactService {
+    let fleets = app.settings.fleets.iter().map(|fleet| ArtefactFleet {
+        name: fleet.name.clone(),
+        audiences: fleet.audiences.iter().map(|name| name.as_str().into()).collect(),
+        bearer: fleet.bearer,
+    });
+    let clock = app.clock.clone();
+    ArtefactService::new(shelf, fleets.collect(), move |poll| {
+        book.heard(&poll, clock.now().unix_ms);
     })
 }

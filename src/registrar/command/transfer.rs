@@ -2,14 +2,16 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use super::super::config::AdminToml;
-use super::super::store::{Channel, ImportBatch, StoreError};
+use super::super::publish::{ComparedAudience, compare, is_behind};
+use super::super::store::{AudienceName, Channel, ImportBatch, Store, StoreError};
 use super::fault::of_store;
-use super::{OpenState, audience_of, host_user, open};
+use super::{OpenState, audience_of, host_user, open_as_it_is};
 use crate::exit::Exit;
 use crate::manage::error::{Error, Result};
 use crate::manage::files::Replacement;
@@ -73,8 +75,8 @@ impl Import {
         if let Some(theirs) = settings.audience.as_deref().filter(|a| *a != audience.as_str()) {
             return Err(Error::audience(&self.file, theirs, audience.as_str()));
         }
-        let OpenState { store, .. } = open(config, session)?;
         let above = registry.settings.serial;
+        let store = runtime.block_on(open_to_import(config, &audience, above, session))?;
         let mut done = ImportedSoFar::default();
         let mut batch: Vec<RegistryEntry> = Vec::with_capacity(BATCH);
         let send = |entries: Vec<RegistryEntry>, done: &mut ImportedSoFar| -> Result<()> {
@@ -127,6 +129,28 @@ impl Import {
     }
 }
 
+/// A registry whose tables are published brings the database up to them; one that is older than what is
+/// published does not.
+async fn open_to_import(
+    config: AdminToml,
+    audience: &AudienceName,
+    above: u64,
+    session: &Session,
+) -> Result<Arc<dyn Store>> {
+    let OpenState { config, store } = open_as_it_is(config, session)?;
+    for ComparedAudience { audience: name, behind, evidence } in
+        compare(&config, &store, &session.clock).await?
+    {
+        let Some(behind) = behind else { continue };
+        let newest = evidence.iter().map(|evidence| evidence.serial).max().unwrap_or_default();
+        if name != *audience || newest > above {
+            return Err(is_behind(&behind));
+        }
+        store.refuse_changes(audience, None);
+    }
+    Ok(store)
+}
+
 // === impl Export ===
 
 impl Export {
@@ -137,7 +161,7 @@ impl Export {
         session: &mut Session,
     ) -> Result<()> {
         let audience = audience_of(&config, self.audience.as_deref())?;
-        let OpenState { store, .. } = open(config, session)?;
+        let OpenState { store, .. } = open_as_it_is(config, session)?;
         let settings = runtime.block_on(store.settings(&audience)).map_err(of_store)?;
         let mut snapshot = runtime.block_on(store.snapshot(&audience, 0)).map_err(of_store)?;
         let mut file = self.out.as_deref().map(Replacement::of).transpose()?;

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::super::signer::SignerSource;
 use super::super::store::AudienceName;
 use super::super::store::sqlite::AudienceTerms;
 use crate::config::reader::{ConfigProblem, ConfigSection};
 use crate::core::format::{Alphabet, KeyFormat};
 use crate::core::{KeyKind, Permission, PermissionSet};
 use crate::manage::operation::may::{AccessRules, ManagementWords, StarCovers};
-use crate::manage::signer::Signer;
+use crate::manage::signer::{self, Signer};
 use crate::table::TableFormat;
 
 /// The words under which `[audiences.management]` names those that manage keys.
@@ -32,8 +33,8 @@ pub struct AudienceConfig {
     pub access: AccessRules,
     /// Of a new key, before anybody chooses; `None`: without end.
     pub default_life: Option<Duration>,
-    /// The private key's file; `None`: tables are signed elsewhere.
-    pub signer: Option<PathBuf>,
+    /// Who signs; `None`: tables are signed elsewhere.
+    pub signer: Option<SignerSource>,
     pub targets: Vec<PublishTarget>,
     /// Version of the tables' format.
     pub format: TableFormat,
@@ -117,17 +118,10 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
     let kind = section.choice("kind", KeyKind::Single, &kinds);
     let permissions = permissions(section);
     let access = access(section, &permissions);
-    let signer = section.file("signer");
-    if let Some(path) = &signer
-        && let Err(e) = Signer::load(path)
-    {
-        let text = e.to_string();
-        let why = text.lines().next().unwrap_or_default().to_owned();
-        let problem = ConfigProblem::new(why);
-        section.fault("signer", problem.hint("`keygatectl signer new` makes one"));
-    }
+    let signer = signer(section);
     let targets = targets(section);
-    if signer.is_none() && !targets.is_empty() && !section.has("signer") {
+    let has_signer = section.has("signer") || section.has("signer_command");
+    if signer.is_none() && !targets.is_empty() && !has_signer {
         section.missing("signer", "the private key that signs what goes to its targets");
     }
     let format = section.integer("table_format", 2, 1..=2);
@@ -240,6 +234,48 @@ fn access(section: &ConfigSection<'_>, permissions: &[PermissionSentence]) -> Op
     let offered = (!permissions.is_empty())
         .then(|| PermissionSet::new(permissions.iter().map(|offered| offered.word.clone())));
     Some(AccessRules { words, star, member: PermissionSet::new(member), offered })
+}
+
+/// A private key's file, or a command with the public key of what it signs with.
+fn signer(section: &ConfigSection<'_>) -> Option<SignerSource> {
+    let command: Vec<String> =
+        section.parse_list("signer_command", |text| Ok::<_, ConfigProblem>(text.to_owned()));
+    let public = section.parse("signer_public", |text| {
+        let key = signer::load_public(text).and_then(|key| signer::table_key(&key));
+        key.map_err(|e| {
+            let text = e.to_string();
+            ConfigProblem::new(text.lines().next().unwrap_or_default().to_owned())
+                .hint("the public key's file, or `ed25519:` and its base64")
+        })
+    });
+    if !section.has("signer_command") {
+        if section.has("signer_public") {
+            section.missing("signer_command", "the program that signs, and its arguments");
+        }
+        let path = section.file("signer")?;
+        if let Err(e) = Signer::load(&path) {
+            let text = e.to_string();
+            let why = text.lines().next().unwrap_or_default().to_owned();
+            let problem = ConfigProblem::new(why);
+            section.fault("signer", problem.hint("`keygatectl signer new` makes one"));
+        }
+        return Some(SignerSource::File(path));
+    }
+    if section.has("signer") {
+        let problem = ConfigProblem::new("stands beside signer_command");
+        section.fault("signer", problem.hint("either a key in a file or a command signs"));
+        return None;
+    }
+    if command.first().is_none_or(String::is_empty) {
+        let problem = ConfigProblem::new("names no program");
+        section
+            .fault("signer_command", problem.hint("[\"/usr/local/bin/sign\", \"--key\", \"7\"]"));
+        return None;
+    }
+    if !section.has("signer_public") {
+        section.missing("signer_public", "the public key of what the command signs with");
+    }
+    Some(SignerSource::Command { command, public: public? })
 }
 
 fn targets(section: &ConfigSection<'_>) -> Vec<PublishTarget> {

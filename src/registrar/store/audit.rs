@@ -134,6 +134,19 @@ impl ChainHash {
     pub fn of_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
+
+    /// `None` if these are not 64 hexadecimal digits.
+    pub fn of_hex(text: &str) -> Option<Self> {
+        let mut hash = [0; 32];
+        let digits = text.as_bytes().chunks_exact(2);
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (to, pair) in hash.iter_mut().zip(digits) {
+            *to = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Self(hash))
+    }
 }
 
 impl std::fmt::Display for ChainHash {

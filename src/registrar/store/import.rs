@@ -21,6 +21,19 @@ pub struct ImportBatch {
     pub entries: Vec<RegistryEntry>,
 }
 
+/// Keys of a published table on their way back into a database that was restored.
+#[derive(Clone, Debug)]
+pub struct RecoveredKeys {
+    pub audience: AudienceName,
+    pub actor: StoreActor,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub at_ms: u64,
+    /// The highest serial that was seen anywhere.
+    pub above: u64,
+    /// As they are to be.
+    pub entries: Vec<RegistryEntry>,
+}
+
 /// What a batch has come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ImportedBatch {

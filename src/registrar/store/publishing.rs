@@ -31,6 +31,16 @@ pub struct Publication {
     pub patch: Option<ArtefactHead>,
 }
 
+/// A table that is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedBase {
+    pub audience: AudienceName,
+    pub serial: u64,
+    /// Every change up to this serial is in it. Below `serial` where it was built while others were
+    /// made.
+    pub includes: u64,
+}
+
 /// Keys as they are at one serial.
 #[derive(Debug)]
 pub struct KeySnapshot {

@@ -8,7 +8,7 @@ mod apply;
 mod backup;
 mod connection;
 mod contract;
-mod crash;
+pub(in crate::registrar) mod crash;
 mod fault;
 mod import;
 mod keys;
@@ -18,6 +18,8 @@ mod open;
 mod people;
 mod publish;
 mod readers;
+mod recover;
+mod refusals;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -35,6 +37,7 @@ pub use self::connection::AudienceTerms;
 use self::connection::StoreConnection;
 use self::open::ConnectionPurpose;
 use self::readers::{ReadJob, Readers};
+use self::refusals::Refusals;
 pub use self::schema::SchemaState;
 use self::writer::{Job, StoreWriter, Task, Work};
 use super::error::StoreError;
@@ -69,6 +72,7 @@ pub struct SqliteStore {
     queue: SyncSender<Box<dyn Job>>,
     readers: Readers,
     serials: watch::Receiver<Serials>,
+    refusals: Refusals,
 }
 
 /// The operating system's.
@@ -101,7 +105,8 @@ impl SqliteStore {
             .name("store-write".to_owned())
             .spawn(move || writer.run())
             .map_err(StoreError::broken)?;
-        Ok(Self { path, audiences, patience, queue, readers, serials })
+        let refusals = Refusals::default();
+        Ok(Self { path, audiences, patience, queue, readers, serials, refusals })
     }
 
     /// What schema a database has, without changing anything.

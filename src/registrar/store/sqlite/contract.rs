@@ -5,20 +5,21 @@ use tokio::sync::watch;
 
 use super::people::MembersOf;
 use super::writer::Work;
-use super::{SqliteStore, SystemRandom, apply, import, keys, list, log, people, publish};
+use super::{SqliteStore, SystemRandom, apply, import, keys, list, log, people, publish, recover};
 use crate::core::{Digest, KeyId, OrgId};
 use crate::manage::registry::settings::RawSettings;
 use crate::registrar::store::{
     ArtefactKind, AudienceName, AuditEvent, AuditHead, AuditPage, AuditQuery, ChainFault,
     ChangeRequest, Changed, Checkpoint, HeldLease, ImportBatch, ImportedBatch, KeyCount, KeyPage,
     KeyQuery, KeyRef, KeyRow, KeySnapshot, Member, MemberChange, OrgChange, OrgRow, Person,
-    PersonId, Publication, Serials, SessionRow, SidecarReport, SignIn, SignerRow, Store,
-    StoreError, StoredArtefact,
+    PersonId, Publication, PublishedBase, RecoveredKeys, Serials, SessionRow, SidecarReport,
+    SignIn, SignerRow, Store, StoreError, StoredArtefact,
 };
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn change(&self, request: ChangeRequest) -> Result<Changed, StoreError> {
+        self.refusals.check(Some(&request.audience))?;
         self.write(move |store| apply::change(store, &request, &mut SystemRandom)).await
     }
 
@@ -58,6 +59,7 @@ impl Store for SqliteStore {
     }
 
     async fn import(&self, batch: ImportBatch) -> Result<ImportedBatch, StoreError> {
+        self.refusals.check(Some(&batch.audience))?;
         self.write(move |store| import::import(store, &batch, &mut SystemRandom)).await
     }
 
@@ -72,6 +74,7 @@ impl Store for SqliteStore {
     }
 
     async fn change_org(&self, change: OrgChange) -> Result<OrgRow, StoreError> {
+        self.refusals.check(None)?;
         self.write(move |store| people::change_org(store, &change)).await
     }
 
@@ -95,6 +98,7 @@ impl Store for SqliteStore {
     }
 
     async fn change_member(&self, change: MemberChange) -> Result<(), StoreError> {
+        self.refusals.check(None)?;
         self.write(move |store| people::change_member(store, &change)).await
     }
 
@@ -204,9 +208,21 @@ impl Store for SqliteStore {
         self.write(move |store| publish::set_published(store, &audience, serial)).await
     }
 
-    async fn set_base(&self, audience: &AudienceName, base: u64) -> Result<(), StoreError> {
+    async fn claim_serials(&self, audience: &AudienceName, count: u64) -> Result<u64, StoreError> {
         let audience = audience.clone();
-        self.write(move |store| publish::set_base(store, &audience, base)).await
+        self.write(move |store| publish::claim_serials(store, &audience, count)).await
+    }
+
+    async fn set_base(&self, base: PublishedBase) -> Result<(), StoreError> {
+        self.write(move |store| publish::set_base(store, &base)).await
+    }
+
+    fn refuse_changes(&self, audience: &AudienceName, why: Option<Box<str>>) {
+        self.refusals.set(audience, why);
+    }
+
+    async fn recover(&self, batch: RecoveredKeys) -> Result<u64, StoreError> {
+        self.write(move |store| recover::recover(store, &batch, &mut SystemRandom)).await
     }
 
     async fn put_sidecar(&self, report: SidecarReport) -> Result<(), StoreError> {

@@ -3,13 +3,13 @@
 /// Ends the process if a test has asked for this point.
 #[cfg(not(test))]
 #[inline]
-pub(super) fn point(_name: &str) {}
+pub(in crate::registrar) fn point(_name: &str) {}
 
 #[cfg(test)]
-pub(super) use self::in_tests::point;
+pub(in crate::registrar) use self::in_tests::point;
 
 #[cfg(test)]
-pub(super) mod in_tests {
+pub(in crate::registrar) mod in_tests {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 

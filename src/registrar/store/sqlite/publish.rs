@@ -7,8 +7,8 @@ use super::super::change::AuditEvent;
 use super::super::error::StoreError;
 use super::super::names::AudienceName;
 use super::super::publishing::{
-    ArtefactHead, ArtefactKind, ArtefactState, HeldLease, Publication, Serials, SidecarReport,
-    SignerRow, SnapshotKey, StoredArtefact,
+    ArtefactHead, ArtefactKind, ArtefactState, HeldLease, Publication, PublishedBase, Serials,
+    SidecarReport, SignerRow, SnapshotKey, StoredArtefact,
 };
 use super::connection::{RaisedSerial, StoreConnection};
 use super::keys::{COLUMNS, JOINS, decode};
@@ -166,13 +166,25 @@ pub(super) fn set_published(
     Ok(Work::Keep(()))
 }
 
-pub(super) fn set_base(
+pub(super) fn claim_serials(
     store: &StoreConnection,
     audience: &AudienceName,
-    base: u64,
+    count: u64,
+) -> Result<Work<u64>, StoreError> {
+    let mut last = 0;
+    for _ in 0..count {
+        last = store.raise(audience)?;
+    }
+    Ok(Work::Keep(last))
+}
+
+pub(super) fn set_base(
+    store: &StoreConnection,
+    published: &PublishedBase,
 ) -> Result<Work<()>, StoreError> {
     let connection = &store.connection;
-    let name = audience.as_str();
+    let PublishedBase { audience, serial: base, includes } = published;
+    let (name, base) = (audience.as_str(), *base);
     let former: Option<u64> = connection
         .query_row("SELECT base FROM audience WHERE name = ?1", [name], |row| row.get(0))
         .optional()?;
@@ -182,7 +194,8 @@ pub(super) fn set_base(
     }
     connection.execute("UPDATE audience SET base = ?2 WHERE name = ?1", (name, base))?;
     // The new table was made without them.
-    connection.execute("DELETE FROM secret WHERE audience = ?1 AND removed <= ?2", (name, base))?;
+    connection
+        .execute("DELETE FROM secret WHERE audience = ?1 AND removed <= ?2", (name, includes))?;
     // Sidecars that have not taken the new table yet still ask for patches to the former one.
     connection.execute(
         "DELETE FROM artefact WHERE audience = ?1 AND \

@@ -6,7 +6,7 @@ use super::*;
 use crate::core::Digest;
 use crate::registrar::store::{
     ArtefactHead, ArtefactKind, ArtefactState, AuditHead, AuditQuery, ChainFault, Checkpoint,
-    SidecarReport, SnapshotKey, StoredArtefact,
+    PublishedBase, SidecarReport, SnapshotKey, StoredArtefact,
 };
 
 async fn snapshot(store: &Arc<dyn Store>, since: u64) -> Vec<SnapshotKey> {
@@ -56,10 +56,14 @@ pub(crate) async fn removed_secrets_stay_until_the_next_table(store: Arc<dyn Sto
     let mut gone = [first, second];
     gone.sort();
     assert_eq!(snapshot(&store, 0).await[0].removed, gone);
-    store.set_base(&audience(), 3).await.unwrap();
+    store.set_base(base(3)).await.unwrap();
     assert_eq!(snapshot(&store, 0).await[0].removed, [second], "the table knows the third");
-    store.set_base(&audience(), 4).await.unwrap();
+    store.set_base(base(4)).await.unwrap();
     assert_eq!(snapshot(&store, 0).await[0].removed, []);
+}
+
+fn base(serial: u64) -> PublishedBase {
+    PublishedBase { audience: audience(), serial, includes: serial }
 }
 
 fn artefact(kind: ArtefactKind, serial: u64, body: &[u8]) -> StoredArtefact {
@@ -95,7 +99,7 @@ pub(crate) async fn the_first_artefact_of_a_serial_stays(store: Arc<dyn Store>) 
     for serial in [1, 7, 9] {
         let table = artefact(ArtefactKind::Table, serial, b"table");
         store.put_artefact(table).await.unwrap();
-        store.set_base(&audience(), serial).await.unwrap();
+        store.set_base(base(serial)).await.unwrap();
     }
     let there = |kind, serial| {
         let store = Arc::clone(&store);
@@ -113,8 +117,8 @@ pub(crate) async fn what_is_published_never_goes_back(store: Arc<dyn Store>) {
         store.set_published(&audience(), set).await.unwrap();
         assert_eq!(store.publication(&audience()).await.unwrap().published, want, "{set}");
     }
-    store.set_base(&audience(), 2).await.unwrap();
-    store.set_base(&audience(), 1).await.unwrap();
+    store.set_base(base(2)).await.unwrap();
+    store.set_base(base(1)).await.unwrap();
     assert_eq!(store.publication(&audience()).await.unwrap().base, 2);
 }
 

@@ -1,0 +1,134 @@
+//! `admin recover`: takes what was published into a database that was restored from a backup.
+
+use std::path::PathBuf;
+
+use serde_json::{Map, json};
+use tokio::runtime::Runtime;
+
+use super::super::config::AdminToml;
+use super::super::publish::behind::Evidence;
+use super::super::publish::recover::{
+    PublishedKeys, RecoveredCounts, RecoveryTerms, is_missing, target_files,
+};
+use super::super::publish::{ComparedAudience, compare, settle_high_water};
+use super::super::store::{AuditEvent, Channel, Serials};
+use super::fault::of_store;
+use super::{OpenState, host_user, open_as_it_is};
+use crate::exit::Exit;
+use crate::manage::error::{Error, Result};
+use crate::manage::output::count;
+use crate::manage::session::Session;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Recover {
+    /// Published table or patch that is at no target, such as a sidecar's copy; repeatable
+    #[arg(long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Go on although something newer was published than what is at hand
+    #[arg(long)]
+    accept_loss: bool,
+}
+
+// === impl Recover ===
+
+impl Recover {
+    pub(super) fn run(
+        self,
+        runtime: &Runtime,
+        config: AdminToml,
+        session: &mut Session,
+    ) -> Result<()> {
+        let OpenState { config, store } = open_as_it_is(config, session)?;
+        let at_ms = session.clock.now().unix_ms;
+        let actor = host_user(session);
+        runtime.block_on(async {
+            let compared = compare(&config, &store, &session.clock).await?;
+            if compared.iter().all(|compared| compared.behind.is_none()) {
+                session.output.note("the database is not behind: nothing is to be recovered");
+                return Ok(());
+            }
+            let mut plans = Vec::new();
+            for ComparedAudience { audience, behind, evidence } in compared {
+                if behind.is_none() {
+                    continue;
+                }
+                let known = config.audience(&audience);
+                let targets = known.into_iter().flat_map(|known| &known.targets);
+                let files = target_files(targets, &self.files);
+                let signer = known.and_then(|known| known.signer.as_ref());
+                let signer = signer.map(|signer| signer.public()).transpose().map_err(|why| {
+                    Error::Added { message: format!("{audience}: {why}"), exit: Exit::NoInput }
+                })?;
+                let published = match signer {
+                    Some(signer) => PublishedKeys::of_files(&files, &audience, signer)?,
+                    None => PublishedKeys::default(),
+                };
+                let newest = evidence.iter().max_by_key(|evidence| evidence.serial).cloned();
+                if let Some(seen) = &newest
+                    && seen.serial > published.serial
+                    && !self.accept_loss
+                {
+                    return Err(is_missing(&audience, published.serial, seen));
+                }
+                plans.push((audience, published, newest));
+            }
+            // All was read and judged. From here on the database changes.
+            let mut above = Serials::default();
+            let mut told = Vec::new();
+            for (audience, published, newest) in plans {
+                let seen = newest.map_or(0, |Evidence { serial, .. }| serial);
+                let terms = RecoveryTerms {
+                    audience: audience.clone(),
+                    actor: actor.clone(),
+                    at_ms,
+                    above: seen.max(published.serial),
+                };
+                let snapshot = store.snapshot(&audience, 0).await.map_err(of_store)?;
+                let counts = published.recover(&*store, snapshot, terms).await?;
+                above.0.insert(audience.clone(), counts.serial);
+                told.push((audience, counts));
+            }
+            let mut detail = Map::new();
+            for (audience, counts) in &told {
+                detail.insert(audience.to_string(), shown(counts));
+            }
+            let event = AuditEvent {
+                at_ms,
+                audience: None,
+                org: None,
+                actor,
+                channel: Channel::default(),
+                action: "recover",
+                object: "".into(),
+                detail,
+            };
+            let epoch = store.begin_epoch(above, event).await.map_err(of_store)?;
+            let head = store.audit_head().await.map_err(of_store)?;
+            settle_high_water(&config.state, head)?;
+            if session.output.json {
+                let audiences: Map<_, _> =
+                    told.iter().map(|(name, counts)| (name.to_string(), shown(counts))).collect();
+                return session.output.json_line(&json!({"epoch": epoch, "audiences": audiences}));
+            }
+            for (audience, counts) in told {
+                session.output.line(&format!(
+                    "{audience}: {} returned, {} as published, {} revoked; serial {}",
+                    count(counts.returned, "key"),
+                    counts.changed,
+                    counts.revoked,
+                    counts.serial
+                ))?;
+            }
+            session.output.note(
+                "every session has ended; the service publishes a new table when it starts, or now \
+                 if it runs",
+            );
+            Ok(())
+        })
+    }
+}
+
+fn shown(counts: &RecoveredCounts) -> serde_json::Value {
+    let RecoveredCounts { serial, changed, revoked, returned } = counts;
+    json!({"serial": serial, "changed": changed, "revoked": revoked, "returned": returned})
+}

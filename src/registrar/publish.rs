@@ -1,0 +1,364 @@
+//! Publishing: every committed change becomes a signed patch where sidecars find it, and patches
+//! become tables. What is to be done is a number: `published < serial`. After a crash at any point the
+//! start does the same again, and a serial never has two bodies: the store keeps the first.
+//!
+//! One thread per audience does it; another one, of low priority, builds a new table.
+
+pub mod behind;
+pub mod fleet;
+pub mod high_water;
+mod make;
+mod metrics;
+mod outbox;
+pub mod recover;
+pub mod target;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use self::behind::{Behind, Evidence};
+use self::fleet::SidecarBook;
+use self::high_water::HighWaterFile;
+use self::metrics::MeteredAudience;
+use self::outbox::{Outbox, OutboxParts};
+use super::config::AdminToml;
+use super::store::{AudienceName, AuditHead, SidecarReport, Store};
+use crate::artefacts::ArtefactShelf;
+use crate::clock::Clock;
+use crate::exit::Exit;
+use crate::manage::error::{Error, Result};
+use crate::manage::files::Lock;
+
+/// What publishing works with.
+#[derive(Clone, Debug)]
+pub struct PublisherOptions {
+    pub store: Arc<dyn Store>,
+    pub settings: Arc<AdminToml>,
+    /// Where artefacts go that sidecars fetch.
+    pub shelf: ArtefactShelf,
+    pub book: SidecarBook,
+    pub clock: Clock,
+}
+
+/// The threads that publish. Ends with [`Publisher::stop`].
+#[derive(Debug)]
+pub struct Publisher {
+    handle: PublisherHandle,
+    stop: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+    /// No other process publishes meanwhile.
+    _lock: Lock,
+}
+
+/// What others may know of publishing. Clones are one and the same.
+#[derive(Clone, Debug)]
+pub struct PublisherHandle {
+    states: Arc<BTreeMap<AudienceName, watch::Receiver<PublicationState>>>,
+    book: SidecarBook,
+    clock: Clock,
+}
+
+/// How far an audience is published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublicationState {
+    /// Of the last change.
+    pub serial: u64,
+    /// Of the newest artefact that is at every target.
+    pub published: u64,
+    /// Of the table that it is, or is for.
+    pub base: u64,
+    /// Keys and bytes of the patch over that table.
+    pub patch_keys: u64,
+    pub patch_bytes: u64,
+    /// When the newest artefact was published, in milliseconds since 1970-01-01T00:00:00Z; `None`: not
+    /// by this process.
+    pub published_ms: Option<u64>,
+    /// How long that took from the moment at which the change was noticed, in microseconds.
+    pub took_us: Option<u64>,
+    /// Artefacts that this process has published.
+    pub patches: u64,
+    pub tables: u64,
+    pub failures: u64,
+    /// Changes are committed and not published; `None`: all are, or will be in a moment.
+    pub unpublished: Option<Unpublished>,
+    /// The database is older than what was published: changes are refused.
+    pub behind: Option<Behind>,
+}
+
+/// Why changes are not published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unpublished {
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub since_ms: u64,
+    pub why: Box<str>,
+}
+
+/// Whether a change is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeInForce {
+    /// It is at every target.
+    pub published: bool,
+    /// Sidecars that have said something within the last minutes. 0: nobody knows of any; those that
+    /// read files say nothing.
+    pub sidecars: usize,
+    /// Those of them that do not have it yet, as `FLEET/INSTANCE`.
+    pub late: Vec<Box<str>>,
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// Begins. Before it returns, the database was compared with what was published: one that is
+    /// behind takes no changes from then on.
+    ///
+    /// # Errors
+    ///
+    /// A process that publishes already; a high-water file that cannot be read; a database that does
+    /// not answer.
+    pub async fn start(options: PublisherOptions) -> Result<Self> {
+        let lock = lock(&options.settings.state)?.ok_or_else(|| Error::Added {
+            message: format!(
+                "{}: another process publishes from here\nhint: one service at a time works on a \
+                 state directory",
+                options.settings.state.display()
+            ),
+            exit: Exit::TryAgain,
+        })?;
+        let high_water = HighWaterFile::open(&options.settings.state)?;
+        let high_water = Arc::new(Mutex::new(high_water));
+        let (stop, stopped) = watch::channel(false);
+        let mut states = BTreeMap::new();
+        let mut threads = Vec::new();
+        let mut outboxes = Vec::new();
+        for audience in &options.settings.audiences {
+            let (state, shown) = watch::channel(PublicationState::default());
+            let parts = OutboxParts { options: &options, audience, state, high_water: &high_water };
+            let mut outbox = Outbox::new(parts);
+            outbox.begin().await.map_err(of_store)?;
+            states.insert(audience.name.clone(), shown);
+            outboxes.push(outbox);
+        }
+        for outbox in outboxes {
+            let stopped = stopped.clone();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .map_err(internal)?;
+            let thread = std::thread::Builder::new()
+                .name("publish".to_owned())
+                .spawn(move || runtime.block_on(outbox.run(stopped)))
+                .map_err(internal)?;
+            threads.push(thread);
+        }
+        let PublisherOptions { book, clock, .. } = options;
+        let handle = PublisherHandle { states: Arc::new(states), book, clock };
+        Ok(Self { handle, stop, threads, _lock: lock })
+    }
+
+    /// Publishes what there is to publish once, if no service does. For commands that change the
+    /// database while the service is down. Whether it has published.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from publishing. The change stays in the database.
+    pub async fn once(options: PublisherOptions, audience: &AudienceName) -> Result<bool> {
+        let Some(_lock) = lock(&options.settings.state)? else { return Ok(false) };
+        let Some(config) = options.settings.audience(audience) else { return Ok(false) };
+        if config.signer.is_none() || config.targets.is_empty() {
+            return Ok(false);
+        }
+        let high_water = HighWaterFile::open(&options.settings.state)?;
+        let high_water = Arc::new(Mutex::new(high_water));
+        let (state, shown) = watch::channel(PublicationState::default());
+        let parts =
+            OutboxParts { options: &options, audience: config, state, high_water: &high_water };
+        let mut outbox = Outbox::new(parts);
+        outbox.begin().await.map_err(of_store)?;
+        outbox.turn().await.map_err(|e| Error::Added {
+            message: format!(
+                "the change is in the database, and not published: {e}\nhint: the same command, \
+                 given again, publishes it; so does the service when it starts"
+            ),
+            exit: Exit::TryAgain,
+        })?;
+        let behind = shown.borrow().behind.clone();
+        match behind {
+            Some(behind) => Err(is_behind(&behind)),
+            None => Ok(true),
+        }
+    }
+
+    pub fn handle(&self) -> PublisherHandle {
+        self.handle.clone()
+    }
+
+    /// Ends after what is being published is published.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        for thread in self.threads {
+            // A panic of that thread was reported by the panic hook; nothing is left to do.
+            let _ = thread.join();
+        }
+    }
+}
+
+// === impl PublisherHandle ===
+
+impl PublisherHandle {
+    /// `None`: the configuration names no such audience.
+    pub fn state(&self, audience: &AudienceName) -> Option<PublicationState> {
+        Some(self.states.get(audience)?.borrow().clone())
+    }
+
+    /// Of all audiences.
+    pub fn states(&self) -> impl Iterator<Item = (&AudienceName, PublicationState)> {
+        self.states.iter().map(|(name, state)| (name, state.borrow().clone()))
+    }
+
+    /// Wakes when the state of an audience changes.
+    pub fn watch(&self, audience: &AudienceName) -> Option<watch::Receiver<PublicationState>> {
+        self.states.get(audience).cloned()
+    }
+
+    /// Every sidecar that was ever heard of.
+    pub fn sidecars(&self, audience: &AudienceName) -> Vec<SidecarReport> {
+        self.book.all(audience)
+    }
+
+    /// All of it as Prometheus reads it.
+    pub fn metrics(&self) -> String {
+        let audiences: Vec<_> = self
+            .states()
+            .map(|(name, state)| MeteredAudience { name, state, sidecars: self.book.all(name) })
+            .collect();
+        metrics::render(&audiences, self.clock.now().unix_ms)
+    }
+
+    /// Waits until the change with this serial is in force on every known sidecar, or until `wait` is
+    /// over.
+    pub async fn in_force(
+        &self,
+        audience: &AudienceName,
+        serial: u64,
+        wait: Duration,
+    ) -> ChangeInForce {
+        let Some(mut state) = self.watch(audience) else {
+            return ChangeInForce { published: false, sidecars: 0, late: Vec::new() };
+        };
+        let mut news = self.book.watch();
+        let until = tokio::time::sleep(wait);
+        tokio::pin!(until);
+        loop {
+            news.mark_unchanged();
+            let published = state.borrow_and_update().published >= serial;
+            let now = self.clock.now().unix_ms;
+            let known = self.book.known(audience, now);
+            let late = known.iter().filter(|sidecar| sidecar.serial < serial);
+            let late = late.map(|s| format!("{}/{}", s.fleet, s.instance).into()).collect();
+            let found = ChangeInForce { published, sidecars: known.len(), late };
+            if found.is_complete() || wait.is_zero() {
+                return found;
+            }
+            tokio::select! {
+                () = &mut until => return found,
+                changed = state.changed() => if changed.is_err() { return found },
+                changed = news.changed() => if changed.is_err() { return found },
+            }
+        }
+    }
+}
+
+// === impl ChangeInForce ===
+
+impl ChangeInForce {
+    /// Published, and every known sidecar has it.
+    pub fn is_complete(&self) -> bool {
+        self.published && self.late.is_empty()
+    }
+}
+
+/// An audience, held against everything that shows how far it had come.
+#[derive(Clone, Debug)]
+pub struct ComparedAudience {
+    pub audience: AudienceName,
+    /// `None`: the database is not behind.
+    pub behind: Option<Behind>,
+    pub evidence: Vec<Evidence>,
+}
+
+/// Compares every audience of the configuration. The store refuses changes of those that are behind
+/// from then on.
+///
+/// # Errors
+///
+/// A high-water file that cannot be read; a database that does not answer.
+pub async fn compare(
+    settings: &Arc<AdminToml>,
+    store: &Arc<dyn Store>,
+    clock: &Clock,
+) -> Result<Vec<ComparedAudience>> {
+    let options = PublisherOptions {
+        store: Arc::clone(store),
+        settings: Arc::clone(settings),
+        shelf: ArtefactShelf::default(),
+        book: SidecarBook::default(),
+        clock: clock.clone(),
+    };
+    let high_water = Arc::new(Mutex::new(HighWaterFile::open(&settings.state)?));
+    let mut compared = Vec::new();
+    for audience in &settings.audiences {
+        let (state, shown) = watch::channel(PublicationState::default());
+        let parts = OutboxParts { options: &options, audience, state, high_water: &high_water };
+        let mut outbox = Outbox::new(parts);
+        outbox.begin().await.map_err(of_store)?;
+        let behind = shown.borrow().behind.clone();
+        let audience = audience.name.clone();
+        compared.push(ComparedAudience { audience, behind, evidence: outbox.evidence() });
+    }
+    Ok(compared)
+}
+
+/// Notes where the audit log of a recovered database ends.
+///
+/// # Errors
+///
+/// A file that cannot be read or written.
+pub fn settle_high_water(state: &Path, audit: AuditHead) -> Result<()> {
+    let mut file = HighWaterFile::open(state)?;
+    file.settle(audit);
+    file.write()
+}
+
+/// For the process that publishes. `None`: another one does.
+fn lock(state: &Path) -> Result<Option<Lock>> {
+    match Lock::take(&state.join("publisher"), Duration::ZERO) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(Error::Locked { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// What a command says of a database that is behind, with exit code 75.
+pub fn is_behind(behind: &Behind) -> Error {
+    let message = format!(
+        "{behind}: it was restored from a backup, or another one was put in its place\nhint: nothing \
+         is changed or published until it has caught up. `keygatectl admin recover` takes in what \
+         was published since"
+    );
+    Error::Added { message, exit: Exit::TryAgain }
+}
+
+fn of_store(error: super::store::StoreError) -> Error {
+    Error::Added { message: error.to_string(), exit: Exit::TryAgain }
+}
+
+fn internal(error: std::io::Error) -> Error {
+    Error::Added { message: error.to_string(), exit: Exit::Internal }
+}

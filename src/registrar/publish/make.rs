@@ -1,0 +1,184 @@
+//! Makes tables and patches of what the store has.
+
+use std::path::Path;
+
+use super::super::signer::SignerSource;
+use super::super::store::{AudienceName, KeySnapshot, StoreError};
+use crate::core::Digest;
+use crate::core::KeyStatus;
+use crate::manage::publish::rows::{
+    BuiltTable, ChangedRows, GoneSecret, RowsError, SealedFile, TableOfRows, signed_patch,
+};
+use crate::manage::registry::entry::RegistryEntry;
+use crate::manage::registry::settings::{RawSettings, RegistrySettings};
+use crate::table::{Acknowledge, Issue, Manifest, TableFormat};
+
+/// What a build of a table holds in memory; the rest is in files without a name.
+const MEMORY: usize = 32 << 20;
+
+/// Why nothing was made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MakeError {
+    #[error("{0}")]
+    Rows(#[from] RowsError),
+    #[error("{0}")]
+    Signer(String),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+/// What a manifest says that does not follow from the keys.
+#[derive(Clone, Debug)]
+pub(super) struct IssueTerms {
+    pub(super) audience: AudienceName,
+    pub(super) signer: SignerSource,
+    pub(super) format: TableFormat,
+    /// How long a file is valid, in seconds; `None`: without end.
+    pub(super) life: Option<u64>,
+}
+
+/// What changed since a table, read to its end.
+#[derive(Debug)]
+pub(super) struct Changes {
+    pub(super) serial: u64,
+    entries: Vec<RegistryEntry>,
+    gone: Vec<GoneSecret>,
+}
+
+/// A table of one snapshot that has no serial yet.
+#[derive(Debug)]
+pub(super) struct FoldedTable {
+    /// Every change up to this serial is in it.
+    pub(super) includes: u64,
+    pub(super) built: BuiltTable,
+    /// [`settings_mark`] of the settings that it was made with.
+    pub(super) settings: String,
+}
+
+// === impl Changes ===
+
+impl Changes {
+    pub(super) async fn read(mut snapshot: KeySnapshot) -> Result<Self, StoreError> {
+        let mut changes = Self { serial: snapshot.serial, entries: Vec::new(), gone: Vec::new() };
+        while let Some(batch) = snapshot.keys.recv().await {
+            for key in batch? {
+                let id = key.entry.id;
+                let gone = key.removed.iter().map(|digest| GoneSecret::of_key(*digest, id));
+                changes.gone.extend(gone);
+                changes.entries.push(key.entry);
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Keys in it.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The patch over the table with this manifest.
+    pub(super) fn patch(
+        &self,
+        base: &Manifest,
+        settings: &RegistrySettings,
+        terms: &IssueTerms,
+        now_ms: u64,
+    ) -> Result<SealedFile, MakeError> {
+        let rows = ChangedRows { entries: &self.entries, gone: &self.gone, orgs: None };
+        // Every key that is gone is named in it, by a change that somebody has made: sidecars need
+        // not take it for an accident, however many it is.
+        let takes = !self.gone.is_empty()
+            || self.entries.iter().any(|entry| entry.status != KeyStatus::Active);
+        let acknowledge =
+            if takes { vec![Acknowledge::Empty, Acknowledge::Shrink] } else { Vec::new() };
+        let issue = terms.issue(self.serial, self.serial, acknowledge, now_ms)?;
+        let formats = settings.prefixes.values().cloned();
+        Ok(signed_patch(base, formats, rows, issue, &terms.signer)?)
+    }
+}
+
+// === impl IssueTerms ===
+
+impl IssueTerms {
+    fn issue(
+        &self,
+        serial: u64,
+        includes_through: u64,
+        acknowledge: Vec<Acknowledge>,
+        now_ms: u64,
+    ) -> Result<Issue, MakeError> {
+        let signer = self.signer.public().map_err(MakeError::Signer)?;
+        Ok(Issue {
+            serial,
+            includes_through,
+            issued_at_ms: now_ms,
+            expires_at: self.life.map(|life| (now_ms / 1000).saturating_add(life)),
+            audience: self.audience.as_str().into(),
+            signers: vec![signer.id()],
+            acknowledge,
+        })
+    }
+
+    /// Puts a table together of all keys. Its content is fixed afterwards.
+    pub(super) fn fold(
+        &self,
+        mut snapshot: KeySnapshot,
+        settings: &RawSettings,
+        state: &Path,
+    ) -> Result<FoldedTable, MakeError> {
+        let registry = parsed(settings)?;
+        // Only the directory counts.
+        let mut table = TableOfRows::beside(&state.join("table"), MEMORY, self.format);
+        table.formats(registry.prefixes.values().cloned());
+        for (org, limits) in registry.org_limits() {
+            table.org_limits(&org, &limits).map_err(RowsError::from)?;
+        }
+        while let Some(batch) = snapshot.keys.blocking_recv() {
+            for key in batch? {
+                table.push(&key.entry).map_err(RowsError::from)?;
+            }
+        }
+        let built = table.built().map_err(RowsError::Make)?;
+        let settings = settings_mark(settings, self.format);
+        Ok(FoldedTable { includes: snapshot.serial, built, settings })
+    }
+
+    /// Gives a folded table its serial and signature. `before`: the table that it replaces.
+    pub(super) fn seal(
+        &self,
+        folded: FoldedTable,
+        serial: u64,
+        before: Option<&Manifest>,
+        now_ms: u64,
+    ) -> Result<SealedFile, MakeError> {
+        let active = folded.built.active();
+        let mut acknowledge = Vec::new();
+        if active == 0 {
+            acknowledge.push(Acknowledge::Empty);
+        }
+        // Patches have named each key that is gone since the last table. A sidecar that has not had
+        // them sees all of that at once.
+        if before.is_some_and(|before| active < before.active) {
+            acknowledge.push(Acknowledge::Shrink);
+        }
+        let issue = self.issue(serial, folded.includes, acknowledge, now_ms)?;
+        Ok(folded.built.signed(issue, &self.signer)?)
+    }
+}
+
+/// Plans, limits of orgs and prefixes of an audience.
+pub(super) fn parsed(settings: &RawSettings) -> Result<RegistrySettings, StoreError> {
+    RegistrySettings::from_raw(settings.clone(), Path::new("settings"), &|_| 0).map_err(|faults| {
+        let what = faults.first().map(|fault| fault.why.clone()).unwrap_or_default();
+        StoreError::Broken { what: format!("settings of an audience: {what}") }
+    })
+}
+
+/// Stands for everything that a table states beside its keys: where it changes, patches over the
+/// table no longer say all, and a new table is needed.
+pub(super) fn settings_mark(settings: &RawSettings, format: TableFormat) -> String {
+    let settings = RawSettings { serial: 0, published: Vec::new(), ..settings.clone() };
+    let text = serde_json::to_string(&settings).unwrap_or_default();
+    let digest = Digest::of(format!("{} {text}", format.number()).as_bytes());
+    digest.0.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}

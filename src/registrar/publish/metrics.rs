@@ -1,0 +1,164 @@
+//! What Prometheus reads of publishing. docs/admin.md describes each metric.
+
+use std::fmt::Write as _;
+
+use super::PublicationState;
+use super::fleet::KNOWN_MS;
+use crate::registrar::store::{AudienceName, SidecarReport};
+
+/// An audience with its sidecars.
+pub(super) struct MeteredAudience<'a> {
+    pub(super) name: &'a AudienceName,
+    pub(super) state: PublicationState,
+    pub(super) sidecars: Vec<SidecarReport>,
+}
+
+/// One metric: its name, kind, help, and its value of an audience.
+struct Metric {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+    value: fn(&PublicationState, u64) -> f64,
+}
+
+const METRICS: [Metric; 8] = [
+    Metric {
+        name: "keygate_admin_serial",
+        kind: "gauge",
+        help: "Serial of the last change.",
+        value: |state, _| state.serial as f64,
+    },
+    Metric {
+        name: "keygate_admin_published_serial",
+        kind: "gauge",
+        help: "Serial up to which changes are at every target.",
+        value: |state, _| state.published as f64,
+    },
+    Metric {
+        name: "keygate_admin_unpublished_seconds",
+        kind: "gauge",
+        help: "For how long publishing has failed; 0: it does not.",
+        value: |state, now_ms| {
+            let since = state.unpublished.as_ref().map(|unpublished| unpublished.since_ms);
+            since.map_or(0.0, |since| now_ms.saturating_sub(since) as f64 / 1000.0)
+        },
+    },
+    Metric {
+        name: "keygate_admin_behind",
+        kind: "gauge",
+        help: "1: the database is older than what was published, and takes no changes.",
+        value: |state, _| f64::from(u8::from(state.behind.is_some())),
+    },
+    Metric {
+        name: "keygate_admin_publish_seconds",
+        kind: "gauge",
+        help: "How long the last publication took.",
+        value: |state, _| state.took_us.unwrap_or_default() as f64 / 1e6,
+    },
+    Metric {
+        name: "keygate_admin_publish_failures_total",
+        kind: "counter",
+        help: "Publications that have failed; each is tried again.",
+        value: |state, _| state.failures as f64,
+    },
+    Metric {
+        name: "keygate_admin_tables_total",
+        kind: "counter",
+        help: "Tables that were published.",
+        value: |state, _| state.tables as f64,
+    },
+    Metric {
+        name: "keygate_admin_patches_total",
+        kind: "counter",
+        help: "Patches that were published.",
+        value: |state, _| state.patches as f64,
+    },
+];
+
+/// Sidecars by what they have: all of it, less, or nothing was heard of them for minutes.
+const SIDECARS: &str = "keygate_admin_sidecars";
+
+/// As Prometheus reads it.
+pub(super) fn render(audiences: &[MeteredAudience<'_>], now_ms: u64) -> String {
+    let mut text = String::new();
+    for Metric { name, kind, help, value } in &METRICS {
+        // Writing into a string does not fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for audience in audiences {
+            let label = label(audience.name);
+            let _ =
+                writeln!(text, "{name}{{audience=\"{label}\"}} {}", value(&audience.state, now_ms));
+        }
+    }
+    let _ = writeln!(
+        text,
+        "# HELP {SIDECARS} Sidecars that fetch, by whether they have all that is published.\n\
+         # TYPE {SIDECARS} gauge"
+    );
+    for audience in audiences {
+        let mut counts = [("current", 0), ("late", 0), ("silent", 0)];
+        for sidecar in &audience.sidecars {
+            let place = match sidecar {
+                sidecar if now_ms.saturating_sub(sidecar.seen_ms) > KNOWN_MS => 2,
+                sidecar if sidecar.serial < audience.state.published => 1,
+                _ => 0,
+            };
+            if let Some((_, count)) = counts.get_mut(place) {
+                *count += 1;
+            }
+        }
+        let label = label(audience.name);
+        for (state, count) in counts {
+            let _ = writeln!(text, "{SIDECARS}{{audience=\"{label}\",state=\"{state}\"}} {count}");
+        }
+    }
+    text
+}
+
+/// A name may have any visible ASCII character.
+fn label(name: &AudienceName) -> String {
+    name.as_str().replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Unpublished;
+    use super::*;
+
+    #[test]
+    fn all_metrics_are_shown_and_described() {
+        let name = AudienceName::parse("a\"b").unwrap();
+        let report = |serial, seen_ms| SidecarReport {
+            audience: name.clone(),
+            fleet: "web".into(),
+            instance: "a".into(),
+            serial,
+            base: 1,
+            seen_ms,
+            error: None,
+        };
+        let now_ms = 10 * KNOWN_MS;
+        let state = PublicationState {
+            serial: 9,
+            published: 7,
+            unpublished: Some(Unpublished { since_ms: now_ms - 1500, why: "x".into() }),
+            ..PublicationState::default()
+        };
+        let sidecars = vec![report(7, now_ms), report(6, now_ms), report(7, now_ms), report(7, 0)];
+        let text = render(&[MeteredAudience { name: &name, state, sidecars }], now_ms);
+        for line in [
+            "keygate_admin_serial{audience=\"a\\\"b\"} 9",
+            "keygate_admin_published_serial{audience=\"a\\\"b\"} 7",
+            "keygate_admin_unpublished_seconds{audience=\"a\\\"b\"} 1.5",
+            "keygate_admin_sidecars{audience=\"a\\\"b\",state=\"current\"} 2",
+            "keygate_admin_sidecars{audience=\"a\\\"b\",state=\"late\"} 1",
+            "keygate_admin_sidecars{audience=\"a\\\"b\",state=\"silent\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
+        }
+        let page = include_str!("../../../docs/admin.md");
+        for name in METRICS.iter().map(|metric| metric.name).chain([SIDECARS]) {
+            assert!(page.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
+}

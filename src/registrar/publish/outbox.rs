@@ -1,0 +1,655 @@
+//! What one audience has to publish, and the thread that does it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use super::behind::{Behind, Evidence, EvidenceSource, audit_behind, newer};
+use super::fleet::SidecarBook;
+use super::high_water::{HighMark, HighWaterFile};
+use super::make::{Changes, FoldedTable, IssueTerms, MakeError, parsed, settings_mark};
+use super::target::{Placed, place, there};
+use super::{PublicationState, PublisherOptions, Unpublished};
+use crate::artefacts::{ArtefactShelf, ServedArtefact, ServedArtefacts};
+use crate::clock::Clock;
+use crate::core::Digest;
+use crate::manage::registry::settings::RawSettings;
+use crate::registrar::config::{AudienceConfig, PublishTarget};
+use crate::registrar::store::sqlite::crash::point;
+use crate::registrar::store::{
+    ArtefactHead, ArtefactKind, ArtefactState, AudienceName, AuditQuery, Publication,
+    PublishedBase, Store, StoreError, StoredArtefact,
+};
+use crate::table::{Manifest, TableFormat};
+
+/// A patch with more keys than this becomes a table.
+const MOST_KEYS: usize = 4096;
+
+/// A patch of more bytes than this becomes a table.
+const MOST_BYTES: u64 = 512 * 1024;
+
+/// A patch over a table that is older than this becomes a table.
+const OLDEST_MS: u64 = 3_600_000;
+
+/// Between two looks where nothing wakes the thread: another process may have changed the database,
+/// or a clock has moved on.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// After a failure to build a table, until it is tried again.
+const FOLD_AGAIN_MS: u64 = 60_000;
+
+/// What an outbox is made of.
+pub(super) struct OutboxParts<'a> {
+    pub(super) options: &'a PublisherOptions,
+    pub(super) audience: &'a AudienceConfig,
+    pub(super) state: watch::Sender<PublicationState>,
+    pub(super) high_water: &'a Arc<Mutex<HighWaterFile>>,
+}
+
+/// One audience's publications.
+pub(super) struct Outbox {
+    name: AudienceName,
+    store: Arc<dyn Store>,
+    /// `None`: nobody signs here.
+    terms: Option<IssueTerms>,
+    format: TableFormat,
+    targets: Vec<PublishTarget>,
+    directory: PathBuf,
+    shelf: ArtefactShelf,
+    book: SidecarBook,
+    clock: Clock,
+    state: watch::Sender<PublicationState>,
+    high_water: Arc<Mutex<HighWaterFile>>,
+    current: Option<Current>,
+    /// A table that is being built.
+    folding: Option<oneshot::Receiver<Result<FoldedTable, MakeError>>>,
+    /// No table is built before this moment, in milliseconds since 1970-01-01T00:00:00Z.
+    fold_not_before_ms: u64,
+    /// The audit log has not the line that was noted.
+    audit: Option<Behind>,
+}
+
+/// What is published now.
+#[derive(Clone, Debug)]
+struct Current {
+    table: PublishedFile,
+    /// `None`: it was not made yet.
+    patch: Option<PublishedFile>,
+    /// Keys in the patch.
+    patch_keys: usize,
+    /// [`settings_mark`] of the table.
+    settings: String,
+    /// It is at every target.
+    is_placed: bool,
+}
+
+#[derive(Clone, Debug)]
+struct PublishedFile {
+    manifest: Manifest,
+    /// The bytes, and by what they are recognised.
+    served: ServedArtefact,
+}
+
+/// Why something is not published. All of it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PublishFault {
+    #[error("{0}")]
+    Make(#[from] MakeError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("no signer is configured for this audience")]
+    NoSigner,
+    /// A target that takes nothing.
+    #[error("{0}")]
+    Target(String),
+    /// Another process has published something else over another table.
+    #[error("another process has published meanwhile")]
+    Overtaken,
+    #[error("the store has an artefact that cannot be read: {0}")]
+    Odd(#[from] crate::table::Refusal),
+}
+
+// === impl Outbox ===
+
+impl Outbox {
+    pub(super) fn new(parts: OutboxParts<'_>) -> Self {
+        let OutboxParts { options, audience, state, high_water } = parts;
+        let terms = audience.signer.clone().map(|signer| IssueTerms {
+            audience: audience.name.clone(),
+            signer,
+            format: audience.format,
+            life: audience.life.map(|life| life.as_secs()),
+        });
+        Self {
+            name: audience.name.clone(),
+            store: Arc::clone(&options.store),
+            terms,
+            format: audience.format,
+            targets: audience.targets.clone(),
+            directory: options.settings.state.clone(),
+            shelf: options.shelf.clone(),
+            book: options.book.clone(),
+            clock: options.clock.clone(),
+            state,
+            high_water: Arc::clone(high_water),
+            current: None,
+            folding: None,
+            fold_not_before_ms: 0,
+            audit: None,
+        }
+    }
+
+    /// Compares the database with what was published, before anybody changes it.
+    pub(super) async fn begin(&mut self) -> Result<(), StoreError> {
+        self.book.remember(self.store.sidecars(&self.name).await?);
+        self.look_at_audit().await?;
+        let publication = self.store.publication(&self.name).await?;
+        let found = self.look_behind(&publication).await?;
+        self.tell(|state| {
+            (state.serial, state.published) = (publication.serial, publication.published);
+            state.base = publication.base;
+        });
+        self.settle_behind(found);
+        Ok(())
+    }
+
+    /// Until `stopped` says so.
+    pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        let mut serials = self.store.watch();
+        loop {
+            serials.mark_unchanged();
+            let done = self.turn().await;
+            let failed = done.is_err();
+            self.note(done);
+            if *stopped.borrow_and_update() {
+                return;
+            }
+            let folded = async {
+                match &mut self.folding {
+                    Some(folding) => folding.await.ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            let changed = async {
+                match failed {
+                    // What was tried just now in vain is not tried at once again.
+                    true => std::future::pending().await,
+                    false => serials.changed().await,
+                }
+            };
+            tokio::select! {
+                // What was committed until now is published first.
+                _ = stopped.changed() => {}
+                _ = changed => {}
+                folded = folded => {
+                    self.folding = None;
+                    let done = self.folded(folded).await;
+                    self.note(done);
+                }
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Does what there is to do.
+    pub(super) async fn turn(&mut self) -> Result<(), PublishFault> {
+        let began = self.clock.now().mono_ns;
+        let publication = self.store.publication(&self.name).await?;
+        let found = self.look_behind(&publication).await?;
+        self.tell(|state| state.serial = publication.serial);
+        let is_behind = found.is_some();
+        self.settle_behind(found);
+        self.keep_reports().await?;
+        if is_behind {
+            self.current = None;
+            return Ok(());
+        }
+        let Some(terms) = self.terms.clone() else {
+            return match publication.published < publication.serial {
+                true => Err(PublishFault::NoSigner),
+                false => Ok(()),
+            };
+        };
+        if self.current.is_none() {
+            self.load(&publication).await?;
+        }
+        let settings = self.store.settings(&self.name).await?;
+        if self.current.is_none() {
+            let folded = self.build(&terms, &settings).await?;
+            let folded = folded.await.map_err(|_| PublishFault::Overtaken)??;
+            return self.publish_table(folded, began).await;
+        }
+        let newest = self.current.as_ref().map_or(0, Current::serial);
+        if publication.serial > newest || publication.published < publication.serial {
+            self.publish_patch(&terms, &settings, began).await?;
+        }
+        if self.current.as_ref().is_some_and(|current| !current.is_placed) {
+            self.deliver(began).await?;
+        }
+        self.fold_if_due(&terms, &settings).await
+    }
+
+    /// What an earlier run has published, or was about to.
+    async fn load(&mut self, publication: &Publication) -> Result<(), PublishFault> {
+        let mut base = publication.base;
+        let patch = match &publication.patch {
+            Some(head) if head.state == ArtefactState::Signed => {
+                self.artefact(ArtefactKind::Patch, head.serial).await?
+            }
+            _ => None,
+        };
+        let patch_base = patch.as_ref().and_then(|patch| patch.manifest.base).map(|b| b.serial);
+        if let Some(new) = patch_base.filter(|new| *new > base)
+            && let Some(table) = self.artefact(ArtefactKind::Table, new).await?
+        {
+            // A crash came between the patch over a new table and the note that it is the table.
+            let includes = table.manifest.includes_through;
+            let audience = self.name.clone();
+            self.store.set_base(PublishedBase { audience, serial: new, includes }).await?;
+            base = new;
+        }
+        let Some(table) = self.artefact(ArtefactKind::Table, base).await? else { return Ok(()) };
+        let mark = self.marked();
+        let settings = if mark.base == base { mark.settings } else { String::new() };
+        let patch = patch.filter(|_| patch_base == Some(base));
+        let patch_keys = patch.as_ref().map_or(0, |p| p.manifest.keys + p.manifest.removed);
+        let patch_keys = usize::try_from(patch_keys).unwrap_or(usize::MAX);
+        self.current = Some(Current { table, patch, patch_keys, settings, is_placed: false });
+        Ok(())
+    }
+
+    async fn artefact(
+        &self,
+        kind: ArtefactKind,
+        serial: u64,
+    ) -> Result<Option<PublishedFile>, PublishFault> {
+        let kept = self.store.artefact(&self.name, kind, serial).await?;
+        Ok(kept.map(|kept| PublishedFile::of(kept.body)).transpose()?)
+    }
+
+    // --- patches
+
+    async fn publish_patch(
+        &mut self,
+        terms: &IssueTerms,
+        settings: &RawSettings,
+        began: u64,
+    ) -> Result<(), PublishFault> {
+        let Some(current) = self.current.clone() else { return Ok(()) };
+        let base = &current.table.manifest;
+        let Some(patch) = self.make_patch(terms, base, settings).await? else {
+            return Ok(());
+        };
+        self.current = Some(Current {
+            patch_keys: patch.keys,
+            patch: Some(patch.file),
+            is_placed: false,
+            ..current
+        });
+        self.deliver(began).await?;
+        self.tell(|state| state.patches += 1);
+        Ok(())
+    }
+
+    /// A patch with everything that differs from the table `base`, signed and kept. `None`: there is
+    /// no change that the newest one does not have.
+    async fn make_patch(
+        &mut self,
+        terms: &IssueTerms,
+        base: &Manifest,
+        settings: &RawSettings,
+    ) -> Result<Option<MadePatch>, PublishFault> {
+        let snapshot = self.store.snapshot(&self.name, base.includes_through).await?;
+        point("after snapshot");
+        let changes = Changes::read(snapshot).await?;
+        if changes.serial <= base.serial {
+            return Ok(None);
+        }
+        let now_ms = self.clock.now().unix_ms;
+        let made = changes.patch(base, &parsed(settings)?, terms, now_ms)?;
+        point("after sign");
+        let kept = self.keep(ArtefactKind::Patch, changes.serial, base.serial, made.bytes).await?;
+        point("after store");
+        let file = PublishedFile::of(kept.body)?;
+        if file.manifest.base != Some(base.as_base()) {
+            // Kept by a run that was further: its table is the base.
+            self.current = None;
+            return Err(PublishFault::Overtaken);
+        }
+        Ok(Some(MadePatch { file, keys: changes.len() }))
+    }
+
+    async fn keep(
+        &self,
+        kind: ArtefactKind,
+        serial: u64,
+        base: u64,
+        body: Vec<u8>,
+    ) -> Result<StoredArtefact, StoreError> {
+        let head = ArtefactHead {
+            audience: self.name.clone(),
+            kind,
+            serial,
+            base,
+            state: ArtefactState::Signed,
+            sha256: Digest::of(&body),
+            bytes: body.len() as u64,
+            made_ms: self.clock.now().unix_ms,
+        };
+        self.store.put_artefact(StoredArtefact { head, body }).await
+    }
+
+    // --- tables
+
+    /// Begins to build a table on a thread of its own.
+    async fn build(
+        &self,
+        terms: &IssueTerms,
+        settings: &RawSettings,
+    ) -> Result<oneshot::Receiver<Result<FoldedTable, MakeError>>, PublishFault> {
+        let snapshot = self.store.snapshot(&self.name, 0).await?;
+        let (done, folded) = oneshot::channel();
+        let (terms, settings) = (terms.clone(), settings.clone());
+        let directory = self.directory.clone();
+        std::thread::Builder::new()
+            .name("fold".to_owned())
+            .spawn(move || {
+                // On Linux this is the calling thread alone. Where it is not allowed, nothing is lost.
+                let _ = rustix::process::setpriority_process(None, 10);
+                // Nobody waits for it any more when the process ends.
+                done.send(terms.fold(snapshot, &settings, &directory)).ok();
+            })
+            .map_err(|e| PublishFault::Target(format!("no thread for a table: {e}")))?;
+        Ok(folded)
+    }
+
+    async fn fold_if_due(
+        &mut self,
+        terms: &IssueTerms,
+        settings: &RawSettings,
+    ) -> Result<(), PublishFault> {
+        let now_ms = self.clock.now().unix_ms;
+        let Some(current) = &self.current else { return Ok(()) };
+        let is_due = current.is_due(terms, &settings_mark(settings, self.format), now_ms);
+        if !is_due || self.folding.is_some() || now_ms < self.fold_not_before_ms {
+            return Ok(());
+        }
+        self.fold_not_before_ms = now_ms + FOLD_AGAIN_MS;
+        self.folding = Some(self.build(terms, settings).await?);
+        Ok(())
+    }
+
+    async fn folded(
+        &mut self,
+        folded: Option<Result<FoldedTable, MakeError>>,
+    ) -> Result<(), PublishFault> {
+        let began = self.clock.now().mono_ns;
+        // The thread has ended without a word: a panic, which the hook has reported.
+        let Some(folded) = folded else { return Ok(()) };
+        self.publish_table(folded?, began).await?;
+        self.fold_not_before_ms = 0;
+        Ok(())
+    }
+
+    /// Publishes a table, and with it the patch over it: changes made while it was built are in the
+    /// latter. Both serials are above all that were published; they are taken now, and no patch over
+    /// the former table comes between.
+    async fn publish_table(&mut self, folded: FoldedTable, began: u64) -> Result<(), PublishFault> {
+        let terms = self.terms.clone().ok_or(PublishFault::NoSigner)?;
+        let settings = self.store.settings(&self.name).await?;
+        let (includes, mark) = (folded.includes, folded.settings.clone());
+        let before = self.current.as_ref().map(|current| current.table.manifest.clone());
+        let last = self.store.claim_serials(&self.name, 2).await?;
+        point("after claim");
+        let now_ms = self.clock.now().unix_ms;
+        let serial = last.saturating_sub(1);
+        let sealed = terms.seal(folded, serial, before.as_ref(), now_ms)?;
+        let kept = self.keep(ArtefactKind::Table, serial, serial, sealed.bytes).await?;
+        point("after table");
+        let table = PublishedFile::of(kept.body)?;
+        let Some(patch) = self.make_patch(&terms, &table.manifest, &settings).await? else {
+            return Err(PublishFault::Overtaken);
+        };
+        let audience = self.name.clone();
+        self.store.set_base(PublishedBase { audience, serial, includes }).await?;
+        point("after base");
+        self.current = Some(Current {
+            table,
+            patch: Some(patch.file),
+            patch_keys: patch.keys,
+            settings: mark,
+            is_placed: false,
+        });
+        self.deliver(began).await?;
+        self.tell(|state| state.tables += 1);
+        Ok(())
+    }
+
+    // --- where sidecars find them
+
+    /// Notes what is published, and puts it where sidecars find it.
+    async fn deliver(&mut self, began: u64) -> Result<(), PublishFault> {
+        let Some(current) = self.current.clone() else { return Ok(()) };
+        let (serial, audit) = (current.serial(), self.store.audit_head().await?);
+        self.store.set_published(&self.name, serial).await?;
+        point("after published");
+        // Both at once: whoever gets one of them gets the other.
+        self.shelf.put(self.name.as_str(), current.served());
+        let placed = self.place(&current);
+        let raised = {
+            let mut file = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_news = file.raise(self.name.as_str(), current.mark(), audit);
+            if is_news { file.write() } else { Ok(()) }
+        };
+        placed?;
+        raised.map_err(|e| PublishFault::Target(e.to_string()))?;
+        if let Some(current) = &mut self.current {
+            current.is_placed = true;
+        }
+        let now = self.clock.now();
+        self.tell(|state| {
+            state.published = serial;
+            state.base = current.table.manifest.serial;
+            state.patch_keys = current.patch_keys as u64;
+            state.patch_bytes = current.patch.as_ref().map_or(0, |p| p.bytes().len() as u64);
+            state.published_ms = Some(now.unix_ms);
+            state.took_us = Some(now.mono_ns.saturating_sub(began) / 1000);
+        });
+        Ok(())
+    }
+
+    /// Into every directory, whatever becomes of the others. The patch before its table: a sidecar
+    /// holds a patch until its table comes, and then puts both in force at once.
+    fn place(&self, current: &Current) -> Result<(), PublishFault> {
+        let mut fault = None;
+        for target in &self.targets {
+            let patch = current.patch.as_ref().map(|patch| (&target.patch, patch));
+            for (path, file) in patch.into_iter().chain([(&target.table, &current.table)]) {
+                match place(path, &file.manifest, file.bytes()) {
+                    Ok(Placed::Written | Placed::Same) => {}
+                    Ok(Placed::Newer { serial }) => {
+                        let newer = format!("{} has serial {serial} already", path.display());
+                        fault.get_or_insert(newer);
+                    }
+                    Err(e) => drop(fault.get_or_insert(e.to_string())),
+                }
+                point("between targets");
+            }
+        }
+        fault.map_or(Ok(()), |fault| Err(PublishFault::Target(fault)))
+    }
+
+    // --- behind
+
+    fn marked(&self) -> HighMark {
+        self.high_water.lock().unwrap_or_else(PoisonError::into_inner).mark(self.name.as_str())
+    }
+
+    async fn look_at_audit(&mut self) -> Result<(), StoreError> {
+        let noted = self.high_water.lock().unwrap_or_else(PoisonError::into_inner).now.audit();
+        let head = self.store.audit_head().await?;
+        let query = AuditQuery { before: Some(noted.seq + 1), limit: 1, ..AuditQuery::default() };
+        let there = self.store.audit(query).await?.lines.first().map(|line| line.head());
+        self.audit = audit_behind(noted, head, there);
+        Ok(())
+    }
+
+    async fn look_behind(
+        &mut self,
+        publication: &Publication,
+    ) -> Result<Option<Behind>, StoreError> {
+        if self.audit.is_some() {
+            // A recovery by another process settles it.
+            if let Ok(file) = HighWaterFile::open(&self.directory) {
+                *self.high_water.lock().unwrap_or_else(PoisonError::into_inner) = file;
+            }
+            self.look_at_audit().await?;
+        }
+        let found = match newer(publication, &self.evidence()) {
+            // Another process may have changed and published something since it was read.
+            Some(evidence) => newer(&self.store.publication(&self.name).await?, &[evidence]),
+            None => None,
+        };
+        Ok(found
+            .map(|evidence| Behind::Serial { has: publication.serial, evidence })
+            .or_else(|| self.audit.clone()))
+    }
+
+    /// Everything that shows how far the audience had come.
+    pub(super) fn evidence(&self) -> Vec<Evidence> {
+        let mark = self.marked();
+        let mut found = vec![Evidence { serial: mark.serial, source: EvidenceSource::HighWater }];
+        for target in &self.targets {
+            for path in [&target.table, &target.patch] {
+                // What cannot be read is told when something is to be written there.
+                if let Ok(Some(manifest)) = there(path)
+                    && *manifest.audience == *self.name.as_str()
+                {
+                    let source = EvidenceSource::Target(path.display().to_string().into());
+                    found.push(Evidence { serial: manifest.serial, source });
+                }
+            }
+        }
+        found.extend(self.book.all(&self.name).into_iter().map(|report| Evidence {
+            serial: report.serial.max(report.base),
+            source: EvidenceSource::Sidecar { fleet: report.fleet, instance: report.instance },
+        }));
+        found
+    }
+
+    fn settle_behind(&mut self, found: Option<Behind>) {
+        let known = self.state.borrow().behind.clone();
+        if known == found {
+            return;
+        }
+        match &found {
+            Some(behind) => {
+                tracing::error!(audience = %self.name, %behind, "the database is behind what was published: it takes no changes until `keygatectl admin recover`");
+            }
+            None => tracing::info!(audience = %self.name, "the database has caught up"),
+        }
+        self.store.refuse_changes(&self.name, found.as_ref().map(|b| b.to_string().into()));
+        self.tell(|state| state.behind = found);
+    }
+
+    // --- state
+
+    async fn keep_reports(&self) -> Result<(), StoreError> {
+        for report in self.book.take_news(&self.name) {
+            self.store.put_sidecar(report).await?;
+        }
+        Ok(())
+    }
+
+    fn note(&self, done: Result<(), PublishFault>) {
+        let why = done.err().map(|fault| fault.to_string());
+        let known = self.state.borrow().unpublished.clone();
+        match (&why, &known) {
+            (Some(why), None) => {
+                tracing::error!(audience = %self.name, error = %why, "not published; trying again");
+            }
+            (None, Some(_)) => tracing::info!(audience = %self.name, "published again"),
+            _ => {}
+        }
+        let now_ms = self.clock.now().unix_ms;
+        self.tell(|state| {
+            state.failures += u64::from(why.is_some());
+            state.unpublished = why.map(|why| Unpublished {
+                since_ms: known.map_or(now_ms, |known| known.since_ms),
+                why: why.into(),
+            });
+        });
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut PublicationState)) {
+        self.state.send_if_modified(|state| {
+            let before = state.clone();
+            change(state);
+            *state != before
+        });
+    }
+}
+
+/// A patch that is kept in the store.
+struct MadePatch {
+    file: PublishedFile,
+    keys: usize,
+}
+
+// === impl PublishedFile ===
+
+impl PublishedFile {
+    fn of(body: Vec<u8>) -> Result<Self, crate::table::Refusal> {
+        let manifest = Manifest::unverified(&body)?;
+        let served = ServedArtefact::new(manifest.serial, body);
+        Ok(Self { manifest, served })
+    }
+
+    fn bytes(&self) -> &Bytes {
+        &self.served.bytes
+    }
+}
+
+// === impl Current ===
+
+impl Current {
+    /// Up to which serial everything is published.
+    fn serial(&self) -> u64 {
+        self.newest().manifest.serial
+    }
+
+    fn newest(&self) -> &PublishedFile {
+        self.patch.as_ref().unwrap_or(&self.table)
+    }
+
+    fn served(&self) -> ServedArtefacts {
+        ServedArtefacts {
+            table: Some(self.table.served.clone()),
+            patch: self.patch.as_ref().map(|patch| patch.served.clone()),
+        }
+    }
+
+    fn mark(&self) -> HighMark {
+        let newest = self.newest();
+        HighMark {
+            serial: newest.manifest.serial,
+            base: self.table.manifest.serial,
+            hash: newest.served.tag.hash.to_string(),
+            settings: self.settings.clone(),
+        }
+    }
+
+    fn is_due(&self, terms: &IssueTerms, settings: &str, now_ms: u64) -> bool {
+        let age = now_ms.saturating_sub(self.table.manifest.issued_at_ms);
+        let bytes = self.patch.as_ref().map_or(0, |patch| patch.bytes().len() as u64);
+        let half_over = terms.life.is_some_and(|life| age >= life.saturating_mul(500));
+        self.patch_keys > MOST_KEYS
+            || bytes > MOST_BYTES
+            || (self.patch_keys > 0 && age > OLDEST_MS)
+            || half_over
+            || self.settings != settings
+    }
+}

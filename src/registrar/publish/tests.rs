@@ -1,0 +1,583 @@
+//! What is published, and when: held against what a sidecar accepts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::result::Result;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::fleet::SidecarBook;
+use super::recover::{PublishedKeys, RecoveryTerms, target_files};
+use super::*;
+use crate::artefacts::{ArtefactName, ArtefactPoll, ArtefactTag};
+use crate::config::ThisHost;
+use crate::core::{Digest, KeyId, KeyStatus, Now};
+use crate::manage::operation::StatusChange;
+use crate::manage::output::Output;
+use crate::manage::registry::entry::RegistryEntry;
+use crate::registrar::store::sqlite::crash::in_tests::VARIABLE;
+use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::registrar::store::suite::{self, audience, create, host, new_key, request, set};
+use crate::registrar::store::{AuditEvent, Channel, ImportBatch, KeyChange, Serials, StoreError};
+use crate::table::{AcceptRules, Acceptance, Bounds, Patch, Refusal, Table, Trust};
+
+/// For what has to happen, and happens within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A service's directory: `state`, `out`, `signer.pem`, `admin.toml`.
+struct House {
+    root: PathBuf,
+    _directory: Option<TempDir>,
+}
+
+/// A service that publishes.
+struct Service {
+    publisher: Publisher,
+    store: Arc<dyn Store>,
+    shelf: ArtefactShelf,
+    book: SidecarBook,
+}
+
+/// What a sidecar has in force that reads the files of `out`.
+struct Sidecar {
+    out: PathBuf,
+    acceptance: Acceptance,
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(test)
+}
+
+// === impl House ===
+
+impl House {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().to_owned();
+        fs::create_dir(root.join("state")).unwrap();
+        fs::create_dir(root.join("out")).unwrap();
+        let signer = root.join("signer.pem");
+        crate::manage::signer::new(&signer, None, &mut Output::sink()).unwrap();
+        let text = "state = \"state\"\n[listen]\naddress = \"127.0.0.1:0\"\n[[audiences]]\n\
+                    name = \"shop\"\nsigner = \"signer.pem\"\n[[audiences.targets]]\n\
+                    directory = \"out\"\n";
+        fs::write(root.join("admin.toml"), text).unwrap();
+        Self { root, _directory: Some(directory) }
+    }
+
+    fn at(root: &Path) -> Self {
+        Self { root: root.to_owned(), _directory: None }
+    }
+
+    fn settings(&self) -> Arc<AdminToml> {
+        Arc::new(AdminToml::load(&ThisHost, &self.root.join("admin.toml")).unwrap())
+    }
+
+    fn database(&self) -> PathBuf {
+        self.root.join("state/registrar.db")
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        let settings = self.settings();
+        let options = SqliteOptions {
+            path: self.database(),
+            audiences: vec![suite::terms()],
+            patience: settings.store.patience,
+            clock: Clock::system(),
+        };
+        Arc::new(SqliteStore::open(options).unwrap())
+    }
+
+    async fn serve(&self) -> Service {
+        let (store, shelf, book) = (self.store(), ArtefactShelf::default(), SidecarBook::default());
+        let options = PublisherOptions {
+            store: Arc::clone(&store),
+            settings: self.settings(),
+            shelf: shelf.clone(),
+            book: book.clone(),
+            clock: Clock::system(),
+        };
+        let publisher = Publisher::start(options).await.unwrap();
+        Service { publisher, store, shelf, book }
+    }
+
+    fn trust(&self) -> Trust {
+        let signer = self.settings().audiences[0].signer.clone().unwrap();
+        Trust::new([signer.public().unwrap()], 1, "shop").unwrap()
+    }
+
+    fn sidecar(&self) -> Sidecar {
+        let acceptance = Acceptance::new(AcceptRules::default());
+        Sidecar { out: self.root.join("out"), acceptance }
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    fn state(&self) -> PublicationState {
+        self.publisher.handle().state(&audience()).unwrap()
+    }
+
+    /// Waits until the change with this serial is published.
+    async fn published(&self, serial: u64) {
+        let handle = self.publisher.handle();
+        let found = handle.in_force(&audience(), serial, PATIENCE).await;
+        assert!(found.published, "{serial}: {:?}", self.state());
+    }
+
+    /// Waits until the state is as `is` says.
+    async fn until(&self, is: impl Fn(&PublicationState) -> bool) {
+        let mut watch = self.publisher.handle().watch(&audience()).unwrap();
+        let found = tokio::time::timeout(PATIENCE, watch.wait_for(|state| is(state))).await;
+        assert!(found.is_ok(), "{:?}", self.state());
+    }
+}
+
+// === impl Sidecar ===
+
+impl Sidecar {
+    /// Takes what is published, as the sidecar does that reads one file and then the other.
+    fn look(&mut self, house: &House) -> Result<(), Refusal> {
+        let (trust, bounds) = (house.trust(), Bounds::default());
+        let now = Now { unix_ms: Clock::system().now().unix_ms, mono_ns: 0 };
+        if let Ok(bytes) = fs::read(self.out.join("keys.kgp")) {
+            let patch = Arc::new(Patch::open(bytes, &trust, &bounds)?);
+            self.acceptance.offer_patch(patch, now)?;
+        }
+        let bytes = fs::read(self.out.join("keys.kgt")).unwrap();
+        self.acceptance.offer_table(Arc::new(Table::open(bytes, &trust, &bounds)?), now)?;
+        Ok(())
+    }
+
+    fn status(&self, digest: &Digest) -> Option<KeyStatus> {
+        let set = self.acceptance.current()?;
+        Some(set.find_digest(digest)?.view.grant.status)
+    }
+}
+
+async fn revoke(store: &Arc<dyn Store>, id: KeyId) -> Result<u64, StoreError> {
+    let change = request(host(), set(id, StatusChange::Revoke));
+    Ok(store.change(change).await?.serial)
+}
+
+/// Many keys with one serial.
+async fn import(store: &Arc<dyn Store>, count: usize) -> Vec<RegistryEntry> {
+    let full = crate::manage::registry::entry::tests::full();
+    let entries: Vec<_> = (0..count)
+        .map(|n| RegistryEntry {
+            id: KeyId::parse(&format!("key_{n}")).unwrap(),
+            digest: Digest::of(format!("{n}").as_bytes()),
+            plan: None,
+            public_id: None,
+            previous: None,
+            replaces: None,
+            expires: None,
+            status: KeyStatus::Active,
+            ..full.clone()
+        })
+        .collect();
+    let batch = ImportBatch {
+        audience: audience(),
+        actor: host(),
+        channel: Channel::default(),
+        at_ms: suite::NOW,
+        settings: None,
+        above: 0,
+        entries: entries.clone(),
+    };
+    store.import(batch).await.unwrap();
+    entries
+}
+
+#[test]
+fn every_change_is_published_and_a_sidecar_takes_it() {
+    let house = House::new();
+    let mut sidecar = house.sidecar();
+    run(async {
+        let service = house.serve().await;
+        service.until(|state| state.published > 0).await;
+        sidecar.look(&house).expect("an audience without a key");
+        let (first, second) =
+            (create(&service.store, "CRM").await, create(&service.store, "ERP").await);
+        service.published(second.serial).await;
+        sidecar.look(&house).unwrap();
+        for made in [&first, &second] {
+            let digest = made.key.entry.digest;
+            assert_eq!(sidecar.status(&digest), Some(KeyStatus::Active));
+        }
+        // The last key as well: what somebody has revoked is no accident.
+        for made in [&first, &second] {
+            let serial = revoke(&service.store, made.key.entry.id).await.unwrap();
+            service.published(serial).await;
+            sidecar.look(&house).unwrap();
+            assert_eq!(sidecar.status(&made.key.entry.digest), Some(KeyStatus::Revoked));
+        }
+        let state = service.state();
+        assert_eq!((state.published, state.unpublished), (state.serial, None));
+        assert_eq!((state.tables, state.patch_keys), (1, 2), "one table, and one patch over it");
+        // Both are served from memory as well.
+        let served = service.shelf.get("shop");
+        let file = |name| fs::read(house.root.join("out").join(name)).unwrap();
+        assert_eq!(served.patch.unwrap().bytes, file("keys.kgp"));
+        assert_eq!(served.table.unwrap().bytes, file("keys.kgt"));
+        service.publisher.stop();
+        // The next start goes on, and changes nothing.
+        let again = house.serve().await;
+        again.until(|state| state.published_ms.is_some()).await;
+        assert_eq!(again.state().published, state.published);
+        assert!(again.shelf.get("shop").table.is_some());
+        sidecar.look(&house).unwrap();
+        let third = create(&again.store, "third").await;
+        again.published(third.serial).await;
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&third.key.entry.digest), Some(KeyStatus::Active));
+        again.publisher.stop();
+    });
+}
+
+/// Among them keys that change while the table is built, and a secret that was replaced before.
+#[test]
+fn a_long_patch_becomes_a_table_and_loses_nothing() {
+    let house = House::new();
+    let mut sidecar = house.sidecar();
+    run(async {
+        let service = house.serve().await;
+        service.until(|state| state.published > 0).await;
+        sidecar.look(&house).unwrap();
+        let first = service.state().base;
+        let entries = import(&service.store, 4097).await;
+        let mut revoked = Vec::new();
+        for entry in &entries[..20] {
+            let serial = revoke(&service.store, entry.id).await.unwrap();
+            service.published(serial).await;
+            sidecar.look(&house).unwrap();
+            revoked.push(entry.digest);
+        }
+        service.until(|state| state.base > first && state.patch_keys < 100).await;
+        sidecar.look(&house).unwrap();
+        let state = service.state();
+        assert_eq!((state.tables, state.unpublished), (2, None));
+        for entry in &entries {
+            let wanted = match revoked.contains(&entry.digest) {
+                true => KeyStatus::Revoked,
+                false => KeyStatus::Active,
+            };
+            assert_eq!(sidecar.status(&entry.digest), Some(wanted), "{}", entry.id);
+        }
+        // A sidecar that starts now has the same.
+        let mut fresh = house.sidecar();
+        fresh.look(&house).unwrap();
+        assert_eq!(fresh.status(&revoked[19]), Some(KeyStatus::Revoked));
+        let serial = revoke(&service.store, entries[30].id).await.unwrap();
+        service.published(serial).await;
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&entries[30].digest), Some(KeyStatus::Revoked));
+        service.publisher.stop();
+    });
+}
+
+#[test]
+fn a_signer_that_is_away_loses_no_change() {
+    let house = House::new();
+    run(async {
+        let service = house.serve().await;
+        service.until(|state| state.published > 0).await;
+        let (pem, away) = (house.root.join("signer.pem"), house.root.join("away.pem"));
+        fs::rename(&pem, &away).unwrap();
+        let made = create(&service.store, "CRM").await;
+        service.until(|state| state.unpublished.is_some()).await;
+        let state = service.state();
+        let unpublished = state.unpublished.unwrap();
+        assert!(unpublished.why.contains("signer.pem"), "{unpublished:?}");
+        assert!(state.published < made.serial && unpublished.since_ms > 0);
+        let waited = service.publisher.handle();
+        let waited = waited.in_force(&audience(), made.serial, Duration::from_millis(20)).await;
+        assert!(!waited.published);
+        fs::rename(&away, &pem).unwrap();
+        service.published(made.serial).await;
+        service.until(|state| state.unpublished.is_none()).await;
+        let mut sidecar = house.sidecar();
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&made.key.entry.digest), Some(KeyStatus::Active));
+        service.publisher.stop();
+    });
+}
+
+#[test]
+fn a_change_is_in_force_when_every_known_sidecar_has_it() {
+    let house = House::new();
+    run(async {
+        let service = house.serve().await;
+        service.until(|state| state.published > 0).await;
+        let made = create(&service.store, "CRM").await;
+        service.published(made.serial).await;
+        let handle = service.publisher.handle();
+        let heard = |instance: &str, serial| {
+            let poll = ArtefactPoll {
+                fleet: "web".into(),
+                audience: "shop".into(),
+                name: ArtefactName::Patch,
+                instance: Some(instance.into()),
+                peer: None,
+                has: Some(ArtefactTag::of(serial, &Digest::of(b"x"))),
+            };
+            service.book.heard(&poll, Clock::system().now().unix_ms);
+        };
+        heard("a", made.serial);
+        heard("b", made.serial - 1);
+        let now = handle.in_force(&audience(), made.serial, Duration::ZERO).await;
+        assert_eq!((now.sidecars, &*now.late[0]), (2, "web/b"));
+        let shop = audience();
+        let wait = handle.in_force(&shop, made.serial, PATIENCE);
+        let (found, ()) = tokio::join!(wait, async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            heard("b", made.serial);
+        });
+        assert!(found.is_complete(), "{found:?}");
+        // It has more than was ever published here: the database is an older one.
+        heard("b", made.serial + 1);
+        service.until(|state| state.behind.is_some()).await;
+        let refused = revoke(&service.store, made.key.entry.id).await.unwrap_err();
+        assert!(refused.to_string().contains("sidecar b of fleet web"), "{refused}");
+        service.publisher.stop();
+    });
+}
+
+#[test]
+fn one_process_publishes_at_a_time() {
+    let house = House::new();
+    run(async {
+        let service = house.serve().await;
+        let options = PublisherOptions {
+            store: Arc::clone(&service.store),
+            settings: house.settings(),
+            shelf: ArtefactShelf::default(),
+            book: SidecarBook::default(),
+            clock: Clock::system(),
+        };
+        assert!(!Publisher::once(options.clone(), &audience()).await.unwrap());
+        let error = Publisher::start(options.clone()).await.unwrap_err();
+        assert_eq!(error.exit(), Exit::TryAgain.code());
+        service.publisher.stop();
+        let made = create(&service.store, "CRM").await;
+        assert!(Publisher::once(options, &audience()).await.unwrap());
+        let mut sidecar = house.sidecar();
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&made.key.entry.digest), Some(KeyStatus::Active));
+    });
+}
+
+/// Backup, changes, restore, start: nothing that was revoked since comes back, at any time.
+#[test]
+fn a_restored_database_brings_nothing_back() {
+    let house = House::new();
+    let mut sidecar = house.sidecar();
+    run(async {
+        let service = house.serve().await;
+        let leaked = create(&service.store, "leaked").await;
+        let kept = create(&service.store, "kept").await;
+        service.published(kept.serial).await;
+        let copy = house.root.join("copy.db");
+        SqliteStore::backup(&house.database(), &copy, Duration::from_secs(5), 7).unwrap();
+        revoke(&service.store, leaked.key.entry.id).await.unwrap();
+        let newer = create(&service.store, "newer").await;
+        service.published(newer.serial).await;
+        sidecar.look(&house).unwrap();
+        service.publisher.stop();
+        let digest = leaked.key.entry.digest;
+        assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
+        drop(service.store);
+        // Its threads close the file, and with it the write-ahead log.
+        let wal = house.root.join("state/registrar.db-wal");
+        let closed = async {
+            while wal.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, closed).await.expect("the database is closed");
+
+        for tail in ["-wal", "-shm"] {
+            fs::remove_file(house.root.join(format!("state/registrar.db{tail}"))).ok();
+        }
+        fs::rename(&copy, house.database()).unwrap();
+        let service = house.serve().await;
+        let state = service.state();
+        let said = state.behind.clone().unwrap().to_string();
+        assert!(said.contains("at serial"), "{said}");
+        assert!(matches!(
+            service.store.change(request(host(), KeyChange::Create(Box::new(new_key("x"))))).await,
+            Err(StoreError::ReadOnly { .. })
+        ));
+        assert!(service.shelf.get("shop").table.is_none(), "nothing older is served");
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
+        let mut fresh = house.sidecar();
+        fresh.look(&house).unwrap();
+        assert_eq!(fresh.status(&digest), Some(KeyStatus::Revoked));
+
+        recover(&house, &service.store).await;
+        service.until(|state| state.behind.is_none() && state.published_ms.is_some()).await;
+        for sidecar in [&mut sidecar, &mut fresh, &mut house.sidecar()] {
+            sidecar.look(&house).unwrap();
+            assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
+            for made in [&kept, &newer] {
+                let digest = made.key.entry.digest;
+                assert_eq!(sidecar.status(&digest), Some(KeyStatus::Active));
+            }
+        }
+        let back =
+            service.store.key(&audience(), None, suite_ref(newer.key.entry.id)).await.unwrap();
+        assert!(back.entry.note.contains("recovered"));
+        // It goes on from there.
+        let serial = revoke(&service.store, kept.key.entry.id).await.unwrap();
+        service.published(serial).await;
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&kept.key.entry.digest), Some(KeyStatus::Revoked));
+        let log = service.store.verify_audit(Vec::new()).await.unwrap();
+        assert!(log.is_empty(), "{log:?}");
+        service.publisher.stop();
+        assert!(house.serve().await.state().behind.is_none());
+    });
+}
+
+fn suite_ref(id: KeyId) -> crate::registrar::store::KeyRef {
+    crate::registrar::store::KeyRef::Id(id)
+}
+
+/// What `admin recover` does.
+async fn recover(house: &House, store: &Arc<dyn Store>) {
+    let settings = house.settings();
+    let compared = compare(&settings, store, &Clock::system()).await.unwrap().remove(0);
+    let seen = compared.evidence.iter().map(|evidence| evidence.serial).max().unwrap();
+    let files = target_files(&settings.audiences[0].targets, &[]);
+    let signer = settings.audiences[0].signer.as_ref().unwrap().public().unwrap();
+    let published = PublishedKeys::of_files(&files, &audience(), signer).unwrap();
+    assert_eq!(published.serial, seen);
+    let snapshot = store.snapshot(&audience(), 0).await.unwrap();
+    let terms =
+        RecoveryTerms { audience: audience(), actor: host(), at_ms: suite::NOW, above: seen };
+    let counts = published.recover(&**store, snapshot, terms).await.unwrap();
+    assert_eq!((counts.changed, counts.revoked, counts.returned), (1, 0, 1));
+    let event = AuditEvent {
+        at_ms: suite::NOW,
+        audience: None,
+        org: None,
+        actor: host(),
+        channel: Channel::default(),
+        action: "recover",
+        object: "".into(),
+        detail: serde_json::Map::new(),
+    };
+    let above = Serials([(audience(), counts.serial)].into());
+    store.begin_epoch(above, event).await.unwrap();
+    let head = store.audit_head().await.unwrap();
+    settle_high_water(&settings.state, head).unwrap();
+}
+
+/// Where a process may end.
+const POINTS: [&str; 8] = [
+    "after snapshot",
+    "after sign",
+    "after store",
+    "after claim",
+    "after table",
+    "after base",
+    "after published",
+    "between targets",
+];
+
+/// A child publishes until it is ended at a point. Whoever starts next publishes what was acknowledged,
+/// no serial has two bodies, and a sidecar refuses nothing of it.
+fn crash_round(point: &str, count: u64) {
+    let house = House::new();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "registrar::publish::tests::child", "--ignored", "--nocapture"])
+        .env(VARIABLE, format!("{point}:{count}"))
+        .env("KEYGATE_TEST_HOUSE", &house.root)
+        .output()
+        .unwrap();
+    assert!(!child.status.success(), "{point}:{count}: the child was not ended");
+    let told = String::from_utf8_lossy(&child.stdout).into_owned();
+    let mut sidecar = house.sidecar();
+    let before: Vec<_> = ["keys.kgt", "keys.kgp"]
+        .iter()
+        .filter_map(|name| fs::read(house.root.join("out").join(name)).ok())
+        .map(|bytes| crate::table::Manifest::unverified(&bytes).unwrap())
+        .collect();
+    if house.root.join("out/keys.kgt").exists() {
+        sidecar.look(&house).unwrap_or_else(|e| panic!("{point}:{count}: {e}"));
+    }
+    run(async {
+        let service = house.serve().await;
+        service.until(|state| state.published_ms.is_some()).await;
+        let serial = service.store.publication(&audience()).await.unwrap().serial;
+        service.published(serial).await;
+        sidecar.look(&house).unwrap_or_else(|e| panic!("{point}:{count}: {e}"));
+        for line in told.lines().filter_map(|line| line.strip_prefix("done ")) {
+            let (id, status) = line.split_once(' ').unwrap();
+            let id = KeyId::parse(id).unwrap();
+            let key = service.store.key(&audience(), None, suite_ref(id)).await.unwrap();
+            // It may have gone on to revoke it, and not to say so.
+            let is = key.entry.status;
+            assert!(is.as_str() == status || is == KeyStatus::Revoked, "{point}:{count}");
+            assert_eq!(sidecar.status(&key.entry.digest), Some(is), "{point}:{count}");
+        }
+        for manifest in before {
+            for name in ["keys.kgt", "keys.kgp"] {
+                let now = fs::read(house.root.join("out").join(name)).unwrap();
+                let now = crate::table::Manifest::unverified(&now).unwrap();
+                if (now.serial, now.kind) == (manifest.serial, manifest.kind) {
+                    assert_eq!(now.body_sha256, manifest.body_sha256, "{point}:{count}");
+                }
+            }
+        }
+        assert_eq!(service.state().behind, None, "{point}:{count}");
+        service.publisher.stop();
+    });
+}
+
+#[test]
+fn a_process_that_ends_while_it_publishes_loses_nothing() {
+    for (n, point) in POINTS.iter().enumerate() {
+        // The first table takes all of them once; later ones are of patches alone.
+        let often = !matches!(*point, "after claim" | "after table" | "after base");
+        crash_round(point, 1);
+        if often && n % 2 == 0 {
+            crash_round(point, 4);
+        }
+    }
+}
+
+#[test]
+#[ignore = "takes minutes: `make test-admin-full`"]
+fn a_process_that_ends_while_it_publishes_loses_nothing_in_many_rounds() {
+    for round in 0..200_u64 {
+        let point = POINTS[round as usize % POINTS.len()];
+        let often = !matches!(point, "after claim" | "after table" | "after base");
+        crash_round(point, if often { 1 + round / 8 % 7 } else { 1 });
+    }
+}
+
+/// What the tests above end.
+#[test]
+#[ignore = "is run by the tests above, as a process of its own"]
+fn child() {
+    let root = std::env::var_os("KEYGATE_TEST_HOUSE").map(PathBuf::from).unwrap();
+    run(async {
+        let service = House::at(&root).serve().await;
+        for n in 0..20 {
+            let made = create(&service.store, &format!("key {n}")).await;
+            println!("done {} active", made.key.entry.id);
+            if n % 3 == 0 {
+                let serial = revoke(&service.store, made.key.entry.id).await.unwrap();
+                println!("done {} revoked", made.key.entry.id);
+                service.published(serial).await;
+            }
+        }
+    });
+}

@@ -1,0 +1,179 @@
+//! Who signs the tables of an audience: a key in a file, or a command that asks an HSM or a service.
+
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::manage::publish::rows::SignsTables;
+use crate::manage::signer::{Signer, table_key};
+use crate::table::PublicKey;
+
+/// How long a command may take to sign.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a command has ended.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Most that is shown of what a command says of its failure.
+const SAID: usize = 300;
+
+/// Who signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SignerSource {
+    /// PKCS#8 PEM. Read anew for each signature: it may have been replaced.
+    File(PathBuf),
+    /// Gets the message on standard input, and writes the 64 bytes of the signature, raw or as
+    /// base64, to standard output.
+    Command {
+        /// Program and arguments; no shell.
+        command: Vec<String>,
+        public: PublicKey,
+    },
+}
+
+// === impl SignerSource ===
+
+impl SignerSource {
+    /// The key that verifies what it signs.
+    ///
+    /// # Errors
+    ///
+    /// Why the file cannot be read.
+    pub fn public(&self) -> Result<PublicKey, String> {
+        match self {
+            Self::File(path) => {
+                let signer = Signer::load(path).map_err(first_line)?;
+                table_key(signer.public()).map_err(first_line)
+            }
+            Self::Command { public, .. } => Ok(*public),
+        }
+    }
+}
+
+impl SignsTables for SignerSource {
+    fn public(&self) -> Result<PublicKey, String> {
+        Self::public(self)
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<[u8; 64], String> {
+        match self {
+            Self::File(path) => {
+                let signer = Signer::load(path).map_err(first_line)?;
+                signer.sign(message).ok_or_else(|| "the signer's key does not sign".to_owned())
+            }
+            Self::Command { command, .. } => ask(command, message),
+        }
+    }
+}
+
+/// The rest is a hint for the command line.
+fn first_line(error: impl ToString) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+fn ask(command: &[String], message: &[u8]) -> Result<[u8; 64], String> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Err("the signer's command is empty".to_owned());
+    };
+    let failed = |what: &str, e: &dyn std::fmt::Display| format!("{program}: {what}: {e}");
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| failed("cannot be started", &e))?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    // A pipe holds more than a message, a signature or a few lines of complaint; what holds more is
+    // cut off, and what does not end is ended below.
+    let answer = std::thread::spawn(move || read_some(stdout));
+    let said = std::thread::spawn(move || read_some(stderr));
+    let sent = match stdin {
+        Some(mut stdin) => stdin.write_all(message),
+        None => Ok(()),
+    };
+    let status = wait(&mut child).map_err(|why| failed("does not sign", &why))?;
+    let said = said.join().unwrap_or_default();
+    if !status.success() {
+        let said = String::from_utf8_lossy(&said);
+        let said: String = said.lines().next().unwrap_or_default().chars().take(SAID).collect();
+        return Err(failed(&format!("ended with {status}"), &said.escape_debug()));
+    }
+    sent.map_err(|e| failed("does not take the message", &e))?;
+    let answer = answer.join().unwrap_or_default();
+    signature(&answer).ok_or_else(|| failed("answers", &"no signature of 64 bytes"))
+}
+
+fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(status),
+            Ok(None) if waited < PATIENCE => {
+                std::thread::sleep(LOOK);
+                waited += LOOK;
+            }
+            Ok(None) => {
+                // It may have ended just now; either way it is gone.
+                child.kill().ok();
+                child.wait().ok();
+                return Err(format!("no answer within {} s", PATIENCE.as_secs()));
+            }
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+}
+
+fn read_some(from: Option<impl std::io::Read>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        // What came before an error is of use for the message.
+        let _ = from.take(4096).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+/// 64 raw bytes, or base64 of them.
+fn signature(answer: &[u8]) -> Option<[u8; 64]> {
+    use base64::Engine as _;
+    if let Ok(raw) = answer.try_into() {
+        return Some(raw);
+    }
+    let decoded = base64::prelude::BASE64_STANDARD.decode(answer.trim_ascii()).ok()?;
+    decoded.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(script: &str) -> Result<[u8; 64], String> {
+        ask(&["sh".to_owned(), "-c".to_owned(), script.to_owned()], b"a message")
+    }
+
+    #[test]
+    fn a_command_signs_or_says_why_not() {
+        assert_eq!(command("cat >/dev/null; printf %064d 7").unwrap()[63], b'7');
+        let base64 = "cat >/dev/null; printf %064d 7 | base64 -w0; echo";
+        assert_eq!(command(base64).unwrap()[0], b'0');
+        for (script, why) in [
+            ("exit 3", "exit status: 3"),
+            ("echo the HSM is away >&2; exit 1", "the HSM is away"),
+            ("cat", "no signature of 64 bytes"),
+            ("cat >/dev/null", "no signature of 64 bytes"),
+        ] {
+            let error = command(script).unwrap_err();
+            assert!(error.starts_with("sh: ") && error.contains(why), "{script}: {error}");
+        }
+        let missing = ask(&["/none/such".to_owned()], b"x").unwrap_err();
+        assert!(missing.starts_with("/none/such: cannot be started"), "{missing}");
+    }
+
+    #[test]
+    fn a_key_that_is_away_is_said_so() {
+        let away = SignerSource::File("/none/such.pem".into());
+        assert!(SignsTables::sign(&away, b"x").unwrap_err().contains("/none/such.pem"));
+        assert!(away.public().is_err());
+    }
+}
