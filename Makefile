@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: audit bench bench-instructions bench-memory bench-reload bench-table build check conformance demo fmt \
+.PHONY: audit bench bench-admin bench-instructions bench-memory bench-reload bench-table build check conformance demo fmt \
 	fuzz help image man release release-notes sbom test test-large tools
 
 CARGO ?= cargo
@@ -53,6 +53,10 @@ bench: ## Speed, memory and start-up beside nginx and HAProxy (minutes); PGO=1: 
 
 bench-table: ## Build, verify and look-up of tables from 1,000 to 10,000,000 keys
 	benches/table.sh
+
+bench-admin: ## From a change in the management service to the refusal at sidecars; RATE, SECONDS, KEYS
+	$(CARGO) build --quiet --release --features admin --bins --example bench-admin
+	target/release/examples/bench-admin
 
 bench-reload: ## Latency of requests while tables reload
 	benches/reload.py
