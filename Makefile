@@ -2,8 +2,9 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: audit bench bench-admin bench-instructions bench-memory bench-reload bench-table build check conformance demo fmt \
-	fuzz help image man release release-notes sbom test test-large tools
+.PHONY: audit bench bench-admin bench-instructions bench-memory bench-reload bench-table build check \
+	conformance demo fmt fuzz help image man release release-notes sbom test test-admin-full \
+	test-large tools
 
 CARGO ?= cargo
 IMAGE ?= keygate:dev
@@ -20,6 +21,9 @@ test: tools check ## All tests, as CI runs them: format, lints, unit, integratio
 	$(CARGO) test --no-fail-fast --tests --features admin
 	$(CARGO) test --no-fail-fast --doc --features admin
 	fuzz/run
+
+test-admin-full: tools ## Suites of the management service of which `make test` runs a bounded part
+	KEYGATE_ADMIN_FULL=1 $(CARGO) test --features admin --test it admin_api
 
 test-large: ## Tests that take a minute and a gigabyte each, which `make test` leaves out
 	$(CARGO) test --release --lib -- --ignored

@@ -1,8 +1,8 @@
 //! The management service: keys of many organizations in a database, changed by people and
 //! machines, published to sidecars. Only with the feature `admin`.
 //!
-//! Imports artefacts, clock, config, core, exit, manage, table, token and wording. `manage` does not
-//! know this room: the binary joins them.
+//! Imports artefacts, clock, config, core, exit, manage, remote, table, token, usage and wording.
+//! `manage` does not know this room: the binary joins them.
 
 pub mod api;
 pub mod app;
@@ -16,3 +16,4 @@ pub mod request;
 pub mod serve;
 pub mod signer;
 pub mod store;
+pub mod usage;

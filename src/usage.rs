@@ -4,6 +4,8 @@
 
 pub mod merge;
 pub mod record;
+pub mod rise;
 
 pub use self::merge::{KnownInstances, MergedUse, UsageMerge};
 pub use self::record::{UsageHead, UsageLine, UsageRecord, UsageRecordError};
+pub use self::rise::ToldCounts;

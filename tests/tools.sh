@@ -64,6 +64,15 @@ if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]
     printf '%s' "$wanted" >"$stamp"
 fi
 
+# What tests the API of the management service by its document, at pinned versions.
+schemathesis=target/tools/schemathesis
+if ! cmp -s tests/it/py/schemathesis.txt "$schemathesis/installed"; then
+    python3 -m venv "$schemathesis"
+    "$schemathesis/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+        --requirement tests/it/py/schemathesis.txt
+    cp tests/it/py/schemathesis.txt "$schemathesis/installed"
+fi
+
 # HTTP clients in JavaScript, at the versions and checksums of the lock file.
 node_modules=target/tools/node
 if ! cmp -s tests/node/package-lock.json "$node_modules/installed"; then

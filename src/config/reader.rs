@@ -12,7 +12,7 @@ use super::fault::{ConfigError, ConfigFault};
 pub(crate) use super::raw::pick;
 use super::raw::{ConfigReader, Host, Places};
 #[cfg(feature = "admin")]
-pub(crate) use super::secrets::{SecretFile, secret};
+pub(crate) use super::secrets::{SecretFile, secret, secret_path};
 pub(crate) use super::section::ConfigSection;
 use super::watched::WatchedFile;
 

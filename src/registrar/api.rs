@@ -15,6 +15,7 @@ pub mod problem;
 pub mod requests;
 #[cfg(test)]
 mod tests;
+pub mod usage;
 
 use std::sync::OnceLock;
 
@@ -35,6 +36,9 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(keys::enable))
         .routes(routes!(keys::revoke))
         .routes(routes!(keys::audit))
+        .routes(routes!(usage::of_key))
+        .routes(routes!(usage::findings))
+        .routes(routes!(usage::report))
         .routes(routes!(lists::permissions))
         .routes(routes!(lists::publications))
         .routes(routes!(lists::signers))

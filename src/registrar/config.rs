@@ -9,6 +9,7 @@ mod dialects;
 mod people;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use self::audiences::{AudienceConfig, PermissionSentence, PublishTarget};
 pub use self::people::PeopleConfig;
+pub use self::usage::UsagePull;
 use super::dialect::operation::Dialect;
 use super::store::AudienceName;
 use crate::config::reader::{
@@ -51,6 +53,8 @@ pub struct AdminToml {
     /// Documented endpoints of products.
     pub dialects: Vec<Dialect>,
     pub people: PeopleConfig,
+    /// Sidecars whose record of use is fetched.
+    pub usage_pulls: Vec<UsagePull>,
     /// What is allowed but deserves a second look.
     pub warnings: Vec<ConfigFault>,
     /// Files whose secrets were read.
@@ -133,6 +137,7 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     let store = StoreConfig { patience: store.duration("busy_timeout", Duration::from_secs(5)) };
     let audiences = audiences::audiences(root);
     let fleets = fleets(root, &audiences);
+    let usage_pulls = usage::pulls(root, &audiences);
     let dialects = dialects::dialects(root, &audiences);
     Some(AdminToml {
         listen: bind?,
@@ -146,6 +151,7 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         fleets,
         dialects,
         people: people::people(root),
+        usage_pulls,
         warnings: Vec::new(),
         secret_files: Vec::new(),
     })

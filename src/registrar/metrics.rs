@@ -8,9 +8,13 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+use super::store::UsageTaken;
+
 const REQUESTS: &str = "keygate_admin_requests_total";
 const DURATION: &str = "keygate_admin_request_duration_seconds";
 const FAILURES: &str = "keygate_admin_auth_failures_total";
+const USAGE_LINES: &str = "keygate_admin_usage_lines_total";
+const FINDINGS: &str = "keygate_admin_usage_findings";
 
 /// Seconds.
 const BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0];
@@ -37,10 +41,13 @@ impl ServiceMetrics {
         let told = [
             (REQUESTS, "Requests to the management service."),
             (FAILURES, "Requests whose credential was refused, and why."),
+            (USAGE_LINES, "Lines of usage records, by what they told."),
         ];
         for (name, help) in told {
             recorder.describe_counter(name.into(), None, help.into());
         }
+        let help = "Keys whose use stands out, up to 1000 each.";
+        recorder.describe_gauge(FINDINGS.into(), None, help.into());
         let help = "From the head of a request to the head of its answer.";
         recorder.describe_histogram(DURATION.into(), None, help.into());
         let handle = recorder.handle();
@@ -72,6 +79,25 @@ impl ServiceMetrics {
     pub fn refused(&self, code: &'static str) {
         let key = Key::from_parts(FAILURES, vec![Label::from_static_parts("code", code)]);
         self.recorder.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// What a usage record has come to.
+    pub fn took_usage(&self, taken: UsageTaken) {
+        for (told, lines) in [("raised", taken.raised), ("unknown", taken.unknown)] {
+            let labels = vec![Label::from_static_parts("told", told)];
+            let key = Key::from_parts(USAGE_LINES, labels);
+            self.recorder.register_counter(&key, &METADATA).increment(lines);
+        }
+    }
+
+    /// How many keys of an audience stand out for this.
+    pub fn found_usage(&self, audience: &str, finding: &'static str, keys: u64) {
+        let labels = vec![
+            Label::new("audience", audience.to_owned()),
+            Label::from_static_parts("finding", finding),
+        ];
+        let key = Key::from_parts(FINDINGS, labels);
+        self.recorder.register_gauge(&key, &METADATA).set(keys as f64);
     }
 
     /// As Prometheus reads it.

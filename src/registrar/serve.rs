@@ -34,7 +34,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 const HEALTH: Duration = Duration::from_secs(2);
 
 /// Paths whose handlers bound bodies and time themselves: sidecars wait there, and post much.
-const OWN_BOUNDS: [&str; 2] = ["/artefacts/", "/usage"];
+const OWN_BOUNDS: [&str; 2] = ["/artefacts/", "/v1/usage"];
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

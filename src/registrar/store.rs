@@ -18,6 +18,7 @@ pub mod rows;
 pub mod sqlite;
 #[cfg(test)]
 pub mod suite;
+pub mod usage;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -42,6 +43,10 @@ pub use self::query::{
     AuditPage, AuditQuery, Cursor, KeyCount, KeyPage, KeyQuery, KeySort, KeyState,
 };
 pub use self::rows::{KeyRow, LastUse};
+pub use self::usage::{
+    FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch, UsageBucket, UsageTaken,
+    UsedNetwork,
+};
 
 use crate::core::{Digest, KeyId, OrgId};
 use crate::manage::registry::settings::RawSettings;
@@ -247,6 +252,35 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Raises the epoch and every audience's serial above `above`, after a restored backup.
     async fn begin_epoch(&self, above: Serials, event: AuditEvent) -> Result<u64, StoreError>;
+
+    // --- the use of keys
+
+    /// Takes a part of a sidecar's record in, in one transaction. Per process and key only the rise
+    /// over what it has told before counts, so that repeats, disorder and two readers change nothing.
+    async fn take_usage(&self, batch: UsageBatch) -> Result<UsageTaken, StoreError>;
+
+    /// How a key was used. `org` as in [`Store::key`].
+    async fn key_usage(
+        &self,
+        audience: &AudienceName,
+        org: Option<&OrgId>,
+        key: KeyRef,
+        now_ms: u64,
+    ) -> Result<KeyUsage, StoreError>;
+
+    /// What stands out in the use of keys, up to `most` keys for each alert. `org`: of one alone.
+    async fn found_usage(
+        &self,
+        audience: &AudienceName,
+        org: Option<&OrgId>,
+        now_ms: u64,
+        most: usize,
+    ) -> Result<Vec<FoundUsage>, StoreError>;
+
+    /// Forgets hours after 8 days, days after 400, and processes that ended 40 days ago.
+    async fn forget_usage(&self, now_ms: u64) -> Result<u64, StoreError>;
+
+    // --- leases
 
     /// Takes or renews the lease `name` until `until_ms`. `None`: another holder has it at `now_ms`.
     async fn lease(

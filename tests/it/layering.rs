@@ -94,6 +94,7 @@ const RULES: &[(&str, &[&str])] = &[
             "core",
             "exit",
             "manage",
+            "remote",
             "table",
             "token",
             "usage",

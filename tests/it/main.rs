@@ -12,6 +12,8 @@
 
 mod access_log;
 mod admin;
+#[cfg(feature = "admin")]
+mod admin_api;
 mod artefacts;
 mod assertion;
 mod canaries;

@@ -513,6 +513,15 @@ async fn in_force(
     let audience = sight.audience();
     if let Some(publishing) = &app.publishing {
         let found = publishing.publisher.in_force(audience, serial, wait).await;
+        return Ok(InForceDocument {
+            published: found.published,
+            sidecars: found.sidecars.saturating_sub(found.late.len()) as u64,
+            of: found.sidecars as u64,
+            missing: found.late.iter().map(ToString::to_string).collect(),
+        });
+    }
+    if let Some(publishing) = &app.publishing {
+        let found = publishing.publisher.in_force(audience, serial, wait).await;
         let of = found.sidecars as u64;
         let sidecars = of.saturating_sub(found.late.len() as u64);
         let missing = found.late.iter().map(ToString::to_string).collect();

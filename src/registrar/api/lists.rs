@@ -240,7 +240,10 @@ pub async fn publications(
     let audience = audience.ok_or_else(ApiProblem::not_found)?;
     let found = app.store.publication(&audience).await?;
     let sidecars = match sight.may_in(OrgAction::SeeAudit) {
-        Ok(()) => Some(app.store.sidecars(&audience).await?),
+        Ok(()) => Some(match &app.publishing {
+            Some(publishing) => publishing.publisher.sidecars(&audience),
+            None => app.store.sidecars(&audience).await?,
+        }),
         Err(_) => None,
     };
     Ok(Json(PublicationDocument {

@@ -40,6 +40,10 @@ fn security_schemes() -> Value {
             "type": "http", "scheme": "bearer",
             "description": "A key of the audience that holds words which manage keys.",
         },
+        "fleet": {
+            "type": "http", "scheme": "bearer",
+            "description": "The token that the sidecars of a fleet share.",
+        },
         "session": {
             "type": "apiKey", "in": "cookie", "name": crate::registrar::request::SESSION_COOKIE,
             "description": "Of somebody who is signed in. What changes something also has to come \

@@ -3,6 +3,7 @@
 mod matrix;
 mod openapi;
 mod requests;
+mod usage;
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};

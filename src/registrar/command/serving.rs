@@ -22,6 +22,7 @@ use crate::registrar::people::{AuthError, BootstrapFor, bootstrap_link};
 use crate::registrar::publish::fleet::SidecarBook;
 use crate::registrar::publish::{Publisher, PublisherOptions};
 use crate::registrar::serve::{ServiceListener, router, serve as serve_connections};
+use crate::registrar::usage;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Bootstrap {
@@ -143,6 +144,7 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         session.output.line(&format!("listening on {listener}"))?;
         session.output.flush()?;
         let routes = router(app.clone());
+        let caring = tokio::spawn(usage::run(app.clone()));
         let served = tokio::spawn(serve_connections(app, listener, routes, stopped));
         tokio::select! {
             _ = terminate.recv() => {}
@@ -152,6 +154,7 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         stop.send_replace(true);
         // Those who wait for artefacts are let go.
         shelf.close();
+        caring.abort();
         // A panic of that task was reported already.
         let _ = served.await;
         publisher.stop();

@@ -153,7 +153,8 @@ fn every_fault_has_its_line_and_a_remedy() {
 fn every_key_is_on_the_page() {
     let directory = directory();
     let file = directory.path().join("admin.toml");
-    let targets = "[[audiences.targets]]\ndirectory = \"tables\"\n[[fleets]]";
+    let targets = "[[audiences.targets]]\ndirectory = \"tables\"\n[[usage.pull]]\nurl = \
+                   \"http://10.0.0.7:9901/usage\"\n[[fleets]]";
     let text =
         FULL.replace("[[fleets]]", targets).replace("[[audiences]]\nname = \"back-office\"\n", "");
     let signer = directory.path().join("signer.pem");
@@ -174,6 +175,25 @@ fn every_key_is_on_the_page() {
     let keys: std::collections::BTreeSet<String> =
         asked.iter().filter(|key| !is_table(key)).cloned().collect();
     assert_eq!(told, keys);
+}
+
+#[test]
+fn a_pull_names_an_admin_listener() {
+    let directory = directory();
+    let pull = |text: &str| load(directory.path(), &format!("{FULL}\n[[usage.pull]]\n{text}\n"));
+    let found = pull("url = \"http://10.0.0.7:9901/usage\"\naudience = \"shop\"").unwrap();
+    assert_eq!(found.usage_pulls[0].audience.as_str(), "shop");
+    for (text, want) in [
+        ("audience = \"shop\"", "usage.pull[0].url"),
+        ("url = \"http://10.0.0.7:9901/usage\"", "usage.pull[0].audience"),
+        ("url = \"http://u:p@10.0.0.7/usage\"\naudience = \"shop\"", "host and path alone"),
+        ("url = \"http://10.0.0.7/usage?since=1\"\naudience = \"shop\"", "host and path alone"),
+        ("url = \"ftp://10.0.0.7/usage\"\naudience = \"shop\"", "host and path alone"),
+        ("url = \"http://10.0.0.7/usage\"\naudience = \"other\"", "is no audience"),
+    ] {
+        let told = pull(text).unwrap_err().to_string();
+        assert!(told.contains(want) && told.contains("\nhint: "), "{text}: {told}");
+    }
 }
 
 /// A clear listener that others than this host reach has a TLS proxy in front of it, and says so.

@@ -34,6 +34,7 @@ pub(in crate::registrar) const SETTINGS: &str = "state = \"state\"\n[listen]\nad
 /// The service without its sockets. `/who` says who asks.
 pub(in crate::registrar) struct TestDesk {
     _folder: tempfile::TempDir,
+    pub(in crate::registrar) app: App,
     pub(in crate::registrar) store: Arc<dyn Store>,
     pub(in crate::registrar) clock: Clock,
     router: Router,
@@ -103,8 +104,8 @@ impl TestDesk {
             .merge(api::routes())
             .route("/who", any(who))
             .route("/take", post(take));
-        let router = assemble(app, rooms);
-        Self { _folder: folder, store, clock, router }
+        let router = assemble(app.clone(), rooms);
+        Self { _folder: folder, app, store, clock, router }
     }
 
     pub(in crate::registrar) async fn send(&self, ask: Ask) -> Told {

@@ -23,6 +23,7 @@ mod refusals;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod writer;
 
 use std::path::{Path, PathBuf};

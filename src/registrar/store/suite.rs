@@ -5,6 +5,7 @@ pub(crate) mod changes;
 pub(crate) mod lists;
 pub(crate) mod people;
 pub(crate) mod publishing;
+pub(crate) mod usage;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -70,6 +71,11 @@ macro_rules! store_suite {
                 sidecars_are_known_by_their_last_word,
                 a_lease_has_one_holder,
                 the_log_tells_of_every_change_in_order,
+            },
+            usage::{
+                repeats_and_disorder_add_nothing,
+                a_report_of_strangers_keys_adds_nothing,
+                what_stands_out_is_found,
             },
         );
     };

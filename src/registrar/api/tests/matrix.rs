@@ -106,6 +106,19 @@ fn rows() -> Vec<Row> {
         ),
         row(
             Method::GET,
+            "/v1/orgs/acme/keys/KEY/usage",
+            None,
+            [200, 200, 200, 404, 200, 200, 404, 404, 404, 404, 404, 404, 401],
+        ),
+        row(
+            Method::GET,
+            "/v1/orgs/acme/findings",
+            None,
+            [200, 200, 200, 200, 200, 200, 404, 403, 403, 403, 403, 403, 401],
+        ),
+        row(Method::POST, "/v1/usage", None, [401; 13]),
+        row(
+            Method::GET,
             "/v1/audit",
             None,
             [200, 200, 403, 403, 200, 200, 200, 403, 403, 403, 200, 403, 401],

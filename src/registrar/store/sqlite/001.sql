@@ -253,6 +253,63 @@ CREATE TABLE usage_last (
     network TEXT NOT NULL
 ) STRICT;
 
+-- Whose sidecars have reported, for the first and the last time.
+CREATE TABLE usage_audience (
+    audience TEXT PRIMARY KEY NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- A sidecar from one start on, and the most that it has told of each key.
+CREATE TABLE usage_process (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    audience TEXT NOT NULL,
+    instance TEXT NOT NULL,
+    boot TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    UNIQUE (audience, instance, boot)
+) STRICT;
+CREATE TABLE usage_told (
+    process INTEGER NOT NULL,
+    key INTEGER NOT NULL REFERENCES key (row),
+    admitted INTEGER NOT NULL,
+    -- JSON: counts by reason.
+    refused TEXT NOT NULL,
+    PRIMARY KEY (process, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE usage_hour (
+    key INTEGER NOT NULL REFERENCES key (row),
+    begin INTEGER NOT NULL,
+    admitted INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    PRIMARY KEY (key, begin)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_hour_begin ON usage_hour (begin);
+CREATE TABLE usage_day (
+    key INTEGER NOT NULL REFERENCES key (row),
+    begin INTEGER NOT NULL,
+    admitted INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    PRIMARY KEY (key, begin)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE usage_refused (
+    key INTEGER NOT NULL REFERENCES key (row),
+    day INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (key, day, reason)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_refused_day ON usage_refused (day);
+CREATE TABLE usage_network (
+    key INTEGER NOT NULL REFERENCES key (row),
+    network TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (key, network)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX usage_network_first ON usage_network (first);
+
 CREATE TABLE lease (
     name TEXT PRIMARY KEY NOT NULL,
     holder TEXT NOT NULL,

@@ -5,15 +5,18 @@ use tokio::sync::watch;
 
 use super::people::MembersOf;
 use super::writer::Work;
-use super::{SqliteStore, SystemRandom, apply, import, keys, list, log, people, publish, recover};
+use super::{
+    SqliteStore, SystemRandom, apply, import, keys, list, log, people, publish, recover, usage,
+};
 use crate::core::{Digest, KeyId, OrgId};
 use crate::manage::registry::settings::RawSettings;
 use crate::registrar::store::{
     ArtefactKind, AudienceName, AuditEvent, AuditHead, AuditPage, AuditQuery, ChainFault,
-    ChangeRequest, Changed, Checkpoint, HeldLease, ImportBatch, ImportedBatch, KeyCount, KeyPage,
-    KeyQuery, KeyRef, KeyRow, KeySnapshot, Member, MemberChange, OrgChange, OrgRow, Person,
-    PersonId, Publication, PublishedBase, RecoveredKeys, Serials, SessionRow, SidecarReport,
-    SignIn, SignerRow, Store, StoreError, StoredArtefact,
+    ChangeRequest, Changed, Checkpoint, FoundUsage, HeldLease, ImportBatch, ImportedBatch,
+    KeyCount, KeyPage, KeyQuery, KeyRef, KeyRow, KeySnapshot, KeyUsage, Member, MemberChange,
+    OrgChange, OrgRow, Person, PersonId, Publication, PublishedBase, RecoveredKeys, Serials,
+    SessionRow, SidecarReport, SignIn, SignerRow, Store, StoreError, StoredArtefact, UsageBatch,
+    UsageTaken,
 };
 
 #[async_trait]
@@ -257,6 +260,36 @@ impl Store for SqliteStore {
 
     async fn begin_epoch(&self, above: Serials, event: AuditEvent) -> Result<u64, StoreError> {
         self.write(move |store| publish::begin_epoch(store, &above, &event)).await
+    }
+
+    async fn take_usage(&self, batch: UsageBatch) -> Result<UsageTaken, StoreError> {
+        self.write(move |store| usage::take(store, &batch)).await
+    }
+
+    async fn key_usage(
+        &self,
+        audience: &AudienceName,
+        org: Option<&OrgId>,
+        key: KeyRef,
+        now_ms: u64,
+    ) -> Result<KeyUsage, StoreError> {
+        let (audience, org) = (audience.clone(), org.cloned());
+        self.read(move |store| usage::of_key(store, &audience, org.as_ref(), key, now_ms)).await
+    }
+
+    async fn found_usage(
+        &self,
+        audience: &AudienceName,
+        org: Option<&OrgId>,
+        now_ms: u64,
+        most: usize,
+    ) -> Result<Vec<FoundUsage>, StoreError> {
+        let (audience, org) = (audience.clone(), org.cloned());
+        self.read(move |store| usage::found(store, &audience, org.as_ref(), now_ms, most)).await
+    }
+
+    async fn forget_usage(&self, now_ms: u64) -> Result<u64, StoreError> {
+        self.write(move |store| usage::forget(store, now_ms)).await
     }
 
     async fn lease(

@@ -1,0 +1,251 @@
+//! The use of keys: how one was used, what stands out, and what sidecars report.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::access::{AskingCaller, CallerSight};
+use super::document::{LastUseDocument, show_ms};
+use super::head::{PathNames, QueryParameters};
+use super::problem::{ApiProblem, ProblemCode, ProblemFault};
+use crate::core::Digest;
+use crate::manage::operation::may::{KeyAction, OrgAction};
+use crate::registrar::app::App;
+use crate::registrar::people::AuthError;
+use crate::registrar::request::bearer;
+use crate::registrar::store::{FoundUsage, KeyRef, KeyUsage, UsageBucket};
+use crate::registrar::usage::{UsageIntake, UsageRefusal};
+
+/// Longest body of a report: sidecars post parts of 256 KiB, and never cut a line.
+const REPORT: usize = 1024 * 1024;
+
+/// For one report with its body.
+const WHOLE: Duration = Duration::from_secs(30);
+
+/// Keys of one finding that are shown.
+const MOST: usize = 200;
+
+/// How a key was used, as far as sidecars have reported.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct KeyUsageDocument {
+    pub last_used: Option<LastUseDocument>,
+    /// When a sidecar has reported last; null: none has.
+    #[schema(format = "date-time")]
+    pub as_of: Option<String>,
+    /// The last 8 days, without hours in which nothing was, the oldest first.
+    pub hours: Vec<UsageBucketDocument>,
+    /// The last 400 days, likewise.
+    pub days: Vec<UsageBucketDocument>,
+    /// The last 30 days, the most frequent reason first.
+    pub refused: Vec<RefusedDocument>,
+    /// The latest first.
+    pub networks: Vec<UsedNetworkDocument>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UsageBucketDocument {
+    #[schema(format = "date-time")]
+    pub begin: String,
+    pub admitted: u64,
+    pub refused: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RefusedDocument {
+    pub reason: String,
+    pub count: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UsedNetworkDocument {
+    pub network: String,
+    #[schema(format = "date-time")]
+    pub first: String,
+    #[schema(format = "date-time")]
+    pub last: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FindingListDocument {
+    pub findings: Vec<FindingDocument>,
+}
+
+/// A key whose use stands out.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FindingDocument {
+    /// `canary`, `ended_used` (a revoked or expired key is still used), `new_network`,
+    /// `refused_tenfold` or `unused` (for 90 days).
+    pub finding: &'static str,
+    pub key: String,
+    pub org: String,
+    pub name: String,
+    /// Since when, or when last; null: never.
+    #[schema(format = "date-time")]
+    pub at: Option<String>,
+    /// How many requests, or which network.
+    pub detail: String,
+}
+
+/// What a report has come to.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UsageTakenDocument {
+    /// Lines that told something new.
+    pub raised: u64,
+    /// Lines of keys that the audience does not have.
+    pub unknown: u64,
+}
+
+/// How a key was used
+#[utoipa::path(
+    get, path = "/orgs/{org}/keys/{key}/usage", tag = "keys", operation_id = "getKeyUsage",
+    params(("org" = String, Path), ("key" = String, Path)),
+    responses((status = 200, body = KeyUsageDocument), super::openapi::Problems),
+)]
+pub async fn of_key(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    PathNames((org, key)): PathNames<(String, String)>,
+) -> Result<Json<KeyUsageDocument>, ApiProblem> {
+    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    let row = sight.key(&app, &key, KeyAction::SeeUsage).await?;
+    let key = KeyRef::Id(row.entry.id);
+    let usage =
+        app.store.key_usage(sight.audience(), sight.org.as_ref(), key, sight.now_ms).await?;
+    Ok(Json(KeyUsageDocument::of(&usage)))
+}
+
+/// Keys whose use stands out
+///
+/// A member sees those of their own keys.
+#[utoipa::path(
+    get, path = "/orgs/{org}/findings", tag = "keys", operation_id = "listFindings",
+    params(("org" = String, Path)),
+    responses((status = 200, body = FindingListDocument), super::openapi::Problems),
+)]
+pub async fn findings(
+    State(app): State<App>,
+    AskingCaller(caller): AskingCaller,
+    PathNames(org): PathNames<String>,
+    parts: Parts,
+) -> Result<Json<FindingListDocument>, ApiProblem> {
+    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    sight.may_in(OrgAction::SeeUsage)?;
+    QueryParameters::of(&parts, &[])?.end(())?;
+    let org = sight.org.as_ref();
+    let found = app.store.found_usage(sight.audience(), org, sight.now_ms, MOST).await?;
+    let mut findings = Vec::with_capacity(found.len());
+    for found in &found {
+        if sight.own_keys_only().is_none() || sight.sees(&app, KeyRef::Id(found.key)).await {
+            findings.push(FindingDocument::of(found));
+        }
+    }
+    Ok(Json(FindingListDocument { findings }))
+}
+
+/// Report the use of keys
+///
+/// For sidecars: `usage.post_url` posts to it, with the bearer token of its fleet. What a fleet reports
+/// is believed about its audiences alone. The same report twice changes nothing.
+#[utoipa::path(
+    post, path = "/usage", tag = "sidecars", operation_id = "reportUsage",
+    security(("fleet" = [])),
+    request_body(content = String, content_type = "application/x-ndjson"),
+    responses((status = 200, body = UsageTakenDocument), super::openapi::Problems),
+)]
+pub async fn report(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Json<UsageTakenDocument>, ApiProblem> {
+    let (parts, body) = request.into_parts();
+    let token = bearer(&parts.headers).ok_or(AuthError::NoCredential)?;
+    let token = Digest::of(token);
+    let fleet = app.settings.fleets.iter().find(|fleet| fleet.bearer.matches(&token));
+    let fleet = fleet.ok_or(AuthError::Unknown)?;
+    let take = async {
+        let body = to_bytes(body, REPORT)
+            .await
+            .map_err(|_| ApiProblem::new(ProblemCode::TooLarge, "a report is at most 1 MiB"))?;
+        let mut intake = UsageIntake::new(&app, &fleet.audiences);
+        for line in body.split(|byte| *byte == b'\n') {
+            intake.line(line).await?;
+        }
+        Ok::<_, ApiProblem>(intake.end().await?)
+    };
+    let taken = tokio::time::timeout(WHOLE, take)
+        .await
+        .map_err(|_| ApiProblem::new(ProblemCode::Timeout, "the report took too long"))?;
+    let taken = taken?;
+    Ok(Json(UsageTakenDocument { raised: taken.raised, unknown: taken.unknown }))
+}
+
+impl From<UsageRefusal> for ApiProblem {
+    fn from(refusal: UsageRefusal) -> Self {
+        match refusal {
+            UsageRefusal::Store(error) => error.into(),
+            // Which audiences there are is nobody's but theirs.
+            UsageRefusal::Audience { .. } => Self::not_found(),
+            UsageRefusal::Line { .. } | UsageRefusal::NoHead { .. } => {
+                Self::unreadable(vec![ProblemFault::at("", refusal.to_string())])
+            }
+        }
+    }
+}
+
+// === impl KeyUsageDocument ===
+
+impl KeyUsageDocument {
+    fn of(usage: &KeyUsage) -> Self {
+        let buckets = |all: &[UsageBucket]| all.iter().map(UsageBucketDocument::of).collect();
+        Self {
+            last_used: usage.last.as_ref().map(|last| LastUseDocument {
+                at: show_ms(last.at_ms),
+                network: last.network.to_string(),
+            }),
+            as_of: usage.as_of_ms.map(show_ms),
+            hours: buckets(&usage.hours),
+            days: buckets(&usage.days),
+            refused: usage
+                .refused
+                .iter()
+                .map(|r| RefusedDocument { reason: r.reason.to_string(), count: r.count })
+                .collect(),
+            networks: usage
+                .networks
+                .iter()
+                .map(|used| UsedNetworkDocument {
+                    network: used.network.to_string(),
+                    first: show_ms(used.first_ms),
+                    last: show_ms(used.last_ms),
+                })
+                .collect(),
+        }
+    }
+}
+
+// === impl UsageBucketDocument ===
+
+impl UsageBucketDocument {
+    fn of(bucket: &UsageBucket) -> Self {
+        Self { begin: show_ms(bucket.begin_ms), admitted: bucket.admitted, refused: bucket.refused }
+    }
+}
+
+// === impl FindingDocument ===
+
+impl FindingDocument {
+    fn of(found: &FoundUsage) -> Self {
+        Self {
+            finding: found.alert.as_str(),
+            key: found.key.to_string(),
+            org: found.org.as_str().to_owned(),
+            name: found.name.to_string(),
+            at: found.at_ms.map(show_ms),
+            detail: found.detail.to_string(),
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! Rows of the use of keys. Never the key's own row: a use changes no key, and no change waits for
+//! one.
+
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::super::change::KeyRef;
+use super::super::error::StoreError;
+use super::super::names::{AudienceName, Uid};
+use super::super::usage::{
+    FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch, UsageBucket, UsageTaken,
+    UsedNetwork,
+};
+use super::connection::StoreConnection;
+use super::keys;
+use super::writer::Work;
+use crate::core::{KeyId, OrgId, Reason};
+use crate::usage::ToldCounts;
+
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+/// How long hours and days are kept.
+const HOURS_MS: u64 = 8 * DAY_MS;
+const DAYS_MS: u64 = 400 * DAY_MS;
+
+/// A process that nobody has heard of for so long has ended; what it told is forgotten, and a record
+/// of it that still comes is too late.
+const PROCESS_MS: u64 = 40 * DAY_MS;
+
+/// Networks that are kept of a key, the latest.
+const NETWORKS: u64 = 64;
+
+/// Fewer refusals a day stand out nowhere.
+const REFUSALS: u64 = 100;
+
+/// When the parts of a batch happened, as far as the service believes it.
+#[derive(Clone, Copy)]
+struct BatchTime {
+    /// Of the record; never later than it came.
+    now_ms: u64,
+    /// When it came.
+    at_ms: u64,
+}
+
+/// Takes in a part of a record.
+pub(super) fn take(
+    store: &StoreConnection,
+    batch: &UsageBatch,
+) -> Result<Work<UsageTaken>, StoreError> {
+    let told_ms = u64::from(batch.head.now) * MINUTE_MS;
+    let time = BatchTime { now_ms: told_ms.min(batch.at_ms), at_ms: batch.at_ms };
+    let mut taken = UsageTaken::default();
+    if batch.at_ms.saturating_sub(told_ms) > PROCESS_MS {
+        return Ok(Work::Undo(taken));
+    }
+    store.settings(&batch.audience)?;
+    let process = process(&store.connection, batch, time)?;
+    for line in &batch.lines {
+        let Some(key) = key_row(&store.connection, &batch.audience, line.key)? else {
+            taken.unknown += 1;
+            continue;
+        };
+        if take_line(&store.connection, process, key, line, time)? {
+            taken.raised += 1;
+        }
+    }
+    Ok(Work::Keep(taken))
+}
+
+fn process(
+    connection: &Connection,
+    batch: &UsageBatch,
+    time: BatchTime,
+) -> Result<u64, StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO usage_audience (audience, first, last) VALUES (?1, ?2, ?2) \
+             ON CONFLICT (audience) DO UPDATE SET last = max(last, ?2)",
+        )?
+        .execute((batch.audience.as_str(), time.at_ms))?;
+    Ok(connection
+        .prepare_cached(
+            "INSERT INTO usage_process (audience, instance, boot, seen) VALUES (?1, ?2, ?3, ?4) \
+             ON CONFLICT (audience, instance, boot) DO UPDATE SET seen = max(seen, ?4) \
+             RETURNING id",
+        )?
+        .query_row(
+            (batch.audience.as_str(), &batch.head.instance, &batch.head.boot, time.at_ms),
+            |row| row.get(0),
+        )?)
+}
+
+fn key_row(
+    connection: &Connection,
+    audience: &AudienceName,
+    key: KeyId,
+) -> Result<Option<u64>, StoreError> {
+    Ok(connection
+        .prepare_cached("SELECT row FROM key WHERE audience = ?1 AND id = ?2")?
+        .query_row((audience.as_str(), key.to_string()), |row| row.get(0))
+        .optional()?)
+}
+
+/// Whether it told something new.
+fn take_line(
+    connection: &Connection,
+    process: u64,
+    key: u64,
+    line: &ReportedUse,
+    time: BatchTime,
+) -> Result<bool, StoreError> {
+    let known: Option<(u64, String)> = connection
+        .prepare_cached("SELECT admitted, refused FROM usage_told WHERE process = ?1 AND key = ?2")?
+        .query_row((process, key), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let mut told = match known {
+        Some((admitted, refused)) => ToldCounts {
+            admitted,
+            refused: serde_json::from_str(&refused).map_err(StoreError::broken)?,
+        },
+        None => ToldCounts::default(),
+    };
+    let rise = told.raise(&line.counts);
+    let is_new = !rise.is_nothing();
+    if is_new {
+        let refused = serde_json::to_string(&told.refused).map_err(StoreError::broken)?;
+        connection
+            .prepare_cached(
+                "INSERT INTO usage_told (process, key, admitted, refused) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT (process, key) DO UPDATE SET admitted = ?3, refused = ?4",
+            )?
+            .execute((process, key, told.admitted, refused))?;
+        let used_ms = (u64::from(line.last) * MINUTE_MS).min(time.now_ms);
+        add(connection, key, used_ms, rise.admitted, 0)?;
+        add(connection, key, time.now_ms, 0, rise.all_refused())?;
+        for (reason, count) in &rise.refused {
+            connection
+                .prepare_cached(
+                    "INSERT INTO usage_refused (key, day, reason, count) VALUES (?1, ?2, ?3, ?4) \
+                     ON CONFLICT (key, day, reason) DO UPDATE SET count = count + ?4",
+                )?
+                .execute((key, time.now_ms / DAY_MS * DAY_MS, &**reason, count))?;
+        }
+    }
+    let is_seen = networks(connection, key, line, time)?;
+    let is_last = last_use(connection, key, line, time)?;
+    Ok(is_new || is_seen || is_last)
+}
+
+fn add(
+    connection: &Connection,
+    key: u64,
+    at_ms: u64,
+    admitted: u64,
+    refused: u64,
+) -> Result<(), StoreError> {
+    if admitted == 0 && refused == 0 {
+        return Ok(());
+    }
+    for (table, length) in [("usage_hour", HOUR_MS), ("usage_day", DAY_MS)] {
+        connection
+            .prepare_cached(&format!(
+                "INSERT INTO {table} (key, begin, admitted, refused) VALUES (?1, ?2, ?3, ?4) \
+                 ON CONFLICT (key, begin) DO UPDATE SET admitted = admitted + ?3, \
+                 refused = refused + ?4"
+            ))?
+            .execute((key, at_ms / length * length, admitted, refused))?;
+    }
+    Ok(())
+}
+
+/// Whether one of them is new.
+fn networks(
+    connection: &Connection,
+    key: u64,
+    line: &ReportedUse,
+    time: BatchTime,
+) -> Result<bool, StoreError> {
+    let mut is_new = false;
+    for network in &line.nets {
+        let network = network.to_string();
+        let added = connection
+            .prepare_cached(
+                "INSERT INTO usage_network (key, network, first, last) VALUES (?1, ?2, ?3, ?3) \
+                 ON CONFLICT DO NOTHING",
+            )?
+            .execute((key, &network, time.now_ms))?;
+        if added == 0 {
+            connection
+                .prepare_cached(
+                    "UPDATE usage_network SET last = ?3 WHERE key = ?1 AND network = ?2 \
+                     AND last < ?3",
+                )?
+                .execute((key, &network, time.now_ms))?;
+        }
+        is_new |= added > 0;
+    }
+    if is_new {
+        connection
+            .prepare_cached(
+                "DELETE FROM usage_network WHERE key = ?1 AND network NOT IN (SELECT network FROM \
+                 usage_network WHERE key = ?1 ORDER BY last DESC, network LIMIT ?2)",
+            )?
+            .execute((key, NETWORKS))?;
+    }
+    Ok(is_new)
+}
+
+/// Whether it is later than what was known.
+fn last_use(
+    connection: &Connection,
+    key: u64,
+    line: &ReportedUse,
+    time: BatchTime,
+) -> Result<bool, StoreError> {
+    if line.last == 0 {
+        return Ok(false);
+    }
+    let at = (u64::from(line.last) * MINUTE_MS).min(time.at_ms);
+    let network = line.nets.last().map(ToString::to_string).unwrap_or_default();
+    let changed = connection
+        .prepare_cached(
+            "INSERT INTO usage_last (key, at, network) VALUES (?1, ?2, ?3) \
+             ON CONFLICT (key) DO UPDATE SET at = ?2, network = CASE ?3 WHEN '' THEN network \
+             ELSE ?3 END WHERE at < ?2",
+        )?
+        .execute((key, at, network))?;
+    Ok(changed > 0)
+}
+
+/// How a key was used.
+pub(super) fn of_key(
+    store: &StoreConnection,
+    audience: &AudienceName,
+    org: Option<&OrgId>,
+    key: KeyRef,
+    now_ms: u64,
+) -> Result<KeyUsage, StoreError> {
+    let view = store.connection.unchecked_transaction()?;
+    let found = keys::load(store, audience, org, key)?;
+    let buckets = |table: &str, since: u64| -> Result<Vec<UsageBucket>, StoreError> {
+        let mut statement = view.prepare_cached(&format!(
+            "SELECT begin, admitted, refused FROM {table} WHERE key = ?1 AND begin >= ?2 \
+             ORDER BY begin"
+        ))?;
+        let rows = statement.query_map((found.row, since), |row| {
+            Ok(UsageBucket { begin_ms: row.get(0)?, admitted: row.get(1)?, refused: row.get(2)? })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    };
+    let mut statement = view.prepare_cached(
+        "SELECT reason, sum(count) FROM usage_refused WHERE key = ?1 AND day >= ?2 \
+         GROUP BY reason ORDER BY sum(count) DESC, reason",
+    )?;
+    let refused = statement
+        .query_map((found.row, now_ms.saturating_sub(30 * DAY_MS)), |row| {
+            Ok(RefusedFor { reason: row.get::<_, String>(0)?.into(), count: row.get(1)? })
+        })?
+        .collect::<Result<_, _>>()?;
+    let mut statement = view.prepare_cached(
+        "SELECT network, first, last FROM usage_network WHERE key = ?1 ORDER BY last DESC, network",
+    )?;
+    let networks = statement
+        .query_map([found.row], |row| {
+            Ok(UsedNetwork {
+                network: row.get::<_, String>(0)?.into(),
+                first_ms: row.get(1)?,
+                last_ms: row.get(2)?,
+            })
+        })?
+        .collect::<Result<_, _>>()?;
+    let as_of_ms = view
+        .prepare_cached("SELECT last FROM usage_audience WHERE audience = ?1")?
+        .query_row([audience.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(KeyUsage {
+        last: found.key.last_use.clone(),
+        as_of_ms,
+        hours: buckets("usage_hour", now_ms.saturating_sub(HOURS_MS))?,
+        days: buckets("usage_day", now_ms.saturating_sub(DAYS_MS))?,
+        refused,
+        networks,
+    })
+}
+
+/// Forgets what is older than anybody looks at.
+pub(super) fn forget(store: &StoreConnection, now_ms: u64) -> Result<Work<u64>, StoreError> {
+    let connection = &store.connection;
+    let mut gone = 0;
+    for (sql, keep) in [
+        ("DELETE FROM usage_hour WHERE begin < ?1", HOURS_MS + DAY_MS),
+        ("DELETE FROM usage_day WHERE begin < ?1", DAYS_MS),
+        ("DELETE FROM usage_refused WHERE day < ?1", DAYS_MS),
+        (
+            "DELETE FROM usage_told WHERE process IN (SELECT id FROM usage_process WHERE seen < ?1)",
+            PROCESS_MS + DAY_MS,
+        ),
+        ("DELETE FROM usage_process WHERE seen < ?1", PROCESS_MS + DAY_MS),
+    ] {
+        gone += connection.execute(sql, [now_ms.saturating_sub(keep)])?;
+    }
+    Ok(Work::Keep(gone as u64))
+}
+
+/// Up to `most` keys for each alert.
+pub(super) fn found(
+    store: &StoreConnection,
+    audience: &AudienceName,
+    org: Option<&OrgId>,
+    now_ms: u64,
+    most: usize,
+) -> Result<Vec<FoundUsage>, StoreError> {
+    let ago = |days: u64| now_ms.saturating_sub(days * DAY_MS);
+    let mut all = Vec::new();
+    for alert in UsageAlert::ALL {
+        // Each: a time or null, and a detail, of keys `k` that stand out.
+        let (at, detail, joins, condition) = match alert {
+            UsageAlert::Canary => (
+                "max(r.day)",
+                "sum(r.count)",
+                "JOIN usage_refused r ON r.key = k.row AND r.day >= :week",
+                "k.status = 'canary' AND r.reason = :canary",
+            ),
+            UsageAlert::EndedUsed => (
+                "max(r.day)",
+                "sum(r.count)",
+                "JOIN usage_refused r ON r.key = k.row AND r.day >= :week",
+                "(k.status = 'revoked' OR k.status = 'active' AND k.expires <= :now) \
+                 AND r.reason IN (:revoked, :expired)",
+            ),
+            UsageAlert::NewNetwork => (
+                "max(n.first)",
+                "max(n.network)",
+                "JOIN usage_network n ON n.key = k.row AND n.first >= :week",
+                "k.status = 'active' AND (SELECT min(o.first) FROM usage_network o \
+                 WHERE o.key = k.row) < :fortnight",
+            ),
+            UsageAlert::RefusedTenfold => (
+                "max(d.begin)",
+                "sum(d.refused)",
+                "JOIN usage_hour d ON d.key = k.row AND d.begin >= :day",
+                "d.refused > 0",
+            ),
+            UsageAlert::Unused => (
+                "max(u.at)",
+                "''",
+                "LEFT JOIN usage_last u ON u.key = k.row JOIN usage_audience a ON \
+                 a.audience = k.audience AND a.first < :quarter",
+                "k.status = 'active' AND (k.expires IS NULL OR k.expires > :now) \
+                 AND k.since < :quarter AND coalesce(u.at, 0) < :quarter",
+            ),
+        };
+        let having = match alert {
+            UsageAlert::RefusedTenfold => {
+                "HAVING sum(d.refused) >= :refusals AND sum(d.refused) * 7 >= 10 * (SELECT \
+                 coalesce(sum(b.refused), 0) FROM usage_hour b WHERE b.key = k.row AND \
+                 b.begin >= :eight AND b.begin < :day)"
+            }
+            _ => "",
+        };
+        let org_is = if org.is_some() { "AND k.org = :org" } else { "" };
+        let sql = format!(
+            "SELECT k.id, k.uid, k.org, k.name, {at}, CAST({detail} AS TEXT) FROM key k {joins} \
+             WHERE k.audience = :audience {org_is} AND {condition} GROUP BY k.row {having} \
+             ORDER BY k.row LIMIT :most"
+        );
+        let mut statement = store.connection.prepare_cached(&sql)?;
+        let values: [(&str, &dyn rusqlite::ToSql); 13] = [
+            (":audience", &audience.as_str()),
+            (":org", &org.map(OrgId::as_str)),
+            (":now", &now_ms),
+            (":day", &ago(1)),
+            (":week", &ago(7)),
+            (":eight", &ago(8)),
+            (":fortnight", &ago(14)),
+            (":quarter", &ago(90)),
+            (":refusals", &REFUSALS),
+            (":canary", &Reason::Canary.as_str()),
+            (":revoked", &Reason::Revoked.as_str()),
+            (":expired", &Reason::Expired.as_str()),
+            (":most", &(most as u64)),
+        ];
+        for (name, value) in values {
+            if let Some(index) = statement.parameter_index(name)? {
+                statement.raw_bind_parameter(index, value)?;
+            }
+        }
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next()? {
+            let odd = |what: &str| StoreError::broken(format!("a key has a strange `{what}`"));
+            all.push(FoundUsage {
+                alert,
+                key: KeyId::parse(&row.get::<_, String>(0)?).map_err(|_| odd("id"))?,
+                uid: Uid(row.get(1)?),
+                org: OrgId::parse(&row.get::<_, String>(2)?).map_err(|_| odd("org"))?,
+                name: row.get::<_, String>(3)?.into(),
+                at_ms: row.get(4)?,
+                detail: row.get::<_, Option<String>>(5)?.unwrap_or_default().into(),
+            });
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,196 @@
+//! The use of keys: sums that no repeat, disorder or second reader changes, and what stands out.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::*;
+use crate::registrar::store::{KeyUsage, ReportedUse, UsageAlert, UsageBatch, UsageTaken};
+use crate::usage::record::RecordPart;
+use crate::usage::{ToldCounts, UsageHead};
+
+const MINUTE: u32 = (NOW / 60_000) as u32;
+const DAY: u64 = 86_400_000;
+
+/// A report of one key.
+#[derive(Clone, Copy)]
+struct Report {
+    instance: &'static str,
+    boot: &'static str,
+    key: KeyId,
+    /// Minutes before now.
+    ago: u32,
+    admitted: u64,
+    refused: (&'static str, u64),
+}
+
+fn batch(report: Report) -> UsageBatch {
+    let now = MINUTE - report.ago;
+    let (reason, count) = report.refused;
+    UsageBatch {
+        audience: audience(),
+        head: UsageHead {
+            usage: 1,
+            instance: report.instance.into(),
+            boot: report.boot.into(),
+            audience: "shop".into(),
+            started: now,
+            now,
+            since: 0,
+            part: RecordPart::Last,
+            serial: None,
+            dropped: 0,
+            dropped_traces: 0,
+        },
+        lines: vec![ReportedUse {
+            key: report.key,
+            last: if report.admitted > 0 { now } else { 0 },
+            counts: ToldCounts {
+                admitted: report.admitted,
+                refused: (count > 0).then(|| (reason.into(), count)).into_iter().collect(),
+            },
+            nets: vec!["203.0.113.0/24".parse::<IpNet>().unwrap()],
+        }],
+        at_ms: NOW,
+    }
+}
+
+async fn usage(store: &Arc<dyn Store>, key: KeyId) -> KeyUsage {
+    store.key_usage(&audience(), Some(&org("acme")), KeyRef::Id(key), NOW).await.unwrap()
+}
+
+fn sums(usage: &KeyUsage) -> [u64; 4] {
+    let sum = |all: &[crate::registrar::store::UsageBucket]| {
+        [all.iter().map(|b| b.admitted).sum(), all.iter().map(|b| b.refused).sum()]
+    };
+    let ([a, b], [c, d]) = (sum(&usage.hours), sum(&usage.days));
+    [a, b, c, d]
+}
+
+pub(crate) async fn repeats_and_disorder_add_nothing(store: Arc<dyn Store>) {
+    let mut sums_of = Vec::new();
+    for order in [vec![0, 1, 2, 3], vec![3, 2, 1, 0], vec![1, 1, 0, 3, 2, 3, 1], vec![1, 3, 2]] {
+        let key = create(&store, "used").await.key.entry.id;
+        let report = |instance, boot, ago, admitted, refused| Report {
+            instance,
+            boot,
+            key,
+            ago,
+            admitted,
+            refused: ("rate_limited", refused),
+        };
+        let reports = [
+            report("a", "1", 20, 5, 1),
+            report("a", "1", 10, 9, 1),
+            report("a", "2", 5, 2, 0),
+            report("b", "1", 4, 7, 4),
+        ];
+        for at in order {
+            store.take_usage(batch(reports[at])).await.unwrap();
+        }
+        let found = usage(&store, key).await;
+        sums_of.push(sums(&found));
+        assert_eq!(found.refused[0].count, 5);
+        assert_eq!(found.networks.len(), 1);
+        let last = found.last.unwrap();
+        assert_eq!(
+            (last.at_ms, &*last.network),
+            (u64::from(MINUTE - 4) * 60_000, "203.0.113.0/24")
+        );
+    }
+    assert_eq!(sums_of, [[18, 5, 18, 5]; 4]);
+}
+
+pub(crate) async fn a_report_of_strangers_keys_adds_nothing(store: Arc<dyn Store>) {
+    let key = create(&store, "ours").await.key.entry.id;
+    let other = KeyId::parse("key_stranger").unwrap();
+    let report = Report {
+        instance: "a",
+        boot: "1",
+        key: other,
+        ago: 1,
+        admitted: 3,
+        refused: ("expired", 0),
+    };
+    let taken = store.take_usage(batch(report)).await.unwrap();
+    assert_eq!(taken, UsageTaken { raised: 0, unknown: 1 });
+    let late = Report { ago: 41 * 1440, key, ..report };
+    assert_eq!(store.take_usage(batch(late)).await.unwrap(), UsageTaken::default(), "too late");
+    let foreign = store.key_usage(&audience(), Some(&org("globex")), KeyRef::Id(key), NOW).await;
+    assert!(matches!(foreign, Err(StoreError::NoSuchKey)));
+    let serial = store.publication(&audience()).await.unwrap().serial;
+    let early = Report { key, ago: 0, ..report };
+    let ahead = UsageBatch { at_ms: NOW - 3_600_000, ..batch(early) };
+    store.take_usage(ahead).await.unwrap();
+    let found = usage(&store, key).await;
+    assert!(found.hours[0].begin_ms <= NOW - 3_600_000, "a clock ahead is not believed");
+    assert_eq!(store.publication(&audience()).await.unwrap().serial, serial, "no change");
+}
+
+pub(crate) async fn what_stands_out_is_found(store: Arc<dyn Store>) {
+    let make = |name: &'static str| {
+        let store = Arc::clone(&store);
+        async move { create(&store, name).await.key.entry.id }
+    };
+    let (canary, revoked, limited, idle) =
+        (make("canary").await, make("revoked").await, make("limited").await, make("idle").await);
+    for (key, status) in [(canary, StatusChange::Canary), (revoked, StatusChange::Revoke)] {
+        store.change(request(host(), set(key, status))).await.unwrap();
+    }
+    let base = Report {
+        instance: "a",
+        boot: "1",
+        key: idle,
+        ago: 1,
+        admitted: 0,
+        refused: ("rate_limited", 0),
+    };
+    for report in [
+        Report { key: canary, refused: ("canary", 2), ..base },
+        Report { key: revoked, refused: ("revoked", 3), ..base },
+        Report { key: limited, refused: ("rate_limited", 10), ago: 2 * 1440, ..base },
+        Report { key: limited, refused: ("rate_limited", 1000), ..base },
+        // Before the day that is looked at, and of no meaning now.
+        Report { key: idle, admitted: 1, refused: ("rate_limited", 500), ago: 2 * 1440, ..base },
+    ] {
+        store.take_usage(batch(report)).await.unwrap();
+    }
+    let found = |at: u64| {
+        let store = Arc::clone(&store);
+        async move {
+            let org = org("acme");
+            let found = store.found_usage(&audience(), Some(&org), at, 10).await.unwrap();
+            let mut found: Vec<_> = found
+                .into_iter()
+                .map(|f| (f.alert, f.name.to_string(), f.detail.to_string()))
+                .collect();
+            found.sort();
+            found
+        }
+    };
+    let told = |alert, name: &str, detail: &str| (alert, name.to_owned(), detail.to_owned());
+    assert_eq!(
+        found(NOW).await,
+        [
+            told(UsageAlert::Canary, "canary", "2"),
+            told(UsageAlert::EndedUsed, "revoked", "3"),
+            told(UsageAlert::RefusedTenfold, "limited", "990"),
+        ]
+    );
+    // Two weeks later a key is used from elsewhere, and 91 days later two are unused.
+    let mut elsewhere = batch(Report { key: idle, admitted: 2, ..base });
+    elsewhere.at_ms = NOW + 20 * DAY;
+    elsewhere.head.now = MINUTE + 20 * 1440;
+    elsewhere.lines[0].last = elsewhere.head.now;
+    elsewhere.lines[0].nets = vec!["198.51.100.0/24".parse().unwrap()];
+    store.take_usage(elsewhere).await.unwrap();
+    let network = told(UsageAlert::NewNetwork, "idle", "198.51.100.0/24");
+    assert_eq!(found(NOW + 20 * DAY).await, [network]);
+    assert_eq!(found(NOW + 91 * DAY).await, [told(UsageAlert::Unused, "limited", "")]);
+    assert!(
+        store.found_usage(&audience(), Some(&org("globex")), NOW, 10).await.unwrap().is_empty()
+    );
+    store.forget_usage(NOW + 500 * DAY).await.unwrap();
+    let left = usage(&store, idle).await;
+    assert_eq!((left.days.len(), left.hours.len()), (0, 0));
+}

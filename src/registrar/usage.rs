@@ -1,0 +1,196 @@
+//! What sidecars report of the use of keys, on its way into the store: posted by them, or fetched from
+//! them. Also what is done about it from time to time: forget what is old, tell what stands out.
+
+mod pull;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+#[cfg(test)]
+pub(in crate::registrar) use self::pull::pull_once;
+use super::app::App;
+use super::store::{
+    AudienceName, FoundUsage, ReportedUse, StoreError, UsageAlert, UsageBatch, UsageTaken,
+};
+use crate::usage::{ToldCounts, UsageHead, UsageRecord, UsageRecordError};
+
+/// How often findings are looked for.
+const LOOK: Duration = Duration::from_secs(300);
+
+/// Keys of one finding that are counted and named in the log.
+const MOST: usize = 1000;
+
+/// Why a body was not taken in. What came before the line is.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageRefusal {
+    #[error("line {line} {error}")]
+    Line { line: usize, error: UsageRecordError },
+    #[error("line {line} is of a key, and no head is before it")]
+    NoHead { line: usize },
+    /// The reporter is not believed about this audience.
+    #[error("the record of line {line} is of an audience that you do not report for")]
+    Audience { line: usize },
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+/// Makes batches of the lines of a record, and has the store take them in.
+#[derive(Debug)]
+pub struct UsageIntake<'a> {
+    app: &'a App,
+    /// That the reporter is believed about.
+    audiences: &'a [AudienceName],
+    lines: usize,
+    open: Option<UsageBatch>,
+    taken: UsageTaken,
+}
+
+// === impl UsageIntake ===
+
+impl<'a> UsageIntake<'a> {
+    pub fn new(app: &'a App, audiences: &'a [AudienceName]) -> Self {
+        Self { app, audiences, lines: 0, open: None, taken: UsageTaken::default() }
+    }
+
+    /// One line, without its end.
+    ///
+    /// # Errors
+    ///
+    /// A line that is none of a record, or of an audience that is not the reporter's; the store's.
+    pub async fn line(&mut self, line: &[u8]) -> Result<(), UsageRefusal> {
+        self.lines += 1;
+        let number = self.lines;
+        if line.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let parsed = UsageRecord::parse(line);
+        match parsed.map_err(|error| UsageRefusal::Line { line: number, error })? {
+            UsageRecord::Head(head) => {
+                self.flush().await?;
+                let audience = AudienceName::parse(&head.audience);
+                let audience = audience.filter(|name| self.audiences.contains(name));
+                let audience = audience.ok_or(UsageRefusal::Audience { line: number })?;
+                self.open = Some(self.batch(audience, bounded(head)));
+            }
+            UsageRecord::Key(key, line) => {
+                let open = self.open.as_mut().ok_or(UsageRefusal::NoHead { line: number })?;
+                open.lines.push(ReportedUse {
+                    key,
+                    last: line.last,
+                    counts: ToldCounts::of(&line),
+                    nets: line.nets.iter().take(8).copied().collect(),
+                });
+                if open.lines.len() >= UsageBatch::MOST {
+                    let next = self.batch_like_open();
+                    self.flush().await?;
+                    self.open = next;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After the last line.
+    pub async fn end(mut self) -> Result<UsageTaken, UsageRefusal> {
+        self.flush().await?;
+        self.app.metrics.took_usage(self.taken);
+        Ok(self.taken)
+    }
+
+    async fn flush(&mut self) -> Result<(), UsageRefusal> {
+        let Some(batch) = self.open.take() else { return Ok(()) };
+        let taken = self.app.store.take_usage(batch).await?;
+        self.taken.raised += taken.raised;
+        self.taken.unknown += taken.unknown;
+        Ok(())
+    }
+
+    fn batch(&self, audience: AudienceName, head: UsageHead) -> UsageBatch {
+        let at_ms = self.app.clock.now().unix_ms;
+        UsageBatch { audience, head, lines: Vec::new(), at_ms }
+    }
+
+    fn batch_like_open(&self) -> Option<UsageBatch> {
+        let open = self.open.as_ref()?;
+        Some(self.batch(open.audience.clone(), open.head.clone()))
+    }
+}
+
+/// Names of a process as they are stored: whoever reports must not fill the disk with them.
+fn bounded(head: UsageHead) -> UsageHead {
+    let short = |text: String| text.chars().take(128).collect();
+    UsageHead { instance: short(head.instance), boot: short(head.boot), ..head }
+}
+
+/// Until the service ends: fetches what it is configured to fetch, and looks after what it has.
+pub async fn run(app: App) {
+    let pulls = app.settings.usage_pulls.iter().cloned();
+    let pulls: Vec<_> =
+        pulls.map(|pull| tokio::spawn(pull::keep_pulling(app.clone(), pull))).collect();
+    let _ended = AbortOnDrop(pulls);
+    look_after(app).await;
+}
+
+/// Tasks that end with whoever holds this.
+struct AbortOnDrop(Vec<tokio::task::JoinHandle<()>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+/// Until the service ends: forgets what is old, and tells what stands out as metric and, once, in
+/// the log.
+async fn look_after(app: App) {
+    let mut told = BTreeSet::new();
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        let now_ms = app.clock.now().unix_ms;
+        if let Err(error) = app.store.forget_usage(now_ms).await {
+            tracing::warn!(%error, "old usage was not forgotten");
+        }
+        let mut known = BTreeSet::new();
+        for audience in &app.settings.audiences {
+            match app.store.found_usage(&audience.name, None, now_ms, MOST).await {
+                Ok(found) => {
+                    count(&app, &audience.name, &found);
+                    known.extend(found.iter().map(named));
+                    let is_new = |found: &&FoundUsage| !told.contains(&named(found));
+                    found.iter().filter(is_new).for_each(|found| log(&audience.name, found));
+                }
+                Err(error) => tracing::warn!(%error, "usage was not looked at"),
+            }
+        }
+        told = known;
+    }
+}
+
+fn named(found: &FoundUsage) -> String {
+    format!("{} {}", found.alert.as_str(), found.key)
+}
+
+fn count(app: &App, audience: &AudienceName, found: &[FoundUsage]) {
+    for alert in UsageAlert::ALL {
+        let keys = found.iter().filter(|found| found.alert == alert).count();
+        app.metrics.found_usage(audience.as_str(), alert.as_str(), keys as u64);
+    }
+}
+
+fn log(audience: &AudienceName, found: &FoundUsage) {
+    let (finding, key) = (found.alert.as_str(), found.key.to_string());
+    let (org, detail) = (found.org.as_str(), &*found.detail);
+    match found.alert {
+        UsageAlert::Canary => {
+            tracing::error!(%audience, finding, key, org, detail, "the use of a key stands out");
+        }
+        UsageAlert::Unused => {
+            tracing::info!(%audience, finding, key, org, detail, "the use of a key stands out");
+        }
+        UsageAlert::EndedUsed | UsageAlert::NewNetwork | UsageAlert::RefusedTenfold => {
+            tracing::warn!(%audience, finding, key, org, detail, "the use of a key stands out");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Records that are fetched from sidecars: `GET /usage?since=MINUTE` on their admin listener, every 15
+//! seconds. The counts are since a start, so what was missed comes with the next.
+
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::time::Duration;
+
+use http::header;
+use tokio::sync::mpsc;
+
+use super::UsageIntake;
+use crate::registrar::app::App;
+use crate::registrar::config::UsagePull;
+use crate::remote;
+use crate::usage::{UsageHead, UsageRecord};
+
+const PAUSE: Duration = Duration::from_secs(15);
+
+/// For one record.
+const WHOLE: Duration = Duration::from_secs(60);
+
+/// Longest record: ten million lines.
+const MOST_BYTES: u64 = 2 << 30;
+/// Longest line.
+const LINE: u64 = 64 * 1024;
+/// Lines that wait for the store.
+const QUEUE: usize = 4096;
+
+/// Until the service ends. What fails once is tried again with the next turn.
+pub(super) async fn keep_pulling(app: App, pull: UsagePull) {
+    let mut since = 0;
+    let mut fails = false;
+    let mut turn = tokio::time::interval(PAUSE);
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turn.tick().await;
+        match pull_once(&app, &pull, since).await {
+            Ok(told) => {
+                if fails {
+                    tracing::info!(url = &*pull.url, "usage is fetched again");
+                }
+                fails = false;
+                since = told.unwrap_or(since);
+            }
+            Err(error) => {
+                if !fails {
+                    tracing::warn!(url = &*pull.url, error, "usage was not fetched");
+                }
+                fails = true;
+            }
+        }
+    }
+}
+
+/// The minute from which the next record has to begin.
+pub(in crate::registrar) async fn pull_once(
+    app: &App,
+    pull: &UsagePull,
+    since: u32,
+) -> Result<Option<u32>, String> {
+    let (to, mut lines) = mpsc::channel::<Vec<u8>>(QUEUE);
+    let asked = pull.clone();
+    let fetching = tokio::task::spawn_blocking(move || fetch(&asked, since, &to));
+    let audiences = [pull.audience.clone()];
+    let mut intake = UsageIntake::new(app, &audiences);
+    let mut head: Option<UsageHead> = None;
+    while let Some(line) = lines.recv().await {
+        if let Ok(UsageRecord::Head(found)) = UsageRecord::parse(&line) {
+            head = Some(found);
+        }
+        intake.line(&line).await.map_err(|error| error.to_string())?;
+    }
+    intake.end().await.map_err(|error| error.to_string())?;
+    fetching.await.map_err(|error| error.to_string())??;
+    // Only a record that came as a whole moves on.
+    Ok(head.filter(|head| head.part.is_last()).map(|head| head.now))
+}
+
+fn fetch(pull: &UsagePull, since: u32, to: &mpsc::Sender<Vec<u8>>) -> Result<(), String> {
+    let agent = remote::agent(&pull.url, &pull.options).map_err(|error| error.to_string())?;
+    // The credential is for this server alone.
+    let agent = agent.max_redirects(0).timeout_global(Some(WHOLE)).build().new_agent();
+    let mut request = agent.get(format!("{}?since={since}", pull.url));
+    if let Some(value) = remote::authorization(&pull.options).map_err(|e| e.to_string())? {
+        request = request.header(header::AUTHORIZATION, value);
+    }
+    let mut answer = request.call().map_err(|error| error.to_string())?;
+    if !answer.status().is_success() {
+        return Err(format!("the sidecar answered {}", answer.status().as_u16()));
+    }
+    let body = answer.body_mut().with_config().limit(MOST_BYTES).reader();
+    let mut body = BufReader::new(body);
+    loop {
+        let mut line = Vec::new();
+        let read = io::Read::by_ref(&mut body).take(LINE).read_until(b'\n', &mut line);
+        match read {
+            Ok(0) => return Ok(()),
+            Ok(_) if line.last() == Some(&b'\n') => line.truncate(line.len() - 1),
+            Ok(_) => return Err("a line is cut off or too long".to_owned()),
+            Err(error) => return Err(error.to_string()),
+        }
+        if to.blocking_send(line).is_err() {
+            // What takes them in has said why.
+            return Ok(());
+        }
+    }
+}
