@@ -191,7 +191,7 @@ async fn bench() -> Result<(), Failed> {
     let mut revocations = tokio::task::JoinSet::new();
     for living in living {
         tick.tick().await;
-        let (store, audience) = (Arc::clone(&store), audience.clone());
+        let (shared, audience) = (Arc::clone(&store), audience.clone());
         let (a, b) = (by_file.address.clone(), by_url.address.clone());
         revocations.spawn(async move {
             let began = Instant::now();
@@ -200,7 +200,7 @@ async fn bench() -> Result<(), Failed> {
                     let status = StatusChange::Revoke;
                     let key = KeyRef::Id(living.id);
                     let change = KeyChange::SetStatus { key, if_match: None, status };
-                    store.change(request(audience, change)).await.map(|_| began.elapsed())
+                    shared.change(request(audience, change)).await.map(|_| began.elapsed())
                 },
                 refused(&a, &living.secret, began),
                 refused(&b, &living.secret, began),
