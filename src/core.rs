@@ -6,6 +6,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod address;
+pub mod certificate;
 pub mod charge;
 pub mod client_network;
 pub mod cors;

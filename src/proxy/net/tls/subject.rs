@@ -1,40 +1,19 @@
 //! The name of a verified client, as a header value.
 
-use std::fmt::Write;
-
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use rustls::ServerConnection;
-use x509_parser::prelude::{
-    AttributeTypeAndValue, FromDer, GeneralName, X509Certificate, X509Name,
-};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::dates::Validity;
 use crate::core::Now;
+use crate::core::certificate::subject_of;
 
 /// Everything that is not printable ASCII, and `%` itself, so that it can be undone.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Longest subject that is sent on; a cut one could be somebody else's.
 const MAX_SUBJECT: usize = 4096;
-
-/// Short names of attribute types: RFC 2253, and what OpenSSL prints beside it.
-const SHORT_NAMES: &[(&str, &str)] = &[
-    ("0.9.2342.19200300.100.1.1", "UID"),
-    ("0.9.2342.19200300.100.1.25", "DC"),
-    ("1.2.840.113549.1.9.1", "emailAddress"),
-    ("2.5.4.3", "CN"),
-    ("2.5.4.4", "SN"),
-    ("2.5.4.5", "serialNumber"),
-    ("2.5.4.6", "C"),
-    ("2.5.4.7", "L"),
-    ("2.5.4.8", "ST"),
-    ("2.5.4.9", "street"),
-    ("2.5.4.10", "O"),
-    ("2.5.4.11", "OU"),
-    ("2.5.4.12", "title"),
-    ("2.5.4.42", "GN"),
-];
 
 /// Why a client's certificate cannot speak for it although the handshake ended well. The
 /// connection has to be closed.
@@ -68,11 +47,7 @@ pub fn client_subject(
     }
     let (_, parsed) =
         X509Certificate::from_der(certificate).map_err(|_| ClientCertificateError::Unreadable)?;
-    let name = match distinguished_name(parsed.subject()) {
-        name if name.is_empty() => alternative_name(&parsed),
-        name => Some(name),
-    };
-    let Some(name) = name else { return Ok(None) };
+    let Some(name) = subject_of(&parsed) else { return Ok(None) };
     let mut encoded = utf8_percent_encode(&name, ESCAPED).to_string();
     // A space at the end of a field value is lost on the way.
     if encoded.ends_with(' ') {
@@ -83,66 +58,4 @@ pub fn client_subject(
         return Err(ClientCertificateError::Unreadable);
     }
     HeaderValue::from_str(&encoded).map(Some).map_err(|_| ClientCertificateError::Unreadable)
-}
-
-/// Last component first, as RFC 2253 has it.
-fn distinguished_name(name: &X509Name<'_>) -> String {
-    let components: Vec<_> = name.iter_rdn().collect();
-    let mut text = String::new();
-    for component in components.into_iter().rev() {
-        for (index, attribute) in component.iter().enumerate() {
-            match index {
-                0 if text.is_empty() => {}
-                0 => text.push(','),
-                _ => text.push('+'),
-            }
-            push_attribute(&mut text, attribute);
-        }
-    }
-    text
-}
-
-fn push_attribute(text: &mut String, attribute: &AttributeTypeAndValue<'_>) {
-    let oid = attribute.attr_type().to_id_string();
-    let short = SHORT_NAMES.iter().find(|(known, _)| *known == oid).map(|(_, name)| *name);
-    text.push_str(short.unwrap_or(&oid));
-    text.push('=');
-    match attribute.as_str().ok().or_else(|| utf8(attribute)) {
-        Some(value) => push_escaped(text, value),
-        // Another string type: its bytes in hexadecimal, as RFC 2253 section 2.4 has it.
-        None => {
-            text.push('#');
-            for byte in attribute.as_slice() {
-                // Writing to a string cannot fail.
-                let _ = write!(text, "{byte:02x}");
-            }
-        }
-    }
-}
-
-/// T61 strings that are in fact ASCII, which is what old authorities put there.
-fn utf8<'a>(attribute: &'a AttributeTypeAndValue<'_>) -> Option<&'a str> {
-    let text = std::str::from_utf8(attribute.as_slice()).ok()?;
-    text.bytes().all(|b| (b' '..=b'~').contains(&b)).then_some(text)
-}
-
-fn push_escaped(text: &mut String, value: &str) {
-    let last = value.chars().count().saturating_sub(1);
-    for (index, c) in value.chars().enumerate() {
-        let at_edge = (c == ' ' && (index == 0 || index == last)) || (c == '#' && index == 0);
-        if at_edge || matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';' | '=') {
-            text.push('\\');
-        }
-        text.push(c);
-    }
-}
-
-fn alternative_name(certificate: &X509Certificate<'_>) -> Option<String> {
-    let names = certificate.subject_alternative_name().ok().flatten()?;
-    names.value.general_names.iter().find_map(|name| match name {
-        GeneralName::DNSName(name) => Some(format!("DNS:{name}")),
-        GeneralName::RFC822Name(name) => Some(format!("email:{name}")),
-        GeneralName::URI(uri) => Some(format!("URI:{uri}")),
-        _ => None,
-    })
 }
