@@ -8,6 +8,7 @@
 //! - [`jwks`]: an issuer's public keys (RFC 7517).
 //! - [`verify`]: from the bytes of a token to a [`UserToken`](crate::core::UserToken).
 //! - [`cache`]: tokens that have been verified.
+//! - `product`: tokens that a product gives its own people, for the management service.
 //! - [`sign`]: tokens that keygate makes for the service.
 //! - [`buckets`]: a bounded number of rates, by address or subject.
 
@@ -16,6 +17,8 @@ pub mod cache;
 pub mod claims;
 mod json;
 pub mod jwks;
+#[cfg(feature = "admin")]
+pub mod product;
 pub mod rules;
 pub mod sign;
 pub mod verify;

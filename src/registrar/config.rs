@@ -17,12 +17,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::audiences::{AudienceConfig, PermissionSentence, PublishTarget};
-pub use self::people::PeopleConfig;
+pub use self::people::{
+    JwksPlace, PeopleConfig, ProductRoles, ProductSessionConfig, ProductTokenConfig, SidecarConfig,
+    SidecarProof, TokenProof,
+};
 pub use self::usage::UsagePull;
 use super::dialect::operation::Dialect;
 use super::store::AudienceName;
 use crate::config::reader::{
-    ConfigProblem, ConfigSection, SecretFile, read_toml, secret, socket_file, socket_path,
+    ConfigProblem, ConfigSection, SecretFile, read_toml, secret, secret_path, socket_file,
+    socket_path,
 };
 use crate::config::{Bind, ConfigError, ConfigFault, Host, SocketFile, WatchedFile};
 use crate::core::address::parse_network;
@@ -37,6 +41,8 @@ pub struct AdminToml {
     pub listen: Bind,
     /// Of a Unix socket's file.
     pub socket: SocketFile,
+    /// Of a TCP listener; `None`: it speaks without TLS.
+    pub tls: Option<ListenTls>,
     /// Where people reach the service, such as `https://keys.example.com`: what links begin with.
     /// `None`: as `listen` says.
     pub public_url: Option<Box<str>>,
@@ -59,6 +65,16 @@ pub struct AdminToml {
     pub warnings: Vec<ConfigFault>,
     /// Files whose secrets were read.
     pub secret_files: Vec<WatchedFile>,
+}
+
+/// `[listen.tls]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenTls {
+    /// Chain and key, in PEM.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Authorities of clients' certificates; `None`: nobody is asked for one.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// `[store]`: how the database is used.
@@ -117,13 +133,23 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         let hint = "for example address = \"127.0.0.1:9920\", or a Unix socket, \"unix:/run/…\"";
         listen.missing("address", hint);
     }
+    let tls_section = listen.section("tls");
+    let tls = listen_tls(&listen, &tls_section, bind.as_ref());
     if let Some(Bind::Tcp(address)) = &bind
         && !address.ip().is_loopback()
+        && !tls_section.is_there()
         && public_url.is_none()
     {
         let problem = ConfigProblem::new("is not on this host alone, and speaks without TLS");
-        let hint = "put a TLS proxy in front of it and name its https:// URL in public_url";
+        let hint = "[listen.tls], or a TLS proxy in front of it and its https:// URL in public_url";
         listen.fault("address", problem.hint(hint));
+    }
+    if public_url.is_some() && !tls_section.is_there() && !listen.has("trusted_proxies") {
+        let problem =
+            ConfigProblem::new("is missing: all people come from one address, the proxy's");
+        let hint = "the networks of the proxies in front: an address is told to wait after 30 \
+                    failures, and audit lines have it";
+        listen.warn("trusted_proxies", problem.hint(hint));
     }
     let trusted_proxies = NetworkSet::new(listen.parse_list("trusted_proxies", parse_network));
     let metrics_bearer =
@@ -139,9 +165,13 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     let fleets = fleets(root, &audiences);
     let usage_pulls = usage::pulls(root, &audiences);
     let dialects = dialects::dialects(root, &audiences);
+    let clients = tls.as_ref().and_then(|tls| tls.client_ca.as_ref());
+    let on = people::ListensOn { bind: bind.as_ref(), verifies_clients: clients.is_some() };
+    let people = people::people(root, on, &audiences);
     Some(AdminToml {
         listen: bind?,
         socket,
+        tls,
         public_url,
         trusted_proxies,
         metrics_bearer,
@@ -150,11 +180,35 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         audiences,
         fleets,
         dialects,
-        people: people::people(root),
+        people,
         usage_pulls,
         warnings: Vec::new(),
         secret_files: Vec::new(),
     })
+}
+
+fn listen_tls(
+    listen: &ConfigSection<'_>,
+    section: &ConfigSection<'_>,
+    bind: Option<&Bind>,
+) -> Option<ListenTls> {
+    if !section.is_there() {
+        return None;
+    }
+    if let Some(Bind::Unix(_)) = bind {
+        let problem = ConfigProblem::new("means nothing on a Unix socket");
+        listen.fault("tls", problem.hint("leave it out: the kernel says who is at the other end"));
+    }
+    let certificate = section.file("certificate");
+    if !section.has("certificate") {
+        section.missing("certificate", "the chain in PEM, the service's own certificate first");
+    }
+    let key = secret_path(section, "key");
+    if !section.has("key") {
+        section.missing("key", "the certificate's private key in PEM, mode 0600");
+    }
+    let client_ca = section.file("client_ca");
+    Some(ListenTls { certificate: certificate?, key: key?, client_ca })
 }
 
 fn bind(text: &str) -> Result<Bind, ConfigProblem> {

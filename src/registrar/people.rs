@@ -1,16 +1,23 @@
-//! Who asks: people with a session, machines with a key. One function, [`Authenticator::caller`],
-//! makes a [`Caller`] of a request, or says why not. What a caller may do is settled by the rules of
-//! `manage`, inside the store's transaction.
+//! Who asks: people with a session here or at a product, machines with a key. One function,
+//! [`Authenticator::caller`], makes a [`Caller`] of a request, or says why not. What a caller may do is
+//! settled by the rules of `manage`, inside the store's transaction.
 //!
 //! A request has one credential. A key or a token goes before cookies, which browsers send unasked:
 //! with it they are not looked at, and it needs no protection from forged requests.
 
+mod ask;
 mod bootstrap;
 mod csrf;
 mod error;
 mod key;
+mod key_sets;
+mod members;
+mod product;
+mod product_session;
+mod product_token;
 mod routes;
 mod session;
+mod sidecar;
 #[cfg(test)]
 mod tests;
 
@@ -25,21 +32,28 @@ use axum::http::{HeaderMap, HeaderName};
 pub use self::bootstrap::{BootstrapFor, SIGN_IN, bootstrap_link};
 pub use self::csrf::FormToken;
 pub use self::error::AuthError;
+use self::key_sets::KeySets;
+pub use self::members::{KeysLeft, RoleChange, change_member};
+use self::product::SeenPeople;
+use self::product_session::{KeptSessions, ShownCookie};
 pub use self::routes::routes;
 pub use self::session::{NewSession, clear_cookie};
 use super::config::AdminToml;
 use super::metrics::ServiceMetrics;
-use super::request::{Peer, channel_of, client_of};
+use super::request::{Peer, bearer, channel_of, client_of};
 use super::store::{
     AudienceName, Channel, Member, Person, PersonId, SessionRow, Store, StoreActor,
 };
 use crate::clock::Clock;
 use crate::core::{Limit, OrgId, Owner};
 use crate::manage::operation::may::{HeldRights, PersonRole};
-use crate::token::{BoundedBuckets, network_of};
+use crate::token::{BoundedBuckets, looks_like_token, network_of};
 
 /// Failures of one address (of IPv6: of one /64) before it is told to wait.
 const FAILURES: (u32, std::time::Duration) = (30, std::time::Duration::from_secs(60));
+
+/// How people come by a link of the host, and their `iss`.
+const BOOTSTRAP: &str = "bootstrap";
 
 /// Field and member of the query that name an audience, where there are several.
 const AUDIENCE: HeaderName = HeaderName::from_static("keygate-audience");
@@ -94,6 +108,15 @@ pub struct Authenticator {
     metrics: Arc<ServiceMetrics>,
     failures: Arc<BoundedBuckets>,
     limit: Option<Limit>,
+    key_sets: Arc<KeySets>,
+    kept: Arc<KeptSessions>,
+    seen: Arc<SeenPeople>,
+}
+
+/// What a request shows that no browser adds.
+enum ShownCredential<'r> {
+    Key(ShownKey<'r>),
+    ProductToken(&'r str),
 }
 
 /// A key as a request shows it.
@@ -225,13 +248,14 @@ impl Authenticator {
         let (count, window) = FAILURES;
         let limit = Limit::new(count, window, count).ok();
         let failures = Arc::new(BoundedBuckets::new(seed));
-        Self { store, settings, clock, metrics, failures, limit }
+        let (key_sets, kept, seen) = Default::default();
+        Self { store, settings, clock, metrics, failures, limit, key_sets, kept, seen }
     }
 
     /// Whether the peer is a sidecar of ours: its identity fields, its request ids and the addresses
     /// that it has seen count.
-    pub fn believes(&self, _peer: &Peer) -> bool {
-        false
+    pub fn believes(&self, peer: &Peer) -> bool {
+        self.settings.people.sidecars.iter().any(|config| sidecar::is_it(config, peer))
     }
 
     /// Who asks. A request that changes something is checked for forgery as well.
@@ -251,14 +275,47 @@ impl Authenticator {
         Ok(caller)
     }
 
-    async fn identify(&self, parts: &Parts, _peer: &Peer) -> Result<Caller, AuthError> {
-        if let Some(key) = self.shown_key(&parts.headers)? {
-            return self.by_key(parts, &key).await;
+    async fn identify(&self, parts: &Parts, peer: &Peer) -> Result<Caller, AuthError> {
+        let said = self.said_by_sidecar(parts, peer).await?;
+        match (said, self.shown(&parts.headers)?) {
+            (Some(_), Some(_)) => return Err(AuthError::TwoCredentials),
+            (Some(said), None) => return self.by_sidecar(parts, said).await,
+            (None, Some(ShownCredential::Key(key))) => return self.by_key(parts, &key).await,
+            (None, Some(ShownCredential::ProductToken(token))) => {
+                return self.by_product_token(parts, token).await;
+            }
+            (None, None) => {}
         }
+        // Our own goes first: the cookie of a product on a sibling host may come along unasked.
         if let Some(token) = session::token_of(&parts.headers)? {
             return self.by_session(parts, token).await;
         }
-        Err(AuthError::NoCredential)
+        let mut shown = None;
+        for config in &self.settings.people.sessions {
+            if let Some(value) = session::cookie(&parts.headers, &config.cookie)?
+                && shown.replace(ShownCookie { config, value }).is_some()
+            {
+                return Err(AuthError::TwoCredentials);
+            }
+        }
+        match shown {
+            Some(shown) => self.by_product_session(parts, shown).await,
+            None => Err(AuthError::NoCredential),
+        }
+    }
+
+    /// The key or the token in the one place where there is one.
+    fn shown<'r>(&self, fields: &'r HeaderMap) -> Result<Option<ShownCredential<'r>>, AuthError> {
+        let Some(key) = self.shown_key(fields)? else { return Ok(None) };
+        let is_bearer = bearer(fields).is_some();
+        let is_token = is_bearer
+            && key.public_id.is_none()
+            && !self.settings.people.tokens.is_empty()
+            && looks_like_token(key.secret);
+        match std::str::from_utf8(key.secret) {
+            Ok(token) if is_token => Ok(Some(ShownCredential::ProductToken(token))),
+            _ => Ok(Some(ShownCredential::Key(key))),
+        }
     }
 
     /// The key in the one place where there is one.
@@ -308,6 +365,13 @@ impl Authenticator {
                 found.map(|audience| audience.name.clone()).ok_or(AuthError::NotFound)
             }
         }
+    }
+
+    /// Before work that a stranger could cause: whether the address has failures left.
+    fn still_listened_to(&self, address: Option<IpAddr>) -> Result<(), AuthError> {
+        let (Some(address), Some(limit)) = (address, self.limit) else { return Ok(()) };
+        let look = self.failures.look(network_of(address), limit, self.clock.now());
+        look.map_err(|exhausted| AuthError::TooMany { wait: exhausted.retry_in })
     }
 
     /// Counts a failure of the address.
@@ -366,12 +430,18 @@ impl std::fmt::Debug for Authenticator {
     }
 }
 
-/// A person as their keys name them. Of people that come by other ways than a product, the subject
-/// begins with that way: a product's user of the same name is somebody else.
+/// A person as their keys name them.
 fn owner(id: &PersonId, person: &Person, role: PersonRole) -> Result<Owner, AuthError> {
-    let subject = match &*id.iss {
-        bootstrap::ISSUER => format!("{}:{}", bootstrap::ISSUER, id.sub),
-        _ => id.sub.to_string(),
-    };
+    let subject = owner_subject(id);
     Owner::new(&subject, &person.email, role.as_str()).map_err(|_| AuthError::Unknown)
+}
+
+/// What stands in the owner's place of a person's keys: of a product's people the product's own id, which
+/// the product understands; of others with the way in front, so that no user of a product is taken
+/// for one of them.
+fn owner_subject(id: &PersonId) -> String {
+    match &*id.iss {
+        BOOTSTRAP => format!("{BOOTSTRAP}:{}", id.sub),
+        _ => id.sub.to_string(),
+    }
 }

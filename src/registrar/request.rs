@@ -25,6 +25,8 @@ pub struct Peer {
     /// User of the process at the other end of a Unix socket, as the kernel says (unix(7),
     /// `SO_PEERCRED`).
     pub uid: Option<u32>,
+    /// Of the certificate that the handshake verified, as RFC 2253 writes it.
+    pub subject: Option<Box<str>>,
 }
 
 /// Of one request, for logs, the audit line and the answer: 32 hexadecimal digits, or what a trusted

@@ -4,6 +4,7 @@
 mod listen;
 #[cfg(test)]
 pub(super) mod tests;
+mod tls;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use http::{StatusCode, request::Parts};
 use http_body_util::Limited;
 
 pub use self::listen::{ServiceListener, serve};
+pub use self::tls::ServiceTls;
 use super::api;
 use super::app::{App, Publishing};
 use super::people;

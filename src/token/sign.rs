@@ -163,7 +163,7 @@ impl TokenKey {
     }
 
     /// `claims` is a JSON object.
-    fn sign(&self, claims: &[u8]) -> Result<String, SigningFailed> {
+    pub(super) fn sign(&self, claims: &[u8]) -> Result<String, SigningFailed> {
         let mut token = String::with_capacity(self.head.len() + claims.len() * 4 / 3 + 96);
         token.push_str(&self.head);
         BASE64_URL_SAFE_NO_PAD.encode_string(claims, &mut token);

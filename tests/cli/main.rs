@@ -19,6 +19,8 @@ mod recovery;
 mod registry;
 mod rotations;
 mod scale;
+#[cfg(feature = "admin")]
+mod serving;
 mod sessions;
 mod signers;
 mod status;

@@ -161,6 +161,8 @@ fn every_block_of_toml_is_taken() {
                     let mut command = keygatectl(folder.path());
                     said(command.args(["--registry", "shown.toml", "keys", "check"]))
                 }
+                // A test of the service's configuration takes them: each is for another listener.
+                Ok(table) if table.contains_key("people") => Ok(()),
                 // Programs without the service do not know its configuration.
                 Ok(mut table) if OF_ADMIN.iter().any(|key| table.contains_key(*key)) => {
                     complete(&mut table, &REST_OF_ADMIN.parse().unwrap());

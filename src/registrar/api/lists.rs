@@ -17,9 +17,8 @@ use super::problem::ApiProblem;
 use super::requests::{self, MemberAssignment};
 use crate::manage::operation::may::{Actor, HeldPermissions, OrgAction, PersonRole};
 use crate::registrar::app::App;
-use crate::registrar::store::{
-    ArtefactHead, AudienceName, AuditQuery, MemberChange, SidecarReport, StoreActor,
-};
+use crate::registrar::people::RoleChange;
+use crate::registrar::store::{ArtefactHead, AudienceName, AuditQuery, SidecarReport, StoreActor};
 
 /// Who you are to the service.
 #[derive(Debug, Serialize, ToSchema)]
@@ -329,15 +328,15 @@ pub async fn put_member(
         );
         return Err(ApiProblem::invalid(vec![fault]));
     }
-    let change = MemberChange {
+    // With it go the keys of somebody who lost the role that they need, by the org's policy.
+    let change = RoleChange {
         org,
         id: assigned.id,
         role: assigned.role,
         actor: sight.caller.actor.clone(),
         channel: sight.caller.channel.clone(),
-        at_ms: sight.now_ms,
     };
-    app.store.change_member(change).await?;
+    app.people.change_role(change).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -21,7 +21,7 @@ use crate::registrar::config::AdminToml;
 use crate::registrar::people::{AuthError, BootstrapFor, bootstrap_link};
 use crate::registrar::publish::fleet::SidecarBook;
 use crate::registrar::publish::{Publisher, PublisherOptions};
-use crate::registrar::serve::{ServiceListener, router, serve as serve_connections};
+use crate::registrar::serve::{ServiceListener, ServiceTls, router, serve as serve_connections};
 use crate::registrar::usage;
 
 #[derive(Debug, clap::Args)]
@@ -89,6 +89,7 @@ impl Bootstrap {
 fn reached_by(config: &AdminToml) -> String {
     match (&config.public_url, &config.listen) {
         (Some(url), _) => url.to_string(),
+        (None, Bind::Tcp(address)) if config.tls.is_some() => format!("https://{address}"),
         (None, Bind::Tcp(address)) => format!("http://{address}"),
         // Whoever listens on a Unix socket alone is reached through something that we do not know.
         (None, Bind::Unix(_)) => String::new(),
@@ -116,16 +117,22 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         .build()
         .map_err(internal)?;
     let OpenState { config, store } = open_as_it_is(config, session)?;
+    let tls = config.tls.as_ref().map(ServiceTls::load).transpose().map_err(|why| {
+        let message = format!("{why}\nhint: listen.tls names certificate, key and authorities");
+        Error::Added { message, exit: Exit::Config }
+    })?;
     runtime.block_on(async {
-        let listener = ServiceListener::bind(&config.listen, config.socket).map_err(|error| {
-            let at = match &config.listen {
-                Bind::Tcp(address) => address.to_string(),
-                Bind::Unix(path) => format!("unix:{}", path.display()),
-            };
-            let message =
-                format!("cannot listen on {at}: {error}\nhint: listen.address names another one");
-            Error::Added { message, exit: Exit::CannotCreate }
-        })?;
+        let listener =
+            ServiceListener::bind(&config.listen, config.socket, tls).map_err(|error| {
+                let at = match &config.listen {
+                    Bind::Tcp(address) => address.to_string(),
+                    Bind::Unix(path) => format!("unix:{}", path.display()),
+                };
+                let message = format!(
+                    "cannot listen on {at}: {error}\nhint: listen.address names another one"
+                );
+                Error::Added { message, exit: Exit::CannotCreate }
+            })?;
         let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
         let mut app = App::new(store, config, session.clock.clone());

@@ -1,11 +1,20 @@
 //! `[people]`: how long sessions last, where keys may be, and by which ways people come.
 
+mod product;
+mod sidecars;
+
 use std::time::Duration;
 
 use http::HeaderName;
 
-use super::origin;
+pub use self::product::{
+    JwksPlace, ProductRoles, ProductSessionConfig, ProductTokenConfig, TokenProof,
+};
+pub use self::sidecars::{SidecarConfig, SidecarProof};
+use super::{AudienceConfig, origin};
+use crate::config::Bind;
 use crate::config::reader::{ConfigProblem, ConfigSection};
+use crate::registrar::store::AudienceName;
 
 /// Longest that a session may be set to: it is to end within a working day.
 const LONGEST_LIFE: Duration = Duration::from_secs(12 * 60 * 60);
@@ -28,6 +37,12 @@ pub struct PeopleConfig {
     pub key_fields: Vec<HeaderName>,
     /// The field with the public id of a pair.
     pub public_id_field: Option<HeaderName>,
+    /// Sidecars that say who asks.
+    pub sidecars: Vec<SidecarConfig>,
+    /// Tokens that a product gives its people.
+    pub tokens: Vec<ProductTokenConfig>,
+    /// Products that are asked whose a cookie is.
+    pub sessions: Vec<ProductSessionConfig>,
 }
 
 // === impl PeopleConfig ===
@@ -41,11 +56,26 @@ impl Default for PeopleConfig {
             origins: Vec::new(),
             key_fields: vec![HeaderName::from_static("x-api-key")],
             public_id_field: None,
+            sidecars: Vec::new(),
+            tokens: Vec::new(),
+            sessions: Vec::new(),
         }
     }
 }
 
-pub(super) fn people(root: &ConfigSection<'_>) -> PeopleConfig {
+/// What the service listens on, which decides what may be believed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListensOn<'c> {
+    pub(super) bind: Option<&'c Bind>,
+    /// Whether clients show certificates that it verifies.
+    pub(super) verifies_clients: bool,
+}
+
+pub(super) fn people(
+    root: &ConfigSection<'_>,
+    listen: ListensOn<'_>,
+    audiences: &[AudienceConfig],
+) -> PeopleConfig {
     let section = root.section("people");
     let standard = PeopleConfig::default();
     let mut key_fields = section.parse_list("key_fields", field);
@@ -65,6 +95,29 @@ pub(super) fn people(root: &ConfigSection<'_>) -> PeopleConfig {
         origins: section.parse_list("origins", origin),
         key_fields,
         public_id_field,
+        sidecars: sidecars::sidecars(&section, listen, audiences),
+        tokens: product::tokens(&section, audiences),
+        sessions: product::sessions(&section, audiences),
+    }
+}
+
+/// The audience that a section is about: the named one, or the only one.
+fn audience(section: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> Option<AudienceName> {
+    let named = section.parse("audience", |text| {
+        let known = audiences.iter().find(|audience| audience.name.as_str() == text);
+        known.map(|audience| audience.name.clone()).ok_or_else(|| {
+            ConfigProblem::new("is no audience of this file")
+                .hint("name it as in [[audiences]] name")
+        })
+    });
+    match (section.has("audience"), audiences) {
+        (true, _) => named,
+        (false, [only]) => Some(only.name.clone()),
+        (false, []) => None,
+        (false, _) => {
+            section.missing("audience", "say whose keys it is about: there are several audiences");
+            None
+        }
     }
 }
 
@@ -89,5 +142,13 @@ fn field(text: &str) -> Result<HeaderName, ConfigProblem> {
             Err(problem.hint("a key may be in `Authorization: Bearer` without being named here"))
         }
         _ => Ok(name),
+    }
+}
+
+/// 1 to 255 bytes without control characters.
+fn one_line(text: &str) -> Result<Box<str>, ConfigProblem> {
+    match (1..=255).contains(&text.len()) && !text.chars().any(char::is_control) {
+        true => Ok(text.into()),
+        false => Err(ConfigProblem::new("must be one line of 1 to 255 bytes")),
     }
 }

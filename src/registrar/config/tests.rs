@@ -148,6 +148,85 @@ fn every_fault_has_its_line_and_a_remedy() {
     }
 }
 
+/// By every way there is.
+const EVERYBODY: &str = r#"
+[listen.tls]
+certificate = "a.pem"
+key = "key.pem"
+client_ca = "a.pem"
+
+[[people.sidecars]]
+audience = "shop"
+subjects = ["CN=edge"]
+roles = { "keys:manage" = "admin" }
+
+[[people.sidecars]]
+audience = "shop"
+[people.sidecars.assertion]
+jwks_file = "a.pem"
+audience = "registrar"
+
+[[people.tokens]]
+name = "inbox"
+audience = "shop"
+secret_file = "jwt.secret"
+roles = { admin = "admin" }
+
+[[people.product_sessions]]
+name = "chat"
+audience = "shop"
+url = "http://127.0.0.1:3000/session"
+cookie = "chat"
+org = "/org"
+user = "/user"
+role = "/role"
+roles = { admin = "admin" }
+"#;
+
+/// A way to come that proves nothing, or whose words cannot be read, is refused with its line.
+#[test]
+fn ways_to_come_are_whole() {
+    let cases = [
+        ("secret_file = \"jwt.secret\"\n", "", "people.tokens[0].secret_file: is missing"),
+        ("secret_file", "jwks_url = \"https://a\"\nsecret_file", "is one proof too many"),
+        (
+            "secret_file = \"jwt.secret\"",
+            "jwks_url = \"http://a.example/\"",
+            "must begin with https://",
+        ),
+        ("secret_file = \"jwt.secret\"", "secret_file = \"fleet.token\"", "at least 32 bytes"),
+        ("name = \"inbox\"\naudience = \"shop\"", "name = \"inbox\"", "say whose keys it is about"),
+        ("audience = \"shop\"\nurl", "audience = \"ship\"\nurl", "is no audience of this file"),
+        ("http://127.0.0.1:3000/session", "http://10.0.0.1/", "must begin with https://"),
+        ("cookie = \"chat\"", "cookie = \"a b\"", "is not the name of a cookie"),
+        ("cookie = \"chat\"", "cookie = \"__Host-keygate\"", "is our own cookie"),
+        ("org = \"/org\"", "org = \"org\"", "is not a JSON pointer"),
+        ("user = \"/user\"\n", "", "people.product_sessions[0].user: is missing"),
+        (
+            "role = \"/role\"\nroles = { admin = \"admin\" }",
+            "role = \"/role\"",
+            ".roles: is missing",
+        ),
+        ("\"keys:manage\" = \"admin\"", "\"keys:manage\" = \"operator\"", "must be owner, admin"),
+        ("client_ca = \"a.pem\"\n", "", "means nothing where no certificate is verified"),
+        ("subjects = [\"CN=edge\"]", "subjects = []", "names nobody"),
+        ("key = \"key.pem\"\n", "", "listen.tls.key: is missing"),
+        ("127.0.0.1:9920", "unix:/run/k.sock", "means nothing on a Unix socket"),
+    ];
+    for (from, to, want) in cases {
+        let directory = directory();
+        for name in ["jwt.secret", "a.pem", "key.pem"] {
+            let path = directory.path().join(name);
+            fs::write(&path, "0123456789abcdef0123456789abcdef").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let full = format!("{FULL}{EVERYBODY}");
+        assert!(full.contains(from), "{from}");
+        let text = load(directory.path(), &full.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(text.contains(want) && text.contains("\nhint: "), "{to}: {text}");
+    }
+}
+
 /// docs/management.md has every key, and none that nobody reads.
 #[test]
 fn every_key_is_on_the_page() {
@@ -161,6 +240,12 @@ fn every_key_is_on_the_page() {
     let mut output = crate::manage::output::Output::sink();
     crate::manage::signer::new(&signer, None, &mut output).unwrap();
     let text = text.replace("label = ", "signer = \"signer.pem\"\nlabel = ");
+    for name in ["jwt.secret", "a.pem", "key.pem"] {
+        let path = directory.path().join(name);
+        fs::write(&path, "0123456789abcdef0123456789abcdef").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let text = text + EVERYBODY;
     let read = read_toml(&ThisHost, &file, &text, lower);
     let asked = read.map(|read| read.asked).unwrap_or_else(|e| panic!("{e}"));
     let page = include_str!("../../../docs/management.md");
@@ -219,4 +304,34 @@ fn a_token_that_others_read_is_refused() {
     fs::write(&token, "short").unwrap();
     let text = load(directory.path(), FULL).unwrap_err().to_string();
     assert!(text.contains("at least 16") && !text.contains("short"), "{text}");
+}
+
+/// Every block of docs/admin.md is taken, on the listener that it is for.
+#[test]
+fn samples_of_the_page_are_taken() {
+    let directory = directory();
+    let secret = directory.path().join("jwt.secret");
+    fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    for name in ["sidecar.jwks.json", "a.pem"] {
+        fs::write(directory.path().join(name), "{\"keys\":[]}").unwrap();
+    }
+    let listeners = [
+        "address = \"unix:/run/keygate/registrar.sock\"\n",
+        "address = \"127.0.0.1:0\"\n[listen.tls]\ncertificate = \"a.pem\"\nkey = \"a.pem\"\n\
+         client_ca = \"a.pem\"\n",
+    ];
+    let mut seen = 0;
+    for block in include_str!("../../../docs/admin.md").split("```toml\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        let told = listeners.map(|listen| {
+            let text = format!(
+                "state = \"state\"\n[listen]\n{listen}[[audiences]]\nname = \"shop\"\n{block}"
+            );
+            load(directory.path(), &text).map(drop).map_err(|error| error.to_string())
+        });
+        assert!(told.iter().any(Result::is_ok), "{block}\n{told:?}");
+        seen += 1;
+    }
+    assert!(seen >= 4, "{seen}");
 }

@@ -14,7 +14,7 @@ use axum::http::HeaderValue;
 use axum::http::request::Parts;
 
 use super::session::random;
-use super::{AuthError, Authenticator, NewSession};
+use super::{AuthError, Authenticator, BOOTSTRAP, NewSession};
 use crate::core::{Digest, OrgId};
 use crate::manage::operation::may::PersonRole;
 use crate::registrar::request::channel_of;
@@ -24,11 +24,6 @@ use crate::registrar::store::{
 
 /// Path of the page that takes the token.
 pub const SIGN_IN: &str = "/sign-in";
-
-/// `iss` of people who come this way.
-pub(super) const ISSUER: &str = "bootstrap";
-
-const KIND: &str = "bootstrap";
 
 /// Until the link is used.
 const LIFE_MS: u64 = 15 * 60 * 1000;
@@ -58,7 +53,7 @@ pub async fn bootstrap_link(
     let token = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.encode(*random::<32>()?));
     let sign_in = SignIn {
         digest: Digest::of(token.as_bytes()),
-        kind: KIND.into(),
+        kind: BOOTSTRAP.into(),
         detail: serde_json::to_value(wanted).unwrap_or_default(),
         created_ms: now_ms,
         ends_ms: now_ms.saturating_add(LIFE_MS),
@@ -78,7 +73,7 @@ impl Authenticator {
         let now_ms = self.clock.now().unix_ms;
         let digest = Digest::of(token.trim().as_bytes());
         let taken = self.store.take_sign_in(digest, now_ms).await?;
-        let taken = taken.filter(|sign_in| &*sign_in.kind == KIND);
+        let taken = taken.filter(|sign_in| &*sign_in.kind == BOOTSTRAP);
         let Some(sign_in) = taken else {
             self.failed(channel_of(parts).address)?;
             return Err(AuthError::Unknown);
@@ -88,7 +83,7 @@ impl Authenticator {
         let role = PersonRole::parse(&wanted.role).ok_or(AuthError::Unknown)?;
         let org = wanted.org.as_deref().map(OrgId::parse).transpose();
         let org = org.map_err(|_| AuthError::Unknown)?;
-        let id = PersonId { iss: ISSUER.into(), sub: wanted.name.clone() };
+        let id = PersonId { iss: BOOTSTRAP.into(), sub: wanted.name.clone() };
         let known = self.store.person(&id).await?;
         let was_operator = known.is_some_and(|person| person.operator);
         self.store
@@ -102,15 +97,20 @@ impl Authenticator {
             .await?;
         let actor = StoreActor::HostUser(wanted.by);
         if let Some(org) = &org {
-            let change = MemberChange {
-                org: org.clone(),
-                id: id.clone(),
-                role: Some(role),
-                actor: actor.clone(),
-                channel: channel_of(parts),
-                at_ms: now_ms,
-            };
-            self.store.change_member(change).await?;
+            let members = self.store.memberships(&id).await?;
+            let present = members.iter().find(|member| member.org == *org);
+            // The way in takes nothing away: it is there for when something is missing.
+            if present.is_none_or(|member| power(member.role) < power(role)) {
+                let change = MemberChange {
+                    org: org.clone(),
+                    id: id.clone(),
+                    role: Some(role),
+                    actor: actor.clone(),
+                    channel: channel_of(parts),
+                    at_ms: now_ms,
+                };
+                self.store.change_member(change).await?;
+            }
         }
         let event = AuditEvent {
             at_ms: now_ms,
@@ -120,11 +120,24 @@ impl Authenticator {
             channel: channel_of(parts),
             action: "sign in",
             object: id.to_string().into(),
-            detail: [("by".to_owned(), KIND.into()), ("role".to_owned(), role.as_str().into())]
-                .into_iter()
-                .collect(),
+            detail: [
+                ("by".to_owned(), BOOTSTRAP.into()),
+                ("role".to_owned(), role.as_str().into()),
+            ]
+            .into_iter()
+            .collect(),
         };
         self.store.note(event).await?;
-        self.begin_session(parts, NewSession { person: id, org, by: KIND }).await
+        self.begin_session(parts, NewSession { person: id, org, by: BOOTSTRAP }).await
+    }
+}
+
+/// Which of two roles may do more.
+const fn power(role: PersonRole) -> u8 {
+    match role {
+        PersonRole::Auditor => 0,
+        PersonRole::Member => 1,
+        PersonRole::Admin => 2,
+        PersonRole::Operator | PersonRole::Owner => 3,
     }
 }

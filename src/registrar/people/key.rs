@@ -45,6 +45,10 @@ impl Authenticator {
     ) -> Result<Caller, AuthError> {
         let entry = row.entry;
         if entry.state(self.clock.now().unix_secs()) != KeyStatus::Active.as_str() {
+            if entry.status == KeyStatus::Canary {
+                let (key, address) = (entry.id.to_string(), client_of(parts));
+                tracing::warn!(%key, ?address, "a canary was shown: its secret was stolen");
+            }
             return Err(AuthError::Unknown);
         }
         if !entry.networks.is_empty() {

@@ -69,9 +69,10 @@ async fn begin(people: &Authenticator, request: Request) -> Result<HeaderValue, 
     csrf::same_origin(&parts.headers, &people.settings)?;
     let request = Request::from_parts(parts.clone(), body);
     let form: Form<SignInForm> = request.extract().await.map_err(|_| AuthError::Unknown)?;
+    let cookie = people.sign_in(&parts, &form.0.token).await?;
     // Whoever had a session in this browser has another one now.
     end_present(people, &parts.headers).await?;
-    people.sign_in(&parts, &form.0.token).await
+    Ok(cookie)
 }
 
 async fn sign_out(

@@ -117,7 +117,7 @@ fn a_key_is_good_for_its_time_and_its_networks() {
         let made = desk.store.change(suite::request(suite::host(), change)).await.unwrap();
         let key = String::from_utf8(made.secret.unwrap().expose().to_vec()).unwrap();
         let from = |address: [u8; 4]| {
-            let peer = Peer { address: Some(address.into()), uid: None };
+            let peer = Peer { address: Some(address.into()), ..Peer::default() };
             Ask::get("/who").with("x-api-key", &key).from(peer)
         };
         let cases = vec![
@@ -197,7 +197,12 @@ fn a_link_is_good_once_and_for_a_while() {
         desk.advance(900);
         assert_eq!(desk.send(sign_in(&late)).await.code(), "invalid_credential", "late");
         assert_eq!(desk.send(sign_in(&"x".repeat(43))).await.code(), "invalid_credential");
-        let lines = desk.store.audit(Default::default()).await.unwrap().lines;
+        let lines = desk
+            .store
+            .audit(crate::registrar::store::AuditQuery { limit: 200, ..Default::default() })
+            .await
+            .unwrap()
+            .lines;
         assert!(lines.iter().any(|line| &*line.action == "sign in"), "{lines:?}");
         assert!(!format!("{lines:?}").contains(&token));
     });
@@ -367,9 +372,13 @@ fn whoever_guesses_is_told_to_wait() {
         assert_eq!(told.code(), "too_many_failures");
         assert!(told.fields.contains_key("retry-after"));
         table(&desk, vec![("others there", Ask::get("/who").with("x-api-key", &key), "key")]).await;
-        let elsewhere = Peer { address: Some([192, 0, 2, 8].into()), uid: None };
+        let elsewhere = Peer { address: Some([192, 0, 2, 8].into()), ..Peer::default() };
         assert_eq!(desk.send(guess().from(elsewhere)).await.status, StatusCode::UNAUTHORIZED);
         desk.advance(60);
         assert_eq!(desk.send(guess()).await.status, StatusCode::UNAUTHORIZED);
     });
 }
+
+mod members;
+mod product;
+mod sidecar;

@@ -22,6 +22,7 @@ use tower_service::Service as _;
 
 use super::super::app::App;
 use super::super::request::Peer;
+use super::tls::{Secured, ServiceTls};
 use crate::config::{Bind, SocketFile};
 
 /// Until the head of a request is there: of the first, or of the next on an idle connection.
@@ -45,7 +46,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A bound address.
 #[derive(Debug)]
 pub enum ServiceListener {
-    Tcp(TcpListener),
+    Tcp(TcpListener, Option<ServiceTls>),
     Unix(UnixListener, PathBuf),
 }
 
@@ -57,12 +58,12 @@ impl ServiceListener {
     ///
     /// # Errors
     /// The address is taken, or may not be.
-    pub fn bind(to: &Bind, file: SocketFile) -> io::Result<Self> {
+    pub fn bind(to: &Bind, file: SocketFile, tls: Option<ServiceTls>) -> io::Result<Self> {
         match to {
             Bind::Tcp(address) => {
                 let listener = std::net::TcpListener::bind(address)?;
                 listener.set_nonblocking(true)?;
-                TcpListener::from_std(listener).map(Self::Tcp)
+                TcpListener::from_std(listener).map(|listener| Self::Tcp(listener, tls))
             }
             Bind::Unix(path) => bind_unix(path, file).map(|l| Self::Unix(l, path.clone())),
         }
@@ -71,7 +72,7 @@ impl ServiceListener {
     /// Where it listens, if that is TCP.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Tcp(listener, _) => listener.local_addr().ok(),
             Self::Unix(..) => None,
         }
     }
@@ -80,7 +81,8 @@ impl ServiceListener {
 impl std::fmt::Display for ServiceListener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Tcp(listener) => match listener.local_addr() {
+            Self::Tcp(listener, tls) => match listener.local_addr() {
+                Ok(address) if tls.is_some() => write!(f, "https://{address}"),
                 Ok(address) => write!(f, "http://{address}"),
                 Err(error) => write!(f, "an unknown address ({error})"),
             },
@@ -164,17 +166,29 @@ async fn accept(
     let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
     let rest = ConnectionRest { place, stop: stop.clone() };
     match listener {
-        ServiceListener::Tcp(listener) => {
+        ServiceListener::Tcp(listener, tls) => {
             let (stream, address) = listener.accept().await?;
             stream.set_nodelay(true)?;
             socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-            let peer = Peer { address: Some(address.ip().to_canonical()), uid: None };
-            tokio::spawn(connection(stream, peer, router.clone(), rest));
+            let peer = Peer { address: Some(address.ip().to_canonical()), ..Peer::default() };
+            match tls.clone() {
+                None => tokio::spawn(connection(stream, peer, router.clone(), rest)),
+                Some(tls) => {
+                    let router = router.clone();
+                    tokio::spawn(async move {
+                        let shaken = tokio::time::timeout(HEAD, tls.accept(stream, peer)).await;
+                        // Whose handshake fails is told by TLS.
+                        if let Ok(Some(Secured { stream, peer })) = shaken {
+                            connection(stream, peer, router, rest).await;
+                        }
+                    })
+                }
+            };
         }
         ServiceListener::Unix(listener, _) => {
             let (stream, _) = listener.accept().await?;
             let uid = stream.peer_cred()?.uid();
-            let peer = Peer { address: None, uid: Some(uid) };
+            let peer = Peer { uid: Some(uid), ..Peer::default() };
             tokio::spawn(connection(stream, peer, router.clone(), rest));
         }
     }

@@ -143,7 +143,7 @@ impl Ask {
                 .method(method)
                 .uri(path)
                 .header("host", "127.0.0.1:9920")
-                .extension(Peer { address: Some(address), uid: None })
+                .extension(Peer { address: Some(address), ..Peer::default() })
                 .body(Body::empty())
                 .unwrap(),
         }
@@ -238,7 +238,7 @@ fn a_body_is_at_most_64_kib() {
 fn metrics_are_for_this_host_or_for_a_token() {
     run(async {
         let desk = TestDesk::new("");
-        let local = || Peer { address: Some([127, 0, 0, 1].into()), uid: None };
+        let local = || Peer { address: Some([127, 0, 0, 1].into()), ..Peer::default() };
         let strange = desk.send(Ask::get("/metrics")).await;
         assert_eq!(strange.code(), "not_found", "of another host");
         desk.send(Ask::get("/who")).await;
@@ -273,7 +273,7 @@ fn an_address_is_believed_from_proxies_that_are_named() {
         let seen = |told: Told| told.json()["address"].as_str().unwrap().to_owned();
         let forged = ask().with("x-forwarded-for", "203.0.113.9");
         assert_eq!(seen(desk.send(forged).await), "192.0.2.7", "a stranger says it");
-        let proxy = Peer { address: Some([10, 0, 0, 2].into()), uid: None };
+        let proxy = Peer { address: Some([10, 0, 0, 2].into()), ..Peer::default() };
         let told = ask().with("x-forwarded-for", "1.1.1.1, 203.0.113.9, 10.0.0.1").from(proxy);
         assert_eq!(seen(desk.send(told).await), "203.0.113.9");
     });

@@ -1,0 +1,121 @@
+//! The public keys of issuers whose tokens are believed, from files and URLs.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use super::ask::{self, RemoteQuestion};
+use crate::core::Now;
+use crate::registrar::config::JwksPlace;
+use crate::token::{JwkSet, TokenAlgorithm};
+
+/// Keys are asked for again at most so often, whatever `kid`s strangers make up.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// After so long they are asked for again anyway: an issuer may have taken one back. Of a file that
+/// costs nothing.
+const FRESH_URL: Duration = Duration::from_secs(5 * 60);
+const FRESH_FILE: Duration = PAUSE;
+
+/// While they cannot be had, the last ones are believed for so long.
+const BELIEVED: Duration = Duration::from_secs(60 * 60);
+
+/// Longest set of keys, and how long its server may take.
+const LONGEST_SET: u64 = 256 * 1024;
+const SET_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The keys of issuers, by the place that they come from, each with a lock of its own: a server that
+/// is slow holds up nobody else's people.
+#[derive(Debug, Default)]
+pub(super) struct KeySets(std::sync::Mutex<HashMap<String, Arc<Mutex<KeptKeys>>>>);
+
+#[derive(Debug, Default)]
+struct KeptKeys {
+    set: Option<Arc<JwkSet>>,
+    /// On the process's clock: when they were had, and when they were asked for.
+    had_ns: u64,
+    asked_ns: Option<u64>,
+}
+
+/// Whether keys that were had a moment ago will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WantedKeys {
+    AsKept,
+    Newer,
+}
+
+// === impl KeySets ===
+
+impl KeySets {
+    /// The keys of a place, asked for again where they may have changed. While one request asks,
+    /// others for the same place wait: one question for all.
+    pub(super) async fn of(
+        &self,
+        place: &JwksPlace,
+        now: Now,
+        wanted: WantedKeys,
+    ) -> Option<Arc<JwkSet>> {
+        let (name, fresh) = match place {
+            JwksPlace::File(path) => (path.display().to_string(), FRESH_FILE),
+            JwksPlace::Url(url) => (url.to_string(), FRESH_URL),
+        };
+        let kept = Arc::clone(self.0.lock().ok()?.entry(name).or_default());
+        let mut kept = kept.lock().await;
+        let since = |then: u64| Duration::from_nanos(now.mono_ns.saturating_sub(then));
+        let has_rested = kept.asked_ns.is_none_or(|asked| since(asked) >= PAUSE);
+        let is_enough =
+            wanted == WantedKeys::AsKept && kept.set.is_some() && since(kept.had_ns) < fresh;
+        if has_rested && !is_enough {
+            kept.asked_ns = Some(now.mono_ns);
+            match fetch(place).await {
+                Some(set) => {
+                    kept.set = Some(Arc::new(set));
+                    kept.had_ns = now.mono_ns;
+                }
+                None if since(kept.had_ns) >= BELIEVED => kept.set = None,
+                None => {}
+            }
+        }
+        kept.set.clone()
+    }
+}
+
+async fn fetch(place: &JwksPlace) -> Option<JwkSet> {
+    let bytes = match place {
+        JwksPlace::File(path) => read(path).await,
+        JwksPlace::Url(url) => {
+            let question = RemoteQuestion {
+                url: url.to_string(),
+                ca: None,
+                cookie: None,
+                longest: LONGEST_SET,
+                patience: SET_PATIENCE,
+            };
+            ask::ask(question).await
+        }
+    };
+    let bytes = match bytes {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            tracing::warn!(%error, ?place, "the keys of an issuer cannot be had");
+            return None;
+        }
+    };
+    match JwkSet::parse(&bytes, &TokenAlgorithm::ALL) {
+        Ok(set) => Some(set),
+        Err(error) => {
+            tracing::warn!(%error, ?place, "the keys of an issuer cannot be read");
+            None
+        }
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, ask::AskError> {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+    let read = read.map_err(|error| ask::AskError::Failed(error.to_string()))?;
+    read.map_err(|error| ask::AskError::Failed(error.to_string()))
+}

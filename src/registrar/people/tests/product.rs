@@ -1,0 +1,282 @@
+//! People of a product: its tokens, and a small product that is asked whose a cookie is.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use super::*;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+const TOKENS: &str = "\n[[people.tokens]]\nname = \"inbox\"\nsecret_file = \"jwt.secret\"\n\
+    org_claim = \"organization_id\"\nuser_claim = \"user_id\"\nemail_claim = \"email\"\n\
+    [people.tokens.roles]\nadmin = \"admin\"\nagent = \"member\"\n";
+
+/// Most connections that the product takes before it ends by itself.
+const MOST: usize = 64;
+
+/// A service with a session endpoint. Ends when it is dropped.
+struct Product {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+}
+
+// === impl Product ===
+
+impl Product {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (seen, told) = (Arc::clone(&heads), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            let mut served = 0;
+            // A minute at most.
+            for _ in 0..12_000 {
+                if told.load(Ordering::Relaxed) || served >= MOST {
+                    return;
+                }
+                let Ok((mut stream, _)) = listener.accept() else {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                };
+                served += 1;
+                stream.set_nonblocking(false).unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let _ = stream.write_all(answer(&head).as_bytes());
+                seen.lock().unwrap().push(head);
+            }
+        });
+        Self { address, heads, stop }
+    }
+
+    fn asked(&self) -> usize {
+        self.heads.lock().unwrap().len()
+    }
+
+    fn desk(&self) -> TestDesk {
+        let more = format!(
+            "\n[[people.product_sessions]]\nname = \"chat\"\nurl = \"http://{}/api/session\"\n\
+             cookie = \"chat\"\norg = \"/session/org\"\nuser = \"/user/id\"\nrole = \"/role\"\n\
+             email = \"/user/email\"\nroles = {{ admin = \"admin\", user = \"member\" }}\n",
+            self.address
+        );
+        TestDesk::new(&more)
+    }
+}
+
+impl Drop for Product {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn answer(head: &str) -> String {
+    let cookie = head.lines().find_map(|line| line.strip_prefix("cookie: chat=")).unwrap_or("");
+    let good = json!({"session": {"org": "acme"}, "user": {"id": "u-1", "email": "kim@acme"},
+        "role": "admin"});
+    let without = |pointer: &str| {
+        let mut answer = good.clone();
+        *answer.pointer_mut(pointer).unwrap() = Value::Null;
+        ("200 OK", answer.to_string())
+    };
+    let (status, body) = match cookie {
+        "good" => ("200 OK", good.to_string()),
+        "lee" => {
+            let lee = json!({"session": {"org": "acme"}, "user": {"id": 7}, "role": "user"});
+            ("200 OK", lee.to_string())
+        }
+        "no-org" => without("/session/org"),
+        "no-user" => without("/user/id"),
+        "no-role" => without("/role"),
+        "odd-role" => ("200 OK", good.to_string().replace("admin", "guest")),
+        "odd-org" => ("200 OK", good.to_string().replace("\"acme\"", "\"a b\"")),
+        "taken" => ("200 OK", good.to_string().replace("u-1", "bootstrap:kim")),
+        "created" => ("201 Created", good.to_string()),
+        "elsewhere" => ("302 Found\r\nlocation: /api/session?cookie=good", good.to_string()),
+        "long" => ("200 OK", format!("{}{}", good, " ".repeat(64 * 1024))),
+        "text" => ("200 OK", "hello".to_owned()),
+        "broken" => ("500 Internal Server Error", good.to_string()),
+        _ => ("401 Unauthorized", "{}".to_owned()),
+    };
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+}
+
+fn with_cookie(value: &str) -> Ask {
+    Ask::get("/who").with("cookie", &format!("theme=dark; chat={value}; other=1"))
+}
+
+#[test]
+fn a_product_is_asked_whose_a_cookie_is() {
+    run(async {
+        let product = Product::start();
+        let desk = product.desk();
+        let told = desk.send(with_cookie("good")).await.json();
+        assert_eq!(told["by"], "product-session", "{told}");
+        assert_eq!((&told["org"], &told["role"]), (&"acme".into(), &"admin".into()), "{told}");
+        assert_eq!(told["name"], "product shop u-1", "{told}");
+        let head = product.heads.lock().unwrap()[0].to_lowercase();
+        assert!(head.starts_with("get /api/session http/1.1\r\n"), "{head}");
+        assert!(head.contains("\r\ncookie: chat=good\r\n"), "{head}");
+        assert!(!head.contains("theme") && !head.contains("other"), "{head}");
+        // An answer counts for 5 s, by the cookie; the forms' token is the cookie's as well.
+        desk.send(with_cookie("good")).await.json();
+        assert_eq!(product.asked(), 1);
+        desk.advance(5);
+        desk.send(with_cookie("good")).await.json();
+        assert_eq!(product.asked(), 2);
+        let unknown = "401 invalid_credential";
+        let cases = vec![
+            ("another person", with_cookie("lee"), "product-session"),
+            ("no session", with_cookie("nobody"), unknown),
+            ("without an org", with_cookie("no-org"), unknown),
+            ("without a user", with_cookie("no-user"), unknown),
+            ("without a role", with_cookie("no-role"), unknown),
+            ("a role that is none here", with_cookie("odd-role"), "403 no_role"),
+            ("an org that is none", with_cookie("odd-org"), unknown),
+            ("a user with the name of ours", with_cookie("taken"), unknown),
+            ("201", with_cookie("created"), unknown),
+            ("a redirect", with_cookie("elsewhere"), unknown),
+            ("too long", with_cookie("long"), unknown),
+            ("no JSON", with_cookie("text"), unknown),
+            ("500", with_cookie("broken"), unknown),
+            ("empty", Ask::get("/who").with("cookie", "chat="), "401 no_credential"),
+            ("two", with_cookie("good").with("cookie", "chat=lee"), "400 two_credentials"),
+        ];
+        table(&desk, cases).await;
+        // A failure is not kept: who signs in at the product is in at once.
+        let before = product.asked();
+        for _ in 0..2 {
+            desk.send(with_cookie("nobody")).await;
+        }
+        assert_eq!(product.asked(), before + 2);
+        let lines = desk.store.members(&suite::org("acme")).await.unwrap();
+        let listed: Vec<_> = lines.iter().map(|m| (&*m.id.sub, m.role.as_str())).collect();
+        assert_eq!(listed, [("7", "member"), ("u-1", "admin")], "members follow the product");
+    });
+}
+
+#[test]
+fn a_product_cookie_is_no_proof_of_meaning_it() {
+    run(async {
+        let product = Product::start();
+        let desk = product.desk();
+        let (_, key) = desk.key(&["keys:read"]).await;
+        let change = || Ask::post("/who").with("cookie", "chat=good");
+        let cases = vec![
+            ("from nowhere", change(), "403 cross_site"),
+            ("cross-site", change().with("sec-fetch-site", "cross-site"), "403 cross_site"),
+            ("a sibling", change().with("sec-fetch-site", "same-site"), "403 cross_site"),
+            ("our page", change().with("sec-fetch-site", "same-origin"), "product-session"),
+            ("beside a key", change().with("x-api-key", &key), "key"),
+        ];
+        table(&desk, cases).await;
+        let ours = signed_in(&desk, Some("other"), "owner", "kim").await;
+        let both = Ask::get("/who").with("cookie", &format!("chat=good; {ours}"));
+        assert_eq!(desk.send(both).await.json()["by"], "session", "a sibling host cannot plant it");
+    });
+}
+
+/// A product that nobody can reach lets nobody in, and one address cannot make us ask it all day.
+#[test]
+fn a_product_that_does_not_answer_lets_nobody_in() {
+    run(async {
+        let product = Product::start();
+        let desk = product.desk();
+        for guess in 0..30 {
+            let told = desk.send(with_cookie(&format!("guess-{guess}"))).await;
+            assert_eq!(told.status, StatusCode::UNAUTHORIZED);
+        }
+        let asked = product.asked();
+        let told = desk.send(with_cookie("guess-31")).await;
+        assert_eq!(told.code(), "too_many_failures");
+        assert_eq!(product.asked(), asked, "it was not asked");
+        desk.advance(600);
+        drop(product);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(desk.send(with_cookie("good")).await.code(), "invalid_credential");
+    });
+}
+
+fn secret_in(folder: &Path) {
+    let file = folder.join("jwt.secret");
+    std::fs::write(&file, SECRET).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn token(claims: &Value, secret: &str) -> String {
+    let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
+    let message = format!("{}.{}", encode(r#"{"alg":"HS256"}"#), encode(&claims.to_string()));
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let tag = BASE64_URL_SAFE_NO_PAD.encode(hmac::sign(&key, message.as_bytes()).as_ref());
+    format!("Bearer {message}.{tag}")
+}
+
+#[test]
+fn a_product_token_by_every_forgery() {
+    run(async {
+        let desk = TestDesk::made(|folder| {
+            secret_in(folder);
+            format!("{}{TOKENS}", crate::registrar::serve::tests::SETTINGS)
+        });
+        let (_, key) = desk.key(&["keys:read"]).await;
+        let at = NOW / 1000;
+        let claims = json!({"user_id": "u-1", "organization_id": "acme", "email": "kim@acme",
+            "role": "admin", "iat": at, "exp": at + 3600});
+        let but = |name: &str, value: Value| {
+            let mut changed = claims.clone();
+            changed[name] = value;
+            token(&changed, SECRET)
+        };
+        let who = |bearer: &str| Ask::get("/who").with("authorization", bearer);
+        let good = token(&claims, SECRET);
+        let unknown = "401 invalid_credential";
+        let cases = vec![
+            ("good", who(&good), "product-token"),
+            (
+                "a change needs no origin",
+                Ask::post("/who").with("authorization", &good).with("sec-fetch-site", "cross-site"),
+                "product-token",
+            ),
+            ("another secret", who(&token(&claims, "another")), unknown),
+            ("over", who(&but("exp", at.into())), unknown),
+            ("for ever", who(&but("exp", (at + 100_000).into())), unknown),
+            ("without a user", who(&but("user_id", Value::Null)), unknown),
+            ("without an org", who(&but("organization_id", "".into())), unknown),
+            ("an agent", who(&but("role", "agent".into())), "product-token"),
+            ("a role that is none here", who(&but("role", "guest".into())), "403 no_role"),
+            ("an operator", who(&but("role", "operator".into())), "403 no_role"),
+            ("one of ours", who(&but("user_id", "bootstrap:kim".into())), unknown),
+            ("with a key", who(&good).with("x-api-key", &key), "400 two_credentials"),
+            (
+                "in a key's field",
+                Ask::get("/who").with("x-api-key", good.trim_start_matches("Bearer ")),
+                unknown,
+            ),
+            ("with a cookie", who(&good).with("cookie", "__Host-keygate=x"), "product-token"),
+            ("a key all the same", who(&format!("Bearer {key}")), "key"),
+        ];
+        table(&desk, cases).await;
+        let told = desk.send(who(&good)).await.json();
+        assert_eq!((&told["org"], &told["role"]), (&"acme".into(), &"admin".into()), "{told}");
+    });
+}
