@@ -156,7 +156,8 @@ async fn bench() -> Result<(), Failed> {
         "a",
         &upstream,
         "path = \"out/keys.kgt\"\npatch = \"out/keys.kgp\"",
-    )?;
+    )
+    .await?;
     let url = format!("http://{service}/artefacts/shop");
     let by_url = sidecar(
         &programs,
@@ -167,7 +168,8 @@ async fn bench() -> Result<(), Failed> {
             "url = \"{url}/table.kgt\"\npatch = \"{url}/patch.kgp\"\n[table.http]\n\
              bearer_file = \"token\"\nlong_poll = \"30s\""
         ),
-    )?;
+    )
+    .await?;
 
     // Keys to revoke, known to both sidecars before the first is.
     let wanted = rate * seconds / 2;
@@ -291,7 +293,7 @@ async fn serve_upstream() -> Result<String, Failed> {
     Ok(address)
 }
 
-fn sidecar(
+async fn sidecar(
     programs: &Path,
     root: &Path,
     name: &str,
@@ -313,7 +315,7 @@ fn sidecar(
         .stderr(Stdio::piped())
         .spawn()?;
     let errors = child.stderr.take().ok_or("no output of the sidecar")?;
-    let (said, heard) = std::sync::mpsc::channel();
+    let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
     for output in [
         Box::new(child.stdout.take().ok_or("no output of the sidecar")?)
             as Box<dyn std::io::Read + Send>,
@@ -327,8 +329,15 @@ fn sidecar(
             }
         });
     }
+    drop(said);
+    let mut before = Vec::new();
     loop {
-        let line = heard.recv_timeout(Duration::from_secs(20))?;
+        // What it fetches is served by this thread.
+        let line = tokio::time::timeout(Duration::from_secs(20), heard.recv()).await;
+        let Ok(Some(line)) = line else {
+            return Err(format!("the sidecar does not listen:\n{}", before.join("\n")).into());
+        };
+        before.push(line.clone());
         if line.contains("\"listening\"") {
             let said: serde_json::Value = serde_json::from_str(&line)?;
             let address = said["addresses"].as_str().unwrap_or_default();
