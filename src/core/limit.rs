@@ -68,6 +68,9 @@ pub struct Spent {
     pub full_in: Duration,
 }
 
+/// How far two workers' readings of one clock may be apart: each reads it once a request.
+const READINGS_APART_NS: u64 = 1_000_000_000;
+
 /// The limit is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exhausted {
@@ -163,8 +166,12 @@ impl Limit {
     pub fn step(self, cost: u32, arrival: u64, now_ns: u64) -> Result<LimitStep, Exhausted> {
         let interval = self.interval_ns();
         let tolerance = interval.saturating_mul(u64::from(self.burst));
-        // A limit that shrank on reload must not keep a debt longer than its own burst.
-        let arrival = arrival.clamp(now_ns, now_ns.saturating_add(tolerance));
+        let arrival = arrival.max(now_ns);
+        // A limit that shrank on reload must not keep a debt longer than its own burst. A debt that is
+        // only a little longer was charged by another worker, whose reading of the clock is newer.
+        let longest = now_ns.saturating_add(tolerance);
+        let has_shrunk = arrival > longest.saturating_add(READINGS_APART_NS);
+        let arrival = if has_shrunk { longest } else { arrival };
         let cost = if cost > self.burst { self.burst } else { cost };
         let next = arrival.saturating_add(interval.saturating_mul(u64::from(cost)));
         let ahead = next - now_ns;
@@ -383,6 +390,19 @@ mod tests {
         let retry = limit.charge(1, &state, now).unwrap_err().retry_in;
         assert!(retry <= Duration::from_millis(334), "{retry:?}");
         assert!(limit.charge(1, &state, now + retry.as_nanos() as u64).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_by_an_older_reading_of_the_clock_forgives_nothing() {
+        let limit = Limit::parse("2/min").unwrap();
+        let (state, now) = (AtomicU64::new(0), 10_000_000_000);
+        let older = now - 40_000_000;
+        while limit.charge(1, &state, now).is_ok() {}
+        let spent = state.load(Ordering::Relaxed);
+        let retry = limit.charge(1, &state, older).unwrap_err().retry_in;
+        assert_eq!(retry, Duration::from_millis(30_040));
+        assert_eq!(state.load(Ordering::Relaxed), spent);
+        assert!(limit.charge(1, &state, now + 30_000_000_000 - 1).is_err());
     }
 
     #[test]
