@@ -14,3 +14,4 @@ pub(crate) mod request_refuse;
 pub(crate) mod request_span;
 pub(crate) mod request_write;
 pub(crate) mod target;
+mod text_span;

@@ -8,6 +8,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, response};
 
 use super::length::{AnswerTo, BodyLength, LengthFields};
+use super::text_span::TextSpan;
 
 /// The head of an answer: its lines, and where names and values are in them.
 #[derive(Debug)]
@@ -16,16 +17,9 @@ pub(crate) struct AnswerHead {
     bytes: Vec<u8>,
     fields: Vec<FieldLine>,
     /// The phrase behind the status, where it is not the usual one.
-    phrase: Option<Span>,
+    phrase: Option<TextSpan>,
     /// `Connection` names other fields than itself, which go no further.
     names_fields: bool,
-}
-
-/// Where some text begins, and how many bytes it has.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    begin: u32,
-    length: u32,
 }
 
 /// What the start of an answer is.
@@ -38,7 +32,7 @@ pub(crate) struct FoundHead {
     /// The connection can serve another request behind this answer.
     pub(crate) keeps_alive: bool,
     fields: Vec<FieldLine>,
-    phrase: Option<Span>,
+    phrase: Option<TextSpan>,
     names_fields: bool,
 }
 
@@ -53,8 +47,8 @@ pub(crate) enum RequestMethod {
 /// Where one field of the head is.
 #[derive(Clone, Copy, Debug)]
 struct FieldLine {
-    name: Span,
-    value: Span,
+    name: TextSpan,
+    value: TextSpan,
     /// Nothing but `: ` is between them, and nothing but the end of the line behind them.
     is_tidy: bool,
 }
@@ -125,7 +119,7 @@ fn describe(
 ) -> Result<FoundHead, BadAnswer> {
     let part = |of: &[u8]| {
         let begin = (of.as_ptr() as usize).checked_sub(read.as_ptr() as usize)?;
-        Some(Span { begin: u32::try_from(begin).ok()?, length: u32::try_from(of.len()).ok()? })
+        Some(TextSpan { begin: u32::try_from(begin).ok()?, length: u32::try_from(of.len()).ok()? })
     };
     let status = head.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BadAnswer)?;
     let is_http10 = head.version == Some(0);
@@ -177,9 +171,8 @@ impl FoundHead {
     pub(crate) fn with(self, mut bytes: Vec<u8>) -> AnswerHead {
         bytes.truncate(self.length);
         let Self { status, fields, phrase, names_fields, .. } = self;
-        for FieldLine { name: Span { begin, length }, .. } in &fields {
-            let begin = *begin as usize;
-            if let Some(name) = bytes.get_mut(begin..begin + *length as usize) {
+        for FieldLine { name, .. } in &fields {
+            if let Some(name) = bytes.get_mut(name.range()) {
                 name.make_ascii_lowercase();
             }
         }
@@ -191,9 +184,8 @@ impl FoundHead {
 
 impl LineRun {
     /// The line of a field that is tidy.
-    fn of(name: Span, value: Span) -> Self {
-        let end = value.begin as usize + value.length as usize + 2;
-        Self { begin: name.begin as usize, end }
+    fn of(name: TextSpan, value: TextSpan) -> Self {
+        Self { begin: name.range().start, end: value.range().end + 2 }
     }
 
     /// Takes in the line behind the last one; false if `line` is another.
@@ -252,10 +244,7 @@ impl AnswerHead {
         parts.status = self.status;
         let mut map = HeaderMap::with_capacity(self.fields.len() + ADDED_FIELDS);
         let bytes = Bytes::from(self.bytes);
-        let at = |span: Span| {
-            let begin = span.begin as usize;
-            bytes.slice(begin..begin + span.length as usize)
-        };
+        let at = |span: TextSpan| bytes.slice(span.range());
         for FieldLine { name, value, .. } in self.fields {
             let name = HeaderName::from_bytes(&at(name));
             let value = HeaderValue::from_maybe_shared(at(value));
@@ -276,8 +265,7 @@ impl AnswerHead {
         parts
     }
 
-    fn part(&self, span: Span) -> &[u8] {
-        let begin = span.begin as usize;
-        self.bytes.get(begin..begin + span.length as usize).unwrap_or_default()
+    fn part(&self, span: TextSpan) -> &[u8] {
+        span.of(&self.bytes)
     }
 }

@@ -1,8 +1,6 @@
 //! The head of a request while it is judged and rewritten: its fields lie in one piece of text, so
 //! that a head costs two allocations however many fields it has, and a look at a field no hash.
 
-use std::ops::Range;
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Extensions, Method, Request, Version};
@@ -10,6 +8,7 @@ use hyper::ext::Protocol;
 
 use super::length::{BadLength, FramedOnce};
 use super::target::{BadTarget, RequestTarget};
+use super::text_span::TextSpan;
 
 /// A request's head, of either reader. Not `Debug`: a target and values may hold a key.
 pub(crate) struct RequestHead {
@@ -36,13 +35,6 @@ pub(crate) struct Fields {
 struct Field {
     name: TextSpan,
     value: TextSpan,
-}
-
-/// Where some text begins in that of the fields, and how many bytes it has.
-#[derive(Clone, Copy, Debug)]
-struct TextSpan {
-    begin: u32,
-    length: u32,
 }
 
 /// Names the field at one position, for as long as none was removed.
@@ -200,19 +192,6 @@ impl Fields {
 
     fn part(&self, span: TextSpan) -> &[u8] {
         span.of(&self.text)
-    }
-}
-
-// === impl TextSpan ===
-
-impl TextSpan {
-    fn range(self) -> Range<usize> {
-        let begin = self.begin as usize;
-        begin..begin + self.length as usize
-    }
-
-    fn of(self, text: &[u8]) -> &[u8] {
-        text.get(self.range()).unwrap_or_default()
     }
 }
 

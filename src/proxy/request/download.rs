@@ -220,7 +220,7 @@ impl Download {
             if first.is_empty() {
                 self.first = None;
             }
-            self.came(&piece);
+            self.came(piece.len());
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let mut frame = self.poll_rest(cx);
@@ -233,7 +233,7 @@ impl Download {
         }
         match &frame {
             Poll::Pending => self.waits(),
-            Poll::Ready(Some(Ok(frame))) => self.came(frame.data_ref().unwrap_or(&Bytes::new())),
+            Poll::Ready(Some(Ok(frame))) => self.came(frame.data_ref().map_or(0, Bytes::len)),
             Poll::Ready(Some(Err(_))) => self.broke(),
             Poll::Ready(None) => self.ends(),
         }
@@ -270,9 +270,9 @@ impl Download {
         }
     }
 
-    /// A piece of it goes to the client.
-    fn came(&mut self, piece: &Bytes) {
-        self.record.bytes_out += self.rest.data_in(piece.len());
+    /// A piece of it goes to the client, or trailers, which have no bytes of it.
+    fn came(&mut self, bytes: usize) {
+        self.record.bytes_out += self.rest.data_in(bytes);
         // How long the client takes to read it is a matter of `timeouts.write`.
         if self.idle_ns.is_some() || self.patience.is_some() {
             self.silent_ns = u64::MAX;
