@@ -18,7 +18,7 @@ use self::read::{AnswerAbort, Read, poll_abort};
 pub(super) use self::refused::refuse;
 use crate::core::Reason;
 use crate::proxy::body::{ClientBody, Wire};
-use crate::proxy::future_size::at_most;
+use crate::proxy::future_size::is_at_most;
 use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::request_read::{Parsed, PlainRequest, parse};
 use crate::proxy::http1::request_refuse::{
@@ -103,23 +103,24 @@ async fn answer_all(
         };
         let record = RequestRecord::begin(worker, &client.moments, &head, client.address.ip());
         let incoming = IncomingRequest { head, body, connect: None, writer: Writer::Plain };
-        let answered = 'decided: {
-            // Not a `match` around the wait, which would keep room for a second future.
-            let answer = match service::handle(worker, client, incoming, record) {
-                Ok(answer) => answer,
-                Err(refusal) => break 'decided Ok(refusal),
-            };
-            let mut answer = pin!(at_most::<REQUEST_BYTES, _>(answer));
-            poll_fn(|cx| {
-                if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
-                    return Poll::Ready(Err(AnswerAbort::Cut(cut)));
-                }
-                if let Poll::Ready(response) = answer.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(response));
-                }
-                poll_abort(worker, client, wire, read, cx).map(Err)
-            })
-            .await
+        let mut refusal = None;
+        let mut answer = pin!(service::handle(worker, client, incoming, record, &mut refusal));
+        is_at_most::<REQUEST_BYTES, _>(&*answer);
+        let answered = match refusal {
+            Some(refusal) => Ok(*refusal),
+            None => {
+                poll_fn(|cx| {
+                    if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
+                        return Poll::Ready(Err(AnswerAbort::Cut(cut)));
+                    }
+                    let admitted = answer.as_mut().as_pin_mut();
+                    if let Some(Poll::Ready(reply)) = admitted.map(|answer| answer.poll(cx)) {
+                        return Poll::Ready(Ok(reply));
+                    }
+                    poll_abort(worker, client, wire, read, cx).map(Err)
+                })
+                .await
+            }
         };
         let (mut lines, body, rest) = match answered {
             Err(abort) => return abort.end(),

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ struct RequestArrival {
 }
 
 /// Most bytes of a request that hyper has read, and of its exchange with the upstream.
-const HYPER_REQUEST_BYTES: usize = 3840;
+const HYPER_REQUEST_BYTES: usize = 4160;
 const EXCHANGE_BYTES: usize = 1024;
 
 // === impl Gate ===
@@ -130,13 +130,12 @@ impl Service<Request<Incoming>> for Gate {
         let incoming = IncomingRequest { head, body, connect, writer: Writer::Hyper };
         Box::pin(at_most::<HYPER_REQUEST_BYTES, _>(async move {
             // In the task of its stream, which the executor finds by what registers while it polls.
-            let reply = 'decided: {
-                // Not a `match` around the wait, which would keep room for a second future.
-                let answer = match handle(&worker, &client, incoming, record) {
-                    Ok(answer) => answer,
-                    Err(refusal) => break 'decided refusal,
-                };
-                answer.await
+            let mut refusal = None;
+            let answer = pin!(handle(&worker, &client, incoming, record, &mut refusal));
+            let reply = match (answer.as_pin_mut(), refusal) {
+                (Some(answer), _) => answer.await,
+                (None, Some(refusal)) => *refusal,
+                (None, None) => return Err(Unwritable::Unjudged),
             };
             to_hyper(reply, arrival, version, taken_by).await
         }))
@@ -215,20 +214,25 @@ struct Answering<'a> {
     plan: AnswerPlan,
 }
 
-/// Decides about a request. One that may be sent goes on as a future; a refusal needs none, and
-/// moving what the future holds would be most of its cost.
+/// Decides about a request. One that may be sent goes on as a future. `None`: it goes no further, and
+/// `refusal` is its answer.
 ///
-/// # Errors
-/// The answer to a request that goes no further.
-#[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
+/// Pin what it returns where it is made: to move the future is to copy 3 KB. That is why a refusal
+/// has a way out of its own: an `Option` can be pinned without unsafe code, a `Result` cannot.
 pub(crate) fn handle(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
     incoming: IncomingRequest,
     mut record: RequestRecord,
-) -> Result<impl Future<Output = Reply> + use<>, Reply> {
-    let admitted = admit(worker, client, incoming, &mut record)?;
-    Ok(pass(Rc::clone(worker), Rc::clone(client), admitted, record))
+    refusal: &mut Option<Box<Reply>>,
+) -> Option<impl Future<Output = Reply> + use<>> {
+    match admit(worker, client, incoming, &mut record) {
+        Ok(admitted) => Some(pass(Rc::clone(worker), Rc::clone(client), admitted, record)),
+        Err(refused) => {
+            *refusal = Some(Box::new(refused));
+            None
+        }
+    }
 }
 
 /// From a request that may be sent to the head of its response.
