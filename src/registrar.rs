@@ -9,6 +9,7 @@ pub mod app;
 pub mod command;
 pub mod config;
 pub mod dialect;
+pub mod endpoints;
 pub mod metrics;
 pub mod people;
 pub mod publish;

@@ -24,8 +24,8 @@ pub use self::listen::{ServiceListener, serve};
 pub use self::tls::ServiceTls;
 use super::api;
 use super::app::{App, Publishing};
-use super::people;
 use super::request::{BODY_LIMIT, ClientAddress, Peer, Problem, RequestId, bearer};
+use super::{endpoints, people};
 use crate::core::Digest;
 use crate::core::address::client_address;
 
@@ -60,7 +60,8 @@ const BROWSER_FIELDS: [(HeaderName, &str); 7] = [
 
 /// Every route of the service.
 pub fn router(app: App) -> Router {
-    assemble(app, people::routes().merge(api::routes()))
+    let rooms = people::routes().merge(api::routes()).merge(endpoints::routes(&app));
+    assemble(app, rooms)
 }
 
 /// `rooms`: the routes of the other rooms.

@@ -144,7 +144,27 @@ impl fmt::Display for DialectVerb {
 
 impl DialectRoute {
     /// First segments of paths that the service has for itself.
-    const TAKEN: [&'static str; 6] = ["artefacts", "healthz", "livez", "metrics", "readyz", "v1"];
+    const TAKEN: [&'static str; 19] = [
+        "artefacts",
+        "audit",
+        "healthz",
+        "in-force",
+        "keys",
+        "mark.svg",
+        "members",
+        "metrics",
+        "page.css",
+        "page.js",
+        "publication",
+        "session",
+        "sessions",
+        "sign-in",
+        "sign-in.js",
+        "sign-out",
+        "signers",
+        "usage",
+        "v1",
+    ];
 
     /// Reads `GET /api/keys/{id}`.
     ///

@@ -21,6 +21,7 @@ use crate::config::ThisHost;
 use crate::registrar::api;
 use crate::registrar::app::App;
 use crate::registrar::config::AdminToml;
+use crate::registrar::endpoints;
 use crate::registrar::people::{self, Caller};
 use crate::registrar::request::Peer;
 use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
@@ -102,6 +103,7 @@ impl TestDesk {
         let app = App::new(Arc::clone(&store), settings, clock.clone());
         let rooms = people::routes()
             .merge(api::routes())
+            .merge(endpoints::routes(&app))
             .route("/who", any(who))
             .route("/take", post(take));
         let router = assemble(app.clone(), rooms);

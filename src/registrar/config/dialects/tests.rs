@@ -26,7 +26,7 @@ error = '{"message":"$message"}'
 messages = { name_missing = "Name is required" }
 [[dialect.operation]]
 does = "list"
-on = ["GET /api/keys", "GET /keys/of/{org}"]
+on = ["GET /api/keys", "GET /of/{org}/keys"]
 answer = '["$keys"]'
 key = '{"id":"$id"}'
 [[dialect.operation]]
@@ -64,8 +64,8 @@ fn a_dialect_of_ones_own_is_read() {
         panic!("{:?}", dialect.operations)
     };
     let patterns: Vec<_> = list.routes.iter().map(ToString::to_string).collect();
-    assert_eq!(patterns, ["GET /api/keys", "GET /keys/of/{p2}"]);
-    assert_eq!(list.routes[1].words("/keys/of/acme").org, Some("acme"));
+    assert_eq!(patterns, ["GET /api/keys", "GET /of/{p1}/keys"]);
+    assert_eq!(list.routes[1].words("/of/acme/keys").org, Some("acme"));
     assert_eq!((create.status, create.grants.len()), (201, 1));
     assert_eq!(rotate.overlap, Duration::from_secs(3600));
     assert_eq!(rotate.routes[0].words("/api/keys/key_1/rotate").key, Some("key_1"));
@@ -102,6 +102,7 @@ fn every_fault_has_its_line_and_a_remedy() {
         ("\"GET /api/keys\"", "\"GET /api/{id}\"", "is about no single key"),
         ("\"GET /api/keys\"", "\"GET /api/{company}\"", "`{company}` is no parameter"),
         ("\"GET /api/keys\"", "\"GET /v1/keys\"", "`/v1` is of the service itself"),
+        ("\"GET /api/keys\"", "\"GET /keys/all\"", "`/keys` is of the service itself"),
         ("{id}/rotate", "rotate", "has no {id}"),
         ("{id}/rotate", "{id}/{id}", "`{id}` is there twice"),
         ("\"POST /api/keys/{id}/rotate\"", "\"POST /api/keys\"", "has no {id}"),

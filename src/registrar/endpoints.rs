@@ -1,0 +1,269 @@
+//! The URLs that a product documents for its keys, answered in the product's own words. What they
+//! are is configuration ([`dialect`](super::dialect)); what is allowed, the rules of `manage` say,
+//! which the store asks.
+
+mod answer;
+mod change;
+mod list;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use axum::routing::{MethodFilter, MethodRouter};
+use percent_encoding::percent_decode_str;
+
+use self::answer::{EndpointError, json, refusal};
+use super::app::App;
+use super::dialect::code::{DialectCode, DialectError};
+use super::dialect::operation::{Dialect, DialectOperation, DialectRoute, DialectVerb};
+use super::people::{AuthError, Caller, CallerBy};
+use super::request::BODY_LIMIT;
+use super::store::{AudienceName, KeyRef, KeyRow, StoreActor, StoreError, Uid};
+use crate::core::{KeyId, OrgId};
+use crate::manage::operation::may::{Access, Actor, KeyAction, NotAllowed, OrgAction, OrgPolicy};
+
+/// One documented URL.
+#[derive(Debug)]
+struct Endpoint {
+    dialect: Arc<Dialect>,
+    /// Position of the operation in the dialect, and of the route in the operation.
+    operation: usize,
+    route: usize,
+}
+
+/// Who asks for what, in which org.
+struct EndpointCall<'c> {
+    app: &'c App,
+    caller: Caller,
+    org: OrgId,
+    /// The `{id}` of the path.
+    key: Option<KeyRef>,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    now_ms: u64,
+}
+
+/// The documented URLs of every dialect of the configuration.
+pub fn routes(app: &App) -> Router<App> {
+    let mut by_path: BTreeMap<String, DialectPath> = BTreeMap::new();
+    for dialect in &app.settings.dialects {
+        let dialect = Arc::new(dialect.clone());
+        for (operation, of) in dialect.operations.iter().enumerate() {
+            for (route, told) in of.routes.iter().enumerate() {
+                let endpoint = Endpoint { dialect: Arc::clone(&dialect), operation, route };
+                by_path.entry(told.pattern()).or_default().add(told, endpoint);
+            }
+        }
+    }
+    let add = |router: Router<App>, (path, methods): (String, DialectPath)| {
+        router.route(&path, methods.router())
+    };
+    by_path.into_iter().fold(Router::new(), add)
+}
+
+/// The methods of one path.
+#[derive(Default)]
+struct DialectPath {
+    router: MethodRouter<App>,
+    methods: Vec<String>,
+    dialect: Option<Arc<Dialect>>,
+}
+
+// === impl DialectPath ===
+
+impl DialectPath {
+    fn add(&mut self, route: &DialectRoute, endpoint: Endpoint) {
+        // The configuration takes no other methods.
+        let Ok(method) = MethodFilter::try_from(route.method.clone()) else { return };
+        self.dialect = Some(Arc::clone(&endpoint.dialect));
+        self.methods.push(route.method.to_string());
+        let endpoint = Arc::new(endpoint);
+        let handler = move |State(app): State<App>,
+                            caller: Result<Caller, AuthError>,
+                            request: Request| async move {
+            endpoint.answer(&app, caller, request).await
+        };
+        self.router = std::mem::take(&mut self.router).on(method, handler);
+    }
+
+    /// With an answer for the other methods.
+    fn router(self) -> MethodRouter<App> {
+        let Self { router, methods, dialect } = self;
+        let Some(dialect) = dialect else { return router };
+        let allow = methods.join(", ");
+        router.fallback(move || async move {
+            let error = DialectError::of(DialectCode::MethodNotAllowed);
+            let mut answer = refusal(&dialect, &EndpointError::from(error));
+            if let Ok(allow) = HeaderValue::try_from(allow) {
+                answer.headers_mut().insert(header::ALLOW, allow);
+            }
+            answer
+        })
+    }
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    fn operation(&self) -> Result<(&DialectOperation, &DialectRoute), EndpointError> {
+        let operation = self.dialect.operations.get(self.operation);
+        let route = operation.and_then(|operation| operation.routes.get(self.route));
+        let internal = || DialectError::of(DialectCode::Internal).into();
+        operation.zip(route).ok_or_else(internal)
+    }
+
+    async fn answer(
+        &self,
+        app: &App,
+        caller: Result<Caller, AuthError>,
+        request: Request,
+    ) -> Response {
+        match self.carry_out(app, caller, request).await {
+            Ok(answer) => answer,
+            Err(error) => refusal(&self.dialect, &error),
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        app: &App,
+        caller: Result<Caller, AuthError>,
+        request: Request,
+    ) -> Result<Response, EndpointError> {
+        let (operation, route) = self.operation()?;
+        let (parts, body) = request.into_parts();
+        let call = EndpointCall::of(app, caller?, &self.dialect, route, &parts)?;
+        if operation.verb == DialectVerb::List {
+            return call.list(operation).await;
+        }
+        let too_large = |_| EndpointError::from(DialectError::of(DialectCode::TooLarge));
+        let body = to_bytes(body, BODY_LIMIT).await.map_err(too_large)?;
+        let audience = &self.dialect.audience;
+        match (operation.verb, call.key) {
+            (DialectVerb::Create, _) => call.create(operation, &body).await,
+            (DialectVerb::Get, Some(key)) => {
+                let row = call.living(audience, key).await?;
+                Ok(json(operation.status, call.written(operation, &row)))
+            }
+            (DialectVerb::Update, Some(key)) => call.update(operation, key, &body).await,
+            (DialectVerb::Rotate, Some(key)) => call.rotate(operation, key).await,
+            (DialectVerb::Revoke, Some(key)) => call.revoke(operation, key).await,
+            // The configuration refuses a list here, and the others without a key.
+            (DialectVerb::List, _) | (_, None) => {
+                Err(DialectError::of(DialectCode::Internal).into())
+            }
+        }
+    }
+}
+
+// === impl EndpointCall ===
+
+impl<'c> EndpointCall<'c> {
+    fn of(
+        app: &'c App,
+        mut caller: Caller,
+        dialect: &Dialect,
+        route: &DialectRoute,
+        parts: &Parts,
+    ) -> Result<Self, EndpointError> {
+        // Keys and people of another audience's product open nothing here. Whoever is signed in to the
+        // service itself has their role in all of them.
+        if caller.audience != dialect.audience && caller.by != CallerBy::Session {
+            return Err(AuthError::Unknown.into());
+        }
+        caller.audience = dialect.audience.clone();
+        let words = route.words(parts.uri.path());
+        if let Some(org) = words.org {
+            let unknown = || DialectError::of(DialectCode::NoSuchKey);
+            let org = percent_decode_str(org).decode_utf8().map_err(|_| unknown())?;
+            caller = caller.in_org(&OrgId::parse(&org).map_err(|_| unknown())?)?;
+        }
+        // Operators look after the installation; they are not in a product's org.
+        let org = caller.scope()?.cloned().ok_or(AuthError::NoRole)?;
+        let key = words.key.map(key_ref).transpose()?;
+        Ok(Self { app, caller, org, key, now_ms: app.clock.now().unix_ms })
+    }
+
+    fn audience(&self) -> &AudienceName {
+        &self.caller.audience
+    }
+
+    /// Unix seconds.
+    fn now(&self) -> u64 {
+        self.now_ms / 1000
+    }
+
+    /// Who asks, with what they hold now, and the key that asks, if one does.
+    async fn actor(&self) -> Result<(Actor, Option<KeyRow>), EndpointError> {
+        Ok(match &self.caller.actor {
+            StoreActor::HostUser(_) => (Actor::Host, None),
+            StoreActor::Key(id) => {
+                let found = self.app.store.key(self.audience(), None, KeyRef::Id(*id)).await;
+                let row = match found {
+                    Err(StoreError::NoSuchKey) => return Err(AuthError::Unknown.into()),
+                    found => found?,
+                };
+                let actor =
+                    Actor::of_key(&row.entry, self.now()).map_err(|_| AuthError::Unknown)?;
+                (actor, Some(row))
+            }
+            StoreActor::Person { role, owner, holds, .. } => {
+                let (role, org) = (*role, self.org.clone());
+                (Actor::Person { role, org, owner: owner.clone(), holds: holds.clone() }, None)
+            }
+        })
+    }
+
+    /// Asks the rules whether the caller may look at what it wants to see.
+    fn may<T>(
+        &self,
+        ask: impl FnOnce(&Access<'_>) -> Result<T, NotAllowed>,
+    ) -> Result<T, EndpointError> {
+        let audience = self.app.settings.audience(self.audience());
+        let rules = &audience.ok_or(StoreError::NoSuchAudience)?.access;
+        // A policy caps what keys may become; looking at them needs none.
+        let policy = OrgPolicy::default();
+        ask(&Access { rules, policy: &policy, now: self.now() }).map_err(|why| match why {
+            NotAllowed::Unseen => DialectError::of(DialectCode::NoSuchKey).into(),
+            why => EndpointError::forbidden(&why.to_string()),
+        })
+    }
+
+    /// Asks the rules whether the caller may see the list of keys.
+    fn may_list(&self, actor: &Actor) -> Result<(), EndpointError> {
+        self.may(|access| access.may_in(actor, OrgAction::ListKeys, &self.org))
+    }
+
+    /// The key, unless it has ended for good: then it is gone, as far as the product's clients know.
+    async fn living(&self, audience: &AudienceName, key: KeyRef) -> Result<KeyRow, EndpointError> {
+        let found = self.app.store.key(audience, Some(&self.org), key).await?;
+        let (actor, _) = self.actor().await?;
+        self.may(|access| access.may(&actor, KeyAction::See, &found.entry))?;
+        match found.entry.status.is_final() {
+            true => Err(DialectError::of(DialectCode::NoSuchKey).into()),
+            false => Ok(found),
+        }
+    }
+}
+
+/// A key's id or UUID.
+fn key_ref(text: &str) -> Result<KeyRef, DialectError> {
+    match Uid::parse(text) {
+        Some(uid) => Ok(KeyRef::Uid(uid)),
+        None => {
+            KeyId::parse(text).map(KeyRef::Id).map_err(|_| DialectError::of(DialectCode::BadId))
+        }
+    }
+}
+
+/// Statuses of the configuration are among those that HTTP knows.
+fn status(number: u16) -> StatusCode {
+    StatusCode::from_u16(number).unwrap_or(StatusCode::OK)
+}

@@ -1,0 +1,131 @@
+//! The documented list: all keys of an org that are there. No page of a product knows pages of its
+//! list, so an answer can be long; it goes out as it is read, and no more than one page of the store
+//! is held.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use http_body::Frame;
+use tokio::sync::mpsc;
+
+use super::answer::EndpointError;
+use super::{EndpointCall, status};
+use crate::manage::operation::may::{Actor, PersonRole};
+use crate::registrar::dialect::code::{DialectCode, DialectError};
+use crate::registrar::dialect::map::{KeyValues, ListFrame, Skeleton};
+use crate::registrar::dialect::operation::DialectOperation;
+use crate::registrar::store::{KeyPage, KeyQuery, KeyState, Store};
+
+/// A body whose pieces come through a channel. It ends early where the store fails: the client then
+/// sees a body that is cut, not one that looks whole.
+struct ListBody(mpsc::Receiver<Result<Bytes, ListCut>>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the list was cut")]
+struct ListCut;
+
+/// How the rest of a list is written.
+struct ListRest {
+    store: Arc<dyn Store>,
+    query: KeyQuery,
+    key: Skeleton,
+    tail: String,
+}
+
+// === impl EndpointCall ===
+
+impl EndpointCall<'_> {
+    pub(super) async fn list(
+        &self,
+        operation: &DialectOperation,
+    ) -> Result<Response, EndpointError> {
+        let internal = || DialectError::of(DialectCode::Internal);
+        let key = operation.key.as_ref().ok_or_else(internal)?;
+        let (actor, _) = self.actor().await?;
+        self.may_list(&actor)?;
+        let mut query = KeyQuery::all(self.audience().clone(), Some(self.org.clone()), self.now_ms);
+        query.state = Some(KeyState::Kept);
+        query.limit = KeyQuery::MOST;
+        if let Actor::Person { role: PersonRole::Member, owner, .. } = &actor {
+            query.owner = Some(owner.view().subject.into());
+        }
+        let first = self.app.store.keys(query.clone()).await?;
+        let ListFrame { head, tail } = operation.answer.of_list(&self.org);
+        let form = [(header::CONTENT_TYPE, "application/json")];
+        let mut text = head;
+        push(&mut text, &first, key, query.now_ms);
+        let Some(next) = first.next else {
+            text.push_str(&tail);
+            return Ok((status(operation.status), form, Body::from(text)).into_response());
+        };
+        query.cursor = Some(next);
+        let (sender, receiver) = mpsc::channel(1);
+        let store = Arc::clone(&self.app.store);
+        let rest = ListRest { store, query, key: key.clone(), tail };
+        tokio::spawn(async move {
+            // Nobody is left to hear it when the client is gone.
+            if sender.send(Ok(text.into())).await.is_ok() {
+                rest.send(&sender).await;
+            }
+        });
+        Ok((status(operation.status), form, Body::new(ListBody(receiver))).into_response())
+    }
+}
+
+/// Adds the keys of a page; those behind others with a comma.
+fn push(text: &mut String, page: &KeyPage, key: &Skeleton, now_ms: u64) {
+    for (at, row) in page.keys.iter().enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        text.push_str(&key.of_key(KeyValues { row, secret: None, now: now_ms / 1000 }));
+    }
+}
+
+// === impl ListRest ===
+
+impl ListRest {
+    async fn send(mut self, to: &mpsc::Sender<Result<Bytes, ListCut>>) {
+        loop {
+            let page = match self.store.keys(self.query.clone()).await {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::warn!(%error, "a list of keys was cut");
+                    let _ = to.send(Err(ListCut)).await;
+                    return;
+                }
+            };
+            let mut text = String::new();
+            if !page.keys.is_empty() {
+                text.push(',');
+            }
+            push(&mut text, &page, &self.key, self.query.now_ms);
+            self.query.cursor = page.next;
+            let is_last = self.query.cursor.is_none();
+            if is_last {
+                text.push_str(&self.tail);
+            }
+            if to.send(Ok(text.into())).await.is_err() || is_last {
+                return;
+            }
+        }
+    }
+}
+
+// === impl ListBody ===
+
+impl http_body::Body for ListBody {
+    type Data = Bytes;
+    type Error = ListCut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ListCut>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
+}
