@@ -430,15 +430,19 @@ impl Outbox {
 
     // --- where sidecars find them
 
-    /// Notes what is published, and puts it where sidecars find it.
+    /// Puts what is kept where sidecars find it, and then notes that it is published: a revocation does
+    /// not wait for two more flushes of the disk. After a crash between the two the next start does
+    /// both again.
     async fn deliver(&mut self, began: u64) -> Result<(), PublishFault> {
         let Some(current) = self.current.clone() else { return Ok(()) };
-        let (serial, audit) = (current.serial(), self.store.audit_head().await?);
-        self.store.set_published(&self.name, serial).await?;
-        point("after published");
+        let serial = current.serial();
         // Both at once: whoever gets one of them gets the other.
         self.shelf.put(self.name.as_str(), current.served());
         let placed = self.place(&current);
+        point("after targets");
+        self.store.set_published(&self.name, serial).await?;
+        point("after published");
+        let audit = self.store.audit_head().await?;
         let raised = {
             let mut file = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
             let is_news = file.raise(self.name.as_str(), current.mark(), audit);

@@ -480,13 +480,14 @@ async fn recover(house: &House, store: &Arc<dyn Store>) {
 }
 
 /// Where a process may end.
-const POINTS: [&str; 8] = [
+const POINTS: [&str; 9] = [
     "after snapshot",
     "after sign",
     "after store",
     "after claim",
     "after table",
     "after base",
+    "after targets",
     "after published",
     "between targets",
 ];
