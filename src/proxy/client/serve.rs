@@ -56,7 +56,7 @@ pub(crate) fn start(
 }
 
 /// Most bytes of a connection's task; idle ones are counted in ten thousands.
-const CONNECTION_BYTES: usize = 4864;
+const CONNECTION_BYTES: usize = 4928;
 
 struct Open {
     worker: Rc<Worker>,
