@@ -24,6 +24,7 @@ test: tools check ## All tests, as CI runs them: format, lints, unit, integratio
 
 test-admin-full: tools ## Suites of the management service of which `make test` runs a bounded part
 	KEYGATE_ADMIN_FULL=1 $(CARGO) test --features admin --test it admin_api
+	KEYGATE_SCREENS=all $(CARGO) test --lib --features admin registrar::page
 
 test-large: ## Tests that take a minute and a gigabyte each, which `make test` leaves out
 	$(CARGO) test --release --lib -- --ignored

@@ -11,6 +11,7 @@ pub mod config;
 pub mod dialect;
 pub mod endpoints;
 pub mod metrics;
+pub mod page;
 pub mod people;
 pub mod publish;
 pub mod request;

@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 needs=(
     c++:g++
     cc:gcc
+    chromium:chromium
     curl:curl
     go:golang-go
     groff:groff-base
@@ -73,7 +74,8 @@ if ! cmp -s tests/it/py/schemathesis.txt "$schemathesis/installed"; then
     cp tests/it/py/schemathesis.txt "$schemathesis/installed"
 fi
 
-# HTTP clients in JavaScript, at the versions and checksums of the lock file.
+# HTTP clients in JavaScript, a driver of Chromium and a judge of accessibility, at the versions and
+# checksums of the lock file.
 node_modules=target/tools/node
 if ! cmp -s tests/node/package-lock.json "$node_modules/installed"; then
     mkdir -p "$node_modules"

@@ -6,6 +6,7 @@
 
 mod audiences;
 mod dialects;
+mod labels;
 mod people;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::audiences::{AudienceConfig, PermissionSentence, PublishTarget};
+pub use self::labels::KeyLabels;
 pub use self::people::{
     JwksPlace, PeopleConfig, ProductRoles, ProductSessionConfig, ProductTokenConfig, SidecarConfig,
     SidecarProof, TokenProof,
@@ -61,6 +63,8 @@ pub struct AdminToml {
     pub people: PeopleConfig,
     /// Sidecars whose record of use is fetched.
     pub usage_pulls: Vec<UsagePull>,
+    /// Whose keys these are, at the top of every screen.
+    pub title: Box<str>,
     /// What is allowed but deserves a second look.
     pub warnings: Vec<ConfigFault>,
     /// Files whose secrets were read.
@@ -162,6 +166,7 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     let store = root.section("store");
     let store = StoreConfig { patience: store.duration("busy_timeout", Duration::from_secs(5)) };
     let audiences = audiences::audiences(root);
+    let title = root.section("page").parse("title", labels::sentence);
     let fleets = fleets(root, &audiences);
     let usage_pulls = usage::pulls(root, &audiences);
     let dialects = dialects::dialects(root, &audiences);
@@ -182,6 +187,7 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         dialects,
         people,
         usage_pulls,
+        title: title.unwrap_or_else(|| "keygate".into()),
         warnings: Vec::new(),
         secret_files: Vec::new(),
     })

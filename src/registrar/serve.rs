@@ -22,10 +22,9 @@ use http_body_util::Limited;
 
 pub use self::listen::{ServiceListener, serve};
 pub use self::tls::ServiceTls;
-use super::api;
 use super::app::{App, Publishing};
 use super::request::{BODY_LIMIT, ClientAddress, Peer, Problem, RequestId, bearer};
-use super::{endpoints, people};
+use super::{api, endpoints, page, people};
 use crate::core::Digest;
 use crate::core::address::client_address;
 
@@ -60,11 +59,16 @@ const BROWSER_FIELDS: [(HeaderName, &str); 7] = [
 
 /// Every route of the service.
 pub fn router(app: App) -> Router {
-    let rooms = people::routes().merge(api::routes()).merge(endpoints::routes(&app));
+    let rooms = rooms(&app);
     assemble(app, rooms)
 }
 
-/// `rooms`: the routes of the other rooms.
+/// The routes of the other rooms.
+fn rooms(app: &App) -> Router<App> {
+    let shown = people::routes().merge(page::router());
+    shown.merge(api::routes()).merge(endpoints::routes(app))
+}
+
 fn assemble(app: App, rooms: Router<App>) -> Router {
     rooms
         .route("/healthz", get(health))

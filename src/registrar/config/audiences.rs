@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::super::signer::SignerSource;
 use super::super::store::AudienceName;
 use super::super::store::sqlite::AudienceTerms;
+use super::labels::{KeyLabels, labels, sentence};
 use crate::config::reader::{ConfigProblem, ConfigSection};
 use crate::core::format::{Alphabet, KeyFormat};
 use crate::core::{KeyKind, Permission, PermissionSet};
@@ -23,6 +24,7 @@ pub struct AudienceConfig {
     pub name: AudienceName,
     /// What the page calls a key: `API key`.
     pub label: Box<str>,
+    pub labels: KeyLabels,
     /// How secrets are written, by the name of their prefix.
     pub prefixes: BTreeMap<String, KeyFormat>,
     pub default_prefix: Option<String>,
@@ -107,6 +109,7 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
         section.missing("name", "as the sidecars' table.audience");
     }
     let label = section.parse("label", sentence).unwrap_or_else(|| "API key".into());
+    let labels = labels(section, &label);
     let prefixes = prefixes(section);
     let default_prefix =
         section.parse("default_prefix", |text| match prefixes.contains_key(text) {
@@ -128,6 +131,7 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
     Some(AudienceConfig {
         name: name?,
         label,
+        labels,
         prefixes,
         default_prefix,
         kind,
@@ -305,12 +309,4 @@ fn targets(section: &ConfigSection<'_>) -> Vec<PublishTarget> {
         targets.push(made);
     }
     targets
-}
-
-/// One line for people: 1 to 200 bytes without control characters.
-pub(super) fn sentence(text: &str) -> Result<Box<str>, ConfigProblem> {
-    match (1..=200).contains(&text.len()) && !text.chars().any(char::is_control) {
-        true => Ok(text.into()),
-        false => Err(ConfigProblem::new("must be one line of 1 to 200 bytes")),
-    }
 }

@@ -132,7 +132,7 @@ fn parts(section: &ConfigSection<'_>) -> DialectParts {
                 ConfigProblem::new("is no error of a dialect").hint(format!("they are {all}"))
             })
         });
-        let text = section.reader().parse(&text, super::audiences::sentence);
+        let text = section.reader().parse(&text, super::labels::sentence);
         if let (Some(code), Some(text)) = (code, text) {
             messages.set(code, text);
         }

@@ -1,10 +1,10 @@
 //! Signing in and out. The page's own look is elsewhere; this is what works without it.
 
 use axum::extract::{Form, FromRef, Request, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION, SET_COOKIE};
+use axum::http::header::{ACCEPT, LOCATION, SET_COOKIE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::post;
 use axum::{RequestExt as _, Router};
 use serde::Deserialize;
 
@@ -37,29 +37,27 @@ where
     S: Clone + Send + Sync + 'static,
 {
     Router::new()
-        .route(SIGN_IN, get(sign_in_page).post(sign_in))
-        .route("/sign-in.js", get(sign_in_script))
+        .route(SIGN_IN, post(sign_in))
         .route("/sign-out", post(sign_out))
         .route("/session/org", post(choose_org))
 }
 
-async fn sign_in_page() -> Response {
-    let html = include_str!("sign_in.html");
-    ([(CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
-}
-
-async fn sign_in_script() -> Response {
-    let script = include_str!("sign_in.js");
-    ([(CONTENT_TYPE, "text/javascript; charset=utf-8")], script).into_response()
-}
-
 /// Nobody is signed in here by another site: it would make them work in somebody else's name.
 async fn sign_in(State(people): State<Authenticator>, request: Request) -> Response {
+    let fields = request.headers().clone();
     match begin(&people, request).await {
         Ok(cookie) => see_other("/", cookie),
         Err(error) => {
             people.metrics.refused(error.code());
-            error.into_response()
+            // A person sees what to do on the page; a program is told the code.
+            let accepts = fields.get(ACCEPT).and_then(|value| value.to_str().ok());
+            match (&error, accepts) {
+                (AuthError::Unknown, Some(accepts)) if accepts.contains("text/html") => {
+                    let to = format!("{SIGN_IN}?used");
+                    (StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response()
+                }
+                _ => error.into_response(),
+            }
         }
     }
 }

@@ -18,11 +18,9 @@ use tower_service::Service as _;
 use super::assemble;
 use crate::clock::Clock;
 use crate::config::ThisHost;
-use crate::registrar::api;
 use crate::registrar::app::App;
 use crate::registrar::config::AdminToml;
-use crate::registrar::endpoints;
-use crate::registrar::people::{self, Caller};
+use crate::registrar::people::Caller;
 use crate::registrar::request::Peer;
 use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::registrar::store::suite::{self, NOW};
@@ -101,11 +99,7 @@ impl TestDesk {
         let options = SqliteOptions { path, audiences, patience, clock: clock.clone() };
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).unwrap());
         let app = App::new(Arc::clone(&store), settings, clock.clone());
-        let rooms = people::routes()
-            .merge(api::routes())
-            .merge(endpoints::routes(&app))
-            .route("/who", any(who))
-            .route("/take", post(take));
+        let rooms = super::rooms(&app).route("/who", any(who)).route("/take", post(take));
         let router = assemble(app.clone(), rooms);
         Self { _folder: folder, app, store, clock, router }
     }

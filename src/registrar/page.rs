@@ -1,0 +1,117 @@
+//! The page in the browser: HTML from the server, one stylesheet, one script. It shows what the store
+//! has and asks it for changes; what somebody may do, the store decides. Works without script but for
+//! copying.
+
+pub mod data;
+pub mod force;
+pub mod form;
+pub mod installation;
+pub mod key;
+pub mod list;
+pub mod org;
+#[cfg(test)]
+mod screens;
+pub mod show;
+#[cfg(test)]
+mod tests;
+pub mod view;
+pub mod visit;
+pub mod words;
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::routing::{get, post};
+
+use self::view::{Shell, SignInPage};
+use self::words::Words;
+use super::app::App;
+use super::people::SIGN_IN;
+use crate::core::Digest;
+
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/page.js");
+const MARK: &str = include_str!("page/mark.svg");
+
+/// In the URLs of what never changes within a version of the program.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let all = [STYLE, SCRIPT, MARK].concat();
+    let Digest(hash) = Digest::of(all.as_bytes());
+    hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+});
+
+/// Every screen, and what they are made of.
+pub fn router() -> Router<App> {
+    Router::new()
+        .route("/", get(|| async { Redirect::to("/keys") }))
+        .route("/keys", get(list::list).post(form::create))
+        .route("/keys/new", get(form::new))
+        .route("/keys/{id}", get(key::show))
+        .route("/keys/{id}/edit", get(form::edit).post(form::save))
+        .route("/keys/{id}/rotate", get(key::ask_rotate).post(key::rotate))
+        .route("/keys/{id}/revoke", get(key::ask_revoke).post(key::revoke))
+        .route("/keys/{id}/disable", post(key::disable))
+        .route("/keys/{id}/enable", post(key::enable))
+        .route("/in-force", get(force::follow))
+        .route("/publication", get(installation::publication))
+        .route("/signers", get(installation::signers))
+        .route("/audit", get(org::audit))
+        .route("/members", get(org::members).post(org::change_member))
+        .route("/sessions", get(org::sessions))
+        .route("/sessions/end", post(org::end_sessions))
+        .route(SIGN_IN, get(sign_in))
+        .route("/page.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
+        .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
+        .route("/mark.svg", get(|| async { asset("image/svg+xml", MARK) }))
+}
+
+/// Takes the code of a sign-in link; `?used`: the one that was tried opened nothing.
+async fn sign_in(State(app): State<App>, uri: Uri, fields: HeaderMap) -> Response {
+    let w = language(&fields);
+    let shell = Shell { title: w.sign_in_button.to_string(), ..bare_shell(&app) };
+    html(StatusCode::OK, &SignInPage { w, shell, used: uri.query() == Some("used") })
+}
+
+/// What surrounds a screen that nobody is signed in to.
+fn bare_shell(app: &App) -> Shell {
+    let base = base(app);
+    Shell {
+        place: app.settings.title.to_string(),
+        style: format!("{base}/page.css?{}", *VERSION),
+        script: format!("{base}/page.js?{}", *VERSION),
+        mark: format!("{base}/mark.svg?{}", *VERSION),
+        base,
+        ..Shell::default()
+    }
+}
+
+/// Path under which people reach the service.
+fn base(app: &App) -> String {
+    let url = app.settings.public_url.as_deref().unwrap_or_default();
+    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+    path.map(|(_, path)| format!("/{}", path.trim_end_matches('/'))).unwrap_or_default()
+}
+
+fn language(fields: &HeaderMap) -> &'static Words {
+    let accept = fields.get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+    Words::preferred(accept.unwrap_or_default())
+}
+
+fn html(status: StatusCode, page: &impl askama::Template) -> Response {
+    match page.render() {
+        Ok(text) => (status, [(CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a screen could not be made");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+fn asset(form: &'static str, text: &'static str) -> Response {
+    let fields = [(CONTENT_TYPE, form), (CACHE_CONTROL, "public, max-age=31536000, immutable")];
+    (fields, text).into_response()
+}

@@ -1,0 +1,249 @@
+//! The form of a new key, and of one that is edited. Nothing that was typed is lost: what the store
+//! does not take comes back with the form.
+
+pub mod fields;
+pub mod request;
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use self::fields::{Original, Typed};
+use super::data::FormData;
+use super::view::{ChangedField, FormFault, FormPage, ShownPage};
+use super::visit::{Section, Visit};
+use super::words::{Words, fill};
+use super::{force, html, show};
+use crate::manage::operation::EditRequest;
+use crate::registrar::store::{Changed, KeyChange, KeyRef, KeyRow, StoreError};
+
+pub(super) async fn new(visit: Visit) -> Result<Response, Response> {
+    if !visit.can_create() {
+        return Err(may_not(&visit));
+    }
+    let typed = Typed::new_key(&visit);
+    Ok(html(StatusCode::OK, &new_page(&visit, &typed, Vec::new())))
+}
+
+pub(super) async fn create(visit: Visit, body: String) -> Result<Response, Response> {
+    let form = FormData::parse(&body);
+    if let Some(refusal) = visit.refusal(&form) {
+        return Err(refusal);
+    }
+    let mut typed = Typed::of(&form);
+    if typed.adds_address(&visit, &form) {
+        return Ok(html(StatusCode::OK, &new_page(&visit, &typed, Vec::new())));
+    }
+    let asked = request::create(&visit, &typed);
+    let asked = match asked {
+        Ok(asked) => asked,
+        Err(faults) => return Ok(refused(&new_page(&visit, &typed, faults))),
+    };
+    match visit.change(KeyChange::Create(Box::new(asked)), &form).await {
+        Ok(changed) => shown_once(&visit, changed).await,
+        Err(error) => match faults_of(visit.w, &error) {
+            Some(faults) => Ok(refused(&new_page(&visit, &typed, faults))),
+            None => Err(visit.failed(&error)),
+        },
+    }
+}
+
+pub(super) async fn edit(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
+    let key = visit.key(&id).await?;
+    let original = Original::of(&visit, &key);
+    let typed = Typed::of_key(&key);
+    Ok(html(StatusCode::OK, &edit_page(&visit, &key, &typed, EditState::of(&key, original))))
+}
+
+pub(super) async fn save(
+    visit: Visit,
+    Path(id): Path<String>,
+    body: String,
+) -> Result<Response, Response> {
+    let form = FormData::parse(&body);
+    if let Some(refusal) = visit.refusal(&form) {
+        return Err(refusal);
+    }
+    let key = visit.key(&id).await?;
+    let mut typed = Typed::of(&form);
+    let read = Original::read(form.text("read"));
+    let version = form.text("version").parse().unwrap_or(key.version);
+    let state = |faults| EditState { version, read: read.clone(), faults, conflict: Vec::new() };
+    if typed.adds_address(&visit, &form) {
+        return Ok(html(StatusCode::OK, &edit_page(&visit, &key, &typed, state(Vec::new()))));
+    }
+    let asked: EditRequest = match request::edit(&visit, &key, &typed) {
+        Ok(asked) => asked,
+        Err(faults) => return Ok(refused(&edit_page(&visit, &key, &typed, state(faults)))),
+    };
+    let change = KeyChange::Edit {
+        key: KeyRef::Id(key.entry.id),
+        if_match: Some(version),
+        request: Box::new(asked),
+    };
+    match visit.change(change, &form).await {
+        Ok(changed) => force::done(&visit, &changed, "edited").await,
+        Err(StoreError::VersionMismatch { current }) => {
+            let now = Original::of(&visit, &current);
+            let conflict = read.changes(visit.w, &now);
+            let state = EditState { conflict, ..EditState::of(&current, now) };
+            let page = edit_page(&visit, &current, &typed, state);
+            Ok(html(StatusCode::PRECONDITION_FAILED, &page))
+        }
+        Err(error) => match faults_of(visit.w, &error) {
+            Some(faults) => Ok(refused(&edit_page(&visit, &key, &typed, state(faults)))),
+            None => Err(visit.failed(&error)),
+        },
+    }
+}
+
+/// What a form to edit a key has beside its fields.
+struct EditState {
+    version: u64,
+    read: Original,
+    faults: Vec<FormFault>,
+    conflict: Vec<ChangedField>,
+}
+
+// === impl EditState ===
+
+impl EditState {
+    fn of(key: &KeyRow, read: Original) -> Self {
+        Self { version: key.version, read, faults: Vec::new(), conflict: Vec::new() }
+    }
+}
+
+fn new_page<'w>(visit: &Visit, typed: &Typed, faults: Vec<FormFault>) -> FormPage<'w> {
+    let w = visit.w;
+    FormPage {
+        w,
+        shell: visit.shell(Section::Keys, &*visit.audience.labels.new),
+        back: visit.link("/keys", &[]),
+        back_label: w.back_to_keys.to_string(),
+        lead: w.new_key_lead.to_string(),
+        action: visit.link("/keys", &[]),
+        submit: visit.audience.labels.create.to_string(),
+        in_org: visit.in_org(),
+        version: None,
+        read: String::new(),
+        f: typed.fields(visit, None),
+        faults_title: faults_title(w, &faults),
+        faults,
+        conflict: Vec::new(),
+    }
+}
+
+fn edit_page<'w>(visit: &Visit, key: &KeyRow, typed: &Typed, state: EditState) -> FormPage<'w> {
+    let w = visit.w;
+    let path = format!("/keys/{}", key.entry.id);
+    let title = fill(&w.edit_title, &[("name", &show::name(&key.entry))]);
+    FormPage {
+        w,
+        shell: visit.shell(Section::Keys, title),
+        back: visit.link(&path, &[]),
+        back_label: w.back_to_key.to_string(),
+        lead: String::new(),
+        action: visit.link(&format!("{path}/edit"), &[]),
+        submit: w.save.to_string(),
+        in_org: visit.in_org(),
+        version: Some(state.version),
+        read: state.read.text(),
+        f: typed.fields(visit, Some(key)),
+        faults_title: faults_title(w, &state.faults),
+        faults: state.faults,
+        conflict: state.conflict,
+    }
+}
+
+/// The one answer that has the secret. `no-store` keeps it out of caches, and a reload finds the name
+/// of the form used up.
+pub(super) async fn shown_once(visit: &Visit, changed: Changed) -> Result<Response, Response> {
+    let w = visit.w;
+    let entry = &changed.key.entry;
+    let labels = &visit.audience.labels;
+    let progress = force::wait(visit, changed.serial, force::PATIENCE).await;
+    let progress = progress.map_err(|e| visit.failed(&e))?;
+    let secret = changed.secret.as_ref().map(|secret| String::from_utf8_lossy(secret.expose()));
+    let secret = secret.unwrap_or_default().into_owned();
+    let title = match secret.is_empty() {
+        true => &w.was_shown_title,
+        false => &w.store_title,
+    };
+    let public_id = entry.public_id.as_deref().map(str::to_owned);
+    let example = match &public_id {
+        Some(id) => fill(&labels.pair_example, &[("key", id), ("secret", &secret)]),
+        None => fill(&labels.example, &[("secret", &secret)]),
+    };
+    let page = ShownPage {
+        w,
+        shell: visit.shell(Section::Keys, title.to_string()),
+        name: show::name(entry),
+        id_label: labels.key.to_string(),
+        secret_label: match public_id {
+            Some(_) => labels.secret.to_string(),
+            None => labels.key.to_string(),
+        },
+        public_id,
+        curl: example,
+        secret,
+        force: Some(progress.text(w)),
+        follow: visit.link("/in-force", &[("serial", &changed.serial.to_string())]),
+        href: visit.link(&format!("/keys/{}", entry.id), &[]),
+    };
+    Ok(html(StatusCode::OK, &page))
+}
+
+fn refused(page: &FormPage<'_>) -> Response {
+    html(StatusCode::UNPROCESSABLE_ENTITY, page)
+}
+
+fn may_not(visit: &Visit) -> Response {
+    let w = visit.w;
+    visit.error(StatusCode::FORBIDDEN, &w.forbidden_title, w.may_not_create.to_string())
+}
+
+pub(super) fn faults_title(w: &Words, faults: &[FormFault]) -> String {
+    match faults.len() {
+        1 => w.faults_title_one.to_string(),
+        n => fill(&w.faults_title_many, &[("count", &n.to_string())]),
+    }
+}
+
+/// What of an error belongs to fields of a form. `None`: it is about something else.
+pub(super) fn faults_of(w: &Words, error: &StoreError) -> Option<Vec<FormFault>> {
+    let fault = |field: &str, why: String| {
+        let (id, label) = field_of(w, field);
+        FormFault { field: id.to_owned(), label, why }
+    };
+    match error {
+        StoreError::Invalid { faults } => {
+            Some(faults.iter().map(|f| fault(&f.field, f.why.to_string())).collect())
+        }
+        StoreError::Forbidden { why, field: Some(field) } => Some(vec![fault(field, why.clone())]),
+        StoreError::Forbidden { why, field: None } | StoreError::Conflict { why } => {
+            Some(vec![fault("", why.clone())])
+        }
+        StoreError::Busy { .. } => Some(vec![fault("", w.busy_text.to_string())]),
+        StoreError::IdempotencyConflict => Some(vec![fault("", w.fault_sent_before.to_string())]),
+        _ => None,
+    }
+}
+
+/// Id of the element that a field of a request has on the page, and what the page calls it.
+fn field_of(w: &Words, field: &str) -> (&'static str, String) {
+    let (id, label) = match field {
+        "name" => ("name", &w.field_name),
+        "permissions" | "add_permissions" | "remove_permissions" => {
+            ("permissions", &w.field_permissions)
+        }
+        "networks" => ("networks", &w.field_networks),
+        "expires" | "not_before" | "sunset" => ("expires", &w.field_expires),
+        "environment" => ("environment", &w.environment),
+        "limits" | "plan" => ("limits", &w.field_limit),
+        "prefix" => ("prefix", &w.prefix),
+        "note" => ("note", &w.field_note),
+        "overlap" => ("overlap", &w.overlap),
+        _ => ("", &w.error),
+    };
+    (id, label.to_string())
+}

@@ -1,0 +1,308 @@
+//! What somebody has typed into the form, and the form's fields with it.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::data::{FormData, TypedNetworks};
+use super::super::show;
+use super::super::view::{ChangedField, Choice, FormFields, PermissionGroup, PermissionItem};
+use super::super::visit::Visit;
+use super::super::words::{Words, fill};
+use crate::core::{Environment, Limit};
+use crate::manage::operation::may::PersonRole;
+use crate::manage::registry::entry::show_network;
+use crate::registrar::store::KeyRow;
+
+/// The windows of a limit that the form offers, as limits are written.
+const UNITS: [&str; 4] = ["s", "min", "h", "day"];
+
+/// The form as it was sent, or as it first appears.
+#[derive(Clone, Debug, Default)]
+pub struct Typed {
+    pub name: String,
+    pub permissions: Vec<String>,
+    pub networks: String,
+    /// `30d`, `90d`, `365d`, `date`, `never`, or `keep` of a key that is there.
+    pub expires: String,
+    pub expires_date: String,
+    pub environment: String,
+    pub prefix: String,
+    pub limit: String,
+    pub limit_per: String,
+    pub note: String,
+}
+
+/// What a form showed when it was first opened: goes with it, to tell what somebody else has changed.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Original {
+    name: String,
+    permissions: String,
+    networks: String,
+    expires: String,
+    environment: String,
+    limits: String,
+    note: String,
+    state: String,
+}
+
+// === impl Typed ===
+
+impl Typed {
+    pub fn new_key(visit: &Visit) -> Self {
+        let days = visit.audience.default_life.map(|life| life.as_secs() / show::DAY);
+        let expires = match days {
+            Some(days @ (30 | 90 | 365)) => format!("{days}d"),
+            Some(days) if days > 0 => "date".to_owned(),
+            _ => "90d".to_owned(),
+        };
+        let date = days.filter(|_| expires == "date");
+        let has_environment = visit.audience.prefixes.values().any(|form| form.environment);
+        Self {
+            expires_date: date
+                .map(|days| show::date(visit.now() + days * show::DAY))
+                .unwrap_or_default(),
+            expires,
+            environment: if has_environment { "live".to_owned() } else { String::new() },
+            prefix: visit.audience.default_prefix.clone().unwrap_or_default(),
+            limit_per: "min".to_owned(),
+            ..Self::default()
+        }
+    }
+
+    pub fn of_key(key: &KeyRow) -> Self {
+        let entry = &key.entry;
+        let limit = entry.limits.per_key().map(written).unwrap_or_default();
+        Self {
+            name: entry.name.to_string(),
+            permissions: entry.permissions.iter().map(|p| p.as_str().to_owned()).collect(),
+            networks: entry.networks.iter().map(show_network).collect::<Vec<_>>().join("\n"),
+            expires: "keep".to_owned(),
+            expires_date: String::new(),
+            environment: entry.environment.map(Environment::as_str).unwrap_or_default().to_owned(),
+            prefix: String::new(),
+            limit: limit.count,
+            limit_per: limit.per,
+            note: entry.note.to_string(),
+        }
+    }
+
+    pub fn of(form: &FormData) -> Self {
+        let text = |name: &str| form.text(name).to_owned();
+        Self {
+            name: text("name"),
+            permissions: form.all("permission").map(str::to_owned).collect(),
+            networks: text("networks").replace("\r\n", "\n"),
+            expires: text("expires"),
+            expires_date: text("expires_date"),
+            environment: text("environment"),
+            prefix: text("prefix"),
+            limit: text("limit"),
+            limit_per: text("limit_per"),
+            note: text("note"),
+        }
+    }
+
+    /// Whether the button was pressed that adds the browser's address: it is added.
+    pub fn adds_address(&mut self, visit: &Visit, form: &FormData) -> bool {
+        let pressed = form.has("add_address");
+        if let Some(address) = visit.address.filter(|_| pressed) {
+            let address = address.to_canonical().to_string();
+            if !self.networks.split_whitespace().any(|line| line == address) {
+                self.networks = format!("{}\n{address}", self.networks).trim().to_owned();
+            }
+        }
+        pressed
+    }
+
+    /// The form with it. `key`: the one that is edited.
+    pub fn fields(&self, visit: &Visit, key: Option<&KeyRow>) -> FormFields {
+        let w = visit.w;
+        let typed = TypedNetworks::parse(&self.networks);
+        let address = visit.address.map(|address| address.to_canonical().to_string());
+        FormFields {
+            name: self.name.clone(),
+            groups: self.groups(visit, key),
+            networks: self.networks.clone(),
+            understood: typed.understood.iter().map(show_network).collect(),
+            my_address: address.map(|value| Choice {
+                label: fill(&w.add_my_address, &[("address", &value)]),
+                value,
+                chosen: false,
+            }),
+            expiry: self.expiry(visit, key),
+            expires_date: self.expires_date.clone(),
+            earliest: show::date(visit.now() + show::DAY),
+            environments: self.environments(visit, key),
+            prefixes: match key {
+                None => {
+                    let each = visit.audience.prefixes.iter();
+                    each.map(|(name, form)| choice(name, &form.prefix, &self.prefix)).collect()
+                }
+                Some(_) => Vec::new(),
+            },
+            limit: self.limit.clone(),
+            limit_units: UNITS
+                .into_iter()
+                .zip([
+                    &w.limit_per_second,
+                    &w.limit_per_minute,
+                    &w.limit_per_hour,
+                    &w.limit_per_day,
+                ])
+                .map(|(unit, label)| choice(unit, label, &self.limit_per))
+                .collect(),
+            note: self.note.clone(),
+        }
+    }
+
+    /// What can be ticked: what is on offer to somebody of this role, and what the key has already.
+    fn groups(&self, visit: &Visit, key: Option<&KeyRow>) -> Vec<PermissionGroup> {
+        let audience = &visit.audience;
+        let w = visit.w;
+        let is_member = visit.role() == PersonRole::Member;
+        let has = |word: &str| {
+            let of_key =
+                key.is_some_and(|k| k.entry.permissions.iter().any(|p| p.as_str() == word));
+            of_key || self.permissions.iter().any(|typed| typed == word)
+        };
+        let is_open = |word: &str| {
+            !is_member || has(word) || audience.access.member.iter().any(|m| m.as_str() == word)
+        };
+        let mut groups: Vec<PermissionGroup> = Vec::new();
+        let mut put = |group: &str, item: PermissionItem| {
+            let is_known = groups.iter().any(|g| g.items.iter().any(|i| i.word == item.word));
+            if is_known || !is_open(&item.word) {
+                return;
+            }
+            let item = PermissionItem { checked: self.has_ticked(&item.word), ..item };
+            match groups.iter_mut().find(|known| known.name == group) {
+                Some(known) => known.items.push(item),
+                None => groups.push(PermissionGroup { name: group.into(), items: vec![item] }),
+            }
+        };
+        for offered in &audience.permissions {
+            put(&offered.group, show::permission(w, audience, offered.word.as_str()));
+        }
+        if audience.permissions.is_empty() {
+            put("", show::permission(w, audience, "*"));
+        }
+        let held = key.map(|key| key.entry.permissions.as_slice()).unwrap_or_default();
+        for word in held.iter().filter(|word| !audience.access.words.contain(word)) {
+            put(&w.permissions_other, show::permission(w, audience, word.as_str()));
+        }
+        let words = &audience.access.words;
+        for word in [&words.read, &words.write, &words.revoke, &words.usage, &words.audit] {
+            if !is_member || has(word.as_str()) {
+                put(&w.permissions_manage, show::permission(w, audience, word.as_str()));
+            }
+        }
+        groups
+    }
+
+    fn has_ticked(&self, word: &str) -> bool {
+        self.permissions.iter().any(|typed| typed == word)
+    }
+
+    fn expiry(&self, visit: &Visit, key: Option<&KeyRow>) -> Vec<Choice> {
+        let w = visit.w;
+        let mut choices = Vec::new();
+        if let Some(key) = key {
+            let end = key.entry.expires.map_or_else(|| w.never_expires.to_string(), show::date);
+            let label = fill(&w.keep_expiry, &[("end", &end)]);
+            choices.push(choice("keep", &label, &self.expires));
+        }
+        choices.extend([
+            choice("30d", &w.days_30, &self.expires),
+            choice("90d", &w.days_90, &self.expires),
+            choice("365d", &w.days_365, &self.expires),
+            choice("date", &w.custom_date, &self.expires),
+            choice("never", &w.never_expires, &self.expires),
+        ]);
+        choices
+    }
+
+    fn environments(&self, visit: &Visit, key: Option<&KeyRow>) -> Vec<Choice> {
+        let w = visit.w;
+        let is_used = visit.audience.prefixes.values().any(|form| form.environment);
+        // What is written into a secret cannot change; what is not, the command line can.
+        if !is_used || key.is_some() {
+            return Vec::new();
+        }
+        vec![
+            choice("live", &w.live_environment, &self.environment),
+            choice("test", &w.test_environment, &self.environment),
+        ]
+    }
+}
+
+/// A limit as the form's two fields.
+#[derive(Clone, Debug, Default)]
+struct WrittenLimit {
+    count: String,
+    per: String,
+}
+
+/// A limit with a burst, or of another window, stands whole in the first field.
+fn written(limit: Limit) -> WrittenLimit {
+    let text = limit.to_string();
+    match text.split_once('/') {
+        Some((count, per)) if UNITS.contains(&per) => {
+            WrittenLimit { count: count.to_owned(), per: per.to_owned() }
+        }
+        _ => WrittenLimit { count: text, per: "min".to_owned() },
+    }
+}
+
+fn choice(value: &str, label: &str, chosen: &str) -> Choice {
+    Choice { value: value.to_owned(), label: label.to_owned(), chosen: value == chosen }
+}
+
+// === impl Original ===
+
+impl Original {
+    pub fn of(visit: &Visit, key: &KeyRow) -> Self {
+        let (w, entry) = (visit.w, &key.entry);
+        let words: Vec<_> = entry.permissions.iter().map(|p| p.as_str()).collect();
+        let environment = entry.environment.map(|e| show::environment(w, e).label);
+        Self {
+            name: entry.name.to_string(),
+            permissions: words.join(", "),
+            networks: show::networks(entry).join(", "),
+            expires: entry.expires.map(crate::manage::time::show).unwrap_or_default(),
+            environment: environment.unwrap_or_default(),
+            limits: show::limits(entry).join(", "),
+            note: entry.note.to_string(),
+            state: show::state(w, entry, visit.now()).label,
+        }
+    }
+
+    /// As the form brings it back. What it does not say differs from nothing.
+    pub fn read(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_default()
+    }
+
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// What is different in `now`.
+    pub fn changes(&self, w: &Words, now: &Self) -> Vec<ChangedField> {
+        let pairs = [
+            (&w.field_name, &self.name, &now.name),
+            (&w.field_permissions, &self.permissions, &now.permissions),
+            (&w.field_networks, &self.networks, &now.networks),
+            (&w.field_expires, &self.expires, &now.expires),
+            (&w.environment, &self.environment, &now.environment),
+            (&w.field_limit, &self.limits, &now.limits),
+            (&w.field_note, &self.note, &now.note),
+            (&w.state, &self.state, &now.state),
+        ];
+        let shown = |text: &str| if text.is_empty() { "–".to_owned() } else { text.to_owned() };
+        let changed = pairs.into_iter().filter(|(_, before, after)| before != after);
+        let changed = changed.map(|(field, before, after)| ChangedField {
+            field: field.to_string(),
+            was: fill(&w.was, &[("before", &shown(before)), ("after", &shown(after))]),
+        });
+        changed.collect()
+    }
+}

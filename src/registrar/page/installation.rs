@@ -1,0 +1,94 @@
+//! What sidecars decide by: publication and signers.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::view::{Badge, PublicationPage, SidecarView, SignerView, SignersPage, Tile};
+use super::visit::{Section, Visit};
+use super::words::fill;
+use super::{html, show};
+use crate::registrar::store::{ArtefactHead, SidecarReport};
+
+/// A sidecar that has said nothing for so long is called silent.
+const SILENT_MS: u64 = 5 * 60 * 1000;
+
+pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
+    let w = visit.w;
+    let store = &visit.app.store;
+    let state = store.publication(&visit.audience.name).await.map_err(|e| visit.failed(&e))?;
+    let sidecars = store.sidecars(&visit.audience.name).await.map_err(|e| visit.failed(&e))?;
+    let waiting = state.serial.saturating_sub(state.published);
+    let badge = match (state.published, waiting) {
+        (0, 0) => Badge { class: "warn", label: w.publication_none.to_string() },
+        (_, 0) => Badge { class: "good", label: w.publication_all.to_string() },
+        (_, n) => Badge {
+            class: "warn",
+            label: fill(&w.publication_behind, &[("count", &show::number(n))]),
+        },
+    };
+    let artefact = |label: &str, head: Option<&ArtefactHead>| Tile {
+        label: label.to_owned(),
+        value: head.map_or_else(|| "–".to_owned(), |head| head.serial.to_string()),
+        detail: head.map(|head| show::size(head.bytes)).unwrap_or_default(),
+        at: head.map(|head| show::moment(w, head.made_ms / 1000, visit.now())),
+    };
+    let sidecar = |car: &SidecarReport| {
+        let behind = state.published.saturating_sub(car.serial);
+        let is_silent = car.seen_ms + SILENT_MS < visit.now_ms;
+        let state = match (is_silent, behind) {
+            (true, _) => Badge { class: "bad", label: w.sidecar_silent.to_string() },
+            (false, 0) => Badge { class: "good", label: w.sidecar_current.to_string() },
+            (false, n) => Badge {
+                class: "warn",
+                label: fill(&w.sidecar_late, &[("count", &show::number(n))]),
+            },
+        };
+        SidecarView {
+            instance: car.instance.to_string(),
+            fleet: car.fleet.to_string(),
+            serial: car.serial,
+            seen: show::moment(w, car.seen_ms / 1000, visit.now()),
+            state,
+            error: car.error.as_deref().unwrap_or_default().to_owned(),
+        }
+    };
+    let published = Tile {
+        label: w.serial.to_string(),
+        value: state.serial.to_string(),
+        detail: format!("{} {}", w.published, state.published),
+        at: None,
+    };
+    let screen = PublicationPage {
+        w,
+        shell: visit.shell(Section::Publication, w.publication_title.to_string()),
+        state: badge,
+        why: String::new(),
+        tiles: vec![
+            published,
+            artefact(&w.artefact_table, state.table.as_ref()),
+            artefact(&w.artefact_patch, state.patch.as_ref()),
+        ],
+        sidecars: sidecars.iter().map(sidecar).collect(),
+    };
+    Ok(html(StatusCode::OK, &screen))
+}
+
+pub(super) async fn signers(visit: Visit) -> Result<Response, Response> {
+    let w = visit.w;
+    let found = visit.app.store.signers().await.map_err(|e| visit.failed(&e))?;
+    let view = found.iter().map(|signer| SignerView {
+        id: signer.id.to_string(),
+        note: signer.note.to_string(),
+        key: BASE64_STANDARD.encode(signer.public_key),
+        added: show::moment(w, signer.added_ms / 1000, visit.now()),
+        state: match signer.retired_ms {
+            Some(_) => Badge { class: "", label: w.retired.to_string() },
+            None => Badge { class: "good", label: w.active_filter.to_string() },
+        },
+    });
+    let signers = view.collect();
+    let shell = visit.shell(Section::Signers, w.signers_title.to_string());
+    Ok(html(StatusCode::OK, &SignersPage { w, shell, signers }))
+}

@@ -1,0 +1,362 @@
+//! One key: what it is, and what ends, suspends or replaces it.
+
+use std::time::Duration;
+
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::data::FormData;
+use super::form::{faults_of, faults_title, shown_once};
+use super::view::{
+    Choice, Evidence, FormFault, HistoryLine, KeyPage, KeyView, Link, Moment, Notice, RevokePage,
+    RevokeView, RotatePage, UsageView,
+};
+use super::visit::{Section, Visit};
+use super::words::fill;
+use super::{force, html, show};
+use crate::core::{KeyId, KeyStatus};
+use crate::manage::operation::may::{KeyAction, OrgAction};
+use crate::manage::operation::{FormerSecret, RotateRequest, StatusChange};
+use crate::manage::time;
+use crate::registrar::store::{AuditQuery, KeyChange, KeyRef, KeyRow};
+
+/// Lines of the history.
+const HISTORY: usize = 20;
+
+/// A key that was used within this time has its name typed before it is revoked.
+const FRESH: u64 = show::DAY;
+
+/// A sidecar that has said nothing for so long may have seen a use that nobody knows of.
+const SILENT_MS: u64 = 5 * 60 * 1000;
+
+pub(super) async fn show(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
+    let key = visit.key(&id).await?;
+    let w = visit.w;
+    let entry = &key.entry;
+    let sees_history = visit.may_in(OrgAction::SeeAudit) || visit.may(KeyAction::SeeAudit, &key);
+    let mut shell = visit.shell(Section::Keys, show::name(entry));
+    shell.notice = notice(&visit).await?;
+    let screen = KeyPage {
+        w,
+        shell,
+        k: view(&visit, &key),
+        evidence: evidence(&visit, &key).await?,
+        usage: usage(&visit, &key).await?,
+        history: if sees_history { history(&visit, &key).await? } else { Vec::new() },
+        sees_history,
+        revoke: revoke_view(&visit, &key, "confirm"),
+    };
+    Ok(html(StatusCode::OK, &screen))
+}
+
+fn view(visit: &Visit, key: &KeyRow) -> KeyView {
+    let (w, entry, now) = (visit.w, &key.entry, visit.now());
+    let at = |at: Option<u64>| at.map(|at| show::moment(w, at, now));
+    let is_final = entry.status.is_final();
+    let may = |action: KeyAction<'_>| visit.may(action, key);
+    let can = |status| !is_final && may(KeyAction::SetStatus(status));
+    let last = key.last_use.as_ref();
+    let replaces = entry.replaces.map(|former| Link {
+        href: visit.link(&format!("/keys/{former}"), &[]),
+        label: former.to_string(),
+    });
+    let permissions = entry.permissions.iter();
+    KeyView {
+        href: format!("{}/keys/{}", super::base(&visit.app), entry.id),
+        name: show::name(entry),
+        id: entry.id.to_string(),
+        uid: key.uid.to_string(),
+        start: show::start(&visit.audience, entry),
+        public_id: entry.public_id.as_deref().map(str::to_owned),
+        state: show::state(w, entry, now),
+        environment: entry.environment.map(|e| show::environment(w, e)),
+        created: at(entry.created),
+        not_before: at(entry.not_before.filter(|begin| *begin > now)),
+        expires: at(entry.expires),
+        changed: at(Some(key.changed_ms / 1000)),
+        last_used: at(last.map(|last| last.at_ms / 1000)),
+        last_network: last.map(|last| last.network.to_string()).unwrap_or_default(),
+        limits: show::limits(entry),
+        owner: entry.owner.as_ref().map(|owner| owner.view().to_string()).unwrap_or_default(),
+        plan: entry.plan.as_ref().map(|plan| plan.name.as_str().to_owned()).unwrap_or_default(),
+        replaces,
+        permissions: permissions
+            .map(|word| show::permission(w, &visit.audience, word.as_str()))
+            .collect(),
+        networks: show::networks(entry),
+        note: entry.note.to_string(),
+        can_edit: entry.status != KeyStatus::Revoked && may(KeyAction::Edit { to: entry }),
+        can_rotate: !is_final && may(KeyAction::Rotate { to: entry }),
+        can_disable: entry.status == KeyStatus::Active && can(StatusChange::Disable),
+        can_enable: entry.status == KeyStatus::Disabled && can(StatusChange::Enable),
+        can_revoke: can(StatusChange::Revoke),
+    }
+}
+
+/// What the last change has come to, after the redirect that followed it.
+async fn notice(visit: &Visit) -> Result<Option<Notice>, Response> {
+    let w = visit.w;
+    let text = match visit.query.text("done") {
+        "disabled" => &w.disabled_notice,
+        "edited" => &w.edited_notice,
+        "enabled" => &w.enabled_notice,
+        "revoked" => &w.revoked_notice,
+        _ => return Ok(None),
+    };
+    let serial = visit.query.text("serial").parse::<u64>().ok();
+    let Some(serial) = serial else {
+        return Ok(Some(Notice { text: text.to_string(), ..Notice::default() }));
+    };
+    let progress = force::wait(visit, serial, Duration::ZERO).await;
+    let mut progress = progress.map_err(|e| visit.failed(&e))?;
+    progress.took_ms = visit.query.text("ms").parse().ok().filter(|_| progress.is_complete());
+    Ok(Some(Notice {
+        text: text.to_string(),
+        force: Some(progress.text(w)),
+        follow: match progress.is_complete() {
+            // Asking again would lose how long it took.
+            true => String::new(),
+            false => visit.link("/in-force", &[("serial", &serial.to_string())]),
+        },
+    }))
+}
+
+async fn history(visit: &Visit, key: &KeyRow) -> Result<Vec<HistoryLine>, Response> {
+    let query = AuditQuery {
+        org: visit.org.clone(),
+        object: Some(key.entry.id.to_string().into()),
+        before: None,
+        limit: HISTORY,
+    };
+    let page = visit.app.store.audit(query).await.map_err(|e| visit.failed(&e))?;
+    let link = |id: &str| visit.link(&format!("/keys/{id}"), &[]);
+    let lines = page.lines.iter().map(|line| show::line(visit.w, line, visit.now(), link));
+    Ok(lines.collect())
+}
+
+/// Of a key that replaces another: whether the other one is still in use.
+async fn evidence(visit: &Visit, key: &KeyRow) -> Result<Option<Evidence>, Response> {
+    let Some(former) = key.entry.replaces else { return Ok(None) };
+    let Some(old) = former_key(visit, former).await? else { return Ok(None) };
+    let (w, now) = (visit.w, visit.now());
+    if old.entry.status.is_final() || old.entry.expires.is_some_and(|at| at <= now) {
+        return Ok(None);
+    }
+    let store = &visit.app.store;
+    let usage = store
+        .key_usage(&visit.audience.name, visit.org.as_ref(), KeyRef::Id(former), visit.now_ms)
+        .await
+        .map_err(|e| visit.failed(&e))?;
+    let sidecars = store.sidecars(&visit.audience.name).await.map_err(|e| visit.failed(&e))?;
+    let last = usage.last.as_ref().or(old.last_use.as_ref());
+    let used = last.map(|last| last.at_ms / 1000).filter(|at| at + FRESH > now);
+    let silent = sidecars.iter().find(|car| car.seen_ms + SILENT_MS < visit.now_ms);
+    let reported = usage.as_of_ms.filter(|at| at + SILENT_MS >= visit.now_ms);
+    let at = |at_ms: u64| Some(show::moment(w, at_ms / 1000, now));
+    let all = sidecars.len().to_string();
+    let (class, text, at) = match (used, silent, reported) {
+        (Some(used), _, _) => ("warn", w.evidence_used.to_string(), at(used * 1000)),
+        (None, Some(car), _) => {
+            let who = fill(&w.evidence_unknown, &[("who", &car.instance)]);
+            ("warn", who, at(car.seen_ms))
+        }
+        // Silence proves nothing while nobody reports.
+        (None, None, None) => ("warn", w.evidence_nobody.to_string(), None),
+        (None, None, Some(_)) => {
+            ("good", fill(&w.evidence_safe, &[("count", &all), ("all", &all)]), None)
+        }
+    };
+    let href = Some(visit.link(&format!("/keys/{former}"), &[]));
+    Ok(Some(Evidence { class, text, at, href, link: show::name(&old.entry) }))
+}
+
+/// How the key was used, if anybody has reported it.
+async fn usage(visit: &Visit, key: &KeyRow) -> Result<Option<UsageView>, Response> {
+    if !visit.may(KeyAction::SeeUsage, key) {
+        return Ok(None);
+    }
+    let key = KeyRef::Id(key.entry.id);
+    let store = &visit.app.store;
+    let usage = store.key_usage(&visit.audience.name, visit.org.as_ref(), key, visit.now_ms).await;
+    let usage = usage.map_err(|e| visit.failed(&e))?;
+    Ok(show::usage(visit.w, &usage, visit.now()))
+}
+
+async fn former_key(visit: &Visit, former: KeyId) -> Result<Option<KeyRow>, Response> {
+    use crate::registrar::store::StoreError;
+    let found = visit.app.store.key(&visit.audience.name, visit.org.as_ref(), KeyRef::Id(former));
+    match found.await {
+        Ok(old) => Ok(Some(old).filter(|old| visit.may(KeyAction::See, old))),
+        Err(StoreError::NoSuchKey) => Ok(None),
+        Err(error) => Err(visit.failed(&error)),
+    }
+}
+
+fn last_used(visit: &Visit, key: &KeyRow) -> Option<Moment> {
+    let last = key.last_use.as_ref();
+    last.map(|last| show::moment(visit.w, last.at_ms / 1000, visit.now()))
+}
+
+// --- revoke
+
+fn revoke_view(visit: &Visit, key: &KeyRow, field: &'static str) -> RevokeView {
+    let path = format!("/keys/{}", key.entry.id);
+    let name = show::name(&key.entry);
+    let used = key.last_use.as_ref().map(|last| last.at_ms / 1000);
+    RevokeView {
+        title: fill(&visit.w.revoke_title, &[("name", &name)]),
+        name,
+        action: visit.link(&format!("{path}/revoke"), &[]),
+        back: visit.link(&path, &[]),
+        in_org: visit.in_org(),
+        last_used: last_used(visit, key),
+        types_name: used.is_some_and(|at| at + FRESH > visit.now()),
+        field,
+        fault: None,
+    }
+}
+
+pub(super) async fn ask_revoke(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
+    let key = visit.key(&id).await?;
+    Ok(html(StatusCode::OK, &revoke_page(&visit, revoke_view(&visit, &key, "confirm"))))
+}
+
+fn revoke_page<'w>(visit: &Visit, revoke: RevokeView) -> RevokePage<'w> {
+    let w = visit.w;
+    RevokePage { w, shell: visit.shell(Section::Keys, w.revoke_key.to_string()), revoke }
+}
+
+pub(super) async fn revoke(
+    visit: Visit,
+    Path(id): Path<String>,
+    body: String,
+) -> Result<Response, Response> {
+    let form = FormData::parse(&body);
+    if let Some(refusal) = visit.refusal(&form) {
+        return Err(refusal);
+    }
+    let key = visit.key(&id).await?;
+    let mut asked = revoke_view(&visit, &key, "confirm");
+    if asked.types_name && form.text("confirm") != asked.name.trim() {
+        asked.fault = Some(visit.w.fault_name_confirm.to_string());
+        let page = revoke_page(&visit, asked);
+        return Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page));
+    }
+    set_status(&visit, &key, &form, StatusChange::Revoke).await
+}
+
+pub(super) async fn disable(
+    visit: Visit,
+    Path(id): Path<String>,
+    body: String,
+) -> Result<Response, Response> {
+    let form = FormData::parse(&body);
+    if let Some(refusal) = visit.refusal(&form) {
+        return Err(refusal);
+    }
+    let key = visit.key(&id).await?;
+    set_status(&visit, &key, &form, StatusChange::Disable).await
+}
+
+pub(super) async fn enable(
+    visit: Visit,
+    Path(id): Path<String>,
+    body: String,
+) -> Result<Response, Response> {
+    let form = FormData::parse(&body);
+    if let Some(refusal) = visit.refusal(&form) {
+        return Err(refusal);
+    }
+    let key = visit.key(&id).await?;
+    set_status(&visit, &key, &form, StatusChange::Enable).await
+}
+
+async fn set_status(
+    visit: &Visit,
+    key: &KeyRow,
+    form: &FormData,
+    status: StatusChange,
+) -> Result<Response, Response> {
+    let what = match status {
+        StatusChange::Disable => "disabled",
+        StatusChange::Enable => "enabled",
+        StatusChange::Canary | StatusChange::Revoke | StatusChange::RevokeFormer => "revoked",
+    };
+    let change = KeyChange::SetStatus { key: KeyRef::Id(key.entry.id), if_match: None, status };
+    let changed = visit.change(change, form).await.map_err(|e| visit.failed(&e))?;
+    force::done(visit, &changed, what).await
+}
+
+// --- rotate
+
+pub(super) async fn ask_rotate(visit: Visit, Path(id): Path<String>) -> Result<Response, Response> {
+    let key = visit.key(&id).await?;
+    Ok(html(StatusCode::OK, &rotate_page(&visit, &key, "24h", Vec::new())))
+}
+
+fn rotate_page<'w>(
+    visit: &Visit,
+    key: &KeyRow,
+    chosen: &str,
+    faults: Vec<FormFault>,
+) -> RotatePage<'w> {
+    let w = visit.w;
+    let path = format!("/keys/{}", key.entry.id);
+    let choice = |value: &str, label: &str| Choice {
+        value: value.to_owned(),
+        label: label.to_owned(),
+        chosen: value == chosen,
+    };
+    let title = fill(&w.rotate_title, &[("name", &show::name(&key.entry))]);
+    RotatePage {
+        w,
+        shell: visit.shell(Section::Keys, title),
+        back: visit.link(&path, &[]),
+        action: visit.link(&format!("{path}/rotate"), &[]),
+        in_org: visit.in_org(),
+        overlaps: vec![
+            choice("0s", &w.overlap_none),
+            choice("1h", &w.hour_1),
+            choice("24h", &w.hours_24),
+            choice("7d", &w.days_7),
+            choice("30d", &w.days_30),
+        ],
+        last_used: last_used(visit, key),
+        faults_title: faults_title(w, &faults),
+        faults,
+    }
+}
+
+pub(super) async fn rotate(
+    visit: Visit,
+    Path(id): Path<String>,
+    body: String,
+) -> Result<Response, Response> {
+    let form = FormData::parse(&body);
+    if let Some(refusal) = visit.refusal(&form) {
+        return Err(refusal);
+    }
+    let key = visit.key(&id).await?;
+    let chosen = form.text("overlap");
+    let Ok(overlap) = time::duration(chosen) else {
+        return Ok(html(StatusCode::OK, &rotate_page(&visit, &key, "24h", Vec::new())));
+    };
+    let request =
+        RotateRequest { overlap, expires: None, prefix: None, former: FormerSecret::Keep };
+    let change = KeyChange::Rotate {
+        key: KeyRef::Id(key.entry.id),
+        if_match: None,
+        request: Box::new(request),
+    };
+    match visit.change(change, &form).await {
+        Ok(changed) => shown_once(&visit, changed).await,
+        Err(error) => match faults_of(visit.w, &error) {
+            Some(faults) => {
+                let page = rotate_page(&visit, &key, chosen, faults);
+                Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page))
+            }
+            None => Err(visit.failed(&error)),
+        },
+    }
+}

@@ -1,0 +1,165 @@
+//! The list of keys.
+
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::view::{FilterTab, ListPage};
+use super::visit::{Section, Visit};
+use super::words::Words;
+use super::{html, show};
+use crate::registrar::store::{Cursor, KeyCount, KeyQuery, KeySort, KeyState};
+
+/// Rows of a page.
+const ROWS: usize = 50;
+
+/// Longest text that is searched for, in bytes.
+const SEARCH: usize = 200;
+
+/// What the tabs above the list choose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ListFilter {
+    Active,
+    All,
+    /// All but revoked keys and canaries, until somebody searches: a search finds every key.
+    #[default]
+    Current,
+    Disabled,
+    Expired,
+    ExpiresSoon,
+    NeverUsed,
+    Revoked,
+    Unused,
+}
+
+// === impl ListFilter ===
+
+impl ListFilter {
+    const TABS: [Self; 9] = [
+        Self::Current,
+        Self::Active,
+        Self::ExpiresSoon,
+        Self::NeverUsed,
+        Self::Unused,
+        Self::Disabled,
+        Self::Expired,
+        Self::Revoked,
+        Self::All,
+    ];
+
+    /// In the URL.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::All => "all",
+            Self::Current => "",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::ExpiresSoon => "expires-soon",
+            Self::NeverUsed => "never-used",
+            Self::Revoked => "revoked",
+            Self::Unused => "unused",
+        }
+    }
+
+    fn label(self, w: &Words) -> String {
+        let label = match self {
+            Self::Active => &w.active_filter,
+            Self::All => &w.all_filter,
+            Self::Current => &w.current_filter,
+            Self::Disabled => &w.disabled,
+            Self::Expired => &w.expired_filter,
+            Self::ExpiresSoon => &w.expires_soon_filter,
+            Self::NeverUsed => &w.never_used_filter,
+            Self::Revoked => &w.revoked_filter,
+            Self::Unused => &w.unused_filter,
+        };
+        label.to_string()
+    }
+
+    fn put_into(self, query: &mut KeyQuery) {
+        let day = show::DAY * 1000;
+        query.state = match self {
+            Self::All => None,
+            Self::Current if query.search.is_some() => None,
+            Self::Current => Some(KeyState::Kept),
+            Self::Active | Self::ExpiresSoon | Self::NeverUsed | Self::Unused => {
+                Some(KeyState::Active)
+            }
+            Self::Disabled => Some(KeyState::Disabled),
+            Self::Expired => Some(KeyState::Expired),
+            Self::Revoked => Some(KeyState::Revoked),
+        };
+        match self {
+            Self::ExpiresSoon => {
+                query.expires_before_ms = Some(query.now_ms + 14 * day);
+                query.sort = KeySort::Expires;
+            }
+            Self::NeverUsed => query.unused_since_ms = Some(1),
+            Self::Unused => query.unused_since_ms = Some(query.now_ms.saturating_sub(90 * day)),
+            _ => {}
+        }
+    }
+}
+
+pub(super) async fn list(visit: Visit) -> Result<Response, Response> {
+    let w = visit.w;
+    let named = visit.query.text("filter");
+    let filter = ListFilter::TABS.into_iter().find(|f| f.name() == named).unwrap_or_default();
+    let mut end = visit.query.text("q").len().min(SEARCH);
+    while !visit.query.text("q").is_char_boundary(end) {
+        end -= 1;
+    }
+    let search = visit.query.text("q").get(..end).unwrap_or_default().to_owned();
+    let cursor = visit.query.text("cursor").to_owned();
+    let every = KeyQuery {
+        owner: visit.own_keys_only(),
+        ..KeyQuery::all(visit.audience.name.clone(), visit.org.clone(), visit.now_ms)
+    };
+    let mut query = KeyQuery {
+        search: (!search.is_empty()).then(|| search.as_str().into()),
+        cursor: (!cursor.is_empty()).then(|| Cursor::of(&cursor)),
+        limit: ROWS,
+        ..every.clone()
+    };
+    filter.put_into(&mut query);
+    let store = &visit.app.store;
+    let count = store.count_keys(query.clone()).await.map_err(|e| visit.failed(&e))?;
+    let page = store.keys(query).await.map_err(|e| visit.failed(&e))?;
+    let is_plain = search.is_empty() && filter == ListFilter::Current && cursor.is_empty();
+    let is_empty = is_plain
+        && page.keys.is_empty()
+        && store.count_keys(every).await.map_err(|e| visit.failed(&e))? == KeyCount::Exactly(0);
+    let address = |filter: &str, cursor: &str| {
+        visit.link("/keys", &[("q", &search), ("filter", filter), ("cursor", cursor)])
+    };
+    let tabs = ListFilter::TABS.into_iter().map(|tab| FilterTab {
+        href: address(tab.name(), ""),
+        label: tab.label(w),
+        current: tab == filter,
+    });
+    let rows = page.keys.iter().map(|key| {
+        let mut row = show::row(w, &visit.audience, key, visit.now());
+        row.href = visit.link(&format!("/keys/{}", key.entry.id), &[]);
+        if visit.org.is_none() {
+            row.org = key.entry.org.as_str().to_owned();
+        }
+        row
+    });
+    let several = visit.app.settings.audiences.len() > 1;
+    let screen = ListPage {
+        w,
+        shell: visit.shell(Section::Keys, &*visit.audience.labels.keys),
+        can_create: visit.can_create(),
+        new_label: visit.audience.labels.new.to_string(),
+        count: (!is_empty).then(|| show::count(w, count)),
+        is_empty,
+        filter: filter.name().to_owned(),
+        audience: if several { visit.audience.name.to_string() } else { String::new() },
+        filters: tabs.collect(),
+        rows: rows.collect(),
+        first: (!cursor.is_empty()).then(|| address(filter.name(), "")),
+        next: page.next.map(|next| address(filter.name(), next.as_str())),
+        search: search.clone(),
+    };
+    Ok(html(StatusCode::OK, &screen))
+}

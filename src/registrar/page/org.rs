@@ -1,0 +1,239 @@
+//! The org and its people: audit log, members, sessions.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Redirect, Response};
+
+use super::data::FormData;
+use super::form::{faults_of, faults_title};
+use super::view::{
+    AuditLogPage, Choice, FormFault, MemberView, MembersPage, SessionView, SessionsPage,
+};
+use super::visit::{Section, Visit};
+use super::words::Words;
+use super::{html, show};
+use crate::core::OrgId;
+use crate::manage::operation::may::{OrgAction, PersonRole};
+use crate::registrar::people::SIGN_IN;
+use crate::registrar::store::{AuditQuery, Member, MemberChange, Person, PersonId, StoreError};
+
+/// Lines of a page of the log.
+const LINES: usize = 50;
+
+pub(super) async fn audit(visit: Visit) -> Result<Response, Response> {
+    if !visit.may_in(OrgAction::SeeAudit) {
+        return Err(forbidden(&visit));
+    }
+    let query = AuditQuery {
+        org: visit.org.clone(),
+        object: None,
+        before: visit.query.text("before").parse().ok(),
+        limit: LINES,
+    };
+    let page = visit.app.store.audit(query).await.map_err(|e| visit.failed(&e))?;
+    let link = |id: &str| visit.link(&format!("/keys/{id}"), &[]);
+    let screen = AuditLogPage {
+        w: visit.w,
+        shell: visit.shell(Section::Audit, visit.w.audit_title.to_string()),
+        lines: page.lines.iter().map(|l| show::line(visit.w, l, visit.now(), link)).collect(),
+        older: page.next.map(|next| visit.link("/audit", &[("before", &next.to_string())])),
+    };
+    Ok(html(StatusCode::OK, &screen))
+}
+
+pub(super) async fn members(visit: Visit) -> Result<Response, Response> {
+    let page = members_page(&visit, Vec::new(), &FormData::default()).await?;
+    Ok(html(StatusCode::OK, &page))
+}
+
+async fn members_page<'w>(
+    visit: &Visit,
+    faults: Vec<FormFault>,
+    typed: &FormData,
+) -> Result<MembersPage<'w>, Response> {
+    let w = visit.w;
+    let Some(org) = visit.org.as_ref().filter(|_| visit.may_in(OrgAction::SeeMembers)) else {
+        return Err(forbidden(visit));
+    };
+    let members = visit.app.store.members(org).await.map_err(|e| visit.failed(&e))?;
+    let owners = members.iter().filter(|m| m.role == PersonRole::Owner).count() as u64;
+    let me = visit.caller.person.as_ref().map(|person| &person.id);
+    let view = |member: &Member| MemberView {
+        name: match &*member.name {
+            "" => member.id.sub.to_string(),
+            name => name.to_owned(),
+        },
+        email: member.email.to_string(),
+        identity: member.id.to_string(),
+        iss: member.id.iss.to_string(),
+        sub: member.id.sub.to_string(),
+        seen: show::moment(w, member.seen_ms / 1000, visit.now()),
+        role: role_name(w, member.role),
+        roles: roles(visit, Some(member.role), owners, Some(member.role)),
+        is_me: Some(&member.id) == me,
+    };
+    let add_roles = roles(visit, None, owners, Some(PersonRole::Member));
+    Ok(MembersPage {
+        w,
+        shell: visit.shell(Section::Members, w.members_title.to_string()),
+        in_org: visit.in_org(),
+        can_change: add_roles.len() > 1,
+        members: members.iter().map(view).collect(),
+        add_iss: typed.text("iss").to_owned(),
+        add_sub: typed.text("sub").to_owned(),
+        add_roles,
+        faults_title: faults_title(w, &faults),
+        faults,
+    })
+}
+
+/// The roles that somebody may be given; none at the end, of a person who has one.
+fn roles(
+    visit: &Visit,
+    from: Option<PersonRole>,
+    owners: u64,
+    chosen: Option<PersonRole>,
+) -> Vec<Choice> {
+    let w = visit.w;
+    let all = [PersonRole::Owner, PersonRole::Admin, PersonRole::Member, PersonRole::Auditor];
+    let each = all.into_iter().map(Some).chain(from.map(|_| None));
+    let open = each.filter(|to| {
+        let action = OrgAction::ChangeMember { from, to: *to, owners: owners.max(2) };
+        *to == from || visit.may_in(action)
+    });
+    let choice = |to: Option<PersonRole>| Choice {
+        value: to.map(PersonRole::as_str).unwrap_or_default().to_owned(),
+        label: to.map_or_else(|| w.role_remove.to_string(), |role| role_name(w, role)),
+        chosen: to == chosen,
+    };
+    open.map(choice).collect()
+}
+
+fn role_name(w: &Words, role: PersonRole) -> String {
+    let name = match role {
+        PersonRole::Admin => &w.role_admin,
+        PersonRole::Auditor => &w.role_auditor,
+        PersonRole::Member => &w.role_member,
+        PersonRole::Operator => &w.role_operator,
+        PersonRole::Owner => &w.role_owner,
+    };
+    name.to_string()
+}
+
+pub(super) async fn change_member(visit: Visit, body: String) -> Result<Response, Response> {
+    let form = FormData::parse(&body);
+    if let Some(refusal) = visit.refusal(&form) {
+        return Err(refusal);
+    }
+    let w = visit.w;
+    let Some(org) = visit.org.clone() else { return Err(forbidden(&visit)) };
+    let (iss, sub, role) = (form.text("iss"), form.text("sub"), form.text("role"));
+    let known = PersonRole::parse(role);
+    if iss.is_empty() || sub.is_empty() || (known.is_none() && !role.is_empty()) {
+        let field = if iss.is_empty() { "iss" } else { "sub" };
+        let label = if iss.is_empty() { &w.member_iss } else { &w.member_sub };
+        let why = w.fault_missing.to_string();
+        let fault = FormFault { field: field.to_owned(), label: label.to_string(), why };
+        let page = members_page(&visit, vec![fault], &form).await?;
+        return Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page));
+    }
+    if let Err(error) = visit.caller.recently_signed_in(&visit.app.people) {
+        let text = format!("{error}");
+        return Err(visit.error(error.status(), &w.sign_in_again_title, text));
+    }
+    let id = PersonId { iss: iss.into(), sub: sub.into() };
+    match appoint(&visit, org, id, known).await {
+        Ok(()) => Ok(visit.go("/members", &[])),
+        Err(error) => match faults_of(w, &error) {
+            Some(faults) => {
+                let page = members_page(&visit, faults, &form).await?;
+                Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page))
+            }
+            None => Err(visit.failed(&error)),
+        },
+    }
+}
+
+async fn appoint(
+    visit: &Visit,
+    org: OrgId,
+    id: PersonId,
+    role: Option<PersonRole>,
+) -> Result<(), StoreError> {
+    let store = &visit.app.store;
+    // Whether they may is settled before a person is made of a name: the store asks again.
+    let owners = store.members(&org).await?;
+    let from = owners.iter().find(|member| member.id == id).map(|member| member.role);
+    let owners = owners.iter().filter(|member| member.role == PersonRole::Owner).count() as u64;
+    let is_open = visit.may_in(OrgAction::ChangeMember { from, to: role, owners: owners.max(2) });
+    if is_open && role.is_some() && store.person(&id).await?.is_none() {
+        let person = Person {
+            name: id.sub.clone(),
+            id: id.clone(),
+            email: Box::default(),
+            operator: false,
+            seen_ms: 0,
+        };
+        store.put_person(person).await?;
+    }
+    let change = MemberChange {
+        org,
+        id,
+        role,
+        actor: visit.caller.actor.clone(),
+        channel: visit.caller.channel.clone(),
+        at_ms: visit.now_ms,
+    };
+    store.change_member(change).await
+}
+
+pub(super) async fn sessions(visit: Visit) -> Result<Response, Response> {
+    let Some(person) = &visit.caller.person else { return Err(forbidden(&visit)) };
+    let w = visit.w;
+    let found = visit.app.store.sessions(&person.id, visit.now_ms).await;
+    let found = found.map_err(|e| visit.failed(&e))?;
+    let at = |ms: u64| show::moment(w, ms / 1000, visit.now());
+    let view = found.iter().map(|session| SessionView {
+        id: session.id.to_string(),
+        agent: match &*session.agent {
+            "" => "–".to_owned(),
+            agent => agent.to_owned(),
+        },
+        address: session.address.to_string(),
+        created: at(session.created_ms),
+        seen: at(session.seen_ms),
+        current: Some(&session.id) == visit.caller.session.as_ref(),
+    });
+    let sessions = view.collect();
+    let shell = visit.shell(Section::Sessions, w.sessions_title.to_string());
+    Ok(html(StatusCode::OK, &SessionsPage { w, shell, sessions }))
+}
+
+pub(super) async fn end_sessions(visit: Visit, body: String) -> Result<Response, Response> {
+    let form = FormData::parse(&body);
+    if let Some(refusal) = visit.refusal(&form) {
+        return Err(refusal);
+    }
+    let Some(person) = &visit.caller.person else { return Err(forbidden(&visit)) };
+    let store = &visit.app.store;
+    let mine = visit.caller.session.as_deref().unwrap_or_default();
+    let ended: Vec<Box<str>> = match form.has("others") {
+        true => {
+            let found = store.sessions(&person.id, visit.now_ms).await;
+            let found = found.map_err(|e| visit.failed(&e))?;
+            found.into_iter().map(|s| s.id).filter(|id| **id != *mine).collect()
+        }
+        false => vec![form.text("session").into()],
+    };
+    for id in &ended {
+        store.end_session(&person.id, id).await.map_err(|e| visit.failed(&e))?;
+    }
+    match ended.iter().any(|id| **id == *mine) {
+        true => Ok(Redirect::to(&format!("{}{SIGN_IN}", super::base(&visit.app))).into_response()),
+        false => Ok(visit.go("/sessions", &[])),
+    }
+}
+
+fn forbidden(visit: &Visit) -> Response {
+    let w = visit.w;
+    visit.error(StatusCode::FORBIDDEN, &w.forbidden_title, w.forbidden_text.to_string())
+}

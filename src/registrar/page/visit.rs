@@ -1,0 +1,427 @@
+//! One request of somebody's browser: who asks, in which language, and what surrounds the answer.
+
+use std::net::IpAddr;
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use axum::extract::FromRequestParts;
+use axum::http::header::{HeaderValue, RETRY_AFTER};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+use super::data::FormData;
+use super::view::{Choice, ErrorPage, NavLink, PersonView, Shell};
+use super::words::{Words, fill};
+use super::{bare_shell, html, language};
+use crate::core::{Digest, KeyId, OrgId};
+use crate::manage::operation::may::{Access, Actor, KeyAction, OrgAction, OrgPolicy, PersonRole};
+use crate::registrar::app::App;
+use crate::registrar::config::AudienceConfig;
+use crate::registrar::people::{AuthError, Caller, SIGN_IN};
+use crate::registrar::request::{RequestId, client_of};
+use crate::registrar::store::{
+    ChangeRequest, Changed, IdempotencyKey, KeyChange, KeyRef, KeyRow, StoreActor, StoreError, Uid,
+};
+
+/// Somebody who looks at the keys of an org.
+#[derive(Debug)]
+pub struct Visit {
+    pub app: App,
+    pub caller: Caller,
+    pub w: &'static Words,
+    /// `None`: an operator who looks at all orgs.
+    pub org: Option<OrgId>,
+    pub actor: Actor,
+    pub audience: AudienceConfig,
+    pub address: Option<IpAddr>,
+    pub query: FormData,
+    request_id: Box<str>,
+    pub now_ms: u64,
+}
+
+/// Which part of the page is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    Audit,
+    Keys,
+    Members,
+    None,
+    Publication,
+    Sessions,
+    Signers,
+}
+
+// === impl Visit ===
+
+impl FromRequestParts<App> for Visit {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Response> {
+        let caller = match Caller::from_request_parts(parts, app).await {
+            Ok(caller) => caller,
+            Err(error) => return Err(refuse(parts, app, None, &error)),
+        };
+        let org = match caller.scope() {
+            Ok(org) => org.cloned(),
+            Err(error) => return Err(refuse(parts, app, Some(&caller), &error)),
+        };
+        let StoreActor::Person { role, owner, holds, .. } = &caller.actor else {
+            // Keys have the API.
+            return Err(refuse(parts, app, None, &AuthError::NotFound));
+        };
+        let nobody = OrgId::parse("-").ok();
+        let found = app.settings.audience(&caller.audience).cloned();
+        let (Some(audience), Some(home)) = (found, org.clone().or(nobody)) else {
+            return Err(refuse(parts, app, None, &AuthError::NotFound));
+        };
+        let (role, owner, holds) = (*role, owner.clone(), holds.clone());
+        let request_id = parts.extensions.get::<RequestId>();
+        Ok(Self {
+            app: app.clone(),
+            w: language(&parts.headers),
+            org,
+            actor: Actor::Person { role, org: home, owner, holds },
+            audience,
+            address: client_of(parts),
+            query: FormData::parse(parts.uri.query().unwrap_or_default()),
+            request_id: request_id.map(|id| id.0.clone()).unwrap_or_default(),
+            now_ms: app.clock.now().unix_ms,
+            caller,
+        })
+    }
+}
+
+impl Visit {
+    /// Unix seconds.
+    pub const fn now(&self) -> u64 {
+        self.now_ms / 1000
+    }
+
+    pub fn role(&self) -> PersonRole {
+        match &self.actor {
+            Actor::Person { role, .. } => *role,
+            Actor::Host | Actor::Key { .. } => PersonRole::Member,
+        }
+    }
+
+    /// Whether a button makes sense: the store decides when it is pressed.
+    pub fn may(&self, action: KeyAction<'_>, key: &KeyRow) -> bool {
+        let policy = OrgPolicy::default();
+        let access = Access { rules: &self.audience.access, policy: &policy, now: self.now() };
+        access.may(&self.actor, action, &key.entry).is_ok()
+    }
+
+    pub fn may_in(&self, action: OrgAction<'_>) -> bool {
+        let Actor::Person { org, .. } = &self.actor else { return false };
+        let policy = OrgPolicy::default();
+        let access = Access { rules: &self.audience.access, policy: &policy, now: self.now() };
+        access.may_in(&self.actor, action, org).is_ok()
+    }
+
+    /// Operators issue nothing, and auditors look.
+    pub fn can_create(&self) -> bool {
+        let makes =
+            matches!(self.role(), PersonRole::Admin | PersonRole::Member | PersonRole::Owner);
+        makes && self.org.is_some()
+    }
+
+    /// Of whom alone somebody sees keys; `None`: of everybody in the org.
+    pub fn own_keys_only(&self) -> Option<Box<str>> {
+        match &self.actor {
+            Actor::Person { role: PersonRole::Member, owner, .. } => {
+                Some(owner.view().subject.into())
+            }
+            _ => None,
+        }
+    }
+
+    /// The key of this name. Unknown, foreign and forbidden look the same.
+    pub async fn key(&self, name: &str) -> Result<KeyRow, Response> {
+        let found = match key_ref(name) {
+            Some(key) => self.app.store.key(&self.audience.name, self.org.as_ref(), key).await,
+            None => Err(StoreError::NoSuchKey),
+        };
+        match found {
+            Ok(key) if self.may(KeyAction::See, &key) => Ok(key),
+            Ok(_) => Err(self.failed(&StoreError::NoSuchKey)),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// What surrounds a screen.
+    pub fn shell(&self, section: Section, title: impl Into<String>) -> Shell {
+        let bare = bare_shell(&self.app);
+        let person = self.caller.person.as_ref();
+        let name = person.map(|person| person.name.to_string()).unwrap_or_default();
+        let shown = self.org.as_ref().map(|org| org.as_str().to_owned());
+        let orgs = self.caller.orgs.iter().map(|member| {
+            let org = member.org.as_str().to_owned();
+            Choice { label: org.clone(), chosen: Some(&org) == shown.as_ref(), value: org }
+        });
+        let orgs = orgs.collect();
+        Shell {
+            title: title.into(),
+            form: self.caller.form.as_ref().map(|form| form.text()).unwrap_or_default(),
+            once: once(),
+            tail: self.tail(),
+            behind: self.app.publishing.as_ref().is_some_and(|publishing| {
+                let state = publishing.publisher.state(&self.audience.name);
+                state.is_some_and(|state| state.behind.is_some())
+            }),
+            links: self.links(&bare.base, section),
+            person: Some(PersonView {
+                name,
+                org: shown.unwrap_or_else(|| self.w.installation.to_string()),
+                orgs,
+                signs_out: self.caller.session.is_some(),
+            }),
+            ..bare
+        }
+    }
+
+    fn links(&self, base: &str, section: Section) -> Vec<NavLink> {
+        let w = self.w;
+        let link = |path: &str, label: &str, icon, is| NavLink {
+            href: format!("{base}/{path}{}", self.tail()),
+            label: label.to_owned(),
+            icon,
+            current: section == is,
+            group: None,
+        };
+        let mut links = Vec::new();
+        for audience in &self.app.settings.audiences {
+            let is_shown = audience.name == self.audience.name;
+            let name = percent_encoding::utf8_percent_encode(
+                audience.name.as_str(),
+                percent_encoding::NON_ALPHANUMERIC,
+            );
+            let several = self.app.settings.audiences.len() > 1;
+            links.push(NavLink {
+                href: match several {
+                    true => format!("{base}/keys?audience={name}"),
+                    false => format!("{base}/keys"),
+                },
+                label: match several {
+                    true => format!("{} · {}", audience.labels.keys, audience.name),
+                    false => audience.labels.keys.to_string(),
+                },
+                icon: "key",
+                current: is_shown && section == Section::Keys,
+                group: None,
+            });
+        }
+        if self.may_in(OrgAction::SeeAudit) {
+            links.push(link("audit", &w.audit_title, "log", Section::Audit));
+        }
+        if self.org.is_some() && self.may_in(OrgAction::SeeMembers) {
+            links.push(link("members", &w.members_title, "people", Section::Members));
+        }
+        if self.caller.session.is_some() {
+            links.push(link("sessions", &w.sessions_title, "screen", Section::Sessions));
+        }
+        let publication =
+            link("publication", &w.publication_title, "publish", Section::Publication);
+        links.push(NavLink { group: Some(w.installation.to_string()), ..publication });
+        links.push(link("signers", &w.signers_title, "seal", Section::Signers));
+        links
+    }
+
+    /// Which audience, where there are several: behind links without a query of their own.
+    pub fn tail(&self) -> String {
+        match self.app.settings.audiences.as_slice() {
+            [_] => String::new(),
+            _ => format!("?audience={}", encoded(self.audience.name.as_str())),
+        }
+    }
+
+    /// `/keys/ID…` of the page, with what `query` adds.
+    pub fn link(&self, path: &str, query: &[(&str, &str)]) -> String {
+        let base = super::base(&self.app);
+        let mut to = format!("{base}{path}{}", self.tail());
+        for (name, value) in query.iter().filter(|(_, value)| !value.is_empty()) {
+            to.push(if to.contains('?') { '&' } else { '?' });
+            to.push_str(name);
+            to.push('=');
+            to.push_str(&encoded(value));
+        }
+        to
+    }
+
+    pub fn go(&self, path: &str, query: &[(&str, &str)]) -> Response {
+        Redirect::to(&self.link(path, query)).into_response()
+    }
+
+    /// Why a form is not taken: it is of another session, or of another org than the one that is looked
+    /// at now. With two windows open, somebody may have switched in the other one.
+    pub fn refusal(&self, form: &FormData) -> Option<Response> {
+        let w = self.w;
+        if self.caller.check_form(form.text("form")).is_err() {
+            let text = w.fault_form_old.to_string();
+            return Some(self.error(StatusCode::FORBIDDEN, &w.forbidden_title, text));
+        }
+        let shown = self.org.as_ref().map(OrgId::as_str).unwrap_or_default();
+        if form.has("in_org") && form.text("in_org") != shown {
+            let text = fill(&w.other_org_text, &[("org", form.text("in_org"))]);
+            return Some(self.error(StatusCode::CONFLICT, &w.other_org_title, text));
+        }
+        None
+    }
+
+    pub fn in_org(&self) -> String {
+        self.org.as_ref().map(|org| org.as_str().to_owned()).unwrap_or_default()
+    }
+
+    /// Asks the store for a change, under the name that the form has for itself.
+    pub async fn change(&self, change: KeyChange, form: &FormData) -> Result<Changed, StoreError> {
+        let name = form.text("once");
+        let is_name = (8..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+        let idempotency = is_name.then(|| IdempotencyKey {
+            name: format!("page:{name}").into(),
+            body: Digest::of(format!("{}\n{}", change.action(), form.content()).as_bytes()),
+        });
+        let request = ChangeRequest {
+            audience: self.audience.name.clone(),
+            org: self.org.clone(),
+            actor: self.caller.actor.clone(),
+            channel: self.caller.channel.clone(),
+            at_ms: self.now_ms,
+            idempotency,
+            change,
+        };
+        self.app.store.change(request).await
+    }
+
+    pub fn error(&self, status: StatusCode, title: &str, text: String) -> Response {
+        let shell = self.shell(Section::None, title);
+        let href = self.link("/keys", &[]);
+        let page = ErrorPage {
+            w: self.w,
+            shell,
+            text,
+            request_id: String::new(),
+            choices: Vec::new(),
+            href,
+        };
+        html(status, &page)
+    }
+
+    /// What a store did not do, as a screen of its own.
+    pub fn failed(&self, error: &StoreError) -> Response {
+        let w = self.w;
+        let (status, title, text) = match error {
+            StoreError::NoSuchKey | StoreError::NoSuchAudience => {
+                (StatusCode::NOT_FOUND, &w.not_found_title, w.no_such_key.to_string())
+            }
+            StoreError::Forbidden { why, .. } => {
+                (StatusCode::FORBIDDEN, &w.forbidden_title, why.clone())
+            }
+            StoreError::Busy { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, &w.busy_title, w.busy_text.to_string())
+            }
+            StoreError::ReadOnly { why } => {
+                (StatusCode::SERVICE_UNAVAILABLE, &w.read_only_title, why.clone())
+            }
+            StoreError::Conflict { .. }
+            | StoreError::IdempotencyConflict
+            | StoreError::Invalid { .. }
+            | StoreError::LastOwner
+            | StoreError::OrgVersionMismatch { .. }
+            | StoreError::VersionMismatch { .. } => {
+                (StatusCode::CONFLICT, &w.not_done_title, error.to_string())
+            }
+            StoreError::Broken { .. } | StoreError::NewerSchema { .. } => {
+                tracing::error!(%error, request = %self.request_id, "a page could not be shown");
+                return self.trouble();
+            }
+        };
+        let mut answer = self.error(status, title, text);
+        if let Some(wait) = error.retry_after() {
+            let seconds = HeaderValue::from(wait.as_secs().max(1));
+            answer.headers_mut().insert(RETRY_AFTER, seconds);
+        }
+        answer
+    }
+
+    fn trouble(&self) -> Response {
+        let w = self.w;
+        let page = ErrorPage {
+            w,
+            shell: self.shell(Section::None, w.trouble_title.to_string()),
+            text: w.trouble_text.to_string(),
+            request_id: self.request_id.to_string(),
+            choices: Vec::new(),
+            href: self.link("/keys", &[]),
+        };
+        html(StatusCode::INTERNAL_SERVER_ERROR, &page)
+    }
+}
+
+/// A key's id or UUID.
+pub fn key_ref(name: &str) -> Option<KeyRef> {
+    let uid = Uid::parse(name).map(KeyRef::Uid);
+    uid.or_else(|| KeyId::parse(name).map(KeyRef::Id).ok())
+}
+
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// A name that no form had before. Without randomness a form has none, and may be sent twice.
+fn once() -> String {
+    let mut bytes = [0; 16];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => BASE64_URL_SAFE_NO_PAD.encode(bytes),
+        Err(_) => String::new(),
+    }
+}
+
+/// Somebody who is not let in: to the sign-in, or to a screen that says why.
+fn refuse(parts: &Parts, app: &App, caller: Option<&Caller>, error: &AuthError) -> Response {
+    let w = language(&parts.headers);
+    let is_look = matches!(parts.method, Method::GET | Method::HEAD);
+    let shell = bare_shell(app);
+    let sign_in = format!("{}{SIGN_IN}", shell.base);
+    let (title, text) = match error {
+        AuthError::NoCredential | AuthError::Unknown if is_look => {
+            return Redirect::to(&sign_in).into_response();
+        }
+        AuthError::NoCredential | AuthError::Unknown => {
+            (&w.signed_out_title, w.signed_out_text.to_string())
+        }
+        AuthError::ChooseOrg => (&w.choose_org_title, w.choose_org_text.to_string()),
+        AuthError::NotFound => (&w.not_found_title, w.no_such_page.to_string()),
+        AuthError::Store(_) => (&w.busy_title, w.busy_text.to_string()),
+        error => (&w.forbidden_title, error.to_string()),
+    };
+    let choices = match (error, caller) {
+        (AuthError::ChooseOrg, Some(caller)) => {
+            let orgs = caller.orgs.iter().enumerate().map(|(at, member)| Choice {
+                value: member.org.as_str().to_owned(),
+                label: member.org.as_str().to_owned(),
+                chosen: at == 0,
+            });
+            orgs.collect()
+        }
+        _ => Vec::new(),
+    };
+    let form = caller.and_then(|caller| caller.form.as_ref()).map(|form| form.text());
+    let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.to_string());
+    let page = ErrorPage {
+        w,
+        shell: Shell { title: title.to_string(), form: form.unwrap_or_default(), ..shell },
+        text,
+        request_id: match error {
+            AuthError::Store(_) => request_id.unwrap_or_default(),
+            _ => String::new(),
+        },
+        choices,
+        href: sign_in,
+    };
+    let mut answer = html(error.status(), &page);
+    if let Some(seconds) = error.retry_after() {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    answer
+}
