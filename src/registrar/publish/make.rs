@@ -89,8 +89,12 @@ impl Changes {
         // not take it for an accident, however many it is.
         let takes = !self.gone.is_empty()
             || self.entries.iter().any(|entry| entry.status != KeyStatus::Active);
-        let acknowledge =
-            if takes { vec![Acknowledge::Empty, Acknowledge::Shrink] } else { Vec::new() };
+        let acknowledge = match takes {
+            true => vec![Acknowledge::Empty, Acknowledge::Shrink],
+            // It adds nothing to a table that says so of itself.
+            false if base.active == 0 => vec![Acknowledge::Empty],
+            false => Vec::new(),
+        };
         let issue = terms.issue(self.serial, self.serial, acknowledge, now_ms)?;
         let formats = settings.prefixes.values().cloned();
         Ok(signed_patch(base, formats, rows, issue, &terms.signer)?)

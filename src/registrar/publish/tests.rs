@@ -143,12 +143,23 @@ impl Service {
 impl Sidecar {
     /// Takes what is published, as the sidecar does that reads one file and then the other.
     fn look(&mut self, house: &House) -> Result<(), Refusal> {
+        self.look_at_patch(house)?;
+        self.look_at_table(house)
+    }
+
+    fn look_at_patch(&mut self, house: &House) -> Result<(), Refusal> {
         let (trust, bounds) = (house.trust(), Bounds::default());
         let now = Now { unix_ms: Clock::system().now().unix_ms, mono_ns: 0 };
         if let Ok(bytes) = fs::read(self.out.join("keys.kgp")) {
             let patch = Arc::new(Patch::open(bytes, &trust, &bounds)?);
             self.acceptance.offer_patch(patch, now)?;
         }
+        Ok(())
+    }
+
+    fn look_at_table(&mut self, house: &House) -> Result<(), Refusal> {
+        let (trust, bounds) = (house.trust(), Bounds::default());
+        let now = Now { unix_ms: Clock::system().now().unix_ms, mono_ns: 0 };
         let bytes = fs::read(self.out.join("keys.kgt")).unwrap();
         self.acceptance.offer_table(Arc::new(Table::open(bytes, &trust, &bounds)?), now)?;
         Ok(())
@@ -237,6 +248,25 @@ fn every_change_is_published_and_a_sidecar_takes_it() {
         sidecar.look(&house).unwrap();
         assert_eq!(sidecar.status(&third.key.entry.digest), Some(KeyStatus::Active));
         again.publisher.stop();
+    });
+}
+
+/// A sidecar that starts with both files, and has the table first.
+#[test]
+fn a_patch_without_a_change_over_a_table_without_a_key_is_taken() {
+    let house = House::new();
+    run(async {
+        let service = house.serve().await;
+        let there = async {
+            while !house.root.join("out/keys.kgp").exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, there).await.expect("a first patch");
+        let mut sidecar = house.sidecar();
+        sidecar.look_at_table(&house).unwrap();
+        sidecar.look_at_patch(&house).unwrap();
+        service.publisher.stop();
     });
 }
 
