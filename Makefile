@@ -14,8 +14,9 @@ WITH_PROFILE = $(if $(filter-out 0,$(PGO)),deploy/with-profile.sh)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build ## Guided tour in a temporary folder; stays up until Ctrl-C (ONCE=1: ends after the tour)
-	@target/debug/keygatectl demo $(if $(filter-out 0,$(ONCE)),--once)
+demo: ## Guided tour in a temporary folder; stays up until Ctrl-C (ONCE=1: ends after the tour, with pictures)
+	$(CARGO) build --bins --features admin
+	@target/debug/keygatectl demo $(if $(filter-out 0,$(ONCE)),--once --then tests/demo.sh)
 
 test: tools check ## All tests, as CI runs them: format, lints, unit, integration, end to end, docs, fuzz corpus
 	$(CARGO) test --no-fail-fast --tests --features admin

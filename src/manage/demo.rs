@@ -1,17 +1,21 @@
 //! `keygatectl demo`: a guided tour in a temporary folder, with the real programs.
 //!
 //! The sidecar is a child process, `keygate serve`, from the directory of the running binary: this
-//! room does not know the proxy. The upstream is a few lines of our own, so that the tour can say
-//! what reached it.
+//! room does not know the proxy. So is the management service, where this program has it: this room
+//! does not know that either. The upstream is a few lines of our own, so that the tour can say what
+//! reached it.
 
 pub mod child;
+pub mod managed;
 pub mod tour;
 pub mod upstream;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
-use self::child::Sidecar;
+use self::child::{Sidecar, wait_for_interrupt};
+use self::managed::{ManagedDemo, ManagedTour};
 use self::tour::Tour;
 use self::upstream::DemoUpstream;
 use super::error::{Error, Result};
@@ -28,6 +32,10 @@ pub struct Demo {
     /// Sidecar to start [default: `keygate` beside this program]
     #[arg(long, value_name = "FILE")]
     pub keygate: Option<PathBuf>,
+    /// Run a program after the tour, which finds the addresses in its environment:
+    /// KEYGATE_DEMO_PAGE, KEYGATE_DEMO_SIGN_IN and KEYGATE_DEMO_SERVICE. Exit with 1 if it fails
+    #[arg(long, value_name = "PROGRAM")]
+    pub then: Option<PathBuf>,
 }
 
 // === impl Demo ===
@@ -53,18 +61,49 @@ impl Demo {
             upstream.address(),
             sidecar.address()
         ));
-        let kept = tour.walk(session)?;
+        let mut rows = tour.walk()?;
+        let mut managed = None;
+        if ManagedDemo::IS_BUILT {
+            let keygate = tour.keygate();
+            let demo = ManagedDemo::start(&root.join("managed"), keygate, &upstream)?;
+            rows.extend(ManagedTour::new(&tour, &demo).walk()?);
+            managed = Some(demo);
+        }
+        let mut kept = tour::print(&rows, session)?;
         session.output.flush()?;
+        if let Some(program) = &self.then {
+            kept &= then(program, managed.as_ref())?;
+        }
         if self.once {
-            sidecar.stop();
             return if kept { Ok(()) } else { Err(Error::NotAsPromised) };
         }
         tour.invite(root, session)?;
+        match &managed {
+            Some(managed) => managed.invite(session)?,
+            None => session.output.note(
+                "the management service and its page are in programs that were built with \
+                 --features admin",
+            ),
+        }
         session.output.flush()?;
-        sidecar.wait_for_interrupt()?;
+        let mut processes = vec![sidecar.process()];
+        processes.extend(managed.iter_mut().flat_map(ManagedDemo::processes));
+        wait_for_interrupt(processes)?;
         session.output.note("stopped; the temporary folder is removed");
         Ok(())
     }
+}
+
+/// Runs `program` beside the demo: whether it says that all is well.
+fn then(program: &Path, managed: Option<&ManagedDemo>) -> Result<bool> {
+    let mut command = Command::new(program);
+    if let Some(managed) = managed {
+        let link = managed.sign_in_link()?;
+        command.env("KEYGATE_DEMO_PAGE", managed.page());
+        command.env("KEYGATE_DEMO_SIGN_IN", link.as_str());
+        command.env("KEYGATE_DEMO_SERVICE", managed.service());
+    }
+    Ok(command.status().map_err(Error::read(program))?.success())
 }
 
 /// A session of a command that the demo runs in its own folder.

@@ -20,6 +20,8 @@ mod registry;
 mod rotations;
 mod scale;
 #[cfg(feature = "admin")]
+mod service_recipes;
+#[cfg(feature = "admin")]
 mod serving;
 mod sessions;
 mod signers;

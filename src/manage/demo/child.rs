@@ -1,4 +1,4 @@
-//! The sidecar as a child process.
+//! Programs of the demo as child processes.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -15,13 +15,20 @@ const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for the start, and for the end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A running `keygate serve`. Ended on drop.
+/// A running program of the demo. Ended on drop.
+#[derive(Debug)]
+pub struct DemoProcess {
+    child: Child,
+    program: PathBuf,
+    log: PathBuf,
+}
+
+/// A running `keygate serve`.
 #[derive(Debug)]
 pub struct Sidecar {
-    child: Child,
+    process: DemoProcess,
     address: SocketAddr,
     admin: SocketAddr,
-    log: PathBuf,
 }
 
 /// The line of the operator log that tells where the sidecar listens.
@@ -31,47 +38,42 @@ struct ListeningLine {
     admin: SocketAddr,
 }
 
-// === impl Sidecar ===
+// === impl DemoProcess ===
 
-impl Sidecar {
-    pub fn start(program: &Path, root: &Path) -> Result<Self> {
-        let log = root.join("keygate.log");
+impl DemoProcess {
+    /// Starts the command in `root`; what it writes goes to the file `log` there.
+    pub fn start(mut command: Command, root: &Path, log: &str) -> Result<Self> {
+        let log = root.join(log);
+        let program = PathBuf::from(command.get_program());
         let file = File::create(&log).map_err(Error::write(&log))?;
         let second = file.try_clone().map_err(Error::write(&log))?;
-        let mut child = Command::new(program)
-            .args(["serve", "--config"])
-            .arg(root.join("keygate.toml"))
+        let child = command
             .current_dir(root)
             .stdin(Stdio::null())
             .stdout(second)
             .stderr(file)
             .spawn()
-            .map_err(Error::read(program))?;
+            .map_err(Error::read(&program))?;
+        Ok(Self { child, program, log })
+    }
+
+    /// Looks into its log until that tells that it is up.
+    ///
+    /// # Errors
+    /// [`Error::Sidecar`]: it has ended, or is not up after 20 s.
+    pub fn up<T>(&mut self, is_up: impl Fn(&str) -> Option<T>) -> Result<T> {
         let mut waited = Duration::ZERO;
         loop {
-            let text = fs::read_to_string(&log).unwrap_or_default();
-            if let Some((address, admin)) = listening(&text)
-                && ready(admin)
-            {
-                return Ok(Self { child, address, admin, log });
+            let text = fs::read_to_string(&self.log).unwrap_or_default();
+            if let Some(found) = is_up(&text) {
+                return Ok(found);
             }
-            let ended = child.try_wait().map_err(Error::read(program))?;
-            if ended.is_some() || waited >= PATIENCE {
-                child.kill().ok();
-                child.wait().ok();
-                return Err(Error::Sidecar { program: program.to_owned(), log: tail(&text) });
+            if self.has_ended() || waited >= PATIENCE {
+                return Err(self.failed());
             }
             std::thread::sleep(POLL);
             waited += POLL;
         }
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    pub fn admin(&self) -> SocketAddr {
-        self.admin
     }
 
     /// Asks it to end, and waits for it.
@@ -82,7 +84,7 @@ impl Sidecar {
             kill_process(pid, Signal::TERM).ok();
         }
         let mut waited = Duration::ZERO;
-        while waited < PATIENCE && matches!(self.child.try_wait(), Ok(None)) {
+        while waited < PATIENCE && !self.has_ended() {
             std::thread::sleep(POLL);
             waited += POLL;
         }
@@ -90,46 +92,76 @@ impl Sidecar {
         self.child.wait().ok();
     }
 
-    /// Until Ctrl-C or SIGTERM, or until the sidecar ends by itself.
-    pub fn wait_for_interrupt(&mut self) -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Error::read(Path::new("signals")))?;
-        let ended_by_itself = runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let failed = Error::read(Path::new("signals"));
-            let mut terminate = match signal(SignalKind::terminate()) {
-                Ok(signal) => signal,
-                Err(e) => return Err(failed(e)),
-            };
-            loop {
-                tokio::select! {
-                    _ = tokio::signal::ctrl_c() => return Ok(false),
-                    _ = terminate.recv() => return Ok(false),
-                    () = tokio::time::sleep(Duration::from_millis(200)) => {
-                        if !matches!(self.child.try_wait(), Ok(None)) {
-                            return Ok(true);
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    fn failed(&self) -> Error {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        Error::Sidecar { program: self.program.clone(), log: tail(&text) }
+    }
+}
+
+impl Drop for DemoProcess {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            self.stop();
+        }
+    }
+}
+
+// === impl Sidecar ===
+
+impl Sidecar {
+    pub fn start(program: &Path, root: &Path) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(["serve", "--config"]).arg(root.join("keygate.toml"));
+        let mut process = DemoProcess::start(command, root, "keygate.log")?;
+        let (address, admin) =
+            process.up(|log| listening(log).filter(|(_, admin)| ready(*admin)))?;
+        Ok(Self { process, address, admin })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    pub fn process(&mut self) -> &mut DemoProcess {
+        &mut self.process
+    }
+}
+
+/// Until Ctrl-C or SIGTERM, or until one of them ends by itself.
+pub fn wait_for_interrupt(mut processes: Vec<&mut DemoProcess>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::read(Path::new("signals")))?;
+    runtime.block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = Error::read(Path::new("signals"));
+        let mut terminate = match signal(SignalKind::terminate()) {
+            Ok(signal) => signal,
+            Err(e) => return Err(failed(e)),
+        };
+        loop {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                () = tokio::time::sleep(Duration::from_millis(200)) => {
+                    for process in &mut processes {
+                        if process.has_ended() {
+                            return Err(process.failed());
                         }
                     }
                 }
             }
-        })?;
-        if ended_by_itself {
-            let text = fs::read_to_string(&self.log).unwrap_or_default();
-            return Err(Error::Sidecar { program: "keygate".into(), log: tail(&text) });
         }
-        self.stop();
-        Ok(())
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            self.stop();
-        }
-    }
+    })
 }
 
 fn listening(log: &str) -> Option<(SocketAddr, SocketAddr)> {

@@ -29,16 +29,16 @@ use super::{session_in, write_files};
 use crate::core::{Environment, KeyId, OrgId, Permission};
 
 /// Between two tries while a change is on its way.
-const POLL: Duration = Duration::from_millis(5);
+pub(super) const POLL: Duration = Duration::from_millis(5);
 /// A change must be in force after this.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything that the tour's requests need.
 #[derive(Debug)]
 pub struct Tour {
-    session: Session,
-    upstream: Arc<DemoUpstream>,
-    agent: ureq::Agent,
+    pub(super) session: Session,
+    pub(super) upstream: Arc<DemoUpstream>,
+    pub(super) agent: ureq::Agent,
     address: SocketAddr,
     admin: SocketAddr,
     /// The program of the sidecar.
@@ -69,12 +69,14 @@ struct TourStep<'a> {
     upstream: Vec<(&'static str, Option<&'a str>)>,
 }
 
-struct Row {
-    what: String,
-    request: String,
-    status: String,
-    saw: String,
-    kept: bool,
+/// What one step has shown.
+pub(super) struct Row {
+    pub(super) what: String,
+    pub(super) request: String,
+    pub(super) status: String,
+    pub(super) saw: String,
+    /// Whether it is as promised.
+    pub(super) kept: bool,
 }
 
 struct TourAnswer {
@@ -109,6 +111,8 @@ impl Tour {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(10)))
             .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .build()
             .into();
         let nowhere = upstream.address();
@@ -133,8 +137,13 @@ impl Tour {
         self.admin = sidecar.admin();
     }
 
-    /// Takes every step and prints a row for each. True if all went as promised.
-    pub fn walk(&mut self, session: &mut Session) -> Result<bool> {
+    /// The program of the sidecar.
+    pub fn keygate(&self) -> &Path {
+        &self.keygate
+    }
+
+    /// Takes every step: a row for each.
+    pub(super) fn walk(&mut self) -> Result<Vec<Row>> {
         let bearer = Zeroizing::new(format!("Bearer {}", self.full.secret.as_str()));
         let mut wrong = Zeroizing::new(self.full.secret.to_string());
         // The last symbol is of the checksum; any other one makes a key that nobody has.
@@ -218,8 +227,7 @@ impl Tour {
         rows.push(self.in_force_everywhere());
         rows.push(self.last_use());
         rows.extend(self.observed()?);
-        print(&rows, session)?;
-        Ok(rows.iter().all(|row| row.kept))
+        Ok(rows)
     }
 
     fn take(&self, step: &TourStep<'_>) -> Result<Row> {
@@ -405,7 +413,9 @@ impl Tour {
     }
 }
 
-fn print(rows: &[Row], session: &mut Session) -> Result<()> {
+/// Prints the rows. True if all went as promised.
+pub(super) fn print(rows: &[Row], session: &mut Session) -> Result<bool> {
+    let kept = rows.iter().all(|row| row.kept);
     if session.output.json {
         for row in rows {
             session.output.json_line(&serde_json::json!({
@@ -416,7 +426,7 @@ fn print(rows: &[Row], session: &mut Session) -> Result<()> {
                 "as_promised": row.kept,
             }))?;
         }
-        return Ok(());
+        return Ok(kept);
     }
     let mut columns = Columns::titled(&["", "WHAT", "REQUEST", "STATUS", "THE UPSTREAM SAW"]);
     for row in rows {
@@ -429,7 +439,8 @@ fn print(rows: &[Row], session: &mut Session) -> Result<()> {
             row.saw.clone(),
         ]);
     }
-    columns.print(&mut session.output)
+    columns.print(&mut session.output)?;
+    Ok(kept)
 }
 
 fn status(answer: &TourAnswer, code: Option<&str>) -> String {
@@ -439,17 +450,17 @@ fn status(answer: &TourAnswer, code: Option<&str>) -> String {
     }
 }
 
-fn after(took: Duration) -> String {
+pub(super) fn after(took: Duration) -> String {
     format!("after {} ms", took.as_millis())
 }
 
 /// The stable code in a refusal's body.
-fn code_of(body: &str) -> Option<String> {
+pub(super) fn code_of(body: &str) -> Option<String> {
     let value: serde_json::Value = serde_json::from_str(body).ok()?;
     value.get("code")?.as_str().map(str::to_owned)
 }
 
-fn saw(seen: Option<&Seen>) -> String {
+pub(super) fn saw(seen: Option<&Seen>) -> String {
     const SHOWN: [&str; 6] =
         ["x-org-id", "x-key-name", "x-permissions", "x-api-key", "authorization", "x-anonymous"];
     let Some(seen) = seen else { return "nothing".to_owned() };
