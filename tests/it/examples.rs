@@ -167,3 +167,49 @@ fn a_key_that_the_table_does_not_have() {
     assert_eq!(output.status.code(), Some(66));
     assert!(String::from_utf8_lossy(&output.stderr).contains("has no key key_none"));
 }
+
+/// The other side of each product: who manages its keys, and how. Every permission that a route of the
+/// sidecar asks for is on offer, with what it allows.
+#[cfg(feature = "admin")]
+#[test]
+fn examples_of_the_management_service_fit_the_sidecars() {
+    let dir = folder();
+    for product in PRODUCTS {
+        let config = format!("{product}.admin.toml");
+        let output = Command::new(env!("CARGO_BIN_EXE_keygatectl"))
+            .args(["admin", "check", "--config", &config])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("warning"), "{config}: {said}");
+        let read = |name: &str| -> toml::Table {
+            fs::read_to_string(dir.path().join(name)).unwrap().parse().unwrap()
+        };
+        let (admin, sidecar) = (read(&config), read(&format!("{product}.toml")));
+        let audience = &admin["audiences"].as_array().unwrap()[0];
+        assert_eq!(audience["name"], sidecar["table"]["audience"], "{product}");
+        let offered: Vec<_> = audience["permissions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|offered| {
+                assert!(offered["sentence"].as_str().is_some_and(|text| text.len() > 4));
+                offered["word"].as_str().unwrap()
+            })
+            .collect();
+        for route in sidecar["routes"].as_array().unwrap() {
+            let asked = route.get("permissions").and_then(|words| words.as_array());
+            for word in asked.into_iter().flatten() {
+                assert!(offered.contains(&word.as_str().unwrap()), "{product}: {word}");
+            }
+        }
+        // What the service publishes is what the sidecar watches.
+        let target = &audience["targets"].as_array().unwrap()[0];
+        for (of_service, of_sidecar) in [("table", "path"), ("patch", "patch")] {
+            let file = target[of_service].as_str().unwrap();
+            let watched = sidecar["table"][of_sidecar].as_str().unwrap();
+            assert!(watched.ends_with(&format!(":-{file}}}")), "{product}: {watched}");
+        }
+    }
+}

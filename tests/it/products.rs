@@ -51,6 +51,8 @@ impl Product {
                 ("KEYGATE_LISTEN", "127.0.0.1:0"),
                 ("KEYGATE_ADMIN", "127.0.0.1:0"),
                 ("KEYGATE_UPSTREAM", upstream),
+                // Calls about keys are answered there too: the service's own tests have what it says.
+                ("KEYGATE_REGISTRAR", upstream),
                 ("KEYGATE_TABLE", "keys.kgt"),
                 ("KEYGATE_SIGNER", "signer.pub"),
                 ("KEYGATE_STATE", "state"),

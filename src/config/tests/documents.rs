@@ -53,7 +53,8 @@ fn samples() {
         for entry in std::fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
-            if !name.ends_with(".toml") || name.ends_with(".keys.toml") {
+            let is_other = [".keys.toml", ".admin.toml"].iter().any(|end| name.ends_with(end));
+            if !name.ends_with(".toml") || is_other {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
