@@ -23,8 +23,7 @@ struct Service {
 impl Service {
     fn start(room: &Room, arguments: &[&str]) -> Self {
         let mut command = room.command(arguments);
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("keygatectl");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("listening on ").unwrap_or_default().to_owned();
@@ -43,7 +42,7 @@ impl Drop for Service {
 fn blocks(page: &str, heading: &str, language: &str) -> Vec<String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let text = fs::read_to_string(page).unwrap();
-    let (_, section) = text.split_once(&format!("\n## {heading}\n")).expect(heading);
+    let (_, section) = text.split_once(&format!("\n## {heading}\n")).unwrap();
     let section = section.split("\n## ").next().unwrap();
     let begin = format!("```{language}\n");
     let blocks = section.split(&begin).skip(1).map(|b| b.split("```").next().unwrap().to_owned());
@@ -53,9 +52,9 @@ fn blocks(page: &str, heading: &str, language: &str) -> Vec<String> {
 /// Types the commands, and stops at the first that fails.
 fn type_in(room: &Room, commands: &str) -> Ran {
     let programs = Path::new(env!("CARGO_BIN_EXE_keygatectl")).parent().unwrap();
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+    let script = format!("export PATH='{}':\"$PATH\"\n{commands}", programs.display());
     let mut bash = Command::new("bash");
-    bash.args(["-ec", commands]).current_dir(room.root()).env("PATH", path);
+    bash.args(["-ec", &script]).current_dir(room.root());
     Ran::of(bash.stdin(Stdio::null()).output().unwrap())
 }
 

@@ -75,7 +75,9 @@ impl ManagedDemo {
             // Its first table has no key in it, and is there in a moment.
             let table = format!("{url}/artefacts/{AUDIENCE}/table.kgt");
             let bearer = Zeroizing::new(format!("Bearer {}", token.as_str()));
-            ureq::get(table).header("authorization", bearer.as_str()).call().ok().map(|_| url)
+            let asked = ureq::get(table).header("authorization", bearer.as_str());
+            // Under the name of the sidecar: the page counts whoever asks.
+            asked.header("keygate-instance", INSTANCE).call().ok().map(|_| url)
         })?;
         // Its address is known now: the links of the commands to come begin with it.
         let known = format!("{config}public_url = \"{url}\"\n");
@@ -271,6 +273,9 @@ const ORG: &str = "acme";
 
 /// As both configurations name it.
 const AUDIENCE: &str = "demo-managed";
+
+/// As the sidecar's `usage.instance`.
+const INSTANCE: &str = "demo";
 
 /// What is asked for behind the sidecar.
 const PATH: &str = "/api/orders";
