@@ -13,9 +13,9 @@
 //! upstreams        one upstream as a worker has it
 //! upstream/        the pool of upstream connections, and one exchange over one of them
 //! outbound         a request that may be sent: made of a verdict
-//! patience         deadlines of an exchange
+//! answer_deadline  deadlines of an exchange
 //! body/            request bodies on their way through
-//! net/             bytes in and out: sockets, TLS, PROXY header, the moments of a connection
+//! net/             bytes in and out: sockets, TLS, PROXY header, the activity of a connection
 //! executor         tasks of hyper's HTTP/2, on the worker's thread
 //! http1/           HTTP/1.1 heads to and from bytes; no I/O, imports core alone
 //! memory/          what connections hold, and who has to go; no I/O
@@ -47,6 +47,7 @@ macro_rules! opaque {
     };
 }
 
+mod answer_deadline;
 mod body;
 mod canary;
 mod client;
@@ -64,7 +65,6 @@ mod memory;
 mod minted;
 mod net;
 mod outbound;
-mod patience;
 mod request;
 mod run;
 mod streams;

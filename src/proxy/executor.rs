@@ -5,14 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::net::io::Moments;
+use super::net::io::Activity;
 use super::streams::{StreamRef, Streams, TaskAbort};
 use crate::telemetry::WorkerCells;
 
 /// Spawns on the current worker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LocalExecutor {
-    server: Option<(Rc<Streams>, Arc<WorkerCells>, Rc<Moments>)>,
+    server: Option<(Rc<Streams>, Arc<WorkerCells>, Rc<Activity>)>,
 }
 
 /// The task of one server-side stream. Ends it when its key has ended and hyper, without a flow
@@ -22,7 +22,7 @@ struct Watched<F> {
     streams: Rc<Streams>,
     cells: Arc<WorkerCells>,
     /// Of the connection.
-    moments: Rc<Moments>,
+    activity: Rc<Activity>,
     which: Option<StreamRef>,
     /// Of a tunnel's task, which outlives the one that spawned it.
     abort: Option<Rc<TaskAbort>>,
@@ -35,9 +35,9 @@ impl LocalExecutor {
     pub(crate) fn watching(
         streams: &Rc<Streams>,
         cells: &Arc<WorkerCells>,
-        moments: &Rc<Moments>,
+        activity: &Rc<Activity>,
     ) -> Self {
-        Self { server: Some((Rc::clone(streams), Arc::clone(cells), Rc::clone(moments))) }
+        Self { server: Some((Rc::clone(streams), Arc::clone(cells), Rc::clone(activity))) }
     }
 }
 
@@ -52,21 +52,21 @@ where
                     future.await;
                 });
             }
-            Some((streams, cells, moments)) => {
+            Some((streams, cells, activity)) => {
                 let inner = Some(Box::pin(future));
                 let (streams, cells) = (Rc::clone(streams), Arc::clone(cells));
                 cells.http2_stream_opened();
-                let moments = Rc::clone(moments);
-                if let Some(held) = moments.held() {
+                let activity = Rc::clone(activity);
+                if let Some(held) = activity.held() {
                     held.stream_begins();
-                    moments.grow();
+                    activity.grow();
                 }
                 let abort = streams.abort_for_current();
                 tokio::task::spawn_local(Watched {
                     inner,
                     streams,
                     cells,
-                    moments,
+                    activity,
                     which: None,
                     abort,
                 });
@@ -78,7 +78,7 @@ where
 impl<F> Drop for Watched<F> {
     fn drop(&mut self) {
         self.cells.http2_stream_closed();
-        if let Some(held) = self.moments.held() {
+        if let Some(held) = self.activity.held() {
             held.stream_ends();
         }
         if std::thread::panicking() {

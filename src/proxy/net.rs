@@ -1,4 +1,4 @@
-//! Bytes in and out: sockets, TLS, the PROXY header, and the moments from which deadlines are
+//! Bytes in and out: sockets, TLS, the PROXY header, and the activity from which deadlines are
 //! measured. Knows no HTTP.
 
 pub(crate) mod accepted;

@@ -33,12 +33,12 @@ pub(crate) use self::resources::ExchangeResources;
 use super::streams::Stream;
 use crate::config::{ConnectionReuse, UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
+use crate::proxy::answer_deadline::AnswerDeadline;
 use crate::proxy::body::{BodyError, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::AnswerHead;
 use crate::proxy::net::io::{ClientAddr, Io};
 use crate::proxy::outbound::{ConnectionNeeds, UpstreamRequest};
-use crate::proxy::patience::Patience;
 
 /// The pool of one worker and one upstream.
 #[derive(Debug)]
@@ -242,11 +242,13 @@ impl Lease {
         &mut self,
         outbound: &mut UpstreamRequest,
         stream: &Stream,
-        patience: &Patience,
+        answer_deadline: &AnswerDeadline,
     ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
         match &mut self.conn {
-            Held::Http1(conn) => conn.send(outbound, stream, patience, &self.pool.resources).await,
-            Held::Http2(conn) => Box::pin(conn.send(outbound, stream, patience)).await,
+            Held::Http1(conn) => {
+                conn.send(outbound, stream, answer_deadline, &self.pool.resources).await
+            }
+            Held::Http2(conn) => Box::pin(conn.send(outbound, stream, answer_deadline)).await,
         }
     }
 

@@ -82,7 +82,7 @@ impl Wire {
     /// The client has left in the middle of its body, which ends the answer too.
     fn break_off(&self) {
         self.broken.set(true);
-        self.io.borrow().moments().wake();
+        self.io.borrow().activity().wake();
     }
 }
 

@@ -15,13 +15,13 @@ use hyper::body::{Body, Incoming, SizeHint};
 use tokio::time::Sleep;
 
 use super::error::BodyError;
-use crate::proxy::net::io::Moments;
+use crate::proxy::net::io::Activity;
 
 /// The bodies of one connection that are read and dropped, by the task that serves it. A stream
 /// counts as open meanwhile, so they are never more than `http2.max_streams`.
 #[derive(Debug)]
 pub(crate) struct Unread {
-    moments: Rc<Moments>,
+    activity: Rc<Activity>,
     bodies: RefCell<Vec<UnreadBody>>,
     /// One for each stream that was reset within [`REMEMBERED_FOR`].
     resets: RefCell<Vec<Pin<Box<Sleep>>>>,
@@ -91,18 +91,18 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(1);
 // === impl Unread ===
 
 impl Unread {
-    /// Of the connection of these moments.
-    pub(crate) fn new(moments: &Rc<Moments>) -> Rc<Self> {
-        let moments = Rc::clone(moments);
+    /// Of the connection that this is the activity of.
+    pub(crate) fn new(activity: &Rc<Activity>) -> Rc<Self> {
+        let activity = Rc::clone(activity);
         let (bodies, resets) = (RefCell::default(), RefCell::default());
-        Rc::new(Self { moments, bodies, resets, ended: Cell::new(false) })
+        Rc::new(Self { activity, bodies, resets, ended: Cell::new(false) })
     }
 
     fn add(&self, incoming: Incoming) {
         if !self.ended.get() {
             let body = UnreadBody { incoming, left: MOST_BYTES, until: None, is_spent: false };
             self.bodies.borrow_mut().push(body);
-            self.moments.wake();
+            self.activity.wake();
         }
     }
 

@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::error::BodyError;
 use super::inflow::Inflow;
 use super::unread::HyperBody;
-use crate::proxy::net::io::Moments;
+use crate::proxy::net::io::Activity;
 use crate::proxy::net::pipe::Pipe;
 
 /// A request body as the client sends it.
@@ -44,7 +44,7 @@ pub(crate) struct Upload {
 #[derive(Debug)]
 pub(crate) struct UploadProgress {
     /// Of the client's connection.
-    pub(crate) moments: Rc<Moments>,
+    pub(crate) activity: Rc<Activity>,
     /// When the last bytes arrived, or the body was first asked for.
     pub(crate) at_ns: Cell<u64>,
     pub(crate) bytes: Cell<u64>,
@@ -133,16 +133,16 @@ impl ClientBody {
 // === impl Upload ===
 
 impl Upload {
-    pub(crate) fn new(incoming: ClientBody, limit: Option<u64>, moments: Rc<Moments>) -> Self {
+    pub(crate) fn new(incoming: ClientBody, limit: Option<u64>, activity: Rc<Activity>) -> Self {
         let progress = Rc::new(UploadProgress {
-            at_ns: Cell::new(moments.clock().now().mono_ns),
+            at_ns: Cell::new(activity.clock().now().mono_ns),
             bytes: Cell::new(0),
             state: Cell::new(UploadState::Waiting),
             abandoned: Cell::new(false),
             waker: RefCell::new(None),
             onlooker: RefCell::new(None),
             hyper_task: Cell::new(HyperTask::None),
-            moments,
+            activity,
         });
         let left = limit.unwrap_or(u64::MAX);
         Self { incoming, left, progress }
@@ -208,7 +208,7 @@ impl Upload {
             }
             // hyper shows a stream that its client has reset with NO_ERROR as one that has ended.
             Poll::Ready(None)
-                if self.progress.moments.raw.get() && !self.incoming.is_end_stream() =>
+                if self.progress.activity.raw.get() && !self.incoming.is_end_stream() =>
             {
                 self.advance(UploadState::Failed);
                 Poll::Ready(Some(Err(BodyError::Truncated)))
@@ -242,7 +242,7 @@ impl Upload {
         let progress = &self.progress;
         progress.state.set(UploadState::Waiting);
         // The rest can never come. (An HTTP/2 stream has its own end.)
-        if progress.moments.half_closed_at.get() != 0 && !progress.moments.raw.get() {
+        if progress.activity.half_closed_at.get() != 0 && !progress.activity.raw.get() {
             progress.turns(UploadState::Failed);
             return Poll::Ready(BodyError::Truncated);
         }
@@ -251,7 +251,7 @@ impl Upload {
     }
 
     fn advance(&self, state: UploadState) {
-        self.progress.at_ns.set(self.progress.moments.clock().now().mono_ns);
+        self.progress.at_ns.set(self.progress.activity.clock().now().mono_ns);
         self.progress.turns(state);
     }
 

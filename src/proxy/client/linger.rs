@@ -46,13 +46,13 @@ struct LingerBounds {
 pub(super) async fn end_clean(worker: &Worker, address: IpAddr, mut io: Io) {
     let goodbye = worker.shared.timeouts.write.min(GOODBYE);
     let _ = timeout(goodbye, io.shutdown()).await;
-    let moments = io.moments();
-    moments.is_answering.set(false);
-    if moments.half_closed_at.get() != 0 || !(moments.body_open.get() || io.holds_unread()) {
+    let activity = io.activity();
+    activity.is_answering.set(false);
+    if activity.half_closed_at.get() != 0 || !(activity.body_open.get() || io.holds_unread()) {
         return;
     }
     // What comes is dropped: no head, and nothing to hold.
-    moments.body_open.set(true);
+    activity.body_open.set(true);
     let mut end = read_on(&mut io, &SHORT).await;
     if matches!(end, LingerEnd::Bytes | LingerEnd::Time) {
         let place = match worker.draining.get() {

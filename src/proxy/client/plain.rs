@@ -86,7 +86,7 @@ async fn answer_all(
 ) -> PlainEnd {
     loop {
         if read.holds_more() {
-            client.moments.head_begins();
+            client.activity.head_begins();
         }
         let asked = match poll_fn(|cx| poll_request(worker, client, wire, read, cx)).await {
             Ok(asked) => asked,
@@ -101,7 +101,7 @@ async fn answer_all(
             0 => ClientBody::Whole(body),
             left => ClientBody::Plain(wire.body(body, left)),
         };
-        let record = RequestRecord::begin(worker, &client.moments, &head, client.address.ip());
+        let record = RequestRecord::begin(worker, &client.activity, &head, client.address.ip());
         let incoming = IncomingRequest { head, body, connect: None, writer: Writer::Plain };
         let mut refusal = None;
         let mut answer = pin!(service::handle(worker, client, incoming, record, &mut refusal));
@@ -110,7 +110,7 @@ async fn answer_all(
             Some(refusal) => Ok(*refusal),
             None => {
                 poll_fn(|cx| {
-                    if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
+                    if let Poll::Ready(cut) = client.activity.poll_cut(cx) {
                         return Poll::Ready(Err(AnswerAbort::Cut(cut)));
                     }
                     let admitted = answer.as_mut().as_pin_mut();
@@ -140,7 +140,7 @@ async fn answer_all(
         let closes = lines.closes;
         let head = answer::finish(worker, client, lines, rest);
         match answer::send(worker, client, wire, read, head, body, rest).await {
-            Ok(()) => client.moments.is_answering.set(false),
+            Ok(()) => client.activity.is_answering.set(false),
             Err(abort) => return abort.end(),
         }
         if let Err(abort) = poll_fn(|cx| poll_rest_sent(wire, client, cx)).await {
@@ -154,10 +154,10 @@ async fn answer_all(
 
 /// Waits for the rest of a body that still goes to the service, behind the end of the answer.
 fn poll_rest_sent(wire: &Wire, client: &Client, cx: &Context<'_>) -> Poll<Result<(), AnswerAbort>> {
-    if !wire.owes_body() || client.moments.running.get() == 0 {
+    if !wire.owes_body() || client.activity.running.get() == 0 {
         return Poll::Ready(Ok(()));
     }
-    if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
+    if let Poll::Ready(cut) = client.activity.poll_cut(cx) {
         return Poll::Ready(Err(AnswerAbort::Cut(cut)));
     }
     if wire.is_broken() {
@@ -187,7 +187,7 @@ fn poll_request(
     read: &mut Read<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<PlainRequest, PlainEnd>> {
-    if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
+    if let Poll::Ready(cut) = client.activity.poll_cut(cx) {
         return Poll::Ready(Err(PlainEnd::Cut(cut)));
     }
     let caps = &worker.shared.caps;

@@ -28,7 +28,7 @@ use crate::proxy::memory::holding::Holding;
 use crate::proxy::memory::rule::ChargedTo;
 use crate::proxy::net::accepted::About;
 use crate::proxy::net::connections::Registered;
-use crate::proxy::net::io::{ClientAddr, CutReason, Io, Moments};
+use crate::proxy::net::io::{Activity, ClientAddr, CutReason, Io};
 use crate::proxy::net::transport::{Plain, Rewound, Transport};
 use crate::proxy::net::{proxy_protocol, tls};
 use crate::proxy::request::client::Client;
@@ -74,22 +74,22 @@ impl Drop for Open {
 
 async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, about: &About) {
     let holding = Holding::new(&worker.shared.memory, &worker.connections.pressed);
-    let moments = Moments::holding(worker.clock.clone(), holding);
+    let activity = Activity::holding(worker.clock.clone(), holding);
     if about.proxy_from.is_none() {
-        belongs_to(worker, &moments, peer);
+        belongs_to(worker, &activity, peer);
     }
     if about.tls.is_some() {
-        moments.held().inspect(|held| held.with_tls());
+        activity.held().inspect(|held| held.with_tls());
     }
-    moments.settle();
-    let registered = worker.connections.register(Rc::clone(&moments));
+    activity.settle();
+    let registered = worker.connections.register(Rc::clone(&activity));
     // One system call more; only an outgoing PROXY header needs it.
     let local = if worker.shared.sends_proxy() { plain.local() } else { None };
     let address = ClientAddr { peer, local };
     let arrived = if about.needs_handshake() {
         // What is rare is boxed here and below: a connection is as large as its largest state.
         let arriving = Box::pin(arrive(plain, address, about, worker.clock.now()));
-        let arriving = unless_cut(&moments, arriving);
+        let arriving = unless_cut(&activity, arriving);
         match timeout(worker.shared.timeouts.handshake, arriving).await {
             Ok(None) => return,
             Ok(Some(Ok(arrived))) => arrived,
@@ -101,9 +101,9 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
     };
     let Arrived { mut transport, mut ahead, address, subject, http2 } = arrived;
     if about.proxy_from.is_some() {
-        belongs_to(worker, &moments, address.peer);
+        belongs_to(worker, &activity, address.peer);
     }
-    moments.grow();
+    activity.grow();
     let https = matches!(transport, Transport::Tls(_));
     // Begins with something that may become HTTP/2 yet, and does not go on.
     let mut late = None;
@@ -113,7 +113,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
             let mut first = BytesMut::from(std::mem::take(&mut ahead));
             let sniffed = {
                 let sniffing = Box::pin(sniff(&mut transport, &mut first));
-                timeout(deadline, unless_cut(&moments, sniffing)).await
+                timeout(deadline, unless_cut(&activity, sniffing)).await
             };
             ahead = first.freeze();
             match sniffed.map(Option::flatten) {
@@ -128,14 +128,14 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
                 }
             }
         });
-    let io = Io::new(transport, ahead, Rc::clone(&moments));
+    let io = Io::new(transport, ahead, Rc::clone(&activity));
     let client = Rc::new(Client {
         address,
         https,
         http2,
         subject,
-        unread: http2.then(|| Unread::new(&moments)),
-        moments,
+        unread: http2.then(|| Unread::new(&activity)),
+        activity,
         upgraded: RefCell::default(),
         judged: RefCell::default(),
         running: Cell::default(),
@@ -152,7 +152,7 @@ async fn serve(worker: &Rc<Worker>, plain: Plain, peer: Option<SocketAddr>, abou
 }
 
 /// Whose part of the memory budget a connection counts for.
-fn belongs_to(worker: &Worker, moments: &Moments, peer: Option<SocketAddr>) {
+fn belongs_to(worker: &Worker, activity: &Activity, peer: Option<SocketAddr>) {
     let holder = peer.map_or(ChargedTo::Nobody, |peer| {
         let ip = address::canonical(peer.ip());
         let snapshot = worker.shared.store.load();
@@ -161,19 +161,19 @@ fn belongs_to(worker: &Worker, moments: &Moments, peer: Option<SocketAddr>) {
         let is_proxy = !trusted.is_empty() && trusted.allows(ip);
         if is_proxy { ChargedTo::Proxy(ip) } else { ChargedTo::Address(ip) }
     });
-    if let Some(held) = moments.held() {
+    if let Some(held) = activity.held() {
         held.belongs_to(holder);
-        moments.settle();
+        activity.settle();
         if held.account().is_over_share(holder) {
-            moments.give_way(Shortage::Address);
+            activity.give_way(Shortage::Address);
         }
     }
 }
 
 /// What comes of it; `None`: the memory budget has no room for the connection.
-async fn unless_cut<F: Future + Unpin>(moments: &Moments, mut future: F) -> Option<F::Output> {
+async fn unless_cut<F: Future + Unpin>(activity: &Activity, mut future: F) -> Option<F::Output> {
     poll_fn(|cx| {
-        if moments.poll_cut(cx) == Poll::Ready(CutReason::Memory) {
+        if activity.poll_cut(cx) == Poll::Ready(CutReason::Memory) {
             return Poll::Ready(None);
         }
         Pin::new(&mut future).poll(cx).map(Some)
@@ -310,7 +310,7 @@ async fn serve_by_hyper(
     let caps = &worker.shared.caps;
     let mut builder = http1::Builder::new();
     builder
-        // We keep our own deadlines; see `Moments`.
+        // We keep our own deadlines; see `Activity`.
         .header_read_timeout(None)
         .max_header_size(caps.head_bytes)
         .max_buf_size(caps.head_bytes.max(READ_BUFFER))
@@ -323,11 +323,11 @@ async fn serve_by_hyper(
     let is_read = turn.over();
     let gate = Gate::new(worker, client, Rc::clone(&is_read));
     let mut conn = builder.serve_connection(TokioIo::new(turn), gate);
-    let moments = &client.moments;
-    let sent_before = moments.bytes_out.get();
+    let activity = &client.activity;
+    let sent_before = activity.bytes_out.get();
     let mut closing = false;
     let end = poll_fn(|cx| {
-        if let Poll::Ready(cut) = moments.poll_cut(cx) {
+        if let Poll::Ready(cut) = activity.poll_cut(cx) {
             return Poll::Ready(ConnectionEnd::Cut(cut));
         }
         if let Poll::Ready(result) = conn.poll_without_shutdown(cx) {
@@ -346,21 +346,21 @@ async fn serve_by_hyper(
         // hyper flushes whenever it is polled, so what is still unsent then shows in `blocked_at`. But
         // it yields behind a long answer, with the last of it in its buffer: ask until nothing moves.
         let mut sent = sent_before;
-        while moments.bytes_out.get() > sent && moments.running.get() == 0 {
-            sent = moments.bytes_out.get();
+        while activity.bytes_out.get() > sent && activity.running.get() == 0 {
+            sent = activity.bytes_out.get();
             if let Poll::Ready(result) = conn.poll_without_shutdown(cx) {
                 return Poll::Ready(ConnectionEnd::Done(result));
             }
         }
-        let answered = moments.bytes_out.get() > sent_before && moments.blocked_at.get() == 0;
-        if answered && moments.running.get() == 0 {
-            moments.is_answering.set(false);
+        let answered = activity.bytes_out.get() > sent_before && activity.blocked_at.get() == 0;
+        if answered && activity.running.get() == 0 {
+            activity.is_answering.set(false);
         }
-        if answered && !closing && is_read.get() && moments.is_idle() {
+        if answered && !closing && is_read.get() && activity.is_idle() {
             return Poll::Ready(ConnectionEnd::Idle);
         }
         // After an answer without body hyper does not always read the end of the stream.
-        if answered && moments.is_through() {
+        if answered && activity.is_through() {
             return Poll::Ready(ConnectionEnd::Done(Ok(())));
         }
         Poll::Pending
@@ -394,9 +394,9 @@ async fn serve_by_hyper(
             end_clean(worker, client.address.ip(), io).await;
         }
         ConnectionEnd::Idle => {
-            moments.body_open.set(false);
+            activity.body_open.set(false);
             if io.holds_ahead() {
-                moments.head_begins();
+                activity.head_begins();
             }
             return Some(io);
         }
@@ -410,8 +410,8 @@ const READ_BUFFER: usize = 256 * 1024;
 
 async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
     let config = &worker.shared.http2;
-    client.moments.raw.set(true);
-    let executor = LocalExecutor::watching(&worker.streams, &worker.cells, &client.moments);
+    client.activity.raw.set(true);
+    let executor = LocalExecutor::watching(&worker.streams, &worker.cells, &client.activity);
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
@@ -425,18 +425,18 @@ async fn serve_http2(worker: &Rc<Worker>, io: Io, client: &Rc<Client>) {
         // Rapid reset (CVE-2023-44487) and MadeYouReset (CVE-2025-8671).
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(128);
-    let unsent = client.moments.held().map(Holding::with_http2);
-    client.moments.grow();
+    let unsent = client.activity.held().map(Holding::with_http2);
+    client.activity.grow();
     let gate = Gate::counting(worker, client, unsent);
     let mut conn = std::pin::pin!(builder.serve_connection(TokioIo::new(io), gate));
-    let moments = &client.moments;
+    let activity = &client.activity;
     let mut closing = false;
     let end = poll_fn(|cx| {
-        match moments.poll_cut(cx) {
+        match activity.poll_cut(cx) {
             // An idle connection gets GOAWAY; it then ends within a round trip.
             Poll::Ready(CutReason::Idle) if !closing => {
                 closing = true;
-                moments.cut.set(None);
+                activity.cut.set(None);
                 conn.as_mut().graceful_shutdown();
             }
             Poll::Ready(cut) => return Poll::Ready(ConnectionEnd::Cut(cut)),

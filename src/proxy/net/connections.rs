@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::io::{CutReason, Moments};
+use super::io::{Activity, CutReason};
 use crate::config::Timeouts;
 use crate::proxy::memory::Account;
 use crate::proxy::memory::rule::StrangerConnection;
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Default)]
 struct ConnectionSlots {
-    entries: Vec<Option<Rc<Moments>>>,
+    entries: Vec<Option<Rc<Activity>>>,
     free: Vec<usize>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct Registered {
 // === impl Connections ===
 
 impl Connections {
-    pub(crate) fn register(self: &Rc<Self>, moments: Rc<Moments>) -> Registered {
+    pub(crate) fn register(self: &Rc<Self>, activity: Rc<Activity>) -> Registered {
         let mut slots = self.slots.borrow_mut();
         let slot = match slots.free.pop() {
             Some(slot) => slot,
@@ -52,7 +52,7 @@ impl Connections {
             }
         };
         if let Some(entry) = slots.entries.get_mut(slot) {
-            *entry = Some(moments);
+            *entry = Some(activity);
         }
         Registered { all: Rc::clone(self), slot }
     }
@@ -60,11 +60,11 @@ impl Connections {
     /// Cuts every connection of which a deadline has passed. Returns how many, by kind.
     pub(crate) fn sweep(&self, now_ns: u64, timeouts: &Timeouts) -> Vec<CutReason> {
         let mut cut = Vec::new();
-        for moments in self.slots.borrow().entries.iter().flatten() {
-            if moments.cut.get().is_none()
-                && let Some(why) = moments.overdue(now_ns, timeouts)
+        for activity in self.slots.borrow().entries.iter().flatten() {
+            if activity.cut.get().is_none()
+                && let Some(why) = activity.overdue(now_ns, timeouts)
             {
-                moments.cut(why);
+                activity.cut(why);
                 cut.push(why);
             }
         }
@@ -83,18 +83,18 @@ impl Connections {
     pub(crate) fn settle(&self, account: &Account) {
         let slots = self.slots.borrow();
         let mut strangers = Vec::new();
-        for (slot, moments) in slots.entries.iter().enumerate() {
-            let Some(moments) = moments.as_ref().filter(|m| m.cut.get().is_none()) else {
+        for (slot, activity) in slots.entries.iter().enumerate() {
+            let Some(activity) = activity.as_ref().filter(|m| m.cut.get().is_none()) else {
                 continue;
             };
-            let bytes = moments.settle();
-            if let Some(held) = moments.held().filter(|held| !held.is_admitted()) {
+            let bytes = activity.settle();
+            if let Some(held) = activity.held().filter(|held| !held.is_admitted()) {
                 strangers.push(StrangerConnection { slot, holder: held.holder(), bytes });
             }
         }
         for (slot, why) in account.to_close(&mut strangers) {
-            if let Some(Some(moments)) = slots.entries.get(slot) {
-                moments.give_way(why);
+            if let Some(Some(activity)) = slots.entries.get(slot) {
+                activity.give_way(why);
             }
         }
         self.settled.set(Some(Instant::now()));
@@ -102,15 +102,15 @@ impl Connections {
 
     /// Cuts all, for the end of a drain.
     pub(crate) fn cut_all(&self, why: CutReason) {
-        for moments in self.slots.borrow().entries.iter().flatten() {
-            moments.cut(why);
+        for activity in self.slots.borrow().entries.iter().flatten() {
+            activity.cut(why);
         }
     }
 
     /// Wakes all, so that each sees that the worker drains.
     pub(crate) fn wake_all(&self) {
-        for moments in self.slots.borrow().entries.iter().flatten() {
-            moments.wake();
+        for activity in self.slots.borrow().entries.iter().flatten() {
+            activity.wake();
         }
     }
 

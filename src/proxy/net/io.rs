@@ -1,6 +1,6 @@
-//! One I/O wrapper around every socket, client or upstream: byte counts, the moments that deadlines
+//! One I/O wrapper around every socket, client or upstream: byte counts, the activity that deadlines
 //! are measured from, and reset. It runs no timer of its own; [`super::connections`] looks at the
-//! moments of all connections of a worker a few times a second, so that the fast path never
+//! activity of all connections of a worker a few times a second, so that the fast path never
 //! touches a timer.
 
 use std::cell::{Cell, RefCell};
@@ -20,17 +20,17 @@ use crate::config::Timeouts;
 use crate::proxy::memory::holding::{Holding, InUse};
 use crate::telemetry::{Shortage, UpstreamMeter};
 
-/// A transport with bytes that were read ahead, reporting to [`Moments`].
+/// A transport with bytes that were read ahead, reporting to [`Activity`].
 pub(crate) struct Io {
     pub(super) transport: Transport,
     /// Read before the protocol was known; handed out first.
     ahead: Bytes,
-    pub(super) moments: Rc<Moments>,
+    pub(super) activity: Rc<Activity>,
 }
 
 /// When what happened on one connection, in nanoseconds of the process's clock; 0: not.
 #[derive(Debug)]
-pub(crate) struct Moments {
+pub(crate) struct Activity {
     clock: Clock,
     /// First byte of a head that is not complete yet.
     pub(crate) head_at: Cell<u64>,
@@ -99,10 +99,10 @@ impl CutReason {
 /// Pieces up to this many bytes in all are written as one.
 const JOINED: usize = 1024;
 
-// === impl Moments ===
+// === impl Activity ===
 
-impl Moments {
-    /// As [`Moments::holding`], without a part in the memory budget.
+impl Activity {
+    /// As [`Activity::holding`], without a part in the memory budget.
     #[cfg(test)]
     pub(crate) fn new(clock: Clock) -> Rc<Self> {
         Self::with(clock, None, None)
@@ -229,7 +229,7 @@ impl Moments {
         self.cut(CutReason::Memory);
     }
 
-    /// Remembers whom [`Moments::cut`] has to wake.
+    /// Remembers whom [`Activity::cut`] has to wake.
     pub(crate) fn watch(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         match waker.as_ref() {
@@ -324,7 +324,7 @@ impl Moments {
     }
 }
 
-impl Drop for Moments {
+impl Drop for Activity {
     fn drop(&mut self) {
         if let Some(meter) = &self.counted {
             meter.connection_closed();
@@ -337,11 +337,11 @@ opaque!(Io);
 // === impl Io ===
 
 impl Io {
-    pub(crate) fn new(transport: Transport, ahead: Bytes, moments: Rc<Moments>) -> Self {
+    pub(crate) fn new(transport: Transport, ahead: Bytes, activity: Rc<Activity>) -> Self {
         if !ahead.is_empty() {
-            moments.on_read(ahead.len());
+            activity.on_read(ahead.len());
         }
-        Self { transport, ahead, moments }
+        Self { transport, ahead, activity }
     }
 
     /// Bytes that were read go back, to be read by somebody else.
@@ -350,7 +350,7 @@ impl Io {
         if read.is_empty() {
             return;
         }
-        self.moments.head_begins();
+        self.activity.head_begins();
         // What was put back before has not been read whole.
         self.ahead = match self.ahead.is_empty() {
             true => read,
@@ -358,8 +358,8 @@ impl Io {
         };
     }
 
-    pub(crate) fn moments(&self) -> &Rc<Moments> {
-        &self.moments
+    pub(crate) fn activity(&self) -> &Rc<Activity> {
+        &self.activity
     }
 
     /// Bytes are here that were read and not handed out yet.
@@ -370,7 +370,7 @@ impl Io {
     /// Closing it says all there is to say: in clear, with nothing that the client still sends.
     pub(crate) fn ends_by_itself(&self) -> bool {
         let is_plain = matches!(self.transport, Transport::Plain(_));
-        is_plain && !self.moments.body_open.get() && !self.holds_unread()
+        is_plain && !self.activity.body_open.get() && !self.holds_unread()
     }
 
     /// Whether the client has sent what nobody has read: a close would be a reset, now or when the
@@ -390,23 +390,23 @@ impl Io {
     }
 
     fn on_write(&self, result: &Poll<io::Result<usize>>) {
-        let moments = &self.moments;
-        let was_blocked = moments.blocked_at.get() != 0;
-        moments.on_write(result);
-        if moments.blocked_at.get() != 0 && !was_blocked {
+        let activity = &self.activity;
+        let was_blocked = activity.blocked_at.get() != 0;
+        activity.on_write(result);
+        if activity.blocked_at.get() != 0 && !was_blocked {
             self.blocks();
         }
     }
 
     /// The socket's buffer is full: the memory of it is charged to us.
     fn blocks(&self) {
-        if let Some(holding) = self.moments.held() {
+        if let Some(holding) = self.activity.held() {
             let size = match self.transport.plain() {
                 Plain::Tcp(tcp) => socket2::SockRef::from(tcp).send_buffer_size(),
                 Plain::Unix(unix) => socket2::SockRef::from(unix).send_buffer_size(),
             };
             holding.blocked_with(size.unwrap_or(0) as u64);
-            self.moments.grow();
+            self.activity.grow();
         }
     }
 
@@ -431,18 +431,18 @@ impl AsyncRead for Io {
         // hyper takes the end of the client's side for the end of the client. It may be a half
         // close, and the client still wants its answer. So report the end only once nothing runs
         // and all was written; until then a deadline and failing writes tell the two apart.
-        let hides_end = |moments: &Moments| {
-            !moments.raw.get() && (moments.running.get() > 0 || moments.is_answering.get())
+        let hides_end = |activity: &Activity| {
+            !activity.raw.get() && (activity.running.get() > 0 || activity.is_answering.get())
         };
-        if self.moments.half_closed_at.get() != 0 && !self.moments.raw.get() {
-            return if hides_end(&self.moments) { Poll::Pending } else { Poll::Ready(Ok(())) };
+        if self.activity.half_closed_at.get() != 0 && !self.activity.raw.get() {
+            return if hides_end(&self.activity) { Poll::Pending } else { Poll::Ready(Ok(())) };
         }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.transport).poll_read(cx, buf);
         if let Poll::Ready(Ok(())) = result {
             let fresh = buf.filled().get(before..).unwrap_or_default();
-            self.moments.on_read(fresh.len());
-            if fresh.is_empty() && hides_end(&self.moments) {
+            self.activity.on_read(fresh.len());
+            if fresh.is_empty() && hides_end(&self.activity) {
                 return Poll::Pending;
             }
         }
@@ -493,7 +493,7 @@ impl AsyncWrite for Io {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.transport).poll_flush(cx);
         // TLS takes bytes into its own buffer; whether the peer reads shows only here.
-        self.moments.on_flush(&result);
+        self.activity.on_flush(&result);
         result
     }
 

@@ -140,7 +140,7 @@ impl Io {
         let (Transport::Plain(plain), Some(ends)) = (&self.transport, &pipe.ends) else {
             return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
         };
-        if self.moments.half_closed_at.get() != 0 {
+        if self.activity.half_closed_at.get() != 0 {
             return Poll::Ready(Ok(0));
         }
         let result = ready!(plain.poll_splice(Interest::READABLE, cx, |socket| {
@@ -149,7 +149,7 @@ impl Io {
         match &result {
             Ok(count) => {
                 pipe.held = *count;
-                self.moments.on_read(*count);
+                self.activity.on_read(*count);
             }
             Err(error) if is_refusal(error) => {
                 pipe.pool.refused.set(true);
@@ -177,7 +177,7 @@ impl Io {
         let result = plain.poll_splice(Interest::WRITABLE, cx, |socket| {
             splice(&ends.out_of, None, socket, None, pipe.held, SpliceFlags::NONBLOCK)
         });
-        self.moments.on_write(&result);
+        self.activity.on_write(&result);
         match &result {
             Poll::Ready(Ok(count)) => pipe.held = pipe.held.saturating_sub(*count),
             Poll::Ready(Err(error)) if is_refusal(error) => {

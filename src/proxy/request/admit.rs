@@ -99,7 +99,7 @@ pub(crate) fn admit(
     record: &mut RequestRecord,
 ) -> Result<AdmittedRequest, Reply> {
     let IncomingRequest { head, body, connect, writer } = incoming;
-    client.moments.body_open.set(!body.has_come());
+    client.activity.body_open.set(!body.has_come());
     let snapshot = worker.shared.store.load();
     let settings = &snapshot.settings;
     record.log_every = settings.log_every;
@@ -248,7 +248,7 @@ fn upstream_body(
         }
         body if body.has_come() => (RequestBody::Empty, None),
         body => {
-            let upload = Upload::new(body, limit, Rc::clone(&client.moments));
+            let upload = Upload::new(body, limit, Rc::clone(&client.activity));
             let progress = upload.progress();
             record.upload = Some(Rc::clone(&progress));
             (RequestBody::Stream(upload), Some(progress))
@@ -541,7 +541,7 @@ impl<'s> Admission<'s> {
 
     /// How far a connection has come decides whether the memory budget may end it.
     fn reaches(&self, reach: ConnectionReach) {
-        if let Some(held) = self.client.moments.held() {
+        if let Some(held) = self.client.activity.held() {
             held.rises_to(reach);
         }
     }

@@ -9,7 +9,7 @@ use http::HeaderValue;
 use super::upgrade::Upgraded;
 use crate::proxy::body::Unread;
 use crate::proxy::http1::request_refuse::JudgedHead;
-use crate::proxy::net::io::{ClientAddr, CutReason, Moments};
+use crate::proxy::net::io::{Activity, ClientAddr, CutReason};
 use crate::proxy::streams::{StreamRef, Streams};
 
 /// What requests of one connection have in common.
@@ -19,7 +19,7 @@ pub(crate) struct Client {
     pub(crate) http2: bool,
     /// Subject of the verified client certificate.
     pub(crate) subject: Option<HeaderValue>,
-    pub(crate) moments: Rc<Moments>,
+    pub(crate) activity: Rc<Activity>,
     /// What is left of request bodies. Over HTTP/2 only.
     pub(crate) unread: Option<Rc<Unread>>,
     /// Set by a request that switched protocols; the connection task takes over from there.

@@ -20,10 +20,10 @@ use super::grpc::grpc_trailers;
 use super::record::RequestRecord;
 use super::rewrite::answer;
 use crate::core::Reason;
+use crate::proxy::answer_deadline::AnswerDeadline;
 use crate::proxy::body::{BodyError, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::chunks::ChunkForm;
-use crate::proxy::patience::Patience;
 use crate::proxy::streams::{RequestEnd, Stream, StreamRef};
 use crate::proxy::upstream::Lease;
 
@@ -60,7 +60,7 @@ pub(crate) struct Download {
     /// When the upstream has been silent for too long; `u64::MAX` while nobody waits for it.
     pub(crate) silent_ns: u64,
     /// Of the upload, when the answer arrived before its end.
-    pub(crate) patience: Option<Patience>,
+    pub(crate) answer_deadline: Option<AnswerDeadline>,
     /// That upload is what took too long.
     pub(crate) stalled: bool,
     /// When the whole request must be over.
@@ -258,7 +258,7 @@ impl Download {
     fn waits(&mut self) {
         // The upload's time does not run while the client has an answer to read: it may do that
         // first.
-        if self.patience.is_some() || self.idle_ns.is_some() {
+        if self.answer_deadline.is_some() || self.idle_ns.is_some() {
             let now_ns = self.record.now_ns();
             if let Some(idle) = self.idle_ns
                 && self.silent_ns == u64::MAX
@@ -274,7 +274,7 @@ impl Download {
     fn came(&mut self, bytes: usize) {
         self.record.bytes_out += self.rest.data_in(bytes);
         // How long the client takes to read it is a matter of `timeouts.write`.
-        if self.idle_ns.is_some() || self.patience.is_some() {
+        if self.idle_ns.is_some() || self.answer_deadline.is_some() {
             self.silent_ns = u64::MAX;
             self.stream.set_deadline(self.total_ns);
         }
@@ -283,7 +283,11 @@ impl Download {
     fn broke(&mut self) {
         self.lease = None;
         let closed = Reason::UpstreamClosed;
-        match self.patience.as_ref().map_or(closed, |patience| patience.blame(closed)) {
+        match self
+            .answer_deadline
+            .as_ref()
+            .map_or(closed, |answer_deadline| answer_deadline.blame(closed))
+        {
             Reason::UpstreamClosed => self.record.upstream_broke(),
             // It broke off because its request did.
             reason => self.record.ended_early(reason),
@@ -301,7 +305,7 @@ impl Download {
     /// The next deadline: of the upstream's silence, of the whole request, or of an upload that goes
     /// on beside the answer. One that has passed is no later than `now_ns`.
     fn limit(&mut self, now_ns: u64) -> u64 {
-        let upload = self.patience.as_ref().map_or(Ok(u64::MAX), |p| p.of_upload(now_ns));
+        let upload = self.answer_deadline.as_ref().map_or(Ok(u64::MAX), |p| p.of_upload(now_ns));
         self.stalled = upload.is_err();
         upload.unwrap_or(now_ns).min(self.silent_ns).min(self.total_ns)
     }

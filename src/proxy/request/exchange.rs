@@ -9,9 +9,9 @@ use hyper::body::{Body, Incoming};
 
 use super::record::RequestRecord;
 use crate::core::Reason;
+use crate::proxy::answer_deadline::AnswerDeadline;
 use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::UpstreamRequest;
-use crate::proxy::patience::Patience;
 use crate::proxy::streams::Stream;
 use crate::proxy::upstream::{AnswerContent, AnswerHeadSource, Lease, Reuse};
 
@@ -29,7 +29,7 @@ const MOST_TRIES: usize = 4;
 pub(crate) async fn send(
     mut request: UpstreamRequest,
     stream: &Stream,
-    patience: &Patience,
+    answer_deadline: &AnswerDeadline,
     client: &ClientAddr,
     record: &mut RequestRecord,
 ) -> Result<(AnswerHeadSource, AnswerContent, Lease), Reason> {
@@ -48,14 +48,14 @@ pub(crate) async fn send(
         let now = lease.begun_ns;
         record.waited_for_upstream(before, now);
         record.sent_upstream(now);
-        stream.set_deadline(patience.begin(now));
-        let failure = match lease.send(&mut request, stream, patience).await {
+        stream.set_deadline(answer_deadline.begin(now));
+        let failure = match lease.send(&mut request, stream, answer_deadline).await {
             Ok((head, content)) => return Ok((head, content, lease)),
             Err(failure) => failure,
         };
         let nothing_done = failure.unprocessed || failure.stale && request.is_idempotent();
         if !(failure.unsent || nothing_done && request.is_repeatable()) {
-            return Err(patience.blame(failure.reason));
+            return Err(answer_deadline.blame(failure.reason));
         }
         record.upstream().meter.retried();
         reuse = Reuse::Never;

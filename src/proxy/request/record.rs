@@ -18,7 +18,7 @@ use crate::proxy::canary::CanaryUse;
 use crate::proxy::http1::head::RequestHead;
 use crate::proxy::http1::target::RequestTarget;
 use crate::proxy::ids::RequestId;
-use crate::proxy::net::io::Moments;
+use crate::proxy::net::io::Activity;
 use crate::proxy::upstreams::WorkerUpstream;
 use crate::proxy::worker::Worker;
 use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROUTE};
@@ -27,7 +27,7 @@ use crate::telemetry::{AccessLine, Decided, DecisionOutcome, MethodLabel, NO_ROU
 pub(crate) struct RequestRecord {
     worker: Rc<Worker>,
     /// Of the client's connection.
-    moments: Rc<Moments>,
+    activity: Rc<Activity>,
     started: Now,
     /// The latest reading of the clock; a reading costs as much as the rest of a step.
     last_ns: u64,
@@ -76,15 +76,15 @@ impl RequestRecord {
     /// A request of which the head has just been read.
     pub(crate) fn begin(
         worker: &Rc<Worker>,
-        moments: &Rc<Moments>,
+        activity: &Rc<Activity>,
         head: &RequestHead,
         client: IpAddr,
     ) -> Self {
         worker.cells.request_started();
-        let started = worker.clock.at(moments.request_begins());
+        let started = worker.clock.at(activity.request_begins());
         Self {
             worker: Rc::clone(worker),
-            moments: Rc::clone(moments),
+            activity: Rc::clone(activity),
             started,
             last_ns: started.mono_ns,
             complete: false,
@@ -277,12 +277,12 @@ impl Drop for RequestRecord {
     fn drop(&mut self) {
         let now_ns = if self.complete { self.last_ns } else { self.worker.clock.now().mono_ns };
         let took = now_ns.saturating_sub(self.started.mono_ns);
-        self.moments.request_ends(now_ns);
+        self.activity.request_ends(now_ns);
         self.worker.cells.request_ended();
         if let Some(upload) = &self.upload {
             self.bytes_in = upload.bytes.get();
             if upload.state.get() == UploadState::Done {
-                self.moments.body_open.set(false);
+                self.activity.body_open.set(false);
             }
         }
         if self.observed.is_some() {

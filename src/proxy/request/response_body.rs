@@ -8,17 +8,17 @@ use super::answer_plan::AnswerPlan;
 use super::download::{Download, RemainingBody, ResponseBody, send_rest};
 use super::exchange;
 use super::record::RequestRecord;
+use crate::proxy::answer_deadline::AnswerDeadline;
 use crate::proxy::body::UploadProgress;
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::chunks::ChunkForm;
-use crate::proxy::patience::Patience;
 use crate::proxy::streams::Stream;
 use crate::proxy::upstream::{AnswerContent, Lease, WholeChunks};
 
 /// An upload that may outlast the head of its answer, and the deadlines that it keeps.
 pub(super) struct RunningUpload {
     pub(super) progress: Rc<UploadProgress>,
-    pub(super) patience: Patience,
+    pub(super) answer_deadline: AnswerDeadline,
 }
 
 /// The response's body. One that has come as a whole needs nothing more of the upstream: its
@@ -91,7 +91,8 @@ pub(super) fn response_body(
         timeouts.total.map(|d| record.started().mono_ns.saturating_add(d.as_nanos() as u64));
     let total_ns = total_ns.unwrap_or(u64::MAX);
     stream.set_deadline(total_ns);
-    let (upload, patience) = upload.map(|upload| (upload.progress, upload.patience)).unzip();
+    let (upload, answer_deadline) =
+        upload.map(|upload| (upload.progress, upload.answer_deadline)).unzip();
     let mut download = Download {
         first,
         rest,
@@ -103,7 +104,7 @@ pub(super) fn response_body(
         http2: over_http2,
         idle_ns,
         silent_ns: u64::MAX,
-        patience: patience.filter(|_| !uploaded),
+        answer_deadline: answer_deadline.filter(|_| !uploaded),
         stalled: false,
         total_ns,
         is_duplex: !uploaded,

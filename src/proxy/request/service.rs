@@ -26,6 +26,7 @@ use super::response_body::{RunningUpload, response_body};
 use super::rewrite::answer;
 use super::{upgrade, upgrade_request};
 use crate::core::{Reason, Rejection};
+use crate::proxy::answer_deadline::{AnswerDeadline, UploadPace};
 use crate::proxy::body::{ClientBody, HyperBody, RequestRest, RestKeeper, RestOfBody};
 use crate::proxy::future_size::at_most;
 use crate::proxy::http1::answer_write::Writer;
@@ -34,7 +35,6 @@ use crate::proxy::http1::length::LengthFields;
 use crate::proxy::http1::location::cut_all;
 use crate::proxy::http1::request_refuse::JudgedHead;
 use crate::proxy::memory::holding::UnsentAnswers;
-use crate::proxy::patience::{Patience, UploadPace};
 use crate::proxy::streams::Stream;
 use crate::proxy::upstream::{AnswerContent, AnswerHeadSource, Lease};
 use crate::proxy::worker::Worker;
@@ -115,7 +115,7 @@ impl Service<Request<Incoming>> for Gate {
             }
             None => return Box::pin(std::future::ready(Err(Unwritable::Unjudged))),
         };
-        let record = RequestRecord::begin(&worker, &client.moments, &head, client.address.ip());
+        let record = RequestRecord::begin(&worker, &client.activity, &head, client.address.ip());
         let mut arrival = self.arrival.clone();
         if let Some(arrival) = &mut arrival {
             arrival.expects = head.fields.has(header::EXPECT);
@@ -250,11 +250,12 @@ async fn pass(
         false => UploadPace::Steady,
     };
     let (timeouts, caps) = (&worker.shared.timeouts, &worker.shared.caps);
-    let patience = Patience::new(timeouts, caps, upload.clone(), pace, record.started());
+    let answer_deadline =
+        AnswerDeadline::new(timeouts, caps, upload.clone(), pace, record.started());
     let sent = at_most::<EXCHANGE_BYTES, _>(exchange::send(
         request,
         &stream,
-        &patience,
+        &answer_deadline,
         &client.address,
         &mut record,
     ))
@@ -282,7 +283,7 @@ async fn pass(
     if connect.is_some() && answer.status().is_success() {
         return answering.fail(Reason::UpstreamBadResponse, record);
     }
-    let upload = upload.map(|progress| RunningUpload { progress, patience });
+    let upload = upload.map(|progress| RunningUpload { progress, answer_deadline });
     answering.pass_on(answer, content, lease, stream, upload, record)
 }
 

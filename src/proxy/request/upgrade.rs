@@ -116,8 +116,8 @@ impl Upgraded {
     /// The tunnel, to its end. `ahead` was read from the client behind its request.
     pub(crate) async fn run(self, worker: &Rc<Worker>, client: Io, ahead: Bytes) {
         // The tunnel has deadlines of its own.
-        client.moments().blocked_at.set(0);
-        client.moments().raw.set(true);
+        client.activity().blocked_at.set(0);
+        client.activity().raw.set(true);
         self.copy(worker, client, ahead).await;
     }
 
@@ -137,7 +137,7 @@ impl Upgraded {
     async fn copy(self, worker: &Rc<Worker>, mut client: impl ClientSide, ahead: Bytes) {
         let Self { upstream, from_upstream, framing, stream, close_code, record } = self;
         let timeouts = &worker.shared.timeouts;
-        let moments = client.own_moments();
+        let activity = client.own_moments();
         let close = |code, reason| TunnelCut::Close { code, reason };
         worker.cells.stream_opened();
         let tunnel = Tunnel {
@@ -154,7 +154,7 @@ impl Upgraded {
         };
         let ended = tunnel
             .run(|cx| {
-                let cut = moments.as_ref().map_or(Poll::Pending, |moments| moments.poll_cut(cx));
+                let cut = activity.as_ref().map_or(Poll::Pending, |activity| activity.poll_cut(cx));
                 match (stream.poll_end(cx), cut) {
                     (Some(RequestEnd::Key(_)), _) => Poll::Ready(close(close_code, "key ended")),
                     // The only deadline of a tunnel is that of a client that does not read.

@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::clock::Clock;
 use crate::config::{UpstreamAddress, UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
-use crate::proxy::net::io::{ClientAddr, Io, Moments};
+use crate::proxy::net::io::{Activity, ClientAddr, Io};
 use crate::proxy::net::proxy_protocol::{write_v2, write_v2_local};
 use crate::proxy::net::tls::ClientTls;
 use crate::proxy::net::transport::{Plain, Rewound, Transport};
@@ -68,8 +68,8 @@ impl Connector {
     pub(crate) async fn connect(&self, client: &ClientAddr) -> Result<Io, Reason> {
         match tokio::time::timeout(self.timeout, self.open(client)).await {
             Ok(Ok(transport)) => {
-                let moments = Moments::counted(self.clock.clone(), self.meter.clone());
-                Ok(Io::new(transport, Bytes::new(), moments))
+                let activity = Activity::counted(self.clock.clone(), self.meter.clone());
+                Ok(Io::new(transport, Bytes::new(), activity))
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "cannot connect to the upstream");

@@ -19,12 +19,12 @@ use super::round_trip::{self, Learnt};
 use super::sending::{Sending, Stopped};
 use crate::clock::Clock;
 use crate::core::Reason;
+use crate::proxy::answer_deadline::{AnswerDeadline, go_on};
 use crate::proxy::body::{BodyError, RequestBody, UploadProgress};
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{LONGEST_HEAD, MOST_FIELDS};
 use crate::proxy::net::io::{ClientAddr, Io};
 use crate::proxy::outbound::{ConnectionNeeds, Sendable, UpstreamRequest};
-use crate::proxy::patience::{Patience, go_on};
 use crate::proxy::streams::Stream;
 
 /// A connection, between two requests or with the one that holds it.
@@ -103,7 +103,7 @@ impl Http1 {
         &mut self,
         outbound: &mut UpstreamRequest,
         stream: &Stream,
-        patience: &Patience,
+        answer_deadline: &AnswerDeadline,
         resources: &ExchangeResources,
     ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
         let is_reused = self.idle_at != 0;
@@ -111,7 +111,7 @@ impl Http1 {
             Reader::Own(io) => io,
             Reader::Hyper(hyper) => {
                 // Boxed: what is rare must not make every request's future larger.
-                let sent = hyper.send(outbound, stream, patience, &self.clock, resources);
+                let sent = hyper.send(outbound, stream, answer_deadline, &self.clock, resources);
                 return Box::pin(sent)
                     .await
                     .map_err(|failure| Failure { stale: is_reused && failure.stale, ..failure });
@@ -123,7 +123,8 @@ impl Http1 {
         };
         self.sending = coming.map(|upload| Box::new(Sending::new(upload, &resources.pipes)));
         let buffers = &resources.buffers;
-        let around = round_trip::ExchangeContext { stream, patience, buffers, clock: &self.clock };
+        let around =
+            round_trip::ExchangeContext { stream, answer_deadline, buffers, clock: &self.clock };
         let request = round_trip::WrittenRequest { bytes, is_head, chunks, is_reused };
         let sent =
             round_trip::exchange(io, &request, &mut self.sending, &mut self.learnt, &around).await;
@@ -271,7 +272,7 @@ impl Hyper {
         &mut self,
         outbound: &mut UpstreamRequest,
         stream: &Stream,
-        patience: &Patience,
+        answer_deadline: &AnswerDeadline,
         clock: &Clock,
         resources: &ExchangeResources,
     ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
@@ -286,7 +287,7 @@ impl Hyper {
         // and nobody would wake it for the channel.
         unconstrained(poll_fn(|cx| {
             if let Some(end) = stream.poll_end(cx)
-                && let Err(reason) = go_on(end, stream, patience, clock, cx)
+                && let Err(reason) = go_on(end, stream, answer_deadline, clock, cx)
             {
                 return Poll::Ready(Err(Failure::of(reason)));
             }

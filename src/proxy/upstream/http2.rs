@@ -15,10 +15,10 @@ use super::http2_body::{Http2Body, Http2Executor};
 use super::outcome::{AnswerContent, AnswerHeadSource, Failure};
 use crate::clock::Clock;
 use crate::core::Reason;
+use crate::proxy::answer_deadline::{AnswerDeadline, go_on};
 use crate::proxy::body::UploadProgress;
 use crate::proxy::net::io::ClientAddr;
 use crate::proxy::outbound::UpstreamRequest;
-use crate::proxy::patience::{Patience, go_on};
 use crate::proxy::streams::Stream;
 
 /// A handle; each request has [one of its own](Http2::share).
@@ -83,7 +83,7 @@ impl Http2 {
         &mut self,
         outbound: &mut UpstreamRequest,
         stream: &Stream,
-        patience: &Patience,
+        answer_deadline: &AnswerDeadline,
     ) -> Result<(AnswerHeadSource, AnswerContent), Failure> {
         // `SendRequest` is ready when the handshake is done; a closed one says so here.
         if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
@@ -99,7 +99,7 @@ impl Http2 {
         let mut reply = pin!(self.sender.try_send_request(request));
         poll_fn(|cx| {
             if let Some(end) = stream.poll_end(cx)
-                && let Err(reason) = go_on(end, stream, patience, clock, cx)
+                && let Err(reason) = go_on(end, stream, answer_deadline, clock, cx)
             {
                 return Poll::Ready(Err(Failure::of(reason)));
             }

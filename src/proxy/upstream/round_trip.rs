@@ -16,6 +16,7 @@ use super::outcome::{AnswerContent, Failure, WholeChunks};
 use super::sending::{Sending, Stopped};
 use crate::clock::Clock;
 use crate::core::Reason;
+use crate::proxy::answer_deadline::{AnswerDeadline, go_on};
 use crate::proxy::body::BodyError;
 use crate::proxy::http1::answer_body::AnswerBody;
 use crate::proxy::http1::answer_read::{
@@ -24,7 +25,6 @@ use crate::proxy::http1::answer_read::{
 use crate::proxy::http1::chunks::{ChunkForm, KeptBody};
 use crate::proxy::net::buffers::{BUFFER, Buffers};
 use crate::proxy::net::io::Io;
-use crate::proxy::patience::{Patience, go_on};
 use crate::proxy::streams::Stream;
 
 /// The answer.
@@ -62,7 +62,7 @@ pub(super) struct WrittenRequest<'a> {
 /// What the exchange of a request has around it.
 pub(super) struct ExchangeContext<'a> {
     pub(super) stream: &'a Stream,
-    pub(super) patience: &'a Patience,
+    pub(super) answer_deadline: &'a AnswerDeadline,
     pub(super) buffers: &'a Buffers,
     pub(super) clock: &'a Clock,
 }
@@ -86,14 +86,14 @@ pub(super) async fn exchange(
     learnt: &mut Learnt,
     around: &ExchangeContext<'_>,
 ) -> Result<Answered, Failure> {
-    let ExchangeContext { stream, patience, clock, .. } = *around;
+    let ExchangeContext { stream, answer_deadline, clock, .. } = *around;
     let mut unsent = request.bytes;
     let mut is_flushed = false;
     let asked = if request.is_head { RequestMethod::Head } else { RequestMethod::Other };
     let mut reader = HeadReader { read: Vec::new(), interim: 0, asked };
     poll_fn(|cx| {
         if let Some(end) = stream.poll_end(cx)
-            && let Err(reason) = go_on(end, stream, patience, clock, cx)
+            && let Err(reason) = go_on(end, stream, answer_deadline, clock, cx)
         {
             return Poll::Ready(Err(Failure::of(reason)));
         }

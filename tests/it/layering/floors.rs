@@ -21,7 +21,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["ids", "net"],
     &["body", "executor"],
-    &["outbound", "patience"],
+    &["outbound", "answer_deadline"],
     &["upstream"],
     &["upstreams"],
     &["worker"],
@@ -109,10 +109,10 @@ mod tests {
                 "src/proxy/net/io.rs",
                 "use super::super::client::Answer;\nuse super::super::bound;\n",
             ),
-            ("src/proxy/patience.rs", ""),
+            ("src/proxy/answer_deadline.rs", ""),
             ("src/proxy/request.rs", "pub mod reply;\n"),
             ("src/proxy/request/reply.rs", "#[cfg(test)]\nmod tests { use crate::proxy::run; }\n"),
-            ("src/proxy/upstream.rs", "use super::patience;\n"),
+            ("src/proxy/upstream.rs", "use super::answer_deadline;\n"),
         ];
         let want = [
             "src/proxy/attic.rs: `attic` has no floor in floors.rs",

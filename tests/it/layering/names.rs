@@ -37,10 +37,12 @@ const RETIRED: &[&str] = &[
     "Lines",     // AnswerLines, LineReader
     "Look",      // LookAttempt, Preview
     "Loop",      // ReloadLoop
+    "Moments",   // Activity
     "Next",      // PlainEnd
     "Outcome",   // CopyOutcome, TlsReloadOutcome
     "Outgoing",  // WrittenRequest, HeadChanges
     "Over",      // PlainEnd
+    "Patience",  // AnswerDeadline
     "Pending",   // PendingPart, UnpublishedKeys
     "Prepared",  // PreparedStart, PreparedRefusals
     "Progress",  // UploadProgress, HeaderProgress, ProgressLine

@@ -324,9 +324,9 @@ pub(super) fn finish(
 
 /// Unix seconds. The clock was read with an earlier request.
 fn answered_at(worker: &Worker, client: &Client) -> u64 {
-    let moments = &client.moments;
-    match moments.running.get() {
-        0 => worker.clock.at(moments.idle_at.get()).unix_secs(),
+    let activity = &client.activity;
+    match activity.running.get() {
+        0 => worker.clock.at(activity.idle_at.get()).unix_secs(),
         _ => worker.clock.now().unix_secs(),
     }
 }

@@ -101,7 +101,7 @@ impl Drop for Read<'_> {
 
 /// Whether the answer is to stop, while it is waited for or written: the client has gone, or the
 /// connection has to end. (That the client has only closed its sending side shows in
-/// [`crate::proxy::net::io::Moments`].) Reads ahead no more than once.
+/// [`crate::proxy::net::io::Activity`].) Reads ahead no more than once.
 pub(super) fn poll_abort(
     worker: &Worker,
     client: &Client,
@@ -109,7 +109,7 @@ pub(super) fn poll_abort(
     read: &mut Read<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<AnswerAbort> {
-    if let Poll::Ready(cut) = client.moments.poll_cut(cx) {
+    if let Poll::Ready(cut) = client.activity.poll_cut(cx) {
         return Poll::Ready(AnswerAbort::Cut(cut));
     }
     if let Poll::Ready(cut) = client.poll_abandoned(&worker.streams) {
@@ -120,7 +120,7 @@ pub(super) fn poll_abort(
     }
     // Once the answer is complete, further bytes are the next request, whose time has not started.
     // Before the end of the body they are the body.
-    if client.moments.running.get() > 0
+    if client.activity.running.get() > 0
         && !wire.owes_body()
         && read.ahead().is_empty()
         && read.bytes.len() < BUFFER

@@ -34,8 +34,8 @@ pub(in crate::proxy::client) async fn refuse(
     let RefusedHead { head, rejection } = refused;
     let address = client.address.ip();
     // The time of the head may be up; that of its answer begins.
-    client.moments.cut.set(None);
-    let mut record = RequestRecord::begin(worker, &client.moments, &head, address);
+    client.activity.cut.set(None);
+    let mut record = RequestRecord::begin(worker, &client.activity, &head, address);
     let text = write(worker, client, &rejection, &mut record);
     let sending = async {
         io.write_all(&text).await?;
@@ -47,7 +47,7 @@ pub(in crate::proxy::client) async fn refuse(
     }
     drop(record);
     // The client may still send, and is to read the answer first.
-    client.moments.body_open.set(true);
+    client.activity.body_open.set(true);
     end_clean(worker, address, io).await;
 }
 

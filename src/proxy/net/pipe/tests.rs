@@ -7,11 +7,11 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 use super::*;
 use crate::clock::Clock;
-use crate::proxy::net::io::Moments;
+use crate::proxy::net::io::Activity;
 
 fn io_of(plain: Plain) -> Io {
-    let moments = Moments::new(Clock::manual(1));
-    Io::new(Transport::Plain(plain), bytes::Bytes::new(), moments)
+    let activity = Activity::new(Clock::manual(1));
+    Io::new(Transport::Plain(plain), bytes::Bytes::new(), activity)
 }
 
 async fn tcp() -> (TcpStream, Io) {
@@ -64,7 +64,7 @@ async fn moves(
     };
     let (from, (), got) = tokio::join!(writer, mover, reader);
     assert!(got == body, "{} of {length} bytes", got.len());
-    assert_eq!(source.moments().bytes_in.get(), length as u64);
+    assert_eq!(source.activity().bytes_in.get(), length as u64);
     let mut behind = [0; 6];
     source.read_exact(&mut behind).await.unwrap();
     assert_eq!(&behind, b"behind");

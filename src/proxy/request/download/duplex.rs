@@ -121,11 +121,11 @@ impl Uplink {
             *self.rest.borrow_mut() = Some(rest);
             return Poll::Pending;
         }
-        let moments = rest.borrow().upload.as_ref().map(|upload| Rc::clone(&upload.moments));
+        let activity = rest.borrow().upload.as_ref().map(|upload| Rc::clone(&upload.activity));
         // Ends the request.
         drop(rest);
-        if let Some(moments) = moments {
-            moments.wake();
+        if let Some(activity) = activity {
+            activity.wake();
         }
         Poll::Ready(())
     }
@@ -139,7 +139,9 @@ impl Download {
         let Some(lease) = &mut self.lease else { return false };
         let may_be_more = lease.drive(cx);
         let is_driven = lease.is_driven();
-        let (Some(upload), Some(patience)) = (&self.upload, &self.patience) else { return false };
+        let (Some(upload), Some(answer_deadline)) = (&self.upload, &self.answer_deadline) else {
+            return false;
+        };
         if !is_driven {
             upload.look_on(cx);
         }
@@ -147,8 +149,8 @@ impl Download {
         if bytes != self.uploaded {
             self.uploaded = bytes;
             let now_ns = self.record.now_ns();
-            if patience.of_upload(now_ns).is_ok() {
-                upload.moments.excuse_block(now_ns);
+            if answer_deadline.of_upload(now_ns).is_ok() {
+                upload.activity.excuse_block(now_ns);
                 self.stream.excuse_offer();
             }
         }
@@ -173,7 +175,10 @@ impl Download {
     /// Sends the rest of the request. Ready: that was all, or it was stopped.
     fn poll_rest_sent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now_ns = self.record.now_ns();
-        let limit = self.patience.as_ref().and_then(|patience| patience.of_rest(now_ns));
+        let limit = self
+            .answer_deadline
+            .as_ref()
+            .and_then(|answer_deadline| answer_deadline.of_rest(now_ns));
         let Some(limit) = limit else {
             self.lease = None;
             return Poll::Ready(());

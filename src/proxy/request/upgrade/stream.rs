@@ -9,13 +9,13 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Clock;
-use crate::proxy::net::io::{Io, Moments};
+use crate::proxy::net::io::{Activity, Io};
 use crate::proxy::streams::{Stream, TaskAbort};
 
 /// The client's side of a tunnel.
 pub(super) trait ClientSide: AsyncRead + AsyncWrite + Unpin {
-    /// The connection's moments, if it is the tunnel's alone.
-    fn own_moments(&self) -> Option<Rc<Moments>> {
+    /// The connection's activity, if it is the tunnel's alone.
+    fn own_moments(&self) -> Option<Rc<Activity>> {
         None
     }
 
@@ -24,8 +24,8 @@ pub(super) trait ClientSide: AsyncRead + AsyncWrite + Unpin {
 }
 
 impl ClientSide for Io {
-    fn own_moments(&self) -> Option<Rc<Moments>> {
-        Some(Rc::clone(self.moments()))
+    fn own_moments(&self) -> Option<Rc<Activity>> {
+        Some(Rc::clone(self.activity()))
     }
 
     fn reset(&self) {

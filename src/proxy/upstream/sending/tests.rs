@@ -10,19 +10,19 @@ use tokio::net::UnixStream;
 use super::*;
 use crate::clock::Clock;
 use crate::proxy::body::{ClientBody, Wire};
-use crate::proxy::net::io::Moments;
+use crate::proxy::net::io::Activity;
 use crate::proxy::net::transport::{Plain, Transport};
 
 fn pair() -> (UnixStream, Io) {
     let (peer, ours) = UnixStream::pair().unwrap();
-    let moments = Moments::new(Clock::manual(1));
-    (peer, Io::new(Transport::Plain(Plain::Unix(ours)), Bytes::new(), moments))
+    let activity = Activity::new(Clock::manual(1));
+    (peer, Io::new(Transport::Plain(Plain::Unix(ours)), Bytes::new(), activity))
 }
 
 fn sending(wire: &Rc<Wire>, length: u64) -> Sending {
-    let moments = Rc::clone(wire.io().moments());
+    let activity = Rc::clone(wire.io().activity());
     let body = ClientBody::Plain(wire.body(Bytes::new(), length));
-    Sending::new(Upload::new(body, None, moments), &Rc::default())
+    Sending::new(Upload::new(body, None, activity), &Rc::default())
 }
 
 /// However often it is asked: the last of a long body is lost in its pipe, and there is nothing left

@@ -12,7 +12,7 @@ use crate::proxy::streams::{RequestEnd, Stream};
 
 /// How long the head of a response may take. While the client still uploads, its progress counts.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct AnswerDeadline {
     upload: Option<Rc<UploadProgress>>,
     pace: UploadPace,
     body_ns: u64,
@@ -38,7 +38,7 @@ pub(crate) enum UploadPace {
 pub(crate) fn go_on(
     end: RequestEnd,
     stream: &Stream,
-    patience: &Patience,
+    answer_deadline: &AnswerDeadline,
     clock: &Clock,
     cx: &Context<'_>,
 ) -> Result<(), Reason> {
@@ -46,7 +46,7 @@ pub(crate) fn go_on(
         RequestEnd::Key(reason) => reason,
         // Nothing is offered to the client before there is an answer.
         RequestEnd::Write => Reason::UpstreamTimeout,
-        RequestEnd::Deadline => match patience.extend(clock.now().mono_ns) {
+        RequestEnd::Deadline => match answer_deadline.extend(clock.now().mono_ns) {
             Ok(until) => {
                 stream.set_deadline(until);
                 // Asks to be woken for the new one.
@@ -59,9 +59,9 @@ pub(crate) fn go_on(
     Err(reason)
 }
 
-// === impl Patience ===
+// === impl AnswerDeadline ===
 
-impl Patience {
+impl AnswerDeadline {
     pub(crate) fn new(
         timeouts: &Timeouts,
         caps: &Caps,
