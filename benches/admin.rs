@@ -5,6 +5,8 @@
 //! Environment: `RATE` changes a second (100), every second one of them a revocation that is measured,
 //! for `SECONDS` (20), over `KEYS` keys (10,000).
 
+#![expect(clippy::disallowed_methods, reason = "a bench is its own clock and has no configuration")]
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -66,7 +68,6 @@ fn main() -> Result<(), Failed> {
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    #[expect(clippy::disallowed_methods, reason = "a bench has no configuration")]
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
