@@ -4,6 +4,8 @@
 //! What the clients print is checked as well as the exact bytes at the service: a documented client
 //! must not notice that the check moved out of the product.
 
+#[cfg(feature = "admin")]
+mod managed;
 mod wa_gateway;
 mod we_link;
 mod weshape;

@@ -138,8 +138,11 @@ impl EndpointCall<'_> {
         operation: &DialectOperation,
         changed: Changed,
     ) -> Result<Response, EndpointError> {
-        // So that a client can use a new key at once, and a deleted one is refused.
+        // So that a client can use a new key at once, and a deleted one is refused. A key that ends
+        // itself gets its answer first: a sidecar cuts what runs under a key that has ended.
+        let is_own = matches!(self.caller.actor, StoreActor::Key(id) if id == changed.key.entry.id);
         if let Some(publishing) = &self.app.publishing
+            && !is_own
             && self.app.settings.audience(self.audience()).is_some_and(|a| a.signer.is_some())
         {
             publishing.publisher.in_force(self.audience(), changed.serial, IN_FORCE).await;

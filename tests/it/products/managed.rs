@@ -1,0 +1,201 @@
+//! The calls for keys that products document, by their own clients, from end to end: a real sidecar
+//! with the product's sample in front, a real management service behind it on a Unix socket, and the
+//! product's own service for everything else.
+
+use std::path::Path;
+
+use super::*;
+use crate::support::gate::keygatectl;
+use crate::support::process::Process;
+
+/// A product whose documented endpoints for keys are answered by a management service.
+struct Managed {
+    product: Product,
+    /// A key that was made before the service came, with `archives:read`.
+    spare: String,
+    _registrar: Process,
+}
+
+/// A token as Whatomate gives it to its people, of this role.
+fn jwt(role: &str) -> String {
+    let script = "import jwt, sys, time\n\
+                  print(jwt.encode({'user_id': 'user-7', 'organization_id': 'my-organization', \
+                  'email': 'kim@example.com', 'role': sys.argv[1], 'exp': int(time.time()) + 600}, \
+                  'jwt-secret-of-the-service-0123456789', algorithm='HS256'))";
+    run(tools::python().args(["-c", script, role])).trim().to_owned()
+}
+
+/// What `answer` holds at this place, as text.
+fn text<'a>(answer: &'a Value, pointer: &str) -> &'a str {
+    answer.pointer(pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("{pointer}: {answer}"))
+}
+
+// === impl Managed ===
+
+impl Managed {
+    /// The service has the keys of the product's registry, as whoever moves to it does.
+    fn over(name: &'static str, upstream: &Upstream) -> Self {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+        let folder = Folder::empty();
+        let copy = |from: &str, to: &str| {
+            std::fs::copy(examples.join(from), folder.file(to)).unwrap();
+        };
+        copy(&format!("{name}.toml"), "keygate.toml");
+        copy(&format!("{name}.admin.toml"), "admin.toml");
+        copy(&format!("{name}.keys.toml"), "keys.toml");
+        folder.write_secret(&format!("{name}.jwt-secret"), JWT_SECRET);
+        folder.signer("signer");
+        let org = if name == "weshape" { "company-1" } else { "my-organization" };
+        let create = ["keys", "create", "--json", "--registry", "keys.toml", "--org", org];
+        let rest = ["--name", "Mobile App - iOS", "--permission", "archives:read"];
+        let environment: &[&str] = if name == "weshape" { &["--env", "live"] } else { &[] };
+        let owner =
+            ["--owner", "user-1", "--owner-email", "a@example.com", "--owner-role", "admin"];
+        let made =
+            folder.ctl(&[&create[..], &rest, environment, &owner, &["--no-publish"]].concat());
+        let made: Value = serde_json::from_str(made.lines().next().unwrap()).unwrap();
+        let spare = made["secret"].as_str().unwrap().to_owned();
+        let socket = format!("unix:{}", folder.file("registrar.sock").display());
+        let uid = rustix::process::getuid().as_raw().to_string();
+        let registrar = |arguments: &[&str]| {
+            let mut command = keygatectl(folder.path());
+            command.args(["admin", "--config", "admin.toml"]).args(arguments);
+            command.env("KEYGATE_ADMIN_LISTEN", &socket).env("KEYGATE_UID", &uid);
+            command
+        };
+        run(&mut registrar(&["migrate"]));
+        run(&mut registrar(&["import", "keys.toml"]));
+        let process = Process::start(&mut registrar(&["serve"]));
+        process.wait_for_line("listening on");
+        let table = folder.file(&format!("{name}.kgt"));
+        process.eventually("the first table", || table.exists());
+        let gate = Gate::serve_with(
+            folder,
+            &[
+                ("KEYGATE_LISTEN", "127.0.0.1:0"),
+                ("KEYGATE_ADMIN", "127.0.0.1:0"),
+                ("KEYGATE_UPSTREAM", &format!("http://{}", upstream.address)),
+                ("KEYGATE_REGISTRAR", &socket),
+                ("KEYGATE_SIGNER", "signer.pub"),
+            ],
+        );
+        gate.wait_ready();
+        Self { product: Product { gate, name }, spare, _registrar: process }
+    }
+
+    /// A request with curl, of this method, credential and body.
+    fn call(&self, method: &str, path: &str, credential: &str, body: &str) -> Answer {
+        let body = match body {
+            "" => String::new(),
+            body => format!("-H 'Content-Type: application/json' -d '{body}'"),
+        };
+        let url = self.product.url();
+        self.product.curl(&format!("curl -X {method} '{url}{path}' -H '{credential}' {body}"))
+    }
+
+    /// Waits until a request with this key is answered so.
+    fn eventually(&self, method: &str, path: &str, key: &str, status: u16) {
+        let field = format!("X-API-Key: {key}");
+        let is_so = || self.call(method, path, &field, "").status == status;
+        self.product.gate.process.eventually(path, is_so);
+    }
+}
+
+/// "List, create, delete", on the product's own URLs, with a person's token and with a key.
+#[test]
+fn whatomates_keys_from_creation_to_deletion() {
+    let upstream = service();
+    let product = Managed::over("whatomate", &upstream);
+    let admin = format!("Authorization: Bearer {}", jwt("admin"));
+    let body = r#"{"name": "Production Integration", "expires_at": "2031-12-31T23:59:59Z"}"#;
+    let made = product.call("POST", "/api/api-keys", &admin, body);
+    assert_eq!(made.status, 200, "{}", made.body);
+    let told = made.json();
+    let (id, secret) = (text(&told, "/data/id").to_owned(), text(&told, "/data/key").to_owned());
+    let created = text(&told, "/data/created_at");
+    let start = &secret[4..12];
+    let want = format!(
+        r#"{{"status":"success","data":{{"id":"{id}","name":"Production Integration","key":"{secret}","key_prefix":"{start}","expires_at":"2031-12-31T23:59:59Z","created_at":"{created}"}}}}"#
+    );
+    assert_eq!(made.body, want);
+    // The service is called in the name of the person who has made the key.
+    product.eventually("GET", "/api/contacts", &secret, 200);
+    let got = upstream.wait_for(1).pop().unwrap();
+    assert_eq!(got.first_line(), "GET /api/contacts HTTP/1.1");
+    let claims = token(&got);
+    assert_eq!((&claims["user_id"], &claims["role"]), (&json!("user-7"), &json!("admin")));
+    // With the key itself, as the page's clients do it.
+    let key = format!("X-API-Key: {secret}");
+    let list = product.call("GET", "/api/api-keys", &key, "");
+    assert_eq!(list.status, 200, "{}", list.body);
+    let first = format!(
+        r#"{{"status":"success","data":[{{"id":"{id}","name":"Production Integration","key_prefix":"{start}","#
+    );
+    assert!(list.body.starts_with(&first), "{}", list.body);
+    // With those of the registry.
+    assert_eq!(list.json()["data"].as_array().unwrap().len(), 4, "{}", list.body);
+    // Others of the product's people may not, and what is not ours goes on as before.
+    let agent = format!("Authorization: Bearer {}", jwt("agent"));
+    let refused = product.call("GET", "/api/api-keys", &agent, "");
+    let want = r#"{"status":"error","message":"Admin access required","data":null}"#;
+    assert_eq!((refused.status, &*refused.body), (403, want));
+    assert_eq!(product.call("GET", "/api/contacts", &agent, "").status, 200);
+    let forged = "Authorization: Bearer eyJhbGciOiJub25lIn0.eyJyb2xlIjoiYWRtaW4ifQ.";
+    assert_eq!(product.call("GET", "/api/api-keys", forged, "").status, 401);
+    let stranger = "x-key-id: key_integration";
+    assert_eq!(product.call("GET", "/api/api-keys", stranger, "").status, 401);
+    let path = format!("/api/api-keys/{id}");
+    let gone = product.call("DELETE", &path, &key, "");
+    let want = r#"{"status":"success","data":{"message":"API key deleted successfully"}}"#;
+    assert_eq!((gone.status, &*gone.body), (200, want));
+    product.eventually("GET", "/api/contacts", &secret, 401);
+    let list = product.call("GET", "/api/api-keys", &admin, "");
+    assert!(!list.body.contains(&id), "{}", list.body);
+    let again = product.call("DELETE", &path, &admin, "");
+    let want = r#"{"status":"error","message":"API key not found","data":null}"#;
+    assert_eq!((again.status, &*again.body), (404, want));
+}
+
+/// "Retrieve all API keys for your company", and the permissions of one.
+#[test]
+fn weshapes_keys_and_their_permissions() {
+    let upstream = service();
+    let product = Managed::over("weshape", &upstream);
+    // The page's own key, which came from the registry.
+    let key = "X-Api-Key: wsk_live_your_api_key_here";
+    let list = product.call("GET", "/api/auth/apikeys", key, "");
+    assert_eq!(list.status, 200, "{}", list.body);
+    let printed = r#"{"id":"key_def456","name":"Development Key","createdAt":"2026-02-01T14:00:00Z","lastUsed":null}"#;
+    assert!(list.body.starts_with(r#"{"apiKeys":[{"id":"key_"#), "{}", list.body);
+    assert!(list.body.contains(printed), "{}", list.body);
+    let secret = &product.spare;
+    let keys = list.json();
+    let ios = keys["apiKeys"].as_array().unwrap().iter().find(|k| k["name"] == "Mobile App - iOS");
+    let id = ios.unwrap()["id"].as_str().unwrap();
+    let path = format!("/api/v3/companies/company-1/api-keys/{id}/permissions");
+    let answer = product.call("GET", &path, key, "");
+    assert_eq!((answer.status, &*answer.body), (200, r#"{"permissions":["archives:read"]}"#));
+    let write = "/api/v3/archives";
+    let own = format!("X-Api-Key: {secret}");
+    assert_eq!(product.call("POST", write, &own, "").status, 403);
+    let more = r#"{"permissions":["archives:read","archives:write"]}"#;
+    let answer = product.call("PUT", &path, key, more);
+    assert_eq!((answer.status, &*answer.body), (200, more));
+    product.eventually("POST", write, secret, 200);
+    // Nobody gains by it.
+    let cases = [
+        (key, r#"{"permissions":["apikeys:write"]}"#, 403, "Forbidden"),
+        (key, r#"{"permissions":["archives:burn"]}"#, 400, "Bad Request"),
+        (&*own, r#"{"permissions":["archives:read"]}"#, 403, "Forbidden"),
+    ];
+    for (key, body, status, error) in cases {
+        let answer = product.call("PUT", &path, key, body);
+        assert_eq!(answer.status, status, "{}", answer.body);
+        assert_eq!(answer.json()["error"], error, "{}", answer.body);
+        assert!(answer.json()["errorMessage"].is_string(), "{}", answer.body);
+    }
+    let foreign = path.replace("company-1", "company-2");
+    let answer = product.call("GET", &foreign, key, "");
+    let want = r#"{"error":"Not Found","errorMessage":"API key not found"}"#;
+    assert_eq!((answer.status, &*answer.body), (404, want));
+}
