@@ -33,9 +33,8 @@ pub(super) fn dialects(root: &ConfigSection<'_>, audiences: &[AudienceConfig]) -
     let mut found: Vec<Dialect> = Vec::new();
     for section in root.sections("dialect") {
         let Some(dialect) = dialect(&section, audiences) else { continue };
-        if let Some(route) = taken(&dialect, &found) {
-            let problem = ConfigProblem::new(format!("`{route}` is answered already"));
-            section.fault("operation", problem.hint("one operation answers a URL"));
+        if let Some((route, problem)) = taken(&dialect, &found) {
+            fault_of_route(&section, route, problem);
             continue;
         }
         found.push(dialect);
@@ -258,22 +257,56 @@ fn problem(fault: SkeletonFault) -> ConfigProblem {
     ConfigProblem::new(fault.to_string()).hint(fault.hint())
 }
 
-/// A route of `dialect` that another operation answers.
-fn taken<'d>(dialect: &'d Dialect, others: &[Dialect]) -> Option<&'d DialectRoute> {
-    let shape = |route: &DialectRoute| (route.method.clone(), route.pattern());
-    let mut seen: Vec<_> = others
-        .iter()
-        .flat_map(|other| &other.operations)
-        .flat_map(|operation| &operation.routes)
-        .map(shape)
-        .collect();
+/// A route of `dialect` that something else answers, and what.
+fn taken<'d>(
+    dialect: &'d Dialect,
+    others: &[Dialect],
+) -> Option<(&'d DialectRoute, ConfigProblem)> {
+    let mut own: Vec<&DialectRoute> = Vec::new();
     for route in dialect.operations.iter().flat_map(|operation| &operation.routes) {
-        if seen.contains(&shape(route)) {
-            return Some(route);
+        let path = route.pattern();
+        let has_path = |other: &DialectRoute| other.pattern() == path;
+        if own.iter().any(|other| has_path(other) && other.method == route.method) {
+            let problem = ConfigProblem::new(format!("`{route}` is answered already"));
+            return Some((route, problem.hint("one operation answers a URL")));
         }
-        seen.push(shape(route));
+        own.push(route);
+        let other = others.iter().find(|other| {
+            other.operations.iter().flat_map(|operation| &operation.routes).any(has_path)
+        });
+        // The refusal of a path's other methods has the words of one product.
+        if let Some(other) = other {
+            let name = &other.name;
+            let message = format!("the path of `{route}` is answered by dialect `{name}` already");
+            let hint = "one dialect answers a path: take another path for one of the two";
+            return Some((route, ConfigProblem::new(message).hint(hint)));
+        }
     }
     None
+}
+
+/// At the last line of the dialect that says the route; of a built-in one, at the dialect.
+fn fault_of_route(section: &ConfigSection<'_>, route: &DialectRoute, problem: ConfigProblem) {
+    let (method, path) = (&route.method, route.pattern());
+    let says = |operation: &&ConfigSection<'_>| {
+        let Some((_, value)) = operation.ask("on") else { return false };
+        let list = value.as_array().map(|list| list.iter().filter_map(|i| i.get_ref().as_str()));
+        let mut texts = list.into_iter().flatten().chain(value.as_str());
+        texts.any(|text| {
+            let read = DialectVerb::ALL.iter().find_map(|v| DialectRoute::parse(text, *v).ok());
+            read.is_some_and(|read| read.method == *method && read.pattern() == path)
+        })
+    };
+    if !section.has("operation") {
+        return section.fault("name", problem);
+    }
+    let mut operations = section.sections("operation");
+    // What is unknown in them was said when they were read.
+    operations.iter_mut().for_each(ConfigSection::lose);
+    match operations.iter().rev().find(says) {
+        Some(operation) => operation.fault("on", problem),
+        None => section.fault("operation", problem),
+    }
 }
 
 // === impl DialectParts ===

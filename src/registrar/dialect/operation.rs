@@ -143,7 +143,8 @@ impl fmt::Display for DialectVerb {
 // === impl DialectRoute ===
 
 impl DialectRoute {
-    /// First segments of paths that the service has for itself.
+    /// First segments of paths that the service has for itself: a router that is told of a path twice
+    /// ends the program.
     const TAKEN: [&'static str; 19] = [
         "artefacts",
         "audit",
@@ -176,6 +177,9 @@ impl DialectRoute {
         let (method, path) = text.split_once(' ').ok_or_else(form)?;
         let method: Method = method.parse().map_err(|_| form())?;
         let path = path.strip_prefix('/').ok_or_else(form)?;
+        if path.is_empty() {
+            return Err(RouteFault::Taken("".into()));
+        }
         let segments = path.split('/').map(|segment| match segment {
             "{id}" => Ok(RouteSegment::Key),
             "{org}" => Ok(RouteSegment::Org),
@@ -233,9 +237,15 @@ impl DialectRoute {
     }
 }
 
+/// As the configuration has it.
 impl fmt::Display for DialectRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.method, self.pattern())
+        write!(f, "{} ", self.method)?;
+        self.segments.iter().try_for_each(|segment| match segment {
+            RouteSegment::Key => f.write_str("/{id}"),
+            RouteSegment::Literal(text) => write!(f, "/{text}"),
+            RouteSegment::Org => f.write_str("/{org}"),
+        })
     }
 }
 

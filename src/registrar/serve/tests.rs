@@ -1,6 +1,7 @@
 //! A service on a database of its own, whose clock the test moves, and what happens around every
 //! request.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::ThisHost;
 use crate::registrar::app::App;
 use crate::registrar::config::AdminToml;
+use crate::registrar::dialect::operation::{DialectRoute, DialectVerb, RouteFault};
 use crate::registrar::people::Caller;
 use crate::registrar::request::Peer;
 use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
@@ -273,4 +275,53 @@ fn an_address_is_believed_from_proxies_that_are_named() {
         let told = ask().with("x-forwarded-for", "1.1.1.1, 203.0.113.9, 10.0.0.1").from(proxy);
         assert_eq!(seen(desk.send(told).await), "203.0.113.9");
     });
+}
+
+/// The configuration refuses a dialect on a path of the service, whichever it is; the router would
+/// end the program.
+#[test]
+fn no_dialect_takes_a_path_of_the_service() {
+    /// The router's own, for what has no path.
+    const ELSE: &str = "/{*__private__axum_fallback}";
+    let desk = TestDesk::new("");
+    // There is no other way to ask a router for its paths.
+    let shown = format!("{:?}", super::rooms(&desk.app));
+    let rooms = shown.split('"').filter(|text| text.starts_with('/') && *text != ELSE);
+    let own = ["/healthz", "/metrics", "/artefacts/{*path}"];
+    let paths: BTreeSet<&str> = rooms.chain(own).collect();
+    for known in ["/", "/keys/{id}/edit", "/page.css", "/sign-in", "/session/org", "/v1/audit"] {
+        assert!(paths.contains(known), "{known}: {paths:?}");
+    }
+    for path in paths {
+        let segment = |part: &str| if part.starts_with('{') { "x" } else { part }.to_owned();
+        let path = path.split('/').map(segment).collect::<Vec<_>>().join("/");
+        for (verb, method) in [(DialectVerb::List, "GET"), (DialectVerb::Create, "POST")] {
+            let read = DialectRoute::parse(&format!("{method} {path}"), verb);
+            assert!(matches!(read, Err(RouteFault::Taken(_))), "{path}: {read:?}");
+        }
+    }
+}
+
+/// What the configuration takes, the router takes.
+#[test]
+fn any_paths_of_a_dialect_stand_beside_each_other() {
+    const LIST: &str = "does = \"list\"\nanswer = '[\"$keys\"]'\nkey = '{}'\n";
+    const REVOKE: &str = "does = \"revoke\"\nanswer = '{}'\n";
+    let parts = ["/a", "/a.b", "/~", "/{id}", "/{org}", ""];
+    let (mut operations, mut seen) = (String::new(), BTreeSet::new());
+    for (second, third) in parts.iter().flat_map(|s| parts.iter().map(move |t| (s, t))) {
+        let path = format!("/api{second}{third}");
+        let (verb, method, what) = match path.contains("{id}") {
+            true => (DialectVerb::Revoke, "DELETE", REVOKE),
+            false => (DialectVerb::List, "GET", LIST),
+        };
+        let on = format!("{method} {path}");
+        // `{id}/{id}` is refused, and so is what another operation answers.
+        if DialectRoute::parse(&on, verb).is_ok_and(|route| seen.insert((method, route.pattern())))
+        {
+            operations += &format!("[[dialect.operation]]\non = \"{on}\"\n{what}");
+        }
+    }
+    assert!(seen.len() > 15, "{seen:?}");
+    TestDesk::new(&format!("[[dialect]]\nname = \"own\"\nerror = '{{}}'\n{operations}"));
 }

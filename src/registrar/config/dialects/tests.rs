@@ -64,7 +64,7 @@ fn a_dialect_of_ones_own_is_read() {
         panic!("{:?}", dialect.operations)
     };
     let patterns: Vec<_> = list.routes.iter().map(ToString::to_string).collect();
-    assert_eq!(patterns, ["GET /api/keys", "GET /of/{p1}/keys"]);
+    assert_eq!(patterns, ["GET /api/keys", "GET /of/{org}/keys"]);
     assert_eq!(list.routes[1].words("/of/acme/keys").org, Some("acme"));
     assert_eq!((create.status, create.grants.len()), (201, 1));
     assert_eq!(rotate.overlap, Duration::from_secs(3600));
@@ -106,7 +106,13 @@ fn every_fault_has_its_line_and_a_remedy() {
         ("{id}/rotate", "rotate", "has no {id}"),
         ("{id}/rotate", "{id}/{id}", "`{id}` is there twice"),
         ("\"POST /api/keys/{id}/rotate\"", "\"POST /api/keys\"", "has no {id}"),
-        ("\"PATCH /api/keys/{id}\"", "\"POST /api/keys/{id}/rotate\"", "is answered already"),
+        (
+            "\"PATCH /api/keys/{id}\"",
+            "\"POST /api/keys/{id}/rotate\"",
+            ":35:1: dialect[0].operation[3].on: `POST /api/keys/{id}/rotate` is answered already",
+        ),
+        ("/of/{org}/keys", "/api/keys", ":18:1: dialect[0].operation[0].on: `GET /api/keys` is"),
+        ("\"GET /api/keys\"", "\"GET /\"", "on[0]: `/` is of the service itself"),
         (
             "'[\"$keys\"]'",
             "'[\"$kies\"]'",
@@ -133,15 +139,41 @@ fn every_fault_has_its_line_and_a_remedy() {
         let text = load(&OWN.replacen(from, to, 1)).unwrap_err().to_string();
         assert!(text.contains(want), "{to}: {text}");
         assert!(text.contains("\nhint: ") || text.contains("must be 200"), "{to}: {text}");
+        let is_told = want.contains("unknown key") || !text.contains("unknown key");
+        assert!(is_told, "{to}: {text}");
     }
     let text = load("[[dialect]]\nname = \"whatsomate\"\n").unwrap_err().to_string();
     assert!(text.contains("built in are weshape, whatomate"), "{text}");
     let two = format!("{OWN}{OWN}");
     let text = load(&two).unwrap_err().to_string();
-    assert!(text.contains("`GET /api/keys` is answered already"), "{text}");
+    let want = ":44:1: dialect[1].operation[0].on: the path of `GET /api/keys` is answered by \
+                dialect `shop` already";
+    assert!(text.contains(want), "{text}");
+    let two = "[[dialect]]\nname = \"weshape\"\n".repeat(2);
+    let text = load(&two).unwrap_err().to_string();
+    assert!(text.contains(":15:1: dialect[1].name: the path of `GET /"), "{text}");
     let second = "[[audiences]]\nname = \"other\"\n";
     let text = load(&format!("{second}{OWN}")).unwrap_err().to_string();
     assert!(text.contains("dialect[0].audience: is missing"), "{text}");
+}
+
+/// Another method on the path of another dialect, whatever either calls its parameters.
+#[test]
+fn a_path_is_of_one_dialect() {
+    let other = |on: &str| {
+        format!(
+            "{OWN}[[dialect]]\nname = \"other\"\nerror = '{{}}'\n[[dialect.operation]]\n\
+             does = \"revoke\"\non = \"{on}\"\nanswer = '{{}}'\n"
+        )
+    };
+    for on in ["DELETE /api/keys/{id}", "DELETE /api/keys/{id}/rotate", "DELETE /of/{id}/keys"] {
+        let text = load(&other(on)).unwrap_err().to_string();
+        let want = format!("dialect[1].operation[0].on: the path of `{on}` is answered by dialect");
+        assert!(text.contains(&want) && text.contains("\nhint: one dialect"), "{on}: {text}");
+    }
+    for on in ["DELETE /api/{id}", "DELETE /api/{org}/{id}", "DELETE /of/{org}/keys/{id}"] {
+        assert_eq!(load(&other(on)).unwrap().dialects.len(), 2, "{on}");
+    }
 }
 
 #[test]
