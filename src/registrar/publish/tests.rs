@@ -258,11 +258,12 @@ fn a_patch_without_a_change_over_a_table_without_a_key_is_taken() {
     run(async {
         let service = house.serve().await;
         let there = async {
-            while !house.root.join("out/keys.kgp").exists() {
+            // The patch is put there before its table.
+            while !["out/keys.kgp", "out/keys.kgt"].iter().all(|at| house.root.join(at).exists()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, there).await.expect("a first patch");
+        tokio::time::timeout(PATIENCE, there).await.expect("a first table and patch");
         let mut sidecar = house.sidecar();
         sidecar.look_at_table(&house).unwrap();
         sidecar.look_at_patch(&house).unwrap();
