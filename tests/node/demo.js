@@ -57,6 +57,8 @@ const main = async () => {
   await page.locator("a.danger").first().click();
   await picture("revoke");
   const asks = page.locator("dialog[open]");
+  // What it asks is known once it is open: the name only of a key that was used lately.
+  await asks.waitFor();
   if (await asks.locator('input[name="confirm"]').count()) {
     await asks.locator('input[name="confirm"]').fill(name);
   }
