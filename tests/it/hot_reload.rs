@@ -1,14 +1,21 @@
 //! Tables change while requests run: no request fails, none is judged by a mixture, and a key that
 //! is revoked is dead as soon as `/status` says so.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use keygate::core::{
+    Digest, Grant, KeyId, KeyKind, KeySpec, KeyStatus, LimitSet, NetworkSet, OrgId, Permission,
+    PermissionSet,
+};
+
 use crate::support::client::{Client, exchange};
-use crate::support::gate::{Gate, Key, READER};
+use crate::support::gate::{Gate, Key, READER, Setup};
+use crate::support::tables::TableSigner;
 use crate::support::upstream::{Upstream, answer};
 
 fn get(key: &str) -> String {
@@ -30,40 +37,39 @@ fn registry(serial: u64) -> String {
     )
 }
 
-#[test]
-fn ten_thousand_requests_during_a_hundred_reloads() {
-    const REQUESTS: usize = 10_000;
-    const RELOADS: u64 = 100;
-    // The service answers with the identity that it was told.
-    let upstream = Upstream::answering(|m| {
+/// A service that answers with the identity that it was told.
+fn identity_service() -> Upstream {
+    Upstream::answering(|m| {
         let told = ["x-key-name", "x-permissions"].map(|n| m.one(n).unwrap_or_default());
         answer("200 OK", "", &told.join("|"))
-    });
-    let gate = Gate::before(&upstream)
-        .table("shrink_brake = \"100%\"")
-        .key(
-            Key::new("key_speaking", SPEAKING).of_org("acme").named("name-1").may("p1").may("read"),
-        )
-        .start();
-    // Tables are built beforehand, so that the reloads come as fast as they can be taken.
-    let mut tables = Vec::new();
-    for serial in 2..RELOADS + 2 {
-        gate.folder.write("keys.toml", &registry(serial));
-        let name = format!("{serial}.kgt");
-        gate.folder.build_as(&name, &["--serial", &serial.to_string()]);
-        tables.push((serial, name));
-    }
-    let (done, finished) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let address = gate.address;
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
+    })
+}
+
+fn speaking(upstream: &Upstream) -> Setup {
+    Gate::before(upstream).table("shrink_brake = \"100%\"").key(
+        Key::new("key_speaking", SPEAKING).of_org("acme").named("name-1").may("p1").may("read"),
+    )
+}
+
+/// Clients that ask all the time with [`SPEAKING`], and fail at an answer that is not 200, mixes two
+/// tables or goes back to a former one.
+struct Readers {
+    done: Arc<AtomicUsize>,
+    finished: Arc<AtomicBool>,
+    clients: Vec<thread::JoinHandle<()>>,
+}
+
+// === impl Readers ===
+
+impl Readers {
+    fn of(address: SocketAddr) -> Self {
+        let (done, finished) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let reader = || {
             let (done, finished) = (Arc::clone(&done), Arc::clone(&finished));
             thread::spawn(move || {
                 let mut client = Client::connect(address);
                 let mut newest = 0;
-                while done.fetch_add(1, Ordering::SeqCst) < REQUESTS
-                    || !finished.load(Ordering::SeqCst)
-                {
+                while !finished.load(Ordering::SeqCst) {
                     client.send(get(SPEAKING));
                     let got = client.response();
                     assert_eq!(got.status(), 200, "{}", got.body_text());
@@ -72,20 +78,47 @@ fn ten_thousand_requests_during_a_hundred_reloads() {
                     assert_eq!(text, format!("name-{serial}|p{serial} read"), "a mixture");
                     assert!(serial >= newest, "went back from {newest} to {serial}");
                     newest = serial;
+                    done.fetch_add(1, Ordering::SeqCst);
                 }
-                newest
             })
-        })
-        .collect();
+        };
+        let clients = (0..4).map(|_| reader()).collect();
+        Self { done, finished, clients }
+    }
+
+    /// Waits until there were `requests`, or one has failed.
+    fn finish(self, requests: usize) {
+        let failed = || self.clients.iter().any(thread::JoinHandle::is_finished);
+        while self.done.load(Ordering::SeqCst) < requests && !failed() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.finished.store(true, Ordering::SeqCst);
+        for client in self.clients {
+            client.join().expect("no request failed");
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_requests_during_a_hundred_reloads() {
+    const REQUESTS: usize = 10_000;
+    const RELOADS: u64 = 100;
+    let upstream = identity_service();
+    let gate = speaking(&upstream).start();
+    // Tables are built beforehand, so that the reloads come as fast as they can be taken.
+    let mut tables = Vec::new();
+    for serial in 2..RELOADS + 2 {
+        gate.folder.write("keys.toml", &registry(serial));
+        let name = format!("{serial}.kgt");
+        gate.folder.build_as(&name, &["--serial", &serial.to_string()]);
+        tables.push((serial, name));
+    }
+    let readers = Readers::of(gate.address);
     for (serial, name) in &tables {
         std::fs::rename(gate.folder.file(name), gate.folder.file("keys.kgt")).unwrap();
         gate.wait_serial(*serial);
     }
-    finished.store(true, Ordering::SeqCst);
-    for client in clients {
-        client.join().expect("no request failed");
-    }
-    assert!(done.load(Ordering::SeqCst) >= REQUESTS);
+    readers.finish(REQUESTS);
     assert_eq!(exchange(gate.address, get(SPEAKING)).body_text(), "name-101|p101 read");
 }
 
@@ -137,32 +170,71 @@ fn reloads(gate: &Gate) -> Vec<String> {
     lines
 }
 
-/// The kubelet's way: `..data` is a link to a folder and is swapped as a whole.
+/// As [`registry`] has it.
+fn speaking_key(serial: u64) -> KeySpec {
+    let permissions = [format!("p{serial}"), "read".into()];
+    let permissions = permissions.map(|word| Permission::parse(&word).unwrap());
+    KeySpec {
+        id: KeyId::parse("key_speaking").unwrap(),
+        org: OrgId::parse("acme").unwrap(),
+        name: format!("name-{serial}").into(),
+        digest: Digest::of(SPEAKING.as_bytes()),
+        public_id: None,
+        expires: None,
+        grant: Grant {
+            status: KeyStatus::Active,
+            kind: KeyKind::Single,
+            environment: None,
+            not_before: None,
+            permissions: PermissionSet::new(permissions),
+            networks: NetworkSet::default(),
+            limits: LimitSet::default(),
+            sunset: None,
+        },
+        owner: None,
+    }
+}
+
+/// The kubelet's way: `..data` is a link to a folder and is swapped as a whole, a thousand times under
+/// load. The first hundred are waited for one by one, the others come as fast as files can be written.
 #[test]
-fn kubernetes_secret_swap() {
-    let upstream = Upstream::start();
-    let setup = Gate::before(&upstream).table("poll = \"1h\"");
+fn a_thousand_swaps_of_a_mounted_secret_under_load() {
+    const SWAPS: u64 = 1000;
+    let upstream = identity_service();
+    let setup = speaking(&upstream).table("poll = \"1h\"");
     let folder = setup.folder();
+    let signer = TableSigner::new();
     let config = folder.read("keygate.toml").replace("path = \"keys.kgt\"", "path = \"mount\"");
-    folder.write("keygate.toml", &config);
+    folder.write(
+        "keygate.toml",
+        &config.replace("\"signer.pub\"", &format!("{:?}", signer.public())),
+    );
     let mount = folder.file("mount");
-    std::fs::create_dir_all(mount.join("..1")).unwrap();
-    std::fs::rename(folder.file("keys.kgt"), mount.join("..1/keys.kgt")).unwrap();
-    symlink("..1", mount.join("..data")).unwrap();
+    let swap = |serial: u64| {
+        let new = mount.join(format!("..{serial}"));
+        std::fs::create_dir_all(&new).unwrap();
+        std::fs::write(new.join("keys.kgt"), signer.table(serial, &speaking_key(serial))).unwrap();
+        symlink(&new, mount.join("..data_tmp")).unwrap();
+        std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+        let _ = std::fs::remove_dir_all(mount.join(format!("..{}", serial - 1)));
+    };
+    swap(1);
     symlink("..data/keys.kgt", mount.join("keys.kgt")).unwrap();
     let gate = Gate::serve(folder);
     gate.wait_ready();
-    for serial in 2..5u64 {
-        let new = format!("..{serial}");
-        std::fs::create_dir(mount.join(&new)).unwrap();
-        let table = format!("mount/{new}/keys.kgt");
-        gate.folder.build_as(&table, &["--serial", &serial.to_string()]);
-        symlink(&new, mount.join("..data_tmp")).unwrap();
-        std::fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
-        std::fs::remove_dir_all(mount.join(format!("..{}", serial - 1))).unwrap();
-        gate.wait_serial(serial);
+    let readers = Readers::of(gate.address);
+    for serial in 2..=SWAPS {
+        swap(serial);
+        if serial <= 100 {
+            gate.wait_serial(serial);
+        }
     }
-    assert_eq!(exchange(gate.address, get(READER)).status(), 200);
+    gate.wait_serial(SWAPS);
+    readers.finish(1000);
+    let last = format!("name-{SWAPS}|p{SWAPS} read");
+    assert_eq!(exchange(gate.address, get(SPEAKING)).body_text(), last);
+    // A torn table would be refused, and a file that is gone would be a failure to read.
+    assert_eq!(failures(&gate), 0, "{}", gate.log());
 }
 
 /// Invariant 7: what cannot be taken changes nothing but counters, gauges and the log.

@@ -10,5 +10,6 @@ pub(crate) mod nginx;
 pub(crate) mod process;
 pub(crate) mod relay;
 pub(crate) mod start;
+pub(crate) mod tables;
 pub(crate) mod tools;
 pub(crate) mod upstream;
