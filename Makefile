@@ -8,6 +8,8 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 IMAGE ?= keygate:dev
+# What keygatectl can do beside keys and tables: the management service, and Kubernetes.
+FEATURES = admin,kubernetes
 # PGO=1: builds with a profile of the running proxy, which takes minutes to make.
 WITH_PROFILE = $(if $(filter-out 0,$(PGO)),deploy/with-profile.sh)
 
@@ -15,25 +17,25 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Guided tour in a temporary folder; stays up until Ctrl-C (ONCE=1: ends after the tour, with pictures)
-	$(CARGO) build --bins --features admin
+	$(CARGO) build --bins --features $(FEATURES)
 	@target/debug/keygatectl demo $(if $(filter-out 0,$(ONCE)),--once --then tests/demo.sh)
 
 test: tools check ## All tests, as CI runs them: format, lints, unit, integration, end to end, docs, fuzz corpus
-	$(CARGO) test --no-fail-fast --tests --features admin
-	$(CARGO) test --no-fail-fast --doc --features admin
+	$(CARGO) test --no-fail-fast --tests --features $(FEATURES)
+	$(CARGO) test --no-fail-fast --doc --features $(FEATURES)
 	fuzz/run
 
 test-admin-full: tools ## Suites of the management service of which `make test` runs a bounded part
-	KEYGATE_ADMIN_FULL=1 $(CARGO) test --features admin --test it admin_api
-	KEYGATE_SCREENS=all $(CARGO) test --lib --features admin registrar::page
+	KEYGATE_ADMIN_FULL=1 $(CARGO) test --features $(FEATURES) --test it admin_api
+	KEYGATE_SCREENS=all $(CARGO) test --lib --features $(FEATURES) registrar::page
 
 test-large: ## Tests that take a minute and a gigabyte each, which `make test` leaves out
 	$(CARGO) test --release --lib -- --ignored
 
 check: ## Format and lints, no tests
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --quiet --all-targets --features admin -- -D warnings
-	$(CARGO) check --quiet --lib --bins # as the sidecar's image is built: without the management service
+	$(CARGO) clippy --quiet --all-targets --features $(FEATURES) -- -D warnings
+	$(CARGO) check --quiet --lib --bins # as the sidecar's image is built: without them
 
 fuzz: ## Fuzz targets over their corpus; TARGET=name SECONDS=n: one of them for longer
 	fuzz/run $(if $(TARGET),$(TARGET) $(or $(SECONDS),60))
@@ -61,7 +63,7 @@ bench-table: ## Build, verify and look-up of tables from 1,000 to 10,000,000 key
 	benches/table.sh
 
 bench-admin: ## From a change in the management service to the refusal at sidecars; RATE, SECONDS, KEYS
-	$(CARGO) build --quiet --release --features admin --bins --example bench-admin
+	$(CARGO) build --quiet --release --features $(FEATURES) --bins --example bench-admin
 	target/release/examples/bench-admin
 
 bench-reload: ## Latency of requests while tables reload

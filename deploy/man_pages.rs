@@ -11,6 +11,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     fs::create_dir_all(&directory)?;
     clap_mangen::generate_to(keygate::cli::definition(), &directory)?;
-    clap_mangen::generate_to(keygate::manage::definition(&[]), &directory)?;
+    clap_mangen::generate_to(keygate::manage::definition(&keygate::added::commands()), &directory)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! core ← table ← {reload, manage}      core ← proxy      app on top; proxy and manage never meet
 //! ```
 
+pub mod added;
 pub mod admin;
 pub mod app;
 pub mod artefacts;
@@ -15,6 +16,8 @@ pub mod core;
 pub mod exit;
 pub mod explain;
 pub mod exposure;
+#[cfg(feature = "kubernetes")]
+pub mod inject;
 pub mod manage;
 pub mod meter;
 pub mod mounts;

@@ -1,12 +1,7 @@
-//! Arguments → `manage::run` → exit code. With the feature `admin` it has the commands of the
-//! management service too, which `manage` does not know.
+//! Arguments → `manage::run` → exit code, with the commands of the features that this build has.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    #[cfg(feature = "admin")]
-    let added = [keygate::registrar::command::added()];
-    #[cfg(not(feature = "admin"))]
-    let added = [];
-    ExitCode::from(keygate::manage::run(std::env::args_os(), &added))
+    ExitCode::from(keygate::manage::run(std::env::args_os(), &keygate::added::commands()))
 }

@@ -415,9 +415,5 @@ http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Service).serve_forever()
 
 /// keygatectl with the commands of the features that this build has.
 fn definition_of_keygatectl() -> clap::Command {
-    #[cfg(feature = "admin")]
-    let added = [keygate::registrar::command::added()];
-    #[cfg(not(feature = "admin"))]
-    let added = [];
-    keygate::manage::definition(&added)
+    keygate::manage::definition(&keygate::added::commands())
 }

@@ -82,11 +82,7 @@ fn every_command_and_option_of_keygatectl_is_described() {
         words.filter(|w| w.len() > 3).map(str::to_owned).collect()
     };
     let told = words(&page);
-    #[cfg(feature = "admin")]
-    let added = [keygate::registrar::command::added()];
-    #[cfg(not(feature = "admin"))]
-    let added = [];
-    let mut program = keygate::manage::definition(&added);
+    let mut program = keygate::manage::definition(&keygate::added::commands());
     program.build();
     let mut known = BTreeSet::from(["--help".to_owned(), "--version".to_owned()]);
     let mut missing = Vec::new();

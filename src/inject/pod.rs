@@ -1,0 +1,264 @@
+//! One pod in, a patch or a reason out. Pure: the same pod and settings give the same answer in every
+//! replica. Imports core.
+
+pub mod annotations;
+mod configuration;
+mod containers;
+mod handlers;
+pub mod names;
+pub mod outcome;
+pub mod patch;
+pub mod quantity;
+pub mod settings;
+pub mod sidecar;
+pub mod status;
+mod steering;
+mod takeover;
+mod upstream;
+
+use serde_json::{Map, Value, json};
+
+use self::annotations::{AnnotationName, LabelName, PodWishes};
+use self::configuration::configuration;
+use self::containers::{PodContainer, containers};
+use self::outcome::{InjectDenial, InjectOutcome, Injection, SkipReason};
+use self::patch::PatchDraft;
+use self::settings::InjectorSettings;
+use self::sidecar::{CONTAINER, SidecarVolumes};
+use self::status::{ContainerChange, InjectStatus};
+use self::steering::{EditKind, PodEdit, SteeredPod, steer};
+use self::upstream::upstream_port;
+use crate::core::Digest;
+
+/// kubectl's: which container `logs` and `exec` take.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// Set by the kubelet on what it mirrors.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// What is known of a pod beside itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InjectContext {
+    /// Its namespace has the label `keygate.dev/require`: what would be skipped is denied.
+    pub is_required: bool,
+}
+
+/// Why a pod is not injected.
+enum Halt {
+    Deny(InjectDenial),
+    Skip(SkipReason),
+}
+
+type Halted<T> = Result<T, Halt>;
+
+/// What `pod` needs to be behind keygate: an object of the API with `metadata` and `spec`, or the
+/// template of a workload. Never panics, whatever it is.
+pub fn inject(pod: &Value, context: &InjectContext, settings: &InjectorSettings) -> InjectOutcome {
+    match injection(pod, settings) {
+        Ok(injection) => InjectOutcome::Patch(Box::new(injection)),
+        Err(Halt::Deny(denial)) => InjectOutcome::Deny(denial),
+        // It has the sidecar: that is what the namespace demands.
+        Err(Halt::Skip(SkipReason::AlreadyInjected)) => {
+            InjectOutcome::Skip(SkipReason::AlreadyInjected)
+        }
+        Err(Halt::Skip(reason)) if context.is_required => {
+            InjectOutcome::Deny(InjectDenial::required(reason))
+        }
+        Err(Halt::Skip(reason)) => InjectOutcome::Skip(reason),
+    }
+}
+
+fn injection(pod: &Value, settings: &InjectorSettings) -> Halted<Injection> {
+    let none = Value::Object(Map::new());
+    let metadata = match pod.get("metadata") {
+        None | Some(Value::Null) => &none,
+        Some(metadata @ Value::Object(_)) => metadata,
+        Some(_) => return Err(malformed("metadata is no object")),
+    };
+    let spec = match pod.get("spec") {
+        Some(spec @ Value::Object(_)) => spec,
+        _ => return Err(malformed("there is no spec")),
+    };
+    let wishes = PodWishes::read(metadata, settings)?;
+    let all = containers(spec)?;
+    stays_out(metadata, spec, &all, &wishes, settings)?;
+    let upstream = upstream_port(&all, &wishes)?;
+    let pod_plan = steer(spec, &all, &upstream, &wishes, settings)?;
+    let app = all.get(upstream.container).ok_or_else(|| malformed("there is no container"))?;
+    let volumes = SidecarVolumes::new(spec, settings);
+    let config = configuration(spec, &pod_plan, upstream.protocol, &wishes, settings);
+
+    let mut draft = PatchDraft::new(pod.clone());
+    if !matches!(pod.get("metadata"), Some(Value::Object(_))) {
+        draft.set("/metadata", json!({}))?;
+    }
+    let mut warnings = pod_plan.warnings.clone();
+    let mut edits = pod_plan.edits.clone();
+    match (wishes.app_prestop_sleep, app.value.pointer("/lifecycle/preStop")) {
+        (None, _) => {}
+        (Some(_), Some(hook)) if !hook.is_null() => warnings.push(format!(
+            "container {} has a preStop hook of its own, so {} changes nothing",
+            app.name,
+            AnnotationName::AppPrestopSleep.name()
+        )),
+        (Some(seconds), _) => edits.push(PodEdit {
+            container: upstream.container,
+            at: "/lifecycle".into(),
+            kind: EditKind::Put("preStop", json!({"sleep": {"seconds": seconds}})),
+        }),
+    }
+    let changes = carry_out(&mut draft, &all, edits)?;
+    let sets_default = !has_text(metadata, "annotations", DEFAULT_CONTAINER);
+    let status = InjectStatus {
+        revision: settings.revision.clone(),
+        hash: hash_of_inputs(metadata, settings),
+        container: CONTAINER.into(),
+        native: wishes.native_sidecar,
+        steering: wishes.steering,
+        ports: pod_plan.ports,
+        upstream: pod_plan.app_port,
+        volumes: volumes.names(),
+        moved: pod_plan.moved.clone(),
+        probes: probes(&pod_plan),
+        default_container: sets_default,
+        changes,
+    };
+    draft.put("/metadata/labels", LabelName::Injected.name(), json!(settings.revision))?;
+    let mut annotate =
+        |name: &str, text: &str| draft.put("/metadata/annotations", name, json!(text));
+    annotate(AnnotationName::Status.name(), &status.text())?;
+    annotate(AnnotationName::SidecarConfig.name(), &config)?;
+    if sets_default {
+        annotate(DEFAULT_CONTAINER, app.name)?;
+    }
+    for volume in volumes.definitions(&wishes, settings, AnnotationName::SidecarConfig.name()) {
+        draft.append("/spec/volumes", volume)?;
+    }
+    let sidecar = sidecar::container(&pod_plan, &volumes, &wishes, settings);
+    match wishes.native_sidecar {
+        true => draft.append("/spec/initContainers", sidecar)?,
+        // Last of all: what was said of positions before holds no more.
+        false => draft.prepend("/spec/containers", sidecar)?,
+    }
+    Ok(Injection { patch: draft.operations(), steered: pod_plan.report, warnings })
+}
+
+/// # Errors
+/// Pods that get no sidecar.
+fn stays_out(
+    metadata: &Value,
+    spec: &Value,
+    containers: &[PodContainer<'_>],
+    wishes: &PodWishes,
+    settings: &InjectorSettings,
+) -> Halted<()> {
+    let skip = |holds: bool, reason| if holds { Err(Halt::Skip(reason)) } else { Ok(()) };
+    skip(has_text(metadata, "annotations", MIRROR), SkipReason::Mirror)?;
+    skip(wishes.inject == Some(false), SkipReason::Disabled)?;
+    let is_other = wishes.revision.as_ref().is_some_and(|rev| *rev != settings.revision);
+    skip(is_other, SkipReason::OtherRevision)?;
+    skip(containers.iter().any(|c| c.name == CONTAINER), SkipReason::AlreadyInjected)?;
+    for name in AnnotationName::ALL.into_iter().filter(|name| name.is_set_by_injector()) {
+        if has_text(metadata, "annotations", name.name()) {
+            return Err(Halt::Deny(InjectDenial::annotation(format!(
+                "annotation {}: is written by the injector, and this pod has no container {CONTAINER}\n\
+                 hint: take the annotation out; it was copied from another pod",
+                name.name()
+            ))));
+        }
+    }
+    let text = |path: &str| spec.pointer(path).and_then(Value::as_str);
+    let is_windows = text("/os/name") == Some("windows")
+        || text("/nodeSelector/kubernetes.io~1os") == Some("windows");
+    skip(is_windows, SkipReason::Windows)?;
+    skip(spec.get("hostNetwork") == Some(&Value::Bool(true)), SkipReason::HostNetwork)?;
+    let ephemeral = spec.get("ephemeralContainers").and_then(Value::as_array);
+    skip(ephemeral.is_some_and(|list| !list.is_empty()), SkipReason::Ephemeral)?;
+    let ends = matches!(text("/restartPolicy"), Some("Never" | "OnFailure")) || is_of_job(metadata);
+    skip(ends && !wishes.native_sidecar, SkipReason::JobNeedsNativeSidecar)
+}
+
+fn is_of_job(metadata: &Value) -> bool {
+    let owners = metadata.get("ownerReferences").and_then(Value::as_array);
+    let kind = |owner: &Value| owner.get("kind").and_then(Value::as_str) == Some("Job");
+    owners.is_some_and(|owners| owners.iter().any(kind))
+}
+
+fn has_text(metadata: &Value, map: &str, name: &str) -> bool {
+    metadata.get(map).and_then(|map| map.get(name)).is_some()
+}
+
+fn malformed(what: &str) -> Halt {
+    Halt::Deny(InjectDenial::malformed(format!("{what}\nhint: is it a pod?")))
+}
+
+/// Makes the edits, and says what was there before.
+fn carry_out(
+    draft: &mut PatchDraft,
+    containers: &[PodContainer<'_>],
+    edits: Vec<PodEdit>,
+) -> Halted<Vec<ContainerChange>> {
+    let mut changes = Vec::new();
+    for PodEdit { container, at, kind } in edits {
+        let Some(container) = containers.get(container) else { continue };
+        let path = format!("{}{at}", container.pointer);
+        let there = |draft: &PatchDraft, path: &str| draft.document().pointer(path).cloned();
+        let change = |at: String, was, now, appended| ContainerChange {
+            container: container.name.to_owned(),
+            at,
+            was,
+            now,
+            appended,
+        };
+        match kind {
+            EditKind::Append(value) => {
+                draft.append(&path, value.clone())?;
+                changes.push(change(at, None, Some(value), true));
+            }
+            EditKind::Put(name, value) => {
+                let was = there(draft, &format!("{path}/{name}"));
+                draft.put(&path, name, value.clone())?;
+                changes.push(change(format!("{at}/{name}"), was, Some(value), false));
+            }
+            EditKind::Remove => {
+                let was = there(draft, &path);
+                draft.remove(&path);
+                changes.push(change(at, was, None, false));
+            }
+            EditKind::Set(value) => {
+                let was = there(draft, &path);
+                if was.as_ref() == Some(&value) {
+                    continue;
+                }
+                draft.set(&path, value.clone())?;
+                changes.push(change(at, was, Some(value), false));
+            }
+        }
+    }
+    Ok(changes)
+}
+
+fn probes(pod: &SteeredPod) -> Vec<String> {
+    let passed = pod.passages.iter().filter_map(|passage| passage.path.strip_prefix("/probe/"));
+    passed.map(str::to_owned).collect()
+}
+
+/// The first 16 hexadecimal digits of SHA-256.
+fn hash_of_inputs(metadata: &Value, settings: &InjectorSettings) -> String {
+    let ours = metadata.get("annotations").and_then(Value::as_object).into_iter().flatten();
+    let ours: Map<_, _> = ours
+        .filter(|(name, _)| name.starts_with(annotations::DOMAIN))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let inputs = json!([settings, ours]).to_string();
+    let digest = Digest::of(inputs.as_bytes());
+    digest.0.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+// === impl Halt ===
+
+impl From<InjectDenial> for Halt {
+    fn from(denial: InjectDenial) -> Self {
+        Self::Deny(denial)
+    }
+}

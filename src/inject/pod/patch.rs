@@ -1,0 +1,185 @@
+//! JSON Patch (RFC 6902): the operations, and a working copy that is changed and written down at once.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::outcome::InjectDenial;
+
+/// One operation of a patch. It serialises as the API server reads it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub enum PatchOperation {
+    Add { path: String, value: Value },
+    Remove { path: String },
+    Replace { path: String, value: Value },
+}
+
+/// A document while it is changed: every change becomes an operation too.
+#[derive(Debug)]
+pub(super) struct PatchDraft {
+    document: Value,
+    operations: Vec<PatchOperation>,
+}
+
+/// A JSON Pointer (RFC 6901) of these names.
+pub(super) fn pointer(names: &[&str]) -> String {
+    names.iter().fold(String::new(), |mut path, name| {
+        path.push('/');
+        path.push_str(&name.replace('~', "~0").replace('/', "~1"));
+        path
+    })
+}
+
+// === impl PatchDraft ===
+
+impl PatchDraft {
+    pub(super) fn new(document: Value) -> Self {
+        Self { document, operations: Vec::new() }
+    }
+
+    pub(super) fn document(&self) -> &Value {
+        &self.document
+    }
+
+    pub(super) fn operations(self) -> Vec<PatchOperation> {
+        self.operations
+    }
+
+    /// Sets a member of an object, and makes the object where there is none. The object's parent must
+    /// be there.
+    ///
+    /// # Errors
+    /// Something else than an object is in its place.
+    pub(super) fn put(
+        &mut self,
+        object: &str,
+        name: &str,
+        value: Value,
+    ) -> Result<(), InjectDenial> {
+        match self.document.pointer(object) {
+            None | Some(Value::Null) => {
+                self.set(object, Value::from(Map::from_iter([(name.to_owned(), value)])))
+            }
+            Some(Value::Object(_)) => self.set(&format!("{object}{}", pointer(&[name])), value),
+            Some(_) => Err(InjectDenial::malformed(format!("{object} is no object"))),
+        }
+    }
+
+    /// Appends to a list, and makes it where there is none. The list's parent must be there.
+    ///
+    /// # Errors
+    /// Something else than a list is in its place.
+    pub(super) fn append(&mut self, list: &str, value: Value) -> Result<(), InjectDenial> {
+        match self.document.pointer_mut(list) {
+            None | Some(Value::Null) => self.set(list, json!([value])),
+            Some(Value::Array(items)) => {
+                items.push(value.clone());
+                self.operations.push(PatchOperation::Add { path: format!("{list}/-"), value });
+                Ok(())
+            }
+            Some(_) => Err(InjectDenial::malformed(format!("{list} is no list"))),
+        }
+    }
+
+    /// Puts an item in front of a list's others.
+    ///
+    /// # Errors
+    /// There is no list.
+    pub(super) fn prepend(&mut self, list: &str, value: Value) -> Result<(), InjectDenial> {
+        match self.document.pointer_mut(list) {
+            Some(Value::Array(items)) => {
+                items.insert(0, value.clone());
+                self.operations.push(PatchOperation::Add { path: format!("{list}/0"), value });
+                Ok(())
+            }
+            _ => Err(InjectDenial::malformed(format!("{list} is no list"))),
+        }
+    }
+
+    /// Sets what is at `path`; its parent must be there.
+    ///
+    /// # Errors
+    /// There is no parent that could hold it.
+    pub(super) fn set(&mut self, path: &str, value: Value) -> Result<(), InjectDenial> {
+        if let Some(old) = self.document.pointer_mut(path) {
+            if *old == value {
+                return Ok(());
+            }
+            old.clone_from(&value);
+            self.operations.push(PatchOperation::Replace { path: path.to_owned(), value });
+            return Ok(());
+        }
+        let no_parent = || InjectDenial::malformed(format!("{path} has no place"));
+        let (parent, name) = path.rsplit_once('/').ok_or_else(no_parent)?;
+        match self.document.pointer_mut(parent) {
+            Some(Value::Object(members)) => {
+                members.insert(name.replace("~1", "/").replace("~0", "~"), value.clone());
+                self.operations.push(PatchOperation::Add { path: path.to_owned(), value });
+                Ok(())
+            }
+            _ => Err(no_parent()),
+        }
+    }
+
+    /// Takes away what is at `path`, where there is something.
+    pub(super) fn remove(&mut self, path: &str) {
+        let Some((parent, name)) = path.rsplit_once('/') else { return };
+        let gone = match self.document.pointer_mut(parent) {
+            Some(Value::Object(members)) => {
+                members.remove(&name.replace("~1", "/").replace("~0", "~")).is_some()
+            }
+            Some(Value::Array(items)) => match name.parse::<usize>() {
+                Ok(at) if at < items.len() => {
+                    items.remove(at);
+                    true
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        if gone {
+            self.operations.push(PatchOperation::Remove { path: path.to_owned() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parents_are_made_and_names_escaped() {
+        let mut draft = PatchDraft::new(json!({"metadata": {"labels": null}, "spec": {}}));
+        draft.put("/metadata/annotations", "a/b~c", json!("1")).unwrap();
+        draft.put("/metadata/annotations", "d/e", json!("2")).unwrap();
+        draft.put("/metadata/labels", "x", json!("3")).unwrap();
+        draft.append("/spec/volumes", json!(1)).unwrap();
+        draft.append("/spec/volumes", json!(2)).unwrap();
+        assert_eq!(
+            *draft.document(),
+            json!({
+                "metadata": {"annotations": {"a/b~c": "1", "d/e": "2"}, "labels": {"x": "3"}},
+                "spec": {"volumes": [1, 2]}
+            })
+        );
+        let patch = serde_json::to_value(draft.operations()).unwrap();
+        assert_eq!(
+            patch,
+            json!([
+                {"op": "add", "path": "/metadata/annotations", "value": {"a/b~c": "1"}},
+                {"op": "add", "path": "/metadata/annotations/d~1e", "value": "2"},
+                {"op": "replace", "path": "/metadata/labels", "value": {"x": "3"}},
+                {"op": "add", "path": "/spec/volumes", "value": [1]},
+                {"op": "add", "path": "/spec/volumes/-", "value": 2},
+            ])
+        );
+    }
+
+    #[test]
+    fn what_is_of_another_kind_is_refused() {
+        let mut draft = PatchDraft::new(json!({"metadata": {"labels": []}, "spec": 1}));
+        assert!(draft.put("/metadata/labels", "x", json!(1)).is_err());
+        assert!(draft.append("/spec/volumes", json!(1)).is_err());
+        assert!(draft.prepend("/spec", json!(1)).is_err());
+    }
+}

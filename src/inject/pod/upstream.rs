@@ -1,0 +1,142 @@
+//! Which port of a pod is the service's: the one that an annotation names, or the only one that can be
+//! meant. Never a guess between several: the others would stay open unnoticed.
+
+use serde_json::Value;
+
+use super::annotations::{AnnotationName, PodWishes, PortWish, UpstreamProtocol};
+use super::containers::PodContainer;
+use super::handlers::{Handler, handlers};
+use super::outcome::{InjectDenial, SkipReason};
+use super::{Halt, Halted};
+
+/// Names of ports that are for people and machines around a service.
+const SIDE_DOORS: &[&str] = &[
+    "admin",
+    "debug",
+    "health",
+    "healthcheck",
+    "healthz",
+    "jmx",
+    "management",
+    "metrics",
+    "mgmt",
+    "monitoring",
+    "pprof",
+    "probe",
+    "probes",
+    "prom",
+    "prometheus",
+];
+
+/// The port to protect.
+#[derive(Clone, Debug)]
+pub(super) struct UpstreamPort {
+    /// Position of its container among all.
+    pub(super) container: usize,
+    pub(super) number: u16,
+    pub(super) protocol: UpstreamProtocol,
+}
+
+/// # Errors
+/// A skip where no port can be told, a denial where the annotation names none that is there.
+pub(super) fn upstream_port(
+    containers: &[PodContainer<'_>],
+    wishes: &PodWishes,
+) -> Halted<UpstreamPort> {
+    let ports = || {
+        let apps = containers.iter().enumerate().filter(|(_, c)| c.is_app());
+        apps.flat_map(|(at, container)| container.ports.iter().map(move |port| (at, port)))
+    };
+    let (at, number, name) = match &wishes.upstream_port {
+        Some(PortWish::Number(number)) => {
+            let found = ports().find(|(_, port)| port.is_tcp && port.number == *number);
+            match found {
+                Some((at, port)) => (at, *number, port.name),
+                // It listens there without saying so.
+                None => (0, *number, None),
+            }
+        }
+        Some(PortWish::Name(name)) => {
+            let found = ports().find(|(_, port)| port.is_tcp && port.name == Some(name));
+            let Some((at, port)) = found else {
+                let annotation = AnnotationName::UpstreamPort.name();
+                return Err(Halt::Deny(InjectDenial::annotation(format!(
+                    "annotation {annotation}: no container has a TCP port named \"{name}\"\n\
+                     hint: give the number, or the name that stands in the container's ports"
+                ))));
+            };
+            (at, port.number, port.name)
+        }
+        None => {
+            let declared: Vec<_> = ports().collect();
+            let (at, port) = match only_one(declared.iter().filter(|(_, p)| p.is_tcp).copied()) {
+                Some(found) => found,
+                None if declared.is_empty() => return Err(Halt::Skip(SkipReason::NoUpstreamPort)),
+                None if declared.iter().all(|(_, port)| !port.is_tcp) => {
+                    return Err(Halt::Skip(SkipReason::UdpOnly));
+                }
+                None => return Err(Halt::Skip(SkipReason::AmbiguousPort)),
+            };
+            if port.name.is_some_and(is_tls) {
+                return Err(Halt::Skip(SkipReason::TlsUpstream));
+            }
+            (at, port.number, port.name)
+        }
+    };
+    if containers.iter().any(|container| probes_with_tls(container, number)) {
+        return Err(Halt::Skip(SkipReason::TlsUpstream));
+    }
+    let protocol = wishes.upstream_protocol.unwrap_or_else(|| match name {
+        Some(name) if is_http2(name) => UpstreamProtocol::Http2,
+        _ => UpstreamProtocol::Http1,
+    });
+    Ok(UpstreamPort { container: at, number, protocol })
+}
+
+/// The one of these that is the service's, if it can be told.
+fn only_one<'p, 'c: 'p>(
+    tcp: impl Iterator<Item = (usize, &'p super::containers::DeclaredPort<'c>)>,
+) -> Option<(usize, &'p super::containers::DeclaredPort<'c>)> {
+    let fronts: Vec<_> = tcp.filter(|(_, port)| !port.name.is_some_and(is_side_door)).collect();
+    let levels: [fn(&str) -> bool; 3] = [
+        |name| name == "http",
+        |name| name == "web" || is_http2(name),
+        |name| name.starts_with("http-"),
+    ];
+    // A number that stands under two names is one port.
+    let number_of = |found: &[(usize, &'p super::containers::DeclaredPort<'c>)]| {
+        let (first, rest) = found.split_first()?;
+        rest.iter().all(|(_, port)| port.number == first.1.number).then_some(*first)
+    };
+    number_of(&fronts).or_else(|| {
+        levels.iter().find_map(|level| {
+            let named = fronts.iter().filter(|(_, port)| port.name.is_some_and(level));
+            number_of(&named.copied().collect::<Vec<_>>())
+        })
+    })
+}
+
+fn is_side_door(name: &str) -> bool {
+    SIDE_DOORS.contains(&name) || name.split('-').any(|part| part == "metrics")
+}
+
+fn is_http2(name: &str) -> bool {
+    ["grpc", "h2c", "http2"].iter().any(|word| {
+        name.strip_prefix(word).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    })
+}
+
+fn is_tls(name: &str) -> bool {
+    ["https", "tls", "grpcs"].iter().any(|word| {
+        name.strip_prefix(word).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    })
+}
+
+/// Whether a probe or hook says that the app speaks TLS there.
+fn probes_with_tls(container: &PodContainer<'_>, number: u16) -> bool {
+    handlers(container).iter().any(|Handler { action, kind, .. }| {
+        *kind == "httpGet"
+            && action.get("scheme").and_then(Value::as_str) == Some("HTTPS")
+            && action.get("port").and_then(|port| container.number_of(port)) == Some(number)
+    })
+}
