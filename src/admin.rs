@@ -1,6 +1,6 @@
 //! The admin listener: metrics, probes, status and drain, on a thread and a runtime of its own, so
 //! that a heavy scrape is not felt by requests. Imports `clock`, `config`, `core`, `exposure`,
-//! `meter`, `observe`, `reload`, `snapshot`, `telemetry`.
+//! `meter`, `observe`, `reload`, `serving`, `snapshot`, `telemetry`.
 //!
 //! No endpoint gives out a secret. `pages` says of each who reaches it: probes, metrics and public
 //! keys everybody, `/status`, `/usage` and `/observe` this host or who has the token, `/drain` this
@@ -9,7 +9,6 @@
 mod access;
 mod body;
 mod client;
-mod connections;
 mod observing;
 mod pages;
 
@@ -28,13 +27,13 @@ use tokio::sync::{Semaphore, watch};
 use self::access::AdminCaller;
 pub use self::access::{AdminAccess, AdminDoor, AdminToken, AdminTokenError};
 pub use self::client::{DrainError, request_drain};
-use self::connections::AdminConnections;
 pub use self::observing::ObserveDesk;
 use self::pages::AnswerTurn;
 use crate::clock::Clock;
 use crate::exposure::ExposureCell;
 use crate::meter::UseBook;
 use crate::reload::{IssuerBoard, StatusCell, Time, lower_priority};
+use crate::serving::ConnectionPlaces;
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{Metrics, Readiness};
 
@@ -43,6 +42,12 @@ const HEADER: Duration = Duration::from_secs(5);
 
 /// Longest life of a connection.
 const LIFE: Duration = Duration::from_secs(300);
+
+/// Connections of one listener.
+const CONNECTIONS: usize = 48;
+
+/// Of these, connections of one address.
+const OF_ONE_ADDRESS: usize = 16;
 
 /// Everything that the pages show or set off.
 pub struct AdminState {
@@ -130,7 +135,7 @@ pub fn serve(
             listener,
             door,
             on_loopback,
-            places: AdminConnections::default(),
+            places: ConnectionPlaces::new(CONNECTIONS, OF_ONE_ADDRESS),
             turns: Arc::clone(&turns),
         });
     }
@@ -150,7 +155,7 @@ struct AdminListener {
     listener: tokio::net::TcpListener,
     door: AdminDoor,
     on_loopback: bool,
-    places: AdminConnections,
+    places: ConnectionPlaces,
     /// For the one page that is made at a time, whichever listener it is for.
     turns: Arc<Semaphore>,
 }
@@ -215,7 +220,7 @@ impl AdminListener {
 async fn serve_connection(
     stream: tokio::net::TcpStream,
     caller: AdminCaller,
-    places: AdminConnections,
+    places: ConnectionPlaces,
     turns: Arc<Semaphore>,
     state: Arc<AdminState>,
 ) {

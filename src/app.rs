@@ -44,12 +44,12 @@ use crate::exit::Exit;
 use crate::exposure::{ExposureCell, ExposureCheck};
 use crate::meter::UseProbe;
 use crate::observe::ObserveBook;
-use crate::proxy::tls::Reloadable;
 use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared, SharedUpstream};
 use crate::reload::{self, Hooks, IssuerBoard, IssuerParts, UseCounting};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
+use crate::tls::Reloadable;
 
 /// From the end of the drain to the end of the process, however slowly a disk or the reader of the
 /// logs answers.

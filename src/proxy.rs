@@ -1,6 +1,6 @@
 //! The network edge: listeners, workers, one request from accept to answer.
-//! Imports core, config, meter, snapshot, clock, telemetry and wording; never manage, reload or
-//! admin.
+//! Imports core, config, meter, observe, snapshot, clock, telemetry, tls, token and wording; never
+//! manage, reload or admin.
 //!
 //! Sub-rooms import downwards only, and files never in a circle (`tests/it/layering`). From the top:
 //!
@@ -15,7 +15,7 @@
 //! outbound         a request that may be sent: made of a verdict
 //! answer_deadline  deadlines of an exchange
 //! body/            request bodies on their way through
-//! net/             bytes in and out: sockets, TLS, PROXY header, the activity of a connection
+//! net/             bytes in and out: sockets, TLS streams, PROXY header, activity of a connection
 //! executor         tasks of hyper's HTTP/2, on the worker's thread
 //! http1/           HTTP/1.1 heads to and from bytes; no I/O, imports core alone
 //! memory/          what connections hold, and who has to go; no I/O
@@ -83,7 +83,7 @@ pub use self::memory::{Account as MemoryAccount, shortfall as memory_shortfall};
 pub use self::net::accepted::Accepted;
 pub use self::net::bind::{Bound, BoundSocket, bind, bind_tcp};
 pub use self::net::pipe::PIPE_DESCRIPTORS;
-pub use self::net::{proxy_protocol, tls};
+pub use self::net::proxy_protocol;
 pub use self::request::subprotocol;
 pub use self::run::{Seed, run};
 pub use self::upstreams::SharedUpstream;

@@ -292,7 +292,7 @@ fn probes_get_through_however_many_connections_are_held() {
             let read = stream.read(&mut byte);
             open += usize::from(read.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock));
         }
-        assert!(open <= connections::OF_ONE_ADDRESS, "{open} of one address are open");
+        assert!(open <= OF_ONE_ADDRESS, "{open} of one address are open");
         let mut last = held.pop().unwrap();
         last.set_nonblocking(false).unwrap();
         last.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();

@@ -9,9 +9,9 @@ use crate::admin::CertificateStatus;
 use crate::check;
 use crate::clock::Clock;
 use crate::config::{self, Config, Noted, Settings, ThisHost};
-use crate::proxy::tls::Reloadable;
 use crate::reload::{Hooks, Reconfigured, Time, Unusable};
 use crate::telemetry::Metrics;
+use crate::tls::Reloadable;
 
 /// What `/status` says of the certificates in force at the time it is asked.
 pub(super) fn certificate_status(

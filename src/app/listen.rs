@@ -7,9 +7,9 @@ use super::StartError;
 use super::address_lock::AddressLock;
 use super::prepare::bind_hint;
 use crate::config::{self, Bind, Sharing};
-use crate::proxy::tls::ServerTls;
 use crate::proxy::{self, Bound, BoundSocket};
 use crate::telemetry::Metrics;
+use crate::tls::ServerTls;
 
 /// Where other processes of this user may listen as well, they must be of the same audience.
 pub(super) fn lock_addresses(

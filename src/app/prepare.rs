@@ -14,8 +14,8 @@ use crate::clock::Clock;
 use crate::config::{self, Bind, Config, ConfigFault, JwksSource, UpstreamAddress, UpstreamConfig};
 use crate::meter::{check_usage_file, open_mode};
 use crate::proxy;
-use crate::proxy::tls::{ClientTls, Reloadable as _, ServerTls, TlsError};
 use crate::reload::read_issuer_keys;
+use crate::tls::{Certificate, ClientTls, Reloadable as _, ServerTls, TlsError};
 use crate::wording::shell::quoted_path;
 
 /// A configuration with all that its files hold, fit to be started.
@@ -93,7 +93,7 @@ impl PreparedStart {
     pub fn concerns(&self) -> Vec<Finding> {
         let now = self.clock.now();
         let all = self.listener_tls.iter().flatten().flat_map(|tls| tls.certificates());
-        let fault = |certificate: proxy::tls::Certificate| {
+        let fault = |certificate: Certificate| {
             let text = certificate.fault(now)?;
             let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
             Some(Finding {

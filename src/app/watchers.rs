@@ -11,12 +11,12 @@ use metrics::Gauge;
 
 use crate::clock::Clock;
 use crate::exposure::{Exposure, ExposureCell, ExposureCheck, ExposureState};
-use crate::proxy::tls::{Reloadable, TlsReloadOutcome, Watcher};
 use crate::proxy::{Shared, SharedUpstream, health};
 use crate::reload::{IssuerParts, lower_priority};
 use crate::telemetry::Metrics;
 use crate::telemetry::control::Attempt;
 use crate::telemetry::readiness::ReadinessPart;
+use crate::tls::{Reloadable, TlsReloadOutcome, Watcher};
 
 /// Ends its threads when it is stopped or dropped: each watches the other end of its channel.
 #[derive(Debug, Default)]

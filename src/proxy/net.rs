@@ -1,4 +1,4 @@
-//! Bytes in and out: sockets, TLS, the PROXY header, and the activity from which deadlines are
+//! Bytes in and out: sockets, TLS streams, the PROXY header, and the activity from which deadlines are
 //! measured. Knows no HTTP.
 
 pub(crate) mod accepted;
@@ -8,5 +8,4 @@ pub(crate) mod connections;
 pub(crate) mod io;
 pub(crate) mod pipe;
 pub mod proxy_protocol;
-pub mod tls;
 pub(crate) mod transport;

@@ -13,8 +13,8 @@ use crate::config::{Timeouts, UpstreamAddress, UpstreamConfig, UpstreamProtocol}
 use crate::proxy::http1::location::OwnAddress;
 use crate::proxy::net::buffers::Buffers;
 use crate::proxy::net::pipe::Pipes;
-use crate::proxy::net::tls::ClientTls;
 use crate::telemetry::{UpstreamMeter, WorkerCells};
+use crate::tls::ClientTls;
 
 /// What all workers share of one upstream.
 #[derive(Debug)]

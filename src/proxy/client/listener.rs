@@ -18,10 +18,10 @@ use crate::core::address;
 use crate::proxy::load::{Counted, Full};
 use crate::proxy::net::accepted::{About, Accepted, AcceptedSocket};
 use crate::proxy::net::bind::{Bound, BoundSocket};
-use crate::proxy::net::tls::ServerTls;
 use crate::proxy::net::transport::Plain;
 use crate::proxy::worker::{Phase, Worker};
 use crate::telemetry::{Shortage, TurnedAway};
+use crate::tls::ServerTls;
 
 /// A bound socket, not yet part of a runtime. Every worker gets a clone of it.
 #[derive(Debug)]

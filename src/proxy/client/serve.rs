@@ -29,12 +29,13 @@ use crate::proxy::memory::rule::ChargedTo;
 use crate::proxy::net::accepted::About;
 use crate::proxy::net::connections::Registered;
 use crate::proxy::net::io::{Activity, ClientAddr, CutReason, Io};
+use crate::proxy::net::proxy_protocol;
 use crate::proxy::net::transport::{Plain, Rewound, Transport};
-use crate::proxy::net::{proxy_protocol, tls};
 use crate::proxy::request::client::Client;
 use crate::proxy::request::service::Gate;
 use crate::proxy::worker::Worker;
 use crate::telemetry::{Shortage, TurnedAway};
+use crate::tls;
 
 /// Makes a task of an accepted connection. It ends itself.
 pub(crate) fn start(

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::tls::ServerTls;
 use crate::core::NetworkSet;
 use crate::proxy::load::Counted;
+use crate::tls::ServerTls;
 
 /// What connections of one listener have in common.
 #[derive(Debug)]

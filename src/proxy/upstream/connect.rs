@@ -13,9 +13,9 @@ use crate::config::{UpstreamAddress, UpstreamConfig, UpstreamProtocol};
 use crate::core::Reason;
 use crate::proxy::net::io::{Activity, ClientAddr, Io};
 use crate::proxy::net::proxy_protocol::{write_v2, write_v2_local};
-use crate::proxy::net::tls::ClientTls;
 use crate::proxy::net::transport::{Plain, Rewound, Transport};
 use crate::telemetry::UpstreamMeter;
+use crate::tls::ClientTls;
 
 /// How to reach the upstream.
 #[derive(Debug)]

@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -24,12 +21,9 @@ use super::super::app::App;
 use super::super::request::Peer;
 use super::tls::{Secured, ServiceTls};
 use crate::config::{Bind, SocketFile};
+use crate::serving::{HeadBounds, accept_until, serve_connection};
 
-/// Until the head of a request is there: of the first, or of the next on an idle connection.
-const HEAD: Duration = Duration::from_secs(30);
-
-/// Longest head of a request.
-const LONGEST_HEAD: usize = 32 * 1024;
+const HEAD: HeadBounds = HeadBounds { time: Duration::from_secs(30), length: 32 * 1024 };
 
 /// Connections at a time. More wait to be accepted.
 const MOST_CONNECTIONS: usize = 1024;
@@ -39,9 +33,6 @@ const LEAVE: Duration = Duration::from_secs(10);
 
 /// A client that takes nothing of an answer for so long is gone.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
-
-/// After an accept that failed for want of descriptors or memory.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound address.
 #[derive(Debug)]
@@ -126,26 +117,18 @@ pub async fn serve(
     router: Router,
     stop: watch::Receiver<bool>,
 ) {
-    let mut told = stop.clone();
     let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    let mut tidy = tokio::time::interval(Duration::from_secs(5));
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = told_to_stop(&mut told) => break,
-            _ = tidy.tick() => {
-                app.clock.resync();
-                app.metrics.tidy();
-                continue;
-            }
-            accepted = accept(&listener, &places, &router, &stop) => accepted,
-        };
-        if let Err(error) = accepted
-            && is_lasting(&error)
-        {
-            tracing::warn!(%error, "cannot accept a connection");
-            tokio::time::sleep(PAUSE).await;
+    let upkeep = async {
+        let mut tidy = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            tidy.tick().await;
+            app.clock.resync();
+            app.metrics.tidy();
         }
+    };
+    tokio::select! {
+        () = accept_until(stop.clone(), || accept(&listener, &places, &router, &stop)) => {}
+        () = upkeep => {}
     }
     if let ServiceListener::Unix(_, path) = &listener {
         let _ = std::fs::remove_file(path);
@@ -176,7 +159,8 @@ async fn accept(
                 Some(tls) => {
                     let router = router.clone();
                     tokio::spawn(async move {
-                        let shaken = tokio::time::timeout(HEAD, tls.accept(stream, peer)).await;
+                        let shaken =
+                            tokio::time::timeout(HEAD.time, tls.accept(stream, peer)).await;
                         // Whose handshake fails is told by TLS.
                         if let Ok(Some(Secured { stream, peer })) = shaken {
                             connection(stream, peer, router, rest).await;
@@ -205,42 +189,14 @@ async fn connection<S>(stream: S, peer: Peer, router: Router, rest: ConnectionRe
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let ConnectionRest { place, mut stop } = rest;
+    let ConnectionRest { place, stop } = rest;
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut router = router.clone();
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
         async move { router.call(request).await }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(LONGEST_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection);
-    tokio::select! {
-        // How it ends concerns the client alone.
-        _ = connection.as_mut() => {}
-        () = told_to_stop(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-        }
-    }
+    // How it ends concerns the client alone.
+    let _ = serve_connection(stream, service, HEAD, stop).await;
     drop(place);
-}
-
-/// Ends once the service is to stop, or nobody is left to say so.
-async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Trying again at once is no use.
-fn is_lasting(error: &io::Error) -> bool {
-    !matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::Interrupted
-    )
 }

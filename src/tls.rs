@@ -1,6 +1,5 @@
 //! TLS on both sides, with certificates, keys and authorities that are read again from disk while
-//! connections live. rustls with aws-lc-rs; nothing else in the crate names either for TLS.
-//! Imports core, config and clock.
+//! connections live. rustls with aws-lc-rs. Imports clock, config, core and wording.
 //!
 //! Every set of files is read once into memory, checked as a whole, and put in force as one
 //! value; on any fault the one in force stays. [`Watcher`] does that on the control thread. A listener's

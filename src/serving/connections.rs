@@ -1,6 +1,5 @@
-//! Who holds a connection to the admin listener. There is always a place for one more: the idlest
-//! gives way, so that nobody who keeps connections open can keep a probe out. Imports nothing of the
-//! crate.
+//! Who holds a connection to a listener. There is always a place for one more: the idlest gives way,
+//! so that nobody who keeps connections open can keep a probe out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,18 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Connections of one listener.
-pub(super) const CONNECTIONS: usize = 48;
-
-/// Of these, connections of one address.
-pub(super) const OF_ONE_ADDRESS: usize = 16;
-
 /// The connections of one listener. Clones are one and the same.
-#[derive(Clone, Debug, Default)]
-pub(super) struct AdminConnections(Arc<Mutex<HeldConnections>>);
+#[derive(Clone, Debug)]
+pub struct ConnectionPlaces(Arc<Mutex<HeldConnections>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct HeldConnections {
+    most: usize,
+    of_one_address: usize,
     /// By number of the connection.
     places: HashMap<u64, ConnectionHolder>,
     /// Numbers connections, and orders what they did.
@@ -37,29 +32,36 @@ struct ConnectionHolder {
 
 /// One connection's place; given back when dropped.
 #[derive(Debug)]
-pub(super) struct AdminConnection {
-    places: AdminConnections,
+pub struct ConnectionPlace {
+    places: ConnectionPlaces,
     number: u64,
 }
 
-// === impl AdminConnections ===
+// === impl ConnectionPlaces ===
 
-impl AdminConnections {
+impl ConnectionPlaces {
+    /// `most`: connections of the listener; `of_one_address`: how many of these may be of one
+    /// address. At least one each.
+    pub fn new(most: usize, of_one_address: usize) -> Self {
+        let places = HashMap::new();
+        Self(Arc::new(Mutex::new(HeldConnections { most, of_one_address, places, next: 0 })))
+    }
+
     /// A place for a connection from `address`, and what resolves when it has to give way.
-    pub(super) fn take(&self, address: IpAddr) -> (AdminConnection, oneshot::Receiver<()>) {
+    pub fn take(&self, address: IpAddr) -> (ConnectionPlace, oneshot::Receiver<()>) {
         // One client must not count twice because it is reached over IPv4 and over a socket of both.
         let address = address.to_canonical();
         let mut held = self.lock();
-        if held.places.values().filter(|h| h.address == address).count() >= OF_ONE_ADDRESS {
+        if held.places.values().filter(|h| h.address == address).count() >= held.of_one_address {
             held.give_way(|holder| holder.address == address);
         }
-        if held.places.len() >= CONNECTIONS {
+        if held.places.len() >= held.most {
             held.give_way(|_| true);
         }
         let (end, ended) = oneshot::channel();
         let number = held.tick();
         held.places.insert(number, ConnectionHolder { address, busy: number, _end: end });
-        (AdminConnection { places: self.clone(), number }, ended)
+        (ConnectionPlace { places: self.clone(), number }, ended)
     }
 
     fn lock(&self) -> MutexGuard<'_, HeldConnections> {
@@ -86,11 +88,11 @@ impl HeldConnections {
     }
 }
 
-// === impl AdminConnection ===
+// === impl ConnectionPlace ===
 
-impl AdminConnection {
+impl ConnectionPlace {
     /// A request has arrived: this connection is now the last to give way.
-    pub(super) fn touch(&self) {
+    pub fn touch(&self) {
         let mut held = self.places.lock();
         let now = held.tick();
         if let Some(holder) = held.places.get_mut(&self.number) {
@@ -99,7 +101,7 @@ impl AdminConnection {
     }
 }
 
-impl Drop for AdminConnection {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         self.places.lock().places.remove(&self.number);
     }
@@ -109,27 +111,30 @@ impl Drop for AdminConnection {
 mod tests {
     use super::*;
 
+    const MOST: usize = 48;
+    const OF_ONE: usize = 16;
+
     fn address(n: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, n])
     }
 
     #[test]
     fn the_idlest_of_all_gives_way() {
-        let places = AdminConnections::default();
+        let places = ConnectionPlaces::new(MOST, OF_ONE);
         let mut held: Vec<_> =
-            (0..CONNECTIONS).map(|n| places.take(address((n / OF_ONE_ADDRESS) as u8))).collect();
+            (0..MOST).map(|n| places.take(address((n / OF_ONE) as u8))).collect();
         held[0].0.touch();
         let _one_more = places.take(address(200));
         assert!(held[0].1.try_recv() == Err(oneshot::error::TryRecvError::Empty), "was busy last");
         assert!(held[1].1.try_recv() == Err(oneshot::error::TryRecvError::Closed), "was idlest");
-        assert_eq!(places.lock().places.len(), CONNECTIONS);
+        assert_eq!(places.lock().places.len(), MOST);
     }
 
     #[test]
     fn one_address_pushes_out_its_own() {
-        let places = AdminConnections::default();
+        let places = ConnectionPlaces::new(MOST, OF_ONE);
         let mut other = places.take(address(1));
-        let mut own: Vec<_> = (0..OF_ONE_ADDRESS).map(|_| places.take(address(2))).collect();
+        let mut own: Vec<_> = (0..OF_ONE).map(|_| places.take(address(2))).collect();
         let mapped = "::ffff:10.0.0.2".parse().unwrap();
         let _one_more = places.take(mapped);
         assert!(other.1.try_recv() == Err(oneshot::error::TryRecvError::Empty), "another address");
@@ -139,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_place_that_is_given_back_costs_nobody_anything() {
-        let places = AdminConnections::default();
+        let places = ConnectionPlaces::new(MOST, OF_ONE);
         let mut kept = places.take(address(1));
         for _ in 0..1000 {
             drop(places.take(address(1)));
