@@ -8,6 +8,7 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 IMAGE ?= keygate:dev
+CTL_IMAGE ?= $(subst keygate,keygatectl,$(IMAGE))
 # What keygatectl can do beside keys and tables: the management service, and Kubernetes.
 FEATURES = admin,kubernetes
 # PGO=1: builds with a profile of the running proxy, which takes minutes to make.
@@ -46,12 +47,14 @@ fmt: ## Format the sources
 build: ## Both programs, development profile
 	$(CARGO) build --bins
 
-release: ## Both programs as static binaries in target/static/ (what the image holds); PGO=1: by profile
-	$(WITH_PROFILE) deploy/build-static.sh target/static
+release: ## Both programs as static binaries in target/static/ (what the images hold); PGO=1: by profile
+	$(WITH_PROFILE) deploy/build-static.sh target/static keygate
+	FEATURES=$(FEATURES) deploy/build-static.sh target/static keygatectl
 
 image: PGO ?= 1
-image: release ## Container image with the static sidecar, FROM scratch (IMAGE=name:tag); PGO=0: no profile
+image: release ## Container images of both programs, FROM scratch (IMAGE=, CTL_IMAGE=name:tag); PGO=0: no profile
 	deploy/build-image.sh $(IMAGE)
+	deploy/build-image.sh $(CTL_IMAGE) deploy/keygatectl.Containerfile
 
 man: ## Man pages of both programs in target/man/
 	$(CARGO) run --quiet --example man-pages -- target/man

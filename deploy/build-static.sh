@@ -7,7 +7,8 @@
 #
 # Build programs here and nothing else. An example or a test in the same call would bring the features
 # of the dev-dependencies into the binaries, and give every function another name than the profile
-# has. Under with-profile.sh the build fails when the profile does not fit.
+# has. Under with-profile.sh the build fails when the profile does not fit. FEATURES: cargo features of
+# the programs; the sidecar is built without any, so in a call of its own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?usage: build-static.sh FOLDER [PROGRAM...]}
@@ -25,7 +26,8 @@ profile=${PROFILE:-release}
 built=$(mktemp)
 trap 'rm -f "$built"' EXIT
 RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" \
-    cargo build --locked --profile "$profile" "${selection[@]}" --target "$target" \
+    cargo build --locked --profile "$profile" --features "${FEATURES:-}" "${selection[@]}" \
+    --target "$target" \
     --message-format=json-render-diagnostics >"$built"
 if [ -n "${KEYGATE_PROFILE:-}" ]; then
     deploy/profile-fits.py "$KEYGATE_PROFILE" "$built"

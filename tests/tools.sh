@@ -19,6 +19,7 @@ needs=(
     openssl:openssl
     promtool:prometheus
     python3:python3
+    runc:runc
 )
 # Packages from PyPI: the documented Python examples, the public HTTP/2, gRPC and WebSocket clients,
 # the schemas of Compose files and of SBOMs, and a reader of JSON Web Tokens.

@@ -51,6 +51,7 @@ mod gate_unread;
 mod gate_upstream;
 mod handover;
 mod hot_reload;
+mod image;
 mod keygate_cli;
 mod layering;
 mod lifecycle;
