@@ -8,4 +8,4 @@ pub mod rise;
 
 pub use self::merge::{KnownInstances, MergedUse, UsageMerge};
 pub use self::record::{UsageHead, UsageLine, UsageRecord, UsageRecordError};
-pub use self::rise::ToldCounts;
+pub use self::rise::{HIGHEST_COUNT, ToldCounts};

@@ -17,6 +17,9 @@ use crate::usage::{ToldCounts, UsageHead, UsageRecord, UsageRecordError};
 /// How often findings are looked for.
 const LOOK: Duration = Duration::from_secs(300);
 
+/// Most records, or parts of them, of one post.
+const MOST_HEADS: usize = 64;
+
 /// Keys of one finding that are counted and named in the log.
 const MOST: usize = 1000;
 
@@ -30,6 +33,9 @@ pub enum UsageRefusal {
     /// The reporter is not believed about this audience.
     #[error("the record of line {line} is of an audience that you do not report for")]
     Audience { line: usize },
+    /// Each head is a transaction: a sidecar sends one part of a record at a time.
+    #[error("line {line} begins another record, and a report has at most {MOST_HEADS}")]
+    Heads { line: usize },
     #[error("{0}")]
     Store(#[from] StoreError),
 }
@@ -41,6 +47,8 @@ pub struct UsageIntake<'a> {
     /// That the reporter is believed about.
     audiences: &'a [AudienceName],
     lines: usize,
+    heads: usize,
+    most_heads: usize,
     open: Option<UsageBatch>,
     taken: UsageTaken,
 }
@@ -49,7 +57,20 @@ pub struct UsageIntake<'a> {
 
 impl<'a> UsageIntake<'a> {
     pub fn new(app: &'a App, audiences: &'a [AudienceName]) -> Self {
-        Self { app, audiences, lines: 0, open: None, taken: UsageTaken::default() }
+        Self {
+            app,
+            audiences,
+            lines: 0,
+            heads: 0,
+            most_heads: usize::MAX,
+            open: None,
+            taken: UsageTaken::default(),
+        }
+    }
+
+    /// Of whoever posts: no more records than sidecars send at a time.
+    pub fn of_a_post(self) -> Self {
+        Self { most_heads: MOST_HEADS, ..self }
     }
 
     /// One line, without its end.
@@ -66,6 +87,10 @@ impl<'a> UsageIntake<'a> {
         let parsed = UsageRecord::parse(line);
         match parsed.map_err(|error| UsageRefusal::Line { line: number, error })? {
             UsageRecord::Head(head) => {
+                self.heads += 1;
+                if self.heads > self.most_heads {
+                    return Err(UsageRefusal::Heads { line: number });
+                }
                 self.flush().await?;
                 let audience = AudienceName::parse(&head.audience);
                 let audience = audience.filter(|name| self.audiences.contains(name));

@@ -7,6 +7,10 @@ use std::collections::BTreeMap;
 use super::record::UsageLine;
 use crate::core::Reason;
 
+/// Highest count that is believed: what every JSON reader can hold exactly, and more than a process
+/// can count.
+pub const HIGHEST_COUNT: u64 = (1 << 53) - 1;
+
 /// The most that one process has told of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ToldCounts {
@@ -16,15 +20,16 @@ pub struct ToldCounts {
 }
 
 impl ToldCounts {
-    /// What a line says. Reasons that nobody knows are left out: a sidecar of a later version may have
-    /// them, and a forger any number of them.
+    /// What a line says, up to [`HIGHEST_COUNT`]. Reasons that nobody knows are left out: a sidecar of
+    /// a later version may have them, and a forger any number of them.
     pub fn of(line: &UsageLine<'_>) -> Self {
         let known = line
             .refused
             .iter()
             .filter(|(reason, count)| **count > 0 && Reason::of_word(reason).is_some());
-        let refused = known.map(|(reason, count)| (Box::from(&**reason), *count)).collect();
-        Self { admitted: line.admitted, refused }
+        let believed = |count: &u64| (*count).min(HIGHEST_COUNT);
+        let refused = known.map(|(reason, count)| (Box::from(&**reason), believed(count)));
+        Self { admitted: believed(&line.admitted), refused: refused.collect() }
     }
 
     /// Takes later or older counts of the same process in, and says what they add.

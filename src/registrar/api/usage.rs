@@ -170,7 +170,7 @@ pub async fn report(
         let body = to_bytes(body, REPORT)
             .await
             .map_err(|_| ApiProblem::new(ProblemCode::TooLarge, "a report is at most 1 MiB"))?;
-        let mut intake = UsageIntake::new(&app, &fleet.audiences);
+        let mut intake = UsageIntake::new(&app, &fleet.audiences).of_a_post();
         for line in body.split(|byte| *byte == b'\n') {
             intake.line(line).await?;
         }
@@ -189,7 +189,9 @@ impl From<UsageRefusal> for ApiProblem {
             UsageRefusal::Store(error) => error.into(),
             // Which audiences there are is nobody's but theirs.
             UsageRefusal::Audience { .. } => Self::not_found(),
-            UsageRefusal::Line { .. } | UsageRefusal::NoHead { .. } => {
+            UsageRefusal::Heads { .. }
+            | UsageRefusal::Line { .. }
+            | UsageRefusal::NoHead { .. } => {
                 Self::unreadable(vec![ProblemFault::at("", refusal.to_string())])
             }
         }

@@ -107,6 +107,38 @@ fn a_fleet_reports_and_owners_see_it() {
     });
 }
 
+/// Counts that nobody can have made spoil neither a key's sums nor the reports of others.
+#[test]
+fn absurd_counts_leave_room_for_true_ones() {
+    run(async {
+        let desk = desk();
+        let owner = person(&desk, PersonRole::Owner, "acme", "owner").await;
+        let made = target(&desk, None).await;
+        let (key, path) = (made.key.entry.id.to_string(), path_of(&made, "/usage"));
+        for (boot, count) in
+            [u64::MAX, i64::MAX as u64, i64::MAX as u64, 1 << 53].iter().enumerate()
+        {
+            let absurd = record("shop", &key, *count)
+                .replace("\"boot\":\"1\"", &format!("\"boot\":\"liar {boot}\""))
+                .replace(
+                    "\"rate_limited\":2",
+                    &format!("\"rate_limited\":{count},\"expired\":{count}"),
+                );
+            is(&report(&desk, TOKEN, &absurd).await, 200);
+        }
+        let told = report(&desk, TOKEN, &record("shop", &key, 7)).await;
+        assert_eq!(told.json(), json!({"raised": 1, "unknown": 0}));
+        let most = (1 << 53) - 1;
+        assert_eq!(admitted(&desk, &owner, &path).await, (most, most));
+        is(&ask(&desk, &owner, Method::GET, "/v1/orgs/acme/findings", None).await, 200);
+        // Nor does a report keep the database busy for long: each head is a transaction.
+        let head = record("shop", &key, 1).lines().next().unwrap().to_owned();
+        let heads = vec![head; 65].join("\n");
+        let told = report(&desk, TOKEN, &heads).await;
+        assert_eq!((told.status.as_u16(), &*told.code()), (400, "invalid_request"));
+    });
+}
+
 /// What is posted and fetched as well counts once.
 #[test]
 fn a_sidecar_is_asked_for_its_record() {

@@ -14,7 +14,7 @@ use super::connection::StoreConnection;
 use super::keys;
 use super::writer::Work;
 use crate::core::{KeyId, OrgId, Reason};
-use crate::usage::ToldCounts;
+use crate::usage::{HIGHEST_COUNT, ToldCounts};
 
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
@@ -55,11 +55,17 @@ pub(super) fn take(
         return Ok(Work::Undo(taken));
     }
     store.settings(&batch.audience)?;
-    let process = process(&store.connection, batch, time)?;
+    heard_of(&store.connection, batch, time)?;
+    // One that tells of no key of ours needs no row: names of processes are the reporter's words.
+    let mut known = None;
     for line in &batch.lines {
         let Some(key) = key_row(&store.connection, &batch.audience, line.key)? else {
             taken.unknown += 1;
             continue;
+        };
+        let process = match known {
+            Some(process) => process,
+            None => *known.insert(process(&store.connection, batch, time)?),
         };
         if take_line(&store.connection, process, key, line, time)? {
             taken.raised += 1;
@@ -68,17 +74,25 @@ pub(super) fn take(
     Ok(Work::Keep(taken))
 }
 
-fn process(
+fn heard_of(
     connection: &Connection,
     batch: &UsageBatch,
     time: BatchTime,
-) -> Result<u64, StoreError> {
+) -> Result<(), StoreError> {
     connection
         .prepare_cached(
             "INSERT INTO usage_audience (audience, first, last) VALUES (?1, ?2, ?2) \
              ON CONFLICT (audience) DO UPDATE SET last = max(last, ?2)",
         )?
         .execute((batch.audience.as_str(), time.at_ms))?;
+    Ok(())
+}
+
+fn process(
+    connection: &Connection,
+    batch: &UsageBatch,
+    time: BatchTime,
+) -> Result<u64, StoreError> {
     Ok(connection
         .prepare_cached(
             "INSERT INTO usage_process (audience, instance, boot, seen) VALUES (?1, ?2, ?3, ?4) \
@@ -138,9 +152,9 @@ fn take_line(
             connection
                 .prepare_cached(
                     "INSERT INTO usage_refused (key, day, reason, count) VALUES (?1, ?2, ?3, ?4) \
-                     ON CONFLICT (key, day, reason) DO UPDATE SET count = count + ?4",
+                     ON CONFLICT (key, day, reason) DO UPDATE SET count = min(count + ?4, ?5)",
                 )?
-                .execute((key, time.now_ms / DAY_MS * DAY_MS, &**reason, count))?;
+                .execute((key, time.now_ms / DAY_MS * DAY_MS, &**reason, count, HIGHEST_COUNT))?;
         }
     }
     let is_seen = networks(connection, key, line, time)?;
@@ -162,10 +176,16 @@ fn add(
         connection
             .prepare_cached(&format!(
                 "INSERT INTO {table} (key, begin, admitted, refused) VALUES (?1, ?2, ?3, ?4) \
-                 ON CONFLICT (key, begin) DO UPDATE SET admitted = admitted + ?3, \
-                 refused = refused + ?4"
+                 ON CONFLICT (key, begin) DO UPDATE SET admitted = min(admitted + ?3, ?5), \
+                 refused = min(refused + ?4, ?5)"
             ))?
-            .execute((key, at_ms / length * length, admitted, refused))?;
+            .execute((
+                key,
+                at_ms / length * length,
+                admitted,
+                refused.min(HIGHEST_COUNT),
+                HIGHEST_COUNT,
+            ))?;
     }
     Ok(())
 }
