@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -23,6 +25,9 @@ const ROOT: &str = "/artefacts/";
 
 /// Who asks, in its own words.
 const INSTANCE: &str = "keygate-instance";
+
+/// What the caller has in force is proved by the signed head of its file.
+const HEAD: &str = "keygate-head";
 
 /// Longest name of a sidecar.
 const INSTANCE_MAX: usize = 128;
@@ -49,6 +54,9 @@ pub struct ArtefactPoll {
     pub peer: Option<IpAddr>,
     /// What it has in force, by its `If-None-Match`; `None`: nothing of ours.
     pub has: Option<ArtefactTag>,
+    /// The signed head of that file, as `Keygate-Head` has it: nobody can make one up. Not looked at
+    /// yet.
+    pub head: Option<Box<[u8]>>,
 }
 
 /// Serves the artefacts of a shelf. Clones are one and the same.
@@ -148,6 +156,7 @@ impl ArtefactService {
             instance,
             peer,
             has,
+            head: head(request.headers()),
         });
         Ok(ArtefactRequest { audience, name, known, caller, wait: wait(request.headers()) })
     }
@@ -328,6 +337,12 @@ impl NoArtefact {
 fn uncached(fields: &mut HeaderMap) {
     let value = HeaderValue::from_static("private, no-cache");
     fields.insert(header::CACHE_CONTROL, value);
+}
+
+/// The head of a file, from the field that sidecars send it in.
+fn head(fields: &HeaderMap) -> Option<Box<[u8]>> {
+    let text = fields.get(HEAD)?.as_bytes();
+    BASE64_URL_SAFE_NO_PAD.decode(text).ok().map(Into::into)
 }
 
 /// A name that is too long, or that no configuration can have, is none.

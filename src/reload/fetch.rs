@@ -175,6 +175,11 @@ impl Fetcher {
     /// What was fetched is in force: only something newer is wanted, and a copy is kept.
     pub(super) fn taken(&mut self, verified: &Verified, validators: Validators) {
         self.source.taken(validators);
+        let file = match verified {
+            Verified::Patch(patch) => patch.file(),
+            Verified::Table(table) => table.file(),
+        };
+        self.source.shows(SignedHead::bytes_of(file));
         self.keep(verified);
     }
 

@@ -5,6 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ureq::config::ConfigBuilder;
 use ureq::typestate::AgentScope;
@@ -40,6 +42,13 @@ const BODY: Duration = Duration::from_secs(15 * 60);
 /// taken, a server knows which of its sidecars is where.
 const INSTANCE: HeaderName = HeaderName::from_static("keygate-instance");
 
+/// The request field with the signed head of what the sidecar has taken, in base64 of RFC 4648
+/// section 5.
+const HEAD: HeaderName = HeaderName::from_static("keygate-head");
+
+/// Longest head that is shown, in bytes: servers bound the fields of a request.
+const LONGEST_SHOWN: usize = 6 * 1024;
+
 /// One URL that is fetched again and again.
 pub(super) struct UrlSource {
     url: Box<str>,
@@ -49,6 +58,8 @@ pub(super) struct UrlSource {
     instance: Option<HeaderValue>,
     /// Of what was last taken, so that it is not sent again.
     taken: Validators,
+    /// The signed head of that, which proves to a server which knows its sidecars what this one has.
+    head: Option<HeaderValue>,
 }
 
 /// What a server tells to recognise a version by.
@@ -101,7 +112,7 @@ impl UrlSource {
             .build()
             .new_agent();
         let (url, options) = (url.into(), options.clone());
-        Ok(Self { url, agent, options, instance: None, taken: Validators::default() })
+        Ok(Self { url, agent, options, instance: None, taken: Validators::default(), head: None })
     }
 
     /// As [`Self::new`], and says with each request who asks. A name that no header can have is
@@ -130,7 +141,14 @@ impl UrlSource {
             .timeout_global(Some(KEYS))
             .build()
             .new_agent();
-        Ok(Self { url: url.into(), agent, options, instance: None, taken: Validators::default() })
+        Ok(Self {
+            url: url.into(),
+            agent,
+            options,
+            instance: None,
+            taken: Validators::default(),
+            head: None,
+        })
     }
 
     /// Asks for what is newer than what was taken. More than `max_bytes` are refused.
@@ -155,6 +173,9 @@ impl UrlSource {
         }
         if let Some(instance) = &self.instance {
             request = request.header(INSTANCE, instance);
+            if let Some(head) = self.head.as_ref().filter(|_| self.taken.etag.is_some()) {
+                request = request.header(HEAD, head);
+            }
         }
         // Never sent on to another host (ureq's default).
         if let Some(value) = remote::authorization(&self.options)? {
@@ -198,6 +219,13 @@ impl UrlSource {
     /// The version with these validators was dealt with: only a newer one is wanted.
     pub(super) fn taken(&mut self, validators: Validators) {
         self.taken = validators;
+    }
+
+    /// What was taken last begins with this head.
+    pub(super) fn shows(&mut self, head: Option<&[u8]>) {
+        let head = head.filter(|head| head.len() <= LONGEST_SHOWN);
+        let text = head.map(|head| BASE64_URL_SAFE_NO_PAD.encode(head));
+        self.head = text.and_then(|text| HeaderValue::try_from(text).ok());
     }
 
     /// The next fetch asks for whatever there is.

@@ -106,6 +106,11 @@ impl SignedHead {
         Ok(Self { manifest, signed_by: signed_by.into() })
     }
 
+    /// The bytes of a file's head: what [`Self::open`] needs. `None`: it is no such file.
+    pub fn bytes_of(file: &[u8]) -> Option<&[u8]> {
+        file.get(..Envelope::parse(file).ok()?.body_at)
+    }
+
     /// Whose signatures hold.
     pub fn signed_by(&self) -> &[PublicKey] {
         &self.signed_by

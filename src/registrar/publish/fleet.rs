@@ -1,4 +1,8 @@
 //! Who is where: what sidecars say that they have in force, by their long polls.
+//!
+//! A fleet's token proves who speaks, and no more. What is said of a serial that was published is
+//! believed; a higher one would say that this database is an older one, and stop all changes: it
+//! counts with the signed head of the file, which nobody without the signer's key can make.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +12,7 @@ use tokio::sync::watch;
 use super::super::store::{AudienceName, SidecarReport};
 use crate::artefacts::{ArtefactName, ArtefactPoll};
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
+use crate::table::{FileKind, SignedHead, Trust};
 
 /// How long a sidecar counts as running after its last word: a few of the longest waits.
 pub const KNOWN_MS: u64 = 5 * 60_000;
@@ -18,9 +23,24 @@ const MOST: usize = 10_000;
 /// What sidecars have said. Clones are one and the same.
 #[derive(Clone, Debug)]
 pub struct SidecarBook {
-    book: Arc<Mutex<BTreeMap<SidecarName, HeardSidecar>>>,
+    book: Arc<Mutex<BookPages>>,
     /// Counts what changed, and wakes whoever waits for a serial to be in force.
     news: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct BookPages {
+    sidecars: BTreeMap<SidecarName, HeardSidecar>,
+    /// By audience.
+    published: BTreeMap<AudienceName, KnownPublication>,
+}
+
+/// How far an audience has come here, and whose signatures prove more.
+#[derive(Clone, Debug, Default)]
+struct KnownPublication {
+    serial: u64,
+    /// `None`: nobody's.
+    trust: Option<Arc<Trust>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +72,13 @@ impl SidecarBook {
         let address = poll.peer.map(|peer| peer.to_canonical().to_string());
         let Some(instance) = poll.instance.clone().or(address.map(Into::into)) else { return };
         let name = SidecarName { audience, fleet: poll.fleet.clone(), instance };
-        let mut book = self.lock();
+        // What nobody can have published says nothing.
+        let said = poll.has.as_ref().filter(|has| has.serial <= MAX_CHOSEN_SERIAL);
+        let said = said.map(|has| has.serial);
+        let known = self.lock().published.get(&name.audience).cloned().unwrap_or_default();
+        let has = said.filter(|said| *said <= known.serial || known.proves(poll, *said));
+        let mut pages = self.lock();
+        let book = &mut pages.sidecars;
         if !book.contains_key(&name) && book.len() >= MOST {
             return;
         }
@@ -70,30 +96,59 @@ impl SidecarBook {
         });
         let before = heard.report.clone();
         heard.report.seen_ms = heard.report.seen_ms.max(now_ms);
-        // What nobody can have published says nothing.
-        if let Some(has) = poll.has.as_ref().filter(|has| has.serial <= MAX_CHOSEN_SERIAL) {
+        if let Some(has) = has {
             match poll.name {
                 // A patch comes with the table that it is for.
-                ArtefactName::Patch => heard.report.serial = has.serial,
+                ArtefactName::Patch => heard.report.serial = has,
                 ArtefactName::Table => {
-                    heard.report.base = has.serial;
-                    heard.report.serial = heard.report.serial.max(has.serial);
+                    heard.report.base = has;
+                    heard.report.serial = heard.report.serial.max(has);
                 }
             }
+        }
+        let doubt = said.filter(|_| has.is_none()).map(|said| {
+            Box::from(format!("says that it has serial {said}, and does not prove it"))
+        });
+        if doubt.is_some() && heard.report.error.is_none() {
+            let SidecarReport { audience, fleet, instance, .. } = &heard.report;
+            tracing::warn!(
+                %audience, %fleet, %instance, serial = said,
+                "a sidecar says that it has more than was published here, and does not prove it"
+            );
+        }
+        if doubt.is_some() || has.is_some() {
+            heard.report.error = doubt;
         }
         let moved = (before.serial, before.base) != (heard.report.serial, heard.report.base);
         // A word a minute is enough where nothing moves.
         heard.is_news |= moved || heard.report.seen_ms / 60_000 != before.seen_ms / 60_000;
-        drop(book);
+        drop(pages);
         if moved {
             self.news.send_modify(|count| *count += 1);
         }
     }
 
-    /// What the store knows of former runs.
+    /// Whose signatures prove what a sidecar has.
+    pub fn trusts(&self, audience: &AudienceName, trust: Option<Trust>) {
+        let mut pages = self.lock();
+        pages.published.entry(audience.clone()).or_default().trust = trust.map(Arc::new);
+    }
+
+    /// Up to this serial something is published here, or will be in a moment.
+    pub fn publishes(&self, audience: &AudienceName, serial: u64) {
+        let mut pages = self.lock();
+        let known = pages.published.entry(audience.clone()).or_default();
+        known.serial = known.serial.max(serial);
+    }
+
+    /// What the store knows of former runs. What goes beyond its own serial no run has believed.
     pub fn remember(&self, reports: Vec<SidecarReport>) {
-        let mut book = self.lock();
-        for report in reports.into_iter().take(MOST) {
+        let mut pages = self.lock();
+        let BookPages { sidecars: book, published } = &mut *pages;
+        let highest = |name: &AudienceName| published.get(name).map_or(0, |known| known.serial);
+        let believed =
+            |report: &SidecarReport| report.serial.max(report.base) <= highest(&report.audience);
+        for report in reports.into_iter().filter(believed).take(MOST) {
             let name = SidecarName {
                 audience: report.audience.clone(),
                 fleet: report.fleet.clone(),
@@ -106,22 +161,23 @@ impl SidecarBook {
     /// Those of an audience that were heard of within [`KNOWN_MS`].
     pub fn known(&self, audience: &AudienceName, now_ms: u64) -> Vec<SidecarReport> {
         let since = now_ms.saturating_sub(KNOWN_MS);
-        let book = self.lock();
-        let heard = book.values().map(|heard| &heard.report);
+        let pages = self.lock();
+        let heard = pages.sidecars.values().map(|heard| &heard.report);
         heard.filter(|r| r.audience == *audience && r.seen_ms >= since).cloned().collect()
     }
 
     /// All of an audience, the silent ones too.
     pub fn all(&self, audience: &AudienceName) -> Vec<SidecarReport> {
-        let book = self.lock();
-        let heard = book.values().map(|heard| &heard.report);
+        let pages = self.lock();
+        let heard = pages.sidecars.values().map(|heard| &heard.report);
         heard.filter(|r| r.audience == *audience).cloned().collect()
     }
 
     /// What is to be written into the store. Each is handed out once.
     pub fn take_news(&self, audience: &AudienceName) -> Vec<SidecarReport> {
-        let mut book = self.lock();
-        let news = book.values_mut().filter(|h| h.is_news && h.report.audience == *audience);
+        let mut pages = self.lock();
+        let news =
+            pages.sidecars.values_mut().filter(|h| h.is_news && h.report.audience == *audience);
         news.map(|heard| {
             heard.is_news = false;
             heard.report.clone()
@@ -134,9 +190,23 @@ impl SidecarBook {
         self.news.subscribe()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SidecarName, HeardSidecar>> {
-        // The map is whole at every point where a thread could panic.
+    fn lock(&self) -> MutexGuard<'_, BookPages> {
+        // The maps are whole at every point where a thread could panic.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl KnownPublication ===
+
+impl KnownPublication {
+    /// Whether the caller shows the signed head of a file with this serial.
+    fn proves(&self, poll: &ArtefactPoll, serial: u64) -> bool {
+        let (Some(trust), Some(head)) = (&self.trust, &poll.head) else { return false };
+        let kind = match poll.name {
+            ArtefactName::Patch => FileKind::Patch,
+            ArtefactName::Table => FileKind::Table,
+        };
+        SignedHead::open(head, kind, trust).is_ok_and(|head| head.manifest.serial == serial)
     }
 }
 
@@ -154,6 +224,7 @@ mod tests {
             instance: (!instance.is_empty()).then(|| instance.into()),
             peer: Some("192.0.2.9".parse().unwrap()),
             has: serial.map(|serial| ArtefactTag::of(serial, &Digest::of(b"x"))),
+            head: None,
         }
     }
 
@@ -161,6 +232,7 @@ mod tests {
     fn what_a_sidecar_has_is_known_by_its_last_word() {
         let (book, shop) = (SidecarBook::default(), AudienceName::parse("shop").unwrap());
         let mut moved = book.watch();
+        book.publishes(&shop, 9);
         book.heard(&poll("a", ArtefactName::Table, None), 1_000);
         assert!(!moved.has_changed().unwrap(), "it has nothing yet");
         book.heard(&poll("a", ArtefactName::Table, Some(5)), 2_000);
@@ -182,5 +254,38 @@ mod tests {
         assert_eq!(book.take_news(&shop).len(), 1, "once a minute");
         assert_eq!(shown(3_001 + KNOWN_MS).len(), 1, "the other is silent");
         assert_eq!(book.all(&shop).len(), 2);
+    }
+
+    /// Whoever has the token of a fleet can say anything.
+    #[test]
+    fn what_was_never_published_here_is_not_believed_without_proof() {
+        let (book, shop) = (SidecarBook::default(), AudienceName::parse("shop").unwrap());
+        book.publishes(&shop, 9);
+        book.heard(&poll("a", ArtefactName::Patch, Some(8)), 1_000);
+        let mut moved = book.watch();
+        for serial in [10, MAX_CHOSEN_SERIAL] {
+            for name in [ArtefactName::Patch, ArtefactName::Table] {
+                let made_up = ArtefactPoll {
+                    head: Some(Box::from(*b"KGT made up")),
+                    ..poll("a", name, Some(serial))
+                };
+                book.heard(&made_up, 2_000);
+            }
+        }
+        assert!(!moved.has_changed().unwrap());
+        let [report] = &*book.all(&shop) else { panic!("{:?}", book.all(&shop)) };
+        assert_eq!((report.serial, report.base, report.seen_ms), (8, 0, 2_000));
+        assert!(report.error.as_ref().unwrap().contains("does not prove"), "{report:?}");
+        book.heard(&poll("a", ArtefactName::Patch, Some(9)), 3_000);
+        assert_eq!(book.all(&shop)[0].error, None);
+        moved.mark_unchanged();
+        // Nor is it after a restart, where an earlier version has written it down.
+        let again = SidecarBook::default();
+        again.publishes(&shop, 9);
+        let told = SidecarReport { serial: 10, ..book.all(&shop)[0].clone() };
+        again.remember(vec![told]);
+        assert!(again.all(&shop).is_empty());
+        again.remember(book.all(&shop));
+        assert_eq!(again.all(&shop).len(), 1);
     }
 }

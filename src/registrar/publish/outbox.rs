@@ -20,10 +20,10 @@ use crate::manage::registry::settings::RawSettings;
 use crate::registrar::config::{AudienceConfig, PublishTarget};
 use crate::registrar::store::sqlite::crash::point;
 use crate::registrar::store::{
-    ArtefactHead, ArtefactKind, ArtefactState, AudienceName, AuditQuery, Publication,
+    ArtefactHead, ArtefactKind, ArtefactState, AudienceName, AuditHead, AuditQuery, Publication,
     PublishedBase, Store, StoreError, StoredArtefact,
 };
-use crate::table::{Manifest, TableFormat};
+use crate::table::{Manifest, TableFormat, Trust};
 
 /// A patch with more keys than this becomes a table.
 const MOST_KEYS: usize = 4096;
@@ -144,9 +144,13 @@ impl Outbox {
 
     /// Compares the database with what was published, before anybody changes it.
     pub(super) async fn begin(&mut self) -> Result<(), StoreError> {
-        self.book.remember(self.store.sidecars(&self.name).await?);
         self.look_at_audit().await?;
         let publication = self.store.publication(&self.name).await?;
+        let signer = self.terms.as_ref().and_then(|terms| terms.signer.public().ok());
+        let trust = signer.and_then(|signer| Trust::new([signer], 1, self.name.as_str()).ok());
+        self.book.trusts(&self.name, trust);
+        self.book.publishes(&self.name, publication.serial);
+        self.book.remember(self.store.sidecars(&self.name).await?);
         let found = self.look_behind(&publication).await?;
         self.tell(|state| {
             (state.serial, state.published) = (publication.serial, publication.published);
@@ -199,8 +203,10 @@ impl Outbox {
         let began = self.clock.now().mono_ns;
         let publication = self.store.publication(&self.name).await?;
         let found = self.look_behind(&publication).await?;
+        self.book.publishes(&self.name, publication.published);
         self.tell(|state| state.serial = publication.serial);
         let is_behind = found.is_some();
+        self.remember_proof(found.as_ref());
         self.settle_behind(found);
         self.keep_reports().await?;
         if is_behind {
@@ -436,6 +442,7 @@ impl Outbox {
     async fn deliver(&mut self, began: u64) -> Result<(), PublishFault> {
         let Some(current) = self.current.clone() else { return Ok(()) };
         let serial = current.serial();
+        self.book.publishes(&self.name, serial);
         // Both at once: whoever gets one of them gets the other.
         self.shelf.put(self.name.as_str(), current.served());
         let placed = self.place(&current);
@@ -542,6 +549,22 @@ impl Outbox {
             source: EvidenceSource::Sidecar { fleet: report.fleet, instance: report.instance },
         }));
         found
+    }
+
+    /// A sidecar has proved more than the database knows: the next start has to know it before anybody
+    /// asks again.
+    fn remember_proof(&self, found: Option<&Behind>) {
+        let Some(Behind::Serial { evidence, .. }) = found else { return };
+        if !matches!(evidence.source, EvidenceSource::Sidecar { .. }) {
+            return;
+        }
+        let mut file = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = HighMark { serial: evidence.serial, ..file.mark(self.name.as_str()) };
+        if file.raise(self.name.as_str(), mark, AuditHead::default())
+            && let Err(error) = file.write()
+        {
+            tracing::error!(audience = %self.name, %error, "what a sidecar has was not noted");
+        }
     }
 
     fn settle_behind(&mut self, found: Option<Behind>) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::fleet::SidecarBook;
+use super::high_water::HighWaterFile;
 use super::recover::{PublishedKeys, RecoveryTerms, target_files};
 use super::*;
 use crate::artefacts::{ArtefactName, ArtefactPoll, ArtefactTag};
@@ -22,7 +23,8 @@ use crate::registrar::store::sqlite::crash::in_tests::VARIABLE;
 use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::registrar::store::suite::{self, audience, create, host, new_key, request, set};
 use crate::registrar::store::{AuditEvent, Channel, ImportBatch, KeyChange, Serials, StoreError};
-use crate::table::{AcceptRules, Acceptance, Bounds, Patch, Refusal, Table, Trust};
+use crate::table::manifest::MAX_CHOSEN_SERIAL;
+use crate::table::{AcceptRules, Acceptance, Bounds, Patch, Refusal, SignedHead, Table, Trust};
 
 /// For what has to happen, and happens within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -348,7 +350,9 @@ fn a_change_is_in_force_when_every_known_sidecar_has_it() {
         let made = create(&service.store, "CRM").await;
         service.published(made.serial).await;
         let handle = service.publisher.handle();
-        let heard = |instance: &str, serial| {
+        let patch = service.shelf.get("shop").patch.unwrap();
+        let head: Box<[u8]> = SignedHead::bytes_of(&patch.bytes).unwrap().into();
+        let show = |instance: &str, serial, head: Option<&[u8]>| {
             let poll = ArtefactPoll {
                 fleet: "web".into(),
                 audience: "shop".into(),
@@ -356,9 +360,11 @@ fn a_change_is_in_force_when_every_known_sidecar_has_it() {
                 instance: Some(instance.into()),
                 peer: None,
                 has: Some(ArtefactTag::of(serial, &Digest::of(b"x"))),
+                head: head.map(Into::into),
             };
             service.book.heard(&poll, Clock::system().now().unix_ms);
         };
+        let heard = |instance: &str, serial| show(instance, serial, None);
         heard("a", made.serial);
         heard("b", made.serial - 1);
         let now = handle.in_force(&audience(), made.serial, Duration::ZERO).await;
@@ -370,12 +376,39 @@ fn a_change_is_in_force_when_every_known_sidecar_has_it() {
             heard("b", made.serial);
         });
         assert!(found.is_complete(), "{found:?}");
-        // It has more than was ever published here: the database is an older one.
+        // Whoever has the fleet's token can say that it has more than was ever published here.
         heard("b", made.serial + 1);
+        show("b", made.serial + 1, Some(&head));
+        heard("c", MAX_CHOSEN_SERIAL);
+        let next = create(&service.store, "next").await;
+        service.published(next.serial).await;
+        assert_eq!(service.state().behind, None);
+        // A file that the signer has signed proves it: the database is an older one.
+        let twin = House::new();
+        fs::copy(house.root.join("signer.pem"), twin.root.join("signer.pem")).unwrap();
+        let other = twin.serve().await;
+        other.until(|state| state.published > 0).await;
+        for _ in 0..9 {
+            let made = create(&other.store, "of the other database").await;
+            other.published(made.serial).await;
+        }
+        let patch = other.shelf.get("shop").patch.unwrap();
+        let proof = SignedHead::bytes_of(&patch.bytes).unwrap();
+        assert!(patch.tag.serial > next.serial);
+        show("b", patch.tag.serial + 1, Some(proof));
+        assert_eq!(
+            service.book.all(&audience()).iter().filter(|r| r.serial > next.serial).count(),
+            0
+        );
+        show("b", patch.tag.serial, Some(proof));
         service.until(|state| state.behind.is_some()).await;
+        other.publisher.stop();
         let refused = revoke(&service.store, made.key.entry.id).await.unwrap_err();
         assert!(refused.to_string().contains("sidecar b of fleet web"), "{refused}");
         service.publisher.stop();
+        // The next start does not wait until the sidecar says so again.
+        let mark = HighWaterFile::open(&house.root.join("state")).unwrap().mark("shop");
+        assert_eq!(mark.serial, patch.tag.serial);
     });
 }
 
