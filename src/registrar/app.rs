@@ -9,6 +9,7 @@ use super::metrics::ServiceMetrics;
 use super::people::Authenticator;
 use super::publish::PublisherHandle;
 use super::store::Store;
+use super::waits::CallerWaits;
 use crate::artefacts::ArtefactService;
 use crate::clock::Clock;
 
@@ -20,6 +21,8 @@ pub struct App {
     pub clock: Clock,
     pub people: Authenticator,
     pub metrics: Arc<ServiceMetrics>,
+    /// Answers that wait until a change is in force.
+    pub waits: CallerWaits,
     /// `None`: nothing is published here, as in tests of the other rooms.
     pub publishing: Option<Publishing>,
 }
@@ -44,7 +47,8 @@ impl App {
             clock.clone(),
             Arc::clone(&metrics),
         );
-        Self { store, settings, clock, people, metrics, publishing: None }
+        let waits = CallerWaits::default();
+        Self { store, settings, clock, people, metrics, waits, publishing: None }
     }
 }
 

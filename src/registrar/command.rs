@@ -2,6 +2,7 @@
 //! commands of `manage`, which do not know it.
 
 mod fault;
+mod process;
 mod recover;
 mod serving;
 mod transfer;

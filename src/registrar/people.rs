@@ -42,7 +42,7 @@ use super::config::AdminToml;
 use super::metrics::ServiceMetrics;
 use super::request::{Peer, bearer, channel_of, client_of};
 use super::store::{
-    AudienceName, Channel, Member, Person, PersonId, SessionRow, Store, StoreActor,
+    AudienceName, Channel, Member, Person, PersonId, SessionRow, Store, StoreActor, owner_subject,
 };
 use crate::clock::Clock;
 use crate::core::{Limit, OrgId, Owner};
@@ -51,9 +51,6 @@ use crate::token::{BoundedBuckets, looks_like_token, network_of};
 
 /// Failures of one address (of IPv6: of one /64) before it is told to wait.
 const FAILURES: (u32, std::time::Duration) = (30, std::time::Duration::from_secs(60));
-
-/// How people come by a link of the host, and their `iss`.
-const BOOTSTRAP: &str = "bootstrap";
 
 /// Field and member of the query that name an audience, where there are several.
 const AUDIENCE: HeaderName = HeaderName::from_static("keygate-audience");
@@ -158,7 +155,7 @@ impl Caller {
         if self.org.as_ref() == Some(org) {
             return Ok(self);
         }
-        let StoreActor::Person { role, .. } = &mut self.actor else {
+        let StoreActor::Person { role, owner, .. } = &mut self.actor else {
             return Err(AuthError::NotFound);
         };
         let member = self.orgs.iter().find(|member| member.org == *org);
@@ -168,6 +165,10 @@ impl Caller {
             None if is_operator => PersonRole::Operator,
             None => return Err(AuthError::NotFound),
         };
+        // Their keys say the role that they have in this org, not one from elsewhere.
+        let said = owner.view();
+        *owner =
+            Owner::new(said.subject, said.email, role.as_str()).map_err(|_| AuthError::NotFound)?;
         self.role = Some(*role);
         self.org = Some(org.clone());
         Ok(self)
@@ -189,6 +190,26 @@ impl Caller {
             (None, Some(PersonRole::Operator)) => Ok(None),
             (None, _) => Err(AuthError::ChooseOrg),
         }
+    }
+
+    /// Whose people and audit lines the caller sees beside those of no audience: a key, and a
+    /// product's people, are of one audience, and another product may have an org of the same name.
+    /// `None`: somebody who is signed in to the service itself has their role in all of them.
+    pub fn bound_to(&self) -> Option<&AudienceName> {
+        match self.by {
+            CallerBy::Session => None,
+            CallerBy::Embed
+            | CallerBy::Identity
+            | CallerBy::Key
+            | CallerBy::ProductSession
+            | CallerBy::ProductToken => Some(&self.audience),
+        }
+    }
+
+    /// Whether the caller sees this person on a list of members.
+    pub fn sees_person(&self, id: &PersonId) -> bool {
+        let of = id.product().zip(self.bound_to());
+        of.is_none_or(|(product, own)| product == own.as_str())
     }
 
     /// For changes of members and for recovery.
@@ -434,14 +455,4 @@ impl std::fmt::Debug for Authenticator {
 fn owner(id: &PersonId, person: &Person, role: PersonRole) -> Result<Owner, AuthError> {
     let subject = owner_subject(id);
     Owner::new(&subject, &person.email, role.as_str()).map_err(|_| AuthError::Unknown)
-}
-
-/// What stands in the owner's place of a person's keys: of a product's people the product's own id, which
-/// the product understands; of others with the way in front, so that no user of a product is taken
-/// for one of them.
-fn owner_subject(id: &PersonId) -> String {
-    match &*id.iss {
-        BOOTSTRAP => format!("{BOOTSTRAP}:{}", id.sub),
-        _ => id.sub.to_string(),
-    }
 }

@@ -2,6 +2,7 @@
 //! a request id, deadlines, a limit for bodies, the fields that browsers heed, metrics.
 
 mod listen;
+mod places;
 #[cfg(test)]
 pub(super) mod tests;
 mod tls;
@@ -18,9 +19,11 @@ use axum::routing::{any, get};
 use axum::{Router, http};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{StatusCode, request::Parts};
-use http_body_util::Limited;
+use http_body_util::{BodyExt as _, Limited};
 
 pub use self::listen::{ServiceListener, serve};
+use self::places::ServicePlace;
+pub use self::places::{MOST_OTHERS, MOST_SIDECARS};
 pub use self::tls::ServiceTls;
 use super::app::{App, Publishing};
 use super::request::{BODY_LIMIT, ClientAddress, Peer, Problem, RequestId, bearer};
@@ -122,6 +125,13 @@ async fn show_metrics(State(app): State<App>, request: Request) -> Response {
 async fn artefacts(State(app): State<App>, request: Request) -> Response {
     let Some(Publishing { artefacts, .. }) = app.publishing else { return nothing().await };
     let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+    let shown = bearer(request.headers()).map(Digest::of);
+    if let Some(shown) = shown
+        && app.settings.fleets.iter().any(|fleet| fleet.bearer.matches(&shown))
+        && let Some(place) = request.extensions().get::<ServicePlace>()
+    {
+        place.becomes_a_sidecars();
+    }
     // Nobody reads the body.
     artefacts.answer(&request.map(drop), peer).await.map(Body::new)
 }
@@ -148,8 +158,10 @@ async fn around(State(app): State<App>, request: Request, next: Next) -> Respons
         let why = "a request body is at most 64 KiB";
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", why).into_response()
     } else {
-        let body = Body::new(Limited::new(body, BODY_LIMIT));
-        let run = next.run(Request::from_parts(parts, body));
+        let run = async {
+            let body = whole(body).await;
+            next.run(Request::from_parts(parts, body)).await
+        };
         tokio::time::timeout(ANSWER, run).await.unwrap_or_else(|_| {
             let why = "the request took too long";
             Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", why).into_response()
@@ -171,6 +183,16 @@ async fn around(State(app): State<App>, request: Request, next: Next) -> Respons
     let took = app.clock.now().mono_ns.saturating_sub(begin.mono_ns);
     app.metrics.answered(&method, &path, answer.status(), Duration::from_nanos(took));
     answer
+}
+
+/// The body, as soon as all of it is there. Who asks is looked up after that: somebody who loses their
+/// rights while a body trickles in changes nothing with it. One that is too long, or cut, is an error
+/// for whoever reads it.
+async fn whole(body: Body) -> Body {
+    match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(body) => Body::from(body.to_bytes()),
+        Err(_) => Body::new(Limited::new(Body::from("?"), 0)),
+    }
 }
 
 /// A sidecar's own id, where it is one that we believe; else a random one.

@@ -28,9 +28,10 @@ pub use self::change::{
     AuditEvent, ChangeRequest, Changed, Channel, IdempotencyKey, KeyChange, KeyRef, Replay,
     StoreActor,
 };
+pub use self::decide::may_in;
 pub use self::error::StoreError;
 pub use self::import::{ImportBatch, ImportedBatch, RecoveredKeys};
-pub use self::names::{AudienceName, PersonId, Uid};
+pub use self::names::{AudienceName, BOOTSTRAP, PersonId, Uid, owner_subject};
 pub use self::people::{
     Member, MemberChange, OrgChange, OrgRow, OrgRules, OwnerLeaves, Person, SessionKind,
     SessionRow, SignIn,

@@ -14,6 +14,8 @@ mod access_log;
 mod admin;
 #[cfg(feature = "admin")]
 mod admin_api;
+#[cfg(feature = "admin")]
+mod admin_secrets;
 mod artefacts;
 mod assertion;
 mod canaries;

@@ -75,10 +75,12 @@ pub enum KeyAction<'a> {
     Edit {
         /// The key as it would become.
         to: &'a RegistryEntry,
+        living: u64,
     },
     Rotate {
         /// The key whose secret is shown.
         to: &'a RegistryEntry,
+        living: u64,
     },
     See,
     SeeAudit,
@@ -129,6 +131,9 @@ pub enum Excess {
     Owner,
     #[error("holds `{}`", .0.as_str())]
     Permission(Permission),
+    /// The role with which it would speak.
+    #[error("would speak with the role `{0}`")]
+    Role(Box<str>),
 }
 
 // === impl ManagementWords ===
@@ -190,11 +195,7 @@ impl Access<'_> {
                 }
                 self.needs_word(holds, action)?;
                 self.touches(holds, action, entry)?;
-                if let KeyAction::Rotate { .. } = action
-                    && is_of_another(entry.owner.as_ref(), owner.as_ref())
-                {
-                    return Err(NotAllowed::HoldsMore(Excess::Owner));
-                }
+                self.keeps_voices(owner.as_ref(), action, entry)?;
                 self.stays_within(holds, action, entry)?;
                 self.owns(owner.as_ref(), action, entry)?;
                 self.grants_no_management(action, entry)?;
@@ -208,6 +209,7 @@ impl Access<'_> {
                     self.touches(holds, action, entry)?;
                 }
                 self.stays_within(holds, action, entry)?;
+                speaks_within(*role, owner, action, entry)?;
                 if *role == PersonRole::Member {
                     let own = HeldRights {
                         permissions: HeldPermissions::These(self.rules.member.clone()),
@@ -314,6 +316,32 @@ impl Access<'_> {
         excess.map_or(Ok(()), |excess| Err(NotAllowed::Exceeds(excess)))
     }
 
+    /// A key gets no secret that speaks for somebody else or with a stronger role, and makes no key
+    /// of somebody else speak for another.
+    fn keeps_voices(
+        &self,
+        owner: Option<&Owner>,
+        action: KeyAction<'_>,
+        entry: &RegistryEntry,
+    ) -> Result<(), NotAllowed> {
+        let of_key = entry.owner.as_ref();
+        let is_taken = match action {
+            KeyAction::Rotate { .. } => is_of_another(of_key, owner),
+            KeyAction::Edit { to, .. } => to.owner != entry.owner && is_of_another(of_key, owner),
+            _ => return Ok(()),
+        };
+        if is_taken {
+            return Err(NotAllowed::HoldsMore(Excess::Owner));
+        }
+        let own = owner.map_or("", |owner| owner.view().role);
+        match (action, of_key.map(|owner| owner.view().role)) {
+            (KeyAction::Rotate { .. }, Some(role)) if is_stronger(role, own) => {
+                Err(NotAllowed::HoldsMore(Excess::Role(role.into())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Nobody but owners and admins makes a key speak for another person: the credential that the
     /// service gets may say the owner's role.
     fn owns(
@@ -322,14 +350,9 @@ impl Access<'_> {
         action: KeyAction<'_>,
         entry: &RegistryEntry,
     ) -> Result<(), NotAllowed> {
-        let is_stated = match action {
-            KeyAction::Create { .. } => entry.owner.as_ref(),
-            KeyAction::Edit { to } if to.owner != entry.owner => to.owner.as_ref(),
-            _ => None,
-        };
-        match is_stated.is_some() && is_stated != owner {
-            true => Err(NotAllowed::Exceeds(Excess::Owner)),
-            false => Ok(()),
+        match stated_owner(action, entry) {
+            Some(stated) if Some(stated) != owner => Err(NotAllowed::Exceeds(Excess::Owner)),
+            _ => Ok(()),
         }
     }
 
@@ -411,7 +434,7 @@ impl Excess {
             Self::Ends { .. } => KeyField::Expires,
             Self::Environment(_) => KeyField::Environment,
             Self::Network(_) => KeyField::Networks,
-            Self::Owner => KeyField::Owner,
+            Self::Owner | Self::Role(_) => KeyField::Owner,
             Self::Permission(_) => KeyField::Permissions,
         }
     }
@@ -421,7 +444,7 @@ impl Excess {
 fn granted<'a>(action: KeyAction<'a>, entry: &'a RegistryEntry) -> Option<&'a RegistryEntry> {
     match action {
         KeyAction::Create { .. } | KeyAction::SetStatus(StatusChange::Enable) => Some(entry),
-        KeyAction::Edit { to } | KeyAction::Rotate { to } => Some(to),
+        KeyAction::Edit { to, .. } | KeyAction::Rotate { to, .. } => Some(to),
         KeyAction::See
         | KeyAction::SeeAudit
         | KeyAction::SeeUsage
@@ -439,6 +462,54 @@ const fn is_end_or_look(action: KeyAction<'_>) -> bool {
         KeyAction::See | KeyAction::SeeAudit | KeyAction::SeeUsage => true,
         KeyAction::SetStatus(change) => !matches!(change, StatusChange::Enable),
         KeyAction::Create { .. } | KeyAction::Edit { .. } | KeyAction::Rotate { .. } => false,
+    }
+}
+
+/// The owner that a change gives to a key.
+fn stated_owner<'a>(action: KeyAction<'a>, entry: &'a RegistryEntry) -> Option<&'a Owner> {
+    match action {
+        KeyAction::Create { .. } => entry.owner.as_ref(),
+        KeyAction::Edit { to, .. } if to.owner != entry.owner => to.owner.as_ref(),
+        _ => None,
+    }
+}
+
+/// The service may get a credential with the role of a key's owner: no person makes a key, or gets a
+/// secret, that says a stronger one than theirs. Words that are no role of ours are the host's to
+/// give.
+fn speaks_within(
+    role: PersonRole,
+    owner: &Owner,
+    action: KeyAction<'_>,
+    entry: &RegistryEntry,
+) -> Result<(), NotAllowed> {
+    let stated = stated_owner(action, entry).filter(|stated| *stated != owner);
+    if let Some(said) = stated.map(|stated| stated.view().role)
+        && is_stronger(said, role.as_str())
+    {
+        return Err(NotAllowed::Exceeds(Excess::Role(said.into())));
+    }
+    let shown = match action {
+        KeyAction::Rotate { to, .. } => to.owner.as_ref().map(|owner| owner.view().role),
+        _ => None,
+    };
+    match shown {
+        Some(said) if PersonRole::parse(said).is_some() && is_stronger(said, role.as_str()) => {
+            Err(NotAllowed::HoldsMore(Excess::Role(said.into())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a key that says `said` may do more than somebody who is `own`. Of words that are no roles
+/// of ours nobody knows, so another one may be more.
+fn is_stronger(said: &str, own: &str) -> bool {
+    if said.is_empty() || said == own {
+        return false;
+    }
+    match (PersonRole::parse(said), PersonRole::parse(own)) {
+        (Some(said), Some(own)) => said.reach() > own.reach(),
+        _ => true,
     }
 }
 

@@ -23,8 +23,8 @@ use crate::manage::operation::{OwnerChange, StatusChange};
 use crate::manage::time::{self, When};
 use crate::registrar::app::App;
 use crate::registrar::store::{
-    AuditQuery, ChangeRequest, Changed, Cursor, KeyChange, KeyCount, KeyQuery, KeyRef, KeySort,
-    KeyState, Replay, StoreActor, StoreError,
+    AuditQuery, ChangeRequest, Changed, Cursor, KeyChange, KeyCount, KeyQuery, KeyRef, KeyRow,
+    KeySort, KeyState, Replay, StoreActor, StoreError,
 };
 
 const SERIAL: HeaderName = HeaderName::from_static("keygate-serial");
@@ -319,7 +319,8 @@ pub async fn audit(
     let row = sight.key(&app, &key, KeyAction::SeeAudit).await?;
     let query = audit_query(&parts)?;
     let object = Some(row.entry.id.to_string().into());
-    audit_page(&app, AuditQuery { org: Some(row.entry.org), object, ..query }).await
+    let audience = Some(row.audience);
+    audit_page(&app, AuditQuery { org: Some(row.entry.org), audience, object, ..query }).await
 }
 
 fn list_query(sight: &CallerSight, parts: &Parts) -> Result<KeyQuery, ApiProblem> {
@@ -440,7 +441,7 @@ async fn refusal(
         StoreError::Forbidden { .. } if !sight.sees(app, key).await => ApiProblem::not_found(),
         StoreError::VersionMismatch { current } => {
             let document = KeyDocument::of(current, sight.now_ms);
-            let changed = changes_since(app, call.version(), current.version, &document.id).await;
+            let changed = changes_since(app, call.version(), current).await;
             ApiProblem::from(error).with_current(document, changed)
         }
         _ => error.into(),
@@ -448,13 +449,19 @@ async fn refusal(
 }
 
 /// What was changed after the version that the caller has read. Each version has one line.
-async fn changes_since(app: &App, read: Option<u64>, now: u64, id: &str) -> Vec<ChangedSince> {
-    let missed = now.saturating_sub(read.unwrap_or_default());
+async fn changes_since(app: &App, read: Option<u64>, current: &KeyRow) -> Vec<ChangedSince> {
+    let missed = current.version.saturating_sub(read.unwrap_or_default());
     let limit = usize::try_from(missed).unwrap_or(usize::MAX).min(50);
     if limit == 0 {
         return Vec::new();
     }
-    let query = AuditQuery { object: Some(id.into()), limit, ..AuditQuery::default() };
+    let query = AuditQuery {
+        org: Some(current.entry.org.clone()),
+        audience: Some(current.audience.clone()),
+        object: Some(current.entry.id.to_string().into()),
+        before: None,
+        limit,
+    };
     match app.store.audit(query).await {
         Ok(page) => page.lines.iter().map(ChangedSince::of).collect(),
         // The mismatch is what matters.
@@ -511,6 +518,9 @@ async fn in_force(
 ) -> Result<InForceDocument, ApiProblem> {
     const LOOK: Duration = Duration::from_millis(25);
     let audience = sight.audience();
+    // Of one caller a few wait; the others are told what is so now.
+    let place = app.waits.take(sight.caller.actor.label());
+    let wait = if place.is_some() { wait } else { Duration::ZERO };
     if let Some(publishing) = &app.publishing {
         let found = publishing.publisher.in_force(audience, serial, wait).await;
         return Ok(InForceDocument {
@@ -519,13 +529,6 @@ async fn in_force(
             of: found.sidecars as u64,
             missing: found.late.iter().map(ToString::to_string).collect(),
         });
-    }
-    if let Some(publishing) = &app.publishing {
-        let found = publishing.publisher.in_force(audience, serial, wait).await;
-        let of = found.sidecars as u64;
-        let sidecars = of.saturating_sub(found.late.len() as u64);
-        let missing = found.late.iter().map(ToString::to_string).collect();
-        return Ok(InForceDocument { published: found.published, sidecars, of, missing });
     }
     // Without publishing here, what another process has noted.
     let mut over = pin!(tokio::time::sleep(wait));

@@ -17,7 +17,7 @@ use super::problem::ApiProblem;
 use super::requests::{self, MemberAssignment};
 use crate::manage::operation::may::{Actor, HeldPermissions, OrgAction, PersonRole};
 use crate::registrar::app::App;
-use crate::registrar::people::RoleChange;
+use crate::registrar::people::change_member;
 use crate::registrar::store::{ArtefactHead, AudienceName, AuditQuery, SidecarReport, StoreActor};
 
 /// Who you are to the service.
@@ -289,7 +289,8 @@ pub async fn members(
     sight.may_in(OrgAction::SeeMembers)?;
     let org = sight.org.as_ref().ok_or_else(ApiProblem::not_found)?;
     let members = app.store.members(org).await?;
-    let members = members.iter().map(|member| MemberDocument {
+    let seen = members.iter().filter(|member| sight.caller.sees_person(&member.id));
+    let members = seen.map(|member| MemberDocument {
         issuer: member.id.iss.to_string(),
         subject: member.id.sub.to_string(),
         name: member.name.to_string(),
@@ -318,25 +319,9 @@ pub async fn put_member(
     let sight = CallerSight::in_own_org(&app, caller).await?;
     sight.may_in(OrgAction::SeeMembers)?;
     sight.caller.recently_signed_in(&app.people)?;
-    let org = sight.org.clone().ok_or_else(ApiProblem::not_found)?;
     let assigned = requests::member(&call.body)?;
-    // Only somebody who was here before has a person to be a member.
-    if app.store.person(&assigned.id).await?.is_none() {
-        let fault = super::problem::ProblemFault::at(
-            "/subject",
-            "is nobody who has signed in here; they have to sign in once",
-        );
-        return Err(ApiProblem::invalid(vec![fault]));
-    }
     // With it go the keys of somebody who lost the role that they need, by the org's policy.
-    let change = RoleChange {
-        org,
-        id: assigned.id,
-        role: assigned.role,
-        actor: sight.caller.actor.clone(),
-        channel: sight.caller.channel.clone(),
-    };
-    app.people.change_role(change).await?;
+    change_member(&app.people, &sight.caller, assigned.id, assigned.role).await??;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -401,7 +386,8 @@ pub async fn audit(
     let sight = CallerSight::in_own_org(&app, caller).await?;
     sight.may_in(OrgAction::SeeAudit)?;
     let query = audit_query(&parts)?;
-    audit_page(&app, AuditQuery { org: sight.org, ..query }).await
+    let audience = sight.caller.bound_to().cloned();
+    audit_page(&app, AuditQuery { org: sight.org, audience, ..query }).await
 }
 
 /// The place of a page in the audit log.

@@ -1,5 +1,6 @@
 //! The API in process: every answer is held against the document.
 
+mod attacks;
 mod matrix;
 mod openapi;
 mod requests;

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use super::fault::of_store;
-use super::{OpenState, open_as_it_is};
+use super::{OpenState, open_as_it_is, process};
 use crate::artefacts::{ArtefactFleet, ArtefactService, ArtefactShelf};
 use crate::config::Bind;
 use crate::core::OrgId;
@@ -111,6 +111,7 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second one in the same process is a test's, and the first one serves both.
     let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    process::prepare();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("registrar")
         .enable_all()

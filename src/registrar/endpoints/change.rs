@@ -144,6 +144,7 @@ impl EndpointCall<'_> {
         if let Some(publishing) = &self.app.publishing
             && !is_own
             && self.app.settings.audience(self.audience()).is_some_and(|a| a.signer.is_some())
+            && let Some(_place) = self.app.waits.take(self.caller.actor.label())
         {
             publishing.publisher.in_force(self.audience(), changed.serial, IN_FORCE).await;
         }

@@ -242,7 +242,9 @@ fn field_of(w: &Words, field: &str) -> (&'static str, String) {
         "limits" | "plan" => ("limits", &w.field_limit),
         "prefix" => ("prefix", &w.prefix),
         "note" => ("note", &w.field_note),
+        "issuer" => ("iss", &w.member_iss),
         "overlap" => ("overlap", &w.overlap),
+        "subject" => ("sub", &w.member_sub),
         _ => ("", &w.error),
     };
     (id, label.to_string())

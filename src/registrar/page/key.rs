@@ -86,8 +86,9 @@ fn view(visit: &Visit, key: &KeyRow) -> KeyView {
             .collect(),
         networks: show::networks(entry),
         note: entry.note.to_string(),
-        can_edit: entry.status != KeyStatus::Revoked && may(KeyAction::Edit { to: entry }),
-        can_rotate: !is_final && may(KeyAction::Rotate { to: entry }),
+        can_edit: entry.status != KeyStatus::Revoked
+            && may(KeyAction::Edit { to: entry, living: 0 }),
+        can_rotate: !is_final && may(KeyAction::Rotate { to: entry, living: 0 }),
         can_disable: entry.status == KeyStatus::Active && can(StatusChange::Disable),
         can_enable: entry.status == KeyStatus::Disabled && can(StatusChange::Enable),
         can_revoke: can(StatusChange::Revoke),
@@ -125,6 +126,7 @@ async fn notice(visit: &Visit) -> Result<Option<Notice>, Response> {
 async fn history(visit: &Visit, key: &KeyRow) -> Result<Vec<HistoryLine>, Response> {
     let query = AuditQuery {
         org: visit.org.clone(),
+        audience: Some(visit.audience.name.clone()),
         object: Some(key.entry.id.to_string().into()),
         before: None,
         limit: HISTORY,

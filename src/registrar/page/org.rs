@@ -11,10 +11,9 @@ use super::view::{
 use super::visit::{Section, Visit};
 use super::words::Words;
 use super::{html, show};
-use crate::core::OrgId;
 use crate::manage::operation::may::{OrgAction, PersonRole};
-use crate::registrar::people::SIGN_IN;
-use crate::registrar::store::{AuditQuery, Member, MemberChange, Person, PersonId, StoreError};
+use crate::registrar::people::{self, SIGN_IN};
+use crate::registrar::store::{AuditQuery, Member, PersonId};
 
 /// Lines of a page of the log.
 const LINES: usize = 50;
@@ -25,6 +24,7 @@ pub(super) async fn audit(visit: Visit) -> Result<Response, Response> {
     }
     let query = AuditQuery {
         org: visit.org.clone(),
+        audience: visit.caller.bound_to().cloned(),
         object: None,
         before: visit.query.text("before").parse().ok(),
         limit: LINES,
@@ -77,7 +77,11 @@ async fn members_page<'w>(
         shell: visit.shell(Section::Members, w.members_title.to_string()),
         in_org: visit.in_org(),
         can_change: add_roles.len() > 1,
-        members: members.iter().map(view).collect(),
+        members: members
+            .iter()
+            .filter(|member| visit.caller.sees_person(&member.id))
+            .map(view)
+            .collect(),
         add_iss: typed.text("iss").to_owned(),
         add_sub: typed.text("sub").to_owned(),
         add_roles,
@@ -125,7 +129,9 @@ pub(super) async fn change_member(visit: Visit, body: String) -> Result<Response
         return Err(refusal);
     }
     let w = visit.w;
-    let Some(org) = visit.org.clone() else { return Err(forbidden(&visit)) };
+    if visit.org.is_none() {
+        return Err(forbidden(&visit));
+    }
     let (iss, sub, role) = (form.text("iss"), form.text("sub"), form.text("role"));
     let known = PersonRole::parse(role);
     if iss.is_empty() || sub.is_empty() || (known.is_none() && !role.is_empty()) {
@@ -136,13 +142,16 @@ pub(super) async fn change_member(visit: Visit, body: String) -> Result<Response
         let page = members_page(&visit, vec![fault], &form).await?;
         return Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page));
     }
-    if let Err(error) = visit.caller.recently_signed_in(&visit.app.people) {
-        let text = format!("{error}");
-        return Err(visit.error(error.status(), &w.sign_in_again_title, text));
-    }
     let id = PersonId { iss: iss.into(), sub: sub.into() };
-    match appoint(&visit, org, id, known).await {
-        Ok(()) => Ok(visit.go("/members", &[])),
+    let done = match people::change_member(&visit.app.people, &visit.caller, id, known).await {
+        Ok(done) => done,
+        Err(error) => {
+            let text = format!("{error}");
+            return Err(visit.error(error.status(), &w.sign_in_again_title, text));
+        }
+    };
+    match done {
+        Ok(_) => Ok(visit.go("/members", &[])),
         Err(error) => match faults_of(w, &error) {
             Some(faults) => {
                 let page = members_page(&visit, faults, &form).await?;
@@ -151,39 +160,6 @@ pub(super) async fn change_member(visit: Visit, body: String) -> Result<Response
             None => Err(visit.failed(&error)),
         },
     }
-}
-
-async fn appoint(
-    visit: &Visit,
-    org: OrgId,
-    id: PersonId,
-    role: Option<PersonRole>,
-) -> Result<(), StoreError> {
-    let store = &visit.app.store;
-    // Whether they may is settled before a person is made of a name: the store asks again.
-    let owners = store.members(&org).await?;
-    let from = owners.iter().find(|member| member.id == id).map(|member| member.role);
-    let owners = owners.iter().filter(|member| member.role == PersonRole::Owner).count() as u64;
-    let is_open = visit.may_in(OrgAction::ChangeMember { from, to: role, owners: owners.max(2) });
-    if is_open && role.is_some() && store.person(&id).await?.is_none() {
-        let person = Person {
-            name: id.sub.clone(),
-            id: id.clone(),
-            email: Box::default(),
-            operator: false,
-            seen_ms: 0,
-        };
-        store.put_person(person).await?;
-    }
-    let change = MemberChange {
-        org,
-        id,
-        role,
-        actor: visit.caller.actor.clone(),
-        channel: visit.caller.channel.clone(),
-        at_ms: visit.now_ms,
-    };
-    store.change_member(change).await
 }
 
 pub(super) async fn sessions(visit: Visit) -> Result<Response, Response> {

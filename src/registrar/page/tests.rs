@@ -233,6 +233,46 @@ fn a_key_is_rotated_and_both_are_shown_as_what_they_are() {
     });
 }
 
+/// Whoever is put out on the page loses what they would lose through the API.
+#[test]
+fn keys_of_somebody_who_is_removed_on_the_page_go_by_the_policy() {
+    use crate::registrar::store::suite;
+    use crate::registrar::store::{KeyQuery, OrgChange, OrgRules, OwnerLeaves};
+    run(async {
+        let desk = desk();
+        let kim = Browser::signed_in(&desk, Some("acme"), "owner").await;
+        let lee = Browser::signed_in(&desk, Some("acme"), "admin").await;
+        let rules = OrgRules { owner_leaves: OwnerLeaves::Disable, ..OrgRules::default() };
+        let change = OrgChange {
+            org: OrgId::parse("acme").unwrap(),
+            rules,
+            if_match: None,
+            actor: suite::host(),
+            channel: Default::default(),
+            at_ms: suite::NOW,
+        };
+        desk.store.change_org(change).await.unwrap();
+        let form =
+            format!("{}&name=lees&permission=send&expires=90d", lee.hidden("/keys/new").await);
+        assert_eq!(lee.post("/keys", &form).await.status, StatusCode::OK);
+        let hidden = kim.hidden("/members").await;
+        let sub = percent_encoding::utf8_percent_encode(
+            "admin of Some(\"acme\")",
+            percent_encoding::NON_ALPHANUMERIC,
+        );
+        let form = format!("{hidden}&iss=bootstrap&sub={sub}&role=");
+        assert_eq!(goes_to(&kim.post("/members", &form).await), "/members");
+        let query = KeyQuery::all(suite::audience(), None, suite::NOW);
+        let keys = desk.store.keys(query).await.unwrap().keys;
+        assert_eq!(keys[0].entry.status.as_str(), "disabled");
+        // What no member can be called, or the product alone says, comes back with the form.
+        for named in ["iss=product%20shop&sub=u-1", "iss=a&sub=b%0Ac", "iss=a%00&sub=b"] {
+            let told = kim.post("/members", &format!("{hidden}&{named}&role=member")).await;
+            assert_eq!(told.status, StatusCode::UNPROCESSABLE_ENTITY, "{named}");
+        }
+    });
+}
+
 #[test]
 fn members_sessions_publication_and_signers_have_their_screens() {
     run(async {

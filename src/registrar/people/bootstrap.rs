@@ -14,12 +14,12 @@ use axum::http::HeaderValue;
 use axum::http::request::Parts;
 
 use super::session::random;
-use super::{AuthError, Authenticator, BOOTSTRAP, NewSession};
+use super::{AuthError, Authenticator, NewSession};
 use crate::core::{Digest, OrgId};
 use crate::manage::operation::may::PersonRole;
 use crate::registrar::request::channel_of;
 use crate::registrar::store::{
-    AuditEvent, MemberChange, Person, PersonId, SignIn, Store, StoreActor,
+    AuditEvent, BOOTSTRAP, MemberChange, Person, PersonId, SignIn, Store, StoreActor,
 };
 
 /// Path of the page that takes the token.
@@ -100,7 +100,7 @@ impl Authenticator {
             let members = self.store.memberships(&id).await?;
             let present = members.iter().find(|member| member.org == *org);
             // The way in takes nothing away: it is there for when something is missing.
-            if present.is_none_or(|member| power(member.role) < power(role)) {
+            if present.is_none_or(|member| member.role.reach() < role.reach()) {
                 let change = MemberChange {
                     org: org.clone(),
                     id: id.clone(),
@@ -129,15 +129,5 @@ impl Authenticator {
         };
         self.store.note(event).await?;
         self.begin_session(parts, NewSession { person: id, org, by: BOOTSTRAP }).await
-    }
-}
-
-/// Which of two roles may do more.
-const fn power(role: PersonRole) -> u8 {
-    match role {
-        PersonRole::Auditor => 0,
-        PersonRole::Member => 1,
-        PersonRole::Admin => 2,
-        PersonRole::Operator | PersonRole::Owner => 3,
     }
 }

@@ -1,16 +1,16 @@
 //! Who is in an org with which role, and what becomes of the keys of somebody who leaves or may do less
 //! from now on.
 
-use super::{AuthError, Authenticator, Caller, owner_subject};
+use super::{AuthError, Authenticator, Caller};
 use crate::core::{KeyId, OrgId};
-use crate::manage::operation::StatusChange;
 use crate::manage::operation::may::{
-    Access, AccessRules, HeldPermissions, HeldRights, OrgPolicy, PersonRole,
+    Access, AccessRules, HeldPermissions, HeldRights, OrgAction, OrgPolicy, PersonRole,
 };
+use crate::manage::operation::{DetailRequest, EditRequest, OwnerChange, StatusChange};
 use crate::manage::registry::entry::RegistryEntry;
 use crate::registrar::store::{
-    AuditEvent, ChangeRequest, Channel, KeyChange, KeyQuery, KeyRef, KeyRow, MemberChange,
-    OwnerLeaves, PersonId, StoreActor, StoreError,
+    AudienceName, AuditEvent, ChangeRequest, Channel, KeyChange, KeyQuery, KeyRef, KeyRow,
+    MemberChange, OwnerLeaves, Person, PersonId, StoreActor, StoreError, may_in, owner_subject,
 };
 
 /// Another role for a person, a first one, or none.
@@ -33,7 +33,13 @@ pub struct KeysLeft {
     pub disabled: Vec<KeyId>,
 }
 
+/// Longest issuer or subject of a member, in bytes.
+const LONGEST_NAME: usize = 255;
+
 /// Gives a person of the caller's org another role, or none. Needs a sign-in of the last minutes.
+/// Whoever was never here becomes a person with this: nobody learns by it who was. In which orgs the
+/// people of a product are, the product alone says: those who are there already can get another role
+/// until it speaks again, or be taken off the list.
 ///
 /// # Errors
 /// The sign-in is older; what the store says: the caller's role does not allow it, the last owner.
@@ -46,12 +52,65 @@ pub async fn change_member(
     caller.recently_signed_in(people)?;
     let org = caller.scope()?.ok_or(AuthError::NotFound)?.clone();
     let (actor, channel) = (caller.actor.clone(), caller.channel.clone());
-    Ok(people.change_role(RoleChange { org, id, role, actor, channel }).await)
+    let change = RoleChange { org, id, role, actor, channel };
+    Ok(people.appoint(caller, change).await)
+}
+
+fn check_name(field: &str, text: &str) -> Result<(), StoreError> {
+    match (1..=LONGEST_NAME).contains(&text.len()) && !text.chars().any(char::is_control) {
+        true => Ok(()),
+        false => {
+            let why = format!("must be 1 to {LONGEST_NAME} bytes without control characters");
+            Err(StoreError::invalid(field, why))
+        }
+    }
 }
 
 // === impl Authenticator ===
 
 impl Authenticator {
+    async fn appoint(&self, caller: &Caller, wanted: RoleChange) -> Result<KeysLeft, StoreError> {
+        check_name("issuer", &wanted.id.iss)?;
+        check_name("subject", &wanted.id.sub)?;
+        let members = self.store.members(&wanted.org).await?;
+        let present = members.iter().find(|member| member.id == wanted.id);
+        let is_products = wanted.id.product().is_some();
+        if is_products && (present.is_none() || !caller.sees_person(&wanted.id)) {
+            let why = "is of a product, whose people are where the product says";
+            return Err(StoreError::invalid("subject", why));
+        }
+        if present.is_none() && wanted.role.is_some() {
+            let owners = members.iter().filter(|m| m.role == PersonRole::Owner).count() as u64;
+            self.may_appoint(caller, &wanted, owners)?;
+            if self.store.person(&wanted.id).await?.is_none() {
+                let person = Person {
+                    id: wanted.id.clone(),
+                    name: wanted.id.sub.clone(),
+                    email: Box::default(),
+                    operator: false,
+                    seen_ms: 0,
+                };
+                self.store.put_person(person).await?;
+            }
+        }
+        self.change_role(wanted).await
+    }
+
+    /// Before a person is made of a name. The store asks again.
+    fn may_appoint(
+        &self,
+        caller: &Caller,
+        wanted: &RoleChange,
+        owners: u64,
+    ) -> Result<(), StoreError> {
+        let audience = self.settings.audience(&caller.audience);
+        let rules = &audience.ok_or(StoreError::NoSuchAudience)?.access;
+        let policy = OrgPolicy::default();
+        let access = Access { rules, policy: &policy, now: self.clock.now().unix_secs() };
+        let action = OrgAction::ChangeMember { from: None, to: wanted.role, owners };
+        may_in(&access, &wanted.actor, action, &wanted.org)
+    }
+
     /// Changes a role and deals with the keys. Doing it again is safe, and finishes what an earlier
     /// attempt did not get to.
     ///
@@ -71,8 +130,12 @@ impl Authenticator {
             .await?;
         let policy = self.store.org(&wanted.org).await?.rules.owner_leaves;
         let mut left = KeysLeft::default();
-        for row in self.orphans(&wanted.org, &wanted.id, wanted.role).await? {
+        for row in self.living_keys(&wanted.org, &wanted.id).await? {
             let key = row.entry.id;
+            if !self.is_orphan(&row, wanted.role) {
+                self.say_role(row, &wanted, at_ms).await?;
+                continue;
+            }
             match policy {
                 OwnerLeaves::Disable => {
                     self.disable(row, &wanted, at_ms).await?;
@@ -87,22 +150,26 @@ impl Authenticator {
         Ok(left)
     }
 
-    /// Keys of a person that somebody with `role` could not have made.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn orphans(
-        &self,
-        org: &OrgId,
-        id: &PersonId,
-        role: Option<PersonRole>,
-    ) -> Result<Vec<KeyRow>, StoreError> {
-        if matches!(role, Some(PersonRole::Admin | PersonRole::Owner)) {
-            return Ok(Vec::new());
+    /// Whether somebody with `role` could not have made the key.
+    fn is_orphan(&self, row: &KeyRow, role: Option<PersonRole>) -> bool {
+        match role {
+            Some(PersonRole::Admin | PersonRole::Owner) => false,
+            Some(PersonRole::Member) => {
+                let audience = self.settings.audience(&row.audience);
+                audience.is_none_or(|audience| exceeds_members(&audience.access, &row.entry))
+            }
+            Some(PersonRole::Auditor | PersonRole::Operator) | None => true,
         }
+    }
+
+    /// Keys of a person that have not ended. The id of a product's person is another person's at
+    /// another product.
+    async fn living_keys(&self, org: &OrgId, id: &PersonId) -> Result<Vec<KeyRow>, StoreError> {
         let now = self.clock.now();
         let mut found = Vec::new();
-        for audience in &self.settings.audiences {
+        let is_theirs =
+            |name: &AudienceName| id.product().is_none_or(|product| product == name.as_str());
+        for audience in self.settings.audiences.iter().filter(|a| is_theirs(&a.name)) {
             let mut query = KeyQuery::all(audience.name.clone(), Some(org.clone()), now.unix_ms);
             query.owner = Some(owner_subject(id).into());
             query.limit = KeyQuery::MOST;
@@ -112,11 +179,7 @@ impl Authenticator {
                     entry.status.is_final()
                         || entry.expires.is_some_and(|ends| ends <= now.unix_secs())
                 };
-                found.extend(page.keys.into_iter().filter(|row| {
-                    !ended(&row.entry)
-                        && (role != Some(PersonRole::Member)
-                            || exceeds_members(&audience.access, &row.entry))
-                }));
+                found.extend(page.keys.into_iter().filter(|row| !ended(&row.entry)));
                 match page.next {
                     Some(next) => query.cursor = Some(next),
                     None => break,
@@ -126,26 +189,58 @@ impl Authenticator {
         Ok(found)
     }
 
-    /// In whose name: a member change may be somebody's whose role does not reach to every key.
     async fn disable(
         &self,
         row: KeyRow,
         wanted: &RoleChange,
         at_ms: u64,
     ) -> Result<(), StoreError> {
-        let by = format!("owner_leaves, for {} {}", wanted.actor.kind(), wanted.actor.name());
+        let key = KeyRef::Id(row.entry.id);
+        let status = StatusChange::Disable;
+        let change = KeyChange::SetStatus { key, if_match: None, status };
+        self.follow("owner_leaves", row.audience, change, wanted, at_ms).await
+    }
+
+    /// What a key says of its owner's role to the service behind is no more than is true now.
+    async fn say_role(
+        &self,
+        row: KeyRow,
+        wanted: &RoleChange,
+        at_ms: u64,
+    ) -> Result<(), StoreError> {
+        let said = row.entry.owner.as_ref().map(|owner| owner.view().role);
+        let said = said.and_then(PersonRole::parse);
+        let (Some(said), Some(role)) = (said, wanted.role) else { return Ok(()) };
+        if said.reach() <= role.reach() {
+            return Ok(());
+        }
+        let owner =
+            OwnerChange::State { subject: None, email: None, role: Some(role.as_str().to_owned()) };
+        let details = DetailRequest { owner, ..DetailRequest::default() };
+        let request = Box::new(EditRequest { details, ..EditRequest::default() });
+        let change = KeyChange::Edit { key: KeyRef::Id(row.entry.id), if_match: None, request };
+        self.follow("owner's role", row.audience, change, wanted, at_ms).await
+    }
+
+    /// Carries out what follows for a key. In whose name: a member change may be somebody's whose
+    /// role does not reach to every key.
+    async fn follow(
+        &self,
+        why: &str,
+        audience: AudienceName,
+        change: KeyChange,
+        wanted: &RoleChange,
+        at_ms: u64,
+    ) -> Result<(), StoreError> {
+        let by = format!("{why}, for {} {}", wanted.actor.kind(), wanted.actor.name());
         let request = ChangeRequest {
-            audience: row.audience,
+            audience,
             org: Some(wanted.org.clone()),
             actor: StoreActor::HostUser(by.into()),
             channel: wanted.channel.clone(),
             at_ms,
             idempotency: None,
-            change: KeyChange::SetStatus {
-                key: KeyRef::Id(row.entry.id),
-                if_match: None,
-                status: StatusChange::Disable,
-            },
+            change,
         };
         match self.store.change(request).await {
             // Somebody was faster.

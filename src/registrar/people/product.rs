@@ -10,12 +10,12 @@ use std::sync::Mutex;
 use axum::http::request::Parts;
 
 use super::members::RoleChange;
-use super::{AuthError, Authenticator, BOOTSTRAP, Caller, CallerBy, FormToken};
+use super::{AuthError, Authenticator, Caller, CallerBy, FormToken};
 use crate::core::{OrgId, Owner};
 use crate::manage::operation::may::{HeldRights, PersonRole};
 use crate::registrar::config::ProductRoles;
 use crate::registrar::request::channel_of;
-use crate::registrar::store::{AudienceName, Person, PersonId, StoreActor, StoreError};
+use crate::registrar::store::{AudienceName, BOOTSTRAP, Person, PersonId, StoreActor, StoreError};
 
 /// How long the list of members may be behind what the product says, and most people that are
 /// remembered as written down.
@@ -131,7 +131,7 @@ impl Authenticator {
         form: Option<FormToken>,
     ) -> Result<Caller, AuthError> {
         let ProductPerson { org, user, role, email } = said;
-        let id = PersonId { iss: format!("product {}", source.audience).into(), sub: user };
+        let id = PersonId::of_product(source.audience, &user);
         let now_ms = self.clock.now().unix_ms;
         let name = if email.is_empty() { id.sub.clone() } else { email.clone() };
         let owner = Owner::new(&id.sub, &email, role.as_str()).map_err(|_| AuthError::Unknown)?;

@@ -155,6 +155,9 @@ fn fields<'c>(
             Ok(Some(SidecarWord::Key { audience, org, key }))
         }
         (None, Some(subject)) => {
+            if !is_of_its_issuers(config, one(headers, &config.issuer_field)?) {
+                return Err(AuthError::Unknown);
+            }
             let words = one(headers, &config.permissions_field)?.unwrap_or_default();
             let role = config.roles.strongest(words.split(' ')).ok_or(AuthError::NoRole)?;
             let user = percent_encoding::percent_decode_str(subject).decode_utf8();
@@ -167,6 +170,16 @@ fn fields<'c>(
             let person = words.with_role(role)?;
             Ok(Some(SidecarWord::User { audience, person }))
         }
+    }
+}
+
+/// Whether a token is one of the product's: the same subject at another issuer is somebody else.
+fn is_of_its_issuers(config: &SidecarConfig, said: Option<&str>) -> bool {
+    let said = said.map(|said| percent_encoding::percent_decode_str(said).decode_utf8());
+    match said {
+        _ if config.issuers.is_empty() => true,
+        Some(Ok(said)) => config.issuers.iter().any(|issuer| **issuer == *said),
+        Some(Err(_)) | None => false,
     }
 }
 

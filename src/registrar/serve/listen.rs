@@ -1,10 +1,9 @@
 //! The listener: TCP or a Unix socket, connections that end, and a stop that lets answers out.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,19 +13,17 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tower_service::Service as _;
 
 use super::super::app::App;
 use super::super::request::Peer;
+use super::places::{ServicePlace, ServicePlaces};
 use super::tls::{Secured, ServiceTls};
 use crate::config::{Bind, SocketFile};
 use crate::serving::{HeadBounds, accept_until, serve_connection};
 
 const HEAD: HeadBounds = HeadBounds { time: Duration::from_secs(30), length: 32 * 1024 };
-
-/// Connections at a time. More wait to be accepted.
-const MOST_CONNECTIONS: usize = 1024;
 
 /// Until answers under way are out, after a stop.
 const LEAVE: Duration = Duration::from_secs(10);
@@ -117,7 +114,7 @@ pub async fn serve(
     router: Router,
     stop: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let places = ServicePlaces::new();
     let upkeep = async {
         let mut tidy = tokio::time::interval(Duration::from_secs(5));
         loop {
@@ -127,30 +124,34 @@ pub async fn serve(
         }
     };
     tokio::select! {
-        () = accept_until(stop.clone(), || accept(&listener, &places, &router, &stop)) => {}
+        () = accept_until(stop.clone(), || accept(&app, &listener, &places, &router, &stop)) => {}
         () = upkeep => {}
     }
     if let ServiceListener::Unix(_, path) = &listener {
         let _ = std::fs::remove_file(path);
     }
     drop(listener);
-    let all = u32::try_from(MOST_CONNECTIONS).unwrap_or(u32::MAX);
-    if tokio::time::timeout(LEAVE, places.acquire_many(all)).await.is_err() {
+    if tokio::time::timeout(LEAVE, places.emptied()).await.is_err() {
         tracing::warn!("some requests had not ended and were cut");
     }
 }
 
 async fn accept(
+    app: &App,
     listener: &ServiceListener,
-    places: &Arc<Semaphore>,
+    places: &ServicePlaces,
     router: &Router,
     stop: &watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-    let rest = ConnectionRest { place, stop: stop.clone() };
+    let room = places.room().await.map_err(io::Error::other)?;
+    let rest = |place| ConnectionRest { place, stop: stop.clone() };
     match listener {
         ServiceListener::Tcp(listener, tls) => {
             let (stream, address) = listener.accept().await?;
+            let counted = Some(address.ip().to_canonical()).filter(|ip| is_one_persons(app, *ip));
+            // Closed at once: whoever holds so many knows why.
+            let Some(place) = places.take(room, counted) else { return Ok(()) };
+            let rest = rest(place);
             stream.set_nodelay(true)?;
             socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
             let peer = Peer { address: Some(address.ip().to_canonical()), ..Peer::default() };
@@ -173,15 +174,23 @@ async fn accept(
             let (stream, _) = listener.accept().await?;
             let uid = stream.peer_cred()?.uid();
             let peer = Peer { uid: Some(uid), ..Peer::default() };
+            let Some(place) = places.take(room, None) else { return Ok(()) };
+            let rest = rest(place);
             tokio::spawn(connection(stream, peer, router.clone(), rest));
         }
     }
     Ok(())
 }
 
+/// Whether an address is that of one person, or of a few: a proxy's has everybody behind it.
+fn is_one_persons(app: &App, address: IpAddr) -> bool {
+    let proxies = &app.settings.trusted_proxies;
+    !address.is_loopback() && !proxies.iter().any(|network| network.contains(&address))
+}
+
 /// What a connection gives back at its end.
 struct ConnectionRest {
-    place: OwnedSemaphorePermit,
+    place: ServicePlace,
     stop: watch::Receiver<bool>,
 }
 
@@ -190,10 +199,12 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let ConnectionRest { place, stop } = rest;
+    let of_requests = place.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut router = router.clone();
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(of_requests.clone());
         async move { router.call(request).await }
     });
     // How it ends concerns the client alone.

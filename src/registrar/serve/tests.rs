@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -46,6 +48,12 @@ pub(in crate::registrar) struct Ask {
     request: Request,
 }
 
+/// A body that comes once something else has happened.
+struct LateBody {
+    first: Pin<Box<dyn Future<Output = ()> + Send>>,
+    text: Option<Bytes>,
+}
+
 /// What came back.
 #[derive(Debug)]
 pub(in crate::registrar) struct Told {
@@ -78,6 +86,23 @@ async fn who(caller: Caller) -> Json<Value> {
 
 async fn take(body: axum::body::Bytes) -> String {
     body.len().to_string()
+}
+
+// === impl LateBody ===
+
+impl http_body::Body for LateBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        if self.text.is_some() {
+            ready!(self.first.as_mut().poll(context));
+        }
+        Poll::Ready(self.text.take().map(|text| Ok(http_body::Frame::data(text))))
+    }
 }
 
 // === impl TestDesk ===
@@ -161,6 +186,19 @@ impl Ask {
         let name: axum::http::HeaderName = name.parse().unwrap();
         self.request.headers_mut().append(name, value.parse().unwrap());
         self
+    }
+
+    /// As [`Ask::body`], once `first` has happened; the head is there before.
+    pub(in crate::registrar) fn late(
+        self,
+        kind: &str,
+        body: &str,
+        first: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let mut ask = self.with("content-type", kind);
+        let text = Some(Bytes::from(body.to_owned()));
+        *ask.request.body_mut() = Body::new(LateBody { first: Box::pin(first), text });
+        ask
     }
 
     pub(in crate::registrar) fn form(self, body: &str) -> Self {

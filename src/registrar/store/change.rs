@@ -152,6 +152,11 @@ impl StoreActor {
         }
     }
 
+    /// Kind and name: of two callers never the same.
+    pub fn label(&self) -> String {
+        format!("{} {}", self.kind(), self.name())
+    }
+
     /// Who of that kind.
     pub fn name(&self) -> String {
         match self {

@@ -4,7 +4,7 @@ use super::change::{ChangeRequest, StoreActor};
 use super::error::{ChangeFault, StoreError};
 use crate::core::OrgId;
 use crate::manage::operation::OperationError;
-use crate::manage::operation::may::{Actor, NotAllowed};
+use crate::manage::operation::may::{Access, Actor, NotAllowed, OrgAction};
 
 /// Who asks, as the rules see them. A key is the store's to look up: `None`.
 pub(super) fn actor(asking: &StoreActor, org: Option<&OrgId>) -> Option<Actor> {
@@ -24,6 +24,20 @@ pub(super) fn actor(asking: &StoreActor, org: Option<&OrgId>) -> Option<Actor> {
 /// Of a request for a change of keys.
 pub(super) fn actor_of(request: &ChangeRequest) -> Option<Actor> {
     actor(&request.actor, request.org.as_ref())
+}
+
+/// Whether the rules let somebody do this in the org.
+///
+/// # Errors
+/// What the caller learns who may not.
+pub fn may_in(
+    access: &Access<'_>,
+    asking: &StoreActor,
+    action: OrgAction<'_>,
+    org: &OrgId,
+) -> Result<(), StoreError> {
+    let actor = actor(asking, Some(org)).ok_or(StoreError::NoSuchKey)?;
+    access.may_in(&actor, action, org).map_err(forbidden)
 }
 
 /// What a caller learns who may not.

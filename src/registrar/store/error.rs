@@ -70,7 +70,7 @@ impl StoreError {
         }
     }
 
-    pub(super) fn invalid(field: &str, why: impl Into<Box<str>>) -> Self {
+    pub(in crate::registrar) fn invalid(field: &str, why: impl Into<Box<str>>) -> Self {
         Self::Invalid { faults: vec![ChangeFault { field: field.into(), why: why.into() }] }
     }
 

@@ -13,6 +13,12 @@ pub struct AudienceName(Arc<str>);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(pub [u8; 16]);
 
+/// How people come by a link of the host, and their `iss`.
+pub const BOOTSTRAP: &str = "bootstrap";
+
+/// What the `iss` of a product's people begins with; the name of the audience follows.
+const PRODUCT: &str = "product ";
+
 /// A person as their identity provider knows them. Never an email address: those change hands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PersonId {
@@ -94,6 +100,28 @@ impl fmt::Debug for Uid {
 }
 
 // === impl PersonId ===
+
+impl PersonId {
+    /// Somebody whom the product of an audience knows under this id.
+    pub fn of_product(audience: &AudienceName, id: &str) -> Self {
+        Self { iss: format!("{PRODUCT}{audience}").into(), sub: id.into() }
+    }
+
+    /// Of which audience's product; `None`: of none.
+    pub fn product(&self) -> Option<&str> {
+        self.iss.strip_prefix(PRODUCT)
+    }
+}
+
+/// What stands in the owner's place of a person's keys: of a product's people the product's own id,
+/// which the product understands; of those who came by a link with the way in front, so that no user
+/// of a product is taken for one of them.
+pub fn owner_subject(id: &PersonId) -> String {
+    match &*id.iss {
+        BOOTSTRAP => format!("{BOOTSTRAP}:{}", id.sub),
+        _ => id.sub.to_string(),
+    }
+}
 
 impl fmt::Display for PersonId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -104,6 +104,8 @@ pub enum KeyCount {
 #[derive(Clone, Debug, Default)]
 pub struct AuditQuery {
     pub org: Option<OrgId>,
+    /// Lines of this audience, and of none; those of others are of another product.
+    pub audience: Option<AudienceName>,
     /// A key's id, or another object.
     pub object: Option<Box<str>>,
     /// Only lines with a number below this one.

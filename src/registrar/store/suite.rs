@@ -124,9 +124,10 @@ pub(crate) fn person(sub: &str) -> PersonId {
     PersonId { iss: "https://idp.example".into(), sub: sub.into() }
 }
 
+/// One of the product's people, of whom the product says what they are.
 pub(crate) fn admin(sub: &str) -> StoreActor {
     StoreActor::Person {
-        id: person(sub),
+        id: PersonId::of_product(&audience(), sub),
         role: PersonRole::Admin,
         owner: Owner::new(sub, "", "").unwrap(),
         holds: HeldRights::everything(),

@@ -129,4 +129,15 @@ impl PersonRole {
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.as_str() == text)
     }
+
+    /// Which of two roles may do more.
+    pub const fn reach(self) -> u8 {
+        match self {
+            Self::Auditor => 0,
+            Self::Member => 1,
+            Self::Admin => 2,
+            Self::Owner => 3,
+            Self::Operator => 4,
+        }
+    }
 }

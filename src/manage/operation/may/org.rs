@@ -136,10 +136,10 @@ impl Access<'_> {
         entry: &RegistryEntry,
     ) -> Result<(), PolicyFault> {
         // What an edit leaves as it is, nobody asks for now.
-        let (new, before) = match action {
-            KeyAction::Create { .. } => (entry, None),
-            KeyAction::Edit { to } => (to, Some(entry)),
-            KeyAction::Rotate { to } => (to, None),
+        let (new, before, living) = match action {
+            KeyAction::Create { living } => (entry, None, living),
+            KeyAction::Edit { to, living } => (to, Some(entry), living),
+            KeyAction::Rotate { to, living } => (to, None, living),
             KeyAction::See
             | KeyAction::SeeAudit
             | KeyAction::SeeUsage
@@ -152,7 +152,7 @@ impl Access<'_> {
         if let Some(word) = new.permissions.iter().find(|w| !had(w) && !self.is_offered(w)) {
             return Err(PolicyFault::NotOffered(word.clone()));
         }
-        let is_open = new.networks.is_empty() && before.is_none_or(|b| !b.networks.is_empty());
+        let is_open = is_everywhere(new) && before.is_none_or(|before| !is_everywhere(before));
         if is_open && self.policy.networks == RequiredNetworks::Required {
             return Err(PolicyFault::NoNetworks);
         }
@@ -165,11 +165,19 @@ impl Access<'_> {
         {
             return Err(PolicyFault::LifeTooLong { longest });
         }
-        match (action, self.policy.most_keys) {
-            (KeyAction::Create { living }, Some(most)) if living >= most => {
-                Err(PolicyFault::TooManyKeys { most })
+        let lives = |key: &RegistryEntry| key.expires.is_none_or(|ends| ends > self.now);
+        let is_too_many = |most: u64| match action {
+            // A new end brings a key back that had expired. A pair is rotated in its place.
+            KeyAction::Edit { .. } | KeyAction::Rotate { .. } if new.id == entry.id => {
+                lives(new) && !lives(entry) && living >= most
             }
-            _ => Ok(()),
+            // A key in rotation is there twice for a while; an org at its most can have one such.
+            KeyAction::Rotate { .. } if lives(entry) => living > most,
+            _ => living >= most,
+        };
+        match self.policy.most_keys.filter(|most| is_too_many(*most)) {
+            Some(most) => Err(PolicyFault::TooManyKeys { most }),
+            None => Ok(()),
         }
     }
 
@@ -192,6 +200,12 @@ impl PolicyFault {
             Self::TooManyKeys { .. } => None,
         }
     }
+}
+
+/// Whether a key may be used from every address of one kind, however its networks say that.
+fn is_everywhere(entry: &RegistryEntry) -> bool {
+    let networks = ipnet::IpNet::aggregate(&entry.networks);
+    networks.is_empty() || networks.iter().any(|network| network.prefix_len() == 0)
 }
 
 fn role_may(role: PersonRole, action: OrgAction<'_>) -> bool {

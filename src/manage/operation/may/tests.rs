@@ -98,8 +98,8 @@ fn actions(to: &RegistryEntry) -> [KeyAction<'_>; 11] {
         KeyAction::SeeUsage,
         KeyAction::SeeAudit,
         KeyAction::Create { living: 0 },
-        KeyAction::Edit { to },
-        KeyAction::Rotate { to },
+        KeyAction::Edit { to, living: 0 },
+        KeyAction::Rotate { to, living: 0 },
         KeyAction::SetStatus(StatusChange::Enable),
         KeyAction::SetStatus(StatusChange::Disable),
         KeyAction::SetStatus(StatusChange::Revoke),
@@ -220,14 +220,14 @@ fn what_is_granted_lies_within_what_the_actor_holds() {
         (and(&|e| e.owner = Some(person("boss"))), KeyField::Owner),
     ] {
         assert_eq!(create(&entry).unwrap_err().field(), Some(field), "{entry:?}");
-        let edited = may(&actor, KeyAction::Edit { to: &entry }, &within);
+        let edited = may(&actor, KeyAction::Edit { to: &entry, living: 0 }, &within);
         assert_eq!(edited.unwrap_err().field(), Some(field), "{entry:?}");
-        let touched = may(&actor, KeyAction::Edit { to: &within }, &entry);
+        let touched = may(&actor, KeyAction::Edit { to: &within, living: 0 }, &entry);
         let is_told = matches!(touched, Err(NotAllowed::HoldsMore(_)));
         // Taking a management word away, and naming no owner, grant nothing.
         let is_less = entry.owner.is_some() || entry.permissions.contains(&word("keys:write"));
         assert!(is_told || is_less && touched.is_ok(), "{entry:?}: {touched:?}");
-        let rotated = may(&actor, KeyAction::Rotate { to: &entry }, &entry);
+        let rotated = may(&actor, KeyAction::Rotate { to: &entry, living: 0 }, &entry);
         assert!(rotated.is_err(), "a secret of {entry:?}");
     }
     // One that ends later can be ended by one that ends sooner, not by one that may less.
@@ -284,12 +284,129 @@ fn a_member_stays_within_the_set_and_issues_for_nobody_else() {
 #[test]
 fn a_secret_of_somebody_elses_key_speaks_for_them() {
     let manager = owned("kim", key("key_k", &["send", "keys:write"]));
-    let rotate =
-        |entry: RegistryEntry| may(&by(&manager), KeyAction::Rotate { to: &entry }, &entry);
+    let rotate = |entry: RegistryEntry| {
+        may(&by(&manager), KeyAction::Rotate { to: &entry, living: 0 }, &entry)
+    };
     assert_eq!(rotate(owned("kim", key("key_t", &["send"]))), Ok(()));
     assert_eq!(rotate(key("key_t", &["send"])), Ok(()));
     let theirs = rotate(owned("boss", key("key_t", &["send"])));
     assert_eq!(theirs, Err(NotAllowed::HoldsMore(Excess::Owner)));
+}
+
+fn speaking(subject: &str, role: &str, entry: RegistryEntry) -> RegistryEntry {
+    RegistryEntry { owner: Owner::new(subject, "", role).ok(), ..entry }
+}
+
+/// The service behind may believe the owner's role of a key, so a secret with a stronger one is more
+/// than the permissions say.
+#[test]
+fn nobody_makes_or_gets_a_key_with_a_stronger_voice() {
+    let plain = key("key_t", &["send"]);
+    let voice = |role: &str| speaking("lee", role, plain.clone());
+    for (role, said, may_state, may_rotate) in [
+        (PersonRole::Owner, "", true, true),
+        (PersonRole::Owner, "owner", true, true),
+        (PersonRole::Owner, "operator", false, false),
+        // What is no role of ours nobody can weigh: the host may have given it.
+        (PersonRole::Owner, "super_admin", false, true),
+        (PersonRole::Admin, "", true, true),
+        (PersonRole::Admin, "member", true, true),
+        (PersonRole::Admin, "admin", true, true),
+        (PersonRole::Admin, "owner", false, false),
+        (PersonRole::Admin, "super_admin", false, true),
+    ] {
+        let (actor, spoken) = (actor(role), voice(said));
+        let create = may(&actor, KeyAction::Create { living: 0 }, &spoken);
+        assert_eq!(create.is_ok(), may_state, "{role:?} creates {said:?}: {create:?}");
+        let edit = may(&actor, KeyAction::Edit { to: &spoken, living: 0 }, &plain);
+        assert_eq!(edit.is_ok(), may_state, "{role:?} states {said:?}: {edit:?}");
+        let rotate = may(&actor, KeyAction::Rotate { to: &spoken, living: 0 }, &spoken);
+        assert_eq!(rotate.is_ok(), may_rotate, "{role:?} rotates {said:?}: {rotate:?}");
+        // Another name gives no secret away and grants nothing.
+        let renamed = RegistryEntry { name: "new".into(), ..spoken.clone() };
+        assert_eq!(may(&actor, KeyAction::Edit { to: &renamed, living: 0 }, &spoken), Ok(()));
+    }
+    // Somebody who was an admin once has a key that says so still.
+    let former = speaking("kim", "admin", plain.clone());
+    let rotate =
+        may(&actor(PersonRole::Member), KeyAction::Rotate { to: &former, living: 0 }, &former);
+    assert!(matches!(rotate, Err(NotAllowed::HoldsMore(Excess::Role(_)))), "{rotate:?}");
+}
+
+#[test]
+fn a_key_gets_no_stronger_voice_and_takes_nobodys() {
+    let words = ["send", "keys:write"];
+    let manager = by(&speaking("kim", "member", key("key_k", &words)));
+    let rotate =
+        |entry: &RegistryEntry| may(&manager, KeyAction::Rotate { to: entry, living: 0 }, entry);
+    let target = |subject: &str, role: &str| speaking(subject, role, key("key_t", &["send"]));
+    assert_eq!(rotate(&target("kim", "member")), Ok(()));
+    assert_eq!(rotate(&target("kim", "")), Ok(()));
+    for role in ["admin", "owner", "super_admin"] {
+        assert!(rotate(&target("kim", role)).is_err(), "{role}");
+    }
+    assert!(rotate(&target("lee", "")).is_err());
+    // By no detour: not even a key without an owner comes of somebody else's.
+    let lees = target("lee", "member");
+    for owner in [None, Owner::new("kim", "", "member").ok()] {
+        let to = RegistryEntry { owner, ..lees.clone() };
+        let edit = may(&manager, KeyAction::Edit { to: &to, living: 0 }, &lees);
+        assert_eq!(edit, Err(NotAllowed::HoldsMore(Excess::Owner)));
+    }
+}
+
+#[test]
+fn the_most_keys_of_an_org_are_the_most_however_they_come() {
+    let rules = rules();
+    let policy = OrgPolicy { most_keys: Some(2), ..OrgPolicy::default() };
+    let access = Access { rules: &rules, policy: &policy, now: NOW };
+    let owner = actor(PersonRole::Owner);
+    let old = key("key_t", &["send"]);
+    let successor = key("key_u", &["send"]);
+    let expired = RegistryEntry { expires: Some(NOW), ..old.clone() };
+    let create = |living| access.may(&owner, KeyAction::Create { living }, &successor);
+    let rotate = |to: &RegistryEntry, from: &RegistryEntry, living| {
+        access.may(&owner, KeyAction::Rotate { to, living }, from)
+    };
+    let edit = |to: &RegistryEntry, from: &RegistryEntry, living| {
+        access.may(&owner, KeyAction::Edit { to, living }, from)
+    };
+    let full = Err(NotAllowed::Policy(PolicyFault::TooManyKeys { most: 2 }));
+    assert_eq!((create(1), create(2)), (Ok(()), full.clone()));
+    // While it is rotated a key is there twice; not three times.
+    assert_eq!((rotate(&successor, &old, 2), rotate(&successor, &old, 3)), (Ok(()), full.clone()));
+    assert_eq!(rotate(&successor, &expired, 2), full.clone(), "it did not count any more");
+    assert_eq!(edit(&old, &expired, 2), full.clone(), "back from the dead");
+    assert_eq!((edit(&old, &expired, 1), edit(&expired, &old, 9)), (Ok(()), Ok(())));
+    let renamed = RegistryEntry { name: "new".into(), ..old.clone() };
+    assert_eq!(edit(&renamed, &old, 9), Ok(()));
+    // A pair gets its second secret in its place.
+    assert_eq!((rotate(&old, &old, 9), rotate(&old, &expired, 2)), (Ok(()), full));
+}
+
+/// Whoever has to name networks cannot name the whole Internet.
+#[test]
+fn networks_that_are_required_are_not_everywhere() {
+    let rules = rules();
+    let policy = OrgPolicy { networks: RequiredNetworks::Required, ..OrgPolicy::default() };
+    let access = Access { rules: &rules, policy: &policy, now: NOW };
+    let with = |networks: &[&str]| {
+        let networks = networks.iter().map(|text| text.parse().unwrap()).collect();
+        RegistryEntry { networks, ..key("key_t", &["send"]) }
+    };
+    for (networks, want) in [
+        (&["192.0.2.0/24"][..], true),
+        (&["128.0.0.0/1"], true),
+        (&[], false),
+        (&["0.0.0.0/0"], false),
+        (&["192.0.2.0/24", "::/0"], false),
+        (&["0.0.0.0/1", "128.0.0.0/1"], false),
+        (&["0.0.0.0/1", "128.0.0.0/2", "192.0.0.0/2"], false),
+    ] {
+        let wanted = with(networks);
+        let made = access.may(&actor(PersonRole::Owner), KeyAction::Create { living: 0 }, &wanted);
+        assert_eq!(made.is_ok(), want, "{networks:?}");
+    }
 }
 
 #[test]
@@ -319,17 +436,20 @@ fn a_policy_caps_whoever_asks() {
         assert_eq!(create(2, &good), Ok(()));
         let most = NotAllowed::Policy(PolicyFault::TooManyKeys { most: 3 });
         assert_eq!(create(3, &good), Err(most));
-        assert_eq!(access.may(&actor, KeyAction::Rotate { to: &good }, &good), Ok(()));
+        assert_eq!(access.may(&actor, KeyAction::Rotate { to: &good, living: 0 }, &good), Ok(()));
         for bad in [&too_long, &endless, &open, &not_offered, &unknown, &star] {
             assert!(matches!(create(0, bad), Err(NotAllowed::Policy(_))), "{bad:?}");
-            let to = |to| access.may(&actor, KeyAction::Edit { to }, &good);
+            let to = |to| access.may(&actor, KeyAction::Edit { to, living: 0 }, &good);
             assert!(matches!(to(bad), Err(NotAllowed::Policy(_))), "{bad:?}");
-            let rotated = access.may(&actor, KeyAction::Rotate { to: bad }, bad);
+            let rotated = access.may(&actor, KeyAction::Rotate { to: bad, living: 0 }, bad);
             assert!(matches!(rotated, Err(NotAllowed::Policy(_))), "{bad:?}");
             // What is there from before the policy can be renamed, ended, and brought to it.
             let renamed = RegistryEntry { name: "new".into(), ..bad.clone() };
-            assert_eq!(access.may(&actor, KeyAction::Edit { to: &renamed }, bad), Ok(()));
-            assert_eq!(access.may(&actor, KeyAction::Edit { to: &good }, bad), Ok(()));
+            assert_eq!(
+                access.may(&actor, KeyAction::Edit { to: &renamed, living: 0 }, bad),
+                Ok(())
+            );
+            assert_eq!(access.may(&actor, KeyAction::Edit { to: &good, living: 0 }, bad), Ok(()));
             let revoke = KeyAction::SetStatus(StatusChange::Revoke);
             assert_eq!(access.may(&actor, revoke, bad), Ok(()));
         }
@@ -337,9 +457,12 @@ fn a_policy_caps_whoever_asks() {
     // A little longer each time is longer all the same.
     let old = RegistryEntry { created: Some(NOW - 60 * DAY), expires: Some(NOW + DAY), ..good };
     let longer = RegistryEntry { expires: Some(NOW + 60 * DAY), ..old.clone() };
-    let edit = access.may(&Actor::Host, KeyAction::Edit { to: &longer }, &old);
+    let edit = access.may(&Actor::Host, KeyAction::Edit { to: &longer, living: 0 }, &old);
     assert!(matches!(edit, Err(NotAllowed::Policy(PolicyFault::LifeTooLong { .. }))));
-    assert_eq!(access.may(&Actor::Host, KeyAction::Rotate { to: &longer }, &old), Ok(()));
+    assert_eq!(
+        access.may(&Actor::Host, KeyAction::Rotate { to: &longer, living: 0 }, &old),
+        Ok(())
+    );
 }
 
 #[test]
@@ -544,7 +667,7 @@ proptest! {
                         ..EditRequest::default()
                     };
                     let Ok(to) = edit(&settings, &entry, &request, NOW) else { continue };
-                    if access.may(&actor, KeyAction::Edit { to: &to }, &entry).is_ok() {
+                    if access.may(&actor, KeyAction::Edit { to: &to, living: 0 }, &entry).is_ok() {
                         world[target] = to;
                     }
                 }
@@ -557,7 +680,7 @@ proptest! {
                     };
                     let made = rotate(&settings, &entry, &request, NOW, &mut random);
                     let Ok(made) = made else { continue };
-                    let action = KeyAction::Rotate { to: &made.shown.entry };
+                    let action = KeyAction::Rotate { to: &made.shown.entry, living: 0 };
                     if access.may(&actor, action, &entry).is_ok() {
                         world[target] = made.changed;
                         held.push(world.len());

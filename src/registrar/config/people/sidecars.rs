@@ -21,6 +21,10 @@ pub struct SidecarConfig {
     pub key_id_field: HeaderName,
     pub subject_field: HeaderName,
     pub permissions_field: HeaderName,
+    pub issuer_field: HeaderName,
+    /// Whose tokens are the product's: a subject of another issuer is somebody else. Empty: those of
+    /// all issuers that the sidecar believes.
+    pub issuers: Vec<Box<str>>,
     /// What the permissions of a user token stand for here.
     pub roles: product::ProductRoles,
 }
@@ -58,6 +62,8 @@ pub(super) fn sidecars(
         let key_id_field = name("key_id_field", "x-key-id");
         let subject_field = name("subject_field", "x-subject");
         let permissions_field = name("permissions_field", "x-permissions");
+        let issuer_field = name("issuer_field", "x-token-issuer");
+        let issuers = section.parse_list("issuers", one_line);
         let roles = product::roles(&section);
         let (Some(audience), Some(proof)) = (audience, proof) else { continue };
         found.push(SidecarConfig {
@@ -67,6 +73,8 @@ pub(super) fn sidecars(
             key_id_field,
             subject_field,
             permissions_field,
+            issuer_field,
+            issuers,
             roles,
         });
     }

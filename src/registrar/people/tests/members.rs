@@ -4,7 +4,7 @@ use super::*;
 use crate::core::Permission;
 use crate::manage::operation::{CreateRequest, DetailRequest, OwnerChange};
 use crate::registrar::store::{
-    AuditQuery, KeyChange, KeyRef, OrgChange, OrgRules, OwnerLeaves, StoreError,
+    AuditQuery, BOOTSTRAP, KeyChange, KeyRef, OrgChange, OrgRules, OwnerLeaves, StoreError,
 };
 
 /// A key of `acme` that this person has made.
@@ -84,6 +84,9 @@ fn keys_of_somebody_who_leaves_go_by_the_policy() {
             assert_eq!([left.kept, left.disabled].concat(), [strong]);
             assert_eq!(status(&desk, strong).await, want);
             assert_eq!(status(&desk, weak).await, "active");
+            // But the service behind is told what they are now.
+            let row = desk.store.key(&suite::audience(), None, KeyRef::Id(weak)).await.unwrap();
+            assert_eq!(row.entry.owner.as_ref().unwrap().view().role, "member");
             let gone = desk.send(Ask::get("/who").with("cookie", &cookie)).await;
             assert_eq!(gone.code(), "invalid_credential", "sessions of the former role end");
             // Out: all of them.

@@ -280,3 +280,59 @@ fn a_product_token_by_every_forgery() {
         assert_eq!((&told["org"], &told["role"]), (&"acme".into(), &"admin".into()), "{told}");
     });
 }
+
+/// Two products number their orgs alike. Whoever looks after one of them meets neither people nor
+/// keys of the other.
+#[test]
+fn products_with_orgs_of_the_same_name_do_not_see_each_other() {
+    const OTHER: &str = "fedcba9876543210fedcba9876543210";
+    run(async {
+        let desk = TestDesk::made(|folder| {
+            secret_in(folder);
+            let file = folder.join("other.secret");
+            std::fs::write(&file, OTHER).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let settings = crate::registrar::serve::tests::SETTINGS;
+            let of = |audience: &str, secret: &str| {
+                let named = TOKENS.replace("inbox", audience).replace("jwt.secret", secret);
+                named.replace(
+                    "[people.tokens.roles]",
+                    &format!("audience = \"{audience}\"\n[people.tokens.roles]\nowner = \"owner\""),
+                )
+            };
+            let (shop, app) = (of("shop", "jwt.secret"), of("app", "other.secret"));
+            format!("{settings}[[audiences]]\nname = \"app\"\n{shop}{app}")
+        });
+        let at = NOW / 1000;
+        let person = |user: &str, secret: &str| {
+            let email = format!("{user}@example.com");
+            let claims = json!({"user_id": user, "organization_id": "1", "email": email,
+                "role": "owner", "iat": at, "exp": at + 3600});
+            token(&claims, secret)
+        };
+        let (shops, apps) = (person("u-1", SECRET), person("u-2", OTHER));
+        let ask = async |bearer: &str, ask: Ask| desk.send(ask.with("authorization", bearer)).await;
+        for (bearer, name) in [(&shops, "of shop"), (&apps, "of app")] {
+            let body = json!({"name": name}).to_string();
+            let made =
+                ask(bearer, Ask::post("/v1/orgs/1/keys").body("application/json", &body)).await;
+            assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+        }
+        for (bearer, own, others) in [(&shops, "u-1", "u-2"), (&apps, "u-2", "u-1")] {
+            for path in ["/v1/members", "/v1/audit", "/v1/orgs/1/keys", "/members", "/audit"] {
+                let told = ask(bearer, Ask::get(path)).await;
+                assert_eq!(told.status, StatusCode::OK, "{path}: {told:?}");
+                assert!(told.body.contains(own), "{path}: {}", told.body);
+                assert!(!told.body.contains(others), "{path}: {}", told.body);
+            }
+        }
+        let product = |audience: &str| format!("product {audience}");
+        for (issuer, want) in [("app", 422), ("shop", 204)] {
+            let subject = if issuer == "app" { "u-2" } else { "u-1" };
+            let body = json!({"issuer": product(issuer), "subject": subject, "role": "owner"});
+            let put =
+                Ask::new(Method::PUT, "/v1/members").body("application/json", &body.to_string());
+            assert_eq!(ask(&shops, put).await.status.as_u16(), want, "{issuer}");
+        }
+    });
+}

@@ -18,6 +18,31 @@ fn sidecar() -> Peer {
     Peer { uid: Some(998), ..Peer::default() }
 }
 
+/// The same subject at another issuer is somebody else.
+#[test]
+fn a_user_is_of_the_products_issuer() {
+    run(async {
+        let more = "[[people.sidecars]]\nuids = [\"998\"]\nroles = { manage = \"admin\" }\n\
+                    issuers = [\"https://idp.example/\"]\n";
+        let desk = TestDesk::made(|_| socket(more));
+        let user = || {
+            let ask = Ask::get("/who").with("x-subject", "u-1").with("x-org-id", "acme");
+            ask.with("x-permissions", "manage").from(sidecar())
+        };
+        let by = |issuer: &str| user().with("x-token-issuer", issuer);
+        let unknown = "401 invalid_credential";
+        let cases = vec![
+            ("the product's", by("https%3A%2F%2Fidp.example%2F"), "identity"),
+            ("another", by("https%3A%2F%2Fpartner.example%2F"), unknown),
+            ("a longer one", by("https%3A%2F%2Fidp.example%2Fx"), unknown),
+            ("none", user(), unknown),
+            ("no text", by("%ff"), unknown),
+            ("two", by("a").with("x-token-issuer", "b"), "400 two_credentials"),
+        ];
+        table(&desk, cases).await;
+    });
+}
+
 #[test]
 fn fields_count_from_a_configured_user_alone() {
     run(async {

@@ -12,16 +12,17 @@ use super::super::change::{
 };
 use super::super::decide;
 use super::super::error::StoreError;
-use super::super::names::{AudienceName, Uid};
+use super::super::names::{AudienceName, Uid, owner_subject};
 use super::super::rows::KeyRow;
 use super::connection::{AudienceSettings, StoreConnection, standard_access};
 use super::crash::point;
 use super::keys::{self, ChangeStamp, NumberedKey};
 use super::log::{self, Occasion, Subject};
+use super::people::MembersOf;
 use super::writer::Work;
 use crate::core::{Digest, OrgId, Secret};
 use crate::manage::operation::may::{Access, AccessRules, Actor, KeyAction};
-use crate::manage::operation::{self, RandomSource, StatusChange};
+use crate::manage::operation::{self, KeyField, RandomSource, StatusChange};
 use crate::manage::registry::audit::difference;
 use crate::manage::registry::entry::{RawEntry, RegistryEntry};
 
@@ -91,17 +92,20 @@ pub(super) fn change(
             let made =
                 operation::create(&change.settings.operation(), wanted, change.now(), random)
                     .map_err(decide::refused)?;
-            let living = keys::living(store, &request.audience, &made.entry.org, request.at_ms)?;
+            let living = change.living(&made.entry)?;
             change.permit(KeyAction::Create { living }, &made.entry)?;
+            change.knows_owner(None, &made.entry)?;
             let written = change.add(&made.entry, random)?;
             Done { serial, written, replaced: None, secret: Some(made.issued.secret) }
         }
         KeyChange::Edit { key, if_match, request: wanted } => {
-            let old = change.load(*key, |to| KeyAction::Edit { to }, *if_match)?;
+            let old = change.load(*key, |to| KeyAction::Edit { to, living: 0 }, *if_match)?;
             let entry =
                 operation::edit(&change.settings.operation(), &old.key.entry, wanted, change.now())
                     .map_err(decide::refused)?;
-            change.permit(KeyAction::Edit { to: &entry }, &old.key.entry)?;
+            let living = change.living(&old.key.entry)?;
+            change.permit(KeyAction::Edit { to: &entry, living }, &old.key.entry)?;
+            change.knows_owner(Some(&old.key.entry), &entry)?;
             if entry == old.key.entry {
                 return Ok(Work::Undo(unchanged(serial, old)));
             }
@@ -121,7 +125,9 @@ pub(super) fn change(
                 random,
             )
             .map_err(decide::refused)?;
-            change.permit(KeyAction::Rotate { to: &rotated.shown.entry }, &old.key.entry)?;
+            let to = &rotated.shown.entry;
+            let living = change.living(&old.key.entry)?;
+            change.permit(KeyAction::Rotate { to, living }, &old.key.entry)?;
             let secret = Some(rotated.shown.issued.secret);
             match &rotated.added {
                 None => {
@@ -215,6 +221,49 @@ impl Change<'_> {
         access.may(&self.actor, action, entry).map_err(decide::forbidden)
     }
 
+    /// Keys of the org of `entry` that live, where its policy counts them.
+    fn living(&self, entry: &RegistryEntry) -> Result<u64, StoreError> {
+        match super::people::org(self.store, &entry.org)?.rules.policy.most_keys {
+            None => Ok(0),
+            Some(_) => {
+                let ChangeRequest { audience, at_ms, .. } = self.request;
+                keys::living(self.store, audience, &entry.org, *at_ms)
+            }
+        }
+    }
+
+    /// Whom a person lets a key speak for is somebody of its org, and said of them is what the list of
+    /// members says: the service may get a credential in their name.
+    fn knows_owner(
+        &self,
+        before: Option<&RegistryEntry>,
+        entry: &RegistryEntry,
+    ) -> Result<(), StoreError> {
+        let (Actor::Person { owner: own, .. }, Some(owner)) = (&self.actor, &entry.owner) else {
+            return Ok(());
+        };
+        if owner == own || before.is_some_and(|before| before.owner.as_ref() == Some(owner)) {
+            return Ok(());
+        }
+        let stated = owner.view();
+        let known = super::people::members(self.store, MembersOf::Org(&entry.org))?;
+        let is_it = known.iter().any(|member| {
+            owner_subject(&member.id) == stated.subject
+                && member.id.product().is_none_or(|of| of == self.request.audience.as_str())
+                && ["", member.role.as_str()].contains(&stated.role)
+                && ["", &*member.email].contains(&stated.email)
+        });
+        match is_it {
+            true => Ok(()),
+            false => Err(StoreError::Forbidden {
+                why: "the owner is no member of the organization, or has another role or email \
+                      there"
+                    .to_owned(),
+                field: Some(KeyField::Owner.name().into()),
+            }),
+        }
+    }
+
     fn add(
         &self,
         entry: &RegistryEntry,
@@ -251,9 +300,10 @@ impl Change<'_> {
     }
 }
 
-/// Who asks, with what a calling key holds now.
+/// Who asks, with what they hold now.
 fn acting(store: &StoreConnection, request: &ChangeRequest) -> Result<Actor, StoreError> {
     if let Some(actor) = decide::actor_of(request) {
+        super::people::still_has_role(store, &request.actor, request.org.as_ref())?;
         return Ok(actor);
     }
     let StoreActor::Key(id) = request.actor else {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 use super::super::audit::{AuditHead, AuditLine, ChainCheck, ChainFault, ChainHash};
 use super::super::change::{AuditEvent, Channel, StoreActor};
 use super::super::error::StoreError;
+use super::super::names::AudienceName;
 use super::super::publishing::Checkpoint;
 use super::super::query::{AuditPage, AuditQuery, KeyQuery};
 use crate::core::KeyId;
@@ -109,6 +110,7 @@ pub(super) fn page(connection: &Connection, query: &AuditQuery) -> Result<AuditP
     let mut values: Vec<Value> = Vec::new();
     let texts = [
         ("org = ?", query.org.as_ref().map(|org| org.as_str())),
+        ("audience IN ('', ?)", query.audience.as_ref().map(AudienceName::as_str)),
         ("object = ?", query.object.as_deref()),
     ];
     for (condition, text) in texts {

@@ -13,7 +13,7 @@ use super::connection::StoreConnection;
 use super::log::{self, Occasion, Subject};
 use super::writer::Work;
 use crate::core::{Digest, OrgId};
-use crate::manage::operation::may::{Access, NotAllowed, OrgAction, PersonRole};
+use crate::manage::operation::may::{Access, OrgAction, PersonRole};
 use crate::registrar::store::StoreActor;
 
 const SESSION: &str = "digest, id, kind, iss, sub, org, detail, epoch, created, seen, ends, \
@@ -102,6 +102,45 @@ pub(super) fn person(store: &StoreConnection, id: &PersonId) -> Result<Option<Pe
     Ok(found.optional()?)
 }
 
+/// Whether a person has the role that they came with. Who loses it while a request is under way does
+/// nothing more with it. Of a product's people the product says what they are, and the list of
+/// members follows.
+pub(super) fn still_has_role(
+    store: &StoreConnection,
+    actor: &StoreActor,
+    org: Option<&OrgId>,
+) -> Result<(), StoreError> {
+    let StoreActor::Person { id, role: claimed, .. } = actor else { return Ok(()) };
+    if id.product().is_some() {
+        return Ok(());
+    }
+    let has_it = match (claimed, org) {
+        (PersonRole::Operator, _) => person(store, id)?.is_some_and(|person| person.operator),
+        (_, Some(org)) => role_in(store, org, id)? == Some(*claimed),
+        (_, None) => false,
+    };
+    match has_it {
+        true => Ok(()),
+        false => Err(StoreError::Forbidden {
+            why: "your role has changed meanwhile".to_owned(),
+            field: None,
+        }),
+    }
+}
+
+fn role_in(
+    store: &StoreConnection,
+    org: &OrgId,
+    id: &PersonId,
+) -> Result<Option<PersonRole>, StoreError> {
+    let found: Option<String> = store
+        .connection
+        .prepare_cached("SELECT role FROM member WHERE org = ?1 AND iss = ?2 AND sub = ?3")?
+        .query_row((org.as_str(), &*id.iss, &*id.sub), |row| row.get(0))
+        .optional()?;
+    found.map(|text| role(&text)).transpose()
+}
+
 /// Whether the actor may do this in the org. No key may: what it holds does not matter.
 fn permit(
     store: &StoreConnection,
@@ -109,10 +148,10 @@ fn permit(
     action: OrgAction<'_>,
     org: &OrgId,
 ) -> Result<(), StoreError> {
-    let actor = decide::actor(actor, Some(org)).ok_or(StoreError::NoSuchKey)?;
+    still_has_role(store, actor, Some(org))?;
     let rules = store.any_access()?;
     let access = Access { rules: &rules, policy: &Default::default(), now: 0 };
-    access.may_in(&actor, action, org).map_err(|why: NotAllowed| decide::forbidden(why))
+    decide::may_in(&access, actor, action, org)
 }
 
 /// Of an org, or of a person.
@@ -169,12 +208,7 @@ pub(super) fn change_member(
     change: &MemberChange,
 ) -> Result<Work<()>, StoreError> {
     let MemberChange { org, id, role: new, actor, channel, at_ms } = change;
-    let old: Option<String> = store
-        .connection
-        .prepare_cached("SELECT role FROM member WHERE org = ?1 AND iss = ?2 AND sub = ?3")?
-        .query_row((org.as_str(), &*id.iss, &*id.sub), |row| row.get(0))
-        .optional()?;
-    let old = old.map(|text| role(&text)).transpose()?;
+    let old = role_in(store, org, id)?;
     let owners: u64 = store.connection.query_row(
         "SELECT count(*) FROM member WHERE org = ?1 AND role = 'owner'",
         [org.as_str()],
@@ -210,8 +244,9 @@ pub(super) fn change_member(
     let shown = |role: Option<PersonRole>| role.map_or(Json::Null, |role| role.as_str().into());
     let mut detail = Map::new();
     detail.insert("role".to_owned(), Json::Array(vec![shown(old), shown(*new)]));
+    let audience = id.product().unwrap_or_default();
     let occasion =
-        Occasion { at_ms: *at_ms, audience: "", serial: 0, actor, channel, action: "set member" };
+        Occasion { at_ms: *at_ms, audience, serial: 0, actor, channel, action: "set member" };
     let object = id.to_string();
     let subject = Subject { org: org.as_str(), object: &object, detail: &detail };
     log::append(&store.connection, occasion, subject)?;

@@ -210,7 +210,7 @@ pub(crate) async fn a_policy_caps_what_is_new(store: Arc<dyn Store>) {
         },
         if_match,
         actor: StoreActor::Person {
-            id: person("kim"),
+            id: PersonId::of_product(&audience(), "kim"),
             role: PersonRole::Owner,
             owner: Owner::new("kim", "", "").unwrap(),
             holds: HeldRights::everything(),

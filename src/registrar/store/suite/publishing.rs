@@ -163,7 +163,7 @@ pub(crate) async fn the_log_tells_of_every_change_in_order(store: Arc<dyn Store>
     assert_eq!((older.lines.len(), older.next), (1, None));
     let edit = &page.lines[1];
     assert_eq!(&*edit.detail, r#"{"name":["CRM","CRM 2"]}"#);
-    assert_eq!(&*edit.actor, "https://idp.example kim");
+    assert_eq!(&*edit.actor, "product shop kim");
     assert_eq!((&*edit.address, &*edit.request_id, edit.serial), ("192.0.2.7", "r-1", 2));
     let head = store.audit_head().await.unwrap();
     assert_eq!(head.seq, 4, "a rotation of a single key tells of both keys");
