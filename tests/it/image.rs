@@ -149,7 +149,6 @@ fn the_image_serves_with_a_read_only_root_and_no_rights() {
         config.replace("state_file = \"state\"", "state_file = \"/var/lib/keygate/state\"");
     folder.write("keygate.toml", &config.replace("\"keys.kgt\"", "\"/etc/keygate/keys.kgt\""));
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let before = names(folder.path());
 
     let container = Container::new(&folder);
     let mut command = container.runc();
@@ -186,6 +185,7 @@ fn the_image_serves_with_a_read_only_root_and_no_rights() {
     // A table that is published outside is seen inside, and its serial is kept in the volume.
     gate.folder.build_as("next.kgt", &["--serial", "7"]);
     fs::rename(gate.folder.file("next.kgt"), gate.folder.file("keys.kgt")).unwrap();
+    let before = names(gate.folder.path());
     gate.wait_serial(7);
     gate.process.eventually("the state", || container.file("state/state").exists());
 
