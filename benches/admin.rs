@@ -105,7 +105,7 @@ async fn bench() -> Result<(), Failed> {
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(SqliteOptions {
         path: settings.database(),
         audiences: settings.audiences.iter().map(|audience| audience.terms()).collect(),
-        patience: settings.store.patience,
+        busy_timeout: settings.store.busy_timeout,
         clock: Clock::system(),
     })?);
 

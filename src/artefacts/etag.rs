@@ -94,8 +94,10 @@ mod tests {
         let known = |values: &[&str]| {
             let mut fields = HeaderMap::new();
             for value in values {
-                // A client may send it more than once.
-                #[allow(clippy::disallowed_methods)]
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "a client may send the field more than once"
+                )]
                 fields.append(header::IF_NONE_MATCH, HeaderValue::from_str(value).unwrap());
             }
             KnownTags::of(&fields)

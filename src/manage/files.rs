@@ -156,8 +156,8 @@ pub fn append_line(path: &Path, line: &str) -> Result<()> {
 // === impl Lock ===
 
 impl Lock {
-    /// Waits up to `patience` for `<file>.lock`, and removes what a crash left behind.
-    pub fn take(target: &Path, patience: Duration) -> Result<Self> {
+    /// Waits up to `timeout` for `<file>.lock`, and removes what a crash left behind.
+    pub fn take(target: &Path, timeout: Duration) -> Result<Self> {
         let path = beside(target, ".lock");
         let mut file = OpenOptions::new()
             .read(true)
@@ -171,7 +171,7 @@ impl Lock {
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                Err(TryLockError::WouldBlock) if waited < patience => {
+                Err(TryLockError::WouldBlock) if waited < timeout => {
                     std::thread::sleep(POLL);
                     waited += POLL;
                 }
@@ -182,7 +182,7 @@ impl Lock {
                         "" => String::new(),
                         pid => format!(" (process {pid})"),
                     };
-                    return Err(Error::Locked { path, seconds: patience.as_secs(), holder });
+                    return Err(Error::Locked { path, seconds: timeout.as_secs(), holder });
                 }
                 Err(TryLockError::Error(e)) => return Err(Error::Write { path, source: e }),
             }

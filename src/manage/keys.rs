@@ -97,7 +97,7 @@ pub fn operation_settings(settings: &RegistrySettings) -> OperationSettings<'_> 
 
 /// Begins a change of the session's registry.
 fn begin(session: &Session, check: Check) -> Result<Change> {
-    Change::begin(&session.registry, session.patience, check, &session.output)
+    Change::begin(&session.registry, session.lock_timeout, check, &session.output)
 }
 
 /// Writes a change that can be published, with the same record for every key that it adds or edits.

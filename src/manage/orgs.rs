@@ -75,8 +75,12 @@ impl SetLimits {
     }
 
     fn run(self, session: &mut Session) -> Result<()> {
-        let mut change =
-            Change::begin(&session.registry, session.patience, Check::Touched, &session.output)?;
+        let mut change = Change::begin(
+            &session.registry,
+            session.lock_timeout,
+            Check::Touched,
+            &session.output,
+        )?;
         self.publish.check(change.registry(), session)?;
         let before = change.settings().orgs.get(&self.org).cloned().unwrap_or_default();
         let terms = self.terms(&before, &change)?;

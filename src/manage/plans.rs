@@ -72,8 +72,12 @@ impl Plans {
 
 impl Set {
     fn run(self, session: &mut Session) -> Result<()> {
-        let mut change =
-            Change::begin(&session.registry, session.patience, Check::Touched, &session.output)?;
+        let mut change = Change::begin(
+            &session.registry,
+            session.lock_timeout,
+            Check::Touched,
+            &session.output,
+        )?;
         self.publish.check(change.registry(), session)?;
         let was = change.settings().plans.get(&self.name).cloned().unwrap_or_default();
         let is = LimitChange::apply(&self.limits, &was);
@@ -138,8 +142,12 @@ impl Set {
 
 impl Remove {
     fn run(self, session: &mut Session) -> Result<()> {
-        let mut change =
-            Change::begin(&session.registry, session.patience, Check::Touched, &session.output)?;
+        let mut change = Change::begin(
+            &session.registry,
+            session.lock_timeout,
+            Check::Touched,
+            &session.output,
+        )?;
         let plans = &change.settings().plans;
         let Some(was) = plans.get(&self.name).cloned() else {
             return Err(Error::argument("NAME", unknown(&self.name, plans)));

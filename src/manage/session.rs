@@ -35,7 +35,7 @@ pub struct Session {
     pub clock: Clock,
     pub output: Output,
     pub registry: PathBuf,
-    pub patience: Duration,
+    pub lock_timeout: Duration,
     who: String,
 }
 
@@ -57,7 +57,7 @@ impl Session {
             clock,
             output,
             registry,
-            patience: common.lock_timeout,
+            lock_timeout: common.lock_timeout,
             who: audit::who(common.actor.as_deref()),
         }
     }
@@ -73,7 +73,7 @@ impl Session {
             clock: other.clock.clone(),
             output: Output::sink(),
             registry: other.registry.clone(),
-            patience: other.patience,
+            lock_timeout: other.lock_timeout,
             who: other.who.clone(),
         }
     }

@@ -10,7 +10,7 @@ use crate::manage::signer::{Signer, table_key};
 use crate::table::PublicKey;
 
 /// How long a command may take to sign.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether a command has ended.
 const LOOK: Duration = Duration::from_millis(2);
@@ -110,7 +110,7 @@ fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Ok(status),
-            Ok(None) if waited < PATIENCE => {
+            Ok(None) if waited < DEADLINE => {
                 std::thread::sleep(LOOK);
                 waited += LOOK;
             }
@@ -118,7 +118,7 @@ fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
                 // It may have ended just now; either way it is gone.
                 child.kill().ok();
                 child.wait().ok();
-                return Err(format!("no answer within {} s", PATIENCE.as_secs()));
+                return Err(format!("no answer within {} s", DEADLINE.as_secs()));
             }
             Err(e) => return Err(e.to_string()),
         }

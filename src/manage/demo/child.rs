@@ -13,7 +13,7 @@ use super::super::error::{Error, Result};
 
 const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for the start, and for the end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A running program of the demo. Ended on drop.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl DemoProcess {
             if let Some(found) = is_up(&text) {
                 return Ok(found);
             }
-            if self.has_ended() || waited >= PATIENCE {
+            if self.has_ended() || waited >= DEADLINE {
                 return Err(self.failed());
             }
             std::thread::sleep(POLL);
@@ -84,7 +84,7 @@ impl DemoProcess {
             kill_process(pid, Signal::TERM).ok();
         }
         let mut waited = Duration::ZERO;
-        while waited < PATIENCE && !self.has_ended() {
+        while waited < DEADLINE && !self.has_ended() {
             std::thread::sleep(POLL);
             waited += POLL;
         }

@@ -18,7 +18,7 @@ use super::super::session::Session;
 use super::super::signer;
 use super::child::{DemoProcess, Sidecar};
 use super::session_in;
-use super::tour::{PATIENCE, POLL, Row, Tour, after, code_of, saw};
+use super::tour::{DEADLINE, POLL, Row, Tour, after, code_of, saw};
 use super::upstream::DemoUpstream;
 
 /// `keygatectl admin serve` and a sidecar that fetches from it, in a folder of their own.
@@ -229,7 +229,7 @@ impl<'a> ManagedTour<'a> {
             let status = answer.status().as_u16();
             let body = answer.body_mut().read_to_string().unwrap_or_default();
             let is_refusal = code_of(&body).as_deref() == Some("invalid_key");
-            if (status == wanted && (status != 401 || is_refusal)) || took > PATIENCE {
+            if (status == wanted && (status != 401 || is_refusal)) || took > DEADLINE {
                 return Ok((status, took));
             }
             std::thread::sleep(POLL);

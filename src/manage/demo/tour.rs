@@ -31,7 +31,7 @@ use crate::core::{Environment, KeyId, OrgId, Permission};
 /// Between two tries while a change is on its way.
 pub(super) const POLL: Duration = Duration::from_millis(5);
 /// A change must be in force after this.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Everything that the tour's requests need.
 #[derive(Debug)]
@@ -312,7 +312,7 @@ impl Tour {
         let status = Status {
             token_file: None,
             serial: Some(serial),
-            wait: Some(PATIENCE),
+            wait: Some(DEADLINE),
             urls: vec![self.admin.to_string()],
         };
         let kept = status.run(&mut Session::silent_like(&self.session)).is_ok();
@@ -355,7 +355,7 @@ impl Tour {
             self.upstream.take();
             let answer = self.send("GET", &fields)?;
             let took = Duration::from_nanos(self.session.clock.now().mono_ns - begin);
-            if answer.status == wanted || took > PATIENCE {
+            if answer.status == wanted || took > DEADLINE {
                 return Ok((answer, took));
             }
             std::thread::sleep(POLL);

@@ -143,7 +143,7 @@ impl Init {
 
 /// Writes settings and keys of `from` in the form of `to`.
 fn copy(from: &Path, to: &Path, hint: &'static str, session: &mut Session) -> Result<()> {
-    let _lock = Lock::take(to, session.patience)?;
+    let _lock = Lock::take(to, session.lock_timeout)?;
     if to.exists() {
         return Err(Error::Exists { path: to.to_owned(), hint });
     }

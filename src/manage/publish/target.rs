@@ -373,7 +373,7 @@ fn write_compared<F: Read + Seek>(
     // The registry's lock before the target's: the order in which every change takes them.
     let locked = match place.source {
         PublishOrigin::Draft { registry, .. } | PublishOrigin::Free(registry) => {
-            Some(Locked::take(&registry.path, session.patience)?)
+            Some(Locked::take(&registry.path, session.lock_timeout)?)
         }
         PublishOrigin::Files | PublishOrigin::ForeignDraft | PublishOrigin::Held(_) => None,
     };
@@ -385,7 +385,7 @@ fn write_compared<F: Read + Seek>(
         | PublishOrigin::Free(_) => None,
     });
     let out = files::resolve(place.out)?;
-    let _lock = Lock::take(&out, session.patience)?;
+    let _lock = Lock::take(&out, session.lock_timeout)?;
     let ours = draft.manifest().clone();
     let there = place.there()?;
     if let (None, Some(registry)) = (&there, registry) {

@@ -84,10 +84,10 @@ pub fn check_serial(serial: u64) -> Result<()> {
 // === impl Change ===
 
 impl Change {
-    pub fn begin(path: &Path, patience: Duration, check: Check, output: &Output) -> Result<Self> {
+    pub fn begin(path: &Path, timeout: Duration, check: Check, output: &Output) -> Result<Self> {
         // A lock file without a registry would be litter.
         std::fs::metadata(path).map_err(Error::read(path))?;
-        let lock = Lock::take(&files::resolve(path)?, patience)?;
+        let lock = Lock::take(&files::resolve(path)?, timeout)?;
         let registry = Registry::open(path)?;
         if let Some(twin) = Registry::twin(path) {
             output.warn(&format!(
@@ -321,8 +321,8 @@ impl Change {
 // === impl Locked ===
 
 impl Locked {
-    pub fn take(path: &Path, patience: Duration) -> Result<Self> {
-        let lock = Lock::take(&files::resolve(path)?, patience)?;
+    pub fn take(path: &Path, timeout: Duration) -> Result<Self> {
+        let lock = Lock::take(&files::resolve(path)?, timeout)?;
         Ok(Self { registry: Registry::open(path)?, _lock: lock })
     }
 }

@@ -135,7 +135,8 @@ impl Build {
 
     fn of_registry(&self, session: &mut Session) -> Result<Published> {
         let check = if self.fold_patch.is_some() { Check::All } else { Check::Touched };
-        let change = Change::begin(&session.registry, session.patience, check, &session.output)?;
+        let change =
+            Change::begin(&session.registry, session.lock_timeout, check, &session.output)?;
         let terms = self.terms(Some(change.registry()), session)?;
         let out = self.out.clone().or_else(|| {
             let registry = change.registry();

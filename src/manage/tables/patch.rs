@@ -57,8 +57,12 @@ impl MakePatch {
 
     pub fn run(self, session: &mut Session) -> Result<()> {
         self.signing.check()?;
-        let change =
-            Change::begin(&session.registry, session.patience, Check::Touched, &session.output)?;
+        let change = Change::begin(
+            &session.registry,
+            session.lock_timeout,
+            Check::Touched,
+            &session.output,
+        )?;
         let registry = change.registry();
         let publish = &registry.settings.publish;
         let place = |given: &Option<PathBuf>, set: &Option<PathBuf>, what, hint| {

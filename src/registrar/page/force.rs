@@ -11,7 +11,7 @@ use super::words::{Words, fill};
 use crate::registrar::store::{Changed, StoreError};
 
 /// How long an answer waits for the sidecars.
-pub const PATIENCE: Duration = Duration::from_millis(1500);
+pub const LONGEST_WAIT: Duration = Duration::from_millis(1500);
 
 /// How often the store is asked while somebody waits.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -114,7 +114,7 @@ async fn look(visit: &Visit, serial: u64) -> Result<ChangeProgress, StoreError> 
 
 /// Back to the key, once its sidecars have it or do not come to it.
 pub async fn done(visit: &Visit, changed: &Changed, what: &str) -> Result<Response, Response> {
-    let progress = wait(visit, changed.serial, PATIENCE).await;
+    let progress = wait(visit, changed.serial, LONGEST_WAIT).await;
     let progress = progress.map_err(|e| visit.failed(&e))?;
     let serial = changed.serial.to_string();
     let ms = progress.took_ms.map(|ms| ms.to_string()).unwrap_or_default();

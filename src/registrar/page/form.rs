@@ -161,7 +161,7 @@ pub(super) async fn shown_once(visit: &Visit, changed: Changed) -> Result<Respon
     let w = visit.w;
     let entry = &changed.key.entry;
     let labels = &visit.audience.labels;
-    let progress = force::wait(visit, changed.serial, force::PATIENCE).await;
+    let progress = force::wait(visit, changed.serial, force::LONGEST_WAIT).await;
     let progress = progress.map_err(|e| visit.failed(&e))?;
     let secret = changed.secret.as_ref().map(|secret| String::from_utf8_lossy(secret.expose()));
     let secret = secret.unwrap_or_default().into_owned();

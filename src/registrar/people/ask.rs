@@ -26,7 +26,7 @@ pub(super) struct RemoteQuestion {
     /// Of the answer, in bytes.
     pub(super) longest: u64,
     /// For all of it.
-    pub(super) patience: Duration,
+    pub(super) deadline: Duration,
 }
 
 /// Nobody outside learns which.
@@ -46,13 +46,13 @@ pub(super) enum AskError {
 /// Anything else.
 pub(super) async fn ask(question: RemoteQuestion) -> Result<Vec<u8>, AskError> {
     let failed = |error: &dyn std::fmt::Display| AskError::Failed(error.to_string());
-    let patience = question.patience;
+    let deadline = question.deadline;
     let asked = async {
         let _place = PLACES.acquire().await.map_err(|error| failed(&error))?;
         let answer = tokio::task::spawn_blocking(move || get(&question)).await;
         answer.map_err(|error| failed(&error))?
     };
-    let answer = tokio::time::timeout(patience.saturating_mul(2), asked).await;
+    let answer = tokio::time::timeout(deadline.saturating_mul(2), asked).await;
     answer.map_err(|_| AskError::Failed("no answer in time".to_owned()))?
 }
 
@@ -62,7 +62,7 @@ fn get(question: &RemoteQuestion) -> Result<Vec<u8>, AskError> {
     let agent = agent(&question.url, &options)
         .map_err(|error| failed(&error))?
         .max_redirects(0)
-        .timeout_global(Some(question.patience))
+        .timeout_global(Some(question.deadline))
         .build()
         .new_agent();
     let mut request = agent.get(&question.url).header("accept", "application/json");

@@ -25,7 +25,7 @@ const BELIEVED: Duration = Duration::from_secs(60 * 60);
 
 /// Longest set of keys, and how long its server may take.
 const LONGEST_SET: u64 = 256 * 1024;
-const SET_PATIENCE: Duration = Duration::from_secs(5);
+const SET_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The keys of issuers, by the place that they come from, each with a lock of its own: a server that
 /// is slow holds up nobody else's people.
@@ -92,7 +92,7 @@ async fn fetch(place: &JwksPlace) -> Option<JwkSet> {
                 ca: None,
                 cookie: None,
                 longest: LONGEST_SET,
-                patience: SET_PATIENCE,
+                deadline: SET_DEADLINE,
             };
             ask::ask(question).await
         }

@@ -24,7 +24,7 @@ const MOST_KEPT: usize = 4096;
 
 /// Longest answer, and how long the product may take for it.
 const LONGEST: u64 = 64 * 1024;
-const PATIENCE: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Longest cookie that is passed on.
 const LONGEST_COOKIE: usize = 4096;
@@ -91,7 +91,7 @@ impl Authenticator {
             ca: config.ca.clone(),
             cookie: Some(cookie),
             longest: LONGEST,
-            patience: PATIENCE,
+            deadline: DEADLINE,
         };
         let body = match ask::ask(question).await {
             Ok(body) => body,

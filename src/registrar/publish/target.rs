@@ -9,7 +9,7 @@ use crate::manage::publish::head::head;
 use crate::table::Manifest;
 
 /// How long another writer of the same file may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What became of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub fn place(path: &Path, ours: &Manifest, bytes: &[u8]) -> Result<Placed, Error
         return Ok(placed);
     }
     let out = files::resolve(path)?;
-    let _lock = Lock::take(&out, PATIENCE)?;
+    let _lock = Lock::take(&out, LOCK_TIMEOUT)?;
     if let Some(placed) = compared(&out, ours)? {
         return Ok(placed);
     }

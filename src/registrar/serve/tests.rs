@@ -120,10 +120,10 @@ impl TestDesk {
         std::fs::write(&file, settings(folder.path())).unwrap();
         let settings = AdminToml::load(&ThisHost, &file).unwrap_or_else(|e| panic!("{e}"));
         let path = folder.path().join("registrar.db");
-        let patience = Duration::from_secs(5);
-        SqliteStore::migrate(&path, patience, NOW).unwrap();
+        let busy_timeout = Duration::from_secs(5);
+        SqliteStore::migrate(&path, busy_timeout, NOW).unwrap();
         let audiences = settings.audiences.iter().map(|audience| audience.terms()).collect();
-        let options = SqliteOptions { path, audiences, patience, clock: clock.clone() };
+        let options = SqliteOptions { path, audiences, busy_timeout, clock: clock.clone() };
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).unwrap());
         let app = App::new(Arc::clone(&store), settings, clock.clone());
         let rooms = super::rooms(&app).route("/who", any(who)).route("/take", post(take));

@@ -60,7 +60,7 @@ pub struct SqliteOptions {
     /// Of the configuration. Rows for new ones are added.
     pub audiences: Vec<AudienceTerms>,
     /// How long a change waits while another process writes. 5 s is usual.
-    pub patience: Duration,
+    pub busy_timeout: Duration,
     pub clock: Clock,
 }
 
@@ -69,7 +69,7 @@ pub struct SqliteOptions {
 pub struct SqliteStore {
     path: PathBuf,
     audiences: Arc<Vec<AudienceTerms>>,
-    patience: Duration,
+    busy_timeout: Duration,
     queue: SyncSender<Box<dyn Job>>,
     readers: Readers,
     serials: watch::Receiver<Serials>,
@@ -89,15 +89,15 @@ impl SqliteStore {
     /// A newer schema, a database of another program, a network file system, a directory or disk that
     /// takes nothing.
     pub fn open(options: SqliteOptions) -> Result<Self, StoreError> {
-        let SqliteOptions { path, audiences, patience, clock } = options;
+        let SqliteOptions { path, audiences, busy_timeout, clock } = options;
         open::prepare(&path)?;
-        let mut connection = open::connect(&path, ConnectionPurpose::Write, patience)?;
+        let mut connection = open::connect(&path, ConnectionPurpose::Write, busy_timeout)?;
         schema::migrate(&mut connection, schema::MIGRATIONS, clock.now().unix_ms)?;
         schema::state(&connection, schema::MIGRATIONS)?;
         connection::add_audiences(&connection, &audiences)?;
         let known = connection::serials(&connection)?;
         let audiences = Arc::new(audiences);
-        let readers = Readers::start(&path, patience, &audiences)?;
+        let readers = Readers::start(&path, busy_timeout, &audiences)?;
         let (tell, serials) = watch::channel(known);
         let (queue, jobs) = sync_channel(QUEUE);
         let store = StoreConnection::new(connection, Arc::clone(&audiences));
@@ -107,7 +107,7 @@ impl SqliteStore {
             .spawn(move || writer.run())
             .map_err(StoreError::broken)?;
         let refusals = Refusals::default();
-        Ok(Self { path, audiences, patience, queue, readers, serials, refusals })
+        Ok(Self { path, audiences, busy_timeout, queue, readers, serials, refusals })
     }
 
     /// What schema a database has, without changing anything.
@@ -115,15 +115,19 @@ impl SqliteStore {
     /// # Errors
     ///
     /// A schema that this program cannot work on; a file that is none of ours.
-    pub fn schema(path: &Path, patience: Duration) -> Result<SchemaState, StoreError> {
-        let connection = open::connect(path, ConnectionPurpose::Read, patience)?;
+    pub fn schema(path: &Path, busy_timeout: Duration) -> Result<SchemaState, StoreError> {
+        let connection = open::connect(path, ConnectionPurpose::Read, busy_timeout)?;
         schema::state(&connection, schema::MIGRATIONS)
     }
 
     /// Brings the schema up to date. The versions that it put in force.
-    pub fn migrate(path: &Path, patience: Duration, now_ms: u64) -> Result<Vec<u32>, StoreError> {
+    pub fn migrate(
+        path: &Path,
+        busy_timeout: Duration,
+        now_ms: u64,
+    ) -> Result<Vec<u32>, StoreError> {
         open::prepare(path)?;
-        let mut connection = open::connect(path, ConnectionPurpose::Write, patience)?;
+        let mut connection = open::connect(path, ConnectionPurpose::Write, busy_timeout)?;
         schema::migrate(&mut connection, schema::MIGRATIONS, now_ms)
     }
 
@@ -136,10 +140,10 @@ impl SqliteStore {
     pub fn backup(
         path: &Path,
         to: &Path,
-        patience: Duration,
+        busy_timeout: Duration,
         now: u64,
     ) -> Result<BackupManifest, StoreError> {
-        backup::copy(path, to, patience, now)
+        backup::copy(path, to, busy_timeout, now)
     }
 
     /// Has the writer do it, and waits until it is committed.
@@ -174,7 +178,7 @@ impl SqliteStore {
         audience: &AudienceName,
         since: u64,
     ) -> Result<KeySnapshot, StoreError> {
-        let connection = open::connect(&self.path, ConnectionPurpose::Read, self.patience)?;
+        let connection = open::connect(&self.path, ConnectionPurpose::Read, self.busy_timeout)?;
         let store = StoreConnection::new(connection, Arc::clone(&self.audiences));
         let (begun, head) = oneshot::channel();
         let (to, keys) = mpsc::channel(SNAPSHOT_QUEUE);

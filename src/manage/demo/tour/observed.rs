@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::super::super::error::{Error, Result};
 use super::super::super::files;
-use super::{PATIENCE, POLL, Row, Tour, saw};
+use super::{DEADLINE, POLL, Row, Tour, saw};
 use crate::exit::Exit;
 
 const OBSERVE: &str = "\n[observe]\n";
@@ -62,7 +62,7 @@ impl Tour {
             self.upstream.take();
             let status = self.send("GET", &[])?.status;
             let took_ns = self.session.clock.now().mono_ns - begin;
-            if status == wanted || u128::from(took_ns) > PATIENCE.as_nanos() {
+            if status == wanted || u128::from(took_ns) > DEADLINE.as_nanos() {
                 return Ok(status);
             }
             std::thread::sleep(POLL);

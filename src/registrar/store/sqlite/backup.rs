@@ -38,7 +38,7 @@ pub struct BackupManifest {
 pub(super) fn copy(
     path: &Path,
     to: &Path,
-    patience: Duration,
+    busy_timeout: Duration,
     now: u64,
 ) -> Result<BackupManifest, StoreError> {
     // `VACUUM INTO` takes an empty file, and this one has the right mode from the first byte on.
@@ -48,7 +48,7 @@ pub(super) fn copy(
         .mode(0o600)
         .open(to)
         .map_err(|e| refused(to, &e))?;
-    let made = fill(path, to, patience, now);
+    let made = fill(path, to, busy_timeout, now);
     if made.is_err() {
         fs::remove_file(to).ok();
     }
@@ -58,15 +58,15 @@ pub(super) fn copy(
 fn fill(
     path: &Path,
     to: &Path,
-    patience: Duration,
+    busy_timeout: Duration,
     now: u64,
 ) -> Result<BackupManifest, StoreError> {
-    let source = open::connect(path, ConnectionPurpose::Write, patience)?;
+    let source = open::connect(path, ConnectionPurpose::Write, busy_timeout)?;
     let name = to.to_str().ok_or_else(|| StoreError::broken("the name of the copy is no text"))?;
     source.execute("VACUUM INTO ?1", [name])?;
     drop(source);
     fs::set_permissions(to, Permissions::from_mode(0o600)).map_err(|e| refused(to, &e))?;
-    let copy = open::connect(to, ConnectionPurpose::Read, patience)?;
+    let copy = open::connect(to, ConnectionPurpose::Read, busy_timeout)?;
     let sound: String = copy.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if sound != "ok" {
         return Err(StoreError::broken(format!("the copy is damaged: {sound}")));

@@ -97,13 +97,13 @@ fn network_name(kind: u64) -> Option<&'static str> {
 pub(super) fn connect(
     path: &Path,
     purpose: ConnectionPurpose,
-    patience: Duration,
+    busy_timeout: Duration,
 ) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(patience)?;
+    connection.busy_timeout(busy_timeout)?;
     connection.set_prepared_statement_cache_capacity(64);
     let owner: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let empty = owner == 0

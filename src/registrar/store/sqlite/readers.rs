@@ -26,13 +26,13 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) fn start(
         path: &Path,
-        patience: Duration,
+        busy_timeout: Duration,
         audiences: &Arc<Vec<AudienceTerms>>,
     ) -> Result<Self, StoreError> {
         let (queue, readings) = sync_channel::<ReadJob>(QUEUE);
         let readings = Arc::new(Mutex::new(readings));
         for number in 0..READERS {
-            let connection = open::connect(path, ConnectionPurpose::Read, patience)?;
+            let connection = open::connect(path, ConnectionPurpose::Read, busy_timeout)?;
             let store = StoreConnection::new(connection, Arc::clone(audiences));
             let readings = Arc::clone(&readings);
             std::thread::Builder::new()

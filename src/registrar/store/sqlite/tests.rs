@@ -35,11 +35,11 @@ impl StoreFixture for SqliteFixture {
 
 store_suite!(SqliteFixture);
 
-fn open(path: &Path, patience_ms: u64) -> Result<SqliteStore, StoreError> {
+fn open(path: &Path, busy_ms: u64) -> Result<SqliteStore, StoreError> {
     SqliteStore::open(SqliteOptions {
         path: path.to_owned(),
         audiences: vec![terms()],
-        patience: Duration::from_millis(patience_ms),
+        busy_timeout: Duration::from_millis(busy_ms),
         clock: Clock::system(),
     })
 }
@@ -127,7 +127,7 @@ fn child() {
 fn a_locked_database_is_busy_and_nothing_is_half_done() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.db");
-    // A busy machine takes its time; the short patience is only for what must not succeed.
+    // A busy machine takes its time; the short time-out is only for what must not succeed.
     let store: Arc<dyn Store> = Arc::new(open(&path, 60_000).unwrap());
     suite::run(create(&store, "before"));
     let hasty = open(&path, 20).unwrap();

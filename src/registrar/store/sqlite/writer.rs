@@ -14,7 +14,7 @@ use crate::clock::Clock;
 /// Most changes of one transaction.
 const MOST: usize = 64;
 /// How long a transaction stays open for more of them.
-const PATIENCE: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(2);
 
 /// What became of a piece of work.
 pub(super) enum Work<T> {
@@ -129,7 +129,7 @@ impl StoreWriter {
                 break;
             }
             let passed = Duration::from_nanos(self.clock.now().mono_ns.saturating_sub(begun));
-            let Some(left) = PATIENCE.checked_sub(passed) else { break };
+            let Some(left) = GATHER.checked_sub(passed) else { break };
             next = match self.queue.try_recv() {
                 Ok(job) => Some(job),
                 Err(TryRecvError::Empty) if self.crowded => self.queue.recv_timeout(left).ok(),
