@@ -1,38 +1,32 @@
 //! What one audience has to publish, and the thread that does it.
 
+mod compare;
+mod current;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-use super::behind::{Behind, Evidence, EvidenceSource, audit_behind, newer};
+use self::current::{Current, PublishedFile};
+use super::behind::Behind;
 use super::fleet::SidecarBook;
-use super::high_water::{HighMark, HighWaterFile};
+use super::high_water::HighWaterFile;
 use super::make::{Changes, FoldedTable, IssueTerms, MakeError, parsed, settings_mark};
-use super::target::{Placed, place, there};
+use super::target::{Placed, place};
 use super::{PublicationState, PublisherOptions, Unpublished};
-use crate::artefacts::{ArtefactShelf, ServedArtefact, ServedArtefacts};
+use crate::artefacts::ArtefactShelf;
 use crate::clock::Clock;
 use crate::core::Digest;
 use crate::manage::registry::settings::RawSettings;
 use crate::registrar::config::{AudienceConfig, PublishTarget};
 use crate::registrar::store::sqlite::crash::point;
 use crate::registrar::store::{
-    ArtefactHead, ArtefactKind, ArtefactState, AudienceName, AuditHead, AuditQuery, Publication,
-    PublishedBase, Store, StoreError, StoredArtefact,
+    ArtefactHead, ArtefactKind, ArtefactState, AudienceName, Publication, PublishedBase, Store,
+    StoreError, StoredArtefact,
 };
-use crate::table::{Manifest, TableFormat, Trust};
-
-/// A patch with more keys than this becomes a table.
-const MOST_KEYS: usize = 4096;
-
-/// A patch of more bytes than this becomes a table.
-const MOST_BYTES: u64 = 512 * 1024;
-
-/// A patch over a table that is older than this becomes a table.
-const OLDEST_MS: u64 = 3_600_000;
+use crate::table::{Manifest, TableFormat};
 
 /// Between two looks where nothing wakes the thread: another process may have changed the database,
 /// or a clock has moved on.
@@ -70,27 +64,6 @@ pub(super) struct Outbox {
     fold_not_before_ms: u64,
     /// The audit log has not the line that was noted.
     audit: Option<Behind>,
-}
-
-/// What is published now.
-#[derive(Clone, Debug)]
-struct Current {
-    table: PublishedFile,
-    /// `None`: it was not made yet.
-    patch: Option<PublishedFile>,
-    /// Keys in the patch.
-    patch_keys: usize,
-    /// [`settings_mark`] of the table.
-    settings: String,
-    /// It is at every target.
-    is_placed: bool,
-}
-
-#[derive(Clone, Debug)]
-struct PublishedFile {
-    manifest: Manifest,
-    /// The bytes, and by what they are recognised.
-    served: ServedArtefact,
 }
 
 /// Why something is not published. All of it is tried again.
@@ -140,24 +113,6 @@ impl Outbox {
             fold_not_before_ms: 0,
             audit: None,
         }
-    }
-
-    /// Compares the database with what was published, before anybody changes it.
-    pub(super) async fn begin(&mut self) -> Result<(), StoreError> {
-        self.look_at_audit().await?;
-        let publication = self.store.publication(&self.name).await?;
-        let signer = self.terms.as_ref().and_then(|terms| terms.signer.public().ok());
-        let trust = signer.and_then(|signer| Trust::new([signer], 1, self.name.as_str()).ok());
-        self.book.trusts(&self.name, trust);
-        self.book.publishes(&self.name, publication.serial);
-        self.book.remember(self.store.sidecars(&self.name).await?);
-        let found = self.look_behind(&publication).await?;
-        self.tell(|state| {
-            (state.serial, state.published) = (publication.serial, publication.published);
-            state.base = publication.base;
-        });
-        self.settle_behind(found);
-        Ok(())
     }
 
     /// Until `stopped` says so.
@@ -493,95 +448,6 @@ impl Outbox {
         fault.map_or(Ok(()), |fault| Err(PublishFault::Target(fault)))
     }
 
-    // --- behind
-
-    fn marked(&self) -> HighMark {
-        self.high_water.lock().unwrap_or_else(PoisonError::into_inner).mark(self.name.as_str())
-    }
-
-    async fn look_at_audit(&mut self) -> Result<(), StoreError> {
-        let noted = self.high_water.lock().unwrap_or_else(PoisonError::into_inner).now.audit();
-        let head = self.store.audit_head().await?;
-        let query = AuditQuery { before: Some(noted.seq + 1), limit: 1, ..AuditQuery::default() };
-        let there = self.store.audit(query).await?.lines.first().map(|line| line.head());
-        self.audit = audit_behind(noted, head, there);
-        Ok(())
-    }
-
-    async fn look_behind(
-        &mut self,
-        publication: &Publication,
-    ) -> Result<Option<Behind>, StoreError> {
-        if self.audit.is_some() {
-            // A recovery by another process settles it.
-            if let Ok(file) = HighWaterFile::open(&self.directory) {
-                *self.high_water.lock().unwrap_or_else(PoisonError::into_inner) = file;
-            }
-            self.look_at_audit().await?;
-        }
-        let found = match newer(publication, &self.evidence()) {
-            // Another process may have changed and published something since it was read.
-            Some(evidence) => newer(&self.store.publication(&self.name).await?, &[evidence]),
-            None => None,
-        };
-        Ok(found
-            .map(|evidence| Behind::Serial { has: publication.serial, evidence })
-            .or_else(|| self.audit.clone()))
-    }
-
-    /// Everything that shows how far the audience had come.
-    pub(super) fn evidence(&self) -> Vec<Evidence> {
-        let mark = self.marked();
-        let mut found = vec![Evidence { serial: mark.serial, source: EvidenceSource::HighWater }];
-        for target in &self.targets {
-            for path in [&target.table, &target.patch] {
-                // What cannot be read is told when something is to be written there.
-                if let Ok(Some(manifest)) = there(path)
-                    && *manifest.audience == *self.name.as_str()
-                {
-                    let source = EvidenceSource::Target(path.display().to_string().into());
-                    found.push(Evidence { serial: manifest.serial, source });
-                }
-            }
-        }
-        found.extend(self.book.all(&self.name).into_iter().map(|report| Evidence {
-            serial: report.serial.max(report.base),
-            source: EvidenceSource::Sidecar { fleet: report.fleet, instance: report.instance },
-        }));
-        found
-    }
-
-    /// A sidecar has proved more than the database knows: the next start has to know it before anybody
-    /// asks again.
-    fn remember_proof(&self, found: Option<&Behind>) {
-        let Some(Behind::Serial { evidence, .. }) = found else { return };
-        if !matches!(evidence.source, EvidenceSource::Sidecar { .. }) {
-            return;
-        }
-        let mut file = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
-        let mark = HighMark { serial: evidence.serial, ..file.mark(self.name.as_str()) };
-        if file.raise(self.name.as_str(), mark, AuditHead::default())
-            && let Err(error) = file.write()
-        {
-            tracing::error!(audience = %self.name, %error, "what a sidecar has was not noted");
-        }
-    }
-
-    fn settle_behind(&mut self, found: Option<Behind>) {
-        let known = self.state.borrow().behind.clone();
-        if known == found {
-            return;
-        }
-        match &found {
-            Some(behind) => {
-                tracing::error!(audience = %self.name, %behind, "the database is behind what was published: it takes no changes until `keygatectl admin recover`");
-            }
-            None => tracing::info!(audience = %self.name, "the database has caught up"),
-        }
-        self.store.refuse_changes(&self.name, found.as_ref().map(|b| b.to_string().into()));
-        self.tell(|state| state.behind = found);
-    }
-
     // --- state
 
     async fn keep_reports(&self) -> Result<(), StoreError> {
@@ -624,59 +490,4 @@ impl Outbox {
 struct MadePatch {
     file: PublishedFile,
     keys: usize,
-}
-
-// === impl PublishedFile ===
-
-impl PublishedFile {
-    fn of(body: Vec<u8>) -> Result<Self, crate::table::Refusal> {
-        let manifest = Manifest::unverified(&body)?;
-        let served = ServedArtefact::new(manifest.serial, body);
-        Ok(Self { manifest, served })
-    }
-
-    fn bytes(&self) -> &Bytes {
-        &self.served.bytes
-    }
-}
-
-// === impl Current ===
-
-impl Current {
-    /// Up to which serial everything is published.
-    fn serial(&self) -> u64 {
-        self.newest().manifest.serial
-    }
-
-    fn newest(&self) -> &PublishedFile {
-        self.patch.as_ref().unwrap_or(&self.table)
-    }
-
-    fn served(&self) -> ServedArtefacts {
-        ServedArtefacts {
-            table: Some(self.table.served.clone()),
-            patch: self.patch.as_ref().map(|patch| patch.served.clone()),
-        }
-    }
-
-    fn mark(&self) -> HighMark {
-        let newest = self.newest();
-        HighMark {
-            serial: newest.manifest.serial,
-            base: self.table.manifest.serial,
-            hash: newest.served.tag.hash.to_string(),
-            settings: self.settings.clone(),
-        }
-    }
-
-    fn is_due(&self, terms: &IssueTerms, settings: &str, now_ms: u64) -> bool {
-        let age = now_ms.saturating_sub(self.table.manifest.issued_at_ms);
-        let bytes = self.patch.as_ref().map_or(0, |patch| patch.bytes().len() as u64);
-        let half_over = terms.life.is_some_and(|life| age >= life.saturating_mul(500));
-        self.patch_keys > MOST_KEYS
-            || bytes > MOST_BYTES
-            || (self.patch_keys > 0 && age > OLDEST_MS)
-            || half_over
-            || self.settings != settings
-    }
 }

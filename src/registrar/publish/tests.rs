@@ -1,8 +1,10 @@
 //! What is published, and when: held against what a sidecar accepts.
 
+mod crash;
+mod restored;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::result::Result;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +13,6 @@ use tempfile::TempDir;
 
 use super::fleet::SidecarBook;
 use super::high_water::HighWaterFile;
-use super::recover::{PublishedKeys, RecoveryTerms, target_files};
 use super::*;
 use crate::artefacts::{ArtefactName, ArtefactPoll, ArtefactTag};
 use crate::config::ThisHost;
@@ -19,15 +20,14 @@ use crate::core::{Digest, KeyId, KeyStatus, Now};
 use crate::manage::operation::StatusChange;
 use crate::manage::output::Output;
 use crate::manage::registry::entry::RegistryEntry;
-use crate::registrar::store::sqlite::crash::in_tests::VARIABLE;
 use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::registrar::store::suite::{self, audience, create, host, new_key, request, set};
-use crate::registrar::store::{AuditEvent, Channel, ImportBatch, KeyChange, Serials, StoreError};
+use crate::registrar::store::{Channel, ImportBatch, StoreError};
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
 use crate::table::{AcceptRules, Acceptance, Bounds, Patch, Refusal, SignedHead, Table, Trust};
 
 /// For what has to happen, and happens within milliseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A service's directory: `state`, `out`, `signer.pem`, `admin.toml`.
 struct House {
@@ -88,7 +88,7 @@ impl House {
         let options = SqliteOptions {
             path: self.database(),
             audiences: vec![suite::terms()],
-            patience: settings.store.patience,
+            busy_timeout: settings.store.busy_timeout,
             clock: Clock::system(),
         };
         Arc::new(SqliteStore::open(options).unwrap())
@@ -128,14 +128,14 @@ impl Service {
     /// Waits until the change with this serial is published.
     async fn published(&self, serial: u64) {
         let handle = self.publisher.handle();
-        let found = handle.in_force(&audience(), serial, PATIENCE).await;
+        let found = handle.in_force(&audience(), serial, DEADLINE).await;
         assert!(found.published, "{serial}: {:?}", self.state());
     }
 
     /// Waits until the state is as `is` says.
     async fn until(&self, is: impl Fn(&PublicationState) -> bool) {
         let mut watch = self.publisher.handle().watch(&audience()).unwrap();
-        let found = tokio::time::timeout(PATIENCE, watch.wait_for(|state| is(state))).await;
+        let found = tokio::time::timeout(DEADLINE, watch.wait_for(|state| is(state))).await;
         assert!(found.is_ok(), "{:?}", self.state());
     }
 }
@@ -265,7 +265,7 @@ fn a_patch_without_a_change_over_a_table_without_a_key_is_taken() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, there).await.expect("a first table and patch");
+        tokio::time::timeout(DEADLINE, there).await.expect("a first table and patch");
         let mut sidecar = house.sidecar();
         sidecar.look_at_table(&house).unwrap();
         sidecar.look_at_patch(&house).unwrap();
@@ -370,7 +370,7 @@ fn a_change_is_in_force_when_every_known_sidecar_has_it() {
         let now = handle.in_force(&audience(), made.serial, Duration::ZERO).await;
         assert_eq!((now.sidecars, &*now.late[0]), (2, "web/b"));
         let shop = audience();
-        let wait = handle.in_force(&shop, made.serial, PATIENCE);
+        let wait = handle.in_force(&shop, made.serial, DEADLINE);
         let (found, ()) = tokio::join!(wait, async {
             tokio::time::sleep(Duration::from_millis(20)).await;
             heard("b", made.serial);
@@ -436,213 +436,6 @@ fn one_process_publishes_at_a_time() {
     });
 }
 
-/// Backup, changes, restore, start: nothing that was revoked since comes back, at any time.
-#[test]
-fn a_restored_database_brings_nothing_back() {
-    let house = House::new();
-    let mut sidecar = house.sidecar();
-    run(async {
-        let service = house.serve().await;
-        let leaked = create(&service.store, "leaked").await;
-        let kept = create(&service.store, "kept").await;
-        service.published(kept.serial).await;
-        let copy = house.root.join("copy.db");
-        SqliteStore::backup(&house.database(), &copy, Duration::from_secs(5), 7).unwrap();
-        revoke(&service.store, leaked.key.entry.id).await.unwrap();
-        let newer = create(&service.store, "newer").await;
-        service.published(newer.serial).await;
-        sidecar.look(&house).unwrap();
-        service.publisher.stop();
-        let digest = leaked.key.entry.digest;
-        assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
-        drop(service.store);
-        // Its threads close the file, and with it the write-ahead log.
-        let wal = house.root.join("state/registrar.db-wal");
-        let closed = async {
-            while wal.exists() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, closed).await.expect("the database is closed");
-
-        for tail in ["-wal", "-shm"] {
-            fs::remove_file(house.root.join(format!("state/registrar.db{tail}"))).ok();
-        }
-        fs::rename(&copy, house.database()).unwrap();
-        let service = house.serve().await;
-        let state = service.state();
-        let said = state.behind.clone().unwrap().to_string();
-        assert!(said.contains("at serial"), "{said}");
-        assert!(matches!(
-            service.store.change(request(host(), KeyChange::Create(Box::new(new_key("x"))))).await,
-            Err(StoreError::ReadOnly { .. })
-        ));
-        assert!(service.shelf.get("shop").table.is_none(), "nothing older is served");
-        sidecar.look(&house).unwrap();
-        assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
-        let mut fresh = house.sidecar();
-        fresh.look(&house).unwrap();
-        assert_eq!(fresh.status(&digest), Some(KeyStatus::Revoked));
-
-        recover(&house, &service.store).await;
-        service.until(|state| state.behind.is_none() && state.published_ms.is_some()).await;
-        for sidecar in [&mut sidecar, &mut fresh, &mut house.sidecar()] {
-            sidecar.look(&house).unwrap();
-            assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
-            for made in [&kept, &newer] {
-                let digest = made.key.entry.digest;
-                assert_eq!(sidecar.status(&digest), Some(KeyStatus::Active));
-            }
-        }
-        let back =
-            service.store.key(&audience(), None, suite_ref(newer.key.entry.id)).await.unwrap();
-        assert!(back.entry.note.contains("recovered"));
-        // It goes on from there.
-        let serial = revoke(&service.store, kept.key.entry.id).await.unwrap();
-        service.published(serial).await;
-        sidecar.look(&house).unwrap();
-        assert_eq!(sidecar.status(&kept.key.entry.digest), Some(KeyStatus::Revoked));
-        let log = service.store.verify_audit(Vec::new()).await.unwrap();
-        assert!(log.is_empty(), "{log:?}");
-        service.publisher.stop();
-        assert!(house.serve().await.state().behind.is_none());
-    });
-}
-
 fn suite_ref(id: KeyId) -> crate::registrar::store::KeyRef {
     crate::registrar::store::KeyRef::Id(id)
-}
-
-/// What `admin recover` does.
-async fn recover(house: &House, store: &Arc<dyn Store>) {
-    let settings = house.settings();
-    let compared = compare(&settings, store, &Clock::system()).await.unwrap().remove(0);
-    let seen = compared.evidence.iter().map(|evidence| evidence.serial).max().unwrap();
-    let files = target_files(&settings.audiences[0].targets, &[]);
-    let signer = settings.audiences[0].signer.as_ref().unwrap().public().unwrap();
-    let published = PublishedKeys::of_files(&files, &audience(), signer).unwrap();
-    assert_eq!(published.serial, seen);
-    let snapshot = store.snapshot(&audience(), 0).await.unwrap();
-    let terms =
-        RecoveryTerms { audience: audience(), actor: host(), at_ms: suite::NOW, above: seen };
-    let counts = published.recover(&**store, snapshot, terms).await.unwrap();
-    assert_eq!((counts.changed, counts.revoked, counts.returned), (1, 0, 1));
-    let event = AuditEvent {
-        at_ms: suite::NOW,
-        audience: None,
-        org: None,
-        actor: host(),
-        channel: Channel::default(),
-        action: "recover",
-        object: "".into(),
-        detail: serde_json::Map::new(),
-    };
-    let above = Serials([(audience(), counts.serial)].into());
-    store.begin_epoch(above, event).await.unwrap();
-    let head = store.audit_head().await.unwrap();
-    settle_high_water(&settings.state, head).unwrap();
-}
-
-/// Where a process may end.
-const POINTS: [&str; 9] = [
-    "after snapshot",
-    "after sign",
-    "after store",
-    "after claim",
-    "after table",
-    "after base",
-    "after targets",
-    "after published",
-    "between targets",
-];
-
-/// A child publishes until it is ended at a point. Whoever starts next publishes what was acknowledged,
-/// no serial has two bodies, and a sidecar refuses nothing of it.
-fn crash_round(point: &str, count: u64) {
-    let house = House::new();
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "registrar::publish::tests::child", "--ignored", "--nocapture"])
-        .env(VARIABLE, format!("{point}:{count}"))
-        .env("KEYGATE_TEST_HOUSE", &house.root)
-        .output()
-        .unwrap();
-    assert!(!child.status.success(), "{point}:{count}: the child was not ended");
-    let told = String::from_utf8_lossy(&child.stdout).into_owned();
-    let mut sidecar = house.sidecar();
-    let before: Vec<_> = ["keys.kgt", "keys.kgp"]
-        .iter()
-        .filter_map(|name| fs::read(house.root.join("out").join(name)).ok())
-        .map(|bytes| crate::table::Manifest::unverified(&bytes).unwrap())
-        .collect();
-    if house.root.join("out/keys.kgt").exists() {
-        sidecar.look(&house).unwrap_or_else(|e| panic!("{point}:{count}: {e}"));
-    }
-    run(async {
-        let service = house.serve().await;
-        service.until(|state| state.published_ms.is_some()).await;
-        let serial = service.store.publication(&audience()).await.unwrap().serial;
-        service.published(serial).await;
-        sidecar.look(&house).unwrap_or_else(|e| panic!("{point}:{count}: {e}"));
-        for line in told.lines().filter_map(|line| line.strip_prefix("done ")) {
-            let (id, status) = line.split_once(' ').unwrap();
-            let id = KeyId::parse(id).unwrap();
-            let key = service.store.key(&audience(), None, suite_ref(id)).await.unwrap();
-            // It may have gone on to revoke it, and not to say so.
-            let is = key.entry.status;
-            assert!(is.as_str() == status || is == KeyStatus::Revoked, "{point}:{count}");
-            assert_eq!(sidecar.status(&key.entry.digest), Some(is), "{point}:{count}");
-        }
-        for manifest in before {
-            for name in ["keys.kgt", "keys.kgp"] {
-                let now = fs::read(house.root.join("out").join(name)).unwrap();
-                let now = crate::table::Manifest::unverified(&now).unwrap();
-                if (now.serial, now.kind) == (manifest.serial, manifest.kind) {
-                    assert_eq!(now.body_sha256, manifest.body_sha256, "{point}:{count}");
-                }
-            }
-        }
-        assert_eq!(service.state().behind, None, "{point}:{count}");
-        service.publisher.stop();
-    });
-}
-
-#[test]
-fn a_process_that_ends_while_it_publishes_loses_nothing() {
-    for (n, point) in POINTS.iter().enumerate() {
-        // The first table takes all of them once; later ones are of patches alone.
-        let often = !matches!(*point, "after claim" | "after table" | "after base");
-        crash_round(point, 1);
-        if often && n % 2 == 0 {
-            crash_round(point, 4);
-        }
-    }
-}
-
-#[test]
-#[ignore = "takes minutes: `make test-admin-full`"]
-fn a_process_that_ends_while_it_publishes_loses_nothing_in_many_rounds() {
-    for round in 0..200_u64 {
-        let point = POINTS[round as usize % POINTS.len()];
-        let often = !matches!(point, "after claim" | "after table" | "after base");
-        crash_round(point, if often { 1 + round / 8 % 7 } else { 1 });
-    }
-}
-
-/// What the tests above end.
-#[test]
-#[ignore = "is run by the tests above, as a process of its own"]
-fn child() {
-    let root = std::env::var_os("KEYGATE_TEST_HOUSE").map(PathBuf::from).unwrap();
-    run(async {
-        let service = House::at(&root).serve().await;
-        for n in 0..20 {
-            let made = create(&service.store, &format!("key {n}")).await;
-            println!("done {} active", made.key.entry.id);
-            if n % 3 == 0 {
-                let serial = revoke(&service.store, made.key.entry.id).await.unwrap();
-                println!("done {} revoked", made.key.entry.id);
-                service.published(serial).await;
-            }
-        }
-    });
 }

@@ -1,0 +1,117 @@
+//! Whether the database is older than what was published: read, and told, before anything else.
+
+use std::sync::PoisonError;
+
+use super::super::behind::{Behind, Evidence, EvidenceSource, audit_behind, newer};
+use super::super::high_water::{HighMark, HighWaterFile};
+use super::super::target::there;
+use super::Outbox;
+use crate::registrar::store::{AuditHead, AuditQuery, Publication, StoreError};
+use crate::table::Trust;
+
+impl Outbox {
+    /// Compares the database with what was published, before anybody changes it.
+    pub(in super::super) async fn begin(&mut self) -> Result<(), StoreError> {
+        self.look_at_audit().await?;
+        let publication = self.store.publication(&self.name).await?;
+        let signer = self.terms.as_ref().and_then(|terms| terms.signer.public().ok());
+        let trust = signer.and_then(|signer| Trust::new([signer], 1, self.name.as_str()).ok());
+        self.book.trusts(&self.name, trust);
+        self.book.publishes(&self.name, publication.serial);
+        self.book.remember(self.store.sidecars(&self.name).await?);
+        let found = self.look_behind(&publication).await?;
+        self.tell(|state| {
+            (state.serial, state.published) = (publication.serial, publication.published);
+            state.base = publication.base;
+        });
+        self.settle_behind(found);
+        Ok(())
+    }
+
+    pub(super) fn marked(&self) -> HighMark {
+        self.high_water.lock().unwrap_or_else(PoisonError::into_inner).mark(self.name.as_str())
+    }
+
+    async fn look_at_audit(&mut self) -> Result<(), StoreError> {
+        let noted = self.high_water.lock().unwrap_or_else(PoisonError::into_inner).now.audit();
+        let head = self.store.audit_head().await?;
+        let query = AuditQuery { before: Some(noted.seq + 1), limit: 1, ..AuditQuery::default() };
+        let there = self.store.audit(query).await?.lines.first().map(|line| line.head());
+        self.audit = audit_behind(noted, head, there);
+        Ok(())
+    }
+
+    pub(super) async fn look_behind(
+        &mut self,
+        publication: &Publication,
+    ) -> Result<Option<Behind>, StoreError> {
+        if self.audit.is_some() {
+            // A recovery by another process settles it.
+            if let Ok(file) = HighWaterFile::open(&self.directory) {
+                *self.high_water.lock().unwrap_or_else(PoisonError::into_inner) = file;
+            }
+            self.look_at_audit().await?;
+        }
+        let found = match newer(publication, &self.evidence()) {
+            // Another process may have changed and published something since it was read.
+            Some(evidence) => newer(&self.store.publication(&self.name).await?, &[evidence]),
+            None => None,
+        };
+        Ok(found
+            .map(|evidence| Behind::Serial { has: publication.serial, evidence })
+            .or_else(|| self.audit.clone()))
+    }
+
+    /// Everything that shows how far the audience had come.
+    pub(in super::super) fn evidence(&self) -> Vec<Evidence> {
+        let mark = self.marked();
+        let mut found = vec![Evidence { serial: mark.serial, source: EvidenceSource::HighWater }];
+        for target in &self.targets {
+            for path in [&target.table, &target.patch] {
+                // What cannot be read is told when something is to be written there.
+                if let Ok(Some(manifest)) = there(path)
+                    && *manifest.audience == *self.name.as_str()
+                {
+                    let source = EvidenceSource::Target(path.display().to_string().into());
+                    found.push(Evidence { serial: manifest.serial, source });
+                }
+            }
+        }
+        found.extend(self.book.all(&self.name).into_iter().map(|report| Evidence {
+            serial: report.serial.max(report.base),
+            source: EvidenceSource::Sidecar { fleet: report.fleet, instance: report.instance },
+        }));
+        found
+    }
+
+    /// A sidecar has proved more than the database knows: the next start has to know it before anybody
+    /// asks again.
+    pub(super) fn remember_proof(&self, found: Option<&Behind>) {
+        let Some(Behind::Serial { evidence, .. }) = found else { return };
+        if !matches!(evidence.source, EvidenceSource::Sidecar { .. }) {
+            return;
+        }
+        let mut file = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = HighMark { serial: evidence.serial, ..file.mark(self.name.as_str()) };
+        if file.raise(self.name.as_str(), mark, AuditHead::default())
+            && let Err(error) = file.write()
+        {
+            tracing::error!(audience = %self.name, %error, "what a sidecar has was not noted");
+        }
+    }
+
+    pub(super) fn settle_behind(&mut self, found: Option<Behind>) {
+        let known = self.state.borrow().behind.clone();
+        if known == found {
+            return;
+        }
+        match &found {
+            Some(behind) => {
+                tracing::error!(audience = %self.name, %behind, "the database is behind what was published: it takes no changes until `keygatectl admin recover`");
+            }
+            None => tracing::info!(audience = %self.name, "the database has caught up"),
+        }
+        self.store.refuse_changes(&self.name, found.as_ref().map(|b| b.to_string().into()));
+        self.tell(|state| state.behind = found);
+    }
+}

@@ -1,0 +1,108 @@
+//! A database that was restored from a backup, and its recovery.
+
+use super::super::recover::{PublishedKeys, RecoveryTerms, target_files};
+use super::*;
+use crate::registrar::store::{AuditEvent, KeyChange, Serials};
+
+/// Backup, changes, restore, start: nothing that was revoked since comes back, at any time.
+#[test]
+fn a_restored_database_brings_nothing_back() {
+    let house = House::new();
+    let mut sidecar = house.sidecar();
+    run(async {
+        let service = house.serve().await;
+        let leaked = create(&service.store, "leaked").await;
+        let kept = create(&service.store, "kept").await;
+        service.published(kept.serial).await;
+        let copy = house.root.join("copy.db");
+        SqliteStore::backup(&house.database(), &copy, Duration::from_secs(5), 7).unwrap();
+        revoke(&service.store, leaked.key.entry.id).await.unwrap();
+        let newer = create(&service.store, "newer").await;
+        service.published(newer.serial).await;
+        sidecar.look(&house).unwrap();
+        service.publisher.stop();
+        let digest = leaked.key.entry.digest;
+        assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
+        drop(service.store);
+        // Its threads close the file, and with it the write-ahead log.
+        let wal = house.root.join("state/registrar.db-wal");
+        let closed = async {
+            while wal.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, closed).await.expect("the database is closed");
+
+        for tail in ["-wal", "-shm"] {
+            fs::remove_file(house.root.join(format!("state/registrar.db{tail}"))).ok();
+        }
+        fs::rename(&copy, house.database()).unwrap();
+        let service = house.serve().await;
+        let state = service.state();
+        let said = state.behind.clone().unwrap().to_string();
+        assert!(said.contains("at serial"), "{said}");
+        assert!(matches!(
+            service.store.change(request(host(), KeyChange::Create(Box::new(new_key("x"))))).await,
+            Err(StoreError::ReadOnly { .. })
+        ));
+        assert!(service.shelf.get("shop").table.is_none(), "nothing older is served");
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
+        let mut fresh = house.sidecar();
+        fresh.look(&house).unwrap();
+        assert_eq!(fresh.status(&digest), Some(KeyStatus::Revoked));
+
+        recover(&house, &service.store).await;
+        service.until(|state| state.behind.is_none() && state.published_ms.is_some()).await;
+        for sidecar in [&mut sidecar, &mut fresh, &mut house.sidecar()] {
+            sidecar.look(&house).unwrap();
+            assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
+            for made in [&kept, &newer] {
+                let digest = made.key.entry.digest;
+                assert_eq!(sidecar.status(&digest), Some(KeyStatus::Active));
+            }
+        }
+        let back =
+            service.store.key(&audience(), None, suite_ref(newer.key.entry.id)).await.unwrap();
+        assert!(back.entry.note.contains("recovered"));
+        // It goes on from there.
+        let serial = revoke(&service.store, kept.key.entry.id).await.unwrap();
+        service.published(serial).await;
+        sidecar.look(&house).unwrap();
+        assert_eq!(sidecar.status(&kept.key.entry.digest), Some(KeyStatus::Revoked));
+        let log = service.store.verify_audit(Vec::new()).await.unwrap();
+        assert!(log.is_empty(), "{log:?}");
+        service.publisher.stop();
+        assert!(house.serve().await.state().behind.is_none());
+    });
+}
+
+/// What `admin recover` does.
+async fn recover(house: &House, store: &Arc<dyn Store>) {
+    let settings = house.settings();
+    let compared = compare(&settings, store, &Clock::system()).await.unwrap().remove(0);
+    let seen = compared.evidence.iter().map(|evidence| evidence.serial).max().unwrap();
+    let files = target_files(&settings.audiences[0].targets, &[]);
+    let signer = settings.audiences[0].signer.as_ref().unwrap().public().unwrap();
+    let published = PublishedKeys::of_files(&files, &audience(), signer).unwrap();
+    assert_eq!(published.serial, seen);
+    let snapshot = store.snapshot(&audience(), 0).await.unwrap();
+    let terms =
+        RecoveryTerms { audience: audience(), actor: host(), at_ms: suite::NOW, above: seen };
+    let counts = published.recover(&**store, snapshot, terms).await.unwrap();
+    assert_eq!((counts.changed, counts.revoked, counts.returned), (1, 0, 1));
+    let event = AuditEvent {
+        at_ms: suite::NOW,
+        audience: None,
+        org: None,
+        actor: host(),
+        channel: Channel::default(),
+        action: "recover",
+        object: "".into(),
+        detail: serde_json::Map::new(),
+    };
+    let above = Serials([(audience(), counts.serial)].into());
+    store.begin_epoch(above, event).await.unwrap();
+    let head = store.audit_head().await.unwrap();
+    settle_high_water(&settings.state, head).unwrap();
+}
