@@ -1,6 +1,7 @@
 //! `keygatectl admin …`: what runs and looks after the management service. The binary joins it to the
 //! commands of `manage`, which do not know it.
 
+mod audit;
 mod fault;
 mod process;
 mod recover;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
 use serde_json::json;
 
+use self::audit::VerifyAudit;
 use self::fault::{of_config, of_store};
 use super::config::AdminToml;
 use super::publish::fleet::SidecarBook;
@@ -78,8 +80,9 @@ enum AdminCommand {
     },
     /// Run the service until SIGTERM or SIGINT
     Serve,
-    /// Look for lines of the audit log that were changed, taken out, put in or cut off
-    VerifyAudit,
+    /// Look for lines of the audit log that were changed, taken out, put in or cut off, and for a log
+    /// that was written anew
+    VerifyAudit(VerifyAudit),
 }
 
 /// A configuration with the database that it names.
@@ -111,7 +114,7 @@ fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
     match command {
         AdminCommand::Migrate => migrate(&config, session),
         AdminCommand::Check => runtime.block_on(check(config, session)),
-        AdminCommand::VerifyAudit => runtime.block_on(verify_audit(config, session)),
+        AdminCommand::VerifyAudit(verify) => runtime.block_on(verify.run(config, session)),
         AdminCommand::Serve => Ok(()),
         AdminCommand::Bootstrap(bootstrap) => runtime.block_on(bootstrap.run(config, session)),
         AdminCommand::Backup { to } => backup(&config, &to, session),
@@ -154,7 +157,7 @@ fn open_as_it_is(config: AdminToml, session: &Session) -> Result<OpenState> {
     let options = SqliteOptions {
         path,
         audiences: config.audiences.iter().map(|audience| audience.terms()).collect(),
-        patience: config.store.patience,
+        busy_timeout: config.store.busy_timeout,
         clock: session.clock.clone(),
     };
     let store = SqliteStore::open(options).map_err(of_store)?;
@@ -190,10 +193,10 @@ fn migrate(config: &AdminToml, session: &mut Session) -> Result<()> {
         .mode(0o700)
         .create(&config.state)
         .map_err(Error::write(&config.state))?;
-    let (path, patience) = (config.database(), config.store.patience);
-    let done = SqliteStore::migrate(&path, patience, session.clock.now().unix_ms);
+    let (path, busy_timeout) = (config.database(), config.store.busy_timeout);
+    let done = SqliteStore::migrate(&path, busy_timeout, session.clock.now().unix_ms);
     let done = done.map_err(of_store)?;
-    let schema = SqliteStore::schema(&path, patience).map_err(of_store)?;
+    let schema = SqliteStore::schema(&path, busy_timeout).map_err(of_store)?;
     if session.output.json {
         let answer = json!({"database": path, "schema": schema.found, "put_in_force": done});
         return session.output.json_line(&answer);
@@ -208,7 +211,7 @@ fn migrate(config: &AdminToml, session: &mut Session) -> Result<()> {
 async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
     let path = config.database();
     let schema = match path.exists() {
-        true => Some(SqliteStore::schema(&path, config.store.patience).map_err(of_store)?),
+        true => Some(SqliteStore::schema(&path, config.store.busy_timeout).map_err(of_store)?),
         false => None,
     };
     match schema.filter(|schema| schema.found > 0) {
@@ -251,10 +254,9 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
     if let Some(behind) = compared.into_iter().find_map(|compared| compared.behind) {
         return Err(is_behind(&behind));
     }
-    let faults = store.verify_audit(Vec::new()).await.map_err(of_store)?;
+    let faults = VerifyAudit::default().verified(&config, &*store).await?.faults;
     let strange = store.unlogged_keys(NAMED).await.map_err(of_store)?;
     if session.output.json {
-        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
         let strange: Vec<_> = strange.iter().map(ToString::to_string).collect();
         let answer = json!({"audiences": told, "audit": faults, "keys_not_in_audit": strange});
         session.output.json_line(&answer)?;
@@ -268,36 +270,7 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
         );
         return Err(Error::Added { message, exit: Exit::Data });
     }
-    refuse_faults(&faults)
-}
-
-async fn verify_audit(config: AdminToml, session: &mut Session) -> Result<()> {
-    let OpenState { store, .. } = open_as_it_is(config, session)?;
-    let head = store.audit_head().await.map_err(of_store)?;
-    let faults = store.verify_audit(vec![head]).await.map_err(of_store)?;
-    if session.output.json {
-        let shown: Vec<_> = faults.iter().map(ToString::to_string).collect();
-        let hash = head.hash.to_string();
-        let answer = json!({"lines": head.seq, "hash": hash, "faults": shown});
-        session.output.json_line(&answer)?;
-    } else if faults.is_empty() {
-        let lines = count(head.seq, "line");
-        session.output.line(&format!("{lines}, the last with hash {}", head.hash))?;
-    }
-    refuse_faults(&faults)
-}
-
-fn refuse_faults(faults: &[super::store::ChainFault]) -> Result<()> {
-    if faults.is_empty() {
-        return Ok(());
-    }
-    let shown: Vec<_> = faults.iter().map(|fault| format!("\n  {fault}")).collect();
-    let message = format!(
-        "the audit log is not as it was written:{}\nhint: compare it with a backup and with the \
-         checkpoints that were kept elsewhere",
-        shown.concat()
-    );
-    Err(Error::Added { message, exit: Exit::Data })
+    audit::refuse(&faults)
 }
 
 fn backup(config: &AdminToml, to: &Path, session: &mut Session) -> Result<()> {
@@ -310,7 +283,7 @@ fn backup(config: &AdminToml, to: &Path, session: &mut Session) -> Result<()> {
         let hint = "give another file; a backup is never overwritten";
         return Err(Error::Exists { path: to.to_owned(), hint });
     }
-    let manifest = SqliteStore::backup(&path, to, config.store.patience, session.now());
+    let manifest = SqliteStore::backup(&path, to, config.store.busy_timeout, session.now());
     let manifest = manifest.map_err(of_store)?;
     let beside = files::beside(to, ".json");
     let text = serde_json::to_string_pretty(&manifest)

@@ -25,6 +25,7 @@ pub use self::people::{
 };
 pub use self::usage::UsagePull;
 use super::dialect::operation::Dialect;
+use super::signer::SignerSource;
 use super::store::AudienceName;
 use crate::config::reader::{
     ConfigProblem, ConfigSection, SecretFile, read_toml, secret, secret_path, socket_file,
@@ -55,6 +56,8 @@ pub struct AdminToml {
     /// Holds the database, `high-water.json` and nothing else.
     pub state: PathBuf,
     pub store: StoreConfig,
+    /// Where signed ends of the audit log are written to, a line each.
+    pub checkpoints: PathBuf,
     /// At least one.
     pub audiences: Vec<AudienceConfig>,
     pub fleets: Vec<FleetConfig>,
@@ -85,7 +88,7 @@ pub struct ListenTls {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
     /// How long a change waits while another process writes. Default 5 s.
-    pub patience: Duration,
+    pub busy_timeout: Duration,
 }
 
 /// `[[fleets]]`: sidecars that share a bearer token.
@@ -118,9 +121,23 @@ impl AdminToml {
         Ok(Self { warnings: read.warnings, secret_files: read.secret_files, ..read.value })
     }
 
+    /// Where checkpoints go unless the file says otherwise, in the state directory.
+    const CHECKPOINTS: &'static str = "checkpoints.jsonl";
+
     /// The database's file.
     pub fn database(&self) -> PathBuf {
         self.state.join(Self::DATABASE)
+    }
+
+    /// Who signs tables, in the order of the file, each once. The first signs the audit log.
+    pub fn signers(&self) -> impl Iterator<Item = &SignerSource> {
+        let signers = self.audiences.iter().filter_map(|audience| audience.signer.as_ref());
+        let mut seen: Vec<&SignerSource> = Vec::new();
+        signers.filter(move |signer| {
+            let is_new = !seen.contains(signer);
+            seen.push(signer);
+            is_new
+        })
     }
 
     pub fn audience(&self, name: &AudienceName) -> Option<&AudienceConfig> {
@@ -164,7 +181,9 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         root.missing("state", "name a directory on a disk of this host: state = \"/var/lib/…\"");
     }
     let store = root.section("store");
-    let store = StoreConfig { patience: store.duration("busy_timeout", Duration::from_secs(5)) };
+    let store =
+        StoreConfig { busy_timeout: store.duration("busy_timeout", Duration::from_secs(5)) };
+    let checkpoints = root.section("audit").path("checkpoints");
     let audiences = audiences::audiences(root);
     let title = root.section("page").parse("title", labels::sentence);
     let fleets = fleets(root, &audiences);
@@ -173,6 +192,7 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     let clients = tls.as_ref().and_then(|tls| tls.client_ca.as_ref());
     let on = people::ListensOn { bind: bind.as_ref(), verifies_clients: clients.is_some() };
     let people = people::people(root, on, &audiences);
+    let state = state?;
     Some(AdminToml {
         listen: bind?,
         socket,
@@ -180,7 +200,8 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         public_url,
         trusted_proxies,
         metrics_bearer,
-        state: state?,
+        checkpoints: checkpoints.unwrap_or_else(|| state.join(AdminToml::CHECKPOINTS)),
+        state,
         store,
         audiences,
         fleets,

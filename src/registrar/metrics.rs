@@ -14,6 +14,8 @@ const REQUESTS: &str = "keygate_admin_requests_total";
 const DURATION: &str = "keygate_admin_request_duration_seconds";
 const FAILURES: &str = "keygate_admin_auth_failures_total";
 const USAGE_LINES: &str = "keygate_admin_usage_lines_total";
+const UNSIGNED: &str = "keygate_admin_audit_unsigned_lines";
+const CHECKPOINT_FAILURES: &str = "keygate_admin_checkpoint_failures_total";
 const FINDINGS: &str = "keygate_admin_usage_findings";
 
 /// Seconds.
@@ -41,6 +43,7 @@ impl ServiceMetrics {
         let told = [
             (REQUESTS, "Requests to the management service."),
             (FAILURES, "Requests whose credential was refused, and why."),
+            (CHECKPOINT_FAILURES, "Looks after which the audit log was not signed."),
             (USAGE_LINES, "Lines of usage records, by what they told."),
         ];
         for (name, help) in told {
@@ -48,6 +51,8 @@ impl ServiceMetrics {
         }
         let help = "Keys whose use stands out, up to 1000 each.";
         recorder.describe_gauge(FINDINGS.into(), None, help.into());
+        let help = "Lines of the audit log behind the last signed one.";
+        recorder.describe_gauge(UNSIGNED.into(), None, help.into());
         let help = "From the head of a request to the head of its answer.";
         recorder.describe_histogram(DURATION.into(), None, help.into());
         let handle = recorder.handle();
@@ -98,6 +103,18 @@ impl ServiceMetrics {
         ];
         let key = Key::from_parts(FINDINGS, labels);
         self.recorder.register_gauge(&key, &METADATA).set(keys as f64);
+    }
+
+    /// How many lines of the audit log no checkpoint covers.
+    pub fn audit_unsigned(&self, lines: u64) {
+        let key = Key::from_name(UNSIGNED);
+        self.recorder.register_gauge(&key, &METADATA).set(lines as f64);
+    }
+
+    /// The end of the audit log could not be signed.
+    pub fn checkpoint_failed(&self) {
+        let key = Key::from_name(CHECKPOINT_FAILURES);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
     /// As Prometheus reads it.

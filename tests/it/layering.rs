@@ -145,6 +145,7 @@ const PURE: &[&str] = &[
     "inject/pod",
     "manage/operation",
     "proxy/http1",
+    "registrar/checkpoints/statement",
     "registrar/dialect/code",
     "registrar/dialect/map",
     "registrar/dialect/operation",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Map, json};
 use tokio::runtime::Runtime;
 
+use super::super::checkpoints::CheckpointKeeper;
 use super::super::config::AdminToml;
 use super::super::publish::behind::Evidence;
 use super::super::publish::recover::{
@@ -72,7 +73,9 @@ impl Recover {
                 }
                 plans.push((audience, published, newest));
             }
+            let keeper = CheckpointKeeper::of(&config)?;
             // All was read and judged. From here on the database changes.
+            let kept = store.audit_head().await.map_err(of_store)?.seq;
             let mut above = Serials::default();
             let mut told = Vec::new();
             for (audience, published, newest) in plans {
@@ -105,6 +108,14 @@ impl Recover {
             let epoch = store.begin_epoch(above, event).await.map_err(of_store)?;
             let head = store.audit_head().await.map_err(of_store)?;
             settle_high_water(&config.state, head)?;
+            if let Some(mut keeper) = keeper
+                && let Err(fault) = keeper.recovered(head, kept, at_ms).await
+            {
+                session.output.warn(&format!(
+                    "{fault}\nhint: checkpoints that were made after the backup are faults to `admin \
+                     verify-audit` until a recovery is signed"
+                ));
+            }
             if session.output.json {
                 let audiences: Map<_, _> =
                     told.iter().map(|(name, counts)| (name.to_string(), shown(counts))).collect();

@@ -17,6 +17,7 @@ use crate::manage::error::{Error, Result};
 use crate::manage::operation::may::PersonRole;
 use crate::manage::session::Session;
 use crate::registrar::app::{App, Publishing};
+use crate::registrar::checkpoints::{self, CheckpointKeeper};
 use crate::registrar::config::AdminToml;
 use crate::registrar::people::{AuthError, BootstrapFor, bootstrap_link};
 use crate::registrar::publish::fleet::SidecarBook;
@@ -148,11 +149,13 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         .await?;
         let artefacts = artefacts(&app, shelf.clone(), book);
         app.publishing = Some(Publishing { publisher: publisher.handle(), artefacts });
+        let keeper = CheckpointKeeper::of(&app.settings)?;
         let (stop, stopped) = watch::channel(false);
         session.output.line(&format!("listening on {listener}"))?;
         session.output.flush()?;
         let routes = router(app.clone());
         let caring = tokio::spawn(usage::run(app.clone()));
+        let signing = keeper.map(|keeper| tokio::spawn(checkpoints::run(app.clone(), keeper)));
         let served = tokio::spawn(serve_connections(app, listener, routes, stopped));
         tokio::select! {
             _ = terminate.recv() => {}
@@ -163,6 +166,7 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         // Those who wait for artefacts are let go.
         shelf.close();
         caring.abort();
+        signing.inspect(tokio::task::JoinHandle::abort);
         // A panic of that task was reported already.
         let _ = served.await;
         publisher.stop();

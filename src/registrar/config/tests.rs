@@ -17,6 +17,9 @@ public_url = "https://keys.example.com/manage/"
 [store]
 busy_timeout = "3s"
 
+[audit]
+checkpoints = "elsewhere/checkpoints.jsonl"
+
 [[audiences]]
 name = "shop"
 label = "Secret key"
@@ -102,7 +105,8 @@ fn all_of_it_is_read() {
     assert_eq!(config.listen, Bind::Tcp("127.0.0.1:9920".parse().unwrap()));
     assert_eq!(config.public_url.as_deref(), Some("https://keys.example.com/manage"));
     assert_eq!(config.database(), directory.path().join("state/registrar.db"));
-    assert_eq!(config.store.patience, Duration::from_secs(3));
+    assert_eq!(config.store.busy_timeout, Duration::from_secs(3));
+    assert!(config.checkpoints.ends_with("elsewhere/checkpoints.jsonl"));
     let shop = config.audience(&AudienceName::parse("shop").unwrap()).unwrap();
     assert_eq!((&*shop.label, shop.permissions.len()), ("Secret key", 2));
     assert_eq!(shop.permissions[1].sentence.as_ref(), "Send messages");

@@ -102,6 +102,11 @@ impl HighWaterFile {
         Ok(Self { path, now })
     }
 
+    /// The last line of the audit log that was noted.
+    pub fn audit(&self) -> AuditHead {
+        self.now.audit()
+    }
+
     /// What is known of an audience.
     pub fn mark(&self, audience: &str) -> HighMark {
         self.now.audiences.get(audience).cloned().unwrap_or_default()
