@@ -47,7 +47,8 @@ use crate::observe::ObserveBook;
 use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared, SharedUpstream};
 use crate::reload::{self, Hooks, IssuerBoard, IssuerParts, UseCounting};
 use crate::snapshot::{Snapshot, Store};
-use crate::telemetry::log::OperatorLog;
+use crate::telemetry::control::LogName;
+use crate::telemetry::log::{LogTerms, OperatorLog};
 use crate::telemetry::{AccessLog, AccessLogs, Metrics, Readiness};
 use crate::tls::Reloadable;
 
@@ -95,7 +96,12 @@ fn start(file: &Path, inherited: Inherited) -> Result<Running, StartError> {
     let prepared = prepare(file, &Clock::system())?;
     let config = &prepared.config;
     let metrics = Metrics::new(config.workers.count);
-    let log = crate::telemetry::log::start(config.log.format, config.log.level, &metrics)?;
+    let log = crate::telemetry::log::start(LogTerms {
+        format: config.log.format,
+        level: config.log.level,
+        also: "",
+        dropped: metrics.control().log_lines_dropped(LogName::Operator),
+    })?;
     for finding in check::notes(config, prepared.clock.now()) {
         tracing::warn!("{}", finding.text());
     }

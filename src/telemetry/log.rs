@@ -1,5 +1,5 @@
 //! The operator log: `tracing` events to standard error, by a thread that never holds the caller.
-//! Imports `config`, `wording` and `telemetry::control`.
+//! Imports `config` and `wording`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;
@@ -10,8 +10,6 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use super::Metrics;
-use super::control::LogName;
 use crate::config::{LogFormat, LogLevel};
 use crate::wording::visible::Visible;
 
@@ -36,19 +34,28 @@ pub enum LogError {
     Started,
 }
 
+/// What is heard, and how it is written.
+#[derive(Clone, Debug)]
+pub struct LogTerms {
+    pub format: LogFormat,
+    pub level: LogLevel,
+    /// Further directives of the filter; may be empty.
+    pub also: &'static str,
+    /// Counts lines that nobody could take in time.
+    pub dropped: Counter,
+}
+
 /// Starts the operator log for the whole process. Libraries are heard up to `info`: some
 /// write the fields of requests below it, credentials too.
-pub fn start(
-    format: LogFormat,
-    level: LogLevel,
-    metrics: &Metrics,
-) -> Result<OperatorLog, LogError> {
-    let filter = EnvFilter::builder().parse(match level {
+pub fn start(terms: LogTerms) -> Result<OperatorLog, LogError> {
+    let LogTerms { format, level, also, dropped } = terms;
+    let level = match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
         LogLevel::Info => "info",
         LogLevel::Debug => "info,keygate=debug",
-    })?;
+    };
+    let filter = EnvFilter::builder().parse(format!("{level},{also}"))?;
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(QUEUE)
         .lossy(true)
@@ -65,7 +72,6 @@ pub fn start(
     }
     .map_err(|_| LogError::Started)?;
     std::panic::set_hook(Box::new(report_panic));
-    let dropped = metrics.control().log_lines_dropped(LogName::Operator);
     Ok(OperatorLog { _guard: guard, errors, dropped })
 }
 
