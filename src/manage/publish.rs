@@ -7,6 +7,7 @@ pub mod fold;
 pub mod head;
 pub mod losses;
 pub mod meet;
+mod opened;
 pub mod pending;
 pub mod purpose;
 pub mod rows;
@@ -24,7 +25,6 @@ use self::losses::Acknowledged;
 use self::target::{Destination, PublishOrigin, Published};
 use self::terms::{Spill, Terms};
 use super::error::{Error, Result};
-use super::files;
 use super::registry::audit::Record;
 use super::registry::change::{Change, Committed};
 use super::registry::entry::RegistryEntry;
@@ -36,7 +36,7 @@ use crate::core::{KeyId, KeySpec, KeyStatus};
 use crate::table::write::{
     BodyBuilder, BuildError, PatchDifference, PatchDraft, RemovalOf, UnheldBy,
 };
-use crate::table::{Bounds, KeySet, PublicKey, Table, TableFormat, Trust};
+use crate::table::{KeySet, PublicKey, Table, TableFormat, Trust};
 
 /// Publishing as a part of a change.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -374,10 +374,8 @@ pub fn patch(
     terms: &Terms,
     session: &Session,
 ) -> Result<Published> {
-    let file = files::read(base, Bounds::default().max_bytes)?;
-    let table = Table::open(file, &Trust::for_inspection(), &Bounds::default())
-        .map_err(|e| Error::refused(base, e))?;
-    let table = Arc::new(table);
+    let table = opened::table(base, |_| Trust::for_inspection())?;
+    let table = table.map_err(|e| Error::refused(base, e))?;
     let stated = table.manifest();
     if *stated.audience != *terms.audience {
         return Err(Error::audience(base, &stated.audience, &terms.audience));
@@ -391,9 +389,9 @@ pub fn patch(
     let own = registry.settings.published.iter().find(|artefact| artefact.is(stated));
     let changed = own.map_or(Ok(None), |artefact| registry.changed_since(artefact))?;
     let mut active = 0;
-    let mut draft = match changed {
+    let mut draft = match &changed {
         Some(changed) => {
-            let differing = Differing::of(&table, &changed);
+            let differing = Differing::of(&table, changed);
             active = differing.active;
             differing.draft
         }
@@ -416,7 +414,16 @@ pub fn patch(
     }
     let source = PublishOrigin::Held(registry);
     let place = Destination { out, base: Some(base), source, meant };
-    let purpose = place.purpose(&Ours::Registry(registry), active)?;
+    let ours = match &changed {
+        // A key that is to be dropped may be any.
+        Some(changed)
+            if meant.drop.is_empty() && place.has_only(&registry.settings.published)? =>
+        {
+            Ours::Since { registry, changed }
+        }
+        _ => Ours::Registry(registry),
+    };
+    let purpose = place.purpose(&ours, active)?;
     let draft = draft.build(terms.issue(serial, &purpose, session));
     let mut draft = draft.map_err(|e| Error::patch(out, e))?;
     terms.sign(&mut draft, out)?;

@@ -16,10 +16,11 @@ use super::super::registry::published::{self, BuildStage, BuiltFile};
 use super::super::registry::{Filter, Registry};
 use super::head::{head, is_unsigned};
 use super::losses::{Acknowledged, Baseline, Loss, OrgLoss, ThreeWayKey, losses, org_losses};
+use super::opened;
 use super::trusted::{DemandedSignatures, TrustedSigners};
 use crate::core::{Digest, KeyId, KeySpec, LimitSet, OrgId};
 use crate::table::FileKind;
-use crate::table::{Bounds, KeySet, Manifest, OrgLimits, Patch, Table};
+use crate::table::{Bounds, KeySet, Manifest, OrgLimits, Patch};
 
 /// What a publisher means to undo.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -60,6 +61,12 @@ pub enum Ours<'a> {
     /// A registry with the changes that are about to be made to it.
     Changed(&'a Change),
     Registry(&'a Registry),
+    /// A registry, with its keys that were written since what is published there, all of which it
+    /// has published itself: the others are as they are there.
+    Since {
+        registry: &'a Registry,
+        changed: &'a [RegistryEntry],
+    },
     /// A file, and the registry that made it if that is at hand.
     File {
         keys: &'a KeySet,
@@ -243,14 +250,12 @@ impl Standing {
     /// The keys in force of a reader that has all of it.
     pub fn keys(&self) -> Result<Option<KeySet>> {
         let Some((path, _)) = &self.table else { return Ok(None) };
-        let bounds = Bounds::default();
-        let file = files::read(path, bounds.max_bytes)?;
-        let trust = self.demanded.trust(&file);
-        let table = Table::open(file, &trust, &bounds).map_err(|e| Error::unreadable(path, e))?;
+        let table = opened::table(path, |head| self.demanded.trust(head))?;
+        let table = table.map_err(|e| Error::unreadable(path, e))?;
         let mut patches = self.opened()?;
         let over = patches.iter().rposition(|patch| patch.is_over(&table));
         let over = over.map(|at| patches.remove(at));
-        Ok(Some(KeySet::new(Arc::new(table), over, &patches, None)))
+        Ok(Some(KeySet::new(table, over, &patches, None)))
     }
 
     fn opened(&self) -> Result<Vec<Arc<Patch>>> {
@@ -367,7 +372,7 @@ impl Standing {
     ) -> Result<()> {
         let (registry, change) = match ours {
             Ours::Changed(change) => (change.registry(), Some(*change)),
-            Ours::Registry(registry) => (*registry, None),
+            Ours::Registry(registry) | Ours::Since { registry, .. } => (*registry, None),
             Ours::File { registry: Some(registry), .. } => (*registry, None),
             Ours::File { registry: None, .. } => return Ok(()),
             Ours::Sources(_) => {
@@ -459,7 +464,9 @@ impl Ours<'_> {
     fn org_limits(&self) -> BTreeMap<OrgId, LimitSet> {
         match self {
             Self::Changed(change) => change.new_settings().org_limits(),
-            Self::Registry(registry) => registry.settings.org_limits(),
+            Self::Registry(registry) | Self::Since { registry, .. } => {
+                registry.settings.org_limits()
+            }
             Self::File { keys, .. } | Self::Sources(keys) => {
                 let stated = keys.iter_org_limits();
                 let owned =
@@ -469,6 +476,7 @@ impl Ours<'_> {
         }
     }
 
+    /// All keys; of [`Ours::Since`] those that changed.
     pub fn each(&self, each: &mut dyn FnMut(KeySpec) -> Result<()>) -> Result<()> {
         match self {
             Self::Changed(change) => {
@@ -483,6 +491,9 @@ impl Ours<'_> {
             Self::Registry(registry) => registry.scan(&Filter::default(), &mut |located| {
                 located.entry.specs().try_for_each(&mut *each)
             }),
+            Self::Since { changed, .. } => {
+                changed.iter().flat_map(RegistryEntry::specs).try_for_each(each)
+            }
             Self::File { keys, .. } | Self::Sources(keys) => {
                 keys.iter().filter_map(|entry| entry.to_spec()).try_for_each(each)
             }

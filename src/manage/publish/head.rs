@@ -29,7 +29,8 @@ pub fn is_unsigned(path: &Path) -> Result<bool> {
     Ok(head.is_ok_and(|head| head.signed_by().is_empty()))
 }
 
-fn beginning(path: &Path) -> Result<Vec<u8>> {
+/// As much of a file as its manifest and signatures can take.
+pub(super) fn beginning(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(SignedHead::MAX_BYTES).read_to_end(&mut bytes))

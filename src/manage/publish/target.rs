@@ -19,6 +19,7 @@ use super::compare::{Knowledge, Ours, Standing};
 use super::elsewhere::{self, PatchAt};
 use super::head::head;
 use super::losses::{Acknowledged, Difference};
+use super::opened;
 use super::purpose::on_purpose;
 use crate::manage::output::Output;
 use crate::table::FileKind;
@@ -136,6 +137,11 @@ impl Destination<'_> {
         Ok(purpose.unwrap_or_default())
     }
 
+    /// Whether all that is published there is known.
+    pub fn has_only(&self, known: &[BuiltFile]) -> Result<bool> {
+        Ok(self.standings()?.iter().all(|standing| standing.foreign(known).is_none()))
+    }
+
     /// The head of the file that is to be replaced.
     pub(super) fn there(&self) -> Result<Option<Manifest>> {
         if self.out.exists() { head(self.out).map(Some) } else { Ok(None) }
@@ -199,18 +205,19 @@ impl Destination<'_> {
             return Ok(());
         }
         let (trust, bounds) = (Trust::for_inspection(), Bounds::default());
-        let read = |path: &Path| files::read(path, bounds.max_bytes);
-        let open = |path: &Path, content: Vec<u8>| {
-            Table::open(content, &trust, &bounds).map_err(|e| Error::refused(path, e))
-        };
         let content = file.content()?;
         let keys = match self.base {
-            None => KeySet::new(Arc::new(open(self.out, content)?), None, &[], None),
+            None => {
+                let table = Table::open(content, &trust, &bounds);
+                let table = table.map_err(|e| Error::refused(self.out, e))?;
+                KeySet::new(Arc::new(table), None, &[], None)
+            }
             Some(base) => {
                 let patch = Patch::open(content, &trust, &bounds);
                 let patch = patch.map_err(|e| Error::refused(self.out, e))?;
-                let table = open(base, read(base)?)?;
-                KeySet::new(Arc::new(table), Some(Arc::new(patch)), &[], None)
+                let table = opened::table(base, |_| trust.clone())?;
+                let table = table.map_err(|e| Error::refused(base, e))?;
+                KeySet::new(table, Some(Arc::new(patch)), &[], None)
             }
         };
         if stage == BuildStage::Published {
