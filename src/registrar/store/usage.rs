@@ -73,7 +73,8 @@ pub struct RefusedFor {
 pub struct UsedNetwork {
     /// A /24 or /48.
     pub network: Box<str>,
-    /// When a report named it for the first and the last time, in milliseconds since 1970.
+    /// When a report named it for the first time, and for the last, which may be up to an hour later
+    /// than is said here. In milliseconds since 1970.
     pub first_ms: u64,
     pub last_ms: u64,
 }

@@ -106,6 +106,68 @@ mod tests {
         assert_eq!(connection.query_row(extra, [], |r| r.get::<_, u64>(0)).unwrap(), 0);
     }
 
+    /// Steps that a release has put in force somewhere: version, and SHA-256 of the file.
+    const RELEASED: &[(u32, &str)] =
+        &[(1, "3d4a66485e24ff71f1edc993fd453e0e68971c11eb1595b1ec5ae7957fc2f04e")];
+
+    /// A database of each of them, with something in most of its tables.
+    const CONTENT: &[&str] = &[include_str!("released/001.sql")];
+
+    #[test]
+    fn a_released_step_never_changes() {
+        for (migration, (version, wanted)) in MIGRATIONS.iter().zip(RELEASED) {
+            let digest = crate::core::Digest::of(migration.sql.as_bytes());
+            let is: String = digest.0.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(
+                (migration.version, &*is),
+                (*version, *wanted),
+                "databases have this step already, and never get another one in its place: take the \
+                 change back, and write a further step"
+            );
+        }
+        let all = MIGRATIONS.len();
+        assert_eq!(RELEASED.len(), all, "note the new step's hash here, once it is released");
+        assert_eq!(CONTENT.len(), all, "and keep a database of it");
+    }
+
+    /// Whichever release has made it: its schema becomes that of a new database, and nothing is lost.
+    #[test]
+    fn a_database_of_each_released_schema_is_brought_up() {
+        let schema = |connection: &Connection| -> Vec<(String, String)> {
+            let sql = "SELECT name, coalesce(sql, '') FROM sqlite_schema ORDER BY name";
+            let mut statement = connection.prepare(sql).unwrap();
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            rows.collect::<Result<_, _>>().unwrap()
+        };
+        let mut fresh = Connection::open_in_memory().unwrap();
+        migrate(&mut fresh, MIGRATIONS, 5).unwrap();
+        for (released, content) in CONTENT.iter().enumerate() {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("keys.db");
+            super::super::open::prepare(&path).unwrap();
+            let write = super::super::open::ConnectionPurpose::Write;
+            let wait = std::time::Duration::ZERO;
+            let mut old = super::super::open::connect(&path, write, wait).unwrap();
+            migrate(&mut old, &MIGRATIONS[..=released], 5).unwrap();
+            old.execute_batch(content).unwrap();
+            drop(old);
+            let mut old = super::super::open::connect(&path, write, wait).unwrap();
+            migrate(&mut old, MIGRATIONS, 6).unwrap();
+            assert_eq!(schema(&old), schema(&fresh), "{released}");
+            let broken: u64 = old
+                .query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))
+                .unwrap();
+            assert_eq!(broken, 0);
+            assert_eq!(super::super::log::verify(&old, &[]).unwrap(), []);
+            assert_eq!(super::super::log::unlogged_keys(&old, 9).unwrap(), []);
+            let found = |sql: &str| old.query_row(sql, [], |row| row.get::<_, u64>(0)).unwrap();
+            assert_eq!(found("SELECT count(*) FROM key"), 3);
+            assert_eq!(found("SELECT count(*) FROM secret WHERE removed IS NULL"), 3);
+            let search = "SELECT count(*) FROM key_text WHERE key_text MATCH 'nightly'";
+            assert_eq!(found(search), 1, "it is searched as before");
+        }
+    }
+
     /// The release before runs on the next schema; the one before that does not.
     #[test]
     fn a_newer_schema_is_refused_once_it_says_so() {
