@@ -300,25 +300,24 @@ fn http2(section: &ConfigSection<'_>) -> Http2Config {
 }
 
 fn log(section: &ConfigSection<'_>) -> Log {
-    let format = section.choice(
-        "format",
-        LogFormat::Json,
-        &[("json", LogFormat::Json), ("text", LogFormat::Text)],
-    );
-    let level = section.choice(
-        "level",
-        LogLevel::Info,
-        &[
-            ("error", LogLevel::Error),
-            ("warn", LogLevel::Warn),
-            ("info", LogLevel::Info),
-            ("debug", LogLevel::Debug),
-        ],
-    );
+    let (format, level) = log_words(section);
     Log {
         level,
         format,
         access_file: section.path("access_file"),
         access: section.flag_unless_off("access"),
     }
+}
+
+/// How a log is written, and how much of it.
+pub(crate) fn log_words(section: &ConfigSection<'_>) -> (LogFormat, LogLevel) {
+    let formats = [("json", LogFormat::Json), ("text", LogFormat::Text)];
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+    ];
+    let format = section.choice("format", LogFormat::Json, &formats);
+    (format, section.choice("level", LogLevel::Info, &levels))
 }

@@ -9,6 +9,8 @@ pub(crate) use super::addresses::{socket_file, socket_path};
 pub(crate) use super::fault::ConfigProblem;
 use super::fault::{ConfigError, ConfigFault};
 #[cfg(feature = "admin")]
+pub(crate) use super::lower::log_words;
+#[cfg(feature = "admin")]
 pub(crate) use super::raw::pick;
 use super::raw::{ConfigReader, Host, Places};
 #[cfg(feature = "admin")]

@@ -4,34 +4,38 @@
 //! A section of another room of the service has a file of its own below this one, and a line in
 //! [`lower`]. What nobody reads is an unknown key.
 
+mod asked;
 mod audiences;
 mod dialects;
 mod labels;
 mod people;
 #[cfg(test)]
 mod tests;
-mod usage;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::asked::AskedFor;
+pub use self::asked::AskedSidecar;
 pub use self::audiences::{AudienceConfig, PermissionSentence, PublishTarget};
 pub use self::labels::KeyLabels;
 pub use self::people::{
     JwksPlace, PeopleConfig, ProductRoles, ProductSessionConfig, ProductTokenConfig, SidecarConfig,
     SidecarProof, TokenProof,
 };
-pub use self::usage::UsagePull;
 use super::dialect::operation::Dialect;
 use super::signer::SignerSource;
 use super::store::AudienceName;
 use crate::config::reader::{
-    ConfigProblem, ConfigSection, SecretFile, read_toml, secret, secret_path, socket_file,
-    socket_path,
+    ConfigProblem, ConfigSection, SecretFile, log_words, read_toml, secret, secret_path,
+    socket_file, socket_path,
 };
-use crate::config::{Bind, ConfigError, ConfigFault, Host, SocketFile, WatchedFile};
+use crate::config::{
+    Bind, CertificateFiles, ClientAuth, ConfigError, ConfigFault, Host, LogFormat, LogLevel,
+    SocketFile, TlsServer, WatchedFile,
+};
 use crate::core::address::parse_network;
 use crate::core::{Digest, NetworkSet};
 
@@ -45,7 +49,7 @@ pub struct AdminToml {
     /// Of a Unix socket's file.
     pub socket: SocketFile,
     /// Of a TCP listener; `None`: it speaks without TLS.
-    pub tls: Option<ListenTls>,
+    pub tls: Option<TlsServer>,
     /// Where people reach the service, such as `https://keys.example.com`: what links begin with.
     /// `None`: as `listen` says.
     pub public_url: Option<Box<str>>,
@@ -56,6 +60,7 @@ pub struct AdminToml {
     /// Holds the database, `high-water.json` and nothing else.
     pub state: PathBuf,
     pub store: StoreConfig,
+    pub log: LogConfig,
     /// Where signed ends of the audit log are written to, a line each.
     pub checkpoints: PathBuf,
     /// At least one.
@@ -65,7 +70,9 @@ pub struct AdminToml {
     pub dialects: Vec<Dialect>,
     pub people: PeopleConfig,
     /// Sidecars whose record of use is fetched.
-    pub usage_pulls: Vec<UsagePull>,
+    pub usage_pulls: Vec<AskedSidecar>,
+    /// Sidecars that are asked what they have in force: those that read files say nothing unasked.
+    pub status_pulls: Vec<AskedSidecar>,
     /// Whose keys these are, at the top of every screen.
     pub title: Box<str>,
     /// What is allowed but deserves a second look.
@@ -74,21 +81,20 @@ pub struct AdminToml {
     pub secret_files: Vec<WatchedFile>,
 }
 
-/// `[listen.tls]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenTls {
-    /// Chain and key, in PEM.
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    /// Authorities of clients' certificates; `None`: nobody is asked for one.
-    pub client_ca: Option<PathBuf>,
-}
-
 /// `[store]`: how the database is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
     /// How long a change waits while another process writes. Default 5 s.
     pub busy_timeout: Duration,
+}
+
+/// `[log]`: what goes to standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    pub level: LogLevel,
+    /// A line per request, whatever the level. Default yes.
+    pub access: bool,
 }
 
 /// `[[fleets]]`: sidecars that share a bearer token.
@@ -183,14 +189,16 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     let store = root.section("store");
     let store =
         StoreConfig { busy_timeout: store.duration("busy_timeout", Duration::from_secs(5)) };
+    let log = log_config(&root.section("log"));
     let checkpoints = root.section("audit").path("checkpoints");
     let audiences = audiences::audiences(root);
     let title = root.section("page").parse("title", labels::sentence);
     let fleets = fleets(root, &audiences);
-    let usage_pulls = usage::pulls(root, &audiences);
+    let usage_pulls = asked::pulls(root, &audiences, AskedFor::Usage);
+    let status_pulls = asked::pulls(root, &audiences, AskedFor::Status);
     let dialects = dialects::dialects(root, &audiences);
-    let clients = tls.as_ref().and_then(|tls| tls.client_ca.as_ref());
-    let on = people::ListensOn { bind: bind.as_ref(), verifies_clients: clients.is_some() };
+    let verifies_clients = tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::None);
+    let on = people::ListensOn { bind: bind.as_ref(), verifies_clients };
     let people = people::people(root, on, &audiences);
     let state = state?;
     Some(AdminToml {
@@ -203,11 +211,13 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         checkpoints: checkpoints.unwrap_or_else(|| state.join(AdminToml::CHECKPOINTS)),
         state,
         store,
+        log,
         audiences,
         fleets,
         dialects,
         people,
         usage_pulls,
+        status_pulls,
         title: title.unwrap_or_else(|| "keygate".into()),
         warnings: Vec::new(),
         secret_files: Vec::new(),
@@ -218,7 +228,7 @@ fn listen_tls(
     listen: &ConfigSection<'_>,
     section: &ConfigSection<'_>,
     bind: Option<&Bind>,
-) -> Option<ListenTls> {
+) -> Option<TlsServer> {
     if !section.is_there() {
         return None;
     }
@@ -235,7 +245,15 @@ fn listen_tls(
         section.missing("key", "the certificate's private key in PEM, mode 0600");
     }
     let client_ca = section.file("client_ca");
-    Some(ListenTls { certificate: certificate?, key: key?, client_ca })
+    // People come without a certificate.
+    let client_auth = client_ca.map_or(ClientAuth::None, |ca| ClientAuth::Optional { ca });
+    let files = CertificateFiles { chain: certificate?, key: key? };
+    Some(TlsServer { certificates: vec![files], client_auth, only_tls13: false, http2: false })
+}
+
+fn log_config(section: &ConfigSection<'_>) -> LogConfig {
+    let (format, level) = log_words(section);
+    LogConfig { format, level, access: section.flag_unless_off("access") }
 }
 
 fn bind(text: &str) -> Result<Bind, ConfigProblem> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use metrics::{Key, Label, Level, Metadata, Recorder as _};
+use metrics::{Counter, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
@@ -16,6 +16,9 @@ const FAILURES: &str = "keygate_admin_auth_failures_total";
 const USAGE_LINES: &str = "keygate_admin_usage_lines_total";
 const UNSIGNED: &str = "keygate_admin_audit_unsigned_lines";
 const CHECKPOINT_FAILURES: &str = "keygate_admin_checkpoint_failures_total";
+const CERTIFICATE_EXPIRY: &str = "keygate_admin_certificate_expiry_timestamp_seconds";
+const CERTIFICATE_RELOADS: &str = "keygate_admin_certificate_reloads_total";
+const LOG_DROPPED: &str = "keygate_admin_log_lines_dropped_total";
 const FINDINGS: &str = "keygate_admin_usage_findings";
 
 /// Seconds.
@@ -43,6 +46,8 @@ impl ServiceMetrics {
         let told = [
             (REQUESTS, "Requests to the management service."),
             (FAILURES, "Requests whose credential was refused, and why."),
+            (LOG_DROPPED, "Lines of the log that were lost because nobody took them in time."),
+            (CERTIFICATE_RELOADS, "Attempts to load the certificate again."),
             (CHECKPOINT_FAILURES, "Looks after which the audit log was not signed."),
             (USAGE_LINES, "Lines of usage records, by what they told."),
         ];
@@ -53,6 +58,8 @@ impl ServiceMetrics {
         recorder.describe_gauge(FINDINGS.into(), None, help.into());
         let help = "Lines of the audit log behind the last signed one.";
         recorder.describe_gauge(UNSIGNED.into(), None, help.into());
+        let help = "When the served certificate expires.";
+        recorder.describe_gauge(CERTIFICATE_EXPIRY.into(), None, help.into());
         let help = "From the head of a request to the head of its answer.";
         recorder.describe_histogram(DURATION.into(), None, help.into());
         let handle = recorder.handle();
@@ -61,15 +68,7 @@ impl ServiceMetrics {
 
     /// `path` is the route's pattern, never what a client has sent.
     pub fn answered(&self, method: &Method, path: &str, status: StatusCode, took: Duration) {
-        let method = match *method {
-            Method::DELETE => "DELETE",
-            Method::GET => "GET",
-            Method::HEAD => "HEAD",
-            Method::PATCH => "PATCH",
-            Method::POST => "POST",
-            Method::PUT => "PUT",
-            _ => "other",
-        };
+        let method = method_word(method);
         let labels = vec![
             Label::from_static_parts("method", method),
             Label::new("route", path.to_owned()),
@@ -117,6 +116,24 @@ impl ServiceMetrics {
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 
+    /// A certificate is served that expires at this Unix time, in seconds.
+    pub fn certificate(&self, name: &str, expires: i64) {
+        let key = Key::from_parts(CERTIFICATE_EXPIRY, vec![Label::new("name", name.to_owned())]);
+        self.recorder.register_gauge(&key, &METADATA).set(expires as f64);
+    }
+
+    /// Changed files of certificate, key or authorities were `succeeded` or `failed` to be read.
+    pub fn certificates_read(&self, result: &'static str) {
+        let labels = vec![Label::from_static_parts("result", result)];
+        let key = Key::from_parts(CERTIFICATE_RELOADS, labels);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// Lines that the log has lost.
+    pub fn log_lines_dropped(&self) -> Counter {
+        self.recorder.register_counter(&Key::from_name(LOG_DROPPED), &METADATA)
+    }
+
     /// As Prometheus reads it.
     pub fn render(&self) -> String {
         self.handle.render()
@@ -125,6 +142,19 @@ impl ServiceMetrics {
     /// Keeps samples small while nobody scrapes. Called every few seconds.
     pub fn tidy(&self) {
         self.handle.run_upkeep();
+    }
+}
+
+/// For labels and logs, which a client must not fill with words of its own.
+pub fn method_word(method: &Method) -> &'static str {
+    match *method {
+        Method::DELETE => "DELETE",
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PATCH => "PATCH",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        _ => "other",
     }
 }
 

@@ -40,7 +40,7 @@ pub use self::routes::routes;
 pub use self::session::{NewSession, clear_cookie};
 use super::config::AdminToml;
 use super::metrics::ServiceMetrics;
-use super::request::{Peer, bearer, channel_of, client_of};
+use super::request::{AskedBy, Peer, bearer, channel_of, client_of};
 use super::store::{
     AudienceName, Channel, Member, Person, PersonId, SessionRow, Store, StoreActor, owner_subject,
 };
@@ -292,6 +292,7 @@ impl Authenticator {
             self.failed(client_of(parts))?;
         }
         let caller = found?;
+        AskedBy::note(parts, caller.by.as_str());
         csrf::check(parts, &caller, &self.settings)?;
         Ok(caller)
     }

@@ -11,6 +11,7 @@ mod make;
 mod metrics;
 mod outbox;
 pub mod recover;
+pub mod status;
 pub mod target;
 #[cfg(test)]
 mod tests;

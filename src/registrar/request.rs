@@ -2,6 +2,7 @@
 //! cannot be served. Imports nothing of the room.
 
 use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::request::Parts;
@@ -38,6 +39,13 @@ pub struct RequestId(pub Box<str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub Option<IpAddr>);
 
+/// [`AskedBy`] of sidecars with the token of their fleet.
+pub const FLEET: &str = "fleet";
+
+/// How whoever asks has shown who they are, once that is known. Clones are of one request.
+#[derive(Clone, Debug, Default)]
+pub struct AskedBy(Arc<OnceLock<&'static str>>);
+
 /// An answer that says what is wrong (RFC 9457).
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -65,6 +73,22 @@ pub fn channel_of(parts: &Parts) -> Channel {
     Channel {
         address: client_of(parts),
         request_id: request_id.map(|id| id.0.clone()).unwrap_or_default(),
+    }
+}
+
+// === impl AskedBy ===
+
+impl AskedBy {
+    /// Notes it for this request. The first word counts.
+    pub fn note(parts: &Parts, kind: &'static str) {
+        if let Some(asked) = parts.extensions.get::<Self>() {
+            asked.0.get_or_init(|| kind);
+        }
+    }
+
+    /// `None`: nothing that is believed has said who asks.
+    pub fn kind(&self) -> Option<&'static str> {
+        self.0.get().copied()
     }
 }
 

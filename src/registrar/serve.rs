@@ -24,9 +24,10 @@ use http_body_util::{BodyExt as _, Limited};
 pub use self::listen::{ServiceListener, serve};
 use self::places::ServicePlace;
 pub use self::places::{MOST_OTHERS, MOST_SIDECARS};
-pub use self::tls::ServiceTls;
+pub use self::tls::{CertificateWatch, ServiceTls};
 use super::app::{App, Publishing};
-use super::request::{BODY_LIMIT, ClientAddress, Peer, Problem, RequestId, bearer};
+use super::metrics::method_word;
+use super::request::{AskedBy, BODY_LIMIT, ClientAddress, FLEET, Peer, Problem, RequestId, bearer};
 use super::{api, endpoints, page, people};
 use crate::core::Digest;
 use crate::core::address::client_address;
@@ -39,6 +40,9 @@ const HEALTH: Duration = Duration::from_secs(2);
 
 /// Paths whose handlers bound bodies and time themselves: sidecars wait there, and post much.
 const OWN_BOUNDS: [&str; 2] = ["/artefacts/", "/v1/usage"];
+
+/// Target of the lines of the access log.
+pub const ACCESS_LOG: &str = "access";
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -132,8 +136,13 @@ async fn artefacts(State(app): State<App>, request: Request) -> Response {
     {
         place.becomes_a_sidecars();
     }
+    let (parts, _) = request.into_parts();
     // Nobody reads the body.
-    artefacts.answer(&request.map(drop), peer).await.map(Body::new)
+    let answer = artefacts.answer(&Request::from_parts(parts.clone(), ()), peer).await;
+    if answer.status() != StatusCode::UNAUTHORIZED {
+        AskedBy::note(&parts, FLEET);
+    }
+    answer.map(Body::new)
 }
 
 /// What happens around every request.
@@ -142,8 +151,11 @@ async fn around(State(app): State<App>, request: Request, next: Next) -> Respons
     let (mut parts, body) = request.into_parts();
     let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
     let id = request_id(&app, &parts, &peer);
-    parts.extensions.insert(ClientAddress(address_of(&app, &parts, &peer)));
+    let client = address_of(&app, &parts, &peer);
+    parts.extensions.insert(ClientAddress(client));
     parts.extensions.insert(id.clone());
+    let asked = AskedBy::default();
+    parts.extensions.insert(asked.clone());
     let method = parts.method.clone();
     let path: Box<str> = match parts.extensions.get::<MatchedPath>() {
         Some(path) => path.as_str().into(),
@@ -182,6 +194,17 @@ async fn around(State(app): State<App>, request: Request, next: Next) -> Respons
     }
     let took = app.clock.now().mono_ns.saturating_sub(begin.mono_ns);
     app.metrics.answered(&method, &path, answer.status(), Duration::from_nanos(took));
+    tracing::info!(
+        target: ACCESS_LOG,
+        request_id = &*id.0,
+        client = client.map(tracing::field::display),
+        method = method_word(&method),
+        route = &*path,
+        status = answer.status().as_u16(),
+        caller = asked.kind(),
+        duration_us = took / 1000,
+        "answered"
+    );
     answer
 }
 

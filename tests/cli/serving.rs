@@ -148,10 +148,27 @@ fn a_revoked_key_is_refused_at_once() {
     assert!(ask().contains("\"no_credential\""), "let in, and has no session");
     let wrong = curl(&room, &["-H", "x-api-key: nonsense", "-d", "org=acme", &url]);
     assert!(wrong.contains("\"invalid_credential\""), "{wrong}");
+    let who = format!("{}/v1/whoami?say={}", service.url, issued.secret);
+    assert_eq!(status(&curl(&room, &["-H", &bearer, &who])), "200");
     room.ok(&["admin", "revoke", &issued.id]);
     assert!(ask().contains("\"invalid_credential\""));
-    assert!(!room.read("serve.log").contains(&issued.secret));
+    let cookie = format!("cookie: __Host-keygate={}", issued.secret);
+    assert_eq!(status(&curl(&room, &["-H", &cookie, &who])), "401");
     assert_eq!(service.stop(), Some(0));
+    let log = room.read("serve.log");
+    assert!(!log.contains(&issued.secret), "{log}");
+    let lines: Vec<serde_json::Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |route: &str, status: u64| {
+        let found = |line: &&serde_json::Value| line["route"] == route && line["status"] == status;
+        lines.iter().find(found).unwrap_or_else(|| panic!("{route} {status}:\n{log}"))
+    };
+    let known = of("/v1/whoami", 200);
+    assert_eq!((&known["caller"], &known["target"]), (&"key".into(), &"access".into()), "{known}");
+    assert_eq!((&known["method"], &known["client"]), (&"GET".into(), &"127.0.0.1".into()));
+    assert!(known["duration_us"].is_u64(), "{known}");
+    assert_eq!(known["request_id"].as_str().map(str::len), Some(32), "{known}");
+    assert!(of("/v1/whoami", 401)["caller"].is_null());
 }
 
 #[test]
@@ -210,5 +227,37 @@ fn a_sidecar_is_known_by_its_certificate() {
     let other = ask(&["--cert", "other.pem", "--key", "other.key"]);
     assert!(other.contains("\"no_credential\""), "another's does not: {other}");
     assert!(ask(&[]).contains("\"no_credential\""), "nor that of nobody");
+    // A new authority and certificate, without a restart; before that a file that is of no use.
+    let old = ["--cacert", "old.pem"];
+    room.write("old.pem", room.read("ca.pem"));
+    room.write("service.pem", "nothing");
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let begun = std::time::Instant::now();
+        while !done() {
+            assert!(begun.elapsed().as_secs() < 60, "{what}");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    };
+    let metrics = format!("{}/metrics", service.url);
+    // Empty where the certificate is not one of that authority.
+    let shown = |ca: &[&str]| {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--max-time", "20", "-w", "\n%{http_code}"]).args(ca).arg(&metrics);
+        let ran = Ran::of(command.current_dir(room.root()).output().unwrap());
+        if ran.code == 0 { ran.stdout } else { String::new() }
+    };
+    until("a file of no use is told", &|| {
+        shown(&old).contains("keygate_admin_certificate_reloads_total{result=\"failed\"}")
+    });
+    assert_eq!(status(&shown(&old)), "200", "what was in force stays");
+    certificates(&room);
+    let new = ["--cacert", "ca.pem"];
+    until("the new certificate is served", &|| !shown(&new).is_empty());
+    assert!(shown(&old).is_empty(), "the old one is not");
+    let text = shown(&new);
+    let line = "keygate_admin_certificate_expiry_timestamp_seconds{name=\"";
+    assert!(text.contains(line) && text.contains("service.pem\"}"), "{text}");
+    let edge = ask(&["--cert", "edge.pem", "--key", "edge.key"]);
+    assert!(edge.contains("\"invalid_credential\""), "of the new authority: {edge}");
     assert_eq!(service.stop(), Some(0));
 }

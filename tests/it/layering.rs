@@ -102,6 +102,8 @@ const RULES: &[(&str, &[&str])] = &[
             "remote",
             "serving",
             "table",
+            "telemetry",
+            "tls",
             "token",
             "usage",
             "wording",

@@ -16,6 +16,8 @@ mod admin;
 mod admin_api;
 #[cfg(feature = "admin")]
 mod admin_secrets;
+#[cfg(feature = "admin")]
+mod admin_usage;
 mod artefacts;
 mod assertion;
 mod canaries;

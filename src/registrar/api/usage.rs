@@ -17,7 +17,7 @@ use crate::core::Digest;
 use crate::manage::operation::may::{KeyAction, OrgAction};
 use crate::registrar::app::App;
 use crate::registrar::people::AuthError;
-use crate::registrar::request::bearer;
+use crate::registrar::request::{AskedBy, FLEET, bearer};
 use crate::registrar::store::{FoundUsage, KeyRef, KeyUsage, UsageBucket};
 use crate::registrar::usage::{UsageIntake, UsageRefusal};
 
@@ -166,6 +166,7 @@ pub async fn report(
     let token = Digest::of(token);
     let fleet = app.settings.fleets.iter().find(|fleet| fleet.bearer.matches(&token));
     let fleet = fleet.ok_or(AuthError::Unknown)?;
+    AskedBy::note(&parts, FLEET);
     let take = async {
         let body = to_bytes(body, REPORT)
             .await

@@ -1,11 +1,10 @@
 //! `admin serve` and `admin bootstrap`: the running service, and the first way into it.
 
-use std::io::IsTerminal as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
 
 use super::fault::of_store;
 use super::{OpenState, open_as_it_is, process};
@@ -21,9 +20,17 @@ use crate::registrar::checkpoints::{self, CheckpointKeeper};
 use crate::registrar::config::AdminToml;
 use crate::registrar::people::{AuthError, BootstrapFor, bootstrap_link};
 use crate::registrar::publish::fleet::SidecarBook;
+use crate::registrar::publish::status;
 use crate::registrar::publish::{Publisher, PublisherOptions};
-use crate::registrar::serve::{ServiceListener, ServiceTls, router, serve as serve_connections};
+use crate::registrar::serve::{
+    CertificateWatch, ServiceListener, ServiceTls, router, serve as serve_connections,
+};
 use crate::registrar::usage;
+use crate::telemetry::log::{self, LogError, LogTerms, OperatorLog};
+use crate::tls::TlsError;
+
+/// With a line per request, and without: `log.level` is about everything else.
+const ACCESS_DIRECTIVES: (&str, &str) = ("access=info", "access=off");
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Bootstrap {
@@ -104,14 +111,45 @@ fn of_auth(error: AuthError) -> Error {
     }
 }
 
+/// What is wrong with `[listen.tls]`.
+pub(super) fn of_tls(error: TlsError) -> Error {
+    let text = error.to_string();
+    let message = match text.contains("\nhint: ") {
+        true => text,
+        false => format!("{text}\nhint: listen.tls names certificate, key and authorities"),
+    };
+    Error::Added { message, exit: Exit::Config }
+}
+
+/// To standard error, by a thread of its own. `None`: a test's process has one already.
+fn start_log(app: &App) -> Result<Option<OperatorLog>> {
+    let config = app.settings.log;
+    let started = log::start(LogTerms {
+        format: config.format,
+        level: config.level,
+        also: if config.access { ACCESS_DIRECTIVES.0 } else { ACCESS_DIRECTIVES.1 },
+        dropped: app.metrics.log_lines_dropped(),
+    });
+    match started {
+        Ok(log) => Ok(Some(log)),
+        Err(LogError::Started) => Ok(None),
+        Err(error) => Err(Error::Added { message: error.to_string(), exit: Exit::Internal }),
+    }
+}
+
+/// For ever.
+async fn count_dropped(log: Option<&OperatorLog>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        tick.tick().await;
+        log.into_iter().for_each(OperatorLog::count_dropped);
+    }
+}
+
 /// Until a signal says to stop.
 pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
     let internal =
         |error: std::io::Error| Error::Added { message: error.to_string(), exit: Exit::Internal };
-    let filter = EnvFilter::new("info,tower=warn,hyper=warn");
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second one in the same process is a test's, and the first one serves both.
-    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
     process::prepare();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("registrar")
@@ -119,13 +157,12 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         .build()
         .map_err(internal)?;
     let OpenState { config, store } = open_as_it_is(config, session)?;
-    let tls = config.tls.as_ref().map(ServiceTls::load).transpose().map_err(|why| {
-        let message = format!("{why}\nhint: listen.tls names certificate, key and authorities");
-        Error::Added { message, exit: Exit::Config }
-    })?;
+    let tls = config.tls.as_ref();
+    let tls = tls.map(|files| ServiceTls::load(files, session.clock.clone()));
+    let tls = tls.transpose().map_err(of_tls)?;
     runtime.block_on(async {
         let listener =
-            ServiceListener::bind(&config.listen, config.socket, tls).map_err(|error| {
+            ServiceListener::bind(&config.listen, config.socket, tls.clone()).map_err(|error| {
                 let at = match &config.listen {
                     Bind::Tcp(address) => address.to_string(),
                     Bind::Unix(path) => format!("unix:{}", path.display()),
@@ -138,6 +175,7 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
         let mut app = App::new(store, config, session.clock.clone());
+        let log = start_log(&app)?;
         let (shelf, book) = (ArtefactShelf::default(), SidecarBook::default());
         let publisher = Publisher::start(PublisherOptions {
             store: Arc::clone(&app.store),
@@ -147,26 +185,36 @@ pub(super) fn serve(config: AdminToml, session: &mut Session) -> Result<()> {
             clock: app.clock.clone(),
         })
         .await?;
-        let artefacts = artefacts(&app, shelf.clone(), book);
+        let artefacts = artefacts(&app, shelf.clone(), book.clone());
         app.publishing = Some(Publishing { publisher: publisher.handle(), artefacts });
         let keeper = CheckpointKeeper::of(&app.settings)?;
+        let watch = tls.map(|tls| tls.watch(app.clock.clone(), Arc::clone(&app.metrics)));
+        let _watch: Option<CertificateWatch> = watch.transpose().map_err(internal)?;
         let (stop, stopped) = watch::channel(false);
         session.output.line(&format!("listening on {listener}"))?;
         session.output.flush()?;
         let routes = router(app.clone());
         let caring = tokio::spawn(usage::run(app.clone()));
+        let asked = app.settings.status_pulls.iter().cloned();
+        let asking: Vec<_> = asked
+            .map(|sidecar| {
+                let (handle, clock) = (publisher.handle(), app.clock.clone());
+                tokio::spawn(status::keep_asking(sidecar, handle, book.clone(), clock))
+            })
+            .collect();
         let signing = keeper.map(|keeper| tokio::spawn(checkpoints::run(app.clone(), keeper)));
         let served = tokio::spawn(serve_connections(app, listener, routes, stopped));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = count_dropped(log.as_ref()) => {}
         }
         tracing::info!("stopping");
         stop.send_replace(true);
         // Those who wait for artefacts are let go.
         shelf.close();
         caring.abort();
-        signing.inspect(tokio::task::JoinHandle::abort);
+        signing.iter().chain(&asking).for_each(tokio::task::JoinHandle::abort);
         // A panic of that task was reported already.
         let _ = served.await;
         publisher.stop();

@@ -128,6 +128,7 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
         section.missing("signer", "the private key that signs what goes to its targets");
     }
     let format = section.integer("table_format", 2, 1..=2);
+    let (default_life, life) = (section.bound("default_life"), section.bound("table_life"));
     Some(AudienceConfig {
         name: name?,
         label,
@@ -137,11 +138,11 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
         kind,
         permissions,
         access: access?,
-        default_life: section.bound("default_life"),
+        default_life,
         signer,
         targets,
         format: u8::try_from(format).ok().and_then(TableFormat::of_number).unwrap_or_default(),
-        life: section.bound("table_life"),
+        life,
     })
 }
 

@@ -17,6 +17,11 @@ public_url = "https://keys.example.com/manage/"
 [store]
 busy_timeout = "3s"
 
+[log]
+format = "text"
+level = "warn"
+access = false
+
 [audit]
 checkpoints = "elsewhere/checkpoints.jsonl"
 
@@ -129,9 +134,9 @@ fn every_fault_has_its_line_and_a_remedy() {
         ("state = \"state\"\n", "", "state: is missing"),
         ("127.0.0.1:9920", "localhost", ":4:1: listen.address: is not an address"),
         ("https://keys.example.com/manage/", "http://keys.example.com", ":5:1: listen.public_url"),
-        ("name = \"shop\"", "name = \"a b\"", ":11:1: audiences[0].name: must be 1 to 128"),
-        ("default_prefix = \"wa\"", "default_prefix = \"x\"", ":13:1: audiences[0].default_prefix"),
-        ("star = \"everything\"", "star = \"every\"", ":15:1: audiences[0].star: must be one of"),
+        ("name = \"shop\"", "name = \"a b\"", ":19:1: audiences[0].name: must be 1 to 128"),
+        ("default_prefix = \"wa\"", "default_prefix = \"x\"", ":21:1: audiences[0].default_prefix"),
+        ("star = \"everything\"", "star = \"every\"", ":23:1: audiences[0].star: must be one of"),
         ("[\"read\"]", "[\"write\"]", "is none of its permissions"),
         ("random = 32", "random = 3", "audiences[0].prefixes.wa: fewer than 128 random bits"),
         ("word = \"send\"", "word = \"read\"", "`read` is there twice"),
@@ -141,13 +146,15 @@ fn every_fault_has_its_line_and_a_remedy() {
         ("audiences = [\"shop\"]", "audiences = [\"ship\"]", "is no audience of this file"),
         ("bearer_file = \"fleet.token\"\n", "", "fleets[0].bearer_file: is missing"),
         ("\"fleet.token\"", "\"none.token\"", "fleets[0].bearer_file: "),
-        ("label = ", "lable = ", ":12:1: audiences[0].lable: unknown key"),
+        ("label = ", "lable = ", ":20:1: audiences[0].lable: unknown key"),
     ];
     for (from, to, want) in cases {
         let directory = directory();
         assert!(FULL.contains(from), "{from}");
         let text = load(directory.path(), &FULL.replacen(from, to, 1)).unwrap_err().to_string();
         assert!(text.contains(want), "{to}: {text}");
+        let unknown = text.contains("unknown key") && !want.contains("unknown key");
+        assert!(!unknown, "one fault hides no other key: {to}: {text}");
         assert!(text.contains("\nhint: ") || text.contains("got \"every\""), "{to}: {text}");
     }
 }
@@ -237,7 +244,8 @@ fn every_key_is_on_the_page() {
     let directory = directory();
     let file = directory.path().join("admin.toml");
     let targets = "[[audiences.targets]]\ndirectory = \"tables\"\n[[usage.pull]]\nurl = \
-                   \"http://10.0.0.7:9901/usage\"\n[[fleets]]";
+                   \"http://10.0.0.7:9901/usage\"\n[[status.pull]]\nurl = \
+                   \"http://10.0.0.7:9901/status\"\n[[fleets]]";
     let text =
         FULL.replace("[[fleets]]", targets).replace("[[audiences]]\nname = \"back-office\"\n", "");
     let signer = directory.path().join("signer.pem");

@@ -128,6 +128,48 @@ impl SidecarBook {
         }
     }
 
+    /// Notes what a sidecar has answered that was asked, or that it did not answer.
+    pub fn answered(&self, mut report: SidecarReport) {
+        let name = SidecarName {
+            audience: report.audience.clone(),
+            fleet: report.fleet.clone(),
+            instance: report.instance.clone(),
+        };
+        let mut pages = self.lock();
+        let highest = pages.published.get(&name.audience).map_or(0, |known| known.serial);
+        let said = report.serial.max(report.base);
+        if report.error.is_none() && said > highest {
+            // No signed head comes with it.
+            let doubt = format!("says that it has serial {said}, and does not prove it");
+            report.error = Some(doubt.into());
+        }
+        let book = &mut pages.sidecars;
+        let Some(heard) = book.get_mut(&name) else {
+            if book.len() < MOST {
+                if report.error.is_some() {
+                    (report.serial, report.base) = (0, 0);
+                }
+                book.insert(name, HeardSidecar { report, is_news: true });
+                self.news.send_modify(|count| *count += 1);
+            }
+            return;
+        };
+        let before = heard.report.clone();
+        match report.error {
+            // What it had is what it has, for all that is known.
+            Some(error) => heard.report.error = Some(error),
+            None => heard.report = report,
+        }
+        let is = &heard.report;
+        let moved = (before.serial, before.base) != (is.serial, is.base);
+        let told = before.error != is.error;
+        heard.is_news |= moved || told || is.seen_ms / 60_000 != before.seen_ms / 60_000;
+        drop(pages);
+        if moved {
+            self.news.send_modify(|count| *count += 1);
+        }
+    }
+
     /// Whose signatures prove what a sidecar has.
     pub fn trusts(&self, audience: &AudienceName, trust: Option<Trust>) {
         let mut pages = self.lock();

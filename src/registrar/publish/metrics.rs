@@ -92,7 +92,7 @@ pub(super) fn render(audiences: &[MeteredAudience<'_>], now_ms: u64) -> String {
     }
     let _ = writeln!(
         text,
-        "# HELP {SIDECARS} Sidecars that fetch, by whether they have all that is published.\n\
+        "# HELP {SIDECARS} Sidecars that fetch or are asked, by whether they have all that is published.\n\
          # TYPE {SIDECARS} gauge"
     );
     for audience in audiences {

@@ -1,24 +1,39 @@
-//! TLS of the service's own listener, and whose certificate a client has shown. No session is resumed:
-//! each connection shows its certificate anew.
+//! TLS of the service's own listener, read again when its files change, and whose certificate a client
+//! has shown. No session is resumed: each connection shows its certificate anew.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
+use rustls::server::{ProducesTickets, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::super::config::ListenTls;
+use super::super::metrics::ServiceMetrics;
 use super::super::request::Peer;
+use crate::clock::Clock;
+use crate::config::TlsServer;
 use crate::core::certificate::subject_of;
+use crate::tls::{Reloadable, ServerTls, TlsError, TlsReloadOutcome, Watcher};
 
-/// Certificate, key and authorities as they were at the start. Clones share them.
-#[derive(Clone)]
-pub struct ServiceTls(TlsAcceptor);
+/// Certificate files are small; a look at them every few seconds is nothing.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Certificate, key and authorities, as they are in force. Clones share them.
+#[derive(Clone, Debug)]
+pub struct ServiceTls(Arc<ServerTls>);
+
+/// Reads the files again for as long as it lives.
+#[derive(Debug)]
+pub struct CertificateWatch {
+    /// The thread ends when this does.
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
 
 /// A connection after its handshake.
 pub(super) struct Secured {
@@ -26,50 +41,56 @@ pub(super) struct Secured {
     pub(super) peer: Peer,
 }
 
+/// Makes and takes none.
+#[derive(Debug)]
+struct NoTickets;
+
 // === impl ServiceTls ===
 
 impl ServiceTls {
     /// Reads the files.
     ///
     /// # Errors
-    /// What is wrong, with the file's name; never what is in it.
-    pub fn load(files: &ListenTls) -> Result<Self, String> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let at = |path: &std::path::Path, what: &str| format!("{}: {what}", path.display());
-        let chain = certificates(&files.certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&files.key)
-            .map_err(|_| at(&files.key, "holds no private key in PEM"))?;
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
-        let builder = match &files.client_ca {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(path)? {
-                    roots.add(certificate).map_err(|_| at(path, "holds no authority"))?;
-                }
-                // People come without one.
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                        .allow_unauthenticated()
-                        .build()
-                        .map_err(|error| at(path, &error.to_string()))?;
-                builder.with_client_cert_verifier(verifier)
-            }
-        };
-        let mut config = builder
-            .with_single_cert(chain, key)
-            .map_err(|_| at(&files.certificate, "does not fit the key"))?;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    /// What is wrong, with the file's name and a remedy; never what is in it.
+    pub fn load(files: &TlsServer, clock: Clock) -> Result<Self, TlsError> {
+        ServerTls::load(files, clock).map(|tls| Self(Arc::new(tls)))
+    }
+
+    /// Reads the files again when they change. What is wrong with them then is told in the log, and what
+    /// was in force stays.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn watch(
+        &self,
+        clock: Clock,
+        metrics: Arc<ServiceMetrics>,
+    ) -> io::Result<CertificateWatch> {
+        let target: Arc<dyn Reloadable> = Arc::clone(&self.0) as Arc<dyn Reloadable>;
+        let watcher = Watcher::new([target], clock);
+        let (stop, stopped) = channel();
+        let thread =
+            std::thread::Builder::new().name("certificates".to_owned()).spawn(move || {
+                watcher.run(LOOK, &stopped, |event| {
+                    match event.outcome {
+                        TlsReloadOutcome::Failed(_) => metrics.certificates_read("failed"),
+                        TlsReloadOutcome::Reloaded => metrics.certificates_read("succeeded"),
+                        TlsReloadOutcome::Unchanged => {}
+                    }
+                    for certificate in &event.certificates {
+                        metrics.certificate(&certificate.name, certificate.expires());
+                    }
+                });
+            })?;
+        Ok(CertificateWatch { stop: Some(stop), thread: Some(thread) })
     }
 
     /// `None`: the handshake failed.
     pub(super) async fn accept(&self, stream: TcpStream, peer: Peer) -> Option<Secured> {
-        let stream = self.0.accept(stream).await.ok()?;
+        let mut config = ServerConfig::clone(&self.0.current());
+        config.ticketer = Arc::new(NoTickets);
+        config.send_tls13_tickets = 0;
+        let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.ok()?;
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let subject = shown.and_then(|certificate| {
             let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
@@ -79,15 +100,34 @@ impl ServiceTls {
     }
 }
 
-impl std::fmt::Debug for ServiceTls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServiceTls").finish_non_exhaustive()
+// === impl NoTickets ===
+
+impl ProducesTickets for NoTickets {
+    fn enabled(&self) -> bool {
+        false
+    }
+
+    fn lifetime(&self) -> u32 {
+        0
+    }
+
+    fn encrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn decrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
     }
 }
 
-fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let failed = || format!("{}: holds no certificate in PEM", path.display());
-    let all = CertificateDer::pem_file_iter(path).map_err(|_| failed())?;
-    let all: Vec<_> = all.collect::<Result<_, _>>().map_err(|_| failed())?;
-    if all.is_empty() { Err(failed()) } else { Ok(all) }
+// === impl CertificateWatch ===
+
+impl Drop for CertificateWatch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of that thread was reported by the panic hook; nothing is left to do.
+            let _ = thread.join();
+        }
+    }
 }

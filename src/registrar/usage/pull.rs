@@ -4,13 +4,12 @@
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::time::Duration;
 
-use http::header;
 use tokio::sync::mpsc;
 
 use super::UsageIntake;
 use crate::registrar::app::App;
-use crate::registrar::config::UsagePull;
-use crate::remote;
+use crate::registrar::asked;
+use crate::registrar::config::AskedSidecar;
 use crate::usage::{UsageHead, UsageRecord};
 
 const PAUSE: Duration = Duration::from_secs(15);
@@ -26,7 +25,7 @@ const LINE: u64 = 64 * 1024;
 const QUEUE: usize = 4096;
 
 /// Until the service ends. What fails once is tried again with the next turn.
-pub(super) async fn keep_pulling(app: App, pull: UsagePull) {
+pub(super) async fn keep_pulling(app: App, pull: AskedSidecar) {
     let mut since = 0;
     let mut fails = false;
     let mut turn = tokio::time::interval(PAUSE);
@@ -54,7 +53,7 @@ pub(super) async fn keep_pulling(app: App, pull: UsagePull) {
 /// The minute from which the next record has to begin.
 pub(in crate::registrar) async fn pull_once(
     app: &App,
-    pull: &UsagePull,
+    pull: &AskedSidecar,
     since: u32,
 ) -> Result<Option<u32>, String> {
     let (to, mut lines) = mpsc::channel::<Vec<u8>>(QUEUE);
@@ -75,20 +74,8 @@ pub(in crate::registrar) async fn pull_once(
     Ok(head.filter(|head| head.part.is_last()).map(|head| head.now))
 }
 
-fn fetch(pull: &UsagePull, since: u32, to: &mpsc::Sender<Vec<u8>>) -> Result<(), String> {
-    let agent = remote::agent(&pull.url, &pull.options).map_err(|error| error.to_string())?;
-    // The credential is for this server alone.
-    let agent = agent.max_redirects(0).timeout_global(Some(WHOLE)).build().new_agent();
-    let mut request = agent.get(format!("{}?since={since}", pull.url));
-    if let Some(value) = remote::authorization(&pull.options).map_err(|e| e.to_string())? {
-        request = request.header(header::AUTHORIZATION, value);
-    }
-    let mut answer = request.call().map_err(|error| error.to_string())?;
-    if !answer.status().is_success() {
-        return Err(format!("the sidecar answered {}", answer.status().as_u16()));
-    }
-    let body = answer.body_mut().with_config().limit(MOST_BYTES).reader();
-    let mut body = BufReader::new(body);
+fn fetch(pull: &AskedSidecar, since: u32, to: &mpsc::Sender<Vec<u8>>) -> Result<(), String> {
+    let mut body = BufReader::new(asked::get(pull, &format!("?since={since}"), WHOLE, MOST_BYTES)?);
     loop {
         let mut line = Vec::new();
         let read = io::Read::by_ref(&mut body).take(LINE).read_until(b'\n', &mut line);

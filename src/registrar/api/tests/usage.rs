@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Who, ask, is, path_of, person, target};
 use crate::config::UrlOptions;
 use crate::manage::operation::may::PersonRole;
-use crate::registrar::config::UsagePull;
+use crate::registrar::config::AskedSidecar;
 use crate::registrar::serve::tests::{Ask, SETTINGS, TestDesk, Told, run};
 use crate::registrar::store::suite::{self, NOW};
 use crate::registrar::usage::pull_once;
@@ -148,7 +148,7 @@ fn a_sidecar_is_asked_for_its_record() {
         let made = target(&desk, None).await;
         let (key, path) = (made.key.entry.id.to_string(), path_of(&made, "/usage"));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let pull = UsagePull {
+        let pull = AskedSidecar {
             url: format!("http://{}/usage", listener.local_addr().unwrap()).into(),
             audience: suite::audience(),
             options: UrlOptions {

@@ -1,4 +1,5 @@
-//! `[[usage.pull]]`: sidecars whose record of use is fetched.
+//! `[[usage.pull]]` and `[[status.pull]]`: sidecars that are asked for their record of use, and for what
+//! they have in force.
 
 use super::super::store::AudienceName;
 use super::AudienceConfig;
@@ -7,29 +8,43 @@ use crate::config::reader::{ConfigProblem, ConfigSection, secret_path};
 
 /// One sidecar.
 #[derive(Clone, Debug)]
-pub struct UsagePull {
-    /// Of `/usage` on its admin listener.
+pub struct AskedSidecar {
+    /// Of a page of its admin listener.
     pub url: Box<str>,
     /// That it is believed about.
     pub audience: AudienceName,
     pub options: UrlOptions,
 }
 
-pub(super) fn pulls(root: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> Vec<UsagePull> {
-    let usage = root.section("usage");
-    let mut found: Vec<UsagePull> = Vec::new();
-    for section in usage.sections("pull") {
+/// What they are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AskedFor {
+    Status,
+    Usage,
+}
+
+pub(super) fn pulls(
+    root: &ConfigSection<'_>,
+    audiences: &[AudienceConfig],
+    what: AskedFor,
+) -> Vec<AskedSidecar> {
+    let (key, example) = match what {
+        AskedFor::Status => ("status", "for example url = \"http://10.0.0.7:9901/status\""),
+        AskedFor::Usage => ("usage", "for example url = \"http://10.0.0.7:9901/usage\""),
+    };
+    let mut found: Vec<AskedSidecar> = Vec::new();
+    for section in root.section(key).sections("pull") {
         let url = section.parse("url", |text| {
             let uri: http::Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
             let is_plain = uri.authority().is_some_and(|a| !a.as_str().contains('@'));
             match (uri.scheme_str(), uri.query()) {
                 (Some("http" | "https"), None) if is_plain => Ok(Box::<str>::from(text)),
                 _ => Err(ConfigProblem::new("must be http:// or https://, host and path alone")
-                    .hint("for example url = \"http://10.0.0.7:9901/usage\"")),
+                    .hint(example)),
             }
         });
         if !section.has("url") {
-            section.missing("url", "for example url = \"http://10.0.0.7:9901/usage\"");
+            section.missing("url", example);
         }
         let named = section.parse("audience", |text| {
             let known = audiences.iter().find(|audience| audience.name.as_str() == text);
@@ -43,7 +58,7 @@ pub(super) fn pulls(root: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> V
             (None, [only]) => Some(only.name.clone()),
             (None, _) => {
                 if !section.has("audience") {
-                    section.missing("audience", "whose keys the sidecar counts");
+                    section.missing("audience", "whose keys the sidecar has");
                 }
                 None
             }
@@ -59,7 +74,7 @@ pub(super) fn pulls(root: &ConfigSection<'_>, audiences: &[AudienceConfig]) -> V
             section.fault("url", ConfigProblem::new("is there twice"));
             continue;
         }
-        found.push(UsagePull { url, audience, options });
+        found.push(AskedSidecar { url, audience, options });
     }
     found
 }

@@ -1,0 +1,35 @@
+//! Questions to sidecars on their admin listeners: their record of use, what they have in force.
+
+use std::io::Read;
+use std::time::Duration;
+
+use http::header;
+
+use super::config::AskedSidecar;
+use crate::remote;
+
+/// The body of a good answer to `GET URL` with `query` behind it. Blocks.
+///
+/// # Errors
+///
+/// Why there is none, in one line.
+pub fn get(
+    sidecar: &AskedSidecar,
+    query: &str,
+    whole: Duration,
+    most_bytes: u64,
+) -> Result<impl Read + use<>, String> {
+    let AskedSidecar { url, options, .. } = sidecar;
+    let agent = remote::agent(url, options).map_err(|error| error.to_string())?;
+    // The credential is for this server alone.
+    let agent = agent.max_redirects(0).timeout_global(Some(whole)).build().new_agent();
+    let mut request = agent.get(format!("{url}{query}"));
+    if let Some(value) = remote::authorization(options).map_err(|e| e.to_string())? {
+        request = request.header(header::AUTHORIZATION, value);
+    }
+    let answer = request.call().map_err(|error| error.to_string())?;
+    if !answer.status().is_success() {
+        return Err(format!("the sidecar answered {}", answer.status().as_u16()));
+    }
+    Ok(answer.into_body().into_with_config().limit(most_bytes).reader())
+}
