@@ -27,8 +27,9 @@ test: tools check ## All tests, as CI runs them: format, lints, unit, integratio
 	fuzz/run
 
 test-admin-full: tools ## Suites of the management service of which `make test` runs a bounded part
-	KEYGATE_ADMIN_FULL=1 $(CARGO) test --features $(FEATURES) --test it admin_api
 	KEYGATE_SCREENS=all $(CARGO) test --lib --features $(FEATURES) registrar::page
+	$(CARGO) test --lib --features $(FEATURES) -- --ignored in_many_rounds
+	KEYGATE_ADMIN_FULL=1 $(CARGO) test --features $(FEATURES) --test it admin_
 
 test-large: ## Tests that take a minute and a gigabyte each, which `make test` leaves out
 	$(CARGO) test --release --lib -- --ignored
@@ -65,9 +66,10 @@ bench: ## Speed, memory and start-up beside nginx and HAProxy (minutes); PGO=1: 
 bench-table: ## Build, verify and look-up of tables from 1,000 to 10,000,000 keys
 	benches/table.sh
 
-bench-admin: ## From a change in the management service to the refusal at sidecars; RATE, SECONDS, KEYS
-	$(CARGO) build --quiet --release --features $(FEATURES) --bins --example bench-admin
-	target/release/examples/bench-admin
+bench-admin: tools ## The management service at full size, and from a change to the refusal at sidecars; KEYS, CHANGES
+	$(CARGO) build --quiet --release --features $(FEATURES) --bins --example bench-admin --example bench-store
+	target/release/examples/bench-store
+	KEYS=$(or $(REVOKED_KEYS),10000) target/release/examples/bench-admin
 
 bench-reload: ## Latency of requests while tables reload
 	benches/reload.py
