@@ -23,7 +23,7 @@ thread_local! {
 /// # Errors
 ///
 /// A file that cannot be read; inside, what is wrong with the table.
-pub fn table(
+pub(super) fn table(
     path: &Path,
     trust: impl Fn(&[u8]) -> Trust,
 ) -> Result<std::result::Result<Arc<Table>, Refusal>> {
