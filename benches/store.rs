@@ -32,8 +32,6 @@ const CALLERS: u64 = 64;
 /// Of the key that asks.
 const SECRET: &str = "a-secret-of-the-caller-0123456789abcdef";
 
-const MIB: f64 = 1024.0 * 1024.0;
-
 fn main() -> Result<(), Failed> {
     let keys = number("KEYS", 1_000_000);
     let (changes, used) = (number("CHANGES", 64_000), number("USED", 100_000).min(keys / 2));
