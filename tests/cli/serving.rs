@@ -232,11 +232,13 @@ fn a_sidecar_is_known_by_its_certificate() {
     room.write("old.pem", room.read("ca.pem"));
     room.write("service.pem", "nothing");
     let until = |what: &str, done: &dyn Fn() -> bool| {
-        let begun = std::time::Instant::now();
-        while !done() {
-            assert!(begun.elapsed().as_secs() < 60, "{what}");
+        for _ in 0..600 {
+            if done() {
+                return;
+            }
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
+        panic!("{what}");
     };
     let metrics = format!("{}/metrics", service.url);
     // Empty where the certificate is not one of that authority.
