@@ -21,6 +21,8 @@ mod admin_usage;
 mod artefacts;
 mod assertion;
 mod canaries;
+#[cfg(feature = "kubernetes")]
+mod chart;
 mod check_certificates;
 mod check_start;
 mod dashboard;

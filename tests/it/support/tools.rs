@@ -33,6 +33,21 @@ pub(crate) fn python() -> Command {
     command
 }
 
+/// Python with Helm, from 3.12 on. `None`, and a line that says so, where none runs; in CI that fails.
+pub(crate) fn helm() -> Option<Command> {
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/helm/bin/python");
+    if !std::path::Path::new(python).exists() {
+        eprintln!("chart: NOT RUN, needs Python 3.12");
+        let is_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+        assert!(!is_ci, "no Python 3.12 runs, for the tests of the chart\nhint: make tools");
+        return None;
+    }
+    let mut command = Command::new(python);
+    command.env("NO_PROXY", "*").env("PYTHONDONTWRITEBYTECODE", "1");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/py/helm.py"));
+    Some(command)
+}
+
 /// Node with a script of tests/node and the packages of its lock file.
 pub(crate) fn node(script: &str) -> Command {
     let modules = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/node/node_modules");
