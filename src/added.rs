@@ -8,5 +8,9 @@ pub fn commands() -> Vec<AddedCommand> {
     vec![
         #[cfg(feature = "admin")]
         crate::registrar::command::added(),
+        #[cfg(feature = "kubernetes")]
+        crate::cluster::poke::added(),
+        #[cfg(feature = "kubernetes")]
+        crate::webhook::command::added(),
     ]
 }

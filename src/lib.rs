@@ -11,6 +11,8 @@ pub mod artefacts;
 pub mod check;
 pub mod cli;
 pub mod clock;
+#[cfg(feature = "kubernetes")]
+pub mod cluster;
 pub mod config;
 pub mod core;
 pub mod exit;
@@ -34,4 +36,6 @@ pub mod telemetry;
 pub mod tls;
 pub mod token;
 pub mod usage;
+#[cfg(feature = "kubernetes")]
+pub mod webhook;
 pub mod wording;

@@ -11,6 +11,8 @@ mod concern;
 mod dates;
 mod error;
 mod files;
+#[cfg(feature = "kubernetes")]
+mod memory;
 mod names;
 mod pem;
 mod provider;
@@ -23,6 +25,8 @@ mod watch;
 pub use self::client::ClientTls;
 pub use self::concern::TlsConcern;
 pub use self::error::TlsError;
+#[cfg(feature = "kubernetes")]
+pub use self::memory::MemoryServerTls;
 pub use self::server::ServerTls;
 pub use self::subject::{ClientCertificateError, client_subject};
 pub use self::watch::{Certificate, Event, Reloadable, TlsReloadOutcome, Watcher};

@@ -65,6 +65,8 @@ mod mounts;
 mod named_upstreams;
 mod observe_enforcing;
 mod observe_report;
+#[cfg(feature = "kubernetes")]
+mod poke;
 mod products;
 mod proto_answers;
 mod proto_bodies;
@@ -94,3 +96,7 @@ mod token_streams;
 mod tokens;
 mod upstream_credential;
 mod usage;
+#[cfg(feature = "kubernetes")]
+mod webhook;
+#[cfg(feature = "kubernetes")]
+mod webhook_authority;

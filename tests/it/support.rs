@@ -6,6 +6,8 @@ pub(crate) mod gate;
 pub(crate) mod h2raw;
 pub(crate) mod h2upstream;
 pub(crate) mod http;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod kube_api;
 pub(crate) mod nginx;
 pub(crate) mod process;
 pub(crate) mod relay;
@@ -13,3 +15,5 @@ pub(crate) mod start;
 pub(crate) mod tables;
 pub(crate) mod tools;
 pub(crate) mod upstream;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod webhook;

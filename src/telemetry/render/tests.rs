@@ -186,7 +186,9 @@ fn the_manual_describes_every_family_and_label() {
             assert!(row.contains(&format!("`{label}`")), "{} has the label {label}", family.name);
         }
     }
-    for line in manual.lines().filter(|l| l.starts_with("| `")) {
+    // Those of the webhook are another process's (`webhook::metrics`).
+    let is_ours = |l: &&str| l.starts_with("| `") && !l.starts_with("| `keygate_webhook_");
+    for line in manual.lines().filter(is_ours) {
         let name = line.split('`').nth(1).unwrap();
         let known =
             ALL.iter().any(|f| f.name == name) || Reason::ALL.iter().any(|r| r.as_str() == name);

@@ -1,0 +1,17 @@
+//! The webhook that puts sidecars into pods on their way into a cluster: `keygatectl webhook`. Only
+//! with the feature `kubernetes`.
+//!
+//! A review is answered from its bytes and the settings alone (`review`); nothing is asked of the API
+//! server meanwhile. Imports clock, cluster, config, core, exit, inject, manage, serving, telemetry,
+//! tls and wording.
+
+pub mod authority;
+pub mod certificate;
+pub mod command;
+mod listen;
+pub mod metrics;
+pub mod review;
+mod service;
+
+pub use self::listen::{serve_probes, serve_reviews};
+pub use self::service::{BODY_LIMIT, WebhookState};
