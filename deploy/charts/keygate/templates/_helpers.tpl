@@ -25,11 +25,6 @@
 {{ include "keygate.fullname" . }}-distributor
 {{- end }}
 
-{{/* Objects without a namespace would be those of another release of the same name in another namespace. */}}
-{{- define "keygate.clusterwide" -}}
-{{ printf "%s-%s" (include "keygate.fullname" .) .Release.Namespace | trimSuffix "-" }}
-{{- end }}
-
 {{/* Labels of every object. Call with (dict "root" $ "component" "injector"). */}}
 {{- define "keygate.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
