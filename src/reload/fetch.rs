@@ -11,10 +11,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::files::{self, FileTurn};
-use super::pace::{FetchEnd, NextFetch, Pace, WaitClaim};
+use super::pace::{FetchEnd, NextFetch, WaitClaim, random_share};
 use super::source::SourceError;
 use super::terms::{LoadFailure, VerifyTerms};
-use super::url::{Fetch, FetchAnswer, TransferDeadline, UrlSource, Validators};
+use super::url::{Fetch, FetchAnswer, FetchFault, TransferDeadline, UrlSource, Validators};
 use crate::clock::Clock;
 use crate::table::FileKind;
 use crate::table::{Buffer, Patch, Refusal, SignedHead, Table};
@@ -71,6 +71,8 @@ struct Poll {
     /// `Ok(None)`: nothing new.
     result: Result<Option<VerifiedArrival>, LoadFailure>,
     claim: WaitClaim,
+    /// Nobody answered, or the server said that it cannot.
+    is_away: bool,
 }
 
 /// One fetcher's belongings.
@@ -185,11 +187,11 @@ impl Fetcher {
 
     /// Until nobody listens any more: `tell` says false.
     pub(super) fn run(mut self, commands: &Receiver<FetchCommand>, tell: impl Fn(Fetched) -> bool) {
-        let mut pace = Pace::default();
+        let mut pace = self.source.pace();
         let mut rest = match self.source.waits() {
             // What came since the first fetch must not wait for a poll.
             true => Duration::ZERO,
-            false => NextFetch::After(self.poll()).rest(Duration::ZERO),
+            false => NextFetch::After(self.poll()).rest(Duration::ZERO, random_share()),
         };
         loop {
             let patience = match commands.recv_timeout(rest) {
@@ -203,7 +205,7 @@ impl Fetcher {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let began = self.clock.now().mono_ns;
-            let Poll { result, claim } = self.fetch(patience);
+            let Poll { result, claim, is_away } = self.fetch(patience);
             let took = self.since(began);
             let (verdict, answer) = sync_channel(1);
             let message = |result| Fetched { artefact: self.artefact, result, took, verdict };
@@ -219,7 +221,10 @@ impl Fetcher {
                     (heard, FetchEnd::of(outcome))
                 }
                 Err(failure) => {
-                    let end = self.end_of(&failure, took, claim);
+                    let end = match is_away {
+                        true => FetchEnd::Away { retry_after: failure.retry_after() },
+                        false => self.end_of(&failure, took, claim),
+                    };
                     (tell(message(Err(failure))), end)
                 }
             };
@@ -234,7 +239,7 @@ impl Fetcher {
                 }
                 _ => pace.after(end, claim, took, self.poll()),
             };
-            rest = next.rest(self.since(began));
+            rest = next.rest(self.since(began), random_share());
         }
     }
 
@@ -246,10 +251,7 @@ impl Fetcher {
             }
             // Without a table there is trouble, but not with a server that waits for it with us.
             failure if failure.is_missing() && claim.is_true_of(took) => FetchEnd::Nothing,
-            LoadFailure::Source(SourceError::Status { retry_after, .. }) => {
-                FetchEnd::Failed { retry_after: *retry_after }
-            }
-            _ => FetchEnd::Failed { retry_after: None },
+            failure => FetchEnd::Failed { retry_after: failure.retry_after() },
         }
     }
 
@@ -268,9 +270,11 @@ impl Fetcher {
                         verified.map(|verified| Some(VerifiedArrival { verified, validators }))
                     }
                 };
-                Poll { result, claim }
+                Poll { result, claim, is_away: false }
             }
-            Err(error) => Poll { result: Err(error.into()), claim: WaitClaim::NotAsked },
+            Err(FetchFault { error, is_away }) => {
+                Poll { result: Err(error.into()), claim: WaitClaim::NotAsked, is_away }
+            }
         }
     }
 

@@ -1,13 +1,20 @@
-//! When a URL is asked again: at once where the server holds answers back, else after a pause. Pure
-//! but for the spread of pauses.
+//! When a URL is asked again: at once where the server holds answers back, else after a pause. Pure:
+//! the caller passes in time and randomness.
 
 use std::time::Duration;
 
 /// Longest pause after failures, unless polling is slower still.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
+/// Longest pause while the server is away. It comes back as it went, without notice, and whoever
+/// waited on it for revocations should wait on it again soon.
+const MAX_AWAY: Duration = Duration::from_secs(10);
+
 /// Shortest pause after a failure.
 const MIN_PAUSE: Duration = Duration::from_millis(500);
+
+/// `Retry-After` has whole seconds: a fleet that was told the same one spreads over the next.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Shortest time from one request to the next: 50 a second, whatever a server does.
 const EAGER: Duration = Duration::from_millis(20);
@@ -24,14 +31,20 @@ const HASTY: u32 = 2;
 
 /// What became of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FetchEnd {
+pub enum FetchEnd {
+    /// Nobody answered, or the server said that it cannot (5xx). Asking costs it little.
+    Away {
+        /// What the server asks for in `Retry-After`.
+        retry_after: Option<Duration>,
+    },
     /// Something new came, and it is in force.
     New,
     /// The server sent what is in force already, because it cannot compare.
     Known,
     /// The server said, without a body, that there is nothing new or nothing at all.
     Nothing,
-    /// No answer, a bad one, or one that was refused.
+    /// A bad answer, one that was cut short, or one that was refused: the next one is likely to be
+    /// no better, and may be large.
     Failed {
         /// What the server asks for in `Retry-After`.
         retry_after: Option<Duration>,
@@ -40,7 +53,7 @@ pub(super) enum FetchEnd {
 
 /// Whether the server says that it has held the answer back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WaitClaim {
+pub enum WaitClaim {
     /// `Preference-Applied: wait`.
     Claimed,
     /// Nobody asked it to.
@@ -49,8 +62,10 @@ pub(super) enum WaitClaim {
 }
 
 /// The pace of one URL, from what its server did so far.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
+#[derive(Debug)]
+pub struct Pace {
+    /// The server is asked to hold answers back.
+    waits: bool,
     failures: u32,
     hasty: u32,
     /// The server holds answers back, though it may not say so.
@@ -59,17 +74,22 @@ pub(super) struct Pace {
 
 /// From an answer to the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NextFetch {
-    /// As soon as [`EAGER`] allows.
+pub enum NextFetch {
+    /// After 20 ms from the last request at the earliest.
     AtOnce,
+    /// A quarter more or less.
     After(Duration),
+    /// As the server said, or a little later.
+    NotBefore(Duration),
+    /// At any moment up to then, each as likely as the other.
+    Within(Duration),
 }
 
 // === impl WaitClaim ===
 
 impl WaitClaim {
     /// Whether a bodiless answer that took this long was held back.
-    pub(super) fn is_true_of(self, took: Duration) -> bool {
+    pub fn is_true_of(self, took: Duration) -> bool {
         match self {
             Self::Claimed => took >= HELD,
             Self::NotAsked => false,
@@ -81,9 +101,19 @@ impl WaitClaim {
 // === impl Pace ===
 
 impl Pace {
+    /// Of a server that is asked to hold answers back.
+    pub fn waiting() -> Self {
+        Self { waits: true, ..Self::polling() }
+    }
+
+    /// Of one that is not.
+    pub fn polling() -> Self {
+        Self { waits: false, failures: 0, hasty: 0, holds: false }
+    }
+
     /// After a request that took this long. `poll`: the pause between two requests to a server that
     /// holds nothing back.
-    pub(super) fn after(
+    pub fn after(
         &mut self,
         end: FetchEnd,
         claim: WaitClaim,
@@ -91,9 +121,20 @@ impl Pace {
         poll: Duration,
     ) -> NextFetch {
         let claimed = claim == WaitClaim::Claimed;
-        if let FetchEnd::Failed { retry_after } = end {
-            self.failures += 1;
-            return NextFetch::After(back_off(poll, self.failures, retry_after));
+        match end {
+            FetchEnd::Away { retry_after } => {
+                self.failures = self.failures.saturating_add(1);
+                return self.away(poll, retry_after);
+            }
+            FetchEnd::Failed { retry_after } => {
+                self.failures = self.failures.saturating_add(1);
+                let pause = back_off(poll, self.failures, retry_after);
+                return match retry_after {
+                    Some(_) => NextFetch::NotBefore(pause),
+                    None => NextFetch::After(pause),
+                };
+            }
+            FetchEnd::New | FetchEnd::Known | FetchEnd::Nothing => {}
         }
         self.failures = 0;
         if claim == WaitClaim::NotAsked {
@@ -107,7 +148,7 @@ impl Pace {
             }
             // A body takes its time, so that nothing can be said about a hold.
             FetchEnd::Known => self.holds &= claimed,
-            FetchEnd::Nothing | FetchEnd::Failed { .. } => {
+            FetchEnd::Nothing | FetchEnd::Away { .. } | FetchEnd::Failed { .. } => {
                 if claim.is_true_of(took) {
                     self.holds = true;
                     self.hasty = 0;
@@ -119,17 +160,34 @@ impl Pace {
         self.hasty = if claimed { self.hasty + 1 } else { HASTY };
         if self.hasty < HASTY { NextFetch::AtOnce } else { NextFetch::After(poll) }
     }
+
+    fn away(&self, poll: Duration, retry_after: Option<Duration>) -> NextFetch {
+        if let Some(after) = retry_after {
+            return NextFetch::NotBefore(after.min(MAX_PAUSE));
+        }
+        let ceiling = MIN_PAUSE.saturating_mul(1 << self.failures.min(16)).min(MAX_AWAY);
+        match self.waits {
+            // All who waited lost the server in the same moment: only a whole pause that is random
+            // keeps them from coming back in one.
+            true => NextFetch::Within(ceiling),
+            // Those who poll are spread already, and never ask more often than when all is well.
+            false => NextFetch::After(ceiling.max(poll)),
+        }
+    }
 }
 
 // === impl NextFetch ===
 
 impl NextFetch {
     /// How long to rest, `took` after the last request began. A fleet that polls spreads out; one
-    /// that is held back must hear at once.
-    pub(super) fn rest(self, took: Duration) -> Duration {
+    /// that is held back must hear at once. `share`: random, 0 to 1; [`random_share`] gives one.
+    pub fn rest(self, took: Duration, share: f64) -> Duration {
+        let share = share.clamp(0.0, 1.0);
         match self {
             Self::AtOnce => EAGER.saturating_sub(took),
-            Self::After(pause) => jittered(pause),
+            Self::After(pause) => pause.mul_f64(0.75 + share / 2.0),
+            Self::NotBefore(pause) => pause.saturating_add(SECOND.max(pause / 4).mul_f64(share)),
+            Self::Within(longest) => longest.mul_f64(share).max(EAGER),
         }
     }
 }
@@ -141,18 +199,17 @@ fn back_off(poll: Duration, failures: u32, retry_after: Option<Duration>) -> Dur
     doubled.max(retry_after.unwrap_or_default()).min(longest)
 }
 
-/// Up to a quarter less or more, so that a fleet that was started together does not ask together.
-fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0u8; 2];
-    // Without randomness the fleet asks together; that is all.
-    let _ = aws_lc_rs::rand::fill(&mut byte);
-    pause.mul_f64(0.75 + f64::from(u16::from_le_bytes(byte)) / f64::from(u16::MAX) / 2.0)
+/// Random, 0 to 1. Without randomness a fleet asks together; that is all.
+pub fn random_share() -> f64 {
+    let mut bytes = [0u8; 4];
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::FetchEnd::{Failed, Known, New, Nothing};
-    use super::NextFetch::{After, AtOnce};
+    use super::FetchEnd::{Away, Failed, Known, New, Nothing};
+    use super::NextFetch::{After, AtOnce, NotBefore, Within};
     use super::WaitClaim::{Claimed, NotAsked, Silent};
     use super::*;
 
@@ -163,20 +220,20 @@ mod tests {
     #[test]
     fn a_server_that_holds_is_asked_at_once() {
         for claim in [Claimed, Silent] {
-            let mut pace = Pace::default();
+            let mut pace = Pace::waiting();
             assert_eq!(pace.after(Nothing, claim, LONG, POLL), AtOnce, "held");
             for _ in 0..9 {
                 assert_eq!(pace.after(New, claim, QUICK, POLL), AtOnce, "news after a hold");
             }
         }
-        assert_eq!(Pace::default().after(New, Claimed, QUICK, POLL), AtOnce);
-        assert_eq!(AtOnce.rest(QUICK), EAGER - QUICK, "50 a second at most");
-        assert_eq!(AtOnce.rest(LONG), Duration::ZERO);
+        assert_eq!(Pace::waiting().after(New, Claimed, QUICK, POLL), AtOnce);
+        assert_eq!(AtOnce.rest(QUICK, 1.0), EAGER - QUICK, "50 a second at most");
+        assert_eq!(AtOnce.rest(LONG, 1.0), Duration::ZERO);
     }
 
     #[test]
     fn a_server_that_does_not_hold_is_polled() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::waiting();
         for end in [New, Nothing, Known, New, Nothing] {
             assert_eq!(pace.after(end, Silent, QUICK, POLL), After(POLL), "{end:?}");
         }
@@ -196,7 +253,7 @@ mod tests {
     #[test]
     fn a_claim_to_hold_is_believed_once() {
         for end in [Nothing, Known] {
-            let mut pace = Pace::default();
+            let mut pace = Pace::waiting();
             assert_eq!(pace.after(end, Claimed, QUICK, POLL), AtOnce);
             for _ in 0..9 {
                 assert_eq!(pace.after(end, Claimed, QUICK, POLL), After(POLL), "{end:?}");
@@ -204,13 +261,13 @@ mod tests {
             assert_eq!(pace.after(Nothing, Claimed, LONG, POLL), AtOnce);
             assert_eq!(pace.after(end, Claimed, QUICK, POLL), AtOnce, "forgiven again");
         }
-        assert_eq!(Pace::default().after(Known, Silent, LONG, POLL), After(POLL), "a slow body");
+        assert_eq!(Pace::waiting().after(Known, Silent, LONG, POLL), After(POLL), "a slow body");
     }
 
     #[test]
     fn pauses_grow_with_failures_and_have_an_end() {
         let failed = Failed { retry_after: None };
-        let mut pace = Pace::default();
+        let mut pace = Pace::waiting();
         assert_eq!(pace.after(failed, Silent, LONG, POLL), After(POLL * 2));
         assert_eq!(pace.after(failed, Claimed, LONG, POLL), After(POLL * 4), "held or not");
         assert_eq!(pace.after(Nothing, Silent, QUICK, POLL), After(POLL));
@@ -225,9 +282,98 @@ mod tests {
     }
 
     #[test]
-    fn jitter_spreads_within_a_quarter() {
-        let rests: Vec<_> = (0..200).map(|_| After(Duration::from_secs(100)).rest(LONG)).collect();
-        assert!(rests.iter().all(|p| (75.0..=125.0).contains(&p.as_secs_f64())));
-        assert!(rests.iter().any(|p| *p != rests[0]));
+    fn a_server_that_is_away_is_asked_again_within_ten_seconds() {
+        let away = Away { retry_after: None };
+        let mut pace = Pace::waiting();
+        for seconds in [1, 2, 4, 8, 10, 10, 10] {
+            assert_eq!(pace.after(away, NotAsked, LONG, POLL), Within(seconds * SECOND));
+        }
+        for _ in 0..100 {
+            pace.after(away, NotAsked, QUICK, POLL);
+        }
+        assert_eq!(pace.after(away, NotAsked, QUICK, POLL), Within(MAX_AWAY), "and for ever");
+        assert_eq!(pace.after(Nothing, Claimed, LONG, POLL), AtOnce);
+        assert_eq!(pace.after(away, NotAsked, QUICK, POLL), Within(SECOND), "from the beginning");
+        // Who polls goes on polling.
+        let mut pace = Pace::polling();
+        assert_eq!(pace.after(away, NotAsked, QUICK, SECOND * 3), After(SECOND * 3));
+        for _ in 0..9 {
+            pace.after(away, NotAsked, QUICK, SECOND * 3);
+        }
+        assert_eq!(pace.after(away, NotAsked, QUICK, SECOND * 3), After(MAX_AWAY));
+        assert_eq!(pace.after(away, NotAsked, QUICK, SECOND * 60), After(SECOND * 60));
+    }
+
+    #[test]
+    fn a_servers_own_word_is_kept() {
+        let told = |seconds: u64| Some(Duration::from_secs(seconds));
+        for seconds in [1, 7, 120] {
+            let mut pace = Pace::waiting();
+            for _ in 0..3 {
+                let next = pace.after(Away { retry_after: told(seconds) }, NotAsked, QUICK, POLL);
+                let pause = Duration::from_secs(seconds);
+                assert_eq!(next, NotBefore(pause), "however often");
+                assert_eq!(next.rest(LONG, 0.0), pause, "never earlier");
+                let latest = next.rest(LONG, 1.0);
+                assert!(latest >= pause + SECOND && latest <= pause.mul_f64(1.25) + SECOND);
+            }
+        }
+        let mut pace = Pace::waiting();
+        let day = Away { retry_after: told(86_400) };
+        assert_eq!(pace.after(day, NotAsked, QUICK, POLL), NotBefore(MAX_PAUSE), "within reason");
+        let next = pace.after(Failed { retry_after: told(60) }, NotAsked, QUICK, POLL);
+        assert_eq!(next, NotBefore(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn rests_are_spread() {
+        let pause = Duration::from_secs(100);
+        let spread = |next: NextFetch| [0.0, 0.5, 1.0].map(|s| next.rest(LONG, s).as_secs());
+        assert_eq!(spread(After(pause)), [75, 100, 125]);
+        assert_eq!(spread(NotBefore(pause)), [100, 112, 125]);
+        assert_eq!(spread(Within(pause)), [0, 50, 100]);
+        assert_eq!(Within(pause).rest(LONG, 0.0), EAGER, "never in a tight loop");
+        let shares: Vec<_> = (0..200).map(|_| random_share()).collect();
+        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)));
+        assert!(shares.iter().any(|share| *share != shares[0]));
+    }
+
+    /// Of 10,000 who lose their server in one moment, by a clock and a die of the test's: nobody is
+    /// away for more than 10 s after it is back, however long it was gone, and at no time do they
+    /// come in a herd.
+    #[test]
+    fn a_fleet_comes_back_soon_and_not_at_once() {
+        const FLEET: usize = 10_000;
+        let mut die = 1u64;
+        let mut share = || {
+            // Knuth's MMIX generator: the same each run.
+            die =
+                die.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (die >> 33) as f64 / f64::from(1u32 << 31)
+        };
+        for outage in [Duration::ZERO, SECOND * 3, SECOND * 60, SECOND * 3600] {
+            let mut back = Vec::new();
+            let mut load = vec![0usize; outage.as_secs() as usize * 10 + 200];
+            for _ in 0..FLEET {
+                let mut pace = Pace::waiting();
+                let mut now = Duration::ZERO;
+                let away = Away { retry_after: None };
+                now += pace.after(away, NotAsked, LONG, POLL).rest(LONG, share());
+                while now < outage {
+                    load[(now.as_millis() / 100) as usize] += 1;
+                    now += pace.after(away, NotAsked, QUICK, POLL).rest(QUICK, share());
+                }
+                load[(now.as_millis() / 100) as usize] += 1;
+                back.push(now - outage);
+            }
+            let last = back.iter().max().unwrap();
+            assert!(*last <= MAX_AWAY, "{last:?} after {outage:?}");
+            // The first pause is a second at most: a tenth of them in each tenth of it.
+            let herd = load.iter().max().unwrap();
+            assert!(*herd < FLEET / 7, "{herd} within 100 ms, {outage:?}");
+            // From the fifth on it is 10 s: 5 s on average.
+            let late = load.iter().skip(300).take(300).max().unwrap_or(&0);
+            assert!(*late < FLEET / 25, "{late} within 100 ms, {outage:?}");
+        }
     }
 }

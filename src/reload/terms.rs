@@ -52,6 +52,14 @@ impl LoadFailure {
         matches!(self, Self::Refused(Expired { .. } | HoldFull { .. } | Memory { .. }))
     }
 
+    /// What the server asks for.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Source(SourceError::Status { retry_after, .. }) => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Nothing was published there.
     pub(super) fn is_missing(&self) -> bool {
         matches!(

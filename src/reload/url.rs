@@ -11,10 +11,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ureq::config::ConfigBuilder;
 use ureq::typestate::AgentScope;
 
-use super::pace::WaitClaim;
+use super::pace::{Pace, WaitClaim};
 use super::source::SourceError;
 use crate::config::UrlOptions;
-use crate::remote;
+use crate::remote::{self, RemoteFileError};
 use crate::table::Buffer;
 
 /// Redirects that are followed; never from https to http.
@@ -50,7 +50,7 @@ const HEAD: HeaderName = HeaderName::from_static("keygate-head");
 const LONGEST_SHOWN: usize = 6 * 1024;
 
 /// One URL that is fetched again and again.
-pub(super) struct UrlSource {
+pub struct UrlSource {
     url: Box<str>,
     agent: ureq::Agent,
     options: UrlOptions,
@@ -64,13 +64,13 @@ pub(super) struct UrlSource {
 
 /// What a server tells to recognise a version by.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Validators {
+pub struct Validators {
     etag: Option<HeaderValue>,
     last_modified: Option<HeaderValue>,
 }
 
 /// A server's answer.
-pub(super) enum FetchAnswer {
+pub enum FetchAnswer {
     /// Another version. Its validators count once it was taken ([`UrlSource::taken`]).
     Changed {
         bytes: Buffer,
@@ -83,17 +83,26 @@ pub(super) enum FetchAnswer {
     Unchanged,
 }
 
+/// Why there is no answer that can be used.
+#[derive(Debug)]
+pub struct FetchFault {
+    pub error: SourceError,
+    /// Nobody answered, or the server said that it cannot. What was wrong with an answer, or cut it
+    /// short, is another matter: the next one may be as large.
+    pub is_away: bool,
+}
+
 /// An answer, and whether the server says that it held it back until there was something to say.
-pub(super) struct Fetch {
-    pub(super) answer: FetchAnswer,
-    pub(super) claim: WaitClaim,
+pub struct Fetch {
+    pub answer: FetchAnswer,
+    pub claim: WaitClaim,
     /// How long it holds, by `Cache-Control`.
-    pub(super) max_age: Option<Duration>,
+    pub max_age: Option<Duration>,
 }
 
 /// Whether the server may hold the answer back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TransferDeadline {
+pub enum TransferDeadline {
     AtOnce,
     /// `Prefer: wait`, if it is configured.
     Wait,
@@ -117,7 +126,7 @@ impl UrlSource {
 
     /// As [`Self::new`], and says with each request who asks. A name that no header can have is
     /// left out.
-    pub(super) fn of_instance(
+    pub fn of_instance(
         url: &str,
         options: &UrlOptions,
         instance: Option<&str>,
@@ -126,8 +135,13 @@ impl UrlSource {
         Ok(Self { instance, ..Self::new(url, options)? })
     }
 
+    /// The pace at which it is asked, from the beginning.
+    pub fn pace(&self) -> Pace {
+        if self.waits() { Pace::waiting() } else { Pace::polling() }
+    }
+
     /// Whether the server is asked to hold answers back.
-    pub(super) fn waits(&self) -> bool {
+    pub fn waits(&self) -> bool {
         self.options.long_poll.as_secs() > 0
     }
 
@@ -152,11 +166,7 @@ impl UrlSource {
     }
 
     /// Asks for what is newer than what was taken. More than `max_bytes` are refused.
-    pub(super) fn fetch(
-        &self,
-        patience: TransferDeadline,
-        max_bytes: u64,
-    ) -> Result<Fetch, SourceError> {
+    pub fn fetch(&self, patience: TransferDeadline, max_bytes: u64) -> Result<Fetch, FetchFault> {
         let mut request = self.agent.get(&*self.url);
         if let Some(etag) = &self.taken.etag {
             request = request.header(header::IF_NONE_MATCH, etag);
@@ -181,32 +191,29 @@ impl UrlSource {
         if let Some(value) = remote::authorization(&self.options)? {
             request = request.header(header::AUTHORIZATION, value);
         }
-        let mut response = request.call().map_err(SourceError::of_ureq)?;
+        let mut response = request.call().map_err(FetchFault::of_call)?;
         let claim = if asked { WaitClaim::of(response.headers()) } else { WaitClaim::NotAsked };
         let max_age = max_age(response.headers());
-        let retry_after = || {
-            let after = response.headers().get(header::RETRY_AFTER);
-            let seconds = after.and_then(|v| v.to_str().ok()?.trim().parse().ok());
-            seconds.map(Duration::from_secs)
-        };
+        let retry_after = retry_after(response.headers());
         match response.status().as_u16() {
             304 if known => {
                 return Ok(Fetch { answer: FetchAnswer::Unchanged, claim, max_age });
             }
             200 => {}
             404 => {
-                let answer = FetchAnswer::Missing { retry_after: retry_after() };
+                let answer = FetchAnswer::Missing { retry_after };
                 return Ok(Fetch { answer, claim, max_age });
             }
             status => {
-                return Err(SourceError::Status { status, retry_after: retry_after() });
+                let error = SourceError::Status { status, retry_after };
+                return Err(FetchFault { error, is_away: status >= 500 });
             }
         }
         if let Some(coding) = response.headers().get(header::CONTENT_ENCODING)
             && coding != "identity"
         {
             let coding = coding.to_str().unwrap_or("?").escape_default().to_string();
-            return Err(SourceError::Encoding(coding));
+            return Err(SourceError::Encoding(coding).into());
         }
         let validators = Validators {
             etag: response.headers().get(header::ETAG).cloned(),
@@ -217,12 +224,12 @@ impl UrlSource {
     }
 
     /// The version with these validators was dealt with: only a newer one is wanted.
-    pub(super) fn taken(&mut self, validators: Validators) {
+    pub fn taken(&mut self, validators: Validators) {
         self.taken = validators;
     }
 
     /// What was taken last begins with this head.
-    pub(super) fn shows(&mut self, head: Option<&[u8]>) {
+    pub fn shows(&mut self, head: Option<&[u8]>) {
         let head = head.filter(|head| head.len() <= LONGEST_SHOWN);
         let text = head.map(|head| BASE64_URL_SAFE_NO_PAD.encode(head));
         self.head = text.and_then(|text| HeaderValue::try_from(text).ok());
@@ -233,6 +240,30 @@ impl UrlSource {
         self.taken = Validators::default();
     }
 }
+
+// === impl FetchFault ===
+
+impl FetchFault {
+    fn of_call(error: ureq::Error) -> Self {
+        let error = SourceError::of_ureq(error);
+        let is_away = matches!(error, SourceError::Network(_) | SourceError::Timeout(_));
+        Self { error, is_away }
+    }
+}
+
+impl From<SourceError> for FetchFault {
+    fn from(error: SourceError) -> Self {
+        Self { error, is_away: false }
+    }
+}
+
+impl From<RemoteFileError> for FetchFault {
+    fn from(error: RemoteFileError) -> Self {
+        SourceError::from(error).into()
+    }
+}
+
+// === impl WaitClaim ===
 
 impl WaitClaim {
     fn of(fields: &HeaderMap) -> Self {
@@ -267,6 +298,19 @@ fn max_age(fields: &HeaderMap) -> Option<Duration> {
         age.parse().ok().map(Duration::from_secs)
     });
     ages.min()
+}
+
+/// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date, which is held against the server's own.
+fn retry_after(fields: &HeaderMap) -> Option<Duration> {
+    let text = |name| fields.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let after = text(header::RETRY_AFTER)?;
+    if let Ok(seconds) = after.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(after).ok()?;
+    let now = httpdate::parse_http_date(text(header::DATE)?).ok()?;
+    // A date that is over: at once.
+    Some(until.duration_since(now).unwrap_or_default())
 }
 
 fn read_body(body: &mut ureq::Body, limit: u64) -> Result<Buffer, SourceError> {
@@ -305,5 +349,35 @@ impl SourceError {
             ureq::Error::BodyStalled => Self::Timeout("the body stalled".to_owned()),
             other => Self::Network(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retry_is_after_seconds_or_at_a_date() {
+        let now = "Sun, 06 Nov 1994 08:49:37 GMT";
+        for (after, date, wanted) in [
+            ("7", None, Some(7)),
+            (" 7 ", None, Some(7)),
+            ("0", None, Some(0)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(now), Some(60)),
+            ("Sun, 06 Nov 1994 08:40:37 GMT", Some(now), Some(0)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", None, None),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some("today"), None),
+            ("-1", None, None),
+            ("1.5", None, None),
+            ("soon", None, None),
+        ] {
+            let mut fields = HeaderMap::new();
+            fields.insert(header::RETRY_AFTER, HeaderValue::from_static(after));
+            if let Some(date) = date {
+                fields.insert(header::DATE, HeaderValue::from_static(date));
+            }
+            assert_eq!(retry_after(&fields), wanted.map(Duration::from_secs), "{after}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new()), None);
     }
 }

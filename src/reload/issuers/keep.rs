@@ -221,7 +221,8 @@ impl IssuerKeeper {
                 Ok(FoundKeys::File(self.parse(&read(path)?)?))
             }
             (OpenedSource::Url(source), _) => {
-                let fetched = source.fetch(TransferDeadline::AtOnce, LONGEST_SET as u64)?;
+                let fetched = source.fetch(TransferDeadline::AtOnce, LONGEST_SET as u64);
+                let fetched = fetched.map_err(|fault| fault.error)?;
                 let max_age = fetched.max_age;
                 match fetched.answer {
                     FetchAnswer::Missing { retry_after } => {
