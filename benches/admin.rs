@@ -139,7 +139,7 @@ async fn bench() -> Result<(), Failed> {
     let fleet = ArtefactFleet {
         name: "web".into(),
         audiences: vec!["shop".into()],
-        bearer: keygate::core::Digest::of(TOKEN.as_bytes()),
+        bearer: Some(keygate::core::Digest::of(TOKEN.as_bytes())),
     };
     let heard = book.clone();
     let clock = Clock::system();

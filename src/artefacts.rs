@@ -4,6 +4,7 @@
 //! core only: it verifies nothing, and sidecars trust signatures, not this.
 
 mod etag;
+mod leave;
 mod places;
 mod prefer;
 mod service;
@@ -12,5 +13,10 @@ mod shelf;
 mod tests;
 
 pub use self::etag::ArtefactTag;
-pub use self::service::{ArtefactConnection, ArtefactFleet, ArtefactPoll, ArtefactService};
-pub use self::shelf::{ArtefactName, ArtefactShelf, ServedArtefact, ServedArtefacts};
+pub use self::places::WaitLimits;
+pub use self::service::{
+    ArtefactAnswered, ArtefactConnection, ArtefactFleet, ArtefactPoll, ArtefactService,
+};
+pub use self::shelf::{
+    ArtefactName, ArtefactShelf, ServedArtefact, ServedArtefacts, ShelvedArtefact,
+};

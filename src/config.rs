@@ -51,6 +51,7 @@ pub use self::host::{Noted, ThisHost, open_regular};
 pub use self::raw::{Host, Places};
 pub(crate) use self::tokens::MOST_ISSUERS;
 pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};
+pub(crate) use self::units::size;
 pub(crate) use self::upstream::MOST_UPSTREAMS;
 pub use self::watched::{FileAccess, FileWriters, WatchedFile};
 

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod core;
+pub mod distributor;
 pub mod exit;
 pub mod explain;
 pub mod exposure;

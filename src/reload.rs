@@ -18,6 +18,7 @@ mod keeper;
 mod observing;
 mod pace;
 mod run;
+mod simulated;
 mod source;
 mod state;
 mod status;
@@ -44,7 +45,6 @@ use self::run::{ReloadEvent, ReloadLoop, RunningSource, Wakes};
 use self::source::PathSource;
 use self::state::StateFile;
 use self::terms::VerifyTerms;
-use self::url::UrlSource;
 use crate::clock::Clock;
 use crate::config::{Settings, TableConfig, TableSource, WatchedFile};
 use crate::core::Now;
@@ -55,10 +55,13 @@ use crate::telemetry::control::ReloadKind;
 use crate::telemetry::{Metrics, Readiness};
 
 pub use self::issuers::{IssuerBoard, IssuerParts, IssuerStatus, judge_offline, read_issuer_keys};
+pub use self::pace::{FetchEnd, NextFetch, Pace, WaitClaim, random_share};
+pub use self::simulated::{SimulatedKeys, SimulatedSidecar};
 pub use self::source::SourceError;
 pub use self::state::StateError;
 pub use self::status::{MountedFileStatus, StatusCell, StatusReport, Time};
 pub use self::terms::{LoadFailure, UseCounting};
+pub use self::url::{Fetch, FetchAnswer, FetchFault, TransferDeadline, UrlSource, Validators};
 
 /// Why keygate cannot start with keys.
 #[derive(Debug, thiserror::Error)]

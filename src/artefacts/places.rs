@@ -3,18 +3,22 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Of one caller: a sidecar waits for a table and a patch of each audience.
-pub(super) const OF_A_CALLER: usize = 16;
-
-/// Of one fleet, so that no fleet keeps out the others.
-pub(super) const OF_A_FLEET: usize = 4096;
-
-/// In all.
-pub(super) const IN_ALL: usize = 16_384;
+/// How many polls may wait at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitLimits {
+    /// Of one caller: a sidecar waits for a table and a patch of each audience.
+    pub of_a_caller: usize,
+    /// Of one fleet, so that no fleet keeps out the others.
+    pub of_a_fleet: usize,
+    pub in_all: usize,
+}
 
 /// The polls that wait. Clones are one and the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct WaitingPolls(Arc<Mutex<WaitCounts>>);
+pub(super) struct WaitingPolls {
+    limits: WaitLimits,
+    counts: Arc<Mutex<WaitCounts>>,
+}
 
 #[derive(Debug, Default)]
 struct WaitCounts {
@@ -47,16 +51,33 @@ pub(super) enum NoPlace {
     All,
 }
 
+// === impl WaitLimits ===
+
+impl Default for WaitLimits {
+    fn default() -> Self {
+        Self { of_a_caller: 16, of_a_fleet: 4096, in_all: 16_384 }
+    }
+}
+
 // === impl WaitingPolls ===
 
 impl WaitingPolls {
+    pub(super) fn new(limits: WaitLimits) -> Self {
+        Self { limits, counts: Arc::default() }
+    }
+
+    /// How many wait now.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().all
+    }
+
     pub(super) fn take(&self, caller: &PollCaller) -> Result<WaitingPlace, NoPlace> {
         let mut counts = self.lock();
         let of_fleet = counts.fleets.get(&caller.fleet).copied().unwrap_or(0);
-        if counts.all >= IN_ALL || of_fleet >= OF_A_FLEET {
+        if counts.all >= self.limits.in_all || of_fleet >= self.limits.of_a_fleet {
             return Err(NoPlace::All);
         }
-        if counts.callers.get(caller).copied().unwrap_or(0) >= OF_A_CALLER {
+        if counts.callers.get(caller).copied().unwrap_or(0) >= self.limits.of_a_caller {
             return Err(NoPlace::Caller);
         }
         counts.all += 1;
@@ -67,7 +88,7 @@ impl WaitingPolls {
 
     fn lock(&self) -> MutexGuard<'_, WaitCounts> {
         // Counts are whole at every point where a thread could panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,11 +126,12 @@ mod tests {
     #[test]
     fn nobody_takes_all_places() {
         let polls = WaitingPolls::default();
+        let WaitLimits { of_a_caller, of_a_fleet, .. } = WaitLimits::default();
         let take = |caller: PollCaller| polls.take(&caller);
-        let own: Vec<_> = (0..OF_A_CALLER).map(|_| take(caller("web", "a")).unwrap()).collect();
+        let own: Vec<_> = (0..of_a_caller).map(|_| take(caller("web", "a")).unwrap()).collect();
         assert_eq!(take(caller("web", "a")).unwrap_err(), NoPlace::Caller);
         let rest: Vec<_> =
-            (OF_A_CALLER..OF_A_FLEET).map(|n| take(caller("web", n)).unwrap()).collect();
+            (of_a_caller..of_a_fleet).map(|n| take(caller("web", n)).unwrap()).collect();
         assert_eq!(take(caller("web", "z")).unwrap_err(), NoPlace::All);
         assert!(take(caller("mobile", "a")).is_ok(), "another fleet");
         drop(own);

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -15,9 +16,10 @@ use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 
 use super::etag::{ArtefactTag, KnownTags};
-use super::places::{NoPlace, PollCaller, WaitingPlace, WaitingPolls};
+use super::leave::WaitersLeave;
+use super::places::{NoPlace, PollCaller, WaitLimits, WaitingPlace, WaitingPolls};
 use super::prefer::{PREFERENCE_APPLIED, wait};
-use super::shelf::{ArtefactName, ArtefactShelf, ServedArtefacts};
+use super::shelf::{ArtefactName, ArtefactShelf, ServedArtefacts, ShelvedArtefact};
 use crate::core::Digest;
 
 /// What all paths begin with.
@@ -38,8 +40,17 @@ pub struct ArtefactFleet {
     pub name: Box<str>,
     /// Whose artefacts it sees. Of all others it cannot tell whether they are there.
     pub audiences: Vec<Box<str>>,
-    /// Of the token.
-    pub bearer: Digest,
+    /// Of the token. `None`: whoever has no other fleet's token is of this one.
+    pub bearer: Option<Digest>,
+}
+
+/// What was answered, for whoever counts: an extension of the response to a fleet's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArtefactAnswered {
+    pub audience: Box<str>,
+    pub name: ArtefactName,
+    /// The answer was held back for a while.
+    pub waited: bool,
 }
 
 /// What a request says of who sent it. The fleet is proved by its token; the rest is the sidecar's
@@ -65,8 +76,9 @@ pub struct ArtefactService(Arc<Serving>);
 
 struct Serving {
     shelf: ArtefactShelf,
-    fleets: Vec<ArtefactFleet>,
+    fleets: ArcSwap<Vec<ArtefactFleet>>,
     polls: WaitingPolls,
+    leave: WaitersLeave,
     told: Box<dyn Fn(ArtefactPoll) + Send + Sync>,
 }
 
@@ -87,6 +99,8 @@ enum NoArtefact {
     NotFound,
     /// Nothing was published there yet.
     Unpublished,
+    /// Whether anything was is not known yet.
+    Unknown,
     TooManyPolls,
     Busy,
 }
@@ -100,8 +114,39 @@ impl ArtefactService {
         fleets: Vec<ArtefactFleet>,
         told: impl Fn(ArtefactPoll) + Send + Sync + 'static,
     ) -> Self {
-        let polls = WaitingPolls::default();
-        Self(Arc::new(Serving { shelf, fleets, polls, told: Box::new(told) }))
+        Self::with_limits(shelf, fleets, WaitLimits::default(), told)
+    }
+
+    /// As [`Self::new`], with other limits.
+    pub fn with_limits(
+        shelf: ArtefactShelf,
+        fleets: Vec<ArtefactFleet>,
+        limits: WaitLimits,
+        told: impl Fn(ArtefactPoll) + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Serving {
+            shelf,
+            fleets: ArcSwap::from_pointee(fleets),
+            polls: WaitingPolls::new(limits),
+            leave: WaitersLeave::new(),
+            told: Box::new(told),
+        }))
+    }
+
+    /// Serves these fleets from now on. Who waits already goes on waiting.
+    pub fn set_fleets(&self, fleets: Vec<ArtefactFleet>) {
+        self.0.fleets.store(Arc::new(fleets));
+    }
+
+    /// How many requests wait now.
+    pub fn waiting(&self) -> usize {
+        self.0.polls.waiting()
+    }
+
+    /// Lets those who wait go within this time, evenly spread, and all who come from now on as well:
+    /// the process is about to end. Until its turn each still hears at once of what is new.
+    pub fn leave(&self, within: Duration) {
+        self.0.leave.begin(within);
     }
 
     /// For a connection from `peer`; `None`: it came over a Unix socket.
@@ -113,14 +158,19 @@ impl ArtefactService {
     /// ends as soon as the caller drops the future.
     pub async fn answer<B>(
         &self,
-        request: &Request<B>,
+        request: Request<B>,
         peer: Option<IpAddr>,
     ) -> Response<Full<Bytes>> {
-        let asked = match self.asked(request, peer) {
+        let asked = match self.asked(&request, peer) {
             Ok(asked) => asked,
             Err(refused) => return refused.response(),
         };
-        self.find(asked).await
+        // Its fields would keep a buffer of the connection for as long as this waits.
+        drop(request);
+        let (audience, name) = (asked.audience.clone(), asked.name);
+        let (mut response, waited) = self.find(asked).await;
+        response.extensions_mut().insert(ArtefactAnswered { audience, name, waited });
+        response
     }
 
     fn asked<B>(
@@ -128,7 +178,8 @@ impl ArtefactService {
         request: &Request<B>,
         peer: Option<IpAddr>,
     ) -> Result<ArtefactRequest, NoArtefact> {
-        let fleet = self.fleet(request.headers()).ok_or(NoArtefact::Unauthorized)?;
+        let fleets = self.0.fleets.load();
+        let fleet = fleet(&fleets, request.headers()).ok_or(NoArtefact::Unauthorized)?;
         let path = request.uri().path().strip_prefix(ROOT).ok_or(NoArtefact::NotFound)?;
         let (audience, file) = path.split_once('/').ok_or(NoArtefact::NotFound)?;
         let audience = percent_decode_str(audience).decode_utf8().ok();
@@ -161,43 +212,55 @@ impl ArtefactService {
         Ok(ArtefactRequest { audience, name, known, caller, wait: wait(request.headers()) })
     }
 
-    /// The fleet whose token it is. All are compared, each in constant time.
-    fn fleet(&self, fields: &HeaderMap) -> Option<&ArtefactFleet> {
-        let mut values = fields.get_all(header::AUTHORIZATION).iter();
-        let (value, None) = (values.next()?, values.next()) else { return None };
-        let (scheme, token) = value.as_bytes().split_at_checked(7)?;
-        if !scheme.eq_ignore_ascii_case(b"bearer ") {
-            return None;
-        }
-        let digest = Digest::of(token.trim_ascii());
-        let mut found = None;
-        for fleet in &self.0.fleets {
-            if fleet.bearer.matches(&digest) {
-                found = Some(fleet);
-            }
-        }
-        found
-    }
-
-    async fn find(&self, asked: ArtefactRequest) -> Response<Full<Bytes>> {
+    /// The answer, and whether it was held back.
+    async fn find(&self, asked: ArtefactRequest) -> (Response<Full<Bytes>>, bool) {
         let mut board = self.0.shelf.watch(&asked.audience);
         let mut answer = asked.look(&board.borrow_and_update());
         if asked.wait.is_zero() || matches!(answer, ArtefactFinding::New(_)) {
-            return answer.response();
+            return (answer.response(), false);
         }
         let place = match self.0.polls.take(&asked.caller) {
             Ok(place) => place,
-            Err(NoPlace::Caller) => return NoArtefact::TooManyPolls.response(),
-            Err(NoPlace::All) => return NoArtefact::Busy.response(),
+            Err(NoPlace::Caller) => return (NoArtefact::TooManyPolls.response(), false),
+            Err(NoPlace::All) => return (NoArtefact::Busy.response(), false),
         };
         // However it ends, the answer is the one of now.
-        let _ = tokio::time::timeout(asked.wait, asked.news(&mut board, &mut answer, &place)).await;
+        tokio::select! {
+            () = asked.news(&mut board, &mut answer, &place) => {}
+            () = tokio::time::sleep(asked.wait) => {}
+            () = self.0.leave.turn() => {}
+        }
         let mut response = answer.response();
         if let Ok(applied) = HeaderValue::from_str(&format!("wait={}", asked.wait.as_secs())) {
             response.headers_mut().insert(PREFERENCE_APPLIED, applied);
         }
-        response
+        (response, true)
     }
+}
+
+/// The fleet whose token it is. All are compared, each in constant time.
+fn fleet<'f>(fleets: &'f [ArtefactFleet], fields: &HeaderMap) -> Option<&'f ArtefactFleet> {
+    let digest = bearer(fields);
+    let mut found = None;
+    for fleet in fleets {
+        let is_it = match (&fleet.bearer, &digest) {
+            (Some(own), Some(digest)) => own.matches(digest),
+            (Some(_), None) => false,
+            (None, _) => found.is_none(),
+        };
+        if is_it {
+            found = Some(fleet);
+        }
+    }
+    found
+}
+
+/// Of the one token of a request.
+fn bearer(fields: &HeaderMap) -> Option<Digest> {
+    let mut values = fields.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let (scheme, token) = value.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| Digest::of(token.trim_ascii()))
 }
 
 impl std::fmt::Debug for ArtefactService {
@@ -218,7 +281,7 @@ where
         let (service, peer) = (self.service.clone(), self.peer);
         // The body is of no use, and need not be shared between threads.
         let request = request.map(drop);
-        Box::pin(async move { Ok(service.answer(&request, peer).await) })
+        Box::pin(async move { Ok(service.answer(request, peer).await) })
     }
 }
 
@@ -235,6 +298,7 @@ enum ArtefactFinding {
     New(super::ServedArtefact),
     Unchanged(ArtefactTag),
     Nothing,
+    Unknown,
 }
 
 // === impl ArtefactRequest ===
@@ -242,11 +306,12 @@ enum ArtefactFinding {
 impl ArtefactRequest {
     fn look(&self, artefacts: &ServedArtefacts) -> ArtefactFinding {
         match artefacts.get(self.name) {
-            Some(artefact) if self.known.has(&artefact.tag) => {
+            ShelvedArtefact::Served(artefact) if self.known.has(&artefact.tag) => {
                 ArtefactFinding::Unchanged(artefact.tag.clone())
             }
-            Some(artefact) => ArtefactFinding::New(artefact.clone()),
-            None => ArtefactFinding::Nothing,
+            ShelvedArtefact::Served(artefact) => ArtefactFinding::New(artefact.clone()),
+            ShelvedArtefact::Missing => ArtefactFinding::Nothing,
+            ShelvedArtefact::Unknown => ArtefactFinding::Unknown,
         }
     }
 
@@ -274,6 +339,7 @@ impl ArtefactFinding {
             Self::New(artefact) => (StatusCode::OK, artefact.tag, artefact.bytes),
             Self::Unchanged(tag) => (StatusCode::NOT_MODIFIED, tag, Bytes::new()),
             Self::Nothing => return NoArtefact::Unpublished.response(),
+            Self::Unknown => return NoArtefact::Unknown.response(),
         };
         let mut response = Response::new(Full::new(bytes));
         *response.status_mut() = status;
@@ -310,6 +376,11 @@ impl NoArtefact {
                 "too_many_polls",
                 "as many requests of this caller wait as may",
             ),
+            Self::Unknown => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not_known",
+                "whether anything was published here is not known yet",
+            ),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "as many requests wait as may"),
         };
         let title = status.canonical_reason().unwrap_or_default();
@@ -324,7 +395,7 @@ impl NoArtefact {
         let (name, value) = match self {
             Self::Unauthorized => (header::WWW_AUTHENTICATE, "Bearer realm=\"artefacts\""),
             Self::Method => (header::ALLOW, "GET, HEAD"),
-            Self::TooManyPolls | Self::Busy => (header::RETRY_AFTER, "1"),
+            Self::TooManyPolls | Self::Unknown | Self::Busy => (header::RETRY_AFTER, "1"),
             Self::NotFound | Self::Unpublished => (header::VARY, "authorization"),
         };
         fields.insert(name, HeaderValue::from_static(value));

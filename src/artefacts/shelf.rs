@@ -23,11 +23,23 @@ pub struct ServedArtefact {
     pub bytes: Bytes,
 }
 
-/// What an audience has; `None`: nothing was published yet.
+/// What is known of an artefact.
+#[derive(Clone, Debug, Default)]
+pub enum ShelvedArtefact {
+    /// Nothing was published yet.
+    #[default]
+    Missing,
+    Served(ServedArtefact),
+    /// Whether anything was published is not known yet. A sidecar that was told of no patch would
+    /// serve without the revocations in it.
+    Unknown,
+}
+
+/// What an audience has.
 #[derive(Clone, Debug, Default)]
 pub struct ServedArtefacts {
-    pub table: Option<ServedArtefact>,
-    pub patch: Option<ServedArtefact>,
+    pub table: ShelvedArtefact,
+    pub patch: ShelvedArtefact,
 }
 
 /// Artefacts by audience. Clones are one and the same.
@@ -65,13 +77,36 @@ impl ServedArtefact {
     }
 }
 
+// === impl ShelvedArtefact ===
+
+impl ShelvedArtefact {
+    /// The file, if there is one.
+    pub fn served(&self) -> Option<&ServedArtefact> {
+        match self {
+            Self::Served(artefact) => Some(artefact),
+            Self::Missing | Self::Unknown => None,
+        }
+    }
+}
+
+/// Of whoever publishes, and so knows.
+impl From<Option<ServedArtefact>> for ShelvedArtefact {
+    fn from(published: Option<ServedArtefact>) -> Self {
+        published.map_or(Self::Missing, Self::Served)
+    }
+}
+
 // === impl ServedArtefacts ===
 
 impl ServedArtefacts {
-    pub fn get(&self, name: ArtefactName) -> Option<&ServedArtefact> {
+    /// Of whoever has not asked yet.
+    pub const UNKNOWN: Self =
+        Self { table: ShelvedArtefact::Unknown, patch: ShelvedArtefact::Unknown };
+
+    pub fn get(&self, name: ArtefactName) -> &ShelvedArtefact {
         match name {
-            ArtefactName::Patch => self.patch.as_ref(),
-            ArtefactName::Table => self.table.as_ref(),
+            ArtefactName::Patch => &self.patch,
+            ArtefactName::Table => &self.table,
         }
     }
 }
@@ -82,6 +117,14 @@ impl ArtefactShelf {
     /// Serves these from now on, both in one step, and wakes all who wait for either.
     pub fn put(&self, audience: &str, artefacts: ServedArtefacts) {
         self.sender(audience).send_replace(artefacts);
+    }
+
+    /// Serves this one from now on, and the other as before.
+    pub fn put_one(&self, audience: &str, name: ArtefactName, state: ShelvedArtefact) {
+        self.sender(audience).send_modify(|artefacts| match name {
+            ArtefactName::Patch => artefacts.patch = state,
+            ArtefactName::Table => artefacts.table = state,
+        });
     }
 
     /// What is served now.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 
-use super::places::OF_A_CALLER;
 use super::*;
 use crate::core::Digest;
 
@@ -26,7 +25,7 @@ impl Peer {
         let fleet = |name: &str, audiences: &[&str], token: &str| ArtefactFleet {
             name: name.into(),
             audiences: audiences.iter().map(|a| (*a).into()).collect(),
-            bearer: Digest::of(token.split(' ').nth(1).unwrap().as_bytes()),
+            bearer: Some(Digest::of(token.split(' ').nth(1).unwrap().as_bytes())),
         };
         let fleets = vec![fleet("web", &["shop", "a/b c"], WEB), fleet("mobile", &["app"], MOBILE)];
         let (shelf, told) = (ArtefactShelf::default(), Arc::default());
@@ -39,14 +38,16 @@ impl Peer {
 
     fn put(&self, table: u64, patch: Option<u64>) {
         let artefact = |serial: u64| ServedArtefact::new(serial, format!("file {serial}"));
-        let artefacts =
-            ServedArtefacts { table: Some(artefact(table)), patch: patch.map(artefact) };
+        let artefacts = ServedArtefacts {
+            table: Some(artefact(table)).into(),
+            patch: patch.map(artefact).into(),
+        };
         self.shelf.put("shop", artefacts);
     }
 
     async fn send(&self, request: http::request::Builder) -> Answer {
         let request = request.body(()).unwrap();
-        self.service.answer(&request, Some("192.0.2.1".parse().unwrap())).await
+        self.service.answer(request, Some("192.0.2.1".parse().unwrap())).await
     }
 
     async fn get(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
@@ -201,7 +202,8 @@ fn who_waits_hears_at_once_of_what_is_new() {
 fn a_caller_has_so_many_waits_and_no_more() {
     run(async {
         let peer = Arc::new(Peer::new());
-        let held: Vec<_> = (0..OF_A_CALLER)
+        let of_a_caller = WaitLimits::default().of_a_caller;
+        let held: Vec<_> = (0..of_a_caller)
             .map(|_| {
                 let peer = Arc::clone(&peer);
                 tokio::spawn(async move {
@@ -210,7 +212,7 @@ fn a_caller_has_so_many_waits_and_no_more() {
                 })
             })
             .collect();
-        while peer.told.lock().unwrap().len() < OF_A_CALLER {
+        while peer.told.lock().unwrap().len() < of_a_caller {
             tokio::task::yield_now().await;
         }
         let more = |instance: &'static str| {
@@ -234,5 +236,104 @@ fn a_caller_has_so_many_waits_and_no_more() {
         for held in held {
             assert_eq!(held.await.unwrap(), StatusCode::OK);
         }
+    });
+}
+
+#[test]
+fn nobody_is_told_of_nothing_by_who_does_not_know() {
+    run(async {
+        let peer = Peer::new();
+        peer.shelf.put("shop", ServedArtefacts::UNKNOWN);
+        for fields in [&[][..], &[("prefer", "wait=1")]] {
+            let answer = peer.get(PATCH, fields).await;
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(field(&answer, "retry-after"), "1");
+            assert!(body(answer).await.contains("\"not_known\""));
+        }
+        // Each becomes known by itself, and who waits for it hears of it.
+        let wait = [("prefer", "wait=20")];
+        let (table, ()) = tokio::join!(peer.get(TABLE, &wait), async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let state = ShelvedArtefact::Served(ServedArtefact::new(7, "file 7"));
+            peer.shelf.put_one("shop", ArtefactName::Table, state);
+        });
+        let answered = table.extensions().get::<ArtefactAnswered>().cloned().unwrap();
+        assert_eq!((answered.name, answered.waited), (ArtefactName::Table, true));
+        assert_eq!(body(table).await, "file 7");
+        assert_eq!(peer.get(PATCH, &[]).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        peer.shelf.put_one("shop", ArtefactName::Patch, ShelvedArtefact::Missing);
+        assert_eq!(peer.get(PATCH, &[]).await.status(), StatusCode::NOT_FOUND);
+    });
+}
+
+#[test]
+fn fleets_change_while_they_wait() {
+    run(async {
+        let peer = Peer::new();
+        peer.put(7, None);
+        let mobile = || Request::get(TABLE).header("authorization", MOBILE);
+        assert_eq!(peer.send(mobile()).await.status(), StatusCode::NOT_FOUND);
+        let audiences: Vec<Box<str>> = vec!["shop".into()];
+        let token = Digest::of(MOBILE.split(' ').nth(1).unwrap().as_bytes());
+        let fleet = |name: &str, bearer| ArtefactFleet {
+            name: name.into(),
+            audiences: audiences.clone(),
+            bearer,
+        };
+        peer.service.set_fleets(vec![fleet("mobile", Some(token))]);
+        assert_eq!(peer.send(mobile()).await.status(), StatusCode::OK);
+        assert_eq!(peer.get(TABLE, &[]).await.status(), StatusCode::UNAUTHORIZED);
+        // Without a token, or with an unknown one.
+        peer.service.set_fleets(vec![fleet("all", None), fleet("mobile", Some(token))]);
+        for (request, name) in [(Request::get(TABLE), "all"), (mobile(), "mobile")] {
+            assert_eq!(peer.send(request).await.status(), StatusCode::OK);
+            assert_eq!(&*peer.last().fleet, name);
+        }
+        assert_eq!(peer.get(TABLE, &[]).await.status(), StatusCode::OK);
+    });
+}
+
+/// Whoever is let go before the end has missed nothing, and they are not let go at once.
+#[test]
+fn who_waits_leaves_in_turn() {
+    run(async {
+        let peer = Arc::new(Peer::new());
+        peer.put(7, Some(9));
+        let tag = field(&peer.get(PATCH, &[]).await, "etag").to_owned();
+        let waiting: Vec<_> = (0..40)
+            .map(|n| {
+                let (peer, tag) = (Arc::clone(&peer), tag.clone());
+                tokio::spawn(async move {
+                    let instance = format!("sidecar-{n}");
+                    let fields = [
+                        ("prefer", "wait=60"),
+                        ("if-none-match", &*tag),
+                        ("keygate-instance", &*instance),
+                    ];
+                    let answer = peer.get(PATCH, &fields).await;
+                    (answer.status(), tokio::time::Instant::now())
+                })
+            })
+            .collect();
+        while peer.service.waiting() < 40 {
+            tokio::task::yield_now().await;
+        }
+        let began = tokio::time::Instant::now();
+        peer.service.leave(Duration::from_secs(4));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let left = peer.service.waiting();
+        assert!((5..40).contains(&left), "{left} still wait");
+        peer.put(7, Some(10));
+        let mut news = 0;
+        for waiting in waiting {
+            let (status, at) = waiting.await.unwrap();
+            assert!(at - began < Duration::from_secs(20));
+            news += usize::from(status == StatusCode::OK);
+        }
+        assert_eq!(news, left, "those who had not left yet");
+        // Who comes now is let go soon.
+        let fields = [("prefer", "wait=60"), ("if-none-match", "\"10-x\"")];
+        assert_eq!(peer.get(PATCH, &fields).await.status(), StatusCode::OK);
+        assert_eq!(peer.service.waiting(), 0);
     });
 }

@@ -31,7 +31,7 @@ use self::metrics::MeteredAudience;
 use self::outbox::{Outbox, OutboxParts};
 use super::config::AdminToml;
 use super::store::{AudienceName, AuditHead, SidecarReport, Store};
-use crate::artefacts::ArtefactShelf;
+use crate::artefacts::{ArtefactShelf, ServedArtefacts};
 use crate::clock::Clock;
 use crate::exit::Exit;
 use crate::manage::error::{Error, Result};
@@ -139,6 +139,10 @@ impl Publisher {
         let mut threads = Vec::new();
         let mut outboxes = Vec::new();
         for audience in &options.settings.audiences {
+            if audience.signer.is_some() {
+                // Until it is: a sidecar that is told of no patch starts without its revocations.
+                options.shelf.put(audience.name.as_str(), ServedArtefacts::UNKNOWN);
+            }
             let (state, shown) = watch::channel(PublicationState::default());
             let parts = OutboxParts { options: &options, audience, state, high_water: &high_water };
             let mut outbox = Outbox::new(parts);

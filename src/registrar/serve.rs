@@ -138,7 +138,7 @@ async fn artefacts(State(app): State<App>, request: Request) -> Response {
     }
     let (parts, _) = request.into_parts();
     // Nobody reads the body.
-    let answer = artefacts.answer(&Request::from_parts(parts.clone(), ()), peer).await;
+    let answer = artefacts.answer(Request::from_parts(parts.clone(), ()), peer).await;
     if answer.status() != StatusCode::UNAUTHORIZED {
         AskedBy::note(&parts, FLEET);
     }

@@ -117,6 +117,29 @@ impl SignedHead {
     }
 }
 
+impl Manifest {
+    /// What a whole file states of itself, for whoever passes it on: its frame is sound, it is of
+    /// this kind and for this audience, and its body is the one that it states. Nobody has looked at
+    /// signatures, nor into the body.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn stated(file: &[u8], kind: FileKind, audience: &str) -> Result<Self, Refusal> {
+        let envelope = Envelope::parse(file)?;
+        let manifest = Self::parse(&envelope)?;
+        if manifest.kind != kind {
+            return Err(Refusal::Kind { found: manifest.kind, wanted: kind });
+        }
+        if *manifest.audience != *audience {
+            let stated = manifest.audience;
+            return Err(Refusal::Audience { stated, wanted: audience.into() });
+        }
+        check_body(&manifest, file.get(envelope.body_at..).unwrap_or_default())?;
+        Ok(manifest)
+    }
+}
+
 /// Length and hash of a body as the manifest states them.
 pub(crate) fn check_body(manifest: &Manifest, body: &[u8]) -> Result<(), Refusal> {
     let found = body.len() as u64;

@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use keygate::artefacts::{
     ArtefactFleet, ArtefactName, ArtefactPoll, ArtefactService, ArtefactShelf, ServedArtefact,
     ServedArtefacts,
@@ -12,17 +10,16 @@ use keygate::core::Digest;
 
 use crate::support::client::exchange;
 use crate::support::gate::{AUDIENCE, Folder, Gate, READER};
+use crate::support::origin::ArtefactOrigin;
 use crate::support::upstream::Upstream;
 
 const TOKEN: &str = "a-token-of-the-fleet-1";
 
 /// Serves a shelf until it is dropped.
 struct Server {
-    port: u16,
+    origin: ArtefactOrigin,
     shelf: ArtefactShelf,
     told: Arc<Mutex<Vec<ArtefactPoll>>>,
-    /// Dropped, it ends the server.
-    _end: tokio::sync::oneshot::Sender<()>,
 }
 
 impl Server {
@@ -32,35 +29,14 @@ impl Server {
         let fleet = ArtefactFleet {
             name: "web".into(),
             audiences: vec![AUDIENCE.into()],
-            bearer: Digest::of(TOKEN.as_bytes()),
+            bearer: Some(Digest::of(TOKEN.as_bytes())),
         };
         let polls = Arc::clone(&told);
         let service = ArtefactService::new(shelf.clone(), vec![fleet], move |poll| {
             polls.lock().unwrap().push(poll);
         });
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (end, ended) = tokio::sync::oneshot::channel::<()>();
-        std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let serve = async {
-                    while let Ok((stream, peer)) = listener.accept().await {
-                        let serving =
-                            http1::Builder::new().timer(TokioTimer::new()).serve_connection(
-                                TokioIo::new(stream),
-                                service.connection(Some(peer.ip())),
-                            );
-                        tokio::spawn(serving);
-                    }
-                };
-                tokio::select! { () = serve => {} _ = ended => {} }
-            });
-        });
-        Self { port, shelf, told, _end: end }
+        let origin = ArtefactOrigin::start(service);
+        Self { origin, shelf, told }
     }
 
     /// Serves what the folder holds.
@@ -69,8 +45,8 @@ impl Server {
             ServedArtefact::new(serial, std::fs::read(folder.file(name)).unwrap())
         };
         let artefacts = ServedArtefacts {
-            table: Some(served("keys.kgt", table)),
-            patch: patch.map(|serial| served("keys.kgp", serial)),
+            table: Some(served("keys.kgt", table)).into(),
+            patch: patch.map(|serial| served("keys.kgp", serial)).into(),
         };
         self.shelf.put(AUDIENCE, artefacts);
     }
@@ -91,7 +67,7 @@ fn a_sidecar_gets_each_change_while_it_waits() {
     let upstream = Upstream::start();
     let server = Server::start();
     let folder = Gate::before(&upstream).folder();
-    let url = format!("http://127.0.0.1:{}/artefacts/{AUDIENCE}", server.port);
+    let url = format!("http://{}/artefacts/{AUDIENCE}", server.origin.address);
     let config = folder.read("keygate.toml").replace(
         "path = \"keys.kgt\"",
         &format!(

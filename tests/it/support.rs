@@ -2,6 +2,7 @@
 //! they came, and a runner for the real programs.
 
 pub(crate) mod client;
+pub(crate) mod distributor;
 pub(crate) mod gate;
 pub(crate) mod h2raw;
 pub(crate) mod h2upstream;
@@ -9,6 +10,7 @@ pub(crate) mod http;
 #[cfg(feature = "kubernetes")]
 pub(crate) mod kube_api;
 pub(crate) mod nginx;
+pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod relay;
 pub(crate) mod start;

@@ -227,7 +227,7 @@ fn artefacts(app: &App, shelf: ArtefactShelf, book: SidecarBook) -> ArtefactServ
     let fleets = app.settings.fleets.iter().map(|fleet| ArtefactFleet {
         name: fleet.name.clone(),
         audiences: fleet.audiences.iter().map(|name| name.as_str().into()).collect(),
-        bearer: fleet.bearer,
+        bearer: Some(fleet.bearer),
     });
     let clock = app.clock.clone();
     ArtefactService::new(shelf, fleets.collect(), move |poll| {

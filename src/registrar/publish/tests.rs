@@ -236,14 +236,14 @@ fn every_change_is_published_and_a_sidecar_takes_it() {
         // Both are served from memory as well.
         let served = service.shelf.get("shop");
         let file = |name| fs::read(house.root.join("out").join(name)).unwrap();
-        assert_eq!(served.patch.unwrap().bytes, file("keys.kgp"));
-        assert_eq!(served.table.unwrap().bytes, file("keys.kgt"));
+        assert_eq!(served.patch.served().unwrap().bytes, file("keys.kgp"));
+        assert_eq!(served.table.served().unwrap().bytes, file("keys.kgt"));
         service.publisher.stop();
         // The next start goes on, and changes nothing.
         let again = house.serve().await;
         again.until(|state| state.published_ms.is_some()).await;
         assert_eq!(again.state().published, state.published);
-        assert!(again.shelf.get("shop").table.is_some());
+        assert!(again.shelf.get("shop").table.served().is_some());
         sidecar.look(&house).unwrap();
         let third = create(&again.store, "third").await;
         again.published(third.serial).await;
@@ -350,7 +350,7 @@ fn a_change_is_in_force_when_every_known_sidecar_has_it() {
         let made = create(&service.store, "CRM").await;
         service.published(made.serial).await;
         let handle = service.publisher.handle();
-        let patch = service.shelf.get("shop").patch.unwrap();
+        let patch = service.shelf.get("shop").patch.served().cloned().unwrap();
         let head: Box<[u8]> = SignedHead::bytes_of(&patch.bytes).unwrap().into();
         let show = |instance: &str, serial, head: Option<&[u8]>| {
             let poll = ArtefactPoll {
@@ -392,7 +392,7 @@ fn a_change_is_in_force_when_every_known_sidecar_has_it() {
             let made = create(&other.store, "of the other database").await;
             other.published(made.serial).await;
         }
-        let patch = other.shelf.get("shop").patch.unwrap();
+        let patch = other.shelf.get("shop").patch.served().cloned().unwrap();
         let proof = SignedHead::bytes_of(&patch.bytes).unwrap();
         assert!(patch.tag.serial > next.serial);
         show("b", patch.tag.serial + 1, Some(proof));

@@ -65,8 +65,8 @@ impl Current {
 
     pub(super) fn served(&self) -> ServedArtefacts {
         ServedArtefacts {
-            table: Some(self.table.served.clone()),
-            patch: self.patch.as_ref().map(|patch| patch.served.clone()),
+            table: Some(self.table.served.clone()).into(),
+            patch: self.patch.as_ref().map(|patch| patch.served.clone()).into(),
         }
     }
 

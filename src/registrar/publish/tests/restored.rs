@@ -45,7 +45,7 @@ fn a_restored_database_brings_nothing_back() {
             service.store.change(request(host(), KeyChange::Create(Box::new(new_key("x"))))).await,
             Err(StoreError::ReadOnly { .. })
         ));
-        assert!(service.shelf.get("shop").table.is_none(), "nothing older is served");
+        assert!(service.shelf.get("shop").table.served().is_none(), "nothing older is served");
         sidecar.look(&house).unwrap();
         assert_eq!(sidecar.status(&digest), Some(KeyStatus::Revoked));
         let mut fresh = house.sidecar();

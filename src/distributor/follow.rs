@@ -1,0 +1,154 @@
+//! Follows one file of the origin on a thread of its own: one request at a time, however many sidecars
+//! wait for what comes of it. The last good version is served for as long as there is no other.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use super::desk::{DistributorDesk, word};
+use super::judge::ArtefactVerdict;
+use super::metrics::OriginResult;
+use super::options::OriginArtefact;
+use crate::artefacts::ArtefactName;
+use crate::reload::{
+    Fetch, FetchAnswer, FetchEnd, FetchFault, NextFetch, SourceError, TransferDeadline, UrlSource,
+    WaitClaim, random_share,
+};
+use crate::table::{Buffer, SignedHead};
+
+/// One file, and how its origin is asked.
+pub(super) struct OriginFollower {
+    pub(super) desk: DistributorDesk,
+    /// The file's number on the desk.
+    pub(super) at: usize,
+    pub(super) place: OriginArtefact,
+    pub(super) source: UrlSource,
+    pub(super) poll: Duration,
+    pub(super) max_bytes: u64,
+    /// Said last, so that each request does not say it again.
+    pub(super) said: Option<String>,
+}
+
+// === impl OriginFollower ===
+
+impl OriginFollower {
+    /// Until nobody can send to `stopped` any more.
+    pub(super) fn run(mut self, stopped: &Receiver<()>) {
+        let mut pace = self.source.pace();
+        let mut patience = TransferDeadline::AtOnce;
+        loop {
+            let began = self.desk.clock().now().mono_ns;
+            let fetched = self.source.fetch(patience, self.max_bytes);
+            let took = self.since(began);
+            let (end, claim) = self.hear(fetched, took);
+            let is_first = patience == TransferDeadline::AtOnce;
+            patience = TransferDeadline::Wait;
+            let is_answer = !matches!(end, FetchEnd::Away { .. } | FetchEnd::Failed { .. });
+            let next = match is_first && is_answer && self.source.waits() {
+                true => NextFetch::AtOnce,
+                false => pace.after(end, claim, took, self.poll),
+            };
+            let rest = next.rest(self.since(began), random_share());
+            if stopped.recv_timeout(rest) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    }
+
+    fn hear(
+        &mut self,
+        fetched: Result<Fetch, FetchFault>,
+        took: Duration,
+    ) -> (FetchEnd, WaitClaim) {
+        match fetched {
+            Ok(Fetch { answer, claim, .. }) => {
+                let end = match answer {
+                    FetchAnswer::Unchanged => {
+                        self.desk.confirmed(self.at);
+                        self.told(OriginResult::Unchanged, None);
+                        FetchEnd::Nothing
+                    }
+                    FetchAnswer::Missing { retry_after } => {
+                        self.missing();
+                        let was_held = claim.is_true_of(took);
+                        match self.place.name == ArtefactName::Patch || was_held {
+                            true => FetchEnd::Nothing,
+                            false => FetchEnd::Failed { retry_after },
+                        }
+                    }
+                    FetchAnswer::Changed { bytes, validators } => {
+                        let head = SignedHead::bytes_of(&bytes).map(<[u8]>::to_vec);
+                        let end = self.judge(bytes);
+                        // What was refused is not named: the origin takes the name for what we have.
+                        if !matches!(end, FetchEnd::Failed { .. }) {
+                            self.source.taken(validators);
+                            self.source.shows(head.as_deref());
+                        }
+                        end
+                    }
+                };
+                (end, claim)
+            }
+            Err(FetchFault { error, is_away }) => {
+                let retry_after = match &error {
+                    SourceError::Status { retry_after, .. } => *retry_after,
+                    _ => None,
+                };
+                self.told(OriginResult::Failed, Some(error.to_string()));
+                let end = match is_away {
+                    true => FetchEnd::Away { retry_after },
+                    false => FetchEnd::Failed { retry_after },
+                };
+                (end, WaitClaim::NotAsked)
+            }
+        }
+    }
+
+    fn missing(&mut self) {
+        self.desk.missing(self.at);
+        let is_gone = self.desk.serial(self.at) > 0;
+        let why = "the origin has it no more; what it had is served on";
+        self.told(OriginResult::Missing, is_gone.then(|| why.to_owned()));
+    }
+
+    fn judge(&mut self, bytes: Buffer) -> FetchEnd {
+        let served = self.desk.served(self.at);
+        match self.place.judge.judge(&bytes, served.as_ref()) {
+            Ok(ArtefactVerdict::Served) => {
+                self.desk.confirmed(self.at);
+                self.told(OriginResult::Unchanged, None);
+                FetchEnd::Known
+            }
+            Ok(ArtefactVerdict::New { serial }) => {
+                let length = bytes.len();
+                self.desk.arrived(self.at, serial, bytes);
+                self.told(OriginResult::New, None);
+                let (audience, what) = (&self.place.audience, word(self.place.name));
+                tracing::info!(%audience, what, serial, bytes = length, "served from now on");
+                FetchEnd::New
+            }
+            Err(refusal) => {
+                self.told(OriginResult::Refused, Some(refusal.to_string()));
+                FetchEnd::Failed { retry_after: None }
+            }
+        }
+    }
+
+    /// Counts, and says what is wrong: once, until it is right again.
+    fn told(&mut self, result: OriginResult, wrong: Option<String>) {
+        self.desk.fetched(self.at, result);
+        let (audience, what) = (&self.place.audience, word(self.place.name));
+        match (&wrong, &self.said) {
+            (Some(now), said) if said.as_ref() != Some(now) => {
+                let serial = self.desk.serial(self.at);
+                tracing::warn!(%audience, what, serial, error = %now, "the origin gives nothing new");
+            }
+            (None, Some(_)) => tracing::info!(%audience, what, "the origin is well again"),
+            _ => {}
+        }
+        self.said = wrong;
+    }
+
+    fn since(&self, began_ns: u64) -> Duration {
+        Duration::from_nanos(self.desk.clock().now().mono_ns.saturating_sub(began_ns))
+    }
+}

@@ -1,0 +1,117 @@
+//! Which files are passed on. Trust is the sidecars' business; what is kept from them is what all of
+//! them would refuse, because a fleet that refuses a file backs off and is late for the next. Pure.
+
+use crate::artefacts::{ArtefactName, ServedArtefact};
+use crate::table::{FileKind, Manifest, PublicKey, Refusal, SignedHead, Trust, TrustError};
+
+/// Judges the files of one URL.
+#[derive(Clone, Debug)]
+pub(super) struct ArtefactJudge {
+    audience: Box<str>,
+    kind: FileKind,
+    /// `None`: whatever the origin has.
+    trust: Option<Trust>,
+}
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ArtefactVerdict {
+    New {
+        serial: u64,
+    },
+    /// What is served already, sent by an origin that cannot compare.
+    Served,
+}
+
+// === impl ArtefactJudge ===
+
+impl ArtefactJudge {
+    pub(super) fn new(
+        audience: &str,
+        name: ArtefactName,
+        signers: Option<&[PublicKey]>,
+    ) -> Result<Self, TrustError> {
+        let kind = match name {
+            ArtefactName::Patch => FileKind::Patch,
+            ArtefactName::Table => FileKind::Table,
+        };
+        let trust =
+            signers.map(|keys| Trust::new(keys.iter().copied(), 1, audience)).transpose()?;
+        Ok(Self { audience: audience.into(), kind, trust })
+    }
+
+    /// Whether a file may be served in place of the one that is.
+    ///
+    /// The serial of a file that nobody has signed means nothing: if it could keep out lower ones, one
+    /// forged file would keep out all that follow. So only who verifies goes by it.
+    ///
+    /// # Errors
+    /// Every sidecar would refuse it.
+    pub(super) fn judge(
+        &self,
+        file: &[u8],
+        served: Option<&ServedArtefact>,
+    ) -> Result<ArtefactVerdict, Refusal> {
+        if served.is_some_and(|served| *served.bytes == *file) {
+            return Ok(ArtefactVerdict::Served);
+        }
+        let serial = Manifest::stated(file, self.kind, &self.audience)?.serial;
+        if let Some(trust) = &self.trust {
+            SignedHead::open(file, self.kind, trust)?;
+            match served.map_or(0, |served| served.tag.serial) {
+                floor if serial < floor => return Err(Refusal::Rollback { serial, floor }),
+                same if serial == same => return Err(Refusal::EqualSerial { serial }),
+                _ => {}
+            }
+        }
+        Ok(ArtefactVerdict::New { serial })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::testkit::{AUDIENCE, Signer, issue, spec, table_file};
+
+    fn served(serial: u64, file: &[u8]) -> ServedArtefact {
+        ServedArtefact::new(serial, file.to_vec())
+    }
+
+    #[test]
+    fn what_all_would_refuse_is_not_passed_on() {
+        let (own, strange) = (Signer::new(1), Signer::new(2));
+        let file = |serial, signer| table_file(&[spec(1)], issue(serial, &[signer]), &[signer]);
+        let keys = [own.key];
+        let judge = |audience: &str, name, keys: Option<&[PublicKey]>| {
+            ArtefactJudge::new(audience, name, keys).unwrap()
+        };
+        let plain = judge(AUDIENCE, ArtefactName::Table, None);
+        let strict = judge(AUDIENCE, ArtefactName::Table, Some(&keys));
+        let good = file(7, &own);
+        for judge in [&plain, &strict] {
+            let verdict = |file: &[u8]| judge.judge(file, None);
+            assert_eq!(verdict(&good).unwrap(), ArtefactVerdict::New { serial: 7 });
+            assert_eq!(verdict(b"<html>").unwrap_err().reason(), "magic");
+            assert_eq!(verdict(&good[..good.len() - 1]).unwrap_err().reason(), "truncated");
+            let mut changed = good.clone();
+            *changed.last_mut().unwrap() ^= 1;
+            assert_eq!(verdict(&changed).unwrap_err().reason(), "body_hash");
+            let same = judge.judge(&good, Some(&served(7, &good))).unwrap();
+            assert_eq!(same, ArtefactVerdict::Served);
+        }
+        let patches = judge(AUDIENCE, ArtefactName::Patch, None);
+        assert_eq!(patches.judge(&good, None).unwrap_err().reason(), "kind");
+        let others = judge("other", ArtefactName::Table, None);
+        assert_eq!(others.judge(&good, None).unwrap_err().reason(), "audience");
+        // Only who verifies knows what a serial is worth.
+        let forged = file(900, &strange);
+        assert_eq!(strict.judge(&forged, None).unwrap_err().reason(), "unknown_signer");
+        assert!(plain.judge(&forged, None).is_ok());
+        let newer = served(900, &forged);
+        assert_eq!(strict.judge(&good, Some(&newer)).unwrap_err().reason(), "rollback");
+        assert_eq!(plain.judge(&good, Some(&newer)).unwrap(), ArtefactVerdict::New { serial: 7 });
+        let twin = table_file(&[spec(2)], issue(7, &[&own]), &[&own]);
+        let first = served(7, &good);
+        assert_eq!(strict.judge(&twin, Some(&first)).unwrap_err().reason(), "equal_serial");
+    }
+}

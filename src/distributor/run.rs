@@ -1,0 +1,208 @@
+//! The running distributor: its threads, from the start to the last answer.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use super::desk::{DeskOptions, DistributorDesk};
+use super::follow::OriginFollower;
+use super::options::DistributorOptions;
+use super::probes;
+use super::serve::{ConnectionBounds, bind, serve};
+use super::tokens::FleetTokens;
+use crate::config::Sharing;
+use crate::exit::Exit;
+use crate::manage::error::{Error, Result};
+use crate::manage::session::Session;
+use crate::reload::UrlSource;
+use crate::tls::{Reloadable, ServerTls, Watcher};
+
+/// Between two looks at token files and certificate.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Files and sockets of no sidecar's, beside those of followers.
+const OURS: u64 = 64;
+
+fn internal(error: std::io::Error) -> Error {
+    Error::Added { message: error.to_string(), exit: Exit::Internal }
+}
+
+/// Until a signal says to stop.
+pub(super) fn run(options: DistributorOptions, session: &mut Session) -> Result<()> {
+    // A log that nobody reads must not hold up a fleet.
+    let (log, _log) = tracing_appender::non_blocking(std::io::stderr());
+    let filter = EnvFilter::new("info,hyper=warn");
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log);
+    // A second one in the same process is a test's, and the first one serves both.
+    let _ = log.with_ansi(std::io::stderr().is_terminal()).try_init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("distributor")
+        .enable_all()
+        .build()
+        .map_err(internal)?;
+    let load = |files| ServerTls::load(files, session.clock.clone());
+    let tls = options.tls.as_ref().map(load).transpose().map_err(|why| {
+        let hint = "--tls-certificate and --tls-key name the chain and its key";
+        Error::Added { message: format!("{why}\nhint: {hint}"), exit: Exit::Config }
+    })?;
+    let tls = tls.map(Arc::new);
+    let watched = tls.iter().map(|tls| Arc::clone(tls) as Arc<dyn Reloadable>);
+    let certificates = Watcher::new(watched, session.clock.clone());
+    let most = fit_descriptors(options.max_connections, options.artefacts.len() as u64);
+    let desk = DistributorDesk::new(DeskOptions {
+        artefacts: options.artefacts.clone(),
+        fleets: options.fleets.fleets(),
+        most_waiting: most,
+        access_log: options.access_log,
+        tls,
+        clock: session.clock.clone(),
+    });
+    let followers = followers(&options, &desk)?;
+    runtime.block_on(async {
+        let listener = listen("--listen", options.listen, options.sharing)?;
+        let probes = listen("--admin-listen", options.admin_listen, Sharing::Alone)?;
+        let mut signals = StopSignals::new().map_err(internal)?;
+        let scheme = if desk.tls().is_some() { "https" } else { "http" };
+        for (what, listener, scheme) in
+            [("listening", &listener, scheme), ("probes and metrics", &probes, "http")]
+        {
+            let address = listener.local_addr().map_err(internal)?;
+            session.output.line(&format!("{what} on {scheme}://{address}"))?;
+        }
+        session.output.flush()?;
+        // Nobody is served before the addresses are ours.
+        let stop = follow(followers)?;
+        let (close, told) = watch::channel(false);
+        // Probes are answered to the end.
+        let (_end, ended) = watch::channel(false);
+        let bounds = ConnectionBounds { most, age: options.connection_age };
+        let serving = tokio::spawn(serve(listener, desk.clone(), bounds, told));
+        let probing = tokio::spawn(probes::serve(probes, desk.clone(), ended));
+        let caring = tokio::spawn(care(desk.clone(), options.fleets, certificates));
+        signals.wait().await;
+        tracing::info!(within = ?options.drain, "draining");
+        desk.leave(options.drain);
+        tokio::select! {
+            () = tokio::time::sleep(options.drain) => {}
+            // Whoever asks twice does not want to wait.
+            () = signals.wait() => {}
+        }
+        close.send_replace(true);
+        tokio::select! {
+            // A panic of that task was reported already.
+            _ = serving => {}
+            () = signals.wait() => {}
+        }
+        caring.abort();
+        probing.abort();
+        drop(stop);
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// SIGTERM and SIGINT.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+// === impl StopSignals ===
+
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn listen(option: &'static str, address: SocketAddr, sharing: Sharing) -> Result<TcpListener> {
+    bind(address, sharing).map_err(|error| {
+        let message = format!("cannot listen on {address}: {error}\nhint: {option} names another");
+        Error::Added { message, exit: Exit::CannotCreate }
+    })
+}
+
+/// Opens every URL, so that a CA file that is of no use shows at the start.
+fn followers(options: &DistributorOptions, desk: &DistributorDesk) -> Result<Vec<OriginFollower>> {
+    let opened = desk.places().map(|(at, place)| {
+        let source = UrlSource::of_instance(&place.url, &options.origin, Some(&options.instance))
+            .map_err(|e| Error::Added { message: e.to_string(), exit: Exit::Config })?;
+        Ok(OriginFollower {
+            desk: desk.clone(),
+            at,
+            place: place.clone(),
+            source,
+            poll: options.poll,
+            max_bytes: options.max_bytes,
+            said: None,
+        })
+    });
+    opened.collect()
+}
+
+/// A thread for each file, until what is returned is dropped. One that waits at the origin then ends
+/// with the process.
+fn follow(followers: Vec<OriginFollower>) -> Result<Vec<Sender<()>>> {
+    let mut stops = Vec::new();
+    for follower in followers {
+        let (stop, stopped) = channel();
+        std::thread::Builder::new()
+            .name("fetch-origin".to_owned())
+            .spawn(move || follower.run(&stopped))
+            .map_err(internal)?;
+        stops.push(stop);
+    }
+    Ok(stops)
+}
+
+/// Looks after what changes beside: token files, certificate, metrics.
+async fn care(desk: DistributorDesk, mut fleets: FleetTokens, mut certificates: Watcher) {
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tick.tick().await;
+        if let Some(changed) = fleets.look() {
+            desk.set_fleets(changed);
+        }
+        // It says itself what it has found.
+        certificates.look(|_| {});
+        desk.tidy();
+    }
+}
+
+/// Raises the limit of file descriptors to what the connections need, or takes fewer connections.
+fn fit_descriptors(connections: usize, files: u64) -> usize {
+    let ours = OURS + files * 2;
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = (connections as u64).saturating_add(ours);
+    let Some(now) = limit.current.filter(|now| *now < wanted) else { return connections };
+    let most = limit.maximum.map_or(wanted, |max| max.min(wanted));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit }).is_ok();
+    let have = if raised { most } else { now };
+    if have >= wanted {
+        return connections;
+    }
+    let fits = usize::try_from(have.saturating_sub(ours).max(have / 2)).unwrap_or(connections);
+    tracing::warn!(
+        descriptors = have,
+        connections = fits,
+        "fewer file descriptors than --max-connections needs; taking fewer connections\n\
+         hint: raise the limit (LimitNOFILE, ulimit -n) or lower --max-connections"
+    );
+    fits
+}

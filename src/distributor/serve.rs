@@ -1,0 +1,158 @@
+//! The listener that sidecars wait at: connections that end, and an end that they come back from one
+//! after the other.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+use super::desk::DistributorDesk;
+use crate::config::Sharing;
+use crate::reload::random_share;
+use crate::serving::{accept_until, told_to_stop};
+
+/// For a handshake, and until the head of a request is there: of the first, or of the next on an idle
+/// connection.
+const HEAD: Duration = Duration::from_secs(30);
+
+/// Longest head of a request: sidecars send the head of what they have in one of its fields. A
+/// connection's buffer begins with 8 KiB.
+const LONGEST_HEAD: usize = 32 * 1024;
+
+/// A client that takes nothing of an answer for so long is gone.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+/// For the answer under way when a connection is to end: as long as a sidecar waits for a table.
+const LAST_ANSWER: Duration = Duration::from_secs(15 * 60);
+
+/// The same at the end of the process.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// Connections that wait to be accepted: a fleet that comes back. The kernel may hold fewer.
+const BACKLOG: i32 = 16_384;
+
+/// Bounds of connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConnectionBounds {
+    pub(super) most: usize,
+    /// A quarter more or less.
+    pub(super) age: Duration,
+}
+
+/// Takes an address, inside a runtime.
+///
+/// # Errors
+/// It is taken, or may not be.
+pub(super) fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for old connections.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if sharing == Sharing::SameUser {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Serves until `stop` says true, then lets answers under way end, 10 s at most.
+pub(super) async fn serve(
+    listener: TcpListener,
+    desk: DistributorDesk,
+    bounds: ConnectionBounds,
+    stop: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(bounds.most));
+    let accept = || accept(&listener, &desk, &places, bounds, &stop);
+    accept_until(stop.clone(), accept).await;
+    drop(listener);
+    let all = u32::try_from(bounds.most).unwrap_or(u32::MAX);
+    if tokio::time::timeout(LEAVE, places.acquire_many(all)).await.is_err() {
+        tracing::warn!("some answers had not ended and were cut");
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    desk: &DistributorDesk,
+    places: &Arc<Semaphore>,
+    bounds: ConnectionBounds,
+    stop: &watch::Receiver<bool>,
+) -> io::Result<()> {
+    let (stream, address) = listener.accept().await?;
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        // Closed at once: another distributor may have a place.
+        desk.turned_away();
+        return Ok(());
+    };
+    let peer = address.ip().to_canonical();
+    let parts = ConnectionParts { desk: desk.clone(), peer, bounds, place };
+    tokio::spawn(arrive(stream, parts, stop.clone()));
+    Ok(())
+}
+
+/// What a connection has, and gives back at its end.
+struct ConnectionParts {
+    desk: DistributorDesk,
+    peer: IpAddr,
+    bounds: ConnectionBounds,
+    place: OwnedSemaphorePermit,
+}
+
+async fn arrive(stream: TcpStream, parts: ConnectionParts, stop: watch::Receiver<bool>) {
+    // What cannot be set makes it slower, not wrong.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let Some(tls) = parts.desk.tls().map(|tls| TlsAcceptor::from(tls.current())) else {
+        return connection(stream, parts, stop).await;
+    };
+    // Whose handshake fails is told by TLS. Boxed: its state is larger than a connection's.
+    let shaking = Box::pin(tokio::time::timeout(HEAD, tls.accept(stream)));
+    if let Ok(Ok(stream)) = shaking.await {
+        connection(stream, parts, stop).await;
+    }
+}
+
+async fn connection<S>(stream: S, parts: ConnectionParts, mut stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let ConnectionParts { desk, peer, bounds, place } = parts;
+    let _connected = desk.connected();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let desk = desk.clone();
+        async move { Ok::<_, Infallible>(desk.answer(request, peer).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(LONGEST_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let age = bounds.age.mul_f64(0.75 + random_share() / 2.0);
+    let is_over = tokio::select! {
+        // How it ends concerns the client alone.
+        _ = connection.as_mut() => true,
+        () = tokio::time::sleep(age) => false,
+        () = told_to_stop(&mut stop) => false,
+    };
+    if !is_over {
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(LAST_ANSWER, connection).await;
+    }
+    drop(place);
+}

@@ -1,0 +1,165 @@
+//! Token files of fleets, read again when they change. Whoever replaces a token puts the new one on a
+//! second line, gives it to the sidecars, and then takes the old line out.
+
+use std::path::{Path, PathBuf};
+
+use crate::artefacts::ArtefactFleet;
+use crate::config::read_secret;
+use crate::core::Digest;
+
+/// Shortest token.
+const LEAST: usize = 16;
+
+/// Most tokens of a fleet.
+const MOST: usize = 8;
+
+/// What whoever has no token is called, where none is needed.
+const OPEN: &str = "open";
+
+/// A fleet as an option names it.
+#[derive(Clone, Debug)]
+pub(super) struct FleetFile {
+    pub(super) name: Box<str>,
+    pub(super) audiences: Vec<Box<str>>,
+    pub(super) path: PathBuf,
+}
+
+/// The fleets of now, by their files.
+#[derive(Debug)]
+pub(super) struct FleetTokens {
+    files: Vec<FleetFile>,
+    /// What those who have no token may have; `None`: nothing.
+    open_to: Option<Vec<Box<str>>>,
+    fleets: Vec<ArtefactFleet>,
+    /// Said already, so that each look does not say it again.
+    said: Option<String>,
+}
+
+// === impl FleetTokens ===
+
+impl FleetTokens {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// What is wrong, with the file's name; never what is in it.
+    pub(super) fn load(
+        files: Vec<FleetFile>,
+        open_to: Option<Vec<Box<str>>>,
+    ) -> Result<Self, String> {
+        let fleets = read(&files, open_to.as_deref())?;
+        Ok(Self { files, open_to, fleets, said: None })
+    }
+
+    pub(super) fn fleets(&self) -> Vec<ArtefactFleet> {
+        self.fleets.clone()
+    }
+
+    /// Reads the files again. The fleets, if they are others now. Those of before count on while a
+    /// file is of no use.
+    pub(super) fn look(&mut self) -> Option<Vec<ArtefactFleet>> {
+        match read(&self.files, self.open_to.as_deref()) {
+            Ok(fleets) => {
+                self.said = None;
+                let is_same = self.fleets.len() == fleets.len()
+                    && self.fleets.iter().zip(&fleets).all(|(old, new)| old.bearer == new.bearer);
+                if is_same {
+                    return None;
+                }
+                tracing::info!("tokens of fleets have changed");
+                self.fleets.clone_from(&fleets);
+                Some(fleets)
+            }
+            Err(why) => {
+                if self.said.as_ref() != Some(&why) {
+                    tracing::error!(error = %why, "the tokens of before are in force");
+                    self.said = Some(why);
+                }
+                None
+            }
+        }
+    }
+}
+
+fn read(files: &[FleetFile], open_to: Option<&[Box<str>]>) -> Result<Vec<ArtefactFleet>, String> {
+    let mut fleets: Vec<ArtefactFleet> = Vec::new();
+    for file in files {
+        for token in tokens(&file.path)? {
+            if let Some(other) = fleets.iter().find(|fleet| fleet.bearer.as_ref() == Some(&token)) {
+                return Err(format!(
+                    "{}: holds a token of fleet `{}`, or one twice\nhint: each fleet has tokens of \
+                     its own; `openssl rand -hex 32` makes one",
+                    file.path.display(),
+                    other.name
+                ));
+            }
+            let (name, audiences) = (file.name.clone(), file.audiences.clone());
+            fleets.push(ArtefactFleet { name, audiences, bearer: Some(token) });
+        }
+    }
+    if let Some(audiences) = open_to {
+        fleets.push(ArtefactFleet {
+            name: OPEN.into(),
+            audiences: audiences.to_vec(),
+            bearer: None,
+        });
+    }
+    Ok(fleets)
+}
+
+/// Digests of a file's tokens, one on a line.
+fn tokens(path: &Path) -> Result<Vec<Digest>, String> {
+    let at = |why: &str| format!("{}: {why}", path.display());
+    let bytes = read_secret(path).map_err(|e| {
+        at(&format!("cannot be read: {e}\nhint: it holds the token that the sidecars send"))
+    })?;
+    let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    let is_token = |line: &&[u8]| line.len() >= LEAST && line.iter().all(u8::is_ascii_graphic);
+    if !(1..=MOST).contains(&lines.len()) || !lines.iter().all(is_token) {
+        let why = format!(
+            "must hold 1 to {MOST} lines of at least {LEAST} visible ASCII characters\nhint: \
+             `openssl rand -hex 32` makes one"
+        );
+        return Err(at(&why));
+    }
+    Ok(lines.into_iter().map(Digest::of).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_read_again_and_never_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        let file =
+            FleetFile { name: "web".into(), audiences: vec!["shop".into()], path: path.clone() };
+        let load = || FleetTokens::load(vec![file.clone()], None);
+        assert!(load().unwrap_err().contains("cannot be read"));
+        for bad in ["", "short\n", "with a blank in it, so no\n", &"0123456789abcdef\n".repeat(9)] {
+            write(bad);
+            let why = load().unwrap_err();
+            assert!(why.contains("1 to 8 lines") && !why.contains("0123"), "{why}");
+        }
+        write("0123456789abcdef\n0123456789abcdef\n");
+        assert!(load().unwrap_err().contains("or one twice"));
+        write("\n 0123456789abcdef \r\n\n");
+        let mut tokens = load().unwrap();
+        assert_eq!(tokens.fleets()[0].bearer, Some(Digest::of(b"0123456789abcdef")));
+        assert!(tokens.look().is_none(), "nothing has changed");
+        write("0123456789abcdef\nfedcba9876543210\n");
+        assert_eq!(tokens.look().unwrap().len(), 2);
+        write("short");
+        assert!(tokens.look().is_none());
+        assert_eq!(tokens.fleets().len(), 2, "those of before");
+        write("fedcba9876543210");
+        let fleets = tokens.look().unwrap();
+        assert_eq!(fleets[0].bearer, Some(Digest::of(b"fedcba9876543210")));
+        assert!(!format!("{fleets:?}").contains("fedc"));
+        // Without a token, beside those that have one.
+        let open = FleetTokens::load(vec![file], Some(vec!["shop".into()])).unwrap();
+        assert_eq!(open.fleets().iter().filter(|fleet| fleet.bearer.is_none()).count(), 1);
+    }
+}
