@@ -13,5 +13,9 @@ pub fn commands() -> Vec<AddedCommand> {
         crate::cluster::poke::added(),
         #[cfg(feature = "kubernetes")]
         crate::webhook::command::added(),
+        #[cfg(feature = "kubernetes")]
+        crate::inject::command::added_inject(),
+        #[cfg(feature = "kubernetes")]
+        crate::inject::command::added_uninject(),
     ]
 }

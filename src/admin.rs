@@ -3,14 +3,16 @@
 //! `meter`, `observe`, `reload`, `serving`, `snapshot`, `telemetry`.
 //!
 //! No endpoint gives out a secret. `pages` says of each who reaches it: probes, metrics and public
-//! keys everybody, `/status`, `/usage` and `/observe` this host or who has the token, `/drain` this
-//! host alone. A second listener has what is for everybody and nothing else.
+//! keys everybody, and probes of the service that the configuration names; `/status`, `/usage` and
+//! `/observe` this host or who has the token, `/drain` this host alone. A second listener has what is
+//! for everybody and nothing else.
 
 mod access;
 mod body;
 mod client;
 mod observing;
 mod pages;
+mod passage;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -26,9 +28,10 @@ use tokio::sync::{Semaphore, watch};
 
 use self::access::AdminCaller;
 pub use self::access::{AdminAccess, AdminDoor, AdminToken, AdminTokenError};
-pub use self::client::{DrainError, request_drain};
+pub use self::client::{DrainError, await_end, request_drain};
 pub use self::observing::ObserveDesk;
 use self::pages::AnswerTurn;
+pub use self::passage::ProbePassages;
 use crate::clock::Clock;
 use crate::exposure::ExposureCell;
 use crate::meter::UseBook;
@@ -72,6 +75,8 @@ pub struct AdminState {
     /// Begins to drain, as SIGTERM does. Called from the admin thread; must not wait.
     pub drain: Box<dyn Fn() + Send + Sync>,
     pub access: AdminAccess,
+    /// Probes of the service.
+    pub probes: Arc<ProbePassages>,
 }
 
 /// What `/status` says of a certificate that is served or shown to the upstream.
@@ -229,6 +234,9 @@ async fn serve_connection(
         place.touch();
         let (state, turns) = (&state, &turns);
         async move {
+            if let Some(passed) = pages::passed_probe(state, caller, &request).await {
+                return Ok(passed);
+            }
             let answer = || pages::answer(state, caller, &request, turns);
             Ok::<_, std::convert::Infallible>(match pages::turn_of(&request) {
                 AnswerTurn::AtOnce => answer(),

@@ -36,7 +36,9 @@ use self::signals::{BlockingStage, Signals};
 use self::uses::{instance_name, start_meter, use_book};
 use self::watchers::Watchers;
 use self::workers::{fit_descriptors, random, start_worker};
-use crate::admin::{self, AdminAccess, AdminDoor, AdminState, AdminToken, ObserveDesk};
+use crate::admin::{
+    self, AdminAccess, AdminDoor, AdminState, AdminToken, ObserveDesk, ProbePassages,
+};
 use crate::check;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -296,6 +298,7 @@ fn build(
             log: log.clone(),
             drain: Box::new(move || advance(&leave, Phase::Leaving)),
             access: AdminAccess { hosts: config.admin.hosts, token },
+            probes: ProbePassages::new(config.admin.probes),
         },
     )?;
     let running = Running {

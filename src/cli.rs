@@ -6,7 +6,8 @@ mod observe_report;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use self::observe_report::ObserveReportArgs;
 use crate::check::{self, Instead};
@@ -42,8 +43,8 @@ enum SidecarCommand {
     Completion(CompletionArgs),
     /// Drain the sidecar on this host: report not ready, then stop accepting.
     ///
-    /// For a preStop hook. Returns as soon as draining has started.
-    Drain(ConfigArgs),
+    /// For a preStop hook. Returns as soon as draining has started; with `--wait`, when it has ended.
+    Drain(DrainArgs),
     /// Explain one decision offline: verdict, rule, reason, and what the service would receive.
     ///
     /// Reads the key from standard input, so that no process list or shell history has it.
@@ -66,6 +67,17 @@ enum SidecarCommand {
 struct CompletionArgs {
     /// Shell that reads the script.
     shell: clap_complete::Shell,
+}
+
+#[derive(Args)]
+struct DrainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Return when the sidecar has drained and ended, not as soon as it begins.
+    ///
+    /// For a plain container, which gets SIGTERM as soon as its preStop hook returns.
+    #[arg(long)]
+    wait: bool,
 }
 
 #[derive(Args)]
@@ -172,7 +184,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let done = match cli.command {
         SidecarCommand::Check(args) => run_check(&args),
         SidecarCommand::Completion(args) => run_completion(args.shell),
-        SidecarCommand::Drain(args) => run_drain(&args.config),
+        SidecarCommand::Drain(args) => run_drain(&args),
         SidecarCommand::Explain(args) => run_explain(&args),
         SidecarCommand::ObserveReport(args) => observe_report::run(&args),
         // Says itself what went wrong.
@@ -249,10 +261,17 @@ fn run_completion(shell: clap_complete::Shell) -> Result<Exit, CommandFailure> {
     written(&script)
 }
 
-fn run_drain(file: &Path) -> Result<Exit, CommandFailure> {
-    let config = Config::load(file)?;
-    admin::request_drain(config.admin.bind)
-        .map_err(|error| Exit::TryAgain.because(anyhow!(error.to_string())))?;
+fn run_drain(args: &DrainArgs) -> Result<Exit, CommandFailure> {
+    let config = Config::load(&args.config.config)?;
+    let bind = config.admin.bind;
+    let failed = |error: admin::DrainError| Exit::TryAgain.because(anyhow!(error.to_string()));
+    admin::request_drain(bind).map_err(failed)?;
+    if args.wait {
+        // What keygate itself allows, and a little for the last words.
+        let longest = config.drain.delay + config.drain.deadline + Duration::from_secs(5);
+        admin::await_end(bind, longest).map_err(failed)?;
+        return show("drained\n");
+    }
     show("draining\n")
 }
 

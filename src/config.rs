@@ -15,6 +15,7 @@ mod limits;
 mod lower;
 mod observe;
 mod policy;
+mod probes;
 mod raw;
 pub(crate) mod reader;
 mod refusals;
@@ -48,6 +49,7 @@ pub use self::admin::{read_secret, token as admin_token};
 pub use self::diff::needs_restart;
 pub use self::fault::{ConfigError, ConfigFault};
 pub use self::host::{Noted, ThisHost, open_regular};
+pub use self::probes::{PassedProbe, ProbedTarget};
 pub use self::raw::{Host, Places};
 pub(crate) use self::tokens::MOST_ISSUERS;
 pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};
@@ -300,6 +302,8 @@ pub struct AdminConfig {
     pub hosts: Vec<Box<str>>,
     /// File of the bearer token that `/status` asks for beyond this host.
     pub token_file: Option<PathBuf>,
+    /// Probes of the service that keygate makes when it is asked for them.
+    pub probes: Vec<PassedProbe>,
     /// As the listeners: two processes that share those share this one too.
     pub sharing: Sharing,
 }

@@ -3,7 +3,11 @@
 //! [`inject`] decides and changes nothing itself; `keygatectl inject` and the webhook call it. What is
 //! below `pod` is pure. Imports core, exit, manage and wording.
 
+pub mod command;
+mod inventory;
 pub mod pod;
+mod stream;
+mod yaml;
 
 pub use self::pod::annotations::{AnnotationName, LabelName};
 pub use self::pod::outcome::{DenialReason, InjectDenial, InjectOutcome, Injection, SkipReason};
@@ -13,4 +17,5 @@ pub use self::pod::settings::{
     TableSettings,
 };
 pub use self::pod::status::{ContainerChange, InjectStatus, MovedPort};
+pub use self::pod::undo::{UndoError, is_injected, uninject};
 pub use self::pod::{InjectContext, inject};

@@ -137,7 +137,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, added: &[AddedCommand]
             Exit::Ok.code()
         }
         // `diff --exit-code` and `keys safe-to-revoke` have told it already.
-        Err(Error::Different | Error::InUse) => 1,
+        Err(Error::AnswerIsNo | Error::Different | Error::InUse) => 1,
         Err(e) => {
             session.output.flush().ok();
             session.output.note(&format!("error: {}", told(&e.to_string(), &given)));

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Between two looks whether it is still there.
+const LOOK: Duration = Duration::from_millis(200);
+
 #[derive(Debug, thiserror::Error)]
 pub enum DrainError {
     #[error(
@@ -15,23 +18,44 @@ pub enum DrainError {
     Io { address: SocketAddr, source: io::Error },
     #[error("the admin listener refused: {0}")]
     Refused(String),
+    #[error("the sidecar still runs after {} s\nhint: drain.delay and drain.deadline say how long it may", .0.as_secs())]
+    StillThere(Duration),
 }
 
 /// Asks the sidecar whose admin listener is bound to `bind` to drain. Returns as soon as it began.
 pub fn request_drain(bind: SocketAddr) -> Result<(), DrainError> {
-    let mut address = bind;
-    // Bound to all addresses: reached over loopback, which is the only peer that may drain.
-    match bind.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
+    let address = reached_at(bind);
     let head = exchange(address).map_err(|source| DrainError::Io { address, source })?;
     let status = head.lines().next().unwrap_or_default();
     match status.split(' ').nth(1) {
         Some("202") => Ok(()),
         _ => Err(DrainError::Refused(status.escape_default().to_string())),
     }
+}
+
+/// Returns when the sidecar's admin listener is gone: it ends last.
+///
+/// # Errors
+/// It is there after `longest`.
+pub fn await_end(bind: SocketAddr, longest: Duration) -> Result<(), DrainError> {
+    let address = reached_at(bind);
+    let mut left = longest;
+    while TcpStream::connect_timeout(&address, TIMEOUT).is_ok() {
+        left = left.checked_sub(LOOK).ok_or(DrainError::StillThere(longest))?;
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// Bound to all addresses: reached over loopback, which is the only peer that may drain.
+fn reached_at(bind: SocketAddr) -> SocketAddr {
+    let mut address = bind;
+    match bind.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 fn exchange(address: SocketAddr) -> io::Result<String> {

@@ -166,6 +166,24 @@ pub(super) fn turn_of<B>(request: &Request<B>) -> AnswerTurn {
     endpoint.map_or(AnswerTurn::AtOnce, |endpoint| endpoint.turn)
 }
 
+/// The answer to a probe of the service; `None`: the request is for something else.
+pub(super) async fn passed_probe<B>(
+    state: &AdminState,
+    caller: AdminCaller,
+    request: &Request<B>,
+) -> Option<Response<AdminBody>> {
+    let probe = state.probes.of_path(request.uri().path())?;
+    let answer = match state.access.hears(caller, request) {
+        Err(denied) => refuse(denied),
+        Ok(()) if !AllowedMethod::Read.has(request.method()) => not_allowed(AllowedMethod::Read),
+        Ok(()) => match state.probes.ask(probe).await {
+            Ok(()) => page(StatusCode::OK, TEXT, "well\n"),
+            Err(failure) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{failure}\n")),
+        },
+    };
+    Some(answer.map(AdminBody::Page))
+}
+
 /// `turns`: for what is made while the answer is sent.
 pub(super) fn answer<B>(
     state: &AdminState,
@@ -197,10 +215,7 @@ fn page_or_stream<B>(
         return Err(refuse(denied));
     }
     if !endpoint.method.has(request.method()) {
-        let (text, allow) = endpoint.method.words();
-        let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
-        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-        return Err(refusal);
+        return Err(not_allowed(endpoint.method));
     }
     match endpoint.answer {
         AdminAnswer::Page(answer) => Err(answer(state)),
@@ -217,6 +232,13 @@ fn page_or_stream<B>(
             Ok(answer(state, request.uri().query().unwrap_or_default(), turns))
         }
     }
+}
+
+fn not_allowed(method: AllowedMethod) -> Response<Full<Bytes>> {
+    let (text, allow) = method.words();
+    let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+    refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    refusal
 }
 
 fn refuse(denied: DeniedAccess) -> Response<Full<Bytes>> {

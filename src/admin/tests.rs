@@ -46,6 +46,7 @@ fn start_with(access: AdminAccess) -> Running {
     let drained = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&drained);
     let state = AdminState {
+        probes: ProbePassages::new(Vec::new()),
         metrics: metrics.clone(),
         readiness: readiness.clone(),
         status: StatusCell::default(),
@@ -200,6 +201,7 @@ fn drain_from_elsewhere_is_refused() {
     let running = start();
     let request = http::Request::post("/drain").header("host", "orders.svc").body(()).unwrap();
     let state = AdminState {
+        probes: ProbePassages::new(Vec::new()),
         metrics: running.metrics.clone(),
         readiness: running.readiness.clone(),
         status: StatusCell::default(),
@@ -254,6 +256,7 @@ fn from(peer: &str) -> AdminCaller {
 
 fn state_with(access: AdminAccess) -> AdminState {
     AdminState {
+        probes: ProbePassages::new(Vec::new()),
         metrics: Metrics::new(1),
         readiness: Readiness::new(),
         status: StatusCell::default(),

@@ -33,6 +33,7 @@ pub(super) fn admin(section: &ConfigSection<'_>) -> AdminConfig {
         public_families: Families::Both,
         hosts: section.parse_list("hosts", host),
         token_file: token_file(section),
+        probes: super::probes::probes(section),
     }
 }
 

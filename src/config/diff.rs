@@ -16,6 +16,7 @@ macro_rules! restart {
 restart! {
     "admin.address" => admin.bind,
     "admin.hosts" => admin.hosts,
+    "admin.probes" => admin.probes,
     "admin.public_address" => admin.public,
     "admin.token_file" => admin.token_file,
     "drain.deadline" => drain.deadline,

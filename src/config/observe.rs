@@ -9,14 +9,16 @@ use super::section::ConfigSection;
 use crate::core::RouteTable;
 use crate::core::observe::{CredentialPassage, EnforcedShare, Observe, ObserveReach};
 
-/// `None`: the file has no `[observe]`, or a fault was recorded.
+/// `None`: the file has no `[observe]` or one that changes nothing, or a fault was recorded.
 pub(super) fn observe(section: &ConfigSection<'_>, routes: &RouteTable) -> Option<Observe> {
     let until = until(section);
     let share = section.parse("enforce", EnforcedShare::parse).unwrap_or_default();
     let words = [("forward", CredentialPassage::Forward), ("strip", CredentialPassage::Strip)];
     let credentials = section.choice("credentials", CredentialPassage::Forward, &words);
     let reach = reach(section, routes);
-    if !section.is_there() {
+    // Nobody is observed and nothing reaches the service that would not without the section.
+    let is_shut = share == EnforcedShare::ALL && credentials == CredentialPassage::Strip;
+    if !section.is_there() || is_shut {
         return None;
     }
     Observe::new(until, share, credentials, reach).ok()

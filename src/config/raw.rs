@@ -14,6 +14,9 @@ use super::fault::{ConfigFault, ConfigProblem};
 use super::unknown::{UnknownKey, nearest};
 use super::watched::{FileAccess, WatchedFile};
 
+/// Variable of the environment that names a directory: each file in it is a variable.
+const VARIABLES: &str = "KEYGATE_VARIABLES";
+
 /// Sections of which a configuration may have several.
 pub(crate) const LISTS: [&str; 6] =
     ["cors", "credentials", "listen", "policies", "routes", "tokens"];
@@ -243,7 +246,7 @@ impl<'a> ConfigReader<'a> {
                 Some((name, default)) => (name, Some(default.to_owned())),
                 None => (inner, None),
             };
-            let value = self.host.variable(name).filter(|v| !v.is_empty()).or(default);
+            let value = self.variable(name).or(default);
             match value {
                 Some(value) => out.push_str(&value),
                 None => {
@@ -258,6 +261,19 @@ impl<'a> ConfigReader<'a> {
         }
         out.push_str(rest);
         Ok((out, replaced))
+    }
+
+    /// A file of the directory that [`VARIABLES`] names, else a variable of the environment. Empty ones
+    /// count as unset. The environment of a process cannot change; a mounted ConfigMap can.
+    fn variable(&self, name: &str) -> Option<String> {
+        let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let directory = self.host.variable(VARIABLES).filter(|d| is_name && !d.is_empty());
+        // Read by way of the host, so that the file is watched, also while it is not there.
+        let file = directory.and_then(|d| self.host.read(&Path::new(&d).join(name)).ok());
+        let text = file.and_then(|bytes| String::from_utf8(bytes).ok());
+        let text = text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
+        text.filter(|v| !v.is_empty())
+            .or_else(|| self.host.variable(name).filter(|v| !v.is_empty()))
     }
 }
 

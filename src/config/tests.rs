@@ -6,6 +6,7 @@ mod hints;
 mod limits;
 mod signing;
 mod upstreams;
+mod variables;
 
 use std::collections::HashMap;
 use std::io;

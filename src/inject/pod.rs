@@ -4,6 +4,7 @@
 pub mod annotations;
 mod configuration;
 mod containers;
+mod edits;
 mod handlers;
 pub mod names;
 pub mod outcome;
@@ -14,6 +15,7 @@ pub mod sidecar;
 pub mod status;
 mod steering;
 mod takeover;
+pub mod undo;
 mod upstream;
 
 use serde_json::{Map, Value, json};
@@ -21,12 +23,13 @@ use serde_json::{Map, Value, json};
 use self::annotations::{AnnotationName, LabelName, PodWishes};
 use self::configuration::configuration;
 use self::containers::{PodContainer, containers};
+use self::edits::{EditKind, PodEdit};
 use self::outcome::{InjectDenial, InjectOutcome, Injection, SkipReason};
-use self::patch::PatchDraft;
+use self::patch::{PatchDraft, PatchMisfit};
 use self::settings::InjectorSettings;
 use self::sidecar::{CONTAINER, SidecarVolumes};
 use self::status::{ContainerChange, InjectStatus};
-use self::steering::{EditKind, PodEdit, SteeredPod, steer};
+use self::steering::{SteeredPod, steer};
 use self::upstream::upstream_port;
 use crate::core::Digest;
 
@@ -257,8 +260,17 @@ fn hash_of_inputs(metadata: &Value, settings: &InjectorSettings) -> String {
 
 // === impl Halt ===
 
+impl From<PatchMisfit> for Halt {
+    fn from(PatchMisfit(what): PatchMisfit) -> Self {
+        malformed(&what)
+    }
+}
+
 impl From<InjectDenial> for Halt {
     fn from(denial: InjectDenial) -> Self {
         Self::Deny(denial)
     }
 }
+
+#[cfg(test)]
+mod tests;

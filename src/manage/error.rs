@@ -28,6 +28,9 @@ pub enum Error {
     /// Of a command that another room adds ([`super::AddedCommand`]).
     #[error("{message}")]
     Added { message: String, exit: Exit },
+    /// Of a command that another room adds: the answer is no, and it has said why.
+    #[error("the answer is no")]
+    AnswerIsNo,
     #[error(
         "`{selector}` names {} keys:{}\nhint: {hint}",
         .keys.len(), list(.keys)
@@ -209,7 +212,7 @@ struct Faults<'a>(&'a [FileFault]);
 impl Error {
     pub fn exit(&self) -> u8 {
         let exit = match self {
-            Self::Different | Self::InUse | Self::NotAsPromised => return 1,
+            Self::AnswerIsNo | Self::Different | Self::InUse | Self::NotAsPromised => return 1,
             Self::Added { exit, .. } => *exit,
             Self::Argument { .. } | Self::Missing { .. } => Exit::Usage,
             Self::Ambiguous { .. }

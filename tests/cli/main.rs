@@ -9,6 +9,10 @@ mod demo;
 mod doubts;
 mod formats;
 mod imports;
+#[cfg(feature = "kubernetes")]
+mod inject;
+#[cfg(feature = "kubernetes")]
+mod injected;
 mod interleavings;
 mod plans;
 mod publishers;

@@ -386,11 +386,33 @@ fn dependencies_of_the_service_come_with_its_feature() {
     for name in ["rcgen", "rusqlite"] {
         assert!(added.iter().any(|added| *added == name), "{added:?}");
     }
-    let of_features =
-        ["askama", "async-trait", "axum", "libsqlite3-sys", "rcgen", "rusqlite", "utoipa", "yasna"];
+    let of_features = [
+        "askama",
+        "async-trait",
+        "axum",
+        "json-patch",
+        "k8s-openapi",
+        "libsqlite3-sys",
+        "rcgen",
+        "rusqlite",
+        "utoipa",
+        "yasna",
+    ];
     for name in of_features {
         assert!(!plain.contains(name), "{name} is in the sidecar");
     }
+}
+
+/// Also where one build has both programs, the sidecar's has nothing of what Kubernetes needs.
+#[cfg(feature = "kubernetes")]
+#[test]
+fn the_sidecars_program_has_nothing_of_kubernetes() {
+    let has = |program: &str| {
+        let bytes = std::fs::read(program).unwrap();
+        memchr::memmem::find(&bytes, b"keygate.dev/sidecar-config").is_some()
+    };
+    assert!(has(env!("CARGO_BIN_EXE_keygatectl")));
+    assert!(!has(env!("CARGO_BIN_EXE_keygate")));
 }
 
 /// The sidecar never signs a table: what makes and signs tables is for manage alone, and of the rest

@@ -26,7 +26,7 @@ pub(super) fn configuration(
     settings: &InjectorSettings,
 ) -> String {
     let mut text =
-        String::from("# Written by keygate's injector; docs/kubernetes.md has its variables.\n");
+        String::from("# Written by keygate's injector; docs/injection.md has its variables.\n");
     // A String takes everything.
     let _ = write(&mut text, spec, pod, protocol, wishes, settings);
     text

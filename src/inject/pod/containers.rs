@@ -66,7 +66,7 @@ impl PodContainer<'_> {
 /// # Errors
 /// A list, a container or a port has a form that no pod has.
 pub(super) fn containers(spec: &Value) -> Result<Vec<PodContainer<'_>>, InjectDenial> {
-    let mut all = Vec::new();
+    let mut all: Vec<PodContainer<'_>> = Vec::new();
     for list in [ContainerList::Apps, ContainerList::Init] {
         let member = list.member();
         let items = items(spec, member, "spec")?;
@@ -77,6 +77,11 @@ pub(super) fn containers(spec: &Value) -> Result<Vec<PodContainer<'_>>, InjectDe
                     "{place} has no name\nhint: each container is an object with a name"
                 ))
             })?;
+            if all.iter().any(|container| container.name == name) {
+                return Err(InjectDenial::malformed(format!(
+                    "{place} has the name of another container\nhint: give each a name of its own"
+                )));
+            }
             let pointer = format!("/spec/{member}/{index}");
             let ports = ports(value, &place)?;
             all.push(PodContainer { name, value, pointer, list, ports });

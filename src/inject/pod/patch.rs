@@ -3,8 +3,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::outcome::InjectDenial;
-
 /// One operation of a patch. It serialises as the API server reads it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
@@ -21,13 +19,42 @@ pub(super) struct PatchDraft {
     operations: Vec<PatchOperation>,
 }
 
+/// Something of another kind is where a change belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PatchMisfit(pub(super) String);
+
 /// A JSON Pointer (RFC 6901) of these names.
-pub(super) fn pointer(names: &[&str]) -> String {
+pub(crate) fn pointer(names: &[&str]) -> String {
     names.iter().fold(String::new(), |mut path, name| {
         path.push('/');
         path.push_str(&name.replace('~', "~0").replace('/', "~1"));
         path
     })
+}
+
+/// What a patch makes of a document that it was made for.
+pub(crate) fn applied(document: &Value, patch: &[PatchOperation]) -> Value {
+    let mut draft = PatchDraft::new(document.clone());
+    for operation in patch {
+        // It was made for this very document, so each step fits.
+        let _ = match operation {
+            PatchOperation::Remove { path } => {
+                draft.remove(path);
+                Ok(())
+            }
+            PatchOperation::Replace { path, value } => draft.set(path, value.clone()),
+            PatchOperation::Add { path, value } => match path.strip_suffix("/-") {
+                Some(list) => draft.append(list, value.clone()),
+                None => {
+                    match path.strip_suffix("/0").map(|list| (list, draft.document.pointer(list))) {
+                        Some((list, Some(Value::Array(_)))) => draft.prepend(list, value.clone()),
+                        _ => draft.set(path, value.clone()),
+                    }
+                }
+            },
+        };
+    }
+    draft.document
 }
 
 // === impl PatchDraft ===
@@ -55,13 +82,13 @@ impl PatchDraft {
         object: &str,
         name: &str,
         value: Value,
-    ) -> Result<(), InjectDenial> {
+    ) -> Result<(), PatchMisfit> {
         match self.document.pointer(object) {
             None | Some(Value::Null) => {
                 self.set(object, Value::from(Map::from_iter([(name.to_owned(), value)])))
             }
             Some(Value::Object(_)) => self.set(&format!("{object}{}", pointer(&[name])), value),
-            Some(_) => Err(InjectDenial::malformed(format!("{object} is no object"))),
+            Some(_) => Err(PatchMisfit(format!("{object} is no object"))),
         }
     }
 
@@ -69,7 +96,7 @@ impl PatchDraft {
     ///
     /// # Errors
     /// Something else than a list is in its place.
-    pub(super) fn append(&mut self, list: &str, value: Value) -> Result<(), InjectDenial> {
+    pub(super) fn append(&mut self, list: &str, value: Value) -> Result<(), PatchMisfit> {
         match self.document.pointer_mut(list) {
             None | Some(Value::Null) => self.set(list, json!([value])),
             Some(Value::Array(items)) => {
@@ -77,7 +104,7 @@ impl PatchDraft {
                 self.operations.push(PatchOperation::Add { path: format!("{list}/-"), value });
                 Ok(())
             }
-            Some(_) => Err(InjectDenial::malformed(format!("{list} is no list"))),
+            Some(_) => Err(PatchMisfit(format!("{list} is no list"))),
         }
     }
 
@@ -85,14 +112,14 @@ impl PatchDraft {
     ///
     /// # Errors
     /// There is no list.
-    pub(super) fn prepend(&mut self, list: &str, value: Value) -> Result<(), InjectDenial> {
+    pub(super) fn prepend(&mut self, list: &str, value: Value) -> Result<(), PatchMisfit> {
         match self.document.pointer_mut(list) {
             Some(Value::Array(items)) => {
                 items.insert(0, value.clone());
                 self.operations.push(PatchOperation::Add { path: format!("{list}/0"), value });
                 Ok(())
             }
-            _ => Err(InjectDenial::malformed(format!("{list} is no list"))),
+            _ => Err(PatchMisfit(format!("{list} is no list"))),
         }
     }
 
@@ -100,7 +127,7 @@ impl PatchDraft {
     ///
     /// # Errors
     /// There is no parent that could hold it.
-    pub(super) fn set(&mut self, path: &str, value: Value) -> Result<(), InjectDenial> {
+    pub(super) fn set(&mut self, path: &str, value: Value) -> Result<(), PatchMisfit> {
         if let Some(old) = self.document.pointer_mut(path) {
             if *old == value {
                 return Ok(());
@@ -109,7 +136,7 @@ impl PatchDraft {
             self.operations.push(PatchOperation::Replace { path: path.to_owned(), value });
             return Ok(());
         }
-        let no_parent = || InjectDenial::malformed(format!("{path} has no place"));
+        let no_parent = || PatchMisfit(format!("{path} has no place"));
         let (parent, name) = path.rsplit_once('/').ok_or_else(no_parent)?;
         match self.document.pointer_mut(parent) {
             Some(Value::Object(members)) => {

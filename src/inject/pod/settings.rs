@@ -22,7 +22,9 @@ pub struct InjectorSettings {
     pub native_sidecar: bool,
     /// Name of the port that only the sidecar declares.
     pub port_name: String,
-    /// For `takeover`: the environment variable that apps of this cluster read their port from.
+    /// For `takeover`: the environment variable that apps of this cluster read their port from; empty or
+    /// none: only the one that a pod names.
+    #[serde(deserialize_with = "empty_is_none")]
     pub upstream_port_env: Option<String>,
     pub ports: SidecarPorts,
     pub table: TableSettings,
@@ -110,7 +112,8 @@ pub struct SidecarResources {
     pub cpu_request: String,
     /// What the sidecar needs beside two tables: the program, and what clients may hold.
     pub memory_base: Quantity,
-    /// Request and limit; none: `memoryBase` and twice the table.
+    /// Request and limit; empty or none: `memoryBase` and twice the table.
+    #[serde(deserialize_with = "empty_is_none")]
     pub memory: Option<Quantity>,
 }
 
@@ -125,7 +128,7 @@ pub struct SettingsFault {
 const RESERVED: &[&str] = &["admin", "drain", "listen", "observe", "table", "upstream"];
 
 /// Where a Service of the chart serves tables.
-const DISTRIBUTOR: &str = "http://keygate-distributor.keygate-system.svc:9940/artefacts/{table}";
+const DISTRIBUTOR: &str = "http://keygate-distributor.keygate-system.svc:9930/artefacts/{table}";
 
 // === impl InjectorSettings ===
 
@@ -336,7 +339,7 @@ impl InjectMode {
 impl Steering {
     pub const WORDS: [&str; 3] = ["move", "unique", "takeover"];
 
-    pub(super) fn of_word(word: &str) -> Option<Self> {
+    pub(crate) fn of_word(word: &str) -> Option<Self> {
         match word {
             "move" => Some(Self::Move),
             "unique" => Some(Self::Unique),
@@ -352,6 +355,17 @@ impl Steering {
             Self::Takeover => "takeover",
         }
     }
+}
+
+/// A key that is written and says nothing, as charts write it.
+fn empty_is_none<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let text: Option<String> = Option::deserialize(deserializer)?;
+    let text = text.filter(|text| !text.is_empty());
+    text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
 /// The parser's message on one line, and what to do.
@@ -403,7 +417,8 @@ mod tests {
 
     #[test]
     fn nothing_is_the_default() {
-        for text in ["", "# nothing\n", "---\n", "{}"] {
+        let said_nothing = "upstreamPortEnv: ''\nresources:\n  memory: ''\n";
+        for text in ["", "# nothing\n", "---\n", "{}", said_nothing] {
             assert_eq!(
                 InjectorSettings::parse(text).unwrap(),
                 InjectorSettings::default(),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::annotations::PodWishes;
 use super::containers::{DeclaredPort, PodContainer};
+use super::edits::{EditKind, PodEdit};
 use super::handlers::{Handler, handlers};
 use super::names::PORT_NAME_MAX;
 use super::outcome::{InjectDenial, SkipReason};
@@ -42,27 +43,6 @@ pub(super) struct SidecarPort {
     pub(super) name: Option<String>,
     pub(super) number: u16,
     pub(super) host_port: Option<u16>,
-}
-
-/// A change of one of the app's containers.
-#[derive(Clone, Debug)]
-pub(super) struct PodEdit {
-    /// Position among all containers.
-    pub(super) container: usize,
-    /// Within the container.
-    pub(super) at: String,
-    pub(super) kind: EditKind,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum EditKind {
-    /// Of a list, which may be missing.
-    Append(Value),
-    /// A member of an object that may be missing.
-    Put(&'static str, Value),
-    Remove,
-    /// Of something that is there.
-    Set(Value),
 }
 
 /// A probe of the app that the sidecar makes for the kubelet.
@@ -369,8 +349,9 @@ impl SteeredPod {
         match handler.kind {
             "httpGet" => edit(handler.pointer.clone(), EditKind::Set(passed)),
             _ => {
-                edit(handler.pointer.clone(), EditKind::Remove);
+                // In this order, so that a probe that has nothing else is never empty.
                 edit(format!("/{probe}"), EditKind::Put("httpGet", passed));
+                edit(handler.pointer.clone(), EditKind::Remove);
             }
         }
         let seconds = container.value.get(probe).and_then(|p| p.get("timeoutSeconds"));

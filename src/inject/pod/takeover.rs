@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::steering::EditKind;
+use super::edits::EditKind;
 
 /// Variables that name an address alone.
 const HOSTS: &[&str] = &["BIND", "BIND_ADDRESS", "HOST", "LISTEN_HOST", "SERVER_ADDRESS"];
@@ -105,9 +105,11 @@ fn replaced(value: &str, told: PortTold) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn told(env: Value, named: Option<&str>, loopback: bool) -> Option<Vec<String>> {
+    const LOOPBACK: PortTold = PortTold { from: 8080, to: 15088, loopback: true };
+    const ANYWHERE: PortTold = PortTold { loopback: false, ..LOOPBACK };
+
+    fn told(env: Value, named: Option<&str>, told: PortTold) -> Option<Vec<String>> {
         let container = json!({"env": env});
-        let told = PortTold { from: 8080, to: 15088, loopback };
         let edits = tell_port(&container, told, named)?;
         Some(
             edits
@@ -125,31 +127,31 @@ mod tests {
     fn variables() {
         let port = |value: &str| format!("{{\"name\":\"PORT\",\"value\":\"{value}\"}}");
         let entry = |name: &str, value: &str| json!({"name": name, "value": value});
-        let alone = told(json!([entry("PORT", "8080")]), None, true).unwrap();
+        let alone = told(json!([entry("PORT", "8080")]), None, LOOPBACK).unwrap();
         assert_eq!(alone, [format!("/env/0={}", port("15088"))]);
-        assert_eq!(told(json!([entry("PORT", "9090")]), None, true), None);
+        assert_eq!(told(json!([entry("PORT", "9090")]), None, LOOPBACK), None);
         assert_eq!(
-            told(json!([entry("PORT", "8080"), entry("API_PORT", "8080")]), None, true),
+            told(json!([entry("PORT", "8080"), entry("API_PORT", "8080")]), None, LOOPBACK),
             None
         );
         // Named: whatever is there gives way.
-        let named = told(json!([entry("PORT", "x")]), Some("PORT"), true).unwrap();
+        let named = told(json!([entry("PORT", "x")]), Some("PORT"), LOOPBACK).unwrap();
         assert_eq!(named, [format!("/env/0={}", port("15088"))]);
-        let missing = told(json!([]), Some("PORT"), true).unwrap();
+        let missing = told(json!([]), Some("PORT"), LOOPBACK).unwrap();
         assert_eq!(missing, [format!("/env+{}", port("15088"))]);
         // Addresses.
-        let listen = |value: &str, loopback| {
-            told(json!([entry("LISTEN", value)]), None, loopback).unwrap().remove(0)
+        let listen = |value: &str, to: PortTold| {
+            told(json!([entry("LISTEN", value)]), None, to).unwrap().remove(0)
         };
-        assert!(listen("0.0.0.0:8080", true).contains("127.0.0.1:15088"));
-        assert!(listen("0.0.0.0:8080", false).contains("0.0.0.0:15088"));
-        assert!(listen(":8080", true).contains("\"127.0.0.1:15088\""));
-        assert!(listen("http://+:8080", true).contains("http://+:15088"));
+        assert!(listen("0.0.0.0:8080", LOOPBACK).contains("127.0.0.1:15088"));
+        assert!(listen("0.0.0.0:8080", ANYWHERE).contains("0.0.0.0:15088"));
+        assert!(listen(":8080", LOOPBACK).contains("\"127.0.0.1:15088\""));
+        assert!(listen("http://+:8080", LOOPBACK).contains("http://+:15088"));
         let both =
-            told(json!([entry("HOST", "0.0.0.0"), entry("PORT", "8080")]), None, true).unwrap();
+            told(json!([entry("HOST", "0.0.0.0"), entry("PORT", "8080")]), None, LOOPBACK).unwrap();
         assert_eq!(both[1], "/env/0/value=\"127.0.0.1\"");
-        let hooked = told(json!([entry("HOST", "0.0.0.0"), entry("PORT", "8080")]), None, false);
+        let hooked = told(json!([entry("HOST", "0.0.0.0"), entry("PORT", "8080")]), None, ANYWHERE);
         assert_eq!(hooked.unwrap().len(), 1);
-        assert_eq!(told(json!([entry("DB_PORT", "8080")]), None, true), None);
+        assert_eq!(told(json!([entry("DB_PORT", "8080")]), None, LOOPBACK), None);
     }
 }

@@ -86,9 +86,12 @@ pub(super) fn upstream_port(
     if containers.iter().any(|container| probes_with_tls(container, number)) {
         return Err(Halt::Skip(SkipReason::TlsUpstream));
     }
-    let protocol = wishes.upstream_protocol.unwrap_or_else(|| match name {
-        Some(name) if is_http2(name) => UpstreamProtocol::Http2,
-        _ => UpstreamProtocol::Http1,
+    let speaks_grpc = || containers.iter().any(|container| probes_with_grpc(container, number));
+    let protocol = wishes.upstream_protocol.unwrap_or_else(|| {
+        match name.is_some_and(is_http2) || speaks_grpc() {
+            true => UpstreamProtocol::Http2,
+            false => UpstreamProtocol::Http1,
+        }
     });
     Ok(UpstreamPort { container: at, number, protocol })
 }
@@ -137,6 +140,14 @@ fn probes_with_tls(container: &PodContainer<'_>, number: u16) -> bool {
     handlers(container).iter().any(|Handler { action, kind, .. }| {
         *kind == "httpGet"
             && action.get("scheme").and_then(Value::as_str) == Some("HTTPS")
+            && action.get("port").and_then(|port| container.number_of(port)) == Some(number)
+    })
+}
+
+/// Whether the kubelet speaks gRPC, and so HTTP/2 in clear, with the app there.
+fn probes_with_grpc(container: &PodContainer<'_>, number: u16) -> bool {
+    handlers(container).iter().any(|Handler { action, kind, .. }| {
+        *kind == "grpc"
             && action.get("port").and_then(|port| container.number_of(port)) == Some(number)
     })
 }

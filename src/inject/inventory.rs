@@ -1,0 +1,278 @@
+//! `inject --check`: what a cluster's objects say of who goes past keygate, or will once it is there.
+//! It reads what `kubectl get svc,pods,netpol -A -o yaml` prints, and files of workloads too.
+
+mod policies;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use self::policies::{PolicyCover, cover};
+use super::pod::outcome::InjectOutcome;
+use super::pod::patch::applied;
+use super::pod::settings::InjectorSettings;
+use super::pod::status::InjectStatus;
+use super::pod::{InjectContext, inject};
+use super::stream::{self, Endpoint, ObjectRef, Workload};
+
+/// Where nothing is ever injected.
+const SYSTEM: [&str; 3] = ["kube-node-lease", "kube-public", "kube-system"];
+
+/// One line of the inventory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(super) struct InventoryRow {
+    pub(super) namespace: String,
+    /// `svc/web`, `deploy/web`, `rs/web-5f6c`.
+    pub(super) object: String,
+    /// Of a Service: its port.
+    pub(super) port: String,
+    /// Of a Service: what the port targets.
+    pub(super) target: String,
+    pub(super) finding: InventoryFinding,
+    /// Pods that it is about.
+    pub(super) pods: usize,
+    /// Whether the pods have the sidecar, or what would be if they were injected.
+    pub(super) injected: bool,
+    pub(super) detail: String,
+}
+
+/// What was found. The words are the same in all forms of the inventory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum InventoryFinding {
+    /// A Service leads past the sidecar to the port that it protects.
+    Bypass,
+    /// An injected pod, and policies that admit the gate alone.
+    Closed,
+    /// An annotation or label is wrong, so the pod would not be made.
+    Denied,
+    /// A Service leads to the sidecar.
+    Gate,
+    /// A Service without an address: clients connect to pods at any port.
+    Headless,
+    /// It has no sidecar and can get one.
+    Injectable,
+    /// A Service targets what no container declares.
+    NoEndpoint,
+    /// A Service selects nothing of the input.
+    NoPods,
+    /// A Service leads to another port of the pod, which nobody protects.
+    OtherPort,
+    /// An injected pod whose app is reached around the sidecar, at the pod's address.
+    Reachable,
+    /// It gets no sidecar, and the detail says why.
+    Skipped,
+}
+
+// === impl InventoryFinding ===
+
+impl InventoryFinding {
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Closed => "closed",
+            Self::Denied => "denied",
+            Self::Gate => "gate",
+            Self::Headless => "headless",
+            Self::Injectable => "injectable",
+            Self::NoEndpoint => "no_endpoint",
+            Self::NoPods => "no_pods",
+            Self::OtherPort => "other_port",
+            Self::Reachable => "reachable",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// Whether requests come past keygate, or nothing would come at all.
+    pub(super) const fn is_hole(self) -> bool {
+        matches!(self, Self::Bypass | Self::Denied | Self::Headless | Self::Reachable)
+    }
+}
+
+/// Pods of one kind, with the sidecar: theirs, or the one that they would get.
+struct Subject {
+    object: ObjectRef,
+    count: usize,
+    labels: Value,
+    /// With the sidecar; `None`: it gets none.
+    after: Option<(Value, InjectStatus)>,
+    injected: bool,
+    row: InventoryFinding,
+    detail: String,
+}
+
+/// Every Service and every kind of pod, sorted: a Service has a row for each port.
+pub(super) fn inventory(documents: &[Value], settings: &InjectorSettings) -> Vec<InventoryRow> {
+    let objects: Vec<Value> =
+        documents.iter().flat_map(stream::each).map(|(_, object)| object).collect();
+    let policies: Vec<_> = objects.iter().filter(|o| o["kind"] == "NetworkPolicy").collect();
+    let subjects = subjects(documents, settings);
+    let mut rows: Vec<_> = subjects.iter().map(|subject| row_of(subject, &policies)).collect();
+    for service in objects.iter().filter(|o| o["kind"] == "Service") {
+        rows.extend(service_rows(service, &subjects));
+    }
+    rows.retain(|row| !SYSTEM.contains(&row.namespace.as_str()));
+    rows.sort();
+    rows
+}
+
+/// Replicas of one owner are one.
+fn subjects(documents: &[Value], settings: &InjectorSettings) -> Vec<Subject> {
+    let mut all: BTreeMap<ObjectRef, Subject> = BTreeMap::new();
+    for workload in documents.iter().flat_map(stream::workloads) {
+        let object = owner(&workload);
+        if let Some(known) = all.get_mut(&object) {
+            known.count += 1;
+            continue;
+        }
+        all.insert(object.clone(), subject(object, &workload, settings));
+    }
+    all.into_values().collect()
+}
+
+/// Who made a pod, else itself.
+fn owner(workload: &Workload) -> ObjectRef {
+    let owners = workload.metadata["ownerReferences"].as_array().into_iter().flatten();
+    let controller = owners.into_iter().find(|owner| owner["controller"] == true);
+    match controller {
+        Some(owner) => ObjectRef {
+            namespace: workload.object.namespace.clone(),
+            kind: owner["kind"].as_str().unwrap_or_default().to_owned(),
+            name: owner["name"].as_str().unwrap_or_default().to_owned(),
+        },
+        None => workload.object.clone(),
+    }
+}
+
+fn subject(object: ObjectRef, workload: &Workload, settings: &InjectorSettings) -> Subject {
+    let pod = &workload.template;
+    let labels = pod.pointer("/metadata/labels").cloned().unwrap_or_default();
+    let mut subject = Subject {
+        object,
+        count: 1,
+        labels,
+        after: None,
+        injected: false,
+        row: InventoryFinding::Skipped,
+        detail: String::new(),
+    };
+    if let Some(status) = stream::status_of(pod) {
+        subject.injected = true;
+        subject.row = InventoryFinding::Closed;
+        subject.after = Some((pod.clone(), status));
+        return subject;
+    }
+    match inject(pod, &InjectContext::default(), settings) {
+        InjectOutcome::Patch(injection) => {
+            let after = applied(pod, &injection.patch);
+            subject.row = InventoryFinding::Injectable;
+            let notes = std::iter::once(injection.steered).chain(injection.warnings);
+            subject.detail = notes.collect::<Vec<_>>().join("; ");
+            subject.after = stream::status_of(&after).map(|status| (after, status));
+        }
+        InjectOutcome::Skip(reason) => {
+            subject.detail = format!("{reason}: {}", reason.advice());
+        }
+        InjectOutcome::Deny(denial) => {
+            subject.row = InventoryFinding::Denied;
+            subject.detail = denial.message.replace('\n', "; ");
+        }
+    }
+    subject
+}
+
+fn row_of(subject: &Subject, policies: &[&Value]) -> InventoryRow {
+    let mut row = InventoryRow {
+        namespace: namespace(&subject.object),
+        object: ObjectRef { namespace: None, ..subject.object.clone() }.to_string(),
+        port: String::new(),
+        target: String::new(),
+        finding: subject.row,
+        pods: subject.count,
+        injected: subject.injected,
+        detail: subject.detail.clone(),
+    };
+    if let (true, Some((_, status))) = (subject.injected, &subject.after) {
+        let upstream = status.upstream;
+        let beside = policies.iter().filter(|p| ObjectRef::of(p).is_beside(&subject.object));
+        (row.finding, row.detail) = match cover(beside.copied(), &subject.labels, upstream) {
+            PolicyCover::Closed => (InventoryFinding::Closed, String::new()),
+            PolicyCover::None => (
+                InventoryFinding::Reachable,
+                format!(
+                    "no NetworkPolicy selects it, so port {upstream} is open at the pod's address; \
+                     --emit-network-policy writes one"
+                ),
+            ),
+            PolicyCover::Admits(policy) => (
+                InventoryFinding::Reachable,
+                format!("NetworkPolicy {policy} admits port {upstream}, the app's own"),
+            ),
+        };
+    }
+    row
+}
+
+fn service_rows(service: &Value, subjects: &[Subject]) -> Vec<InventoryRow> {
+    let object = ObjectRef::of(service);
+    let selector = &service["spec"]["selector"];
+    let selects_pods = selector.as_object().is_some_and(|labels| !labels.is_empty());
+    if !selects_pods || service["spec"]["type"] == "ExternalName" {
+        return Vec::new();
+    }
+    let mine: Vec<_> = subjects
+        .iter()
+        .filter(|s| s.object.is_beside(&object) && stream::selects(selector, &s.labels))
+        .collect();
+    let ports = stream::service_ports(service);
+    let rows = ports.iter().flat_map(|port| {
+        let row = |finding, pods, injected, detail: String| InventoryRow {
+            namespace: namespace(&object),
+            object: ObjectRef { namespace: None, ..object.clone() }.to_string(),
+            port: port.shown.clone(),
+            target: port.target.as_str().map_or_else(|| port.target.to_string(), str::to_owned),
+            finding,
+            pods,
+            injected,
+            detail,
+        };
+        if mine.is_empty() {
+            return vec![row(InventoryFinding::NoPods, 0, false, String::new())];
+        }
+        let each = mine.iter().map(|subject| {
+            let name = ObjectRef { namespace: None, ..subject.object.clone() };
+            let Some((pod, status)) = &subject.after else {
+                let detail = format!("{name} gets no sidecar: {}", subject.detail);
+                return row(subject.row, subject.count, false, detail);
+            };
+            let (finding, detail) = match stream::endpoint(service, port, pod, status) {
+                Endpoint::Gate => (InventoryFinding::Gate, name.to_string()),
+                Endpoint::Bypass => (
+                    InventoryFinding::Bypass,
+                    format!("leads to the app of {name}; targetPort: authed, or steering takeover"),
+                ),
+                Endpoint::Other(number) => (
+                    InventoryFinding::OtherPort,
+                    format!("leads to port {number} of {name}, which keygate does not protect"),
+                ),
+                Endpoint::Nowhere => {
+                    (InventoryFinding::NoEndpoint, format!("{name} has no such port"))
+                }
+                Endpoint::Headless => (
+                    InventoryFinding::Headless,
+                    format!("clients connect to pods of {name} at any port"),
+                ),
+            };
+            row(finding, subject.count, subject.injected, detail)
+        });
+        each.collect()
+    });
+    rows.collect()
+}
+
+fn namespace(object: &ObjectRef) -> String {
+    object.namespace.clone().unwrap_or_else(|| "default".to_owned())
+}

@@ -1,0 +1,108 @@
+//! The inventory of a small cluster, before and after its pods have the sidecar.
+
+use serde_json::{Value, json};
+
+use super::policies::{PolicyCover, cover};
+use super::{InventoryFinding, InventoryRow, inventory};
+use crate::inject::pod::settings::{InjectorSettings, Steering};
+use crate::inject::stream::{StreamOptions, inject_stream, values};
+
+const CLUSTER: &str = include_str!("../../../tests/data/k8s/inventory.yaml");
+
+fn rows(text: &str, settings: &InjectorSettings) -> Vec<InventoryRow> {
+    inventory(&values(text).unwrap(), settings)
+}
+
+fn found(rows: &[InventoryRow], finding: InventoryFinding) -> Vec<String> {
+    let found = rows.iter().filter(|row| row.finding == finding);
+    found.map(|row| format!("{}/{}", row.namespace, row.object)).collect()
+}
+
+#[test]
+fn three_traps_among_ten_services() {
+    let rows = rows(CLUSTER, &InjectorSettings::default());
+    use InventoryFinding as F;
+    assert_eq!(found(&rows, F::Bypass), ["shop/svc/by-number", "shop/svc/by-port"]);
+    assert_eq!(found(&rows, F::Headless), ["data/svc/headless"]);
+    assert_eq!(found(&rows, F::Gate), ["shop/svc/by-name", "shop/svc/closed"]);
+    assert_eq!(found(&rows, F::OtherPort), ["shop/svc/metrics"]);
+    assert_eq!(found(&rows, F::NoEndpoint), ["shop/svc/typo"]);
+    assert_eq!(found(&rows, F::NoPods), ["shop/svc/nobody"]);
+    assert_eq!(found(&rows, F::Skipped), ["data/pod/agent", "data/svc/node"]);
+    assert_eq!(found(&rows, F::Injectable), ["data/pod/store-0", "shop/rs/web-5f6c"]);
+    assert_eq!(rows.iter().filter(|row| row.finding.is_hole()).count(), 3);
+    let web = rows.iter().find(|row| row.object == "rs/web-5f6c").unwrap();
+    assert_eq!((web.pods, web.injected, web.detail.as_str()), (2, false, "move http->15080"));
+}
+
+#[test]
+fn steering_decides_who_goes_past() {
+    let unique = InjectorSettings { steering: Steering::Unique, ..Default::default() };
+    let rows = rows(CLUSTER, &unique);
+    let bypass = ["shop/svc/by-name", "shop/svc/by-number", "shop/svc/by-port"];
+    assert_eq!(found(&rows, InventoryFinding::Bypass), bypass);
+}
+
+#[test]
+fn an_injected_pod_is_reachable_until_a_policy_closes_it() {
+    let settings = InjectorSettings::default();
+    let options = StreamOptions::default();
+    let after = inject_stream(CLUSTER, &settings, options).unwrap().text;
+    let open = rows(&after, &settings);
+    assert_eq!(found(&open, InventoryFinding::Reachable), ["data/pod/store-0", "shop/rs/web-5f6c"]);
+    let options = StreamOptions { emit_network_policy: true, ..options };
+    let closed = inject_stream(CLUSTER, &settings, options).unwrap().text;
+    let closed = rows(&closed, &settings);
+    assert_eq!(found(&closed, InventoryFinding::Closed), ["data/pod/store-0", "shop/rs/web-5f6c"]);
+    assert_eq!(
+        found(&closed, InventoryFinding::Bypass),
+        ["shop/svc/by-number", "shop/svc/by-port"]
+    );
+}
+
+#[test]
+fn policies_add_up() {
+    let policy = |spec: Value| json!({"metadata": {"name": "p"}, "spec": spec});
+    let labels = json!({"app": "web"});
+    let admits = PolicyCover::Admits("p".into());
+    for (specs, want) in [
+        (vec![], PolicyCover::None),
+        (vec![json!({"podSelector": {"matchLabels": {"app": "x"}}})], PolicyCover::None),
+        (vec![json!({"podSelector": {}, "policyTypes": ["Egress"]})], PolicyCover::None),
+        (vec![json!({"podSelector": {}})], PolicyCover::Closed),
+        (vec![json!({"podSelector": {}, "ingress": [{}]})], admits.clone()),
+        (
+            vec![json!({"podSelector": {}, "ingress": [{"ports": [{"port": 80}]}]})],
+            PolicyCover::Closed,
+        ),
+        (
+            vec![
+                json!({"podSelector": {}, "ingress": [{"ports": [{"port": 80}]}]}),
+                json!({"podSelector": {}, "ingress": [{"ports": [{"port": 8000, "endPort": 9000}]}]}),
+            ],
+            admits.clone(),
+        ),
+        (
+            vec![
+                json!({"podSelector": {}, "ingress": [{"ports": [{"port": 8080, "protocol": "UDP"}]}]}),
+            ],
+            PolicyCover::Closed,
+        ),
+        (
+            vec![json!({"podSelector": {"matchExpressions": [
+                {"key": "app", "operator": "In", "values": ["web"]},
+                {"key": "x", "operator": "DoesNotExist"}
+            ]}})],
+            PolicyCover::Closed,
+        ),
+        (
+            vec![json!({"podSelector": {"matchExpressions": [
+                {"key": "app", "operator": "NotIn", "values": ["web"]}
+            ]}})],
+            PolicyCover::None,
+        ),
+    ] {
+        let policies: Vec<_> = specs.iter().cloned().map(policy).collect();
+        assert_eq!(cover(policies.iter(), &labels, 8080), want, "{specs:?}");
+    }
+}

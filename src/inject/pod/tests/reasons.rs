@@ -1,0 +1,243 @@
+//! Who is not injected: one test for each word, and one for each way to be denied.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{annotated, denied, injected, web};
+use crate::inject::pod::annotations::{AnnotationName, LabelName};
+use crate::inject::pod::outcome::{DenialReason, InjectOutcome, SkipReason};
+use crate::inject::pod::settings::InjectorSettings;
+use crate::inject::pod::{InjectContext, inject};
+
+/// A pod for each skip, and the settings under which it is one.
+fn skipped() -> Vec<(SkipReason, Value, InjectorSettings)> {
+    let default = InjectorSettings::default;
+    let with = |change: fn(&mut Value)| {
+        let mut pod = web();
+        change(&mut pod);
+        pod
+    };
+    let ports = |ports: Value| {
+        let mut pod = web();
+        pod["spec"]["containers"][0]["ports"] = ports;
+        pod
+    };
+    let plain = InjectorSettings { native_sidecar: false, ..default() };
+    vec![
+        (
+            SkipReason::AlreadyInjected,
+            with(|pod| pod["spec"]["initContainers"] = json!([{"name": "keygate"}])),
+            default(),
+        ),
+        (
+            SkipReason::AmbiguousPort,
+            ports(json!([{"containerPort": 1}, {"containerPort": 2}])),
+            default(),
+        ),
+        (
+            SkipReason::Disabled,
+            with(|pod| pod["metadata"]["labels"] = json!({"keygate.dev/inject": "false"})),
+            default(),
+        ),
+        (
+            SkipReason::Ephemeral,
+            with(|pod| pod["spec"]["ephemeralContainers"] = json!([{"name": "debug"}])),
+            default(),
+        ),
+        (SkipReason::HostNetwork, with(|pod| pod["spec"]["hostNetwork"] = json!(true)), default()),
+        (
+            SkipReason::JobNeedsNativeSidecar,
+            with(|pod| pod["spec"]["restartPolicy"] = json!("OnFailure")),
+            plain.clone(),
+        ),
+        (
+            SkipReason::JobNeedsNativeSidecar,
+            with(|pod| pod["metadata"]["ownerReferences"] = json!([{"kind": "Job"}])),
+            plain,
+        ),
+        (SkipReason::Mirror, annotated("kubernetes.io/config.mirror", "x"), default()),
+        (SkipReason::NoUpstreamPort, ports(json!(null)), default()),
+        (
+            SkipReason::OtherRevision,
+            with(|pod| pod["metadata"]["labels"] = json!({"keygate.dev/rev": "canary"})),
+            default(),
+        ),
+        (
+            SkipReason::PrivilegedPort,
+            with(|pod| {
+                pod["metadata"]["annotations"] = json!({"keygate.dev/steering": "takeover"});
+                pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80}]);
+            }),
+            default(),
+        ),
+        (
+            SkipReason::TakeoverNeedsPortEnv,
+            annotated("keygate.dev/steering", "takeover"),
+            default(),
+        ),
+        (
+            SkipReason::TlsUpstream,
+            ports(json!([{"name": "https", "containerPort": 8443}])),
+            default(),
+        ),
+        (
+            SkipReason::TlsUpstream,
+            with(|pod| {
+                pod["spec"]["containers"][0]["livenessProbe"] =
+                    json!({"httpGet": {"port": "http", "scheme": "HTTPS"}});
+            }),
+            default(),
+        ),
+        (SkipReason::UdpOnly, ports(json!([{"containerPort": 53, "protocol": "UDP"}])), default()),
+        (
+            SkipReason::Windows,
+            with(|pod| pod["spec"]["os"] = json!({"name": "windows"})),
+            default(),
+        ),
+        (
+            SkipReason::Windows,
+            with(|pod| pod["spec"]["nodeSelector"] = json!({"kubernetes.io/os": "windows"})),
+            default(),
+        ),
+    ]
+}
+
+#[test]
+fn every_skip_has_its_word() {
+    let mut seen = BTreeSet::new();
+    for (reason, pod, settings) in skipped() {
+        let outcome = inject(&pod, &InjectContext::default(), &settings);
+        assert_eq!(outcome, InjectOutcome::Skip(reason), "{pod}");
+        seen.insert(reason);
+        // Where the namespace demands the sidecar, nobody comes in without.
+        let required = inject(&pod, &InjectContext { is_required: true }, &settings);
+        match required {
+            InjectOutcome::Deny(denial) => {
+                assert_eq!(denial.reason, DenialReason::Required);
+                assert!(denial.message.contains(reason.word()), "{denial}");
+            }
+            other => {
+                assert_eq!(reason, SkipReason::AlreadyInjected, "{other:?}");
+                assert_eq!(other, outcome);
+            }
+        }
+    }
+    assert_eq!(seen, SkipReason::ALL.into_iter().collect());
+}
+
+#[test]
+fn the_sysctl_opens_low_ports() {
+    let mut pod = web();
+    pod["metadata"]["annotations"] =
+        json!({"keygate.dev/steering": "takeover", "keygate.dev/upstream-port-env": "PORT"});
+    pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80}]);
+    pod["spec"]["securityContext"] =
+        json!({"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]});
+    injected(&pod, &InjectorSettings::default());
+}
+
+#[test]
+fn bad_values_are_denied_with_their_name() {
+    let values = |name: AnnotationName| -> &[&str] {
+        match name {
+            AnnotationName::AppPrestopSleep => &["", "0", "5s", "301", "-1"],
+            AnnotationName::Config | AnnotationName::Table => {
+                &["", "A", "a/b", "a_b", "\"", "${X}"]
+            }
+            AnnotationName::CpuRequest => &["", "0", "much"],
+            AnnotationName::Image => &["", "a b", "a\nb", "é"],
+            AnnotationName::Memory => &["", "64", "1Mi", "1GB"],
+            AnnotationName::Mode => &["", "bypass", "Enforce", "off"],
+            AnnotationName::NativeSidecar => &["", "yes", "True"],
+            AnnotationName::OpenPorts => &["a", "0", "65536", "1,x", "+1", "01"],
+            AnnotationName::PortName => &["", "UP", "a--b", "1", "abcdefghijklmnop"],
+            AnnotationName::SidecarConfig => &["x"],
+            AnnotationName::SkipPaths => {
+                &["", "a", "/*", "/a,/a", "/a/{x},/a/{y}", "/\"", "/$x", "/\\", "/a b*", "/../a"]
+            }
+            AnnotationName::Status => &["{}"],
+            AnnotationName::Steering => &["", "Move", "both"],
+            // It only wakes the kubelet.
+            AnnotationName::TableVersion => &[],
+            AnnotationName::UpstreamPort => &["", "0", "65536", "HTTP", "other"],
+            AnnotationName::UpstreamPortEnv => &["", "1A", "A-B"],
+            AnnotationName::UpstreamProtocol => &["", "http3"],
+        }
+    };
+    for name in AnnotationName::ALL {
+        for value in values(name) {
+            let said = denied(&annotated(name.name(), value));
+            assert!(said.starts_with("bad_annotation: "), "{said}");
+            assert!(said.contains(name.name()) && said.contains("\nhint: "), "{said}");
+        }
+        let mut pod = web();
+        pod["metadata"]["annotations"] = json!({name.name(): true});
+        assert!(denied(&pod).contains("is no text"), "{name:?}");
+    }
+}
+
+#[test]
+fn unknown_names_are_denied_with_the_nearest() {
+    let said = denied(&annotated("keygate.dev/steerin", "move"));
+    assert!(said.contains("annotation keygate.dev/steerin: there is none"), "{said}");
+    assert!(said.contains("did you mean keygate.dev/steering?"), "{said}");
+    let said = denied(&annotated("keygate.dev/something-else", "x"));
+    assert!(said.contains("keygate.dev/ has app-prestop-sleep, config,"), "{said}");
+    // Of others we know nothing.
+    injected(&annotated("keygate.devel/steerin", "x"), &InjectorSettings::default());
+}
+
+#[test]
+fn labels_and_annotations_are_told_apart() {
+    let labelled = |name: &str, value: &str| {
+        let mut pod = web();
+        pod["metadata"]["labels"] = json!({name: value});
+        denied(&pod)
+    };
+    assert!(labelled("keygate.dev/mode", "observe").contains("is an annotation"));
+    assert!(labelled("keygate.dev/injekt", "true").contains("did you mean keygate.dev/inject?"));
+    assert!(labelled("keygate.dev/inject", "yes").contains("\"true\" or \"false\""));
+    assert!(labelled("keygate.dev/require", "true").contains("is for namespaces"));
+    for label in LabelName::ALL {
+        assert!(denied(&annotated(label.name(), "true")).contains("is a label"), "{label:?}");
+    }
+}
+
+#[test]
+fn a_name_of_the_sidecars_port_is_its_own() {
+    for name in ["authed", "keygate-metrics"] {
+        let mut pod = web();
+        let ports = pod["spec"]["containers"][0]["ports"].as_array_mut().unwrap();
+        ports.push(json!({"name": name, "containerPort": 9000}));
+        let said = denied(&pod);
+        assert!(said.starts_with("port_conflict: container app: "), "{said}");
+        assert!(said.contains(name), "{said}");
+    }
+}
+
+#[test]
+fn what_is_no_pod_is_denied() {
+    for pod in [
+        json!(null),
+        json!([]),
+        json!({}),
+        json!({"spec": []}),
+        json!({"spec": {}}),
+        json!({"spec": {"containers": {}}}),
+        json!({"spec": {"containers": []}}),
+        json!({"spec": {"containers": [1]}}),
+        json!({"spec": {"containers": [{"name": "a", "ports": [{}]}]}}),
+        json!({"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 70000}]}]}}),
+        json!({"spec": {"containers": [{"name": "a", "ports": 1}]}}),
+        json!({"spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "a"}]}}),
+        json!({"metadata": [], "spec": {"containers": [{"name": "a"}]}}),
+        json!({"metadata": {"labels": []}, "spec": {"containers": [{"name": "a"}]}}),
+        json!({"metadata": {"annotations": 1}, "spec": {"containers": [{"name": "a"}]}}),
+    ] {
+        assert!(denied(&pod).starts_with("malformed: "), "{pod}");
+    }
+    let mut pod = web();
+    pod["spec"]["volumes"] = json!({});
+    assert!(denied(&pod).starts_with("malformed: "));
+}

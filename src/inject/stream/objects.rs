@@ -1,0 +1,140 @@
+//! Objects of the API in a document: also those in lists.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// Which object, as `kubectl` writes it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::inject) struct ObjectRef {
+    /// `None`: the one that is applied to.
+    pub(in crate::inject) namespace: Option<String>,
+    pub(in crate::inject) kind: String,
+    pub(in crate::inject) name: String,
+}
+
+/// Something that makes pods, or a pod.
+#[derive(Clone, Debug)]
+pub(in crate::inject) struct Workload {
+    pub(in crate::inject) object: ObjectRef,
+    /// Of the workload itself.
+    pub(in crate::inject) metadata: Value,
+    /// Where the pod or its template stands in the document; empty: the document is the pod.
+    pub(in crate::inject) pointer: String,
+    /// The pod or its template.
+    pub(in crate::inject) template: Value,
+    /// Which pods are the workload's: `spec.selector`.
+    pub(in crate::inject) selector: Option<Value>,
+}
+
+/// Kinds that have pods, their groups, and where the template is.
+const KINDS: &[(&str, &str, &str)] = &[
+    ("CronJob", "batch/", "/spec/jobTemplate/spec/template"),
+    ("DaemonSet", "apps/", "/spec/template"),
+    ("Deployment", "apps/", "/spec/template"),
+    ("Job", "batch/", "/spec/template"),
+    ("Pod", "v1", ""),
+    ("ReplicaSet", "apps/", "/spec/template"),
+    ("ReplicationController", "v1", "/spec/template"),
+    ("StatefulSet", "apps/", "/spec/template"),
+];
+
+/// Objects of a document with their places: itself, or those in a list.
+pub(in crate::inject) fn each(document: &Value) -> Vec<(String, Value)> {
+    let kind = document["kind"].as_str().unwrap_or_default();
+    let Some(inner) = kind.strip_suffix("List") else {
+        return vec![(String::new(), document.clone())];
+    };
+    let version = &document["apiVersion"];
+    let items = document["items"].as_array().into_iter().flatten().enumerate();
+    items
+        .map(|(at, item)| {
+            let mut item = item.clone();
+            // Items of a list of one kind do not repeat it.
+            if let (false, Some(object)) = (inner.is_empty(), item.as_object_mut()) {
+                object.entry("kind").or_insert_with(|| inner.into());
+                object.entry("apiVersion").or_insert_with(|| version.clone());
+            }
+            (format!("/items/{at}"), item)
+        })
+        .collect()
+}
+
+/// Workloads of a document.
+pub(in crate::inject) fn workloads(document: &Value) -> Vec<Workload> {
+    each(document).into_iter().filter_map(|(place, object)| workload(&place, &object)).collect()
+}
+
+fn workload(place: &str, object: &Value) -> Option<Workload> {
+    let (kind, version) = (object["kind"].as_str()?, object["apiVersion"].as_str()?);
+    let known = KINDS.iter().find(|(k, group, _)| {
+        *k == kind
+            && if group.ends_with('/') { version.starts_with(group) } else { version == *group }
+    })?;
+    let template = object.pointer(known.2)?;
+    Some(Workload {
+        object: ObjectRef::of(object),
+        metadata: object["metadata"].clone(),
+        pointer: format!("{place}{}", known.2),
+        template: template.clone(),
+        selector: object.pointer("/spec/selector").filter(|_| !known.2.is_empty()).cloned(),
+    })
+}
+
+/// The text of a label.
+pub(super) fn label_of<'v>(metadata: &'v Value, name: &str) -> Option<&'v str> {
+    metadata.get("labels")?.get(name)?.as_str()
+}
+
+/// Whether a map of labels, as a Service selects by it, selects these. An empty one selects nothing.
+pub(in crate::inject) fn selects(selector: &Value, labels: &Value) -> bool {
+    let Some(wanted) = selector.as_object().filter(|wanted| !wanted.is_empty()) else {
+        return false;
+    };
+    wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
+}
+
+/// `deploy` for `Deployment`.
+fn short(kind: &str) -> String {
+    let short = match kind {
+        "DaemonSet" => "ds",
+        "Deployment" => "deploy",
+        "NetworkPolicy" => "netpol",
+        "ReplicaSet" => "rs",
+        "ReplicationController" => "rc",
+        "Service" => "svc",
+        "StatefulSet" => "sts",
+        other => return other.to_lowercase(),
+    };
+    short.to_owned()
+}
+
+// === impl ObjectRef ===
+
+impl ObjectRef {
+    pub(in crate::inject) fn of(object: &Value) -> Self {
+        let text = |path: &str| object.pointer(path).and_then(Value::as_str).map(str::to_owned);
+        let name = text("/metadata/name")
+            .or_else(|| text("/metadata/generateName").map(|name| format!("{name}*")));
+        Self {
+            namespace: text("/metadata/namespace").filter(|space| !space.is_empty()),
+            kind: text("/kind").unwrap_or_default(),
+            name: name.unwrap_or_else(|| "unnamed".to_owned()),
+        }
+    }
+
+    /// Whether both are of one namespace.
+    pub(in crate::inject) fn is_beside(&self, other: &Self) -> bool {
+        let space = |of: &Self| of.namespace.clone().unwrap_or_else(|| "default".to_owned());
+        space(self) == space(other)
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        write!(f, "{}/{}", short(&self.kind), self.name)
+    }
+}

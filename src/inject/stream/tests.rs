@@ -1,0 +1,225 @@
+//! Streams as people pipe them.
+
+use super::{LineKind, StreamOptions, StreamResult, inject_stream, uninject_stream, values};
+use crate::inject::pod::settings::{InjectorSettings, Steering};
+
+const DEPLOYMENT: &str = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+spec:
+  selector:
+    matchLabels: {app: web}
+  template:
+    metadata:
+      labels:
+        app: web
+    spec:
+      containers:
+      - name: app # the app
+        image: example.test/app:1
+        ports:
+        - {name: http, containerPort: 8080}
+        - {name: metrics, containerPort: 9090}
+";
+
+fn service(target: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  selector:\n    app: web\n  \
+         ports:\n  - port: 80\n{target}"
+    )
+}
+
+fn run(stream: &str, options: StreamOptions) -> StreamResult {
+    inject_stream(stream, &InjectorSettings::default(), options).unwrap()
+}
+
+fn lines(result: &StreamResult) -> Vec<String> {
+    result.report.iter().map(|line| format!("{:?} {}", line.kind, line.text)).collect()
+}
+
+#[test]
+fn foreign_objects_stay_byte_for_byte() {
+    let foreign = "\
+# a chart's head
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: x.example.test}   # kept
+spec:   { group: example.test,  count: 007, yes: no }
+---
+# only comments
+
+---
+apiVersion: argoproj.io/v1alpha1
+kind: Rollout
+spec: {template: {spec: {containers: [{name: app}]}}}
+---
+kind: ConfigMap
+apiVersion: v1
+data:
+  script: |
+    ---
+    kind: Deployment
+...
+";
+    let stream = format!("{foreign}---\n{DEPLOYMENT}");
+    let result = run(&stream, StreamOptions::default());
+    assert!(result.text.starts_with(foreign), "{}", result.text);
+    assert_eq!(lines(&result), ["Injected deploy/web: move http->15080"]);
+    assert!(result.text.contains("- name: app # the app"), "{}", result.text);
+    assert!(result.text.contains("{name: metrics, containerPort: 9090}"), "{}", result.text);
+    let nothing = run(foreign, StreamOptions::default());
+    assert_eq!((nothing.text.as_str(), nothing.report.len()), (foreign, 0));
+    let crlf = foreign.replace('\n', "\r\n");
+    assert_eq!(run(&crlf, StreamOptions::default()).text, crlf);
+}
+
+#[test]
+fn a_second_run_changes_nothing_and_uninject_gives_the_input() {
+    let stream = format!("{DEPLOYMENT}---\n{}", service("    targetPort: 8080\n"));
+    let options =
+        StreamOptions { emit_network_policy: true, rewrite_services: true, ..Default::default() };
+    let once = run(&stream, options);
+    let twice = run(&once.text, options);
+    assert_eq!(twice.text, once.text);
+    assert_eq!(lines(&twice)[0].split('\n').next(), Some("Skipped deploy/web: already_injected"));
+    let back = uninject_stream(&once.text).unwrap();
+    assert_eq!(values(&back.text).unwrap(), values(&stream).unwrap());
+    let back = uninject_stream(&stream).unwrap();
+    assert_eq!((back.text, back.report.len()), (stream, 0), "nothing was injected");
+}
+
+#[test]
+fn every_kind_of_workload_and_lists() {
+    let pod = "metadata: {labels: {app: web}}\nspec:\n  containers: [{name: app, ports: [{name: http, containerPort: 1}]}]\n";
+    let indented = |by: usize| {
+        pod.lines().map(|line| format!("{}{line}\n", " ".repeat(by))).collect::<String>()
+    };
+    for (kind, version, short) in [
+        ("Deployment", "apps/v1", "deploy"),
+        ("StatefulSet", "apps/v1", "sts"),
+        ("DaemonSet", "apps/v1", "ds"),
+        ("ReplicaSet", "apps/v1", "rs"),
+        ("Job", "batch/v1", "job"),
+        ("ReplicationController", "v1", "rc"),
+    ] {
+        let text = format!(
+            "kind: {kind}\napiVersion: {version}\nmetadata: {{name: x, namespace: n}}\nspec:\n  template:\n{}",
+            indented(4)
+        );
+        let result = run(&text, StreamOptions::default());
+        assert_eq!(lines(&result), [format!("Injected n/{short}/x: move http->15080")]);
+        // As `kubectl get` prints it.
+        let items: String = text.lines().map(|line| format!("  {line}\n")).collect();
+        let items = items.replacen("  kind", "- kind", 1);
+        let list = format!("apiVersion: v1\nkind: List\nitems:\n{items}{items}");
+        let result = run(&list, StreamOptions::default());
+        assert_eq!(result.report.len(), 2, "{}", result.text);
+        assert_eq!(result.text.matches("image: \"keygate:").count(), 2, "{}", result.text);
+    }
+    let cron = format!(
+        "kind: CronJob\napiVersion: batch/v1\nmetadata: {{name: x}}\nspec:\n  jobTemplate:\n    spec:\n      template:\n{}",
+        indented(8)
+    );
+    assert_eq!(
+        lines(&run(&cron, StreamOptions::default())),
+        ["Injected cronjob/x: move http->15080"]
+    );
+    let pod = format!("kind: Pod\napiVersion: v1\n{pod}");
+    assert_eq!(
+        lines(&run(&pod, StreamOptions::default())),
+        ["Injected pod/unnamed: move http->15080"]
+    );
+    let json = serde_json::to_string(&values(&pod).unwrap()[0]).unwrap();
+    let result = run(&json, StreamOptions::default());
+    assert!(serde_json::from_str::<serde_json::Value>(&result.text).is_ok(), "{}", result.text);
+}
+
+#[test]
+fn services_are_followed() {
+    let steered = |steering, target: &str, rewrites| {
+        let settings = InjectorSettings {
+            steering,
+            upstream_port_env: Some("PORT".into()),
+            ..Default::default()
+        };
+        let stream = format!("{}---\n{DEPLOYMENT}", service(target));
+        let options = StreamOptions { rewrite_services: rewrites, ..Default::default() };
+        let result = inject_stream(&stream, &settings, options).unwrap();
+        let found = result.report.iter().find(|line| line.text.starts_with("svc/"));
+        let target = values(&result.text).unwrap()[0]["spec"]["ports"][0]["targetPort"].clone();
+        (found.map(|line| line.kind), target.as_str().map(str::to_owned))
+    };
+    let named = "    targetPort: http\n";
+    let number = "    targetPort: 8080\n";
+    let authed = Some("authed".to_owned());
+    assert_eq!(steered(Steering::Move, named, false), (None, Some("http".into())));
+    assert_eq!(steered(Steering::Move, number, false), (Some(LineKind::Bypass), None));
+    assert_eq!(steered(Steering::Move, number, true), (Some(LineKind::Noted), authed.clone()));
+    assert_eq!(
+        steered(Steering::Unique, named, false),
+        (Some(LineKind::Bypass), Some("http".into()))
+    );
+    assert_eq!(steered(Steering::Unique, named, true), (Some(LineKind::Noted), authed.clone()));
+    assert_eq!(steered(Steering::Unique, "    targetPort: authed\n", false), (None, authed));
+    assert_eq!(steered(Steering::Takeover, number, false).0, None);
+    assert_eq!(steered(Steering::Takeover, named, false).0, None);
+    assert_eq!(steered(Steering::Move, "    targetPort: 9090\n", true).0, Some(LineKind::Warned));
+    assert_eq!(steered(Steering::Move, "    targetPort: other\n", true).0, Some(LineKind::Warned));
+    let headless = "    targetPort: http\n  clusterIP: None\n";
+    assert_eq!(steered(Steering::Move, headless, true).0, Some(LineKind::Bypass));
+}
+
+#[test]
+fn a_policy_admits_the_gate_alone() {
+    let stream = DEPLOYMENT.replace(
+        "      labels:\n",
+        "      annotations: {keygate.dev/open-ports: '9090'}\n      labels:\n",
+    );
+    let options = StreamOptions { emit_network_policy: true, ..Default::default() };
+    let result = run(&stream, options);
+    let policy = values(&result.text).unwrap().pop().unwrap();
+    assert_eq!(policy["metadata"]["name"], "web-keygate");
+    assert_eq!(policy["spec"]["podSelector"], serde_json::json!({"matchLabels": {"app": "web"}}));
+    let ports: Vec<_> = policy["spec"]["ingress"][0]["ports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["port"].clone())
+        .collect();
+    assert_eq!(ports, [15020, 15080, 9090]);
+}
+
+#[test]
+fn what_demands_the_sidecar_gets_no_skip() {
+    let space = "apiVersion: v1\nkind: Namespace\nmetadata: {name: n, labels: {keygate.dev/require: 'true'}}\n";
+    let host = DEPLOYMENT
+        .replace("  name: web\nspec", "  name: web\n  namespace: n\nspec")
+        .replace("      containers:", "      hostNetwork: true\n      containers:");
+    let result = run(&format!("{space}---\n{host}"), StreamOptions::default());
+    assert!(
+        lines(&result)[0].contains("Denied n/deploy/web: this namespace takes only"),
+        "{result:?}"
+    );
+    let result = run(&host, StreamOptions::default());
+    assert!(
+        lines(&result)[0].starts_with("Skipped n/deploy/web: host_network\nhint: "),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn annotations_of_the_workload_itself_are_misplaced() {
+    let stream = DEPLOYMENT.replace(
+        "  name: web\nspec",
+        "  name: web\n  annotations: {keygate.dev/mode: observe}\nspec",
+    );
+    let result = run(&stream, StreamOptions::default());
+    assert!(
+        lines(&result)[0].contains("move it to the metadata of the pod template"),
+        "{result:?}"
+    );
+    assert_eq!(result.text, stream, "what is denied stays as it was");
+}

@@ -1,0 +1,170 @@
+//! Documents of YAML that are changed where something changes, and stay as they were written
+//! everywhere else: order, quotes and comments. Imports `pod` for its operations.
+
+mod edit;
+mod parse;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+pub(super) use self::write::fresh_document;
+use super::pod::patch::PatchOperation;
+
+/// One document of a stream with its text, separator line and all.
+#[derive(Clone, Debug)]
+pub(super) struct YamlDocument {
+    text: String,
+    /// `None`: it has comments and nothing else, or cannot be changed.
+    root: Option<YamlNode>,
+    /// What it says.
+    pub(super) value: Value,
+    line_end: &'static str,
+}
+
+/// Why a document cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: is not YAML that can be read: {why}")]
+pub(super) struct YamlFault {
+    /// Of the stream, from 1.
+    pub(super) line: usize,
+    pub(super) why: String,
+}
+
+/// A value with its place in the document's text.
+#[derive(Clone, Debug)]
+struct YamlNode {
+    kind: NodeKind,
+    /// First byte of the value, and the one behind its last.
+    span: Range<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum NodeKind {
+    /// Set by an operation, or too odd to keep as it is written.
+    Fresh(Value),
+    /// In block style.
+    List { column: usize, items: Vec<YamlItem> },
+    /// In block style.
+    Map { column: usize, entries: Vec<YamlEntry> },
+    /// A scalar or something in flow style, as it is written.
+    Written(Value),
+}
+
+#[derive(Clone, Debug)]
+struct YamlEntry {
+    key: String,
+    /// First byte of the key; of a new one, nothing.
+    key_span: Range<usize>,
+    value: YamlNode,
+    state: PartState,
+}
+
+#[derive(Clone, Debug)]
+struct YamlItem {
+    /// Of its `-`.
+    dash: usize,
+    value: YamlNode,
+    state: PartState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PartState {
+    Kept,
+    New,
+    Removed,
+}
+
+/// The documents of a stream; together their texts are the stream. A line that begins with `---` starts
+/// one wherever it stands: text in block scalars is indented.
+pub(super) fn split(stream: &str) -> Vec<(usize, &str)> {
+    let mut documents = Vec::new();
+    let (mut start, mut first_line) = (0, 1);
+    let mut at = 0;
+    let mut has_content = false;
+    for (number, line) in stream.split_inclusive('\n').enumerate() {
+        let is_separator = line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
+        // Comments and directives before the first separator belong to its document.
+        if is_separator && has_content {
+            documents.push((first_line, stream.get(start..at).unwrap_or_default()));
+            (start, first_line) = (at, number + 1);
+        }
+        let text = line.trim();
+        has_content |= is_separator || !(text.is_empty() || text.starts_with(['#', '%']));
+        at += line.len();
+    }
+    documents.push((first_line, stream.get(start..).unwrap_or_default()));
+    documents.retain(|(_, text)| !text.is_empty());
+    documents
+}
+
+// === impl YamlDocument ===
+
+impl YamlDocument {
+    /// `line`: where in its stream it begins, from 1; for faults.
+    ///
+    /// # Errors
+    /// It is no YAML.
+    pub(super) fn parse(text: &str, line: usize) -> Result<Self, YamlFault> {
+        let line_end = match text.find('\n') {
+            Some(at) if text.get(..at).is_some_and(|t| t.ends_with('\r')) => "\r\n",
+            _ => "\n",
+        };
+        let (root, value) = parse::document(text, line)?;
+        Ok(Self { text: text.to_owned(), root, value, line_end })
+    }
+
+    /// Carries out operations whose paths begin below `prefix`.
+    pub(super) fn apply(&mut self, prefix: &str, patch: &[PatchOperation]) {
+        let Some(root) = &mut self.root else { return };
+        for operation in patch {
+            edit::apply(root, prefix, operation);
+        }
+        self.value = root.value();
+    }
+
+    /// The text, changed where operations have changed something.
+    pub(super) fn written(&self) -> String {
+        match &self.root {
+            Some(root) if root.is_changed() => write::document(root, &self.text, self.line_end),
+            _ => self.text.clone(),
+        }
+    }
+}
+
+// === impl YamlNode ===
+
+impl YamlNode {
+    fn value(&self) -> Value {
+        match &self.kind {
+            NodeKind::Fresh(value) | NodeKind::Written(value) => value.clone(),
+            NodeKind::List { items, .. } => {
+                let kept = items.iter().filter(|item| item.state != PartState::Removed);
+                kept.map(|item| item.value.value()).collect()
+            }
+            NodeKind::Map { entries, .. } => {
+                let kept = entries.iter().filter(|entry| entry.state != PartState::Removed);
+                Value::Object(kept.map(|e| (e.key.clone(), e.value.value())).collect())
+            }
+        }
+    }
+
+    fn is_changed(&self) -> bool {
+        match &self.kind {
+            NodeKind::Fresh(_) => true,
+            NodeKind::Written(_) => false,
+            NodeKind::List { items, .. } => {
+                items.iter().any(|i| i.state != PartState::Kept || i.value.is_changed())
+            }
+            NodeKind::Map { entries, .. } => {
+                entries.iter().any(|e| e.state != PartState::Kept || e.value.is_changed())
+            }
+        }
+    }
+}
