@@ -296,6 +296,11 @@ max_streams = 50
 close_code = 4001
 [admin]
 address = "0.0.0.0:9901"
+[[admin.probes]]
+path = "/probe/app/live"
+url = "http://127.0.0.1:9000/live"
+headers = ["X-Probe: 1"]
+timeout = "2s"
 [[cors]]
 path = "/v1/*"
 origins = ["https://*.example.com"]

@@ -89,7 +89,8 @@ fn documented_defaults_are_the_defaults() {
             // Only with TLS, of another kind of source, in a list, inside a template, or of a table
             // that is there as a whole.
             Some((
-                "assertion"
+                "admin.probes"
+                | "assertion"
                 | "cors"
                 | "listen.tls"
                 | "table.http"
