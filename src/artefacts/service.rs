@@ -215,7 +215,7 @@ impl ArtefactService {
     /// The answer, and whether it was held back.
     async fn find(&self, asked: ArtefactRequest) -> (Response<Full<Bytes>>, bool) {
         let mut board = self.0.shelf.watch(&asked.audience);
-        let mut answer = asked.look(&board.borrow_and_update());
+        let answer = asked.look(&board.borrow_and_update());
         if asked.wait.is_zero() || matches!(answer, ArtefactFinding::New(_)) {
             return (answer.response(), false);
         }
@@ -224,13 +224,13 @@ impl ArtefactService {
             Err(NoPlace::Caller) => return (NoArtefact::TooManyPolls.response(), false),
             Err(NoPlace::All) => return (NoArtefact::Busy.response(), false),
         };
-        // However it ends, the answer is the one of now.
         tokio::select! {
-            () = asked.news(&mut board, &mut answer, &place) => {}
+            () = asked.news(&mut board, &place) => {}
             () = tokio::time::sleep(asked.wait) => {}
             () = self.0.leave.turn() => {}
         }
-        let mut response = answer.response();
+        // However it ends, the answer is the one of now.
+        let mut response = asked.look(&board.borrow_and_update()).response();
         if let Ok(applied) = HeaderValue::from_str(&format!("wait={}", asked.wait.as_secs())) {
             response.headers_mut().insert(PREFERENCE_APPLIED, applied);
         }
@@ -316,15 +316,9 @@ impl ArtefactRequest {
     }
 
     /// Until there is something new, or nobody publishes any more.
-    async fn news(
-        &self,
-        board: &mut watch::Receiver<ServedArtefacts>,
-        answer: &mut ArtefactFinding,
-        _place: &WaitingPlace,
-    ) {
+    async fn news(&self, board: &mut watch::Receiver<ServedArtefacts>, _place: &WaitingPlace) {
         while board.changed().await.is_ok() {
-            *answer = self.look(&board.borrow_and_update());
-            if matches!(answer, ArtefactFinding::New(_)) {
+            if matches!(self.look(&board.borrow_and_update()), ArtefactFinding::New(_)) {
                 return;
             }
         }

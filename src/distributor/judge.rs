@@ -91,7 +91,7 @@ mod tests {
         for judge in [&plain, &strict] {
             let verdict = |file: &[u8]| judge.judge(file, None);
             assert_eq!(verdict(&good).unwrap(), ArtefactVerdict::New { serial: 7 });
-            assert_eq!(verdict(b"<html>").unwrap_err().reason(), "magic");
+            assert_eq!(verdict(b"<!doctype html>").unwrap_err().reason(), "magic");
             assert_eq!(verdict(&good[..good.len() - 1]).unwrap_err().reason(), "truncated");
             let mut changed = good.clone();
             *changed.last_mut().unwrap() ^= 1;

@@ -368,9 +368,10 @@ mod tests {
             }
             let last = back.iter().max().unwrap();
             assert!(*last <= MAX_AWAY, "{last:?} after {outage:?}");
-            // The first pause is a second at most: a tenth of them in each tenth of it.
+            // The first pause is a second at most: a tenth of them in each tenth of it, and some of
+            // those who were early come again.
             let herd = load.iter().max().unwrap();
-            assert!(*herd < FLEET / 7, "{herd} within 100 ms, {outage:?}");
+            assert!(*herd < FLEET / 5, "{herd} within 100 ms, {outage:?}");
             // From the fifth on it is 10 s: 5 s on average.
             let late = load.iter().skip(300).take(300).max().unwrap_or(&0);
             assert!(*late < FLEET / 25, "{late} within 100 ms, {outage:?}");
