@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: audit bench bench-admin bench-instructions bench-memory bench-reload bench-table bench-webhook build check \
+.PHONY: audit bench bench-admin bench-fleet bench-instructions bench-memory bench-reload bench-table \
+	bench-webhook build check \
 	conformance demo fmt fuzz help image man release release-notes sbom test test-admin-full \
 	test-large tools
 
@@ -70,6 +71,10 @@ bench-admin: tools ## The management service at full size, and from a change to 
 	$(CARGO) build --quiet --release --features $(FEATURES) --bins --example bench-admin --example bench-store
 	target/release/examples/bench-store
 	KEYS=$(or $(REVOKED_KEYS),10000) target/release/examples/bench-admin
+
+bench-fleet: ## 10,000 simulated sidecars behind 3 distributors: news, failures, memory; SIDECARS, DISTRIBUTORS, NEWS, OUTAGE
+	$(CARGO) build --quiet --release --features $(FEATURES) --bins --example bench-fleet
+	target/release/examples/bench-fleet
 
 bench-webhook: ## Pods that one core admits, and how long one waits; RATE, SECONDS, CONNECTIONS
 	$(CARGO) build --quiet --release --features $(FEATURES) --bins --example bench-webhook

@@ -83,7 +83,7 @@ impl BenchHouse {
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(SqliteOptions {
             path: settings.database(),
             audiences: settings.audiences.iter().map(|audience| audience.terms()).collect(),
-            patience: settings.store.patience,
+            busy_timeout: settings.store.busy_timeout,
             clock: Clock::system(),
         })?);
         let mut living = Vec::new();
