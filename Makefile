@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: audit bench bench-admin bench-fleet bench-instructions bench-memory bench-reload bench-table \
+.PHONY: audit bench bench-admin bench-fleet bench-instructions bench-memory bench-reload bench-shared bench-table \
 	bench-webhook build check \
 	conformance demo fmt fuzz help image man release release-notes sbom test test-admin-full \
 	test-large tools
@@ -39,6 +39,7 @@ check: ## Format and lints, no tests
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --quiet --all-targets --features $(FEATURES) -- -D warnings
 	$(CARGO) check --quiet --lib --bins # as the sidecar's image is built: without them
+	$(CARGO) check --quiet --lib --bins --no-default-features # without shared limits
 
 fuzz: ## Fuzz targets over their corpus; TARGET=name SECONDS=n: one of them for longer
 	fuzz/run $(if $(TARGET),$(TARGET) $(or $(SECONDS),60))
@@ -82,6 +83,10 @@ bench-webhook: ## Pods that one core admits, and how long one waits; RATE, SECON
 
 bench-reload: ## Latency of requests while tables reload
 	benches/reload.py
+
+bench-shared: ## One limit of three sidecars and a redis-server, beside what one bucket admits; SECONDS
+	$(CARGO) build --quiet --release --bins --example bench-shared
+	target/release/examples/bench-shared
 
 bench-instructions: ## CPU instructions per request under callgrind; PGO=1: of builds by profile
 	$(WITH_PROFILE) benches/instructions.py

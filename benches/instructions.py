@@ -6,7 +6,8 @@ machine's load, so two commits can be compared:
     make bench-instructions JSON=before.json
     make bench-instructions JSON=after.json BASE=before.json
 
-ONLY=steps,requests,answers: some of it. VARIANTS=keygate: whole requests through that one alone.
+ONLY=steps,requests,answers: some of it. VARIANTS=keygate: whole requests through that one alone;
+VARIANTS=shared: those of one key, with its limit here and in a store.
 """
 
 import glob
@@ -130,6 +131,38 @@ def fail():
     raise Failed("the gateway closed the connection")
 
 
+class Shared(contenders.Keygate):
+    """With its limits in a store beside it."""
+
+    name = "keygate_shared"
+
+    def __init__(self, bench, store):
+        super().__init__(bench)
+        self.store = store
+
+    def configure(self, setup, directory, ports):
+        command = super().configure(setup, directory, ports)
+        with open(command[-1], "a") as f:
+            f.write(f'\n[shared]\nurl = "unix://{self.store}"\ntimeout = "1s"\n')
+        return command
+
+
+def shared(bench, whole, secret):
+    """The limit of one busy key: counted here, and answered from what was taken in advance."""
+    socket_path = os.path.join(bench.run_dir, "store.sock")
+    argv = ["redis-server", "--port", "0", "--save", "", "--unixsocket", socket_path]
+    log = os.path.join(bench.run_dir, "store.log")
+    process = procs.spawn(argv, procs.PROXY_CORE, log, cwd=bench.run_dir)
+    try:
+        while not os.path.exists(socket_path):
+            time.sleep(0.05)
+        features, asked = frozenset({"default"}), {"secrets": [secret], "want": 200}
+        whole("request: keygate, one key", contenders.Keygate(bench), features, **asked)
+        whole("request: keygate, one key, shared limits", Shared(bench, socket_path), features, **asked)
+    finally:
+        procs.stop(process)
+
+
 def main():
     build_keygate()
     build("bench-bare-proxy")
@@ -147,7 +180,7 @@ def main():
         print(f"| {name} | {now:,.0f} | {f'{before:,.0f}' if before else ''} | {change} |", flush=True)
 
     print("| | instructions | before | change |\n|---|---|---|---|")
-    with Bench(("valgrind", "openssl", "taskset")) as bench:
+    with Bench(("valgrind", "openssl", "redis-server", "taskset")) as bench:
         if "steps" in ONLY:
             program = bench.example("bench-instructions")
             listed = subprocess.run([program], capture_output=True, text=True, check=True)
@@ -181,6 +214,8 @@ def main():
                 if name in ("keygate", "hyper"):
                     label = f"request: {name}, {what}, connection per request"
                     whole(label, kind(bench), features, close=True, **asked)
+        if "requests" in ONLY and (not VARIANTS or "shared" in VARIANTS):
+            shared(bench, whole, right[0])
         for label, path in BODIES.items() if "answers" in ONLY else ():
             features = frozenset({"default"})
             label = f"answer: keygate, {label}"

@@ -67,6 +67,8 @@ pub struct AdminState {
     pub observe: ObserveDesk,
     /// Those in force when it is called.
     pub certificates: Box<dyn Fn() -> Vec<CertificateStatus> + Send + Sync>,
+    /// How the store of shared limits stands when it is called; `None`: limits hold per sidecar.
+    pub shared_limits: Box<dyn Fn() -> Option<SharedLimitsStatus> + Send + Sync>,
     /// The JSON Web Key Set of the assertion when it is called; `None`: there is no assertion.
     pub public_keys: Box<dyn Fn() -> Option<String> + Send + Sync>,
     pub clock: Clock,
@@ -77,6 +79,19 @@ pub struct AdminState {
     pub access: AdminAccess,
     /// Probes of the service.
     pub probes: Arc<ProbePassages>,
+}
+
+/// What `/status` says of limits that are counted in a store.
+#[derive(Clone, Debug, Serialize)]
+pub struct SharedLimitsStatus {
+    pub up: bool,
+    /// Why the store is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Box<str>>,
+    /// Sidecars that share the limits, as counted last.
+    pub replicas: u32,
+    /// The part of each limit that this one admits while the store is away.
+    pub share: f64,
 }
 
 /// What `/status` says of a certificate that is served or shown to the upstream.

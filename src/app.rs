@@ -10,6 +10,7 @@ mod inherited;
 mod listen;
 mod notify;
 mod prepare;
+mod quotas;
 mod running;
 mod signals;
 mod uses;
@@ -25,17 +26,18 @@ use tokio::sync::{mpsc, watch};
 
 use self::assertion::AssertionKeys;
 pub use self::error::StartError;
-use self::hooks::{certificate_status, hooks, route_slots};
+use self::hooks::{certificate_status, hooks, route_slots, shared_limits_status};
 use self::inherited::Inherited;
 use self::listen::{bind_admin, bind_all, lock_addresses};
 use self::notify::Notifier;
 pub use self::prepare::{PreparedStart, prepare};
+use self::quotas::QuotaFile;
 pub use self::running::Running;
 use self::running::{Outlived, advance};
 use self::signals::{BlockingStage, Signals};
 use self::uses::{instance_name, start_meter, use_book};
 use self::watchers::Watchers;
-use self::workers::{fit_descriptors, random, start_worker};
+use self::workers::{fit_descriptors, instance_id, random, start_worker};
 use crate::admin::{
     self, AdminAccess, AdminDoor, AdminState, AdminToken, ObserveDesk, ProbePassages,
 };
@@ -46,7 +48,10 @@ use crate::exit::Exit;
 use crate::exposure::{ExposureCell, ExposureCheck};
 use crate::meter::UseProbe;
 use crate::observe::ObserveBook;
-use crate::proxy::{LimitStore, Load, MemoryAccount, Phase, Seed, Shared, SharedUpstream};
+use crate::proxy::{
+    LimitStore, Load, MemoryAccount, Phase, Seed, Shared, SharedLimits, SharedUpstream,
+    StoreSettings,
+};
 use crate::reload::{self, Hooks, IssuerBoard, IssuerParts, UseCounting};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::control::LogName;
@@ -118,7 +123,7 @@ fn build(
     log: Option<Arc<OperatorLog>>,
     mut inherited: Inherited,
 ) -> Result<Running, StartError> {
-    let PreparedStart { mut config, file, clock, listener_tls, upstream_tls } = prepared;
+    let PreparedStart { mut config, file, clock, listener_tls, upstream_tls, store_tls } = prepared;
     // What the file says: `config` is fitted to this machine and taken apart below, and a reload
     // compares with the whole.
     let mut running = config.clone();
@@ -141,6 +146,7 @@ fn build(
     let mut reloadable: Vec<Arc<dyn Reloadable>> = Vec::new();
     reloadable.extend(listener_tls.iter().flatten().map(|tls| Arc::clone(tls) as Arc<_>));
     reloadable.extend(upstream_tls.iter().flatten().map(|tls| Arc::clone(tls) as Arc<_>));
+    reloadable.extend(store_tls.iter().map(|tls| Arc::clone(tls) as Arc<_>));
     metrics.name_upstreams(upstreams.iter().map(|named| named.name.clone()).collect());
     let mut upstream_tls = upstream_tls.into_iter();
     let mut shared_upstream = |name, config| {
@@ -217,7 +223,23 @@ fn build(
     let (handoff, handed): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
     let phase = Arc::new(watch::Sender::new(Phase::Serving));
     let limits = Arc::new(LimitStore::default());
+    // Before the first request is charged.
+    let quota_file = config.quota_file.map(|path| QuotaFile::open(path, &limits, &clock));
     let observed = Arc::new(ObserveBook::default());
+    let (shared_limits, shared_limits_thread) = match config.shared {
+        None => (None, None),
+        Some(store) => {
+            let settings = StoreSettings {
+                config: store,
+                tls: store_tls,
+                audience: config.table.audience.clone(),
+                instance: instance_id()?,
+                clock: clock.clone(),
+            };
+            let (limits, thread) = SharedLimits::start(settings, &limits, &metrics)?;
+            (Some(limits), Some(thread))
+        }
+    };
     let (delay, deadline) = (drain.delay, drain.deadline);
     let shared = Arc::new(Shared {
         clock: clock.clone(),
@@ -226,6 +248,7 @@ fn build(
         observed: Arc::clone(&observed),
         token_budgets: Default::default(),
         limits: Arc::clone(&limits),
+        shared_limits: shared_limits.clone(),
         upstream,
         upstreams,
         timeouts,
@@ -265,6 +288,9 @@ fn build(
     let certificates = certificate_status(&reloadable, &clock);
     watchers.certificates(reloadable, &clock, &metrics)?;
     watchers.issuers(issuers)?;
+    if let Some(file) = quota_file {
+        watchers.quotas(file)?;
+    }
     watchers.health(&shared, upstream_ready, &metrics)?;
     let exposure = ExposureCell::default();
     let gauge = metrics.control().upstream_exposed.clone();
@@ -293,6 +319,10 @@ fn build(
                 started: clock.now(),
             },
             certificates,
+            shared_limits: {
+                let limits = shared_limits.clone();
+                Box::new(move || limits.as_ref().map(|limits| shared_limits_status(limits)))
+            },
             public_keys: Box::new(move || assertion_keys.jwk_set()),
             clock: clock.clone(),
             log: log.clone(),
@@ -314,6 +344,8 @@ fn build(
         deadline,
         clock,
         limits,
+        shared_limits,
+        shared_limits_thread,
         watchers,
         reloader,
         meter,

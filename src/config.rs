@@ -22,6 +22,7 @@ mod refusals;
 mod routes;
 mod secrets;
 mod section;
+mod shared;
 mod signing;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,7 @@ pub use self::fault::{ConfigError, ConfigFault};
 pub use self::host::{Noted, ThisHost, open_regular};
 pub use self::probes::{PassedProbe, ProbedTarget};
 pub use self::raw::{Host, Places};
+pub use self::shared::{SharedConfig, StoreNode, StoreTopology};
 pub(crate) use self::tokens::MOST_ISSUERS;
 pub use self::tokens::{JwksSource, TokenIssuer, TokenSettings};
 pub(crate) use self::units::size;
@@ -73,6 +75,10 @@ pub struct Config {
     pub http2: Http2Config,
     pub log: Log,
     pub usage: UsageConfig,
+    /// `None`: limits hold per sidecar.
+    pub shared: Option<SharedConfig>,
+    /// What was used of quotas is kept there over a restart; `None`: nowhere.
+    pub quota_file: Option<PathBuf>,
     pub settings: Settings,
     /// What is allowed but deserves a second look; for the log at start and `keygate check`.
     pub warnings: Vec<ConfigFault>,

@@ -14,6 +14,7 @@
 //! upstream/        the pool of upstream connections, and one exchange over one of them
 //! outbound         a request that may be sent: made of a verdict
 //! answer_deadline  deadlines of an exchange
+//! leases/          limits held together with other sidecars, by way of a store
 //! body/            request bodies on their way through
 //! net/             bytes in and out: sockets, TLS streams, PROXY header, activity of a connection
 //! executor         tasks of hyper's HTTP/2, on the worker's thread
@@ -59,6 +60,9 @@ pub mod fuzz;
 pub mod health;
 mod http1;
 mod ids;
+// Without the feature nobody makes any of it.
+#[cfg_attr(not(feature = "shared-limits"), allow(dead_code, unused_imports))]
+mod leases;
 mod limits;
 mod load;
 mod memory;
@@ -77,6 +81,9 @@ mod upstreams;
 mod worker;
 
 pub use self::client::listener::{Listening, listen};
+pub use self::leases::{
+    SharedLimits, SharedLimitsError, SharedLimitsThread, StoreSettings, StoreStanding,
+};
 pub use self::limits::LimitStore;
 pub use self::load::Load;
 pub use self::memory::{Account as MemoryAccount, shortfall as memory_shortfall};

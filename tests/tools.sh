@@ -19,6 +19,7 @@ needs=(
     openssl:openssl
     promtool:prometheus
     python3:python3
+    redis-server:redis-server
     runc:runc
 )
 # Packages from PyPI: the documented Python examples, the public HTTP/2, gRPC and WebSocket clients,

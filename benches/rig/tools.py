@@ -12,6 +12,7 @@ PACKAGES = {
     "wrk": "wrk",
     "h2load": "nghttp2-client",
     "openssl": "openssl",
+    "redis-server": "redis-server",
     "taskset": "util-linux",
     "strace": "strace",
     "valgrind": "valgrind",

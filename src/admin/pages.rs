@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::access::{AdminCaller, DeniedAccess, EndpointReach};
 use super::body::{AdminBody, UsageBody};
 use super::observing::ObserveStatus;
-use super::{AdminState, CertificateStatus};
+use super::{AdminState, CertificateStatus, SharedLimitsStatus};
 use crate::exposure::Exposure;
 use crate::meter::UsePages;
 use crate::reload::{IssuerStatus, StatusReport, Time};
@@ -44,6 +44,8 @@ struct StatusPage<'s> {
     issuers: Vec<IssuerStatus>,
     /// Whether clients can reach the service around keygate.
     upstream_exposure: &'s Exposure,
+    /// `null`: limits hold per sidecar.
+    shared_limits: Option<SharedLimitsStatus>,
     /// `null`: everything is enforced.
     observe: Option<ObserveStatus>,
     #[serde(flatten)]
@@ -337,6 +339,7 @@ fn status(state: &AdminState) -> Response<Full<Bytes>> {
         certificates: (state.certificates)(),
         issuers: state.issuers.all(now),
         upstream_exposure: &exposure,
+        shared_limits: (state.shared_limits)(),
         observe: state.observe.status(now),
         status: &status,
     };

@@ -8,6 +8,7 @@ use crate::admin::AdminTokenError;
 use crate::config;
 use crate::exit::Exit;
 use crate::meter::UsageFileError;
+use crate::proxy::SharedLimitsError;
 use crate::reload::{self, LoadFailure};
 use crate::telemetry::log::LogError;
 
@@ -35,6 +36,8 @@ pub enum StartError {
     #[error("{0}")]
     Keys(#[from] reload::FirstLoadError),
     #[error("{0}")]
+    SharedLimits(#[from] SharedLimitsError),
+    #[error("{0}")]
     UsageFile(#[from] UsageFileError),
 }
 
@@ -54,7 +57,7 @@ impl StartError {
                 failure: LoadFailure::Refused(_), ..
             }) => Exit::Data,
             Self::Keys(error) => Exit::from_code(error.exit()),
-            Self::Signals(_) | Self::Thread(_) => Exit::Internal,
+            Self::SharedLimits(_) | Self::Signals(_) | Self::Thread(_) => Exit::Internal,
         }
     }
 

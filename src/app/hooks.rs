@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::assertion::AssertionKeys;
-use crate::admin::CertificateStatus;
+use crate::admin::{CertificateStatus, SharedLimitsStatus};
 use crate::check;
 use crate::clock::Clock;
 use crate::config::{self, Config, Noted, Settings, ThisHost};
+use crate::proxy::{SharedLimits, StoreStanding};
 use crate::reload::{Hooks, Reconfigured, Time, Unusable};
 use crate::telemetry::Metrics;
 use crate::tls::Reloadable;
@@ -80,4 +81,10 @@ pub(super) fn hooks(
         Ok(Reconfigured { settings, route_slots, table: next.table, watched, read, needs_restart })
     };
     Hooks { reconfigure: Box::new(reconfigure), files: Vec::new(), uses: None, watched, read }
+}
+
+/// What `/status` says of shared limits.
+pub(super) fn shared_limits_status(limits: &SharedLimits) -> SharedLimitsStatus {
+    let StoreStanding { up, why, replicas, share } = limits.standing();
+    SharedLimitsStatus { up, why, replicas, share }
 }

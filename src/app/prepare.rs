@@ -11,7 +11,9 @@ use rustix::fs::Access;
 
 use crate::check::Finding;
 use crate::clock::Clock;
-use crate::config::{self, Bind, Config, ConfigFault, JwksSource, UpstreamAddress, UpstreamConfig};
+use crate::config::{
+    self, Bind, Config, ConfigFault, JwksSource, UpstreamAddress, UpstreamConfig, UpstreamProtocol,
+};
 use crate::meter::{check_usage_file, open_mode};
 use crate::proxy;
 use crate::reload::read_issuer_keys;
@@ -28,6 +30,8 @@ pub struct PreparedStart {
     pub(super) listener_tls: Vec<Option<Arc<ServerTls>>>,
     /// Of `[upstream]`, then of each of `[upstreams.NAME]`.
     pub(super) upstream_tls: Vec<Option<Arc<ClientTls>>>,
+    /// Of the store of shared limits.
+    pub(super) store_tls: Option<Arc<ClientTls>>,
 }
 
 /// Reads `file` and everything that it names but the table. Every fault is reported at once.
@@ -45,6 +49,11 @@ pub fn prepare(file: &Path, clock: &Clock) -> Result<PreparedStart, config::Conf
         let key = format!("{key}.tls");
         upstream_tls.push(kept(client_tls(upstream, clock), &config, &key, &mut faults));
     }
+    let store_tls = config.shared.as_ref().and_then(|shared| shared.tls.as_ref()).map(|tls| {
+        // Each connection names the server that it goes to.
+        ClientTls::load(tls, "localhost", UpstreamProtocol::Http1, clock.clone())
+    });
+    let store_tls = kept(store_tls, &config, "shared.ca", &mut faults);
     for (index, issuer) in config.settings.tokens.issuers.iter().enumerate() {
         if let JwksSource::Path(path) = &issuer.jwks
             && let Err(message) = read_issuer_keys(path, issuer)
@@ -57,7 +66,7 @@ pub fn prepare(file: &Path, clock: &Clock) -> Result<PreparedStart, config::Conf
         return Err(config::ConfigError::Invalid { file: file.to_owned(), faults });
     }
     let (file, clock) = (file.to_owned(), clock.clone());
-    Ok(PreparedStart { config, file, clock, listener_tls, upstream_tls })
+    Ok(PreparedStart { config, file, clock, listener_tls, upstream_tls, store_tls })
 }
 
 fn client_tls(upstream: &UpstreamConfig, clock: &Clock) -> Option<Result<ClientTls, TlsError>> {
@@ -201,6 +210,12 @@ impl PreparedStart {
                 let key = format!("tokens[{index}].jwks_copy");
                 faults.extend(unwritable(config, &key, path, file_can_be_replaced(path), hint));
             }
+        }
+        if let Some(path) = &config.quota_file {
+            let hint = "give keygate a directory of its own that outlives it; without the file a \
+                        restart forgets what was used of quotas";
+            let tried = file_can_be_replaced(path);
+            faults.extend(unwritable(config, "quotas.file", path, tried, hint));
         }
         if let Some(path) = &config.usage.file {
             let hint = "make its directory, let keygate write there, and give it a file of its own";

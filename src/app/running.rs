@@ -12,7 +12,7 @@ use super::watchers::Watchers;
 use crate::admin::{Admin, AdminDoor};
 use crate::clock::Clock;
 use crate::meter::Meter;
-use crate::proxy::{LimitStore, Phase};
+use crate::proxy::{LimitStore, Phase, SharedLimits, SharedLimitsThread};
 use crate::reload::{Reloader, StatusCell};
 use crate::telemetry::log::OperatorLog;
 use crate::telemetry::{AccessLogs, Readiness};
@@ -34,6 +34,9 @@ pub struct Running {
     pub(super) deadline: Duration,
     pub(super) clock: Clock,
     pub(super) limits: Arc<LimitStore>,
+    /// `None`: limits hold per sidecar.
+    pub(super) shared_limits: Option<Arc<SharedLimits>>,
+    pub(super) shared_limits_thread: Option<SharedLimitsThread>,
     pub(super) watchers: Watchers,
     pub(super) reloader: Reloader,
     /// `None`: uses of keys are not counted.
@@ -147,6 +150,10 @@ impl Running {
         }
         // The state file first: nothing else that may take its time is of use to the next start.
         self.reloader.stop();
+        // No request is charged any more: what was taken in advance is for other sidecars.
+        if let Some(thread) = self.shared_limits_thread {
+            thread.stop();
+        }
         // Before what may hang at a disk or a server: nobody writes a line any more.
         if let Some(access) = self.access {
             access.stop();
@@ -163,6 +170,9 @@ impl Running {
     /// Housekeeping off the workers; called about once a minute.
     pub(super) fn upkeep(&self) {
         self.limits.sweep(self.clock.now());
+        if let Some(limits) = &self.shared_limits {
+            limits.sweep(self.clock.now());
+        }
     }
 
     /// SIGHUP: everything that comes from a file is looked at again, and logs that were rotated away

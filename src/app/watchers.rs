@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use metrics::Gauge;
 
+use super::quotas::QuotaFile;
+
 use crate::clock::Clock;
 use crate::exposure::{Exposure, ExposureCell, ExposureCheck, ExposureState};
 use crate::proxy::{Shared, SharedUpstream, health};
@@ -162,6 +164,11 @@ impl Watchers {
     /// Keeps the signing keys of the issuers of user tokens.
     pub(super) fn issuers(&mut self, parts: IssuerParts) -> io::Result<()> {
         self.start("issuers", move |stop| parts.supervise(stop))
+    }
+
+    /// Keeps what was used of quotas in a file.
+    pub(super) fn quotas(&mut self, mut file: QuotaFile) -> io::Result<()> {
+        self.start("quota-file", move |stop| file.run(stop))
     }
 
     fn start(

@@ -56,6 +56,11 @@ pub(super) fn fit_descriptors(config: &mut Config) {
     );
 }
 
+/// A name that no other process has: sidecars that share limits count each other by it.
+pub(super) fn instance_id() -> io::Result<Box<str>> {
+    Ok(random()?.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+}
+
 pub(super) fn random() -> io::Result<[u8; 16]> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes)

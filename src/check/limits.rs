@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::Finding;
-use crate::core::{Grant, LimitPolicies, LimitSet, PolicyName, PolicyScope, Route, RouteTable};
+use crate::core::{
+    Grant, Limit, LimitPolicies, LimitSet, PolicyName, PolicyScope, Route, RouteTable,
+};
 use crate::table::KeySet;
 use crate::wording::count::count;
 
@@ -23,6 +25,7 @@ struct Stated<'k> {
     whose: String,
     /// Grants or orgs with such a limit.
     many: u64,
+    limits: Vec<Limit>,
 }
 
 /// Something is wrong, and something only deserves a look.
@@ -42,6 +45,7 @@ pub(super) fn look(policies: &LimitPolicies, routes: &RouteTable, keys: &KeySet)
             found.unknown(policies, stated);
             found.scope(policies, scope, stated);
             found.cost(policies, routes, scope, stated);
+            found.quota(policies, stated);
         }
     }
     // A name may be unknown for keys and orgs alike.
@@ -81,7 +85,11 @@ impl<'k> StatedLimits<'k> {
                 burst: u32::MAX,
                 whose: String::new(),
                 many: 0,
+                limits: Vec::new(),
             });
+            if !stated.limits.contains(&named.limit) {
+                stated.limits.push(named.limit);
+            }
             stated.many += 1;
             if burst < stated.burst {
                 (stated.burst, stated.whose) = (burst, whose());
@@ -132,6 +140,26 @@ impl LimitFindings {
         });
     }
 
+    /// A limit in the place of a quota that is no count for its period.
+    fn quota(&mut self, policies: &LimitPolicies, stated: &Stated<'_>) {
+        let Some(policy) = policies.get(stated.policy) else { return };
+        let Some(period) = policy.quota else { return };
+        let Some(other) = stated.limits.iter().find(|limit| !period.counts(**limit)) else {
+            return;
+        };
+        let (name, period) = (policy.name.as_str(), period.as_str());
+        let window = if period == "day" { "1d" } else { "30d" };
+        self.warnings.push(Finding {
+            kind: "policy_quota",
+            subject: format!("policy `{name}`"),
+            message: format!(
+                "it is a quota for a {period}, and the table states {other}: that is counted as a \
+                 limit, not by calendar"
+            ),
+            hint: Some(format!("state a count for {window}, such as {name} = \"5000/{window}\"")),
+        });
+    }
+
     fn cost(
         &mut self,
         policies: &LimitPolicies,
@@ -145,7 +173,7 @@ impl LimitFindings {
         };
         let dearest = routes.iter().filter(is_charged).max_by_key(|route| route.cost);
         let Some(route) = dearest.filter(|route| route.cost > stated.burst) else { return };
-        let Stated { policy, burst, whose, many } = stated;
+        let Stated { policy, burst, whose, many, .. } = stated;
         let others = match many - 1 {
             0 => String::new(),
             more => {

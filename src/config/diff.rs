@@ -36,6 +36,8 @@ restart! {
     "log.access_file" => log.access_file,
     "log.format" => log.format,
     "log.level" => log.level,
+    "quotas.file" => quota_file,
+    "shared" => shared,
     "table.cache_dir" => table.cache_dir,
     "table.http" => table.url,
     "table.patch" => table.patch,

@@ -1,11 +1,13 @@
 //! `[[policies]]`: which limits there are beside the one of each key, and whom they are for.
 
+use std::path::Path;
+
 use super::fault::ConfigProblem;
 use super::raw::ConfigPlace;
 use super::routes::{Rule, class};
 use super::section::ConfigSection;
 use crate::core::limit::LimitError;
-use crate::core::{Limit, LimitPolicies, LimitPolicy, PolicyName, PolicyScope};
+use crate::core::{Limit, LimitPolicies, LimitPolicy, PolicyName, PolicyScope, QuotaPeriod};
 
 /// One policy, and where the file has it.
 struct PlacedPolicy {
@@ -61,11 +63,21 @@ fn policy(section: &ConfigSection<'_>, rules: &[Rule]) -> Option<LimitPolicy> {
                 .hint("limits look like \"600/min\", \"10/s\" or \"600/min burst 50\"")
         })
     });
-    section.refuse(
-        "quota",
-        "quotas by calendar day or month are not known",
-        "limit = \"1000000/30d\" holds for any 30 days",
-    );
+    let quota = section.parse("quota", |text| {
+        QuotaPeriod::parse(text).map_err(|error| match error {
+            LimitError::Syntax => ConfigProblem::new("must be a count for a day or a month")
+                .hint("quotas look like \"1000000/month\" or \"5000/day\", by calendar, in UTC"),
+            error => ConfigProblem::new(error.to_string()),
+        })
+    });
+    if section.has("quota") && section.has("limit") {
+        let problem = ConfigProblem::new("cannot be combined with policies.limit");
+        section.fault("quota", problem.hint("make two policies of them, each with its name"));
+    }
+    let (quota, limit) = match quota {
+        Some((period, count)) => (Some(period), Some(count)),
+        None => (None, limit),
+    };
     let classes = section.parse_list("classes", class);
     if section.has("classes") && section.texts("classes").is_empty() {
         let problem = ConfigProblem::new("is empty").hint("leave it out for all routes");
@@ -79,7 +91,17 @@ fn policy(section: &ConfigSection<'_>, rules: &[Rule]) -> Option<LimitPolicy> {
             section.reader().fault(&text.place, problem.hint(hint));
         }
     }
-    Some(LimitPolicy { name: name?, scope, classes: classes.into(), limit })
+    Some(LimitPolicy { name: name?, scope, classes: classes.into(), limit, quota })
+}
+
+/// A quota that begins anew with every restart is seldom meant.
+pub(super) fn keep(root: &ConfigSection<'_>, policies: &LimitPolicies, file: Option<&Path>) {
+    if file.is_some() || !policies.iter().any(|policy| policy.quota.is_some()) {
+        return;
+    }
+    let problem = ConfigProblem::new("has a quota, which begins anew with every restart");
+    let hint = "name a file that outlives the process, under [quotas]: file = \"keygate.quotas\"";
+    root.warn("policies", problem.hint(hint));
 }
 
 /// A cost above a default's burst: the request would take all of it.

@@ -14,7 +14,7 @@ use super::{
     Bind, Caps, ClientAuth, Config, Drain, Families, Http2Config, Listener, Log, LogFormat,
     LogLevel, MemoryBudget, Places, Sharing, Timeouts, TlsServer, Workers,
 };
-use super::{addresses, admin, delivery, policy, upstream, usage};
+use super::{addresses, admin, delivery, limits, policy, shared, upstream, usage};
 use crate::core::NetworkSet;
 use crate::core::address::parse_network;
 
@@ -53,6 +53,9 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     let log = log(&log_section);
     let usage_section = root.section("usage");
     let usage = usage::usage(&usage_section);
+    let shared = shared::shared(&root.section("shared"));
+    let quotas = root.section("quotas");
+    let quota_file = quotas.path("file");
     let trusted = table.as_ref().map(|table| table.trusted_signers.as_slice()).unwrap_or_default();
     let parts = SettingsSections {
         log: &log_section,
@@ -62,6 +65,7 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
     };
     let settings = policy::settings(root, &parts, trusted);
     if let Some(settings) = &settings {
+        limits::keep(root, &settings.policy.limits, quota_file.as_deref());
         outlives_balancer(&timeouts_section, timeouts.idle, &settings.trusted_proxies);
     }
     Some(Config {
@@ -77,6 +81,8 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
         http2,
         log,
         usage,
+        shared,
+        quota_file,
         settings: settings?,
         warnings: Vec::new(),
         places: Places::default(),

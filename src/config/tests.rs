@@ -151,6 +151,8 @@ fn all_faults_are_told_at_once_with_line_key_and_remedy() {
 /// Every table that a configuration can have.
 const FULL: &str = r#"
 environment = "live"
+shared = { url = "redis://limits:6379" }
+quotas = { file = "quotas" }
 require_environment = true
 trusted_proxies = ["10.0.0.0/8"]
 underscores = "drop"

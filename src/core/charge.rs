@@ -5,9 +5,11 @@ use std::sync::LazyLock;
 
 use smallvec::SmallVec;
 
+use super::Now;
 use super::grant::KeyView;
 use super::key::KeyId;
-use super::limit::{Limit, LimitSet, PolicyName};
+use super::limit::{Exhausted, Limit, LimitSet, LimitStep, PolicyName};
+use super::quota::{QuotaPeriod, arrival_of, quota_step};
 use super::route::Route;
 
 /// Whose requests are counted together by default.
@@ -28,6 +30,8 @@ pub struct LimitPolicy {
     pub classes: Box<[Box<str>]>,
     /// What holds for keys or orgs that the table states nothing for; `None`: no limit.
     pub limit: Option<Limit>,
+    /// Counted by calendar: `limit`, and whatever the table states that is a count for the period.
+    pub quota: Option<QuotaPeriod>,
 }
 
 /// All policies of the configuration, in the order of their names.
@@ -92,6 +96,8 @@ pub struct PolicyCharge<'c> {
     /// Whose bucket it is.
     pub scope: PolicyScope,
     pub limit: Limit,
+    /// `None`: a bucket that fills again continuously.
+    pub quota: Option<QuotaPeriod>,
 }
 
 /// The name of the limit that each subject of an issuer has: callers and metrics know it from keys.
@@ -119,6 +125,32 @@ impl Charge<'_> {
     }
 }
 
+// === impl PolicyCharge ===
+
+impl PolicyCharge<'_> {
+    /// What a request of this cost makes of `state`.
+    ///
+    /// # Errors
+    /// [`Exhausted`]: less is left than the cost.
+    #[inline]
+    pub fn step(&self, cost: u32, state: u64, now: Now) -> Result<LimitStep, Exhausted> {
+        match self.quota {
+            None => self.limit.step(cost, arrival_of(state), now.mono_ns),
+            Some(period) => quota_step(self.limit, period, cost, state, now),
+        }
+    }
+}
+
+/// As the configuration or a table writes it.
+impl std::fmt::Display for PolicyCharge<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.quota {
+            None => self.limit.fmt(f),
+            Some(period) => write!(f, "{}/{}", self.limit.count(), period.as_str()),
+        }
+    }
+}
+
 // === impl LimitPolicies ===
 
 impl LimitPolicies {
@@ -130,8 +162,9 @@ impl LimitPolicies {
         let mut list: Vec<_> = policies.into_iter().collect();
         list.sort_by(|a, b| a.name.cmp(&b.name));
         let may_charge_more = |policy: &LimitPolicy| {
-            policy.limit.is_some()
-                && (policy.scope == PolicyScope::Org || policy.name.as_str() != PolicyName::PER_KEY)
+            let is_other =
+                policy.scope == PolicyScope::Org || policy.name.as_str() != PolicyName::PER_KEY;
+            policy.quota.is_some() || (policy.limit.is_some() && is_other)
         };
         let has_org_default =
             list.iter().any(|policy| policy.scope == PolicyScope::Org && policy.limit.is_some());
@@ -183,6 +216,7 @@ impl LimitPolicies {
             policy: &OF_SUBJECTS,
             scope: PolicyScope::Key,
             limit,
+            quota: None,
         }));
         if org_limits.is_some() || self.has_org_default {
             self.add(&mut charges, PolicyScope::Org, org_limits, route);
@@ -229,8 +263,11 @@ impl LimitPolicies {
         route: &Route,
     ) {
         for named in stated.into_iter().flat_map(LimitSet::iter) {
-            if self.get(&named.policy).is_none_or(|policy| policy.is_for(route)) {
-                charges.push(PolicyCharge { policy: &named.policy, scope, limit: named.limit });
+            let policy = self.get(&named.policy);
+            if policy.is_none_or(|policy| policy.is_for(route)) {
+                let limit = named.limit;
+                let quota = policy.and_then(|policy| policy.quota).filter(|q| q.counts(limit));
+                charges.push(PolicyCharge { policy: &named.policy, scope, limit, quota });
             }
         }
         for policy in self.list.iter().filter(|policy| policy.scope == scope) {
@@ -239,7 +276,8 @@ impl LimitPolicies {
                 && policy.is_for(route)
                 && !is_stated()
             {
-                charges.push(PolicyCharge { policy: &policy.name, scope, limit });
+                let quota = policy.quota;
+                charges.push(PolicyCharge { policy: &policy.name, scope, limit, quota });
             }
         }
     }

@@ -149,9 +149,14 @@ impl Limit {
     }
 
     /// Nanoseconds between two requests at the steady rate; at least 1.
-    const fn interval_ns(self) -> u64 {
+    pub const fn interval_ns(self) -> u64 {
         let ns = self.window_ms as u64 * 1_000_000 / self.count as u64;
         if ns == 0 { 1 } else { ns }
+    }
+
+    /// How far the arrival time may be ahead of now, in nanoseconds: all of the burst was taken.
+    pub const fn tolerance_ns(self) -> u64 {
+        self.interval_ns().saturating_mul(self.burst as u64)
     }
 
     /// What a request of this cost makes of `arrival`, the theoretical arrival time in nanoseconds
@@ -165,7 +170,7 @@ impl Limit {
     #[inline]
     pub fn step(self, cost: u32, arrival: u64, now_ns: u64) -> Result<LimitStep, Exhausted> {
         let interval = self.interval_ns();
-        let tolerance = interval.saturating_mul(u64::from(self.burst));
+        let tolerance = self.tolerance_ns();
         let arrival = arrival.max(now_ns);
         // A limit that shrank on reload must not keep a debt longer than its own burst. A debt that is
         // only a little longer was charged by another worker, whose reading of the clock is newer.
@@ -246,6 +251,14 @@ impl PolicyName {
 
 impl PolicyId {
     pub const PER_KEY: Self = Self::of(PolicyName::PER_KEY);
+
+    pub const fn to_bytes(self) -> [u8; 6] {
+        self.0
+    }
+
+    pub const fn from_bytes(bytes: [u8; 6]) -> Self {
+        Self(bytes)
+    }
 
     /// FNV-1a, 64 bits of which the upper 16 are folded into the lower 48.
     const fn of(name: &str) -> Self {

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::charge::PolicyCharge;
 use super::limit::{Limit, PolicyName, Spent};
+use super::quota::QuotaPeriod;
 
 /// Which fields tell a caller of its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +122,12 @@ impl LimitReport {
             policies.extend_from_slice(name.as_bytes());
             policies.extend_from_slice(b"\";q=");
             policies.extend_from_slice(itoa::Buffer::new().format(charge.limit.count()).as_bytes());
-            if let Some(seconds) = whole_window(charge.limit) {
+            // A month has no window of its own: it ends when the next one begins.
+            let window = match charge.quota {
+                Some(QuotaPeriod::Month) => None,
+                Some(QuotaPeriod::Day) | None => whole_window(charge.limit),
+            };
+            if let Some(seconds) = window {
                 policies.extend_from_slice(b";w=");
                 policies.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
             }

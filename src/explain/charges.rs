@@ -31,7 +31,8 @@ impl ExplainedCharge {
         let per_key = PolicyName::per_key();
         let limits = match &charge.limits {
             ChargedLimits::PerKey(limit) => {
-                vec![PolicyCharge { policy: &per_key, scope: PolicyScope::Key, limit: *limit }]
+                let (policy, scope) = (&per_key, PolicyScope::Key);
+                vec![PolicyCharge { policy, scope, limit: *limit, quota: None }]
             }
             ChargedLimits::Several(limits) => limits.to_vec(),
         };
@@ -46,7 +47,7 @@ impl ExplainedCharge {
                 (PolicyScope::Key, CallerKind::Token) => "subject",
                 (scope, _) => scope.as_str(),
             },
-            limit: one.limit.to_string(),
+            limit: one.to_string(),
             cost: charge.cost,
             stated_by: if by_table(&one) { "table" } else { "configuration" },
         };

@@ -61,6 +61,7 @@ impl Service {
             dropped_names: Default::default(),
             observed: Default::default(),
             token_budgets: Default::default(),
+            shared_limits: None,
             limits: Arc::default(),
             upstream: SharedUpstream { name: None, config: upstream, tls: None },
             upstreams: Vec::new(),

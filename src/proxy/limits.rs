@@ -3,6 +3,7 @@
 //! were seen and are limited. What only a token names has a place in a table of fixed size.
 
 mod buckets;
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -19,8 +20,9 @@ use smallvec::SmallVec;
 use self::buckets::Buckets;
 use crate::core::charge::{ChargedCaller, ChargedLimits, OrgSource, PolicyCharge};
 use crate::core::limit::{Exhausted, LimitStep, PolicyId, Spent};
+use crate::core::quota::arrival_of;
 use crate::core::rate_fields::{LimitReport, LimitState};
-use crate::core::{Charge, KeyId, Limit, Now, PolicyScope};
+use crate::core::{Charge, KeyId, Limit, LimitShare, Now, PolicyScope};
 use crate::token::BoundedBuckets;
 use crate::token::buckets::{BucketState as _, org_of, subject_of};
 
@@ -44,6 +46,8 @@ pub struct LimitStore {
     orgs: DashMap<Box<str>, Buckets, RandomState>,
     /// Of all other orgs: user tokens bring any number of names.
     foreign_orgs: BoundedBuckets<Buckets>,
+    /// What was kept over a restart of orgs that have not called since, by a hash of their names.
+    kept_orgs: DashMap<u128, Buckets, RandomState>,
 }
 
 /// What became of a request that several limits were asked for.
@@ -61,6 +65,17 @@ struct ChargeStep {
     result: Result<LimitStep, Exhausted>,
 }
 
+// === impl AllOrNone ===
+
+impl AllOrNone {
+    fn told(self, limits: &[PolicyCharge<'_>]) -> Result<LimitReport, LimitReport> {
+        match self {
+            Self::Spent(spent) => Ok(LimitReport::spent(limits, &spent)),
+            Self::Refused(waits) => Err(LimitReport::refused(limits, &waits)),
+        }
+    }
+}
+
 // === impl LimitStore ===
 
 impl Default for LimitStore {
@@ -71,6 +86,7 @@ impl Default for LimitStore {
             lone: DashMap::default(),
             orgs: DashMap::default(),
             foreign_orgs: BoundedBuckets::new(RandomState::default().hash_one(1_u8)),
+            kept_orgs: DashMap::default(),
         }
     }
 }
@@ -84,8 +100,48 @@ impl LimitStore {
     pub fn charge(&self, charge: &Charge<'_>, now: Now) -> Result<LimitReport, LimitReport> {
         let limit = match &charge.limits {
             ChargedLimits::PerKey(limit) => *limit,
-            ChargedLimits::Several(limits) => return self.charge_several(charge, limits, now),
+            // Nothing is locked while the report is written.
+            ChargedLimits::Several(limits) => {
+                return self.charge_several(charge, limits, now).told(limits);
+            }
         };
+        self.charge_lone(charge, limit, limit, now)
+    }
+
+    /// The same out of a part of each limit. Callers are told of the whole ones.
+    ///
+    /// # Errors
+    /// As [`LimitStore::charge`].
+    pub fn charge_share(
+        &self,
+        charge: &Charge<'_>,
+        share: LimitShare,
+        now: Now,
+    ) -> Result<LimitReport, LimitReport> {
+        let limits = match &charge.limits {
+            ChargedLimits::PerKey(limit) => {
+                return self.charge_lone(charge, share.of_limit(*limit), *limit, now);
+            }
+            ChargedLimits::Several(limits) => limits,
+        };
+        let part = |one: &PolicyCharge<'_>| match one.quota {
+            None => share.of_limit(one.limit),
+            Some(_) => share.of_count(one.limit),
+        };
+        let parts: SmallVec<[_; 4]> =
+            limits.iter().map(|one| PolicyCharge { limit: part(one), ..*one }).collect();
+        self.charge_several(charge, &parts, now).told(limits)
+    }
+
+    /// Out of `limit`, the one that there is; callers are told of `told`.
+    #[inline]
+    fn charge_lone(
+        &self,
+        charge: &Charge<'_>,
+        limit: Limit,
+        told: Limit,
+        now: Now,
+    ) -> Result<LimitReport, LimitReport> {
         let result = match charge.caller {
             ChargedCaller::Key(key) => match self.lone.get(&key) {
                 // Charged under the map's lock, so that a sweep cannot drop the state in between.
@@ -100,10 +156,10 @@ impl LimitStore {
         };
         match result {
             Ok(Spent { remaining, full_in }) => {
-                Ok(LimitReport::PerKey(LimitState { limit, remaining, wait: full_in }))
+                Ok(LimitReport::PerKey(LimitState { limit: told, remaining, wait: full_in }))
             }
             Err(Exhausted { retry_in, .. }) => {
-                Err(LimitReport::PerKey(LimitState { limit, remaining: 0, wait: retry_in }))
+                Err(LimitReport::PerKey(LimitState { limit: told, remaining: 0, wait: retry_in }))
             }
         }
     }
@@ -120,12 +176,12 @@ impl LimitStore {
         match self.several.entry(key) {
             Entry::Occupied(mut found) => {
                 let buckets = found.get_mut();
-                let seen = buckets.arrival(PolicyId::PER_KEY);
+                let seen = arrival_of(buckets.arrival(PolicyId::PER_KEY));
                 let (arrival, charged) = match limit.step(cost, seen, now.mono_ns) {
                     Ok(LimitStep { arrival, spent }) => (arrival, Ok(spent)),
                     Err(exhausted) => (exhausted.arrival, Err(exhausted)),
                 };
-                buckets.set(PolicyId::PER_KEY, arrival, now.mono_ns);
+                buckets.set(PolicyId::PER_KEY, arrival, now);
                 charged
             }
             Entry::Vacant(_place) => {
@@ -140,9 +196,9 @@ impl LimitStore {
         charge: &Charge<'_>,
         limits: &[PolicyCharge<'_>],
         now: Now,
-    ) -> Result<LimitReport, LimitReport> {
+    ) -> AllOrNone {
         let is_of = |scope: PolicyScope| limits.iter().any(|limit| limit.scope == scope);
-        let taken = match charge.caller {
+        match charge.caller {
             ChargedCaller::Key(key) => {
                 let mut of_key = is_of(PolicyScope::Key).then(|| self.buckets_of_key(key));
                 self.charge_all(charge, limits, of_key.as_deref_mut(), now)
@@ -158,11 +214,6 @@ impl LimitStore {
                 })
             }
             ChargedCaller::Subject(_) => self.charge_all(charge, limits, None, now),
-        };
-        // Nothing is locked while the report is written.
-        match taken {
-            AllOrNone::Spent(spent) => Ok(LimitReport::spent(limits, &spent)),
-            AllOrNone::Refused(waits) => Err(LimitReport::refused(limits, &waits)),
         }
     }
 
@@ -186,11 +237,17 @@ impl LimitStore {
             OrgSource::Table => {
                 let place = self.orgs.entry(charge.org.into());
                 // With what its tokens have spent before the table knew it.
-                let before = || self.foreign_orgs.take(foreign).unwrap_or_default();
+                let before = || {
+                    let of_tokens = || self.foreign_orgs.take(foreign).unwrap_or_default();
+                    self.take_kept_org(foreign).unwrap_or_else(of_tokens)
+                };
                 let mut new = place.or_insert_with(before);
                 charge_buckets(charge.cost, limits, of_caller, Some(&mut new), now)
             }
             OrgSource::Token => self.foreign_orgs.with(foreign, now, |of_org| {
+                if let Some(kept) = self.take_kept_org(foreign) {
+                    *of_org = kept;
+                }
                 charge_buckets(charge.cost, limits, of_caller, Some(of_org), now)
             }),
         }
@@ -216,9 +273,10 @@ impl LimitStore {
     /// Forgets keys and orgs whose whole bursts are available again: their state says nothing any
     /// more. Called about once a minute, off the workers.
     pub fn sweep(&self, now: Now) {
-        self.several.retain(|_, buckets| buckets.is_spent(now.mono_ns));
+        self.several.retain(|_, buckets| buckets.is_spent(now));
         self.lone.retain(|_, state| state.load(Ordering::Relaxed) > now.mono_ns);
-        self.orgs.retain(|_, buckets| buckets.is_spent(now.mono_ns));
+        self.orgs.retain(|_, buckets| buckets.is_spent(now));
+        self.sweep_kept(now);
     }
 
     /// Keys and orgs that it has an entry for, without those in a table of fixed size.
@@ -245,7 +303,7 @@ fn charge_buckets(
             PolicyScope::Org => of_org.as_deref(),
         };
         let seen = buckets.map_or(0, |buckets| buckets.arrival(one.policy.id()));
-        ChargeStep { seen, result: one.limit.step(cost, seen, now.mono_ns) }
+        ChargeStep { seen, result: one.step(cost, seen, now) }
     };
     let steps: SmallVec<[ChargeStep; 4]> = limits.iter().map(step).collect();
     let mut set = |one: &PolicyCharge<'_>, arrival| {
@@ -254,7 +312,7 @@ fn charge_buckets(
             PolicyScope::Org => of_org.as_deref_mut(),
         };
         if let Some(buckets) = buckets {
-            buckets.set(one.policy.id(), arrival, now.mono_ns);
+            buckets.set(one.policy.id(), arrival, now);
         }
     };
     if steps.iter().all(|step| step.result.is_ok()) {

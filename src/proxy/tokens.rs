@@ -47,6 +47,8 @@ pub(crate) struct TokenAsk<'r> {
     pub(crate) budgets: &'r TokenBudgets,
     pub(crate) cells: &'r WorkerCells,
     pub(crate) now: Now,
+    /// The request has shown it before, and was counted then.
+    pub(crate) is_counted: bool,
 }
 
 // === impl TokenBudgets ===
@@ -69,7 +71,7 @@ impl TokenDesk {
     /// Why it does not. Counted, with the issuer where it is one of ours.
     pub(crate) fn present(&self, ask: &TokenAsk<'_>) -> Result<Arc<UserToken>, TokenFault> {
         if ask.token.len() > LONGEST_TOKEN {
-            ask.cells.token(None, Some(TokenFault::Size));
+            ask.count(None, Some(TokenFault::Size));
             return Err(TokenFault::Size);
         }
         let keys = ask.store.issuers();
@@ -78,11 +80,11 @@ impl TokenDesk {
         // Keys become too old without another generation.
         let kept = self.kept_for(ask, keys.generation, &digest);
         if let Some(token) = kept.filter(|token| issuers.trusts(token)) {
-            ask.cells.token_cache(CacheResult::Hit);
-            ask.cells.token(Some(token.issuer()), None);
+            ask.count_look(CacheResult::Hit);
+            ask.count(Some(token.issuer()), None);
             return Ok(token);
         }
-        ask.cells.token_cache(CacheResult::Miss);
+        ask.count_look(CacheResult::Miss);
         let unverified = Unverified::read(ask.token, &issuers, ask.now).map_err(|unread| {
             let UnreadToken { fault, issuer } = unread;
             let issuer = issuer.map(|rules| &*rules.issuer);
@@ -91,7 +93,7 @@ impl TokenDesk {
             {
                 held.wish.make();
             }
-            ask.cells.token(issuer, Some(fault));
+            ask.count(issuer, Some(fault));
             fault
         })?;
         let issuer = Arc::clone(&unverified.issuer().issuer);
@@ -108,7 +110,7 @@ impl TokenDesk {
                 }
             }),
         };
-        ask.cells.token(Some(&issuer), verified.as_ref().err().copied());
+        ask.count(Some(&issuer), verified.as_ref().err().copied());
         let token = verified?;
         self.kept.borrow_mut().cache.insert(&digest, Arc::clone(&token));
         Ok(token)
@@ -124,5 +126,21 @@ impl TokenDesk {
         }
         kept.cache.settle(keys);
         kept.cache.find(digest, ask.now)
+    }
+}
+
+// === impl TokenAsk ===
+
+impl TokenAsk<'_> {
+    fn count(&self, issuer: Option<&str>, fault: Option<TokenFault>) {
+        if !self.is_counted {
+            self.cells.token(issuer, fault);
+        }
+    }
+
+    fn count_look(&self, result: CacheResult) {
+        if !self.is_counted {
+            self.cells.token_cache(result);
+        }
     }
 }

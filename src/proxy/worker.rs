@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::canary::Canaries;
 use super::dropped::DroppedNames;
+use super::leases::SharedLimits;
 use super::limits::LimitStore;
 use super::streams::Streams;
 use super::tokens::{TokenBudgets, TokenDesk};
@@ -32,7 +33,10 @@ use crate::telemetry::{AccessLog, OTHER_ROUTE, WorkerCells};
 pub struct Shared {
     pub clock: Clock,
     pub store: Arc<Store>,
+    /// What is charged here alone: all limits, or this sidecar's share of `shared_limits`.
     pub limits: Arc<LimitStore>,
+    /// `None`: limits hold per sidecar.
+    pub shared_limits: Option<Arc<SharedLimits>>,
     /// `[upstream]`.
     pub upstream: SharedUpstream,
     /// `[upstreams.NAME]`, in the order of the configuration.

@@ -35,6 +35,7 @@ pub struct Control {
     pub(super) revocation_lag: Histogram<19>,
     table_load: Histogram,
     patch_load: Histogram,
+    pub(super) shared_limits: Histogram,
 }
 
 /// What a reload was about.
@@ -64,6 +65,16 @@ pub enum Attempt {
 pub enum LogName {
     Access,
     Operator,
+}
+
+/// What becomes of a question to the store of shared limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreResult {
+    Granted,
+    Refused,
+    /// Nobody waits for the answer any more.
+    Timeout,
+    Error,
 }
 
 // === impl Control ===
@@ -97,6 +108,7 @@ impl Control {
             revocation_lag: Histogram::new(buckets::LAG),
             table_load: Histogram::new(buckets::LOAD),
             patch_load: Histogram::new(buckets::LOAD),
+            shared_limits: Histogram::new(buckets::STORE),
         };
         control.show_zeros();
         control
@@ -116,6 +128,11 @@ impl Control {
         self.observe_enforced_share.set(1.0);
         self.upstream_exposed.set(-1.0);
         self.upstream_healthy.set(1.0);
+        self.shared_limits_up().set(-1.0);
+        self.shared_limits_fallback().increment(0);
+        for result in StoreResult::ALL {
+            self.shared_limits_requests(result).increment(0);
+        }
         self.gauge(&families::BUILD_INFO, vec![label("version", env!("CARGO_PKG_VERSION"))]).set(1);
         for attempt in [Attempt::Failed, Attempt::Succeeded] {
             self.certificate_reloads(attempt).increment(0);
@@ -202,6 +219,24 @@ impl Control {
     pub fn jwks_fetches(&self, issuer: &str, result: FetchResult) -> Counter {
         let labels = vec![label("issuer", issuer), label("result", result.as_str())];
         self.counter(&families::JWKS_FETCHES, labels)
+    }
+
+    pub fn shared_limits_up(&self) -> Gauge {
+        self.gauge(&families::SHARED_LIMITS_UP, vec![])
+    }
+
+    pub fn shared_limits_fallback(&self) -> Counter {
+        self.counter(&families::SHARED_LIMITS_FALLBACK, vec![])
+    }
+
+    pub fn shared_limits_requests(&self, result: StoreResult) -> Counter {
+        let labels = vec![label("result", result.as_str())];
+        self.counter(&families::SHARED_LIMITS_REQUESTS, labels)
+    }
+
+    /// From a question to its answer. One thread calls this, the one that asks.
+    pub fn shared_limits_duration(&self, took: Duration) {
+        self.shared_limits.record(nanos(took));
     }
 
     pub fn keys(&self, state: &'static str) -> Gauge {
@@ -291,6 +326,9 @@ const CONTROL: &[Family] = &[
     families::PROCESS_START_TIME,
     families::READY,
     families::REVOCATION_LAG_LAST,
+    families::SHARED_LIMITS_FALLBACK,
+    families::SHARED_LIMITS_REQUESTS,
+    families::SHARED_LIMITS_UP,
     families::SOURCE_FETCHES,
     families::STATE_PERSISTENT,
     families::TABLE_AGE,
@@ -356,6 +394,19 @@ impl Attempt {
         match self {
             Self::Failed => "failed",
             Self::Succeeded => "succeeded",
+        }
+    }
+}
+
+impl StoreResult {
+    pub const ALL: [Self; 4] = [Self::Granted, Self::Refused, Self::Timeout, Self::Error];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Error => "error",
         }
     }
 }

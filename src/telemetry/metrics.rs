@@ -168,6 +168,14 @@ families! {
         "Time from the issue of a patch, as it states itself, to its being in force here.";
     REVOCATION_LAG_LAST Gauge "keygate_revocation_last_lag_seconds" []
         "The same for the patch taken last.";
+    SHARED_LIMITS_FALLBACK Counter "keygate_shared_limits_fallback_total" []
+        "Charges against this sidecar's share of limits, because the store did not answer in time.";
+    SHARED_LIMITS_REQUESTS Counter "keygate_shared_limits_requests_total" ["result"]
+        "Questions to the store of shared limits, by what became of them.";
+    SHARED_LIMITS_SECONDS Histogram "keygate_shared_limits_seconds" []
+        "Time from a question to the store of shared limits to its answer.";
+    SHARED_LIMITS_UP Gauge "keygate_shared_limits_up" []
+        "1 if the store of shared limits answers in time, 0 if not, -1 if limits are not shared.";
     SOURCE_FETCHES Counter "keygate_source_fetches_total" ["artefact", "result"]
         "Times that a source was looked at: changed, unchanged or failed.";
     STATE_PERSISTENT Gauge "keygate_state_persistent" []
@@ -208,6 +216,23 @@ pub mod buckets {
     pub const AUTH: &[u64] = &[
         1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 20_000, 50_000, 100_000, 250_000, 500_000,
         1_000_000,
+    ];
+
+    /// 50 µs to 10 s: a store beside the sidecar to one that hangs.
+    pub const STORE: &[u64] = &[
+        50_000,
+        100_000,
+        250_000,
+        500_000,
+        1_000_000,
+        2_500_000,
+        5_000_000,
+        10_000_000,
+        25_000_000,
+        50_000_000,
+        100_000_000,
+        1_000_000_000,
+        10_000_000_000,
     ];
 
     /// 250 µs to one minute.
@@ -301,7 +326,7 @@ mod tests {
         for list in [buckets::AUTH, buckets::REQUEST] {
             assert!(list.is_sorted_by(|a, b| a < b));
         }
-        for list in [buckets::LAG, buckets::LOAD] {
+        for list in [buckets::LAG, buckets::LOAD, buckets::STORE] {
             assert!(list.is_sorted_by(|a, b| a < b));
         }
     }

@@ -80,6 +80,8 @@ pub(super) fn reloads(out: &mut String, control: &Control) {
     let mut page = MetricsPage { out, workers: &[] };
     page.family(&metrics::REVOCATION_LAG);
     page.buckets(&metrics::REVOCATION_LAG, None, [&control.revocation_lag]);
+    page.family(&metrics::SHARED_LIMITS_SECONDS);
+    page.buckets(&metrics::SHARED_LIMITS_SECONDS, None, [&control.shared_limits]);
     page.family(&metrics::TABLE_LOAD_DURATION);
     for artefact in [ReloadKind::Patch, ReloadKind::Table] {
         let label = Some(("artefact", artefact.as_str()));

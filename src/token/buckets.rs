@@ -25,9 +25,8 @@ const PART_SETS: usize = SLOTS / WAYS / PARTS;
 
 /// What a table keeps of a caller.
 pub trait BucketState: Default {
-    /// Whether it still says something at `now_ns`, on the clock of [`Now::mono_ns`]. What does not
-    /// may be forgotten.
-    fn is_spent(&self, now_ns: u64) -> bool;
+    /// Whether it still says something. What does not may be forgotten.
+    fn is_spent(&self, now: Now) -> bool;
 }
 
 /// The states of at most [`SLOTS`] callers. A part of the table is made when it is first used.
@@ -86,8 +85,8 @@ fn caller_of(name: &[u8]) -> u128 {
 
 impl BucketState for AtomicU64 {
     /// See [`Limit::charge`].
-    fn is_spent(&self, now_ns: u64) -> bool {
-        self.load(Relaxed) > now_ns
+    fn is_spent(&self, now: Now) -> bool {
+        self.load(Relaxed) > now.mono_ns
     }
 }
 
@@ -139,6 +138,16 @@ impl<S: BucketState> BoundedBuckets<S> {
         }
     }
 
+    /// Shows the state of every caller, a part of the table at a time.
+    pub fn each(&self, mut show: impl FnMut(u128, &S)) {
+        for part in &self.parts {
+            let sets = part.lock().unwrap_or_else(PoisonError::into_inner);
+            for slot in sets.iter().flat_map(|set| &set.slots).filter(|slot| slot.caller != 0) {
+                show(slot.caller, &slot.state);
+            }
+        }
+    }
+
     /// Forgets the caller. `None`: the table has nothing of it.
     pub fn take(&self, caller: u128) -> Option<S> {
         let caller = caller.max(1);
@@ -180,7 +189,7 @@ impl<S: BucketState> BucketSet<S> {
     /// The caller's slot: its own, or one that it gets.
     fn slot(&mut self, caller: u128, now: Now) -> Option<&mut Bucket<S>> {
         let own = self.slots.iter().position(|slot| slot.caller == caller);
-        let full = |slot: &Bucket<S>| slot.caller == 0 || !slot.state.is_spent(now.mono_ns);
+        let full = |slot: &Bucket<S>| slot.caller == 0 || !slot.state.is_spent(now);
         let at = own.or_else(|| self.slots.iter().position(full)).unwrap_or_else(|| self.oldest());
         let slot = self.slots.get_mut(at)?;
         if slot.caller != caller {
@@ -277,7 +286,7 @@ mod tests {
         assert!(buckets.take(1).is_none());
         buckets.charge(1, limit, at(0)).unwrap();
         buckets.charge(2, limit, at(0)).unwrap();
-        assert!(buckets.take(1).unwrap().is_spent(at(0).mono_ns));
+        assert!(buckets.take(1).unwrap().is_spent(at(0)));
         assert!(buckets.take(1).is_none());
         assert!(buckets.charge(1, limit, at(0)).is_ok());
         assert!(buckets.charge(2, limit, at(0)).is_err(), "another's is still there");

@@ -368,20 +368,7 @@ fn operations_import_what_parses_and_nothing_else() {
 /// dependencies come with a feature, which is off unless somebody asks for it.
 #[test]
 fn dependencies_of_the_service_come_with_its_feature() {
-    let tree = |features: &[&str]| {
-        let cargo = env!("CARGO");
-        let out = std::process::Command::new(cargo)
-            .args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none"])
-            .args(features)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        let text = String::from_utf8(out.stdout).unwrap();
-        let names = text.lines().filter_map(|line| line.split(' ').next().map(str::to_owned));
-        names.collect::<std::collections::BTreeSet<_>>()
-    };
-    let (plain, with) = (tree(&[]), tree(&["--features", "admin,kubernetes"]));
+    let (plain, with) = (packages(&[]), packages(&["--features", "admin,kubernetes"]));
     let added: Vec<_> = with.difference(&plain).collect();
     for name in ["rcgen", "rusqlite"] {
         assert!(added.iter().any(|added| *added == name), "{added:?}");
@@ -413,6 +400,31 @@ fn the_sidecars_program_has_nothing_of_kubernetes() {
     };
     assert!(has(env!("CARGO_BIN_EXE_keygatectl")));
     assert!(!has(env!("CARGO_BIN_EXE_keygate")));
+}
+
+/// What asks the store of shared limits comes with a feature as well, which is on unless somebody says
+/// otherwise.
+#[test]
+fn dependencies_of_shared_limits_come_with_their_feature() {
+    let (without, with) = (packages(&["--no-default-features"]), packages(&[]));
+    let added: Vec<_> = with.difference(&without).collect();
+    for name in ["redis", "url", "combine"] {
+        assert!(added.iter().any(|added| *added == name), "{name}: {added:?}");
+    }
+    assert!(added.len() < 40, "{} packages: {added:?}", added.len());
+}
+
+/// Names of all packages that a build with these options is made of.
+fn packages(features: &[&str]) -> std::collections::BTreeSet<String> {
+    let out = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none"])
+        .args(features)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines().filter_map(|line| line.split(' ').next().map(str::to_owned)).collect()
 }
 
 /// The sidecar never signs a table: what makes and signs tables is for manage alone, and of the rest

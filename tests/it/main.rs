@@ -49,6 +49,7 @@ mod gate_memory;
 mod gate_observe;
 mod gate_paths;
 mod gate_policies;
+mod gate_quotas;
 mod gate_readings;
 mod gate_refusals;
 mod gate_secrets;
@@ -88,6 +89,9 @@ mod readme;
 mod recipes;
 mod recorder;
 mod samples;
+mod shared_limits;
+mod shared_limits_faults;
+mod shared_limits_stores;
 mod signals;
 #[allow(dead_code, reason = "a vocabulary; not every word is in use at every time")]
 mod support;

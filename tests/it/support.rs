@@ -12,6 +12,7 @@ pub(crate) mod kube_api;
 pub(crate) mod nginx;
 pub(crate) mod origin;
 pub(crate) mod process;
+pub(crate) mod redis;
 pub(crate) mod relay;
 pub(crate) mod start;
 pub(crate) mod tables;

@@ -97,6 +97,7 @@ fn documented_defaults_are_the_defaults() {
                 | "policies"
                 | "upstream.credential"
                 | "refusals.templates.NAME"
+                | "shared"
                 | "tokens",
                 _,
             )) => continue,

@@ -72,8 +72,14 @@ fn what_cannot_be_meant_is_refused_with_its_line() {
         (
             "quota",
             "",
-            policy("name = \"a\"\nquota = \"1000000/month\""),
-            "policies[0].quota: quotas by calendar day or month are not known",
+            policy("name = \"a\"\nquota = \"1000000/30d\""),
+            "policies[0].quota: must be a count for a day or a month",
+        ),
+        (
+            "quota and limit",
+            "",
+            policy("name = \"a\"\nquota = \"5/day\"\nlimit = \"5/d\""),
+            "policies[0].quota: cannot be combined with policies.limit",
         ),
         ("unknown", "", policy("name = \"a\"\nrate = \"1/s\""), "policies[0].rate: unknown key"),
         (

@@ -13,6 +13,7 @@ fn policy(name: &str, scope: PolicyScope, classes: &[&str], limit: Option<&str>)
         scope,
         classes: classes.iter().map(|class| (*class).into()).collect(),
         limit: limit.map(|text| Limit::parse(text).unwrap()),
+        quota: None,
     }
 }
 
@@ -212,4 +213,42 @@ fn a_user_token_is_charged_by_its_subject_and_its_org() {
     ] {
         assert_eq!(charged_token(policies, subject, org, route), want, "{name}");
     }
+}
+
+#[test]
+fn a_quota_counts_what_the_table_states_for_its_period() {
+    let monthly = LimitPolicy {
+        quota: Some(QuotaPeriod::Month),
+        ..policy("monthly", PolicyScope::Org, &[], Some("1000/30d"))
+    };
+    let policies = LimitPolicies::new([monthly]);
+    let quotas = |org_limits: &[(&str, &str)]| {
+        let subject = ChargedSubject {
+            issuer: "https://idp.example/",
+            subject: "ann",
+            org: "acme",
+            limit: None,
+            org_source: OrgSource::Token,
+        };
+        let set = set(org_limits);
+        let of_org = Some(&set).filter(|set| !set.is_empty());
+        let charge = policies.charge_token(subject, of_org, &route(None, 1)).unwrap();
+        let ChargedLimits::Several(limits) = charge.limits else { panic!("a lone limit") };
+        limits.iter().map(|one| format!("{one}")).collect::<Vec<_>>()
+    };
+    assert_eq!(quotas(&[]), ["1000/month"], "the default");
+    assert_eq!(quotas(&[("monthly", "5000/30d")]), ["5000/month"], "the table's count");
+    assert_eq!(quotas(&[("monthly", "5000/30d burst 9")]), ["5000/30d burst 9"], "no count");
+    assert_eq!(quotas(&[("monthly", "9/d")]), ["9/d"], "another period");
+}
+
+#[test]
+fn a_key_with_a_quota_alone_is_not_charged_as_one_with_a_limit_alone() {
+    let daily = LimitPolicy {
+        quota: Some(QuotaPeriod::Day),
+        ..policy("per-key", PolicyScope::Key, &[], None)
+    };
+    let policies = LimitPolicies::new([daily]);
+    let here = charged(&policies, &[("per-key", "9/d")], &[], &route(None, 1));
+    assert_eq!(here, "key.per-key 9/d");
 }

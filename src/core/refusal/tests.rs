@@ -445,7 +445,7 @@ fn fields_of_several_policies_are_structured_fields() {
     let charges: Vec<PolicyCharge<'_>> = names
         .iter()
         .zip(limits)
-        .map(|(policy, limit)| PolicyCharge { policy, scope: PolicyScope::Key, limit })
+        .map(|(policy, limit)| PolicyCharge { policy, scope: PolicyScope::Key, limit, quota: None })
         .collect();
     let spent = |remaining, secs| Spent { remaining, full_in: Duration::from_secs(secs) };
     let report = LimitReport::spent(&charges, &[spent(50, 30), spent(7, 2_000_000), spent(7, 1)]);

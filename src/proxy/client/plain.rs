@@ -9,7 +9,7 @@ mod read;
 mod refused;
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -30,7 +30,7 @@ use crate::proxy::request::admit::IncomingRequest;
 use crate::proxy::request::client::Client;
 use crate::proxy::request::record::RequestRecord;
 use crate::proxy::request::reply::Reply;
-use crate::proxy::request::service;
+use crate::proxy::request::service::{self, HeldAnswer};
 use crate::proxy::worker::Worker;
 
 /// Most bytes of a request that is read here; a part of its connection's.
@@ -103,24 +103,28 @@ async fn answer_all(
         };
         let record = RequestRecord::begin(worker, &client.activity, &head, client.address.ip());
         let incoming = IncomingRequest { head, body, connect: None, writer: Writer::Plain };
-        let mut refusal = None;
-        let mut answer = pin!(service::handle(worker, client, incoming, record, &mut refusal));
+        let mut held = None;
+        let mut answer = pin!(service::handle(worker, client, incoming, record, &mut held));
         is_at_most::<REQUEST_BYTES, _>(&*answer);
-        let answered = match refusal {
-            Some(refusal) => Ok(*refusal),
-            None => {
-                poll_fn(|cx| {
-                    if let Poll::Ready(cut) = client.activity.poll_cut(cx) {
-                        return Poll::Ready(Err(AnswerAbort::Cut(cut)));
-                    }
-                    let admitted = answer.as_mut().as_pin_mut();
-                    if let Some(Poll::Ready(reply)) = admitted.map(|answer| answer.poll(cx)) {
-                        return Poll::Ready(Ok(reply));
-                    }
-                    poll_abort(worker, client, wire, read, cx).map(Err)
-                })
-                .await
-            }
+        // Not a `match`: what it matches would be a part of this future while it waits.
+        let answered = if let Some(refusal) = held.as_deref_mut().and_then(HeldAnswer::refusal) {
+            Ok(refusal)
+        } else {
+            poll_fn(|cx| {
+                if let Poll::Ready(cut) = client.activity.poll_cut(cx) {
+                    return Poll::Ready(Err(AnswerAbort::Cut(cut)));
+                }
+                let polled = match (answer.as_mut().as_pin_mut(), &mut held) {
+                    (Some(answer), _) => answer.poll(cx),
+                    (None, Some(held)) => Pin::new(&mut **held).poll(cx),
+                    (None, None) => Poll::Pending,
+                };
+                if let Poll::Ready(reply) = polled {
+                    return Poll::Ready(Ok(reply));
+                }
+                poll_abort(worker, client, wire, read, cx).map(Err)
+            })
+            .await
         };
         let (mut lines, body, rest) = match answered {
             Err(abort) => return abort.end(),

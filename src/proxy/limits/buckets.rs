@@ -1,12 +1,14 @@
 //! The buckets of one key or one org: what it has spent under each policy. Imports core, `token`.
 
 use crate::core::limit::PolicyId;
+use crate::core::{Now, quota};
 use crate::token::buckets::BucketState;
 
 /// Of one key or org, by policy. 64 bytes; beyond four policies a list of its own.
 #[derive(Debug, Default)]
 pub(super) struct Buckets {
-    /// Arrival times in nanoseconds ([`crate::core::Limit::step`]); zero is a free place.
+    /// Arrival times in nanoseconds ([`crate::core::Limit::step`]), or counts by calendar
+    /// ([`quota::QuotaCount`]); zero is a free place.
     arrivals: [u64; INLINE],
     policies: [PolicyId; INLINE],
     more: Option<Box<MoreBuckets>>,
@@ -45,16 +47,22 @@ impl Buckets {
         more.copied().find(|(known, _)| *known == policy).map_or(0, |(_, arrival)| arrival)
     }
 
-    /// What `now_ns` is past says nothing any more, and gives its place away.
+    /// All that it has, zeros included.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PolicyId, u64)> {
+        let more = self.more.iter().flat_map(|more| &more.list).copied();
+        self.policies.into_iter().zip(self.arrivals).chain(more)
+    }
+
+    /// What is over says nothing any more, and gives its place away.
     #[inline]
-    pub(super) fn set(&mut self, policy: PolicyId, arrival: u64, now_ns: u64) {
+    pub(super) fn set(&mut self, policy: PolicyId, arrival: u64, now: Now) {
         let mut free = None;
         for (at, (known, seen)) in self.policies.iter().zip(&mut self.arrivals).enumerate() {
             if *known == policy && *seen != 0 {
                 *seen = arrival;
                 return;
             }
-            if *seen <= now_ns {
+            if !quota::is_spent(*seen, now) {
                 free = free.or(Some(at));
             }
         }
@@ -63,7 +71,7 @@ impl Buckets {
                 *seen = arrival;
                 return;
             }
-            more.list.retain(|(_, seen)| *seen > now_ns);
+            more.list.retain(|(_, seen)| quota::is_spent(*seen, now));
         }
         let place =
             free.and_then(|at| Some((self.policies.get_mut(at)?, self.arrivals.get_mut(at)?)));
@@ -76,9 +84,8 @@ impl Buckets {
 
 impl BucketState for Buckets {
     /// Whether any of them still says something.
-    fn is_spent(&self, now_ns: u64) -> bool {
-        let more = self.more.iter().flat_map(|more| &more.list).map(|(_, arrival)| *arrival);
-        self.arrivals.into_iter().chain(more).any(|arrival| arrival > now_ns)
+    fn is_spent(&self, now: Now) -> bool {
+        self.iter().any(|(_, state)| quota::is_spent(state, now))
     }
 }
 
@@ -86,6 +93,10 @@ impl BucketState for Buckets {
 mod tests {
     use super::*;
     use crate::core::PolicyName;
+
+    fn at(mono_ns: u64) -> Now {
+        Now { unix_ms: 0, mono_ns }
+    }
 
     fn id(n: u32) -> PolicyId {
         PolicyName::parse(&format!("p{n}")).unwrap().id()
@@ -95,19 +106,19 @@ mod tests {
     fn more_policies_than_places_lose_nothing() {
         let mut buckets = Buckets::default();
         for n in 0..12 {
-            buckets.set(id(n), 100 + u64::from(n), 0);
+            buckets.set(id(n), 100 + u64::from(n), at(0));
         }
         for n in 0..12 {
             assert_eq!(buckets.arrival(id(n)), 100 + u64::from(n), "{n}");
         }
         // Places of what is over are used again, and nothing else changes.
-        buckets.set(id(50), 900, 102);
+        buckets.set(id(50), 900, at(102));
         assert_eq!(buckets.arrival(id(0)), 0);
         assert_eq!(buckets.arrival(id(11)), 111);
         assert_eq!(buckets.arrival(id(50)), 900);
-        assert!(buckets.is_spent(899) && !buckets.is_spent(900));
+        assert!(buckets.is_spent(at(899)) && !buckets.is_spent(at(900)));
         for n in 100..200 {
-            buckets.set(id(n), 1_000 + u64::from(n), 900 + u64::from(n));
+            buckets.set(id(n), 1_000 + u64::from(n), at(900 + u64::from(n)));
         }
         assert!(buckets.more.unwrap().list.len() < 200, "bounded by what still says something");
     }

@@ -9,8 +9,8 @@ use governor::{Quota, RateLimiter};
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::PolicyName;
 use crate::core::charge::ChargedSubject;
+use crate::core::{PolicyName, QuotaPeriod};
 
 const NAMES: [&str; 4] = ["per-key", "search", "daily", "burst"];
 
@@ -39,6 +39,7 @@ fn charge<'c>(policies: impl IntoIterator<Item = &'c TestPolicy>, cost: u32) -> 
         policy: &policy.name,
         scope: policy.scope,
         limit: policy.limit,
+        quota: None,
     });
     let limits = ChargedLimits::Several(limits.collect());
     Charge { caller: ChargedCaller::Key(key(1)), org: "acme", cost, limits }
@@ -363,4 +364,83 @@ fn a_limit_with_a_shorter_window_admits_after_its_own_wait() {
     let wait = refused.longest_wait().as_nanos() as u64;
     assert!(wait <= 100_000_000, "{wait}");
     assert!(store.charge(&charge(&short, 1), at(1 + wait)).is_ok());
+}
+
+/// A quota of an org, and a limit of a key whose debt outlives the process.
+fn kept_charges() -> [Charge<'static>; 3] {
+    use std::sync::LazyLock;
+    static NAMES: LazyLock<[PolicyName; 2]> =
+        LazyLock::new(|| ["monthly", "daily"].map(|name| PolicyName::parse(name).unwrap()));
+    let [monthly, daily] = &*NAMES;
+    let quota = |policy, scope, period: QuotaPeriod, text: &str| {
+        let (_, limit) = QuotaPeriod::parse(text).unwrap();
+        PolicyCharge { policy, scope, limit, quota: Some(period) }
+    };
+    let several = |limits| ChargedLimits::Several(SmallVec::from_iter([limits]));
+    let of_key = |number, limits| Charge {
+        caller: ChargedCaller::Key(key(number)),
+        org: "acme",
+        cost: 1,
+        limits,
+    };
+    [
+        of_key(1, several(quota(monthly, PolicyScope::Org, QuotaPeriod::Month, "5/month"))),
+        of_key(2, several(quota(daily, PolicyScope::Key, QuotaPeriod::Day, "3/day"))),
+        of_key(3, ChargedLimits::PerKey(Limit::parse("2/d").unwrap())),
+    ]
+}
+
+#[test]
+fn quotas_and_long_debts_outlive_the_process() {
+    // 2026-11-29T23:00:00Z, and a process that has run for a while.
+    let evening = Now { unix_ms: 1_795_993_200_000, mono_ns: 7_000_000_000 };
+    let store = LimitStore::default();
+    for charge in &kept_charges() {
+        for _ in 0..2 {
+            store.charge(charge, evening).unwrap();
+        }
+    }
+    store.charge(&lone("600/min"), evening).unwrap();
+    let bytes = store.keep(evening);
+    // Magic and checksum, and 32 bytes each: what is whole again in a second is not kept.
+    assert_eq!(bytes.len(), 12 + 3 * 32);
+    let later = Now { unix_ms: evening.unix_ms + 60_000, mono_ns: 1_000 };
+    let anew = LimitStore::default();
+    assert_eq!(anew.restore(&bytes, later), Ok(3));
+    assert_eq!(anew.keep(later).len(), bytes.len(), "kept on, touched or not");
+    let left = |charge: &Charge<'_>, now| {
+        anew.charge(charge, now)
+            .map(|report| report.shown().map(|(_, state)| state.remaining).collect::<Vec<_>>())
+    };
+    let [monthly, daily, debt] = &kept_charges();
+    assert_eq!(left(monthly, later).unwrap(), [2]);
+    assert_eq!(left(daily, later).unwrap(), [0]);
+    assert!(left(daily, later).is_err());
+    let wait = left(debt, later).unwrap_err();
+    assert!(wait.longest_wait() > Duration::from_secs(40_000), "{wait:?}");
+    // Midnight, by the wall clock: the day is over, the month is not.
+    let midnight = Now { unix_ms: evening.unix_ms + 3_600_000, mono_ns: 2_000 };
+    assert_eq!(left(daily, midnight).unwrap(), [2]);
+    assert_eq!(left(monthly, midnight).unwrap(), [1]);
+    let december = Now { unix_ms: evening.unix_ms + 25 * 3_600_000, mono_ns: 3_000 };
+    assert_eq!(left(monthly, december).unwrap(), [4]);
+}
+
+#[test]
+fn what_is_no_whole_file_of_quotas_changes_nothing() {
+    let now = Now { unix_ms: 1_795_993_200_000, mono_ns: 7 };
+    let store = LimitStore::default();
+    store.charge(&kept_charges()[0], now).unwrap();
+    let bytes = store.keep(now);
+    let anew = LimitStore::default();
+    for damaged in [&[][..], b"kgquota1", b"something else", &bytes[..bytes.len() - 1]] {
+        assert!(anew.restore(damaged, now).is_err());
+    }
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x20;
+        assert!(anew.restore(&damaged, now).is_err(), "byte {at}");
+    }
+    assert_eq!(anew.keep(now).len(), 12);
+    assert_eq!(anew.restore(&bytes, now), Ok(1));
 }

@@ -36,6 +36,7 @@ use crate::proxy::http1::answer_write::Writer;
 use crate::proxy::http1::chunks::ChunkForm;
 use crate::proxy::http1::head::{RequestHead, is_extended_connect};
 use crate::proxy::ids::{Trace, trace_id};
+use crate::proxy::leases::{SharedCharge, StoreOutcome, StoreWait};
 use crate::proxy::memory::rule::ConnectionReach;
 use crate::proxy::outbound::{Forward, UpstreamRequest};
 use crate::proxy::streams::Stream;
@@ -65,6 +66,28 @@ pub(crate) struct AdmittedRequest {
     pub(super) writer: Writer,
 }
 
+/// A request that goes no further, at least for now.
+#[allow(clippy::large_enum_variant, reason = "moved once, and then is the answer")]
+pub(crate) enum HaltedRequest {
+    /// The answer: a refusal, or keygate's answer to a preflight.
+    Answered(Reply),
+    /// Until the store of shared limits has answered. Then it is decided anew.
+    Waits(Box<WaitingRequest>),
+}
+
+/// As it came, and what it waits for.
+pub(crate) struct WaitingRequest {
+    pub(crate) incoming: IncomingRequest,
+    pub(crate) wait: StoreWait,
+}
+
+/// What became of a charge.
+enum ChargeOutcome {
+    /// `None`: the caller has no limit.
+    Done(Option<LimitReport>),
+    Waits(StoreWait),
+}
+
 /// What every step of one request's admission needs.
 struct Admission<'s> {
     worker: &'s Rc<Worker>,
@@ -76,6 +99,8 @@ struct Admission<'s> {
     cors: Vec<(HeaderName, HeaderValue)>,
     /// `Accept`, where the client may choose the form of a refusal.
     accept: Option<Box<str>>,
+    /// It was decided before, and has waited since.
+    has_waited: bool,
 }
 
 /// A verdict that lets the request through, and the route that it is for.
@@ -89,15 +114,18 @@ struct Passage<'s> {
 /// Decides whether the request may be sent, and prepares what is sent. Not a future: most of what
 /// moving one costs would be a refusal's.
 ///
+/// `waited`: what the store of shared limits has said since the request was decided first.
+///
 /// # Errors
-/// The answer to a request that goes no further: a refusal, or keygate's answer to a preflight.
+/// A request that goes no further.
 #[expect(clippy::result_large_err, reason = "a refusal is moved once, and then is the answer")]
 pub(crate) fn admit(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
     incoming: IncomingRequest,
+    waited: Option<Box<StoreOutcome>>,
     record: &mut RequestRecord,
-) -> Result<AdmittedRequest, Reply> {
+) -> Result<AdmittedRequest, HaltedRequest> {
     let IncomingRequest { head, body, connect, writer } = incoming;
     client.activity.body_open.set(!body.has_come());
     let snapshot = worker.shared.store.load();
@@ -113,6 +141,7 @@ pub(crate) fn admit(
         writer,
         grpc: grpc::is_grpc(&head),
         accept: accepted(&head, settings),
+        has_waited: waited.is_some(),
         cors: rule.map(|cors| cors::of_refusal(&cors, &head, settings)).unwrap_or_default(),
     };
     let reading = admission.read(&head, record)?;
@@ -124,7 +153,8 @@ pub(crate) fn admit(
         if !admission.observes(&reading, record) {
             record.status = StatusCode::NO_CONTENT.as_u16();
             record.decided(DecisionOutcome::Passed);
-            return Err(reply::no_content(fields, settings, writer, &record.request_id));
+            let answer = reply::no_content(fields, settings, writer, &record.request_id);
+            return Err(HaltedRequest::Answered(answer));
         }
         record.answers_preflight();
     }
@@ -141,7 +171,14 @@ pub(crate) fn admit(
         (credential, assertion) = (sent.credential, sent.assertion);
     } else {
         credential = admission.credential(&snapshot, &passage, record)?;
-        charged = admission.charge(&passage, record)?;
+        charged = match admission.charge(&passage, waited, record)? {
+            ChargeOutcome::Done(charged) => charged,
+            ChargeOutcome::Waits(wait) => {
+                drop(reading);
+                let incoming = IncomingRequest { head, body, connect, writer };
+                return Err(HaltedRequest::Waits(Box::new(WaitingRequest { incoming, wait })));
+            }
+        };
         admission.check_body(&passage, &body, record)?;
     }
     let (client_ip, policy) = (reading.client(), &settings.policy);
@@ -229,8 +266,17 @@ pub(crate) fn admit(
             record.refused_while_observing(Reason::BadTarget);
             let admission = Admission { cors: plan.cors, ..admission };
             let rejection = Rejection::why(Reason::BadTarget, bad.why());
-            Err(admission.refuse(&rejection, route.profile.as_deref(), record))
+            let answer = admission.refuse(&rejection, route.profile.as_deref(), record);
+            Err(HaltedRequest::Answered(answer))
         }
+    }
+}
+
+// === impl HaltedRequest ===
+
+impl From<Reply> for HaltedRequest {
+    fn from(answer: Reply) -> Self {
+        Self::Answered(answer)
     }
 }
 
@@ -461,17 +507,19 @@ impl<'s> Admission<'s> {
     fn charge(
         &self,
         passage: &Passage<'_>,
+        waited: Option<Box<StoreOutcome>>,
         record: &mut RequestRecord,
-    ) -> Result<Option<LimitReport>, Reply> {
+    ) -> Result<ChargeOutcome, Reply> {
         let mut charged = None;
         match &passage.forward {
             Forward::Admitted(admitted) => {
                 self.reaches(ConnectionReach::Admitted);
                 record.key = admitted.key().map(|key| key.id);
                 record.org = Some(admitted.org().into());
-                match self.take(admitted, record.started()) {
-                    Some(Ok(report)) => charged = Some(report),
-                    Some(Err(report)) => {
+                match self.take(admitted, waited, record.started()) {
+                    Some(SharedCharge::Done(Ok(report))) => charged = Some(report),
+                    Some(SharedCharge::Waits(wait)) => return Ok(ChargeOutcome::Waits(wait)),
+                    Some(SharedCharge::Done(Err(report))) => {
                         let reason = Reason::RateLimited;
                         let rejection = Rejection { reason, detail: Detail::RetryAfter(report) };
                         if let Some(key) = admitted.key() {
@@ -492,21 +540,37 @@ impl<'s> Admission<'s> {
                 record.decided(DecisionOutcome::Passed);
             }
         }
-        let took_ns = record.now_ns().saturating_sub(record.started().mono_ns);
-        self.worker.cells.auth_duration(took_ns);
-        Ok(charged)
+        // What a store took to answer has a histogram of its own.
+        if !self.has_waited {
+            let took_ns = record.now_ns().saturating_sub(record.started().mono_ns);
+            self.worker.cells.auth_duration(took_ns);
+        }
+        Ok(ChargeOutcome::Done(charged))
     }
 
     /// Takes the request out of all limits of its key or subject and of its org, or out of none.
     /// `None`: it has no limit.
     #[inline]
-    fn take(&self, admitted: &Admitted<'s>, now: Now) -> Option<Result<LimitReport, LimitReport>> {
+    fn take(
+        &self,
+        admitted: &Admitted<'s>,
+        waited: Option<Box<StoreOutcome>>,
+        now: Now,
+    ) -> Option<SharedCharge> {
         let Snapshot { settings, keys, .. } = self.snapshot;
         let (shared, cells) = (&self.worker.shared, &self.worker.cells);
         let charge = admitted.charge(&settings.policy, keys.as_deref()?)?;
-        let result = shared.limits.charge(&charge, now);
-        cells.ratelimit(&charge.limits, &result);
-        Some(result)
+        let charged = match (&shared.shared_limits, waited) {
+            (None, _) => SharedCharge::Done(shared.limits.charge(&charge, now)),
+            (Some(limits), None) => limits.charge(&charge, now),
+            (Some(limits), Some(waited)) => {
+                SharedCharge::Done(limits.charge_after(*waited, &charge, now))
+            }
+        };
+        if let SharedCharge::Done(result) = &charged {
+            cells.ratelimit(&charge.limits, result);
+        }
+        Some(charged)
     }
 
     /// The user token of the request, verified or not, if its route takes one. `None`: there is
@@ -536,6 +600,7 @@ impl<'s> Admission<'s> {
             budgets: &self.worker.shared.token_budgets,
             cells: &self.worker.cells,
             now,
+            is_counted: self.has_waited,
         })))
     }
 

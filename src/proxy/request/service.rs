@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -14,7 +15,7 @@ use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 
-use super::admit::{AdmittedRequest, IncomingRequest, admit};
+use super::admit::{AdmittedRequest, HaltedRequest, IncomingRequest, WaitingRequest, admit};
 use super::answer_plan::AnswerPlan;
 use super::client::Client;
 use super::counted_body::{CountedBody, TakenBy};
@@ -62,7 +63,7 @@ struct RequestArrival {
 }
 
 /// Most bytes of a request that hyper has read, and of its exchange with the upstream.
-const HYPER_REQUEST_BYTES: usize = 4160;
+const HYPER_REQUEST_BYTES: usize = 4168;
 const EXCHANGE_BYTES: usize = 1024;
 
 // === impl Gate ===
@@ -130,11 +131,11 @@ impl Service<Request<Incoming>> for Gate {
         let incoming = IncomingRequest { head, body, connect, writer: Writer::Hyper };
         Box::pin(at_most::<HYPER_REQUEST_BYTES, _>(async move {
             // In the task of its stream, which the executor finds by what registers while it polls.
-            let mut refusal = None;
-            let answer = pin!(handle(&worker, &client, incoming, record, &mut refusal));
-            let reply = match (answer.as_pin_mut(), refusal) {
+            let mut held = None;
+            let answer = pin!(handle(&worker, &client, incoming, record, &mut held));
+            let reply = match (answer.as_pin_mut(), held) {
                 (Some(answer), _) => answer.await,
-                (None, Some(refusal)) => *refusal,
+                (None, Some(held)) => held.await,
                 (None, None) => return Err(Unwritable::Unjudged),
             };
             to_hyper(reply, arrival, version, taken_by).await
@@ -214,8 +215,40 @@ struct Answering<'a> {
     plan: AnswerPlan,
 }
 
-/// Decides about a request. One that may be sent goes on as a future. `None`: it goes no further, and
-/// `refusal` is its answer.
+/// The answer to a request that is not sent at once.
+#[allow(clippy::large_enum_variant, reason = "always in a box, and nearly always the large one")]
+pub(crate) enum HeldAnswer {
+    /// Until somebody takes it.
+    Refused(Option<Reply>),
+    /// The store of shared limits is asked first.
+    Waits(Pin<Box<dyn Future<Output = Reply>>>),
+}
+
+// === impl HeldAnswer ===
+
+impl HeldAnswer {
+    /// The answer, if there is nothing to wait for.
+    pub(crate) fn refusal(&mut self) -> Option<Reply> {
+        match self {
+            Self::Refused(refusal) => refusal.take(),
+            Self::Waits(_) => None,
+        }
+    }
+}
+
+impl Future for HeldAnswer {
+    type Output = Reply;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
+        match self.get_mut() {
+            Self::Refused(refusal) => refusal.take().map_or(Poll::Pending, Poll::Ready),
+            Self::Waits(answer) => answer.as_mut().poll(cx),
+        }
+    }
+}
+
+/// Decides about a request. One that may be sent goes on as a future. `None`: it does not, or not at
+/// once, and `held` is its answer.
 ///
 /// Pin what it returns where it is made: to move the future is to copy 3 KB. That is why a refusal
 /// has a way out of its own: an `Option` can be pinned without unsafe code, a `Result` cannot.
@@ -224,13 +257,37 @@ pub(crate) fn handle(
     client: &Rc<Client>,
     incoming: IncomingRequest,
     mut record: RequestRecord,
-    refusal: &mut Option<Box<Reply>>,
+    held: &mut Option<Box<HeldAnswer>>,
 ) -> Option<impl Future<Output = Reply> + use<>> {
-    match admit(worker, client, incoming, &mut record) {
+    match admit(worker, client, incoming, None, &mut record) {
         Ok(admitted) => Some(pass(Rc::clone(worker), Rc::clone(client), admitted, record)),
-        Err(refused) => {
-            *refusal = Some(Box::new(refused));
+        Err(HaltedRequest::Answered(refusal)) => {
+            *held = Some(Box::new(HeldAnswer::Refused(Some(refusal))));
             None
+        }
+        Err(HaltedRequest::Waits(waiting)) => {
+            let answer = pass_later(Rc::clone(worker), Rc::clone(client), waiting, record);
+            *held = Some(Box::new(HeldAnswer::Waits(Box::pin(answer))));
+            None
+        }
+    }
+}
+
+/// Waits for the store of shared limits, and decides anew: keys may have ended meanwhile.
+async fn pass_later(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    mut waiting: Box<WaitingRequest>,
+    mut record: RequestRecord,
+) -> Reply {
+    loop {
+        let WaitingRequest { incoming, wait } = *waiting;
+        let waited = Box::new(wait.outcome().await);
+        match admit(&worker, &client, incoming, Some(waited), &mut record) {
+            Ok(admitted) => return pass(worker, client, admitted, record).await,
+            Err(HaltedRequest::Answered(refusal)) => return refusal,
+            // Nobody asks twice.
+            Err(HaltedRequest::Waits(again)) => waiting = again,
         }
     }
 }

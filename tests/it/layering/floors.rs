@@ -20,7 +20,7 @@ const FLOORS: &[&[&str]] = &[
         "tunnel",
     ],
     &["ids", "net"],
-    &["body", "executor"],
+    &["body", "executor", "leases"],
     &["outbound", "answer_deadline"],
     &["upstream"],
     &["upstreams"],

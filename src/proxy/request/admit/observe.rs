@@ -4,6 +4,7 @@ use super::{Admission, Passage};
 use crate::core::observe::{Conduct, ObserveReach};
 use crate::core::{Reason, decide};
 use crate::proxy::body::ClientBody;
+use crate::proxy::leases::SharedCharge;
 use crate::proxy::memory::rule::ConnectionReach;
 use crate::proxy::outbound::Forward;
 use crate::proxy::request::facts::RequestReading;
@@ -47,7 +48,10 @@ impl Admission<'_> {
             Forward::Admitted(admitted) => {
                 self.reaches(ConnectionReach::Admitted);
                 key = admitted.key().copied();
-                if let Some(Err(_)) = self.take(admitted, record.started()) {
+                // Nobody waits in order to be observed. What the store then grants is there for the
+                // next request, so that each has taken one.
+                let charged = self.take(admitted, None, record.started());
+                if let Some(SharedCharge::Done(Err(_))) = charged {
                     denied = denied.or(Some(Reason::RateLimited));
                 }
                 self.worker.uses.admitted(admitted, record.client(), record.started());
