@@ -1,6 +1,7 @@
 //! The scripted tour: requests with what each must lead to.
 
 mod observed;
+mod shared;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -217,6 +218,7 @@ impl Tour {
         ];
         let mut rows: Vec<_> = steps.iter().map(|step| self.take(step)).collect::<Result<_>>()?;
         rows.push(self.over_the_limit()?);
+        rows.push(self.shared_limit()?);
         let (created, row) = self.created_while_running()?;
         let worked = row.kept;
         rows.push(row);
@@ -363,7 +365,16 @@ impl Tour {
     }
 
     fn send(&self, method: &str, fields: &[(&str, &str)]) -> Result<TourAnswer> {
-        let url = format!("http://{}/api/orders", self.address);
+        self.send_to(self.address, method, fields)
+    }
+
+    fn send_to(
+        &self,
+        address: SocketAddr,
+        method: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<TourAnswer> {
+        let url = format!("http://{address}/api/orders");
         let mut request = ureq::http::Request::builder().method(method).uri(url);
         for (name, value) in fields {
             request = request.header(*name, *value);
