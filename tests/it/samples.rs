@@ -404,9 +404,14 @@ for check in (found.validate, found.validate_networks, found.validate_volumes, f
         run(tools::python().args(["-c", check]).arg(&file));
         let documents = yaml(&file);
         let gate = &documents[0]["services"]["keygate"];
+        let is_gate = |name: &str| name.starts_with("keygate");
         let networks = &documents[0]["networks"];
         for (name, service) in documents[0]["services"].as_object().unwrap() {
-            if name == "keygate" {
+            if is_gate(name) {
+                assert_eq!(
+                    (&service["read_only"], &service["cap_drop"]),
+                    (&gate["read_only"], &gate["cap_drop"])
+                );
                 continue;
             }
             assert!(service["ports"].is_null(), "{name} is reached past the gate");
