@@ -81,6 +81,15 @@ async fn ask(probe: &PassedProbe) -> Result<(), ProbeFailure> {
     }
 }
 
+/// A connection that ends with its probe.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 async fn http(
     address: SocketAddr,
     target: &str,
@@ -108,14 +117,10 @@ async fn http(
         headers.remove(name);
     }
     headers.extend(own);
-    let answer = tokio::select! {
-        answer = sender.send_request(request) => answer?,
-        ended = connection => match ended {
-            // It ended without an answer: the request says how.
-            Ok(()) => return Err(ProbeFailure::Unreached(std::io::ErrorKind::UnexpectedEof.into())),
-            Err(error) => return Err(error.into()),
-        },
-    };
+    // Beside the answer, not in a race with it: a service that closes ends both at once.
+    let connection = AbortOnDrop(tokio::spawn(async { drop(connection.await) }));
+    let answer = sender.send_request(request).await?;
+    drop(connection);
     match answer.status().as_u16() {
         200..400 => Ok(()),
         status => Err(ProbeFailure::Status(status)),
@@ -158,13 +163,8 @@ async fn grpc(address: SocketAddr, service: &str) -> Result<(), ProbeFailure> {
             (None, _) => Err(ProbeFailure::NotServing("nothing of gRPC".into())),
         }
     };
-    tokio::select! {
-        outcome = exchange => outcome,
-        ended = connection => {
-            ended?;
-            Err(ProbeFailure::Unreached(std::io::ErrorKind::UnexpectedEof.into()))
-        }
-    }
+    let _connection = AbortOnDrop(tokio::spawn(async { drop(connection.await) }));
+    exchange.await
 }
 
 fn grpc_status(fields: &HeaderMap) -> Option<Box<str>> {
