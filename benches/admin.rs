@@ -24,7 +24,7 @@ use keygate::manage::operation::{CreateRequest, StatusChange};
 use keygate::registrar::config::AdminToml;
 use keygate::registrar::publish::fleet::SidecarBook;
 use keygate::registrar::publish::{Publisher, PublisherOptions};
-use keygate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
+use keygate::registrar::store::sqlite::SqliteStore;
 use keygate::registrar::store::{
     ChangeRequest, Changed, Channel, KeyChange, KeyRef, Store, StoreActor,
 };
@@ -102,12 +102,8 @@ async fn bench() -> Result<(), Failed> {
                 directory = \"out\"\n";
     std::fs::write(root.join("admin.toml"), text)?;
     let settings = Arc::new(AdminToml::load(&ThisHost, &root.join("admin.toml"))?);
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(SqliteOptions {
-        path: settings.database(),
-        audiences: settings.audiences.iter().map(|audience| audience.terms()).collect(),
-        busy_timeout: settings.store.busy_timeout,
-        clock: Clock::system(),
-    })?);
+    let store: Arc<dyn Store> =
+        Arc::new(SqliteStore::open(settings.store_options(Clock::system()))?);
 
     let began = Instant::now();
     let mut makers = tokio::task::JoinSet::new();

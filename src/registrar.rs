@@ -19,6 +19,7 @@ pub mod people;
 pub mod publish;
 pub mod request;
 pub mod serve;
+pub mod sight;
 pub mod signer;
 pub mod store;
 pub mod usage;

@@ -15,7 +15,7 @@ use keygate::manage::operation::{CreateRequest, StatusChange};
 use keygate::registrar::config::AdminToml;
 use keygate::registrar::publish::fleet::SidecarBook;
 use keygate::registrar::publish::{Publisher, PublisherOptions};
-use keygate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
+use keygate::registrar::store::sqlite::SqliteStore;
 use keygate::registrar::store::{
     AudienceName, ChangeRequest, Changed, Channel, KeyChange, KeyRef, Store, StoreActor,
 };
@@ -80,12 +80,8 @@ impl BenchHouse {
                     name = \"shop\"\nsigner = \"signer.pem\"\n";
         std::fs::write(root.join("admin.toml"), text)?;
         let settings = Arc::new(AdminToml::load(&ThisHost, &root.join("admin.toml"))?);
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(SqliteOptions {
-            path: settings.database(),
-            audiences: settings.audiences.iter().map(|audience| audience.terms()).collect(),
-            busy_timeout: settings.store.busy_timeout,
-            clock: Clock::system(),
-        })?);
+        let store: Arc<dyn Store> =
+            Arc::new(SqliteStore::open(settings.store_options(Clock::system()))?);
         let mut living = Vec::new();
         for _ in 0..keys.max(to_revoke) {
             living.push(create(&store).await?.key.entry.id);

@@ -11,7 +11,9 @@ pub mod keys;
 pub mod lists;
 pub mod members;
 pub mod openapi;
+pub mod policy;
 pub mod problem;
+pub mod publications;
 pub mod requests;
 #[cfg(test)]
 mod tests;
@@ -40,9 +42,10 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(usage::findings))
         .routes(routes!(usage::report))
         .routes(routes!(lists::permissions))
-        .routes(routes!(lists::publications))
-        .routes(routes!(lists::signers))
+        .routes(routes!(publications::publications))
+        .routes(routes!(publications::signers))
         .routes(routes!(lists::members, lists::put_member))
+        .routes(routes!(policy::show, policy::change))
         .routes(routes!(lists::sessions))
         .routes(routes!(lists::end_session))
         .routes(routes!(lists::audit))

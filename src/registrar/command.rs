@@ -19,7 +19,7 @@ use self::fault::{of_config, of_store};
 use super::config::AdminToml;
 use super::publish::fleet::SidecarBook;
 use super::publish::{Publisher, PublisherOptions, compare, is_behind};
-use super::store::sqlite::{SqliteOptions, SqliteStore};
+use super::store::sqlite::SqliteStore;
 use super::store::{
     AudienceName, ChangeRequest, Channel, KeyChange, KeyRef, Store, StoreActor, Uid,
 };
@@ -154,12 +154,7 @@ fn open_as_it_is(config: AdminToml, session: &Session) -> Result<OpenState> {
         );
         return Err(Error::Added { message, exit: Exit::NoInput });
     }
-    let options = SqliteOptions {
-        path,
-        audiences: config.audiences.iter().map(|audience| audience.terms()).collect(),
-        busy_timeout: config.store.busy_timeout,
-        clock: session.clock.clone(),
-    };
+    let options = config.store_options(session.clock.clone());
     let store = SqliteStore::open(options).map_err(of_store)?;
     Ok(OpenState { config: Arc::new(config), store: Arc::new(store) })
 }

@@ -9,6 +9,7 @@ mod audiences;
 mod dialects;
 mod labels;
 mod people;
+mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +28,9 @@ pub use self::people::{
 };
 use super::dialect::operation::Dialect;
 use super::signer::SignerSource;
-use super::store::AudienceName;
+use super::store::sqlite::SqliteOptions;
+use super::store::{AudienceName, OrgRules};
+use crate::clock::Clock;
 use crate::config::reader::{
     ConfigProblem, ConfigSection, SecretFile, log_words, read_toml, secret, secret_path,
     socket_file, socket_path,
@@ -69,6 +72,8 @@ pub struct AdminToml {
     /// Documented endpoints of products.
     pub dialects: Vec<Dialect>,
     pub people: PeopleConfig,
+    /// Of organizations whose owners have set nothing else.
+    pub policy: OrgRules,
     /// Sidecars whose record of use is fetched.
     pub usage_pulls: Vec<AskedSidecar>,
     /// Sidecars that are asked what they have in force: those that read files say nothing unasked.
@@ -146,6 +151,17 @@ impl AdminToml {
         })
     }
 
+    /// How the database is opened.
+    pub fn store_options(&self, clock: Clock) -> SqliteOptions {
+        SqliteOptions {
+            path: self.database(),
+            audiences: self.audiences.iter().map(AudienceConfig::terms).collect(),
+            rules: self.policy.clone(),
+            busy_timeout: self.store.busy_timeout,
+            clock,
+        }
+    }
+
     pub fn audience(&self, name: &AudienceName) -> Option<&AudienceConfig> {
         self.audiences.iter().find(|audience| audience.name == *name)
     }
@@ -197,6 +213,7 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     let usage_pulls = asked::pulls(root, &audiences, AskedFor::Usage);
     let status_pulls = asked::pulls(root, &audiences, AskedFor::Status);
     let dialects = dialects::dialects(root, &audiences);
+    let policy = policy::policy(root, &audiences);
     let verifies_clients = tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::None);
     let on = people::ListensOn { bind: bind.as_ref(), verifies_clients };
     let people = people::people(root, on, &audiences);
@@ -216,6 +233,7 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         fleets,
         dialects,
         people,
+        policy,
         usage_pulls,
         status_pulls,
         title: title.unwrap_or_else(|| "keygate".into()),

@@ -26,9 +26,10 @@ use super::dialect::code::{DialectCode, DialectError};
 use super::dialect::operation::{Dialect, DialectOperation, DialectRoute, DialectVerb};
 use super::people::{AuthError, Caller, CallerBy};
 use super::request::BODY_LIMIT;
-use super::store::{AudienceName, KeyRef, KeyRow, StoreActor, StoreError, Uid};
-use crate::core::{KeyId, OrgId};
-use crate::manage::operation::may::{Access, Actor, KeyAction, NotAllowed, OrgAction, OrgPolicy};
+use super::sight::{self, CallerSight};
+use super::store::{AudienceName, KeyRef, KeyRow};
+use crate::core::OrgId;
+use crate::manage::operation::may::KeyAction;
 
 /// One documented URL.
 #[derive(Debug)]
@@ -42,12 +43,11 @@ struct Endpoint {
 /// Who asks for what, in which org.
 struct EndpointCall<'c> {
     app: &'c App,
-    caller: Caller,
+    sight: CallerSight,
+    /// That the caller is in.
     org: OrgId,
     /// The `{id}` of the path.
     key: Option<KeyRef>,
-    /// Milliseconds since 1970-01-01T00:00:00Z.
-    now_ms: u64,
 }
 
 /// The documented URLs of every dialect of the configuration.
@@ -139,17 +139,16 @@ impl Endpoint {
     ) -> Result<Response, EndpointError> {
         let (operation, route) = self.operation()?;
         let (parts, body) = request.into_parts();
-        let call = EndpointCall::of(app, caller?, &self.dialect, route, &parts)?;
+        let call = EndpointCall::of(app, caller?, &self.dialect, route, &parts).await?;
         if operation.verb == DialectVerb::List {
             return call.list(operation).await;
         }
         let too_large = |_| EndpointError::from(DialectError::of(DialectCode::TooLarge));
         let body = to_bytes(body, BODY_LIMIT).await.map_err(too_large)?;
-        let audience = &self.dialect.audience;
         match (operation.verb, call.key) {
             (DialectVerb::Create, _) => call.create(operation, &body).await,
             (DialectVerb::Get, Some(key)) => {
-                let row = call.living(audience, key).await?;
+                let row = call.living(key).await?;
                 Ok(json(operation.status, call.written(operation, &row)))
             }
             (DialectVerb::Update, Some(key)) => call.update(operation, key, &body).await,
@@ -166,7 +165,7 @@ impl Endpoint {
 // === impl EndpointCall ===
 
 impl<'c> EndpointCall<'c> {
-    fn of(
+    async fn of(
         app: &'c App,
         mut caller: Caller,
         dialect: &Dialect,
@@ -188,64 +187,16 @@ impl<'c> EndpointCall<'c> {
         // Operators look after the installation; they are not in a product's org.
         let org = caller.scope()?.cloned().ok_or(AuthError::NoRole)?;
         let key = words.key.map(key_ref).transpose()?;
-        Ok(Self { app, caller, org, key, now_ms: app.clock.now().unix_ms })
+        Ok(Self { app, sight: CallerSight::of(app, caller).await?, org, key })
     }
 
     fn audience(&self) -> &AudienceName {
-        &self.caller.audience
-    }
-
-    /// Unix seconds.
-    fn now(&self) -> u64 {
-        self.now_ms / 1000
-    }
-
-    /// Who asks, with what they hold now, and the key that asks, if one does.
-    async fn actor(&self) -> Result<(Actor, Option<KeyRow>), EndpointError> {
-        Ok(match &self.caller.actor {
-            StoreActor::HostUser(_) => (Actor::Host, None),
-            StoreActor::Key(id) => {
-                let found = self.app.store.key(self.audience(), None, KeyRef::Id(*id)).await;
-                let row = match found {
-                    Err(StoreError::NoSuchKey) => return Err(AuthError::Unknown.into()),
-                    found => found?,
-                };
-                let actor =
-                    Actor::of_key(&row.entry, self.now()).map_err(|_| AuthError::Unknown)?;
-                (actor, Some(row))
-            }
-            StoreActor::Person { role, owner, holds, .. } => {
-                let (role, org) = (*role, self.org.clone());
-                (Actor::Person { role, org, owner: owner.clone(), holds: holds.clone() }, None)
-            }
-        })
-    }
-
-    /// Asks the rules whether the caller may look at what it wants to see.
-    fn may<T>(
-        &self,
-        ask: impl FnOnce(&Access<'_>) -> Result<T, NotAllowed>,
-    ) -> Result<T, EndpointError> {
-        let audience = self.app.settings.audience(self.audience());
-        let rules = &audience.ok_or(StoreError::NoSuchAudience)?.access;
-        // A policy caps what keys may become; looking at them needs none.
-        let policy = OrgPolicy::default();
-        ask(&Access { rules, policy: &policy, now: self.now() }).map_err(|why| match why {
-            NotAllowed::Unseen => DialectError::of(DialectCode::NoSuchKey).into(),
-            why => EndpointError::forbidden(&why.to_string()),
-        })
-    }
-
-    /// Asks the rules whether the caller may see the list of keys.
-    fn may_list(&self, actor: &Actor) -> Result<(), EndpointError> {
-        self.may(|access| access.may_in(actor, OrgAction::ListKeys, &self.org))
+        self.sight.audience()
     }
 
     /// The key, unless it has ended for good: then it is gone, as far as the product's clients know.
-    async fn living(&self, audience: &AudienceName, key: KeyRef) -> Result<KeyRow, EndpointError> {
-        let found = self.app.store.key(audience, Some(&self.org), key).await?;
-        let (actor, _) = self.actor().await?;
-        self.may(|access| access.may(&actor, KeyAction::See, &found.entry))?;
+    async fn living(&self, key: KeyRef) -> Result<KeyRow, EndpointError> {
+        let found = self.sight.key(self.app, key, KeyAction::See).await?;
         match found.entry.status.is_final() {
             true => Err(DialectError::of(DialectCode::NoSuchKey).into()),
             false => Ok(found),
@@ -255,12 +206,7 @@ impl<'c> EndpointCall<'c> {
 
 /// A key's id or UUID.
 fn key_ref(text: &str) -> Result<KeyRef, DialectError> {
-    match Uid::parse(text) {
-        Some(uid) => Ok(KeyRef::Uid(uid)),
-        None => {
-            KeyId::parse(text).map(KeyRef::Id).map_err(|_| DialectError::of(DialectCode::BadId))
-        }
-    }
+    sight::key_ref(text).ok_or_else(|| DialectError::of(DialectCode::BadId))
 }
 
 /// Statuses of the configuration are among those that HTTP knows.

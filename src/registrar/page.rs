@@ -3,12 +3,14 @@
 //! copying.
 
 pub mod data;
+pub mod findings;
 pub mod force;
 pub mod form;
 pub mod installation;
 pub mod key;
 pub mod list;
 pub mod org;
+pub mod policy;
 #[cfg(test)]
 mod screens;
 pub mod show;
@@ -61,6 +63,8 @@ pub fn router() -> Router<App> {
         .route("/signers", get(installation::signers))
         .route("/audit", get(org::audit))
         .route("/members", get(org::members).post(org::change_member))
+        .route("/policy", get(policy::show).post(policy::save))
+        .route("/findings", get(findings::show))
         .route("/sessions", get(org::sessions))
         .route("/sessions/end", post(org::end_sessions))
         .route(SIGN_IN, get(sign_in))

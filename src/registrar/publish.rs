@@ -5,6 +5,7 @@
 //! One thread per audience does it; another one, of low priority, builds a new table.
 
 pub mod behind;
+mod fault;
 pub mod fleet;
 pub mod high_water;
 mod make;
@@ -98,7 +99,29 @@ pub struct PublicationState {
 pub struct Unpublished {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub since_ms: u64,
+    pub reason: UnpublishedReason,
+    /// In full, for whoever looks after the host.
     pub why: Box<str>,
+}
+
+/// The kinds of [`Unpublished`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnpublishedReason {
+    /// The database is older than what was published.
+    Behind,
+    /// The database does not answer.
+    Database,
+    /// A target or the state directory has no room.
+    DiskFull,
+    /// The configuration names no signer.
+    NoSigner,
+    /// Another process publishes from the same database.
+    Overtaken,
+    SignerUnreachable,
+    /// A target takes nothing: it cannot be written, or has something newer.
+    Target,
+    /// The keys cannot be put into a table of the configured format.
+    Unfit,
 }
 
 /// Whether a change is in force.
@@ -210,6 +233,56 @@ impl Publisher {
         for thread in self.threads {
             // A panic of that thread was reported by the panic hook; nothing is left to do.
             let _ = thread.join();
+        }
+    }
+}
+
+// === impl PublicationState ===
+
+impl PublicationState {
+    /// Why what is committed is not published; `None`: it is, or will be in a moment.
+    pub fn hindrance(&self) -> Option<UnpublishedReason> {
+        match (&self.behind, &self.unpublished) {
+            (Some(_), _) => Some(UnpublishedReason::Behind),
+            (None, unpublished) => unpublished.as_ref().map(|unpublished| unpublished.reason),
+        }
+    }
+
+    /// The same in a sentence that may name files of the host.
+    pub fn hindrance_in_full(&self) -> Option<String> {
+        match (&self.behind, &self.unpublished) {
+            (Some(behind), _) => Some(behind.to_string()),
+            (None, unpublished) => {
+                unpublished.as_ref().map(|unpublished| unpublished.why.to_string())
+            }
+        }
+    }
+}
+
+// === impl UnpublishedReason ===
+
+impl UnpublishedReason {
+    pub const ALL: [Self; 8] = [
+        Self::Behind,
+        Self::Database,
+        Self::DiskFull,
+        Self::NoSigner,
+        Self::Overtaken,
+        Self::SignerUnreachable,
+        Self::Target,
+        Self::Unfit,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Behind => "behind",
+            Self::Database => "database",
+            Self::DiskFull => "disk_full",
+            Self::NoSigner => "no_signer",
+            Self::Overtaken => "overtaken",
+            Self::SignerUnreachable => "signer_unreachable",
+            Self::Target => "target",
+            Self::Unfit => "unfit",
         }
     }
 }

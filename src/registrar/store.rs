@@ -45,8 +45,8 @@ pub use self::query::{
 };
 pub use self::rows::{KeyRow, LastUse};
 pub use self::usage::{
-    FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch, UsageBucket, UsageTaken,
-    UsedNetwork,
+    FindingQuery, FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch,
+    UsageBucket, UsageTaken, UsedNetwork,
 };
 
 use crate::core::{Digest, KeyId, OrgId};
@@ -106,7 +106,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     // --- orgs and people
 
-    /// An org's policy; an org that nobody has set one for has the default, version 0.
+    /// An org's policy; an org that nobody has set one for has that of the configuration, version 0.
     async fn org(&self, org: &OrgId) -> Result<OrgRow, StoreError>;
 
     /// Sets an org's policy, with an audit line.
@@ -269,14 +269,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         now_ms: u64,
     ) -> Result<KeyUsage, StoreError>;
 
-    /// What stands out in the use of keys, up to `most` keys for each alert. `org`: of one alone.
-    async fn found_usage(
-        &self,
-        audience: &AudienceName,
-        org: Option<&OrgId>,
-        now_ms: u64,
-        most: usize,
-    ) -> Result<Vec<FoundUsage>, StoreError>;
+    /// What stands out in the use of keys.
+    async fn found_usage(&self, query: FindingQuery) -> Result<Vec<FoundUsage>, StoreError>;
 
     /// Forgets hours after 8 days, days after 400, and processes that ended 40 days ago.
     async fn forget_usage(&self, now_ms: u64) -> Result<u64, StoreError>;

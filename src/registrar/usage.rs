@@ -10,7 +10,8 @@ use std::time::Duration;
 pub(in crate::registrar) use self::pull::pull_once;
 use super::app::App;
 use super::store::{
-    AudienceName, FoundUsage, ReportedUse, StoreError, UsageAlert, UsageBatch, UsageTaken,
+    AudienceName, FindingQuery, FoundUsage, ReportedUse, StoreError, UsageAlert, UsageBatch,
+    UsageTaken,
 };
 use crate::usage::{ToldCounts, UsageHead, UsageRecord, UsageRecordError};
 
@@ -179,7 +180,8 @@ async fn look_after(app: App) {
         }
         let mut known = BTreeSet::new();
         for audience in &app.settings.audiences {
-            match app.store.found_usage(&audience.name, None, now_ms, MOST).await {
+            let query = FindingQuery::all(audience.name.clone(), None, now_ms, MOST);
+            match app.store.found_usage(query).await {
                 Ok(found) => {
                     count(&app, &audience.name, &found);
                     known.extend(found.iter().map(named));

@@ -23,6 +23,12 @@ use crate::table::TableFormat;
 /// The version of the registry's own form.
 pub const VERSION: u32 = 1;
 
+/// Most characters of a secret that a registry keeps for people.
+const MOST_SHOWN: usize = 16;
+
+/// Bits of a secret that nobody sees, so that what is shown helps nobody to guess the rest.
+const UNSEEN_BITS: f64 = 80.0;
+
 /// Parsed settings.
 #[derive(Clone, Debug)]
 pub struct RegistrySettings {
@@ -149,11 +155,6 @@ impl RawSettings {
 // === impl RawPrefix ===
 
 impl RawPrefix {
-    /// Most characters that a registry keeps.
-    const MOST_SHOWN: usize = 16;
-    /// Bits of a secret that nobody sees, so that what is shown helps nobody to guess the rest.
-    const UNSEEN_BITS: f64 = 80.0;
-
     fn of(format: &KeyFormat, shown: Option<usize>) -> Self {
         let KeyFormat { prefix, environment, alphabet, random, checksum, group, checksummed } =
             format.clone();
@@ -165,19 +166,21 @@ impl RawPrefix {
             self.clone();
         KeyFormat { prefix, environment, alphabet, random, checksum, group, checksummed }
     }
+}
 
-    fn check_shown(&self) -> Result<(), String> {
-        let Some(shown) = self.shown else { return Ok(()) };
-        let bits = (self.alphabet.symbols().len() as f64).log2();
-        let unseen = f64::from(self.random) * bits - shown as f64 * bits;
-        match shown <= Self::MOST_SHOWN && unseen >= Self::UNSEEN_BITS {
-            true => Ok(()),
-            false => Err(format!(
-                "shown: must be at most {}, and leave {} random bits that nobody sees",
-                Self::MOST_SHOWN,
-                Self::UNSEEN_BITS
-            )),
-        }
+/// Whether so many characters of a secret of this form may be kept for people.
+///
+/// # Errors
+///
+/// How many may.
+pub fn check_shown(format: &KeyFormat, shown: usize) -> Result<(), String> {
+    let bits = (format.alphabet.symbols().len() as f64).log2();
+    let unseen = f64::from(format.random) * bits - shown as f64 * bits;
+    match shown <= MOST_SHOWN && unseen >= UNSEEN_BITS {
+        true => Ok(()),
+        false => Err(format!(
+            "must be at most {MOST_SHOWN}, and leave {UNSEEN_BITS} random bits that nobody sees"
+        )),
     }
 }
 
@@ -235,8 +238,10 @@ impl RegistrySettings {
             let section = format!("prefixes.{name}");
             if let Err(e) = prefix.format().validate() {
                 fault(line_of(&section), &section, e.to_string());
-            } else if let Err(why) = prefix.check_shown() {
-                fault(line_of(&section), &section, why);
+            } else if let Some(shown) = prefix.shown
+                && let Err(why) = check_shown(&prefix.format(), shown)
+            {
+                fault(line_of(&section), &section, format!("shown: {why}"));
             }
         }
         if let Some(name) = &raw.default_prefix

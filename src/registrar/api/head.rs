@@ -102,7 +102,7 @@ impl ChangeCall {
         match self.if_match {
             Some(_) => Ok(()),
             None => {
-                let why = "send `If-Match` with the `ETag` of the key that you have read";
+                let why = "send `If-Match` with the `ETag` of what you have read";
                 Err(ApiProblem::new(ProblemCode::PreconditionRequired, why))
             }
         }

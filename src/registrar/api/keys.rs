@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::access::{AskingCaller, CallerSight, key_ref};
+use super::access::{AskingCaller, KeyCall, seen_key};
 use super::document::{
     AuditPageDocument, ChangeDocument, ChangedSince, InForceDocument, KeyDocument, KeyPageDocument,
 };
@@ -22,6 +22,7 @@ use crate::manage::operation::may::{KeyAction, OrgAction};
 use crate::manage::operation::{OwnerChange, StatusChange};
 use crate::manage::time::{self, When};
 use crate::registrar::app::App;
+use crate::registrar::sight::CallerSight;
 use crate::registrar::store::{
     AuditQuery, ChangeRequest, Changed, Cursor, KeyChange, KeyCount, KeyQuery, KeyRef, KeyRow,
     KeySort, KeyState, Replay, StoreActor, StoreError,
@@ -77,11 +78,11 @@ struct ChangeAnswer {
 )]
 pub async fn list(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
+    caller: AskingCaller,
     PathNames(org): PathNames<String>,
     parts: Parts,
 ) -> Result<Json<KeyPageDocument>, ApiProblem> {
-    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    let sight = caller.in_org(&app, &org).await?;
     sight.may_in(OrgAction::ListKeys)?;
     let query = list_query(&sight, &parts)?;
     let is_first = query.cursor.is_none();
@@ -126,11 +127,11 @@ pub async fn list(
 )]
 pub async fn create(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
+    caller: AskingCaller,
     PathNames(org): PathNames<String>,
     call: ChangeCall,
 ) -> Result<Response, ApiProblem> {
-    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    let sight = caller.in_org(&app, &org).await?;
     let org = sight.org.clone().ok_or_else(ApiProblem::not_found)?;
     let life = app.settings.audience(sight.audience()).and_then(|a| a.default_life);
     let mut wanted = requests::new_key(&call.body, org, life)?;
@@ -161,11 +162,11 @@ pub async fn create(
 )]
 pub async fn show(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
+    caller: AskingCaller,
     PathNames((org, key)): KeyPath,
 ) -> Result<Response, ApiProblem> {
-    let sight = CallerSight::in_org(&app, caller, &org).await?;
-    let row = sight.key(&app, &key, KeyAction::See).await?;
+    let sight = caller.in_org(&app, &org).await?;
+    let row = seen_key(&app, &sight, &key, KeyAction::See).await?;
     let etag = [(header::ETAG, format!("\"{}\"", row.version))];
     Ok((etag, Json(KeyDocument::of(&row, sight.now_ms))).into_response())
 }
@@ -193,12 +194,8 @@ pub async fn show(
 )]
 pub async fn change(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
-    PathNames((org, key)): KeyPath,
-    call: ChangeCall,
+    KeyCall { sight, key, call }: KeyCall,
 ) -> Result<Response, ApiProblem> {
-    let sight = CallerSight::in_org(&app, caller, &org).await?;
-    let key = key_ref(&key)?;
     let request = Box::new(requests::key_patch(&call.body)?);
     call.needs_match()?;
     let change = KeyChange::Edit { key, if_match: call.version(), request };
@@ -225,12 +222,8 @@ pub async fn change(
 )]
 pub async fn rotate(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
-    PathNames((org, key)): KeyPath,
-    call: ChangeCall,
+    KeyCall { sight, key, call }: KeyCall,
 ) -> Result<Response, ApiProblem> {
-    let sight = CallerSight::in_org(&app, caller, &org).await?;
-    let key = key_ref(&key)?;
     let request = Box::new(requests::rotation(&call.body)?);
     let change = KeyChange::Rotate { key, if_match: call.version(), request };
     of_key(&app, &sight, &call, change).await
@@ -259,12 +252,8 @@ macro_rules! status_change {
         )]
         pub async fn $name(
             State(app): State<App>,
-            AskingCaller(caller): AskingCaller,
-            PathNames((org, key)): KeyPath,
-            call: ChangeCall,
+            KeyCall { sight, key, call }: KeyCall,
         ) -> Result<Response, ApiProblem> {
-            let sight = CallerSight::in_org(&app, caller, &org).await?;
-            let key = key_ref(&key)?;
             requests::nothing(&call.body)?;
             let change =
                 KeyChange::SetStatus { key, if_match: call.version(), status: $change };
@@ -311,12 +300,12 @@ status_change! {
 )]
 pub async fn audit(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
+    caller: AskingCaller,
     PathNames((org, key)): KeyPath,
     parts: Parts,
 ) -> Result<Json<AuditPageDocument>, ApiProblem> {
-    let sight = CallerSight::in_org(&app, caller, &org).await?;
-    let row = sight.key(&app, &key, KeyAction::SeeAudit).await?;
+    let sight = caller.in_org(&app, &org).await?;
+    let row = seen_key(&app, &sight, &key, KeyAction::SeeAudit).await?;
     let query = audit_query(&parts)?;
     let object = Some(row.entry.id.to_string().into());
     let audience = Some(row.audience);

@@ -1,24 +1,23 @@
-//! What callers can look up beside keys: themselves, permissions, publications, signers, members,
-//! sessions, the audit log.
+//! What callers can look up beside keys: themselves, permissions, members, sessions, the audit log.
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::access::{AskingCaller, CallerSight};
+use super::access::AskingCaller;
 use super::document::{AuditLineDocument, AuditPageDocument, show_ms};
 use super::head::{ChangeCall, PathNames, QueryParameters};
 use super::problem::ApiProblem;
 use super::requests::{self, MemberAssignment};
+use crate::core::KeyId;
 use crate::manage::operation::may::{Actor, HeldPermissions, OrgAction, PersonRole};
 use crate::registrar::app::App;
 use crate::registrar::people::change_member;
-use crate::registrar::store::{ArtefactHead, AudienceName, AuditQuery, SidecarReport, StoreActor};
+use crate::registrar::store::{AuditQuery, StoreActor};
 
 /// Who you are to the service.
 #[derive(Debug, Serialize, ToSchema)]
@@ -60,62 +59,6 @@ pub struct PermissionDocument {
     pub sentence: String,
 }
 
-/// How far an audience is published.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct PublicationDocument {
-    pub audience: String,
-    /// Of the last change.
-    pub serial: u64,
-    /// Up to which changes are published.
-    pub published: u64,
-    pub epoch: u64,
-    pub table: Option<ArtefactDocument>,
-    pub patch: Option<ArtefactDocument>,
-    /// Null: you may not see them.
-    pub sidecars: Option<Vec<SidecarDocument>>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ArtefactDocument {
-    pub serial: u64,
-    /// Serial of the table that a patch is for; of a table its own.
-    pub base: u64,
-    /// `signed`, or `draft` while others have to sign it.
-    pub state: &'static str,
-    pub bytes: u64,
-    #[schema(format = "date-time")]
-    pub made: String,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SidecarDocument {
-    pub fleet: String,
-    pub instance: String,
-    /// That it has in force.
-    pub serial: u64,
-    pub base: u64,
-    #[schema(format = "date-time")]
-    pub seen: String,
-    pub error: Option<String>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SignerListDocument {
-    pub signers: Vec<SignerDocument>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SignerDocument {
-    pub id: String,
-    /// Raw Ed25519 key, in base64.
-    pub public_key: String,
-    pub note: String,
-    #[schema(format = "date-time")]
-    pub added: String,
-    #[schema(format = "date-time")]
-    pub retired: Option<String>,
-}
-
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MemberListDocument {
     pub members: Vec<MemberDocument>,
@@ -130,6 +73,15 @@ pub struct MemberDocument {
     pub role: &'static str,
     #[schema(format = "date-time")]
     pub seen: String,
+}
+
+/// Keys of somebody who has lost the role that they need.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MemberChangeDocument {
+    /// They stay, as the organization's policy says: somebody should look at them.
+    pub kept: Vec<String>,
+    /// They are disabled, as its policy says.
+    pub disabled: Vec<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -165,7 +117,7 @@ pub async fn whoami(
 ) -> Result<Json<WhoamiDocument>, ApiProblem> {
     let permissions = match &caller.actor {
         StoreActor::Key(_) => {
-            let sight = CallerSight::in_own_org(&app, caller.clone()).await?;
+            let sight = AskingCaller(caller.clone()).in_own_org(&app).await?;
             match sight.actor {
                 Actor::Key { holds, .. } => words_of(&holds.permissions),
                 Actor::Host | Actor::Person { .. } => None,
@@ -223,59 +175,6 @@ pub async fn permissions(
     Ok(Json(PermissionListDocument { permissions: permissions.collect() }))
 }
 
-/// How far an audience is published
-#[utoipa::path(
-    get, path = "/audiences/{audience}/publications", tag = "publishing",
-    operation_id = "getPublication", params(("audience" = String, Path)),
-    responses((status = 200, body = PublicationDocument), super::openapi::Problems),
-)]
-pub async fn publications(
-    State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
-    PathNames(audience): PathNames<String>,
-) -> Result<Json<PublicationDocument>, ApiProblem> {
-    let sight = CallerSight::in_own_org(&app, caller).await?;
-    let audience = AudienceName::parse(&audience).filter(|name| name == sight.audience());
-    let audience = audience.ok_or_else(ApiProblem::not_found)?;
-    let found = app.store.publication(&audience).await?;
-    let sidecars = match sight.may_in(OrgAction::SeeAudit) {
-        Ok(()) => Some(match &app.publishing {
-            Some(publishing) => publishing.publisher.sidecars(&audience),
-            None => app.store.sidecars(&audience).await?,
-        }),
-        Err(_) => None,
-    };
-    Ok(Json(PublicationDocument {
-        audience: audience.to_string(),
-        serial: found.serial,
-        published: found.published,
-        epoch: found.epoch,
-        table: found.table.as_ref().map(ArtefactDocument::of),
-        patch: found.patch.as_ref().map(ArtefactDocument::of),
-        sidecars: sidecars.map(|all| all.iter().map(SidecarDocument::of).collect()),
-    }))
-}
-
-/// Who signs tables
-#[utoipa::path(
-    get, path = "/signers", tag = "publishing", operation_id = "listSigners",
-    responses((status = 200, body = SignerListDocument), super::openapi::Problems),
-)]
-pub async fn signers(
-    State(app): State<App>,
-    _caller: AskingCaller,
-) -> Result<Json<SignerListDocument>, ApiProblem> {
-    let signers = app.store.signers().await?;
-    let signers = signers.iter().map(|signer| SignerDocument {
-        id: signer.id.to_string(),
-        public_key: BASE64_STANDARD.encode(signer.public_key),
-        note: signer.note.to_string(),
-        added: show_ms(signer.added_ms),
-        retired: signer.retired_ms.map(show_ms),
-    });
-    Ok(Json(SignerListDocument { signers: signers.collect() }))
-}
-
 /// The members of your organization
 #[utoipa::path(
     get, path = "/members", tag = "people", operation_id = "listMembers",
@@ -283,9 +182,9 @@ pub async fn signers(
 )]
 pub async fn members(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
+    caller: AskingCaller,
 ) -> Result<Json<MemberListDocument>, ApiProblem> {
-    let sight = CallerSight::in_own_org(&app, caller).await?;
+    let sight = caller.in_own_org(&app).await?;
     sight.may_in(OrgAction::SeeMembers)?;
     let org = sight.org.as_ref().ok_or_else(ApiProblem::not_found)?;
     let members = app.store.members(org).await?;
@@ -308,21 +207,31 @@ pub async fn members(
     put, path = "/members", tag = "people", operation_id = "putMember",
     request_body = MemberAssignment,
     responses(
-        (status = 204, description = "Done."), super::openapi::Problems,
+        (
+            status = 200, body = MemberChangeDocument,
+            description = "Done; keys of theirs need a role that they do not have any more."
+        ),
+        (status = 204, description = "Done."),
+        super::openapi::Problems,
     ),
 )]
 pub async fn put_member(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
+    caller: AskingCaller,
     call: ChangeCall,
-) -> Result<StatusCode, ApiProblem> {
-    let sight = CallerSight::in_own_org(&app, caller).await?;
+) -> Result<Response, ApiProblem> {
+    let sight = caller.in_own_org(&app).await?;
     sight.may_in(OrgAction::SeeMembers)?;
     sight.caller.recently_signed_in(&app.people)?;
     let assigned = requests::member(&call.body)?;
     // With it go the keys of somebody who lost the role that they need, by the org's policy.
-    change_member(&app.people, &sight.caller, assigned.id, assigned.role).await??;
-    Ok(StatusCode::NO_CONTENT)
+    let left = change_member(&app.people, &sight.caller, assigned.id, assigned.role).await??;
+    if left.is_empty() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let ids = |keys: &[KeyId]| keys.iter().map(ToString::to_string).collect();
+    let document = MemberChangeDocument { kept: ids(&left.kept), disabled: ids(&left.disabled) };
+    Ok(Json(document).into_response())
 }
 
 /// Your sessions, the newest first
@@ -380,10 +289,10 @@ pub async fn end_session(
 )]
 pub async fn audit(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
+    caller: AskingCaller,
     parts: Parts,
 ) -> Result<Json<AuditPageDocument>, ApiProblem> {
-    let sight = CallerSight::in_own_org(&app, caller).await?;
+    let sight = caller.in_own_org(&app).await?;
     sight.may_in(OrgAction::SeeAudit)?;
     let query = audit_query(&parts)?;
     let audience = sight.caller.bound_to().cloned();
@@ -415,34 +324,5 @@ fn words_of(held: &HeldPermissions) -> Option<Vec<String>> {
     match held {
         HeldPermissions::All => None,
         HeldPermissions::These(set) => Some(set.iter().map(|p| p.as_str().to_owned()).collect()),
-    }
-}
-
-// === impl ArtefactDocument ===
-
-impl ArtefactDocument {
-    fn of(head: &ArtefactHead) -> Self {
-        Self {
-            serial: head.serial,
-            base: head.base,
-            state: head.state.as_str(),
-            bytes: head.bytes,
-            made: show_ms(head.made_ms),
-        }
-    }
-}
-
-// === impl SidecarDocument ===
-
-impl SidecarDocument {
-    fn of(report: &SidecarReport) -> Self {
-        Self {
-            fleet: report.fleet.to_string(),
-            instance: report.instance.to_string(),
-            serial: report.serial,
-            base: report.base,
-            seen: show_ms(report.seen_ms),
-            error: report.error.as_ref().map(ToString::to_string),
-        }
     }
 }

@@ -77,9 +77,20 @@ impl BodyMembers {
 
     /// `true` or `false`; left out, it is false.
     pub fn flag(&mut self, name: &str) -> bool {
-        let found =
-            self.value(name, |value| value.as_bool().ok_or("must be true or false".to_owned()));
-        matches!(found, Patched::Set(true))
+        matches!(self.boolean(name), Patched::Set(true))
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&mut self, name: &str) -> Patched<bool> {
+        self.value(name, |value| value.as_bool().ok_or("must be true or false".to_owned()))
+    }
+
+    /// A whole number of at least `least`.
+    pub fn number(&mut self, name: &str, least: u64) -> Patched<u64> {
+        self.value(name, |value| match value.as_u64().filter(|number| *number >= least) {
+            Some(number) => Ok(number),
+            None => Err(format!("must be a whole number of at least {least}")),
+        })
     }
 
     /// A list of texts, each parsed.
@@ -252,6 +263,23 @@ impl<T> Patched<T> {
         match self {
             Self::Set(value) => Some(value),
             Self::Kept | Self::Removed => None,
+        }
+    }
+
+    pub fn map<U>(self, with: impl FnOnce(T) -> U) -> Patched<U> {
+        match self {
+            Self::Kept => Patched::Kept,
+            Self::Removed => Patched::Removed,
+            Self::Set(value) => Patched::Set(with(value)),
+        }
+    }
+
+    /// In place of what is there, unless it stays.
+    pub fn put_into(self, place: &mut Option<T>) {
+        match self {
+            Self::Kept => {}
+            Self::Removed => *place = None,
+            Self::Set(value) => *place = Some(value),
         }
     }
 

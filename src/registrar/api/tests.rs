@@ -3,6 +3,7 @@
 mod attacks;
 mod matrix;
 mod openapi;
+mod policy;
 mod requests;
 mod usage;
 

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::access::{AskingCaller, CallerSight};
+use super::access::{AskingCaller, seen_key};
 use super::document::{LastUseDocument, show_ms};
 use super::head::{PathNames, QueryParameters};
 use super::problem::{ApiProblem, ProblemCode, ProblemFault};
@@ -18,7 +18,8 @@ use crate::manage::operation::may::{KeyAction, OrgAction};
 use crate::registrar::app::App;
 use crate::registrar::people::AuthError;
 use crate::registrar::request::{AskedBy, FLEET, bearer};
-use crate::registrar::store::{FoundUsage, KeyRef, KeyUsage, UsageBucket};
+use crate::registrar::sight::CallerSight;
+use crate::registrar::store::{FindingQuery, FoundUsage, KeyRef, KeyUsage, UsageBucket};
 use crate::registrar::usage::{UsageIntake, UsageRefusal};
 
 /// Longest body of a report: sidecars post parts of 256 KiB, and never cut a line.
@@ -45,6 +46,8 @@ pub struct KeyUsageDocument {
     pub refused: Vec<RefusedDocument>,
     /// The latest first.
     pub networks: Vec<UsedNetworkDocument>,
+    /// What stands out.
+    pub findings: Vec<FindingDocument>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -108,15 +111,17 @@ pub struct UsageTakenDocument {
 )]
 pub async fn of_key(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
+    caller: AskingCaller,
     PathNames((org, key)): PathNames<(String, String)>,
 ) -> Result<Json<KeyUsageDocument>, ApiProblem> {
-    let sight = CallerSight::in_org(&app, caller, &org).await?;
-    let row = sight.key(&app, &key, KeyAction::SeeUsage).await?;
+    let sight = caller.in_org(&app, &org).await?;
+    let row = seen_key(&app, &sight, &key, KeyAction::SeeUsage).await?;
+    let query = FindingQuery { keys: Some(vec![row.entry.id]), ..finding_query(&sight) };
+    let found = app.store.found_usage(query).await?;
     let key = KeyRef::Id(row.entry.id);
     let usage =
         app.store.key_usage(sight.audience(), sight.org.as_ref(), key, sight.now_ms).await?;
-    Ok(Json(KeyUsageDocument::of(&usage)))
+    Ok(Json(KeyUsageDocument::of(&usage, &found)))
 }
 
 /// Keys whose use stands out
@@ -129,22 +134,21 @@ pub async fn of_key(
 )]
 pub async fn findings(
     State(app): State<App>,
-    AskingCaller(caller): AskingCaller,
+    caller: AskingCaller,
     PathNames(org): PathNames<String>,
     parts: Parts,
 ) -> Result<Json<FindingListDocument>, ApiProblem> {
-    let sight = CallerSight::in_org(&app, caller, &org).await?;
+    let sight = caller.in_org(&app, &org).await?;
     sight.may_in(OrgAction::SeeUsage)?;
     QueryParameters::of(&parts, &[])?.end(())?;
-    let org = sight.org.as_ref();
-    let found = app.store.found_usage(sight.audience(), org, sight.now_ms, MOST).await?;
-    let mut findings = Vec::with_capacity(found.len());
-    for found in &found {
-        if sight.own_keys_only().is_none() || sight.sees(&app, KeyRef::Id(found.key)).await {
-            findings.push(FindingDocument::of(found));
-        }
-    }
-    Ok(Json(FindingListDocument { findings }))
+    let found = app.store.found_usage(finding_query(&sight)).await?;
+    Ok(Json(FindingListDocument { findings: found.iter().map(FindingDocument::of).collect() }))
+}
+
+fn finding_query(sight: &CallerSight) -> FindingQuery {
+    let (audience, org) = (sight.audience().clone(), sight.org.clone());
+    let owner = sight.own_keys_only();
+    FindingQuery { owner, ..FindingQuery::all(audience, org, sight.now_ms, MOST) }
 }
 
 /// Report the use of keys
@@ -202,7 +206,7 @@ impl From<UsageRefusal> for ApiProblem {
 // === impl KeyUsageDocument ===
 
 impl KeyUsageDocument {
-    fn of(usage: &KeyUsage) -> Self {
+    fn of(usage: &KeyUsage, found: &[FoundUsage]) -> Self {
         let buckets = |all: &[UsageBucket]| all.iter().map(UsageBucketDocument::of).collect();
         Self {
             last_used: usage.last.as_ref().map(|last| LastUseDocument {
@@ -210,6 +214,7 @@ impl KeyUsageDocument {
                 network: last.network.to_string(),
             }),
             as_of: usage.as_of_ms.map(show_ms),
+            findings: found.iter().map(FindingDocument::of).collect(),
             hours: buckets(&usage.hours),
             days: buckets(&usage.days),
             refused: usage

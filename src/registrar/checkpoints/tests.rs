@@ -38,6 +38,7 @@ impl Signed {
             SqliteStore::open(SqliteOptions {
                 path: root.path().join("state/registrar.db"),
                 audiences: vec![suite::terms()],
+                rules: crate::registrar::store::OrgRules::default(),
                 busy_timeout: Duration::from_secs(5),
                 clock: Clock::system(),
             })
@@ -177,6 +178,7 @@ fn a_log_that_a_recovery_has_cut_is_well_and_says_what_is_lost() {
         let options = SqliteOptions {
             path: copy,
             audiences: vec![suite::terms()],
+            rules: crate::registrar::store::OrgRules::default(),
             busy_timeout: Duration::from_secs(5),
             clock: Clock::system(),
         };

@@ -13,11 +13,19 @@ use crate::config::reader::{ConfigProblem, ConfigSection};
 use crate::core::format::{Alphabet, KeyFormat};
 use crate::core::{KeyKind, Permission, PermissionSet};
 use crate::manage::operation::may::{AccessRules, ManagementWords, StarCovers};
+use crate::manage::registry::settings::check_shown;
 use crate::manage::signer::{self, Signer};
 use crate::table::TableFormat;
 
 /// The words under which `[audiences.management]` names those that manage keys.
 const MANAGEMENT: [&str; 6] = ["read", "write", "revoke", "usage", "audit", "embed"];
+
+/// `[audiences.prefixes.NAME]`, by name.
+#[derive(Debug, Default)]
+struct PrefixForms {
+    prefixes: BTreeMap<String, KeyFormat>,
+    shown: BTreeMap<String, usize>,
+}
 
 #[derive(Clone, Debug)]
 pub struct AudienceConfig {
@@ -28,6 +36,9 @@ pub struct AudienceConfig {
     /// How secrets are written, by the name of their prefix.
     pub prefixes: BTreeMap<String, KeyFormat>,
     pub default_prefix: Option<String>,
+    /// How many characters of a secret are kept for people, by prefix, where it is not the usual
+    /// number.
+    pub shown: BTreeMap<String, usize>,
     /// Of new keys.
     pub kind: KeyKind,
     /// In the order of the page.
@@ -77,6 +88,7 @@ impl AudienceConfig {
             name: self.name.clone(),
             prefixes: self.prefixes.clone(),
             default_prefix: self.default_prefix.clone(),
+            shown: self.shown.clone(),
             access: self.access.clone(),
         }
     }
@@ -110,7 +122,7 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
     }
     let label = section.parse("label", sentence).unwrap_or_else(|| "API key".into());
     let labels = labels(section, &label);
-    let prefixes = prefixes(section);
+    let PrefixForms { prefixes, shown } = prefixes(section);
     let default_prefix =
         section.parse("default_prefix", |text| match prefixes.contains_key(text) {
             true => Ok(text.to_owned()),
@@ -135,6 +147,7 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
         labels,
         prefixes,
         default_prefix,
+        shown,
         kind,
         permissions,
         access: access?,
@@ -146,8 +159,8 @@ fn audience(section: &ConfigSection<'_>) -> Option<AudienceConfig> {
     })
 }
 
-fn prefixes(section: &ConfigSection<'_>) -> BTreeMap<String, KeyFormat> {
-    let mut prefixes = BTreeMap::new();
+fn prefixes(section: &ConfigSection<'_>) -> PrefixForms {
+    let mut forms = PrefixForms::default();
     for (name, form) in section.named("prefixes") {
         let prefix = form.text("prefix").map(|text| text.text).unwrap_or_default();
         let words =
@@ -163,8 +176,19 @@ fn prefixes(section: &ConfigSection<'_>) -> BTreeMap<String, KeyFormat> {
             group: symbols("group", 0),
             checksummed: form.flag("checksummed"),
         };
+        let shown = form.has("shown").then(|| usize::from(symbols("shown", 0)));
         match format.validate() {
-            Ok(()) => drop(prefixes.insert(name, format)),
+            Ok(()) => {
+                if let Some(shown) = shown {
+                    if let Err(why) = check_shown(&format, shown) {
+                        let problem = ConfigProblem::new(why);
+                        let hint = "it is what people tell keys apart by; 8 if left out";
+                        form.fault("shown", problem.hint(hint));
+                    }
+                    forms.shown.insert(name.clone(), shown);
+                }
+                forms.prefixes.insert(name, format);
+            }
             Err(e) => form.reader().fault(
                 &form.place(),
                 ConfigProblem::new(e.to_string())
@@ -172,7 +196,7 @@ fn prefixes(section: &ConfigSection<'_>) -> BTreeMap<String, KeyFormat> {
             ),
         }
     }
-    prefixes
+    forms
 }
 
 fn permissions(section: &ConfigSection<'_>) -> Vec<PermissionSentence> {

@@ -41,6 +41,7 @@ environment = true
 random = 32
 checksum = 6
 checksummed = true
+shown = 10
 
 [[audiences.permissions]]
 word = "read"
@@ -56,6 +57,13 @@ write = "apikeys:write"
 
 [[audiences]]
 name = "back-office"
+
+[policy]
+longest_life = "365d"
+networks_required = true
+most_keys = 50
+permissions = ["read", "apikeys:write"]
+owner_leaves = "disable"
 
 [[fleets]]
 name = "web"
@@ -112,6 +120,9 @@ fn all_of_it_is_read() {
     assert_eq!(config.database(), directory.path().join("state/registrar.db"));
     assert_eq!(config.store.busy_timeout, Duration::from_secs(3));
     assert!(config.checkpoints.ends_with("elsewhere/checkpoints.jsonl"));
+    let rules = r#"{"longest_life":31536000,"most_keys":50,"networks_required":true,"#.to_owned()
+        + r#""owner_leaves":"disable","permissions":["apikeys:write","read"]}"#;
+    assert_eq!(config.policy.to_json().to_string(), rules);
     let shop = config.audience(&AudienceName::parse("shop").unwrap()).unwrap();
     assert_eq!((&*shop.label, shop.permissions.len()), ("Secret key", 2));
     assert_eq!(shop.permissions[1].sentence.as_ref(), "Send messages");
@@ -346,4 +357,28 @@ fn samples_of_the_page_are_taken() {
         seen += 1;
     }
     assert!(seen >= 4, "{seen}");
+}
+
+#[test]
+fn a_policy_and_what_is_shown_are_checked() {
+    let directory = directory();
+    for (from, to, want) in [
+        ("shown = 10", "shown = 17", "shown: must be at most 16, and leave 80 random bits"),
+        (
+            "shown = 10",
+            "alphabet = \"hex\"\nshown = 13",
+            "shown: must be at most 16, and leave 80 random bits",
+        ),
+        ("most_keys = 50", "most_keys = 0", "policy.most_keys: must be 1 to"),
+        ("\"365d\"", "\"1ms\"", "policy.longest_life: must be at least 1s"),
+        ("\"disable\"", "\"delete\"", "policy.owner_leaves"),
+        ("[\"read\", \"apikeys", "[\"burn\", \"apikeys", "is a permission of no audience"),
+    ] {
+        let text = FULL.replacen(from, to, 1);
+        assert_ne!(text, FULL, "{from}");
+        let refused = load(directory.path(), &text).unwrap_err().to_string();
+        assert!(refused.contains(want), "{to}: {refused}");
+    }
+    let none = load(directory.path(), FULL.split("[policy]").next().unwrap()).unwrap();
+    assert_eq!(none.policy, OrgRules::default());
 }

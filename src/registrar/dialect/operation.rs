@@ -145,9 +145,10 @@ impl fmt::Display for DialectVerb {
 impl DialectRoute {
     /// First segments of paths that the service has for itself: a router that is told of a path twice
     /// ends the program.
-    const TAKEN: [&'static str; 19] = [
+    const TAKEN: [&'static str; 21] = [
         "artefacts",
         "audit",
+        "findings",
         "healthz",
         "in-force",
         "keys",
@@ -156,6 +157,7 @@ impl DialectRoute {
         "metrics",
         "page.css",
         "page.js",
+        "policy",
         "publication",
         "session",
         "sessions",

@@ -7,9 +7,11 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::status;
+use crate::manage::operation::may::NotAllowed;
 use crate::registrar::dialect::code::{DialectCode, DialectError};
 use crate::registrar::dialect::operation::Dialect;
 use crate::registrar::people::AuthError;
+use crate::registrar::sight::SightError;
 use crate::registrar::store::StoreError;
 use crate::registrar::store::error::ChangeFault;
 
@@ -82,6 +84,25 @@ impl From<AuthError> for EndpointError {
             | AuthError::SignInAgain => told(DialectCode::Forbidden),
         };
         Self { retry_after, ..answer }
+    }
+}
+
+impl From<NotAllowed> for EndpointError {
+    fn from(why: NotAllowed) -> Self {
+        match why {
+            NotAllowed::Unseen => DialectError::of(DialectCode::NoSuchKey).into(),
+            why => Self::forbidden(&why.to_string()),
+        }
+    }
+}
+
+impl From<SightError> for EndpointError {
+    fn from(error: SightError) -> Self {
+        match error {
+            SightError::Auth(error) => error.into(),
+            SightError::NotAllowed(why) => why.into(),
+            SightError::Store(error) => error.into(),
+        }
     }
 }
 

@@ -36,12 +36,11 @@ impl EndpointCall<'_> {
         let asked = operation.request.read(body)?;
         let audience = self.app.settings.audience(self.audience());
         let audience = audience.ok_or(StoreError::NoSuchAudience)?;
-        let (_, asking) = self.actor().await?;
-        let asking = asking.map(|row| row.entry);
-        let owner = match &self.caller.actor {
+        let asking = self.sight.asking.as_ref();
+        let owner = match &self.sight.caller.actor {
             StoreActor::Person { owner, .. } => Some(owner),
             StoreActor::Key(_) | StoreActor::HostUser(_) => {
-                asking.as_ref().and_then(|key| key.owner.as_ref())
+                asking.and_then(|key| key.owner.as_ref())
             }
         };
         let mut wanted = CreateRequest::plain(self.org.clone());
@@ -59,7 +58,7 @@ impl EndpointCall<'_> {
         };
         self.check_end(wanted.expires)?;
         // A key can make keys of its own environment alone.
-        let environment = asking.as_ref().and_then(|key| key.environment);
+        let environment = asking.and_then(|key| key.environment);
         wanted.environment = asked.environment.unwrap_or(environment);
         wanted.details.owner = owner.map_or(OwnerChange::Keep, stated);
         let changed = self.change(KeyChange::Create(Box::new(wanted))).await?;
@@ -73,7 +72,7 @@ impl EndpointCall<'_> {
         body: &[u8],
     ) -> Result<Response, EndpointError> {
         let asked = operation.request.read(body)?;
-        self.living(self.audience(), key).await?;
+        self.living(key).await?;
         if let Some(words) = &asked.permissions {
             self.check_words(words)?;
         }
@@ -96,7 +95,7 @@ impl EndpointCall<'_> {
         operation: &DialectOperation,
         key: KeyRef,
     ) -> Result<Response, EndpointError> {
-        self.living(self.audience(), key).await?;
+        self.living(key).await?;
         let request = RotateRequest {
             overlap: operation.overlap,
             expires: None,
@@ -113,7 +112,7 @@ impl EndpointCall<'_> {
         operation: &DialectOperation,
         key: KeyRef,
     ) -> Result<Response, EndpointError> {
-        self.living(self.audience(), key).await?;
+        self.living(key).await?;
         let status = StatusChange::Revoke;
         let changed = self.change(KeyChange::SetStatus { key, if_match: None, status }).await?;
         self.changed(operation, changed).await
@@ -123,9 +122,9 @@ impl EndpointCall<'_> {
         let request = ChangeRequest {
             audience: self.audience().clone(),
             org: Some(self.org.clone()),
-            actor: self.caller.actor.clone(),
-            channel: self.caller.channel.clone(),
-            at_ms: self.now_ms,
+            actor: self.sight.caller.actor.clone(),
+            channel: self.sight.caller.channel.clone(),
+            at_ms: self.sight.now_ms,
             idempotency: None,
             change,
         };
@@ -140,17 +139,18 @@ impl EndpointCall<'_> {
     ) -> Result<Response, EndpointError> {
         // So that a client can use a new key at once, and a deleted one is refused. A key that ends
         // itself gets its answer first: a sidecar cuts what runs under a key that has ended.
-        let is_own = matches!(self.caller.actor, StoreActor::Key(id) if id == changed.key.entry.id);
+        let is_own =
+            matches!(self.sight.caller.actor, StoreActor::Key(id) if id == changed.key.entry.id);
         if let Some(publishing) = &self.app.publishing
             && !is_own
             && self.app.settings.audience(self.audience()).is_some_and(|a| a.signer.is_some())
-            && let Some(_place) = self.app.waits.take(self.caller.actor.label())
+            && let Some(_place) = self.app.waits.take(self.sight.caller.actor.label())
         {
             publishing.publisher.in_force(self.audience(), changed.serial, IN_FORCE).await;
         }
         let secret = changed.secret.as_ref().map(|secret| secret.expose());
         let secret = secret.and_then(|bytes| std::str::from_utf8(bytes).ok());
-        let values = KeyValues { row: &changed.key, secret, now: self.now() };
+        let values = KeyValues { row: &changed.key, secret, now: self.sight.now() };
         let mut answer = json(operation.status, operation.answer.of_key(values));
         answer.headers_mut().insert(SERIAL, HeaderValue::from(changed.serial));
         Ok(answer)
@@ -158,7 +158,7 @@ impl EndpointCall<'_> {
 
     /// The answer about a key that has no new secret.
     pub(super) fn written(&self, operation: &DialectOperation, row: &KeyRow) -> String {
-        operation.answer.of_key(KeyValues { row, secret: None, now: self.now() })
+        operation.answer.of_key(KeyValues { row, secret: None, now: self.sight.now() })
     }
 
     /// A word that the audience does not have is a mistake of whoever asks, whatever they hold.
@@ -175,7 +175,7 @@ impl EndpointCall<'_> {
 
     fn check_end(&self, end: Option<When>) -> Result<(), EndpointError> {
         match end {
-            Some(When::At(at)) if at <= self.now() => {
+            Some(When::At(at)) if at <= self.sight.now() => {
                 Err(DialectError::of(DialectCode::PastExpiry).into())
             }
             _ => Ok(()),

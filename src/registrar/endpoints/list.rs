@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::answer::EndpointError;
 use super::{EndpointCall, status};
-use crate::manage::operation::may::{Actor, PersonRole};
+use crate::manage::operation::may::OrgAction;
 use crate::registrar::dialect::code::{DialectCode, DialectError};
 use crate::registrar::dialect::map::{KeyValues, ListFrame, Skeleton};
 use crate::registrar::dialect::operation::DialectOperation;
@@ -45,14 +45,12 @@ impl EndpointCall<'_> {
     ) -> Result<Response, EndpointError> {
         let internal = || DialectError::of(DialectCode::Internal);
         let key = operation.key.as_ref().ok_or_else(internal)?;
-        let (actor, _) = self.actor().await?;
-        self.may_list(&actor)?;
-        let mut query = KeyQuery::all(self.audience().clone(), Some(self.org.clone()), self.now_ms);
+        self.sight.may_in(OrgAction::ListKeys)?;
+        let org = Some(self.org.clone());
+        let mut query = KeyQuery::all(self.audience().clone(), org, self.sight.now_ms);
         query.state = Some(KeyState::Kept);
         query.limit = KeyQuery::MOST;
-        if let Actor::Person { role: PersonRole::Member, owner, .. } = &actor {
-            query.owner = Some(owner.view().subject.into());
-        }
+        query.owner = self.sight.own_keys_only();
         let first = self.app.store.keys(query.clone()).await?;
         let ListFrame { head, tail } = operation.answer.of_list(&self.org);
         let form = [(header::CONTENT_TYPE, "application/json")];

@@ -66,7 +66,7 @@ pub async fn wait(
     longest: Duration,
 ) -> Result<ChangeProgress, StoreError> {
     let began = visit.app.clock.now().mono_ns;
-    let place = visit.app.waits.take(visit.caller.actor.label());
+    let place = visit.app.waits.take(visit.sight.caller.actor.label());
     if longest.is_zero() || visit.audience.signer.is_none() || place.is_none() {
         return look(visit, serial).await;
     }

@@ -9,9 +9,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use self::fields::{Original, Typed};
-use super::data::FormData;
 use super::view::{ChangedField, FormFault, FormPage, ShownPage};
-use super::visit::{Section, Visit};
+use super::visit::{PostedForm, Section, Visit};
 use super::words::{Words, fill};
 use super::{force, html, show};
 use crate::manage::operation::EditRequest;
@@ -25,11 +24,7 @@ pub(super) async fn new(visit: Visit) -> Result<Response, Response> {
     Ok(html(StatusCode::OK, &new_page(&visit, &typed, Vec::new())))
 }
 
-pub(super) async fn create(visit: Visit, body: String) -> Result<Response, Response> {
-    let form = FormData::parse(&body);
-    if let Some(refusal) = visit.refusal(&form) {
-        return Err(refusal);
-    }
+pub(super) async fn create(PostedForm { visit, form }: PostedForm) -> Result<Response, Response> {
     let mut typed = Typed::of(&form);
     if typed.adds_address(&visit, &form) {
         return Ok(html(StatusCode::OK, &new_page(&visit, &typed, Vec::new())));
@@ -56,14 +51,9 @@ pub(super) async fn edit(visit: Visit, Path(id): Path<String>) -> Result<Respons
 }
 
 pub(super) async fn save(
-    visit: Visit,
     Path(id): Path<String>,
-    body: String,
+    PostedForm { visit, form }: PostedForm,
 ) -> Result<Response, Response> {
-    let form = FormData::parse(&body);
-    if let Some(refusal) = visit.refusal(&form) {
-        return Err(refusal);
-    }
     let key = visit.key(&id).await?;
     let mut typed = Typed::of(&form);
     let read = Original::read(form.text("read"));

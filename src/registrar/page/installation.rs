@@ -7,8 +7,10 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::view::{Badge, PublicationPage, SidecarView, SignerView, SignersPage, Tile};
 use super::visit::{Section, Visit};
-use super::words::fill;
+use super::words::{Words, fill};
 use super::{html, show};
+use crate::manage::operation::may::{OrgAction, PersonRole};
+use crate::registrar::publish::UnpublishedReason;
 use crate::registrar::store::{ArtefactHead, SidecarReport};
 
 /// A sidecar that has said nothing for so long is called silent.
@@ -18,10 +20,21 @@ pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
     let w = visit.w;
     let store = &visit.app.store;
     let state = store.publication(&visit.audience.name).await.map_err(|e| visit.failed(&e))?;
-    let sidecars = store.sidecars(&visit.audience.name).await.map_err(|e| visit.failed(&e))?;
+    let sees_sidecars = visit.may_in(OrgAction::SeeAudit);
+    let sidecars = match sees_sidecars {
+        true => store.sidecars(&visit.audience.name).await.map_err(|e| visit.failed(&e))?,
+        false => Vec::new(),
+    };
     let waiting = state.serial.saturating_sub(state.published);
+    let publisher = visit.app.publishing.as_ref().map(|publishing| &publishing.publisher);
+    let told = publisher.and_then(|p| p.state(&visit.audience.name)).unwrap_or_default();
     let badge = match (state.published, waiting) {
+        _ if told.behind.is_some() => Badge { class: "bad", label: w.behind_title.to_string() },
         (0, 0) => Badge { class: "warn", label: w.publication_none.to_string() },
+        // A table that cannot be built keeps nobody from a patch, yet.
+        (_, 0) if told.unpublished.is_some() => {
+            Badge { class: "warn", label: w.publication_all.to_string() }
+        }
         (_, 0) => Badge { class: "good", label: w.publication_all.to_string() },
         (_, n) => Badge {
             class: "warn",
@@ -36,7 +49,7 @@ pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
     };
     let sidecar = |car: &SidecarReport| {
         let behind = state.published.saturating_sub(car.serial);
-        let is_silent = car.seen_ms + SILENT_MS < visit.now_ms;
+        let is_silent = car.seen_ms + SILENT_MS < visit.sight.now_ms;
         let state = match (is_silent, behind) {
             (true, _) => Badge { class: "bad", label: w.sidecar_silent.to_string() },
             (false, 0) => Badge { class: "good", label: w.sidecar_current.to_string() },
@@ -64,7 +77,14 @@ pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
         w,
         shell: visit.shell(Section::Publication, w.publication_title.to_string()),
         state: badge,
-        why: String::new(),
+        why: told.hindrance().map(|reason| hindrance(w, reason)).unwrap_or_default(),
+        since: told.unpublished.as_ref().map(|u| show::moment(w, u.since_ms / 1000, visit.now())),
+        // It may name files of the host.
+        detail: match visit.role() {
+            PersonRole::Operator => told.hindrance_in_full().unwrap_or_default(),
+            _ => String::new(),
+        },
+        sees_sidecars,
         tiles: vec![
             published,
             artefact(&w.artefact_table, state.table.as_ref()),
@@ -73,6 +93,20 @@ pub(super) async fn publication(visit: Visit) -> Result<Response, Response> {
         sidecars: sidecars.iter().map(sidecar).collect(),
     };
     Ok(html(StatusCode::OK, &screen))
+}
+
+fn hindrance(w: &Words, reason: UnpublishedReason) -> String {
+    let text = match reason {
+        UnpublishedReason::Behind => &w.unpublished_behind,
+        UnpublishedReason::Database => &w.unpublished_database,
+        UnpublishedReason::DiskFull => &w.unpublished_disk_full,
+        UnpublishedReason::NoSigner => &w.unpublished_no_signer,
+        UnpublishedReason::Overtaken => &w.unpublished_overtaken,
+        UnpublishedReason::SignerUnreachable => &w.unpublished_signer,
+        UnpublishedReason::Target => &w.unpublished_target,
+        UnpublishedReason::Unfit => &w.unpublished_unfit,
+    };
+    text.to_string()
 }
 
 pub(super) async fn signers(visit: Visit) -> Result<Response, Response> {

@@ -6,15 +6,14 @@ use axum::extract::Path;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::data::FormData;
 use super::form::{faults_of, faults_title, shown_once};
 use super::view::{
-    Choice, Evidence, FormFault, HistoryLine, KeyPage, KeyView, Link, Moment, Notice, RevokePage,
-    RevokeView, RotatePage, UsageView,
+    Choice, Evidence, FindingView, FormFault, HistoryLine, KeyPage, KeyView, Link, Moment, Notice,
+    RevokePage, RevokeView, RotatePage, UsageView,
 };
-use super::visit::{Section, Visit};
+use super::visit::{PostedForm, Section, Visit};
 use super::words::fill;
-use super::{force, html, show};
+use super::{findings, force, html, show};
 use crate::core::{KeyId, KeyStatus};
 use crate::manage::operation::may::{KeyAction, OrgAction};
 use crate::manage::operation::{FormerSecret, RotateRequest, StatusChange};
@@ -41,6 +40,7 @@ pub(super) async fn show(visit: Visit, Path(id): Path<String>) -> Result<Respons
         w,
         shell,
         k: view(&visit, &key),
+        findings: found(&visit, &key).await?,
         evidence: evidence(&visit, &key).await?,
         usage: usage(&visit, &key).await?,
         history: if sees_history { history(&visit, &key).await? } else { Vec::new() },
@@ -125,7 +125,7 @@ async fn notice(visit: &Visit) -> Result<Option<Notice>, Response> {
 
 async fn history(visit: &Visit, key: &KeyRow) -> Result<Vec<HistoryLine>, Response> {
     let query = AuditQuery {
-        org: visit.org.clone(),
+        org: visit.sight.org.clone(),
         audience: Some(visit.audience.name.clone()),
         object: Some(key.entry.id.to_string().into()),
         before: None,
@@ -147,14 +147,19 @@ async fn evidence(visit: &Visit, key: &KeyRow) -> Result<Option<Evidence>, Respo
     }
     let store = &visit.app.store;
     let usage = store
-        .key_usage(&visit.audience.name, visit.org.as_ref(), KeyRef::Id(former), visit.now_ms)
+        .key_usage(
+            &visit.audience.name,
+            visit.sight.org.as_ref(),
+            KeyRef::Id(former),
+            visit.sight.now_ms,
+        )
         .await
         .map_err(|e| visit.failed(&e))?;
     let sidecars = store.sidecars(&visit.audience.name).await.map_err(|e| visit.failed(&e))?;
     let last = usage.last.as_ref().or(old.last_use.as_ref());
     let used = last.map(|last| last.at_ms / 1000).filter(|at| at + FRESH > now);
-    let silent = sidecars.iter().find(|car| car.seen_ms + SILENT_MS < visit.now_ms);
-    let reported = usage.as_of_ms.filter(|at| at + SILENT_MS >= visit.now_ms);
+    let silent = sidecars.iter().find(|car| car.seen_ms + SILENT_MS < visit.sight.now_ms);
+    let reported = usage.as_of_ms.filter(|at| at + SILENT_MS >= visit.sight.now_ms);
     let at = |at_ms: u64| Some(show::moment(w, at_ms / 1000, now));
     let all = sidecars.len().to_string();
     let (class, text, at) = match (used, silent, reported) {
@@ -180,14 +185,23 @@ async fn usage(visit: &Visit, key: &KeyRow) -> Result<Option<UsageView>, Respons
     }
     let key = KeyRef::Id(key.entry.id);
     let store = &visit.app.store;
-    let usage = store.key_usage(&visit.audience.name, visit.org.as_ref(), key, visit.now_ms).await;
+    let usage = store
+        .key_usage(&visit.audience.name, visit.sight.org.as_ref(), key, visit.sight.now_ms)
+        .await;
     let usage = usage.map_err(|e| visit.failed(&e))?;
     Ok(show::usage(visit.w, &usage, visit.now()))
 }
 
+/// What stands out in its use.
+async fn found(visit: &Visit, key: &KeyRow) -> Result<Vec<FindingView>, Response> {
+    let found = findings::of_keys(visit, vec![key.entry.id]).await.map_err(|e| visit.failed(&e))?;
+    Ok(found.iter().map(|found| findings::view(visit, found)).collect())
+}
+
 async fn former_key(visit: &Visit, former: KeyId) -> Result<Option<KeyRow>, Response> {
     use crate::registrar::store::StoreError;
-    let found = visit.app.store.key(&visit.audience.name, visit.org.as_ref(), KeyRef::Id(former));
+    let found =
+        visit.app.store.key(&visit.audience.name, visit.sight.org.as_ref(), KeyRef::Id(former));
     match found.await {
         Ok(old) => Ok(Some(old).filter(|old| visit.may(KeyAction::See, old))),
         Err(StoreError::NoSuchKey) => Ok(None),
@@ -230,54 +244,39 @@ fn revoke_page<'w>(visit: &Visit, revoke: RevokeView) -> RevokePage<'w> {
 }
 
 pub(super) async fn revoke(
-    visit: Visit,
     Path(id): Path<String>,
-    body: String,
+    posted: PostedForm,
 ) -> Result<Response, Response> {
-    let form = FormData::parse(&body);
-    if let Some(refusal) = visit.refusal(&form) {
-        return Err(refusal);
-    }
+    let PostedForm { visit, form } = &posted;
     let key = visit.key(&id).await?;
-    let mut asked = revoke_view(&visit, &key, "confirm");
+    let mut asked = revoke_view(visit, &key, "confirm");
     if asked.types_name && form.text("confirm") != asked.name.trim() {
         asked.fault = Some(visit.w.fault_name_confirm.to_string());
-        let page = revoke_page(&visit, asked);
+        let page = revoke_page(visit, asked);
         return Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page));
     }
-    set_status(&visit, &key, &form, StatusChange::Revoke).await
+    set_status(&posted, &key, StatusChange::Revoke).await
 }
 
 pub(super) async fn disable(
-    visit: Visit,
     Path(id): Path<String>,
-    body: String,
+    posted: PostedForm,
 ) -> Result<Response, Response> {
-    let form = FormData::parse(&body);
-    if let Some(refusal) = visit.refusal(&form) {
-        return Err(refusal);
-    }
-    let key = visit.key(&id).await?;
-    set_status(&visit, &key, &form, StatusChange::Disable).await
+    let key = posted.visit.key(&id).await?;
+    set_status(&posted, &key, StatusChange::Disable).await
 }
 
 pub(super) async fn enable(
-    visit: Visit,
     Path(id): Path<String>,
-    body: String,
+    posted: PostedForm,
 ) -> Result<Response, Response> {
-    let form = FormData::parse(&body);
-    if let Some(refusal) = visit.refusal(&form) {
-        return Err(refusal);
-    }
-    let key = visit.key(&id).await?;
-    set_status(&visit, &key, &form, StatusChange::Enable).await
+    let key = posted.visit.key(&id).await?;
+    set_status(&posted, &key, StatusChange::Enable).await
 }
 
 async fn set_status(
-    visit: &Visit,
+    PostedForm { visit, form }: &PostedForm,
     key: &KeyRow,
-    form: &FormData,
     status: StatusChange,
 ) -> Result<Response, Response> {
     let what = match status {
@@ -331,14 +330,9 @@ fn rotate_page<'w>(
 }
 
 pub(super) async fn rotate(
-    visit: Visit,
     Path(id): Path<String>,
-    body: String,
+    PostedForm { visit, form }: PostedForm,
 ) -> Result<Response, Response> {
-    let form = FormData::parse(&body);
-    if let Some(refusal) = visit.refusal(&form) {
-        return Err(refusal);
-    }
     let key = visit.key(&id).await?;
     let chosen = form.text("overlap");
     let Ok(overlap) = time::duration(chosen) else {

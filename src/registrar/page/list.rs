@@ -6,7 +6,7 @@ use axum::response::Response;
 use super::view::{FilterTab, ListPage};
 use super::visit::{Section, Visit};
 use super::words::Words;
-use super::{html, show};
+use super::{findings, html, show};
 use crate::registrar::store::{Cursor, KeyCount, KeyQuery, KeySort, KeyState};
 
 /// Rows of a page.
@@ -112,8 +112,8 @@ pub(super) async fn list(visit: Visit) -> Result<Response, Response> {
     let search = visit.query.text("q").get(..end).unwrap_or_default().to_owned();
     let cursor = visit.query.text("cursor").to_owned();
     let every = KeyQuery {
-        owner: visit.own_keys_only(),
-        ..KeyQuery::all(visit.audience.name.clone(), visit.org.clone(), visit.now_ms)
+        owner: visit.sight.own_keys_only(),
+        ..KeyQuery::all(visit.audience.name.clone(), visit.sight.org.clone(), visit.sight.now_ms)
     };
     let mut query = KeyQuery {
         search: (!search.is_empty()).then(|| search.as_str().into()),
@@ -125,6 +125,8 @@ pub(super) async fn list(visit: Visit) -> Result<Response, Response> {
     let store = &visit.app.store;
     let count = store.count_keys(query.clone()).await.map_err(|e| visit.failed(&e))?;
     let page = store.keys(query).await.map_err(|e| visit.failed(&e))?;
+    let ids = page.keys.iter().map(|key| key.entry.id).collect();
+    let found = findings::of_keys(&visit, ids).await.map_err(|e| visit.failed(&e))?;
     let is_plain = search.is_empty() && filter == ListFilter::Current && cursor.is_empty();
     let is_empty = is_plain
         && page.keys.is_empty()
@@ -139,8 +141,10 @@ pub(super) async fn list(visit: Visit) -> Result<Response, Response> {
     });
     let rows = page.keys.iter().map(|key| {
         let mut row = show::row(w, &visit.audience, key, visit.now());
+        let of_it = found.iter().filter(|found| found.key == key.entry.id);
+        row.findings = of_it.map(|found| findings::badge(w, found.alert)).collect();
         row.href = visit.link(&format!("/keys/{}", key.entry.id), &[]);
-        if visit.org.is_none() {
+        if visit.sight.org.is_none() {
             row.org = key.entry.org.as_str().to_owned();
         }
         row

@@ -6,14 +6,19 @@ use axum::response::{IntoResponse as _, Redirect, Response};
 use super::data::FormData;
 use super::form::{faults_of, faults_title};
 use super::view::{
-    AuditLogPage, Choice, FormFault, MemberView, MembersPage, SessionView, SessionsPage,
+    AuditLogPage, Choice, FormFault, KeyLeftView, KeysLeftView, Link, MemberView, MembersPage,
+    SessionView, SessionsPage,
 };
-use super::visit::{Section, Visit};
-use super::words::Words;
+use super::visit::{PostedForm, Section, Visit};
+use super::words::{Words, fill};
 use super::{html, show};
-use crate::manage::operation::may::{OrgAction, PersonRole};
+use crate::core::OrgId;
+use crate::manage::operation::may::{KeyAction, OrgAction, PersonRole};
 use crate::registrar::people::{self, SIGN_IN};
-use crate::registrar::store::{AuditQuery, Member, PersonId};
+use crate::registrar::store::{AuditQuery, Member, OwnerLeaves, PersonId};
+
+/// Keys of somebody who has left that are named.
+const KEYS_LEFT: usize = 50;
 
 /// Lines of a page of the log.
 const LINES: usize = 50;
@@ -23,8 +28,8 @@ pub(super) async fn audit(visit: Visit) -> Result<Response, Response> {
         return Err(forbidden(&visit));
     }
     let query = AuditQuery {
-        org: visit.org.clone(),
-        audience: visit.caller.bound_to().cloned(),
+        org: visit.sight.org.clone(),
+        audience: visit.sight.caller.bound_to().cloned(),
         object: None,
         before: visit.query.text("before").parse().ok(),
         limit: LINES,
@@ -51,12 +56,12 @@ async fn members_page<'w>(
     typed: &FormData,
 ) -> Result<MembersPage<'w>, Response> {
     let w = visit.w;
-    let Some(org) = visit.org.as_ref().filter(|_| visit.may_in(OrgAction::SeeMembers)) else {
+    let Some(org) = visit.sight.org.as_ref().filter(|_| visit.may_in(OrgAction::SeeMembers)) else {
         return Err(forbidden(visit));
     };
     let members = visit.app.store.members(org).await.map_err(|e| visit.failed(&e))?;
     let owners = members.iter().filter(|m| m.role == PersonRole::Owner).count() as u64;
-    let me = visit.caller.person.as_ref().map(|person| &person.id);
+    let me = visit.sight.caller.person.as_ref().map(|person| &person.id);
     let view = |member: &Member| MemberView {
         name: match &*member.name {
             "" => member.id.sub.to_string(),
@@ -72,6 +77,7 @@ async fn members_page<'w>(
         is_me: Some(&member.id) == me,
     };
     let add_roles = roles(visit, None, owners, Some(PersonRole::Member));
+    let left = keys_left(visit, org, &members).await?;
     Ok(MembersPage {
         w,
         shell: visit.shell(Section::Members, w.members_title.to_string()),
@@ -79,12 +85,13 @@ async fn members_page<'w>(
         can_change: add_roles.len() > 1,
         members: members
             .iter()
-            .filter(|member| visit.caller.sees_person(&member.id))
+            .filter(|member| visit.sight.caller.sees_person(&member.id))
             .map(view)
             .collect(),
         add_iss: typed.text("iss").to_owned(),
         add_sub: typed.text("sub").to_owned(),
         add_roles,
+        left,
         faults_title: faults_title(w, &faults),
         faults,
     })
@@ -123,13 +130,11 @@ fn role_name(w: &Words, role: PersonRole) -> String {
     name.to_string()
 }
 
-pub(super) async fn change_member(visit: Visit, body: String) -> Result<Response, Response> {
-    let form = FormData::parse(&body);
-    if let Some(refusal) = visit.refusal(&form) {
-        return Err(refusal);
-    }
+pub(super) async fn change_member(
+    PostedForm { visit, form }: PostedForm,
+) -> Result<Response, Response> {
     let w = visit.w;
-    if visit.org.is_none() {
+    if visit.sight.org.is_none() {
         return Err(forbidden(&visit));
     }
     let (iss, sub, role) = (form.text("iss"), form.text("sub"), form.text("role"));
@@ -143,7 +148,8 @@ pub(super) async fn change_member(visit: Visit, body: String) -> Result<Response
         return Ok(html(StatusCode::UNPROCESSABLE_ENTITY, &page));
     }
     let id = PersonId { iss: iss.into(), sub: sub.into() };
-    let done = match people::change_member(&visit.app.people, &visit.caller, id, known).await {
+    let done = match people::change_member(&visit.app.people, &visit.sight.caller, id, known).await
+    {
         Ok(done) => done,
         Err(error) => {
             let text = format!("{error}");
@@ -151,7 +157,9 @@ pub(super) async fn change_member(visit: Visit, body: String) -> Result<Response
         }
     };
     match done {
-        Ok(_) => Ok(visit.go("/members", &[])),
+        Ok(left) if left.is_empty() => Ok(visit.go("/members", &[])),
+        // Their keys are listed at that address, also when somebody comes back to it.
+        Ok(_) => Ok(visit.go("/members", &[("iss", iss), ("sub", sub)])),
         Err(error) => match faults_of(w, &error) {
             Some(faults) => {
                 let page = members_page(&visit, faults, &form).await?;
@@ -162,10 +170,51 @@ pub(super) async fn change_member(visit: Visit, body: String) -> Result<Response
     }
 }
 
+/// Keys of the person that the query names, whose role does not cover them (any more).
+async fn keys_left(
+    visit: &Visit,
+    org: &OrgId,
+    members: &[Member],
+) -> Result<Option<KeysLeftView>, Response> {
+    let (iss, sub) = (visit.query.text("iss"), visit.query.text("sub"));
+    if iss.is_empty() || sub.is_empty() {
+        return Ok(None);
+    }
+    let id = PersonId { iss: iss.into(), sub: sub.into() };
+    if !visit.sight.caller.sees_person(&id) {
+        return Ok(None);
+    }
+    let (w, app) = (visit.w, &visit.app);
+    let role = members.iter().find(|member| member.id == id).map(|member| member.role);
+    let found = app.people.orphans(org, &id, role).await.map_err(|e| visit.failed(&e))?;
+    let person = app.store.person(&id).await.map_err(|e| visit.failed(&e))?;
+    let policy = app.store.org(org).await.map_err(|e| visit.failed(&e))?.rules.owner_leaves;
+    let mut keys = found.iter().filter(|key| visit.may(KeyAction::See, key));
+    let shown = keys.by_ref().take(KEYS_LEFT).map(|key| KeyLeftView {
+        link: Link {
+            href: visit.link(&format!("/keys/{}", key.entry.id), &[]),
+            label: show::name(&key.entry),
+        },
+        state: show::state(w, &key.entry, visit.now()),
+    });
+    let shown: Vec<_> = shown.collect();
+    let more = keys.count();
+    let name = person.map_or_else(|| id.sub.to_string(), |person| person.name.to_string());
+    Ok((!shown.is_empty()).then(|| KeysLeftView {
+        title: fill(&w.keys_left_title, &[("name", &name)]),
+        text: match policy {
+            OwnerLeaves::Keep => w.keys_left_keep.to_string(),
+            OwnerLeaves::Disable => w.keys_left_disable.to_string(),
+        },
+        keys: shown,
+        more: (more > 0).then(|| fill(&w.keys_left_more, &[("count", &show::number(more as u64))])),
+    }))
+}
+
 pub(super) async fn sessions(visit: Visit) -> Result<Response, Response> {
-    let Some(person) = &visit.caller.person else { return Err(forbidden(&visit)) };
+    let Some(person) = &visit.sight.caller.person else { return Err(forbidden(&visit)) };
     let w = visit.w;
-    let found = visit.app.store.sessions(&person.id, visit.now_ms).await;
+    let found = visit.app.store.sessions(&person.id, visit.sight.now_ms).await;
     let found = found.map_err(|e| visit.failed(&e))?;
     let at = |ms: u64| show::moment(w, ms / 1000, visit.now());
     let view = found.iter().map(|session| SessionView {
@@ -177,24 +226,22 @@ pub(super) async fn sessions(visit: Visit) -> Result<Response, Response> {
         address: session.address.to_string(),
         created: at(session.created_ms),
         seen: at(session.seen_ms),
-        current: Some(&session.id) == visit.caller.session.as_ref(),
+        current: Some(&session.id) == visit.sight.caller.session.as_ref(),
     });
     let sessions = view.collect();
     let shell = visit.shell(Section::Sessions, w.sessions_title.to_string());
     Ok(html(StatusCode::OK, &SessionsPage { w, shell, sessions }))
 }
 
-pub(super) async fn end_sessions(visit: Visit, body: String) -> Result<Response, Response> {
-    let form = FormData::parse(&body);
-    if let Some(refusal) = visit.refusal(&form) {
-        return Err(refusal);
-    }
-    let Some(person) = &visit.caller.person else { return Err(forbidden(&visit)) };
+pub(super) async fn end_sessions(
+    PostedForm { visit, form }: PostedForm,
+) -> Result<Response, Response> {
+    let Some(person) = &visit.sight.caller.person else { return Err(forbidden(&visit)) };
     let store = &visit.app.store;
-    let mine = visit.caller.session.as_deref().unwrap_or_default();
+    let mine = visit.sight.caller.session.as_deref().unwrap_or_default();
     let ended: Vec<Box<str>> = match form.has("others") {
         true => {
-            let found = store.sessions(&person.id, visit.now_ms).await;
+            let found = store.sessions(&person.id, visit.sight.now_ms).await;
             let found = found.map_err(|e| visit.failed(&e))?;
             found.into_iter().map(|s| s.id).filter(|id| **id != *mine).collect()
         }
@@ -209,7 +256,7 @@ pub(super) async fn end_sessions(visit: Visit, body: String) -> Result<Response,
     }
 }
 
-fn forbidden(visit: &Visit) -> Response {
+pub(super) fn forbidden(visit: &Visit) -> Response {
     let w = visit.w;
     visit.error(StatusCode::FORBIDDEN, &w.forbidden_title, w.forbidden_text.to_string())
 }

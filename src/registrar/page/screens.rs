@@ -43,8 +43,10 @@ fn shell(w: &Words, title: &str, section: &str) -> Shell {
         once: "0nce".into(),
         links: vec![
             link("list", "API keys", "key", None),
+            link("findings", &w.findings_title, "warning", None),
             link("audit", &w.audit_title, "log", None),
             link("members", &w.members_title, "people", None),
+            link("policy", &w.policy_title, "rules", None),
             link("sessions", &w.sessions_title, "screen", None),
             link("publication", &w.publication_title, "publish", Some(&w.installation)),
             link("signers", &w.signers_title, "seal", None),
@@ -67,6 +69,31 @@ fn state(w: &Words, at: usize) -> Badge {
         _ => ("good", &w.active_filter),
     };
     Badge { class, label: label.to_string() }
+}
+
+fn finding(label: &str, class: &'static str) -> Badge {
+    Badge { class, label: label.into() }
+}
+
+fn found(w: &Words) -> Vec<FindingView> {
+    let view = |badge, text: &str, detail: &str, name: &str| FindingView {
+        badge,
+        text: text.into(),
+        detail: detail.into(),
+        at: Some(moment(&fill(&w.ago_hours, &[("count", "7")]))),
+        key: Link { href: "key.html".into(), label: name.into() },
+        org: String::new(),
+    };
+    let crm = "Client CRM integration";
+    let requests = fill(&w.finding_requests, &[("count", "2")]);
+    vec![
+        view(finding(&w.finding_canary, "bad"), &w.finding_canary_text, &requests, "Wiki page"),
+        view(finding(&w.finding_network, "warn"), &w.finding_network_text, "198.51.100.0/24", crm),
+        FindingView {
+            at: None,
+            ..view(finding(&w.finding_unused, ""), &w.finding_unused_text, "", LONG)
+        },
+    ]
 }
 
 fn rows(w: &Words) -> Vec<ListRow> {
@@ -101,6 +128,11 @@ fn rows(w: &Words) -> Vec<ListRow> {
         expires: (at % 2 == 0).then(|| moment(&fill(&w.in_days, &[("count", "12")]))),
         ends_soon: at % 4 == 0,
         state: state(w, at),
+        findings: match at {
+            1 => vec![finding(&w.finding_unused, "")],
+            4 => vec![finding(&w.finding_network, "warn"), finding(&w.finding_refused, "warn")],
+            _ => Vec::new(),
+        },
     };
     names.iter().enumerate().map(row).collect()
 }
@@ -303,6 +335,7 @@ fn key(w: &Words) -> KeyPage<'_> {
             can_enable: false,
             can_revoke: true,
         },
+        findings: found(w).into_iter().skip(1).take(1).collect(),
         evidence: Some(Evidence {
             class: "warn",
             text: w.evidence_used.to_string(),
@@ -467,9 +500,12 @@ pub(super) fn all(w: &Words) -> Vec<Screen> {
         };
         PublicationPage {
             w,
-            shell: Shell { behind: true, ..shell(w, &w.publication_title, "publication") },
-            state: Badge { class: "good", label: w.publication_all.to_string() },
-            why: String::new(),
+            shell: shell(w, &w.publication_title, "publication"),
+            state: Badge { class: "warn", label: fill(&w.publication_behind, &[("count", "3")]) },
+            why: w.unpublished_signer.to_string(),
+            since: Some(moment(&fill(&w.ago_minutes, &[("count", "3")]))),
+            detail: "the signer does not sign: /usr/local/bin/sign: no answer within 10 s".into(),
+            sees_sidecars: true,
             tiles: vec![
                 tile(&w.serial, "4711", &w.changed),
                 tile(&w.artefact_table, "4698", "1.2 MiB"),
@@ -516,10 +552,59 @@ pub(super) fn all(w: &Words) -> Vec<Screen> {
             add_iss: String::new(),
             add_sub: String::new(),
             add_roles: roles(w, "member"),
+            left: Some(KeysLeftView {
+                title: fill(&w.keys_left_title, &[("name", "Max Mustermann")]),
+                text: w.keys_left_keep.to_string(),
+                keys: [LONG, "CI/CD Pipeline"]
+                    .map(|name| KeyLeftView {
+                        link: Link { href: "key.html".into(), label: name.into() },
+                        state: state(w, 0),
+                    })
+                    .to_vec(),
+                more: Some(fill(&w.keys_left_more, &[("count", "12")])),
+            }),
             faults: Vec::new(),
             faults_title: String::new(),
         }
         .render()
+    }));
+    let policy = |faults: Vec<FormFault>| PolicyPage {
+        w,
+        shell: shell(w, &w.policy_title, "policy"),
+        in_org: "acme".into(),
+        version: 2,
+        can_change: true,
+        f: PolicyFields {
+            longest_life: "90".into(),
+            networks_required: true,
+            most_keys: String::new(),
+            limits_permissions: true,
+            groups: fields(w).groups,
+            owner_leaves: vec![
+                choice("keep", &w.policy_leaves_keep, "keep"),
+                choice("disable", &w.policy_leaves_disable, ""),
+            ],
+        },
+        faults_title: w.faults_title_one.to_string(),
+        faults,
+    };
+    pages.push(("policy", policy(Vec::new()).render()));
+    pages.push(("policy-faults", {
+        let mut page = policy(vec![fault("longest_life", &w.policy_life, &w.fault_life)]);
+        page.f.longest_life = "soon".into();
+        page.render()
+    }));
+    let findings = |findings| FindingsPage {
+        w,
+        shell: shell(w, &w.findings_title, "findings"),
+        findings,
+        more: true,
+    };
+    pages.push(("findings", findings(found(w)).render()));
+    pages.push(("findings-none", findings(Vec::new()).render()));
+    pages.push(("behind", {
+        let shell = Shell { behind: true, ..shell(w, "API keys", "list") };
+        ListPage { shell, ..list(w) }.render()
     }));
     let session = |agent: &str, current| SessionView {
         id: "s".into(),

@@ -168,6 +168,7 @@ pub fn row(w: &Words, audience: &AudienceConfig, key: &KeyRow, now: u64) -> List
         expires: entry.expires.map(|at| moment(w, at, now)),
         ends_soon: is_active && entry.expires.is_some_and(|at| at < now + 14 * DAY),
         state: state(w, entry, now),
+        findings: Vec::new(),
     }
 }
 

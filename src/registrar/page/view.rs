@@ -1,8 +1,11 @@
 //! What each screen shows, as texts: nothing here asks a store or a clock. Each `…Page` is one template
 //! of `html/`.
 
+mod org;
+
 use askama::Template;
 
+pub use self::org::*;
 use super::words::Words;
 
 /// What surrounds every screen.
@@ -116,6 +119,7 @@ pub struct ListRow {
     pub expires: Option<Moment>,
     pub ends_soon: bool,
     pub state: Badge,
+    pub findings: Vec<Badge>,
 }
 
 #[derive(Clone, Debug)]
@@ -352,6 +356,7 @@ pub struct KeyPage<'w> {
     pub w: &'w Words,
     pub shell: Shell,
     pub k: KeyView,
+    pub findings: Vec<FindingView>,
     pub evidence: Option<Evidence>,
     pub usage: Option<UsageView>,
     pub sees_history: bool,
@@ -408,63 +413,12 @@ pub struct PublicationPage<'w> {
     pub shell: Shell,
     pub state: Badge,
     pub why: String,
+    pub since: Option<Moment>,
+    /// For operators.
+    pub detail: String,
+    pub sees_sidecars: bool,
     pub tiles: Vec<Tile>,
     pub sidecars: Vec<SidecarView>,
-}
-
-#[derive(Debug, Template)]
-#[template(path = "audit.html")]
-pub struct AuditLogPage<'w> {
-    pub w: &'w Words,
-    pub shell: Shell,
-    pub lines: Vec<HistoryLine>,
-    pub older: Option<String>,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct MemberView {
-    pub name: String,
-    pub email: String,
-    pub identity: String,
-    pub iss: String,
-    pub sub: String,
-    pub seen: Moment,
-    pub role: String,
-    pub roles: Vec<Choice>,
-    pub is_me: bool,
-}
-
-#[derive(Debug, Template)]
-#[template(path = "members.html")]
-pub struct MembersPage<'w> {
-    pub w: &'w Words,
-    pub shell: Shell,
-    pub in_org: String,
-    pub can_change: bool,
-    pub members: Vec<MemberView>,
-    pub add_iss: String,
-    pub add_sub: String,
-    pub add_roles: Vec<Choice>,
-    pub faults: Vec<FormFault>,
-    pub faults_title: String,
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct SessionView {
-    pub id: String,
-    pub agent: String,
-    pub address: String,
-    pub created: Moment,
-    pub seen: Moment,
-    pub current: bool,
-}
-
-#[derive(Debug, Template)]
-#[template(path = "sessions.html")]
-pub struct SessionsPage<'w> {
-    pub w: &'w Words,
-    pub shell: Shell,
-    pub sessions: Vec<SessionView>,
 }
 
 #[derive(Clone, Debug, Default)]

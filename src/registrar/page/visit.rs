@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::{HeaderValue, RETRY_AFTER};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
@@ -15,39 +15,45 @@ use super::data::FormData;
 use super::view::{Choice, ErrorPage, NavLink, PersonView, Shell};
 use super::words::{Words, fill};
 use super::{bare_shell, html, language};
-use crate::core::{Digest, KeyId, OrgId};
-use crate::manage::operation::may::{Access, Actor, KeyAction, OrgAction, OrgPolicy, PersonRole};
+use crate::core::{Digest, OrgId};
+use crate::manage::operation::may::{Actor, KeyAction, OrgAction, PersonRole};
 use crate::registrar::app::App;
 use crate::registrar::config::AudienceConfig;
 use crate::registrar::people::{AuthError, Caller, SIGN_IN};
 use crate::registrar::request::{RequestId, client_of};
+use crate::registrar::sight::{CallerSight, SightError, key_ref};
 use crate::registrar::store::{
-    ChangeRequest, Changed, IdempotencyKey, KeyChange, KeyRef, KeyRow, StoreActor, StoreError, Uid,
+    ChangeRequest, Changed, IdempotencyKey, KeyChange, KeyRow, StoreActor, StoreError,
 };
 
 /// Somebody who looks at the keys of an org.
 #[derive(Debug)]
 pub struct Visit {
     pub app: App,
-    pub caller: Caller,
+    pub sight: CallerSight,
     pub w: &'static Words,
-    /// `None`: an operator who looks at all orgs.
-    pub org: Option<OrgId>,
-    pub actor: Actor,
     pub audience: AudienceConfig,
     pub address: Option<IpAddr>,
     pub query: FormData,
     request_id: Box<str>,
-    pub now_ms: u64,
+}
+
+/// A form that somebody has sent, of this session and of the org that is looked at.
+#[derive(Debug)]
+pub struct PostedForm {
+    pub visit: Visit,
+    pub form: FormData,
 }
 
 /// Which part of the page is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
     Audit,
+    Findings,
     Keys,
     Members,
     None,
+    Policy,
     Publication,
     Sessions,
     Signers,
@@ -63,44 +69,61 @@ impl FromRequestParts<App> for Visit {
             Ok(caller) => caller,
             Err(error) => return Err(refuse(parts, app, None, &error)),
         };
-        let org = match caller.scope() {
-            Ok(org) => org.cloned(),
-            Err(error) => return Err(refuse(parts, app, Some(&caller), &error)),
-        };
-        let StoreActor::Person { role, owner, holds, .. } = &caller.actor else {
+        if !matches!(caller.actor, StoreActor::Person { .. }) {
             // Keys have the API.
             return Err(refuse(parts, app, None, &AuthError::NotFound));
+        }
+        let sight = match CallerSight::of(app, caller.clone()).await {
+            Ok(sight) => sight,
+            Err(SightError::Auth(error)) => return Err(refuse(parts, app, Some(&caller), &error)),
+            Err(SightError::Store(error)) => {
+                return Err(refuse(parts, app, None, &AuthError::Store(error)));
+            }
+            Err(SightError::NotAllowed(_)) => {
+                return Err(refuse(parts, app, None, &AuthError::NotFound));
+            }
         };
-        let nobody = OrgId::parse("-").ok();
-        let found = app.settings.audience(&caller.audience).cloned();
-        let (Some(audience), Some(home)) = (found, org.clone().or(nobody)) else {
+        let Some(audience) = app.settings.audience(sight.audience()).cloned() else {
             return Err(refuse(parts, app, None, &AuthError::NotFound));
         };
-        let (role, owner, holds) = (*role, owner.clone(), holds.clone());
         let request_id = parts.extensions.get::<RequestId>();
         Ok(Self {
             app: app.clone(),
+            sight,
             w: language(&parts.headers),
-            org,
-            actor: Actor::Person { role, org: home, owner, holds },
             audience,
             address: client_of(parts),
             query: FormData::parse(parts.uri.query().unwrap_or_default()),
             request_id: request_id.map(|id| id.0.clone()).unwrap_or_default(),
-            now_ms: app.clock.now().unix_ms,
-            caller,
         })
+    }
+}
+
+// === impl PostedForm ===
+
+impl FromRequest<App> for PostedForm {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let visit = Visit::from_request_parts(&mut parts, app).await?;
+        let body = String::from_request(Request::from_parts(parts, body), app).await;
+        let form = FormData::parse(&body.map_err(axum::response::IntoResponse::into_response)?);
+        match visit.refusal(&form) {
+            Some(refusal) => Err(refusal),
+            None => Ok(Self { visit, form }),
+        }
     }
 }
 
 impl Visit {
     /// Unix seconds.
     pub const fn now(&self) -> u64 {
-        self.now_ms / 1000
+        self.sight.now()
     }
 
     pub fn role(&self) -> PersonRole {
-        match &self.actor {
+        match &self.sight.actor {
             Actor::Person { role, .. } => *role,
             Actor::Host | Actor::Key { .. } => PersonRole::Member,
         }
@@ -108,62 +131,44 @@ impl Visit {
 
     /// Whether a button makes sense: the store decides when it is pressed.
     pub fn may(&self, action: KeyAction<'_>, key: &KeyRow) -> bool {
-        let policy = OrgPolicy::default();
-        let access = Access { rules: &self.audience.access, policy: &policy, now: self.now() };
-        access.may(&self.actor, action, &key.entry).is_ok()
+        self.sight.may(action, key).is_ok()
     }
 
     pub fn may_in(&self, action: OrgAction<'_>) -> bool {
-        let Actor::Person { org, .. } = &self.actor else { return false };
-        let policy = OrgPolicy::default();
-        let access = Access { rules: &self.audience.access, policy: &policy, now: self.now() };
-        access.may_in(&self.actor, action, org).is_ok()
+        self.sight.may_in(action).is_ok()
     }
 
     /// Operators issue nothing, and auditors look.
     pub fn can_create(&self) -> bool {
         let makes =
             matches!(self.role(), PersonRole::Admin | PersonRole::Member | PersonRole::Owner);
-        makes && self.org.is_some()
-    }
-
-    /// Of whom alone somebody sees keys; `None`: of everybody in the org.
-    pub fn own_keys_only(&self) -> Option<Box<str>> {
-        match &self.actor {
-            Actor::Person { role: PersonRole::Member, owner, .. } => {
-                Some(owner.view().subject.into())
-            }
-            _ => None,
-        }
+        makes && self.sight.org.is_some()
     }
 
     /// The key of this name. Unknown, foreign and forbidden look the same.
     pub async fn key(&self, name: &str) -> Result<KeyRow, Response> {
-        let found = match key_ref(name) {
-            Some(key) => self.app.store.key(&self.audience.name, self.org.as_ref(), key).await,
-            None => Err(StoreError::NoSuchKey),
-        };
-        match found {
-            Ok(key) if self.may(KeyAction::See, &key) => Ok(key),
-            Ok(_) => Err(self.failed(&StoreError::NoSuchKey)),
-            Err(error) => Err(self.failed(&error)),
-        }
+        let unknown = || self.failed(&StoreError::NoSuchKey);
+        let key = key_ref(name).ok_or_else(unknown)?;
+        self.sight.key(&self.app, key, KeyAction::See).await.map_err(|error| match error {
+            SightError::Store(error) => self.failed(&error),
+            SightError::Auth(_) | SightError::NotAllowed(_) => unknown(),
+        })
     }
 
     /// What surrounds a screen.
     pub fn shell(&self, section: Section, title: impl Into<String>) -> Shell {
         let bare = bare_shell(&self.app);
-        let person = self.caller.person.as_ref();
+        let person = self.sight.caller.person.as_ref();
         let name = person.map(|person| person.name.to_string()).unwrap_or_default();
-        let shown = self.org.as_ref().map(|org| org.as_str().to_owned());
-        let orgs = self.caller.orgs.iter().map(|member| {
+        let shown = self.sight.org.as_ref().map(|org| org.as_str().to_owned());
+        let orgs = self.sight.caller.orgs.iter().map(|member| {
             let org = member.org.as_str().to_owned();
             Choice { label: org.clone(), chosen: Some(&org) == shown.as_ref(), value: org }
         });
         let orgs = orgs.collect();
         Shell {
             title: title.into(),
-            form: self.caller.form.as_ref().map(|form| form.text()).unwrap_or_default(),
+            form: self.sight.caller.form.as_ref().map(|form| form.text()).unwrap_or_default(),
             once: once(),
             tail: self.tail(),
             behind: self.app.publishing.as_ref().is_some_and(|publishing| {
@@ -175,7 +180,7 @@ impl Visit {
                 name,
                 org: shown.unwrap_or_else(|| self.w.installation.to_string()),
                 orgs,
-                signs_out: self.caller.session.is_some(),
+                signs_out: self.sight.caller.session.is_some(),
             }),
             ..bare
         }
@@ -212,13 +217,17 @@ impl Visit {
                 group: None,
             });
         }
+        if self.may_in(OrgAction::SeeUsage) {
+            links.push(link("findings", &w.findings_title, "warning", Section::Findings));
+        }
         if self.may_in(OrgAction::SeeAudit) {
             links.push(link("audit", &w.audit_title, "log", Section::Audit));
         }
-        if self.org.is_some() && self.may_in(OrgAction::SeeMembers) {
+        if self.sight.org.is_some() && self.may_in(OrgAction::SeeMembers) {
             links.push(link("members", &w.members_title, "people", Section::Members));
+            links.push(link("policy", &w.policy_title, "rules", Section::Policy));
         }
-        if self.caller.session.is_some() {
+        if self.sight.caller.session.is_some() {
             links.push(link("sessions", &w.sessions_title, "screen", Section::Sessions));
         }
         let publication =
@@ -255,13 +264,13 @@ impl Visit {
 
     /// Why a form is not taken: it is of another session, or of another org than the one that is looked
     /// at now. With two windows open, somebody may have switched in the other one.
-    pub fn refusal(&self, form: &FormData) -> Option<Response> {
+    fn refusal(&self, form: &FormData) -> Option<Response> {
         let w = self.w;
-        if self.caller.check_form(form.text("form")).is_err() {
+        if self.sight.caller.check_form(form.text("form")).is_err() {
             let text = w.fault_form_old.to_string();
             return Some(self.error(StatusCode::FORBIDDEN, &w.forbidden_title, text));
         }
-        let shown = self.org.as_ref().map(OrgId::as_str).unwrap_or_default();
+        let shown = self.sight.org.as_ref().map(OrgId::as_str).unwrap_or_default();
         if form.has("in_org") && form.text("in_org") != shown {
             let text = fill(&w.other_org_text, &[("org", form.text("in_org"))]);
             return Some(self.error(StatusCode::CONFLICT, &w.other_org_title, text));
@@ -270,7 +279,7 @@ impl Visit {
     }
 
     pub fn in_org(&self) -> String {
-        self.org.as_ref().map(|org| org.as_str().to_owned()).unwrap_or_default()
+        self.sight.org.as_ref().map(|org| org.as_str().to_owned()).unwrap_or_default()
     }
 
     /// Asks the store for a change, under the name that the form has for itself.
@@ -283,10 +292,10 @@ impl Visit {
         });
         let request = ChangeRequest {
             audience: self.audience.name.clone(),
-            org: self.org.clone(),
-            actor: self.caller.actor.clone(),
-            channel: self.caller.channel.clone(),
-            at_ms: self.now_ms,
+            org: self.sight.org.clone(),
+            actor: self.sight.caller.actor.clone(),
+            channel: self.sight.caller.channel.clone(),
+            at_ms: self.sight.now_ms,
             idempotency,
             change,
         };
@@ -356,12 +365,6 @@ impl Visit {
         };
         html(StatusCode::INTERNAL_SERVER_ERROR, &page)
     }
-}
-
-/// A key's id or UUID.
-pub fn key_ref(name: &str) -> Option<KeyRef> {
-    let uid = Uid::parse(name).map(KeyRef::Uid);
-    uid.or_else(|| KeyId::parse(name).map(KeyRef::Id).ok())
 }
 
 fn encoded(text: &str) -> String {

@@ -66,6 +66,14 @@ fn check_name(field: &str, text: &str) -> Result<(), StoreError> {
     }
 }
 
+// === impl KeysLeft ===
+
+impl KeysLeft {
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.disabled.is_empty()
+    }
+}
+
 // === impl Authenticator ===
 
 impl Authenticator {
@@ -148,6 +156,21 @@ impl Authenticator {
             }
         }
         Ok(left)
+    }
+
+    /// Living keys of a person that somebody with `role` could not have made.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn orphans(
+        &self,
+        org: &OrgId,
+        id: &PersonId,
+        role: Option<PersonRole>,
+    ) -> Result<Vec<KeyRow>, StoreError> {
+        let mut keys = self.living_keys(org, id).await?;
+        keys.retain(|row| self.is_orphan(row, role));
+        Ok(keys)
     }
 
     /// Whether somebody with `role` could not have made the key.

@@ -27,7 +27,8 @@ const MOST_KNOWN: usize = 10_000;
 pub(super) struct ProductPerson {
     pub(super) org: OrgId,
     pub(super) user: Box<str>,
-    pub(super) role: PersonRole,
+    /// `None`: the word for it stands for none here.
+    pub(super) role: Option<PersonRole>,
     /// Possibly empty.
     pub(super) email: Box<str>,
 }
@@ -55,7 +56,7 @@ pub(super) struct SeenPeople(Mutex<HashMap<(PersonId, OrgId), SeenRole>>);
 
 #[derive(Clone, Copy, Debug)]
 struct SeenRole {
-    role: PersonRole,
+    role: Option<PersonRole>,
     at_ms: u64,
 }
 
@@ -65,25 +66,17 @@ impl ProductWords {
     /// All three, each as it should be.
     ///
     /// # Errors
-    /// [`AuthError::Unknown`]: one is missing or strange; [`AuthError::NoRole`]: the word for the
-    /// role stands for none here.
+    /// [`AuthError::Unknown`]: one is missing or strange.
     pub(super) fn read(mut self, roles: &ProductRoles) -> Result<ProductPerson, AuthError> {
         let role = self.role.take().ok_or(AuthError::Unknown)?;
-        match roles.of(&role) {
-            Some(role) => self.with_role(role),
-            None => {
-                // Nobody learns of a role whose other words are strange.
-                self.with_role(PersonRole::Auditor)?;
-                Err(AuthError::NoRole)
-            }
-        }
+        self.with_role(roles.of(&role))
     }
 
     /// The same where the role is known already.
     ///
     /// # Errors
     /// [`AuthError::Unknown`].
-    pub(super) fn with_role(self, role: PersonRole) -> Result<ProductPerson, AuthError> {
+    pub(super) fn with_role(self, role: Option<PersonRole>) -> Result<ProductPerson, AuthError> {
         let (Some(org), Some(user)) = (self.org, self.user) else {
             return Err(AuthError::Unknown);
         };
@@ -104,13 +97,13 @@ impl ProductWords {
 
 impl SeenPeople {
     /// Whether this was written down within the last minute.
-    fn has(&self, key: &(PersonId, OrgId), role: PersonRole, now_ms: u64) -> bool {
+    fn has(&self, key: &(PersonId, OrgId), role: Option<PersonRole>, now_ms: u64) -> bool {
         let Ok(seen) = self.0.lock() else { return false };
         let found = seen.get(key);
         found.is_some_and(|seen| seen.role == role && now_ms.saturating_sub(seen.at_ms) < KNOWN_MS)
     }
 
-    fn note(&self, key: (PersonId, OrgId), role: PersonRole, at_ms: u64) {
+    fn note(&self, key: (PersonId, OrgId), role: Option<PersonRole>, at_ms: u64) {
         let Ok(mut seen) = self.0.lock() else { return };
         if seen.len() >= MOST_KNOWN {
             seen.clear();
@@ -122,6 +115,9 @@ impl SeenPeople {
 // === impl Authenticator ===
 
 impl Authenticator {
+    /// # Errors
+    /// [`AuthError::NoRole`]: what the product calls the person stands for no role here. Who had one
+    /// has none from then on.
     pub(super) async fn product_caller(
         &self,
         parts: &Parts,
@@ -134,7 +130,8 @@ impl Authenticator {
         let id = PersonId::of_product(source.audience, &user);
         let now_ms = self.clock.now().unix_ms;
         let name = if email.is_empty() { id.sub.clone() } else { email.clone() };
-        let owner = Owner::new(&id.sub, &email, role.as_str()).map_err(|_| AuthError::Unknown)?;
+        let word = role.map(PersonRole::as_str).unwrap_or_default();
+        let owner = Owner::new(&id.sub, &email, word).map_err(|_| AuthError::Unknown)?;
         let person = Person { id: id.clone(), name, email, operator: false, seen_ms: now_ms };
         let key = (id.clone(), org.clone());
         if !self.seen.has(&key, role, now_ms) {
@@ -144,6 +141,7 @@ impl Authenticator {
                 Err(error) => tracing::warn!(%error, "a person of the product was not noted"),
             }
         }
+        let role = role.ok_or(AuthError::NoRole)?;
         Ok(Caller {
             actor: StoreActor::Person { id, role, owner, holds: HeldRights::everything() },
             org: Some(org),
@@ -166,18 +164,21 @@ impl Authenticator {
         parts: &Parts,
         person: &Person,
         org: &OrgId,
-        role: PersonRole,
+        role: Option<PersonRole>,
         product: &str,
     ) -> Result<(), StoreError> {
-        self.store.put_person(person.clone()).await?;
+        if role.is_some() {
+            self.store.put_person(person.clone()).await?;
+        }
         let members = self.store.memberships(&person.id).await?;
-        if members.iter().any(|member| member.org == *org && member.role == role) {
+        let known = members.iter().find(|member| member.org == *org).map(|member| member.role);
+        if known == role {
             return Ok(());
         }
         let change = RoleChange {
             org: org.clone(),
             id: person.id.clone(),
-            role: Some(role),
+            role,
             actor: StoreActor::HostUser(format!("roles of {product}").into()),
             channel: channel_of(parts),
         };

@@ -67,8 +67,11 @@ impl Authenticator {
                 // Each question is work for the product: guessing is not passed on without end.
                 self.still_listened_to(client_of(parts))?;
                 let person = self.ask_product(config, text).await?;
-                // Asked about now: the answer is not older than this.
-                self.kept.keep(digest, person.clone(), now_ns);
+                // Asked about now: the answer is not older than this. Who is refused is asked about
+                // again.
+                if person.role.is_some() {
+                    self.kept.keep(digest, person.clone(), now_ns);
+                }
                 person
             }
         };

@@ -19,7 +19,7 @@ impl Authenticator {
         token: &str,
     ) -> Result<Caller, AuthError> {
         let now = self.clock.now();
-        let mut refused = AuthError::Unknown;
+        let mut without_role = None;
         for config in &self.settings.people.tokens {
             let Ok(claims) = self.claims(config, token, now).await else { continue };
             let word = |name: &str| claims.word(name);
@@ -29,20 +29,24 @@ impl Authenticator {
                 role: word(&config.role_claim),
                 email: config.email_claim.as_deref().and_then(word),
             };
-            match words.read(&config.roles) {
-                Ok(said) => {
-                    let source = ProductSource {
-                        name: &config.name,
-                        audience: &config.audience,
-                        by: CallerBy::ProductToken,
-                    };
-                    let at = claims.signed_in().map(|seconds| seconds.saturating_mul(1000));
-                    return self.product_caller(parts, said, source, at, None).await;
-                }
-                Err(error) => refused = error,
+            let Ok(said) = words.read(&config.roles) else { continue };
+            let source = ProductSource {
+                name: &config.name,
+                audience: &config.audience,
+                by: CallerBy::ProductToken,
+            };
+            if said.role.is_none() {
+                // Another product may know more of them.
+                without_role.get_or_insert((said, source));
+                continue;
             }
+            let at = claims.signed_in().map(|seconds| seconds.saturating_mul(1000));
+            return self.product_caller(parts, said, source, at, None).await;
         }
-        Err(refused)
+        match without_role {
+            Some((said, source)) => self.product_caller(parts, said, source, None, None).await,
+            None => Err(AuthError::Unknown),
+        }
     }
 
     async fn claims(

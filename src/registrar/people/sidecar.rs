@@ -167,7 +167,7 @@ fn fields<'c>(
                 role: None,
                 email: None,
             };
-            let person = words.with_role(role)?;
+            let person = words.with_role(Some(role))?;
             Ok(Some(SidecarWord::User { audience, person }))
         }
     }

@@ -122,7 +122,7 @@ fn label(name: &AudienceName) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Unpublished;
+    use super::super::{Unpublished, UnpublishedReason};
     use super::*;
 
     #[test]
@@ -141,7 +141,11 @@ mod tests {
         let state = PublicationState {
             serial: 9,
             published: 7,
-            unpublished: Some(Unpublished { since_ms: now_ms - 1500, why: "x".into() }),
+            unpublished: Some(Unpublished {
+                since_ms: now_ms - 1500,
+                reason: UnpublishedReason::DiskFull,
+                why: "x".into(),
+            }),
             ..PublicationState::default()
         };
         let sidecars = vec![report(7, now_ms), report(6, now_ms), report(7, now_ms), report(7, 0)];

@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use self::current::{Current, PublishedFile};
 use super::behind::Behind;
+use super::fault::PublishFault;
 use super::fleet::SidecarBook;
 use super::high_water::HighWaterFile;
 use super::make::{Changes, FoldedTable, IssueTerms, MakeError, parsed, settings_mark};
@@ -64,25 +65,6 @@ pub(super) struct Outbox {
     fold_not_before_ms: u64,
     /// The audit log has not the line that was noted.
     audit: Option<Behind>,
-}
-
-/// Why something is not published. All of it is tried again.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum PublishFault {
-    #[error("{0}")]
-    Make(#[from] MakeError),
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    #[error("no signer is configured for this audience")]
-    NoSigner,
-    /// A target that takes nothing.
-    #[error("{0}")]
-    Target(String),
-    /// Another process has published something else over another table.
-    #[error("another process has published meanwhile")]
-    Overtaken,
-    #[error("the store has an artefact that cannot be read: {0}")]
-    Odd(#[from] crate::table::Refusal),
 }
 
 // === impl Outbox ===
@@ -323,7 +305,7 @@ impl Outbox {
                 // Nobody waits for it any more when the process ends.
                 done.send(terms.fold(snapshot, &settings, &directory)).ok();
             })
-            .map_err(|e| PublishFault::Target(format!("no thread for a table: {e}")))?;
+            .map_err(PublishFault::Thread)?;
         Ok(folded)
     }
 
@@ -411,7 +393,7 @@ impl Outbox {
             if is_news { file.write() } else { Ok(()) }
         };
         placed?;
-        raised.map_err(|e| PublishFault::Target(e.to_string()))?;
+        raised?;
         if let Some(current) = &mut self.current {
             current.is_placed = true;
         }
@@ -437,15 +419,15 @@ impl Outbox {
                 match place(path, &file.manifest, file.bytes()) {
                     Ok(Placed::Written | Placed::Same) => {}
                     Ok(Placed::Newer { serial }) => {
-                        let newer = format!("{} has serial {serial} already", path.display());
-                        fault.get_or_insert(newer);
+                        let path = path.display().to_string();
+                        fault.get_or_insert(PublishFault::Newer { path, serial });
                     }
-                    Err(e) => drop(fault.get_or_insert(e.to_string())),
+                    Err(e) => drop(fault.get_or_insert(e.into())),
                 }
                 point("between targets");
             }
         }
-        fault.map_or(Ok(()), |fault| Err(PublishFault::Target(fault)))
+        fault.map_or(Ok(()), Err)
     }
 
     // --- state
@@ -458,7 +440,9 @@ impl Outbox {
     }
 
     fn note(&self, done: Result<(), PublishFault>) {
-        let why = done.err().map(|fault| fault.to_string());
+        let fault = done.err();
+        let why = fault.as_ref().map(PublishFault::to_string);
+        let reason = fault.as_ref().map(PublishFault::reason);
         let known = self.state.borrow().unpublished.clone();
         match (&why, &known) {
             (Some(why), None) => {
@@ -470,8 +454,9 @@ impl Outbox {
         let now_ms = self.clock.now().unix_ms;
         self.tell(|state| {
             state.failures += u64::from(why.is_some());
-            state.unpublished = why.map(|why| Unpublished {
+            state.unpublished = reason.zip(why).map(|(reason, why)| Unpublished {
                 since_ms: known.map_or(now_ms, |known| known.since_ms),
+                reason,
                 why: why.into(),
             });
         });

@@ -22,7 +22,7 @@ use crate::manage::output::Output;
 use crate::manage::registry::entry::RegistryEntry;
 use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::registrar::store::suite::{self, audience, create, host, new_key, request, set};
-use crate::registrar::store::{Channel, ImportBatch, StoreError};
+use crate::registrar::store::{Channel, ImportBatch, OrgRules, StoreError};
 use crate::table::manifest::MAX_CHOSEN_SERIAL;
 use crate::table::{AcceptRules, Acceptance, Bounds, Patch, Refusal, SignedHead, Table, Trust};
 
@@ -88,6 +88,7 @@ impl House {
         let options = SqliteOptions {
             path: self.database(),
             audiences: vec![suite::terms()],
+            rules: OrgRules::default(),
             busy_timeout: settings.store.busy_timeout,
             clock: Clock::system(),
         };
@@ -327,6 +328,7 @@ fn a_signer_that_is_away_loses_no_change() {
         let state = service.state();
         let unpublished = state.unpublished.unwrap();
         assert!(unpublished.why.contains("signer.pem"), "{unpublished:?}");
+        assert_eq!(unpublished.reason, UnpublishedReason::SignerUnreachable);
         assert!(state.published < made.serial && unpublished.since_ms > 0);
         let waited = service.publisher.handle();
         let waited = waited.in_force(&audience(), made.serial, Duration::from_millis(20)).await;

@@ -26,7 +26,7 @@ use crate::registrar::config::AdminToml;
 use crate::registrar::dialect::operation::{DialectRoute, DialectVerb, RouteFault};
 use crate::registrar::people::Caller;
 use crate::registrar::request::Peer;
-use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::registrar::store::sqlite::SqliteStore;
 use crate::registrar::store::suite::{self, NOW};
 use crate::registrar::store::{Changed, KeyChange, Store};
 
@@ -119,11 +119,9 @@ impl TestDesk {
         let file = folder.path().join("admin.toml");
         std::fs::write(&file, settings(folder.path())).unwrap();
         let settings = AdminToml::load(&ThisHost, &file).unwrap_or_else(|e| panic!("{e}"));
-        let path = folder.path().join("registrar.db");
-        let busy_timeout = Duration::from_secs(5);
-        SqliteStore::migrate(&path, busy_timeout, NOW).unwrap();
-        let audiences = settings.audiences.iter().map(|audience| audience.terms()).collect();
-        let options = SqliteOptions { path, audiences, busy_timeout, clock: clock.clone() };
+        let mut options = settings.store_options(clock.clone());
+        options.path = folder.path().join("registrar.db");
+        SqliteStore::migrate(&options.path, options.busy_timeout, NOW).unwrap();
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).unwrap());
         let app = App::new(Arc::clone(&store), settings, clock.clone());
         let rooms = super::rooms(&app).route("/who", any(who)).route("/take", post(take));

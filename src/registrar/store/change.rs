@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::names::{AudienceName, PersonId, Uid};
 use super::rows::KeyRow;
 use crate::core::{Digest, KeyId, OrgId, Owner, Secret};
-use crate::manage::operation::may::{HeldRights, PersonRole};
+use crate::manage::operation::may::{Actor, HeldRights, PersonRole};
 use crate::manage::operation::{CreateRequest, EditRequest, RotateRequest, StatusChange};
 
 /// One change that somebody asks for.
@@ -163,6 +163,21 @@ impl StoreActor {
             Self::Person { id, .. } => id.to_string(),
             Self::Key(id) => id.to_string(),
             Self::HostUser(name) => name.to_string(),
+        }
+    }
+
+    /// As the rules see them, in this org. `None`: a key, which is to be looked up.
+    pub fn in_org(&self, org: Option<&OrgId>) -> Option<Actor> {
+        match self {
+            Self::HostUser(_) => Some(Actor::Host),
+            Self::Key(_) => None,
+            Self::Person { role, owner, holds, .. } => Some(Actor::Person {
+                role: *role,
+                // An operator has none, and asks for none; nobody else comes without.
+                org: org.cloned().or_else(|| OrgId::parse("-").ok())?,
+                owner: owner.clone(),
+                holds: holds.clone(),
+            }),
         }
     }
 }

@@ -6,24 +6,9 @@ use crate::core::OrgId;
 use crate::manage::operation::OperationError;
 use crate::manage::operation::may::{Access, Actor, NotAllowed, OrgAction};
 
-/// Who asks, as the rules see them. A key is the store's to look up: `None`.
-pub(super) fn actor(asking: &StoreActor, org: Option<&OrgId>) -> Option<Actor> {
-    match asking {
-        StoreActor::HostUser(_) => Some(Actor::Host),
-        StoreActor::Key(_) => None,
-        StoreActor::Person { role, owner, holds, .. } => Some(Actor::Person {
-            role: *role,
-            // An operator has none, and asks for none; nobody else comes without.
-            org: org.cloned().or_else(|| OrgId::parse("-").ok())?,
-            owner: owner.clone(),
-            holds: holds.clone(),
-        }),
-    }
-}
-
 /// Of a request for a change of keys.
 pub(super) fn actor_of(request: &ChangeRequest) -> Option<Actor> {
-    actor(&request.actor, request.org.as_ref())
+    request.actor.in_org(request.org.as_ref())
 }
 
 /// Whether the rules let somebody do this in the org.
@@ -36,7 +21,7 @@ pub fn may_in(
     action: OrgAction<'_>,
     org: &OrgId,
 ) -> Result<(), StoreError> {
-    let actor = actor(asking, Some(org)).ok_or(StoreError::NoSuchKey)?;
+    let actor = asking.in_org(Some(org)).ok_or(StoreError::NoSuchKey)?;
     access.may_in(&actor, action, org).map_err(forbidden)
 }
 

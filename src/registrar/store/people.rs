@@ -185,6 +185,17 @@ impl OrgRules {
     }
 }
 
+// === impl OwnerLeaves ===
+
+impl OwnerLeaves {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Keep => "keep",
+        }
+    }
+}
+
 // === impl SessionKind ===
 
 impl SessionKind {

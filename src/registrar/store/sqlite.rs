@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::backup::BackupManifest;
 pub use self::connection::AudienceTerms;
-use self::connection::StoreConnection;
+use self::connection::{StoreConnection, StoreTerms};
 use self::open::ConnectionPurpose;
 use self::readers::{ReadJob, Readers};
 use self::refusals::Refusals;
@@ -43,6 +43,7 @@ pub use self::schema::SchemaState;
 use self::writer::{Job, StoreWriter, Task, Work};
 use super::error::StoreError;
 use super::names::AudienceName;
+use super::people::OrgRules;
 use super::publishing::{KeySnapshot, Serials};
 use crate::clock::Clock;
 use crate::manage::operation::{NoRandomness, RandomSource};
@@ -59,6 +60,8 @@ pub struct SqliteOptions {
     pub path: PathBuf,
     /// Of the configuration. Rows for new ones are added.
     pub audiences: Vec<AudienceTerms>,
+    /// Of orgs that have set none.
+    pub rules: OrgRules,
     /// How long a change waits while another process writes. 5 s is usual.
     pub busy_timeout: Duration,
     pub clock: Clock,
@@ -68,7 +71,7 @@ pub struct SqliteOptions {
 #[derive(Debug)]
 pub struct SqliteStore {
     path: PathBuf,
-    audiences: Arc<Vec<AudienceTerms>>,
+    terms: Arc<StoreTerms>,
     busy_timeout: Duration,
     queue: SyncSender<Box<dyn Job>>,
     readers: Readers,
@@ -89,25 +92,25 @@ impl SqliteStore {
     /// A newer schema, a database of another program, a network file system, a directory or disk that
     /// takes nothing.
     pub fn open(options: SqliteOptions) -> Result<Self, StoreError> {
-        let SqliteOptions { path, audiences, busy_timeout, clock } = options;
+        let SqliteOptions { path, audiences, rules, busy_timeout, clock } = options;
         open::prepare(&path)?;
         let mut connection = open::connect(&path, ConnectionPurpose::Write, busy_timeout)?;
         schema::migrate(&mut connection, schema::MIGRATIONS, clock.now().unix_ms)?;
         schema::state(&connection, schema::MIGRATIONS)?;
         connection::add_audiences(&connection, &audiences)?;
         let known = connection::serials(&connection)?;
-        let audiences = Arc::new(audiences);
-        let readers = Readers::start(&path, busy_timeout, &audiences)?;
+        let terms = Arc::new(StoreTerms { audiences, rules });
+        let readers = Readers::start(&path, busy_timeout, &terms)?;
         let (tell, serials) = watch::channel(known);
         let (queue, jobs) = sync_channel(QUEUE);
-        let store = StoreConnection::new(connection, Arc::clone(&audiences));
+        let store = StoreConnection::new(connection, Arc::clone(&terms));
         let writer = StoreWriter::new(store, jobs, tell, clock);
         std::thread::Builder::new()
             .name("store-write".to_owned())
             .spawn(move || writer.run())
             .map_err(StoreError::broken)?;
         let refusals = Refusals::default();
-        Ok(Self { path, audiences, busy_timeout, queue, readers, serials, refusals })
+        Ok(Self { path, terms, busy_timeout, queue, readers, serials, refusals })
     }
 
     /// What schema a database has, without changing anything.
@@ -179,7 +182,7 @@ impl SqliteStore {
         since: u64,
     ) -> Result<KeySnapshot, StoreError> {
         let connection = open::connect(&self.path, ConnectionPurpose::Read, self.busy_timeout)?;
-        let store = StoreConnection::new(connection, Arc::clone(&self.audiences));
+        let store = StoreConnection::new(connection, Arc::clone(&self.terms));
         let (begun, head) = oneshot::channel();
         let (to, keys) = mpsc::channel(SNAPSHOT_QUEUE);
         let audience = audience.clone();

@@ -107,6 +107,7 @@ pub(crate) fn terms() -> AudienceTerms {
         name: audience(),
         prefixes: std::collections::BTreeMap::new(),
         default_prefix: None,
+        shown: std::collections::BTreeMap::new(),
         access: AccessRules {
             words: ManagementWords::standard().unwrap(),
             star: StarCovers::ProductOnly,

@@ -94,6 +94,22 @@ pub enum UsageAlert {
     Unused,
 }
 
+/// Whose use is looked at for what stands out.
+#[derive(Clone, Debug)]
+pub struct FindingQuery {
+    pub audience: AudienceName,
+    /// `None`: of all orgs.
+    pub org: Option<OrgId>,
+    /// Only keys of the person with this subject.
+    pub owner: Option<Box<str>>,
+    /// Only these.
+    pub keys: Option<Vec<KeyId>>,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub now_ms: u64,
+    /// Most keys for each alert.
+    pub most: usize,
+}
+
 /// A key that stands out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundUsage {
@@ -106,6 +122,15 @@ pub struct FoundUsage {
     pub at_ms: Option<u64>,
     /// How many requests, or the network.
     pub detail: Box<str>,
+}
+
+// === impl FindingQuery ===
+
+impl FindingQuery {
+    /// Of all keys of an org (`None`: of all), up to `most` for each alert.
+    pub fn all(audience: AudienceName, org: Option<OrgId>, now_ms: u64, most: usize) -> Self {
+        Self { audience, org, owner: None, keys: None, now_ms, most }
+    }
 }
 
 // === impl UsageBatch ===

@@ -137,6 +137,18 @@ fn rows() -> Vec<Row> {
         ),
         row(
             Method::GET,
+            "/v1/orgs/acme/policy",
+            None,
+            [200, 200, 200, 200, 200, 200, 404, 200, 403, 403, 403, 403, 401],
+        ),
+        row(
+            Method::PATCH,
+            "/v1/orgs/acme/policy",
+            Some(json!({"longest_life": null})),
+            [200, 403, 403, 403, 403, 403, 404, 404, 404, 404, 404, 404, 401],
+        ),
+        row(
+            Method::GET,
             "/v1/sessions",
             None,
             [200, 200, 200, 200, 200, 200, 200, 404, 404, 404, 404, 404, 401],

@@ -170,15 +170,11 @@ impl Typed {
         };
         let mut groups: Vec<PermissionGroup> = Vec::new();
         let mut put = |group: &str, item: PermissionItem| {
-            let is_known = groups.iter().any(|g| g.items.iter().any(|i| i.word == item.word));
-            if is_known || !is_open(&item.word) {
+            if !is_open(&item.word) {
                 return;
             }
             let item = PermissionItem { checked: self.has_ticked(&item.word), ..item };
-            match groups.iter_mut().find(|known| known.name == group) {
-                Some(known) => known.items.push(item),
-                None => groups.push(PermissionGroup { name: group.into(), items: vec![item] }),
-            }
+            put_into_group(&mut groups, group, item);
         };
         for offered in &audience.permissions {
             put(&offered.group, show::permission(w, audience, offered.word.as_str()));
@@ -253,7 +249,18 @@ fn written(limit: Limit) -> WrittenLimit {
     }
 }
 
-fn choice(value: &str, label: &str, chosen: &str) -> Choice {
+/// Behind the others of its group, unless it is there already.
+pub fn put_into_group(groups: &mut Vec<PermissionGroup>, group: &str, item: PermissionItem) {
+    if groups.iter().any(|g| g.items.iter().any(|known| known.word == item.word)) {
+        return;
+    }
+    match groups.iter_mut().find(|known| known.name == group) {
+        Some(known) => known.items.push(item),
+        None => groups.push(PermissionGroup { name: group.into(), items: vec![item] }),
+    }
+}
+
+pub fn choice(value: &str, label: &str, chosen: &str) -> Choice {
     Choice { value: value.to_owned(), label: label.to_owned(), chosen: value == chosen }
 }
 

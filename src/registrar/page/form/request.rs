@@ -17,11 +17,11 @@ use crate::registrar::store::KeyRow;
 
 pub fn create(visit: &Visit, typed: &Typed) -> Result<CreateRequest, Vec<FormFault>> {
     let mut faults = Faults { w: visit.w, found: Vec::new() };
-    let Some(org) = visit.org.clone() else {
+    let Some(org) = visit.sight.org.clone() else {
         faults.add("org", visit.w.may_not_create.to_string());
         return Err(faults.found);
     };
-    let owner = match &visit.actor {
+    let owner = match &visit.sight.actor {
         Actor::Person { owner, .. } => {
             let view = owner.view();
             OwnerChange::State {

@@ -169,9 +169,13 @@ fn a_product_is_asked_whose_a_cookie_is() {
             desk.send(with_cookie("nobody")).await;
         }
         assert_eq!(product.asked(), before + 2);
-        let lines = desk.store.members(&suite::org("acme")).await.unwrap();
-        let listed: Vec<_> = lines.iter().map(|m| (&*m.id.sub, m.role.as_str())).collect();
-        assert_eq!(listed, [("7", "member"), ("u-1", "admin")], "members follow the product");
+        let listed = async || {
+            let lines = desk.store.members(&suite::org("acme")).await.unwrap();
+            lines.iter().map(|m| format!("{} {}", m.id.sub, m.role.as_str())).collect::<Vec<_>>()
+        };
+        assert_eq!(listed().await, ["7 member"], "who is a guest now is no member any more");
+        desk.send(with_cookie("good")).await.json();
+        assert_eq!(listed().await, ["7 member", "u-1 admin"], "members follow the product");
     });
 }
 
@@ -333,6 +337,48 @@ fn products_with_orgs_of_the_same_name_do_not_see_each_other() {
             let put =
                 Ask::new(Method::PUT, "/v1/members").body("application/json", &body.to_string());
             assert_eq!(ask(&shops, put).await.status.as_u16(), want, "{issuer}");
+        }
+    });
+}
+
+/// Whom the product gives a role that is none here has none any more, and their keys go by the policy.
+#[test]
+fn a_role_that_the_product_takes_away_is_gone_with_its_keys() {
+    run(async {
+        for (leaves, want) in [("keep", "active"), ("disable", "disabled")] {
+            let desk = TestDesk::made(|folder| {
+                secret_in(folder);
+                let settings = crate::registrar::serve::tests::SETTINGS;
+                format!("{settings}{TOKENS}\n[policy]\nowner_leaves = \"{leaves}\"\n")
+            });
+            let at = NOW / 1000;
+            let bearer = |user: &str, role: &str| {
+                let claims = json!({"user_id": user, "organization_id": "acme", "role": role,
+                    "iat": at, "exp": at + 3600});
+                token(&claims, SECRET)
+            };
+            let new = Ask::post("/v1/orgs/acme/keys")
+                .with("authorization", &bearer("u-1", "admin"))
+                .body("application/json", r#"{"name": "CRM", "permissions": ["send"]}"#);
+            let made = desk.send(new).await;
+            assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+            let made = made.json();
+            let id = made["key"]["id"].as_str().unwrap();
+            let who = |bearer: &str| Ask::get("/who").with("authorization", bearer);
+            let members = async || desk.store.members(&suite::org("acme")).await.unwrap().len();
+            let status = async || {
+                let key = crate::core::KeyId::parse(id).unwrap();
+                let key = crate::registrar::store::KeyRef::Id(key);
+                let row = desk.store.key(&suite::audience(), None, key).await.unwrap();
+                row.entry.status.as_str().to_owned()
+            };
+            desk.send(who(&bearer("u-2", "admin"))).await.json();
+            assert_eq!((members().await, &*status().await), (2, "active"));
+            for _ in 0..2 {
+                let told = desk.send(who(&bearer("u-1", "guest"))).await;
+                assert_eq!((told.status, &*told.code()), (StatusCode::FORBIDDEN, "no_role"));
+            }
+            assert_eq!((members().await, &*status().await), (1, want), "{leaves}");
         }
     });
 }

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use super::super::error::StoreError;
 use super::super::names::AudienceName;
+use super::super::people::OrgRules;
 use super::super::publishing::Serials;
 use crate::core::PermissionSet;
 use crate::core::format::KeyFormat;
@@ -25,15 +26,26 @@ pub struct AudienceTerms {
     /// How secrets are written, by the name of their prefix. Empty: as an imported registry says.
     pub prefixes: BTreeMap<String, KeyFormat>,
     pub default_prefix: Option<String>,
+    /// How many characters of a secret are kept for people, by prefix, where it is not the usual
+    /// number.
+    pub shown: BTreeMap<String, usize>,
     /// Who may do what to its keys.
     pub access: AccessRules,
+}
+
+/// What the configuration says to all connections.
+#[derive(Debug)]
+pub(super) struct StoreTerms {
+    pub(super) audiences: Vec<AudienceTerms>,
+    /// Of orgs that have set none.
+    pub(super) rules: OrgRules,
 }
 
 /// One thread's connection.
 #[derive(Debug)]
 pub(super) struct StoreConnection {
     pub(super) connection: Connection,
-    audiences: Arc<Vec<AudienceTerms>>,
+    terms: Arc<StoreTerms>,
     settings: RefCell<BTreeMap<AudienceName, KnownSettings>>,
     /// Serials that the transaction has raised.
     pub(super) raised: RefCell<Vec<RaisedSerial>>,
@@ -63,9 +75,9 @@ pub(super) struct AudienceSettings {
 // === impl StoreConnection ===
 
 impl StoreConnection {
-    pub(super) fn new(connection: Connection, audiences: Arc<Vec<AudienceTerms>>) -> Self {
+    pub(super) fn new(connection: Connection, terms: Arc<StoreTerms>) -> Self {
         let (settings, raised) = (RefCell::default(), RefCell::default());
-        Self { connection, audiences, settings, raised }
+        Self { connection, terms, settings, raised }
     }
 
     /// Of an audience that the database has. Parsed again when somebody changed them.
@@ -85,10 +97,11 @@ impl StoreConnection {
             return Ok(Arc::clone(&known.settings));
         }
         let mut registry = parse(&text)?;
-        let terms = self.audiences.iter().find(|terms| terms.name == *audience);
+        let terms = self.terms.audiences.iter().find(|terms| terms.name == *audience);
         if let Some(terms) = terms.filter(|terms| !terms.prefixes.is_empty()) {
             registry.prefixes.clone_from(&terms.prefixes);
             registry.default_prefix.clone_from(&terms.default_prefix);
+            registry.shown.clone_from(&terms.shown);
         }
         let settings =
             Arc::new(AudienceSettings { registry, access: terms.map(|t| t.access.clone()) });
@@ -97,9 +110,14 @@ impl StoreConnection {
         Ok(settings)
     }
 
+    /// Of an org that has set none.
+    pub(super) fn standard_rules(&self) -> OrgRules {
+        self.terms.rules.clone()
+    }
+
     /// The rules of some audience: for what has to do with an org and no audience.
     pub(super) fn any_access(&self) -> Result<AccessRules, StoreError> {
-        match self.audiences.first() {
+        match self.terms.audiences.first() {
             Some(terms) => Ok(terms.access.clone()),
             None => standard_access(),
         }

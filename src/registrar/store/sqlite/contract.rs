@@ -12,11 +12,11 @@ use crate::core::{Digest, KeyId, OrgId};
 use crate::manage::registry::settings::RawSettings;
 use crate::registrar::store::{
     ArtefactKind, AudienceName, AuditEvent, AuditHead, AuditPage, AuditQuery, ChainFault,
-    ChangeRequest, Changed, Checkpoint, FoundUsage, HeldLease, ImportBatch, ImportedBatch,
-    KeyCount, KeyPage, KeyQuery, KeyRef, KeyRow, KeySnapshot, KeyUsage, Member, MemberChange,
-    OrgChange, OrgRow, Person, PersonId, Publication, PublishedBase, RecoveredKeys, Serials,
-    SessionRow, SidecarReport, SignIn, SignerRow, Store, StoreError, StoredArtefact, UsageBatch,
-    UsageTaken,
+    ChangeRequest, Changed, Checkpoint, FindingQuery, FoundUsage, HeldLease, ImportBatch,
+    ImportedBatch, KeyCount, KeyPage, KeyQuery, KeyRef, KeyRow, KeySnapshot, KeyUsage, Member,
+    MemberChange, OrgChange, OrgRow, Person, PersonId, Publication, PublishedBase, RecoveredKeys,
+    Serials, SessionRow, SidecarReport, SignIn, SignerRow, Store, StoreError, StoredArtefact,
+    UsageBatch, UsageTaken,
 };
 
 #[async_trait]
@@ -277,15 +277,8 @@ impl Store for SqliteStore {
         self.read(move |store| usage::of_key(store, &audience, org.as_ref(), key, now_ms)).await
     }
 
-    async fn found_usage(
-        &self,
-        audience: &AudienceName,
-        org: Option<&OrgId>,
-        now_ms: u64,
-        most: usize,
-    ) -> Result<Vec<FoundUsage>, StoreError> {
-        let (audience, org) = (audience.clone(), org.cloned());
-        self.read(move |store| usage::found(store, &audience, org.as_ref(), now_ms, most)).await
+    async fn found_usage(&self, query: FindingQuery) -> Result<Vec<FoundUsage>, StoreError> {
+        self.read(move |store| usage::found(store, &query)).await
     }
 
     async fn forget_usage(&self, now_ms: u64) -> Result<u64, StoreError> {

@@ -30,7 +30,7 @@ pub(super) fn org(store: &StoreConnection, org: &OrgId) -> Result<OrgRow, StoreE
             let rules = OrgRules::of_json(&text);
             (rules.ok_or_else(|| StoreError::broken("an org has a strange policy"))?, version)
         }
-        None => (OrgRules::default(), 0),
+        None => (store.standard_rules(), 0),
     };
     Ok(OrgRow { id: org.clone(), rules, version })
 }

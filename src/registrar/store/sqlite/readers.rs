@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::super::error::StoreError;
-use super::connection::{AudienceTerms, StoreConnection};
+use super::connection::{StoreConnection, StoreTerms};
 use super::open::{self, ConnectionPurpose};
 
 const READERS: usize = 4;
@@ -27,13 +27,13 @@ impl Readers {
     pub(super) fn start(
         path: &Path,
         busy_timeout: Duration,
-        audiences: &Arc<Vec<AudienceTerms>>,
+        terms: &Arc<StoreTerms>,
     ) -> Result<Self, StoreError> {
         let (queue, readings) = sync_channel::<ReadJob>(QUEUE);
         let readings = Arc::new(Mutex::new(readings));
         for number in 0..READERS {
             let connection = open::connect(path, ConnectionPurpose::Read, busy_timeout)?;
-            let store = StoreConnection::new(connection, Arc::clone(audiences));
+            let store = StoreConnection::new(connection, Arc::clone(terms));
             let readings = Arc::clone(&readings);
             std::thread::Builder::new()
                 .name(format!("store-read-{number}"))

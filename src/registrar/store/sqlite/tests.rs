@@ -14,7 +14,7 @@ use super::writer::Work;
 use super::{SqliteOptions, SqliteStore};
 use crate::clock::Clock;
 use crate::registrar::store::suite::{self, StoreFixture, audience, create, store_suite, terms};
-use crate::registrar::store::{AuditQuery, ChainFault, KeyRef, Store, StoreError};
+use crate::registrar::store::{AuditQuery, ChainFault, KeyRef, OrgRules, Store, StoreError};
 
 struct SqliteFixture {
     _directory: TempDir,
@@ -39,6 +39,7 @@ fn open(path: &Path, busy_ms: u64) -> Result<SqliteStore, StoreError> {
     SqliteStore::open(SqliteOptions {
         path: path.to_owned(),
         audiences: vec![terms()],
+        rules: OrgRules::default(),
         busy_timeout: Duration::from_millis(busy_ms),
         clock: Clock::system(),
     })

@@ -7,8 +7,8 @@ use super::super::change::KeyRef;
 use super::super::error::StoreError;
 use super::super::names::{AudienceName, Uid};
 use super::super::usage::{
-    FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch, UsageBucket, UsageTaken,
-    UsedNetwork,
+    FindingQuery, FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch,
+    UsageBucket, UsageTaken, UsedNetwork,
 };
 use super::connection::StoreConnection;
 use super::keys;
@@ -334,11 +334,12 @@ pub(super) fn forget(store: &StoreConnection, now_ms: u64) -> Result<Work<u64>, 
 /// Up to `most` keys for each alert.
 pub(super) fn found(
     store: &StoreConnection,
-    audience: &AudienceName,
-    org: Option<&OrgId>,
-    now_ms: u64,
-    most: usize,
+    query: &FindingQuery,
 ) -> Result<Vec<FoundUsage>, StoreError> {
+    let FindingQuery { audience, org, owner, keys, now_ms, most } = query;
+    let (org, now_ms) = (org.as_ref(), *now_ms);
+    let ids = keys.as_ref().map(|keys| keys.iter().map(KeyId::to_string).collect::<Vec<_>>());
+    let ids = ids.map(|ids| serde_json::Value::from(ids).to_string());
     let ago = |days: u64| now_ms.saturating_sub(days * DAY_MS);
     let mut all = Vec::new();
     for alert in UsageAlert::ALL {
@@ -387,16 +388,35 @@ pub(super) fn found(
             }
             _ => "",
         };
-        let org_is = if org.is_some() { "AND k.org = :org" } else { "" };
+        // With a `+` they choose no index: of a few keys, those are looked up.
+        let plus = if ids.is_some() { "+" } else { "" };
+        let org_is = org.map(|_| format!("AND {plus}k.org = :org")).unwrap_or_default();
+        let owner_is = owner
+            .as_ref()
+            .map(|_| format!("AND {plus}k.owner_subject = :owner"))
+            .unwrap_or_default();
+        // Of a few keys the keys come first, not all that happened this week.
+        let (is_one, joins) = match ids {
+            Some(_) => (
+                "AND k.id IN (SELECT value FROM json_each(:keys))",
+                match joins.strip_prefix("JOIN ") {
+                    Some(rest) => format!("CROSS JOIN {rest}"),
+                    None => joins.to_owned(),
+                },
+            ),
+            None => ("", joins.to_owned()),
+        };
         let sql = format!(
             "SELECT k.id, k.uid, k.org, k.name, {at}, CAST({detail} AS TEXT) FROM key k {joins} \
-             WHERE k.audience = :audience {org_is} AND {condition} GROUP BY k.row {having} \
-             ORDER BY k.row LIMIT :most"
+             WHERE k.audience = :audience {org_is} {owner_is} {is_one} AND {condition} \
+             GROUP BY k.row {having} ORDER BY k.row LIMIT :most"
         );
         let mut statement = store.connection.prepare_cached(&sql)?;
-        let values: [(&str, &dyn rusqlite::ToSql); 13] = [
+        let values: [(&str, &dyn rusqlite::ToSql); 15] = [
             (":audience", &audience.as_str()),
             (":org", &org.map(OrgId::as_str)),
+            (":owner", &owner.as_deref()),
+            (":keys", &ids),
             (":now", &now_ms),
             (":day", &ago(1)),
             (":week", &ago(7)),
@@ -407,7 +427,7 @@ pub(super) fn found(
             (":canary", &Reason::Canary.as_str()),
             (":revoked", &Reason::Revoked.as_str()),
             (":expired", &Reason::Expired.as_str()),
-            (":most", &(most as u64)),
+            (":most", &(*most as u64)),
         ];
         for (name, value) in values {
             if let Some(index) = statement.parameter_index(name)? {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::*;
-use crate::registrar::store::{KeyUsage, ReportedUse, UsageAlert, UsageBatch, UsageTaken};
+use crate::registrar::store::{
+    FindingQuery, KeyUsage, ReportedUse, UsageAlert, UsageBatch, UsageTaken,
+};
 use crate::usage::record::RecordPart;
 use crate::usage::{ToldCounts, UsageHead};
 
@@ -14,17 +16,17 @@ const DAY: u64 = 86_400_000;
 
 /// A report of one key.
 #[derive(Clone, Copy)]
-struct Report {
-    instance: &'static str,
-    boot: &'static str,
-    key: KeyId,
+pub(crate) struct Report {
+    pub(crate) instance: &'static str,
+    pub(crate) boot: &'static str,
+    pub(crate) key: KeyId,
     /// Minutes before now.
-    ago: u32,
-    admitted: u64,
-    refused: (&'static str, u64),
+    pub(crate) ago: u32,
+    pub(crate) admitted: u64,
+    pub(crate) refused: (&'static str, u64),
 }
 
-fn batch(report: Report) -> UsageBatch {
+pub(crate) fn batch(report: Report) -> UsageBatch {
     let now = MINUTE - report.ago;
     let (reason, count) = report.refused;
     UsageBatch {
@@ -159,7 +161,10 @@ pub(crate) async fn what_stands_out_is_found(store: Arc<dyn Store>) {
         let store = Arc::clone(&store);
         async move {
             let org = org("acme");
-            let found = store.found_usage(&audience(), Some(&org), at, 10).await.unwrap();
+            let found = store
+                .found_usage(FindingQuery::all(audience(), Some(org.clone()), at, 10))
+                .await
+                .unwrap();
             let mut found: Vec<_> = found
                 .into_iter()
                 .map(|f| (f.alert, f.name.to_string(), f.detail.to_string()))
@@ -177,6 +182,16 @@ pub(crate) async fn what_stands_out_is_found(store: Arc<dyn Store>) {
             told(UsageAlert::RefusedTenfold, "limited", "990"),
         ]
     );
+    // Of a few keys, or of one person's, alone.
+    let of_acme = || FindingQuery::all(audience(), Some(org("acme")), NOW, 10);
+    let few = FindingQuery { keys: Some(vec![revoked, idle]), ..of_acme() };
+    let few = store.found_usage(few).await.unwrap();
+    assert_eq!(
+        few.iter().map(|f| (f.alert, f.key)).collect::<Vec<_>>(),
+        [(UsageAlert::EndedUsed, revoked)]
+    );
+    let nobodys = FindingQuery { owner: Some("kim".into()), ..of_acme() };
+    assert!(store.found_usage(nobodys).await.unwrap().is_empty());
     // Two weeks later a key is used from elsewhere, and 91 days later two are unused.
     let mut elsewhere = batch(Report { key: idle, admitted: 2, ..base });
     elsewhere.at_ms = NOW + 20 * DAY;
@@ -188,7 +203,11 @@ pub(crate) async fn what_stands_out_is_found(store: Arc<dyn Store>) {
     assert_eq!(found(NOW + 20 * DAY).await, [network]);
     assert_eq!(found(NOW + 91 * DAY).await, [told(UsageAlert::Unused, "limited", "")]);
     assert!(
-        store.found_usage(&audience(), Some(&org("globex")), NOW, 10).await.unwrap().is_empty()
+        store
+            .found_usage(FindingQuery::all(audience(), Some(org("globex")), NOW, 10))
+            .await
+            .unwrap()
+            .is_empty()
     );
     store.forget_usage(NOW + 500 * DAY).await.unwrap();
     let left = usage(&store, idle).await;

@@ -1,0 +1,96 @@
+//! Why something is not published, and which kind of reason that is.
+
+use std::io::ErrorKind;
+
+use super::UnpublishedReason;
+use super::make::MakeError;
+use crate::manage::publish::rows::RowsError;
+use crate::registrar::store::StoreError;
+
+/// Why something is not published. All of it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PublishFault {
+    #[error("{0}")]
+    Make(#[from] MakeError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("no signer is configured for this audience")]
+    NoSigner,
+    /// A target or a file of ours that takes nothing.
+    #[error("{0}")]
+    Files(#[from] crate::manage::error::Error),
+    #[error("{path} has serial {serial} already")]
+    Newer { path: String, serial: u64 },
+    #[error("no thread for a table: {0}")]
+    Thread(std::io::Error),
+    /// Another process has published something else over another table.
+    #[error("another process has published meanwhile")]
+    Overtaken,
+    #[error("the store has an artefact that cannot be read: {0}")]
+    Odd(#[from] crate::table::Refusal),
+}
+
+// === impl PublishFault ===
+
+impl PublishFault {
+    pub(super) fn reason(&self) -> UnpublishedReason {
+        if is_disk_full(self) {
+            return UnpublishedReason::DiskFull;
+        }
+        match self {
+            Self::Make(MakeError::Rows(RowsError::Signer(_)) | MakeError::Signer(_)) => {
+                UnpublishedReason::SignerUnreachable
+            }
+            Self::Make(MakeError::Store(_)) | Self::Store(_) => UnpublishedReason::Database,
+            Self::Make(MakeError::Rows(_)) | Self::Odd(_) => UnpublishedReason::Unfit,
+            Self::NoSigner => UnpublishedReason::NoSigner,
+            Self::Overtaken => UnpublishedReason::Overtaken,
+            Self::Files(_) | Self::Newer { .. } | Self::Thread(_) => UnpublishedReason::Target,
+        }
+    }
+}
+
+/// Whether a full disk is at the bottom of it.
+fn is_disk_full(fault: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(fault);
+    while let Some(fault) = next {
+        let kind = fault.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        next = fault.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::manage::error::Error;
+
+    #[test]
+    fn each_fault_is_of_a_kind() {
+        let of = |kind: ErrorKind| io::Error::from(kind);
+        let write = |kind| PublishFault::Files(Error::Write { path: "x".into(), source: of(kind) });
+        let rows = |error| PublishFault::Make(MakeError::Rows(error));
+        for (fault, want) in [
+            (write(ErrorKind::StorageFull), UnpublishedReason::DiskFull),
+            (write(ErrorKind::QuotaExceeded), UnpublishedReason::DiskFull),
+            (write(ErrorKind::PermissionDenied), UnpublishedReason::Target),
+            (rows(RowsError::Read(of(ErrorKind::StorageFull))), UnpublishedReason::DiskFull),
+            (rows(RowsError::Signer("away".into())), UnpublishedReason::SignerUnreachable),
+            (rows(RowsError::UnknownFormat), UnpublishedReason::Unfit),
+            (MakeError::Signer("away".into()).into(), UnpublishedReason::SignerUnreachable),
+            (StoreError::NoSuchAudience.into(), UnpublishedReason::Database),
+            (PublishFault::NoSigner, UnpublishedReason::NoSigner),
+            (PublishFault::Overtaken, UnpublishedReason::Overtaken),
+        ] {
+            assert_eq!(fault.reason(), want, "{fault}");
+        }
+        let words: std::collections::BTreeSet<_> =
+            UnpublishedReason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(words.len(), UnpublishedReason::ALL.len());
+    }
+}

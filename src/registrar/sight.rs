@@ -1,0 +1,146 @@
+//! Somebody who asks, in the org that they ask about: what they hold there now, and what they may look
+//! at. API, documented endpoints and page ask here. What somebody may change the store settles, in
+//! the transaction of the change; all of them ask the rules of `manage`.
+
+use super::app::App;
+use super::people::{AuthError, Caller};
+use super::store::{AudienceName, KeyRef, KeyRow, StoreActor, StoreError, Uid};
+use crate::core::{KeyId, OrgId};
+use crate::manage::operation::may::{
+    Access, AccessRules, Actor, KeyAction, NotAllowed, OrgAction, OrgPolicy, PersonRole,
+};
+use crate::manage::registry::entry::RegistryEntry;
+
+/// A caller in one org (an operator: in one or in all), with what they hold there now.
+#[derive(Clone, Debug)]
+pub struct CallerSight {
+    pub caller: Caller,
+    /// `None`: an operator who looks at all orgs.
+    pub org: Option<OrgId>,
+    pub actor: Actor,
+    /// The key that asks, if one does.
+    pub asking: Option<Box<RegistryEntry>>,
+    pub rules: AccessRules,
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub now_ms: u64,
+}
+
+/// Why somebody sees nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SightError {
+    #[error("{0}")]
+    Auth(#[from] AuthError),
+    #[error("{0}")]
+    NotAllowed(#[from] NotAllowed),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+// === impl CallerSight ===
+
+impl CallerSight {
+    /// In the org that the caller is in.
+    ///
+    /// # Errors
+    ///
+    /// Somebody who has not said which of their orgs; a key that has ended; the store's.
+    pub async fn of(app: &App, caller: Caller) -> Result<Self, SightError> {
+        let now_ms = app.clock.now().unix_ms;
+        let org = caller.scope()?.cloned();
+        let audience = app.settings.audience(&caller.audience).ok_or(AuthError::NotFound)?;
+        let rules = audience.access.clone();
+        let asking = match &caller.actor {
+            StoreActor::Key(id) => Some(asking_key(app, &caller.audience, *id).await?),
+            StoreActor::HostUser(_) | StoreActor::Person { .. } => None,
+        };
+        let actor = match &asking {
+            Some(entry) => Actor::of_key(entry, now_ms / 1000).map_err(|_| AuthError::Unknown)?,
+            None => caller.actor.in_org(org.as_ref()).ok_or(AuthError::NotFound)?,
+        };
+        Ok(Self { caller, org, actor, asking, rules, now_ms })
+    }
+
+    pub fn audience(&self) -> &AudienceName {
+        &self.caller.audience
+    }
+
+    /// Unix seconds.
+    pub const fn now(&self) -> u64 {
+        self.now_ms / 1000
+    }
+
+    /// Whether the caller may do this in the org.
+    ///
+    /// # Errors
+    ///
+    /// The rule that forbids it.
+    pub fn may_in(&self, action: OrgAction<'_>) -> Result<(), NotAllowed> {
+        let nobody = OrgId::parse("-").map_err(|_| NotAllowed::Unseen)?;
+        let org = self.org.as_ref().unwrap_or(&nobody);
+        self.access(&OrgPolicy::default()).may_in(&self.actor, action, org)
+    }
+
+    /// Whether the caller may do this with the key.
+    ///
+    /// # Errors
+    ///
+    /// The rule that forbids it.
+    pub fn may(&self, action: KeyAction<'_>, key: &KeyRow) -> Result<(), NotAllowed> {
+        self.access(&OrgPolicy::default()).may(&self.actor, action, &key.entry)
+    }
+
+    /// The key of this name, if the caller may look at that of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchKey`]: it is not there, or another org's; the rule that forbids to look.
+    pub async fn key(
+        &self,
+        app: &App,
+        key: KeyRef,
+        action: KeyAction<'_>,
+    ) -> Result<KeyRow, SightError> {
+        let found = app.store.key(self.audience(), self.org.as_ref(), key).await?;
+        self.may(action, &found)?;
+        Ok(found)
+    }
+
+    /// Whether the caller may see the key at all: if not, no refusal may tell that it is there.
+    pub async fn sees(&self, app: &App, key: KeyRef) -> bool {
+        self.key(app, key, KeyAction::See).await.is_ok()
+    }
+
+    /// Of whom alone the caller sees keys; `None`: of everybody in the org.
+    pub fn own_keys_only(&self) -> Option<Box<str>> {
+        match &self.actor {
+            Actor::Person { role: PersonRole::Member, owner, .. } => {
+                Some(owner.view().subject.into())
+            }
+            Actor::Person { .. } | Actor::Key { .. } | Actor::Host => None,
+        }
+    }
+
+    /// The policy of an org caps changes; looking needs none.
+    fn access<'r>(&'r self, policy: &'r OrgPolicy) -> Access<'r> {
+        Access { rules: &self.rules, policy, now: self.now() }
+    }
+}
+
+/// What a calling key is now.
+async fn asking_key(
+    app: &App,
+    audience: &AudienceName,
+    id: KeyId,
+) -> Result<Box<RegistryEntry>, SightError> {
+    match app.store.key(audience, None, KeyRef::Id(id)).await {
+        Ok(found) => Ok(Box::new(found.entry)),
+        Err(StoreError::NoSuchKey) => Err(AuthError::Unknown.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A key's id or UUID; `None`: neither.
+pub fn key_ref(name: &str) -> Option<KeyRef> {
+    let uid = Uid::parse(name).map(KeyRef::Uid);
+    uid.or_else(|| KeyId::parse(name).map(KeyRef::Id).ok())
+}
