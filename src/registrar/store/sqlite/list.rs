@@ -1,15 +1,20 @@
 //! Pages of keys: the conditions of a query as SQL, and the place of a page in its order.
 
-use rusqlite::params_from_iter;
 use rusqlite::types::Value;
+use rusqlite::{OptionalExtension as _, params_from_iter};
 
 use super::super::error::StoreError;
+use super::super::names::AudienceName;
 use super::super::query::{Cursor, CursorPlace, KeyCount, KeyPage, KeyQuery, KeySort, KeyState};
 use super::connection::StoreConnection;
 use super::keys::{COLUMNS, JOINS, NumberedKey, decode, folded};
+use crate::core::OrgId;
 
 /// Fewer characters than an index of three of them can find.
 const TRIGRAM: usize = 3;
+
+/// Where the rows of an org begin in the index of a search, as `002.sql` numbers them.
+const ORG_BITS: u32 = 36;
 
 /// Conditions with their values.
 struct Conditions {
@@ -19,13 +24,29 @@ struct Conditions {
     values: Vec<Value>,
 }
 
-pub(super) fn page(store: &StoreConnection, query: &KeyQuery) -> Result<KeyPage, StoreError> {
-    let settings = store.settings(&query.audience)?;
-    let mut conditions = Conditions::of(query);
+/// By which the index of a search tells an org's keys from others.
+#[derive(Clone, Copy, Debug)]
+struct OrgNumber {
+    /// `None`: it has had no key.
+    number: Option<u64>,
+}
+
+/// A statement with the values of its places.
+struct ListStatement {
+    sql: String,
+    values: Vec<Value>,
+}
+
+/// The rows of a page, and one more.
+fn statement(
+    store: &StoreConnection,
+    query: &KeyQuery,
+    limit: usize,
+) -> Result<ListStatement, StoreError> {
+    let mut conditions = Conditions::of(store, query)?;
     if let Some(cursor) = &query.cursor {
         conditions.behind(&cursor.place(query.sort)?);
     }
-    let limit = query.limit.clamp(1, KeyQuery::MOST);
     let order = match query.sort {
         KeySort::Expires => "k.expires, k.row",
         KeySort::Name => "k.folded, k.row",
@@ -38,8 +59,15 @@ pub(super) fn page(store: &StoreConnection, query: &KeyQuery) -> Result<KeyPage,
         conditions.texts.join(" AND "),
         limit + 1
     );
+    Ok(ListStatement { sql, values: conditions.values })
+}
+
+pub(super) fn page(store: &StoreConnection, query: &KeyQuery) -> Result<KeyPage, StoreError> {
+    let settings = store.settings(&query.audience)?;
+    let limit = query.limit.clamp(1, KeyQuery::MOST);
+    let ListStatement { sql, values } = statement(store, query, limit)?;
     let mut statement = store.connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params_from_iter(conditions.values))?;
+    let mut rows = statement.query(params_from_iter(values))?;
     let mut found: Vec<NumberedKey> = Vec::with_capacity(limit + 1);
     while let Some(row) = rows.next()? {
         found.push(decode(row, &settings)?);
@@ -52,7 +80,7 @@ pub(super) fn page(store: &StoreConnection, query: &KeyQuery) -> Result<KeyPage,
 
 pub(super) fn count(store: &StoreConnection, query: &KeyQuery) -> Result<KeyCount, StoreError> {
     store.settings(&query.audience)?;
-    let conditions = Conditions::of(query);
+    let conditions = Conditions::of(store, query)?;
     // The last use is the only condition on another table.
     let joins = match query.unused_since_ms {
         Some(_) => "LEFT JOIN usage_last u ON u.key = k.row",
@@ -84,17 +112,38 @@ fn place(sort: KeySort, last: &NumberedKey) -> CursorPlace {
     CursorPlace { sort, text, number, row: last.row }
 }
 
+// === impl OrgNumber ===
+
+impl OrgNumber {
+    fn of(
+        store: &StoreConnection,
+        audience: &AudienceName,
+        org: &OrgId,
+    ) -> Result<Self, StoreError> {
+        let number = store
+            .connection
+            .prepare_cached("SELECT number FROM key_org WHERE audience = ?1 AND org = ?2")?
+            .query_row((audience.as_str(), org.as_str()), |row| row.get(0))
+            .optional()?;
+        Ok(Self { number })
+    }
+}
+
 // === impl Conditions ===
 
 impl Conditions {
-    fn of(query: &KeyQuery) -> Self {
+    fn of(store: &StoreConnection, query: &KeyQuery) -> Result<Self, StoreError> {
+        let org = match (&query.org, &query.search) {
+            (Some(org), Some(_)) => Some(OrgNumber::of(store, &query.audience, org)?),
+            _ => None,
+        };
         let mut all = Self { from: "", texts: Vec::new(), values: Vec::new() };
         all.add("k.audience = ?", [query.audience.as_str().to_owned().into()]);
         if let Some(org) = &query.org {
             all.add("k.org = ?", [org.as_str().to_owned().into()]);
         }
         if let Some(search) = query.search.as_deref().map(str::trim).filter(|s| !s.is_empty()) {
-            all.search(&folded(search));
+            all.search(&folded(search), org);
         }
         if let Some(state) = query.state {
             all.state(state, query.now_ms);
@@ -118,7 +167,7 @@ impl Conditions {
         if query.sort == KeySort::Expires {
             all.add("k.expires IS NOT NULL", []);
         }
-        all
+        Ok(all)
     }
 
     fn add<const N: usize>(&mut self, text: &str, values: [Value; N]) {
@@ -128,7 +177,7 @@ impl Conditions {
 
     /// With the index of the search as the outer loop: SQLite would walk over all keys of the org
     /// and ask the index for each.
-    fn search(&mut self, folded: &str) {
+    fn search(&mut self, folded: &str, org: Option<OrgNumber>) {
         if folded.chars().count() < TRIGRAM {
             let end = format!("{folded}{}", char::MAX);
             return self
@@ -137,7 +186,14 @@ impl Conditions {
         self.from = "key_text t CROSS JOIN";
         // A phrase: nothing in it is an operator.
         let phrase = format!("\"{}\"", folded.replace('"', "\"\""));
-        self.add("t.key_text MATCH ? AND k.row = t.rowid", [phrase.into()]);
+        let row = format!("k.row = t.rowid & {}", (1_u64 << ORG_BITS) - 1);
+        self.add(&format!("t.key_text MATCH ? AND {row}"), [phrase.into()]);
+        if let Some(org) = org {
+            // An org without keys has no number: nothing is there.
+            let begin = org.number.unwrap_or(0) << ORG_BITS;
+            let end = begin + (1 << ORG_BITS);
+            self.add("t.rowid >= ? AND t.rowid < ?", [number(begin), number(end)]);
+        }
     }
 
     fn state(&mut self, state: KeyState, now_ms: u64) {
@@ -182,4 +238,81 @@ impl Conditions {
 
 fn number(value: u64) -> Value {
     i64::try_from(value).unwrap_or(i64::MAX).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rusqlite::StatementStatus;
+
+    use super::super::connection::StoreTerms;
+    use super::super::open::{self, ConnectionPurpose};
+    use super::super::{SqliteOptions, SqliteStore};
+    use super::*;
+    use crate::clock::Clock;
+    use crate::manage::operation::CreateRequest;
+    use crate::registrar::store::suite::{self, NOW, audience, org};
+    use crate::registrar::store::{ChangeRequest, KeyChange, OrgRules, Store};
+
+    /// What a page of a search costs, in instructions of SQLite, and how many keys it has.
+    fn cost(store: &StoreConnection, query: &KeyQuery) -> (i32, usize) {
+        let ListStatement { sql, values } = statement(store, query, 50).unwrap();
+        let mut statement = store.connection.prepare(&sql).unwrap();
+        let mut rows = statement.query(params_from_iter(values)).unwrap();
+        let mut found = 0;
+        while rows.next().unwrap().is_some() {
+            found += 1;
+        }
+        drop(rows);
+        (statement.get_status(StatementStatus::VmStep), found)
+    }
+
+    #[test]
+    fn a_search_costs_what_matches_in_the_org_and_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.db");
+        let store: Arc<dyn Store> = Arc::new(
+            SqliteStore::open(SqliteOptions {
+                path: path.clone(),
+                audiences: vec![suite::terms()],
+                rules: OrgRules::default(),
+                busy_timeout: Duration::from_secs(5),
+                clock: Clock::system(),
+            })
+            .unwrap(),
+        );
+        let make = |of: &'static str, count: usize| {
+            suite::run(async {
+                for n in 0..count {
+                    let name = format!("Production {of} {n}");
+                    let wanted = CreateRequest { org: org(of), ..suite::new_key(&name) };
+                    let change = KeyChange::Create(Box::new(wanted));
+                    let request = suite::request(suite::host(), change);
+                    store.change(ChangeRequest { org: None, ..request }).await.unwrap();
+                }
+            });
+        };
+        let connection = open::connect(&path, ConnectionPurpose::Read, Duration::ZERO).unwrap();
+        let terms = StoreTerms { audiences: vec![suite::terms()], rules: OrgRules::default() };
+        let reader = StoreConnection::new(connection, Arc::new(terms));
+        let query = |of: &str, text: &str| KeyQuery {
+            search: Some(text.into()),
+            ..KeyQuery::all(audience(), Some(org(of)), NOW)
+        };
+        make("globex", 20);
+        make("acme", 3);
+        let (before, found) = cost(&reader, &query("acme", "roduction"));
+        assert_eq!(found, 3);
+        make("globex", 200);
+        let (after, found) = cost(&reader, &query("acme", "roduction"));
+        assert_eq!((after, found), (before, 3), "other orgs' keys cost nothing");
+        let (of_globex, found) = cost(&reader, &query("globex", "roduction"));
+        assert!(of_globex > 10 * after && found == 51, "{of_globex} for its own");
+        assert_eq!(cost(&reader, &query("acme", "acme 2")).1, 1);
+        assert_eq!(cost(&reader, &query("initech", "roduction")).1, 0, "an org without keys");
+        let everywhere = KeyQuery { org: None, ..query("acme", "acme 2") };
+        assert_eq!(cost(&reader, &everywhere).1, 1, "an operator finds all");
+    }
 }

@@ -15,8 +15,11 @@ pub(super) struct Migration {
     pub(super) sql: &'static str,
 }
 
-pub(super) const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, serves: 1, sql: include_str!("001.sql") }];
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, serves: 1, sql: include_str!("001.sql") },
+    // A program of schema 1 would find nothing in the new index.
+    Migration { version: 2, serves: 2, sql: include_str!("002.sql") },
+];
 
 /// What a database has, and what this program makes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,11 +110,14 @@ mod tests {
     }
 
     /// Steps that a release has put in force somewhere: version, and SHA-256 of the file.
-    const RELEASED: &[(u32, &str)] =
-        &[(1, "3d4a66485e24ff71f1edc993fd453e0e68971c11eb1595b1ec5ae7957fc2f04e")];
+    const RELEASED: &[(u32, &str)] = &[
+        (1, "3d4a66485e24ff71f1edc993fd453e0e68971c11eb1595b1ec5ae7957fc2f04e"),
+        (2, "724a9a40d4b0139b9589fc3a6c5d6301761797c2502dd457dc041337ce389917"),
+    ];
 
     /// A database of each of them, with something in most of its tables.
-    const CONTENT: &[&str] = &[include_str!("released/001.sql")];
+    /// The second has the same tables and another index.
+    const CONTENT: &[&str] = &[include_str!("released/001.sql"), include_str!("released/001.sql")];
 
     #[test]
     fn a_released_step_never_changes() {
