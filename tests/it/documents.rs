@@ -72,6 +72,25 @@ fn rows_of_limits_are_shown() {
     assert!(seen > 30);
 }
 
+/// What products promise of their keys is in docs/management.md, each with a test that is there.
+#[test]
+fn promises_of_products_are_shown() {
+    let page = read("docs/management.md");
+    let (_, table) = page.split_once("## What products promise").unwrap();
+    let mut seen = 0;
+    for row in table.lines().filter(|l| l.starts_with("| W")) {
+        let cell = row.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap_or_default().trim();
+        for name in cell.split(", ").map(|n| n.trim_matches('`')) {
+            let (file, test) = name.split_once("::").unwrap_or_else(|| panic!("no test: {row}"));
+            let folder = if file.starts_with("it/") { "tests" } else { "src" };
+            let known = read(&format!("{folder}/{file}.rs")).contains(&format!("fn {test}("));
+            assert!(known, "`{name}` is no test: {row}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 15, "only {seen} rows found: has the table changed?");
+}
+
 /// docs/keygatectl.md names every command and option of the program, and none that it lacks.
 #[test]
 fn every_command_and_option_of_keygatectl_is_described() {

@@ -2,19 +2,45 @@
 //! with the product's sample in front, a real management service behind it on a Unix socket, and the
 //! product's own service for everything else.
 
-use std::path::Path;
+mod page;
+mod used;
+
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::support::gate::keygatectl;
 use crate::support::process::Process;
 
-/// A product whose documented endpoints for keys are answered by a management service.
+/// A product whose keys a management service looks after.
 struct Managed {
     product: Product,
     /// A key that was made before the service came, with `archives:read`.
     spare: String,
-    _registrar: Process,
+    registrar: Registrar,
 }
+
+/// The product's management service.
+struct Registrar {
+    folder: PathBuf,
+    /// Where it is told to listen, and where the product's own service is.
+    listen: String,
+    upstream: String,
+    /// `None`: it is down.
+    process: Option<Process>,
+}
+
+/// The org of a product's page.
+fn org_of(name: &str) -> &'static str {
+    match name {
+        "wa-gateway" => "org_acme",
+        "we-link" => "client-crm",
+        "weshape" => "company-1",
+        _ => "my-organization",
+    }
+}
+
+/// Of a fleet, where a test adds one.
+const FLEET_TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A token as Whatomate gives it to its people, of this role.
 fn jwt(role: &str) -> String {
@@ -30,23 +56,57 @@ fn text<'a>(answer: &'a Value, pointer: &str) -> &'a str {
     answer.pointer(pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("{pointer}: {answer}"))
 }
 
+// === impl Registrar ===
+
+impl Registrar {
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let uid = rustix::process::getuid().as_raw().to_string();
+        let mut command = keygatectl(&self.folder);
+        command.args(["admin", "--config", "admin.toml"]).args(arguments);
+        let session = format!("{}/api/auth/session", self.upstream);
+        command.env("KEYGATE_ADMIN_LISTEN", &self.listen).env("KEYGATE_UID", uid);
+        command.env("KEYGATE_SESSION_URL", session);
+        command
+    }
+
+    /// Starts it, or starts it again with what its configuration says now.
+    fn serve(&mut self) {
+        self.process = None;
+        let process = Process::start(&mut self.command(&["serve"]));
+        process.wait_for_line("listening on");
+        self.process = Some(process);
+    }
+
+    /// `http://127.0.0.1:PORT`
+    fn url(&self) -> String {
+        let line = self.process.as_ref().unwrap().wait_for_line("listening on");
+        line.rsplit(' ').next().unwrap().to_owned()
+    }
+}
+
 // === impl Managed ===
 
 impl Managed {
     /// The service has the keys of the product's registry, as whoever moves to it does.
     fn over(name: &'static str, upstream: &Upstream) -> Self {
+        Self::with(name, upstream, "")
+    }
+
+    /// With more in its configuration.
+    fn with(name: &'static str, upstream: &Upstream, more: &str) -> Self {
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
         let folder = Folder::empty();
         let copy = |from: &str, to: &str| {
             std::fs::copy(examples.join(from), folder.file(to)).unwrap();
         };
         copy(&format!("{name}.toml"), "keygate.toml");
-        copy(&format!("{name}.admin.toml"), "admin.toml");
         copy(&format!("{name}.keys.toml"), "keys.toml");
+        let admin = std::fs::read_to_string(examples.join(format!("{name}.admin.toml"))).unwrap();
+        folder.write("admin.toml", &format!("{admin}{more}"));
         folder.write_secret(&format!("{name}.jwt-secret"), JWT_SECRET);
+        folder.write_secret("fleet.token", FLEET_TOKEN);
         folder.signer("signer");
-        let org = if name == "weshape" { "company-1" } else { "my-organization" };
-        let create = ["keys", "create", "--json", "--registry", "keys.toml", "--org", org];
+        let create = ["keys", "create", "--json", "--registry", "keys.toml", "--org", org_of(name)];
         let rest = ["--name", "Mobile App - iOS", "--permission", "archives:read"];
         let environment: &[&str] = if name == "weshape" { &["--env", "live"] } else { &[] };
         let owner =
@@ -55,32 +115,44 @@ impl Managed {
             folder.ctl(&[&create[..], &rest, environment, &owner, &["--no-publish"]].concat());
         let made: Value = serde_json::from_str(made.lines().next().unwrap()).unwrap();
         let spare = made["secret"].as_str().unwrap().to_owned();
+        // Those with documented endpoints are behind their sidecar, the others have a page.
         let socket = format!("unix:{}", folder.file("registrar.sock").display());
-        let uid = rustix::process::getuid().as_raw().to_string();
-        let registrar = |arguments: &[&str]| {
-            let mut command = keygatectl(folder.path());
-            command.args(["admin", "--config", "admin.toml"]).args(arguments);
-            command.env("KEYGATE_ADMIN_LISTEN", &socket).env("KEYGATE_UID", &uid);
-            command
+        let has_endpoints = matches!(name, "weshape" | "whatomate");
+        let listen = if has_endpoints { socket.clone() } else { "127.0.0.1:0".to_owned() };
+        let mut registrar = Registrar {
+            folder: folder.path().to_owned(),
+            listen,
+            upstream: format!("http://{}", upstream.address),
+            process: None,
         };
-        run(&mut registrar(&["migrate"]));
-        run(&mut registrar(&["import", "keys.toml"]));
-        let process = Process::start(&mut registrar(&["serve"]));
-        process.wait_for_line("listening on");
+        run(&mut registrar.command(&["migrate"]));
+        run(&mut registrar.command(&["import", "keys.toml"]));
+        registrar.serve();
         let table = folder.file(&format!("{name}.kgt"));
+        let process = registrar.process.as_ref().unwrap();
         process.eventually("the first table", || table.exists());
         let gate = Gate::serve_with(
             folder,
             &[
                 ("KEYGATE_LISTEN", "127.0.0.1:0"),
                 ("KEYGATE_ADMIN", "127.0.0.1:0"),
-                ("KEYGATE_UPSTREAM", &format!("http://{}", upstream.address)),
+                ("KEYGATE_UPSTREAM", &registrar.upstream),
                 ("KEYGATE_REGISTRAR", &socket),
                 ("KEYGATE_SIGNER", "signer.pub"),
             ],
         );
         gate.wait_ready();
-        Self { product: Product { gate, name }, spare, _registrar: process }
+        Self { product: Product { gate, name }, spare, registrar }
+    }
+
+    /// From now on the service fetches what the sidecar counts. What it has counted already, it has
+    /// within a moment.
+    fn fetch_usage(&mut self) {
+        let url = format!("http://{}/usage", self.product.gate.admin);
+        let folder = &self.product.gate.folder;
+        let admin = folder.read("admin.toml");
+        folder.write("admin.toml", &format!("{admin}\n[[usage.pull]]\nurl = \"{url}\"\n"));
+        self.registrar.serve();
     }
 
     /// A request with curl, of this method, credential and body.
