@@ -1,3 +1,5 @@
+//! Reports of recorded lines.
+
 use super::*;
 
 const HEAD: &str = r#"{"observe":1,"instance":"a","started_ms":1,"now_ms":2,"observing":true,"enforced_share":0.0,"requests":9,"rows":1,"dropped":2,"lost":{}}"#;

@@ -69,6 +69,10 @@ impl SidecarBook {
     /// Notes what a request says. One without a name is known by its address.
     pub fn heard(&self, poll: &ArtefactPoll, now_ms: u64) {
         let Some(audience) = AudienceName::parse(&poll.audience) else { return };
+        // Somebody who looks at a file, without a name or a table: nobody waits for such a reader.
+        if poll.instance.is_none() && poll.has.is_none() {
+            return;
+        }
         let address = poll.peer.map(|peer| peer.to_canonical().to_string());
         let Some(instance) = poll.instance.clone().or(address.map(Into::into)) else { return };
         let name = SidecarName { audience, fleet: poll.fleet.clone(), instance };
@@ -296,6 +300,17 @@ mod tests {
         assert_eq!(book.take_news(&shop).len(), 1, "once a minute");
         assert_eq!(shown(3_001 + KNOWN_MS).len(), 1, "the other is silent");
         assert_eq!(book.all(&shop).len(), 2);
+    }
+
+    /// `keygate check` and curl ask once, and nobody waits for them.
+    #[test]
+    fn who_has_neither_name_nor_table_is_no_sidecar() {
+        let (book, shop) = (SidecarBook::default(), AudienceName::parse("shop").unwrap());
+        book.publishes(&shop, 9);
+        book.heard(&poll("", ArtefactName::Table, None), 1_000);
+        assert!(book.all(&shop).is_empty());
+        book.heard(&poll("", ArtefactName::Table, Some(8)), 1_000);
+        assert_eq!(book.all(&shop).len(), 1);
     }
 
     /// Whoever has the token of a fleet can say anything.
