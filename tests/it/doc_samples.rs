@@ -98,7 +98,7 @@ name = "orders-api"
 "#;
 
 /// By these a block shows that it is of `admin.toml`.
-const OF_ADMIN: [&str; 5] = ["audiences", "dialect", "fleets", "people", "state"];
+const OF_ADMIN: [&str; 6] = ["audiences", "dialect", "fleets", "people", "state", "status"];
 
 /// Puts into `block` what it leaves out.
 fn complete(block: &mut toml::Table, rest: &toml::Table) {
@@ -122,6 +122,7 @@ fn room() -> Folder {
     folder.ctl(&["table", "build", "--signer", "signer.pem", "--out", "keys.kgt"]);
     folder.ctl(&["signer", "new", "--out", "assertion.pem"]);
     folder.write_secret("jwt-secret", "0123456789abcdef0123456789abcdef");
+    folder.write_secret("sidecar.token", "0123456789abcdef0123456789abcdef");
     folder.write_secret("service-credential", "Bearer 0a1b2c3d4e5f");
     folder
 }
