@@ -72,7 +72,7 @@ fn main() {
 fn child((name, of_key, of_org): (&str, usize, usize), keys: u32) {
     let names = ["per-key", "burst", "daily", "search"].map(|n| PolicyName::parse(n).unwrap());
     let limits_of = |limit: Limit| {
-        let one = |policy, scope| PolicyCharge { policy, scope, limit };
+        let one = |policy, scope| PolicyCharge { policy, scope, limit, quota: None };
         let several: Vec<_> = names
             .iter()
             .take(of_key)

@@ -429,6 +429,7 @@ fn limit(steps: &mut Vec<Step>) -> Result<(), Failure> {
             policy,
             scope: PolicyScope::Key,
             limit,
+            quota: None,
         });
         ChargedLimits::Several(charged.collect())
     };
