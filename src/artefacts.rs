@@ -16,6 +16,7 @@ pub use self::etag::ArtefactTag;
 pub use self::places::WaitLimits;
 pub use self::service::{
     ArtefactAnswered, ArtefactConnection, ArtefactFleet, ArtefactPoll, ArtefactService,
+    BehindCaller,
 };
 pub use self::shelf::{
     ArtefactName, ArtefactShelf, ServedArtefact, ServedArtefacts, ShelvedArtefact,

@@ -75,6 +75,11 @@ impl KnownTags {
         self.any || self.tags.contains(tag)
     }
 
+    /// Whether the caller says that it has something newer.
+    pub(super) fn is_beyond(&self, tag: &ArtefactTag) -> bool {
+        self.tags.iter().any(|known| known.serial > tag.serial)
+    }
+
     /// The newest that the caller says it has.
     pub(super) fn newest(self) -> Option<ArtefactTag> {
         self.tags.into_iter().max_by_key(|tag| tag.serial)
@@ -121,6 +126,8 @@ mod tests {
         }
         let both = format!("{}, {}", other.to_field(), own);
         assert!(!known(&[&own]).has(&other));
+        assert!(known(&[&both]).is_beyond(&tag) && !known(&[&both]).is_beyond(&other));
+        assert!(!known(&["*"]).is_beyond(&tag));
         assert_eq!(known(&[&both]).newest(), Some(other));
         assert_eq!(known(&["*"]).newest(), None, "says nothing of what it is");
     }

@@ -44,6 +44,16 @@ pub struct ArtefactFleet {
     pub bearer: Option<Digest>,
 }
 
+/// What a caller gets that says it has something newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BehindCaller {
+    /// What there is: here it was published.
+    Sent,
+    /// Nothing, until there is something newer still: another server had it sooner. A sidecar refuses
+    /// what is older than what it has, and then waits before it asks again.
+    Withheld,
+}
+
 /// What was answered, for whoever counts: an extension of the response to a fleet's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArtefactAnswered {
@@ -78,6 +88,7 @@ struct Serving {
     shelf: ArtefactShelf,
     fleets: ArcSwap<Vec<ArtefactFleet>>,
     polls: WaitingPolls,
+    behind: BehindCaller,
     leave: WaitersLeave,
     told: Box<dyn Fn(ArtefactPoll) + Send + Sync>,
 }
@@ -114,20 +125,22 @@ impl ArtefactService {
         fleets: Vec<ArtefactFleet>,
         told: impl Fn(ArtefactPoll) + Send + Sync + 'static,
     ) -> Self {
-        Self::with_limits(shelf, fleets, WaitLimits::default(), told)
+        Self::with_terms(shelf, fleets, WaitLimits::default(), BehindCaller::Sent, told)
     }
 
-    /// As [`Self::new`], with other limits.
-    pub fn with_limits(
+    /// As [`Self::new`], for those who pass on what others publish.
+    pub fn with_terms(
         shelf: ArtefactShelf,
         fleets: Vec<ArtefactFleet>,
         limits: WaitLimits,
+        behind: BehindCaller,
         told: impl Fn(ArtefactPoll) + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Serving {
             shelf,
             fleets: ArcSwap::from_pointee(fleets),
             polls: WaitingPolls::new(limits),
+            behind,
             leave: WaitersLeave::new(),
             told: Box::new(told),
         }))
@@ -209,7 +222,8 @@ impl ArtefactService {
             has,
             head: head(request.headers()),
         });
-        Ok(ArtefactRequest { audience, name, known, caller, wait: wait(request.headers()) })
+        let (wait, behind) = (wait(request.headers()), self.0.behind);
+        Ok(ArtefactRequest { audience, name, known, caller, wait, behind })
     }
 
     /// The answer, and whether it was held back.
@@ -292,6 +306,7 @@ struct ArtefactRequest {
     known: KnownTags,
     caller: PollCaller,
     wait: Duration,
+    behind: BehindCaller,
 }
 
 enum ArtefactFinding {
@@ -307,6 +322,11 @@ impl ArtefactRequest {
     fn look(&self, artefacts: &ServedArtefacts) -> ArtefactFinding {
         match artefacts.get(self.name) {
             ShelvedArtefact::Served(artefact) if self.known.has(&artefact.tag) => {
+                ArtefactFinding::Unchanged(artefact.tag.clone())
+            }
+            ShelvedArtefact::Served(artefact)
+                if self.behind == BehindCaller::Withheld && self.known.is_beyond(&artefact.tag) =>
+            {
                 ArtefactFinding::Unchanged(artefact.tag.clone())
             }
             ShelvedArtefact::Served(artefact) => ArtefactFinding::New(artefact.clone()),

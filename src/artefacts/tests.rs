@@ -337,3 +337,38 @@ fn who_waits_leaves_in_turn() {
         assert_eq!(peer.service.waiting(), 0);
     });
 }
+
+/// Two servers of one publisher are never quite in step: whoever comes from the other one, and has what
+/// is not here yet, waits for it here.
+#[test]
+fn nothing_older_is_sent_to_who_has_the_newer() {
+    run(async {
+        let shelf = ArtefactShelf::default();
+        let fleet =
+            ArtefactFleet { name: "all".into(), audiences: vec!["shop".into()], bearer: None };
+        let (limits, behind) = (WaitLimits::default(), BehindCaller::Withheld);
+        let service =
+            ArtefactService::with_terms(shelf.clone(), vec![fleet], limits, behind, |_| {});
+        let patch = |serial: u64| {
+            let file = ServedArtefact::new(serial, format!("file {serial}"));
+            shelf.put_one("shop", ArtefactName::Patch, ShelvedArtefact::Served(file));
+        };
+        let ask = |has: u64, wait: u64| {
+            let tag = ServedArtefact::new(has, format!("file {has}")).tag.to_field();
+            let request = Request::get(PATCH).header("if-none-match", tag);
+            let request = request.header("prefer", format!("wait={wait}")).body(()).unwrap();
+            service.answer(request, None)
+        };
+        patch(9);
+        assert_eq!(ask(8, 0).await.status(), StatusCode::OK);
+        assert_eq!(ask(10, 0).await.status(), StatusCode::NOT_MODIFIED);
+        let (answer, ()) = tokio::join!(ask(10, 20), async {
+            for serial in [10, 11] {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                patch(serial);
+            }
+        });
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(body(answer).await, "file 11");
+    });
+}

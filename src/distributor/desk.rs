@@ -14,8 +14,8 @@ use metrics::Histogram;
 use super::metrics::{DistributorMetrics, MeteredArtefact, OriginResult};
 use super::options::{AccessLines, OriginArtefact};
 use crate::artefacts::{
-    ArtefactAnswered, ArtefactFleet, ArtefactName, ArtefactService, ArtefactShelf, ServedArtefact,
-    ServedArtefacts, ShelvedArtefact, WaitLimits,
+    ArtefactAnswered, ArtefactFleet, ArtefactName, ArtefactService, ArtefactShelf, BehindCaller,
+    ServedArtefact, ServedArtefacts, ShelvedArtefact, WaitLimits,
 };
 use crate::clock::Clock;
 use crate::table::Buffer;
@@ -108,7 +108,13 @@ impl DistributorDesk {
             of_a_fleet: most_waiting,
             in_all: most_waiting,
         };
-        let service = ArtefactService::with_limits(shelf.clone(), fleets, limits, |_| {});
+        let service = ArtefactService::with_terms(
+            shelf.clone(),
+            fleets,
+            limits,
+            BehindCaller::Withheld,
+            |_| {},
+        );
         Self(Arc::new(DeskParts {
             service,
             shelf,
