@@ -76,5 +76,5 @@ fn the_injector_knows_where_the_charts_distributor_is() {
     assert_eq!((given.table.url, given.table.patch_url), (own.url, own.patch_url));
     let service =
         with.of_kind("Service").find(|s| s["metadata"]["name"] == "keygate-distributor").unwrap();
-    assert_eq!(service["spec"]["ports"][0]["port"], 9940);
+    assert_eq!(service["spec"]["ports"][0]["port"], 9930);
 }

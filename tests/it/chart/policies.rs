@@ -187,6 +187,33 @@ fn the_policy_lets_injected_pods_in_and_no_others() {
     }
 }
 
+/// A registry may be called like the sidecar's repository, and its port looks like a tag.
+#[test]
+fn no_registry_passes_for_the_repository() {
+    let policy = yaml(&deploy("policy/require.yaml")).remove(0);
+    let (_, pod) = recorded().into_iter().find(|(name, _)| name == "deploy-named-port").unwrap();
+    let images = [
+        ("keygate:0.1.0", true),
+        ("keygate:0.1.0@sha256:1", true),
+        ("keygate@sha256:1", true),
+        ("keygate:5000/evil", false),
+        ("keygate:5000/evil:0.1.0", false),
+        ("keygate:5000/keygate@sha256:1", false),
+        ("keygate", false),
+    ];
+    let requests = images.iter().map(|(image, _)| {
+        let settings = InjectorSettings { image: (*image).into(), ..InjectorSettings::default() };
+        creation(&injected(&pod, &settings).unwrap())
+    });
+    let Some(answers) = evaluate(&policy, &Value::Null, &requests.collect::<Vec<_>>()) else {
+        return;
+    };
+    for ((image, is_ours), answer) in images.iter().zip(answers) {
+        let failures = answer["failures"].as_array().cloned().unwrap_or_default();
+        assert_eq!(failures.is_empty(), *is_ours, "{image}: {failures:?}");
+    }
+}
+
 /// deploy/policy/require.yaml is what the chart makes, with a name of its own.
 #[test]
 fn the_plain_policy_is_the_charts() {

@@ -122,6 +122,49 @@ fn every_pod_is_at_most_one_webhooks() {
     assert_eq!(names.len(), all, "{names:#?}");
 }
 
+/// `Warn` and `Audit` only tell: then the injector refuses nobody either.
+#[test]
+fn a_trial_of_require_refuses_no_pod() {
+    let table = json!({"url": "https://keys.example/t"});
+    let actions = [json!(["Warn", "Audit"]), json!(["Deny", "Audit"])];
+    let jobs = actions.clone().map(|actions| {
+        job("keygate", &json!({"table": table, "require": {"enabled": true, "actions": actions}}))
+    });
+    let Some(answers) = render(&jobs) else { return };
+    let namespace = Labels::from([(NAME, "orders"), (INJECT, "true"), (REQUIRE, "true")]);
+    for ((answer, actions), path) in
+        answers.into_iter().zip(&actions).zip(["/mutate", "/mutate/require"])
+    {
+        let objects = answer.unwrap().objects;
+        let of_kind = |kind| objects.iter().find(|object| object["kind"] == kind).unwrap();
+        let binding = of_kind("ValidatingAdmissionPolicyBinding");
+        assert_eq!(binding["spec"]["validationActions"], *actions);
+        let webhooks = asked(&objects, &namespace, &Labels::new());
+        let paths = webhooks.iter().map(|webhook| &webhook["clientConfig"]["service"]["path"]);
+        assert_eq!(paths.collect::<Vec<_>>(), [path], "{actions}");
+    }
+}
+
+/// An empty list of peers in a NetworkPolicy lets everybody in.
+#[test]
+fn nobody_named_is_nobody_let_in() {
+    let values = json!({
+        "distributor": {"enabled": true, "origin": {"url": "https://keys.example", "audiences": ["a"]}},
+        "networkPolicy": {"metricsFrom": []},
+    });
+    let Some(answers) = render(&[job("keygate", &values)]) else { return };
+    let objects = answers.into_iter().next().unwrap().unwrap().objects;
+    let policies = objects.iter().filter(|object| object["kind"] == "NetworkPolicy");
+    let rules: Vec<_> =
+        policies.flat_map(|policy| policy["spec"]["ingress"].as_array().unwrap()).collect();
+    let of_port = |port: i32| rules.iter().filter(|rule| rule["ports"][0]["port"] == port).count();
+    assert_eq!([8443, 9930, 9902, 9931].map(of_port), [1, 1, 0, 0]);
+    // Only API servers come from where no selector reaches.
+    for rule in rules.iter().filter(|rule| rule["ports"][0]["port"] != 8443) {
+        assert!(rule["from"].as_array().is_some_and(|from| !from.is_empty()), "{rule}");
+    }
+}
+
 /// Kubernetes' own, and the injector's: linkerd #2906, kuma #8157.
 const LEFT_OUT: [&str; 4] = ["kube-node-lease", "kube-public", "kube-system", NAMESPACE];
 

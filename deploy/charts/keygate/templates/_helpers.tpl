@@ -88,6 +88,11 @@ seccompProfile:
 {{- concat (list "kube-node-lease" "kube-public" "kube-system" .Release.Namespace) .Values.injector.excludeNamespaces | uniq | sortAlpha | toJson }}
 {{- end }}
 
+{{/* Not empty: pods without the sidecar are refused where the namespace demands it, and not only told of. */}}
+{{- define "keygate.denies" -}}
+{{- if and .Values.require.enabled (has "Deny" .Values.require.actions) }}true{{ end -}}
+{{- end }}
+
 {{/* One requirement on keygate.dev/rev, on the object whose keygate.dev/inject counts. */}}
 {{- define "keygate.ofRevision" -}}
 {{- if .Values.revision -}}
@@ -152,7 +157,7 @@ seccompProfile:
       - key: keygate.dev/inject
         operator: DoesNotExist
       {{- end }}
-      {{- if $.Values.require.enabled }}
+      {{- if include "keygate.denies" $ }}
       - key: keygate.dev/require
         operator: {{ ternary "In" "NotIn" $demands }}
         values: ["true"]

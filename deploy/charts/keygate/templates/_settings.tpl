@@ -21,7 +21,7 @@
 {{- fail "table.url: the URL of the tables, or distributor.enabled: true" -}}
 {{- end -}}
 {{- $tls := .Values.distributor.tlsSecret -}}
-{{- $base := printf "%s://%s.%s.svc:9940/artefacts/{table}" (ternary "https" "http" (ne $tls "")) (include "keygate.distributor" .) .Release.Namespace -}}
+{{- $base := printf "%s://%s.%s.svc:9930/artefacts/{table}" (ternary "https" "http" (ne $tls "")) (include "keygate.distributor" .) .Release.Namespace -}}
 {{- $_ := set $table "url" (printf "%s/table.kgt" $base) -}}
 {{- $_ := set $table "patchUrl" (printf "%s/patch.kgp" $base) -}}
 {{- end -}}
