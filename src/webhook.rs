@@ -11,6 +11,7 @@ pub mod command;
 mod listen;
 pub mod metrics;
 pub mod review;
+mod room;
 mod service;
 
 pub use self::listen::{serve_probes, serve_reviews};

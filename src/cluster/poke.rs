@@ -60,8 +60,9 @@ struct PokeReport {
 /// For the binary.
 pub fn added() -> AddedCommand {
     let about = "Let injected pods read a changed ConfigMap or Secret at once";
-    let command = clap::Command::new("poke").about(about);
-    AddedCommand { definition: PokeOptions::augment_args(command), run }
+    let command = clap::Command::new("poke");
+    // What the options say of themselves comes first otherwise.
+    AddedCommand { definition: PokeOptions::augment_args(command).about(about), run }
 }
 
 fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {

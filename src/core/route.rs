@@ -221,6 +221,13 @@ impl Pattern {
         (self.segments.iter().map(compared).collect(), self.rest)
     }
 
+    /// Whether it names no path: `/*`, or parameters alone. The path `/` is named.
+    pub fn names_nothing(&self) -> bool {
+        let is_named =
+            self.segments.iter().any(|segment| matches!(segment, Segment::Literal { .. }));
+        !is_named && (self.rest || !self.segments.is_empty())
+    }
+
     /// Whether both match the same paths.
     pub fn is_same(&self, other: &Self) -> bool {
         self.shape() == other.shape()

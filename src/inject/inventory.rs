@@ -119,16 +119,17 @@ pub(super) fn inventory(documents: &[Value], settings: &InjectorSettings) -> Vec
     rows
 }
 
-/// Replicas of one owner are one.
+/// Replicas of one owner are one, but for those from before its pods had the sidecar.
 fn subjects(documents: &[Value], settings: &InjectorSettings) -> Vec<Subject> {
-    let mut all: BTreeMap<ObjectRef, Subject> = BTreeMap::new();
+    let mut all: BTreeMap<(ObjectRef, bool), Subject> = BTreeMap::new();
     for workload in documents.iter().flat_map(stream::workloads) {
         let object = owner(&workload);
-        if let Some(known) = all.get_mut(&object) {
+        let key = (object.clone(), stream::status_of(&workload.template).is_some());
+        if let Some(known) = all.get_mut(&key) {
             known.count += 1;
             continue;
         }
-        all.insert(object.clone(), subject(object, &workload, settings));
+        all.insert(key, subject(object, &workload, settings));
     }
     all.into_values().collect()
 }
@@ -195,10 +196,12 @@ fn row_of(subject: &Subject, policies: &[&Value]) -> InventoryRow {
         injected: subject.injected,
         detail: subject.detail.clone(),
     };
-    if let (true, Some((_, status))) = (subject.injected, &subject.after) {
+    if let (true, Some((pod, status))) = (subject.injected, &subject.after) {
         let upstream = status.upstream;
+        let names = stream::names_of(pod, upstream);
         let beside = policies.iter().filter(|p| ObjectRef::of(p).is_beside(&subject.object));
-        (row.finding, row.detail) = match cover(beside.copied(), &subject.labels, upstream) {
+        (row.finding, row.detail) = match cover(beside.copied(), &subject.labels, upstream, &names)
+        {
             PolicyCover::Closed => (InventoryFinding::Closed, String::new()),
             PolicyCover::None => (
                 InventoryFinding::Reachable,

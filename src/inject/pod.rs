@@ -161,12 +161,15 @@ fn stays_out(
     let is_other = wishes.revision.as_ref().is_some_and(|rev| *rev != settings.revision);
     skip(is_other, SkipReason::OtherRevision)?;
     skip(containers.iter().any(|c| c.name == CONTAINER), SkipReason::AlreadyInjected)?;
-    for name in AnnotationName::ALL.into_iter().filter(|name| name.is_set_by_injector()) {
-        if has_text(metadata, "annotations", name.name()) {
+    // Monitors, policies and people take what it says for true.
+    let label = ("label", "labels", LabelName::Injected.name());
+    let annotations = AnnotationName::ALL.into_iter().filter(|name| name.is_set_by_injector());
+    let annotations = annotations.map(|name| ("annotation", "annotations", name.name()));
+    for (kind, map, name) in annotations.chain([label]) {
+        if has_text(metadata, map, name) {
             return Err(Halt::Deny(InjectDenial::annotation(format!(
-                "annotation {}: is written by the injector, and this pod has no container {CONTAINER}\n\
-                 hint: take the annotation out; it was copied from another pod",
-                name.name()
+                "{kind} {name}: is written by the injector, and this pod has no container {CONTAINER}\n\
+                 hint: take the {kind} out; it was copied from another pod"
             ))));
         }
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use self::objects::label_of;
 pub(super) use self::objects::{ObjectRef, Workload, each, selects, workloads};
-pub(super) use self::services::{Endpoint, endpoint, service_ports, status_of};
+pub(super) use self::services::{Endpoint, endpoint, names_of, service_ports, status_of};
 use super::pod::annotations::{AnnotationName, LabelName};
 use super::pod::outcome::{InjectDenial, InjectOutcome};
 use super::pod::patch::PatchOperation;

@@ -30,6 +30,10 @@ use crate::telemetry::log::{self, LogTerms};
 /// Connections that the kernel may hold before we take them.
 const BACKLOG: u32 = 1024;
 
+/// Most threads that answer. One answers hundreds of pods in a second, and each may hold a review in
+/// memory, so a node's processors do not say how many there are.
+const THREADS: usize = 4;
+
 /// Options of `keygatectl webhook`.
 #[derive(Debug, Args)]
 pub struct WebhookOptions {
@@ -106,8 +110,9 @@ struct RunningWebhook {
 /// For the binary.
 pub fn added() -> AddedCommand {
     let about = "Put sidecars into pods on their way into a cluster, until SIGTERM or SIGINT";
-    let command = clap::Command::new("webhook").about(about);
-    AddedCommand { definition: WebhookOptions::augment_args(command), run }
+    let command = clap::Command::new("webhook");
+    // What the options say of themselves comes first otherwise.
+    AddedCommand { definition: WebhookOptions::augment_args(command).about(about), run }
 }
 
 fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
@@ -132,6 +137,9 @@ impl WebhookOptions {
         let internal = |error: std::io::Error| of(Exit::Internal, error.to_string());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("webhook")
+            .worker_threads(
+                std::thread::available_parallelism().map_or(1, usize::from).min(THREADS),
+            )
             .enable_all()
             .build()
             .map_err(internal)?;

@@ -25,7 +25,7 @@ const BOUNDS_US: [u64; 11] =
     [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_500_000];
 
 /// Statuses of requests that are no review.
-const STATUSES: [u16; 6] = [404, 405, 408, 413, 415, 500];
+const STATUSES: [u16; 7] = [404, 405, 408, 413, 415, 500, 503];
 
 /// What the webhook counts.
 #[derive(Debug)]

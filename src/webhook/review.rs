@@ -17,6 +17,10 @@ const VERSION: &str = "admission.k8s.io/v1";
 /// Longest warning: API servers cut what is longer.
 const WARNING: usize = 250;
 
+/// Most values in a review: an environment of some thousand variables has a tenth. A value of two bytes
+/// can take a kilobyte of memory.
+const VALUES: usize = 100_000;
+
 /// Longest name in a log line. Kubernetes has none that is longer.
 const NAME: usize = 253;
 
@@ -52,6 +56,8 @@ pub enum UnsuitedReview {
 pub enum ReviewFault {
     #[error("the body is no JSON: {0}")]
     NotJson(String),
+    #[error("the review has more than {VALUES} values\nhint: is it a pod?")]
+    TooManyValues,
     #[error("{field} {what}\nhint: is it an AdmissionReview of {VERSION}?")]
     Malformed { field: &'static str, what: &'static str },
     #[error(
@@ -116,6 +122,9 @@ impl Review {
     /// # Errors
     /// It is no review of the version that is spoken.
     pub fn read(body: &[u8]) -> Result<Self, ReviewFault> {
+        if values(body) > VALUES {
+            return Err(ReviewFault::TooManyValues);
+        }
         let not_json = |error: serde_json::Error| ReviewFault::NotJson(error.to_string());
         let mut review: Value = serde_json::from_slice(body).map_err(not_json)?;
         let is = |of: &Value, field: &str| of.get(field).and_then(Value::as_str).map(str::to_owned);
@@ -242,6 +251,21 @@ fn warn<'t>(response: &mut Map<String, Value>, warnings: impl IntoIterator<Item 
     }
 }
 
+/// At least as many as JSON's values of the text: each but the first of a list or map follows a comma.
+fn values(json: &[u8]) -> usize {
+    let (mut count, mut is_text, mut is_escaped) = (1, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_text,
+            b'"' => is_text = !is_text,
+            b',' | b'[' | b'{' if !is_text => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 fn malformed(field: &'static str, what: &'static str) -> ReviewFault {
     ReviewFault::Malformed { field, what }
 }
@@ -310,7 +334,7 @@ impl UnsuitedReview {
 // === impl ReviewFault ===
 
 impl ReviewFault {
-    const WORDS: [&str; 3] = ["not_json", "not_a_review", "other_version"];
+    const WORDS: [&str; 4] = ["not_json", "not_a_review", "other_version", "too_many_values"];
 
     /// In the metric.
     pub const fn word(&self) -> &'static str {
@@ -318,6 +342,7 @@ impl ReviewFault {
             Self::NotJson(_) => "not_json",
             Self::Malformed { .. } => "not_a_review",
             Self::OtherVersion(_) => "other_version",
+            Self::TooManyValues => "too_many_values",
         }
     }
 }
@@ -452,6 +477,29 @@ mod tests {
         let answer = answer(body.as_bytes(), &context, &InjectorSettings::default());
         assert_eq!(answer.result, AdmissionResult::Injected, "{}", answer.told);
         assert_eq!((&*answer.pod.namespace, &*answer.pod.name), ("shop", "web"));
+    }
+
+    #[test]
+    fn values_are_counted_before_they_take_memory() {
+        assert_eq!(values(br#"{"a": [1, 2, {"b": 3}], "c,[{": "\",[\\", "d": []}"#), 9);
+        for filler in ["0", "[]", r#"{"a":0}"#] {
+            let list = |count: usize| format!("[{}]", vec![filler; count].join(","));
+            let review = |list: &str| {
+                let mut review = good();
+                review["request"]["object"]["spec"]["x"] = json!("X");
+                answer(
+                    review.to_string().replace("\"X\"", list).as_bytes(),
+                    &InjectContext { is_required: false },
+                    &InjectorSettings::default(),
+                )
+            };
+            assert_eq!(review(&list(40_000)).result, AdmissionResult::Injected, "{filler}");
+            let refused = review(&list(VALUES));
+            assert_eq!(
+                (refused.result, refused.reason),
+                (AdmissionResult::Malformed, "too_many_values")
+            );
+        }
     }
 
     #[test]

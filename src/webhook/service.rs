@@ -9,10 +9,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Incoming};
+use tokio::sync::Semaphore;
 
 use super::certificate::WebhookCertificate;
 use super::metrics::{WebhookMetrics, WebhookReadiness};
 use super::review;
+use super::room::{BodyPlace, BodyRoom};
 use crate::clock::Clock;
 use crate::inject::{InjectContext, InjectorSettings};
 
@@ -22,6 +24,12 @@ pub const BODY_LIMIT: usize = 3 << 20;
 /// Of a body that is too long so much is read and thrown away, so that the client reads the answer and
 /// not a reset.
 const DISCARDED: usize = 16 << 20;
+
+/// Bytes of bodies that are held at a time, over all connections.
+const BODIES: usize = 16 << 20;
+
+/// A longer review waits for the one before it: as JSON in memory each can take twenty times its length.
+const LONG: usize = 64 << 10;
 
 /// For the whole body of a request.
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -33,6 +41,9 @@ pub struct WebhookState {
     pub certificate: WebhookCertificate,
     pub metrics: WebhookMetrics,
     pub clock: Clock,
+    bodies: BodyRoom,
+    /// One permit.
+    long_review: Semaphore,
     drains: AtomicBool,
     /// Unix seconds at which it was last told that a client refuses the certificate.
     refusal_told: AtomicU64,
@@ -41,6 +52,7 @@ pub struct WebhookState {
 /// Why a request is no review that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RefusedRequest {
+    Crowded,
     Encoding,
     Method,
     Path,
@@ -66,7 +78,8 @@ impl WebhookState {
         clock: Clock,
     ) -> Self {
         let (drains, refusal_told) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { settings, certificate, metrics, clock, drains, refusal_told }
+        let (bodies, long_review) = (BodyRoom::new(BODIES), Semaphore::new(1));
+        Self { settings, certificate, metrics, clock, bodies, long_review, drains, refusal_told }
     }
 
     pub fn readiness(&self) -> WebhookReadiness {
@@ -131,11 +144,21 @@ impl WebhookState {
         if request.headers().get(header::CONTENT_ENCODING).is_some_and(is_coded) {
             return Err(RefusedRequest::Encoding);
         }
-        let read = tokio::time::timeout(BODY_TIME, read_body(request.into_body())).await;
-        let body = match read.map_err(|_| RefusedRequest::Slow)?? {
+        let (place, gives_way) = self.bodies.take();
+        let read = tokio::time::timeout(BODY_TIME, read_body(request.into_body(), &place));
+        let read = tokio::select! {
+            read = read => read.map_err(|_| RefusedRequest::Slow)??,
+            // Dropping the sender says it.
+            _ = gives_way => return Err(RefusedRequest::Crowded),
+        };
+        let body = match read {
             ReadBody::Whole(body) => body,
             // Nobody reads the answer.
             ReadBody::Gone => return Err(RefusedRequest::Slow),
+        };
+        let _turn = match body.len() > LONG {
+            true => self.long_review.acquire().await.ok(),
+            false => None,
         };
         let begin = self.clock.now();
         let answer = review::answer(&body, &context, &self.settings);
@@ -172,7 +195,7 @@ fn is_json(fields: &HeaderMap) -> bool {
     form.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-async fn read_body(mut body: Incoming) -> Result<ReadBody, RefusedRequest> {
+async fn read_body(mut body: Incoming, place: &BodyPlace<'_>) -> Result<ReadBody, RefusedRequest> {
     let stated = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     // Room for all of it at once, or a little where nothing is said.
     let mut bytes = Vec::with_capacity(stated.min(BODY_LIMIT));
@@ -186,6 +209,7 @@ async fn read_body(mut body: Incoming) -> Result<ReadBody, RefusedRequest> {
         }
         if length <= BODY_LIMIT {
             bytes.extend_from_slice(data);
+            place.grow(data.len());
         } else {
             bytes = Vec::new();
         }
@@ -198,6 +222,7 @@ async fn read_body(mut body: Incoming) -> Result<ReadBody, RefusedRequest> {
 impl RefusedRequest {
     const fn status(self) -> StatusCode {
         match self {
+            Self::Crowded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Encoding | Self::Type => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Path => StatusCode::NOT_FOUND,
@@ -208,6 +233,7 @@ impl RefusedRequest {
 
     const fn text(self) -> &'static str {
         match self {
+            Self::Crowded => "there are many long reviews at a time, and this one is the longest\n",
             Self::Encoding => "a review comes without a content coding\n",
             Self::Method => "reviews come by POST\n",
             Self::Path => {

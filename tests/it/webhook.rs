@@ -284,6 +284,42 @@ fn slow_clients_keep_nobody_out() {
     assert_eq!(world.client().review(&review("last"))["uid"], "last");
 }
 
+/// Two bytes of JSON can take a kilobyte of memory, and many long bodies take what they are long: neither
+/// kills the process by the limit of the chart.
+#[test]
+fn reviews_take_no_more_memory_than_the_chart_gives() {
+    let world = World::start(&[]);
+    let many = |count: usize| {
+        let mut review = review("many");
+        review["request"]["object"]["spec"]["x"] = vec![json!({"a": 0}); count].into();
+        review.to_string()
+    };
+    let most = many(49_000);
+    assert_eq!(world.client().post(most.as_bytes()).status(), 200);
+    let refused = world.client().post(many(100_000).as_bytes());
+    assert_eq!(refused.status(), 400);
+    assert!(refused.body_text().contains("more than 100000 values"), "{}", refused.body_text());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(world.client().post(most.as_bytes()).status(), 200));
+        }
+    });
+    let whole = post("/mutate", "application/json", &vec![b' '; 3 << 20]);
+    let mut slow: Vec<_> = (0..8).map(|_| world.client()).collect();
+    for client in &mut slow {
+        client.send(&whole[..whole.len() - 1]);
+    }
+    assert_eq!(world.client().review(&review("short"))["uid"], "short");
+    world.hook.process.eventually("the longest gives way", || {
+        world.hook.metric("keygate_webhook_refused_requests_total{status=\"503\"}") >= 1.0
+    });
+    let status = format!("/proc/{}/status", world.hook.process.id());
+    let status = std::fs::read_to_string(status).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib < 256 << 10, "{line}");
+}
+
 /// As the kubelet replaces a mounted Secret: a new directory, and `..data` points to it.
 fn swap(folder: &Path, number: usize, [chain, key]: &[String; 2]) {
     let version = format!("..version-{number}");

@@ -15,11 +15,12 @@ pub(super) enum PolicyCover {
     None,
 }
 
-/// `policies`: those of the pod's namespace.
+/// `policies`: those of the pod's namespace. `names`: those that the port has in the pod.
 pub(super) fn cover<'p>(
     policies: impl Iterator<Item = &'p Value>,
     labels: &Value,
     port: u16,
+    names: &[&str],
 ) -> PolicyCover {
     let mut found = PolicyCover::None;
     for policy in policies {
@@ -31,16 +32,15 @@ pub(super) fn cover<'p>(
         }
         found = PolicyCover::Closed;
         let rules = spec["ingress"].as_array().into_iter().flatten();
-        if rules.into_iter().any(|rule| admits(rule, port)) {
+        if rules.into_iter().any(|rule| admits(rule, port, names)) {
             return PolicyCover::Admits(ObjectRef::of(policy).name);
         }
     }
     found
 }
 
-/// A rule without ports admits all of them. A named port is the kubelet's business: it counts as one
-/// that is not admitted, unless it is all there is to go by.
-fn admits(rule: &Value, port: u16) -> bool {
+/// A rule without ports admits all of them, and one by name what has the name in this pod.
+fn admits(rule: &Value, port: u16, names: &[&str]) -> bool {
     let Some(ports) = rule["ports"].as_array().filter(|ports| !ports.is_empty()) else {
         return true;
     };
@@ -48,6 +48,7 @@ fn admits(rule: &Value, port: u16) -> bool {
         let is_tcp = entry.get("protocol").and_then(Value::as_str).is_none_or(|p| p == "TCP");
         let first = match entry.get("port") {
             None | Some(Value::Null) => return is_tcp,
+            Some(Value::String(name)) => return is_tcp && names.contains(&&**name),
             Some(first) => first.as_u64(),
         };
         let last = entry.get("endPort").and_then(Value::as_u64).or(first);

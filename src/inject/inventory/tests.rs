@@ -60,6 +60,42 @@ fn an_injected_pod_is_reachable_until_a_policy_closes_it() {
     );
 }
 
+/// A rollout that is under way: each pod of the owner counts for what it is, in whichever order they come.
+#[test]
+fn pods_from_before_are_not_hidden_by_their_siblings() {
+    let settings = InjectorSettings::default();
+    let pod = |name: &str| {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": name,
+                "namespace": "data",
+                "ownerReferences": [{"kind": "StatefulSet", "name": "store", "controller": true}],
+            },
+            "spec": {"containers": [{"name": "a", "ports": [{"name": "http", "containerPort": 8080}]}]},
+        })
+        .to_string()
+    };
+    let new = inject_stream(&pod("store-0"), &settings, StreamOptions::default()).unwrap().text;
+    // With the annotation of its sibling, and no sidecar.
+    let mut copied: Value = values(&new).unwrap().remove(0);
+    copied["spec"] = values(&pod("store-1")).unwrap().remove(0)["spec"].take();
+    for olds in
+        [vec![pod("store-1")], vec![pod("store-1"), pod("store-2")], vec![copied.to_string()]]
+    {
+        for news_first in [true, false] {
+            let mut all = olds.clone();
+            all.insert(if news_first { 0 } else { all.len() }, new.clone());
+            let rows = rows(&all.join("\n---\n"), &settings);
+            let sidecars: Vec<_> = rows.iter().map(|row| (row.injected, row.pods)).collect();
+            assert_eq!(sidecars.len(), 2, "{rows:?}");
+            assert!(sidecars.contains(&(true, 1)), "{rows:?}");
+            assert!(sidecars.contains(&(false, olds.len())), "{rows:?}");
+        }
+    }
+}
+
 #[test]
 fn policies_add_up() {
     let policy = |spec: Value| json!({"metadata": {"name": "p"}, "spec": spec});
@@ -71,6 +107,14 @@ fn policies_add_up() {
         (vec![json!({"podSelector": {}, "policyTypes": ["Egress"]})], PolicyCover::None),
         (vec![json!({"podSelector": {}})], PolicyCover::Closed),
         (vec![json!({"podSelector": {}, "ingress": [{}]})], admits.clone()),
+        (
+            vec![json!({"podSelector": {}, "ingress": [{"ports": [{"port": "http"}]}]})],
+            admits.clone(),
+        ),
+        (
+            vec![json!({"podSelector": {}, "ingress": [{"ports": [{"port": "authed"}]}]})],
+            PolicyCover::Closed,
+        ),
         (
             vec![json!({"podSelector": {}, "ingress": [{"ports": [{"port": 80}]}]})],
             PolicyCover::Closed,
@@ -103,6 +147,6 @@ fn policies_add_up() {
         ),
     ] {
         let policies: Vec<_> = specs.iter().cloned().map(policy).collect();
-        assert_eq!(cover(policies.iter(), &labels, 8080), want, "{specs:?}");
+        assert_eq!(cover(policies.iter(), &labels, 8080, &["http"]), want, "{specs:?}");
     }
 }

@@ -12,6 +12,9 @@ use crate::core::route::Pattern;
 /// What all names of ours begin with.
 pub(super) const DOMAIN: &str = "keygate.dev/";
 
+/// Longest name of a table: it is an audience, as a rule.
+const TABLE_NAME_MAX: usize = 128;
+
 /// A label below `keygate.dev/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelName {
@@ -225,7 +228,7 @@ impl PodWishes {
         match label {
             Some(LabelName::Inject) => self.inject = Some(boolean("label", name, value)?),
             Some(LabelName::Revision) => self.revision = Some(value.to_owned()),
-            // Whether it is there tells nothing: containers do.
+            // Judged where it is known whether the pod has the sidecar.
             Some(LabelName::Injected) => {}
             Some(LabelName::Require) => {
                 return Err(InjectDenial::annotation(format!(
@@ -322,8 +325,8 @@ impl PodWishes {
                     Steering::of_word(value).ok_or_else(|| bad("is no steering", &hint))?;
             }
             AnnotationName::Table => {
-                if !is_dns_name(value) {
-                    let hint = "lower-case letters, digits, `-` and `.`";
+                if !is_dns_name(value) || value.len() > TABLE_NAME_MAX {
+                    let hint = "lower-case letters, digits, `-` and `.`, at most 128";
                     return Err(bad("is no name of a table", hint));
                 }
                 value.clone_into(&mut self.table);
@@ -403,9 +406,9 @@ fn skip_paths(name: &str, value: &str) -> Result<Vec<String>, InjectDenial> {
         let Some(pattern) = pattern else {
             return Err(bad("has a path that is none", hint));
         };
-        if path == "/*" {
+        if pattern.names_nothing() {
             let hint = "list the paths, or take the label keygate.dev/inject off";
-            return Err(bad("would open every path", hint));
+            return Err(bad("would open paths that it does not name", hint));
         }
         if patterns.iter().any(|known| known.is_same(&pattern)) {
             return Err(bad("names a path twice", hint));
@@ -456,4 +459,31 @@ fn unknown(kind: &str, name: &str, known: &[&'static str]) -> InjectDenial {
         }
     };
     InjectDenial::annotation(format!("{kind} {shown}: there is none of this name\nhint: {hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skipped_path_has_a_name() {
+        let name = AnnotationName::SkipPaths.name();
+        for fine in ["/", "/healthz", "/static/*", "/{tenant}/healthz", "/, /a/{b}/*"] {
+            assert!(skip_paths(name, fine).is_ok(), "{fine}");
+        }
+        for open in ["/*", "/{a}", "/{a}/*", "/{a}/{b}", "/healthz, /{a}/*"] {
+            let denial = skip_paths(name, open).unwrap_err();
+            assert!(denial.message.contains("would open paths"), "{open}: {}", denial.message);
+        }
+    }
+
+    #[test]
+    fn a_table_is_called_as_an_audience_can_be() {
+        let read = |length: usize| {
+            let mut wishes = PodWishes::of(&InjectorSettings::default());
+            wishes.annotation(AnnotationName::Table.name(), &"a".repeat(length))
+        };
+        assert!(read(TABLE_NAME_MAX).is_ok());
+        assert!(read(TABLE_NAME_MAX + 1).is_err());
+    }
 }

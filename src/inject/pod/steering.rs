@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::annotations::PodWishes;
+use super::annotations::{AnnotationName, PodWishes};
 use super::containers::{DeclaredPort, PodContainer};
 use super::edits::{EditKind, PodEdit};
 use super::handlers::{Handler, handlers};
@@ -71,6 +71,13 @@ pub(super) fn steer(
         if let Some(holder) = holder {
             return Err(Halt::Deny(InjectDenial::port_conflict(name, holder.name)));
         }
+    }
+    if wishes.port_name == METRICS_PORT {
+        return Err(Halt::Deny(InjectDenial::annotation(format!(
+            "annotation {}: \"{METRICS_PORT}\" is the sidecar's port for probes and metrics\n\
+             hint: take another name",
+            AnnotationName::PortName.name()
+        ))));
     }
     let mut taken: BTreeSet<u16> =
         containers.iter().flat_map(|c| c.ports.iter().map(|port| port.number)).collect();

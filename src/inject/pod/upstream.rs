@@ -120,7 +120,9 @@ fn only_one<'p, 'c: 'p>(
 }
 
 fn is_side_door(name: &str) -> bool {
-    SIDE_DOORS.contains(&name) || name.split('-').any(|part| part == "metrics")
+    let is_last = name.rsplit('-').next().is_some_and(|last| SIDE_DOORS.contains(&last));
+    // Such as `http-envoy-prom` of a mesh's container.
+    is_last || name.split('-').any(|part| matches!(part, "metrics" | "prom" | "prometheus"))
 }
 
 fn is_http2(name: &str) -> bool {

@@ -111,10 +111,18 @@ fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     apps.into_iter().flatten().chain(sidecars)
 }
 
-/// The status of an injected pod or template.
+/// Names of a number in a pod: a NetworkPolicy means all of them.
+pub(in crate::inject) fn names_of(pod: &Value, number: u16) -> Vec<&str> {
+    let ports = containers(pod).flat_map(|c| c["ports"].as_array().into_iter().flatten());
+    let named = ports.filter(|port| port["containerPort"] == json!(number));
+    named.filter_map(|port| port["name"].as_str()).collect()
+}
+
+/// The status of a pod or template with the sidecar. Without one, the annotation was copied.
 pub(in crate::inject) fn status_of(pod: &Value) -> Option<InjectStatus> {
     let path = super::super::pod::patch::pointer(&["metadata", "annotations", STATUS.name()]);
-    InjectStatus::read(pod.pointer(&path)?.as_str()?).ok()
+    let status = InjectStatus::read(pod.pointer(&path)?.as_str()?).ok()?;
+    containers(pod).any(|container| container["name"] == CONTAINER).then_some(status)
 }
 
 /// Names the Services of a document that lead past the sidecar of a workload, or leads them to it.

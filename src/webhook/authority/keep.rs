@@ -78,7 +78,8 @@ pub enum KeepError {
     Cluster(#[from] ClusterError),
     #[error(
         "secrets/{secret} in {namespace}: {source}\n\
-         hint: delete the Secret or empty it, and a new authority is made"
+         hint: empty the Secret (kubectl patch secret {secret} --type merge -p '{{\"data\": null}}'), \
+         and a new authority is made"
     )]
     Secret { secret: Box<str>, namespace: Box<str>, source: AuthorityError },
     #[error("no certificate was signed: {0}")]

@@ -241,3 +241,28 @@ fn what_is_no_pod_is_denied() {
     pod["spec"]["volumes"] = json!({});
     assert!(denied(&pod).starts_with("malformed: "));
 }
+
+/// What only the injector writes, on a pod that has no sidecar: monitors and people would believe it.
+#[test]
+fn a_copied_mark_is_denied() {
+    let mut pod = web();
+    pod["metadata"]["labels"] = json!({LabelName::Injected.name(): "default"});
+    let message = denied(&pod);
+    assert!(message.contains("label keygate.dev/injected: is written"), "{message}");
+    let metrics = annotated(AnnotationName::PortName.name(), "keygate-metrics");
+    let message = denied(&metrics);
+    assert!(message.contains("port for probes"), "{message}");
+}
+
+/// A mesh's container that was there first is not the app.
+#[test]
+fn the_port_of_a_mesh_is_not_the_services() {
+    let mut pod = web();
+    pod["spec"]["containers"] = json!([
+        {"name": "app", "ports": [{"containerPort": 8080}]},
+        {"name": "istio-proxy", "ports": [{"name": "http-envoy-prom", "containerPort": 15090}]},
+    ]);
+    let (_, after) = injected(&pod, &InjectorSettings::default());
+    let config = after["metadata"]["annotations"][AnnotationName::SidecarConfig.name()].as_str();
+    assert!(config.unwrap().contains("url = \"http://127.0.0.1:8080\""), "{config:?}");
+}
