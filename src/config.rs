@@ -86,6 +86,8 @@ pub struct Config {
     pub places: Places,
     /// Files whose secrets are in `settings`. A change of one is a change of the configuration.
     pub secret_files: Vec<WatchedFile>,
+    /// Files of the directory in `KEYGATE_VARIABLES` that it was read with, also those that are not there.
+    pub variable_files: Vec<PathBuf>,
 }
 
 /// What a reload of the configuration file puts in force at once, together with the table.
@@ -588,8 +590,8 @@ impl Config {
     /// Like [`Config::load_on`], for text that was read from `file` before.
     pub fn parse(host: &dyn Host, file: &Path, text: &str) -> Result<Self, ConfigError> {
         let read = reader::read_toml(host, file, text, lower::config)?;
-        let reader::ReadToml { value, warnings, places, secret_files, .. } = read;
-        let config = Self { warnings, places, secret_files, ..value };
+        let reader::ReadToml { value, warnings, places, secret_files, variable_files, .. } = read;
+        let config = Self { warnings, places, secret_files, variable_files, ..value };
         let faults = config.copies_in_the_way(file);
         match faults.is_empty() {
             true => Ok(config),

@@ -93,6 +93,8 @@ pub struct Reconfigured {
     pub watched: Vec<WatchedFile>,
     /// Files that were read together with the configuration: keys of signers, secrets.
     pub read: Vec<PathBuf>,
+    /// The same with variables in them; they may come and go.
+    pub variables: Vec<PathBuf>,
     /// Keys outside [`Settings`] and `[table]` that differ and stay as they are until a restart.
     pub needs_restart: Vec<String>,
 }
@@ -119,6 +121,8 @@ pub struct Hooks {
     pub watched: Vec<WatchedFile>,
     /// Files that were read together with the configuration at start.
     pub read: Vec<PathBuf>,
+    /// The same with variables in them; they may come and go.
+    pub variables: Vec<PathBuf>,
 }
 
 /// Files that are read again by someone else when they change.

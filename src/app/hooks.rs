@@ -50,6 +50,7 @@ pub(super) fn hooks(
     assertion_keys: Arc<AssertionKeys>,
 ) -> Hooks {
     let (watched, read) = (running.watched_files(), running.read_files());
+    let variables = running.variable_files.clone();
     let clock = clock.clone();
     let audience = Cell::new(running.table.audience.clone());
     let reconfigure = move || {
@@ -75,12 +76,28 @@ pub(super) fn hooks(
         let needs_restart = config::needs_restart(&running, &next);
         let needs_restart = needs_restart.into_iter().map(str::to_owned).collect();
         let (watched, read) = (next.watched_files(), next.read_files());
+        let variables = next.variable_files;
         assertion_keys.take(&next.settings);
         let settings = Arc::new(next.settings);
         let route_slots = route_slots(&metrics, &settings);
-        Ok(Reconfigured { settings, route_slots, table: next.table, watched, read, needs_restart })
+        Ok(Reconfigured {
+            settings,
+            route_slots,
+            table: next.table,
+            watched,
+            read,
+            variables,
+            needs_restart,
+        })
     };
-    Hooks { reconfigure: Box::new(reconfigure), files: Vec::new(), uses: None, watched, read }
+    Hooks {
+        reconfigure: Box::new(reconfigure),
+        files: Vec::new(),
+        uses: None,
+        watched,
+        read,
+        variables,
+    }
 }
 
 /// What `/status` says of shared limits.

@@ -87,6 +87,7 @@ pub(super) fn config(root: &ConfigSection<'_>) -> Option<Config> {
         warnings: Vec::new(),
         places: Places::default(),
         secret_files: Vec::new(),
+        variable_files: Vec::new(),
     })
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct ConfigReader<'a> {
     warnings: RefCell<Vec<ConfigFault>>,
     /// Every key that was asked for, without positions in lists: `routes.access`.
     asked: RefCell<BTreeSet<String>>,
+    /// Files that were asked for a variable, whether or not they are there.
+    variables: RefCell<BTreeSet<PathBuf>>,
     found: RefCell<Places>,
     secrets: RefCell<Vec<WatchedFile>>,
     unknown: RefCell<Vec<(ConfigPlace, UnknownKey)>>,
@@ -90,6 +92,7 @@ impl<'a> ConfigReader<'a> {
             faults: RefCell::default(),
             warnings: RefCell::default(),
             asked: RefCell::default(),
+            variables: RefCell::default(),
             found: RefCell::default(),
             secrets: RefCell::default(),
             unknown: RefCell::default(),
@@ -116,6 +119,10 @@ impl<'a> ConfigReader<'a> {
     /// Remembers a file whose secret is part of what is read here.
     pub(crate) fn holds_secret(&self, file: WatchedFile) {
         self.secrets.borrow_mut().push(file);
+    }
+
+    pub(crate) fn variables(&self) -> Vec<PathBuf> {
+        self.variables.borrow().iter().cloned().collect()
     }
 
     /// Those of [`ConfigReader::holds_secret`].
@@ -268,8 +275,10 @@ impl<'a> ConfigReader<'a> {
     fn variable(&self, name: &str) -> Option<String> {
         let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         let directory = self.host.variable(VARIABLES).filter(|d| is_name && !d.is_empty());
-        // Read by way of the host, so that the file is watched, also while it is not there.
-        let file = directory.and_then(|d| self.host.read(&Path::new(&d).join(name)).ok());
+        let path = directory.map(|directory| Path::new(&directory).join(name));
+        // Watched also while it is not there.
+        self.variables.borrow_mut().extend(path.clone());
+        let file = path.and_then(|path| self.host.read(&path).ok());
         let text = file.and_then(|bytes| String::from_utf8(bytes).ok());
         let text = text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned());
         text.filter(|v| !v.is_empty())

@@ -1,7 +1,7 @@
 //! The reader of TOML as a whole: text in, what its sections mean out, with every fault at once. The
 //! configuration of the management service is read by it too.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[cfg(feature = "admin")]
 pub(crate) use super::addresses::{socket_file, socket_path};
@@ -24,6 +24,8 @@ pub(crate) struct ReadToml<T> {
     pub(crate) warnings: Vec<ConfigFault>,
     pub(crate) places: Places,
     pub(crate) secret_files: Vec<WatchedFile>,
+    /// Files that variables were asked from.
+    pub(crate) variable_files: Vec<PathBuf>,
     /// Every key that was asked for, without positions in lists.
     #[cfg(test)]
     #[cfg_attr(not(feature = "admin"), expect(dead_code, reason = "tests of the admin feature"))]
@@ -51,6 +53,7 @@ pub(crate) fn read_toml<T>(
         false => None,
     };
     let (places, secret_files) = (reader.places(), reader.secrets());
+    let variable_files = reader.variables();
     #[cfg(test)]
     let asked = reader.asked();
     let (faults, warnings) = reader.finish();
@@ -60,6 +63,7 @@ pub(crate) fn read_toml<T>(
             warnings,
             places,
             secret_files,
+            variable_files,
             #[cfg(test)]
             asked,
         }),

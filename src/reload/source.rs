@@ -71,6 +71,8 @@ pub(super) struct PathSource {
     suffix: &'static str,
     max_bytes: u64,
     seen: Option<SeenFile>,
+    /// That it is gone is a content too.
+    may_be_missing: bool,
 }
 
 /// A version of the file as it was read.
@@ -158,7 +160,7 @@ impl FileStamp {
 
 impl PathSource {
     pub(super) fn new(path: &Path, suffix: &'static str, max_bytes: u64) -> Self {
-        Self { path: path.to_owned(), suffix, max_bytes, seen: None }
+        Self { path: path.to_owned(), suffix, max_bytes, seen: None, may_be_missing: false }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -254,6 +256,15 @@ impl PathSource {
 
     pub(super) fn set_max_bytes(&mut self, max_bytes: u64) {
         self.max_bytes = max_bytes;
+    }
+
+    pub(super) fn allow_missing(&mut self) {
+        self.may_be_missing = true;
+    }
+
+    /// It is not there. Whether that differs from what was last [`processed`](Self::processed).
+    pub(super) fn missed(&mut self) -> bool {
+        self.may_be_missing && self.seen.take().is_some()
     }
 
     /// The next look reads, whatever the times say.

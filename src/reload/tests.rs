@@ -132,6 +132,7 @@ impl Folder {
                     route_slots: Box::new([7]),
                     watched,
                     read,
+                    variables: config.variable_files,
                     table: config.table,
                     needs_restart: Vec::new(),
                 })
@@ -142,6 +143,7 @@ impl Folder {
             }],
             watched: Vec::new(),
             read,
+            variables: Vec::new(),
         };
         let reloader = loaded.start(Arc::clone(&store), file, hooks).unwrap();
         let running = Running { store, cell, metrics, readiness, reloader: Some(reloader), hooked };

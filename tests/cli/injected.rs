@@ -203,15 +203,15 @@ fn an_injected_pod_serves_as_it_was_written() {
     assert_eq!(get(metrics, "/metrics", ""), 200);
     assert_eq!(get(metrics, "/status", ""), 404, "what names keys is on loopback alone");
 
-    // The way back: one key of a ConfigMap, and no restart. The kubelet renews all files of a volume.
-    let renew = |share: &str| {
-        room.write("config/KEYGATE_ENFORCE", share);
-        room.write("config/new", room.read("config/keygate.toml"));
-        std::fs::rename(room.path("config/new"), room.path("config/keygate.toml")).unwrap();
-    };
-    renew("0%\n");
+    // The way back: one key of a ConfigMap, and no restart.
+    room.write("config/KEYGATE_ENFORCE", "0%\n");
     eventually("observing", || get(gate, "/", "") == 200);
-    renew("100%\n");
+    room.write("config/KEYGATE_ENFORCE", "100%\n");
+    eventually("enforcing", || get(gate, "/", "") == 401);
+    room.write("config/KEYGATE_ENFORCE", "0%\n");
+    eventually("observing again", || get(gate, "/", "") == 200);
+    // A key that is taken out again is the default again.
+    std::fs::remove_file(room.path("config/KEYGATE_ENFORCE")).unwrap();
     eventually("enforcing", || get(gate, "/", "") == 401);
 
     let mut drain = texts(&container["lifecycle"]["preStop"]["exec"]["command"]);

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::source::PathSource;
+use super::super::source::{PathSource, SourceError};
 use super::super::status::{ConfigStatus, MountedFileStatus, Time};
 use super::super::terms::VerifyTerms;
 use super::super::{FileHook, Hooks, Reconfigured, Unusable};
@@ -103,7 +103,8 @@ impl ReloadLoop {
         let now = self.clock.now().unix_ms;
         let loaded_at = Some(Time { unix_ms: now });
         self.keeper.show_config(ConfigStatus { loaded_at, error: None, needs_restart });
-        self.files.keep(&new.read);
+        self.files.keep(&[&new.read[..], &new.variables].concat());
+        self.files.add_variables(&new.variables);
         self.files.watched = new.watched;
         self.watch_files();
         self.look_at_mounts();
@@ -164,6 +165,7 @@ impl Files {
             watched: hooks.watched,
         };
         files.add(&hooks.read);
+        files.add_variables(&hooks.variables);
         files.take_note(wall_ms);
         files
     }
@@ -190,6 +192,16 @@ impl Files {
             }
         }
         self.config.len() > known
+    }
+
+    /// Files of variables, which may come and go.
+    fn add_variables(&mut self, paths: &[PathBuf]) {
+        self.add(paths);
+        for source in &mut self.config {
+            if paths.iter().any(|path| path == source.path()) {
+                source.allow_missing();
+            }
+        }
     }
 
     /// A configuration is in force: what only another one named is of no interest any more.
@@ -243,14 +255,18 @@ fn source(path: &Path) -> PathSource {
 }
 
 /// Whether any of these may have another content than when this was last asked. A file that cannot
-/// be read now is asked about again.
+/// be read now is asked about again; of one that may be missing, that is an answer.
 fn note(paths: &mut [PathSource], wall_ms: u64) -> bool {
     let mut changed = false;
     for source in paths {
-        if source.may_differ(wall_ms).is_ok_and(|differs| differs)
-            && let Ok(contents) = source.read(wall_ms)
-        {
-            changed |= source.processed(contents.seen);
+        match source.may_differ(wall_ms) {
+            Ok(true) => {
+                if let Ok(contents) = source.read(wall_ms) {
+                    changed |= source.processed(contents.seen);
+                }
+            }
+            Err(SourceError::Missing { .. }) => changed |= source.missed(),
+            Ok(false) | Err(_) => {}
         }
     }
     changed
