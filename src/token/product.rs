@@ -164,6 +164,11 @@ impl ProductClaims {
         [self.time("auth_time"), self.time("iat")].into_iter().find_map(|time| time.ok().flatten())
     }
 
+    /// When it was made. Unix seconds.
+    pub fn issued(&self) -> Option<u64> {
+        self.time("iat").ok().flatten()
+    }
+
     /// A number of seconds since 1970, whole or not. Text that looks like a number is none.
     fn time(&self, name: &str) -> Result<Option<u64>, TokenFault> {
         /// Beyond this a 64-bit float is not exact.

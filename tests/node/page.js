@@ -6,7 +6,7 @@ const { chromium } = require("playwright-core");
 
 const env = process.env;
 const [home, link, service] = [env.KEYGATE_PAGE, env.KEYGATE_SIGN_IN, env.KEYGATE_SERVICE];
-const name = "Client CRM integration";
+const name = "CRM of the sales team";
 
 const check = (holds, what) => {
   if (!holds) throw new Error(what);

@@ -48,6 +48,8 @@ pub(super) struct ProductSource<'c> {
     pub(super) name: &'c str,
     pub(super) audience: &'c AudienceName,
     pub(super) by: CallerBy,
+    /// When it said so, in milliseconds since 1970-01-01T00:00:00Z; `None`: nobody knows.
+    pub(super) said_ms: Option<u64>,
 }
 
 /// Who was written down a moment ago, so that not every request writes.
@@ -117,7 +119,7 @@ impl SeenPeople {
 impl Authenticator {
     /// # Errors
     /// [`AuthError::NoRole`]: what the product calls the person stands for no role here. Who had one
-    /// has none from then on.
+    /// has none from then on, if the product has said so since they were last here.
     pub(super) async fn product_caller(
         &self,
         parts: &Parts,
@@ -135,7 +137,7 @@ impl Authenticator {
         let person = Person { id: id.clone(), name, email, operator: false, seen_ms: now_ms };
         let key = (id.clone(), org.clone());
         if !self.seen.has(&key, role, now_ms) {
-            match self.write_down(parts, &person, &org, role, source.name).await {
+            match self.write_down(parts, &person, &org, role, source).await {
                 Ok(()) => self.seen.note(key, role, now_ms),
                 // A database that takes no changes now does not keep people out.
                 Err(error) => tracing::warn!(%error, "a person of the product was not noted"),
@@ -165,7 +167,7 @@ impl Authenticator {
         person: &Person,
         org: &OrgId,
         role: Option<PersonRole>,
-        product: &str,
+        source: ProductSource<'_>,
     ) -> Result<(), StoreError> {
         if role.is_some() {
             self.store.put_person(person.clone()).await?;
@@ -175,11 +177,18 @@ impl Authenticator {
         if known == role {
             return Ok(());
         }
+        // A token of before their promotion is good for a while; it takes nothing away.
+        if role.is_none() {
+            let seen = self.store.person(&person.id).await?.map_or(0, |known| known.seen_ms);
+            if source.said_ms.is_none_or(|said| said < seen) {
+                return Ok(());
+            }
+        }
         let change = RoleChange {
             org: org.clone(),
             id: person.id.clone(),
             role,
-            actor: StoreActor::HostUser(format!("roles of {product}").into()),
+            actor: StoreActor::HostUser(format!("roles of {}", source.name).into()),
             channel: channel_of(parts),
         };
         match self.change_role(change).await {

@@ -79,6 +79,7 @@ impl Authenticator {
             name: &config.name,
             audience: &config.audience,
             by: CallerBy::ProductSession,
+            said_ms: Some(self.clock.now().unix_ms),
         };
         let form = Some(FormToken::of(value));
         self.product_caller(parts, person, source, None, form).await

@@ -34,6 +34,7 @@ impl Authenticator {
                 name: &config.name,
                 audience: &config.audience,
                 by: CallerBy::ProductToken,
+                said_ms: claims.issued().map(|seconds| seconds.saturating_mul(1000)),
             };
             if said.role.is_none() {
                 // Another product may know more of them.

@@ -72,7 +72,7 @@ impl Authenticator {
             }
             SidecarWord::User { audience, person } => {
                 let by = CallerBy::Identity;
-                let source = ProductSource { name: "a sidecar", audience, by };
+                let source = ProductSource { name: "a sidecar", audience, by, said_ms: None };
                 self.product_caller(parts, person, source, None, None).await
             }
         }

@@ -352,11 +352,15 @@ fn a_role_that_the_product_takes_away_is_gone_with_its_keys() {
                 format!("{settings}{TOKENS}\n[policy]\nowner_leaves = \"{leaves}\"\n")
             });
             let at = NOW / 1000;
-            let bearer = |user: &str, role: &str| {
-                let claims = json!({"user_id": user, "organization_id": "acme", "role": role,
-                    "iat": at, "exp": at + 3600});
+            let made_at = |user: &str, role: &str, iat: Value| {
+                let mut claims = json!({"user_id": user, "organization_id": "acme", "role": role,
+                    "exp": at + 3600});
+                if iat.is_number() {
+                    claims["iat"] = iat;
+                }
                 token(&claims, SECRET)
             };
+            let bearer = |user: &str, role: &str| made_at(user, role, at.into());
             let new = Ask::post("/v1/orgs/acme/keys")
                 .with("authorization", &bearer("u-1", "admin"))
                 .body("application/json", r#"{"name": "CRM", "permissions": ["send"]}"#);
@@ -374,8 +378,17 @@ fn a_role_that_the_product_takes_away_is_gone_with_its_keys() {
             };
             desk.send(who(&bearer("u-2", "admin"))).await.json();
             assert_eq!((members().await, &*status().await), (2, "active"));
+            // One of before the promotion, or of no time, takes nothing away.
+            for iat in [json!(at - 60), Value::Null] {
+                let told = desk.send(who(&made_at("u-1", "guest", iat))).await;
+                assert_eq!((told.status, &*told.code()), (StatusCode::FORBIDDEN, "no_role"));
+                assert_eq!((members().await, &*status().await), (2, "active"));
+                desk.advance(61);
+            }
+            desk.send(who(&bearer("u-2", "admin"))).await.json();
             for _ in 0..2 {
-                let told = desk.send(who(&bearer("u-1", "guest"))).await;
+                let now = desk.clock.now().unix_secs();
+                let told = desk.send(who(&made_at("u-1", "guest", now.into()))).await;
                 assert_eq!((told.status, &*told.code()), (StatusCode::FORBIDDEN, "no_role"));
             }
             assert_eq!((members().await, &*status().await), (1, want), "{leaves}");
