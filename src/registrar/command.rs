@@ -249,7 +249,7 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
     if let Some(behind) = compared.into_iter().find_map(|compared| compared.behind) {
         return Err(is_behind(&behind));
     }
-    let faults = VerifyAudit::default().verified(&config, &*store).await?.faults;
+    let faults = VerifyAudit::default().verify(&config, &*store).await?.faults;
     let strange = store.unlogged_keys(NAMED).await.map_err(of_store)?;
     if session.output.json {
         let strange: Vec<_> = strange.iter().map(ToString::to_string).collect();

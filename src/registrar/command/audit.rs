@@ -44,7 +44,7 @@ pub(super) struct VerifiedAudit {
 impl VerifyAudit {
     pub(super) async fn run(self, config: AdminToml, session: &mut Session) -> Result<()> {
         let OpenState { config, store } = open_as_it_is(config, session)?;
-        let verified = self.verified(&config, &*store).await?;
+        let verified = self.verify(&config, &*store).await?;
         let VerifiedAudit { head, checkpoints, unread, faults } = &verified;
         let last = checkpoints.ends.iter().map(|end| end.seq).max().unwrap_or_default();
         if session.output.json {
@@ -77,7 +77,7 @@ impl VerifyAudit {
         refuse(faults)
     }
 
-    pub(super) async fn verified(
+    pub(super) async fn verify(
         &self,
         config: &AdminToml,
         store: &dyn Store,
