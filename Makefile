@@ -9,7 +9,8 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 IMAGE ?= keygate:dev
-CTL_IMAGE ?= $(subst keygate,keygatectl,$(IMAGE))
+# Only the last part of the name changes: registries and folders may be called keygate too.
+CTL_IMAGE ?= $(shell echo '$(IMAGE)' | sed -E 's%(^|/)keygate([:@]|$$)%\1keygatectl\2%')
 # What keygatectl can do beside keys and tables: the management service, and Kubernetes.
 FEATURES = admin,kubernetes
 # PGO=1: builds with a profile of the running proxy, which takes minutes to make.
