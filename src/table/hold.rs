@@ -2,8 +2,9 @@
 //! table whose publisher did not know of it. A key may then do only what both allow.
 //! Imports core only.
 //!
-//! What patches say against a key is looked up by its id, and held against a record when a look-up
-//! meets it: so a patch costs its own size, whatever the size of the table.
+//! What patches say against a key is looked up by its id and by its secret, which is the same caller
+//! under another id (two registries may have imported it apart). It is held against a record when a
+//! look-up meets it: so a patch costs its own size, whatever the size of the table.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -19,8 +20,8 @@ use crate::core::{
 #[derive(Debug, Default)]
 pub(crate) struct Hold {
     removed: HashSet<Digest, BuildHasherDefault<First8>>,
-    /// Digests of what is stated.
-    stated: HashSet<Digest, BuildHasherDefault<First8>>,
+    /// Under which id a secret is stated; the ids, where patches disagree.
+    stated: HashMap<Digest, Vec<KeyId>, BuildHasherDefault<First8>>,
     keys: HashMap<KeyId, Against>,
 }
 
@@ -86,8 +87,11 @@ impl Hold {
                 }
             }
             for found in body.iter() {
-                hold.stated.insert(found.digest());
                 let view = found.view();
+                let ids = hold.stated.entry(found.digest()).or_default();
+                if !ids.contains(&view.id) {
+                    ids.push(view.id);
+                }
                 let against = hold.keys.entry(view.id).or_default();
                 against.stated.push((view.grant.clone(), view.expires));
             }
@@ -97,7 +101,8 @@ impl Hold {
 
     /// Every secret that is removed or stated, each once.
     pub(crate) fn digests(&self) -> impl Iterator<Item = &Digest> {
-        self.removed.union(&self.stated)
+        let unremoved = self.stated.keys().filter(|digest| !self.removed.contains(*digest));
+        self.removed.iter().chain(unremoved)
     }
 
     /// Names of the policies that it states limits for.
@@ -108,16 +113,21 @@ impl Hold {
 
     /// What is left of a record in force.
     pub(crate) fn against(&self, found: FoundRecord<'_>) -> HeldVerdict<'_> {
-        if self.removed.contains(&found.digest()) {
+        let (digest, id) = (found.digest(), found.id());
+        if self.removed.contains(&digest) {
             return HeldVerdict::Removed;
         }
-        match self.keys.get(&found.id()) {
+        let namesakes =
+            self.stated.get(&digest).into_iter().flatten().filter(|other| **other != id);
+        let ids = std::iter::once(&id).chain(namesakes);
+        let mut all = ids.filter_map(|id| self.keys.get(id)).peekable();
+        let Some(first) = all.peek().copied() else { return HeldVerdict::Free };
+        if all.clone().any(|against| against.whole) {
+            return HeldVerdict::Removed;
+        }
+        match first.met.left(found, all.flat_map(|against| &against.stated)) {
             None => HeldVerdict::Free,
-            Some(against) if against.whole => HeldVerdict::Removed,
-            Some(against) => match against.met.left(found, &against.stated) {
-                None => HeldVerdict::Free,
-                Some((grant, expires)) => HeldVerdict::Restricted { grant, expires: *expires },
-            },
+            Some((grant, expires)) => HeldVerdict::Restricted { grant, expires: *expires },
         }
     }
 }
@@ -125,16 +135,17 @@ impl Hold {
 // === impl Met ===
 
 impl Met {
-    fn left(
+    fn left<'s>(
         &self,
         found: FoundRecord<'_>,
-        stated: &[(Grant, Option<u64>)],
+        stated: impl Iterator<Item = &'s (Grant, Option<u64>)>,
     ) -> Option<&(Grant, Option<u64>)> {
         let digest = found.digest();
-        let mut at = self;
+        let (mut at, mut stated) = (self, Some(stated));
         loop {
-            let (left, next) =
-                &**at.0.get_or_init(|| Box::new((Left::of(found, stated), Self::default())));
+            // Only the end of the list is made, so that this is done once.
+            let mut make = || Left::of(found, stated.take().into_iter().flatten());
+            let (left, next) = &**at.0.get_or_init(|| Box::new((make(), Self::default())));
             if left.digest == digest {
                 return left.allowed.as_ref();
             }
@@ -146,7 +157,10 @@ impl Met {
 // === impl Left ===
 
 impl Left {
-    fn of(found: FoundRecord<'_>, stated: &[(Grant, Option<u64>)]) -> Self {
+    fn of<'s>(
+        found: FoundRecord<'_>,
+        stated: impl Iterator<Item = &'s (Grant, Option<u64>)>,
+    ) -> Self {
         let view = found.view();
         let mut grant = view.grant.clone();
         let mut expires = view.expires;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::core::{KeyLookup, KeySpec, KeyStatus, Now};
+use crate::core::{KeyId, KeyLookup, KeySpec, KeyStatus, Now};
 use crate::table::testkit::*;
 use crate::table::write::PatchDraft;
 use crate::table::*;
@@ -292,6 +292,31 @@ fn a_table_that_does_not_include_the_patch() {
     desk.offer_table(plain(5, &specs(0..12)), NOW).unwrap();
     assert_eq!(desk.current().unwrap().held_patches(), 0);
     assert!(admits(&desk, 0) && admits(&desk, 1));
+}
+
+/// Two registries may have imported one secret under two ids: it is the same caller.
+#[test]
+fn what_a_patch_forbids_a_secret_holds_under_another_id() {
+    let base = plain(1, &specs(0..4));
+    let mut desk = desk_with(&base);
+    let mut stated_so = specs(0..4);
+    for (n, spec) in stated_so.iter_mut().enumerate().take(3) {
+        spec.id = KeyId::parse(&format!("key_other_{n}")).unwrap();
+    }
+    stated_so[0].grant.status = KeyStatus::Revoked;
+    stated_so[1].grant.permissions = permissions(&[]);
+    stated_so[2].expires = Some(1);
+    desk.offer_patch(patch_to(&base, 3, 3, &stated_so), NOW).unwrap();
+    for mut desk in [restarted(&desk), desk] {
+        let slow = stated(4, &specs(0..4), |issue| issue.includes_through = 2);
+        desk.offer_table(slow, NOW).unwrap();
+        let set = desk.current().unwrap();
+        assert_eq!((set.patch_serial(), set.held_patches()), (None, 1));
+        assert!(!admits(&desk, 0) && admits(&desk, 3));
+        assert_eq!(set.any(&spec(1).digest).unwrap().grant.permissions.joined(), "");
+        assert_eq!(set.any(&spec(2).digest).unwrap().expires, Some(1));
+        assert_eq!(set.counts().active, 3);
+    }
 }
 
 #[test]

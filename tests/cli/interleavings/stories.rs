@@ -84,6 +84,20 @@ fn a_patch_in_any_place_is_not_undone() {
     }
 }
 
+/// A registry that was begun anew names its keys otherwise: what its patch says of a secret holds
+/// over the table of somebody who has that secret under another id.
+#[test]
+fn an_emergency_patch_is_not_undone_by_who_has_not_made_it() {
+    for change in ["revoke", "disable", "narrow"] {
+        holds(&[
+            of(0, Action::Lose),
+            of(0, Action::Fold),
+            of(0, Action::Emergency(change, 0)),
+            above(1, Action::Publish("revoke", 1)),
+        ]);
+    }
+}
+
 /// The table refuses what a patch behind it admits: to take both in admits it for whoever reads the
 /// table alone.
 #[test]
