@@ -8,7 +8,8 @@ use super::config::AdminToml;
 use super::metrics::ServiceMetrics;
 use super::people::Authenticator;
 use super::publish::PublisherHandle;
-use super::store::Store;
+use super::publish::answer_first::AnswerFirst;
+use super::store::{ChangeRequest, Changed, KeyChange, Store, StoreActor, StoreError};
 use super::waits::CallerWaits;
 use crate::artefacts::ArtefactService;
 use crate::clock::Clock;
@@ -34,6 +35,14 @@ pub struct Publishing {
     pub artefacts: ArtefactService,
 }
 
+/// A change that is committed.
+#[derive(Debug)]
+pub struct MadeChange {
+    pub changed: Changed,
+    /// A key has changed itself: its answer goes out before that is published.
+    pub first: Option<AnswerFirst>,
+}
+
 // === impl App ===
 
 impl App {
@@ -49,6 +58,25 @@ impl App {
         );
         let waits = CallerWaits::default();
         Self { store, settings, clock, people, metrics, waits, publishing: None }
+    }
+
+    /// Makes a change.
+    ///
+    /// # Errors
+    ///
+    /// The store's. Nothing was changed then.
+    pub async fn change(&self, request: ChangeRequest) -> Result<MadeChange, StoreError> {
+        let is_new = matches!(request.change, KeyChange::Create(_));
+        let asking = match &request.actor {
+            StoreActor::Key(id) if !is_new => Some(*id),
+            _ => None,
+        };
+        // Before the commit, of which the publisher learns at once.
+        let publisher = self.publishing.as_ref().map(|publishing| &publishing.publisher);
+        let first = asking.and(publisher).and_then(|p| p.answer_first(&request.audience));
+        let changed = self.store.change(request).await?;
+        let first = first.filter(|_| asking == Some(changed.key.entry.id));
+        Ok(MadeChange { changed, first })
     }
 }
 

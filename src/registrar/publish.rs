@@ -4,6 +4,7 @@
 //!
 //! One thread per audience does it; another one, of low priority, builds a new table.
 
+pub mod answer_first;
 pub mod behind;
 mod fault;
 pub mod fleet;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::answer_first::{AnswerFirst, AnswersFirst};
 use self::behind::{Behind, Evidence};
 use self::fleet::SidecarBook;
 use self::high_water::HighWaterFile;
@@ -63,6 +65,7 @@ pub struct Publisher {
 #[derive(Clone, Debug)]
 pub struct PublisherHandle {
     states: Arc<BTreeMap<AudienceName, watch::Receiver<PublicationState>>>,
+    answers: Arc<BTreeMap<AudienceName, AnswersFirst>>,
     book: SidecarBook,
     clock: Clock,
 }
@@ -159,6 +162,7 @@ impl Publisher {
         let high_water = Arc::new(Mutex::new(high_water));
         let (stop, stopped) = watch::channel(false);
         let mut states = BTreeMap::new();
+        let mut answers = BTreeMap::new();
         let mut threads = Vec::new();
         let mut outboxes = Vec::new();
         for audience in &options.settings.audiences {
@@ -170,6 +174,7 @@ impl Publisher {
             let parts = OutboxParts { options: &options, audience, state, high_water: &high_water };
             let mut outbox = Outbox::new(parts);
             outbox.begin().await.map_err(of_store)?;
+            answers.insert(audience.name.clone(), outbox.answers());
             states.insert(audience.name.clone(), shown);
             outboxes.push(outbox);
         }
@@ -186,7 +191,8 @@ impl Publisher {
             threads.push(thread);
         }
         let PublisherOptions { book, clock, .. } = options;
-        let handle = PublisherHandle { states: Arc::new(states), book, clock };
+        let (states, answers) = (Arc::new(states), Arc::new(answers));
+        let handle = PublisherHandle { states, answers, book, clock };
         Ok(Self { handle, stop, threads, _lock: lock })
     }
 
@@ -298,6 +304,12 @@ impl PublisherHandle {
     /// Of all audiences.
     pub fn states(&self) -> impl Iterator<Item = (&AudienceName, PublicationState)> {
         self.states.iter().map(|(name, state)| (name, state.borrow().clone()))
+    }
+
+    /// Holds up what is published of an audience until an answer is out. `None`: the configuration
+    /// names no such audience.
+    pub fn answer_first(&self, audience: &AudienceName) -> Option<AnswerFirst> {
+        self.answers.get(audience).map(AnswersFirst::begin)
     }
 
     /// Wakes when the state of an audience changes.

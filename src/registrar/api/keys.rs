@@ -21,11 +21,11 @@ use crate::core::{Environment, OrgId, Permission};
 use crate::manage::operation::may::{KeyAction, OrgAction};
 use crate::manage::operation::{OwnerChange, StatusChange};
 use crate::manage::time::{self, When};
-use crate::registrar::app::App;
+use crate::registrar::app::{App, MadeChange};
 use crate::registrar::sight::CallerSight;
 use crate::registrar::store::{
-    AuditQuery, ChangeRequest, Changed, Cursor, KeyChange, KeyCount, KeyQuery, KeyRef, KeyRow,
-    KeySort, KeyState, Replay, StoreActor, StoreError,
+    AuditQuery, ChangeRequest, Cursor, KeyChange, KeyCount, KeyQuery, KeyRef, KeyRow, KeySort,
+    KeyState, Replay, StoreActor, StoreError,
 };
 
 const SERIAL: HeaderName = HeaderName::from_static("keygate-serial");
@@ -49,7 +49,7 @@ type KeyPath = PathNames<(String, String)>;
 /// What a change is answered with, beside its document.
 struct ChangeAnswer {
     status: StatusCode,
-    changed: Changed,
+    made: MadeChange,
 }
 
 /// List the keys of an organization
@@ -147,8 +147,8 @@ pub async fn create(
         };
     }
     let change = KeyChange::Create(Box::new(wanted));
-    let changed = carry_out(&app, &sight, &call, change).await?;
-    answer(&app, &sight, &call, ChangeAnswer { status: StatusCode::CREATED, changed }).await
+    let made = carry_out(&app, &sight, &call, change).await?;
+    answer(&app, &sight, &call, ChangeAnswer { status: StatusCode::CREATED, made }).await
 }
 
 /// Show a key
@@ -385,8 +385,8 @@ async fn of_key(
     call: &ChangeCall,
     change: KeyChange,
 ) -> Result<Response, ApiProblem> {
-    let changed = carry_out(app, sight, call, change).await?;
-    answer(app, sight, call, ChangeAnswer { status: StatusCode::OK, changed }).await
+    let made = carry_out(app, sight, call, change).await?;
+    answer(app, sight, call, ChangeAnswer { status: StatusCode::OK, made }).await
 }
 
 async fn carry_out(
@@ -394,7 +394,7 @@ async fn carry_out(
     sight: &CallerSight,
     call: &ChangeCall,
     change: KeyChange,
-) -> Result<Changed, ApiProblem> {
+) -> Result<MadeChange, ApiProblem> {
     let key = match &change {
         KeyChange::Create(_) => None,
         KeyChange::Edit { key, .. }
@@ -410,8 +410,8 @@ async fn carry_out(
         idempotency: call.idempotency.clone(),
         change,
     };
-    match (app.store.change(request).await, key) {
-        (Ok(changed), _) => Ok(changed),
+    match (app.change(request).await, key) {
+        (Ok(made), _) => Ok(made),
         (Err(error), Some(key)) => Err(refusal(app, sight, call, key, error).await),
         (Err(error), None) => Err(error.into()),
     }
@@ -464,9 +464,11 @@ async fn answer(
     call: &ChangeCall,
     done: ChangeAnswer,
 ) -> Result<Response, ApiProblem> {
-    let ChangeAnswer { status, changed } = done;
+    let ChangeAnswer { status, made: MadeChange { changed, first } } = done;
     let mut document = ChangeDocument::of(&changed, sight.now_ms);
-    if let Some(wait) = call.wait {
+    // A key that changes itself is answered first, and cannot wait for what comes after.
+    let wait = call.wait.map(|wait| if first.is_some() { Duration::ZERO } else { wait });
+    if let Some(wait) = wait {
         document.in_force = Some(in_force(app, sight, changed.serial, wait).await?);
     }
     let location = location(&changed.key.entry.org, &document.key.id);
@@ -485,13 +487,16 @@ async fn answer(
     if changed.replay == Replay::Replayed {
         head.insert(REPLAYED, HeaderValue::from_static("true"));
     }
-    if let Some(wait) = call.wait {
+    if let Some(wait) = wait {
         let applied = HeaderValue::try_from(format!("wait={}", wait.as_secs()));
         if let Ok(applied) = applied {
             head.insert(HeaderName::from_static("preference-applied"), applied);
         }
     }
-    Ok(response)
+    Ok(match first {
+        Some(first) => first.attach(response),
+        None => response,
+    })
 }
 
 fn location(org: &OrgId, key: &str) -> String {

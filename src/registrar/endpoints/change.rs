@@ -13,12 +13,11 @@ use crate::manage::operation::{
     CreateRequest, EditRequest, FormerSecret, OwnerChange, RotateRequest, StatusChange,
 };
 use crate::manage::time::When;
+use crate::registrar::app::MadeChange;
 use crate::registrar::dialect::code::{DialectCode, DialectError};
 use crate::registrar::dialect::map::{KeyValues, SlotKind};
 use crate::registrar::dialect::operation::DialectOperation;
-use crate::registrar::store::{
-    ChangeRequest, Changed, KeyChange, KeyRef, KeyRow, StoreActor, StoreError,
-};
+use crate::registrar::store::{ChangeRequest, KeyChange, KeyRef, KeyRow, StoreActor, StoreError};
 
 /// Longest wait until the known sidecars have a change. It is made all the same.
 const IN_FORCE: Duration = Duration::from_secs(2);
@@ -118,7 +117,7 @@ impl EndpointCall<'_> {
         self.changed(operation, changed).await
     }
 
-    async fn change(&self, change: KeyChange) -> Result<Changed, StoreError> {
+    async fn change(&self, change: KeyChange) -> Result<MadeChange, StoreError> {
         let request = ChangeRequest {
             audience: self.audience().clone(),
             org: Some(self.org.clone()),
@@ -128,21 +127,20 @@ impl EndpointCall<'_> {
             idempotency: None,
             change,
         };
-        self.app.store.change(request).await
+        self.app.change(request).await
     }
 
     /// What came of a change.
     async fn changed(
         &self,
         operation: &DialectOperation,
-        changed: Changed,
+        made: MadeChange,
     ) -> Result<Response, EndpointError> {
+        let MadeChange { changed, first } = made;
         // So that a client can use a new key at once, and a deleted one is refused. A key that ends
-        // itself gets its answer first: a sidecar cuts what runs under a key that has ended.
-        let is_own =
-            matches!(self.sight.caller.actor, StoreActor::Key(id) if id == changed.key.entry.id);
+        // itself gets its answer first.
         if let Some(publishing) = &self.app.publishing
-            && !is_own
+            && first.is_none()
             && self.app.settings.audience(self.audience()).is_some_and(|a| a.signer.is_some())
             && let Some(_place) = self.app.waits.take(self.sight.caller.actor.label())
         {
@@ -153,7 +151,10 @@ impl EndpointCall<'_> {
         let values = KeyValues { row: &changed.key, secret, now: self.sight.now() };
         let mut answer = json(operation.status, operation.answer.of_key(values));
         answer.headers_mut().insert(SERIAL, HeaderValue::from(changed.serial));
-        Ok(answer)
+        Ok(match first {
+            Some(first) => first.attach(answer),
+            None => answer,
+        })
     }
 
     /// The answer about a key that has no new secret.

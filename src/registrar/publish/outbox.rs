@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use self::current::{Current, PublishedFile};
+use super::answer_first::AnswersFirst;
 use super::behind::Behind;
 use super::fault::PublishFault;
 use super::fleet::SidecarBook;
@@ -55,6 +56,7 @@ pub(super) struct Outbox {
     directory: PathBuf,
     shelf: ArtefactShelf,
     book: SidecarBook,
+    answers: AnswersFirst,
     clock: Clock,
     state: watch::Sender<PublicationState>,
     high_water: Arc<Mutex<HighWaterFile>>,
@@ -87,6 +89,7 @@ impl Outbox {
             directory: options.settings.state.clone(),
             shelf: options.shelf.clone(),
             book: options.book.clone(),
+            answers: AnswersFirst::default(),
             clock: options.clock.clone(),
             state,
             high_water: Arc::clone(high_water),
@@ -97,11 +100,17 @@ impl Outbox {
         }
     }
 
+    /// Those that go out before anything is published.
+    pub(super) fn answers(&self) -> AnswersFirst {
+        self.answers.clone()
+    }
+
     /// Until `stopped` says so.
     pub(super) async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         let mut serials = self.store.watch();
         loop {
             serials.mark_unchanged();
+            self.answers.out().await;
             let done = self.turn().await;
             let failed = done.is_err();
             self.note(done);
