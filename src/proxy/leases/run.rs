@@ -313,6 +313,13 @@ impl LeaseRun {
             self.parts.failed(&mut ask);
         }
         let Some(link) = self.link.take().filter(|_| !self.parts.health.is_away()) else { return };
+        // What is asked for now is taken when its answer comes, and goes back too.
+        let _ = timeout(PATIENCE, async {
+            while Rc::strong_count(&self.parts) > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
         let mut calls: Vec<_> = self
             .parts
             .book
