@@ -335,7 +335,7 @@ fn a_secret_that_holds_something_else_is_not_overwritten() {
     let mut replica = Replica::new(&api);
     let error = replica.look(BEGIN).unwrap_err();
     assert!(error.starts_with("secrets/hook-ca in keygate: ca.crt: is no certificate"), "{error}");
-    assert!(error.contains("\nhint: delete the Secret"), "{error}");
+    assert!(error.contains("\nhint: empty the Secret"), "{error}");
     assert!(!error.contains("hunter2") && !error.contains("aHVudGVyMg"), "{error}");
     assert_eq!(api.object(SECRET).unwrap()["data"], data);
 }

@@ -248,13 +248,18 @@ mod tests {
         }
     }
 
+    /// A word that no marker begins or stands for: those are not forwarded.
+    fn subprotocol() -> impl Strategy<Value = String> {
+        "[a-z]{1,8}".prop_filter("a marker", |word| !MARKERS.iter().any(|m| is_plain(word, m)))
+    }
+
     proptest! {
         /// Neither what the upstream is offered nor what the client is answered has the secret.
         #[test]
         fn the_credential_goes_nowhere(
-            before in proptest::collection::vec("[a-z]{1,8}", 0..3),
+            before in proptest::collection::vec(subprotocol(), 0..3),
             secret in "[A-Z0-9]{10}",
-            after in proptest::collection::vec("[a-z]{1,8}", 0..3),
+            after in proptest::collection::vec(subprotocol(), 0..3),
             choice in "[a-zA-Z0-9.]{0,24}",
         ) {
             let entry = format!("keygate.key.{secret}");

@@ -329,26 +329,24 @@ fn a_busy_neighbour_in_the_directory_delays_nothing() {
     folder.publish("t.kgt", &base);
     let running = folder.start();
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let slowest = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut log = fs::File::create(folder.at("access.log")).unwrap();
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            // It ends by itself too, if the other thread has failed.
+            for _ in 0..200_000 {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
                 log.write_all(b"a line of the access log\n").unwrap();
                 std::thread::sleep(Duration::from_micros(500));
             }
         });
-        let slowest = (2..=60)
-            .map(|n| {
-                let patch = revoking(n, &base, &[1]);
-                let clock = Clock::system();
-                folder.publish("p.kgp", &patch);
-                running.until_patch(n);
-                clock.now().mono_ns
-            })
-            .max();
+        for n in 2..=60 {
+            let patch = revoking(n, &base, &[1]);
+            folder.publish("p.kgp", &patch);
+            // Its patience is seconds; the poll would come in ten minutes.
+            running.until_patch(n);
+        }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        Duration::from_nanos(slowest.unwrap())
     });
-    // A handful of milliseconds on an idle machine; the poll would be ten minutes.
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }
