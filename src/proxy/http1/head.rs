@@ -30,6 +30,10 @@ pub(crate) struct Fields {
     list: Vec<Field>,
 }
 
+/// Bytes and fields that are added to most heads: who calls, and for whom they are forwarded.
+const ROOM: usize = 512;
+const FIELDS_ADDED: usize = 12;
+
 /// Where a field is in the text.
 #[derive(Clone, Copy, Debug)]
 struct Field {
@@ -88,14 +92,21 @@ impl Fields {
         self.list.push(Field { name, value });
     }
 
-    /// As [`Fields::push`], of a name in any case.
-    pub(crate) fn push_folded(&mut self, name: &[u8], value: &[u8]) {
-        self.push(name, value);
-        if let Some(field) = self.list.last()
-            && let Some(name) = self.text.get_mut(field.name.range())
-        {
-            name.make_ascii_lowercase();
-        }
+    /// Of a head that was read: its text is copied as it is, with room for what is added, and fields
+    /// are noted in it ([`Fields::note`]).
+    pub(crate) fn of_head(head: &[u8], fields: usize) -> Self {
+        let mut text = Vec::with_capacity(head.len() + ROOM);
+        text.extend_from_slice(head);
+        Self { text, list: Vec::with_capacity(fields + FIELDS_ADDED) }
+    }
+
+    /// Adds a field whose name, in any case, and value are parts of the head that this was made of.
+    /// `None`: they are not.
+    pub(crate) fn note(&mut self, head: &[u8], name: &[u8], value: &[u8]) -> Option<()> {
+        let (name, value) = (TextSpan::within(head, name)?, TextSpan::within(head, value)?);
+        self.text.get_mut(name.range())?.make_ascii_lowercase();
+        self.list.push(Field { name, value });
+        Some(())
     }
 
     fn put(&mut self, text: &[u8]) -> TextSpan {

@@ -60,7 +60,8 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
     let target = RequestTarget::parse(head.path?).ok()?;
     let mut lengths = LengthFields::default();
     let mut closes = false;
-    let mut fields = Fields::with_capacity(head_length, head.headers.len());
+    let (text, behind) = read.split_at_checked(head_length)?;
+    let mut fields = Fields::of_head(text, head.headers.len());
     for field in &*head.headers {
         let (name, value) = (field.name.as_bytes(), field.value);
         match name.len() {
@@ -79,13 +80,12 @@ fn build(read: &[u8], head_length: usize, head: &httparse::Request<'_, '_>) -> O
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => return None,
             _ => {}
         }
-        fields.push_folded(name, value);
+        fields.note(text, name, value)?;
     }
     // No body is longer, and what comes behind it can be counted.
     let (end, framing) = lengths.of_request(Version::HTTP_11).ok()?;
     let RequestBodyEnd::Counted(declared) = end else { return None };
     let declared = usize::try_from(declared).ok().filter(|d| *d <= LONGEST_BODY)?;
-    let behind = read.get(head_length..)?;
     let body = behind.get(..declared).unwrap_or(behind);
     let (here, left) = (body.len(), (declared - body.len()) as u64);
     let body = Bytes::copy_from_slice(body);
