@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::policies::{PolicyCover, cover};
-use super::pod::outcome::InjectOutcome;
+use super::pod::outcome::{InjectOutcome, SkipReason};
 use super::pod::patch::applied;
 use super::pod::settings::InjectorSettings;
 use super::pod::status::InjectStatus;
@@ -65,6 +65,8 @@ pub(super) enum InventoryFinding {
     Reachable,
     /// It gets no sidecar, and the detail says why.
     Skipped,
+    /// It runs without a sidecar although its label names an injector: none of that name has answered.
+    Unanswered,
 }
 
 // === impl InventoryFinding ===
@@ -83,12 +85,16 @@ impl InventoryFinding {
             Self::OtherPort => "other_port",
             Self::Reachable => "reachable",
             Self::Skipped => "skipped",
+            Self::Unanswered => "unanswered",
         }
     }
 
     /// Whether requests come past keygate, or nothing would come at all.
     pub(super) const fn is_hole(self) -> bool {
-        matches!(self, Self::Bypass | Self::Denied | Self::Headless | Self::Reachable)
+        matches!(
+            self,
+            Self::Bypass | Self::Denied | Self::Headless | Self::Reachable | Self::Unanswered
+        )
     }
 }
 
@@ -174,6 +180,14 @@ fn subject(object: ObjectRef, workload: &Workload, settings: &InjectorSettings) 
             subject.detail = notes.collect::<Vec<_>>().join("; ");
             subject.after = stream::status_of(&after).map(|status| (after, status));
         }
+        InjectOutcome::Skip(SkipReason::OtherRevision) if runs(pod) => {
+            let revision = pod.pointer("/metadata/labels").and_then(|l| l.get("keygate.dev/rev"));
+            subject.row = InventoryFinding::Unanswered;
+            subject.detail = format!(
+                "runs without a sidecar: no injector has answered for its label keygate.dev/rev={}",
+                revision.and_then(Value::as_str).unwrap_or_default()
+            );
+        }
         InjectOutcome::Skip(reason) => {
             subject.detail = format!("{reason}: {}", reason.advice());
         }
@@ -183,6 +197,11 @@ fn subject(object: ObjectRef, workload: &Workload, settings: &InjectorSettings) 
         }
     }
     subject
+}
+
+/// A pod that has a node, and so was admitted.
+fn runs(pod: &Value) -> bool {
+    pod.pointer("/spec/nodeName").is_some_and(|node| !node.is_null())
 }
 
 fn row_of(subject: &Subject, policies: &[&Value]) -> InventoryRow {

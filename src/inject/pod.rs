@@ -21,7 +21,7 @@ mod upstream;
 use serde_json::{Map, Value, json};
 
 use self::annotations::{AnnotationName, LabelName, PodWishes};
-use self::configuration::configuration;
+use self::configuration::{configuration, grace};
 use self::containers::{PodContainer, containers};
 use self::edits::{EditKind, PodEdit};
 use self::outcome::{InjectDenial, InjectOutcome, Injection, SkipReason};
@@ -30,7 +30,7 @@ use self::settings::InjectorSettings;
 use self::sidecar::{CONTAINER, SidecarVolumes};
 use self::status::{ContainerChange, InjectStatus};
 use self::steering::{SteeredPod, steer};
-use self::upstream::upstream_port;
+use self::upstream::{unguarded, upstream_port};
 use crate::core::Digest;
 
 /// kubectl's: which container `logs` and `exec` take.
@@ -58,7 +58,10 @@ type Halted<T> = Result<T, Halt>;
 /// template of a workload. Never panics, whatever it is.
 pub fn inject(pod: &Value, context: &InjectContext, settings: &InjectorSettings) -> InjectOutcome {
     match injection(pod, settings) {
-        Ok(injection) => InjectOutcome::Patch(Box::new(injection)),
+        Ok(injection) => match injection.ways_around.first() {
+            Some(way) if context.is_required => InjectOutcome::Deny(InjectDenial::way_around(way)),
+            _ => InjectOutcome::Patch(Box::new(injection)),
+        },
         Err(Halt::Deny(denial)) => InjectOutcome::Deny(denial),
         // It has the sidecar: that is what the namespace demands.
         Err(Halt::Skip(SkipReason::AlreadyInjected)) => {
@@ -96,6 +99,8 @@ fn injection(pod: &Value, settings: &InjectorSettings) -> Halted<Injection> {
         draft.set("/metadata", json!({}))?;
     }
     let mut warnings = pod_plan.warnings.clone();
+    warnings.extend(pod_plan.ways_around.iter().cloned());
+    warnings.extend(unguarded(&all, &upstream));
     let mut edits = pod_plan.edits.clone();
     match (wishes.app_prestop_sleep, app.value.pointer("/lifecycle/preStop")) {
         (None, _) => {}
@@ -104,6 +109,15 @@ fn injection(pod: &Value, settings: &InjectorSettings) -> Halted<Injection> {
             app.name,
             AnnotationName::AppPrestopSleep.name()
         )),
+        (Some(seconds), _) if u64::from(seconds) >= grace(spec) => {
+            return Err(Halt::Deny(InjectDenial::annotation(format!(
+                "annotation {}: {seconds} seconds are no less than the pod's \
+                 terminationGracePeriodSeconds, {}: the app would be killed in its sleep\n\
+                 hint: lower the one or raise the other",
+                AnnotationName::AppPrestopSleep.name(),
+                grace(spec)
+            ))));
+        }
         (Some(seconds), _) => edits.push(PodEdit {
             container: upstream.container,
             at: "/lifecycle".into(),
@@ -125,6 +139,7 @@ fn injection(pod: &Value, settings: &InjectorSettings) -> Halted<Injection> {
         probes: probes(&pod_plan),
         default_container: sets_default,
         changes,
+        empty: emptiable(pod),
     };
     draft.put("/metadata/labels", LabelName::Injected.name(), json!(settings.revision))?;
     let mut annotate =
@@ -143,7 +158,19 @@ fn injection(pod: &Value, settings: &InjectorSettings) -> Halted<Injection> {
         // Last of all: what was said of positions before holds no more.
         false => draft.prepend("/spec/containers", sidecar)?,
     }
-    Ok(Injection { patch: draft.operations(), steered: pod_plan.report, warnings })
+    let (steered, ways_around) = (pod_plan.report, pod_plan.ways_around);
+    Ok(Injection { patch: draft.operations(), steered, warnings, ways_around })
+}
+
+/// Lists and maps that get something of ours and stand there empty: undoing leaves them so.
+fn emptiable(pod: &Value) -> Vec<String> {
+    let is_empty = |value: &Value| match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        _ => false,
+    };
+    let stands = |at: &&str| pod.pointer(at).is_some_and(is_empty);
+    undo::EMPTIED.into_iter().filter(stands).map(str::to_owned).collect()
 }
 
 /// # Errors

@@ -35,6 +35,23 @@ fn three_traps_among_ten_services() {
     assert_eq!((web.pods, web.injected, web.detail.as_str()), (2, false, "move http->15080"));
 }
 
+/// A label with a typing error: no injector feels meant, and the pod comes up without a sidecar.
+#[test]
+fn a_pod_whose_injector_has_not_answered_is_a_hole() {
+    let pod = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  labels: {{keygate.dev/inject: \
+             \"true\", keygate.dev/rev: canry}}\nspec:\n{spec}  containers:\n  - {{name: app, image: a, \
+             ports: [{{containerPort: 80}}]}}\n"
+        )
+    };
+    let runs = &rows(&pod("  nodeName: node-1\n"), &InjectorSettings::default())[0];
+    assert!(runs.finding == InventoryFinding::Unanswered && runs.finding.is_hole());
+    assert!(runs.detail.ends_with("keygate.dev/rev=canry"), "{}", runs.detail);
+    let template = &rows(&pod(""), &InjectorSettings::default())[0];
+    assert_eq!(template.finding, InventoryFinding::Skipped);
+}
+
 #[test]
 fn steering_decides_who_goes_past() {
     let unique = InjectorSettings { steering: Steering::Unique, ..Default::default() };

@@ -106,11 +106,16 @@ fn write(
     Ok(())
 }
 
+/// How long the kubelet lets a pod end, in seconds.
+pub(super) fn grace(spec: &Value) -> u64 {
+    let grace = spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64);
+    grace.unwrap_or(DEFAULT_GRACE)
+}
+
 /// Seconds of `drain.delay` and `drain.deadline`: both fit into the pod's grace, and the sidecar stops
 /// to accept before an app that sleeps wakes up.
 fn drain(spec: &Value, wishes: &PodWishes) -> (u64, u64) {
-    let grace = spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64);
-    let grace = grace.unwrap_or(DEFAULT_GRACE);
+    let grace = grace(spec);
     let sleep = wishes.app_prestop_sleep.map(u64::from);
     let delay = sleep.map_or(ENDPOINTS, |sleep| sleep.saturating_sub(2).clamp(1, ENDPOINTS));
     let delay = delay.min(grace / 3);

@@ -25,6 +25,8 @@ pub struct Injection {
     /// What is injected and still not as safe as it looks. For the response's `warnings` and for
     /// standard error.
     pub warnings: Vec<String>,
+    /// Those of them by which requests come to the app past the sidecar, as the pod says itself.
+    pub ways_around: Vec<String>,
 }
 
 /// Why a pod stays without a sidecar. The same word in reports, metrics and answers.
@@ -207,6 +209,12 @@ impl InjectDenial {
              keygate.dev/port-name"
         );
         Self { reason: DenialReason::PortConflict, message }
+    }
+
+    /// The namespace demands that every request passes the sidecar.
+    pub(crate) fn way_around(way: &str) -> Self {
+        let message = format!("this namespace takes only pods behind keygate: {way}");
+        Self { reason: DenialReason::Required, message }
     }
 
     /// What becomes of a skip where the namespace demands the sidecar.

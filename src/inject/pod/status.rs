@@ -30,6 +30,9 @@ pub struct InjectStatus {
     pub default_container: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<ContainerChange>,
+    /// Lists and maps that stood there empty, as JSON Pointers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub empty: Vec<String>,
 }
 
 /// A port of the app that gave its name or number away.

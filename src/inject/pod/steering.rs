@@ -36,6 +36,8 @@ pub(super) struct SteeredPod {
     pub(super) passages: Vec<ProbePassage>,
     pub(super) report: String,
     pub(super) warnings: Vec<String>,
+    /// Ways to the app past the sidecar that the pod itself opens.
+    pub(super) ways_around: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,6 +99,7 @@ pub(super) fn steer(
         passages: Vec::new(),
         report: String::new(),
         warnings: Vec::new(),
+        ways_around: Vec::new(),
     };
     for (name, wanted, got) in [
         (&*wishes.port_name, settings.ports.authed, ports.authed),
@@ -113,7 +116,7 @@ pub(super) fn steer(
         Steering::Move => pod.move_names(containers, upstream),
         Steering::Unique => {
             pod.report = format!("unique {}->{}", wishes.port_name, ports.authed);
-            pod.warn_of_host_ports(containers, upstream.number);
+            pod.note_host_ports(containers, upstream.number);
         }
         Steering::Takeover => pod.take_over(spec, containers, upstream, wishes)?,
     }
@@ -182,7 +185,7 @@ impl SteeredPod {
                 self.number_handler(at, container, &handler, &names);
             }
         }
-        self.warn_of_host_ports(containers, upstream.number);
+        self.note_host_ports(containers, upstream.number);
         self.report = match names.is_empty() {
             false => names
                 .iter()
@@ -371,11 +374,11 @@ impl SteeredPod {
         true
     }
 
-    fn warn_of_host_ports(&mut self, containers: &[PodContainer<'_>], number: u16) {
+    fn note_host_ports(&mut self, containers: &[PodContainer<'_>], number: u16) {
         for container in containers {
             for port in container.ports.iter().filter(|p| p.is_tcp && p.number == number) {
                 if let Some(host_port) = port.host_port {
-                    self.warnings.push(format!(
+                    self.ways_around.push(format!(
                         "hostPort {host_port} of container {} leads to the app itself, around \
                          keygate; take it out, or use steering takeover",
                         container.name

@@ -69,24 +69,16 @@ fn config_of(pod: &Value) -> toml::Table {
     text.parse().unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
-/// Equal but for lists and objects that are empty on one side and missing on the other.
+/// Equal but for what of a container is empty on one side and missing on the other, and for `null`.
 fn without_empty(value: &Value) -> Value {
     match value {
         Value::Object(members) => members
             .iter()
             .map(|(name, value)| (name.clone(), without_empty(value)))
             .filter(|(name, value)| {
-                let may_go = [
-                    "annotations",
-                    "labels",
-                    "initContainers",
-                    "volumes",
-                    "env",
-                    "lifecycle",
-                    "metadata",
-                ];
-                let is_empty = *value == json!({}) || *value == json!([]) || value.is_null();
-                !(is_empty && may_go.contains(&name.as_str()))
+                let is_empty = *value == json!({}) || *value == json!([]);
+                let may_go = is_empty && ["env", "lifecycle"].contains(&name.as_str());
+                !(may_go || value.is_null())
             })
             .collect(),
         Value::Array(items) => items.iter().map(without_empty).collect(),

@@ -26,6 +26,15 @@ pub enum UndoError {
     Changed { container: String, at: String },
 }
 
+/// What may be empty once everything of ours is out of it.
+pub(super) const EMPTIED: [&str; 5] = [
+    "/spec/initContainers",
+    "/spec/volumes",
+    "/metadata/labels",
+    "/metadata/annotations",
+    "/metadata",
+];
+
 /// A patch that gives back the pod as it was before [`super::inject`].
 ///
 /// # Errors
@@ -52,13 +61,7 @@ pub fn uninject(pod: &Value) -> Result<Vec<PatchOperation>, UndoError> {
     for name in annotations.into_iter().chain(default) {
         draft.remove(&pointer(&["metadata", "annotations", name]));
     }
-    for emptied in [
-        "/spec/initContainers",
-        "/spec/volumes",
-        "/metadata/labels",
-        "/metadata/annotations",
-        "/metadata",
-    ] {
+    for emptied in EMPTIED.into_iter().filter(|at| !status.empty.iter().any(|kept| kept == at)) {
         remove_empty(&mut draft, emptied);
     }
     Ok(draft.operations())

@@ -96,6 +96,26 @@ pub(super) fn upstream_port(
     Ok(UpstreamPort { container: at, number, protocol })
 }
 
+/// What is said of ports of the app that stay without the sidecar. Ports for metrics and the like are
+/// meant to.
+pub(super) fn unguarded(containers: &[PodContainer<'_>], upstream: &UpstreamPort) -> Vec<String> {
+    let apps = containers.iter().filter(|container| container.is_app());
+    let ports =
+        apps.flat_map(|container| container.ports.iter().map(move |port| (container, port)));
+    let open = ports.filter(|(_, port)| {
+        port.is_tcp && port.number != upstream.number && !port.name.is_some_and(is_side_door)
+    });
+    open.map(|(container, port)| {
+        let name = port.name.map(|name| format!(" ({name})")).unwrap_or_default();
+        format!(
+            "port {}{name} of container {} stays open without keygate, which protects {}; close it by \
+             a NetworkPolicy (--emit-network-policy), or take it out",
+            port.number, container.name, upstream.number
+        )
+    })
+    .collect()
+}
+
 /// The one of these that is the service's, if it can be told.
 fn only_one<'p, 'c: 'p>(
     tcp: impl Iterator<Item = (usize, &'p super::containers::DeclaredPort<'c>)>,

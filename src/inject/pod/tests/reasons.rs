@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{annotated, denied, injected, web};
 use crate::inject::pod::annotations::{AnnotationName, LabelName};
 use crate::inject::pod::outcome::{DenialReason, InjectOutcome, SkipReason};
-use crate::inject::pod::settings::InjectorSettings;
+use crate::inject::pod::settings::{InjectorSettings, Steering};
 use crate::inject::pod::{InjectContext, inject};
 
 /// A pod for each skip, and the settings under which it is one.
@@ -124,6 +124,44 @@ fn every_skip_has_its_word() {
         }
     }
     assert_eq!(seen, SkipReason::ALL.into_iter().collect());
+}
+
+/// What the pod itself opens around the sidecar is said, and not taken where all must pass it.
+#[test]
+fn ways_around_are_told_and_not_admitted_where_the_sidecar_is_required() {
+    let mut pod = web();
+    pod["spec"]["containers"][0]["ports"] = json!([
+        {"name": "http", "containerPort": 8080, "hostPort": 80},
+        {"name": "api", "containerPort": 9000},
+        {"containerPort": 9001},
+        {"name": "metrics", "containerPort": 9090},
+        {"containerPort": 53, "protocol": "UDP"},
+    ]);
+    let (injection, _) = injected(&pod, &InjectorSettings::default());
+    let told = injection.warnings.join("\n");
+    for want in ["hostPort 80 of container app", "port 9000 (api) of", "port 9001 of container app"]
+    {
+        assert!(told.contains(want), "{want}: {told}");
+    }
+    assert!(!told.contains("9090") && !told.contains("53"), "{told}");
+    let required = InjectContext { is_required: true };
+    let InjectOutcome::Deny(denial) = inject(&pod, &required, &InjectorSettings::default()) else {
+        panic!("it is open at the node's address");
+    };
+    assert_eq!(denial.reason, DenialReason::Required);
+    assert!(denial.message.contains("hostPort 80"), "{denial}");
+    // Taken over, the number on the node is the sidecar's.
+    let takeover = InjectorSettings { steering: Steering::Takeover, ..Default::default() };
+    pod["spec"]["containers"][0]["env"] = json!([{"name": "PORT", "value": "8080"}]);
+    assert!(matches!(inject(&pod, &required, &takeover), InjectOutcome::Patch(_)));
+}
+
+#[test]
+fn an_app_that_sleeps_longer_than_it_may_take_to_end_is_denied() {
+    let mut pod = annotated("keygate.dev/app-prestop-sleep", "30");
+    assert!(denied(&pod).contains("terminationGracePeriodSeconds, 30"));
+    pod["spec"]["terminationGracePeriodSeconds"] = json!(31);
+    injected(&pod, &InjectorSettings::default());
 }
 
 #[test]
