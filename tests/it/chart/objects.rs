@@ -249,7 +249,8 @@ fn older_clusters_are_refused_with_the_reason() {
 fn monitoring_is_what_deploy_has() {
     let Some(releases) = releases() else { return };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dashboard = fs::read_to_string(root.join("deploy/grafana/keygate.json")).unwrap();
+    let board = |name| fs::read_to_string(root.join("deploy/grafana").join(name)).unwrap();
+    let (dashboard, around) = (board("keygate.json"), board("keygate-around.json"));
     let full = releases.iter().find(|release| release.name == "full-values.yaml").unwrap();
     let rule = full.of_kind("PrometheusRule").next().unwrap();
     let alerts = yaml(&root.join("deploy/prometheus/alerts.yml")).remove(0);
@@ -259,16 +260,20 @@ fn monitoring_is_what_deploy_has() {
         .filter(|map| map["metadata"]["labels"]["grafana_dashboard"] == "1")
         .collect();
     assert_eq!(boards.len(), 1);
-    assert_eq!(boards[0]["data"]["keygate.json"].as_str().unwrap().trim(), dashboard.trim());
+    for (name, text) in [("keygate.json", &dashboard), ("keygate-around.json", &around)] {
+        assert_eq!(boards[0]["data"][name].as_str().unwrap().trim(), text.trim());
+    }
 
     let folder = tempfile::tempdir().unwrap();
     let archive = helm("package", &[folder.path().to_str().unwrap()], "").unwrap();
     let archive: String = serde_json::from_str(&archive).unwrap();
     run(tools::command("tar").args(["-xzf", &archive, "-C"]).arg(folder.path()));
     let packed = folder.path().join("keygate/files");
-    for (file, from) in
-        [("dashboard.json", "grafana/keygate.json"), ("alerts.yml", "prometheus/alerts.yml")]
-    {
+    for (file, from) in [
+        ("dashboard.json", "grafana/keygate.json"),
+        ("dashboard-around.json", "grafana/keygate-around.json"),
+        ("alerts.yml", "prometheus/alerts.yml"),
+    ] {
         let packed = packed.join(file);
         assert!(packed.symlink_metadata().unwrap().is_file(), "{file} is a link in the archive");
         assert_eq!(fs::read(packed).unwrap(), fs::read(root.join("deploy").join(from)).unwrap());
