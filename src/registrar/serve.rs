@@ -166,12 +166,12 @@ async fn around(State(app): State<App>, request: Request, next: Next) -> Respons
     let stated = stated.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let mut answer = if has_own_bounds {
         next.run(Request::from_parts(parts, body)).await
-    } else if stated.is_some_and(|length| length > BODY_LIMIT as u64) {
-        let why = "a request body is at most 64 KiB";
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", why).into_response()
     } else {
         let run = async {
-            let body = whole(body).await;
+            let body = match stated.is_some_and(|length| length > BODY_LIMIT as u64) {
+                true => unreadable(),
+                false => whole(body).await,
+            };
             next.run(Request::from_parts(parts, body)).await
         };
         tokio::time::timeout(ANSWER, run).await.unwrap_or_else(|_| {
@@ -214,8 +214,13 @@ async fn around(State(app): State<App>, request: Request, next: Next) -> Respons
 async fn whole(body: Body) -> Body {
     match Limited::new(body, BODY_LIMIT).collect().await {
         Ok(body) => Body::from(body.to_bytes()),
-        Err(_) => Body::new(Limited::new(Body::from("?"), 0)),
+        Err(_) => unreadable(),
     }
+}
+
+/// An error for whoever reads it, who says so in the form of what was asked for.
+fn unreadable() -> Body {
+    Body::new(Limited::new(Body::from("?"), 0))
 }
 
 /// A sidecar's own id, where it is one that we believe; else a random one.
