@@ -188,7 +188,13 @@ impl Lock {
             }
         }
         // Only for the message of those who wait; the lock is the lock without it.
-        file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).ok();
+        let own = std::process::id().to_string();
+        let mut pid = String::new();
+        if file.read_to_string(&mut pid).is_err() || pid != own {
+            // Cutting a file short waits for the disk, so nobody does it in vain.
+            let emptied = file.rewind().and_then(|()| file.set_len(0));
+            emptied.and_then(|()| file.write_all(own.as_bytes())).ok();
+        }
         remove_leftovers(target);
         Ok(Self { _file: file })
     }

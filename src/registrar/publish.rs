@@ -215,7 +215,11 @@ impl Publisher {
             OutboxParts { options: &options, audience: config, state, high_water: &high_water };
         let mut outbox = Outbox::new(parts);
         outbox.begin().await.map_err(of_store)?;
-        outbox.turn().await.map_err(|e| Error::Added {
+        let done = match outbox.turn().await {
+            Ok(()) => outbox.noted().await,
+            Err(fault) => Err(fault),
+        };
+        done.map_err(|e| Error::Added {
             message: format!(
                 "the change is in the database, and not published: {e}\nhint: the same command, \
                  given again, publishes it; so does the service when it starts"

@@ -53,6 +53,8 @@ pub struct HighMark {
 pub struct HighWaterFile {
     path: PathBuf,
     pub(super) now: HighWater,
+    /// The file says all of it.
+    is_written: bool,
 }
 
 // === impl HighWater ===
@@ -82,7 +84,7 @@ impl HighWaterFile {
             Ok(bytes) => bytes,
             Err(Error::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 let now = HighWater { version: HighWater::VERSION, ..HighWater::default() };
-                return Ok(Self { path, now });
+                return Ok(Self { path, now, is_written: true });
             }
             Err(e) => return Err(e),
         };
@@ -99,7 +101,7 @@ impl HighWaterFile {
         if now.version != HighWater::VERSION {
             return Err(odd(format!("version {}", now.version)));
         }
-        Ok(Self { path, now })
+        Ok(Self { path, now, is_written: true })
     }
 
     /// The last line of the audit log that was noted.
@@ -113,7 +115,7 @@ impl HighWaterFile {
     }
 
     /// Notes how far an audience and the log have come. Never goes back. Returns whether there is
-    /// anything to write.
+    /// anything to write: also what could not be written before.
     pub fn raise(&mut self, audience: &str, mark: HighMark, audit: AuditHead) -> bool {
         let before = self.now.clone();
         let known = self.now.audiences.entry(audience.to_owned()).or_default();
@@ -124,13 +126,15 @@ impl HighWaterFile {
             self.now.audit_seq = audit.seq;
             self.now.audit_hash = audit.hash.to_string();
         }
-        self.now != before
+        self.is_written &= self.now == before;
+        !self.is_written
     }
 
     /// Takes what a recovery has settled, also where it is lower.
     pub fn settle(&mut self, audit: AuditHead) {
         self.now.audit_seq = audit.seq;
         self.now.audit_hash = audit.hash.to_string();
+        self.is_written = false;
     }
 
     /// Replaces the file, and waits for the disk.
@@ -138,9 +142,11 @@ impl HighWaterFile {
     /// # Errors
     ///
     /// A disk that takes nothing.
-    pub fn write(&self) -> Result<(), Error> {
+    pub fn write(&mut self) -> Result<(), Error> {
         let text = serde_json::to_string_pretty(&self.now).unwrap_or_default();
-        files::replace(&self.path, format!("{text}\n").as_bytes())
+        files::replace(&self.path, format!("{text}\n").as_bytes())?;
+        self.is_written = true;
+        Ok(())
     }
 }
 
@@ -158,6 +164,8 @@ mod tests {
         let mut file = HighWaterFile::open(dir.path()).unwrap();
         let mark = |serial| HighMark { serial, base: 1, ..HighMark::default() };
         assert!(file.raise("shop", mark(7), head(3)));
+        assert!(file.raise("shop", mark(5), head(2)), "it is not on the disk yet");
+        file.write().unwrap();
         assert!(!file.raise("shop", mark(5), head(2)));
         assert!(file.raise("app", mark(5), head(2)));
         file.write().unwrap();

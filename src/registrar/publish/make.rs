@@ -1,11 +1,11 @@
 //! Makes tables and patches of what the store has.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::super::signer::SignerSource;
-use super::super::store::{AudienceName, KeySnapshot, StoreError};
-use crate::core::Digest;
-use crate::core::KeyStatus;
+use super::super::store::{AudienceName, KeySnapshot, SnapshotKey, StoreError};
+use crate::core::{Digest, KeyId, KeyStatus};
 use crate::manage::publish::rows::{
     BuiltTable, ChangedRows, GoneSecret, RowsError, SealedFile, TableOfRows, signed_patch,
 };
@@ -37,12 +37,18 @@ pub(super) struct IssueTerms {
     pub(super) life: Option<u64>,
 }
 
-/// What changed since a table, read to its end.
+/// What changed since a table. Kept from patch to patch, so that each reads only what is new.
 #[derive(Debug)]
 pub(super) struct Changes {
     pub(super) serial: u64,
+    /// Every change up to this serial is in the table.
+    since: u64,
+    /// [`settings_mark`] of the settings that plans were resolved with.
+    settings: String,
     entries: Vec<RegistryEntry>,
-    gone: Vec<GoneSecret>,
+    places: HashMap<KeyId, usize>,
+    /// Secrets that keys had, by key.
+    gone: HashMap<KeyId, Vec<GoneSecret>>,
 }
 
 /// A table of one snapshot that has no serial yet.
@@ -58,17 +64,45 @@ pub(super) struct FoldedTable {
 // === impl Changes ===
 
 impl Changes {
-    pub(super) async fn read(mut snapshot: KeySnapshot) -> Result<Self, StoreError> {
-        let mut changes = Self { serial: snapshot.serial, entries: Vec::new(), gone: Vec::new() };
+    /// Nothing yet since a table that includes all up to `since`.
+    pub(super) fn since(since: u64, settings: String) -> Self {
+        Self {
+            serial: since,
+            since,
+            settings,
+            entries: Vec::new(),
+            places: HashMap::new(),
+            gone: HashMap::new(),
+        }
+    }
+
+    /// Whether these are changes since that table, read with those settings.
+    pub(super) fn are_of(&self, since: u64, settings: &str) -> bool {
+        self.since == since && self.settings == settings
+    }
+
+    /// Takes in what changed behind [`Changes::serial`], to its end.
+    pub(super) async fn read(&mut self, mut snapshot: KeySnapshot) -> Result<(), StoreError> {
         while let Some(batch) = snapshot.keys.recv().await {
             for key in batch? {
-                let id = key.entry.id;
-                let gone = key.removed.iter().map(|digest| GoneSecret::of_key(*digest, id));
-                changes.gone.extend(gone);
-                changes.entries.push(key.entry);
+                self.take(key);
             }
         }
-        Ok(changes)
+        self.serial = snapshot.serial;
+        Ok(())
+    }
+
+    fn take(&mut self, key: SnapshotKey) {
+        let id = key.entry.id;
+        let gone = key.removed.iter().map(|digest| GoneSecret::of_key(*digest, id)).collect();
+        self.gone.insert(id, gone);
+        match self.places.get(&id).and_then(|at| self.entries.get_mut(*at)) {
+            Some(known) => *known = key.entry,
+            None => {
+                self.places.insert(id, self.entries.len());
+                self.entries.push(key.entry);
+            }
+        }
     }
 
     /// Keys in it.
@@ -84,11 +118,12 @@ impl Changes {
         terms: &IssueTerms,
         now_ms: u64,
     ) -> Result<SealedFile, MakeError> {
-        let rows = ChangedRows { entries: &self.entries, gone: &self.gone, orgs: None };
+        let gone: Vec<_> = self.gone.values().flatten().cloned().collect();
+        let rows = ChangedRows { entries: &self.entries, gone: &gone, orgs: None };
         // Every key that is gone is named in it, by a change that somebody has made: sidecars need
         // not take it for an accident, however many it is.
-        let takes = !self.gone.is_empty()
-            || self.entries.iter().any(|entry| entry.status != KeyStatus::Active);
+        let takes =
+            !gone.is_empty() || self.entries.iter().any(|entry| entry.status != KeyStatus::Active);
         let acknowledge = match takes {
             true => vec![Acknowledge::Empty, Acknowledge::Shrink],
             // It adds nothing to a table that says so of itself.

@@ -2,12 +2,14 @@
 
 mod compare;
 mod current;
+mod marking;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use self::current::{Current, PublishedFile};
 use super::answer_first::AnswersFirst;
@@ -21,6 +23,7 @@ use super::{PublicationState, PublisherOptions, Unpublished};
 use crate::artefacts::ArtefactShelf;
 use crate::clock::Clock;
 use crate::core::Digest;
+use crate::manage::error::Error;
 use crate::manage::registry::settings::RawSettings;
 use crate::registrar::config::{AudienceConfig, PublishTarget};
 use crate::registrar::store::sqlite::crash::point;
@@ -61,6 +64,10 @@ pub(super) struct Outbox {
     state: watch::Sender<PublicationState>,
     high_water: Arc<Mutex<HighWaterFile>>,
     current: Option<Current>,
+    /// What the last patch was made of.
+    changes: Option<Changes>,
+    /// The high-water file is being written.
+    marking: Option<JoinHandle<Result<(), Error>>>,
     /// A table that is being built.
     folding: Option<oneshot::Receiver<Result<FoldedTable, MakeError>>>,
     /// No table is built before this moment, in milliseconds since 1970-01-01T00:00:00Z.
@@ -94,6 +101,8 @@ impl Outbox {
             state,
             high_water: Arc::clone(high_water),
             current: None,
+            changes: None,
+            marking: None,
             folding: None,
             fold_not_before_ms: 0,
             audit: None,
@@ -115,11 +124,21 @@ impl Outbox {
             let failed = done.is_err();
             self.note(done);
             if *stopped.borrow_and_update() {
+                let noted = self.noted().await;
+                if noted.is_err() {
+                    self.note(noted);
+                }
                 return;
             }
             let folded = async {
                 match &mut self.folding {
                     Some(folding) => folding.await.ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            let marked = async {
+                match &mut self.marking {
+                    Some(marking) => marking.await,
                     None => std::future::pending().await,
                 }
             };
@@ -138,6 +157,12 @@ impl Outbox {
                     self.folding = None;
                     let done = self.folded(folded).await;
                     self.note(done);
+                }
+                marked = marked => {
+                    let done = self.is_marked(marked);
+                    if done.is_err() {
+                        self.note(done);
+                    }
                 }
                 () = tokio::time::sleep(LOOK) => {}
             }
@@ -254,16 +279,17 @@ impl Outbox {
         base: &Manifest,
         settings: &RawSettings,
     ) -> Result<Option<MadePatch>, PublishFault> {
-        let snapshot = self.store.snapshot(&self.name, base.includes_through).await?;
-        point("after snapshot");
-        let changes = Changes::read(snapshot).await?;
+        let changes = self.changes_since(base.includes_through, settings).await?;
         if changes.serial <= base.serial {
+            self.changes = Some(changes);
             return Ok(None);
         }
         let now_ms = self.clock.now().unix_ms;
         let made = changes.patch(base, &parsed(settings)?, terms, now_ms)?;
+        let (serial, keys) = (changes.serial, changes.len());
+        self.changes = Some(changes);
         point("after sign");
-        let kept = self.keep(ArtefactKind::Patch, changes.serial, base.serial, made.bytes).await?;
+        let kept = self.keep(ArtefactKind::Patch, serial, base.serial, made.bytes).await?;
         point("after store");
         let file = PublishedFile::of(kept.body)?;
         if file.manifest.base != Some(base.as_base()) {
@@ -271,7 +297,31 @@ impl Outbox {
             self.current = None;
             return Err(PublishFault::Overtaken);
         }
-        Ok(Some(MadePatch { file, keys: changes.len() }))
+        Ok(Some(MadePatch { file, keys }))
+    }
+
+    /// Everything that changed since a table that includes all up to `since`.
+    async fn changes_since(
+        &mut self,
+        since: u64,
+        settings: &RawSettings,
+    ) -> Result<Changes, PublishFault> {
+        let mark = settings_mark(settings, self.format);
+        let known = self.changes.take().filter(|known| known.are_of(since, &mark));
+        if let Some(mut known) = known {
+            let snapshot = self.store.snapshot(&self.name, known.serial).await?;
+            point("after snapshot");
+            // Behind what was read before, the database is another one.
+            if snapshot.serial >= known.serial {
+                known.read(snapshot).await?;
+                return Ok(known);
+            }
+        }
+        let snapshot = self.store.snapshot(&self.name, since).await?;
+        point("after snapshot");
+        let mut changes = Changes::since(since, mark);
+        changes.read(snapshot).await?;
+        Ok(changes)
     }
 
     async fn keep(
@@ -396,13 +446,8 @@ impl Outbox {
         self.store.set_published(&self.name, serial).await?;
         point("after published");
         let audit = self.store.audit_head().await?;
-        let raised = {
-            let mut file = self.high_water.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_news = file.raise(self.name.as_str(), current.mark(), audit);
-            if is_news { file.write() } else { Ok(()) }
-        };
+        self.raise(current.mark(), audit).await?;
         placed?;
-        raised?;
         if let Some(current) = &mut self.current {
             current.is_placed = true;
         }
