@@ -1,6 +1,8 @@
 //! Servers that keygate itself asks or posts to: who is trusted as one, and the credential for them
 //! (`[table.http]`). Imports `config`.
 
+mod resolver;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,10 +11,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use http::HeaderValue;
-use ureq::config::ConfigBuilder;
+use ureq::Agent;
+use ureq::config::{Config, ConfigBuilder};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
+use ureq::unversioned::transport::DefaultConnector;
 use zeroize::Zeroizing;
+
+use self::resolver::BoundedResolver;
 
 use crate::config::{UrlOptions, read_secret};
 
@@ -36,8 +42,8 @@ enum RemoteFilePurpose {
     Credential,
 }
 
-/// What all connections to such servers have in common; the caller adds time-outs and redirects.
-/// An answer of any status is an answer.
+/// What all connections to such servers have in common; the caller adds time-outs and redirects, and
+/// makes an agent of it ([`open`]). An answer of any status is an answer.
 pub fn agent(
     url: &str,
     options: &UrlOptions,
@@ -57,6 +63,11 @@ pub fn agent(
         .proxy(None)
         .user_agent(concat!("keygate/", env!("CARGO_PKG_VERSION")))
         .timeout_connect(Some(CONNECT)))
+}
+
+/// An agent with these settings.
+pub fn open(config: Config) -> Agent {
+    Agent::with_parts(config, DefaultConnector::new(), BoundedResolver)
 }
 
 /// The value of `Authorization`; `None`: no credential is configured. Read anew each time, since

@@ -61,12 +61,12 @@ impl ClusterApi {
     /// This is no pod and no URL is given, or the file of the authority is of no use.
     pub fn new(options: &ClusterOptions) -> Result<Self, ClusterError> {
         let ClusterAccess { url, options } = options.resolve()?;
-        let agent = remote::agent(&url, &options)?
+        let config = remote::agent(&url, &options)?
             // The credential is for this server alone.
             .max_redirects(0)
             .timeout_global(Some(WHOLE))
-            .build()
-            .new_agent();
+            .build();
+        let agent = remote::open(config);
         Ok(Self { url, options, agent })
     }
 

@@ -55,12 +55,12 @@ impl UsagePoster {
 
     /// Posts what changed since the last post that was taken, in as many posts as it takes.
     pub(super) fn post(&mut self, book: &Arc<UseBook>) -> Result<(), PostError> {
-        let agent = remote::agent(&self.url, &self.options)?
+        let config = remote::agent(&self.url, &self.options)?
             // The credential is for this server alone.
             .max_redirects(0)
             .timeout_global(Some(WHOLE))
-            .build()
-            .new_agent();
+            .build();
+        let agent = remote::open(config);
         let authorization = remote::authorization(&self.options)?;
         let mut pages = UsePages::new(book, self.since);
         let send = |head: &[u8], lines: &[u8]| {

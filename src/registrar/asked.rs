@@ -22,7 +22,7 @@ pub fn get(
     let AskedSidecar { url, options, .. } = sidecar;
     let agent = remote::agent(url, options).map_err(|error| error.to_string())?;
     // The credential is for this server alone.
-    let agent = agent.max_redirects(0).timeout_global(Some(whole)).build().new_agent();
+    let agent = remote::open(agent.max_redirects(0).timeout_global(Some(whole)).build());
     let mut request = agent.get(format!("{url}{query}"));
     if let Some(value) = remote::authorization(options).map_err(|e| e.to_string())? {
         request = request.header(header::AUTHORIZATION, value);

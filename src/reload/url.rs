@@ -112,14 +112,14 @@ pub enum TransferDeadline {
 
 impl UrlSource {
     pub(super) fn new(url: &str, options: &UrlOptions) -> Result<Self, SourceError> {
-        let agent = agent(url, options)?
+        let config = agent(url, options)?
             .max_redirects(MAX_REDIRECTS)
             .accept("application/octet-stream, */*")
             .timeout_per_read(Some(STALL + options.long_poll))
             .timeout_recv_response(Some(RESPONSE + options.long_poll))
             .timeout_recv_body(Some(BODY))
-            .build()
-            .new_agent();
+            .build();
+        let agent = remote::open(config);
         let (url, options) = (url.into(), options.clone());
         Ok(Self { url, agent, options, instance: None, taken: Validators::default(), head: None })
     }
@@ -148,13 +148,13 @@ impl UrlSource {
     /// One that gives an issuer's signing keys: small, at once, and from nowhere else.
     pub(super) fn of_keys(url: &str, ca: Option<&Path>) -> Result<Self, SourceError> {
         let options = UrlOptions { ca: ca.map(Path::to_owned), ..UrlOptions::default() };
-        let agent = agent(url, &options)?
+        let config = agent(url, &options)?
             .max_redirects(0)
             .max_redirects_will_error(true)
             .accept("application/jwk-set+json, application/json")
             .timeout_global(Some(KEYS))
-            .build()
-            .new_agent();
+            .build();
+        let agent = remote::open(config);
         Ok(Self {
             url: url.into(),
             agent,
