@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use keygate::core::Digest;
 use keygate::manage::registry::entry::show_digest;
+use keygate::manage::time;
 
 use self::client::Client;
 use self::service::{Place, Service};
@@ -115,9 +116,9 @@ fn prepare(place: &Place<'_>, keys: u64) -> Result<(), Failed> {
         writeln!(
             file,
             "{{\"serial\":1,\"key\":{{\"id\":\"{}\",\"org\":\"{org}\",\"name\":\"{name}\",\
-             \"permissions\":[{words}],\"created\":{},\"digest\":\"{digest}\"}}}}",
+             \"permissions\":[{words}],\"created\":\"{}\",\"digest\":\"{digest}\"}}}}",
             id(n),
-            1_795_000_000 + n / 10,
+            time::show(1_795_000_000 + n / 10),
         )?;
     }
     file.flush()?;
