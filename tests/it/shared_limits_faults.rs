@@ -37,12 +37,15 @@ fn all_are_admitted(fleet: &SharedFleet, rounds: usize, name: &str) {
 }
 
 fn survives(trouble: &StoreTrouble) {
+    survives_of(&RedisServer::start(&[]), trouble);
+}
+
+fn survives_of(redis: &RedisServer, trouble: &StoreTrouble) {
     let name = trouble.name;
-    let redis = RedisServer::start(&[]);
     let fleet = SharedFleet::start(2, "1200/min burst 600", &format!("url = \"{}\"", redis.url()));
     all_are_admitted(&fleet, 3, name);
     let before: Vec<_> = fleet.gates.iter().map(|gate| number(gate, TIMEOUTS)).collect();
-    (trouble.begins)(&redis);
+    (trouble.begins)(redis);
     // Each key asks anew: what was taken in advance would hide the trouble.
     for gate in &fleet.gates {
         gate.process.eventually("away", || {
@@ -56,11 +59,13 @@ fn survives(trouble: &StoreTrouble) {
         let waited = number(gate, TIMEOUTS) - before;
         assert!(waited <= 3, "{name}: {waited} requests have waited in vain");
         assert!(number(gate, FALLBACKS) > 0, "{name}");
-        let why = gate.probe("/status").json()["shared_limits"]["why"].clone();
-        let why = why.as_str().unwrap_or_default();
-        assert!(why.contains(trouble.why), "{name}: {why}");
+        // What it says once it is tried again.
+        gate.process.eventually(&format!("{name}: what it says"), || {
+            let why = gate.probe("/status").json()["shared_limits"]["why"].clone();
+            why.as_str().is_some_and(|why| why.contains(trouble.why))
+        });
     }
-    (trouble.ends)(&redis);
+    (trouble.ends)(redis);
     fleet.wait_up();
     all_are_admitted(&fleet, 3, name);
 }
@@ -93,6 +98,27 @@ fn a_store_that_is_killed() {
         why: "",
         ends: RedisServer::restart,
     });
+}
+
+/// It has come back, and reads what it had.
+#[test]
+fn a_store_that_loads() {
+    // Half a millisecond for each of 60,000 keys, until it is told to hurry. It answers meanwhile.
+    let slow = "--enable-debug-command yes --key-load-delay 500 \
+                --loading-process-events-interval-bytes 1024";
+    survives_of(
+        &RedisServer::start(&slow.split(' ').collect::<Vec<_>>()),
+        &StoreTrouble {
+            name: "LOADING",
+            begins: |redis| {
+                redis.run(&["DEBUG", "POPULATE", "60000", "x", "100"]);
+                redis.run(&["SAVE"]);
+                redis.restart();
+            },
+            why: "LOADING",
+            ends: |redis| drop(redis.run(&["CONFIG", "SET", "key-load-delay", "0"])),
+        },
+    );
 }
 
 #[test]

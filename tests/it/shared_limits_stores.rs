@@ -159,9 +159,8 @@ fn cluster() -> Vec<RedisServer> {
     nodes
 }
 
-#[test]
-fn by_the_slots_of_a_cluster_while_one_moves() {
-    let nodes = cluster();
+/// Until each of them knows all, and every slot has its server.
+fn come_together(nodes: &[RedisServer]) {
     let is_whole = |node: &RedisServer| {
         let info = format!("{:?}", node.run(&["CLUSTER", "INFO"]));
         info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
@@ -171,10 +170,55 @@ fn by_the_slots_of_a_cluster_while_one_moves() {
         assert!(std::time::Instant::now() < until, "the cluster does not come together");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    // The servers that do not have the slot send on to the one that has.
+}
+
+fn seeds(nodes: &[RedisServer]) -> String {
     let seeds: Vec<_> = nodes.iter().map(|node| format!("\"127.0.0.1:{}\"", node.port())).collect();
-    let store =
-        format!("nodes = [{}]\ncluster = true\nlease = \"0s\"\n{PATIENT}", seeds.join(", "));
+    format!("nodes = [{}]\ncluster = true\n", seeds.join(", "))
+}
+
+/// No replica takes over: its slots are nobody's until it is there again.
+#[test]
+fn a_server_of_a_cluster_that_dies_is_no_callers_outage() {
+    let nodes = cluster();
+    come_together(&nodes);
+    let store = format!("{}{PATIENT}", seeds(&nodes));
+    let fleet = SharedFleet::start(2, "100000/d burst 5000", &store);
+    for gate in &fleet.gates {
+        assert_eq!(ask(gate.address, SECRET).status(), 200);
+    }
+    let has_bucket = |node: &&RedisServer| node.keys("kg1:").iter().any(|k| k.contains("key_a"));
+    let dead = nodes.iter().find(has_bucket).expect("a bucket somewhere");
+    dead.kill();
+    for gate in &fleet.gates {
+        gate.process.eventually("away", || {
+            assert_eq!(ask(gate.address, SECRET).status(), 200);
+            !is_up(gate)
+        });
+        for _ in 0..20 {
+            assert_eq!(ask(gate.address, SECRET).status(), 200);
+        }
+    }
+    assert!(fleet.total(FALLBACKS) > 0);
+    dead.restart();
+    come_together(&nodes);
+    fleet.wait_up();
+    let before = fleet.total(FALLBACKS);
+    fleet.gates[0].process.eventually("it counts again", || {
+        for gate in &fleet.gates {
+            assert_eq!(ask(gate.address, SECRET).status(), 200);
+        }
+        has_bucket(&dead)
+    });
+    assert!(fleet.total(FALLBACKS) - before < 20, "it is used again");
+}
+
+#[test]
+fn by_the_slots_of_a_cluster_while_one_moves() {
+    let nodes = cluster();
+    come_together(&nodes);
+    // The servers that do not have the slot send on to the one that has.
+    let store = format!("{}lease = \"0s\"\n{PATIENT}", seeds(&nodes));
     let fleet = SharedFleet::start(2, "100000/d", &store);
     for gate in &fleet.gates {
         assert_eq!(ask(gate.address, SECRET).status(), 200);
