@@ -11,6 +11,7 @@ pub mod asked;
 pub mod checkpoints;
 pub mod command;
 pub mod config;
+pub mod database;
 pub mod dialect;
 pub mod endpoints;
 pub mod metrics;

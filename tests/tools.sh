@@ -17,6 +17,7 @@ needs=(
     node:nodejs
     npm:npm
     openssl:openssl
+    pgbouncer:pgbouncer
     promtool:prometheus
     python3:python3
     redis-server:redis-server
@@ -31,6 +32,10 @@ wheels=(
 venv=target/tools/venv
 
 missing=()
+# Its programs are on nobody's PATH: a folder for each version.
+if ! compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && ! command -v initdb >/dev/null; then
+    missing+=(postgresql)
+fi
 for need in "${needs[@]}"; do
     # nginx lives in /usr/sbin, which is not on every user's PATH.
     PATH="$PATH:/usr/sbin:/sbin" command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
@@ -52,6 +57,12 @@ if [ "${#missing[@]}" -gt 0 ]; then
         trap 'rm -f "$policy"' EXIT
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
+    fi
+    # Debian's package makes a database that starts with the machine, unless it is told not to.
+    cluster=/etc/postgresql-common/createcluster.conf
+    if [ ! -e "$cluster" ]; then
+        mkdir -p "${cluster%/*}"
+        echo 'create_main_cluster = false' >"$cluster"
     fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get -q -q update

@@ -272,7 +272,7 @@ impl<'a> ConfigReader<'a> {
 
     /// A file of the directory that [`VARIABLES`] names, else a variable of the environment. Empty ones
     /// count as unset. The environment of a process cannot change; a mounted ConfigMap can.
-    fn variable(&self, name: &str) -> Option<String> {
+    pub(crate) fn variable(&self, name: &str) -> Option<String> {
         let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         let directory = self.host.variable(VARIABLES).filter(|d| is_name && !d.is_empty());
         let path = directory.map(|directory| Path::new(&directory).join(name));

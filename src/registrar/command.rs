@@ -17,8 +17,10 @@ use serde_json::json;
 use self::audit::VerifyAudit;
 use self::fault::{of_config, of_store};
 use super::config::AdminToml;
+use super::database;
 use super::publish::fleet::SidecarBook;
 use super::publish::{Publisher, PublisherOptions, compare, is_behind};
+use super::store::postgres::PostgresUrlError;
 use super::store::sqlite::SqliteStore;
 use super::store::{
     AudienceName, ChangeRequest, Channel, KeyChange, KeyRef, Store, StoreActor, Uid,
@@ -42,6 +44,9 @@ struct Admin {
     /// Configuration of the service
     #[arg(long, short, global = true, value_name = "FILE", default_value = "admin.toml")]
     config: PathBuf,
+    /// Database on a server, in place of `store.database`: postgres://USER@HOST/NAME
+    #[arg(long, global = true, value_name = "URL")]
+    database: Option<String>,
     #[command(subcommand)]
     command: AdminCommand,
 }
@@ -99,9 +104,14 @@ pub fn added() -> AddedCommand {
 }
 
 fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
-    let Admin { config, command } = Admin::from_arg_matches(matches)
+    let Admin { config, database, command } = Admin::from_arg_matches(matches)
         .map_err(|e| Error::Added { message: e.to_string(), exit: Exit::Usage })?;
-    let config = AdminToml::load(&ThisHost, &config).map_err(of_config)?;
+    let mut config = AdminToml::load(&ThisHost, &config).map_err(of_config)?;
+    if let Some(url) = database {
+        let named = config.store.name_database(&url);
+        let said = |e: PostgresUrlError| format!("{}\nhint: {}", e.what, e.hint);
+        named.map_err(|e| Error::argument("--database", said(e)))?;
+    }
     for warning in &config.warnings {
         session.output.warn(&warning.to_string());
     }
@@ -145,18 +155,16 @@ async fn refuse_behind(OpenState { config, store }: &OpenState, session: &Sessio
 
 /// The database must be there already: a state directory that was mistyped is not made anew.
 fn open_as_it_is(config: AdminToml, session: &Session) -> Result<OpenState> {
-    let path = config.database();
-    if !path.exists() {
+    if database::schema(&config, session.clock.clone()).map_err(of_store)?.is_none() {
         let message = format!(
-            "{}: there is no database\nhint: `keygatectl admin migrate` makes it, if the directory \
-             is the right one",
-            path.display()
+            "{}: there is no database\nhint: `keygatectl admin migrate` makes it, if that is the \
+             right place",
+            database::name(&config)
         );
         return Err(Error::Added { message, exit: Exit::NoInput });
     }
-    let options = config.store_options(session.clock.clone());
-    let store = SqliteStore::open(options).map_err(of_store)?;
-    Ok(OpenState { config: Arc::new(config), store: Arc::new(store) })
+    let store = database::open(&config, session.clock.clone()).map_err(of_store)?;
+    Ok(OpenState { config: Arc::new(config), store })
 }
 
 /// The audience that is named, or the only one of the configuration.
@@ -188,33 +196,27 @@ fn migrate(config: &AdminToml, session: &mut Session) -> Result<()> {
         .mode(0o700)
         .create(&config.state)
         .map_err(Error::write(&config.state))?;
-    let (path, busy_timeout) = (config.database(), config.store.busy_timeout);
-    let done = SqliteStore::migrate(&path, busy_timeout, session.clock.now().unix_ms);
-    let done = done.map_err(of_store)?;
-    let schema = SqliteStore::schema(&path, busy_timeout).map_err(of_store)?;
+    let done = database::migrate(config, session.clock.clone()).map_err(of_store)?;
+    let schema = database::schema(config, session.clock.clone()).map_err(of_store)?;
+    let (name, schema) = (database::name(config), schema.map_or(0, |schema| schema.found));
     if session.output.json {
-        let answer = json!({"database": path, "schema": schema.found, "put_in_force": done});
+        let answer = json!({"database": name, "schema": schema, "put_in_force": done});
         return session.output.json_line(&answer);
     }
     let what = match done.is_empty() {
         true => "was there already",
         false => "is in force now",
     };
-    session.output.line(&format!("{}: schema {} {what}", path.display(), schema.found))
+    session.output.line(&format!("{name}: schema {schema} {what}"))
 }
 
 async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
-    let path = config.database();
-    let schema = match path.exists() {
-        true => Some(SqliteStore::schema(&path, config.store.busy_timeout).map_err(of_store)?),
-        false => None,
-    };
-    match schema.filter(|schema| schema.found > 0) {
+    match database::schema(&config, session.clock.clone()).map_err(of_store)? {
         Some(schema) if schema.found < schema.known => {
             let message = format!(
                 "{}: has schema {}, and this program works on {}\nhint: back it up, then \
                  `keygatectl admin migrate`",
-                path.display(),
+                database::name(&config),
                 schema.found,
                 schema.known
             );
@@ -269,6 +271,13 @@ async fn check(config: AdminToml, session: &mut Session) -> Result<()> {
 }
 
 fn backup(config: &AdminToml, to: &Path, session: &mut Session) -> Result<()> {
+    if let Some(url) = &config.store.database {
+        let message = format!(
+            "{url}: PostgreSQL has backups of its own\nhint: `pg_dump --format=custom`, or base \
+             backups with an archive of its log; docs/management.md"
+        );
+        return Err(Error::Added { message, exit: Exit::Usage });
+    }
     let path = config.database();
     if !path.exists() {
         let message = format!("{}: there is no database to copy", path.display());

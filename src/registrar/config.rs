@@ -10,13 +10,13 @@ mod dialects;
 mod labels;
 mod people;
 mod policy;
+mod store;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use self::asked::AskedFor;
 pub use self::asked::AskedSidecar;
@@ -26,6 +26,7 @@ pub use self::people::{
     JwksPlace, PeopleConfig, ProductRoles, ProductSessionConfig, ProductTokenConfig, SidecarConfig,
     SidecarProof, TokenProof,
 };
+pub use self::store::StoreConfig;
 use super::dialect::operation::Dialect;
 use super::signer::SignerSource;
 use super::store::sqlite::SqliteOptions;
@@ -60,7 +61,7 @@ pub struct AdminToml {
     pub trusted_proxies: NetworkSet,
     /// Of the token that opens `/metrics`; `None`: they are for this host alone.
     pub metrics_bearer: Option<Digest>,
-    /// Holds the database, `high-water.json` and nothing else.
+    /// Holds the database, unless that is on a server, and `high-water.json`.
     pub state: PathBuf,
     pub store: StoreConfig,
     pub log: LogConfig,
@@ -84,13 +85,6 @@ pub struct AdminToml {
     pub warnings: Vec<ConfigFault>,
     /// Files whose secrets were read.
     pub secret_files: Vec<WatchedFile>,
-}
-
-/// `[store]`: how the database is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreConfig {
-    /// How long a change waits while another process writes. Default 5 s.
-    pub busy_timeout: Duration,
 }
 
 /// `[log]`: what goes to standard error.
@@ -135,7 +129,7 @@ impl AdminToml {
     /// Where checkpoints go unless the file says otherwise, in the state directory.
     const CHECKPOINTS: &'static str = "checkpoints.jsonl";
 
-    /// The database's file.
+    /// The database's file, where it is one.
     pub fn database(&self) -> PathBuf {
         self.state.join(Self::DATABASE)
     }
@@ -151,7 +145,7 @@ impl AdminToml {
         })
     }
 
-    /// How the database is opened.
+    /// How a database in a file is opened.
     pub fn store_options(&self, clock: Clock) -> SqliteOptions {
         SqliteOptions {
             path: self.database(),
@@ -202,9 +196,7 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     if !root.has("state") {
         root.missing("state", "name a directory on a disk of this host: state = \"/var/lib/…\"");
     }
-    let store = root.section("store");
-    let store =
-        StoreConfig { busy_timeout: store.duration("busy_timeout", Duration::from_secs(5)) };
+    let store = store::store(root);
     let log = log_config(&root.section("log"));
     let checkpoints = root.section("audit").path("checkpoints");
     let audiences = audiences::audiences(root);

@@ -1,5 +1,6 @@
 //! Where the management service keeps keys, orgs, people, publications and the audit log: the
-//! contract ([`Store`]) and its rows. Each database has a module; SQLite is [`sqlite`].
+//! contract ([`Store`]) and its rows. What databases of SQL have in common is in
+//! [`sql`]; [`sqlite`] and [`postgres`] are two of them.
 //!
 //! What a change means is decided by the pure rules of `manage`; a store loads what the change
 //! concerns, asks them, and writes rows, audit line and idempotency row in one transaction.
@@ -12,9 +13,11 @@ pub mod error;
 pub mod import;
 pub mod names;
 pub mod people;
+pub mod postgres;
 pub mod publishing;
 pub mod query;
 pub mod rows;
+pub mod sql;
 pub mod sqlite;
 #[cfg(test)]
 pub mod suite;
@@ -38,12 +41,14 @@ pub use self::people::{
 };
 pub use self::publishing::{
     ArtefactHead, ArtefactKind, ArtefactState, Checkpoint, HeldLease, KeySnapshot, Publication,
-    PublishedBase, Serials, SidecarReport, SignerRow, SnapshotKey, StoredArtefact,
+    PublishedBase, Serials, SidecarReport, SignerRow, SnapshotKey, StoredArtefact, TableToPublish,
+    UsedLease,
 };
 pub use self::query::{
     AuditPage, AuditQuery, Cursor, KeyCount, KeyPage, KeyQuery, KeySort, KeyState,
 };
 pub use self::rows::{KeyRow, LastUse};
+pub use self::sql::{SchemaState, SqlStore};
 pub use self::usage::{
     FindingQuery, FoundUsage, KeyUsage, RefusedFor, ReportedUse, UsageAlert, UsageBatch,
     UsageBucket, UsageTaken, UsedNetwork,
@@ -197,7 +202,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     ) -> Result<KeySnapshot, StoreError>;
 
     /// Keeps an artefact. The first one of an (audience, kind, serial) stays: the answer is what is
-    /// kept, and the caller publishes that.
+    /// kept, and the caller publishes that. A patch for a former table is
+    /// [`StoreError::Conflict`]: whatever has a higher serial than a table is for that table.
     async fn put_artefact(&self, artefact: StoredArtefact) -> Result<StoredArtefact, StoreError>;
 
     /// An artefact that was kept.
@@ -218,6 +224,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// up to the change that it includes, and artefacts that no sidecar needs any more: tables before
     /// the former base, patches for those.
     async fn set_base(&self, base: PublishedBase) -> Result<(), StoreError>;
+
+    /// Keeps a table and makes it the one that patches are for, as [`Store::set_base`] does; the next
+    /// serial is taken for the first of them. Whether it did: not if the lease has another holder, or a
+    /// change has the table's serial or a higher one.
+    async fn publish_table(&self, table: TableToPublish) -> Result<bool, StoreError>;
+
+    /// Whether other instances of the service may work on the same database.
+    fn is_shared(&self) -> bool;
 
     /// Refuses changes of an audience's keys and of orgs from now on, as
     /// [`StoreError::ReadOnly`], until it is told `None`: the database is behind what was published.

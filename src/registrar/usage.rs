@@ -18,6 +18,9 @@ use crate::usage::{ToldCounts, UsageHead, UsageRecord, UsageRecordError};
 /// How often findings are looked for.
 const LOOK: Duration = Duration::from_secs(300);
 
+/// How long an instance that forgets old usage keeps the right to, in milliseconds.
+const PURGE_MS: u64 = 310_000;
+
 /// Most records, or parts of them, of one post.
 const MOST_HEADS: usize = 64;
 
@@ -170,12 +173,20 @@ impl Drop for AbortOnDrop {
 /// the log.
 async fn look_after(app: App) {
     let mut told = BTreeSet::new();
+    let holder = holder();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         look.tick().await;
         let now_ms = app.clock.now().unix_ms;
-        if let Err(error) = app.store.forget_usage(now_ms).await {
+        // Of several instances one does it.
+        let lease = app.store.lease("purge", &holder, now_ms, now_ms + PURGE_MS).await;
+        let forgotten = match lease {
+            Ok(Some(_)) => app.store.forget_usage(now_ms).await.map(drop),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = forgotten {
             tracing::warn!(%error, "old usage was not forgotten");
         }
         let mut known = BTreeSet::new();
@@ -193,6 +204,14 @@ async fn look_after(app: App) {
         }
         told = known;
     }
+}
+
+/// A name that no other instance has.
+fn holder() -> String {
+    let mut bytes = [0; 8];
+    // What two of them forget twice is forgotten.
+    aws_lc_rs::rand::fill(&mut bytes).ok();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn named(found: &FoundUsage) -> String {

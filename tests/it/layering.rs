@@ -370,7 +370,7 @@ fn operations_import_what_parses_and_nothing_else() {
 fn dependencies_of_the_service_come_with_its_feature() {
     let (plain, with) = (packages(&[]), packages(&["--features", "admin,kubernetes"]));
     let added: Vec<_> = with.difference(&plain).collect();
-    for name in ["rcgen", "rusqlite"] {
+    for name in ["rcgen", "rusqlite", "tokio-postgres"] {
         assert!(added.iter().any(|added| *added == name), "{added:?}");
     }
     let of_features = [
@@ -382,6 +382,7 @@ fn dependencies_of_the_service_come_with_its_feature() {
         "libsqlite3-sys",
         "rcgen",
         "rusqlite",
+        "tokio-postgres",
         "utoipa",
         "yasna",
     ];

@@ -272,6 +272,10 @@ impl From<StoreError> for ApiProblem {
             StoreError::Conflict { why } => Self::new(ProblemCode::Conflict, why.clone()),
             StoreError::LastOwner => Self::new(ProblemCode::LastOwner, error.to_string()),
             StoreError::Busy { .. } => Self::new(ProblemCode::Busy, error.to_string()),
+            StoreError::Away { .. } => {
+                tracing::error!(%error, "the database does not answer");
+                Self::new(ProblemCode::Unavailable, "the database does not answer")
+            }
             StoreError::ReadOnly { .. } => Self::new(ProblemCode::ReadOnly, error.to_string()),
             // What is wrong inside is the operator's to read, not the caller's.
             StoreError::NewerSchema { .. } | StoreError::Broken { .. } => {

@@ -19,6 +19,7 @@ pub(super) fn of_config(error: ConfigError) -> Error {
 
 pub(super) fn of_store(error: StoreError) -> Error {
     let (exit, hint) = match &error {
+        StoreError::Away { .. } => (Exit::TryAgain, "look at the server, and at store.database"),
         StoreError::Busy { .. } => (Exit::TryAgain, "another process writes; try again"),
         StoreError::ReadOnly { .. } => {
             (Exit::CannotCreate, "nothing was changed; make room, or mount it for writing")

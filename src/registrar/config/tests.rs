@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 use crate::config::ThisHost;
@@ -302,6 +303,48 @@ fn a_pull_names_an_admin_listener() {
         let told = pull(text).unwrap_err().to_string();
         assert!(told.contains(want) && told.contains("\nhint: "), "{text}: {told}");
     }
+}
+
+#[test]
+fn a_database_may_be_on_a_server() {
+    let directory = directory();
+    for name in ["db.password", "ca.pem"] {
+        fs::write(directory.path().join(name), "hunter2\n").unwrap();
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(directory.path().join(name), mode).unwrap();
+    }
+    let with = |lines: &str| {
+        load(directory.path(), &FULL.replace("[store]\n", &format!("[store]\n{lines}\n")))
+    };
+    let config = with(
+        "database = \"postgres://keygate@db.example.com/keys\"\npassword_file = \"db.password\"\n\
+         ca_file = \"ca.pem\"\npooled = true\nstatement_timeout = \"7s\"",
+    )
+    .unwrap();
+    let server = config.store.server().unwrap();
+    assert_eq!(server.url.to_string(), "postgres://keygate@db.example.com/keys");
+    assert_eq!(server.ca_file.as_deref(), Some(&*directory.path().join("ca.pem")));
+    assert!(server.is_pooled && server.password.is_some());
+    assert!(!config.warnings.iter().any(|w| w.to_string().contains("store.")));
+    assert_eq!(server.statement_timeout, Duration::from_secs(7));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert_eq!(load(directory.path(), FULL).unwrap().store.server(), None);
+    let open = with("database = \"postgres://a@db/keys?sslmode=disable\"").unwrap();
+    assert!(open.warnings.iter().any(|w| w.to_string().contains("over the network")));
+    for (url, want) in [
+        ("postgres://a:hunter2@db/keys", "has a password in it"),
+        ("postgres://a@db/keys?sslmode=require", "trusts any server"),
+        ("/var/lib/keys.db", "is not a URL of PostgreSQL"),
+    ] {
+        let told = with(&format!("database = \"{url}\"")).unwrap_err().to_string();
+        assert!(told.contains("store.database") && told.contains(want), "{told}");
+        assert!(told.contains("hint: ") && !told.contains("hunter2"), "{told}");
+    }
+    let mut config = load(directory.path(), FULL).unwrap();
+    let refused = config.store.name_database("postgres://a:hunter2@db/keys").unwrap_err();
+    assert!(!format!("{refused} {refused:?}").contains("hunter2"));
+    config.store.name_database("postgres://a@db/keys").unwrap();
+    assert!(config.store.server().is_some());
 }
 
 /// A clear listener that others than this host reach has a TLS proxy in front of it, and says so.

@@ -120,7 +120,7 @@ impl From<StoreError> for EndpointError {
             | StoreError::VersionMismatch { .. } => {
                 Self::told(DialectCode::Conflict, &error.to_string())
             }
-            StoreError::Busy { .. } | StoreError::ReadOnly { .. } => {
+            StoreError::Away { .. } | StoreError::Busy { .. } | StoreError::ReadOnly { .. } => {
                 DialectError::of(DialectCode::Unavailable).into()
             }
             StoreError::Broken { .. }

@@ -213,7 +213,9 @@ pub(super) fn faults_of(w: &Words, error: &StoreError) -> Option<Vec<FormFault>>
         StoreError::Forbidden { why, field: None } | StoreError::Conflict { why } => {
             Some(vec![fault("", why.clone())])
         }
-        StoreError::Busy { .. } => Some(vec![fault("", w.busy_text.to_string())]),
+        StoreError::Away { .. } | StoreError::Busy { .. } => {
+            Some(vec![fault("", w.busy_text.to_string())])
+        }
         StoreError::IdempotencyConflict => Some(vec![fault("", w.fault_sent_before.to_string())]),
         _ => None,
     }

@@ -326,7 +326,7 @@ impl Visit {
             StoreError::Forbidden { why, .. } => {
                 (StatusCode::FORBIDDEN, &w.forbidden_title, why.clone())
             }
-            StoreError::Busy { .. } => {
+            StoreError::Away { .. } | StoreError::Busy { .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, &w.busy_title, w.busy_text.to_string())
             }
             StoreError::ReadOnly { why } => {

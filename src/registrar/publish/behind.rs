@@ -84,6 +84,7 @@ mod tests {
 
     fn publication(serial: u64) -> Publication {
         Publication {
+            settings: None,
             audience: AudienceName::parse("shop").unwrap(),
             serial,
             published: serial,

@@ -204,6 +204,30 @@ impl SidecarBook {
         }
     }
 
+    /// What sidecars have told other instances since.
+    pub fn learn(&self, reports: Vec<SidecarReport>) {
+        let mut is_news = false;
+        let mut pages = self.lock();
+        let BookPages { sidecars: book, published } = &mut *pages;
+        for report in reports.into_iter().take(MOST) {
+            let highest = published.get(&report.audience).map_or(0, |known| known.serial);
+            let name = SidecarName {
+                audience: report.audience.clone(),
+                fleet: report.fleet.clone(),
+                instance: report.instance.clone(),
+            };
+            let is_later = |known: &HeardSidecar| known.report.seen_ms < report.seen_ms;
+            if report.serial.max(report.base) <= highest && book.get(&name).is_none_or(is_later) {
+                book.insert(name, HeardSidecar { report, is_news: false });
+                is_news = true;
+            }
+        }
+        drop(pages);
+        if is_news {
+            self.news.send_modify(|count| *count += 1);
+        }
+    }
+
     /// Those of an audience that were heard of within [`KNOWN_MS`].
     pub fn known(&self, audience: &AudienceName, now_ms: u64) -> Vec<SidecarReport> {
         let since = now_ms.saturating_sub(KNOWN_MS);

@@ -3,6 +3,7 @@
 mod compare;
 mod current;
 mod marking;
+mod tables;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -26,7 +27,7 @@ use crate::core::Digest;
 use crate::manage::error::Error;
 use crate::manage::registry::settings::RawSettings;
 use crate::registrar::config::{AudienceConfig, PublishTarget};
-use crate::registrar::store::sqlite::crash::point;
+use crate::registrar::store::sql::crash::point;
 use crate::registrar::store::{
     ArtefactHead, ArtefactKind, ArtefactState, AudienceName, Publication, PublishedBase, Store,
     StoreError, StoredArtefact,
@@ -37,8 +38,8 @@ use crate::table::{Manifest, TableFormat};
 /// or a clock has moved on.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// After a failure to build a table, until it is tried again.
-const FOLD_AGAIN_MS: u64 = 60_000;
+/// How often what another instance has overtaken is tried again at once.
+const TRIES: u32 = 3;
 
 /// What an outbox is made of.
 pub(super) struct OutboxParts<'a> {
@@ -70,6 +71,12 @@ pub(super) struct Outbox {
     marking: Option<JoinHandle<Result<(), Error>>>,
     /// A table that is being built.
     folding: Option<oneshot::Receiver<Result<FoldedTable, MakeError>>>,
+    /// This instance, by which it holds leases.
+    holder: Box<str>,
+    /// When the database is asked next what sidecars have told other instances.
+    ask_others_ns: u64,
+    /// Tables in a row that changes have overtaken while they were signed.
+    overtaken: u32,
     /// No table is built before this moment, in milliseconds since 1970-01-01T00:00:00Z.
     fold_not_before_ms: u64,
     /// The audit log has not the line that was noted.
@@ -104,6 +111,9 @@ impl Outbox {
             changes: None,
             marking: None,
             folding: None,
+            holder: tables::holder(),
+            ask_others_ns: 0,
+            overtaken: 0,
             fold_not_before_ms: 0,
             audit: None,
         }
@@ -171,6 +181,17 @@ impl Outbox {
 
     /// Does what there is to do.
     pub(super) async fn turn(&mut self) -> Result<(), PublishFault> {
+        for _ in 1..TRIES {
+            match self.attempt().await {
+                // By an instance that works on the same database: what it has published is loaded.
+                Err(PublishFault::Overtaken) => self.current = None,
+                done => return done,
+            }
+        }
+        self.attempt().await
+    }
+
+    async fn attempt(&mut self) -> Result<(), PublishFault> {
         let began = self.clock.now().mono_ns;
         let publication = self.store.publication(&self.name).await?;
         let found = self.look_behind(&publication).await?;
@@ -190,13 +211,21 @@ impl Outbox {
                 false => Ok(()),
             };
         };
+        if self.current.as_ref().is_some_and(|c| c.table.manifest.serial < publication.base) {
+            // Another instance has published a table.
+            (self.current, self.folding) = (None, None);
+        }
         if self.current.is_none() {
             self.load(&publication).await?;
         }
+        self.adopt(&publication).await?;
+        if self.folding.is_some() {
+            self.take_lease().await?;
+        }
         let settings = self.store.settings(&self.name).await?;
         if self.current.is_none() {
-            let folded = self.build(&terms, &settings).await?;
-            let folded = folded.await.map_err(|_| PublishFault::Overtaken)??;
+            let Some(folded) = self.build(&terms, &settings).await? else { return Ok(()) };
+            let folded = self.holding(folded).await?.ok_or(PublishFault::Overtaken)??;
             return self.publish_table(folded, began).await;
         }
         let newest = self.current.as_ref().map_or(0, Current::serial);
@@ -230,11 +259,38 @@ impl Outbox {
         }
         let Some(table) = self.artefact(ArtefactKind::Table, base).await? else { return Ok(()) };
         let mark = self.marked();
-        let settings = if mark.base == base { mark.settings } else { String::new() };
+        let settings = match (&publication.settings, mark.base == base) {
+            (Some(settings), _) if publication.base == base => settings.to_string(),
+            (_, true) => mark.settings,
+            _ => String::new(),
+        };
         let patch = patch.filter(|_| patch_base == Some(base));
         let patch_keys = patch.as_ref().map_or(0, |p| p.manifest.keys + p.manifest.removed);
         let patch_keys = usize::try_from(patch_keys).unwrap_or(usize::MAX);
         self.current = Some(Current { table, patch, patch_keys, settings, is_placed: false });
+        Ok(())
+    }
+
+    /// A patch that another instance has made is ours as well.
+    async fn adopt(&mut self, publication: &Publication) -> Result<(), PublishFault> {
+        let (Some(current), Some(head)) = (&self.current, &publication.patch) else {
+            return Ok(());
+        };
+        let table = &current.table.manifest;
+        let is_news = head.serial > current.serial() && head.state == ArtefactState::Signed;
+        if !is_news || head.base != table.serial {
+            return Ok(());
+        }
+        let Some(patch) = self.artefact(ArtefactKind::Patch, head.serial).await? else {
+            return Ok(());
+        };
+        if patch.manifest.base == Some(table.as_base())
+            && let Some(current) = &mut self.current
+        {
+            let keys = patch.manifest.keys + patch.manifest.removed;
+            current.patch_keys = usize::try_from(keys).unwrap_or(usize::MAX);
+            (current.patch, current.is_placed) = (Some(patch), false);
+        }
         Ok(())
     }
 
@@ -289,7 +345,11 @@ impl Outbox {
         let (serial, keys) = (changes.serial, changes.len());
         self.changes = Some(changes);
         point("after sign");
-        let kept = self.keep(ArtefactKind::Patch, serial, base.serial, made.bytes).await?;
+        let kept = self.keep(ArtefactKind::Patch, serial, base.serial, made.bytes).await;
+        let kept = kept.map_err(|e| match e {
+            StoreError::Conflict { .. } => PublishFault::Overtaken,
+            e => e.into(),
+        })?;
         point("after store");
         let file = PublishedFile::of(kept.body)?;
         if file.manifest.base != Some(base.as_base()) {
@@ -331,103 +391,21 @@ impl Outbox {
         base: u64,
         body: Vec<u8>,
     ) -> Result<StoredArtefact, StoreError> {
-        let head = ArtefactHead {
+        let head = self.head(kind, serial, base, &body);
+        self.store.put_artefact(StoredArtefact { head, body }).await
+    }
+
+    fn head(&self, kind: ArtefactKind, serial: u64, base: u64, body: &[u8]) -> ArtefactHead {
+        ArtefactHead {
             audience: self.name.clone(),
             kind,
             serial,
             base,
             state: ArtefactState::Signed,
-            sha256: Digest::of(&body),
+            sha256: Digest::of(body),
             bytes: body.len() as u64,
             made_ms: self.clock.now().unix_ms,
-        };
-        self.store.put_artefact(StoredArtefact { head, body }).await
-    }
-
-    // --- tables
-
-    /// Begins to build a table on a thread of its own.
-    async fn build(
-        &self,
-        terms: &IssueTerms,
-        settings: &RawSettings,
-    ) -> Result<oneshot::Receiver<Result<FoldedTable, MakeError>>, PublishFault> {
-        let snapshot = self.store.snapshot(&self.name, 0).await?;
-        let (done, folded) = oneshot::channel();
-        let (terms, settings) = (terms.clone(), settings.clone());
-        let directory = self.directory.clone();
-        std::thread::Builder::new()
-            .name("fold".to_owned())
-            .spawn(move || {
-                // On Linux this is the calling thread alone. Where it is not allowed, nothing is lost.
-                let _ = rustix::process::setpriority_process(None, 10);
-                // Nobody waits for it any more when the process ends.
-                done.send(terms.fold(snapshot, &settings, &directory)).ok();
-            })
-            .map_err(PublishFault::Thread)?;
-        Ok(folded)
-    }
-
-    async fn fold_if_due(
-        &mut self,
-        terms: &IssueTerms,
-        settings: &RawSettings,
-    ) -> Result<(), PublishFault> {
-        let now_ms = self.clock.now().unix_ms;
-        let Some(current) = &self.current else { return Ok(()) };
-        let is_due = current.is_due(terms, &settings_mark(settings, self.format), now_ms);
-        if !is_due || self.folding.is_some() || now_ms < self.fold_not_before_ms {
-            return Ok(());
         }
-        self.fold_not_before_ms = now_ms + FOLD_AGAIN_MS;
-        self.folding = Some(self.build(terms, settings).await?);
-        Ok(())
-    }
-
-    async fn folded(
-        &mut self,
-        folded: Option<Result<FoldedTable, MakeError>>,
-    ) -> Result<(), PublishFault> {
-        let began = self.clock.now().mono_ns;
-        // The thread has ended without a word: a panic, which the hook has reported.
-        let Some(folded) = folded else { return Ok(()) };
-        self.publish_table(folded?, began).await?;
-        self.fold_not_before_ms = 0;
-        Ok(())
-    }
-
-    /// Publishes a table, and with it the patch over it: changes made while it was built are in the
-    /// latter. Both serials are above all that were published; they are taken now, and no patch over
-    /// the former table comes between.
-    async fn publish_table(&mut self, folded: FoldedTable, began: u64) -> Result<(), PublishFault> {
-        let terms = self.terms.clone().ok_or(PublishFault::NoSigner)?;
-        let settings = self.store.settings(&self.name).await?;
-        let (includes, mark) = (folded.includes, folded.settings.clone());
-        let before = self.current.as_ref().map(|current| current.table.manifest.clone());
-        let last = self.store.claim_serials(&self.name, 2).await?;
-        point("after claim");
-        let now_ms = self.clock.now().unix_ms;
-        let serial = last.saturating_sub(1);
-        let sealed = terms.seal(folded, serial, before.as_ref(), now_ms)?;
-        let kept = self.keep(ArtefactKind::Table, serial, serial, sealed.bytes).await?;
-        point("after table");
-        let table = PublishedFile::of(kept.body)?;
-        let Some(patch) = self.make_patch(&terms, &table.manifest, &settings).await? else {
-            return Err(PublishFault::Overtaken);
-        };
-        let audience = self.name.clone();
-        self.store.set_base(PublishedBase { audience, serial, includes }).await?;
-        point("after base");
-        self.current = Some(Current {
-            table,
-            patch: Some(patch.file),
-            patch_keys: patch.keys,
-            settings: mark,
-            is_placed: false,
-        });
-        self.deliver(began).await?;
-        self.tell(|state| state.tables += 1);
-        Ok(())
     }
 
     // --- where sidecars find them
@@ -472,6 +450,9 @@ impl Outbox {
             for (path, file) in patch.into_iter().chain([(&target.table, &current.table)]) {
                 match place(path, &file.manifest, file.bytes()) {
                     Ok(Placed::Written | Placed::Same) => {}
+                    // Of an instance that has the same directory: it is in the database, or the
+                    // next comparison finds that it is not.
+                    Ok(Placed::Newer { .. }) if self.store.is_shared() => {}
                     Ok(Placed::Newer { serial }) => {
                         let path = path.display().to_string();
                         fault.get_or_insert(PublishFault::Newer { path, serial });
@@ -486,9 +467,15 @@ impl Outbox {
 
     // --- state
 
-    async fn keep_reports(&self) -> Result<(), StoreError> {
+    /// What sidecars have told this instance, and, once a second, what they have told others.
+    async fn keep_reports(&mut self) -> Result<(), StoreError> {
         for report in self.book.take_news(&self.name) {
             self.store.put_sidecar(report).await?;
+        }
+        let now = self.clock.now().mono_ns;
+        if self.store.is_shared() && now >= self.ask_others_ns {
+            self.ask_others_ns = now + LOOK.as_nanos() as u64;
+            self.book.learn(self.store.sidecars(&self.name).await?);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What is published, and when: held against what a sidecar accepts.
 
 mod crash;
+mod instances;
 mod restored;
 
 use std::fs;
@@ -20,6 +21,8 @@ use crate::core::{Digest, KeyId, KeyStatus, Now};
 use crate::manage::operation::StatusChange;
 use crate::manage::output::Output;
 use crate::manage::registry::entry::RegistryEntry;
+use crate::registrar::store::postgres::PostgresStore;
+use crate::registrar::store::postgres::fixture;
 use crate::registrar::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::registrar::store::suite::{self, audience, create, host, new_key, request, set};
 use crate::registrar::store::{Channel, ImportBatch, OrgRules, StoreError};
@@ -71,6 +74,28 @@ impl House {
         Self { root, _directory: Some(directory) }
     }
 
+    /// With its database on a server.
+    fn on_server() -> Self {
+        let server = fixture::server();
+        Self::new().with_database(&server.url(&server.database()))
+    }
+
+    /// Another instance on the same database, with the same signer.
+    fn beside(&self) -> Self {
+        let text = fs::read_to_string(self.root.join("admin.toml")).unwrap();
+        let url = text.split("database = \"").nth(1).unwrap().split('"').next().unwrap();
+        let other = Self::new().with_database(url);
+        fs::copy(self.root.join("signer.pem"), other.root.join("signer.pem")).unwrap();
+        other
+    }
+
+    fn with_database(self, url: &str) -> Self {
+        let file = self.root.join("admin.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(file, format!("{text}[store]\ndatabase = \"{url}\"\n")).unwrap();
+        self
+    }
+
     fn at(root: &Path) -> Self {
         Self { root: root.to_owned(), _directory: None }
     }
@@ -85,6 +110,15 @@ impl House {
 
     fn store(&self) -> Arc<dyn Store> {
         let settings = self.settings();
+        if let Some(server) = settings.store.server() {
+            let options = crate::registrar::store::postgres::PostgresOptions {
+                server,
+                audiences: vec![suite::terms()],
+                rules: OrgRules::default(),
+                clock: Clock::system(),
+            };
+            return Arc::new(PostgresStore::open(options).unwrap());
+        }
         let options = SqliteOptions {
             path: self.database(),
             audiences: vec![suite::terms()],

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::rows::KeyRow;
 
-/// Nothing was changed, whichever it is.
+/// Nothing was changed, whichever it is but [`StoreError::Away`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// No key of this id, or one of another org: the two cannot be told apart.
@@ -38,6 +38,10 @@ pub enum StoreError {
     /// Another process holds the database, or more is waiting than is done. Trying again is right.
     #[error("the database is busy")]
     Busy { retry_after: Duration },
+    /// The server of the database does not answer. A change may have been made whose answer was lost
+    /// with the connection; in the end its idempotency key tells.
+    #[error("the database does not answer: {why}")]
+    Away { why: String },
     /// The database takes no changes now.
     #[error("the database takes no changes: {why}")]
     ReadOnly { why: String },
@@ -65,6 +69,7 @@ impl StoreError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Busy { retry_after } => Some(*retry_after),
+            Self::Away { .. } => Some(Duration::from_secs(2)),
             Self::ReadOnly { .. } => Some(Duration::from_secs(30)),
             _ => None,
         }

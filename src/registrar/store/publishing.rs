@@ -26,6 +26,8 @@ pub struct Publication {
     pub base: u64,
     /// Of the audience; a recovery raises it.
     pub epoch: u64,
+    /// What the table `base` was made with, as [`TableToPublish::settings`]; `None`: nobody has said.
+    pub settings: Option<Box<str>>,
     /// The newest ones that were kept.
     pub table: Option<ArtefactHead>,
     pub patch: Option<ArtefactHead>,
@@ -39,6 +41,26 @@ pub struct PublishedBase {
     /// Every change up to this serial is in it. Below `serial` where it was built while others were
     /// made.
     pub includes: u64,
+}
+
+/// A table that is about to be the one that patches are for.
+#[derive(Clone, Debug)]
+pub struct TableToPublish {
+    pub artefact: StoredArtefact,
+    /// Every change up to this serial is in it.
+    pub includes: u64,
+    /// Stands for everything beside the keys that it was made with.
+    pub settings: Box<str>,
+    /// By which right it is published; `None`: nobody else publishes from this database.
+    pub lease: Option<UsedLease>,
+}
+
+/// A lease that is checked in the transaction that uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsedLease {
+    pub name: Box<str>,
+    pub holder: Box<str>,
+    pub epoch: u64,
 }
 
 /// Keys as they are at one serial.

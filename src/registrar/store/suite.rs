@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::change::{ChangeRequest, Changed, Channel, KeyChange, KeyRef, StoreActor};
 use super::names::{AudienceName, PersonId};
-use super::sqlite::AudienceTerms;
+use super::sql::AudienceTerms;
 use super::{Store, StoreError};
 use crate::core::{KeyId, KeyKind, OrgId, Owner, Permission, PermissionSet};
 use crate::manage::operation::may::{

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::*;
-use crate::registrar::store::sqlite::crash::in_tests::VARIABLE;
+use crate::registrar::store::sql::crash::in_tests::VARIABLE;
 
 /// Where a process may end.
 const POINTS: [&str; 9] = [
@@ -20,8 +20,7 @@ const POINTS: [&str; 9] = [
 
 /// A child publishes until it is ended at a point. Whoever starts next publishes what was acknowledged,
 /// no serial has two bodies, and a sidecar refuses nothing of it.
-fn crash_round(point: &str, count: u64) {
-    let house = House::new();
+fn crash_round(house: &House, point: &str, count: u64) {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "registrar::publish::tests::crash::child", "--ignored", "--nocapture"])
         .env(VARIABLE, format!("{point}:{count}"))
@@ -37,14 +36,14 @@ fn crash_round(point: &str, count: u64) {
         .map(|bytes| crate::table::Manifest::unverified(&bytes).unwrap())
         .collect();
     if house.root.join("out/keys.kgt").exists() {
-        sidecar.look(&house).unwrap_or_else(|e| panic!("{point}:{count}: {e}"));
+        sidecar.look(house).unwrap_or_else(|e| panic!("{point}:{count}: {e}"));
     }
     run(async {
         let service = house.serve().await;
         service.until(|state| state.published_ms.is_some()).await;
         let serial = service.store.publication(&audience()).await.unwrap().serial;
         service.published(serial).await;
-        sidecar.look(&house).unwrap_or_else(|e| panic!("{point}:{count}: {e}"));
+        sidecar.look(house).unwrap_or_else(|e| panic!("{point}:{count}: {e}"));
         for line in told.lines().filter_map(|line| line.strip_prefix("done ")) {
             let (id, status) = line.split_once(' ').unwrap();
             let id = KeyId::parse(id).unwrap();
@@ -73,10 +72,17 @@ fn a_process_that_ends_while_it_publishes_loses_nothing() {
     for (n, point) in POINTS.iter().enumerate() {
         // The first table takes all of them once; later ones are of patches alone.
         let often = !matches!(*point, "after claim" | "after table" | "after base");
-        crash_round(point, 1);
+        crash_round(&House::new(), point, 1);
         if often && n % 2 == 0 {
-            crash_round(point, 4);
+            crash_round(&House::new(), point, 4);
         }
+    }
+}
+
+#[test]
+fn a_process_that_ends_while_it_publishes_from_a_server_loses_nothing() {
+    for point in POINTS {
+        crash_round(&House::on_server(), point, 1);
     }
 }
 
@@ -86,7 +92,8 @@ fn a_process_that_ends_while_it_publishes_loses_nothing_in_many_rounds() {
     for round in 0..200_u64 {
         let point = POINTS[round as usize % POINTS.len()];
         let often = !matches!(point, "after claim" | "after table" | "after base");
-        crash_round(point, if often { 1 + round / 8 % 7 } else { 1 });
+        let house = if round % 2 == 0 { House::new() } else { House::on_server() };
+        crash_round(&house, point, if often { 1 + round / 8 % 7 } else { 1 });
     }
 }
 

@@ -11,8 +11,9 @@ use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use super::super::error::StoreError;
-use super::open::{self, ConnectionPurpose};
-use super::{connection, log, schema};
+use super::super::sql::driver::SqlConnection;
+use super::super::sql::{ConnectionPurpose, connection, log};
+use super::{open, schema};
 
 /// What a copy holds: enough to see whether a restored one is behind.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -71,9 +72,10 @@ fn fill(
     if sound != "ok" {
         return Err(StoreError::broken(format!("the copy is damaged: {sound}")));
     }
+    let schema = schema::state(&copy, schema::MIGRATIONS)?.found;
+    let copy = SqlConnection::Sqlite(copy);
     let head = log::head(&copy)?;
     let serials = connection::serials(&copy)?.0;
-    let schema = schema::state(&copy, schema::MIGRATIONS)?.found;
     drop(copy);
     let file = File::open(to).map_err(|e| refused(to, &e))?;
     file.sync_all().map_err(|e| refused(to, &e))?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::super::error::StoreError;
+use super::super::sql::ConnectionPurpose;
 
 /// "kgrg": a file of another program is told by it.
 const APPLICATION: i32 = 0x6b67_7267;
@@ -30,13 +31,6 @@ const NETWORKED: &[(u64, &str)] = &[
     (0x7461_636f, "OCFS2"),
     (0x0116_1970, "GFS2"),
 ];
-
-/// What a connection is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ConnectionPurpose {
-    Read,
-    Write,
-}
 
 /// Makes the file if it is not there, for its owner alone, and refuses a file system on which it
 /// cannot be kept. SQLite gives `-wal` and `-shm` the same mode.

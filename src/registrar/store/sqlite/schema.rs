@@ -4,30 +4,13 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::super::error::StoreError;
-
-/// One step from one version of the schema to the next.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Migration {
-    pub(super) version: u32,
-    /// The oldest version whose programs still work on what this step leaves: one before it, so that a
-    /// program of the release before runs until it is replaced.
-    pub(super) serves: u32,
-    pub(super) sql: &'static str,
-}
+use super::super::sql::{Migration, SchemaState};
 
 pub(super) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, serves: 1, sql: include_str!("001.sql") },
     // A program of schema 1 would find nothing in the new index.
     Migration { version: 2, serves: 2, sql: include_str!("002.sql") },
 ];
-
-/// What a database has, and what this program makes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SchemaState {
-    /// 0: the database is empty.
-    pub found: u32,
-    pub known: u32,
-}
 
 /// The version of the schema. One that this program cannot work on is refused.
 pub(super) fn state(
@@ -86,6 +69,8 @@ pub(super) fn migrate(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registrar::store::sql::driver::SqlConnection;
+    use crate::registrar::store::sql::log;
 
     #[test]
     fn each_version_is_put_in_force_once() {
@@ -151,7 +136,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("keys.db");
             super::super::open::prepare(&path).unwrap();
-            let write = super::super::open::ConnectionPurpose::Write;
+            let write = super::super::ConnectionPurpose::Write;
             let wait = std::time::Duration::ZERO;
             let mut old = super::super::open::connect(&path, write, wait).unwrap();
             migrate(&mut old, &MIGRATIONS[..=released], 5).unwrap();
@@ -164,8 +149,9 @@ mod tests {
                 .query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))
                 .unwrap();
             assert_eq!(broken, 0);
-            assert_eq!(super::super::log::verify(&old, &[]).unwrap(), []);
-            assert_eq!(super::super::log::unlogged_keys(&old, 9).unwrap(), []);
+            let old = SqlConnection::Sqlite(old);
+            assert_eq!(log::verify(&old, &[]).unwrap(), []);
+            assert_eq!(log::unlogged_keys(&old, 9).unwrap(), []);
             let found = |sql: &str| old.query_row(sql, [], |row| row.get::<_, u64>(0)).unwrap();
             assert_eq!(found("SELECT count(*) FROM key"), 3);
             assert_eq!(found("SELECT count(*) FROM secret WHERE removed IS NULL"), 3);

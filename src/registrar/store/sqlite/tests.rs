@@ -9,10 +9,11 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::crash::in_tests::VARIABLE;
-use super::writer::Work;
 use super::{SqliteOptions, SqliteStore};
 use crate::clock::Clock;
+use crate::registrar::store::sql::SqlStore;
+use crate::registrar::store::sql::crash::in_tests::VARIABLE;
+use crate::registrar::store::sql::driver::SqlConnection;
 use crate::registrar::store::suite::{self, StoreFixture, audience, create, store_suite, terms};
 use crate::registrar::store::{AuditQuery, ChainFault, KeyRef, OrgRules, Store, StoreError};
 
@@ -35,7 +36,7 @@ impl StoreFixture for SqliteFixture {
 
 store_suite!(SqliteFixture);
 
-fn open(path: &Path, busy_ms: u64) -> Result<SqliteStore, StoreError> {
+fn open(path: &Path, busy_ms: u64) -> Result<SqlStore, StoreError> {
     SqliteStore::open(SqliteOptions {
         path: path.to_owned(),
         audiences: vec![terms()],
@@ -146,15 +147,15 @@ fn a_locked_database_is_busy_and_nothing_is_half_done() {
 }
 
 /// Runs one pragma on the connection that writes.
-fn harm(store: &SqliteStore, pragma: &'static str) {
-    suite::run(store.write(move |connection| {
-        connection.connection.execute_batch(pragma)?;
-        Ok(Work::Keep(()))
+fn harm(store: &SqlStore, pragma: &'static str) {
+    suite::run(store.harm(move |connection| {
+        let SqlConnection::Sqlite(file) = connection else { unreachable!() };
+        Ok(file.execute_batch(pragma)?)
     }))
     .unwrap();
 }
 
-fn try_create(store: &SqliteStore, name: &str) -> Result<u64, StoreError> {
+fn try_create(store: &SqlStore, name: &str) -> Result<u64, StoreError> {
     let change = crate::registrar::store::KeyChange::Create(Box::new(suite::new_key(name)));
     let request = suite::request(suite::admin("kim"), change);
     suite::run(store.change(request)).map(|made| made.serial)

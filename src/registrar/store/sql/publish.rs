@@ -1,6 +1,7 @@
 //! Rows of publications, artefacts, sidecars, signers, epochs and leases; snapshots of keys.
 
-use rusqlite::{Connection, OptionalExtension as _};
+use std::collections::HashMap;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::change::AuditEvent;
@@ -8,11 +9,14 @@ use super::super::error::StoreError;
 use super::super::names::AudienceName;
 use super::super::publishing::{
     ArtefactHead, ArtefactKind, ArtefactState, HeldLease, Publication, PublishedBase, Serials,
-    SidecarReport, SignerRow, SnapshotKey, StoredArtefact,
+    SidecarReport, SignerRow, SnapshotKey, StoredArtefact, TableToPublish, UsedLease,
 };
 use super::connection::{RaisedSerial, StoreConnection};
+use super::driver::SqlConnection;
+use super::fault::OptionalExtension as _;
 use super::keys::{COLUMNS, JOINS, decode};
 use super::log;
+use super::value::ToValue as _;
 use super::writer::Work;
 use crate::core::Digest;
 
@@ -25,7 +29,7 @@ pub(super) fn publication(
     store: &StoreConnection,
     audience: &AudienceName,
 ) -> Result<Publication, StoreError> {
-    let view = store.connection.unchecked_transaction()?;
+    let view = store.connection.view()?;
     let found = view
         .prepare_cached("SELECT serial, published, base, epoch FROM audience WHERE name = ?1")?
         .query_row([audience.as_str()], |row| {
@@ -35,19 +39,33 @@ pub(super) fn publication(
                 published: row.get(1)?,
                 base: row.get(2)?,
                 epoch: row.get(3)?,
+                settings: None,
                 table: None,
                 patch: None,
             })
         })
         .optional()?;
     let mut found = found.ok_or(StoreError::NoSuchAudience)?;
+    let settings: Option<String> = view
+        .prepare_cached("SELECT value FROM meta WHERE name = ?1")?
+        .query_row([made_with(audience)], |row| row.get(0))
+        .optional()?;
+    found.settings = settings.and_then(|text| {
+        let (base, settings) = text.split_once(' ')?;
+        (base == found.base.to_string()).then(|| settings.into())
+    });
     found.table = newest(&view, audience, ArtefactKind::Table)?;
     found.patch = newest(&view, audience, ArtefactKind::Patch)?;
     Ok(found)
 }
 
+/// The row that says what the table in force was made with: its serial, and the rest.
+fn made_with(audience: &AudienceName) -> String {
+    format!("table {audience}")
+}
+
 fn newest(
-    connection: &Connection,
+    connection: &SqlConnection,
     audience: &AudienceName,
     kind: ArtefactKind,
 ) -> Result<Option<ArtefactHead>, StoreError> {
@@ -61,7 +79,7 @@ fn newest(
 }
 
 fn head(
-    connection: &Connection,
+    connection: &SqlConnection,
     audience: &AudienceName,
     kind: ArtefactKind,
     serial: u64,
@@ -86,7 +104,7 @@ fn head(
 }
 
 pub(super) fn artefact(
-    connection: &Connection,
+    connection: &SqlConnection,
     audience: &AudienceName,
     kind: ArtefactKind,
     serial: u64,
@@ -98,8 +116,7 @@ pub(super) fn artefact(
     let mut rows = statement.query((audience.as_str(), kind.as_str(), serial))?;
     let mut body = Vec::new();
     while let Some(row) = rows.next()? {
-        let piece = row.get_ref(0)?;
-        body.extend_from_slice(piece.as_blob().map_err(StoreError::broken)?);
+        body.extend(row.get::<_, Vec<u8>>(0)?);
     }
     if !Digest::of(&body).matches(&head.sha256) {
         return Err(StoreError::broken(format!(
@@ -110,13 +127,14 @@ pub(super) fn artefact(
     Ok(Some(StoredArtefact { head, body }))
 }
 
-/// The first of a serial stays, unless it was a draft that is signed now.
+/// The first of a serial stays, unless it was a draft that is signed now. A patch is for no former
+/// table: that one's sidecars have the next table's serial behind them.
 pub(super) fn put_artefact(
     store: &StoreConnection,
     made: StoredArtefact,
 ) -> Result<Work<StoredArtefact>, StoreError> {
     let connection = &store.connection;
-    let StoredArtefact { head, body } = &made;
+    let head = &made.head;
     let name = (head.audience.as_str(), head.kind.as_str(), head.serial);
     if let Some(kept) = artefact(connection, &head.audience, head.kind, head.serial)? {
         let is_signed_now =
@@ -129,6 +147,23 @@ pub(super) fn put_artefact(
             name,
         )?;
     }
+    let base: Option<u64> = connection
+        .prepare_cached("SELECT base FROM audience WHERE name = ?1")?
+        .query_row([name.0], |row| row.get(0))
+        .optional()?;
+    if head.kind == ArtefactKind::Patch && base.is_some_and(|base| head.base < base) {
+        return Err(StoreError::Conflict { why: "a later table is published".to_owned() });
+    }
+    let head = insert_artefact(connection, &made)?;
+    Ok(Work::Keep(StoredArtefact { head, body: made.body }))
+}
+
+fn insert_artefact(
+    connection: &SqlConnection,
+    made: &StoredArtefact,
+) -> Result<ArtefactHead, StoreError> {
+    let StoredArtefact { head, body } = made;
+    let name = (head.audience.as_str(), head.kind.as_str(), head.serial);
     connection.execute(
         "INSERT INTO artefact (audience, kind, serial, base, state, sha256, bytes, made) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -149,9 +184,55 @@ pub(super) fn put_artefact(
     for (piece, bytes) in body.chunks(CHUNK).enumerate() {
         insert.execute((name.0, name.1, name.2, piece as u64, bytes))?;
     }
-    let head =
-        ArtefactHead { sha256: Digest::of(body), bytes: body.len() as u64, ..made.head.clone() };
-    Ok(Work::Keep(StoredArtefact { head, body: made.body }))
+    Ok(ArtefactHead { sha256: Digest::of(body), bytes: body.len() as u64, ..head.clone() })
+}
+
+/// Keeps the table, and makes it the one that patches are for. `false`: somebody else was first, and
+/// nothing was changed.
+pub(super) fn publish_table(
+    store: &StoreConnection,
+    table: TableToPublish,
+) -> Result<Work<bool>, StoreError> {
+    let TableToPublish { artefact, includes, settings, lease } = table;
+    let head = &artefact.head;
+    let (audience, serial) = (head.audience.clone(), head.serial);
+    if let Some(lease) = &lease
+        && !is_held(store, lease)?
+    {
+        return Ok(Work::Undo(false));
+    }
+    let connection = &store.connection;
+    let newest: Option<u64> = connection
+        .prepare_cached("SELECT serial FROM audience WHERE name = ?1")?
+        .query_row([audience.as_str()], |row| row.get(0))
+        .optional()?;
+    if newest.ok_or(StoreError::NoSuchAudience)? >= serial {
+        return Ok(Work::Undo(false));
+    }
+    insert_artefact(connection, &artefact)?;
+    // Two: the table's own, and one for the first patch over it.
+    connection.execute(
+        "UPDATE audience SET serial = ?2 WHERE name = ?1",
+        (audience.as_str(), serial.saturating_add(1)),
+    )?;
+    let raised = RaisedSerial { audience: audience.clone(), serial: serial.saturating_add(1) };
+    store.raised.borrow_mut().push(raised);
+    connection.execute(
+        "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2",
+        (made_with(&audience), format!("{serial} {settings}")),
+    )?;
+    set_base(store, &PublishedBase { audience, serial, includes })?;
+    Ok(Work::Keep(true))
+}
+
+/// Whether nobody else has taken it since. Nobody can while this transaction lasts.
+fn is_held(store: &StoreConnection, lease: &UsedLease) -> Result<bool, StoreError> {
+    let found: Option<(String, u64)> = store
+        .connection
+        .prepare_cached("SELECT holder, epoch FROM lease WHERE name = ?1")?
+        .query_row([&*lease.name], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(found.is_some_and(|(holder, epoch)| *holder == *lease.holder && epoch == lease.epoch))
 }
 
 pub(super) fn set_published(
@@ -214,7 +295,7 @@ pub(super) fn put_sidecar(
         .prepare_cached(
             "INSERT INTO sidecar (audience, instance, fleet, serial, base, seen, error) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (audience, fleet, instance) \
-             DO UPDATE SET serial = ?4, base = ?5, seen = ?6, error = ?7 WHERE seen <= ?6",
+             DO UPDATE SET serial = ?4, base = ?5, seen = ?6, error = ?7 WHERE sidecar.seen <= ?6",
         )?
         .execute((
             report.audience.as_str(),
@@ -236,7 +317,7 @@ pub(super) fn sidecars(
         "SELECT fleet, instance, serial, base, seen, error FROM sidecar WHERE audience = ?1 \
          ORDER BY fleet, instance",
     )?;
-    let rows = statement.query_map([audience.as_str()], |row| {
+    let rows = statement.query_all([audience.as_str()], |row| {
         Ok(SidecarReport {
             audience: audience.clone(),
             fleet: row.get::<_, String>(0)?.into(),
@@ -247,7 +328,7 @@ pub(super) fn sidecars(
             error: row.get::<_, Option<String>>(5)?.map(Into::into),
         })
     })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    Ok(rows)
 }
 
 pub(super) fn forget_sidecars(
@@ -278,7 +359,7 @@ pub(super) fn signers(store: &StoreConnection) -> Result<Vec<SignerRow>, StoreEr
     let mut statement = store.connection.prepare_cached(
         "SELECT id, public_key, note, added, retired FROM signer ORDER BY added, id",
     )?;
-    let rows = statement.query_map([], |row| {
+    let rows = statement.query_all([], |row| {
         Ok(SignerRow {
             id: row.get::<_, String>(0)?.into(),
             public_key: row.get(1)?,
@@ -287,7 +368,7 @@ pub(super) fn signers(store: &StoreConnection) -> Result<Vec<SignerRow>, StoreEr
             retired_ms: row.get(4)?,
         })
     })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    Ok(rows)
 }
 
 /// A new epoch, and serials above all that were seen elsewhere.
@@ -330,7 +411,8 @@ pub(super) fn lease(
         .query_row(
             "INSERT INTO lease (name, holder, epoch, until) VALUES (?1, ?2, 1, ?4) \
              ON CONFLICT (name) DO UPDATE SET until = ?4, holder = ?2, \
-             epoch = epoch + (holder <> ?2) WHERE holder = ?2 OR until <= ?3 RETURNING epoch",
+             epoch = lease.epoch + CASE WHEN lease.holder = ?2 THEN 0 ELSE 1 END \
+             WHERE lease.holder = ?2 OR lease.until <= ?3 RETURNING epoch",
             (name, holder, now_ms, until_ms),
             |row| row.get(0),
         )
@@ -353,15 +435,14 @@ pub(super) fn send_snapshot(
     begun: oneshot::Sender<Result<SnapshotHead, StoreError>>,
     keys: &mpsc::Sender<Result<Vec<SnapshotKey>, StoreError>>,
 ) {
-    let view = store.connection.unchecked_transaction().map_err(StoreError::from);
+    let view = store.connection.view().map_err(StoreError::from);
     let head = view.as_ref().map_err(Clone::clone).and_then(|view| {
-        let mut statement = view.prepare("SELECT serial, base FROM audience WHERE name = ?1")?;
-        let found = statement
-            .query_row([audience.as_str()], |row| {
-                Ok(SnapshotHead { serial: row.get(0)?, base: row.get(1)? })
-            })
-            .optional()?;
-        found.ok_or(StoreError::NoSuchAudience)
+        let found = view.query_row(
+            "SELECT serial, base FROM audience WHERE name = ?1",
+            [audience.as_str()],
+            |row| Ok(SnapshotHead { serial: row.get(0)?, base: row.get(1)? }),
+        );
+        found.optional()?.ok_or(StoreError::NoSuchAudience)
     });
     let failed = head.is_err();
     if begun.send(head).is_err() || failed {
@@ -379,34 +460,49 @@ fn send_keys(
     to: &mpsc::Sender<Result<Vec<SnapshotKey>, StoreError>>,
 ) -> Result<(), StoreError> {
     let settings = store.settings(audience)?;
-    let mut removed = store.connection.prepare(
-        "SELECT digest FROM secret WHERE key = ?1 AND removed IS NOT NULL ORDER BY digest",
-    )?;
+    let mut removed = removed_secrets(store)?;
     let behind = match since {
         0 => "ORDER BY k.row",
         _ => "AND k.changed > ?2 ORDER BY k.changed, k.row",
     };
     let sql = format!("SELECT {COLUMNS} FROM key k {JOINS} WHERE k.audience = ?1 {behind}");
-    let mut statement = store.connection.prepare(&sql)?;
-    let mut rows = match since {
-        0 => statement.query([audience.as_str()])?,
-        since => statement.query((audience.as_str(), since))?,
-    };
+    let mut values = vec![audience.as_str().to_value()];
+    values.extend((since > 0).then(|| since.to_value()));
     let mut batch = Vec::with_capacity(BATCH);
-    while let Some(row) = rows.next()? {
-        let found = decode(row, &settings)?;
-        let digests = removed.query_map([found.row], |row| Ok(Digest(row.get(0)?)))?;
-        let removed = digests.collect::<Result<_, _>>()?;
-        batch.push(SnapshotKey { entry: found.key.entry, changed: found.key.changed, removed });
-        if batch.len() == BATCH {
-            let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
-            if to.blocking_send(Ok(full)).is_err() {
-                return Ok(());
+    let mut strange = None;
+    store.connection.stream(&sql, values, |row| {
+        let found = match decode(row, &settings) {
+            Ok(found) => found,
+            Err(e) => {
+                strange = Some(e);
+                return Ok(false);
             }
+        };
+        let removed = removed.remove(&found.row).unwrap_or_default();
+        batch.push(SnapshotKey { entry: found.key.entry, changed: found.key.changed, removed });
+        if batch.len() < BATCH {
+            return Ok(true);
         }
+        let full = std::mem::replace(&mut batch, Vec::with_capacity(BATCH));
+        Ok(to.blocking_send(Ok(full)).is_ok())
+    })?;
+    if let Some(e) = strange {
+        return Err(e);
     }
     if !batch.is_empty() {
         to.blocking_send(Ok(batch)).ok();
     }
     Ok(())
+}
+
+/// By the rows of their keys. They are few: the next table forgets them.
+fn removed_secrets(store: &StoreConnection) -> Result<HashMap<u64, Vec<Digest>>, StoreError> {
+    let mut removed: HashMap<u64, Vec<Digest>> = HashMap::new();
+    // Of all audiences: SQLite would walk over all secrets of one, not over these few.
+    let sql = "SELECT key, digest FROM secret WHERE removed IS NOT NULL ORDER BY key, digest";
+    store.connection.stream(sql, [], |row| {
+        removed.entry(row.get(0)?).or_default().push(Digest(row.get(1)?));
+        Ok(true)
+    })?;
+    Ok(removed)
 }

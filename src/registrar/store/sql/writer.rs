@@ -1,6 +1,8 @@
 //! The one thread that writes. It gathers changes into a transaction, each under a savepoint: one
 //! flush of the disk serves all of them, and one that fails takes nothing from the others.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
@@ -9,12 +11,16 @@ use tokio::sync::{oneshot, watch};
 use super::super::error::StoreError;
 use super::super::publishing::Serials;
 use super::connection::StoreConnection;
+use super::fault::SqlError;
 use crate::clock::Clock;
 
 /// Most changes of one transaction.
 const MOST: usize = 64;
 /// How long a transaction stays open for more of them.
 const GATHER: Duration = Duration::from_millis(2);
+
+/// Where PostgreSQL tells of changes: `AUDIENCE SERIAL`.
+pub(in super::super) const NOTIFIED: &str = "keygate_serial";
 
 /// What became of a piece of work.
 pub(super) enum Work<T> {
@@ -28,6 +34,8 @@ pub(super) enum Work<T> {
 pub(super) trait Job: Send {
     /// Under a savepoint. Whether what it wrote is to be kept.
     fn run(&mut self, store: &StoreConnection) -> bool;
+    /// What it sent was refused after it had ended.
+    fn fail(&mut self, why: StoreError);
     /// Tells the waiting caller. `lost`: the transaction was not committed.
     fn end(self: Box<Self>, lost: Option<&StoreError>);
 }
@@ -66,6 +74,10 @@ where
         keep
     }
 
+    fn fail(&mut self, why: StoreError) {
+        self.outcome = Some(Err(why));
+    }
+
     fn end(self: Box<Self>, lost: Option<&StoreError>) {
         let outcome = match (lost, self.outcome) {
             (Some(e), _) => Err(e.clone()),
@@ -81,7 +93,7 @@ where
 pub(super) struct StoreWriter {
     pub(super) store: StoreConnection,
     pub(super) queue: Receiver<Box<dyn Job>>,
-    pub(super) serials: watch::Sender<Serials>,
+    pub(super) serials: Arc<watch::Sender<Serials>>,
     pub(super) clock: Clock,
     /// Changes came together last time. Then more are likely to come, and waiting for them costs
     /// less than a flush for each.
@@ -94,7 +106,7 @@ impl StoreWriter {
     pub(super) fn new(
         store: StoreConnection,
         queue: Receiver<Box<dyn Job>>,
-        serials: watch::Sender<Serials>,
+        serials: Arc<watch::Sender<Serials>>,
         clock: Clock,
     ) -> Self {
         Self { store, queue, serials, clock, crowded: false }
@@ -110,7 +122,7 @@ impl StoreWriter {
     fn transaction(&mut self, first: Box<dyn Job>) {
         let connection = &self.store.connection;
         self.store.raised.borrow_mut().clear();
-        if let Err(e) = connection.execute_batch("BEGIN IMMEDIATE") {
+        if let Err(e) = connection.begin_writing() {
             let e = StoreError::from(e);
             first.end(Some(&e));
             // They would wait as long, one after the other.
@@ -138,16 +150,31 @@ impl StoreWriter {
         }
         super::crash::point("before commit");
         if lost.is_none() {
-            lost = connection.execute_batch("COMMIT").err().map(StoreError::from);
+            lost = self.commit().err().map(StoreError::from);
         }
         super::crash::point("after commit");
         match lost {
-            // SQLite may have taken it back already; then there is none.
-            Some(_) => drop(connection.execute_batch("ROLLBACK")),
+            // The database may have taken it back already; then there is none.
+            Some(_) => connection.roll_back(),
             None => self.tell_serials(),
         }
         self.crowded = jobs.len() > 1;
         jobs.into_iter().for_each(|job| job.end(lost.as_ref()));
+    }
+
+    /// With it other instances on the same server learn that there is something to publish.
+    fn commit(&self) -> Result<(), SqlError> {
+        let connection = &self.store.connection;
+        if connection.is_server() {
+            let raised = self.store.raised.borrow();
+            let newest: BTreeMap<_, _> = raised.iter().map(|r| (&r.audience, r.serial)).collect();
+            for (audience, serial) in newest {
+                connection
+                    .prepare_cached("SELECT pg_notify(?1, ?2)")?
+                    .execute_later((NOTIFIED, format!("{audience} {serial}")))?;
+            }
+        }
+        connection.commit()
     }
 
     fn tell_serials(&self) {
@@ -165,17 +192,22 @@ impl StoreWriter {
 /// Runs one piece of work. An error means that the whole transaction is gone or of no use.
 fn under_savepoint(store: &StoreConnection, job: &mut dyn Job) -> Result<(), StoreError> {
     let connection = &store.connection;
-    connection.execute_batch("SAVEPOINT change")?;
+    connection.set_savepoint()?;
     let before = store.raised.borrow().len();
-    let keep = job.run(store);
-    if connection.is_autocommit() {
-        // A full disk or a failing one ends a transaction as a whole.
-        return Err(StoreError::ReadOnly { why: "the disk is full or fails".to_owned() });
+    let mut keep = job.run(store);
+    // What it did not wait for is its own, and nobody else's.
+    if keep && let Err(e) = connection.settle() {
+        job.fail(e.into());
+        keep = false;
     }
-    if !keep {
+    if let Some(lost) = connection.lost() {
+        return Err(lost);
+    }
+    if keep {
+        connection.release_savepoint()?;
+    } else {
         store.raised.borrow_mut().truncate(before);
-        connection.execute_batch("ROLLBACK TO change")?;
+        connection.undo_to_savepoint()?;
     }
-    connection.execute_batch("RELEASE change")?;
     Ok(())
 }

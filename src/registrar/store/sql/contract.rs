@@ -1,4 +1,4 @@
-//! The contract on SQLite: each method is a piece of work for the writer or for a reader.
+//! The contract: each method is a piece of work for the writer or for a reader.
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use super::people::MembersOf;
 use super::writer::Work;
 use super::{
-    SqliteStore, SystemRandom, apply, import, keys, list, log, people, publish, recover, usage,
+    SqlStore, SystemRandom, apply, import, keys, list, log, people, publish, recover, usage,
 };
 use crate::core::{Digest, KeyId, OrgId};
 use crate::manage::registry::settings::RawSettings;
@@ -16,18 +16,18 @@ use crate::registrar::store::{
     ImportedBatch, KeyCount, KeyPage, KeyQuery, KeyRef, KeyRow, KeySnapshot, KeyUsage, Member,
     MemberChange, OrgChange, OrgRow, Person, PersonId, Publication, PublishedBase, RecoveredKeys,
     Serials, SessionRow, SidecarReport, SignIn, SignerRow, Store, StoreError, StoredArtefact,
-    UsageBatch, UsageTaken,
+    TableToPublish, UsageBatch, UsageTaken,
 };
 
 #[async_trait]
-impl Store for SqliteStore {
+impl Store for SqlStore {
     async fn change(&self, request: ChangeRequest) -> Result<Changed, StoreError> {
         self.refusals.check(Some(&request.audience))?;
         self.write(move |store| apply::change(store, &request, &mut SystemRandom)).await
     }
 
     fn watch(&self) -> watch::Receiver<Serials> {
-        self.serials.clone()
+        self.serials.subscribe()
     }
 
     async fn keys(&self, query: KeyQuery) -> Result<KeyPage, StoreError> {
@@ -218,6 +218,14 @@ impl Store for SqliteStore {
 
     async fn set_base(&self, base: PublishedBase) -> Result<(), StoreError> {
         self.write(move |store| publish::set_base(store, &base)).await
+    }
+
+    async fn publish_table(&self, table: TableToPublish) -> Result<bool, StoreError> {
+        self.write(move |store| publish::publish_table(store, table)).await
+    }
+
+    fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     fn refuse_changes(&self, audience: &AudienceName, why: Option<Box<str>>) {

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use rusqlite::OptionalExtension as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
@@ -16,6 +15,7 @@ use super::super::names::{AudienceName, Uid, owner_subject};
 use super::super::rows::KeyRow;
 use super::connection::{AudienceSettings, StoreConnection, standard_access};
 use super::crash::point;
+use super::fault::OptionalExtension as _;
 use super::keys::{self, ChangeStamp, NumberedKey};
 use super::log::{self, Occasion, Subject};
 use super::people::MembersOf;
@@ -382,13 +382,16 @@ fn remember(
     };
     let answer = serde_json::to_string(&answer).map_err(StoreError::broken)?;
     let old = request.at_ms.saturating_sub(IDEMPOTENCY_MS);
-    store.connection.prepare_cached("DELETE FROM idempotency WHERE at <= ?1")?.execute([old])?;
+    store
+        .connection
+        .prepare_cached("DELETE FROM idempotency WHERE at <= ?1")?
+        .execute_later([old])?;
     store
         .connection
         .prepare_cached(
             "INSERT INTO idempotency (caller, name, body, answer, at) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute((caller(request), &*name.name, name.body.0, answer, request.at_ms))?;
+        .execute_later((caller(request), &*name.name, name.body.0, answer, request.at_ms))?;
     Ok(())
 }
 

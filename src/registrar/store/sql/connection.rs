@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _};
-
 use super::super::error::StoreError;
 use super::super::names::AudienceName;
 use super::super::people::OrgRules;
 use super::super::publishing::Serials;
+use super::driver::{SearchIndex, SqlConnection};
+use super::fault::OptionalExtension as _;
 use crate::core::PermissionSet;
 use crate::core::format::KeyFormat;
 use crate::manage::keys::operation_settings;
@@ -39,12 +39,13 @@ pub(super) struct StoreTerms {
     pub(super) audiences: Vec<AudienceTerms>,
     /// Of orgs that have set none.
     pub(super) rules: OrgRules,
+    pub(super) search: SearchIndex,
 }
 
 /// One thread's connection.
 #[derive(Debug)]
 pub(super) struct StoreConnection {
-    pub(super) connection: Connection,
+    pub(super) connection: SqlConnection,
     terms: Arc<StoreTerms>,
     settings: RefCell<BTreeMap<AudienceName, KnownSettings>>,
     /// Serials that the transaction has raised.
@@ -75,7 +76,7 @@ pub(super) struct AudienceSettings {
 // === impl StoreConnection ===
 
 impl StoreConnection {
-    pub(super) fn new(connection: Connection, terms: Arc<StoreTerms>) -> Self {
+    pub(super) fn new(connection: SqlConnection, terms: Arc<StoreTerms>) -> Self {
         let (settings, raised) = (RefCell::default(), RefCell::default());
         Self { connection, terms, settings, raised }
     }
@@ -108,6 +109,11 @@ impl StoreConnection {
         let known = KnownSettings { text, settings: Arc::clone(&settings) };
         self.settings.borrow_mut().insert(audience.clone(), known);
         Ok(settings)
+    }
+
+    /// What a search goes by.
+    pub(super) fn search_index(&self) -> SearchIndex {
+        self.terms.search
     }
 
     /// Of an org that has set none.
@@ -170,7 +176,7 @@ fn parse(text: &str) -> Result<RegistrySettings, StoreError> {
 
 /// Rows for audiences of the configuration that the database does not have yet.
 pub(super) fn add_audiences(
-    connection: &Connection,
+    connection: &SqlConnection,
     audiences: &[AudienceTerms],
 ) -> Result<(), StoreError> {
     for AudienceTerms { name, .. } in audiences {
@@ -189,8 +195,8 @@ pub(super) fn add_audiences(
 }
 
 /// Of all audiences of the database.
-pub(super) fn serials(connection: &Connection) -> Result<Serials, StoreError> {
-    let mut statement = connection.prepare("SELECT name, serial FROM audience")?;
+pub(in super::super) fn serials(connection: &SqlConnection) -> Result<Serials, StoreError> {
+    let mut statement = connection.prepare_cached("SELECT name, serial FROM audience")?;
     let mut rows = statement.query([])?;
     let mut serials = Serials::default();
     while let Some(row) = rows.next()? {

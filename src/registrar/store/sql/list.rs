@@ -1,13 +1,16 @@
 //! Pages of keys: the conditions of a query as SQL, and the place of a page in its order.
 
-use rusqlite::types::Value;
-use rusqlite::{OptionalExtension as _, params_from_iter};
+#[cfg(test)]
+mod tests;
 
 use super::super::error::StoreError;
 use super::super::names::AudienceName;
 use super::super::query::{Cursor, CursorPlace, KeyCount, KeyPage, KeyQuery, KeySort, KeyState};
 use super::connection::StoreConnection;
+use super::driver::SearchIndex;
+use super::fault::OptionalExtension as _;
 use super::keys::{COLUMNS, JOINS, NumberedKey, decode, folded};
+use super::value::SqlValue;
 use crate::core::OrgId;
 
 /// Fewer characters than an index of three of them can find.
@@ -21,7 +24,7 @@ struct Conditions {
     /// What goes in front of `key k`: the index by which a search begins.
     from: &'static str,
     texts: Vec<String>,
-    values: Vec<Value>,
+    values: Vec<SqlValue<'static>>,
 }
 
 /// By which the index of a search tells an org's keys from others.
@@ -34,7 +37,7 @@ struct OrgNumber {
 /// A statement with the values of its places.
 struct ListStatement {
     sql: String,
-    values: Vec<Value>,
+    values: Vec<SqlValue<'static>>,
 }
 
 /// The rows of a page, and one more.
@@ -67,10 +70,10 @@ pub(super) fn page(store: &StoreConnection, query: &KeyQuery) -> Result<KeyPage,
     let limit = query.limit.clamp(1, KeyQuery::MOST);
     let ListStatement { sql, values } = statement(store, query, limit)?;
     let mut statement = store.connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params_from_iter(values))?;
+    let mut rows = statement.query(values)?;
     let mut found: Vec<NumberedKey> = Vec::with_capacity(limit + 1);
     while let Some(row) = rows.next()? {
-        found.push(decode(row, &settings)?);
+        found.push(decode(&row, &settings)?);
     }
     let more = found.len() > limit;
     found.truncate(limit);
@@ -87,13 +90,13 @@ pub(super) fn count(store: &StoreConnection, query: &KeyQuery) -> Result<KeyCoun
         None => "",
     };
     let sql = format!(
-        "SELECT count(*) FROM (SELECT 1 FROM {} key k {joins} WHERE {} LIMIT {})",
+        "SELECT count(*) FROM (SELECT 1 FROM {} key k {joins} WHERE {} LIMIT {}) AS c",
         conditions.from,
         conditions.texts.join(" AND "),
         KeyCount::MOST + 1
     );
     let mut statement = store.connection.prepare_cached(&sql)?;
-    let number: u64 = statement.query_row(params_from_iter(conditions.values), |row| row.get(0))?;
+    let number: u64 = statement.query_row(conditions.values, |row| row.get(0))?;
     Ok(if number > KeyCount::MOST { KeyCount::More } else { KeyCount::Exactly(number) })
 }
 
@@ -133,8 +136,11 @@ impl OrgNumber {
 
 impl Conditions {
     fn of(store: &StoreConnection, query: &KeyQuery) -> Result<Self, StoreError> {
+        let index = store.search_index();
         let org = match (&query.org, &query.search) {
-            (Some(org), Some(_)) => Some(OrgNumber::of(store, &query.audience, org)?),
+            (Some(org), Some(_)) if index == SearchIndex::Fts => {
+                Some(OrgNumber::of(store, &query.audience, org)?)
+            }
             _ => None,
         };
         let mut all = Self { from: "", texts: Vec::new(), values: Vec::new() };
@@ -143,14 +149,22 @@ impl Conditions {
             all.add("k.org = ?", [org.as_str().to_owned().into()]);
         }
         if let Some(search) = query.search.as_deref().map(str::trim).filter(|s| !s.is_empty()) {
-            all.search(&folded(search), org);
+            match index {
+                SearchIndex::Fts => all.search(&folded(search), org),
+                SearchIndex::Trigrams => all.search_trigrams(&folded(search)),
+                SearchIndex::Prefixes => all.search_prefixes(search),
+            }
         }
         if let Some(state) = query.state {
             all.state(state, query.now_ms);
         }
         if let Some(permission) = &query.permission {
-            let held = "EXISTS (SELECT 1 FROM json_each(k.permissions) WHERE value IN (?, '*'))";
-            all.add(held, [permission.as_str().to_owned().into()]);
+            let held = match store.connection.is_server() {
+                true => "jsonb_array_elements_text(CAST(k.permissions AS JSONB)) AS p (value)",
+                false => "json_each(k.permissions)",
+            };
+            let held = format!("EXISTS (SELECT 1 FROM {held} WHERE value IN (?, '*'))");
+            all.add(&held, [permission.as_str().to_owned().into()]);
         }
         if let Some(environment) = query.environment {
             all.add("k.environment = ?", [environment.as_str().to_owned().into()]);
@@ -170,7 +184,7 @@ impl Conditions {
         Ok(all)
     }
 
-    fn add<const N: usize>(&mut self, text: &str, values: [Value; N]) {
+    fn add<const N: usize>(&mut self, text: &str, values: [SqlValue<'static>; N]) {
         self.texts.push(text.to_owned());
         self.values.extend(values);
     }
@@ -179,9 +193,7 @@ impl Conditions {
     /// and ask the index for each.
     fn search(&mut self, folded: &str, org: Option<OrgNumber>) {
         if folded.chars().count() < TRIGRAM {
-            let end = format!("{folded}{}", char::MAX);
-            return self
-                .add("k.folded >= ? AND k.folded < ?", [folded.to_owned().into(), end.into()]);
+            return self.begins_with("k.folded", folded);
         }
         self.from = "key_text t CROSS JOIN";
         // A phrase: nothing in it is an operator.
@@ -194,6 +206,44 @@ impl Conditions {
             let end = begin + (1 << ORG_BITS);
             self.add("t.rowid >= ? AND t.rowid < ?", [number(begin), number(end)]);
         }
+    }
+
+    /// By PostgreSQL's index of three characters each, which it joins with the others itself.
+    fn search_trigrams(&mut self, folded: &str) {
+        if folded.chars().count() < TRIGRAM {
+            return self.begins_with("k.folded", folded);
+        }
+        let mut pattern = String::from("%");
+        for c in folded.chars() {
+            if matches!(c, '%' | '_' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(c);
+        }
+        pattern.push('%');
+        self.add(
+            "(k.folded LIKE ? OR k.id ILIKE ? OR k.start ILIKE ?)",
+            [pattern.clone().into(), pattern.clone().into(), pattern.into()],
+        );
+    }
+
+    /// Without such an index: what begins so.
+    fn search_prefixes(&mut self, text: &str) {
+        let range = |text: &str| -> [SqlValue<'static>; 2] {
+            [text.to_owned().into(), format!("{text}{}", char::MAX).into()]
+        };
+        let ([a, b], [c, d], [e, f]) = (range(&folded(text)), range(text), range(text));
+        self.add(
+            "(k.folded >= ? AND k.folded < ? OR k.id >= ? AND k.id < ? OR k.start >= ? AND \
+             k.start < ?)",
+            [a, b, c, d, e, f],
+        );
+    }
+
+    fn begins_with(&mut self, column: &str, text: &str) {
+        let end = format!("{text}{}", char::MAX);
+        let is = format!("{column} >= ? AND {column} < ?");
+        self.add(&is, [text.to_owned().into(), end.into()]);
     }
 
     fn state(&mut self, state: KeyState, now_ms: u64) {
@@ -236,83 +286,6 @@ impl Conditions {
     }
 }
 
-fn number(value: u64) -> Value {
+fn number(value: u64) -> SqlValue<'static> {
     i64::try_from(value).unwrap_or(i64::MAX).into()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use rusqlite::StatementStatus;
-
-    use super::super::connection::StoreTerms;
-    use super::super::open::{self, ConnectionPurpose};
-    use super::super::{SqliteOptions, SqliteStore};
-    use super::*;
-    use crate::clock::Clock;
-    use crate::manage::operation::CreateRequest;
-    use crate::registrar::store::suite::{self, NOW, audience, org};
-    use crate::registrar::store::{ChangeRequest, KeyChange, OrgRules, Store};
-
-    /// What a page of a search costs, in instructions of SQLite, and how many keys it has.
-    fn cost(store: &StoreConnection, query: &KeyQuery) -> (i32, usize) {
-        let ListStatement { sql, values } = statement(store, query, 50).unwrap();
-        let mut statement = store.connection.prepare(&sql).unwrap();
-        let mut rows = statement.query(params_from_iter(values)).unwrap();
-        let mut found = 0;
-        while rows.next().unwrap().is_some() {
-            found += 1;
-        }
-        drop(rows);
-        (statement.get_status(StatementStatus::VmStep), found)
-    }
-
-    #[test]
-    fn a_search_costs_what_matches_in_the_org_and_no_more() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("keys.db");
-        let store: Arc<dyn Store> = Arc::new(
-            SqliteStore::open(SqliteOptions {
-                path: path.clone(),
-                audiences: vec![suite::terms()],
-                rules: OrgRules::default(),
-                busy_timeout: Duration::from_secs(5),
-                clock: Clock::system(),
-            })
-            .unwrap(),
-        );
-        let make = |of: &'static str, count: usize| {
-            suite::run(async {
-                for n in 0..count {
-                    let name = format!("Production {of} {n}");
-                    let wanted = CreateRequest { org: org(of), ..suite::new_key(&name) };
-                    let change = KeyChange::Create(Box::new(wanted));
-                    let request = suite::request(suite::host(), change);
-                    store.change(ChangeRequest { org: None, ..request }).await.unwrap();
-                }
-            });
-        };
-        let connection = open::connect(&path, ConnectionPurpose::Read, Duration::ZERO).unwrap();
-        let terms = StoreTerms { audiences: vec![suite::terms()], rules: OrgRules::default() };
-        let reader = StoreConnection::new(connection, Arc::new(terms));
-        let query = |of: &str, text: &str| KeyQuery {
-            search: Some(text.into()),
-            ..KeyQuery::all(audience(), Some(org(of)), NOW)
-        };
-        make("globex", 20);
-        make("acme", 3);
-        let (before, found) = cost(&reader, &query("acme", "roduction"));
-        assert_eq!(found, 3);
-        make("globex", 200);
-        let (after, found) = cost(&reader, &query("acme", "roduction"));
-        assert_eq!((after, found), (before, 3), "other orgs' keys cost nothing");
-        let (of_globex, found) = cost(&reader, &query("globex", "roduction"));
-        assert!(of_globex > 10 * after && found == 51, "{of_globex} for its own");
-        assert_eq!(cost(&reader, &query("acme", "acme 2")).1, 1);
-        assert_eq!(cost(&reader, &query("initech", "roduction")).1, 0, "an org without keys");
-        let everywhere = KeyQuery { org: None, ..query("acme", "acme 2") };
-        assert_eq!(cost(&reader, &everywhere).1, 1, "an operator finds all");
-    }
 }

@@ -46,14 +46,13 @@ pub(super) fn import(
             Err(StoreError::NoSuchKey) => {
                 let mut bytes = [0; 16];
                 random.fill(&mut bytes).map_err(|_| StoreError::broken("no random bytes"))?;
-                keys::insert(store, audience, Uid::of_random(bytes), &entry, stamp).map_err(
-                    |e| match e {
-                        StoreError::Conflict { .. } => StoreError::Conflict {
-                            why: format!("another key has the secret or public id of {}", entry.id),
-                        },
-                        e => e,
+                let made = keys::insert(store, audience, Uid::of_random(bytes), &entry, stamp);
+                made.and_then(|_| Ok(store.connection.settle()?)).map_err(|e| match e {
+                    StoreError::Conflict { .. } => StoreError::Conflict {
+                        why: format!("another key has the secret or public id of {}", entry.id),
                     },
-                )?;
+                    e => e,
+                })?;
                 ids.push(entry.id.to_string());
                 done.added += 1;
             }

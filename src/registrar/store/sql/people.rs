@@ -1,6 +1,5 @@
 //! Rows of orgs, people, memberships, sessions and sign-ins.
 
-use rusqlite::{OptionalExtension as _, Row};
 use serde_json::{Map, Value as Json, json};
 
 use super::super::decide;
@@ -10,6 +9,8 @@ use super::super::people::{
     Member, MemberChange, OrgChange, OrgRow, OrgRules, Person, SessionKind, SessionRow, SignIn,
 };
 use super::connection::StoreConnection;
+use super::driver::{SqlRow, SqlRows};
+use super::fault::OptionalExtension as _;
 use super::log::{self, Occasion, Subject};
 use super::writer::Work;
 use crate::core::{Digest, OrgId};
@@ -73,7 +74,7 @@ pub(super) fn put_person(store: &StoreConnection, person: &Person) -> Result<Wor
     store.connection.execute(
         "INSERT INTO person (iss, sub, name, email, operator, added, seen) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6) ON CONFLICT (iss, sub) DO UPDATE SET \
-         name = ?3, email = ?4, operator = ?5, seen = max(seen, ?6)",
+         name = ?3, email = ?4, operator = ?5, seen = max(person.seen, ?6)",
         (
             &*person.id.iss,
             &*person.id.sub,
@@ -168,9 +169,9 @@ pub(super) fn members(
     const SQL: &str = "SELECT m.org, m.iss, m.sub, m.role, p.name, p.email, p.seen FROM member m \
         JOIN person p ON p.iss = m.iss AND p.sub = m.sub WHERE";
     let mut found = Vec::new();
-    let mut take = |mut rows: rusqlite::Rows<'_>| -> Result<(), StoreError> {
+    let mut take = |mut rows: SqlRows<'_>| -> Result<(), StoreError> {
         while let Some(row) = rows.next()? {
-            found.push(member(row)?);
+            found.push(member(&row)?);
         }
         Ok(())
     };
@@ -187,7 +188,7 @@ pub(super) fn members(
     Ok(found)
 }
 
-fn member(row: &Row<'_>) -> Result<Member, StoreError> {
+fn member(row: &SqlRow<'_>) -> Result<Member, StoreError> {
     let text = |column: usize| row.get::<_, String>(column);
     Ok(Member {
         org: OrgId::parse(&text(0)?).map_err(|_| StoreError::broken("a strange org"))?,
@@ -305,7 +306,7 @@ pub(super) fn session(
         format!("SELECT {SESSION} FROM session WHERE digest = ?1 AND ends > ?2 AND epoch = ?3");
     let mut statement = store.connection.prepare_cached(&sql)?;
     let mut rows = statement.query((digest.0, now_ms, epoch(store)?))?;
-    rows.next()?.map(session_of).transpose()
+    rows.next()?.map(|row| session_of(&row)).transpose()
 }
 
 pub(super) fn sessions(
@@ -321,12 +322,12 @@ pub(super) fn sessions(
     let mut rows = statement.query((&*id.iss, &*id.sub, now_ms, epoch(store)?))?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(session_of(row)?);
+        found.push(session_of(&row)?);
     }
     Ok(found)
 }
 
-fn session_of(row: &Row<'_>) -> Result<SessionRow, StoreError> {
+fn session_of(row: &SqlRow<'_>) -> Result<SessionRow, StoreError> {
     let odd = |what| move || StoreError::broken(format!("a session has a strange {what}"));
     let text = |column: &str| row.get::<_, String>(column);
     let org = row.get::<_, Option<String>>("org")?;

@@ -1,20 +1,18 @@
 //! Four threads that read, each with a connection that cannot write.
 
-use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::super::error::StoreError;
 use super::connection::{StoreConnection, StoreTerms};
-use super::open::{self, ConnectionPurpose};
+use super::{ConnectionPurpose, Database};
 
 const READERS: usize = 4;
 /// Reads that wait. More are refused as busy.
 const QUEUE: usize = 1024;
 
 /// Something to read, with its answer's way back.
-pub(super) struct ReadJob(pub(super) Box<dyn FnOnce(&StoreConnection) + Send>);
+pub(super) struct ReadJob(pub(super) Box<dyn FnOnce(Result<&StoreConnection, StoreError>) + Send>);
 
 #[derive(Debug)]
 pub(super) struct Readers {
@@ -25,21 +23,24 @@ pub(super) struct Readers {
 
 impl Readers {
     pub(super) fn start(
-        path: &Path,
-        busy_timeout: Duration,
+        database: &dyn Database,
         terms: &Arc<StoreTerms>,
     ) -> Result<Self, StoreError> {
         let (queue, readings) = sync_channel::<ReadJob>(QUEUE);
         let readings = Arc::new(Mutex::new(readings));
         for number in 0..READERS {
-            let connection = open::connect(path, ConnectionPurpose::Read, busy_timeout)?;
+            let connection = database.connect(ConnectionPurpose::Read)?;
             let store = StoreConnection::new(connection, Arc::clone(terms));
             let readings = Arc::clone(&readings);
             std::thread::Builder::new()
                 .name(format!("store-read-{number}"))
                 .spawn(move || {
                     while let Some(reading) = next(&readings) {
-                        (reading.0)(&store);
+                        match store.connection.begin_reading() {
+                            Ok(()) => (reading.0)(Ok(&store)),
+                            Err(e) => (reading.0)(Err(e.into())),
+                        }
+                        store.connection.end_reading();
                     }
                 })
                 .map_err(StoreError::broken)?;

@@ -1,8 +1,6 @@
 //! The audit log's rows: appended in the transaction of what they tell, read in pages, checked as a
 //! whole.
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, Row, params_from_iter};
 use serde_json::{Map, Value as Json};
 
 use super::super::audit::{AuditHead, AuditLine, ChainCheck, ChainFault, ChainHash};
@@ -11,6 +9,9 @@ use super::super::error::StoreError;
 use super::super::names::AudienceName;
 use super::super::publishing::Checkpoint;
 use super::super::query::{AuditPage, AuditQuery, KeyQuery};
+use super::driver::{SqlConnection, SqlRow};
+use super::fault::SqlError;
+use super::value::{SqlValue, ToValue as _};
 use crate::core::KeyId;
 
 const COLUMNS: &str = "seq, at, audience, serial, org, actor_kind, actor, address, request_id, \
@@ -37,7 +38,7 @@ pub(super) struct Subject<'a> {
 
 /// Appends a line. The head row is locked with it, so that no other line follows the same one.
 pub(super) fn append(
-    connection: &Connection,
+    connection: &SqlConnection,
     occasion: Occasion<'_>,
     subject: Subject<'_>,
 ) -> Result<AuditHead, StoreError> {
@@ -64,7 +65,7 @@ pub(super) fn append(
             "INSERT INTO audit ({COLUMNS}) VALUES \
              (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)"
         ))?
-        .execute((
+        .execute_later((
             line.seq,
             line.at_ms,
             &*line.audience,
@@ -82,12 +83,15 @@ pub(super) fn append(
         ))?;
     connection
         .prepare_cached("UPDATE audit_head SET seq = ?1, hash = ?2 WHERE one = 1")?
-        .execute((line.seq, line.hash.0))?;
+        .execute_later((line.seq, line.hash.0))?;
     Ok(line.head())
 }
 
 /// Appends an event that changes no key.
-pub(super) fn note(connection: &Connection, event: &AuditEvent) -> Result<AuditHead, StoreError> {
+pub(super) fn note(
+    connection: &SqlConnection,
+    event: &AuditEvent,
+) -> Result<AuditHead, StoreError> {
     let audience = event.audience.as_ref().map_or("", |name| name.as_str());
     let AuditEvent { at_ms, actor, channel, action, object, detail, .. } = event;
     let occasion = Occasion { at_ms: *at_ms, audience, serial: 0, actor, channel, action };
@@ -96,7 +100,7 @@ pub(super) fn note(connection: &Connection, event: &AuditEvent) -> Result<AuditH
 }
 
 /// Where the log ends.
-pub(super) fn head(connection: &Connection) -> Result<AuditHead, StoreError> {
+pub(in super::super) fn head(connection: &SqlConnection) -> Result<AuditHead, StoreError> {
     let mut statement =
         connection.prepare_cached("SELECT seq, hash FROM audit_head WHERE one = 1")?;
     Ok(statement
@@ -104,10 +108,13 @@ pub(super) fn head(connection: &Connection) -> Result<AuditHead, StoreError> {
 }
 
 /// A page, the newest first.
-pub(super) fn page(connection: &Connection, query: &AuditQuery) -> Result<AuditPage, StoreError> {
+pub(super) fn page(
+    connection: &SqlConnection,
+    query: &AuditQuery,
+) -> Result<AuditPage, StoreError> {
     let limit = query.limit.clamp(1, KeyQuery::MOST);
     let mut conditions = Vec::new();
-    let mut values: Vec<Value> = Vec::new();
+    let mut values: Vec<SqlValue<'_>> = Vec::new();
     let texts = [
         ("org = ?", query.org.as_ref().map(|org| org.as_str())),
         ("audience IN ('', ?)", query.audience.as_ref().map(AudienceName::as_str)),
@@ -116,7 +123,7 @@ pub(super) fn page(connection: &Connection, query: &AuditQuery) -> Result<AuditP
     for (condition, text) in texts {
         if let Some(text) = text {
             conditions.push(condition);
-            values.push(text.to_owned().into());
+            values.push(text.to_value());
         }
     }
     if let Some(before) = query.before {
@@ -130,8 +137,7 @@ pub(super) fn page(connection: &Connection, query: &AuditQuery) -> Result<AuditP
     let sql =
         format!("SELECT {COLUMNS} FROM audit {conditions} ORDER BY seq DESC LIMIT {}", limit + 1);
     let mut statement = connection.prepare_cached(&sql)?;
-    let mut lines: Vec<AuditLine> =
-        statement.query_map(params_from_iter(values), line)?.collect::<Result<_, _>>()?;
+    let mut lines: Vec<AuditLine> = statement.query_all(values, line)?;
     let more = lines.len() > limit;
     lines.truncate(limit);
     let next = lines.last().filter(|_| more).map(|line| line.seq);
@@ -139,41 +145,45 @@ pub(super) fn page(connection: &Connection, query: &AuditQuery) -> Result<AuditP
 }
 
 /// Walks over the whole log, past the signed checkpoints.
-pub(super) fn verify(
-    connection: &Connection,
+pub(in super::super) fn verify(
+    connection: &SqlConnection,
     noted: &[AuditHead],
 ) -> Result<Vec<ChainFault>, StoreError> {
     // One transaction: what is appended meanwhile is not seen, and so not missed.
-    let view = connection.unchecked_transaction()?;
+    let view = connection.view()?;
     let mut known: Vec<AuditHead> = checkpoints(&view)?.into_iter().map(|c| c.head).collect();
     known.extend(noted);
     known.sort_by_key(|head| head.seq);
     let mut check = ChainCheck::default();
     let mut next = known.iter().peekable();
-    let mut statement = view.prepare(&format!("SELECT {COLUMNS} FROM audit ORDER BY seq"))?;
-    for found in statement.query_map([], line)? {
-        let found = found?;
+    view.stream(&format!("SELECT {COLUMNS} FROM audit ORDER BY seq"), [], |row| {
+        let found = line(row)?;
         check.line(&found);
         while let Some(noted) = next.next_if(|head| head.seq <= found.seq) {
             check.passes(*noted);
         }
-    }
+        Ok(true)
+    })?;
     let mut ends: Vec<_> = next.copied().collect();
     ends.push(head(&view)?);
     Ok(check.finish(&ends))
 }
 
 /// Keys that no line has made.
-pub(super) fn unlogged_keys(
-    connection: &Connection,
+pub(in super::super) fn unlogged_keys(
+    connection: &SqlConnection,
     most: usize,
 ) -> Result<Vec<KeyId>, StoreError> {
-    let mut statement = connection.prepare(
+    let imported = match connection.is_server() {
+        true => "jsonb_array_elements_text(a.detail::jsonb -> 'keys') AS i (value)",
+        false => "json_each(a.detail, '$.keys') i",
+    };
+    let mut statement = connection.prepare_cached(&format!(
         "SELECT k.id FROM key k WHERE NOT EXISTS (SELECT 1 FROM audit a WHERE a.object = k.id \
-         AND a.audience = k.audience) AND k.id NOT IN (SELECT i.value FROM audit a, \
-         json_each(a.detail, '$.keys') i WHERE a.action = 'import') ORDER BY k.row LIMIT ?1",
-    )?;
-    let mut rows = statement.query([most as u64])?;
+         AND a.audience = k.audience) AND k.id NOT IN (SELECT i.value FROM audit a, {imported} \
+         WHERE a.action = 'import') ORDER BY k.row LIMIT ?1",
+    ))?;
+    let mut rows = statement.query([most])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let id = KeyId::parse(&row.get::<_, String>(0)?);
@@ -183,7 +193,7 @@ pub(super) fn unlogged_keys(
 }
 
 pub(super) fn put_checkpoint(
-    connection: &Connection,
+    connection: &SqlConnection,
     checkpoint: &Checkpoint,
 ) -> Result<(), StoreError> {
     connection.execute(
@@ -200,21 +210,20 @@ pub(super) fn put_checkpoint(
     Ok(())
 }
 
-pub(super) fn checkpoints(connection: &Connection) -> Result<Vec<Checkpoint>, StoreError> {
+pub(super) fn checkpoints(connection: &SqlConnection) -> Result<Vec<Checkpoint>, StoreError> {
     let mut statement = connection
         .prepare_cached("SELECT seq, hash, signer, signature, at FROM checkpoint ORDER BY seq")?;
-    let rows = statement.query_map([], |row| {
+    Ok(statement.query_all([], |row| {
         Ok(Checkpoint {
             head: AuditHead { seq: row.get(0)?, hash: ChainHash(row.get(1)?) },
             signer: row.get::<_, String>(2)?.into(),
             signature: row.get(3)?,
             at_ms: row.get(4)?,
         })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    })?)
 }
 
-fn line(row: &Row<'_>) -> rusqlite::Result<AuditLine> {
+fn line(row: &SqlRow<'_>) -> Result<AuditLine, SqlError> {
     let text = |column: &str| row.get::<_, String>(column).map(Box::from);
     Ok(AuditLine {
         seq: row.get("seq")?,

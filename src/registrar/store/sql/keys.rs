@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use rusqlite::{OptionalExtension as _, Row, named_params};
 
 use super::super::change::KeyRef;
 use super::super::error::StoreError;
 use super::super::names::{AudienceName, Uid};
 use super::super::rows::{KeyRow, LastUse};
 use super::connection::{AudienceSettings, StoreConnection};
+use super::driver::SqlRow;
+use super::fault::OptionalExtension as _;
+use super::value::named_values;
 use crate::core::{
     Digest, Environment, KeyId, KeyStatus, Limit, LimitSet, NamedLimit, OrgId, Owner, Permission,
     PolicyName,
@@ -75,7 +77,7 @@ pub(super) fn load(
         KeyRef::Id(id) => statement.query((audience.as_str(), id.to_string()))?,
         KeyRef::Uid(uid) => statement.query((audience.as_str(), uid.0))?,
     };
-    let found = rows.next()?.map(|row| decode(row, &settings)).transpose()?;
+    let found = rows.next()?.map(|row| decode(&row, &settings)).transpose()?;
     found
         .filter(|found| org.is_none_or(|org| *org == found.key.entry.org))
         .ok_or(StoreError::NoSuchKey)
@@ -94,7 +96,7 @@ pub(super) fn of_secret(
     );
     let mut statement = store.connection.prepare_cached(&sql)?;
     let mut rows = statement.query((audience.as_str(), digest.0))?;
-    Ok(rows.next()?.map(|row| decode(row, &settings)).transpose()?.map(|found| found.key))
+    Ok(rows.next()?.map(|row| decode(&row, &settings)).transpose()?.map(|found| found.key))
 }
 
 /// Puts a new key in.
@@ -106,7 +108,7 @@ pub(super) fn insert(
     stamp: ChangeStamp,
 ) -> Result<NumberedKey, StoreError> {
     let owner = entry.owner.as_ref().map(Owner::view);
-    store
+    let row: u64 = store
         .connection
         .prepare_cached(
             "INSERT INTO key (id, uid, audience, org, name, folded, status, environment, \
@@ -115,38 +117,40 @@ pub(super) fn insert(
              version, changed, changed_at) VALUES (:id, :uid, :audience, :org, :name, :folded, \
              :status, :environment, :permissions, :networks, :limits, :plan, :created, :since, \
              :not_before, :expires, :sunset, :owner_subject, :owner_email, :owner_role, :prefix, \
-             :start, :public_id, :replaces, :note, 1, :changed, :changed_at)",
+             :start, :public_id, :replaces, :note, 1, :changed, :changed_at) RETURNING row",
         )?
-        .execute(named_params! {
-            ":id": entry.id.to_string(),
-            ":uid": uid.0,
-            ":audience": audience.as_str(),
-            ":org": entry.org.as_str(),
-            ":name": &*entry.name,
-            ":folded": folded(&entry.name),
-            ":status": entry.status.as_str(),
-            ":environment": entry.environment.map(Environment::as_str),
-            ":permissions": permissions_text(entry),
-            ":networks": networks_text(entry),
-            ":limits": to_object(&entry.limits).to_string(),
-            ":plan": entry.plan.as_ref().map(|plan| plan.name.as_str()),
-            ":created": entry.created.map(ms),
-            ":since": entry.created.map_or(0, ms),
-            ":not_before": entry.not_before.map(ms),
-            ":expires": entry.expires.map(ms),
-            ":sunset": entry.sunset.map(ms),
-            ":owner_subject": owner.map(|o| o.subject),
-            ":owner_email": owner.map(|o| o.email),
-            ":owner_role": owner.map(|o| o.role),
-            ":prefix": entry.prefix.as_deref(),
-            ":start": &*entry.key_prefix,
-            ":public_id": entry.public_id.as_deref(),
-            ":replaces": entry.replaces.map(|id| id.to_string()),
-            ":note": &*entry.note,
-            ":changed": stamp.serial,
-            ":changed_at": stamp.at_ms,
-        })?;
-    let row = u64::try_from(store.connection.last_insert_rowid()).map_err(StoreError::broken)?;
+        .query_row(
+            named_values! {
+                ":id": entry.id.to_string(),
+                ":uid": uid.0,
+                ":audience": audience.as_str(),
+                ":org": entry.org.as_str(),
+                ":name": &*entry.name,
+                ":folded": folded(&entry.name),
+                ":status": entry.status.as_str(),
+                ":environment": entry.environment.map(Environment::as_str),
+                ":permissions": permissions_text(entry),
+                ":networks": networks_text(entry),
+                ":limits": to_object(&entry.limits).to_string(),
+                ":plan": entry.plan.as_ref().map(|plan| plan.name.as_str()),
+                ":created": entry.created.map(ms),
+                ":since": entry.created.map_or(0, ms),
+                ":not_before": entry.not_before.map(ms),
+                ":expires": entry.expires.map(ms),
+                ":sunset": entry.sunset.map(ms),
+                ":owner_subject": owner.map(|o| o.subject),
+                ":owner_email": owner.map(|o| o.email),
+                ":owner_role": owner.map(|o| o.role),
+                ":prefix": entry.prefix.as_deref(),
+                ":start": &*entry.key_prefix,
+                ":public_id": entry.public_id.as_deref(),
+                ":replaces": entry.replaces.map(|id| id.to_string()),
+                ":note": &*entry.note,
+                ":changed": stamp.serial,
+                ":changed_at": stamp.at_ms,
+            },
+            |row| row.get(0),
+        )?;
     let key = KeyRow {
         audience: audience.clone(),
         uid,
@@ -182,7 +186,7 @@ pub(super) fn update(
              version = version + 1, changed = :changed, changed_at = :changed_at \
              WHERE row = :row",
         )?
-        .execute(named_params! {
+        .execute_later(named_values! {
             ":row": old.row,
             ":name": &*entry.name,
             ":folded": folded(&entry.name),
@@ -238,7 +242,7 @@ fn move_secrets(
         .prepare_cached("UPDATE secret SET removed = ?3 WHERE audience = ?1 AND digest = ?2")?;
     for digest in [Some(before.digest), before.previous.map(|p| p.digest)].into_iter().flatten() {
         if !stays(&digest) {
-            remove.execute((audience.as_str(), digest.0, stamp.serial))?;
+            remove.execute_later((audience.as_str(), digest.0, stamp.serial))?;
         }
     }
     if let Some(previous) = entry.previous {
@@ -247,7 +251,7 @@ fn move_secrets(
                 .prepare_cached(
                     "UPDATE secret SET place = ?3, expires = ?4 WHERE audience = ?1 AND digest = ?2",
                 )?
-                .execute((
+                .execute_later((
                     audience.as_str(),
                     previous.digest.0,
                     FORMER,
@@ -276,20 +280,16 @@ fn add_secret(
         .prepare_cached(
             "INSERT INTO secret (audience, digest, key, place, expires) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?
-        .execute((audience.as_str(), digest.0, row, place, expires.map(ms)))?;
+        .execute_later((audience.as_str(), digest.0, row, place, expires.map(ms)))?;
     Ok(())
 }
 
 /// The key of a row with [`COLUMNS`].
 pub(super) fn decode(
-    row: &Row<'_>,
+    row: &SqlRow<'_>,
     settings: &AudienceSettings,
 ) -> Result<NumberedKey, StoreError> {
-    let text = |column: &str| {
-        row.get_ref(column)
-            .map_err(StoreError::from)
-            .and_then(|value| value.as_str().map_err(|_| odd(column)).map(str::to_owned))
-    };
+    let text = |column: &str| row.get::<_, String>(column).map_err(|_| odd(column));
     let maybe = |column: &str| row.get::<_, Option<String>>(column).map_err(StoreError::from);
     let seconds = |column: &str| -> Result<Option<u64>, StoreError> {
         Ok(row.get::<_, Option<u64>>(column)?.map(|ms| ms / 1000))

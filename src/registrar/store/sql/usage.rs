@@ -1,8 +1,6 @@
 //! Rows of the use of keys. Never the key's own row: a use changes no key, and no change waits for
 //! one.
 
-use rusqlite::{Connection, OptionalExtension as _};
-
 use super::super::change::KeyRef;
 use super::super::error::StoreError;
 use super::super::names::{AudienceName, Uid};
@@ -11,7 +9,10 @@ use super::super::usage::{
     UsageBucket, UsageTaken, UsedNetwork,
 };
 use super::connection::StoreConnection;
+use super::driver::SqlConnection;
+use super::fault::OptionalExtension as _;
 use super::keys;
+use super::value::named_values;
 use super::writer::Work;
 use crate::core::{KeyId, OrgId, Reason};
 use crate::usage::{HIGHEST_COUNT, ToldCounts};
@@ -38,11 +39,11 @@ const REFUSALS: u64 = 100;
 const NETWORK_AGAIN_MS: u64 = HOUR_MS;
 
 const ADD_HOUR: &str = "INSERT INTO usage_hour (key, begin, admitted, refused) \
-    VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key, begin) \
-    DO UPDATE SET admitted = min(admitted + ?3, ?5), refused = min(refused + ?4, ?5)";
+    VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key, begin) DO UPDATE SET \
+    admitted = min(usage_hour.admitted + ?3, ?5), refused = min(usage_hour.refused + ?4, ?5)";
 const ADD_DAY: &str = "INSERT INTO usage_day (key, begin, admitted, refused) \
-    VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key, begin) \
-    DO UPDATE SET admitted = min(admitted + ?3, ?5), refused = min(refused + ?4, ?5)";
+    VALUES (?1, ?2, ?3, ?4) ON CONFLICT (key, begin) DO UPDATE SET \
+    admitted = min(usage_day.admitted + ?3, ?5), refused = min(usage_day.refused + ?4, ?5)";
 
 /// When the parts of a batch happened, as far as the service believes it.
 #[derive(Clone, Copy)]
@@ -90,28 +91,29 @@ pub(super) fn take(
 }
 
 fn heard_of(
-    connection: &Connection,
+    connection: &SqlConnection,
     batch: &UsageBatch,
     time: BatchTime,
 ) -> Result<(), StoreError> {
     connection
         .prepare_cached(
             "INSERT INTO usage_audience (audience, first, last) VALUES (?1, ?2, ?2) \
-             ON CONFLICT (audience) DO UPDATE SET last = max(last, ?2)",
+             ON CONFLICT (audience) DO UPDATE SET last = max(usage_audience.last, ?2)",
         )?
         .execute((batch.audience.as_str(), time.at_ms))?;
     Ok(())
 }
 
 fn process(
-    connection: &Connection,
+    connection: &SqlConnection,
     batch: &UsageBatch,
     time: BatchTime,
 ) -> Result<u64, StoreError> {
     Ok(connection
         .prepare_cached(
             "INSERT INTO usage_process (audience, instance, boot, seen) VALUES (?1, ?2, ?3, ?4) \
-             ON CONFLICT (audience, instance, boot) DO UPDATE SET seen = max(seen, ?4) \
+             ON CONFLICT (audience, instance, boot) DO UPDATE SET \
+             seen = max(usage_process.seen, ?4) \
              RETURNING id",
         )?
         .query_row(
@@ -121,7 +123,7 @@ fn process(
 }
 
 fn key_row(
-    connection: &Connection,
+    connection: &SqlConnection,
     audience: &AudienceName,
     key: KeyId,
 ) -> Result<Option<u64>, StoreError> {
@@ -133,7 +135,7 @@ fn key_row(
 
 /// Whether it told something new.
 fn take_line(
-    connection: &Connection,
+    connection: &SqlConnection,
     process: u64,
     key: u64,
     line: &ReportedUse,
@@ -159,7 +161,7 @@ fn take_line(
                 "INSERT INTO usage_told (process, key, admitted, refused) VALUES (?1, ?2, ?3, ?4) \
                  ON CONFLICT (process, key) DO UPDATE SET admitted = ?3, refused = ?4",
             )?
-            .execute((process, key, told.admitted, refused))?;
+            .execute_later((process, key, told.admitted, refused))?;
         let used_ms = (u64::from(line.last) * MINUTE_MS).min(time.now_ms);
         match used_ms / HOUR_MS == time.now_ms / HOUR_MS {
             true => add(connection, key, used_ms, rise.admitted, rise.all_refused())?,
@@ -172,9 +174,16 @@ fn take_line(
             connection
                 .prepare_cached(
                     "INSERT INTO usage_refused (key, day, reason, count) VALUES (?1, ?2, ?3, ?4) \
-                     ON CONFLICT (key, day, reason) DO UPDATE SET count = min(count + ?4, ?5)",
+                     ON CONFLICT (key, day, reason) DO UPDATE SET \
+                     count = min(usage_refused.count + ?4, ?5)",
                 )?
-                .execute((key, time.now_ms / DAY_MS * DAY_MS, &**reason, count, HIGHEST_COUNT))?;
+                .execute_later((
+                    key,
+                    time.now_ms / DAY_MS * DAY_MS,
+                    &**reason,
+                    count,
+                    HIGHEST_COUNT,
+                ))?;
         }
     }
     let is_seen = networks(connection, key, line, time)?;
@@ -183,7 +192,7 @@ fn take_line(
 }
 
 fn add(
-    connection: &Connection,
+    connection: &SqlConnection,
     key: u64,
     at_ms: u64,
     admitted: u64,
@@ -193,7 +202,7 @@ fn add(
         return Ok(());
     }
     for (sql, length) in [(ADD_HOUR, HOUR_MS), (ADD_DAY, DAY_MS)] {
-        connection.prepare_cached(sql)?.execute((
+        connection.prepare_cached(sql)?.execute_later((
             key,
             at_ms / length * length,
             admitted,
@@ -206,7 +215,7 @@ fn add(
 
 /// Whether one of them is new.
 fn networks(
-    connection: &Connection,
+    connection: &SqlConnection,
     key: u64,
     line: &ReportedUse,
     time: BatchTime,
@@ -217,7 +226,8 @@ fn networks(
         let first: Option<u64> = connection
             .prepare_cached(
                 "INSERT INTO usage_network (key, network, first, last) VALUES (?1, ?2, ?3, ?3) \
-                 ON CONFLICT (key, network) DO UPDATE SET last = ?3 WHERE last <= ?3 - ?4 \
+                 ON CONFLICT (key, network) DO UPDATE SET last = ?3 \
+                 WHERE usage_network.last <= ?3 - ?4 \
                  RETURNING first",
             )?
             .query_row((key, &network, time.now_ms, NETWORK_AGAIN_MS), |row| row.get(0))
@@ -237,7 +247,7 @@ fn networks(
 
 /// Whether it is later than what was known.
 fn last_use(
-    connection: &Connection,
+    connection: &SqlConnection,
     key: u64,
     line: &ReportedUse,
     time: BatchTime,
@@ -250,8 +260,8 @@ fn last_use(
     let changed = connection
         .prepare_cached(
             "INSERT INTO usage_last (key, at, network) VALUES (?1, ?2, ?3) \
-             ON CONFLICT (key) DO UPDATE SET at = ?2, network = CASE ?3 WHEN '' THEN network \
-             ELSE ?3 END WHERE at < ?2",
+             ON CONFLICT (key) DO UPDATE SET at = ?2, network = CASE ?3 WHEN '' \
+             THEN usage_last.network ELSE ?3 END WHERE usage_last.at < ?2",
         )?
         .execute((key, at, network))?;
     Ok(changed > 0)
@@ -265,39 +275,34 @@ pub(super) fn of_key(
     key: KeyRef,
     now_ms: u64,
 ) -> Result<KeyUsage, StoreError> {
-    let view = store.connection.unchecked_transaction()?;
+    let view = store.connection.view()?;
     let found = keys::load(store, audience, org, key)?;
     let buckets = |table: &str, since: u64| -> Result<Vec<UsageBucket>, StoreError> {
         let mut statement = view.prepare_cached(&format!(
             "SELECT begin, admitted, refused FROM {table} WHERE key = ?1 AND begin >= ?2 \
              ORDER BY begin"
         ))?;
-        let rows = statement.query_map((found.row, since), |row| {
+        Ok(statement.query_all((found.row, since), |row| {
             Ok(UsageBucket { begin_ms: row.get(0)?, admitted: row.get(1)?, refused: row.get(2)? })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        })?)
     };
     let mut statement = view.prepare_cached(
-        "SELECT reason, sum(count) FROM usage_refused WHERE key = ?1 AND day >= ?2 \
+        "SELECT reason, CAST(sum(count) AS BIGINT) FROM usage_refused WHERE key = ?1 AND day >= ?2 \
          GROUP BY reason ORDER BY sum(count) DESC, reason",
     )?;
-    let refused = statement
-        .query_map((found.row, now_ms.saturating_sub(30 * DAY_MS)), |row| {
-            Ok(RefusedFor { reason: row.get::<_, String>(0)?.into(), count: row.get(1)? })
-        })?
-        .collect::<Result<_, _>>()?;
+    let refused = statement.query_all((found.row, now_ms.saturating_sub(30 * DAY_MS)), |row| {
+        Ok(RefusedFor { reason: row.get::<_, String>(0)?.into(), count: row.get(1)? })
+    })?;
     let mut statement = view.prepare_cached(
         "SELECT network, first, last FROM usage_network WHERE key = ?1 ORDER BY last DESC, network",
     )?;
-    let networks = statement
-        .query_map([found.row], |row| {
-            Ok(UsedNetwork {
-                network: row.get::<_, String>(0)?.into(),
-                first_ms: row.get(1)?,
-                last_ms: row.get(2)?,
-            })
-        })?
-        .collect::<Result<_, _>>()?;
+    let networks = statement.query_all([found.row], |row| {
+        Ok(UsedNetwork {
+            network: row.get::<_, String>(0)?.into(),
+            first_ms: row.get(1)?,
+            last_ms: row.get(2)?,
+        })
+    })?;
     let as_of_ms = view
         .prepare_cached("SELECT last FROM usage_audience WHERE audience = ?1")?
         .query_row([audience.as_str()], |row| row.get(0))
@@ -340,6 +345,7 @@ pub(super) fn found(
     let (org, now_ms) = (org.as_ref(), *now_ms);
     let ids = keys.as_ref().map(|keys| keys.iter().map(KeyId::to_string).collect::<Vec<_>>());
     let ids = ids.map(|ids| serde_json::Value::from(ids).to_string());
+    let is_server = store.connection.is_server();
     let ago = |days: u64| now_ms.saturating_sub(days * DAY_MS);
     let mut all = Vec::new();
     for alert in UsageAlert::ALL {
@@ -388,8 +394,8 @@ pub(super) fn found(
             }
             _ => "",
         };
-        // With a `+` they choose no index: of a few keys, those are looked up.
-        let plus = if ids.is_some() { "+" } else { "" };
+        // With a `+` they choose no index of SQLite: of a few keys, those are looked up.
+        let plus = if ids.is_some() && !is_server { "+" } else { "" };
         let org_is = org.map(|_| format!("AND {plus}k.org = :org")).unwrap_or_default();
         let owner_is = owner
             .as_ref()
@@ -398,7 +404,10 @@ pub(super) fn found(
         // Of a few keys the keys come first, not all that happened this week.
         let (is_one, joins) = match ids {
             Some(_) => (
-                "AND k.id IN (SELECT value FROM json_each(:keys))",
+                match is_server {
+                    true => "AND k.id IN (SELECT jsonb_array_elements_text(CAST(:keys AS JSONB)))",
+                    false => "AND k.id IN (SELECT value FROM json_each(:keys))",
+                },
                 match joins.strip_prefix("JOIN ") {
                     Some(rest) => format!("CROSS JOIN {rest}"),
                     None => joins.to_owned(),
@@ -412,29 +421,24 @@ pub(super) fn found(
              GROUP BY k.row {having} ORDER BY k.row LIMIT :most"
         );
         let mut statement = store.connection.prepare_cached(&sql)?;
-        let values: [(&str, &dyn rusqlite::ToSql); 15] = [
-            (":audience", &audience.as_str()),
-            (":org", &org.map(OrgId::as_str)),
-            (":owner", &owner.as_deref()),
-            (":keys", &ids),
-            (":now", &now_ms),
-            (":day", &ago(1)),
-            (":week", &ago(7)),
-            (":eight", &ago(8)),
-            (":fortnight", &ago(14)),
-            (":quarter", &ago(90)),
-            (":refusals", &REFUSALS),
-            (":canary", &Reason::Canary.as_str()),
-            (":revoked", &Reason::Revoked.as_str()),
-            (":expired", &Reason::Expired.as_str()),
-            (":most", &(*most as u64)),
-        ];
-        for (name, value) in values {
-            if let Some(index) = statement.parameter_index(name)? {
-                statement.raw_bind_parameter(index, value)?;
-            }
-        }
-        let mut rows = statement.raw_query();
+        let values = named_values! {
+            ":audience": audience.as_str(),
+            ":org": org.map(OrgId::as_str),
+            ":owner": owner.as_deref(),
+            ":keys": ids.as_deref(),
+            ":now": now_ms,
+            ":day": ago(1),
+            ":week": ago(7),
+            ":eight": ago(8),
+            ":fortnight": ago(14),
+            ":quarter": ago(90),
+            ":refusals": REFUSALS,
+            ":canary": Reason::Canary.as_str(),
+            ":revoked": Reason::Revoked.as_str(),
+            ":expired": Reason::Expired.as_str(),
+            ":most": *most,
+        };
+        let mut rows = statement.query(values)?;
         while let Some(row) = rows.next()? {
             let odd = |what: &str| StoreError::broken(format!("a key has a strange `{what}`"));
             all.push(FoundUsage {

@@ -1,0 +1,171 @@
+//! Tables: when one is due, who builds it, and how it becomes the one that patches are for.
+
+use tokio::sync::oneshot;
+
+use super::super::fault::PublishFault;
+use super::super::make::{FoldedTable, IssueTerms, MakeError, settings_mark};
+use super::current::{Current, PublishedFile};
+use super::{LOOK, Outbox};
+use crate::manage::registry::settings::RawSettings;
+use crate::registrar::store::sql::crash::point;
+use crate::registrar::store::{
+    ArtefactKind, HeldLease, StoreError, StoredArtefact, TableToPublish, UsedLease,
+};
+
+/// How long the right to build a table lasts that is not renewed: an instance that was killed is
+/// replaced then.
+const LEASE_MS: u64 = 8_000;
+
+/// After a failure to build a table, until it is tried again.
+const FOLD_AGAIN_MS: u64 = 60_000;
+
+// === impl Outbox ===
+
+impl Outbox {
+    /// Begins to build a table on a thread of its own. `None`: another instance does.
+    pub(super) async fn build(
+        &self,
+        terms: &IssueTerms,
+        settings: &RawSettings,
+    ) -> Result<Option<oneshot::Receiver<Result<FoldedTable, MakeError>>>, PublishFault> {
+        if self.store.is_shared() && self.take_lease().await?.is_none() {
+            return Ok(None);
+        }
+        let snapshot = self.store.snapshot(&self.name, 0).await?;
+        let (done, folded) = oneshot::channel();
+        let (terms, settings) = (terms.clone(), settings.clone());
+        let directory = self.directory.clone();
+        std::thread::Builder::new()
+            .name("fold".to_owned())
+            .spawn(move || {
+                // On Linux this is the calling thread alone. Where it is not allowed, nothing is lost.
+                let _ = rustix::process::setpriority_process(None, 10);
+                // Nobody waits for it any more when the process ends.
+                done.send(terms.fold(snapshot, &settings, &directory)).ok();
+            })
+            .map_err(PublishFault::Thread)?;
+        Ok(Some(folded))
+    }
+
+    /// Takes the right to build the audience's tables, or renews it. `None`: another instance has it,
+    /// or nobody needs it.
+    pub(super) async fn take_lease(&self) -> Result<Option<UsedLease>, StoreError> {
+        if !self.store.is_shared() {
+            return Ok(None);
+        }
+        let name = format!("fold {}", self.name);
+        let now = self.clock.now().unix_ms;
+        let held = self.store.lease(&name, &self.holder, now, now + LEASE_MS).await?;
+        let used = |HeldLease { epoch, .. }| UsedLease {
+            name: name.into(),
+            holder: self.holder.clone(),
+            epoch,
+        };
+        Ok(held.map(used))
+    }
+
+    /// Waits for a table and keeps the right to it. `None`: its thread has panicked.
+    pub(super) async fn holding(
+        &self,
+        folded: oneshot::Receiver<Result<FoldedTable, MakeError>>,
+    ) -> Result<Option<Result<FoldedTable, MakeError>>, StoreError> {
+        tokio::pin!(folded);
+        loop {
+            match tokio::time::timeout(LOOK, &mut folded).await {
+                Ok(folded) => return Ok(folded.ok()),
+                Err(_) => drop(self.take_lease().await?),
+            }
+        }
+    }
+
+    pub(super) async fn fold_if_due(
+        &mut self,
+        terms: &IssueTerms,
+        settings: &RawSettings,
+    ) -> Result<(), PublishFault> {
+        let now_ms = self.clock.now().unix_ms;
+        let Some(current) = &self.current else { return Ok(()) };
+        let is_due = current.is_due(terms, &settings_mark(settings, self.format), now_ms);
+        if !is_due || self.folding.is_some() || now_ms < self.fold_not_before_ms {
+            return Ok(());
+        }
+        self.folding = self.build(terms, settings).await?;
+        if self.folding.is_some() {
+            self.fold_not_before_ms = now_ms + FOLD_AGAIN_MS;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn folded(
+        &mut self,
+        folded: Option<Result<FoldedTable, MakeError>>,
+    ) -> Result<(), PublishFault> {
+        let began = self.clock.now().mono_ns;
+        // The thread has ended without a word: a panic, which the hook has reported.
+        let Some(folded) = folded else { return Ok(()) };
+        self.publish_table(folded?, began).await?;
+        self.fold_not_before_ms = 0;
+        Ok(())
+    }
+
+    /// Publishes a table, and with it the patch over it: changes made while it was built are in the
+    /// latter. The table's serial is above all that was published for the former one, and stays so: the
+    /// store takes it in one transaction, and no patch over the former table afterwards. While others
+    /// publish, a serial ahead of theirs is chosen.
+    pub(super) async fn publish_table(
+        &mut self,
+        folded: FoldedTable,
+        began: u64,
+    ) -> Result<(), PublishFault> {
+        let terms = self.terms.clone().ok_or(PublishFault::NoSigner)?;
+        let settings = self.store.settings(&self.name).await?;
+        let (includes, mark) = (folded.includes, folded.settings.clone());
+        let before = self.current.as_ref().map(|current| current.table.manifest.clone());
+        let lease = self.take_lease().await?;
+        if self.store.is_shared() && lease.is_none() {
+            return Ok(());
+        }
+        let newest = self.store.publication(&self.name).await?.serial;
+        // As many may come while it is signed as came while it was built.
+        let meanwhile = newest.saturating_sub(includes) << self.overtaken.min(16);
+        let serial = newest + meanwhile + 64 * u64::from(self.overtaken) + 1;
+        let now_ms = self.clock.now().unix_ms;
+        let sealed = terms.seal(folded, serial, before.as_ref(), now_ms)?;
+        point("after claim");
+        let table = PublishedFile::of(sealed.bytes.clone())?;
+        let head = self.head(ArtefactKind::Table, serial, serial, &sealed.bytes);
+        let artefact = StoredArtefact { head, body: sealed.bytes };
+        let settings_of_table = mark.clone().into();
+        let to_publish = TableToPublish { artefact, includes, settings: settings_of_table, lease };
+        if !self.store.publish_table(to_publish).await? {
+            self.overtaken = self.overtaken.saturating_add(1);
+            self.fold_not_before_ms = 0;
+            return Ok(());
+        }
+        self.overtaken = 0;
+        point("after table");
+        let made = self.make_patch(&terms, &table.manifest, &settings).await?;
+        let patch = made.ok_or(PublishFault::Overtaken)?;
+        point("after base");
+        self.current = Some(Current {
+            table,
+            patch: Some(patch.file),
+            patch_keys: patch.keys,
+            settings: mark,
+            is_placed: false,
+        });
+        self.deliver(began).await?;
+        self.tell(|state| state.tables += 1);
+        Ok(())
+    }
+}
+
+/// A name that no other instance has.
+pub(super) fn holder() -> Box<str> {
+    let mut bytes = [0; 8];
+    // Without randomness the process's number tells it from others of this host.
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        bytes = u64::from(std::process::id()).to_be_bytes();
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}

@@ -1,0 +1,150 @@
+//! A server that goes away and comes back, one that others hold, and one whose answer is lost.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+
+#[test]
+fn a_server_that_is_away_refuses_and_recovers_by_itself() {
+    let server = TestServer::start(true);
+    let database = server.database();
+    let store = open(&server, &database);
+    assert_eq!(try_create(&store, "before").unwrap(), 1);
+    for round in 1..=3_u64 {
+        // As a crash of the server's host.
+        server.stop();
+        for _ in 0..3 {
+            let refused = try_create(&store, "meanwhile").unwrap_err();
+            assert!(matches!(refused, StoreError::Away { .. }), "{refused}");
+            assert!(refused.retry_after().is_some());
+            let refused = suite::run(store.publication(&audience())).unwrap_err();
+            assert!(matches!(refused, StoreError::Away { .. }), "{refused}");
+        }
+        server.run();
+        let again = (0..600).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            try_create(&store, "after").ok()
+        });
+        assert_eq!(again, Some(round + 1), "nothing of what was refused is there");
+        assert_eq!(suite::run(store.publication(&audience())).unwrap().serial, round + 1);
+    }
+    assert_eq!(suite::run(store.verify_audit(Vec::new())).unwrap(), []);
+}
+
+#[test]
+fn sessions_that_a_server_ends_are_replaced_unnoticed() {
+    let database = server().database();
+    let store = open(server(), &database);
+    for n in 1..=3 {
+        assert_eq!(try_create(&store, "key").unwrap(), n);
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND application_name = 'keygate'";
+        server().execute(&database, end);
+    }
+    assert_eq!(suite::run(store.publication(&audience())).unwrap().serial, 3);
+}
+
+#[test]
+fn a_change_waits_for_others_that_write_and_not_for_ever() {
+    let database = server().database();
+    let store = open(server(), &database);
+    let mut hasty = options(&server().url(&database));
+    hasty.server.busy_timeout = Duration::from_millis(50);
+    let hasty: Arc<dyn Store> = Arc::new(PostgresStore::open(hasty).unwrap());
+    let held = Arc::new(AtomicBool::new(true));
+    let (begun, is_held) = std::sync::mpsc::channel();
+    let holder = std::thread::spawn({
+        let (held, url) = (Arc::clone(&held), server().url(&database));
+        move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let config: tokio_postgres::Config = url.parse().unwrap();
+                let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+                tokio::spawn(connection);
+                let lock = "BEGIN; SELECT seq FROM audit_head FOR UPDATE";
+                client.batch_execute(lock).await.unwrap();
+                begun.send(()).unwrap();
+                while held.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                client.batch_execute("ROLLBACK").await.unwrap();
+            });
+        }
+    });
+    is_held.recv().unwrap();
+    let refused = try_create(&hasty, "meanwhile").unwrap_err();
+    assert!(matches!(refused, StoreError::Busy { .. }), "{refused}");
+    assert_eq!(suite::run(store.publication(&audience())).unwrap().serial, 0, "reading goes on");
+    held.store(false, Ordering::SeqCst);
+    holder.join().unwrap();
+    assert_eq!(try_create(&store, "after").unwrap(), 1);
+    assert_eq!(try_create(&hasty, "after").unwrap(), 2);
+}
+
+/// What is between the store and its server, and loses the answer to one commit.
+struct Between {
+    port: u16,
+    loses: Arc<AtomicBool>,
+}
+
+impl Between {
+    fn start(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let loses = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&loses);
+        // Ends with the process.
+        std::thread::spawn(move || {
+            while let Ok((client, _)) = listener.accept() {
+                let server = TcpStream::connect(("127.0.0.1", server)).unwrap();
+                let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let lost = Arc::new(AtomicBool::new(false));
+                let (asked, is_lost) = (Arc::clone(&asked), Arc::clone(&lost));
+                std::thread::spawn(move || {
+                    let mut piece = [0; 1 << 16];
+                    while let Ok(read @ 1..) = from.read(&mut piece) {
+                        let commits = memchr::memmem::find(&piece[..read], b"COMMIT\0").is_some();
+                        if commits && asked.swap(false, Ordering::SeqCst) {
+                            is_lost.store(true, Ordering::SeqCst);
+                        }
+                        if to.write_all(&piece[..read]).is_err() {
+                            break;
+                        }
+                    }
+                    to.shutdown(Shutdown::Both).ok();
+                });
+                std::thread::spawn(move || {
+                    let (mut from, mut to) = (server, client);
+                    let mut piece = [0; 1 << 16];
+                    while let Ok(read @ 1..) = from.read(&mut piece) {
+                        // The server has said it, and nobody hears it.
+                        if lost.load(Ordering::SeqCst) || to.write_all(&piece[..read]).is_err() {
+                            break;
+                        }
+                    }
+                    to.shutdown(Shutdown::Both).ok();
+                });
+            }
+        });
+        Self { port, loses }
+    }
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_asked_for() {
+    let between = Between::start(server().port());
+    let database = server().database();
+    let url = format!("postgres://postgres@127.0.0.1:{}/{database}", between.port);
+    let mut options = options(&url);
+    options.server.is_pooled = true;
+    let store: Arc<dyn Store> = Arc::new(PostgresStore::open(options).unwrap());
+    for n in 1..=4 {
+        between.loses.store(n % 2 == 0, Ordering::SeqCst);
+        assert_eq!(try_create(&store, "key").unwrap(), n, "it is there, and is told so");
+        assert!(!between.loses.load(Ordering::SeqCst), "the answer was lost");
+    }
+    assert_eq!(suite::run(store.verify_audit(Vec::new())).unwrap(), []);
+}

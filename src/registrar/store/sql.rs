@@ -1,0 +1,217 @@
+//! The store on a database that speaks SQL: one thread that writes, four that read, and the statements
+//! of both. Which database it is, [`super::sqlite`] and [`super::postgres`] say.
+//!
+//! Everything that is acknowledged is on the disk. Readers see the last commit and wait for nobody.
+//! Other processes may work on the same database: `keygatectl admin revoke` does while the service
+//! runs.
+
+mod apply;
+pub(super) mod connection;
+mod contract;
+pub(in crate::registrar) mod crash;
+mod dialect;
+pub(super) mod driver;
+pub(super) mod fault;
+mod import;
+mod keys;
+pub(super) mod list;
+pub(super) mod log;
+mod people;
+mod publish;
+mod readers;
+mod recover;
+mod refusals;
+pub(super) mod server;
+mod usage;
+pub(super) mod value;
+pub(super) mod writer;
+
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use self::connection::AudienceTerms;
+use self::connection::{StoreConnection, StoreTerms};
+use self::driver::{SearchIndex, SqlConnection};
+use self::readers::{ReadJob, Readers};
+use self::refusals::Refusals;
+use self::writer::{Job, StoreWriter, Task, Work};
+use super::error::StoreError;
+use super::names::AudienceName;
+use super::people::OrgRules;
+use super::publishing::{KeySnapshot, Serials};
+use crate::clock::Clock;
+use crate::manage::operation::{NoRandomness, RandomSource};
+
+/// Changes that wait for the writer. More are refused as busy.
+const QUEUE: usize = 1024;
+/// Batches of a snapshot that wait for whoever takes them.
+const SNAPSHOT_QUEUE: usize = 4;
+
+/// What schema a database has, and what this program makes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchemaState {
+    /// 0: the database is empty.
+    pub found: u32,
+    pub known: u32,
+}
+
+/// One step from one version of the schema to the next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Migration {
+    pub(super) version: u32,
+    /// The oldest version whose programs still work on what this step leaves: one before it, so that a
+    /// program of the release before runs until it is replaced.
+    pub(super) serves: u32,
+    pub(super) sql: &'static str,
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionPurpose {
+    Read,
+    Write,
+}
+
+/// Where connections come from.
+pub(super) trait Database: std::fmt::Debug + Send + Sync {
+    fn connect(&self, purpose: ConnectionPurpose) -> Result<SqlConnection, StoreError>;
+}
+
+/// A database whose schema is up to date.
+#[derive(Debug)]
+pub(super) struct ReadyDatabase {
+    pub(super) database: Arc<dyn Database>,
+    /// Of the configuration. Rows for new ones are added.
+    pub(super) audiences: Vec<AudienceTerms>,
+    /// Of orgs that have set none.
+    pub(super) rules: OrgRules,
+    pub(super) search: SearchIndex,
+    /// Other instances may work on it.
+    pub(super) is_shared: bool,
+    pub(super) clock: Clock,
+}
+
+/// A store on a database.
+#[derive(Debug)]
+pub struct SqlStore {
+    database: Arc<dyn Database>,
+    terms: Arc<StoreTerms>,
+    queue: SyncSender<Box<dyn Job>>,
+    readers: Readers,
+    serials: Arc<watch::Sender<Serials>>,
+    refusals: Refusals,
+    is_shared: bool,
+}
+
+/// The operating system's.
+struct SystemRandom;
+
+// === impl SqlStore ===
+
+impl SqlStore {
+    /// Starts its threads. Not within an asynchronous task: connections have a runtime of their own.
+    pub(super) fn start(ready: ReadyDatabase) -> Result<Self, StoreError> {
+        let ReadyDatabase { database, audiences, rules, search, is_shared, clock } = ready;
+        let connection = database.connect(ConnectionPurpose::Write)?;
+        connection.begin_writing()?;
+        connection::add_audiences(&connection, &audiences)?;
+        let known = connection::serials(&connection)?;
+        connection.commit()?;
+        let terms = Arc::new(StoreTerms { audiences, rules, search });
+        let readers = Readers::start(&*database, &terms)?;
+        let serials = Arc::new(watch::Sender::new(known));
+        let (queue, jobs) = sync_channel(QUEUE);
+        let store = StoreConnection::new(connection, Arc::clone(&terms));
+        let writer = StoreWriter::new(store, jobs, Arc::clone(&serials), clock);
+        std::thread::Builder::new()
+            .name("store-write".to_owned())
+            .spawn(move || writer.run())
+            .map_err(StoreError::broken)?;
+        let refusals = Refusals::default();
+        Ok(Self { database, terms, queue, readers, serials, refusals, is_shared })
+    }
+
+    /// What has to be told of changes that other processes make.
+    pub(super) fn serials(&self) -> &Arc<watch::Sender<Serials>> {
+        &self.serials
+    }
+
+    /// Has the writer do it, and waits until it is committed.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&StoreConnection) -> Result<Work<T>, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, outcome) = oneshot::channel();
+        match self.queue.try_send(Box::new(Task::new(work, answer))) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(fault::busy()),
+            Err(TrySendError::Disconnected(_)) => return Err(ended()),
+        }
+        outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// Does something to the connection that writes.
+    #[cfg(test)]
+    pub(super) async fn harm(
+        &self,
+        harm: impl FnOnce(&SqlConnection) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.write(move |store| harm(&store.connection).map(Work::Keep)).await
+    }
+
+    /// Has a reader do it.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&StoreConnection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, outcome) = oneshot::channel();
+        self.readers.send(ReadJob(Box::new(move |store| {
+            answer.send(store.and_then(work)).ok();
+        })))?;
+        outcome.await.unwrap_or_else(|_| Err(ended()))
+    }
+
+    /// A snapshot from a thread and a connection of its own.
+    async fn take_snapshot(
+        &self,
+        audience: &AudienceName,
+        since: u64,
+    ) -> Result<KeySnapshot, StoreError> {
+        let (database, terms) = (Arc::clone(&self.database), Arc::clone(&self.terms));
+        let (begun, head) = oneshot::channel();
+        let (to, keys) = mpsc::channel(SNAPSHOT_QUEUE);
+        let audience = audience.clone();
+        let send = move || {
+            let connected = database.connect(ConnectionPurpose::Read).and_then(|connection| {
+                connection.begin_reading()?;
+                Ok(StoreConnection::new(connection, terms))
+            });
+            match connected {
+                Ok(store) => {
+                    publish::send_snapshot(&store, &audience, since, begun, &to);
+                    store.connection.end_reading();
+                }
+                Err(e) => drop(begun.send(Err(e))),
+            }
+        };
+        std::thread::Builder::new()
+            .name("store-snapshot".to_owned())
+            .spawn(send)
+            .map_err(StoreError::broken)?;
+        let head = head.await.unwrap_or_else(|_| Err(ended()))?;
+        Ok(KeySnapshot { serial: head.serial, base: head.base, keys })
+    }
+}
+
+/// A thread has ended that lives as long as the store.
+fn ended() -> StoreError {
+    StoreError::broken("a thread of the database has ended")
+}
+
+impl RandomSource for SystemRandom {
+    fn fill(&mut self, to: &mut [u8]) -> Result<(), NoRandomness> {
+        aws_lc_rs::rand::fill(to).map_err(|_| NoRandomness)
+    }
+}

@@ -1,0 +1,126 @@
+//! Statements are written once, as SQLite reads them; here they become what PostgreSQL reads. PURE.
+//!
+//! What differs: places (`?1`, `?`, `:name` are `$1`), the largest and the smallest of two (`max(a, b)`
+//! is `greatest(a, b)`), and the order of joins, which a planner with statistics finds itself
+//! (`CROSS JOIN … ON` is `JOIN … ON`).
+
+/// A statement for a server.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ServerStatement {
+    pub(super) text: String,
+    /// Names of the places in their order; empty: the places have numbers.
+    pub(super) names: Vec<String>,
+}
+
+// === impl ServerStatement ===
+
+impl ServerStatement {
+    pub(super) fn of(sql: &str) -> Self {
+        let sql = sql.replace("CROSS JOIN", "JOIN");
+        let (mut text, mut names) = (String::with_capacity(sql.len()), Vec::<String>::new());
+        let mut counted = 0_usize;
+        let mut rest = sql.as_str();
+        while let Some(next) = rest.chars().next() {
+            let (taken, written) = match next {
+                // Texts have no doubled quotes: each half is one.
+                '\'' => {
+                    let end =
+                        rest.get(1..).and_then(|t| t.find('\'')).map_or(rest.len(), |n| n + 2);
+                    (end, rest.get(..end).unwrap_or(rest).to_owned())
+                }
+                '?' => {
+                    let digits = digits(rest.get(1..).unwrap_or_default());
+                    if digits == 0 {
+                        counted += 1;
+                        (1, format!("${counted}"))
+                    } else {
+                        (1 + digits, format!("${}", rest.get(1..=digits).unwrap_or_default()))
+                    }
+                }
+                ':' if rest.starts_with("::") => (2, "::".to_owned()),
+                ':' => {
+                    let name = rest.get(1..).unwrap_or_default();
+                    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                    let length = name.find(|c| !word(c)).unwrap_or(name.len());
+                    let name = rest.get(..=length).unwrap_or(rest).to_owned();
+                    let known = names.iter().position(|known| *known == name);
+                    let at = known.unwrap_or_else(|| {
+                        names.push(name);
+                        names.len() - 1
+                    });
+                    (1 + length, format!("${}", at + 1))
+                }
+                'm' if !ends_in_word(&text) => match two(rest) {
+                    Some(name) => (4, format!("{name}(")),
+                    None => (1, "m".to_owned()),
+                },
+                other => (other.len_utf8(), other.to_string()),
+            };
+            text.push_str(&written);
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        Self { text, names }
+    }
+}
+
+fn digits(text: &str) -> usize {
+    text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len())
+}
+
+fn ends_in_word(text: &str) -> bool {
+    text.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// What the `max(` or `min(` at the beginning is called that has two arguments.
+fn two(text: &str) -> Option<&'static str> {
+    let (name, inside) = match (text.strip_prefix("max("), text.strip_prefix("min(")) {
+        (Some(inside), _) => ("greatest", inside),
+        (_, Some(inside)) => ("least", inside),
+        _ => return None,
+    };
+    let mut depth = 0_u32;
+    for c in inside.chars() {
+        match c {
+            '(' => depth += 1,
+            ')' if depth == 0 => return None,
+            ')' => depth -= 1,
+            ',' if depth == 0 => return Some(name),
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_become_those_of_a_server() {
+        let cases: [(&str, &str, &[&str]); 8] = [
+            (
+                "SELECT a FROM b WHERE c = ?1 AND d > ?2",
+                "SELECT a FROM b WHERE c = $1 AND d > $2",
+                &[],
+            ),
+            ("a = ? AND b IN (?, '*')", "a = $1 AND b IN ($2, '*')", &[]),
+            (
+                "a = :one AND b = :two AND c = :one",
+                "a = $1 AND b = $2 AND c = $1",
+                &[":one", ":two"],
+            ),
+            ("a = '?1 :x max(a, b)' AND b = ?11", "a = '?1 :x max(a, b)' AND b = $11", &[]),
+            ("SET a = max(a, min(?2, b))", "SET a = greatest(a, least($2, b))", &[]),
+            ("SELECT max(serial), cmax(a, b)", "SELECT max(serial), cmax(a, b)", &[]),
+            ("a CROSS JOIN b ON c", "a JOIN b ON c", &[]),
+            ("SELECT :a::jsonb", "SELECT $1::jsonb", &[":a"]),
+        ];
+        for (sql, text, names) in cases {
+            let got = ServerStatement::of(sql);
+            assert_eq!(
+                (&*got.text, got.names),
+                (text, names.iter().map(|n| (*n).to_owned()).collect())
+            );
+        }
+    }
+}

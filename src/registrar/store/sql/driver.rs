@@ -1,0 +1,348 @@
+//! One face for the two databases' connections, with the names of the one for SQLite: statements are
+//! written once, and rows are read once.
+
+use rusqlite::params_from_iter;
+
+use super::fault::SqlError;
+use super::server::{ServerConnection, TransactionKind};
+use super::value::{BoundValues, FromColumn, Params};
+
+/// One thread's connection to a database.
+#[derive(Debug)]
+pub(in super::super) enum SqlConnection {
+    Sqlite(rusqlite::Connection),
+    Server(ServerConnection),
+}
+
+/// What a server has that a search goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum SearchIndex {
+    /// SQLite's own, in a table beside the keys.
+    Fts,
+    /// `pg_trgm`.
+    Trigrams,
+    /// None: names, ids and starts are found by their first characters.
+    Prefixes,
+}
+
+/// A statement that is ready to be run.
+pub(in super::super) enum SqlStatement<'c> {
+    Sqlite(rusqlite::CachedStatement<'c>),
+    Server { connection: &'c ServerConnection, sql: String },
+}
+
+/// The rows of a statement, one after the other.
+pub(in super::super) enum SqlRows<'s> {
+    Sqlite(rusqlite::Rows<'s>),
+    Server { rows: Vec<tokio_postgres::Row>, next: usize },
+}
+
+#[derive(Clone, Copy)]
+pub(in super::super) enum SqlRow<'r> {
+    Sqlite(&'r rusqlite::Row<'r>),
+    Server(&'r tokio_postgres::Row),
+}
+
+/// One state of the database, seen by several statements.
+pub(in super::super) struct SqlView<'c> {
+    connection: &'c SqlConnection,
+    /// A server's readers are in a transaction already.
+    _transaction: Option<rusqlite::Transaction<'c>>,
+}
+
+/// A column by its place or by its name.
+pub(in super::super) trait ColumnIndex:
+    rusqlite::RowIndex + tokio_postgres::row::RowIndex + std::fmt::Display
+{
+}
+
+impl<I> ColumnIndex for I where
+    I: rusqlite::RowIndex + tokio_postgres::row::RowIndex + std::fmt::Display
+{
+}
+
+// === impl SqlConnection ===
+
+impl SqlConnection {
+    pub(in super::super) fn prepare_cached(&self, sql: &str) -> Result<SqlStatement<'_>, SqlError> {
+        Ok(match self {
+            Self::Sqlite(connection) => SqlStatement::Sqlite(connection.prepare_cached(sql)?),
+            Self::Server(connection) => SqlStatement::Server { connection, sql: sql.to_owned() },
+        })
+    }
+
+    pub(in super::super) fn execute<'a>(
+        &self,
+        sql: &str,
+        params: impl Params<'a>,
+    ) -> Result<usize, SqlError> {
+        self.prepare_cached(sql)?.execute(params)
+    }
+
+    pub(in super::super) fn query_row<'a, T>(
+        &self,
+        sql: &str,
+        params: impl Params<'a>,
+        read: impl FnOnce(&SqlRow<'_>) -> Result<T, SqlError>,
+    ) -> Result<T, SqlError> {
+        self.prepare_cached(sql)?.query_row(params, read)
+    }
+
+    /// Every row, a few at a time, until `each` has had enough of them.
+    pub(in super::super) fn stream<'a>(
+        &self,
+        sql: &str,
+        params: impl Params<'a>,
+        mut each: impl FnMut(&SqlRow<'_>) -> Result<bool, SqlError>,
+    ) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(_) => {
+                let mut statement = self.prepare_cached(sql)?;
+                let mut rows = statement.query(params)?;
+                while let Some(row) = rows.next()? {
+                    if !each(&row)? {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Self::Server(connection) => {
+                connection.stream(sql, params.bound(), &mut |row| each(&SqlRow::Server(row)))
+            }
+        }
+    }
+
+    /// What several statements read is of one state of the database.
+    pub(in super::super) fn view(&self) -> Result<SqlView<'_>, SqlError> {
+        let transaction = match self {
+            Self::Sqlite(connection) => Some(connection.unchecked_transaction()?),
+            Self::Server(_) => None,
+        };
+        Ok(SqlView { connection: self, _transaction: transaction })
+    }
+
+    /// Waits for all that was sent to be done.
+    pub(in super::super) fn settle(&self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Server(connection) => connection.settle(),
+        }
+    }
+
+    pub(in super::super) const fn is_server(&self) -> bool {
+        matches!(self, Self::Server(_))
+    }
+
+    /// Begins a transaction for one who reads.
+    pub(in super::super) fn begin_reading(&self) -> Result<(), SqlError> {
+        match self {
+            // Each statement sees the last commit; those that need more take a view.
+            Self::Sqlite(_) => Ok(()),
+            Self::Server(connection) => connection.begin(TransactionKind::Read),
+        }
+    }
+
+    pub(in super::super) fn end_reading(&self) {
+        if let Self::Server(connection) = self
+            && connection.lost().is_none()
+        {
+            connection.roll_back();
+        }
+    }
+
+    /// Begins a transaction during which nobody else writes.
+    pub(in super::super) fn begin_writing(&self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(connection) => Ok(connection.execute_batch("BEGIN IMMEDIATE")?),
+            Self::Server(connection) => connection.begin(TransactionKind::Write),
+        }
+    }
+
+    pub(in super::super) fn commit(&self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(connection) => Ok(connection.execute_batch("COMMIT")?),
+            Self::Server(connection) => connection.commit(),
+        }
+    }
+
+    /// There may be no transaction any more.
+    pub(in super::super) fn roll_back(&self) {
+        match self {
+            Self::Sqlite(connection) => drop(connection.execute_batch("ROLLBACK")),
+            Self::Server(connection) => connection.roll_back(),
+        }
+    }
+
+    pub(in super::super) fn set_savepoint(&self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(connection) => Ok(connection.execute_batch("SAVEPOINT change")?),
+            Self::Server(connection) => connection.batch_later("SAVEPOINT change"),
+        }
+    }
+
+    /// Takes back what was written since the savepoint.
+    pub(in super::super) fn undo_to_savepoint(&self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(connection) => {
+                Ok(connection.execute_batch("ROLLBACK TO change; RELEASE change")?)
+            }
+            Self::Server(connection) => {
+                // What went wrong before it has been told already.
+                let _ = connection.settle();
+                connection.batch("ROLLBACK TO change; RELEASE change")
+            }
+        }
+    }
+
+    pub(in super::super) fn release_savepoint(&self) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(connection) => Ok(connection.execute_batch("RELEASE change")?),
+            Self::Server(connection) => connection.batch_later("RELEASE change"),
+        }
+    }
+
+    /// Why the transaction is gone as a whole; `None`: it is not.
+    pub(in super::super) fn lost(&self) -> Option<super::super::error::StoreError> {
+        match self {
+            Self::Sqlite(connection) if connection.is_autocommit() => {
+                // A full disk or a failing one ends a transaction as a whole.
+                let why = "the disk is full or fails".to_owned();
+                Some(super::super::error::StoreError::ReadOnly { why })
+            }
+            Self::Sqlite(_) => None,
+            Self::Server(connection) => connection.lost().map(Into::into),
+        }
+    }
+}
+
+// === impl SqlStatement ===
+
+impl SqlStatement<'_> {
+    pub(in super::super) fn execute<'a>(
+        &mut self,
+        params: impl Params<'a>,
+    ) -> Result<usize, SqlError> {
+        match self {
+            Self::Sqlite(statement) => match params.bound() {
+                BoundValues::Ordered(values) => Ok(statement.execute(params_from_iter(values))?),
+                named => {
+                    bind(statement, named)?;
+                    Ok(statement.raw_execute()?)
+                }
+            },
+            Self::Server { connection, sql } => {
+                let changed = connection.execute(sql, params.bound())?;
+                Ok(usize::try_from(changed).unwrap_or(usize::MAX))
+            }
+        }
+    }
+
+    /// Where the outcome can wait: what is wrong is told by a later statement, or at the end.
+    pub(in super::super) fn execute_later<'a>(
+        &mut self,
+        params: impl Params<'a>,
+    ) -> Result<(), SqlError> {
+        match self {
+            Self::Sqlite(_) => self.execute(params).map(|_| ()),
+            Self::Server { connection, sql } => connection.execute_later(sql, params.bound()),
+        }
+    }
+
+    pub(in super::super) fn query<'a>(
+        &mut self,
+        params: impl Params<'a>,
+    ) -> Result<SqlRows<'_>, SqlError> {
+        match self {
+            Self::Sqlite(statement) => match params.bound() {
+                BoundValues::Ordered(values) => {
+                    Ok(SqlRows::Sqlite(statement.query(params_from_iter(values))?))
+                }
+                named => {
+                    bind(statement, named)?;
+                    Ok(SqlRows::Sqlite(statement.raw_query()))
+                }
+            },
+            Self::Server { connection, sql } => {
+                Ok(SqlRows::Server { rows: connection.query(sql, params.bound())?, next: 0 })
+            }
+        }
+    }
+
+    pub(in super::super) fn query_row<'a, T>(
+        &mut self,
+        params: impl Params<'a>,
+        read: impl FnOnce(&SqlRow<'_>) -> Result<T, SqlError>,
+    ) -> Result<T, SqlError> {
+        let mut rows = self.query(params)?;
+        match rows.next()? {
+            Some(row) => read(&row),
+            None => Err(SqlError::NoRow),
+        }
+    }
+
+    /// All rows; of many, [`SqlConnection::stream`].
+    pub(in super::super) fn query_all<'a, T>(
+        &mut self,
+        params: impl Params<'a>,
+        mut read: impl FnMut(&SqlRow<'_>) -> Result<T, SqlError>,
+    ) -> Result<Vec<T>, SqlError> {
+        let mut rows = self.query(params)?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(read(&row)?);
+        }
+        Ok(found)
+    }
+}
+
+fn bind(
+    statement: &mut rusqlite::CachedStatement<'_>,
+    values: BoundValues<'_>,
+) -> Result<(), SqlError> {
+    let BoundValues::Named(values) = values else { return Ok(()) };
+    for (name, value) in values {
+        if let Some(index) = statement.parameter_index(name)? {
+            statement.raw_bind_parameter(index, value)?;
+        }
+    }
+    Ok(())
+}
+
+// === impl SqlRows ===
+
+impl SqlRows<'_> {
+    pub(in super::super) fn next(&mut self) -> Result<Option<SqlRow<'_>>, SqlError> {
+        match self {
+            Self::Sqlite(rows) => Ok(rows.next()?.map(SqlRow::Sqlite)),
+            Self::Server { rows, next } => {
+                let row = rows.get(*next).map(SqlRow::Server);
+                *next += 1;
+                Ok(row)
+            }
+        }
+    }
+}
+
+// === impl SqlRow ===
+
+impl SqlRow<'_> {
+    pub(in super::super) fn get<I: ColumnIndex, T: FromColumn>(
+        &self,
+        column: I,
+    ) -> Result<T, SqlError> {
+        match self {
+            Self::Sqlite(row) => T::of_sqlite(row, column),
+            Self::Server(row) => T::of_server(row, column),
+        }
+    }
+}
+
+// === impl SqlView ===
+
+impl std::ops::Deref for SqlView<'_> {
+    type Target = SqlConnection;
+
+    fn deref(&self) -> &SqlConnection {
+        self.connection
+    }
+}

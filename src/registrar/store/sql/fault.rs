@@ -1,0 +1,185 @@
+//! What errors of a database mean to a caller.
+
+use std::time::Duration;
+
+use rusqlite::ErrorCode;
+use tokio_postgres::error::SqlState;
+
+use super::super::error::StoreError;
+
+/// Neither database has an answer for how long another process will hold its lock.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a statement came to nothing.
+#[derive(Debug)]
+pub(in super::super) enum SqlError {
+    /// The row that was asked for is not there.
+    NoRow,
+    Sqlite(rusqlite::Error),
+    Server(ServerError),
+}
+
+/// Of a database on a server.
+#[derive(Clone, Debug)]
+pub(in super::super) enum ServerError {
+    /// What it said: a class and a sentence that has no value of a row.
+    Said { state: SqlState, sentence: String },
+    /// It cannot be reached, or the connection broke.
+    Away { why: String },
+    /// A column has another type than ours.
+    Strange { what: String },
+}
+
+/// Of rows that may be missing.
+pub(in super::super) trait OptionalExtension<T> {
+    /// `None`: the row is not there.
+    fn optional(self) -> Result<Option<T>, SqlError>;
+}
+
+// === impl SqlError ===
+
+impl SqlError {
+    pub(super) fn column(column: &impl std::fmt::Display) -> Self {
+        let what = format!("column `{column}` has a strange value");
+        Self::Server(ServerError::Strange { what })
+    }
+}
+
+impl<T> OptionalExtension<T> for Result<T, SqlError> {
+    fn optional(self) -> Result<Option<T>, SqlError> {
+        match self {
+            Ok(found) => Ok(Some(found)),
+            Err(SqlError::NoRow) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for SqlError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error {
+            rusqlite::Error::QueryReturnedNoRows => Self::NoRow,
+            error => Self::Sqlite(error),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for SqlError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Server(error.into())
+    }
+}
+
+impl From<tokio_postgres::Error> for ServerError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            // Not the detail: it has values of rows.
+            Some(said) => {
+                Self::Said { state: said.code().clone(), sentence: said.message().to_owned() }
+            }
+            None if error.is_closed() => Self::Away { why: "the connection broke".to_owned() },
+            None => {
+                use std::error::Error as _;
+                let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+                let why = format!("{error}{cause}");
+                match error.source().is_some_and(|cause| cause.is::<std::io::Error>()) {
+                    true => Self::Away { why },
+                    false => Self::Strange { what: why },
+                }
+            }
+        }
+    }
+}
+
+// === impl ServerError ===
+
+impl ServerError {
+    /// The server ends the connection with it, or takes no new one for the time being.
+    pub(super) fn is_away(&self) -> bool {
+        match self {
+            Self::Away { .. } => true,
+            Self::Said { state, .. } => {
+                let code = state.code();
+                code.starts_with("08") || code.starts_with("57P") || code == "53300"
+            }
+            Self::Strange { .. } => false,
+        }
+    }
+}
+
+impl From<SqlError> for StoreError {
+    fn from(error: SqlError) -> Self {
+        match error {
+            SqlError::NoRow => Self::broken("a row is missing"),
+            SqlError::Sqlite(error) => error.into(),
+            SqlError::Server(error) => error.into(),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        let code = error.sqlite_error_code();
+        match code {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => busy(),
+            Some(ErrorCode::DiskFull) => Self::ReadOnly { why: "the disk is full".to_owned() },
+            Some(ErrorCode::ReadOnly) => {
+                Self::ReadOnly { why: "the disk or the file is read-only".to_owned() }
+            }
+            // Not a word of the row: it may hold what is nobody's business.
+            Some(ErrorCode::SystemIoFailure) => {
+                Self::ReadOnly { why: format!("the disk fails: {}", text(&error)) }
+            }
+            Some(ErrorCode::ConstraintViolation) => conflict(),
+            _ => Self::broken(text(&error)),
+        }
+    }
+}
+
+impl From<ServerError> for StoreError {
+    fn from(error: ServerError) -> Self {
+        if error.is_away() {
+            let why = match error {
+                ServerError::Away { why } | ServerError::Strange { what: why } => why,
+                ServerError::Said { sentence, .. } => sentence,
+            };
+            return Self::Away { why };
+        }
+        match error {
+            ServerError::Away { why } => Self::Away { why },
+            ServerError::Strange { what } => Self::broken(what),
+            ServerError::Said { state, sentence } => match state.code() {
+                // Cancelled for its time, a lock that was not given, a deadlock, a rolled back one.
+                "57014" | "55P03" | "40P01" | "40001" => busy(),
+                "53100" => Self::ReadOnly { why: "the server's disk is full".to_owned() },
+                "25006" => {
+                    Self::ReadOnly { why: "the server is read-only, as a standby is".to_owned() }
+                }
+                // Of unique indexes and foreign keys.
+                "23505" | "23503" => conflict(),
+                // A text with a null byte: no column can hold one.
+                "22021" => Self::invalid("text", "has a character that cannot be stored"),
+                code => Self::broken(format!("{sentence} ({code})")),
+            },
+        }
+    }
+}
+
+fn conflict() -> StoreError {
+    StoreError::Conflict { why: "an id or a secret is there already".to_owned() }
+}
+
+/// More is waiting than is done.
+pub(super) fn busy() -> StoreError {
+    StoreError::Busy { retry_after: RETRY }
+}
+
+/// SQLite's own words, without the statement.
+fn text(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(code, words) => {
+            words.clone().unwrap_or_else(|| code.to_string())
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,272 @@
+//! What goes into a statement and comes out of a row, whichever database it is: integers of 64 bits,
+//! text and bytes. Imports nothing of the service.
+
+use std::borrow::Cow;
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use tokio_postgres::types::Type;
+
+use super::fault::SqlError;
+
+/// A value with its type, so that a server is told what a null is.
+#[derive(Clone, Debug)]
+pub(in super::super) enum SqlValue<'a> {
+    Integer(Option<i64>),
+    Text(Option<Cow<'a, str>>),
+    Blob(Option<Cow<'a, [u8]>>),
+    /// A number that no column can hold.
+    TooLarge,
+}
+
+/// What a column may hold.
+pub(in super::super) trait ToValue<'a> {
+    /// In place of a value that is not there.
+    const NULL: SqlValue<'static>;
+    fn to_value(self) -> SqlValue<'a>;
+}
+
+/// The values of a statement's places.
+#[derive(Clone, Debug)]
+pub(in super::super) enum BoundValues<'a> {
+    /// For `?1`, `?2`, … or one `?` after the other.
+    Ordered(Vec<SqlValue<'a>>),
+    /// For `:name`; those that the statement does not have are passed over.
+    Named(Vec<(&'static str, SqlValue<'a>)>),
+}
+
+pub(in super::super) trait Params<'a> {
+    fn bound(self) -> BoundValues<'a>;
+}
+
+/// What a column is read as.
+pub(in super::super) trait FromColumn: Sized {
+    fn of_sqlite<I: rusqlite::RowIndex>(
+        row: &rusqlite::Row<'_>,
+        column: I,
+    ) -> Result<Self, SqlError>;
+    fn of_server<I: tokio_postgres::row::RowIndex + std::fmt::Display>(
+        row: &tokio_postgres::Row,
+        column: I,
+    ) -> Result<Self, SqlError>;
+}
+
+/// The values of names such as `":id"`.
+macro_rules! named_values {
+    ($($name:literal: $value:expr),* $(,)?) => {
+        $crate::registrar::store::sql::value::BoundValues::Named(vec![$((
+            $name,
+            $crate::registrar::store::sql::value::ToValue::to_value($value),
+        )),*])
+    };
+}
+pub(in super::super) use named_values;
+
+// === impl SqlValue ===
+
+impl SqlValue<'_> {
+    pub(super) fn into_owned(self) -> SqlValue<'static> {
+        match self {
+            Self::Integer(number) => SqlValue::Integer(number),
+            Self::Text(text) => SqlValue::Text(text.map(|text| text.into_owned().into())),
+            Self::Blob(bytes) => SqlValue::Blob(bytes.map(|bytes| bytes.into_owned().into())),
+            Self::TooLarge => SqlValue::TooLarge,
+        }
+    }
+
+    /// As a server has it.
+    pub(super) const fn server_type(&self) -> Type {
+        match self {
+            Self::Integer(_) | Self::TooLarge => Type::INT8,
+            Self::Text(_) => Type::TEXT,
+            Self::Blob(_) => Type::BYTEA,
+        }
+    }
+}
+
+impl rusqlite::ToSql for SqlValue<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let value = match self {
+            Self::Integer(Some(number)) => ValueRef::Integer(*number),
+            Self::Text(Some(text)) => ValueRef::Text(text.as_bytes()),
+            Self::Blob(Some(bytes)) => ValueRef::Blob(bytes),
+            Self::Integer(None) | Self::Text(None) | Self::Blob(None) => ValueRef::Null,
+            Self::TooLarge => {
+                let what = "a number is too large for a column";
+                return Err(rusqlite::Error::ToSqlConversionFailure(what.into()));
+            }
+        };
+        Ok(ToSqlOutput::Borrowed(value))
+    }
+}
+
+impl From<String> for SqlValue<'_> {
+    fn from(text: String) -> Self {
+        Self::Text(Some(text.into()))
+    }
+}
+
+impl From<i64> for SqlValue<'_> {
+    fn from(number: i64) -> Self {
+        Self::Integer(Some(number))
+    }
+}
+
+macro_rules! integers {
+    ($($type:ty),*) => {$(
+        impl<'a> ToValue<'a> for $type {
+            const NULL: SqlValue<'static> = SqlValue::Integer(None);
+
+            fn to_value(self) -> SqlValue<'a> {
+                i64::try_from(self).map_or(SqlValue::TooLarge, |n| SqlValue::Integer(Some(n)))
+            }
+        }
+
+        impl<'a> ToValue<'a> for &$type {
+            const NULL: SqlValue<'static> = SqlValue::Integer(None);
+
+            fn to_value(self) -> SqlValue<'a> {
+                (*self).to_value()
+            }
+        }
+    )*};
+}
+integers!(u8, u32, u64, usize, bool);
+
+macro_rules! borrowed {
+    ($($kind:ident: $type:ty, $as:ident);* $(;)?) => {$(
+        impl<'a> ToValue<'a> for &'a $type {
+            const NULL: SqlValue<'static> = SqlValue::$kind(None);
+
+            fn to_value(self) -> SqlValue<'a> {
+                SqlValue::$kind(Some(Cow::Borrowed(self.$as())))
+            }
+        }
+    )*};
+}
+borrowed! {
+    Text: str, as_ref;
+    Text: String, as_str;
+    Text: Box<str>, as_ref;
+    Blob: [u8], as_ref;
+    Blob: Vec<u8>, as_slice;
+}
+
+impl<'a> ToValue<'a> for String {
+    const NULL: SqlValue<'static> = SqlValue::Text(None);
+
+    fn to_value(self) -> SqlValue<'a> {
+        SqlValue::Text(Some(Cow::Owned(self)))
+    }
+}
+
+impl<'a, const N: usize> ToValue<'a> for [u8; N] {
+    const NULL: SqlValue<'static> = SqlValue::Blob(None);
+
+    fn to_value(self) -> SqlValue<'a> {
+        SqlValue::Blob(Some(Cow::Owned(self.to_vec())))
+    }
+}
+
+impl<'a, T: ToValue<'a>> ToValue<'a> for Option<T> {
+    const NULL: SqlValue<'static> = T::NULL;
+
+    fn to_value(self) -> SqlValue<'a> {
+        self.map_or(T::NULL, T::to_value)
+    }
+}
+
+// === impl Params ===
+
+impl<'a> Params<'a> for BoundValues<'a> {
+    fn bound(self) -> BoundValues<'a> {
+        self
+    }
+}
+
+impl<'a> Params<'a> for Vec<SqlValue<'a>> {
+    fn bound(self) -> BoundValues<'a> {
+        BoundValues::Ordered(self)
+    }
+}
+
+impl<'a> Params<'a> for [&'static str; 0] {
+    fn bound(self) -> BoundValues<'a> {
+        BoundValues::Ordered(Vec::new())
+    }
+}
+
+impl<'a, T: ToValue<'a>> Params<'a> for [T; 1] {
+    fn bound(self) -> BoundValues<'a> {
+        BoundValues::Ordered(self.into_iter().map(T::to_value).collect())
+    }
+}
+
+macro_rules! tuples {
+    ($($($name:ident)+;)*) => {$(
+        impl<'a, $($name: ToValue<'a>),+> Params<'a> for ($($name,)+) {
+            fn bound(self) -> BoundValues<'a> {
+                #[expect(non_snake_case, reason = "a value by the name of its type")]
+                let ($($name,)+) = self;
+                BoundValues::Ordered(vec![$($name.to_value()),+])
+            }
+        }
+    )*};
+}
+tuples! {
+    A B; A B C; A B C D; A B C D E; A B C D E F; A B C D E F G; A B C D E F G H;
+    A B C D E F G H I; A B C D E F G H I J; A B C D E F G H I J K; A B C D E F G H I J K L;
+    A B C D E F G H I J K L M; A B C D E F G H I J K L M N;
+}
+
+// === impl FromColumn ===
+
+macro_rules! columns {
+    ($($type:ty, $stored:ty, $of:expr);* $(;)?) => {$(
+        impl FromColumn for $type {
+            fn of_sqlite<I: rusqlite::RowIndex>(
+                row: &rusqlite::Row<'_>,
+                column: I,
+            ) -> Result<Self, SqlError> {
+                Ok(row.get(column)?)
+            }
+
+            fn of_server<I: tokio_postgres::row::RowIndex + std::fmt::Display>(
+                row: &tokio_postgres::Row,
+                column: I,
+            ) -> Result<Self, SqlError> {
+                let strange = SqlError::column(&column);
+                let stored: $stored = row.try_get(column)?;
+                let of: fn($stored) -> Option<$type> = $of;
+                of(stored).ok_or(strange)
+            }
+        }
+
+        impl FromColumn for Option<$type> {
+            fn of_sqlite<I: rusqlite::RowIndex>(
+                row: &rusqlite::Row<'_>,
+                column: I,
+            ) -> Result<Self, SqlError> {
+                Ok(row.get(column)?)
+            }
+
+            fn of_server<I: tokio_postgres::row::RowIndex + std::fmt::Display>(
+                row: &tokio_postgres::Row,
+                column: I,
+            ) -> Result<Self, SqlError> {
+                let strange = SqlError::column(&column);
+                let stored: Option<$stored> = row.try_get(column)?;
+                let of: fn($stored) -> Option<$type> = $of;
+                stored.map(|stored| of(stored).ok_or(strange)).transpose()
+            }
+        }
+    )*};
+}
+columns! {
+    u64, i64, |n| u64::try_from(n).ok();
+    u32, i64, |n| u32::try_from(n).ok();
+    bool, i64, |n| Some(n != 0);
+    String, String, Some;
+    Vec<u8>, Vec<u8>, Some;
+    [u8; 16], Vec<u8>, |bytes| bytes.try_into().ok();
+    [u8; 32], Vec<u8>, |bytes| bytes.try_into().ok();
+}
