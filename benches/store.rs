@@ -214,7 +214,7 @@ fn usage(service: &Service, used: u64) -> Result<(), Failed> {
             let place = if part + 1 == parts { "last" } else { "more" };
             let mut body = format!(
                 "{{\"usage\":1,\"instance\":\"a\",\"boot\":\"b\",\"audience\":\"shop\",\
-                 \"started\":{},\"now\":{minute},\"since\":0,\"part\":\"{place}\"}}\n",
+                 \"started\":{},\"now\":{minute},\"since\":0,\"serial\":1,\"dropped\":0,\"part\":\"{place}\"}}\n",
                 minute - 9
             );
             for n in part * 1500..((part + 1) * 1500).min(used) {
