@@ -41,6 +41,8 @@ const END: Duration = Duration::from_secs(15 * 60);
 fn main() -> Result<(), Failed> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|word| word == "clients") {
+        // The sidecars of a cluster do not take their distributors' processor.
+        let _ = rustix::process::setpriority_process(None, 10);
         return clients::run(arguments.get(1..).unwrap_or_default());
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
