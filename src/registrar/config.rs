@@ -23,8 +23,8 @@ pub use self::asked::AskedSidecar;
 pub use self::audiences::{AudienceConfig, PermissionSentence, PublishTarget};
 pub use self::labels::KeyLabels;
 pub use self::people::{
-    JwksPlace, PeopleConfig, ProductRoles, ProductSessionConfig, ProductTokenConfig, SidecarConfig,
-    SidecarProof, TokenProof,
+    JwksPlace, OidcConfig, OidcRights, PeopleConfig, ProductRoles, ProductSessionConfig,
+    ProductTokenConfig, SidecarConfig, SidecarProof, TokenProof,
 };
 pub use self::store::StoreConfig;
 use super::dialect::operation::Dialect;
@@ -129,6 +129,25 @@ impl AdminToml {
     /// Where checkpoints go unless the file says otherwise, in the state directory.
     const CHECKPOINTS: &'static str = "checkpoints.jsonl";
 
+    /// What links begin with: where people reach the service. Empty: it listens on a Unix socket
+    /// alone, and is reached through something that we do not know.
+    pub fn reached_at(&self) -> String {
+        match (&self.public_url, &self.listen) {
+            (Some(url), _) => url.to_string(),
+            (None, Bind::Tcp(address)) if self.tls.is_some() => format!("https://{address}"),
+            (None, Bind::Tcp(address)) => format!("http://{address}"),
+            (None, Bind::Unix(_)) => String::new(),
+        }
+    }
+
+    /// Path under which people reach the service, without `/` at its end: it is in front of every
+    /// link. The path of `public_url`.
+    pub fn base(&self) -> &str {
+        let url = self.public_url.as_deref().unwrap_or_default();
+        let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+        rest.find('/').and_then(|at| rest.get(at..)).unwrap_or_default().trim_end_matches('/')
+    }
+
     /// The database's file, where it is one.
     pub fn database(&self) -> PathBuf {
         self.state.join(Self::DATABASE)
@@ -209,6 +228,10 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     let verifies_clients = tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::None);
     let on = people::ListensOn { bind: bind.as_ref(), verifies_clients };
     let people = people::people(root, on, &audiences);
+    if !people.oidc.is_empty() && public_url.is_none() && matches!(bind, Some(Bind::Unix(_))) {
+        let hint = "providers send people back to it, and on a Unix socket nobody else knows it";
+        listen.missing("public_url", hint);
+    }
     let state = state?;
     Some(AdminToml {
         listen: bind?,

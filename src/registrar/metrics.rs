@@ -13,6 +13,7 @@ use super::store::UsageTaken;
 const REQUESTS: &str = "keygate_admin_requests_total";
 const DURATION: &str = "keygate_admin_request_duration_seconds";
 const FAILURES: &str = "keygate_admin_auth_failures_total";
+const OIDC: &str = "keygate_admin_oidc_sign_ins_total";
 const USAGE_LINES: &str = "keygate_admin_usage_lines_total";
 const UNSIGNED: &str = "keygate_admin_audit_unsigned_lines";
 const CHECKPOINT_FAILURES: &str = "keygate_admin_checkpoint_failures_total";
@@ -46,6 +47,7 @@ impl ServiceMetrics {
         let told = [
             (REQUESTS, "Requests to the management service."),
             (FAILURES, "Requests whose credential was refused, and why."),
+            (OIDC, "Sign-ins at OpenID providers, by how they ended."),
             (LOG_DROPPED, "Lines of the log that were lost because nobody took them in time."),
             (CERTIFICATE_RELOADS, "Attempts to load the certificate again."),
             (CHECKPOINT_FAILURES, "Looks after which the audit log was not signed."),
@@ -82,6 +84,16 @@ impl ServiceMetrics {
 
     pub fn refused(&self, code: &'static str) {
         let key = Key::from_parts(FAILURES, vec![Label::from_static_parts("code", code)]);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// A sign-in at an OpenID provider ended so; `provider` is of the configuration.
+    pub fn oidc(&self, provider: &str, result: &'static str) {
+        let labels = vec![
+            Label::new("provider", provider.to_owned()),
+            Label::from_static_parts("result", result),
+        ];
+        let key = Key::from_parts(OIDC, labels);
         self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 

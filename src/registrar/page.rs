@@ -14,6 +14,7 @@ pub mod policy;
 #[cfg(test)]
 mod screens;
 pub mod show;
+pub mod sign_in;
 #[cfg(test)]
 mod tests;
 pub mod view;
@@ -25,14 +26,14 @@ use std::sync::LazyLock;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
 
-use self::view::{Shell, SignInPage};
+use self::view::Shell;
 use self::words::Words;
 use super::app::App;
-use super::people::SIGN_IN;
+use super::people::{OIDC_SIGN_IN, SIGN_IN};
 use crate::core::Digest;
 
 const STYLE: &str = include_str!("page/page.css");
@@ -49,7 +50,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 /// Every screen, and what they are made of.
 pub fn router() -> Router<App> {
     Router::new()
-        .route("/", get(|| async { Redirect::to("/keys") }))
+        .route("/", get(home))
         .route("/keys", get(list::list).post(form::create))
         .route("/keys/new", get(form::new))
         .route("/keys/{id}", get(key::show))
@@ -67,17 +68,16 @@ pub fn router() -> Router<App> {
         .route("/findings", get(findings::show))
         .route("/sessions", get(org::sessions))
         .route("/sessions/end", post(org::end_sessions))
-        .route(SIGN_IN, get(sign_in))
+        .route(SIGN_IN, get(sign_in::show))
+        .route(OIDC_SIGN_IN, post(sign_in::begin))
+        .route(&format!("{OIDC_SIGN_IN}/{{provider}}"), get(sign_in::finish))
         .route("/page.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
         .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
         .route("/mark.svg", get(|| async { asset("image/svg+xml", MARK) }))
 }
 
-/// Takes the code of a sign-in link; `?used`: the one that was tried opened nothing.
-async fn sign_in(State(app): State<App>, uri: Uri, fields: HeaderMap) -> Response {
-    let w = language(&fields);
-    let shell = Shell { title: w.sign_in_button.to_string(), ..bare_shell(&app) };
-    html(StatusCode::OK, &SignInPage { w, shell, used: uri.query() == Some("used") })
+async fn home(State(app): State<App>) -> Redirect {
+    Redirect::to(&format!("{}/keys", base(&app)))
 }
 
 /// What surrounds a screen that nobody is signed in to.
@@ -95,9 +95,7 @@ fn bare_shell(app: &App) -> Shell {
 
 /// Path under which people reach the service.
 fn base(app: &App) -> String {
-    let url = app.settings.public_url.as_deref().unwrap_or_default();
-    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
-    path.map(|(_, path)| format!("/{}", path.trim_end_matches('/'))).unwrap_or_default()
+    app.settings.base().to_owned()
 }
 
 fn language(fields: &HeaderMap) -> &'static Words {

@@ -12,6 +12,7 @@ mod error;
 mod key;
 mod key_sets;
 mod members;
+mod oidc;
 mod product;
 mod product_session;
 mod product_token;
@@ -34,9 +35,12 @@ pub use self::csrf::FormToken;
 pub use self::error::AuthError;
 use self::key_sets::KeySets;
 pub use self::members::{KeysLeft, RoleChange, change_member};
+use self::oidc::OidcProviders;
+pub use self::oidc::{OIDC_SIGN_IN, OidcError, OidcSignOut, WantedSignIn, clear_oidc_cookie};
 use self::product::SeenPeople;
 use self::product_session::{KeptSessions, ShownCookie};
 pub use self::routes::routes;
+use self::session::SessionDetail;
 pub use self::session::{NewSession, clear_cookie};
 use super::config::AdminToml;
 use super::metrics::ServiceMetrics;
@@ -51,6 +55,9 @@ use crate::token::{BoundedBuckets, looks_like_token, network_of};
 
 /// Failures of one address (of IPv6: of one /64) before it is told to wait.
 const FAILURES: (u32, std::time::Duration) = (30, std::time::Duration::from_secs(60));
+
+/// Sign-ins at a provider that one address begins: each is a row until it is finished.
+const BEGINS: (u32, std::time::Duration) = (60, std::time::Duration::from_secs(60));
 
 /// Field and member of the query that name an audience, where there are several.
 const AUDIENCE: HeaderName = HeaderName::from_static("keygate-audience");
@@ -73,6 +80,8 @@ pub struct Caller {
     pub by: CallerBy,
     /// The orgs that the person can choose from, by id. Empty for others than sessions.
     pub orgs: Vec<Member>,
+    /// Of `audience` alone: a key, a product's people, and those of a provider that is for one.
+    pub confined: bool,
     /// When the person proved who they are, in milliseconds since 1970-01-01T00:00:00Z; `None`: not
     /// here.
     pub signed_in_ms: Option<u64>,
@@ -105,6 +114,9 @@ pub struct Authenticator {
     metrics: Arc<ServiceMetrics>,
     failures: Arc<BoundedBuckets>,
     limit: Option<Limit>,
+    begun: Arc<BoundedBuckets>,
+    begin_limit: Option<Limit>,
+    providers: Arc<OidcProviders>,
     key_sets: Arc<KeySets>,
     kept: Arc<KeptSessions>,
     seen: Arc<SeenPeople>,
@@ -196,14 +208,7 @@ impl Caller {
     /// product's people, are of one audience, and another product may have an org of the same name.
     /// `None`: somebody who is signed in to the service itself has their role in all of them.
     pub fn bound_to(&self) -> Option<&AudienceName> {
-        match self.by {
-            CallerBy::Session => None,
-            CallerBy::Embed
-            | CallerBy::Identity
-            | CallerBy::Key
-            | CallerBy::ProductSession
-            | CallerBy::ProductToken => Some(&self.audience),
-        }
+        self.confined.then_some(&self.audience)
     }
 
     /// Whether the caller sees this person on a list of members.
@@ -269,8 +274,24 @@ impl Authenticator {
         let (count, window) = FAILURES;
         let limit = Limit::new(count, window, count).ok();
         let failures = Arc::new(BoundedBuckets::new(seed));
-        let (key_sets, kept, seen) = Default::default();
-        Self { store, settings, clock, metrics, failures, limit, key_sets, kept, seen }
+        let (count, window) = BEGINS;
+        let begin_limit = Limit::new(count, window, count).ok();
+        let begun = Arc::new(BoundedBuckets::new(seed));
+        let (providers, key_sets, kept, seen) = Default::default();
+        Self {
+            store,
+            settings,
+            clock,
+            metrics,
+            failures,
+            limit,
+            begun,
+            begin_limit,
+            providers,
+            key_sets,
+            kept,
+            seen,
+        }
     }
 
     /// Whether the peer is a sidecar of ours: its identity fields, its request ids and the addresses
@@ -370,8 +391,13 @@ impl Authenticator {
         }
     }
 
-    /// The audience that a person means: the named one, or the only one.
-    fn audience_of(&self, parts: &Parts) -> Result<AudienceName, AuthError> {
+    /// The audience that a person means: the named one, or the only one. `only`: the one that their
+    /// provider is for.
+    fn audience_of(
+        &self,
+        parts: &Parts,
+        only: Option<&AudienceName>,
+    ) -> Result<AudienceName, AuthError> {
         let in_query = parts.uri.query().and_then(|query| {
             let mut members = query.split('&');
             members.find_map(|member| member.strip_prefix("audience="))
@@ -379,14 +405,14 @@ impl Authenticator {
         let in_query = in_query.map(|value| percent_encoding::percent_decode_str(value));
         let in_query = in_query.and_then(|value| value.decode_utf8().ok());
         let in_field = parts.headers.get(AUDIENCE).and_then(|value| value.to_str().ok());
-        match (in_field.or(in_query.as_deref()), self.settings.audiences.as_slice()) {
-            (None, [only]) => Ok(only.name.clone()),
-            (None, [first, ..]) => Ok(first.name.clone()),
-            (named, audiences) => {
-                let found = audiences.iter().find(|a| Some(a.name.as_str()) == named);
-                found.map(|audience| audience.name.clone()).ok_or(AuthError::NotFound)
-            }
-        }
+        let named = in_field.or(in_query.as_deref());
+        let all = self.settings.audiences.iter().map(|audience| &audience.name);
+        let mut open = all.filter(|name| only.is_none_or(|only| only == *name));
+        let found = match named {
+            Some(named) => open.find(|name| name.as_str() == named),
+            None => open.next(),
+        };
+        found.cloned().ok_or(AuthError::NotFound)
     }
 
     /// Before work that a stranger could cause: whether the address has failures left.
@@ -404,6 +430,13 @@ impl Authenticator {
         charged.map(drop).map_err(|exhausted| AuthError::TooMany { wait: exhausted.retry_in })
     }
 
+    /// Counts a sign-in that the address begins at a provider.
+    fn begins(&self, address: Option<IpAddr>) -> Result<(), AuthError> {
+        let (Some(address), Some(limit)) = (address, self.begin_limit) else { return Ok(()) };
+        let charged = self.begun.charge(network_of(address), limit, self.clock.now());
+        charged.map(drop).map_err(|exhausted| AuthError::TooMany { wait: exhausted.retry_in })
+    }
+
     /// Somebody with a session, in the org that it is for.
     async fn person_caller(
         &self,
@@ -411,6 +444,17 @@ impl Authenticator {
         row: &SessionRow,
         form: FormToken,
     ) -> Result<Caller, AuthError> {
+        let detail = SessionDetail::of(row);
+        let provider = match &detail.provider {
+            Some(name) => {
+                let all = &self.settings.people.oidc;
+                // A provider that is not configured any more signs nobody in.
+                let found = all.iter().find(|p| p.name == *name && p.issuer == row.person.iss);
+                Some(found.ok_or(AuthError::Unknown)?)
+            }
+            None => None,
+        };
+        let only = provider.and_then(|provider| provider.audience.as_ref());
         let person = self.store.person(&row.person).await?.ok_or(AuthError::Unknown)?;
         let orgs = self.store.memberships(&row.person).await?;
         let member = match (&row.org, orgs.as_slice()) {
@@ -434,12 +478,16 @@ impl Authenticator {
             },
             role: (org.is_some() || role == PersonRole::Operator).then_some(role),
             org,
-            audience: self.audience_of(parts)?,
+            audience: self.audience_of(parts, only)?,
             person: Some(person),
             channel: channel_of(parts),
             by: CallerBy::Session,
             orgs,
-            signed_in_ms: Some(row.created_ms),
+            confined: only.is_some(),
+            signed_in_ms: match provider {
+                Some(_) => detail.signed_in_ms,
+                None => Some(row.created_ms),
+            },
             session: Some(row.id.clone()),
             form: Some(form),
         })

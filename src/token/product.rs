@@ -155,6 +155,15 @@ impl ProductClaims {
         }
     }
 
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// When its person signed in, if it says so. Unix seconds.
+    pub fn auth_time(&self) -> Option<u64> {
+        self.time("auth_time").ok().flatten()
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.0.has(name)
     }

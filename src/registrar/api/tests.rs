@@ -16,7 +16,9 @@ use crate::manage::operation::may::PersonRole;
 use crate::registrar::request::SESSION_COOKIE as COOKIE;
 use crate::registrar::serve::tests::{Ask, TestDesk, Told};
 use crate::registrar::store::suite::{self, NOW};
-use crate::registrar::store::{Changed, KeyChange, MemberChange, Person, SessionKind, SessionRow};
+use crate::registrar::store::{
+    Changed, KeyChange, MemberChange, Person, SessionKind, SessionRow, owner_subject,
+};
 
 /// Somebody with a credential.
 #[derive(Clone, Debug)]
@@ -112,12 +114,17 @@ pub(super) async fn key(desk: &TestDesk, words: &[&str]) -> Who {
     Who::Key(desk.key(words).await.1)
 }
 
+/// What keys of somebody name as their owner.
+pub(super) fn owned(sub: &str) -> String {
+    owner_subject(&suite::person(sub))
+}
+
 /// A key that somebody is to look at or to change.
 pub(super) async fn target(desk: &TestDesk, owner: Option<&str>) -> Changed {
     let mut wanted =
         CreateRequest { permissions: suite::words(&["read"]), ..suite::new_key("target") };
     if let Some(owner) = owner {
-        let owner = Owner::new(owner, "", "").unwrap();
+        let owner = Owner::new(&owned(owner), "", "").unwrap();
         wanted.details.owner = crate::manage::operation::OwnerChange::State {
             subject: Some(owner.view().subject.to_owned()),
             email: None,

@@ -55,7 +55,7 @@ fn role(text: &str) -> std::result::Result<PersonRole, String> {
 impl Bootstrap {
     pub(super) async fn run(self, config: AdminToml, session: &mut Session) -> Result<()> {
         session.output.refuse_closed()?;
-        let url = reached_by(&config);
+        let url = config.reached_at();
         let OpenState { store, .. } = open_as_it_is(config, session)?;
         let by: Box<str> = session.stamp(0).who.into();
         let name = match &self.name {
@@ -90,17 +90,6 @@ impl Bootstrap {
         let note = format!("signs `{}` in {whom}; good once, within 15 minutes", wanted.name);
         session.output.note(&note);
         Ok(())
-    }
-}
-
-/// What links begin with.
-fn reached_by(config: &AdminToml) -> String {
-    match (&config.public_url, &config.listen) {
-        (Some(url), _) => url.to_string(),
-        (None, Bind::Tcp(address)) if config.tls.is_some() => format!("https://{address}"),
-        (None, Bind::Tcp(address)) => format!("http://{address}"),
-        // Whoever listens on a Unix socket alone is reached through something that we do not know.
-        (None, Bind::Unix(_)) => String::new(),
     }
 }
 

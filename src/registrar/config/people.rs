@@ -1,5 +1,6 @@
 //! `[people]`: how long sessions last, where keys may be, and by which ways people come.
 
+mod oidc;
 mod product;
 mod sidecars;
 
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+pub use self::oidc::{OidcConfig, OidcRights};
 pub use self::product::{
     JwksPlace, ProductRoles, ProductSessionConfig, ProductTokenConfig, TokenProof,
 };
@@ -43,6 +45,8 @@ pub struct PeopleConfig {
     pub tokens: Vec<ProductTokenConfig>,
     /// Products that are asked whose a cookie is.
     pub sessions: Vec<ProductSessionConfig>,
+    /// Providers at which people sign in.
+    pub oidc: Vec<OidcConfig>,
 }
 
 // === impl PeopleConfig ===
@@ -59,6 +63,7 @@ impl Default for PeopleConfig {
             sidecars: Vec::new(),
             tokens: Vec::new(),
             sessions: Vec::new(),
+            oidc: Vec::new(),
         }
     }
 }
@@ -98,6 +103,7 @@ pub(super) fn people(
         sidecars: sidecars::sidecars(&section, listen, audiences),
         tokens: product::tokens(&section, audiences),
         sessions: product::sessions(&section, audiences),
+        oidc: oidc::providers(&section, audiences),
     }
 }
 

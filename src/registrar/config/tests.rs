@@ -204,12 +204,34 @@ org = "/org"
 user = "/user"
 role = "/role"
 roles = { admin = "admin" }
+
+[[people.oidc]]
+name = "okta"
+issuer = "https://login.example.com"
+client_id = "keygate"
+client_secret_file = "jwt.secret"
+audience = "shop"
+org_claim = "org"
+roles = { staff = "member" }
+[people.oidc.orgs.acme]
+claim = "17"
 "#;
 
 /// A way to come that proves nothing, or whose words cannot be read, is refused with its line.
 #[test]
 fn ways_to_come_are_whole() {
     let cases = [
+        ("name = \"okta\"", "name = \"Okta\"", "people.oidc[0].name: must be 1 to 32"),
+        ("https://login", "http://login", "people.oidc[0].issuer: must begin with https://"),
+        ("login.example.com", "login.example.com?a=b", "without query and fragment"),
+        ("client_id = \"keygate\"\n", "", "people.oidc[0].client_id: is missing"),
+        ("client_secret_file = \"jwt.secret\"\n", "", "client_secret_file: is missing"),
+        ("org_claim = \"org\"", "scopes = [\"email\"]\norg_claim = \"org\"", "lacks `openid`"),
+        ("org_claim = \"org\"\n", "org = \"acme\"\n", "one way too many"),
+        ("org_claim = \"org\"\n", "", "orgs.acme.claim: stands in no claim"),
+        ("roles = { staff = \"member\" }\n", "", "people.oidc[0].roles: is missing"),
+        ("{ staff = \"member\" }", "{ staff = \"operator\" }", "must be owner, admin, member"),
+        ("orgs.acme]", "orgs.\"a b\"]", "`a b` is no organization"),
         ("secret_file = \"jwt.secret\"\n", "", "people.tokens[0].secret_file: is missing"),
         ("secret_file", "jwks_url = \"https://a\"\nsecret_file", "is one proof too many"),
         (
@@ -376,9 +398,11 @@ fn a_token_that_others_read_is_refused() {
 #[test]
 fn samples_of_the_page_are_taken() {
     let directory = directory();
-    let secret = directory.path().join("jwt.secret");
-    fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    for name in ["jwt.secret", "oidc.secret"] {
+        let secret = directory.path().join(name);
+        fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    }
     for name in ["sidecar.jwks.json", "a.pem"] {
         fs::write(directory.path().join(name), "{\"keys\":[]}").unwrap();
     }

@@ -152,8 +152,9 @@ pub(super) async fn change_member(
     {
         Ok(done) => done,
         Err(error) => {
-            let text = format!("{error}");
-            return Err(visit.error(error.status(), &w.sign_in_again_title, text));
+            let (status, text) = (error.status(), error.to_string());
+            let again = format!("{}{SIGN_IN}?again", super::base(&visit.app));
+            return Err(visit.error_to(status, &w.sign_in_again_title, text, again));
         }
     };
     match done {

@@ -632,7 +632,34 @@ pub(super) fn all(w: &Words) -> Vec<Screen> {
     }));
     pages.push(("sign-in", {
         let shell = Shell { person: None, links: Vec::new(), ..shell(w, &w.sign_in_button, "") };
-        SignInPage { w, shell, used: true }.render()
+        let told =
+            SignInNote { text: w.sign_in_used.to_string(), is_bad: true, ..SignInNote::default() };
+        SignInPage { w, shell, told: Some(told), providers: Vec::new(), fresh: false }.render()
+    }));
+    pages.push(("sign-in-provider", {
+        let shell = Shell { person: None, links: Vec::new(), ..shell(w, &w.sign_in_button, "") };
+        let named = [("provider", "Example Identity")];
+        let told = SignInNote {
+            text: fill(&w.oidc_no_role, &named),
+            is_bad: true,
+            identity: Some((
+                "https://login.example.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0".into(),
+                "AAAAAAAAAAAAAAAAAAAAAIkzqFVrSaSaFHy782bbtaQ".into(),
+            )),
+            link: Some(Link { href: "going.html".into(), label: fill(&w.sign_out_there, &named) }),
+        };
+        let providers =
+            vec![ProviderView { name: "example".into(), label: fill(&w.sign_in_with, &named) }];
+        SignInPage { w, shell, told: Some(told), providers, fresh: true }.render()
+    }));
+    pages.push(("going", {
+        let named = [("provider", "Example Identity")];
+        let title = fill(&w.going_title, &named);
+        let shell = Shell { person: None, links: Vec::new(), ..shell(w, &title, "") };
+        let label = fill(&w.going_link, &named);
+        let page = GoingPage { w, shell, to: "list.html".into(), label }.render();
+        // No browser of the tests goes anywhere.
+        page.map(|html| html.replace("http-equiv=\"refresh\"", "name=\"leads\""))
     }));
     let error = |title: &str, text: &str, choices| ErrorPage {
         w,

@@ -443,8 +443,40 @@ pub struct SignersPage<'w> {
 pub struct SignInPage<'w> {
     pub w: &'w Words,
     pub shell: Shell,
-    /// The link that was tried is of no use.
-    pub used: bool,
+    /// Why nobody is signed in, or what has just happened.
+    pub told: Option<SignInNote>,
+    pub providers: Vec<ProviderView>,
+    /// Whoever has a session at a provider is to sign in there once more.
+    pub fresh: bool,
+}
+
+/// A sentence on the sign-in page.
+#[derive(Clone, Debug, Default)]
+pub struct SignInNote {
+    pub text: String,
+    pub is_bad: bool,
+    /// Issuer and subject, for whoever is to give somebody a role.
+    pub identity: Option<(String, String)>,
+    /// Where to sign out of a provider as well.
+    pub link: Option<Link>,
+}
+
+/// A way to sign in elsewhere.
+#[derive(Clone, Debug)]
+pub struct ProviderView {
+    pub name: String,
+    /// `Sign in with …`.
+    pub label: String,
+}
+
+#[derive(Debug, Template)]
+#[template(path = "going.html")]
+pub struct GoingPage<'w> {
+    pub w: &'w Words,
+    pub shell: Shell,
+    /// At the provider.
+    pub to: String,
+    pub label: String,
 }
 
 #[derive(Debug, Template)]

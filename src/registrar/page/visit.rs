@@ -196,17 +196,19 @@ impl Visit {
             group: None,
         };
         let mut links = Vec::new();
-        for audience in &self.app.settings.audiences {
+        let own = self.sight.caller.bound_to();
+        let open = |audience: &&AudienceConfig| own.is_none_or(|own| *own == audience.name);
+        let several = self.app.settings.audiences.iter().filter(open).count() > 1;
+        for audience in self.app.settings.audiences.iter().filter(open) {
             let is_shown = audience.name == self.audience.name;
             let name = percent_encoding::utf8_percent_encode(
                 audience.name.as_str(),
                 percent_encoding::NON_ALPHANUMERIC,
             );
-            let several = self.app.settings.audiences.len() > 1;
             links.push(NavLink {
                 href: match several {
                     true => format!("{base}/keys?audience={name}"),
-                    false => format!("{base}/keys"),
+                    false => format!("{base}/keys{}", self.tail()),
                 },
                 label: match several {
                     true => format!("{} · {}", audience.labels.keys, audience.name),
@@ -303,8 +305,18 @@ impl Visit {
     }
 
     pub fn error(&self, status: StatusCode, title: &str, text: String) -> Response {
+        self.error_to(status, title, text, self.link("/keys", &[]))
+    }
+
+    /// The same, with where to go from there.
+    pub fn error_to(
+        &self,
+        status: StatusCode,
+        title: &str,
+        text: String,
+        href: String,
+    ) -> Response {
         let shell = self.shell(Section::None, title);
-        let href = self.link("/keys", &[]);
         let page = ErrorPage {
             w: self.w,
             shell,

@@ -1,4 +1,5 @@
-//! Questions to servers that the configuration names: a product's session endpoint, an issuer's keys.
+//! Questions to servers that the configuration names: a product's session endpoint, an issuer's keys,
+//! an OpenID provider.
 //! No redirect is followed, no proxy of the environment used, nothing long or slow taken.
 
 use std::io::Read as _;
@@ -21,12 +22,25 @@ pub(super) struct RemoteQuestion {
     pub(super) url: String,
     /// Authorities of the server; `None`: the usual ones.
     pub(super) ca: Option<PathBuf>,
-    /// The one cookie that goes along, `name=value`.
-    pub(super) cookie: Option<Zeroizing<String>>,
+    pub(super) with: AskedWith,
     /// Of the answer, in bytes.
     pub(super) longest: u64,
     /// For all of it.
     pub(super) deadline: Duration,
+}
+
+/// What goes along with a question, and nothing else does.
+pub(super) enum AskedWith {
+    Nothing,
+    /// An access token.
+    Bearer(Zeroizing<String>),
+    /// `name=value`.
+    Cookie(Zeroizing<String>),
+    /// A POST of a form, with name and secret of the client in Base64, or with both in the form.
+    Form {
+        body: Zeroizing<String>,
+        basic: Option<Zeroizing<String>>,
+    },
 }
 
 /// Nobody outside learns which.
@@ -36,11 +50,18 @@ pub(super) enum AskError {
     Failed(String),
     #[error("the answer is longer than {0} bytes")]
     Long(u64),
+    /// Of a form, with what the server calls the error (RFC 6749, section 5.2).
+    #[error("the answer has status {status}: {error}")]
+    Refused { status: u16, error: Box<str> },
     #[error("the answer has status {0}")]
     Status(u16),
 }
 
-/// The body of a 200 to a GET.
+/// Longest name of an error, and longest body that is looked at for one.
+const LONGEST_ERROR: usize = 64;
+const LONGEST_REFUSAL: u64 = 4096;
+
+/// The body of a 200.
 ///
 /// # Errors
 /// Anything else.
@@ -65,13 +86,33 @@ fn get(question: &RemoteQuestion) -> Result<Vec<u8>, AskError> {
         .timeout_global(Some(question.deadline))
         .build()
         .new_agent();
-    let mut request = agent.get(&question.url).header("accept", "application/json");
-    if let Some(cookie) = &question.cookie {
-        request = request.header("cookie", &**cookie);
-    }
-    let answer = request.call().map_err(|error| failed(&error))?;
-    if answer.status().as_u16() != 200 {
-        return Err(AskError::Status(answer.status().as_u16()));
+    let get = || agent.get(&question.url).header("accept", "application/json");
+    let answer = match &question.with {
+        AskedWith::Nothing => get().call(),
+        AskedWith::Bearer(token) => {
+            let value = Zeroizing::new(format!("Bearer {}", **token));
+            get().header("authorization", &**value).call()
+        }
+        AskedWith::Cookie(cookie) => get().header("cookie", &**cookie).call(),
+        AskedWith::Form { body, basic } => {
+            let mut request = agent
+                .post(&question.url)
+                .header("accept", "application/json")
+                .header("content-type", "application/x-www-form-urlencoded");
+            if let Some(basic) = basic {
+                let value = Zeroizing::new(format!("Basic {}", **basic));
+                request = request.header("authorization", &**value);
+            }
+            request.send(body.as_bytes())
+        }
+    };
+    let answer = answer.map_err(|error| failed(&error))?;
+    let status = answer.status().as_u16();
+    if status != 200 {
+        return Err(match &question.with {
+            AskedWith::Form { .. } => AskError::Refused { status, error: named_error(answer) },
+            _ => AskError::Status(status),
+        });
     }
     let mut body = Vec::new();
     let read = answer.into_body().into_reader().take(question.longest + 1).read_to_end(&mut body);
@@ -80,4 +121,20 @@ fn get(question: &RemoteQuestion) -> Result<Vec<u8>, AskError> {
         true => Err(AskError::Long(question.longest)),
         false => Ok(body),
     }
+}
+
+/// What the server calls the error: a word, or nothing.
+fn named_error(answer: http::Response<ureq::Body>) -> Box<str> {
+    let mut body = Vec::new();
+    let mut reader = answer.into_body().into_reader().take(LONGEST_REFUSAL);
+    if reader.read_to_end(&mut body).is_err() {
+        return "no reason".into();
+    }
+    let told: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+    let word = told.as_ref().and_then(|told| told.get("error")?.as_str());
+    let fits = |word: &&str| {
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        (1..=LONGEST_ERROR).contains(&word.len()) && word.bytes().all(is_word)
+    };
+    word.filter(fits).unwrap_or("no reason").into()
 }

@@ -128,6 +128,8 @@ impl Authenticator {
             .collect(),
         };
         self.store.note(event).await?;
-        self.begin_session(parts, NewSession { person: id, org, by: BOOTSTRAP }).await
+        let (provider, signed_in_ms) = (None, None);
+        let new = NewSession { person: id, org, by: BOOTSTRAP, provider, signed_in_ms };
+        self.begin_session(parts, new).await
     }
 }

@@ -66,6 +66,7 @@ impl Authenticator {
             channel: channel_of(parts),
             by,
             orgs: Vec::new(),
+            confined: true,
             signed_in_ms: None,
             session: None,
             form: None,

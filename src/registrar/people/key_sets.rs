@@ -1,13 +1,13 @@
 //! The public keys of issuers whose tokens are believed, from files and URLs.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use super::ask::{self, RemoteQuestion};
+use super::ask::{self, AskedWith, RemoteQuestion};
 use crate::core::Now;
 use crate::registrar::config::JwksPlace;
 use crate::token::{JwkSet, TokenAlgorithm};
@@ -40,6 +40,15 @@ struct KeptKeys {
     asked_ns: Option<u64>,
 }
 
+/// Where keys come from, and for what they are good.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeySource<'s> {
+    pub(super) place: &'s JwksPlace,
+    /// Authorities of the server; `None`: the usual ones.
+    pub(super) ca: Option<&'s PathBuf>,
+    pub(super) algorithms: &'s [TokenAlgorithm],
+}
+
 /// Whether keys that were had a moment ago will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WantedKeys {
@@ -50,18 +59,31 @@ pub(super) enum WantedKeys {
 // === impl KeySets ===
 
 impl KeySets {
-    /// The keys of a place, asked for again where they may have changed. While one request asks,
-    /// others for the same place wait: one question for all.
+    /// As [`KeySets::of_issuer`], of an issuer whose algorithms are all that there are.
     pub(super) async fn of(
         &self,
         place: &JwksPlace,
         now: Now,
         wanted: WantedKeys,
     ) -> Option<Arc<JwkSet>> {
-        let (name, fresh) = match place {
+        let source = KeySource { place, ca: None, algorithms: &TokenAlgorithm::ALL };
+        self.of_issuer(source, now, wanted).await
+    }
+
+    /// The keys of a place, asked for again where they may have changed. While one request asks,
+    /// others for the same place wait: one question for all.
+    pub(super) async fn of_issuer(
+        &self,
+        source: KeySource<'_>,
+        now: Now,
+        wanted: WantedKeys,
+    ) -> Option<Arc<JwkSet>> {
+        let (place, fresh) = match source.place {
             JwksPlace::File(path) => (path.display().to_string(), FRESH_FILE),
             JwksPlace::Url(url) => (url.to_string(), FRESH_URL),
         };
+        // The same place with other algorithms is another set.
+        let name = format!("{:?} {place}", source.algorithms);
         let kept = Arc::clone(self.0.lock().ok()?.entry(name).or_default());
         let mut kept = kept.lock().await;
         let since = |then: u64| Duration::from_nanos(now.mono_ns.saturating_sub(then));
@@ -70,7 +92,7 @@ impl KeySets {
             wanted == WantedKeys::AsKept && kept.set.is_some() && since(kept.had_ns) < fresh;
         if has_rested && !is_enough {
             kept.asked_ns = Some(now.mono_ns);
-            match fetch(place).await {
+            match fetch(source).await {
                 Some(set) => {
                     kept.set = Some(Arc::new(set));
                     kept.had_ns = now.mono_ns;
@@ -83,14 +105,15 @@ impl KeySets {
     }
 }
 
-async fn fetch(place: &JwksPlace) -> Option<JwkSet> {
+async fn fetch(source: KeySource<'_>) -> Option<JwkSet> {
+    let place = source.place;
     let bytes = match place {
         JwksPlace::File(path) => read(path).await,
         JwksPlace::Url(url) => {
             let question = RemoteQuestion {
                 url: url.to_string(),
-                ca: None,
-                cookie: None,
+                ca: source.ca.cloned(),
+                with: AskedWith::Nothing,
                 longest: LONGEST_SET,
                 deadline: SET_DEADLINE,
             };
@@ -104,7 +127,7 @@ async fn fetch(place: &JwksPlace) -> Option<JwkSet> {
             return None;
         }
     };
-    match JwkSet::parse(&bytes, &TokenAlgorithm::ALL) {
+    match JwkSet::parse(&bytes, source.algorithms) {
         Ok(set) => Some(set),
         Err(error) => {
             tracing::warn!(%error, ?place, "the keys of an issuer cannot be read");

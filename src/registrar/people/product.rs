@@ -15,7 +15,9 @@ use crate::core::{OrgId, Owner};
 use crate::manage::operation::may::{HeldRights, PersonRole};
 use crate::registrar::config::ProductRoles;
 use crate::registrar::request::channel_of;
-use crate::registrar::store::{AudienceName, BOOTSTRAP, Person, PersonId, StoreActor, StoreError};
+use crate::registrar::store::{
+    AudienceName, BOOTSTRAP, OIDC, Person, PersonId, StoreActor, StoreError,
+};
 
 /// How long the list of members may be behind what the product says, and most people that are
 /// remembered as written down.
@@ -84,7 +86,8 @@ impl ProductWords {
         };
         let org = OrgId::parse(&org).map_err(|_| AuthError::Unknown)?;
         // What people of other ways are called: a product's user of that name would be one of them.
-        if user.strip_prefix(BOOTSTRAP).is_some_and(|rest| rest.starts_with(':')) {
+        let is_taken = |way| user.strip_prefix(way).is_some_and(|rest| rest.starts_with(':'));
+        if [BOOTSTRAP, OIDC].into_iter().any(is_taken) {
             return Err(AuthError::Unknown);
         }
         let email = self.email.unwrap_or_default();
@@ -153,6 +156,7 @@ impl Authenticator {
             channel: channel_of(parts),
             by: source.by,
             orgs: Vec::new(),
+            confined: true,
             signed_in_ms,
             session: None,
             form,

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::ask::{self, RemoteQuestion};
+use super::ask::{self, AskedWith, RemoteQuestion};
 use super::product::{ProductPerson, ProductSource, ProductWords};
 use super::{AuthError, Authenticator, Caller, CallerBy, FormToken};
 use crate::core::Digest;
@@ -93,7 +93,7 @@ impl Authenticator {
         let question = RemoteQuestion {
             url: config.url.to_string(),
             ca: config.ca.clone(),
-            cookie: Some(cookie),
+            with: AskedWith::Cookie(cookie),
             longest: LONGEST,
             deadline: DEADLINE,
         };

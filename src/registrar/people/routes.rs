@@ -8,7 +8,7 @@ use axum::routing::post;
 use axum::{RequestExt as _, Router};
 use serde::Deserialize;
 
-use super::session::{self, clear_cookie};
+use super::session::{self, SessionDetail, clear_cookie};
 use super::{AuthError, Authenticator, Caller, SIGN_IN, csrf};
 use crate::core::{Digest, OrgId};
 
@@ -46,14 +46,14 @@ where
 async fn sign_in(State(people): State<Authenticator>, request: Request) -> Response {
     let fields = request.headers().clone();
     match begin(&people, request).await {
-        Ok(cookie) => see_other("/", cookie),
+        Ok(cookie) => see_other(&format!("{}/", people.settings.base()), cookie),
         Err(error) => {
             people.metrics.refused(error.code());
             // A person sees what to do on the page; a program is told the code.
             let accepts = fields.get(ACCEPT).and_then(|value| value.to_str().ok());
             match (&error, accepts) {
                 (AuthError::Unknown, Some(accepts)) if accepts.contains("text/html") => {
-                    let to = format!("{SIGN_IN}?used");
+                    let to = format!("{}{SIGN_IN}?used", people.settings.base());
                     (StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response()
                 }
                 _ => error.into_response(),
@@ -83,7 +83,8 @@ async fn sign_out(
         Ok(caller) => caller,
         // There is no session any more: that is what was asked for.
         Err(AuthError::Unknown | AuthError::NoCredential) => {
-            return see_other(SIGN_IN, clear_cookie());
+            let to = format!("{}{SIGN_IN}", people.settings.base());
+            return see_other(&to, clear_cookie());
         }
         Err(error) => return error.into_response(),
     };
@@ -93,23 +94,26 @@ async fn sign_out(
     if let Err(error) = caller.check_form(&form) {
         return error.into_response();
     }
+    let to = |rest: &str| format!("{}{SIGN_IN}{rest}", people.settings.base());
     match end_present(&people, &fields).await {
-        Ok(()) => see_other(SIGN_IN, clear_cookie()),
+        // The page offers to sign out of the provider as well.
+        Ok(Some(provider)) => see_other(&to(&format!("?out={provider}")), clear_cookie()),
+        Ok(None) => see_other(&to(""), clear_cookie()),
         Err(error) => error.into_response(),
     }
 }
 
-/// Ends the session of the request's cookie.
-async fn end_present(
+/// Ends the session of the request's cookie. The provider at which it began.
+pub(super) async fn end_present(
     people: &Authenticator,
     fields: &axum::http::HeaderMap,
-) -> Result<(), AuthError> {
-    let Some(token) = session::token_of(fields)? else { return Ok(()) };
+) -> Result<Option<Box<str>>, AuthError> {
+    let Some(token) = session::token_of(fields)? else { return Ok(None) };
     let now_ms = people.clock.now().unix_ms;
-    if let Some(row) = people.store.session(Digest::of(token.as_bytes()), now_ms).await? {
-        people.store.end_session(&row.person, &row.id).await?;
-    }
-    Ok(())
+    let row = people.store.session(Digest::of(token.as_bytes()), now_ms).await?;
+    let Some(row) = row else { return Ok(None) };
+    people.store.end_session(&row.person, &row.id).await?;
+    Ok(SessionDetail::of(&row).provider)
 }
 
 async fn choose_org(
@@ -123,10 +127,14 @@ async fn choose_org(
     caller.check_form(&form.0.form)?;
     let org = OrgId::parse(&form.0.org).map_err(|_| AuthError::NotFound)?;
     people.choose_org(&parts, &caller, org).await?;
-    Ok((StatusCode::SEE_OTHER, [(LOCATION, "/")]).into_response())
+    let to = format!("{}/", people.settings.base());
+    Ok((StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response())
 }
 
-fn see_other(to: &'static str, cookie: HeaderValue) -> Response {
-    let fields = [(LOCATION, HeaderValue::from_static(to)), (SET_COOKIE, cookie)];
-    (StatusCode::SEE_OTHER, fields).into_response()
+fn see_other(to: &str, cookie: HeaderValue) -> Response {
+    match HeaderValue::try_from(to) {
+        Ok(to) => (StatusCode::SEE_OTHER, [(LOCATION, to), (SET_COOKIE, cookie)]).into_response(),
+        // Our own paths always are one.
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }

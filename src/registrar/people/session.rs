@@ -6,6 +6,7 @@ use axum::http::header::{COOKIE as COOKIE_FIELD, HeaderMap, HeaderValue, USER_AG
 use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{AuthError, Authenticator, Caller, FormToken};
@@ -24,8 +25,31 @@ const TOUCH_MS: u64 = 60_000;
 pub struct NewSession {
     pub person: PersonId,
     pub org: Option<OrgId>,
-    /// How the person has signed in: `bootstrap`, …
+    /// How the person has signed in: `bootstrap`, `oidc`.
     pub by: &'static str,
+    /// At which OpenID provider.
+    pub provider: Option<Box<str>>,
+    /// When that was, by the provider's word, in milliseconds since 1970-01-01T00:00:00Z; `None`: it
+    /// does not say, or there is none.
+    pub signed_in_ms: Option<u64>,
+}
+
+/// What a session's row keeps of its sign-in.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(super) struct SessionDetail {
+    by: Box<str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) provider: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) signed_in_ms: Option<u64>,
+}
+
+// === impl SessionDetail ===
+
+impl SessionDetail {
+    pub(super) fn of(row: &SessionRow) -> Self {
+        serde_json::from_value(row.detail.clone()).unwrap_or_default()
+    }
 }
 
 // === impl Authenticator ===
@@ -45,13 +69,15 @@ impl Authenticator {
         let life = self.settings.people.session_life.as_millis() as u64;
         let agent = parts.headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
         let agent: String = agent.unwrap_or_default().chars().take(AGENT).collect();
+        let NewSession { by, provider, signed_in_ms, .. } = new;
+        let detail = SessionDetail { by: by.into(), provider, signed_in_ms };
         let row = SessionRow {
             digest: Digest::of(token.as_bytes()),
             id: BASE64_URL_SAFE_NO_PAD.encode(*random::<12>()?).into(),
             kind: SessionKind::Person,
             person: new.person,
             org: new.org,
-            detail: serde_json::json!({"by": new.by}),
+            detail: serde_json::to_value(detail).unwrap_or_default(),
             epoch: 0,
             created_ms: now_ms,
             seen_ms: now_ms,

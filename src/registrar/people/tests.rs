@@ -380,5 +380,6 @@ fn whoever_guesses_is_told_to_wait() {
 }
 
 mod members;
+mod oidc;
 mod product;
 mod sidecar;

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+
+use crate::core::Digest;
 use crate::manage::registry::settings::is_audience;
 
 /// Whom a table is for: 1 to 128 visible ASCII characters, as in a manifest.
@@ -113,13 +117,28 @@ impl PersonId {
     }
 }
 
+/// What the owner's place of an OpenID provider's people begins with.
+pub const OIDC: &str = "oidc";
+
+/// Longest subject of a provider that an owner's place has as it is, in bytes.
+const LONGEST_SUBJECT: usize = 100;
+
 /// What stands in the owner's place of a person's keys: of a product's people the product's own id,
-/// which the product understands; of those who came by a link with the way in front, so that no user
-/// of a product is taken for one of them.
+/// which the product understands; of all others the way by which they come in front of it, so that no
+/// user of a product is taken for one of them, and none of one provider for one of another.
 pub fn owner_subject(id: &PersonId) -> String {
+    /// Fits into an owner, whatever it is of.
+    fn short(text: &str, bytes: usize) -> String {
+        let digest = Digest::of(text.as_bytes()).0;
+        BASE64_URL_SAFE_NO_PAD.encode(digest.get(..bytes).unwrap_or_default())
+    }
     match &*id.iss {
         BOOTSTRAP => format!("{BOOTSTRAP}:{}", id.sub),
-        _ => id.sub.to_string(),
+        _ if id.product().is_some() => id.sub.to_string(),
+        issuer => match id.sub.len() <= LONGEST_SUBJECT {
+            true => format!("{OIDC}:{}:{}", short(issuer, 12), id.sub),
+            false => format!("{OIDC}:{}::{}", short(issuer, 12), short(&id.sub, 32)),
+        },
     }
 }
 
@@ -132,6 +151,29 @@ impl fmt::Display for PersonId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_people_have_the_same_place_as_owner() {
+        let of =
+            |iss: &str, sub: &str| owner_subject(&PersonId { iss: iss.into(), sub: sub.into() });
+        let long = "x".repeat(255);
+        let longer = format!("{}y", &long[..254]);
+        let all = [
+            of("product shop", "u-1"),
+            of("bootstrap", "u-1"),
+            of("https://a.example", "u-1"),
+            of("https://b.example", "u-1"),
+            of("https://a.example", &long),
+            of("https://a.example", &longer),
+        ];
+        let different: std::collections::BTreeSet<&String> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "{all:?}");
+        assert_eq!((&*all[0], &*all[1]), ("u-1", "bootstrap:u-1"));
+        assert!(all[2].starts_with("oidc:") && all[2].ends_with(":u-1"), "{all:?}");
+        for subject in &all {
+            crate::core::Owner::new(subject, "", "").unwrap();
+        }
+    }
 
     #[test]
     fn uuids_are_read_as_they_are_written() {

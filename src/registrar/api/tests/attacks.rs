@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::http::Method;
 use serde_json::{Value, json};
 
-use super::{COOKIE, Who, ask, ask_with, is, key, path_of, person, target};
+use super::{COOKIE, Who, ask, ask_with, is, key, owned, path_of, person, target};
 use crate::core::OrgId;
 use crate::manage::operation::may::PersonRole;
 use crate::registrar::serve::tests::{Ask, TestDesk, run};
@@ -42,7 +42,7 @@ fn a_role_in_one_org_says_nothing_in_another() {
         }
         for more in [
             json!({"permissions": ["write"]}),
-            json!({"owner": {"subject": "eve", "role": "owner"}}),
+            json!({"owner": {"subject": owned("eve"), "role": "owner"}}),
         ] {
             is(&ask(&desk, &eve, Method::POST, KEYS, body(more)).await, 403);
         }
@@ -59,18 +59,18 @@ fn a_key_speaks_for_nobody_but_members_as_they_are() {
         person(&desk, PersonRole::Member, "acme", "member").await;
         person(&desk, PersonRole::Owner, "other", "foreign").await;
         for (who, stated, want) in [
-            (&admin, json!({"subject": "member"}), true),
-            (&admin, json!({"subject": "member", "role": "member"}), true),
-            (&admin, json!({"subject": "admin", "role": "admin"}), true),
-            (&owner, json!({"subject": "admin", "role": "admin"}), true),
-            (&owner, json!({"subject": "owner", "role": "owner"}), true),
-            (&admin, json!({"subject": "member", "role": "admin"}), false),
-            (&admin, json!({"subject": "admin", "role": "owner"}), false),
-            (&admin, json!({"subject": "owner", "role": "owner"}), false),
-            (&owner, json!({"subject": "member", "role": "super_admin"}), false),
-            (&owner, json!({"subject": "owner", "role": "operator"}), false),
-            (&owner, json!({"subject": "member", "email": "boss@example.com"}), false),
-            (&owner, json!({"subject": "foreign"}), false),
+            (&admin, json!({"subject": owned("member")}), true),
+            (&admin, json!({"subject": owned("member"), "role": "member"}), true),
+            (&admin, json!({"subject": owned("admin"), "role": "admin"}), true),
+            (&owner, json!({"subject": owned("admin"), "role": "admin"}), true),
+            (&owner, json!({"subject": owned("owner"), "role": "owner"}), true),
+            (&admin, json!({"subject": owned("member"), "role": "admin"}), false),
+            (&admin, json!({"subject": owned("admin"), "role": "owner"}), false),
+            (&admin, json!({"subject": owned("owner"), "role": "owner"}), false),
+            (&owner, json!({"subject": owned("member"), "role": "super_admin"}), false),
+            (&owner, json!({"subject": owned("owner"), "role": "operator"}), false),
+            (&owner, json!({"subject": owned("member"), "email": "boss@example.com"}), false),
+            (&owner, json!({"subject": owned("foreign")}), false),
             (&owner, json!({"subject": "nobody"}), false),
             (&owner, json!({"subject": "bootstrap:member"}), false),
         ] {

@@ -3,7 +3,7 @@
 use axum::http::Method;
 use serde_json::{Value, json};
 
-use super::{Who, ask, ask_with, is, key, path_of, person, target};
+use super::{Who, ask, ask_with, is, key, owned, path_of, person, target};
 use crate::manage::operation::may::PersonRole;
 use crate::registrar::serve::tests::{TestDesk, run};
 
@@ -289,11 +289,11 @@ fn nobody_gets_more_than_they_hold() {
             (&writer, json!({"permissions": ["write"]}), "/permissions"),
             (&writer, json!({"permissions": ["*"]}), "/permissions"),
             (&writer, json!({"permissions": ["keys:write"]}), "/permissions"),
-            (&writer, json!({"owner": {"subject": "owner"}}), "/owner"),
+            (&writer, json!({"owner": {"subject": owned("owner")}}), "/owner"),
             (&member, json!({"permissions": ["write"]}), "/permissions"),
             (&member, json!({"permissions": ["keys:read"]}), "/permissions"),
-            (&member, json!({"owner": {"subject": "owner"}}), "/owner"),
-            (&member, json!({"owner": {"subject": "member", "role": "owner"}}), "/owner"),
+            (&member, json!({"owner": {"subject": owned("owner")}}), "/owner"),
+            (&member, json!({"owner": {"subject": owned("member"), "role": "owner"}}), "/owner"),
             (&member, json!({"owner": null}), "/owner"),
         ] {
             let told = ask(&desk, who, Method::POST, create, with(more.clone())).await;
@@ -311,8 +311,8 @@ fn nobody_gets_more_than_they_hold() {
         is(&ask_with(&desk, &admin, Method::PATCH, &strong, stronger, &any).await, 200);
         for (who, path, body, want) in [
             (&member, &own, json!({"permissions": ["write"]}), 403),
-            (&member, &own, json!({"owner": {"subject": "owner"}}), 403),
-            (&member, &strong, json!({"owner": {"subject": "member"}}), 404),
+            (&member, &own, json!({"owner": {"subject": owned("owner")}}), 403),
+            (&member, &strong, json!({"owner": {"subject": owned("member")}}), 404),
             (&writer, &strong, json!({"name": "mine"}), 403),
             (&writer, &own, json!({"permissions": ["read", "keys:read"]}), 403),
         ] {

@@ -3,7 +3,7 @@
 use axum::http::Method;
 use serde_json::{Value, json};
 
-use super::{Who, ask, ask_with, is, key, path_of, person, target};
+use super::{Who, ask, ask_with, is, key, owned, path_of, person, target};
 use crate::manage::operation::may::PersonRole;
 use crate::registrar::api::problem::ApiProblem;
 use crate::registrar::serve::tests::{Ask, TestDesk, run};
@@ -28,7 +28,7 @@ fn a_key_from_creation_to_revocation() {
         let path = format!("{KEYS}/{id}");
         assert_eq!((field("location"), field("etag")), (&*path, "\"1\""));
         assert_eq!((field("keygate-serial"), &json["serial"]), ("1", &json!(1)));
-        assert_eq!(json["key"]["owner"]["subject"], "owner");
+        assert_eq!(json["key"]["owner"]["subject"], owned("owner"));
         assert_eq!(json["key"]["limits"], json!({"per-key": "600/min"}));
         let secret = json["secret"].as_str().unwrap().to_owned();
         let shown = ask(&desk, &owner, Method::GET, &path, None).await;

@@ -73,7 +73,17 @@ pub struct ProductSessionConfig {
 
 // === impl ProductRoles ===
 
+impl FromIterator<(Box<str>, PersonRole)> for ProductRoles {
+    fn from_iter<T: IntoIterator<Item = (Box<str>, PersonRole)>>(pairs: T) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+}
+
 impl ProductRoles {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn of(&self, word: &str) -> Option<PersonRole> {
         self.0.get(word).copied()
     }
@@ -89,7 +99,7 @@ impl ProductRoles {
 
 /// The table `roles` of a section: a product's words on the left, ours on the right.
 pub(super) fn roles(section: &ConfigSection<'_>) -> ProductRoles {
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     for (word, role) in section.pairs("roles") {
         let parsed = section.reader().parse(&role, |text| {
             // Operators are of the installation: no product makes one.
@@ -99,10 +109,10 @@ pub(super) fn roles(section: &ConfigSection<'_>) -> ProductRoles {
             })
         });
         if let Some(role) = parsed {
-            found.insert(word.text.as_str().into(), role);
+            found.push((word.text.as_str().into(), role));
         }
     }
-    ProductRoles(found)
+    found.into_iter().collect()
 }
 
 /// Without any, nobody would come in.
@@ -193,7 +203,7 @@ fn proof(section: &ConfigSection<'_>) -> Option<TokenProof> {
 }
 
 /// `https`, or `http` on this host.
-fn url(text: &str) -> Result<Box<str>, ConfigProblem> {
+pub(super) fn url(text: &str) -> Result<Box<str>, ConfigProblem> {
     let uri: http::Uri = text.parse().map_err(|_| ConfigProblem::new("is not a URL"))?;
     let local = matches!(uri.host(), Some("localhost" | "127.0.0.1" | "[::1]"));
     match uri.scheme_str() {
