@@ -13,6 +13,7 @@ pub mod command;
 pub mod config;
 pub mod database;
 pub mod dialect;
+pub mod embed;
 pub mod endpoints;
 pub mod metrics;
 pub mod page;

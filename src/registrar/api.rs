@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod document;
+pub mod embed_tokens;
 pub mod head;
 pub mod keys;
 pub mod lists;
@@ -46,6 +47,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(publications::signers))
         .routes(routes!(lists::members, lists::put_member))
         .routes(routes!(policy::show, policy::change))
+        .routes(routes!(embed_tokens::create))
         .routes(routes!(lists::sessions))
         .routes(routes!(lists::end_session))
         .routes(routes!(lists::audit))

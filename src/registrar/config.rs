@@ -7,6 +7,7 @@
 mod asked;
 mod audiences;
 mod dialects;
+mod embed;
 mod labels;
 mod people;
 mod policy;
@@ -21,13 +22,14 @@ use std::path::{Path, PathBuf};
 use self::asked::AskedFor;
 pub use self::asked::AskedSidecar;
 pub use self::audiences::{AudienceConfig, PermissionSentence, PublishTarget};
+pub use self::embed::EmbedConfig;
 pub use self::labels::KeyLabels;
 pub use self::people::{
     JwksPlace, OidcConfig, OidcRights, PeopleConfig, ProductRoles, ProductSessionConfig,
     ProductTokenConfig, SidecarConfig, SidecarProof, TokenProof,
 };
 pub use self::store::StoreConfig;
-use super::dialect::operation::Dialect;
+use super::dialect::operation::{Dialect, DialectRoute};
 use super::signer::SignerSource;
 use super::store::sqlite::SqliteOptions;
 use super::store::{AudienceName, OrgRules};
@@ -81,6 +83,12 @@ pub struct AdminToml {
     pub status_pulls: Vec<AskedSidecar>,
     /// Whose keys these are, at the top of every screen.
     pub title: Box<str>,
+    /// Path of a product under which the page is as well, such as `/settings/api-keys`, with the
+    /// product's own session: nobody signs in there, and no cookie of ours is set.
+    pub mount: Option<Box<str>>,
+    /// Where people without a session of the product are sent.
+    pub product_sign_in: Option<Box<str>>,
+    pub embed: EmbedConfig,
     /// What is allowed but deserves a second look.
     pub warnings: Vec<ConfigFault>,
     /// Files whose secrets were read.
@@ -219,7 +227,11 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     let log = log_config(&root.section("log"));
     let checkpoints = root.section("audit").path("checkpoints");
     let audiences = audiences::audiences(root);
-    let title = root.section("page").parse("title", labels::sentence);
+    let page_section = root.section("page");
+    let title = page_section.parse("title", labels::sentence);
+    let mount = page_section.parse("base_path", base_path);
+    let product_sign_in = page_section.parse("sign_in_url", place);
+    let embed = embed::embed(root);
     let fleets = fleets(root, &audiences);
     let usage_pulls = asked::pulls(root, &audiences, AskedFor::Usage);
     let status_pulls = asked::pulls(root, &audiences, AskedFor::Status);
@@ -231,6 +243,25 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
     if !people.oidc.is_empty() && public_url.is_none() && matches!(bind, Some(Bind::Unix(_))) {
         let hint = "providers send people back to it, and on a Unix socket nobody else knows it";
         listen.missing("public_url", hint);
+    }
+    let ways = people.sessions.len() + people.tokens.len() + people.sidecars.len();
+    if page_section.has("base_path") && ways == 0 {
+        let problem = ConfigProblem::new("is of no use: nobody comes in there");
+        let hint = "the page there has the product's session: [[people.product_sessions]]";
+        page_section.fault("base_path", problem.hint(hint));
+    }
+    let in_mount = |dialect: &Dialect| {
+        let mut routes = dialect.operations.iter().flat_map(|operation| &operation.routes);
+        let mount = mount.as_deref().unwrap_or("/");
+        mount != "/" && routes.any(|route| route.pattern().starts_with(mount))
+    };
+    if dialects.iter().any(in_mount) {
+        let problem = ConfigProblem::new("is the path of a [[dialect]]");
+        page_section.fault("base_path", problem.hint("give the page a path of its own"));
+    }
+    if product_sign_in.is_some() && mount.is_none() {
+        let problem = ConfigProblem::new("is of no use without base_path");
+        page_section.fault("sign_in_url", problem.hint("people sign in at /sign-in"));
     }
     let state = state?;
     Some(AdminToml {
@@ -252,6 +283,9 @@ fn lower(root: &ConfigSection<'_>) -> Option<AdminToml> {
         usage_pulls,
         status_pulls,
         title: title.unwrap_or_else(|| "keygate".into()),
+        mount,
+        product_sign_in,
+        embed,
         warnings: Vec::new(),
         secret_files: Vec::new(),
     })
@@ -316,6 +350,33 @@ fn public_url(text: &str) -> Result<Box<str>, ConfigProblem> {
         return Err(ConfigProblem::new("must be scheme, host, port and path alone"));
     }
     Ok(text.trim_end_matches('/').into())
+}
+
+/// A path of a product: segments that are their own percent-encoding.
+fn base_path(text: &str) -> Result<Box<str>, ConfigProblem> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let is_segment =
+        |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(is_plain);
+    let segments = text.strip_prefix('/').filter(|rest| rest.split('/').all(is_segment));
+    let first = segments.and_then(|rest| rest.split('/').next());
+    match first {
+        Some(first) if !DialectRoute::TAKEN.contains(&first) && text.len() <= 128 => {
+            Ok(text.into())
+        }
+        Some(_) => Err(ConfigProblem::new("is of the service itself, or longer than 128 bytes")
+            .hint("a path of the product, such as /settings/api-keys")),
+        None => Err(ConfigProblem::new("is no path without `/` at its end")
+            .hint("a path of the product, such as /settings/api-keys")),
+    }
+}
+
+/// A URL, or a path of the same host.
+fn place(text: &str) -> Result<Box<str>, ConfigProblem> {
+    let is_path = text.starts_with('/') && !text.starts_with("//");
+    match is_path && text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\') {
+        true => Ok(text.into()),
+        false => public_url(text),
+    }
 }
 
 /// Scheme, host and perhaps a port, as browsers send it in `Origin`.

@@ -24,8 +24,9 @@ pub mod words;
 use std::sync::LazyLock;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{MatchedPath, State};
 use axum::http::header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Redirect, Response};
 use axum::routing::{get, post};
@@ -47,8 +48,22 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 });
 
-/// Every screen, and what they are made of.
-pub fn router() -> Router<App> {
+/// Every screen: where people sign in, and once more on the product's path, where they are signed in
+/// already.
+pub fn router(app: &App) -> Router<App> {
+    let signing_in = Router::new()
+        .route(SIGN_IN, get(sign_in::show))
+        .route(OIDC_SIGN_IN, post(sign_in::begin))
+        .route(&format!("{OIDC_SIGN_IN}/{{provider}}"), get(sign_in::finish));
+    let own = screens().merge(signing_in);
+    match &app.settings.mount {
+        Some(mount) => own.nest(mount, screens()).route(&format!("{mount}/"), get(home)),
+        None => own,
+    }
+}
+
+/// What is shown to whoever is signed in, and what it is made of.
+fn screens() -> Router<App> {
     Router::new()
         .route("/", get(home))
         .route("/keys", get(list::list).post(form::create))
@@ -68,21 +83,17 @@ pub fn router() -> Router<App> {
         .route("/findings", get(findings::show))
         .route("/sessions", get(org::sessions))
         .route("/sessions/end", post(org::end_sessions))
-        .route(SIGN_IN, get(sign_in::show))
-        .route(OIDC_SIGN_IN, post(sign_in::begin))
-        .route(&format!("{OIDC_SIGN_IN}/{{provider}}"), get(sign_in::finish))
         .route("/page.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
         .route("/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
         .route("/mark.svg", get(|| async { asset("image/svg+xml", MARK) }))
 }
 
-async fn home(State(app): State<App>) -> Redirect {
-    Redirect::to(&format!("{}/keys", base(&app)))
+async fn home(State(app): State<App>, parts: Parts) -> Redirect {
+    Redirect::to(&format!("{}/keys", base_of(&app, &parts)))
 }
 
 /// What surrounds a screen that nobody is signed in to.
-fn bare_shell(app: &App) -> Shell {
-    let base = base(app);
+fn bare_shell(app: &App, base: String) -> Shell {
     Shell {
         place: app.settings.title.to_string(),
         style: format!("{base}/page.css?{}", *VERSION),
@@ -93,9 +104,24 @@ fn bare_shell(app: &App) -> Shell {
     }
 }
 
-/// Path under which people reach the service.
-fn base(app: &App) -> String {
-    app.settings.base().to_owned()
+/// Path in front of every link: that of the product, for requests that came there; else the one under
+/// which people reach the service.
+fn base_of(app: &App, parts: &Parts) -> String {
+    let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    match &app.settings.mount {
+        Some(mount) if is_below(mount, path) => mount.to_string(),
+        _ => app.settings.base().to_owned(),
+    }
+}
+
+/// Whether a request came to the product's path.
+fn is_mounted(app: &App, parts: &Parts) -> bool {
+    let path = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    app.settings.mount.as_deref().is_some_and(|mount| is_below(mount, path))
+}
+
+fn is_below(mount: &str, path: &str) -> bool {
+    path.strip_prefix(mount).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn language(fields: &HeaderMap) -> &'static Words {

@@ -8,6 +8,7 @@
 mod ask;
 mod bootstrap;
 mod csrf;
+mod embed;
 mod error;
 mod key;
 mod key_sets;
@@ -32,6 +33,8 @@ use axum::http::{HeaderMap, HeaderName};
 
 pub use self::bootstrap::{BootstrapFor, SIGN_IN, bootstrap_link};
 pub use self::csrf::FormToken;
+use self::embed::looks_like_embed_token;
+pub use self::embed::{EmbedToken, EmbedWish};
 pub use self::error::AuthError;
 use self::key_sets::KeySets;
 pub use self::members::{KeysLeft, RoleChange, change_member};
@@ -124,6 +127,8 @@ pub struct Authenticator {
 
 /// What a request shows that no browser adds.
 enum ShownCredential<'r> {
+    /// Of a component in somebody's page; or a key that looks like one.
+    Embed(&'r str, ShownKey<'r>),
     Key(ShownKey<'r>),
     ProductToken(&'r str),
 }
@@ -324,6 +329,13 @@ impl Authenticator {
             (Some(_), Some(_)) => return Err(AuthError::TwoCredentials),
             (Some(said), None) => return self.by_sidecar(parts, said).await,
             (None, Some(ShownCredential::Key(key))) => return self.by_key(parts, &key).await,
+            (None, Some(ShownCredential::Embed(token, key))) => {
+                return match self.by_embed_token(parts, token).await? {
+                    Some(caller) => Ok(caller),
+                    // A product may have keys that look like that.
+                    None => self.by_key(parts, &key).await,
+                };
+            }
             (None, Some(ShownCredential::ProductToken(token))) => {
                 return self.by_product_token(parts, token).await;
             }
@@ -351,6 +363,13 @@ impl Authenticator {
     fn shown<'r>(&self, fields: &'r HeaderMap) -> Result<Option<ShownCredential<'r>>, AuthError> {
         let Some(key) = self.shown_key(fields)? else { return Ok(None) };
         let is_bearer = bearer(fields).is_some();
+        if let Ok(token) = std::str::from_utf8(key.secret)
+            && is_bearer
+            && key.public_id.is_none()
+            && looks_like_embed_token(token)
+        {
+            return Ok(Some(ShownCredential::Embed(token, key)));
+        }
         let is_token = is_bearer
             && key.public_id.is_none()
             && !self.settings.people.tokens.is_empty()

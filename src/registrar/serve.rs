@@ -28,7 +28,7 @@ pub use self::tls::{CertificateWatch, ServiceTls};
 use super::app::{App, Publishing};
 use super::metrics::method_word;
 use super::request::{AskedBy, BODY_LIMIT, ClientAddress, FLEET, Peer, Problem, RequestId, bearer};
-use super::{api, endpoints, page, people};
+use super::{api, embed, endpoints, page, people};
 use crate::core::Digest;
 use crate::core::address::client_address;
 
@@ -72,8 +72,10 @@ pub fn router(app: App) -> Router {
 
 /// The routes of the other rooms.
 fn rooms(app: &App) -> Router<App> {
-    let shown = people::routes().merge(page::router());
-    shown.merge(api::routes()).merge(endpoints::routes(app))
+    let shown = people::routes().merge(page::router(app));
+    let across = from_fn_with_state(app.clone(), embed::across);
+    let shown = shown.merge(api::routes().layer(across)).merge(embed::routes(app));
+    shown.merge(endpoints::routes(app))
 }
 
 fn assemble(app: App, rooms: Router<App>) -> Router {

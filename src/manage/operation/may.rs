@@ -161,7 +161,7 @@ impl ManagementWords {
 
 impl AccessRules {
     /// Whether holding `held` is holding `word`.
-    fn covers(&self, held: &PermissionSet, word: &Permission) -> bool {
+    pub fn covers(&self, held: &PermissionSet, word: &Permission) -> bool {
         let exactly = held.iter().any(|h| h == word);
         exactly
             || held.holds(word)

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::core::{Environment, Owner};
 use crate::manage::registry::words::{show_limit, show_network};
 use crate::manage::time;
+use crate::registrar::config::PermissionSentence;
 use crate::registrar::store::{AuditLine, Changed, KeyRow, Replay};
 
 /// A key. Its secret is stored nowhere and shown once, when it is made.
@@ -86,6 +87,19 @@ pub struct KeyPageDocument {
     #[schema(pattern = r"^([0-9]{1,5}|10000\+)$")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<String>,
+    /// For the component in a page: what a new key can be granted there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grantable: Option<Vec<PermissionDocument>>,
+}
+
+/// A permission that keys can be granted.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PermissionDocument {
+    pub word: String,
+    /// Under which heading; may be empty.
+    pub group: String,
+    /// What it allows.
+    pub sentence: String,
 }
 
 /// What came of a change.
@@ -173,6 +187,18 @@ pub struct AuditPageDocument {
 /// Milliseconds since 1970 as RFC 3339.
 pub fn show_ms(ms: u64) -> String {
     time::show(ms / 1000)
+}
+
+// === impl PermissionDocument ===
+
+impl PermissionDocument {
+    pub fn of(told: &PermissionSentence) -> Self {
+        Self {
+            word: told.word.as_str().to_owned(),
+            group: told.group.to_string(),
+            sentence: told.sentence.to_string(),
+        }
+    }
 }
 
 // === impl KeyDocument ===

@@ -14,7 +14,7 @@ use super::document::{
     AuditPageDocument, ChangeDocument, ChangedSince, InForceDocument, KeyDocument, KeyPageDocument,
 };
 use super::head::{ChangeCall, PathNames, QueryParameters};
-use super::lists::{audit_page, audit_query};
+use super::lists::{audit_page, audit_query, grantable};
 use super::problem::{ApiProblem, ProblemDocument};
 use super::requests::{self, KeyCreation, KeyPatch, KeyRotation};
 use crate::core::{Environment, OrgId, Permission};
@@ -22,6 +22,7 @@ use crate::manage::operation::may::{KeyAction, OrgAction};
 use crate::manage::operation::{OwnerChange, StatusChange};
 use crate::manage::time::{self, When};
 use crate::registrar::app::{App, MadeChange};
+use crate::registrar::people::CallerBy;
 use crate::registrar::sight::CallerSight;
 use crate::registrar::store::{
     AuditQuery, ChangeRequest, Cursor, KeyChange, KeyCount, KeyQuery, KeyRef, KeyRow, KeySort,
@@ -94,7 +95,12 @@ pub async fn list(
     };
     let (page, count) = tokio::join!(app.store.keys(query.clone()), counting);
     let page = page?;
+    let grantable = match sight.caller.by {
+        CallerBy::Embed if is_first => Some(grantable(&app, &sight).await?),
+        _ => None,
+    };
     Ok(Json(KeyPageDocument {
+        grantable,
         keys: page.keys.iter().map(|row| KeyDocument::of(row, sight.now_ms)).collect(),
         next: page.next.map(|cursor| cursor.as_str().to_owned()),
         count: count?.map(|count| match count {

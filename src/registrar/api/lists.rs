@@ -9,15 +9,16 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::AskingCaller;
-use super::document::{AuditLineDocument, AuditPageDocument, show_ms};
+use super::document::{AuditLineDocument, AuditPageDocument, PermissionDocument, show_ms};
 use super::head::{ChangeCall, PathNames, QueryParameters};
 use super::problem::ApiProblem;
 use super::requests::{self, MemberAssignment};
-use crate::core::KeyId;
+use crate::core::{KeyId, Permission, PermissionSet};
 use crate::manage::operation::may::{Actor, HeldPermissions, OrgAction, PersonRole};
 use crate::registrar::app::App;
-use crate::registrar::people::change_member;
-use crate::registrar::store::{AuditQuery, StoreActor};
+use crate::registrar::people::{Caller, change_member};
+use crate::registrar::sight::CallerSight;
+use crate::registrar::store::{AuditQuery, StoreActor, owner_subject};
 
 /// Who you are to the service.
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,16 +50,6 @@ pub struct PermissionListDocument {
     pub permissions: Vec<PermissionDocument>,
 }
 
-/// A permission that keys can be granted.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct PermissionDocument {
-    pub word: String,
-    /// Under which heading; may be empty.
-    pub group: String,
-    /// What it allows.
-    pub sentence: String,
-}
-
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MemberListDocument {
     pub members: Vec<MemberDocument>,
@@ -71,6 +62,8 @@ pub struct MemberDocument {
     pub name: String,
     pub email: String,
     pub role: &'static str,
+    /// What keys of theirs have as `owner.subject`.
+    pub owner: String,
     #[schema(format = "date-time")]
     pub seen: String,
 }
@@ -159,20 +152,56 @@ pub async fn permissions(
     AskingCaller(caller): AskingCaller,
 ) -> Result<Json<PermissionListDocument>, ApiProblem> {
     let audience = app.settings.audience(&caller.audience).ok_or_else(ApiProblem::not_found)?;
-    let offered = match caller.org() {
-        Some(org) => app.store.org(org).await?.rules.policy.permissions,
-        None => None,
-    };
-    let is_offered = |word: &crate::core::Permission| {
-        offered.as_ref().is_none_or(|set| set.iter().any(|offered| offered == word))
-    };
-    let permissions =
-        audience.permissions.iter().filter(|p| is_offered(&p.word)).map(|p| PermissionDocument {
-            word: p.word.as_str().to_owned(),
-            group: p.group.to_string(),
-            sentence: p.sentence.to_string(),
-        });
+    let policy = policy_permissions(&app, &caller).await?;
+    let is_offered = |word: &Permission| has_word(policy.as_ref(), word);
+    let permissions = audience.permissions.iter().filter(|p| is_offered(&p.word));
+    let permissions = permissions.map(PermissionDocument::of);
     Ok(Json(PermissionListDocument { permissions: permissions.collect() }))
+}
+
+/// What the holder of a token for a component can grant: of the words in it those on offer, and of a
+/// member those that members may have. With the sentences that there are for them.
+pub async fn grantable(
+    app: &App,
+    sight: &CallerSight,
+) -> Result<Vec<PermissionDocument>, ApiProblem> {
+    let audience = app.settings.audience(sight.audience()).ok_or_else(ApiProblem::not_found)?;
+    let policy = policy_permissions(app, &sight.caller).await?;
+    let Actor::Person { role, holds, .. } = &sight.actor else { return Ok(Vec::new()) };
+    let HeldPermissions::These(held) = &holds.permissions else { return Ok(Vec::new()) };
+    let rules = &audience.access;
+    let is_open = |word: &Permission| {
+        let may = *role != PersonRole::Member || rules.covers(&rules.member, word);
+        may && has_word(rules.offered.as_ref(), word) && has_word(policy.as_ref(), word)
+    };
+    let described = |word: &Permission| {
+        let told = audience.permissions.iter().find(|told| told.word == *word);
+        told.map_or_else(
+            || PermissionDocument {
+                word: word.as_str().to_owned(),
+                group: String::new(),
+                sentence: String::new(),
+            },
+            PermissionDocument::of,
+        )
+    };
+    Ok(held.iter().filter(|word| is_open(word)).map(described).collect())
+}
+
+/// What the org's policy has on offer; `None`: all.
+async fn policy_permissions(
+    app: &App,
+    caller: &Caller,
+) -> Result<Option<PermissionSet>, ApiProblem> {
+    match caller.org() {
+        Some(org) => Ok(app.store.org(org).await?.rules.policy.permissions),
+        None => Ok(None),
+    }
+}
+
+/// `None` has every word.
+fn has_word(set: Option<&PermissionSet>, word: &Permission) -> bool {
+    set.is_none_or(|set| set.iter().any(|offered| offered == word))
 }
 
 /// The members of your organization
@@ -195,6 +224,7 @@ pub async fn members(
         name: member.name.to_string(),
         email: member.email.to_string(),
         role: member.role.as_str(),
+        owner: owner_subject(&member.id),
         seen: show_ms(member.seen_ms),
     });
     Ok(Json(MemberListDocument { members: members.collect() }))

@@ -30,8 +30,15 @@ const PROBLEMS: [(&str, &str); 13] = [
 ];
 
 /// Bodies of requests. A member that is not there in the schema is refused.
-const BODIES: [&str; 6] =
-    ["KeyCreation", "KeyOwnerChange", "KeyPatch", "KeyRotation", "MemberAssignment", "PolicyPatch"];
+const BODIES: [&str; 7] = [
+    "EmbedTokenCreation",
+    "KeyCreation",
+    "KeyOwnerChange",
+    "KeyPatch",
+    "KeyRotation",
+    "MemberAssignment",
+    "PolicyPatch",
+];
 
 /// How callers show who they are: one of these.
 fn security_schemes() -> Value {

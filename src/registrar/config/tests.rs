@@ -215,12 +215,24 @@ org_claim = "org"
 roles = { staff = "member" }
 [people.oidc.orgs.acme]
 claim = "17"
+
+[page]
+base_path = "/settings/api-keys"
+sign_in_url = "/login"
+
+[embed]
+origins = ["https://app.example.com"]
 "#;
 
 /// A way to come that proves nothing, or whose words cannot be read, is refused with its line.
 #[test]
 fn ways_to_come_are_whole() {
     let cases = [
+        ("\"/settings/api-keys\"", "\"/settings/\"", "page.base_path: is no path without"),
+        ("\"/settings/api-keys\"", "\"/keys\"", "page.base_path: is of the service itself"),
+        ("base_path = \"/settings/api-keys\"\n", "", "sign_in_url: is of no use without base"),
+        ("\"/login\"", "\"http://app.example.com\"", "sign_in_url: must begin with https://"),
+        ("\"https://app.example.com\"", "\"https://app.example.com/a\"", "host and port alone"),
         ("name = \"okta\"", "name = \"Okta\"", "people.oidc[0].name: must be 1 to 32"),
         ("https://login", "http://login", "people.oidc[0].issuer: must begin with https://"),
         ("login.example.com", "login.example.com?a=b", "without query and fragment"),

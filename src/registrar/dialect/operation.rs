@@ -145,9 +145,10 @@ impl fmt::Display for DialectVerb {
 impl DialectRoute {
     /// First segments of paths that the service has for itself: a router that is told of a path twice
     /// ends the program.
-    const TAKEN: [&'static str; 21] = [
+    pub const TAKEN: [&'static str; 22] = [
         "artefacts",
         "audit",
+        "embed",
         "findings",
         "healthz",
         "in-force",

@@ -63,7 +63,7 @@ fn view(visit: &Visit, key: &KeyRow) -> KeyView {
     });
     let permissions = entry.permissions.iter();
     KeyView {
-        href: format!("{}/keys/{}", super::base(&visit.app), entry.id),
+        href: visit.link(&format!("/keys/{}", entry.id), &[]),
         name: show::name(entry),
         id: entry.id.to_string(),
         uid: key.uid.to_string(),

@@ -153,7 +153,7 @@ pub(super) async fn change_member(
         Ok(done) => done,
         Err(error) => {
             let (status, text) = (error.status(), error.to_string());
-            let again = format!("{}{SIGN_IN}?again", super::base(&visit.app));
+            let again = format!("{}{SIGN_IN}?again", visit.app.settings.base());
             return Err(visit.error_to(status, &w.sign_in_again_title, text, again));
         }
     };
@@ -252,7 +252,9 @@ pub(super) async fn end_sessions(
         store.end_session(&person.id, id).await.map_err(|e| visit.failed(&e))?;
     }
     match ended.iter().any(|id| **id == *mine) {
-        true => Ok(Redirect::to(&format!("{}{SIGN_IN}", super::base(&visit.app))).into_response()),
+        true => {
+            Ok(Redirect::to(&format!("{}{SIGN_IN}", visit.app.settings.base())).into_response())
+        }
         false => Ok(visit.go("/sessions", &[])),
     }
 }

@@ -64,7 +64,7 @@ pub(super) async fn begin(State(app): State<App>, request: Request) -> Response 
         Ok(start) => {
             let title = fill(&w.going_title, &[("provider", &start.label)]);
             let label = fill(&w.going_link, &[("provider", &start.label)]);
-            let shell = Shell { title, ..bare_shell(&app) };
+            let shell = Shell { title, ..bare_shell(&app, app.settings.base().to_owned()) };
             let mut answer = html(StatusCode::OK, &GoingPage { w, shell, to: start.to, label });
             answer.headers_mut().insert(SET_COOKIE, start.cookie);
             answer
@@ -146,7 +146,7 @@ fn page(
     });
     let shell = Shell {
         title: w.sign_in_button.to_string(),
-        ..bare_shell(app)
+        ..bare_shell(app, app.settings.base().to_owned())
     };
     let fresh = wanted == WantedSignIn::Fresh;
     SignInPage { w, shell, told, providers: providers.collect(), fresh }

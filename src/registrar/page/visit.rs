@@ -14,7 +14,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use super::data::FormData;
 use super::view::{Choice, ErrorPage, NavLink, PersonView, Shell};
 use super::words::{Words, fill};
-use super::{bare_shell, html, language};
+use super::{bare_shell, base_of, html, is_mounted, language};
 use crate::core::{Digest, OrgId};
 use crate::manage::operation::may::{Actor, KeyAction, OrgAction, PersonRole};
 use crate::registrar::app::App;
@@ -35,6 +35,10 @@ pub struct Visit {
     pub audience: AudienceConfig,
     pub address: Option<IpAddr>,
     pub query: FormData,
+    /// Path in front of every link.
+    base: String,
+    /// The request came to the product's path.
+    is_mounted: bool,
     request_id: Box<str>,
 }
 
@@ -93,6 +97,8 @@ impl FromRequestParts<App> for Visit {
             w: language(&parts.headers),
             audience,
             address: client_of(parts),
+            base: base_of(app, parts),
+            is_mounted: is_mounted(app, parts),
             query: FormData::parse(parts.uri.query().unwrap_or_default()),
             request_id: request_id.map(|id| id.0.clone()).unwrap_or_default(),
         })
@@ -117,6 +123,11 @@ impl FromRequest<App> for PostedForm {
 }
 
 impl Visit {
+    /// Path in front of every link, without `/` at its end.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Unix seconds.
     pub const fn now(&self) -> u64 {
         self.sight.now()
@@ -157,11 +168,11 @@ impl Visit {
 
     /// What surrounds a screen.
     pub fn shell(&self, section: Section, title: impl Into<String>) -> Shell {
-        let bare = bare_shell(&self.app);
+        let bare = bare_shell(&self.app, self.base.clone());
         let person = self.sight.caller.person.as_ref();
         let name = person.map(|person| person.name.to_string()).unwrap_or_default();
         let shown = self.sight.org.as_ref().map(|org| org.as_str().to_owned());
-        let orgs = self.sight.caller.orgs.iter().map(|member| {
+        let orgs = self.sight.caller.orgs.iter().filter(|_| !self.is_mounted).map(|member| {
             let org = member.org.as_str().to_owned();
             Choice { label: org.clone(), chosen: Some(&org) == shown.as_ref(), value: org }
         });
@@ -180,7 +191,8 @@ impl Visit {
                 name,
                 org: shown.unwrap_or_else(|| self.w.installation.to_string()),
                 orgs,
-                signs_out: self.sight.caller.session.is_some(),
+                // Neither is on a path of the product.
+                signs_out: self.sight.caller.session.is_some() && !self.is_mounted,
             }),
             ..bare
         }
@@ -249,7 +261,7 @@ impl Visit {
 
     /// `/keys/ID…` of the page, with what `query` adds.
     pub fn link(&self, path: &str, query: &[(&str, &str)]) -> String {
-        let base = super::base(&self.app);
+        let base = self.base();
         let mut to = format!("{base}{path}{}", self.tail());
         for (name, value) in query.iter().filter(|(_, value)| !value.is_empty()) {
             to.push(if to.contains('?') { '&' } else { '?' });
@@ -396,11 +408,21 @@ fn once() -> String {
 fn refuse(parts: &Parts, app: &App, caller: Option<&Caller>, error: &AuthError) -> Response {
     let w = language(&parts.headers);
     let is_look = matches!(parts.method, Method::GET | Method::HEAD);
-    let shell = bare_shell(app);
-    let sign_in = format!("{}{SIGN_IN}", shell.base);
+    let shell = bare_shell(app, base_of(app, parts));
+    // On a path of the product people sign in as they do there.
+    let there = is_mounted(app, parts);
+    let sign_in = match &app.settings.product_sign_in {
+        Some(url) if there => url.to_string(),
+        _ if there => format!("{}/keys", shell.base),
+        _ => format!("{}{SIGN_IN}", shell.base),
+    };
+    let leads_on = !there || app.settings.product_sign_in.is_some();
     let (title, text) = match error {
-        AuthError::NoCredential | AuthError::Unknown if is_look => {
+        AuthError::NoCredential | AuthError::Unknown if is_look && leads_on => {
             return Redirect::to(&sign_in).into_response();
+        }
+        AuthError::NoCredential | AuthError::Unknown if is_look => {
+            (&w.product_sign_in_title, w.product_sign_in_text.to_string())
         }
         AuthError::NoCredential | AuthError::Unknown => {
             (&w.signed_out_title, w.signed_out_text.to_string())

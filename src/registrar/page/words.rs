@@ -78,6 +78,11 @@ words! {
     edit = "Edit";
     edit_title = "Edit {name}";
     edited_notice = "Your changes are saved";
+    embed_create = "Create key";
+    embed_new = "New key";
+    embed_offline = "The service cannot be reached. Nothing was changed, as far as is known; look at the list once it can.";
+    embed_title = "API keys";
+    embed_wait = "Loading…";
     empty_text = "A key lets your own code call the API without a person signing in. Give each program a key of its own, with the permissions that it needs and no more.";
     empty_title = "No keys yet";
     enable = "Enable";
@@ -204,6 +209,8 @@ words! {
     prefix = "Form";
     choose_org_title = "Which organization?";
     choose_org_text = "You are in several. Choose the one whose keys you want to see; you can switch at the top of every page.";
+    product_sign_in_text = "Sign in as you always do, then open this page again.";
+    product_sign_in_title = "You are not signed in";
     public_key = "Public key";
     publication_all = "Everything is published";
     publication_behind = "Changes wait to be published: {count}";

@@ -379,6 +379,7 @@ fn whoever_guesses_is_told_to_wait() {
     });
 }
 
+mod embed;
 mod members;
 mod oidc;
 mod product;

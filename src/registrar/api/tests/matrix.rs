@@ -189,6 +189,12 @@ fn rows() -> Vec<Row> {
             None,
             [404, 404, 404, 404, 404, 404, 404, 404, 404, 404, 404, 404, 401],
         ),
+        row(
+            Method::POST,
+            "/v1/embed-tokens",
+            Some(json!({"origin": "https://app.example.com", "permissions": ["read"]})),
+            [201, 201, 403, 403, 403, 404, 201, 403, 403, 403, 403, 403, 401],
+        ),
         row(Method::GET, "/v1/openapi.json", None, [200; 13]),
         row(Method::GET, "/v1/nothing", None, [404; 13]),
     ]
@@ -215,7 +221,7 @@ async fn callers(desk: &TestDesk) -> Vec<Who> {
 #[test]
 fn every_role_at_every_endpoint() {
     run(async {
-        let desk = TestDesk::new("");
+        let desk = TestDesk::new("[embed]\norigins = [\"https://app.example.com\"]\n");
         let callers = callers(&desk).await;
         let mut faults = Vec::new();
         for row in rows() {

@@ -73,13 +73,17 @@ impl Product {
     }
 
     fn desk(&self) -> TestDesk {
+        self.desk_with("")
+    }
+
+    fn desk_with(&self, settings: &str) -> TestDesk {
         let more = format!(
             "\n[[people.product_sessions]]\nname = \"chat\"\nurl = \"http://{}/api/session\"\n\
              cookie = \"chat\"\norg = \"/session/org\"\nuser = \"/user/id\"\nrole = \"/role\"\n\
              email = \"/user/email\"\nroles = {{ admin = \"admin\", user = \"member\" }}\n",
             self.address
         );
-        TestDesk::new(&more)
+        TestDesk::new(&format!("{settings}{more}"))
     }
 }
 
@@ -393,5 +397,93 @@ fn a_role_that_the_product_takes_away_is_gone_with_its_keys() {
             }
             assert_eq!((members().await, &*status().await), (1, want), "{leaves}");
         }
+    });
+}
+
+/// The page on a path of the product: its session, no cookie of ours, and every link stays there.
+#[test]
+fn the_page_is_on_a_path_of_the_product() {
+    const MOUNT: &str = "/settings/api-keys";
+    run(async {
+        let product = Product::start();
+        let desk = product
+            .desk_with("[page]\nbase_path = \"/settings/api-keys\"\nsign_in_url = \"/login\"\n");
+        let look = async |path: &str| {
+            let ask = Ask::get(&format!("{MOUNT}{path}")).with("cookie", "theme=dark; chat=good");
+            let told = desk.send(ask).await;
+            assert!(!told.fields.contains_key("set-cookie"), "{path}: {told:?}");
+            told
+        };
+        for path in ["", "/"] {
+            let told = look(path).await;
+            assert_eq!(told.fields["location"], "/settings/api-keys/keys", "{path}: {told:?}");
+        }
+        let mut seen = 0;
+        for path in [
+            "/keys",
+            "/keys/new",
+            "/findings",
+            "/audit",
+            "/members",
+            "/policy",
+            "/publication",
+            "/signers",
+            "/keys?filter=never-used&q=x",
+        ] {
+            let told = look(path).await;
+            assert_eq!(told.status, StatusCode::OK, "{path}: {told:?}");
+            for name in ["href=\"/", "action=\"/", "src=\"/"] {
+                for link in told.body.split(name).skip(1) {
+                    assert!(link.starts_with("settings/api-keys/"), "{path}: /{}", &link[..40]);
+                    seen += 1;
+                }
+            }
+            assert!(!told.body.contains("/sign-out") && !told.body.contains("/session/org"));
+            let policy = told.fields["content-security-policy"].to_str().unwrap();
+            assert!(policy.contains("frame-ancestors 'none'"), "no frames there either");
+        }
+        assert!(seen > 50, "{seen}");
+        for asset in ["/page.css", "/page.js", "/mark.svg"] {
+            assert_eq!(look(asset).await.status, StatusCode::OK, "{asset}");
+        }
+        // A key from the form to its end.
+        let form = look("/keys/new").await.body;
+        let hidden = |name: &str| {
+            let value = form.split(&format!("name=\"{name}\" value=\"")).last().unwrap();
+            value.split('"').next().unwrap().to_owned()
+        };
+        let fields = format!(
+            "form={}&once={}&in_org=acme&name=CRM&permission=read&expires=never",
+            hidden("form"),
+            hidden("once")
+        );
+        let send = async |path: &str, fields: &str, site: &str| {
+            let ask = Ask::post(&format!("{MOUNT}{path}")).with("cookie", "chat=good");
+            desk.send(ask.with("sec-fetch-site", site).form(fields)).await
+        };
+        assert_eq!(send("/keys", &fields, "cross-site").await.status, StatusCode::FORBIDDEN);
+        let shown = send("/keys", &fields, "same-origin").await;
+        assert_eq!(shown.status, StatusCode::OK, "{shown:?}");
+        assert!(shown.body.contains("id=\"secret\""), "{shown:?}");
+        let list = look("/keys?q=CRM").await.body;
+        let id = list.split("/keys/").find(|part| part.starts_with("key_")).unwrap();
+        let id = id.split(['"', '?']).next().unwrap();
+        let end = format!("form={}&in_org=acme&once=12345678", hidden("form"));
+        let told = send(&format!("/keys/{id}/revoke"), &end, "same-origin").await;
+        assert_eq!(told.status, StatusCode::SEE_OTHER, "{told:?}");
+        assert!(told.fields["location"].to_str().unwrap().starts_with(MOUNT), "{told:?}");
+        // Who is not signed in at the product goes there, and nobody signs in here on that path.
+        let ask = Ask::get(&format!("{MOUNT}/keys"));
+        assert_eq!(desk.send(ask).await.fields["location"], "/login");
+        for path in ["/sign-in", "/sign-out", "/session/org", "/v1/whoami"] {
+            assert_eq!(look(path).await.status, StatusCode::NOT_FOUND, "{path}");
+        }
+        assert_eq!(desk.send(Ask::get("/keys")).await.fields["location"], "/sign-in");
+        // Without a place to send them, a screen says so.
+        let bare = product.desk_with("[page]\nbase_path = \"/settings/api-keys\"\n");
+        let told = bare.send(Ask::get(&format!("{MOUNT}/keys"))).await;
+        assert_eq!(told.status, StatusCode::UNAUTHORIZED, "{told:?}");
+        assert!(told.body.contains("Sign in as you always do"), "{told:?}");
+        assert!(!told.fields.contains_key("set-cookie"));
     });
 }

@@ -1,0 +1,292 @@
+// <keygate-keys>: the keys of one person in somebody's page: list, new key, shown once, rotate, revoke.
+//
+//   const keys = document.querySelector("keygate-keys");
+//   keys.open(async () => (await fetch("/my/token", { method: "POST" })).json());
+//
+// What `open` is given asks the page's own backend for the answer of POST /v1/embed-tokens; it is asked again
+// when the token has ended. The token stays in memory. All words come from the service; nothing here is HTML.
+const words = /* words */ {};
+const service = new URL("../", import.meta.url);
+
+const STYLE = `
+:host { display: block; font: inherit; color-scheme: light dark; }
+* { box-sizing: border-box; }
+h2, h3 { margin: 0; font-size: 1.125rem; }
+p { margin: .5rem 0; }
+button, input, select { font: inherit; min-block-size: 2rem; padding: .25rem .75rem; }
+button { cursor: pointer; }
+:focus-visible { outline: 2px solid Highlight; outline-offset: 2px; }
+[tabindex="-1"]:focus { outline: none; }
+.head, .bar { display: flex; flex-wrap: wrap; gap: .75rem; align-items: center; justify-content: space-between; }
+.bar { justify-content: flex-start; margin-block-start: 1rem; }
+ul { list-style: none; margin: 1rem 0 0; padding: 0; display: grid; gap: .75rem; }
+li.key { border: 1px solid color-mix(in srgb, currentColor 25%, transparent); border-radius: .5rem; padding: .75rem; }
+dl { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: .5rem 0; }
+dl > div { display: flex; gap: .375rem; }
+dt { opacity: .75; }
+dd { margin: 0; overflow-wrap: anywhere; }
+label { display: block; font-weight: 600; margin-block-start: .75rem; }
+fieldset { border: 0; margin: .75rem 0 0; padding: 0; }
+legend { font-weight: 600; padding: 0; }
+fieldset label { font-weight: 400; display: flex; gap: .5rem; align-items: baseline; margin: .25rem 0; }
+fieldset input { min-block-size: 1.5rem; inline-size: 1.5rem; }
+output { display: block; overflow-wrap: anywhere; font-family: ui-monospace, monospace; margin: .75rem 0; }
+.note { border-inline-start: 3px solid currentColor; padding-inline-start: .75rem; }
+.hidden { position: absolute; inline-size: 1px; block-size: 1px; overflow: hidden; clip-path: inset(50%); }
+`;
+
+const fill = (text, places) => text.replace(/\{(\w+)\}/g, (_, name) => places[name] ?? "");
+
+const el = (tag, fields = {}, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(fields)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value != null) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child != null));
+  return made;
+};
+
+const when = (text) => {
+  const shown = new Intl.DateTimeFormat(words.lang, { dateStyle: "medium" }).format(new Date(text));
+  return el("time", { datetime: text }, shown);
+};
+
+const unique = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16)).join("-");
+
+class KeygateKeys extends HTMLElement {
+  #root;
+  #main;
+  #told;
+  #ask;
+  #given;
+  #grantable = [];
+  #ended = false;
+
+  constructor() {
+    super();
+    this.#root = this.attachShadow({ mode: "closed" });
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(STYLE);
+    this.#root.adoptedStyleSheets = [sheet];
+    this.#main = el("section", { lang: words.lang, "aria-label": words.title });
+    this.#told = el("p", { class: "hidden", "aria-live": "polite" });
+    this.#root.append(this.#main, this.#told);
+  }
+
+  // `ask`: gets a new token from the page's backend.
+  async open(ask) {
+    this.#ask = ask;
+    this.#given = null;
+    await this.#list();
+  }
+
+  // Nothing is kept when the element goes.
+  disconnectedCallback() {
+    this.#given = null;
+    this.#ended = true;
+    this.#main.replaceChildren();
+  }
+
+  connectedCallback() {
+    if (this.#ended && this.#ask) this.#list();
+    this.#ended = false;
+  }
+
+  // `once` names the request: sent twice, it makes one key.
+  async #call(method, path, body, once, again = true) {
+    this.#given ??= await this.#ask();
+    const { org, token } = this.#given;
+    const headers = { authorization: `Bearer ${token}`, accept: "application/json" };
+    if (body) headers["content-type"] = "application/json";
+    if (once) headers["idempotency-key"] = once;
+    const url = new URL(`v1/orgs/${encodeURIComponent(org)}/keys${path}`, service);
+    const options = { method, headers, credentials: "omit", cache: "no-store", referrerPolicy: "no-referrer" };
+    const answer = await fetch(url, { ...options, body: body && JSON.stringify(body) });
+    if (answer.status === 401 && again) {
+      this.#given = null;
+      return this.#call(method, path, body, once, false);
+    }
+    const told = await answer.json();
+    if (!answer.ok) throw new Error(told.detail ?? words.failed);
+    return told;
+  }
+
+  // What goes wrong is said, and the way back is there. `first`: what has the focus then.
+  async #show(make, first) {
+    const busy = el("p", { role: "status" }, words.wait);
+    if (!this.#main.hasChildNodes()) this.#main.replaceChildren(busy);
+    let shown;
+    try {
+      shown = await make();
+    } catch (error) {
+      const why = error instanceof TypeError ? words.offline : error.message;
+      const retry = el("button", { type: "button", onclick: () => this.#list() }, words.again);
+      shown = [this.#heading(words.failed), el("p", { role: "alert", class: "note" }, why), retry];
+    }
+    this.#main.replaceChildren(...shown);
+    const focused = first ?? this.#main.querySelector("[tabindex='-1']");
+    focused?.focus({ preventScroll: true });
+  }
+
+  #heading(text) {
+    return el("h2", { tabindex: "-1" }, text);
+  }
+
+  #tell(text) {
+    this.#told.textContent = text;
+  }
+
+  #list(told) {
+    return this.#show(async () => {
+      const page = await this.#call("GET", "?state=kept&limit=50");
+      this.#grantable = page.grantable ?? [];
+      const head = el("div", { class: "head" }, this.#heading(words.title));
+      head.append(el("button", { type: "button", onclick: () => this.#form() }, words.newKey));
+      const list = el("ul", {}, ...page.keys.map((key) => this.#key(key)));
+      if (told) this.#tell(told);
+      if (!page.keys.length) return [head, el("h3", {}, words.emptyTitle), el("p", {}, words.empty)];
+      return [head, list, page.next ? this.#more(list, page.next) : null].filter(Boolean);
+    });
+  }
+
+  #more(list, next) {
+    const button = el("button", { type: "button" }, words.more);
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      const page = await this.#call("GET", `?state=kept&limit=50&cursor=${encodeURIComponent(next)}`);
+      list.append(...page.keys.map((key) => this.#key(key)));
+      button.replaceWith(...(page.next ? [this.#more(list, page.next)] : []));
+    });
+    return button;
+  }
+
+  #key(key) {
+    const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
+    const act = (label, does) =>
+      el("button", { type: "button", onclick: does }, label, el("span", { class: "hidden" }, `: ${key.name}`));
+    const acts = el("div", { class: "bar" });
+    if (key.state === "active") acts.append(act(words.rotate, () => this.#confirmRotate(key)));
+    acts.append(act(words.revoke, () => this.#confirmRevoke(key)));
+    return el(
+      "li",
+      { class: "key" },
+      el("h3", {}, el("bdi", {}, key.name)),
+      el(
+        "dl",
+        {},
+        fact(words.start, el("code", { dir: "ltr" }, `${key.start}…`)),
+        fact(words.state, words.states[key.state] ?? key.state),
+        fact(words.permissions, key.permissions.join(", ") || "–"),
+        fact(words.lastUsed, key.last_used ? when(key.last_used.at) : words.never),
+        fact(words.expires, key.expires ? when(key.expires) : words.neverExpires),
+      ),
+      acts,
+    );
+  }
+
+  #form() {
+    const name = el("input", { id: "name", name: "name", required: true, maxlength: "100", autocomplete: "off", "aria-describedby": "name-help" });
+    const life = el(
+      "select",
+      { id: "life", name: "life" },
+      ...[["90d", words.days90], ["30d", words.days30], ["365d", words.days365], ["", words.neverExpires]].map(
+        ([value, label]) => el("option", { value }, label),
+      ),
+    );
+    const boxes = this.#grantable.map(({ word, sentence }) => {
+      const box = el("input", { type: "checkbox", value: word });
+      return { box, label: el("label", {}, box, el("span", {}, sentence || word)) };
+    });
+    let once = unique();
+    const fault = el("p", { role: "alert", class: "note", hidden: true });
+    const form = el(
+      "form",
+      {},
+      el("label", { for: "name" }, words.name),
+      el("p", { id: "name-help" }, words.nameHelp),
+      name,
+      boxes.length ? el("fieldset", {}, el("legend", {}, words.permissions), el("p", {}, words.permissionsHelp), ...boxes.map((b) => b.label)) : null,
+      el("label", { for: "life" }, words.expires),
+      life,
+      fault,
+      this.#bar(el("button", {}, words.create)),
+    );
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      const permissions = boxes.filter((b) => b.box.checked).map((b) => b.box.value);
+      try {
+        const body = { name: name.value, permissions, expires: life.value || null };
+        this.#shown(await this.#call("POST", "", body, once));
+      } catch (error) {
+        // Nothing typed is lost. What was refused is a new request when it is sent again.
+        if (!(error instanceof TypeError)) once = unique();
+        fault.textContent = error instanceof TypeError ? words.offline : error.message;
+        fault.hidden = false;
+      }
+    });
+    this.#show(async () => [this.#heading(words.newKey), form], name);
+  }
+
+  #bar(...buttons) {
+    const back = el("button", { type: "button", onclick: () => this.#list() }, words.cancel);
+    return el("div", { class: "bar" }, ...buttons, back);
+  }
+
+  #shown({ key, secret }) {
+    if (!secret) {
+      const back = el("button", { type: "button", onclick: () => this.#list() }, words.done);
+      return this.#show(async () => [this.#heading(words.wasShown), el("p", {}, words.wasShownText), back]);
+    }
+    const output = el("output", { dir: "ltr", tabindex: "0", "aria-label": words.secret }, secret);
+    const copy = el("button", { type: "button" }, words.copy);
+    copy.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(secret);
+        this.#tell(words.copied);
+        copy.textContent = words.copied;
+      } catch {
+        // A page that is not served over TLS has no clipboard: the text is selected at least.
+        getSelection()?.selectAllChildren(output);
+      }
+    });
+    const done = el("button", { type: "button", onclick: () => this.#list() }, words.done);
+    const lines = [this.#heading(words.secret), el("p", {}, el("bdi", {}, key.name)), output, el("p", {}, words.keep)];
+    return this.#show(async () => [...lines, el("div", { class: "bar" }, copy, done)]);
+  }
+
+  #confirm(title, lines, label, does) {
+    const fault = el("p", { role: "alert", class: "note", hidden: true });
+    const act = el("button", { type: "button" }, label);
+    act.addEventListener("click", async () => {
+      act.disabled = true;
+      try {
+        await does();
+      } catch (error) {
+        act.disabled = false;
+        fault.textContent = error instanceof TypeError ? words.offline : error.message;
+        fault.hidden = false;
+      }
+    });
+    const all = lines.map((line) => el("p", {}, line));
+    return this.#show(async () => [this.#heading(title), ...all, fault, this.#bar(act)]);
+  }
+
+  #confirmRotate(key) {
+    const title = fill(words.rotateTitle, { name: key.name });
+    return this.#confirm(title, [words.rotateText, words.overlap], words.rotateButton, async () => {
+      this.#shown(await this.#call("POST", `/${key.id}/rotate`, {}));
+    });
+  }
+
+  #confirmRevoke(key) {
+    const title = fill(words.revokeTitle, { name: key.name });
+    return this.#confirm(title, [words.revokeText], words.revokeKey, async () => {
+      await this.#call("DELETE", `/${key.id}`);
+      await this.#list(words.revoked);
+    });
+  }
+}
+
+customElements.define("keygate-keys", KeygateKeys);
