@@ -19,14 +19,23 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const TLS: &[&str] =
     &["-c", "ssl=on", "-c", "ssl_cert_file=../server.pem", "-c", "ssl_key_file=../server.key"];
 
+/// What becomes of what is committed when a server crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TestDisk {
+    /// It is there.
+    Flushed,
+    /// Nobody knows.
+    Unflushed,
+}
+
 /// A running server.
 pub(crate) struct TestServer {
     directory: TempDir,
     port: u16,
     process: Mutex<Option<Child>>,
-    flushes: bool,
-    /// It shows a certificate.
-    has_tls: bool,
+    disk: TestDisk,
+    /// More arguments.
+    settings: &'static [&'static str],
 }
 
 /// PgBouncer in transaction mode in front of it, with three sessions for each database.
@@ -53,7 +62,7 @@ impl Drop for TestServer {
 pub(crate) fn server() -> &'static TestServer {
     static SERVER: OnceLock<TestServer> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let server = TestServer::start(false);
+        let server = TestServer::start(TestDisk::Unflushed);
         let process = server.process.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = process.as_ref().map(Child::id).unwrap();
         drop(process);
@@ -102,16 +111,15 @@ fn as_postgres(program: &Path, folder: &Path) -> Command {
 }
 
 impl TestServer {
-    /// `flushes`: what is committed survives a crash of the server.
-    pub(crate) fn start(flushes: bool) -> Self {
-        let server = Self::made(flushes, false);
+    pub(crate) fn start(disk: TestDisk) -> Self {
+        let server = Self::made(disk, &[]);
         server.run();
         server
     }
 
     /// One that shows a certificate of this name, by the authority in `ca.pem`.
     pub(crate) fn with_certificate(name: &str) -> Self {
-        let server = Self::made(false, true);
+        let server = Self::made(TestDisk::Unflushed, TLS);
         let authority_key = rcgen::KeyPair::generate().unwrap();
         let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -134,7 +142,7 @@ impl TestServer {
         server
     }
 
-    fn made(flushes: bool, has_tls: bool) -> Self {
+    fn made(disk: TestDisk, settings: &'static [&'static str]) -> Self {
         // Short: a socket's name has 107 bytes at most.
         let directory = tempfile::Builder::new().prefix("kg-pg-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -148,13 +156,16 @@ impl TestServer {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Self { directory, port: free_port(), process: Mutex::new(None), flushes, has_tls }
+        Self { directory, port: free_port(), process: Mutex::new(None), disk, settings }
     }
 
     /// Starts it, again after [`TestServer::stop`].
     pub(crate) fn run(&self) {
         let home = self.home();
-        let fsync = if self.flushes { "fsync=on" } else { "fsync=off" };
+        let fsync = match self.disk {
+            TestDisk::Flushed => "fsync=on",
+            TestDisk::Unflushed => "fsync=off",
+        };
         let child = as_postgres(&programs().join("postgres"), &home)
             .arg("-D")
             .arg(home.join("data"))
@@ -163,7 +174,7 @@ impl TestServer {
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-c", fsync])
             .args(["-c", "max_connections=400", "-c", "shared_buffers=32MB"])
             .args(["-c", "logging_collector=off", "-c", "autovacuum=off"])
-            .args(if self.has_tls { TLS } else { &[] })
+            .args(self.settings)
             .current_dir(&home)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -278,7 +289,7 @@ fn suite_runtime() -> tokio::runtime::Runtime {
 fn end_with_process(pid: u32, folder: &Path) {
     let script = "while kill -0 \"$1\" 2>/dev/null; do sleep 0.2; done; kill -QUIT \"$2\"; \
                   while kill -0 \"$2\" 2>/dev/null; do sleep 0.1; done; rm -rf \"$3\"";
-    Command::new("sh")
+    let mut watcher = Command::new("sh")
         .args(["-c", script, "sh", &std::process::id().to_string(), &pid.to_string()])
         .arg(folder)
         .stdin(Stdio::null())
@@ -286,6 +297,8 @@ fn end_with_process(pid: u32, folder: &Path) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
+    // It ends after this process does.
+    std::thread::spawn(move || watcher.wait());
 }
 
 fn until_it_answers(url: String, log: &Path) {

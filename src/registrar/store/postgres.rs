@@ -145,7 +145,7 @@ impl PostgresServer {
 
 impl Database for DatabaseOnServer {
     fn connect(&self, _: ConnectionPurpose) -> Result<SqlConnection, StoreError> {
-        Ok(SqlConnection::Server(ServerConnection::new(self.terms.clone())?))
+        Ok(SqlConnection::Server(Box::new(ServerConnection::new(self.terms.clone())?)))
     }
 }
 

@@ -5,7 +5,7 @@ mod servers;
 
 use std::time::Duration;
 
-pub(crate) use self::servers::{Pooler, TestServer, server};
+pub(crate) use self::servers::{Pooler, TestDisk, TestServer, server};
 use super::{PasswordInUrl, PostgresOptions, PostgresServer, PostgresUrl};
 use crate::clock::Clock;
 use crate::registrar::store::OrgRules;

@@ -21,7 +21,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
 
 fn server(connection: &SqlConnection) -> Result<&ServerConnection, StoreError> {
     match connection {
-        SqlConnection::Server(server) => Ok(server),
+        SqlConnection::Server(server) => Ok(server.as_ref()),
         SqlConnection::Sqlite(_) => Err(StoreError::broken("another database was expected")),
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::PostgresStore;
-use super::fixture::{TestServer, options, server};
+use super::fixture::{TestDisk, TestServer, options, server};
 use crate::registrar::store::suite::{
     self, NOW, StoreFixture, admin, audience, create, new_key, org, request, store_suite,
 };
@@ -153,7 +153,7 @@ fn a_server_shows_a_certificate_of_its_name() {
 /// Neither the database nor its log has a secret; the digest is all.
 #[test]
 fn no_secret_is_in_any_file() {
-    let server = TestServer::start(false);
+    let server = TestServer::start(TestDisk::Unflushed);
     let store = open(&server, &server.database());
     let secrets: Vec<_> =
         (0..20).map(|_| suite::run(create(&store, "CRM")).secret.unwrap()).collect();

@@ -11,7 +11,7 @@ use super::value::{BoundValues, FromColumn, Params};
 #[derive(Debug)]
 pub(in super::super) enum SqlConnection {
     Sqlite(rusqlite::Connection),
-    Server(ServerConnection),
+    Server(Box<ServerConnection>),
 }
 
 /// What a server has that a search goes by.

@@ -12,7 +12,10 @@ const READERS: usize = 4;
 const QUEUE: usize = 1024;
 
 /// Something to read, with its answer's way back.
-pub(super) struct ReadJob(pub(super) Box<dyn FnOnce(Result<&StoreConnection, StoreError>) + Send>);
+pub(super) struct ReadJob(pub(super) ReadWork);
+
+/// Gets the connection, or why there is none.
+type ReadWork = Box<dyn FnOnce(Result<&StoreConnection, StoreError>) + Send>;
 
 #[derive(Debug)]
 pub(super) struct Readers {

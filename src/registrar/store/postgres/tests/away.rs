@@ -8,7 +8,7 @@ use super::*;
 
 #[test]
 fn a_server_that_is_away_refuses_and_recovers_by_itself() {
-    let server = TestServer::start(true);
+    let server = TestServer::start(TestDisk::Flushed);
     let database = server.database();
     let store = open(&server, &database);
     assert_eq!(try_create(&store, "before").unwrap(), 1);
