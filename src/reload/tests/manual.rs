@@ -34,10 +34,16 @@ fn every_alert_says_what_to_do_and_speaks_of_metrics_that_exist() {
         let rest = &ALERTS[at..];
         let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap();
         let name = rest[..end].trim_end_matches("_bucket");
-        // The page of metrics is held against the webhook's by a test of its own.
-        let of_webhook =
-            name.starts_with("keygate_webhook_") && METRICS.contains(&format!("`{name}`"));
-        let is_known = of_webhook || ALL.iter().any(|f| f.name == name);
+        // Each page is held against its program's metrics by a test of its own.
+        let pages = [
+            ("keygate_webhook_", METRICS),
+            ("keygate_distributor_", include_str!("../../../docs/distributor.md")),
+            ("keygate_admin_", include_str!("../../../docs/admin.md")),
+        ];
+        let is_told = pages
+            .iter()
+            .any(|(begin, page)| name.starts_with(begin) && page.contains(&format!("`{name}`")));
+        let is_known = is_told || ALL.iter().any(|f| f.name == name);
         assert!(is_known, "an alert speaks of {name}");
         named += 1;
     }
