@@ -119,6 +119,7 @@ fn run(matches: &ArgMatches, session: &mut Session) -> Result<()> {
         return serving::serve(config, session);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .map_err(|e| Error::Added { message: e.to_string(), exit: Exit::Internal })?;
     match command {
