@@ -98,7 +98,8 @@ name = "orders-api"
 "#;
 
 /// By these a block shows that it is of `admin.toml`.
-const OF_ADMIN: [&str; 6] = ["audiences", "dialect", "fleets", "people", "state", "status"];
+const OF_ADMIN: [&str; 7] =
+    ["audiences", "dialect", "embed", "fleets", "people", "state", "status"];
 
 /// Puts into `block` what it leaves out.
 fn complete(block: &mut toml::Table, rest: &toml::Table) {
